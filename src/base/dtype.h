@@ -1,0 +1,70 @@
+/* Data types: names, sizes and bit-exact conversion to and from fp32. */
+#ifndef VTRN_BASE_DTYPE_H
+#define VTRN_BASE_DTYPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* DTYPE(ENUM, name, size_bytes, kind): kind is F(loat), S(igned), U(nsigned), B(ool), C(omplex). */
+#define VTRN_DTYPES(DTYPE)                                                                         \
+    DTYPE(PRED, "pred", 1, B)                                                                      \
+    DTYPE(INT8, "int8", 1, S)                                                                      \
+    DTYPE(INT16, "int16", 2, S)                                                                    \
+    DTYPE(INT32, "int32", 4, S)                                                                    \
+    DTYPE(INT64, "int64", 8, S)                                                                    \
+    DTYPE(UINT8, "uint8", 1, U)                                                                    \
+    DTYPE(UINT16, "uint16", 2, U)                                                                  \
+    DTYPE(UINT32, "uint32", 4, U)                                                                  \
+    DTYPE(UINT64, "uint64", 8, U)                                                                  \
+    DTYPE(FP8E4M3, "fp8e4m3", 1, F)     /* IEEE-style, finite max 240: the legacy Neuron type */   \
+    DTYPE(FP8E4M3FN, "fp8e4m3fn", 1, F) /* OCP, no infinity, max 448 */                            \
+    DTYPE(FP8E5M2, "fp8e5m2", 1, F)                                                                \
+    DTYPE(FP8E3M4, "fp8e3m4", 1, F)                                                                \
+    DTYPE(BF16, "bf16", 2, F)                                                                      \
+    DTYPE(FP16, "fp16", 2, F)                                                                      \
+    DTYPE(TF32, "tf32", 4, F) /* fp32 storage, 10-bit mantissa */                                  \
+    DTYPE(FP32, "fp32", 4, F)                                                                      \
+    DTYPE(FP64, "fp64", 8, F) /* host and reference ops only: no engine has it */                  \
+    DTYPE(C64, "complex64", 8, C)                                                                  \
+    DTYPE(C128, "complex128", 16, C)
+
+typedef enum vtrn_dtype {
+#define DTYPE(e, name, size, kind) VTRN_DTYPE_##e,
+    VTRN_DTYPES(DTYPE)
+#undef DTYPE
+        VTRN_DTYPE_COUNT
+} vtrn_dtype;
+
+const char *dtype_name(vtrn_dtype t);
+size_t dtype_size(vtrn_dtype t); /* bytes */
+bool dtype_is_float(vtrn_dtype t);
+bool dtype_is_signed_int(vtrn_dtype t);
+bool dtype_is_unsigned_int(vtrn_dtype t); /* PRED is not an integer here */
+bool dtype_is_int(vtrn_dtype t);
+bool dtype_from_name(const char *name, vtrn_dtype *out);
+
+/* How fp32 becomes narrower. */
+typedef enum vtrn_rounding {
+    VTRN_ROUND_NEAREST_EVEN = 0,
+    VTRN_ROUND_STOCHASTIC, /* up or down with probability proportional to the distance */
+} vtrn_rounding;
+
+/* n elements of type t at src -> fp32 at dst. Integers convert by value (64-bit ones round),
+ * PRED gives 0 or 1. src and dst do not overlap. Fast: vectorised for every engine type. */
+void dtype_load_fp32(vtrn_dtype t, const void *src, float *dst, size_t n);
+
+/* n fp32 at src -> elements of type t at dst: RNE; integers round to nearest even and saturate,
+ * NaN gives 0; fp8e4m3/e5m2/e3m4/fp16/bf16 overflow to infinity, e4m3fn to NaN (as ml_dtypes).
+ * Source: hardware facts 4.2. src and dst may be the same when sizes match. */
+void dtype_store_fp32(vtrn_dtype t, const float *src, void *dst, size_t n);
+
+/* The same with stochastic rounding for float types. state: xorshift state, advanced. */
+void dtype_store_fp32_stochastic(vtrn_dtype t, const float *src, void *dst, size_t n,
+                                 uint64_t *state);
+
+/* n elements of any type to any type, the slow exact way of StableHLO convert: float->int truncates
+ * and saturates (NaN gives 0), int->int wraps, anything->PRED is != 0. */
+void dtype_convert(vtrn_dtype from, const void *src, vtrn_dtype to, void *dst, size_t n);
+
+#endif

@@ -1,0 +1,110 @@
+/* Status payloads: category, message, place. */
+#include "base/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vtrn_status_payload {
+    vtrn_category category;
+    bool is_static;
+    char *message;
+};
+
+static struct vtrn_status_payload out_of_memory = {VTRN_RESOURCE, true,
+                                                   (char *)"host memory exhausted"};
+
+static const char *const category_names[] = {
+    [VTRN_OK] = "ok",
+    [VTRN_BAD_ARGUMENT] = "bad argument",
+    [VTRN_UNDEFINED] = "undefined",
+    [VTRN_UNINITIALISED] = "uninitialised",
+    [VTRN_CAPACITY] = "out of capacity",
+    [VTRN_HAZARD] = "hazard",
+    [VTRN_DEADLOCK] = "deadlock",
+    [VTRN_UNSUPPORTED] = "unsupported",
+    [VTRN_UNIMPLEMENTED] = "unimplemented",
+    [VTRN_UNSPECIFIED] = "unspecified",
+    [VTRN_RESOURCE] = "resource",
+    [VTRN_INTERNAL] = "internal",
+};
+
+/* Formats into fresh memory; NULL when memory is short. */
+static char *format_alloc(const char *format, va_list args) {
+    va_list again;
+    va_copy(again, args);
+    int length = vsnprintf(NULL, 0, format, args);
+    char *text = length < 0 ? NULL : malloc((size_t)length + 1);
+    if (text)
+        vsnprintf(text, (size_t)length + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+vtrn_status vtrn_status_make(vtrn_category category, const char *file, int line, const char *format,
+                             ...) {
+    (void)file;
+    (void)line;
+    va_list args;
+    va_start(args, format);
+    char *text = format_alloc(format, args);
+    va_end(args);
+    struct vtrn_status_payload *payload = malloc(sizeof *payload);
+    if (!payload || !text) {
+        free(payload);
+        free(text);
+        return &out_of_memory;
+    }
+    *payload = (struct vtrn_status_payload){.category = category, .message = text};
+    if (category == VTRN_INTERNAL) {
+        /* Only our own defects carry our own source place: users cannot act on it otherwise. */
+        size_t size = strlen(text) + strlen(file) + 32;
+        char *placed = malloc(size);
+        if (placed) {
+            snprintf(placed, size, "%s\n  in %s:%d", text, file, line);
+            free(text);
+            payload->message = placed;
+        }
+    }
+    return payload;
+}
+
+vtrn_status vtrn_status_annotate(vtrn_status status, const char *format, ...) {
+    if (!status || status->is_static)
+        return status;
+    va_list args;
+    va_start(args, format);
+    char *text = format_alloc(format, args);
+    va_end(args);
+    if (!text)
+        return status;
+    size_t size = strlen(status->message) + strlen(text) + sizeof "\n  at ";
+    char *joined = malloc(size);
+    if (joined) {
+        snprintf(joined, size, "%s\n  at %s", status->message, text);
+        free(status->message);
+        status->message = joined;
+    }
+    free(text);
+    return status;
+}
+
+void vtrn_status_free(vtrn_status status) {
+    if (!status || status->is_static)
+        return;
+    free(status->message);
+    free(status);
+}
+
+vtrn_category vtrn_status_category(vtrn_status status) {
+    return status ? status->category : VTRN_OK;
+}
+
+const char *vtrn_category_name(vtrn_category category) {
+    size_t i = (size_t)category;
+    return i < sizeof category_names / sizeof *category_names ? category_names[i] : "unknown";
+}
+
+const char *vtrn_status_message(vtrn_status status) {
+    return status ? status->message : "ok";
+}

@@ -1,0 +1,96 @@
+/* A chip as chips/<name>.toml describes it: validated numbers, no behaviour. */
+#ifndef VTRN_CHIP_CHIP_H
+#define VTRN_CHIP_CHIP_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CHIP_NAME_MAX = 32, CHIP_MAX_INSTANCES = 32 };
+
+typedef struct vtrn_chip {
+    char name[CHIP_NAME_MAX]; /* "trn1" */
+    char core_name[CHIP_NAME_MAX]; /* "NeuronCore-v2" */
+    int gen;                  /* NeuronCore generation 1..4 */
+    int n_cores;
+    bool is_executable; /* false: published numbers are too few to simulate (inf1) */
+
+    /* memories */
+    int n_partitions;
+    uint32_t sbuf_partition_bytes;          /* physical */
+    uint32_t sbuf_reserved_partition_bytes; /* kept by the compiler */
+    uint32_t psum_partition_bytes, psum_bank_bytes;
+    int n_psum_banks;
+    uint64_t hbm_bytes;      /* a chip */
+    int n_hbm_stacks;
+    int cores_per_stack;
+    double hbm_bytes_per_s;  /* a stack */
+
+    /* clocks, Hz */
+    double tensor_hz, vector_hz, scalar_hz, gpsimd_hz, sync_hz;
+    double peak_tensor_flops; /* a core, bf16 dense: 128*128*2*tensor_hz; base of MFU */
+
+    /* limits */
+    int tensor_max_k, tensor_max_m, tensor_max_n;
+    int n_semaphores, n_dma_engines, n_dma_queues;
+
+    /* cost model: see timing/cost.h for the formulas */
+    struct {
+        double min_ii_cycles;         /* minimum initiation interval of Vector and Scalar */
+        double tensor_min_ii_cycles;  /* and of a matmul */
+        double fp32_passes;           /* PE passes of fp32 against bf16 */
+        double ldweights_cols_per_cycle;
+        double tensor_latency_ns, vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;
+        double vector_overhead_ns;    /* extra initiation interval of back-to-back instructions */
+        double scalar_overhead_ns;
+        double act_table_load_ns;
+        double act_read_accumulator_cycles;
+        double gpsimd_start_cycles;
+        double event_semaphore_ns;
+        double semaphore_wake_ns;
+        double semaphore_serial_ns;   /* between two updates of one core */
+        double vector_bf16_speedup;   /* 1 without perf modes */
+        double vector_two_input_factor; /* 2 on v2: both operands in SBUF */
+        double vector_reciprocal_factor;
+        double tensor_warm_ns;        /* dI/dt ramp; 0: none */
+        double tensor_cold_factor;
+    } cost;
+    struct {
+        double trigger_ns;   /* the queue instruction */
+        double start_ns;     /* trigger to first byte */
+        double complete_ns;  /* last byte to semaphore visible */
+        double engine_bytes_per_s; /* one DMA engine */
+        double element_ns;   /* floor per contiguous element (descriptor) */
+        double max_descriptor_bytes;
+        double indirect_start_ns;
+        double transpose_factor, accumulate_factor; /* of copy throughput */
+    } dma;
+    struct {
+        double preamble_ns, postamble_ns; /* of a launch on the device */
+    } launch;
+} vtrn_chip;
+
+typedef struct vtrn_instance {
+    char name[CHIP_NAME_MAX]; /* "trn1.2xlarge" */
+    char chip[CHIP_NAME_MAX];
+    int n_chips, n_vcpus;
+    double host_gib;
+    double dollars_per_hour; /* 0: not published */
+    char topology[CHIP_NAME_MAX]; /* "single", "torus-4x4", "ring-12", ... */
+} vtrn_instance;
+
+/* Reads chips/<name>.toml. Search order: path when it contains '/', else each directory of
+ * VTRN_CHIPS_PATH, else the installed directory, else the source tree's (set at build). Errors name
+ * file, line, key, value and rule; an unknown name lists the known ones. */
+vtrn_status chip_load(const char *name_or_path, vtrn_chip *out);
+vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out);
+
+/* Reads chips/instances.toml. */
+vtrn_status chip_instance_load(const char *name, vtrn_instance *out);
+vtrn_status chip_instances(vtrn_instance *out, int capacity, int *n);
+
+/* Names of the chips that chip_load finds, in a static order. */
+vtrn_status chip_names(char out[][CHIP_NAME_MAX], int capacity, int *n);
+
+#endif

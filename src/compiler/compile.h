@@ -1,0 +1,23 @@
+/* Graph -> program. */
+#ifndef VTRN_COMPILER_COMPILE_H
+#define VTRN_COMPILER_COMPILE_H
+
+#include "chip/chip.h"
+#include "compiler/graph/graph.h"
+#include "engine/plan.h"
+#include "isa/program.h"
+
+typedef struct compile_options {
+    bool reference_only; /* every op as a reference custom op: the oracle */
+    bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
+} compile_options;
+
+/* The graph may be destroyed afterwards. */
+vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
+                          vtrn_program **out);
+
+/* Runs custom op custom_i of a program made by compile_graph (an engine_custom_fn; ctx is unused). */
+vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
+                               void *const *inputs, void *const *outputs);
+
+#endif

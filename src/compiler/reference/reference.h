@@ -1,0 +1,21 @@
+/* Reference semantics of every StableHLO op in plain C: test oracle and body of custom ops. */
+#ifndef VTRN_COMPILER_REFERENCE_REFERENCE_H
+#define VTRN_COMPILER_REFERENCE_REFERENCE_H
+
+#include "compiler/graph/graph.h"
+
+/* Evaluates one op on dense row-major host buffers, as StableHLO and XLA define it (gather clamps,
+ * scatter drops out-of-bounds updates, convert saturates, ...). Ops with regions evaluate them;
+ * captured values are not allowed here: reference_graph handles those. inputs[n_operands],
+ * outputs[n_results] (allocated by the caller, no overlap with inputs).
+ * UNIMPLEMENTED names the op and its place. */
+vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *inputs,
+                         void *const *outputs);
+
+/* Evaluates a whole graph: control flow, captures and all. */
+vtrn_status reference_graph(const graph *g, const void *const *args, void *const *results);
+
+/* True when reference_op knows the op. */
+bool reference_supports(const graph *g, const graph_op *op);
+
+#endif

@@ -1,0 +1,36 @@
+/* One NeuronCore's state: memories and engine registers. No time here. */
+#ifndef VTRN_ENGINE_CORE_H
+#define VTRN_ENGINE_CORE_H
+
+#include "base/status.h"
+#include "base/team.h"
+#include "chip/chip.h"
+#include "isa/program.h"
+
+/* Memories. Partitions of SBUF and PSUM lie `stride` bytes apart on the host; the stride is padded
+ * so that the same offset of neighbouring partitions does not fall into the same cache set. */
+typedef struct engine_memory {
+    uint8_t *base;
+    size_t stride;    /* host bytes between partitions */
+    size_t row_bytes; /* usable bytes of a partition */
+    int n_partitions;
+} engine_memory;
+
+enum { ENGINE_MAX_THREADS = 64 };
+
+typedef struct engine_core {
+    const vtrn_chip *chip;
+    engine_memory sbuf, psum;
+    uint8_t *hbm;        /* host address of HBM offset 0 of this core's address space */
+    uint64_t hbm_bytes;
+    struct engine_registers *regs; /* PE weights, reduce_regs, generators: per-thread where split */
+    team *team;
+    int n_threads;
+} engine_core;
+
+/* hbm: reserved address space shared by the cores of a device, zero pages until touched. */
+vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm_bytes, team *team,
+                               engine_core *out);
+void engine_core_destroy(engine_core *core);
+
+#endif

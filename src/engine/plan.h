@@ -1,0 +1,54 @@
+/* From streams to an order: the plan that threads follow, and the trace that timing replays. */
+#ifndef VTRN_ENGINE_PLAN_H
+#define VTRN_ENGINE_PLAN_H
+
+#include "engine/core.h"
+
+/* One executed instruction. The trace of a run is an array of these in an order that respects every
+ * queue and every semaphore. */
+typedef struct engine_step {
+    uint32_t instr;       /* index into program->instrs */
+    uint8_t needs_barrier; /* plan: threads meet before it */
+    uint8_t reserved[3];
+} engine_step;
+
+/* The steps of one block, in execution order. */
+typedef struct engine_block_plan {
+    uint32_t n_steps;
+    engine_step *steps;
+} engine_block_plan;
+
+typedef struct engine_plan {
+    arena arena;
+    uint32_t n_blocks;
+    engine_block_plan *blocks;
+} engine_plan;
+
+/* Sequences each block's streams under its semaphores (all 0 at block start) and places thread
+ * barriers. DEADLOCK when engines wait for what nobody raises: the message lists each blocked
+ * engine, its instruction, the semaphore, its value, the value awaited, and who would raise it. */
+vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
+                               engine_plan *out);
+void engine_plan_destroy(engine_plan *plan);
+
+/* Called for custom_op instructions; host pointers in slot order of the vtrn_custom. */
+typedef vtrn_status (*engine_custom_fn)(void *ctx, const vtrn_program *program, uint32_t custom_i,
+                                        void *const *inputs, void *const *outputs);
+
+typedef struct engine_run {
+    const vtrn_program *program;
+    const engine_plan *plan;
+    const uint64_t *slot_base; /* HBM byte address by slot */
+    engine_custom_fn custom;
+    void *custom_ctx;
+    uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
+    /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
+    uint32_t *block_trace;
+    uint32_t n_block_trace, cap_block_trace;
+    double custom_seconds; /* host time inside custom ops */
+} engine_run;
+
+/* Executes. On error the memories hold whatever was written so far; the core stays usable. */
+vtrn_status engine_execute(engine_core *core, engine_run *run);
+
+#endif

@@ -1,0 +1,176 @@
+/* The instruction set: what an instruction is. How it executes is engine/, what it costs timing/. */
+#ifndef VTRN_ISA_ISA_H
+#define VTRN_ISA_ISA_H
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+#include <math.h>
+#include <stdint.h>
+
+typedef enum vtrn_engine {
+    VTRN_ENGINE_TENSOR,
+    VTRN_ENGINE_VECTOR,
+    VTRN_ENGINE_SCALAR,
+    VTRN_ENGINE_GPSIMD,
+    VTRN_ENGINE_SYNC,
+    VTRN_ENGINE_COUNT
+} vtrn_engine;
+
+typedef enum vtrn_space {
+    VTRN_SPACE_NONE, /* operand absent */
+    VTRN_SPACE_SBUF,
+    VTRN_SPACE_PSUM,
+    VTRN_SPACE_HBM,
+} vtrn_space;
+
+typedef enum vtrn_cost_class {
+    COST_LDWEIGHTS,
+    COST_MATMUL,
+    COST_PE_TRANSPOSE,
+    COST_TENSOR_TENSOR,
+    COST_ELEMENTWISE,
+    COST_SCALAR_TENSOR_TENSOR,
+    COST_TENSOR_REDUCE,
+    COST_COPY_PREDICATED,
+    COST_MEMSET,
+    COST_RECIPROCAL,
+    COST_SCAN,
+    COST_BN_AGGR,
+    COST_STREAM,
+    COST_FIXED,
+    COST_ACTIVATE,
+    COST_ACT_TABLE_LOAD,
+    COST_GPSIMD,
+    COST_CUSTOM_OP,
+    COST_DMA,
+    COST_DMA_TRANSPOSE,
+    COST_DMA_INDIRECT,
+    COST_EVENT_SEMAPHORE,
+    COST_CLASS_COUNT
+} vtrn_cost_class;
+
+typedef enum vtrn_opcode {
+#define OP(e, name, engines, roles, gen, cost, setup, doc) VTRN_OP_##e,
+#include "isa/isa.def"
+#undef OP
+    VTRN_OP_COUNT
+} vtrn_opcode;
+
+typedef enum vtrn_alu {
+#define ALU(e, name, class) VTRN_ALU_##e,
+#include "isa/alu.def"
+#undef ALU
+    VTRN_ALU_COUNT
+} vtrn_alu;
+
+typedef enum vtrn_act {
+#define ACT(e, name, set, lo, hi) VTRN_ACT_##e,
+#include "isa/act.def"
+#undef ACT
+    VTRN_ACT_COUNT
+} vtrn_act;
+
+enum {
+    VTRN_MAX_AP = 4,
+    VTRN_MAX_FREE_DIMS = 4, /* nki access patterns: up to 4 free dims. Source: hardware facts 2.1 */
+    VTRN_MAX_WAITS = 2,
+    VTRN_N_SEMAPHORES = 256, /* a core. Source: hardware facts 1.2 */
+    VTRN_N_QUEUES = 16,      /* DMA rings an engine. Source: hardware facts 2.6 */
+    VTRN_NO_SEMAPHORE = 0xffff,
+};
+
+/* An access pattern: n_partitions rows of the same free pattern.
+ *
+ * SBUF, PSUM: row r is partition (partition + r); element (i0..i3) of a row lies at byte
+ *   addr + (i0*dim[0].step + i1*dim[1].step + ...) * size(dtype)   of that partition.
+ *   partition_step 0 reads one partition for all rows (broadcast; DMA sources only).
+ * HBM: row r starts at byte  slot_base[slot] + addr + r*partition_step*size(dtype).
+ *
+ * dim[0] is outermost. Unused dims do not exist: n_dims counts them, 1..4 (0: one element a row).
+ * Steps may be negative or 0 (broadcast, sources only). */
+typedef struct vtrn_dim {
+    int32_t step; /* elements */
+    uint32_t num;
+} vtrn_dim;
+
+typedef struct vtrn_ap {
+    uint8_t space; /* vtrn_space */
+    uint8_t dtype; /* vtrn_dtype */
+    uint8_t n_dims;
+    uint8_t reserved;
+    uint16_t partition; /* SBUF, PSUM: first partition */
+    uint16_t n_partitions;
+    uint32_t slot; /* HBM: index of the program's tensor */
+    int32_t reserved2;
+    int64_t addr;           /* bytes */
+    int64_t partition_step; /* HBM: elements between rows; SBUF, PSUM: 1 (0: broadcast) */
+    vtrn_dim dim[VTRN_MAX_FREE_DIMS];
+} vtrn_ap;
+
+typedef enum vtrn_instr_flag {
+    VTRN_FLAG_ACCUMULATE = 1 << 0, /* matmul: add to PSUM; activate: add to reduce_regs; DMA: add */
+    VTRN_FLAG_REVERSE0 = 1 << 1,
+    VTRN_FLAG_REVERSE1 = 1 << 2,
+    VTRN_FLAG_NEGATE = 1 << 3,
+    VTRN_FLAG_STOCHASTIC = 1 << 4, /* stochastic rounding of the result */
+    VTRN_FLAG_OOB_SKIP = 1 << 5,
+    VTRN_FLAG_CLAMP_INDEX = 1 << 6,
+    VTRN_FLAG_LAST = 1 << 7, /* matmul: last of its accumulation group */
+} vtrn_instr_flag;
+
+typedef struct vtrn_wait {
+    uint16_t semaphore; /* waits until semaphore >= value */
+    uint16_t reserved;
+    uint32_t value;
+} vtrn_wait;
+
+typedef struct vtrn_instr {
+    uint16_t opcode; /* vtrn_opcode */
+    uint8_t engine;  /* vtrn_engine: the queue that holds it */
+    uint8_t queue;   /* DMA: ring 0..15 */
+    uint8_t op0, op1; /* vtrn_alu */
+    uint8_t func;     /* vtrn_act */
+    uint8_t n_waits;
+    uint32_t flags;
+    uint16_t update_semaphore; /* raised when the instruction completes, or VTRN_NO_SEMAPHORE */
+    uint16_t update_value;     /* by how much */
+    vtrn_wait wait[VTRN_MAX_WAITS];
+    union {
+        float f;
+        uint32_t bits;
+    } imm[2];
+    int32_t arg[2];
+    uint32_t source; /* index into the program's sources: the user's op that caused it */
+    uint32_t reserved;
+    vtrn_ap ap[VTRN_MAX_AP];
+    uint8_t shuffle[32]; /* stream_shuffle only */
+} vtrn_instr;
+
+/* A row of the table, for code that is generated from it. */
+typedef struct vtrn_op_info {
+    const char *mnemonic;
+    const char *engines; /* letters of TVSGY */
+    const char *roles;   /* VTRN_MAX_AP letters */
+    uint8_t min_gen;
+    uint8_t cost; /* vtrn_cost_class */
+    bool is_setup;
+    const char *doc;
+} vtrn_op_info;
+
+const vtrn_op_info *isa_op_info(vtrn_opcode opcode); /* NULL when out of range */
+const char *isa_engine_name(vtrn_engine engine);     /* "Tensor", ... */
+const char *isa_alu_name(vtrn_alu op);
+char isa_alu_class(vtrn_alu op); /* 'A', 'C', 'B' */
+const char *isa_act_name(vtrn_act func);
+int isa_act_table_set(vtrn_act func);
+bool isa_is_dma(vtrn_opcode opcode);
+bool isa_ap_is_written(const vtrn_instr *instr, int ap_i); /* by role; absent operands: false */
+bool isa_ap_is_read(const vtrn_instr *instr, int ap_i);
+uint64_t isa_ap_free_size(const vtrn_ap *ap); /* elements a row */
+
+/* Byte range [*lo, *hi) that a row of ap touches, relative to its row start's addr origin (SBUF and
+ * PSUM: in-partition addresses). For HBM the range covers all rows. */
+void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi);
+
+#endif

@@ -1,0 +1,44 @@
+/* The timing model: replays an executed trace, gives when each instruction ran. Never sees values. */
+#ifndef VTRN_TIMING_TIMING_H
+#define VTRN_TIMING_TIMING_H
+
+#include "chip/chip.h"
+#include "engine/plan.h"
+#include "isa/program.h"
+
+/* One interval on an engine or a DMA ring. Times are ns since the launch. */
+typedef struct timing_interval {
+    double start_ns, end_ns;
+    uint32_t instr;  /* index into program->instrs */
+    uint16_t lane;   /* vtrn_engine, or TIMING_LANE_DMA + ring */
+    uint16_t reserved;
+    float wait_ns;   /* how long the queue's head waited for semaphores */
+    float reserved2;
+} timing_interval;
+
+enum { TIMING_LANE_DMA = 16 };
+
+typedef struct timing_summary {
+    double total_ns; /* launch to completion, preamble and postamble included */
+    double active_ns[VTRN_ENGINE_COUNT]; /* union of intervals, setup instructions excluded */
+    double dma_active_ns;                /* any ring busy */
+    double dma_busy_share;               /* mean busy share of the core's DMA engines */
+    uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
+    uint64_t hbm_read_bytes, hbm_write_bytes;
+    double custom_ns; /* spent in reference custom ops */
+} timing_summary;
+
+typedef struct timing_result {
+    timing_summary summary;
+    timing_interval *intervals; /* when asked for; malloc */
+    size_t n_intervals;
+} timing_result;
+
+/* Replays the blocks of `block_trace` (indices into plan->blocks). want_intervals: keep intervals
+ * (else summary only). Cost: a few ns an instruction. */
+vtrn_status timing_replay(const vtrn_chip *chip, const vtrn_program *program,
+                          const engine_plan *plan, const uint32_t *block_trace,
+                          uint32_t n_block_trace, bool want_intervals, timing_result *out);
+void timing_result_free(timing_result *result);
+
+#endif
