@@ -26,6 +26,8 @@ typedef struct vtrn_chip {
     int n_hbm_stacks;
     int cores_per_stack;
     double hbm_bytes_per_s;  /* a stack */
+    /* kept by firmware at the start of a stack (16 MB on v2, v3); the key is optional, default 0 */
+    uint64_t hbm_reserved_stack_bytes;
 
     /* clocks, Hz */
     double tensor_hz, vector_hz, scalar_hz, gpsimd_hz, sync_hz;
