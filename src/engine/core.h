@@ -21,7 +21,7 @@ enum { ENGINE_MAX_THREADS = 64 };
 typedef struct engine_core {
     const vtrn_chip *chip;
     engine_memory sbuf, psum;
-    uint8_t *hbm;        /* host address of HBM offset 0 of this core's address space */
+    uint8_t *hbm; /* host address of HBM offset 0 of this core's address space */
     uint64_t hbm_bytes;
     struct engine_registers *regs; /* PE weights, reduce_regs, generators: per-thread where split */
     team *team;

@@ -7,7 +7,7 @@
 /* One executed instruction. The trace of a run is an array of these in an order that respects every
  * queue and every semaphore. */
 typedef struct engine_step {
-    uint32_t instr;       /* index into program->instrs */
+    uint32_t instr;        /* index into program->instrs */
     uint8_t needs_barrier; /* plan: threads meet before it */
     uint8_t reserved[3];
 } engine_step;

@@ -1,0 +1,185 @@
+/* The table of op functions, and what an op may rely on: row shapes and crossing reads. */
+#include "engine/engine.h"
+
+#include <string.h>
+
+const engine_fn engine_table[VTRN_OP_COUNT] = {
+#define OP(e, name, engines, roles, gen, cost, setup, doc) [VTRN_OP_##e] = engine_op_##e,
+#include "isa/isa.def"
+#undef OP
+};
+
+/* Semaphores are resolved when the plan is made; at run time nothing is left to do. */
+vtrn_status engine_op_EVENT_SEMAPHORE(engine_core *core, const vtrn_instr *instr,
+                                      const uint64_t *slot_base, int thread_i) {
+    (void)core, (void)instr, (void)slot_base, (void)thread_i;
+    return NULL;
+}
+
+/* Custom ops need the run's callback: exec.c calls it and never comes here. */
+vtrn_status engine_op_CUSTOM_OP(engine_core *core, const vtrn_instr *instr,
+                                const uint64_t *slot_base, int thread_i) {
+    (void)core, (void)instr, (void)slot_base, (void)thread_i;
+    return VTRN_ERROR(VTRN_INTERNAL, "invariant broken: custom_op outside of engine_execute");
+}
+
+bool engine_reads_across(vtrn_opcode opcode, int ap_i) {
+    if (ap_i != 1)
+        return false;
+    switch (opcode) {
+    case VTRN_OP_LDWEIGHTS:
+    case VTRN_OP_MATMUL:
+    case VTRN_OP_PE_TRANSPOSE:
+    case VTRN_OP_TRANSPOSE32:
+    case VTRN_OP_STREAM_SHUFFLE:
+    case VTRN_OP_PARTITION_REDUCE:
+    case VTRN_OP_SET_RNG_SEED:
+    case VTRN_OP_DMA_TRANSPOSE:
+    case VTRN_OP_DMA_SCATTER:
+        return true;
+    default:
+        return false;
+    }
+}
+
+int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]) {
+    int n = 0;
+    for (int i = 0; i < ap->n_dims; i++) {
+        vtrn_dim d = ap->dim[i];
+        if (d.num == 1)
+            continue;
+        if (n && out[n - 1].step == (int64_t)d.step * d.num)
+            out[n - 1] = (vtrn_dim){d.step, out[n - 1].num * d.num};
+        else
+            out[n++] = d;
+    }
+    if (!n)
+        out[n++] = (vtrn_dim){1, 1};
+    return n;
+}
+
+bool engine_ap_is_dense(const vtrn_ap *ap) {
+    vtrn_dim d[VTRN_MAX_FREE_DIMS];
+    return engine_ap_merge(ap, d) == 1 && d[0].step == 1;
+}
+
+/* Element n counted in row-major order of the dims: a counter with carry, innermost last. */
+typedef struct walk {
+    vtrn_dim dim[VTRN_MAX_FREE_DIMS];
+    uint32_t at[VTRN_MAX_FREE_DIMS];
+    int n_dims;
+    int64_t offset; /* elements, of the current innermost run's start */
+} walk;
+
+static void walk_begin(walk *w, const vtrn_ap *ap, uint64_t from) {
+    w->n_dims = engine_ap_merge(ap, w->dim);
+    w->offset = 0;
+    for (int i = w->n_dims - 1; i >= 0; i--) {
+        w->at[i] = (uint32_t)(from % w->dim[i].num);
+        from /= w->dim[i].num;
+        w->offset += (int64_t)w->at[i] * w->dim[i].step;
+    }
+}
+
+/* Takes up to n elements of the innermost run; returns how many, moves on. */
+static uint64_t walk_run(walk *w, uint64_t n, int64_t *offset) {
+    int last = w->n_dims - 1;
+    uint64_t left = w->dim[last].num - w->at[last];
+    uint64_t take = left < n ? left : n;
+    *offset = w->offset;
+    w->at[last] += (uint32_t)take;
+    w->offset += (int64_t)take * w->dim[last].step;
+    for (int i = last; i > 0 && w->at[i] == w->dim[i].num; i--) {
+        w->offset += w->dim[i - 1].step - (int64_t)w->dim[i].num * w->dim[i].step;
+        w->at[i] = 0;
+        w->at[i - 1]++;
+    }
+    return take;
+}
+
+#define STRIDED(type)                                                                              \
+    static void copy_##type(const type *src, int64_t src_step, type *dst, int64_t dst_step,        \
+                            uint64_t n) {                                                          \
+        for (uint64_t i = 0; i < n; i++)                                                           \
+            dst[(int64_t)i * dst_step] = src[(int64_t)i * src_step];                               \
+    }
+STRIDED(uint8_t)
+STRIDED(uint16_t)
+STRIDED(uint32_t)
+STRIDED(uint64_t)
+
+static void copy_strided(const uint8_t *src, int64_t src_step, uint8_t *dst, int64_t dst_step,
+                         uint64_t n, size_t size) {
+    if (src_step == 1 && dst_step == 1)
+        memcpy(dst, src, n * size);
+    else if (size == 4)
+        copy_uint32_t((const uint32_t *)src, src_step, (uint32_t *)dst, dst_step, n);
+    else if (size == 2)
+        copy_uint16_t((const uint16_t *)src, src_step, (uint16_t *)dst, dst_step, n);
+    else if (size == 1)
+        copy_uint8_t(src, src_step, dst, dst_step, n);
+    else if (size == 8)
+        copy_uint64_t((const uint64_t *)src, src_step, (uint64_t *)dst, dst_step, n);
+    else
+        for (uint64_t i = 0; i < n; i++)
+            memcpy(dst + (int64_t)i * dst_step * (int64_t)size,
+                   src + (int64_t)i * src_step * (int64_t)size, size);
+}
+
+void engine_row_gather(const vtrn_ap *ap, const uint8_t *row, uint64_t from, uint64_t n,
+                       void *out) {
+    int64_t size = (int64_t)dtype_size(ap->dtype);
+    uint8_t *dst = out;
+    walk w;
+    walk_begin(&w, ap, from);
+    while (n) {
+        int64_t offset, step = w.dim[w.n_dims - 1].step;
+        uint64_t took = walk_run(&w, n, &offset);
+        copy_strided(row + offset * size, step, dst, 1, took, (size_t)size);
+        dst += took * (uint64_t)size;
+        n -= took;
+    }
+}
+
+void engine_row_scatter(const vtrn_ap *ap, uint8_t *row, uint64_t from, uint64_t n,
+                        const void *in) {
+    int64_t size = (int64_t)dtype_size(ap->dtype);
+    const uint8_t *src = in;
+    walk w;
+    walk_begin(&w, ap, from);
+    while (n) {
+        int64_t offset, step = w.dim[w.n_dims - 1].step;
+        uint64_t took = walk_run(&w, n, &offset);
+        copy_strided(src, 1, row + offset * size, step, took, (size_t)size);
+        src += took * (uint64_t)size;
+        n -= took;
+    }
+}
+
+void engine_row_load_fp32(const vtrn_ap *ap, const uint8_t *row, uint64_t from, uint64_t n,
+                          float *out, void *tmp) {
+    if (engine_ap_is_dense(ap)) {
+        dtype_load_fp32(ap->dtype, row + from * dtype_size(ap->dtype), out, n);
+        return;
+    }
+    if (ap->dtype == VTRN_DTYPE_FP32) {
+        engine_row_gather(ap, row, from, n, out);
+        return;
+    }
+    engine_row_gather(ap, row, from, n, tmp);
+    dtype_load_fp32(ap->dtype, tmp, out, n);
+}
+
+void engine_row_store_fp32(const vtrn_ap *ap, uint8_t *row, uint64_t from, uint64_t n,
+                           const float *in, void *tmp) {
+    if (engine_ap_is_dense(ap)) {
+        dtype_store_fp32(ap->dtype, in, row + from * dtype_size(ap->dtype), n);
+        return;
+    }
+    if (ap->dtype == VTRN_DTYPE_FP32) {
+        engine_row_scatter(ap, row, from, n, in);
+        return;
+    }
+    dtype_store_fp32(ap->dtype, in, tmp, n);
+    engine_row_scatter(ap, row, from, n, tmp);
+}

@@ -1,0 +1,43 @@
+/* The instructions that no engine file executes yet. Each says so by name. */
+#include "engine/engine.h"
+
+#define UNIMPLEMENTED(e)                                                                           \
+    vtrn_status engine_op_##e(engine_core *core, const vtrn_instr *instr,                          \
+                              const uint64_t *slot_base, int thread_i) {                           \
+        (void)core, (void)slot_base, (void)thread_i;                                               \
+        return VTRN_ERROR(VTRN_UNIMPLEMENTED, "%s: this instruction is not executed yet",          \
+                          isa_op_info(instr->opcode)->mnemonic);                                   \
+    }
+
+UNIMPLEMENTED(TENSOR_TENSOR)
+UNIMPLEMENTED(TENSOR_SCALAR)
+UNIMPLEMENTED(SCALAR_TENSOR_TENSOR)
+UNIMPLEMENTED(TENSOR_REDUCE)
+UNIMPLEMENTED(TENSOR_COPY)
+UNIMPLEMENTED(COPY_PREDICATED)
+UNIMPLEMENTED(MEMSET)
+UNIMPLEMENTED(RECIPROCAL)
+UNIMPLEMENTED(TENSOR_TENSOR_SCAN)
+UNIMPLEMENTED(TRANSPOSE32)
+UNIMPLEMENTED(STREAM_SHUFFLE)
+UNIMPLEMENTED(BN_STATS)
+UNIMPLEMENTED(BN_AGGR)
+UNIMPLEMENTED(MAX8)
+UNIMPLEMENTED(FIND_INDEX8)
+UNIMPLEMENTED(MATCH_REPLACE8)
+UNIMPLEMENTED(SET_RNG_SEED)
+UNIMPLEMENTED(RNG)
+UNIMPLEMENTED(DROPOUT)
+UNIMPLEMENTED(ACTIVATE)
+UNIMPLEMENTED(ACT_READ_ACCUMULATOR)
+UNIMPLEMENTED(ACT_TABLE_LOAD)
+UNIMPLEMENTED(IOTA)
+UNIMPLEMENTED(AFFINE_SELECT)
+UNIMPLEMENTED(PARTITION_REDUCE)
+UNIMPLEMENTED(LDWEIGHTS)
+UNIMPLEMENTED(MATMUL)
+UNIMPLEMENTED(PE_TRANSPOSE)
+UNIMPLEMENTED(DMA_COPY)
+UNIMPLEMENTED(DMA_TRANSPOSE)
+UNIMPLEMENTED(DMA_GATHER)
+UNIMPLEMENTED(DMA_SCATTER)
