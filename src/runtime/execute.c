@@ -1,0 +1,331 @@
+/* Load: check, plan, bind. Execute: bind arguments and outputs, run, and time what is new. */
+#include "runtime/execute.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double now_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ------------------------------------------------------------------ load */
+
+static vtrn_status bad_slot(const vtrn_program *p, uint32_t slot_i, const char *rule) {
+    const vtrn_slot *s = &p->slots[slot_i];
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "program %s: slot %u (kind %d, index %d, offset %llu, %llu bytes): %s",
+                      p->name ? p->name : "", slot_i, s->kind, s->index,
+                      (unsigned long long)s->offset, (unsigned long long)s->size_bytes, rule);
+}
+
+static vtrn_status measure_slot(runtime_program *l, uint32_t slot_i) {
+    const vtrn_program *p = l->program;
+    const vtrn_slot *s = &p->slots[slot_i];
+    bool is_argument = s->kind == VTRN_SLOT_ARGUMENT;
+    if (is_argument || s->kind == VTRN_SLOT_OUTPUT) {
+        uint32_t n = is_argument ? p->n_arguments : p->n_outputs;
+        if (s->index < 0 || (uint32_t)s->index >= n)
+            return bad_slot(p, slot_i, "no such argument or output");
+        uint64_t *bytes = (is_argument ? l->argument_bytes : l->output_bytes) + s->index;
+        *bytes = s->size_bytes > *bytes ? s->size_bytes : *bytes;
+        return NULL;
+    }
+    if (s->kind != VTRN_SLOT_CONSTANT && s->kind != VTRN_SLOT_SCRATCH)
+        return bad_slot(p, slot_i, "no such kind");
+    uint64_t limit = s->kind == VTRN_SLOT_CONSTANT ? p->data_size : p->scratch_size;
+    if (s->offset > limit || s->size_bytes > limit - s->offset)
+        return bad_slot(p, slot_i, "reaches beyond its area");
+    return NULL;
+}
+
+static vtrn_status read_aliases(runtime_program *l) {
+    const vtrn_program *p = l->program;
+    for (uint32_t a = 0; a < p->n_arguments; a++)
+        l->argument_output[a] = -1;
+    for (uint32_t o = 0; p->output_alias && o < p->n_outputs; o++) {
+        int32_t a = p->output_alias[o];
+        if (a < 0)
+            continue;
+        bool exists = (uint32_t)a < p->n_arguments;
+        if (!exists || l->argument_output[a] >= 0)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program %s: output %u aliases argument %d, %s",
+                              p->name ? p->name : "", o, a,
+                              exists ? "which another output aliases too" : "which does not exist");
+        l->argument_output[a] = (int32_t)o;
+    }
+    return NULL;
+}
+
+static vtrn_status prepare(runtime_program *l) {
+    const vtrn_program *p = l->program;
+    const vtrn_chip *chip = &l->device->chip;
+    if (p->gen != chip->gen)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "program %s is for NeuronCore generation %d (chip %s), the machine's is "
+                          "%d (chip %s); compile it again for this chip",
+                          p->name ? p->name : "", p->gen, p->chip ? p->chip : "?", chip->gen,
+                          chip->name);
+    l->argument_bytes = calloc(p->n_arguments + 1, sizeof(uint64_t));
+    l->output_bytes = calloc(p->n_outputs + 1, sizeof(uint64_t));
+    l->argument_output = calloc(p->n_arguments + 1, sizeof(int32_t));
+    l->bindings = calloc((size_t)l->device->n_cores, sizeof *l->bindings);
+    if (!l->argument_bytes || !l->output_bytes || !l->argument_output || !l->bindings)
+        return VTRN_OUT_OF_MEMORY(sizeof *l->bindings * (size_t)l->device->n_cores);
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        VTRN_RETURN_IF_ERROR(measure_slot(l, i));
+    VTRN_RETURN_IF_ERROR(read_aliases(l));
+    return engine_plan_create(p, chip, team_size(l->device->team), &l->plan);
+}
+
+vtrn_status runtime_load(runtime_device *device, vtrn_program *program, engine_custom_fn custom,
+                         void *custom_ctx, runtime_program **out) {
+    runtime_program *l = calloc(1, sizeof *l);
+    if (!l) {
+        program_destroy(program);
+        return VTRN_OUT_OF_MEMORY(sizeof *l);
+    }
+    runtime_device_retain(device);
+    l->device = device;
+    l->program = program;
+    l->custom = custom;
+    l->custom_ctx = custom_ctx;
+    l->last_timing = -1;
+    vtrn_status status = prepare(l);
+    if (status) {
+        runtime_unload(l);
+        return status;
+    }
+    *out = l;
+    return NULL;
+}
+
+void runtime_unload(runtime_program *l) {
+    if (!l)
+        return;
+    runtime_device *device = l->device;
+    for (int i = 0; l->bindings && i < device->n_cores; i++) {
+        runtime_memory_release(l->bindings[i].constants);
+        free(l->bindings[i].slot_base);
+    }
+    for (int i = 0; i < l->n_timings; i++)
+        free(l->timings[i].trace);
+    free(l->run.block_trace);
+    free(l->bindings);
+    free(l->argument_bytes);
+    free(l->output_bytes);
+    free(l->argument_output);
+    engine_plan_destroy(&l->plan);
+    program_destroy(l->program);
+    free(l);
+    runtime_device_release(device);
+}
+
+/* ------------------------------------------------------------------ binding */
+
+/* Constants into HBM, once for each core. */
+static vtrn_status bind_core(runtime_program *l, int core_i) {
+    runtime_binding *b = &l->bindings[core_i];
+    const vtrn_program *p = l->program;
+    if (b->is_bound)
+        return NULL;
+    if (!b->slot_base) {
+        b->slot_base = calloc(p->n_slots + 1, sizeof(uint64_t));
+        if (!b->slot_base)
+            return VTRN_OUT_OF_MEMORY(p->n_slots * sizeof(uint64_t));
+    }
+    if (p->data_size && !b->constants) {
+        VTRN_RETURN_IF_ERROR(runtime_memory_create(l->device, core_i, p->data_size, &b->constants));
+        memcpy(b->constants->host, p->data, p->data_size);
+    }
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        if (p->slots[i].kind == VTRN_SLOT_CONSTANT && b->constants)
+            b->slot_base[i] = b->constants->addr + p->slots[i].offset;
+    b->is_bound = true;
+    return NULL;
+}
+
+static vtrn_status bind_scratch(runtime_program *l, int core_i) {
+    const vtrn_program *p = l->program;
+    if (p->scratch_size == 0)
+        return NULL;
+    runtime_core *core = &l->device->cores[core_i];
+    runtime_binding *b = &l->bindings[core_i];
+    VTRN_RETURN_IF_ERROR(runtime_core_scratch(l->device, core_i, p->scratch_size));
+    if (b->scratch_generation == core->scratch_generation)
+        return NULL;
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        if (p->slots[i].kind == VTRN_SLOT_SCRATCH)
+            b->slot_base[i] = core->scratch->addr + p->slots[i].offset;
+    b->scratch_generation = core->scratch_generation;
+    return NULL;
+}
+
+static vtrn_status check_arguments(const runtime_program *l, const runtime_call *call) {
+    const runtime_device *d = l->device;
+    for (uint32_t i = 0; i < l->program->n_arguments; i++) {
+        const runtime_memory *m = call->arguments[i];
+        if (m->device != d || d->cores[m->core_i].chip_i != d->cores[call->core_i].chip_i)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "argument %u lies on core %d of %s, the program runs on core %d of "
+                              "%s: copy it there first",
+                              i, m->core_i, m->device == d ? "another chip" : "another machine",
+                              call->core_i, d->instance.name);
+        if (m->size_bytes < l->argument_bytes[i])
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "argument %u has %llu bytes, %s needs %llu", i,
+                              (unsigned long long)m->size_bytes, l->program->name,
+                              (unsigned long long)l->argument_bytes[i]);
+    }
+    return NULL;
+}
+
+static int32_t alias_of(const vtrn_program *p, uint32_t output_i) {
+    return p->output_alias ? p->output_alias[output_i] : -1;
+}
+
+/* Memory of every output. outputs[] entries are NULL or owned references when this fails. */
+static vtrn_status make_outputs(const runtime_program *l, const runtime_call *call) {
+    const vtrn_program *p = l->program;
+    memset(call->outputs, 0, p->n_outputs * sizeof *call->outputs);
+    for (uint32_t o = 0; o < p->n_outputs; o++) {
+        int32_t a = alias_of(p, o);
+        runtime_memory *argument = a < 0 ? NULL : call->arguments[a];
+        bool fits = argument && argument->size_bytes >= l->output_bytes[o];
+        if (fits && call->may_reuse && call->may_reuse[a] && argument->core_i == call->core_i) {
+            runtime_memory_retain(argument);
+            call->outputs[o] = argument;
+            continue;
+        }
+        uint64_t size = l->output_bytes[o];
+        if (argument && argument->size_bytes > size)
+            size = argument->size_bytes;
+        VTRN_RETURN_IF_ERROR(
+            runtime_memory_create(l->device, call->core_i, size, &call->outputs[o]));
+        /* The program works in place: give it a copy to work on, and keep the argument. */
+        if (argument)
+            memcpy(call->outputs[o]->host, argument->host, argument->size_bytes);
+    }
+    return NULL;
+}
+
+static void bind_call(runtime_program *l, const runtime_call *call) {
+    const vtrn_program *p = l->program;
+    uint64_t *slot_base = l->bindings[call->core_i].slot_base;
+    for (uint32_t i = 0; i < p->n_slots; i++) {
+        const vtrn_slot *s = &p->slots[i];
+        if (s->kind == VTRN_SLOT_OUTPUT)
+            slot_base[i] = call->outputs[s->index]->addr;
+        if (s->kind != VTRN_SLOT_ARGUMENT)
+            continue;
+        /* An aliased argument and its output are one place, whether reused or copied. */
+        int32_t o = l->argument_output[s->index];
+        slot_base[i] = o >= 0 ? call->outputs[o]->addr : call->arguments[s->index]->addr;
+    }
+}
+
+/* ------------------------------------------------------------------ time */
+
+static int find_timing(const runtime_program *l) {
+    for (int i = 0; i < l->n_timings; i++) {
+        const runtime_timing *t = &l->timings[i];
+        if (t->n == l->run.n_block_trace &&
+            memcmp(t->trace, l->run.block_trace, t->n * sizeof *t->trace) == 0)
+            return i;
+    }
+    return -1;
+}
+
+/* A place for a new timing: a free one, or that of the trace seen longest ago. */
+static int claim_timing(runtime_program *l) {
+    if (l->n_timings < RUNTIME_MAX_TIMINGS)
+        return l->n_timings++;
+    int oldest = 0;
+    for (int i = 1; i < l->n_timings; i++)
+        if (l->timings[i].last_used < l->timings[oldest].last_used)
+            oldest = i;
+    free(l->timings[oldest].trace);
+    return oldest;
+}
+
+static vtrn_status time_run(runtime_program *l) {
+    double start = now_seconds();
+    int i = find_timing(l);
+    if (i < 0) {
+        timing_result result = {0};
+        uint32_t n = l->run.n_block_trace;
+        VTRN_RETURN_IF_ERROR(timing_replay(&l->device->chip, l->program, &l->plan,
+                                           l->run.block_trace, n, false, &result));
+        uint32_t *trace = malloc((n + 1) * sizeof *trace);
+        if (!trace) {
+            timing_result_free(&result);
+            return VTRN_OUT_OF_MEMORY(n * sizeof *trace);
+        }
+        if (n)
+            memcpy(trace, l->run.block_trace, n * sizeof *trace);
+        i = claim_timing(l);
+        l->timings[i] = (runtime_timing){.summary = result.summary, .trace = trace, .n = n};
+        timing_result_free(&result);
+    }
+    l->timings[i].last_used = l->n_executions;
+    l->last_timing = i;
+    l->total_simulated_ns += l->timings[i].summary.total_ns;
+    l->timing_seconds = now_seconds() - start;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ execute */
+
+static vtrn_status run_bound(runtime_program *l, const runtime_call *call) {
+    engine_run *run = &l->run;
+    run->program = l->program;
+    run->plan = &l->plan;
+    run->slot_base = l->bindings[call->core_i].slot_base;
+    run->custom = l->custom;
+    run->custom_ctx = l->custom_ctx;
+    run->n_block_trace = 0;
+    run->custom_seconds = 0;
+    double start = now_seconds();
+    VTRN_RETURN_IF_ERROR(engine_execute(&l->device->cores[call->core_i].engine, run));
+    l->functional_seconds = now_seconds() - start;
+    l->custom_seconds = run->custom_seconds;
+    l->n_executions++;
+    l->last_core = call->core_i;
+    return time_run(l);
+}
+
+static vtrn_status execute_locked(runtime_program *l, const runtime_call *call) {
+    double start = now_seconds();
+    VTRN_RETURN_IF_ERROR(check_arguments(l, call));
+    VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, call->core_i));
+    VTRN_RETURN_IF_ERROR(bind_core(l, call->core_i));
+    VTRN_RETURN_IF_ERROR(bind_scratch(l, call->core_i));
+    vtrn_status status = make_outputs(l, call);
+    if (!status) {
+        bind_call(l, call);
+        status = run_bound(l, call);
+    }
+    if (status) {
+        for (uint32_t o = 0; o < l->program->n_outputs; o++) {
+            runtime_memory_release(call->outputs[o]);
+            call->outputs[o] = NULL;
+        }
+        return status;
+    }
+    uint64_t peak = l->device->cores[call->core_i].peak_bytes;
+    l->hbm_peak_bytes = peak > l->hbm_peak_bytes ? peak : l->hbm_peak_bytes;
+    l->host_seconds = now_seconds() - start;
+    return NULL;
+}
+
+vtrn_status runtime_execute(runtime_program *loaded, const runtime_call *call) {
+    runtime_device *d = loaded->device;
+    if (call->core_i < 0 || call->core_i >= d->n_cores)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", call->core_i,
+                          d->instance.name, d->n_cores - 1);
+    pthread_mutex_lock(&d->run_lock);
+    vtrn_status status = execute_locked(loaded, call);
+    pthread_mutex_unlock(&d->run_lock);
+    return status;
+}

@@ -1,0 +1,70 @@
+/* Loading a program onto a machine and running it: addresses are bound, values and time come out.
+ */
+#ifndef VTRN_RUNTIME_EXECUTE_H
+#define VTRN_RUNTIME_EXECUTE_H
+
+#include "engine/plan.h"
+#include "isa/program.h"
+#include "runtime/device.h"
+#include "timing/timing.h"
+
+/* The timing of one block trace. A program without data-dependent branches has exactly one. */
+typedef struct runtime_timing {
+    timing_summary summary;
+    uint32_t *trace; /* [n] */
+    uint32_t n;
+    uint64_t last_used; /* execution number, to evict the oldest */
+} runtime_timing;
+
+enum { RUNTIME_MAX_TIMINGS = 8 };
+
+/* What a program needs on one core: bound when first run there. */
+typedef struct runtime_binding {
+    runtime_memory *constants;
+    uint64_t *slot_base;         /* [n_slots] */
+    uint64_t scratch_generation; /* for which the scratch slots are bound */
+    bool is_bound;
+} runtime_binding;
+
+typedef struct runtime_program {
+    runtime_device *device;
+    vtrn_program *program; /* owned */
+    engine_plan plan;
+    engine_custom_fn custom;
+    void *custom_ctx;
+    engine_run run;            /* kept, so that its block trace is allocated once */
+    runtime_binding *bindings; /* [n_cores] */
+    uint64_t *argument_bytes;  /* [n_arguments] what the slots need */
+    uint64_t *output_bytes;    /* [n_outputs] */
+    int32_t *argument_output;  /* [n_arguments] the output that aliases it, or -1 */
+
+    /* Results; read them under the device's run_lock. */
+    runtime_timing timings[RUNTIME_MAX_TIMINGS];
+    int n_timings, last_timing; /* -1: never run */
+    int last_core;
+    uint64_t n_executions;
+    double total_simulated_ns;
+    double host_seconds, functional_seconds, timing_seconds, custom_seconds; /* last execution */
+    uint64_t hbm_peak_bytes; /* of the core, highest seen at the end of an execution */
+} runtime_program;
+
+/* Takes the program over, also on error. BAD_ARGUMENT when its tables contradict each other or it
+ * was made for another chip generation; DEADLOCK as engine_plan_create(). */
+vtrn_status runtime_load(runtime_device *device, vtrn_program *program, engine_custom_fn custom,
+                         void *custom_ctx, runtime_program **out);
+void runtime_unload(runtime_program *loaded); /* NULL is fine */
+
+typedef struct runtime_call {
+    int core_i;
+    runtime_memory *const *arguments; /* [n_arguments], on the core's chip */
+    /* [n_arguments] or NULL (all false): an output that aliases the argument takes its memory over;
+     * otherwise it works on a copy and the argument keeps its contents */
+    const bool *may_reuse;
+    runtime_memory **outputs; /* [n_outputs] out: a reference each, owned by the caller */
+} runtime_call;
+
+/* Runs to completion. On error no outputs exist; arguments that may be reused hold whatever was
+ * written so far. */
+vtrn_status runtime_execute(runtime_program *loaded, const runtime_call *call);
+
+#endif
