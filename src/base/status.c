@@ -9,10 +9,15 @@ struct vtrn_status_payload {
     vtrn_category category;
     bool is_static;
     char *message;
+    char *text; /* made by vtrn_status_text() */
 };
 
-static struct vtrn_status_payload out_of_memory = {VTRN_RESOURCE, true,
-                                                   (char *)"host memory exhausted"};
+static struct vtrn_status_payload out_of_memory = {
+    .category = VTRN_RESOURCE,
+    .is_static = true,
+    .message = (char *)"host memory exhausted",
+    .text = (char *)"resource: host memory exhausted",
+};
 
 static const char *const category_names[] = {
     [VTRN_OK] = "ok",
@@ -84,6 +89,8 @@ vtrn_status vtrn_status_annotate(vtrn_status status, const char *format, ...) {
         snprintf(joined, size, "%s\n  at %s", status->message, text);
         free(status->message);
         status->message = joined;
+        free(status->text);
+        status->text = NULL;
     }
     free(text);
     return status;
@@ -93,6 +100,7 @@ void vtrn_status_free(vtrn_status status) {
     if (!status || status->is_static)
         return;
     free(status->message);
+    free(status->text);
     free(status);
 }
 
@@ -107,4 +115,19 @@ const char *vtrn_category_name(vtrn_category category) {
 
 const char *vtrn_status_message(vtrn_status status) {
     return status ? status->message : "ok";
+}
+
+const char *vtrn_status_text(vtrn_status status) {
+    if (!status)
+        return "ok";
+    if (!status->text) {
+        const char *category = vtrn_category_name(status->category);
+        size_t size = strlen(category) + strlen(status->message) + sizeof ": ";
+        char *text = malloc(size);
+        if (!text)
+            return status->message;
+        snprintf(text, size, "%s: %s", category, status->message);
+        status->text = text;
+    }
+    return status->text;
 }

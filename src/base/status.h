@@ -38,6 +38,8 @@ void vtrn_status_free(vtrn_status status);
 vtrn_category vtrn_status_category(vtrn_status status);
 const char *vtrn_category_name(vtrn_category category); /* "out of capacity", ... */
 const char *vtrn_status_message(vtrn_status status);    /* lives as long as the status */
+/* "category: message", what a user reads; lives as long as the status. */
+const char *vtrn_status_text(vtrn_status status);
 
 #define VTRN_ERROR(category, ...) vtrn_status_make((category), __FILE__, __LINE__, __VA_ARGS__)
 

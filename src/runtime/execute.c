@@ -295,7 +295,7 @@ static vtrn_status run_bound(runtime_program *l, const runtime_call *call) {
     return time_run(l);
 }
 
-static vtrn_status execute_locked(runtime_program *l, const runtime_call *call) {
+static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {
     double start = now_seconds();
     VTRN_RETURN_IF_ERROR(check_arguments(l, call));
     VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, call->core_i));
@@ -304,6 +304,7 @@ static vtrn_status execute_locked(runtime_program *l, const runtime_call *call) 
     vtrn_status status = make_outputs(l, call);
     if (!status) {
         bind_call(l, call);
+        call->has_written = true;
         status = run_bound(l, call);
     }
     if (status) {
@@ -319,7 +320,8 @@ static vtrn_status execute_locked(runtime_program *l, const runtime_call *call) 
     return NULL;
 }
 
-vtrn_status runtime_execute(runtime_program *loaded, const runtime_call *call) {
+vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call) {
+    call->has_written = false;
     runtime_device *d = loaded->device;
     if (call->core_i < 0 || call->core_i >= d->n_cores)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", call->core_i,

@@ -61,10 +61,11 @@ typedef struct runtime_call {
      * otherwise it works on a copy and the argument keeps its contents */
     const bool *may_reuse;
     runtime_memory **outputs; /* [n_outputs] out: a reference each, owned by the caller */
+    bool has_written;         /* out: the program ran, so arguments it may reuse have changed */
 } runtime_call;
 
 /* Runs to completion. On error no outputs exist; arguments that may be reused hold whatever was
  * written so far. */
-vtrn_status runtime_execute(runtime_program *loaded, const runtime_call *call);
+vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call);
 
 #endif

@@ -1,0 +1,75 @@
+/* What the handles of vtrn.h are made of: for the API's own files and the PJRT plugin. */
+#ifndef VTRN_API_API_H
+#define VTRN_API_API_H
+
+#include "compiler/graph/graph.h"
+#include "runtime/execute.h"
+#include "vtrn.h"
+
+struct vtrn_device {
+    atomic_uint refs; /* the opener's, and one an executable */
+    runtime_device *rt;
+    pthread_mutex_t lock;         /* the list below */
+    vtrn_executable *executables; /* all that live, or that VTRN_PROFILE still wants */
+    char *profile_dir;            /* VTRN_PROFILE, NULL when unset */
+    vtrn_device *next_open;       /* devices whose profile is to be written at exit */
+    uint64_t n_compiled;
+};
+
+void api_device_retain(vtrn_device *device);
+void api_device_release(vtrn_device *device);
+
+typedef struct api_type {
+    int dtype, rank; /* vtrn_dtype */
+    int64_t dims[GRAPH_MAX_RANK];
+    uint64_t size_bytes;
+} api_type;
+
+struct vtrn_executable {
+    atomic_uint refs;
+    vtrn_device *device;
+    runtime_program *loaded;
+    char *name;
+    uint64_t serial; /* order of compilation on the device */
+    int n_inputs, n_outputs;
+    api_type *inputs, *outputs;
+    int *input_alias;             /* as vtrn_executable_input_alias() */
+    bool is_kept_for_profile;     /* one reference belongs to the device */
+    vtrn_executable *prev, *next; /* in the device's list */
+};
+
+void api_executable_retain(vtrn_executable *executable);
+
+struct vtrn_buffer {
+    pthread_mutex_t lock;
+    runtime_device *rt;     /* kept alive by the buffer */
+    runtime_memory *memory; /* NULL once deleted or donated */
+    int core_i;
+    bool was_donated;
+    int n_external; /* holders of the raw address: donation must not take the memory */
+    api_type type;
+};
+
+/* size_bytes from dtype and dims. BAD_ARGUMENT: bad dtype, rank, a negative dim; CAPACITY: more
+ * bytes than any address space. */
+vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *out);
+bool api_type_equal(const api_type *a, const api_type *b);
+/* "fp32[2,3]" */
+void api_type_print(const api_type *type, char *text, size_t size);
+
+/* A buffer around memory (one reference moves in) or, with memory NULL, an empty shell. */
+vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type,
+                            runtime_memory *memory, vtrn_buffer **out);
+/* The memory with a reference of its own. BAD_ARGUMENT when deleted or donated. */
+vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out);
+/* Gives the memory up; the handle stays valid. */
+void api_buffer_delete(vtrn_buffer *buffer, bool was_donated);
+bool api_buffer_is_deleted(vtrn_buffer *buffer);
+/* A copy on another core of the machine. */
+vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out);
+
+/* profile_dir.c: what VTRN_PROFILE asks for. */
+vtrn_status api_profile_register(vtrn_device *device); /* at open */
+void api_profile_unregister(vtrn_device *device);      /* at close: writes */
+
+#endif

@@ -1,0 +1,164 @@
+/* Buffers of the public API: dense tensors in HBM. */
+#include "api/api.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *out) {
+    if (dtype < 0 || dtype >= VTRN_DTYPE_COUNT)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: element type %d of 0..%d", dtype,
+                          VTRN_DTYPE_COUNT - 1);
+    if (rank < 0 || rank > GRAPH_MAX_RANK)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: rank %d of 0..%d", rank, GRAPH_MAX_RANK);
+    *out = (api_type){.dtype = dtype, .rank = rank};
+    uint64_t size = dtype_size((vtrn_dtype)dtype);
+    bool is_empty = false, overflows = false;
+    for (int i = 0; i < rank; i++) {
+        if (dims[i] < 0)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: dim %d is %lld, less than 0", i,
+                              (long long)dims[i]);
+        out->dims[i] = dims[i];
+        is_empty |= dims[i] == 0;
+        overflows |= __builtin_mul_overflow(size, (uint64_t)dims[i], &size);
+    }
+    if (is_empty)
+        size = 0;
+    else if (overflows || size > (uint64_t)INT64_MAX)
+        return VTRN_ERROR(VTRN_CAPACITY, "tensor: more than 2^63 bytes");
+    out->size_bytes = size;
+    return NULL;
+}
+
+bool api_type_equal(const api_type *a, const api_type *b) {
+    return a->dtype == b->dtype && a->rank == b->rank &&
+           memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0;
+}
+
+void api_type_print(const api_type *type, char *text, size_t size) {
+    size_t n = (size_t)snprintf(text, size, "%s[", dtype_name((vtrn_dtype)type->dtype));
+    for (int i = 0; i < type->rank && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? "," : "", (long long)type->dims[i]);
+    if (n < size)
+        snprintf(text + n, size - n, "]");
+}
+
+vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type,
+                            runtime_memory *memory, vtrn_buffer **out) {
+    vtrn_buffer *b = malloc(sizeof *b);
+    if (!b)
+        return VTRN_OUT_OF_MEMORY(sizeof *b);
+    pthread_mutex_init(&b->lock, NULL);
+    runtime_device_retain(rt);
+    b->rt = rt;
+    b->memory = memory;
+    b->core_i = core_i;
+    b->was_donated = false;
+    b->n_external = 0;
+    b->type = *type;
+    *out = b;
+    return NULL;
+}
+
+vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
+                               const int64_t *dims, const void *data, vtrn_buffer **out) {
+    api_type type;
+    VTRN_RETURN_IF_ERROR(api_type_init(dtype, rank, dims, &type));
+    runtime_memory *memory;
+    vtrn_status status = runtime_memory_create(device->rt, core_i, type.size_bytes, &memory);
+    if (!status && (status = api_buffer_wrap(device->rt, core_i, &type, memory, out)))
+        runtime_memory_release(memory);
+    if (status) {
+        char text[256];
+        api_type_print(&type, text, sizeof text);
+        return vtrn_status_annotate(status, "a buffer of %s", text);
+    }
+    if (data && type.size_bytes)
+        memcpy(memory->host, data, type.size_bytes);
+    return NULL;
+}
+
+void vtrn_buffer_destroy(vtrn_buffer *buffer) {
+    if (!buffer)
+        return;
+    runtime_memory_release(buffer->memory);
+    runtime_device_release(buffer->rt);
+    pthread_mutex_destroy(&buffer->lock);
+    free(buffer);
+}
+
+size_t vtrn_buffer_size(const vtrn_buffer *buffer) {
+    return buffer->type.size_bytes;
+}
+
+vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out) {
+    pthread_mutex_lock(&buffer->lock);
+    runtime_memory *m = buffer->memory;
+    if (m)
+        runtime_memory_retain(m);
+    bool was_donated = buffer->was_donated;
+    pthread_mutex_unlock(&buffer->lock);
+    *out = m;
+    if (m)
+        return NULL;
+    char text[256];
+    api_type_print(&buffer->type, text, sizeof text);
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer %s %s", text,
+                      was_donated ? "was donated to an execution: its memory is an output's now"
+                                  : "has been deleted");
+}
+
+void api_buffer_delete(vtrn_buffer *buffer, bool was_donated) {
+    pthread_mutex_lock(&buffer->lock);
+    runtime_memory *m = buffer->memory;
+    buffer->memory = NULL;
+    buffer->was_donated = m ? was_donated : buffer->was_donated;
+    pthread_mutex_unlock(&buffer->lock);
+    runtime_memory_release(m);
+}
+
+bool api_buffer_is_deleted(vtrn_buffer *buffer) {
+    pthread_mutex_lock(&buffer->lock);
+    bool is_deleted = !buffer->memory;
+    pthread_mutex_unlock(&buffer->lock);
+    return is_deleted;
+}
+
+static vtrn_status check_size(const vtrn_buffer *buffer, size_t size) {
+    if (size == buffer->type.size_bytes)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer of %llu bytes: %zu bytes given",
+                      (unsigned long long)buffer->type.size_bytes, size);
+}
+
+vtrn_status vtrn_buffer_read(const vtrn_buffer *buffer, void *dst, size_t size) {
+    VTRN_RETURN_IF_ERROR(check_size(buffer, size));
+    runtime_memory *m;
+    VTRN_RETURN_IF_ERROR(api_buffer_hold((vtrn_buffer *)buffer, &m));
+    if (size)
+        memcpy(dst, m->host, size);
+    runtime_memory_release(m);
+    return NULL;
+}
+
+vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, size_t size) {
+    VTRN_RETURN_IF_ERROR(check_size(buffer, size));
+    runtime_memory *m;
+    VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer, &m));
+    if (size)
+        memcpy(m->host, src, size);
+    runtime_memory_release(m);
+    return NULL;
+}
+
+vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out) {
+    runtime_memory *from, *to;
+    VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer, &from));
+    vtrn_status status = runtime_memory_create(buffer->rt, core_i, buffer->type.size_bytes, &to);
+    if (!status && (status = api_buffer_wrap(buffer->rt, core_i, &buffer->type, to, out)))
+        runtime_memory_release(to);
+    if (!status && buffer->type.size_bytes)
+        memcpy(to->host, from->host, buffer->type.size_bytes);
+    runtime_memory_release(from);
+    return status;
+}

@@ -1,0 +1,93 @@
+/* Devices, errors and versions of the public API. */
+#include "api/api.h"
+
+#include "base/dtype.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *vtrn_error_message(vtrn_status status) {
+    return vtrn_status_text(status);
+}
+
+int vtrn_error_category(vtrn_status status) {
+    return (int)vtrn_status_category(status);
+}
+
+void vtrn_error_free(vtrn_status status) {
+    vtrn_status_free(status);
+}
+
+const char *vtrn_version(void) {
+    return VTRN_VERSION;
+}
+
+void vtrn_free(void *p) {
+    free(p);
+}
+
+bool vtrn_dtype_from_name(const char *name, int *out) {
+    vtrn_dtype t;
+    if (!dtype_from_name(name, &t))
+        return false;
+    *out = (int)t;
+    return true;
+}
+
+static const char *or_env(const char *given, const char *variable) {
+    return given ? given : getenv(variable);
+}
+
+vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out) {
+    vtrn_device_options o = {.struct_size = sizeof o};
+    if (options)
+        memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
+    if (o.n_threads < 0)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "n_threads is %d: 0 or more", o.n_threads);
+    vtrn_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return VTRN_OUT_OF_MEMORY(sizeof *d);
+    vtrn_status status = runtime_device_open(
+        or_env(o.chip, "VTRN_CHIP"), or_env(o.instance, "VTRN_INSTANCE"), o.n_threads, &d->rt);
+    if (status) {
+        free(d);
+        return status;
+    }
+    atomic_init(&d->refs, 1);
+    pthread_mutex_init(&d->lock, NULL);
+    status = api_profile_register(d);
+    if (status) {
+        api_device_release(d);
+        return status;
+    }
+    *out = d;
+    return NULL;
+}
+
+void api_device_retain(vtrn_device *device) {
+    atomic_fetch_add_explicit(&device->refs, 1, memory_order_relaxed);
+}
+
+void api_device_release(vtrn_device *d) {
+    if (atomic_fetch_sub_explicit(&d->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    runtime_device_release(d->rt);
+    pthread_mutex_destroy(&d->lock);
+    free(d->profile_dir);
+    free(d);
+}
+
+void vtrn_device_close(vtrn_device *device) {
+    if (!device)
+        return;
+    api_profile_unregister(device);
+    api_device_release(device);
+}
+
+int vtrn_device_n_cores(const vtrn_device *device) {
+    return device->rt->n_cores;
+}
+
+const char *vtrn_device_chip_name(const vtrn_device *device) {
+    return device->rt->chip.name;
+}

@@ -1,0 +1,152 @@
+/* Compiling an artifact and asking an executable about itself. */
+#include "api/api.h"
+
+#include "compiler/compile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static vtrn_status copy_type(const graph *g, graph_value value, api_type *out) {
+    const graph_type *t = &g->types[value];
+    return api_type_init(t->dtype, t->rank, t->dims, out);
+}
+
+/* Shapes and donation marks of @main, kept when the graph is gone. */
+static vtrn_status describe(const graph *g, vtrn_executable *e) {
+    e->n_inputs = (int)g->body.n_args;
+    e->n_outputs = (int)g->body.n_results;
+    e->inputs = calloc((size_t)e->n_inputs + 1, sizeof *e->inputs);
+    e->outputs = calloc((size_t)e->n_outputs + 1, sizeof *e->outputs);
+    e->input_alias = calloc((size_t)e->n_inputs + 1, sizeof *e->input_alias);
+    e->name = strdup(g->name && *g->name ? g->name : "main");
+    if (!e->inputs || !e->outputs || !e->input_alias || !e->name)
+        return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * (size_t)(e->n_inputs + e->n_outputs));
+    for (int i = 0; i < e->n_inputs; i++) {
+        VTRN_RETURN_IF_ERROR(copy_type(g, g->body.args[i], &e->inputs[i]));
+        e->input_alias[i] = g->arg_is_donated && g->arg_is_donated[i] ? -2 : -1;
+    }
+    for (int o = 0; o < e->n_outputs; o++)
+        VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));
+    return NULL;
+}
+
+static bool is_set(const char *variable) {
+    const char *value = getenv(variable);
+    return value && *value && strcmp(value, "0") != 0;
+}
+
+static vtrn_status compile_and_load(vtrn_device *device, const graph *g, vtrn_executable *e) {
+    compile_options options = {
+        .reference_only = is_set("VTRN_REFERENCE_ONLY"),
+        .is_strict = is_set("VTRN_STRICT"),
+    };
+    if (g->n_partitions > 1 || g->n_replicas > 1)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "module %s: %lld partitions, %lld replicas; a program runs on one core",
+                          e->name, (long long)g->n_partitions, (long long)g->n_replicas);
+    vtrn_program *program;
+    VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));
+    VTRN_RETURN_IF_ERROR(runtime_load(device->rt, program, compile_run_custom, NULL, &e->loaded));
+    VTRN_CHECK((int)program->n_arguments == e->n_inputs && (int)program->n_outputs == e->n_outputs,
+               "the program takes and gives what the module does");
+    for (int i = 0; i < e->n_inputs; i++)
+        if (e->loaded->argument_output[i] >= 0)
+            e->input_alias[i] = e->loaded->argument_output[i];
+    return NULL;
+}
+
+static void executable_free(vtrn_executable *e) {
+    runtime_unload(e->loaded);
+    free(e->inputs);
+    free(e->outputs);
+    free(e->input_alias);
+    free(e->name);
+    free(e);
+}
+
+static void list_add(vtrn_device *device, vtrn_executable *e) {
+    pthread_mutex_lock(&device->lock);
+    e->serial = device->n_compiled++;
+    e->next = device->executables;
+    if (e->next)
+        e->next->prev = e;
+    device->executables = e;
+    pthread_mutex_unlock(&device->lock);
+}
+
+static void list_remove(vtrn_device *device, vtrn_executable *e) {
+    pthread_mutex_lock(&device->lock);
+    if (e->prev)
+        e->prev->next = e->next;
+    else
+        device->executables = e->next;
+    if (e->next)
+        e->next->prev = e->prev;
+    pthread_mutex_unlock(&device->lock);
+}
+
+vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
+                         vtrn_executable **out) {
+    vtrn_executable *e = calloc(1, sizeof *e);
+    if (!e)
+        return VTRN_OUT_OF_MEMORY(sizeof *e);
+    graph *g = NULL;
+    vtrn_status status = graph_from_artifact(artifact, size, &g);
+    if (!status)
+        status = describe(g, e);
+    if (!status)
+        status = compile_and_load(device, g, e);
+    graph_destroy(g);
+    if (status) {
+        executable_free(e);
+        return status;
+    }
+    e->is_kept_for_profile = device->profile_dir != NULL;
+    atomic_init(&e->refs, e->is_kept_for_profile ? 2 : 1);
+    e->device = device;
+    api_device_retain(device);
+    list_add(device, e);
+    *out = e;
+    return NULL;
+}
+
+void api_executable_retain(vtrn_executable *executable) {
+    atomic_fetch_add_explicit(&executable->refs, 1, memory_order_relaxed);
+}
+
+void vtrn_executable_destroy(vtrn_executable *e) {
+    if (!e || atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    vtrn_device *device = e->device;
+    list_remove(device, e);
+    executable_free(e);
+    api_device_release(device);
+}
+
+int vtrn_executable_n_inputs(const vtrn_executable *executable) {
+    return executable->n_inputs;
+}
+
+int vtrn_executable_n_outputs(const vtrn_executable *executable) {
+    return executable->n_outputs;
+}
+
+static void give_type(const api_type *type, int *dtype, int *rank, int64_t *dims) {
+    *dtype = type->dtype;
+    *rank = type->rank;
+    memcpy(dims, type->dims, (size_t)type->rank * sizeof *dims);
+}
+
+void vtrn_executable_input_type(const vtrn_executable *executable, int i, int *dtype, int *rank,
+                                int64_t *dims) {
+    give_type(&executable->inputs[i], dtype, rank, dims);
+}
+
+void vtrn_executable_output_type(const vtrn_executable *executable, int i, int *dtype, int *rank,
+                                 int64_t *dims) {
+    give_type(&executable->outputs[i], dtype, rank, dims);
+}
+
+int vtrn_executable_input_alias(const vtrn_executable *executable, int i) {
+    return executable->input_alias[i];
+}
