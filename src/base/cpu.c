@@ -1,0 +1,54 @@
+/* Chooses the instruction-set level of the kernels once. */
+#include "base/cpu.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const level_names[] = {"sse2", "avx2", "avx512"};
+
+/* 0: not decided yet; else level + 1. Racing threads decide the same. */
+static _Atomic int chosen_plus_1;
+
+static cpu_level host_level(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                   __builtin_cpu_supports("bmi2");
+    int has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vl");
+    return has_avx512 ? CPU_LEVEL_AVX512 : has_avx2 ? CPU_LEVEL_AVX2 : CPU_LEVEL_BASE;
+#else
+    return CPU_LEVEL_BASE;
+#endif
+}
+
+static cpu_level decide(void) {
+    cpu_level level = host_level();
+    const char *wanted = getenv("VTRN_ISA");
+    for (int i = 0; wanted && i < CPU_LEVEL_COUNT; i++)
+        if (!strcmp(wanted, level_names[i]) && (cpu_level)i < level)
+            level = (cpu_level)i;
+    return level;
+}
+
+cpu_level cpu_level_get(void) {
+    int chosen = atomic_load_explicit(&chosen_plus_1, memory_order_relaxed);
+    if (__builtin_expect(!chosen, 0)) {
+        chosen = (int)decide() + 1;
+        atomic_store_explicit(&chosen_plus_1, chosen, memory_order_relaxed);
+    }
+    return (cpu_level)(chosen - 1);
+}
+
+cpu_level cpu_level_set(cpu_level level) {
+    cpu_level highest = host_level();
+    atomic_store_explicit(&chosen_plus_1, (int)(level < highest ? level : highest) + 1,
+                          memory_order_relaxed);
+    return cpu_level_get();
+}
+
+const char *cpu_level_name(cpu_level level) {
+    return (unsigned)level < CPU_LEVEL_COUNT ? level_names[level] : "unknown";
+}

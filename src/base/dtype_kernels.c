@@ -1,0 +1,128 @@
+/* Conversion loops between fp32 and every dtype, compiled once for each instruction-set level. */
+#include "base/dtype_kernels.h"
+
+#include "base/dtype_bits.h"
+
+#define LOAD(name, type, expr)                                                                     \
+    static void load_##name(const void *src, float *restrict dst, size_t n) {                      \
+        const type *restrict s = src;                                                              \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            type x = s[i];                                                                         \
+            dst[i] = (expr);                                                                       \
+        }                                                                                          \
+    }
+
+/* src and dst may be the same memory, element for element, so no restrict where sizes match. */
+#define STORE(name, type, qualifier, expr)                                                         \
+    static void store_##name(const float *src, void *dst, size_t n) {                              \
+        type *qualifier d = dst;                                                                   \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            float x = src[i];                                                                      \
+            d[i] = (type)(expr);                                                                   \
+        }                                                                                          \
+    }
+
+#define NOT_NAN(x)          ((x) == (x) ? (x) : 0.0f)
+#define CLAMP(x, low, high) ((x) < (low) ? (low) : (x) > (high) ? (high) : (x))
+
+static inline int32_t small_int(float x, float low, float high) {
+    return (int32_t)round_even(CLAMP(NOT_NAN(x), low, high));
+}
+
+static inline int32_t to_int32(float x) {
+    float r = round_even(NOT_NAN(x));
+    /* 2147483520 is the largest fp32 below 2^31 */
+    int32_t inside = (int32_t)CLAMP(r, -0x1p31f, 2147483520.0f);
+    return r >= 0x1p31f ? INT32_MAX : inside;
+}
+
+static inline uint32_t to_uint32(float x) {
+    float r = round_even(NOT_NAN(x));
+    r = CLAMP(r, 0.0f, 4294967040.0f);
+    float low = r >= 0x1p31f ? r - 0x1p31f : r; /* exact; conversion of signed numbers is native */
+    uint32_t inside = (uint32_t)(int32_t)low + (r >= 0x1p31f ? 0x80000000u : 0u);
+    return x >= 0x1p32f ? UINT32_MAX : inside;
+}
+
+LOAD(pred, uint8_t, x ? 1.0f : 0.0f)
+LOAD(int8, int8_t, (float)x)
+LOAD(int16, int16_t, (float)x)
+LOAD(int32, int32_t, (float)x)
+LOAD(int64, int64_t, (float)x)
+LOAD(uint8, uint8_t, (float)(int32_t)x)
+LOAD(uint16, uint16_t, (float)(int32_t)x)
+LOAD(uint32, uint32_t, (float)x)
+LOAD(uint64, uint64_t, (float)x)
+LOAD(fp8e4m3, uint8_t, format_load(FORMAT_FP8E4M3, x))
+LOAD(fp8e4m3fn, uint8_t, format_load(FORMAT_FP8E4M3FN, x))
+LOAD(fp8e5m2, uint8_t, format_load(FORMAT_FP8E5M2, x))
+LOAD(fp8e3m4, uint8_t, format_load(FORMAT_FP8E3M4, x))
+LOAD(bf16, uint16_t, bf16_load(x))
+LOAD(fp16, uint16_t, format_load(FORMAT_FP16, x))
+LOAD(tf32, float, tf32_round(x))
+LOAD(fp64, double, (float)x)
+
+STORE(pred, uint8_t, restrict, x != 0.0f ? 1 : 0)
+STORE(int8, int8_t, restrict, small_int(x, -128.0f, 127.0f))
+STORE(int16, int16_t, restrict, small_int(x, -32768.0f, 32767.0f))
+STORE(int32, int32_t, , to_int32(x))
+STORE(uint8, uint8_t, restrict, small_int(x, 0.0f, 255.0f))
+STORE(uint16, uint16_t, restrict, small_int(x, 0.0f, 65535.0f))
+STORE(uint32, uint32_t, , to_uint32(x))
+STORE(int64, int64_t, restrict,
+      x >= 0x1p63f ? INT64_MAX : (int64_t)round_even(NOT_NAN(x) < -0x1p63f ? -0x1p63f : NOT_NAN(x)))
+STORE(uint64, uint64_t, restrict,
+      x >= 0x1p64f ? UINT64_MAX : (uint64_t)round_even(NOT_NAN(x) < 0.0f ? 0.0f : NOT_NAN(x)))
+STORE(fp8e4m3, uint8_t, restrict, format_store(FORMAT_FP8E4M3, x))
+STORE(fp8e4m3fn, uint8_t, restrict, format_store(FORMAT_FP8E4M3FN, x))
+STORE(fp8e5m2, uint8_t, restrict, format_store(FORMAT_FP8E5M2, x))
+STORE(fp8e3m4, uint8_t, restrict, format_store(FORMAT_FP8E3M4, x))
+STORE(bf16, uint16_t, restrict, bf16_store(x))
+STORE(fp16, uint16_t, restrict, format_store(FORMAT_FP16, x))
+STORE(tf32, float, , tf32_round(x))
+STORE(fp64, double, restrict, x)
+
+static void load_fp32(const void *src, float *dst, size_t n) {
+    memmove(dst, src, n * sizeof *dst);
+}
+
+static void store_fp32(const float *src, void *dst, size_t n) {
+    memmove(dst, src, n * sizeof *src);
+}
+
+/* Complex numbers: the real part counts, the imaginary part of a store is 0. */
+static void load_complex64(const void *src, float *dst, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dst[i] = ((const float *)src)[2 * i];
+}
+
+static void load_complex128(const void *src, float *dst, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (float)((const double *)src)[2 * i];
+}
+
+static void store_complex64(const float *src, void *dst, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        ((float *)dst)[2 * i] = src[i];
+        ((float *)dst)[2 * i + 1] = 0.0f;
+    }
+}
+
+static void store_complex128(const float *src, void *dst, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        ((double *)dst)[2 * i] = src[i];
+        ((double *)dst)[2 * i + 1] = 0.0;
+    }
+}
+
+#define BOTH(E, name) .load[VTRN_DTYPE_##E] = load_##name, .store[VTRN_DTYPE_##E] = store_##name
+
+const dtype_kernels VTRN_AT_LEVEL(dtype_kernel_table) = {
+    BOTH(PRED, pred),       BOTH(INT8, int8),           BOTH(INT16, int16),
+    BOTH(INT32, int32),     BOTH(INT64, int64),         BOTH(UINT8, uint8),
+    BOTH(UINT16, uint16),   BOTH(UINT32, uint32),       BOTH(UINT64, uint64),
+    BOTH(FP8E4M3, fp8e4m3), BOTH(FP8E4M3FN, fp8e4m3fn), BOTH(FP8E5M2, fp8e5m2),
+    BOTH(FP8E3M4, fp8e3m4), BOTH(BF16, bf16),           BOTH(FP16, fp16),
+    BOTH(TF32, tf32),       BOTH(FP32, fp32),           BOTH(FP64, fp64),
+    BOTH(C64, complex64),   BOTH(C128, complex128),
+};
