@@ -10,9 +10,9 @@
 enum { CHIP_NAME_MAX = 32, CHIP_MAX_INSTANCES = 32 };
 
 typedef struct vtrn_chip {
-    char name[CHIP_NAME_MAX]; /* "trn1" */
+    char name[CHIP_NAME_MAX];      /* "trn1" */
     char core_name[CHIP_NAME_MAX]; /* "NeuronCore-v2" */
-    int gen;                  /* NeuronCore generation 1..4 */
+    int gen;                       /* NeuronCore generation 1..4 */
     int n_cores;
     bool is_executable; /* false: published numbers are too few to simulate (inf1) */
 
@@ -22,10 +22,10 @@ typedef struct vtrn_chip {
     uint32_t sbuf_reserved_partition_bytes; /* kept by the compiler */
     uint32_t psum_partition_bytes, psum_bank_bytes;
     int n_psum_banks;
-    uint64_t hbm_bytes;      /* a chip */
+    uint64_t hbm_bytes; /* a chip */
     int n_hbm_stacks;
     int cores_per_stack;
-    double hbm_bytes_per_s;  /* a stack */
+    double hbm_bytes_per_s; /* a stack */
     /* kept by firmware at the start of a stack (16 MB on v2, v3); the key is optional, default 0 */
     uint64_t hbm_reserved_stack_bytes;
 
@@ -39,35 +39,59 @@ typedef struct vtrn_chip {
 
     /* cost model: see timing/cost.h for the formulas */
     struct {
-        double min_ii_cycles;         /* minimum initiation interval of Vector and Scalar */
-        double tensor_min_ii_cycles;  /* and of a matmul */
-        double fp32_passes;           /* PE passes of fp32 against bf16 */
+        double min_ii_cycles;        /* minimum initiation interval of Vector and Scalar */
+        double tensor_min_ii_cycles; /* and of a matmul */
+        double fp32_passes;          /* PE passes of fp32 against bf16 */
         double ldweights_cols_per_cycle;
         double tensor_latency_ns, vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;
-        double vector_overhead_ns;    /* extra initiation interval of back-to-back instructions */
+        double vector_overhead_ns; /* extra initiation interval of back-to-back instructions */
         double scalar_overhead_ns;
         double act_table_load_ns;
         double act_read_accumulator_cycles;
         double gpsimd_start_cycles;
         double event_semaphore_ns;
         double semaphore_wake_ns;
-        double semaphore_serial_ns;   /* between two updates of one core */
-        double vector_bf16_speedup;   /* 1 without perf modes */
+        double semaphore_serial_ns;     /* between two updates of one core */
+        double vector_bf16_speedup;     /* 1 without perf modes */
         double vector_two_input_factor; /* 2 on v2: both operands in SBUF */
         double vector_reciprocal_factor;
-        double tensor_warm_ns;        /* dI/dt ramp; 0: none */
+        double tensor_warm_ns; /* dI/dt ramp; 0: none */
         double tensor_cold_factor;
+        double tensor_cold_latency_ns;        /* added to a matmul's latency while cold */
+        double ldweights_fp32_cols_per_cycle; /* of each fp32 pass */
+        double fp32_transpose_passes;
+        double semaphore_post_ns;            /* end of an instruction to its semaphore's change */
+        double vector_sbuf_speedup;          /* one input, SBUF to SBUF, any dtype */
+        double vector_tensor_tensor_speedup; /* all operands 16-bit in SBUF */
+        double vector_scan_factor;
+        double vector_scalar_operand_ns; /* latency of a [P,1] scalar operand */
+        double scalar_func_latency_ns;   /* added for functions other than copy and identity */
+        double stride_limit_bytes;       /* innermost stride above which an access slows down */
+        double stride_factor;
+        bool vector_gpsimd_share_sbuf; /* one at a time */
+        bool vector_scalar_share_psum;
     } cost;
     struct {
-        double trigger_ns;   /* the queue instruction */
-        double start_ns;     /* trigger to first byte */
-        double complete_ns;  /* last byte to semaphore visible */
-        double engine_bytes_per_s; /* one DMA engine */
-        double element_ns;   /* floor per contiguous element (descriptor) */
-        double max_descriptor_bytes;
+        double trigger_ns;           /* the queue instruction */
+        double start_ns;             /* trigger to first byte */
+        double complete_ns;          /* last byte to semaphore visible */
+        double engine_bytes_per_s;   /* one DMA engine */
+        double element_ns;           /* floor per contiguous element (descriptor) */
+        double max_descriptor_bytes; /* a longer run is cut into elements of this size */
         double indirect_start_ns;
-        double transpose_factor, accumulate_factor; /* of copy throughput */
+        /* of copy throughput; transpose 0: no hardware transpose, one element at a time */
+        double transpose_factor, accumulate_factor;
+        int partitions_per_engine; /* how a transfer's rows are dealt over the engines */
     } dma;
+    struct {
+        double branch_ns;          /* a jump, on the slowest engine */
+        double compare_branch_ns;  /* a conditional one */
+        double condition_load_ns;  /* its operand, HBM to register */
+        double semaphore_clear_ns; /* between blocks */
+    } control;
+    struct {
+        double start_ns, flops_per_s, bytes_per_s; /* a core's GpSimd running C code over HBM */
+    } custom;
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */
     } launch;
@@ -78,7 +102,7 @@ typedef struct vtrn_instance {
     char chip[CHIP_NAME_MAX];
     int n_chips, n_vcpus;
     double host_gib;
-    double dollars_per_hour; /* 0: not published */
+    double dollars_per_hour;      /* 0: not published */
     char topology[CHIP_NAME_MAX]; /* "single", "torus-4x4", "ring-12", ... */
 } vtrn_instance;
 
