@@ -75,8 +75,8 @@ bool isa_ap_is_written(const vtrn_instr *instr, int ap_i) {
 bool isa_ap_is_read(const vtrn_instr *instr, int ap_i) {
     if (has_role(instr, ap_i, "RUs"))
         return true;
-    return ap_i == 0 && (instr->flags & VTRN_FLAG_ACCUMULATE) && instr->opcode != VTRN_OP_ACTIVATE &&
-           has_role(instr, ap_i, "W");
+    return ap_i == 0 && (instr->flags & VTRN_FLAG_ACCUMULATE) &&
+           instr->opcode != VTRN_OP_ACTIVATE && has_role(instr, ap_i, "W");
 }
 
 uint64_t isa_ap_free_size(const vtrn_ap *ap) {

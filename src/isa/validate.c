@@ -1,0 +1,498 @@
+/* The validator's common rules: structure of the program, operands, queues, semaphores. */
+#include "isa/validate.h"
+
+#include "isa/validate_rules.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char engine_letters[] = "TVSGY";
+
+/* --- operands ------------------------------------------------------------------------------- */
+
+static const char *space_name(unsigned space) {
+    static const char *const names[] = {"nothing", "SBUF", "PSUM", "HBM"};
+    return space <= VTRN_SPACE_HBM ? names[space] : "unknown memory";
+}
+
+/* Operands that a role letter forbids or demands. */
+static vtrn_status rule_presence(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    char role = v->info->roles[i];
+    if (ap->space > VTRN_SPACE_HBM)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: memory number %u does not exist",
+                    v->info->mnemonic, i, ap->space);
+    if (ap->space == VTRN_SPACE_NONE && strchr("WRU", role))
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d is missing", v->info->mnemonic, i);
+    if (ap->space != VTRN_SPACE_NONE && strchr("-p", role))
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: the instruction takes no memory there",
+                    v->info->mnemonic, i);
+    return NULL;
+}
+
+/* Which memories an engine reaches. Source: hardware facts 2.1: the tensor engine reads SBUF and
+ * writes PSUM, GpSimd never reaches PSUM, nor does DMA; compute engines never reach HBM. */
+static vtrn_status rule_space(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    const char *who = isa_engine_name(v->instr->engine);
+    bool is_legal;
+    if (isa_is_dma(v->instr->opcode)) {
+        who = "DMA";
+        is_legal = ap->space != VTRN_SPACE_PSUM;
+    } else if (v->instr->engine == VTRN_ENGINE_TENSOR) {
+        is_legal = ap->space == (v->info->roles[i] == 'W' ? VTRN_SPACE_PSUM : VTRN_SPACE_SBUF);
+    } else if (v->instr->engine == VTRN_ENGINE_GPSIMD) {
+        is_legal = ap->space == VTRN_SPACE_SBUF;
+    } else {
+        is_legal = ap->space != VTRN_SPACE_HBM;
+    }
+    if (is_legal)
+        return NULL;
+    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: %s does not %s %s (NeuronCore-v%d)",
+                v->info->mnemonic, i, who, v->info->roles[i] == 'W' ? "write" : "read",
+                space_name(ap->space), v->chip->gen);
+}
+
+static vtrn_status rule_dtype(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (ap->dtype >= VTRN_DTYPE_COUNT)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: dtype number %u does not exist",
+                    v->info->mnemonic, i, ap->dtype);
+    /* 64-bit types move but are not computed with. Source: hardware facts 4.1 */
+    if (dtype_size(ap->dtype) > 4 && !isa_is_dma(v->instr->opcode))
+        RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
+                    "%s: ap%d: no engine computes in %s", v->info->mnemonic, i,
+                    dtype_name(ap->dtype));
+    return NULL;
+}
+
+/* Dimensions of a pattern; sets free_size. Limits of the instruction word for on-chip patterns:
+ * num uint16, step int16. Source: hardware facts 2.1. */
+static vtrn_status rule_pattern(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    bool is_on_chip = ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
+    if (ap->n_dims > VTRN_MAX_FREE_DIMS)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: %u free dimensions > %d",
+                    v->info->mnemonic, i, ap->n_dims, VTRN_MAX_FREE_DIMS);
+    uint64_t n = 1;
+    for (int d = 0; d < ap->n_dims; d++) {
+        const vtrn_dim *dim = &ap->dim[d];
+        if (dim->num == 0)
+            RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: dimension %d has 0 elements",
+                        v->info->mnemonic, i, d);
+        if (is_on_chip && dim->num > UINT16_MAX)
+            RULE_BROKEN(v, VTRN_UNDEFINED, "split the instruction",
+                        "%s: ap%d: dimension %d: %u elements > %d (the instruction's size field)",
+                        v->info->mnemonic, i, d, dim->num, UINT16_MAX);
+        if (is_on_chip && (dim->step > INT16_MAX || dim->step < INT16_MIN) && dim->num > 1)
+            RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+                        "%s: ap%d: dimension %d: step %d is outside %d..%d (the instruction's "
+                        "stride field)",
+                        v->info->mnemonic, i, d, dim->step, INT16_MIN, INT16_MAX);
+        if (__builtin_mul_overflow(n, (uint64_t)dim->num, &n) || n > UINT32_MAX)
+            RULE_BROKEN(v, VTRN_UNDEFINED, "split the instruction",
+                        "%s: ap%d: more than 2^32-1 elements a row", v->info->mnemonic, i);
+    }
+    v->free_size[i] = n;
+    return NULL;
+}
+
+/* Elements that an instruction of Vector, Scalar or GpSimd takes a partition: 64K from SBUF, 4K
+ * from PSUM. Source: hardware facts 2.1. */
+static vtrn_status rule_free_size(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    uint64_t limit = ap->space == VTRN_SPACE_PSUM ? 4096 : 65536;
+    if (isa_is_dma(v->instr->opcode) || v->free_size[i] <= limit)
+        return NULL;
+    RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis",
+                "%s: ap%d: %llu elements a partition > %llu (from %s)", v->info->mnemonic, i,
+                (unsigned long long)v->free_size[i], (unsigned long long)limit,
+                space_name(ap->space));
+}
+
+/* A destination that writes an element twice has no defined value. */
+static vtrn_status rule_no_broadcast(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (!strchr("WU", v->info->roles[i]))
+        return NULL;
+    bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1;
+    if (v->instr->opcode == VTRN_OP_DMA_SCATTER)
+        is_broadcast = false; /* rows come from the indices */
+    for (int d = 0; d < ap->n_dims; d++)
+        is_broadcast |= ap->dim[d].step == 0 && ap->dim[d].num > 1;
+    if (is_broadcast)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "only sources may have a step of 0",
+                    "%s: ap%d: the destination names an element more than once", v->info->mnemonic,
+                    i);
+    return NULL;
+}
+
+/* Start partitions of an engine's operand: n > 64: 0; 32 < n <= 64: 0 or 64; n <= 32: a multiple of
+ * 32. Source: hardware facts 2.1. DMA starts anywhere. */
+static vtrn_status rule_partition_start(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    unsigned n = ap->n_partitions, grid = n > 64 ? 128 : n > 32 ? 64 : 32;
+    if (isa_is_dma(v->instr->opcode) || ap->partition % grid == 0)
+        return NULL;
+    RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand or use DMA",
+                "%s: ap%d: %u partitions may not start at partition %u (%s)", v->info->mnemonic, i,
+                n, ap->partition,
+                n > 64   ? "more than 64 start at 0"
+                : n > 32 ? "33 to 64 start at 0 or 64"
+                         : "up to 32 start at 0, 32, 64 or 96");
+}
+
+/* The operand in HBM whose rows the indices of a gather or scatter choose; arg[1] counts them. */
+static bool is_table(const vtrn_instr *instr, int i) {
+    return (instr->opcode == VTRN_OP_DMA_GATHER && i == 1) ||
+           (instr->opcode == VTRN_OP_DMA_SCATTER && i == 0);
+}
+
+static vtrn_status rule_partition_range(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (ap->n_partitions == 0)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d has 0 rows", v->info->mnemonic, i);
+    if (is_table(v->instr, i) && v->instr->arg[1] < 1)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d has %d rows", v->info->mnemonic, i,
+                    v->instr->arg[1]);
+    if (ap->space == VTRN_SPACE_HBM)
+        return NULL;
+    if (ap->partition_step != 1 && !(ap->partition_step == 0 && isa_is_dma(v->instr->opcode)))
+        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+                    "%s: ap%d: partition step %lld; an on-chip operand is contiguous partitions",
+                    v->info->mnemonic, i, (long long)ap->partition_step);
+    int rows = ap->partition_step ? ap->n_partitions : 1;
+    if (ap->partition + rows > v->chip->n_partitions)
+        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: ap%d: partitions %u..%u; %s has %d",
+                    v->info->mnemonic, i, ap->partition, ap->partition + rows - 1,
+                    space_name(ap->space), v->chip->n_partitions);
+    return rule_partition_start(v, i);
+}
+
+/* Byte range of an operand in 128-bit arithmetic: a hostile HBM pattern reaches past 2^63. */
+static void extent(const vtrn_instr *instr, int i, __int128 *lo, __int128 *hi) {
+    const vtrn_ap *ap = &instr->ap[i];
+    __int128 low = 0, high = 0, size = (__int128)dtype_size(ap->dtype);
+    for (int d = 0; d < ap->n_dims; d++) {
+        int64_t reach = (int64_t)ap->dim[d].step * ((int64_t)ap->dim[d].num - 1);
+        *(reach < 0 ? &low : &high) += reach;
+    }
+    if (ap->space == VTRN_SPACE_HBM) {
+        int64_t rows = is_table(instr, i) ? instr->arg[1] : ap->n_partitions;
+        __int128 reach = (__int128)ap->partition_step * (rows - 1);
+        *(reach < 0 ? &low : &high) += reach;
+    }
+    *lo = ap->addr + low * size;
+    *hi = ap->addr + (high + 1) * size;
+}
+
+static vtrn_status rule_range(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (ap->space == VTRN_SPACE_HBM && ap->slot >= v->program->n_slots)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: slot %u; the program has %u",
+                    v->info->mnemonic, i, ap->slot, v->program->n_slots);
+    uint64_t limit = ap->space == VTRN_SPACE_SBUF   ? v->chip->sbuf_partition_bytes
+                     : ap->space == VTRN_SPACE_PSUM ? v->chip->psum_partition_bytes
+                                                    : v->program->slots[ap->slot].size_bytes;
+    __int128 lo, hi;
+    extent(v->instr, i, &lo, &hi);
+    if (lo >= 0 && hi <= limit)
+        return NULL;
+    bool is_low = lo < 0;
+    long long at = (long long)(is_low ? lo : hi);
+    if (ap->space == VTRN_SPACE_HBM)
+        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: %s at byte %lld of slot %u, which has %llu",
+                    v->info->mnemonic, i, is_low ? "begins" : "ends", at, ap->slot,
+                    (unsigned long long)limit);
+    RULE_BROKEN(v, VTRN_CAPACITY, NULL,
+                "%s: ap%d: %s at byte %lld; a partition of %s has %llu (%s)", v->info->mnemonic, i,
+                is_low ? "begins" : "ends", at, space_name(ap->space), (unsigned long long)limit,
+                v->chip->name);
+}
+
+static vtrn_status rule_alignment(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    size_t size = dtype_size(ap->dtype), align = size > 8 ? 8 : size;
+    if (ap->addr % (int64_t)align == 0)
+        return NULL;
+    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: address %lld is no multiple of %zu (%s)",
+                v->info->mnemonic, i, (long long)ap->addr, align, dtype_name(ap->dtype));
+}
+
+static vtrn_status rule_writable(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (ap->space != VTRN_SPACE_HBM || !strchr("WU", v->info->roles[i]))
+        return NULL;
+    bool is_writable = v->is_writable ? v->is_writable[ap->slot]
+                                      : v->program->slots[ap->slot].kind != VTRN_SLOT_CONSTANT;
+    if (is_writable)
+        return NULL;
+    RULE_BROKEN(
+        v, VTRN_UNDEFINED, "write to an output or scratch slot",
+        "%s: ap%d: slot %u is read only (a constant, or an argument that no output aliases)",
+        v->info->mnemonic, i, ap->slot);
+}
+
+static vtrn_status validate_operands(validation *v) {
+    typedef vtrn_status (*rule)(validation * v, int i);
+    static const rule rules[] = {rule_space,     rule_dtype,        rule_pattern,
+                                 rule_free_size, rule_no_broadcast, rule_partition_range,
+                                 rule_range,     rule_alignment,    rule_writable};
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        VTRN_RETURN_IF_ERROR(rule_presence(v, i));
+        if (v->info->roles[i] == 'p')
+            VTRN_RETURN_IF_ERROR(rule_pattern(v, i));
+        if (v->instr->ap[i].space == VTRN_SPACE_NONE)
+            continue;
+        for (size_t r = 0; r < sizeof rules / sizeof *rules; r++)
+            VTRN_RETURN_IF_ERROR(rules[r](v, i));
+    }
+    return NULL;
+}
+
+/* --- the instruction as a whole --------------------------------------------------------------- */
+
+static vtrn_status rule_engine(validation *v) {
+    const vtrn_instr *instr = v->instr;
+    if (instr->engine >= VTRN_ENGINE_COUNT)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: engine number %u does not exist",
+                    v->info->mnemonic, instr->engine);
+    if (!strchr(v->info->engines, engine_letters[instr->engine]))
+        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s does not have this instruction",
+                    v->info->mnemonic, isa_engine_name(instr->engine));
+    if (v->chip->gen < v->info->min_gen)
+        RULE_BROKEN(v, VTRN_UNSUPPORTED, NULL, "%s: needs NeuronCore-v%d, %s is v%d",
+                    v->info->mnemonic, v->info->min_gen, v->chip->name, v->chip->gen);
+    return NULL;
+}
+
+static vtrn_status rule_semaphores(validation *v) {
+    const vtrn_instr *instr = v->instr;
+    int n = v->chip->n_semaphores;
+    if (instr->n_waits > VTRN_MAX_WAITS)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "put an event_semaphore in front", "%s: %u waits > %d",
+                    v->info->mnemonic, instr->n_waits, VTRN_MAX_WAITS);
+    for (int w = 0; w < instr->n_waits; w++)
+        if (instr->wait[w].semaphore >= n)
+            RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: waits for semaphore %u; a core of %s has %d",
+                        v->info->mnemonic, instr->wait[w].semaphore, v->chip->name, n);
+    if (instr->update_semaphore != VTRN_NO_SEMAPHORE && instr->update_semaphore >= n)
+        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: raises semaphore %u; a core of %s has %d",
+                    v->info->mnemonic, instr->update_semaphore, v->chip->name, n);
+    return NULL;
+}
+
+static vtrn_status rule_fields(validation *v) {
+    const vtrn_instr *instr = v->instr;
+    if (isa_is_dma(instr->opcode) && instr->queue >= v->chip->n_dma_queues)
+        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: DMA ring %u; an engine of %s has %d",
+                    v->info->mnemonic, instr->queue, v->chip->name, v->chip->n_dma_queues);
+    if (instr->op0 >= VTRN_ALU_COUNT || instr->op1 >= VTRN_ALU_COUNT)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ALU operation number %u does not exist",
+                    v->info->mnemonic, instr->op0 >= VTRN_ALU_COUNT ? instr->op0 : instr->op1);
+    if (instr->func >= VTRN_ACT_COUNT)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: activation function number %u does not exist",
+                    v->info->mnemonic, instr->func);
+    uint32_t unknown = instr->flags & ~validate_legal_flags(instr->opcode);
+    if (unknown)
+        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: flags 0x%x mean nothing to this instruction",
+                    v->info->mnemonic, unknown);
+    if (v->program->n_sources && instr->source >= v->program->n_sources)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: source %u; the program has %u",
+                    v->info->mnemonic, instr->source, v->program->n_sources);
+    return NULL;
+}
+
+static vtrn_status validate_instr(validation *v) {
+    v->info = isa_op_info(v->instr->opcode);
+    if (!v->info)
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "opcode %u does not exist", v->instr->opcode);
+    VTRN_RETURN_IF_ERROR(rule_engine(v));
+    VTRN_RETURN_IF_ERROR(rule_semaphores(v));
+    VTRN_RETURN_IF_ERROR(rule_fields(v));
+    VTRN_RETURN_IF_ERROR(validate_operands(v));
+    return validate_opcode(v);
+}
+
+/* Appends where the offender is and how to mend it. */
+static vtrn_status blame(const validation *v, vtrn_status status) {
+    uint32_t instr_i = (uint32_t)(v->instr - v->program->instrs);
+    const char *op = "", *place = "";
+    if (v->instr->source < v->program->n_sources) {
+        const vtrn_source *s = &v->program->sources[v->instr->source];
+        op = s->op ? s->op : "";
+        place = s->place ? s->place : "";
+    }
+    return vtrn_status_annotate(status, "instruction %u (%s)%s%s%s%s%s%s", instr_i,
+                                isa_engine_name(v->instr->engine), *op ? ", " : "", op,
+                                *place ? " " : "", place, v->remedy ? "; " : "",
+                                v->remedy ? v->remedy : "");
+}
+
+vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
+                                   uint32_t instr_i) {
+    if (instr_i >= program->n_instrs)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program: instruction %u; it has %u", instr_i,
+                          program->n_instrs);
+    validation v = {.program = program, .chip = chip, .instr = &program->instrs[instr_i]};
+    vtrn_status status = validate_instr(&v);
+    return status ? blame(&v, status) : NULL;
+}
+
+/* --- the program --------------------------------------------------------------------------------
+ */
+
+static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
+    const vtrn_slot *s = &p->slots[i];
+    if (s->kind > VTRN_SLOT_SCRATCH || s->dtype >= VTRN_DTYPE_COUNT)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "slot %u: kind %u or dtype %u does not exist", i,
+                          s->kind, s->dtype);
+    if (s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT) {
+        uint32_t n = s->kind == VTRN_SLOT_ARGUMENT ? p->n_arguments : p->n_outputs;
+        if (s->index < 0 || (uint32_t)s->index >= n)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "slot %u: %s %d; the program has %u", i,
+                              s->kind == VTRN_SLOT_ARGUMENT ? "argument" : "output", s->index, n);
+        return NULL;
+    }
+    bool is_constant = s->kind == VTRN_SLOT_CONSTANT;
+    uint64_t size = is_constant ? p->data_size : p->scratch_size;
+    if (s->offset % 64)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "slot %u: offset %llu is no multiple of 64", i,
+                          (unsigned long long)s->offset);
+    if (s->offset > size || s->size_bytes > size - s->offset)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "slot %u: %llu bytes at %llu do not fit the %llu bytes of %s", i,
+                          (unsigned long long)s->size_bytes, (unsigned long long)s->offset,
+                          (unsigned long long)size, is_constant ? "constants" : "scratch memory");
+    return NULL;
+}
+
+static vtrn_status validate_tables(const vtrn_program *p) {
+    for (uint32_t i = 0; i < p->n_outputs; i++)
+        if (p->output_alias &&
+            (p->output_alias[i] < -1 ||
+             (p->output_alias[i] >= 0 && (uint32_t)p->output_alias[i] >= p->n_arguments)))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "output %u: aliases argument %d; the program has %u", i,
+                              p->output_alias[i], p->n_arguments);
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        VTRN_RETURN_IF_ERROR(validate_slot(p, i));
+    for (uint32_t i = 0; i < p->n_customs; i++) {
+        const vtrn_custom *c = &p->customs[i];
+        uint64_t n = (uint64_t)c->n_inputs + c->n_outputs;
+        for (uint64_t s = 0; s < n; s++)
+            if (c->slots[s] >= p->n_slots)
+                return VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom %u (%s): slot %u; the program has %u",
+                                  i, c->name, c->slots[s], p->n_slots);
+    }
+    return NULL;
+}
+
+static vtrn_status validate_block_end(const vtrn_program *p, uint32_t block_i) {
+    const vtrn_block *b = &p->blocks[block_i];
+    if (b->end > VTRN_END_SWITCH)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "block %u: end number %u does not exist", block_i,
+                          b->end);
+    int n_next = b->end == VTRN_END_JUMP ? 1 : b->end == VTRN_END_BRANCH ? 2 : 0;
+    uint32_t n_targets = b->end == VTRN_END_SWITCH ? b->n_targets : 0;
+    if (b->end == VTRN_END_SWITCH && n_targets == 0)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "block %u: a switch without targets", block_i);
+    for (uint32_t i = 0; i < n_next + n_targets; i++) {
+        uint32_t target = n_targets ? b->targets[i] : b->next[i];
+        if (target >= p->n_blocks)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "block %u: goes to block %u; the program has %u",
+                              block_i, target, p->n_blocks);
+    }
+    if (b->end != VTRN_END_BRANCH && b->end != VTRN_END_SWITCH)
+        return NULL;
+    if (b->cond_slot >= p->n_slots)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "block %u: condition in slot %u; the program has %u",
+                          block_i, b->cond_slot, p->n_slots);
+    uint64_t size = p->slots[b->cond_slot].size_bytes;
+    if (b->cond_addr < 0 || b->cond_addr % 4 || size < 4 || (uint64_t)b->cond_addr > size - 4)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "block %u: condition at byte %lld of slot %u, which has %llu", block_i,
+                          (long long)b->cond_addr, b->cond_slot, (unsigned long long)size);
+    return NULL;
+}
+
+/* Streams: inside the instruction list, and in all no longer than it (none is shared). */
+static vtrn_status validate_streams(const vtrn_program *p) {
+    uint64_t total = 0;
+    for (uint32_t b = 0; b < p->n_blocks; b++)
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+            uint64_t first = p->blocks[b].first[e], count = p->blocks[b].count[e];
+            total += count;
+            if (count && first + count > p->n_instrs)
+                return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                  "block %u: the %s stream ends at instruction %llu; the program "
+                                  "has %u",
+                                  b, isa_engine_name(e), (unsigned long long)(first + count),
+                                  p->n_instrs);
+        }
+    if (total > p->n_instrs)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "blocks: their streams hold %llu instructions, the program has %u: "
+                          "streams share instructions",
+                          (unsigned long long)total, p->n_instrs);
+    return NULL;
+}
+
+static vtrn_status validate_stream(validation *v, const vtrn_block *b, int engine) {
+    v->stationary_k = 0; /* what another block left in the PE array is not known here */
+    for (uint32_t i = b->first[engine]; i < b->first[engine] + b->count[engine]; i++) {
+        v->instr = &v->program->instrs[i];
+        vtrn_status status = NULL;
+        if (v->instr->engine != engine)
+            status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "an instruction of %s in the stream of %s",
+                                isa_engine_name(v->instr->engine), isa_engine_name(engine));
+        if (!status)
+            status = validate_instr(v);
+        if (status)
+            return blame(v, status);
+    }
+    return NULL;
+}
+
+/* Slots that instructions may write: outputs, scratch, and arguments that an output aliases. */
+static uint8_t *find_writable(const vtrn_program *p) {
+    uint8_t *is_argument_open = calloc((size_t)p->n_arguments + 1, 1);
+    uint8_t *is_writable = calloc((size_t)p->n_slots + 1, 1);
+    if (!is_argument_open || !is_writable) {
+        free(is_argument_open);
+        free(is_writable);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < p->n_outputs; i++)
+        if (p->output_alias && p->output_alias[i] >= 0)
+            is_argument_open[p->output_alias[i]] = 1;
+    for (uint32_t i = 0; i < p->n_slots; i++) {
+        const vtrn_slot *s = &p->slots[i];
+        is_writable[i] = s->kind == VTRN_SLOT_ARGUMENT ? is_argument_open[s->index]
+                                                       : s->kind != VTRN_SLOT_CONSTANT;
+    }
+    free(is_argument_open);
+    return is_writable;
+}
+
+vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
+    if (p->gen != chip->gen)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "program: made for NeuronCore-v%u, %s has v%d", p->gen,
+                          chip->name, chip->gen);
+    if (p->n_blocks == 0)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program: it has no block to start at");
+    VTRN_RETURN_IF_ERROR(validate_tables(p));
+    VTRN_RETURN_IF_ERROR(validate_streams(p));
+    for (uint32_t b = 0; b < p->n_blocks; b++)
+        VTRN_RETURN_IF_ERROR(validate_block_end(p, b));
+    uint8_t *is_writable = find_writable(p);
+    if (!is_writable)
+        return VTRN_OUT_OF_MEMORY((size_t)p->n_slots + 1);
+    validation v = {.program = p, .chip = chip, .is_writable = is_writable};
+    vtrn_status status = NULL;
+    for (uint32_t b = 0; b < p->n_blocks && !status; b++)
+        for (int e = 0; e < VTRN_ENGINE_COUNT && !status; e++)
+            status = validate_stream(&v, &p->blocks[b], e);
+    free(is_writable);
+    return status;
+}

@@ -1,0 +1,26 @@
+/* The validator: whether a program obeys its chip. Engines and timing take only programs that do.
+ */
+#ifndef VTRN_ISA_VALIDATE_H
+#define VTRN_ISA_VALIDATE_H
+
+#include "chip/chip.h"
+#include "isa/program.h"
+
+/* OK, or what the first offender is, the rule with its values, and where:
+ *
+ *   undefined behaviour: matmul: moving free size 640 > 512 (one PSUM bank, NeuronCore-v2)
+ *     at instruction 12 (Tensor), stablehlo.dot_general model.py:42; split the free axis into ...
+ *
+ * Categories: BAD_ARGUMENT for a malformed program (an index out of range), CAPACITY for a range
+ * beyond a memory, UNSUPPORTED for what this chip generation lacks, UNDEFINED for the rest.
+ * Sources of the rules: hardware facts 2.1 to 2.6. Linear in the program, allocates a byte a slot.
+ */
+vtrn_status program_validate(const vtrn_program *program, const vtrn_chip *chip);
+
+/* The same for one instruction; instr_i is for the message. Slots and customs are looked up in
+ * program. No rule here needs a second instruction: what a matmul needs of the ldweights before it
+ * is checked by program_validate. */
+vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
+                                   uint32_t instr_i);
+
+#endif

@@ -1,0 +1,35 @@
+/* Inside the validator: what its rules share. */
+#ifndef VTRN_ISA_VALIDATE_RULES_H
+#define VTRN_ISA_VALIDATE_RULES_H
+
+#include "isa/validate.h"
+
+/* One instruction under examination. */
+typedef struct validation {
+    const vtrn_program *program;
+    const vtrn_chip *chip;
+    const vtrn_instr *instr;
+    const vtrn_op_info *info;
+    const uint8_t *is_writable; /* by slot; NULL: every slot that is no constant */
+    uint64_t free_size[VTRN_MAX_AP];
+    const char *remedy; /* set by the rule that failed; may be NULL */
+    /* stationary tile in the PE array, as far as this block's stream tells; k 0: unknown */
+    uint32_t stationary_k, stationary_m;
+    vtrn_dtype stationary_dtype;
+} validation;
+
+/* Returns an error from a rule: category, remedy or NULL, then printf arguments. */
+#define RULE_BROKEN(v, category, advice, ...)                                                      \
+    do {                                                                                           \
+        (v)->remedy = (advice);                                                                    \
+        return VTRN_ERROR((category), __VA_ARGS__);                                                \
+    } while (0)
+
+/* Rules of one opcode: shapes, dtypes, operations, arguments. Memory ranges, partitions, spaces and
+ * queues are already known to be legal. */
+vtrn_status validate_opcode(validation *v);
+
+/* Flags that the opcode knows. */
+uint32_t validate_legal_flags(vtrn_opcode opcode);
+
+#endif
