@@ -6,13 +6,14 @@
 
 typedef struct team team;
 
-/* n_threads >= 1; 0 means VTRN_THREADS or else the number of usable cores. Threads sleep while no
+/* n_threads 1 to 64; 0 means VTRN_THREADS or else the number of usable cores. Threads sleep while no
  * work is given, spin briefly between barriers. */
 vtrn_status team_create(int n_threads, team **out);
 void team_destroy(team *t);
 int team_size(const team *t);
 
-/* Calls fn(arg, thread_i) on each thread (thread 0 is the caller) and returns when all are done. */
+/* Calls fn(arg, thread_i) on each thread (thread 0 is the caller) and returns when all are done.
+ * Callers on several threads take turns; fn must not call team_run. */
 void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg);
 
 /* Inside team_run: waits until every thread of the team has arrived. Orders memory. */

@@ -14,6 +14,8 @@ typedef struct engine_memory {
     size_t stride;    /* host bytes between partitions */
     size_t row_bytes; /* usable bytes of a partition */
     int n_partitions;
+    void *map; /* the whole mapping, for its release */
+    size_t map_bytes;
 } engine_memory;
 
 enum { ENGINE_MAX_THREADS = 64 };

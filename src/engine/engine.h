@@ -49,7 +49,9 @@ typedef struct engine_registers {
     /* PE array: column m of the stationary tile, fp32, packed by tensor.c; column m is written by
      * engine_owner(core, m) */
     float *pe_weights;
-    int pe_n_rows, pe_n_cols; /* K and M of the last ldweights; the same in every thread */
+    struct { /* K and M of the last ldweights, as each thread saw it: threads may run ahead */
+        int n_rows, n_cols;
+    } pe[ENGINE_MAX_THREADS];
     /* Scalar engine: activate with accumulate adds here. Source: hardware facts 2.1 */
     float reduce_regs[ENGINE_MAX_PARTITIONS];
     /* random generators, a state a partition and engine; never 0 */

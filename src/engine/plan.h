@@ -9,7 +9,8 @@
 typedef struct engine_step {
     uint32_t instr;        /* index into program->instrs */
     uint8_t needs_barrier; /* plan: threads meet before it */
-    uint8_t reserved[3];
+    uint8_t is_alone;      /* plan: thread 0 does all of it (the next step then needs a barrier) */
+    uint8_t reserved[2];
 } engine_step;
 
 /* The steps of one block, in execution order. */
@@ -20,13 +21,18 @@ typedef struct engine_block_plan {
 
 typedef struct engine_plan {
     arena arena;
+    int n_threads; /* the team that the barriers are placed for */
+    bool is_solo;  /* too little work to wake the team: the calling thread does it all */
+    uint32_t n_barriers;
     uint32_t n_blocks;
     engine_block_plan *blocks;
 } engine_plan;
 
 /* Sequences each block's streams under its semaphores (all 0 at block start) and places thread
  * barriers. DEADLOCK when engines wait for what nobody raises: the message lists each blocked
- * engine, its instruction, the semaphore, its value, the value awaited, and who would raise it. */
+ * engine, its instruction, the semaphore, its value, the value awaited, and who would raise it.
+ * UNDEFINED when an operand lies outside its memory or slot, names a space that the instruction
+ * cannot reach, or is missing: whatever passes here cannot make an engine touch foreign memory. */
 vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
                                engine_plan *out);
 void engine_plan_destroy(engine_plan *plan);

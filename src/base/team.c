@@ -1,0 +1,214 @@
+/* Thread team: persistent threads that spin briefly, then sleep, at a barrier and between runs. */
+#include "base/team.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum {
+    TEAM_MAX_THREADS = 64,
+    TEAM_SPINS = 2000, /* some 20 to 100 us: a barrier within a program seldom takes longer */
+    CACHE_LINE_BYTES = 64,
+};
+
+/* A counter that threads wait on. Sleepers are counted so that raising it costs a system call only
+ * when somebody sleeps. */
+typedef struct gate {
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t value;
+    _Atomic uint32_t n_sleepers;
+    pthread_mutex_t mutex;
+    pthread_cond_t raised;
+} gate;
+
+typedef struct member {
+    struct team *team;
+    int thread_i;
+    pthread_t thread;
+} member;
+
+struct team {
+    int n_threads, n_spins;
+    bool is_stopping;
+    void (*fn)(void *arg, int thread_i);
+    void *arg;
+    gate start;   /* raised once a run */
+    gate barrier; /* raised when the last thread arrives */
+    _Alignas(CACHE_LINE_BYTES) _Atomic int n_arrived;
+    pthread_mutex_t one_run; /* callers take turns */
+    member members[];
+};
+
+static void gate_init(gate *g) {
+    atomic_init(&g->value, 0);
+    atomic_init(&g->n_sleepers, 0);
+    pthread_mutex_init(&g->mutex, NULL);
+    pthread_cond_init(&g->raised, NULL);
+}
+
+static void gate_close(gate *g) {
+    pthread_mutex_destroy(&g->mutex);
+    pthread_cond_destroy(&g->raised);
+}
+
+/* Either the sleeper sees the new value before it sleeps, or we see the sleeper: both sides write
+ * one of the two variables and then read the other, sequentially consistent. */
+static void gate_raise(gate *g) {
+    atomic_fetch_add(&g->value, 1);
+    if (!atomic_load(&g->n_sleepers))
+        return;
+    pthread_mutex_lock(&g->mutex);
+    pthread_cond_broadcast(&g->raised);
+    pthread_mutex_unlock(&g->mutex);
+}
+
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Waits while the gate still has the value `seen`. */
+static void gate_wait(gate *g, uint32_t seen, int n_spins) {
+    for (int i = 0; i < n_spins; i++) {
+        if (atomic_load_explicit(&g->value, memory_order_acquire) != seen)
+            return;
+        pause_briefly();
+    }
+    pthread_mutex_lock(&g->mutex);
+    atomic_fetch_add(&g->n_sleepers, 1);
+    while (atomic_load(&g->value) == seen)
+        pthread_cond_wait(&g->raised, &g->mutex);
+    atomic_fetch_sub(&g->n_sleepers, 1);
+    pthread_mutex_unlock(&g->mutex);
+}
+
+void team_barrier(team *t) {
+    if (t->n_threads == 1)
+        return;
+    uint32_t seen = atomic_load_explicit(&t->barrier.value, memory_order_relaxed);
+    if (atomic_fetch_add(&t->n_arrived, 1) == t->n_threads - 1) {
+        atomic_store_explicit(&t->n_arrived, 0, memory_order_relaxed);
+        gate_raise(&t->barrier);
+        return;
+    }
+    gate_wait(&t->barrier, seen, t->n_spins);
+}
+
+static void *member_main(void *arg) {
+    member *m = arg;
+    team *t = m->team;
+    for (uint32_t seen = 0;; seen++) {
+        gate_wait(&t->start, seen, t->n_spins);
+        if (t->is_stopping)
+            return NULL;
+        t->fn(t->arg, m->thread_i);
+        team_barrier(t);
+    }
+}
+
+void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg) {
+    pthread_mutex_lock(&t->one_run);
+    t->fn = fn;
+    t->arg = arg;
+    if (t->n_threads > 1)
+        gate_raise(&t->start);
+    fn(arg, 0);
+    team_barrier(t);
+    pthread_mutex_unlock(&t->one_run);
+}
+
+int team_size(const team *t) {
+    return t->n_threads;
+}
+
+static int usable_cores(void) {
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+static vtrn_status decide_size(int *n_threads) {
+    const char *wanted = getenv("VTRN_THREADS");
+    if (!wanted || !*wanted) {
+        int n = usable_cores();
+        *n_threads = n < TEAM_MAX_THREADS ? n : TEAM_MAX_THREADS;
+        return NULL;
+    }
+    char *end;
+    long n = strtol(wanted, &end, 10);
+    if (*end || n < 1 || n > TEAM_MAX_THREADS)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "VTRN_THREADS: '%s' is not a number of threads from 1 to %d", wanted,
+                          TEAM_MAX_THREADS);
+    *n_threads = (int)n;
+    return NULL;
+}
+
+/* Signals belong to the program that uses us: the team's threads take none. */
+static vtrn_status start_members(team *t, int n_threads) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    vtrn_status status = NULL;
+    for (int i = 1; i < n_threads && !status; i++) {
+        t->members[i] = (member){.team = t, .thread_i = i};
+        int failed = pthread_create(&t->members[i].thread, NULL, member_main, &t->members[i]);
+        if (failed)
+            status = VTRN_ERROR(VTRN_RESOURCE, "thread team: cannot start thread %d of %d", i + 1,
+                                n_threads);
+        else
+            t->n_threads = i + 1;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
+vtrn_status team_create(int n_threads, team **out) {
+    *out = NULL;
+    if (n_threads == 0)
+        VTRN_RETURN_IF_ERROR(decide_size(&n_threads));
+    if (n_threads < 1 || n_threads > TEAM_MAX_THREADS)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "thread team: %d threads; give 1 to %d", n_threads,
+                          TEAM_MAX_THREADS);
+    size_t size = sizeof(team) + (size_t)n_threads * sizeof(member);
+    size = (size + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    team *t = aligned_alloc(CACHE_LINE_BYTES, size);
+    if (!t)
+        return VTRN_OUT_OF_MEMORY(size);
+    t->n_threads = 1;
+    t->n_spins = n_threads <= usable_cores() ? TEAM_SPINS : 0;
+    t->is_stopping = false;
+    atomic_init(&t->n_arrived, 0);
+    gate_init(&t->start);
+    gate_init(&t->barrier);
+    pthread_mutex_init(&t->one_run, NULL);
+    vtrn_status status = start_members(t, n_threads);
+    if (status) {
+        team_destroy(t);
+        return status;
+    }
+    *out = t;
+    return NULL;
+}
+
+void team_destroy(team *t) {
+    if (!t)
+        return;
+    t->is_stopping = true;
+    if (t->n_threads > 1)
+        gate_raise(&t->start);
+    for (int i = 1; i < t->n_threads; i++)
+        pthread_join(t->members[i].thread, NULL);
+    gate_close(&t->start);
+    gate_close(&t->barrier);
+    pthread_mutex_destroy(&t->one_run);
+    free(t);
+}

@@ -1,0 +1,51 @@
+/* Inside the planner: operand checks, barrier placement, and the place of an instruction in words.
+ */
+#ifndef VTRN_ENGINE_PLAN_PARTS_H
+#define VTRN_ENGINE_PLAN_PARTS_H
+
+#include "engine/engine.h"
+#include "engine/plan.h"
+
+/* operands.c */
+
+/* UNDEFINED (or UNSUPPORTED, PSUM by DMA) unless every operand lies inside its memory, is in a
+ * space that the op reaches, and the op's own limits on rows hold. */
+vtrn_status operands_check(const vtrn_program *program, const vtrn_chip *chip,
+                           const vtrn_instr *instr);
+
+/* Rows that operand ap_i of the instruction may touch: its own, or all rows of an indexed tensor.
+ */
+int64_t operand_rows(const vtrn_instr *instr, int ap_i);
+
+/* Adds instruction number, mnemonic, operation and place of the user's source. */
+vtrn_status instr_annotate(vtrn_status status, const vtrn_program *program, uint32_t instr_i);
+
+/* barriers.c */
+
+typedef struct barriers barriers;
+
+/* NULL when host memory is short. All memory comes from the arena. */
+barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip *chip,
+                          int n_threads);
+
+/* A new block: every thread has met every other. */
+void barriers_begin_block(barriers *b);
+
+/* Takes the next instruction in execution order; sets needs_barrier and is_alone. An instruction
+ * that reads across what it writes itself is one thread's, as is a custom op. */
+void barriers_step(barriers *b, const vtrn_instr *instr, engine_step *step);
+
+/* dma.c: which thread carries out row r of a DMA.  */
+typedef enum dma_split {
+    DMA_SPLIT_DST, /* the owner of the dst partition */
+    DMA_SPLIT_SRC, /* the owner of the src partition */
+    DMA_SPLIT_ROWS /* HBM on both sides: equal shares by row number */
+} dma_split;
+
+static inline dma_split dma_split_of(const vtrn_instr *instr) {
+    if (instr->ap[0].space == VTRN_SPACE_SBUF)
+        return DMA_SPLIT_DST;
+    return instr->ap[1].space == VTRN_SPACE_SBUF ? DMA_SPLIT_SRC : DMA_SPLIT_ROWS;
+}
+
+#endif
