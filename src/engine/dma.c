@@ -1,0 +1,309 @@
+/* DMA: copies between HBM and SBUF of any shape, with cast and accumulate; transpose, gather,
+ * scatter. Casts go through fp32. Source: hardware facts 2.6. */
+#include "engine/engine.h"
+#include "engine/move.h"
+#include "engine/plan_parts.h"
+
+#include <string.h>
+
+enum {
+    CHUNK_ELEMENTS = 4096, /* of a row, when elements are converted */
+    MAX_ELEMENT_BYTES = 16,
+};
+_Static_assert(CHUNK_ELEMENTS *(2 * MAX_ELEMENT_BYTES + 2 * sizeof(float)) <= ENGINE_SCRATCH_BYTES,
+               "a chunk's buffers fit the scratch of a thread");
+
+/* Rows [first, end) of the instruction that thread_i does next; start with {0, 0}. */
+typedef struct share {
+    engine_rows rows;
+    bool is_even, is_done;
+    int first, end;
+} share;
+
+static share share_of(const engine_core *core, const vtrn_instr *instr, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    int n = dst->n_partitions;
+    switch (dma_split_of(instr)) {
+    case DMA_SPLIT_DST:
+        return (share){.rows = engine_rows_of(core, dst, thread_i)};
+    case DMA_SPLIT_SRC:
+        if (src->partition_step)
+            return (share){.rows = engine_rows_of(core, src, thread_i)};
+        return (share){.is_even = true,
+                       .end = engine_owner(core, src->partition) == thread_i ? n : 0};
+    default:
+        return (share){.is_even = true,
+                       .first = (int)((int64_t)n * thread_i / core->n_threads),
+                       .end = (int)((int64_t)n * (thread_i + 1) / core->n_threads)};
+    }
+}
+
+static bool share_next(share *s) {
+    if (s->is_even) {
+        bool is_first = !s->is_done && s->first < s->end;
+        s->is_done = true;
+        return is_first;
+    }
+    bool has_more = engine_rows_next(&s->rows);
+    s->first = s->rows.first;
+    s->end = s->rows.end;
+    return has_more;
+}
+
+static bool is_complex(uint8_t dtype) {
+    return dtype == VTRN_DTYPE_C64 || dtype == VTRN_DTYPE_C128;
+}
+
+/* How elements become other elements. */
+typedef enum dma_mode { MODE_RAW, MODE_CAST, MODE_ADD_FP32, MODE_ADD_INT } dma_mode;
+
+static vtrn_status mode_of(const vtrn_instr *instr, dma_mode *out) {
+    uint8_t dst = instr->ap[0].dtype, src = instr->ap[1].dtype;
+    bool is_adding = instr->flags & VTRN_FLAG_ACCUMULATE;
+    if ((dst != src || is_adding) && (is_complex(dst) || is_complex(src)))
+        return VTRN_ERROR(
+            VTRN_UNSUPPORTED, "%s: %s to %s%s: DMA neither casts nor adds complex numbers",
+            isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, dtype_name((vtrn_dtype)src),
+            dtype_name((vtrn_dtype)dst), is_adding ? " with accumulate" : "");
+    bool is_int32 = dst == src && (dst == VTRN_DTYPE_INT32 || dst == VTRN_DTYPE_UINT32);
+    *out = is_adding ? is_int32 ? MODE_ADD_INT : MODE_ADD_FP32 : dst == src ? MODE_RAW : MODE_CAST;
+    return NULL;
+}
+
+static vtrn_status check_equal(const vtrn_instr *instr, const char *what, uint64_t dst,
+                               uint64_t src) {
+    if (dst == src)
+        return NULL;
+    return VTRN_ERROR(VTRN_UNDEFINED, "%s: dst has %llu %s, src has %llu; they must be equal",
+                      isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, (unsigned long long)dst,
+                      what, (unsigned long long)src);
+}
+
+/* Elements [from, from + n) of one row, n <= CHUNK_ELEMENTS, in the given mode. */
+static void move_chunk(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap *dst_ap,
+                       uint8_t *dst, uint64_t from, uint64_t n, dma_mode mode, uint8_t *scratch) {
+    uint8_t *src_tmp = scratch, *dst_tmp = src_tmp + CHUNK_ELEMENTS * MAX_ELEMENT_BYTES;
+    float *values = (float *)(dst_tmp + CHUNK_ELEMENTS * MAX_ELEMENT_BYTES);
+    float *old = values + CHUNK_ELEMENTS;
+    switch (mode) {
+    case MODE_RAW:
+        engine_row_gather(src_ap, src, from, n, src_tmp);
+        engine_row_scatter(dst_ap, dst, from, n, src_tmp);
+        return;
+    case MODE_ADD_INT: {
+        uint32_t *sum = (uint32_t *)dst_tmp;
+        const uint32_t *addend = (const uint32_t *)src_tmp;
+        engine_row_gather(src_ap, src, from, n, src_tmp);
+        engine_row_gather(dst_ap, dst, from, n, dst_tmp);
+        for (uint64_t i = 0; i < n; i++)
+            sum[i] += addend[i];
+        engine_row_scatter(dst_ap, dst, from, n, dst_tmp);
+        return;
+    }
+    case MODE_ADD_FP32:
+        engine_row_load_fp32(src_ap, src, from, n, values, src_tmp);
+        engine_row_load_fp32(dst_ap, dst, from, n, old, dst_tmp);
+        for (uint64_t i = 0; i < n; i++)
+            values[i] = old[i] + values[i];
+        engine_row_store_fp32(dst_ap, dst, from, n, values, dst_tmp);
+        return;
+    case MODE_CAST:
+        engine_row_load_fp32(src_ap, src, from, n, values, src_tmp);
+        engine_row_store_fp32(dst_ap, dst, from, n, values, dst_tmp);
+        return;
+    }
+}
+
+static void move_row_chunks(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap *dst_ap,
+                            uint8_t *dst, uint64_t from, uint64_t end, dma_mode mode,
+                            uint8_t *scratch) {
+    while (from < end) {
+        uint64_t n = end - from < CHUNK_ELEMENTS ? end - from : CHUNK_ELEMENTS;
+        move_chunk(src_ap, src, dst_ap, dst, from, n, mode, scratch);
+        from += n;
+    }
+}
+
+vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
+                               const uint64_t *slot_base, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    uint64_t n = isa_ap_free_size(dst);
+    dma_mode mode;
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "rows", dst->n_partitions, src->n_partitions));
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
+    VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    move row_move;
+    bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &row_move);
+    share s = share_of(core, instr, thread_i);
+    while (share_next(&s)) {
+        if (is_plain) {
+            move m = row_move;
+            move_add_outer(&m, (uint64_t)(s.end - s.first), engine_row_stride(core, src),
+                           engine_row_stride(core, dst));
+            move_prepare(&m);
+            move_run(&m, engine_row(core, src, slot_base, s.first),
+                     engine_row(core, dst, slot_base, s.first));
+            continue;
+        }
+        for (int r = s.first; r < s.end; r++)
+            move_row_chunks(src, engine_row(core, src, slot_base, r), dst,
+                            engine_row(core, dst, slot_base, r), 0, n, mode,
+                            engine_scratch(core, thread_i));
+    }
+    return NULL;
+}
+
+/* Bytes from element 0 to element i of a row. */
+static int64_t element_offset(const vtrn_ap *ap, uint64_t i) {
+    int64_t offset = 0;
+    for (int d = ap->n_dims - 1; d >= 0; d--) {
+        offset += (int64_t)(i % ap->dim[d].num) * ap->dim[d].step;
+        i /= ap->dim[d].num;
+    }
+    return offset * (int64_t)dtype_size(ap->dtype);
+}
+
+/* `rows` side: the one whose rows are shared out among threads. Rows [first, end) of it are columns
+ * of the other side, `columns`; its free elements are the rows of the other. */
+static void transpose_rows(const engine_core *core, const vtrn_instr *instr,
+                           const uint64_t *slot_base, bool is_split_by_src, int first, int end) {
+    const vtrn_ap *src = &instr->ap[1], *dst = &instr->ap[0];
+    const vtrn_ap *rows = is_split_by_src ? src : dst, *columns = is_split_by_src ? dst : src;
+    vtrn_dim merged[VTRN_MAX_FREE_DIMS];
+    bool is_regular = engine_ap_merge(columns, merged) == 1;
+    int64_t size = (int64_t)dtype_size(src->dtype);
+    int n_together = is_regular ? end - first : 1;
+    move m = {.size = (size_t)size};
+    for (int d = rows->n_dims - 1; d >= 0; d--) {
+        int64_t step = rows->dim[d].step * size, inner = 1;
+        for (int k = d + 1; k < rows->n_dims; k++)
+            inner *= rows->dim[k].num;
+        int64_t across = engine_row_stride(core, columns) * inner;
+        move_add_outer(&m, rows->dim[d].num, is_split_by_src ? step : across,
+                       is_split_by_src ? across : step);
+    }
+    int64_t down = engine_row_stride(core, rows), across = merged[0].step * size;
+    move_add_outer(&m, (uint64_t)n_together, is_split_by_src ? down : across,
+                   is_split_by_src ? across : down);
+    move_prepare(&m);
+    for (int r = first; r < end; r += n_together) {
+        uint8_t *row_base = engine_row(core, rows, slot_base, r);
+        uint8_t *column_base =
+            engine_row(core, columns, slot_base, 0) + element_offset(columns, (uint64_t)r);
+        move_run(&m, is_split_by_src ? row_base : column_base,
+                 is_split_by_src ? column_base : row_base);
+    }
+}
+
+vtrn_status engine_op_DMA_TRANSPOSE(engine_core *core, const vtrn_instr *instr,
+                                    const uint64_t *slot_base, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "rows against elements a row", dst->n_partitions,
+                                     isa_ap_free_size(src)));
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row against rows", isa_ap_free_size(dst),
+                                     src->n_partitions));
+    size_t size = dtype_size(dst->dtype);
+    if (dst->dtype != src->dtype || (size != 2 && size != 4))
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "dma_transpose: %s to %s; both sides have the same 2- or 4-byte type",
+                          dtype_name((vtrn_dtype)src->dtype), dtype_name((vtrn_dtype)dst->dtype));
+    bool is_split_by_src = dma_split_of(instr) == DMA_SPLIT_SRC;
+    share s = share_of(core, instr, thread_i);
+    while (share_next(&s))
+        transpose_rows(core, instr, slot_base, is_split_by_src, s.first, s.end);
+    return NULL;
+}
+
+static vtrn_status check_indices(const vtrn_instr *instr, int n_rows) {
+    const vtrn_ap *index = &instr->ap[2];
+    if (index->dtype != VTRN_DTYPE_INT32 && index->dtype != VTRN_DTYPE_UINT32)
+        return VTRN_ERROR(VTRN_UNDEFINED, "%s: indices are %s; they must be int32 or uint32",
+                          isa_op_info((vtrn_opcode)instr->opcode)->mnemonic,
+                          dtype_name((vtrn_dtype)index->dtype));
+    if (index->n_partitions >= n_rows)
+        return NULL;
+    return VTRN_ERROR(VTRN_UNDEFINED, "%s: %d rows but %d indices",
+                      isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, n_rows,
+                      index->n_partitions);
+}
+
+/* The row that entry r names: *out -1 when it is to be left out. */
+static vtrn_status indexed_row(const engine_core *core, const vtrn_instr *instr,
+                               const uint64_t *slot_base, int r, int64_t *out) {
+    const vtrn_ap *ap = &instr->ap[2];
+    int32_t raw;
+    memcpy(&raw, engine_row(core, ap, slot_base, r), sizeof raw);
+    int64_t i = ap->dtype == VTRN_DTYPE_UINT32 ? (int64_t)(uint32_t)raw : raw;
+    int64_t n = instr->arg[1];
+    *out = i;
+    if (i >= 0 && i < n)
+        return NULL;
+    if (instr->flags & VTRN_FLAG_OOB_SKIP) {
+        *out = -1;
+        return NULL;
+    }
+    if (instr->flags & VTRN_FLAG_CLAMP_INDEX) {
+        *out = i < 0 ? 0 : n - 1;
+        return NULL;
+    }
+    return VTRN_ERROR(
+        VTRN_UNDEFINED,
+        "%s: index %lld of row %d is outside of the tensor's %lld rows; skip or clamp "
+        "such indices",
+        isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, (long long)i, r, (long long)n);
+}
+
+vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
+                                 const uint64_t *slot_base, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    uint64_t n = isa_ap_free_size(dst);
+    dma_mode mode;
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
+    VTRN_RETURN_IF_ERROR(check_indices(instr, dst->n_partitions));
+    VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    move m;
+    bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &m);
+    if (is_plain)
+        move_prepare(&m);
+    int64_t pitch = engine_row_stride(core, src);
+    engine_rows rows = engine_rows_of(core, dst, thread_i);
+    while (engine_rows_next(&rows))
+        for (int r = rows.first; r < rows.end; r++) {
+            int64_t i;
+            VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
+            if (i < 0)
+                continue;
+            const uint8_t *from = engine_row(core, src, slot_base, 0) + i * pitch;
+            uint8_t *to = engine_row(core, dst, slot_base, r);
+            if (is_plain)
+                move_run(&m, from, to);
+            else
+                move_row_chunks(src, from, dst, to, 0, n, mode, engine_scratch(core, thread_i));
+        }
+    return NULL;
+}
+
+/* Rows meet each other in HBM when an index occurs twice, so each thread takes a part of the
+ * columns and does all rows of it in ascending order. */
+vtrn_status engine_op_DMA_SCATTER(engine_core *core, const vtrn_instr *instr,
+                                  const uint64_t *slot_base, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    uint64_t n = isa_ap_free_size(src);
+    dma_mode mode;
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", isa_ap_free_size(dst), n));
+    VTRN_RETURN_IF_ERROR(check_indices(instr, src->n_partitions));
+    VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    uint64_t first = n * (uint64_t)thread_i / (uint64_t)core->n_threads;
+    uint64_t end = n * (uint64_t)(thread_i + 1) / (uint64_t)core->n_threads;
+    int64_t pitch = engine_row_stride(core, dst), i;
+    for (int r = 0; r < src->n_partitions; r++) /* before anything is written */
+        VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
+    for (int r = 0; r < src->n_partitions; r++) {
+        VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
+        if (i >= 0)
+            move_row_chunks(src, engine_row(core, src, slot_base, r), dst,
+                            engine_row(core, dst, slot_base, 0) + i * pitch, first, end, mode,
+                            engine_scratch(core, thread_i));
+    }
+    return NULL;
+}
