@@ -30,7 +30,8 @@ static share share_of(const engine_core *core, const vtrn_instr *instr, int thre
         if (src->partition_step)
             return (share){.rows = engine_rows_of(core, src, thread_i)};
         return (share){.is_even = true,
-                       .end = engine_owner(core, src->partition) == thread_i ? n : 0};
+                       .end =
+                           engine_owner(core, src->partition) == thread_i ? src->n_partitions : 0};
     default:
         return (share){.is_even = true,
                        .first = (int)((int64_t)n * thread_i / core->n_threads),

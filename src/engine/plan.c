@@ -233,8 +233,8 @@ static vtrn_status place_barriers(const vtrn_program *program, const vtrn_chip *
     return b ? NULL : VTRN_OUT_OF_MEMORY(n_bytes);
 }
 
-vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
-                               engine_plan *out) {
+vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
+                        bool is_solo_allowed, engine_plan *out) {
     *out = (engine_plan){.n_threads = n_threads};
     if (n_threads < 1 || n_threads > ENGINE_MAX_THREADS)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a plan for %d threads; give 1 to %d", n_threads,
@@ -242,12 +242,17 @@ vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chi
     if (!program->n_blocks)
         return VTRN_ERROR(VTRN_UNDEFINED, "a program without blocks");
     vtrn_status status = sequence(program, chip, out);
-    out->is_solo |= n_threads == 1;
+    out->is_solo = (out->is_solo && is_solo_allowed) || n_threads == 1;
     if (!status && !out->is_solo)
         status = place_barriers(program, chip, out);
     if (status)
         engine_plan_destroy(out);
     return status;
+}
+
+vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
+                               engine_plan *out) {
+    return plan_create(program, chip, n_threads, true, out);
 }
 
 void engine_plan_destroy(engine_plan *plan) {

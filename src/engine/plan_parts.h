@@ -6,6 +6,12 @@
 #include "engine/engine.h"
 #include "engine/plan.h"
 
+/* plan.c */
+
+/* engine_plan_create; is_solo_allowed false wakes the team however little there is to do. */
+vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
+                        bool is_solo_allowed, engine_plan *out);
+
 /* operands.c */
 
 /* UNDEFINED (or UNSUPPORTED, PSUM by DMA) unless every operand lies inside its memory, is in a
