@@ -1,0 +1,241 @@
+/* Graph -> program: the order of things. */
+#include "compiler/compile.h"
+
+#include "compiler/lower/lower.h"
+#include "compiler/reference/reference.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void count_uses(lower *l, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_results; i++)
+        l->values[region->results[i]].uses++;
+    for (uint32_t i = region->n_ops; i-- > 0;) {
+        const graph_op *op = &region->ops[i];
+        bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
+        for (uint32_t r = 0; r < op->n_results; r++)
+            is_live |= l->values[op->results[r]].uses > 0;
+        if (!is_live)
+            continue;
+        for (uint32_t o = 0; o < op->n_operands; o++)
+            l->values[op->operands[o]].uses++;
+        for (uint32_t r = 0; r < op->n_regions; r++)
+            count_uses(l, op->regions[r]);
+    }
+}
+
+static vtrn_status lower_constant(lower *l, const graph_op *op) {
+    const graph_type *type = &l->g->types[op->results[0]];
+    lower_value *value = &l->values[op->results[0]];
+    size_t size = dtype_size(type->dtype);
+    if ((op->attrs.constant.is_splat || graph_type_count(type) == 1) && size <= 8) {
+        value->state = VALUE_SPLAT;
+        memcpy(&value->splat_bits, op->attrs.constant.data, size);
+        return NULL;
+    }
+    uint32_t slot;
+    if (op->attrs.constant.is_splat) {
+        VTRN_RETURN_IF_ERROR(
+            lower_constant_add(l, type->dtype, op->attrs.constant.data, size, &slot));
+        view v = view_dense(slot, type);
+        for (int i = 0; i < v.n; i++)
+            v.f[i].stride = 0;
+        lower_set_view(l, op->results[0], &v);
+        return NULL;
+    }
+    VTRN_RETURN_IF_ERROR(
+        lower_constant_add(l, type->dtype, op->attrs.constant.data, graph_type_bytes(type), &slot));
+    view v = view_dense(slot, type);
+    lower_set_view(l, op->results[0], &v);
+    return NULL;
+}
+
+vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
+    if (op->kind == GRAPH_OPTIMIZATION_BARRIER && op->n_operands != 1)
+        return NULL;
+    lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
+    if (from->state == VALUE_SPLAT && op->kind != GRAPH_BITCAST_CONVERT) {
+        to->state = VALUE_SPLAT;
+        to->splat_bits = from->splat_bits;
+        *is_done = true;
+        return NULL;
+    }
+    view operand, result;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &operand));
+    if (!view_apply(l->g, op, &operand, &result)) {
+        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &operand));
+        if (!view_apply(l->g, op, &operand, &result))
+            return NULL;
+    }
+    lower_set_view(l, op->results[0], &result);
+    *is_done = true;
+    return NULL;
+}
+
+static vtrn_status lower_op(lower *l, const graph_op *op) {
+    if (op->kind == GRAPH_CONSTANT)
+        return lower_constant(l, op);
+    static lower_fn *const families[] = {lower_control, lower_fused, lower_view_op,
+                                         lower_contraction, lower_movement};
+    bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
+    bool is_done = false;
+    for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {
+        bool is_skipped = families[i] == lower_view_op ? !view_is_view_kind(op->kind)
+                                                       : l->options.reference_only && !is_control;
+        if (!is_skipped)
+            VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
+    }
+    return is_done ? NULL : lower_custom(l, op);
+}
+
+static bool is_empty_op(const lower *l, const graph_op *op) {
+    for (uint32_t r = 0; r < op->n_results; r++)
+        if (graph_type_count(&l->g->types[op->results[r]]) != 0)
+            return false;
+    return op->n_results > 0;
+}
+
+/* Values without elements need memory of no bytes and no work. */
+static vtrn_status lower_empty(lower *l, const graph_op *op) {
+    for (uint32_t r = 0; r < op->n_results; r++) {
+        view v;
+        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[r], &v));
+    }
+    return NULL;
+}
+
+vtrn_status lower_region(lower *l, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
+        for (uint32_t r = 0; r < op->n_results; r++)
+            is_live |= l->values[op->results[r]].uses > 0;
+        if (!is_live)
+            continue;
+        VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
+        vtrn_status status = is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op);
+        if (status)
+            return vtrn_status_annotate(status, "%s %s", op->name, op->place);
+        for (uint32_t o = 0; o < op->n_operands; o++)
+            lower_used(l, op->operands[o]);
+    }
+    return NULL;
+}
+
+static vtrn_status check_types(const graph *g) {
+    for (uint32_t i = 0; i < g->n_values; i++) {
+        const graph_type *t = &g->types[i];
+        uint64_t bytes = dtype_size(t->dtype);
+        for (int d = 0; d < t->rank; d++)
+            if (t->dims[d] < 0 || __builtin_mul_overflow(bytes, (uint64_t)t->dims[d], &bytes) ||
+                bytes > INT64_MAX)
+                return VTRN_ERROR(VTRN_CAPACITY,
+                                  "tensor shape: value %u has more bytes than an "
+                                  "address can name",
+                                  i);
+    }
+    return NULL;
+}
+
+static vtrn_status start(lower *l) {
+    const graph *g = l->g;
+    vtrn_program *p = l->program;
+    p->gen = (uint8_t)l->chip->gen;
+    p->chip = arena_strdup(&p->arena, l->chip->name, strlen(l->chip->name));
+    p->name =
+        arena_strdup(&p->arena, g->name ? g->name : "main", strlen(g->name ? g->name : "main"));
+    p->n_arguments = g->body.n_args;
+    p->n_outputs = g->body.n_results;
+    p->output_alias = ARENA_NEW(&p->arena, int32_t, p->n_outputs);
+    l->values = ARENA_NEW(&l->tmp, lower_value, g->n_values);
+    uint32_t *arg_slot = ARENA_NEW(&l->tmp, uint32_t, p->n_arguments);
+    uint32_t *output_slot = ARENA_NEW(&l->tmp, uint32_t, p->n_outputs);
+    if (!p->chip || !p->name || !p->output_alias || !l->values || !arg_slot || !output_slot)
+        return VTRN_OUT_OF_MEMORY(g->n_values * sizeof *l->values);
+    l->arg_slot = arg_slot;
+    l->output_slot = output_slot;
+    l->sbuf_limit = l->chip->sbuf_partition_bytes - l->chip->sbuf_reserved_partition_bytes;
+    for (uint32_t i = 0; i < g->n_values; i++)
+        l->values[i].output = -1;
+    VTRN_RETURN_IF_ERROR(check_types(g));
+    VTRN_RETURN_IF_ERROR(lower_source_set(l, "program", ""));
+    for (uint32_t i = 0; i < p->n_arguments; i++) {
+        const graph_type *t = &g->types[g->body.args[i]];
+        VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_ARGUMENT, t->dtype, graph_type_bytes(t),
+                                            (int32_t)i, &arg_slot[i]));
+        view v = view_dense(arg_slot[i], t);
+        lower_set_view(l, g->body.args[i], &v);
+    }
+    for (uint32_t i = 0; i < p->n_outputs; i++) {
+        const graph_type *t = &g->types[g->body.results[i]];
+        VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_OUTPUT, t->dtype, graph_type_bytes(t),
+                                            (int32_t)i, &output_slot[i]));
+        p->output_alias[i] = -1;
+        lower_value *value = &l->values[g->body.results[i]];
+        if (value->output < 0 && value->state == VALUE_UNSET)
+            value->output = (int32_t)i;
+    }
+    for (uint32_t a = 0; a < p->n_arguments; a++) {
+        int32_t o = g->arg_alias_output ? g->arg_alias_output[a] : -1;
+        if (o >= 0 && (uint32_t)o < p->n_outputs)
+            p->output_alias[o] = (int32_t)a;
+    }
+    count_uses(l, &g->body);
+    return NULL;
+}
+
+/* Outputs that are arguments, views or constants, or wanted twice, are copied. */
+static vtrn_status finish_outputs(lower *l) {
+    const graph *g = l->g;
+    for (uint32_t i = 0; i < g->body.n_results; i++) {
+        graph_value v = g->body.results[i];
+        view from, to = view_dense(l->output_slot[i], &g->types[v]);
+        VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
+        if (from.slot != to.slot)
+            VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
+    }
+    return NULL;
+}
+
+static vtrn_status run(lower *l) {
+    VTRN_RETURN_IF_ERROR(start(l));
+    uint32_t entry;
+    VTRN_RETURN_IF_ERROR(lower_block_begin(l, &entry));
+    VTRN_RETURN_IF_ERROR(lower_region(l, &l->g->body));
+    VTRN_RETURN_IF_ERROR(lower_close_all(l));
+    VTRN_RETURN_IF_ERROR(lower_source_set(l, "outputs", ""));
+    VTRN_RETURN_IF_ERROR(finish_outputs(l));
+    lower_block_end(l, l->n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
+    return lower_finish(l);
+}
+
+vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
+                          vtrn_program **out) {
+    if (!chip->is_executable)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chip %s: too few numbers are published to run programs on it; choose "
+                          "trn1, inf2, trn2 or trn3",
+                          chip->name);
+    arena home = ARENA_EMPTY;
+    vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
+    if (!program)
+        return VTRN_OUT_OF_MEMORY(sizeof *program);
+    program->arena = home;
+    lower l = {.g = g, .chip = chip, .program = program, .act_table = 0xff};
+    if (options)
+        l.options = *options;
+    vtrn_status status = run(&l);
+    free(l.list);
+    free(l.blocks);
+    free(l.slots);
+    free(l.sources);
+    free(l.customs);
+    free(l.data);
+    arena_free(&l.tmp);
+    if (status) {
+        program_destroy(program);
+        return status;
+    }
+    *out = program;
+    return NULL;
+}

@@ -1,0 +1,261 @@
+/* Contractions: dot_general and convolution as tiled matmuls.
+ *
+ *     out[batch][m][n] = sum over k of a[batch][k][m] * b[batch][k][n]
+ *
+ * a is stationary, b moving. Each index is a list of factors with a stride in each operand, so a
+ * convolution is a contraction whose operand view revisits its elements (im2col without a copy). */
+#include "compiler/lower/contract.h"
+
+#include <string.h>
+
+enum {
+    PARTITIONS = 128,
+    GROUP_BANKS = 2,        /* PSUM banks that one sweep over k accumulates into */
+    N_SUM_BANKS = 4,        /* taken in turn by sums; the other banks hold transposes */
+    CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
+    CHUNK_K = 2048,         /* k held in SBUF at a time */
+    NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
+};
+
+typedef struct contraction {
+    lower *l;
+    const contract_spec *spec;
+    vtrn_dtype compute;
+    int64_t n_m, n_n, n_k, n_batch;
+    uint32_t element_bytes;
+    int64_t bank_cols;  /* fp32 columns of a PSUM bank */
+    int64_t group_cols; /* of n that one sweep covers */
+    int64_t chunk_k;
+    tile a[2], b[2], natural[2], out[2];
+    int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
+} contraction;
+
+static int64_t size_of(const view_factor *f, int n) {
+    int64_t size = 1;
+    for (int i = 0; i < n; i++)
+        size *= f[i].size;
+    return size;
+}
+
+/* Offset in elements of linear index i over factors. */
+static int64_t offset_of(const view_factor *f, int n, int64_t index) {
+    int64_t offset = 0;
+    for (int i = n - 1; i >= 0; i--) {
+        offset += index % f[i].size * f[i].stride;
+        index /= f[i].size;
+    }
+    return offset;
+}
+
+static int64_t inner_stride(const view_factor *f, int n) {
+    for (int i = n - 1; i >= 0; i--)
+        if (f[i].size > 1)
+            return f[i].stride;
+    return 1;
+}
+
+/* Contiguous along k but not along its own index: load as it lies and transpose on the PE array. */
+static bool wants_transpose(const contract_operand *o) {
+    return inner_stride(o->x, o->n_x) != 1 && inner_stride(o->k, o->n_k) == 1 &&
+           size_of(o->k, o->n_k) > 1;
+}
+
+static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
+    view v = {.slot = o->slot,
+              .dtype = o->dtype,
+              .offset = o->offset + offset_of(o->batch, o->n_batch, batch),
+              .n = o->n_k + o->n_x};
+    const view_factor *outer = is_natural ? o->x : o->k, *inner = is_natural ? o->k : o->x;
+    int n_outer = is_natural ? o->n_x : o->n_k;
+    memcpy(v.f, outer, (size_t)n_outer * sizeof *outer);
+    memcpy(v.f + n_outer, inner, (size_t)(v.n - n_outer) * sizeof *inner);
+    return v;
+}
+
+/* PSUM -> SBUF, on Vector and Scalar in turn. */
+static vtrn_status evict(contraction *c, const vtrn_ap *dst, const vtrn_ap *src) {
+    lower *l = c->l;
+    if (c->flip_evict++ % 2) {
+        LOWER_EMIT(copy, l, ACTIVATE, SCALAR);
+        copy->func = VTRN_ACT_COPY;
+        copy->imm[0].f = 1;
+        copy->ap[0] = *dst;
+        copy->ap[1] = *src;
+        return NULL;
+    }
+    LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+    copy->ap[0] = *dst;
+    copy->ap[1] = *src;
+    return NULL;
+}
+
+static vtrn_status load_natural(contraction *c, const contract_operand *o, int64_t batch,
+                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x, const tile *dst,
+                                int64_t pitch) {
+    lower *l = c->l;
+    view v = view_of(o, batch, true);
+    for (int64_t x = 0; x < n_x; x += PARTITIONS)
+        for (int64_t kc = 0; kc < n_k; kc += NATURAL_COLS) {
+            uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
+            int64_t cols = n_k - kc < NATURAL_COLS ? n_k - kc : NATURAL_COLS;
+            const tile *natural = &c->natural[c->flip_natural++ % 2];
+            VTRN_RETURN_IF_ERROR(lower_load(l, &v, o->n_x, x0 + x, rows, k0 + kc, cols, natural));
+            for (int64_t k = 0; k < cols; k += PARTITIONS) {
+                uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
+                int n_turns = l->chip->n_psum_banks - N_SUM_BANKS;
+                tile psum = lower_psum_bank(l, N_SUM_BANKS + c->flip_turn++ % n_turns);
+                psum.dtype = natural->dtype;
+                vtrn_ap turned = tile_ap(&psum, n, rows);
+                LOWER_EMIT(transpose, l, PE_TRANSPOSE, TENSOR);
+                transpose->ap[0] = turned;
+                transpose->ap[1] = tile_ap_cols(natural, rows, (uint32_t)k, n);
+                vtrn_ap to =
+                    tile_ap_cols(dst, n, (uint32_t)((kc + k) / PARTITIONS * pitch + x), rows);
+                VTRN_RETURN_IF_ERROR(evict(c, &to, &turned));
+            }
+        }
+    return NULL;
+}
+
+/* [k0, k0 + n_k) x [x0, x0 + n_x) of an operand: k tile i lies in columns [i*pitch, i*pitch + n_x)
+ * of dst, its k on the partitions. */
+static vtrn_status load_operand(contraction *c, const contract_operand *o, int64_t batch,
+                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x, const tile *dst,
+                                int64_t pitch) {
+    if (wants_transpose(o))
+        return load_natural(c, o, batch, k0, n_k, x0, n_x, dst, pitch);
+    view v = view_of(o, batch, false);
+    for (int64_t k = 0; k < n_k; k += PARTITIONS) {
+        int64_t rows = n_k - k < PARTITIONS ? n_k - k : PARTITIONS;
+        tile part = *dst;
+        part.addr += (uint32_t)(k / PARTITIONS * pitch) * c->element_bytes;
+        VTRN_RETURN_IF_ERROR(lower_load(c->l, &v, o->n_k, k0 + k, rows, x0, n_x, &part));
+    }
+    return NULL;
+}
+
+/* One k chunk into the PSUM banks of a group. */
+static vtrn_status multiply(contraction *c, const tile *a, const tile *b, const tile *psum,
+                            uint32_t n_m, int64_t n_n, int64_t n_k, int64_t b_pitch, bool is_first,
+                            bool is_last) {
+    lower *l = c->l;
+    for (int64_t k = 0; k < n_k; k += PARTITIONS) {
+        uint32_t rows = (uint32_t)(n_k - k < PARTITIONS ? n_k - k : PARTITIONS);
+        int64_t k_tile = k / PARTITIONS;
+        LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
+        weights->ap[1] = tile_ap_cols(a, rows, (uint32_t)(k_tile * PARTITIONS), n_m);
+        for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols, bank++) {
+            uint32_t cols = (uint32_t)(n_n - n < c->bank_cols ? n_n - n : c->bank_cols);
+            bool ends = is_last && k + PARTITIONS >= n_k;
+            LOWER_EMIT(matmul, l, MATMUL, TENSOR);
+            matmul->ap[0] = tile_ap(&psum[bank], n_m, cols);
+            matmul->ap[1] = tile_ap_cols(b, rows, (uint32_t)(k_tile * b_pitch + n), cols);
+            matmul->flags =
+                (is_first && k == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (ends ? VTRN_FLAG_LAST : 0);
+        }
+    }
+    return NULL;
+}
+
+static vtrn_status store_group(contraction *c, int64_t batch, const tile *psum, int64_t m0,
+                               uint32_t n_m, int64_t n0, int64_t n_n) {
+    const contract_output *o = &c->spec->out;
+    tile out = c->out[c->flip_out++ % 2];
+    for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)(n_n - n < c->bank_cols ? n_n - n : c->bank_cols);
+        vtrn_ap to = tile_ap_cols(&out, n_m, (uint32_t)n, cols);
+        vtrn_ap from = tile_ap(&psum[bank], n_m, cols);
+        VTRN_RETURN_IF_ERROR(evict(c, &to, &from));
+    }
+    view v = {.slot = o->slot,
+              .dtype = o->dtype,
+              .offset = o->offset + offset_of(o->batch, o->n_batch, batch),
+              .n = o->n_m + o->n_n};
+    memcpy(v.f, o->m, (size_t)o->n_m * sizeof *o->m);
+    memcpy(v.f + o->n_m, o->n, (size_t)o->n_n * sizeof *o->n);
+    return lower_store(c->l, &v, o->n_m, m0, n_m, n0, n_n, &out, false);
+}
+
+static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n) {
+    const contract_spec *s = c->spec;
+    bool is_cached = c->n_k <= c->chunk_k;
+    tile b = c->b[0];
+    if (is_cached) {
+        b = c->b[c->flip_b++ % 2];
+        VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, n0, n_n, &b, c->group_cols));
+    }
+    for (int64_t m0 = 0; m0 < c->n_m; m0 += PARTITIONS) {
+        uint32_t n_m = (uint32_t)(c->n_m - m0 < PARTITIONS ? c->n_m - m0 : PARTITIONS);
+        tile psum[GROUP_BANKS];
+        bool is_started = false;
+        for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
+            int64_t n_k = c->n_k - k0 < c->chunk_k ? c->n_k - k0 : c->chunk_k;
+            tile a = c->a[c->flip_a++ % 2];
+            VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, k0, n_k, m0, n_m, &a, PARTITIONS));
+            if (!is_cached) {
+                b = c->b[c->flip_b++ % 2];
+                VTRN_RETURN_IF_ERROR(
+                    load_operand(c, &s->b, batch, k0, n_k, n0, n_n, &b, c->group_cols));
+            }
+            if (!is_started)
+                for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols)
+                    psum[bank++] = lower_psum_bank(c->l, c->flip_sum++ % N_SUM_BANKS);
+            is_started = true;
+            VTRN_RETURN_IF_ERROR(multiply(c, &a, &b, psum, n_m, n_n, n_k, c->group_cols, k0 == 0,
+                                          k0 + n_k == c->n_k));
+        }
+        VTRN_RETURN_IF_ERROR(store_group(c, batch, psum, m0, n_m, n0, n_n));
+    }
+    return NULL;
+}
+
+static vtrn_status plan(contraction *c) {
+    lower *l = c->l;
+    const contract_spec *s = c->spec;
+    c->element_bytes = (uint32_t)dtype_size(c->compute);
+    c->bank_cols = l->chip->psum_bank_bytes / 4;
+    c->chunk_k = c->n_k < CHUNK_K ? c->n_k : CHUNK_K;
+    int64_t k_tiles = (c->chunk_k + PARTITIONS - 1) / PARTITIONS;
+    int64_t banks = GROUP_BANKS;
+    while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
+        banks--;
+    c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
+    uint32_t a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
+    uint32_t b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
+    bool has_natural = wants_transpose(&s->a) || wants_transpose(&s->b);
+    int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
+    uint32_t natural_bytes =
+        has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
+    uint32_t out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
+    VTRN_RETURN_IF_ERROR(
+        lower_sbuf_begin(l, 2ull * (a_bytes + b_bytes + natural_bytes + out_bytes)));
+    for (int i = 0; i < 2; i++) {
+        tile t = {.space = VTRN_SPACE_SBUF, .dtype = (uint8_t)c->compute};
+        c->a[i] = c->b[i] = c->natural[i] = c->out[i] = t;
+        c->a[i].addr = lower_sbuf_alloc(l, a_bytes);
+        c->b[i].addr = lower_sbuf_alloc(l, b_bytes);
+        c->natural[i].addr = lower_sbuf_alloc(l, natural_bytes);
+        c->out[i].addr = lower_sbuf_alloc(l, out_bytes);
+        c->out[i].dtype = s->out.dtype;
+    }
+    return NULL;
+}
+
+vtrn_status contract_emit(lower *l, const contract_spec *spec) {
+    contraction c = {.l = l,
+                     .spec = spec,
+                     .compute = spec->compute,
+                     .n_m = size_of(spec->a.x, spec->a.n_x),
+                     .n_n = size_of(spec->b.x, spec->b.n_x),
+                     .n_k = size_of(spec->a.k, spec->a.n_k),
+                     .n_batch = size_of(spec->a.batch, spec->a.n_batch)};
+    VTRN_CHECK(c.n_k == size_of(spec->b.k, spec->b.n_k), "both operands contract as much");
+    VTRN_RETURN_IF_ERROR(plan(&c));
+    l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
+    for (int64_t batch = 0; batch < c.n_batch; batch++)
+        for (int64_t n0 = 0; n0 < c.n_n; n0 += c.group_cols) {
+            int64_t n_n = c.n_n - n0 < c.group_cols ? c.n_n - n0 : c.group_cols;
+            VTRN_RETURN_IF_ERROR(sweep(&c, batch, n0, n_n));
+        }
+    return NULL;
+}

@@ -1,0 +1,90 @@
+/* Ops without a lowering: reference operations on HBM tensors, run by the GpSimd engine. */
+#include "compiler/lower/custom.h"
+
+#include "compiler/lower/lower.h"
+#include "compiler/reference/reference.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t estimate_flops(const graph *g, const graph_op *op) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        n += (uint64_t)graph_type_count(&g->types[op->operands[i]]);
+    for (uint32_t i = 0; i < op->n_results; i++)
+        n += (uint64_t)graph_type_count(&g->types[op->results[i]]);
+    return n;
+}
+
+vtrn_status lower_custom(lower *l, const graph_op *op) {
+    const graph *g = l->g;
+    if (!reference_supports(g, op))
+        return VTRN_ERROR(VTRN_UNIMPLEMENTED, "%s: this operation is not implemented", op->name);
+    if (l->options.is_strict)
+        return VTRN_ERROR(VTRN_UNIMPLEMENTED,
+                          "%s: no lowering onto the engines, and reference custom ops are off",
+                          op->name);
+    arena *a = &l->program->arena;
+    uint32_t n = op->n_operands + op->n_results;
+    uint32_t *slots = ARENA_NEW(a, uint32_t, n);
+    if (!slots)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *slots);
+    for (uint32_t i = 0; i < op->n_operands; i++) {
+        view v;
+        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[i], &v));
+        if (v.offset ||
+            l->slots[v.slot].slot.size_bytes != graph_type_bytes(&g->types[op->operands[i]])) {
+            /* a reference routine sees whole tensors: part of one is copied out */
+            view part = view_dense(0, &g->types[op->operands[i]]);
+            VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, v.dtype,
+                                                graph_type_bytes(&g->types[op->operands[i]]), 0,
+                                                &part.slot));
+            VTRN_RETURN_IF_ERROR(lower_copy(l, &v, &part));
+            v = part;
+        }
+        slots[i] = v.slot;
+    }
+    for (uint32_t i = 0; i < op->n_results; i++) {
+        view v;
+        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[i], &v));
+        slots[op->n_operands + i] = v.slot;
+    }
+    const void *blob;
+    size_t blob_size;
+    VTRN_RETURN_IF_ERROR(custom_encode(g, op, a, &blob, &blob_size));
+    if (l->n_customs == l->cap_customs) {
+        uint32_t cap = l->cap_customs ? l->cap_customs * 2 : 16;
+        vtrn_custom *grown = realloc(l->customs, cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
+        l->customs = grown;
+        l->cap_customs = cap;
+    }
+    l->customs[l->n_customs] = (vtrn_custom){.name = arena_strdup(a, op->name, strlen(op->name)),
+                                             .n_inputs = op->n_operands,
+                                             .n_outputs = op->n_results,
+                                             .slots = slots,
+                                             .blob_size = blob_size,
+                                             .blob = blob,
+                                             .flops = estimate_flops(g, op)};
+    LOWER_EMIT(instr, l, CUSTOM_OP, GPSIMD);
+    instr->arg[0] = (int32_t)l->n_customs++;
+    return NULL;
+}
+
+vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
+                               void *const *inputs, void *const *outputs) {
+    (void)ctx;
+    const vtrn_custom *custom = &program->customs[custom_i];
+    graph *g;
+    VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
+    const graph_op *op = &g->body.ops[0];
+    vtrn_status status;
+    if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
+        status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op %s: %u operands, %u slots", custom->name,
+                            op->n_operands, custom->n_inputs);
+    else
+        status = reference_op(g, op, (const void *const *)inputs, outputs);
+    graph_destroy(g);
+    return status;
+}

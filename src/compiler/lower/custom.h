@@ -1,0 +1,14 @@
+/* Reference operations as bytes: what a custom_op instruction carries. */
+#ifndef VTRN_COMPILER_LOWER_CUSTOM_H
+#define VTRN_COMPILER_LOWER_CUSTOM_H
+
+#include "compiler/graph/graph.h"
+
+/* Encodes op with its types, attributes and regions; bytes are in `a`. */
+vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const void **out_bytes,
+                          size_t *out_size);
+
+/* A graph whose body holds that one op. Every length is checked: the bytes may come from a file. */
+vtrn_status custom_decode(const void *bytes, size_t size, graph **out);
+
+#endif

@@ -1,0 +1,432 @@
+/* Elementwise ops -> engine instructions. */
+#include "compiler/lower/fusion.h"
+
+#include <string.h>
+
+static bool is_exact_int(uint8_t dtype) {
+    return dtype == VTRN_DTYPE_INT32 || dtype == VTRN_DTYPE_UINT32;
+}
+
+static bool act_of(graph_kind kind, vtrn_act *out) {
+    static const struct {
+        uint16_t kind, act;
+    } table[] = {
+        {GRAPH_EXPONENTIAL, VTRN_ACT_EXP}, {GRAPH_LOG, VTRN_ACT_LOG},
+        {GRAPH_TANH, VTRN_ACT_TANH},       {GRAPH_LOGISTIC, VTRN_ACT_SIGMOID},
+        {GRAPH_ERF, VTRN_ACT_ERF},         {GRAPH_SQRT, VTRN_ACT_SQRT},
+        {GRAPH_RSQRT, VTRN_ACT_RSQRT},     {GRAPH_SIGN, VTRN_ACT_SIGN},
+        {GRAPH_ABS, VTRN_ACT_ABS},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].kind == kind) {
+            *out = (vtrn_act)table[i].act;
+            return true;
+        }
+    return false;
+}
+
+vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype) {
+    bool is_pred = dtype == VTRN_DTYPE_PRED;
+    bool is_arith = dtype_is_float(dtype) || is_exact_int(dtype);
+    switch (kind) {
+    case GRAPH_ADD:
+        return is_pred ? VTRN_ALU_LOGICAL_OR : is_arith ? VTRN_ALU_ADD : VTRN_ALU_NONE;
+    case GRAPH_SUBTRACT:
+        return is_arith ? VTRN_ALU_SUBTRACT : VTRN_ALU_NONE;
+    case GRAPH_MULTIPLY:
+        return is_pred ? VTRN_ALU_LOGICAL_AND : is_arith ? VTRN_ALU_MULTIPLY : VTRN_ALU_NONE;
+    case GRAPH_MAXIMUM:
+        return is_pred ? VTRN_ALU_LOGICAL_OR : VTRN_ALU_MAX;
+    case GRAPH_MINIMUM:
+        return is_pred ? VTRN_ALU_LOGICAL_AND : VTRN_ALU_MIN;
+    case GRAPH_AND:
+        return is_pred ? VTRN_ALU_LOGICAL_AND : VTRN_ALU_BITWISE_AND;
+    case GRAPH_OR:
+        return is_pred ? VTRN_ALU_LOGICAL_OR : VTRN_ALU_BITWISE_OR;
+    case GRAPH_XOR:
+        return is_pred ? VTRN_ALU_LOGICAL_XOR : VTRN_ALU_BITWISE_XOR;
+    case GRAPH_SHIFT_LEFT:
+        return is_exact_int(dtype) ? VTRN_ALU_SHIFT_LEFT : VTRN_ALU_NONE;
+    case GRAPH_SHIFT_RIGHT_LOGICAL:
+        return is_exact_int(dtype) ? VTRN_ALU_SHIFT_RIGHT_LOGICAL : VTRN_ALU_NONE;
+    case GRAPH_SHIFT_RIGHT_ARITHMETIC:
+        return dtype == VTRN_DTYPE_INT32 ? VTRN_ALU_SHIFT_RIGHT_ARITH : VTRN_ALU_NONE;
+    case GRAPH_DIVIDE:
+        return dtype_is_float(dtype) ? VTRN_ALU_MULTIPLY : VTRN_ALU_NONE;
+    case GRAPH_POWER:
+        return dtype_is_float(dtype) ? VTRN_ALU_POWER : VTRN_ALU_NONE;
+    default:
+        return VTRN_ALU_NONE;
+    }
+}
+
+static bool convert_is_exact(vtrn_dtype from, vtrn_dtype to) {
+    if (from == to || to == VTRN_DTYPE_PRED)
+        return true;
+    if (dtype_is_float(to))
+        return true;
+    if (dtype_is_float(from)) /* truncation: the engines round to nearest */
+        return false;
+    bool is_wide = to == VTRN_DTYPE_INT32 || to == VTRN_DTYPE_UINT32;
+    return is_wide && (from == VTRN_DTYPE_PRED || is_exact_int(from) ||
+                       dtype_is_unsigned_int(from) || to == VTRN_DTYPE_INT32);
+}
+
+bool elementwise_supports(const lower *l, const graph_op *op) {
+    vtrn_dtype unused;
+    if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > 3)
+        return false;
+    const graph_type *result = &l->g->types[op->results[0]];
+    uint8_t in = l->g->types[op->operands[0]].dtype;
+    if (!fusion_tile_dtype(result->dtype, &unused))
+        return false;
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        if (!fusion_tile_dtype(l->g->types[op->operands[i]].dtype, &unused))
+            return false;
+    vtrn_act act;
+    switch ((graph_kind)op->kind) {
+    case GRAPH_COMPARE:
+        return op->attrs.compare.type != GRAPH_CMP_TOTALORDER;
+    case GRAPH_SELECT:
+        return true;
+    case GRAPH_CLAMP:
+        return dtype_is_float(result->dtype) || is_exact_int(result->dtype);
+    case GRAPH_CONVERT:
+        return convert_is_exact(in, result->dtype);
+    case GRAPH_NOT:
+        return in == VTRN_DTYPE_PRED || is_exact_int(in);
+    case GRAPH_NEGATE:
+        return dtype_is_float(in) || in == VTRN_DTYPE_INT32;
+    case GRAPH_IS_FINITE:
+        return true;
+    default:
+        if (op->n_operands == 1)
+            return dtype_is_float(in) && act_of((graph_kind)op->kind, &act);
+        return op->n_operands == 2 && elementwise_alu((graph_kind)op->kind, in) != VTRN_ALU_NONE;
+    }
+}
+
+int elementwise_n_temps(const fusion *f, const fusion_node *node) {
+    (void)f;
+    return node->op == GRAPH_DIVIDE || node->op == GRAPH_IS_FINITE ? 1 : 0;
+}
+
+/* --- operands ------------------------------------------------------------------------------------
+ */
+
+static bool is_scalar_in(const emit_env *env, const fusion_node *node, int k) {
+    return node->in[k].node < 0 || env->f->nodes[node->in[k].node].klass == NODE_ROW;
+}
+
+static uint8_t in_dtype(const fusion *f, const fusion_node *node, int k) {
+    if (node->in[k].node >= 0)
+        return f->nodes[node->in[k].node].dtype;
+    for (int i = 0; i < node->n_in; i++)
+        if (i != k && node->in[i].node >= 0 && !(node->op == GRAPH_SELECT && i == 0))
+            return f->nodes[node->in[i].node].dtype;
+    return node->dtype;
+}
+
+/* Instructions on exact integers and bits take constants from memory: an immediate is fp32. */
+static bool needs_const(const fusion *f, const fusion_node *node, int k) {
+    if (node->in[k].node >= 0)
+        return false;
+    if (node->op == GRAPH_SELECT)
+        return k == 1;
+    return is_exact_int(in_dtype(f, node, k));
+}
+
+void elementwise_for_consts(const fusion *f, const fusion_node *node,
+                            void (*fn)(void *ctx, double value, vtrn_dtype dtype), void *ctx) {
+    for (int k = 0; k < node->n_in; k++)
+        if (needs_const(f, node, k))
+            fn(ctx, node->in[k].imm, in_dtype(f, node, k));
+    if ((node->op == GRAPH_NEGATE || node->op == GRAPH_NOT) && is_exact_int(node->dtype))
+        fn(ctx, -1, node->dtype);
+}
+
+static uint32_t dst_cols(const emit_env *env, const fusion_node *node) {
+    return node->klass == NODE_ROW ? 1 : env->cols;
+}
+
+static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
+    vtrn_ap ap = tile_ap(t, rows, cols);
+    if (cols > 1)
+        ap.dim[0].step = 0;
+    return ap;
+}
+
+static vtrn_status const_tile(const emit_env *env, double value, uint8_t dtype, const tile **out) {
+    for (int i = 0; i < env->n_consts; i++)
+        if (env->consts[i].dtype == dtype &&
+            memcmp(&env->consts[i].value, &value, sizeof value) == 0) {
+            *out = &env->consts[i].t;
+            return NULL;
+        }
+    return VTRN_ERROR(VTRN_CAPACITY, "a fusion needs more than %d constants in SBUF",
+                      FUSION_MAX_CONSTS);
+}
+
+/* Operand k as an access pattern of dst_cols elements a row. */
+static vtrn_status tensor_in(const emit_env *env, const fusion_node *node, int k, vtrn_ap *out) {
+    uint32_t cols = dst_cols(env, node);
+    if (node->in[k].node < 0) {
+        const tile *t = NULL;
+        VTRN_RETURN_IF_ERROR(const_tile(env, node->in[k].imm, in_dtype(env->f, node, k), &t));
+        *out = stretched(t, env->rows, cols);
+        return NULL;
+    }
+    const fusion_node *in = &env->f->nodes[node->in[k].node];
+    if (in->klass == NODE_ROW)
+        *out = stretched(&in->t, env->rows, cols);
+    else if (in->klass == NODE_COL)
+        *out = tile_ap_cols(&in->t, env->rows, env->col0, cols);
+    else
+        *out = tile_ap(&in->t, env->rows, cols);
+    return NULL;
+}
+
+static vtrn_ap dst_ap(const emit_env *env, const fusion_node *node) {
+    return tile_ap(&node->t, env->rows, dst_cols(env, node));
+}
+
+/* --- instruction shapes
+ * ---------------------------------------------------------------------------- */
+
+static vtrn_status emit_tensor_tensor(emit_env *env, const fusion_node *node, vtrn_engine engine,
+                                      vtrn_alu op, const vtrn_ap *dst, const vtrn_ap *a,
+                                      const vtrn_ap *b) {
+    (void)node;
+    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_TENSOR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->ap[2] = *b;
+    return NULL;
+}
+
+static vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op,
+                                  const vtrn_ap *dst, const vtrn_ap *a, float imm, const tile *row,
+                                  bool is_reversed) {
+    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = imm;
+    if (row)
+        instr->ap[2] = tile_ap(row, env->rows, 1);
+    instr->flags = is_reversed ? VTRN_FLAG_REVERSE0 : 0;
+    return NULL;
+}
+
+static vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src) {
+    LOWER_EMIT(instr, env->l, TENSOR_COPY, VECTOR);
+    instr->ap[0] = *dst;
+    instr->ap[1] = *src;
+    return NULL;
+}
+
+static vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
+    LOWER_EMIT(instr, env->l, MEMSET, VECTOR);
+    instr->ap[0] = *dst;
+    if (is_exact_int(dst->dtype))
+        instr->imm[0].bits = (uint32_t)(int64_t)value;
+    else
+        instr->imm[0].f = (float)value;
+    return NULL;
+}
+
+static vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst,
+                                 const vtrn_ap *src, float scale) {
+    int set = isa_act_table_set(func);
+    if (set != 0 && env->l->act_table != set) {
+        LOWER_EMIT(load, env->l, ACT_TABLE_LOAD, SCALAR);
+        load->arg[0] = set;
+        env->l->act_table = (uint8_t)set;
+    }
+    LOWER_EMIT(instr, env->l, ACTIVATE, SCALAR);
+    instr->func = (uint8_t)func;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *src;
+    instr->imm[0].f = scale;
+    instr->imm[1].f = 0;
+    return NULL;
+}
+
+/* dst = a op b, whatever the operands are. */
+static vtrn_status emit_binary(emit_env *env, const fusion_node *node, vtrn_alu op,
+                               vtrn_engine engine) {
+    vtrn_ap dst = dst_ap(env, node), a, b;
+    const fusion *f = env->f;
+    bool is_row = node->klass == NODE_ROW;
+    bool a_is_scalar = is_scalar_in(env, node, 0) && !(is_row && node->in[0].node >= 0);
+    bool b_is_scalar = is_scalar_in(env, node, 1) && !(is_row && node->in[1].node >= 0);
+    bool is_exact = is_exact_int(in_dtype(f, node, 0)) || isa_alu_class(op) == 'B';
+    if (is_exact || (!a_is_scalar && !b_is_scalar)) {
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 1, &b));
+        return emit_tensor_tensor(env, node, engine, op, &dst, &a, &b);
+    }
+    int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
+    const fusion_in *s = &node->in[scalar];
+    const tile *row = s->node >= 0 ? &f->nodes[s->node].t : NULL;
+    if (node->in[tensor].node < 0) { /* both immediates, or an immediate with a row */
+        VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[tensor].imm));
+        a = dst;
+    } else {
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, tensor, &a));
+    }
+    return emit_scalar_op(env, engine, op, &dst, &a, (float)s->imm, row, scalar == 0);
+}
+
+/* No engine divides: multiply by the reciprocal. */
+static vtrn_status emit_divide(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = dst_ap(env, node), a;
+    const fusion_in *num = &node->in[0], *den = &node->in[1];
+    if (den->node < 0) {
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
+                              (float)(1.0 / den->imm), NULL, false);
+    }
+    const fusion_node *divisor = &env->f->nodes[den->node];
+    tile inverse = env->temps[0];
+    inverse.dtype = VTRN_DTYPE_FP32;
+    uint32_t inverse_cols = divisor->klass == NODE_ROW ? 1 : dst_cols(env, node);
+    vtrn_ap to = tile_ap(&inverse, env->rows, inverse_cols), from;
+    from = divisor->klass == NODE_COL
+               ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
+               : tile_ap(&divisor->t, env->rows, inverse_cols);
+    bool is_inverse = num->node < 0 && num->imm == 1 && inverse_cols == dst_cols(env, node);
+    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = is_inverse ? dst : to;
+    reciprocal->ap[1] = from;
+    if (is_inverse)
+        return NULL;
+    vtrn_ap factor = stretched(&inverse, env->rows, dst_cols(env, node));
+    if (inverse_cols > 1)
+        factor = to;
+    if (num->node < 0)
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &factor,
+                              (float)num->imm, NULL, false);
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
+    if (inverse_cols == 1)
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, 0, &inverse,
+                              false);
+    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
+}
+
+static vtrn_status emit_select(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = dst_ap(env, node), pred, on_true, on_false;
+    if (node->in[0].node < 0) { /* a constant predicate */
+        int k = node->in[0].imm != 0 ? 1 : 2;
+        if (node->in[k].node < 0)
+            return emit_fill(env, &dst, node->in[k].imm);
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, k, &on_true));
+        return emit_copy(env, &dst, &on_true);
+    }
+    if (node->in[2].node < 0) {
+        VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[2].imm));
+    } else {
+        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 2, &on_false));
+        VTRN_RETURN_IF_ERROR(emit_copy(env, &dst, &on_false));
+    }
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &pred));
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 1, &on_true));
+    LOWER_EMIT(instr, env->l, COPY_PREDICATED, VECTOR);
+    instr->ap[0] = dst;
+    instr->ap[1] = on_true;
+    instr->ap[2] = pred;
+    return NULL;
+}
+
+/* clamp(low, x, high): two steps, the second in place. */
+static vtrn_status emit_clamp(emit_env *env, const fusion_node *node, vtrn_engine engine) {
+    fusion_node step = *node;
+    step.n_in = 2;
+    step.in[0] = node->in[1];
+    step.in[1] = node->in[0];
+    VTRN_RETURN_IF_ERROR(emit_binary(env, &step, VTRN_ALU_MAX, engine));
+    vtrn_ap dst = dst_ap(env, node), high;
+    const fusion_in *h = &node->in[2];
+    if (h->node < 0 && !is_exact_int(node->dtype))
+        return emit_scalar_op(env, engine, VTRN_ALU_MIN, &dst, &dst, (float)h->imm, NULL, false);
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 2, &high));
+    return emit_tensor_tensor(env, node, engine, VTRN_ALU_MIN, &dst, &dst, &high);
+}
+
+static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &src));
+    if (is_exact_int(dst.dtype) && is_exact_int(src.dtype))
+        src.dtype = dst.dtype; /* the same bits, whatever the sign */
+    return emit_copy(env, &dst, &src);
+}
+
+static vtrn_status emit_compare(emit_env *env, const fusion_node *node, vtrn_engine engine) {
+    static const uint8_t alu[] = {[GRAPH_EQ] = VTRN_ALU_IS_EQUAL, [GRAPH_NE] = VTRN_ALU_NOT_EQUAL,
+                                  [GRAPH_GE] = VTRN_ALU_IS_GE,    [GRAPH_GT] = VTRN_ALU_IS_GT,
+                                  [GRAPH_LE] = VTRN_ALU_IS_LE,    [GRAPH_LT] = VTRN_ALU_IS_LT};
+    return emit_binary(env, node, (vtrn_alu)alu[node->direction], engine);
+}
+
+static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &src));
+    vtrn_act act;
+    if (act_of((graph_kind)node->op, &act))
+        return emit_activate(env, act, &dst, &src, 1);
+    if (node->op == GRAPH_IS_FINITE) { /* x - x is 0 for finite x only */
+        tile t = env->temps[0];
+        t.dtype = VTRN_DTYPE_FP32;
+        vtrn_ap zero = tile_ap(&t, env->rows, dst_cols(env, node));
+        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
+                                                &zero, &src, &src));
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &dst, &zero, 0, NULL,
+                              false);
+    }
+    if (is_exact_int(node->dtype)) { /* -x = x * -1, ~x = x ^ -1 */
+        const tile *minus_one = NULL;
+        VTRN_RETURN_IF_ERROR(const_tile(env, -1, node->dtype, &minus_one));
+        vtrn_ap m = stretched(minus_one, env->rows, dst_cols(env, node));
+        bool is_negate = node->op == GRAPH_NEGATE;
+        return emit_tensor_tensor(env, node, is_negate ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
+                                  is_negate ? VTRN_ALU_MULTIPLY : VTRN_ALU_BITWISE_XOR, &dst, &src,
+                                  &m);
+    }
+    bool is_negate = node->op == GRAPH_NEGATE;
+    return emit_scalar_op(env, VTRN_ENGINE_VECTOR,
+                          is_negate ? VTRN_ALU_MULTIPLY : VTRN_ALU_IS_EQUAL, &dst, &src,
+                          is_negate ? -1.0f : 0.0f, NULL, false);
+}
+
+vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
+    /* exact integer arithmetic and power are GpSimd's */
+    bool is_exact = is_exact_int(in_dtype(env->f, node, node->op == GRAPH_SELECT ? 1 : 0));
+    vtrn_engine engine = is_exact ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR;
+    switch (node->op) {
+    case GRAPH_SELECT:
+        return emit_select(env, node);
+    case GRAPH_CLAMP:
+        return emit_clamp(env, node, engine);
+    case GRAPH_CONVERT:
+        return emit_convert(env, node);
+    case GRAPH_COMPARE:
+        return emit_compare(env, node, engine);
+    case GRAPH_DIVIDE:
+        return emit_divide(env, node);
+    default:
+        break;
+    }
+    if (node->n_in == 1)
+        return emit_unary(env, node);
+    vtrn_alu op = (vtrn_alu)node->alu;
+    if (isa_alu_class(op) == 'B')
+        engine = VTRN_ENGINE_VECTOR;
+    if (op == VTRN_ALU_POWER)
+        engine = VTRN_ENGINE_GPSIMD;
+    return emit_binary(env, node, op, engine);
+}

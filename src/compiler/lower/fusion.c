@@ -1,0 +1,565 @@
+/* Growing fusions: which op joins which, and when a fusion closes. */
+#include "compiler/lower/fusion.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    /* A reduction over more columns than this is done in two steps: a tile row must fit SBUF
+     * several times over. */
+    MAX_REDUCE_COLS = 4096,
+    MAX_COLUMN_SUM_COLS = 2048, /* four PSUM banks of fp32 */
+};
+
+bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out) {
+    *out = t == VTRN_DTYPE_PRED ? VTRN_DTYPE_UINT8 : t;
+    switch (t) {
+    case VTRN_DTYPE_INT64:
+    case VTRN_DTYPE_UINT64:
+    case VTRN_DTYPE_FP64:
+    case VTRN_DTYPE_C64:
+    case VTRN_DTYPE_C128:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static int64_t count_of(const lower *l, graph_value v) {
+    return graph_type_count(&l->g->types[v]);
+}
+
+static vtrn_status fusion_open(lower *l, int64_t n, fusion **out) {
+    fusion *f = calloc(1, sizeof *f);
+    if (!f)
+        return VTRN_OUT_OF_MEMORY(sizeof *f);
+    f->n = n;
+    fusion **tail = &l->fusions;
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = f;
+    *out = f;
+    return NULL;
+}
+
+static vtrn_status name_value(lower *l, fusion *f, graph_value v, int node,
+                              const graph_op *alias_of) {
+    if (f->n_values == f->cap_values) {
+        int cap = f->cap_values ? f->cap_values * 2 : 32;
+        fusion_value *grown = realloc(f->values, (size_t)cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY((size_t)cap * sizeof *grown);
+        f->values = grown;
+        f->cap_values = cap;
+    }
+    f->values[f->n_values++] = (fusion_value){.value = v, .alias_of = alias_of};
+    l->values[v].state = VALUE_NODE;
+    l->values[v].fusion = f;
+    l->values[v].node = (uint32_t)node;
+    return NULL;
+}
+
+static void unlink_fusion(lower *l, fusion *f) {
+    fusion **at = &l->fusions;
+    while (*at && *at != f)
+        at = &(*at)->next;
+    if (*at)
+        *at = f->next;
+}
+
+/* Stores what is used outside, emits the code, gives every named value a view. */
+static vtrn_status close_fusion(lower *l, fusion *f) {
+    unlink_fusion(l, f);
+    uint32_t saved_source = l->source;
+    vtrn_status status = NULL;
+    for (int i = f->n_values - 1; i >= 0; i--) {
+        fusion_value *fv = &f->values[i];
+        if (l->values[fv->value].uses)
+            fv->is_needed = true;
+        if (!fv->is_needed || !fv->alias_of)
+            continue;
+        for (int j = 0; j < i; j++)
+            if (f->values[j].value == fv->alias_of->operands[0])
+                f->values[j].is_needed = true;
+    }
+    for (int i = 0; i < f->n_values && !status; i++) {
+        fusion_value *fv = &f->values[i];
+        lower_value *value = &l->values[fv->value];
+        if (!fv->is_needed || fv->alias_of)
+            continue;
+        fusion_node *node = &f->nodes[value->node];
+        if (!node->is_stored) {
+            status = lower_result(l, fv->value, &node->store_view);
+            node->is_stored = true;
+        } else {
+            lower_set_view(l, fv->value, &node->store_view);
+        }
+    }
+    if (!status)
+        status = fusion_emit(l, f);
+    for (int i = 0; i < f->n_values && !status; i++) {
+        fusion_value *fv = &f->values[i];
+        if (!fv->is_needed || !fv->alias_of)
+            continue;
+        view v;
+        const lower_value *from = &l->values[fv->alias_of->operands[0]];
+        if (from->state != VALUE_VIEW || !view_apply(l->g, fv->alias_of, &from->view, &v))
+            status = VTRN_ERROR(VTRN_INTERNAL, "a view of a stored value cannot be expressed");
+        else
+            lower_set_view(l, fv->value, &v);
+    }
+    l->source = saved_source;
+    free(f->values);
+    free(f);
+    return status;
+}
+
+vtrn_status lower_close_value(lower *l, graph_value v) {
+    return close_fusion(l, l->values[v].fusion);
+}
+
+vtrn_status lower_close_all(lower *l) {
+    while (l->fusions)
+        VTRN_RETURN_IF_ERROR(close_fusion(l, l->fusions));
+    return NULL;
+}
+
+/* Two open fusions with equal spaces become one; nodes of b follow those of a. */
+static vtrn_status merge(lower *l, fusion *a, fusion *b) {
+    int base = a->n_nodes;
+    for (int i = 0; i < b->n_nodes; i++) {
+        fusion_node *node = &a->nodes[base + i];
+        *node = b->nodes[i];
+        for (int k = 0; k < node->n_in; k++)
+            if (node->in[k].node >= 0)
+                node->in[k].node = (int16_t)(node->in[k].node + base);
+    }
+    a->n_nodes += b->n_nodes;
+    if (!a->cols)
+        a->cols = b->cols;
+    for (int i = 0; i < b->n_values; i++) {
+        const fusion_value *fv = &b->values[i];
+        VTRN_RETURN_IF_ERROR(
+            name_value(l, a, fv->value, base + (int)l->values[fv->value].node, fv->alias_of));
+    }
+    unlink_fusion(l, b);
+    free(b->values);
+    free(b);
+    return NULL;
+}
+
+/* --- joining ------------------------------------------------------------------------------------
+ */
+
+/* The open fusion that an op with a result of n elements can join: all its operands that are nodes
+ * of open fusions must be there, or their fusion is merged or closed. NULL: none. */
+static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_new, fusion **out) {
+    fusion *chosen = NULL;
+    for (uint32_t i = 0; i < op->n_operands; i++) {
+        lower_value *value = &l->values[op->operands[i]];
+        if (value->state != VALUE_NODE || value->fusion == chosen)
+            continue;
+        fusion *f = value->fusion;
+        const fusion_node *node = &f->nodes[value->node];
+        int64_t count = count_of(l, op->operands[i]);
+        /* the operand may be a ROW value that a broadcast already stretched to FULL */
+        bool is_usable = !node->is_column && count == n &&
+                         (n == f->n || (f->cols && n == f->n / f->cols)) &&
+                         f->n_nodes + n_new <= FUSION_MAX_NODES;
+        if (is_usable && chosen) {
+            is_usable = chosen->n == f->n &&
+                        (!chosen->cols || !f->cols || chosen->cols == f->cols) &&
+                        chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES;
+            if (is_usable) {
+                VTRN_RETURN_IF_ERROR(merge(l, chosen, f));
+                continue;
+            }
+        }
+        if (is_usable)
+            chosen = f;
+        else
+            VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+    }
+    *out = chosen;
+    return NULL;
+}
+
+static bool is_row_space(const fusion *f, int64_t n) {
+    return f->cols && n != f->n;
+}
+
+/* An operand for a node in f: a node of f, a new load, or an immediate. */
+static vtrn_status operand(lower *l, fusion *f, graph_value v, int64_t n, fusion_in *out) {
+    lower_value *value = &l->values[v];
+    out->node = FUSION_NO_NODE;
+    if (lower_splat_float(l, v, &out->imm))
+        return NULL;
+    if (value->state == VALUE_NODE && value->fusion == f) {
+        out->node = (int16_t)value->node;
+        return NULL;
+    }
+    view from;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
+    if (view_count(&from) == 1 && n != 1) { /* scalar bounds of clamp, scalar pred of select */
+        from.n = 1;
+        from.f[0] = (view_factor){n, 0};
+    }
+    bool is_reduced = is_row_space(f, n);
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (node->op == FUSION_LOAD && node->is_reduced == is_reduced &&
+            memcmp(&node->source_view, &from, sizeof from) == 0) {
+            out->node = (int16_t)i;
+            return NULL;
+        }
+    }
+    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a load");
+    vtrn_dtype dtype;
+    fusion_tile_dtype(from.dtype, &dtype);
+    out->node = (int16_t)f->n_nodes;
+    f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
+                                           .dtype = (uint8_t)dtype,
+                                           .is_reduced = is_reduced,
+                                           .source_view = from,
+                                           .source = l->source};
+    return NULL;
+}
+
+static vtrn_status join_elementwise(lower *l, const graph_op *op) {
+    graph_value result = op->results[0];
+    int64_t n = count_of(l, result);
+    fusion *f = NULL;
+    VTRN_RETURN_IF_ERROR(choose_fusion(l, op, n, 5, &f));
+    if (!f)
+        VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
+    fusion_node node = {.op = op->kind, .n_in = (uint8_t)op->n_operands, .source = l->source};
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[i], n, &node.in[i]));
+    vtrn_dtype dtype;
+    fusion_tile_dtype(l->g->types[result].dtype, &dtype);
+    node.dtype = (uint8_t)dtype;
+    node.is_reduced = is_row_space(f, n);
+    if (op->kind == GRAPH_COMPARE)
+        node.direction = (uint8_t)op->attrs.compare.direction;
+    uint8_t in_dtype = l->g->types[op->operands[0]].dtype;
+    if (op->n_operands == 2)
+        node.alu = (uint8_t)elementwise_alu((graph_kind)op->kind, in_dtype);
+    if (op->kind == GRAPH_CONVERT && l->g->types[result].dtype == VTRN_DTYPE_PRED &&
+        in_dtype != VTRN_DTYPE_PRED) {
+        node.op = GRAPH_COMPARE;
+        node.direction = GRAPH_NE;
+        node.in[node.n_in++] = (fusion_in){.node = FUSION_NO_NODE, .imm = 0};
+    }
+    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
+    f->nodes[f->n_nodes] = node;
+    return name_value(l, f, result, f->n_nodes++, NULL);
+}
+
+/* A view change that keeps the linear index (reshape), or stretches a ROW value over its columns.
+ */
+static vtrn_status join_alias(lower *l, const graph_op *op, bool *is_done) {
+    lower_value *value = &l->values[op->operands[0]];
+    if (value->state != VALUE_NODE)
+        return NULL;
+    fusion *f = value->fusion;
+    const fusion_node *node = &f->nodes[value->node];
+    const graph_type *in = &l->g->types[op->operands[0]], *out = &l->g->types[op->results[0]];
+    int64_t n_in = graph_type_count(in), n_out = graph_type_count(out);
+    bool is_alias =
+        op->kind == GRAPH_RESHAPE || (op->kind == GRAPH_BROADCAST_IN_DIM && n_in == n_out);
+    if (op->kind == GRAPH_BROADCAST_IN_DIM && is_alias)
+        for (int64_t i = 1; i < op->attrs.dims.dims.n; i++)
+            is_alias = is_alias && op->attrs.dims.dims.v[i] > op->attrs.dims.dims.v[i - 1];
+    if (op->kind == GRAPH_BROADCAST_IN_DIM && !is_alias && f->cols && n_out == f->n &&
+        n_in == f->n / f->cols && !node->is_column) {
+        /* rows first, in order, and everything behind them new (or of size 1 before) */
+        int64_t rows = 1, at = -1;
+        bool is_prefix = true;
+        for (int64_t i = 0; i < op->attrs.dims.dims.n; i++) {
+            int64_t d = op->attrs.dims.dims.v[i];
+            if (in->dims[i] == 1)
+                continue;
+            is_prefix = is_prefix && d > at && in->dims[i] == out->dims[d];
+            at = d;
+        }
+        for (int64_t d = 0; is_prefix && d <= at; d++)
+            rows *= out->dims[d];
+        is_alias = is_prefix && rows == n_in;
+    }
+    if (!is_alias || node->is_column)
+        return NULL;
+    *is_done = true;
+    return name_value(l, f, op->results[0], (int)value->node, op);
+}
+
+/* Whether the engines reduce this way on this type. */
+static bool reducer_is_native(const graph_op *op, vtrn_dtype t) {
+    bool is_exact = dtype_is_float(t) || t == VTRN_DTYPE_PRED;
+    switch ((graph_reducer)op->reducer) {
+    case GRAPH_REDUCER_ADD:
+    case GRAPH_REDUCER_MULTIPLY:
+        return dtype_is_float(t);
+    case GRAPH_REDUCER_MAXIMUM:
+    case GRAPH_REDUCER_MINIMUM:
+        return is_exact;
+    case GRAPH_REDUCER_AND:
+    case GRAPH_REDUCER_OR:
+        return t == VTRN_DTYPE_PRED;
+    default:
+        return false;
+    }
+}
+
+static bool is_identity(graph_reducer r, vtrn_dtype t, double init) {
+    switch (r) {
+    case GRAPH_REDUCER_ADD:
+        return init == 0;
+    case GRAPH_REDUCER_MULTIPLY:
+        return init == 1;
+    case GRAPH_REDUCER_MAXIMUM:
+        return t == VTRN_DTYPE_PRED ? init == 0 : init == -INFINITY;
+    case GRAPH_REDUCER_MINIMUM:
+        return t == VTRN_DTYPE_PRED ? init != 0 : init == INFINITY;
+    case GRAPH_REDUCER_AND:
+        return init != 0;
+    case GRAPH_REDUCER_OR:
+        return init == 0;
+    default:
+        return false;
+    }
+}
+
+typedef enum { SHAPE_TRAILING, SHAPE_LEADING, SHAPE_MIXED } reduce_shape;
+
+static reduce_shape shape_of(const graph_op *op, const graph_type *in, int64_t *n_reduced) {
+    bool is_reduced[GRAPH_MAX_RANK] = {false};
+    *n_reduced = 1;
+    for (int64_t i = 0; i < op->attrs.dims.dims.n; i++) {
+        is_reduced[op->attrs.dims.dims.v[i]] = true;
+        *n_reduced *= in->dims[op->attrs.dims.dims.v[i]];
+    }
+    bool is_trailing = true, is_leading = true, seen_kept = false, seen_reduced = false;
+    for (int d = 0; d < in->rank; d++) {
+        if (in->dims[d] == 1)
+            continue;
+        if (is_reduced[d]) {
+            seen_reduced = true;
+            is_leading = is_leading && !seen_kept;
+        } else {
+            seen_kept = true;
+            is_trailing = is_trailing && !seen_reduced;
+        }
+    }
+    return is_trailing ? SHAPE_TRAILING : is_leading ? SHAPE_LEADING : SHAPE_MIXED;
+}
+
+static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in in, bool is_column,
+                              vtrn_dtype dtype, int *out_node) {
+    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a reduction");
+    *out_node = f->n_nodes;
+    f->nodes[f->n_nodes++] = (fusion_node){.op = GRAPH_REDUCE,
+                                           .klass = NODE_ROW,
+                                           .dtype = (uint8_t)dtype,
+                                           .reducer = op->reducer,
+                                           .is_column = is_column,
+                                           .is_reduced = true,
+                                           .n_in = 1,
+                                           .in = {in},
+                                           .source = l->source};
+    return NULL;
+}
+
+/* Views of the operand with the reduced dims moved behind the kept ones. */
+static bool permuted_view(const lower *l, const graph_op *op, const view *operand, view *out) {
+    const graph_type *in = &l->g->types[op->operands[0]];
+    int first[GRAPH_MAX_RANK + 1];
+    view v = *operand;
+    if (!view_split_dims(&v, in->dims, in->rank, first))
+        return false;
+    *out = v;
+    out->n = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int d = 0; d < in->rank; d++) {
+            bool is_reduced = false;
+            for (int64_t i = 0; i < op->attrs.dims.dims.n; i++)
+                is_reduced |= op->attrs.dims.dims.v[i] == d;
+            if (is_reduced == (pass == 1))
+                for (int k = first[d]; k < first[d + 1]; k++)
+                    out->f[out->n++] = v.f[k];
+        }
+    return true;
+}
+
+/* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
+static int64_t first_step_share(int64_t rows, int64_t cols) {
+    if (cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512))
+        return 1;
+    int64_t best = 1;
+    for (int64_t k = 2; k <= cols / 16; k++) {
+        if (cols % k)
+            continue;
+        best = k;
+        if (cols / k <= MAX_REDUCE_COLS && rows * k >= 128)
+            break;
+    }
+    return best;
+}
+
+static vtrn_status scratch_view(lower *l, vtrn_dtype dtype, int64_t n, view *out) {
+    graph_type t = {.dtype = (uint8_t)dtype, .rank = 1, .dims = {n}};
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, dtype, graph_type_bytes(&t), 0, &slot));
+    *out = view_dense(slot, &t);
+    return NULL;
+}
+
+/* Reduction over the trailing n_reduced elements of a view, in one or two steps, into `result`. */
+static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, int64_t n_reduced) {
+    graph_value result = op->results[0];
+    int64_t n = view_count(from), rows = n / n_reduced;
+    int64_t share = first_step_share(rows, n_reduced);
+    view v = *from;
+    vtrn_dtype dtype;
+    fusion_tile_dtype(v.dtype, &dtype);
+    fusion *f = NULL;
+    int node = 0;
+    if (share > 1) {
+        VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
+        f->cols = n_reduced / share;
+        f->nodes[f->n_nodes++] = (fusion_node){
+            .op = FUSION_LOAD, .dtype = (uint8_t)dtype, .source_view = v, .source = l->source};
+        VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false,
+                                        dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, &node));
+        VTRN_RETURN_IF_ERROR(
+            scratch_view(l, dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, rows * share, &v));
+        f->nodes[node].is_stored = true;
+        f->nodes[node].store_view = v;
+        VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+        return reduce_view(l, op, &v, share);
+    }
+    VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
+    f->cols = n_reduced;
+    vtrn_dtype load_dtype;
+    fusion_tile_dtype(v.dtype, &load_dtype);
+    f->nodes[f->n_nodes++] = (fusion_node){
+        .op = FUSION_LOAD, .dtype = (uint8_t)load_dtype, .source_view = v, .source = l->source};
+    vtrn_dtype out_dtype;
+    fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
+    VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));
+    return name_value(l, f, result, node, NULL);
+}
+
+static int n_sums(const fusion *f) {
+    int n = 0;
+    for (int i = 0; i < f->n_nodes; i++)
+        n += f->nodes[i].is_column;
+    return n;
+}
+
+static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
+    if (op->n_operands != 2)
+        return NULL;
+    const graph_type *in = &l->g->types[op->operands[0]];
+    double init;
+    vtrn_dtype dtype;
+    if (!reducer_is_native(op, in->dtype) || !fusion_tile_dtype(in->dtype, &dtype) ||
+        !lower_splat_float(l, op->operands[1], &init) || !is_identity(op->reducer, in->dtype, init))
+        return NULL;
+    int64_t n_reduced, n = graph_type_count(in);
+    reduce_shape shape = shape_of(op, in, &n_reduced);
+    if (n == 0 || n_reduced == 0)
+        return NULL;
+    *is_done = true;
+    lower_value *value = &l->values[op->operands[0]];
+    int node = 0;
+    if (value->state == VALUE_NODE) {
+        fusion *f = value->fusion;
+        const fusion_node *from = &f->nodes[value->node];
+        int64_t cols = shape == SHAPE_TRAILING ? n_reduced : n / n_reduced;
+        bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
+                       f->n_nodes + 1 < FUSION_MAX_NODES;
+        fusion_in operand = {.node = (int16_t)value->node};
+        if (is_open && shape == SHAPE_TRAILING && first_step_share(n / n_reduced, n_reduced) == 1) {
+            f->cols = cols;
+            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
+            return name_value(l, f, op->results[0], node, NULL);
+        }
+        bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
+                            !from->is_column && op->reducer == GRAPH_REDUCER_ADD &&
+                            dtype == VTRN_DTYPE_FP32 && n_sums(f) < 6 &&
+                            f->n_nodes + 1 < FUSION_MAX_NODES;
+        if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
+            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
+            return name_value(l, f, op->results[0], node, NULL);
+        }
+        bool is_sum = op->reducer == GRAPH_REDUCER_ADD && cols <= MAX_COLUMN_SUM_COLS &&
+                      (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
+        is_sum = is_sum && (n_sums(f) + 1) * ((cols + 511) / 512) <= 6;
+        if (is_open && shape == SHAPE_LEADING && is_sum) {
+            f->cols = cols;
+            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
+            return name_value(l, f, op->results[0], node, NULL);
+        }
+    }
+    view from, permuted;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
+    bool is_column = shape == SHAPE_LEADING && op->reducer == GRAPH_REDUCER_ADD &&
+                     n / n_reduced <= MAX_COLUMN_SUM_COLS && n / n_reduced > 1 &&
+                     (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
+    if (is_column) {
+        fusion *f = NULL;
+        VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
+        f->cols = n / n_reduced;
+        fusion_in operand_in;
+        VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[0], n, &operand_in));
+        if (operand_in.node != FUSION_NO_NODE) {
+            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand_in, true, dtype, &node));
+            return name_value(l, f, op->results[0], node, NULL);
+        }
+        VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+    }
+    if (!permuted_view(l, op, &from, &permuted)) {
+        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &from));
+        VTRN_CHECK(permuted_view(l, op, &from, &permuted), "a dense view can be permuted");
+    }
+    return reduce_view(l, op, &permuted, n_reduced);
+}
+
+static vtrn_status lower_iota(lower *l, const graph_op *op, bool *is_done) {
+    const graph_type *t = &l->g->types[op->results[0]];
+    int64_t d = op->attrs.dims.dims.v[0], n = t->dims[d];
+    vtrn_dtype unused;
+    enum { MAX_IOTA = 1 << 20 };
+    if (n > MAX_IOTA || !fusion_tile_dtype(t->dtype, &unused))
+        return NULL;
+    size_t size = dtype_size(t->dtype);
+    int32_t *numbers = ARENA_NEW(&l->tmp, int32_t, (size_t)n);
+    uint8_t *bytes = arena_alloc(&l->tmp, (size_t)n, size);
+    if (!numbers || !bytes)
+        return VTRN_OUT_OF_MEMORY((size_t)n * size);
+    for (int64_t i = 0; i < n; i++)
+        numbers[i] = (int32_t)i;
+    dtype_convert(VTRN_DTYPE_INT32, numbers, t->dtype, bytes, (size_t)n);
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(lower_constant_add(l, t->dtype, bytes, (uint64_t)n * size, &slot));
+    view v = view_dense(slot, t);
+    for (int i = 0; i < v.n; i++)
+        v.f[i].stride = i == d;
+    lower_set_view(l, op->results[0], &v);
+    *is_done = true;
+    return NULL;
+}
+
+vtrn_status lower_fused(lower *l, const graph_op *op, bool *is_done) {
+    if (op->kind == GRAPH_IOTA)
+        return lower_iota(l, op, is_done);
+    if (op->kind == GRAPH_REDUCE)
+        return join_reduce(l, op, is_done);
+    if (op->kind == GRAPH_RESHAPE || op->kind == GRAPH_BROADCAST_IN_DIM)
+        return join_alias(l, op, is_done);
+    if (!elementwise_supports(l, op))
+        return NULL;
+    *is_done = true;
+    return join_elementwise(l, op);
+}

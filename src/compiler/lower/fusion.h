@@ -1,0 +1,108 @@
+/* Fusions: ops over one iteration space whose intermediate values never leave SBUF.
+ *
+ * The space is a linear index of n elements, cut into rows of `cols` when a reduction asks for it.
+ * A node's class says how it varies over the space:
+ *
+ *     FULL   a tile [rows, cols]
+ *     ROW    one value a row: a tile [rows, 1]; reductions over cols make it, FULL ops take it as a
+ *            per-partition scalar
+ *     COL    one value a column: loaded once, replicated on all partitions
+ *
+ * Shapes do not matter, only linear order: a reshape costs nothing. */
+#ifndef VTRN_COMPILER_LOWER_FUSION_H
+#define VTRN_COMPILER_LOWER_FUSION_H
+
+#include "compiler/lower/lower.h"
+
+typedef enum node_class { NODE_FULL, NODE_ROW, NODE_COL } node_class;
+
+enum { FUSION_MAX_NODES = 160, FUSION_NO_NODE = -1, FUSION_LOAD = GRAPH_KIND_COUNT };
+
+/* An operand: a node or an immediate. */
+typedef struct fusion_in {
+    int16_t node; /* or FUSION_NO_NODE: imm */
+    double imm;
+} fusion_in;
+
+typedef struct fusion_node {
+    uint16_t
+        op; /* graph_kind, FUSION_LOAD, GRAPH_REDUCE (over cols, or over rows when is_column) */
+    uint8_t klass;     /* node_class; of loads: decided when the fusion closes */
+    uint8_t dtype;     /* of its tile: PRED lies as UINT8 */
+    uint8_t direction; /* compare */
+    uint8_t alu;       /* binary ops */
+    uint8_t reducer;
+    bool is_column;  /* reduce over rows: leaves the fusion, cannot be used inside */
+    bool is_reduced; /* FULL or ROW by origin: n or n/cols elements */
+    bool is_stored;
+    uint8_t n_in;
+    fusion_in in[3];
+    view source_view; /* FUSION_LOAD */
+    view store_view;  /* is_stored */
+    view at;          /* the one of the two that matters, cut into rows and columns */
+    int n_outer;      /* factors of `at` that make the rows */
+    bool is_live, is_hoisted;
+    uint32_t source; /* for instructions */
+    int last_use;    /* node index */
+    tile t;          /* where it lies in this iteration */
+    int slot;        /* FULL: which tile buffer */
+    tile psum[8];    /* column reductions: banks */
+} fusion_node;
+
+/* A graph value that names a node, or a view change of one that does. */
+typedef struct fusion_value {
+    graph_value value;
+    const graph_op *alias_of; /* view change that made it, or NULL: the node itself */
+    bool is_needed;
+} fusion_value;
+
+typedef struct fusion {
+    struct fusion *next;
+    int64_t n;    /* elements of FULL */
+    int64_t cols; /* 0: not fixed yet */
+    int n_nodes, n_values, cap_values;
+    fusion_node nodes[FUSION_MAX_NODES];
+    fusion_value *values;
+} fusion;
+
+/* Type of tile for a value's dtype; false when the engines have no exact way to hold it. */
+bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
+
+/* --- fusion_emit.c --- */
+vtrn_status fusion_emit(lower *l, fusion *f);
+
+/* --- elementwise.c --- */
+/* Whether the engines do this op exactly enough on these types. */
+bool elementwise_supports(const lower *l, const graph_op *op);
+/* The ALU op of a binary kind on `dtype`; NONE when there is none that is exact. */
+vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype);
+/* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
+int elementwise_n_temps(const fusion *f, const fusion_node *node);
+enum { ELEMENTWISE_MAX_TEMPS = 2, FUSION_MAX_CONSTS = 64 };
+
+/* A constant on every partition: a [128, 1] tile, filled once a fusion. */
+typedef struct emit_const {
+    double value;
+    uint8_t dtype;
+    tile t;
+} emit_const;
+
+/* Where a node is emitted: the tile at hand. */
+typedef struct emit_env {
+    lower *l;
+    fusion *f;
+    uint32_t rows, cols;
+    uint32_t col0; /* first column, for COL operands */
+    tile temps[ELEMENTWISE_MAX_TEMPS];
+    emit_const consts[FUSION_MAX_CONSTS];
+    int n_consts;
+} emit_env;
+
+/* Emits one op node for the tile at hand. */
+vtrn_status elementwise_emit(emit_env *env, const fusion_node *node);
+
+/* Which immediates of a node must lie in memory: the callback is told each (value, dtype). */
+void elementwise_for_consts(const fusion *f, const fusion_node *node,
+                            void (*fn)(void *ctx, double value, vtrn_dtype dtype), void *ctx);
+
+#endif

@@ -1,0 +1,528 @@
+/* Code for a fusion: choice of rows and columns, tile buffers, the loop over tiles. */
+#include "compiler/lower/fusion.h"
+
+#include <string.h>
+
+enum {
+    N_BUFFERS = 2,          /* one tile computes while the next loads */
+    BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
+                               iterations stay in the host's L2 */
+    MIN_TILE_COLS = 64,
+    MAX_TILE_COLS = 2048,
+    ROW_TILE_BYTES = 64,
+};
+
+typedef struct segment {
+    int64_t offset, rows, cols; /* elements; in flat mode a stretch of the linear index */
+} segment;
+
+typedef struct emitter {
+    lower *l;
+    fusion *f;
+    emit_env env;
+    int64_t cols; /* of a row */
+    int64_t tile_cols;
+    bool is_flat;
+    int n_slots, n_rows_tiles;
+    uint32_t iter_bytes;
+    uint32_t iter_base[N_BUFFERS];
+    uint32_t row_base; /* within an iteration, after the FULL slots */
+    tile ones;
+    bool has_sums;
+} emitter;
+
+/* fp32 columns of a PSUM bank */
+static int64_t psum_cols(const lower *l) {
+    return l->chip->psum_bank_bytes / 4;
+}
+
+static void mark_live(fusion *f) {
+    for (int i = f->n_nodes - 1; i >= 0; i--) {
+        fusion_node *node = &f->nodes[i];
+        if (node->is_stored)
+            node->is_live = true;
+        if (!node->is_live)
+            continue;
+        for (int k = 0; k < node->n_in; k++)
+            if (node->in[k].node >= 0)
+                f->nodes[node->in[k].node].is_live = true;
+    }
+}
+
+static bool all_zero(const view_factor *f, int n) {
+    for (int i = 0; i < n; i++)
+        if (f[i].size > 1 && f[i].stride)
+            return false;
+    return true;
+}
+
+static bool is_flat_view(const view *v) {
+    return view_is_dense(v) || all_zero(v->f, v->n);
+}
+
+/* Cost of loading v in rows of `cols`, in elements; negative: it cannot be cut there. */
+static double load_cost(const view *v, int64_t n, int64_t cols) {
+    view cut = *v;
+    int n_outer;
+    if (!view_split_at(&cut, cols, &n_outer))
+        return -1;
+    if (all_zero(cut.f, n_outer))
+        return (double)cols;
+    if (all_zero(cut.f + n_outer, cut.n - n_outer))
+        return (double)(n / cols) * 4;
+    view inner = cut;
+    memmove(inner.f, cut.f + n_outer, (size_t)(cut.n - n_outer) * sizeof *inner.f);
+    inner.n = cut.n - n_outer;
+    view_coalesce(&inner);
+    bool is_run = inner.n == 0 || inner.f[inner.n - 1].stride == 1;
+    return (double)n * (is_run ? 1 : 3);
+}
+
+static double cols_cost(const fusion *f, int64_t cols) {
+    double cost = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->op != FUSION_LOAD)
+            continue;
+        double c = load_cost(&node->source_view, f->n, cols);
+        cost += c < 0 ? 10.0 * (double)f->n : c;
+    }
+    /* a tile costs its instructions' overhead, whatever it holds */
+    int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
+    double tiles = (double)((rows + 127) / 128) * (double)((cols + tile_cols - 1) / tile_cols);
+    return cost + tiles * 128 * 64 * 2;
+}
+
+/* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
+ * makes loading cheapest. */
+static void choose_cols(emitter *e) {
+    fusion *f = e->f;
+    e->cols = f->cols;
+    if (e->cols)
+        return;
+    e->is_flat = true;
+    double best = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->op != FUSION_LOAD || is_flat_view(&node->source_view))
+            continue;
+        e->is_flat = false;
+        view v = node->source_view;
+        view_coalesce(&v);
+        int64_t inner = 1;
+        for (int k = v.n - 1; k >= 0; k--) {
+            inner *= v.f[k].size;
+            if (inner > 65535)
+                break;
+            double cost = cols_cost(f, inner);
+            if (!e->cols || cost < best) {
+                best = cost;
+                e->cols = inner;
+            }
+        }
+    }
+    if (!e->is_flat && !e->cols)
+        e->cols = 1;
+    if (e->is_flat)
+        e->cols = f->n;
+}
+
+/* A copy in row-major order of what cannot be cut into rows. */
+static vtrn_status densify(lower *l, view *v) {
+    graph_type t = {.dtype = v->dtype, .rank = 1, .dims = {view_count(v)}};
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, v->dtype, graph_type_bytes(&t), 0, &slot));
+    view dense = view_dense(slot, &t);
+    VTRN_RETURN_IF_ERROR(lower_copy(l, v, &dense));
+    *v = dense;
+    return NULL;
+}
+
+/* Cuts a load's view and decides its class. */
+static vtrn_status classify_load(emitter *e, fusion_node *node) {
+    node->klass = NODE_FULL;
+    if (e->is_flat) {
+        if (all_zero(node->source_view.f, node->source_view.n)) {
+            node->klass = NODE_ROW;
+            node->is_hoisted = true;
+            node->at = node->source_view;
+            node->at.n = node->n_outer = 1;
+            node->at.f[0] = (view_factor){128, 0};
+        }
+        return NULL;
+    }
+    if (node->is_reduced) {
+        node->klass = NODE_ROW;
+        node->at = node->source_view;
+        node->n_outer = node->at.n;
+    } else {
+        node->at = node->source_view;
+        if (!view_split_at(&node->at, e->cols, &node->n_outer)) {
+            VTRN_RETURN_IF_ERROR(densify(e->l, &node->source_view));
+            node->at = node->source_view;
+            VTRN_CHECK(view_split_at(&node->at, e->cols, &node->n_outer),
+                       "a dense view can be cut");
+        }
+        bool is_col = all_zero(node->at.f, node->n_outer) && e->cols != e->f->n;
+        if (all_zero(node->at.f + node->n_outer, node->at.n - node->n_outer)) {
+            node->klass = NODE_ROW;
+            node->at.n = node->n_outer;
+        } else if (is_col) {
+            node->klass = NODE_COL;
+            node->is_hoisted = true;
+        }
+    }
+    if (node->klass == NODE_ROW && all_zero(node->at.f, node->n_outer)) {
+        node->is_hoisted = true;
+        node->at.n = node->n_outer = 1;
+        node->at.f[0] = (view_factor){128, 0};
+    }
+    return NULL;
+}
+
+static void classify_op(emitter *e, fusion_node *node) {
+    if (node->op == GRAPH_REDUCE) {
+        node->klass = NODE_ROW;
+        return;
+    }
+    bool is_row = node->is_reduced || !node->is_stored;
+    for (int k = 0; k < node->n_in && !node->is_reduced; k++)
+        if (node->in[k].node >= 0 && e->f->nodes[node->in[k].node].klass != NODE_ROW)
+            is_row = false;
+    bool has_node = node->is_reduced;
+    for (int k = 0; k < node->n_in; k++)
+        has_node |= node->in[k].node >= 0;
+    node->klass = is_row && has_node ? NODE_ROW : NODE_FULL;
+}
+
+static vtrn_status classify(emitter *e) {
+    fusion *f = e->f;
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live)
+            continue;
+        if (node->op == FUSION_LOAD)
+            VTRN_RETURN_IF_ERROR(classify_load(e, node));
+        else
+            classify_op(e, node);
+        if (node->is_stored && !e->is_flat) {
+            node->at = node->store_view;
+            node->n_outer = node->at.n;
+            if (!node->is_reduced)
+                VTRN_CHECK(view_split_at(&node->at, e->cols, &node->n_outer),
+                           "a result can be cut into rows");
+            if (node->is_column)
+                node->n_outer = 0;
+        }
+        for (int k = 0; k < node->n_in; k++)
+            if (node->in[k].node >= 0)
+                f->nodes[node->in[k].node].last_use = i;
+        node->last_use = node->is_stored ? i : node->last_use;
+    }
+    return NULL;
+}
+
+/* Tile buffers for FULL nodes: a buffer is free again after its node's last use. */
+static int assign_slots(fusion *f, int *n_temps) {
+    int busy_until[FUSION_MAX_NODES];
+    int n = 0;
+    *n_temps = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->op == GRAPH_REDUCE)
+            continue;
+        if (node->op != FUSION_LOAD) {
+            int temps = elementwise_n_temps(f, node);
+            *n_temps = temps > *n_temps ? temps : *n_temps;
+        }
+        if (node->klass != NODE_FULL || node->is_hoisted)
+            continue;
+        int slot = 0;
+        while (slot < n && busy_until[slot] >= i)
+            slot++;
+        if (slot == n)
+            n++;
+        busy_until[slot] = node->last_use > i ? node->last_use : i;
+        node->slot = slot;
+    }
+    return n;
+}
+
+static void add_const(void *ctx, double value, vtrn_dtype dtype) {
+    emit_env *env = ctx;
+    for (int i = 0; i < env->n_consts; i++)
+        if (env->consts[i].dtype == dtype &&
+            memcmp(&env->consts[i].value, &value, sizeof value) == 0)
+            return;
+    if (env->n_consts < FUSION_MAX_CONSTS)
+        env->consts[env->n_consts++] = (emit_const){.value = value, .dtype = (uint8_t)dtype};
+}
+
+static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
+    LOWER_EMIT(set, l, MEMSET, VECTOR);
+    set->ap[0] = tile_ap(t, 128, cols);
+    if (t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32)
+        set->imm[0].bits = (uint32_t)(int64_t)value;
+    else
+        set->imm[0].f = (float)value;
+    return NULL;
+}
+
+/* SBUF for everything; sizes the columns of a tile. */
+static vtrn_status plan_memory(emitter *e) {
+    lower *l = e->l;
+    fusion *f = e->f;
+    int n_temps, n_rows = 0, n_hoisted_rows = 0;
+    e->n_slots = assign_slots(f, &n_temps);
+    int n_full = e->n_slots + n_temps;
+    uint64_t col_bytes = 0;
+    bool has_reduce = false;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (!node->is_live)
+            continue;
+        if (node->op != FUSION_LOAD && node->op != GRAPH_REDUCE)
+            elementwise_for_consts(f, node, add_const, &e->env);
+        e->has_sums |= node->is_column;
+        has_reduce |= node->op == GRAPH_REDUCE && !node->is_column;
+        if (node->klass == NODE_COL)
+            col_bytes += lower_sbuf_round((uint64_t)e->cols * 4);
+        else if (node->klass == NODE_ROW && !node->is_column)
+            *(node->is_hoisted ? &n_hoisted_rows : &n_rows) += 1;
+        if (node->is_column)
+            col_bytes += lower_sbuf_round((uint64_t)e->cols * 4);
+    }
+    int64_t want = n_full ? BUFFER_BYTES / (4 * n_full) : MAX_TILE_COLS;
+    want = want / MIN_TILE_COLS * MIN_TILE_COLS;
+    want = want < MIN_TILE_COLS ? MIN_TILE_COLS : want > MAX_TILE_COLS ? MAX_TILE_COLS : want;
+    if (e->is_flat) {
+        /* spread over all partitions before making rows long */
+        int64_t spread = ((f->n + 127) / 128 + 15) / 16 * 16;
+        spread = spread < MIN_TILE_COLS ? MIN_TILE_COLS : spread;
+        e->tile_cols = spread < want ? spread : want;
+    } else {
+        e->tile_cols = e->cols < want || has_reduce || e->has_sums ? e->cols : want;
+    }
+    uint64_t persistent =
+        col_bytes + (uint64_t)(n_hoisted_rows + e->env.n_consts + 1) * ROW_TILE_BYTES;
+    e->row_base = lower_sbuf_round((uint64_t)e->tile_cols * 4) * (uint32_t)n_full;
+    e->iter_bytes = e->row_base + (uint32_t)n_rows * ROW_TILE_BYTES;
+    int n_buffers = N_BUFFERS;
+    if (persistent + (uint64_t)e->iter_bytes * N_BUFFERS > l->sbuf_limit)
+        n_buffers = 1; /* a long reduction: no overlap rather than no result */
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, persistent + (uint64_t)e->iter_bytes * n_buffers));
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live)
+            continue;
+        node->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = node->dtype};
+        if (node->is_hoisted || node->is_column)
+            node->t.addr = lower_sbuf_alloc(
+                l, node->klass == NODE_COL || node->is_column ? (uint64_t)e->cols * 4 : 4);
+    }
+    for (int i = 0; i < e->env.n_consts; i++) {
+        emit_const *c = &e->env.consts[i];
+        c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};
+    }
+    e->ones = (tile){.space = VTRN_SPACE_SBUF, .addr = lower_sbuf_alloc(l, 4)};
+    for (int b = 0; b < N_BUFFERS; b++)
+        e->iter_base[b] = b < n_buffers ? lower_sbuf_alloc(l, e->iter_bytes) : e->iter_base[0];
+    return NULL;
+}
+
+/* What does not change from tile to tile. */
+static vtrn_status emit_hoisted(emitter *e) {
+    lower *l = e->l;
+    fusion *f = e->f;
+    int64_t rows = e->is_flat ? 128 : f->n / e->cols;
+    rows = rows < 128 ? rows : 128;
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || !node->is_hoisted)
+            continue;
+        l->source = node->source;
+        if (node->klass == NODE_COL) {
+            view v = node->at;
+            int n_cols = v.n - node->n_outer;
+            memmove(v.f + 1, v.f + node->n_outer, (size_t)n_cols * sizeof *v.f);
+            v.f[0] = (view_factor){rows, 0};
+            v.n = n_cols + 1;
+            VTRN_RETURN_IF_ERROR(lower_load(l, &v, 1, 0, rows, 0, e->cols, &node->t));
+        } else {
+            VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
+        }
+    }
+    for (int i = 0; i < e->env.n_consts; i++)
+        VTRN_RETURN_IF_ERROR(fill(l, &e->env.consts[i].t, 1, e->env.consts[i].value));
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || !node->is_column)
+            continue;
+        /* fp32 and bf16 do not mix in a matmul: ones take the operand's type */
+        e->ones.dtype = f->nodes[node->in[0].node].dtype;
+        int64_t cols = f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
+        for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l))
+            node->psum[b++] = lower_psum_tile(l);
+    }
+    if (e->has_sums)
+        VTRN_RETURN_IF_ERROR(fill(l, &e->ones, 1, 1));
+    return NULL;
+}
+
+/* A share of a column sum: ones^T @ tile, accumulated in PSUM over the row tiles. */
+static vtrn_status emit_column_sum(emitter *e, fusion_node *node, bool is_first, bool is_last) {
+    lower *l = e->l;
+    const fusion_node *from = &e->f->nodes[node->in[0].node];
+    int64_t cols = from->klass == NODE_ROW ? 1 : e->cols;
+    tile ones = e->ones;
+    ones.dtype = from->dtype;
+    LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
+    weights->ap[1] = tile_ap(&ones, e->env.rows, 1);
+    for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l), b++) {
+        uint32_t n = (uint32_t)(cols - c < psum_cols(l) ? cols - c : psum_cols(l));
+        LOWER_EMIT(sum, l, MATMUL, TENSOR);
+        sum->ap[0] = tile_ap(&node->psum[b], 1, n);
+        sum->ap[1] = tile_ap_cols(&from->t, e->env.rows, (uint32_t)c, n);
+        sum->flags = (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
+    }
+    return NULL;
+}
+
+static vtrn_status finish_column_sum(emitter *e, fusion_node *node) {
+    lower *l = e->l;
+    int64_t cols = e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
+    l->source = node->source;
+    for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l), b++) {
+        uint32_t n = (uint32_t)(cols - c < psum_cols(l) ? cols - c : psum_cols(l));
+        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+        copy->ap[0] = tile_ap_cols(&node->t, 1, (uint32_t)c, n);
+        copy->ap[1] = tile_ap(&node->psum[b], 1, n);
+    }
+    return lower_store(l, &node->at, 0, 0, 1, 0, cols, &node->t, false);
+}
+
+static vtrn_alu reduce_alu(const fusion_node *node) {
+    switch ((graph_reducer)node->reducer) {
+    case GRAPH_REDUCER_MULTIPLY:
+        return VTRN_ALU_MULTIPLY;
+    case GRAPH_REDUCER_MAXIMUM:
+    case GRAPH_REDUCER_OR:
+        return VTRN_ALU_MAX;
+    case GRAPH_REDUCER_MINIMUM:
+    case GRAPH_REDUCER_AND:
+        return VTRN_ALU_MIN;
+    default:
+        return VTRN_ALU_ADD;
+    }
+}
+
+static vtrn_status emit_row_reduce(emitter *e, const fusion_node *node) {
+    const fusion_node *from = &e->f->nodes[node->in[0].node];
+    LOWER_EMIT(reduce, e->l, TENSOR_REDUCE, VECTOR);
+    reduce->op0 = (uint8_t)reduce_alu(node);
+    reduce->arg[0] = 1;
+    reduce->ap[0] = tile_ap(&node->t, e->env.rows, 1);
+    reduce->ap[1] = tile_ap(&from->t, e->env.rows, e->env.cols);
+    if (from->klass == NODE_ROW)
+        reduce->ap[1].dim[0].step = 0;
+    return NULL;
+}
+
+/* Cuts the dense and the constant views of a flat fusion for one segment. */
+static void cut_flat(fusion *f, const segment *s) {
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->is_hoisted || !(node->is_stored || node->op == FUSION_LOAD))
+            continue;
+        const view *v = node->is_stored ? &node->store_view : &node->source_view;
+        node->at =
+            (view){.slot = v->slot, .dtype = v->dtype, .offset = v->offset + s->offset, .n = 2};
+        node->at.f[0] = (view_factor){s->rows, s->cols};
+        node->at.f[1] = (view_factor){s->cols, 1};
+        node->n_outer = 1;
+    }
+}
+
+static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c, bool is_last) {
+    lower *l = e->l;
+    uint32_t rows = e->env.rows, cols = e->env.cols;
+    int64_t n_cols = node->klass == NODE_ROW ? 1 : cols;
+    int64_t c0 = node->klass == NODE_ROW ? 0 : c;
+    l->source = node->source;
+    if (node->op == FUSION_LOAD)
+        return lower_load(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t);
+    if (node->is_column)
+        return emit_column_sum(e, node, r == 0, is_last);
+    if (node->op == GRAPH_REDUCE)
+        VTRN_RETURN_IF_ERROR(emit_row_reduce(e, node));
+    else
+        VTRN_RETURN_IF_ERROR(elementwise_emit(&e->env, node));
+    if (node->is_stored)
+        return lower_store(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t, false);
+    return NULL;
+}
+
+/* One iteration: the tile at rows [r, r + rows), columns [c, c + cols). */
+static vtrn_status emit_tile(emitter *e, int64_t r, int64_t c, int iteration, bool is_last) {
+    fusion *f = e->f;
+    uint32_t base = e->iter_base[iteration % N_BUFFERS], row_at = base + e->row_base;
+    uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4);
+    for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
+        e->env.temps[k] = (tile){.space = VTRN_SPACE_SBUF,
+                                 .addr = base + (uint32_t)(e->n_slots + k) * slot_bytes};
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->is_hoisted)
+            continue;
+        if (node->klass == NODE_FULL)
+            node->t.addr = base + (uint32_t)node->slot * slot_bytes;
+        else if (!node->is_column)
+            node->t.addr = row_at, row_at += ROW_TILE_BYTES;
+        VTRN_RETURN_IF_ERROR(emit_node(e, node, r, c, is_last));
+    }
+    return NULL;
+}
+
+static vtrn_status emit_segment(emitter *e, const segment *s, int *iteration) {
+    for (int64_t r = 0; r < s->rows; r += 128)
+        for (int64_t c = 0; c < s->cols; c += e->tile_cols) {
+            e->env.rows = (uint32_t)(s->rows - r < 128 ? s->rows - r : 128);
+            e->env.cols = (uint32_t)(s->cols - c < e->tile_cols ? s->cols - c : e->tile_cols);
+            e->env.col0 = (uint32_t)c;
+            VTRN_RETURN_IF_ERROR(emit_tile(e, r, c, (*iteration)++, r + 128 >= s->rows));
+        }
+    return NULL;
+}
+
+vtrn_status fusion_emit(lower *l, fusion *f) {
+    mark_live(f);
+    bool is_live = false;
+    for (int i = 0; i < f->n_nodes; i++)
+        is_live |= f->nodes[i].is_live;
+    if (!is_live)
+        return NULL;
+    emitter e = {.l = l, .f = f, .env = {.l = l, .f = f}};
+    choose_cols(&e);
+    VTRN_RETURN_IF_ERROR(classify(&e));
+    VTRN_RETURN_IF_ERROR(plan_memory(&e));
+    VTRN_RETURN_IF_ERROR(emit_hoisted(&e));
+    int iteration = 0;
+    if (e.is_flat) {
+        int64_t rows = f->n / e.tile_cols, tail = f->n % e.tile_cols;
+        segment whole = {0, rows, e.tile_cols}, rest = {rows * e.tile_cols, 1, tail};
+        cut_flat(f, &whole);
+        VTRN_RETURN_IF_ERROR(emit_segment(&e, &whole, &iteration));
+        if (tail) {
+            cut_flat(f, &rest);
+            VTRN_RETURN_IF_ERROR(emit_segment(&e, &rest, &iteration));
+        }
+        return NULL;
+    }
+    segment all = {0, f->n / e.cols, e.cols};
+    VTRN_RETURN_IF_ERROR(emit_segment(&e, &all, &iteration));
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_live && f->nodes[i].is_column)
+            VTRN_RETURN_IF_ERROR(finish_column_sum(&e, &f->nodes[i]));
+    return NULL;
+}

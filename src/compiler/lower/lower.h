@@ -1,0 +1,163 @@
+/* Lowering context: from graph values to tiles and instructions in program order. */
+#ifndef VTRN_COMPILER_LOWER_LOWER_H
+#define VTRN_COMPILER_LOWER_LOWER_H
+
+#include "compiler/compile.h"
+#include "compiler/lower/view.h"
+
+/* Where a graph value is. */
+typedef enum value_state {
+    VALUE_UNSET,
+    VALUE_VIEW,  /* in HBM */
+    VALUE_SPLAT, /* one constant everywhere: becomes an immediate */
+    VALUE_NODE,  /* still inside an open fusion */
+} value_state;
+
+typedef struct lower_value {
+    uint8_t state;
+    uint32_t uses;         /* operands and region results that name it, not yet lowered */
+    uint64_t splat_bits;   /* SPLAT: the element's bytes, little-endian */
+    view view;             /* VIEW */
+    struct fusion *fusion; /* NODE */
+    uint32_t node;
+    int32_t output; /* program output that this value is (the first one), or -1 */
+} lower_value;
+
+/* A stretch of the instruction list that becomes one block. */
+typedef struct lower_block {
+    uint32_t begin, end; /* in the list */
+    vtrn_block_end kind;
+    uint32_t next[2];
+    uint32_t cond_slot;
+    uint32_t n_targets;
+    uint32_t *targets;
+} lower_block;
+
+/* Scratch tensors: live from the first to the last instruction that names them. */
+typedef struct lower_slot {
+    vtrn_slot slot;
+    uint32_t block_first, block_last; /* blocks in which it is named */
+    uint32_t first, last;             /* list indices */
+    bool is_pinned;                   /* lives through the whole program (control flow) */
+} lower_slot;
+
+enum { LOWER_MAX_CUSTOM_OPERANDS = 1 << 16, LOWER_N_PSUM_BANKS_MAX = 16 };
+
+typedef struct lower {
+    const graph *g;
+    const vtrn_chip *chip;
+    compile_options options;
+    arena tmp; /* dies with the compilation */
+    vtrn_program *program;
+    lower_value *values; /* by graph_value */
+
+    vtrn_instr *list;
+    uint32_t n_list, cap_list;
+    lower_block *blocks;
+    uint32_t n_blocks, cap_blocks;
+    lower_slot *slots;
+    uint32_t n_slots, cap_slots;
+    vtrn_source *sources;
+    uint32_t n_sources, cap_sources;
+    vtrn_custom *customs;
+    uint32_t n_customs, cap_customs;
+    uint8_t *data;
+    uint64_t n_data, cap_data;
+
+    uint32_t source;        /* of what is being lowered */
+    struct fusion *fusions; /* open ones, oldest first */
+    uint32_t n_fusions;
+
+    /* SBUF and PSUM cursors, bytes of a partition */
+    uint32_t sbuf_limit, sbuf_cursor, sbuf_peak, sbuf_kernel_base;
+    uint32_t psum_bank, psum_peak_banks;
+    uint32_t load_ring, store_ring;
+    uint8_t act_table;                      /* loaded activation table set; 0xff: unknown */
+    const uint32_t *arg_slot, *output_slot; /* by parameter, by output */
+} lower;
+
+/* --- builder.c: instructions, slots, sources ------------------------------------------------ */
+
+/* Appends an instruction (source and update fields are filled in). The pointer is valid until the
+ * next append; NULL: out of memory, reported by the caller through LOWER_EMIT. */
+vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine);
+
+#define LOWER_EMIT(var, l, opcode, engine)                                                         \
+    vtrn_instr *var = lower_append((l), VTRN_OP_##opcode, VTRN_ENGINE_##engine);                   \
+    if (!var)                                                                                      \
+    return VTRN_OUT_OF_MEMORY(sizeof(vtrn_instr))
+
+vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
+                           int32_t index, uint32_t *out);
+/* A constant: bytes are copied and shared when equal to an earlier one's. */
+vtrn_status lower_constant_add(lower *l, vtrn_dtype dtype, const void *bytes, uint64_t size,
+                               uint32_t *out_slot);
+vtrn_status lower_source_set(lower *l, const char *op, const char *place);
+vtrn_status lower_block_begin(lower *l, uint32_t *out_block);
+void lower_block_end(lower *l, uint32_t block, vtrn_block_end kind, uint32_t next0, uint32_t next1,
+                     uint32_t cond_slot);
+/* Lists -> program: scratch addresses, semaphores, streams. */
+vtrn_status lower_finish(lower *l);
+
+/* --- tile.c: on-chip tiles and their transfers ------------------------------------------------ */
+
+/* A tile in SBUF or PSUM: rows are partitions, columns the free axis, dense. */
+typedef struct tile {
+    uint8_t space, dtype;
+    uint16_t partition;
+    uint32_t addr;
+} tile;
+
+/* Starts a kernel that needs n_bytes of each partition in all; CAPACITY when that is more than SBUF
+ * holds. lower_sbuf_alloc hands out its parts. */
+vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes);
+uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes); /* rounded to 64 bytes */
+uint32_t lower_sbuf_round(uint64_t n_bytes);
+tile lower_psum_bank(lower *l, int bank); /* fp32 */
+tile lower_psum_tile(lower *l);           /* the next bank */
+
+vtrn_ap tile_ap(const tile *t, uint32_t n_rows, uint32_t n_cols);
+/* columns [col, col+n) of it */
+vtrn_ap tile_ap_cols(const tile *t, uint32_t n_rows, uint32_t col, uint32_t n_cols);
+
+/* rows [r0, r0+n_rows) x cols [c0, c0+n_cols) of v, whose first n_outer factors make the rows, into
+ * the tile (row r0 at its first partition, column c0 at byte addr). Casts when dtypes differ. Rows
+ * with stride 0 and one column set are fetched once and broadcast. */
+vtrn_status lower_load(lower *l, const view *v, int n_outer, int64_t r0, int64_t n_rows, int64_t c0,
+                       int64_t n_cols, const tile *dst);
+vtrn_status lower_store(lower *l, const view *v, int n_outer, int64_t r0, int64_t n_rows,
+                        int64_t c0, int64_t n_cols, const tile *src, bool is_accumulate);
+/* HBM to HBM, equal element counts; casts when dtypes differ. */
+vtrn_status lower_copy(lower *l, const view *src, const view *dst);
+
+/* --- values.c ----------------------------------------------------------------------------------
+ */
+
+/* Makes v a VIEW (closes its fusion, gives splats memory). */
+vtrn_status lower_materialise(lower *l, graph_value v, view *out);
+/* The same, dense. */
+vtrn_status lower_dense(lower *l, graph_value v, view *out);
+/* Fresh HBM for a result; a program output goes to its own slot. Sets the value's state to VIEW. */
+vtrn_status lower_result(lower *l, graph_value v, view *out);
+void lower_set_view(lower *l, graph_value v, const view *at);
+/* One use of v was lowered. */
+void lower_used(lower *l, graph_value v);
+bool lower_splat_float(const lower *l, graph_value v, double *out);
+
+/* --- one function an op family ------------------------------------------------------------------
+ * Each sets *is_done when it lowered the op; else the next one is asked. */
+typedef vtrn_status lower_fn(lower *l, const graph_op *op, bool *is_done);
+lower_fn lower_view_op;     /* view.c kinds */
+lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
+lower_fn lower_contraction; /* dot.c: dot_general, convolution */
+lower_fn lower_movement;    /* move.c: pad, concatenate */
+lower_fn lower_control;     /* control.c: while, if, case */
+vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
+
+vtrn_status lower_region(lower *l, const graph_region *region);
+
+/* Closes every open fusion. */
+vtrn_status lower_close_all(lower *l);
+vtrn_status lower_close_value(lower *l, graph_value v);
+
+#endif

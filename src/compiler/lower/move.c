@@ -1,0 +1,111 @@
+/* pad, concatenate and copies: DMA from HBM to HBM. */
+#include "compiler/lower/movement.h"
+
+vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
+    uint32_t slot;
+    graph_type t = *type;
+    t.dtype = v->dtype;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
+    view dense = view_dense(slot, &t);
+    VTRN_RETURN_IF_ERROR(lower_copy(l, v, &dense));
+    *v = dense;
+    return NULL;
+}
+
+vtrn_status movement_fill(lower *l, const view *value, const view *out) {
+    view one = *value;
+    one.n = 1;
+    one.f[0] = (view_factor){view_count(out), 0};
+    return lower_copy(l, &one, out);
+}
+
+vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
+                              const int64_t *low, const int64_t *high, const int64_t *interior,
+                              const view *value, const graph_type *result, const view *out) {
+    (void)high;
+    VTRN_RETURN_IF_ERROR(movement_fill(l, value, out));
+    view src = *from, dst = *out;
+    int first[GRAPH_MAX_RANK + 1];
+    bool is_simple = view_split_dims(&src, type->dims, type->rank, first);
+    for (int d = 0; is_simple && d < type->rank; d++)
+        is_simple = first[d + 1] - first[d] <= 1;
+    if (!is_simple) {
+        src = *from;
+        VTRN_RETURN_IF_ERROR(movement_densify(l, &src, type));
+        VTRN_CHECK(view_split_dims(&src, type->dims, type->rank, first), "a dense view can be cut");
+    }
+    view cut_src = {.slot = src.slot, .dtype = src.dtype, .offset = src.offset};
+    view cut_dst = {.slot = dst.slot, .dtype = dst.dtype, .offset = dst.offset};
+    for (int d = 0; d < type->rank; d++) {
+        int64_t step = interior[d] + 1, begin = 0, end = type->dims[d];
+        if (low[d] < 0)
+            begin = (-low[d] + step - 1) / step;
+        while (end > begin && low[d] + (end - 1) * step >= result->dims[d])
+            end = low[d] + (end - 1) * step - result->dims[d] >= step * 64 ? end - 64 : end - 1;
+        if (end <= begin)
+            return NULL; /* everything is cut away */
+        int64_t src_stride = first[d + 1] > first[d] ? src.f[first[d]].stride : 0;
+        cut_src.offset += begin * src_stride;
+        cut_dst.offset += (low[d] + begin * step) * dst.f[d].stride;
+        cut_src.f[cut_src.n++] = (view_factor){end - begin, src_stride};
+        cut_dst.f[cut_dst.n++] = (view_factor){end - begin, step * dst.f[d].stride};
+    }
+    return lower_copy(l, &cut_src, &cut_dst);
+}
+
+vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, const int64_t *low,
+                         const int64_t *high, const int64_t *interior, uint64_t value,
+                         const graph_type *result, view *out) {
+    uint32_t slot, constant;
+    graph_type t = *result;
+    t.dtype = from->dtype;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
+    VTRN_RETURN_IF_ERROR(lower_constant_add(l, t.dtype, &value, dtype_size(t.dtype), &constant));
+    graph_type scalar = {.dtype = t.dtype};
+    view one = view_dense(constant, &scalar), dense = view_dense(slot, &t);
+    VTRN_RETURN_IF_ERROR(movement_pad_into(l, from, type, low, high, interior, &one, &t, &dense));
+    *out = dense;
+    return NULL;
+}
+
+static vtrn_status lower_pad(lower *l, const graph_op *op) {
+    view from, value, out;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[1], &value));
+    VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
+    return movement_pad_into(l, &from, &l->g->types[op->operands[0]], op->attrs.pad.low.v,
+                             op->attrs.pad.high.v, op->attrs.pad.interior.v, &value,
+                             &l->g->types[op->results[0]], &out);
+}
+
+static vtrn_status lower_concatenate(lower *l, const graph_op *op) {
+    int64_t d = op->attrs.dims.dims.v[0], at = 0;
+    view out;
+    view *from = ARENA_NEW(&l->tmp, view, op->n_operands);
+    if (!from)
+        return VTRN_OUT_OF_MEMORY(op->n_operands * sizeof *from);
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[i], &from[i]));
+    VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
+    for (uint32_t i = 0; i < op->n_operands; i++) {
+        const graph_type *t = &l->g->types[op->operands[i]];
+        view part = out;
+        part.offset += at * out.f[d].stride;
+        part.f[d].size = t->dims[d];
+        at += t->dims[d];
+        VTRN_RETURN_IF_ERROR(lower_copy(l, &from[i], &part));
+    }
+    return NULL;
+}
+
+vtrn_status lower_movement(lower *l, const graph_op *op, bool *is_done) {
+    vtrn_dtype t = op->n_results ? l->g->types[op->results[0]].dtype : VTRN_DTYPE_FP32;
+    if (dtype_size(t) > 4) /* DMA moves elements of up to 4 bytes */
+        return NULL;
+    if (op->kind != GRAPH_PAD && op->kind != GRAPH_CONCATENATE)
+        return NULL;
+    *is_done = true;
+    return op->kind == GRAPH_PAD ? lower_pad(l, op) : lower_concatenate(l, op);
+}

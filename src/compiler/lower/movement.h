@@ -1,0 +1,21 @@
+/* Data movement in HBM that other lowerings need too. */
+#ifndef VTRN_COMPILER_LOWER_MOVEMENT_H
+#define VTRN_COMPILER_LOWER_MOVEMENT_H
+
+#include "compiler/lower/lower.h"
+
+/* Fresh memory of `result` type: `value` (bytes of one element) everywhere but where `from` lands,
+ * low elements in, interior + 1 apart. Negative low or high cuts. */
+vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, const int64_t *low,
+                         const int64_t *high, const int64_t *interior, uint64_t value,
+                         const graph_type *result, view *out);
+/* The same into memory that `out` already names. */
+vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
+                              const int64_t *low, const int64_t *high, const int64_t *interior,
+                              const view *value, const graph_type *result, const view *out);
+/* A row-major copy in fresh memory. */
+vtrn_status movement_densify(lower *l, view *v, const graph_type *type);
+/* Fills a dense view with one element, read from `value` (a view of any one element). */
+vtrn_status movement_fill(lower *l, const view *value, const view *out);
+
+#endif

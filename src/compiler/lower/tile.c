@@ -1,0 +1,288 @@
+/* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
+#include "compiler/lower/lower.h"
+
+enum {
+    SBUF_ALIGN = 64,
+    /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
+     * to stay in the host's cache. Bytes of a partition; assumed, tuned on the chars step. */
+    SBUF_WINDOW = 24 << 10,
+    N_LOAD_RINGS = 4,
+    FIRST_STORE_RING = 4,
+    N_STORE_RINGS = 3,
+    COPY_RING = 7,
+};
+
+uint32_t lower_sbuf_round(uint64_t n_bytes) {
+    return (uint32_t)((n_bytes + SBUF_ALIGN - 1) & ~(uint64_t)(SBUF_ALIGN - 1));
+}
+
+vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
+    if (n_bytes > l->sbuf_limit)
+        return VTRN_ERROR(
+            VTRN_CAPACITY,
+            "SBUF: a kernel needs %llu bytes of each partition, %s has %u usable; the "
+            "compiler cannot tile it smaller",
+            (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
+    if (l->sbuf_cursor + n_bytes > SBUF_WINDOW)
+        l->sbuf_cursor = 0;
+    l->sbuf_kernel_base = l->sbuf_cursor;
+    if (l->sbuf_cursor + n_bytes > l->sbuf_peak)
+        l->sbuf_peak = l->sbuf_cursor + (uint32_t)n_bytes;
+    return NULL;
+}
+
+uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes) {
+    uint32_t addr = l->sbuf_cursor;
+    l->sbuf_cursor += lower_sbuf_round(n_bytes);
+    return addr;
+}
+
+tile lower_psum_bank(lower *l, int bank) {
+    if (l->psum_peak_banks <= (uint32_t)bank)
+        l->psum_peak_banks = (uint32_t)bank + 1;
+    return (tile){.space = VTRN_SPACE_PSUM,
+                  .dtype = VTRN_DTYPE_FP32,
+                  .addr = (uint32_t)bank * l->chip->psum_bank_bytes};
+}
+
+tile lower_psum_tile(lower *l) {
+    uint32_t bank = l->psum_bank;
+    l->psum_bank = (bank + 1) % (uint32_t)l->chip->n_psum_banks;
+    return lower_psum_bank(l, (int)bank);
+}
+
+vtrn_ap tile_ap_cols(const tile *t, uint32_t n_rows, uint32_t col, uint32_t n_cols) {
+    return (vtrn_ap){.space = t->space,
+                     .dtype = t->dtype,
+                     .n_dims = 1,
+                     .partition = t->partition,
+                     .n_partitions = (uint16_t)n_rows,
+                     .addr = t->addr + (int64_t)col * (int64_t)dtype_size(t->dtype),
+                     .partition_step = 1,
+                     .dim = {{1, n_cols}}};
+}
+
+vtrn_ap tile_ap(const tile *t, uint32_t n_rows, uint32_t n_cols) {
+    return tile_ap_cols(t, n_rows, 0, n_cols);
+}
+
+/* Truth values lie as bytes: the engines know them as uint8. */
+static uint8_t memory_dtype(vtrn_dtype t) {
+    return t == VTRN_DTYPE_PRED ? VTRN_DTYPE_UINT8 : (uint8_t)t;
+}
+
+typedef struct transfer {
+    lower *l;
+    const view *v;
+    const tile *t;
+    int64_t col0; /* where the columns at hand begin in the tile */
+    bool is_store, is_accumulate;
+    view_box rows; /* at hand */
+} transfer;
+
+static vtrn_status emit_transfer(transfer *x, const vtrn_ap *hbm, const vtrn_ap *sbuf) {
+    lower *l = x->l;
+    vtrn_instr *dma =
+        lower_append(l, VTRN_OP_DMA_COPY, x->is_store ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC);
+    if (!dma)
+        return VTRN_OUT_OF_MEMORY(sizeof *dma);
+    if (x->is_store) {
+        dma->queue = (uint8_t)(FIRST_STORE_RING + l->store_ring);
+        l->store_ring = (l->store_ring + 1) % N_STORE_RINGS;
+        dma->ap[0] = *hbm;
+        dma->ap[1] = *sbuf;
+        dma->flags = x->is_accumulate ? VTRN_FLAG_ACCUMULATE : 0;
+    } else {
+        dma->queue = (uint8_t)l->load_ring;
+        l->load_ring = (l->load_ring + 1) % N_LOAD_RINGS;
+        dma->ap[0] = *sbuf;
+        dma->ap[1] = *hbm;
+    }
+    return NULL;
+}
+
+/* One DMA for every combination of the box's outer factors that an access pattern has no room for.
+ */
+static vtrn_status transfer_cols(transfer *x, const view_box *cols, int from_factor, int64_t offset,
+                                 int64_t row_first, int64_t row_n, int64_t row_step,
+                                 int64_t col_first) {
+    int left = cols->n - from_factor;
+    if (left > VTRN_MAX_FREE_DIMS) {
+        int64_t inner = 1;
+        for (int i = from_factor + 1; i < cols->n; i++)
+            inner *= cols->f[i].size;
+        for (int64_t i = 0; i < cols->f[from_factor].size; i++)
+            VTRN_RETURN_IF_ERROR(transfer_cols(x, cols, from_factor + 1,
+                                               offset + i * cols->f[from_factor].stride, row_first,
+                                               row_n, row_step, col_first + i * inner));
+        return NULL;
+    }
+    size_t size = dtype_size(x->v->dtype);
+    vtrn_ap hbm = {.space = VTRN_SPACE_HBM,
+                   .dtype = memory_dtype(x->v->dtype),
+                   .n_partitions = (uint16_t)row_n,
+                   .slot = x->v->slot,
+                   .addr = offset * (int64_t)size,
+                   .partition_step = row_step};
+    int64_t n_cols = 1;
+    for (int i = from_factor; i < cols->n; i++) {
+        if (cols->f[i].stride > INT32_MAX || cols->f[i].stride < INT32_MIN ||
+            cols->f[i].size > UINT32_MAX)
+            return VTRN_ERROR(VTRN_CAPACITY,
+                              "DMA: a stride of %lld elements does not fit an access pattern",
+                              (long long)cols->f[i].stride);
+        hbm.dim[hbm.n_dims++] = (vtrn_dim){(int32_t)cols->f[i].stride, (uint32_t)cols->f[i].size};
+        n_cols *= cols->f[i].size;
+    }
+    tile part = *x->t;
+    part.partition = (uint16_t)(part.partition + row_first);
+    vtrn_ap sbuf =
+        tile_ap_cols(&part, (uint32_t)row_n, (uint32_t)(x->col0 + col_first), (uint32_t)n_cols);
+    return emit_transfer(x, &hbm, &sbuf);
+}
+
+/* Rows of a box with one factor at a time: an access pattern has one row step. */
+static vtrn_status transfer_rows(transfer *x, const view_box *cols, int factor, int64_t offset,
+                                 int64_t row_first) {
+    const view_box *rows = &x->rows;
+    if (rows->n - factor > 1) {
+        int64_t inner = 1;
+        for (int i = factor + 1; i < rows->n; i++)
+            inner *= rows->f[i].size;
+        for (int64_t i = 0; i < rows->f[factor].size; i++)
+            VTRN_RETURN_IF_ERROR(transfer_rows(
+                x, cols, factor + 1, offset + i * rows->f[factor].stride, row_first + i * inner));
+        return NULL;
+    }
+    int64_t n = rows->n > factor ? rows->f[factor].size : 1;
+    int64_t step = rows->n > factor ? rows->f[factor].stride : 0;
+    return transfer_cols(x, cols, 0, offset, row_first, n, step, cols->start);
+}
+
+static vtrn_status on_col_box(void *ctx, const view_box *cols) {
+    transfer *x = ctx;
+    return transfer_rows(x, cols, 0, x->v->offset + x->rows.offset + cols->offset, x->rows.start);
+}
+
+typedef struct row_walk {
+    transfer x;
+    const view_factor *col_factors;
+    int n_col_factors;
+    int64_t c0, c1;
+} row_walk;
+
+static vtrn_status on_row_box(void *ctx, const view_box *rows) {
+    row_walk *w = ctx;
+    w->x.rows = *rows;
+    return view_for_boxes(w->col_factors, w->n_col_factors, w->c0, w->c1, on_col_box, &w->x);
+}
+
+static vtrn_status move_tile(lower *l, const view *v, int n_outer, int64_t r0, int64_t n_rows,
+                             int64_t c0, int64_t n_cols, const tile *t, bool is_store,
+                             bool is_accumulate) {
+    row_walk w = {
+        .x = {.l = l, .v = v, .t = t, .is_store = is_store, .is_accumulate = is_accumulate},
+        .col_factors = v->f + n_outer,
+        .n_col_factors = v->n - n_outer,
+        .c0 = c0,
+        .c1 = c0 + n_cols};
+    return view_for_boxes(v->f, n_outer, r0, r0 + n_rows, on_row_box, &w);
+}
+
+vtrn_status lower_load(lower *l, const view *v, int n_outer, int64_t r0, int64_t n_rows, int64_t c0,
+                       int64_t n_cols, const tile *dst) {
+    return move_tile(l, v, n_outer, r0, n_rows, c0, n_cols, dst, false, false);
+}
+
+vtrn_status lower_store(lower *l, const view *v, int n_outer, int64_t r0, int64_t n_rows,
+                        int64_t c0, int64_t n_cols, const tile *src, bool is_accumulate) {
+    return move_tile(l, v, n_outer, r0, n_rows, c0, n_cols, src, true, is_accumulate);
+}
+
+/* Common refinement of two factor lists with equal counts: pair[i] = sizes equal, strides of each.
+ */
+typedef struct joint_factor {
+    int64_t size, from, to;
+} joint_factor;
+
+static int refine(const view *src, const view *dst, joint_factor *out) {
+    view a = *src, b = *dst;
+    view_coalesce(&a);
+    view_coalesce(&b);
+    int n = 0, i = a.n, j = b.n;
+    joint_factor reversed[2 * VIEW_MAX_FACTORS];
+    while (i > 0 && j > 0) {
+        view_factor *x = &a.f[i - 1], *y = &b.f[j - 1];
+        int64_t size = x->size < y->size ? x->size : y->size;
+        if (x->size % size || y->size % size || n == 2 * VIEW_MAX_FACTORS)
+            return -1;
+        reversed[n++] = (joint_factor){size, x->stride, y->stride};
+        x->size /= size;
+        x->stride *= size;
+        y->size /= size;
+        y->stride *= size;
+        i -= x->size == 1;
+        j -= y->size == 1;
+    }
+    for (int k = 0; k < n; k++)
+        out[k] = reversed[n - 1 - k];
+    return n;
+}
+
+static vtrn_status copy_factors(lower *l, const view *src, const view *dst, const joint_factor *f,
+                                int n, int64_t src_offset, int64_t dst_offset) {
+    if (n > VTRN_MAX_FREE_DIMS + 1) {
+        for (int64_t i = 0; i < f[0].size; i++)
+            VTRN_RETURN_IF_ERROR(copy_factors(l, src, dst, f + 1, n - 1, src_offset + i * f[0].from,
+                                              dst_offset + i * f[0].to));
+        return NULL;
+    }
+    joint_factor split[VTRN_MAX_FREE_DIMS + 2];
+    for (int i = 0; i < n; i++)
+        split[i] = f[i];
+    enum { N_ENGINES = 16, MIN_RUN = 1024 };
+    if (n == 1 && f[0].size % N_ENGINES == 0 && f[0].size >= N_ENGINES * MIN_RUN) {
+        int64_t inner = f[0].size / N_ENGINES; /* one long run: a share for each DMA engine */
+        split[0] = (joint_factor){N_ENGINES, f[0].from * inner, f[0].to * inner};
+        split[1] = (joint_factor){inner, f[0].from, f[0].to};
+        n = 2;
+    }
+    int64_t rows = n > 1 ? split[0].size : 1;
+    enum { MAX_ROWS = 32768 };
+    for (int64_t r = 0; r < rows; r += MAX_ROWS) {
+        int64_t n_rows = rows - r < MAX_ROWS ? rows - r : MAX_ROWS;
+        LOWER_EMIT(dma, l, DMA_COPY, GPSIMD);
+        dma->queue = COPY_RING;
+        for (int side = 0; side < 2; side++) {
+            const view *v = side ? src : dst;
+            vtrn_ap *ap = &dma->ap[side];
+            int64_t base = side ? src_offset : dst_offset;
+            int64_t step = n > 1 ? (side ? split[0].from : split[0].to) : 0;
+            *ap = (vtrn_ap){.space = VTRN_SPACE_HBM,
+                            .dtype = memory_dtype(v->dtype),
+                            .n_partitions = (uint16_t)n_rows,
+                            .slot = v->slot,
+                            .addr = (base + r * step) * (int64_t)dtype_size(v->dtype),
+                            .partition_step = step};
+            for (int i = n > 1; i < n; i++) {
+                int64_t stride = side ? split[i].from : split[i].to;
+                if (stride > INT32_MAX || stride < INT32_MIN || split[i].size > UINT32_MAX)
+                    return VTRN_ERROR(
+                        VTRN_CAPACITY,
+                        "DMA: a stride of %lld elements does not fit an access pattern",
+                        (long long)stride);
+                ap->dim[ap->n_dims++] = (vtrn_dim){(int32_t)stride, (uint32_t)split[i].size};
+            }
+        }
+    }
+    return NULL;
+}
+
+vtrn_status lower_copy(lower *l, const view *src, const view *dst) {
+    if (view_count(src) == 0)
+        return NULL;
+    joint_factor f[2 * VIEW_MAX_FACTORS];
+    int n = refine(src, dst, f);
+    VTRN_CHECK(n >= 0, "both sides of a copy have a common refinement");
+    return copy_factors(l, src, dst, f, n, src->offset, dst->offset);
+}

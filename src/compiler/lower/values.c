@@ -1,0 +1,87 @@
+/* Where values are: views, splats, memory for results. */
+#include "compiler/lower/lower.h"
+
+#include <string.h>
+
+void lower_set_view(lower *l, graph_value v, const view *at) {
+    l->values[v].state = VALUE_VIEW;
+    l->values[v].view = *at;
+}
+
+void lower_used(lower *l, graph_value v) {
+    if (l->values[v].uses)
+        l->values[v].uses--;
+}
+
+bool lower_splat_float(const lower *l, graph_value v, double *out) {
+    const lower_value *value = &l->values[v];
+    if (value->state != VALUE_SPLAT)
+        return false;
+    vtrn_dtype t = l->g->types[v].dtype;
+    if (t == VTRN_DTYPE_INT32) {
+        *out = (int32_t)value->splat_bits;
+        return true;
+    }
+    if (t == VTRN_DTYPE_UINT32) {
+        *out = (uint32_t)value->splat_bits;
+        return true;
+    }
+    if (dtype_size(t) > 4)
+        return false;
+    float f;
+    dtype_load_fp32(t, &value->splat_bits, &f, 1);
+    *out = f;
+    return true;
+}
+
+/* A splat as memory: one element that every index reads. */
+static vtrn_status splat_view(lower *l, graph_value v, view *out) {
+    const graph_type *type = &l->g->types[v];
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(lower_constant_add(l, type->dtype, &l->values[v].splat_bits,
+                                            dtype_size(type->dtype), &slot));
+    *out = view_dense(slot, type);
+    for (int i = 0; i < out->n; i++)
+        out->f[i].stride = 0;
+    return NULL;
+}
+
+vtrn_status lower_materialise(lower *l, graph_value v, view *out) {
+    lower_value *value = &l->values[v];
+    if (value->state == VALUE_NODE)
+        VTRN_RETURN_IF_ERROR(lower_close_value(l, v));
+    if (value->state == VALUE_SPLAT)
+        return splat_view(l, v, out);
+    VTRN_CHECK(value->state == VALUE_VIEW, "a value is lowered before it is used");
+    *out = value->view;
+    return NULL;
+}
+
+vtrn_status lower_dense(lower *l, graph_value v, view *out) {
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, v, out));
+    if (view_is_dense(out))
+        return NULL;
+    uint32_t slot;
+    const graph_type *type = &l->g->types[v];
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
+    view dense = view_dense(slot, type);
+    VTRN_RETURN_IF_ERROR(lower_copy(l, out, &dense));
+    if (l->values[v].state == VALUE_VIEW)
+        l->values[v].view = dense;
+    *out = dense;
+    return NULL;
+}
+
+vtrn_status lower_result(lower *l, graph_value v, view *out) {
+    const graph_type *type = &l->g->types[v];
+    uint32_t slot;
+    if (l->values[v].output >= 0)
+        slot = l->output_slot[l->values[v].output];
+    else
+        VTRN_RETURN_IF_ERROR(
+            lower_slot_add(l, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
+    *out = view_dense(slot, type);
+    lower_set_view(l, v, out);
+    return NULL;
+}

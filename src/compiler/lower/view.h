@@ -1,0 +1,62 @@
+/* Views: how a value lies in HBM. Broadcast, transpose, slice, reverse and reshape only change the
+ * view; data moves when somebody loads it. */
+#ifndef VTRN_COMPILER_LOWER_VIEW_H
+#define VTRN_COMPILER_LOWER_VIEW_H
+
+#include "compiler/graph/graph.h"
+
+enum { VIEW_MAX_FACTORS = 24 };
+
+typedef struct view_factor {
+    int64_t size, stride; /* stride in elements; 0 broadcasts, negative reverses */
+} view_factor;
+
+/* The row-major linear index of the value, split into factors, outermost first. Factors need not be
+ * the value's dims: a reshape keeps the factors. Elements = product of the sizes. */
+typedef struct view {
+    uint32_t slot; /* of the program */
+    uint8_t dtype; /* vtrn_dtype of the memory */
+    int n;
+    int64_t offset; /* elements from the slot's start */
+    view_factor f[VIEW_MAX_FACTORS];
+} view;
+
+/* Dense row-major view of a slot. */
+view view_dense(uint32_t slot, const graph_type *type);
+int64_t view_count(const view *v);
+bool view_is_dense(const view *v); /* contiguous, ascending */
+
+/* Merges neighbouring factors and drops those of size 1. */
+void view_coalesce(view *v);
+
+/* Splits factors so that a boundary lies after each of the n cumulative sizes of `dims`
+ * (row-major). On success first[i] is the index of the first factor of dim i, first[n] = v->n.
+ * False when a boundary would cut a factor unevenly: the value has to be made dense first. */
+bool view_split_dims(view *v, const int64_t *dims, int n, int *first);
+
+/* Splits into outer factors and inner factors whose product is `inner`; *n_outer is their number.
+ */
+bool view_split_at(view *v, int64_t inner, int *n_outer);
+
+/* The view of op's result given its operand's view and types. False when the op is no view change
+ * or cannot be expressed. Knows broadcast_in_dim, reshape, transpose, slice, reverse,
+ * bitcast_convert of equal size, optimization_barrier. */
+bool view_apply(const graph *g, const graph_op *op, const view *operand, view *out);
+
+/* True for the kinds that view_apply may express. */
+bool view_is_view_kind(graph_kind kind);
+
+/* A box of a linear index range over factors: what one access pattern can name. */
+typedef struct view_box {
+    int64_t start;  /* linear index of its first element, relative to the range */
+    int64_t offset; /* elements, added to the view's offset */
+    int n;          /* factors, outermost first */
+    view_factor f[VIEW_MAX_FACTORS];
+} view_box;
+
+/* Decomposes [begin, end) of the linear index of the given factors into boxes, in order; calls
+ * fn(ctx, box) for each until it fails. */
+vtrn_status view_for_boxes(const view_factor *f, int n, int64_t begin, int64_t end,
+                           vtrn_status (*fn)(void *ctx, const view_box *box), void *ctx);
+
+#endif

@@ -1,0 +1,346 @@
+/* Dependence analysis over program order, and the waits and updates that enforce it.
+ *
+ * A lane is what completes in order: an engine, or a DMA ring. Lane l raises semaphore l. An
+ * instruction waits for (lane, number of updates). Vector clocks drop waits that an earlier wait of
+ * the same engine already implies. */
+#include "compiler/schedule/semaphores.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    N_LANES = VTRN_ENGINE_COUNT + SCHEDULE_N_QUEUES,
+    GRANULE_SHIFT = 6, /* bytes of a partition that are tracked as one */
+    QUADRANT = 32,     /* partitions that are tracked as one: operands start at multiples of it */
+    DMA_UPDATE = 16,   /* a transfer raises its semaphore once per DMA engine. Facts 2.6 */
+};
+
+/* Who touched a granule last. seq 0 means nobody: instructions are numbered from 1 in each lane. */
+typedef struct granule {
+    uint32_t writer_seq;
+    uint32_t writer_lane;
+    uint32_t reader_seq[N_LANES];
+} granule;
+
+/* Granules of one HBM slot; granularity follows the size so that a pass over it stays cheap. */
+typedef struct slot_track {
+    granule *granules;
+    uint32_t n;
+    int shift;
+    bool is_touched;
+    uint32_t last_seq[N_LANES]; /* last access at all: for memory that another slot reuses */
+} slot_track;
+
+typedef struct dep_wait {
+    uint32_t instr; /* index in the list */
+    uint32_t lane, seq;
+} dep_wait;
+
+typedef struct scheduler {
+    const schedule_input *in;
+    arena *scratch;
+    granule *sbuf, *psum;
+    uint32_t sbuf_cols, psum_cols, n_rows;
+    slot_track *tracks; /* by slot; an output that may share an argument's memory uses its track */
+    uint32_t *track_of;
+    uint32_t lane_n[N_LANES];                   /* instructions issued so far */
+    uint32_t known[VTRN_ENGINE_COUNT][N_LANES]; /* by engine: completed for sure at its next */
+    uint32_t (*snapshot)[N_LANES];              /* by list index: what its completion implies */
+    uint32_t *lane_instr[N_LANES];              /* list index by seq-1 */
+    uint32_t need[N_LANES];                     /* of the instruction at hand */
+    dep_wait *waits;
+    uint32_t n_waits, cap_waits;
+    bool *is_awaited; /* by list index */
+} scheduler;
+
+uint32_t schedule_bound(uint32_t n) {
+    return n * (1 + (N_LANES + VTRN_MAX_WAITS - 1) / VTRN_MAX_WAITS);
+}
+
+static uint32_t lane_of(const vtrn_instr *instr) {
+    return isa_is_dma(instr->opcode) ? VTRN_ENGINE_COUNT + instr->queue : instr->engine;
+}
+
+static void need_seq(scheduler *s, uint32_t lane, uint32_t seq) {
+    if (seq > s->need[lane])
+        s->need[lane] = seq;
+}
+
+static void touch(scheduler *s, granule *g, uint32_t lane, uint32_t seq, bool is_write) {
+    if (g->writer_seq && (g->writer_lane != lane || g->writer_seq != seq))
+        need_seq(s, g->writer_lane, g->writer_seq);
+    if (!is_write) {
+        g->reader_seq[lane] = seq;
+        return;
+    }
+    for (uint32_t l = 0; l < N_LANES; l++)
+        if (g->reader_seq[l]) {
+            if (l != lane || g->reader_seq[l] != seq) /* an instruction is no hazard to itself */
+                need_seq(s, l, g->reader_seq[l]);
+            g->reader_seq[l] = 0;
+        }
+    g->writer_lane = lane;
+    g->writer_seq = seq;
+}
+
+static void touch_partitions(scheduler *s, granule *memory, uint32_t cols, const vtrn_ap *ap,
+                             uint32_t lane, uint32_t seq, bool is_write) {
+    int64_t lo, hi;
+    isa_ap_extent(ap, &lo, &hi);
+    uint32_t rows = ap->partition_step == 0 ? 1 : ap->n_partitions;
+    uint32_t row0 = ap->partition / QUADRANT, row1 = (ap->partition + rows - 1) / QUADRANT;
+    for (uint32_t row = row0; row <= row1 && row < s->n_rows; row++)
+        for (int64_t c = lo >> GRANULE_SHIFT; c <= (hi - 1) >> GRANULE_SHIFT && c < cols; c++)
+            touch(s, &memory[row * cols + (uint32_t)c], lane, seq, is_write);
+}
+
+static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
+    return a->kind == VTRN_SLOT_SCRATCH && b->kind == VTRN_SLOT_SCRATCH &&
+           a->offset < b->offset + b->size_bytes && b->offset < a->offset + a->size_bytes;
+}
+
+/* First touch of a slot: its memory may have been another slot's, all of whose uses must be over.
+ */
+static vtrn_status open_slot(scheduler *s, uint32_t slot_i, slot_track *t) {
+    const vtrn_slot *slot = &s->in->slots[slot_i];
+    t->is_touched = true;
+    t->shift = 9;
+    while ((slot->size_bytes >> t->shift) > 256)
+        t->shift++;
+    t->n = (uint32_t)(slot->size_bytes >> t->shift) + 1;
+    t->granules = ARENA_NEW(s->scratch, granule, t->n);
+    if (!t->granules)
+        return VTRN_OUT_OF_MEMORY(t->n * sizeof(granule));
+    if (slot->kind == VTRN_SLOT_SCRATCH)
+        for (uint32_t i = 0; i < s->in->n_slots; i++)
+            if (s->tracks[i].is_touched && i != slot_i && slots_overlap(slot, &s->in->slots[i]))
+                for (uint32_t l = 0; l < N_LANES; l++)
+                    need_seq(s, l, s->tracks[i].last_seq[l]);
+    return NULL;
+}
+
+static vtrn_status touch_slot(scheduler *s, uint32_t slot_i, int64_t lo, int64_t hi, uint32_t lane,
+                              uint32_t seq, bool is_write) {
+    slot_i = s->track_of[slot_i];
+    slot_track *t = &s->tracks[slot_i];
+    if (!t->is_touched)
+        VTRN_RETURN_IF_ERROR(open_slot(s, slot_i, t));
+    t->last_seq[lane] = seq;
+    if (s->in->slots[slot_i].kind == VTRN_SLOT_CONSTANT)
+        return NULL;
+    for (int64_t c = lo >> t->shift; c <= (hi - 1) >> t->shift && c < t->n; c++)
+        touch(s, &t->granules[c], lane, seq, is_write);
+    return NULL;
+}
+
+static vtrn_status touch_custom(scheduler *s, const vtrn_custom *custom, uint32_t lane,
+                                uint32_t seq) {
+    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++) {
+        uint32_t slot = custom->slots[i];
+        if (s->in->slots[slot].size_bytes)
+            VTRN_RETURN_IF_ERROR(touch_slot(s, slot, 0, (int64_t)s->in->slots[slot].size_bytes,
+                                            lane, seq, i >= custom->n_inputs));
+    }
+    return NULL;
+}
+
+static vtrn_status touch_operands(scheduler *s, const vtrn_instr *instr, uint32_t lane,
+                                  uint32_t seq) {
+    if (instr->opcode == VTRN_OP_CUSTOM_OP)
+        return touch_custom(s, &s->in->customs[instr->arg[0]], lane, seq);
+    for (int pass = 0; pass < 2; pass++) /* reads before writes, as the instruction does */
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            const vtrn_ap *ap = &instr->ap[i];
+            bool is_write = pass == 1;
+            if (is_write ? !isa_ap_is_written(instr, i) : !isa_ap_is_read(instr, i))
+                continue;
+            if (ap->space == VTRN_SPACE_SBUF) {
+                touch_partitions(s, s->sbuf, s->sbuf_cols, ap, lane, seq, is_write);
+            } else if (ap->space == VTRN_SPACE_PSUM) {
+                touch_partitions(s, s->psum, s->psum_cols, ap, lane, seq, is_write);
+            } else {
+                int64_t lo, hi;
+                isa_ap_extent(ap, &lo, &hi);
+                if (instr->opcode == VTRN_OP_DMA_GATHER || instr->opcode == VTRN_OP_DMA_SCATTER)
+                    lo = 0, hi = (int64_t)s->in->slots[ap->slot].size_bytes;
+                VTRN_RETURN_IF_ERROR(touch_slot(s, ap->slot, lo, hi, lane, seq, is_write));
+            }
+        }
+    return NULL;
+}
+
+static vtrn_status add_wait(scheduler *s, uint32_t instr, uint32_t lane, uint32_t seq) {
+    if (s->n_waits == s->cap_waits) {
+        uint32_t cap = s->cap_waits ? s->cap_waits * 2 : 1024;
+        dep_wait *grown = realloc(s->waits, cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
+        s->waits = grown;
+        s->cap_waits = cap;
+    }
+    s->waits[s->n_waits++] = (dep_wait){instr, lane, seq};
+    s->is_awaited[s->lane_instr[lane][seq - 1]] = true;
+    return NULL;
+}
+
+static void learn(scheduler *s, uint32_t engine, uint32_t instr_i) {
+    for (uint32_t l = 0; l < N_LANES; l++)
+        if (s->snapshot[instr_i][l] > s->known[engine][l])
+            s->known[engine][l] = s->snapshot[instr_i][l];
+}
+
+/* Turns need[] into the fewest waits that `engine` has to make. */
+static vtrn_status resolve(scheduler *s, uint32_t i, const vtrn_instr *instr, uint32_t lane) {
+    uint32_t e = instr->engine;
+    bool is_dma = isa_is_dma(instr->opcode);
+    if (!is_dma)
+        s->need[lane] = 0; /* an engine completes in order */
+    /* A wait on the most recent instruction may imply the others: take the lanes whose awaited
+     * instruction was issued last first. */
+    for (;;) {
+        uint32_t best = N_LANES, best_instr = 0;
+        for (uint32_t l = 0; l < N_LANES; l++) {
+            if (s->need[l] <= s->known[e][l])
+                continue;
+            uint32_t awaited = s->lane_instr[l][s->need[l] - 1];
+            if (best == N_LANES || awaited > best_instr) {
+                best = l;
+                best_instr = awaited;
+            }
+        }
+        if (best == N_LANES)
+            return NULL;
+        VTRN_RETURN_IF_ERROR(add_wait(s, i, best, s->need[best]));
+        learn(s, e, best_instr);
+        if (s->known[e][best] < s->need[best])
+            s->known[e][best] = s->need[best];
+    }
+}
+
+static vtrn_status analyse(scheduler *s) {
+    for (uint32_t i = 0; i < s->in->n; i++) {
+        const vtrn_instr *instr = &s->in->list[i];
+        uint32_t lane = lane_of(instr), seq = s->lane_n[lane] + 1;
+        VTRN_CHECK(lane < N_LANES, "DMA ring in range");
+        memset(s->need, 0, sizeof s->need);
+        VTRN_RETURN_IF_ERROR(touch_operands(s, instr, lane, seq));
+        VTRN_RETURN_IF_ERROR(resolve(s, i, instr, lane));
+        s->lane_instr[lane][s->lane_n[lane]++] = i;
+        memcpy(s->snapshot[i], s->known[instr->engine], sizeof s->snapshot[i]);
+        if (s->snapshot[i][lane] < seq)
+            s->snapshot[i][lane] = seq;
+    }
+    return NULL;
+}
+
+/* Waits beyond what an instruction holds go to event_semaphore instructions in front of it. */
+static vtrn_instr *emit_waits(scheduler *s, uint32_t i, uint32_t *wait_i, const uint32_t *value_of,
+                              vtrn_instr *at, vtrn_instr *target) {
+    uint32_t first = *wait_i;
+    while (*wait_i < s->n_waits && s->waits[*wait_i].instr == i)
+        ++*wait_i;
+    uint32_t n = *wait_i - first, extra = n > VTRN_MAX_WAITS ? n - VTRN_MAX_WAITS : 0;
+    for (uint32_t w = 0; w < n; w++) {
+        const dep_wait *d = &s->waits[first + w];
+        vtrn_wait wait = {.semaphore = (uint16_t)d->lane,
+                          .value = value_of[s->lane_instr[d->lane][d->seq - 1]]};
+        vtrn_instr *holder = target;
+        if (w < extra) {
+            if (w % VTRN_MAX_WAITS == 0)
+                *at++ = (vtrn_instr){.opcode = VTRN_OP_EVENT_SEMAPHORE,
+                                     .engine = target->engine,
+                                     .update_semaphore = VTRN_NO_SEMAPHORE,
+                                     .source = target->source};
+            holder = at - 1;
+        }
+        holder->wait[holder->n_waits++] = wait;
+    }
+    return at;
+}
+
+static vtrn_status emit(scheduler *s, vtrn_instr *out, uint32_t first[], uint32_t count[],
+                        uint32_t *n_out) {
+    uint32_t *value_of = ARENA_NEW(s->scratch, uint32_t, s->in->n);
+    uint32_t *wait_of = ARENA_NEW(s->scratch, uint32_t, s->in->n);
+    if (s->in->n && (!value_of || !wait_of))
+        return VTRN_OUT_OF_MEMORY(s->in->n * sizeof *value_of);
+    uint32_t raised[N_LANES] = {0};
+    uint32_t w = 0;
+    for (uint32_t i = 0; i < s->in->n; i++) {
+        uint32_t lane = lane_of(&s->in->list[i]);
+        if (s->is_awaited[i])
+            raised[lane] += lane >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
+        value_of[i] = raised[lane];
+        wait_of[i] = w;
+        while (w < s->n_waits && s->waits[w].instr == i)
+            w++;
+    }
+    vtrn_instr *at = out;
+    for (uint32_t e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        first[e] = (uint32_t)(at - out);
+        for (uint32_t i = 0; i < s->in->n; i++) {
+            if (s->in->list[i].engine != e)
+                continue;
+            vtrn_instr instr = s->in->list[i];
+            uint32_t lane = lane_of(&instr), wait_i = wait_of[i];
+            instr.update_semaphore = s->is_awaited[i] ? (uint16_t)lane : VTRN_NO_SEMAPHORE;
+            instr.update_value = !s->is_awaited[i] ? 0 : lane >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
+            at = emit_waits(s, i, &wait_i, value_of, at, &instr);
+            *at++ = instr;
+        }
+        count[e] = (uint32_t)(at - out) - first[e];
+    }
+    *n_out = (uint32_t)(at - out);
+    return NULL;
+}
+
+static vtrn_status prepare(scheduler *s) {
+    const schedule_input *in = s->in;
+    s->n_rows = ((uint32_t)in->chip->n_partitions + QUADRANT - 1) / QUADRANT;
+    s->sbuf_cols = (in->chip->sbuf_partition_bytes >> GRANULE_SHIFT) + 1;
+    s->psum_cols = (in->chip->psum_partition_bytes >> GRANULE_SHIFT) + 1;
+    /* calloc leaves untouched pages untouched: a tiny program pays for what it uses */
+    s->sbuf = calloc((size_t)s->n_rows * s->sbuf_cols, sizeof *s->sbuf);
+    s->psum = calloc((size_t)s->n_rows * s->psum_cols, sizeof *s->psum);
+    s->tracks = ARENA_NEW(s->scratch, slot_track, in->n_slots);
+    s->track_of = ARENA_NEW(s->scratch, uint32_t, in->n_slots);
+    s->snapshot = arena_alloc(s->scratch, in->n, sizeof *s->snapshot);
+    s->is_awaited = ARENA_NEW(s->scratch, bool, in->n);
+    bool is_ok = s->sbuf && s->psum && s->tracks && s->track_of && s->snapshot && s->is_awaited;
+    uint32_t lane_count[N_LANES] = {0};
+    for (uint32_t i = 0; i < in->n; i++)
+        if (lane_of(&in->list[i]) < N_LANES)
+            lane_count[lane_of(&in->list[i])]++;
+    for (uint32_t l = 0; l < N_LANES; l++) {
+        s->lane_instr[l] = ARENA_NEW(s->scratch, uint32_t, lane_count[l]);
+        is_ok = is_ok && s->lane_instr[l];
+    }
+    if (!is_ok)
+        return VTRN_OUT_OF_MEMORY(in->n * sizeof *s->snapshot);
+    for (uint32_t i = 0; i < in->n_slots; i++) {
+        s->track_of[i] = i;
+        const vtrn_slot *slot = &in->slots[i];
+        if (slot->kind != VTRN_SLOT_OUTPUT || in->output_alias[slot->index] < 0)
+            continue;
+        for (uint32_t a = 0; a < in->n_slots; a++)
+            if (in->slots[a].kind == VTRN_SLOT_ARGUMENT &&
+                in->slots[a].index == in->output_alias[slot->index])
+                s->track_of[i] = a;
+    }
+    return NULL;
+}
+
+vtrn_status schedule_block(const schedule_input *in, arena *scratch, vtrn_instr *out,
+                           uint32_t first[VTRN_ENGINE_COUNT], uint32_t count[VTRN_ENGINE_COUNT],
+                           uint32_t *n_out) {
+    scheduler s = {.in = in, .scratch = scratch};
+    vtrn_status status = prepare(&s);
+    if (!status)
+        status = analyse(&s);
+    if (!status)
+        status = emit(&s, out, first, count, n_out);
+    free(s.sbuf);
+    free(s.psum);
+    free(s.waits);
+    return status;
+}

@@ -1,0 +1,29 @@
+/* Program order -> engine streams: finds every dependence and protects it with semaphores. */
+#ifndef VTRN_COMPILER_SCHEDULE_SEMAPHORES_H
+#define VTRN_COMPILER_SCHEDULE_SEMAPHORES_H
+
+#include "chip/chip.h"
+#include "isa/program.h"
+
+/* DMA rings that the compiler uses; ring q of a DMA instruction must be below it. */
+enum { SCHEDULE_N_QUEUES = 8 };
+
+typedef struct schedule_input {
+    const vtrn_chip *chip;
+    const vtrn_slot *slots;
+    uint32_t n_slots;
+    const vtrn_custom *customs;
+    const int32_t *output_alias; /* per output: argument it may share memory with, or -1 */
+    const vtrn_instr *list;      /* in program order; engines and rings chosen, no waits yet */
+    uint32_t n;
+} schedule_input;
+
+/* Streams of one block. The instructions are appended to `out` (room for at least
+ * schedule_bound(n) more); first/count are relative to out. Dependences (read after write, write
+ * after read, write after write) are found per memory granule; transitive ones get no wait. */
+vtrn_status schedule_block(const schedule_input *in, arena *scratch, vtrn_instr *out,
+                           uint32_t first[VTRN_ENGINE_COUNT], uint32_t count[VTRN_ENGINE_COUNT],
+                           uint32_t *n_out);
+uint32_t schedule_bound(uint32_t n);
+
+#endif
