@@ -2,6 +2,7 @@
 #ifndef VTRN_API_API_H
 #define VTRN_API_API_H
 
+#include "compiler/compile.h"
 #include "compiler/graph/graph.h"
 #include "runtime/execute.h"
 #include "vtrn.h"
@@ -39,6 +40,10 @@ struct vtrn_executable {
 };
 
 void api_executable_retain(vtrn_executable *executable);
+/* vtrn_compile() with options; VTRN_REFERENCE_ONLY and VTRN_STRICT switch on what they leave off.
+ */
+vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
+                        const compile_options *options, vtrn_executable **out);
 
 struct vtrn_buffer {
     pthread_mutex_t lock;

@@ -1,8 +1,6 @@
 /* Compiling an artifact and asking an executable about itself. */
 #include "api/api.h"
 
-#include "compiler/compile.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,10 +33,11 @@ static bool is_set(const char *variable) {
     return value && *value && strcmp(value, "0") != 0;
 }
 
-static vtrn_status compile_and_load(vtrn_device *device, const graph *g, vtrn_executable *e) {
+static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
+                                    const compile_options *given, vtrn_executable *e) {
     compile_options options = {
-        .reference_only = is_set("VTRN_REFERENCE_ONLY"),
-        .is_strict = is_set("VTRN_STRICT"),
+        .reference_only = given->reference_only || is_set("VTRN_REFERENCE_ONLY"),
+        .is_strict = given->is_strict || is_set("VTRN_STRICT"),
     };
     if (g->n_partitions > 1 || g->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
@@ -87,6 +86,12 @@ static void list_remove(vtrn_device *device, vtrn_executable *e) {
 
 vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                          vtrn_executable **out) {
+    compile_options options = {0};
+    return api_compile(device, artifact, size, &options, out);
+}
+
+vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
+                        const compile_options *options, vtrn_executable **out) {
     vtrn_executable *e = calloc(1, sizeof *e);
     if (!e)
         return VTRN_OUT_OF_MEMORY(sizeof *e);
@@ -95,7 +100,7 @@ vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
     if (!status)
         status = describe(g, e);
     if (!status)
-        status = compile_and_load(device, g, e);
+        status = compile_and_load(device, g, options, e);
     graph_destroy(g);
     if (status) {
         executable_free(e);

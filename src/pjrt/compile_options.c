@@ -1,0 +1,183 @@
+/* A protobuf wire reader and the three messages it walks. Field numbers are XLA's. */
+#include "pjrt/compile_options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct wire {
+    const uint8_t *at, *end;
+} wire;
+
+typedef struct wire_field {
+    uint32_t number;
+    uint32_t type;  /* 0 varint, 1 fixed 64, 2 bytes, 5 fixed 32 */
+    uint64_t value; /* varint and fixed */
+    wire bytes;
+} wire_field;
+
+static bool read_varint(wire *w, uint64_t *out) {
+    *out = 0;
+    for (int shift = 0; shift < 64 && w->at < w->end; shift += 7) {
+        uint8_t byte = *w->at++;
+        *out |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80))
+            return true;
+    }
+    return false;
+}
+
+static bool read_fixed(wire *w, size_t n, uint64_t *out) {
+    if ((size_t)(w->end - w->at) < n)
+        return false;
+    *out = 0;
+    memcpy(out, w->at, n);
+    w->at += n;
+    return true;
+}
+
+static bool read_field(wire *w, wire_field *f) {
+    uint64_t tag, size;
+    if (!read_varint(w, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
+        return false;
+    *f = (wire_field){.number = (uint32_t)(tag >> 3), .type = tag & 7};
+    switch (f->type) {
+    case 0:
+        return read_varint(w, &f->value);
+    case 1:
+        return read_fixed(w, 8, &f->value);
+    case 5:
+        return read_fixed(w, 4, &f->value);
+    case 2:
+        if (!read_varint(w, &size) || size > (uint64_t)(w->end - w->at))
+            return false;
+        f->bytes = (wire){w->at, w->at + size};
+        w->at += size;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static vtrn_status malformed(const char *message) {
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile options: malformed %s", message);
+}
+
+/* The first element of a repeated int64, packed or not. */
+static bool first_int(const wire_field *f, int64_t *out) {
+    uint64_t v = f->value;
+    wire w = f->bytes;
+    if (f->type == 2 && w.at < w.end && !read_varint(&w, &v))
+        return false;
+    *out = (int64_t)v;
+    return true;
+}
+
+/* DeviceAssignmentProto: 3 computation_devices { 1 replica_device_ids }. */
+static vtrn_status decode_assignment(wire w, plugin_compile_options *out) {
+    wire_field f;
+    while (w.at < w.end) {
+        if (!read_field(&w, &f))
+            return malformed("DeviceAssignmentProto");
+        if (f.number != 3 || f.type != 2)
+            continue;
+        wire inner = f.bytes;
+        while (inner.at < inner.end)
+            if (!read_field(&inner, &f) || (f.number == 1 && !first_int(&f, &out->device_id)))
+                return malformed("ComputationDevice");
+    }
+    return NULL;
+}
+
+/* ExecutableBuildOptionsProto: 1 device_ordinal, 4 num_replicas, 5 num_partitions,
+ * 9 device_assignment. */
+static vtrn_status decode_build_options(wire w, plugin_compile_options *out) {
+    wire_field f;
+    bool has_assignment = false;
+    while (w.at < w.end) {
+        if (!read_field(&w, &f))
+            return malformed("ExecutableBuildOptionsProto");
+        if (f.number == 1 && f.type == 0 && !has_assignment && (int64_t)f.value >= 0)
+            out->device_id = (int64_t)f.value;
+        else if (f.number == 4 && f.type == 0)
+            out->n_replicas = (int64_t)f.value;
+        else if (f.number == 5 && f.type == 0)
+            out->n_partitions = (int64_t)f.value;
+        else if (f.number == 9 && f.type == 2) {
+            has_assignment = true;
+            VTRN_RETURN_IF_ERROR(decode_assignment(f.bytes, out));
+        }
+    }
+    return NULL;
+}
+
+/* OptionOverrideProto: 1 string, 2 bool, 3 int, 4 double. Only switches exist so far. */
+static bool decode_switch(wire w, bool *out) {
+    wire_field f;
+    while (w.at < w.end) {
+        if (!read_field(&w, &f))
+            return false;
+        size_t n = (size_t)(f.bytes.end - f.bytes.at);
+        if ((f.number == 2 || f.number == 3) && f.type == 0)
+            *out = f.value != 0;
+        else if (f.number == 1 && f.type == 2 && n == 4 && memcmp(f.bytes.at, "true", 4) == 0)
+            *out = true;
+        else if (f.number == 1 && f.type == 2 && n == 5 && memcmp(f.bytes.at, "false", 5) == 0)
+            *out = false;
+        else
+            return false;
+    }
+    return true;
+}
+
+static bool is_key(wire key, const char *name) {
+    size_t n = (size_t)(key.end - key.at);
+    return n == strlen(name) && memcmp(key.at, name, n) == 0;
+}
+
+/* A map entry: 1 key, 2 value. */
+static vtrn_status decode_override(wire w, plugin_compile_options *out) {
+    wire_field f;
+    wire key = {0}, value = {0};
+    while (w.at < w.end) {
+        if (!read_field(&w, &f))
+            return malformed("env_option_overrides");
+        if (f.number == 1 && f.type == 2)
+            key = f.bytes;
+        else if (f.number == 2 && f.type == 2)
+            value = f.bytes;
+    }
+    bool *flag = is_key(key, "vtrn_reference_only") ? &out->compile.reference_only
+                 : is_key(key, "vtrn_strict")       ? &out->compile.is_strict
+                                                    : NULL;
+    int n = (int)(key.end - key.at > 200 ? 200 : key.end - key.at);
+    if (!flag)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "No such compile option: '%.*s'; there are vtrn_reference_only and "
+                          "vtrn_strict",
+                          n, n ? (const char *)key.at : "");
+    if (!decode_switch(value, flag))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile option '%.*s': true or false expected", n,
+                          (const char *)key.at);
+    return NULL;
+}
+
+/* CompileOptionsProto: 3 executable_build_options, 7 env_option_overrides. */
+vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compile_options *out) {
+    *out = (plugin_compile_options){.n_replicas = 1, .n_partitions = 1};
+    wire w = {bytes, (const uint8_t *)bytes + size};
+    wire_field f;
+    while (w.at < w.end) {
+        if (!read_field(&w, &f))
+            return malformed("CompileOptionsProto");
+        if (f.number == 3 && f.type == 2)
+            VTRN_RETURN_IF_ERROR(decode_build_options(f.bytes, out));
+        else if (f.number == 7 && f.type == 2)
+            VTRN_RETURN_IF_ERROR(decode_override(f.bytes, out));
+    }
+    if (out->n_partitions > 1 || out->n_replicas > 1)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "%lld replicas of %lld partitions: a program runs on one NeuronCore so "
+                          "far; jit over one device",
+                          (long long)out->n_replicas, (long long)out->n_partitions);
+    return NULL;
+}

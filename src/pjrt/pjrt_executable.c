@@ -1,0 +1,444 @@
+/* Executables of the plugin: compile, describe, serialize. */
+#include "pjrt/compile_options.h"
+#include "pjrt/plugin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void executable_free(PJRT_Executable *e) {
+    vtrn_executable_destroy(e->executable);
+    free(e->module);
+    free(e->options);
+    free(e->output_types);
+    free(e->output_dims);
+    free(e->output_dim_sizes);
+    free(e->kinds);
+    free(e->kind_sizes);
+    free(e);
+}
+
+void plugin_executable_release(PJRT_Executable *e) {
+    if (!e || atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    PJRT_Client *client = e->client;
+    executable_free(e);
+    plugin_client_release(client);
+}
+
+static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size) {
+    const uint8_t *b = bytes;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ b[i]) * 0x100000001b3u;
+    return hash;
+}
+
+/* Of the program, not of the artifact: that one carries the user's source places. */
+static void fingerprint(const vtrn_program *p, char out[17]) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    hash = hash_bytes(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
+    hash = hash_bytes(hash, p->slots, p->n_slots * sizeof *p->slots);
+    hash = hash_bytes(hash, p->data, p->data_size);
+    for (uint32_t i = 0; i < p->n_customs; i++)
+        hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
+    snprintf(out, 17, "%016llx", (unsigned long long)hash);
+}
+
+static bool copy_bytes(const void *bytes, size_t size, char **out, size_t *out_size) {
+    *out = malloc(size + 1);
+    if (!*out)
+        return false;
+    if (size)
+        memcpy(*out, bytes, size);
+    *out_size = size;
+    return true;
+}
+
+static bool describe_outputs(PJRT_Executable *e) {
+    const vtrn_executable *x = e->executable;
+    size_t n = (size_t)x->n_outputs, n_dims = 0;
+    size_t n_kinds = (size_t)(x->n_inputs > x->n_outputs ? x->n_inputs : x->n_outputs);
+    for (size_t i = 0; i < n; i++)
+        n_dims += (size_t)x->outputs[i].rank;
+    e->output_types = calloc(n + 1, sizeof *e->output_types);
+    e->output_dims = calloc(n_dims + 1, sizeof *e->output_dims);
+    e->output_dim_sizes = calloc(n + 1, sizeof *e->output_dim_sizes);
+    e->kinds = calloc(n_kinds + 1, sizeof *e->kinds);
+    e->kind_sizes = calloc(n_kinds + 1, sizeof *e->kind_sizes);
+    if (!e->output_types || !e->output_dims || !e->output_dim_sizes || !e->kinds || !e->kind_sizes)
+        return false;
+    int64_t *dims = e->output_dims;
+    for (size_t i = 0; i < n; i++) {
+        const api_type *t = &x->outputs[i];
+        e->output_types[i] = plugin_type_of(t->dtype);
+        e->output_dim_sizes[i] = (size_t)t->rank;
+        memcpy(dims, t->dims, (size_t)t->rank * sizeof *dims);
+        dims += t->rank;
+    }
+    for (size_t i = 0; i < n_kinds; i++) {
+        e->kinds[i] = plugin_memory_kind;
+        e->kind_sizes[i] = strlen(plugin_memory_kind);
+    }
+    return true;
+}
+
+typedef struct compile_request {
+    const char *module, *options;
+    size_t module_size, options_size;
+} compile_request;
+
+static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, PJRT_Executable *e) {
+    plugin_compile_options o;
+    VTRN_RETURN_IF_ERROR(compile_options_decode(r->options, r->options_size, &o));
+    if (o.device_id < 0 || o.device_id >= client->n_devices)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "compile options: device %lld; the client has devices 0..%d",
+                          (long long)o.device_id, client->n_devices - 1);
+    e->device_id = (int)o.device_id;
+    VTRN_RETURN_IF_ERROR(
+        api_compile(client->device, r->module, r->module_size, &o.compile, &e->executable));
+    fingerprint(e->executable->loaded->program, e->fingerprint);
+    if (!copy_bytes(r->module, r->module_size, &e->module, &e->module_size) ||
+        !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||
+        !describe_outputs(e))
+        return VTRN_OUT_OF_MEMORY(r->module_size);
+    return NULL;
+}
+
+/* DeviceAssignmentProto {1: 1 replica, 2: 1 computation, 3: {1: [device]}}. */
+static void write_assignment(PJRT_LoadedExecutable *l, int device_id) {
+    uint8_t packed[5], n = 0;
+    uint32_t v = (uint32_t)device_id;
+    for (; v >= 0x80; v >>= 7)
+        packed[n++] = (uint8_t)(v | 0x80);
+    packed[n++] = (uint8_t)v;
+    const uint8_t head[] = {0x08, 1, 0x10, 1, 0x1a, (uint8_t)(n + 2), 0x0a, n};
+    memcpy(l->assignment, head, sizeof head);
+    memcpy(l->assignment + sizeof head, packed, n);
+    l->assignment_size = sizeof head + n;
+}
+
+static PJRT_Error *compile(PJRT_Client *client, const compile_request *r,
+                           PJRT_LoadedExecutable **out) {
+    PJRT_Executable *e = calloc(1, sizeof *e);
+    PJRT_LoadedExecutable *l = calloc(1, sizeof *l);
+    vtrn_status status = e && l ? compile_into(client, r, e) : VTRN_OUT_OF_MEMORY(sizeof *e);
+    if (status) {
+        if (e)
+            executable_free(e);
+        free(l);
+        return plugin_error(status);
+    }
+    atomic_init(&e->refs, 1);
+    e->client = client;
+    plugin_client_retain(client);
+    l->executable = e;
+    atomic_init(&l->is_deleted, false);
+    write_assignment(l, e->device_id);
+    *out = l;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Client_Compile(PJRT_Client_Compile_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    const PJRT_Program *p = args->program;
+    if (p->format_size != 4 || memcmp(p->format, "mlir", 4) != 0)
+        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                                 "unimplemented: program format '%.*s'; a StableHLO portable "
+                                 "artifact (mlir) is expected",
+                                 (int)p->format_size, p->format);
+    compile_request r = {p->code, args->compile_options, p->code_size, args->compile_options_size};
+    return compile(args->client, &r, &args->executable);
+}
+
+PJRT_Error *PJRT_Executable_Destroy(PJRT_Executable_Destroy_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    plugin_executable_release(args->executable);
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_Destroy(PJRT_LoadedExecutable_Destroy_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    if (!args->executable)
+        return NULL;
+    plugin_executable_release(args->executable->executable);
+    free(args->executable);
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_GetExecutable(PJRT_LoadedExecutable_GetExecutable_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    PJRT_Executable *e = args->loaded_executable->executable;
+    atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+    args->executable = e;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ what it is */
+
+PJRT_Error *PJRT_Executable_Name(PJRT_Executable_Name_Args *args) {
+    ARGS_REQUIRE(args, executable_name_size);
+    args->executable_name = args->executable->executable->name;
+    args->executable_name_size = strlen(args->executable_name);
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_NumReplicas(PJRT_Executable_NumReplicas_Args *args) {
+    ARGS_REQUIRE(args, num_replicas);
+    args->num_replicas = 1;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_NumPartitions(PJRT_Executable_NumPartitions_Args *args) {
+    ARGS_REQUIRE(args, num_partitions);
+    args->num_partitions = 1;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_NumOutputs(PJRT_Executable_NumOutputs_Args *args) {
+    ARGS_REQUIRE(args, num_outputs);
+    args->num_outputs = (size_t)args->executable->executable->n_outputs;
+    return NULL;
+}
+
+static int64_t code_bytes(const PJRT_Executable *e) {
+    const vtrn_program *p = e->executable->loaded->program;
+    return (int64_t)(p->n_instrs * sizeof *p->instrs);
+}
+
+PJRT_Error *
+PJRT_Executable_SizeOfGeneratedCodeInBytes(PJRT_Executable_SizeOfGeneratedCodeInBytes_Args *args) {
+    ARGS_REQUIRE(args, size_in_bytes);
+    args->size_in_bytes = code_bytes(args->executable);
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_Fingerprint(PJRT_Executable_Fingerprint_Args *args) {
+    ARGS_REQUIRE(args, executable_fingerprint_size);
+    args->executable_fingerprint = args->executable->fingerprint;
+    args->executable_fingerprint_size = strlen(args->executable->fingerprint);
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_Fingerprint(PJRT_LoadedExecutable_Fingerprint_Args *args) {
+    ARGS_REQUIRE(args, executable_fingerprint_size);
+    args->executable_fingerprint = args->executable->executable->fingerprint;
+    args->executable_fingerprint_size = strlen(args->executable_fingerprint);
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_OutputElementTypes(PJRT_Executable_OutputElementTypes_Args *args) {
+    ARGS_REQUIRE(args, num_output_types);
+    args->output_types = args->executable->output_types;
+    args->num_output_types = (size_t)args->executable->executable->n_outputs;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_OutputDimensions(PJRT_Executable_OutputDimensions_Args *args) {
+    ARGS_REQUIRE(args, dim_sizes);
+    args->num_outputs = (size_t)args->executable->executable->n_outputs;
+    args->dims = args->executable->output_dims;
+    args->dim_sizes = args->executable->output_dim_sizes;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_OutputMemoryKinds(PJRT_Executable_OutputMemoryKinds_Args *args) {
+    ARGS_REQUIRE(args, memory_kind_sizes);
+    args->num_outputs = (size_t)args->executable->executable->n_outputs;
+    args->memory_kinds = args->executable->kinds;
+    args->memory_kind_sizes = args->executable->kind_sizes;
+    return NULL;
+}
+
+PJRT_Error *PJRT_Executable_ParameterMemoryKinds(PJRT_Executable_ParameterMemoryKinds_Args *args) {
+    ARGS_REQUIRE(args, memory_kind_sizes);
+    args->num_parameters = (size_t)args->executable->executable->n_inputs;
+    args->memory_kinds = args->executable->kinds;
+    args->memory_kind_sizes = args->executable->kind_sizes;
+    return NULL;
+}
+
+/* Useful FLOPs as the user wrote them, and the simulated seconds once it has run. */
+PJRT_Error *PJRT_Executable_GetCostAnalysis(PJRT_Executable_GetCostAnalysis_Args *args) {
+    ARGS_REQUIRE(args, properties);
+    PJRT_Executable *e = args->executable;
+    vtrn_profile profile = {.struct_size = sizeof profile};
+    vtrn_status status = vtrn_executable_profile(e->executable, &profile);
+    args->num_properties = status ? 1 : 2;
+    vtrn_status_free(status);
+    pthread_mutex_lock(&e->client->lock);
+    for (int i = 0; i < 2; i++)
+        e->cost[i] = (PJRT_NamedValue){.struct_size = sizeof *e->cost,
+                                       .name = i ? "optimal_seconds" : "flops",
+                                       .name_size = i ? 15 : 5,
+                                       .type = PJRT_NamedValue_kFloat,
+                                       .value_size = 1};
+    e->cost[0].float_value = (float)e->executable->loaded->program->flops;
+    e->cost[1].float_value = (float)(profile.step_ns * 1e-9);
+    pthread_mutex_unlock(&e->client->lock);
+    args->properties = e->cost;
+    return NULL;
+}
+
+PJRT_Error *
+PJRT_Executable_GetCompiledMemoryStats(PJRT_Executable_GetCompiledMemoryStats_Args *args) {
+    ARGS_REQUIRE(args, host_temp_size_in_bytes);
+    const vtrn_executable *x = args->executable->executable;
+    size_t head =
+        offsetof(PJRT_Executable_GetCompiledMemoryStats_Args, executable) + sizeof(void *);
+    size_t known = args->struct_size < sizeof *args ? args->struct_size : sizeof *args;
+    memset((char *)args + head, 0, known - head);
+    args->generated_code_size_in_bytes = code_bytes(args->executable);
+    for (int i = 0; i < x->n_inputs; i++) {
+        args->argument_size_in_bytes += (int64_t)x->inputs[i].size_bytes;
+        if (x->input_alias[i] >= 0)
+            args->alias_size_in_bytes += (int64_t)x->inputs[i].size_bytes;
+    }
+    for (int i = 0; i < x->n_outputs; i++)
+        args->output_size_in_bytes += (int64_t)x->outputs[i].size_bytes;
+    const vtrn_program *p = x->loaded->program;
+    args->temp_size_in_bytes = (int64_t)(p->scratch_size + p->data_size);
+    if (ARGS_HAVE(args, peak_memory_in_bytes))
+        args->peak_memory_in_bytes = args->argument_size_in_bytes + args->output_size_in_bytes -
+                                     args->alias_size_in_bytes + args->temp_size_in_bytes;
+    return NULL;
+}
+
+/* Asked twice: first for the size, then with room for the code. The module comes back as it came.
+ */
+PJRT_Error *PJRT_Executable_OptimizedProgram(PJRT_Executable_OptimizedProgram_Args *args) {
+    ARGS_REQUIRE(args, program);
+    const PJRT_Executable *e = args->executable;
+    PJRT_Program *p = args->program;
+    if (p->code && p->code_size < e->module_size)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: room for %zu bytes, the module has %zu",
+                                 p->code_size, e->module_size);
+    if (p->code)
+        memcpy(p->code, e->module, e->module_size);
+    p->code_size = e->module_size;
+    p->format = "mlir";
+    p->format_size = 4;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ where it runs */
+
+PJRT_Error *
+PJRT_LoadedExecutable_AddressableDevices(PJRT_LoadedExecutable_AddressableDevices_Args *args) {
+    ARGS_REQUIRE(args, num_addressable_devices);
+    const PJRT_Executable *e = args->executable->executable;
+    args->addressable_devices = e->client->devices[e->device_id].self;
+    args->num_addressable_devices = 1;
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_AddressableDeviceLogicalIds(
+    PJRT_LoadedExecutable_AddressableDeviceLogicalIds_Args *args) {
+    ARGS_REQUIRE(args, num_addressable_device_logical_ids);
+    args->addressable_device_logical_ids = args->executable->logical_ids;
+    args->num_addressable_device_logical_ids = 1;
+    return NULL;
+}
+
+static void keep_assignment(PJRT_DeviceAssignmentSerialized *assignment) {
+    (void)assignment; /* it is the executable's own */
+}
+
+PJRT_Error *
+PJRT_LoadedExecutable_GetDeviceAssignment(PJRT_LoadedExecutable_GetDeviceAssignment_Args *args) {
+    ARGS_REQUIRE(args, serialized_device_assignment_deleter);
+    PJRT_LoadedExecutable *l = args->executable;
+    args->serialized_bytes = l->assignment;
+    args->serialized_bytes_size = l->assignment_size;
+    args->serialized_device_assignment = (PJRT_DeviceAssignmentSerialized *)l->assignment;
+    args->serialized_device_assignment_deleter = keep_assignment;
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_Delete(PJRT_LoadedExecutable_Delete_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    atomic_store(&args->executable->is_deleted, true);
+    return NULL;
+}
+
+PJRT_Error *PJRT_LoadedExecutable_IsDeleted(PJRT_LoadedExecutable_IsDeleted_Args *args) {
+    ARGS_REQUIRE(args, is_deleted);
+    args->is_deleted = atomic_load(&args->executable->is_deleted);
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ serialization */
+
+static void keep_options(PJRT_SerializedCompileOptions *options) {
+    (void)options; /* they are the executable's own */
+}
+
+PJRT_Error *PJRT_Executable_GetCompileOptions(PJRT_Executable_GetCompileOptions_Args *args) {
+    ARGS_REQUIRE(args, serialized_compile_options_deleter);
+    PJRT_Executable *e = args->executable;
+    args->serialized_bytes = e->options;
+    args->serialized_bytes_size = e->options_size;
+    args->serialized_compile_options = (PJRT_SerializedCompileOptions *)e->options;
+    args->serialized_compile_options_deleter = keep_options;
+    return NULL;
+}
+
+/* magic, then sizes of options and module, then both, then FNV-1a of all before. Loading compiles
+ * again: that takes about as long as checking a stored program would. */
+static const char serial_magic[8] = "VTRNEXE1";
+enum { SERIAL_HEAD = 24, SERIAL_TAIL = 8 };
+
+static void serialized_free(PJRT_SerializedExecutable *serialized) {
+    free(serialized);
+}
+
+PJRT_Error *PJRT_Executable_Serialize(PJRT_Executable_Serialize_Args *args) {
+    ARGS_REQUIRE(args, serialized_executable_deleter);
+    const PJRT_Executable *e = args->executable;
+    size_t size = SERIAL_HEAD + e->options_size + e->module_size + SERIAL_TAIL;
+    char *bytes = malloc(size);
+    if (!bytes)
+        return plugin_error(VTRN_OUT_OF_MEMORY(size));
+    uint64_t sizes[2] = {e->options_size, e->module_size};
+    memcpy(bytes, serial_magic, 8);
+    memcpy(bytes + 8, sizes, sizeof sizes);
+    memcpy(bytes + SERIAL_HEAD, e->options, e->options_size);
+    memcpy(bytes + SERIAL_HEAD + e->options_size, e->module, e->module_size);
+    uint64_t hash = hash_bytes(0xcbf29ce484222325u, bytes, size - SERIAL_TAIL);
+    memcpy(bytes + size - SERIAL_TAIL, &hash, SERIAL_TAIL);
+    args->serialized_bytes = bytes;
+    args->serialized_bytes_size = size;
+    args->serialized_executable = (PJRT_SerializedExecutable *)bytes;
+    args->serialized_executable_deleter = serialized_free;
+    return NULL;
+}
+
+static bool read_serialized(const char *bytes, size_t size, compile_request *out) {
+    uint64_t sizes[2], hash;
+    if (size < SERIAL_HEAD + SERIAL_TAIL || memcmp(bytes, serial_magic, 8) != 0)
+        return false;
+    memcpy(sizes, bytes + 8, sizeof sizes);
+    memcpy(&hash, bytes + size - SERIAL_TAIL, SERIAL_TAIL);
+    size_t room = size - SERIAL_HEAD - SERIAL_TAIL;
+    if (sizes[0] > room || sizes[1] != room - sizes[0] ||
+        hash != hash_bytes(0xcbf29ce484222325u, bytes, size - SERIAL_TAIL))
+        return false;
+    *out =
+        (compile_request){bytes + SERIAL_HEAD + sizes[0], bytes + SERIAL_HEAD, sizes[1], sizes[0]};
+    return true;
+}
+
+PJRT_Error *PJRT_Executable_DeserializeAndLoad(PJRT_Executable_DeserializeAndLoad_Args *args) {
+    ARGS_REQUIRE(args, loaded_executable);
+    compile_request r;
+    if (!read_serialized(args->serialized_executable, args->serialized_executable_size, &r))
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: not a serialized vtrn executable, or damaged");
+    if (ARGS_HAVE(args, overridden_serialized_compile_options_size) &&
+        args->overridden_serialized_compile_options) {
+        r.options = args->overridden_serialized_compile_options;
+        r.options_size = args->overridden_serialized_compile_options_size;
+    }
+    return compile(args->client, &r, &args->loaded_executable);
+}

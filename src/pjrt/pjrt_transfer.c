@@ -1,0 +1,205 @@
+/* Between host arrays and buffers: any strides on the host, dense row-major on the device. */
+#include "pjrt/plugin.h"
+
+#include <string.h>
+
+/* A walk over a tensor with byte strides on both sides. */
+typedef struct strided_copy {
+    int rank;
+    size_t element_bytes;
+    const int64_t *dims;
+    int64_t dst_strides[GRAPH_MAX_RANK], src_strides[GRAPH_MAX_RANK];
+} strided_copy;
+
+static void dense_strides(const api_type *type, int64_t *strides) {
+    int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
+    for (int i = type->rank - 1; i >= 0; i--) {
+        strides[i] = stride;
+        stride *= type->dims[i];
+    }
+}
+
+static void copy_row(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,
+                     size_t element_bytes) {
+    if (dst_stride == (int64_t)element_bytes && src_stride == (int64_t)element_bytes) {
+        memcpy(dst, src, (size_t)n * element_bytes);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++, dst += dst_stride, src += src_stride)
+        memcpy(dst, src, element_bytes);
+}
+
+/* Rows of the last dim, the outer dims counted like an odometer. No dim is 0. */
+static void copy_strided(const strided_copy *c, char *dst, const char *src) {
+    if (c->rank == 0) {
+        memcpy(dst, src, c->element_bytes);
+        return;
+    }
+    int last = c->rank - 1;
+    int64_t index[GRAPH_MAX_RANK] = {0};
+    for (;;) {
+        copy_row(dst, c->dst_strides[last], src, c->src_strides[last], c->dims[last],
+                 c->element_bytes);
+        int d = last - 1;
+        for (; d >= 0; d--) {
+            dst += c->dst_strides[d];
+            src += c->src_strides[d];
+            if (++index[d] < c->dims[d])
+                break;
+            dst -= c->dst_strides[d] * c->dims[d];
+            src -= c->src_strides[d] * c->dims[d];
+            index[d] = 0;
+        }
+        if (d < 0)
+            return;
+    }
+}
+
+static bool is_dense(const api_type *type, const int64_t *strides) {
+    int64_t dense[GRAPH_MAX_RANK];
+    dense_strides(type, dense);
+    for (int i = 0; i < type->rank; i++)
+        if (type->dims[i] != 1 && strides[i] != dense[i])
+            return false;
+    return true;
+}
+
+/* strides NULL: dense. */
+static void copy_from_host(const api_type *type, const int64_t *strides, char *dst,
+                           const char *src) {
+    if (type->size_bytes == 0)
+        return;
+    if (!strides || is_dense(type, strides)) {
+        memcpy(dst, src, type->size_bytes);
+        return;
+    }
+    strided_copy c = {.rank = type->rank,
+                      .element_bytes = dtype_size((vtrn_dtype)type->dtype),
+                      .dims = type->dims};
+    dense_strides(type, c.dst_strides);
+    memcpy(c.src_strides, strides, (size_t)type->rank * sizeof *strides);
+    copy_strided(&c, dst, src);
+}
+
+/* The device the caller means: a memory wins over a device, none means the first. */
+static PJRT_Device *choose_device(PJRT_Client *client, PJRT_Device *device, PJRT_Memory *memory) {
+    if (memory)
+        return memory->device;
+    return device ? device : &client->devices[0];
+}
+
+static PJRT_Error *make_buffer(PJRT_Device *device, PJRT_Buffer_Type type, const int64_t *dims,
+                               size_t n_dims, PJRT_Buffer **out) {
+    int dtype;
+    PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(type, &dtype));
+    vtrn_buffer *buffer;
+    PLUGIN_RETURN_IF_ERROR(vtrn_buffer_create(
+        device->client->device, device->description.id, dtype,
+        n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)n_dims, dims, NULL, &buffer));
+    return plugin_buffer_wrap(device, buffer, out);
+}
+
+PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Args *args) {
+    ARGS_REQUIRE(args, buffer);
+    PJRT_Device *device = choose_device(args->client, args->device, args->memory);
+    bool has_strides = args->byte_strides && args->num_byte_strides > 0;
+    if (has_strides && args->num_byte_strides != args->num_dims)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: %zu byte strides for %zu dims",
+                                 args->num_byte_strides, args->num_dims);
+    PJRT_Buffer *b;
+    PJRT_Error *error = make_buffer(device, args->type, args->dims, args->num_dims, &b);
+    if (error)
+        return error;
+    copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
+                   (char *)b->buffer->memory->host, args->data);
+    args->done_with_host_buffer = plugin_ready_event();
+    args->buffer = b;
+    return NULL;
+}
+
+PJRT_Error *
+PJRT_Client_CreateUninitializedBuffer(PJRT_Client_CreateUninitializedBuffer_Args *args) {
+    ARGS_REQUIRE(args, buffer);
+    PJRT_Device *device = choose_device(args->client, args->device, args->memory);
+    return make_buffer(device, args->shape_element_type, args->shape_dims, args->shape_num_dims,
+                       &args->buffer);
+}
+
+/* ------------------------------------------------------------------ to the host */
+
+/* Byte strides of the layout that the caller wants; false when it is tiled or no permutation. */
+static bool layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
+                           int64_t *strides) {
+    if (!layout) {
+        dense_strides(type, strides);
+        return true;
+    }
+    if (layout->type == PJRT_Buffer_MemoryLayout_Type_Strides) {
+        if (layout->strides.num_byte_strides != (size_t)type->rank)
+            return false;
+        memcpy(strides, layout->strides.byte_strides, (size_t)type->rank * sizeof *strides);
+        return true;
+    }
+    const PJRT_Buffer_MemoryLayout_Tiled *t = &layout->tiled;
+    if (t->num_tiles != 0 || t->minor_to_major_size != (size_t)type->rank)
+        return false;
+    int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
+    uint32_t seen = 0;
+    for (int i = 0; i < type->rank; i++) {
+        int64_t d = t->minor_to_major[i];
+        if (d < 0 || d >= type->rank || (seen >> d & 1))
+            return false;
+        seen |= 1u << d;
+        strides[d] = stride;
+        stride *= type->dims[d];
+    }
+    return true;
+}
+
+PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
+    ARGS_REQUIRE(args, event);
+    const api_type *type = &args->src->buffer->type;
+    if (!args->dst) {
+        args->dst_size = type->size_bytes;
+        return NULL;
+    }
+    if (args->dst_size < type->size_bytes)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: room for %zu bytes, the buffer has %llu",
+                                 args->dst_size, (unsigned long long)type->size_bytes);
+    strided_copy c = {.rank = type->rank,
+                      .element_bytes = dtype_size((vtrn_dtype)type->dtype),
+                      .dims = type->dims};
+    if (!layout_strides(type, args->host_layout, c.dst_strides))
+        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                                 "unimplemented: a tiled layout on the host");
+    dense_strides(type, c.src_strides);
+    runtime_memory *m;
+    PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &m));
+    if (type->size_bytes && is_dense(type, c.dst_strides))
+        memcpy(args->dst, m->host, type->size_bytes);
+    else if (type->size_bytes)
+        copy_strided(&c, args->dst, (const char *)m->host);
+    runtime_memory_release(m);
+    args->event = plugin_ready_event();
+    return NULL;
+}
+
+PJRT_Error *PJRT_Buffer_CopyRawToHost(PJRT_Buffer_CopyRawToHost_Args *args) {
+    ARGS_REQUIRE(args, event);
+    uint64_t size = args->buffer->buffer->type.size_bytes;
+    if (args->offset < 0 || args->transfer_size < 0 || (uint64_t)args->offset > size ||
+        (uint64_t)args->transfer_size > size - (uint64_t)args->offset)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: %lld bytes from offset %lld of a buffer of %llu",
+                                 (long long)args->transfer_size, (long long)args->offset,
+                                 (unsigned long long)size);
+    runtime_memory *m;
+    PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->buffer->buffer, &m));
+    if (args->transfer_size)
+        memcpy(args->dst, m->host + args->offset, (size_t)args->transfer_size);
+    runtime_memory_release(m);
+    args->event = plugin_ready_event();
+    return NULL;
+}

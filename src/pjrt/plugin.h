@@ -1,0 +1,145 @@
+/* What the PJRT handles are made of, and the rules every plugin function follows. */
+#ifndef VTRN_PJRT_PLUGIN_H
+#define VTRN_PJRT_PLUGIN_H
+
+#include "api/api.h"
+#include "pjrt/pjrt_args.h"
+
+/* Every implemented slot. */
+#define SLOT(name)      PJRT_Error *name(name##_Args *args);
+#define SLOT_VOID(name) void name(name##_Args *args);
+#define STUB(name)
+#include "pjrt/pjrt_slots.def"
+#undef SLOT
+#undef SLOT_VOID
+#undef STUB
+
+/* True when the caller's struct is new enough to have the field. */
+#define ARGS_HAVE(args, field)                                                                     \
+    ((args)->struct_size >= offsetof(__typeof__(*(args)), field) + sizeof((args)->field))
+
+/* Refuses a struct that ends before the last field that the function cannot do without. */
+#define ARGS_REQUIRE(args, field)                                                                  \
+    do {                                                                                           \
+        if (!ARGS_HAVE(args, field))                                                               \
+            return plugin_args_too_small(__func__, (args)->struct_size,                            \
+                                         offsetof(__typeof__(*(args)), field) +                    \
+                                             sizeof((args)->field));                               \
+    } while (0)
+
+#define PLUGIN_RETURN_IF_ERROR(expr)                                                               \
+    do {                                                                                           \
+        vtrn_status status_ = (expr);                                                              \
+        if (__builtin_expect(status_ != NULL, 0))                                                  \
+            return plugin_error(status_);                                                          \
+    } while (0)
+
+struct PJRT_Error {
+    const PJRT_Error_FunctionTable *vtable;
+    PJRT_Error_Code code;
+    bool is_static;
+    char *text;
+};
+
+/* Consumes the status. */
+PJRT_Error *plugin_error(vtrn_status status);
+PJRT_Error *plugin_error_make(PJRT_Error_Code code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+PJRT_Error *plugin_args_too_small(const char *function, size_t given, size_t needed);
+PJRT_Error *plugin_unimplemented(const char *slot);
+
+/* Everything completes before its function returns: one event, always ready, serves all. */
+PJRT_Event *plugin_ready_event(void);
+
+struct PJRT_Memory {
+    const PJRT_Memory_FunctionTable *vtable; /* first, by the ABI */
+    int id;
+    PJRT_Device *device;
+    char text[64];
+    struct plugin_user_data *user_data; /* list, under the client's lock */
+};
+
+enum { PLUGIN_N_ATTRIBUTES = 4, PLUGIN_TEXT = 96 };
+
+struct PJRT_DeviceDescription {
+    int id;
+    char kind[16], to_string[PLUGIN_TEXT], debug_string[PLUGIN_TEXT];
+    PJRT_NamedValue attributes[PLUGIN_N_ATTRIBUTES];
+};
+
+struct PJRT_Device {
+    PJRT_Client *client;
+    PJRT_DeviceDescription description;
+    PJRT_Memory memory;
+    PJRT_Memory *memories[1];
+    PJRT_Device *self[1]; /* for calls that want a list of one */
+};
+
+struct PJRT_TopologyDescription {
+    PJRT_Client *client;
+    PJRT_DeviceDescription **descriptions; /* [n_devices] */
+    PJRT_NamedValue attributes[2];
+};
+
+struct PJRT_Client {
+    atomic_uint refs; /* the creator's, and one a buffer and an executable */
+    vtrn_device *device;
+    pthread_mutex_t lock; /* user data of memories */
+    int n_devices;
+    PJRT_Device *devices;      /* [n_devices] */
+    PJRT_Device **device_list; /* [n_devices] */
+    PJRT_Memory **memory_list; /* [n_devices] */
+    PJRT_TopologyDescription topology;
+    char platform_version[PLUGIN_TEXT];
+};
+
+void plugin_client_retain(PJRT_Client *client);
+void plugin_client_release(PJRT_Client *client);
+/* pjrt_device.c */
+void plugin_device_init(PJRT_Client *client, int core_i, PJRT_Device *out);
+void plugin_device_fini(PJRT_Device *device);
+
+struct PJRT_Buffer {
+    vtrn_buffer *buffer;
+    PJRT_Device *device; /* its client is kept alive by the buffer */
+};
+
+PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);
+PJRT_Buffer_Type plugin_type_of(int dtype);
+/* UNIMPLEMENTED names the type. */
+vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out);
+void plugin_named_string(PJRT_NamedValue *out, const char *name, const char *value);
+void plugin_named_int(PJRT_NamedValue *out, const char *name, int64_t value);
+
+struct PJRT_Executable {
+    atomic_uint refs;
+    PJRT_Client *client;
+    vtrn_executable *executable;
+    int device_id; /* the device assignment's one device */
+    char *module;  /* artifact */
+    size_t module_size;
+    char *options; /* CompileOptionsProto as given */
+    size_t options_size;
+    char fingerprint[17];
+    /* answers that must live as long as the executable */
+    PJRT_Buffer_Type *output_types;
+    int64_t *output_dims;     /* all outputs', one after the other */
+    size_t *output_dim_sizes; /* rank of each */
+    const char **kinds;       /* "device", max(n_inputs, n_outputs) times */
+    size_t *kind_sizes;
+    PJRT_NamedValue cost[2];
+};
+
+struct PJRT_LoadedExecutable {
+    PJRT_Executable *executable;
+    atomic_bool is_deleted;
+    PJRT_LogicalDeviceIds logical_ids[1];
+    char assignment[32]; /* DeviceAssignmentProto */
+    size_t assignment_size;
+};
+
+void plugin_executable_release(PJRT_Executable *executable);
+extern const char plugin_memory_kind[];   /* "device" */
+extern const char plugin_platform_name[]; /* "neuron" */
+
+#endif
