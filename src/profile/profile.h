@@ -49,10 +49,10 @@ typedef struct profile_summary {
     double custom_ns;            /* simulated time in them */
     double host_seconds, functional_seconds, timing_seconds;
     uint64_t n_executions, samples_per_step;
-    double samples_per_second;          /* of one core; 0: unknown */
+    double samples_per_second;          /* of this core; 0: unknown */
     double dollars_per_hour;            /* of the instance; 0: unknown */
-    int instance_cores;                 /* cores that share the price; 0: unknown */
-    double dollars_per_million_samples; /* every core of the instance at work; 0: unknown */
+    int instance_cores;                 /* NeuronCores of the instance; 0: unknown */
+    double dollars_per_million_samples; /* the whole instance paid for this one core; 0: unknown */
 } profile_summary;
 
 void profile_summarize(const profile_input *input, profile_summary *out);
