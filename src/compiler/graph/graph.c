@@ -1,0 +1,43 @@
+/* Small helpers on graphs and their types. */
+#include "compiler/graph/graph.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const uint8_t DTYPE_SIZES[] = {
+#define DTYPE(e, name, size, kind) size,
+    VTRN_DTYPES(DTYPE)
+#undef DTYPE
+};
+
+const char *graph_kind_name(graph_kind kind) {
+    static const char *const NAMES[] = {
+#define G(e, name, attrs) name,
+#include "compiler/graph/graph_ops.def"
+#undef G
+    };
+    return (unsigned)kind < GRAPH_KIND_COUNT ? NAMES[kind] : "unknown";
+}
+
+int64_t graph_type_count(const graph_type *t) {
+    int64_t n = 1;
+    for (int i = 0; i < t->rank; i++)
+        n *= t->dims[i];
+    return n;
+}
+
+uint64_t graph_type_bytes(const graph_type *t) {
+    return t->is_token ? 0 : (uint64_t)graph_type_count(t) * DTYPE_SIZES[t->dtype];
+}
+
+bool graph_type_equal(const graph_type *a, const graph_type *b) {
+    return a->dtype == b->dtype && a->rank == b->rank && a->is_token == b->is_token &&
+           memcmp(a->dims, b->dims, a->rank * sizeof *a->dims) == 0;
+}
+
+void graph_destroy(graph *g) {
+    if (!g)
+        return;
+    arena_free(&g->arena);
+    free(g);
+}

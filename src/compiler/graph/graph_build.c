@@ -1,0 +1,499 @@
+/* Builds a graph from a VHLO module: functions found, calls and composites inlined, operations that
+ * only carry sharding dropped, values renumbered. */
+#include "compiler/graph/graph_build.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_DEPTH = 200, MAX_WORK = 1 << 22, MAX_VALUES = 1 << 24 };
+
+/* Composites that the graph knows as one operation; every other becomes its decomposition. */
+static const struct {
+    const char *name;
+    int kind;
+    uint32_t n_operands;
+} KNOWN_COMPOSITES[] = {{"chlo.erf", GRAPH_ERF, 1}};
+
+/* VHLO names that the graph keeps under another kind. */
+static const struct {
+    const char *name;
+    int kind;
+} ALIASES[] = {{"dot", GRAPH_DOT_GENERAL}};
+
+/* Custom calls that change nothing on the one device of a program. */
+static const char *const IDENTITY_CALLS[] = {
+    "Sharding",
+    "annotate_device_placement",
+    "SPMDFullToShardShape",
+    "SPMDShardToFullShape",
+};
+
+static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *v,
+                             graph_value **out_results, uint32_t *out_n);
+
+static vtrn_status new_value(graph_builder *b, const graph_type *type, graph_value *out) {
+    graph *g = b->g;
+    if (g->n_values == b->max_values) {
+        if (b->max_values >= MAX_VALUES)
+            return VTRN_ERROR(VTRN_UNSUPPORTED, "more than %d values with calls inlined",
+                              MAX_VALUES);
+        uint32_t max = b->max_values ? b->max_values * 2 : 256;
+        graph_type *types;
+        GRAPH_NEW(b, types, max);
+        if (g->n_values)
+            memcpy(types, g->types, g->n_values * sizeof *types);
+        g->types = types;
+        b->max_values = max;
+    }
+    g->types[g->n_values] = *type;
+    *out = g->n_values++;
+    return NULL;
+}
+
+/* A scope of n values of the artifact, none defined yet. */
+static vtrn_status push_scope(graph_builder *b, uint32_t n, size_t *out_scope) {
+    if (n > b->max_map - b->n_map) {
+        size_t max = b->max_map * 2 > b->n_map + n ? b->max_map * 2 : b->n_map + n + 64;
+        graph_value *map = realloc(b->map, max * sizeof *map);
+        if (!map)
+            return VTRN_OUT_OF_MEMORY(max * sizeof *map);
+        b->map = map;
+        b->max_map = max;
+    }
+    b->n_visited += n / 16; /* clearing costs, too */
+    memset(b->map + b->n_map, 0xff, n * sizeof *b->map);
+    *out_scope = b->n_map;
+    b->n_map += n;
+    return NULL;
+}
+
+static vtrn_status lookup(graph_builder *b, size_t scope, uint32_t value, graph_value *out) {
+    *out = b->map[scope + value];
+    if (*out == GRAPH_NO_VALUE)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "value %u is used before it is defined", value);
+    return NULL;
+}
+
+static vtrn_status map_operands(graph_builder *b, size_t scope, const vhlo_op *v,
+                                graph_value **out) {
+    GRAPH_NEW(b, *out, v->n_operands);
+    for (uint32_t i = 0; i < v->n_operands; i++)
+        VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[i], &(*out)[i]));
+    return NULL;
+}
+
+/* Makes the results of v other names of values that exist, whose types must be the announced ones.
+ */
+static vtrn_status alias_results(graph_builder *b, size_t scope, const vhlo_op *v,
+                                 const graph_value *values, uint32_t n) {
+    if (n != v->n_results)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u results for %u values", v->n_results, n);
+    for (uint32_t i = 0; i < n; i++) {
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
+        if (!graph_type_equal(type, &b->g->types[values[i]]))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "result %u has another type than its value", i);
+        b->map[scope + v->first_result + i] = values[i];
+    }
+    return NULL;
+}
+
+static vtrn_status alias_operands(graph_builder *b, size_t scope, const vhlo_op *v) {
+    graph_value *values;
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &values));
+    return alias_results(b, scope, v, values, v->n_operands);
+}
+
+static vtrn_status check_one_block(const vhlo_region *v) {
+    return v->n_blocks == 1
+               ? NULL
+               : VTRN_ERROR(VTRN_UNSUPPORTED, "region of %u blocks; only one is", v->n_blocks);
+}
+
+/* Runs the body of a function or a manual region in place, its arguments being `args`. */
+static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_region *body,
+                                 const graph_value *args, uint32_t n_args,
+                                 graph_value **out_results, uint32_t *out_n) {
+    VTRN_RETURN_IF_ERROR(check_one_block(body));
+    if (n_args != body->n_args)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u arguments for %u parameters", n_args,
+                          body->n_args);
+    for (uint32_t i = 0; i < body->n_values; i++)
+        b->map[scope + body->first_value + i] = GRAPH_NO_VALUE;
+    for (uint32_t i = 0; i < n_args; i++) {
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, body->arg_types[i], &type));
+        if (!graph_type_equal(type, &b->g->types[args[i]]))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "argument %u has another type than the parameter",
+                              i);
+        b->map[scope + body->first_value + i] = args[i];
+    }
+    return build_ops(b, scope, body, out_results, out_n);
+}
+
+static int compare_names(vhlo_string a, vhlo_string b) {
+    int order = memcmp(a.text, b.text, a.len < b.len ? a.len : b.len);
+    return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+static int compare_funcs(const void *a, const void *b) {
+    const graph_func *x = a, *y = b;
+    int order = compare_names(x->name, y->name);
+    return order ? order : (x->op->byte > y->op->byte) - (x->op->byte < y->op->byte);
+}
+
+static graph_func *find_func(graph_builder *b, vhlo_string name) {
+    uint32_t low = 0, high = b->n_funcs;
+    while (low < high) {
+        uint32_t mid = (low + high) / 2;
+        int order = compare_names(name, b->funcs[mid].name);
+        if (order == 0)
+            return &b->funcs[mid];
+        if (order < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return NULL;
+}
+
+/* Functions number their values from 0, except in artifacts of VHLO before 0.14, where they share
+ * the numbering of the module. */
+static uint32_t func_scope_size(const graph_builder *b, const vhlo_op *func) {
+    return func->is_isolated ? func->scope_size : b->m->root->scope_size;
+}
+
+static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
+                               const char *callee_attr) {
+    const vhlo_entry *callee;
+    vhlo_string name;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, callee_attr, &callee));
+    if (!vhlo_entry_string(callee, &name))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s is not the name of a function", callee_attr);
+    graph_func *f = find_func(b, name);
+    if (!f)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "no function @%.*s",
+                          name.len < 200 ? (int)name.len : 200, name.text);
+    if (f->is_open)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "function @%s calls itself; calls are inlined",
+                          f->name.text);
+    graph_value *args, *results;
+    uint32_t n_results;
+    size_t inner, mark = b->n_map;
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
+    VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, f->op), &inner));
+    f->is_open = true;
+    VTRN_RETURN_IF_ERROR(
+        inline_region(b, inner, &f->op->regions[0], args, v->n_operands, &results, &n_results));
+    f->is_open = false;
+    b->n_map = mark;
+    return alias_results(b, scope, v, results, n_results);
+}
+
+/* A region of an operation; its operations are moved off the stack when it is complete. */
+static vtrn_status build_region(graph_builder *b, size_t scope, const vhlo_region *v,
+                                graph_region **out) {
+    VTRN_RETURN_IF_ERROR(check_one_block(v));
+    graph_region *r;
+    GRAPH_NEW(b, r, 1);
+    GRAPH_NEW(b, r->args, v->n_args);
+    r->n_args = v->n_args;
+    for (uint32_t i = 0; i < v->n_values; i++)
+        b->map[scope + v->first_value + i] = GRAPH_NO_VALUE;
+    for (uint32_t i = 0; i < v->n_args; i++) {
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->arg_types[i], &type));
+        VTRN_RETURN_IF_ERROR(new_value(b, type, &r->args[i]));
+        b->map[scope + v->first_value + i] = r->args[i];
+    }
+    size_t mark = b->n_ops;
+    VTRN_RETURN_IF_ERROR(build_ops(b, scope, v, &r->results, &r->n_results));
+    r->n_ops = (uint32_t)(b->n_ops - mark);
+    GRAPH_NEW(b, r->ops, r->n_ops);
+    if (r->n_ops)
+        memcpy(r->ops, b->ops + mark, r->n_ops * sizeof *r->ops);
+    b->n_ops = mark;
+    *out = r;
+    return NULL;
+}
+
+static vtrn_status build_regions(graph_builder *b, size_t scope, const vhlo_op *v, graph_op *op) {
+    size_t mark = b->n_map;
+    if (v->is_isolated)
+        VTRN_RETURN_IF_ERROR(push_scope(b, v->scope_size, &scope));
+    op->n_regions = v->n_regions;
+    GRAPH_NEW(b, op->regions, v->n_regions);
+    for (uint32_t i = 0; i < v->n_regions; i++)
+        VTRN_RETURN_IF_ERROR(build_region(b, scope, &v->regions[i], &op->regions[i]));
+    b->n_map = mark;
+    return NULL;
+}
+
+static vtrn_status get_place(graph_builder *b, uint32_t location, const char **out) {
+    if (!b->places[location]) {
+        char text[256];
+        VTRN_RETURN_IF_ERROR(vhlo_location_text(b->m, location, text, sizeof text));
+        b->places[location] = text[0] ? arena_strdup(&b->g->arena, text, strlen(text)) : "";
+        if (!b->places[location])
+            return VTRN_OUT_OF_MEMORY(strlen(text));
+    }
+    *out = b->places[location];
+    return NULL;
+}
+
+static int find_kind(const vhlo_op_name *name) {
+    if (!name->info)
+        return GRAPH_UNKNOWN;
+    for (size_t i = 0; i < sizeof ALIASES / sizeof *ALIASES; i++)
+        if (strcmp(ALIASES[i].name, name->info->name) == 0)
+            return ALIASES[i].kind;
+    for (int kind = 0; kind < GRAPH_KIND_COUNT; kind++) {
+        const char *text = graph_kind_name(kind);
+        /* No VHLO operation is the composite's kind. */
+        if (text[0] == name->info->name[0] && kind != GRAPH_ERF && !strcmp(text, name->info->name))
+            return kind;
+    }
+    return GRAPH_UNKNOWN;
+}
+
+static vtrn_status push_op(graph_builder *b, const graph_op *op) {
+    if (b->n_ops == b->max_ops) {
+        size_t max = b->max_ops ? b->max_ops * 2 : 256;
+        graph_op *ops = realloc(b->ops, max * sizeof *ops);
+        if (!ops)
+            return VTRN_OUT_OF_MEMORY(max * sizeof *ops);
+        b->ops = ops;
+        b->max_ops = max;
+    }
+    b->ops[b->n_ops++] = *op;
+    return NULL;
+}
+
+static vtrn_status op_name(graph_builder *b, const vhlo_op *v, int kind, const char **out) {
+    static const char *const NAMES[] = {
+#define G(e, name, attrs) "stablehlo." name,
+#include "compiler/graph/graph_ops.def"
+#undef G
+    };
+    *out = NAMES[kind];
+    if (kind == GRAPH_UNKNOWN)
+        *out = v->name->info
+                   ? arena_printf(&b->g->arena, "stablehlo.%s", v->name->info->name)
+                   : arena_printf(&b->g->arena, "%s.%s", v->name->dialect.text, v->name->name.text);
+    return *out ? NULL : VTRN_OUT_OF_MEMORY(64);
+}
+
+static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, int kind) {
+    graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
+    VTRN_RETURN_IF_ERROR(op_name(b, v, kind, &op.name));
+    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &op.place));
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &op.operands));
+    GRAPH_NEW(b, op.results, v->n_results);
+    for (uint32_t i = 0; i < v->n_results; i++) {
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
+        VTRN_RETURN_IF_ERROR(new_value(b, type, &op.results[i]));
+    }
+    if (v->n_regions && kind != GRAPH_UNKNOWN && kind != GRAPH_ERF)
+        VTRN_RETURN_IF_ERROR(build_regions(b, scope, v, &op));
+    for (uint32_t i = 0; i < v->n_results; i++)
+        b->map[scope + v->first_result + i] = op.results[i];
+    VTRN_RETURN_IF_ERROR(graph_decode_attrs(b, v, &op));
+    graph_recognise_regions(&op);
+    VTRN_RETURN_IF_ERROR(graph_verify_op(b->g, &op));
+    return push_op(b, &op);
+}
+
+static vtrn_status build_composite(graph_builder *b, size_t scope, const vhlo_op *v) {
+    const vhlo_entry *e;
+    vhlo_string name;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "name", &e));
+    if (vhlo_entry_string(e, &name))
+        for (size_t i = 0; i < sizeof KNOWN_COMPOSITES / sizeof *KNOWN_COMPOSITES; i++)
+            if (vhlo_string_equal(name, KNOWN_COMPOSITES[i].name) && v->n_results == 1 &&
+                v->n_operands == KNOWN_COMPOSITES[i].n_operands)
+                return build_kind(b, scope, v, KNOWN_COMPOSITES[i].kind);
+    return inline_call(b, scope, v, "decomposition");
+}
+
+static vtrn_status build_custom_call(graph_builder *b, size_t scope, const vhlo_op *v) {
+    const vhlo_entry *e;
+    vhlo_string target;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "call_target_name", &e));
+    bool is_one_device = b->g->n_partitions <= 1;
+    if (vhlo_entry_string(e, &target) && v->n_operands == 1 && v->n_results == 1)
+        for (size_t i = 0; i < sizeof IDENTITY_CALLS / sizeof *IDENTITY_CALLS; i++)
+            if (vhlo_string_equal(target, IDENTITY_CALLS[i]) && (i < 2 || is_one_device))
+                return alias_operands(b, scope, v);
+    return build_kind(b, scope, v, GRAPH_CUSTOM_CALL);
+}
+
+/* Shardy: what says only where data lies is dropped; a manual region on one device is its body. */
+static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
+    vhlo_string name = v->name->name;
+    if (v->n_results == 0 && v->n_regions == 0)
+        return NULL; /* mesh, sharding_group */
+    bool is_manual = vhlo_string_equal(name, "manual_computation");
+    if (v->n_regions == 1 && (is_manual || vhlo_string_equal(name, "named_computation"))) {
+        if (is_manual && b->g->n_partitions > 1)
+            return VTRN_ERROR(VTRN_UNSUPPORTED, "manual computation over %lld devices",
+                              (long long)b->g->n_partitions);
+        graph_value *args, *results;
+        uint32_t n_results;
+        size_t mark = b->n_map, inner = scope;
+        VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
+        if (v->is_isolated)
+            VTRN_RETURN_IF_ERROR(push_scope(b, v->scope_size, &inner));
+        VTRN_RETURN_IF_ERROR(
+            inline_region(b, inner, &v->regions[0], args, v->n_operands, &results, &n_results));
+        b->n_map = mark;
+        return alias_results(b, scope, v, results, n_results);
+    }
+    if (v->n_operands == 1 && v->n_results == 1 && v->n_regions == 0)
+        return alias_operands(b, scope, v); /* sharding_constraint, reshard, collectives */
+    return build_kind(b, scope, v, GRAPH_UNKNOWN);
+}
+
+static vtrn_status build_op(graph_builder *b, size_t scope, const vhlo_op *v) {
+    const vhlo_op_name *name = v->name;
+    if (name->dialect_id == VHLO_DIALECT_SDY)
+        return build_sdy(b, scope, v);
+    if (name->dialect_id == VHLO_DIALECT_BUILTIN &&
+        vhlo_string_equal(name->name, "unrealized_conversion_cast"))
+        return alias_operands(b, scope, v);
+    if (name->info && strcmp(name->info->name, "call") == 0)
+        return inline_call(b, scope, v, "callee");
+    if (name->info && strcmp(name->info->name, "composite") == 0)
+        return build_composite(b, scope, v);
+    int16_t *kind = &b->kinds[v->name_i];
+    if (*kind < 0)
+        *kind = (int16_t)find_kind(name);
+    if (*kind == GRAPH_OPTIMIZATION_BARRIER)
+        return alias_operands(b, scope, v);
+    if (*kind == GRAPH_CUSTOM_CALL)
+        return build_custom_call(b, scope, v);
+    return build_kind(b, scope, v, *kind);
+}
+
+/* Names the operation and its place, once, in the error that came out of it. */
+static vtrn_status annotate(graph_builder *b, const vhlo_op *v, vtrn_status status) {
+    if (!status || b->is_annotated)
+        return status;
+    b->is_annotated = true;
+    char place[256];
+    vtrn_status_free(vhlo_location_text(b->m, v->location, place, sizeof place));
+    return vtrn_status_annotate(status, "%s.%s%s%s", v->name->dialect.text, v->name->name.text,
+                                place[0] ? ", " : "", place);
+}
+
+static bool is_return(const vhlo_op *v) {
+    return (v->name->info && strcmp(v->name->info->name, "return") == 0) ||
+           (v->name->dialect_id == VHLO_DIALECT_SDY && vhlo_string_equal(v->name->name, "return"));
+}
+
+static vtrn_status build_block(graph_builder *b, size_t scope, const vhlo_region *v,
+                               graph_value **out_results, uint32_t *out_n) {
+    for (const vhlo_op *op = v->first_op; op; op = op->next) {
+        b->n_visited += 1 + op->n_operands + op->n_results;
+        if (b->n_visited > MAX_WORK)
+            return VTRN_ERROR(VTRN_UNSUPPORTED,
+                              "program has more than %d operations and operands "
+                              "with its calls inlined",
+                              MAX_WORK);
+        if (is_return(op)) {
+            if (op->next)
+                return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operations after the return of a block");
+            *out_n = op->n_operands;
+            return annotate(b, op, map_operands(b, scope, op, out_results));
+        }
+        VTRN_RETURN_IF_ERROR(annotate(b, op, build_op(b, scope, op)));
+    }
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a block ends without a return");
+}
+
+static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *v,
+                             graph_value **out_results, uint32_t *out_n) {
+    if (b->depth >= MAX_DEPTH)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "calls and regions nest deeper than %d", MAX_DEPTH);
+    b->depth++;
+    vtrn_status status = build_block(b, scope, v, out_results, out_n);
+    b->depth--;
+    return status;
+}
+
+static bool is_func(const vhlo_op *v) {
+    return v->name->info && strcmp(v->name->info->name, "func") == 0;
+}
+
+static vtrn_status collect_funcs(graph_builder *b) {
+    const vhlo_region *body = &b->m->root->regions[0];
+    uint32_t n = 0;
+    for (const vhlo_op *v = body->first_op; v; v = v->next)
+        n += is_func(v);
+    GRAPH_NEW(b, b->funcs, n);
+    for (const vhlo_op *v = body->first_op; v; v = v->next) {
+        if (!is_func(v))
+            continue;
+        graph_func *f = &b->funcs[b->n_funcs++];
+        const vhlo_entry *e;
+        vhlo_string visibility = {"", 0};
+        VTRN_RETURN_IF_ERROR(annotate(b, v, vhlo_op_attr(b->m, v, "sym_name", &e)));
+        if (!vhlo_entry_string(e, &f->name))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a function has no name");
+        VTRN_RETURN_IF_ERROR(annotate(b, v, vhlo_op_attr(b->m, v, "sym_visibility", &e)));
+        vhlo_entry_string(e, &visibility);
+        f->is_public = !vhlo_string_equal(visibility, "private");
+        f->op = v;
+    }
+    qsort(b->funcs, b->n_funcs, sizeof *b->funcs, compare_funcs);
+    return NULL;
+}
+
+static vtrn_status build_graph(graph_builder *b) {
+    vhlo_module *m = b->m;
+    GRAPH_NEW(b, b->types, m->n_types);
+    GRAPH_NEW(b, b->places, m->n_attrs);
+    GRAPH_NEW(b, b->constants, m->n_attrs);
+    GRAPH_NEW(b, b->kinds, m->n_names);
+    memset(b->kinds, 0xff, m->n_names * sizeof *b->kinds);
+    VTRN_RETURN_IF_ERROR(collect_funcs(b));
+    VTRN_RETURN_IF_ERROR(graph_decode_module_attrs(b, NULL));
+    graph_func *main = find_func(b, (vhlo_string){"main", 4});
+    for (uint32_t i = 0; !main && i < b->n_funcs; i++)
+        if (b->funcs[i].is_public)
+            main = &b->funcs[i];
+    if (!main)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "the module has no function @main");
+    size_t scope;
+    graph_region *body;
+    main->is_open = true;
+    VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, main->op), &scope));
+    VTRN_RETURN_IF_ERROR(
+        annotate(b, main->op, build_region(b, scope, &main->op->regions[0], &body)));
+    b->g->body = *body;
+    const vhlo_entry *e;
+    vhlo_string name;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(m, m->root, "sym_name", &e));
+    b->g->name = vhlo_entry_string(e, &name) ? arena_strdup(&b->g->arena, name.text, name.len)
+                                             : arena_strdup(&b->g->arena, "main", 4);
+    if (!b->g->name)
+        return VTRN_OUT_OF_MEMORY(64);
+    return graph_decode_module_attrs(b, main->op);
+}
+
+vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out) {
+    *out = NULL;
+    graph_builder b = {0};
+    VTRN_RETURN_IF_ERROR(vhlo_read(bytes, size, &b.m));
+    b.g = calloc(1, sizeof *b.g);
+    vtrn_status status = b.g ? build_graph(&b) : VTRN_OUT_OF_MEMORY(sizeof *b.g);
+    free(b.ops);
+    free(b.map);
+    vhlo_destroy(b.m);
+    if (status) {
+        graph_destroy(b.g);
+        return status;
+    }
+    *out = b.g;
+    return NULL;
+}
