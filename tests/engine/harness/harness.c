@@ -1,6 +1,11 @@
 /* The engine test library: conversion and single instructions, callable from Python by ctypes. */
 #include "base/cpu.h"
 #include "base/dtype.h"
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define HARNESS __attribute__((visibility("default")))
 
@@ -28,4 +33,78 @@ HARNESS void harness_store_stochastic(int t, const float *src, void *dst, size_t
 
 HARNESS void harness_convert(int from, const void *src, int to, void *dst, size_t n) {
     dtype_convert((vtrn_dtype)from, src, (vtrn_dtype)to, dst, n);
+}
+
+/* A core of two bare memories and registers, as large as the caller's arrays. */
+HARNESS engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum,
+                                  size_t psum_stride) {
+    engine_core *core = calloc(1, sizeof *core);
+    core->sbuf = (engine_memory){sbuf, sbuf_stride, sbuf_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
+    core->psum = (engine_memory){psum, psum_stride, psum_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
+    core->regs = calloc(1, sizeof *core->regs);
+    core->regs->scratch = calloc(ENGINE_MAX_THREADS, ENGINE_SCRATCH_BYTES);
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
+            core->regs->rng_state[e][p] = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
+    core->n_threads = 1;
+    return core;
+}
+
+HARNESS void harness_core_destroy(engine_core *core) {
+    free(core->regs->scratch);
+    free(core->regs);
+    free(core);
+}
+
+/* The shares of all threads, one after another, n_times over. Returns the category and the message
+ * of the first error. */
+HARNESS int harness_run(engine_core *core, const vtrn_instr *instr, int n_threads, int n_times,
+                        char *message, size_t message_bytes) {
+    core->n_threads = n_threads;
+    for (int time = 0; time < n_times; time++)
+        for (int t = 0; t < n_threads; t++) {
+            vtrn_status status = engine_table[instr->opcode](core, instr, NULL, t);
+            if (!status)
+                continue;
+            int category = (int)vtrn_status_category(status);
+            snprintf(message, message_bytes, "%s", vtrn_status_message(status));
+            vtrn_status_free(status);
+            return category;
+        }
+    return 0;
+}
+
+static int find(const char *name, const char *(*name_of)(int), int n) {
+    for (int i = 0; i < n; i++)
+        if (!strcmp(name, name_of(i)))
+            return i;
+    return -1;
+}
+
+static const char *op_name(int i) {
+    return isa_op_info((vtrn_opcode)i)->mnemonic;
+}
+
+static const char *alu_name(int i) {
+    return isa_alu_name((vtrn_alu)i);
+}
+
+static const char *act_name(int i) {
+    return isa_act_name((vtrn_act)i);
+}
+
+HARNESS int harness_opcode(const char *name) {
+    return find(name, op_name, VTRN_OP_COUNT);
+}
+
+HARNESS int harness_alu(const char *name) {
+    return find(name, alu_name, VTRN_ALU_COUNT);
+}
+
+HARNESS int harness_act(const char *name) {
+    return find(name, act_name, VTRN_ACT_COUNT);
+}
+
+HARNESS size_t harness_instr_bytes(void) {
+    return sizeof(vtrn_instr);
 }

@@ -1,0 +1,226 @@
+/* The activation functions of one fp32 number, branch-free so that loops over them vectorise.
+ * Polynomials are minimax fits (weighted least squares, iterated) made for these intervals. */
+#ifndef VTRN_ENGINE_ACT_FUNCTIONS_H
+#define VTRN_ENGINE_ACT_FUNCTIONS_H
+
+#include "base/dtype_bits.h"
+
+#include <math.h>
+
+static inline float act_abs(float x) {
+    return bits_to_float(float_to_bits(x) & 0x7fffffffu);
+}
+
+static inline float act_with_sign(float magnitude, float sign) {
+    return bits_to_float(float_to_bits(magnitude) | (float_to_bits(sign) & 0x80000000u));
+}
+
+/* e^x * (1 + tail), |tail| tiny: the tail carries what x itself could not. */
+static inline float act_exp_with_tail(float x, float tail) {
+    x = x > 89.0f ? 89.0f : x; /* e^89 and e^-104 round to infinity and 0; NaN stays */
+    x = x < -104.0f ? -104.0f : x;
+    /* adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits */
+    float shifted = x * 1.44269502f + 0x1.8p23f;
+    float n = shifted - 0x1.8p23f;
+    int32_t k = (int32_t)(float_to_bits(shifted) - 0x4b400000u);
+    float r = x - n * 0.693359375f; /* ln 2 = 0.693359375 - 2.12194440e-4, the first exact */
+    r = (r + n * 2.12194440e-4f) + tail;
+    float p = 1.394607476e-03f + r * 1.991781464e-04f;
+    p = 8.333265781e-03f + r * p;
+    p = 4.166626930e-02f + r * p;
+    p = 1.666666716e-01f + r * p;
+    p = 0.5f + r * p;
+    p = 1.0f + (r + r * r * p);
+    /* 2^k in two factors, so that subnormal results and those next to overflow come out */
+    int32_t k_1 = k >> 1, k_2 = k - k_1;
+    return p * bits_to_float((uint32_t)(k_1 + 127) << 23) *
+           bits_to_float((uint32_t)(k_2 + 127) << 23);
+}
+
+static inline float act_exp(float x) {
+    return act_exp_with_tail(x, 0.0f);
+}
+
+static inline float act_log(float x) {
+    float scaled = x < 0x1p-126f ? x * 0x1p23f : x;
+    float offset = x < 0x1p-126f ? -23.0f : 0.0f;
+    uint32_t bits = float_to_bits(scaled);
+    /* m in [sqrt(1/2), sqrt(2)) */
+    int32_t e = (int32_t)(bits - 0x3f3504f3u) >> 23;
+    float m = bits_to_float(bits - ((uint32_t)e << 23));
+    float f = m - 1.0f, z = f * f, n = (float)e + offset;
+    float p = -1.178879961e-01f + f * 6.915578246e-02f;
+    p = 1.187230945e-01f + f * p;
+    p = -1.238449439e-01f + f * p;
+    p = 1.421878040e-01f + f * p;
+    p = -1.666924506e-01f + f * p;
+    p = 2.000221908e-01f + f * p;
+    p = -2.499998659e-01f + f * p;
+    p = 3.333331048e-01f + f * p;
+    p = f * z * p + n * -2.12194440e-4f;
+    float y = (f + (p - 0.5f * z)) + n * 0.693359375f;
+    y = x == 0.0f ? -INFINITY : y;
+    y = x < 0.0f ? NAN : y;
+    return x < INFINITY ? y : x; /* infinity and NaN stay */
+}
+
+static inline float act_tanh(float x) {
+    float a = act_abs(x), z = x * x;
+    float p = -8.182673715e-03f + z * 2.147536958e-03f;
+    p = 2.170296758e-02f + z * p;
+    p = -5.394720286e-02f + z * p;
+    p = 1.333321035e-01f + z * p;
+    p = -3.333333135e-01f + z * p;
+    float small = x + x * z * p;
+    float large = act_with_sign(1.0f - 2.0f / (act_exp(a + a) + 1.0f), x);
+    return a < 0.625f ? small : large;
+}
+
+static inline float act_sigmoid(float x) {
+    float e = act_exp(-act_abs(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+/* x * share, where the share goes to 0 faster than x grows: -infinity gives -0 as the limit is. */
+static inline float act_gate(float x, float share) {
+    return x == -INFINITY ? -0.0f : x * share;
+}
+
+static inline float act_silu(float x) {
+    return act_gate(x, act_sigmoid(x));
+}
+
+static inline float act_silu_dx(float x) {
+    float s = act_sigmoid(x), t = act_sigmoid(-x);
+    return s + act_gate(act_abs(x) == INFINITY ? 0.0f : x, s * t);
+}
+
+/* e^(-t^2) for t >= 0: the square is taken in two parts, or its rounding error would be raised. */
+static inline float act_gaussian(float t) {
+    t = t > 16.0f ? 16.0f : t;
+    float head = bits_to_float(float_to_bits(t) & 0xfffff000u);
+    return act_exp_with_tail(-head * head, -(t - head) * (t + head));
+}
+
+/* erfc(t) / e^(-t^2) for t >= 0. */
+static inline float act_erfcx(float t) {
+    t = t > 16.0f ? 16.0f : t;
+    float slope = 1.0f + 2.0f * t, shifted = t + 2.0f;
+    float inverse = 1.0f / (slope * shifted);
+    float q = (t - 2.0f) * slope * inverse;
+    float p = -1.228002366e-03f + q * -3.994496074e-04f;
+    p = 1.313309884e-03f + q * p;
+    p = 8.630097844e-03f + q * p;
+    p = -8.060143329e-03f + q * p;
+    p = -5.420388281e-02f + q * p;
+    p = 1.640554219e-01f + q * p;
+    p = -1.660314649e-01f + q * p;
+    p = -9.276398271e-02f + q * p;
+    p = 1.276978374e+00f + q * p;
+    return p * shifted * inverse;
+}
+
+static inline float act_erf(float x) {
+    float a = act_abs(x), z = x * x;
+    float p = -8.020841051e-04f + z * 7.889119297e-05f;
+    p = 5.189535208e-03f + z * p;
+    p = -2.685444430e-02f + z * p;
+    p = 1.128360033e-01f + z * p;
+    p = -3.761262596e-01f + z * p;
+    p = 1.283791661e-01f + z * p;
+    float small = x + x * p;
+    float large = act_with_sign(1.0f - act_gaussian(a) * act_erfcx(a), x);
+    return a < 1.0f ? small : large;
+}
+
+static inline float act_erf_dx(float x) {
+    return 1.12837917f * act_gaussian(act_abs(x));
+}
+
+/* The normal distribution function; *density is e^(-x^2/2). */
+static inline float act_normal(float x, float *density) {
+    float t = act_abs(x) * 0.707106781f;
+    /* head of x^2/2 exactly, from x: t is already rounded */
+    float a = act_abs(x) > 20.0f ? 20.0f : act_abs(x);
+    float head = bits_to_float(float_to_bits(a) & 0xfffff000u);
+    float e = act_exp_with_tail(-0.5f * head * head, -0.5f * (a - head) * (a + head));
+    float tail = 0.5f * e * act_erfcx(t);
+    *density = e;
+    float y = x < 0.0f ? tail : 1.0f - tail;
+    return x == x ? y : x;
+}
+
+static inline float act_gelu(float x) {
+    float density;
+    return act_gate(x, act_normal(x, &density));
+}
+
+static inline float act_gelu_dx(float x) {
+    float density, share = act_normal(x, &density);
+    float y = share + 0.398942280f * density * x;
+    return act_abs(x) < 20.0f || !(x == x) ? y : share;
+}
+
+static inline float act_gelu_apprx_tanh(float x) {
+    /* 0.5 x (1 + tanh u) = x sigmoid(2u) */
+    return act_gate(x, act_sigmoid(1.59576912f * (x + 0.044715f * x * x * x)));
+}
+
+static inline float act_gelu_apprx_sigmoid(float x) {
+    return act_gate(x, act_sigmoid(1.702f * x));
+}
+
+static inline float act_gelu_apprx_sigmoid_dx(float x) {
+    float u = 1.702f * x, s = act_sigmoid(u), t = act_sigmoid(-u);
+    return s + act_gate(act_abs(x) == INFINITY ? 0.0f : u, s * t);
+}
+
+/* log(1 + e) for 0 <= e <= 1: the second term mends the rounding of 1 + e. */
+static inline float act_log1p(float e) {
+    float u = 1.0f + e;
+    return act_log(u) + (e - (u - 1.0f)) / u;
+}
+
+static inline float act_softplus(float x) {
+    return (x < 0.0f ? 0.0f : x) + act_log1p(act_exp(-act_abs(x)));
+}
+
+static inline float act_mish(float x) {
+    /* tanh(log(1 + e)) = e(e + 2) / (e(e + 2) + 2) */
+    float e = act_exp(x > 30.0f ? 30.0f : x), n = e * (e + 2.0f);
+    return act_gate(x, n / (n + 2.0f));
+}
+
+/* No range reduction: beyond [-pi, pi] the last cubic goes on. Source: hardware facts 4.4. */
+static inline float act_sin(float x) {
+    float a = act_abs(x);
+    float rest = (3.14159274f - a) + -8.74227766e-08f; /* pi - a */
+    float y = a > 1.57079637f ? rest : a, z = y * y;
+    float p = 2.752663931e-06f + z * -2.390959608e-08f;
+    p = -1.984089467e-04f + z * p;
+    p = 8.333330974e-03f + z * p;
+    p = -1.666666716e-01f + z * p;
+    float inside = y + y * z * p;
+    float outside = rest - rest * rest * rest * (1.0f / 6.0f);
+    float s = a > 3.14159274f ? outside : inside;
+    return bits_to_float(float_to_bits(s) ^ (float_to_bits(x) & 0x80000000u));
+}
+
+static inline float act_arctan(float x) {
+    float a = act_abs(x);
+    float t = a > 1.0f ? 1.0f / a : a, z = t * t;
+    float p = -7.422637660e-03f + z * 1.134878257e-03f;
+    p = 2.276034094e-02f + z * p;
+    p = -4.494644701e-02f + z * p;
+    p = 6.759572029e-02f + z * p;
+    p = -8.818848431e-02f + z * p;
+    p = 1.106024459e-01f + z * p;
+    p = -1.428013146e-01f + z * p;
+    p = 1.999969333e-01f + z * p;
+    p = -3.333332837e-01f + z * p;
+    float y = t + t * z * p;
+    y = a > 1.0f ? (1.57079637f - y) + -4.37113883e-08f : y;
+    return act_with_sign(y, x);
+}
+
+#endif

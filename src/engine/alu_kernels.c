@@ -1,0 +1,281 @@
+/* The arithmetic loops of the Vector and GpSimd engines, compiled once for each level. */
+#include "engine/alu_kernels.h"
+
+#include "base/dtype_bits.h"
+#include "engine/kernel_loop.h"
+
+#include <math.h>
+
+#define IS_NAN(x)     ((x) != (x))
+#define MAXIMUM(x, y) ((x) > (y) || IS_NAN(x) ? (x) : (y))
+#define MINIMUM(x, y) ((x) < (y) || IS_NAN(x) ? (x) : (y))
+#define ONE_IF(cond)  ((cond) ? 1.0f : 0.0f)
+
+static inline float magnitude(float x) {
+    return bits_to_float(float_to_bits(x) & 0x7fffffffu);
+}
+
+static inline float abs_max(float x, float y) {
+    float a = magnitude(x), b = magnitude(y);
+    return MAXIMUM(a, b);
+}
+
+static inline float abs_min(float x, float y) {
+    float a = magnitude(x), b = magnitude(y);
+    return MINIMUM(a, b);
+}
+
+/* The table of fp32 operations: M(enum, expression of x and y). */
+#define FLOAT_OPS(M)                                                                               \
+    M(NONE, x)                                                                                     \
+    M(ADD, x + y)                                                                                  \
+    M(SUBTRACT, x - y)                                                                             \
+    M(MULTIPLY, x *y)                                                                              \
+    M(MAX, MAXIMUM(x, y))                                                                          \
+    M(MIN, MINIMUM(x, y))                                                                          \
+    M(ABS_MAX, abs_max(x, y))                                                                      \
+    M(ABS_MIN, abs_min(x, y))                                                                      \
+    M(POWER, (float)pow(x, y))                                                                     \
+    M(IS_EQUAL, ONE_IF(x == y))                                                                    \
+    M(NOT_EQUAL, ONE_IF(x != y))                                                                   \
+    M(IS_GE, ONE_IF(x >= y))                                                                       \
+    M(IS_GT, ONE_IF(x > y))                                                                        \
+    M(IS_LE, ONE_IF(x <= y))                                                                       \
+    M(IS_LT, ONE_IF(x < y))                                                                        \
+    M(LOGICAL_AND, ONE_IF((x != 0.0f) & (y != 0.0f)))                                              \
+    M(LOGICAL_OR, ONE_IF((x != 0.0f) | (y != 0.0f)))                                               \
+    M(LOGICAL_XOR, ONE_IF((x != 0.0f) != (y != 0.0f)))
+
+#define FLOAT_KERNELS(E, expr)                                                                     \
+    static void tt_##E(const float *a, const float *b, float *dst, size_t n) {                     \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            float x = a[i], y = b[i];                                                              \
+            (void)y;                                                                               \
+            dst[i] = (expr);                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+    static void ts_##E(const float *a, float y, float *dst, size_t n) {                            \
+        (void)y;                                                                                   \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            float x = a[i];                                                                        \
+            dst[i] = (expr);                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+    static void st_##E(const float *a, float x, float *dst, size_t n) {                            \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            float y = a[i];                                                                        \
+            (void)y;                                                                               \
+            dst[i] = (expr);                                                                       \
+        }                                                                                          \
+    }
+FLOAT_OPS(FLOAT_KERNELS)
+
+static inline uint32_t magnitude_int32_t(int32_t x) {
+    return x < 0 ? 0u - (uint32_t)x : (uint32_t)x;
+}
+
+static inline uint32_t magnitude_uint32_t(uint32_t x) {
+    return x;
+}
+
+/* x to the y, wrapping; 1/x^-y truncated toward zero where y is negative (0 to it gives 0). */
+static inline uint32_t int_power(uint32_t x, uint32_t y, int is_signed) {
+    if (is_signed && (int32_t)y < 0)
+        return x == 1 ? 1 : x == UINT32_MAX ? (y & 1 ? UINT32_MAX : 1) : 0;
+    uint32_t result = 1;
+    for (; y; y >>= 1, x *= x)
+        if (y & 1)
+            result *= x;
+    return result;
+}
+
+/* Operations of 32-bit integers: M(enum, type to view x and y as, expression). */
+#define INT_OPS(M, T)                                                                              \
+    M(NONE, T, x)                                                                                  \
+    M(ADD, T, (uint32_t)x + (uint32_t)y)                                                           \
+    M(SUBTRACT, T, (uint32_t)x - (uint32_t)y)                                                      \
+    M(MULTIPLY, T, (uint32_t)x *(uint32_t)y)                                                       \
+    M(MAX, T, x > y ? x : y)                                                                       \
+    M(MIN, T, x < y ? x : y)                                                                       \
+    M(ABS_MAX, T, magnitude_##T(x) > magnitude_##T(y) ? magnitude_##T(x) : magnitude_##T(y))       \
+    M(ABS_MIN, T, magnitude_##T(x) < magnitude_##T(y) ? magnitude_##T(x) : magnitude_##T(y))       \
+    M(POWER, T, int_power((uint32_t)x, (uint32_t)y, (T)-1 < (T)1))                                 \
+    M(IS_EQUAL, T, x == y)                                                                         \
+    M(NOT_EQUAL, T, x != y)                                                                        \
+    M(IS_GE, T, x >= y)                                                                            \
+    M(IS_GT, T, x > y)                                                                             \
+    M(IS_LE, T, x <= y)                                                                            \
+    M(IS_LT, T, x < y)                                                                             \
+    M(LOGICAL_AND, T, (x != 0) & (y != 0))                                                         \
+    M(LOGICAL_OR, T, (x != 0) | (y != 0))                                                          \
+    M(LOGICAL_XOR, T, (x != 0) != (y != 0))
+
+#define BIT_OPS(M, T)                                                                              \
+    M(BITWISE_AND, T, x &y)                                                                        \
+    M(BITWISE_OR, T, x | y)                                                                        \
+    M(BITWISE_XOR, T, x ^ y)                                                                       \
+    M(BITWISE_NOT, T, ~x)                                                                          \
+    M(SHIFT_LEFT, T, (uint32_t)y < 32 ? (uint32_t)x << ((uint32_t)y & 31) : 0)                     \
+    M(SHIFT_RIGHT_LOGICAL, T, (uint32_t)y < 32 ? (uint32_t)x >> ((uint32_t)y & 31) : 0)            \
+    M(SHIFT_RIGHT_ARITH, T, (int32_t)x >> ((uint32_t)y < 31 ? (uint32_t)y : 31))
+
+#define INT_KERNELS(E, T, expr)                                                                    \
+    static void tt_##E##_##T(const uint32_t *a, const uint32_t *b, uint32_t *dst, size_t n) {      \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            T x = (T)a[i], y = (T)b[i];                                                            \
+            (void)y;                                                                               \
+            dst[i] = (uint32_t)(expr);                                                             \
+        }                                                                                          \
+    }                                                                                              \
+    static void ts_##E##_##T(const uint32_t *a, uint32_t s, uint32_t *dst, size_t n) {             \
+        T y = (T)s;                                                                                \
+        (void)y;                                                                                   \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            T x = (T)a[i];                                                                         \
+            dst[i] = (uint32_t)(expr);                                                             \
+        }                                                                                          \
+    }                                                                                              \
+    static void st_##E##_##T(const uint32_t *a, uint32_t s, uint32_t *dst, size_t n) {             \
+        T x = (T)s;                                                                                \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            T y = (T)a[i];                                                                         \
+            (void)y;                                                                               \
+            dst[i] = (uint32_t)(expr);                                                             \
+        }                                                                                          \
+    }
+INT_OPS(INT_KERNELS, int32_t)
+INT_OPS(INT_KERNELS, uint32_t)
+BIT_OPS(INT_KERNELS, uint32_t)
+
+/* Sixteen lanes as one value: the compiler splits it into what the level has. */
+typedef float lanes_f __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
+
+#define BLEND(mask, x, y) ((lanes_f)(((mask) & (lanes_i)(x)) | (~(mask) & (lanes_i)(y))))
+#define LANES_ABS(x)      ((lanes_f)((lanes_i)(x)&0x7fffffff))
+#define LANES_ONE_IF(m)   ((lanes_f)((m)&0x3f800000))
+
+/* Reductions: M(enum, identity, acc op x on lanes, x op y on one). The identity leaves every value
+ * as it is, -0 and NaN included. */
+#define REDUCTIONS(M)                                                                              \
+    M(ADD, -0.0f, acc + v, x + y)                                                                  \
+    M(MULTIPLY, 1.0f, acc *v, x *y)                                                                \
+    M(MAX, -INFINITY, BLEND((acc > v) | (acc != acc), acc, v), MAXIMUM(x, y))                      \
+    M(MIN, INFINITY, BLEND((acc < v) | (acc != acc), acc, v), MINIMUM(x, y))                       \
+    M(ABS_MAX, 0.0f,                                                                               \
+      BLEND((LANES_ABS(acc) > LANES_ABS(v)) | (acc != acc), LANES_ABS(acc), LANES_ABS(v)),         \
+      abs_max(x, y))                                                                               \
+    M(ABS_MIN, INFINITY,                                                                           \
+      BLEND((LANES_ABS(acc) < LANES_ABS(v)) | (acc != acc), LANES_ABS(acc), LANES_ABS(v)),         \
+      abs_min(x, y))                                                                               \
+    M(LOGICAL_AND, 1.0f, LANES_ONE_IF((acc != 0.0f) & (v != 0.0f)),                                \
+      ONE_IF((x != 0.0f) & (y != 0.0f)))                                                           \
+    M(LOGICAL_OR, 0.0f, LANES_ONE_IF((acc != 0.0f) | (v != 0.0f)),                                 \
+      ONE_IF((x != 0.0f) | (y != 0.0f)))                                                           \
+    M(LOGICAL_XOR, 0.0f, LANES_ONE_IF((acc != 0.0f) ^ (v != 0.0f)),                                \
+      ONE_IF((x != 0.0f) != (y != 0.0f)))
+
+#define REDUCE_KERNELS(E, identity, lanes_expr, expr)                                              \
+    static void reduce_begin_##E(float lanes[ALU_LANES]) {                                         \
+        for (int l = 0; l < ALU_LANES; l++)                                                        \
+            lanes[l] = identity;                                                                   \
+    }                                                                                              \
+    static inline void add_##E(float lanes[ALU_LANES], const float *x, size_t n) {                 \
+        lanes_f acc = *(const lanes_f *)lanes;                                                     \
+        size_t i = 0;                                                                              \
+        for (; i + ALU_LANES <= n; i += ALU_LANES) {                                               \
+            lanes_f v = *(const lanes_f *)(x + i);                                                 \
+            acc = lanes_expr;                                                                      \
+        }                                                                                          \
+        *(lanes_f *)lanes = acc;                                                                   \
+        for (size_t l = 0; l < n - i; l++) {                                                       \
+            float a = lanes[l], b = x[i + l];                                                      \
+            lanes[l] = one_##E(a, b);                                                              \
+        }                                                                                          \
+    }                                                                                              \
+    static inline float end_##E(const float lanes[ALU_LANES]) {                                    \
+        float t[ALU_LANES / 2];                                                                    \
+        for (int l = 0; l < 8; l++)                                                                \
+            t[l] = one_##E(lanes[l], lanes[l + 8]);                                                \
+        for (int half = 4; half; half /= 2)                                                        \
+            for (int l = 0; l < half; l++)                                                         \
+                t[l] = one_##E(t[l], t[l + half]);                                                 \
+        return t[0];                                                                               \
+    }                                                                                              \
+    static void reduce_add_##E(float lanes[ALU_LANES], const float *x, size_t n) {                 \
+        add_##E(lanes, x, n);                                                                      \
+    }                                                                                              \
+    static float reduce_end_##E(const float lanes[ALU_LANES]) {                                    \
+        return end_##E(lanes);                                                                     \
+    }                                                                                              \
+    static void reduce_rows_##E(const float *x, size_t n_rows, size_t n, float *out) {             \
+        for (size_t r = 0; r < n_rows; r++) {                                                      \
+            float lanes[ALU_LANES];                                                                \
+            reduce_begin_##E(lanes);                                                               \
+            add_##E(lanes, x + r * n, n);                                                          \
+            out[r] = end_##E(lanes);                                                               \
+        }                                                                                          \
+    }
+#define REDUCE_ONE(E, identity, lanes_expr, expr)                                                  \
+    static inline float one_##E(float x, float y) {                                                \
+        return expr;                                                                               \
+    }
+REDUCTIONS(REDUCE_ONE)
+REDUCTIONS(REDUCE_KERNELS)
+
+static void reciprocal(const float *x, float *dst, size_t n) {
+    INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) dst[i] = 1.0f / x[i];
+}
+
+static void negate(const float *x, float *dst, size_t n) {
+    INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) dst[i] = -x[i];
+}
+
+/* Bit masks rather than a condition: loops with two element sizes vectorise only without one. */
+#define SELECT(n_bits)                                                                             \
+    static void select##n_bits(const uint32_t *mask, int inverse, const uint##n_bits##_t *x,       \
+                               uint##n_bits##_t *dst, size_t n) {                                  \
+        uint32_t flip = inverse ? UINT32_MAX : 0;                                                  \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            uint##n_bits##_t m = (uint##n_bits##_t)((mask[i] ? UINT32_MAX : 0) ^ flip);            \
+            dst[i] = (uint##n_bits##_t)((x[i] & m) | (dst[i] & (uint##n_bits##_t) ~m));            \
+        }                                                                                          \
+    }
+SELECT(32)
+SELECT(16)
+SELECT(8)
+
+#define TT_ENTRY(E, expr)                          [VTRN_ALU_##E] = tt_##E,
+#define TS_ENTRY(E, expr)                          [VTRN_ALU_##E] = ts_##E,
+#define ST_ENTRY(E, expr)                          [VTRN_ALU_##E] = st_##E,
+#define INT_TT_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = tt_##E##_##T,
+#define INT_TS_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = ts_##E##_##T,
+#define INT_ST_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = st_##E##_##T,
+#define BEGIN_ENTRY(E, identity, lanes_expr, expr) [VTRN_ALU_##E] = reduce_begin_##E,
+#define ADD_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_add_##E,
+#define END_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_end_##E,
+#define ROWS_ENTRY(E, identity, lanes_expr, expr)  [VTRN_ALU_##E] = reduce_rows_##E,
+#define INT_TABLE(ENTRY)                                                                           \
+    {                                                                                              \
+        {INT_OPS(ENTRY, int32_t) BIT_OPS(ENTRY, uint32_t)}, {                                      \
+            INT_OPS(ENTRY, uint32_t) BIT_OPS(ENTRY, uint32_t)                                      \
+        }                                                                                          \
+    }
+
+const alu_kernels VTRN_AT_LEVEL(alu_kernel_table) = {
+    .tt = {FLOAT_OPS(TT_ENTRY)},
+    .ts = {FLOAT_OPS(TS_ENTRY)},
+    .st = {FLOAT_OPS(ST_ENTRY)},
+    .int_tt = INT_TABLE(INT_TT_ENTRY),
+    .int_ts = INT_TABLE(INT_TS_ENTRY),
+    .int_st = INT_TABLE(INT_ST_ENTRY),
+    .reduce_begin = {REDUCTIONS(BEGIN_ENTRY)},
+    .reduce_add = {REDUCTIONS(ADD_ENTRY)},
+    .reduce_end = {REDUCTIONS(END_ENTRY)},
+    .reduce_rows = {REDUCTIONS(ROWS_ENTRY)},
+    .reciprocal = reciprocal,
+    .negate = negate,
+    .select32 = select32,
+    .select16 = select16,
+    .select8 = select8,
+};

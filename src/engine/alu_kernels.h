@@ -1,0 +1,39 @@
+/* Tables of the Vector and GpSimd arithmetic loops, one a level (base/cpu.h). Elementwise kernels
+ * allow dst to be exactly an operand. Max and min give NaN when either operand is one. */
+#ifndef VTRN_ENGINE_ALU_KERNELS_H
+#define VTRN_ENGINE_ALU_KERNELS_H
+
+#include "base/cpu.h"
+#include "isa/isa.h"
+
+enum { ALU_LANES = 16 }; /* partial results of a reduction, whatever the vector width */
+
+typedef struct alu_kernels {
+    /* class A and C, fp32; ts: x op s, st: s op x */
+    void (*tt[VTRN_ALU_COUNT])(const float *x, const float *y, float *dst, size_t n);
+    void (*ts[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
+    void (*st[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
+    /* class A and C on int32 [0] and uint32 [1], wrapping; class B in both on raw 32 bits */
+    void (*int_tt[2][VTRN_ALU_COUNT])(const uint32_t *x, const uint32_t *y, uint32_t *dst,
+                                      size_t n);
+    void (*int_ts[2][VTRN_ALU_COUNT])(const uint32_t *x, uint32_t s, uint32_t *dst, size_t n);
+    void (*int_st[2][VTRN_ALU_COUNT])(const uint32_t *x, uint32_t s, uint32_t *dst, size_t n);
+    /* Reductions; NULL where the op has none. Element i of a row goes to lane i % ALU_LANES, in
+     * ascending i; then lane l takes lane l+8, l+4, l+2, l+1. begin fills the lanes with the
+     * identity; add takes n elements that start at a multiple of ALU_LANES of the row. */
+    void (*reduce_begin[VTRN_ALU_COUNT])(float lanes[ALU_LANES]);
+    void (*reduce_add[VTRN_ALU_COUNT])(float lanes[ALU_LANES], const float *x, size_t n);
+    float (*reduce_end[VTRN_ALU_COUNT])(const float lanes[ALU_LANES]);
+    /* out[b] = reduction of x[b*n .. b*n+n), b < n_rows: the same bits as begin, add, end */
+    void (*reduce_rows[VTRN_ALU_COUNT])(const float *x, size_t n_rows, size_t n, float *out);
+    void (*reciprocal)(const float *x, float *dst, size_t n);
+    void (*negate)(const float *x, float *dst, size_t n);
+    /* dst[i] = x[i] where mask[i] != 0 (inverse: == 0) */
+    void (*select32)(const uint32_t *mask, int inverse, const uint32_t *x, uint32_t *dst, size_t n);
+    void (*select16)(const uint32_t *mask, int inverse, const uint16_t *x, uint16_t *dst, size_t n);
+    void (*select8)(const uint32_t *mask, int inverse, const uint8_t *x, uint8_t *dst, size_t n);
+} alu_kernels;
+
+CPU_DECLARE_TABLES(alu_kernels, alu_kernel_table)
+
+#endif

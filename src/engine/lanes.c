@@ -1,0 +1,327 @@
+/* Operands in chunks: gathering, conversion, and the frame of the elementwise instructions. */
+#include "engine/lanes.h"
+
+#include <string.h>
+
+void operand_bind_row(operand *o, const vtrn_ap *ap, uint8_t *row) {
+    o->row_0 = row;
+    o->row_stride = 0;
+    o->n = isa_ap_free_size(ap);
+    o->dtype = ap->dtype;
+    o->size = (uint16_t)dtype_size(ap->dtype);
+    o->n_dims = (uint8_t)engine_ap_merge(ap, o->dim);
+    o->rng = NULL;
+    operand_at_row(o, 0);
+}
+
+void operand_bind(operand *o, const engine_core *core, const vtrn_ap *ap,
+                  const uint64_t *slot_base) {
+    operand_bind_row(o, ap, engine_row(core, ap, slot_base, 0));
+    o->row_stride = engine_row_stride(core, ap);
+}
+
+size_t operand_chunk(const operand *ops, unsigned mask, uint64_t left) {
+    size_t n = left < OPERAND_CHUNK ? (size_t)left : OPERAND_CHUNK;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!(mask >> i & 1) || (uint32_t)operand_step(&ops[i]) > 1)
+            continue;
+        size_t run = operand_run(&ops[i]);
+        if (run >= OPERAND_LONG_RUN && run < n)
+            n = run;
+    }
+    return n;
+}
+
+/* Moves on by n elements of the innermost run. */
+static inline void advance(operand *o, size_t n) {
+    int last = o->n_dims - 1;
+    o->index[last] += (uint32_t)n;
+    o->at += (int64_t)n * o->dim[last].step * o->size;
+    for (int i = last; i > 0 && o->index[i] == o->dim[i].num; i--) {
+        o->at += ((int64_t)o->dim[i - 1].step - (int64_t)o->dim[i].num * o->dim[i].step) * o->size;
+        o->index[i] = 0;
+        o->index[i - 1]++;
+    }
+}
+
+static inline bool is_in_place(const operand *o, size_t n) {
+    return operand_run(o) >= n && (operand_step(o) == 1 || n == 1);
+}
+
+#define STRIDED(type)                                                                              \
+    static void gather_##type(operand *o, size_t n, type *dst) {                                   \
+        while (n) {                                                                                \
+            size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
+            int64_t step = operand_step(o);                                                        \
+            const type *src = (const type *)o->at;                                                 \
+            if (step == 1 && run >= 16)                                                            \
+                memcpy(dst, src, run * sizeof *dst);                                               \
+            else                                                                                   \
+                for (size_t i = 0; i < run; i++)                                                   \
+                    dst[i] = src[(int64_t)i * step];                                               \
+            advance(o, run);                                                                       \
+            dst += run;                                                                            \
+            n -= run;                                                                              \
+        }                                                                                          \
+    }                                                                                              \
+    static void scatter_##type(operand *o, size_t n, const type *src) {                            \
+        while (n) {                                                                                \
+            size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
+            int64_t step = operand_step(o);                                                        \
+            type *dst = (type *)o->at;                                                             \
+            if (step == 1 && run >= 16)                                                            \
+                memmove(dst, src, run * sizeof *dst);                                              \
+            else                                                                                   \
+                for (size_t i = 0; i < run; i++)                                                   \
+                    dst[(int64_t)i * step] = src[i];                                               \
+            advance(o, run);                                                                       \
+            src += run;                                                                            \
+            n -= run;                                                                              \
+        }                                                                                          \
+    }
+STRIDED(uint8_t)
+STRIDED(uint16_t)
+STRIDED(uint32_t)
+STRIDED(uint64_t)
+
+static void gather(operand *o, size_t n, void *dst) {
+    switch (o->size) {
+    case 1:
+        gather_uint8_t(o, n, dst);
+        break;
+    case 2:
+        gather_uint16_t(o, n, dst);
+        break;
+    case 4:
+        gather_uint32_t(o, n, dst);
+        break;
+    default:
+        gather_uint64_t(o, n, dst);
+    }
+}
+
+static void scatter(operand *o, size_t n, const void *src) {
+    switch (o->size) {
+    case 1:
+        scatter_uint8_t(o, n, src);
+        break;
+    case 2:
+        scatter_uint16_t(o, n, src);
+        break;
+    case 4:
+        scatter_uint32_t(o, n, src);
+        break;
+    default:
+        scatter_uint64_t(o, n, src);
+    }
+}
+
+const void *operand_take(operand *o, size_t n, void *buf) {
+    if (is_in_place(o, n)) {
+        const void *p = o->at;
+        advance(o, n);
+        return p;
+    }
+    gather(o, n, buf);
+    return buf;
+}
+
+const float *operand_take_fp32(operand *o, size_t n, float *buf) {
+    if (o->dtype == VTRN_DTYPE_FP32)
+        return operand_take(o, n, buf);
+    if (is_in_place(o, n)) {
+        dtype_load_fp32(o->dtype, o->at, buf, n);
+        advance(o, n);
+        return buf;
+    }
+    uint64_t raw[OPERAND_CHUNK];
+    gather(o, n, raw);
+    dtype_load_fp32(o->dtype, raw, buf, n);
+    return buf;
+}
+
+float operand_take_constant_fp32(operand *o, size_t n) {
+    float x;
+    dtype_load_fp32(o->dtype, o->at, &x, 1);
+    advance(o, n);
+    return x;
+}
+
+static void widen(const void *raw, size_t n, unsigned size, bool sign_extend, uint32_t *out) {
+    if (size == 1)
+        for (size_t i = 0; i < n; i++)
+            out[i] = sign_extend ? (uint32_t)((const int8_t *)raw)[i] : ((const uint8_t *)raw)[i];
+    else if (size == 2)
+        for (size_t i = 0; i < n; i++)
+            out[i] = sign_extend ? (uint32_t)((const int16_t *)raw)[i] : ((const uint16_t *)raw)[i];
+    else if (size == 4)
+        memcpy(out, raw, n * sizeof *out);
+    else
+        for (size_t i = 0; i < n; i++)
+            out[i] = (uint32_t)((const uint64_t *)raw)[i];
+}
+
+const uint32_t *operand_take_bits(operand *o, size_t n, bool sign_extend, uint32_t *buf) {
+    if (o->size == 4)
+        return operand_take(o, n, buf);
+    uint64_t raw[OPERAND_CHUNK];
+    widen(operand_take(o, n, raw), n, o->size, sign_extend, buf);
+    return buf;
+}
+
+float *operand_room_fp32(const operand *o, size_t n, float *buf) {
+    return o->dtype == VTRN_DTYPE_FP32 && is_in_place(o, n) ? (float *)o->at : buf;
+}
+
+void operand_put(operand *o, size_t n, const void *x) {
+    if (!is_in_place(o, n)) {
+        scatter(o, n, x);
+        return;
+    }
+    if (x != o->at)
+        memmove(o->at, x, n * o->size);
+    advance(o, n);
+}
+
+static void store(const operand *o, const float *x, void *dst, size_t n) {
+    if (o->rng)
+        dtype_store_fp32_stochastic(o->dtype, x, dst, n, o->rng);
+    else
+        dtype_store_fp32(o->dtype, x, dst, n);
+}
+
+void operand_put_fp32(operand *o, size_t n, const float *x) {
+    if (o->dtype == VTRN_DTYPE_FP32) {
+        operand_put(o, n, x);
+        return;
+    }
+    if (is_in_place(o, n)) {
+        store(o, x, o->at, n);
+        advance(o, n);
+        return;
+    }
+    uint64_t raw[OPERAND_CHUNK];
+    store(o, x, raw, n);
+    scatter(o, n, raw);
+}
+
+void operand_put_bits(operand *o, size_t n, const uint32_t *x) {
+    uint64_t raw[OPERAND_CHUNK];
+    if (o->size == 1)
+        for (size_t i = 0; i < n; i++)
+            ((uint8_t *)raw)[i] = (uint8_t)x[i];
+    else if (o->size == 2)
+        for (size_t i = 0; i < n; i++)
+            ((uint16_t *)raw)[i] = (uint16_t)x[i];
+    else if (o->size == 8)
+        for (size_t i = 0; i < n; i++)
+            raw[i] = x[i];
+    operand_put(o, n, o->size == 4 ? (const void *)x : raw);
+}
+
+void operand_put_int(operand *o, size_t n, const uint32_t *x, bool is_unsigned) {
+    if (o->dtype == VTRN_DTYPE_INT32 || o->dtype == VTRN_DTYPE_UINT32) {
+        operand_put(o, n, x);
+        return;
+    }
+    float f[OPERAND_CHUNK];
+    dtype_load_fp32(is_unsigned ? VTRN_DTYPE_UINT32 : VTRN_DTYPE_INT32, x, f, n);
+    operand_put_fp32(o, n, f);
+}
+
+vtrn_status operand_shape_error(const vtrn_instr *instr, int ap_i, const char *rule) {
+    const vtrn_ap *a = &instr->ap[ap_i], *d = &instr->ap[0];
+    return VTRN_ERROR(VTRN_UNDEFINED,
+                      "%s: operand %d has %u partitions of %llu elements, ap0 %u of %llu: %s",
+                      isa_op_info(instr->opcode)->mnemonic, ap_i, a->n_partitions,
+                      (unsigned long long)isa_ap_free_size(a), d->n_partitions,
+                      (unsigned long long)isa_ap_free_size(d), rule);
+}
+
+static vtrn_status check_shapes(const vtrn_instr *instr, const lanes_spec *spec) {
+    const vtrn_ap *d = &instr->ap[0];
+    uint64_t n = isa_ap_free_size(d);
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const vtrn_ap *a = &instr->ap[i];
+        bool is_scalar = spec->scalars >> i & 1, is_stream = spec->streams >> i & 1;
+        if (!is_scalar && !is_stream)
+            continue;
+        if (a->space == VTRN_SPACE_NONE && is_scalar)
+            continue;
+        if (a->space == VTRN_SPACE_NONE)
+            return operand_shape_error(instr, i, "the instruction needs this operand");
+        if (dtype_size(a->dtype) == 0 || dtype_size(a->dtype) > 8)
+            return operand_shape_error(instr, i, "no engine has 128-bit types");
+        if (a->n_partitions != d->n_partitions)
+            return operand_shape_error(instr, i, "all operands have the same partitions");
+        if (is_stream && isa_ap_free_size(a) != n)
+            return operand_shape_error(instr, i, "all tensors have the same number of elements");
+        if (is_scalar && isa_ap_free_size(a) != 1)
+            return operand_shape_error(instr, i, "a per-partition scalar has one element");
+    }
+    return NULL;
+}
+
+static void load_scalars(lanes *l, const lanes_spec *spec, int row) {
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        operand *o = &l->op[i];
+        if (!(spec->scalars >> i & 1) || l->instr->ap[i].space == VTRN_SPACE_NONE)
+            continue;
+        operand_at_row(o, row);
+        dtype_load_fp32(o->dtype, o->at, &l->s[i], 1);
+        widen(o->at, 1, o->size, spec->sign_extend, &l->bits[i]);
+    }
+}
+
+static void bind_all(lanes *l, const lanes_spec *spec, const uint64_t *slot_base) {
+    const vtrn_instr *instr = l->instr;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        bool is_scalar = spec->scalars >> i & 1;
+        if (!is_scalar && !(spec->streams >> i & 1))
+            continue;
+        int imm_i = i - spec->first_imm;
+        if (is_scalar && imm_i >= 0 && imm_i < 2) {
+            l->s[i] = instr->imm[imm_i].f;
+            l->bits[i] = instr->imm[imm_i].bits;
+        }
+        if (instr->ap[i].space != VTRN_SPACE_NONE)
+            operand_bind(&l->op[i], l->core, &instr->ap[i], slot_base);
+    }
+}
+
+vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
+                      int thread_i, const lanes_spec *spec, lanes_fn fn, void *extra) {
+    VTRN_RETURN_IF_ERROR(check_shapes(instr, spec));
+    lanes l; /* large: fields are set one by one */
+    l.core = core;
+    l.instr = instr;
+    l.alu = CPU_TABLE(alu_kernel_table);
+    l.extra = extra;
+    bind_all(&l, spec, slot_base);
+    uint64_t n = isa_ap_free_size(&instr->ap[0]);
+    engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
+    while (engine_rows_next(&rows))
+        for (l.row = rows.first; l.row < rows.end; l.row++) {
+            for (int i = 0; i < VTRN_MAX_AP; i++)
+                if (spec->streams >> i & 1)
+                    operand_at_row(&l.op[i], l.row);
+            l.partition = instr->ap[0].partition + l.row;
+            if (instr->flags & VTRN_FLAG_STOCHASTIC)
+                l.op[0].rng = &core->regs->rng_state[instr->engine][l.partition];
+            if (spec->scalars)
+                load_scalars(&l, spec, l.row);
+            if (spec->row_begin)
+                spec->row_begin(&l);
+            for (l.from = 0; l.from < n;) {
+                uint64_t left = n - l.from;
+                size_t m = spec->whole_chunks
+                               ? (size_t)(left < OPERAND_CHUNK ? left : OPERAND_CHUNK)
+                               : operand_chunk(l.op, spec->streams, left);
+                fn(&l, m);
+                l.from += m;
+            }
+            if (spec->row_end)
+                spec->row_end(&l);
+        }
+    return NULL;
+}

@@ -1,0 +1,71 @@
+/* The Scalar engine: out = func(in * scale + bias) in fp32, with an optional sum of each row.
+ * Source: hardware facts 2.4, 4.4. */
+#include "engine/act_kernels.h"
+#include "engine/lanes.h"
+
+#include <string.h>
+
+enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
+
+typedef struct activation {
+    void (*fn)(const float *x, float scale, float bias, float slope, float *dst, size_t n);
+    float slope;
+    bool accumulates;
+    float lanes[ALU_LANES];
+} activation;
+
+static void activate_row_begin(lanes *l) {
+    activation *a = l->extra;
+    l->alu->reduce_begin[VTRN_ALU_ADD](a->lanes);
+}
+
+static void activate_row_end(lanes *l) {
+    activation *a = l->extra;
+    l->core->regs->reduce_regs[l->partition] += l->alu->reduce_end[VTRN_ALU_ADD](a->lanes);
+}
+
+static void activate_chunk(lanes *l, size_t n) {
+    activation *a = l->extra;
+    float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
+    a->fn(operand_take_fp32(&l->op[1], n, l->buf[1]), l->s[2], l->s[3], a->slope, d, n);
+    if (a->accumulates)
+        l->alu->reduce_add[VTRN_ALU_ADD](a->lanes, d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
+                               const uint64_t *slot_base, int thread_i) {
+    if (instr->func >= VTRN_ACT_COUNT)
+        return VTRN_ERROR(VTRN_UNDEFINED, "activate: function number %u is none", instr->func);
+    activation a = {.fn = CPU_TABLE(act_kernel_table)->act[instr->func],
+                    .accumulates = instr->flags & VTRN_FLAG_ACCUMULATE};
+    memcpy(&a.slope, &instr->arg[0], sizeof a.slope);
+    lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2};
+    if (a.accumulates) {
+        spec.whole_chunks = true; /* the order of the sum depends on positions only */
+        spec.row_begin = activate_row_begin;
+        spec.row_end = activate_row_end;
+    }
+    return lanes_run(core, instr, slot_base, thread_i, &spec, activate_chunk, &a);
+}
+
+static void read_accumulator(lanes *l, size_t n) {
+    float *sum = &l->core->regs->reduce_regs[l->partition];
+    operand_put_fp32(&l->op[0], n, sum);
+    *sum = 0.0f;
+}
+
+vtrn_status engine_op_ACT_READ_ACCUMULATOR(engine_core *core, const vtrn_instr *instr,
+                                           const uint64_t *slot_base, int thread_i) {
+    if (isa_ap_free_size(&instr->ap[0]) != 1)
+        return operand_shape_error(instr, 0, "one sum a partition comes out");
+    lanes_spec spec = {.streams = AP0};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, read_accumulator, NULL);
+}
+
+/* Tables cost time, not values. */
+vtrn_status engine_op_ACT_TABLE_LOAD(engine_core *core, const vtrn_instr *instr,
+                                     const uint64_t *slot_base, int thread_i) {
+    (void)core, (void)instr, (void)slot_base, (void)thread_i;
+    return NULL;
+}

@@ -1,0 +1,263 @@
+/* Elementwise instructions of the Vector and GpSimd engines: operands become fp32, the result is
+ * converted on the way out. Bit operations see raw bits; on GpSimd, 32-bit integers stay integers.
+ * Source: hardware facts 2.3, 4.2, 4.5. */
+#include "engine/lanes.h"
+
+#include <string.h>
+
+#define THE_OP(name)                                                                               \
+    vtrn_status engine_op_##name(engine_core *core, const vtrn_instr *instr,                       \
+                                 const uint64_t *slot_base, int thread_i)
+
+enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
+
+static bool is_int32(const vtrn_ap *ap) {
+    return ap->dtype == VTRN_DTYPE_INT32 || ap->dtype == VTRN_DTYPE_UINT32;
+}
+
+static bool is_absent(const vtrn_ap *ap) {
+    return ap->space == VTRN_SPACE_NONE;
+}
+
+static bool is_bit_op(uint8_t op) {
+    return isa_alu_class(op) == 'B';
+}
+
+typedef enum path { PATH_FP32, PATH_INT, PATH_BITS } path;
+
+typedef struct alu_plan {
+    path path;
+    bool is_unsigned; /* PATH_INT */
+} alu_plan;
+
+/* Which datapath runs the instruction's op0 and op1 on the operands in mask. */
+static vtrn_status choose_path(const vtrn_instr *instr, unsigned mask, alu_plan *out) {
+    bool has_bit = is_bit_op(instr->op0) || is_bit_op(instr->op1);
+    bool has_other = (instr->op0 != VTRN_ALU_NONE && !is_bit_op(instr->op0)) ||
+                     (instr->op1 != VTRN_ALU_NONE && !is_bit_op(instr->op1));
+    if (instr->op0 >= VTRN_ALU_COUNT || instr->op1 >= VTRN_ALU_COUNT || (has_bit && has_other))
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "%s: operations %s and %s; both are bit operations or neither is",
+                          isa_op_info(instr->opcode)->mnemonic, isa_alu_name(instr->op0),
+                          isa_alu_name(instr->op1));
+    bool all_int = instr->engine == VTRN_ENGINE_GPSIMD, all_unsigned = true;
+    for (int i = 1; i < VTRN_MAX_AP; i++) {
+        if (!(mask >> i & 1) || is_absent(&instr->ap[i]))
+            continue;
+        all_int = all_int && is_int32(&instr->ap[i]);
+        all_unsigned = all_unsigned && instr->ap[i].dtype == VTRN_DTYPE_UINT32;
+    }
+    *out = (alu_plan){has_bit ? PATH_BITS : all_int ? PATH_INT : PATH_FP32, all_unsigned};
+    return NULL;
+}
+
+static void put_ints(lanes *l, size_t n, const uint32_t *x) {
+    const alu_plan *plan = l->extra;
+    if (plan->path == PATH_INT)
+        operand_put_int(&l->op[0], n, x, plan->is_unsigned);
+    else
+        operand_put_bits(&l->op[0], n, x);
+}
+
+/* tensor_tensor */
+
+static void tensor_tensor_fp32(lanes *l, size_t n) {
+    uint8_t op = l->instr->op0;
+    float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
+    if (operand_is_constant(&l->op[2], n)) {
+        float y = operand_take_constant_fp32(&l->op[2], n);
+        l->alu->ts[op](operand_take_fp32(&l->op[1], n, l->buf[1]), y, d, n);
+    } else if (operand_is_constant(&l->op[1], n)) {
+        float x = operand_take_constant_fp32(&l->op[1], n);
+        l->alu->st[op](operand_take_fp32(&l->op[2], n, l->buf[2]), x, d, n);
+    } else {
+        const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
+        l->alu->tt[op](x, operand_take_fp32(&l->op[2], n, l->buf[2]), d, n);
+    }
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+static void tensor_tensor_int(lanes *l, size_t n) {
+    const alu_plan *plan = l->extra;
+    uint8_t op = l->instr->op0;
+    uint32_t *d = (uint32_t *)l->buf[0];
+    const uint32_t *x =
+        operand_take_bits(&l->op[1], n, op == VTRN_ALU_SHIFT_RIGHT_ARITH, (uint32_t *)l->buf[1]);
+    const uint32_t *y = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
+    l->alu->int_tt[plan->is_unsigned][op](x, y, d, n);
+    put_ints(l, n, d);
+}
+
+THE_OP(TENSOR_TENSOR) {
+    alu_plan plan;
+    vtrn_instr one_op = *instr; /* op1 means nothing here */
+    one_op.op1 = VTRN_ALU_NONE;
+    VTRN_RETURN_IF_ERROR(choose_path(&one_op, AP1 | AP2, &plan));
+    lanes_spec spec = {.streams = AP0 | AP1 | AP2};
+    return lanes_run(core, instr, slot_base, thread_i, &spec,
+                     plan.path == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int, &plan);
+}
+
+/* tensor_scalar */
+
+static void scalar_fp32(lanes *l, bool is_reversed, uint8_t op, const float *x, float s, float *d,
+                        size_t n) {
+    (is_reversed ? l->alu->st : l->alu->ts)[op](x, s, d, n);
+}
+
+static void tensor_scalar_fp32(lanes *l, size_t n) {
+    const vtrn_instr *instr = l->instr;
+    float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
+    const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
+    scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, l->s[2], d, n);
+    if (instr->op1 != VTRN_ALU_NONE)
+        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, l->s[3], d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+/* Between two bit operations a narrow value has only its own bits. */
+static void narrow(uint32_t *x, size_t n, unsigned size, bool sign_extend) {
+    unsigned drop = size < 4 ? 32 - 8 * size : 0;
+    for (size_t i = 0; drop && i < n; i++)
+        x[i] = sign_extend ? (uint32_t)((int32_t)(x[i] << drop) >> drop) : x[i] << drop >> drop;
+}
+
+static void tensor_scalar_int(lanes *l, size_t n) {
+    const alu_plan *plan = l->extra;
+    const vtrn_instr *instr = l->instr;
+    uint32_t *d = (uint32_t *)l->buf[0];
+    const uint32_t *x = operand_take_bits(&l->op[1], n, instr->op0 == VTRN_ALU_SHIFT_RIGHT_ARITH,
+                                          (uint32_t *)l->buf[1]);
+    bool r0 = instr->flags & VTRN_FLAG_REVERSE0, r1 = instr->flags & VTRN_FLAG_REVERSE1;
+    int u = plan->is_unsigned;
+    (r0 ? l->alu->int_st : l->alu->int_ts)[u][instr->op0](x, l->bits[2], d, n);
+    if (instr->op1 != VTRN_ALU_NONE) {
+        if (plan->path == PATH_BITS)
+            narrow(d, n, l->op[1].size, instr->op1 == VTRN_ALU_SHIFT_RIGHT_ARITH);
+        (r1 ? l->alu->int_st : l->alu->int_ts)[u][instr->op1](d, l->bits[3], d, n);
+    }
+    put_ints(l, n, d);
+}
+
+THE_OP(TENSOR_SCALAR) {
+    alu_plan plan;
+    VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
+    lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2};
+    return lanes_run(core, instr, slot_base, thread_i, &spec,
+                     plan.path == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &plan);
+}
+
+/* scalar_tensor_tensor */
+
+static void scalar_tensor_tensor_fp32(lanes *l, size_t n) {
+    const vtrn_instr *instr = l->instr;
+    /* not straight into dst, which may be operand 3 */
+    float *t = l->buf[0], *d = operand_room_fp32(&l->op[0], n, t);
+    const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
+    const float *y = operand_take_fp32(&l->op[3], n, l->buf[3]);
+    scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, l->s[2], t, n);
+    if (instr->flags & VTRN_FLAG_REVERSE1)
+        l->alu->tt[instr->op1](y, t, d, n);
+    else
+        l->alu->tt[instr->op1](t, y, d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+THE_OP(SCALAR_TENSOR_TENSOR) {
+    alu_plan plan;
+    VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
+    if (plan.path != PATH_FP32)
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "scalar_tensor_tensor: bit operation %s; only arithmetic is legal",
+                          isa_alu_name(instr->op0));
+    lanes_spec spec = {.streams = AP0 | AP1 | AP3, .scalars = AP2, .first_imm = 2};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &plan);
+}
+
+/* tensor_copy, memset, reciprocal */
+
+static void copy_bits(lanes *l, size_t n) {
+    uint64_t raw[OPERAND_CHUNK];
+    operand_put(&l->op[0], n, operand_take(&l->op[1], n, raw));
+}
+
+static void copy_fp32(lanes *l, size_t n) {
+    float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
+    operand_put_fp32(&l->op[0], n, operand_take_fp32(&l->op[1], n, d));
+}
+
+THE_OP(TENSOR_COPY) {
+    bool same = instr->ap[0].dtype == instr->ap[1].dtype;
+    lanes_spec spec = {.streams = AP0 | AP1};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
+}
+
+static void memset_chunk(lanes *l, size_t n) {
+    operand_put(&l->op[0], n, l->buf[1]);
+}
+
+/* The filler is converted once a row, not once a chunk. */
+static void memset_row(lanes *l) {
+    vtrn_dtype t = l->op[0].dtype;
+    size_t n = l->op[0].n < OPERAND_CHUNK ? (size_t)l->op[0].n : OPERAND_CHUNK;
+    bool is_raw = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
+    for (size_t i = 0; i < n; i++)
+        l->buf[0][i] = l->instr->imm[0].f;
+    if (is_raw)
+        memcpy(l->buf[1], l->buf[0], n * sizeof l->buf[0][0]);
+    else if (l->op[0].rng)
+        dtype_store_fp32_stochastic(t, l->buf[0], l->buf[1], n, l->op[0].rng);
+    else
+        dtype_store_fp32(t, l->buf[0], l->buf[1], n);
+}
+
+THE_OP(MEMSET) {
+    lanes_spec spec = {.streams = AP0, .row_begin = memset_row};
+    if (dtype_size(instr->ap[0].dtype) > 4)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "memset: no engine has the type %s",
+                          dtype_name(instr->ap[0].dtype));
+    return lanes_run(core, instr, slot_base, thread_i, &spec, memset_chunk, NULL);
+}
+
+static void reciprocal_chunk(lanes *l, size_t n) {
+    float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
+    l->alu->reciprocal(operand_take_fp32(&l->op[1], n, l->buf[1]), d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+THE_OP(RECIPROCAL) {
+    lanes_spec spec = {.streams = AP0 | AP1};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, reciprocal_chunk, NULL);
+}
+
+/* tensor_copy_predicated */
+
+static void copy_predicated(lanes *l, size_t n) {
+    int inverse = (l->instr->flags & VTRN_FLAG_REVERSE0) != 0;
+    const uint32_t *mask = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
+    const void *x = operand_take(&l->op[1], n, l->buf[1]);
+    operand old = l->op[0]; /* a second cursor: dst is read, then written */
+    const void *d = operand_take(&old, n, l->buf[0]);
+    void *out = l->buf[0];
+    if (d == l->op[0].at)
+        out = l->op[0].at;
+    if (l->op[0].size == 4)
+        l->alu->select32(mask, inverse, x, out, n);
+    else if (l->op[0].size == 2)
+        l->alu->select16(mask, inverse, x, out, n);
+    else
+        l->alu->select8(mask, inverse, x, out, n);
+    operand_put(&l->op[0], n, out);
+}
+
+THE_OP(COPY_PREDICATED) {
+    size_t size = dtype_size(instr->ap[0].dtype);
+    if (size > 4 || dtype_size(instr->ap[1].dtype) != size)
+        return VTRN_ERROR(
+            VTRN_UNDEFINED,
+            "tensor_copy_predicated: from %s to %s; the types must be the same, of at "
+            "most 4 bytes",
+            dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[0].dtype));
+    lanes_spec spec = {.streams = AP0 | AP1 | AP2};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, copy_predicated, NULL);
+}

@@ -1,0 +1,180 @@
+"""Runs one instruction of the engines on NumPy operands, through the engine test library."""
+
+import ctypes
+import os
+
+import ml_dtypes
+import numpy as np
+
+BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
+PATH = os.path.join(BUILD, "tests/engine/harness/libvtrn_engine_test.so")
+lib = ctypes.CDLL(PATH) if os.path.exists(PATH) else None
+
+DTYPES = {
+    "fp8e4m3": ml_dtypes.float8_e4m3,
+    "fp8e4m3fn": ml_dtypes.float8_e4m3fn,
+    "fp8e5m2": ml_dtypes.float8_e5m2,
+    "fp8e3m4": ml_dtypes.float8_e3m4,
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+    "fp32": np.float32,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+}
+NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
+SBUF, PSUM = 1, 2
+ENGINES = "TVSGY"
+ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC = 1, 2, 4, 8, 16
+STRIDE = {SBUF: 192 * 1024 + 64, PSUM: 16 * 1024 + 64}
+
+
+class Dim(ctypes.Structure):
+    _fields_ = [("step", ctypes.c_int32), ("num", ctypes.c_uint32)]
+
+
+class Ap(ctypes.Structure):
+    _fields_ = [
+        ("space", ctypes.c_uint8), ("dtype", ctypes.c_uint8), ("n_dims", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8), ("partition", ctypes.c_uint16),
+        ("n_partitions", ctypes.c_uint16), ("slot", ctypes.c_uint32),
+        ("reserved2", ctypes.c_int32), ("addr", ctypes.c_int64),
+        ("partition_step", ctypes.c_int64), ("dim", Dim * 4),
+    ]
+
+
+class Wait(ctypes.Structure):
+    _fields_ = [("semaphore", ctypes.c_uint16), ("reserved", ctypes.c_uint16),
+                ("value", ctypes.c_uint32)]
+
+
+class Instr(ctypes.Structure):
+    _fields_ = [
+        ("opcode", ctypes.c_uint16), ("engine", ctypes.c_uint8), ("queue", ctypes.c_uint8),
+        ("op0", ctypes.c_uint8), ("op1", ctypes.c_uint8), ("func", ctypes.c_uint8),
+        ("n_waits", ctypes.c_uint8), ("flags", ctypes.c_uint32),
+        ("update_semaphore", ctypes.c_uint16), ("update_value", ctypes.c_uint16),
+        ("wait", Wait * 2), ("imm", ctypes.c_uint32 * 2), ("arg", ctypes.c_int32 * 2),
+        ("source", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("ap", Ap * 4),
+        ("shuffle", ctypes.c_uint8 * 32),
+    ]
+
+
+class Operand:
+    """Rows of a memory: dims [(step, num), ...] from element offset `at` of the dtype, in elements
+    of partition rows `partition` to `partition + n`."""
+
+    def __init__(self, dtype, n, dims, addr=0, partition=0, space=SBUF):
+        self.dtype, self.n, self.dims = np.dtype(DTYPES[dtype]), n, list(dims)
+        self.addr, self.partition, self.space = addr, partition, space
+
+    def offsets(self):
+        """Byte offset of each element of a row, in order."""
+        index = np.zeros(1, np.int64)
+        for step, num in self.dims:
+            index = (index[:, None] + np.arange(num) * step).reshape(-1)
+        return self.addr + index * self.dtype.itemsize
+
+    def ap(self):
+        a = Ap(self.space, lib.harness_dtype(NAMES[self.dtype].encode()), len(self.dims), 0,
+               self.partition, self.n, 0, 0, self.addr, 1)
+        for i, (step, num) in enumerate(self.dims):
+            a.dim[i] = Dim(step, num)
+        return a
+
+
+class Machine:
+    """One core's SBUF and PSUM as byte arrays."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.memory = {s: rng.integers(0, 256, (128, n), dtype=np.uint8)
+                       for s, n in STRIDE.items()}
+        self.core = None
+        lib.harness_core.restype = ctypes.c_void_p
+        self.core = ctypes.c_void_p(lib.harness_core(
+            self._pointer(SBUF), ctypes.c_size_t(STRIDE[SBUF]),
+            self._pointer(PSUM), ctypes.c_size_t(STRIDE[PSUM])))
+
+    def __del__(self):
+        if self.core:
+            lib.harness_core_destroy(self.core)
+
+    def _pointer(self, space):
+        return self.memory[space].ctypes.data_as(ctypes.c_void_p)
+
+    def _index(self, o):
+        bytes_ = o.offsets()[:, None] + np.arange(o.dtype.itemsize)
+        rows = np.arange(o.partition, o.partition + o.n)
+        return rows[:, None, None], bytes_[None]
+
+    def write(self, o, values):
+        v = np.ascontiguousarray(np.broadcast_to(np.asarray(values, o.dtype),
+                                                 (o.n, o.offsets().size)))
+        raw = v.view(np.uint8).reshape(o.n, -1, o.dtype.itemsize)
+        self.memory[o.space][self._index(o)] = raw
+
+    def read(self, o):
+        raw = np.ascontiguousarray(self.memory[o.space][self._index(o)])
+        return raw.reshape(o.n, -1).view(o.dtype)
+
+    def run(self, name, *operands, engine="V", op0="none", op1="none", func="copy", flags=0,
+            imm=(0.0, 0.0), arg=(0, 0), n_threads=1, n_times=1, shuffle=None):
+        """Operands in ap order; None is absent. imm: floats, or ints for raw bits."""
+        i = Instr(opcode=lib.harness_opcode(name.encode()), engine=ENGINES.index(engine),
+                  op0=lib.harness_alu(op0.encode()), op1=lib.harness_alu(op1.encode()),
+                  func=lib.harness_act(func.encode()), flags=flags, update_semaphore=0xFFFF)
+        assert lib.harness_instr_bytes() == ctypes.sizeof(Instr)
+        for k, v in enumerate(imm):
+            i.imm[k] = v & 0xFFFFFFFF if isinstance(v, int) else \
+                int(np.float32(v).view(np.uint32))
+        i.arg[:] = arg
+        if shuffle is not None:
+            i.shuffle[:] = shuffle
+        for k, o in enumerate(operands):
+            if o is not None:
+                i.ap[k] = o.ap()
+        message = ctypes.create_string_buffer(1000)
+        category = lib.harness_run(self.core, ctypes.byref(i), n_threads, n_times, message,
+                                   ctypes.c_size_t(1000))
+        if category:
+            raise RuntimeError(message.value.decode())
+
+
+def dense(dtype, n, size, addr=0, **kw):
+    return Operand(dtype, n, [(1, size)], addr, **kw)
+
+
+def random_dims(rng, size, is_source):
+    """A pattern of `size` elements in 1 to 4 dims, with negative steps, and zero ones in sources.
+    Returns dims and the first element that makes all offsets >= 0."""
+    factors = [size]
+    for _ in range(rng.integers(0, 4)):
+        f = factors.pop(rng.integers(0, len(factors)))
+        divisors = [d for d in range(1, f + 1) if f % d == 0]
+        d = int(rng.choice(divisors))
+        factors += [d, f // d]
+    rng.shuffle(factors)
+    dims, span, first = [], 1, 0
+    for num in factors[::-1]:
+        step = span + int(rng.integers(0, 3) if rng.random() < 0.3 else 0)
+        span = step * num if num > 1 else span
+        if is_source and rng.random() < 0.2:
+            step = 0
+        if rng.random() < 0.2:
+            step, first = -step, first + step * (num - 1)
+        dims.append((step, int(num)))
+    dims = dims[::-1]
+    if rng.random() < 0.3:  # any order of the dims
+        rng.shuffle(dims)
+        dims = [tuple(map(int, d)) for d in dims]
+    return dims, int(first)
+
+
+def random_operand(rng, dtype, n, size, base, is_source=True, space=SBUF, partition=0):
+    dims, first = random_dims(rng, size, is_source)
+    return Operand(dtype, n, dims, base + first * np.dtype(DTYPES[dtype]).itemsize, partition,
+                   space)
