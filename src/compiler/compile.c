@@ -75,8 +75,9 @@ vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
 static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
-    static lower_fn *const families[] = {lower_control, lower_fused, lower_view_op,
-                                         lower_contraction, lower_movement};
+    static lower_fn *const families[] = {lower_control,     lower_fused,  lower_view_op,
+                                         lower_contraction, lower_window, lower_movement,
+                                         lower_indexed};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {

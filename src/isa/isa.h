@@ -1,4 +1,5 @@
-/* The instruction set: what an instruction is. How it executes is engine/, what it costs timing/. */
+/* The instruction set: what an instruction is. How it executes is engine/, what it costs timing/.
+ */
 #ifndef VTRN_ISA_ISA_H
 #define VTRN_ISA_ISA_H
 
@@ -126,9 +127,9 @@ typedef struct vtrn_wait {
 } vtrn_wait;
 
 typedef struct vtrn_instr {
-    uint16_t opcode; /* vtrn_opcode */
-    uint8_t engine;  /* vtrn_engine: the queue that holds it */
-    uint8_t queue;   /* DMA: ring 0..15 */
+    uint16_t opcode;  /* vtrn_opcode */
+    uint8_t engine;   /* vtrn_engine: the queue that holds it */
+    uint8_t queue;    /* DMA: ring 0..15 */
     uint8_t op0, op1; /* vtrn_alu */
     uint8_t func;     /* vtrn_act */
     uint8_t n_waits;

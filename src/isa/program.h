@@ -19,7 +19,8 @@ typedef struct vtrn_slot {
     uint16_t reserved;
     int32_t index;
     uint64_t size_bytes;
-    uint64_t offset; /* CONSTANT: into data; SCRATCH: into the scratch allocation. Multiples of 64 */
+    uint64_t
+        offset; /* CONSTANT: into data; SCRATCH: into the scratch allocation. Multiples of 64 */
 } vtrn_slot;
 
 /* Where an instruction comes from: shown in profiles and errors. */

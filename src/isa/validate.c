@@ -8,6 +8,8 @@
 
 static const char engine_letters[] = "TVSGY";
 
+enum { MAX_ARGUMENTS = 1 << 24 }; /* more than any caller passes; bounds what is allocated */
+
 /* --- operands ------------------------------------------------------------------------------- */
 
 static const char *space_name(unsigned space) {
@@ -442,12 +444,7 @@ static vtrn_status validate_stream(validation *v, const vtrn_block *b, int engin
     v->stationary_k = 0; /* what another block left in the PE array is not known here */
     for (uint32_t i = b->first[engine]; i < b->first[engine] + b->count[engine]; i++) {
         v->instr = &v->program->instrs[i];
-        vtrn_status status = NULL;
-        if (v->instr->engine != engine)
-            status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "an instruction of %s in the stream of %s",
-                                isa_engine_name(v->instr->engine), isa_engine_name(engine));
-        if (!status)
-            status = validate_instr(v);
+        vtrn_status status = validate_instr(v);
         if (status)
             return blame(v, status);
     }
@@ -475,16 +472,60 @@ static uint8_t *find_writable(const vtrn_program *p) {
     return is_writable;
 }
 
-vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
-    if (p->gen != chip->gen)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, "program: made for NeuronCore-v%u, %s has v%d", p->gen,
-                          chip->name, chip->gen);
+/* Numbers of an instruction that index tables; what a walk over any program relies on. */
+static vtrn_status validate_encoding(const vtrn_program *p, uint32_t instr_i) {
+    const vtrn_instr *instr = &p->instrs[instr_i];
+    const vtrn_op_info *info = isa_op_info(instr->opcode);
+    bool is_bad = !info || instr->n_waits > VTRN_MAX_WAITS || instr->op0 >= VTRN_ALU_COUNT ||
+                  instr->op1 >= VTRN_ALU_COUNT || instr->func >= VTRN_ACT_COUNT;
+    for (int i = 0; i < VTRN_MAX_AP && !is_bad; i++) {
+        const vtrn_ap *ap = &instr->ap[i];
+        bool is_memory = ap->space != VTRN_SPACE_NONE;
+        is_bad = ap->space > VTRN_SPACE_HBM || ap->n_dims > VTRN_MAX_FREE_DIMS ||
+                 (is_memory && (ap->dtype >= VTRN_DTYPE_COUNT || strchr("-p", info->roles[i])));
+    }
+    if (!is_bad)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "%s: a number beyond its table, or an operand that it does not take\n  at "
+                      "instruction %u",
+                      info ? info->mnemonic : "unknown opcode", instr_i);
+}
+
+static vtrn_status validate_engines(const vtrn_program *p) {
+    for (uint32_t b = 0; b < p->n_blocks; b++)
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+            for (uint32_t i = 0; i < p->blocks[b].count[e]; i++) {
+                uint32_t instr_i = p->blocks[b].first[e] + i;
+                if (p->instrs[instr_i].engine != e)
+                    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                      "an instruction of %s in the stream of %s\n  at instruction "
+                                      "%u, block %u",
+                                      isa_engine_name(p->instrs[instr_i].engine),
+                                      isa_engine_name(e), instr_i, b);
+                VTRN_RETURN_IF_ERROR(validate_encoding(p, instr_i));
+            }
+    return NULL;
+}
+
+vtrn_status program_validate_structure(const vtrn_program *p) {
     if (p->n_blocks == 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program: it has no block to start at");
+    if (p->n_arguments > MAX_ARGUMENTS || p->n_outputs > MAX_ARGUMENTS)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program: %u arguments, %u outputs; at most %d",
+                          p->n_arguments, p->n_outputs, MAX_ARGUMENTS);
     VTRN_RETURN_IF_ERROR(validate_tables(p));
     VTRN_RETURN_IF_ERROR(validate_streams(p));
     for (uint32_t b = 0; b < p->n_blocks; b++)
         VTRN_RETURN_IF_ERROR(validate_block_end(p, b));
+    return validate_engines(p);
+}
+
+vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
+    if (p->gen != chip->gen)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "program: made for NeuronCore-v%u, %s has v%d", p->gen,
+                          chip->name, chip->gen);
+    VTRN_RETURN_IF_ERROR(program_validate_structure(p));
     uint8_t *is_writable = find_writable(p);
     if (!is_writable)
         return VTRN_OUT_OF_MEMORY((size_t)p->n_slots + 1);

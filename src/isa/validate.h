@@ -17,9 +17,13 @@
  */
 vtrn_status program_validate(const vtrn_program *program, const vtrn_chip *chip);
 
-/* The same for one instruction; instr_i is for the message. Slots and customs are looked up in
- * program. No rule here needs a second instruction: what a matmul needs of the ldweights before it
- * is checked by program_validate. */
+/* The part that no chip is needed for: indices, streams, targets, enumerations, operands only where
+ * the instruction takes them. Enough for a program to be saved, disassembled or walked safely. */
+vtrn_status program_validate_structure(const vtrn_program *program);
+
+/* The same as program_validate for one instruction; instr_i is for the message. Slots and customs
+ * are looked up in program. No rule here needs a second instruction: what a matmul needs of the
+ * ldweights before it is checked by program_validate. */
 vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
                                    uint32_t instr_i);
 

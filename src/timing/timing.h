@@ -1,4 +1,5 @@
-/* The timing model: replays an executed trace, gives when each instruction ran. Never sees values. */
+/* The timing model: replays an executed trace, gives when each instruction ran. Never sees values.
+ */
 #ifndef VTRN_TIMING_TIMING_H
 #define VTRN_TIMING_TIMING_H
 
@@ -9,17 +10,17 @@
 /* One interval on an engine or a DMA ring. Times are ns since the launch. */
 typedef struct timing_interval {
     double start_ns, end_ns;
-    uint32_t instr;  /* index into program->instrs */
-    uint16_t lane;   /* vtrn_engine, or TIMING_LANE_DMA + ring */
+    uint32_t instr; /* index into program->instrs */
+    uint16_t lane;  /* vtrn_engine, or TIMING_LANE_DMA + ring */
     uint16_t reserved;
-    float wait_ns;   /* how long the queue's head waited for semaphores */
+    float wait_ns; /* how long the queue's head waited for semaphores */
     float reserved2;
 } timing_interval;
 
 enum { TIMING_LANE_DMA = 16 };
 
 typedef struct timing_summary {
-    double total_ns; /* launch to completion, preamble and postamble included */
+    double total_ns;                     /* launch to completion, preamble and postamble included */
     double active_ns[VTRN_ENGINE_COUNT]; /* union of intervals, setup instructions excluded */
     double dma_active_ns;                /* any ring busy */
     double dma_busy_share;               /* mean busy share of the core's DMA engines */
@@ -34,8 +35,26 @@ typedef struct timing_result {
     size_t n_intervals;
 } timing_result;
 
-/* Replays the blocks of `block_trace` (indices into plan->blocks). want_intervals: keep intervals
- * (else summary only). Cost: a few ns an instruction. */
+/* A program with the cost of each instruction worked out: made once, replayed many times, by many
+ * threads at once (a replay does not change it). Keeps pointers to chip and program. */
+typedef struct timing_model timing_model;
+vtrn_status timing_prepare(const vtrn_chip *chip, const vtrn_program *program, timing_model **out);
+void timing_model_destroy(timing_model *model); /* NULL is fine */
+
+typedef struct timing_options {
+    bool want_intervals;        /* keep intervals, else the summary only */
+    int active_cores_per_stack; /* cores that share the HBM stack's bandwidth; 0 means 1 */
+} timing_options;
+
+/* Replays the blocks of `block_trace` (indices into program->blocks) from the streams themselves:
+ * each queue in order, the whole core in order of time. BAD_ARGUMENT for a block that does not
+ * exist, DEADLOCK where a wait is never fulfilled. Allocates per block at most, not per
+ * instruction. Not safe against a program changed after timing_prepare. */
+vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
+                       uint32_t n_block_trace, const timing_options *options, timing_result *out);
+
+/* timing_prepare and timing_run in one. `plan` is not needed and may be NULL: the order of
+ * execution is that of time, not the plan's. */
 vtrn_status timing_replay(const vtrn_chip *chip, const vtrn_program *program,
                           const engine_plan *plan, const uint32_t *block_trace,
                           uint32_t n_block_trace, bool want_intervals, timing_result *out);

@@ -21,7 +21,7 @@ static void assert_refused(vtrn_status status, const char *part) {
     vtrn_status_free(status);
 }
 
-static char *read_chip(const char *name) {
+__attribute__((noinline)) static char *read_chip(const char *name) {
     char path[CHIP_PATH_MAX], *text;
     assert_null(chip_file_read(name, path, &text));
     return text;
@@ -71,7 +71,7 @@ static void the_documented_sizes_of_trn2_arrive_in_their_fields(void **state) {
 typedef void (*line_check)(const char *text, const char *line, size_t len, const char *key,
                            const char *value);
 
-static int for_each_line(const char *text, line_check check) {
+__attribute__((noinline)) static int for_each_line(const char *text, line_check check) {
     int n_lines = 0;
     for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
         char key[64], value[64];

@@ -29,7 +29,7 @@ static int64_t count_of(const lower *l, graph_value v) {
     return graph_type_count(&l->g->types[v]);
 }
 
-static vtrn_status fusion_open(lower *l, int64_t n, fusion **out) {
+vtrn_status fusion_open(lower *l, int64_t n, fusion **out) {
     fusion *f = calloc(1, sizeof *f);
     if (!f)
         return VTRN_OUT_OF_MEMORY(sizeof *f);
@@ -42,8 +42,7 @@ static vtrn_status fusion_open(lower *l, int64_t n, fusion **out) {
     return NULL;
 }
 
-static vtrn_status name_value(lower *l, fusion *f, graph_value v, int node,
-                              const graph_op *alias_of) {
+vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of) {
     if (f->n_values == f->cap_values) {
         int cap = f->cap_values ? f->cap_values * 2 : 32;
         fusion_value *grown = realloc(f->values, (size_t)cap * sizeof *grown);
@@ -68,7 +67,7 @@ static void unlink_fusion(lower *l, fusion *f) {
 }
 
 /* Stores what is used outside, emits the code, gives every named value a view. */
-static vtrn_status close_fusion(lower *l, fusion *f) {
+vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
     uint32_t saved_source = l->source;
     vtrn_status status = NULL;
@@ -115,12 +114,12 @@ static vtrn_status close_fusion(lower *l, fusion *f) {
 }
 
 vtrn_status lower_close_value(lower *l, graph_value v) {
-    return close_fusion(l, l->values[v].fusion);
+    return fusion_close(l, l->values[v].fusion);
 }
 
 vtrn_status lower_close_all(lower *l) {
     while (l->fusions)
-        VTRN_RETURN_IF_ERROR(close_fusion(l, l->fusions));
+        VTRN_RETURN_IF_ERROR(fusion_close(l, l->fusions));
     return NULL;
 }
 
@@ -140,7 +139,7 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     for (int i = 0; i < b->n_values; i++) {
         const fusion_value *fv = &b->values[i];
         VTRN_RETURN_IF_ERROR(
-            name_value(l, a, fv->value, base + (int)l->values[fv->value].node, fv->alias_of));
+            fusion_name(l, a, fv->value, base + (int)l->values[fv->value].node, fv->alias_of));
     }
     unlink_fusion(l, b);
     free(b->values);
@@ -178,10 +177,26 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
         if (is_usable)
             chosen = f;
         else
-            VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+            VTRN_RETURN_IF_ERROR(fusion_close(l, f));
     }
     *out = chosen;
     return NULL;
+}
+
+vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out) {
+    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
+    *out = (fusion_in){.node = (int16_t)f->n_nodes};
+    f->nodes[f->n_nodes] = *like;
+    f->nodes[f->n_nodes++].source = l->source;
+    return NULL;
+}
+
+vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out) {
+    vtrn_dtype dtype;
+    fusion_tile_dtype(v->dtype, &dtype);
+    fusion_node load = {
+        .op = FUSION_LOAD, .dtype = (uint8_t)dtype, .is_reduced = is_reduced, .source_view = *v};
+    return fusion_add(l, f, &load, out);
 }
 
 static bool is_row_space(const fusion *f, int64_t n) {
@@ -213,16 +228,7 @@ static vtrn_status operand(lower *l, fusion *f, graph_value v, int64_t n, fusion
             return NULL;
         }
     }
-    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a load");
-    vtrn_dtype dtype;
-    fusion_tile_dtype(from.dtype, &dtype);
-    out->node = (int16_t)f->n_nodes;
-    f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
-                                           .dtype = (uint8_t)dtype,
-                                           .is_reduced = is_reduced,
-                                           .source_view = from,
-                                           .source = l->source};
-    return NULL;
+    return fusion_add_load(l, f, &from, is_reduced, out);
 }
 
 static vtrn_status join_elementwise(lower *l, const graph_op *op) {
@@ -252,7 +258,7 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     }
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
     f->nodes[f->n_nodes] = node;
-    return name_value(l, f, result, f->n_nodes++, NULL);
+    return fusion_name(l, f, result, f->n_nodes++, NULL);
 }
 
 /* A view change that keeps the linear index (reshape), or stretches a ROW value over its columns.
@@ -289,7 +295,7 @@ static vtrn_status join_alias(lower *l, const graph_op *op, bool *is_done) {
     if (!is_alias || node->is_column)
         return NULL;
     *is_done = true;
-    return name_value(l, f, op->results[0], (int)value->node, op);
+    return fusion_name(l, f, op->results[0], (int)value->node, op);
 }
 
 /* Whether the engines reduce this way on this type. */
@@ -310,7 +316,7 @@ static bool reducer_is_native(const graph_op *op, vtrn_dtype t) {
     }
 }
 
-static bool is_identity(graph_reducer r, vtrn_dtype t, double init) {
+bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init) {
     switch (r) {
     case GRAPH_REDUCER_ADD:
         return init == 0;
@@ -435,7 +441,7 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
             scratch_view(l, dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, rows * share, &v));
         f->nodes[node].is_stored = true;
         f->nodes[node].store_view = v;
-        VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+        VTRN_RETURN_IF_ERROR(fusion_close(l, f));
         return reduce_view(l, op, &v, share);
     }
     VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
@@ -447,7 +453,7 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     vtrn_dtype out_dtype;
     fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
     VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));
-    return name_value(l, f, result, node, NULL);
+    return fusion_name(l, f, result, node, NULL);
 }
 
 static int n_sums(const fusion *f) {
@@ -464,7 +470,8 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     double init;
     vtrn_dtype dtype;
     if (!reducer_is_native(op, in->dtype) || !fusion_tile_dtype(in->dtype, &dtype) ||
-        !lower_splat_float(l, op->operands[1], &init) || !is_identity(op->reducer, in->dtype, init))
+        !lower_splat_float(l, op->operands[1], &init) ||
+        !fusion_is_identity(op->reducer, in->dtype, init))
         return NULL;
     int64_t n_reduced, n = graph_type_count(in);
     reduce_shape shape = shape_of(op, in, &n_reduced);
@@ -483,7 +490,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         if (is_open && shape == SHAPE_TRAILING && first_step_share(n / n_reduced, n_reduced) == 1) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
-            return name_value(l, f, op->results[0], node, NULL);
+            return fusion_name(l, f, op->results[0], node, NULL);
         }
         bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
                             !from->is_column && op->reducer == GRAPH_REDUCER_ADD &&
@@ -491,7 +498,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
                             f->n_nodes + 1 < FUSION_MAX_NODES;
         if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
-            return name_value(l, f, op->results[0], node, NULL);
+            return fusion_name(l, f, op->results[0], node, NULL);
         }
         bool is_sum = op->reducer == GRAPH_REDUCER_ADD && cols <= MAX_COLUMN_SUM_COLS &&
                       (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
@@ -499,7 +506,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         if (is_open && shape == SHAPE_LEADING && is_sum) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
-            return name_value(l, f, op->results[0], node, NULL);
+            return fusion_name(l, f, op->results[0], node, NULL);
         }
     }
     view from, permuted;
@@ -515,9 +522,9 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[0], n, &operand_in));
         if (operand_in.node != FUSION_NO_NODE) {
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand_in, true, dtype, &node));
-            return name_value(l, f, op->results[0], node, NULL);
+            return fusion_name(l, f, op->results[0], node, NULL);
         }
-        VTRN_RETURN_IF_ERROR(close_fusion(l, f));
+        VTRN_RETURN_IF_ERROR(fusion_close(l, f));
     }
     if (!permuted_view(l, op, &from, &permuted)) {
         VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &from));

@@ -16,7 +16,7 @@
 
 typedef enum node_class { NODE_FULL, NODE_ROW, NODE_COL } node_class;
 
-enum { FUSION_MAX_NODES = 160, FUSION_NO_NODE = -1, FUSION_LOAD = GRAPH_KIND_COUNT };
+enum { FUSION_MAX_NODES = 256, FUSION_NO_NODE = -1, FUSION_LOAD = GRAPH_KIND_COUNT };
 
 /* An operand: a node or an immediate. */
 typedef struct fusion_in {
@@ -32,9 +32,9 @@ typedef struct fusion_node {
     uint8_t direction; /* compare */
     uint8_t alu;       /* binary ops */
     uint8_t reducer;
-    bool is_column;  /* reduce over rows: leaves the fusion, cannot be used inside */
-    bool is_reduced; /* FULL or ROW by origin: n or n/cols elements */
-    bool is_stored;
+    bool is_column;                 /* reduce over rows: leaves the fusion, cannot be used inside */
+    bool is_reduced;                /* FULL or ROW by origin: n or n/cols elements */
+    bool is_stored, is_accumulated; /* accumulated: the store adds */
     uint8_t n_in;
     fusion_in in[3];
     view source_view; /* FUSION_LOAD */
@@ -67,6 +67,17 @@ typedef struct fusion {
 
 /* Type of tile for a value's dtype; false when the engines have no exact way to hold it. */
 bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
+
+/* --- fusion.c: for lowerings that make their own --- */
+vtrn_status fusion_open(lower *l, int64_t n, fusion **out);
+/* A load of n (or n/cols: is_reduced) elements. */
+vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out);
+/* A node from its op, operands and dtype; class flags and ALU op are the caller's in `like`. */
+vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out);
+vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of);
+/* Emits it now; nodes with is_stored are written to their store_view. */
+vtrn_status fusion_close(lower *l, fusion *f);
+bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
 
 /* --- fusion_emit.c --- */
 vtrn_status fusion_emit(lower *l, fusion *f);

@@ -60,6 +60,15 @@ static bool is_flat_view(const view *v) {
     return view_is_dense(v) || all_zero(v->f, v->n);
 }
 
+/* Where a node meets HBM; NULL: it does not. */
+static const view *memory_view(const fusion_node *node) {
+    if (!node->is_live)
+        return NULL;
+    return node->is_stored           ? &node->store_view
+           : node->op == FUSION_LOAD ? &node->source_view
+                                     : NULL;
+}
+
 /* Cost of loading v in rows of `cols`, in elements; negative: it cannot be cut there. */
 static double load_cost(const view *v, int64_t n, int64_t cols) {
     view cut = *v;
@@ -81,11 +90,12 @@ static double load_cost(const view *v, int64_t n, int64_t cols) {
 static double cols_cost(const fusion *f, int64_t cols) {
     double cost = 0;
     for (int i = 0; i < f->n_nodes; i++) {
-        const fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->op != FUSION_LOAD)
+        const view *v = memory_view(&f->nodes[i]);
+        if (!v)
             continue;
-        double c = load_cost(&node->source_view, f->n, cols);
-        cost += c < 0 ? 10.0 * (double)f->n : c;
+        double c = load_cost(v, f->n, cols);
+        /* a load that cannot be cut is copied first; a store cannot be helped */
+        cost += c >= 0 ? c : (f->nodes[i].is_stored ? 1e6 : 10.0) * (double)f->n;
     }
     /* a tile costs its instructions' overhead, whatever it holds */
     int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
@@ -103,11 +113,11 @@ static void choose_cols(emitter *e) {
     e->is_flat = true;
     double best = 0;
     for (int i = 0; i < f->n_nodes; i++) {
-        const fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->op != FUSION_LOAD || is_flat_view(&node->source_view))
+        const view *memory = memory_view(&f->nodes[i]);
+        if (!memory || is_flat_view(memory))
             continue;
         e->is_flat = false;
-        view v = node->source_view;
+        view v = *memory;
         view_coalesce(&v);
         int64_t inner = 1;
         for (int k = v.n - 1; k >= 0; k--) {
@@ -459,7 +469,8 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
     else
         VTRN_RETURN_IF_ERROR(elementwise_emit(&e->env, node));
     if (node->is_stored)
-        return lower_store(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t, false);
+        return lower_store(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t,
+                           node->is_accumulated);
     return NULL;
 }
 

@@ -151,6 +151,8 @@ lower_fn lower_view_op;     /* view.c kinds */
 lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
 lower_fn lower_contraction; /* dot.c: dot_general, convolution */
 lower_fn lower_movement;    /* move.c: pad, concatenate */
+lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
+lower_fn lower_indexed;     /* indexed.c: gather, scatter */
 lower_fn lower_control;     /* control.c: while, if, case */
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 

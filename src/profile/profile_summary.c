@@ -1,0 +1,166 @@
+/* The figures of a step, and profile.json. */
+#include "profile/profile_buffer.h"
+#include "profile/profile_ops.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+static double share(double part, double whole) {
+    return whole > 0 ? part / whole : 0;
+}
+
+static void summarize_memory(const profile_input *in, profile_summary *s) {
+    for (size_t i = 0; i < in->n_memory; i++) {
+        const profile_memory_sample *m = &in->memory[i];
+        s->hbm_peak_bytes = m->hbm_bytes > s->hbm_peak_bytes ? m->hbm_bytes : s->hbm_peak_bytes;
+        s->sbuf_peak_bytes =
+            m->sbuf_bytes > s->sbuf_peak_bytes ? m->sbuf_bytes : s->sbuf_peak_bytes;
+        s->psum_peak_bytes =
+            m->psum_bytes > s->psum_peak_bytes ? m->psum_bytes : s->psum_peak_bytes;
+    }
+    uint64_t n_partitions = (uint64_t)in->chip->n_partitions;
+    if (in->counters.hbm_peak_bytes)
+        s->hbm_peak_bytes = in->counters.hbm_peak_bytes;
+    if (in->program->sbuf_peak_bytes)
+        s->sbuf_peak_bytes = in->program->sbuf_peak_bytes * n_partitions;
+    if (in->program->psum_peak_bytes)
+        s->psum_peak_bytes = in->program->psum_peak_bytes * n_partitions;
+    s->sbuf_capacity_bytes = in->chip->sbuf_partition_bytes * n_partitions;
+    s->psum_capacity_bytes = in->chip->psum_partition_bytes * n_partitions;
+    if (in->chip->n_cores > 0)
+        s->hbm_capacity_bytes = in->chip->hbm_bytes / (uint64_t)in->chip->n_cores;
+}
+
+static void summarize_price(const profile_input *in, profile_summary *s) {
+    s->samples_per_step = in->counters.samples_per_step;
+    if (s->step_ns > 0)
+        s->samples_per_second = (double)s->samples_per_step / (s->step_ns * 1e-9);
+    if (!in->instance)
+        return;
+    s->dollars_per_hour = in->instance->dollars_per_hour;
+    s->instance_cores = in->instance->n_chips * in->chip->n_cores;
+    if (s->samples_per_second > 0)
+        s->dollars_per_million_samples = s->dollars_per_hour / 3600 / s->samples_per_second * 1e6;
+}
+
+void profile_summarize(const profile_input *in, profile_summary *out) {
+    const timing_summary *t = &in->timing->summary;
+    *out = (profile_summary){.step_ns = t->total_ns,
+                             .flops = in->program->flops,
+                             .n_dmas = t->n_dmas,
+                             .hbm_read_bytes = t->hbm_read_bytes,
+                             .hbm_write_bytes = t->hbm_write_bytes,
+                             .n_reference_ops = in->program->n_customs,
+                             .custom_ns = t->custom_ns,
+                             .host_seconds = in->counters.host_seconds,
+                             .functional_seconds = in->counters.functional_seconds,
+                             .timing_seconds = in->counters.timing_seconds,
+                             .n_executions = in->counters.n_executions};
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        out->engine_active[e] = share(t->active_ns[e], t->total_ns);
+        out->n_instrs[e] = t->n_instrs[e];
+    }
+    out->dma_active = share(t->dma_active_ns, t->total_ns);
+    out->dma_busy = t->dma_busy_share;
+    out->mfu = share((double)out->flops, t->total_ns * 1e-9 * in->chip->peak_tensor_flops);
+    out->reference_time_share = share(in->counters.custom_seconds, in->counters.functional_seconds);
+    summarize_memory(in, out);
+    summarize_price(in, out);
+}
+
+static void number(profile_buffer *b, const char *key, double value) {
+    profile_printf(b, ",\n  \"%s\": ", key);
+    profile_json_number(b, value);
+}
+
+static void json_figures(profile_buffer *b, const profile_summary *s) {
+    number(b, "step_ns", s->step_ns);
+    number(b, "samples_per_step", (double)s->samples_per_step);
+    number(b, "samples_per_second", s->samples_per_second);
+    number(b, "mfu", s->mfu);
+    number(b, "flops", (double)s->flops);
+    number(b, "dma_active", s->dma_active);
+    number(b, "dma_busy", s->dma_busy);
+    number(b, "hbm_read_bytes", (double)s->hbm_read_bytes);
+    number(b, "hbm_write_bytes", (double)s->hbm_write_bytes);
+    number(b, "hbm_peak_bytes", (double)s->hbm_peak_bytes);
+    number(b, "sbuf_peak_bytes", (double)s->sbuf_peak_bytes);
+    number(b, "psum_peak_bytes", (double)s->psum_peak_bytes);
+    number(b, "hbm_capacity_bytes", (double)s->hbm_capacity_bytes);
+    number(b, "sbuf_capacity_bytes", (double)s->sbuf_capacity_bytes);
+    number(b, "psum_capacity_bytes", (double)s->psum_capacity_bytes);
+    number(b, "dollars_per_hour", s->dollars_per_hour);
+    number(b, "instance_cores", s->instance_cores);
+    number(b, "dollars_per_million_samples", s->dollars_per_million_samples);
+    number(b, "reference_time_share", s->reference_time_share);
+    number(b, "n_reference_ops", s->n_reference_ops);
+    number(b, "custom_ns", s->custom_ns);
+    number(b, "host_seconds", s->host_seconds);
+    number(b, "functional_seconds", s->functional_seconds);
+    number(b, "timing_seconds", s->timing_seconds);
+    number(b, "n_executions", (double)s->n_executions);
+}
+
+static void json_engines(profile_buffer *b, const profile_summary *s) {
+    profile_printf(b, ",\n  \"n_dmas\": %" PRIu64 ",\n  \"engines\": {", s->n_dmas);
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        profile_printf(b, "%s\n    \"%s\": {\"active\": ", e ? "," : "",
+                       isa_engine_name((vtrn_engine)e));
+        profile_json_number(b, s->engine_active[e]);
+        profile_printf(b, ", \"n_instructions\": %" PRIu64 "}", s->n_instrs[e]);
+    }
+    profile_printf(b, "\n  }");
+}
+
+static void json_ops(profile_buffer *b, const profile_op_list *list) {
+    enum { MAX_OPS = 50 };
+    profile_printf(b, ",\n  \"top_ops\": [");
+    for (size_t i = 0; i < list->n && i < MAX_OPS; i++) {
+        const profile_op *op = &list->ops[i];
+        profile_printf(b, "%s\n    {\"op\": ", i ? "," : "");
+        profile_json_string(b, op->op);
+        profile_printf(b, ", \"place\": ");
+        profile_json_string(b, op->place);
+        profile_printf(b, ", \"engine_ns\": ");
+        profile_json_number(b, op->engine_ns);
+        profile_printf(b, ", \"dma_ns\": ");
+        profile_json_number(b, op->dma_ns);
+        profile_printf(b, ", \"dma_bytes\": %" PRIu64 ", \"n_instructions\": %" PRIu64 "}",
+                       op->dma_bytes, op->n_instrs);
+    }
+    profile_printf(b, "\n  ]");
+}
+
+static void json_customs(profile_buffer *b, const vtrn_program *p) {
+    profile_printf(b, ",\n  \"reference_ops\": [");
+    for (uint32_t i = 0; i < p->n_customs; i++) {
+        profile_printf(b, "%s", i ? ", " : "");
+        profile_json_string(b, p->customs[i].name);
+    }
+    profile_printf(b, "]");
+}
+
+vtrn_status profile_write_json(const profile_input *in, const char *path) {
+    profile_summary s;
+    profile_summarize(in, &s);
+    profile_op_list list;
+    VTRN_RETURN_IF_ERROR(profile_op_list_create(in->program, in->timing, &list));
+    profile_buffer b = {0};
+    profile_printf(&b, "{\n  \"version\": 1,\n  \"name\": ");
+    profile_json_string(&b, in->name ? in->name : in->program->name);
+    profile_printf(&b, ",\n  \"chip\": ");
+    profile_json_string(&b, in->chip->name);
+    profile_printf(&b, ",\n  \"core\": ");
+    profile_json_string(&b, in->chip->core_name);
+    profile_printf(&b, ",\n  \"instance\": ");
+    profile_json_string(&b, in->instance ? in->instance->name : "");
+    json_figures(&b, &s);
+    json_engines(&b, &s);
+    json_ops(&b, &list);
+    json_customs(&b, in->program);
+    profile_printf(&b, "\n}\n");
+    vtrn_status status = profile_buffer_save(&b, path);
+    profile_buffer_free(&b);
+    profile_op_list_free(&list);
+    return status;
+}

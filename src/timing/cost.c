@@ -1,0 +1,317 @@
+/* Cost of an instruction on its engine: initiation interval and latency. */
+#include "timing/cost.h"
+
+#include <math.h>
+#include <string.h>
+
+static double ns(double cycles, double hz) {
+    return cycles / hz * 1e9;
+}
+
+static bool is_16_bit_float(const vtrn_ap *ap) {
+    return ap->dtype == VTRN_DTYPE_BF16 || ap->dtype == VTRN_DTYPE_FP16;
+}
+
+static bool is_in_sbuf(const vtrn_ap *ap) {
+    return ap->space == VTRN_SPACE_SBUF;
+}
+
+static bool is_on_chip(const vtrn_ap *ap) {
+    return ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
+}
+
+static bool is_contiguous(const vtrn_ap *ap) {
+    return !ap->n_dims || ap->dim[ap->n_dims - 1].step == 1;
+}
+
+static double elements(const vtrn_ap *ap) {
+    return ap->space == VTRN_SPACE_NONE ? 0 : (double)isa_ap_free_size(ap);
+}
+
+/* The operand whose elements stream: the widest of output and first input. */
+static double stream_elements(const vtrn_instr *instr) {
+    return fmax(elements(&instr->ap[0]), elements(&instr->ap[1]));
+}
+
+static double engine_hz(const vtrn_chip *chip, int engine) {
+    const double hz[] = {chip->tensor_hz, chip->vector_hz, chip->scalar_hz, chip->gpsimd_hz,
+                         chip->sync_hz};
+    return hz[engine];
+}
+
+/* One elementwise input on Vector: 4x and 2x modes of NeuronCore-v3. Source: hardware facts 2.3. */
+static double copy_speedup(const vtrn_chip *chip, const vtrn_instr *instr) {
+    const vtrn_ap *out = &instr->ap[0], *in = &instr->ap[1];
+    bool is_narrow = is_16_bit_float(out) && is_16_bit_float(in);
+    bool is_dense = is_contiguous(out) && is_contiguous(in);
+    if (is_in_sbuf(out) && is_in_sbuf(in))
+        return is_narrow && is_dense ? chip->cost.vector_bf16_speedup
+                                     : chip->cost.vector_sbuf_speedup;
+    return is_narrow && is_dense ? chip->cost.vector_sbuf_speedup : 1;
+}
+
+/* Cycles an element of two streamed inputs a and b. Source: hardware facts 3.1, 2.3. */
+static double two_input_factor(const vtrn_chip *chip, const vtrn_instr *instr, const vtrn_ap *a,
+                               const vtrn_ap *b) {
+    const vtrn_ap *out = &instr->ap[0];
+    bool is_narrow = is_16_bit_float(a) && is_16_bit_float(b) && is_16_bit_float(out);
+    if (!is_in_sbuf(a) || !is_in_sbuf(b))
+        return 1;
+    if (is_narrow && is_in_sbuf(out) && chip->cost.vector_tensor_tensor_speedup > 1)
+        return 1 / chip->cost.vector_tensor_tensor_speedup;
+    bool is_simple = instr->op0 == VTRN_ALU_ADD || instr->op0 == VTRN_ALU_SUBTRACT ||
+                     instr->op0 == VTRN_ALU_MULTIPLY;
+    bool is_dense = is_contiguous(a) && is_contiguous(b) && is_contiguous(out);
+    return is_narrow && is_simple && is_dense ? 1 : chip->cost.vector_two_input_factor;
+}
+
+/* (data op0 scalar) op1 tensor: N only for one combination on v2, whatever the memory. */
+static double scalar_tensor_tensor_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
+    const vtrn_ap *data = &instr->ap[1], *operand = &instr->ap[3];
+    bool is_fast = data->dtype == VTRN_DTYPE_BF16 && operand->dtype == VTRN_DTYPE_BF16 &&
+                   instr->op0 == VTRN_ALU_SUBTRACT && instr->op1 == VTRN_ALU_MULTIPLY &&
+                   isa_ap_free_size(data) % 2 == 0;
+    return is_fast ? 1 : chip->cost.vector_two_input_factor;
+}
+
+static double reduce_factor(const vtrn_instr *instr) {
+    bool is_fast = (instr->op0 == VTRN_ALU_ADD || instr->op0 == VTRN_ALU_MAX) &&
+                   instr->ap[0].dtype == VTRN_DTYPE_BF16 && instr->ap[1].dtype == VTRN_DTYPE_BF16;
+    return is_fast ? 0.5 : 1;
+}
+
+static double memset_factor(const vtrn_instr *instr) {
+    return instr->imm[0].bits == 0 && is_16_bit_float(&instr->ap[0]) ? 0.5 : 1;
+}
+
+/* Engine cycles that the elements need, before minima and addends. */
+static double stream_cycles(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_cost_class class) {
+    double n = stream_elements(instr);
+    bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
+    switch (class) {
+    case COST_TENSOR_TENSOR:
+        return n * two_input_factor(chip, instr, &instr->ap[1], &instr->ap[2]);
+    case COST_SCALAR_TENSOR_TENSOR:
+        return n * scalar_tensor_tensor_factor(chip, instr);
+    case COST_ELEMENTWISE: {
+        bool has_modes =
+            instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_TENSOR_SCALAR;
+        return is_vector && has_modes ? n / copy_speedup(chip, instr) : n;
+    }
+    case COST_TENSOR_REDUCE:
+        return n * reduce_factor(instr);
+    case COST_COPY_PREDICATED:
+        return is_in_sbuf(&instr->ap[1]) && is_in_sbuf(&instr->ap[2])
+                   ? n * chip->cost.vector_two_input_factor
+                   : n;
+    case COST_MEMSET:
+        return n * memset_factor(instr);
+    case COST_RECIPROCAL:
+        return n * chip->cost.vector_reciprocal_factor;
+    case COST_SCAN:
+        return n * chip->cost.vector_scan_factor;
+    case COST_BN_AGGR:
+        return 13 * elements(&instr->ap[1]) / 3;
+    case COST_FIXED:
+        return instr->opcode == VTRN_OP_ACT_READ_ACCUMULATOR
+                   ? chip->cost.act_read_accumulator_cycles
+                   : 0;
+    default:
+        return n;
+    }
+}
+
+/* Source: hardware facts 2.1: a wide innermost stride halves the bandwidth of SBUF and PSUM. */
+static double stride_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const vtrn_ap *ap = &instr->ap[i];
+        if (!is_on_chip(ap) || !ap->n_dims || ap->dim[ap->n_dims - 1].num < 2)
+            continue;
+        double stride = fabs((double)ap->dim[ap->n_dims - 1].step) * (double)dtype_size(ap->dtype);
+        if (stride > chip->cost.stride_limit_bytes)
+            return chip->cost.stride_factor;
+    }
+    return 1;
+}
+
+/* A [P, 1] operand in memory besides the streamed one. */
+static bool has_scalar_operand(const vtrn_instr *instr) {
+    const vtrn_op_info *info = isa_op_info(instr->opcode);
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (info->roles[i] == 's' && instr->ap[i].space != VTRN_SPACE_NONE)
+            return true;
+    return false;
+}
+
+static void cost_stream(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_cost_class class,
+                        timing_cost *out) {
+    double hz = engine_hz(chip, instr->engine);
+    double cycles = stream_cycles(chip, instr, class) * stride_factor(chip, instr);
+    double overhead = 0, latency = 0;
+    if (instr->engine == VTRN_ENGINE_VECTOR) {
+        overhead = chip->cost.vector_overhead_ns;
+        latency = chip->cost.vector_latency_ns;
+        if (has_scalar_operand(instr))
+            latency += chip->cost.vector_scalar_operand_ns;
+    } else if (instr->engine == VTRN_ENGINE_SCALAR) {
+        overhead = chip->cost.scalar_overhead_ns;
+        latency = chip->cost.scalar_latency_ns;
+        /* Set 0 is always resident: copy, relu and their like need no table. */
+        if (instr->opcode == VTRN_OP_ACTIVATE && isa_act_table_set(instr->func) != 0)
+            latency += chip->cost.scalar_func_latency_ns;
+    } else {
+        latency = chip->cost.gpsimd_latency_ns;
+    }
+    out->ii_ns = fmax(ns(chip->cost.min_ii_cycles, hz), ns(cycles, hz) + overhead);
+    out->latency_ns = ns(cycles, hz) + latency;
+}
+
+static void cost_gpsimd(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+    double cycles = chip->cost.gpsimd_start_cycles + stream_elements(instr);
+    out->ii_ns = ns(cycles, chip->gpsimd_hz);
+    out->latency_ns = out->ii_ns + chip->cost.gpsimd_latency_ns;
+}
+
+static double passes(const vtrn_ap *ap, double fp32_passes) {
+    return ap->dtype == VTRN_DTYPE_FP32 ? fp32_passes : 1;
+}
+
+static double weights_cycles(const vtrn_chip *chip, const vtrn_ap *ap, double columns) {
+    if (ap->dtype == VTRN_DTYPE_FP32)
+        return columns * chip->cost.fp32_passes / chip->cost.ldweights_fp32_cols_per_cycle;
+    return columns / chip->cost.ldweights_cols_per_cycle;
+}
+
+static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+    const vtrn_ap *weights = &instr->ap[1];
+    out->kind = COST_KIND_LDWEIGHTS;
+    out->ii_ns = ns(weights_cycles(chip, weights, elements(weights)), chip->tensor_hz);
+    out->latency_ns = out->ii_ns;
+}
+
+/* Source: hardware facts 3.1: passes * max(min(64, N_stationary), N_moving). */
+static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+    const vtrn_ap *moving = &instr->ap[1];
+    double m = instr->ap[0].n_partitions;
+    double cycles = fmax(fmin(chip->cost.tensor_min_ii_cycles, m), elements(moving));
+    cycles *= passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr);
+    out->kind = COST_KIND_MATMUL;
+    out->ii_ns = ns(cycles, chip->tensor_hz);
+    out->latency_ns = out->ii_ns + chip->cost.tensor_latency_ns;
+}
+
+/* The data are the weights, an identity of P columns moves: max(P, min(64, F)) cycles a pass. */
+static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+    const vtrn_ap *data = &instr->ap[1];
+    double cycles = fmax(data->n_partitions, fmin(chip->cost.tensor_min_ii_cycles, elements(data)));
+    double n_passes = passes(data, chip->cost.fp32_transpose_passes);
+    double load = data->dtype == VTRN_DTYPE_FP32
+                      ? n_passes / chip->cost.ldweights_fp32_cols_per_cycle
+                      : 1 / chip->cost.ldweights_cols_per_cycle;
+    out->kind = COST_KIND_MATMUL;
+    out->ii_ns = ns(cycles * n_passes * stride_factor(chip, instr), chip->tensor_hz);
+    out->latency_ns = out->ii_ns + chip->cost.tensor_latency_ns;
+    out->weights_ns = ns(elements(data) * load, chip->tensor_hz);
+}
+
+void cost_custom_bytes(const vtrn_program *program, const vtrn_instr *instr, uint64_t *read_bytes,
+                       uint64_t *write_bytes) {
+    *read_bytes = *write_bytes = 0;
+    if (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= program->n_customs)
+        return;
+    const vtrn_custom *custom = &program->customs[instr->arg[0]];
+    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
+        if (custom->slots[i] < program->n_slots)
+            *(i < custom->n_inputs ? read_bytes : write_bytes) +=
+                program->slots[custom->slots[i]].size_bytes;
+}
+
+/* A GpSimd program over HBM: no published cost; its arithmetic or its traffic, whichever is more.
+ */
+static void cost_custom(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
+                        timing_cost *out) {
+    uint64_t read_bytes, write_bytes;
+    cost_custom_bytes(program, instr, &read_bytes, &write_bytes);
+    double flops = 0;
+    if (instr->arg[0] >= 0 && (uint32_t)instr->arg[0] < program->n_customs)
+        flops = (double)program->customs[instr->arg[0]].flops;
+    double compute_s = flops / chip->custom.flops_per_s;
+    double move_s = (double)(read_bytes + write_bytes) / chip->custom.bytes_per_s;
+    out->ii_ns = out->latency_ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
+}
+
+static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {
+    bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
+    uint8_t ports = 0;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (is_in_sbuf(&instr->ap[i]) && chip->cost.vector_gpsimd_share_sbuf &&
+            (is_vector || instr->engine == VTRN_ENGINE_GPSIMD))
+            ports |= COST_PORT_SBUF;
+        if (instr->ap[i].space == VTRN_SPACE_PSUM && chip->cost.vector_scalar_share_psum &&
+            (is_vector || instr->engine == VTRN_ENGINE_SCALAR))
+            ports |= COST_PORT_PSUM;
+    }
+    return ports;
+}
+
+void cost_instr(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
+                timing_cost *out) {
+    const vtrn_op_info *info = isa_op_info(instr->opcode);
+    memset(out, 0, sizeof *out);
+    out->is_setup = info->is_setup;
+    switch ((vtrn_cost_class)info->cost) {
+    case COST_LDWEIGHTS:
+        cost_ldweights(chip, instr, out);
+        return;
+    case COST_MATMUL:
+        cost_matmul(chip, instr, out);
+        return;
+    case COST_PE_TRANSPOSE:
+        cost_pe_transpose(chip, instr, out);
+        return;
+    case COST_ACT_TABLE_LOAD:
+        out->ii_ns = out->latency_ns = chip->cost.act_table_load_ns;
+        return;
+    case COST_EVENT_SEMAPHORE:
+        out->ii_ns = out->latency_ns = chip->cost.event_semaphore_ns;
+        return;
+    case COST_CUSTOM_OP:
+        cost_custom(chip, program, instr, out);
+        return;
+    case COST_GPSIMD:
+        cost_gpsimd(chip, instr, out);
+        break;
+    case COST_DMA:
+    case COST_DMA_TRANSPOSE:
+    case COST_DMA_INDIRECT:
+        out->kind = COST_KIND_DMA;
+        return;
+    default:
+        cost_stream(chip, instr, info->cost, out);
+        break;
+    }
+    out->ports = shared_ports(chip, instr);
+}
+
+static bool overlaps(const vtrn_ap *a, const vtrn_ap *b) {
+    if (a->space != b->space || !is_on_chip(a))
+        return false;
+    if (a->partition >= b->partition + b->n_partitions ||
+        b->partition >= a->partition + a->n_partitions)
+        return false;
+    int64_t a_lo, a_hi, b_lo, b_hi;
+    isa_ap_extent(a, &a_lo, &a_hi);
+    isa_ap_extent(b, &b_lo, &b_hi);
+    return a_lo < b_hi && b_lo < a_hi;
+}
+
+bool cost_depends(const vtrn_instr *earlier, const vtrn_instr *later) {
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!isa_ap_is_written(earlier, i))
+            continue;
+        for (int j = 0; j < VTRN_MAX_AP; j++)
+            if (isa_ap_is_read(later, j) && overlaps(&earlier->ap[i], &later->ap[j]))
+                return true;
+    }
+    return false;
+}

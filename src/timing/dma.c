@@ -1,0 +1,112 @@
+/* Cost of a DMA on the engines that carry it. Source: hardware facts 2.6, 3.5, 3.7. */
+#include "timing/cost.h"
+
+#include <math.h>
+
+/* Elements of the longest contiguous run inside a row, from the innermost dimension outwards. */
+static double run_elements(const vtrn_ap *ap) {
+    double run = 1;
+    for (int i = ap->n_dims - 1; i >= 0; i--) {
+        if (ap->dim[i].num == 1)
+            continue;
+        if ((double)ap->dim[i].step != run)
+            break;
+        run *= ap->dim[i].num;
+    }
+    return run;
+}
+
+/* All rows are one run: HBM operands only. */
+static bool is_one_run(const vtrn_ap *ap) {
+    double n = (double)isa_ap_free_size(ap);
+    return ap->space == VTRN_SPACE_HBM && run_elements(ap) == n &&
+           (ap->n_partitions == 1 || (double)ap->partition_step == n);
+}
+
+/* ns for `bytes` cut into runs of run_bytes, each run into descriptors. */
+static double move_ns(const vtrn_chip *chip, double bytes, double run_bytes) {
+    double n_descriptors =
+        ceil(bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
+    return n_descriptors * chip->dma.element_ns + bytes / chip->dma.engine_bytes_per_s * 1e9;
+}
+
+static double row_bytes(const vtrn_ap *ap) {
+    return (double)isa_ap_free_size(ap) * (double)dtype_size(ap->dtype);
+}
+
+/* Throughput relative to a copy. 0: each element is moved by itself. */
+static double throughput_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
+    double factor = 1;
+    if (instr->opcode == VTRN_OP_DMA_TRANSPOSE)
+        factor *= chip->dma.transpose_factor;
+    if (instr->flags & VTRN_FLAG_ACCUMULATE)
+        factor *= chip->dma.accumulate_factor;
+    return factor;
+}
+
+static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double bytes_in,
+                            timing_transfer *out) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    /* A gather touches one HBM row a partition of the other side, not the whole table. */
+    double rows = dst->n_partitions < src->n_partitions ? dst->n_partitions : src->n_partitions;
+    bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
+    if (src->space == VTRN_SPACE_HBM)
+        out->hbm_read_bytes += (uint64_t)(is_indirect ? rows * row_bytes(src) : bytes_in);
+    if (dst->space == VTRN_SPACE_HBM) {
+        double written = is_indirect ? rows * row_bytes(dst) : bytes_out;
+        out->hbm_write_bytes += (uint64_t)written;
+        if (instr->flags & VTRN_FLAG_ACCUMULATE)
+            out->hbm_read_bytes += (uint64_t)written;
+    }
+}
+
+/* No side lies in SBUF: nothing ties a row to an engine, so the bytes are dealt evenly. */
+static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, double slow_down,
+                        timing_transfer *out) {
+    double n_pieces = ceil(bytes / fmin(run_bytes, chip->dma.max_descriptor_bytes));
+    out->n_engines = (uint8_t)fmax(1, fmin(chip->n_dma_engines, n_pieces));
+    double share = bytes / out->n_engines;
+    out->engine_ns = out->last_ns = move_ns(chip, share, fmin(run_bytes, share)) * slow_down;
+}
+
+void cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr, timing_transfer *out) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    *out = (timing_transfer){0};
+    bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
+    out->queue_ns = chip->dma.trigger_ns + (is_indirect ? chip->dma.indirect_start_ns : 0);
+    const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
+    double n_rows = is_indirect || instr->opcode == VTRN_OP_DMA_TRANSPOSE ? sbuf->n_partitions
+                                                                          : dst->n_partitions;
+    double bytes_out = row_bytes(dst) * dst->n_partitions;
+    double bytes_in = row_bytes(src) * src->n_partitions;
+    if (is_indirect)
+        bytes_out = bytes_in = fmax(row_bytes(dst), row_bytes(src)) * n_rows;
+    count_hbm_bytes(instr, bytes_out, bytes_in, out);
+    double bytes = fmax(bytes_out, bytes_in);
+    if (!(bytes > 0) || !(n_rows > 0)) {
+        out->n_engines = 1;
+        return;
+    }
+    double factor = throughput_factor(chip, instr), slow_down = factor > 0 ? 1 / factor : 1;
+    double run_bytes = fmin(run_elements(dst) * (double)dtype_size(dst->dtype),
+                            run_elements(src) * (double)dtype_size(src->dtype));
+    if (instr->opcode == VTRN_OP_DMA_TRANSPOSE) /* the hardware mode works on whole tiles */
+        run_bytes = factor > 0 ? bytes / n_rows : (double)dtype_size(dst->dtype);
+    if (is_one_run(dst) && is_one_run(src) && !is_indirect)
+        run_bytes = bytes;
+    if (sbuf->space != VTRN_SPACE_SBUF) {
+        deal_evenly(chip, bytes, run_bytes, slow_down, out);
+        return;
+    }
+    int per_engine = chip->dma.partitions_per_engine;
+    double needed = ceil(n_rows / chip->n_dma_engines);
+    if (needed > per_engine)
+        per_engine = (int)needed;
+    int n_engines = (int)ceil(n_rows / per_engine);
+    double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
+    double row = move_ns(chip, bytes / n_rows, fmin(run_bytes, bytes / n_rows)) * slow_down;
+    out->first_engine = (uint8_t)(sbuf->partition / per_engine % chip->n_dma_engines);
+    out->n_engines = (uint8_t)n_engines;
+    out->engine_ns = row * per_engine;
+    out->last_ns = row * last_rows;
+}

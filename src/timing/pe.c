@@ -1,0 +1,60 @@
+/* The PE array: background weight loads, streaming matmuls, warm and cold. */
+#include "timing/pe.h"
+
+#include <math.h>
+
+/* A load fills the spare weights while a matmul streams: it waits for the matmul that took the
+ * previous load to start. A matmul waits for the stream and for its weights. Source: hardware facts
+ * 2.2, 3.2 (background and fast LoadStationary). */
+double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns) {
+    if (cost->kind == COST_KIND_LDWEIGHTS)
+        return fmax(start_ns, fmax(pe->load_free_ns, pe->last_matmul_ns));
+    if (cost->weights_ns > 0) { /* loads its own weights first, behind the running stream */
+        double loaded = fmax(start_ns, fmax(pe->load_free_ns, pe->last_matmul_ns));
+        return fmax(pe->stream_free_ns, loaded + cost->weights_ns);
+    }
+    return fmax(start_ns, fmax(pe->stream_free_ns, pe->load_free_ns));
+}
+
+/* Closes the windows before the one that holds now_ns. */
+static void advance_windows(pe_state *pe, double window_ns, double now_ns) {
+    int64_t window_i = (int64_t)(now_ns / window_ns);
+    while (pe->window_i < window_i) {
+        pe->is_warm = pe->busy_ns >= 0.5 * window_ns;
+        pe->busy_ns = fmin(pe->spill_ns, window_ns);
+        pe->spill_ns -= pe->busy_ns;
+        pe->window_i++;
+        if (!pe->is_warm && pe->busy_ns == 0 && pe->spill_ns == 0)
+            pe->window_i = window_i; /* idle since: nothing more to close */
+    }
+}
+
+static void add_busy(pe_state *pe, double window_ns, double start_ns, double end_ns) {
+    double window_end_ns = (double)(pe->window_i + 1) * window_ns;
+    double inside_ns = fmin(end_ns, window_end_ns) - start_ns;
+    pe->busy_ns += fmax(inside_ns, 0);
+    pe->spill_ns += fmax(end_ns - fmax(window_end_ns, start_ns), 0);
+}
+
+double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, double start_ns) {
+    if (cost->kind == COST_KIND_LDWEIGHTS) {
+        pe->load_free_ns = start_ns + cost->ii_ns;
+        return start_ns + cost->latency_ns;
+    }
+    double ii_ns = cost->ii_ns, latency_ns = cost->latency_ns;
+    double window_ns = chip->cost.tensor_warm_ns;
+    if (window_ns > 0) {
+        advance_windows(pe, window_ns, start_ns);
+        if (!pe->is_warm) {
+            double slower_ns = ii_ns * (chip->cost.tensor_cold_factor - 1);
+            ii_ns += slower_ns;
+            latency_ns += slower_ns + chip->cost.tensor_cold_latency_ns;
+        }
+        add_busy(pe, window_ns, start_ns, start_ns + ii_ns);
+    }
+    pe->last_matmul_ns = start_ns;
+    pe->stream_free_ns = start_ns + ii_ns;
+    if (cost->weights_ns > 0)
+        pe->load_free_ns = fmax(pe->load_free_ns, start_ns);
+    return start_ns + latency_ns;
+}

@@ -1,0 +1,25 @@
+/* State of the PE array over time: weights, stream, and its dI/dt limit. Private to this folder. */
+#ifndef VTRN_TIMING_PE_H
+#define VTRN_TIMING_PE_H
+
+#include "timing/cost.h"
+
+/* Times are ns since the launch. */
+typedef struct pe_state {
+    double stream_free_ns; /* the running matmul has taken its last column */
+    double last_matmul_ns; /* start of the last matmul: the spare weights are free again */
+    double load_free_ns;   /* the last weight load has ended */
+    /* dI/dt limit: a window in which the array was busy for half the time makes the next warm. */
+    int64_t window_i;
+    double busy_ns;  /* of the current window */
+    double spill_ns; /* busy time that reaches into the next windows */
+    bool is_warm;
+} pe_state;
+
+/* Earliest start of a weight load or matmul that could start at start_ns. */
+double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns);
+
+/* Runs it from start_ns; returns when its result is there. */
+double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, double start_ns);
+
+#endif

@@ -1,0 +1,137 @@
+/* timing_prepare: the cost of every instruction, and what a replay needs to allocate once. */
+#include "timing/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static vtrn_status check_instr(const vtrn_program *program, uint32_t i) {
+    const vtrn_instr *instr = &program->instrs[i];
+    if (!isa_op_info(instr->opcode))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: opcode %u, must be below %d", i,
+                          instr->opcode, VTRN_OP_COUNT);
+    if (instr->engine >= VTRN_ENGINE_COUNT)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: engine %u, must be below %d", i,
+                          instr->engine, VTRN_ENGINE_COUNT);
+    if (instr->n_waits > VTRN_MAX_WAITS)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: %u waits, at most %d", i,
+                          instr->n_waits, VTRN_MAX_WAITS);
+    bool is_bad = instr->update_semaphore != VTRN_NO_SEMAPHORE &&
+                  instr->update_semaphore >= VTRN_N_SEMAPHORES;
+    for (int w = 0; w < instr->n_waits; w++)
+        is_bad |= instr->wait[w].semaphore >= VTRN_N_SEMAPHORES;
+    if (is_bad)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: a semaphore is not below %d", i,
+                          VTRN_N_SEMAPHORES);
+    for (int a = 0; a < VTRN_MAX_AP; a++)
+        if (instr->ap[a].n_dims > VTRN_MAX_FREE_DIMS || instr->ap[a].dtype >= VTRN_DTYPE_COUNT)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "instruction %u: operand %d has %u dimensions (at most %d), dtype %u",
+                              i, a, instr->ap[a].n_dims, VTRN_MAX_FREE_DIMS, instr->ap[a].dtype);
+    return NULL;
+}
+
+static bool has_update(const vtrn_instr *instr) {
+    return instr->update_semaphore != VTRN_NO_SEMAPHORE && instr->update_value;
+}
+
+/* Which of the previous instructions of its queue an instruction must wait for. The PE array
+ * accumulates in order without waiting, and a DMA is ordered by semaphores alone. */
+static uint8_t back_mask(const vtrn_program *program, uint32_t first, uint32_t i) {
+    const vtrn_instr *instr = &program->instrs[i];
+    uint8_t mask = 0;
+    if (instr->engine == VTRN_ENGINE_TENSOR || isa_is_dma(instr->opcode))
+        return 0;
+    for (uint32_t back = 1; back <= COST_MAX_BACK && back <= i - first; back++) {
+        const vtrn_instr *earlier = &program->instrs[i - back];
+        if (!isa_is_dma(earlier->opcode) && cost_depends(earlier, instr))
+            mask |= (uint8_t)(1u << (back - 1));
+    }
+    return mask;
+}
+
+static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
+    const vtrn_program *program = model->program;
+    const vtrn_block *block = &program->blocks[block_i];
+    timing_block *out = &model->blocks[block_i];
+    uint32_t n_updates[VTRN_N_SEMAPHORES] = {0};
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        uint64_t end = (uint64_t)block->first[e] + block->count[e];
+        if (end > program->n_instrs)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "block %u: the stream of %s ends at %llu, after the program's %u "
+                              "instructions",
+                              block_i, isa_engine_name(e), (unsigned long long)end,
+                              program->n_instrs);
+        for (uint32_t i = block->first[e]; i < end; i++) {
+            const vtrn_instr *instr = &program->instrs[i];
+            if (has_update(instr))
+                n_updates[instr->update_semaphore]++;
+            out->n_dmas += isa_is_dma(instr->opcode);
+            model->costs[i].back_mask = back_mask(program, block->first[e], i);
+        }
+    }
+    for (int s = 0; s < VTRN_N_SEMAPHORES; s++) {
+        out->first_update[s] = out->n_updates;
+        out->n_updates += n_updates[s];
+    }
+    if (out->n_updates > model->max_updates)
+        model->max_updates = out->n_updates;
+    return NULL;
+}
+
+static vtrn_status prepare(timing_model *model) {
+    const vtrn_program *program = model->program;
+    uint32_t n_dmas = 0;
+    for (uint32_t i = 0; i < program->n_instrs; i++) {
+        VTRN_RETURN_IF_ERROR(check_instr(program, i));
+        n_dmas += isa_is_dma(program->instrs[i].opcode);
+    }
+    model->costs = calloc((size_t)program->n_instrs + 1, sizeof *model->costs);
+    model->transfers = calloc((size_t)n_dmas + 1, sizeof *model->transfers);
+    model->blocks = calloc((size_t)program->n_blocks + 1, sizeof *model->blocks);
+    if (!model->costs || !model->transfers || !model->blocks)
+        return VTRN_OUT_OF_MEMORY(((size_t)program->n_instrs + 1) * sizeof *model->costs);
+    for (uint32_t i = 0; i < program->n_instrs; i++) {
+        const vtrn_instr *instr = &program->instrs[i];
+        timing_cost *cost = &model->costs[i];
+        cost_instr(model->chip, program, instr, cost);
+        if (cost->kind != COST_KIND_DMA)
+            continue;
+        timing_transfer *transfer = &model->transfers[model->n_transfers];
+        cost_transfer(model->chip, instr, transfer);
+        cost->dma = model->n_transfers++;
+        cost->ii_ns = cost->latency_ns = transfer->queue_ns;
+    }
+    for (uint32_t b = 0; b < program->n_blocks; b++)
+        VTRN_RETURN_IF_ERROR(prepare_block(model, b));
+    return NULL;
+}
+
+vtrn_status timing_prepare(const vtrn_chip *chip, const vtrn_program *program, timing_model **out) {
+    *out = NULL;
+    if (!chip->is_executable)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chip '%s' has too few published numbers to be timed; choose another",
+                          chip->name);
+    timing_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return VTRN_OUT_OF_MEMORY(sizeof *model);
+    model->chip = chip;
+    model->program = program;
+    vtrn_status status = prepare(model);
+    if (status) {
+        timing_model_destroy(model);
+        return status;
+    }
+    *out = model;
+    return NULL;
+}
+
+void timing_model_destroy(timing_model *model) {
+    if (!model)
+        return;
+    free(model->costs);
+    free(model->transfers);
+    free(model->blocks);
+    free(model);
+}

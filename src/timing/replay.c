@@ -1,0 +1,330 @@
+/* The replay: five queues in order, the core in order of time.
+ *
+ * At each step the queue whose head can start first runs it. Whatever happens later happens at a
+ * later time, so what that head saw (semaphores, ports, the PE array, the rings) is final. */
+#include "timing/model.h"
+#include "timing/pe.h"
+#include "timing/rings.h"
+#include "timing/semaphores.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct queue_state {
+    uint32_t next, end;            /* of the block's stream: indices into program->instrs */
+    double issue_ns;               /* the queue may look at its next instruction */
+    double done_ns;                /* its instructions so far have all completed */
+    double start_ns;               /* of the head, by what is known; INFINITY while it is blocked */
+    double ends_ns[COST_MAX_BACK]; /* of its last instructions, by index modulo COST_MAX_BACK */
+    double active_until_ns;
+    double sbuf_free_ns, psum_free_ns; /* its use of shared ports ends */
+} queue_state;
+
+typedef struct replay_state {
+    const timing_model *model;
+    timing_result *out;
+    queue_state queues[VTRN_ENGINE_COUNT];
+    pe_state pe;
+    rings_state rings;
+    semaphores semaphores;
+    double dma_done_ns;
+    bool want_intervals;
+} replay_state;
+
+/* The other engine's use of a port that this chip lets one engine have at a time. */
+static double port_free(const replay_state *r, int engine, uint8_t ports) {
+    double free_ns = 0;
+    if (ports & COST_PORT_SBUF) {
+        int other = engine == VTRN_ENGINE_VECTOR ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR;
+        free_ns = r->queues[other].sbuf_free_ns;
+    }
+    if (ports & COST_PORT_PSUM) {
+        int other = engine == VTRN_ENGINE_VECTOR ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
+        free_ns = fmax(free_ns, r->queues[other].psum_free_ns);
+    }
+    return free_ns;
+}
+
+static double dependences(const queue_state *q, const timing_cost *cost) {
+    double ns = 0;
+    for (int back = 1; cost->back_mask >> (back - 1); back++)
+        if (cost->back_mask & (1u << (back - 1)))
+            ns = fmax(ns, q->ends_ns[(q->next - (uint32_t)back) % COST_MAX_BACK]);
+    return ns;
+}
+
+/* Earliest start of the head of a queue. */
+static double head_start(const replay_state *r, int engine) {
+    const queue_state *q = &r->queues[engine];
+    if (q->next == q->end)
+        return INFINITY;
+    const vtrn_instr *instr = &r->model->program->instrs[q->next];
+    const timing_cost *cost = &r->model->costs[q->next];
+    double start_ns = fmax(q->issue_ns, dependences(q, cost));
+    for (int w = 0; w < instr->n_waits; w++) {
+        double reached_ns =
+            semaphores_reach(&r->semaphores, instr->wait[w].semaphore, instr->wait[w].value);
+        if (reached_ns > q->issue_ns) /* the queue slept: it takes time to wake */
+            start_ns = fmax(start_ns, reached_ns + r->model->chip->cost.semaphore_wake_ns);
+    }
+    if (cost->ports)
+        start_ns = fmax(start_ns, port_free(r, engine, cost->ports));
+    if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS)
+        start_ns = pe_start(&r->pe, cost, start_ns);
+    return start_ns;
+}
+
+static void keep_interval(replay_state *r, uint32_t instr_i, int lane, double start_ns,
+                          double end_ns, double wait_ns) {
+    if (r->want_intervals)
+        r->out->intervals[r->out->n_intervals++] = (timing_interval){
+            .start_ns = start_ns,
+            .end_ns = end_ns,
+            .instr = instr_i,
+            .lane = (uint16_t)lane,
+            .wait_ns = (float)wait_ns,
+        };
+}
+
+/* A semaphore changed: heads that wait for it may start now. */
+static void wake_waiters(replay_state *r, int semaphore) {
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        queue_state *q = &r->queues[e];
+        if (q->next == q->end)
+            continue;
+        const vtrn_instr *instr = &r->model->program->instrs[q->next];
+        for (int w = 0; w < instr->n_waits; w++)
+            if (instr->wait[w].semaphore == semaphore) {
+                q->start_ns = head_start(r, e);
+                break;
+            }
+    }
+}
+
+static void post(replay_state *r, const vtrn_instr *instr, double t_ns) {
+    if (instr->update_semaphore == VTRN_NO_SEMAPHORE || !instr->update_value)
+        return;
+    semaphores_post(&r->semaphores, instr->update_semaphore, t_ns, instr->update_value);
+    wake_waiters(r, instr->update_semaphore);
+}
+
+/* The trigger on the queue, then the transfer. Returns when the semaphore changes. */
+static double run_dma(replay_state *r, uint32_t instr_i, double trigger_end_ns) {
+    const vtrn_chip *chip = r->model->chip;
+    const timing_transfer *transfer = &r->model->transfers[r->model->costs[instr_i].dma];
+    rings_times times = rings_run(&r->rings, chip, transfer, trigger_end_ns);
+    timing_summary *summary = &r->out->summary;
+    summary->n_dmas++;
+    summary->hbm_read_bytes += transfer->hbm_read_bytes;
+    summary->hbm_write_bytes += transfer->hbm_write_bytes;
+    r->dma_done_ns = fmax(r->dma_done_ns, times.semaphore_ns);
+    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->program->instrs[instr_i].queue,
+                  times.first_byte_ns, times.last_byte_ns, 0);
+    return times.semaphore_ns;
+}
+
+static void count(replay_state *r, int engine, const timing_cost *cost, double start_ns,
+                  double end_ns) {
+    timing_summary *summary = &r->out->summary;
+    queue_state *q = &r->queues[engine];
+    summary->n_instrs[engine]++;
+    if (cost->is_setup || cost->kind == COST_KIND_DMA)
+        return; /* the profiler's active time leaves control and triggers out */
+    if (end_ns > q->active_until_ns) {
+        summary->active_ns[engine] += end_ns - fmax(start_ns, q->active_until_ns);
+        q->active_until_ns = end_ns;
+    }
+}
+
+static void count_custom(replay_state *r, const vtrn_instr *instr, double ns) {
+    uint64_t read_bytes, write_bytes;
+    cost_custom_bytes(r->model->program, instr, &read_bytes, &write_bytes);
+    r->out->summary.hbm_read_bytes += read_bytes;
+    r->out->summary.hbm_write_bytes += write_bytes;
+    r->out->summary.custom_ns += ns;
+}
+
+static void run_head(replay_state *r, int engine) {
+    queue_state *q = &r->queues[engine];
+    uint32_t instr_i = q->next;
+    const vtrn_instr *instr = &r->model->program->instrs[instr_i];
+    const timing_cost *cost = &r->model->costs[instr_i];
+    double start_ns = q->start_ns, issue_ns = q->issue_ns;
+    double end_ns = start_ns + cost->latency_ns;
+    q->issue_ns = start_ns + cost->ii_ns;
+    if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS) {
+        end_ns = pe_run(&r->pe, r->model->chip, cost, start_ns);
+        q->issue_ns = start_ns; /* the next may enter beside it: pe_start holds it back */
+    }
+    if (cost->ports & COST_PORT_SBUF)
+        q->sbuf_free_ns = q->issue_ns;
+    if (cost->ports & COST_PORT_PSUM)
+        q->psum_free_ns = q->issue_ns;
+    count(r, engine, cost, start_ns, end_ns);
+    keep_interval(r, instr_i, engine, start_ns, end_ns, start_ns - issue_ns);
+    q->ends_ns[instr_i % COST_MAX_BACK] = end_ns;
+    q->done_ns = fmax(q->done_ns, end_ns); /* a queue completes in order */
+    q->next++;
+    double signal_ns = q->done_ns + r->model->chip->cost.semaphore_post_ns;
+    if (cost->kind == COST_KIND_DMA)
+        signal_ns = run_dma(r, instr_i, end_ns);
+    else if (instr->opcode == VTRN_OP_CUSTOM_OP)
+        count_custom(r, instr, cost->latency_ns);
+    q->start_ns = head_start(r, engine);
+    post(r, instr, signal_ns);
+}
+
+/* The queue whose head starts first, or -1 when all heads are blocked or at the block's end. */
+static int pick(const replay_state *r) {
+    int best = -1;
+    double best_ns = INFINITY;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        if (r->queues[e].start_ns < best_ns) {
+            best_ns = r->queues[e].start_ns;
+            best = e;
+        }
+    return best;
+}
+
+static vtrn_status deadlock(const replay_state *r, uint32_t block_i) {
+    char text[600];
+    int len = 0;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        const queue_state *q = &r->queues[e];
+        if (q->next == q->end || len >= (int)sizeof text)
+            continue;
+        const vtrn_instr *instr = &r->model->program->instrs[q->next];
+        len += snprintf(text + len, sizeof text - (size_t)len, "%s%s at instruction %u",
+                        len ? "; " : "", isa_engine_name(e), q->next);
+        for (int w = 0; w < instr->n_waits && len < (int)sizeof text; w++)
+            len += snprintf(text + len, sizeof text - (size_t)len, ", waits for semaphore %u >= %u",
+                            instr->wait[w].semaphore, instr->wait[w].value);
+    }
+    return VTRN_ERROR(VTRN_DEADLOCK,
+                      "block %u: every queue waits for a semaphore that nobody raises: %s", block_i,
+                      text);
+}
+
+/* What the block's end costs once all engines have met. Semaphores are cleared between blocks. */
+static double end_cost(const vtrn_chip *chip, uint8_t end) {
+    if (end == VTRN_END_STOP)
+        return 0;
+    double ns = chip->control.semaphore_clear_ns;
+    if (end == VTRN_END_JUMP)
+        return ns + chip->control.branch_ns;
+    return ns + chip->control.condition_load_ns + chip->control.compare_branch_ns;
+}
+
+/* Runs a block from start_ns; out: when the next may start. */
+static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
+    const vtrn_block *block = &r->model->program->blocks[block_i];
+    semaphores_reset(&r->semaphores, &r->model->blocks[block_i]);
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        queue_state *q = &r->queues[e];
+        q->next = block->first[e];
+        q->end = block->first[e] + block->count[e];
+        q->issue_ns = q->done_ns = *t_ns;
+    }
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        r->queues[e].start_ns = head_start(r, e);
+    for (int e; (e = pick(r)) >= 0;) {
+        /* Another engine may have taken the port since the head was looked at. */
+        double start_ns =
+            r->model->costs[r->queues[e].next].ports ? head_start(r, e) : r->queues[e].start_ns;
+        if (start_ns > r->queues[e].start_ns)
+            r->queues[e].start_ns = start_ns;
+        else
+            run_head(r, e);
+    }
+    double meet_ns = r->dma_done_ns;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        const queue_state *q = &r->queues[e];
+        if (q->next != q->end)
+            return deadlock(r, block_i);
+        meet_ns = fmax(meet_ns, fmax(q->done_ns, q->issue_ns));
+    }
+    *t_ns = fmax(*t_ns, meet_ns) + end_cost(r->model->chip, block->end);
+    return NULL;
+}
+
+static vtrn_status run_blocks(replay_state *r, const uint32_t *block_trace,
+                              uint32_t n_block_trace) {
+    const vtrn_chip *chip = r->model->chip;
+    timing_summary *summary = &r->out->summary;
+    double t_ns = chip->launch.preamble_ns;
+    for (uint32_t i = 0; i < n_block_trace; i++)
+        VTRN_RETURN_IF_ERROR(run_block(r, block_trace[i], &t_ns));
+    double body_ns = t_ns - chip->launch.preamble_ns;
+    summary->total_ns = t_ns + chip->launch.postamble_ns;
+    summary->dma_active_ns = r->rings.active_ns;
+    summary->dma_busy_share = body_ns > 0 ? r->rings.busy_ns / (body_ns * chip->n_dma_engines) : 0;
+    return NULL;
+}
+
+static vtrn_status check_trace(const timing_model *model, const uint32_t *block_trace,
+                               uint32_t n_block_trace, size_t *n_intervals) {
+    const vtrn_program *program = model->program;
+    *n_intervals = 0;
+    for (uint32_t i = 0; i < n_block_trace; i++) {
+        if (block_trace[i] >= program->n_blocks)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "block_trace[%u] = %u, must be below %u", i,
+                              block_trace[i], program->n_blocks);
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+            *n_intervals += program->blocks[block_trace[i]].count[e];
+        *n_intervals += model->blocks[block_trace[i]].n_dmas;
+    }
+    return NULL;
+}
+
+vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
+                       uint32_t n_block_trace, const timing_options *options, timing_result *out) {
+    static const timing_options defaults = {0};
+    memset(out, 0, sizeof *out);
+    if (!options)
+        options = &defaults;
+    size_t n_intervals;
+    VTRN_RETURN_IF_ERROR(check_trace(model, block_trace, n_block_trace, &n_intervals));
+    replay_state *r = calloc(1, sizeof *r);
+    semaphore_update *updates = calloc((size_t)model->max_updates + 1, sizeof *updates);
+    timing_interval *intervals =
+        options->want_intervals ? malloc((n_intervals + 1) * sizeof *intervals) : NULL;
+    vtrn_status status = NULL;
+    if (!r || !updates || (options->want_intervals && !intervals)) {
+        status = VTRN_OUT_OF_MEMORY((n_intervals + 1) * sizeof *intervals);
+    } else {
+        r->model = model;
+        r->out = out;
+        r->semaphores.updates = updates;
+        r->want_intervals = options->want_intervals;
+        out->intervals = intervals;
+        rings_reset(&r->rings, model->chip, options->active_cores_per_stack);
+        status = run_blocks(r, block_trace, n_block_trace);
+    }
+    free(r);
+    free(updates);
+    if (status) {
+        free(intervals);
+        memset(out, 0, sizeof *out);
+    }
+    return status;
+}
+
+vtrn_status timing_replay(const vtrn_chip *chip, const vtrn_program *program,
+                          const engine_plan *plan, const uint32_t *block_trace,
+                          uint32_t n_block_trace, bool want_intervals, timing_result *out) {
+    (void)plan;
+    timing_model *model;
+    memset(out, 0, sizeof *out);
+    VTRN_RETURN_IF_ERROR(timing_prepare(chip, program, &model));
+    timing_options options = {.want_intervals = want_intervals};
+    vtrn_status status = timing_run(model, block_trace, n_block_trace, &options, out);
+    timing_model_destroy(model);
+    return status;
+}
+
+void timing_result_free(timing_result *result) {
+    free(result->intervals);
+    memset(result, 0, sizeof *result);
+}

@@ -1,0 +1,52 @@
+/* DMA rings: start latency, engines in parallel, the HBM's share, completion. */
+#include "timing/rings.h"
+
+#include <math.h>
+#include <string.h>
+
+void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack) {
+    memset(rings, 0, sizeof *rings);
+    int n = active_cores_per_stack > 0 ? active_cores_per_stack : 1;
+    if (n > chip->cores_per_stack)
+        n = chip->cores_per_stack;
+    rings->hbm_ns_per_byte = 1e9 * n / chip->hbm_bytes_per_s;
+}
+
+/* A transfer that the HBM's share slows down ends later on the engine that ends last; its other
+ * engines are free as if it had not, since the order of bytes between engines is not known. */
+static double wait_for_hbm(rings_state *rings, const timing_transfer *transfer,
+                           const rings_times *times) {
+    double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
+    if (bytes == 0)
+        return times->last_byte_ns;
+    double start_ns = fmax(rings->hbm_free_ns, times->first_byte_ns);
+    rings->hbm_free_ns = start_ns + bytes * rings->hbm_ns_per_byte;
+    return fmax(times->last_byte_ns, rings->hbm_free_ns);
+}
+
+rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_transfer *transfer,
+                      double trigger_ns) {
+    double ready_ns = trigger_ns + chip->dma.start_ns;
+    rings_times times = {INFINITY, ready_ns, 0};
+    int n_engines = chip->n_dma_engines, engine = transfer->first_engine;
+    for (int i = 0; i < transfer->n_engines; i++) {
+        double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
+        double start_ns = fmax(ready_ns, rings->engine_free_ns[engine]);
+        double end_ns = start_ns + work_ns;
+        rings->engine_free_ns[engine] = end_ns;
+        rings->busy_ns += work_ns;
+        times.first_byte_ns = fmin(times.first_byte_ns, start_ns);
+        times.last_byte_ns = fmax(times.last_byte_ns, end_ns);
+        engine = engine + 1 == n_engines ? 0 : engine + 1;
+    }
+    times.last_byte_ns = wait_for_hbm(rings, transfer, &times);
+    rings->active_ns +=
+        fmax(0, times.last_byte_ns - fmax(times.first_byte_ns, rings->active_until_ns));
+    rings->active_until_ns = fmax(rings->active_until_ns, times.last_byte_ns);
+    /* Each engine of the core raises the semaphore once, also those without data. */
+    times.semaphore_ns =
+        fmax(times.last_byte_ns + chip->dma.complete_ns,
+             rings->semaphore_free_ns + n_engines * chip->cost.semaphore_serial_ns);
+    rings->semaphore_free_ns = times.semaphore_ns;
+    return times;
+}

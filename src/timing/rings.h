@@ -1,0 +1,30 @@
+/* State of the DMA engines of a core over time. Private to this folder. */
+#ifndef VTRN_TIMING_RINGS_H
+#define VTRN_TIMING_RINGS_H
+
+#include "timing/cost.h"
+
+enum { RINGS_MAX_ENGINES = 64 };
+
+/* Times are ns since the launch. An engine carries its transfers in the order of their triggers:
+ * in order within a ring, and first come first served between rings. */
+typedef struct rings_state {
+    double engine_free_ns[RINGS_MAX_ENGINES];
+    double hbm_free_ns;       /* when the core's share of the HBM has moved all bytes so far */
+    double hbm_ns_per_byte;   /* of the core's share */
+    double semaphore_free_ns; /* updates reach the core one after the other */
+    double active_until_ns, active_ns; /* any engine busy */
+    double busy_ns;                    /* summed over engines */
+} rings_state;
+
+typedef struct rings_times {
+    double first_byte_ns, last_byte_ns, semaphore_ns;
+} rings_times;
+
+void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack);
+
+/* Carries out a transfer whose trigger ended at trigger_ns. */
+rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_transfer *transfer,
+                      double trigger_ns);
+
+#endif

@@ -1,0 +1,695 @@
+/* Timelines of tiny programs against times worked out by hand, and laws that every timeline keeps.
+ */
+#include "tiny.h"
+
+#include "timing/cost.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static tiny t;
+static timing_result result;
+
+/* A chip of round numbers: 1 ns a cycle on every engine. */
+static vtrn_chip round_chip(void) {
+    vtrn_chip chip;
+    assert_null(chip_load("trn2", &chip));
+    chip.tensor_hz = chip.vector_hz = chip.scalar_hz = chip.gpsimd_hz = chip.sync_hz = 1e9;
+    chip.hbm_bytes_per_s = 1e12;
+    chip.launch.preamble_ns = 1000;
+    chip.launch.postamble_ns = 500;
+    chip.cost.min_ii_cycles = chip.cost.tensor_min_ii_cycles = 64;
+    chip.cost.ldweights_cols_per_cycle = 4;
+    chip.cost.tensor_latency_ns = 150;
+    chip.cost.vector_latency_ns = 160;
+    chip.cost.scalar_latency_ns = 170;
+    chip.cost.vector_overhead_ns = 100;
+    chip.cost.scalar_overhead_ns = 50;
+    chip.cost.event_semaphore_ns = 10;
+    chip.cost.semaphore_post_ns = 10;
+    chip.cost.semaphore_wake_ns = 20;
+    chip.cost.semaphore_serial_ns = 10;
+    chip.cost.tensor_warm_ns = 0;
+    chip.dma.trigger_ns = 100;
+    chip.dma.start_ns = 700;
+    chip.dma.complete_ns = 300;
+    chip.dma.engine_bytes_per_s = 10e9;
+    chip.dma.element_ns = 10;
+    chip.dma.max_descriptor_bytes = 4096;
+    chip.control.branch_ns = 200;
+    chip.control.semaphore_clear_ns = 300;
+    return chip;
+}
+
+static vtrn_ap sbuf(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
+    return tiny_ap(VTRN_SPACE_SBUF, dtype, partitions, n, addr);
+}
+
+static vtrn_ap psum(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
+    return tiny_ap(VTRN_SPACE_PSUM, dtype, partitions, n, addr);
+}
+
+static vtrn_ap hbm(vtrn_dtype dtype, int partitions, uint32_t n) {
+    return tiny_ap(VTRN_SPACE_HBM, dtype, partitions, n, 0);
+}
+
+static void replay(const vtrn_chip *chip) {
+    const uint32_t trace[] = {0};
+    vtrn_status status = timing_replay(chip, tiny_finish(&t), NULL, trace, 1, true, &result);
+    if (status)
+        fail_msg("%s", vtrn_status_message(status));
+}
+
+static void assert_ns(double got, double want) {
+    if (fabs(got - want) > 1e-6)
+        fail_msg("%.9g ns, expected %.9g", got, want);
+}
+
+/* Interval number nth of a lane, in order of start; times from the launch's preamble on. */
+static timing_interval interval(int lane, int nth) {
+    for (size_t i = 0; i < result.n_intervals; i++)
+        if (result.intervals[i].lane == lane && nth-- == 0) {
+            timing_interval found = result.intervals[i];
+            found.start_ns -= 1000;
+            found.end_ns -= 1000;
+            return found;
+        }
+    fail_msg("no such interval on lane %d", lane);
+    return (timing_interval){0};
+}
+
+static void assert_interval(int lane, int nth, double start_ns, double end_ns) {
+    timing_interval i = interval(lane, nth);
+    assert_ns(i.start_ns, start_ns);
+    assert_ns(i.end_ns, end_ns);
+}
+
+/* ---- queues and semaphores ---- */
+
+static void an_empty_program_takes_the_launch_alone(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    replay(&chip);
+    assert_ns(result.summary.total_ns, 1500);
+    timing_result_free(&result);
+}
+
+static void independent_instructions_of_a_queue_start_an_initiation_interval_apart(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    for (int i = 0; i < 3; i++)
+        tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR,
+                  sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + i * 4096),
+                  sbuf(VTRN_DTYPE_FP32, 128, 512, 0));
+    replay(&chip);
+    assert_interval(VTRN_ENGINE_SCALAR, 0, 0, 512 + 170);
+    assert_interval(VTRN_ENGINE_SCALAR, 1, 562, 562 + 682);
+    assert_interval(VTRN_ENGINE_SCALAR, 2, 1124, 1124 + 682);
+    assert_ns(result.summary.active_ns[VTRN_ENGINE_SCALAR], 1806);
+    assert_ns(result.summary.total_ns, 1000 + 1806 + 500);
+    timing_result_free(&result);
+}
+
+static void an_instruction_waits_for_the_result_it_reads_in_its_own_queue(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0), b = sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
+    tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, b, a);
+    tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, a, b);
+    replay(&chip);
+    assert_interval(VTRN_ENGINE_SCALAR, 1, 682, 682 + 682);
+    timing_result_free(&result);
+}
+
+static void a_waiting_queue_starts_when_the_semaphore_arrives_and_it_has_woken(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0), b = sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
+    tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, b, a), 7, 1);
+    tiny_wait(tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
+                        sbuf(VTRN_DTYPE_FP32, 128, 1, 8192), b),
+              7, 1);
+    replay(&chip);
+    double start_ns = 682 + 10 + 20;
+    assert_interval(VTRN_ENGINE_VECTOR, 0, start_ns, start_ns + 512 + 160);
+    assert_ns(interval(VTRN_ENGINE_VECTOR, 0).wait_ns, start_ns);
+    timing_result_free(&result);
+}
+
+static void a_wait_for_a_sum_takes_the_update_that_completes_it(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0);
+    for (int i = 0; i < 2; i++)
+        tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR,
+                              sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + 4096 * i), a),
+                    7, 3);
+    tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
+                          sbuf(VTRN_DTYPE_FP32, 128, 1, 20000), a),
+                7, 1);
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC), 7, 5);
+    replay(&chip);
+    /* 1 at 682 (Vector), 4 at 692 (Scalar), 7 at 562 + 682 + 10. */
+    assert_ns(interval(VTRN_ENGINE_SYNC, 0).start_ns, 562 + 682 + 10 + 20);
+    timing_result_free(&result);
+}
+
+static void a_semaphore_that_nobody_raises_is_a_deadlock_with_its_name(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    const uint32_t trace[] = {0};
+    tiny_init(&t);
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC), 9, 2);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    assert_int_equal(vtrn_status_category(status), VTRN_DEADLOCK);
+    assert_non_null(strstr(vtrn_status_message(status), "Sync at instruction 0, waits for "
+                                                        "semaphore 9 >= 2"));
+    vtrn_status_free(status);
+}
+
+static void blocks_meet_and_pay_for_the_branch_between_them(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    const uint32_t trace[] = {0, 0, 0};
+    tiny_init(&t);
+    tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC);
+    t.block.end = VTRN_END_JUMP;
+    assert_null(timing_replay(&chip, tiny_finish(&t), NULL, trace, 3, false, &result));
+    assert_ns(result.summary.total_ns, 1000 + 3 * (10 + 300 + 200) + 500);
+    assert_null(result.intervals);
+    timing_result_free(&result);
+}
+
+/* ---- Tensor ---- */
+
+static void add_matmul(vtrn_dtype dtype, uint32_t n) {
+    tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0}, sbuf(dtype, 128, 128, 0));
+    tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, n, 0),
+              sbuf(dtype, 128, n, 4096));
+}
+
+static void weights_load_behind_the_running_matmul(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    for (int i = 0; i < 3; i++)
+        add_matmul(VTRN_DTYPE_BF16, 512);
+    replay(&chip);
+    assert_interval(VTRN_ENGINE_TENSOR, 0, 0, 32);
+    assert_interval(VTRN_ENGINE_TENSOR, 1, 32, 32 + 512 + 150);
+    assert_interval(VTRN_ENGINE_TENSOR, 2, 32, 64);
+    assert_interval(VTRN_ENGINE_TENSOR, 3, 544, 544 + 662);
+    assert_interval(VTRN_ENGINE_TENSOR, 5, 1056, 1056 + 662);
+    timing_result_free(&result);
+}
+
+static void slow_weight_loads_bound_the_matmuls(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.cost.ldweights_cols_per_cycle = 0.5; /* 256 cycles */
+    tiny_init(&t);
+    for (int i = 0; i < 3; i++)
+        add_matmul(VTRN_DTYPE_BF16, 128);
+    replay(&chip);
+    assert_ns(interval(VTRN_ENGINE_TENSOR, 5).start_ns - interval(VTRN_ENGINE_TENSOR, 3).start_ns,
+              256);
+    timing_result_free(&result);
+}
+
+static void fp32_matmuls_take_four_passes_and_short_ones_the_minimum(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    timing_cost cost;
+    tiny_init(&t);
+    add_matmul(VTRN_DTYPE_FP32, 512);
+    cost_instr(&chip, &t.program, &t.added[1], &cost);
+    assert_ns(cost.ii_ns, 4 * 512);
+    assert_ns(cost.latency_ns, 4 * 512 + 150);
+    add_matmul(VTRN_DTYPE_BF16, 1);
+    cost_instr(&chip, &t.program, &t.added[3], &cost);
+    assert_ns(cost.ii_ns, 64);
+}
+
+static void the_pe_array_is_cold_until_a_window_was_half_busy(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.launch.preamble_ns = 0;
+    chip.cost.tensor_warm_ns = 4096;
+    chip.cost.tensor_cold_factor = 2;
+    chip.cost.tensor_cold_latency_ns = 60;
+    tiny_init(&t);
+    for (int i = 0; i < 12; i++)
+        tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, 512, 0),
+                  sbuf(VTRN_DTYPE_BF16, 128, 512, 4096));
+    replay(&chip);
+    /* Cold: 1024 ns each, so four fill the first window; then 512. */
+    assert_ns(result.intervals[0].end_ns, 1024 + 150 + 60);
+    assert_ns(result.intervals[3].start_ns, 3072);
+    assert_ns(result.intervals[4].start_ns, 4096);
+    assert_ns(result.intervals[5].start_ns, 4608);
+    assert_ns(result.intervals[5].end_ns, 4608 + 662);
+    timing_result_free(&result);
+}
+
+static void an_idle_window_makes_the_pe_array_cold_again(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.launch.preamble_ns = 0;
+    chip.cost.tensor_warm_ns = 4096;
+    chip.cost.tensor_cold_factor = 2;
+    chip.cost.tensor_cold_latency_ns = 0;
+    tiny_init(&t);
+    vtrn_ap in = sbuf(VTRN_DTYPE_BF16, 128, 512, 4096), out = psum(VTRN_DTYPE_FP32, 128, 512, 0);
+    for (int i = 0; i < 6; i++)
+        tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, out, in);
+    tiny_wait(tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, out, in), 1, 1);
+    vtrn_ap far = sbuf(VTRN_DTYPE_FP32, 128, 14000, 0);
+    tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, far, far), 1, 1);
+    replay(&chip);
+    timing_interval last = {0};
+    for (size_t i = 0; i < result.n_intervals; i++)
+        if (result.intervals[i].lane == VTRN_ENGINE_TENSOR)
+            last = result.intervals[i];
+    assert_ns(last.start_ns, 14000 + 170 + 10 + 20);
+    assert_ns(last.end_ns - last.start_ns, 1024 + 150);
+    timing_result_free(&result);
+}
+
+/* ---- Vector, Scalar, GpSimd ---- */
+
+static double vector_cycles(const vtrn_chip *chip, const vtrn_instr *instr) {
+    timing_cost cost;
+    cost_instr(chip, &t.program, instr, &cost);
+    return cost.latency_ns * chip->vector_hz / 1e9 -
+           chip->cost.vector_latency_ns * chip->vector_hz / 1e9;
+}
+
+static void vector_formulas_of_v2_are_the_documented_ones(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    assert_null(chip_load("trn1", &chip));
+    tiny_init(&t);
+    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
+    vtrn_ap p32 = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
+    vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
+    add->op0 = VTRN_ALU_ADD;
+    add->ap[2] = f32;
+    assert_ns(vector_cycles(&chip, add), 2000);
+    add->ap[2] = p32;
+    assert_ns(vector_cycles(&chip, add), 1000);
+    add->ap[0] = add->ap[1] = add->ap[2] = b16;
+    assert_ns(vector_cycles(&chip, add), 1000);
+    add->op0 = VTRN_ALU_MAX;
+    assert_ns(vector_cycles(&chip, add), 2000);
+    vtrn_instr *reciprocal = tiny_add2(&t, VTRN_OP_RECIPROCAL, VTRN_ENGINE_VECTOR, f32, f32);
+    assert_ns(vector_cycles(&chip, reciprocal), 8000);
+    vtrn_instr *scan = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR_SCAN, VTRN_ENGINE_VECTOR, f32, f32);
+    assert_ns(vector_cycles(&chip, scan), 2000);
+    vtrn_instr *zero = tiny_add2(&t, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR, b16, (vtrn_ap){0});
+    assert_ns(vector_cycles(&chip, zero), 500);
+    zero->imm[0].f = 1;
+    assert_ns(vector_cycles(&chip, zero), 1000);
+    vtrn_instr *reduce = tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
+                                   sbuf(VTRN_DTYPE_BF16, 128, 1, 0), b16);
+    reduce->op0 = VTRN_ALU_ADD;
+    assert_ns(vector_cycles(&chip, reduce), 500);
+    reduce->op0 = VTRN_ALU_MULTIPLY;
+    assert_ns(vector_cycles(&chip, reduce), 1000);
+}
+
+static void vector_modes_of_v3_double_and_quadruple_the_rate(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    assert_null(chip_load("trn2", &chip));
+    tiny_init(&t);
+    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
+    vtrn_instr *copy = tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, b16, b16);
+    assert_ns(vector_cycles(&chip, copy), 250);
+    copy->ap[0] = f32;
+    assert_ns(vector_cycles(&chip, copy), 500);
+    copy->ap[1] = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
+    assert_ns(vector_cycles(&chip, copy), 1000);
+    vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
+    add->ap[2] = f32;
+    assert_ns(vector_cycles(&chip, add), 1000);
+    add->ap[0] = add->ap[1] = add->ap[2] = b16;
+    assert_ns(vector_cycles(&chip, add), 500);
+}
+
+static double overlapped_end(bool is_shared) {
+    vtrn_chip chip = round_chip();
+    chip.cost.vector_gpsimd_share_sbuf = is_shared;
+    chip.cost.vector_overhead_ns = 0;
+    chip.cost.vector_two_input_factor = 1;
+    tiny_init(&t);
+    vtrn_instr *add =
+        tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR,
+                  sbuf(VTRN_DTYPE_FP32, 128, 2000, 0), sbuf(VTRN_DTYPE_FP32, 128, 2000, 8000));
+    add->ap[2] = add->ap[1];
+    tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_GPSIMD, sbuf(VTRN_DTYPE_FP32, 128, 1000, 30000),
+              sbuf(VTRN_DTYPE_FP32, 128, 1000, 40000));
+    replay(&chip);
+    double end_ns = interval(VTRN_ENGINE_GPSIMD, 0).end_ns;
+    timing_result_free(&result);
+    return end_ns;
+}
+
+static void vector_and_gpsimd_take_turns_where_the_chip_shares_the_sbuf_port(void **state) {
+    (void)state;
+    assert_ns(overlapped_end(false), 1000);
+    assert_ns(overlapped_end(true), 3000);
+}
+
+static void a_custom_op_costs_its_arithmetic_or_its_traffic(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.custom.start_ns = 1000;
+    chip.custom.flops_per_s = 1e9;
+    chip.custom.bytes_per_s = 1e9;
+    tiny_init(&t);
+    t.custom_slots[1] = 1;
+    t.customs[0] =
+        (vtrn_custom){.n_inputs = 1, .n_outputs = 1, .slots = t.custom_slots, .flops = 50};
+    t.slots[0].size_bytes = 300;
+    t.slots[1].size_bytes = 100;
+    t.program.n_customs = 1;
+    tiny_add(&t, VTRN_OP_CUSTOM_OP, VTRN_ENGINE_GPSIMD);
+    replay(&chip);
+    assert_ns(result.summary.custom_ns, 1400);
+    assert_int_equal(result.summary.hbm_read_bytes, 300);
+    assert_int_equal(result.summary.hbm_write_bytes, 100);
+    timing_result_free(&result);
+}
+
+/* ---- DMA ---- */
+
+static vtrn_instr *add_load(int partitions, uint32_t n, int queue) {
+    vtrn_instr *dma =
+        tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, sbuf(VTRN_DTYPE_FP32, partitions, n, 0),
+                  hbm(VTRN_DTYPE_FP32, partitions, n));
+    dma->queue = (uint8_t)queue;
+    return dma;
+}
+
+static void a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byte(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    tiny_init(&t);
+    tiny_signal(add_load(128, 256, 3), 5, 16);
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 5, 16);
+    replay(&chip);
+    /* 8 rows of 1024 B an engine: 8 * (10 + 102.4). */
+    double data_ns = 8 * 112.4;
+    assert_interval(VTRN_ENGINE_SYNC, 0, 0, 100);
+    assert_interval(TIMING_LANE_DMA + 3, 0, 800, 800 + data_ns);
+    assert_ns(interval(VTRN_ENGINE_VECTOR, 0).start_ns, 800 + data_ns + 300 + 20);
+    assert_int_equal(result.summary.hbm_read_bytes, 128 * 1024);
+    assert_int_equal(result.summary.hbm_write_bytes, 0);
+    assert_int_equal(result.summary.n_dmas, 1);
+    assert_ns(result.summary.dma_active_ns, data_ns);
+    timing_result_free(&result);
+}
+
+static void few_rows_use_few_engines(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    timing_transfer transfer;
+    tiny_init(&t);
+    cost_transfer(&chip, add_load(12, 256, 0), &transfer);
+    assert_int_equal(transfer.n_engines, 2);
+    assert_ns(transfer.engine_ns, 8 * 112.4);
+    assert_ns(transfer.last_ns, 4 * 112.4);
+}
+
+static void back_to_back_dmas_approach_the_bandwidth_of_the_engines(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.element_ns = 0;
+    tiny_init(&t);
+    for (int i = 0; i < 64; i++)
+        add_load(128, 4096, i % 4);
+    replay(&chip);
+    double bytes = 64.0 * 128 * 4096 * 4, ideal_ns = bytes / (16 * 10.0);
+    double body_ns = result.summary.total_ns - 1500;
+    assert_true(body_ns > ideal_ns);
+    assert_true(body_ns < 1.01 * ideal_ns);
+    assert_true(result.summary.dma_busy_share > 0.99 && result.summary.dma_busy_share <= 1);
+    timing_result_free(&result);
+}
+
+static void the_hbm_share_bounds_what_the_engines_could_move(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.hbm_bytes_per_s = 80e9; /* the engines could move 160 */
+    const uint32_t trace[] = {0};
+    double body_ns[2];
+    for (int cores = 1; cores <= 2; cores++) {
+        tiny_init(&t);
+        for (int i = 0; i < 16; i++)
+            add_load(128, 4096, 0);
+        timing_model *model;
+        timing_options options = {.active_cores_per_stack = cores};
+        assert_null(timing_prepare(&chip, tiny_finish(&t), &model));
+        assert_null(timing_run(model, trace, 1, &options, &result));
+        body_ns[cores - 1] = result.summary.total_ns - 1500;
+        timing_model_destroy(model);
+        timing_result_free(&result);
+    }
+    double bytes = 16.0 * 128 * 4096 * 4;
+    assert_ns(body_ns[0], 800 + bytes / 80 + 300);
+    assert_ns(body_ns[1], 800 + bytes / 40 + 300);
+}
+
+static void scattered_elements_pay_for_each_descriptor(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    timing_transfer dense, sparse;
+    tiny_init(&t);
+    vtrn_instr *dma = add_load(128, 256, 0);
+    cost_transfer(&chip, dma, &dense);
+    dma->ap[1].dim[0].step = 2;
+    cost_transfer(&chip, dma, &sparse);
+    assert_ns(dense.engine_ns, 8 * (10 + 102.4));
+    assert_ns(sparse.engine_ns, 8 * (256 * 10 + 102.4));
+}
+
+static void hbm_to_hbm_copies_use_all_engines(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    timing_transfer transfer;
+    tiny_init(&t);
+    vtrn_instr *dma = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
+                                hbm(VTRN_DTYPE_FP32, 1, 65536), hbm(VTRN_DTYPE_FP32, 1, 65536));
+    cost_transfer(&chip, dma, &transfer);
+    assert_int_equal(transfer.n_engines, 16);
+    assert_ns(transfer.engine_ns, 4 * 10 + 16384 / 10.0);
+    assert_int_equal(transfer.hbm_read_bytes + transfer.hbm_write_bytes, 2 * 65536 * 4);
+}
+
+/* ---- laws ---- */
+
+static uint32_t random_u32(uint64_t *seed) {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return (uint32_t)(*seed >> 32);
+}
+
+static void more_elements_are_never_faster(void **state) {
+    (void)state;
+    static const char *const names[] = {"trn1", "inf2", "trn2", "trn3"};
+    static const vtrn_opcode opcodes[] = {
+        VTRN_OP_TENSOR_COPY, VTRN_OP_TENSOR_TENSOR, VTRN_OP_TENSOR_REDUCE, VTRN_OP_RECIPROCAL,
+        VTRN_OP_MATMUL,      VTRN_OP_DMA_COPY,      VTRN_OP_ACTIVATE};
+    static const vtrn_engine engines[] = {
+        VTRN_ENGINE_VECTOR, VTRN_ENGINE_VECTOR, VTRN_ENGINE_VECTOR, VTRN_ENGINE_VECTOR,
+        VTRN_ENGINE_TENSOR, VTRN_ENGINE_SYNC,   VTRN_ENGINE_SCALAR};
+    uint64_t seed = 0x9e3779b97f4a7c15u;
+    for (int round = 0; round < 400; round++) {
+        vtrn_chip chip;
+        int kind = (int)(random_u32(&seed) % 7);
+        assert_null(chip_load(names[random_u32(&seed) % 4], &chip));
+        vtrn_dtype dtype = random_u32(&seed) % 2 ? VTRN_DTYPE_FP32 : VTRN_DTYPE_BF16;
+        int rows = 1 + (int)(random_u32(&seed) % 128);
+        uint32_t n = 1 + random_u32(&seed) % 4000, more = n + random_u32(&seed) % 4000;
+        double total_ns[2];
+        for (int i = 0; i < 2; i++) {
+            uint32_t size = i ? more : n;
+            tiny_init(&t);
+            vtrn_ap in = opcodes[kind] == VTRN_OP_DMA_COPY ? hbm(dtype, rows, size)
+                                                           : sbuf(dtype, rows, size, 0);
+            vtrn_instr *instr =
+                tiny_add2(&t, opcodes[kind], engines[kind], sbuf(dtype, rows, size, 65536), in);
+            if (opcodes[kind] == VTRN_OP_TENSOR_TENSOR)
+                instr->ap[2] = in;
+            replay(&chip);
+            total_ns[i] = result.summary.total_ns;
+            timing_result_free(&result);
+        }
+        if (total_ns[1] < total_ns[0])
+            fail_msg("round %d: %s of %u elements %.1f ns, of %u %.1f ns", round,
+                     isa_op_info(opcodes[kind])->mnemonic, n, total_ns[0], more, total_ns[1]);
+    }
+}
+
+/* Random programs that cannot deadlock: each instruction may wait for updates made before it. */
+static void random_program(uint64_t *seed) {
+    tiny_init(&t);
+    uint32_t sums[8] = {0};
+    for (int i = 0; i < 200; i++) {
+        int kind = (int)(random_u32(seed) % 5);
+        uint32_t n = 1 + random_u32(seed) % 512;
+        vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
+        vtrn_ap b = sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
+        vtrn_instr *instr =
+            kind == 0   ? tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR,
+                                    psum(VTRN_DTYPE_FP32, 128, n, 0), a)
+            : kind == 1 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, a, b)
+            : kind == 2 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, a, b)
+            : kind == 3 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_GPSIMD, a, b)
+                        : add_load(128, n, (int)(random_u32(seed) % 4));
+        int wait_for = (int)(random_u32(seed) % 8), raise = (int)(random_u32(seed) % 8);
+        if (sums[wait_for])
+            tiny_wait(instr, wait_for, 1 + random_u32(seed) % sums[wait_for]);
+        int by = 1 + (int)(random_u32(seed) % 3);
+        tiny_signal(instr, raise, by);
+        sums[raise] += (uint32_t)by;
+    }
+}
+
+static void every_queue_keeps_its_order_and_every_wait_is_kept(void **state) {
+    (void)state;
+    uint64_t seed = 0x2545f4914f6cdd1du;
+    for (int round = 0; round < 50; round++) {
+        vtrn_chip chip;
+        assert_null(chip_load(round % 2 ? "trn1" : "trn2", &chip));
+        random_program(&seed);
+        replay(&chip);
+        static double start_ns[TINY_MAX], end_ns[TINY_MAX];
+        for (size_t i = 0; i < result.n_intervals; i++) {
+            const timing_interval *v = &result.intervals[i];
+            assert_true(v->end_ns >= v->start_ns && v->start_ns >= chip.launch.preamble_ns);
+            assert_true(v->end_ns <= result.summary.total_ns);
+            if (v->lane < TIMING_LANE_DMA)
+                start_ns[v->instr] = v->start_ns;
+            end_ns[v->instr] = v->end_ns; /* of a DMA: the data's, which is kept last */
+        }
+        for (uint32_t i = 0; i < t.program.n_instrs; i++) {
+            const vtrn_instr *instr = &t.instrs[i];
+            if (i && instr->engine == t.instrs[i - 1].engine)
+                assert_true(start_ns[i] >= start_ns[i - 1]);
+            for (int w = 0; w < instr->n_waits; w++) {
+                uint32_t sum = 0; /* of all updates whose instruction had ended by then */
+                for (uint32_t j = 0; j < t.program.n_instrs; j++)
+                    if (t.instrs[j].update_semaphore == instr->wait[w].semaphore &&
+                        end_ns[j] < start_ns[i])
+                        sum += t.instrs[j].update_value;
+                assert_true(sum >= instr->wait[w].value);
+            }
+        }
+        timing_result_free(&result);
+    }
+}
+
+static void a_replay_gives_the_same_times_each_time(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    assert_null(chip_load("trn2", &chip));
+    uint64_t seed = 88172645463325252u;
+    random_program(&seed);
+    replay(&chip);
+    timing_result first = result;
+    replay(&chip);
+    assert_int_equal(first.n_intervals, result.n_intervals);
+    assert_memory_equal(first.intervals, result.intervals,
+                        first.n_intervals * sizeof *first.intervals);
+    assert_memory_equal(&first.summary, &result.summary, sizeof first.summary);
+    timing_result_free(&first);
+    timing_result_free(&result);
+}
+
+/* ---- refusals ---- */
+
+static void malformed_programs_and_traces_are_refused(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    uint32_t trace[] = {1};
+    tiny_init(&t);
+    tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
+    vtrn_status_free(status);
+    trace[0] = 0;
+    for (int fault = 0; fault < 5; fault++) {
+        tiny_finish(&t);
+        vtrn_instr *instr = &t.instrs[0];
+        if (fault == 0)
+            instr->opcode = VTRN_OP_COUNT;
+        else if (fault == 1)
+            instr->engine = VTRN_ENGINE_COUNT;
+        else if (fault == 2)
+            instr->n_waits = 3;
+        else if (fault == 3)
+            instr->update_semaphore = 256;
+        else
+            t.block.count[VTRN_ENGINE_SYNC] = 2;
+        status = timing_replay(&chip, &t.program, NULL, trace, 1, false, &result);
+        assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
+        vtrn_status_free(status);
+    }
+}
+
+static void a_chip_without_published_numbers_is_refused(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    const uint32_t trace[] = {0};
+    assert_null(chip_load("inf1", &chip));
+    tiny_init(&t);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
+    vtrn_status_free(status);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_empty_program_takes_the_launch_alone),
+        cmocka_unit_test(independent_instructions_of_a_queue_start_an_initiation_interval_apart),
+        cmocka_unit_test(an_instruction_waits_for_the_result_it_reads_in_its_own_queue),
+        cmocka_unit_test(a_waiting_queue_starts_when_the_semaphore_arrives_and_it_has_woken),
+        cmocka_unit_test(a_wait_for_a_sum_takes_the_update_that_completes_it),
+        cmocka_unit_test(a_semaphore_that_nobody_raises_is_a_deadlock_with_its_name),
+        cmocka_unit_test(blocks_meet_and_pay_for_the_branch_between_them),
+        cmocka_unit_test(weights_load_behind_the_running_matmul),
+        cmocka_unit_test(slow_weight_loads_bound_the_matmuls),
+        cmocka_unit_test(fp32_matmuls_take_four_passes_and_short_ones_the_minimum),
+        cmocka_unit_test(the_pe_array_is_cold_until_a_window_was_half_busy),
+        cmocka_unit_test(an_idle_window_makes_the_pe_array_cold_again),
+        cmocka_unit_test(vector_formulas_of_v2_are_the_documented_ones),
+        cmocka_unit_test(vector_modes_of_v3_double_and_quadruple_the_rate),
+        cmocka_unit_test(vector_and_gpsimd_take_turns_where_the_chip_shares_the_sbuf_port),
+        cmocka_unit_test(a_custom_op_costs_its_arithmetic_or_its_traffic),
+        cmocka_unit_test(a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byte),
+        cmocka_unit_test(few_rows_use_few_engines),
+        cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
+        cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
+        cmocka_unit_test(scattered_elements_pay_for_each_descriptor),
+        cmocka_unit_test(hbm_to_hbm_copies_use_all_engines),
+        cmocka_unit_test(more_elements_are_never_faster),
+        cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),
+        cmocka_unit_test(a_replay_gives_the_same_times_each_time),
+        cmocka_unit_test(malformed_programs_and_traces_are_refused),
+        cmocka_unit_test(a_chip_without_published_numbers_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
