@@ -59,6 +59,7 @@ typedef struct vtrn_chip {
         double tensor_cold_factor;
         double tensor_cold_latency_ns;        /* added to a matmul's latency while cold */
         double ldweights_fp32_cols_per_cycle; /* of each fp32 pass */
+        double ldweights_latency_ns; /* seen in profiles; a matmul may enter before it is over */
         double fp32_transpose_passes;
         double semaphore_post_ns;            /* end of an instruction to its semaphore's change */
         double vector_sbuf_speedup;          /* one input, SBUF to SBUF, any dtype */

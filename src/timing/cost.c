@@ -186,7 +186,7 @@ static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, timin
     const vtrn_ap *weights = &instr->ap[1];
     out->kind = COST_KIND_LDWEIGHTS;
     out->ii_ns = ns(weights_cycles(chip, weights, elements(weights)), chip->tensor_hz);
-    out->latency_ns = out->ii_ns;
+    out->latency_ns = out->ii_ns + chip->cost.ldweights_latency_ns;
 }
 
 /* Source: hardware facts 3.1: passes * max(min(64, N_stationary), N_moving). */
@@ -254,11 +254,24 @@ static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {
     return ports;
 }
 
+static void copy_semaphores(const vtrn_instr *instr, timing_cost *out) {
+    out->queue = instr->queue;
+    out->n_waits = instr->n_waits;
+    for (int w = 0; w < instr->n_waits; w++) {
+        out->wait_semaphore[w] = instr->wait[w].semaphore;
+        out->wait_value[w] = instr->wait[w].value;
+    }
+    out->update_semaphore = instr->update_value ? instr->update_semaphore : VTRN_NO_SEMAPHORE;
+    out->update_value = instr->update_value;
+}
+
 void cost_instr(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
                 timing_cost *out) {
     const vtrn_op_info *info = isa_op_info(instr->opcode);
     memset(out, 0, sizeof *out);
     out->is_setup = info->is_setup;
+    out->is_custom = info->cost == COST_CUSTOM_OP;
+    copy_semaphores(instr, out);
     switch ((vtrn_cost_class)info->cost) {
     case COST_LDWEIGHTS:
         cost_ldweights(chip, instr, out);

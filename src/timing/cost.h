@@ -18,7 +18,14 @@ enum {
     COST_MAX_BACK = 4,  /* how far back a dependence within one queue is looked for */
 };
 
-/* The initiation interval is how long the stream is taken; the latency is how long until the result
+/* The later of two times. Inlined, which fmax is not: NaN would have to be minded. */
+static inline double later_ns(double a_ns, double b_ns) {
+    return a_ns > b_ns ? a_ns : b_ns;
+}
+
+/* All that a replay needs of an instruction: it reads this array in order and nothing else.
+ *
+ * The initiation interval is how long the stream is taken; the latency is how long until the result
  * is there. For a matmul the interval is that of the warm PE array. */
 typedef struct timing_cost {
     double ii_ns, latency_ns;
@@ -28,6 +35,13 @@ typedef struct timing_cost {
     uint8_t ports;     /* COST_PORT_ bits that the chip makes exclusive */
     uint8_t back_mask; /* bit i: needs the result of the (i+1)-th instruction before it */
     bool is_setup;
+    bool is_custom;
+    uint8_t n_waits;
+    uint8_t queue;             /* COST_KIND_DMA: its ring */
+    uint16_t update_semaphore; /* VTRN_NO_SEMAPHORE: none */
+    uint16_t update_value;
+    uint16_t wait_semaphore[VTRN_MAX_WAITS];
+    uint32_t wait_value[VTRN_MAX_WAITS];
 } timing_cost;
 
 /* A DMA: rows dealt over engines first_engine, first_engine+1, ... (modulo the core's engines). */

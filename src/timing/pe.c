@@ -8,12 +8,12 @@
  * 2.2, 3.2 (background and fast LoadStationary). */
 double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns) {
     if (cost->kind == COST_KIND_LDWEIGHTS)
-        return fmax(start_ns, fmax(pe->load_free_ns, pe->last_matmul_ns));
+        return later_ns(start_ns, later_ns(pe->load_free_ns, pe->last_matmul_ns));
     if (cost->weights_ns > 0) { /* loads its own weights first, behind the running stream */
-        double loaded = fmax(start_ns, fmax(pe->load_free_ns, pe->last_matmul_ns));
-        return fmax(pe->stream_free_ns, loaded + cost->weights_ns);
+        double loaded = later_ns(start_ns, later_ns(pe->load_free_ns, pe->last_matmul_ns));
+        return later_ns(pe->stream_free_ns, loaded + cost->weights_ns);
     }
-    return fmax(start_ns, fmax(pe->stream_free_ns, pe->load_free_ns));
+    return later_ns(start_ns, later_ns(pe->stream_free_ns, pe->load_free_ns));
 }
 
 /* Closes the windows before the one that holds now_ns. */
@@ -32,8 +32,8 @@ static void advance_windows(pe_state *pe, double window_ns, double now_ns) {
 static void add_busy(pe_state *pe, double window_ns, double start_ns, double end_ns) {
     double window_end_ns = (double)(pe->window_i + 1) * window_ns;
     double inside_ns = fmin(end_ns, window_end_ns) - start_ns;
-    pe->busy_ns += fmax(inside_ns, 0);
-    pe->spill_ns += fmax(end_ns - fmax(window_end_ns, start_ns), 0);
+    pe->busy_ns += later_ns(inside_ns, 0);
+    pe->spill_ns += later_ns(end_ns - later_ns(window_end_ns, start_ns), 0);
 }
 
 double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, double start_ns) {
@@ -55,6 +55,6 @@ double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, doub
     pe->last_matmul_ns = start_ns;
     pe->stream_free_ns = start_ns + ii_ns;
     if (cost->weights_ns > 0)
-        pe->load_free_ns = fmax(pe->load_free_ns, start_ns);
+        pe->load_free_ns = later_ns(pe->load_free_ns, start_ns);
     return start_ns + latency_ns;
 }

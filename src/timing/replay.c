@@ -42,7 +42,7 @@ static double port_free(const replay_state *r, int engine, uint8_t ports) {
     }
     if (ports & COST_PORT_PSUM) {
         int other = engine == VTRN_ENGINE_VECTOR ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
-        free_ns = fmax(free_ns, r->queues[other].psum_free_ns);
+        free_ns = later_ns(free_ns, r->queues[other].psum_free_ns);
     }
     return free_ns;
 }
@@ -51,7 +51,7 @@ static double dependences(const queue_state *q, const timing_cost *cost) {
     double ns = 0;
     for (int back = 1; cost->back_mask >> (back - 1); back++)
         if (cost->back_mask & (1u << (back - 1)))
-            ns = fmax(ns, q->ends_ns[(q->next - (uint32_t)back) % COST_MAX_BACK]);
+            ns = later_ns(ns, q->ends_ns[(q->next - (uint32_t)back) % COST_MAX_BACK]);
     return ns;
 }
 
@@ -60,17 +60,16 @@ static double head_start(const replay_state *r, int engine) {
     const queue_state *q = &r->queues[engine];
     if (q->next == q->end)
         return INFINITY;
-    const vtrn_instr *instr = &r->model->program->instrs[q->next];
     const timing_cost *cost = &r->model->costs[q->next];
-    double start_ns = fmax(q->issue_ns, dependences(q, cost));
-    for (int w = 0; w < instr->n_waits; w++) {
+    double start_ns = later_ns(q->issue_ns, dependences(q, cost));
+    for (int w = 0; w < cost->n_waits; w++) {
         double reached_ns =
-            semaphores_reach(&r->semaphores, instr->wait[w].semaphore, instr->wait[w].value);
+            semaphores_reach(&r->semaphores, cost->wait_semaphore[w], cost->wait_value[w]);
         if (reached_ns > q->issue_ns) /* the queue slept: it takes time to wake */
-            start_ns = fmax(start_ns, reached_ns + r->model->chip->cost.semaphore_wake_ns);
+            start_ns = later_ns(start_ns, reached_ns + r->model->chip->cost.semaphore_wake_ns);
     }
     if (cost->ports)
-        start_ns = fmax(start_ns, port_free(r, engine, cost->ports));
+        start_ns = later_ns(start_ns, port_free(r, engine, cost->ports));
     if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS)
         start_ns = pe_start(&r->pe, cost, start_ns);
     return start_ns;
@@ -94,20 +93,20 @@ static void wake_waiters(replay_state *r, int semaphore) {
         queue_state *q = &r->queues[e];
         if (q->next == q->end)
             continue;
-        const vtrn_instr *instr = &r->model->program->instrs[q->next];
-        for (int w = 0; w < instr->n_waits; w++)
-            if (instr->wait[w].semaphore == semaphore) {
+        const timing_cost *cost = &r->model->costs[q->next];
+        for (int w = 0; w < cost->n_waits; w++)
+            if (cost->wait_semaphore[w] == semaphore) {
                 q->start_ns = head_start(r, e);
                 break;
             }
     }
 }
 
-static void post(replay_state *r, const vtrn_instr *instr, double t_ns) {
-    if (instr->update_semaphore == VTRN_NO_SEMAPHORE || !instr->update_value)
+static void post(replay_state *r, const timing_cost *cost, double t_ns) {
+    if (cost->update_semaphore == VTRN_NO_SEMAPHORE)
         return;
-    semaphores_post(&r->semaphores, instr->update_semaphore, t_ns, instr->update_value);
-    wake_waiters(r, instr->update_semaphore);
+    semaphores_post(&r->semaphores, cost->update_semaphore, t_ns, cost->update_value);
+    wake_waiters(r, cost->update_semaphore);
 }
 
 /* The trigger on the queue, then the transfer. Returns when the semaphore changes. */
@@ -119,9 +118,9 @@ static double run_dma(replay_state *r, uint32_t instr_i, double trigger_end_ns) 
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
     summary->hbm_write_bytes += transfer->hbm_write_bytes;
-    r->dma_done_ns = fmax(r->dma_done_ns, times.semaphore_ns);
-    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->program->instrs[instr_i].queue,
-                  times.first_byte_ns, times.last_byte_ns, 0);
+    r->dma_done_ns = later_ns(r->dma_done_ns, times.semaphore_ns);
+    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->costs[instr_i].queue, times.first_byte_ns,
+                  times.last_byte_ns, 0);
     return times.semaphore_ns;
 }
 
@@ -133,7 +132,7 @@ static void count(replay_state *r, int engine, const timing_cost *cost, double s
     if (cost->is_setup || cost->kind == COST_KIND_DMA)
         return; /* the profiler's active time leaves control and triggers out */
     if (end_ns > q->active_until_ns) {
-        summary->active_ns[engine] += end_ns - fmax(start_ns, q->active_until_ns);
+        summary->active_ns[engine] += end_ns - later_ns(start_ns, q->active_until_ns);
         q->active_until_ns = end_ns;
     }
 }
@@ -149,7 +148,6 @@ static void count_custom(replay_state *r, const vtrn_instr *instr, double ns) {
 static void run_head(replay_state *r, int engine) {
     queue_state *q = &r->queues[engine];
     uint32_t instr_i = q->next;
-    const vtrn_instr *instr = &r->model->program->instrs[instr_i];
     const timing_cost *cost = &r->model->costs[instr_i];
     double start_ns = q->start_ns, issue_ns = q->issue_ns;
     double end_ns = start_ns + cost->latency_ns;
@@ -165,15 +163,15 @@ static void run_head(replay_state *r, int engine) {
     count(r, engine, cost, start_ns, end_ns);
     keep_interval(r, instr_i, engine, start_ns, end_ns, start_ns - issue_ns);
     q->ends_ns[instr_i % COST_MAX_BACK] = end_ns;
-    q->done_ns = fmax(q->done_ns, end_ns); /* a queue completes in order */
+    q->done_ns = later_ns(q->done_ns, end_ns); /* a queue completes in order */
     q->next++;
     double signal_ns = q->done_ns + r->model->chip->cost.semaphore_post_ns;
     if (cost->kind == COST_KIND_DMA)
         signal_ns = run_dma(r, instr_i, end_ns);
-    else if (instr->opcode == VTRN_OP_CUSTOM_OP)
-        count_custom(r, instr, cost->latency_ns);
+    else if (cost->is_custom)
+        count_custom(r, &r->model->program->instrs[instr_i], cost->latency_ns);
     q->start_ns = head_start(r, engine);
-    post(r, instr, signal_ns);
+    post(r, cost, signal_ns);
 }
 
 /* The queue whose head starts first, or -1 when all heads are blocked or at the block's end. */
@@ -243,9 +241,9 @@ static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
         const queue_state *q = &r->queues[e];
         if (q->next != q->end)
             return deadlock(r, block_i);
-        meet_ns = fmax(meet_ns, fmax(q->done_ns, q->issue_ns));
+        meet_ns = later_ns(meet_ns, later_ns(q->done_ns, q->issue_ns));
     }
-    *t_ns = fmax(*t_ns, meet_ns) + end_cost(r->model->chip, block->end);
+    *t_ns = later_ns(*t_ns, meet_ns) + end_cost(r->model->chip, block->end);
     return NULL;
 }
 

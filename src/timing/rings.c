@@ -19,9 +19,9 @@ static double wait_for_hbm(rings_state *rings, const timing_transfer *transfer,
     double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
     if (bytes == 0)
         return times->last_byte_ns;
-    double start_ns = fmax(rings->hbm_free_ns, times->first_byte_ns);
+    double start_ns = later_ns(rings->hbm_free_ns, times->first_byte_ns);
     rings->hbm_free_ns = start_ns + bytes * rings->hbm_ns_per_byte;
-    return fmax(times->last_byte_ns, rings->hbm_free_ns);
+    return later_ns(times->last_byte_ns, rings->hbm_free_ns);
 }
 
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_transfer *transfer,
@@ -31,22 +31,23 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_tr
     int n_engines = chip->n_dma_engines, engine = transfer->first_engine;
     for (int i = 0; i < transfer->n_engines; i++) {
         double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
-        double start_ns = fmax(ready_ns, rings->engine_free_ns[engine]);
+        double start_ns = later_ns(ready_ns, rings->engine_free_ns[engine]);
         double end_ns = start_ns + work_ns;
         rings->engine_free_ns[engine] = end_ns;
         rings->busy_ns += work_ns;
-        times.first_byte_ns = fmin(times.first_byte_ns, start_ns);
-        times.last_byte_ns = fmax(times.last_byte_ns, end_ns);
+        if (start_ns < times.first_byte_ns)
+            times.first_byte_ns = start_ns;
+        times.last_byte_ns = later_ns(times.last_byte_ns, end_ns);
         engine = engine + 1 == n_engines ? 0 : engine + 1;
     }
     times.last_byte_ns = wait_for_hbm(rings, transfer, &times);
     rings->active_ns +=
-        fmax(0, times.last_byte_ns - fmax(times.first_byte_ns, rings->active_until_ns));
-    rings->active_until_ns = fmax(rings->active_until_ns, times.last_byte_ns);
+        later_ns(0, times.last_byte_ns - later_ns(times.first_byte_ns, rings->active_until_ns));
+    rings->active_until_ns = later_ns(rings->active_until_ns, times.last_byte_ns);
     /* Each engine of the core raises the semaphore once, also those without data. */
     times.semaphore_ns =
-        fmax(times.last_byte_ns + chip->dma.complete_ns,
-             rings->semaphore_free_ns + n_engines * chip->cost.semaphore_serial_ns);
+        later_ns(times.last_byte_ns + chip->dma.complete_ns,
+                 rings->semaphore_free_ns + n_engines * chip->cost.semaphore_serial_ns);
     rings->semaphore_free_ns = times.semaphore_ns;
     return times;
 }

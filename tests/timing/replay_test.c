@@ -26,6 +26,7 @@ static vtrn_chip round_chip(void) {
     chip.launch.postamble_ns = 500;
     chip.cost.min_ii_cycles = chip.cost.tensor_min_ii_cycles = 64;
     chip.cost.ldweights_cols_per_cycle = 4;
+    chip.cost.ldweights_latency_ns = 40;
     chip.cost.tensor_latency_ns = 150;
     chip.cost.vector_latency_ns = 160;
     chip.cost.scalar_latency_ns = 170;
@@ -206,9 +207,9 @@ static void weights_load_behind_the_running_matmul(void **state) {
     for (int i = 0; i < 3; i++)
         add_matmul(VTRN_DTYPE_BF16, 512);
     replay(&chip);
-    assert_interval(VTRN_ENGINE_TENSOR, 0, 0, 32);
+    assert_interval(VTRN_ENGINE_TENSOR, 0, 0, 32 + 40);
     assert_interval(VTRN_ENGINE_TENSOR, 1, 32, 32 + 512 + 150);
-    assert_interval(VTRN_ENGINE_TENSOR, 2, 32, 64);
+    assert_interval(VTRN_ENGINE_TENSOR, 2, 32, 64 + 40);
     assert_interval(VTRN_ENGINE_TENSOR, 3, 544, 544 + 662);
     assert_interval(VTRN_ENGINE_TENSOR, 5, 1056, 1056 + 662);
     timing_result_free(&result);
