@@ -1,0 +1,49 @@
+/* The files of an executable's profile: its last execution is timed again, with intervals. */
+#include "api/api.h"
+#include "profile/profile.h"
+
+#include <stdlib.h>
+
+/* VTRN_SAMPLES_PER_STEP: training samples that one execution works on, for prices and rates. */
+static uint64_t samples_per_step(void) {
+    const char *text = getenv("VTRN_SAMPLES_PER_STEP");
+    char *end;
+    long long n = text ? strtoll(text, &end, 10) : 0;
+    return n > 0 && *end == 0 ? (uint64_t)n : 0;
+}
+
+/* Under run_lock. */
+static vtrn_status write_files(const vtrn_executable *executable, const char *directory) {
+    const runtime_program *l = executable->loaded;
+    if (l->last_timing < 0)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s has no profile: it has not run yet",
+                          executable->name);
+    const runtime_timing *last = &l->timings[l->last_timing];
+    timing_result timing;
+    VTRN_RETURN_IF_ERROR(
+        timing_replay(&l->device->chip, l->program, &l->plan, last->trace, last->n, true, &timing));
+    profile_input input = {.name = executable->name,
+                           .program = l->program,
+                           .chip = &l->device->chip,
+                           .instance = &l->device->instance,
+                           .timing = &timing,
+                           .counters = {.host_seconds = l->host_seconds,
+                                        .functional_seconds = l->functional_seconds,
+                                        .timing_seconds = l->timing_seconds,
+                                        .custom_seconds = l->custom_seconds,
+                                        .n_executions = l->n_executions,
+                                        .hbm_peak_bytes = l->hbm_peak_bytes,
+                                        .samples_per_step = samples_per_step()}};
+    vtrn_status status = profile_write(&input, directory);
+    timing_result_free(&timing);
+    return status;
+}
+
+vtrn_status vtrn_executable_profile_write(const vtrn_executable *executable,
+                                          const char *directory) {
+    pthread_mutex_t *lock = &executable->loaded->device->run_lock;
+    pthread_mutex_lock(lock);
+    vtrn_status status = write_files(executable, directory);
+    pthread_mutex_unlock(lock);
+    return status;
+}
