@@ -1,6 +1,8 @@
 /* Compiling an artifact and asking an executable about itself. */
 #include "api/api.h"
 
+#include "isa/container.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,4 +156,8 @@ void vtrn_executable_output_type(const vtrn_executable *executable, int i, int *
 
 int vtrn_executable_input_alias(const vtrn_executable *executable, int i) {
     return executable->input_alias[i];
+}
+
+vtrn_status vtrn_executable_program(const vtrn_executable *executable, void **bytes, size_t *size) {
+    return program_save(executable->loaded->program, bytes, size);
 }

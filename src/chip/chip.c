@@ -6,10 +6,12 @@
 #include "chip/toml.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef enum key_kind { TEXT, BOOL, INT, U32, U64, REAL } key_kind;
 typedef enum key_when { ALWAYS, RUN, OPTIONAL } key_when;
@@ -50,6 +52,21 @@ static void add_dir(dir_list *list, const char *dir, size_t len) {
     list->dir[list->n++][len] = 0;
 }
 
+/* chips/ beside the library that this code is in: where a Python package carries them. */
+static void add_library_dir(dir_list *list) {
+    Dl_info info;
+    if (!dladdr((const void *)&chip_load, &info) || !info.dli_fname)
+        return;
+    const char *slash = strrchr(info.dli_fname, '/');
+    char dir[CHIP_PATH_MAX];
+    if (!slash)
+        return;
+    int len =
+        snprintf(dir, sizeof dir, "%.*s/chips", (int)(slash - info.dli_fname), info.dli_fname);
+    if (len > 0 && len < (int)sizeof dir && access(dir, R_OK | X_OK) == 0)
+        add_dir(list, dir, (size_t)len);
+}
+
 static void search_dirs(dir_list *list) {
     list->n = 0;
     const char *path = getenv("VTRN_CHIPS_PATH");
@@ -58,6 +75,7 @@ static void search_dirs(dir_list *list) {
         add_dir(list, path, len);
         path += len + (path[len] == ':');
     }
+    add_library_dir(list);
     add_dir(list, VTRN_CHIPS_INSTALL_DIR, strlen(VTRN_CHIPS_INSTALL_DIR));
     add_dir(list, VTRN_CHIPS_SOURCE_DIR, strlen(VTRN_CHIPS_SOURCE_DIR));
 }

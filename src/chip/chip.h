@@ -108,8 +108,9 @@ typedef struct vtrn_instance {
 } vtrn_instance;
 
 /* Reads chips/<name>.toml. Search order: path when it contains '/', else each directory of
- * VTRN_CHIPS_PATH, else the installed directory, else the source tree's (set at build). Errors name
- * file, line, key, value and rule; an unknown name lists the known ones. */
+ * VTRN_CHIPS_PATH, else chips/ beside the library, else the installed directory, else the source
+ * tree's (set at build). Errors name file, line, key, value and rule; an unknown name lists the
+ * known ones. */
 vtrn_status chip_load(const char *name_or_path, vtrn_chip *out);
 vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out);
 

@@ -1,6 +1,8 @@
 /* Load: check, plan, bind. Execute: bind arguments and outputs, run, and time what is new. */
 #include "runtime/execute.h"
 
+#include "isa/validate.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -77,6 +79,7 @@ static vtrn_status prepare(runtime_program *l) {
     for (uint32_t i = 0; i < p->n_slots; i++)
         VTRN_RETURN_IF_ERROR(measure_slot(l, i));
     VTRN_RETURN_IF_ERROR(read_aliases(l));
+    VTRN_RETURN_IF_ERROR(program_validate(p, chip));
     return engine_plan_create(p, chip, team_size(l->device->team), &l->plan);
 }
 
