@@ -1,0 +1,126 @@
+"""The C API through ctypes: compile an artifact, run it, read its profile."""
+
+import ctypes as ct
+import os
+import pathlib
+
+import ml_dtypes
+import numpy as np
+
+# numbering of vtrn_dtype in src/base/dtype.h
+DTYPES = [
+    np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
+    ml_dtypes.float8_e4m3, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e3m4,
+    ml_dtypes.bfloat16, np.float16, None, np.float32, np.float64, np.complex64, np.complex128,
+]  # fmt: skip
+
+
+def build_dir():
+    root = pathlib.Path(__file__).resolve().parents[2]
+    return pathlib.Path(os.environ.get("VTRN_BUILD_DIR", root / "build"))
+
+
+def library_path():
+    for candidate in (build_dir() / "src" / "libvtrn.so", build_dir() / "libvtrn.so"):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"libvtrn.so in {build_dir()}: build the project first")
+
+
+class Profile(ct.Structure):
+    _fields_ = [
+        ("struct_size", ct.c_size_t), ("step_ns", ct.c_double),
+        ("tensor_active", ct.c_double), ("vector_active", ct.c_double),
+        ("scalar_active", ct.c_double), ("gpsimd_active", ct.c_double),
+        ("sync_active", ct.c_double), ("dma_active", ct.c_double),
+        ("mfu", ct.c_double), ("flops", ct.c_uint64),
+        ("hbm_read_bytes", ct.c_uint64), ("hbm_write_bytes", ct.c_uint64),
+        ("hbm_peak_bytes", ct.c_uint64), ("sbuf_peak_bytes", ct.c_uint64),
+        ("psum_peak_bytes", ct.c_uint64), ("reference_time_share", ct.c_double),
+        ("n_reference_ops", ct.c_uint32), ("n_instructions", ct.c_uint64),
+        ("host_seconds", ct.c_double), ("functional_seconds", ct.c_double),
+        ("timing_seconds", ct.c_double), ("dollars_per_hour", ct.c_double),
+        ("instance_cores", ct.c_int),
+    ]  # fmt: skip
+
+
+class Options(ct.Structure):
+    _fields_ = [("struct_size", ct.c_size_t), ("chip", ct.c_char_p), ("instance", ct.c_char_p),
+                ("n_threads", ct.c_int)]  # fmt: skip
+
+
+class VtrnError(RuntimeError):
+    pass
+
+
+class Device:
+    def __init__(self, chip=None, threads=0):
+        self.lib = ct.CDLL(str(library_path()))
+        self.lib.vtrn_error_message.restype = ct.c_char_p
+        self.lib.vtrn_buffer_size.restype = ct.c_size_t
+        for name in ("vtrn_device_open", "vtrn_compile", "vtrn_buffer_create", "vtrn_buffer_read",
+                     "vtrn_execute", "vtrn_executable_profile"):  # fmt: skip
+            getattr(self.lib, name).restype = ct.c_void_p
+        options = Options(ct.sizeof(Options), chip and chip.encode(), None, threads)
+        self.handle = ct.c_void_p()
+        self.check(self.lib.vtrn_device_open(ct.byref(options), ct.byref(self.handle)))
+
+    def check(self, status):
+        if status:
+            text = self.lib.vtrn_error_message(ct.c_void_p(status)).decode()
+            self.lib.vtrn_error_free(ct.c_void_p(status))
+            raise VtrnError(text)
+
+    def compile(self, artifact):
+        handle = ct.c_void_p()
+        artifact = bytes(artifact)
+        self.check(self.lib.vtrn_compile(self.handle, artifact, ct.c_size_t(len(artifact)),
+                                         ct.byref(handle)))  # fmt: skip
+        return Executable(self, handle)
+
+    def close(self):
+        self.lib.vtrn_device_close(self.handle)
+
+
+class Executable:
+    def __init__(self, device, handle):
+        self.device, self.lib, self.handle = device, device.lib, handle
+
+    def _output_type(self, i):
+        dtype, rank, dims = ct.c_int(), ct.c_int(), (ct.c_int64 * 12)()
+        self.lib.vtrn_executable_output_type(self.handle, i, ct.byref(dtype), ct.byref(rank), dims)
+        return DTYPES[dtype.value], tuple(dims[: rank.value])
+
+    def __call__(self, *arrays):
+        check, lib = self.device.check, self.lib
+        n_out = lib.vtrn_executable_n_outputs(self.handle)
+        inputs = (ct.c_void_p * max(1, len(arrays)))()
+        for i, array in enumerate(arrays):
+            shape = np.shape(array)
+            array = np.ascontiguousarray(array).reshape(shape)
+            buffer = ct.c_void_p()
+            index = next(k for k, t in enumerate(DTYPES) if t is not None and array.dtype == t)
+            dims = (ct.c_int64 * 12)(*shape)
+            check(lib.vtrn_buffer_create(self.device.handle, 0, index, len(shape), dims,
+                                         array.ctypes.data_as(ct.c_void_p), ct.byref(buffer)))  # fmt: skip
+            inputs[i] = buffer.value
+        outputs = (ct.c_void_p * max(1, n_out))()
+        try:
+            check(lib.vtrn_execute(self.handle, 0, inputs, len(arrays), None, outputs, n_out))
+        finally:
+            for i in range(len(arrays)):
+                lib.vtrn_buffer_destroy(ct.c_void_p(inputs[i]))
+        results = []
+        for i in range(n_out):
+            dtype, shape = self._output_type(i)
+            result = np.empty(shape, dtype)
+            check(lib.vtrn_buffer_read(ct.c_void_p(outputs[i]), result.ctypes.data_as(ct.c_void_p),
+                                       ct.c_size_t(result.nbytes)))  # fmt: skip
+            lib.vtrn_buffer_destroy(ct.c_void_p(outputs[i]))
+            results.append(result)
+        return results
+
+    def profile(self):
+        profile = Profile(struct_size=ct.sizeof(Profile))
+        self.device.check(self.lib.vtrn_executable_profile(self.handle, ct.byref(profile)))
+        return profile
