@@ -72,12 +72,48 @@ vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
     return NULL;
 }
 
+/* An elementwise op on splats is a splat: evaluated here, once. */
+static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
+    enum { MAX_OPERANDS = 3 };
+    if (op->kind > GRAPH_REDUCE_PRECISION || op->n_results != 1 || op->n_operands == 0 ||
+        op->n_operands > MAX_OPERANDS || op->kind == GRAPH_BITCAST_CONVERT)
+        return NULL;
+    graph_type types[MAX_OPERANDS + 1];
+    graph_value numbers[MAX_OPERANDS + 1];
+    const void *inputs[MAX_OPERANDS];
+    for (uint32_t i = 0; i <= op->n_operands; i++) {
+        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
+        types[i] = (graph_type){.dtype = l->g->types[v].dtype};
+        numbers[i] = i;
+        if (dtype_size(types[i].dtype) > 8)
+            return NULL;
+        if (i == op->n_operands)
+            break;
+        if (l->values[v].state != VALUE_SPLAT)
+            return NULL;
+        inputs[i] = &l->values[v].splat_bits;
+    }
+    graph scalar = {.types = types, .n_values = op->n_operands + 1};
+    graph_op on_scalars = *op;
+    on_scalars.operands = numbers;
+    on_scalars.results = numbers + op->n_operands;
+    if (!reference_supports(&scalar, &on_scalars))
+        return NULL;
+    lower_value *result = &l->values[op->results[0]];
+    result->splat_bits = 0;
+    void *outputs[] = {&result->splat_bits};
+    VTRN_RETURN_IF_ERROR(reference_op(&scalar, &on_scalars, inputs, outputs));
+    result->state = VALUE_SPLAT;
+    *is_done = true;
+    return NULL;
+}
+
 static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
-    static lower_fn *const families[] = {lower_control,     lower_fused,  lower_view_op,
-                                         lower_contraction, lower_window, lower_movement,
-                                         lower_indexed};
+    static lower_fn *const families[] = {lower_control,  fold_splats,       lower_fused,
+                                         lower_view_op,  lower_contraction, lower_window,
+                                         lower_movement, lower_indexed};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {
