@@ -25,12 +25,11 @@ static inline float act_exp_with_tail(float x, float tail) {
     int32_t k = (int32_t)(float_to_bits(shifted) - 0x4b400000u);
     float r = x - n * 0.693359375f; /* ln 2 = 0.693359375 - 2.12194440e-4, the first exact */
     r = (r + n * 2.12194440e-4f) + tail;
-    float p = 1.394607476e-03f + r * 1.991781464e-04f;
-    p = 8.333265781e-03f + r * p;
-    p = 4.166626930e-02f + r * p;
-    p = 1.666666716e-01f + r * p;
-    p = 0.5f + r * p;
-    p = 1.0f + (r + r * r * p);
+    float r_2 = r * r;
+    float p_0 = 0.5f + r * 1.666666716e-01f;
+    float p_2 = 4.166626930e-02f + r * 8.333265781e-03f;
+    float p_4 = 1.394607476e-03f + r * 1.991781464e-04f;
+    float p = 1.0f + (r + r_2 * (p_0 + r_2 * (p_2 + r_2 * p_4)));
     /* 2^k in two factors, so that subnormal results and those next to overflow come out */
     int32_t k_1 = k >> 1, k_2 = k - k_1;
     return p * bits_to_float((uint32_t)(k_1 + 127) << 23) *
@@ -92,7 +91,7 @@ static inline float act_silu(float x) {
 
 static inline float act_silu_dx(float x) {
     float s = act_sigmoid(x), t = act_sigmoid(-x);
-    return s + act_gate(act_abs(x) == INFINITY ? 0.0f : x, s * t);
+    return s + (act_abs(x) == INFINITY ? 0.0f : x) * (s * t);
 }
 
 /* e^(-t^2) for t >= 0: the square is taken in two parts, or its rounding error would be raised. */
@@ -108,15 +107,14 @@ static inline float act_erfcx(float t) {
     float slope = 1.0f + 2.0f * t, shifted = t + 2.0f;
     float inverse = 1.0f / (slope * shifted);
     float q = (t - 2.0f) * slope * inverse;
-    float p = -1.228002366e-03f + q * -3.994496074e-04f;
-    p = 1.313309884e-03f + q * p;
-    p = 8.630097844e-03f + q * p;
-    p = -8.060143329e-03f + q * p;
-    p = -5.420388281e-02f + q * p;
-    p = 1.640554219e-01f + q * p;
-    p = -1.660314649e-01f + q * p;
-    p = -9.276398271e-02f + q * p;
-    p = 1.276978374e+00f + q * p;
+    /* in pairs (Estrin), not one after another: half the latency */
+    float q_2 = q * q, q_4 = q_2 * q_2;
+    float p_0 = 1.276978374e+00f + q * -9.276398271e-02f;
+    float p_2 = -1.660314649e-01f + q * 1.640554219e-01f;
+    float p_4 = -5.420388281e-02f + q * -8.060143329e-03f;
+    float p_6 = 8.630097844e-03f + q * 1.313309884e-03f;
+    float p_8 = -1.228002366e-03f + q * -3.994496074e-04f;
+    float p = (p_0 + p_2 * q_2) + q_4 * ((p_4 + p_6 * q_2) + q_4 * p_8);
     return p * shifted * inverse;
 }
 
@@ -137,7 +135,8 @@ static inline float act_erf_dx(float x) {
     return 1.12837917f * act_gaussian(act_abs(x));
 }
 
-/* The normal distribution function; *density is e^(-x^2/2). */
+/* The normal distribution function; *density is e^(-x^2/2). Near 0 from the series of erf, farther
+ * out from its complement. */
 static inline float act_normal(float x, float *density) {
     float t = act_abs(x) * 0.707106781f;
     /* head of x^2/2 exactly, from x: t is already rounded */
@@ -146,7 +145,13 @@ static inline float act_normal(float x, float *density) {
     float e = act_exp_with_tail(-0.5f * head * head, -0.5f * (a - head) * (a + head));
     float tail = 0.5f * e * act_erfcx(t);
     *density = e;
+    float z = x * x;
+    float p = -1.169653710e-03f + z * 9.438453367e-05f;
+    p = 9.967385638e-03f + z * p;
+    p = -6.648962085e-02f + z * p;
+    p = 3.989422654e-01f + z * p;
     float y = x < 0.0f ? tail : 1.0f - tail;
+    y = a < 1.0f ? 0.5f + x * p : y;
     return x == x ? y : x;
 }
 
@@ -172,7 +177,7 @@ static inline float act_gelu_apprx_sigmoid(float x) {
 
 static inline float act_gelu_apprx_sigmoid_dx(float x) {
     float u = 1.702f * x, s = act_sigmoid(u), t = act_sigmoid(-u);
-    return s + act_gate(act_abs(x) == INFINITY ? 0.0f : u, s * t);
+    return s + (act_abs(u) == INFINITY ? 0.0f : u) * (s * t);
 }
 
 /* log(1 + e) for 0 <= e <= 1: the second term mends the rounding of 1 + e. */
@@ -201,7 +206,7 @@ static inline float act_sin(float x) {
     p = 8.333330974e-03f + z * p;
     p = -1.666666716e-01f + z * p;
     float inside = y + y * z * p;
-    float outside = rest - rest * rest * rest * (1.0f / 6.0f);
+    float outside = rest - rest * rest * (rest * (1.0f / 6.0f));
     float s = a > 3.14159274f ? outside : inside;
     return bits_to_float(float_to_bits(s) ^ (float_to_bits(x) & 0x80000000u));
 }

@@ -1,4 +1,4 @@
-/* bench_replay: how many million instructions a second the timing replay takes, on one thread. */
+/* replay_speed: how many million instructions a second the timing replay takes, on one thread. */
 #include "timing/timing.h"
 
 #include <stdio.h>
@@ -69,7 +69,7 @@ static double now_s(void) {
 }
 
 static int fail(vtrn_status status) {
-    fprintf(stderr, "bench_replay: %s\n", vtrn_status_message(status));
+    fprintf(stderr, "replay_speed: %s\n", vtrn_status_message(status));
     vtrn_status_free(status);
     return 1;
 }
