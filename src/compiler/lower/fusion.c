@@ -456,6 +456,53 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     return fusion_name(l, f, result, node, NULL);
 }
 
+/* A reduction over a few leading indices of a long row: as many shifted views, added up
+ * elementwise.
+ */
+static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, int64_t n_taps,
+                               bool *is_done) {
+    enum { MAX_TAPS = 64, MIN_COLS = 2048 };
+    int64_t cols = view_count(from) / n_taps;
+    vtrn_dtype dtype;
+    fusion_tile_dtype(from->dtype, &dtype);
+    graph_kind kind = op->reducer == GRAPH_REDUCER_ADD        ? GRAPH_ADD
+                      : op->reducer == GRAPH_REDUCER_MULTIPLY ? GRAPH_MULTIPLY
+                      : op->reducer == GRAPH_REDUCER_MAXIMUM  ? GRAPH_MAXIMUM
+                      : op->reducer == GRAPH_REDUCER_MINIMUM  ? GRAPH_MINIMUM
+                                                              : GRAPH_UNKNOWN;
+    view v = *from;
+    int n_outer;
+    if (n_taps < 2 || n_taps > MAX_TAPS || cols < MIN_COLS || kind == GRAPH_UNKNOWN ||
+        !dtype_is_float(dtype) || !view_split_at(&v, cols, &n_outer))
+        return NULL;
+    *is_done = true;
+    fusion *f = NULL;
+    VTRN_RETURN_IF_ERROR(fusion_open(l, cols, &f));
+    fusion_in total = {.node = FUSION_NO_NODE}, next;
+    for (int64_t tap = 0; tap < n_taps; tap++) {
+        view row = {.slot = v.slot, .dtype = v.dtype, .offset = v.offset, .n = v.n - n_outer};
+        memcpy(row.f, v.f + n_outer, (size_t)row.n * sizeof *row.f);
+        int64_t index = tap;
+        for (int i = n_outer - 1; i >= 0; i--) {
+            row.offset += index % v.f[i].size * v.f[i].stride;
+            index /= v.f[i].size;
+        }
+        VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &row, false, &next));
+        if (tap == 0) {
+            total = next;
+            continue;
+        }
+        fusion_node node = {.op = (uint16_t)kind,
+                            .alu = (uint8_t)elementwise_alu(kind, dtype),
+                            /* partial sums keep fp32, the result has its own type */
+                            .dtype = tap + 1 < n_taps ? VTRN_DTYPE_FP32 : (uint8_t)dtype,
+                            .n_in = 2,
+                            .in = {total, next}};
+        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &total));
+    }
+    return fusion_name(l, f, op->results[0], total.node, NULL);
+}
+
 static int n_sums(const fusion *f) {
     int n = 0;
     for (int i = 0; i < f->n_nodes; i++)
@@ -511,6 +558,12 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     }
     view from, permuted;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
+    if (shape == SHAPE_LEADING) {
+        bool is_summed = false;
+        VTRN_RETURN_IF_ERROR(reduce_taps(l, op, &from, n_reduced, &is_summed));
+        if (is_summed)
+            return NULL;
+    }
     bool is_column = shape == SHAPE_LEADING && op->reducer == GRAPH_REDUCER_ADD &&
                      n / n_reduced <= MAX_COLUMN_SUM_COLS && n / n_reduced > 1 &&
                      (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);

@@ -72,6 +72,15 @@ vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, con
 
 static vtrn_status lower_pad(lower *l, const graph_op *op) {
     view from, value, out;
+    bool is_identity = true;
+    for (int64_t d = 0; d < op->attrs.pad.low.n; d++)
+        is_identity = is_identity && !op->attrs.pad.low.v[d] && !op->attrs.pad.high.v[d] &&
+                      !op->attrs.pad.interior.v[d];
+    if (is_identity) {
+        VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
+        lower_set_view(l, op->results[0], &from);
+        return NULL;
+    }
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[1], &value));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
