@@ -96,6 +96,9 @@ VTRN_API vtrn_status vtrn_executable_profile(const vtrn_executable *executable, 
 VTRN_API vtrn_status vtrn_executable_profile_write(const vtrn_executable *executable,
                                                    const char *directory);
 
+/* Writes now what VTRN_PROFILE makes every open device write at its end. */
+VTRN_API void vtrn_profile_flush(void);
+
 /* The executable's program in the container format of `vtrn asm`; free with vtrn_free. */
 VTRN_API vtrn_status vtrn_executable_program(const vtrn_executable *executable, void **bytes,
                                              size_t *size);

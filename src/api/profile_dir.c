@@ -134,6 +134,13 @@ static void write_device(vtrn_device *device) {
     free(all);
 }
 
+void vtrn_profile_flush(void) {
+    pthread_mutex_lock(&open_lock);
+    for (vtrn_device *d = open_devices; d; d = d->next_open)
+        write_device(d);
+    pthread_mutex_unlock(&open_lock);
+}
+
 /* A device that nobody closed: plugins are often not asked to. */
 static void write_at_exit(void) {
     pthread_mutex_lock(&open_lock);

@@ -1,0 +1,109 @@
+# make train: tools, build, Python environment, then both trainings with their profiles under out/.
+# make test:  every test there is.
+PYTHON ?= python3
+BUILD := build
+VENV := .venv
+JOBS ?= $(shell nproc)
+ROOT := $(CURDIR)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+FUZZ_SECONDS ?= 30
+
+# Scripts use the library of the build directory as it is: no installation after a change.
+ON_NEURON := JAX_PLATFORMS=neuron,cpu VTRN_LIBRARY=$(ROOT)/$(BUILD)/src/libvtrn.so \
+    PJRT_NAMES_AND_LIBRARY_PATHS=neuron:$(ROOT)/$(BUILD)/src/libvtrn.so PYTHONPATH=$(ROOT)/python
+RUN := $(ON_NEURON) $(ROOT)/$(VENV)/bin/python
+C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+
+.NOTPARALLEL:
+.PHONY: all train train-digits train-chars test build tools test-tools venv \
+    test-format test-c test-sanitizers test-threads test-fuzz test-python clean
+
+all: build
+
+train: train-digits train-chars
+
+train-digits: venv build
+	VTRN_PROFILE=$(ROOT)/out/digits $(RUN) examples/digits/train.py
+
+train-chars: venv build
+	VTRN_PROFILE=$(ROOT)/out/chars $(RUN) examples/chars/train.py
+
+# Installs with apt-get what is missing; asks it nothing when all is there.
+define install
+	@missing=""; \
+	$(1) \
+	if [ -n "$$missing" ]; then \
+	    echo "installing$$missing"; \
+	    $(SUDO) apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+endef
+
+tools:
+	$(call install, \
+	    command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	    command -v meson >/dev/null || missing="$$missing meson"; \
+	    command -v ninja >/dev/null || missing="$$missing ninja-build"; \
+	    command -v git >/dev/null || missing="$$missing git"; \
+	    command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
+	    pkg-config --exists cmocka 2>/dev/null || missing="$$missing libcmocka-dev"; \
+	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv";)
+
+test-tools: tools
+	$(call install, \
+	    command -v clang >/dev/null || missing="$$missing clang"; \
+	    command -v clang-format >/dev/null || missing="$$missing clang-format"; \
+	    ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-* >/dev/null 2>&1 || \
+	        missing="$$missing libclang-rt-dev";)
+
+build: tools
+	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD)
+	ninja -j $(JOBS) -C $(BUILD)
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt | tools
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+test: test-tools venv build test-format test-c test-sanitizers test-threads test-fuzz test-python
+
+test-format: test-tools
+	clang-format --dry-run -Werror $(C_FILES)
+
+test-c: build
+	meson test -C $(BUILD) --no-rebuild --print-errorlogs
+
+test-sanitizers: test-tools
+	@[ -f build-asan/build.ninja ] || meson setup build-asan -Dbench=false -Dbuildtype=debugoptimized \
+	    -Db_sanitize=address,undefined -Db_lundef=false
+	ninja -j $(JOBS) -C build-asan
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    meson test -C build-asan --no-rebuild --print-errorlogs --timeout-multiplier 10
+
+# Data races: whatever runs on the thread team.
+test-threads: test-tools
+	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Dbench=false -Dbuildtype=debugoptimized \
+	    -Db_sanitize=thread -Db_lundef=false
+	ninja -j $(JOBS) -C build-tsan
+	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 10 \
+	    --suite base --suite engine --suite runtime
+
+test-fuzz: test-tools
+	@[ -f build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false \
+	    -Dbench=false -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+	ninja -j $(JOBS) -C build-fuzz
+	@set -e; for target in build-fuzz/fuzz/*_fuzz; do \
+	    corpus=build-fuzz/corpus/$$(basename $$target); mkdir -p $$corpus; \
+	    seeds=fuzz/corpus/$$(basename $$target); [ -d $$seeds ] || seeds=; \
+	    echo "fuzzing $$(basename $$target) for $(FUZZ_SECONDS) s"; \
+	    $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	        -verbosity=0 -artifact_prefix=build-fuzz/ $$corpus $$seeds; \
+	done
+
+test-python: venv build
+	$(ON_NEURON) VTRN_BUILD_DIR=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q tests/python
+
+clean:
+	rm -rf build build-asan build-tsan build-fuzz out

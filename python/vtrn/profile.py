@@ -1,0 +1,86 @@
+"""Reads the profile that VTRN_PROFILE wrote: python -m vtrn.profile DIR."""
+
+import ctypes
+import json
+import os
+import sys
+
+
+def flush() -> None:
+    """Has the library of this process write its profiles now instead of at its end."""
+    import vtrn
+
+    ctypes.CDLL(vtrn.library_path()).vtrn_profile_flush()
+
+
+def load(directory: str) -> dict:
+    """The summary of the heaviest program: the keys of profile.json."""
+    with open(os.path.join(directory, "profile.json"), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def _scaled(value: float, base: int, units: str) -> str:
+    names = units.split()
+    i = 0
+    while value >= base and i < len(names) - 1:
+        value /= base
+        i += 1
+    return f"{value:.4g} {names[i]}"
+
+
+def _bytes(value: float) -> str:
+    return _scaled(value, 1024, "B KiB MiB GiB TiB")
+
+
+def _seconds(value: float) -> str:
+    return _scaled(value * 1e9, 1000, "ns us ms s")
+
+
+def text(p: dict, seconds_per_step: float | None = None) -> str:
+    """The report for people. seconds_per_step: host time as the caller measured it, else that of
+    the profile's last execution."""
+    host = seconds_per_step if seconds_per_step is not None else p["host_seconds"]
+    active = ", ".join(f"{name} {100 * e['active']:.1f} %" for name, e in p["engines"].items())
+    where = " / ".join(filter(None, [p["chip"], p["core"], p["instance"]]))
+    rows = [("step time", f"{_seconds(p['step_ns'] * 1e-9)} on one NeuronCore ({where})")]
+    if p["samples_per_second"] > 0:
+        rows.append(("samples/s", f"{p['samples_per_second']:,.0f} ({p['samples_per_step']} a step)"))
+    rows += [
+        ("MFU", f"{100 * p['mfu']:.3g} % of the core's bf16 peak"),
+        ("active", f"{active}, DMA {100 * p['dma_active']:.1f} %"),
+        ("HBM moved", f"{_bytes(p['hbm_read_bytes'])} read, {_bytes(p['hbm_write_bytes'])} written"),
+        (
+            "peak",
+            f"HBM {_bytes(p['hbm_peak_bytes'])}, SBUF {_bytes(p['sbuf_peak_bytes'])} of "
+            f"{_bytes(p['sbuf_capacity_bytes'])}, PSUM {_bytes(p['psum_peak_bytes'])} of "
+            f"{_bytes(p['psum_capacity_bytes'])}",
+        ),
+    ]
+    if p["dollars_per_million_samples"] > 0:
+        rows.append(
+            (
+                "price",
+                f"${p['dollars_per_million_samples']:.4g} a million samples: {p['instance']} at "
+                f"${p['dollars_per_hour']}/h, one of {p['instance_cores']} cores at work",
+            )
+        )
+    reference = f"{100 * p['reference_time_share']:.3g} % of the work"
+    if p["n_reference_ops"]:
+        names = sorted(set(p["reference_ops"]))
+        reference += f": {p['n_reference_ops']} ops ({', '.join(names[:6])})"
+    rows += [("reference ops", reference), ("host time", f"{_seconds(host)} a step")]
+    return "\n".join(
+        ["What the chip would have done:"] + [f"  {name:<14}{value}" for name, value in rows]
+    )
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    print(text(load(sys.argv[1])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
