@@ -1,0 +1,92 @@
+/* The table of the reference: which routine evaluates which op. */
+#include "compiler/reference/ref_internal.h"
+
+static vtrn_status zero_u32(ref_call *c) {
+    memset(c->out[0], 0, dtype_size(ref_out_type(c, 0)->dtype));
+    return NULL;
+}
+
+static vtrn_status token(ref_call *c) {
+    (void)c;
+    return NULL;
+}
+
+/* Custom calls that only annotate: their result is their operand. */
+static bool is_annotation(const graph *g, const graph_op *op) {
+    static const char *const targets[] = {
+        "Sharding",         "SPMDFullToShardShape",      "SPMDShardToFullShape",
+        "LayoutConstraint", "annotate_device_placement", "xla.sdy.FuncResultSharding",
+    };
+    if (op->n_operands != 1 || op->n_results != 1 || !op->name)
+        return false;
+    const graph_type *a = &g->types[op->operands[0]], *b = &g->types[op->results[0]];
+    if (a->dtype != b->dtype || ref_count(a) != ref_count(b))
+        return false;
+    for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++)
+        if (!strcmp(op->name, targets[i]))
+            return true;
+    return false;
+}
+
+static vtrn_status custom_call(ref_call *c) {
+    if (is_annotation(c->g, c->op))
+        return ref_identity(c);
+    return ref_unimplemented(c->op, "the reference does not know this custom_call target");
+}
+
+static const ref_fn functions[GRAPH_KIND_COUNT] = {
+    [GRAPH_BITCAST_CONVERT] = ref_bitcast_convert,
+    [GRAPH_CONSTANT] = ref_constant,
+    [GRAPH_IOTA] = ref_iota,
+    [GRAPH_BROADCAST_IN_DIM] = ref_broadcast_in_dim,
+    [GRAPH_RESHAPE] = ref_identity,
+    [GRAPH_TRANSPOSE] = ref_transpose,
+    [GRAPH_REVERSE] = ref_reverse,
+    [GRAPH_SLICE] = ref_slice,
+    [GRAPH_DYNAMIC_SLICE] = ref_dynamic_slice,
+    [GRAPH_DYNAMIC_UPDATE_SLICE] = ref_dynamic_update_slice,
+    [GRAPH_PAD] = ref_pad,
+    [GRAPH_CONCATENATE] = ref_concatenate,
+    [GRAPH_GATHER] = ref_gather,
+    [GRAPH_SCATTER] = ref_scatter,
+    [GRAPH_DOT_GENERAL] = ref_dot_general,
+    [GRAPH_CONVOLUTION] = ref_convolution,
+    [GRAPH_REDUCE] = ref_reduce,
+    [GRAPH_REDUCE_WINDOW] = ref_reduce_window,
+    [GRAPH_SELECT_AND_SCATTER] = ref_select_and_scatter,
+    [GRAPH_SORT] = ref_sort,
+    [GRAPH_RNG_BIT_GENERATOR] = ref_rng_bit_generator,
+    [GRAPH_FFT] = ref_fft,
+    [GRAPH_CHOLESKY] = ref_cholesky,
+    [GRAPH_TRIANGULAR_SOLVE] = ref_triangular_solve,
+    [GRAPH_MAP] = ref_map,
+    [GRAPH_BATCH_NORM_TRAINING] = ref_batch_norm_training,
+    [GRAPH_BATCH_NORM_INFERENCE] = ref_batch_norm_inference,
+    [GRAPH_BATCH_NORM_GRAD] = ref_batch_norm_grad,
+    [GRAPH_OPTIMIZATION_BARRIER] = ref_identity,
+    [GRAPH_PARTITION_ID] = zero_u32,
+    [GRAPH_REPLICA_ID] = zero_u32,
+    [GRAPH_CREATE_TOKEN] = token,
+    [GRAPH_AFTER_ALL] = token,
+    [GRAPH_CUSTOM_CALL] = custom_call,
+};
+
+bool reference_supports(const graph *g, const graph_op *op) {
+    if (op->kind >= GRAPH_KIND_COUNT)
+        return false;
+    if (op->kind == GRAPH_CUSTOM_CALL)
+        return is_annotation(g, op);
+    return ref_is_elementwise(op->kind) || functions[op->kind];
+}
+
+vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *inputs,
+                         void *const *outputs) {
+    if (ref_is_elementwise(op->kind))
+        return ref_elementwise(g, op, inputs, outputs, ref_count(&g->types[op->results[0]]), false);
+    if (op->kind >= GRAPH_KIND_COUNT || !functions[op->kind])
+        return ref_unimplemented(op, "the reference does not evaluate this op");
+    ref_call c = {g, op, inputs, outputs, ARENA_EMPTY};
+    vtrn_status status = functions[op->kind](&c);
+    arena_free(&c.scratch);
+    return status;
+}
