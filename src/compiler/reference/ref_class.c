@@ -161,8 +161,9 @@ vtrn_status ref_load_all(ref_call *c, uint32_t operand_i, ref_class cls, void **
 }
 
 int64_t ref_index_at(vtrn_dtype t, const void *src, int64_t i) {
-    uint64_t v = 0;
-    ref_load(t, (const char *)src + i * dtype_size(t), &v, 1);
+    uint64_t v, wide[2] = {0}; /* a complex element would take both */
+    ref_load(t, (const char *)src + i * dtype_size(t), wide, 1);
+    v = wide[0];
     if (ref_class_of(t) == REF_U64 && v > INT64_MAX)
         return INT64_MAX;
     return (int64_t)v;

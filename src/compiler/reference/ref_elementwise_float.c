@@ -7,7 +7,7 @@
 #define M(name)     name##f
 #define UNARY_NAME  unary_f32
 #define BINARY_NAME binary_f32
-#include "compiler/reference/float_ops.inc"
+#include "compiler/reference/ref_float_ops.inc"
 #undef T
 #undef M
 #undef UNARY_NAME
@@ -17,7 +17,7 @@
 #define M(name)     name
 #define UNARY_NAME  unary_f64
 #define BINARY_NAME binary_f64
-#include "compiler/reference/float_ops.inc"
+#include "compiler/reference/ref_float_ops.inc"
 
 bool ref_float_unary(graph_kind kind, ref_class cls, const void *a, void *out, int64_t n) {
     return cls == REF_F32 ? unary_f32(kind, a, out, n) : unary_f64(kind, a, out, n);
