@@ -24,7 +24,7 @@ typedef vtrn_status (*engine_fn)(engine_core *core, const vtrn_instr *instr,
                                  const uint64_t *slot_base, int thread_i);
 
 /* One function a row of isa.def: engine_op_TENSOR_TENSOR and so on. CUSTOM_OP and EVENT_SEMAPHORE
- * are exec.c's own; those without an implementation are listed in unimplemented.c. */
+ * are exec.c's own. */
 #define OP(e, name, engines, roles, gen, cost, setup, doc)                                         \
     vtrn_status engine_op_##e(engine_core *core, const vtrn_instr *instr,                          \
                               const uint64_t *slot_base, int thread_i);

@@ -1,7 +1,7 @@
 /* Tensor engine: stationary tile, products with a moving tile into PSUM, transposes.
  *
  * The stationary tile is kept in panels of 8 columns, panel[k][8] in fp32. A moving tile passes in
- * strips of 48 columns: straight from SBUF when it is dense fp32, else converted to fp32 first.
+ * strips of 48 columns, converted to fp32.
  * Source of dtypes and accumulation: hardware facts 2.2; a product is rounded once (fused
  * multiply-add), k ascending, which the vendor leaves open. */
 #include "engine/engine.h"
@@ -64,24 +64,22 @@ static void load_panels(engine_core *core, const vtrn_ap *ap, int n_rows, int fi
     const uint8_t *base = engine_row(core, ap, NULL, 0);
     size_t stride = (size_t)engine_row_stride(core, ap);
     bool is_fp32 = is_ready(ap, VTRN_DTYPE_FP32), is_bf16 = is_ready(ap, VTRN_DTYPE_BF16);
-    for (int m = first; m < end; m += BLOCK) {
-        float *panel = core->regs->pe_weights + (size_t)m * ENGINE_PE_ROWS;
-        int n = end - m < BLOCK ? end - m : BLOCK;
-        if (n < BLOCK)
-            memset(panel, 0, (size_t)n_rows * BLOCK * sizeof *panel);
-        if (is_fp32)
-            kernels->load_fp32(base + (size_t)m * 4, stride, n_rows, n, panel, BLOCK);
-        else if (is_bf16)
-            kernels->load_bf16(base + (size_t)m * 2, stride, n_rows, n, panel, BLOCK);
-    }
-    if (is_fp32 || is_bf16)
+    float *panels = core->regs->pe_weights + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
+    int n = end - first;
+    if (n % BLOCK) /* columns that do not exist weigh nothing */
+        memset(panels + (size_t)(n / BLOCK) * TENSOR_PANEL_STRIDE, 0,
+               (size_t)n_rows * BLOCK * sizeof *panels);
+    if (is_fp32 || is_bf16) {
+        (is_fp32 ? kernels->panels_fp32 : kernels->panels_bf16)(
+            base + (size_t)first * dtype_size((vtrn_dtype)ap->dtype), stride, n_rows, n, panels);
         return;
+    }
     for (int k = 0; k < n_rows; k++) {
         float row[ENGINE_PE_ROWS];
-        load_row(ap, base + (size_t)k * stride, (uint64_t)first, (size_t)(end - first), row);
-        for (int m = first; m < end; m++)
-            core->regs->pe_weights[(size_t)(m / BLOCK * BLOCK) * ENGINE_PE_ROWS +
-                                   (size_t)(k * BLOCK + m % BLOCK)] = row[m - first];
+        load_row(ap, base + (size_t)k * stride, (uint64_t)first, (size_t)n, row);
+        for (int m = 0; m < n; m++)
+            panels[(size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE + (size_t)(k * BLOCK + m % BLOCK)] =
+                row[m];
     }
 }
 
@@ -138,51 +136,79 @@ static void store_block(const product *p, const float sums[BLOCK][STRIP], int m,
     }
 }
 
-/* All rows of dst that the thread owns, columns [from, from + n) of dst, n <= 48. b has a multiple
- * of 16 columns, zero beyond n. */
-static void multiply_strip(const product *p, const float *b, size_t b_stride, uint64_t from,
-                           int n) {
+/* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
+typedef struct strip {
+    const float *b; /* fp32, a multiple of 16 columns, zero beyond n */
+    size_t b_stride;
+    const uint8_t *raw; /* not NULL: the first block converts these rows into b on its way */
+    size_t raw_row_bytes;
+    bool is_raw_bf16;
+    uint64_t from; /* first column of dst */
+    int n;
+} strip;
+
+static void multiply_block(const product *p, strip *s, const float *panel, float *c,
+                           size_t c_stride, bool is_adding) {
+    int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
+    if (!s->raw) {
+        p->kernels->multiply[width_i](panel, p->n_k, s->b, s->b_stride, c, c_stride, is_adding);
+        return;
+    }
+    (s->is_raw_bf16 ? p->kernels->multiply_bf16 : p->kernels->multiply_fp32)[width_i](
+        panel, p->n_k, s->raw, s->raw_row_bytes, (float *)s->b, c, c_stride, is_adding);
+    s->raw = NULL;
+}
+
+/* All rows of dst that the thread owns, the columns of one strip. */
+static void multiply_strip(const product *p, strip *s) {
     const vtrn_ap *dst = &p->instr->ap[0];
-    int width_i = (n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
-    bool is_whole_width = n % TENSOR_VECTOR_COLS == 0;
+    bool is_whole_width = s->n % TENSOR_VECTOR_COLS == 0;
     size_t stride = (size_t)engine_row_stride(p->core, dst) / sizeof(float);
     engine_rows rows = engine_rows_of(p->core, dst, p->thread_i);
     while (engine_rows_next(&rows)) {
         for (int m = rows.first / BLOCK * BLOCK; m < rows.end; m += BLOCK) {
-            const float *panel = p->core->regs->pe_weights + (size_t)m * ENGINE_PE_ROWS;
+            const float *panel =
+                p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
             int first = m > rows.first ? m : rows.first;
             int end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
             if (p->is_direct && is_whole_width && end - first == BLOCK) {
-                float *c = (float *)engine_row(p->core, dst, NULL, m) + from;
-                p->kernels->multiply[width_i](panel, p->n_k, b, b_stride, c, stride, p->is_adding);
+                float *c = (float *)engine_row(p->core, dst, NULL, m) + s->from;
+                multiply_block(p, s, panel, c, stride, p->is_adding);
                 continue;
             }
             float sums[BLOCK][STRIP];
-            p->kernels->multiply[width_i](panel, p->n_k, b, b_stride, sums[0], STRIP, false);
-            store_block(p, sums, m, first, end, from, n);
+            multiply_block(p, s, panel, sums[0], STRIP, false);
+            store_block(p, sums, m, first, end, s->from, s->n);
         }
     }
 }
 
-/* Dense fp32 or bf16: strips are read where they lie or converted by an inner loop. */
-static void multiply_dense(const product *p, uint64_t n_cols, bool is_bf16) {
+/* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128
+ * pages, and reading them in place for each of 16 blocks would miss the first-level TLB each time.
+ */
+static void multiply_dense(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
+    bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
     const uint8_t *base = engine_row(p->core, moving, NULL, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
-    float *strip = engine_scratch(p->core, p->thread_i);
+    float *buffer = engine_scratch(p->core, p->thread_i);
     for (uint64_t from = 0; from < n_cols; from += STRIP) {
-        int n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP;
-        if (!is_bf16 && n % TENSOR_VECTOR_COLS == 0) {
-            multiply_strip(p, (const float *)base + from, stride / sizeof(float), from, n);
-            continue;
+        strip s = {
+            .b = buffer,
+            .b_stride = STRIP,
+            .raw = base + from * dtype_size((vtrn_dtype)moving->dtype),
+            .raw_row_bytes = stride,
+            .is_raw_bf16 = is_bf16,
+            .from = from,
+            .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP,
+        };
+        if (s.n % TENSOR_VECTOR_COLS) {
+            memset(buffer, 0, (size_t)p->n_k * STRIP * sizeof *buffer);
+            (is_bf16 ? p->kernels->strip_bf16 : p->kernels->strip_fp32)(s.raw, stride, p->n_k, s.n,
+                                                                        buffer);
+            s.raw = NULL;
         }
-        if (n < STRIP)
-            memset(strip, 0, (size_t)p->n_k * STRIP * sizeof *strip);
-        if (is_bf16)
-            p->kernels->load_bf16(base + from * 2, stride, p->n_k, n, strip, STRIP);
-        else
-            p->kernels->load_fp32(base + from * 4, stride, p->n_k, n, strip, STRIP);
-        multiply_strip(p, strip, STRIP, from, n);
+        multiply_strip(p, &s);
     }
 }
 
@@ -198,8 +224,13 @@ static void multiply_any(const product *p, uint64_t n_cols) {
             for (size_t i = n; i < CHUNK && i % TENSOR_VECTOR_COLS; i++)
                 row[i] = 0;
         }
-        for (size_t i = 0; i < n; i += STRIP)
-            multiply_strip(p, chunk + i, CHUNK, from + i, n - i < STRIP ? (int)(n - i) : STRIP);
+        for (size_t i = 0; i < n; i += STRIP) {
+            strip s = {.b = chunk + i,
+                       .b_stride = CHUNK,
+                       .from = from + i,
+                       .n = n - i < STRIP ? (int)(n - i) : STRIP};
+            multiply_strip(p, &s);
+        }
     }
 }
 
@@ -237,10 +268,8 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
     };
     const vtrn_ap *moving = &instr->ap[1];
     uint64_t n_cols = isa_ap_free_size(moving);
-    if (is_ready(moving, VTRN_DTYPE_FP32))
-        multiply_dense(&p, n_cols, false);
-    else if (is_ready(moving, VTRN_DTYPE_BF16))
-        multiply_dense(&p, n_cols, true);
+    if (is_ready(moving, VTRN_DTYPE_FP32) || is_ready(moving, VTRN_DTYPE_BF16))
+        multiply_dense(&p, n_cols);
     else
         multiply_any(&p, n_cols);
     return NULL;
