@@ -4,6 +4,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Larger than any memory, small enough that no sum of times or bytes overflows. */
+enum { MAX_ON_CHIP_LOG2 = 24, MAX_HBM_LOG2 = 40 };
+
+static bool is_too_large(const vtrn_ap *ap) {
+    double n = 1;
+    for (int i = 0; i < ap->n_dims; i++)
+        n *= ap->dim[i].num;
+    return n > (double)(1ull << (ap->space == VTRN_SPACE_HBM ? MAX_HBM_LOG2 : MAX_ON_CHIP_LOG2));
+}
+
+static vtrn_status check_operand(const vtrn_ap *ap, uint32_t i, int ap_i) {
+    if (ap->n_dims > VTRN_MAX_FREE_DIMS || ap->dtype >= VTRN_DTYPE_COUNT)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "instruction %u: operand %d has %u dimensions (at most %d), dtype %u "
+                          "(below %d)",
+                          i, ap_i, ap->n_dims, VTRN_MAX_FREE_DIMS, ap->dtype, VTRN_DTYPE_COUNT);
+    if (is_too_large(ap))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "instruction %u: operand %d has more than 2^%d elements a row", i, ap_i,
+                          ap->space == VTRN_SPACE_HBM ? MAX_HBM_LOG2 : MAX_ON_CHIP_LOG2);
+    bool is_on_chip = ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
+    if (is_on_chip && (ap->addr < 0 || ap->addr > UINT32_MAX))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "instruction %u: operand %d lies at byte %lld of its partition, must be "
+                          "0 to 2^32 - 1",
+                          i, ap_i, (long long)ap->addr);
+    return NULL;
+}
+
 static vtrn_status check_instr(const vtrn_program *program, uint32_t i) {
     const vtrn_instr *instr = &program->instrs[i];
     if (!isa_op_info(instr->opcode))
@@ -23,10 +52,7 @@ static vtrn_status check_instr(const vtrn_program *program, uint32_t i) {
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: a semaphore is not below %d", i,
                           VTRN_N_SEMAPHORES);
     for (int a = 0; a < VTRN_MAX_AP; a++)
-        if (instr->ap[a].n_dims > VTRN_MAX_FREE_DIMS || instr->ap[a].dtype >= VTRN_DTYPE_COUNT)
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                              "instruction %u: operand %d has %u dimensions (at most %d), dtype %u",
-                              i, a, instr->ap[a].n_dims, VTRN_MAX_FREE_DIMS, instr->ap[a].dtype);
+        VTRN_RETURN_IF_ERROR(check_operand(&instr->ap[a], i, a));
     return NULL;
 }
 

@@ -93,6 +93,26 @@ static void for_each_key_line(line_check check) {
     }
 }
 
+static void check_sourced(const char *text, const char *line, size_t len, const char *key,
+                          const char *value) {
+    static const char *const words[] = {
+        "# documented: ", "# measured: ", "# fitted: ", "# assumed: "};
+    (void)text;
+    if (value[0] < '0' || value[0] > '9')
+        return;
+    for (int i = 0; i < 4; i++) {
+        const char *found = strstr(line, words[i]);
+        if (found && found < line + len)
+            return;
+    }
+    fail_msg("'%s = %s' does not say where it comes from", key, value);
+}
+
+static void each_number_says_where_it_comes_from(void **state) {
+    (void)state;
+    for_each_key_line(check_sourced);
+}
+
 static void check_missing(const char *text, const char *line, size_t len, const char *key,
                           const char *value) {
     (void)value;
@@ -295,6 +315,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_chip_file_loads),
         cmocka_unit_test(the_documented_sizes_of_trn2_arrive_in_their_fields),
+        cmocka_unit_test(each_number_says_where_it_comes_from),
         cmocka_unit_test(a_missing_key_is_refused),
         cmocka_unit_test(a_negative_number_is_refused),
         cmocka_unit_test(a_renamed_key_is_refused_with_its_right_name),

@@ -651,6 +651,46 @@ static void malformed_programs_and_traces_are_refused(void **state) {
     }
 }
 
+static void random_bytes_are_timed_or_refused_but_never_crash(void **state) {
+    (void)state;
+    uint64_t seed = 0x853c49e6748fea9bu;
+    int n_timed = 0, n_refused = 0;
+    vtrn_chip chip = round_chip();
+    chip.cost.tensor_warm_ns = 3413;
+    for (int round = 0; round < 5000; round++) {
+        const uint32_t trace[] = {0};
+        tiny_init(&t);
+        for (int i = 0; i < 3; i++) {
+            vtrn_instr *instr = tiny_add(&t, 0, 0);
+            for (size_t b = 0; b < sizeof *instr; b++)
+                ((uint8_t *)instr)[b] = (uint8_t)random_u32(&seed);
+            instr->opcode %= VTRN_OP_COUNT;
+            instr->engine %= VTRN_ENGINE_COUNT;
+            instr->n_waits %= 2;
+            instr->wait[0] = (vtrn_wait){(uint16_t)(random_u32(&seed) % 4), 0, 1};
+            instr->update_semaphore %= 4;
+            for (int a = 0; a < VTRN_MAX_AP; a++) {
+                instr->ap[a].space %= 4;
+                instr->ap[a].dtype %= VTRN_DTYPE_COUNT;
+                instr->ap[a].n_dims %= 5;
+                instr->ap[a].addr = random_u32(&seed) % 64 ? random_u32(&seed) : -1;
+                for (int d = 0; d < VTRN_MAX_FREE_DIMS; d++)
+                    instr->ap[a].dim[d].num >>= 16 + random_u32(&seed) % 16;
+            }
+        }
+        vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, true, &result);
+        if (status) {
+            n_refused++;
+            vtrn_status_free(status);
+        } else {
+            n_timed++;
+            assert_true(isfinite(result.summary.total_ns) && result.summary.total_ns >= 1500);
+            timing_result_free(&result);
+        }
+    }
+    assert_true(n_timed > 100 && n_refused > 100);
+}
+
 static void a_chip_without_published_numbers_is_refused(void **state) {
     (void)state;
     vtrn_chip chip;
@@ -690,6 +730,7 @@ int main(void) {
         cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),
         cmocka_unit_test(a_replay_gives_the_same_times_each_time),
         cmocka_unit_test(malformed_programs_and_traces_are_refused),
+        cmocka_unit_test(random_bytes_are_timed_or_refused_but_never_crash),
         cmocka_unit_test(a_chip_without_published_numbers_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
