@@ -20,7 +20,7 @@ static const struct {
     int kind;
 } ALIASES[] = {{"dot", GRAPH_DOT_GENERAL}};
 
-/* Custom calls that change nothing on the one device of a program. */
+/* Custom calls that change nothing where operand and result have one type. */
 static const char *const IDENTITY_CALLS[] = {
     "Sharding",
     "annotate_device_placement",
@@ -61,7 +61,8 @@ static vtrn_status push_scope(graph_builder *b, uint32_t n, size_t *out_scope) {
         b->max_map = max;
     }
     b->n_visited += n / 16; /* clearing costs, too */
-    memset(b->map + b->n_map, 0xff, n * sizeof *b->map);
+    if (n)
+        memset(b->map + b->n_map, 0xff, n * sizeof *b->map);
     *out_scope = b->n_map;
     b->n_map += n;
     return NULL;
@@ -320,11 +321,16 @@ static vtrn_status build_custom_call(graph_builder *b, size_t scope, const vhlo_
     const vhlo_entry *e;
     vhlo_string target;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "call_target_name", &e));
-    bool is_one_device = b->g->n_partitions <= 1;
-    if (vhlo_entry_string(e, &target) && v->n_operands == 1 && v->n_results == 1)
+    if (vhlo_entry_string(e, &target) && v->n_operands == 1 && v->n_results == 1) {
+        graph_value value;
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[0], &value));
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[0], &type));
+        bool is_one_type = graph_type_equal(type, &b->g->types[value]);
         for (size_t i = 0; i < sizeof IDENTITY_CALLS / sizeof *IDENTITY_CALLS; i++)
-            if (vhlo_string_equal(target, IDENTITY_CALLS[i]) && (i < 2 || is_one_device))
+            if (is_one_type && vhlo_string_equal(target, IDENTITY_CALLS[i]))
                 return alias_operands(b, scope, v);
+    }
     return build_kind(b, scope, v, GRAPH_CUSTOM_CALL);
 }
 
