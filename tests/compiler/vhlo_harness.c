@@ -145,8 +145,8 @@ int main(int argc, char **argv) {
         unsigned char *bytes = read_file(argv[i], &size);
         printf("FILE %s\n", argv[i]);
         bool is_graph = strcmp(argv[1], "graph") == 0;
-        vtrn_status status = is_graph ? read_graph(bytes, size, &text)
-                                      : read_vhlo(bytes, size, &text);
+        vtrn_status status =
+            is_graph ? read_graph(bytes, size, &text) : read_vhlo(bytes, size, &text);
         report(status, text);
         free(bytes);
     }
