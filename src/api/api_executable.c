@@ -23,7 +23,9 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * (size_t)(e->n_inputs + e->n_outputs));
     for (int i = 0; i < e->n_inputs; i++) {
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.args[i], &e->inputs[i]));
-        e->input_alias[i] = g->arg_is_donated && g->arg_is_donated[i] ? -2 : -1;
+        bool is_donated = (g->arg_is_donated && g->arg_is_donated[i]) ||
+                          (g->arg_alias_output && g->arg_alias_output[i] >= 0);
+        e->input_alias[i] = is_donated ? -2 : -1; /* until the compiler picks an output */
     }
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));

@@ -1,0 +1,145 @@
+/* The plugin through its function table, as a framework sees it. */
+#include "pjrt/pjrt_args.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+const PJRT_Api *GetPjrtApi(void);
+
+static PJRT_Error_Code code_of(PJRT_Error *error) {
+    PJRT_Error_GetCode_Args args = {.struct_size = sizeof args, .error = error};
+    assert_null(GetPjrtApi()->PJRT_Error_GetCode(&args));
+    return args.code;
+}
+
+/* Checks text and code, and frees the error. */
+static void refused(PJRT_Error *error, PJRT_Error_Code code, const char *text) {
+    assert_non_null(error);
+    PJRT_Error_Message_Args message = {.struct_size = sizeof message, .error = error};
+    GetPjrtApi()->PJRT_Error_Message(&message);
+    if (code_of(error) != code || !strstr(message.message, text))
+        fail_msg("code %d with '%s' expected, not %d: %s", code, text, code_of(error),
+                 message.message);
+    assert_int_equal(strlen(message.message), message.message_size);
+    PJRT_Error_ForEachPayload_Args payload = {.struct_size = sizeof payload, .error = error};
+    assert_null(GetPjrtApi()->PJRT_Error_ForEachPayload(&payload));
+    PJRT_Error_Destroy_Args destroy = {.struct_size = sizeof destroy, .error = error};
+    GetPjrtApi()->PJRT_Error_Destroy(&destroy);
+}
+
+static void every_stub_names_itself(void **state) {
+    (void)state;
+    const PJRT_Api *api = GetPjrtApi();
+    size_t args[64] = {sizeof args};
+    int n = 0;
+#define SLOT(name)
+#define SLOT_VOID SLOT
+#define STUB(name)                                                                                 \
+    n++;                                                                                           \
+    refused(api->name((name##_Args *)args), PJRT_Error_Code_UNIMPLEMENTED, #name);
+#include "pjrt/pjrt_slots.def"
+#undef SLOT
+#undef SLOT_VOID
+#undef STUB
+    assert_int_equal(n, 138 - 99);
+}
+
+static void no_slot_is_empty(void **state) {
+    (void)state;
+    void *const *slots = (void *const *)((const char *)GetPjrtApi() + 40);
+    for (int i = 0; i < 138; i++)
+        assert_non_null(slots[i]);
+    assert_int_equal(GetPjrtApi()->struct_size, 1144);
+    assert_int_equal(GetPjrtApi()->pjrt_api_version.major_version, 0);
+    assert_int_equal(GetPjrtApi()->pjrt_api_version.minor_version, 114);
+}
+
+static PJRT_Client *create(void) {
+    PJRT_Client_Create_Args args = {.struct_size = sizeof args};
+    PJRT_Error *error = GetPjrtApi()->PJRT_Client_Create(&args);
+    if (error)
+        refused(error, PJRT_Error_Code_OK, "no error");
+    return args.client;
+}
+
+static void destroy(PJRT_Client *client) {
+    PJRT_Client_Destroy_Args args = {.struct_size = sizeof args, .client = client};
+    assert_null(GetPjrtApi()->PJRT_Client_Destroy(&args));
+}
+
+static void a_caller_with_older_structs_is_served_or_refused_but_never_overrun(void **state) {
+    (void)state;
+    const PJRT_Api *api = GetPjrtApi();
+    PJRT_Client *client = create();
+    /* too old to hold the answer: refused, and nothing written */
+    PJRT_Client_Devices_Args devices = {.client = client, .num_devices = 77};
+    devices.struct_size = offsetof(PJRT_Client_Devices_Args, num_devices);
+    refused(api->PJRT_Client_Devices(&devices), PJRT_Error_Code_INVALID_ARGUMENT,
+            "PJRT_Client_Devices_Args: struct_size is 32, at least 40 needed");
+    assert_int_equal(devices.num_devices, 77);
+    devices.struct_size = sizeof devices;
+    assert_null(api->PJRT_Client_Devices(&devices));
+    assert_int_equal(devices.num_devices, 2);
+    /* knows the first statistics only: the later ones stay as they are */
+    PJRT_Device_MemoryStats_Args stats;
+    memset(&stats, 0x5a, sizeof stats);
+    stats.struct_size = offsetof(PJRT_Device_MemoryStats_Args, num_allocs);
+    stats.device = devices.devices[0];
+    assert_null(api->PJRT_Device_MemoryStats(&stats));
+    assert_true(stats.peak_bytes_in_use_is_set);
+    assert_int_equal(stats.num_allocs, 0x5a5a5a5a5a5a5a5a);
+    destroy(client);
+}
+
+static void unknown_client_options_are_named(void **state) {
+    (void)state;
+    PJRT_NamedValue option = {.struct_size = sizeof option,
+                              .name = "colour",
+                              .name_size = 6,
+                              .type = PJRT_NamedValue_kString,
+                              .string_value = "blue",
+                              .value_size = 4};
+    PJRT_Client_Create_Args args = {
+        .struct_size = sizeof args, .create_options = &option, .num_options = 1};
+    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT,
+            "no such client option 'colour'");
+    option.name = "chip";
+    option.name_size = 4;
+    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT, "blue");
+}
+
+static void a_program_that_is_no_artifact_is_refused(void **state) {
+    (void)state;
+    PJRT_Client *client = create();
+    PJRT_Program program = {.struct_size = sizeof program,
+                            .code = (char *)"module {}",
+                            .code_size = 9,
+                            .format = "hlo",
+                            .format_size = 3};
+    PJRT_Client_Compile_Args args = {
+        .struct_size = sizeof args, .client = client, .program = &program, .compile_options = ""};
+    refused(GetPjrtApi()->PJRT_Client_Compile(&args), PJRT_Error_Code_UNIMPLEMENTED, "'hlo'");
+    program.format = "mlir";
+    program.format_size = 4;
+    refused(GetPjrtApi()->PJRT_Client_Compile(&args), PJRT_Error_Code_INVALID_ARGUMENT,
+            "bad argument");
+    destroy(client);
+}
+
+int main(void) {
+    setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
+    unsetenv("VTRN_CHIP");
+    unsetenv("VTRN_PROFILE");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_stub_names_itself),
+        cmocka_unit_test(no_slot_is_empty),
+        cmocka_unit_test(a_caller_with_older_structs_is_served_or_refused_but_never_overrun),
+        cmocka_unit_test(unknown_client_options_are_named),
+        cmocka_unit_test(a_program_that_is_no_artifact_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
