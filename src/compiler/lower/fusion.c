@@ -271,8 +271,8 @@ static vtrn_status join_alias(lower *l, const graph_op *op, bool *is_done) {
     const fusion_node *node = &f->nodes[value->node];
     const graph_type *in = &l->g->types[op->operands[0]], *out = &l->g->types[op->results[0]];
     int64_t n_in = graph_type_count(in), n_out = graph_type_count(out);
-    bool is_alias =
-        op->kind == GRAPH_RESHAPE || (op->kind == GRAPH_BROADCAST_IN_DIM && n_in == n_out);
+    bool is_alias = op->kind == GRAPH_RESHAPE || op->kind == GRAPH_REDUCE ||
+                    (op->kind == GRAPH_BROADCAST_IN_DIM && n_in == n_out);
     if (op->kind == GRAPH_BROADCAST_IN_DIM && is_alias)
         for (int64_t i = 1; i < op->attrs.dims.dims.n; i++)
             is_alias = is_alias && op->attrs.dims.dims.v[i] > op->attrs.dims.dims.v[i - 1];
@@ -527,6 +527,16 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     *is_done = true;
     lower_value *value = &l->values[op->operands[0]];
     int node = 0;
+    if (n_reduced == 1) { /* nothing to add up: a reshape */
+        bool is_joined = false;
+        VTRN_RETURN_IF_ERROR(join_alias(l, op, &is_joined));
+        if (is_joined)
+            return NULL;
+        view whole;
+        VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &whole));
+        lower_set_view(l, op->results[0], &whole);
+        return NULL;
+    }
     if (value->state == VALUE_NODE) {
         fusion *f = value->fusion;
         const fusion_node *from = &f->nodes[value->node];

@@ -42,6 +42,8 @@ typedef struct fusion_node {
     view at;          /* the one of the two that matters, cut into rows and columns */
     int n_outer;      /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
+    bool is_folded;  /* done by the one node that uses it */
+    int folds;       /* operand that is folded into this node, or FUSION_NO_NODE */
     uint32_t source; /* for instructions */
     int last_use;    /* node index */
     tile t;          /* where it lies in this iteration */
@@ -87,6 +89,9 @@ vtrn_status fusion_emit(lower *l, fusion *f);
 bool elementwise_supports(const lower *l, const graph_op *op);
 /* The ALU op of a binary kind on `dtype`; NONE when there is none that is exact. */
 vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype);
+/* Marks nodes whose one user can do their work in its own instruction: (x op s) op t. Needs
+ * classes. */
+void elementwise_fold(fusion *f);
 /* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
 int elementwise_n_temps(const fusion *f, const fusion_node *node);
 enum { ELEMENTWISE_MAX_TEMPS = 2, FUSION_MAX_CONSTS = 64 };

@@ -206,6 +206,19 @@ static void classify_op(emitter *e, fusion_node *node) {
     node->klass = is_row && has_node ? NODE_ROW : NODE_FULL;
 }
 
+/* Node i reads the operands of `node` (itself or what it folds). */
+static void mark_uses(fusion *f, int i, const fusion_node *node) {
+    for (int k = 0; k < node->n_in; k++) {
+        if (node->in[k].node < 0)
+            continue;
+        fusion_node *in = &f->nodes[node->in[k].node];
+        if (in->is_folded)
+            mark_uses(f, i, in);
+        else
+            in->last_use = i;
+    }
+}
+
 static vtrn_status classify(emitter *e) {
     fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
@@ -225,11 +238,11 @@ static vtrn_status classify(emitter *e) {
             if (node->is_column)
                 node->n_outer = 0;
         }
-        for (int k = 0; k < node->n_in; k++)
-            if (node->in[k].node >= 0)
-                f->nodes[node->in[k].node].last_use = i;
-        node->last_use = node->is_stored ? i : node->last_use;
     }
+    elementwise_fold(f);
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_live && !f->nodes[i].is_folded)
+            mark_uses(f, i, &f->nodes[i]);
     return NULL;
 }
 
@@ -240,7 +253,7 @@ static int assign_slots(fusion *f, int *n_temps) {
     *n_temps = 0;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->op == GRAPH_REDUCE)
+        if (!node->is_live || node->op == GRAPH_REDUCE || node->is_folded)
             continue;
         if (node->op != FUSION_LOAD) {
             int temps = elementwise_n_temps(f, node);
@@ -484,7 +497,7 @@ static vtrn_status emit_tile(emitter *e, int64_t r, int64_t c, int iteration, bo
                                  .addr = base + (uint32_t)(e->n_slots + k) * slot_bytes};
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->is_hoisted)
+        if (!node->is_live || node->is_hoisted || node->is_folded)
             continue;
         if (node->klass == NODE_FULL)
             node->t.addr = base + (uint32_t)node->slot * slot_bytes;

@@ -173,9 +173,10 @@ bool view_apply(const graph *g, const graph_op *op, const view *operand, view *o
     case GRAPH_OPTIMIZATION_BARRIER:
         *out = src;
         return op->n_operands == 1;
+    case GRAPH_REDUCE: /* over dims of size 1 */
     case GRAPH_RESHAPE:
         *out = src;
-        return true;
+        return graph_type_count(in) == graph_type_count(result);
     case GRAPH_BITCAST_CONVERT:
         *out = src;
         out->dtype = result->dtype;
