@@ -48,6 +48,11 @@ VTRN_API bool vtrn_dtype_from_name(const char *name, int *out);
 /* StableHLO portable artifact (bytecode) -> executable for one core. */
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                                   vtrn_executable **out);
+/* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs and
+ * outputs are vectors: a program knows sizes, not shapes. Only load containers with custom ops that
+ * you trust: their bodies are the compiler's. */
+VTRN_API vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t size,
+                                       vtrn_executable **out);
 VTRN_API void vtrn_executable_destroy(vtrn_executable *executable);
 VTRN_API int vtrn_executable_n_inputs(const vtrn_executable *executable);
 VTRN_API int vtrn_executable_n_outputs(const vtrn_executable *executable);

@@ -40,6 +40,9 @@ struct vtrn_executable {
 };
 
 void api_executable_retain(vtrn_executable *executable);
+/* A filled-in executable becomes the device's, with one reference for the caller. */
+void api_executable_publish(vtrn_device *device, vtrn_executable *e);
+void api_executable_free(vtrn_executable *e); /* one that was not published */
 /* vtrn_compile() with options; VTRN_REFERENCE_ONLY and VTRN_STRICT switch on what they leave off.
  */
 vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,

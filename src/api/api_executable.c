@@ -58,7 +58,7 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     return NULL;
 }
 
-static void executable_free(vtrn_executable *e) {
+void api_executable_free(vtrn_executable *e) {
     runtime_unload(e->loaded);
     free(e->inputs);
     free(e->outputs);
@@ -88,6 +88,14 @@ static void list_remove(vtrn_device *device, vtrn_executable *e) {
     pthread_mutex_unlock(&device->lock);
 }
 
+void api_executable_publish(vtrn_device *device, vtrn_executable *e) {
+    e->is_kept_for_profile = device->profile_dir != NULL;
+    atomic_init(&e->refs, e->is_kept_for_profile ? 2 : 1);
+    e->device = device;
+    api_device_retain(device);
+    list_add(device, e);
+}
+
 vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                          vtrn_executable **out) {
     compile_options options = {0};
@@ -107,14 +115,10 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
         status = compile_and_load(device, g, options, e);
     graph_destroy(g);
     if (status) {
-        executable_free(e);
+        api_executable_free(e);
         return status;
     }
-    e->is_kept_for_profile = device->profile_dir != NULL;
-    atomic_init(&e->refs, e->is_kept_for_profile ? 2 : 1);
-    e->device = device;
-    api_device_retain(device);
-    list_add(device, e);
+    api_executable_publish(device, e);
     *out = e;
     return NULL;
 }
@@ -128,7 +132,7 @@ void vtrn_executable_destroy(vtrn_executable *e) {
         return;
     vtrn_device *device = e->device;
     list_remove(device, e);
-    executable_free(e);
+    api_executable_free(e);
     api_device_release(device);
 }
 

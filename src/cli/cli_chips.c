@@ -1,0 +1,178 @@
+/* vtrn chips: lists the chips and instances, shows a chip's numbers. */
+#include "chip/chip.h"
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CHIPS = 64 };
+
+typedef enum key_kind { TEXT, BOOL, INT, U32, U64, REAL } key_kind;
+
+typedef struct key {
+    const char *table, *name, *unit;
+    key_kind kind;
+    size_t offset;
+} key;
+
+static const key keys[] = {
+#define KEY(table, name, field, kind, unit, min, max, when)                                        \
+    {table, name, unit, kind, offsetof(vtrn_chip, field)},
+#include "chip/chip_keys.def"
+#undef KEY
+};
+enum { N_KEYS = sizeof keys / sizeof *keys };
+
+static double value_of(const vtrn_chip *c, const key *k) {
+    const char *at = (const char *)c + k->offset;
+    switch (k->kind) {
+    case BOOL:
+        return *(const bool *)at;
+    case INT:
+        return *(const int *)at;
+    case U32:
+        return *(const uint32_t *)at;
+    case U64:
+        return (double)*(const uint64_t *)at;
+    case REAL:
+        return *(const double *)at;
+    default:
+        return 0;
+    }
+}
+
+static void show_text(const vtrn_chip *c) {
+    const char *table = "";
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        if (strcmp(table, k->table) != 0)
+            printf("%s[%s]\n", i ? "\n" : "", k->table);
+        table = k->table;
+        if (k->kind == TEXT)
+            printf("  %-32s %s\n", k->name, (const char *)c + k->offset);
+        else if (k->kind == BOOL)
+            printf("  %-32s %s\n", k->name, value_of(c, k) ? "true" : "false");
+        else
+            printf("  %-32s %.12g %s\n", k->name, value_of(c, k), k->unit);
+    }
+}
+
+static void show_json(const vtrn_chip *c) {
+    const char *table = "";
+    printf("{");
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        bool is_new = strcmp(table, k->table) != 0;
+        if (is_new)
+            printf("%s\"%s\": {", i ? "}, " : "", k->table);
+        printf("%s\"%s\": ", is_new ? "" : ", ", k->name);
+        table = k->table;
+        if (k->kind == TEXT)
+            cli_json_text(stdout, (const char *)c + k->offset);
+        else if (k->kind == BOOL)
+            printf(value_of(c, k) ? "true" : "false");
+        else
+            cli_json_number(stdout, value_of(c, k));
+    }
+    printf("}}\n");
+}
+
+static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
+    printf("%-8s %-14s %5s %10s %10s %10s %12s\n", "chip", "core", "cores", "HBM", "SBUF/core",
+           "HBM GB/s", "TFLOP/s/core");
+    for (int i = 0; i < n_chips; i++) {
+        const vtrn_chip *c = &chips[i];
+        char hbm[24], sbuf[24];
+        cli_bytes(hbm, sizeof hbm, (double)c->hbm_bytes);
+        cli_bytes(sbuf, sizeof sbuf, (double)c->sbuf_partition_bytes * c->n_partitions);
+        printf("%-8s %-14s %5d %10s %10s %10.4g %12.4g%s\n", c->name, c->core_name, c->n_cores, hbm,
+               sbuf, c->hbm_bytes_per_s * c->n_hbm_stacks / 1e9, c->peak_tensor_flops / 1e12,
+               c->is_executable ? "" : "  (numbers only: cannot be simulated)");
+    }
+    printf("\n%-16s %-8s %5s %6s %9s %12s %s\n", "instance", "chip", "chips", "vCPUs", "host GiB",
+           "$/hour", "topology");
+    for (int i = 0; i < n; i++) {
+        const vtrn_instance *s = &instances[i];
+        char price[24] = "unpublished";
+        if (s->dollars_per_hour > 0)
+            snprintf(price, sizeof price, "%.4g", s->dollars_per_hour);
+        printf("%-16s %-8s %5d %6d %9.4g %12s %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
+               s->host_gib, price, s->topology);
+    }
+}
+
+static void list_json(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
+    printf("{\"chips\": [");
+    for (int i = 0; i < n_chips; i++) {
+        const vtrn_chip *c = &chips[i];
+        printf("%s{\"name\": ", i ? ", " : "");
+        cli_json_text(stdout, c->name);
+        printf(", \"core\": ");
+        cli_json_text(stdout, c->core_name);
+        printf(", \"cores\": %d, \"executable\": %s, \"hbm_bytes\": %llu, \"hbm_bytes_per_s\": ",
+               c->n_cores, c->is_executable ? "true" : "false", (unsigned long long)c->hbm_bytes);
+        cli_json_number(stdout, c->hbm_bytes_per_s * c->n_hbm_stacks);
+        printf(", \"peak_tensor_flops\": ");
+        cli_json_number(stdout, c->peak_tensor_flops);
+        printf("}");
+    }
+    printf("], \"instances\": [");
+    for (int i = 0; i < n; i++) {
+        const vtrn_instance *s = &instances[i];
+        printf("%s{\"name\": ", i ? ", " : "");
+        cli_json_text(stdout, s->name);
+        printf(", \"chip\": ");
+        cli_json_text(stdout, s->chip);
+        printf(", \"chips\": %d, \"vcpus\": %d, \"host_gib\": %.17g, \"dollars_per_hour\": %.17g, "
+               "\"topology\": ",
+               s->n_chips, s->n_vcpus, s->host_gib, s->dollars_per_hour);
+        cli_json_text(stdout, s->topology);
+        printf("}");
+    }
+    printf("]}\n");
+}
+
+static int list_all(bool is_json) {
+    static char names[MAX_CHIPS][CHIP_NAME_MAX];
+    static vtrn_chip chips[MAX_CHIPS];
+    static vtrn_instance instances[CHIP_MAX_INSTANCES];
+    int n_chips = 0, n_instances = 0;
+    vtrn_status status = chip_names(names, MAX_CHIPS, &n_chips);
+    for (int i = 0; i < n_chips && !status; i++)
+        status = chip_load(names[i], &chips[i]);
+    if (!status)
+        status = chip_instances(instances, CHIP_MAX_INSTANCES, &n_instances);
+    if (status)
+        return cli_fail(status);
+    (is_json ? list_json : list_text)(chips, n_chips, instances, n_instances);
+    return CLI_OK;
+}
+
+static int run(const cli_command *self, int argc, char **argv) {
+    bool is_json = false;
+    cli_list names = {.n = 0};
+    const cli_option options[] = {{"--json", CLI_FLAG, &is_json}};
+    int code;
+    if (!cli_parse(self, argc, argv, options, 1, &names, &code))
+        return code;
+    if (names.n > 1)
+        return cli_usage(self, "one chip at a time");
+    if (names.n == 0)
+        return list_all(is_json);
+    vtrn_chip chip;
+    vtrn_status status = chip_load(names.items[0], &chip);
+    if (status)
+        return cli_fail(status);
+    (is_json ? show_json : show_text)(&chip);
+    return CLI_OK;
+}
+
+const cli_command cli_chips = {
+    .name = "chips",
+    .summary = "list the chips and instances, or show a chip's numbers",
+    .help = "usage: vtrn chips [NAME | FILE] [--json]\n\n"
+            "NAME is a chip of the list; FILE a chip description of your own (with a '/').\n"
+            "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
+            "example: vtrn chips trn2\n",
+    .run = run,
+};

@@ -1,0 +1,52 @@
+/* Program files of every form: container, assembly text, StableHLO artifact. */
+#include "cli/cli_program.h"
+
+#include "compiler/compile.h"
+#include "isa/asm.h"
+#include "isa/container.h"
+#include "isa/validate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* An artifact is MLIR bytecode: "ML\xefR". The rest is text. */
+cli_form cli_form_of(const uint8_t *bytes, size_t size) {
+    if (program_is_container(bytes, size))
+        return CLI_CONTAINER;
+    return size >= 4 && memcmp(bytes, "ML\xefR", 4) == 0 ? CLI_ARTIFACT : CLI_ASSEMBLY;
+}
+
+static vtrn_status from_artifact(const uint8_t *bytes, size_t size, const vtrn_chip *chip,
+                                 vtrn_program **out) {
+    graph *g = NULL;
+    const compile_options options = {0};
+    VTRN_RETURN_IF_ERROR(graph_from_artifact(bytes, size, &g));
+    vtrn_status status = compile_graph(g, chip, &options, out);
+    graph_destroy(g);
+    return status;
+}
+
+vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
+                             const char *chip_name, vtrn_chip *chip, vtrn_program **out) {
+    cli_form form = cli_form_of(bytes, size);
+    *out = NULL;
+    if (form == CLI_ARTIFACT) {
+        const char *env = getenv("VTRN_CHIP");
+        VTRN_RETURN_IF_ERROR(chip_load(chip_name ? chip_name : env ? env : "trn1", chip));
+        VTRN_RETURN_IF_ERROR(from_artifact(bytes, size, chip, out));
+    } else if (form == CLI_CONTAINER) {
+        VTRN_RETURN_IF_ERROR(program_load(bytes, size, NULL, out));
+    } else {
+        VTRN_RETURN_IF_ERROR(program_assemble((const char *)bytes, size, path, out));
+    }
+    vtrn_status status = NULL;
+    if (form != CLI_ARTIFACT)
+        status = chip_load(chip_name ? chip_name : (*out)->chip, chip);
+    if (!status)
+        status = program_validate(*out, chip);
+    if (status) {
+        program_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}

@@ -1,0 +1,291 @@
+/* vtrn run and vtrn profile: execute a program on a virtual chip and say what it did. */
+#include "base/dtype.h"
+#include "cli/cli.h"
+#include "cli/cli_program.h"
+#include "cli/npy.h"
+#include "vtrn.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_RANK = 12 };
+
+typedef struct job {
+    const char *path, *chip, *instance, *out_dir;
+    cli_list inputs;
+    bool is_json, is_random, is_profile;
+    int64_t seed, repeat, threads;
+    vtrn_device *device;
+    vtrn_executable *executable;
+    vtrn_buffer **in, **out;
+    int n_in, n_out;
+    vtrn_profile profile;
+} job;
+
+static uint64_t next_random(uint64_t *state) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state * 2685821657736338717ull;
+}
+
+/* Floats uniform in [-1, 1), integers 0..15, booleans 0 or 1: values that no op chokes on. */
+static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *state) {
+    size_t size = dtype_size(t), n = n_bytes / size;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t r = next_random(state) >> 40;
+        float f = dtype_is_float(t) ? (float)r * 0x1p-23f - 1.0f
+                                    : (float)(r % (t == VTRN_DTYPE_PRED ? 2 : 16));
+        if (t < VTRN_DTYPE_C64)
+            dtype_convert(VTRN_DTYPE_FP32, &f, t, (char *)bytes + i * size, 1);
+    }
+}
+
+static vtrn_status make_input(job *j, int i, uint64_t *state) {
+    int dtype, rank;
+    int64_t dims[MAX_RANK];
+    vtrn_executable_input_type(j->executable, i, &dtype, &rank, dims);
+    VTRN_RETURN_IF_ERROR(vtrn_buffer_create(j->device, 0, dtype, rank, dims, NULL, &j->in[i]));
+    size_t size = vtrn_buffer_size(j->in[i]);
+    void *bytes = NULL;
+    if (i < j->inputs.n) {
+        VTRN_RETURN_IF_ERROR(npy_read(j->inputs.items[i], (vtrn_dtype)dtype, size, &bytes));
+    } else {
+        bytes = calloc(size ? size : 1, 1);
+        if (!bytes)
+            return VTRN_OUT_OF_MEMORY(size);
+        if (j->is_random)
+            fill_random((vtrn_dtype)dtype, bytes, size, state);
+    }
+    vtrn_status status = vtrn_buffer_write(j->in[i], bytes, size);
+    free(bytes);
+    return status;
+}
+
+static vtrn_status open_job(job *j) {
+    uint8_t *bytes;
+    size_t size;
+    const vtrn_device_options options = {.struct_size = sizeof options,
+                                         .chip = j->chip,
+                                         .instance = j->instance,
+                                         .n_threads = (int)j->threads};
+    VTRN_RETURN_IF_ERROR(cli_read(j->path, &bytes, &size));
+    vtrn_status status = vtrn_device_open(&options, &j->device);
+    if (!status)
+        status = cli_form_of(bytes, size) == CLI_ARTIFACT
+                     ? vtrn_compile(j->device, bytes, size, &j->executable)
+                     : vtrn_program_load(j->device, bytes, size, &j->executable);
+    free(bytes);
+    if (status)
+        return vtrn_status_annotate(status, "%s", j->path);
+    j->n_in = vtrn_executable_n_inputs(j->executable);
+    j->n_out = vtrn_executable_n_outputs(j->executable);
+    if (j->inputs.n > j->n_in)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: %d inputs given, it takes %d", j->path,
+                          j->inputs.n, j->n_in);
+    j->in = calloc((size_t)j->n_in + 1, sizeof *j->in);
+    j->out = calloc((size_t)j->n_out + 1, sizeof *j->out);
+    if (!j->in || !j->out)
+        return VTRN_OUT_OF_MEMORY(sizeof *j->in * (size_t)(j->n_in + j->n_out));
+    uint64_t state = (uint64_t)j->seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
+    for (int i = 0; i < j->n_in; i++)
+        VTRN_RETURN_IF_ERROR(make_input(j, i, &state));
+    return NULL;
+}
+
+/* Every repetition starts from the same inputs: none is donated. */
+static vtrn_status execute(job *j) {
+    bool *keep = malloc((size_t)j->n_in + 1);
+    if (!keep)
+        return VTRN_OUT_OF_MEMORY((size_t)j->n_in + 1);
+    memset(keep, 1, (size_t)j->n_in + 1);
+    vtrn_status status = NULL;
+    for (int64_t r = 0; r < j->repeat && !status; r++) {
+        for (int o = 0; o < j->n_out; o++) {
+            vtrn_buffer_destroy(j->out[o]);
+            j->out[o] = NULL;
+        }
+        status = vtrn_execute(j->executable, 0, j->in, j->n_in, keep, j->out, j->n_out);
+    }
+    free(keep);
+    VTRN_RETURN_IF_ERROR(status);
+    j->profile.struct_size = sizeof j->profile;
+    return vtrn_executable_profile(j->executable, &j->profile);
+}
+
+static vtrn_status write_output(const job *j, int o) {
+    int dtype, rank;
+    int64_t dims[MAX_RANK];
+    char path[4096];
+    vtrn_executable_output_type(j->executable, o, &dtype, &rank, dims);
+    size_t size = vtrn_buffer_size(j->out[o]);
+    void *bytes = malloc(size ? size : 1);
+    if (!bytes)
+        return VTRN_OUT_OF_MEMORY(size);
+    vtrn_status status = vtrn_buffer_read(j->out[o], bytes, size);
+    snprintf(path, sizeof path, "%s/out%d.npy", j->out_dir, o);
+    if (!status)
+        status = npy_write(path, (vtrn_dtype)dtype, rank, dims, bytes, size);
+    free(bytes);
+    return status;
+}
+
+static vtrn_status write_results(const job *j) {
+    if (!j->out_dir)
+        return NULL;
+    if (j->is_profile)
+        return vtrn_executable_profile_write(j->executable, j->out_dir);
+    if (mkdir(j->out_dir, 0777) != 0 && errno != EEXIST)
+        return VTRN_ERROR(VTRN_RESOURCE, "%s: %s", j->out_dir, strerror(errno));
+    for (int o = 0; o < j->n_out; o++)
+        VTRN_RETURN_IF_ERROR(write_output(j, o));
+    return NULL;
+}
+
+static const char *const active_names[] = {"tensor", "vector", "scalar", "gpsimd", "sync", "dma"};
+
+static void active_of(const vtrn_profile *p, double out[6]) {
+    const double all[] = {p->tensor_active, p->vector_active, p->scalar_active,
+                          p->gpsimd_active, p->sync_active,   p->dma_active};
+    memcpy(out, all, sizeof all);
+}
+
+static void print_text(const job *j) {
+    const vtrn_profile *p = &j->profile;
+    char step[32], moved_in[32], moved_out[32], hbm[32], sbuf[32], psum[32], host[32];
+    double active[6];
+    active_of(p, active);
+    cli_time(step, sizeof step, p->step_ns);
+    cli_time(host, sizeof host, p->host_seconds * 1e9);
+    cli_bytes(moved_in, sizeof moved_in, (double)p->hbm_read_bytes);
+    cli_bytes(moved_out, sizeof moved_out, (double)p->hbm_write_bytes);
+    cli_bytes(hbm, sizeof hbm, (double)p->hbm_peak_bytes);
+    cli_bytes(sbuf, sizeof sbuf, (double)p->sbuf_peak_bytes);
+    cli_bytes(psum, sizeof psum, (double)p->psum_peak_bytes);
+    printf("%s on one core of %s: %s simulated, %s on this host\n", j->path,
+           vtrn_device_chip_name(j->device), step, host);
+    printf("  active    ");
+    for (int i = 0; i < 6; i++)
+        printf("%s %.1f%%  ", active_names[i], 100 * active[i]);
+    printf("\n  flops     %llu, MFU %.2f%%\n", (unsigned long long)p->flops, 100 * p->mfu);
+    printf("  HBM       %s read, %s written, peak %s\n", moved_in, moved_out, hbm);
+    printf("  on chip   SBUF peak %s, PSUM peak %s\n", sbuf, psum);
+    printf("  executed  %llu instructions; %u reference ops, %.1f%% of the host time\n",
+           (unsigned long long)p->n_instructions, p->n_reference_ops,
+           100 * p->reference_time_share);
+    if (j->out_dir && j->is_profile)
+        printf("  profile   %s/profile.html, profile.pftrace (Perfetto), profile.json\n",
+               j->out_dir);
+    else if (j->out_dir)
+        printf("  outputs   %s/out0.npy ... (%d)\n", j->out_dir, j->n_out);
+}
+
+static void print_json(const job *j) {
+    const vtrn_profile *p = &j->profile;
+    double active[6];
+    active_of(p, active);
+    printf("{\"program\": ");
+    cli_json_text(stdout, j->path);
+    printf(", \"chip\": ");
+    cli_json_text(stdout, vtrn_device_chip_name(j->device));
+    printf(", \"step_ns\": ");
+    cli_json_number(stdout, p->step_ns);
+    printf(", \"active\": {");
+    for (int i = 0; i < 6; i++) {
+        printf("%s\"%s\": ", i ? ", " : "", active_names[i]);
+        cli_json_number(stdout, active[i]);
+    }
+    printf("}, \"flops\": %llu, \"mfu\": ", (unsigned long long)p->flops);
+    cli_json_number(stdout, p->mfu);
+    printf(", \"hbm_read_bytes\": %llu, \"hbm_write_bytes\": %llu, \"hbm_peak_bytes\": %llu, "
+           "\"sbuf_peak_bytes\": %llu, \"psum_peak_bytes\": %llu, \"instructions\": %llu, "
+           "\"reference_ops\": %u, \"reference_time_share\": ",
+           (unsigned long long)p->hbm_read_bytes, (unsigned long long)p->hbm_write_bytes,
+           (unsigned long long)p->hbm_peak_bytes, (unsigned long long)p->sbuf_peak_bytes,
+           (unsigned long long)p->psum_peak_bytes, (unsigned long long)p->n_instructions,
+           p->n_reference_ops);
+    cli_json_number(stdout, p->reference_time_share);
+    printf(", \"host_seconds\": ");
+    cli_json_number(stdout, p->host_seconds);
+    printf(", \"outputs\": %d}\n", j->n_out);
+}
+
+static void close_job(job *j) {
+    for (int i = 0; i < j->n_in && j->in; i++)
+        vtrn_buffer_destroy(j->in[i]);
+    for (int o = 0; o < j->n_out && j->out; o++)
+        vtrn_buffer_destroy(j->out[o]);
+    free(j->in);
+    free(j->out);
+    vtrn_executable_destroy(j->executable);
+    vtrn_device_close(j->device);
+}
+
+static int run(const cli_command *self, int argc, char **argv) {
+    job j = {.repeat = 1, .seed = 1, .is_profile = self == &cli_profile};
+    bool is_zeros = false;
+    cli_list files = {.n = 0};
+    const cli_option options[] = {
+        {"--json", CLI_FLAG, &j.is_json},      {"--random", CLI_FLAG, &j.is_random},
+        {"--zeros", CLI_FLAG, &is_zeros},      {"--seed", CLI_NUMBER, &j.seed},
+        {"--input", CLI_LIST, &j.inputs},      {"-o", CLI_TEXT, &j.out_dir},
+        {"--chip", CLI_TEXT, &j.chip},         {"--instance", CLI_TEXT, &j.instance},
+        {"--threads", CLI_NUMBER, &j.threads}, {"--repeat", CLI_NUMBER, &j.repeat},
+    };
+    int code;
+    if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
+        return code;
+    if (files.n != 1)
+        return cli_usage(self, "one program to run");
+    if (j.is_profile && !j.out_dir)
+        return cli_usage(self, "-o DIR says where the profile goes");
+    if (j.is_random && is_zeros)
+        return cli_usage(self, "--random or --zeros, not both");
+    if (j.repeat < 1 || j.threads < 0 || j.threads > 1024)
+        return cli_usage(self, "--repeat is 1 or more, --threads 0 to 1024");
+    j.path = files.items[0];
+    vtrn_status status = open_job(&j);
+    if (!status && j.inputs.n < j.n_in && !j.is_random && !is_zeros)
+        status = VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "%s takes %d inputs, %d given; give --input FILE.npy for each, or "
+                            "--random or --zeros for the rest",
+                            j.path, j.n_in, j.inputs.n);
+    if (!status)
+        status = execute(&j);
+    if (!status)
+        status = write_results(&j);
+    if (!status)
+        (j.is_json ? print_json : print_text)(&j);
+    close_job(&j);
+    return status ? cli_fail(status) : CLI_OK;
+}
+
+#define OPTIONS                                                                                    \
+    "FILE is a StableHLO artifact, a program file or assembly text.\n\n"                           \
+    "  --input F.npy    one for each input, in order\n"                                            \
+    "  --random         the rest: floats in [-1, 1), integers 0..15; --seed N chooses\n"           \
+    "  --zeros          the rest: zeros\n"                                                         \
+    "  --chip NAME      default VTRN_CHIP, else the instance's\n"                                  \
+    "  --instance NAME  default VTRN_INSTANCE, else trn1.2xlarge\n"                                \
+    "  --threads N      host threads; default VTRN_THREADS, else all cores\n"                      \
+    "  --repeat N       run N times from the same inputs\n"
+
+const cli_command cli_run = {
+    .name = "run",
+    .summary = "run a program and say what the chip would have done",
+    .help = "usage: vtrn run FILE [options] [--json]\n\n" OPTIONS
+            "  -o DIR           write the outputs as DIR/out0.npy, DIR/out1.npy, ...\n\n"
+            "example: vtrn run step.mlirbc --random -o results\n",
+    .run = run,
+};
+
+const cli_command cli_profile = {
+    .name = "profile",
+    .summary = "run a program and write its profile",
+    .help = "usage: vtrn profile FILE -o DIR [options] [--json]\n\n" OPTIONS
+            "  -o DIR           write profile.html, profile.pftrace and profile.json there\n\n"
+            "example: vtrn profile step.mlirbc --random -o profile\n",
+    .run = run,
+};

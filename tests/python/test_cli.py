@@ -1,0 +1,223 @@
+"""The vtrn command as a user types it; NumPy is the oracle for what programs compute."""
+
+import json
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+
+ROOT = os.path.join(os.path.dirname(__file__), "../..")
+BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(ROOT, "build")
+VTRN = os.path.join(BUILD, "src/cli/vtrn")
+COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor"]
+
+
+def vtrn(*args, code=0, **kwargs):
+    done = subprocess.run([VTRN, *map(str, args)], capture_output=True, timeout=120, **kwargs)
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode() if code == 0 else done.stderr.decode()
+
+
+@pytest.fixture
+def matmul(tmp_path):
+    """The program of docs/assembly.md."""
+    with open(os.path.join(ROOT, "docs/assembly.md")) as f:
+        text = re.search(r"```vasm\n(.*?)```", f.read(), re.S).group(1)
+    path = tmp_path / "matmul.vasm"
+    path.write_text(text)
+    return path
+
+
+ADD = """program "add" chip "trn1" gen 2
+arguments 2
+outputs _
+scratch 0
+slot 0 argument fp32 4096 bytes number 0
+slot 1 argument bf16 2048 bytes number 1
+slot 2 output bf16 2048 bytes number 0
+block 0
+Sync dma_copy sbuf[0:32, 0]:fp32(1:32), hbm[0, 0, 32*32]:fp32(1:32), ring 0, inc s0+16
+Sync dma_copy sbuf[0:32, 256]:bf16(1:32), hbm[1, 0, 32*32]:bf16(1:32), ring 1, inc s1+16
+Vector tensor_tensor.add sbuf[0:32, 512]:bf16(1:32), sbuf[0:32, 0]:fp32(1:32), sbuf[0:32, 256]:bf16(1:32), wait s0>=16, wait s1>=16, inc s2
+Sync dma_copy hbm[2, 0, 32*32]:bf16(1:32), sbuf[0:32, 512]:bf16(1:32), ring 2, wait s2>=1
+stop
+"""
+
+
+@pytest.fixture
+def add(tmp_path):
+    path = tmp_path / "add.vasm"
+    path.write_text(ADD)
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    assert f"example: vtrn {command}" in vtrn(command, "--help")
+    assert command in vtrn("--help")
+
+
+def test_wrong_usage_exits_2_and_says_so():
+    assert "no command nonsense" in vtrn("nonsense", code=2)
+    assert "usage" in vtrn(code=2)
+    for command in COMMANDS:
+        assert f"vtrn {command}: no option --nonsense" in vtrn(command, "--nonsense", code=2)
+    assert "needs a value" in vtrn("run", "x", "--chip", code=2)
+    assert "not an integer" in vtrn("run", "x", "--seed", "1x", code=2)
+    assert "-o DIR" in vtrn("profile", "x", code=2)
+
+
+def test_chips_lists_every_chip_file_and_shows_its_numbers():
+    listed = json.loads(vtrn("chips", "--json"))
+    files = {f[:-5] for f in os.listdir(os.path.join(ROOT, "chips")) if f.endswith(".toml")}
+    assert {c["name"] for c in listed["chips"]} == files - {"instances"}
+    assert any(i["name"] == "trn1.2xlarge" for i in listed["instances"])
+    text = vtrn("chips")
+    for chip in listed["chips"]:
+        assert chip["name"] in text
+    trn1 = json.loads(vtrn("chips", "trn1", "--json"))
+    assert trn1["memory"]["sbuf_partition_bytes"] == 192 * 1024
+    assert trn1["clock"]["tensor_hz"] == 2.8e9
+    assert "sbuf_partition_bytes" in vtrn("chips", "trn1")
+
+
+def test_an_unknown_chip_is_an_error_that_lists_the_known_ones():
+    error = vtrn("chips", "trn9", code=1)
+    assert "trn9" in error and "trn1" in error
+
+
+def test_asm_and_disasm_round_trip_byte_for_byte(matmul, tmp_path):
+    vtrn("asm", matmul, "-o", tmp_path / "a.vtrn")
+    vtrn("disasm", tmp_path / "a.vtrn", "-o", tmp_path / "b.vasm")
+    vtrn("asm", tmp_path / "b.vasm")
+    assert (tmp_path / "a.vtrn").read_bytes() == (tmp_path / "b.vtrn").read_bytes()
+    counts = json.loads(vtrn("disasm", tmp_path / "a.vtrn", "--json"))
+    assert counts["opcodes"]["matmul"] == 1 and counts["instructions"] == 6
+    made = json.loads(vtrn("asm", matmul, "-o", tmp_path / "a.vtrn", "--json"))
+    assert made["bytes"] == (tmp_path / "a.vtrn").stat().st_size
+
+
+def test_standard_input_and_output_work(matmul):
+    done = subprocess.run([VTRN, "asm", "-", "-o", "-"], input=matmul.read_bytes(),
+                          capture_output=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith(b"VTRN")
+
+
+def test_a_mistake_in_the_text_shows_its_line_and_a_caret(matmul):
+    matmul.write_text(matmul.read_text().replace("Tensor matmul", "Tensor matmull"))
+    error = vtrn("asm", matmul, code=1)
+    assert f'{matmul}:19: no instruction is called "matmull"' in error
+    lines = error.splitlines()
+    assert lines[1][lines[2].index("^"):].startswith("matmull")
+
+
+def test_an_illegal_program_is_refused_with_rule_values_and_remedy(matmul):
+    text = matmul.read_text().replace("psum[0:64, 0x0]:fp32(1:128), sbuf[0:128, 0x100]:fp32(1:128)",
+                                      "psum[0:64, 0x0]:fp32(1:640), sbuf[0:128, 0x100]:fp32(1:640)")
+    matmul.write_text(text)
+    error = vtrn("asm", matmul, code=1)
+    assert "moving free size 640 > 512 (one PSUM bank, NeuronCore-v2)" in error
+    assert "stablehlo.dot_general model.py:42; split" in error
+
+
+def test_what_the_chip_lacks_exits_3(matmul):
+    assert "made for NeuronCore-v2, trn2 has v3" in vtrn("asm", matmul, "--chip", "trn2", code=3)
+    assert "inf1" in vtrn("run", matmul, "--random", "--chip", "inf1", code=3)
+
+
+def test_a_damaged_program_file_exits_1(matmul, tmp_path):
+    vtrn("asm", matmul, "-o", tmp_path / "a.vtrn")
+    data = bytearray((tmp_path / "a.vtrn").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "a.vtrn").write_bytes(data)
+    assert "checksum" in vtrn("run", tmp_path / "a.vtrn", "--random", code=1)
+    assert "No such file" in vtrn("disasm", tmp_path / "none", code=1)
+
+
+def test_run_computes_what_numpy_computes(add, tmp_path):
+    import ml_dtypes
+
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal(1024).astype(np.float32)
+    b = rng.standard_normal(1024).astype(ml_dtypes.bfloat16)
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    out = vtrn("run", add, "--input", tmp_path / "a.npy", "--input", tmp_path / "b.npy", "-o",
+               tmp_path / "out", "--json")
+    got = np.load(tmp_path / "out/out0.npy").view(ml_dtypes.bfloat16)
+    want = (a + b.astype(np.float32)).astype(ml_dtypes.bfloat16)
+    assert got.tobytes() == want.tobytes()
+    summary = json.loads(out)
+    assert summary["step_ns"] > 0 and summary["instructions"] >= 4
+    assert summary["hbm_read_bytes"] == 4096 + 2048 and summary["hbm_write_bytes"] == 2048
+
+
+def test_the_matmul_of_the_manual_multiplies(matmul, tmp_path):
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((128, 64)).astype(np.float32)
+    b = rng.standard_normal((128, 128)).astype(np.float32)
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    out = vtrn("run", matmul, "--input", tmp_path / "a.npy", "--input", tmp_path / "b.npy", "-o",
+               tmp_path / "out", "--json")
+    got = np.load(tmp_path / "out/out0.npy").reshape(64, 128)
+    np.testing.assert_allclose(got, a.T @ b, rtol=1e-5, atol=1e-4)
+    assert json.loads(out)["mfu"] > 0
+
+
+def test_random_inputs_follow_the_seed(add, tmp_path):
+    outs = []
+    for name, seed in [("x", 1), ("y", 1), ("z", 2)]:
+        vtrn("run", add, "--random", "--seed", seed, "-o", tmp_path / name)
+        outs.append((tmp_path / name / "out0.npy").read_bytes())
+    assert outs[0] == outs[1] != outs[2]
+    vtrn("run", add, "--zeros", "--repeat", 3, "-o", tmp_path / "0")
+    assert not np.load(tmp_path / "0/out0.npy").view(np.uint16).any()
+
+
+def test_inputs_of_the_wrong_type_size_or_number_are_refused(add, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(1024, np.int32))
+    assert "the program takes fp32" in vtrn("run", add, "--input", tmp_path / "a.npy", "--zeros",
+                                            code=1)
+    np.save(tmp_path / "a.npy", np.zeros(1023, np.float32))
+    assert "the program takes 4096" in vtrn("run", add, "--input", tmp_path / "a.npy", "--zeros",
+                                            code=1)
+    assert "takes 2 inputs, 0 given" in vtrn("run", add, code=1)
+
+
+def test_profile_writes_its_three_files(add, tmp_path):
+    vtrn("profile", add, "--random", "-o", tmp_path / "profile")
+    for name in ["profile.html", "profile.pftrace", "profile.json"]:
+        assert (tmp_path / "profile" / name).stat().st_size > 100
+    json.loads((tmp_path / "profile/profile.json").read_text())
+
+
+def test_an_artifact_is_compiled_and_run(tmp_path):
+    jax = pytest.importorskip("jax")
+    exported = jax.export.export(jax.jit(lambda x: x * 2 + 1), platforms=["cpu"])(
+        jax.ShapeDtypeStruct((4, 100), np.float32))
+    (tmp_path / "f.mlirbc").write_bytes(exported.mlir_module_serialized)
+    x = np.random.default_rng(3).standard_normal((4, 100)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    vtrn("run", tmp_path / "f.mlirbc", "--input", tmp_path / "x.npy", "-o", tmp_path / "out")
+    np.testing.assert_allclose(np.load(tmp_path / "out/out0.npy"), x * 2 + 1, rtol=1e-6)
+    vtrn("disasm", tmp_path / "f.mlirbc", "-o", tmp_path / "f.vasm")
+    vtrn("run", tmp_path / "f.vasm", "--input", tmp_path / "x.npy", "-o", tmp_path / "again")
+    assert np.array_equal(np.load(tmp_path / "again/out0.npy"),
+                          np.load(tmp_path / "out/out0.npy").ravel())
+
+
+def test_doctor_finds_the_host_in_order():
+    checks = {c["name"]: c for c in json.loads(vtrn("doctor", "--json"))["checks"]}
+    assert checks["self test"]["ok"] and checks["chips"]["ok"]
+    assert int(checks["cores"]["text"]) >= 1
+
+
+def test_the_manual_of_the_instruction_set_is_up_to_date():
+    with open(os.path.join(ROOT, "docs/isa.md")) as f:
+        assert f.read() == vtrn("isa", "--markdown"), "run: vtrn isa --markdown > docs/isa.md"
+    assert len(json.loads(vtrn("isa", "--json"))["instructions"]) > 30
+    assert "tensor_scalar" in vtrn("isa", "tensor_scalar")
+    vtrn("isa", "nonsense", code=2)
