@@ -77,6 +77,26 @@ static vtrn_status use(evaluation *e, graph_value v, uint32_t depth, const graph
     return NULL;
 }
 
+/* Values that scalar regions take from outside; their own have no depth. */
+static void use_captures(evaluation *e, const graph_region *r) {
+    for (uint32_t i = 0; i < r->n_ops; i++) {
+        const graph_op *op = &r->ops[i];
+        for (uint32_t k = 0; k < op->n_operands; k++)
+            if (e->depth[op->operands[k]] != UINT32_MAX)
+                e->last_use[op->operands[k]] = e->at_op[e->depth[op->operands[k]]];
+        for (uint32_t k = 0; k < op->n_regions; k++)
+            use_captures(e, op->regions[k]);
+    }
+    for (uint32_t i = 0; i < r->n_results; i++)
+        if (e->depth[r->results[i]] != UINT32_MAX)
+            e->last_use[r->results[i]] = e->at_op[e->depth[r->results[i]]];
+}
+
+static const void *captured_value(const void *env, graph_value v) {
+    const evaluation *e = env;
+    return v < e->g->n_values && e->value[v] ? e->value[v]->data : NULL;
+}
+
 static vtrn_status plan_op(evaluation *e, const graph_op *op, uint32_t depth,
                            region_plan **nested) {
     for (uint32_t k = 0; k < op->n_operands; k++)
@@ -86,6 +106,8 @@ static vtrn_status plan_op(evaluation *e, const graph_op *op, uint32_t depth,
         op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     for (uint32_t k = 0; is_control && k < op->n_regions; k++)
         VTRN_RETURN_IF_ERROR(plan_region(e, op->regions[k], depth + 1, &nested[k]));
+    for (uint32_t k = 0; !is_control && k < op->n_regions; k++)
+        use_captures(e, op->regions[k]);
     return NULL;
 }
 
@@ -175,7 +197,7 @@ static vtrn_status run_plain(evaluation *e, const graph_op *op, const region_pla
         /* A loop that fills an array step by step would copy it at every step. */
         assign(e, op->results[0], retain(whole));
         out[0] = whole->data;
-        ref_call c = {e->g, op, in, out, ARENA_EMPTY};
+        ref_call c = {.g = e->g, .op = op, .in = in, .out = out};
         status = ref_update_in_place(&c);
         arena_free(&c.scratch);
         free(in);
@@ -187,8 +209,15 @@ static vtrn_status run_plain(evaluation *e, const graph_op *op, const region_pla
         assign(e, op->results[k], b);
         out[k] = b ? b->data : NULL;
     }
-    if (!status)
-        status = reference_op(e->g, op, in, out);
+    if (!status) {
+        ref_call c = {.g = e->g,
+                      .op = op,
+                      .in = in,
+                      .out = out,
+                      .captured = captured_value,
+                      .captured_env = e};
+        status = ref_run(&c);
+    }
     free(in);
     return status;
 }

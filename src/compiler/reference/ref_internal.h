@@ -26,6 +26,10 @@ typedef struct ref_call {
     const void *const *in;
     void *const *out;
     arena scratch; /* freed when the op is done */
+    /* Values of enclosing regions, one element each, by value; NULL where not known. NULL in
+     * reference_op: then only constants of the graph are known. */
+    const void *(*captured)(const void *captured_env, graph_value v);
+    const void *captured_env;
 } ref_call;
 
 typedef vtrn_status (*ref_fn)(ref_call *c);
@@ -116,6 +120,9 @@ static inline bool ref_next(int64_t *idx, const int64_t *dims, int rank) {
     }
     return false;
 }
+
+/* reference_op with captures; takes c->scratch and frees it. */
+vtrn_status ref_run(ref_call *c);
 
 /* The ops, one function each; see reference.c for the table. */
 vtrn_status ref_bitcast_convert(ref_call *c);

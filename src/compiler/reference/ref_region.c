@@ -1,14 +1,18 @@
 /* Scalar regions (reducers, comparators, map bodies) evaluated for many lanes at once. */
 #include "compiler/reference/ref_internal.h"
 
+enum { MAX_CAPTURES = 64 };
+
 struct ref_region {
     const graph *g;
     const graph_op *op;
     const graph_region *region;
     graph_value first; /* slots are for values first, first + 1, ... */
     uint32_t n_slots;
-    void **slot;  /* [n_slots][max_lanes]; NULL until made */
-    bool *is_own; /* memory of the region itself */
+    void **slot;                       /* [n_slots][max_lanes]; NULL until made */
+    graph_value capture[MAX_CAPTURES]; /* values of enclosing regions */
+    void *capture_slot[MAX_CAPTURES];  /* [n_captures][max_lanes] */
+    uint32_t n_captures;
     int64_t max_lanes;
 };
 
@@ -24,14 +28,55 @@ static void value_range(const graph_region *r, graph_value *lo, graph_value *hi)
     }
 }
 
+/* The data of a constant anywhere in a region; NULL when v is no constant. */
+static const void *find_constant(const graph_region *r, graph_value v) {
+    for (uint32_t i = 0; i < r->n_ops; i++) {
+        const graph_op *op = &r->ops[i];
+        if (op->kind == GRAPH_CONSTANT && op->results[0] == v)
+            return op->attrs.constant.data;
+        for (uint32_t k = 0; k < op->n_regions; k++) {
+            const void *data = find_constant(op->regions[k], v);
+            if (data)
+                return data;
+        }
+    }
+    return NULL;
+}
+
+/* The lanes of a value that an op or the end of the region uses. */
+static void **slot_of(ref_region *r, graph_value v) {
+    if (v >= r->first && v - r->first < r->n_slots && r->slot[v - r->first])
+        return &r->slot[v - r->first];
+    for (uint32_t i = 0; i < r->n_captures; i++)
+        if (r->capture[i] == v)
+            return &r->capture_slot[i];
+    return NULL;
+}
+
+/* Makes the lanes of a value of an enclosing region. */
+static vtrn_status capture(ref_call *c, ref_region *r, graph_value v) {
+    const void *data = c->captured ? c->captured(c->captured_env, v) : NULL;
+    if (!data)
+        data = find_constant(&c->g->body, v);
+    if (!data)
+        return ref_unimplemented(c->op, "its region uses a computed value of an enclosing region");
+    if (r->n_captures == MAX_CAPTURES)
+        return ref_unimplemented(c->op, "its region uses more than 64 values of enclosing regions");
+    const size_t size = dtype_size(c->g->types[v].dtype);
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, r->max_lanes, size, &r->capture_slot[r->n_captures]));
+    ref_fill(r->capture_slot[r->n_captures], data, r->max_lanes, size);
+    r->capture[r->n_captures++] = v;
+    return NULL;
+}
+
 /* Checks that operands are known scalars, and gives the results of op i their memory. */
 static vtrn_status prepare_op(ref_call *c, ref_region *r, const graph_op *op) {
     for (uint32_t k = 0; k < op->n_operands; k++) {
         const graph_value v = op->operands[k];
-        if (v < r->first || v - r->first >= r->n_slots || !r->slot[v - r->first])
-            return ref_unimplemented(c->op, "its region uses a value of an enclosing region");
         if (ref_count(&c->g->types[v]) != 1)
             return ref_unimplemented(c->op, "its region computes on arrays");
+        if (!slot_of(r, v))
+            VTRN_RETURN_IF_ERROR(capture(c, r, v));
     }
     if (op->n_regions)
         return ref_unimplemented(c->op, "its region contains regions");
@@ -57,7 +102,12 @@ vtrn_status ref_region_open(ref_call *c, uint32_t region_i, int64_t max_lanes, r
     ref_region *r = *out = p;
     graph_value lo = GRAPH_NO_VALUE, hi = 0;
     value_range(region, &lo, &hi);
-    *r = (ref_region){c->g, c->op, region, lo, lo <= hi ? hi - lo + 1 : 0, NULL, NULL, max_lanes};
+    *r = (ref_region){.g = c->g,
+                      .op = c->op,
+                      .region = region,
+                      .first = lo,
+                      .n_slots = lo <= hi ? hi - lo + 1 : 0,
+                      .max_lanes = max_lanes};
     VTRN_RETURN_IF_ERROR(ref_scratch(c, r->n_slots, sizeof(void *), &p));
     r->slot = p;
     static char known;
@@ -69,9 +119,8 @@ vtrn_status ref_region_open(ref_call *c, uint32_t region_i, int64_t max_lanes, r
     for (uint32_t i = 0; i < region->n_ops; i++)
         VTRN_RETURN_IF_ERROR(prepare_op(c, r, &region->ops[i]));
     for (uint32_t i = 0; i < region->n_results; i++) {
-        const graph_value v = region->results[i];
-        if (v < lo || v - lo >= r->n_slots || !r->slot[v - lo])
-            return ref_unimplemented(c->op, "its region returns a value of an enclosing region");
+        if (!slot_of(r, region->results[i]))
+            VTRN_RETURN_IF_ERROR(capture(c, r, region->results[i]));
     }
     return NULL;
 }
@@ -84,7 +133,7 @@ static vtrn_status eval_op(ref_region *r, const graph_op *op, int64_t n) {
     if (op->n_operands > 8 || op->n_results > 8)
         return ref_unimplemented(r->op, "its region has an op of more than 8 operands or results");
     for (uint32_t k = 0; k < op->n_operands; k++)
-        in[k] = r->slot[op->operands[k] - r->first];
+        in[k] = *slot_of(r, op->operands[k]);
     for (uint32_t k = 0; k < op->n_results; k++)
         out[k] = r->slot[op->results[k] - r->first];
     if (ref_is_elementwise(op->kind))
@@ -110,7 +159,7 @@ vtrn_status ref_region_eval(ref_region *r, const void *const *args, void *const 
         VTRN_RETURN_IF_ERROR(eval_op(r, &region->ops[i], n));
     for (uint32_t i = 0; i < region->n_results; i++) {
         const graph_value v = region->results[i];
-        memcpy(results[i], r->slot[v - r->first], (size_t)n * dtype_size(r->g->types[v].dtype));
+        memcpy(results[i], *slot_of(r, v), (size_t)n * dtype_size(r->g->types[v].dtype));
     }
     return NULL;
 }

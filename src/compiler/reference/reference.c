@@ -79,14 +79,19 @@ bool reference_supports(const graph *g, const graph_op *op) {
     return ref_is_elementwise(op->kind) || functions[op->kind];
 }
 
-vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *inputs,
-                         void *const *outputs) {
+vtrn_status ref_run(ref_call *c) {
+    const graph_op *op = c->op;
     if (ref_is_elementwise(op->kind))
-        return ref_elementwise(g, op, inputs, outputs, ref_count(&g->types[op->results[0]]), false);
+        return ref_elementwise(c->g, op, c->in, c->out, ref_count(ref_out_type(c, 0)), false);
     if (op->kind >= GRAPH_KIND_COUNT || !functions[op->kind])
         return ref_unimplemented(op, "the reference does not evaluate this op");
-    ref_call c = {g, op, inputs, outputs, ARENA_EMPTY};
-    vtrn_status status = functions[op->kind](&c);
-    arena_free(&c.scratch);
+    vtrn_status status = functions[op->kind](c);
+    arena_free(&c->scratch);
     return status;
+}
+
+vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *inputs,
+                         void *const *outputs) {
+    ref_call c = {.g = g, .op = op, .in = inputs, .out = outputs};
+    return ref_run(&c);
 }

@@ -1,0 +1,76 @@
+"""Sweeps JAX's own operator cases through the reference and compares with JAX on the CPU.
+
+A fixed sample runs by default; VTRN_SWEEP=all (or the mark `slow`) runs every case. Counts per
+primitive are printed at the end (pytest -s)."""
+
+import collections
+import os
+import zlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+from reference_oracle import Refused, both, compare
+
+test_harnesses = pytest.importorskip("jax._src.internal_test_util.test_harnesses")
+
+# The CPU lowering calls a library (LAPACK), or the bits are unspecified.
+LIBRARY_CALLS = ("custom_call target", "does not know this custom_call")
+
+
+def harnesses(keep):
+    # The same case has the same name each time, so the sample is the same each time.
+    cases = [h for h in test_harnesses.all_harnesses if not h.jax_unimplemented or all(
+        not u.filter(device="cpu", dtype=h.dtype) for u in h.jax_unimplemented)]
+    return [h for h in cases if zlib.crc32(h.fullname.encode()) % keep == 0]
+
+
+def outcome(harness):
+    """ "passed", or why not."""
+    args = harness.dyn_args_maker(np.random.default_rng(zlib.crc32(harness.fullname.encode())))
+    try:
+        want, got = both(harness.dyn_fun, *args)
+    except Refused as e:
+        if any(s in str(e) for s in LIBRARY_CALLS):
+            return "library call"
+        return "refused: " + str(e).replace("\n", " ")
+    try:
+        compare(want, got)
+    except AssertionError as e:
+        return "wrong: " + " ".join(str(e).split())[:160]
+    return "passed"
+
+
+def sweep(keep):
+    counts = collections.defaultdict(collections.Counter)
+    failures = []
+    for h in harnesses(keep):
+        try:
+            o = outcome(h)
+        except (ValueError, TypeError, NotImplementedError) as e:  # JAX refused to export
+            o = "not exported"
+        counts[h.group_name][o.split(":")[0]] += 1
+        if o.startswith(("refused", "wrong")):
+            failures.append(f"{h.fullname}: {o}")
+    for group in sorted(counts):
+        print(group, dict(counts[group]))
+    return counts, failures
+
+
+def check(keep):
+    counts, failures = sweep(keep)
+    total = sum((c for c in counts.values()), collections.Counter())
+    print(dict(total))
+    assert total["passed"] > 0
+    assert not failures, "\n".join(failures)
+
+
+def test_a_fixed_sample_of_the_operator_cases_of_jax_agrees_with_the_cpu():
+    check(23)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("VTRN_SWEEP") != "all", reason="VTRN_SWEEP=all runs every case")
+def test_every_operator_case_of_jax_agrees_with_the_cpu():
+    check(1)
