@@ -28,7 +28,7 @@ def harnesses(keep):
 
 def outcome(harness):
     """ "passed", or why not."""
-    args = harness.dyn_args_maker(np.random.default_rng(zlib.crc32(harness.fullname.encode())))
+    args = harness.dyn_args_maker(np.random.RandomState(zlib.crc32(harness.fullname.encode())))
     try:
         want, got = both(harness.dyn_fun, *args)
     except Refused as e:
@@ -48,8 +48,8 @@ def sweep(keep):
     for h in harnesses(keep):
         try:
             o = outcome(h)
-        except (ValueError, TypeError, NotImplementedError) as e:  # JAX refused to export
-            o = "not exported"
+        except (ValueError, TypeError, NotImplementedError) as e:
+            o = "not exported: " + " ".join(str(e).split())[:120]
         counts[h.group_name][o.split(":")[0]] += 1
         if o.startswith(("refused", "wrong")):
             failures.append(f"{h.fullname}: {o}")
@@ -67,7 +67,7 @@ def check(keep):
 
 
 def test_a_fixed_sample_of_the_operator_cases_of_jax_agrees_with_the_cpu():
-    check(23)
+    check(71)
 
 
 @pytest.mark.slow
