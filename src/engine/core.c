@@ -2,6 +2,7 @@
 #include "engine/core.h"
 
 #include "engine/engine.h"
+#include "engine/tensor_kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,8 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
     if (!regs)
         return VTRN_OUT_OF_MEMORY(sizeof *regs);
     *out = regs;
-    size_t weights_bytes = sizeof(float) * ENGINE_PE_ROWS * ENGINE_PE_ROWS;
+    size_t weights_bytes = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE;
+    weights_bytes = (weights_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     size_t scratch_bytes = (size_t)n_threads * ENGINE_SCRATCH_BYTES;
     regs->pe_weights = aligned_alloc(PAGE_BYTES, weights_bytes);
     regs->scratch = aligned_alloc(PAGE_BYTES, scratch_bytes);

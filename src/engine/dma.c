@@ -164,9 +164,7 @@ static int64_t element_offset(const vtrn_ap *ap, uint64_t i) {
     return offset * (int64_t)dtype_size(ap->dtype);
 }
 
-/* `rows` side: the one whose rows are shared out among threads. Rows [first, end) of it are columns
- * of the other side, `columns`; its free elements are the rows of the other. */
-static void transpose_rows(const engine_core *core, const vtrn_instr *instr,
+void engine_transpose_rows(const engine_core *core, const vtrn_instr *instr,
                            const uint64_t *slot_base, bool is_split_by_src, int first, int end) {
     const vtrn_ap *src = &instr->ap[1], *dst = &instr->ap[0];
     const vtrn_ap *rows = is_split_by_src ? src : dst, *columns = is_split_by_src ? dst : src;
@@ -211,7 +209,7 @@ vtrn_status engine_op_DMA_TRANSPOSE(engine_core *core, const vtrn_instr *instr,
     bool is_split_by_src = dma_split_of(instr) == DMA_SPLIT_SRC;
     share s = share_of(core, instr, thread_i);
     while (share_next(&s))
-        transpose_rows(core, instr, slot_base, is_split_by_src, s.first, s.end);
+        engine_transpose_rows(core, instr, slot_base, is_split_by_src, s.first, s.end);
     return NULL;
 }
 

@@ -24,7 +24,7 @@ typedef vtrn_status (*engine_fn)(engine_core *core, const vtrn_instr *instr,
                                  const uint64_t *slot_base, int thread_i);
 
 /* One function a row of isa.def: engine_op_TENSOR_TENSOR and so on. CUSTOM_OP and EVENT_SEMAPHORE
- * are exec.c's own; those without an implementation are listed in unimplemented.c. */
+ * are exec.c's own. */
 #define OP(e, name, engines, roles, gen, cost, setup, doc)                                         \
     vtrn_status engine_op_##e(engine_core *core, const vtrn_instr *instr,                          \
                               const uint64_t *slot_base, int thread_i);
@@ -152,5 +152,10 @@ void engine_row_load_fp32(const vtrn_ap *ap, const uint8_t *row, uint64_t from, 
                           float *out, void *tmp);
 void engine_row_store_fp32(const vtrn_ap *ap, uint8_t *row, uint64_t from, uint64_t n,
                            const float *in, void *tmp);
+
+/* ap[0][F, P] = transpose of ap[1][P, F], bit for bit, equal dtypes; ap[0] has F rows, ap[1] P.
+ * Does rows [first, end) of ap[0], or of ap[1] with is_split_by_src. Operands do not overlap. */
+void engine_transpose_rows(const engine_core *core, const vtrn_instr *instr,
+                           const uint64_t *slot_base, bool is_split_by_src, int first, int end);
 
 #endif

@@ -1,0 +1,312 @@
+/* Tensor engine: stationary tile, products with a moving tile into PSUM, transposes.
+ *
+ * The stationary tile is kept in panels of 8 columns, panel[k][8] in fp32. A moving tile passes in
+ * strips of 48 columns, converted to fp32.
+ * Source of dtypes and accumulation: hardware facts 2.2; a product is rounded once (fused
+ * multiply-add), k ascending, which the vendor leaves open. */
+#include "engine/engine.h"
+#include "engine/tensor_kernels.h"
+
+#include <string.h>
+
+enum {
+    BLOCK = TENSOR_BLOCK_ROWS,
+    STRIP = TENSOR_STRIP_COLS,
+    CHUNK =
+        10 * STRIP, /* columns converted at a time where no inner loop exists: fills the scratch */
+    MAX_ELEMENT_BYTES = 16,
+};
+_Static_assert(ENGINE_PE_ROWS *CHUNK * sizeof(float) <= ENGINE_SCRATCH_BYTES, "a chunk fits");
+_Static_assert(ENGINE_OWNER_ROWS % BLOCK == 0, "a panel belongs to one thread");
+
+/* tf32 keeps 10 bits of the mantissa, round to nearest even. */
+static void round_to_tf32(float *values, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        if ((bits & 0x7f800000) != 0x7f800000)
+            bits = (bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu;
+        memcpy(&values[i], &bits, sizeof bits);
+    }
+}
+
+static void load_row(const vtrn_ap *ap, const uint8_t *row, uint64_t from, size_t n, float *out) {
+    uint8_t tmp[CHUNK * MAX_ELEMENT_BYTES];
+    engine_row_load_fp32(ap, row, from, n, out, tmp);
+    if (ap->dtype == VTRN_DTYPE_TF32)
+        round_to_tf32(out, n);
+}
+
+/* An operand that the inner loops can read or write as it lies. */
+static bool is_ready(const vtrn_ap *ap, vtrn_dtype dtype) {
+    return ap->dtype == dtype && ap->addr % (int64_t)dtype_size(dtype) == 0 &&
+           engine_ap_is_dense(ap);
+}
+
+static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap) {
+    switch (ap->dtype) {
+    case VTRN_DTYPE_C64:
+    case VTRN_DTYPE_C128:
+    case VTRN_DTYPE_FP64:
+    case VTRN_DTYPE_INT64:
+    case VTRN_DTYPE_UINT64:
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "%s: the PE array does not take %s",
+                          isa_op_info((vtrn_opcode)instr->opcode)->mnemonic,
+                          dtype_name((vtrn_dtype)ap->dtype));
+    default:
+        return NULL;
+    }
+}
+
+/* Panels of columns [first, end) of the stationary tile; first is a multiple of 8. */
+static void load_panels(engine_core *core, const vtrn_ap *ap, int n_rows, int first, int end) {
+    const tensor_kernels *kernels = CPU_TABLE(tensor_kernel_table);
+    const uint8_t *base = engine_row(core, ap, NULL, 0);
+    size_t stride = (size_t)engine_row_stride(core, ap);
+    bool is_fp32 = is_ready(ap, VTRN_DTYPE_FP32), is_bf16 = is_ready(ap, VTRN_DTYPE_BF16);
+    float *panels = core->regs->pe_weights + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
+    int n = end - first;
+    if (n % BLOCK) /* columns that do not exist weigh nothing */
+        memset(panels + (size_t)(n / BLOCK) * TENSOR_PANEL_STRIDE, 0,
+               (size_t)n_rows * BLOCK * sizeof *panels);
+    if (is_fp32 || is_bf16) {
+        (is_fp32 ? kernels->panels_fp32 : kernels->panels_bf16)(
+            base + (size_t)first * dtype_size((vtrn_dtype)ap->dtype), stride, n_rows, n, panels);
+        return;
+    }
+    for (int k = 0; k < n_rows; k++) {
+        float row[ENGINE_PE_ROWS];
+        load_row(ap, base + (size_t)k * stride, (uint64_t)first, (size_t)n, row);
+        for (int m = 0; m < n; m++)
+            panels[(size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE + (size_t)(k * BLOCK + m % BLOCK)] =
+                row[m];
+    }
+}
+
+vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
+                                const uint64_t *slot_base, int thread_i) {
+    (void)slot_base;
+    const vtrn_ap *ap = &instr->ap[1];
+    uint64_t n_cols = isa_ap_free_size(ap);
+    VTRN_RETURN_IF_ERROR(check_operand_type(instr, ap));
+    if (n_cols > ENGINE_PE_ROWS || ap->n_partitions > ENGINE_PE_ROWS)
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "ldweights: stationary tile of %d rows and %llu columns; at most %d each",
+                          ap->n_partitions, (unsigned long long)n_cols, ENGINE_PE_ROWS);
+    core->regs->pe[thread_i].n_rows = ap->n_partitions;
+    core->regs->pe[thread_i].n_cols = (int)n_cols;
+    engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
+    while (engine_rows_next(&columns))
+        load_panels(core, ap, ap->n_partitions, columns.first, columns.end);
+    return NULL;
+}
+
+/* One matmul as a thread works on it. */
+typedef struct product {
+    engine_core *core;
+    const vtrn_instr *instr;
+    const tensor_kernels *kernels;
+    int thread_i, n_k;
+    bool is_adding, is_direct; /* dst takes the sums as they are */
+} product;
+
+/* Rows [first, end) of a block of sums, n columns from column `from` of dst, the general way. */
+static void store_block(const product *p, const float sums[BLOCK][STRIP], int m, int first, int end,
+                        uint64_t from, int n) {
+    const vtrn_ap *dst = &p->instr->ap[0];
+    uint8_t tmp[STRIP * MAX_ELEMENT_BYTES];
+    for (int r = first; r < end; r++) {
+        float values[STRIP];
+        uint8_t *row = engine_row(p->core, dst, NULL, r);
+        memcpy(values, sums[r - m], sizeof values);
+        if (p->is_adding) {
+            float old[STRIP];
+            engine_row_load_fp32(dst, row, from, (uint64_t)n, old, tmp);
+            for (int i = 0; i < n; i++)
+                values[i] = old[i] + values[i];
+        }
+        if (dst->dtype != VTRN_DTYPE_BF16 || !(p->instr->flags & VTRN_FLAG_STOCHASTIC)) {
+            engine_row_store_fp32(dst, row, from, (uint64_t)n, values, tmp);
+            continue;
+        }
+        dtype_store_fp32_stochastic(
+            (vtrn_dtype)dst->dtype, values, tmp, (size_t)n,
+            &p->core->regs->rng_state[VTRN_ENGINE_TENSOR][dst->partition + r]);
+        engine_row_scatter(dst, row, from, (uint64_t)n, tmp);
+    }
+}
+
+/* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
+typedef struct strip {
+    const float *b; /* fp32, a multiple of 16 columns, zero beyond n */
+    size_t b_stride;
+    const uint8_t *raw; /* not NULL: the first block converts these rows into b on its way */
+    size_t raw_row_bytes;
+    bool is_raw_bf16;
+    uint64_t from; /* first column of dst */
+    int n;
+} strip;
+
+static void multiply_block(const product *p, strip *s, const float *panel, float *c,
+                           size_t c_stride, bool is_adding) {
+    int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
+    if (!s->raw) {
+        p->kernels->multiply[width_i](panel, p->n_k, s->b, s->b_stride, c, c_stride, is_adding);
+        return;
+    }
+    (s->is_raw_bf16 ? p->kernels->multiply_bf16 : p->kernels->multiply_fp32)[width_i](
+        panel, p->n_k, s->raw, s->raw_row_bytes, (float *)s->b, c, c_stride, is_adding);
+    s->raw = NULL;
+}
+
+/* All rows of dst that the thread owns, the columns of one strip. */
+static void multiply_strip(const product *p, strip *s) {
+    const vtrn_ap *dst = &p->instr->ap[0];
+    bool is_whole_width = s->n % TENSOR_VECTOR_COLS == 0;
+    size_t stride = (size_t)engine_row_stride(p->core, dst) / sizeof(float);
+    engine_rows rows = engine_rows_of(p->core, dst, p->thread_i);
+    while (engine_rows_next(&rows)) {
+        for (int m = rows.first / BLOCK * BLOCK; m < rows.end; m += BLOCK) {
+            const float *panel =
+                p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
+            int first = m > rows.first ? m : rows.first;
+            int end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
+            if (p->is_direct && is_whole_width && end - first == BLOCK) {
+                float *c = (float *)engine_row(p->core, dst, NULL, m) + s->from;
+                multiply_block(p, s, panel, c, stride, p->is_adding);
+                continue;
+            }
+            float sums[BLOCK][STRIP];
+            multiply_block(p, s, panel, sums[0], STRIP, false);
+            store_block(p, sums, m, first, end, s->from, s->n);
+        }
+    }
+}
+
+/* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128
+ * pages, and reading them in place for each of 16 blocks would miss the first-level TLB each time.
+ */
+static void multiply_dense(const product *p, uint64_t n_cols) {
+    const vtrn_ap *moving = &p->instr->ap[1];
+    bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
+    const uint8_t *base = engine_row(p->core, moving, NULL, 0);
+    size_t stride = (size_t)engine_row_stride(p->core, moving);
+    float *buffer = engine_scratch(p->core, p->thread_i);
+    for (uint64_t from = 0; from < n_cols; from += STRIP) {
+        strip s = {
+            .b = buffer,
+            .b_stride = STRIP,
+            .raw = base + from * dtype_size((vtrn_dtype)moving->dtype),
+            .raw_row_bytes = stride,
+            .is_raw_bf16 = is_bf16,
+            .from = from,
+            .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP,
+        };
+        if (s.n % TENSOR_VECTOR_COLS) {
+            memset(buffer, 0, (size_t)p->n_k * STRIP * sizeof *buffer);
+            (is_bf16 ? p->kernels->strip_bf16 : p->kernels->strip_fp32)(s.raw, stride, p->n_k, s.n,
+                                                                        buffer);
+            s.raw = NULL;
+        }
+        multiply_strip(p, &s);
+    }
+}
+
+/* Any type and pattern: rows are converted a chunk at a time. */
+static void multiply_any(const product *p, uint64_t n_cols) {
+    const vtrn_ap *moving = &p->instr->ap[1];
+    float *chunk = engine_scratch(p->core, p->thread_i);
+    for (uint64_t from = 0; from < n_cols; from += CHUNK) {
+        size_t n = n_cols - from < CHUNK ? (size_t)(n_cols - from) : CHUNK;
+        for (int k = 0; k < p->n_k; k++) {
+            float *row = chunk + (size_t)k * CHUNK;
+            load_row(moving, engine_row(p->core, moving, NULL, k), from, n, row);
+            for (size_t i = n; i < CHUNK && i % TENSOR_VECTOR_COLS; i++)
+                row[i] = 0;
+        }
+        for (size_t i = 0; i < n; i += STRIP) {
+            strip s = {.b = chunk + i,
+                       .b_stride = CHUNK,
+                       .from = from + i,
+                       .n = n - i < STRIP ? (int)(n - i) : STRIP};
+            multiply_strip(p, &s);
+        }
+    }
+}
+
+static vtrn_status check_product(const engine_core *core, const vtrn_instr *instr, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *moving = &instr->ap[1];
+    int n_rows = core->regs->pe[thread_i].n_rows, n_cols = core->regs->pe[thread_i].n_cols;
+    VTRN_RETURN_IF_ERROR(check_operand_type(instr, moving));
+    if (moving->n_partitions != n_rows || dst->n_partitions != n_cols)
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "matmul: moving tile of %d rows into %d rows of dst; the stationary tile "
+                          "has %d rows and %d columns",
+                          moving->n_partitions, dst->n_partitions, n_rows, n_cols);
+    if (isa_ap_free_size(moving) != isa_ap_free_size(dst))
+        return VTRN_ERROR(VTRN_UNDEFINED, "matmul: moving tile of %llu columns into %llu of dst",
+                          (unsigned long long)isa_ap_free_size(moving),
+                          (unsigned long long)isa_ap_free_size(dst));
+    if (dst->dtype == VTRN_DTYPE_FP32 || dst->dtype == VTRN_DTYPE_BF16)
+        return NULL;
+    return VTRN_ERROR(VTRN_UNSUPPORTED, "matmul: dst is %s; PSUM takes sums as fp32 (or bf16)",
+                      dtype_name((vtrn_dtype)dst->dtype));
+}
+
+vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
+                             int thread_i) {
+    (void)slot_base;
+    VTRN_RETURN_IF_ERROR(check_product(core, instr, thread_i));
+    product p = {
+        .core = core,
+        .instr = instr,
+        .kernels = CPU_TABLE(tensor_kernel_table),
+        .thread_i = thread_i,
+        .n_k = core->regs->pe[thread_i].n_rows,
+        .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
+        .is_direct = is_ready(&instr->ap[0], VTRN_DTYPE_FP32),
+    };
+    const vtrn_ap *moving = &instr->ap[1];
+    uint64_t n_cols = isa_ap_free_size(moving);
+    if (is_ready(moving, VTRN_DTYPE_FP32) || is_ready(moving, VTRN_DTYPE_BF16))
+        multiply_dense(&p, n_cols);
+    else
+        multiply_any(&p, n_cols);
+    return NULL;
+}
+
+/* One dst row of a transpose that converts: element f of each source row. */
+static void transpose_row_converting(engine_core *core, const vtrn_instr *instr, int f) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    float values[ENGINE_PE_ROWS];
+    uint8_t tmp[ENGINE_PE_ROWS * MAX_ELEMENT_BYTES];
+    for (int p = 0; p < src->n_partitions; p++)
+        load_row(src, engine_row(core, src, NULL, p), (uint64_t)f, 1, &values[p]);
+    engine_row_store_fp32(dst, engine_row(core, dst, NULL, f), 0, src->n_partitions, values, tmp);
+}
+
+vtrn_status engine_op_PE_TRANSPOSE(engine_core *core, const vtrn_instr *instr,
+                                   const uint64_t *slot_base, int thread_i) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    VTRN_RETURN_IF_ERROR(check_operand_type(instr, src));
+    VTRN_RETURN_IF_ERROR(check_operand_type(instr, dst));
+    uint64_t n = isa_ap_free_size(src);
+    if (n > ENGINE_PE_ROWS || src->n_partitions > ENGINE_PE_ROWS || dst->n_partitions != n ||
+        isa_ap_free_size(dst) != src->n_partitions)
+        return VTRN_ERROR(
+            VTRN_UNDEFINED,
+            "pe_transpose: [%d, %llu] into [%d, %llu]; dst is the transpose, and both "
+            "sides are at most %d",
+            src->n_partitions, (unsigned long long)n, dst->n_partitions,
+            (unsigned long long)isa_ap_free_size(dst), ENGINE_PE_ROWS);
+    engine_rows rows = engine_rows_of(core, dst, thread_i);
+    while (engine_rows_next(&rows)) {
+        if (dst->dtype == src->dtype) {
+            engine_transpose_rows(core, instr, slot_base, false, rows.first, rows.end);
+            continue;
+        }
+        for (int f = rows.first; f < rows.end; f++)
+            transpose_row_converting(core, instr, f);
+    }
+    return NULL;
+}

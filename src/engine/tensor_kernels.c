@@ -1,0 +1,227 @@
+/* The inner loops of the tensor engine at one instruction-set level. */
+#include "engine/tensor_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+enum { ROWS = TENSOR_BLOCK_ROWS };
+
+#if defined(__AVX512F__)
+
+/* Where the moving vectors come from. */
+enum { FROM_STRIP, FROM_FP32, FROM_BF16 };
+
+static inline __attribute__((always_inline)) __m512 load_vector(const uint8_t *b, int v,
+                                                                const int from) {
+    if (from != FROM_BF16)
+        return _mm512_loadu_ps((const float *)b + 16 * v);
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b + v));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/* 8 rows by 3 vectors: 24 sums, 3 vectors of b and a broadcast in 32 registers; 11 loads feed 24
+ * multiply-adds, so the two multipliers and not the two load ports set the pace. */
+static inline __attribute__((always_inline)) void
+multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes, float *strip,
+                 float *c, size_t c_stride, bool is_adding, const int n_vectors, const int from) {
+    __m512 sum[ROWS][3];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++)
+            sum[r][v] = _mm512_setzero_ps();
+    for (int k = 0; k < n_k; k++) {
+        __m512 moving[3];
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++) {
+            moving[v] = load_vector(b, v, from);
+            if (from != FROM_STRIP)
+                _mm512_storeu_ps(strip + 16 * v, moving[v]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            __m512 weight = _mm512_set1_ps(panel[r]);
+#pragma GCC unroll 3
+            for (int v = 0; v < n_vectors; v++)
+                sum[r][v] = _mm512_fmadd_ps(weight, moving[v], sum[r][v]);
+        }
+        panel += ROWS;
+        b += row_bytes;
+        strip += TENSOR_STRIP_COLS;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++) {
+            float *to = c + (size_t)r * c_stride + 16 * v;
+            __m512 value = sum[r][v];
+            _mm512_storeu_ps(to, is_adding ? _mm512_add_ps(_mm512_loadu_ps(to), value) : value);
+        }
+}
+
+#define MULTIPLY_FROM(n_cols, type, from)                                                          \
+    static void multiply_##type##_##n_cols(const float *panel, int n_k, const uint8_t *b,          \
+                                           size_t row_bytes, float *strip, float *c,               \
+                                           size_t c_stride, bool is_adding) {                      \
+        multiply_vectors(panel, n_k, b, row_bytes, strip, c, c_stride, is_adding, n_cols / 16,     \
+                         from);                                                                    \
+    }
+#define MULTIPLY(n_cols)                                                                           \
+    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
+                                  float *c, size_t c_stride, bool is_adding) {                     \
+        multiply_vectors(panel, n_k, (const uint8_t *)b, b_stride * sizeof *b, NULL, c, c_stride,  \
+                         is_adding, n_cols / 16, FROM_STRIP);                                      \
+    }                                                                                              \
+    MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
+    MULTIPLY_FROM(n_cols, bf16, FROM_BF16)
+#define HAS_FUSED_LOAD 1
+
+#elif defined(__AVX2__)
+
+/* 4 rows by 2 or 3 vectors of 8: at most 12 sums in 16 registers. */
+static inline __attribute__((always_inline)) void
+multiply_part(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
+              size_t c_stride, bool is_adding, const int n_vectors) {
+    __m256 sum[4][3];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++)
+            sum[r][v] = _mm256_setzero_ps();
+    for (int k = 0; k < n_k; k++) {
+        __m256 moving[3];
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++)
+            moving[v] = _mm256_loadu_ps(b + 8 * v);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            __m256 weight = _mm256_set1_ps(panel[r]);
+#pragma GCC unroll 3
+            for (int v = 0; v < n_vectors; v++)
+                sum[r][v] = _mm256_fmadd_ps(weight, moving[v], sum[r][v]);
+        }
+        panel += ROWS;
+        b += b_stride;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++) {
+            float *to = c + (size_t)r * c_stride + 8 * v;
+            __m256 value = sum[r][v];
+            _mm256_storeu_ps(to, is_adding ? _mm256_add_ps(_mm256_loadu_ps(to), value) : value);
+        }
+}
+
+#define MULTIPLY(n_cols)                                                                           \
+    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
+                                  float *c, size_t c_stride, bool is_adding) {                     \
+        enum { PART_VECTORS = n_cols % 24 ? 2 : 3, PART_COLS = PART_VECTORS * 8 };                 \
+        for (int first = 0; first < n_cols; first += PART_COLS)                                    \
+            for (int r = 0; r < ROWS; r += 4)                                                      \
+                multiply_part(panel + r, n_k, b + first, b_stride,                                 \
+                              c + (size_t)r * c_stride + first, c_stride, is_adding,               \
+                              PART_VECTORS);                                                       \
+    }
+
+#else
+
+/* fmaf is exact here as everywhere, if slow: without the instruction it is a library call. */
+static void multiply_plain(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
+                           size_t c_stride, bool is_adding, int n_cols) {
+    float sum[ROWS][TENSOR_STRIP_COLS] = {0};
+    for (int k = 0; k < n_k; k++)
+        for (int r = 0; r < ROWS; r++)
+            for (int i = 0; i < n_cols; i++)
+                sum[r][i] =
+                    fmaf(panel[k * ROWS + r], b[(size_t)k * b_stride + (size_t)i], sum[r][i]);
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < n_cols; i++) {
+            float *to = c + (size_t)r * c_stride + i;
+            *to = is_adding ? *to + sum[r][i] : sum[r][i];
+        }
+}
+
+#define MULTIPLY(n_cols)                                                                           \
+    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
+                                  float *c, size_t c_stride, bool is_adding) {                     \
+        multiply_plain(panel, n_k, b, b_stride, c, c_stride, is_adding, n_cols);                   \
+    }
+
+#endif
+
+static inline __attribute__((always_inline)) void load_bf16(const uint8_t *restrict src,
+                                                            float *restrict out, const int n) {
+    for (int i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, src + 2 * i, sizeof half);
+        uint32_t bits = (uint32_t)half << 16;
+        memcpy(out + i, &bits, sizeof bits);
+    }
+}
+
+static inline __attribute__((always_inline)) void load_fp32(const uint8_t *restrict src,
+                                                            float *restrict out, const int n) {
+    for (int i = 0; i < n; i++) /* a memcpy of 192 bytes becomes a slow string instruction */
+        memcpy(out + i, src + 4 * i, sizeof *out);
+}
+
+/* The full widths have their own loops, of a length that the compiler knows. */
+#define LOADERS(type, size)                                                                        \
+    static void strip_##type(const uint8_t *src, size_t row_bytes, int n_rows, int n,              \
+                             float *out) {                                                         \
+        for (int k = 0; k < n_rows; k++, src += row_bytes, out += TENSOR_STRIP_COLS) {             \
+            if (n == TENSOR_STRIP_COLS)                                                            \
+                load_##type(src, out, TENSOR_STRIP_COLS);                                          \
+            else                                                                                   \
+                load_##type(src, out, n);                                                          \
+        }                                                                                          \
+    }                                                                                              \
+    static void panels_##type(const uint8_t *src, size_t row_bytes, int n_rows, int n,             \
+                              float *out) {                                                        \
+        for (int k = 0; k < n_rows; k++, src += row_bytes, out += ROWS) {                          \
+            float *panel = out;                                                                    \
+            int m = 0;                                                                             \
+            for (; m + ROWS <= n; m += ROWS, panel += TENSOR_PANEL_STRIDE)                         \
+                load_##type(src + m * size, panel, ROWS);                                          \
+            if (m < n)                                                                             \
+                load_##type(src + m * size, panel, n - m);                                         \
+        }                                                                                          \
+    }
+
+LOADERS(bf16, 2)
+LOADERS(fp32, 4)
+
+MULTIPLY(16)
+MULTIPLY(32)
+MULTIPLY(48)
+
+#ifndef HAS_FUSED_LOAD
+#define LOAD_AND_MULTIPLY(type, n_cols)                                                            \
+    static void multiply_##type##_##n_cols(const float *panel, int n_k, const uint8_t *b,          \
+                                           size_t row_bytes, float *strip, float *c,               \
+                                           size_t c_stride, bool is_adding) {                      \
+        strip_##type(b, row_bytes, n_k, n_cols, strip);                                            \
+        multiply_##n_cols(panel, n_k, strip, TENSOR_STRIP_COLS, c, c_stride, is_adding);           \
+    }
+LOAD_AND_MULTIPLY(fp32, 16)
+LOAD_AND_MULTIPLY(fp32, 32)
+LOAD_AND_MULTIPLY(fp32, 48)
+LOAD_AND_MULTIPLY(bf16, 16)
+LOAD_AND_MULTIPLY(bf16, 32)
+LOAD_AND_MULTIPLY(bf16, 48)
+#endif
+
+const tensor_kernels VTRN_AT_LEVEL(tensor_kernel_table) = {
+    .multiply = {multiply_16, multiply_32, multiply_48},
+    .multiply_fp32 = {multiply_fp32_16, multiply_fp32_32, multiply_fp32_48},
+    .multiply_bf16 = {multiply_bf16_16, multiply_bf16_32, multiply_bf16_48},
+    .strip_bf16 = strip_bf16,
+    .strip_fp32 = strip_fp32,
+    .panels_bf16 = panels_bf16,
+    .panels_fp32 = panels_fp32,
+};
