@@ -47,7 +47,7 @@ tools:
 	    command -v git >/dev/null || missing="$$missing git"; \
 	    command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	    pkg-config --exists cmocka 2>/dev/null || missing="$$missing libcmocka-dev"; \
-	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv";)
+	    $(PYTHON) -c 'import ensurepip; import venv' 2>/dev/null || missing="$$missing python3-venv";)
 
 test-tools: tools
 	$(call install, \
