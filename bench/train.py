@@ -1,0 +1,185 @@
+"""Measures both trainings against JAX on the CPU: bench/run train [--json]. It never judges.
+
+Each run is a process of its own. Loss curves: 100 steps, same seed, largest relative difference.
+Times: median over the steps after the first five, of the same script on both sides, one after the
+other. VTRN_BUILD names another build directory."""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
+STEPS, THREAD_STEPS, WARM_UP = 100, 20, 5
+
+BASELINE = """
+import sys; sys.path.insert(0, sys.argv[1])
+import jax, model
+jax.devices(); model.load_data()
+"""
+
+TINY = """
+import json, statistics, time, jax, numpy as np
+x = jax.device_put(np.arange(16, dtype=np.float32), jax.devices()[0])
+def compile_one(i):
+    lowered = jax.jit(lambda x: x + (1.0 + i)).lower(x)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    return time.perf_counter() - start, compiled
+compile_s, compiled = zip(*[compile_one(i) for i in range(20)])
+def execute_one():
+    start = time.perf_counter()
+    compiled[0](x).block_until_ready()
+    return time.perf_counter() - start
+execute_s = [execute_one() for _ in range(1000)]
+print(json.dumps([statistics.median(compile_s) * 1e3, statistics.median(execute_s) * 1e6]))
+"""
+
+
+def environment(platform: str, **extra: str) -> dict:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("VTRN_", "PJRT_NAMES"))}
+    env["JAX_PLATFORMS"] = platform
+    if platform != "cpu":
+        library = str(BUILD / "src/libvtrn.so")
+        env |= {
+            "JAX_PLATFORMS": f"{platform},cpu",
+            "PJRT_NAMES_AND_LIBRARY_PATHS": f"{platform}:{library}",
+            "VTRN_LIBRARY": library,
+            "PYTHONPATH": str(ROOT / "python"),
+        }
+    return env | extra
+
+
+def execute(arguments: list, env: dict) -> tuple[str, float]:
+    """(standard output, peak resident MB); a failure shows the end of the error output."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([sys.executable, *arguments], env=env, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            tail = "\n".join(err.read().splitlines()[-12:])
+            raise RuntimeError(f"{' '.join(map(str, arguments[:2]))}: {tail}")
+        return out.read(), usage.ru_maxrss / 1024
+
+
+def train(name: str, platform: str, steps: int, *flags: str, **extra: str) -> dict:
+    """losses, seconds of each step, rss_mb, and the profile where there is one."""
+    with tempfile.TemporaryDirectory() as directory:
+        losses = os.path.join(directory, "losses.json")
+        env = environment(platform, **extra)
+        if platform != "cpu":
+            env["VTRN_PROFILE"] = directory
+        script = str(ROOT / "examples" / name / "train.py")
+        _, rss_mb = execute([script, "--steps", str(steps), "--losses", losses, *flags], env)
+        with open(losses) as f:
+            result = json.load(f) | {"rss_mb": rss_mb}
+        path = os.path.join(directory, "profile.json")
+        if os.path.exists(path):
+            with open(path) as f:
+                result["profile"] = json.load(f)
+    return result
+
+
+def loss_rel_max(ours: dict, theirs: dict) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+
+
+def step_seconds(result: dict) -> float:
+    return statistics.median(result["seconds"][WARM_UP:])
+
+
+def compare(numbers: dict, name: str, platform: str, key: str, *flags: str) -> dict:
+    theirs = train(name, "cpu", STEPS, *flags)
+    ours = train(name, platform, STEPS, *flags)
+    numbers[f"{key}.loss_rel_max"] = loss_rel_max(ours, theirs)
+    numbers[f"{key}.step_vs_xla"] = step_seconds(ours) / step_seconds(theirs)
+    numbers[f"{key}.step_ms"] = step_seconds(ours) * 1e3
+    numbers[f"{key}.xla_step_ms"] = step_seconds(theirs) * 1e3
+    if "profile" in ours:
+        numbers[f"{key}.chip_step_us"] = ours["profile"]["step_ns"] / 1e3
+        numbers[f"{key}.reference_time_share"] = ours["profile"]["reference_time_share"]
+        numbers[f"{key}.n_reference_ops"] = ours["profile"]["n_reference_ops"]
+    return ours
+
+
+def measure_digits(numbers: dict, platform: str) -> None:
+    ours = compare(numbers, "digits", platform, "digits")
+    _, baseline_mb = execute(["-c", BASELINE, str(ROOT / "examples/digits")], environment("cpu"))
+    numbers["digits.rss_extra_mb"] = ours["rss_mb"] - baseline_mb
+
+
+def measure_chars(numbers: dict, platform: str) -> None:
+    compare(numbers, "chars", platform, "chars_fp32", "--fp32")
+    compare(numbers, "chars", platform, "chars_bf16")
+
+
+def measure_threads(numbers: dict, platform: str) -> None:
+    one, two = (
+        step_seconds(train("chars", platform, THREAD_STEPS, VTRN_THREADS=n)) for n in ("1", "2")
+    )
+    numbers["thread_speedup"] = one / two
+
+
+def measure_replay(numbers: dict, platform: str) -> None:
+    """One step, so that the profile's last execution is one that was replayed."""
+    p = train("chars", platform, 1).get("profile")
+    if p and p["timing_seconds"] > 0:
+        n = p["n_dmas"] + sum(e["n_instructions"] for e in p["engines"].values())
+        numbers["replay_minstr_s"] = n / p["timing_seconds"] / 1e6
+        numbers["timing_share"] = p["timing_seconds"] / p["functional_seconds"]
+
+
+def measure_tiny(numbers: dict, platform: str) -> None:
+    out, _ = execute(["-c", TINY], environment(platform))
+    numbers["tiny_compile_ms"], numbers["tiny_execute_us"] = json.loads(out.splitlines()[-1])
+    out, _ = execute(["-c", TINY], environment("cpu"))
+    numbers["xla_tiny_compile_ms"], numbers["xla_tiny_execute_us"] = json.loads(
+        out.splitlines()[-1]
+    )
+
+
+PARTS = {
+    "tiny": measure_tiny,
+    "digits": measure_digits,
+    "chars": measure_chars,
+    "threads": measure_threads,
+    "replay": measure_replay,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone")
+    parser.add_argument("--platform", default="neuron", help="cpu compares JAX with itself")
+    args = parser.parse_args()
+    numbers, failed = {}, False
+    for name in args.only or PARTS:
+        start = time.monotonic()
+        try:
+            PARTS[name](numbers, args.platform)
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    shares = [v for k, v in numbers.items() if k.endswith(".reference_time_share")]
+    if shares:
+        numbers["reference_time_share"] = max(shares)
+    if args.json:
+        print(json.dumps(numbers, indent=2))
+    else:
+        for key, value in numbers.items():
+            print(f"{key:32} {value:.6g}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
