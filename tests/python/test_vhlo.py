@@ -328,6 +328,21 @@ def test_reducers_are_recognised(tmp_path):
     assert re.findall(r"stablehlo\.reduce .*reducer=(\w+)", text) == ["or", "and"]
 
 
+def test_donated_parameters_name_their_output(tmp_path):
+    def step(a, b, c):
+        return b.sum(), a + 1, c.astype(BF16)
+
+    shapes = [jax.ShapeDtypeStruct(s, F32) for s in ((3, 4), (5,), (7,))]
+    lowered = jax.jit(step, donate_argnums=(0, 2)).lower(*shapes)
+    context, module = jax_mlir.make_ir_context(), str(lowered.compiler_ir())
+    with context:
+        data = stablehlo.serialize_portable_artifact_str(module, "1.13.0")
+    wanted = re.findall(r"%arg(\d+): [^%]*?tf\.aliasing_output = (\d+)", module)
+    text = dump("graph", data, tmp_path)
+    assert wanted == [("0", "1")]
+    assert re.findall(r"parameter (\d+) aliases output (\d+)", text) == wanted
+
+
 def test_constants_keep_their_bytes(tmp_path):
     values = jnp.arange(3, dtype=F32) * 1.5
     data = export.export(jax.jit(lambda x: x + values), platforms=["cpu"])(

@@ -138,9 +138,10 @@ typedef union graph_attrs {
 } graph_attrs;
 
 typedef struct graph_op {
-    uint16_t kind; /* graph_kind */
+    uint16_t kind;   /* graph_kind */
     uint8_t reducer; /* graph_reducer of regions[0] (scatter region of select_and_scatter) */
-    uint8_t select;  /* select_and_scatter: graph_direction of the select region, when recognised */
+    uint8_t
+        select; /* select_and_scatter: graph_direction of its region; GRAPH_EQ: not recognised */
     uint32_t n_operands, n_results, n_regions;
     graph_value *operands, *results;
     struct graph_region **regions;
@@ -161,8 +162,8 @@ typedef struct graph {
     arena arena; /* owns everything */
     const char *name;
     uint32_t n_values;
-    graph_type *types; /* by value */
-    graph_region body; /* @main: args are the parameters, results the outputs */
+    graph_type *types;         /* by value */
+    graph_region body;         /* @main: args are the parameters, results the outputs */
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
     int64_t n_partitions, n_replicas;
@@ -176,7 +177,7 @@ void graph_destroy(graph *g); /* NULL is fine */
 /* StableHLO-like text, for tests and dumps. The caller frees *out_text with free(). */
 vtrn_status graph_print(const graph *g, char **out_text);
 
-const char *graph_kind_name(graph_kind kind); /* "add" */
+const char *graph_kind_name(graph_kind kind);   /* "add" */
 int64_t graph_type_count(const graph_type *t);  /* elements */
 uint64_t graph_type_bytes(const graph_type *t); /* dense bytes */
 bool graph_type_equal(const graph_type *a, const graph_type *b);

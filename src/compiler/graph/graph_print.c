@@ -241,6 +241,12 @@ vtrn_status graph_print(const graph *g, char **out_text) {
         return VTRN_OUT_OF_MEMORY(size);
     fprintf(p.out, "graph @%s partitions=%lld replicas=%lld\n", g->name, (long long)g->n_partitions,
             (long long)g->n_replicas);
+    for (uint32_t i = 0; i < g->body.n_args; i++) {
+        if (g->arg_alias_output[i] >= 0)
+            fprintf(p.out, "  parameter %u aliases output %d\n", i, g->arg_alias_output[i]);
+        if (g->arg_is_donated[i])
+            fprintf(p.out, "  parameter %u is donated\n", i);
+    }
     print_region(&p, &g->body);
     return fclose(p.out) == 0 ? NULL : VTRN_OUT_OF_MEMORY(size);
 }
