@@ -95,12 +95,12 @@ static vtrn_status run_threefry(ref_call *c, const graph_type *t, uint64_t *stat
     return NULL;
 }
 
-/* state: key, then the counter, low word first; n_state words. */
+/* state: key, then the counter, low word first; n_state words. With 2 the key is the high word. */
 static void run_philox(ref_call *c, const graph_type *t, uint64_t *state, int64_t n_state) {
     const int64_t n = ref_count(t), per_counter = dtype_size(t->dtype) == 8 ? 2 : 4;
     const int64_t n_counters = (n + per_counter - 1) / per_counter;
     const size_t size = dtype_size(t->dtype);
-    uint64_t low = state[1], high = n_state > 2 ? state[2] : 0;
+    uint64_t low = state[1], high = n_state > 2 ? state[2] : state[0];
     for (int64_t i = 0; i < n_counters; i++) {
         uint32_t x[4] = {(uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high,
                          (uint32_t)(high >> 32)};
