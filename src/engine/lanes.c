@@ -289,6 +289,43 @@ static void bind_all(lanes *l, const lanes_spec *spec, const uint64_t *slot_base
     }
 }
 
+static bool are_dense_fp32(const lanes *l, const lanes_spec *spec) {
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const operand *o = &l->op[i];
+        if (spec->streams >> i & 1 &&
+            (o->dtype != VTRN_DTYPE_FP32 || o->n_dims != 1 || (o->dim[0].step != 1 && o->n > 1)))
+            return false;
+    }
+    return true;
+}
+
+static void run_row_dense(lanes *l, const lanes_spec *spec, size_t n) {
+    float *p[VTRN_MAX_AP];
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (spec->streams >> i & 1)
+            p[i] = (float *)(l->op[i].row_0 + l->row * l->op[i].row_stride);
+    spec->dense_row(l, p, n);
+}
+
+static void run_row_in_chunks(lanes *l, const lanes_spec *spec, lanes_fn fn, uint64_t n) {
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (spec->streams >> i & 1)
+            operand_at_row(&l->op[i], l->row);
+    if (l->instr->flags & VTRN_FLAG_STOCHASTIC)
+        l->op[0].rng = &l->core->regs->rng_state[l->instr->engine][l->partition];
+    if (spec->row_begin)
+        spec->row_begin(l);
+    for (l->from = 0; l->from < n;) {
+        uint64_t left = n - l->from;
+        size_t m = spec->whole_chunks ? (size_t)(left < OPERAND_CHUNK ? left : OPERAND_CHUNK)
+                                      : operand_chunk(l->op, spec->streams, left);
+        fn(l, m);
+        l->from += m;
+    }
+    if (spec->row_end)
+        spec->row_end(l);
+}
+
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                       int thread_i, const lanes_spec *spec, lanes_fn fn, void *extra) {
     VTRN_RETURN_IF_ERROR(check_shapes(instr, spec));
@@ -299,29 +336,17 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     l.extra = extra;
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
+    bool is_dense = spec->dense_row && are_dense_fp32(&l, spec);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
     while (engine_rows_next(&rows))
         for (l.row = rows.first; l.row < rows.end; l.row++) {
-            for (int i = 0; i < VTRN_MAX_AP; i++)
-                if (spec->streams >> i & 1)
-                    operand_at_row(&l.op[i], l.row);
             l.partition = instr->ap[0].partition + l.row;
-            if (instr->flags & VTRN_FLAG_STOCHASTIC)
-                l.op[0].rng = &core->regs->rng_state[instr->engine][l.partition];
             if (spec->scalars)
                 load_scalars(&l, spec, l.row);
-            if (spec->row_begin)
-                spec->row_begin(&l);
-            for (l.from = 0; l.from < n;) {
-                uint64_t left = n - l.from;
-                size_t m = spec->whole_chunks
-                               ? (size_t)(left < OPERAND_CHUNK ? left : OPERAND_CHUNK)
-                               : operand_chunk(l.op, spec->streams, left);
-                fn(&l, m);
-                l.from += m;
-            }
-            if (spec->row_end)
-                spec->row_end(&l);
+            if (is_dense)
+                run_row_dense(&l, spec, (size_t)n);
+            else
+                run_row_in_chunks(&l, spec, fn, n);
         }
     return NULL;
 }

@@ -97,6 +97,8 @@ typedef struct lanes_spec {
     bool whole_chunks; /* every chunk but the last of a row has OPERAND_CHUNK elements */
     bool sign_extend;  /* of raw scalars */
     void (*row_begin)(lanes *l), (*row_end)(lanes *l); /* may be NULL */
+    /* may be NULL: a whole row when all streams are dense fp32; p[i] is the row of operand i */
+    void (*dense_row)(lanes *l, float *const p[VTRN_MAX_AP], size_t n);
 } lanes_spec;
 
 /* Checks that all streams have the shape of ap[0], that scalars are [P,1], then runs. */

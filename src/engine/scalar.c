@@ -33,6 +33,11 @@ static void activate_chunk(lanes *l, size_t n) {
     operand_put_fp32(&l->op[0], n, d);
 }
 
+static void activate_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
+    activation *a = l->extra;
+    a->fn(p[1], l->s[2], l->s[3], a->slope, p[0], n);
+}
+
 vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
                                const uint64_t *slot_base, int thread_i) {
     if (instr->func >= VTRN_ACT_COUNT)
@@ -40,7 +45,10 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
     activation a = {.fn = CPU_TABLE(act_kernel_table)->act[instr->func],
                     .accumulates = instr->flags & VTRN_FLAG_ACCUMULATE};
     memcpy(&a.slope, &instr->arg[0], sizeof a.slope);
-    lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2};
+    lanes_spec spec = {.streams = AP0 | AP1,
+                       .scalars = AP2 | AP3,
+                       .first_imm = 2,
+                       .dense_row = a.accumulates ? NULL : activate_row};
     if (a.accumulates) {
         spec.whole_chunks = true; /* the order of the sum depends on positions only */
         spec.row_begin = activate_row_begin;

@@ -77,6 +77,10 @@ static void tensor_tensor_fp32(lanes *l, size_t n) {
     operand_put_fp32(&l->op[0], n, d);
 }
 
+static void tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
+    l->alu->tt[l->instr->op0](p[1], p[2], p[0], n);
+}
+
 static void tensor_tensor_int(lanes *l, size_t n) {
     const alu_plan *plan = l->extra;
     uint8_t op = l->instr->op0;
@@ -94,6 +98,8 @@ THE_OP(TENSOR_TENSOR) {
     one_op.op1 = VTRN_ALU_NONE;
     VTRN_RETURN_IF_ERROR(choose_path(&one_op, AP1 | AP2, &plan));
     lanes_spec spec = {.streams = AP0 | AP1 | AP2};
+    if (plan.path == PATH_FP32)
+        spec.dense_row = tensor_tensor_row;
     return lanes_run(core, instr, slot_base, thread_i, &spec,
                      plan.path == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int, &plan);
 }
@@ -113,6 +119,19 @@ static void tensor_scalar_fp32(lanes *l, size_t n) {
     if (instr->op1 != VTRN_ALU_NONE)
         scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, l->s[3], d, n);
     operand_put_fp32(&l->op[0], n, d);
+}
+
+static void tensor_scalar_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
+    const vtrn_instr *instr = l->instr;
+    size_t m = OPERAND_CHUNK; /* the second operation finds the chunk in the cache */
+    for (size_t i = 0; i < n; i += m) {
+        m = n - i < m ? n - i : m;
+        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, p[1] + i, l->s[2], p[0] + i,
+                    m);
+        if (instr->op1 != VTRN_ALU_NONE)
+            scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, p[0] + i, l->s[3],
+                        p[0] + i, m);
+    }
 }
 
 /* Between two bit operations a narrow value has only its own bits. */
@@ -143,6 +162,8 @@ THE_OP(TENSOR_SCALAR) {
     alu_plan plan;
     VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
     lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2};
+    if (plan.path == PATH_FP32)
+        spec.dense_row = tensor_scalar_row;
     return lanes_run(core, instr, slot_base, thread_i, &spec,
                      plan.path == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &plan);
 }

@@ -91,8 +91,12 @@ class Machine:
 
     def __init__(self, seed=0):
         rng = np.random.default_rng(seed)
-        self.memory = {s: rng.integers(0, 256, (128, n), dtype=np.uint8)
-                       for s, n in STRIDE.items()}
+        self.memory = {}
+        for space, n in STRIDE.items():
+            room = np.empty(128 * n + 64, np.uint8)
+            start = -room.ctypes.data % 64  # cache lines begin as they do in a core
+            self.memory[space] = room[start:start + 128 * n].reshape(128, n)
+            self.memory[space][:] = rng.integers(0, 256, (128, n), dtype=np.uint8)
         self.core = None
         lib.harness_core.restype = ctypes.c_void_p
         self.core = ctypes.c_void_p(lib.harness_core(

@@ -114,11 +114,11 @@ def test_stores_round_to_nearest_even_as_in_ml_dtypes(name):
 
 @pytest.mark.parametrize("name", INTS)
 def test_integer_stores_round_to_even_and_saturate(name):
-    x = awkward_floats()
+    x = awkward_floats()[::11].copy()
     info = np.iinfo(name)
     want = [0 if np.isnan(v) else int(min(max(np.rint(float(v)), info.min), info.max))
-            for v in x[:60_000]]
-    assert np.array_equal(store(name, x[:60_000]), np.array(want, name))
+            for v in x]
+    assert np.array_equal(store(name, x), np.array(want, name))
 
 
 def test_integers_load_by_value():
@@ -141,7 +141,7 @@ def test_tf32_keeps_ten_bits_of_mantissa():
 @pytest.mark.parametrize("to", INTS)
 @pytest.mark.parametrize("start", ["fp32", "bf16", "fp16", "fp64", "fp8e5m2"])
 def test_convert_to_integers_truncates_and_saturates(start, to):
-    a = awkward_floats()[::7].astype(NUMPY[start])
+    a = awkward_floats()[::41].astype(NUMPY[start])
     info = np.iinfo(to)
     want = [0 if np.isnan(v) else
             info.max if v > info.max else info.min if v < info.min else int(v)
@@ -158,7 +158,7 @@ def test_convert_between_integers_wraps(start, to):
 
 @pytest.mark.parametrize("to", [*FLOATS, "fp32"])
 @pytest.mark.parametrize("start", ["fp64", "fp32", "int32", "int64", "bf16", "fp16"])
-def test_convert_between_floats_rounds_once(start, to):
+def test_convert_between_floats_rounds_as_ml_dtypes_does(start, to):
     rng = np.random.default_rng(3)
     a = awkward_floats()[::5]
     a = a[~np.isnan(a)]
@@ -168,7 +168,7 @@ def test_convert_between_floats_rounds_once(start, to):
         want = a.astype(np.float32).astype(NUMPY[to])
     else:
         a = a.astype(NUMPY[start])
-        if start == "fp64":  # one bit beyond fp32, to tell one rounding from two
+        if start == "fp64":  # beyond fp32, to tell one rounding from two
             a = a * (1 + rng.choice([-1, 0, 1], a.size) * 2.0**-40)
         want = a.astype(NUMPY[to])
     got = convert(start, a, to)
