@@ -124,3 +124,10 @@ def test_a_failing_program_leaves_nothing_behind():
         with pytest.raises(Exception):
             jax.jit(lambda v: v + 3, compiler_options={"nope": 1})(x)
     assert neuron().memory_stats()["bytes_in_use"] == before
+
+
+def test_an_operation_may_run_as_its_reference():
+    x = jax.device_put(np.linspace(-2, 2, 64, dtype=np.float32), neuron())
+    options = {"vtrn_reference_only": True}
+    y = jax.jit(lambda v: jnp.exp(v) + 1, compiler_options=options)(x)
+    np.testing.assert_allclose(np.asarray(y), np.exp(np.asarray(x)) + 1, rtol=1e-6)

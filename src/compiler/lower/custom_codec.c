@@ -404,7 +404,7 @@ vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const vo
 
 vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
     arena home = ARENA_EMPTY;
-    graph *g = ARENA_NEW(&home, graph, 1);
+    graph *g = calloc(1, sizeof *g); /* as graph_destroy() expects: only the rest is in the arena */
     if (!g)
         return VTRN_OUT_OF_MEMORY(sizeof *g);
     codec c = {
@@ -423,6 +423,7 @@ vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
         vtrn_status status =
             VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op: %s, at byte %zu of %zu", c.error, c.n, size);
         arena_free(&home);
+        free(g);
         return status;
     }
     g->arena = home;
