@@ -103,7 +103,8 @@ test-fuzz: test-tools
 	done
 
 test-python: venv build
-	$(ON_NEURON) VTRN_BUILD_DIR=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q tests/python
+	VTRN_BUILD_DIR=$(ROOT)/$(BUILD) VTRN_BUILD=$(ROOT)/$(BUILD) \
+	    $(VENV)/bin/python -m pytest -q tests/python
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz out

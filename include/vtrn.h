@@ -1,5 +1,5 @@
-/* vtrn: a virtual Trainium. The C API: open a device, compile a StableHLO artifact, run it, read its
- * profile. Every function returns NULL on success or a status that the caller frees.
+/* vtrn: a virtual Trainium. The C API: open a device, compile a StableHLO artifact, run it, read
+ * its profile. Every function returns NULL on success or a status that the caller frees.
  *
  * Handles are not locked by the caller: all functions may be called from any thread. */
 #ifndef VTRN_H
@@ -48,9 +48,9 @@ VTRN_API bool vtrn_dtype_from_name(const char *name, int *out);
 /* StableHLO portable artifact (bytecode) -> executable for one core. */
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                                   vtrn_executable **out);
-/* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs and
- * outputs are vectors: a program knows sizes, not shapes. Only load containers with custom ops that
- * you trust: their bodies are the compiler's. */
+/* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs
+ * and outputs are vectors: a program knows sizes, not shapes. Only load containers with custom ops
+ * that you trust: their bodies are the compiler's. */
 VTRN_API vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t size,
                                        vtrn_executable **out);
 VTRN_API void vtrn_executable_destroy(vtrn_executable *executable);
@@ -84,7 +84,7 @@ typedef struct vtrn_profile {
     size_t struct_size;
     double step_ns; /* simulated, launch to completion */
     double tensor_active, vector_active, scalar_active, gpsimd_active, sync_active, dma_active;
-    double mfu;                /* useful FLOPs / (step time * the core's bf16 peak) */
+    double mfu; /* useful FLOPs / (step time * the core's bf16 peak) */
     uint64_t flops;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     uint64_t hbm_peak_bytes, sbuf_peak_bytes, psum_peak_bytes; /* of the core */

@@ -6,8 +6,8 @@
 
 typedef struct team team;
 
-/* n_threads 1 to 64; 0 means VTRN_THREADS or else the number of usable cores. Threads sleep while no
- * work is given, spin briefly between barriers. */
+/* n_threads 1 to 64; 0 means VTRN_THREADS or else the number of usable cores. Threads sleep while
+ * no work is given, spin briefly between barriers. */
 vtrn_status team_create(int n_threads, team **out);
 void team_destroy(team *t);
 int team_size(const team *t);

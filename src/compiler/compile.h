@@ -16,7 +16,8 @@ typedef struct compile_options {
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
                           vtrn_program **out);
 
-/* Runs custom op custom_i of a program made by compile_graph (an engine_custom_fn; ctx is unused). */
+/* Runs custom op custom_i of a program made by compile_graph (an engine_custom_fn; ctx is unused).
+ */
 vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
                                void *const *inputs, void *const *outputs);
 

@@ -7,8 +7,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 /* Puts the message of status into text[n] and frees it; 0 when it was OK, else its category. */
-static int finish(vtrn_status status, char *text, size_t n)
-{
+static int finish(vtrn_status status, char *text, size_t n) {
     if (!status)
         return 0;
     const int category = (int)vtrn_status_category(status);
@@ -17,25 +16,21 @@ static int finish(vtrn_status status, char *text, size_t n)
     return category;
 }
 
-EXPORTED int reference_open(const void *artifact, size_t size, graph **out, char *text, size_t n)
-{
+EXPORTED int reference_open(const void *artifact, size_t size, graph **out, char *text, size_t n) {
     return finish(graph_from_artifact(artifact, size, out), text, n);
 }
 
-EXPORTED void reference_close(graph *g)
-{
+EXPORTED void reference_close(graph *g) {
     graph_destroy(g);
 }
 
-EXPORTED uint32_t reference_count(const graph *g, int is_result)
-{
+EXPORTED uint32_t reference_count(const graph *g, int is_result) {
     return is_result ? g->body.n_results : g->body.n_args;
 }
 
 /* dims[12]; returns the rank, or -1 for a token. */
 EXPORTED int reference_type(const graph *g, int is_result, uint32_t i, int64_t *dims,
-                            const char **out_dtype)
-{
+                            const char **out_dtype) {
     const graph_type *t = &g->types[is_result ? g->body.results[i] : g->body.args[i]];
     for (int d = 0; d < t->rank; d++)
         dims[d] = t->dims[d];
@@ -44,7 +39,6 @@ EXPORTED int reference_type(const graph *g, int is_result, uint32_t i, int64_t *
 }
 
 EXPORTED int reference_run(const graph *g, const void *const *args, void *const *results,
-                           char *text, size_t n)
-{
+                           char *text, size_t n) {
     return finish(reference_graph(g, args, results), text, n);
 }

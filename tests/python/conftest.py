@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import sys
+
+import pytest
 
 BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
 LIBRARY = os.path.abspath(
@@ -12,3 +15,15 @@ os.environ["JAX_PLATFORMS"] = "neuron,cpu"
 if importlib.util.find_spec("vtrn") is None and os.path.exists(LIBRARY):
     os.environ["PJRT_NAMES_AND_LIBRARY_PATHS"] = f"neuron:{LIBRARY}"
 HAS_PLUGIN = importlib.util.find_spec("vtrn") is not None or os.path.exists(LIBRARY)
+
+
+@pytest.fixture(autouse=True)
+def oracles_run_on_the_host(request):
+    """JAX is an oracle in all tests but those of the plugin: there it must not run on the plugin."""
+    if request.module.__name__.startswith("test_jax") or "jax" not in sys.modules:
+        yield
+        return
+    import jax
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
