@@ -487,7 +487,7 @@ static void *items(reader *r, size_t item_bytes, size_t size, uint32_t *n) {
 
 static void load_instrs(reader *r) {
     vtrn_program *p = r->program;
-    p->instrs = items(r, 36, sizeof *p->instrs, &p->n_instrs);
+    p->instrs = items(r, 34, sizeof *p->instrs, &p->n_instrs);
     for (uint32_t i = 0; i < p->n_instrs && !r->fault; i++)
         load_instr(r, &p->instrs[i]);
     uint64_t total = 0;

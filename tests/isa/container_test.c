@@ -184,6 +184,23 @@ static void an_error_names_the_byte_the_section_and_the_rule(void **state) {
     program_destroy(p);
 }
 
+static void a_program_of_the_shortest_instructions_loads(void **state) {
+    (void)state;
+    vtrn_instr instrs[3] = {0};
+    for (int i = 0; i < 3; i++) {
+        instrs[i].opcode = VTRN_OP_EVENT_SEMAPHORE;
+        instrs[i].update_semaphore = VTRN_NO_SEMAPHORE;
+    }
+    vtrn_block block = {.count = {3}};
+    vtrn_program p = {.gen = 2, .n_blocks = 1, .blocks = &block, .n_instrs = 3, .instrs = instrs};
+    vtrn_program *q;
+    saved s = save(&p);
+    expect_ok(program_load(s.bytes, s.size, NULL, &q));
+    assert_int_equal(q->n_instrs, 3);
+    free(s.bytes);
+    program_destroy(q);
+}
+
 static void an_illegal_program_does_not_load(void **state) {
     (void)state;
     legal_rng r = legal_rng_start();
@@ -204,6 +221,7 @@ int main(void) {
         cmocka_unit_test(any_flipped_bit_is_seen),
         cmocka_unit_test(mutated_files_with_a_right_checksum_are_refused_or_load),
         cmocka_unit_test(an_error_names_the_byte_the_section_and_the_rule),
+        cmocka_unit_test(a_program_of_the_shortest_instructions_loads),
         cmocka_unit_test(an_illegal_program_does_not_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
