@@ -25,13 +25,14 @@ jax.devices(); model.load_data()
 """
 
 TINY = """
-import json, statistics, time, jax, numpy as np
+import json, statistics, sys, time, jax, numpy as np
 x = jax.device_put(np.arange(16, dtype=np.float32), jax.devices()[0])
 def compile_one(i):
     lowered = jax.jit(lambda x: x + (1.0 + i)).lower(x)
     start = time.perf_counter()
     compiled = lowered.compile()
     return time.perf_counter() - start, compiled
+assert x.devices().pop().platform == sys.argv[1]
 compile_s, compiled = zip(*[compile_one(i) for i in range(20)])
 def execute_one():
     start = time.perf_counter()
@@ -85,6 +86,9 @@ def train(name: str, platform: str, steps: int, *flags: str, **extra: str) -> di
         if os.path.exists(path):
             with open(path) as f:
                 result["profile"] = json.load(f)
+        result["profiles"] = [
+            json.loads(path.read_text()) for path in pathlib.Path(directory).glob("*/profile.json")
+        ]
     return result
 
 
@@ -129,18 +133,19 @@ def measure_threads(numbers: dict, platform: str) -> None:
 
 
 def measure_replay(numbers: dict, platform: str) -> None:
-    """One step, so that the profile's last execution is one that was replayed."""
-    p = train("chars", platform, 1).get("profile")
-    if p and p["timing_seconds"] > 0:
+    """One step, so that the program that ran once, the step, was replayed in its last execution."""
+    once = [p for p in train("chars", platform, 1)["profiles"] if p["n_executions"] == 1]
+    if once:
+        p = max(once, key=lambda p: p["step_ns"])
         n = p["n_dmas"] + sum(e["n_instructions"] for e in p["engines"].values())
         numbers["replay_minstr_s"] = n / p["timing_seconds"] / 1e6
         numbers["timing_share"] = p["timing_seconds"] / p["functional_seconds"]
 
 
 def measure_tiny(numbers: dict, platform: str) -> None:
-    out, _ = execute(["-c", TINY], environment(platform))
+    out, _ = execute(["-c", TINY, platform], environment(platform))
     numbers["tiny_compile_ms"], numbers["tiny_execute_us"] = json.loads(out.splitlines()[-1])
-    out, _ = execute(["-c", TINY], environment("cpu"))
+    out, _ = execute(["-c", TINY, "cpu"], environment("cpu"))
     numbers["xla_tiny_compile_ms"], numbers["xla_tiny_execute_us"] = json.loads(
         out.splitlines()[-1]
     )
