@@ -17,19 +17,6 @@ enum {
     NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
 };
 
-typedef struct contraction {
-    lower *l;
-    const contract_spec *spec;
-    vtrn_dtype compute;
-    int64_t n_m, n_n, n_k, n_batch;
-    uint32_t element_bytes;
-    int64_t bank_cols;  /* fp32 columns of a PSUM bank */
-    int64_t group_cols; /* of n that one sweep covers */
-    int64_t chunk_k;
-    tile a[2], b[2], natural[2], out[2];
-    int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
-} contraction;
-
 static int64_t size_of(const view_factor *f, int n) {
     int64_t size = 1;
     for (int i = 0; i < n; i++)
@@ -102,8 +89,8 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, int64
             VTRN_RETURN_IF_ERROR(lower_load(l, &v, o->n_x, x0 + x, rows, k0 + kc, cols, natural));
             for (int64_t k = 0; k < cols; k += PARTITIONS) {
                 uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
-                int n_turns = l->chip->n_psum_banks - N_SUM_BANKS;
-                tile psum = lower_psum_bank(l, N_SUM_BANKS + c->flip_turn++ % n_turns);
+                tile psum = lower_psum_bank(l, c->first_bank + c->n_sum_banks +
+                                                   c->flip_turn++ % c->n_turn_banks);
                 psum.dtype = natural->dtype;
                 vtrn_ap turned = tile_ap(&psum, n, rows);
                 LOWER_EMIT(transpose, l, PE_TRANSPOSE, TENSOR);
@@ -199,7 +186,8 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
             }
             if (!is_started)
                 for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols)
-                    psum[bank++] = lower_psum_bank(c->l, c->flip_sum++ % N_SUM_BANKS);
+                    psum[bank++] =
+                        lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
             is_started = true;
             VTRN_RETURN_IF_ERROR(multiply(c, &a, &b, psum, n_m, n_n, n_k, c->group_cols, k0 == 0,
                                           k0 + n_k == c->n_k));
@@ -209,53 +197,111 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
     return NULL;
 }
 
-static vtrn_status plan(contraction *c) {
-    lower *l = c->l;
+static void size_up(contraction *c) {
     const contract_spec *s = c->spec;
     c->element_bytes = (uint32_t)dtype_size(c->compute);
-    c->bank_cols = l->chip->psum_bank_bytes / 4;
+    c->bank_cols = c->l->chip->psum_bank_bytes / 4;
     c->chunk_k = c->n_k < CHUNK_K ? c->n_k : CHUNK_K;
     int64_t k_tiles = (c->chunk_k + PARTITIONS - 1) / PARTITIONS;
     int64_t banks = GROUP_BANKS;
     while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
         banks--;
     c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
-    uint32_t a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
-    uint32_t b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
+    c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
+    c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
     bool has_natural = wants_transpose(&s->a) || wants_transpose(&s->b);
     int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
-    uint32_t natural_bytes =
+    c->natural_bytes =
         has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
-    uint32_t out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
-    VTRN_RETURN_IF_ERROR(
-        lower_sbuf_begin(l, 2ull * (a_bytes + b_bytes + natural_bytes + out_bytes)));
+    c->out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
+}
+
+static contraction describe(lower *l, const contract_spec *spec) {
+    return (contraction){.l = l,
+                         .spec = spec,
+                         .compute = spec->compute,
+                         .n_m = size_of(spec->a.x, spec->a.n_x),
+                         .n_n = size_of(spec->b.x, spec->b.n_x),
+                         .n_k = size_of(spec->a.k, spec->a.n_k),
+                         .n_batch = size_of(spec->a.batch, spec->a.n_batch),
+                         .n_sum_banks = N_SUM_BANKS,
+                         .n_turn_banks = l->chip->n_psum_banks - N_SUM_BANKS,
+                         .loaded_batch = -1};
+}
+
+static void place(contraction *c, bool has_out) {
+    lower *l = c->l;
     for (int i = 0; i < 2; i++) {
         tile t = {.space = VTRN_SPACE_SBUF, .dtype = (uint8_t)c->compute};
         c->a[i] = c->b[i] = c->natural[i] = c->out[i] = t;
-        c->a[i].addr = lower_sbuf_alloc(l, a_bytes);
-        c->b[i].addr = lower_sbuf_alloc(l, b_bytes);
-        c->natural[i].addr = lower_sbuf_alloc(l, natural_bytes);
-        c->out[i].addr = lower_sbuf_alloc(l, out_bytes);
-        c->out[i].dtype = s->out.dtype;
+        c->a[i].addr = lower_sbuf_alloc(l, c->a_bytes);
+        c->b[i].addr = lower_sbuf_alloc(l, c->b_bytes);
+        c->natural[i].addr = lower_sbuf_alloc(l, c->natural_bytes);
+        c->out[i].addr = lower_sbuf_alloc(l, has_out ? c->out_bytes : 0);
+        c->out[i].dtype = c->spec->out.dtype;
     }
-    return NULL;
 }
 
 vtrn_status contract_emit(lower *l, const contract_spec *spec) {
-    contraction c = {.l = l,
-                     .spec = spec,
-                     .compute = spec->compute,
-                     .n_m = size_of(spec->a.x, spec->a.n_x),
-                     .n_n = size_of(spec->b.x, spec->b.n_x),
-                     .n_k = size_of(spec->a.k, spec->a.n_k),
-                     .n_batch = size_of(spec->a.batch, spec->a.n_batch)};
+    contraction c = describe(l, spec);
     VTRN_CHECK(c.n_k == size_of(spec->b.k, spec->b.n_k), "both operands contract as much");
-    VTRN_RETURN_IF_ERROR(plan(&c));
+    size_up(&c);
+    VTRN_RETURN_IF_ERROR(
+        lower_sbuf_begin(l, 2ull * (c.a_bytes + c.b_bytes + c.natural_bytes + c.out_bytes)));
+    place(&c, true);
     l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
     for (int64_t batch = 0; batch < c.n_batch; batch++)
         for (int64_t n0 = 0; n0 < c.n_n; n0 += c.group_cols) {
             int64_t n_n = c.n_n - n0 < c.group_cols ? c.n_n - n0 : c.group_cols;
             VTRN_RETURN_IF_ERROR(sweep(&c, batch, n0, n_n));
         }
+    return NULL;
+}
+
+bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *row_step) {
+    contraction c = describe((lower *)(uintptr_t)l, spec);
+    size_up(&c);
+    *row_step = c.n_batch > 1 && c.n_m < PARTITIONS ? c.n_m : PARTITIONS;
+    bool is_aligned = c.n_batch == 1 || c.n_m <= PARTITIONS || c.n_m % PARTITIONS == 0;
+    return is_aligned && c.n_k <= c.chunk_k && c.n_n <= c.group_cols;
+}
+
+void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
+                    int n_turn_banks, contraction *c, uint64_t *out_bytes) {
+    *c = describe(l, spec);
+    c->first_bank = first_bank;
+    c->n_sum_banks = n_sum_banks;
+    c->n_turn_banks = n_turn_banks;
+    size_up(c);
+    *out_bytes = 2ull * (c->a_bytes + c->b_bytes + c->natural_bytes);
+    l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
+}
+
+void contract_place(contraction *c) {
+    place(c, false);
+}
+
+vtrn_status contract_tile(contraction *c, int64_t row, uint32_t n_rows, const tile *dst) {
+    const contract_spec *s = c->spec;
+    int64_t batch = row / c->n_m, m0 = row % c->n_m;
+    if (batch != c->loaded_batch) {
+        c->flip_b++;
+        VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, 0, c->n_n,
+                                          &c->b[c->flip_b % 2], c->group_cols));
+        c->loaded_batch = batch;
+    }
+    const tile *a = &c->a[c->flip_a++ % 2];
+    VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, 0, c->n_k, m0, n_rows, a, PARTITIONS));
+    tile psum[GROUP_BANKS];
+    for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols)
+        psum[bank++] = lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
+    VTRN_RETURN_IF_ERROR(multiply(c, a, &c->b[c->flip_b % 2], psum, n_rows, c->n_n, c->n_k,
+                                  c->group_cols, true, true));
+    for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)(c->n_n - n < c->bank_cols ? c->n_n - n : c->bank_cols);
+        vtrn_ap to = tile_ap_cols(dst, n_rows, (uint32_t)n, cols);
+        vtrn_ap from = tile_ap(&psum[bank], n_rows, cols);
+        VTRN_RETURN_IF_ERROR(evict(c, &to, &from));
+    }
     return NULL;
 }

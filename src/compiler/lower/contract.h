@@ -4,6 +4,8 @@
 
 #include "compiler/lower/lower.h"
 
+typedef struct contract_spec contract_spec;
+
 /* An operand: its element for (batch, k, x) lies at offset + the factors' strides. */
 typedef struct contract_operand {
     uint32_t slot;
@@ -22,13 +24,41 @@ typedef struct contract_output {
 } contract_output;
 
 /* Linear order of each index is that of its factors, the same in both operands and the output. */
-typedef struct contract_spec {
+struct contract_spec {
     vtrn_dtype compute;    /* both operands are cast to it while loading */
     contract_operand a, b; /* a.x = m, stationary; b.x = n, moving */
     contract_output out;
-} contract_spec;
+};
 
+/* The whole contraction into spec->out. */
 vtrn_status contract_emit(lower *l, const contract_spec *spec);
+
+/* The same a tile at a time, for a fusion that uses the tile at once. */
+typedef struct contraction {
+    lower *l;
+    const contract_spec *spec;
+    vtrn_dtype compute;
+    int64_t n_m, n_n, n_k, n_batch;
+    uint32_t element_bytes;
+    int64_t bank_cols;  /* fp32 columns of a PSUM bank */
+    int64_t group_cols; /* of n that one sweep covers */
+    int64_t chunk_k;    /* k held in SBUF at a time */
+    tile a[2], b[2], natural[2], out[2];
+    uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
+    int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
+    int first_bank, n_sum_banks, n_turn_banks; /* PSUM banks for sums, then for transposes */
+    int64_t loaded_batch;                      /* whose moving operand is in SBUF, or -1 */
+} contraction;
+
+/* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in two PSUM banks,
+ * k in SBUF. *row_step: rows of a tile. */
+bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *row_step);
+/* Sizes it; *out_bytes: SBUF of a partition that contract_place will take. */
+void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
+                    int n_turn_banks, contraction *c, uint64_t *out_bytes);
+void contract_place(contraction *c);
+/* Rows [row, row + n_rows) of [batch * m, n] into dst. */
+vtrn_status contract_tile(contraction *c, int64_t row, uint32_t n_rows, const tile *dst);
 
 /* Matmul input type for operands of two types; false when the tensor engine has none. */
 bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);

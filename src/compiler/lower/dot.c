@@ -1,5 +1,6 @@
 /* dot_general and convolution as contractions. */
 #include "compiler/lower/contract.h"
+#include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
 
 #include <string.h>
@@ -59,6 +60,26 @@ static vtrn_status dot_operand(lower *l, graph_value value, graph_ints batch, gr
     return NULL;
 }
 
+/* Emits the contraction, or leaves its tiles to a fusion when the result lies in row-major order of
+ * (batch, m, n). */
+static vtrn_status finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
+    int64_t row_step;
+    if (is_row_major && contract_is_tileable(l, spec, &row_step)) {
+        contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
+        if (!kept)
+            return VTRN_OUT_OF_MEMORY(sizeof *kept);
+        *kept = *spec;
+        int64_t cols = 1;
+        for (int i = 0; i < spec->out.n_n; i++)
+            cols *= spec->out.n[i].size;
+        return fusion_contract(l, kept, result, cols, row_step);
+    }
+    view out;
+    VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
+    spec->out.slot = out.slot;
+    return contract_emit(l, spec);
+}
+
 static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_attrs *at = &op->attrs;
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
@@ -72,9 +93,7 @@ static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
         dot_operand(l, op->operands[0], at->dot.lhs_batch, at->dot.lhs_contract, &spec.a));
     VTRN_RETURN_IF_ERROR(
         dot_operand(l, op->operands[1], at->dot.rhs_batch, at->dot.rhs_contract, &spec.b));
-    view out;
-    VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
-    spec.out.slot = out.slot;
+    view out = view_dense(0, result);
     spec.out.dtype = out.dtype;
     int64_t n_batch = at->dot.lhs_batch.n;
     int64_t n_m = a->rank - n_batch - at->dot.lhs_contract.n;
@@ -87,7 +106,7 @@ static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
         else
             spec.out.n[spec.out.n_n++] = f;
     }
-    return contract_emit(l, &spec);
+    return finish(l, op->results[0], &spec, true);
 }
 
 /* A dim of a convolution as the operands see it. */
@@ -156,7 +175,7 @@ static vtrn_status lower_conv(lower *l, const graph_op *op, bool *is_done) {
     }
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &rhs));
     VTRN_CHECK(view_split_dims(&rhs, rhs_t->dims, rhs_t->rank, rf), "a dense view can be cut");
-    VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
+    out = view_dense(0, out_t);
 
     int64_t lhs_stride[GRAPH_MAX_RANK], rhs_stride[GRAPH_MAX_RANK], out_stride[GRAPH_MAX_RANK];
     for (int d = 0; d < type.rank; d++) {
@@ -202,7 +221,6 @@ static vtrn_status lower_conv(lower *l, const graph_op *op, bool *is_done) {
     start_operand(patches, &lhs);
     start_operand(kernel, &rhs);
     kernel->offset += rhs_offset;
-    spec.out.slot = out.slot;
     spec.out.dtype = out.dtype;
     view_factor *out_pos = is_channels_last ? spec.out.m : spec.out.n;
     view_factor *out_feat = is_channels_last ? spec.out.n : spec.out.m;
@@ -226,7 +244,10 @@ static vtrn_status lower_conv(lower *l, const graph_op *op, bool *is_done) {
         spec.out.batch[spec.out.n_batch++] =
             (view_factor){n_groups, out_features * out_stride[at->conv.out_feature_dim]};
     }
-    return contract_emit(l, &spec);
+    view order = {.n = spec.out.n_m + spec.out.n_n};
+    memcpy(order.f, spec.out.m, (size_t)spec.out.n_m * sizeof *order.f);
+    memcpy(order.f + spec.out.n_m, spec.out.n, (size_t)spec.out.n_n * sizeof *order.f);
+    return finish(l, op->results[0], &spec, n_groups == 1 && view_is_dense(&order));
 }
 
 vtrn_status lower_contraction(lower *l, const graph_op *op, bool *is_done) {

@@ -1,6 +1,8 @@
 /* Growing fusions: which op joins which, and when a fusion closes. */
 #include "compiler/lower/fusion.h"
 
+#include "compiler/lower/contract.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +25,13 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out) {
     default:
         return true;
     }
+}
+
+static int n_sums(const fusion *f) {
+    int n = 0;
+    for (int i = 0; i < f->n_nodes; i++)
+        n += f->nodes[i].is_column;
+    return n;
 }
 
 static int64_t count_of(const lower *l, graph_value v) {
@@ -123,6 +132,21 @@ vtrn_status lower_close_all(lower *l) {
     return NULL;
 }
 
+vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value result, int64_t cols,
+                            int64_t row_step) {
+    fusion *f = NULL;
+    fusion_in made = {.node = FUSION_NO_NODE};
+    vtrn_dtype dtype;
+    fusion_tile_dtype(l->g->types[result].dtype, &dtype);
+    VTRN_RETURN_IF_ERROR(fusion_open(l, count_of(l, result), &f));
+    f->cols = cols;
+    f->row_step = row_step;
+    f->n_contracts = 1;
+    fusion_node node = {.op = FUSION_CONTRACT, .dtype = (uint8_t)dtype, .spec = spec};
+    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &made));
+    return fusion_name(l, f, result, made.node, NULL);
+}
+
 /* Two open fusions with equal spaces become one; nodes of b follow those of a. */
 static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     int base = a->n_nodes;
@@ -136,6 +160,9 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     a->n_nodes += b->n_nodes;
     if (!a->cols)
         a->cols = b->cols;
+    if (!a->row_step)
+        a->row_step = b->row_step;
+    a->n_contracts += b->n_contracts;
     for (int i = 0; i < b->n_values; i++) {
         const fusion_value *fv = &b->values[i];
         VTRN_RETURN_IF_ERROR(
@@ -168,7 +195,10 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
         if (is_usable && chosen) {
             is_usable = chosen->n == f->n &&
                         (!chosen->cols || !f->cols || chosen->cols == f->cols) &&
-                        chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES;
+                        chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES &&
+                        (!chosen->row_step || !f->row_step || chosen->row_step == f->row_step) &&
+                        chosen->n_contracts + f->n_contracts <= FUSION_MAX_CONTRACTS &&
+                        n_sums(chosen) + n_sums(f) <= 4;
             if (is_usable) {
                 VTRN_RETURN_IF_ERROR(merge(l, chosen, f));
                 continue;
@@ -503,13 +533,6 @@ static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, i
     return fusion_name(l, f, op->results[0], total.node, NULL);
 }
 
-static int n_sums(const fusion *f) {
-    int n = 0;
-    for (int i = 0; i < f->n_nodes; i++)
-        n += f->nodes[i].is_column;
-    return n;
-}
-
 static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     if (op->n_operands != 2)
         return NULL;
@@ -551,7 +574,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         }
         bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
                             !from->is_column && op->reducer == GRAPH_REDUCER_ADD &&
-                            dtype == VTRN_DTYPE_FP32 && n_sums(f) < 6 &&
+                            dtype == VTRN_DTYPE_FP32 && n_sums(f) < 4 &&
                             f->n_nodes + 1 < FUSION_MAX_NODES;
         if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
@@ -559,7 +582,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         }
         bool is_sum = op->reducer == GRAPH_REDUCER_ADD && cols <= MAX_COLUMN_SUM_COLS &&
                       (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
-        is_sum = is_sum && (n_sums(f) + 1) * ((cols + 511) / 512) <= 6;
+        is_sum = is_sum && (n_sums(f) + 1) * ((cols + 511) / 512) <= 4;
         if (is_open && shape == SHAPE_LEADING && is_sum) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));

@@ -14,9 +14,17 @@
 
 #include "compiler/lower/lower.h"
 
+struct contract_spec; /* contract.h */
+
 typedef enum node_class { NODE_FULL, NODE_ROW, NODE_COL } node_class;
 
-enum { FUSION_MAX_NODES = 256, FUSION_NO_NODE = -1, FUSION_LOAD = GRAPH_KIND_COUNT };
+enum {
+    FUSION_MAX_NODES = 256,
+    FUSION_NO_NODE = -1,
+    FUSION_LOAD = GRAPH_KIND_COUNT,
+    FUSION_CONTRACT,
+    FUSION_MAX_CONTRACTS = 2
+};
 
 /* An operand: a node or an immediate. */
 typedef struct fusion_in {
@@ -42,13 +50,15 @@ typedef struct fusion_node {
     view at;          /* the one of the two that matters, cut into rows and columns */
     int n_outer;      /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
-    bool is_folded;  /* done by the one node that uses it */
-    int folds;       /* operand that is folded into this node, or FUSION_NO_NODE */
-    uint32_t source; /* for instructions */
-    int last_use;    /* node index */
-    tile t;          /* where it lies in this iteration */
-    int slot;        /* FULL: which tile buffer */
-    tile psum[8];    /* column reductions: banks */
+    bool is_folded;                   /* done by the one node that uses it */
+    int folds;                        /* operand that is folded into this node, or FUSION_NO_NODE */
+    uint32_t source;                  /* for instructions */
+    int last_use;                     /* node index */
+    tile t;                           /* where it lies in this iteration */
+    int slot;                         /* FULL: which tile buffer */
+    tile psum[8];                     /* column reductions: banks */
+    const struct contract_spec *spec; /* FUSION_CONTRACT */
+    int contract;                     /* which of the fusion's */
 } fusion_node;
 
 /* A graph value that names a node, or a view change of one that does. */
@@ -60,8 +70,10 @@ typedef struct fusion_value {
 
 typedef struct fusion {
     struct fusion *next;
-    int64_t n;    /* elements of FULL */
-    int64_t cols; /* 0: not fixed yet */
+    int64_t n;        /* elements of FULL */
+    int64_t cols;     /* 0: not fixed yet */
+    int64_t row_step; /* rows of a tile when a contraction sets them, else 0 */
+    int n_contracts;
     int n_nodes, n_values, cap_values;
     fusion_node nodes[FUSION_MAX_NODES];
     fusion_value *values;
@@ -76,6 +88,9 @@ vtrn_status fusion_open(lower *l, int64_t n, fusion **out);
 vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out);
 /* A node from its op, operands and dtype; class flags and ALU op are the caller's in `like`. */
 vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out);
+/* A fusion that begins with a contraction's tiles, as `result`. The spec outlives the fusion. */
+vtrn_status fusion_contract(lower *l, const struct contract_spec *spec, graph_value result,
+                            int64_t cols, int64_t row_step);
 vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of);
 /* Emits it now; nodes with is_stored are written to their store_view. */
 vtrn_status fusion_close(lower *l, fusion *f);

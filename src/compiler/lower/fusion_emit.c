@@ -1,6 +1,8 @@
 /* Code for a fusion: choice of rows and columns, tile buffers, the loop over tiles. */
 #include "compiler/lower/fusion.h"
 
+#include "compiler/lower/contract.h"
+
 #include <string.h>
 
 enum {
@@ -29,6 +31,8 @@ typedef struct emitter {
     uint32_t row_base; /* within an iteration, after the FULL slots */
     tile ones;
     bool has_sums;
+    contraction contracts[FUSION_MAX_CONTRACTS];
+    int n_contracts;
 } emitter;
 
 /* fp32 columns of a PSUM bank */
@@ -192,6 +196,10 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
 }
 
 static void classify_op(emitter *e, fusion_node *node) {
+    if (node->op == FUSION_CONTRACT) {
+        node->klass = NODE_FULL;
+        return;
+    }
     if (node->op == GRAPH_REDUCE) {
         node->klass = NODE_ROW;
         return;
@@ -255,7 +263,7 @@ static int assign_slots(fusion *f, int *n_temps) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || node->op == GRAPH_REDUCE || node->is_folded)
             continue;
-        if (node->op != FUSION_LOAD) {
+        if (node->op < FUSION_LOAD) {
             int temps = elementwise_n_temps(f, node);
             *n_temps = temps > *n_temps ? temps : *n_temps;
         }
@@ -305,7 +313,7 @@ static vtrn_status plan_memory(emitter *e) {
         const fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
-        if (node->op != FUSION_LOAD && node->op != GRAPH_REDUCE)
+        if (node->op < FUSION_LOAD && node->op != GRAPH_REDUCE)
             elementwise_for_consts(f, node, add_const, &e->env);
         e->has_sums |= node->is_column;
         has_reduce |= node->op == GRAPH_REDUCE && !node->is_column;
@@ -325,7 +333,22 @@ static vtrn_status plan_memory(emitter *e) {
         spread = spread < MIN_TILE_COLS ? MIN_TILE_COLS : spread;
         e->tile_cols = spread < want ? spread : want;
     } else {
-        e->tile_cols = e->cols < want || has_reduce || e->has_sums ? e->cols : want;
+        e->tile_cols =
+            e->cols < want || has_reduce || e->has_sums || e->n_contracts ? e->cols : want;
+    }
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || node->op != FUSION_CONTRACT)
+            continue;
+        /* two PSUM banks sum and one or two transpose for each contraction; the upper half is for
+         * column sums */
+        uint64_t n_bytes;
+        int share = l->chip->n_psum_banks / 2 / (f->n_contracts > 1 ? 2 : 1);
+        node->contract = e->n_contracts;
+        contract_start(l, node->spec, e->n_contracts * share, share == 2 ? 1 : 2, share / 2,
+                       &e->contracts[e->n_contracts], &n_bytes);
+        e->n_contracts++;
+        col_bytes += n_bytes;
     }
     uint64_t persistent =
         col_bytes + (uint64_t)(n_hoisted_rows + e->env.n_consts + 1) * ROW_TILE_BYTES;
@@ -344,6 +367,8 @@ static vtrn_status plan_memory(emitter *e) {
             node->t.addr = lower_sbuf_alloc(
                 l, node->klass == NODE_COL || node->is_column ? (uint64_t)e->cols * 4 : 4);
     }
+    for (int i = 0; i < e->n_contracts; i++)
+        contract_place(&e->contracts[i]);
     for (int i = 0; i < e->env.n_consts; i++) {
         emit_const *c = &e->env.consts[i];
         c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};
@@ -376,6 +401,7 @@ static vtrn_status emit_hoisted(emitter *e) {
             VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
         }
     }
+    int n_banks_up = l->chip->n_psum_banks / 2; /* the lower half is the contractions' */
     for (int i = 0; i < e->env.n_consts; i++)
         VTRN_RETURN_IF_ERROR(fill(l, &e->env.consts[i].t, 1, e->env.consts[i].value));
     for (int i = 0; i < f->n_nodes; i++) {
@@ -386,7 +412,7 @@ static vtrn_status emit_hoisted(emitter *e) {
         e->ones.dtype = f->nodes[node->in[0].node].dtype;
         int64_t cols = f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
         for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l))
-            node->psum[b++] = lower_psum_tile(l);
+            node->psum[b++] = lower_psum_bank(l, n_banks_up++);
     }
     if (e->has_sums)
         VTRN_RETURN_IF_ERROR(fill(l, &e->ones, 1, 1));
@@ -475,6 +501,12 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
     l->source = node->source;
     if (node->op == FUSION_LOAD)
         return lower_load(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t);
+    if (node->op == FUSION_CONTRACT) {
+        VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], r, rows, &node->t));
+        return node->is_stored
+                   ? lower_store(l, &node->at, node->n_outer, r, rows, 0, cols, &node->t, false)
+                   : NULL;
+    }
     if (node->is_column)
         return emit_column_sum(e, node, r == 0, is_last);
     if (node->op == GRAPH_REDUCE)
@@ -509,12 +541,13 @@ static vtrn_status emit_tile(emitter *e, int64_t r, int64_t c, int iteration, bo
 }
 
 static vtrn_status emit_segment(emitter *e, const segment *s, int *iteration) {
-    for (int64_t r = 0; r < s->rows; r += 128)
+    int64_t step = e->f->row_step ? e->f->row_step : 128;
+    for (int64_t r = 0; r < s->rows; r += step)
         for (int64_t c = 0; c < s->cols; c += e->tile_cols) {
-            e->env.rows = (uint32_t)(s->rows - r < 128 ? s->rows - r : 128);
+            e->env.rows = (uint32_t)(s->rows - r < step ? s->rows - r : step);
             e->env.cols = (uint32_t)(s->cols - c < e->tile_cols ? s->cols - c : e->tile_cols);
             e->env.col0 = (uint32_t)c;
-            VTRN_RETURN_IF_ERROR(emit_tile(e, r, c, (*iteration)++, r + 128 >= s->rows));
+            VTRN_RETURN_IF_ERROR(emit_tile(e, r, c, (*iteration)++, r + step >= s->rows));
         }
     return NULL;
 }
