@@ -24,6 +24,41 @@ static void count_uses(lower *l, const graph_region *region) {
     }
 }
 
+/* Finds the values that nothing but contractions reads. */
+static void find_contracted(lower *l, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_ops; i++)
+        for (uint32_t r = 0; r < region->ops[i].n_results; r++)
+            l->values[region->ops[i].results[r]].is_contracted = true;
+    for (uint32_t i = 0; i < region->n_results; i++)
+        l->values[region->results[i]].is_contracted = false;
+    for (uint32_t i = region->n_ops; i-- > 0;) {
+        const graph_op *op = &region->ops[i];
+        bool is_contraction =
+            op->kind == GRAPH_DOT_GENERAL || op->kind == GRAPH_CONVOLUTION ||
+            (view_is_view_kind((graph_kind)op->kind) && op->kind != GRAPH_BITCAST_CONVERT &&
+             l->values[op->results[0]].is_contracted);
+        for (uint32_t o = 0; o < op->n_operands && !is_contraction; o++)
+            l->values[op->operands[o]].is_contracted = false;
+        for (uint32_t r = 0; r < op->n_regions; r++)
+            find_contracted(l, op->regions[r]);
+    }
+}
+
+/* A float conversion that only contractions read happens while they load: DMA casts. */
+static vtrn_status lower_cast(lower *l, const graph_op *op, bool *is_done) {
+    if (op->kind != GRAPH_CONVERT)
+        return NULL;
+    const lower_value *from = &l->values[op->operands[0]];
+    vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
+    if (from->state != VALUE_VIEW || !l->values[op->results[0]].is_contracted ||
+        !dtype_is_float((vtrn_dtype)from->view.dtype) || !dtype_is_float(to) ||
+        dtype_size((vtrn_dtype)from->view.dtype) > 4 || dtype_size(to) > 4)
+        return NULL;
+    lower_set_view(l, op->results[0], &from->view);
+    *is_done = true;
+    return NULL;
+}
+
 static vtrn_status lower_constant(lower *l, const graph_op *op) {
     const graph_type *type = &l->g->types[op->results[0]];
     lower_value *value = &l->values[op->results[0]];
@@ -111,9 +146,9 @@ static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
 static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
-    static lower_fn *const families[] = {lower_control,  fold_splats,       lower_fused,
-                                         lower_view_op,  lower_contraction, lower_window,
-                                         lower_movement, lower_indexed};
+    static lower_fn *const families[] = {lower_control, fold_splats,    lower_cast,
+                                         lower_fused,   lower_view_op,  lower_contraction,
+                                         lower_window,  lower_movement, lower_indexed};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {
@@ -218,6 +253,7 @@ static vtrn_status start(lower *l) {
             p->output_alias[o] = (int32_t)a;
     }
     count_uses(l, &g->body);
+    find_contracted(l, &g->body);
     return NULL;
 }
 

@@ -20,7 +20,8 @@ typedef struct lower_value {
     view view;             /* VIEW */
     struct fusion *fusion; /* NODE */
     uint32_t node;
-    int32_t output; /* program output that this value is (the first one), or -1 */
+    bool is_contracted; /* only contractions read it, perhaps through view changes */
+    int32_t output;     /* program output that this value is (the first one), or -1 */
 } lower_value;
 
 /* A stretch of the instruction list that becomes one block. */
