@@ -1,6 +1,8 @@
 /* pad, concatenate and copies: DMA from HBM to HBM. */
 #include "compiler/lower/movement.h"
 
+#include <string.h>
+
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     uint32_t slot;
     graph_type t = *type;
@@ -13,11 +15,51 @@ vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     return NULL;
 }
 
+/* The element that a view of a constant repeats. */
+static bool constant_element(const lower *l, const view *value, uint64_t *bits) {
+    const vtrn_slot *slot = &l->slots[value->slot].slot;
+    size_t size = dtype_size((vtrn_dtype)value->dtype);
+    if (slot->kind != VTRN_SLOT_CONSTANT || slot->size_bytes != size || size > 4)
+        return false;
+    *bits = 0;
+    memcpy(bits, l->data + slot->offset, size);
+    return true;
+}
+
 vtrn_status movement_fill(lower *l, const view *value, const view *out) {
-    view one = *value;
-    one.n = 1;
-    one.f[0] = (view_factor){view_count(out), 0};
-    return lower_copy(l, &one, out);
+    enum { PARTITIONS = 128, MAX_COLS = 2048 };
+    int64_t n = view_count(out), cols = n / PARTITIONS < MAX_COLS ? n / PARTITIONS : MAX_COLS;
+    uint64_t bits;
+    if (!constant_element(l, value, &bits) || cols == 0) {
+        view one = *value;
+        one.n = 1;
+        one.f[0] = (view_factor){n, 0};
+        return lower_copy(l, &one, out);
+    }
+    /* long runs from one tile: a transfer of single elements would be a descriptor each */
+    size_t size = dtype_size((vtrn_dtype)out->dtype);
+    tile t = {.space = VTRN_SPACE_SBUF, .dtype = out->dtype};
+    if (t.dtype == VTRN_DTYPE_PRED)
+        t.dtype = VTRN_DTYPE_UINT8;
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, lower_sbuf_round((uint64_t)cols * size)));
+    t.addr = lower_sbuf_alloc(l, (uint64_t)cols * size);
+    LOWER_EMIT(set, l, MEMSET, VECTOR);
+    set->ap[0] = tile_ap(&t, PARTITIONS, (uint32_t)cols);
+    if (t.dtype == VTRN_DTYPE_INT32 || t.dtype == VTRN_DTYPE_UINT32)
+        set->imm[0].bits = (uint32_t)bits;
+    else
+        dtype_load_fp32((vtrn_dtype)t.dtype, &bits, &set->imm[0].f, 1);
+    for (int64_t at = 0; at < n;) {
+        int64_t left = n - at, rows = left / cols < PARTITIONS ? left / cols : PARTITIONS;
+        int64_t n_cols = rows ? cols : left;
+        rows = rows ? rows : 1;
+        view part = {.slot = out->slot, .dtype = out->dtype, .offset = out->offset + at, .n = 2};
+        part.f[0] = (view_factor){rows, n_cols};
+        part.f[1] = (view_factor){n_cols, 1};
+        VTRN_RETURN_IF_ERROR(lower_store(l, &part, 1, 0, rows, 0, n_cols, &t, false));
+        at += rows * n_cols;
+    }
+    return NULL;
 }
 
 vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
