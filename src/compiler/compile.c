@@ -17,6 +17,8 @@ static void count_uses(lower *l, const graph_region *region) {
             is_live |= l->values[op->results[r]].uses > 0;
         if (!is_live)
             continue;
+        l->has_control_flow |=
+            op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
         for (uint32_t o = 0; o < op->n_operands; o++)
             l->values[op->operands[o]].uses++;
         for (uint32_t r = 0; r < op->n_regions; r++)
@@ -146,9 +148,9 @@ static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
 static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
-    static lower_fn *const families[] = {lower_control, fold_splats,    lower_cast,
-                                         lower_fused,   lower_view_op,  lower_contraction,
-                                         lower_window,  lower_movement, lower_indexed};
+    static lower_fn *const families[] = {
+        lower_control, fold_splats,       lower_cast,   lower_pad_sum,  lower_fused,
+        lower_view_op, lower_contraction, lower_window, lower_movement, lower_indexed};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {

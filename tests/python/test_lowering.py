@@ -112,6 +112,12 @@ CASES = {
         lambda x: (lax.pad(x, 1.5, ((1, 1, 2), (-1, -2, 0))), lax.pad(x, 0.0, ((-1, 2, 1), (0, 0, 0)))),
         rand(6, 7),
     ),  # fmt: skip
+    "gradient of unstacking": (
+        jax.grad(lambda x: sum((i + 1.0) * (p ** 2).sum() for i, p in enumerate(jnp.moveaxis(x, 1, 0)))),
+        rand(6, 3, 50),
+    ),  # fmt: skip
+    "gradient of overlapping slices": (
+        jax.grad(lambda x: (x[:7] ** 2).sum() + (x[3:] ** 3).sum() + (x[::2] * 2).sum()), rand(10, 9)),
     "row sums": (lambda x: (x.sum(1), x.max(1), x.min(-1)), rand(300, 77)),
     "column sums": (lambda x: (x * 2).sum(0), rand(300, 77)),
     "middle sum": (lambda x: x.sum(1), rand(4, 50, 6)),

@@ -11,6 +11,7 @@ typedef enum value_state {
     VALUE_VIEW,  /* in HBM */
     VALUE_SPLAT, /* one constant everywhere: becomes an immediate */
     VALUE_NODE,  /* still inside an open fusion */
+    VALUE_PADS,  /* tensors placed side by side in zeros, not yet in memory */
 } value_state;
 
 typedef struct lower_value {
@@ -19,6 +20,7 @@ typedef struct lower_value {
     uint64_t splat_bits;   /* SPLAT: the element's bytes, little-endian */
     view view;             /* VIEW */
     struct fusion *fusion; /* NODE */
+    struct pad_sum *pads;  /* PADS */
     uint32_t node;
     bool is_contracted; /* only contractions read it, perhaps through view changes */
     int32_t output;     /* program output that this value is (the first one), or -1 */
@@ -65,6 +67,7 @@ typedef struct lower {
     uint8_t *data;
     uint64_t n_data, cap_data;
 
+    bool has_control_flow;  /* while, if or case somewhere */
     uint32_t source;        /* of what is being lowered */
     struct fusion *fusions; /* open ones, oldest first */
     uint32_t n_fusions;
@@ -151,6 +154,7 @@ typedef vtrn_status lower_fn(lower *l, const graph_op *op, bool *is_done);
 lower_fn lower_view_op;     /* view.c kinds */
 lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
 lower_fn lower_contraction; /* dot.c: dot_general, convolution */
+lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
 lower_fn lower_movement;    /* move.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
 lower_fn lower_indexed;     /* indexed.c: gather, scatter */

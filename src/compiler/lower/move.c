@@ -67,6 +67,11 @@ vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type
                               const view *value, const graph_type *result, const view *out) {
     (void)high;
     VTRN_RETURN_IF_ERROR(movement_fill(l, value, out));
+    return movement_place(l, from, type, low, interior, result, out);
+}
+
+vtrn_status movement_place(lower *l, const view *from, const graph_type *type, const int64_t *low,
+                           const int64_t *interior, const graph_type *result, const view *out) {
     view src = *from, dst = *out;
     int first[GRAPH_MAX_RANK + 1];
     bool is_simple = view_split_dims(&src, type->dims, type->rank, first);

@@ -13,6 +13,22 @@ vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, con
 vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
                               const int64_t *low, const int64_t *high, const int64_t *interior,
                               const view *value, const graph_type *result, const view *out);
+/* Only the elements of `from`, into a dense view of `result` type. */
+vtrn_status movement_place(lower *l, const view *from, const graph_type *type, const int64_t *low,
+                           const int64_t *interior, const graph_type *result, const view *out);
+/* Parts that lie in zeros without overlapping: what the gradient of slicing adds up to. */
+enum { PAD_SUM_MAX = 8 };
+typedef struct pad_sum {
+    int n;
+    struct {
+        view from;
+        graph_type type;
+        int64_t low[GRAPH_MAX_RANK], interior[GRAPH_MAX_RANK];
+    } part[PAD_SUM_MAX];
+} pad_sum;
+
+/* Writes a PADS value to memory; zeros only where the parts leave room. */
+vtrn_status movement_place_pads(lower *l, graph_value v);
 /* A row-major copy in fresh memory. */
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type);
 /* Fills a dense view with one element, read from `value` (a view of any one element). */

@@ -1,5 +1,6 @@
 /* Where values are: views, splats, memory for results. */
 #include "compiler/lower/lower.h"
+#include "compiler/lower/movement.h"
 
 #include <string.h>
 
@@ -52,6 +53,8 @@ vtrn_status lower_materialise(lower *l, graph_value v, view *out) {
         VTRN_RETURN_IF_ERROR(lower_close_value(l, v));
     if (value->state == VALUE_SPLAT)
         return splat_view(l, v, out);
+    if (value->state == VALUE_PADS)
+        VTRN_RETURN_IF_ERROR(movement_place_pads(l, v));
     VTRN_CHECK(value->state == VALUE_VIEW, "a value is lowered before it is used");
     *out = value->view;
     return NULL;
@@ -67,7 +70,8 @@ vtrn_status lower_dense(lower *l, graph_value v, view *out) {
         lower_slot_add(l, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
     view dense = view_dense(slot, type);
     VTRN_RETURN_IF_ERROR(lower_copy(l, out, &dense));
-    if (l->values[v].state == VALUE_VIEW)
+    /* a copy made in one block may not have happened when another runs */
+    if (l->values[v].state == VALUE_VIEW && !l->has_control_flow)
         l->values[v].view = dense;
     *out = dense;
     return NULL;
