@@ -70,9 +70,9 @@ static inline float act_tanh(float x) {
     p = -5.394720286e-02f + z * p;
     p = 1.333321035e-01f + z * p;
     p = -3.333333135e-01f + z * p;
-    float small = x + x * z * p;
-    float large = act_with_sign(1.0f - 2.0f / (act_exp(a + a) + 1.0f), x);
-    return a < 0.625f ? small : large;
+    float small = a + a * z * p;
+    float large = 1.0f - 2.0f / (act_exp(a + a) + 1.0f);
+    return act_with_sign(a < 0.625f ? small : large, x); /* -0 too */
 }
 
 static inline float act_sigmoid(float x) {

@@ -187,6 +187,93 @@ WITH_REFERENCE = {"while", "fori with dynamic trip", "switch", "embedding", "emb
                   "take along axis", "take along axis grad"}
 
 
+def every_kind_of_float():
+    """Ties, neighbours of integers, zeros, subnormals, powers of two to infinity, NaN; both signs."""
+    base = np.concatenate([
+        np.arange(0, 20, 0.25), np.arange(2**22 - 2, 2**22 + 2, 0.5), np.arange(2**23 - 3, 2**23 + 3, 0.5),
+        2.0 ** np.arange(-149, 128), [1e-45, 0.49999997, 0.50000006, 2**31 - 128, 2**31, 2**32 - 256, 2**32,
+                                      3e38, np.inf, np.nan],
+    ]).astype(np.float32)  # fmt: skip
+    near = np.concatenate([base, np.nextafter(base, np.float32(0)), np.nextafter(base, np.float32(np.inf))])
+    return np.concatenate([near, -near])
+
+
+ROUNDINGS = {
+    "floor": (jnp.floor, np.floor),
+    "ceil": (jnp.ceil, np.ceil),
+    "round to even": (lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), np.rint),
+    "round away from zero": (
+        lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO),
+        lambda x: np.copysign(np.floor(np.abs(x.astype(np.float64)) + 0.5), x),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDINGS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_rounding_is_exact_for_every_kind_of_float(device, name, dtype):
+    f, oracle = ROUNDINGS[name]
+    with np.errstate(over="ignore"):
+        x = every_kind_of_float().astype(dtype)
+    _, (got,), profile = run(device, f, x)
+    with np.errstate(invalid="ignore"):
+        expected = oracle(x.astype(np.float32)).astype(dtype)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    number = ~np.isnan(x)
+    np.testing.assert_array_equal(got[number], expected[number])
+    np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(x[number]))
+    assert profile.n_reference_ops == 0
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int16, np.uint8])
+def test_float_to_integer_truncates_and_saturates(device, dtype):
+    x = every_kind_of_float()
+    _, (got,), profile = run(device, lambda v: lax.convert_element_type(v, dtype), x)
+    info = np.iinfo(dtype)
+    expected = np.clip(np.trunc(np.nan_to_num(x.astype(np.float64), posinf=1e300, neginf=-1e300)),
+                       info.min, info.max).astype(dtype)  # fmt: skip
+    np.testing.assert_array_equal(got, expected)
+    assert profile.n_reference_ops == 0
+
+
+@pytest.mark.parametrize("f, oracle", [(jnp.expm1, np.expm1), (jnp.log1p, np.log1p)],
+                         ids=["expm1", "log1p"])  # fmt: skip
+def test_expm1_and_log1p_are_within_four_ulp(device, f, oracle):
+    rng = np.random.default_rng(SEED)
+    wide = rng.integers(0, 2**32, 400_000, dtype=np.uint32).view(np.float32)
+    x = np.concatenate([every_kind_of_float(), wide, rng.uniform(-3, 3, 400_000).astype(np.float32),
+                        rng.uniform(-1, -0.99, 1000).astype(np.float32)])  # fmt: skip
+    _, (got,), profile = run(device, f, x)
+    with np.errstate(all="ignore"):
+        exact = oracle(x.astype(np.float64))
+        expected = exact.astype(np.float32)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(np.isfinite(got), finite)
+        np.testing.assert_array_equal(got[np.isinf(expected)], expected[np.isinf(expected)])
+        ulps = np.abs(got[finite] - exact[finite]) / np.spacing(np.abs(expected[finite]))
+    print(f"largest error {ulps.max():.2f} ulp at {x[finite][ulps.argmax()]!r}")
+    assert ulps.max() <= 4, f"{ulps.max()} ulp at {x[finite][ulps.argmax()]!r}"
+    zero = x == 0
+    np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(x[zero]))
+    assert profile.n_reference_ops == 0
+
+
+def test_functions_keep_the_sign_of_zero(device):
+    x = np.array([0.0, -0.0], np.float32)
+    for f in (jnp.tanh, jnp.sqrt, jnp.sign, jnp.expm1, jnp.log1p, lax.erf):
+        _, (got,), _ = run(device, f, x)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(x), str(f))
+
+
+def test_functions_of_constants_run_on_the_engines(device):
+    def f(x):
+        c = lax.optimization_barrier(jnp.full((3, 5), 1.5))
+        return jnp.exp(c) + x, jnp.floor(c) * x, lax.convert_element_type(c, np.int32), -c
+
+    check(device, f, rand(3, 5))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_cpu(device, name):
     f, *args = CASES[name]

@@ -65,8 +65,8 @@ static bool convert_is_exact(vtrn_dtype from, vtrn_dtype to) {
         return true;
     if (dtype_is_float(to))
         return true;
-    if (dtype_is_float(from)) /* truncation: the engines round to nearest */
-        return false;
+    if (dtype_is_float(from)) /* truncated by emit_truncate() */
+        return true;
     bool is_wide = to == VTRN_DTYPE_INT32 || to == VTRN_DTYPE_UINT32;
     return is_wide && (from == VTRN_DTYPE_PRED || is_exact_int(from) ||
                        dtype_is_unsigned_int(from) || to == VTRN_DTYPE_INT32);
@@ -99,16 +99,19 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
         return dtype_is_float(in) || in == VTRN_DTYPE_INT32;
     case GRAPH_IS_FINITE:
         return true;
+    case GRAPH_FLOOR:
+    case GRAPH_CEIL:
+    case GRAPH_ROUND_NEAREST_EVEN:
+    case GRAPH_ROUND_NEAREST_AFZ:
+        return dtype_is_float(in);
+    case GRAPH_EXPONENTIAL_MINUS_ONE:
+    case GRAPH_LOG_PLUS_ONE: /* a narrower result would be rounded twice */
+        return in == VTRN_DTYPE_FP32;
     default:
         if (op->n_operands == 1)
             return dtype_is_float(in) && act_of((graph_kind)op->kind, &act);
         return op->n_operands == 2 && elementwise_alu((graph_kind)op->kind, in) != VTRN_ALU_NONE;
     }
-}
-
-int elementwise_n_temps(const fusion *f, const fusion_node *node) {
-    (void)f;
-    return node->op == GRAPH_DIVIDE || node->op == GRAPH_IS_FINITE ? 1 : 0;
 }
 
 /* --- operands ------------------------------------------------------------------------------------
@@ -127,12 +130,39 @@ static uint8_t in_dtype(const fusion *f, const fusion_node *node, int k) {
     return node->dtype;
 }
 
+/* Float to integer: the engines round to nearest, StableHLO truncates. */
+static bool is_truncation(const fusion *f, const fusion_node *node) {
+    return node->op == GRAPH_CONVERT && node->in[0].node >= 0 && !dtype_is_float(node->dtype) &&
+           dtype_is_float(in_dtype(f, node, 0));
+}
+
+int elementwise_n_temps(const fusion *f, const fusion_node *node) {
+    switch (node->op) {
+    case GRAPH_DIVIDE:
+    case GRAPH_IS_FINITE:
+        return 1;
+    case GRAPH_FLOOR:
+    case GRAPH_CEIL:
+    case GRAPH_ROUND_NEAREST_EVEN:
+    case GRAPH_ROUND_NEAREST_AFZ:
+    case GRAPH_EXPONENTIAL_MINUS_ONE:
+    case GRAPH_LOG_PLUS_ONE:
+        return 2;
+    case GRAPH_CONVERT:
+        return is_truncation(f, node) ? 2 : 0;
+    default:
+        return 0;
+    }
+}
+
 /* Instructions on exact integers and bits take constants from memory: an immediate is fp32. */
 static bool needs_const(const fusion *f, const fusion_node *node, int k) {
     if (node->in[k].node >= 0)
         return false;
     if (node->op == GRAPH_SELECT)
         return k == 1;
+    if (node->n_in == 1)
+        return true;
     return is_exact_int(in_dtype(f, node, k));
 }
 
@@ -253,7 +283,7 @@ static vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *ds
     instr->ap[0] = *dst;
     instr->ap[1] = *src;
     instr->imm[0].f = scale;
-    instr->imm[1].f = 0;
+    instr->imm[1].f = -0.0f; /* the one bias that keeps the sign of a zero */
     return NULL;
 }
 
@@ -358,11 +388,172 @@ static vtrn_status emit_clamp(emit_env *env, const fusion_node *node, vtrn_engin
     return emit_tensor_tensor(env, node, engine, VTRN_ALU_MIN, &dst, &dst, &high);
 }
 
+/* --- rounding -----------------------------------------------------------------------------------
+ * The engines round to the nearest even integer when they store one, and saturate. What is left is
+ * to correct by one, from a comparison with the operand. */
+
+static vtrn_ap temp_ap(const emit_env *env, const fusion_node *node, int k, vtrn_dtype dtype) {
+    tile t = env->temps[k];
+    t.dtype = (uint8_t)dtype;
+    return tile_ap(&t, env->rows, dst_cols(env, node));
+}
+
+/* dst = (a op0 s0) op1 s1 */
+static vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                                    vtrn_alu op0, float s0, vtrn_alu op1, float s1) {
+    LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = s0;
+    instr->imm[1].f = s1;
+    return NULL;
+}
+
+/* dst = (a op0 s) op1 b */
+static vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                                      vtrn_alu op0, float s, vtrn_alu op1, const vtrn_ap *b) {
+    LOWER_EMIT(instr, env->l, SCALAR_TENSOR_TENSOR, VECTOR);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = s;
+    instr->ap[3] = *b;
+    return NULL;
+}
+
+/* dst = a where mask is not 0 (is 0 with is_inverse) */
+static vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                                   const vtrn_ap *mask, bool is_inverse) {
+    LOWER_EMIT(instr, env->l, COPY_PREDICATED, VECTOR);
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->ap[2] = *mask;
+    instr->flags = is_inverse ? VTRN_FLAG_REVERSE0 : 0;
+    return NULL;
+}
+
+/* dst |= the sign bit of x: a result of rounding has the sign of its operand, 0 included. */
+static vtrn_status emit_sign_of(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                                const vtrn_ap *x) {
+    static const uint8_t bits_of[] = {
+        [1] = VTRN_DTYPE_UINT8, [2] = VTRN_DTYPE_UINT16, [4] = VTRN_DTYPE_UINT32};
+    size_t size = dtype_size(x->dtype);
+    vtrn_ap bits = *dst, x_bits = *x, sign = temp_ap(env, node, 1, bits_of[size]);
+    bits.dtype = x_bits.dtype = bits_of[size];
+    LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
+    instr->op0 = VTRN_ALU_BITWISE_AND;
+    instr->ap[0] = sign;
+    instr->ap[1] = x_bits;
+    instr->imm[0].bits = 1u << (8 * size - 1);
+    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits,
+                              &sign);
+}
+
+/* floor, ceil and the two kinds of round. From 2^23 up every fp32 is an integer (NaN and infinity
+ * stay too); below, the nearest integer in int32 is exact. */
+static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                              const vtrn_ap *x) {
+    vtrn_ap nearest = temp_ap(env, node, 0, VTRN_DTYPE_INT32);
+    vtrn_ap t = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap is_small = temp_ap(env, node, 1, VTRN_DTYPE_UINT8);
+    if (node->op == GRAPH_ROUND_NEAREST_AFZ) { /* |x| - nearest is 1/2 where a tie went down */
+        VTRN_RETURN_IF_ERROR(
+            emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ABS_MAX, &nearest, x, 0, NULL, false));
+        VTRN_RETURN_IF_ERROR(
+            emit_scalar_tensor(env, &t, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_SUBTRACT, &nearest));
+        VTRN_RETURN_IF_ERROR(
+            emit_scalar_tensor(env, dst, &t, VTRN_ALU_IS_EQUAL, 0.5f, VTRN_ALU_ADD, &nearest));
+    } else {
+        VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
+        if (node->op == GRAPH_ROUND_NEAREST_EVEN) {
+            VTRN_RETURN_IF_ERROR(emit_copy(env, dst, &nearest));
+        } else {
+            bool is_floor = node->op == GRAPH_FLOOR;
+            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR,
+                                                    is_floor ? VTRN_ALU_IS_GT : VTRN_ALU_IS_LT, &t,
+                                                    &nearest, x));
+            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR,
+                                                    is_floor ? VTRN_ALU_SUBTRACT : VTRN_ALU_ADD,
+                                                    dst, &nearest, &t));
+        }
+    }
+    VTRN_RETURN_IF_ERROR(emit_sign_of(env, node, dst, x));
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0x1p23f));
+    return emit_copy_where(env, dst, x, &is_small, true);
+}
+
+/* Float to integer towards 0; saturates, and NaN gives 0, as the store does. All of it is exact in
+ * fp32: an integer beyond 2^24 came from an fp32 as it is, or is saturated and saturates again. */
+static vtrn_status emit_truncate(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                                 const vtrn_ap *x) {
+    vtrn_ap nearest = temp_ap(env, node, 0, (vtrn_dtype)dst->dtype);
+    vtrn_ap t = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
+    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MAX, 0, VTRN_ALU_IS_LT, &nearest));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
+                                            &nearest, &nearest, &t));
+    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MIN, 0, VTRN_ALU_IS_GT, &nearest));
+    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
+}
+
+/* e^x - 1 = 2t / (1 - t) with t = tanh(x / 2) where the difference would cancel. Both functions are
+ * of one table set. */
+static vtrn_status emit_expm1(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                              const vtrn_ap *x) {
+    vtrn_ap t = temp_ap(env, node, 0, VTRN_DTYPE_FP32), u = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap is_small = temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_TANH, &t, x, 0.5f));
+    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, &u, &t, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, 1));
+    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = u;
+    reciprocal->ap[1] = u;
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_tensor(env, &t, &t, VTRN_ALU_MULTIPLY, 2, VTRN_ALU_MULTIPLY, &u));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_EXP, dst, x, 1));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, dst, dst, 1, NULL, false));
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0.6f));
+    return emit_copy_where(env, dst, &t, &is_small, false);
+}
+
+/* log(1 + x): with u = 1 + x rounded, log(u) * x / (u - 1) undoes the rounding (u - 1 is exact
+ * where it matters); x itself where u is 1. */
+static vtrn_status emit_log1p(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                              const vtrn_ap *x) {
+    vtrn_ap t = temp_ap(env, node, 0, VTRN_DTYPE_FP32), u = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap mask = temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &u, x, 1, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, dst, &u, 1));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &u, &u, 1, NULL, false));
+    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = t;
+    reciprocal->ap[1] = u;
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &mask, &u, 0, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_LT, &mask, x, 1, NULL, false));
+    return emit_copy_where(env, dst, &t, &mask, false);
+}
+
 static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
     vtrn_ap dst = dst_ap(env, node), src;
     VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &src));
     if (is_exact_int(dst.dtype) && is_exact_int(src.dtype))
         src.dtype = dst.dtype; /* the same bits, whatever the sign */
+    if (is_truncation(env->f, node))
+        return emit_truncate(env, node, &dst, &src);
     return emit_copy(env, &dst, &src);
 }
 
@@ -379,6 +570,19 @@ static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
     vtrn_act act;
     if (act_of((graph_kind)node->op, &act))
         return emit_activate(env, act, &dst, &src, 1);
+    switch (node->op) {
+    case GRAPH_FLOOR:
+    case GRAPH_CEIL:
+    case GRAPH_ROUND_NEAREST_EVEN:
+    case GRAPH_ROUND_NEAREST_AFZ:
+        return emit_round(env, node, &dst, &src);
+    case GRAPH_EXPONENTIAL_MINUS_ONE:
+        return emit_expm1(env, node, &dst, &src);
+    case GRAPH_LOG_PLUS_ONE:
+        return emit_log1p(env, node, &dst, &src);
+    default:
+        break;
+    }
     if (node->op == GRAPH_IS_FINITE) { /* x - x is 0 for finite x only */
         tile t = env->temps[0];
         t.dtype = VTRN_DTYPE_FP32;
