@@ -48,14 +48,46 @@ static inline bool is_in_place(const operand *o, size_t n) {
     return operand_run(o) >= n && (operand_step(o) == 1 || n == 1);
 }
 
+typedef uint8_t vector16 __attribute__((vector_size(16), may_alias, aligned(1)));
+
+/* memmove of a short run without the call. Everything is read before anything is written. */
+static inline void move_short(void *dst, const void *src, size_t n_bytes) {
+    uint8_t *d = dst;
+    const uint8_t *s = src;
+    if (n_bytes > 128) {
+        memmove(dst, src, n_bytes);
+    } else if (n_bytes > 64) {
+        const uint8_t *end = s + n_bytes - 64;
+        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + 16);
+        vector16 c = *(const vector16 *)(s + 32), e = *(const vector16 *)(s + 48);
+        vector16 f = *(const vector16 *)end, g = *(const vector16 *)(end + 16);
+        vector16 h = *(const vector16 *)(end + 32), i = *(const vector16 *)(end + 48);
+        *(vector16 *)d = a, *(vector16 *)(d + 16) = b;
+        *(vector16 *)(d + 32) = c, *(vector16 *)(d + 48) = e;
+        d += n_bytes - 64;
+        *(vector16 *)d = f, *(vector16 *)(d + 16) = g;
+        *(vector16 *)(d + 32) = h, *(vector16 *)(d + 48) = i;
+    } else if (n_bytes > 32) {
+        const uint8_t *end = s + n_bytes - 32;
+        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + 16);
+        vector16 c = *(const vector16 *)end, e = *(const vector16 *)(end + 16);
+        *(vector16 *)d = a, *(vector16 *)(d + 16) = b;
+        d += n_bytes - 32;
+        *(vector16 *)d = c, *(vector16 *)(d + 16) = e;
+    } else {
+        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + n_bytes - 16);
+        *(vector16 *)d = a, *(vector16 *)(d + n_bytes - 16) = b;
+    }
+}
+
 #define STRIDED(type)                                                                              \
     static void gather_##type(operand *o, size_t n, type *dst) {                                   \
         while (n) {                                                                                \
             size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
             int64_t step = operand_step(o);                                                        \
             const type *src = (const type *)o->at;                                                 \
-            if (step == 1 && run >= 16)                                                            \
-                memcpy(dst, src, run * sizeof *dst);                                               \
+            if (step == 1 && run * sizeof *dst >= 16)                                              \
+                move_short(dst, src, run * sizeof *dst);                                           \
             else                                                                                   \
                 for (size_t i = 0; i < run; i++)                                                   \
                     dst[i] = src[(int64_t)i * step];                                               \
@@ -69,8 +101,8 @@ static inline bool is_in_place(const operand *o, size_t n) {
             size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
             int64_t step = operand_step(o);                                                        \
             type *dst = (type *)o->at;                                                             \
-            if (step == 1 && run >= 16)                                                            \
-                memmove(dst, src, run * sizeof *dst);                                              \
+            if (step == 1 && run * sizeof *dst >= 16)                                              \
+                move_short(dst, src, run * sizeof *dst);                                           \
             else                                                                                   \
                 for (size_t i = 0; i < run; i++)                                                   \
                     dst[(int64_t)i * step] = src[i];                                               \
@@ -326,6 +358,71 @@ static void run_row_in_chunks(lanes *l, const lanes_spec *spec, lanes_fn fn, uin
         spec->row_end(l);
 }
 
+/* Rows of operand ap_i and of dst are the same memory row by row, or never the same. */
+static bool are_rows_apart(const vtrn_instr *instr, int ap_i) {
+    const vtrn_ap *d = &instr->ap[0], *a = &instr->ap[ap_i];
+    return a->space != d->space || a->partition == d->partition ||
+           a->partition + a->n_partitions <= d->partition ||
+           d->partition + d->n_partitions <= a->partition;
+}
+
+/* The streams of joined rows: scalar operands too where a column is worked on. Bit i is operand i;
+ * 0: rows stay apart. */
+static unsigned joined_streams(const lanes *l, const lanes_spec *spec, uint64_t n, bool is_dense) {
+    unsigned streams = spec->streams;
+    if (!spec->can_join_rows || l->instr->ap[0].n_partitions < 2 ||
+        n >= (is_dense ? OPERAND_SHORT_DENSE_ROW : OPERAND_SHORT_ROW) ||
+        l->instr->flags & VTRN_FLAG_STOCHASTIC)
+        return 0;
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (spec->scalars >> i & 1 && l->instr->ap[i].space != VTRN_SPACE_NONE) {
+            if (n != 1 || !spec->column)
+                return 0;
+            streams |= 1u << i;
+        }
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (streams >> i & 1 &&
+            (!are_rows_apart(l->instr, i) || l->op[i].row_stride % l->op[i].size ||
+             l->op[i].row_stride / l->op[i].size > INT32_MAX))
+            return 0;
+    return streams;
+}
+
+/* Rows [first, end) of the operand as one row. */
+static operand join_rows(const operand *o, int first, int end) {
+    operand joined = *o;
+    vtrn_dim rows = {(int32_t)(o->row_stride / o->size), (uint32_t)(end - first)};
+    joined.row_0 += first * o->row_stride;
+    joined.n *= rows.num;
+    joined.dim[0] = rows;
+    if (o->n > 1) {
+        memcpy(joined.dim + 1, o->dim, o->n_dims * sizeof o->dim[0]);
+        joined.n_dims++;
+    }
+    operand_at_row(&joined, 0);
+    return joined;
+}
+
+static void run_joined_rows(lanes *l, const lanes_spec *spec, lanes_fn fn, unsigned streams,
+                            const engine_rows *rows) {
+    operand apart[VTRN_MAX_AP];
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (streams >> i & 1) {
+            apart[i] = l->op[i];
+            l->op[i] = join_rows(&apart[i], rows->first, rows->end);
+        }
+    if (spec->row_begin)
+        spec->row_begin(l);
+    for (uint64_t left = l->op[0].n; left;) {
+        size_t m = left < OPERAND_CHUNK ? (size_t)left : OPERAND_CHUNK;
+        fn(l, m);
+        left -= m;
+    }
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (streams >> i & 1)
+            l->op[i] = apart[i];
+}
+
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                       int thread_i, const lanes_spec *spec, lanes_fn fn, void *extra) {
     VTRN_RETURN_IF_ERROR(check_shapes(instr, spec));
@@ -337,8 +434,13 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
     bool is_dense = spec->dense_row && are_dense_fp32(&l, spec);
+    unsigned joined = joined_streams(&l, spec, n, is_dense);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
-    while (engine_rows_next(&rows))
+    while (engine_rows_next(&rows)) {
+        if (joined) {
+            run_joined_rows(&l, spec, joined != spec->streams ? spec->column : fn, joined, &rows);
+            continue;
+        }
         for (l.row = rows.first; l.row < rows.end; l.row++) {
             l.partition = instr->ap[0].partition + l.row;
             if (spec->scalars)
@@ -348,5 +450,6 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
             else
                 run_row_in_chunks(&l, spec, fn, n);
         }
+    }
     return NULL;
 }

@@ -9,6 +9,10 @@
 enum {
     OPERAND_CHUNK = 1024,  /* elements at a time: a few buffers of them stay in the L1 cache */
     OPERAND_LONG_RUN = 64, /* runs at least this long are worked on in place */
+    /* rows shorter than this are gathered: many of them make one chunk */
+    OPERAND_SHORT_ROW = 64,
+    OPERAND_SHORT_DENSE_ROW = 32, /* the same where rows could be worked on as they lie */
+    OPERAND_MAX_DIMS = VTRN_MAX_FREE_DIMS + 1, /* one for rows that were joined */
 };
 
 typedef struct operand {
@@ -17,12 +21,12 @@ typedef struct operand {
     uint64_t n; /* elements a row */
     uint8_t dtype;
     uint8_t n_dims;
-    uint16_t size;                    /* bytes an element */
-    vtrn_dim dim[VTRN_MAX_FREE_DIMS]; /* merged */
-    uint64_t *rng;                    /* stochastic rounding: state of the row; NULL: nearest */
+    uint16_t size;                  /* bytes an element */
+    vtrn_dim dim[OPERAND_MAX_DIMS]; /* merged */
+    uint64_t *rng;                  /* stochastic rounding: state of the row; NULL: nearest */
     /* the cursor */
     uint8_t *at;
-    uint32_t index[VTRN_MAX_FREE_DIMS];
+    uint32_t index[OPERAND_MAX_DIMS];
 } operand;
 
 void operand_bind(operand *o, const engine_core *core, const vtrn_ap *ap,
@@ -31,7 +35,7 @@ void operand_bind_row(operand *o, const vtrn_ap *ap, uint8_t *row); /* one row a
 
 static inline void operand_at_row(operand *o, int row) {
     o->at = o->row_0 + row * o->row_stride;
-    for (int i = 0; i < VTRN_MAX_FREE_DIMS; i++)
+    for (int i = 0; i < OPERAND_MAX_DIMS; i++)
         o->index[i] = 0;
 }
 
@@ -99,6 +103,10 @@ typedef struct lanes_spec {
     void (*row_begin)(lanes *l), (*row_end)(lanes *l); /* may be NULL */
     /* may be NULL: a whole row when all streams are dense fp32; p[i] is the row of operand i */
     void (*dense_row)(lanes *l, float *const p[VTRN_MAX_AP], size_t n);
+    /* a row is worked on alike whatever its number: short rows may be joined into longer ones */
+    bool can_join_rows;
+    /* may be NULL: fn for joined rows of one element, where scalar operands are streams too */
+    lanes_fn column;
 } lanes_spec;
 
 /* Checks that all streams have the shape of ap[0], that scalars are [P,1], then runs. */

@@ -48,7 +48,8 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
     lanes_spec spec = {.streams = AP0 | AP1,
                        .scalars = AP2 | AP3,
                        .first_imm = 2,
-                       .dense_row = a.accumulates ? NULL : activate_row};
+                       .dense_row = a.accumulates ? NULL : activate_row,
+                       .can_join_rows = !a.accumulates};
     if (a.accumulates) {
         spec.whole_chunks = true; /* the order of the sum depends on positions only */
         spec.row_begin = activate_row_begin;

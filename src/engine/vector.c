@@ -97,7 +97,7 @@ THE_OP(TENSOR_TENSOR) {
     vtrn_instr one_op = *instr; /* op1 means nothing here */
     one_op.op1 = VTRN_ALU_NONE;
     VTRN_RETURN_IF_ERROR(choose_path(&one_op, AP1 | AP2, &plan));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP2};
+    lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
     if (plan.path == PATH_FP32)
         spec.dense_row = tensor_tensor_row;
     return lanes_run(core, instr, slot_base, thread_i, &spec,
@@ -118,6 +118,31 @@ static void tensor_scalar_fp32(lanes *l, size_t n) {
     scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, l->s[2], d, n);
     if (instr->op1 != VTRN_ALU_NONE)
         scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, l->s[3], d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
+/* Operand i of a column: a stream, or the immediate over and over. */
+static const float *take_column(lanes *l, int i, size_t n) {
+    if (!is_absent(&l->instr->ap[i]))
+        return operand_take_fp32(&l->op[i], n, l->buf[i]);
+    for (size_t k = 0; k < n; k++)
+        l->buf[i][k] = l->s[i];
+    return l->buf[i];
+}
+
+static void column_fp32(lanes *l, bool is_reversed, uint8_t op, const float *x, const float *s,
+                        float *d, size_t n) {
+    l->alu->tt[op](is_reversed ? s : x, is_reversed ? x : s, d, n);
+}
+
+static void tensor_scalar_column(lanes *l, size_t n) {
+    const vtrn_instr *instr = l->instr;
+    float *d = l->buf[0];
+    const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
+    const float *s = take_column(l, 2, n), *t = take_column(l, 3, n);
+    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, s, d, n);
+    if (instr->op1 != VTRN_ALU_NONE)
+        column_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, t, d, n);
     operand_put_fp32(&l->op[0], n, d);
 }
 
@@ -161,9 +186,12 @@ static void tensor_scalar_int(lanes *l, size_t n) {
 THE_OP(TENSOR_SCALAR) {
     alu_plan plan;
     VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
-    lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2};
-    if (plan.path == PATH_FP32)
+    lanes_spec spec = {
+        .streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2, .can_join_rows = true};
+    if (plan.path == PATH_FP32) {
         spec.dense_row = tensor_scalar_row;
+        spec.column = tensor_scalar_column;
+    }
     return lanes_run(core, instr, slot_base, thread_i, &spec,
                      plan.path == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &plan);
 }
@@ -184,6 +212,16 @@ static void scalar_tensor_tensor_fp32(lanes *l, size_t n) {
     operand_put_fp32(&l->op[0], n, d);
 }
 
+static void scalar_tensor_tensor_column(lanes *l, size_t n) {
+    const vtrn_instr *instr = l->instr;
+    float *d = l->buf[0];
+    const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]), *s = take_column(l, 2, n);
+    const float *y = operand_take_fp32(&l->op[3], n, l->buf[3]);
+    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, s, d, n);
+    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, y, d, n);
+    operand_put_fp32(&l->op[0], n, d);
+}
+
 THE_OP(SCALAR_TENSOR_TENSOR) {
     alu_plan plan;
     VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
@@ -191,7 +229,11 @@ THE_OP(SCALAR_TENSOR_TENSOR) {
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "scalar_tensor_tensor: bit operation %s; only arithmetic is legal",
                           isa_alu_name(instr->op0));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP3, .scalars = AP2, .first_imm = 2};
+    lanes_spec spec = {.streams = AP0 | AP1 | AP3,
+                       .scalars = AP2,
+                       .first_imm = 2,
+                       .can_join_rows = true,
+                       .column = scalar_tensor_tensor_column};
     return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &plan);
 }
 
@@ -209,7 +251,7 @@ static void copy_fp32(lanes *l, size_t n) {
 
 THE_OP(TENSOR_COPY) {
     bool same = instr->ap[0].dtype == instr->ap[1].dtype;
-    lanes_spec spec = {.streams = AP0 | AP1};
+    lanes_spec spec = {.streams = AP0 | AP1, .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
 }
 
@@ -217,9 +259,13 @@ static void memset_chunk(lanes *l, size_t n) {
     operand_put(&l->op[0], n, l->buf[1]);
 }
 
-/* The filler is converted once a row, not once a chunk. */
+/* The filler is converted once, or once a row where each row has its own random numbers. */
 static void memset_row(lanes *l) {
     vtrn_dtype t = l->op[0].dtype;
+    uint64_t *n_filled = l->extra;
+    if (*n_filled >= l->op[0].n && !l->op[0].rng)
+        return;
+    *n_filled = l->op[0].n;
     size_t n = l->op[0].n < OPERAND_CHUNK ? (size_t)l->op[0].n : OPERAND_CHUNK;
     bool is_raw = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
     for (size_t i = 0; i < n; i++)
@@ -233,11 +279,12 @@ static void memset_row(lanes *l) {
 }
 
 THE_OP(MEMSET) {
-    lanes_spec spec = {.streams = AP0, .row_begin = memset_row};
+    lanes_spec spec = {.streams = AP0, .row_begin = memset_row, .can_join_rows = true};
+    uint64_t n_filled = 0;
     if (dtype_size(instr->ap[0].dtype) > 4)
         return VTRN_ERROR(VTRN_UNSUPPORTED, "memset: no engine has the type %s",
                           dtype_name(instr->ap[0].dtype));
-    return lanes_run(core, instr, slot_base, thread_i, &spec, memset_chunk, NULL);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, memset_chunk, &n_filled);
 }
 
 static void reciprocal_chunk(lanes *l, size_t n) {
@@ -247,7 +294,7 @@ static void reciprocal_chunk(lanes *l, size_t n) {
 }
 
 THE_OP(RECIPROCAL) {
-    lanes_spec spec = {.streams = AP0 | AP1};
+    lanes_spec spec = {.streams = AP0 | AP1, .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, reciprocal_chunk, NULL);
 }
 
@@ -279,6 +326,6 @@ THE_OP(COPY_PREDICATED) {
             "tensor_copy_predicated: from %s to %s; the types must be the same, of at "
             "most 4 bytes",
             dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[0].dtype));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP2};
+    lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, copy_predicated, NULL);
 }
