@@ -2,11 +2,31 @@
  */
 #include "engine/move.h"
 
+#include "engine/move_kernels.h"
+
 #include <string.h>
 
 /* Tile of the two innermost loops: 64 cache lines of one side, each of which gives 16 elements to
  * the other loop, stay in a first-level cache. */
 enum { TILE_INNER = 64, TILE_OUTER = 16, LINE_BYTES = 64 };
+
+/* *x /= by where it divides without remainder. Divisions of 64 bits are slow, and seldom needed. */
+static bool divide(uint64_t *x, uint64_t by) {
+    if (by == 1)
+        return true;
+    if (*x == by) {
+        *x = 1;
+        return true;
+    }
+    if (*x <= UINT32_MAX) {
+        uint32_t small = (uint32_t)*x, divisor = (uint32_t)by;
+        *x = small / divisor;
+        return small % divisor == 0;
+    }
+    uint64_t rest = *x % by;
+    *x /= by;
+    return rest == 0;
+}
 
 bool move_of_rows(const vtrn_ap *src, const vtrn_ap *dst, move *out) {
     int64_t size = (int64_t)dtype_size(src->dtype);
@@ -17,12 +37,10 @@ bool move_of_rows(const vtrn_ap *src, const vtrn_ap *dst, move *out) {
     int64_t dst_step = d >= 0 ? dst->dim[d].step * size : 0;
     for (;;) {
         uint64_t take = src_left < dst_left ? src_left : dst_left;
-        if (take && (src_left % take || dst_left % take))
+        if (take && (!divide(&src_left, take) || !divide(&dst_left, take)))
             return false;
         if (take > 1)
             inner_first[n++] = (move_level){take, src_step, dst_step};
-        src_left /= take;
-        dst_left /= take;
         src_step *= (int64_t)take;
         dst_step *= (int64_t)take;
         if (src_left == 1 && s > 0) {
@@ -110,73 +128,67 @@ void move_prepare(move *m) {
     pair_for_cache(m);
 }
 
-/* Elements may lie at any byte, and alias anything. */
-typedef uint8_t element1 __attribute__((may_alias));
-typedef uint16_t element2 __attribute__((may_alias, aligned(1)));
-typedef uint32_t element4 __attribute__((may_alias, aligned(1)));
-typedef uint64_t element8 __attribute__((may_alias, aligned(1)));
-
-#define ONE_LEVEL(bytes)                                                                           \
-    static void one_level_##bytes(const uint8_t *src, uint8_t *dst, uint64_t n, int64_t src_step,  \
-                                  int64_t dst_step) {                                              \
-        if (dst_step == bytes) {                                                                   \
-            for (uint64_t i = 0; i < n; i++)                                                       \
-                ((element##bytes *)dst)[i] =                                                       \
-                    *(const element##bytes *)(src + (int64_t)i * src_step);                        \
-            return;                                                                                \
-        }                                                                                          \
-        for (uint64_t i = 0; i < n; i++)                                                           \
-            *(element##bytes *)(dst + (int64_t)i * dst_step) =                                     \
-                *(const element##bytes *)(src + (int64_t)i * src_step);                            \
-    }
-ONE_LEVEL(1)
-ONE_LEVEL(2)
-ONE_LEVEL(4)
-ONE_LEVEL(8)
-
-static void one_level(const move *m, const uint8_t *src, uint8_t *dst, uint64_t n) {
-    const move_level *l = &m->level[m->n_levels - 1];
+/* The two innermost loops; the outer one with n turns. */
+static void two_levels(const move *m, const move_level *outer, const uint8_t *src, uint8_t *dst) {
+    const move_level *inner = &m->level[m->n_levels - 1];
+    const move_kernels *kernels = CPU_TABLE(move_kernel_table);
+    move_box box = {outer->n,        inner->n,        outer->src_step,
+                    outer->dst_step, inner->src_step, inner->dst_step};
     switch (m->size) {
     case 1:
-        one_level_1(src, dst, n, l->src_step, l->dst_step);
+        kernels->box1(&box, src, dst);
         return;
     case 2:
-        one_level_2(src, dst, n, l->src_step, l->dst_step);
+        kernels->box2(&box, src, dst);
         return;
     case 4:
-        one_level_4(src, dst, n, l->src_step, l->dst_step);
+        kernels->box4(&box, src, dst);
         return;
     case 8:
-        one_level_8(src, dst, n, l->src_step, l->dst_step);
+        kernels->box8(&box, src, dst);
         return;
     default:
-        for (uint64_t i = 0; i < n; i++)
-            memcpy(dst + (int64_t)i * l->dst_step, src + (int64_t)i * l->src_step, m->size);
+        kernels->runs(&box, m->size, src, dst);
     }
 }
 
 /* The two innermost loops, tile by tile. */
 static void two_levels_tiled(const move *m, const uint8_t *src, uint8_t *dst) {
     const move_level *outer = &m->level[m->n_levels - 2], *inner = outer + 1;
+    if (m->size == 4) {
+        const move_kernels *kernels = CPU_TABLE(move_kernel_table);
+        if (outer->src_step == 4 && inner->dst_step == 4) {
+            kernels->transpose4(src, inner->src_step, dst, outer->dst_step, inner->n, outer->n);
+            return;
+        }
+        if (inner->src_step == 4 && outer->dst_step == 4) {
+            kernels->transpose4(src, outer->src_step, dst, inner->dst_step, outer->n, inner->n);
+            return;
+        }
+    }
+    move part = {.n_levels = 1, .size = m->size};
     for (uint64_t o = 0; o < outer->n; o += TILE_OUTER)
         for (uint64_t i = 0; i < inner->n; i += TILE_INNER) {
-            uint64_t n_outer = outer->n - o < TILE_OUTER ? outer->n - o : TILE_OUTER;
-            uint64_t n_inner = inner->n - i < TILE_INNER ? inner->n - i : TILE_INNER;
-            for (uint64_t k = o; k < o + n_outer; k++)
-                one_level(m, src + (int64_t)k * outer->src_step + (int64_t)i * inner->src_step,
-                          dst + (int64_t)k * outer->dst_step + (int64_t)i * inner->dst_step,
-                          n_inner);
+            move_level some = *outer;
+            some.n = outer->n - o < TILE_OUTER ? outer->n - o : TILE_OUTER;
+            part.level[0] = *inner;
+            part.level[0].n = inner->n - i < TILE_INNER ? inner->n - i : TILE_INNER;
+            two_levels(&part, &some,
+                       src + (int64_t)o * outer->src_step + (int64_t)i * inner->src_step,
+                       dst + (int64_t)o * outer->dst_step + (int64_t)i * inner->dst_step);
         }
 }
 
 void move_run(const move *m, const uint8_t *src, uint8_t *dst) {
-    int n_outer = m->n_levels - (m->block1 ? 2 : 1);
+    static const move_level once = {1, 0, 0};
+    int n_outer = m->n_levels > 2 ? m->n_levels - 2 : 0;
+    const move_level *outer = m->n_levels > 1 ? &m->level[n_outer] : &once;
     uint64_t at[MOVE_MAX_LEVELS] = {0};
     for (;;) {
         if (m->block1)
             two_levels_tiled(m, src, dst);
         else
-            one_level(m, src, dst, m->level[n_outer].n);
+            two_levels(m, outer, src, dst);
         int i = n_outer - 1;
         for (; i >= 0; i--) {
             src += m->level[i].src_step;

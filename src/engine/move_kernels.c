@@ -1,0 +1,140 @@
+/* The inner loops of strided moves at one instruction-set level. */
+#include "engine/move_kernels.h"
+
+#include <string.h>
+
+enum {
+    LONG_RUN_BYTES = 1024, /* from here on the library's copy is as fast */
+    TILE = 8,              /* a side of the tile that is transposed in registers */
+};
+
+/* Elements may lie at any byte, and alias anything. */
+typedef uint8_t element1 __attribute__((may_alias));
+typedef uint16_t element2 __attribute__((may_alias, aligned(1)));
+typedef uint32_t element4 __attribute__((may_alias, aligned(1)));
+typedef uint64_t element8 __attribute__((may_alias, aligned(1)));
+typedef uint8_t vector16 __attribute__((vector_size(16), may_alias, aligned(1)));
+typedef uint8_t vector64 __attribute__((vector_size(64), may_alias, aligned(1)));
+typedef uint32_t tile_row __attribute__((vector_size(32), may_alias, aligned(1)));
+
+/* A fill of adjacent elements has its own loop, which vectorises; everything else strides. */
+#define BOX(bytes)                                                                                 \
+    static void box##bytes(const move_box *box, const uint8_t *src, uint8_t *dst) {                \
+        int64_t src_step = box->inner_src_step, dst_step = box->inner_dst_step;                    \
+        uint64_t n = box->n_inner;                                                                 \
+        for (uint64_t o = 0; o < box->n_outer; o++) {                                              \
+            if (src_step == 0 && dst_step == bytes) {                                              \
+                element##bytes x = *(const element##bytes *)src;                                   \
+                for (uint64_t i = 0; i < n; i++)                                                   \
+                    ((element##bytes *)dst)[i] = x;                                                \
+            } else {                                                                               \
+                const uint8_t *s = src;                                                            \
+                uint8_t *d = dst;                                                                  \
+                for (uint64_t i = 0; i < n; i++, s += src_step, d += dst_step)                     \
+                    *(element##bytes *)d = *(const element##bytes *)s;                             \
+            }                                                                                      \
+            src += box->outer_src_step;                                                            \
+            dst += box->outer_dst_step;                                                            \
+        }                                                                                          \
+    }
+BOX(1)
+BOX(2)
+BOX(4)
+BOX(8)
+
+/* n_bytes <= 16 from first and last 8, 4, 2 or 1 bytes, which may overlap. */
+static inline void copy_tiny(uint8_t *d, const uint8_t *s, size_t n_bytes) {
+    if (n_bytes >= 8) {
+        *(element8 *)d = *(const element8 *)s;
+        *(element8 *)(d + n_bytes - 8) = *(const element8 *)(s + n_bytes - 8);
+    } else if (n_bytes >= 4) {
+        *(element4 *)d = *(const element4 *)s;
+        *(element4 *)(d + n_bytes - 4) = *(const element4 *)(s + n_bytes - 4);
+    } else {
+        for (size_t i = 0; i < n_bytes; i++)
+            d[i] = s[i];
+    }
+}
+
+static inline void copy_run(uint8_t *d, const uint8_t *s, size_t n_bytes) {
+    if (n_bytes >= 64) {
+        size_t i = 0;
+        for (; i + 64 < n_bytes; i += 64)
+            *(vector64 *)(d + i) = *(const vector64 *)(s + i);
+        *(vector64 *)(d + n_bytes - 64) = *(const vector64 *)(s + n_bytes - 64);
+    } else if (n_bytes >= 16) {
+        size_t i = 0;
+        for (; i + 16 < n_bytes; i += 16)
+            *(vector16 *)(d + i) = *(const vector16 *)(s + i);
+        *(vector16 *)(d + n_bytes - 16) = *(const vector16 *)(s + n_bytes - 16);
+    } else {
+        copy_tiny(d, s, n_bytes);
+    }
+}
+
+static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
+    for (uint64_t o = 0; o < box->n_outer; o++) {
+        const uint8_t *s = src;
+        uint8_t *d = dst;
+        for (uint64_t i = 0; i < box->n_inner; i++) {
+            if (n_bytes >= LONG_RUN_BYTES)
+                memcpy(d, s, n_bytes);
+            else
+                copy_run(d, s, n_bytes);
+            s += box->inner_src_step;
+            d += box->inner_dst_step;
+        }
+        src += box->outer_src_step;
+        dst += box->outer_dst_step;
+    }
+}
+
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+
+/* Rows 0..7 of 8 become columns: pairs, then fours, then halves change places. */
+static inline void transpose_tile(const uint8_t *src, int64_t src_row, uint8_t *dst,
+                                  int64_t dst_row) {
+    tile_row r[TILE], p[TILE], q[TILE];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE; i++)
+        r[i] = *(const tile_row *)(src + i * src_row);
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE; i += 2) {
+        p[i] = PICK(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        p[i + 1] = PICK(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < TILE; i += 4) {
+        q[i] = PICK(p[i], p[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        q[i + 1] = PICK(p[i], p[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        q[i + 2] = PICK(p[i + 1], p[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        q[i + 3] = PICK(p[i + 1], p[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE / 2; i++) {
+        *(tile_row *)(dst + i * dst_row) = PICK(q[i], q[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(tile_row *)(dst + (i + 4) * dst_row) = PICK(q[i], q[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+static void transpose4(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
+                       uint64_t n_rows, uint64_t n_cols) {
+    uint64_t full_rows = n_rows / TILE * TILE, full_cols = n_cols / TILE * TILE;
+    for (uint64_t c = 0; c < full_cols; c += TILE)
+        for (uint64_t r = 0; r < full_rows; r += TILE)
+            transpose_tile(src + (int64_t)r * src_row + (int64_t)c * 4, src_row,
+                           dst + (int64_t)c * dst_row + (int64_t)r * 4, dst_row);
+    for (uint64_t c = 0; c < n_cols; c++)
+        for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
+            *(element4 *)(dst + (int64_t)c * dst_row + (int64_t)r * 4) =
+                *(const element4 *)(src + (int64_t)r * src_row + (int64_t)c * 4);
+}
+
+const move_kernels VTRN_AT_LEVEL(move_kernel_table) = {
+    .box1 = box1,
+    .box2 = box2,
+    .box4 = box4,
+    .box8 = box8,
+    .runs = runs,
+    .transpose4 = transpose4,
+};
