@@ -46,21 +46,6 @@ static void find_contracted(lower *l, const graph_region *region) {
     }
 }
 
-/* A float conversion that only contractions read happens while they load: DMA casts. */
-static vtrn_status lower_cast(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_CONVERT)
-        return NULL;
-    const lower_value *from = &l->values[op->operands[0]];
-    vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
-    if (from->state != VALUE_VIEW || !l->values[op->results[0]].is_contracted ||
-        !dtype_is_float((vtrn_dtype)from->view.dtype) || !dtype_is_float(to) ||
-        dtype_size((vtrn_dtype)from->view.dtype) > 4 || dtype_size(to) > 4)
-        return NULL;
-    lower_set_view(l, op->results[0], &from->view);
-    *is_done = true;
-    return NULL;
-}
-
 static vtrn_status lower_constant(lower *l, const graph_op *op) {
     const graph_type *type = &l->g->types[op->results[0]];
     lower_value *value = &l->values[op->results[0]];

@@ -154,6 +154,7 @@ typedef vtrn_status lower_fn(lower *l, const graph_op *op, bool *is_done);
 lower_fn lower_view_op;     /* view.c kinds */
 lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
 lower_fn lower_contraction; /* dot.c: dot_general, convolution */
+lower_fn lower_cast;        /* cast.c: conversions of tensors in HBM */
 lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
 lower_fn lower_movement;    /* move.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
