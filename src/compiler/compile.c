@@ -8,8 +8,10 @@
 #include <string.h>
 
 static void count_uses(lower *l, const graph_region *region) {
-    for (uint32_t i = 0; i < region->n_results; i++)
+    for (uint32_t i = 0; i < region->n_results; i++) {
         l->values[region->results[i]].uses++;
+        l->values[region->results[i]].user = NULL;
+    }
     for (uint32_t i = region->n_ops; i-- > 0;) {
         const graph_op *op = &region->ops[i];
         bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
@@ -19,8 +21,11 @@ static void count_uses(lower *l, const graph_region *region) {
             continue;
         l->has_control_flow |=
             op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
-        for (uint32_t o = 0; o < op->n_operands; o++)
-            l->values[op->operands[o]].uses++;
+        for (uint32_t o = 0; o < op->n_operands; o++) {
+            lower_value *value = &l->values[op->operands[o]];
+            value->user = value->uses ? NULL : op;
+            value->uses++;
+        }
         for (uint32_t r = 0; r < op->n_regions; r++)
             count_uses(l, op->regions[r]);
     }
@@ -169,7 +174,9 @@ vtrn_status lower_region(lower *l, const graph_region *region) {
         bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
         for (uint32_t r = 0; r < op->n_results; r++)
             is_live |= l->values[op->results[r]].uses > 0;
-        if (!is_live)
+        bool is_lowered = op->n_results == 1 && op->kind == GRAPH_TRANSPOSE &&
+                          l->values[op->results[0]].state != VALUE_UNSET; /* with its operand */
+        if (!is_live || is_lowered)
             continue;
         VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
         vtrn_status status = is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op);

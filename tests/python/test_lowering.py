@@ -143,6 +143,17 @@ CASES = {
                                rand(50, 140)),  # fmt: skip
     "vector products": (lambda a, b: (a @ b, jnp.outer(a, b), jnp.dot(a, a)), rand(100), rand(100)),
     "batched": (lambda a, b: jnp.einsum("bij,bjk->bik", a, b), rand(6, 40, 50), rand(6, 50, 30)),
+    "matmul in a long wide fusion": (
+        lambda a, b, p, m, v: (
+            p - 0.1 * (m * 0.9 + a.T @ b) / (jnp.sqrt(v * 0.9 + (a.T @ b) ** 2) + 1e-3),
+            m * 0.9 + 0.1 * (a.T @ b), v * 0.9 + 0.1 * (a.T @ b) ** 2),
+        rand(100, 130), rand(100, 512), rand(130, 512), rand(130, 512), rand(130, 512, lo=0),
+    ),  # fmt: skip
+    "matmul transposed afterwards": (
+        lambda a, b: ((a @ b).T + 1, jnp.transpose(jnp.einsum("bij,bkj->bik", a[None], b.T[None]),
+                                                  (0, 2, 1)) * 2),
+        rand(70, 30), rand(30, 520),
+    ),  # fmt: skip
     "attention": (
         lambda q, k, v: jnp.einsum(
             "bhts,bshd->bthd", jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k)), v),

@@ -80,6 +80,24 @@ static vtrn_status finish(lower *l, graph_value result, contract_spec *spec, boo
     return contract_emit(l, spec);
 }
 
+/* The transpose that is all that happens to a dot's result, when it swaps the lhs's dims and the
+ * rhs's behind the batch dims: the dot then makes the transposed result at once. */
+static const graph_op *swapping_transpose(const lower *l, const graph_op *dot, int64_t n_batch,
+                                          int64_t n_m) {
+    const graph_op *user = l->values[dot->results[0]].user;
+    int64_t rank = l->g->types[dot->results[0]].rank, n_n = rank - n_batch - n_m;
+    if (!user || user->kind != GRAPH_TRANSPOSE || n_m == 0 || n_n == 0 ||
+        l->values[user->results[0]].uses == 0)
+        return NULL;
+    const int64_t *from = user->attrs.dims.dims.v;
+    for (int64_t d = 0; d < rank; d++) {
+        int64_t want = d < n_batch ? d : d < n_batch + n_n ? d + n_m : d - n_n;
+        if (from[d] != want)
+            return NULL;
+    }
+    return user;
+}
+
 static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_attrs *at = &op->attrs;
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
@@ -97,6 +115,18 @@ static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     spec.out.dtype = out.dtype;
     int64_t n_batch = at->dot.lhs_batch.n;
     int64_t n_m = a->rank - n_batch - at->dot.lhs_contract.n;
+    const graph_op *transpose = swapping_transpose(l, op, n_batch, n_m);
+    graph_value made = op->results[0];
+    if (transpose) {
+        contract_operand swap = spec.a;
+        spec.a = spec.b;
+        spec.b = swap;
+        made = transpose->results[0];
+        n_m = result->rank - n_batch - n_m;
+        result = &l->g->types[made];
+        out = view_dense(0, result);
+        lower_used(l, op->results[0]);
+    }
     for (int d = 0; d < result->rank; d++) {
         view_factor f = out.f[d];
         if (d < n_batch)
@@ -106,7 +136,7 @@ static vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
         else
             spec.out.n[spec.out.n_n++] = f;
     }
-    return finish(l, op->results[0], &spec, true);
+    return finish(l, made, &spec, true);
 }
 
 /* A dim of a convolution as the operands see it. */

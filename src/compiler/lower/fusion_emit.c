@@ -334,7 +334,7 @@ static vtrn_status plan_memory(emitter *e) {
         e->tile_cols = spread < want ? spread : want;
     } else {
         e->tile_cols =
-            e->cols < want || has_reduce || e->has_sums || e->n_contracts ? e->cols : want;
+            e->cols < want || has_reduce || e->has_sums || f->n_contracts ? e->cols : want;
     }
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];

@@ -22,8 +22,9 @@ typedef struct lower_value {
     struct fusion *fusion; /* NODE */
     struct pad_sum *pads;  /* PADS */
     uint32_t node;
-    bool is_contracted; /* only contractions read it, perhaps through view changes */
-    int32_t output;     /* program output that this value is (the first one), or -1 */
+    const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
+    bool is_contracted;   /* only contractions read it, perhaps through view changes */
+    int32_t output;       /* program output that this value is (the first one), or -1 */
 } lower_value;
 
 /* A stretch of the instruction list that becomes one block. */
