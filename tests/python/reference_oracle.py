@@ -13,7 +13,7 @@ import pytest
 from jax import export
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("VTRN_BUILD", ROOT / "build"))
+BUILD = pathlib.Path(os.environ.get("VTRN_BUILD_DIR", ROOT / "build"))
 LIBRARY = BUILD / "tests" / "compiler" / "libreference_harness.so"
 
 DTYPES = {
