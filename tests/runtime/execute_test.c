@@ -13,7 +13,9 @@ enum { N = 64, BYTES = N * 4 };
 
 /* output = input + constant, by way of scratch: a DMA, then a custom op that waits for it. */
 static vtrn_program *make_program(bool is_aliased, int gen) {
-    vtrn_program *p = calloc(1, sizeof *p);
+    arena home = ARENA_EMPTY;
+    vtrn_program *p = ARENA_NEW(&home, vtrn_program, 1);
+    p->arena = home; /* a program lives in its own arena */
     p->name = "add";
     p->gen = (uint8_t)gen;
     p->chip = "trn1";
