@@ -81,6 +81,8 @@ static vtrn_status reserve_hbm(uint64_t size_bytes, uint8_t **out) {
     if (p == MAP_FAILED)
         return VTRN_ERROR(VTRN_RESOURCE, "host: cannot reserve %llu bytes of address space for HBM",
                           (unsigned long long)size_bytes);
+    /* a tile of 128 rows lies in 128 small pages: more than a first-level TLB has */
+    madvise(p, size_bytes, MADV_HUGEPAGE);
     *out = p;
     return NULL;
 }
