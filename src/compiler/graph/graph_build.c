@@ -477,9 +477,12 @@ static vtrn_status build_graph(graph_builder *b) {
     VTRN_RETURN_IF_ERROR(
         annotate(b, main->op, build_region(b, scope, &main->op->regions[0], &body)));
     b->g->body = *body;
-    const vhlo_entry *e;
+    const vhlo_entry *e = NULL;
     vhlo_string name;
-    VTRN_RETURN_IF_ERROR(vhlo_op_attr(m, m->root, "sym_name", &e));
+    if (m->name_attr != VHLO_NONE)
+        VTRN_RETURN_IF_ERROR(vhlo_get_attr(m, m->name_attr, &e));
+    else
+        VTRN_RETURN_IF_ERROR(vhlo_op_attr(m, m->root, "sym_name", &e));
     b->g->name = vhlo_entry_string(e, &name) ? arena_strdup(&b->g->arena, name.text, name.len)
                                              : arena_strdup(&b->g->arena, "main", 4);
     if (!b->g->name)

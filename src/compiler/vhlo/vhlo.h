@@ -143,6 +143,7 @@ typedef struct vhlo_module {
     vhlo_entry *entries; /* attributes first, then types */
     vhlo_string *props;  /* property blobs */
     vhlo_op *root;       /* builtin.module */
+    uint32_t name_attr;  /* its name, or VHLO_NONE */
     int64_t *scratch_ints;
     uint32_t *scratch_refs;
     size_t n_scratch_ints, n_scratch_refs; /* capacities */

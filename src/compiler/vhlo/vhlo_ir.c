@@ -177,17 +177,27 @@ static vtrn_status read_regions(vhlo_module *m, vhlo_cursor *c, scope *s, int de
     return NULL;
 }
 
+/* builtin.module: its name, 0 or an attribute number * 2 + 1; what follows is of no use here. */
+static vtrn_status read_module_name(vhlo_module *m, vhlo_cursor *p) {
+    uint64_t optional = 0;
+    if (cursor_left(p) > 0)
+        VTRN_RETURN_IF_ERROR(cursor_varint(p, &optional));
+    if (optional & 1 && optional >> 1 < m->n_attrs)
+        m->name_attr = (uint32_t)(optional >> 1);
+    return NULL;
+}
+
 /* A record of one attribute number per attribute of the table's row. */
 static vtrn_status read_properties(vhlo_module *m, vhlo_cursor *c, vhlo_op *op) {
     uint32_t i;
     if (!op->name->is_registered)
         return cursor_index(c, m->n_attrs, "property", "attributes", &i);
     VTRN_RETURN_IF_ERROR(cursor_index(c, m->n_props, "property", "property records", &i));
-    if (!op->name->info)
-        return NULL;
     const uint8_t *data = (const uint8_t *)m->props[i].text;
     size_t pos = (size_t)(data - m->bytes);
     vhlo_cursor p = {m->bytes, pos, pos + m->props[i].len, "property section"};
+    if (!op->name->info)
+        return vhlo_string_equal(op->name->name, "module") ? read_module_name(m, &p) : NULL;
     uint32_t *props = ARENA_NEW(&m->arena, uint32_t, op->name->n_attrs);
     if (!props)
         return VTRN_OUT_OF_MEMORY(op->name->n_attrs * sizeof *props);

@@ -270,6 +270,7 @@ vtrn_status vhlo_read(const void *bytes, size_t size, vhlo_module **out) {
     vhlo_module *m = calloc(1, sizeof *m);
     if (!m)
         return VTRN_OUT_OF_MEMORY(sizeof *m);
+    m->name_attr = VHLO_NONE;
     m->bytes = bytes;
     m->size = size;
     vhlo_cursor ir;
