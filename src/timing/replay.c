@@ -5,7 +5,7 @@
 #include "timing/model.h"
 #include "timing/pe.h"
 #include "timing/rings.h"
-#include "timing/semaphores.h"
+#include "timing/semaphore_state.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,7 +1,11 @@
-"""Includes point down only: base < chip < isa < engine < timing < runtime < api < pjrt, cli."""
+"""The tree keeps its shape: includes point down only (base < chip < isa < engine < timing < runtime <
+api < pjrt, cli), headers compile alone, file names are unique, files stay small."""
 
+import collections
 import pathlib
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -60,3 +64,39 @@ def test_the_rules_have_no_cycle():
         ready = {k for k, v in ALLOWED.items() if k not in done and v <= done}
         assert ready, f"cycle among {set(ALLOWED) - done}"
         done |= ready
+
+
+HEADERS = [p for p in FILES if p.suffix == ".h"] + [ROOT / "include" / "vtrn.h"]
+MAX_LINES = 900
+OURS = [p for top in ("src", "include", "tests", "bench", "fuzz", "examples")
+        for p in sorted((ROOT / top).rglob("*")) if p.suffix in (".c", ".h", ".inc", ".def", ".py")]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_every_header_compiles_alone():
+    broken = []
+    for path in HEADERS:
+        command = ["cc", "-std=c17", "-D_GNU_SOURCE", "-DVTRN_LEVEL=base", f"-I{SRC}", f"-I{ROOT / 'include'}",
+                   "-fsyntax-only", "-xc", "-"]  # fmt: skip
+        done = subprocess.run(command, input=f'#include "{path}"\n', capture_output=True, text=True)
+        if done.returncode:
+            broken.append(f"{path.relative_to(ROOT)}: {done.stderr.splitlines()[0]}")
+    assert not broken
+
+
+def test_names_of_c_files_are_unique():
+    places = collections.defaultdict(list)
+    for path in OURS:
+        if path.suffix in (".c", ".h"):
+            places[path.name].append(str(path.relative_to(ROOT)))
+    assert not {name: at for name, at in places.items() if len(at) > 1}
+
+
+def test_no_file_is_too_long_to_read():
+    lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in OURS}
+    assert not {p: n for p, n in lines.items() if n > MAX_LINES}
+
+
+def test_no_file_names_a_machine():
+    home = re.compile(r"""["' =:](/root|/home/\w+|/work)/""")
+    assert not [str(p.relative_to(ROOT)) for p in OURS if home.search(p.read_text())]

@@ -157,7 +157,7 @@ lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, i
 lower_fn lower_contraction; /* dot.c: dot_general, convolution */
 lower_fn lower_cast;        /* cast.c: conversions of tensors in HBM */
 lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
-lower_fn lower_movement;    /* move.c: pad, concatenate */
+lower_fn lower_movement;    /* movement.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
 lower_fn lower_indexed;     /* indexed.c: gather, scatter */
 lower_fn lower_control;     /* control.c: while, if, case */

@@ -1,5 +1,5 @@
 /* Semaphore histories: sorted by time, with running sums. */
-#include "timing/semaphores.h"
+#include "timing/semaphore_state.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* When each semaphore of a core has which value. Private to this folder. */
-#ifndef VTRN_TIMING_SEMAPHORES_H
-#define VTRN_TIMING_SEMAPHORES_H
+#ifndef VTRN_TIMING_SEMAPHORE_STATE_H
+#define VTRN_TIMING_SEMAPHORE_STATE_H
 
 #include "timing/model.h"
 
