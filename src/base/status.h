@@ -27,7 +27,7 @@ typedef struct vtrn_status_payload *vtrn_status;
 
 /* Makes a status. Never returns NULL: when memory is short it returns a static RESOURCE status. */
 vtrn_status vtrn_status_make(vtrn_category category, const char *file, int line, const char *format,
-                             ...) __attribute__((format(printf, 4, 5)));
+                             ...) __attribute__((format(printf, 4, 5), returns_nonnull));
 
 /* Appends "\n  at <text>" (the user's place: op, source line, instruction). Consumes and returns
  * the status; OK stays OK. */

@@ -107,10 +107,8 @@ static vtrn_status unknown_name(const char *name) {
     char list[CHIP_MAX_INSTANCES * (CHIP_NAME_MAX + 2)] = "";
     int n = 0;
     vtrn_status_free(chip_names(names, CHIP_MAX_INSTANCES, &n));
-    for (int i = 0; i < n; i++) {
-        strcat(list, i ? ", " : "");
-        strcat(list, names[i]);
-    }
+    for (int i = 0, at = 0; i < n; i++)
+        at += snprintf(list + at, sizeof list - (size_t)at, "%s%s", i ? ", " : "", names[i]);
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                       "no chip '%s'; known are %s; a path must contain '/', and VTRN_CHIPS_PATH "
                       "adds directories",
@@ -121,10 +119,11 @@ vtrn_status chip_file_read(const char *name, char path[CHIP_PATH_MAX], char **te
     FILE *file = NULL;
     *text = NULL;
     if (strchr(name, '/')) {
-        if (strlen(name) >= CHIP_PATH_MAX)
+        size_t size = strlen(name) + 1;
+        if (size > CHIP_PATH_MAX)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "the path of a chip file is longer than %d bytes",
                               CHIP_PATH_MAX - 1);
-        strcpy(path, name);
+        memcpy(path, name, size);
         file = fopen(path, "r");
         if (!file)
             return VTRN_ERROR(VTRN_RESOURCE, "%s: cannot be opened: %s", path, strerror(errno));
@@ -214,7 +213,7 @@ static vtrn_status store(const key_row *row, const toml_item *item, vtrn_chip *c
 static vtrn_status on_item(void *ctx, const toml_item *item) {
     reading *r = ctx;
     for (int i = 0; i < N_KEYS; i++) {
-        if (strcmp(keys[i].key, item->key) || strcmp(keys[i].table, item->table))
+        if (strcmp(keys[i].key, item->key) != 0 || strcmp(keys[i].table, item->table) != 0)
             continue;
         if (r->seen_line[i])
             return VTRN_ERROR(
@@ -275,7 +274,7 @@ static int compare_names(const void *a, const void *b) {
 
 static void add_name(const char *file, char out[][CHIP_NAME_MAX], int capacity, int *n) {
     size_t len = strlen(file);
-    if (len <= 5 || len - 5 >= CHIP_NAME_MAX || strcmp(file + len - 5, ".toml") ||
+    if (len <= 5 || len - 5 >= CHIP_NAME_MAX || strcmp(file + len - 5, ".toml") != 0 ||
         strcmp(file, "instances.toml") == 0 || *n == capacity)
         return;
     for (int i = 0; i < *n; i++)

@@ -48,7 +48,7 @@ static vtrn_status on_table(void *ctx, const toml_item *item) {
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s:%d: name '%s' is longer than %d characters",
                           r->file, item->line, item->table, CHIP_NAME_MAX - 1);
     r->out[r->n] = (vtrn_instance){0};
-    strcpy(r->out[r->n++].name, item->table);
+    memcpy(r->out[r->n++].name, item->table, strlen(item->table) + 1);
     r->seen = 0;
     return NULL;
 }
@@ -77,7 +77,7 @@ static vtrn_status check(const toml_item *item, field f) {
 static void store(const toml_item *item, field f, vtrn_instance *out) {
     switch (f) {
     case CHIP:
-        strcpy(out->chip, item->text);
+        memcpy(out->chip, item->text, strlen(item->text) + 1);
         break;
     case N_CHIPS:
         out->n_chips = (int)item->number;
@@ -92,7 +92,7 @@ static void store(const toml_item *item, field f, vtrn_instance *out) {
         out->dollars_per_hour = item->number;
         break;
     default:
-        strcpy(out->topology, item->text);
+        memcpy(out->topology, item->text, strlen(item->text) + 1);
         break;
     }
 }
@@ -110,7 +110,7 @@ static vtrn_status on_item(void *ctx, const toml_item *item) {
             toml_edit_distance(item->key, fields[best].key))
             best = i;
     }
-    if (strcmp(item->key, fields[best].key))
+    if (strcmp(item->key, fields[best].key) != 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s:%d: unknown key '%s' in [\"%s\"]; did you mean "
                           "'%s'?",

@@ -132,7 +132,7 @@ static vtrn_status read_value(reader *r) {
         if (strncmp(r->p, word, len) == 0 && !is_bare(r->p[len])) {
             r->item.kind = TOML_BOOL;
             r->item.flag = value;
-            strcpy(r->item.text, word);
+            memcpy(r->item.text, word, len + 1);
             r->p += len;
             return NULL;
         }

@@ -35,7 +35,7 @@ static inline float abs_min(float x, float y) {
     M(MIN, MINIMUM(x, y))                                                                          \
     M(ABS_MAX, abs_max(x, y))                                                                      \
     M(ABS_MIN, abs_min(x, y))                                                                      \
-    M(POWER, (float)pow(x, y))                                                                     \
+    M(POWER, (float)pow((double)x, (double)y))                                                     \
     M(IS_EQUAL, ONE_IF(x == y))                                                                    \
     M(NOT_EQUAL, ONE_IF(x != y))                                                                   \
     M(IS_GE, ONE_IF(x >= y))                                                                       \

@@ -31,8 +31,8 @@ typedef struct engine_core {
 } engine_core;
 
 /* hbm: reserved address space shared by the cores of a device, zero pages until touched. */
-vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm_bytes, team *team,
-                               engine_core *out);
+vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm_bytes,
+                               team *threads, engine_core *out);
 void engine_core_destroy(engine_core *core);
 
 #endif

@@ -9,8 +9,9 @@
 enum {
     CHUNK_ELEMENTS = 4096, /* of a row, when elements are converted */
     MAX_ELEMENT_BYTES = 16,
+    CHUNK_BYTES = CHUNK_ELEMENTS * MAX_ELEMENT_BYTES,
 };
-_Static_assert(CHUNK_ELEMENTS *(2 * MAX_ELEMENT_BYTES + 2 * sizeof(float)) <= ENGINE_SCRATCH_BYTES,
+_Static_assert(2 * CHUNK_BYTES + 2 * CHUNK_ELEMENTS * (int)sizeof(float) <= ENGINE_SCRATCH_BYTES,
                "a chunk's buffers fit the scratch of a thread");
 
 /* Rows [first, end) of the instruction that thread_i does next; start with {0, 0}. */
@@ -83,8 +84,8 @@ static vtrn_status check_equal(const vtrn_instr *instr, const char *what, uint64
 /* Elements [from, from + n) of one row, n <= CHUNK_ELEMENTS, in the given mode. */
 static void move_chunk(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap *dst_ap,
                        uint8_t *dst, uint64_t from, uint64_t n, dma_mode mode, uint8_t *scratch) {
-    uint8_t *src_tmp = scratch, *dst_tmp = src_tmp + CHUNK_ELEMENTS * MAX_ELEMENT_BYTES;
-    float *values = (float *)(dst_tmp + CHUNK_ELEMENTS * MAX_ELEMENT_BYTES);
+    uint8_t *src_tmp = scratch, *dst_tmp = src_tmp + CHUNK_BYTES;
+    float *values = (float *)(dst_tmp + CHUNK_BYTES);
     float *old = values + CHUNK_ELEMENTS;
     switch (mode) {
     case MODE_RAW:

@@ -186,10 +186,16 @@ static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
     return ap;
 }
 
+bool emit_const_is(const emit_const *c, double value, uint8_t dtype) {
+    uint64_t ours, theirs; /* bits: -0 is another constant than 0, NaN the same as itself */
+    memcpy(&ours, &c->value, sizeof ours);
+    memcpy(&theirs, &value, sizeof theirs);
+    return c->dtype == dtype && ours == theirs;
+}
+
 static vtrn_status const_tile(const emit_env *env, double value, uint8_t dtype, const tile **out) {
     for (int i = 0; i < env->n_consts; i++)
-        if (env->consts[i].dtype == dtype &&
-            memcmp(&env->consts[i].value, &value, sizeof value) == 0) {
+        if (emit_const_is(&env->consts[i], value, dtype)) {
             *out = &env->consts[i].t;
             return NULL;
         }

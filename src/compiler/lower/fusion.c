@@ -253,7 +253,7 @@ static vtrn_status operand(lower *l, fusion *f, graph_value v, int64_t n, fusion
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
         if (node->op == FUSION_LOAD && node->is_reduced == is_reduced &&
-            memcmp(&node->source_view, &from, sizeof from) == 0) {
+            view_is_same(&node->source_view, &from)) {
             out->node = (int16_t)i;
             return NULL;
         }

@@ -117,6 +117,7 @@ typedef struct emit_const {
     uint8_t dtype;
     tile t;
 } emit_const;
+bool emit_const_is(const emit_const *c, double value, uint8_t dtype);
 
 /* Where a node is emitted: the tile at hand. */
 typedef struct emit_env {

@@ -81,8 +81,9 @@ static double load_cost(const view *v, int64_t n, int64_t cols) {
         return -1;
     if (all_zero(cut.f, n_outer))
         return (double)cols;
+    int64_t rows = n / cols;
     if (all_zero(cut.f + n_outer, cut.n - n_outer))
-        return (double)(n / cols) * 4;
+        return (double)rows * 4;
     view inner = cut;
     memmove(inner.f, cut.f + n_outer, (size_t)(cut.n - n_outer) * sizeof *inner.f);
     inner.n = cut.n - n_outer;
@@ -103,8 +104,8 @@ static double cols_cost(const fusion *f, int64_t cols) {
     }
     /* a tile costs its instructions' overhead, whatever it holds */
     int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
-    double tiles = (double)((rows + 127) / 128) * (double)((cols + tile_cols - 1) / tile_cols);
-    return cost + tiles * 128 * 64 * 2;
+    int64_t tiles = (rows + 127) / 128 * ((cols + tile_cols - 1) / tile_cols);
+    return cost + (double)tiles * 128 * 64 * 2;
 }
 
 /* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
@@ -283,8 +284,7 @@ static int assign_slots(fusion *f, int *n_temps) {
 static void add_const(void *ctx, double value, vtrn_dtype dtype) {
     emit_env *env = ctx;
     for (int i = 0; i < env->n_consts; i++)
-        if (env->consts[i].dtype == dtype &&
-            memcmp(&env->consts[i].value, &value, sizeof value) == 0)
+        if (emit_const_is(&env->consts[i], value, dtype))
             return;
     if (env->n_consts < FUSION_MAX_CONSTS)
         env->consts[env->n_consts++] = (emit_const){.value = value, .dtype = (uint8_t)dtype};

@@ -311,7 +311,7 @@ static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
         s.index[b] = s.hot[b] = s.update[b] = s.result[b] = base_tile;
         s.index[b].dtype = VTRN_DTYPE_INT32;
         s.index[b].addr = lower_sbuf_alloc(l, 4);
-        s.hot[b].addr = lower_sbuf_alloc(l, PARTITIONS * 4);
+        s.hot[b].addr = lower_sbuf_alloc(l, UINT64_C(4) * PARTITIONS);
         s.update[b].addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
         s.result[b].addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
     }

@@ -240,8 +240,8 @@ static vtrn_status copy_factors(lower *l, const view *src, const view *dst, cons
     joint_factor split[VTRN_MAX_FREE_DIMS + 2];
     for (int i = 0; i < n; i++)
         split[i] = f[i];
-    enum { N_ENGINES = 16, MIN_RUN = 1024 };
-    if (n == 1 && f[0].size % N_ENGINES == 0 && f[0].size >= N_ENGINES * MIN_RUN) {
+    enum { N_ENGINES = 16, MIN_RUN = N_ENGINES * 1024 };
+    if (n == 1 && f[0].size % N_ENGINES == 0 && f[0].size >= MIN_RUN) {
         int64_t inner = f[0].size / N_ENGINES; /* one long run: a share for each DMA engine */
         split[0] = (joint_factor){N_ENGINES, f[0].from * inner, f[0].to * inner};
         split[1] = (joint_factor){inner, f[0].from, f[0].to};

@@ -39,6 +39,14 @@ void view_coalesce(view *v) {
     v->n = coalesce_factors(v->f, v->n);
 }
 
+bool view_is_same(const view *a, const view *b) {
+    bool is_same =
+        a->slot == b->slot && a->dtype == b->dtype && a->offset == b->offset && a->n == b->n;
+    for (int i = 0; is_same && i < a->n; i++)
+        is_same = a->f[i].size == b->f[i].size && a->f[i].stride == b->f[i].stride;
+    return is_same;
+}
+
 bool view_is_dense(const view *v) {
     view c = *v;
     view_coalesce(&c);

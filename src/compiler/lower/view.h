@@ -25,6 +25,7 @@ typedef struct view {
 view view_dense(uint32_t slot, const graph_type *type);
 int64_t view_count(const view *v);
 bool view_is_dense(const view *v); /* contiguous, ascending */
+bool view_is_same(const view *a, const view *b);
 
 /* Merges neighbouring factors and drops those of size 1. */
 void view_coalesce(view *v);

@@ -30,7 +30,7 @@ static void fft_power_of_two(double complex *x, int64_t n, int sign) {
 
 /* exp(sign i pi k^2 / n): the square is reduced modulo 2n so that the angle stays exact. */
 static double complex chirp(int64_t k, int64_t n, int sign) {
-    const int64_t square = (int64_t)((__int128)k * k % (2 * n));
+    const int64_t square = (int64_t)((__int128)k * k % ((__int128)2 * n));
     const double angle = sign * M_PI * (double)square / (double)n;
     return CMPLX(cos(angle), sin(angle));
 }

@@ -154,10 +154,10 @@ static vtrn_status scatter_prepare(ref_call *c, const window_walk *w, scatter_st
         s->n_window *= w->window_size[k];
     VTRN_RETURN_IF_ERROR(ref_scratch(c, s->n, sizeof(size_t), &p));
     s->size = p;
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, 2 * s->n, sizeof(void *), &p));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, INT64_C(2) * s->n, sizeof(void *), &p));
     s->acc = p;
     s->x = s->acc + s->n;
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, 3 * s->n, sizeof(int64_t[GRAPH_MAX_RANK]), &p));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, INT64_C(3) * s->n, sizeof(int64_t[GRAPH_MAX_RANK]), &p));
     s->packed = p;
     s->operand = s->packed + s->n;
     s->update = s->operand + s->n;

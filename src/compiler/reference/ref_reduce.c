@@ -156,7 +156,7 @@ static vtrn_status reduce_generic(ref_call *c) {
     void *p, **acc, **x;
     VTRN_RETURN_IF_ERROR(ref_reducer_open(c, 0, n, ref_in_type(c, 0)->dtype, REF_BLOCK, &r));
     VTRN_RETURN_IF_ERROR(reduce_offsets(c, &base, &n_base, &step, &n_step));
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, 2 * n, sizeof(void *), &p));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, INT64_C(2) * n, sizeof(void *), &p));
     acc = p;
     x = acc + n;
     for (uint32_t i = 0; i < n; i++) {

@@ -98,10 +98,10 @@ static vtrn_status sorter_open(ref_call *c, sorter *s, int64_t n_elem) {
     void *p;
     *s = (sorter){.c = c, .n = c->op->n_results, .n_elem = n_elem};
     VTRN_RETURN_IF_ERROR(ref_region_open(c, 0, REF_BLOCK, &s->region));
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, 3 * s->n, sizeof(void *), &p));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, INT64_C(3) * s->n, sizeof(void *), &p));
     s->row = p;
     s->a = (void **)p + s->n;
-    s->b = (void **)p + 2 * s->n;
+    s->b = s->a + s->n;
     VTRN_RETURN_IF_ERROR(ref_scratch(c, s->n, sizeof(size_t), &p));
     s->size = p;
     for (uint32_t i = 0; i < s->n; i++) {

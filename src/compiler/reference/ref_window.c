@@ -52,7 +52,7 @@ static vtrn_status lanes_open(ref_call *c, lanes *l, bool is_recognised) {
     l->n = c->op->n_results;
     if (l->n > 64)
         return ref_unimplemented(c->op, "more than 64 reductions at once");
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, 4 * l->n, sizeof(void *), &p));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, INT64_C(4) * l->n, sizeof(void *), &p));
     l->acc = p;
     l->x = l->acc + l->n;
     l->in = l->x + l->n;
