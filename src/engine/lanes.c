@@ -32,16 +32,21 @@ size_t operand_chunk(const operand *ops, unsigned mask, uint64_t left) {
     return n;
 }
 
+/* Where dimension i is at its end, goes on in the next outer one. */
+static inline void carry(operand *o, int i) {
+    for (; i > 0 && o->index[i] == o->dim[i].num; i--) {
+        o->at += ((int64_t)o->dim[i - 1].step - (int64_t)o->dim[i].num * o->dim[i].step) * o->size;
+        o->index[i] = 0;
+        o->index[i - 1]++;
+    }
+}
+
 /* Moves on by n elements of the innermost run. */
 static inline void advance(operand *o, size_t n) {
     int last = o->n_dims - 1;
     o->index[last] += (uint32_t)n;
     o->at += (int64_t)n * o->dim[last].step * o->size;
-    for (int i = last; i > 0 && o->index[i] == o->dim[i].num; i--) {
-        o->at += ((int64_t)o->dim[i - 1].step - (int64_t)o->dim[i].num * o->dim[i].step) * o->size;
-        o->index[i] = 0;
-        o->index[i - 1]++;
-    }
+    carry(o, last);
 }
 
 static inline bool is_in_place(const operand *o, size_t n) {
@@ -80,35 +85,61 @@ static inline void move_short(void *dst, const void *src, size_t n_bytes) {
     }
 }
 
+/* Equal runs of the innermost dimension, `pitch` bytes apart. */
+typedef struct runs {
+    uint8_t *at;
+    size_t n, length; /* runs, elements of each */
+    int64_t pitch;
+} runs;
+
+/* As many elements as form such runs, at most n; moves on. The loops over them keep their state in
+ * registers, which they could not with a cursor in memory that their stores may alias. */
+static inline runs take_runs(operand *o, size_t n) {
+    int last = o->n_dims - 1, outer = last - 1;
+    runs r = {o->at, 1, operand_run(o) < n ? operand_run(o) : n, 0};
+    if (last == 0 || o->index[last] || n < o->dim[last].num) {
+        advance(o, r.length);
+        return r;
+    }
+    size_t left = o->dim[outer].num - o->index[outer];
+    r.n = (uint32_t)n / o->dim[last].num;
+    r.n = r.n < left ? r.n : left;
+    r.pitch = (int64_t)o->dim[outer].step * o->size;
+    o->index[outer] += (uint32_t)r.n;
+    o->at += (int64_t)r.n * r.pitch;
+    carry(o, outer);
+    return r;
+}
+
 #define STRIDED(type)                                                                              \
     static void gather_##type(operand *o, size_t n, type *dst) {                                   \
+        int64_t step = operand_step(o);                                                            \
         while (n) {                                                                                \
-            size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
-            int64_t step = operand_step(o);                                                        \
-            const type *src = (const type *)o->at;                                                 \
-            if (step == 1 && run * sizeof *dst >= 16)                                              \
-                move_short(dst, src, run * sizeof *dst);                                           \
-            else                                                                                   \
-                for (size_t i = 0; i < run; i++)                                                   \
-                    dst[i] = src[(int64_t)i * step];                                               \
-            advance(o, run);                                                                       \
-            dst += run;                                                                            \
-            n -= run;                                                                              \
+            runs r = take_runs(o, n);                                                              \
+            bool is_block = step == 1 && r.length * sizeof *dst >= 16;                             \
+            n -= r.n * r.length;                                                                   \
+            for (; r.n; r.n--, r.at += r.pitch, dst += r.length) {                                 \
+                if (is_block)                                                                      \
+                    move_short(dst, r.at, r.length * sizeof *dst);                                 \
+                else                                                                               \
+                    for (size_t i = 0; i < r.length; i++)                                          \
+                        dst[i] = ((const type *)r.at)[(int64_t)i * step];                          \
+            }                                                                                      \
         }                                                                                          \
     }                                                                                              \
     static void scatter_##type(operand *o, size_t n, const type *src) {                            \
+        int64_t step = operand_step(o);                                                            \
         while (n) {                                                                                \
-            size_t run = operand_run(o) < n ? operand_run(o) : n;                                  \
-            int64_t step = operand_step(o);                                                        \
-            type *dst = (type *)o->at;                                                             \
-            if (step == 1 && run * sizeof *dst >= 16)                                              \
-                move_short(dst, src, run * sizeof *dst);                                           \
-            else                                                                                   \
-                for (size_t i = 0; i < run; i++)                                                   \
-                    dst[(int64_t)i * step] = src[i];                                               \
-            advance(o, run);                                                                       \
-            src += run;                                                                            \
-            n -= run;                                                                              \
+            runs r = take_runs(o, n);                                                              \
+            bool is_block = step == 1 && r.length * sizeof *src >= 16;                             \
+            n -= r.n * r.length;                                                                   \
+            for (; r.n; r.n--, r.at += r.pitch, src += r.length) {                                 \
+                if (is_block)                                                                      \
+                    move_short(r.at, src, r.length * sizeof *src);                                 \
+                else                                                                               \
+                    for (size_t i = 0; i < r.length; i++)                                          \
+                        ((type *)r.at)[(int64_t)i * step] = src[i];                                \
+            }                                                                                      \
         }                                                                                          \
     }
 STRIDED(uint8_t)
