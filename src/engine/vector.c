@@ -212,6 +212,21 @@ static void scalar_tensor_tensor_fp32(lanes *l, size_t n) {
     operand_put_fp32(&l->op[0], n, d);
 }
 
+static void scalar_tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
+    const vtrn_instr *instr = l->instr;
+    float *t = l->buf[0];
+    size_t m = OPERAND_CHUNK;
+    for (size_t i = 0; i < n; i += m) {
+        m = n - i < m ? n - i : m;
+        const float *y = p[3] + i;
+        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, p[1] + i, l->s[2], t, m);
+        if (instr->flags & VTRN_FLAG_REVERSE1)
+            l->alu->tt[instr->op1](y, t, p[0] + i, m);
+        else
+            l->alu->tt[instr->op1](t, y, p[0] + i, m);
+    }
+}
+
 static void scalar_tensor_tensor_column(lanes *l, size_t n) {
     const vtrn_instr *instr = l->instr;
     float *d = l->buf[0];
@@ -232,6 +247,7 @@ THE_OP(SCALAR_TENSOR_TENSOR) {
     lanes_spec spec = {.streams = AP0 | AP1 | AP3,
                        .scalars = AP2,
                        .first_imm = 2,
+                       .dense_row = scalar_tensor_tensor_row,
                        .can_join_rows = true,
                        .column = scalar_tensor_tensor_column};
     return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &plan);
@@ -249,9 +265,18 @@ static void copy_fp32(lanes *l, size_t n) {
     operand_put_fp32(&l->op[0], n, operand_take_fp32(&l->op[1], n, d));
 }
 
+static void copy_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
+    (void)l;
+    size_t m = OPERAND_CHUNK;
+    for (size_t i = 0; i < n; i += m) {
+        m = n - i < m ? n - i : m;
+        memmove(p[0] + i, p[1] + i, m * sizeof *p[0]);
+    }
+}
+
 THE_OP(TENSOR_COPY) {
     bool same = instr->ap[0].dtype == instr->ap[1].dtype;
-    lanes_spec spec = {.streams = AP0 | AP1, .can_join_rows = true};
+    lanes_spec spec = {.streams = AP0 | AP1, .dense_row = copy_row, .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
 }
 
