@@ -7,8 +7,8 @@
  *
  * Every figure is the median of N_SAMPLES; samples of all figures take turns, so that a change of
  * the clock or of the neighbours' load meets all of them. Times are CPU time of the thread. */
-#include "engine/engine.h"
 #include "base/cpu.h"
+#include "engine/engine.h"
 #include "engine/plan.h"
 
 #include <math.h>
