@@ -1,7 +1,6 @@
 /* The operation table of VHLO and its lookup by name. */
 #include "compiler/vhlo/vhlo.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static const vhlo_op_info TABLE[] = {
@@ -10,6 +9,13 @@ static const vhlo_op_info TABLE[] = {
 #include "compiler/vhlo/vhlo_ops.def"
 };
 enum { N_TABLE = sizeof TABLE / sizeof *TABLE };
+
+/* As the bytecode spells them: "add_v1", in the order of TABLE. */
+static const vhlo_string NAMES[] = {
+#define V(name, version, since, until, operands, attrs, regions, results)                          \
+    {name "_v" #version, sizeof name "_v" #version - 1},
+#include "compiler/vhlo/vhlo_ops.def"
+};
 
 uint32_t vhlo_op_table_size(void) {
     return N_TABLE;
@@ -23,11 +29,10 @@ const vhlo_op_info *vhlo_find_op(const char *name, size_t len) {
     int low = 0, high = N_TABLE - 1;
     while (low <= high) {
         int mid = (low + high) / 2;
-        char row[64];
-        int n = snprintf(row, sizeof row, "%s_v%d", TABLE[mid].name, TABLE[mid].version);
-        int order = memcmp(name, row, len < (size_t)n ? len : (size_t)n);
+        size_t n = NAMES[mid].len;
+        int order = memcmp(name, NAMES[mid].text, len < n ? len : n);
         if (order == 0)
-            order = len < (size_t)n ? -1 : len > (size_t)n;
+            order = len < n ? -1 : len > n;
         if (order == 0)
             return &TABLE[mid];
         if (order < 0)
