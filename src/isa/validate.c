@@ -4,7 +4,6 @@
 #include "isa/validate_rules.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static const char engine_letters[] = "TVSGY";
 
@@ -17,6 +16,14 @@ static const char *space_name(unsigned space) {
     return space <= VTRN_SPACE_HBM ? names[space] : "unknown memory";
 }
 
+static bool is_destination(const validation *v, int i) {
+    return v->info->roles[i] == 'W' || v->info->roles[i] == 'U';
+}
+
+static bool is_no_memory(char role) {
+    return role == '-' || role == 'p';
+}
+
 /* Operands that a role letter forbids or demands. */
 static vtrn_status rule_presence(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
@@ -24,9 +31,9 @@ static vtrn_status rule_presence(validation *v, int i) {
     if (ap->space > VTRN_SPACE_HBM)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: memory number %u does not exist",
                     v->info->mnemonic, i, ap->space);
-    if (ap->space == VTRN_SPACE_NONE && strchr("WRU", role))
+    if (ap->space == VTRN_SPACE_NONE && (role == 'W' || role == 'R' || role == 'U'))
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d is missing", v->info->mnemonic, i);
-    if (ap->space != VTRN_SPACE_NONE && strchr("-p", role))
+    if (ap->space != VTRN_SPACE_NONE && is_no_memory(role))
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: the instruction takes no memory there",
                     v->info->mnemonic, i);
     return NULL;
@@ -38,7 +45,7 @@ static vtrn_status rule_space(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     const char *who = isa_engine_name(v->instr->engine);
     bool is_legal;
-    if (isa_is_dma(v->instr->opcode)) {
+    if (v->is_dma) {
         who = "DMA";
         is_legal = ap->space != VTRN_SPACE_PSUM;
     } else if (v->instr->engine == VTRN_ENGINE_TENSOR) {
@@ -61,7 +68,7 @@ static vtrn_status rule_dtype(validation *v, int i) {
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: dtype number %u does not exist",
                     v->info->mnemonic, i, ap->dtype);
     /* 64-bit types move but are not computed with. Source: hardware facts 4.1 */
-    if (dtype_size(ap->dtype) > 4 && !isa_is_dma(v->instr->opcode))
+    if (dtype_size(ap->dtype) > 4 && !v->is_dma)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
                     "%s: ap%d: no engine computes in %s", v->info->mnemonic, i,
                     dtype_name(ap->dtype));
@@ -104,7 +111,7 @@ static vtrn_status rule_pattern(validation *v, int i) {
 static vtrn_status rule_free_size(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     uint64_t limit = ap->space == VTRN_SPACE_PSUM ? 4096 : 65536;
-    if (isa_is_dma(v->instr->opcode) || v->free_size[i] <= limit)
+    if (v->is_dma || v->free_size[i] <= limit)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis",
                 "%s: ap%d: %llu elements a partition > %llu (from %s)", v->info->mnemonic, i,
@@ -115,7 +122,7 @@ static vtrn_status rule_free_size(validation *v, int i) {
 /* A destination that writes an element twice has no defined value. */
 static vtrn_status rule_no_broadcast(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    if (!strchr("WU", v->info->roles[i]))
+    if (!is_destination(v, i))
         return NULL;
     bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1;
     if (v->instr->opcode == VTRN_OP_DMA_SCATTER)
@@ -134,7 +141,7 @@ static vtrn_status rule_no_broadcast(validation *v, int i) {
 static vtrn_status rule_partition_start(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     unsigned n = ap->n_partitions, grid = n > 64 ? 128 : n > 32 ? 64 : 32;
-    if (isa_is_dma(v->instr->opcode) || ap->partition % grid == 0)
+    if (v->is_dma || ap->partition % grid == 0)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand or use DMA",
                 "%s: ap%d: %u partitions may not start at partition %u (%s)", v->info->mnemonic, i,
@@ -159,7 +166,7 @@ static vtrn_status rule_partition_range(validation *v, int i) {
                     v->instr->arg[1]);
     if (ap->space == VTRN_SPACE_HBM)
         return NULL;
-    if (ap->partition_step != 1 && !(ap->partition_step == 0 && isa_is_dma(v->instr->opcode)))
+    if (ap->partition_step != 1 && !(ap->partition_step == 0 && v->is_dma))
         RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
                     "%s: ap%d: partition step %lld; an on-chip operand is contiguous partitions",
                     v->info->mnemonic, i, (long long)ap->partition_step);
@@ -197,6 +204,12 @@ static vtrn_status rule_range(validation *v, int i) {
                      : ap->space == VTRN_SPACE_PSUM ? v->chip->psum_partition_bytes
                                                     : v->program->slots[ap->slot].size_bytes;
     __int128 lo, hi;
+    if (ap->space != VTRN_SPACE_HBM && ap->addr >= 0 && ap->addr <= (int64_t)limit) {
+        int64_t near, far; /* 16-bit steps and counts, so 64 bits hold every sum */
+        isa_ap_extent(ap, &near, &far);
+        if (near >= 0 && far <= (int64_t)limit)
+            return NULL;
+    }
     extent(v->instr, i, &lo, &hi);
     if (lo >= 0 && hi <= limit)
         return NULL;
@@ -223,7 +236,7 @@ static vtrn_status rule_alignment(validation *v, int i) {
 
 static vtrn_status rule_writable(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    if (ap->space != VTRN_SPACE_HBM || !strchr("WU", v->info->roles[i]))
+    if (ap->space != VTRN_SPACE_HBM || !is_destination(v, i))
         return NULL;
     bool is_writable = v->is_writable ? v->is_writable[ap->slot]
                                       : v->program->slots[ap->slot].kind != VTRN_SLOT_CONSTANT;
@@ -236,18 +249,23 @@ static vtrn_status rule_writable(validation *v, int i) {
 }
 
 static vtrn_status validate_operands(validation *v) {
-    typedef vtrn_status (*rule)(validation * v, int i);
-    static const rule rules[] = {rule_space,     rule_dtype,        rule_pattern,
-                                 rule_free_size, rule_no_broadcast, rule_partition_range,
-                                 rule_range,     rule_alignment,    rule_writable};
     for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (v->info->roles[i] == '-' && v->instr->ap[i].space == VTRN_SPACE_NONE)
+            continue;
         VTRN_RETURN_IF_ERROR(rule_presence(v, i));
         if (v->info->roles[i] == 'p')
             VTRN_RETURN_IF_ERROR(rule_pattern(v, i));
         if (v->instr->ap[i].space == VTRN_SPACE_NONE)
             continue;
-        for (size_t r = 0; r < sizeof rules / sizeof *rules; r++)
-            VTRN_RETURN_IF_ERROR(rules[r](v, i));
+        VTRN_RETURN_IF_ERROR(rule_space(v, i));
+        VTRN_RETURN_IF_ERROR(rule_dtype(v, i));
+        VTRN_RETURN_IF_ERROR(rule_pattern(v, i));
+        VTRN_RETURN_IF_ERROR(rule_free_size(v, i));
+        VTRN_RETURN_IF_ERROR(rule_no_broadcast(v, i));
+        VTRN_RETURN_IF_ERROR(rule_partition_range(v, i));
+        VTRN_RETURN_IF_ERROR(rule_range(v, i));
+        VTRN_RETURN_IF_ERROR(rule_alignment(v, i));
+        VTRN_RETURN_IF_ERROR(rule_writable(v, i));
     }
     return NULL;
 }
@@ -259,7 +277,10 @@ static vtrn_status rule_engine(validation *v) {
     if (instr->engine >= VTRN_ENGINE_COUNT)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: engine number %u does not exist",
                     v->info->mnemonic, instr->engine);
-    if (!strchr(v->info->engines, engine_letters[instr->engine]))
+    const char *letter = v->info->engines;
+    while (*letter && *letter != engine_letters[instr->engine])
+        letter++;
+    if (!*letter)
         RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s does not have this instruction",
                     v->info->mnemonic, isa_engine_name(instr->engine));
     if (v->chip->gen < v->info->min_gen)
@@ -286,7 +307,7 @@ static vtrn_status rule_semaphores(validation *v) {
 
 static vtrn_status rule_fields(validation *v) {
     const vtrn_instr *instr = v->instr;
-    if (isa_is_dma(instr->opcode) && instr->queue >= v->chip->n_dma_queues)
+    if (v->is_dma && instr->queue >= v->chip->n_dma_queues)
         RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: DMA ring %u; an engine of %s has %d",
                     v->info->mnemonic, instr->queue, v->chip->name, v->chip->n_dma_queues);
     if (instr->op0 >= VTRN_ALU_COUNT || instr->op1 >= VTRN_ALU_COUNT)
@@ -309,6 +330,7 @@ static vtrn_status validate_instr(validation *v) {
     v->info = isa_op_info(v->instr->opcode);
     if (!v->info)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "opcode %u does not exist", v->instr->opcode);
+    v->is_dma = isa_is_dma(v->instr->opcode);
     VTRN_RETURN_IF_ERROR(rule_engine(v));
     VTRN_RETURN_IF_ERROR(rule_semaphores(v));
     VTRN_RETURN_IF_ERROR(rule_fields(v));
@@ -482,7 +504,7 @@ static vtrn_status validate_encoding(const vtrn_program *p, uint32_t instr_i) {
         const vtrn_ap *ap = &instr->ap[i];
         bool is_memory = ap->space != VTRN_SPACE_NONE;
         is_bad = ap->space > VTRN_SPACE_HBM || ap->n_dims > VTRN_MAX_FREE_DIMS ||
-                 (is_memory && (ap->dtype >= VTRN_DTYPE_COUNT || strchr("-p", info->roles[i])));
+                 (is_memory && (ap->dtype >= VTRN_DTYPE_COUNT || is_no_memory(info->roles[i])));
     }
     if (!is_bad)
         return NULL;

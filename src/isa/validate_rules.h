@@ -10,6 +10,7 @@ typedef struct validation {
     const vtrn_chip *chip;
     const vtrn_instr *instr;
     const vtrn_op_info *info;
+    bool is_dma;
     const uint8_t *is_writable; /* by slot; NULL: every slot that is no constant */
     uint64_t free_size[VTRN_MAX_AP];
     const char *remedy; /* set by the rule that failed; may be NULL */
