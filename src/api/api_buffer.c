@@ -104,7 +104,8 @@ vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out) {
     char text[256];
     api_type_print(&buffer->type, text, sizeof text);
     return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer %s %s", text,
-                      was_donated ? "was donated to an execution: its memory is an output's now"
+                      was_donated ? "was donated to an execution: its memory is an output's now; "
+                                    "use the output, or pass a copy"
                                   : "has been deleted");
 }
 
@@ -127,8 +128,11 @@ bool api_buffer_is_deleted(vtrn_buffer *buffer) {
 static vtrn_status check_size(const vtrn_buffer *buffer, size_t size) {
     if (size == buffer->type.size_bytes)
         return NULL;
-    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer of %llu bytes: %zu bytes given",
-                      (unsigned long long)buffer->type.size_bytes, size);
+    char text[256];
+    api_type_print(&buffer->type, text, sizeof text);
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "buffer %s has %llu bytes: %zu bytes given; it is read and written whole",
+                      text, (unsigned long long)buffer->type.size_bytes, size);
 }
 
 vtrn_status vtrn_buffer_read(const vtrn_buffer *buffer, void *dst, size_t size) {

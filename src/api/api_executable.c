@@ -45,7 +45,8 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     };
     if (g->n_partitions > 1 || g->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "module %s: %lld partitions, %lld replicas; a program runs on one core",
+                          "module %s: %lld partitions, %lld replicas; a program runs on one core: "
+                          "compile without sharding",
                           e->name, (long long)g->n_partitions, (long long)g->n_replicas);
     vtrn_program *program;
     VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));

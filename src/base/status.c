@@ -34,6 +34,35 @@ static const char *const category_names[] = {
     [VTRN_INTERNAL] = "internal",
 };
 
+/* Length of the UTF-8 sequence at s, 0 when it is none. */
+static int utf8_length(const unsigned char *s) {
+    int n = s[0] < 0x80   ? 1
+            : s[0] < 0xc2 ? 0
+            : s[0] < 0xe0 ? 2
+            : s[0] < 0xf0 ? 3
+            : s[0] < 0xf5 ? 4
+                          : 0;
+    for (int i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    bool is_wrong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+                    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
+    return is_wrong ? 0 : n;
+}
+
+/* Messages quote names from the user's files. What is no text in UTF-8 becomes '?', so that every
+ * reader of a message, a terminal or Python, can show it. */
+static void make_printable(char *text) {
+    for (unsigned char *s = (unsigned char *)text; *s;) {
+        int n = utf8_length(s);
+        if (n == 0 || (*s < 0x20 && *s != '\n' && *s != '\t') || *s == 0x7f) {
+            *s = '?';
+            n = 1;
+        }
+        s += n;
+    }
+}
+
 /* Formats into fresh memory; NULL when memory is short. */
 static char *format_alloc(const char *format, va_list args) {
     va_list again;
@@ -43,6 +72,8 @@ static char *format_alloc(const char *format, va_list args) {
     if (text)
         vsnprintf(text, (size_t)length + 1, format, again);
     va_end(again);
+    if (text)
+        make_printable(text);
     return text;
 }
 
@@ -83,10 +114,11 @@ vtrn_status vtrn_status_annotate(vtrn_status status, const char *format, ...) {
     va_end(args);
     if (!text)
         return status;
-    size_t size = strlen(status->message) + strlen(text) + sizeof "\n  at ";
+    const char *joint = text[0] == ' ' ? "\n  " : "\n  at ";
+    size_t size = strlen(status->message) + strlen(joint) + strlen(text) + 1;
     char *joined = malloc(size);
     if (joined) {
-        snprintf(joined, size, "%s\n  at %s", status->message, text);
+        snprintf(joined, size, "%s%s%s", status->message, joint, text);
         free(status->message);
         status->message = joined;
         free(status->text);

@@ -25,12 +25,13 @@ typedef enum vtrn_category {
 /* NULL is OK. A non-NULL status is owned by whoever received it; vtrn_status_free() releases it. */
 typedef struct vtrn_status_payload *vtrn_status;
 
-/* Makes a status. Never returns NULL: when memory is short it returns a static RESOURCE status. */
+/* Makes a status; bytes of the message that are no UTF-8 text become '?'. Never returns NULL: when
+ * memory is short it returns a static RESOURCE status. */
 vtrn_status vtrn_status_make(vtrn_category category, const char *file, int line, const char *format,
                              ...) __attribute__((format(printf, 4, 5), returns_nonnull));
 
-/* Appends "\n  at <text>" (the user's place: op, source line, instruction). Consumes and returns
- * the status; OK stays OK. */
+/* Appends "\n  at <text>" (the user's place: op, source line, instruction); text that begins with a
+ * space explains the line before and gets no "at". Consumes and returns the status; OK stays OK. */
 vtrn_status vtrn_status_annotate(vtrn_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

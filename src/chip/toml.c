@@ -19,7 +19,9 @@ typedef struct reader {
 
 static vtrn_status syntax_error(const reader *r, int our_line, const char *rule,
                                 const char *remedy) {
-    int len = (int)strcspn(r->p, "\n");
+    int len = (int)strcspn(r->p + (*r->p == '#'), "\n#") + (*r->p == '#'); /* not the comment */
+    while (len && r->p[len - 1] == ' ')
+        len--;
     return vtrn_status_make(VTRN_BAD_ARGUMENT, __FILE__, our_line, "%s:%d: %s near '%.*s'; %s",
                             r->item.file, r->item.line, rule, len > 40 ? 40 : len, r->p, remedy);
 }

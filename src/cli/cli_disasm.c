@@ -47,7 +47,9 @@ static int run(const cli_command *self, int argc, char **argv) {
     vtrn_chip chip;
     vtrn_status status = cli_read(files.items[0], &bytes, &n_bytes);
     if (!status)
-        status = cli_program_from(files.items[0], bytes, n_bytes, chip_name, &chip, &p);
+        status = vtrn_status_annotate(
+            cli_program_from(files.items[0], bytes, n_bytes, chip_name, &chip, &p), "%s",
+            files.items[0]);
     if (!status && is_json) {
         print_counts(p);
     } else if (!status) {

@@ -181,7 +181,8 @@ vtrn_status lower_region(lower *l, const graph_region *region) {
         VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
         vtrn_status status = is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op);
         if (status)
-            return vtrn_status_annotate(status, "%s %s", op->name, op->place);
+            return vtrn_status_annotate(status, "%s%s%s", op->name, *op->place ? " " : "",
+                                        op->place);
         for (uint32_t o = 0; o < op->n_operands; o++)
             lower_used(l, op->operands[o]);
     }
@@ -227,15 +228,19 @@ static vtrn_status start(lower *l) {
     VTRN_RETURN_IF_ERROR(lower_source_set(l, "program", ""));
     for (uint32_t i = 0; i < p->n_arguments; i++) {
         const graph_type *t = &g->types[g->body.args[i]];
-        VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_ARGUMENT, t->dtype, graph_type_bytes(t),
-                                            (int32_t)i, &arg_slot[i]));
+        VTRN_RETURN_IF_ERROR(
+            vtrn_status_annotate(lower_slot_add(l, VTRN_SLOT_ARGUMENT, t->dtype,
+                                                graph_type_bytes(t), (int32_t)i, &arg_slot[i]),
+                                 "argument %u of %s", i, g->name));
         view v = view_dense(arg_slot[i], t);
         lower_set_view(l, g->body.args[i], &v);
     }
     for (uint32_t i = 0; i < p->n_outputs; i++) {
         const graph_type *t = &g->types[g->body.results[i]];
-        VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_OUTPUT, t->dtype, graph_type_bytes(t),
-                                            (int32_t)i, &output_slot[i]));
+        VTRN_RETURN_IF_ERROR(
+            vtrn_status_annotate(lower_slot_add(l, VTRN_SLOT_OUTPUT, t->dtype, graph_type_bytes(t),
+                                                (int32_t)i, &output_slot[i]),
+                                 "output %u of %s", i, g->name));
         p->output_alias[i] = -1;
         lower_value *value = &l->values[g->body.results[i]];
         if (value->output < 0 && value->state == VALUE_UNSET)

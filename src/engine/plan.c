@@ -131,11 +131,12 @@ static vtrn_status deadlock(const queues *q, uint32_t block_i) {
                                         ? &q->program->sources[instr->source]
                                         : &(vtrn_source){"", ""};
         status = vtrn_status_annotate(
-            status, "%s: instruction %u (%s) %s%s%s waits for semaphore %d >= %u, which is %llu",
+            status, "%s: instruction %u (%s)%s%s%s%s waits for semaphore %d >= %u, which is %llu",
             isa_engine_name((vtrn_engine)e), instr_i,
-            isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, source->op ? source->op : "",
-            source->place && *source->place ? " " : "", source->place ? source->place : "",
-            wait->semaphore, wait->value, (unsigned long long)q->semaphore[wait->semaphore]);
+            isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, source->op && *source->op ? " " : "",
+            source->op ? source->op : "", source->place && *source->place ? " " : "",
+            source->place ? source->place : "", wait->semaphore, wait->value,
+            (unsigned long long)q->semaphore[wait->semaphore]);
         status = describe_raisers(status, q, wait->semaphore);
     }
     return status;

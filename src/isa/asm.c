@@ -591,9 +591,20 @@ static void release(assembler *a) {
         free(a->stream[e].items);
 }
 
+/* Text has no zero bytes; without any there is nothing to point a caret at. */
+static vtrn_status refuse_foreign(const char *text, size_t size, const char *file_name) {
+    if (size && !memchr(text, 0, size))
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "%s: %s: neither assembly text, a program file (\"VTRN\") nor a StableHLO "
+                      "artifact (\"ML\\xefR\")",
+                      file_name, size ? "binary data" : "0 bytes");
+}
+
 vtrn_status program_assemble(const char *text, size_t size, const char *file_name,
                              vtrn_program **out) {
     *out = NULL;
+    VTRN_RETURN_IF_ERROR(refuse_foreign(text, size, file_name ? file_name : "text"));
     arena memory = ARENA_EMPTY;
     vtrn_program *p = ARENA_NEW(&memory, vtrn_program, 1);
     if (!p)

@@ -562,8 +562,11 @@ static vtrn_status check_header(const uint8_t *bytes, size_t size) {
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "program file: byte 0: it does not begin with \"VTRN\"");
     if (size < HEADER_BYTES + SECTION_COUNT * TABLE_ROW_BYTES)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program file: %zu bytes; the header alone has %d",
-                          size, HEADER_BYTES + SECTION_COUNT * TABLE_ROW_BYTES);
+        return VTRN_ERROR(
+            VTRN_BAD_ARGUMENT,
+            "program file: %zu bytes; the header alone has %d: it is truncated; write "
+            "it again",
+            size, HEADER_BYTES + SECTION_COUNT * TABLE_ROW_BYTES);
     if (peek(bytes, 4, 2) != VERSION || peek(bytes, 6, 2) != SECTION_COUNT)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "program file: byte 4: version %u with %u sections; this vtrn reads "
@@ -573,13 +576,13 @@ static vtrn_status check_header(const uint8_t *bytes, size_t size) {
     if (peek(bytes, SIZE_AT, 8) != size)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "program file: byte %d: it should have %llu bytes and has %zu: truncated "
-                          "or extended",
+                          "or extended; write it again",
                           SIZE_AT, (unsigned long long)peek(bytes, SIZE_AT, 8), size);
     uint64_t want = peek(bytes, CHECKSUM_AT, 8), have = checksum(bytes, size);
     if (want != have)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "program file: byte %d: checksum %016llx, the bytes give %016llx: the "
-                          "file is damaged",
+                          "file is damaged; write it again",
                           CHECKSUM_AT, (unsigned long long)want, (unsigned long long)have);
     return NULL;
 }

@@ -58,7 +58,10 @@ vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out) {
     size_t i = (size_t)type;
     if (i == 0 || i >= sizeof type_names / sizeof *type_names)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer: there is no element type %zu", i);
-    return VTRN_ERROR(VTRN_UNIMPLEMENTED, "buffer: element type %s", type_names[i]);
+    return VTRN_ERROR(
+        VTRN_UNIMPLEMENTED,
+        "buffer: element type %s has no counterpart; use int8, fp8, bf16 or a wider one",
+        type_names[i]);
 }
 
 /* Takes the vtrn buffer over, also on error. */

@@ -110,7 +110,10 @@ static vtrn_status element_dtype(graph_builder *b, uint32_t type, int *out) {
                : dtype == VTRN_DTYPE_FP64 ? VTRN_DTYPE_C128
                                           : -1;
     }
-    return *out < 0 ? refuse_type(b, type, "the graph has no such element type") : NULL;
+    return *out < 0
+               ? refuse_type(b, type,
+                             "vtrn has no such element type; use int8, fp8, bf16 or a wider one")
+               : NULL;
 }
 
 static vtrn_status convert_tensor(graph_builder *b, uint32_t type, const vhlo_entry *e,
@@ -120,7 +123,7 @@ static vtrn_status convert_tensor(graph_builder *b, uint32_t type, const vhlo_en
     out->dtype = (uint8_t)dtype;
     int64_t rank = e->ints[0];
     if (rank > GRAPH_MAX_RANK)
-        return refuse_type(b, type, "rank > 12");
+        return refuse_type(b, type, "rank > 12; merge dimensions by a reshape");
     out->rank = (uint8_t)rank;
     uint64_t bytes = 16; /* at least any element */
     for (int i = 0; i < rank; i++) {
@@ -130,7 +133,7 @@ static vtrn_status convert_tensor(graph_builder *b, uint32_t type, const vhlo_en
         /* An empty tensor may not hide an overflow in its other dimensions. */
         uint64_t dim = out->dims[i] ? (uint64_t)out->dims[i] : 1;
         if (__builtin_mul_overflow(bytes, dim, &bytes) || bytes >> MAX_TENSOR_BYTES_LOG2)
-            return refuse_type(b, type, "more than 2^46 elements");
+            return refuse_type(b, type, "more than 2^46 elements; no chip has the HBM for it");
     }
     return NULL;
 }

@@ -32,8 +32,24 @@ vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine) {
     return instr;
 }
 
+/* Refused before anything is emitted: a tensor beyond the HBM would unroll to as many instructions.
+ */
+static vtrn_status check_hbm(const lower *l, vtrn_dtype dtype, uint64_t size_bytes) {
+    uint64_t stack = l->chip->hbm_bytes / (uint64_t)l->chip->n_hbm_stacks;
+    uint64_t reach = stack - l->chip->hbm_reserved_stack_bytes;
+    if (size_bytes <= reach)
+        return NULL;
+    return VTRN_ERROR(
+        VTRN_CAPACITY,
+        "HBM: %llu bytes requested for one %s tensor, a core of %s reaches %llu; use a "
+        "smaller shape or type, or split the tensor",
+        (unsigned long long)size_bytes, dtype_name(dtype), l->chip->name,
+        (unsigned long long)reach);
+}
+
 vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
                            int32_t index, uint32_t *out) {
+    VTRN_RETURN_IF_ERROR(check_hbm(l, dtype, size_bytes));
     if (!grow((void **)&l->slots, l->n_slots, &l->cap_slots, sizeof *l->slots))
         return VTRN_OUT_OF_MEMORY(sizeof *l->slots);
     l->slots[l->n_slots] = (lower_slot){.slot = {.kind = (uint8_t)kind,

@@ -19,11 +19,17 @@ static uint64_t estimate_flops(const graph *g, const graph_op *op) {
 vtrn_status lower_custom(lower *l, const graph_op *op) {
     const graph *g = l->g;
     if (!reference_supports(g, op))
-        return VTRN_ERROR(VTRN_UNIMPLEMENTED, "%s: this operation is not implemented", op->name);
-    if (l->options.is_strict)
         return VTRN_ERROR(VTRN_UNIMPLEMENTED,
-                          "%s: no lowering onto the engines, and reference custom ops are off",
+                          "%s: this operation has neither a lowering onto the engines nor a "
+                          "reference; run this part on the CPU backend, or write it in operations "
+                          "of StableHLO",
                           op->name);
+    if (l->options.is_strict)
+        return VTRN_ERROR(
+            VTRN_UNIMPLEMENTED,
+            "%s: no lowering onto the engines, and reference custom ops are off; unset "
+            "VTRN_STRICT to let it run as its reference",
+            op->name);
     arena *a = &l->program->arena;
     uint32_t n = op->n_operands + op->n_results;
     uint32_t *slots = ARENA_NEW(a, uint32_t, n);

@@ -76,6 +76,15 @@ static void unlink_fusion(lower *l, fusion *f) {
 }
 
 /* Stores what is used outside, emits the code, gives every named value a view. */
+/* A kernel is named after its last operation. */
+static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
+    if (!status || !f->n_nodes)
+        return status;
+    const vtrn_source *s = &l->sources[f->nodes[f->n_nodes - 1].source];
+    return vtrn_status_annotate(status, "the kernel of %s%s%s", s->op, *s->place ? " " : "",
+                                s->place);
+}
+
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
     uint32_t saved_source = l->source;
@@ -116,6 +125,7 @@ vtrn_status fusion_close(lower *l, fusion *f) {
         else
             lower_set_view(l, fv->value, &v);
     }
+    status = blame(l, f, status);
     l->source = saved_source;
     free(f->values);
     free(f);

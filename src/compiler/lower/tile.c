@@ -21,7 +21,8 @@ vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
         return VTRN_ERROR(
             VTRN_CAPACITY,
             "SBUF: a kernel needs %llu bytes of each partition, %s has %u usable; the "
-            "compiler cannot tile it smaller",
+            "compiler cannot tile it smaller: choose a chip with more SBUF, or run operations as "
+            "their reference (VTRN_REFERENCE_ONLY=1)",
             (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
     if (l->sbuf_cursor + n_bytes > SBUF_WINDOW)
         l->sbuf_cursor = 0;
@@ -128,9 +129,11 @@ static vtrn_status transfer_cols(transfer *x, const view_box *cols, int from_fac
     for (int i = from_factor; i < cols->n; i++) {
         if (cols->f[i].stride > INT32_MAX || cols->f[i].stride < INT32_MIN ||
             cols->f[i].size > UINT32_MAX)
-            return VTRN_ERROR(VTRN_CAPACITY,
-                              "DMA: a stride of %lld elements does not fit an access pattern",
-                              (long long)cols->f[i].stride);
+            return VTRN_ERROR(
+                VTRN_CAPACITY,
+                "DMA: a stride of %lld elements or a run of %lld does not fit an access "
+                "pattern (32 bits); use a smaller tensor",
+                (long long)cols->f[i].stride, (long long)cols->f[i].size);
         hbm.dim[hbm.n_dims++] = (vtrn_dim){(int32_t)cols->f[i].stride, (uint32_t)cols->f[i].size};
         n_cols *= cols->f[i].size;
     }
@@ -269,8 +272,9 @@ static vtrn_status copy_factors(lower *l, const view *src, const view *dst, cons
                 if (stride > INT32_MAX || stride < INT32_MIN || split[i].size > UINT32_MAX)
                     return VTRN_ERROR(
                         VTRN_CAPACITY,
-                        "DMA: a stride of %lld elements does not fit an access pattern",
-                        (long long)stride);
+                        "DMA: a stride of %lld elements or a run of %lld does not fit an access "
+                        "pattern (32 bits); use a smaller tensor",
+                        (long long)stride, (long long)split[i].size);
                 ap->dim[ap->n_dims++] = (vtrn_dim){(int32_t)stride, (uint32_t)split[i].size};
             }
         }

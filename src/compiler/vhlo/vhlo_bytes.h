@@ -12,8 +12,10 @@ typedef struct vhlo_cursor {
 } vhlo_cursor;
 
 #define VHLO_ERROR_AT(c, byte, format, ...)                                                        \
-    VTRN_ERROR(VTRN_BAD_ARGUMENT, "VHLO artifact: " format ", at byte %zu (%s)", __VA_ARGS__,      \
-               (size_t)(byte), (c)->section)
+    VTRN_ERROR(VTRN_BAD_ARGUMENT,                                                                  \
+               "VHLO artifact: " format ", at byte %zu (%s): the file is damaged or no StableHLO " \
+               "artifact; export it again",                                                        \
+               __VA_ARGS__, (size_t)(byte), (c)->section)
 #define VHLO_ERROR(c, format, ...) VHLO_ERROR_AT(c, (c)->pos, format, __VA_ARGS__)
 
 static inline size_t cursor_left(const vhlo_cursor *c) {

@@ -45,12 +45,12 @@ static vtrn_status refuse_foreign(const uint8_t *bytes, size_t size) {
     if (size == 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "VHLO artifact: expected a StableHLO portable artifact "
-                          "(bytecode), got no bytes");
+                          "(bytecode), got no bytes; give what jax.export serialises");
     uint8_t b[4] = {0};
     memcpy(b, bytes, size < 4 ? size : 4);
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                       "VHLO artifact: expected a StableHLO portable artifact (bytecode), got %zu "
-                      "bytes that start with %02x %02x %02x %02x",
+                      "bytes that start with %02x %02x %02x %02x; give what jax.export serialises",
                       size, b[0], b[1], b[2], b[3]);
 }
 
