@@ -196,7 +196,7 @@ static const mistake mistakes[] = {
     {HEAD "data 99999999999999999999\n", "the size is more than"},
     {HEAD "slot 0 nowhere fp32 4 bytes at 0\n", "no kind of slot is called"},
     {HEAD "custom 0 \"x\" in 9 out flops 0 blob\nblock 0\nstop\n", "slot 9; the program has 0"},
-    {"", "no line says program"},
+    {"\n", "no line says program"},
 };
 
 static void each_mistake_is_shown_with_its_line_and_a_caret(void **state) {
