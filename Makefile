@@ -16,7 +16,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars test build tools test-tools venv \
-    test-format test-c test-sanitizers test-threads test-fuzz test-python clean
+    lint test-format test-c test-sanitizers test-threads test-fuzz test-python clean
 
 all: build
 
@@ -68,6 +68,11 @@ $(VENV)/.ready: requirements.txt | tools
 	touch $@
 
 test: test-tools venv build test-format test-c test-sanitizers test-threads test-fuzz test-python
+
+# Checks and the reasons for those left out: .clang-tidy.
+lint: build
+	@command -v clang-tidy >/dev/null || { echo "make lint needs clang-tidy"; exit 1; }
+	git ls-files 'src/*.c' | xargs -P $(JOBS) -n 8 clang-tidy -p $(BUILD) --quiet
 
 test-format: test-tools
 	clang-format --dry-run -Werror $(C_FILES)

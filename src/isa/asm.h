@@ -22,6 +22,6 @@ vtrn_status program_disassemble(const vtrn_program *program, char **out_text, si
 
 /* One instruction as the text's line, for messages and profiles: as snprintf, cut to capacity.
  * Returns the length that it would have. */
-size_t program_disassemble_instr(const vtrn_instr *instr, char *out, size_t capacity);
+size_t program_disassemble_instr(const vtrn_instr *instr, char *text, size_t capacity);
 
 #endif

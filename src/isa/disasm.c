@@ -97,7 +97,9 @@ static void print_imm(printer *p, int i, uint32_t bits) {
     memcpy(&f, &bits, sizeof f);
     snprintf(text, sizeof text, "%.9g", (double)f);
     float back = strtof(text, NULL);
-    bool is_plain = memcmp(&back, &bits, sizeof back) == 0 && f == f;
+    uint32_t back_bits;
+    memcpy(&back_bits, &back, sizeof back_bits);
+    bool is_plain = back_bits == bits && f == f;
     if (is_plain)
         out(p, ", imm%d %s", i, text);
     else

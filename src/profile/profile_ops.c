@@ -71,8 +71,8 @@ static size_t group_sources(const vtrn_program *program, keyed_source *keys, uin
     qsort(keys, program->n_sources, sizeof *keys, compare_sources);
     size_t n = 0;
     for (uint32_t i = 0; i < program->n_sources; i++) {
-        if (i == 0 || strcmp(keys[i].op, keys[i - 1].op) ||
-            strcmp(keys[i].place, keys[i - 1].place)) {
+        if (i == 0 || strcmp(keys[i].op, keys[i - 1].op) != 0 ||
+            strcmp(keys[i].place, keys[i - 1].place) != 0) {
             ops[n].op = keys[i].op;
             ops[n++].place = keys[i].place;
         }

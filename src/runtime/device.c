@@ -205,7 +205,7 @@ static vtrn_status memory_new(runtime_device *device, int core_i, uint64_t size_
 }
 
 /* Gives whole host pages inside the range back; they read as zero afterwards. */
-static void trim_pages(uint8_t *start, uint64_t n_bytes) {
+static void trim_pages(const uint8_t *start, uint64_t n_bytes) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t lo = ((uintptr_t)start + page - 1) & ~(page - 1);
     uintptr_t hi = ((uintptr_t)start + n_bytes) & ~(page - 1);
