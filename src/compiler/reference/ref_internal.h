@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef CMPLX /* glibc keeps it from clang, which has the builtin */
+#define CMPLX(re, im) __builtin_complex((double)(re), (double)(im))
+#endif
+
 /* The host type that a data type computes in. Narrow floats compute in float, and C64 in double
  * complex; the result is rounded to the data type after each op. PRED computes in uint64_t. */
 typedef enum ref_class {
