@@ -9,7 +9,14 @@ if not conftest.HAS_PLUGIN:
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
-jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(autouse=True)
+def sixty_four_bits():
+    """Only here: the other tests want JAX's own defaults."""
+    with jax.enable_x64(True):
+        yield
+
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 "
     "complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3 float8_e3m4"
