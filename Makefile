@@ -7,6 +7,9 @@ JOBS ?= $(shell nproc)
 ROOT := $(CURDIR)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZ_SECONDS ?= 30
+# A failure must come back when the tests run again; give other seeds to look further.
+export VTRN_TEST_SEED ?= 1
+export VTRN_SEED ?= 1
 
 # Scripts use the library of the build directory as it is: no installation after a change.
 ON_NEURON := JAX_PLATFORMS=neuron,cpu VTRN_LIBRARY=$(ROOT)/$(BUILD)/src/libvtrn.so \
