@@ -193,11 +193,6 @@ CASES = {
     "empty": (lambda x: x + 1, np.zeros((0, 3), np.float32)),
 }  # fmt: skip
 
-# These keep reference ops for now: integer index arithmetic of loops and the like.
-WITH_REFERENCE = {"while", "fori with dynamic trip", "switch", "embedding", "embedding grad",
-                  "take along axis", "take along axis grad"}
-
-
 def every_kind_of_float():
     """Ties, neighbours of integers, zeros, subnormals, powers of two to infinity, NaN; both signs."""
     base = np.concatenate([
@@ -289,7 +284,7 @@ def test_functions_of_constants_run_on_the_engines(device):
 def test_equals_the_cpu(device, name):
     f, *args = CASES[name]
     rtol = 3e-5 if any(w in name for w in ("matmul", "sum", "attention", "batched", "products", "grad")) else 4e-6
-    check(device, f, *args, rtol=rtol, atol=rtol * 4, native=name not in WITH_REFERENCE)
+    check(device, f, *args, rtol=rtol, atol=rtol * 4)
 
 
 CONVS = [

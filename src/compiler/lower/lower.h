@@ -40,12 +40,8 @@ typedef struct lower_block {
 /* Scratch tensors: live from the first to the last instruction that names them. */
 typedef struct lower_slot {
     vtrn_slot slot;
-    uint32_t block_first, block_last; /* blocks in which it is named */
-    uint32_t first, last;             /* list indices */
-    bool is_pinned;                   /* lives through the whole program (control flow) */
+    uint32_t first, last; /* list indices */
 } lower_slot;
-
-enum { LOWER_MAX_CUSTOM_OPERANDS = 1 << 16, LOWER_N_PSUM_BANKS_MAX = 16 };
 
 typedef struct lower {
     const graph *g;
@@ -74,7 +70,7 @@ typedef struct lower {
     uint32_t n_fusions;
 
     /* SBUF and PSUM cursors, bytes of a partition */
-    uint32_t sbuf_limit, sbuf_cursor, sbuf_peak, sbuf_kernel_base;
+    uint32_t sbuf_limit, sbuf_cursor, sbuf_peak;
     uint32_t psum_bank, psum_peak_banks;
     uint32_t load_ring, store_ring;
     uint8_t act_table;                      /* loaded activation table set; 0xff: unknown */

@@ -26,7 +26,6 @@ vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
             (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
     if (l->sbuf_cursor + n_bytes > SBUF_WINDOW)
         l->sbuf_cursor = 0;
-    l->sbuf_kernel_base = l->sbuf_cursor;
     if (l->sbuf_cursor + n_bytes > l->sbuf_peak)
         l->sbuf_peak = l->sbuf_cursor + (uint32_t)n_bytes;
     return NULL;
