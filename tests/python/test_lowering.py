@@ -41,7 +41,7 @@ def run(device, f, *args):
     return [np.asarray(e) for e in expected], got, executable.profile()
 
 
-def check(device, f, *args, rtol=2e-6, atol=2e-6, native=True):
+def check(device, f, *args, rtol=2e-6, atol=2e-6):
     expected, got, profile = run(device, f, *args)
     assert len(expected) == len(got)
     for e, g in zip(expected, got):
@@ -50,8 +50,7 @@ def check(device, f, *args, rtol=2e-6, atol=2e-6, native=True):
             np.testing.assert_array_equal(g, e)
         else:
             np.testing.assert_allclose(g.astype(np.float64), e.astype(np.float64), rtol, atol)
-    if native:
-        assert profile.n_reference_ops == 0
+    assert profile.n_reference_ops == 0
     return profile
 
 
