@@ -56,7 +56,9 @@ static void add_interval(profile_op *op, const vtrn_instr *instr, const timing_i
     }
     op->n_instrs++;
     op->wait_ns += interval->wait_ns;
-    if (interval->lane < VTRN_ENGINE_COUNT && info && !info->is_setup) {
+    /* as in the active time of engines: neither control nor the queueing of a DMA is work */
+    if (interval->lane < VTRN_ENGINE_COUNT && info && !info->is_setup &&
+        !isa_is_dma((vtrn_opcode)instr->opcode)) {
         op->ns[interval->lane] += ns;
         op->engine_ns += ns;
     }

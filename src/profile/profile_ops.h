@@ -6,7 +6,7 @@
 
 typedef struct profile_op {
     const char *op, *place;       /* the program's; instructions of one op and place are one row */
-    double ns[VTRN_ENGINE_COUNT]; /* time of its instructions on each engine, setup excluded */
+    double ns[VTRN_ENGINE_COUNT]; /* its instructions on each engine; no control, no DMA triggers */
     double dma_ns, wait_ns;       /* on the rings, summed; at the heads of queues */
     double engine_ns;             /* sum of ns */
     uint64_t n_instrs, n_dmas;    /* executed */
