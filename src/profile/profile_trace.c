@@ -25,14 +25,13 @@ enum {
     TRACK_UUID = 1,
     TRACK_NAME = 2,
     TRACK_PROCESS = 3,
-    TRACK_THREAD = 4,
     TRACK_PARENT = 5,
     TRACK_COUNTER = 8,
+    TRACK_CHILD_ORDERING = 11,
+    TRACK_SIBLING_RANK = 12,
+    CHILD_ORDERING_EXPLICIT = 3,
     PROCESS_PID = 1,
     PROCESS_NAME = 6,
-    THREAD_PID = 1,
-    THREAD_TID = 2,
-    THREAD_NAME = 5,
     COUNTER_UNIT = 3,
     COUNTER_UNIT_BYTES = 3,
 
@@ -63,6 +62,8 @@ enum {
     UUID_COUNTER = 2, /* three of them */
     UUID_LANE = 16,
     CORE_PID = 1,
+    MAX_ROWS = 16,
+    RANK_COUNTER = 1 << 20, /* below all lanes */
 };
 
 /* Names of annotations, in iid order from 1. */
@@ -212,17 +213,23 @@ static void describe_process(writer *w, const profile_input *in) {
     profile_buffer_free(&name);
     field_varint(&w->message, TRACK_UUID, UUID_PROCESS);
     field_message(&w->message, TRACK_PROCESS, &w->inner);
+    field_varint(&w->message, TRACK_CHILD_ORDERING, CHILD_ORDERING_EXPLICIT);
     field_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
     emit(w, true);
 }
 
-static void describe_lane(writer *w, int lane, const char *name) {
-    field_varint(&w->inner, THREAD_PID, CORE_PID);
-    field_varint(&w->inner, THREAD_TID, (uint64_t)lane + 100);
-    field_text(&w->inner, THREAD_NAME, name);
-    field_varint(&w->message, TRACK_UUID, UUID_LANE + (uint64_t)lane);
+static uint64_t row_uuid(int lane, int row) {
+    return UUID_LANE + (uint64_t)lane * MAX_ROWS + (uint64_t)row;
+}
+
+/* Instructions of an engine overlap (weights load behind a running matmul, a pipeline drains while
+ * the next fills), slices of a track must not. A lane therefore has rows: tracks of one name and
+ * parent, which Perfetto draws as one. Threads would not do: their tracks are never merged. */
+static void describe_row(writer *w, int lane, int row, const char *name) {
+    field_varint(&w->message, TRACK_UUID, row_uuid(lane, row));
+    field_text(&w->message, TRACK_NAME, name);
     field_varint(&w->message, TRACK_PARENT, UUID_PROCESS);
-    field_message(&w->message, TRACK_THREAD, &w->inner);
+    field_varint(&w->message, TRACK_SIBLING_RANK, (uint64_t)lane);
     field_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
     emit(w, false);
 }
@@ -233,6 +240,7 @@ static void describe_counter(writer *w, int i, const char *name) {
     field_text(&w->message, TRACK_NAME, name);
     field_varint(&w->message, TRACK_PARENT, UUID_PROCESS);
     field_message(&w->message, TRACK_COUNTER, &w->inner);
+    field_varint(&w->message, TRACK_SIBLING_RANK, RANK_COUNTER + (uint64_t)i);
     field_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
     emit(w, false);
 }
@@ -258,7 +266,8 @@ static void note_int(writer *w, int note, uint64_t value) {
     profile_buffer_free(&m);
 }
 
-static void slice_begin(writer *w, const profile_input *in, const timing_interval *t) {
+static void slice_begin(writer *w, const profile_input *in, const timing_interval *t,
+                        uint64_t track, uint64_t start_ns) {
     const vtrn_instr *instr = &in->program->instrs[t->instr];
     char text[256];
     profile_instr_title(in->program, instr, text, sizeof text);
@@ -278,17 +287,16 @@ static void slice_begin(writer *w, const profile_input *in, const timing_interva
         note_int(w, NOTE_BYTES, profile_dma_bytes(instr));
     field_varint(&w->message, EVENT_TYPE, EVENT_BEGIN);
     field_varint(&w->message, EVENT_NAME_IID, name);
-    field_varint(&w->message, EVENT_TRACK, UUID_LANE + (uint64_t)t->lane);
-    field_varint(&w->packet, PACKET_TIMESTAMP, whole_ns(t->start_ns));
+    field_varint(&w->message, EVENT_TRACK, track);
+    field_varint(&w->packet, PACKET_TIMESTAMP, start_ns);
     field_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
     emit(w, false);
 }
 
-static void slice_end(writer *w, const timing_interval *t) {
+static void slice_end(writer *w, uint64_t track, uint64_t end_ns) {
     field_varint(&w->message, EVENT_TYPE, EVENT_END);
-    field_varint(&w->message, EVENT_TRACK, UUID_LANE + (uint64_t)t->lane);
-    uint64_t start_ns = whole_ns(t->start_ns), end_ns = whole_ns(t->end_ns);
-    field_varint(&w->packet, PACKET_TIMESTAMP, end_ns > start_ns ? end_ns : start_ns);
+    field_varint(&w->message, EVENT_TRACK, track);
+    field_varint(&w->packet, PACKET_TIMESTAMP, end_ns);
     field_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
     emit(w, false);
 }
@@ -302,7 +310,7 @@ static void counter(writer *w, int i, double t_ns, uint64_t value) {
     emit(w, false);
 }
 
-/* By lane, then start, then end: slices of a track follow one another. */
+/* By lane, then start, then end. */
 static int compare_lanes(const void *a, const void *b) {
     const timing_interval *x = *(timing_interval *const *)a, *y = *(timing_interval *const *)b;
     if (x->lane != y->lane)
@@ -314,22 +322,50 @@ static int compare_lanes(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* The rows of the lane that is being written. */
+typedef struct lane_rows {
+    uint64_t end_ns[MAX_ROWS]; /* of each row's last slice */
+    int lane, n;
+} lane_rows;
+
+/* First row that is free at start_ns, else the one that is free first. */
+static int free_row(const lane_rows *rows, uint64_t start_ns) {
+    int first = 0;
+    for (int i = 0; i < rows->n; i++) {
+        if (rows->end_ns[i] <= start_ns)
+            return i;
+        if (rows->end_ns[i] < rows->end_ns[first])
+            first = i;
+    }
+    return rows->n < MAX_ROWS ? rows->n : first;
+}
+
+static void write_slice(writer *w, const profile_input *in, const timing_interval *t,
+                        lane_rows *rows) {
+    if (t->lane != rows->lane)
+        *rows = (lane_rows){.lane = t->lane};
+    uint64_t start_ns = whole_ns(t->start_ns), end_ns = whole_ns(t->end_ns);
+    int row = free_row(rows, start_ns);
+    if (row == rows->n) {
+        char name[64];
+        profile_lane_name(t, &in->program->instrs[t->instr], name, sizeof name);
+        describe_row(w, t->lane, row, name);
+        rows->n++;
+    }
+    if (start_ns < rows->end_ns[row]) /* all rows taken: more than any engine overlaps */
+        start_ns = rows->end_ns[row];
+    end_ns = end_ns > start_ns ? end_ns : start_ns;
+    rows->end_ns[row] = end_ns;
+    slice_begin(w, in, t, row_uuid(t->lane, row), start_ns);
+    slice_end(w, row_uuid(t->lane, row), end_ns);
+}
+
 static void write_slices(writer *w, const profile_input *in, const timing_interval **order,
                          size_t n) {
-    int lane = -1;
-    for (size_t i = 0; i < n; i++) {
-        const timing_interval *t = order[i];
-        if (t->instr >= in->program->n_instrs)
-            continue;
-        if (t->lane != lane) {
-            char name[64];
-            lane = t->lane;
-            profile_lane_name(t, &in->program->instrs[t->instr], name, sizeof name);
-            describe_lane(w, lane, name);
-        }
-        slice_begin(w, in, t);
-        slice_end(w, t);
-    }
+    lane_rows rows = {.lane = -1};
+    for (size_t i = 0; i < n; i++)
+        if (order[i]->instr < in->program->n_instrs)
+            write_slice(w, in, order[i], &rows);
 }
 
 static void write_counters(writer *w, const profile_input *in) {
