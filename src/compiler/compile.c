@@ -256,6 +256,12 @@ static vtrn_status start(lower *l) {
     return NULL;
 }
 
+/* The output is the argument that it was donated, as it is. */
+static bool is_in_place(const lower *l, uint32_t output, const view *from) {
+    int32_t a = l->program->output_alias[output];
+    return a >= 0 && from->slot == l->arg_slot[a] && from->offset == 0 && view_is_dense(from);
+}
+
 /* Outputs that are arguments, views or constants, or wanted twice, are copied. */
 static vtrn_status finish_outputs(lower *l) {
     const graph *g = l->g;
@@ -263,7 +269,7 @@ static vtrn_status finish_outputs(lower *l) {
         graph_value v = g->body.results[i];
         view from, to = view_dense(l->output_slot[i], &g->types[v]);
         VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
-        if (from.slot != to.slot)
+        if (from.slot != to.slot && !is_in_place(l, i, &from))
             VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
     }
     return NULL;

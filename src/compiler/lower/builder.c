@@ -1,5 +1,6 @@
 /* Building blocks of a program: instruction list, slots, constants, sources; and the final layout.
  */
+#include "compiler/alloc/donate.h"
 #include "compiler/alloc/scratch.h"
 #include "compiler/lower/lower.h"
 #include "compiler/schedule/semaphores.h"
@@ -210,23 +211,10 @@ static vtrn_status emit_blocks(lower *l, vtrn_program *p) {
     return NULL;
 }
 
-/* An output may take its argument's memory only when nothing reads the argument after the output's
- * first write. */
-static void settle_aliases(lower *l, vtrn_program *p) {
-    for (uint32_t o = 0; o < p->n_outputs; o++) {
-        int32_t a = p->output_alias[o];
-        if (a < 0)
-            continue;
-        const lower_slot *out = &l->slots[l->output_slot[o]], *arg = &l->slots[l->arg_slot[a]];
-        if (arg->first != UINT32_MAX && out->first <= arg->last)
-            p->output_alias[o] = -1;
-    }
-}
-
 vtrn_status lower_finish(lower *l) {
     vtrn_program *p = l->program;
     find_lifetimes(l);
-    settle_aliases(l, p);
+    VTRN_RETURN_IF_ERROR(donate_settle(l, p->output_alias));
     VTRN_RETURN_IF_ERROR(scratch_assign(l->slots, l->n_slots, l->n_blocks > 1, &p->scratch_size));
     p->slots = ARENA_NEW(&p->arena, vtrn_slot, l->n_slots);
     p->customs = ARENA_NEW(&p->arena, vtrn_custom, l->n_customs);

@@ -85,6 +85,10 @@ static int split_inner(view *v, int64_t inner) {
 
 bool view_split_at(view *v, int64_t inner, int *n_outer) {
     int at = split_inner(v, inner);
+    if (at < 0) { /* a boundary of the factors may be none of the memory */
+        view_coalesce(v);
+        at = split_inner(v, inner);
+    }
     *n_outer = at;
     return at >= 0;
 }

@@ -10,9 +10,13 @@
 
 enum {
     N_LANES = VTRN_ENGINE_COUNT + SCHEDULE_N_QUEUES,
-    GRANULE_SHIFT = 6, /* bytes of a partition that are tracked as one */
-    QUADRANT = 32,     /* partitions that are tracked as one: operands start at multiples of it */
-    DMA_UPDATE = 16,   /* a transfer raises its semaphore once per DMA engine. Facts 2.6 */
+    GRANULE_SHIFT = 6,  /* bytes of a partition that are tracked as one */
+    QUADRANT = 32,      /* partitions that are tracked as one: operands start at multiples of it */
+    MAX_GRANULES = 256, /* of an HBM tensor */
+    /* Where a tile's store meets the next one's load in a granule, the load waits for nothing: 8
+     * KiB is where tiles of 128 rows begin. */
+    MAX_IN_PLACE = 4096,
+    DMA_UPDATE = 16, /* a transfer raises its semaphore once per DMA engine. Facts 2.6 */
 };
 
 /* Who touched a granule last. seq 0 means nobody: instructions are numbered from 1 in each lane. */
@@ -27,8 +31,8 @@ typedef struct slot_track {
     granule *granules;
     uint32_t n;
     int shift;
-    bool is_touched;
-    uint32_t last_seq[N_LANES]; /* last access at all: for memory that another slot reuses */
+    bool is_touched, is_in_place; /* in place: an argument that becomes an output, tile by tile */
+    uint32_t last_seq[N_LANES];   /* last access at all: for memory that another slot reuses */
 } slot_track;
 
 typedef struct dep_wait {
@@ -105,7 +109,7 @@ static vtrn_status open_slot(scheduler *s, uint32_t slot_i, slot_track *t) {
     const vtrn_slot *slot = &s->in->slots[slot_i];
     t->is_touched = true;
     t->shift = 9;
-    while ((slot->size_bytes >> t->shift) > 256)
+    while ((slot->size_bytes >> t->shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
         t->shift++;
     t->n = (uint32_t)(slot->size_bytes >> t->shift) + 1;
     t->granules = ARENA_NEW(s->scratch, granule, t->n);
@@ -324,8 +328,10 @@ static vtrn_status prepare(scheduler *s) {
             continue;
         for (uint32_t a = 0; a < in->n_slots; a++)
             if (in->slots[a].kind == VTRN_SLOT_ARGUMENT &&
-                in->slots[a].index == in->output_alias[slot->index])
+                in->slots[a].index == in->output_alias[slot->index]) {
                 s->track_of[i] = a;
+                s->tracks[a].is_in_place = true;
+            }
     }
     return NULL;
 }
