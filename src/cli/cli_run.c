@@ -1,14 +1,13 @@
 /* vtrn run and vtrn profile: execute a program on a virtual chip and say what it did. */
+#include "base/directory.h"
 #include "base/dtype.h"
 #include "cli/cli.h"
 #include "cli/cli_program.h"
 #include "cli/npy.h"
 #include "vtrn.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { MAX_RANK = 12 };
 
@@ -118,7 +117,7 @@ static vtrn_status execute(job *j) {
 static vtrn_status write_output(const job *j, int o) {
     int dtype, rank;
     int64_t dims[MAX_RANK];
-    char path[4096];
+    char path[DIRECTORY_PATH_MAX + 32];
     vtrn_executable_output_type(j->executable, o, &dtype, &rank, dims);
     size_t size = vtrn_buffer_size(j->out[o]);
     void *bytes = malloc(size ? size : 1);
@@ -137,8 +136,7 @@ static vtrn_status write_results(const job *j) {
         return NULL;
     if (j->is_profile)
         return vtrn_executable_profile_write(j->executable, j->out_dir);
-    if (mkdir(j->out_dir, 0777) != 0 && errno != EEXIST)
-        return VTRN_ERROR(VTRN_RESOURCE, "%s: %s", j->out_dir, strerror(errno));
+    VTRN_RETURN_IF_ERROR(directory_make(j->out_dir));
     for (int o = 0; o < j->n_out; o++)
         VTRN_RETURN_IF_ERROR(write_output(j, o));
     return NULL;
