@@ -90,13 +90,13 @@ test-sanitizers: test-tools
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    meson test -C build-asan --no-rebuild --print-errorlogs --timeout-multiplier 10
 
-# Data races: whatever runs on the thread team.
+# Data races: whatever runs on the thread team, and the API from many threads.
 test-threads: test-tools
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Dbench=false -Dbuildtype=debugoptimized \
 	    -Db_sanitize=thread -Db_lundef=false
 	ninja -j $(JOBS) -C build-tsan
 	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 10 \
-	    --suite base --suite engine --suite runtime
+	    --suite base --suite engine --suite runtime --suite api --suite pjrt
 
 test-fuzz: test-tools
 	@[ -f build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false \

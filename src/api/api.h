@@ -39,7 +39,8 @@ struct vtrn_executable {
     vtrn_executable *prev, *next; /* in the device's list */
 };
 
-void api_executable_retain(vtrn_executable *executable);
+/* Under the device's lock, for one of its list: false when its last reference is gone already. */
+bool api_executable_retain_live(vtrn_executable *executable);
 /* A filled-in executable becomes the device's, with one reference for the caller. */
 void api_executable_publish(vtrn_device *device, vtrn_executable *e);
 void api_executable_free(vtrn_executable *e); /* one that was not published */
@@ -70,8 +71,14 @@ vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type
                             runtime_memory *memory, vtrn_buffer **out);
 /* The memory with a reference of its own. BAD_ARGUMENT when deleted or donated. */
 vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out);
+/* Moves the buffer's own reference to `held`, which the caller holds too, out of the buffer: from
+ * then on it counts as donated. False when it was deleted or donated meanwhile. *is_alone: nobody
+ * but the caller has the memory any more, so that it may be written. */
+bool api_buffer_take(vtrn_buffer *buffer, runtime_memory *held, bool *is_alone);
+/* Undoes api_buffer_take(). */
+void api_buffer_give_back(vtrn_buffer *buffer, runtime_memory *memory);
 /* Gives the memory up; the handle stays valid. */
-void api_buffer_delete(vtrn_buffer *buffer, bool was_donated);
+void api_buffer_delete(vtrn_buffer *buffer);
 bool api_buffer_is_deleted(vtrn_buffer *buffer);
 /* A copy on another core of the machine. */
 vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out);

@@ -109,11 +109,30 @@ vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out) {
                                   : "has been deleted");
 }
 
-void api_buffer_delete(vtrn_buffer *buffer, bool was_donated) {
+bool api_buffer_take(vtrn_buffer *buffer, runtime_memory *held, bool *is_alone) {
+    pthread_mutex_lock(&buffer->lock);
+    bool is_there = buffer->memory == held;
+    if (is_there) {
+        /* its own reference and the caller's; no new one can appear once the buffer is empty */
+        *is_alone = runtime_memory_refs(held) == 2 && buffer->n_external == 0;
+        buffer->memory = NULL;
+        buffer->was_donated = true;
+    }
+    pthread_mutex_unlock(&buffer->lock);
+    return is_there;
+}
+
+void api_buffer_give_back(vtrn_buffer *buffer, runtime_memory *memory) {
+    pthread_mutex_lock(&buffer->lock);
+    buffer->memory = memory;
+    buffer->was_donated = false;
+    pthread_mutex_unlock(&buffer->lock);
+}
+
+void api_buffer_delete(vtrn_buffer *buffer) {
     pthread_mutex_lock(&buffer->lock);
     runtime_memory *m = buffer->memory;
     buffer->memory = NULL;
-    buffer->was_donated = m ? was_donated : buffer->was_donated;
     pthread_mutex_unlock(&buffer->lock);
     runtime_memory_release(m);
 }

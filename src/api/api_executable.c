@@ -124,8 +124,12 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     return NULL;
 }
 
-void api_executable_retain(vtrn_executable *executable) {
-    atomic_fetch_add_explicit(&executable->refs, 1, memory_order_relaxed);
+bool api_executable_retain_live(vtrn_executable *executable) {
+    unsigned refs = atomic_load(&executable->refs);
+    while (refs)
+        if (atomic_compare_exchange_weak(&executable->refs, &refs, refs + 1))
+            return true;
+    return false;
 }
 
 void vtrn_executable_destroy(vtrn_executable *e) {

@@ -10,24 +10,26 @@ enum { N_ON_STACK = 48 };
 typedef struct call_frame {
     runtime_memory **arguments; /* [n_inputs] held */
     runtime_memory **results;   /* [n_outputs] */
-    bool *may_reuse;            /* [n_inputs] */
+    bool *is_taken;             /* [n_inputs] donated: the buffer's own reference is here */
+    bool *may_reuse;            /* [n_inputs] taken, and nobody else has it */
     runtime_memory *stack_memory[2 * N_ON_STACK];
-    bool stack_flags[N_ON_STACK];
+    bool stack_flags[2 * N_ON_STACK];
     void *heap;
 } call_frame;
 
 static vtrn_status frame_init(call_frame *f, int n_inputs, int n_outputs) {
     f->heap = NULL;
     f->arguments = f->stack_memory;
-    f->may_reuse = f->stack_flags;
+    f->is_taken = f->stack_flags;
     if (n_inputs > N_ON_STACK || n_outputs > N_ON_STACK) {
         size_t n = (size_t)n_inputs + (size_t)n_outputs;
-        f->heap = malloc(n * sizeof *f->arguments + (size_t)n_inputs * sizeof *f->may_reuse);
+        f->heap = malloc(n * sizeof *f->arguments + 2 * (size_t)n_inputs * sizeof *f->is_taken);
         if (!f->heap)
             return VTRN_OUT_OF_MEMORY(n * sizeof *f->arguments);
         f->arguments = f->heap;
-        f->may_reuse = (bool *)(f->arguments + n);
+        f->is_taken = (bool *)(f->arguments + n);
     }
+    f->may_reuse = f->is_taken + n_inputs;
     f->results = f->arguments + n_inputs;
     return NULL;
 }
@@ -44,16 +46,9 @@ static vtrn_status check_input(const vtrn_executable *e, int i, const vtrn_buffe
                       given, wanted);
 }
 
-static bool is_passed_twice(const call_frame *f, int n_inputs, int i) {
-    for (int j = 0; j < n_inputs; j++)
-        if (j != i && f->arguments[j] == f->arguments[i])
-            return true;
-    return false;
-}
-
 /* Holds every input. *n_held counts those to release, also on error. */
-static vtrn_status hold_inputs(const vtrn_executable *e, vtrn_buffer *const *inputs,
-                               const bool *keep, call_frame *f, int *n_held) {
+static vtrn_status hold_inputs(const vtrn_executable *e, vtrn_buffer *const *inputs, call_frame *f,
+                               int *n_held) {
     for (*n_held = 0; *n_held < e->n_inputs; ++*n_held) {
         int i = *n_held;
         VTRN_RETURN_IF_ERROR(check_input(e, i, inputs[i]));
@@ -61,18 +56,30 @@ static vtrn_status hold_inputs(const vtrn_executable *e, vtrn_buffer *const *inp
         if (status)
             return vtrn_status_annotate(status, "input %d of %s", i, e->name);
     }
-    for (int i = 0; i < e->n_inputs; i++)
-        f->may_reuse[i] = e->input_alias[i] >= 0 && !(keep && keep[i]) &&
-                          inputs[i]->n_external == 0 && !is_passed_twice(f, e->n_inputs, i);
     return NULL;
 }
 
-static void consume_donated(const vtrn_executable *e, vtrn_buffer *const *inputs, const bool *keep,
-                            const call_frame *f, bool has_failed) {
+/* From here on nobody else can get hold of a donated input. Who has it already, another thread or
+ * another argument of this call, keeps what it sees: then the program works on a copy. */
+static void take_donated(const vtrn_executable *e, vtrn_buffer *const *inputs, const bool *keep,
+                         call_frame *f) {
     for (int i = 0; i < e->n_inputs; i++) {
-        bool is_donated = e->input_alias[i] != -1 && !(keep && keep[i]);
-        if (has_failed ? f->may_reuse[i] : is_donated)
-            api_buffer_delete(inputs[i], true);
+        bool is_donated = e->input_alias[i] != -1 && !(keep && keep[i]), is_alone = false;
+        f->is_taken[i] = is_donated && api_buffer_take(inputs[i], f->arguments[i], &is_alone);
+        f->may_reuse[i] = is_alone && e->input_alias[i] >= 0;
+    }
+}
+
+/* Consumes what was taken; after a failure only what the program may have written to. */
+static void settle_donated(const vtrn_executable *e, vtrn_buffer *const *inputs,
+                           const call_frame *f, bool has_failed, bool has_written) {
+    for (int i = 0; i < e->n_inputs; i++) {
+        if (!f->is_taken[i])
+            continue;
+        if (has_failed && !(has_written && f->may_reuse[i]))
+            api_buffer_give_back(inputs[i], f->arguments[i]);
+        else
+            runtime_memory_release(f->arguments[i]);
     }
 }
 
@@ -94,9 +101,9 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
                          .may_reuse = f->may_reuse,
                          .outputs = f->results};
     if (!status) {
+        take_donated(e, inputs, keep, f);
         status = runtime_execute(e->loaded, &call);
-        if (call.has_written)
-            consume_donated(e, inputs, keep, f, status != NULL);
+        settle_donated(e, inputs, f, status != NULL, call.has_written);
     }
     for (int o = 0; o < e->n_outputs; o++) {
         if (!status) {
@@ -119,7 +126,7 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     call_frame f;
     VTRN_RETURN_IF_ERROR(frame_init(&f, n_inputs, n_outputs));
     int n_held = 0;
-    vtrn_status status = hold_inputs(e, inputs, keep, &f, &n_held);
+    vtrn_status status = hold_inputs(e, inputs, &f, &n_held);
     if (!status)
         status = run_held(executable, core_i, inputs, keep, &f, outputs);
     for (int i = 0; i < n_held; i++)

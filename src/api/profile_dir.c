@@ -2,61 +2,71 @@
  * of the next ones to dir/<name>-<n>/, and one line for each to dir/summary.json. */
 #include "api/api.h"
 
-#include <errno.h>
+#include "base/directory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-enum { MAX_PROFILES = 16, PATH_MAX_BYTES = 4096 };
+enum { MAX_PROFILES = 16 };
 
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 static vtrn_device *open_devices;
 
-/* Makes the directory and its parents. */
-static vtrn_status make_directory(const char *path) {
-    char partial[PATH_MAX_BYTES];
-    size_t len = strlen(path);
-    if (len == 0 || len >= sizeof partial)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_PROFILE: a path of 1..%d bytes, not %zu",
-                          PATH_MAX_BYTES - 1, len);
-    for (size_t i = 1; i <= len; i++) {
-        if (path[i] != '/' && path[i] != '\0')
-            continue;
-        memcpy(partial, path, i);
-        partial[i] = '\0';
-        if (mkdir(partial, 0777) != 0 && errno != EEXIST && i == len)
-            return VTRN_ERROR(VTRN_RESOURCE, "VTRN_PROFILE: cannot make directory %s: %s", partial,
-                              strerror(errno));
-    }
-    return NULL;
-}
+/* An executable that ran, retained, with its figures at one moment. */
+typedef struct entry {
+    vtrn_executable *executable;
+    uint64_t n_executions;
+    double step_ns, total_simulated_ns;
+} entry;
 
 static int by_simulated_time(const void *a, const void *b) {
-    const vtrn_executable *x = *(vtrn_executable *const *)a, *y = *(vtrn_executable *const *)b;
-    double tx = x->loaded->total_simulated_ns, ty = y->loaded->total_simulated_ns;
-    if (tx != ty)
-        return tx < ty ? 1 : -1;
-    return x->serial < y->serial ? -1 : x->serial > y->serial;
+    const entry *x = a, *y = b;
+    if (x->total_simulated_ns != y->total_simulated_ns)
+        return x->total_simulated_ns < y->total_simulated_ns ? 1 : -1;
+    uint64_t m = x->executable->serial, n = y->executable->serial;
+    return (m > n) - (m < n);
 }
 
-/* The executables that ran, heaviest first, each retained; *n of them. NULL when there are none. */
-static vtrn_executable **collect(vtrn_device *device, size_t *n) {
+/* All executables of the device, each retained; *n of them. NULL when memory is short. */
+static entry *retain_all(vtrn_device *device, size_t *n) {
     pthread_mutex_lock(&device->lock);
     size_t capacity = 0;
     for (vtrn_executable *e = device->executables; e; e = e->next)
         capacity++;
-    vtrn_executable **all = calloc(capacity + 1, sizeof(vtrn_executable *));
+    entry *all = calloc(capacity + 1, sizeof *all);
     *n = 0;
-    for (vtrn_executable *e = device->executables; all && e; e = e->next) {
-        if (e->loaded->n_executions == 0)
-            continue;
-        api_executable_retain(e);
-        all[(*n)++] = e;
-    }
+    for (vtrn_executable *e = device->executables; all && e; e = e->next)
+        if (api_executable_retain_live(e))
+            all[(*n)++].executable = e;
     pthread_mutex_unlock(&device->lock);
-    if (all)
-        qsort(all, *n, sizeof(vtrn_executable *), by_simulated_time);
+    return all;
+}
+
+/* The executables that ran, heaviest first. */
+static entry *collect(vtrn_device *device, size_t *n) {
+    size_t n_all, n_ran = 0;
+    entry *all = retain_all(device, &n_all);
+    *n = 0;
+    if (!all)
+        return NULL;
+    pthread_mutex_lock(&device->rt->run_lock); /* other threads may be executing */
+    for (size_t i = 0; i < n_all; i++) {
+        const runtime_program *l = all[i].executable->loaded;
+        all[i].n_executions = l->n_executions;
+        all[i].total_simulated_ns = l->total_simulated_ns;
+        if (l->last_timing >= 0)
+            all[i].step_ns = l->timings[l->last_timing].summary.total_ns;
+    }
+    pthread_mutex_unlock(&device->rt->run_lock);
+    for (size_t i = 0; i < n_all; i++) {
+        if (all[i].n_executions)
+            all[n_ran++] = all[i];
+        else
+            vtrn_executable_destroy(all[i].executable);
+    }
+    qsort(all, n_ran, sizeof *all, by_simulated_time);
+    *n = n_ran;
     return all;
 }
 
@@ -71,8 +81,8 @@ static void safe_name(const char *name, char *out, size_t size) {
     out[n] = '\0';
 }
 
-static void write_summary(const vtrn_device *device, vtrn_executable *const *all, size_t n) {
-    char path[PATH_MAX_BYTES + 32];
+static void write_summary(const vtrn_device *device, const entry *all, size_t n) {
+    char path[DIRECTORY_PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/summary.json", device->profile_dir);
     FILE *f = fopen(path, "w");
     if (!f)
@@ -83,15 +93,13 @@ static void write_summary(const vtrn_device *device, vtrn_executable *const *all
     fprintf(f, "  \"dollars_per_hour\": %.9g,\n  \"instance_cores\": %d,\n  \"executables\": [",
             rt->instance.dollars_per_hour, rt->n_cores);
     for (size_t i = 0; i < n; i++) {
-        const runtime_program *l = all[i]->loaded;
         char name[128];
-        safe_name(all[i]->name, name, sizeof name);
-        double step_ns = l->last_timing < 0 ? 0 : l->timings[l->last_timing].summary.total_ns;
+        safe_name(all[i].executable->name, name, sizeof name);
         fprintf(f,
                 "%s\n    {\"name\": \"%s\", \"n\": %llu, \"executions\": %llu, \"step_ns\": %.17g, "
                 "\"total_simulated_ns\": %.17g}",
-                i ? "," : "", name, (unsigned long long)all[i]->serial,
-                (unsigned long long)l->n_executions, step_ns, l->total_simulated_ns);
+                i ? "," : "", name, (unsigned long long)all[i].executable->serial,
+                (unsigned long long)all[i].n_executions, all[i].step_ns, all[i].total_simulated_ns);
     }
     fprintf(f, "\n  ]\n}\n");
     fclose(f);
@@ -99,12 +107,10 @@ static void write_summary(const vtrn_device *device, vtrn_executable *const *all
 
 /* Failures here cannot be returned to anyone: they are written beside the profile. */
 static void write_one(const vtrn_executable *e, const char *directory) {
-    vtrn_status status = make_directory(directory);
-    if (!status)
-        status = vtrn_executable_profile_write(e, directory);
+    vtrn_status status = vtrn_executable_profile_write(e, directory);
     if (!status)
         return;
-    char path[2 * PATH_MAX_BYTES];
+    char path[2 * DIRECTORY_PATH_MAX];
     snprintf(path, sizeof path, "%s/error.txt", directory);
     FILE *f = fopen(path, "w");
     if (f) {
@@ -116,21 +122,22 @@ static void write_one(const vtrn_executable *e, const char *directory) {
 
 static void write_device(vtrn_device *device) {
     size_t n;
-    vtrn_executable **all = collect(device, &n);
+    entry *all = collect(device, &n);
     if (!all)
         return;
     write_summary(device, all, n);
     for (size_t i = 0; i < n && i < MAX_PROFILES; i++) {
-        char name[128], path[PATH_MAX_BYTES + 256];
-        safe_name(all[i]->name, name, sizeof name);
+        const vtrn_executable *e = all[i].executable;
+        char name[128], path[DIRECTORY_PATH_MAX + 256];
+        safe_name(e->name, name, sizeof name);
         snprintf(path, sizeof path, "%s/%s-%llu", device->profile_dir, name,
-                 (unsigned long long)all[i]->serial);
+                 (unsigned long long)e->serial);
         if (i == 0)
-            write_one(all[i], device->profile_dir);
-        write_one(all[i], path);
+            write_one(e, device->profile_dir);
+        write_one(e, path);
     }
     for (size_t i = 0; i < n; i++)
-        vtrn_executable_destroy(all[i]);
+        vtrn_executable_destroy(all[i].executable);
     free(all);
 }
 
@@ -141,14 +148,14 @@ void vtrn_profile_flush(void) {
     pthread_mutex_unlock(&open_lock);
 }
 
-/* A device that nobody closed: plugins are often not asked to. */
+/* Devices that nobody closed: plugins are often not asked to. Who closes one now waits for the
+ * lock, finds it written, and only then lets it go. */
 static void write_at_exit(void) {
     pthread_mutex_lock(&open_lock);
-    vtrn_device *devices = open_devices;
+    for (vtrn_device *d = open_devices; d; d = d->next_open)
+        write_device(d);
     open_devices = NULL;
     pthread_mutex_unlock(&open_lock);
-    for (vtrn_device *d = devices; d; d = d->next_open)
-        write_device(d);
 }
 
 vtrn_status api_profile_register(vtrn_device *device) {
@@ -156,7 +163,7 @@ vtrn_status api_profile_register(vtrn_device *device) {
     const char *directory = getenv("VTRN_PROFILE");
     if (!directory || !*directory)
         return NULL;
-    VTRN_RETURN_IF_ERROR(make_directory(directory));
+    VTRN_RETURN_IF_ERROR(vtrn_status_annotate(directory_make(directory), "VTRN_PROFILE"));
     device->profile_dir = strdup(directory);
     if (!device->profile_dir)
         return VTRN_OUT_OF_MEMORY(strlen(directory));

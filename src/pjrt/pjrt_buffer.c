@@ -151,7 +151,7 @@ PJRT_Error *PJRT_Buffer_Memory(PJRT_Buffer_Memory_Args *args) {
 
 PJRT_Error *PJRT_Buffer_Delete(PJRT_Buffer_Delete_Args *args) {
     ARGS_REQUIRE(args, buffer);
-    api_buffer_delete(args->buffer->buffer, false);
+    api_buffer_delete(args->buffer->buffer);
     return NULL;
 }
 

@@ -64,6 +64,9 @@ vtrn_status runtime_memory_create(runtime_device *device, int core_i, uint64_t s
 static inline void runtime_memory_retain(runtime_memory *m) {
     atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
 }
+static inline unsigned runtime_memory_refs(const runtime_memory *m) {
+    return atomic_load_explicit(&m->refs, memory_order_acquire);
+}
 void runtime_memory_release(runtime_memory *m); /* NULL is fine */
 
 /* Of the core's stack; in_use and peak are the core's own. */

@@ -317,8 +317,10 @@ static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {
         }
         return status;
     }
-    uint64_t peak = l->device->cores[call->core_i].peak_bytes;
-    l->hbm_peak_bytes = peak > l->hbm_peak_bytes ? peak : l->hbm_peak_bytes;
+    hbm_stats memory;
+    runtime_memory_stats(l->device, call->core_i, &memory);
+    if (memory.peak_bytes > l->hbm_peak_bytes)
+        l->hbm_peak_bytes = memory.peak_bytes;
     l->host_seconds = now_seconds() - start;
     return NULL;
 }
