@@ -321,6 +321,18 @@ def test_an_operation_knows_its_source_line(tmp_path):
     assert re.search(r"dot_general .*// test_vhlo\.py:\d+", text), text
 
 
+def test_the_body_of_a_called_function_has_the_source_line_of_its_call(tmp_path):
+    """jax.nn.relu becomes a function of its own, whose operations have names but no file."""
+    def relu_of_sum(x):
+        return jax.nn.relu(x + 1)
+
+    data = export.export(jax.jit(relu_of_sum), platforms=["cpu"])(
+        jax.ShapeDtypeStruct((3,), F32)).mlir_module_serialized
+    line = relu_of_sum.__code__.co_firstlineno + 1
+    text = dump("graph", data, tmp_path)
+    assert re.search(rf"stablehlo\.maximum .*// test_vhlo\.py:{line}\n", text), text
+
+
 def test_reducers_are_recognised(tmp_path):
     text = dump("graph", artifact("scatter"), tmp_path)
     assert re.findall(r"stablehlo\.scatter .*reducer=(\w+)", text) == ["replace", "add", "maximum"]

@@ -164,6 +164,22 @@ static uint32_t func_scope_size(const graph_builder *b, const vhlo_op *func) {
     return func->is_isolated ? func->scope_size : b->m->root->scope_size;
 }
 
+/* "file:line" of a location; for one without a file, that of the call that is being inlined: JAX
+ * puts the body of jax.nn.relu and its like into functions that only their call places. */
+static vtrn_status get_place(graph_builder *b, uint32_t location, const char **out) {
+    if (!b->places[location]) {
+        char text[256];
+        VTRN_RETURN_IF_ERROR(vhlo_location_text(b->m, location, text, sizeof text));
+        b->places[location] = text[0] ? arena_strdup(&b->g->arena, text, strlen(text)) : "";
+        if (!b->places[location])
+            return VTRN_OUT_OF_MEMORY(strlen(text));
+    }
+    *out = b->places[location];
+    if (!**out && b->call_place)
+        *out = b->call_place;
+    return NULL;
+}
+
 static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
                                const char *callee_attr) {
     const vhlo_entry *callee;
@@ -181,12 +197,16 @@ static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
     graph_value *args, *results;
     uint32_t n_results;
     size_t inner, mark = b->n_map;
+    const char *place, *outer_place = b->call_place;
+    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &place));
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
     VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, f->op), &inner));
     f->is_open = true;
+    b->call_place = place;
     VTRN_RETURN_IF_ERROR(
         inline_region(b, inner, &f->op->regions[0], args, v->n_operands, &results, &n_results));
     f->is_open = false;
+    b->call_place = outer_place;
     b->n_map = mark;
     return alias_results(b, scope, v, results, n_results);
 }
@@ -227,18 +247,6 @@ static vtrn_status build_regions(graph_builder *b, size_t scope, const vhlo_op *
     for (uint32_t i = 0; i < v->n_regions; i++)
         VTRN_RETURN_IF_ERROR(build_region(b, scope, &v->regions[i], &op->regions[i]));
     b->n_map = mark;
-    return NULL;
-}
-
-static vtrn_status get_place(graph_builder *b, uint32_t location, const char **out) {
-    if (!b->places[location]) {
-        char text[256];
-        VTRN_RETURN_IF_ERROR(vhlo_location_text(b->m, location, text, sizeof text));
-        b->places[location] = text[0] ? arena_strdup(&b->g->arena, text, strlen(text)) : "";
-        if (!b->places[location])
-            return VTRN_OUT_OF_MEMORY(strlen(text));
-    }
-    *out = b->places[location];
     return NULL;
 }
 

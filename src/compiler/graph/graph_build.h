@@ -30,7 +30,8 @@ typedef struct graph_builder {
     graph_value *map; /* stack of scopes: value of the artifact -> value of the graph */
     size_t n_map, max_map;
     uint32_t max_values;
-    uint64_t n_visited; /* work done, against the limit on inlining */
+    const char *call_place; /* of the call being inlined; NULL: none */
+    uint64_t n_visited;     /* work done, against the limit on inlining */
     int depth;
     bool is_annotated; /* the error in flight already names its operation */
 } graph_builder;
