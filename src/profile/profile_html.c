@@ -1,6 +1,7 @@
 /* profile.html: the page of report.html with the profile's data put into it. */
 #include "profile/profile_buffer.h"
 #include "profile/profile_ops.h"
+#include "profile/profile_summary.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -14,7 +15,8 @@ enum { MAX_SLICES = 20000, MAX_OPS = 1500 };
 
 /* A bar of the timeline: one interval, or several short neighbours of one lane. */
 typedef struct slice {
-    double start_ns, end_ns, busy_ns, wait_ns;
+    double start_ns, end_ns, wait_ns;
+    double busy_ns; /* at work: no control, no queueing of DMAs */
     double op_ns;   /* time of the op that takes most of it, as far as known */
     uint32_t op;    /* row of the op list, UINT32_MAX: none */
     uint32_t instr; /* of the single interval */
@@ -42,7 +44,16 @@ static slice *slices_create(const profile_input *in, const profile_op_list *ops,
         uint32_t source = in->program->instrs[v->instr].source;
         double ns = v->end_ns - v->start_ns;
         uint32_t op = source < in->program->n_sources ? ops->of_source[source] : UINT32_MAX;
-        slices[n++] = (slice){v->start_ns, v->end_ns, ns, v->wait_ns, ns, op, v->instr, 1, v->lane};
+        slices[n++] =
+            (slice){.start_ns = v->start_ns,
+                    .end_ns = v->end_ns,
+                    .wait_ns = v->wait_ns,
+                    .busy_ns = profile_is_work(&in->program->instrs[v->instr], v) ? ns : 0,
+                    .op_ns = ns,
+                    .op = op,
+                    .instr = v->instr,
+                    .n = 1,
+                    .lane = v->lane};
     }
     if (slices)
         qsort(slices, n, sizeof *slices, compare_slices);
@@ -165,7 +176,7 @@ static int64_t duration_of(page *p, const slice *s) {
 
 static int64_t busy_of(page *p, const slice *s) {
     (void)p;
-    return s->n > 1 ? tenths(s->busy_ns) : 0;
+    return tenths(s->busy_ns);
 }
 
 static int64_t wait_of(page *p, const slice *s) {
@@ -239,40 +250,13 @@ static void write_lanes(page *p, const slice *slices, size_t n) {
     profile_printf(p->out, "]");
 }
 
-static void number(profile_buffer *b, const char *key, double value) {
-    profile_printf(b, "\"%s\":", key);
-    profile_json_number(b, value);
-    profile_printf(b, ",");
-}
-
-static void write_summary(profile_buffer *b, const profile_summary *s) {
-    profile_printf(b, ",\"summary\":{");
-    number(b, "step_ns", s->step_ns);
-    number(b, "samples_per_step", (double)s->samples_per_step);
-    number(b, "samples_per_second", s->samples_per_second);
-    number(b, "mfu", s->mfu);
-    number(b, "flops", (double)s->flops);
-    number(b, "dma_active", s->dma_active);
-    number(b, "n_dmas", (double)s->n_dmas);
-    number(b, "hbm_read_bytes", (double)s->hbm_read_bytes);
-    number(b, "hbm_write_bytes", (double)s->hbm_write_bytes);
-    number(b, "hbm_peak_bytes", (double)s->hbm_peak_bytes);
-    number(b, "sbuf_peak_bytes", (double)s->sbuf_peak_bytes);
-    number(b, "psum_peak_bytes", (double)s->psum_peak_bytes);
-    number(b, "hbm_capacity_bytes", (double)s->hbm_capacity_bytes);
-    number(b, "sbuf_capacity_bytes", (double)s->sbuf_capacity_bytes);
-    number(b, "psum_capacity_bytes", (double)s->psum_capacity_bytes);
-    number(b, "dollars_per_hour", s->dollars_per_hour);
-    number(b, "dollars_per_million_samples", s->dollars_per_million_samples);
-    number(b, "instance_cores", s->instance_cores);
-    number(b, "reference_time_share", s->reference_time_share);
-    number(b, "host_seconds", s->host_seconds);
-    number(b, "timing_seconds", s->timing_seconds);
-    profile_printf(b, "\"n_reference_ops\":%u},\"engines\":[", s->n_reference_ops);
+static void write_engines(profile_buffer *b, const profile_summary *s) {
+    profile_printf(b, ",\"engines\":[");
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         profile_printf(b, "%s{\"name\":\"%s\",", e ? "," : "", isa_engine_name((vtrn_engine)e));
-        number(b, "active", s->engine_active[e]);
-        profile_printf(b, "\"n\":%" PRIu64 "}", s->n_instrs[e]);
+        profile_printf(b, "\"active\":");
+        profile_json_number(b, s->engine_active[e]);
+        profile_printf(b, ",\"n\":%" PRIu64 "}", s->n_instrs[e]);
     }
     profile_printf(b, "]");
 }
@@ -321,17 +305,12 @@ static void write_data(page *p, const profile_op_list *ops, const slice *slices,
     uint64_t n_instructions = 0;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         n_instructions += s.n_instrs[e];
-    profile_printf(b, "{\"version\":\"%s\",\"name\":", VTRN_VERSION);
-    profile_json_string(b, in->name ? in->name : in->program->name);
-    profile_printf(b, ",\"chip\":");
-    profile_json_string(b, in->chip->name);
-    profile_printf(b, ",\"core\":");
-    profile_json_string(b, in->chip->core_name);
-    profile_printf(b, ",\"instance\":");
-    profile_json_string(b, in->instance ? in->instance->name : "");
+    profile_printf(b, "{\"version\":\"%s\"", VTRN_VERSION);
+    profile_json_names(b, in, ",");
     profile_printf(b, ",\"n_instructions\":%" PRIu64 ",\"n_intervals\":%zu,\"n_shown\":%zu",
                    n_instructions, in->timing->n_intervals, n);
-    write_summary(b, &s);
+    profile_json_figures(b, &s, ",");
+    write_engines(b, &s);
     write_lanes(p, slices, n);
     write_ops(b, ops);
     write_memory(b, in);

@@ -11,6 +11,12 @@ bool profile_is_dma_lane(const timing_interval *interval) {
     return interval->lane >= TIMING_LANE_DMA;
 }
 
+bool profile_is_work(const vtrn_instr *instr, const timing_interval *interval) {
+    vtrn_opcode opcode = (vtrn_opcode)instr->opcode;
+    const vtrn_op_info *info = isa_op_info(opcode);
+    return profile_is_dma_lane(interval) || (info && !info->is_setup && !isa_is_dma(opcode));
+}
+
 uint64_t profile_dma_bytes(const vtrn_instr *instr) {
     const vtrn_ap *ap = &instr->ap[0];
     return ap->space == VTRN_SPACE_NONE ? 0
@@ -47,7 +53,6 @@ static int compare_ops(const void *a, const void *b) {
 
 static void add_interval(profile_op *op, const vtrn_instr *instr, const timing_interval *interval) {
     double ns = interval->end_ns - interval->start_ns;
-    const vtrn_op_info *info = isa_op_info((vtrn_opcode)instr->opcode);
     if (profile_is_dma_lane(interval)) {
         op->n_dmas++;
         op->dma_ns += ns;
@@ -56,9 +61,7 @@ static void add_interval(profile_op *op, const vtrn_instr *instr, const timing_i
     }
     op->n_instrs++;
     op->wait_ns += interval->wait_ns;
-    /* as in the active time of engines: neither control nor the queueing of a DMA is work */
-    if (interval->lane < VTRN_ENGINE_COUNT && info && !info->is_setup &&
-        !isa_is_dma((vtrn_opcode)instr->opcode)) {
+    if (interval->lane < VTRN_ENGINE_COUNT && profile_is_work(instr, interval)) {
         op->ns[interval->lane] += ns;
         op->engine_ns += ns;
     }

@@ -25,6 +25,8 @@ vtrn_status profile_op_list_create(const vtrn_program *program, const timing_res
 void profile_op_list_free(profile_op_list *list);
 
 bool profile_is_dma_lane(const timing_interval *interval);
+/* Counts in the active time of its lane: neither control nor the queueing of a DMA does. */
+bool profile_is_work(const vtrn_instr *instr, const timing_interval *interval);
 uint64_t profile_dma_bytes(const vtrn_instr *instr); /* written by one execution */
 
 /* "matmul", "activate exp", "tensor_tensor add", "custom_op stablehlo.sort" */

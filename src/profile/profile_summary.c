@@ -1,5 +1,5 @@
 /* The figures of a step, and profile.json. */
-#include "profile/profile_buffer.h"
+#include "profile/profile_summary.h"
 #include "profile/profile_ops.h"
 
 #include <inttypes.h>
@@ -68,41 +68,58 @@ void profile_summarize(const profile_input *in, profile_summary *out) {
     summarize_price(in, out);
 }
 
-static void number(profile_buffer *b, const char *key, double value) {
-    profile_printf(b, ",\n  \"%s\": ", key);
-    profile_json_number(b, value);
+static void text(profile_buffer *b, const char *between, const char *key, const char *value) {
+    profile_printf(b, "%s\"%s\": ", between, key);
+    profile_json_string(b, value);
 }
 
-static void json_figures(profile_buffer *b, const profile_summary *s) {
-    number(b, "step_ns", s->step_ns);
-    number(b, "samples_per_step", (double)s->samples_per_step);
-    number(b, "samples_per_second", s->samples_per_second);
-    number(b, "mfu", s->mfu);
-    number(b, "flops", (double)s->flops);
-    number(b, "dma_active", s->dma_active);
-    number(b, "dma_busy", s->dma_busy);
-    number(b, "hbm_read_bytes", (double)s->hbm_read_bytes);
-    number(b, "hbm_write_bytes", (double)s->hbm_write_bytes);
-    number(b, "hbm_peak_bytes", (double)s->hbm_peak_bytes);
-    number(b, "sbuf_peak_bytes", (double)s->sbuf_peak_bytes);
-    number(b, "psum_peak_bytes", (double)s->psum_peak_bytes);
-    number(b, "hbm_capacity_bytes", (double)s->hbm_capacity_bytes);
-    number(b, "sbuf_capacity_bytes", (double)s->sbuf_capacity_bytes);
-    number(b, "psum_capacity_bytes", (double)s->psum_capacity_bytes);
-    number(b, "dollars_per_hour", s->dollars_per_hour);
-    number(b, "instance_cores", s->instance_cores);
-    number(b, "dollars_per_million_samples", s->dollars_per_million_samples);
-    number(b, "reference_time_share", s->reference_time_share);
-    number(b, "n_reference_ops", s->n_reference_ops);
-    number(b, "custom_ns", s->custom_ns);
-    number(b, "host_seconds", s->host_seconds);
-    number(b, "functional_seconds", s->functional_seconds);
-    number(b, "timing_seconds", s->timing_seconds);
-    number(b, "n_executions", (double)s->n_executions);
+void profile_json_names(profile_buffer *b, const profile_input *in, const char *between) {
+    text(b, between, "name", in->name ? in->name : in->program->name);
+    text(b, between, "chip", in->chip->name);
+    text(b, between, "core", in->chip->core_name);
+    text(b, between, "instance", in->instance ? in->instance->name : "");
+}
+
+void profile_json_figures(profile_buffer *b, const profile_summary *s, const char *between) {
+    const struct {
+        const char *key;
+        double value;
+    } figures[] = {
+        {"step_ns", s->step_ns},
+        {"samples_per_step", (double)s->samples_per_step},
+        {"samples_per_second", s->samples_per_second},
+        {"mfu", s->mfu},
+        {"flops", (double)s->flops},
+        {"dma_active", s->dma_active},
+        {"dma_busy", s->dma_busy},
+        {"n_dmas", (double)s->n_dmas},
+        {"hbm_read_bytes", (double)s->hbm_read_bytes},
+        {"hbm_write_bytes", (double)s->hbm_write_bytes},
+        {"hbm_peak_bytes", (double)s->hbm_peak_bytes},
+        {"sbuf_peak_bytes", (double)s->sbuf_peak_bytes},
+        {"psum_peak_bytes", (double)s->psum_peak_bytes},
+        {"hbm_capacity_bytes", (double)s->hbm_capacity_bytes},
+        {"sbuf_capacity_bytes", (double)s->sbuf_capacity_bytes},
+        {"psum_capacity_bytes", (double)s->psum_capacity_bytes},
+        {"dollars_per_hour", s->dollars_per_hour},
+        {"instance_cores", s->instance_cores},
+        {"dollars_per_million_samples", s->dollars_per_million_samples},
+        {"reference_time_share", s->reference_time_share},
+        {"n_reference_ops", s->n_reference_ops},
+        {"custom_ns", s->custom_ns},
+        {"host_seconds", s->host_seconds},
+        {"functional_seconds", s->functional_seconds},
+        {"timing_seconds", s->timing_seconds},
+        {"n_executions", (double)s->n_executions},
+    };
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+        profile_printf(b, "%s\"%s\": ", between, figures[i].key);
+        profile_json_number(b, figures[i].value);
+    }
 }
 
 static void json_engines(profile_buffer *b, const profile_summary *s) {
-    profile_printf(b, ",\n  \"n_dmas\": %" PRIu64 ",\n  \"engines\": {", s->n_dmas);
+    profile_printf(b, ",\n  \"engines\": {");
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         profile_printf(b, "%s\n    \"%s\": {\"active\": ", e ? "," : "",
                        isa_engine_name((vtrn_engine)e));
@@ -146,15 +163,9 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     profile_op_list list;
     VTRN_RETURN_IF_ERROR(profile_op_list_create(in->program, in->timing, &list));
     profile_buffer b = {0};
-    profile_printf(&b, "{\n  \"version\": 1,\n  \"name\": ");
-    profile_json_string(&b, in->name ? in->name : in->program->name);
-    profile_printf(&b, ",\n  \"chip\": ");
-    profile_json_string(&b, in->chip->name);
-    profile_printf(&b, ",\n  \"core\": ");
-    profile_json_string(&b, in->chip->core_name);
-    profile_printf(&b, ",\n  \"instance\": ");
-    profile_json_string(&b, in->instance ? in->instance->name : "");
-    json_figures(&b, &s);
+    profile_printf(&b, "{\n  \"version\": 1");
+    profile_json_names(&b, in, ",\n  ");
+    profile_json_figures(&b, &s, ",\n  ");
     json_engines(&b, &s);
     json_ops(&b, &list);
     json_customs(&b, in->program);
