@@ -180,22 +180,25 @@ void cli_json_number(FILE *f, double value) {
         fprintf(f, "null");
 }
 
+void cli_scaled(char *out, size_t size, double value, double base, const char *const *units) {
+    for (; value >= base && units[1]; units++)
+        value /= base;
+    /* four digits, but never an exponent */
+    int decimals = value < 10 ? 3 : value < 100 ? 2 : value < 1000 ? 1 : 0;
+    int n = snprintf(out, size, "%.*f", decimals, value);
+    while (decimals && n > 0 && out[n - 1] == '0' && decimals--)
+        n--;
+    if (n > 0 && out[n - 1] == '.')
+        n--;
+    snprintf(out + n, size - (size_t)n, " %s", *units);
+}
+
 void cli_bytes(char *out, size_t size, double bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    int u = 0;
-    while (bytes >= 1024 && u < 4) {
-        bytes /= 1024;
-        u++;
-    }
-    snprintf(out, size, "%.4g %s", bytes, units[u]);
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", NULL};
+    cli_scaled(out, size, bytes, 1024, units);
 }
 
 void cli_time(char *out, size_t size, double ns) {
-    static const char *const units[] = {"ns", "us", "ms", "s"};
-    int u = 0;
-    while (ns >= 1000 && u < 3) {
-        ns /= 1000;
-        u++;
-    }
-    snprintf(out, size, "%.4g %s", ns, units[u]);
+    static const char *const units[] = {"ns", "us", "ms", "s", NULL};
+    cli_scaled(out, size, ns, 1000, units);
 }

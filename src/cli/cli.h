@@ -65,7 +65,9 @@ vtrn_status cli_write(const char *path, const void *bytes, size_t size); /* "-":
 void cli_json_text(FILE *f, const char *text); /* quoted and escaped */
 void cli_json_number(FILE *f, double value);   /* null when not finite */
 
-/* "1.5 MiB", "2.3 us": three digits for people. */
+/* Four digits for people: value in the largest unit of a NULL-ended list, each base times the one
+ * before. "1.5 MiB", "2.3 us". */
+void cli_scaled(char *out, size_t size, double value, double base, const char *const *units);
 void cli_bytes(char *out, size_t size, double bytes);
 void cli_time(char *out, size_t size, double ns);
 

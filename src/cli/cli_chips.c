@@ -53,7 +53,7 @@ static void show_text(const vtrn_chip *c) {
         else if (k->kind == BOOL)
             printf("  %-32s %s\n", k->name, value_of(c, k) ? "true" : "false");
         else
-            printf("  %-32s %.12g %s\n", k->name, value_of(c, k), k->unit);
+            printf("  %-32s %.12g%s%s\n", k->name, value_of(c, k), k->unit[0] ? " " : "", k->unit);
     }
 }
 
@@ -78,25 +78,27 @@ static void show_json(const vtrn_chip *c) {
 }
 
 static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
-    printf("%-8s %-14s %5s %10s %10s %10s %12s\n", "chip", "core", "cores", "HBM", "SBUF/core",
-           "HBM GB/s", "TFLOP/s/core");
+    printf("%-8s %-14s %5s %8s %9s %11s %13s\n", "chip", "core", "cores", "HBM", "HBM GB/s",
+           "SBUF/core", "TFLOP/s/core");
     for (int i = 0; i < n_chips; i++) {
         const vtrn_chip *c = &chips[i];
         char hbm[24], sbuf[24];
         cli_bytes(hbm, sizeof hbm, (double)c->hbm_bytes);
         cli_bytes(sbuf, sizeof sbuf, (double)c->sbuf_partition_bytes * c->n_partitions);
-        printf("%-8s %-14s %5d %10s %10s %10.4g %12.4g%s\n", c->name, c->core_name, c->n_cores, hbm,
-               sbuf, c->hbm_bytes_per_s * c->n_hbm_stacks / 1e9, c->peak_tensor_flops / 1e12,
-               c->is_executable ? "" : "  (numbers only: cannot be simulated)");
+        if (!c->sbuf_partition_bytes)
+            snprintf(sbuf, sizeof sbuf, "unpublished");
+        printf("%-8s %-14s %5d %8s %9.0f %11s %13.2f%s\n", c->name, c->core_name, c->n_cores, hbm,
+               c->hbm_bytes_per_s * c->n_hbm_stacks / 1e9, sbuf, c->peak_tensor_flops / 1e12,
+               c->is_executable ? "" : "  (cannot be simulated)");
     }
-    printf("\n%-16s %-8s %5s %6s %9s %12s %s\n", "instance", "chip", "chips", "vCPUs", "host GiB",
+    printf("\n%-22s %-5s %5s %6s %9s %12s  %s\n", "instance", "chip", "chips", "vCPUs", "host GiB",
            "$/hour", "topology");
     for (int i = 0; i < n; i++) {
         const vtrn_instance *s = &instances[i];
         char price[24] = "unpublished";
         if (s->dollars_per_hour > 0)
-            snprintf(price, sizeof price, "%.4g", s->dollars_per_hour);
-        printf("%-16s %-8s %5d %6d %9.4g %12s %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
+            snprintf(price, sizeof price, "%.3f", s->dollars_per_hour);
+        printf("%-22s %-5s %5d %6d %9.0f %12s  %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
                s->host_gib, price, s->topology);
     }
 }

@@ -152,7 +152,8 @@ static void active_of(const vtrn_profile *p, double out[6]) {
 
 static void print_text(const job *j) {
     const vtrn_profile *p = &j->profile;
-    char step[32], moved_in[32], moved_out[32], hbm[32], sbuf[32], psum[32], host[32];
+    static const char *const flop_units[] = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", NULL};
+    char step[32], moved_in[32], moved_out[32], hbm[32], sbuf[32], psum[32], host[32], flops[32];
     double active[6];
     active_of(p, active);
     cli_time(step, sizeof step, p->step_ns);
@@ -166,11 +167,13 @@ static void print_text(const job *j) {
            vtrn_device_chip_name(j->device), step, host);
     printf("  active    ");
     for (int i = 0; i < 6; i++)
-        printf("%s %.1f%%  ", active_names[i], 100 * active[i]);
-    printf("\n  flops     %llu, MFU %.2f%%\n", (unsigned long long)p->flops, 100 * p->mfu);
+        printf("%s%s %.1f %%", i ? ", " : "", active_names[i], 100 * active[i]);
+    cli_scaled(flops, sizeof flops, (double)p->flops, 1000, flop_units);
+    printf("\n  MFU       %.3g %% (%s)\n", 100 * p->mfu, flops);
     printf("  HBM       %s read, %s written, peak %s\n", moved_in, moved_out, hbm);
-    printf("  on chip   SBUF peak %s, PSUM peak %s\n", sbuf, psum);
-    printf("  executed  %llu instructions; %u reference ops, %.1f%% of the host time\n",
+    if (p->sbuf_peak_bytes || p->psum_peak_bytes) /* assembly text need not state them */
+        printf("  on chip   SBUF peak %s, PSUM peak %s\n", sbuf, psum);
+    printf("  executed  %llu instructions; %u reference ops, %.1f %% of the host time\n",
            (unsigned long long)p->n_instructions, p->n_reference_ops,
            100 * p->reference_time_share);
     if (j->out_dir && j->is_profile)
