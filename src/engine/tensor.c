@@ -147,40 +147,41 @@ typedef struct strip {
     int n;
 } strip;
 
-static void multiply_block(const product *p, strip *s, const float *panel, float *c,
-                           size_t c_stride, bool is_adding) {
+static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, float *c,
+                            size_t c_stride, bool is_adding) {
+    const float *panels = p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
     int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
     if (!s->raw) {
-        p->kernels->multiply[width_i](panel, p->n_k, s->b, s->b_stride, c, c_stride, is_adding);
+        p->kernels->multiply[width_i](panels, n_blocks, p->n_k, s->b, s->b_stride, c, c_stride,
+                                      is_adding);
         return;
     }
     (s->is_raw_bf16 ? p->kernels->multiply_bf16 : p->kernels->multiply_fp32)[width_i](
-        panel, p->n_k, s->raw, s->raw_row_bytes, (float *)s->b, c, c_stride, is_adding);
+        panels, n_blocks, p->n_k, s->raw, s->raw_row_bytes, (float *)s->b, c, c_stride, is_adding);
     s->raw = NULL;
 }
 
 /* All rows of dst that the thread owns, the columns of one strip. */
 static void multiply_strip(const product *p, strip *s) {
     const vtrn_ap *dst = &p->instr->ap[0];
-    bool is_whole_width = s->n % TENSOR_VECTOR_COLS == 0;
+    bool is_direct = p->is_direct && s->n % TENSOR_VECTOR_COLS == 0;
     size_t stride = (size_t)engine_row_stride(p->core, dst) / sizeof(float);
     engine_rows rows = engine_rows_of(p->core, dst, p->thread_i);
-    while (engine_rows_next(&rows)) {
-        for (int m = rows.first / BLOCK * BLOCK; m < rows.end; m += BLOCK) {
-            const float *panel =
-                p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
-            int first = m > rows.first ? m : rows.first;
-            int end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
-            if (p->is_direct && is_whole_width && end - first == BLOCK) {
-                float *c = (float *)engine_row(p->core, dst, NULL, m) + s->from;
-                multiply_block(p, s, panel, c, stride, p->is_adding);
+    while (engine_rows_next(&rows))
+        for (int r = rows.first; r < rows.end;) {
+            int n_blocks = (rows.end - r) / BLOCK;
+            if (is_direct && r % BLOCK == 0 && n_blocks) {
+                float *c = (float *)engine_row(p->core, dst, NULL, r) + s->from;
+                multiply_blocks(p, s, r, n_blocks, c, stride, p->is_adding);
+                r += n_blocks * BLOCK;
                 continue;
             }
             float sums[BLOCK][STRIP];
-            multiply_block(p, s, panel, sums[0], STRIP, false);
-            store_block(p, sums, m, first, end, s->from, s->n);
+            int m = r / BLOCK * BLOCK, end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
+            multiply_blocks(p, s, m, 1, sums[0], STRIP, false);
+            store_block(p, sums, m, r, end, s->from, s->n);
+            r = end;
         }
-    }
 }
 
 /* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128

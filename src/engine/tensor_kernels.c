@@ -8,7 +8,12 @@
 #include <immintrin.h>
 #endif
 
-enum { ROWS = TENSOR_BLOCK_ROWS };
+enum {
+    ROWS = TENSOR_BLOCK_ROWS,
+    /* rows of the moving tile asked for ahead of their use: rows lie a partition apart, which no
+     * hardware prefetcher follows */
+    ROWS_AHEAD = 8,
+};
 
 #if defined(__AVX512F__)
 
@@ -34,13 +39,21 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             sum[r][v] = _mm512_setzero_ps();
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++)
+            __builtin_prefetch(c + (size_t)r * c_stride + 16 * v, 1);
+            /* unrolled so that the branch history holds a whole block, and its end is foreseen */
+#pragma GCC unroll 8
     for (int k = 0; k < n_k; k++) {
         __m512 moving[3];
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++) {
             moving[v] = load_vector(b, v, from);
-            if (from != FROM_STRIP)
+            if (from != FROM_STRIP) {
                 _mm512_storeu_ps(strip + 16 * v, moving[v]);
+                _mm_prefetch(b + ROWS_AHEAD * row_bytes + 64 * v, _MM_HINT_T0);
+            }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
@@ -64,17 +77,21 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
 }
 
 #define MULTIPLY_FROM(n_cols, type, from)                                                          \
-    static void multiply_##type##_##n_cols(const float *panel, int n_k, const uint8_t *b,          \
-                                           size_t row_bytes, float *strip, float *c,               \
-                                           size_t c_stride, bool is_adding) {                      \
-        multiply_vectors(panel, n_k, b, row_bytes, strip, c, c_stride, is_adding, n_cols / 16,     \
+    static void multiply_##type##_##n_cols(const float *panels, int n_blocks, int n_k,             \
+                                           const uint8_t *b, size_t row_bytes, float *strip,       \
+                                           float *c, size_t c_stride, bool is_adding) {            \
+        multiply_vectors(panels, n_k, b, row_bytes, strip, c, c_stride, is_adding, n_cols / 16,    \
                          from);                                                                    \
+        if (n_blocks > 1)                                                                          \
+            multiply_##n_cols(panels + TENSOR_PANEL_STRIDE, n_blocks - 1, n_k, strip,              \
+                              TENSOR_STRIP_COLS, c + ROWS * c_stride, c_stride, is_adding);        \
     }
 #define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
-                                  float *c, size_t c_stride, bool is_adding) {                     \
-        multiply_vectors(panel, n_k, (const uint8_t *)b, b_stride * sizeof *b, NULL, c, c_stride,  \
-                         is_adding, n_cols / 16, FROM_STRIP);                                      \
+    static void multiply_##n_cols(const float *panels, int n_blocks, int n_k, const float *b,      \
+                                  size_t b_stride, float *c, size_t c_stride, bool is_adding) {    \
+        for (int i = 0; i < n_blocks; i++, panels += TENSOR_PANEL_STRIDE, c += ROWS * c_stride)    \
+            multiply_vectors(panels, n_k, (const uint8_t *)b, b_stride * sizeof *b, NULL, c,       \
+                             c_stride, is_adding, n_cols / 16, FROM_STRIP);                        \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
     MULTIPLY_FROM(n_cols, bf16, FROM_BF16)
@@ -117,21 +134,21 @@ multiply_part(const float *panel, int n_k, const float *b, size_t b_stride, floa
         }
 }
 
-#define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
-                                  float *c, size_t c_stride, bool is_adding) {                     \
-        enum { PART_VECTORS = n_cols % 24 ? 2 : 3, PART_COLS = PART_VECTORS * 8 };                 \
-        for (int first = 0; first < n_cols; first += PART_COLS)                                    \
-            for (int r = 0; r < ROWS; r += 4)                                                      \
-                multiply_part(panel + r, n_k, b + first, b_stride,                                 \
-                              c + (size_t)r * c_stride + first, c_stride, is_adding,               \
-                              PART_VECTORS);                                                       \
-    }
+static inline __attribute__((always_inline)) void multiply_block(const float *panel, int n_k,
+                                                                 const float *b, size_t b_stride,
+                                                                 float *c, size_t c_stride,
+                                                                 bool is_adding, const int n_cols) {
+    const int n_vectors = n_cols % 24 ? 2 : 3;
+    for (int first = 0; first < n_cols; first += 8 * n_vectors)
+        for (int r = 0; r < ROWS; r += 4)
+            multiply_part(panel + r, n_k, b + first, b_stride, c + (size_t)r * c_stride + first,
+                          c_stride, is_adding, n_vectors);
+}
 
 #else
 
 /* fmaf is exact here as everywhere, if slow: without the instruction it is a library call. */
-static void multiply_plain(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
+static void multiply_block(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
                            size_t c_stride, bool is_adding, int n_cols) {
     float sum[ROWS][TENSOR_STRIP_COLS] = {0};
     for (int k = 0; k < n_k; k++)
@@ -145,12 +162,6 @@ static void multiply_plain(const float *panel, int n_k, const float *b, size_t b
             *to = is_adding ? *to + sum[r][i] : sum[r][i];
         }
 }
-
-#define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(const float *panel, int n_k, const float *b, size_t b_stride,    \
-                                  float *c, size_t c_stride, bool is_adding) {                     \
-        multiply_plain(panel, n_k, b, b_stride, c, c_stride, is_adding, n_cols);                   \
-    }
 
 #endif
 
@@ -196,25 +207,28 @@ static inline __attribute__((always_inline)) void load_fp32(const uint8_t *restr
 LOADERS(bf16, 2)
 LOADERS(fp32, 4)
 
+#ifndef HAS_FUSED_LOAD
+#define MULTIPLY_FROM(n_cols, type)                                                                \
+    static void multiply_##type##_##n_cols(const float *panels, int n_blocks, int n_k,             \
+                                           const uint8_t *b, size_t row_bytes, float *strip,       \
+                                           float *c, size_t c_stride, bool is_adding) {            \
+        strip_##type(b, row_bytes, n_k, n_cols, strip);                                            \
+        multiply_##n_cols(panels, n_blocks, n_k, strip, TENSOR_STRIP_COLS, c, c_stride,            \
+                          is_adding);                                                              \
+    }
+#define MULTIPLY(n_cols)                                                                           \
+    static void multiply_##n_cols(const float *panels, int n_blocks, int n_k, const float *b,      \
+                                  size_t b_stride, float *c, size_t c_stride, bool is_adding) {    \
+        for (int i = 0; i < n_blocks; i++, panels += TENSOR_PANEL_STRIDE, c += ROWS * c_stride)    \
+            multiply_block(panels, n_k, b, b_stride, c, c_stride, is_adding, n_cols);              \
+    }                                                                                              \
+    MULTIPLY_FROM(n_cols, fp32)                                                                    \
+    MULTIPLY_FROM(n_cols, bf16)
+#endif
+
 MULTIPLY(16)
 MULTIPLY(32)
 MULTIPLY(48)
-
-#ifndef HAS_FUSED_LOAD
-#define LOAD_AND_MULTIPLY(type, n_cols)                                                            \
-    static void multiply_##type##_##n_cols(const float *panel, int n_k, const uint8_t *b,          \
-                                           size_t row_bytes, float *strip, float *c,               \
-                                           size_t c_stride, bool is_adding) {                      \
-        strip_##type(b, row_bytes, n_k, n_cols, strip);                                            \
-        multiply_##n_cols(panel, n_k, strip, TENSOR_STRIP_COLS, c, c_stride, is_adding);           \
-    }
-LOAD_AND_MULTIPLY(fp32, 16)
-LOAD_AND_MULTIPLY(fp32, 32)
-LOAD_AND_MULTIPLY(fp32, 48)
-LOAD_AND_MULTIPLY(bf16, 16)
-LOAD_AND_MULTIPLY(bf16, 32)
-LOAD_AND_MULTIPLY(bf16, 48)
-#endif
 
 const tensor_kernels VTRN_AT_LEVEL(tensor_kernel_table) = {
     .multiply = {multiply_16, multiply_32, multiply_48},

@@ -21,15 +21,18 @@ enum {
 };
 
 typedef struct tensor_kernels {
-    /* c[8][n] (+)= panel[k][8]^T @ b[k][n], n = 16, 32 or 48 by index 0, 1, 2; strides in floats */
-    void (*multiply[3])(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
-                        size_t c_stride, bool is_adding);
+    /* c[8 * n_blocks][n] (+)= panels[k][8 * n_blocks]^T @ b[k][n], n = 16, 32 or 48 by index 0, 1,
+     * 2; strides in floats; n_blocks at least 1 */
+    void (*multiply[3])(const float *panels, int n_blocks, int n_k, const float *b, size_t b_stride,
+                        float *c, size_t c_stride, bool is_adding);
     /* the same with b[k][n] read as fp32 or bf16 from rows row_bytes apart, and left as fp32 in
-     * strip[k][48] for the blocks that follow */
-    void (*multiply_fp32[3])(const float *panel, int n_k, const uint8_t *b, size_t row_bytes,
-                             float *strip, float *c, size_t c_stride, bool is_adding);
-    void (*multiply_bf16[3])(const float *panel, int n_k, const uint8_t *b, size_t row_bytes,
-                             float *strip, float *c, size_t c_stride, bool is_adding);
+     * strip[k][48] for blocks that follow */
+    void (*multiply_fp32[3])(const float *panels, int n_blocks, int n_k, const uint8_t *b,
+                             size_t row_bytes, float *strip, float *c, size_t c_stride,
+                             bool is_adding);
+    void (*multiply_bf16[3])(const float *panels, int n_blocks, int n_k, const uint8_t *b,
+                             size_t row_bytes, float *strip, float *c, size_t c_stride,
+                             bool is_adding);
     /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48] */
     void (*strip_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*strip_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
