@@ -25,7 +25,9 @@ typedef struct granule {
 /* Bytes base + k*pitch + [0, len) for all k >= 0 below `end`; len > pitch when rows overlap. */
 typedef struct hbm_access {
     int64_t base, end, pitch, len;
-    uint32_t split; /* equal values: equal rows go to equal threads; SPLIT_ANY equals nothing */
+    uint32_t split;  /* equal values: equal rows go to equal threads; SPLIT_ANY equals nothing */
+    uint32_t n_rows; /* that are split: those of the side in SBUF, which a row here may serve
+                        several of */
     bool is_write;
     vtrn_ap shape;
 } hbm_access;
@@ -190,6 +192,7 @@ static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int 
     if (instr->opcode == VTRN_OP_DMA_COPY) {
         dma_split split = dma_split_of(instr);
         int partition = split == DMA_SPLIT_ROWS ? 0 : instr->ap[split == DMA_SPLIT_SRC].partition;
+        a.n_rows = instr->ap[split == DMA_SPLIT_SRC].n_partitions;
         bool is_by_row = split != DMA_SPLIT_SRC || instr->ap[1].partition_step == 1;
         if (is_by_row)
             a.split = 1 + (split == DMA_SPLIT_ROWS) +
@@ -200,9 +203,10 @@ static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int 
 
 static bool is_same_split(const hbm_access *x, const hbm_access *y) {
     const vtrn_ap *a = &x->shape, *b = &y->shape;
-    if (x->split != y->split || x->split == SPLIT_ANY || x->base != y->base ||
-        a->partition_step != b->partition_step || a->n_partitions != b->n_partitions ||
-        a->n_dims != b->n_dims || dtype_size(a->dtype) != dtype_size(b->dtype))
+    if (x->split != y->split || x->split == SPLIT_ANY || x->n_rows != y->n_rows ||
+        x->base != y->base || a->partition_step != b->partition_step ||
+        a->n_partitions != b->n_partitions || a->n_dims != b->n_dims ||
+        dtype_size(a->dtype) != dtype_size(b->dtype))
         return false;
     return !memcmp(a->dim, b->dim, a->n_dims * sizeof a->dim[0]);
 }

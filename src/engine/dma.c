@@ -126,12 +126,75 @@ static void move_row_chunks(const vtrn_ap *src_ap, const uint8_t *src, const vtr
     }
 }
 
+/* Bytes from row 0 to what partition row `r` gets of an operand whose first n_row_dims dims count
+ * rows, per_row of them in a row of its own. */
+static int64_t folded_offset(const vtrn_ap *hbm, int n_row_dims, int per_row, int r) {
+    int64_t offset = r / per_row * hbm->partition_step;
+    int rest = r % per_row;
+    for (int d = n_row_dims - 1; d >= 0; d--) {
+        offset += rest % (int)hbm->dim[d].num * (int64_t)hbm->dim[d].step;
+        rest /= (int)hbm->dim[d].num;
+    }
+    return offset * (int64_t)dtype_size(hbm->dtype);
+}
+
+/* A row in HBM that serves several partitions: stretches of rows at an even distance, one by one.
+ */
+static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
+                               const uint64_t *slot_base, int thread_i) {
+    bool is_store = instr->ap[0].space == VTRN_SPACE_HBM;
+    const vtrn_ap *hbm = &instr->ap[!is_store], *sbuf = &instr->ap[is_store];
+    int n_row_dims = isa_ap_row_dims(hbm, sbuf->n_partitions);
+    if (hbm->space != VTRN_SPACE_HBM || sbuf->space != VTRN_SPACE_SBUF || n_row_dims < 1)
+        return check_equal(instr, "rows", instr->ap[0].n_partitions, instr->ap[1].n_partitions);
+    int per_row = sbuf->n_partitions / hbm->n_partitions,
+        stretch = (int)hbm->dim[n_row_dims - 1].num;
+    int64_t step = hbm->dim[n_row_dims - 1].step * (int64_t)dtype_size(hbm->dtype);
+    vtrn_ap row = *hbm; /* of one partition */
+    row.n_dims = (uint8_t)(hbm->n_dims - n_row_dims);
+    memmove(row.dim, row.dim + n_row_dims, row.n_dims * sizeof row.dim[0]);
+    const vtrn_ap *dst = is_store ? &row : sbuf, *src = is_store ? sbuf : &row;
+    uint64_t n = isa_ap_free_size(dst);
+    dma_mode mode;
+    VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
+    VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    move row_move, m = {0};
+    bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &row_move);
+    int64_t sbuf_step = engine_row_stride(core, sbuf);
+    uint8_t *hbm_base = engine_row(core, hbm, slot_base, 0);
+    share s = share_of(core, instr, thread_i);
+    int prepared = 0, n_rows;
+    while (share_next(&s))
+        for (int r = s.first; r < s.end; r += n_rows) {
+            n_rows = stretch - r % stretch;
+            n_rows = n_rows < s.end - r ? n_rows : s.end - r;
+            n_rows = is_plain ? n_rows : 1;
+            uint8_t *far = hbm_base + folded_offset(hbm, n_row_dims, per_row, r);
+            uint8_t *near = engine_row(core, sbuf, slot_base, r);
+            if (!is_plain) {
+                move_row_chunks(src, is_store ? near : far, dst, is_store ? far : near, 0, n, mode,
+                                engine_scratch(core, thread_i));
+                continue;
+            }
+            if (prepared != n_rows) {
+                m = row_move;
+                move_add_outer(&m, (uint64_t)n_rows, is_store ? sbuf_step : step,
+                               is_store ? step : sbuf_step);
+                move_prepare(&m);
+                prepared = n_rows;
+            }
+            move_run(&m, is_store ? near : far, is_store ? far : near);
+        }
+    return NULL;
+}
+
 vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
                                const uint64_t *slot_base, int thread_i) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    if (dst->n_partitions != src->n_partitions)
+        return copy_folded(core, instr, slot_base, thread_i);
     uint64_t n = isa_ap_free_size(dst);
     dma_mode mode;
-    VTRN_RETURN_IF_ERROR(check_equal(instr, "rows", dst->n_partitions, src->n_partitions));
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
     move row_move;

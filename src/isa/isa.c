@@ -86,6 +86,19 @@ uint64_t isa_ap_free_size(const vtrn_ap *ap) {
     return n;
 }
 
+int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows) {
+    if (hbm->n_partitions == 0 || n_rows % hbm->n_partitions)
+        return -1;
+    uint32_t left = n_rows / hbm->n_partitions;
+    int n = 0;
+    for (; left > 1; n++) {
+        if (n == hbm->n_dims || hbm->dim[n].num == 0 || left % hbm->dim[n].num)
+            return -1;
+        left /= hbm->dim[n].num;
+    }
+    return n;
+}
+
 void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
     int64_t size = (int64_t)dtype_size(ap->dtype), low = 0, high = 0;
     for (int i = 0; i < ap->n_dims; i++) {

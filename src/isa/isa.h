@@ -86,7 +86,8 @@ enum {
  * SBUF, PSUM: row r is partition (partition + r); element (i0..i3) of a row lies at byte
  *   addr + (i0*dim[0].step + i1*dim[1].step + ...) * size(dtype)   of that partition.
  *   partition_step 0 reads one partition for all rows (broadcast; DMA sources only).
- * HBM: row r starts at byte  slot_base[slot] + addr + r*partition_step*size(dtype).
+ * HBM: row r starts at byte  slot_base[slot] + addr + r*partition_step*size(dtype). In a dma_copy
+ * it may be the row of several partitions: isa_ap_row_dims.
  *
  * dim[0] is outermost. Unused dims do not exist: n_dims counts them, 1..4 (0: one element a row).
  * Steps may be negative or 0 (broadcast, sources only). */
@@ -169,6 +170,11 @@ bool isa_is_dma(vtrn_opcode opcode);
 bool isa_ap_is_written(const vtrn_instr *instr, int ap_i); /* by role; absent operands: false */
 bool isa_ap_is_read(const vtrn_instr *instr, int ap_i);
 uint64_t isa_ap_free_size(const vtrn_ap *ap); /* elements a row */
+
+/* dma_copy: a row of the HBM side may serve several partitions, which its outer free dims count
+ * then, as the descriptors of a transfer may name any addresses. Source: hardware facts 2.6. How
+ * many dims count rows when hbm serves n_rows partitions: 0 row for row, -1 when no dims do. */
+int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows);
 
 /* Byte range [*lo, *hi) that a row of ap touches, relative to its row start's addr origin (SBUF and
  * PSUM: in-partition addresses). For HBM the range covers all rows. */

@@ -520,7 +520,20 @@ static vtrn_status castable(validation *v, int a, int b) {
 
 static vtrn_status check_dma_copy(validation *v) {
     VTRN_RETURN_IF_ERROR(castable(v, 0, 1));
-    return same_shape(v, 0, 1);
+    int hbm = AP(0)->space == VTRN_SPACE_HBM ? 0 : 1;
+    if (AP(hbm)->space != VTRN_SPACE_HBM || AP(!hbm)->space != VTRN_SPACE_SBUF ||
+        AP(hbm)->n_partitions >= AP(!hbm)->n_partitions)
+        return same_shape(v, 0, 1);
+    if (isa_ap_row_dims(AP(hbm), AP(!hbm)->n_partitions) < 0)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "make its outer dimensions count the partitions of a row",
+                    "%s: %u rows in HBM cannot serve %u partitions", NAME, AP(hbm)->n_partitions,
+                    AP(!hbm)->n_partitions);
+    unsigned per_row = AP(!hbm)->n_partitions / AP(hbm)->n_partitions;
+    if (FREE(hbm) != per_row * FREE(!hbm))
+        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+                    "%s: a row in HBM has %llu elements, its %u partitions have %llu each", NAME,
+                    (unsigned long long)FREE(hbm), per_row, (unsigned long long)FREE(!hbm));
+    return NULL;
 }
 
 /* Source: hardware facts 2.6 */

@@ -75,8 +75,7 @@ void cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr, timing_transf
     bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
     out->queue_ns = chip->dma.trigger_ns + (is_indirect ? chip->dma.indirect_start_ns : 0);
     const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
-    double n_rows = is_indirect || instr->opcode == VTRN_OP_DMA_TRANSPOSE ? sbuf->n_partitions
-                                                                          : dst->n_partitions;
+    double n_rows = sbuf->n_partitions;
     double bytes_out = row_bytes(dst) * dst->n_partitions;
     double bytes_in = row_bytes(src) * src->n_partitions;
     if (is_indirect)

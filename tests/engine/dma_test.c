@@ -236,6 +236,57 @@ static void copies_of_any_shape_match_plain_loops(void **state) {
     }
 }
 
+/* A pattern in HBM whose outer dims count partitions, and one in SBUF for as many. */
+static int random_folded_pair(vtrn_ap *hbm, vtrn_ap *sbuf, bool is_load, bool is_cast) {
+    for (;;) {
+        int dtype = dtypes[rig_below(&seed, 4)], n_rows = 1 + (int)rig_below(&seed, 12);
+        *hbm = random_ap(VTRN_SPACE_HBM, 0, dtype, n_rows, 1 + rig_below(&seed, 2000), is_load);
+        if (hbm->n_dims == 0)
+            continue;
+        int n_row_dims = 1 + (int)rig_below(&seed, hbm->n_dims);
+        uint32_t per_row = 1;
+        for (int d = 0; d < n_row_dims; d++)
+            per_row *= hbm->dim[d].num;
+        if (per_row == 1 || per_row * (uint32_t)n_rows > 128 || !fits(hbm, n_rows))
+            continue;
+        *sbuf =
+            random_ap(VTRN_SPACE_SBUF, 0, is_cast ? dtypes[rig_below(&seed, 4)] : dtype,
+                      n_rows * (int)per_row, (uint32_t)isa_ap_free_size(hbm) / per_row, !is_load);
+        if (fits(sbuf, sbuf->n_partitions))
+            return (int)per_row;
+    }
+}
+
+static void a_row_in_hbm_may_serve_several_partitions(void **state) {
+    (void)state;
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        rig *r = rig_with_slots(n_threads);
+        for (int round = 0; round < N_ROUNDS; round++) {
+            rig_clear(r);
+            vtrn_instr *in = rig_add(r, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
+            bool is_load = rig_below(&seed, 2);
+            vtrn_ap *hbm = &in->ap[is_load], *sbuf = &in->ap[!is_load];
+            int per_row = random_folded_pair(hbm, sbuf, is_load, rig_below(&seed, 3) == 0);
+            in->flags = rig_below(&seed, 4) ? 0 : VTRN_FLAG_ACCUMULATE;
+            randomise_ap(r, hbm, hbm->n_partitions);
+            randomise_ap(r, sbuf, sbuf->n_partitions);
+            take_copy(r);
+            uint64_t n = isa_ap_free_size(sbuf);
+            for (int row = 0; row < sbuf->n_partitions; row++)
+                for (uint64_t i = 0; i < n; i++) {
+                    int far_row = row / per_row;
+                    uint64_t far_i = (uint64_t)(row % per_row) * n + i;
+                    plain_copy_element(r, in, &in->ap[0], is_load ? row : far_row,
+                                       is_load ? i : far_i, &in->ap[1], is_load ? far_row : row,
+                                       is_load ? far_i : i);
+                }
+            rig_ok(rig_run(r));
+            expect_equal_memories(r, round);
+        }
+        rig_destroy(r);
+    }
+}
+
 static void transposes_of_any_shape_match_plain_loops(void **state) {
     (void)state;
     static const int types[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_INT32};
@@ -386,6 +437,7 @@ int main(void) {
     printf("seed: VTRN_TEST_SEED=%llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_of_any_shape_match_plain_loops),
+        cmocka_unit_test(a_row_in_hbm_may_serve_several_partitions),
         cmocka_unit_test(transposes_of_any_shape_match_plain_loops),
         cmocka_unit_test(gathers_and_scatters_match_plain_loops),
         cmocka_unit_test(an_index_out_of_bounds_is_an_error_that_names_the_place),

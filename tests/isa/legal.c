@@ -278,6 +278,17 @@ static void fill_special(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
     }
 }
 
+/* Two partitions to a row in HBM: the same elements, the rows counted by a dimension more. */
+static void fold_rows(vtrn_ap *ap) {
+    if (ap->n_partitions % 2 || ap->n_dims == VTRN_MAX_FREE_DIMS || ap->partition_step > 1000)
+        return;
+    for (int d = ap->n_dims++; d > 0; d--)
+        ap->dim[d] = ap->dim[d - 1];
+    ap->dim[0] = (vtrn_dim){(int32_t)ap->partition_step, 2};
+    ap->partition_step *= 2;
+    ap->n_partitions /= 2;
+}
+
 static void fill_dma(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
     vtrn_ap onchip = sbuf(r, any_dtype(r), p, f);
     bool is_load = legal_random(r, 2);
@@ -289,6 +300,8 @@ static void fill_dma(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
         i->ap[is_load ? 0 : 1] = onchip;
         i->ap[is_load ? 1 : 0] = in_hbm(r, is_load ? CONSTANT : SCRATCH,
                                         legal_random(r, 2) ? onchip.dtype : VTRN_DTYPE_FP32, p, f);
+        if (legal_random(r, 4) == 0)
+            fold_rows(&i->ap[is_load ? 1 : 0]);
         if (legal_random(r, 4) == 0) { /* one element for everybody */
             i->ap[0] = onchip;
             i->ap[1] = in_hbm(r, ARGUMENT, VTRN_DTYPE_FP32, p, f);

@@ -94,6 +94,18 @@ COMMIT(write_constant, i->ap[1] = i->ap[0].space == VTRN_SPACE_HBM ? i->ap[1] : 
 COMMIT(write_argument,
        i->ap[0] = ((vtrn_ap){
            .space = VTRN_SPACE_HBM, .dtype = VTRN_DTYPE_FP32, .slot = 0, .n_partitions = 1}))
+COMMIT(rows_cut, i->ap[0] = ((vtrn_ap){.space = VTRN_SPACE_SBUF,
+                                       .dtype = VTRN_DTYPE_FP32,
+                                       .n_dims = 1,
+                                       .n_partitions = 6,
+                                       .partition_step = 1,
+                                       .dim = {{1, 4}}});
+       i->ap[1] = ((vtrn_ap){.space = VTRN_SPACE_HBM,
+                             .dtype = VTRN_DTYPE_FP32,
+                             .n_dims = 2,
+                             .n_partitions = 1,
+                             .dim = {{1, 4}, {1, 6}}}))
+COMMIT(rows_short, rows_cut(i); i->ap[1].dim[0].num = 6; i->ap[1].dim[1].num = 3)
 COMMIT(wait_far, i->n_waits = 1; i->wait[0].semaphore = 256)
 COMMIT(raise_far, i->update_semaphore = 300)
 COMMIT(three_waits, i->n_waits = 3)
@@ -177,6 +189,9 @@ static const offence offences[] = {
     {2, VTRN_OP_DMA_TRANSPOSE, far_slot, VTRN_BAD_ARGUMENT, "slot 77; the program has 5"},
     {2, VTRN_OP_DMA_TRANSPOSE, hostile_step, VTRN_UNDEFINED, "ends at byte"},
     {2, VTRN_OP_DMA_COPY, write_constant, VTRN_UNDEFINED, "slot 2 is read only"},
+    {2, VTRN_OP_DMA_COPY, rows_cut, VTRN_UNDEFINED, "1 rows in HBM cannot serve 6 partitions"},
+    {2, VTRN_OP_DMA_COPY, rows_short, VTRN_UNDEFINED,
+     "has 18 elements, its 6 partitions have 4 each"},
     {2, VTRN_OP_DMA_COPY, write_argument, VTRN_UNDEFINED, "slot 0 is read only"},
     {2, VTRN_OP_EVENT_SEMAPHORE, wait_far, VTRN_CAPACITY, "waits for semaphore 256"},
     {2, VTRN_OP_EVENT_SEMAPHORE, raise_far, VTRN_CAPACITY, "raises semaphore 300"},

@@ -485,6 +485,23 @@ static void scattered_elements_pay_for_each_descriptor(void **state) {
     assert_ns(sparse.engine_ns, 8 * (256 * 10 + 102.4));
 }
 
+static void a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    timing_transfer rows, folded;
+    tiny_init(&t);
+    vtrn_instr *dma = add_load(96, 48, 0);
+    cost_transfer(&chip, dma, &rows);
+    dma->ap[1].n_partitions = 6;
+    dma->ap[1].partition_step = 48 * 16 * 2;
+    dma->ap[1].n_dims = 3;
+    dma->ap[1].dim[0] = (vtrn_dim){48 * 4, 4};
+    dma->ap[1].dim[1] = (vtrn_dim){48, 4};
+    dma->ap[1].dim[2] = (vtrn_dim){1, 48};
+    cost_transfer(&chip, dma, &folded);
+    assert_memory_equal(&rows, &folded, sizeof rows);
+}
+
 static void hbm_to_hbm_copies_use_all_engines(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -725,6 +742,7 @@ int main(void) {
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
         cmocka_unit_test(scattered_elements_pay_for_each_descriptor),
+        cmocka_unit_test(a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost),
         cmocka_unit_test(hbm_to_hbm_copies_use_all_engines),
         cmocka_unit_test(more_elements_are_never_faster),
         cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),

@@ -1,6 +1,8 @@
 /* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
 #include "compiler/lower/lower.h"
 
+#include <string.h>
+
 enum {
     SBUF_ALIGN = 64,
     /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
@@ -101,69 +103,87 @@ static vtrn_status emit_transfer(transfer *x, const vtrn_ap *hbm, const vtrn_ap 
     return NULL;
 }
 
-/* One DMA for every combination of the box's outer factors that an access pattern has no room for.
- */
-static vtrn_status transfer_cols(transfer *x, const view_box *cols, int from_factor, int64_t offset,
-                                 int64_t row_first, int64_t row_n, int64_t row_step,
-                                 int64_t col_first) {
-    int left = cols->n - from_factor;
-    if (left > VTRN_MAX_FREE_DIMS) {
-        int64_t inner = 1;
-        for (int i = from_factor + 1; i < cols->n; i++)
-            inner *= cols->f[i].size;
-        for (int64_t i = 0; i < cols->f[from_factor].size; i++)
-            VTRN_RETURN_IF_ERROR(transfer_cols(x, cols, from_factor + 1,
-                                               offset + i * cols->f[from_factor].stride, row_first,
-                                               row_n, row_step, col_first + i * inner));
-        return NULL;
-    }
-    size_t size = dtype_size(x->v->dtype);
+static vtrn_status stride_error(const view_factor *f) {
+    return VTRN_ERROR(VTRN_CAPACITY,
+                      "DMA: a stride of %lld elements or a run of %lld does not fit an access "
+                      "pattern (32 bits); use a smaller tensor",
+                      (long long)f->stride, (long long)f->size);
+}
+
+static bool fits_dim(const view_factor *f) {
+    return f->stride <= INT32_MAX && f->stride >= INT32_MIN && f->size <= UINT32_MAX;
+}
+
+static int64_t inner_size(const view_box *box) {
+    int64_t size = 1;
+    for (int i = 1; i < box->n; i++)
+        size *= box->f[i].size;
+    return size;
+}
+
+/* A box and one index of its outermost factor. */
+static view_box without_outermost(const view_box *box, int64_t index) {
+    view_box part = {.start = box->start + index * inner_size(box),
+                     .offset = box->offset + index * box->f[0].stride,
+                     .n = box->n - 1};
+    memcpy(part.f, box->f + 1, (size_t)part.n * sizeof part.f[0]);
+    return part;
+}
+
+/* The rows' outermost factor is the pattern's own, the others take free dimensions before the
+ * columns do. */
+static bool row_dims_fit(const view_box *rows) {
+    for (int i = 1; i < rows->n; i++)
+        if (!fits_dim(&rows->f[i]))
+            return false;
+    return true;
+}
+
+static vtrn_status transfer_pattern(transfer *x, const view_box *rows, const view_box *cols) {
     vtrn_ap hbm = {.space = VTRN_SPACE_HBM,
                    .dtype = memory_dtype(x->v->dtype),
-                   .n_partitions = (uint16_t)row_n,
+                   .n_partitions = (uint16_t)(rows->n ? rows->f[0].size : 1),
                    .slot = x->v->slot,
-                   .addr = offset * (int64_t)size,
-                   .partition_step = row_step};
-    int64_t n_cols = 1;
-    for (int i = from_factor; i < cols->n; i++) {
-        if (cols->f[i].stride > INT32_MAX || cols->f[i].stride < INT32_MIN ||
-            cols->f[i].size > UINT32_MAX)
-            return VTRN_ERROR(
-                VTRN_CAPACITY,
-                "DMA: a stride of %lld elements or a run of %lld does not fit an access "
-                "pattern (32 bits); use a smaller tensor",
-                (long long)cols->f[i].stride, (long long)cols->f[i].size);
+                   .addr = (x->v->offset + rows->offset + cols->offset) *
+                           (int64_t)dtype_size(x->v->dtype),
+                   .partition_step = rows->n ? rows->f[0].stride : 0};
+    int64_t n_rows = hbm.n_partitions, n_cols = 1;
+    for (int i = 1; i < rows->n; i++) {
+        hbm.dim[hbm.n_dims++] = (vtrn_dim){(int32_t)rows->f[i].stride, (uint32_t)rows->f[i].size};
+        n_rows *= rows->f[i].size;
+    }
+    for (int i = 0; i < cols->n; i++) {
+        if (!fits_dim(&cols->f[i]))
+            return stride_error(&cols->f[i]);
         hbm.dim[hbm.n_dims++] = (vtrn_dim){(int32_t)cols->f[i].stride, (uint32_t)cols->f[i].size};
         n_cols *= cols->f[i].size;
     }
     tile part = *x->t;
-    part.partition = (uint16_t)(part.partition + row_first);
+    part.partition = (uint16_t)(part.partition + rows->start);
     vtrn_ap sbuf =
-        tile_ap_cols(&part, (uint32_t)row_n, (uint32_t)(x->col0 + col_first), (uint32_t)n_cols);
+        tile_ap_cols(&part, (uint32_t)n_rows, (uint32_t)(x->col0 + cols->start), (uint32_t)n_cols);
     return emit_transfer(x, &hbm, &sbuf);
 }
 
-/* Rows of a box with one factor at a time: an access pattern has one row step. */
-static vtrn_status transfer_rows(transfer *x, const view_box *cols, int factor, int64_t offset,
-                                 int64_t row_first) {
-    const view_box *rows = &x->rows;
-    if (rows->n - factor > 1) {
-        int64_t inner = 1;
-        for (int i = factor + 1; i < rows->n; i++)
-            inner *= rows->f[i].size;
-        for (int64_t i = 0; i < rows->f[factor].size; i++)
-            VTRN_RETURN_IF_ERROR(transfer_rows(
-                x, cols, factor + 1, offset + i * rows->f[factor].stride, row_first + i * inner));
-        return NULL;
+/* One DMA for every index of the factors that an access pattern has no room for: of the two
+ * outermost ones the smaller is cut first. */
+static vtrn_status transfer_boxes(transfer *x, const view_box *rows, const view_box *cols) {
+    int n_row_dims = rows->n > 1 ? rows->n - 1 : 0;
+    bool rows_fit = row_dims_fit(rows);
+    if (rows_fit && n_row_dims + cols->n <= VTRN_MAX_FREE_DIMS)
+        return transfer_pattern(x, rows, cols);
+    bool is_row = !rows_fit || cols->n == 0 || (n_row_dims && rows->f[0].size <= cols->f[0].size);
+    const view_box *cut = is_row ? rows : cols;
+    for (int64_t i = 0; i < cut->f[0].size; i++) {
+        view_box part = without_outermost(cut, i);
+        VTRN_RETURN_IF_ERROR(transfer_boxes(x, is_row ? &part : rows, is_row ? cols : &part));
     }
-    int64_t n = rows->n > factor ? rows->f[factor].size : 1;
-    int64_t step = rows->n > factor ? rows->f[factor].stride : 0;
-    return transfer_cols(x, cols, 0, offset, row_first, n, step, cols->start);
+    return NULL;
 }
 
 static vtrn_status on_col_box(void *ctx, const view_box *cols) {
     transfer *x = ctx;
-    return transfer_rows(x, cols, 0, x->v->offset + x->rows.offset + cols->offset, x->rows.start);
+    return transfer_boxes(x, &x->rows, cols);
 }
 
 typedef struct row_walk {
@@ -268,12 +288,9 @@ static vtrn_status copy_factors(lower *l, const view *src, const view *dst, cons
                             .partition_step = step};
             for (int i = n > 1; i < n; i++) {
                 int64_t stride = side ? split[i].from : split[i].to;
-                if (stride > INT32_MAX || stride < INT32_MIN || split[i].size > UINT32_MAX)
-                    return VTRN_ERROR(
-                        VTRN_CAPACITY,
-                        "DMA: a stride of %lld elements or a run of %lld does not fit an access "
-                        "pattern (32 bits); use a smaller tensor",
-                        (long long)stride, (long long)split[i].size);
+                view_factor dim = {split[i].size, stride};
+                if (!fits_dim(&dim))
+                    return stride_error(&dim);
                 ap->dim[ap->n_dims++] = (vtrn_dim){(int32_t)stride, (uint32_t)split[i].size};
             }
         }
