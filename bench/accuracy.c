@@ -169,7 +169,7 @@ static vtrn_status time_row(const row *r, double *ours) {
                     r->metric == COLD_INTERVAL || r->metric == CYCLES;
     for (int i = 0; i < (is_chain ? CHAIN : 1); i++)
         add_instr(r, i);
-    VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, true, &result));
+    VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), trace, 1, true, &result));
     *ours = read_metric(r, &chip, &result);
     timing_result_free(&result);
     return NULL;
@@ -200,7 +200,7 @@ static vtrn_status time_vector_add(int n_tiles, uint32_t n, double *span_ns, dou
         vtrn_instr *store = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, hbm, c);
         tiny_wait(store, 1, (uint32_t)i + 1);
     }
-    VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, true, &result));
+    VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), trace, 1, true, &result));
     double first_ns = INFINITY, last_ns = 0;
     for (size_t i = 0; i < result.n_intervals; i++)
         if (result.intervals[i].lane >= TIMING_LANE_DMA) {

@@ -20,8 +20,8 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                           executable->name);
     const runtime_timing *last = &l->timings[l->last_timing];
     timing_result timing;
-    VTRN_RETURN_IF_ERROR(
-        timing_replay(&l->device->chip, l->program, &l->plan, last->trace, last->n, true, &timing));
+    const timing_options options = {.want_intervals = true};
+    VTRN_RETURN_IF_ERROR(timing_run(l->model, last->trace, last->n, &options, &timing));
     profile_input input = {.name = executable->name,
                            .program = l->program,
                            .chip = &l->device->chip,

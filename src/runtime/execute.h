@@ -30,6 +30,7 @@ typedef struct runtime_program {
     runtime_device *device;
     vtrn_program *program; /* owned */
     engine_plan plan;
+    timing_model *model; /* made by the first execution */
     engine_custom_fn custom;
     void *custom_ctx;
     engine_run run;            /* kept, so that its block trace is allocated once */

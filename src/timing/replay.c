@@ -310,9 +310,8 @@ vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
 }
 
 vtrn_status timing_replay(const vtrn_chip *chip, const vtrn_program *program,
-                          const engine_plan *plan, const uint32_t *block_trace,
-                          uint32_t n_block_trace, bool want_intervals, timing_result *out) {
-    (void)plan;
+                          const uint32_t *block_trace, uint32_t n_block_trace, bool want_intervals,
+                          timing_result *out) {
     timing_model *model;
     memset(out, 0, sizeof *out);
     VTRN_RETURN_IF_ERROR(timing_prepare(chip, program, &model));

@@ -4,7 +4,6 @@
 #define VTRN_TIMING_TIMING_H
 
 #include "chip/chip.h"
-#include "engine/plan.h"
 #include "isa/program.h"
 
 /* One interval on an engine or a DMA ring. Times are ns since the launch. */
@@ -12,9 +11,7 @@ typedef struct timing_interval {
     double start_ns, end_ns;
     uint32_t instr; /* index into program->instrs */
     uint16_t lane;  /* vtrn_engine, or TIMING_LANE_DMA + ring */
-    uint16_t reserved;
-    float wait_ns; /* how long the queue's head waited for semaphores */
-    float reserved2;
+    float wait_ns;  /* how long the queue's head waited for semaphores */
 } timing_interval;
 
 enum { TIMING_LANE_DMA = 16 };
@@ -53,11 +50,10 @@ typedef struct timing_options {
 vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
                        uint32_t n_block_trace, const timing_options *options, timing_result *out);
 
-/* timing_prepare and timing_run in one. `plan` is not needed and may be NULL: the order of
- * execution is that of time, not the plan's. */
+/* timing_prepare and timing_run in one, for a program that is replayed once. */
 vtrn_status timing_replay(const vtrn_chip *chip, const vtrn_program *program,
-                          const engine_plan *plan, const uint32_t *block_trace,
-                          uint32_t n_block_trace, bool want_intervals, timing_result *out);
+                          const uint32_t *block_trace, uint32_t n_block_trace, bool want_intervals,
+                          timing_result *out);
 void timing_result_free(timing_result *result);
 
 #endif

@@ -62,7 +62,7 @@ static vtrn_ap hbm(vtrn_dtype dtype, int partitions, uint32_t n) {
 
 static void replay(const vtrn_chip *chip) {
     const uint32_t trace[] = {0};
-    vtrn_status status = timing_replay(chip, tiny_finish(&t), NULL, trace, 1, true, &result);
+    vtrn_status status = timing_replay(chip, tiny_finish(&t), trace, 1, true, &result);
     if (status)
         fail_msg("%s", vtrn_status_message(status));
 }
@@ -172,7 +172,7 @@ static void a_semaphore_that_nobody_raises_is_a_deadlock_with_its_name(void **st
     const uint32_t trace[] = {0};
     tiny_init(&t);
     tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC), 9, 2);
-    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), trace, 1, false, &result);
     assert_int_equal(vtrn_status_category(status), VTRN_DEADLOCK);
     assert_non_null(strstr(vtrn_status_message(status), "Sync at instruction 0, waits for "
                                                         "semaphore 9 >= 2"));
@@ -186,7 +186,7 @@ static void blocks_meet_and_pay_for_the_branch_between_them(void **state) {
     tiny_init(&t);
     tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC);
     t.block.end = VTRN_END_JUMP;
-    assert_null(timing_replay(&chip, tiny_finish(&t), NULL, trace, 3, false, &result));
+    assert_null(timing_replay(&chip, tiny_finish(&t), trace, 3, false, &result));
     assert_ns(result.summary.total_ns, 1000 + 3 * (10 + 300 + 200) + 500);
     assert_null(result.intervals);
     timing_result_free(&result);
@@ -645,7 +645,7 @@ static void malformed_programs_and_traces_are_refused(void **state) {
     uint32_t trace[] = {1};
     tiny_init(&t);
     tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC);
-    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), trace, 1, false, &result);
     assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
     vtrn_status_free(status);
     trace[0] = 0;
@@ -662,7 +662,7 @@ static void malformed_programs_and_traces_are_refused(void **state) {
             instr->update_semaphore = 256;
         else
             t.block.count[VTRN_ENGINE_SYNC] = 2;
-        status = timing_replay(&chip, &t.program, NULL, trace, 1, false, &result);
+        status = timing_replay(&chip, &t.program, trace, 1, false, &result);
         assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
         vtrn_status_free(status);
     }
@@ -695,7 +695,7 @@ static void random_bytes_are_timed_or_refused_but_never_crash(void **state) {
                     instr->ap[a].dim[d].num >>= 16 + random_u32(&seed) % 16;
             }
         }
-        vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, true, &result);
+        vtrn_status status = timing_replay(&chip, tiny_finish(&t), trace, 1, true, &result);
         if (status) {
             n_refused++;
             vtrn_status_free(status);
@@ -714,7 +714,7 @@ static void a_chip_without_published_numbers_is_refused(void **state) {
     const uint32_t trace[] = {0};
     assert_null(chip_load("inf1", &chip));
     tiny_init(&t);
-    vtrn_status status = timing_replay(&chip, tiny_finish(&t), NULL, trace, 1, false, &result);
+    vtrn_status status = timing_replay(&chip, tiny_finish(&t), trace, 1, false, &result);
     assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
     vtrn_status_free(status);
 }
