@@ -21,8 +21,7 @@ typedef struct cli_command {
 
 extern const cli_command cli_chips, cli_run, cli_asm, cli_disasm, cli_isa, cli_profile, cli_doctor;
 
-/* --- options ------------------------------------------------------------------------------------
- */
+/* Options. */
 
 enum { CLI_MAX_ARGS = 256 };
 
@@ -48,8 +47,7 @@ bool cli_parse(const cli_command *self, int argc, char **argv, const cli_option 
 int cli_usage(const cli_command *self, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* --- errors and files
- * ----------------------------------------------------------------------------- */
+/* Errors and files. */
 
 /* Prints the status to stderr in one block, frees it, and gives the exit code of its category. */
 int cli_fail(vtrn_status status);
@@ -59,8 +57,7 @@ int cli_exit_code(vtrn_category category);
 vtrn_status cli_read(const char *path, uint8_t **out_bytes, size_t *out_size);
 vtrn_status cli_write(const char *path, const void *bytes, size_t size); /* "-": standard output */
 
-/* --- JSON
- * ------------------------------------------------------------------------------------------- */
+/* JSON. */
 
 void cli_json_text(FILE *f, const char *text); /* quoted and escaped */
 void cli_json_number(FILE *f, double value);   /* null when not finite */

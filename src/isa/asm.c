@@ -29,9 +29,9 @@ typedef struct assembler {
 static void *push(assembler *a, list *l, size_t size) {
     if (l->n == l->cap) {
         uint32_t cap = l->cap ? l->cap * 2 : 16;
-        void *grown = realloc(l->items, cap * size);
+        void *grown = cap > l->cap ? realloc(l->items, cap * size) : NULL;
         if (!grown) {
-            lex_error(&a->x, a->x.at, "host memory is short");
+            lex_no_memory(&a->x);
             return NULL;
         }
         l->items = grown;
@@ -43,14 +43,11 @@ static void *push(assembler *a, list *l, size_t size) {
 static void *keep(assembler *a, const list *l, size_t size) {
     void *copy = arena_alloc(&a->program->arena, l->n, size);
     if (!copy)
-        lex_error(&a->x, a->x.at, "host memory is short");
+        lex_no_memory(&a->x);
     else if (l->n)
         memcpy(copy, l->items, l->n * size);
     return copy;
 }
-
-/* --- names -------------------------------------------------------------------------------------
- */
 
 static const char *engine_name(int i) {
     return isa_engine_name((vtrn_engine)i);
@@ -75,9 +72,6 @@ static uint8_t name(assembler *a, const char *what, const char *(*name_of)(int i
     int i = lex_name(&a->x, what, name_of, n);
     return (uint8_t)(i < 0 ? 0 : i);
 }
-
-/* --- operands
- * -------------------------------------------------------------------------------------- */
 
 static void parse_dims(assembler *a, vtrn_ap *ap) {
     lexer *x = &a->x;
@@ -187,9 +181,6 @@ static bool parse_operands(assembler *a, vtrn_instr *instr) {
     }
     return !is_first;
 }
-
-/* --- attributes
- * --------------------------------------------------------------------------------------- */
 
 static void parse_wait(assembler *a, vtrn_instr *instr) {
     lexer *x = &a->x;
@@ -307,9 +298,6 @@ static void parse_instr(assembler *a) {
         while (lex_accept(x, ','));
 }
 
-/* --- directives
- * ------------------------------------------------------------------------------------------ */
-
 static void parse_head(assembler *a) {
     lexer *x = &a->x;
     a->program->name = lex_string(x, &a->program->arena);
@@ -404,7 +392,7 @@ static void parse_custom(assembler *a) {
     size_t capacity = (size_t)(end - x->at) / 2 + 1;
     uint8_t *blob = arena_alloc(&a->program->arena, capacity, 1);
     if (!blob)
-        lex_error(x, x->at, "host memory is short");
+        lex_no_memory(x);
     else
         c->blob_size = lex_hex(x, blob, capacity);
     c->blob = blob;
@@ -418,7 +406,7 @@ static void parse_data(assembler *a) {
     if (a->data || size == 0)
         lex_error(x, at, "one data directive, with a size");
     else if (!x->status && !(a->data = calloc(size, 1)))
-        lex_error(x, at, "host memory is short");
+        lex_no_memory(x);
     a->program->data_size = a->data ? size : 0;
 }
 
@@ -569,7 +557,7 @@ static vtrn_status finish(assembler *a) {
     p->n_outputs = a->outputs.n;
     uint8_t *data = arena_alloc(&p->arena, p->data_size, 1);
     if (!data)
-        lex_error(x, x->end, "host memory is short");
+        lex_no_memory(x);
     else if (p->data_size)
         memcpy(data, a->data, p->data_size);
     p->data = data;

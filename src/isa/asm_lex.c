@@ -35,6 +35,12 @@ void lex_error(lexer *x, const char *where, const char *format, ...) {
     x->at = x->end;
 }
 
+void lex_no_memory(lexer *x) {
+    if (!x->status)
+        x->status = VTRN_ERROR(VTRN_RESOURCE, "%s: host memory is short", x->file_name);
+    x->at = x->end;
+}
+
 void lex_blanks(lexer *x) {
     while (x->at < x->end && (*x->at == ' ' || *x->at == '\t' || *x->at == '\r'))
         x->at++;
@@ -196,7 +202,7 @@ const char *lex_string(lexer *x, arena *a) {
     }
     char *text = arena_alloc(a, (size_t)(close - begin), 1);
     if (!text) {
-        lex_error(x, begin, "host memory is short");
+        lex_no_memory(x);
         return "";
     }
     size_t n = 0;

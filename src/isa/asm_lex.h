@@ -19,6 +19,9 @@ typedef struct lexer {
 void lex_error(lexer *x, const char *where, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Records that the host is out of memory: no fault of the text. */
+void lex_no_memory(lexer *x);
+
 /* Skips blanks and a comment, not the end of the line. */
 void lex_blanks(lexer *x);
 /* Skips blank lines; true when the text is over (or broken). */

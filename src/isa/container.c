@@ -42,8 +42,6 @@ static uint64_t checksum(const uint8_t *bytes, size_t size) {
     return h ^ size;
 }
 
-/* --- writing -------------------------------------------------------------------------------- */
-
 typedef struct writer {
     uint8_t *bytes;
     size_t n, cap;
@@ -274,8 +272,6 @@ vtrn_status program_save(const vtrn_program *p, void **out_bytes, size_t *out_si
     return NULL;
 }
 
-/* --- reading ---------------------------------------------------------------------------------- */
-
 /* A section under the reader. After the first fault everything reads as 0 and fault says why. */
 typedef struct reader {
     const uint8_t *bytes;
@@ -283,12 +279,18 @@ typedef struct reader {
     uint32_t items;
     section_kind kind;
     const char *fault;
+    bool is_short; /* of memory: no fault of the file */
     vtrn_program *program;
 } reader;
 
 static void fail(reader *r, const char *rule) {
     if (!r->fault)
         r->fault = rule;
+}
+
+static void fail_short(reader *r) {
+    r->is_short |= !r->fault;
+    fail(r, "host memory is short");
 }
 
 static uint64_t number(reader *r, size_t n_bytes) {
@@ -328,7 +330,7 @@ static uint32_t count_of(reader *r, size_t item_bytes) {
 static void *alloc(reader *r, size_t n, size_t size) {
     void *p = arena_alloc(&r->program->arena, n, size);
     if (!p)
-        fail(r, "host memory is short");
+        fail_short(r);
     return p;
 }
 
@@ -342,7 +344,7 @@ static const char *text(reader *r) {
     }
     const char *s = arena_strdup(&r->program->arena, (const char *)r->bytes + r->at, n);
     if (!s)
-        fail(r, "host memory is short");
+        fail_short(r);
     r->at += n;
     return s ? s : "";
 }
@@ -606,8 +608,9 @@ static vtrn_status load_sections(const uint8_t *bytes, size_t size, vtrn_program
                     .program = p};
         load_section(&r);
         if (r.fault)
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program file: byte %zu: section %s: %s", r.at,
-                              section_names[kind], r.fault);
+            return VTRN_ERROR(r.is_short ? VTRN_RESOURCE : VTRN_BAD_ARGUMENT,
+                              "program file: byte %zu: section %s: %s", r.at, section_names[kind],
+                              r.fault);
         at += n;
     }
     if (at != size)

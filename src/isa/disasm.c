@@ -68,8 +68,6 @@ static void hex(printer *p, const uint8_t *bytes, size_t n) {
         out(p, "%02x", bytes[i]);
 }
 
-/* --- instructions ----------------------------------------------------------------------------- */
-
 /* Address space, rows and pattern: sbuf[0:128, 0x400]:bf16(1:512) */
 static void print_ap(printer *p, const vtrn_ap *ap) {
     if (ap->space == VTRN_SPACE_HBM) {
@@ -195,9 +193,6 @@ size_t program_disassemble_instr(const vtrn_instr *instr, char *text, size_t cap
         out(&p, "unknown opcode %u", instr->opcode);
     return p.n;
 }
-
-/* --- the rest of a program ----------------------------------------------------------------------
- */
 
 static void print_head(printer *p, const vtrn_program *program) {
     out(p, "program ");

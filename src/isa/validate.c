@@ -9,8 +9,6 @@ static const char engine_letters[] = "TVSGY";
 
 enum { MAX_ARGUMENTS = 1 << 24 }; /* more than any caller passes; bounds what is allocated */
 
-/* --- operands ------------------------------------------------------------------------------- */
-
 static const char *space_name(unsigned space) {
     static const char *const names[] = {"nothing", "SBUF", "PSUM", "HBM"};
     return space <= VTRN_SPACE_HBM ? names[space] : "unknown memory";
@@ -270,8 +268,6 @@ static vtrn_status validate_operands(validation *v) {
     return NULL;
 }
 
-/* --- the instruction as a whole --------------------------------------------------------------- */
-
 static vtrn_status rule_engine(validation *v) {
     const vtrn_instr *instr = v->instr;
     if (instr->engine >= VTRN_ENGINE_COUNT)
@@ -362,9 +358,6 @@ vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip 
     vtrn_status status = validate_instr(&v);
     return status ? blame(&v, status) : NULL;
 }
-
-/* --- the program --------------------------------------------------------------------------------
- */
 
 static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
     const vtrn_slot *s = &p->slots[i];

@@ -3,9 +3,6 @@
 
 #include <string.h>
 
-/* --- what several opcodes share -----------------------------------------------------------------
- */
-
 #define AP(i)   (&v->instr->ap[i])
 #define FREE(i) (v->free_size[i])
 #define NAME    (v->info->mnemonic)
@@ -125,8 +122,6 @@ static vtrn_status elementwise(validation *v) {
     return same_shape(v, 0, 1);
 }
 
-/* --- Tensor engine ---------------------------------------------------------------------------- */
-
 /* Source: hardware facts 2.2 */
 static vtrn_status matmul_dtype(validation *v, int i) {
     vtrn_dtype t = AP(i)->dtype;
@@ -230,9 +225,6 @@ static vtrn_status check_pe_transpose(validation *v) {
         VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
     return one_bank(v, 0);
 }
-
-/* --- Vector engine
- * -------------------------------------------------------------------------------- */
 
 static vtrn_status check_tensor_tensor(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "ACB"));
@@ -433,9 +425,6 @@ static vtrn_status check_dropout(validation *v) {
     return same_shape(v, 0, 1);
 }
 
-/* --- Scalar engine
- * -------------------------------------------------------------------------------- */
-
 /* Source: hardware facts 2.4: scale fp32, bias anything but tf32; on v2 a bias is a tensor. */
 static vtrn_status check_activate(validation *v) {
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
@@ -466,9 +455,6 @@ static vtrn_status check_act_table_load(validation *v) {
                     v->instr->arg[0], n_sets);
     return NULL;
 }
-
-/* --- GpSimd
- * --------------------------------------------------------------------------------------- */
 
 static vtrn_status pattern_fits(validation *v) {
     if (FREE(3) != FREE(0))
@@ -505,9 +491,6 @@ static vtrn_status check_custom_op(validation *v) {
                     v->program->n_customs);
     return NULL;
 }
-
-/* --- DMA
- * ------------------------------------------------------------------------------------------- */
 
 static vtrn_status castable(validation *v, int a, int b) {
     vtrn_dtype s = AP(a)->dtype, t = AP(b)->dtype;
@@ -569,9 +552,6 @@ static vtrn_status check_dma_gather(validation *v) {
 static vtrn_status check_dma_scatter(validation *v) {
     return check_indirect(v, 0, 1);
 }
-
-/* --- the table
- * --------------------------------------------------------------------------------------- */
 
 enum {
     ACC = VTRN_FLAG_ACCUMULATE,

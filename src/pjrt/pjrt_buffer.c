@@ -173,8 +173,6 @@ PJRT_Error *PJRT_Buffer_ReadyEvent(PJRT_Buffer_ReadyEvent_Args *args) {
     return NULL;
 }
 
-/* ------------------------------------------------------------------ copies and raw access */
-
 static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Device *to, PJRT_Buffer **out) {
     if (to->client != buffer->device->client)
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,

@@ -60,8 +60,6 @@ PJRT_Error *PJRT_Plugin_Attributes(PJRT_Plugin_Attributes_Args *args) {
     return NULL;
 }
 
-/* ------------------------------------------------------------------ client */
-
 void plugin_client_retain(PJRT_Client *client) {
     atomic_fetch_add_explicit(&client->refs, 1, memory_order_relaxed);
 }
@@ -281,8 +279,6 @@ PJRT_Error *PJRT_Client_DefaultDeviceAssignment(PJRT_Client_DefaultDeviceAssignm
         args->default_assignment[i] = i;
     return NULL;
 }
-
-/* ------------------------------------------------------------------ topology */
 
 PJRT_Error *PJRT_Client_TopologyDescription(PJRT_Client_TopologyDescription_Args *args) {
     ARGS_REQUIRE(args, topology);

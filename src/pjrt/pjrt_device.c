@@ -88,8 +88,6 @@ void plugin_device_fini(PJRT_Device *device) {
     }
 }
 
-/* ------------------------------------------------------------------ descriptions */
-
 PJRT_Error *PJRT_DeviceDescription_Id(PJRT_DeviceDescription_Id_Args *args) {
     ARGS_REQUIRE(args, id);
     args->id = args->device_description->id;
@@ -129,8 +127,6 @@ PJRT_Error *PJRT_DeviceDescription_ToString(PJRT_DeviceDescription_ToString_Args
     args->to_string_size = strlen(args->to_string);
     return NULL;
 }
-
-/* ------------------------------------------------------------------ devices */
 
 PJRT_Error *PJRT_Device_GetDescription(PJRT_Device_GetDescription_Args *args) {
     ARGS_REQUIRE(args, device_description);
@@ -207,8 +203,6 @@ PJRT_Error *PJRT_Device_ClearMemoryStats(PJRT_Device_ClearMemoryStats_Args *args
     runtime_memory_reset_peak(args->device->client->device->rt, args->device->description.id);
     return NULL;
 }
-
-/* ------------------------------------------------------------------ memories */
 
 PJRT_Error *PJRT_Memory_Id(PJRT_Memory_Id_Args *args) {
     ARGS_REQUIRE(args, id);

@@ -130,8 +130,6 @@ PJRT_Error *PJRT_Error_ForEachPayload(PJRT_Error_ForEachPayload_Args *args) {
     return NULL;
 }
 
-/* ------------------------------------------------------------------ events */
-
 struct PJRT_Event {
     char unused;
 };

@@ -174,8 +174,6 @@ PJRT_Error *PJRT_LoadedExecutable_GetExecutable(PJRT_LoadedExecutable_GetExecuta
     return NULL;
 }
 
-/* ------------------------------------------------------------------ what it is */
-
 PJRT_Error *PJRT_Executable_Name(PJRT_Executable_Name_Args *args) {
     ARGS_REQUIRE(args, executable_name_size);
     args->executable_name = args->executable->executable->name;
@@ -322,8 +320,6 @@ PJRT_Error *PJRT_Executable_OptimizedProgram(PJRT_Executable_OptimizedProgram_Ar
     return NULL;
 }
 
-/* ------------------------------------------------------------------ where it runs */
-
 PJRT_Error *
 PJRT_LoadedExecutable_AddressableDevices(PJRT_LoadedExecutable_AddressableDevices_Args *args) {
     ARGS_REQUIRE(args, num_addressable_devices);
@@ -367,8 +363,6 @@ PJRT_Error *PJRT_LoadedExecutable_IsDeleted(PJRT_LoadedExecutable_IsDeleted_Args
     args->is_deleted = atomic_load(&args->executable->is_deleted);
     return NULL;
 }
-
-/* ------------------------------------------------------------------ serialization */
 
 static void keep_options(PJRT_SerializedCompileOptions *options) {
     (void)options; /* they are the executable's own */

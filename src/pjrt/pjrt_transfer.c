@@ -126,8 +126,6 @@ PJRT_Client_CreateUninitializedBuffer(PJRT_Client_CreateUninitializedBuffer_Args
                        &args->buffer);
 }
 
-/* ------------------------------------------------------------------ to the host */
-
 /* Byte strides of the layout that the caller wants; false when it is tiled or no permutation. */
 static bool layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
                            int64_t *strides) {

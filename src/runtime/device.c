@@ -8,8 +8,6 @@
 
 static const char default_instance[] = "trn1.2xlarge";
 
-/* ------------------------------------------------------------------ which machine */
-
 /* The instance of the chip with the fewest chips, then the lowest price; *found false when none. */
 static vtrn_status smallest_instance(const char *chip, vtrn_instance *out, bool *found) {
     vtrn_instance all[CHIP_MAX_INSTANCES];
@@ -71,8 +69,6 @@ static vtrn_status check_machine(const runtime_device *d) {
                           (unsigned long long)c->hbm_reserved_stack_bytes);
     return NULL;
 }
-
-/* ------------------------------------------------------------------ opening and closing */
 
 /* Address space of the chip's real size; the host commits pages only as they are written. */
 static vtrn_status reserve_hbm(uint64_t size_bytes, uint8_t **out) {
@@ -169,8 +165,6 @@ void runtime_device_release(runtime_device *device) {
         device_destroy(device);
 }
 
-/* ------------------------------------------------------------------ memory */
-
 /* The caller counts the bytes of the scratch, which no reference of the device may keep alive. */
 static vtrn_status memory_new(runtime_device *device, int core_i, uint64_t size_bytes,
                               runtime_memory **out) {
@@ -259,8 +253,6 @@ void runtime_memory_reset_peak(runtime_device *device, int core_i) {
     device->cores[core_i].peak_bytes = device->cores[core_i].in_use_bytes;
     pthread_mutex_unlock(&device->memory_lock);
 }
-
-/* ------------------------------------------------------------------ cores */
 
 vtrn_status runtime_core_ready(runtime_device *device, int core_i) {
     runtime_core *core = &device->cores[core_i];

@@ -13,8 +13,6 @@ static double now_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ------------------------------------------------------------------ load */
-
 static vtrn_status bad_slot(const vtrn_program *p, uint32_t slot_i, const char *rule) {
     const vtrn_slot *s = &p->slots[slot_i];
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
@@ -127,8 +125,6 @@ void runtime_unload(runtime_program *l) {
     runtime_device_release(device);
 }
 
-/* ------------------------------------------------------------------ binding */
-
 /* Constants into HBM, once for each core. */
 static vtrn_status bind_core(runtime_program *l, int core_i) {
     runtime_binding *b = &l->bindings[core_i];
@@ -229,8 +225,6 @@ static void bind_call(runtime_program *l, const runtime_call *call) {
     }
 }
 
-/* ------------------------------------------------------------------ time */
-
 static int find_timing(const runtime_program *l) {
     for (int i = 0; i < l->n_timings; i++) {
         const runtime_timing *t = &l->timings[i];
@@ -279,8 +273,6 @@ static vtrn_status time_run(runtime_program *l) {
     l->timing_seconds = now_seconds() - start;
     return NULL;
 }
-
-/* ------------------------------------------------------------------ execute */
 
 static vtrn_status run_bound(runtime_program *l, const runtime_call *call) {
     engine_run *run = &l->run;

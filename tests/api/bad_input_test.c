@@ -91,8 +91,6 @@ static int device_still_works(void **state) {
     return 0;
 }
 
-/* --- artifacts -------------------------------------------------------------------------------- */
-
 static void a_truncated_artifact_is_refused(void **state) {
     (void)state;
     for (size_t size = 4; size < sizeof artifact_x_plus_1 - 8; size++) {
@@ -162,8 +160,6 @@ static void an_operation_that_is_not_implemented_is_named(void **state) {
     memcpy(copy + i, "ad\xb1\x01v1", 6);
     refused(vtrn_compile(device, copy, sizeof copy, &e), UNIMPLEMENTED, "vhlo.ad??v1", NULL);
 }
-
-/* --- programs --------------------------------------------------------------------------------- */
 
 #define HEAD                                                                                       \
     "program \"p\" chip \"trn1\" gen 2\narguments 1\noutputs _\nscratch 0\n"                       \
@@ -272,8 +268,6 @@ static void a_program_for_another_chip_is_refused(void **state) {
             UNSUPPORTED, "made for NeuronCore-v3, trn1 has v2", NULL);
 }
 
-/* --- data and buffers ------------------------------------------------------------------------- */
-
 static void nan_in_data_is_data(void **state) {
     (void)state;
     const uint32_t bits[N] = {0x7fc00000, 0xffc00000, 0x7f800000, 0xff800000, 0, 0x3f800000};
@@ -328,8 +322,6 @@ static void a_donated_buffer_is_not_taken_twice(void **state) {
     vtrn_buffer_destroy(in);
     vtrn_buffer_destroy(out);
 }
-
-/* --- chips ------------------------------------------------------------------------------------ */
 
 static vtrn_status open_chip(const char *chip) {
     vtrn_device *d = NULL;

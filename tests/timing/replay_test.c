@@ -91,8 +91,6 @@ static void assert_interval(int lane, int nth, double start_ns, double end_ns) {
     assert_ns(i.end_ns, end_ns);
 }
 
-/* ---- queues and semaphores ---- */
-
 static void an_empty_program_takes_the_launch_alone(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -192,8 +190,6 @@ static void blocks_meet_and_pay_for_the_branch_between_them(void **state) {
     timing_result_free(&result);
 }
 
-/* ---- Tensor ---- */
-
 static void add_matmul(vtrn_dtype dtype, uint32_t n) {
     tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0}, sbuf(dtype, 128, 128, 0));
     tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, n, 0),
@@ -286,8 +282,6 @@ static void an_idle_window_makes_the_pe_array_cold_again(void **state) {
     assert_ns(last.end_ns - last.start_ns, 1024 + 150);
     timing_result_free(&result);
 }
-
-/* ---- Vector, Scalar, GpSimd ---- */
 
 static double vector_cycles(const vtrn_chip *chip, const vtrn_instr *instr) {
     timing_cost cost;
@@ -392,8 +386,6 @@ static void a_custom_op_costs_its_arithmetic_or_its_traffic(void **state) {
     assert_int_equal(result.summary.hbm_write_bytes, 100);
     timing_result_free(&result);
 }
-
-/* ---- DMA ---- */
 
 static vtrn_instr *add_load(int partitions, uint32_t n, int queue) {
     vtrn_instr *dma =
@@ -515,8 +507,6 @@ static void hbm_to_hbm_copies_use_all_engines(void **state) {
     assert_int_equal(transfer.hbm_read_bytes + transfer.hbm_write_bytes, 2 * 65536 * 4);
 }
 
-/* ---- laws ---- */
-
 static uint32_t random_u32(uint64_t *seed) {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -636,8 +626,6 @@ static void a_replay_gives_the_same_times_each_time(void **state) {
     timing_result_free(&first);
     timing_result_free(&result);
 }
-
-/* ---- refusals ---- */
 
 static void malformed_programs_and_traces_are_refused(void **state) {
     (void)state;
