@@ -303,6 +303,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (options)
         l.options = *options;
     vtrn_status status = run(&l);
+    lower_drop_open(&l); /* there are some after an error only */
     free(l.list);
     free(l.blocks);
     free(l.slots);

@@ -19,6 +19,8 @@ typedef struct codec {
     uint32_t cap_types; /* decode */
 } codec;
 
+static const char no_memory[] = "host memory is short";
+
 static void fail(codec *c, const char *why) {
     if (!c->error)
         c->error = why;
@@ -39,7 +41,7 @@ static void raw(codec *c, void *p, size_t size) {
             size_t cap = (c->cap + size) * 2;
             uint8_t *grown = realloc(c->bytes, cap);
             if (!grown) {
-                fail(c, "host memory");
+                fail(c, no_memory);
                 return;
             }
             c->bytes = grown;
@@ -77,7 +79,7 @@ static void ints(codec *c, graph_ints *list) {
     if (c->is_decode) {
         v = ARENA_NEW(c->a, int64_t, (size_t)list->n);
         if (!v) {
-            fail(c, "host memory");
+            fail(c, no_memory);
             list->n = 0;
             return;
         }
@@ -92,7 +94,7 @@ static void text(codec *c, const char **s) {
     if (c->is_decode) {
         char *copy = ARENA_NEW(c->a, char, (size_t)len + 1);
         if (!copy) {
-            fail(c, "host memory");
+            fail(c, no_memory);
             return;
         }
         raw(c, copy, (size_t)len);
@@ -115,7 +117,7 @@ static void constant(codec *c, graph_attrs *at, const graph_type *type) {
     }
     void *data = arena_alloc(c->a, (size_t)n, 1);
     if (!data || (uint64_t)n != bytes) {
-        fail(c, "constant size");
+        fail(c, data ? "constant size" : no_memory);
         return;
     }
     raw(c, data, (size_t)n);
@@ -318,7 +320,7 @@ static void visit_values(codec *c, uint32_t *n, graph_value **list) {
     if (c->is_decode) {
         *list = ARENA_NEW(c->a, graph_value, *n);
         if (!*list) {
-            fail(c, "host memory");
+            fail(c, no_memory);
             *n = 0;
         }
     }
@@ -334,7 +336,7 @@ static void visit_region(codec *c, graph_region *r, int depth) {
     if (c->is_decode) {
         r->ops = ARENA_NEW(c->a, graph_op, r->n_ops);
         if (!r->ops) {
-            fail(c, "host memory");
+            fail(c, no_memory);
             r->n_ops = 0;
         }
     }
@@ -371,7 +373,7 @@ static void visit_op(codec *c, graph_op *op, int depth) {
         if (c->is_decode)
             op->regions[i] = ARENA_NEW(c->a, graph_region, 1);
         if (!op->regions || !op->regions[i])
-            fail(c, "host memory");
+            fail(c, no_memory);
         else
             visit_region(c, op->regions[i], depth + 1);
     }
@@ -414,14 +416,14 @@ vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
     g->types = ARENA_NEW(&home, graph_type, (size_t)n_values);
     g->body.ops = ARENA_NEW(&home, graph_op, 1);
     if (!g->types || !g->body.ops)
-        fail(&c, "host memory");
+        fail(&c, no_memory);
     if (!c.error)
         visit_op(&c, g->body.ops, 0);
     g->body.n_ops = 1;
     g->name = "custom_op";
     if (c.error) {
-        vtrn_status status =
-            VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op: %s, at byte %zu of %zu", c.error, c.n, size);
+        vtrn_status status = VTRN_ERROR(c.error == no_memory ? VTRN_RESOURCE : VTRN_BAD_ARGUMENT,
+                                        "custom op: %s, at byte %zu of %zu", c.error, c.n, size);
         arena_free(&home);
         free(g);
         return status;

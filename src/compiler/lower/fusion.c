@@ -75,7 +75,11 @@ static void unlink_fusion(lower *l, fusion *f) {
         *at = f->next;
 }
 
-/* Stores what is used outside, emits the code, gives every named value a view. */
+static void fusion_free(fusion *f) {
+    free(f->values);
+    free(f);
+}
+
 /* A kernel is named after its last operation. */
 static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
     if (!status || !f->n_nodes)
@@ -85,6 +89,7 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
                                 s->place);
 }
 
+/* Stores what is used outside, emits the code, gives every named value a view. */
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
     uint32_t saved_source = l->source;
@@ -127,8 +132,7 @@ vtrn_status fusion_close(lower *l, fusion *f) {
     }
     status = blame(l, f, status);
     l->source = saved_source;
-    free(f->values);
-    free(f);
+    fusion_free(f);
     return status;
 }
 
@@ -140,6 +144,14 @@ vtrn_status lower_close_all(lower *l) {
     while (l->fusions)
         VTRN_RETURN_IF_ERROR(fusion_close(l, l->fusions));
     return NULL;
+}
+
+void lower_drop_open(lower *l) {
+    for (fusion *f = l->fusions, *next; f; f = next) {
+        next = f->next;
+        fusion_free(f);
+    }
+    l->fusions = NULL;
 }
 
 vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value result, int64_t cols,
@@ -179,8 +191,7 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
             fusion_name(l, a, fv->value, base + (int)l->values[fv->value].node, fv->alias_of));
     }
     unlink_fusion(l, b);
-    free(b->values);
-    free(b);
+    fusion_free(b);
     return NULL;
 }
 

@@ -163,6 +163,7 @@ vtrn_status lower_region(lower *l, const graph_region *region);
 
 /* Closes every open fusion. */
 vtrn_status lower_close_all(lower *l);
+void lower_drop_open(lower *l); /* frees open fusions; nothing is emitted */
 vtrn_status lower_close_value(lower *l, graph_value v);
 
 #endif
