@@ -63,20 +63,22 @@ bool isa_is_dma(vtrn_opcode opcode) {
                     info->cost == COST_DMA_INDIRECT);
 }
 
-static bool has_role(const vtrn_instr *instr, int ap_i, const char *letters) {
+static char role_of(const vtrn_instr *instr, int ap_i) {
     const vtrn_op_info *info = isa_op_info(instr->opcode);
-    return info && instr->ap[ap_i].space != VTRN_SPACE_NONE && strchr(letters, info->roles[ap_i]);
+    return info && instr->ap[ap_i].space != VTRN_SPACE_NONE ? info->roles[ap_i] : '-';
 }
 
 bool isa_ap_is_written(const vtrn_instr *instr, int ap_i) {
-    return has_role(instr, ap_i, "WU");
+    char role = role_of(instr, ap_i);
+    return role == 'W' || role == 'U';
 }
 
 bool isa_ap_is_read(const vtrn_instr *instr, int ap_i) {
-    if (has_role(instr, ap_i, "RUs"))
+    char role = role_of(instr, ap_i);
+    if (role == 'R' || role == 'U' || role == 's')
         return true;
-    return ap_i == 0 && (instr->flags & VTRN_FLAG_ACCUMULATE) &&
-           instr->opcode != VTRN_OP_ACTIVATE && has_role(instr, ap_i, "W");
+    return ap_i == 0 && role == 'W' && (instr->flags & VTRN_FLAG_ACCUMULATE) &&
+           instr->opcode != VTRN_OP_ACTIVATE;
 }
 
 uint64_t isa_ap_free_size(const vtrn_ap *ap) {

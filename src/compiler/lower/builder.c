@@ -170,42 +170,51 @@ static vtrn_status copy_strings(lower *l, vtrn_program *p) {
     return NULL;
 }
 
+static vtrn_status block_end(vtrn_program *p, const lower_block *from, vtrn_block *to) {
+    to->end = (uint8_t)from->kind;
+    to->next[0] = from->next[0];
+    to->next[1] = from->next[1];
+    to->cond_slot = from->cond_slot;
+    to->n_targets = from->n_targets;
+    if (!from->n_targets)
+        return NULL;
+    uint32_t *targets = ARENA_NEW(&p->arena, uint32_t, from->n_targets);
+    if (!targets)
+        return VTRN_OUT_OF_MEMORY(from->n_targets * sizeof *targets);
+    memcpy(targets, from->targets, from->n_targets * sizeof *targets);
+    to->targets = targets;
+    return NULL;
+}
+
+/* The streams of every block, one behind the other. */
 static vtrn_status emit_blocks(lower *l, vtrn_program *p) {
-    p->instrs = ARENA_NEW(&p->arena, vtrn_instr, schedule_bound(l->n_list));
+    schedule_input *in = ARENA_NEW(&l->tmp, schedule_input, l->n_blocks);
+    schedule **schedules = ARENA_NEW(&l->tmp, schedule *, l->n_blocks);
+    uint32_t *n_out = ARENA_NEW(&l->tmp, uint32_t, l->n_blocks), n = 0;
     p->blocks = ARENA_NEW(&p->arena, vtrn_block, l->n_blocks);
-    if (!p->instrs || !p->blocks)
-        return VTRN_OUT_OF_MEMORY(l->n_list * sizeof(vtrn_instr));
+    if (!in || !schedules || !n_out || !p->blocks)
+        return VTRN_OUT_OF_MEMORY(l->n_blocks * sizeof *p->blocks);
     for (uint32_t b = 0; b < l->n_blocks; b++) {
-        const lower_block *from = &l->blocks[b];
+        in[b] = (schedule_input){.chip = l->chip,
+                                 .slots = p->slots,
+                                 .n_slots = p->n_slots,
+                                 .customs = l->customs,
+                                 .output_alias = p->output_alias,
+                                 .list = l->list + l->blocks[b].begin,
+                                 .n = l->blocks[b].end - l->blocks[b].begin};
+        VTRN_RETURN_IF_ERROR(schedule_analyse(&in[b], &l->tmp, &schedules[b], &n_out[b]));
+        n += n_out[b];
+    }
+    p->instrs = ARENA_NEW(&p->arena, vtrn_instr, n);
+    if (!p->instrs)
+        return VTRN_OUT_OF_MEMORY(n * sizeof(vtrn_instr));
+    for (uint32_t b = 0; b < l->n_blocks; b++) {
         vtrn_block *to = &p->blocks[b];
-        schedule_input in = {.chip = l->chip,
-                             .slots = p->slots,
-                             .n_slots = p->n_slots,
-                             .customs = l->customs,
-                             .output_alias = p->output_alias,
-                             .list = l->list + from->begin,
-                             .n = from->end - from->begin};
-        uint32_t n_out;
-        arena scratch = ARENA_EMPTY;
-        vtrn_status status =
-            schedule_block(&in, &scratch, p->instrs + p->n_instrs, to->first, to->count, &n_out);
-        arena_free(&scratch);
-        VTRN_RETURN_IF_ERROR(status);
+        schedule_emit(schedules[b], p->instrs + p->n_instrs, to->first, to->count);
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
             to->first[e] += p->n_instrs;
-        p->n_instrs += n_out;
-        to->end = (uint8_t)from->kind;
-        to->next[0] = from->next[0];
-        to->next[1] = from->next[1];
-        to->cond_slot = from->cond_slot;
-        to->n_targets = from->n_targets;
-        if (from->n_targets) {
-            uint32_t *targets = ARENA_NEW(&p->arena, uint32_t, from->n_targets);
-            if (!targets)
-                return VTRN_OUT_OF_MEMORY(from->n_targets * sizeof *targets);
-            memcpy(targets, from->targets, from->n_targets * sizeof *targets);
-            to->targets = targets;
-        }
+        p->n_instrs += n_out[b];
+        VTRN_RETURN_IF_ERROR(block_end(p, &l->blocks[b], to));
     }
     p->n_blocks = l->n_blocks;
     return NULL;

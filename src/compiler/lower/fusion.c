@@ -3,6 +3,7 @@
 
 #include "compiler/lower/contract.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,9 +40,10 @@ static int64_t count_of(const lower *l, graph_value v) {
 }
 
 vtrn_status fusion_open(lower *l, int64_t n, fusion **out) {
-    fusion *f = calloc(1, sizeof *f);
+    fusion *f = malloc(sizeof *f);
     if (!f)
         return VTRN_OUT_OF_MEMORY(sizeof *f);
+    memset(f, 0, offsetof(fusion, nodes));
     f->n = n;
     fusion **tail = &l->fusions;
     while (*tail)

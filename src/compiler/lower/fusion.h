@@ -75,8 +75,8 @@ typedef struct fusion {
     int64_t row_step; /* rows of a tile when a contraction sets them, else 0 */
     int n_contracts;
     int n_nodes, n_values, cap_values;
-    fusion_node nodes[FUSION_MAX_NODES];
     fusion_value *values;
+    fusion_node nodes[FUSION_MAX_NODES]; /* last: those beyond n_nodes are never touched */
 } fusion;
 
 /* Type of tile for a value's dtype; false when the engines have no exact way to hold it. */

@@ -22,8 +22,9 @@ enum {
 /* Who touched a granule last. seq 0 means nobody: instructions are numbered from 1 in each lane. */
 typedef struct granule {
     uint32_t writer_seq;
-    uint32_t writer_lane;
-    uint32_t reader_seq[N_LANES];
+    uint16_t writer_lane;
+    uint16_t readers;             /* a bit a lane: the entries of reader_seq that count */
+    uint32_t reader_seq[N_LANES]; /* with the rest a cache line */
 } granule;
 
 /* Granules of one HBM slot; granularity follows the size so that a pass over it stays cheap. */
@@ -36,13 +37,24 @@ typedef struct slot_track {
 } slot_track;
 
 typedef struct dep_wait {
-    uint32_t instr; /* index in the list */
-    uint32_t lane, seq;
+    uint32_t lane, awaited; /* index in the list */
 } dep_wait;
 
+struct schedule {
+    const schedule_input *in;
+    uint8_t *lane;        /* by list index */
+    bool *is_awaited;     /* by list index: somebody waits for its completion */
+    uint32_t *value;      /* by list index: its lane's semaphore once it completed */
+    uint32_t *first_wait; /* by list index, and one more: of waits */
+    dep_wait *waits;
+    uint32_t count[VTRN_ENGINE_COUNT]; /* instructions of each stream */
+};
+
+/* What only the analysis needs. */
 typedef struct scheduler {
     const schedule_input *in;
-    arena *scratch;
+    schedule *out;
+    arena scratch;
     granule *sbuf, *psum;
     uint32_t sbuf_cols, psum_cols, n_rows;
     slot_track *tracks; /* by slot; an output that may share an argument's memory uses its track */
@@ -54,12 +66,7 @@ typedef struct scheduler {
     uint32_t need[N_LANES];                     /* of the instruction at hand */
     dep_wait *waits;
     uint32_t n_waits, cap_waits;
-    bool *is_awaited; /* by list index */
 } scheduler;
-
-uint32_t schedule_bound(uint32_t n) {
-    return n * (1 + (N_LANES + VTRN_MAX_WAITS - 1) / VTRN_MAX_WAITS);
-}
 
 static uint32_t lane_of(const vtrn_instr *instr) {
     return isa_is_dma(instr->opcode) ? VTRN_ENGINE_COUNT + instr->queue : instr->engine;
@@ -75,15 +82,16 @@ static void touch(scheduler *s, granule *g, uint32_t lane, uint32_t seq, bool is
         need_seq(s, g->writer_lane, g->writer_seq);
     if (!is_write) {
         g->reader_seq[lane] = seq;
+        g->readers |= (uint16_t)(1u << lane);
         return;
     }
-    for (uint32_t l = 0; l < N_LANES; l++)
-        if (g->reader_seq[l]) {
-            if (l != lane || g->reader_seq[l] != seq) /* an instruction is no hazard to itself */
-                need_seq(s, l, g->reader_seq[l]);
-            g->reader_seq[l] = 0;
-        }
-    g->writer_lane = lane;
+    for (uint32_t left = g->readers; left; left &= left - 1) {
+        uint32_t l = (uint32_t)__builtin_ctz(left);
+        if (l != lane || g->reader_seq[l] != seq) /* an instruction is no hazard to itself */
+            need_seq(s, l, g->reader_seq[l]);
+    }
+    g->readers = 0;
+    g->writer_lane = (uint16_t)lane;
     g->writer_seq = seq;
 }
 
@@ -112,7 +120,7 @@ static vtrn_status open_slot(scheduler *s, uint32_t slot_i, slot_track *t) {
     while ((slot->size_bytes >> t->shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
         t->shift++;
     t->n = (uint32_t)(slot->size_bytes >> t->shift) + 1;
-    t->granules = ARENA_NEW(s->scratch, granule, t->n);
+    t->granules = ARENA_NEW(&s->scratch, granule, t->n);
     if (!t->granules)
         return VTRN_OUT_OF_MEMORY(t->n * sizeof(granule));
     if (slot->kind == VTRN_SLOT_SCRATCH)
@@ -173,7 +181,7 @@ static vtrn_status touch_operands(scheduler *s, const vtrn_instr *instr, uint32_
     return NULL;
 }
 
-static vtrn_status add_wait(scheduler *s, uint32_t instr, uint32_t lane, uint32_t seq) {
+static vtrn_status add_wait(scheduler *s, uint32_t lane, uint32_t awaited) {
     if (s->n_waits == s->cap_waits) {
         uint32_t cap = s->cap_waits ? s->cap_waits * 2 : 1024;
         dep_wait *grown = realloc(s->waits, cap * sizeof *grown);
@@ -182,8 +190,8 @@ static vtrn_status add_wait(scheduler *s, uint32_t instr, uint32_t lane, uint32_
         s->waits = grown;
         s->cap_waits = cap;
     }
-    s->waits[s->n_waits++] = (dep_wait){instr, lane, seq};
-    s->is_awaited[s->lane_instr[lane][seq - 1]] = true;
+    s->waits[s->n_waits++] = (dep_wait){lane, awaited};
+    s->out->is_awaited[awaited] = true;
     return NULL;
 }
 
@@ -194,7 +202,7 @@ static void learn(scheduler *s, uint32_t engine, uint32_t instr_i) {
 }
 
 /* Turns need[] into the fewest waits that `engine` has to make. */
-static vtrn_status resolve(scheduler *s, uint32_t i, const vtrn_instr *instr, uint32_t lane) {
+static vtrn_status resolve(scheduler *s, const vtrn_instr *instr, uint32_t lane) {
     uint32_t e = instr->engine;
     bool is_dma = isa_is_dma(instr->opcode);
     if (!is_dma)
@@ -214,87 +222,108 @@ static vtrn_status resolve(scheduler *s, uint32_t i, const vtrn_instr *instr, ui
         }
         if (best == N_LANES)
             return NULL;
-        VTRN_RETURN_IF_ERROR(add_wait(s, i, best, s->need[best]));
+        VTRN_RETURN_IF_ERROR(add_wait(s, best, best_instr));
         learn(s, e, best_instr);
         if (s->known[e][best] < s->need[best])
             s->known[e][best] = s->need[best];
     }
 }
 
+/* event_semaphore instructions that n waits need in front of their instruction. */
+static uint32_t n_holders(uint32_t n) {
+    return n > VTRN_MAX_WAITS ? (n - VTRN_MAX_WAITS + VTRN_MAX_WAITS - 1) / VTRN_MAX_WAITS : 0;
+}
+
 static vtrn_status analyse(scheduler *s) {
+    schedule *out = s->out;
     for (uint32_t i = 0; i < s->in->n; i++) {
         const vtrn_instr *instr = &s->in->list[i];
-        uint32_t lane = lane_of(instr), seq = s->lane_n[lane] + 1;
-        VTRN_CHECK(lane < N_LANES, "DMA ring in range");
+        uint32_t lane = out->lane[i], seq = s->lane_n[lane] + 1;
         memset(s->need, 0, sizeof s->need);
         VTRN_RETURN_IF_ERROR(touch_operands(s, instr, lane, seq));
-        VTRN_RETURN_IF_ERROR(resolve(s, i, instr, lane));
+        uint32_t first = out->first_wait[i] = s->n_waits;
+        VTRN_RETURN_IF_ERROR(resolve(s, instr, lane));
+        out->count[instr->engine] += 1 + n_holders(s->n_waits - first);
         s->lane_instr[lane][s->lane_n[lane]++] = i;
         memcpy(s->snapshot[i], s->known[instr->engine], sizeof s->snapshot[i]);
         if (s->snapshot[i][lane] < seq)
             s->snapshot[i][lane] = seq;
     }
+    out->first_wait[s->in->n] = s->n_waits;
     return NULL;
 }
 
-/* Waits beyond what an instruction holds go to event_semaphore instructions in front of it. */
-static vtrn_instr *emit_waits(scheduler *s, uint32_t i, uint32_t *wait_i, const uint32_t *value_of,
-                              vtrn_instr *at, vtrn_instr *target) {
-    uint32_t first = *wait_i;
-    while (*wait_i < s->n_waits && s->waits[*wait_i].instr == i)
-        ++*wait_i;
-    uint32_t n = *wait_i - first, extra = n > VTRN_MAX_WAITS ? n - VTRN_MAX_WAITS : 0;
-    for (uint32_t w = 0; w < n; w++) {
-        const dep_wait *d = &s->waits[first + w];
-        vtrn_wait wait = {.semaphore = (uint16_t)d->lane,
-                          .value = value_of[s->lane_instr[d->lane][d->seq - 1]]};
-        vtrn_instr *holder = target;
-        if (w < extra) {
-            if (w % VTRN_MAX_WAITS == 0)
-                *at++ = (vtrn_instr){.opcode = VTRN_OP_EVENT_SEMAPHORE,
-                                     .engine = target->engine,
-                                     .update_semaphore = VTRN_NO_SEMAPHORE,
-                                     .source = target->source};
-            holder = at - 1;
-        }
-        holder->wait[holder->n_waits++] = wait;
+/* What each lane's semaphore has reached when an instruction of the list completed. */
+static void count_updates(schedule *out) {
+    uint32_t raised[N_LANES] = {0};
+    for (uint32_t i = 0; i < out->in->n; i++) {
+        uint32_t lane = out->lane[i];
+        if (out->is_awaited[i])
+            raised[lane] += lane >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
+        out->value[i] = raised[lane];
     }
-    return at;
 }
 
-static vtrn_status emit(scheduler *s, vtrn_instr *out, uint32_t first[], uint32_t count[],
-                        uint32_t *n_out) {
-    uint32_t *value_of = ARENA_NEW(s->scratch, uint32_t, s->in->n);
-    uint32_t *wait_of = ARENA_NEW(s->scratch, uint32_t, s->in->n);
-    if (s->in->n && (!value_of || !wait_of))
-        return VTRN_OUT_OF_MEMORY(s->in->n * sizeof *value_of);
-    uint32_t raised[N_LANES] = {0};
-    uint32_t w = 0;
-    for (uint32_t i = 0; i < s->in->n; i++) {
-        uint32_t lane = lane_of(&s->in->list[i]);
-        if (s->is_awaited[i])
-            raised[lane] += lane >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
-        value_of[i] = raised[lane];
-        wait_of[i] = w;
-        while (w < s->n_waits && s->waits[w].instr == i)
-            w++;
+/* Instruction i at `at`, behind what holds the waits that it cannot. Returns what comes next. */
+static vtrn_instr *emit_instr(const schedule *s, uint32_t i, vtrn_instr *at) {
+    const vtrn_instr *instr = &s->in->list[i];
+    uint32_t first = s->first_wait[i], n = s->first_wait[i + 1] - first;
+    uint32_t extra = n > VTRN_MAX_WAITS ? n - VTRN_MAX_WAITS : 0;
+    vtrn_instr *target = at + n_holders(n), *holder = target;
+    *target = *instr;
+    if (s->is_awaited[i]) {
+        target->update_semaphore = s->lane[i];
+        target->update_value = s->lane[i] >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
     }
-    vtrn_instr *at = out;
-    for (uint32_t e = 0; e < VTRN_ENGINE_COUNT; e++) {
-        first[e] = (uint32_t)(at - out);
-        for (uint32_t i = 0; i < s->in->n; i++) {
-            if (s->in->list[i].engine != e)
-                continue;
-            vtrn_instr instr = s->in->list[i];
-            uint32_t lane = lane_of(&instr), wait_i = wait_of[i];
-            instr.update_semaphore = s->is_awaited[i] ? (uint16_t)lane : VTRN_NO_SEMAPHORE;
-            instr.update_value = !s->is_awaited[i] ? 0 : lane >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;
-            at = emit_waits(s, i, &wait_i, value_of, at, &instr);
-            *at++ = instr;
+    for (uint32_t w = 0; w < n; w++) {
+        if (w < extra && w % VTRN_MAX_WAITS == 0) {
+            holder = at++;
+            *holder = (vtrn_instr){.opcode = VTRN_OP_EVENT_SEMAPHORE,
+                                   .engine = instr->engine,
+                                   .update_semaphore = VTRN_NO_SEMAPHORE,
+                                   .source = instr->source};
         }
-        count[e] = (uint32_t)(at - out) - first[e];
+        holder = w < extra ? holder : target;
+        const dep_wait *wait = &s->waits[first + w];
+        holder->wait[holder->n_waits++] =
+            (vtrn_wait){.semaphore = (uint16_t)wait->lane, .value = s->value[wait->awaited]};
     }
-    *n_out = (uint32_t)(at - out);
+    return target + 1;
+}
+
+void schedule_emit(const schedule *s, vtrn_instr *out, uint32_t first[VTRN_ENGINE_COUNT],
+                   uint32_t count[VTRN_ENGINE_COUNT]) {
+    vtrn_instr *at[VTRN_ENGINE_COUNT];
+    uint32_t n = 0;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        first[e] = n;
+        count[e] = s->count[e];
+        at[e] = out + n;
+        n += count[e];
+    }
+    for (uint32_t i = 0; i < s->in->n; i++) {
+        vtrn_engine e = (vtrn_engine)s->in->list[i].engine;
+        at[e] = emit_instr(s, i, at[e]);
+    }
+}
+
+static vtrn_status prepare_output(scheduler *s, arena *home) {
+    uint32_t n = s->in->n;
+    schedule *out = s->out = ARENA_NEW(home, schedule, 1);
+    if (!out)
+        return VTRN_OUT_OF_MEMORY(sizeof *out);
+    out->in = s->in;
+    out->lane = ARENA_NEW(home, uint8_t, n);
+    out->is_awaited = ARENA_NEW(home, bool, n);
+    out->value = ARENA_NEW(home, uint32_t, n);
+    out->first_wait = ARENA_NEW(home, uint32_t, (size_t)n + 1);
+    if (!out->lane || !out->is_awaited || !out->value || !out->first_wait)
+        return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *out->value);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t lane = lane_of(&s->in->list[i]);
+        VTRN_CHECK(lane < N_LANES, "DMA ring in range");
+        out->lane[i] = (uint8_t)lane;
+    }
     return NULL;
 }
 
@@ -306,17 +335,15 @@ static vtrn_status prepare(scheduler *s) {
     /* calloc leaves untouched pages untouched: a tiny program pays for what it uses */
     s->sbuf = calloc((size_t)s->n_rows * s->sbuf_cols, sizeof *s->sbuf);
     s->psum = calloc((size_t)s->n_rows * s->psum_cols, sizeof *s->psum);
-    s->tracks = ARENA_NEW(s->scratch, slot_track, in->n_slots);
-    s->track_of = ARENA_NEW(s->scratch, uint32_t, in->n_slots);
-    s->snapshot = arena_alloc(s->scratch, in->n, sizeof *s->snapshot);
-    s->is_awaited = ARENA_NEW(s->scratch, bool, in->n);
-    bool is_ok = s->sbuf && s->psum && s->tracks && s->track_of && s->snapshot && s->is_awaited;
+    s->tracks = ARENA_NEW(&s->scratch, slot_track, in->n_slots);
+    s->track_of = ARENA_NEW(&s->scratch, uint32_t, in->n_slots);
+    s->snapshot = arena_alloc(&s->scratch, in->n, sizeof *s->snapshot);
+    bool is_ok = s->sbuf && s->psum && s->tracks && s->track_of && s->snapshot;
     uint32_t lane_count[N_LANES] = {0};
     for (uint32_t i = 0; i < in->n; i++)
-        if (lane_of(&in->list[i]) < N_LANES)
-            lane_count[lane_of(&in->list[i])]++;
+        lane_count[s->out->lane[i]]++;
     for (uint32_t l = 0; l < N_LANES; l++) {
-        s->lane_instr[l] = ARENA_NEW(s->scratch, uint32_t, lane_count[l]);
+        s->lane_instr[l] = ARENA_NEW(&s->scratch, uint32_t, lane_count[l]);
         is_ok = is_ok && s->lane_instr[l];
     }
     if (!is_ok)
@@ -336,17 +363,35 @@ static vtrn_status prepare(scheduler *s) {
     return NULL;
 }
 
-vtrn_status schedule_block(const schedule_input *in, arena *scratch, vtrn_instr *out,
-                           uint32_t first[VTRN_ENGINE_COUNT], uint32_t count[VTRN_ENGINE_COUNT],
-                           uint32_t *n_out) {
-    scheduler s = {.in = in, .scratch = scratch};
-    vtrn_status status = prepare(&s);
+/* Moves the waits to where they stay. */
+static vtrn_status finish(scheduler *s, arena *home, uint32_t *n_out) {
+    schedule *out = s->out;
+    count_updates(out);
+    out->waits = ARENA_NEW(home, dep_wait, s->n_waits);
+    if (!out->waits)
+        return VTRN_OUT_OF_MEMORY(s->n_waits * sizeof *out->waits);
+    if (s->n_waits)
+        memcpy(out->waits, s->waits, s->n_waits * sizeof *out->waits);
+    *n_out = 0;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        *n_out += out->count[e];
+    return NULL;
+}
+
+vtrn_status schedule_analyse(const schedule_input *in, arena *home, schedule **out,
+                             uint32_t *n_out) {
+    scheduler s = {.in = in};
+    vtrn_status status = prepare_output(&s, home);
+    if (!status)
+        status = prepare(&s);
     if (!status)
         status = analyse(&s);
     if (!status)
-        status = emit(&s, out, first, count, n_out);
+        status = finish(&s, home, n_out);
+    *out = s.out;
     free(s.sbuf);
     free(s.psum);
     free(s.waits);
+    arena_free(&s.scratch);
     return status;
 }

@@ -18,12 +18,17 @@ typedef struct schedule_input {
     uint32_t n;
 } schedule_input;
 
-/* Streams of one block. The instructions are appended to `out` (room for at least
- * schedule_bound(n) more); first/count are relative to out. Dependences (read after write, write
- * after read, write after write) are found per memory granule; transitive ones get no wait. */
-vtrn_status schedule_block(const schedule_input *in, arena *scratch, vtrn_instr *out,
-                           uint32_t first[VTRN_ENGINE_COUNT], uint32_t count[VTRN_ENGINE_COUNT],
-                           uint32_t *n_out);
-uint32_t schedule_bound(uint32_t n);
+/* The waits of one block, found and not yet written. */
+typedef struct schedule schedule;
+
+/* Finds dependences (read after write, write after read, write after write) per memory granule;
+ * transitive ones get no wait. All that stays lies in `home`, and `in` must live as long;
+ * *n_out: instructions that schedule_emit will write. */
+vtrn_status schedule_analyse(const schedule_input *in, arena *home, schedule **out,
+                             uint32_t *n_out);
+
+/* Writes the block's streams to out[n_out]; first and count are relative to out. */
+void schedule_emit(const schedule *schedule, vtrn_instr *out, uint32_t first[VTRN_ENGINE_COUNT],
+                   uint32_t count[VTRN_ENGINE_COUNT]);
 
 #endif
