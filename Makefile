@@ -111,8 +111,7 @@ test-fuzz: test-tools
 	done
 
 test-python: venv build
-	VTRN_BUILD_DIR=$(ROOT)/$(BUILD) VTRN_BUILD=$(ROOT)/$(BUILD) \
-	    $(VENV)/bin/python -m pytest -q tests/python
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q tests/python
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz out

@@ -32,7 +32,7 @@ vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size
     *out = NULL;
     if (form == CLI_ARTIFACT) {
         const char *env = getenv("VTRN_CHIP");
-        VTRN_RETURN_IF_ERROR(chip_load(chip_name ? chip_name : env ? env : "trn1", chip));
+        VTRN_RETURN_IF_ERROR(chip_load(chip_name ? chip_name : env && *env ? env : "trn1", chip));
         VTRN_RETURN_IF_ERROR(from_artifact(bytes, size, chip, out));
     } else if (form == CLI_CONTAINER) {
         VTRN_RETURN_IF_ERROR(program_load(bytes, size, NULL, out));

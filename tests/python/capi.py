@@ -1,11 +1,10 @@
 """The C API through ctypes: compile an artifact, run it, read its profile."""
 
 import ctypes as ct
-import os
-import pathlib
 
 import ml_dtypes
 import numpy as np
+from paths import BUILD
 
 # numbering of vtrn_dtype in src/base/dtype.h
 DTYPES = [
@@ -15,16 +14,11 @@ DTYPES = [
 ]  # fmt: skip
 
 
-def build_dir():
-    root = pathlib.Path(__file__).resolve().parents[2]
-    return pathlib.Path(os.environ.get("VTRN_BUILD_DIR", root / "build"))
-
-
 def library_path():
-    for candidate in (build_dir() / "src" / "libvtrn.so", build_dir() / "libvtrn.so"):
+    for candidate in (BUILD / "src" / "libvtrn.so", BUILD / "libvtrn.so"):
         if candidate.exists():
             return candidate
-    raise FileNotFoundError(f"libvtrn.so in {build_dir()}: build the project first")
+    raise FileNotFoundError(f"libvtrn.so in {BUILD}: build the project first")
 
 
 class Profile(ct.Structure):

@@ -5,11 +5,9 @@ import os
 import sys
 
 import pytest
+from paths import BUILD
 
-BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
-LIBRARY = os.path.abspath(
-    os.environ.get("VTRN_LIBRARY") or os.path.join(BUILD, "src", "libvtrn.so")
-)
+LIBRARY = os.path.abspath(os.environ.get("VTRN_LIBRARY") or BUILD / "src" / "libvtrn.so")
 
 os.environ["JAX_PLATFORMS"] = "neuron,cpu"
 if importlib.util.find_spec("vtrn") is None and os.path.exists(LIBRARY):

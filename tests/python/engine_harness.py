@@ -1,14 +1,13 @@
 """Runs one instruction of the engines on NumPy operands, through the engine test library."""
 
 import ctypes
-import os
 
 import ml_dtypes
 import numpy as np
+from paths import BUILD
 
-BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
-PATH = os.path.join(BUILD, "tests/engine/harness/libvtrn_engine_test.so")
-lib = ctypes.CDLL(PATH) if os.path.exists(PATH) else None
+PATH = BUILD / "tests/engine/harness/libvtrn_engine_test.so"
+lib = ctypes.CDLL(str(PATH)) if PATH.exists() else None
 
 DTYPES = {
     "fp8e4m3": ml_dtypes.float8_e4m3,

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -11,9 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import export
+from paths import BUILD
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("VTRN_BUILD_DIR", ROOT / "build"))
 LIBRARY = BUILD / "tests" / "compiler" / "libreference_harness.so"
 
 DTYPES = {

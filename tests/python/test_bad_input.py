@@ -10,6 +10,7 @@ import capi
 import conftest
 import numpy as np
 import pytest
+from paths import BUILD, ROOT
 
 if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
@@ -17,8 +18,7 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 from jax import export  # noqa: E402
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
-VTRN = capi.build_dir() / "src/cli/vtrn"
+VTRN = BUILD / "src/cli/vtrn"
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 CATEGORIES = ("bad argument|undefined|uninitialised|out of capacity|hazard|deadlock|unsupported|"
               "unimplemented|unspecified|resource")  # not "internal"

@@ -7,10 +7,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from paths import BUILD, ROOT
 
-ROOT = os.path.join(os.path.dirname(__file__), "../..")
-BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(ROOT, "build")
-VTRN = os.path.join(BUILD, "src/cli/vtrn")
+VTRN = BUILD / "src/cli/vtrn"
 COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor"]
 
 

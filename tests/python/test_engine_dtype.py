@@ -1,19 +1,15 @@
 """Conversions of base/dtype.c against NumPy and ml_dtypes, exhaustive where the space is small."""
 
 import ctypes
-import glob
-import os
 import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
+from engine_harness import lib
 
 warnings.simplefilter("ignore", RuntimeWarning)
-BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
-LIBRARIES = glob.glob(os.path.join(BUILD, "tests/engine/harness/libvtrn_engine_test.so"))
-pytestmark = pytest.mark.skipif(not LIBRARIES, reason="the C tests are not built")
-lib = ctypes.CDLL(LIBRARIES[0]) if LIBRARIES else None
+pytestmark = pytest.mark.skipif(lib is None, reason="the C tests are not built")
 
 FLOATS = {
     "fp8e4m3": ml_dtypes.float8_e4m3,

@@ -8,6 +8,7 @@ import re
 import subprocess
 
 import pytest
+from paths import BUILD
 
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
@@ -16,9 +17,8 @@ from jax._src.interpreters import mlir as jax_mlir  # noqa: E402
 from jaxlib.mlir import ir  # noqa: E402
 from jaxlib.mlir.dialects import stablehlo  # noqa: E402
 
-BUILD = os.environ.get("VTRN_BUILD_DIR") or os.path.join(os.path.dirname(__file__), "../../build")
-HARNESS = os.path.join(BUILD, "tests/compiler/vhlo_harness")
-pytestmark = pytest.mark.skipif(not os.path.exists(HARNESS), reason="the C tests are not built")
+HARNESS = BUILD / "tests/compiler/vhlo_harness"
+pytestmark = pytest.mark.skipif(not HARNESS.exists(), reason="the C tests are not built")
 
 
 def run(*args):
