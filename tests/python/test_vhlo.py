@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 
+import numpy as np
 import pytest
 from paths import BUILD
 
@@ -16,6 +17,7 @@ from jax import export, lax  # noqa: E402
 from jax._src.interpreters import mlir as jax_mlir  # noqa: E402
 from jaxlib.mlir import ir  # noqa: E402
 from jaxlib.mlir.dialects import stablehlo  # noqa: E402
+from stablehlo_attrs import printed, wanted  # noqa: E402
 
 HARNESS = BUILD / "tests/compiler/vhlo_harness"
 pytestmark = pytest.mark.skipif(not HARNESS.exists(), reason="the C tests are not built")
@@ -146,54 +148,8 @@ def text_of(kind):
     return str(kind).replace("!stablehlo.token", "token").replace("!vhlo.token", "token")
 
 
-def flat(text):
-    return text.replace(" ", "")
-
-
-LISTS = {
-    "stablehlo.broadcast_in_dim": {"broadcast_dimensions": "dims"},
-    "stablehlo.transpose": {"permutation": "dims"},
-    "stablehlo.reverse": {"dimensions": "dims"},
-    "stablehlo.reduce": {"dimensions": "dims"},
-    "stablehlo.dynamic_slice": {"slice_sizes": "dims"},
-    "stablehlo.slice": {"start_indices": "start", "limit_indices": "limit", "strides": "stride"},
-    "stablehlo.pad": {"edge_padding_low": "low", "edge_padding_high": "high",
-                      "interior_padding": "interior"},
-    "stablehlo.convolution": {"window_strides": "stride", "lhs_dilation": "lhs_dilation",
-                              "rhs_dilation": "rhs_dilation"},
-    "stablehlo.reduce_window": {"window_dimensions": "window", "window_strides": "stride"},
-    "stablehlo.fft": {"fft_length": "length"},
-}
-INTS = {
-    "stablehlo.iota": {"iota_dimension": "dims"},
-    "stablehlo.concatenate": {"dimension": "dims"},
-    "stablehlo.sort": {"dimension": "dimension"},
-}
 DROPPED = {"stablehlo.return", "func.return", "stablehlo.optimization_barrier", "sdy.return",
            "builtin.unrealized_conversion_cast", "sdy.sharding_constraint", "sdy.mesh"}
-
-
-def wanted_attrs(op):
-    """The integer attributes of an operation as graph_print writes them."""
-    want = []
-    for name, printed in LISTS.get(op.name, {}).items():
-        if name in op.attributes:
-            values = re.search(r"array<i64(?:: (.*))?>", str(op.attributes[name]))
-            want.append(f"{printed}=[{flat(values.group(1) or '')}]")
-    for name, printed in INTS.get(op.name, {}).items():
-        value = ir.IntegerAttr(op.attributes[name]).value
-        want.append(f"{printed}=[{value}]" if printed == "dims" else f"{printed}={value}")
-    if op.name == "stablehlo.compare":
-        want.append(re.search(r"comparison_direction (\w+)", str(op.attributes[
-            "comparison_direction"])).group(1))
-    if op.name == "stablehlo.dot_general":
-        numbers = str(op.attributes["dot_dimension_numbers"])
-        for name, printed in [("lhs_batching", "lhs_batch"), ("rhs_batching", "rhs_batch"),
-                              ("lhs_contracting", "lhs_contract"),
-                              ("rhs_contracting", "rhs_contract")]:
-            found = re.search(name + r"_dimensions = \[([^\]]*)\]", numbers)
-            want.append(f"{printed}=[{flat(found.group(1)) if found else ''}]")
-    return tuple(sorted(want))
 
 
 def is_identity(op):
@@ -227,28 +183,23 @@ def inlined_ops(module):
                     elif op.name == "stablehlo.custom_call" and is_identity(op):
                         pass
                     elif op.name not in DROPPED:
-                        counter[op.name, types, wanted_attrs(op)] += 1
+                        counter[op.name, types, wanted(op)] += 1
                         visit(op)
 
     visit(functions["main"])
     return counter
 
 
-def graph_ops(text, want):
-    """The same of graph_print's text, for the attributes that `want` names."""
-    names = {name: {re.split(r"[=]", a)[0] for a in attrs} for name, _, attrs in want if attrs}
+def graph_ops(text):
+    """The same of graph_print's text."""
     counter = collections.Counter()
     for line in text.splitlines():
         line = re.sub(r" // .*", "", line.strip())
         found = re.match(r"(?:(?:%\d+(?:, )?)+ = )?((?:stablehlo|sdy)\.[\w.-]+)(.*?)(?: : (.*))?$",
                          line)
-        if not found:
-            continue
-        name, middle, types = found.group(1), found.group(2), found.group(3) or ""
-        kept = [a for a in middle.split() if a.split("=")[0] in names.get(name, ())]
-        if name == "stablehlo.compare":
-            kept = [a for a in middle.split() if a in ("EQ", "NE", "GE", "GT", "LE", "LT")]
-        counter[name, types.replace("!token", "token"), tuple(sorted(kept))] += 1
+        if found:
+            name, middle, types = found.group(1), found.group(2), found.group(3) or ""
+            counter[name, types.replace("!token", "token"), printed(middle)] += 1
     return counter
 
 
@@ -256,7 +207,7 @@ def check_graph(data, text):
     context, module = parse(data)
     with context:
         want = inlined_ops(module)
-    got = graph_ops(text, want)
+    got = graph_ops(text)
     assert got == want, f"missing {want - got}, too many {got - want}"
     return sum(want.values())
 
@@ -360,6 +311,25 @@ def test_constants_keep_their_bytes(tmp_path):
     data = export.export(jax.jit(lambda x: x + values), platforms=["cpu"])(
         jax.ShapeDtypeStruct((3,), F32)).mlir_module_serialized
     assert "dense<0x" + values.tobytes().hex() + ">" in dump("graph", data, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16",
+                                   "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3",
+                                   "float8_e3m4", "bfloat16", "float16", "float32", "float64",
+                                   "complex64", "complex128"])
+def test_constants_of_every_type_keep_their_bytes(dtype, tmp_path):
+    rng = np.random.default_rng(5)
+    for n in (1, 2, 5, 16, 17):
+        values = (rng.integers(0, 2, n) if dtype == "bool" else
+                  rng.standard_normal(n) * 50 if "int" not in dtype else
+                  rng.integers(0, 100, n)).astype(np.dtype(dtype))
+        kind = "splat" if (values == values[0]).all() else "dense"
+        raw = values.tobytes() if kind == "dense" else values[:1].tobytes()
+        shown = raw.hex() if len(raw) <= 16 else raw[:16].hex() + "..."
+        with jax.enable_x64(True):
+            data = export.export(jax.jit(lambda: lax.optimization_barrier(values)),
+                                 platforms=["cpu"])().mlir_module_serialized
+        assert f"{kind}<0x{shown}>" in dump("graph", data, tmp_path)
 
 
 @pytest.mark.parametrize("data, message", [

@@ -69,6 +69,7 @@ static void print_conv(printer *p, const graph_op *op) {
     print_ints(p, "reversal", a->conv.reversal);
     print_int(p, "feature_groups", a->conv.feature_groups);
     print_int(p, "batch_groups", a->conv.batch_groups);
+    print_int(p, "precision", a->conv.precision);
 }
 
 static void print_none(printer *p, const graph_op *op) {
@@ -119,6 +120,8 @@ static void print_window(printer *p, const graph_op *op) {
     print_ints(p, "window_dilation", op->attrs.window.window_dilation);
     print_ints(p, "pad_low", op->attrs.window.pad_low);
     print_ints(p, "pad_high", op->attrs.window.pad_high);
+    if (op->kind == GRAPH_SELECT_AND_SCATTER)
+        print_int(p, "select", op->select);
 }
 
 static void print_gather(printer *p, const graph_op *op) {
@@ -129,6 +132,7 @@ static void print_gather(printer *p, const graph_op *op) {
     print_ints(p, "start_index_map", op->attrs.gather.start_index_map);
     print_ints(p, "slice_sizes", op->attrs.gather.slice_sizes);
     print_int(p, "index_vector_dim", op->attrs.gather.index_vector_dim);
+    print_int(p, "is_sorted", op->attrs.gather.is_sorted);
 }
 
 static void print_scatter(printer *p, const graph_op *op) {
@@ -138,6 +142,7 @@ static void print_scatter(printer *p, const graph_op *op) {
     print_ints(p, "indices_batching", op->attrs.scatter.indices_batching);
     print_ints(p, "scatter_dims_to_operand", op->attrs.scatter.scatter_dims_to_operand);
     print_int(p, "index_vector_dim", op->attrs.scatter.index_vector_dim);
+    print_int(p, "is_sorted", op->attrs.scatter.is_sorted);
     print_int(p, "is_unique", op->attrs.scatter.is_unique);
 }
 
@@ -173,11 +178,15 @@ static void print_batch_norm(printer *p, const graph_op *op) {
 
 static void print_custom_call(printer *p, const graph_op *op) {
     fprintf(p->out, " @%s", op->name);
+    print_int(p, "has_side_effect", op->attrs.custom_call.has_side_effect);
 }
 
 static void print_collective(printer *p, const graph_op *op) {
     print_int(p, "channel_id", op->attrs.collective.channel_id);
     print_int(p, "dim", op->attrs.collective.dim);
+    print_int(p, "concat_dim", op->attrs.collective.dim2);
+    print_int(p, "split_count", op->attrs.collective.split_count);
+    print_int(p, "use_global_ids", op->attrs.collective.use_global_ids);
     int64_t n = op->attrs.collective.n_groups * op->attrs.collective.group_size;
     print_int(p, "n_groups", op->attrs.collective.n_groups);
     print_ints(p, "groups", (graph_ints){n, op->attrs.collective.groups});
