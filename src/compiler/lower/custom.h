@@ -4,11 +4,13 @@
 
 #include "compiler/graph/graph.h"
 
-/* Encodes op with its types, attributes and regions; bytes are in `a`. */
+/* Encodes op with its types, attributes, regions and the constants that these capture; bytes are in
+ * `a`. UNIMPLEMENTED when a region captures a computed value. */
 vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const void **out_bytes,
                           size_t *out_size);
 
-/* A graph whose body holds that one op. Every length is checked: the bytes may come from a file. */
+/* A graph whose body holds that op first, then constants that its regions use. Every length is
+ * checked: the bytes may come from a file. */
 vtrn_status custom_decode(const void *bytes, size_t size, graph **out);
 
 #endif

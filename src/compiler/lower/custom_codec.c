@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DEPTH = 16, MAX_ITEMS = 1 << 24 };
+enum { MAX_DEPTH = 16, MAX_ITEMS = 1 << 24, MAX_CAPTURES = 64 };
 
 typedef struct codec {
     bool is_decode;
@@ -379,8 +379,82 @@ static void visit_op(codec *c, graph_op *op, int depth) {
     }
 }
 
+/* Constants of the graph that the regions of an op use: they travel with it. */
+typedef struct captures {
+    const graph_op *ops[MAX_CAPTURES];
+    uint32_t n;
+} captures;
+
+static bool is_in(const graph_value *values, uint32_t n, graph_value v) {
+    for (uint32_t i = 0; i < n; i++)
+        if (values[i] == v)
+            return true;
+    return false;
+}
+
+static bool is_made_in(const graph_op *op, graph_value v) {
+    for (uint32_t k = 0; k < op->n_regions; k++) {
+        const graph_region *r = op->regions[k];
+        if (is_in(r->args, r->n_args, v))
+            return true;
+        for (uint32_t i = 0; i < r->n_ops; i++)
+            if (is_in(r->ops[i].results, r->ops[i].n_results, v) || is_made_in(&r->ops[i], v))
+                return true;
+    }
+    return false;
+}
+
+static const graph_op *constant_of(const graph_region *r, graph_value v) {
+    for (uint32_t i = 0; i < r->n_ops; i++) {
+        const graph_op *op = &r->ops[i], *found = NULL;
+        if (op->kind == GRAPH_CONSTANT && op->results[0] == v)
+            return op;
+        for (uint32_t k = 0; k < op->n_regions && !found; k++)
+            found = constant_of(op->regions[k], v);
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+static vtrn_status capture(const graph *g, const graph_op *outer, const graph_value *values,
+                           uint32_t n, captures *out) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (is_made_in(outer, values[i]))
+            continue;
+        const graph_op *op = constant_of(&g->body, values[i]);
+        bool is_known = false;
+        for (uint32_t k = 0; k < out->n; k++)
+            is_known |= out->ops[k] == op;
+        if (op && is_known)
+            continue;
+        if (!op || out->n == MAX_CAPTURES)
+            return VTRN_ERROR(
+                VTRN_UNIMPLEMENTED,
+                "%s: its region uses %s of an enclosing region; pass it as an operand", outer->name,
+                op ? "more than 64 constants" : "a computed value");
+        out->ops[out->n++] = op;
+    }
+    return NULL;
+}
+
+static vtrn_status capture_all(const graph *g, const graph_op *outer, const graph_op *op,
+                               captures *out) {
+    for (uint32_t k = 0; k < op->n_regions; k++) {
+        const graph_region *r = op->regions[k];
+        for (uint32_t i = 0; i < r->n_ops; i++) {
+            VTRN_RETURN_IF_ERROR(capture(g, outer, r->ops[i].operands, r->ops[i].n_operands, out));
+            VTRN_RETURN_IF_ERROR(capture_all(g, outer, &r->ops[i], out));
+        }
+        VTRN_RETURN_IF_ERROR(capture(g, outer, r->results, r->n_results, out));
+    }
+    return NULL;
+}
+
 vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const void **out_bytes,
                           size_t *out_size) {
+    captures constants = {.n = 0};
+    VTRN_RETURN_IF_ERROR(capture_all(g, op, op, &constants));
     codec c = {.from = g};
     c.renumbered = calloc(g->n_values ? g->n_values : 1, sizeof *c.renumbered);
     if (!c.renumbered)
@@ -389,7 +463,12 @@ vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const vo
     /* the number of values comes first, so that a reader can size its table */
     int64_t n_values = 0;
     i64(&c, &n_values);
+    count_of(&c, constants.n);
     visit_op(&c, &copy, 0);
+    for (uint32_t i = 0; i < constants.n; i++) {
+        copy = *constants.ops[i];
+        visit_op(&c, &copy, 0);
+    }
     free(c.renumbered);
     if (!c.error)
         memcpy(c.bytes, &(int64_t){c.n_values}, sizeof(int64_t));
@@ -412,14 +491,20 @@ vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
     codec c = {
         .is_decode = true, .a = &home, .bytes = (uint8_t *)(uintptr_t)bytes, .cap = size, .to = g};
     int64_t n_values = count_of(&c, 0);
+    int64_t n_constants = count_of(&c, 0);
     c.cap_types = (uint32_t)n_values;
     g->types = ARENA_NEW(&home, graph_type, (size_t)n_values);
-    g->body.ops = ARENA_NEW(&home, graph_op, 1);
+    g->body.ops = ARENA_NEW(&home, graph_op, (size_t)n_constants + 1);
     if (!g->types || !g->body.ops)
         fail(&c, no_memory);
     if (!c.error)
         visit_op(&c, g->body.ops, 0);
-    g->body.n_ops = 1;
+    for (int64_t i = 1; i <= n_constants && !c.error; i++) {
+        visit_op(&c, &g->body.ops[i], 0);
+        if (g->body.ops[i].kind != GRAPH_CONSTANT || g->body.ops[i].n_results != 1)
+            fail(&c, "a captured value that is no constant");
+    }
+    g->body.n_ops = 1 + (uint32_t)n_constants;
     g->name = "custom_op";
     if (c.error) {
         vtrn_status status = VTRN_ERROR(c.error == no_memory ? VTRN_RESOURCE : VTRN_BAD_ARGUMENT,
