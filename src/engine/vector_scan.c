@@ -16,6 +16,7 @@ static void scan_chunk(lanes *l, size_t n) {
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
     const float *y = operand_take_fp32(&l->op[2], n, l->buf[2]);
     float *d = l->buf[0];
+    /* the two that models use; the order of their operands is of no account */
     if (op0 == VTRN_ALU_MULTIPLY && op1 == VTRN_ALU_ADD) {
         for (size_t i = 0; i < n; i++)
             d[i] = last = x[i] * last + y[i];
@@ -24,9 +25,12 @@ static void scan_chunk(lanes *l, size_t n) {
             d[i] = x[i] + y[i];
         last = n ? d[n - 1] : last;
     } else {
+        bool r0 = l->instr->flags & VTRN_FLAG_REVERSE0, r1 = l->instr->flags & VTRN_FLAG_REVERSE1;
         for (size_t i = 0; i < n; i++) {
-            l->alu->tt[op0](x + i, &last, &last, 1);
-            l->alu->tt[op1](&last, y + i, &last, 1);
+            float before = last;
+            l->alu->tt[op0](r0 ? &before : x + i, r0 ? x + i : &before, &last, 1);
+            before = last;
+            l->alu->tt[op1](r1 ? y + i : &before, r1 ? &before : y + i, &last, 1);
             d[i] = last;
         }
     }
