@@ -1,5 +1,6 @@
 """Runs one instruction of the engines on NumPy operands, through the engine test library."""
 
+import collections
 import ctypes
 
 import ml_dtypes
@@ -17,6 +18,7 @@ DTYPES = {
     "bf16": ml_dtypes.bfloat16,
     "fp16": np.float16,
     "fp32": np.float32,
+    "tf32": np.float32,
     "int8": np.int8,
     "int16": np.int16,
     "int32": np.int32,
@@ -24,11 +26,23 @@ DTYPES = {
     "uint16": np.uint16,
     "uint32": np.uint32,
 }
-NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
-SBUF, PSUM = 1, 2
+NAMES = {np.dtype(t): name for name, t in DTYPES.items() if name != "tf32"}
+SBUF, PSUM, HBM = 1, 2, 3
 ENGINES = "TVSGY"
-ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC = 1, 2, 4, 8, 16
+ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST = (
+    1 << i for i in range(8))
+
+def names(table):
+    """ALU operations (0) or activation functions (1), as the C tables have them."""
+    lib.harness_name.restype = ctypes.c_char_p
+    out = []
+    while (name := lib.harness_name(table, len(out))) is not None:
+        out.append(name.decode())
+    return out
+
+
 STRIDE = {SBUF: 192 * 1024 + 64, PSUM: 16 * 1024 + 64}
+HBM_BYTES = 1 << 20
 
 
 class Dim(ctypes.Structure):
@@ -63,12 +77,12 @@ class Instr(ctypes.Structure):
 
 
 class Operand:
-    """Rows of a memory: dims [(step, num), ...] from element offset `at` of the dtype, in elements
-    of partition rows `partition` to `partition + n`."""
+    """n rows of a memory, each of dims [(step, num), ...] in elements from byte addr. In SBUF and
+    PSUM row r lies in partition `partition` + r, in HBM `pitch` elements after row r - 1."""
 
-    def __init__(self, dtype, n, dims, addr=0, partition=0, space=SBUF):
-        self.dtype, self.n, self.dims = np.dtype(DTYPES[dtype]), n, list(dims)
-        self.addr, self.partition, self.space = addr, partition, space
+    def __init__(self, dtype, n, dims, addr=0, partition=0, space=SBUF, pitch=1):
+        self.name, self.dtype, self.n, self.dims = dtype, np.dtype(DTYPES[dtype]), n, list(dims)
+        self.addr, self.partition, self.space, self.pitch = addr, partition, space, pitch
 
     def offsets(self):
         """Byte offset of each element of a row, in order."""
@@ -78,8 +92,8 @@ class Operand:
         return self.addr + index * self.dtype.itemsize
 
     def ap(self):
-        a = Ap(self.space, lib.harness_dtype(NAMES[self.dtype].encode()), len(self.dims), 0,
-               self.partition, self.n, 0, 0, self.addr, 1)
+        a = Ap(self.space, lib.harness_dtype(self.name.encode()), len(self.dims), 0,
+               self.partition, self.n, 0, 0, self.addr, self.pitch)
         for i, (step, num) in enumerate(self.dims):
             a.dim[i] = Dim(step, num)
         return a
@@ -96,11 +110,14 @@ class Machine:
             start = -room.ctypes.data % 64  # cache lines begin as they do in a core
             self.memory[space] = room[start:start + 128 * n].reshape(128, n)
             self.memory[space][:] = rng.integers(0, 256, (128, n), dtype=np.uint8)
+        self.memory[HBM] = rng.integers(0, 256, (1, HBM_BYTES), dtype=np.uint8)
+        self.ran = collections.Counter()  # (instruction, engine, dtypes of its operands)
         self.core = None
         lib.harness_core.restype = ctypes.c_void_p
         self.core = ctypes.c_void_p(lib.harness_core(
             self._pointer(SBUF), ctypes.c_size_t(STRIDE[SBUF]),
             self._pointer(PSUM), ctypes.c_size_t(STRIDE[PSUM])))
+        lib.harness_set_hbm(self.core, self._pointer(HBM))
 
     def __del__(self):
         if self.core:
@@ -111,6 +128,9 @@ class Machine:
 
     def _index(self, o):
         bytes_ = o.offsets()[:, None] + np.arange(o.dtype.itemsize)
+        if o.space == HBM:
+            starts = np.arange(o.n) * o.pitch * o.dtype.itemsize
+            return np.zeros((o.n, 1, 1), np.int64), bytes_[None] + starts[:, None, None]
         rows = np.arange(o.partition, o.partition + o.n)
         return rows[:, None, None], bytes_[None]
 
@@ -145,6 +165,7 @@ class Machine:
                                    ctypes.c_size_t(1000))
         if category:
             raise RuntimeError(message.value.decode())
+        self.ran[name, engine, tuple(o.name if o else None for o in operands)] += 1
 
 
 def dense(dtype, n, size, addr=0, **kw):

@@ -2,6 +2,8 @@
 #include "base/cpu.h"
 #include "base/dtype.h"
 #include "engine/engine.h"
+#include "engine/tensor_kernels.h"
+#include "isa/validate_rules.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +44,9 @@ HARNESS engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *ps
     core->sbuf = (engine_memory){sbuf, sbuf_stride, sbuf_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
     core->psum = (engine_memory){psum, psum_stride, psum_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
     core->regs = calloc(1, sizeof *core->regs);
-    core->regs->scratch = calloc(ENGINE_MAX_THREADS, ENGINE_SCRATCH_BYTES);
+    core->regs->scratch = aligned_alloc(64, (size_t)ENGINE_MAX_THREADS * ENGINE_SCRATCH_BYTES);
+    size_t weights = ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE * sizeof(float);
+    core->regs->pe_weights = aligned_alloc(64, (weights + 63) / 64 * 64);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
             core->regs->rng_state[e][p] = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
@@ -50,8 +54,14 @@ HARNESS engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *ps
     return core;
 }
 
+/* HBM for operands of slot 0. */
+HARNESS void harness_set_hbm(engine_core *core, uint8_t *hbm) {
+    core->hbm = hbm;
+}
+
 HARNESS void harness_core_destroy(engine_core *core) {
     free(core->regs->scratch);
+    free(core->regs->pe_weights);
     free(core->regs);
     free(core);
 }
@@ -60,10 +70,11 @@ HARNESS void harness_core_destroy(engine_core *core) {
  * of the first error. */
 HARNESS int harness_run(engine_core *core, const vtrn_instr *instr, int n_threads, int n_times,
                         char *message, size_t message_bytes) {
+    static const uint64_t slot_base[1] = {0};
     core->n_threads = n_threads;
     for (int time = 0; time < n_times; time++)
         for (int t = 0; t < n_threads; t++) {
-            vtrn_status status = engine_table[instr->opcode](core, instr, NULL, t);
+            vtrn_status status = engine_table[instr->opcode](core, instr, slot_base, t);
             if (!status)
                 continue;
             int category = (int)vtrn_status_category(status);
@@ -103,6 +114,17 @@ HARNESS int harness_alu(const char *name) {
 
 HARNESS int harness_act(const char *name) {
     return find(name, act_name, VTRN_ACT_COUNT);
+}
+
+/* The i-th name of a table: 0 ALU operations, 1 activation functions; NULL behind the last. */
+HARNESS const char *harness_name(int table, int i) {
+    if (i < 0 || i >= (table ? (int)VTRN_ACT_COUNT : (int)VTRN_ALU_COUNT))
+        return NULL;
+    return table ? act_name(i) : alu_name(i);
+}
+
+HARNESS unsigned harness_legal_flags(int opcode) {
+    return validate_legal_flags((vtrn_opcode)opcode);
 }
 
 HARNESS size_t harness_instr_bytes(void) {
