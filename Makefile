@@ -18,17 +18,17 @@ RUN := $(ON_NEURON) $(ROOT)/$(VENV)/bin/python
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
-.PHONY: all train train-digits train-chars test build tools test-tools venv \
+.PHONY: all train train-digits train-chars test build library tools test-tools venv \
     lint test-format test-c test-sanitizers test-threads test-fuzz test-python clean
 
 all: build
 
 train: train-digits train-chars
 
-train-digits: venv build
+train-digits: venv library
 	VTRN_PROFILE=$(ROOT)/out/digits $(RUN) examples/digits/train.py
 
-train-chars: venv build
+train-chars: venv library
 	VTRN_PROFILE=$(ROOT)/out/chars $(RUN) examples/chars/train.py
 
 # Installs with apt-get what is missing; asks it nothing when all is there.
@@ -62,6 +62,11 @@ test-tools: tools
 build: tools
 	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD)
 	ninja -j $(JOBS) -C $(BUILD)
+
+# What a training loads: no tests, no benchmarks.
+library: tools
+	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD)
+	ninja -j $(JOBS) -C $(BUILD) src/libvtrn.so
 
 venv: $(VENV)/.ready
 

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+import compile as compile_bench
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
 STEPS, THREAD_STEPS, WARM_UP = 100, 20, 5
@@ -28,18 +30,22 @@ TINY = """
 import json, statistics, sys, time, jax, numpy as np
 x = jax.device_put(np.arange(16, dtype=np.float32), jax.devices()[0])
 def compile_one(i):
+    begin = time.perf_counter()
     lowered = jax.jit(lambda x: x + (1.0 + i)).lower(x)
     start = time.perf_counter()
     compiled = lowered.compile()
-    return time.perf_counter() - start, compiled
+    end = time.perf_counter()
+    return end - begin, end - start, compiled
 assert x.devices().pop().platform == sys.argv[1]
-compile_s, compiled = zip(*[compile_one(i) for i in range(20)])
+jit_s, compile_s, compiled = zip(*[compile_one(i) for i in range(20)])
 def execute_one():
     start = time.perf_counter()
     compiled[0](x).block_until_ready()
     return time.perf_counter() - start
 execute_s = [execute_one() for _ in range(1000)]
-print(json.dumps([statistics.median(compile_s) * 1e3, statistics.median(execute_s) * 1e6]))
+times_s = {"jit_ms": jit_s, "jit_compile_ms": compile_s, "execute_us": execute_s}
+unit = {"ms": 1e3, "us": 1e6}
+print(json.dumps({k: statistics.median(v) * unit[k[-2:]] for k, v in times_s.items()}))
 """
 
 
@@ -126,29 +132,32 @@ def measure_chars(numbers: dict, platform: str) -> None:
 
 
 def measure_threads(numbers: dict, platform: str) -> None:
-    one, two = (
-        step_seconds(train("chars", platform, THREAD_STEPS, VTRN_THREADS=n)) for n in ("1", "2")
-    )
-    numbers["thread_speedup"] = one / two
+    for name, key in (("chars", "thread_speedup"), ("digits", "digits.thread_speedup")):
+        one, two = (
+            step_seconds(train(name, platform, THREAD_STEPS, VTRN_THREADS=n)) for n in ("1", "2")
+        )
+        numbers[key] = one / two
 
 
 def measure_replay(numbers: dict, platform: str) -> None:
-    """One step, so that the program that ran once, the step, was replayed in its last execution."""
+    """The share is that of a program's first execution, the dearest: costs are worked out, every
+    block is replayed. The rate is that of the replay alone, which a new block trace takes."""
     once = [p for p in train("chars", platform, 1)["profiles"] if p["n_executions"] == 1]
     if once:
         p = max(once, key=lambda p: p["step_ns"])
-        n = p["n_dmas"] + sum(e["n_instructions"] for e in p["engines"].values())
-        numbers["replay_minstr_s"] = n / p["timing_seconds"] / 1e6
         numbers["timing_share"] = p["timing_seconds"] / p["functional_seconds"]
+    step = compile_bench.measure(["chars_bf16"])["chars_bf16"]
+    numbers["replay_minstr_s"] = step["replay_minstr_s"]
+    numbers["replay_ms"] = step["replay_us"] / 1e3
+    numbers["timing_prepare_ms"] = step["prepare_us"] / 1e3
 
 
 def measure_tiny(numbers: dict, platform: str) -> None:
-    out, _ = execute(["-c", TINY, platform], environment(platform))
-    numbers["tiny_compile_ms"], numbers["tiny_execute_us"] = json.loads(out.splitlines()[-1])
-    out, _ = execute(["-c", TINY, "cpu"], environment("cpu"))
-    numbers["xla_tiny_compile_ms"], numbers["xla_tiny_execute_us"] = json.loads(
-        out.splitlines()[-1]
-    )
+    numbers["tiny_compile_ms"] = compile_bench.measure(["x_plus_1"])["x_plus_1"]["plugin_us"] / 1e3
+    for prefix, where in (("", platform), ("xla_", "cpu")):
+        out, _ = execute(["-c", TINY, where], environment(where))
+        for key, value in json.loads(out.splitlines()[-1]).items():
+            numbers[f"{prefix}tiny_{key}"] = value
 
 
 PARTS = {
