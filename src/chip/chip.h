@@ -43,7 +43,8 @@ typedef struct vtrn_chip {
         double tensor_min_ii_cycles; /* and of a matmul */
         double fp32_passes;          /* PE passes of fp32 against bf16 */
         double ldweights_cols_per_cycle;
-        double tensor_latency_ns, vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;
+        double tensor_latency_ns; /* beyond the stream and a cycle for each column of the array */
+        double vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;
         double vector_overhead_ns; /* extra initiation interval of back-to-back instructions */
         double scalar_overhead_ns;
         double act_table_load_ns;
@@ -77,7 +78,8 @@ typedef struct vtrn_chip {
         double start_ns;             /* trigger to first byte */
         double complete_ns;          /* last byte to semaphore visible */
         double engine_bytes_per_s;   /* one DMA engine */
-        double element_ns;           /* floor per contiguous element (descriptor) */
+        double element_ns;           /* added for each contiguous element (descriptor) */
+        double min_element_ns;       /* the shortest one takes */
         double max_descriptor_bytes; /* a longer run is cut into elements of this size */
         double indirect_start_ns;
         /* of copy throughput; transpose 0: no hardware transpose, one element at a time */

@@ -189,6 +189,13 @@ static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, timin
     out->latency_ns = out->ii_ns + chip->cost.ldweights_latency_ns;
 }
 
+/* A result crosses the array, a column a cycle, before it reaches PSUM. Source: hardware facts 3.4
+ * (MATMUL of 96 columns and of 1), 3.6 (of a transpose's latency 158 cycles lie inside the array).
+ */
+static double result_latency_ns(const vtrn_chip *chip, double columns) {
+    return chip->cost.tensor_latency_ns + ns(columns, chip->tensor_hz);
+}
+
 /* Source: hardware facts 3.1: passes * max(min(64, N_stationary), N_moving). */
 static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
     const vtrn_ap *moving = &instr->ap[1];
@@ -197,7 +204,7 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, timing_c
     cycles *= passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr);
     out->kind = COST_KIND_MATMUL;
     out->ii_ns = ns(cycles, chip->tensor_hz);
-    out->latency_ns = out->ii_ns + chip->cost.tensor_latency_ns;
+    out->latency_ns = out->ii_ns + result_latency_ns(chip, m);
 }
 
 /* The data are the weights, an identity of P columns moves: max(P, min(64, F)) cycles a pass. */
@@ -210,7 +217,7 @@ static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, ti
                       : 1 / chip->cost.ldweights_cols_per_cycle;
     out->kind = COST_KIND_MATMUL;
     out->ii_ns = ns(cycles * n_passes * stride_factor(chip, instr), chip->tensor_hz);
-    out->latency_ns = out->ii_ns + chip->cost.tensor_latency_ns;
+    out->latency_ns = out->ii_ns + result_latency_ns(chip, instr->ap[0].n_partitions);
     out->weights_ns = ns(elements(data) * load, chip->tensor_hz);
 }
 

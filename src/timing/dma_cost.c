@@ -27,7 +27,9 @@ static bool is_one_run(const vtrn_ap *ap) {
 static double move_ns(const vtrn_chip *chip, double bytes, double run_bytes) {
     double n_descriptors =
         ceil(bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
-    return n_descriptors * chip->dma.element_ns + bytes / chip->dma.engine_bytes_per_s * 1e9;
+    double each_ns =
+        chip->dma.element_ns + bytes / n_descriptors / chip->dma.engine_bytes_per_s * 1e9;
+    return n_descriptors * fmax(each_ns, chip->dma.min_element_ns);
 }
 
 static double row_bytes(const vtrn_ap *ap) {
