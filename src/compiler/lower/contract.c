@@ -59,10 +59,10 @@ static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
     return v;
 }
 
-/* PSUM -> SBUF, on Vector and Scalar in turn. */
+/* PSUM -> SBUF, on Vector and Scalar in turn, or on Scalar alone. */
 static vtrn_status evict(contraction *c, const vtrn_ap *dst, const vtrn_ap *src) {
     lower *l = c->l;
-    if (c->flip_evict++ % 2) {
+    if (c->is_fused || c->flip_evict++ % 2) {
         LOWER_EMIT(copy, l, ACTIVATE, SCALAR);
         copy->func = VTRN_ACT_COPY;
         copy->imm[0].f = 1;
@@ -269,6 +269,7 @@ bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *ro
 void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
                     int n_turn_banks, contraction *c, uint64_t *out_bytes) {
     *c = describe(l, spec);
+    c->is_fused = true;
     c->first_bank = first_bank;
     c->n_sum_banks = n_sum_banks;
     c->n_turn_banks = n_turn_banks;

@@ -47,7 +47,8 @@ typedef struct contraction {
     uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
     int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
     int first_bank, n_sum_banks, n_turn_banks; /* PSUM banks for sums, then for transposes */
-    int64_t loaded_batch;                      /* whose moving operand is in SBUF, or -1 */
+    bool is_fused;        /* Vector has the fusion's own work to do: Scalar empties the PSUM */
+    int64_t loaded_batch; /* whose moving operand is in SBUF, or -1 */
 } contraction;
 
 /* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in two PSUM banks,

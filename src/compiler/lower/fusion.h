@@ -50,13 +50,14 @@ typedef struct fusion_node {
     view at;          /* the one of the two that matters, cut into rows and columns */
     int n_outer;      /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
-    bool is_folded;                   /* done by the one node that uses it */
-    int folds;                        /* operand that is folded into this node, or FUSION_NO_NODE */
-    uint32_t source;                  /* for instructions */
-    int last_use;                     /* node index */
-    tile t;                           /* where it lies in this iteration */
-    int slot;                         /* FULL: which tile buffer */
-    tile psum[8];                     /* column reductions: banks */
+    bool is_folded;         /* done by the one node that uses it */
+    int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
+    uint32_t source;        /* for instructions */
+    int last_use;           /* node index */
+    tile t;                 /* where it lies in this iteration */
+    int slot;               /* FULL: which tile buffer */
+    uint32_t buffer_offset; /* of t in the buffers of an iteration, when it moves with them */
+    tile psum[8];           /* column reductions: banks */
     const struct contract_spec *spec; /* FUSION_CONTRACT */
     int contract;                     /* which of the fusion's */
 } fusion_node;

@@ -6,9 +6,10 @@
 #include <string.h>
 
 enum {
-    N_BUFFERS = 2,          /* one tile computes while the next loads */
     BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
                                iterations stay in the host's L2 */
+    MAX_ABREAST = 2,        /* tiles whose operations alternate: one's latency is another's work */
+    MAX_BUFFERS = 2 * MAX_ABREAST, /* some tiles compute while the next load */
     MIN_TILE_COLS = 64,
     MAX_TILE_COLS = 2048,
     ROW_TILE_BYTES = 64,
@@ -27,7 +28,8 @@ typedef struct emitter {
     bool is_flat;
     int n_slots, n_rows_tiles;
     uint32_t iter_bytes;
-    uint32_t iter_base[N_BUFFERS];
+    int n_abreast, n_buffers;
+    uint32_t iter_base[MAX_BUFFERS];
     uint32_t row_base; /* within an iteration, after the FULL slots */
     tile ones;
     bool has_sums;
@@ -300,6 +302,22 @@ static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
     return NULL;
 }
 
+/* Where each tile that is new in every iteration lies in the iteration's buffers. */
+static void place_in_buffers(emitter *e) {
+    uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4), row_at = e->row_base;
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        fusion_node *node = &e->f->nodes[i];
+        if (!node->is_live || node->is_hoisted || node->is_folded || node->is_column)
+            continue;
+        if (node->klass == NODE_FULL) {
+            node->buffer_offset = (uint32_t)node->slot * slot_bytes;
+            continue;
+        }
+        node->buffer_offset = row_at;
+        row_at += ROW_TILE_BYTES;
+    }
+}
+
 /* SBUF for everything; sizes the columns of a tile. */
 static vtrn_status plan_memory(emitter *e) {
     lower *l = e->l;
@@ -354,10 +372,14 @@ static vtrn_status plan_memory(emitter *e) {
         col_bytes + (uint64_t)(n_hoisted_rows + e->env.n_consts + 1) * ROW_TILE_BYTES;
     e->row_base = lower_sbuf_round((uint64_t)e->tile_cols * 4) * (uint32_t)n_full;
     e->iter_bytes = e->row_base + (uint32_t)n_rows * ROW_TILE_BYTES;
-    int n_buffers = N_BUFFERS;
-    if (persistent + (uint64_t)e->iter_bytes * N_BUFFERS > l->sbuf_limit)
-        n_buffers = 1; /* a long reduction: no overlap rather than no result */
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, persistent + (uint64_t)e->iter_bytes * n_buffers));
+    e->n_abreast = MAX_ABREAST;
+    while (e->n_abreast > 1 && e->iter_bytes * (uint32_t)e->n_abreast > BUFFER_BYTES)
+        e->n_abreast /= 2;
+    e->n_buffers = 2 * e->n_abreast;
+    if (persistent + (uint64_t)e->iter_bytes * (uint32_t)e->n_buffers > l->sbuf_limit)
+        e->n_buffers = e->n_abreast = 1; /* a long reduction: no overlap rather than no result */
+    VTRN_RETURN_IF_ERROR(
+        lower_sbuf_begin(l, persistent + (uint64_t)e->iter_bytes * (uint32_t)e->n_buffers));
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live)
@@ -374,8 +396,9 @@ static vtrn_status plan_memory(emitter *e) {
         c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};
     }
     e->ones = (tile){.space = VTRN_SPACE_SBUF, .addr = lower_sbuf_alloc(l, 4)};
-    for (int b = 0; b < N_BUFFERS; b++)
-        e->iter_base[b] = b < n_buffers ? lower_sbuf_alloc(l, e->iter_bytes) : e->iter_base[0];
+    for (int b = 0; b < e->n_buffers; b++)
+        e->iter_base[b] = lower_sbuf_alloc(l, e->iter_bytes);
+    place_in_buffers(e);
     return NULL;
 }
 
@@ -519,37 +542,71 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
     return NULL;
 }
 
-/* One iteration: the tile at rows [r, r + rows), columns [c, c + cols). */
-static vtrn_status emit_tile(emitter *e, int64_t r, int64_t c, int iteration, bool is_last) {
+/* A tile of the iteration space and the buffers it is computed in. */
+typedef struct tile_turn {
+    int64_t r, c;
+    uint32_t rows, cols, base;
+    bool is_last;
+} tile_turn;
+
+/* Points the tile of a node, and those of its operands, to the buffers at base. */
+static void point_to(emitter *e, fusion_node *node, uint32_t base) {
+    if (!node->is_hoisted && !node->is_folded && !node->is_column)
+        node->t.addr = base + node->buffer_offset;
+    for (int k = 0; k < node->n_in; k++) {
+        if (node->in[k].node < 0)
+            continue;
+        fusion_node *in = &e->f->nodes[node->in[k].node];
+        if (in->is_folded)
+            point_to(e, in, base);
+        else if (!in->is_hoisted && !in->is_column)
+            in->t.addr = base + in->buffer_offset;
+    }
+}
+
+/* Tiles abreast: each operation on all of them before the next one. */
+static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
     fusion *f = e->f;
-    uint32_t base = e->iter_base[iteration % N_BUFFERS], row_at = base + e->row_base;
     uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4);
-    for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
-        e->env.temps[k] = (tile){.space = VTRN_SPACE_SBUF,
-                                 .addr = base + (uint32_t)(e->n_slots + k) * slot_bytes};
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || node->is_hoisted || node->is_folded)
             continue;
-        if (node->klass == NODE_FULL)
-            node->t.addr = base + (uint32_t)node->slot * slot_bytes;
-        else if (!node->is_column)
-            node->t.addr = row_at, row_at += ROW_TILE_BYTES;
-        VTRN_RETURN_IF_ERROR(emit_node(e, node, r, c, is_last));
+        for (int t = 0; t < n; t++) {
+            const tile_turn *turn = &turns[t];
+            e->env.rows = turn->rows;
+            e->env.cols = turn->cols;
+            e->env.col0 = (uint32_t)turn->c;
+            for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
+                e->env.temps[k] =
+                    (tile){.space = VTRN_SPACE_SBUF,
+                           .addr = turn->base + (uint32_t)(e->n_slots + k) * slot_bytes};
+            point_to(e, node, turn->base);
+            VTRN_RETURN_IF_ERROR(emit_node(e, node, turn->r, turn->c, turn->is_last));
+        }
     }
     return NULL;
 }
 
 static vtrn_status emit_segment(emitter *e, const segment *s, int *iteration) {
     int64_t step = e->f->row_step ? e->f->row_step : 128;
+    tile_turn turns[MAX_ABREAST];
+    int n = 0;
     for (int64_t r = 0; r < s->rows; r += step)
         for (int64_t c = 0; c < s->cols; c += e->tile_cols) {
-            e->env.rows = (uint32_t)(s->rows - r < step ? s->rows - r : step);
-            e->env.cols = (uint32_t)(s->cols - c < e->tile_cols ? s->cols - c : e->tile_cols);
-            e->env.col0 = (uint32_t)c;
-            VTRN_RETURN_IF_ERROR(emit_tile(e, r, c, (*iteration)++, r + step >= s->rows));
+            turns[n++] = (tile_turn){
+                .r = r,
+                .c = c,
+                .rows = (uint32_t)(s->rows - r < step ? s->rows - r : step),
+                .cols = (uint32_t)(s->cols - c < e->tile_cols ? s->cols - c : e->tile_cols),
+                .base = e->iter_base[(*iteration)++ % e->n_buffers],
+                .is_last = r + step >= s->rows};
+            if (n < e->n_abreast)
+                continue;
+            VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
+            n = 0;
         }
-    return NULL;
+    return emit_turns(e, turns, n);
 }
 
 vtrn_status fusion_emit(lower *l, fusion *f) {
