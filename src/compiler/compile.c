@@ -139,8 +139,8 @@ static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
     static lower_fn *const families[] = {
-        lower_control, fold_splats,       lower_cast,   lower_pad_sum,  lower_fused,
-        lower_view_op, lower_contraction, lower_window, lower_movement, lower_indexed};
+        lower_control,     fold_splats,  lower_cast,     lower_pad_sum, lower_fused,  lower_view_op,
+        lower_contraction, lower_window, lower_movement, lower_indexed, lower_dynamic};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {
@@ -168,7 +168,7 @@ static vtrn_status lower_empty(lower *l, const graph_op *op) {
     return NULL;
 }
 
-vtrn_status lower_region(lower *l, const graph_region *region) {
+static vtrn_status lower_ops(lower *l, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_ops; i++) {
         const graph_op *op = &region->ops[i];
         bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
@@ -187,6 +187,14 @@ vtrn_status lower_region(lower *l, const graph_region *region) {
             lower_used(l, op->operands[o]);
     }
     return NULL;
+}
+
+vtrn_status lower_region(lower *l, const graph_region *region) {
+    const graph_region *outer = l->region;
+    l->region = region;
+    vtrn_status status = lower_ops(l, region);
+    l->region = outer;
+    return status;
 }
 
 static vtrn_status check_types(const graph *g) {

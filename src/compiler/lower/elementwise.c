@@ -1,9 +1,9 @@
 /* Elementwise ops -> engine instructions. */
-#include "compiler/lower/fusion.h"
+#include "compiler/lower/elementwise_parts.h"
 
 #include <string.h>
 
-static bool is_exact_int(uint8_t dtype) {
+bool elementwise_is_exact_int(uint8_t dtype) {
     return dtype == VTRN_DTYPE_INT32 || dtype == VTRN_DTYPE_UINT32;
 }
 
@@ -27,7 +27,7 @@ static bool act_of(graph_kind kind, vtrn_act *out) {
 
 vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype) {
     bool is_pred = dtype == VTRN_DTYPE_PRED;
-    bool is_arith = dtype_is_float(dtype) || is_exact_int(dtype);
+    bool is_arith = dtype_is_float(dtype) || elementwise_is_exact_int(dtype);
     switch (kind) {
     case GRAPH_ADD:
         return is_pred ? VTRN_ALU_LOGICAL_OR : is_arith ? VTRN_ALU_ADD : VTRN_ALU_NONE;
@@ -46,9 +46,9 @@ vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype) {
     case GRAPH_XOR:
         return is_pred ? VTRN_ALU_LOGICAL_XOR : VTRN_ALU_BITWISE_XOR;
     case GRAPH_SHIFT_LEFT:
-        return is_exact_int(dtype) ? VTRN_ALU_SHIFT_LEFT : VTRN_ALU_NONE;
+        return elementwise_is_exact_int(dtype) ? VTRN_ALU_SHIFT_LEFT : VTRN_ALU_NONE;
     case GRAPH_SHIFT_RIGHT_LOGICAL:
-        return is_exact_int(dtype) ? VTRN_ALU_SHIFT_RIGHT_LOGICAL : VTRN_ALU_NONE;
+        return elementwise_is_exact_int(dtype) ? VTRN_ALU_SHIFT_RIGHT_LOGICAL : VTRN_ALU_NONE;
     case GRAPH_SHIFT_RIGHT_ARITHMETIC:
         return dtype == VTRN_DTYPE_INT32 ? VTRN_ALU_SHIFT_RIGHT_ARITH : VTRN_ALU_NONE;
     case GRAPH_DIVIDE:
@@ -68,7 +68,7 @@ static bool convert_is_exact(vtrn_dtype from, vtrn_dtype to) {
     if (dtype_is_float(from)) /* truncated by emit_truncate() */
         return true;
     bool is_wide = to == VTRN_DTYPE_INT32 || to == VTRN_DTYPE_UINT32;
-    return is_wide && (from == VTRN_DTYPE_PRED || is_exact_int(from) ||
+    return is_wide && (from == VTRN_DTYPE_PRED || elementwise_is_exact_int(from) ||
                        dtype_is_unsigned_int(from) || to == VTRN_DTYPE_INT32);
 }
 
@@ -84,17 +84,20 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
         if (!fusion_tile_dtype(l->g->types[op->operands[i]].dtype, &unused))
             return false;
     vtrn_act act;
+    if (elementwise_int_supports((graph_kind)op->kind, in, result->dtype) ||
+        elementwise_float_supports((graph_kind)op->kind, in))
+        return true;
     switch ((graph_kind)op->kind) {
     case GRAPH_COMPARE:
         return op->attrs.compare.type != GRAPH_CMP_TOTALORDER;
     case GRAPH_SELECT:
         return true;
     case GRAPH_CLAMP:
-        return dtype_is_float(result->dtype) || is_exact_int(result->dtype);
+        return result->dtype != VTRN_DTYPE_PRED;
     case GRAPH_CONVERT:
         return convert_is_exact(in, result->dtype);
     case GRAPH_NOT:
-        return in == VTRN_DTYPE_PRED || is_exact_int(in);
+        return in == VTRN_DTYPE_PRED || elementwise_is_exact_int(in);
     case GRAPH_NEGATE:
         return dtype_is_float(in) || in == VTRN_DTYPE_INT32;
     case GRAPH_IS_FINITE:
@@ -121,7 +124,7 @@ static bool is_scalar_in(const emit_env *env, const fusion_node *node, int k) {
     return node->in[k].node < 0 || env->f->nodes[node->in[k].node].klass == NODE_ROW;
 }
 
-static uint8_t in_dtype(const fusion *f, const fusion_node *node, int k) {
+uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k) {
     if (node->in[k].node >= 0)
         return f->nodes[node->in[k].node].dtype;
     for (int i = 0; i < node->n_in; i++)
@@ -133,10 +136,19 @@ static uint8_t in_dtype(const fusion *f, const fusion_node *node, int k) {
 /* Float to integer: the engines round to nearest, StableHLO truncates. */
 static bool is_truncation(const fusion *f, const fusion_node *node) {
     return node->op == GRAPH_CONVERT && node->in[0].node >= 0 && !dtype_is_float(node->dtype) &&
-           dtype_is_float(in_dtype(f, node, 0));
+           dtype_is_float(elementwise_in_dtype(f, node, 0));
+}
+
+/* An op of elementwise_float.c. */
+static bool is_float_function(const fusion_node *node) {
+    return elementwise_float_n_temps((graph_kind)node->op) > 0;
 }
 
 int elementwise_n_temps(const fusion *f, const fusion_node *node) {
+    if (elementwise_int_owns(f, node))
+        return elementwise_int_n_temps(f, node);
+    if (is_float_function(node))
+        return elementwise_float_n_temps((graph_kind)node->op);
     switch (node->op) {
     case GRAPH_DIVIDE:
     case GRAPH_IS_FINITE:
@@ -161,25 +173,27 @@ static bool needs_const(const fusion *f, const fusion_node *node, int k) {
         return false;
     if (node->op == GRAPH_SELECT)
         return k == 1;
-    if (node->n_in == 1)
+    if (node->n_in == 1 || elementwise_int_owns(f, node) || is_float_function(node))
         return true;
-    return is_exact_int(in_dtype(f, node, k));
+    return elementwise_is_exact_int(elementwise_in_dtype(f, node, k)) ||
+           isa_alu_class((vtrn_alu)node->alu) == 'B';
 }
 
 void elementwise_for_consts(const fusion *f, const fusion_node *node,
                             void (*fn)(void *ctx, double value, vtrn_dtype dtype), void *ctx) {
     for (int k = 0; k < node->n_in; k++)
         if (needs_const(f, node, k))
-            fn(ctx, node->in[k].imm, in_dtype(f, node, k));
-    if ((node->op == GRAPH_NEGATE || node->op == GRAPH_NOT) && is_exact_int(node->dtype))
+            fn(ctx, node->in[k].imm, elementwise_in_dtype(f, node, k));
+    if ((node->op == GRAPH_NEGATE || node->op == GRAPH_NOT) &&
+        elementwise_is_exact_int(node->dtype))
         fn(ctx, -1, node->dtype);
 }
 
-static uint32_t dst_cols(const emit_env *env, const fusion_node *node) {
+uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
     return node->klass == NODE_ROW ? 1 : env->cols;
 }
 
-static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
+vtrn_ap elementwise_stretched(const tile *t, uint32_t rows, uint32_t cols) {
     vtrn_ap ap = tile_ap(t, rows, cols);
     if (cols > 1)
         ap.dim[0].step = 0;
@@ -193,7 +207,8 @@ bool emit_const_is(const emit_const *c, double value, uint8_t dtype) {
     return c->dtype == dtype && ours == theirs;
 }
 
-static vtrn_status const_tile(const emit_env *env, double value, uint8_t dtype, const tile **out) {
+vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
+                                   const tile **out) {
     for (int i = 0; i < env->n_consts; i++)
         if (emit_const_is(&env->consts[i], value, dtype)) {
             *out = &env->consts[i].t;
@@ -203,18 +218,20 @@ static vtrn_status const_tile(const emit_env *env, double value, uint8_t dtype, 
                       FUSION_MAX_CONSTS);
 }
 
-/* Operand k as an access pattern of dst_cols elements a row. */
-static vtrn_status tensor_in(const emit_env *env, const fusion_node *node, int k, vtrn_ap *out) {
-    uint32_t cols = dst_cols(env, node);
+/* Operand k as an access pattern of elementwise_dst_cols elements a row. */
+vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, int k,
+                                  vtrn_ap *out) {
+    uint32_t cols = elementwise_dst_cols(env, node);
     if (node->in[k].node < 0) {
         const tile *t = NULL;
-        VTRN_RETURN_IF_ERROR(const_tile(env, node->in[k].imm, in_dtype(env->f, node, k), &t));
-        *out = stretched(t, env->rows, cols);
+        VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, node->in[k].imm,
+                                                    elementwise_in_dtype(env->f, node, k), &t));
+        *out = elementwise_stretched(t, env->rows, cols);
         return NULL;
     }
     const fusion_node *in = &env->f->nodes[node->in[k].node];
     if (in->klass == NODE_ROW)
-        *out = stretched(&in->t, env->rows, cols);
+        *out = elementwise_stretched(&in->t, env->rows, cols);
     else if (in->klass == NODE_COL)
         *out = tile_ap_cols(&in->t, env->rows, env->col0, cols);
     else
@@ -222,17 +239,15 @@ static vtrn_status tensor_in(const emit_env *env, const fusion_node *node, int k
     return NULL;
 }
 
-static vtrn_ap dst_ap(const emit_env *env, const fusion_node *node) {
-    return tile_ap(&node->t, env->rows, dst_cols(env, node));
+vtrn_ap elementwise_dst_ap(const emit_env *env, const fusion_node *node) {
+    return tile_ap(&node->t, env->rows, elementwise_dst_cols(env, node));
 }
 
 /* --- instruction shapes
  * ---------------------------------------------------------------------------- */
 
-static vtrn_status emit_tensor_tensor(emit_env *env, const fusion_node *node, vtrn_engine engine,
-                                      vtrn_alu op, const vtrn_ap *dst, const vtrn_ap *a,
-                                      const vtrn_ap *b) {
-    (void)node;
+vtrn_status emit_tensor_tensor(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                               const vtrn_ap *a, const vtrn_ap *b) {
     vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_TENSOR, engine);
     if (!instr)
         return VTRN_OUT_OF_MEMORY(sizeof *instr);
@@ -243,9 +258,8 @@ static vtrn_status emit_tensor_tensor(emit_env *env, const fusion_node *node, vt
     return NULL;
 }
 
-static vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op,
-                                  const vtrn_ap *dst, const vtrn_ap *a, float imm, const tile *row,
-                                  bool is_reversed) {
+vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                           const vtrn_ap *a, float imm, const tile *row, bool is_reversed) {
     vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
     if (!instr)
         return VTRN_OUT_OF_MEMORY(sizeof *instr);
@@ -259,25 +273,25 @@ static vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op
     return NULL;
 }
 
-static vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src) {
+vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src) {
     LOWER_EMIT(instr, env->l, TENSOR_COPY, VECTOR);
     instr->ap[0] = *dst;
     instr->ap[1] = *src;
     return NULL;
 }
 
-static vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
+vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
     LOWER_EMIT(instr, env->l, MEMSET, VECTOR);
     instr->ap[0] = *dst;
-    if (is_exact_int(dst->dtype))
+    if (elementwise_is_exact_int(dst->dtype))
         instr->imm[0].bits = (uint32_t)(int64_t)value;
     else
         instr->imm[0].f = (float)value;
     return NULL;
 }
 
-static vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst,
-                                 const vtrn_ap *src, float scale) {
+vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
+                          float scale) {
     int set = isa_act_table_set(func);
     if (set != 0 && env->l->act_table != set) {
         LOWER_EMIT(load, env->l, ACT_TABLE_LOAD, SCALAR);
@@ -296,16 +310,17 @@ static vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *ds
 /* dst = a op b, whatever the operands are. */
 static vtrn_status emit_binary(emit_env *env, const fusion_node *node, vtrn_alu op,
                                vtrn_engine engine) {
-    vtrn_ap dst = dst_ap(env, node), a, b;
+    vtrn_ap dst = elementwise_dst_ap(env, node), a, b;
     const fusion *f = env->f;
     bool is_row = node->klass == NODE_ROW;
     bool a_is_scalar = is_scalar_in(env, node, 0) && !(is_row && node->in[0].node >= 0);
     bool b_is_scalar = is_scalar_in(env, node, 1) && !(is_row && node->in[1].node >= 0);
-    bool is_exact = is_exact_int(in_dtype(f, node, 0)) || isa_alu_class(op) == 'B';
+    bool is_exact =
+        elementwise_is_exact_int(elementwise_in_dtype(f, node, 0)) || isa_alu_class(op) == 'B';
     if (is_exact || (!a_is_scalar && !b_is_scalar)) {
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 1, &b));
-        return emit_tensor_tensor(env, node, engine, op, &dst, &a, &b);
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &b));
+        return emit_tensor_tensor(env, engine, op, &dst, &a, &b);
     }
     int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
     const fusion_in *s = &node->in[scalar];
@@ -314,64 +329,65 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, vtrn_alu 
         VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[tensor].imm));
         a = dst;
     } else {
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, tensor, &a));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, tensor, &a));
     }
     return emit_scalar_op(env, engine, op, &dst, &a, (float)s->imm, row, scalar == 0);
 }
 
 /* No engine divides: multiply by the reciprocal. */
 static vtrn_status emit_divide(emit_env *env, const fusion_node *node) {
-    vtrn_ap dst = dst_ap(env, node), a;
+    vtrn_ap dst = elementwise_dst_ap(env, node), a;
     const fusion_in *num = &node->in[0], *den = &node->in[1];
     if (den->node < 0) {
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
                               (float)(1.0 / den->imm), NULL, false);
     }
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];
     inverse.dtype = VTRN_DTYPE_FP32;
-    uint32_t inverse_cols = divisor->klass == NODE_ROW ? 1 : dst_cols(env, node);
+    uint32_t inverse_cols = divisor->klass == NODE_ROW ? 1 : elementwise_dst_cols(env, node);
     vtrn_ap to = tile_ap(&inverse, env->rows, inverse_cols), from;
     from = divisor->klass == NODE_COL
                ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
                : tile_ap(&divisor->t, env->rows, inverse_cols);
-    bool is_inverse = num->node < 0 && num->imm == 1 && inverse_cols == dst_cols(env, node);
+    bool is_inverse =
+        num->node < 0 && num->imm == 1 && inverse_cols == elementwise_dst_cols(env, node);
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = is_inverse ? dst : to;
     reciprocal->ap[1] = from;
     if (is_inverse)
         return NULL;
-    vtrn_ap factor = stretched(&inverse, env->rows, dst_cols(env, node));
+    vtrn_ap factor = elementwise_stretched(&inverse, env->rows, elementwise_dst_cols(env, node));
     if (inverse_cols > 1)
         factor = to;
     if (num->node < 0)
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &factor,
                               (float)num->imm, NULL, false);
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &a));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
     if (inverse_cols == 1)
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, 0, &inverse,
                               false);
-    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
+    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
 }
 
 static vtrn_status emit_select(emit_env *env, const fusion_node *node) {
-    vtrn_ap dst = dst_ap(env, node), pred, on_true, on_false;
+    vtrn_ap dst = elementwise_dst_ap(env, node), pred, on_true, on_false;
     if (node->in[0].node < 0) { /* a constant predicate */
         int k = node->in[0].imm != 0 ? 1 : 2;
         if (node->in[k].node < 0)
             return emit_fill(env, &dst, node->in[k].imm);
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, k, &on_true));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &on_true));
         return emit_copy(env, &dst, &on_true);
     }
     if (node->in[2].node < 0) {
         VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[2].imm));
     } else {
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, 2, &on_false));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &on_false));
         VTRN_RETURN_IF_ERROR(emit_copy(env, &dst, &on_false));
     }
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &pred));
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 1, &on_true));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &pred));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &on_true));
     LOWER_EMIT(instr, env->l, COPY_PREDICATED, VECTOR);
     instr->ap[0] = dst;
     instr->ap[1] = on_true;
@@ -386,27 +402,27 @@ static vtrn_status emit_clamp(emit_env *env, const fusion_node *node, vtrn_engin
     step.in[0] = node->in[1];
     step.in[1] = node->in[0];
     VTRN_RETURN_IF_ERROR(emit_binary(env, &step, VTRN_ALU_MAX, engine));
-    vtrn_ap dst = dst_ap(env, node), high;
+    vtrn_ap dst = elementwise_dst_ap(env, node), high;
     const fusion_in *h = &node->in[2];
-    if (h->node < 0 && !is_exact_int(node->dtype))
+    if (h->node < 0 && !elementwise_is_exact_int(node->dtype))
         return emit_scalar_op(env, engine, VTRN_ALU_MIN, &dst, &dst, (float)h->imm, NULL, false);
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 2, &high));
-    return emit_tensor_tensor(env, node, engine, VTRN_ALU_MIN, &dst, &dst, &high);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &high));
+    return emit_tensor_tensor(env, engine, VTRN_ALU_MIN, &dst, &dst, &high);
 }
 
 /* --- rounding -----------------------------------------------------------------------------------
  * The engines round to the nearest even integer when they store one, and saturate. What is left is
  * to correct by one, from a comparison with the operand. */
 
-static vtrn_ap temp_ap(const emit_env *env, const fusion_node *node, int k, vtrn_dtype dtype) {
+vtrn_ap elementwise_temp_ap(const emit_env *env, const fusion_node *node, int k, vtrn_dtype dtype) {
     tile t = env->temps[k];
     t.dtype = (uint8_t)dtype;
-    return tile_ap(&t, env->rows, dst_cols(env, node));
+    return tile_ap(&t, env->rows, elementwise_dst_cols(env, node));
 }
 
 /* dst = (a op0 s0) op1 s1 */
-static vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
-                                    vtrn_alu op0, float s0, vtrn_alu op1, float s1) {
+vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
+                             float s0, vtrn_alu op1, float s1) {
     LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
     instr->op0 = (uint8_t)op0;
     instr->op1 = (uint8_t)op1;
@@ -418,8 +434,8 @@ static vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtr
 }
 
 /* dst = (a op0 s) op1 b */
-static vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
-                                      vtrn_alu op0, float s, vtrn_alu op1, const vtrn_ap *b) {
+vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
+                               float s, vtrn_alu op1, const vtrn_ap *b) {
     LOWER_EMIT(instr, env->l, SCALAR_TENSOR_TENSOR, VECTOR);
     instr->op0 = (uint8_t)op0;
     instr->op1 = (uint8_t)op1;
@@ -431,8 +447,8 @@ static vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const v
 }
 
 /* dst = a where mask is not 0 (is 0 with is_inverse) */
-static vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
-                                   const vtrn_ap *mask, bool is_inverse) {
+vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                            const vtrn_ap *mask, bool is_inverse) {
     LOWER_EMIT(instr, env->l, COPY_PREDICATED, VECTOR);
     instr->ap[0] = *dst;
     instr->ap[1] = *a;
@@ -447,24 +463,23 @@ static vtrn_status emit_sign_of(emit_env *env, const fusion_node *node, const vt
     static const uint8_t bits_of[] = {
         [1] = VTRN_DTYPE_UINT8, [2] = VTRN_DTYPE_UINT16, [4] = VTRN_DTYPE_UINT32};
     size_t size = dtype_size(x->dtype);
-    vtrn_ap bits = *dst, x_bits = *x, sign = temp_ap(env, node, 1, bits_of[size]);
+    vtrn_ap bits = *dst, x_bits = *x, sign = elementwise_temp_ap(env, node, 1, bits_of[size]);
     bits.dtype = x_bits.dtype = bits_of[size];
     LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
     instr->op0 = VTRN_ALU_BITWISE_AND;
     instr->ap[0] = sign;
     instr->ap[1] = x_bits;
     instr->imm[0].bits = 1u << (8 * size - 1);
-    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits,
-                              &sign);
+    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
 }
 
 /* floor, ceil and the two kinds of round. From 2^23 up every fp32 is an integer (NaN and infinity
  * stay too); below, the nearest integer in int32 is exact. */
 static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
                               const vtrn_ap *x) {
-    vtrn_ap nearest = temp_ap(env, node, 0, VTRN_DTYPE_INT32);
-    vtrn_ap t = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-    vtrn_ap is_small = temp_ap(env, node, 1, VTRN_DTYPE_UINT8);
+    vtrn_ap nearest = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_INT32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap is_small = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT8);
     if (node->op == GRAPH_ROUND_NEAREST_AFZ) { /* |x| - nearest is 1/2 where a tie went down */
         VTRN_RETURN_IF_ERROR(
             emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ABS_MAX, &nearest, x, 0, NULL, false));
@@ -478,10 +493,10 @@ static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn
             VTRN_RETURN_IF_ERROR(emit_copy(env, dst, &nearest));
         } else {
             bool is_floor = node->op == GRAPH_FLOOR;
-            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR,
+            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR,
                                                     is_floor ? VTRN_ALU_IS_GT : VTRN_ALU_IS_LT, &t,
                                                     &nearest, x));
-            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR,
+            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR,
                                                     is_floor ? VTRN_ALU_SUBTRACT : VTRN_ALU_ADD,
                                                     dst, &nearest, &t));
         }
@@ -496,22 +511,23 @@ static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn
  * fp32: an integer beyond 2^24 came from an fp32 as it is, or is saturated and saturates again. */
 static vtrn_status emit_truncate(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
                                  const vtrn_ap *x) {
-    vtrn_ap nearest = temp_ap(env, node, 0, (vtrn_dtype)dst->dtype);
-    vtrn_ap t = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap nearest = elementwise_temp_ap(env, node, 0, (vtrn_dtype)dst->dtype);
+    vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
     VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MAX, 0, VTRN_ALU_IS_LT, &nearest));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
-                                            &nearest, &nearest, &t));
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &nearest, &nearest, &t));
     VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MIN, 0, VTRN_ALU_IS_GT, &nearest));
-    return emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
+    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
 }
 
 /* e^x - 1 = 2t / (1 - t) with t = tanh(x / 2) where the difference would cancel. Both functions are
  * of one table set. */
 static vtrn_status emit_expm1(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
                               const vtrn_ap *x) {
-    vtrn_ap t = temp_ap(env, node, 0, VTRN_DTYPE_FP32), u = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-    vtrn_ap is_small = temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
+            u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap is_small = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_TANH, &t, x, 0.5f));
     VTRN_RETURN_IF_ERROR(emit_two_scalars(env, &u, &t, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, 1));
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
@@ -531,8 +547,9 @@ static vtrn_status emit_expm1(emit_env *env, const fusion_node *node, const vtrn
  * where it matters); x itself where u is 1. */
 static vtrn_status emit_log1p(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
                               const vtrn_ap *x) {
-    vtrn_ap t = temp_ap(env, node, 0, VTRN_DTYPE_FP32), u = temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-    vtrn_ap mask = temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
+            u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap mask = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(
         emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &u, x, 1, NULL, false));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, dst, &u, 1));
@@ -541,10 +558,9 @@ static vtrn_status emit_log1p(emit_env *env, const fusion_node *node, const vtrn
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = t;
     reciprocal->ap[1] = u;
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
-    VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
+        emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
     VTRN_RETURN_IF_ERROR(
         emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &mask, &u, 0, NULL, false));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
@@ -554,9 +570,9 @@ static vtrn_status emit_log1p(emit_env *env, const fusion_node *node, const vtrn
 }
 
 static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
-    vtrn_ap dst = dst_ap(env, node), src;
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &src));
-    if (is_exact_int(dst.dtype) && is_exact_int(src.dtype))
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
+    if (elementwise_is_exact_int(dst.dtype) && elementwise_is_exact_int(src.dtype))
         src.dtype = dst.dtype; /* the same bits, whatever the sign */
     if (is_truncation(env->f, node))
         return emit_truncate(env, node, &dst, &src);
@@ -571,8 +587,8 @@ static vtrn_status emit_compare(emit_env *env, const fusion_node *node, vtrn_eng
 }
 
 static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
-    vtrn_ap dst = dst_ap(env, node), src;
-    VTRN_RETURN_IF_ERROR(tensor_in(env, node, 0, &src));
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
     vtrn_act act;
     if (act_of((graph_kind)node->op, &act))
         return emit_activate(env, act, &dst, &src, 1);
@@ -592,18 +608,18 @@ static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
     if (node->op == GRAPH_IS_FINITE) { /* x - x is 0 for finite x only */
         tile t = env->temps[0];
         t.dtype = VTRN_DTYPE_FP32;
-        vtrn_ap zero = tile_ap(&t, env->rows, dst_cols(env, node));
-        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, node, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
-                                                &zero, &src, &src));
+        vtrn_ap zero = tile_ap(&t, env->rows, elementwise_dst_cols(env, node));
+        VTRN_RETURN_IF_ERROR(
+            emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &zero, &src, &src));
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &dst, &zero, 0, NULL,
                               false);
     }
-    if (is_exact_int(node->dtype)) { /* -x = x * -1, ~x = x ^ -1 */
+    if (elementwise_is_exact_int(node->dtype)) { /* -x = x * -1, ~x = x ^ -1 */
         const tile *minus_one = NULL;
-        VTRN_RETURN_IF_ERROR(const_tile(env, -1, node->dtype, &minus_one));
-        vtrn_ap m = stretched(minus_one, env->rows, dst_cols(env, node));
+        VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, -1, node->dtype, &minus_one));
+        vtrn_ap m = elementwise_stretched(minus_one, env->rows, elementwise_dst_cols(env, node));
         bool is_negate = node->op == GRAPH_NEGATE;
-        return emit_tensor_tensor(env, node, is_negate ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
+        return emit_tensor_tensor(env, is_negate ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
                                   is_negate ? VTRN_ALU_MULTIPLY : VTRN_ALU_BITWISE_XOR, &dst, &src,
                                   &m);
     }
@@ -625,12 +641,13 @@ static bool is_vector_arith(const fusion *f, const fusion_node *node) {
     bool is_binary = node->n_in == 2 && node->alu != VTRN_ALU_NONE && node->alu != VTRN_ALU_POWER &&
                      isa_alu_class((vtrn_alu)node->alu) == 'A' && node->op != GRAPH_DIVIDE;
     return is_binary && node->op < FUSION_LOAD && node->klass == NODE_FULL &&
-           dtype_is_float(node->dtype) && dtype_is_float(in_dtype(f, node, 0));
+           dtype_is_float(node->dtype) && dtype_is_float(elementwise_in_dtype(f, node, 0));
 }
 
 /* x / c and -x as multiplications, so that they fold like them. */
 static void normalise(fusion_node *node) {
-    if (node->op == GRAPH_DIVIDE && node->in[1].node < 0 && node->in[0].node >= 0) {
+    if (node->op == GRAPH_DIVIDE && node->in[1].node < 0 && node->in[0].node >= 0 &&
+        dtype_is_float(node->dtype)) {
         node->op = GRAPH_MULTIPLY;
         node->in[1].imm = (float)(1.0 / node->in[1].imm);
     } else if (node->op == GRAPH_NEGATE && node->in[0].node >= 0 && dtype_is_float(node->dtype)) {
@@ -682,10 +699,10 @@ static vtrn_status emit_folded(emit_env *env, const fusion_node *node) {
     int scalar0 = is_scalar_of_full(f, in, 0) ? 0 : 1, other = 1 - node->folds;
     const fusion_in *s0 = &in->in[scalar0], *s1 = &node->in[other];
     bool is_scalar = is_scalar_of_full(f, node, other);
-    vtrn_ap dst = dst_ap(env, node), x, y = {0};
-    VTRN_RETURN_IF_ERROR(tensor_in(env, in, 1 - scalar0, &x));
+    vtrn_ap dst = elementwise_dst_ap(env, node), x, y = {0};
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, in, 1 - scalar0, &x));
     if (!is_scalar)
-        VTRN_RETURN_IF_ERROR(tensor_in(env, node, other, &y));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, other, &y));
     vtrn_instr *instr =
         lower_append(env->l, is_scalar ? VTRN_OP_TENSOR_SCALAR : VTRN_OP_SCALAR_TENSOR_TENSOR,
                      VTRN_ENGINE_VECTOR);
@@ -711,10 +728,15 @@ static vtrn_status emit_folded(emit_env *env, const fusion_node *node) {
 
 vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
     /* exact integer arithmetic and power are GpSimd's */
-    bool is_exact = is_exact_int(in_dtype(env->f, node, node->op == GRAPH_SELECT ? 1 : 0));
+    bool is_exact = elementwise_is_exact_int(
+        elementwise_in_dtype(env->f, node, node->op == GRAPH_SELECT ? 1 : 0));
     vtrn_engine engine = is_exact ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR;
     if (node->folds >= 0)
         return emit_folded(env, node);
+    if (elementwise_int_owns(env->f, node))
+        return elementwise_int_emit(env, node);
+    if (is_float_function(node))
+        return elementwise_float_emit(env, node);
     switch (node->op) {
     case GRAPH_SELECT:
         return emit_select(env, node);

@@ -300,6 +300,10 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     node.is_reduced = is_row_space(f, n);
     if (op->kind == GRAPH_COMPARE)
         node.direction = (uint8_t)op->attrs.compare.direction;
+    if (op->kind == GRAPH_REDUCE_PRECISION) {
+        node.direction = (uint8_t)op->attrs.reduce_precision.exponent_bits;
+        node.reducer = (uint8_t)op->attrs.reduce_precision.mantissa_bits;
+    }
     uint8_t in_dtype = l->g->types[op->operands[0]].dtype;
     if (op->n_operands == 2)
         node.alu = (uint8_t)elementwise_alu((graph_kind)op->kind, in_dtype);

@@ -35,11 +35,11 @@ typedef struct fusion_in {
 typedef struct fusion_node {
     uint16_t
         op; /* graph_kind, FUSION_LOAD, GRAPH_REDUCE (over cols, or over rows when is_column) */
-    uint8_t klass;     /* node_class; of loads: decided when the fusion closes */
-    uint8_t dtype;     /* of its tile: PRED lies as UINT8 */
-    uint8_t direction; /* compare */
-    uint8_t alu;       /* binary ops */
-    uint8_t reducer;
+    uint8_t klass;                  /* node_class; of loads: decided when the fusion closes */
+    uint8_t dtype;                  /* of its tile: PRED lies as UINT8 */
+    uint8_t direction;              /* compare; reduce_precision: bits of the exponent */
+    uint8_t alu;                    /* binary ops */
+    uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
     bool is_column;                 /* reduce over rows: leaves the fusion, cannot be used inside */
     bool is_reduced;                /* FULL or ROW by origin: n or n/cols elements */
     bool is_stored, is_accumulated; /* accumulated: the store adds */
@@ -110,7 +110,7 @@ vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype);
 void elementwise_fold(fusion *f);
 /* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
 int elementwise_n_temps(const fusion *f, const fusion_node *node);
-enum { ELEMENTWISE_MAX_TEMPS = 2, FUSION_MAX_CONSTS = 64 };
+enum { ELEMENTWISE_MAX_TEMPS = 7, FUSION_MAX_CONSTS = 64 };
 
 /* A constant on every partition: a [128, 1] tile, filled once a fusion. */
 typedef struct emit_const {

@@ -64,9 +64,10 @@ typedef struct lower {
     uint8_t *data;
     uint64_t n_data, cap_data;
 
-    bool has_control_flow;  /* while, if or case somewhere */
-    uint32_t source;        /* of what is being lowered */
-    struct fusion *fusions; /* open ones, oldest first */
+    bool has_control_flow;      /* while, if or case somewhere */
+    const graph_region *region; /* being lowered */
+    uint32_t source;            /* of what is being lowered */
+    struct fusion *fusions;     /* open ones, oldest first */
     uint32_t n_fusions;
 
     /* SBUF and PSUM cursors, bytes of a partition */
@@ -156,6 +157,7 @@ lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
 lower_fn lower_movement;    /* movement.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
 lower_fn lower_indexed;     /* indexed.c: gather, scatter */
+lower_fn lower_dynamic;     /* dynamic.c: what indexed.c leaves, dynamic slices and updates */
 lower_fn lower_control;     /* control.c: while, if, case */
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 

@@ -1,0 +1,445 @@
+/* Windows of a tensor at places that data decide. The address of a window is a sum of clamped
+ * indices times strides, exact in GpSimd's 32-bit integers; an indirect DMA takes it from there.
+ * Source: hardware facts 2.5 (integers), 2.6 (offsets of a DMA from a column of SBUF). */
+#include "compiler/lower/address.h"
+
+#include <string.h>
+
+enum {
+    PARTITIONS = 128,
+    GATHER_RING = 6,
+    ROW_BYTES = 16 << 10,  /* of a partition, at a time */
+    SHORT_ROW_BYTES = 512, /* a longer run may be cut to occupy more partitions */
+    ADDRESS_COLS = 256,    /* addresses computed at a time: 128 of them each */
+};
+
+vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides) {
+    const graph_type *t = &l->g->types[v];
+    int first[GRAPH_MAX_RANK + 1];
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, v, table));
+    view cut = *table;
+    bool is_simple = view_split_dims(&cut, t->dims, t->rank, first);
+    for (int d = 0; is_simple && d < t->rank; d++) {
+        is_simple = first[d + 1] - first[d] <= 1;
+        strides[d] = is_simple && first[d + 1] > first[d] ? cut.f[first[d]].stride : 0;
+        is_simple = is_simple && strides[d] >= 0;
+    }
+    if (is_simple)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, v, table));
+    int64_t stride = 1;
+    for (int d = t->rank - 1; d >= 0; d--) {
+        strides[d] = stride;
+        stride *= t->dims[d];
+    }
+    return NULL;
+}
+
+vtrn_status address_add_term(lower *l, address_spec *s, graph_value indices, int64_t index_offset,
+                             int64_t index_stride, int64_t limit, int64_t stride, bool *is_ok) {
+    vtrn_dtype t = (vtrn_dtype)l->g->types[indices].dtype;
+    double known;
+    *is_ok = dtype_is_int(t) && dtype_size(t) <= 4 && s->n_terms < GRAPH_MAX_RANK;
+    if (!*is_ok || (limit == 0 && !s->is_skipped))
+        return NULL;
+    if (!s->is_skipped && lower_splat_float(l, indices, &known)) {
+        int64_t start = (int64_t)known;
+        s->table.offset += (start < 0 ? 0 : start > limit ? limit : start) * stride;
+        return NULL;
+    }
+    address_term *term = &s->term[s->n_terms++];
+    *term = (address_term){.limit = limit, .stride = stride};
+    VTRN_RETURN_IF_ERROR(lower_dense(l, indices, &term->index));
+    term->index.offset += index_offset;
+    term->index.n = 1;
+    term->index.f[0] = (view_factor){s->n, index_stride};
+    return NULL;
+}
+
+/* The largest address of a window. */
+static int64_t reach_of(const address_spec *s) {
+    int64_t reach = s->has_base ? s->base_limit : 0;
+    for (int i = 0; i < s->n_terms; i++)
+        reach += s->term[i].limit * s->term[i].stride;
+    return reach;
+}
+
+bool address_fits(const address_spec *s) {
+    int64_t reach = reach_of(s);
+    for (int i = 0; i < s->n_window; i++)
+        reach += (s->window[i].size - 1) * s->window[i].table;
+    return reach < INT32_MAX;
+}
+
+/* --- addresses ----------------------------------------------------------------------------------
+ */
+
+uint64_t address_tiles_bytes(int64_t cols) {
+    return 4ull * lower_sbuf_round((uint64_t)cols * 4);
+}
+
+void address_tiles_alloc(lower *l, int64_t cols, address_tiles *out) {
+    tile t = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_INT32};
+    out->sum = out->index = out->valid = out->mark = t;
+    out->sum.addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
+    out->index.addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
+    out->valid.addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
+    out->mark.addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
+}
+
+/* dst = (a op0 s0) op1 s1 in 32-bit integers */
+static vtrn_status int_scalar(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
+                              int64_t s0, vtrn_alu op1, int64_t s1) {
+    LOWER_EMIT(instr, l, TENSOR_SCALAR, GPSIMD);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].bits = (uint32_t)s0;
+    instr->imm[1].bits = (uint32_t)s1;
+    return NULL;
+}
+
+static vtrn_status int_tensor(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op,
+                              const vtrn_ap *b) {
+    LOWER_EMIT(instr, l, TENSOR_TENSOR, GPSIMD);
+    instr->op0 = (uint8_t)op;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->ap[2] = *b;
+    return NULL;
+}
+
+/* Elements first + r + 128 c of a list at [r, c]. */
+static vtrn_status load_list(lower *l, const view *list, int64_t first, uint32_t rows, uint32_t col,
+                             uint32_t cols, const tile *dst) {
+    int64_t stride = list->f[0].stride;
+    view v = {.slot = list->slot,
+              .dtype = list->dtype,
+              .offset = list->offset + first * stride,
+              .n = 2,
+              .f = {{rows, stride}, {cols, PARTITIONS * stride}}};
+    tile at = *dst;
+    at.addr += col * 4;
+    return lower_load(l, &v, 1, 0, rows, 0, cols, &at);
+}
+
+/* [rows, cols) of the address tile from column col: windows from the first on. */
+static vtrn_status compute_part(lower *l, const address_spec *s, const address_tiles *t,
+                                int64_t first, uint32_t rows, uint32_t col, uint32_t cols) {
+    vtrn_ap sum = tile_ap_cols(&t->sum, rows, col, cols);
+    vtrn_ap valid = tile_ap_cols(&t->valid, rows, col, cols);
+    vtrn_ap mark = tile_ap_cols(&t->mark, rows, col, cols);
+    bool has_sum = s->has_base;
+    if (s->has_base)
+        VTRN_RETURN_IF_ERROR(load_list(l, &s->base, first, rows, col, cols, &t->sum));
+    for (int i = 0; i < s->n_terms; i++) {
+        const address_term *term = &s->term[i];
+        tile to = t->index; /* a narrow integer is cast by the DMA; uint32 keeps its comparisons */
+        to.dtype = term->index.dtype == VTRN_DTYPE_UINT32 ? VTRN_DTYPE_UINT32 : VTRN_DTYPE_INT32;
+        VTRN_RETURN_IF_ERROR(load_list(l, &term->index, first, rows, col, cols, &to));
+        vtrn_ap index = tile_ap_cols(&to, rows, col, cols);
+        if (s->is_skipped) { /* as unsigned, a negative start is beyond the limit too */
+            vtrn_ap bits = index, *result = i ? &mark : &valid;
+            bits.dtype = VTRN_DTYPE_UINT32;
+            VTRN_RETURN_IF_ERROR(
+                int_scalar(l, result, &bits, VTRN_ALU_IS_LE, term->limit, VTRN_ALU_NONE, 0));
+            if (i)
+                VTRN_RETURN_IF_ERROR(int_tensor(l, &valid, &valid, VTRN_ALU_MULTIPLY, &mark));
+        } else {
+            VTRN_RETURN_IF_ERROR(
+                int_scalar(l, &index, &index, VTRN_ALU_MAX, 0, VTRN_ALU_MIN, term->limit));
+        }
+        vtrn_ap *to_sum = has_sum ? &index : &sum;
+        VTRN_RETURN_IF_ERROR(
+            int_scalar(l, to_sum, &index, VTRN_ALU_MULTIPLY, term->stride, VTRN_ALU_NONE, 0));
+        if (has_sum)
+            VTRN_RETURN_IF_ERROR(int_tensor(l, &sum, &sum, VTRN_ALU_ADD, &index));
+        has_sum = true;
+    }
+    if (!has_sum) {
+        LOWER_EMIT(zero, l, MEMSET, VECTOR);
+        zero->ap[0] = sum;
+    }
+    if (!s->is_skipped || s->n_terms == 0)
+        return NULL;
+    /* sum * valid + (valid - 1): -1 where it is left out */
+    VTRN_RETURN_IF_ERROR(int_tensor(l, &sum, &sum, VTRN_ALU_MULTIPLY, &valid));
+    VTRN_RETURN_IF_ERROR(int_scalar(l, &valid, &valid, VTRN_ALU_SUBTRACT, 1, VTRN_ALU_NONE, 0));
+    return int_tensor(l, &sum, &sum, VTRN_ALU_ADD, &valid);
+}
+
+vtrn_status address_compute(lower *l, const address_spec *s, const address_tiles *t, int64_t first,
+                            int64_t n) {
+    uint32_t full = (uint32_t)(n / PARTITIONS), rest = (uint32_t)(n % PARTITIONS);
+    if (full)
+        VTRN_RETURN_IF_ERROR(compute_part(l, s, t, first, PARTITIONS, 0, full));
+    if (rest)
+        VTRN_RETURN_IF_ERROR(
+            compute_part(l, s, t, first + (int64_t)full * PARTITIONS, rest, full, 1));
+    return NULL;
+}
+
+/* --- transfers ----------------------------------------------------------------------------------
+ */
+
+/* What one indirect DMA moves of a window, and what is left for the loop around it. */
+typedef struct cut {
+    address_factor outer[GRAPH_MAX_RANK + 2], inner[GRAPH_MAX_RANK + 2];
+    int n_outer, n_inner;
+    int64_t n_rows, cols; /* products */
+} cut;
+
+/* Largest divisor of n that is at most `most`. */
+static int64_t divisor(int64_t n, int64_t most) {
+    for (int64_t d = n < most ? n : most; d > 1; d--)
+        if (n % d == 0)
+            return d;
+    return 1;
+}
+
+static void drop_ones(address_spec *s) {
+    int n = 0;
+    for (int i = 0; i < s->n_window; i++) {
+        address_factor *to = &s->window[n], *from = &s->window[i];
+        if (from->size == 1)
+            continue;
+        address_factor *last = n ? &s->window[n - 1] : NULL;
+        if (last && last->table == from->size * from->table &&
+            last->array == from->size * from->array)
+            *last = (address_factor){last->size * from->size, from->table, from->array};
+        else
+            *to = *from, n++;
+    }
+    s->n_window = n;
+    if (n == 0)
+        s->window[s->n_window++] = (address_factor){1, 1, 1};
+}
+
+/* A single window spreads its rows over the partitions; many windows take one each. */
+static void cut_window(const address_spec *s, int64_t element_bytes, cut *c) {
+    memset(c, 0, sizeof *c);
+    address_factor f[GRAPH_MAX_RANK + 2];
+    int n = s->n_window;
+    int64_t outer = 1;
+    memcpy(f, s->window, (size_t)n * sizeof *f);
+    for (int i = 0; i < n - 1; i++)
+        outer *= f[i].size;
+    address_factor *run = &f[n - 1];
+    if (s->n == 1 && outer < PARTITIONS && run->size * element_bytes > SHORT_ROW_BYTES) {
+        int64_t pieces = divisor(run->size, PARTITIONS / outer);
+        int64_t size = run->size / pieces;
+        if (pieces > 1) {
+            f[n] = (address_factor){size, run->table, run->array};
+            *run = (address_factor){pieces, size * run->table, size * run->array};
+            n++;
+        }
+    }
+    int64_t most = s->n == 1 ? SHORT_ROW_BYTES : ROW_BYTES;
+    int begin = n - 1;
+    int64_t cols = f[begin].size;
+    while (begin > 0 && n - begin < VTRN_MAX_FREE_DIMS &&
+           cols * f[begin - 1].size * element_bytes <= most)
+        cols *= f[--begin].size;
+    c->n_rows = 1;
+    c->cols = cols;
+    for (int i = 0; i < n; i++) {
+        if (i < begin) {
+            c->outer[c->n_outer++] = f[i];
+            c->n_rows *= f[i].size;
+        } else {
+            c->inner[c->n_inner++] = f[i];
+        }
+    }
+}
+
+/* Table offset of outer combination number w. */
+static int64_t outer_offset(const cut *c, int64_t w) {
+    int64_t offset = 0;
+    for (int i = c->n_outer - 1; i >= 0; i--) {
+        offset += w % c->outer[i].size * c->outer[i].table;
+        w /= c->outer[i].size;
+    }
+    return offset;
+}
+
+/* A transfer under way. */
+typedef struct mover {
+    lower *l;
+    address_spec *s;
+    bool is_scatter;
+    vtrn_alu combine;
+    cut c;
+    view array; /* rows, then columns */
+    int n_outer;
+    int64_t reach, chunk;
+    address_tiles at;
+    tile data[2], old[2];
+    int flip;
+} mover;
+
+static uint8_t memory_dtype(uint8_t t) {
+    return t == VTRN_DTYPE_PRED ? VTRN_DTYPE_UINT8 : t;
+}
+
+static vtrn_status emit_indirect(mover *m, bool is_scatter, const tile *data, uint32_t rows,
+                                 uint32_t address_col, int64_t offset, int64_t col, uint32_t cols) {
+    const address_spec *s = m->s;
+    vtrn_instr *dma = lower_append(m->l, is_scatter ? VTRN_OP_DMA_SCATTER : VTRN_OP_DMA_GATHER,
+                                   VTRN_ENGINE_GPSIMD);
+    if (!dma)
+        return VTRN_OUT_OF_MEMORY(sizeof *dma);
+    vtrn_ap table = {.space = VTRN_SPACE_HBM,
+                     .dtype = memory_dtype(s->table.dtype),
+                     .n_partitions = (uint16_t)rows,
+                     .slot = s->table.slot,
+                     .partition_step = 1};
+    offset += s->table.offset;
+    if (cols != m->c.cols) { /* part of a run */
+        offset += col * m->c.inner[0].table;
+        table.n_dims = 1;
+        table.dim[0] = (vtrn_dim){(int32_t)m->c.inner[0].table, cols};
+    } else {
+        for (int i = 0; i < m->c.n_inner; i++)
+            table.dim[table.n_dims++] =
+                (vtrn_dim){(int32_t)m->c.inner[i].table, (uint32_t)m->c.inner[i].size};
+    }
+    table.addr = offset * (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
+    dma->queue = GATHER_RING;
+    dma->flags = s->is_skipped && is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
+    dma->arg[1] = (int32_t)(m->reach + 1);
+    dma->ap[is_scatter ? 0 : 1] = table;
+    dma->ap[is_scatter ? 1 : 0] = tile_ap(data, rows, cols);
+    dma->ap[2] = tile_ap_cols(&m->at.sum, rows, address_col, 1);
+    return NULL;
+}
+
+/* Rows of the array from r0 on, columns [col, col + cols) of the piece at array column col0. */
+static vtrn_status move_block(mover *m, int64_t r0, uint32_t rows, uint32_t address_col,
+                              int64_t offset, int64_t col0) {
+    lower *l = m->l;
+    for (int64_t col = 0; col < m->c.cols; col += m->chunk) {
+        uint32_t cols = (uint32_t)(m->c.cols - col < m->chunk ? m->c.cols - col : m->chunk);
+        tile *data = &m->data[m->flip], *old = &m->old[m->flip];
+        m->flip ^= 1;
+        if (!m->is_scatter) {
+            VTRN_RETURN_IF_ERROR(
+                emit_indirect(m, false, data, rows, address_col, offset, col, cols));
+            VTRN_RETURN_IF_ERROR(
+                lower_store(l, &m->array, m->n_outer, r0, rows, col0 + col, cols, data, false));
+            continue;
+        }
+        VTRN_RETURN_IF_ERROR(
+            lower_load(l, &m->array, m->n_outer, r0, rows, col0 + col, cols, data));
+        if (m->combine != VTRN_ALU_NONE) {
+            VTRN_RETURN_IF_ERROR(
+                emit_indirect(m, false, old, rows, address_col, offset, col, cols));
+            bool is_int = data->dtype == VTRN_DTYPE_INT32 || data->dtype == VTRN_DTYPE_UINT32;
+            bool is_bits = isa_alu_class(m->combine) == 'B';
+            vtrn_instr *sum =
+                lower_append(l, VTRN_OP_TENSOR_TENSOR,
+                             is_int && !is_bits ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR);
+            if (!sum)
+                return VTRN_OUT_OF_MEMORY(sizeof *sum);
+            sum->op0 = (uint8_t)m->combine;
+            sum->ap[0] = tile_ap(data, rows, cols);
+            sum->ap[1] = tile_ap(old, rows, cols);
+            sum->ap[2] = sum->ap[0];
+        }
+        VTRN_RETURN_IF_ERROR(emit_indirect(m, true, data, rows, address_col, offset, col, cols));
+    }
+    return NULL;
+}
+
+/* One window: its address on every partition, plus where its rows begin. */
+static vtrn_status move_rows(mover *m) {
+    lower *l = m->l;
+    int64_t n = m->c.n_rows;
+    int32_t *offsets = ARENA_NEW(&l->tmp, int32_t, (size_t)n);
+    if (!offsets)
+        return VTRN_OUT_OF_MEMORY((size_t)n * 4);
+    for (int64_t w = 0; w < n; w++)
+        offsets[w] = (int32_t)outer_offset(&m->c, w);
+    address_spec rows = *m->s;
+    rows.has_base = true;
+    rows.n = n;
+    rows.base = (view){.dtype = VTRN_DTYPE_INT32, .n = 1, .f = {{n, 1}}};
+    VTRN_RETURN_IF_ERROR(
+        lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &rows.base.slot));
+    for (int i = 0; i < rows.n_terms; i++)
+        rows.term[i].index.f[0] = (view_factor){n, 0};
+    for (int64_t first = 0; first < n; first += (int64_t)PARTITIONS * ADDRESS_COLS) {
+        int64_t part = n - first, most = (int64_t)PARTITIONS * ADDRESS_COLS;
+        part = part < most ? part : most;
+        VTRN_RETURN_IF_ERROR(address_compute(l, &rows, &m->at, first, part));
+        for (int64_t r = 0; r < part; r += PARTITIONS)
+            VTRN_RETURN_IF_ERROR(
+                move_block(m, first + r, (uint32_t)(part - r < PARTITIONS ? part - r : PARTITIONS),
+                           (uint32_t)(r / PARTITIONS), 0, 0));
+    }
+    return NULL;
+}
+
+static vtrn_status move_windows(mover *m) {
+    int64_t n = m->s->n, most = (int64_t)PARTITIONS * ADDRESS_COLS;
+    for (int64_t first = 0; first < n; first += most) {
+        int64_t part = n - first < most ? n - first : most;
+        VTRN_RETURN_IF_ERROR(address_compute(m->l, m->s, &m->at, first, part));
+        for (int64_t r = 0; r < part; r += PARTITIONS)
+            for (int64_t w = 0; w < m->c.n_rows; w++)
+                VTRN_RETURN_IF_ERROR(move_block(
+                    m, first + r, (uint32_t)(part - r < PARTITIONS ? part - r : PARTITIONS),
+                    (uint32_t)(r / PARTITIONS), outer_offset(&m->c, w), w * m->c.cols));
+    }
+    return NULL;
+}
+
+static void array_view(mover *m) {
+    const address_spec *s = m->s;
+    m->array = (view){.slot = s->array.slot, .dtype = s->array.dtype, .offset = s->array.offset};
+    view *v = &m->array;
+    if (s->n > 1) {
+        for (int i = 0; i < s->n_batch; i++)
+            v->f[v->n++] = s->batch[i];
+        m->n_outer = v->n;
+    }
+    for (int i = 0; i < m->c.n_outer; i++)
+        v->f[v->n++] = (view_factor){m->c.outer[i].size, m->c.outer[i].array};
+    if (s->n == 1)
+        m->n_outer = v->n;
+    for (int i = 0; i < m->c.n_inner; i++)
+        v->f[v->n++] = (view_factor){m->c.inner[i].size, m->c.inner[i].array};
+}
+
+static vtrn_status move_all(lower *l, address_spec *s, bool is_scatter, vtrn_alu combine) {
+    mover m = {.l = l, .s = s, .is_scatter = is_scatter, .combine = combine};
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
+    drop_ones(s);
+    cut_window(s, size, &m.c);
+    array_view(&m);
+    m.reach = reach_of(s);
+    if (s->n == 1)
+        m.reach += outer_offset(&m.c, m.c.n_rows - 1);
+    m.chunk = m.c.cols * size <= ROW_BYTES || m.c.n_inner > 1 ? m.c.cols : ROW_BYTES / size;
+    int64_t n = s->n == 1 ? m.c.n_rows : s->n;
+    int64_t address_cols = (n + PARTITIONS - 1) / PARTITIONS;
+    address_cols = address_cols < ADDRESS_COLS ? address_cols : ADDRESS_COLS;
+    uint32_t row_bytes = lower_sbuf_round((uint64_t)(m.chunk * size));
+    int n_tiles = combine == VTRN_ALU_NONE ? 2 : 4;
+    VTRN_RETURN_IF_ERROR(
+        lower_sbuf_begin(l, address_tiles_bytes(address_cols) + (uint64_t)n_tiles * row_bytes));
+    address_tiles_alloc(l, address_cols, &m.at);
+    for (int i = 0; i < n_tiles; i++)
+        (i < 2 ? m.data : m.old)[i & 1] = (tile){.space = VTRN_SPACE_SBUF,
+                                                 .dtype = memory_dtype(s->table.dtype),
+                                                 .addr = lower_sbuf_alloc(l, row_bytes)};
+    return s->n == 1 ? move_rows(&m) : move_windows(&m);
+}
+
+vtrn_status address_gather(lower *l, address_spec *s) {
+    return move_all(l, s, false, VTRN_ALU_NONE);
+}
+
+vtrn_status address_scatter(lower *l, address_spec *s, vtrn_alu combine) {
+    return move_all(l, s, true, combine);
+}

@@ -1,0 +1,235 @@
+/* Functions that the activation tables have only on an interval, or not at all.
+ * Source: hardware facts 4.4 (sine on [-pi, pi], arctan on [-pi/2, pi/2]), 4.5 (power on GpSimd).
+ */
+#include "compiler/lower/elementwise_parts.h"
+
+#include <math.h>
+
+static const vtrn_engine VECTOR = VTRN_ENGINE_VECTOR, GPSIMD = VTRN_ENGINE_GPSIMD;
+
+static const float PI = 3.14159274f, HALF_PI = 1.57079637f;
+
+bool elementwise_float_supports(graph_kind kind, uint8_t dtype) {
+    return dtype_is_float((vtrn_dtype)dtype) && elementwise_float_n_temps(kind) > 0 &&
+           (kind != GRAPH_REDUCE_PRECISION || dtype == VTRN_DTYPE_FP32);
+}
+
+int elementwise_float_n_temps(graph_kind kind) {
+    switch (kind) {
+    case GRAPH_SINE:
+    case GRAPH_COSINE:
+    case GRAPH_CBRT:
+    case GRAPH_REDUCE_PRECISION:
+        return 3;
+    case GRAPH_TAN:
+    case GRAPH_ATAN2:
+        return 4;
+    default:
+        return 0;
+    }
+}
+
+static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
+    vtrn_ap other = *ap;
+    other.dtype = (uint8_t)t;
+    return other;
+}
+
+/* dst = (a op0 s0) op1 s1, scalars as raw bits */
+static vtrn_status bits_op(emit_env *env, vtrn_engine engine, const vtrn_ap *dst, const vtrn_ap *a,
+                           vtrn_alu op0, uint32_t s0, vtrn_alu op1, uint32_t s1) {
+    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].bits = s0;
+    instr->imm[1].bits = s1;
+    return NULL;
+}
+
+/* --- sine, cosine, tangent ----------------------------------------------------------------------
+ */
+
+/* The sine of x + shift * pi. With m the nearest integer to x / pi + shift, r = x - pi (m - shift)
+ * lies around 0, where the table is best, and m odd turns the sign. pi comes in parts of 9 bits, so
+ * that the products with an m below 2^14 are exact. */
+static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x, float shift,
+                             const vtrn_ap *m, const vtrn_ap *r, const vtrn_ap *odd) {
+    static const float pi[] = {3.140625f, 0x1.fbp-11f, 0x1.51p-21f, 0x1.0b4612p-33f};
+    const float round = 0x1.8p23f; /* adding it leaves no room for a fraction */
+    vtrn_ap number = as(odd, VTRN_DTYPE_INT32), sign = as(odd, VTRN_DTYPE_UINT32);
+    vtrn_ap bits = as(r, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, m, x, VTRN_ALU_MULTIPLY, 0.318309886f, VTRN_ALU_ADD, shift));
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &number, m));
+    VTRN_RETURN_IF_ERROR(
+        bits_op(env, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT, 31, VTRN_ALU_NONE, 0));
+    if (shift != 0)
+        VTRN_RETURN_IF_ERROR(
+            emit_scalar_op(env, VECTOR, VTRN_ALU_SUBTRACT, m, m, shift, NULL, false));
+    const vtrn_ap *from = x;
+    for (size_t i = 0; i < sizeof pi / sizeof *pi; i++, from = r)
+        VTRN_RETURN_IF_ERROR(
+            emit_scalar_tensor(env, r, m, VTRN_ALU_MULTIPLY, -pi[i], VTRN_ALU_ADD, from));
+    /* an angle beyond what m can count stays on the table */
+    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, r, r, VTRN_ALU_MAX, -PI, VTRN_ALU_MIN, PI));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_SIN, r, r, 1));
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
+    return dst ? emit_copy(env, dst, r) : NULL;
+}
+
+static vtrn_status emit_tangent(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                                const vtrn_ap *x) {
+    vtrn_ap t[4];
+    for (int i = 0; i < 4; i++)
+        t[i] = elementwise_temp_ap(env, node, i, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(emit_wave(env, NULL, x, 0, &t[0], &t[1], &t[3]));
+    VTRN_RETURN_IF_ERROR(emit_wave(env, NULL, x, 0.5f, &t[0], &t[2], &t[3]));
+    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = t[2];
+    reciprocal->ap[1] = t[2];
+    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, dst, &t[1], &t[2]);
+}
+
+/* --- arc tangent of a quotient ------------------------------------------------------------------
+ */
+
+/* dst |= sign bit of x, all fp32 */
+static vtrn_status copy_sign(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x,
+                             const vtrn_ap *t) {
+    vtrn_ap bits = as(dst, VTRN_DTYPE_UINT32), from = as(x, VTRN_DTYPE_UINT32);
+    vtrn_ap sign = as(t, VTRN_DTYPE_UINT32);
+    LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
+    instr->op0 = VTRN_ALU_BITWISE_AND;
+    instr->ap[0] = sign;
+    instr->ap[1] = from;
+    instr->imm[0].bits = 0x80000000u;
+    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
+}
+
+/* The angle of the smaller magnitude over the larger is at most pi/4; the octants give the rest. */
+static vtrn_status emit_atan2(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), in_y, in_x;
+    vtrn_ap y = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap x = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap a = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    vtrn_ap b = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in_y));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &in_x));
+    /* finite magnitudes: infinite ones make the quotient 0 or 1, as they should */
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, &y, &in_y, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, &x, &in_x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
+    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_MAX, &a, &a, 0x1p-126f, NULL, false));
+    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = a;
+    reciprocal->ap[1] = a;
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &a, 1));
+    vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
+    VTRN_RETURN_IF_ERROR(
+        emit_two_scalars(env, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, HALF_PI));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
+    /* the sign bit, for -0 lies to the left, too */
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &x, &in_x));
+    vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
+    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_IS_LT, &mask, &sign, 0, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, PI));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &y, &in_y));
+    VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
+    return emit_copy(env, &dst, &a);
+}
+
+/* --- the rest -----------------------------------------------------------------------------------
+ */
+
+static vtrn_status emit_cbrt(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                             const vtrn_ap *in) {
+    vtrn_ap x = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap y = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &x, in));
+    LOWER_EMIT(power, env->l, TENSOR_SCALAR, GPSIMD);
+    power->op0 = VTRN_ALU_ABS_MAX;
+    power->op1 = VTRN_ALU_POWER;
+    power->ap[0] = y;
+    power->ap[1] = x;
+    power->imm[0].f = 0;
+    power->imm[1].f = 1.0f / 3;
+    VTRN_RETURN_IF_ERROR(copy_sign(env, &y, &x, &t));
+    return emit_copy(env, dst, &y);
+}
+
+/* fp32 with fewer bits: the mantissa is rounded to the nearest even by adding to the bits, what is
+ * then too large is infinite, what is too small is 0, each with its sign. */
+static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
+                                         const vtrn_ap *x) {
+    int exponent_bits = node->direction, mantissa_bits = node->reducer;
+    vtrn_ap r = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_UINT32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    vtrn_ap mask = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_UINT32);
+    vtrn_ap bits = as(x, VTRN_DTYPE_UINT32), value = as(&r, VTRN_DTYPE_FP32);
+    vtrn_ap other = as(&t, VTRN_DTYPE_FP32);
+    uint32_t drop = 23 - (uint32_t)mantissa_bits;
+    if (drop) {
+        VTRN_RETURN_IF_ERROR(bits_op(env, VECTOR, &t, &bits, VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop,
+                                     VTRN_ALU_BITWISE_AND, 1));
+        VTRN_RETURN_IF_ERROR(
+            bits_op(env, GPSIMD, &t, &t, VTRN_ALU_ADD, (1u << (drop - 1)) - 1, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, &r, &bits, &t));
+        VTRN_RETURN_IF_ERROR(
+            bits_op(env, VECTOR, &r, &r, VTRN_ALU_BITWISE_AND, ~0u << drop, VTRN_ALU_NONE, 0));
+    } else {
+        VTRN_RETURN_IF_ERROR(emit_copy(env, &r, &bits));
+    }
+    if (exponent_bits < 8) {
+        int bias = (1 << (exponent_bits - 1)) - 1;
+        float largest = ldexpf(2 - ldexpf(1, -mantissa_bits), bias), least = ldexpf(1, 1 - bias);
+        VTRN_RETURN_IF_ERROR(
+            bits_op(env, VECTOR, &t, &r, VTRN_ALU_BITWISE_AND, 0x80000000u, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(
+            emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, least));
+        VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
+        VTRN_RETURN_IF_ERROR(
+            bits_op(env, VECTOR, &t, &t, VTRN_ALU_BITWISE_OR, 0x7f800000u, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(
+            emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_GT, largest));
+        VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
+    }
+    /* adding to the bits of a NaN may have made something else of it */
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_NOT_EQUAL, &mask, x, x));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, x, &mask, false));
+    return emit_copy(env, dst, &value);
+}
+
+vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node) {
+    if (node->op == GRAPH_ATAN2)
+        return emit_atan2(env, node);
+    vtrn_ap dst = elementwise_dst_ap(env, node), x;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &x));
+    switch (node->op) {
+    case GRAPH_TAN:
+        return emit_tangent(env, node, &dst, &x);
+    case GRAPH_CBRT:
+        return emit_cbrt(env, node, &dst, &x);
+    case GRAPH_REDUCE_PRECISION:
+        return emit_reduce_precision(env, node, &dst, &x);
+    default: {
+        vtrn_ap m = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+        vtrn_ap r = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+        vtrn_ap odd = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_INT32);
+        return emit_wave(env, &dst, &x, node->op == GRAPH_COSINE ? 0.5f : 0, &m, &r, &odd);
+    }
+    }
+}

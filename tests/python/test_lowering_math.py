@@ -1,0 +1,189 @@
+"""Integer arithmetic to the bit, and functions beyond the activation tables with stated errors."""
+
+import capi
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax import lax
+
+SEED = 20261123
+
+
+@pytest.fixture(scope="module")
+def device():
+    d = capi.Device(threads=2)
+    yield d
+    d.close()
+
+
+def run(device, f, *args):
+    with jax.default_device(jax.devices("cpu")[0]):
+        exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    got = executable(*args)
+    assert executable.profile().n_reference_ops == 0
+    return got
+
+
+def on_cpu(f, *args):
+    with jax.default_device(jax.devices("cpu")[0]):
+        return [np.asarray(e) for e in jax.tree.leaves(jax.jit(f)(*args))]
+
+
+def integers(rng, dtype, n=20_000):
+    """Every size of number, and the neighbours of powers of two."""
+    info = np.iinfo(dtype)
+    bits = info.bits
+    wide = rng.integers(info.min, info.max, n, dtype=dtype, endpoint=True)
+    small = wide >> rng.integers(0, bits, n).astype(dtype)
+    edges = np.array([0, 1, 2, 3, 5, 7, 10, info.max, info.max - 1, info.min, info.min + 1]
+                     + [(1 << k) + d for k in range(bits - 1) for d in (-1, 0, 1)])  # fmt: skip
+    edges = np.clip(edges, info.min, info.max).astype(dtype)
+    edges = np.concatenate([edges, (0 - edges.astype(np.int64)).astype(dtype)])
+    return np.concatenate([wide, small, rng.permutation(edges)])
+
+
+INTS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32]
+
+
+@pytest.mark.parametrize("dtype", INTS)
+def test_division_is_exact_for_integers_of_every_size(device, dtype):
+    rng = np.random.default_rng(SEED)
+    a, b = integers(rng, dtype), rng.permutation(integers(rng, dtype))
+    info = np.iinfo(dtype)
+    q, r = run(device, lambda a, b: (lax.div(a, b), lax.rem(a, b)), a, b)
+    wide_a, wide_b = a.astype(np.int64), b.astype(np.int64)
+    safe = np.where(b == 0, 1, wide_b)
+    quotient = np.abs(wide_a) // np.abs(safe) * np.sign(wide_a) * np.sign(safe)
+    rest = wide_a - quotient * safe
+    zero = b == 0
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(q[~zero], quotient.astype(dtype)[~zero])
+    np.testing.assert_array_equal(r[~zero], rest.astype(dtype)[~zero])
+    assert zero.any() and info.min in a
+    np.testing.assert_array_equal(q[zero], np.full(zero.sum(), -1).astype(dtype))
+    np.testing.assert_array_equal(r[zero], a[zero])
+    for d in (1, 2, 3, 7, 100, info.max, info.min or 5):
+        d = dtype(d)
+        (q,) = run(device, lambda a, d=d: lax.div(a, d), a)
+        wide_d = int(d)
+        want = np.abs(wide_a) // abs(wide_d) * np.sign(wide_a) * np.sign(wide_d)
+        np.testing.assert_array_equal(q, want.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", INTS)
+def test_integer_arithmetic_wraps(device, dtype):
+    rng = np.random.default_rng(SEED)
+    a, b = integers(rng, dtype), rng.permutation(integers(rng, dtype))
+    s = rng.integers(0, np.iinfo(dtype).bits, a.size).astype(dtype)
+
+    def f(a, b, s):
+        return (a + b, a - b, a * b, -a, ~a, a & b, a | b, a ^ b, lax.max(a, b), lax.min(a, b),
+                a < b, a >= b, a == b, lax.shift_left(a, s), lax.shift_right_logical(a, s),
+                lax.shift_right_arithmetic(a, s), lax.population_count(a), lax.clz(a), a + 3, a * 7,
+                lax.clamp(dtype(3), a, dtype(100)), lax.sign(a), jnp.abs(a))  # fmt: skip
+
+    for i, (g, e) in enumerate(zip(run(device, f, a, b, s), on_cpu(f, a, b, s), strict=True)):
+        np.testing.assert_array_equal(g, e, f"result {i}")
+
+
+@pytest.mark.parametrize("dtype", INTS)
+@pytest.mark.parametrize("to", INTS)
+def test_integers_convert_to_integers_by_their_low_bits(device, dtype, to):
+    a = integers(np.random.default_rng(SEED), dtype, 1000)
+    (got,) = run(device, lambda a: lax.convert_element_type(a, to), a)
+    np.testing.assert_array_equal(got, a.astype(to))
+
+
+def ulps(got, exact):
+    """Distance in units of the fp32 result's last place; zero of the exact value counts as tiny."""
+    step = np.spacing(np.maximum(np.abs(exact), 2.0**-126).astype(np.float32)).astype(np.float64)
+    return np.abs(got.astype(np.float64) - exact) / step
+
+
+def angles(rng):
+    small = rng.uniform(-10, 10, 100_000)
+    wide = rng.uniform(-1e4, 1e4, 100_000)
+    tiny = rng.uniform(-1, 1, 1000) * 2.0 ** rng.integers(-40, 0, 1000)
+    near = (np.arange(-200, 200) * (np.pi / 2))[:, None] + np.linspace(-1e-3, 1e-3, 11)
+    return np.concatenate([small, wide, tiny, near.ravel(), [0.0, -0.0]]).astype(np.float32)
+
+
+@pytest.mark.parametrize("f, oracle", [(jnp.sin, np.sin), (jnp.cos, np.cos)], ids=["sin", "cos"])
+def test_sine_and_cosine_are_within_one_part_in_five_million(device, f, oracle):
+    """Absolute error 2e-7 to 1e4 radians: what the fp32 range reduction gives; XLA's is 1e-7."""
+    x = angles(np.random.default_rng(SEED))
+    (got,) = run(device, f, x)
+    error = np.abs(got - oracle(x.astype(np.float64)))
+    print(f"largest error {error.max():.3g} at {x[error.argmax()]!r}")
+    assert error.max() <= 2e-7
+    odd = np.array([np.inf, -np.inf, np.nan, 1e30], np.float32)
+    (got,) = run(device, f, odd)
+    assert np.isnan(got[:3]).all() and abs(got[3]) <= 1
+
+
+def test_tangent_is_within_sixteen_ulp_away_from_its_poles(device):
+    x = np.random.default_rng(SEED).uniform(-1.5, 1.5, 100_000).astype(np.float32)
+    (got,) = run(device, jnp.tan, x)
+    error = ulps(got, np.tan(x.astype(np.float64)))
+    print(f"largest error {error.max():.2f} ulp at {x[error.argmax()]!r}")
+    assert error.max() <= 16
+
+
+def test_atan2_knows_every_octant(device):
+    rng = np.random.default_rng(SEED)
+    special = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, 1e-30, -1e30, np.nan, 3], np.float32)
+    y, x = (v.ravel() for v in np.meshgrid(special, special))
+    y = np.concatenate([y, rng.standard_normal(50_000)]).astype(np.float32)
+    x = np.concatenate([x, rng.standard_normal(50_000)]).astype(np.float32)
+    (got,) = run(device, lambda y, x: lax.atan2(y, x), y, x)
+    exact = np.arctan2(y.astype(np.float64), x.astype(np.float64))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+    number = ~np.isnan(exact)
+    error = np.abs(got - exact)[number]
+    print(f"largest error {error.max():.3g}")
+    assert error.max() <= 5e-7
+    np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(exact[number]))
+
+
+def test_cube_root_is_within_four_parts_in_ten_million(device):
+    rng = np.random.default_rng(SEED)
+    x = (rng.choice([-1, 1], 50_000) * 10.0 ** rng.uniform(-12, 12, 50_000)).astype(np.float32)
+    (got,) = run(device, jnp.cbrt, np.concatenate([x, np.float32([0, -0.0])]))
+    error = np.abs(got[:-2] / np.cbrt(x.astype(np.float64)) - 1)
+    assert error.max() <= 4e-7
+    np.testing.assert_array_equal(np.signbit(got[-2:]), [False, True])
+
+
+def floats(rng):
+    base = np.concatenate([2.0 ** np.arange(-149, 128), [65504, 65519, 65520, 65536, 3.4e38, np.inf]])
+    base = base.astype(np.float32)
+    near = [base, np.nextafter(base, np.float32(0)), np.nextafter(base, np.float32(np.inf))]
+    wide = rng.integers(0, 2**32, 50_000, dtype=np.uint32).view(np.float32)
+    x = np.concatenate([*near, wide, np.float32([0, np.nan])])
+    return np.concatenate([x, -x])
+
+
+@pytest.mark.parametrize("bits", [(8, 7), (5, 10), (8, 10), (5, 2), (4, 3), (8, 23), (6, 12)])
+def test_reduce_precision_is_exact(device, bits):
+    x = floats(np.random.default_rng(SEED))
+    f = lambda x: lax.reduce_precision(x, *bits)  # noqa: E731
+    (got,), (expected,) = run(device, f, x), on_cpu(f, x)
+    if bits == (8, 7):
+        np.testing.assert_array_equal(got, x.astype(ml_dtypes.bfloat16).astype(np.float32))
+    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    flushed = (np.abs(x) < 2.0**-126) & (expected == 0)  # XLA's CPU may flush subnormal operands
+    assert (same | flushed).all(), x[~(same | flushed)][:5]
+    np.testing.assert_array_equal(np.signbit(got[~np.isnan(x)]), np.signbit(x[~np.isnan(x)]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_functions_of_narrow_floats_round_once(device, dtype):
+    x = np.random.default_rng(SEED).uniform(-9, 9, 5000).astype(dtype)
+    for f, oracle in ((jnp.sin, np.sin), (jnp.cos, np.cos), (jnp.cbrt, np.cbrt)):
+        (got,) = run(device, f, x)
+        exact = oracle(x.astype(np.float64))
+        assert np.abs(got.astype(np.float64) - exact).max() <= float(ml_dtypes.finfo(dtype).eps) * 1.6

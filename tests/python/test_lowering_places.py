@@ -1,0 +1,196 @@
+"""Slices, updates, gathers and scatters at places that data decide, against JAX on the CPU."""
+
+import capi
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+SEED = 20261123
+DTYPES = [np.float32, np.int32, jnp.bfloat16, np.int8, np.uint8, np.float16, np.uint32, np.bool_]
+
+
+@pytest.fixture(scope="module")
+def device():
+    d = capi.Device(threads=2)
+    yield d
+    d.close()
+
+
+def check(device, f, *args, rtol=0.0):
+    with jax.default_device(jax.devices("cpu")[0]):
+        jitted = jax.jit(f)
+        expected = [np.asarray(e) for e in jax.tree.leaves(jitted(*args))]
+        exported = jax.export.export(jitted, platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    leaves = jax.tree.leaves(args)
+    got = executable(*[np.asarray(leaves[i]) for i in exported.module_kept_var_idx])
+    for g, e in zip(got, expected, strict=True):
+        assert g.shape == e.shape and g.dtype == e.dtype
+        if rtol:
+            np.testing.assert_allclose(g.astype(np.float64), e.astype(np.float64), rtol, rtol)
+        else:
+            np.testing.assert_array_equal(g.astype(np.float64), e.astype(np.float64))
+    assert executable.profile().n_reference_ops == 0
+
+
+def data(rng, shape, dtype):
+    if dtype == np.bool_:
+        return rng.random(shape) < 0.5
+    return rng.integers(0, 100, shape).astype(dtype)
+
+
+def shape_of(rng, rank, n=20):
+    return tuple(int(d) for d in rng.integers(1, n, rank))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_dynamic_slice_clamps_and_copies(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = shape_of(rng, rng.integers(1, 5))
+    sizes = tuple(int(rng.integers(1, d + 1)) for d in shape)
+    starts = [np.int32(rng.integers(-3, d + 3)) for d in shape]
+    x = data(rng, shape, DTYPES[seed % len(DTYPES)])
+    print(f"seed {SEED + seed}: {x.dtype}{shape} {sizes} at {starts}")
+    check(device, lambda x, *s: lax.dynamic_slice(x, s, sizes), x, *starts)
+    check(device, lambda x, *s: lax.dynamic_slice(x.T, s[::-1], sizes[::-1]), x, *starts)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_dynamic_update_slice_clamps_and_keeps_the_rest(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = shape_of(rng, rng.integers(1, 5))
+    sizes = tuple(int(rng.integers(1, d + 1)) for d in shape)
+    starts = [np.int32(rng.integers(-3, d + 3)) for d in shape]
+    dtype = DTYPES[seed % len(DTYPES)]
+    x, u = data(rng, shape, dtype), data(rng, sizes, dtype)
+    print(f"seed {SEED + seed}: {x.dtype}{shape} {sizes} at {starts}")
+    check(device, lambda x, u, *s: lax.dynamic_update_slice(x, u, s), x, u, *starts)
+    if dtype == np.float32:  # the operand dies: its memory may be the result's, or may not
+        check(device, lambda x, u, *s: (lax.dynamic_update_slice(x * 2, u, s), x), x, u, *starts)
+        check(device, lambda x, u, *s: (lambda y: (lax.dynamic_update_slice(y, u, s), y[::-1] + 1))(x * 2),
+              x, u, *starts)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 1000, 9973, 60000])
+def test_long_runs_move_whole(device, size):
+    rng = np.random.default_rng(SEED)
+    x, u = rng.random(70000).astype(np.float32), rng.random(size).astype(np.float32)
+    check(device, lambda x, i: lax.dynamic_slice(x, (i,), (size,)), x, np.int32(1234))
+    check(device, lambda x, u, i: lax.dynamic_update_slice(x, u, (i,)), x, u, np.int32(9999))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_many_windows_are_gathered_and_scattered(device, seed):
+    """vmap makes gathers and scatters with batching dimensions of dynamic slices and updates."""
+    rng = np.random.default_rng(SEED + seed)
+    shape = shape_of(rng, 3, 12)
+    n = int(rng.integers(2, 300))
+    sizes = tuple(int(rng.integers(1, d + 1)) for d in shape)
+    starts = [rng.integers(-2, d + 2, n, dtype=np.int32) for d in shape]
+    dtype = DTYPES[seed % len(DTYPES)]
+    x, xs = data(rng, shape, dtype), data(rng, (n, *shape), dtype)
+    u = data(rng, (n, *sizes), dtype)
+    print(f"seed {SEED + seed}: {n} of {x.dtype}{shape} {sizes}")
+    check(device, lambda x, *s: jax.vmap(lambda *s: lax.dynamic_slice(x, s, sizes))(*s), x, *starts)
+    check(device, jax.vmap(lambda x, *s: lax.dynamic_slice(x, s, sizes)), xs, *starts)
+    check(device, jax.vmap(lambda x, u, *s: lax.dynamic_update_slice(x, u, s)), xs, u, *starts)
+
+
+MODES = ["clip", "fill", "promise_in_bounds"]
+
+
+@pytest.mark.parametrize("seed", range(18))
+def test_indices_of_every_kind_are_gathered(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    mode = MODES[seed % 3]
+    shape = shape_of(rng, 3, 30)
+    dtype = DTYPES[seed % 7]
+    x = data(rng, shape, dtype)
+    slack = 0 if mode == "promise_in_bounds" else 4
+    kind = [np.int32, np.uint32, np.uint8][seed % 3]
+    low = -slack if np.issubdtype(kind, np.signedinteger) else 0
+    i, j, k = (rng.integers(low, min(d + slack, 127), (5, 70)).astype(kind) for d in shape)
+    print(f"seed {SEED + seed}: {x.dtype}{shape} {mode} {kind.__name__}")
+    for f in (
+        lambda x, i, j, k: x.at[i].get(mode=mode),
+        lambda x, i, j, k: x.at[:, j].get(mode=mode),
+        lambda x, i, j, k: x.at[..., k].get(mode=mode),
+        lambda x, i, j, k: x.at[i, j].get(mode=mode),
+        lambda x, i, j, k: x.at[i, :, k].get(mode=mode),
+        lambda x, i, j, k: x.at[i, j, k].get(mode=mode),
+        lambda x, i, j, k: x.at[i[0, 0], :, k[0, 0]].get(mode=mode),
+    ):
+        check(device, f, x, i, j, k)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_distinct_places_are_set_and_combined(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    rows, cols = (int(d) for d in rng.integers(2, 40, 2))
+    dtype = [np.float32, np.int32, jnp.bfloat16, np.float16][seed % 4]
+    n = int(rng.integers(1, rows * cols))
+    flat = rng.permutation(rows * cols)[:n]
+    i, j = (flat // cols).astype(np.int32), (flat % cols).astype(np.int32)
+    if n > 3:  # dropped
+        i[0], j[1], i[2] = rows + 3, cols, -rows - 2
+    x, u = data(rng, (rows, cols), dtype), data(rng, n, dtype)
+    print(f"seed {SEED + seed}: {x.dtype}[{rows}, {cols}] at {n} places")
+    check(device, lambda x, i, j, u: x.at[i, j].set(u), x, i, j, u)
+    check(device, lambda x, i, j, u: jnp.zeros_like(x).at[i, j].set(u), x, i, j, u)
+    for name in ("add", "max", "min", "mul"):
+        check(device, lambda x, i, j, u, f=name: getattr(x.at[i, j], f)(u, unique_indices=True),
+              x, i, j, u)  # fmt: skip
+        check(device, lambda x, i, u, f=name: getattr(x.at[i[-1]], f)(u[-1]), x, i, u)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_take_along_every_axis(device, axis):
+    rng = np.random.default_rng(SEED)
+    x = rng.random((7, 9, 11)).astype(np.float32)
+    shape = [7, 9, 11]
+    shape[axis] = 5
+    i = rng.integers(0, x.shape[axis], shape, dtype=np.int32)
+    check(device, lambda x, i: jnp.take_along_axis(x, i, axis), x, i)
+
+
+def test_loops_update_their_carry_in_place(device):
+    """Each turn reads what earlier turns wrote, and an outer tensor keeps its elements."""
+
+    def f(x, n):
+        def turn(i, c):
+            y, log = c
+            row = lax.dynamic_index_in_dim(y, i, keepdims=False)
+            y = lax.dynamic_update_index_in_dim(y, row * 2 + x[0], (i + 1) % 6, 0)
+            log = log.at[i].set(y.sum())
+            return y, log
+
+        return lax.fori_loop(0, n, turn, (x, jnp.zeros(6)))
+
+    rng = np.random.default_rng(SEED)
+    check(device, f, rng.integers(0, 9, (6, 5)).astype(np.float32), np.int32(6))
+
+
+def test_a_tensor_of_an_enclosing_region_survives_its_update(device):
+    def f(x, n):
+        def turn(i, s):
+            return s + (x * 2).at[i].set(0).sum()
+
+        return lax.fori_loop(0, n, turn, 0.0)
+
+    rng = np.random.default_rng(SEED)
+    check(device, f, rng.integers(0, 9, (6, 5)).astype(np.float32), np.int32(6))
+
+
+def test_swapped_and_shared_carries_survive_updates(device):
+    def f(a, b):
+        def turn(i, c):
+            a, b, t = c
+            return b.at[i].set(a[i] + 1), a.at[0].set(b[i]), t + a.sum() - b.sum()
+
+        return lax.fori_loop(0, 5, turn, (a, b, 0.0))
+
+    rng = np.random.default_rng(SEED)
+    check(device, f, *rng.integers(0, 9, (2, 6, 5)).astype(np.float32))
