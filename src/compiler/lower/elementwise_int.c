@@ -88,7 +88,8 @@ bool elementwise_int_supports(graph_kind kind, uint8_t in, uint8_t out) {
 }
 
 bool elementwise_int_owns(const fusion *f, const fusion_node *node) {
-    return node->op < FUSION_LOAD && node->n_in >= 1 &&
+    /* an ALU operation of its own: 32 bits, or truth values, which lie as bytes */
+    return node->op < FUSION_LOAD && node->n_in >= 1 && node->alu == VTRN_ALU_NONE &&
            is_ours((graph_kind)node->op, elementwise_in_dtype(f, node, 0), node->dtype);
 }
 

@@ -307,10 +307,12 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     uint8_t in_dtype = l->g->types[op->operands[0]].dtype;
     if (op->n_operands == 2)
         node.alu = (uint8_t)elementwise_alu((graph_kind)op->kind, in_dtype);
-    if (op->kind == GRAPH_CONVERT && l->g->types[result].dtype == VTRN_DTYPE_PRED &&
-        in_dtype != VTRN_DTYPE_PRED) {
+    bool is_test = op->kind == GRAPH_CONVERT && l->g->types[result].dtype == VTRN_DTYPE_PRED &&
+                   in_dtype != VTRN_DTYPE_PRED;
+    bool is_not = op->kind == GRAPH_NOT && in_dtype == VTRN_DTYPE_PRED;
+    if (is_test || is_not) { /* from here on a truth value is a byte like any other */
         node.op = GRAPH_COMPARE;
-        node.direction = GRAPH_NE;
+        node.direction = is_test ? GRAPH_NE : GRAPH_EQ;
         node.in[node.n_in++] = (fusion_in){.node = FUSION_NO_NODE, .imm = 0};
     }
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
