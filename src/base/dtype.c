@@ -239,7 +239,7 @@ static void wide_store(const wide *w, vtrn_dtype to, uint8_t *p) {
         wide_store_int(w, to, p);
         break;
     case 'B':
-        *p = w->kind == 'S' ? w->s != 0 : w->kind == 'U' ? w->u != 0 : w->re != 0 || w->im != 0;
+        *p = w->kind == 'S' ? w->s != 0 : w->kind == 'U' ? w->u != 0 : w->re != 0;
         break;
     case 'C':
         d = wide_to_double(w);

@@ -64,7 +64,7 @@ void dtype_store_fp32_stochastic(vtrn_dtype t, const float *src, void *dst, size
                                  uint64_t *state);
 
 /* n elements of any type to any type, the slow exact way of StableHLO convert: float->int truncates
- * and saturates (NaN gives 0), int->int wraps, anything->PRED is != 0. */
+ * and saturates (NaN gives 0), int->int wraps, anything->PRED is != 0; of a complex number only the real part counts. */
 void dtype_convert(vtrn_dtype from, const void *src, vtrn_dtype to, void *dst, size_t n);
 
 #endif
