@@ -197,38 +197,43 @@ def test_every_operation_with_attributes_has_a_case():
     assert set(CASES) == set(ATTRS)
 
 
+def random_convolution(rng):
+    """(types of the operands, the operation, type of its result)"""
+    n = int(rng.integers(1, 4))
+    order = [rng.permutation(n + 2).tolist() for _ in range(3)]
+    numbers = [(o[0], o[1], o[2:]) for o in order]
+    fg, bg = [(1, 1), (3, 1), (1, 2)][rng.integers(3)]
+    lhs, rhs = [0] * (n + 2), [0] * (n + 2)
+    lhs[numbers[0][0]], lhs[numbers[0][1]] = 4, 6
+    rhs[numbers[1][0]], rhs[numbers[1][1]] = 6 // fg, 6
+    for i, k in zip(numbers[0][2], numbers[1][2]):
+        lhs[i], rhs[k] = int(rng.integers(7, 12)), int(rng.integers(1, 4))
+    stride, ld, rd = (rng.integers(1, 4, n).tolist() for _ in range(3))
+    pads = rng.integers(-1, 4, (n, 2)).tolist()
+    flips = ["true" if f else "false" for f in rng.integers(0, 2, n)]
+    letters = []
+    for (first, second, spatial), names in zip(numbers, ("bf", "io", "bf")):
+        s = [""] * (n + 2)
+        s[first], s[second] = names
+        for d, at in enumerate(spatial):
+            s[at] = str(d)
+        letters.append("[" + ", ".join(s) + "]")
+    listed = lambda v: ", ".join(map(str, v))  # noqa: E731
+    op = f'''"stablehlo.convolution"(%0, %1) {{
+      dimension_numbers = #stablehlo.conv<{letters[0]}x{letters[1]}->{letters[2]}>,
+      window_strides = array<i64: {listed(stride)}>, lhs_dilation = array<i64: {listed(ld)}>,
+      rhs_dilation = array<i64: {listed(rd)}>, window_reversal = array<i1: {listed(flips)}>,
+      padding = dense<{pads}> : tensor<{n}x2xi64>, feature_group_count = {fg} : i64,
+      batch_group_count = {bg} : i64}}'''
+    result = conv_result(lhs, rhs, numbers, stride, pads, (ld, rd), (fg, bg))
+    return ["x".join(map(str, s)) + "xf32" for s in (lhs, rhs)], op, result
+
+
 def test_convolutions_of_random_attributes_are_read_as_jaxlib_reads_them(tmp_path):
     rng = np.random.default_rng(SEED)
     print("seed", SEED)
     for _ in range(20):
-        n = int(rng.integers(1, 4))
-        order = [rng.permutation(n + 2).tolist() for _ in range(3)]
-        numbers = [(o[0], o[1], o[2:]) for o in order]
-        fg, bg = [(1, 1), (3, 1), (1, 2)][rng.integers(3)]
-        lhs, rhs = [0] * (n + 2), [0] * (n + 2)
-        lhs[numbers[0][0]], lhs[numbers[0][1]] = 4, 6
-        rhs[numbers[1][0]], rhs[numbers[1][1]] = 6 // fg, 6
-        for i, k in zip(numbers[0][2], numbers[1][2]):
-            lhs[i], rhs[k] = int(rng.integers(7, 12)), int(rng.integers(1, 4))
-        stride, ld, rd = (rng.integers(1, 4, n).tolist() for _ in range(3))
-        pads = rng.integers(0, 4, (n, 2)).tolist()
-        flips = ["true" if f else "false" for f in rng.integers(0, 2, n)]
-        letters = []
-        for (first, second, spatial), names in zip(numbers, ("bf", "io", "bf")):
-            s = [""] * (n + 2)
-            s[first], s[second] = names
-            for d, at in enumerate(spatial):
-                s[at] = str(d)
-            letters.append("[" + ", ".join(s) + "]")
-        listed = lambda v: ", ".join(map(str, v))  # noqa: E731
-        op = f'''"stablehlo.convolution"(%0, %1) {{
-          dimension_numbers = #stablehlo.conv<{letters[0]}x{letters[1]}->{letters[2]}>,
-          window_strides = array<i64: {listed(stride)}>, lhs_dilation = array<i64: {listed(ld)}>,
-          rhs_dilation = array<i64: {listed(rd)}>, window_reversal = array<i1: {listed(flips)}>,
-          padding = dense<{pads}> : tensor<{n}x2xi64>, feature_group_count = {fg} : i64,
-          batch_group_count = {bg} : i64}}'''
-        result = conv_result(lhs, rhs, numbers, stride, pads, (ld, rd), (fg, bg))
-        types = ["x".join(map(str, s)) + "xf32" for s in (lhs, rhs)]
+        types, op, result = random_convolution(rng)
         data = serialize(module_of(types, op, [result]))
         text = dump("graph", data, tmp_path)
         assert not text.startswith("ERROR"), text
