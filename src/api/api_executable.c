@@ -45,9 +45,9 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     };
     if (g->n_partitions > 1 || g->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "module %s: %lld partitions, %lld replicas; a program runs on one core: "
-                          "compile without sharding",
-                          e->name, (long long)g->n_partitions, (long long)g->n_replicas);
+                          "module %s: %lld replicas of %lld partitions: a program runs on one "
+                          "NeuronCore; export it without a mesh or sharding",
+                          e->name, (long long)g->n_replicas, (long long)g->n_partitions);
     vtrn_program *program;
     VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));
     VTRN_RETURN_IF_ERROR(runtime_load(device->rt, program, compile_run_custom, NULL, &e->loaded));

@@ -176,8 +176,9 @@ vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compil
     }
     if (out->n_partitions > 1 || out->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "%lld replicas of %lld partitions: a program runs on one NeuronCore so "
-                          "far; jit over one device",
+                          "%lld replicas of %lld partitions: a program runs on one NeuronCore; "
+                          "put its arguments on one device, jax.device_put(x, jax.devices()[0]), "
+                          "and use jax.jit without a mesh (no pmap, no sharding)",
                           (long long)out->n_replicas, (long long)out->n_partitions);
     return NULL;
 }

@@ -205,17 +205,11 @@ PJRT_Error *PJRT_Client_Destroy(PJRT_Client_Destroy_Args *args) {
 }
 
 PJRT_Error *PJRT_Client_PlatformName(PJRT_Client_PlatformName_Args *args) {
-    ARGS_REQUIRE(args, platform_name_size);
-    args->platform_name = plugin_platform_name;
-    args->platform_name_size = strlen(plugin_platform_name);
-    return NULL;
+    ARGS_GIVE_TEXT(args, platform_name, plugin_platform_name);
 }
 
 PJRT_Error *PJRT_Client_PlatformVersion(PJRT_Client_PlatformVersion_Args *args) {
-    ARGS_REQUIRE(args, platform_version_size);
-    args->platform_version = args->client->platform_version;
-    args->platform_version_size = strlen(args->client->platform_version);
-    return NULL;
+    ARGS_GIVE_TEXT(args, platform_version, args->client->platform_version);
 }
 
 PJRT_Error *PJRT_Client_ProcessIndex(PJRT_Client_ProcessIndex_Args *args) {
@@ -288,18 +282,12 @@ PJRT_Error *PJRT_Client_TopologyDescription(PJRT_Client_TopologyDescription_Args
 
 PJRT_Error *
 PJRT_TopologyDescription_PlatformName(PJRT_TopologyDescription_PlatformName_Args *args) {
-    ARGS_REQUIRE(args, platform_name_size);
-    args->platform_name = plugin_platform_name;
-    args->platform_name_size = strlen(plugin_platform_name);
-    return NULL;
+    ARGS_GIVE_TEXT(args, platform_name, plugin_platform_name);
 }
 
 PJRT_Error *
 PJRT_TopologyDescription_PlatformVersion(PJRT_TopologyDescription_PlatformVersion_Args *args) {
-    ARGS_REQUIRE(args, platform_version_size);
-    args->platform_version = args->topology->client->platform_version;
-    args->platform_version_size = strlen(args->platform_version);
-    return NULL;
+    ARGS_GIVE_TEXT(args, platform_version, args->topology->client->platform_version);
 }
 
 PJRT_Error *PJRT_TopologyDescription_GetDeviceDescriptions(

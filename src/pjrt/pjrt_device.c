@@ -108,24 +108,15 @@ PJRT_Error *PJRT_DeviceDescription_Attributes(PJRT_DeviceDescription_Attributes_
 }
 
 PJRT_Error *PJRT_DeviceDescription_Kind(PJRT_DeviceDescription_Kind_Args *args) {
-    ARGS_REQUIRE(args, device_kind_size);
-    args->device_kind = args->device_description->kind;
-    args->device_kind_size = strlen(args->device_kind);
-    return NULL;
+    ARGS_GIVE_TEXT(args, device_kind, args->device_description->kind);
 }
 
 PJRT_Error *PJRT_DeviceDescription_DebugString(PJRT_DeviceDescription_DebugString_Args *args) {
-    ARGS_REQUIRE(args, debug_string_size);
-    args->debug_string = args->device_description->debug_string;
-    args->debug_string_size = strlen(args->debug_string);
-    return NULL;
+    ARGS_GIVE_TEXT(args, debug_string, args->device_description->debug_string);
 }
 
 PJRT_Error *PJRT_DeviceDescription_ToString(PJRT_DeviceDescription_ToString_Args *args) {
-    ARGS_REQUIRE(args, to_string_size);
-    args->to_string = args->device_description->to_string;
-    args->to_string_size = strlen(args->to_string);
-    return NULL;
+    ARGS_GIVE_TEXT(args, to_string, args->device_description->to_string);
 }
 
 PJRT_Error *PJRT_Device_GetDescription(PJRT_Device_GetDescription_Args *args) {
@@ -211,10 +202,7 @@ PJRT_Error *PJRT_Memory_Id(PJRT_Memory_Id_Args *args) {
 }
 
 PJRT_Error *PJRT_Memory_Kind(PJRT_Memory_Kind_Args *args) {
-    ARGS_REQUIRE(args, kind_size);
-    args->kind = plugin_memory_kind;
-    args->kind_size = strlen(plugin_memory_kind);
-    return NULL;
+    ARGS_GIVE_TEXT(args, kind, plugin_memory_kind);
 }
 
 PJRT_Error *PJRT_Memory_Kind_Id(PJRT_Memory_Kind_Id_Args *args) {
@@ -224,17 +212,11 @@ PJRT_Error *PJRT_Memory_Kind_Id(PJRT_Memory_Kind_Id_Args *args) {
 }
 
 PJRT_Error *PJRT_Memory_DebugString(PJRT_Memory_DebugString_Args *args) {
-    ARGS_REQUIRE(args, debug_string_size);
-    args->debug_string = args->memory->text;
-    args->debug_string_size = strlen(args->memory->text);
-    return NULL;
+    ARGS_GIVE_TEXT(args, debug_string, args->memory->text);
 }
 
 PJRT_Error *PJRT_Memory_ToString(PJRT_Memory_ToString_Args *args) {
-    ARGS_REQUIRE(args, to_string_size);
-    args->to_string = args->memory->text;
-    args->to_string_size = strlen(args->memory->text);
-    return NULL;
+    ARGS_GIVE_TEXT(args, to_string, args->memory->text);
 }
 
 PJRT_Error *PJRT_Memory_AddressableByDevices(PJRT_Memory_AddressableByDevices_Args *args) {

@@ -175,10 +175,7 @@ PJRT_Error *PJRT_LoadedExecutable_GetExecutable(PJRT_LoadedExecutable_GetExecuta
 }
 
 PJRT_Error *PJRT_Executable_Name(PJRT_Executable_Name_Args *args) {
-    ARGS_REQUIRE(args, executable_name_size);
-    args->executable_name = args->executable->executable->name;
-    args->executable_name_size = strlen(args->executable_name);
-    return NULL;
+    ARGS_GIVE_TEXT(args, executable_name, args->executable->executable->name);
 }
 
 PJRT_Error *PJRT_Executable_NumReplicas(PJRT_Executable_NumReplicas_Args *args) {
@@ -212,17 +209,11 @@ PJRT_Executable_SizeOfGeneratedCodeInBytes(PJRT_Executable_SizeOfGeneratedCodeIn
 }
 
 PJRT_Error *PJRT_Executable_Fingerprint(PJRT_Executable_Fingerprint_Args *args) {
-    ARGS_REQUIRE(args, executable_fingerprint_size);
-    args->executable_fingerprint = args->executable->fingerprint;
-    args->executable_fingerprint_size = strlen(args->executable->fingerprint);
-    return NULL;
+    ARGS_GIVE_TEXT(args, executable_fingerprint, args->executable->fingerprint);
 }
 
 PJRT_Error *PJRT_LoadedExecutable_Fingerprint(PJRT_LoadedExecutable_Fingerprint_Args *args) {
-    ARGS_REQUIRE(args, executable_fingerprint_size);
-    args->executable_fingerprint = args->executable->executable->fingerprint;
-    args->executable_fingerprint_size = strlen(args->executable_fingerprint);
-    return NULL;
+    ARGS_GIVE_TEXT(args, executable_fingerprint, args->executable->executable->fingerprint);
 }
 
 PJRT_Error *PJRT_Executable_OutputElementTypes(PJRT_Executable_OutputElementTypes_Args *args) {

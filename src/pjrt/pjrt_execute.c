@@ -88,6 +88,10 @@ PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *ar
     PJRT_Device *device = &e->client->devices[e->device_id];
     if (ARGS_HAVE(args, execute_device) && args->execute_device)
         device = args->execute_device;
+    if (device->client != e->client)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: the device belongs to another client than the "
+                                 "executable");
     size_t n_inputs = args->num_args, n_outputs = (size_t)e->executable->n_outputs;
     execute_frame f;
     if (!frame_init(&f, n_inputs, n_outputs))

@@ -27,6 +27,15 @@
                                              sizeof((args)->field));                               \
     } while (0)
 
+/* Answers with a text that lives as long as the handle: field and field_size. */
+#define ARGS_GIVE_TEXT(args, field, text)                                                          \
+    do {                                                                                           \
+        ARGS_REQUIRE(args, field##_size);                                                          \
+        (args)->field = (text);                                                                    \
+        (args)->field##_size = strlen((args)->field);                                              \
+        return NULL;                                                                               \
+    } while (0)
+
 #define PLUGIN_RETURN_IF_ERROR(expr)                                                               \
     do {                                                                                           \
         vtrn_status status_ = (expr);                                                              \

@@ -44,6 +44,7 @@ static void many_partitions_are_unsupported_in_words(void **state) {
     vtrn_status status = DECODE("\x1a\x02\x28\x02", &o);
     assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
     assert_non_null(strstr(vtrn_status_message(status), "1 replicas of 2 partitions"));
+    assert_non_null(strstr(vtrn_status_message(status), "jax.devices()[0]"));
     vtrn_status_free(status);
 }
 

@@ -1,6 +1,8 @@
 /* The plugin through its function table, as a framework sees it. */
 #include "pjrt/pjrt_args.h"
 
+#include "artifact_x_plus_1.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -130,6 +132,105 @@ static void a_program_that_is_no_artifact_is_refused(void **state) {
     destroy(client);
 }
 
+static void succeeds(PJRT_Error *error) {
+    if (!error)
+        return;
+    PJRT_Error_Message_Args message = {.struct_size = sizeof message, .error = error};
+    GetPjrtApi()->PJRT_Error_Message(&message);
+    fail_msg("%s", message.message);
+}
+
+static PJRT_LoadedExecutable *compile_x_plus_1(PJRT_Client *client) {
+    PJRT_Program program = {.struct_size = sizeof program,
+                            .code = (char *)artifact_x_plus_1,
+                            .code_size = sizeof artifact_x_plus_1,
+                            .format = "mlir",
+                            .format_size = 4};
+    PJRT_Client_Compile_Args args = {
+        .struct_size = sizeof args, .client = client, .program = &program, .compile_options = ""};
+    succeeds(GetPjrtApi()->PJRT_Client_Compile(&args));
+    return args.executable;
+}
+
+static PJRT_Buffer *make_input(PJRT_Client *client) {
+    static const float values[6] = {0, 1, 2, 3, 4, -5.5f};
+    static const int64_t dims[] = {2, 3};
+    PJRT_Client_BufferFromHostBuffer_Args args = {.struct_size = sizeof args,
+                                                  .client = client,
+                                                  .data = values,
+                                                  .type = PJRT_Buffer_Type_F32,
+                                                  .dims = dims,
+                                                  .num_dims = 2};
+    succeeds(GetPjrtApi()->PJRT_Client_BufferFromHostBuffer(&args));
+    return args.buffer;
+}
+
+static PJRT_Error *execute(PJRT_LoadedExecutable *executable, PJRT_Device *device,
+                           PJRT_Buffer *input, PJRT_Buffer **output) {
+    PJRT_Buffer *const inputs[] = {input};
+    PJRT_Buffer *const *input_lists[] = {inputs};
+    PJRT_Buffer **output_lists[] = {output};
+    PJRT_ExecuteOptions options = {.struct_size = sizeof options};
+    PJRT_LoadedExecutable_Execute_Args args = {.struct_size = sizeof args,
+                                               .executable = executable,
+                                               .options = &options,
+                                               .argument_lists = input_lists,
+                                               .num_devices = 1,
+                                               .num_args = 1,
+                                               .output_lists = output_lists,
+                                               .execute_device = device};
+    return GetPjrtApi()->PJRT_LoadedExecutable_Execute(&args);
+}
+
+static void check_and_destroy_output(PJRT_Buffer *output) {
+    static const float expected[6] = {1, 2, 3, 4, 5, -4.5f};
+    float values[6] = {0};
+    PJRT_Buffer_ToHostBuffer_Args read = {
+        .struct_size = sizeof read, .src = output, .dst = values, .dst_size = sizeof values};
+    succeeds(GetPjrtApi()->PJRT_Buffer_ToHostBuffer(&read));
+    assert_memory_equal(values, expected, sizeof values);
+    PJRT_Buffer_Destroy_Args destroy = {.struct_size = sizeof destroy, .buffer = output};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&destroy));
+}
+
+static void buffers_and_executables_outlive_their_client(void **state) {
+    (void)state;
+    PJRT_Client *client = create();
+    PJRT_LoadedExecutable *executable = compile_x_plus_1(client);
+    PJRT_Buffer *input = make_input(client), *output;
+    destroy(client);
+    succeeds(execute(executable, NULL, input, &output));
+    PJRT_Buffer_IsDeleted_Args deleted = {.struct_size = sizeof deleted, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_IsDeleted(&deleted));
+    assert_true(deleted.is_deleted); /* donated */
+    PJRT_LoadedExecutable_Destroy_Args unload = {.struct_size = sizeof unload,
+                                                 .executable = executable};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&unload));
+    PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+    check_and_destroy_output(output);
+}
+
+static void a_device_of_another_client_is_refused(void **state) {
+    (void)state;
+    PJRT_Client *client = create(), *other = create();
+    PJRT_LoadedExecutable *executable = compile_x_plus_1(client);
+    PJRT_Buffer *input = make_input(client), *output;
+    PJRT_Client_Devices_Args devices = {.struct_size = sizeof devices, .client = other};
+    succeeds(GetPjrtApi()->PJRT_Client_Devices(&devices));
+    refused(execute(executable, devices.devices[0], input, &output),
+            PJRT_Error_Code_INVALID_ARGUMENT, "another client");
+    succeeds(execute(executable, NULL, input, &output));
+    check_and_destroy_output(output);
+    PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+    PJRT_LoadedExecutable_Destroy_Args unload = {.struct_size = sizeof unload,
+                                                 .executable = executable};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&unload));
+    destroy(client);
+    destroy(other);
+}
+
 int main(void) {
     setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
     unsetenv("VTRN_CHIP");
@@ -140,6 +241,8 @@ int main(void) {
         cmocka_unit_test(a_caller_with_older_structs_is_served_or_refused_but_never_overrun),
         cmocka_unit_test(unknown_client_options_are_named),
         cmocka_unit_test(a_program_that_is_no_artifact_is_refused),
+        cmocka_unit_test(buffers_and_executables_outlive_their_client),
+        cmocka_unit_test(a_device_of_another_client_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
