@@ -1,7 +1,10 @@
 /* vtrn: a virtual Trainium. The C API: open a device, compile a StableHLO artifact, run it, read
- * its profile. Every function returns NULL on success or a status that the caller frees.
+ * its profile.
  *
- * Handles are not locked by the caller: all functions may be called from any thread. */
+ * A function that can fail returns NULL or a status that the caller frees with vtrn_error_free();
+ * then it gives nothing: *out is NULL. All functions may be called from any thread at any time, but
+ * for a handle that another thread is closing or destroying. Programs of one device run one after
+ * the other. */
 #ifndef VTRN_H
 #define VTRN_H
 
@@ -24,11 +27,13 @@ typedef struct vtrn_device vtrn_device;
 typedef struct vtrn_executable vtrn_executable;
 typedef struct vtrn_buffer vtrn_buffer;
 
-/* "out of capacity: ..."; lives as long as the status. */
+/* "out of capacity: ...", what went wrong, where and what to do; lives as long as the status. */
 VTRN_API const char *vtrn_error_message(vtrn_status status);
-/* Category number (base/status.h order) and exit code of the vtrn command: 1, 3 or 4. */
+/* 0 ok, 1 bad argument, 2 undefined, 3 uninitialised, 4 out of capacity, 5 hazard, 6 deadlock,
+ * 7 unsupported, 8 unimplemented, 9 unspecified, 10 resource, 11 internal: a message begins with
+ * these words. */
 VTRN_API int vtrn_error_category(vtrn_status status);
-VTRN_API void vtrn_error_free(vtrn_status status);
+VTRN_API void vtrn_error_free(vtrn_status status); /* NULL is fine */
 
 typedef struct vtrn_device_options {
     size_t struct_size;   /* sizeof(vtrn_device_options) */
@@ -37,13 +42,19 @@ typedef struct vtrn_device_options {
     int n_threads;        /* 0: VTRN_THREADS, else all cores of the host */
 } vtrn_device_options;
 
+/* options NULL: all defaults. BAD_ARGUMENT: no such chip or instance, or the two contradict each
+ * other; UNSUPPORTED: a chip of which too few numbers are published. */
 VTRN_API vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out);
+/* NULL is fine. Buffers and executables of the device may outlive it. */
 VTRN_API void vtrn_device_close(vtrn_device *device);
 VTRN_API int vtrn_device_n_cores(const vtrn_device *device);
 VTRN_API const char *vtrn_device_chip_name(const vtrn_device *device);
 
-/* Element types: numbering of vtrn_dtype in base/dtype.h, names "fp32", "bf16", "int32", ... */
+/* Element types are numbers; this gives that of "fp32", "bf16", "int32", ... False: no such type.
+ */
 VTRN_API bool vtrn_dtype_from_name(const char *name, int *out);
+
+enum { VTRN_MAX_RANK = 12 };
 
 /* StableHLO portable artifact (bytecode) -> executable for one core. */
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
@@ -53,10 +64,10 @@ VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, siz
  * that you trust: their bodies are the compiler's. */
 VTRN_API vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t size,
                                        vtrn_executable **out);
-VTRN_API void vtrn_executable_destroy(vtrn_executable *executable);
+VTRN_API void vtrn_executable_destroy(vtrn_executable *executable); /* NULL is fine */
 VTRN_API int vtrn_executable_n_inputs(const vtrn_executable *executable);
 VTRN_API int vtrn_executable_n_outputs(const vtrn_executable *executable);
-/* dims: at least 12 entries */
+/* i: below the number of inputs or outputs. dims: room for VTRN_MAX_RANK entries. */
 VTRN_API void vtrn_executable_input_type(const vtrn_executable *executable, int i, int *dtype,
                                          int *rank, int64_t *dims);
 VTRN_API void vtrn_executable_output_type(const vtrn_executable *executable, int i, int *dtype,
@@ -67,14 +78,16 @@ VTRN_API int vtrn_executable_input_alias(const vtrn_executable *executable, int 
 /* A dense row-major tensor in a core's HBM. data NULL: contents undefined. Copies at once. */
 VTRN_API vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
                                         const int64_t *dims, const void *data, vtrn_buffer **out);
-VTRN_API void vtrn_buffer_destroy(vtrn_buffer *buffer);
+VTRN_API void vtrn_buffer_destroy(vtrn_buffer *buffer);      /* NULL is fine */
 VTRN_API size_t vtrn_buffer_size(const vtrn_buffer *buffer); /* bytes */
+/* The whole buffer: size is vtrn_buffer_size(). BAD_ARGUMENT when it was donated. */
 VTRN_API vtrn_status vtrn_buffer_read(const vtrn_buffer *buffer, void *dst, size_t size);
 VTRN_API vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, size_t size);
 
-/* Runs on core core_i. outputs[i] are new buffers. Inputs that the executable donates are consumed:
- * reading them afterwards is an error, destroying them is still the caller's duty. keep: NULL, or
- * n_inputs flags; a set flag protects the input from donation. */
+/* Runs on core core_i. outputs[i] are new buffers, all NULL on error. Inputs that the executable
+ * donates are consumed: reading them afterwards is an error, destroying them is still the caller's
+ * duty. Who reads one meanwhile on another thread gets its old contents or that error. keep: NULL,
+ * or n_inputs flags; a set flag protects the input from donation. */
 VTRN_API vtrn_status vtrn_execute(vtrn_executable *executable, int core_i,
                                   vtrn_buffer *const *inputs, int n_inputs, const bool *keep,
                                   vtrn_buffer **outputs, int n_outputs);

@@ -15,7 +15,6 @@ enum {
     BATCH = 50,
     N_PARAMS = 6,
     N_STATE = 2 * N_PARAMS, /* parameters and velocities */
-    MAX_RANK = 12,
 };
 
 static void fail(const char *what, vtrn_status status) {
@@ -81,7 +80,7 @@ static vtrn_executable *compile_file(vtrn_device *device, const char *directory,
 static vtrn_buffer *make_input(vtrn_device *device, const vtrn_executable *executable, int i,
                                const void *data) {
     int dtype, rank;
-    int64_t dims[MAX_RANK];
+    int64_t dims[VTRN_MAX_RANK];
     vtrn_buffer *buffer;
     vtrn_executable_input_type(executable, i, &dtype, &rank, dims);
     TRY(vtrn_buffer_create(device, 0, dtype, rank, dims, data, &buffer));

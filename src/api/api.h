@@ -20,9 +20,11 @@ struct vtrn_device {
 void api_device_retain(vtrn_device *device);
 void api_device_release(vtrn_device *device);
 
+_Static_assert(VTRN_MAX_RANK == GRAPH_MAX_RANK, "the public limit is the graph's");
+
 typedef struct api_type {
     int dtype, rank; /* vtrn_dtype */
-    int64_t dims[GRAPH_MAX_RANK];
+    int64_t dims[VTRN_MAX_RANK];
     uint64_t size_bytes;
 } api_type;
 
@@ -41,6 +43,9 @@ struct vtrn_executable {
 
 /* Under the device's lock, for one of its list: false when its last reference is gone already. */
 bool api_executable_retain_live(vtrn_executable *executable);
+/* Room for the types of so many inputs and outputs, all zero, no input aliased; the name. */
+vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32_t n_inputs,
+                                    uint32_t n_outputs);
 /* A filled-in executable becomes the device's, with one reference for the caller. */
 void api_executable_publish(vtrn_device *device, vtrn_executable *e);
 void api_executable_free(vtrn_executable *e); /* one that was not published */

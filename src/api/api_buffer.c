@@ -62,6 +62,7 @@ vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type
 
 vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
                                const int64_t *dims, const void *data, vtrn_buffer **out) {
+    *out = NULL;
     api_type type;
     VTRN_RETURN_IF_ERROR(api_type_init(dtype, rank, dims, &type));
     runtime_memory *memory;

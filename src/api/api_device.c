@@ -39,6 +39,7 @@ static const char *or_env(const char *given, const char *variable) {
 }
 
 vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out) {
+    *out = NULL;
     vtrn_device_options o = {.struct_size = sizeof o};
     if (options)
         memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);

@@ -11,21 +11,31 @@ static vtrn_status copy_type(const graph *g, graph_value value, api_type *out) {
     return api_type_init(t->dtype, t->rank, t->dims, out);
 }
 
+vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32_t n_inputs,
+                                    uint32_t n_outputs) {
+    e->n_inputs = (int)n_inputs;
+    e->n_outputs = (int)n_outputs;
+    e->inputs = calloc((size_t)n_inputs + 1, sizeof *e->inputs);
+    e->outputs = calloc((size_t)n_outputs + 1, sizeof *e->outputs);
+    e->input_alias = calloc((size_t)n_inputs + 1, sizeof *e->input_alias);
+    e->name = strdup(name);
+    if (!e->inputs || !e->outputs || !e->input_alias || !e->name)
+        return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * ((size_t)n_inputs + n_outputs));
+    for (uint32_t i = 0; i < n_inputs; i++)
+        e->input_alias[i] = -1;
+    return NULL;
+}
+
 /* Shapes and donation marks of @main, kept when the graph is gone. */
 static vtrn_status describe(const graph *g, vtrn_executable *e) {
-    e->n_inputs = (int)g->body.n_args;
-    e->n_outputs = (int)g->body.n_results;
-    e->inputs = calloc((size_t)e->n_inputs + 1, sizeof *e->inputs);
-    e->outputs = calloc((size_t)e->n_outputs + 1, sizeof *e->outputs);
-    e->input_alias = calloc((size_t)e->n_inputs + 1, sizeof *e->input_alias);
-    e->name = strdup(g->name && *g->name ? g->name : "main");
-    if (!e->inputs || !e->outputs || !e->input_alias || !e->name)
-        return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * (size_t)(e->n_inputs + e->n_outputs));
+    VTRN_RETURN_IF_ERROR(api_executable_describe(e, g->name && *g->name ? g->name : "main",
+                                                 g->body.n_args, g->body.n_results));
     for (int i = 0; i < e->n_inputs; i++) {
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.args[i], &e->inputs[i]));
         bool is_donated = (g->arg_is_donated && g->arg_is_donated[i]) ||
                           (g->arg_alias_output && g->arg_alias_output[i] >= 0);
-        e->input_alias[i] = is_donated ? -2 : -1; /* until the compiler picks an output */
+        if (is_donated)
+            e->input_alias[i] = -2; /* until the compiler picks an output */
     }
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));
@@ -105,6 +115,7 @@ vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
 
 vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
                         const compile_options *options, vtrn_executable **out) {
+    *out = NULL;
     vtrn_executable *e = calloc(1, sizeof *e);
     if (!e)
         return VTRN_OUT_OF_MEMORY(sizeof *e);

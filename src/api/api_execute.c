@@ -86,8 +86,6 @@ static void settle_donated(const vtrn_executable *e, vtrn_buffer *const *inputs,
 /* Shells for the outputs, made before the run so that nothing can fail after it. */
 static vtrn_status make_shells(const vtrn_executable *e, int core_i, vtrn_buffer **outputs) {
     for (int o = 0; o < e->n_outputs; o++)
-        outputs[o] = NULL;
-    for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(
             api_buffer_wrap(e->device->rt, core_i, &e->outputs[o], NULL, &outputs[o]));
     return NULL;
@@ -119,6 +117,8 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
 vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *const *inputs,
                          int n_inputs, const bool *keep, vtrn_buffer **outputs, int n_outputs) {
     const vtrn_executable *e = executable;
+    for (int o = 0; o < n_outputs; o++)
+        outputs[o] = NULL;
     if (n_inputs != e->n_inputs || n_outputs != e->n_outputs)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s: %d inputs and room for %d outputs given, it takes %d and gives %d",

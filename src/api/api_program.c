@@ -19,14 +19,8 @@ static vtrn_status type_of(const vtrn_slot *slot, api_type *out) {
 
 /* The largest slot of each argument and output gives its type; one that no slot names is empty. */
 static vtrn_status describe(const vtrn_program *p, vtrn_executable *e) {
-    e->n_inputs = (int)p->n_arguments;
-    e->n_outputs = (int)p->n_outputs;
-    e->inputs = calloc((size_t)e->n_inputs + 1, sizeof *e->inputs);
-    e->outputs = calloc((size_t)e->n_outputs + 1, sizeof *e->outputs);
-    e->input_alias = calloc((size_t)e->n_inputs + 1, sizeof *e->input_alias);
-    e->name = strdup(p->name && *p->name ? p->name : "program");
-    if (!e->inputs || !e->outputs || !e->input_alias || !e->name)
-        return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * (size_t)(e->n_inputs + e->n_outputs));
+    VTRN_RETURN_IF_ERROR(api_executable_describe(e, p->name && *p->name ? p->name : "program",
+                                                 p->n_arguments, p->n_outputs));
     const int64_t none = 0;
     for (int i = 0; i < e->n_inputs + e->n_outputs; i++)
         VTRN_RETURN_IF_ERROR(

@@ -1,6 +1,8 @@
 /* Status payloads: category, message, place. */
 #include "base/status.h"
 
+#include "base/utf8.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,22 +35,6 @@ static const char *const category_names[] = {
     [VTRN_RESOURCE] = "resource",
     [VTRN_INTERNAL] = "internal",
 };
-
-/* Length of the UTF-8 sequence at s, 0 when it is none. */
-static int utf8_length(const unsigned char *s) {
-    int n = s[0] < 0x80   ? 1
-            : s[0] < 0xc2 ? 0
-            : s[0] < 0xe0 ? 2
-            : s[0] < 0xf0 ? 3
-            : s[0] < 0xf5 ? 4
-                          : 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    bool is_wrong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-                    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
-    return is_wrong ? 0 : n;
-}
 
 /* Messages quote names from the user's files. What is no text in UTF-8 becomes '?', so that every
  * reader of a message, a terminal or Python, can show it. */

@@ -30,34 +30,23 @@ static void report(const char *path, const vtrn_program *p, size_t size, bool is
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    bool is_json = false;
-    const char *output = NULL, *chip_name = NULL;
-    cli_list files = {.n = 0};
-    const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
-                                  {"-o", CLI_TEXT, &output},
-                                  {"--chip", CLI_TEXT, &chip_name}};
+    cli_conversion c;
     int code;
-    if (!cli_parse(self, argc, argv, options, 3, &files, &code))
+    if (!cli_conversion_parse(self, argc, argv, &c, &code))
         return code;
-    if (files.n != 1)
-        return cli_usage(self, "one file to assemble");
-    uint8_t *text = NULL;
-    void *bytes = NULL;
-    size_t n_text, n_bytes = 0;
     char path[4096];
-    vtrn_program *p = NULL;
-    vtrn_chip chip;
-    default_output(path, sizeof path, files.items[0]);
-    vtrn_status status = cli_read(files.items[0], &text, &n_text);
-    if (!status)
-        status = cli_program_from(files.items[0], text, n_text, chip_name, &chip, &p);
+    default_output(path, sizeof path, c.path);
+    const char *output = c.output ? c.output : strcmp(c.path, "-") == 0 ? "-" : path;
+    vtrn_program *p;
+    void *bytes = NULL;
+    size_t n_bytes = 0;
+    vtrn_status status = cli_conversion_open(&c, &p);
     if (!status)
         status = program_save(p, &bytes, &n_bytes);
     if (!status)
-        status = cli_write(output ? output : path, bytes, n_bytes);
-    if (!status && !(output && strcmp(output, "-") == 0))
-        report(output ? output : path, p, n_bytes, is_json);
-    free(text);
+        status = cli_write(output, bytes, n_bytes);
+    if (!status && strcmp(output, "-") != 0)
+        report(output, p, n_bytes, c.is_json);
     free(bytes);
     program_destroy(p);
     return status ? cli_fail(status) : CLI_OK;
@@ -69,7 +58,8 @@ const cli_command cli_asm = {
     .help = "usage: vtrn asm FILE [-o OUT] [--chip NAME] [--json]\n\n"
             "Reads assembly text (docs/assembly.md), checks it against its chip, writes a program\n"
             "file. A StableHLO artifact works too: it is compiled. FILE - is standard input.\n\n"
-            "  -o OUT       default: FILE with the ending .vtrn; - is standard output\n"
+            "  -o OUT       default: FILE with the ending .vtrn; - (also of FILE -) is standard "
+            "output\n"
             "  --chip NAME  another chip than the text says\n\n"
             "example: vtrn asm matmul.vasm -o matmul.vtrn\n",
     .run = run,

@@ -29,35 +29,21 @@ static void print_counts(const vtrn_program *p) {
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    bool is_json = false;
-    const char *output = "-", *chip_name = NULL;
-    cli_list files = {.n = 0};
-    const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
-                                  {"-o", CLI_TEXT, &output},
-                                  {"--chip", CLI_TEXT, &chip_name}};
+    cli_conversion c;
     int code;
-    if (!cli_parse(self, argc, argv, options, 3, &files, &code))
+    if (!cli_conversion_parse(self, argc, argv, &c, &code))
         return code;
-    if (files.n != 1)
-        return cli_usage(self, "one file to disassemble");
-    uint8_t *bytes = NULL;
     char *text = NULL;
-    size_t n_bytes, n_text;
-    vtrn_program *p = NULL;
-    vtrn_chip chip;
-    vtrn_status status = cli_read(files.items[0], &bytes, &n_bytes);
-    if (!status)
-        status = vtrn_status_annotate(
-            cli_program_from(files.items[0], bytes, n_bytes, chip_name, &chip, &p), "%s",
-            files.items[0]);
-    if (!status && is_json) {
+    size_t n_text;
+    vtrn_program *p;
+    vtrn_status status = cli_conversion_open(&c, &p);
+    if (!status && c.is_json) {
         print_counts(p);
     } else if (!status) {
         status = program_disassemble(p, &text, &n_text);
         if (!status)
-            status = cli_write(output, text, n_text);
+            status = cli_write(c.output ? c.output : "-", text, n_text);
     }
-    free(bytes);
     free(text);
     program_destroy(p);
     return status ? cli_fail(status) : CLI_OK;

@@ -26,6 +26,36 @@ static vtrn_status from_artifact(const uint8_t *bytes, size_t size, const vtrn_c
     return status;
 }
 
+bool cli_conversion_parse(const cli_command *self, int argc, char **argv, cli_conversion *out,
+                          int *exit_code) {
+    *out = (cli_conversion){0};
+    cli_list files = {.n = 0};
+    const cli_option options[] = {{"--json", CLI_FLAG, &out->is_json},
+                                  {"-o", CLI_TEXT, &out->output},
+                                  {"--chip", CLI_TEXT, &out->chip_name}};
+    if (!cli_parse(self, argc, argv, options, 3, &files, exit_code))
+        return false;
+    if (files.n != 1) {
+        *exit_code = cli_usage(self, "one file to %s", self->name);
+        return false;
+    }
+    out->path = files.items[0];
+    return true;
+}
+
+vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out) {
+    uint8_t *bytes;
+    size_t size;
+    vtrn_chip chip;
+    *out = NULL;
+    VTRN_RETURN_IF_ERROR(cli_read(c->path, &bytes, &size));
+    vtrn_status status = cli_program_from(c->path, bytes, size, c->chip_name, &chip, out);
+    if (cli_form_of(bytes, size) != CLI_ASSEMBLY) /* the assembler names file and line itself */
+        status = vtrn_status_annotate(status, "%s", c->path);
+    free(bytes);
+    return status;
+}
+
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
                              const char *chip_name, vtrn_chip *chip, vtrn_program **out) {
     cli_form form = cli_form_of(bytes, size);

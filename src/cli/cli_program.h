@@ -3,6 +3,7 @@
 #define VTRN_CLI_CLI_PROGRAM_H
 
 #include "chip/chip.h"
+#include "cli/cli.h"
 #include "isa/program.h"
 
 #include <stdint.h>
@@ -10,6 +11,18 @@
 typedef enum cli_form { CLI_CONTAINER, CLI_ASSEMBLY, CLI_ARTIFACT } cli_form;
 
 cli_form cli_form_of(const uint8_t *bytes, size_t size);
+
+/* What the commands that convert a program take: one file, and where the result goes. */
+typedef struct cli_conversion {
+    const char *path, *output, *chip_name; /* output, chip_name: NULL when not given */
+    bool is_json;
+} cli_conversion;
+
+/* False: *exit_code says why to stop. */
+bool cli_conversion_parse(const cli_command *self, int argc, char **argv, cli_conversion *out,
+                          int *exit_code);
+/* Reads the file and makes the program of it, as cli_program_from(). */
+vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out);
 
 /* Loads, assembles or compiles. chip_name NULL: the program's own, for an artifact VTRN_CHIP or
  * trn1. The program is validated against the chip. */

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANK = 12 };
-
 typedef struct job {
     const char *path, *chip, *instance, *out_dir;
     cli_list inputs;
@@ -44,7 +42,7 @@ static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *sta
 
 static vtrn_status make_input(job *j, int i, uint64_t *state) {
     int dtype, rank;
-    int64_t dims[MAX_RANK];
+    int64_t dims[VTRN_MAX_RANK];
     vtrn_executable_input_type(j->executable, i, &dtype, &rank, dims);
     VTRN_RETURN_IF_ERROR(vtrn_buffer_create(j->device, 0, dtype, rank, dims, NULL, &j->in[i]));
     size_t size = vtrn_buffer_size(j->in[i]);
@@ -116,7 +114,7 @@ static vtrn_status execute(job *j) {
 
 static vtrn_status write_output(const job *j, int o) {
     int dtype, rank;
-    int64_t dims[MAX_RANK];
+    int64_t dims[VTRN_MAX_RANK];
     char path[DIRECTORY_PATH_MAX + 32];
     vtrn_executable_output_type(j->executable, o, &dtype, &rank, dims);
     size_t size = vtrn_buffer_size(j->out[o]);

@@ -1,6 +1,8 @@
 /* Growing bytes that become a file: text, JSON and binary records. */
 #include "profile/profile_buffer.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -46,23 +48,6 @@ void profile_printf(profile_buffer *b, const char *format, ...) {
         b->size += (size_t)n;
     }
     va_end(again);
-}
-
-/* Length of the well-formed UTF-8 sequence at s, 0 when malformed. */
-static int utf8_length(const unsigned char *s) {
-    if (s[0] < 0x80)
-        return 1;
-    int n = (s[0] & 0xe0) == 0xc0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : (s[0] & 0xf8) == 0xf0 ? 4 : 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if (n == 2 && s[0] < 0xc2)
-        return 0;
-    if (n == 3 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0)))
-        return 0;
-    if (n == 4 && ((s[0] == 0xf0 && s[1] < 0x90) || s[0] > 0xf4 || (s[0] == 0xf4 && s[1] >= 0x90)))
-        return 0;
-    return n;
 }
 
 void profile_json_string(profile_buffer *b, const char *text) {

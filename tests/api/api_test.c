@@ -65,7 +65,7 @@ static void x_plus_1_runs_on_both_cores(void **state) {
     assert_int_equal(vtrn_executable_n_inputs(e), 1);
     assert_int_equal(vtrn_executable_n_outputs(e), 1);
     int dtype, rank;
-    int64_t dims[12];
+    int64_t dims[VTRN_MAX_RANK];
     vtrn_executable_output_type(e, 0, &dtype, &rank, dims);
     assert_int_equal(rank, 2);
     assert_int_equal(dims[0], 2);
@@ -194,11 +194,15 @@ static void wrong_arguments_are_named(void **state) {
             CAPACITY, "4398046511104 bytes requested");
     float values[N];
     refused(vtrn_buffer_read(in, values, 4), BAD_ARGUMENT, "4 bytes given");
-    vtrn_device *nowhere;
+    vtrn_device *nowhere = device;
     refused(vtrn_device_open(
                 &(vtrn_device_options){.struct_size = sizeof(vtrn_device_options), .chip = "trn9"},
                 &nowhere),
             BAD_ARGUMENT, "trn9");
+    assert_null(nowhere); /* nothing comes with an error */
+    out = in;
+    refused(vtrn_execute(e, 7, &in, 1, NULL, &out, 1), BAD_ARGUMENT, "core 7");
+    assert_null(out);
     ok(vtrn_execute(e, 0, &in, 1, NULL, &out, 1));
     check_output(out);
     vtrn_buffer_destroy(in);

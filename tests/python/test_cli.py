@@ -98,8 +98,9 @@ def test_asm_and_disasm_round_trip_byte_for_byte(matmul, tmp_path):
     assert made["bytes"] == (tmp_path / "a.vtrn").stat().st_size
 
 
-def test_standard_input_and_output_work(matmul):
-    done = subprocess.run([VTRN, "asm", "-", "-o", "-"], input=matmul.read_bytes(),
+@pytest.mark.parametrize("output", [["-o", "-"], []])
+def test_standard_input_and_output_work(matmul, output):
+    done = subprocess.run([VTRN, "asm", "-", *output], input=matmul.read_bytes(),
                           capture_output=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith(b"VTRN")
 
