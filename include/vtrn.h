@@ -92,6 +92,12 @@ VTRN_API vtrn_status vtrn_execute(vtrn_executable *executable, int core_i,
                                   vtrn_buffer *const *inputs, int n_inputs, const bool *keep,
                                   vtrn_buffer **outputs, int n_outputs);
 
+/* Debugging, for programs written by hand above all; VTRN_CHECK=1 does it for every program and
+ * every run. HAZARD: two instructions touch the same bytes, one of them writes, and neither queue
+ * nor semaphore orders them. UNINITIALISED: the last execution read bytes of SBUF, PSUM, scratch or
+ * an output that it had not written. NULL: neither; before the first execution only the former. */
+VTRN_API vtrn_status vtrn_executable_check(const vtrn_executable *executable);
+
 /* What the chip would have done in the last execution. */
 typedef struct vtrn_profile {
     size_t struct_size;

@@ -15,8 +15,11 @@ struct vtrn_device {
     char *profile_dir;            /* VTRN_PROFILE, NULL when unset */
     vtrn_device *next_open;       /* devices whose profile is to be written at exit */
     uint64_t n_compiled;
+    bool is_checking; /* VTRN_CHECK: every program when loaded, every run when over */
 };
 
+/* An environment variable that is neither absent, empty nor "0". */
+bool api_is_set(const char *variable);
 void api_device_retain(vtrn_device *device);
 void api_device_release(vtrn_device *device);
 
@@ -87,6 +90,10 @@ void api_buffer_delete(vtrn_buffer *buffer);
 bool api_buffer_is_deleted(vtrn_buffer *buffer);
 /* A copy on another core of the machine. */
 vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out);
+
+/* api_check.c: HAZARD, and UNINITIALISED in the last run's blocks. */
+vtrn_status api_check_program(const vtrn_executable *e);
+vtrn_status api_check_last_run(const vtrn_executable *e);
 
 /* profile_dir.c: what VTRN_PROFILE asks for. */
 vtrn_status api_profile_register(vtrn_device *device); /* at open */

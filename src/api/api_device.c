@@ -34,6 +34,11 @@ bool vtrn_dtype_from_name(const char *name, int *out) {
     return true;
 }
 
+bool api_is_set(const char *variable) {
+    const char *value = getenv(variable);
+    return value && *value && strcmp(value, "0") != 0;
+}
+
 static const char *or_env(const char *given, const char *variable) {
     return given ? given : getenv(variable);
 }
@@ -55,6 +60,7 @@ vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **o
         return status;
     }
     atomic_init(&d->refs, 1);
+    d->is_checking = api_is_set("VTRN_CHECK");
     pthread_mutex_init(&d->lock, NULL);
     status = api_profile_register(d);
     if (status) {

@@ -42,16 +42,11 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
     return NULL;
 }
 
-static bool is_set(const char *variable) {
-    const char *value = getenv(variable);
-    return value && *value && strcmp(value, "0") != 0;
-}
-
 static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
                                     const compile_options *given, vtrn_executable *e) {
     compile_options options = {
-        .reference_only = given->reference_only || is_set("VTRN_REFERENCE_ONLY"),
-        .is_strict = given->is_strict || is_set("VTRN_STRICT"),
+        .reference_only = given->reference_only || api_is_set("VTRN_REFERENCE_ONLY"),
+        .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
     };
     if (g->n_partitions > 1 || g->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
@@ -66,7 +61,7 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     for (int i = 0; i < e->n_inputs; i++)
         if (e->loaded->argument_output[i] >= 0)
             e->input_alias[i] = e->loaded->argument_output[i];
-    return NULL;
+    return device->is_checking ? api_check_program(e) : NULL;
 }
 
 void api_executable_free(vtrn_executable *e) {

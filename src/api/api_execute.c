@@ -91,6 +91,14 @@ static vtrn_status make_shells(const vtrn_executable *e, int core_i, vtrn_buffer
     return NULL;
 }
 
+/* What the run gave is not given out when it read what nothing wrote. */
+static vtrn_status check_run(const vtrn_executable *e, const call_frame *f) {
+    vtrn_status status = api_check_last_run(e);
+    for (int o = 0; status && o < e->n_outputs; o++)
+        runtime_memory_release(f->results[o]);
+    return status;
+}
+
 static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *inputs,
                             const bool *keep, call_frame *f, vtrn_buffer **outputs) {
     vtrn_status status = make_shells(e, core_i, outputs);
@@ -101,6 +109,8 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
     if (!status) {
         take_donated(e, inputs, keep, f);
         status = runtime_execute(e->loaded, &call);
+        if (!status && e->device->is_checking)
+            status = check_run(e, f);
         settle_donated(e, inputs, f, status != NULL, call.has_written);
     }
     for (int o = 0; o < e->n_outputs; o++) {

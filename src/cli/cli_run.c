@@ -12,7 +12,7 @@
 typedef struct job {
     const char *path, *chip, *instance, *out_dir;
     cli_list inputs;
-    bool is_json, is_random, is_profile;
+    bool is_json, is_random, is_profile, is_checked;
     int64_t seed, repeat, threads;
     vtrn_device *device;
     vtrn_executable *executable;
@@ -108,6 +108,8 @@ static vtrn_status execute(job *j) {
     }
     free(keep);
     VTRN_RETURN_IF_ERROR(status);
+    if (j->is_checked)
+        VTRN_RETURN_IF_ERROR(vtrn_executable_check(j->executable));
     j->profile.struct_size = sizeof j->profile;
     return vtrn_executable_profile(j->executable, &j->profile);
 }
@@ -174,6 +176,8 @@ static void print_text(const job *j) {
     printf("  executed  %llu instructions; %u reference ops, %.1f %% of the host time\n",
            (unsigned long long)p->n_instructions, p->n_reference_ops,
            100 * p->reference_time_share);
+    if (j->is_checked)
+        printf("  checked   no race between engines, no read of what nothing wrote\n");
     if (j->out_dir && j->is_profile)
         printf("  profile   %s/profile.html, profile.pftrace (Perfetto), profile.json\n",
                j->out_dir);
@@ -208,7 +212,7 @@ static void print_json(const job *j) {
     cli_json_number(stdout, p->reference_time_share);
     printf(", \"host_seconds\": ");
     cli_json_number(stdout, p->host_seconds);
-    printf(", \"outputs\": %d}\n", j->n_out);
+    printf(", \"outputs\": %d, \"is_checked\": %s}\n", j->n_out, j->is_checked ? "true" : "false");
 }
 
 static void close_job(job *j) {
@@ -232,6 +236,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"--input", CLI_LIST, &j.inputs},      {"-o", CLI_TEXT, &j.out_dir},
         {"--chip", CLI_TEXT, &j.chip},         {"--instance", CLI_TEXT, &j.instance},
         {"--threads", CLI_NUMBER, &j.threads}, {"--repeat", CLI_NUMBER, &j.repeat},
+        {"--check", CLI_FLAG, &j.is_checked},
     };
     int code;
     if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
@@ -269,7 +274,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     "  --chip NAME      default VTRN_CHIP, else the instance's\n"                                  \
     "  --instance NAME  default VTRN_INSTANCE, else trn1.2xlarge\n"                                \
     "  --threads N      host threads; default VTRN_THREADS, else all cores\n"                      \
-    "  --repeat N       run N times from the same inputs\n"
+    "  --repeat N       run N times from the same inputs\n"                                        \
+    "  --check          refuse races between engines and reads of what nothing wrote\n"
 
 const cli_command cli_run = {
     .name = "run",

@@ -14,6 +14,7 @@ typedef struct runtime_timing {
     uint32_t *trace; /* [n] */
     uint32_t n;
     uint64_t last_used; /* execution number, to evict the oldest */
+    bool is_checked;    /* what the blocks of this trace read was checked */
 } runtime_timing;
 
 enum { RUNTIME_MAX_TIMINGS = 8 };

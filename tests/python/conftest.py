@@ -10,6 +10,8 @@ from paths import BUILD
 LIBRARY = os.path.abspath(os.environ.get("VTRN_LIBRARY") or BUILD / "src" / "libvtrn.so")
 
 os.environ["JAX_PLATFORMS"] = "neuron,cpu"
+# Whatever a test compiles must be free of races and of reads of what nothing wrote.
+os.environ.setdefault("VTRN_CHECK", "1")
 if importlib.util.find_spec("vtrn") is None and os.path.exists(LIBRARY):
     os.environ["PJRT_NAMES_AND_LIBRARY_PATHS"] = f"neuron:{LIBRARY}"
 HAS_PLUGIN = importlib.util.find_spec("vtrn") is not None or os.path.exists(LIBRARY)
