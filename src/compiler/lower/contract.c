@@ -15,6 +15,8 @@ enum {
     CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
     CHUNK_K = 2048,         /* k held in SBUF at a time */
     NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
+    SMALL_BYTES = 2 << 10,  /* of a partition: operand tiles up to this get more than two buffers */
+    TURN_COST = 64,         /* descriptors of a DMA engine that a transpose is worth: assumed */
 };
 
 static int64_t size_of(const view_factor *f, int n) {
@@ -34,17 +36,32 @@ static int64_t offset_of(const view_factor *f, int n, int64_t index) {
     return offset;
 }
 
-static int64_t inner_stride(const view_factor *f, int n) {
-    for (int i = n - 1; i >= 0; i--)
-        if (f[i].size > 1)
-            return f[i].stride;
-    return 1;
+/* Elements of the stretches that lie side by side in memory along an index, a tile's at most. */
+static int64_t run_of(const view_factor *f, int n) {
+    int64_t run = 1;
+    for (int i = n - 1; i >= 0; i--) {
+        if (f[i].size == 1)
+            continue;
+        if (f[i].stride != run)
+            break;
+        run *= f[i].size;
+    }
+    return run < PARTITIONS ? run : PARTITIONS;
 }
 
-/* Contiguous along k but not along its own index: load as it lies and transpose on the PE array. */
-static bool wants_transpose(const contract_operand *o) {
-    return inner_stride(o->x, o->n_x) != 1 && inner_stride(o->k, o->n_k) == 1 &&
-           size_of(o->k, o->n_k) > 1;
+/* Descriptors of the DMA engine that has most to do when [rows, cols] in runs are loaded. */
+static int64_t n_descriptors(int64_t rows, int64_t cols, int64_t run, int per_engine) {
+    cols = cols < PARTITIONS ? cols : PARTITIONS;
+    return (rows < per_engine ? rows : per_engine) * ((cols + run - 1) / run);
+}
+
+/* Scattered with k on the partitions, and less so as it lies: then it is loaded as it lies and
+ * transposed on the PE array. */
+static bool wants_transpose(const lower *l, const contract_operand *o) {
+    int64_t n_x = size_of(o->x, o->n_x), n_k = size_of(o->k, o->n_k);
+    int per_engine = l->chip->dma.partitions_per_engine;
+    return n_k > 1 && n_descriptors(n_k, n_x, run_of(o->x, o->n_x), per_engine) >
+                          n_descriptors(n_x, n_k, run_of(o->k, o->n_k), per_engine) + TURN_COST;
 }
 
 static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
@@ -85,7 +102,7 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, int64
         for (int64_t kc = 0; kc < n_k; kc += NATURAL_COLS) {
             uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
             int64_t cols = n_k - kc < NATURAL_COLS ? n_k - kc : NATURAL_COLS;
-            const tile *natural = &c->natural[c->flip_natural++ % 2];
+            const tile *natural = &c->natural[c->flip_natural++ % c->n_a];
             VTRN_RETURN_IF_ERROR(lower_load(l, &v, o->n_x, x0 + x, rows, k0 + kc, cols, natural));
             for (int64_t k = 0; k < cols; k += PARTITIONS) {
                 uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
@@ -109,7 +126,7 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, int64
 static vtrn_status load_operand(contraction *c, const contract_operand *o, int64_t batch,
                                 int64_t k0, int64_t n_k, int64_t x0, int64_t n_x, const tile *dst,
                                 int64_t pitch) {
-    if (wants_transpose(o))
+    if (wants_transpose(c->l, o))
         return load_natural(c, o, batch, k0, n_k, x0, n_x, dst, pitch);
     view v = view_of(o, batch, false);
     for (int64_t k = 0; k < n_k; k += PARTITIONS) {
@@ -168,7 +185,7 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
     bool is_cached = c->n_k <= c->chunk_k;
     tile b = c->b[0];
     if (is_cached) {
-        b = c->b[c->flip_b++ % 2];
+        b = c->b[c->flip_b++ % c->n_b];
         VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, n0, n_n, &b, c->group_cols));
     }
     for (int64_t m0 = 0; m0 < c->n_m; m0 += PARTITIONS) {
@@ -177,10 +194,10 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
         bool is_started = false;
         for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
             int64_t n_k = c->n_k - k0 < c->chunk_k ? c->n_k - k0 : c->chunk_k;
-            tile a = c->a[c->flip_a++ % 2];
+            tile a = c->a[c->flip_a++ % c->n_a];
             VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, k0, n_k, m0, n_m, &a, PARTITIONS));
             if (!is_cached) {
-                b = c->b[c->flip_b++ % 2];
+                b = c->b[c->flip_b++ % c->n_b];
                 VTRN_RETURN_IF_ERROR(
                     load_operand(c, &s->b, batch, k0, n_k, n0, n_n, &b, c->group_cols));
             }
@@ -209,11 +226,14 @@ static void size_up(contraction *c) {
     c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
     c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
     c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
-    bool has_natural = wants_transpose(&s->a) || wants_transpose(&s->b);
+    bool has_natural = wants_transpose(c->l, &s->a) || wants_transpose(c->l, &s->b);
     int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
     c->natural_bytes =
         has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
     c->out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
+    /* a transfer takes longer than one small tile's matmuls */
+    c->n_a = c->a_bytes + c->natural_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
+    c->n_b = c->n_batch > 1 && c->b_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
 }
 
 static contraction describe(lower *l, const contract_spec *spec) {
@@ -229,25 +249,34 @@ static contraction describe(lower *l, const contract_spec *spec) {
                          .loaded_batch = -1};
 }
 
+static tile place_one(const contraction *c, uint32_t n_bytes) {
+    return (tile){.space = VTRN_SPACE_SBUF,
+                  .dtype = (uint8_t)c->compute,
+                  .addr = lower_sbuf_alloc(c->l, n_bytes)};
+}
+
 static void place(contraction *c, bool has_out) {
-    lower *l = c->l;
+    for (int i = 0; i < c->n_a; i++) {
+        c->a[i] = place_one(c, c->a_bytes);
+        c->natural[i] = place_one(c, c->natural_bytes);
+    }
+    for (int i = 0; i < c->n_b; i++)
+        c->b[i] = place_one(c, c->b_bytes);
     for (int i = 0; i < 2; i++) {
-        tile t = {.space = VTRN_SPACE_SBUF, .dtype = (uint8_t)c->compute};
-        c->a[i] = c->b[i] = c->natural[i] = c->out[i] = t;
-        c->a[i].addr = lower_sbuf_alloc(l, c->a_bytes);
-        c->b[i].addr = lower_sbuf_alloc(l, c->b_bytes);
-        c->natural[i].addr = lower_sbuf_alloc(l, c->natural_bytes);
-        c->out[i].addr = lower_sbuf_alloc(l, has_out ? c->out_bytes : 0);
+        c->out[i] = place_one(c, has_out ? c->out_bytes : 0);
         c->out[i].dtype = c->spec->out.dtype;
     }
+}
+
+static uint64_t operand_bytes(const contraction *c) {
+    return (uint64_t)c->n_a * (c->a_bytes + c->natural_bytes) + (uint64_t)c->n_b * c->b_bytes;
 }
 
 vtrn_status contract_emit(lower *l, const contract_spec *spec) {
     contraction c = describe(l, spec);
     VTRN_CHECK(c.n_k == size_of(spec->b.k, spec->b.n_k), "both operands contract as much");
     size_up(&c);
-    VTRN_RETURN_IF_ERROR(
-        lower_sbuf_begin(l, 2ull * (c.a_bytes + c.b_bytes + c.natural_bytes + c.out_bytes)));
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, operand_bytes(&c) + 2ull * c.out_bytes));
     place(&c, true);
     l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
     for (int64_t batch = 0; batch < c.n_batch; batch++)
@@ -274,7 +303,7 @@ void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_s
     c->n_sum_banks = n_sum_banks;
     c->n_turn_banks = n_turn_banks;
     size_up(c);
-    *out_bytes = 2ull * (c->a_bytes + c->b_bytes + c->natural_bytes);
+    *out_bytes = operand_bytes(c);
     l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
 }
 
@@ -282,22 +311,28 @@ void contract_place(contraction *c) {
     place(c, false);
 }
 
-vtrn_status contract_tile(contraction *c, int64_t row, uint32_t n_rows, const tile *dst) {
+vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows) {
     const contract_spec *s = c->spec;
     int64_t batch = row / c->n_m, m0 = row % c->n_m;
     if (batch != c->loaded_batch) {
         c->flip_b++;
         VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, 0, c->n_n,
-                                          &c->b[c->flip_b % 2], c->group_cols));
+                                          &c->b[c->flip_b % c->n_b], c->group_cols));
         c->loaded_batch = batch;
     }
-    const tile *a = &c->a[c->flip_a++ % 2];
-    VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, 0, c->n_k, m0, n_rows, a, PARTITIONS));
+    int buffer = c->flip_a++ % c->n_a;
+    c->b_of[buffer] = c->flip_b % c->n_b;
+    return load_operand(c, &s->a, batch, 0, c->n_k, m0, n_rows, &c->a[buffer], PARTITIONS);
+}
+
+vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst) {
+    int buffer = c->n_tiles++ % c->n_a;
+    const tile *a = &c->a[buffer], *b = &c->b[c->b_of[buffer]];
     tile psum[GROUP_BANKS];
     for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols)
         psum[bank++] = lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
-    VTRN_RETURN_IF_ERROR(multiply(c, a, &c->b[c->flip_b % 2], psum, n_rows, c->n_n, c->n_k,
-                                  c->group_cols, true, true));
+    VTRN_RETURN_IF_ERROR(
+        multiply(c, a, b, psum, n_rows, c->n_n, c->n_k, c->group_cols, true, true));
     for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols, bank++) {
         uint32_t cols = (uint32_t)(c->n_n - n < c->bank_cols ? c->n_n - n : c->bank_cols);
         vtrn_ap to = tile_ap_cols(dst, n_rows, (uint32_t)n, cols);

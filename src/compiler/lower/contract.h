@@ -33,6 +33,8 @@ struct contract_spec {
 /* The whole contraction into spec->out. */
 vtrn_status contract_emit(lower *l, const contract_spec *spec);
 
+enum { CONTRACT_MAX_BUFFERS = 4, CONTRACT_MAX_AHEAD = 2 };
+
 /* The same a tile at a time, for a fusion that uses the tile at once. */
 typedef struct contraction {
     lower *l;
@@ -43,9 +45,12 @@ typedef struct contraction {
     int64_t bank_cols;  /* fp32 columns of a PSUM bank */
     int64_t group_cols; /* of n that one sweep covers */
     int64_t chunk_k;    /* k held in SBUF at a time */
-    tile a[2], b[2], natural[2], out[2];
+    tile a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS], natural[CONTRACT_MAX_BUFFERS], out[2];
+    int n_a, n_b; /* buffers of a (and of what is transposed for it), and of b */
     uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
     int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
+    int n_tiles;                    /* made so far */
+    int b_of[CONTRACT_MAX_BUFFERS]; /* by buffer of a: the buffer of b that goes with it */
     int first_bank, n_sum_banks, n_turn_banks; /* PSUM banks for sums, then for transposes */
     bool is_fused;        /* Vector has the fusion's own work to do: Scalar empties the PSUM */
     int64_t loaded_batch; /* whose moving operand is in SBUF, or -1 */
@@ -58,8 +63,12 @@ bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *ro
 void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
                     int n_turn_banks, contraction *c, uint64_t *out_bytes);
 void contract_place(contraction *c);
-/* Rows [row, row + n_rows) of [batch * m, n] into dst. */
-vtrn_status contract_tile(contraction *c, int64_t row, uint32_t n_rows, const tile *dst);
+/* Loads what rows [row, row + n_rows) of [batch * m, n] need; at most CONTRACT_MAX_AHEAD tiles
+ * before contract_tile, so that the PE array turns the second one while the first is on its way
+ * back. */
+vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows);
+/* The rows loaded first of those not yet made, into dst. */
+vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst);
 
 /* Matmul input type for operands of two types; false when the tensor engine has none. */
 bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);

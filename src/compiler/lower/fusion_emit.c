@@ -8,12 +8,16 @@
 enum {
     BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
                                iterations stay in the host's L2 */
+    MAX_KEPT = 8,           /* stored tiles that keep their buffers */
     MAX_ABREAST = 2,        /* tiles whose operations alternate: one's latency is another's work */
     MAX_BUFFERS = 2 * MAX_ABREAST, /* some tiles compute while the next load */
     MIN_TILE_COLS = 64,
     MAX_TILE_COLS = 2048,
     ROW_TILE_BYTES = 64,
 };
+
+_Static_assert((int)MAX_ABREAST <= (int)CONTRACT_MAX_AHEAD,
+               "a contraction keeps up with the fusion");
 
 typedef struct segment {
     int64_t offset, rows, cols; /* elements; in flat mode a stretch of the linear index */
@@ -257,10 +261,13 @@ static vtrn_status classify(emitter *e) {
     return NULL;
 }
 
-/* Tile buffers for FULL nodes: a buffer is free again after its node's last use. */
+/* Tile buffers for FULL nodes: a buffer is free again after its node's last use. What is stored
+ * keeps its buffer in this iteration, as the next operation would wait for the transfer. */
 static int assign_slots(fusion *f, int *n_temps) {
     int busy_until[FUSION_MAX_NODES];
-    int n = 0;
+    int n = 0, n_stored = 0;
+    for (int i = 0; i < f->n_nodes; i++)
+        n_stored += f->nodes[i].is_live && f->nodes[i].is_stored;
     *n_temps = 0;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
@@ -278,6 +285,8 @@ static int assign_slots(fusion *f, int *n_temps) {
         if (slot == n)
             n++;
         busy_until[slot] = node->last_use > i ? node->last_use : i;
+        if (node->is_stored && n_stored <= MAX_KEPT)
+            busy_until[slot] = f->n_nodes;
         node->slot = slot;
     }
     return n;
@@ -525,7 +534,7 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
     if (node->op == FUSION_LOAD)
         return lower_load(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t);
     if (node->op == FUSION_CONTRACT) {
-        VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], r, rows, &node->t));
+        VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], rows, &node->t));
         return node->is_stored
                    ? lower_store(l, &node->at, node->n_outer, r, rows, 0, cols, &node->t, false)
                    : NULL;
@@ -566,12 +575,18 @@ static void point_to(emitter *e, fusion_node *node, uint32_t base) {
 
 /* Tiles abreast: each operation on all of them before the next one. */
 static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
+    lower *l = e->l;
     fusion *f = e->f;
     uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || node->is_hoisted || node->is_folded)
             continue;
+        for (int t = 0; t < n && node->op == FUSION_CONTRACT; t++) {
+            l->source = node->source;
+            VTRN_RETURN_IF_ERROR(
+                contract_load(&e->contracts[node->contract], turns[t].r, turns[t].rows));
+        }
         for (int t = 0; t < n; t++) {
             const tile_turn *turn = &turns[t];
             e->env.rows = turn->rows;
