@@ -63,10 +63,10 @@ def _norm(x, scale, shift):
 
 
 def logits_of(params: dict, tokens, dtype):
-    """tokens [B, T] -> logits [B, T, 96]; matmuls take operands of dtype, results are fp32."""
+    """tokens [B, T] -> logits [B, T, 96], fp32; matmuls take and give dtype, gradients' too."""
 
     def matmul(a, b):
-        return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+        return jnp.matmul(a.astype(dtype), b.astype(dtype)).astype(jnp.float32)
 
     n, t = tokens.shape
     mask = jnp.tril(jnp.ones((t, t), bool))
