@@ -86,7 +86,7 @@ test-format: test-tools
 	clang-format --dry-run -Werror $(C_FILES)
 
 test-c: build
-	meson test -C $(BUILD) --no-rebuild --print-errorlogs
+	meson test -C $(BUILD) --no-rebuild --print-errorlogs --timeout-multiplier 10
 
 test-sanitizers: test-tools
 	@[ -f build-asan/build.ninja ] || meson setup build-asan -Dbench=false -Dbuildtype=debugoptimized \

@@ -89,12 +89,14 @@ static void take_copy(rig *r) {
 }
 
 static void expect_equal_memories(rig *r, int round) {
-    for (size_t i = 0; i < sizeof hbm_copy; i++)
+    bool is_equal = memcmp(hbm_copy, r->hbm, sizeof hbm_copy) == 0;
+    for (size_t i = 0; !is_equal && i < sizeof hbm_copy; i++)
         if (hbm_copy[i] != r->hbm[i])
             fail_msg("round %d: HBM byte %zu is %d, not %d", round, i, r->hbm[i], hbm_copy[i]);
     for (int p = 0; p < 128; p++) {
         const uint8_t *row = r->core.sbuf.base + (size_t)p * r->core.sbuf.stride;
-        for (size_t i = 0; i < ROW_BYTES; i++)
+        is_equal = memcmp(sbuf_copy[p], row, ROW_BYTES) == 0;
+        for (size_t i = 0; !is_equal && i < ROW_BYTES; i++)
             if (sbuf_copy[p][i] != row[i])
                 fail_msg("round %d: SBUF partition %d byte %zu is %d, not %d", round, p, i, row[i],
                          sbuf_copy[p][i]);
