@@ -258,6 +258,23 @@ vtrn_status emit_tensor_tensor(emit_env *env, vtrn_engine engine, vtrn_alu op, c
     return NULL;
 }
 
+bool fusion_row_is_widened(const tile *row) {
+    return dtype_is_float(row->dtype) && row->dtype != VTRN_DTYPE_FP32;
+}
+
+tile fusion_wide_row(const tile *row) {
+    tile wide = *row;
+    wide.addr += FUSION_WIDE_ROW_BYTES;
+    wide.dtype = VTRN_DTYPE_FP32;
+    return wide;
+}
+
+/* A row as a per-partition scalar. */
+static vtrn_ap scalar_ap(const tile *row, uint32_t rows) {
+    tile wide = fusion_row_is_widened(row) ? fusion_wide_row(row) : *row;
+    return tile_ap(&wide, rows, 1);
+}
+
 vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                            const vtrn_ap *a, float imm, const tile *row, bool is_reversed) {
     vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
@@ -268,7 +285,7 @@ vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const
     instr->ap[1] = *a;
     instr->imm[0].f = imm;
     if (row)
-        instr->ap[2] = tile_ap(row, env->rows, 1);
+        instr->ap[2] = scalar_ap(row, env->rows);
     instr->flags = is_reversed ? VTRN_FLAG_REVERSE0 : 0;
     return NULL;
 }
@@ -715,14 +732,14 @@ static vtrn_status emit_folded(emit_env *env, const fusion_node *node) {
     instr->ap[1] = x;
     instr->imm[0].f = (float)s0->imm;
     if (s0->node >= 0)
-        instr->ap[2] = tile_ap(&f->nodes[s0->node].t, env->rows, 1);
+        instr->ap[2] = scalar_ap(&f->nodes[s0->node].t, env->rows);
     if (!is_scalar) {
         instr->ap[3] = y;
         return NULL;
     }
     instr->imm[1].f = (float)s1->imm;
     if (s1->node >= 0)
-        instr->ap[3] = tile_ap(&f->nodes[s1->node].t, env->rows, 1);
+        instr->ap[3] = scalar_ap(&f->nodes[s1->node].t, env->rows);
     return NULL;
 }
 

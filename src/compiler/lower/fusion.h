@@ -101,6 +101,11 @@ bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
 vtrn_status fusion_emit(lower *l, fusion *f);
 
 /* --- elementwise.c --- */
+/* The engines take per-partition scalars of float data in fp32 only: beside the tile of a row of a
+ * narrower float lies the same as fp32. */
+enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
+bool fusion_row_is_widened(const tile *row);
+tile fusion_wide_row(const tile *row);
 /* Whether the engines do this op exactly enough on these types. */
 bool elementwise_supports(const lower *l, const graph_op *op);
 /* The ALU op of a binary kind on `dtype`; NONE when there is none that is exact. */

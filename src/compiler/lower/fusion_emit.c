@@ -395,8 +395,9 @@ static vtrn_status plan_memory(emitter *e) {
             continue;
         node->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = node->dtype};
         if (node->is_hoisted || node->is_column)
-            node->t.addr = lower_sbuf_alloc(
-                l, node->klass == NODE_COL || node->is_column ? (uint64_t)e->cols * 4 : 4);
+            node->t.addr = lower_sbuf_alloc(l, node->klass == NODE_COL || node->is_column
+                                                   ? (uint64_t)e->cols * 4
+                                                   : ROW_TILE_BYTES);
     }
     for (int i = 0; i < e->n_contracts; i++)
         contract_place(&e->contracts[i]);
@@ -408,6 +409,17 @@ static vtrn_status plan_memory(emitter *e) {
     for (int b = 0; b < e->n_buffers; b++)
         e->iter_base[b] = lower_sbuf_alloc(l, e->iter_bytes);
     place_in_buffers(e);
+    return NULL;
+}
+
+/* After a row's tile was written: its copy in fp32, when an op may take it as a scalar. */
+static vtrn_status widen_row(lower *l, const fusion_node *node, uint32_t rows) {
+    if (node->klass != NODE_ROW || node->last_use == 0 || !fusion_row_is_widened(&node->t))
+        return NULL;
+    tile wide = fusion_wide_row(&node->t);
+    LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+    copy->ap[0] = tile_ap(&wide, rows, 1);
+    copy->ap[1] = tile_ap(&node->t, rows, 1);
     return NULL;
 }
 
@@ -431,6 +443,7 @@ static vtrn_status emit_hoisted(emitter *e) {
             VTRN_RETURN_IF_ERROR(lower_load(l, &v, 1, 0, rows, 0, e->cols, &node->t));
         } else {
             VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
+            VTRN_RETURN_IF_ERROR(widen_row(l, node, (uint32_t)rows));
         }
     }
     int n_banks_up = l->chip->n_psum_banks / 2; /* the lower half is the contractions' */
@@ -531,8 +544,11 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
     int64_t n_cols = node->klass == NODE_ROW ? 1 : cols;
     int64_t c0 = node->klass == NODE_ROW ? 0 : c;
     l->source = node->source;
-    if (node->op == FUSION_LOAD)
-        return lower_load(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t);
+    if (node->op == FUSION_LOAD) {
+        VTRN_RETURN_IF_ERROR(
+            lower_load(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t));
+        return widen_row(l, node, rows);
+    }
     if (node->op == FUSION_CONTRACT) {
         VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], rows, &node->t));
         return node->is_stored
@@ -545,6 +561,7 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, int64_t r, int64_t c
         VTRN_RETURN_IF_ERROR(emit_row_reduce(e, node));
     else
         VTRN_RETURN_IF_ERROR(elementwise_emit(&e->env, node));
+    VTRN_RETURN_IF_ERROR(widen_row(l, node, rows));
     if (node->is_stored)
         return lower_store(l, &node->at, node->n_outer, r, rows, c0, n_cols, &node->t,
                            node->is_accumulated);
