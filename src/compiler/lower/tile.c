@@ -1,5 +1,6 @@
 /* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
 #include "compiler/lower/lower.h"
+#include "compiler/lower/turn.h"
 
 #include <string.h>
 
@@ -221,12 +222,7 @@ vtrn_status lower_store(lower *l, const view *v, int n_outer, int64_t r0, int64_
     return move_tile(l, v, n_outer, r0, n_rows, c0, n_cols, src, true, is_accumulate);
 }
 
-/* Common refinement of two factor lists with equal counts: pair[i] = sizes equal, strides of each.
- */
-typedef struct joint_factor {
-    int64_t size, from, to;
-} joint_factor;
-
+/* Common refinement of two factor lists with equal counts. */
 static int refine(const view *src, const view *dst, joint_factor *out) {
     view a = *src, b = *dst;
     view_coalesce(&a);
@@ -304,5 +300,7 @@ vtrn_status lower_copy(lower *l, const view *src, const view *dst) {
     joint_factor f[2 * VIEW_MAX_FACTORS];
     int n = refine(src, dst, f);
     VTRN_CHECK(n >= 0, "both sides of a copy have a common refinement");
-    return copy_factors(l, src, dst, f, n, src->offset, dst->offset);
+    bool is_turned;
+    VTRN_RETURN_IF_ERROR(turn_copy(l, src, dst, f, n, &is_turned));
+    return is_turned ? NULL : copy_factors(l, src, dst, f, n, src->offset, dst->offset);
 }

@@ -1,0 +1,17 @@
+/* Copies between layouts that are contiguous along different factors. */
+#ifndef VTRN_COMPILER_LOWER_TURN_H
+#define VTRN_COMPILER_LOWER_TURN_H
+
+#include "compiler/lower/lower.h"
+
+/* A factor that both sides of a copy have: its stride in each, in elements. */
+typedef struct joint_factor {
+    int64_t size, from, to;
+} joint_factor;
+
+/* Copies src to dst, whose common factors are f[0..n), by way of SBUF and the PE array, when moving
+ * element by element would take longer. *is_done: whether it did. */
+vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_factor *f, int n,
+                      bool *is_done);
+
+#endif

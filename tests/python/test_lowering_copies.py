@@ -1,0 +1,65 @@
+"""Copies that change the layout in HBM: every bit of every element arrives, NumPy says where."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import capi
+
+SEED = 20261124
+
+
+@pytest.fixture(scope="module")
+def device():
+    d = capi.Device(threads=2)
+    yield d
+    d.close()
+
+
+def any_bits(rng, shape, dtype):
+    """Numbers, infinities, NaNs with payloads, denormals: whatever the bits say."""
+    return rng.integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
+
+
+def run(device, f, *args):
+    exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    out = executable(*args)[0]
+    assert executable.profile().n_reference_ops == 0
+    return out
+
+
+SHAPES = [(64, 128, 32), (300, 200), (3, 129, 257), (5, 16, 1600), (2, 7, 3, 900), (200, 17, 20)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, ml_dtypes.bfloat16, np.int8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_transposed_copy_keeps_every_bit(device, shape, dtype):
+    rng = np.random.default_rng([SEED, *shape])
+    x = any_bits(rng, shape, dtype)
+    axes = [int(i) for i in rng.permutation(len(shape))]
+    for axes in (axes, [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]):
+        turned = np.transpose(x, axes)
+        more = any_bits(rng, (2, *turned.shape[1:]), dtype)
+        got = run(device, lambda x, y: jnp.concatenate([jnp.transpose(x, axes), y]), x, more)
+        assert got.tobytes() == np.concatenate([turned, more]).tobytes(), axes
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_slices_of_transposes_of_reverses_keep_every_bit(device, seed):
+    rng = np.random.default_rng([SEED, 1, seed])
+    shape = tuple(int(n) for n in rng.integers(20, 90, 3))
+    axes = [int(i) for i in rng.permutation(3)]
+    x = any_bits(rng, shape, np.float32)
+    print(f"seed {seed}: {shape}, axes {axes}")
+
+    def turn(x):
+        return x[:, ::-1, 1:].transpose(axes)[2:, :, ::2]
+
+    expected = turn(x)
+    more = any_bits(rng, (1, *expected.shape[1:]), np.float32)
+    got = run(device, lambda x, y: jnp.concatenate([turn(x), y]), x, more)
+    assert got.tobytes() == np.concatenate([expected, more]).tobytes()
