@@ -1,4 +1,4 @@
-/* Where the threads must meet: tracks who wrote and who read what since they last met.
+/* When the threads must meet: tracks who wrote and who read what since they last met.
  *
  * A partition of SBUF or PSUM, and a column of the PE array, is only written by its owner. So only
  * two pairs of accesses can race: a write and a later crossing read, a crossing read and a later
@@ -7,14 +7,17 @@
  * is the time between two barriers.
  *
  * HBM is shared by rows: accesses of this epoch are kept by tensor, and two of them, one a write,
- * race unless their addresses are disjoint or they split the same addresses in the same way. */
+ * race unless their addresses are disjoint or they split the same addresses in the same way.
+ *
+ * Only equal partitions count as one owner's, as if there were a thread for each group of them. So
+ * what is found here holds for a team of any size. */
 #include "engine/plan_parts.h"
 
 #include <string.h>
 
 enum {
     GRANULE_BYTES = 128,
-    MAX_ACCESSES = 64, /* of a tensor in an epoch; then the list shrinks to one that covers all */
+    MAX_ACCESSES = 128, /* of a tensor in an epoch; then the list shrinks to one that covers all */
 };
 
 typedef struct granule {
@@ -29,7 +32,7 @@ typedef struct hbm_access {
     uint32_t n_rows; /* that are split: those of the side in SBUF, which a row here may serve
                         several of */
     bool is_write;
-    vtrn_ap shape;
+    const vtrn_ap *shape; /* NULL with SPLIT_ANY: of several */
 } hbm_access;
 
 enum { SPLIT_ANY = 0 };
@@ -37,15 +40,16 @@ enum { SPLIT_ANY = 0 };
 typedef struct hbm_list {
     uint32_t epoch;
     int n;
+    bool has_writes;
     hbm_access *access; /* [MAX_ACCESSES], made when first needed */
 } hbm_list;
 
 struct barriers {
     const vtrn_program *program;
     arena *memory;
-    int n_threads;
     uint32_t epoch;
-    bool is_forced;    /* the next instruction needs a barrier whatever it does */
+    bool is_empty;     /* nothing was admitted in this epoch */
+    bool is_closed;    /* nothing more may be admitted in this epoch */
     bool is_exhausted; /* host memory ran short: a barrier before each HBM access is safe */
     uint32_t n_granules[VTRN_SPACE_HBM];
     granule *granules[VTRN_SPACE_HBM]; /* by space */
@@ -81,15 +85,13 @@ static void find_roots(barriers *b) {
     }
 }
 
-barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip *chip,
-                          int n_threads) {
+barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip *chip) {
     barriers *b = ARENA_NEW(a, barriers, 1);
     if (!b)
         return NULL;
     b->program = program;
     b->memory = a;
-    b->n_threads = n_threads;
-    b->epoch = 1;
+    barriers_meet(b);
     b->root = ARENA_NEW(a, uint32_t, program->n_slots);
     b->lists = ARENA_NEW(a, hbm_list, program->n_slots);
     if (!b->root || !b->lists || !granules_create(b, VTRN_SPACE_SBUF, chip->sbuf_partition_bytes) ||
@@ -99,9 +101,10 @@ barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip
     return b;
 }
 
-void barriers_begin_block(barriers *b) {
+void barriers_meet(barriers *b) {
     b->epoch++;
-    b->is_forced = false;
+    b->is_empty = true;
+    b->is_closed = false;
 }
 
 /* What an operand does to memory that lies in partitions. */
@@ -125,11 +128,6 @@ static void granule_note(granule *g, uint32_t epoch, uint32_t groups, access_kin
     *last = epoch;
 }
 
-/* Does the thread that owns dst row r also own row r of an operand that starts elsewhere? */
-static bool is_same_owner(const barriers *b, int dst_partition, int partition) {
-    return (dst_partition - partition) % (ENGINE_OWNER_ROWS * b->n_threads) == 0;
-}
-
 /* An operand in SBUF or PSUM, as the granules see it. */
 typedef struct tile_access {
     granule *first, *end;
@@ -137,7 +135,7 @@ typedef struct tile_access {
     access_kind kind;
 } tile_access;
 
-static access_kind kind_of(const barriers *b, const vtrn_instr *instr, int ap_i, bool is_written) {
+static access_kind kind_of(const vtrn_instr *instr, int ap_i, bool is_written) {
     const vtrn_ap *ap = &instr->ap[ap_i];
     if (is_written)
         return OWNER_WRITE;
@@ -150,7 +148,7 @@ static access_kind kind_of(const barriers *b, const vtrn_instr *instr, int ap_i,
         return OWNER_READ;
     if (dst->space == VTRN_SPACE_HBM)
         return ap_i == 1 ? OWNER_READ : CROSSING_READ;
-    bool is_row_by_row = ap->partition_step == 1 && is_same_owner(b, dst->partition, ap->partition);
+    bool is_row_by_row = ap->partition_step == 1 && ap->partition == dst->partition;
     return is_row_by_row ? OWNER_READ : CROSSING_READ;
 }
 
@@ -172,7 +170,7 @@ static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int 
     const vtrn_ap *ap = &instr->ap[ap_i];
     const vtrn_slot *slot = &b->program->slots[ap->slot];
     int64_t size = (int64_t)dtype_size(ap->dtype);
-    hbm_access a = {.shape = *ap, .is_write = is_written, .split = SPLIT_ANY};
+    hbm_access a = {.shape = ap, .is_write = is_written, .split = SPLIT_ANY};
     a.base = ap->addr + (slot->kind == VTRN_SLOT_SCRATCH ? (int64_t)slot->offset : 0);
     int64_t reach = 0, widest = 0, rows = operand_rows(instr, ap_i);
     for (int i = -1; i < ap->n_dims; i++) {
@@ -195,18 +193,18 @@ static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int 
         a.n_rows = instr->ap[split == DMA_SPLIT_SRC].n_partitions;
         bool is_by_row = split != DMA_SPLIT_SRC || instr->ap[1].partition_step == 1;
         if (is_by_row)
-            a.split = 1 + (split == DMA_SPLIT_ROWS) +
-                      2u * (uint32_t)(partition % (ENGINE_OWNER_ROWS * b->n_threads));
+            a.split = 1 + (split == DMA_SPLIT_ROWS) + 2u * (uint32_t)partition;
     }
     return a;
 }
 
 static bool is_same_split(const hbm_access *x, const hbm_access *y) {
-    const vtrn_ap *a = &x->shape, *b = &y->shape;
     if (x->split != y->split || x->split == SPLIT_ANY || x->n_rows != y->n_rows ||
-        x->base != y->base || a->partition_step != b->partition_step ||
-        a->n_partitions != b->n_partitions || a->n_dims != b->n_dims ||
-        dtype_size(a->dtype) != dtype_size(b->dtype))
+        x->base != y->base)
+        return false;
+    const vtrn_ap *a = x->shape, *b = y->shape;
+    if (a->partition_step != b->partition_step || a->n_partitions != b->n_partitions ||
+        a->n_dims != b->n_dims || dtype_size(a->dtype) != dtype_size(b->dtype))
         return false;
     return !memcmp(a->dim, b->dim, a->n_dims * sizeof a->dim[0]);
 }
@@ -227,7 +225,9 @@ static hbm_list *list_of(const barriers *b, uint32_t slot) {
 }
 
 static bool list_races(const hbm_list *list, uint32_t epoch, const hbm_access *a) {
-    for (int i = 0; list->epoch == epoch && i < list->n; i++)
+    if (list->epoch != epoch || (!a->is_write && !list->has_writes))
+        return false;
+    for (int i = 0; i < list->n; i++)
         if (hbm_races(&list->access[i], a))
             return true;
     return false;
@@ -237,6 +237,7 @@ static bool list_races(const hbm_list *list, uint32_t epoch, const hbm_access *a
 static hbm_access cover(const hbm_list *list) {
     hbm_access all = list->access[0];
     all.split = SPLIT_ANY;
+    all.shape = NULL;
     all.pitch = 0;
     for (int i = 1; i < list->n; i++) {
         const hbm_access *a = &list->access[i];
@@ -251,6 +252,7 @@ static void list_note(barriers *b, hbm_list *list, const hbm_access *a) {
     if (list->epoch != b->epoch) {
         list->epoch = b->epoch;
         list->n = 0;
+        list->has_writes = false;
     }
     if (!list->access)
         list->access = ARENA_NEW(b->memory, hbm_access, MAX_ACCESSES);
@@ -263,14 +265,14 @@ static void list_note(barriers *b, hbm_list *list, const hbm_access *a) {
         list->n = 1;
     }
     list->access[list->n++] = *a;
+    list->has_writes |= a->is_write;
 }
 
 /* The PE array: columns are written by ldweights as if column m were partition m, and read by a
  * matmul whose dst row m is somewhere else. */
 static bool pe_access_of(barriers *b, const vtrn_instr *instr, tile_access *out) {
     bool is_load = instr->opcode == VTRN_OP_LDWEIGHTS;
-    bool is_crossing =
-        instr->opcode == VTRN_OP_MATMUL && !is_same_owner(b, instr->ap[0].partition, 0);
+    bool is_crossing = instr->opcode == VTRN_OP_MATMUL && instr->ap[0].partition != 0;
     *out = (tile_access){&b->pe, &b->pe + 1, UINT32_MAX, is_load ? OWNER_WRITE : CROSSING_READ};
     return is_load || is_crossing;
 }
@@ -296,7 +298,7 @@ static void collect(barriers *b, const vtrn_instr *instr, accesses *out) {
             out->hbm[out->n_hbm++] = hbm_access_of(b, instr, i, is_written);
             continue;
         }
-        access_kind kind = kind_of(b, instr, i, is_written);
+        access_kind kind = kind_of(instr, i, is_written);
         if (kind != OWNER_READ)
             out->tile[out->n_tiles++] = tile_access_of(b, ap, kind);
     }
@@ -328,16 +330,20 @@ static bool races(const barriers *b, const accesses *a) {
     return false;
 }
 
-void barriers_step(barriers *b, const vtrn_instr *instr, engine_step *step) {
+bool barriers_admit(barriers *b, const vtrn_instr *instr, bool *is_alone) {
+    if (b->is_closed)
+        return false;
     accesses a;
     collect(b, instr, &a);
-    step->is_alone = instr->opcode == VTRN_OP_CUSTOM_OP || races_itself(&a);
-    step->needs_barrier = b->is_forced || step->is_alone || races(b, &a);
-    b->is_forced = step->is_alone;
-    b->epoch += step->needs_barrier;
+    *is_alone = instr->opcode == VTRN_OP_CUSTOM_OP || races_itself(&a);
+    if (!b->is_empty && (*is_alone || races(b, &a)))
+        return false;
+    b->is_empty = false;
+    b->is_closed = *is_alone;
     for (int i = 0; i < a.n_tiles; i++)
         for (granule *g = a.tile[i].first; g < a.tile[i].end; g++)
             granule_note(g, b->epoch, a.tile[i].groups, a.tile[i].kind);
     for (int i = 0; i < a.n_hbm; i++)
         list_note(b, a.list[i], &a.hbm[i]);
+    return true;
 }

@@ -21,8 +21,8 @@ typedef struct engine_block_plan {
 
 typedef struct engine_plan {
     arena arena;
-    int n_threads; /* the team that the barriers are placed for */
-    bool is_solo;  /* too little work to wake the team: the calling thread does it all */
+    int n_threads; /* the team that is to run it */
+    bool is_solo;  /* the team would not be sooner done: the calling thread does it all */
     uint32_t n_barriers;
     uint32_t n_blocks;
     engine_block_plan *blocks;

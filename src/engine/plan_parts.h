@@ -31,15 +31,15 @@ vtrn_status instr_annotate(vtrn_status status, const vtrn_program *program, uint
 typedef struct barriers barriers;
 
 /* NULL when host memory is short. All memory comes from the arena. */
-barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip *chip,
-                          int n_threads);
+barriers *barriers_create(arena *a, const vtrn_program *program, const vtrn_chip *chip);
 
-/* A new block: every thread has met every other. */
-void barriers_begin_block(barriers *b);
+/* Every thread has met every other: a barrier, or the start of a block. */
+void barriers_meet(barriers *b);
 
-/* Takes the next instruction in execution order; sets needs_barrier and is_alone. An instruction
- * that reads across what it writes itself is one thread's, as is a custom op. */
-void barriers_step(barriers *b, const vtrn_instr *instr, engine_step *step);
+/* Whether the instruction may run before the threads meet again; notes what it does if so. The
+ * first one after they met always may. *is_alone: one thread must do it, because it reads across
+ * what it writes itself, or is a custom op; then nothing else is admitted beside it. */
+bool barriers_admit(barriers *b, const vtrn_instr *instr, bool *is_alone);
 
 /* dma.c: which thread carries out row r of a DMA.  */
 typedef enum dma_split {
