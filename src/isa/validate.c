@@ -73,14 +73,20 @@ static vtrn_status rule_dtype(validation *v, int i) {
     return NULL;
 }
 
+/* Of absent operands, too: whoever walks a program relies on it. */
+static vtrn_status rule_n_dims(validation *v, int i) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    if (ap->n_dims <= VTRN_MAX_FREE_DIMS)
+        return NULL;
+    RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: %u free dimensions > %d", v->info->mnemonic,
+                i, ap->n_dims, VTRN_MAX_FREE_DIMS);
+}
+
 /* Dimensions of a pattern; sets free_size. Limits of the instruction word for on-chip patterns:
  * num uint16, step int16. Source: hardware facts 2.1. */
 static vtrn_status rule_pattern(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     bool is_on_chip = ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
-    if (ap->n_dims > VTRN_MAX_FREE_DIMS)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: %u free dimensions > %d",
-                    v->info->mnemonic, i, ap->n_dims, VTRN_MAX_FREE_DIMS);
     uint64_t n = 1;
     for (int d = 0; d < ap->n_dims; d++) {
         const vtrn_dim *dim = &ap->dim[d];
@@ -139,7 +145,7 @@ static vtrn_status rule_no_broadcast(validation *v, int i) {
 static vtrn_status rule_partition_start(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     unsigned n = ap->n_partitions, grid = n > 64 ? 128 : n > 32 ? 64 : 32;
-    if (v->is_dma || ap->partition % grid == 0)
+    if (v->is_dma || (ap->partition & (grid - 1)) == 0)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand or use DMA",
                 "%s: ap%d: %u partitions may not start at partition %u (%s)", v->info->mnemonic, i,
@@ -225,8 +231,8 @@ static vtrn_status rule_range(validation *v, int i) {
 
 static vtrn_status rule_alignment(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    size_t size = dtype_size(ap->dtype), align = size > 8 ? 8 : size;
-    if (ap->addr % (int64_t)align == 0)
+    size_t size = dtype_size(ap->dtype), align = size > 8 ? 8 : size; /* a power of two */
+    if (((uint64_t)ap->addr & (align - 1)) == 0)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: address %lld is no multiple of %zu (%s)",
                 v->info->mnemonic, i, (long long)ap->addr, align, dtype_name(ap->dtype));
@@ -248,6 +254,7 @@ static vtrn_status rule_writable(validation *v, int i) {
 
 static vtrn_status validate_operands(validation *v) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
+        VTRN_RETURN_IF_ERROR(rule_n_dims(v, i));
         if (v->info->roles[i] == '-' && v->instr->ap[i].space == VTRN_SPACE_NONE)
             continue;
         VTRN_RETURN_IF_ERROR(rule_presence(v, i));
@@ -455,9 +462,21 @@ static vtrn_status validate_streams(const vtrn_program *p) {
     return NULL;
 }
 
-static vtrn_status validate_stream(validation *v, const vtrn_block *b, int engine) {
+static vtrn_status validate_queue(const vtrn_program *p, uint32_t block_i, int engine,
+                                  uint32_t instr_i) {
+    if (p->instrs[instr_i].engine == engine)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "an instruction of %s in the stream of %s\n  at instruction %u, block %u",
+                      isa_engine_name(p->instrs[instr_i].engine), isa_engine_name(engine), instr_i,
+                      block_i);
+}
+
+static vtrn_status validate_stream(validation *v, uint32_t block_i, int engine) {
+    const vtrn_block *b = &v->program->blocks[block_i];
     v->stationary_k = 0; /* what another block left in the PE array is not known here */
     for (uint32_t i = b->first[engine]; i < b->first[engine] + b->count[engine]; i++) {
+        VTRN_RETURN_IF_ERROR(validate_queue(v->program, block_i, engine, i));
         v->instr = &v->program->instrs[i];
         vtrn_status status = validate_instr(v);
         if (status)
@@ -507,23 +526,8 @@ static vtrn_status validate_encoding(const vtrn_program *p, uint32_t instr_i) {
                       info ? info->mnemonic : "unknown opcode", instr_i);
 }
 
-static vtrn_status validate_engines(const vtrn_program *p) {
-    for (uint32_t b = 0; b < p->n_blocks; b++)
-        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-            for (uint32_t i = 0; i < p->blocks[b].count[e]; i++) {
-                uint32_t instr_i = p->blocks[b].first[e] + i;
-                if (p->instrs[instr_i].engine != e)
-                    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                                      "an instruction of %s in the stream of %s\n  at instruction "
-                                      "%u, block %u",
-                                      isa_engine_name(p->instrs[instr_i].engine),
-                                      isa_engine_name(e), instr_i, b);
-                VTRN_RETURN_IF_ERROR(validate_encoding(p, instr_i));
-            }
-    return NULL;
-}
-
-vtrn_status program_validate_structure(const vtrn_program *p) {
+/* Everything but the instructions. */
+static vtrn_status validate_frame(const vtrn_program *p) {
     if (p->n_blocks == 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "program: it has no block to start at");
     if (p->n_arguments > MAX_ARGUMENTS || p->n_outputs > MAX_ARGUMENTS)
@@ -533,14 +537,25 @@ vtrn_status program_validate_structure(const vtrn_program *p) {
     VTRN_RETURN_IF_ERROR(validate_streams(p));
     for (uint32_t b = 0; b < p->n_blocks; b++)
         VTRN_RETURN_IF_ERROR(validate_block_end(p, b));
-    return validate_engines(p);
+    return NULL;
+}
+
+vtrn_status program_validate_structure(const vtrn_program *p) {
+    VTRN_RETURN_IF_ERROR(validate_frame(p));
+    for (uint32_t b = 0; b < p->n_blocks; b++)
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+            for (uint32_t i = 0; i < p->blocks[b].count[e]; i++) {
+                VTRN_RETURN_IF_ERROR(validate_queue(p, b, e, p->blocks[b].first[e] + i));
+                VTRN_RETURN_IF_ERROR(validate_encoding(p, p->blocks[b].first[e] + i));
+            }
+    return NULL;
 }
 
 vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
     if (p->gen != chip->gen)
         return VTRN_ERROR(VTRN_UNSUPPORTED, "program: made for NeuronCore-v%u, %s has v%d", p->gen,
                           chip->name, chip->gen);
-    VTRN_RETURN_IF_ERROR(program_validate_structure(p));
+    VTRN_RETURN_IF_ERROR(validate_frame(p));
     uint8_t *is_writable = find_writable(p);
     if (!is_writable)
         return VTRN_OUT_OF_MEMORY((size_t)p->n_slots + 1);
@@ -548,7 +563,7 @@ vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
     vtrn_status status = NULL;
     for (uint32_t b = 0; b < p->n_blocks && !status; b++)
         for (int e = 0; e < VTRN_ENGINE_COUNT && !status; e++)
-            status = validate_stream(&v, &p->blocks[b], e);
+            status = validate_stream(&v, b, e);
     free(is_writable);
     return status;
 }
