@@ -8,10 +8,15 @@
 
 static const struct {
     const char *name;
-    uint8_t size;
     char kind;
 } types[] = {
-#define DTYPE(e, name, size, kind) [VTRN_DTYPE_##e] = {name, size, #kind[0]},
+#define DTYPE(e, name, size, kind) [VTRN_DTYPE_##e] = {name, #kind[0]},
+    VTRN_DTYPES(DTYPE)
+#undef DTYPE
+};
+
+const uint8_t dtype_sizes[VTRN_DTYPE_COUNT] = {
+#define DTYPE(e, name, size, kind) [VTRN_DTYPE_##e] = size,
     VTRN_DTYPES(DTYPE)
 #undef DTYPE
 };
@@ -22,10 +27,6 @@ static bool is_known(vtrn_dtype t) {
 
 const char *dtype_name(vtrn_dtype t) {
     return is_known(t) ? types[t].name : "unknown";
-}
-
-size_t dtype_size(vtrn_dtype t) {
-    return is_known(t) ? types[t].size : 0;
 }
 
 bool dtype_is_float(vtrn_dtype t) {
@@ -218,7 +219,7 @@ static uint64_t double_to_uint(double x, uint64_t high) {
 }
 
 static void wide_store_int(const wide *w, vtrn_dtype to, uint8_t *p) {
-    int n_bits = 8 * types[to].size;
+    int n_bits = 8 * dtype_sizes[to];
     uint64_t u = w->kind == 'S' ? (uint64_t)w->s : w->u; /* wraps when the low bytes are copied */
     if (w->kind == 'F' || w->kind == 'C') {
         if (types[to].kind == 'S')
@@ -227,7 +228,7 @@ static void wide_store_int(const wide *w, vtrn_dtype to, uint8_t *p) {
         else
             u = double_to_uint(w->re, UINT64_MAX >> (64 - n_bits));
     }
-    memcpy(p, &u, types[to].size); /* little-endian hosts only, like the device's memory */
+    memcpy(p, &u, dtype_sizes[to]); /* little-endian hosts only, like the device's memory */
 }
 
 static void wide_store(const wide *w, vtrn_dtype to, uint8_t *p) {
@@ -266,7 +267,7 @@ static void wide_store(const wide *w, vtrn_dtype to, uint8_t *p) {
 
 /* Types whose every value fp32 holds. */
 static bool fits_fp32(vtrn_dtype t) {
-    return types[t].size <= 2 || t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_TF32;
+    return dtype_sizes[t] <= 2 || t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_TF32;
 }
 
 static bool converts_through_fp32(vtrn_dtype from, vtrn_dtype to) {
@@ -281,7 +282,7 @@ void dtype_convert(vtrn_dtype from, const void *src, vtrn_dtype to, void *dst, s
         return;
     const uint8_t *s = src;
     uint8_t *d = dst;
-    size_t s_size = types[from].size, d_size = types[to].size;
+    size_t s_size = dtype_sizes[from], d_size = dtype_sizes[to];
     if (from == to && from != VTRN_DTYPE_PRED) {
         memmove(dst, src, n * s_size);
         return;

@@ -37,7 +37,10 @@ typedef enum vtrn_dtype {
 } vtrn_dtype;
 
 const char *dtype_name(vtrn_dtype t);
-size_t dtype_size(vtrn_dtype t); /* bytes */
+extern const uint8_t dtype_sizes[VTRN_DTYPE_COUNT];
+static inline size_t dtype_size(vtrn_dtype t) { /* bytes; 0 for what is no dtype */
+    return (unsigned)t < VTRN_DTYPE_COUNT ? dtype_sizes[t] : 0;
+}
 bool dtype_is_float(vtrn_dtype t);
 bool dtype_is_signed_int(vtrn_dtype t);
 bool dtype_is_unsigned_int(vtrn_dtype t); /* PRED is not an integer here */
@@ -64,7 +67,8 @@ void dtype_store_fp32_stochastic(vtrn_dtype t, const float *src, void *dst, size
                                  uint64_t *state);
 
 /* n elements of any type to any type, the slow exact way of StableHLO convert: float->int truncates
- * and saturates (NaN gives 0), int->int wraps, anything->PRED is != 0; of a complex number only the real part counts. */
+ * and saturates (NaN gives 0), int->int wraps, anything->PRED is != 0; of a complex number only the
+ * real part counts. */
 void dtype_convert(vtrn_dtype from, const void *src, vtrn_dtype to, void *dst, size_t n);
 
 #endif

@@ -179,12 +179,13 @@ static void count_work(sequencer *s, const vtrn_instr *instr, bool is_alone) {
         s->share[0] += row_work * ap->n_partitions;
         return;
     }
-    int end = ap->partition + ap->n_partitions;
-    for (int row = ap->partition; row < end;) {
-        int group = row / ENGINE_OWNER_ROWS, next = (group + 1) * ENGINE_OWNER_ROWS;
+    int row = ap->partition, end = row + ap->n_partitions;
+    for (int group = row / ENGINE_OWNER_ROWS, owner = group % n_threads; row < end; group++) {
+        int next = (group + 1) * ENGINE_OWNER_ROWS;
         next = next < end ? next : end;
-        s->share[group % n_threads] += row_work * (uint64_t)(next - row);
+        s->share[owner] += row_work * (uint64_t)(next - row);
         row = next;
+        owner = owner + 1 < n_threads ? owner + 1 : 0;
     }
 }
 

@@ -156,20 +156,48 @@ typedef struct vtrn_op_info {
     const char *roles;   /* VTRN_MAX_AP letters */
     uint8_t min_gen;
     uint8_t cost; /* vtrn_cost_class */
-    bool is_setup;
+    bool is_setup, is_dma;
     const char *doc;
 } vtrn_op_info;
 
-const vtrn_op_info *isa_op_info(vtrn_opcode opcode); /* NULL when out of range */
-const char *isa_engine_name(vtrn_engine engine);     /* "Tensor", ... */
+extern const vtrn_op_info isa_ops[VTRN_OP_COUNT];
+static inline const vtrn_op_info *isa_op_info(vtrn_opcode opcode) { /* NULL when out of range */
+    return (unsigned)opcode < VTRN_OP_COUNT ? &isa_ops[opcode] : NULL;
+}
+const char *isa_engine_name(vtrn_engine engine); /* "Tensor", ... */
 const char *isa_alu_name(vtrn_alu op);
 char isa_alu_class(vtrn_alu op); /* 'A', 'C', 'B' */
 const char *isa_act_name(vtrn_act func);
 int isa_act_table_set(vtrn_act func);
-bool isa_is_dma(vtrn_opcode opcode);
-bool isa_ap_is_written(const vtrn_instr *instr, int ap_i); /* by role; absent operands: false */
-bool isa_ap_is_read(const vtrn_instr *instr, int ap_i);
-uint64_t isa_ap_free_size(const vtrn_ap *ap); /* elements a row */
+static inline bool isa_is_dma(vtrn_opcode opcode) {
+    return (unsigned)opcode < VTRN_OP_COUNT && isa_ops[opcode].is_dma;
+}
+
+/* The role letter of an operand; '-' when it is absent. */
+static inline char isa_ap_role(const vtrn_instr *instr, int ap_i) {
+    const vtrn_op_info *info = isa_op_info((vtrn_opcode)instr->opcode);
+    return info && instr->ap[ap_i].space != VTRN_SPACE_NONE ? info->roles[ap_i] : '-';
+}
+
+static inline bool isa_ap_is_written(const vtrn_instr *instr, int ap_i) {
+    char role = isa_ap_role(instr, ap_i);
+    return role == 'W' || role == 'U';
+}
+
+static inline bool isa_ap_is_read(const vtrn_instr *instr, int ap_i) {
+    char role = isa_ap_role(instr, ap_i);
+    if (role == 'R' || role == 'U' || role == 's')
+        return true;
+    return role == 'W' && ap_i == 0 && (instr->flags & VTRN_FLAG_ACCUMULATE) &&
+           instr->opcode != VTRN_OP_ACTIVATE;
+}
+
+static inline uint64_t isa_ap_free_size(const vtrn_ap *ap) { /* elements a row */
+    uint64_t n = 1;
+    for (int i = 0; i < ap->n_dims; i++)
+        n *= ap->dim[i].num;
+    return n;
+}
 
 /* dma_copy: a row of the HBM side may serve several partitions, which its outer free dims count
  * then, as the descriptors of a transfer may name any addresses. Source: hardware facts 2.6. How
@@ -178,6 +206,20 @@ int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows);
 
 /* Byte range [*lo, *hi) that a row of ap touches, relative to its row start's addr origin (SBUF and
  * PSUM: in-partition addresses). For HBM the range covers all rows. */
-void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi);
+static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype), low = 0, high = 0;
+    for (int i = 0; i < ap->n_dims; i++) {
+        int64_t reach = (int64_t)ap->dim[i].step * ((int64_t)ap->dim[i].num - 1);
+        low += reach < 0 ? reach : 0;
+        high += reach < 0 ? 0 : reach;
+    }
+    if (ap->space == VTRN_SPACE_HBM) {
+        int64_t reach = ap->partition_step * ((int64_t)ap->n_partitions - 1);
+        low += reach < 0 ? reach : 0;
+        high += reach < 0 ? 0 : reach;
+    }
+    *lo = ap->addr + low * size;
+    *hi = ap->addr + (high + 1) * size;
+}
 
 #endif

@@ -82,12 +82,14 @@ static vtrn_status rule_n_dims(validation *v, int i) {
                 i, ap->n_dims, VTRN_MAX_FREE_DIMS);
 }
 
-/* Dimensions of a pattern; sets free_size. Limits of the instruction word for on-chip patterns:
- * num uint16, step int16. Source: hardware facts 2.1. */
+/* Dimensions of a pattern; sets free_size, low, high and is_repeating. Limits of the instruction
+ * word for on-chip patterns: num uint16, step int16. Source: hardware facts 2.1. */
 static vtrn_status rule_pattern(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     bool is_on_chip = ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
     uint64_t n = 1;
+    int64_t low = 0, high = 0; /* the product is below 2^32 and a step below 2^31: no overflow */
+    v->is_repeating = false;
     for (int d = 0; d < ap->n_dims; d++) {
         const vtrn_dim *dim = &ap->dim[d];
         if (dim->num == 0)
@@ -105,8 +107,14 @@ static vtrn_status rule_pattern(validation *v, int i) {
         if (__builtin_mul_overflow(n, (uint64_t)dim->num, &n) || n > UINT32_MAX)
             RULE_BROKEN(v, VTRN_UNDEFINED, "split the instruction",
                         "%s: ap%d: more than 2^32-1 elements a row", v->info->mnemonic, i);
+        int64_t reach = (int64_t)dim->step * ((int64_t)dim->num - 1);
+        low += reach < 0 ? reach : 0;
+        high += reach < 0 ? 0 : reach;
+        v->is_repeating |= dim->step == 0 && dim->num > 1;
     }
     v->free_size[i] = n;
+    v->low = low;
+    v->high = high;
     return NULL;
 }
 
@@ -131,9 +139,7 @@ static vtrn_status rule_no_broadcast(validation *v, int i) {
     bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1;
     if (v->instr->opcode == VTRN_OP_DMA_SCATTER)
         is_broadcast = false; /* rows come from the indices */
-    for (int d = 0; d < ap->n_dims; d++)
-        is_broadcast |= ap->dim[d].step == 0 && ap->dim[d].num > 1;
-    if (is_broadcast)
+    if (is_broadcast || v->is_repeating)
         RULE_BROKEN(v, VTRN_UNDEFINED, "only sources may have a step of 0",
                     "%s: ap%d: the destination names an element more than once", v->info->mnemonic,
                     i);
@@ -183,15 +189,11 @@ static vtrn_status rule_partition_range(validation *v, int i) {
 }
 
 /* Byte range of an operand in 128-bit arithmetic: a hostile HBM pattern reaches past 2^63. */
-static void extent(const vtrn_instr *instr, int i, __int128 *lo, __int128 *hi) {
-    const vtrn_ap *ap = &instr->ap[i];
-    __int128 low = 0, high = 0, size = (__int128)dtype_size(ap->dtype);
-    for (int d = 0; d < ap->n_dims; d++) {
-        int64_t reach = (int64_t)ap->dim[d].step * ((int64_t)ap->dim[d].num - 1);
-        *(reach < 0 ? &low : &high) += reach;
-    }
+static void extent(const validation *v, int i, __int128 *lo, __int128 *hi) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    __int128 low = v->low, high = v->high, size = (__int128)dtype_size(ap->dtype);
     if (ap->space == VTRN_SPACE_HBM) {
-        int64_t rows = is_table(instr, i) ? instr->arg[1] : ap->n_partitions;
+        int64_t rows = is_table(v->instr, i) ? v->instr->arg[1] : ap->n_partitions;
         __int128 reach = (__int128)ap->partition_step * (rows - 1);
         *(reach < 0 ? &low : &high) += reach;
     }
@@ -208,13 +210,7 @@ static vtrn_status rule_range(validation *v, int i) {
                      : ap->space == VTRN_SPACE_PSUM ? v->chip->psum_partition_bytes
                                                     : v->program->slots[ap->slot].size_bytes;
     __int128 lo, hi;
-    if (ap->space != VTRN_SPACE_HBM && ap->addr >= 0 && ap->addr <= (int64_t)limit) {
-        int64_t near, far; /* 16-bit steps and counts, so 64 bits hold every sum */
-        isa_ap_extent(ap, &near, &far);
-        if (near >= 0 && far <= (int64_t)limit)
-            return NULL;
-    }
-    extent(v->instr, i, &lo, &hi);
+    extent(v, i, &lo, &hi);
     if (lo >= 0 && hi <= limit)
         return NULL;
     bool is_low = lo < 0;

@@ -13,6 +13,8 @@ typedef struct validation {
     bool is_dma;
     const uint8_t *is_writable; /* by slot; NULL: every slot that is no constant */
     uint64_t free_size[VTRN_MAX_AP];
+    int64_t low, high;  /* of the operand at hand: elements that a row reaches below, above addr */
+    bool is_repeating;  /* it names an element of a row more than once */
     const char *remedy; /* set by the rule that failed; may be NULL */
     /* stationary tile in the PE array, as far as this block's stream tells; k 0: unknown */
     uint32_t stationary_k, stationary_m;
