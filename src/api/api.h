@@ -23,7 +23,7 @@ bool api_is_set(const char *variable);
 void api_device_retain(vtrn_device *device);
 void api_device_release(vtrn_device *device);
 
-_Static_assert(VTRN_MAX_RANK == GRAPH_MAX_RANK, "the public limit is the graph's");
+_Static_assert((int)VTRN_MAX_RANK == (int)GRAPH_MAX_RANK, "the public limit is the graph's");
 
 typedef struct api_type {
     int dtype, rank; /* vtrn_dtype */
