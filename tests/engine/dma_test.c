@@ -1,8 +1,9 @@
 /* DMA against plain loops over a copy of the memories: random shapes, spaces and data types. */
 #include "rig.h"
 
+#include "test_seed.h"
+
 #include <math.h>
-#include <time.h>
 
 enum { ROW_BYTES = 16384, SLOT_BYTES = 1 << 20, N_ROUNDS = 80 };
 
@@ -434,9 +435,7 @@ static void an_index_out_of_bounds_is_an_error_that_names_the_place(void **state
 }
 
 int main(void) {
-    const char *given = getenv("VTRN_TEST_SEED");
-    seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u + 1;
-    printf("seed: VTRN_TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed = test_seed();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_of_any_shape_match_plain_loops),
         cmocka_unit_test(a_row_in_hbm_may_serve_several_partitions),

@@ -2,7 +2,7 @@
  * control flow. */
 #include "rig.h"
 
-#include <time.h>
+#include "test_seed.h"
 
 enum { SLOT_BYTES = 1 << 18, ROW_BYTES = 4096 };
 
@@ -277,9 +277,7 @@ static void the_first_error_by_step_wins_and_no_thread_hangs(void **state) {
 }
 
 int main(void) {
-    const char *given = getenv("VTRN_TEST_SEED");
-    seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u + 1;
-    printf("seed: VTRN_TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed = test_seed();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_deadlock_report_names_each_engine_and_who_was_to_raise),
         cmocka_unit_test(operands_outside_of_their_memory_are_refused),

@@ -3,9 +3,9 @@
 #include "rig.h"
 
 #include "base/cpu.h"
+#include "test_seed.h"
 
 #include <math.h>
-#include <time.h>
 
 enum { DST_ADDR = 64, MOVING_ADDR = 8192, PSUM_COPY_BYTES = 8192 };
 
@@ -236,9 +236,7 @@ static void a_moving_tile_that_does_not_fit_the_weights_is_refused(void **state)
 }
 
 int main(void) {
-    const char *given = getenv("VTRN_TEST_SEED");
-    seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u + 1;
-    printf("seed: VTRN_TEST_SEED=%llu\n", (unsigned long long)seed);
+    seed = test_seed();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_match_double_precision_within_the_bound_of_fp32),
         cmocka_unit_test(levels_and_thread_numbers_give_equal_bits_and_touch_nothing_else),

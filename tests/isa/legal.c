@@ -1,18 +1,16 @@
 /* Random legal instructions and programs for the tests of the instruction set. */
 #include "legal.h"
 
+#include "test_seed.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { SLOT_BYTES = 1 << 20, N_SLOTS = 5, N_BLOCKS = 4, MAX_INSTRS = 4096 };
 
 legal_rng legal_rng_start(void) {
-    const char *given = getenv("VTRN_TEST_SEED");
-    uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
-    printf("seed %llu (VTRN_TEST_SEED)\n", (unsigned long long)seed);
-    return (legal_rng){seed * 2654435761u + 88172645463325252ull};
+    return (legal_rng){test_seed() * 2654435761u + 88172645463325252ull};
 }
 
 uint32_t legal_random(legal_rng *r, uint32_t n) {

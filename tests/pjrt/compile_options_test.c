@@ -1,13 +1,14 @@
 /* The compile options decoder on hand-assembled wire bytes, good and bad. */
 #include "pjrt/compile_options.h"
 
+#include "test_seed.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -64,12 +65,7 @@ static void known_overrides_switch_and_unknown_ones_are_named(void **state) {
 
 static void random_bytes_never_crash(void **state) {
     (void)state;
-    unsigned seed = (unsigned)time(NULL);
-    const char *given = getenv("VTRN_TEST_SEED");
-    if (given)
-        seed = (unsigned)strtoul(given, NULL, 10);
-    print_message("VTRN_TEST_SEED=%u\n", seed);
-    srand(seed);
+    srand((unsigned)test_seed());
     int n_refused = 0;
     for (int i = 0; i < 20000; i++) {
         size_t size = (size_t)(rand() % 40);

@@ -1,7 +1,7 @@
 /* The plugin through its function table, as a framework sees it. */
 #include "pjrt/pjrt_args.h"
 
-#include "artifact_x_plus_1.h"
+#include "api/artifact_x_plus_1.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,8 @@
 /* The HBM allocator against a model that keeps every range in a plain array. */
 #include "runtime/hbm.h"
 
+#include "test_seed.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -30,12 +31,7 @@ static uint64_t model_largest(const uint8_t *used) {
 
 static void random_use_agrees_with_a_model(void **state) {
     (void)state;
-    unsigned seed = (unsigned)time(NULL);
-    const char *given = getenv("VTRN_TEST_SEED");
-    if (given)
-        seed = (unsigned)strtoul(given, NULL, 10);
-    print_message("VTRN_TEST_SEED=%u\n", seed);
-    srand(seed);
+    srand((unsigned)test_seed());
     const uint64_t base = 4096;
     hbm_heap *heap;
     assert_null(hbm_heap_create(base, N_UNITS * UNIT, &heap));
