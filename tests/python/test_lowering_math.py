@@ -187,3 +187,69 @@ def test_functions_of_narrow_floats_round_once(device, dtype):
         (got,) = run(device, f, x)
         exact = oracle(x.astype(np.float64))
         assert np.abs(got.astype(np.float64) - exact).max() <= float(ml_dtypes.finfo(dtype).eps) * 1.6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.uint8, np.int8, np.bool_])
+@pytest.mark.parametrize("seed", range(2))
+def test_arg_reductions_take_the_first_of_equals_and_nan_before_all(device, dtype, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = tuple(int(d) for d in rng.integers(1, 30, 3))
+    x = rng.integers(-3 if dtype != np.uint8 else 0, 4, shape).astype(dtype)
+    if dtype == np.int32 and seed:
+        x = rng.integers(-(2**31), 2**31 - 1, shape, dtype=np.int32)
+    if dtype == np.float32:
+        odd = rng.random(shape)
+        x[odd < 0.03] = np.nan
+        x[odd > 0.97] = -np.inf
+        x[0, 0] = -np.inf
+    print(f"seed {SEED + seed}: {shape}")
+
+    def f(x):
+        return [g(x, axis) for axis in (0, 1, 2, None) for g in (jnp.argmax, jnp.argmin)]
+
+    for g, e in zip(run(device, f, x), on_cpu(f, x), strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+@pytest.mark.parametrize("shape", [(3, 40000), (1, 100000), (200, 5000), (1, 1)])
+def test_arg_reductions_of_long_rows(device, shape):
+    x = np.random.default_rng(SEED).integers(0, 60000, shape).astype(np.float32)
+    f = lambda x: (jnp.argmax(x, 1), jnp.argmin(x, 1), x.max(1))  # noqa: E731
+    for g, e in zip(run(device, f, x), on_cpu(f, x), strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+@pytest.mark.parametrize("seed", range(3))
+def test_integer_reductions_are_exact_and_wrap(device, dtype, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = tuple(int(d) for d in rng.integers(1, 40, 3)) if seed else (3, 9001, 2)
+    info = np.iinfo(dtype)
+    x = rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    print(f"seed {SEED + seed}: {shape}")
+
+    def f(x):
+        return [reduce(x + 1, axes) for axes in ((0,), (1,), (2,), (0, 2), (0, 1, 2))
+                for reduce in (lax.reduce_sum, lax.reduce_prod, lax.reduce_max, lax.reduce_min,
+                               lax.reduce_and, lax.reduce_or, lax.reduce_xor)]  # fmt: skip
+
+    for i, (got, expected) in enumerate(zip(run(device, f, x), on_cpu(f, x), strict=True)):
+        np.testing.assert_array_equal(got, expected, f"result {i}")
+
+
+@pytest.mark.parametrize("shape", [(5,), (33, 7), (3, 5, 77), (129, 300), (2, 1, 4, 3), (70001,)])
+def test_random_bits_are_those_of_the_cpu(device, shape):
+    key = np.array([17, 4000000000], np.uint32)
+    f = lambda k: jax.random.bits(k, shape)  # noqa: E731
+    (got,), (expected,) = run(device, f, key), on_cpu(f, key)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_counters_of_64_bits_wrap_into_words(device):
+    def f(x):
+        i = lax.iota(jnp.uint64, 300) * jnp.uint64(7) + jnp.uint64(2**32 - 50)
+        return lax.convert_element_type(i, jnp.uint32) + x
+
+    with jax.enable_x64(True):
+        (got,) = run(device, f, np.uint32(1))
+    np.testing.assert_array_equal(got, ((np.arange(300) * 7 + 2**32 - 50) % 2**32).astype(np.uint32) + 1)

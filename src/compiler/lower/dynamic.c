@@ -2,6 +2,7 @@
 #include "compiler/lower/address.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
+#include "compiler/lower/scatter_add.h"
 
 enum { MAX_BASES = 1 << 20 };
 
@@ -300,11 +301,22 @@ static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done
     dense_strides(x.table, table_strides);
     VTRN_RETURN_IF_ERROR(address_table(l, op->operands[2], &s.array, array_strides));
     VTRN_RETURN_IF_ERROR(describe(l, op, &x, table_strides, array_strides, &s, is_done));
-    /* what is read, combined and written back must not be met twice on the way */
-    if (combine != VTRN_ALU_NONE && s.n != 1 && !op->attrs.scatter.is_unique)
-        *is_done = false;
     if (!*is_done)
         return NULL;
+    /* what is read, combined and written back must not be met twice on the way */
+    bool is_distinct = combine == VTRN_ALU_NONE || s.n == 1 || op->attrs.scatter.is_unique;
+    int64_t n_elements = graph_type_count(x.table);
+    s.table.dtype = x.table->dtype;
+    if (!is_distinct) {
+        *is_done = combine == VTRN_ALU_ADD && scatter_add_supports(l, &s, n_elements);
+        if (!*is_done)
+            return NULL;
+        double base;
+        bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
+        VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s.table)
+                                     : begin_update(l, op, &s.table));
+        return scatter_add(l, &s, n_elements, is_zero);
+    }
     VTRN_RETURN_IF_ERROR(begin_update(l, op, &s.table));
     return address_scatter(l, &s, combine);
 }

@@ -120,8 +120,17 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
 /* --- operands ------------------------------------------------------------------------------------
  */
 
+/* An immediate, or one value a row that an instruction takes as its scalar: those are fp32. Source:
+ * hardware facts 2.3. */
+static bool is_scalar_of_full(const fusion *f, const fusion_node *node, int k) {
+    if (node->in[k].node < 0)
+        return true;
+    const fusion_node *in = &f->nodes[node->in[k].node];
+    return in->klass == NODE_ROW && in->dtype == VTRN_DTYPE_FP32;
+}
+
 static bool is_scalar_in(const emit_env *env, const fusion_node *node, int k) {
-    return node->in[k].node < 0 || env->f->nodes[node->in[k].node].klass == NODE_ROW;
+    return is_scalar_of_full(env->f, node, k);
 }
 
 uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k) {
@@ -648,10 +657,6 @@ static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
 
 /* --- folding
  * ----------------------------------------------------------------------------------------- */
-
-static bool is_scalar_of_full(const fusion *f, const fusion_node *node, int k) {
-    return node->in[k].node < 0 || f->nodes[node->in[k].node].klass == NODE_ROW;
-}
 
 /* A binary fp32 op of the Vector engine on tiles. */
 static bool is_vector_arith(const fusion *f, const fusion_node *node) {

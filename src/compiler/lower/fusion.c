@@ -3,6 +3,7 @@
 
 #include "compiler/lower/contract.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -357,38 +358,56 @@ static vtrn_status join_alias(lower *l, const graph_op *op, bool *is_done) {
     return fusion_name(l, f, op->results[0], (int)value->node, op);
 }
 
+static bool is_exact_int(vtrn_dtype t) {
+    return t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
+}
+
 /* Whether the engines reduce this way on this type. */
 static bool reducer_is_native(const graph_op *op, vtrn_dtype t) {
-    bool is_exact = dtype_is_float(t) || t == VTRN_DTYPE_PRED;
     switch ((graph_reducer)op->reducer) {
     case GRAPH_REDUCER_ADD:
     case GRAPH_REDUCER_MULTIPLY:
-        return dtype_is_float(t);
+        return dtype_is_float(t) || is_exact_int(t);
     case GRAPH_REDUCER_MAXIMUM:
     case GRAPH_REDUCER_MINIMUM:
-        return is_exact;
+        return dtype_size(t) <= 4; /* narrow integers are exact in fp32 */
     case GRAPH_REDUCER_AND:
     case GRAPH_REDUCER_OR:
-        return t == VTRN_DTYPE_PRED;
+        return t == VTRN_DTYPE_PRED || is_exact_int(t);
+    case GRAPH_REDUCER_XOR:
+        return is_exact_int(t);
     default:
         return false;
     }
 }
 
+/* The smallest or greatest value of a type. */
+static double extreme(vtrn_dtype t, bool is_greatest) {
+    if (dtype_is_float(t))
+        return is_greatest ? INFINITY : -INFINITY;
+    if (t == VTRN_DTYPE_PRED)
+        return is_greatest;
+    int bits = 8 * (int)dtype_size(t);
+    if (dtype_is_signed_int(t))
+        return is_greatest ? ldexp(1, bits - 1) - 1 : -ldexp(1, bits - 1);
+    return is_greatest ? ldexp(1, bits) - 1 : 0;
+}
+
 bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init) {
     switch (r) {
     case GRAPH_REDUCER_ADD:
+    case GRAPH_REDUCER_OR:
+    case GRAPH_REDUCER_XOR:
         return init == 0;
     case GRAPH_REDUCER_MULTIPLY:
         return init == 1;
     case GRAPH_REDUCER_MAXIMUM:
-        return t == VTRN_DTYPE_PRED ? init == 0 : init == -INFINITY;
+        return init == extreme(t, false);
     case GRAPH_REDUCER_MINIMUM:
-        return t == VTRN_DTYPE_PRED ? init != 0 : init == INFINITY;
+        return init == extreme(t, true);
     case GRAPH_REDUCER_AND:
-        return init != 0;
-    case GRAPH_REDUCER_OR:
-        return init == 0;
+        return t == VTRN_DTYPE_PRED ? init != 0
+                                    : init == (dtype_is_signed_int(t) ? -1 : 4294967295.0);
     default:
         return false;
     }
@@ -435,7 +454,7 @@ static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in
 }
 
 /* Views of the operand with the reduced dims moved behind the kept ones. */
-static bool permuted_view(const lower *l, const graph_op *op, const view *operand, view *out) {
+bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out) {
     const graph_type *in = &l->g->types[op->operands[0]];
     int first[GRAPH_MAX_RANK + 1];
     view v = *operand;
@@ -456,7 +475,7 @@ static bool permuted_view(const lower *l, const graph_op *op, const view *operan
 }
 
 /* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
-static int64_t first_step_share(int64_t rows, int64_t cols) {
+int64_t fusion_first_share(int64_t rows, int64_t cols) {
     if (cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512))
         return 1;
     int64_t best = 1;
@@ -483,7 +502,7 @@ static vtrn_status scratch_view(lower *l, vtrn_dtype dtype, int64_t n, view *out
 static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, int64_t n_reduced) {
     graph_value result = op->results[0];
     int64_t n = view_count(from), rows = n / n_reduced;
-    int64_t share = first_step_share(rows, n_reduced);
+    int64_t share = fusion_first_share(rows, n_reduced);
     view v = *from;
     vtrn_dtype dtype;
     fusion_tile_dtype(v.dtype, &dtype);
@@ -596,7 +615,8 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
-        if (is_open && shape == SHAPE_TRAILING && first_step_share(n / n_reduced, n_reduced) == 1) {
+        if (is_open && shape == SHAPE_TRAILING &&
+            fusion_first_share(n / n_reduced, n_reduced) == 1) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
             return fusion_name(l, f, op->results[0], node, NULL);
@@ -641,9 +661,9 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         }
         VTRN_RETURN_IF_ERROR(fusion_close(l, f));
     }
-    if (!permuted_view(l, op, &from, &permuted)) {
+    if (!fusion_reduced_last(l, op, &from, &permuted)) {
         VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &from));
-        VTRN_CHECK(permuted_view(l, op, &from, &permuted), "a dense view can be permuted");
+        VTRN_CHECK(fusion_reduced_last(l, op, &from, &permuted), "a dense view can be permuted");
     }
     return reduce_view(l, op, &permuted, n_reduced);
 }

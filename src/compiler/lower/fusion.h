@@ -96,6 +96,11 @@ vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const grap
 /* Emits it now; nodes with is_stored are written to their store_view. */
 vtrn_status fusion_close(lower *l, fusion *f);
 bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
+/* The view of a reduction's operand with the reduced dims behind the kept ones; false: make it
+ * dense first. */
+bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out);
+/* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
+int64_t fusion_first_share(int64_t rows, int64_t cols);
 
 /* --- fusion_emit.c --- */
 vtrn_status fusion_emit(lower *l, fusion *f);

@@ -261,6 +261,12 @@ static vtrn_status classify(emitter *e) {
     return NULL;
 }
 
+/* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */
+static bool is_tree_reduce(const fusion *f, const fusion_node *node) {
+    uint8_t t = f->nodes[node->in[0].node].dtype;
+    return !node->is_column && (t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32);
+}
+
 /* Tile buffers for FULL nodes: a buffer is free again after its node's last use. What is stored
  * keeps its buffer in this iteration, as the next operation would wait for the transfer. */
 static int assign_slots(fusion *f, int *n_temps) {
@@ -271,8 +277,12 @@ static int assign_slots(fusion *f, int *n_temps) {
     *n_temps = 0;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->op == GRAPH_REDUCE || node->is_folded)
+        if (!node->is_live || node->is_folded)
             continue;
+        if (node->op == GRAPH_REDUCE) {
+            *n_temps += *n_temps == 0 && is_tree_reduce(f, node);
+            continue;
+        }
         if (node->op < FUSION_LOAD) {
             int temps = elementwise_n_temps(f, node);
             *n_temps = temps > *n_temps ? temps : *n_temps;
@@ -496,30 +506,79 @@ static vtrn_status finish_column_sum(emitter *e, fusion_node *node) {
     return lower_store(l, &node->at, 0, 0, 1, 0, cols, &node->t, false);
 }
 
-static vtrn_alu reduce_alu(const fusion_node *node) {
+static vtrn_alu reduce_alu(const fusion_node *node, bool is_int) {
     switch ((graph_reducer)node->reducer) {
     case GRAPH_REDUCER_MULTIPLY:
         return VTRN_ALU_MULTIPLY;
     case GRAPH_REDUCER_MAXIMUM:
-    case GRAPH_REDUCER_OR:
         return VTRN_ALU_MAX;
+    case GRAPH_REDUCER_OR:
+        return is_int ? VTRN_ALU_BITWISE_OR : VTRN_ALU_MAX;
     case GRAPH_REDUCER_MINIMUM:
-    case GRAPH_REDUCER_AND:
         return VTRN_ALU_MIN;
+    case GRAPH_REDUCER_AND:
+        return is_int ? VTRN_ALU_BITWISE_AND : VTRN_ALU_MIN;
+    case GRAPH_REDUCER_XOR:
+        return VTRN_ALU_BITWISE_XOR;
     default:
         return VTRN_ALU_ADD;
     }
 }
 
+/* Columns [from, from + n) of a node, which may be one value a row. */
+static vtrn_ap columns(const emitter *e, const fusion_node *node, uint32_t from, uint32_t n) {
+    if (node->klass != NODE_ROW)
+        return tile_ap_cols(&node->t, e->env.rows,
+                            node->klass == NODE_COL ? e->env.col0 + from : from, n);
+    vtrn_ap ap = tile_ap(&node->t, e->env.rows, n);
+    ap.dim[0].step = 0;
+    return ap;
+}
+
+static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node) {
+    const fusion_node *from = &e->f->nodes[node->in[0].node];
+    vtrn_alu op = reduce_alu(node, true);
+    tile partial = e->env.temps[0];
+    partial.dtype = from->dtype;
+    for (uint32_t n = e->env.cols, is_first = 1; is_first || n > 1; is_first = 0) {
+        uint32_t half = n / 2, kept = n - half; /* an odd middle column stays as it is */
+        vtrn_ap low =
+            is_first ? columns(e, from, 0, half) : tile_ap_cols(&partial, e->env.rows, 0, half);
+        vtrn_ap high = is_first ? columns(e, from, kept, half)
+                                : tile_ap_cols(&partial, e->env.rows, kept, half);
+        if (half) {
+            vtrn_instr *instr =
+                lower_append(e->l, VTRN_OP_TENSOR_TENSOR,
+                             isa_alu_class(op) == 'B' ? VTRN_ENGINE_VECTOR : VTRN_ENGINE_GPSIMD);
+            if (!instr)
+                return VTRN_OUT_OF_MEMORY(sizeof *instr);
+            instr->op0 = (uint8_t)op;
+            instr->ap[0] = kept == 1 ? tile_ap(&node->t, e->env.rows, 1)
+                                     : tile_ap_cols(&partial, e->env.rows, 0, half);
+            instr->ap[1] = low;
+            instr->ap[2] = high;
+        }
+        if (kept > half && (is_first || !half)) {
+            LOWER_EMIT(copy, e->l, TENSOR_COPY, VECTOR);
+            copy->ap[0] = half ? tile_ap_cols(&partial, e->env.rows, half, 1)
+                               : tile_ap(&node->t, e->env.rows, 1);
+            copy->ap[1] =
+                is_first ? columns(e, from, half, 1) : tile_ap_cols(&partial, e->env.rows, half, 1);
+        }
+        n = kept;
+    }
+    return NULL;
+}
+
 static vtrn_status emit_row_reduce(emitter *e, const fusion_node *node) {
     const fusion_node *from = &e->f->nodes[node->in[0].node];
+    if (is_tree_reduce(e->f, node))
+        return emit_tree_reduce(e, node);
     LOWER_EMIT(reduce, e->l, TENSOR_REDUCE, VECTOR);
-    reduce->op0 = (uint8_t)reduce_alu(node);
+    reduce->op0 = (uint8_t)reduce_alu(node, false);
     reduce->arg[0] = 1;
     reduce->ap[0] = tile_ap(&node->t, e->env.rows, 1);
-    reduce->ap[1] = tile_ap(&from->t, e->env.rows, e->env.cols);
-    if (from->klass == NODE_ROW)
-        reduce->ap[1].dim[0].step = 0;
+    reduce->ap[1] = columns(e, from, 0, e->env.cols);
     return NULL;
 }
 

@@ -8,10 +8,11 @@
 /* Where a graph value is. */
 typedef enum value_state {
     VALUE_UNSET,
-    VALUE_VIEW,  /* in HBM */
-    VALUE_SPLAT, /* one constant everywhere: becomes an immediate */
-    VALUE_NODE,  /* still inside an open fusion */
-    VALUE_PADS,  /* tensors placed side by side in zeros, not yet in memory */
+    VALUE_VIEW,   /* in HBM */
+    VALUE_SPLAT,  /* one constant everywhere: becomes an immediate */
+    VALUE_NODE,   /* still inside an open fusion */
+    VALUE_PADS,   /* tensors placed side by side in zeros, not yet in memory */
+    VALUE_AFFINE, /* 64-bit integers that are an affine function of the index */
 } value_state;
 
 typedef struct lower_value {
@@ -21,6 +22,7 @@ typedef struct lower_value {
     view view;             /* VIEW */
     struct fusion *fusion; /* NODE */
     struct pad_sum *pads;  /* PADS */
+    struct affine *affine; /* AFFINE */
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
@@ -158,7 +160,11 @@ lower_fn lower_movement;    /* movement.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
 lower_fn lower_indexed;     /* indexed.c: gather, scatter */
 lower_fn lower_dynamic;     /* dynamic.c: what indexed.c leaves, dynamic slices and updates */
+lower_fn lower_affine;      /* affine.c: 64-bit counters */
+lower_fn lower_arg_reduce;  /* arg_reduce.c: argmax, argmin */
 lower_fn lower_control;     /* control.c: while, if, case */
+/* An AFFINE value as a constant in memory. */
+vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 
 vtrn_status lower_region(lower *l, const graph_region *region);

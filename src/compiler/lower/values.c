@@ -53,6 +53,8 @@ vtrn_status lower_materialise(lower *l, graph_value v, view *out) {
         VTRN_RETURN_IF_ERROR(lower_close_value(l, v));
     if (value->state == VALUE_SPLAT)
         return splat_view(l, v, out);
+    if (value->state == VALUE_AFFINE)
+        return lower_affine_constant(l, v, out);
     if (value->state == VALUE_PADS)
         VTRN_RETURN_IF_ERROR(movement_place_pads(l, v));
     VTRN_CHECK(value->state == VALUE_VIEW, "a value is lowered before it is used");

@@ -1,0 +1,316 @@
+/* Adding updates at places that may meet: indirect DMA must not see an address twice, but a matmul
+ * sums. The address of an element is (high, low); 128 updates at a time make a one-hot tile of
+ * their high parts, stationary, and one of their low parts times their values, moving:
+ *
+ *     sum[high, low] += hot_high[update, high]^T @ (hot_low * value)[update, low]
+ *
+ * Integers go in four bytes, whose sums fp32 holds exactly. As 0 * inf is NaN, one update that is not
+ * finite makes NaN of all that its matmul reaches. */
+#include "compiler/lower/scatter_add.h"
+
+enum {
+    PARTITIONS = 128,
+    MAX_ELEMENTS = 1 << 22,    /* of the table */
+    MAX_STEPS = 1 << 16,       /* matmuls: a program's size */
+    MAX_INT_UPDATES = 1 << 16, /* bytes of so many add up below 2^24 */
+    FAR_AWAY = -(1 << 30),     /* an address that no window reaches */
+    CHUNK_COLS = 64,           /* blocks of 128 updates whose addresses are held at a time */
+    N_BYTES = 4,
+};
+
+typedef struct adder {
+    lower *l;
+    const address_spec *s;
+    bool is_int, has_old;
+    int64_t n_elements, n_high; /* of the table; rows of low_size */
+    int shift;
+    int64_t low_size, n_window;
+    view updates; /* one factor */
+    int n_parts;  /* bytes of an integer, or 1 */
+    address_tiles at;
+    tile numbers, high, low, placed, raw, value[N_BYTES];
+    tile hot[2], moving[2], old, sum, part, psum[N_BYTES];
+    int flip;
+} adder;
+
+static vtrn_status int_scalar(lower *l, vtrn_engine engine, const vtrn_ap *dst, const vtrn_ap *a,
+                              vtrn_alu op0, int64_t s0, vtrn_alu op1, int64_t s1) {
+    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].bits = (uint32_t)s0;
+    instr->imm[1].bits = (uint32_t)s1;
+    return NULL;
+}
+
+static tile tile_of(lower *l, uint8_t dtype, int64_t cols) {
+    return (tile){
+        .space = VTRN_SPACE_SBUF, .dtype = dtype, .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
+}
+
+static vtrn_status place_tiles(adder *x) {
+    lower *l = x->l;
+    int64_t n_numbers = x->n_high > x->low_size ? x->n_high : x->low_size;
+    uint64_t column = lower_sbuf_round((uint64_t)CHUNK_COLS * 4);
+    uint64_t row = lower_sbuf_round((uint64_t)x->low_size * 4);
+    uint64_t hot = lower_sbuf_round(UINT64_C(4) * PARTITIONS);
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, lower_sbuf_round((uint64_t)n_numbers * 4) +
+                                                 address_tiles_bytes(CHUNK_COLS) +
+                                                 (4 + N_BYTES) * column + 2 * hot + 5 * row));
+    x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers);
+    address_tiles_alloc(l, CHUNK_COLS, &x->at);
+    x->high = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    x->low = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    x->placed = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    x->raw = tile_of(l, x->is_int ? x->updates.dtype : VTRN_DTYPE_FP32, CHUNK_COLS);
+    for (int i = 0; i < N_BYTES; i++)
+        x->value[i] = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    for (int i = 0; i < 2; i++) {
+        x->hot[i] = tile_of(l, VTRN_DTYPE_FP32, PARTITIONS);
+        x->moving[i] = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
+    }
+    x->old = tile_of(l, x->s->table.dtype, x->low_size);
+    x->sum = tile_of(l, x->s->table.dtype, x->low_size);
+    x->part = tile_of(l, x->s->table.dtype, x->low_size);
+    LOWER_EMIT(iota, l, IOTA, GPSIMD);
+    iota->ap[0] = tile_ap(&x->numbers, PARTITIONS, (uint32_t)n_numbers);
+    iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, (uint32_t)n_numbers}}};
+    return NULL;
+}
+
+/* Values of window element w of updates [first, first + n) and where they belong. */
+static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col, uint32_t cols,
+                           int64_t w) {
+    lower *l = x->l;
+    int64_t stride = x->updates.f[0].stride, left = w, table = 0, array = 0;
+    for (int i = x->s->n_window - 1; i >= 0; i--) {
+        const address_factor *f = &x->s->window[i];
+        table += left % f->size * f->table;
+        array += left % f->size * f->array;
+        left /= f->size;
+    }
+    view v = {.slot = x->updates.slot,
+              .dtype = x->updates.dtype,
+              .offset = x->updates.offset + array + (first + (int64_t)col * PARTITIONS) * stride,
+              .n = 2,
+              .f = {{rows, stride}, {cols, PARTITIONS * stride}}};
+    tile to = x->raw;
+    to.addr += col * 4;
+    VTRN_RETURN_IF_ERROR(lower_load(l, &v, 1, 0, rows, 0, cols, &to));
+    vtrn_ap sum = tile_ap_cols(&x->at.sum, rows, col, cols);
+    vtrn_ap placed = tile_ap_cols(&x->placed, rows, col, cols);
+    vtrn_ap high = tile_ap_cols(&x->high, rows, col, cols);
+    vtrn_ap low = tile_ap_cols(&x->low, rows, col, cols);
+    VTRN_RETURN_IF_ERROR(
+        int_scalar(l, VTRN_ENGINE_GPSIMD, &placed, &sum, VTRN_ALU_ADD, table, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &high, &placed,
+                                    VTRN_ALU_SHIFT_RIGHT_ARITH, x->shift, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &low, &placed, VTRN_ALU_BITWISE_AND,
+                                    x->low_size - 1, VTRN_ALU_NONE, 0));
+    for (int i = 0; x->is_int && i < N_BYTES; i++) {
+        vtrn_ap byte = tile_ap_cols(&x->value[i], rows, col, cols);
+        vtrn_ap raw = tile_ap_cols(&x->raw, rows, col, cols);
+        VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &byte, &raw,
+                                        VTRN_ALU_SHIFT_RIGHT_LOGICAL, 8 * i, VTRN_ALU_BITWISE_AND,
+                                        255));
+    }
+    return NULL;
+}
+
+/* What would be skipped goes where adding a window's own offset leaves it outside. */
+static vtrn_status banish_skipped(adder *x, uint32_t rows, uint32_t col, uint32_t cols) {
+    vtrn_ap sum = tile_ap_cols(&x->at.sum, rows, col, cols);
+    vtrn_ap mark = tile_ap_cols(&x->at.mark, rows, col, cols);
+    VTRN_RETURN_IF_ERROR(int_scalar(x->l, VTRN_ENGINE_GPSIMD, &mark, &sum, VTRN_ALU_IS_LT, 0,
+                                    VTRN_ALU_MULTIPLY, FAR_AWAY));
+    LOWER_EMIT(add, x->l, TENSOR_TENSOR, GPSIMD);
+    add->op0 = VTRN_ALU_ADD;
+    add->ap[0] = sum;
+    add->ap[1] = sum;
+    add->ap[2] = mark;
+    return NULL;
+}
+
+/* 128 updates in column col of the chunk, into table rows [h0, h0 + n_h). */
+static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, uint32_t n_h,
+                             bool is_first, bool is_last) {
+    lower *l = x->l;
+    int b = x->flip;
+    LOWER_EMIT(hot, l, TENSOR_SCALAR, VECTOR);
+    hot->op0 = VTRN_ALU_IS_EQUAL;
+    hot->ap[0] = tile_ap(&x->hot[b], rows, n_h);
+    hot->ap[1] = tile_ap_cols(&x->numbers, rows, (uint32_t)h0, n_h);
+    hot->ap[2] = tile_ap_cols(&x->high, rows, col, 1);
+    LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
+    weights->ap[1] = tile_ap(&x->hot[b], rows, n_h);
+    for (int i = 0; i < x->n_parts; i++) {
+        int side = x->flip ^= 1;
+        LOWER_EMIT(moving, l, TENSOR_SCALAR, VECTOR);
+        moving->op0 = VTRN_ALU_IS_EQUAL;
+        moving->op1 = VTRN_ALU_MULTIPLY;
+        moving->ap[0] = tile_ap(&x->moving[side], rows, (uint32_t)x->low_size);
+        moving->ap[1] = tile_ap(&x->numbers, rows, (uint32_t)x->low_size);
+        moving->ap[2] = tile_ap_cols(&x->low, rows, col, 1);
+        moving->ap[3] = tile_ap_cols(x->is_int ? &x->value[i] : &x->raw, rows, col, 1);
+        LOWER_EMIT(sum, l, MATMUL, TENSOR);
+        sum->ap[0] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
+        sum->ap[1] = tile_ap(&x->moving[side], rows, (uint32_t)x->low_size);
+        sum->flags = (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
+    }
+    return NULL;
+}
+
+/* All updates into table rows [h0, h0 + n_h). */
+static vtrn_status add_all(adder *x, int64_t h0, uint32_t n_h) {
+    int64_t most = (int64_t)PARTITIONS * CHUNK_COLS;
+    for (int64_t first = 0; first < x->s->n; first += most) {
+        int64_t n = x->s->n - first < most ? x->s->n - first : most;
+        uint32_t full = (uint32_t)(n / PARTITIONS), rest = (uint32_t)(n % PARTITIONS);
+        VTRN_RETURN_IF_ERROR(address_compute(x->l, x->s, &x->at, first, n));
+        if (full)
+            VTRN_RETURN_IF_ERROR(banish_skipped(x, PARTITIONS, 0, full));
+        if (rest)
+            VTRN_RETURN_IF_ERROR(banish_skipped(x, rest, full, 1));
+        for (int64_t w = 0; w < x->n_window; w++) {
+            if (full)
+                VTRN_RETURN_IF_ERROR(prepare(x, first, PARTITIONS, 0, full, w));
+            if (rest)
+                VTRN_RETURN_IF_ERROR(prepare(x, first, rest, full, 1, w));
+            for (uint32_t c = 0; c < full + (rest > 0); c++) {
+                bool is_first = first == 0 && w == 0 && c == 0;
+                bool is_last =
+                    first + n == x->s->n && w + 1 == x->n_window && c + 1 == full + (rest > 0);
+                VTRN_RETURN_IF_ERROR(
+                    add_block(x, c < full ? PARTITIONS : rest, c, h0, n_h, is_first, is_last));
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Between the table and a tile: whole rows, and the last one as far as it goes. */
+static vtrn_status move_rows(adder *x, const tile *t, int64_t h0, uint32_t n_h, bool is_store) {
+    lower *l = x->l;
+    const view *table = &x->s->table;
+    int64_t begin = h0 * x->low_size, n = x->n_elements - begin;
+    int64_t rows = n / x->low_size < n_h ? n / x->low_size : n_h;
+    int64_t rest = rows < n_h ? n - rows * x->low_size : 0;
+    for (int part = 0; part < 2; part++) {
+        int64_t n_rows = part ? 1 : rows, n_cols = part ? rest : x->low_size;
+        if (n_rows == 0 || n_cols == 0)
+            continue;
+        view v = {.slot = table->slot,
+                  .dtype = table->dtype,
+                  .offset = table->offset + begin + (part ? rows * x->low_size : 0),
+                  .n = 2,
+                  .f = {{n_rows, x->low_size}, {n_cols, 1}}};
+        tile at = *t;
+        at.partition = (uint16_t)(part ? rows : 0);
+        VTRN_RETURN_IF_ERROR(is_store ? lower_store(l, &v, 1, 0, n_rows, 0, n_cols, &at, false)
+                                      : lower_load(l, &v, 1, 0, n_rows, 0, n_cols, &at));
+    }
+    return NULL;
+}
+
+/* The bytes' sums -> 32 bits, from the highest byte down. */
+static vtrn_status join_bytes(adder *x, uint32_t n_h) {
+    lower *l = x->l;
+    vtrn_ap sum = tile_ap(&x->sum, n_h, (uint32_t)x->low_size), part = sum;
+    part.addr = x->part.addr;
+    for (int i = N_BYTES - 1; i >= 0; i--) {
+        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+        copy->ap[0] = i == N_BYTES - 1 ? sum : part;
+        copy->ap[1] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
+        if (i == N_BYTES - 1)
+            continue;
+        VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_GPSIMD, &sum, &sum, VTRN_ALU_MULTIPLY, 256,
+                                        VTRN_ALU_NONE, 0));
+        LOWER_EMIT(add, l, TENSOR_TENSOR, GPSIMD);
+        add->op0 = VTRN_ALU_ADD;
+        add->ap[0] = sum;
+        add->ap[1] = sum;
+        add->ap[2] = part;
+    }
+    return NULL;
+}
+
+static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
+    lower *l = x->l;
+    vtrn_ap sum = tile_ap(&x->sum, n_h, (uint32_t)x->low_size), old = sum, from = sum;
+    old.addr = x->old.addr;
+    if (x->is_int)
+        VTRN_RETURN_IF_ERROR(join_bytes(x, n_h));
+    else
+        from = tile_ap(&x->psum[0], n_h, (uint32_t)x->low_size);
+    if (x->has_old) {
+        /* the last row ends early: what is added behind it must be a number all the same */
+        LOWER_EMIT(clear, l, MEMSET, VECTOR);
+        clear->ap[0] = old;
+        VTRN_RETURN_IF_ERROR(move_rows(x, &x->old, h0, n_h, false));
+        vtrn_instr *add = lower_append(l, VTRN_OP_TENSOR_TENSOR,
+                                       x->is_int ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR);
+        if (!add)
+            return VTRN_OUT_OF_MEMORY(sizeof *add);
+        add->op0 = VTRN_ALU_ADD;
+        add->ap[0] = sum;
+        add->ap[1] = from;
+        add->ap[2] = old;
+    } else if (!x->is_int) {
+        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+        copy->ap[0] = sum;
+        copy->ap[1] = from;
+    }
+    return move_rows(x, &x->sum, h0, n_h, true);
+}
+
+static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
+    vtrn_dtype t = (vtrn_dtype)s->table.dtype;
+    int64_t bank_cols = l->chip->psum_bank_bytes / 4;
+    x->is_int = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
+    if (!x->is_int && t != VTRN_DTYPE_FP32 && t != VTRN_DTYPE_BF16 && t != VTRN_DTYPE_FP16)
+        return false;
+    x->n_parts = x->is_int ? N_BYTES : 1;
+    x->n_elements = n_elements;
+    x->n_window = 1;
+    for (int i = 0; i < s->n_window; i++)
+        x->n_window *= s->window[i].size;
+    for (x->low_size = 1; x->low_size * x->low_size < n_elements && x->low_size < bank_cols;
+         x->shift++)
+        x->low_size *= 2;
+    x->n_high = (n_elements + x->low_size - 1) / x->low_size;
+    x->updates = s->array;
+    x->updates.n = s->n_batch;
+    for (int i = 0; i < s->n_batch; i++)
+        x->updates.f[i] = s->batch[i];
+    view_coalesce(&x->updates);
+    if (x->updates.n == 0)
+        x->updates.f[0] = (view_factor){1, 0};
+    int64_t n_blocks = (s->n + PARTITIONS - 1) / PARTITIONS;
+    int64_t n_passes = (x->n_high + PARTITIONS - 1) / PARTITIONS;
+    return x->updates.n <= 1 && n_elements <= MAX_ELEMENTS && x->n_window < MAX_STEPS &&
+           n_blocks < MAX_STEPS && n_blocks * x->n_window * n_passes * x->n_parts < MAX_STEPS &&
+           (!x->is_int || s->n * x->n_window <= MAX_INT_UPDATES);
+}
+
+bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_elements) {
+    adder x = {.s = s};
+    return plan(l, s, n_elements, &x);
+}
+
+vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero) {
+    adder x = {.l = l, .s = s, .has_old = !is_zero};
+    VTRN_CHECK(plan(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
+    VTRN_RETURN_IF_ERROR(place_tiles(&x));
+    for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
+        uint32_t n_h = (uint32_t)(x.n_high - h < PARTITIONS ? x.n_high - h : PARTITIONS);
+        for (int i = 0; i < x.n_parts; i++)
+            x.psum[i] = lower_psum_tile(l);
+        VTRN_RETURN_IF_ERROR(add_all(&x, h, n_h));
+        VTRN_RETURN_IF_ERROR(finish_rows(&x, h, n_h));
+    }
+    return NULL;
+}

@@ -1,0 +1,13 @@
+/* Sums of updates at places that may meet, by matmuls of one-hot tiles. */
+#ifndef VTRN_COMPILER_LOWER_SCATTER_ADD_H
+#define VTRN_COMPILER_LOWER_SCATTER_ADD_H
+
+#include "compiler/lower/address.h"
+
+/* Whether the table's type, its n_elements and the number of updates allow it. */
+bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_elements);
+/* Adds row i of the array to window i of the dense table; is_zero: the table's elements are all 0,
+ * and need not be in memory. */
+vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero);
+
+#endif
