@@ -1,5 +1,6 @@
 /* Feeds arbitrary bytes to the container loader; what loads must validate, save and print cleanly.
  */
+#include "compiler/compile.h"
 #include "isa/asm.h"
 #include "isa/container.h"
 #include "isa/validate.h"
@@ -42,6 +43,7 @@ static void check_loaded(const vtrn_program *p, size_t size) {
     if (!chip.gen)
         vtrn_status_free(chip_load("trn1", &chip));
     vtrn_status_free(program_validate(p, &chip));
+    vtrn_status_free(compile_check_customs(p));
     void *saved = NULL;
     size_t n_saved;
     char *text = NULL;

@@ -65,7 +65,7 @@ vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int r
     *out = NULL;
     api_type type;
     VTRN_RETURN_IF_ERROR(api_type_init(dtype, rank, dims, &type));
-    runtime_memory *memory;
+    runtime_memory *memory = NULL;
     vtrn_status status = runtime_memory_create(device->rt, core_i, type.size_bytes, &memory);
     if (!status && (status = api_buffer_wrap(device->rt, core_i, &type, memory, out)))
         runtime_memory_release(memory);

@@ -1,6 +1,7 @@
 /* Executables from programs that exist already: containers and assembly text. */
 #include "api/api.h"
 
+#include "compiler/compile.h"
 #include "isa/asm.h"
 #include "isa/container.h"
 #include "isa/validate.h"
@@ -45,6 +46,8 @@ static vtrn_status load(vtrn_device *device, const void *bytes, size_t size, vtr
     else
         VTRN_RETURN_IF_ERROR(program_assemble(bytes, size, "program", &p));
     vtrn_status status = program_validate(p, chip);
+    if (!status)
+        status = compile_check_customs(p);
     if (!status)
         status = describe(p, e);
     if (status) {

@@ -4,6 +4,7 @@
 
 #include "chip/chip.h"
 #include "chip/chips_dir.h"
+#include "chip/toml.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -83,14 +84,21 @@ static vtrn_status unknown_name(const char *name) {
                                          "VTRN_CHIPS_PATH adds directories");
     char names[CHIP_MAX_INSTANCES][CHIP_NAME_MAX];
     char list[CHIP_MAX_INSTANCES * (CHIP_NAME_MAX + 2)] = "";
-    int n = 0;
+    int n = 0, nearest = 0, n_nearest = 0, least = TOML_NAME_MAX;
     vtrn_status_free(chip_names(names, CHIP_MAX_INSTANCES, &n));
-    for (int i = 0, at = 0; i < n; i++)
+    for (int i = 0, at = 0; i < n; i++) {
         at += snprintf(list + at, sizeof list - (size_t)at, "%s%s", i ? ", " : "", names[i]);
+        int distance = toml_edit_distance(name, names[i]);
+        n_nearest = distance < least ? 1 : n_nearest + (distance == least);
+        nearest = distance < least ? i : nearest;
+        least = distance < least ? distance : least;
+    }
+    bool is_typo = n_nearest == 1 && least <= 2;
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                      "no chip '%s'; known are %s; a path must contain '/', and VTRN_CHIPS_PATH "
-                      "adds directories",
-                      name, n ? list : "none");
+                      "no chip '%s'; known are %s%s%s%s; a path must contain '/', and "
+                      "VTRN_CHIPS_PATH adds directories",
+                      name, n ? list : "none", is_typo ? "; did you mean '" : "",
+                      is_typo ? names[nearest] : "", is_typo ? "'?" : "");
 }
 
 vtrn_status chip_file_read(const char *name, char path[CHIP_PATH_MAX], char **text) {

@@ -9,15 +9,18 @@ enum { MAX_CHIPS = 64 };
 
 typedef enum key_kind { TEXT, BOOL, INT, U32, U64, REAL } key_kind;
 
+typedef enum key_when { ALWAYS, RUN, OPTIONAL } key_when;
+
 typedef struct key {
     const char *table, *name, *unit;
     key_kind kind;
+    key_when when;
     size_t offset;
 } key;
 
 static const key keys[] = {
 #define KEY(table, name, field, kind, unit, min, max, when)                                        \
-    {table, name, unit, kind, offsetof(vtrn_chip, field)},
+    {table, name, unit, kind, when, offsetof(vtrn_chip, field)},
 #include "chip/chip_keys.def"
 #undef KEY
 };
@@ -41,6 +44,11 @@ static double value_of(const vtrn_chip *c, const key *k) {
     }
 }
 
+/* The file of a chip that cannot be simulated leaves out what nobody published. */
+static bool is_published(const vtrn_chip *c, const key *k) {
+    return c->is_executable || k->when == ALWAYS || k->kind == TEXT || value_of(c, k) != 0;
+}
+
 static void show_text(const vtrn_chip *c) {
     const char *table = "";
     for (int i = 0; i < N_KEYS; i++) {
@@ -50,6 +58,8 @@ static void show_text(const vtrn_chip *c) {
         table = k->table;
         if (k->kind == TEXT)
             printf("  %-32s %s\n", k->name, (const char *)c + k->offset);
+        else if (!is_published(c, k))
+            printf("  %-32s not published\n", k->name);
         else if (k->kind == BOOL)
             printf("  %-32s %s\n", k->name, value_of(c, k) ? "true" : "false");
         else
@@ -69,6 +79,8 @@ static void show_json(const vtrn_chip *c) {
         table = k->table;
         if (k->kind == TEXT)
             cli_json_text(stdout, (const char *)c + k->offset);
+        else if (!is_published(c, k))
+            printf("null");
         else if (k->kind == BOOL)
             printf(value_of(c, k) ? "true" : "false");
         else
@@ -78,7 +90,7 @@ static void show_json(const vtrn_chip *c) {
 }
 
 static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
-    printf("%-8s %-14s %5s %8s %9s %11s %13s\n", "chip", "core", "cores", "HBM", "HBM GB/s",
+    printf("%-8s %-14s %5s %8s %9s %13s %13s\n", "chip", "core", "cores", "HBM", "HBM GB/s",
            "SBUF/core", "TFLOP/s/core");
     for (int i = 0; i < n_chips; i++) {
         const vtrn_chip *c = &chips[i];
@@ -86,19 +98,19 @@ static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *
         cli_bytes(hbm, sizeof hbm, (double)c->hbm_bytes);
         cli_bytes(sbuf, sizeof sbuf, (double)c->sbuf_partition_bytes * c->n_partitions);
         if (!c->sbuf_partition_bytes)
-            snprintf(sbuf, sizeof sbuf, "unpublished");
-        printf("%-8s %-14s %5d %8s %9.0f %11s %13.2f%s\n", c->name, c->core_name, c->n_cores, hbm,
+            snprintf(sbuf, sizeof sbuf, "not published");
+        printf("%-8s %-14s %5d %8s %9.0f %13s %13.2f%s\n", c->name, c->core_name, c->n_cores, hbm,
                c->hbm_bytes_per_s * c->n_hbm_stacks / 1e9, sbuf, c->peak_tensor_flops / 1e12,
                c->is_executable ? "" : "  (cannot be simulated)");
     }
-    printf("\n%-22s %-5s %5s %6s %9s %12s  %s\n", "instance", "chip", "chips", "vCPUs", "host GiB",
+    printf("\n%-22s %-5s %5s %6s %9s %13s  %s\n", "instance", "chip", "chips", "vCPUs", "host GiB",
            "$/hour", "topology");
     for (int i = 0; i < n; i++) {
         const vtrn_instance *s = &instances[i];
-        char price[24] = "unpublished";
+        char price[24] = "not published";
         if (s->dollars_per_hour > 0)
             snprintf(price, sizeof price, "%.3f", s->dollars_per_hour);
-        printf("%-22s %-5s %5d %6d %9.0f %12s  %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
+        printf("%-22s %-5s %5d %6d %9.0f %13s  %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
                s->host_gib, price, s->topology);
     }
 }

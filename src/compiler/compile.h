@@ -21,4 +21,9 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
 vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
                                void *const *inputs, void *const *outputs);
 
+/* For programs that came from a file: every custom op is one that a reference routine evaluates,
+ * well formed, with slots as large as its tensors. compile_run_custom() relies on it. The structure
+ * of the program is known to be valid. */
+vtrn_status compile_check_customs(const vtrn_program *program);
+
 #endif

@@ -489,6 +489,17 @@ static vtrn_status check_custom_op(validation *v) {
     if (i < 0 || (uint32_t)i >= v->program->n_customs)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: number %d; the program has %u", NAME, i,
                     v->program->n_customs);
+    const vtrn_custom *custom = &v->program->customs[i];
+    for (uint32_t k = 0; k < custom->n_outputs; k++) {
+        uint32_t slot = custom->slots[custom->n_inputs + k];
+        bool is_writable = v->is_writable ? v->is_writable[slot]
+                                          : v->program->slots[slot].kind != VTRN_SLOT_CONSTANT;
+        if (!is_writable)
+            RULE_BROKEN(v, VTRN_UNDEFINED, "write to an output or scratch slot",
+                        "%s: %s: output %u: slot %u is read only (a constant, or an argument that "
+                        "no output aliases)",
+                        NAME, custom->name, k, slot);
+    }
     return NULL;
 }
 

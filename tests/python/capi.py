@@ -53,7 +53,8 @@ class Device:
         self.lib.vtrn_error_message.restype = ct.c_char_p
         self.lib.vtrn_buffer_size.restype = ct.c_size_t
         for name in ("vtrn_device_open", "vtrn_compile", "vtrn_buffer_create", "vtrn_buffer_read",
-                     "vtrn_execute", "vtrn_executable_profile"):  # fmt: skip
+                     "vtrn_execute", "vtrn_executable_profile", "vtrn_program_load",
+                     "vtrn_executable_program"):  # fmt: skip
             getattr(self.lib, name).restype = ct.c_void_p
         options = Options(ct.sizeof(Options), chip and chip.encode(), None, threads)
         self.handle = ct.c_void_p()
@@ -70,6 +71,14 @@ class Device:
         artifact = bytes(artifact)
         self.check(self.lib.vtrn_compile(self.handle, artifact, ct.c_size_t(len(artifact)),
                                          ct.byref(handle)))  # fmt: skip
+        return Executable(self, handle)
+
+    def load(self, program):
+        """A program file, or assembly text."""
+        handle = ct.c_void_p()
+        program = bytes(program)
+        self.check(self.lib.vtrn_program_load(self.handle, program, ct.c_size_t(len(program)),
+                                              ct.byref(handle)))  # fmt: skip
         return Executable(self, handle)
 
     def close(self):
@@ -113,6 +122,18 @@ class Executable:
             lib.vtrn_buffer_destroy(ct.c_void_p(outputs[i]))
             results.append(result)
         return results
+
+    def program(self):
+        """What vtrn_program_load() takes."""
+        data, size = ct.c_void_p(), ct.c_size_t()
+        self.device.check(self.lib.vtrn_executable_program(self.handle, ct.byref(data),
+                                                           ct.byref(size)))  # fmt: skip
+        program = ct.string_at(data, size.value)
+        self.lib.vtrn_free(data)
+        return program
+
+    def destroy(self):
+        self.lib.vtrn_executable_destroy(self.handle)
 
     def profile(self):
         profile = Profile(struct_size=ct.sizeof(Profile))

@@ -82,6 +82,23 @@ def test_chips_lists_every_chip_file_and_shows_its_numbers():
     assert "sbuf_partition_bytes" in vtrn("chips", "trn1")
 
 
+def test_what_nobody_published_is_not_shown_as_a_zero():
+    text = vtrn("chips", "inf1")
+    assert re.search(r"(?m)^  sbuf_partition_bytes +not published$", text)
+    assert re.search(r"(?m)^  hbm_bytes +8589934592 bytes$", text)
+    assert "not published" not in vtrn("chips", "trn1")
+    inf1 = json.loads(vtrn("chips", "inf1", "--json"))
+    assert inf1["memory"]["sbuf_partition_bytes"] is None and inf1["chip"]["executable"] is False
+    assert inf1["limits"]["semaphores"] == 32
+    row = next(line for line in vtrn("chips").splitlines() if line.startswith("inf1 "))
+    assert "not published" in row and "0 B" not in row
+
+
+def test_a_typo_in_a_name_gets_the_near_one():
+    assert "did you mean 'trn1'?" in vtrn("chips", "trm1", code=1)
+    assert "did you mean" not in vtrn("chips", "trn9", code=1)  # three are as near
+
+
 def test_an_unknown_chip_is_an_error_that_lists_the_known_ones():
     error = vtrn("chips", "trn9", code=1)
     assert "trn9" in error and "trn1" in error

@@ -2,6 +2,8 @@
 as a custom op, against JAX on the CPU. (test_reference.py evaluates the reference alone.)"""
 
 import os
+import re
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jax import lax
 
 import capi
 from reference_oracle import compare
+from paths import BUILD
 from test_lowering import run
 
 SEED = int(os.environ.get("VTRN_SEED", "1"))
@@ -73,3 +76,64 @@ def test_a_sort_is_still_a_custom_op(device):
     """When sorts get a lowering, the first cases above need another operation."""
     _, _, profile = run(device, jnp.sort, np.ones((3, 4), np.float32))
     assert profile.n_reference_ops == 1
+
+
+def disassemble(program, tmp_path):
+    path = tmp_path / "p.vtrn"
+    path.write_bytes(program)
+    return subprocess.run([BUILD / "src/cli/vtrn", "disasm", path], check=True, timeout=60,
+                          capture_output=True).stdout.decode()  # fmt: skip
+
+
+def compile_case(device, f, x):
+    artifact = jax.export.export(jax.jit(f), platforms=["cpu"])(x).mlir_module_serialized
+    return device.compile(artifact)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_program_loads_again_and_computes_the_same(name, device):
+    x = np.random.default_rng([SEED, len(name)]).standard_normal((8, 12)).astype(np.float32)
+    executable = compile_case(device, CASES[name], x)
+    again = device.load(executable.program())
+    for a, b in zip(executable(x), again(x.ravel()), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def blobs_of(text):
+    return list(re.finditer(r"(?m)^custom \d+ .* blob ([0-9a-f]+)$", text))
+
+
+@pytest.mark.parametrize("name", ["a sort of floats, whose comparator uses constants of the program",
+                                  "a reduction of pairs", "a Fourier transform",
+                                  "a sort of pairs by the first", "a scatter of minima"])  # fmt: skip
+def test_a_mutated_custom_op_is_refused_or_harmless(name, device, tmp_path):
+    """Its bytes as an enemy writes them: one changed number, checksum and all else in order."""
+    rng = np.random.default_rng([SEED, len(name)])
+    x = rng.standard_normal((8, 12)).astype(np.float32)
+    good = compile_case(device, CASES[name], x)
+    text = disassemble(good.program(), tmp_path)
+    blobs = blobs_of(text)
+    assert blobs
+    n_refused = n_run = 0
+    for _ in range(300):
+        match = blobs[rng.integers(len(blobs))]
+        blob = bytearray.fromhex(match.group(1))
+        at = int(rng.integers(len(blob)))
+        blob[at] = rng.choice([blob[at] ^ 1 << rng.integers(8), 0, 1, 0x7F, 0xFF])
+        try:
+            mutant = device.load((text[: match.start(1)] + blob.hex() + text[match.end(1):]).encode())
+        except capi.VtrnError as error:
+            message = str(error)
+            assert "internal" not in message, message
+            assert re.search(r"\n  at custom \d+ \(stablehlo\.", message), message
+            n_refused += 1
+            continue
+        try:
+            mutant(x.ravel())
+        except capi.VtrnError as error:
+            assert re.match("unimplemented|bad argument", str(error)), error
+        mutant.destroy()
+        n_run += 1
+    assert n_refused > 50 and n_run > 5
+    want, got, _ = run(device, CASES[name], x)
+    compare(want, got)

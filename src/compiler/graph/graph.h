@@ -174,6 +174,13 @@ typedef struct graph {
 vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out);
 void graph_destroy(graph *g); /* NULL is fine */
 
+/* Checks that dimension numbers lie within ranks, that shapes and types agree, so that no later
+ * pass has to; the numbers of operands, results and regions are known to suit the kind.
+ * BAD_ARGUMENT names the rule. */
+vtrn_status graph_verify_op(const graph *g, const graph_op *op);
+/* Sets op->reducer and op->select from the regions. */
+void graph_recognise_regions(graph_op *op);
+
 /* StableHLO-like text, for tests and dumps. The caller frees *out_text with free(). */
 vtrn_status graph_print(const graph *g, char **out_text);
 

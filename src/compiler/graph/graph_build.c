@@ -194,10 +194,10 @@ static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
     if (f->is_open)
         return VTRN_ERROR(VTRN_UNSUPPORTED, "function @%s calls itself; calls are inlined",
                           f->name.text);
-    graph_value *args, *results;
-    uint32_t n_results;
-    size_t inner, mark = b->n_map;
-    const char *place, *outer_place = b->call_place;
+    graph_value *args = NULL, *results = NULL;
+    uint32_t n_results = 0;
+    size_t inner = 0, mark = b->n_map;
+    const char *place = NULL, *outer_place = b->call_place;
     VTRN_RETURN_IF_ERROR(get_place(b, v->location, &place));
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
     VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, f->op), &inner));
@@ -352,8 +352,8 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
         if (is_manual && b->g->n_partitions > 1)
             return VTRN_ERROR(VTRN_UNSUPPORTED, "manual computation over %lld devices",
                               (long long)b->g->n_partitions);
-        graph_value *args, *results;
-        uint32_t n_results;
+        graph_value *args = NULL, *results = NULL;
+        uint32_t n_results = 0;
         size_t mark = b->n_map, inner = scope;
         VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
         if (v->is_isolated)
@@ -478,12 +478,13 @@ static vtrn_status build_graph(graph_builder *b) {
             main = &b->funcs[i];
     if (!main)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "the module has no function @main");
-    size_t scope;
-    graph_region *body;
+    size_t scope = 0;
+    graph_region *body = NULL;
     main->is_open = true;
     VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, main->op), &scope));
     VTRN_RETURN_IF_ERROR(
         annotate(b, main->op, build_region(b, scope, &main->op->regions[0], &body)));
+    VTRN_CHECK(body, "a region was built");
     b->g->body = *body;
     const vhlo_entry *e = NULL;
     vhlo_string name;

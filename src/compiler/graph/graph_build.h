@@ -50,12 +50,7 @@ vtrn_status graph_decode_constant(graph_builder *b, uint32_t attr, const graph_t
                                   graph_constant *out);
 /* Fills op->attrs for op->kind. */
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op);
-/* Sets op->reducer and op->select from the regions. */
-void graph_recognise_regions(graph_op *op);
 /* Attributes of the module and of @main's parameters. */
 vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main);
-/* Checks that dimension numbers lie within ranks and that counts agree, so that no later pass has
- * to. BAD_ARGUMENT names the rule. */
-vtrn_status graph_verify_op(const graph *g, const graph_op *op);
 
 #endif

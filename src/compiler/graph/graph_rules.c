@@ -50,6 +50,21 @@ bool rules_is_scalar_region(const graph *g, const graph_region *r, uint32_t n_ar
     return true;
 }
 
+vtrn_status rules_is_reducer(const graph *g, const graph_op *op, const graph_region *r,
+                             uint32_t n) {
+    RULE(rules_is_scalar_region(g, r, 2 * n, n), "the region does not take %u scalars and give %u",
+         2 * n, n);
+    for (uint32_t i = 0; i < n; i++) {
+        vtrn_dtype t = OPERAND(i)->dtype;
+        RULE(g->types[r->args[i]].dtype == t && g->types[r->args[n + i]].dtype == t &&
+                 g->types[r->results[i]].dtype == t,
+             "the region does not take and give %s, the type of operand %u; convert the operand "
+             "first",
+             dtype_name(t), i);
+    }
+    return NULL;
+}
+
 static bool are_disjoint_dims(graph_ints a, graph_ints b, int rank) {
     if (!rules_are_dims(a, rank) || !rules_are_dims(b, rank))
         return false;
@@ -178,21 +193,25 @@ vtrn_status rules_reduce_window(const graph *g, const graph_op *op) {
     for (uint32_t i = 0; i < n; i++) {
         RULE(rules_same_dims(OPERAND(i), OPERAND(0)), "inputs 0 and %u differ in shape", i);
         RULE(OPERAND(n + i)->rank == 0, "initial value %u is no scalar", i);
+        RULE(OPERAND(i)->dtype == RESULT(i)->dtype && OPERAND(i)->dtype == OPERAND(n + i)->dtype,
+             "input, initial value and result %u differ in type; convert them first", i);
         VTRN_RETURN_IF_ERROR(check_window(op, OPERAND(i), RESULT(i)));
     }
-    RULE(rules_is_scalar_region(g, op->regions[0], 2 * n, n),
-         "the region does not take %u scalars and give %u", 2 * n, n);
-    return NULL;
+    return rules_is_reducer(g, op, op->regions[0], n);
 }
 
 vtrn_status rules_select_and_scatter(const graph *g, const graph_op *op) {
     RULE(graph_type_equal(OPERAND(0), RESULT(0)), "result has another type than the operand");
     RULE(OPERAND(2)->rank == 0, "the initial value is no scalar");
+    vtrn_dtype t = OPERAND(0)->dtype;
+    RULE(OPERAND(1)->dtype == t && OPERAND(2)->dtype == t,
+         "operand, source and initial value differ in type; convert them first");
     VTRN_RETURN_IF_ERROR(check_window(op, OPERAND(0), OPERAND(1)));
-    RULE(rules_is_scalar_region(g, op->regions[0], 2, 1) &&
-             rules_is_scalar_region(g, op->regions[1], 2, 1),
-         "a region does not take two scalars and give one");
-    return NULL;
+    const graph_region *r = op->regions[0];
+    RULE(rules_is_scalar_region(g, r, 2, 1) && g->types[r->args[0]].dtype == t &&
+             g->types[r->args[1]].dtype == t && g->types[r->results[0]].dtype == VTRN_DTYPE_PRED,
+         "the selection does not take two scalars of %s and give a boolean", dtype_name(t));
+    return rules_is_reducer(g, op, op->regions[1], 1);
 }
 
 /* The sizes that the batch part of an index array gives, the index vector left out. */
@@ -209,6 +228,8 @@ static int index_dims(const graph_type *indices, int64_t index_vector_dim, int64
 static vtrn_status check_indices(const graph_type *operand, const graph_type *indices,
                                  graph_ints map, graph_ints dropped, graph_ints batching,
                                  graph_ints indices_batching) {
+    RULE(dtype_is_int(indices->dtype), "the indices are %s, not integers",
+         dtype_name(indices->dtype));
     RULE(!indices->is_token && are_disjoint_dims(dropped, batching, operand->rank),
          "collapsed and batching dimensions overlap or exceed rank %d", operand->rank);
     RULE(are_disjoint_dims(map, batching, operand->rank),
@@ -223,6 +244,7 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0), *ix = OPERAND(1), *r = RESULT(0);
     const graph_attrs *at = &op->attrs;
     int64_t ivd = at->gather.index_vector_dim;
+    RULE(a->dtype == r->dtype, "operand and result differ in type");
     VTRN_RETURN_IF_ERROR(check_indices(a, ix, at->gather.start_index_map, at->gather.collapsed,
                                        at->gather.operand_batching, at->gather.indices_batching));
     RULE(ivd >= 0 && ivd <= ix->rank && !rules_has_dim(at->gather.indices_batching, ivd),
@@ -232,7 +254,7 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
          (long long)at->gather.start_index_map.n, (long long)n_index);
     RULE(at->gather.slice_sizes.n == a->rank, "%lld slice sizes for rank %d",
          (long long)at->gather.slice_sizes.n, a->rank);
-    int64_t batch[GRAPH_MAX_RANK], n_window = 0;
+    int64_t batch[GRAPH_MAX_RANK] = {0}, n_window = 0;
     int n_batch = index_dims(ix, ivd, batch), batch_i = 0, operand_i = 0;
     for (int i = 0; i < a->rank; i++) {
         int64_t size = at->gather.slice_sizes.v[i];
@@ -265,7 +287,7 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
 static vtrn_status check_updates(const graph_op *op, const graph_type *a, const graph_type *ix,
                                  const graph_type *u) {
     const graph_attrs *at = &op->attrs;
-    int64_t batch[GRAPH_MAX_RANK];
+    int64_t batch[GRAPH_MAX_RANK] = {0};
     int n_batch = index_dims(ix, at->scatter.index_vector_dim, batch), batch_i = 0, operand_i = 0;
     int64_t n_window = a->rank - at->scatter.inserted_window.n - at->scatter.input_batching.n;
     RULE(at->scatter.update_window.n == n_window && u->rank == n_window + n_batch &&
@@ -310,9 +332,9 @@ vtrn_status rules_scatter(const graph *g, const graph_op *op) {
     for (uint32_t i = 0; i < n; i++) {
         RULE(graph_type_equal(OPERAND(i), RESULT(i)) && rules_same_dims(OPERAND(i), OPERAND(0)),
              "input %u differs in type from its result or in shape from input 0", i);
+        RULE(OPERAND(n + 1 + i)->dtype == OPERAND(i)->dtype,
+             "input and updates %u differ in type; convert the updates first", i);
         VTRN_RETURN_IF_ERROR(check_updates(op, OPERAND(i), ix, OPERAND(n + 1 + i)));
     }
-    RULE(rules_is_scalar_region(g, op->regions[0], 2 * n, n),
-         "the region does not take %u scalars and give %u", 2 * n, n);
-    return NULL;
+    return rules_is_reducer(g, op, op->regions[0], n);
 }

@@ -24,6 +24,10 @@ bool rules_are_bounded(graph_ints ints, int64_t n, int64_t low);
 bool rules_is_scalar_region(const graph *g, const graph_region *r, uint32_t n_args,
                             uint32_t n_results);
 
+/* A region that folds: of n accumulators and n elements, typed as operands 0..n-1, to accumulators.
+ */
+vtrn_status rules_is_reducer(const graph *g, const graph_op *op, const graph_region *r, uint32_t n);
+
 vtrn_status rules_dot(const graph *g, const graph_op *op);
 vtrn_status rules_conv(const graph *g, const graph_op *op);
 vtrn_status rules_reduce_window(const graph *g, const graph_op *op);

@@ -163,10 +163,10 @@ static vtrn_status reduce(const graph *g, const graph_op *op) {
              "input or result %u has another shape", i);
         RULE(OPERAND(n + i)->rank == 0 && !OPERAND(n + i)->is_token,
              "initial value %u is no scalar", i);
+        RULE(OPERAND(i)->dtype == RESULT(i)->dtype && OPERAND(i)->dtype == OPERAND(n + i)->dtype,
+             "input, initial value and result %u differ in type; convert them first", i);
     }
-    RULE(rules_is_scalar_region(g, op->regions[0], 2 * n, n),
-         "the region does not take %u scalars and give %u", 2 * n, n);
-    return NULL;
+    return rules_is_reducer(g, op, op->regions[0], n);
 }
 
 static vtrn_status sort(const graph *g, const graph_op *op) {
@@ -181,6 +181,10 @@ static vtrn_status sort(const graph *g, const graph_op *op) {
     RULE(rules_is_scalar_region(g, op->regions[0], 2 * n, 1) &&
              g->types[op->regions[0]->results[0]].dtype == VTRN_DTYPE_PRED,
          "the comparator does not take %u scalars and give a boolean", 2 * n);
+    for (uint32_t i = 0; i < 2 * n; i++)
+        RULE(g->types[op->regions[0]->args[i]].dtype == OPERAND(i / 2)->dtype,
+             "argument %u of the comparator is not %s, the type of operand %u", i,
+             dtype_name(OPERAND(i / 2)->dtype), i / 2);
     return NULL;
 }
 
@@ -190,6 +194,13 @@ static vtrn_status map(const graph *g, const graph_op *op) {
         RULE(rules_same_dims(OPERAND(i), RESULT(0)), "operand %u has another shape", i);
     RULE(rules_is_scalar_region(g, op->regions[0], op->n_operands, 1),
          "the region does not take %u scalars and give one", op->n_operands);
+    const graph_region *r = op->regions[0];
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        RULE(g->types[r->args[i]].dtype == OPERAND(i)->dtype,
+             "argument %u of the region is not %s, the type of operand %u", i,
+             dtype_name(OPERAND(i)->dtype), i);
+    RULE(g->types[r->results[0]].dtype == RESULT(0)->dtype,
+         "the region does not give %s, the type of the result", dtype_name(RESULT(0)->dtype));
     return NULL;
 }
 
@@ -273,13 +284,17 @@ static vtrn_status batch_norm(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0);
     int64_t f = op->attrs.batch_norm.feature_index;
     RULE(f >= 0 && f < a->rank, "feature_index %lld of rank %d", (long long)f, a->rank);
+    RULE(dtype_is_float(a->dtype), "the operand is %s, not a float", dtype_name(a->dtype));
     for (uint32_t i = 1; i < op->n_operands; i++) {
+        RULE(OPERAND(i)->dtype == a->dtype, "operands 0 and %u differ in type", i);
         bool is_full = op->kind == GRAPH_BATCH_NORM_GRAD && i == 4;
         RULE(is_full ? rules_same_dims(OPERAND(i), a)
                      : OPERAND(i)->rank == 1 && OPERAND(i)->dims[0] == a->dims[f],
              "operand %u does not suit the features", i);
     }
     RULE(rules_same_dims(RESULT(0), a), "operand and result differ in shape");
+    for (uint32_t i = 0; i < op->n_results; i++)
+        RULE(RESULT(i)->dtype == a->dtype, "operand and result %u differ in type", i);
     for (uint32_t i = 1; i < op->n_results; i++)
         RULE(RESULT(i)->rank == 1 && RESULT(i)->dims[0] == a->dims[f],
              "result %u does not suit the features", i);
@@ -345,6 +360,9 @@ vtrn_status graph_verify_op(const graph *g, const graph_op *op) {
     case GRAPH_BITCAST_CONVERT:
         RULE(graph_type_bytes(OPERAND(0)) == graph_type_bytes(RESULT(0)),
              "operand and result differ in bytes");
+        return NULL;
+    case GRAPH_RNG_BIT_GENERATOR:
+        RULE(graph_type_equal(OPERAND(0), RESULT(0)), "the state changes its type");
         return NULL;
     case GRAPH_IOTA:
         RULE(op->attrs.dims.dims.v[0] >= 0 && op->attrs.dims.dims.v[0] < RESULT(0)->rank,

@@ -21,7 +21,7 @@ static bool memory_order(const view *v, int *order) {
 /* Converts in memory order; the result is the same permutation of a dense tensor. Reading across
  * the permutation would fetch single elements. */
 static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *is_done) {
-    int order[VIEW_MAX_FACTORS];
+    int order[VIEW_MAX_FACTORS] = {0};
     const graph_type *t = &l->g->types[op->results[0]];
     vtrn_dtype dtype;
     view_coalesce(&from);
