@@ -232,6 +232,7 @@ static void a_chip_and_an_instance_that_contradict_are_refused(void **state) {
     ok(runtime_device_open("trn2", NULL, 1, &d));
     assert_string_equal(d->chip.name, "trn2");
     assert_string_equal(d->instance.chip, "trn2");
+    assert_int_equal(d->n_cores, 8); /* its smallest instance has one chip */
     runtime_device_release(d);
     vtrn_status status = runtime_device_open("inf1", NULL, 1, &d);
     assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
