@@ -253,3 +253,32 @@ def test_counters_of_64_bits_wrap_into_words(device):
     with jax.enable_x64(True):
         (got,) = run(device, f, np.uint32(1))
     np.testing.assert_array_equal(got, ((np.arange(300) * 7 + 2**32 - 50) % 2**32).astype(np.uint32) + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32, np.float16])
+@pytest.mark.parametrize("seed", range(2))
+def test_cumulative_reductions_run_along_any_dimension(device, dtype, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = tuple(int(d) for d in rng.integers(1, 50, 3))
+    x = rng.integers(0, 3, shape).astype(dtype)
+    if dtype == np.int32:
+        x = rng.integers(-(2**31), 2**31 - 1, shape, dtype=np.int32)
+    print(f"seed {SEED + seed}: {shape}")
+
+    def f(x):
+        return [g(x, axis, reverse=r) for axis in (0, 1, 2) for r in (False, True)
+                for g in (lax.cumsum, lax.cummax, lax.cummin)
+                + ((lax.cumprod,) if dtype != np.float16 else ())]  # fmt: skip
+
+    with np.errstate(over="ignore"):
+        for i, (got, expected) in enumerate(zip(run(device, f, x), on_cpu(f, x), strict=True)):
+            np.testing.assert_array_equal(got, expected, f"result {i}")
+
+
+def test_the_total_order_of_floats_puts_nan_outside_of_infinity(device):
+    nan = np.float32(np.nan)
+    values = np.array([-nan, -np.inf, -1, -1e-45, -0.0, 0.0, 1e-45, 1, np.inf, nan], np.float32)
+    a, b = (v.ravel() for v in np.meshgrid(values, values))
+    rank_a, rank_b = (v.ravel() for v in np.meshgrid(np.arange(10), np.arange(10)))
+    (less,) = run(device, lambda a, b: lax.lt_to_p.bind(a, b), a, b)
+    np.testing.assert_array_equal(less, rank_a < rank_b)

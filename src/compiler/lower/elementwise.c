@@ -89,7 +89,7 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
         return true;
     switch ((graph_kind)op->kind) {
     case GRAPH_COMPARE:
-        return op->attrs.compare.type != GRAPH_CMP_TOTALORDER;
+        return op->attrs.compare.type != GRAPH_CMP_TOTALORDER || dtype_is_float(in);
     case GRAPH_SELECT:
         return true;
     case GRAPH_CLAMP:
@@ -120,13 +120,8 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
 /* --- operands ------------------------------------------------------------------------------------
  */
 
-/* An immediate, or one value a row that an instruction takes as its scalar: those are fp32. Source:
- * hardware facts 2.3. */
 static bool is_scalar_of_full(const fusion *f, const fusion_node *node, int k) {
-    if (node->in[k].node < 0)
-        return true;
-    const fusion_node *in = &f->nodes[node->in[k].node];
-    return in->klass == NODE_ROW && in->dtype == VTRN_DTYPE_FP32;
+    return node->in[k].node < 0 || f->nodes[node->in[k].node].klass == NODE_ROW;
 }
 
 static bool is_scalar_in(const emit_env *env, const fusion_node *node, int k) {
@@ -150,12 +145,14 @@ static bool is_truncation(const fusion *f, const fusion_node *node) {
 
 /* An op of elementwise_float.c. */
 static bool is_float_function(const fusion_node *node) {
-    return elementwise_float_n_temps((graph_kind)node->op) > 0;
+    return elementwise_float_n_temps((graph_kind)node->op) > 0 || elementwise_is_total_order(node);
 }
 
 int elementwise_n_temps(const fusion *f, const fusion_node *node) {
     if (elementwise_int_owns(f, node))
         return elementwise_int_n_temps(f, node);
+    if (elementwise_is_total_order(node))
+        return ELEMENTWISE_TOTAL_ORDER_TEMPS;
     if (is_float_function(node))
         return elementwise_float_n_temps((graph_kind)node->op);
     switch (node->op) {
@@ -605,11 +602,11 @@ static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
     return emit_copy(env, &dst, &src);
 }
 
-static vtrn_status emit_compare(emit_env *env, const fusion_node *node, vtrn_engine engine) {
+vtrn_alu elementwise_compare_alu(const fusion_node *node) {
     static const uint8_t alu[] = {[GRAPH_EQ] = VTRN_ALU_IS_EQUAL, [GRAPH_NE] = VTRN_ALU_NOT_EQUAL,
                                   [GRAPH_GE] = VTRN_ALU_IS_GE,    [GRAPH_GT] = VTRN_ALU_IS_GT,
                                   [GRAPH_LE] = VTRN_ALU_IS_LE,    [GRAPH_LT] = VTRN_ALU_IS_LT};
-    return emit_binary(env, node, (vtrn_alu)alu[node->direction], engine);
+    return (vtrn_alu)alu[node->direction];
 }
 
 static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
@@ -767,7 +764,7 @@ vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
     case GRAPH_CONVERT:
         return emit_convert(env, node);
     case GRAPH_COMPARE:
-        return emit_compare(env, node, engine);
+        return emit_binary(env, node, elementwise_compare_alu(node), engine);
     case GRAPH_DIVIDE:
         return emit_divide(env, node);
     default:

@@ -213,7 +213,34 @@ static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node,
     return emit_copy(env, dst, &value);
 }
 
+bool elementwise_is_total_order(const fusion_node *node) {
+    return node->op == GRAPH_COMPARE && node->is_total_order;
+}
+
+/* Operand k as an int32 with the same order: a negative number's magnitude bits are turned over. */
+static vtrn_status order_key(emit_env *env, const fusion_node *node, int k, const vtrn_ap *key,
+                             const vtrn_ap *t) {
+    vtrn_ap from, value = as(key, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &from));
+    VTRN_RETURN_IF_ERROR(emit_copy(env, &value, &from));
+    VTRN_RETURN_IF_ERROR(bits_op(env, VECTOR, t, key, VTRN_ALU_SHIFT_RIGHT_ARITH, 31,
+                                 VTRN_ALU_BITWISE_AND, 0x7fffffffu));
+    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, key, key, t);
+}
+
+static vtrn_status emit_total_order(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), key[2];
+    vtrn_ap t = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_INT32);
+    for (int k = 0; k < 2; k++) {
+        key[k] = elementwise_temp_ap(env, node, k, VTRN_DTYPE_INT32);
+        VTRN_RETURN_IF_ERROR(order_key(env, node, k, &key[k], &t));
+    }
+    return emit_tensor_tensor(env, GPSIMD, elementwise_compare_alu(node), &dst, &key[0], &key[1]);
+}
+
 vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node) {
+    if (elementwise_is_total_order(node))
+        return emit_total_order(env, node);
     if (node->op == GRAPH_ATAN2)
         return emit_atan2(env, node);
     vtrn_ap dst = elementwise_dst_ap(env, node), x;

@@ -16,6 +16,8 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
                                   vtrn_ap *out);
 
 /* --- elementwise.c: one instruction each --- */
+/* node->direction with a and b */
+vtrn_alu elementwise_compare_alu(const fusion_node *node);
 vtrn_status emit_tensor_tensor(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                                const vtrn_ap *a, const vtrn_ap *b);
 /* dst = a op (imm or row); is_reversed swaps them */
@@ -44,6 +46,9 @@ vtrn_status elementwise_int_emit(emit_env *env, const fusion_node *node);
 /* --- elementwise_float.c: functions beyond the activation tables --- */
 bool elementwise_float_supports(graph_kind kind, uint8_t dtype);
 int elementwise_float_n_temps(graph_kind kind); /* 0: not one of them */
+/* A comparison in the total order of floats: -NaN, -inf, ..., -0, 0, ..., inf, NaN. */
+enum { ELEMENTWISE_TOTAL_ORDER_TEMPS = 3 };
+bool elementwise_is_total_order(const fusion_node *node);
 vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node);
 
 #endif

@@ -299,8 +299,10 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     fusion_tile_dtype(l->g->types[result].dtype, &dtype);
     node.dtype = (uint8_t)dtype;
     node.is_reduced = is_row_space(f, n);
-    if (op->kind == GRAPH_COMPARE)
+    if (op->kind == GRAPH_COMPARE) {
         node.direction = (uint8_t)op->attrs.compare.direction;
+        node.is_total_order = op->attrs.compare.type == GRAPH_CMP_TOTALORDER;
+    }
     if (op->kind == GRAPH_REDUCE_PRECISION) {
         node.direction = (uint8_t)op->attrs.reduce_precision.exponent_bits;
         node.reducer = (uint8_t)op->attrs.reduce_precision.mantissa_bits;

@@ -40,6 +40,7 @@ typedef struct fusion_node {
     uint8_t direction;              /* compare; reduce_precision: bits of the exponent */
     uint8_t alu;                    /* binary ops */
     uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
+    bool is_total_order;            /* compare */
     bool is_column;                 /* reduce over rows: leaves the fusion, cannot be used inside */
     bool is_reduced;                /* FULL or ROW by origin: n or n/cols elements */
     bool is_stored, is_accumulated; /* accumulated: the store adds */

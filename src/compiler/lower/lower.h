@@ -162,6 +162,7 @@ lower_fn lower_indexed;     /* indexed.c: gather, scatter */
 lower_fn lower_dynamic;     /* dynamic.c: what indexed.c leaves, dynamic slices and updates */
 lower_fn lower_affine;      /* affine.c: 64-bit counters */
 lower_fn lower_arg_reduce;  /* arg_reduce.c: argmax, argmin */
+lower_fn lower_cumulative;  /* cumulative.c: cumsum and its like */
 lower_fn lower_control;     /* control.c: while, if, case */
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
