@@ -56,7 +56,9 @@ typedef struct vtrn_chip {
         double vector_bf16_speedup;     /* 1 without perf modes */
         double vector_two_input_factor; /* 2 on v2: both operands in SBUF */
         double vector_reciprocal_factor;
-        double tensor_warm_ns; /* dI/dt ramp; 0: none */
+        double tensor_warm_ns; /* window of the dI/dt limit; 0: none */
+        double
+            tensor_warm_share; /* of a window that the array must be busy to be warm in the next */
         double tensor_cold_factor;
         double tensor_cold_latency_ns;        /* added to a matmul's latency while cold */
         double ldweights_fp32_cols_per_cycle; /* of each fp32 pass */
@@ -66,9 +68,12 @@ typedef struct vtrn_chip {
         double vector_sbuf_speedup;          /* one input, SBUF to SBUF, any dtype */
         double vector_tensor_tensor_speedup; /* all operands 16-bit in SBUF */
         double vector_scan_factor;
-        double vector_scalar_operand_ns; /* latency of a [P,1] scalar operand */
-        double scalar_func_latency_ns;   /* added for functions other than copy and identity */
-        double stride_limit_bytes;       /* innermost stride above which an access slows down */
+        double vector_reduce_bf16_speedup; /* add and max, bf16 to bf16 */
+        double vector_zero_16bit_speedup;  /* memset of zeros */
+        double bn_aggr_cycles;             /* for each of its triples */
+        double vector_scalar_operand_ns;   /* latency of a [P,1] scalar operand */
+        double scalar_func_latency_ns;     /* added for functions other than copy and identity */
+        double stride_limit_bytes;         /* innermost stride above which an access slows down */
         double stride_factor;
         bool vector_gpsimd_share_sbuf; /* one at a time */
         bool vector_scalar_share_psum;

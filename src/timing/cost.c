@@ -74,14 +74,15 @@ static double scalar_tensor_tensor_factor(const vtrn_chip *chip, const vtrn_inst
     return is_fast ? 1 : chip->cost.vector_two_input_factor;
 }
 
-static double reduce_factor(const vtrn_instr *instr) {
+static double reduce_speedup(const vtrn_chip *chip, const vtrn_instr *instr) {
     bool is_fast = (instr->op0 == VTRN_ALU_ADD || instr->op0 == VTRN_ALU_MAX) &&
                    instr->ap[0].dtype == VTRN_DTYPE_BF16 && instr->ap[1].dtype == VTRN_DTYPE_BF16;
-    return is_fast ? 0.5 : 1;
+    return is_fast ? chip->cost.vector_reduce_bf16_speedup : 1;
 }
 
-static double memset_factor(const vtrn_instr *instr) {
-    return instr->imm[0].bits == 0 && is_16_bit_float(&instr->ap[0]) ? 0.5 : 1;
+static double memset_speedup(const vtrn_chip *chip, const vtrn_instr *instr) {
+    bool is_fast = instr->imm[0].bits == 0 && is_16_bit_float(&instr->ap[0]);
+    return is_fast ? chip->cost.vector_zero_16bit_speedup : 1;
 }
 
 /* Engine cycles that the elements need, before minima and addends. */
@@ -99,19 +100,19 @@ static double stream_cycles(const vtrn_chip *chip, const vtrn_instr *instr, vtrn
         return is_vector && has_modes ? n / copy_speedup(chip, instr) : n;
     }
     case COST_TENSOR_REDUCE:
-        return n * reduce_factor(instr);
+        return n / reduce_speedup(chip, instr);
     case COST_COPY_PREDICATED:
         return is_in_sbuf(&instr->ap[1]) && is_in_sbuf(&instr->ap[2])
                    ? n * chip->cost.vector_two_input_factor
                    : n;
     case COST_MEMSET:
-        return n * memset_factor(instr);
+        return n / memset_speedup(chip, instr);
     case COST_RECIPROCAL:
         return n * chip->cost.vector_reciprocal_factor;
     case COST_SCAN:
         return n * chip->cost.vector_scan_factor;
     case COST_BN_AGGR:
-        return 13 * elements(&instr->ap[1]) / 3;
+        return chip->cost.bn_aggr_cycles * elements(&instr->ap[1]) / 3;
     case COST_FIXED:
         return instr->opcode == VTRN_OP_ACT_READ_ACCUMULATOR
                    ? chip->cost.act_read_accumulator_cycles

@@ -17,10 +17,11 @@ double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns) {
 }
 
 /* Closes the windows before the one that holds now_ns. */
-static void advance_windows(pe_state *pe, double window_ns, double now_ns) {
+static void advance_windows(pe_state *pe, const vtrn_chip *chip, double now_ns) {
+    double window_ns = chip->cost.tensor_warm_ns;
     int64_t window_i = (int64_t)(now_ns / window_ns);
     while (pe->window_i < window_i) {
-        pe->is_warm = pe->busy_ns >= 0.5 * window_ns;
+        pe->is_warm = pe->busy_ns >= chip->cost.tensor_warm_share * window_ns;
         pe->busy_ns = fmin(pe->spill_ns, window_ns);
         pe->spill_ns -= pe->busy_ns;
         pe->window_i++;
@@ -44,7 +45,7 @@ double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, doub
     double ii_ns = cost->ii_ns, latency_ns = cost->latency_ns;
     double window_ns = chip->cost.tensor_warm_ns;
     if (window_ns > 0) {
-        advance_windows(pe, window_ns, start_ns);
+        advance_windows(pe, chip, start_ns);
         if (!pe->is_warm) {
             double slower_ns = ii_ns * (chip->cost.tensor_cold_factor - 1);
             ii_ns += slower_ns;
