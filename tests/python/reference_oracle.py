@@ -83,20 +83,22 @@ def evaluate(artifact, arrays):
         LIB.reference_close(g)
 
 
-def both(function, *args):
-    """(results of JAX on the CPU, results of the reference), flat lists of arrays."""
+def both(function, *args, run=evaluate):
+    """(results of JAX on the CPU, results of the reference or of another run of the artifact), flat
+    lists of arrays."""
     jitted = function if hasattr(function, "lower") else jax.jit(function)
     flat, _ = jax.tree.flatten(args)
     exported = export.export(jitted, platforms=["cpu"], disabled_checks=[export.DisabledSafetyCheck.custom_call(n)
                                                       for n in ("mhlo.topk",)])(*args)
-    kept = [np.asarray(flat[i]) for i in exported.module_kept_var_idx]
+    kept = [np.asarray(flat[i]).astype(exported.in_avals[i].dtype)
+            for i in exported.module_kept_var_idx]
     try:
         want = [np.asarray(x) for x in jax.tree.leaves(jitted(*args))]
     except jax.errors.JaxRuntimeError as error:
         if "UNIMPLEMENTED" not in str(error):
             raise
         pytest.skip(f"no oracle: {str(error).splitlines()[0]}")
-    return want, evaluate(exported.mlir_module_serialized, kept)
+    return want, run(exported.mlir_module_serialized, kept)
 
 
 # Relative to the largest magnitude: sums are rounded in another order, functions by another libm.

@@ -10,7 +10,7 @@ import pytest
 
 import engine_harness as h
 from engine_cases import ALL, CASES, FLOATS, LETTERS, POOLS, SEED, VTRN, Trial
-from engine_harness import DTYPES, Machine, dense
+from engine_harness import DTYPES, PSUM, Machine, dense
 from test_engine_vector import BIT_OPS, FP32_OPS, f32
 
 pytestmark = pytest.mark.skipif(h.lib is None, reason="the C tests are not built")
@@ -80,6 +80,30 @@ def test_power_is_that_of_libm_on_gpsimd():
     m.run("tensor_scalar", d, x, None, None, op0="power", engine="G", imm=(2.0, 0.0))
     np.testing.assert_allclose(m.read(d), np.power(a.astype(np.float64), 2).astype(np.float32),
                                rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp16", "fp8e4m3", "fp8e5m2", "fp8e3m4"])
+def test_a_product_of_any_two_bit_patterns_is_rounded_once(kind):
+    """NaN, infinities, zeros of both signs, subnormals and overflow; one term, so no order."""
+    rng_ = np.random.default_rng([SEED, zlib.crc32(kind.encode())])
+    size = np.dtype(DTYPES[kind]).itemsize
+    m = Machine()
+    for level in (0, 1, 2):
+        if h.lib.harness_set_level(level) != level:
+            continue
+        weights, moving = dense(kind, 1, 128), dense(kind, 1, 512, 4096)
+        out = dense("fp32", 128, 512, 0, space=PSUM)
+        w, x = (rng_.integers(0, 256, (1, n * size), dtype=np.uint8).view(DTYPES[kind])
+                for n in (128, 512))
+        m.write(weights, w)
+        m.write(moving, x)
+        m.run("ldweights", None, weights, engine="T")
+        m.run("matmul", out, moving, engine="T")
+        want = (f32(w).astype(np.float64).T * f32(x).astype(np.float64)).astype(np.float32)
+        got = m.read(out)
+        assert np.array_equal(np.isnan(got), np.isnan(want))
+        assert np.array_equal(got, want, equal_nan=True)
+    h.lib.harness_set_level(2)
 
 
 def neighbours(kind):
