@@ -40,7 +40,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (300, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (300, 40)], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_a_half_precision_row_takes_part_in(name, shape, dtype, device):
     rng = np.random.default_rng(len(name))
