@@ -60,8 +60,8 @@ enum { VTRN_MAX_RANK = 12 };
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                                   vtrn_executable **out);
 /* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs
- * and outputs are vectors: a program knows sizes, not shapes. Everything in it is checked, the bodies
- * of custom ops too: it may come from anywhere. */
+ * and outputs are vectors: a program knows sizes, not shapes. Everything in it is checked, the
+ * bodies of custom ops too: it may come from anywhere. */
 VTRN_API vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t size,
                                        vtrn_executable **out);
 VTRN_API void vtrn_executable_destroy(vtrn_executable *executable); /* NULL is fine */

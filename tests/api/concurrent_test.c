@@ -131,7 +131,7 @@ static void *work(void *arg) {
 
 static void threads_compile_run_read_and_profile_at_once(void **state) {
     (void)state;
-    char directory[] = "/tmp/vtrn_concurrent_XXXXXX";
+    char directory[] = "concurrent_test_XXXXXX";
     assert_non_null(mkdtemp(directory));
     setenv("VTRN_PROFILE", directory, 1);
     shared s = {.device = open_device()};

@@ -80,7 +80,7 @@ void __wrap_free(void *p) {
     __real_free(p);
 }
 
-static char directory[] = "/tmp/vtrn_out_of_memory_XXXXXX";
+static char directory[] = "out_of_memory_test_XXXXXX";
 
 /* From the artifact to the values and the profile. */
 static vtrn_status run_artifact(vtrn_device *device) {

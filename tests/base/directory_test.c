@@ -20,7 +20,7 @@ static void refused(vtrn_status status, vtrn_category category, const char *text
 
 static void parents_are_made_and_what_exists_is_fine(void **state) {
     (void)state;
-    char root[] = "/tmp/vtrn_directory_XXXXXX", path[64];
+    char root[] = "directory_test_XXXXXX", path[64];
     assert_non_null(mkdtemp(root));
     snprintf(path, sizeof path, "%s/a/b/", root);
     assert_null(directory_make(path));
@@ -36,7 +36,7 @@ static void parents_are_made_and_what_exists_is_fine(void **state) {
 
 static void a_file_in_the_way_is_named(void **state) {
     (void)state;
-    char file[] = "/tmp/vtrn_directory_XXXXXX", path[64];
+    char file[] = "directory_test_XXXXXX", path[64];
     int fd = mkstemp(file);
     assert_true(fd >= 0);
     close(fd);
