@@ -4,8 +4,8 @@
  *
  *     sum[high, low] += hot_high[update, high]^T @ (hot_low * value)[update, low]
  *
- * Integers go in four bytes, whose sums fp32 holds exactly. As 0 * inf is NaN, one update that is not
- * finite makes NaN of all that its matmul reaches. */
+ * Integers go in four bytes, whose sums fp32 holds exactly. As 0 * inf is NaN, one update that is
+ * not finite makes NaN of all that its matmul reaches. */
 #include "compiler/lower/scatter_add.h"
 
 enum {
