@@ -282,3 +282,29 @@ def test_the_total_order_of_floats_puts_nan_outside_of_infinity(device):
     rank_a, rank_b = (v.ravel() for v in np.meshgrid(np.arange(10), np.arange(10)))
     (less,) = run(device, lambda a, b: lax.lt_to_p.bind(a, b), a, b)
     np.testing.assert_array_equal(less, rank_a < rank_b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32, jnp.bfloat16, np.uint8])
+def test_sorting_is_stable_and_puts_nan_last(device, dtype):
+    rng = np.random.default_rng(SEED)
+    x = rng.integers(0 if np.dtype(dtype).kind == "u" else -9, 9, (5, 3, 37)).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        odd = rng.random(x.shape)
+        x[odd < 0.05], x[odd > 0.95], x[(odd > 0.5) & (x == 0)] = np.nan, -np.inf, -0.0
+    if dtype in (np.int32, np.uint32):
+        x[0] = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, x[0].shape, dtype=dtype, endpoint=True)
+
+    def f(x):
+        return [g(x, axis) for axis in (0, 2) for g in (jnp.sort, jnp.argsort)] + list(
+            lax.sort((x, x * 2, lax.iota(jnp.int32, x.size).reshape(x.shape)), num_keys=1))
+
+    for i, (got, expected) in enumerate(zip(run(device, f, x), on_cpu(f, x), strict=True)):
+        np.testing.assert_array_equal(got.astype(np.float64), expected.astype(np.float64), f"result {i}")
+
+
+@pytest.mark.parametrize("shape, k", [((60, 20), 3), ((1, 1000), 40), ((200, 130), 130)])
+def test_the_largest_come_first_and_equal_ones_in_order(device, shape, k):
+    x = np.random.default_rng(SEED).integers(-30, 30, shape).astype(np.float32)
+    f = lambda x: lax.top_k(x, k)  # noqa: E731
+    for got, expected in zip(run(device, f, x), on_cpu(f, x), strict=True):
+        np.testing.assert_array_equal(got, expected)

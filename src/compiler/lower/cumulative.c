@@ -61,7 +61,7 @@ static view scanned_last(const view *v, const int *first, int rank, int dim, boo
     return out;
 }
 
-static vtrn_status dims_last(lower *l, graph_value v, int dim, bool is_reverse, view *out) {
+vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, view *out) {
     const graph_type *t = &l->g->types[v];
     int first[GRAPH_MAX_RANK + 1];
     view from;
@@ -129,7 +129,7 @@ vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
     uint32_t cols = (uint32_t)t->dims[dim];
     int64_t n_rows = graph_type_count(t) / cols;
     view from, result;
-    VTRN_RETURN_IF_ERROR(dims_last(l, op->operands[0], dim, is_reverse, &from));
+    VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->operands[0], dim, is_reverse, &from));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &result));
     VTRN_CHECK(view_split_dims(&result, t->dims, t->rank, first), "a result is dense");
     result = scanned_last(&result, first, t->rank, dim, is_reverse);

@@ -163,7 +163,10 @@ lower_fn lower_dynamic;     /* dynamic.c: what indexed.c leaves, dynamic slices 
 lower_fn lower_affine;      /* affine.c: 64-bit counters */
 lower_fn lower_arg_reduce;  /* arg_reduce.c: argmax, argmin */
 lower_fn lower_cumulative;  /* cumulative.c: cumsum and its like */
+lower_fn lower_sort;        /* sort.c */
 lower_fn lower_control;     /* control.c: while, if, case */
+/* v with one dim behind the others, perhaps backwards (cumulative.c). */
+vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, view *out);
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
