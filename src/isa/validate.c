@@ -41,10 +41,8 @@ static vtrn_status rule_presence(validation *v, int i) {
  * writes PSUM, GpSimd never reaches PSUM, nor does DMA; compute engines never reach HBM. */
 static vtrn_status rule_space(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    const char *who = isa_engine_name(v->instr->engine);
     bool is_legal;
     if (v->is_dma) {
-        who = "DMA";
         is_legal = ap->space != VTRN_SPACE_PSUM;
     } else if (v->instr->engine == VTRN_ENGINE_TENSOR) {
         is_legal = ap->space == (v->info->roles[i] == 'W' ? VTRN_SPACE_PSUM : VTRN_SPACE_SBUF);
@@ -55,6 +53,7 @@ static vtrn_status rule_space(validation *v, int i) {
     }
     if (is_legal)
         return NULL;
+    const char *who = v->is_dma ? "DMA" : isa_engine_name(v->instr->engine);
     RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: %s does not %s %s (NeuronCore-v%d)",
                 v->info->mnemonic, i, who, v->info->roles[i] == 'W' ? "write" : "read",
                 space_name(ap->space), v->chip->gen);
@@ -201,6 +200,23 @@ static void extent(const validation *v, int i, __int128 *lo, __int128 *hi) {
     *hi = ap->addr + (high + 1) * size;
 }
 
+/* The same in 64 bits: true only when nothing overflows and all is inside [0, limit). */
+static bool is_within(const validation *v, int i, uint64_t limit) {
+    const vtrn_ap *ap = &v->instr->ap[i];
+    int64_t low = v->low, high = v->high, size = (int64_t)dtype_size(ap->dtype), reach = 0;
+    if (ap->space == VTRN_SPACE_HBM) {
+        int64_t rows = is_table(v->instr, i) ? v->instr->arg[1] : ap->n_partitions;
+        if (__builtin_mul_overflow(ap->partition_step, rows - 1, &reach) ||
+            __builtin_add_overflow(*(reach < 0 ? &low : &high), reach, reach < 0 ? &low : &high))
+            return false;
+    }
+    if (__builtin_add_overflow(high, 1, &high) || __builtin_mul_overflow(low, size, &low) ||
+        __builtin_mul_overflow(high, size, &high) || __builtin_add_overflow(low, ap->addr, &low) ||
+        __builtin_add_overflow(high, ap->addr, &high))
+        return false;
+    return low >= 0 && (uint64_t)high <= limit;
+}
+
 static vtrn_status rule_range(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->space == VTRN_SPACE_HBM && ap->slot >= v->program->n_slots)
@@ -209,6 +225,8 @@ static vtrn_status rule_range(validation *v, int i) {
     uint64_t limit = ap->space == VTRN_SPACE_SBUF   ? v->chip->sbuf_partition_bytes
                      : ap->space == VTRN_SPACE_PSUM ? v->chip->psum_partition_bytes
                                                     : v->program->slots[ap->slot].size_bytes;
+    if (is_within(v, i, limit))
+        return NULL;
     __int128 lo, hi;
     extent(v, i, &lo, &hi);
     if (lo >= 0 && hi <= limit)

@@ -163,8 +163,8 @@ static vtrn_status one_bank(validation *v, int i) {
     if (v->chip->gen >= 4)
         return NULL;
     int64_t lo, hi, bank = v->chip->psum_bank_bytes;
-    isa_ap_extent(AP(i), &lo, &hi);
-    if (lo / bank != (hi - 1) / bank)
+    isa_ap_extent(AP(i), &lo, &hi); /* inside PSUM: 32 bits hold it */
+    if ((uint32_t)lo / (uint32_t)bank != (uint32_t)(hi - 1) / (uint32_t)bank)
         RULE_BROKEN(v, VTRN_UNDEFINED, "start the result at a bank",
                     "%s: ap%d: bytes %lld..%lld of PSUM cross a bank of %lld (NeuronCore-v%d)",
                     NAME, i, (long long)lo, (long long)hi - 1, (long long)bank, v->chip->gen);
