@@ -30,6 +30,13 @@ void plugin_named_int(PJRT_NamedValue *out, const char *name, int64_t value) {
     };
 }
 
+uint64_t plugin_hash(uint64_t hash, const void *bytes, size_t size) {
+    const uint8_t *b = bytes;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ b[i]) * 0x100000001b3u;
+    return hash;
+}
+
 PJRT_Error *PJRT_Plugin_Initialize(PJRT_Plugin_Initialize_Args *args) {
     (void)args;
     return NULL;
@@ -337,9 +344,6 @@ PJRT_Error *PJRT_TopologyDescription_Fingerprint(PJRT_TopologyDescription_Finger
     ARGS_REQUIRE(args, fingerprint);
     char text[512];
     describe_topology(args->topology->client, text, sizeof text);
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-    for (const char *c = text; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
-    args->fingerprint = hash;
+    args->fingerprint = plugin_hash(PLUGIN_HASH_START, text, strlen(text));
     return NULL;
 }
