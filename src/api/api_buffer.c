@@ -7,16 +7,19 @@
 
 vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *out) {
     if (dtype < 0 || dtype >= VTRN_DTYPE_COUNT)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: element type %d of 0..%d", dtype,
-                          VTRN_DTYPE_COUNT - 1);
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "tensor: element type %d of 0..%d; take it from vtrn_dtype_from_name()",
+                          dtype, VTRN_DTYPE_COUNT - 1);
     if (rank < 0 || rank > GRAPH_MAX_RANK)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: rank %d of 0..%d", rank, GRAPH_MAX_RANK);
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: rank %d of 0..%d; merge dimensions", rank,
+                          GRAPH_MAX_RANK);
     *out = (api_type){.dtype = dtype, .rank = rank};
     uint64_t size = dtype_size((vtrn_dtype)dtype);
     bool is_empty = false, overflows = false;
     for (int i = 0; i < rank; i++) {
         if (dims[i] < 0)
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: dim %d is %lld, less than 0", i,
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "tensor: dim %d is %lld, less than 0; give the number of elements", i,
                               (long long)dims[i]);
         out->dims[i] = dims[i];
         is_empty |= dims[i] == 0;
@@ -25,7 +28,8 @@ vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *ou
     if (is_empty)
         size = 0;
     else if (overflows || size > (uint64_t)INT64_MAX)
-        return VTRN_ERROR(VTRN_CAPACITY, "tensor: more than 2^63 bytes");
+        return VTRN_ERROR(VTRN_CAPACITY,
+                          "tensor: more than 2^63 bytes; use a smaller shape or type");
     out->size_bytes = size;
     return NULL;
 }
@@ -107,7 +111,7 @@ vtrn_status api_buffer_hold(vtrn_buffer *buffer, runtime_memory **out) {
     return VTRN_ERROR(VTRN_BAD_ARGUMENT, "buffer %s %s", text,
                       was_donated ? "was donated to an execution: its memory is an output's now; "
                                     "use the output, or pass a copy"
-                                  : "has been deleted");
+                                  : "has been deleted; create it again");
 }
 
 bool api_buffer_take(vtrn_buffer *buffer, runtime_memory *held, bool *is_alone) {
@@ -150,9 +154,10 @@ static vtrn_status check_size(const vtrn_buffer *buffer, size_t size) {
         return NULL;
     char text[256];
     api_type_print(&buffer->type, text, sizeof text);
-    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                      "buffer %s has %llu bytes: %zu bytes given; it is read and written whole",
-                      text, (unsigned long long)buffer->type.size_bytes, size);
+    return VTRN_ERROR(
+        VTRN_BAD_ARGUMENT,
+        "buffer %s has %llu bytes: %zu bytes given; it is read and written whole; give that many",
+        text, (unsigned long long)buffer->type.size_bytes, size);
 }
 
 vtrn_status vtrn_buffer_read(const vtrn_buffer *buffer, void *dst, size_t size) {

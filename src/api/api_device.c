@@ -49,7 +49,9 @@ vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **o
     if (options)
         memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
     if (o.n_threads < 0)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "n_threads is %d: 0 or more", o.n_threads);
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "n_threads is %d; give 0 (one for each core of the host) or more",
+                          o.n_threads);
     vtrn_device *d = calloc(1, sizeof *d);
     if (!d)
         return VTRN_OUT_OF_MEMORY(sizeof *d);

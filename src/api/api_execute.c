@@ -36,14 +36,17 @@ static vtrn_status frame_init(call_frame *f, int n_inputs, int n_outputs) {
 
 static vtrn_status check_input(const vtrn_executable *e, int i, const vtrn_buffer *b) {
     if (!b)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: input %d is NULL", e->name, i);
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: input %d is NULL; create a buffer for it",
+                          e->name, i);
     if (api_type_equal(&b->type, &e->inputs[i]))
         return NULL;
     char given[256], wanted[256];
     api_type_print(&b->type, given, sizeof given);
     api_type_print(&e->inputs[i], wanted, sizeof wanted);
-    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: input %d is %s, the program takes %s", e->name, i,
-                      given, wanted);
+    return VTRN_ERROR(
+        VTRN_BAD_ARGUMENT,
+        "%s: input %d is %s, the program takes %s; convert or reshape it, or compile for that type",
+        e->name, i, given, wanted);
 }
 
 /* Holds every input. *n_held counts those to release, also on error. */
@@ -131,7 +134,8 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
         outputs[o] = NULL;
     if (n_inputs != e->n_inputs || n_outputs != e->n_outputs)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "%s: %d inputs and room for %d outputs given, it takes %d and gives %d",
+                          "%s: %d inputs and room for %d outputs given, it takes %d and gives %d; "
+                          "pass arrays of these lengths",
                           e->name, n_inputs, n_outputs, e->n_inputs, e->n_outputs);
     call_frame f;
     VTRN_RETURN_IF_ERROR(frame_init(&f, n_inputs, n_outputs));

@@ -16,7 +16,8 @@ static uint64_t samples_per_step(void) {
 static vtrn_status write_files(const vtrn_executable *executable, const char *directory) {
     const runtime_program *l = executable->loaded;
     if (l->last_timing < 0)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s has no profile: it has not run yet",
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "%s has no profile: it has not run yet; execute it once",
                           executable->name);
     const runtime_timing *last = &l->timings[l->last_timing];
     timing_result timing;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 vtrn_status directory_make(const char *path) {
     char partial[DIRECTORY_PATH_MAX];
@@ -24,7 +25,11 @@ vtrn_status directory_make(const char *path) {
     struct stat st;
     if (!error && stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
         error = ENOTDIR;
+    if (!error && access(path, W_OK | X_OK) != 0)
+        error = errno;
     if (error)
-        return VTRN_ERROR(VTRN_RESOURCE, "cannot make directory %s: %s", path, strerror(error));
+        return VTRN_ERROR(VTRN_RESOURCE,
+                          "cannot write to directory %s: %s; name another, or mend this one", path,
+                          strerror(error));
     return NULL;
 }

@@ -42,7 +42,19 @@ const char *vtrn_status_message(vtrn_status status);    /* lives as long as the 
 /* "category: message", what a user reads; lives as long as the status. */
 const char *vtrn_status_text(vtrn_status status);
 
-#define VTRN_ERROR(category, ...) vtrn_status_make((category), __FILE__, __LINE__, __VA_ARGS__)
+#ifdef __clang_analyzer__
+/* The static analyzer does not read returns_nonnull; without it every error could be an OK. */
+static inline vtrn_status vtrn_status_not_ok(vtrn_status status) {
+    if (!status)
+        __builtin_unreachable();
+    return status;
+}
+#else
+#define vtrn_status_not_ok(status) (status)
+#endif
+
+#define VTRN_ERROR(category, ...)                                                                  \
+    vtrn_status_not_ok(vtrn_status_make((category), __FILE__, __LINE__, __VA_ARGS__))
 
 #define VTRN_RETURN_IF_ERROR(expr)                                                                 \
     do {                                                                                           \

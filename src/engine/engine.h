@@ -125,14 +125,18 @@ static inline int64_t engine_row_stride(const engine_core *core, const vtrn_ap *
     return ap->partition_step ? (int64_t)engine_memory_of(core, ap)->stride : 0;
 }
 
-/* Host address of element (0,0,0,0) of row r. Any space; slot_base is read for HBM only. */
+/* Host address of element (0,0,0,0) of row r of an operand in SBUF or PSUM. */
+static inline uint8_t *engine_chip_row(const engine_core *core, const vtrn_ap *ap, int r) {
+    const engine_memory *m = engine_memory_of(core, ap);
+    return m->base + (size_t)ap->partition * m->stride + ap->addr + r * engine_row_stride(core, ap);
+}
+
+/* The same in any space; slot_base is read for HBM only. */
 static inline uint8_t *engine_row(const engine_core *core, const vtrn_ap *ap,
                                   const uint64_t *slot_base, int r) {
-    int64_t offset = ap->addr + r * engine_row_stride(core, ap);
     if (ap->space == VTRN_SPACE_HBM)
-        return core->hbm + slot_base[ap->slot] + offset;
-    const engine_memory *m = engine_memory_of(core, ap);
-    return m->base + (size_t)ap->partition * m->stride + offset;
+        return core->hbm + slot_base[ap->slot] + ap->addr + r * engine_row_stride(core, ap);
+    return engine_chip_row(core, ap, r);
 }
 
 /* Is a row one run of adjacent elements in order (after merging of dimensions)? */

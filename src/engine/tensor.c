@@ -61,7 +61,7 @@ static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap
 /* Panels of columns [first, end) of the stationary tile; first is a multiple of 8. */
 static void load_panels(engine_core *core, const vtrn_ap *ap, int n_rows, int first, int end) {
     const tensor_kernels *kernels = CPU_TABLE(tensor_kernel_table);
-    const uint8_t *base = engine_row(core, ap, NULL, 0);
+    const uint8_t *base = engine_chip_row(core, ap, 0);
     size_t stride = (size_t)engine_row_stride(core, ap);
     bool is_fp32 = is_ready(ap, VTRN_DTYPE_FP32), is_bf16 = is_ready(ap, VTRN_DTYPE_BF16);
     float *panels = core->regs->pe_weights + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
@@ -117,7 +117,7 @@ static void store_block(const product *p, const float sums[BLOCK][STRIP], int m,
     uint8_t tmp[STRIP * MAX_ELEMENT_BYTES];
     for (int r = first; r < end; r++) {
         float values[STRIP];
-        uint8_t *row = engine_row(p->core, dst, NULL, r);
+        uint8_t *row = engine_chip_row(p->core, dst, r);
         memcpy(values, sums[r - m], sizeof values);
         if (p->is_adding) {
             float old[STRIP];
@@ -171,7 +171,7 @@ static void multiply_strip(const product *p, strip *s) {
         for (int r = rows.first; r < rows.end;) {
             int n_blocks = (rows.end - r) / BLOCK;
             if (is_direct && r % BLOCK == 0 && n_blocks) {
-                float *c = (float *)engine_row(p->core, dst, NULL, r) + s->from;
+                float *c = (float *)engine_chip_row(p->core, dst, r) + s->from;
                 multiply_blocks(p, s, r, n_blocks, c, stride, p->is_adding);
                 r += n_blocks * BLOCK;
                 continue;
@@ -190,7 +190,7 @@ static void multiply_strip(const product *p, strip *s) {
 static void multiply_dense(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
-    const uint8_t *base = engine_row(p->core, moving, NULL, 0);
+    const uint8_t *base = engine_chip_row(p->core, moving, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
     float *buffer = engine_scratch(p->core, p->thread_i);
     for (uint64_t from = 0; from < n_cols; from += STRIP) {
@@ -221,7 +221,7 @@ static void multiply_any(const product *p, uint64_t n_cols) {
         size_t n = n_cols - from < CHUNK ? (size_t)(n_cols - from) : CHUNK;
         for (int k = 0; k < p->n_k; k++) {
             float *row = chunk + (size_t)k * CHUNK;
-            load_row(moving, engine_row(p->core, moving, NULL, k), from, n, row);
+            load_row(moving, engine_chip_row(p->core, moving, k), from, n, row);
             for (size_t i = n; i < CHUNK && i % TENSOR_VECTOR_COLS; i++)
                 row[i] = 0;
         }
@@ -282,8 +282,8 @@ static void transpose_row_converting(engine_core *core, const vtrn_instr *instr,
     float values[ENGINE_PE_ROWS];
     uint8_t tmp[ENGINE_PE_ROWS * MAX_ELEMENT_BYTES];
     for (int p = 0; p < src->n_partitions; p++)
-        load_row(src, engine_row(core, src, NULL, p), (uint64_t)f, 1, &values[p]);
-    engine_row_store_fp32(dst, engine_row(core, dst, NULL, f), 0, src->n_partitions, values, tmp);
+        load_row(src, engine_chip_row(core, src, p), (uint64_t)f, 1, &values[p]);
+    engine_row_store_fp32(dst, engine_chip_row(core, dst, f), 0, src->n_partitions, values, tmp);
 }
 
 vtrn_status engine_op_PE_TRANSPOSE(engine_core *core, const vtrn_instr *instr,

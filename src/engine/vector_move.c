@@ -73,6 +73,7 @@ vtrn_status engine_op_STREAM_SHUFFLE(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_shuffle(instr));
     uint8_t *scratch = engine_scratch(core, thread_i);
     size_t size = dtype_size(d->dtype);
+    VTRN_CHECK(size, "elements have a size");
     uint64_t n = isa_ap_free_size(d), chunk = MOVE_CHUNK_BYTES / size;
     for (uint64_t from = 0; from < n; from += chunk) {
         uint64_t m = n - from < chunk ? n - from : chunk;

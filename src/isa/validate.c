@@ -27,13 +27,14 @@ static vtrn_status rule_presence(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     char role = v->info->roles[i];
     if (ap->space > VTRN_SPACE_HBM)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: memory number %u does not exist",
-                    v->info->mnemonic, i, ap->space);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name SBUF, PSUM or HBM",
+                    "%s: ap%d: memory number %u does not exist", v->info->mnemonic, i, ap->space);
     if (ap->space == VTRN_SPACE_NONE && (role == 'W' || role == 'R' || role == 'U'))
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d is missing", v->info->mnemonic, i);
-    if (ap->space != VTRN_SPACE_NONE && is_no_memory(role))
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: the instruction takes no memory there",
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "give the operand", "%s: ap%d is missing",
                     v->info->mnemonic, i);
+    if (ap->space != VTRN_SPACE_NONE && is_no_memory(role))
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "leave the operand out",
+                    "%s: ap%d: the instruction takes no memory there", v->info->mnemonic, i);
     return NULL;
 }
 
@@ -54,16 +55,16 @@ static vtrn_status rule_space(validation *v, int i) {
     if (is_legal)
         return NULL;
     const char *who = v->is_dma ? "DMA" : isa_engine_name(v->instr->engine);
-    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: %s does not %s %s (NeuronCore-v%d)",
-                v->info->mnemonic, i, who, v->info->roles[i] == 'W' ? "write" : "read",
-                space_name(ap->space), v->chip->gen);
+    RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand by DMA or a copy to a memory that it reaches",
+                "%s: ap%d: %s does not %s %s (NeuronCore-v%d)", v->info->mnemonic, i, who,
+                v->info->roles[i] == 'W' ? "write" : "read", space_name(ap->space), v->chip->gen);
 }
 
 static vtrn_status rule_dtype(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->dtype >= VTRN_DTYPE_COUNT)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: dtype number %u does not exist",
-                    v->info->mnemonic, i, ap->dtype);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use a type of docs/isa.md",
+                    "%s: ap%d: dtype number %u does not exist", v->info->mnemonic, i, ap->dtype);
     /* 64-bit types move but are not computed with. Source: hardware facts 4.1 */
     if (dtype_size(ap->dtype) > 4 && !v->is_dma)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
@@ -77,8 +78,9 @@ static vtrn_status rule_n_dims(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->n_dims <= VTRN_MAX_FREE_DIMS)
         return NULL;
-    RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: %u free dimensions > %d", v->info->mnemonic,
-                i, ap->n_dims, VTRN_MAX_FREE_DIMS);
+    RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "merge dimensions or split the instruction",
+                "%s: ap%d: %u free dimensions > %d", v->info->mnemonic, i, ap->n_dims,
+                VTRN_MAX_FREE_DIMS);
 }
 
 /* Dimensions of a pattern; sets free_size, low, high and is_repeating. Limits of the instruction
@@ -92,14 +94,14 @@ static vtrn_status rule_pattern(validation *v, int i) {
     for (int d = 0; d < ap->n_dims; d++) {
         const vtrn_dim *dim = &ap->dim[d];
         if (dim->num == 0)
-            RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: dimension %d has 0 elements",
-                        v->info->mnemonic, i, d);
+            RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "leave the instruction out",
+                        "%s: ap%d: dimension %d has 0 elements", v->info->mnemonic, i, d);
         if (is_on_chip && dim->num > UINT16_MAX)
             RULE_BROKEN(v, VTRN_UNDEFINED, "split the instruction",
                         "%s: ap%d: dimension %d: %u elements > %d (the instruction's size field)",
                         v->info->mnemonic, i, d, dim->num, UINT16_MAX);
         if (is_on_chip && (dim->step > INT16_MAX || dim->step < INT16_MIN) && dim->num > 1)
-            RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+            RULE_BROKEN(v, VTRN_UNDEFINED, "copy the operand to a denser layout first",
                         "%s: ap%d: dimension %d: step %d is outside %d..%d (the instruction's "
                         "stride field)",
                         v->info->mnemonic, i, d, dim->step, INT16_MIN, INT16_MAX);
@@ -169,21 +171,22 @@ static bool is_table(const vtrn_instr *instr, int i) {
 static vtrn_status rule_partition_range(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->n_partitions == 0)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d has 0 rows", v->info->mnemonic, i);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "leave the instruction out", "%s: ap%d has 0 rows",
+                    v->info->mnemonic, i);
     if (is_table(v->instr, i) && v->instr->arg[1] < 1)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d has %d rows", v->info->mnemonic, i,
-                    v->instr->arg[1]);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "give the rows of the table in arg1",
+                    "%s: ap%d has %d rows", v->info->mnemonic, i, v->instr->arg[1]);
     if (ap->space == VTRN_SPACE_HBM)
         return NULL;
     if (ap->partition_step != 1 && !(ap->partition_step == 0 && v->is_dma))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "let the operand span neighbouring partitions, or use DMA",
                     "%s: ap%d: partition step %lld; an on-chip operand is contiguous partitions",
                     v->info->mnemonic, i, (long long)ap->partition_step);
     int rows = ap->partition_step ? ap->n_partitions : 1;
     if (ap->partition + rows > v->chip->n_partitions)
-        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: ap%d: partitions %u..%u; %s has %d",
-                    v->info->mnemonic, i, ap->partition, ap->partition + rows - 1,
-                    space_name(ap->space), v->chip->n_partitions);
+        RULE_BROKEN(v, VTRN_CAPACITY, "split the partitions over two instructions",
+                    "%s: ap%d: partitions %u..%u; %s has %d", v->info->mnemonic, i, ap->partition,
+                    ap->partition + rows - 1, space_name(ap->space), v->chip->n_partitions);
     return rule_partition_start(v, i);
 }
 
@@ -220,8 +223,9 @@ static bool is_within(const validation *v, int i, uint64_t limit) {
 static vtrn_status rule_range(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->space == VTRN_SPACE_HBM && ap->slot >= v->program->n_slots)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ap%d: slot %u; the program has %u",
-                    v->info->mnemonic, i, ap->slot, v->program->n_slots);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name a slot of the program",
+                    "%s: ap%d: slot %u; the program has %u", v->info->mnemonic, i, ap->slot,
+                    v->program->n_slots);
     uint64_t limit = ap->space == VTRN_SPACE_SBUF   ? v->chip->sbuf_partition_bytes
                      : ap->space == VTRN_SPACE_PSUM ? v->chip->psum_partition_bytes
                                                     : v->program->slots[ap->slot].size_bytes;
@@ -234,10 +238,10 @@ static vtrn_status rule_range(validation *v, int i) {
     bool is_low = lo < 0;
     long long at = (long long)(is_low ? lo : hi);
     if (ap->space == VTRN_SPACE_HBM)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: %s at byte %lld of slot %u, which has %llu",
-                    v->info->mnemonic, i, is_low ? "begins" : "ends", at, ap->slot,
-                    (unsigned long long)limit);
-    RULE_BROKEN(v, VTRN_CAPACITY, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "make the slot larger or the access smaller",
+                    "%s: ap%d: %s at byte %lld of slot %u, which has %llu", v->info->mnemonic, i,
+                    is_low ? "begins" : "ends", at, ap->slot, (unsigned long long)limit);
+    RULE_BROKEN(v, VTRN_CAPACITY, "move the operand or split the free axis",
                 "%s: ap%d: %s at byte %lld; a partition of %s has %llu (%s)", v->info->mnemonic, i,
                 is_low ? "begins" : "ends", at, space_name(ap->space), (unsigned long long)limit,
                 v->chip->name);
@@ -248,8 +252,9 @@ static vtrn_status rule_alignment(validation *v, int i) {
     size_t size = dtype_size(ap->dtype), align = size > 8 ? 8 : size; /* a power of two */
     if (((uint64_t)ap->addr & (align - 1)) == 0)
         return NULL;
-    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d: address %lld is no multiple of %zu (%s)",
-                v->info->mnemonic, i, (long long)ap->addr, align, dtype_name(ap->dtype));
+    RULE_BROKEN(v, VTRN_UNDEFINED, "align the address to the element",
+                "%s: ap%d: address %lld is no multiple of %zu (%s)", v->info->mnemonic, i,
+                (long long)ap->addr, align, dtype_name(ap->dtype));
 }
 
 static vtrn_status rule_writable(validation *v, int i) {
@@ -292,17 +297,19 @@ static vtrn_status validate_operands(validation *v) {
 static vtrn_status rule_engine(validation *v) {
     const vtrn_instr *instr = v->instr;
     if (instr->engine >= VTRN_ENGINE_COUNT)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: engine number %u does not exist",
-                    v->info->mnemonic, instr->engine);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use Tensor, Vector, Scalar, GpSimd or Sync",
+                    "%s: engine number %u does not exist", v->info->mnemonic, instr->engine);
     const char *letter = v->info->engines;
     while (*letter && *letter != engine_letters[instr->engine])
         letter++;
     if (!*letter)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s does not have this instruction",
-                    v->info->mnemonic, isa_engine_name(instr->engine));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "issue it on an engine that docs/isa.md lists for it",
+                    "%s: %s does not have this instruction", v->info->mnemonic,
+                    isa_engine_name(instr->engine));
     if (v->chip->gen < v->info->min_gen)
-        RULE_BROKEN(v, VTRN_UNSUPPORTED, NULL, "%s: needs NeuronCore-v%d, %s is v%d",
-                    v->info->mnemonic, v->info->min_gen, v->chip->name, v->chip->gen);
+        RULE_BROKEN(v, VTRN_UNSUPPORTED, "use another instruction or a newer chip",
+                    "%s: needs NeuronCore-v%d, %s is v%d", v->info->mnemonic, v->info->min_gen,
+                    v->chip->name, v->chip->gen);
     return NULL;
 }
 
@@ -314,39 +321,46 @@ static vtrn_status rule_semaphores(validation *v) {
                     v->info->mnemonic, instr->n_waits, VTRN_MAX_WAITS);
     for (int w = 0; w < instr->n_waits; w++)
         if (instr->wait[w].semaphore >= n)
-            RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: waits for semaphore %u; a core of %s has %d",
-                        v->info->mnemonic, instr->wait[w].semaphore, v->chip->name, n);
+            RULE_BROKEN(v, VTRN_CAPACITY, "use a semaphore with a smaller number",
+                        "%s: waits for semaphore %u; a core of %s has %d", v->info->mnemonic,
+                        instr->wait[w].semaphore, v->chip->name, n);
     if (instr->update_semaphore != VTRN_NO_SEMAPHORE && instr->update_semaphore >= n)
-        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: raises semaphore %u; a core of %s has %d",
-                    v->info->mnemonic, instr->update_semaphore, v->chip->name, n);
+        RULE_BROKEN(v, VTRN_CAPACITY, "use a semaphore with a smaller number",
+                    "%s: raises semaphore %u; a core of %s has %d", v->info->mnemonic,
+                    instr->update_semaphore, v->chip->name, n);
     return NULL;
 }
 
 static vtrn_status rule_fields(validation *v) {
     const vtrn_instr *instr = v->instr;
     if (v->is_dma && instr->queue >= v->chip->n_dma_queues)
-        RULE_BROKEN(v, VTRN_CAPACITY, NULL, "%s: DMA ring %u; an engine of %s has %d",
-                    v->info->mnemonic, instr->queue, v->chip->name, v->chip->n_dma_queues);
+        RULE_BROKEN(v, VTRN_CAPACITY, "use a ring with a smaller number",
+                    "%s: DMA ring %u; an engine of %s has %d", v->info->mnemonic, instr->queue,
+                    v->chip->name, v->chip->n_dma_queues);
     if (instr->op0 >= VTRN_ALU_COUNT || instr->op1 >= VTRN_ALU_COUNT)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: ALU operation number %u does not exist",
-                    v->info->mnemonic, instr->op0 >= VTRN_ALU_COUNT ? instr->op0 : instr->op1);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use an operation of docs/isa.md",
+                    "%s: ALU operation number %u does not exist", v->info->mnemonic,
+                    instr->op0 >= VTRN_ALU_COUNT ? instr->op0 : instr->op1);
     if (instr->func >= VTRN_ACT_COUNT)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: activation function number %u does not exist",
-                    v->info->mnemonic, instr->func);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use a function of docs/isa.md",
+                    "%s: activation function number %u does not exist", v->info->mnemonic,
+                    instr->func);
     uint32_t unknown = instr->flags & ~validate_legal_flags(instr->opcode);
     if (unknown)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: flags 0x%x mean nothing to this instruction",
-                    v->info->mnemonic, unknown);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "clear them",
+                    "%s: flags 0x%x mean nothing to this instruction", v->info->mnemonic, unknown);
     if (v->program->n_sources && instr->source >= v->program->n_sources)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: source %u; the program has %u",
-                    v->info->mnemonic, instr->source, v->program->n_sources);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name a source line of the program",
+                    "%s: source %u; the program has %u", v->info->mnemonic, instr->source,
+                    v->program->n_sources);
     return NULL;
 }
 
 static vtrn_status validate_instr(validation *v) {
     v->info = isa_op_info(v->instr->opcode);
     if (!v->info)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "opcode %u does not exist", v->instr->opcode);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use an instruction of docs/isa.md",
+                    "opcode %u does not exist", v->instr->opcode);
     v->is_dma = isa_is_dma(v->instr->opcode);
     VTRN_RETURN_IF_ERROR(rule_engine(v));
     VTRN_RETURN_IF_ERROR(rule_semaphores(v));
@@ -554,7 +568,7 @@ static vtrn_status validate_frame(const vtrn_program *p) {
     return NULL;
 }
 
-vtrn_status program_validate_structure(const vtrn_program *p) {
+static vtrn_status validate_structure(const vtrn_program *p) {
     VTRN_RETURN_IF_ERROR(validate_frame(p));
     for (uint32_t b = 0; b < p->n_blocks; b++)
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
@@ -565,11 +579,22 @@ vtrn_status program_validate_structure(const vtrn_program *p) {
     return NULL;
 }
 
+/* Consumes the status. */
+static vtrn_status advise(vtrn_status status) {
+    return vtrn_status_annotate(status, " correct the program's text, or compile it again");
+}
+
+vtrn_status program_validate_structure(const vtrn_program *p) {
+    return advise(validate_structure(p));
+}
+
 vtrn_status program_validate(const vtrn_program *p, const vtrn_chip *chip) {
     if (p->gen != chip->gen)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, "program: made for NeuronCore-v%u, %s has v%d", p->gen,
-                          chip->name, chip->gen);
-    VTRN_RETURN_IF_ERROR(validate_frame(p));
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "program: made for NeuronCore-v%u, %s has v%d; compile it again for this "
+                          "chip, or choose its own with VTRN_CHIP",
+                          p->gen, chip->name, chip->gen);
+    VTRN_RETURN_IF_ERROR(advise(validate_frame(p)));
     uint8_t *is_writable = find_writable(p);
     if (!is_writable)
         return VTRN_OUT_OF_MEMORY((size_t)p->n_slots + 1);

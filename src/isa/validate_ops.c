@@ -14,10 +14,11 @@ static bool is_absent(const validation *v, int i) {
 /* Equal rows and equal elements a row. */
 static vtrn_status same_shape(validation *v, int a, int b) {
     if (AP(a)->n_partitions != AP(b)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d has %u partitions, ap%d has %u", NAME, a,
-                    AP(a)->n_partitions, b, AP(b)->n_partitions);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give both as many partitions",
+                    "%s: ap%d has %u partitions, ap%d has %u", NAME, a, AP(a)->n_partitions, b,
+                    AP(b)->n_partitions);
     if (FREE(a) != FREE(b))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give both as many elements a partition",
                     "%s: ap%d has %llu elements a partition, ap%d has %llu", NAME, a,
                     (unsigned long long)FREE(a), b, (unsigned long long)FREE(b));
     return NULL;
@@ -26,13 +27,14 @@ static vtrn_status same_shape(validation *v, int a, int b) {
 /* ap0[F, P] against ap1[P, F]. */
 static vtrn_status transposed_shape(validation *v, unsigned limit) {
     if (AP(0)->n_partitions != FREE(1) || FREE(0) != AP(1)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "swap partitions and elements of ap0",
                     "%s: ap0 [%u, %llu] is not the transpose of ap1 [%u, %llu]", NAME,
                     AP(0)->n_partitions, (unsigned long long)FREE(0), AP(1)->n_partitions,
                     (unsigned long long)FREE(1));
     if (FREE(0) > limit || FREE(1) > limit)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: a tile of [%llu, %llu] > [%u, %u]", NAME,
-                    (unsigned long long)FREE(0), (unsigned long long)FREE(1), limit, limit);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "transpose it in smaller tiles",
+                    "%s: a tile of [%llu, %llu] > [%u, %u]", NAME, (unsigned long long)FREE(0),
+                    (unsigned long long)FREE(1), limit, limit);
     return NULL;
 }
 
@@ -54,8 +56,9 @@ static vtrn_status not_both_psum(validation *v, int a, int b) {
 
 static vtrn_status free_size_is(validation *v, int i, uint64_t want) {
     if (FREE(i) != want)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d has %llu elements a partition, not %llu",
-                    NAME, i, (unsigned long long)FREE(i), (unsigned long long)want);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give the operand that many",
+                    "%s: ap%d has %llu elements a partition, not %llu", NAME, i,
+                    (unsigned long long)FREE(i), (unsigned long long)want);
     return NULL;
 }
 
@@ -69,12 +72,12 @@ static vtrn_status free_size_within(validation *v, int i, uint64_t lo, uint64_t 
 
 static vtrn_status wants_alu(validation *v, vtrn_alu op, const char *classes) {
     if (op == VTRN_ALU_NONE)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: no operation given", NAME);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name an ALU operation", "%s: no operation given", NAME);
     if (!strchr(classes, isa_alu_class(op)))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: operation %s is not legal here", NAME,
-                    isa_alu_name(op));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "use an operation that docs/isa.md allows here",
+                    "%s: operation %s is not legal here", NAME, isa_alu_name(op));
     if (op == VTRN_ALU_POWER && v->instr->engine != VTRN_ENGINE_GPSIMD)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: only GpSimd has power", NAME);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "issue it on GpSimd", "%s: only GpSimd has power", NAME);
     return NULL;
 }
 
@@ -90,9 +93,9 @@ static vtrn_status bits_are_integers(validation *v, vtrn_alu op, int a, int b) {
                         "%s: %s works on raw bits, ap%d is %s", NAME, isa_alu_name(op), i,
                         dtype_name(AP(i)->dtype));
         if (dtype_size(AP(i)->dtype) != dtype_size(AP(0)->dtype))
-            RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s works on raw bits, ap%d is %s but ap0 %s",
-                        NAME, isa_alu_name(op), i, dtype_name(AP(i)->dtype),
-                        dtype_name(AP(0)->dtype));
+            RULE_BROKEN(v, VTRN_UNDEFINED, "use integers of one width",
+                        "%s: %s works on raw bits, ap%d is %s but ap0 %s", NAME, isa_alu_name(op),
+                        i, dtype_name(AP(i)->dtype), dtype_name(AP(0)->dtype));
     }
     return NULL;
 }
@@ -102,8 +105,9 @@ static vtrn_status scalar_operand(validation *v, int i) {
     if (is_absent(v, i))
         return NULL;
     if (AP(i)->n_partitions != AP(0)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the scalar ap%d has %u partitions, ap0 has %u",
-                    NAME, i, AP(i)->n_partitions, AP(0)->n_partitions);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give a scalar for each partition",
+                    "%s: the scalar ap%d has %u partitions, ap0 has %u", NAME, i,
+                    AP(i)->n_partitions, AP(0)->n_partitions);
     return free_size_is(v, i, 1);
 }
 
@@ -114,8 +118,8 @@ static vtrn_status scalar_dtype(validation *v, int i) {
         return NULL;
     if (!dtype_is_float(AP(i)->dtype) && !dtype_is_float(AP(1)->dtype))
         return NULL;
-    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the scalar ap%d is %s, not fp32", NAME, i,
-                dtype_name(AP(i)->dtype));
+    RULE_BROKEN(v, VTRN_UNDEFINED, "convert the scalar to fp32",
+                "%s: the scalar ap%d is %s, not fp32", NAME, i, dtype_name(AP(i)->dtype));
 }
 
 static vtrn_status elementwise(validation *v) {
@@ -184,10 +188,11 @@ static vtrn_status matches_stationary(validation *v) {
     if (!v->stationary_k)
         return NULL;
     if (v->stationary_k != AP(1)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: contraction size %u, the stationary tile has %u",
-                    NAME, AP(1)->n_partitions, v->stationary_k);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of that contraction size first",
+                    "%s: contraction size %u, the stationary tile has %u", NAME,
+                    AP(1)->n_partitions, v->stationary_k);
     if (v->stationary_m != AP(0)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give the result a partition for each column of the weights",
                     "%s: ap0 has %u partitions, the stationary tile has %u columns", NAME,
                     AP(0)->n_partitions, v->stationary_m);
     vtrn_dtype a = v->stationary_dtype, b = AP(1)->dtype;
@@ -211,8 +216,9 @@ static vtrn_status check_matmul(validation *v) {
                     v->chip->gen < 4 ? "one PSUM bank" : "all PSUM banks", v->chip->gen);
     VTRN_RETURN_IF_ERROR(free_size_is(v, 0, FREE(1)));
     if (AP(0)->n_partitions > v->chip->tensor_max_m)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap0 has %u partitions > %d", NAME,
-                    AP(0)->n_partitions, v->chip->tensor_max_m);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "split the weights into tiles of fewer columns",
+                    "%s: ap0 has %u partitions > %d", NAME, AP(0)->n_partitions,
+                    v->chip->tensor_max_m);
     VTRN_RETURN_IF_ERROR(one_bank(v, 0));
     return matches_stationary(v);
 }
@@ -296,8 +302,9 @@ static vtrn_status reduction_alu(validation *v) {
     case VTRN_ALU_BITWISE_XOR:
         return NULL;
     default:
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s does not reduce", NAME,
-                    isa_alu_name(v->instr->op0));
+        RULE_BROKEN(v, VTRN_UNDEFINED,
+                    "use add, subtract, multiply, max, min or a logical or bitwise operation",
+                    "%s: %s does not reduce", NAME, isa_alu_name(v->instr->op0));
     }
 }
 
@@ -305,8 +312,8 @@ static vtrn_status check_tensor_reduce(validation *v) {
     VTRN_RETURN_IF_ERROR(reduction_alu(v));
     int n = v->instr->arg[0];
     if (n < 1 || n > AP(1)->n_dims)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: reduces %d dimensions of %u", NAME, n,
-                    AP(1)->n_dims);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "reduce 1 to all of the free dimensions",
+                    "%s: reduces %d dimensions of %u", NAME, n, AP(1)->n_dims);
     uint64_t kept = 1;
     for (int d = 0; d < AP(1)->n_dims - n; d++)
         kept *= AP(1)->dim[d].num;
@@ -331,8 +338,8 @@ static vtrn_status check_copy_predicated(validation *v) {
     VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 2));
     if (dtype_is_float(AP(2)->dtype))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the predicate ap2 is %s, not an integer", NAME,
-                    dtype_name(AP(2)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "compare into an integer type first",
+                    "%s: the predicate ap2 is %s, not an integer", NAME, dtype_name(AP(2)->dtype));
     return NULL;
 }
 
@@ -352,8 +359,8 @@ static vtrn_status check_transpose32(validation *v) {
 static vtrn_status check_stream_shuffle(validation *v) {
     for (int i = 0; i < 32; i++)
         if (v->instr->shuffle[i] >= 32 && v->instr->shuffle[i] != 255)
-            RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: mask[%d] is %u, neither 0..31 nor 255", NAME,
-                        i, v->instr->shuffle[i]);
+            RULE_BROKEN(v, VTRN_UNDEFINED, "use a partition 0..31, or 255 to keep",
+                        "%s: mask[%d] is %u, neither 0..31 nor 255", NAME, i, v->instr->shuffle[i]);
     VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
     return same_shape(v, 0, 1);
 }
@@ -372,8 +379,10 @@ static vtrn_status check_bn_stats(validation *v) {
 
 static vtrn_status check_bn_aggr(validation *v) {
     if (FREE(1) % 3)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap1 has %llu elements a partition, not triples",
-                    NAME, (unsigned long long)FREE(1));
+        RULE_BROKEN(v, VTRN_UNDEFINED,
+                    "give count, mean and variance for each chunk, as bn_stats does",
+                    "%s: ap1 has %llu elements a partition, not triples", NAME,
+                    (unsigned long long)FREE(1));
     VTRN_RETURN_IF_ERROR(free_size_is(v, 0, 2));
     return same_rows(v);
 }
@@ -390,8 +399,8 @@ static vtrn_status check_find_index8(validation *v) {
     VTRN_RETURN_IF_ERROR(free_size_is(v, 2, 8));
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
     if (AP(0)->dtype != VTRN_DTYPE_UINT16 && AP(0)->dtype != VTRN_DTYPE_UINT32)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: indices ap0 are %s, not uint16 or uint32", NAME,
-                    dtype_name(AP(0)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "make the result uint16 or uint32",
+                    "%s: indices ap0 are %s, not uint16 or uint32", NAME, dtype_name(AP(0)->dtype));
     return same_rows(v);
 }
 
@@ -404,7 +413,8 @@ static vtrn_status check_match_replace8(validation *v) {
 
 static vtrn_status check_set_rng_seed(validation *v) {
     if (AP(1)->n_partitions != 1 || FREE(1) != 1 || dtype_size(AP(1)->dtype) != 4)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the seed ap1 is one 32-bit element", NAME);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give one partition with one int32 or uint32",
+                    "%s: the seed ap1 is one 32-bit element", NAME);
     return NULL;
 }
 
@@ -414,8 +424,8 @@ static vtrn_status check_rng(validation *v) {
                     "%s: GpSimd has it from NeuronCore-v3, %s is v%d", NAME, v->chip->name,
                     v->chip->gen);
     if (!dtype_is_int(AP(0)->dtype))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap0 is %s, not an integer", NAME,
-                    dtype_name(AP(0)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "make the result an integer",
+                    "%s: ap0 is %s, not an integer", NAME, dtype_name(AP(0)->dtype));
     return NULL;
 }
 
@@ -431,10 +441,11 @@ static vtrn_status check_activate(validation *v) {
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
     if (!is_absent(v, 2) && AP(2)->dtype != VTRN_DTYPE_FP32)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the scale ap2 is %s, not fp32", NAME,
-                    dtype_name(AP(2)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert the scale to fp32",
+                    "%s: the scale ap2 is %s, not fp32", NAME, dtype_name(AP(2)->dtype));
     if (!is_absent(v, 3) && AP(3)->dtype == VTRN_DTYPE_TF32)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the bias ap3 is tf32", NAME);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert the bias to fp32", "%s: the bias ap3 is tf32",
+                    NAME);
     if (is_absent(v, 3) && v->chip->gen < 3 && v->instr->imm[1].f != 0)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "put the bias into a [P, 1] tensor",
                     "%s: an immediate bias of %g needs NeuronCore-v3, %s is v%d", NAME,
@@ -451,14 +462,14 @@ static vtrn_status check_act_table_load(validation *v) {
     for (int f = 0; f < VTRN_ACT_COUNT; f++)
         n_sets = isa_act_table_set(f) >= n_sets ? isa_act_table_set(f) + 1 : n_sets;
     if (v->instr->arg[0] < 0 || v->instr->arg[0] >= n_sets)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: table set %d; there are %d", NAME,
-                    v->instr->arg[0], n_sets);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use the set of a function of docs/isa.md",
+                    "%s: table set %d; there are %d", NAME, v->instr->arg[0], n_sets);
     return NULL;
 }
 
 static vtrn_status pattern_fits(validation *v) {
     if (FREE(3) != FREE(0))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "let the pattern count the elements of ap0",
                     "%s: the pattern ap3 has %llu elements, a partition of ap0 %llu", NAME,
                     (unsigned long long)FREE(3), (unsigned long long)FREE(0));
     return NULL;
@@ -478,8 +489,8 @@ static vtrn_status check_partition_reduce(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "reduce over the free axis after a transpose",
                     "%s: %s; it has add, max, bitwise_or, bitwise_and", NAME, isa_alu_name(op));
     if (AP(0)->n_partitions != 1)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap0 has %u partitions, not 1", NAME,
-                    AP(0)->n_partitions);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "write the result to one partition",
+                    "%s: ap0 has %u partitions, not 1", NAME, AP(0)->n_partitions);
     VTRN_RETURN_IF_ERROR(free_size_is(v, 0, FREE(1)));
     return bits_are_integers(v, op, 0, 1);
 }
@@ -487,8 +498,8 @@ static vtrn_status check_partition_reduce(validation *v) {
 static vtrn_status check_custom_op(validation *v) {
     int32_t i = v->instr->arg[0];
     if (i < 0 || (uint32_t)i >= v->program->n_customs)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, NULL, "%s: number %d; the program has %u", NAME, i,
-                    v->program->n_customs);
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name a custom op of the program",
+                    "%s: number %d; the program has %u", NAME, i, v->program->n_customs);
     const vtrn_custom *custom = &v->program->customs[i];
     for (uint32_t k = 0; k < custom->n_outputs; k++) {
         uint32_t slot = custom->slots[custom->n_inputs + k];
@@ -508,8 +519,8 @@ static vtrn_status castable(validation *v, int a, int b) {
     bool is_complex = s >= VTRN_DTYPE_C64 || t >= VTRN_DTYPE_C64;
     if (s == t ? !(is_complex && (v->instr->flags & VTRN_FLAG_ACCUMULATE)) : !is_complex)
         return NULL;
-    RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s and %s: complex numbers move uncast", NAME,
-                dtype_name(s), dtype_name(t));
+    RULE_BROKEN(v, VTRN_UNDEFINED, "copy between equal types",
+                "%s: %s and %s: complex numbers move uncast", NAME, dtype_name(s), dtype_name(t));
 }
 
 static vtrn_status check_dma_copy(validation *v) {
@@ -524,7 +535,7 @@ static vtrn_status check_dma_copy(validation *v) {
                     AP(!hbm)->n_partitions);
     unsigned per_row = AP(!hbm)->n_partitions / AP(hbm)->n_partitions;
     if (FREE(hbm) != per_row * FREE(!hbm))
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL,
+        RULE_BROKEN(v, VTRN_UNDEFINED, "let a row hold the elements of its partitions",
                     "%s: a row in HBM has %llu elements, its %u partitions have %llu each", NAME,
                     (unsigned long long)FREE(hbm), per_row, (unsigned long long)FREE(!hbm));
     return NULL;
@@ -534,8 +545,8 @@ static vtrn_status check_dma_copy(validation *v) {
 static vtrn_status check_dma_transpose(validation *v) {
     size_t size = dtype_size(AP(1)->dtype);
     if (size != 2 && size != 4)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %s; it moves 2- and 4-byte elements", NAME,
-                    dtype_name(AP(1)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert it to a 2- or 4-byte type, or name its bits as one",
+                    "%s: %s; it moves 2- and 4-byte elements", NAME, dtype_name(AP(1)->dtype));
     VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
     return transposed_shape(v, UINT16_MAX);
 }
@@ -543,15 +554,16 @@ static vtrn_status check_dma_transpose(validation *v) {
 /* table: the operand in HBM whose rows are indexed; rows: the other one. */
 static vtrn_status check_indirect(validation *v, int table, int rows) {
     if (AP(table)->space != VTRN_SPACE_HBM || AP(2)->space != VTRN_SPACE_SBUF)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: ap%d is in HBM and the indices ap2 in SBUF", NAME,
-                    table);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "load the indices to SBUF and keep the table in HBM",
+                    "%s: ap%d is in HBM and the indices ap2 in SBUF", NAME, table);
     if (AP(2)->dtype != VTRN_DTYPE_UINT32 && AP(2)->dtype != VTRN_DTYPE_INT32)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: the indices ap2 are %s, not 32-bit integers",
-                    NAME, dtype_name(AP(2)->dtype));
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to int32",
+                    "%s: the indices ap2 are %s, not 32-bit integers", NAME,
+                    dtype_name(AP(2)->dtype));
     VTRN_RETURN_IF_ERROR(free_size_is(v, 2, 1));
     if (AP(2)->n_partitions != AP(rows)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, NULL, "%s: %u indices for %u rows", NAME,
-                    AP(2)->n_partitions, AP(rows)->n_partitions);
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give an index for each row", "%s: %u indices for %u rows",
+                    NAME, AP(2)->n_partitions, AP(rows)->n_partitions);
     VTRN_RETURN_IF_ERROR(castable(v, table, rows));
     return free_size_is(v, rows, FREE(table));
 }

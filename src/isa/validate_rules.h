@@ -15,13 +15,13 @@ typedef struct validation {
     uint64_t free_size[VTRN_MAX_AP];
     int64_t low, high;  /* of the operand at hand: elements that a row reaches below, above addr */
     bool is_repeating;  /* it names an element of a row more than once */
-    const char *remedy; /* set by the rule that failed; may be NULL */
+    const char *remedy; /* set by the rule that failed */
     /* stationary tile in the PE array, as far as this block's stream tells; k 0: unknown */
     uint32_t stationary_k, stationary_m;
     vtrn_dtype stationary_dtype;
 } validation;
 
-/* Returns an error from a rule: category, remedy or NULL, then printf arguments. */
+/* Returns an error from a rule: category, remedy, then printf arguments. */
 #define RULE_BROKEN(v, category, advice, ...)                                                      \
     do {                                                                                           \
         (v)->remedy = (advice);                                                                    \

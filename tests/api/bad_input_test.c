@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -22,6 +23,7 @@ enum {
     DEADLOCK = 6,
     UNSUPPORTED = 7,
     UNIMPLEMENTED = 8,
+    RESOURCE = 10,
 };
 enum { N = 6 };
 
@@ -335,8 +337,46 @@ static vtrn_status open_chip(const char *chip) {
 static void an_unknown_chip_is_refused_with_the_known_ones(void **state) {
     (void)state;
     refused(open_chip("trn9"), BAD_ARGUMENT, "no chip 'trn9'", "known are", "trn1", "trn2", NULL);
+    refused(open_chip("trm1"), BAD_ARGUMENT, "no chip 'trm1'", "did you mean 'trn1'?", NULL);
     refused(open_chip("inf1"), UNSUPPORTED, "chip inf1: too few of its numbers", "choose another",
             NULL);
+}
+
+static void an_unknown_instance_is_refused_with_the_nearest(void **state) {
+    (void)state;
+    vtrn_device *d = NULL;
+    vtrn_device_options options = {.struct_size = sizeof options, .instance = "trn1.3xlarge"};
+    refused(vtrn_device_open(&options, &d), BAD_ARGUMENT, "no instance 'trn1.3xlarge'",
+            "did you mean 'trn1.2xlarge'?", NULL);
+    options.chip = "trn2";
+    options.instance = "trn1.2xlarge";
+    refused(vtrn_device_open(&options, &d), BAD_ARGUMENT, "trn1.2xlarge", "trn2", "leave one",
+            NULL);
+    assert_null(d);
+}
+
+static void a_profile_directory_that_cannot_be_written_is_refused_at_once(void **state) {
+    (void)state;
+    char path[] = "./no_directory_XXXXXX", inside[64];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(inside, sizeof inside, "%s/profile", path);
+    const char *const places[] = {path, inside};
+    for (int i = 0; i < 2; i++) {
+        setenv("VTRN_PROFILE", places[i], 1);
+        refused(open_chip("trn1"), RESOURCE, path, "VTRN_PROFILE", NULL);
+    }
+    unsetenv("VTRN_PROFILE");
+    if (geteuid() != 0) { /* root writes anywhere */
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(mkdir(path, 0500), 0);
+        setenv("VTRN_PROFILE", path, 1);
+        refused(open_chip("trn1"), RESOURCE, path, "VTRN_PROFILE", NULL);
+        unsetenv("VTRN_PROFILE");
+        rmdir(path);
+    }
+    unlink(path);
 }
 
 static void a_chip_file_that_lacks_a_number_is_refused(void **state) {
@@ -375,6 +415,8 @@ int main(void) {
         CASE(inputs_of_the_wrong_type_shape_or_number_are_refused),
         CASE(a_donated_buffer_is_not_taken_twice),
         CASE(an_unknown_chip_is_refused_with_the_known_ones),
+        CASE(an_unknown_instance_is_refused_with_the_nearest),
+        CASE(a_profile_directory_that_cannot_be_written_is_refused_at_once),
         CASE(a_chip_file_that_lacks_a_number_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

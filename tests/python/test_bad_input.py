@@ -308,11 +308,11 @@ def test_a_donated_array_is_not_used_again():
 # --- chips ---------------------------------------------------------------------------------------
 
 
-def jax_start(chip):
+def jax_start(chip="", **env):
     """What JAX says when it starts on that chip, in a process of its own."""
     code = "import jax; print(jax.devices('neuron'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300,
-                          env={**os.environ, "VTRN_CHIP": str(chip), "JAX_PLATFORMS": "neuron"})
+                          env={**os.environ, "VTRN_CHIP": str(chip), "JAX_PLATFORMS": "neuron", **env})
     assert done.returncode == 1, done.stderr.decode()
     return done.stderr.decode()
 
@@ -324,6 +324,29 @@ def test_an_unknown_chip(tmp_path):
     for error in (message, vtrn("chips", "trn9", code=1), jax_start("trn9"),
                   vtrn("run", tmp_path / "p.vasm", "--random", "--chip", "trn9", code=1)):
         assert all(text in error for text in texts), error
+
+
+def test_a_typo_in_the_chip_the_instance_or_the_profile(tmp_path):
+    assert "no chip 'trm1'" in (error := jax_start("trm1")) and "did you mean 'trn1'?" in error
+    error = jax_start(VTRN_INSTANCE="trn1.3xlarge")
+    assert "no instance 'trn1.3xlarge'" in error and "did you mean 'trn1.2xlarge'?" in error
+    error = jax_start("trn2", VTRN_INSTANCE="trn1.2xlarge")
+    assert "leave one of VTRN_CHIP and VTRN_INSTANCE out" in error
+    (tmp_path / "file").write_text("")
+    error = jax_start(VTRN_PROFILE=str(tmp_path / "file" / "profile"))
+    assert "resource" in error and str(tmp_path / "file") in error and "VTRN_PROFILE" in error
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    for command in (("run",), ("disasm",), ("asm",), ("profile", "-o", tmp_path / "out")):
+        for name, text in (("none", "No such file or directory"), ("", "Is a directory"),
+                           ("empty", "0 bytes")):  # fmt: skip
+            error = vtrn(*command, tmp_path / name, code=1)
+            assert text in error and str(tmp_path / name) in error, error
+    assert "no option --nonsense" in vtrn("run", "--nonsense", code=2)
+    (tmp_path / "p.vasm").write_text(PROGRAM)
+    vtrn("run", tmp_path / "p.vasm", "--random", "--chip", "inf1", code=3)
 
 
 @pytest.mark.parametrize("value, text", [

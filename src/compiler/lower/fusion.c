@@ -558,7 +558,7 @@ static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, i
     *is_done = true;
     fusion *f = NULL;
     VTRN_RETURN_IF_ERROR(fusion_open(l, cols, &f));
-    fusion_in total = {.node = FUSION_NO_NODE}, next;
+    fusion_in total = {.node = FUSION_NO_NODE}, next = total;
     for (int64_t tap = 0; tap < n_taps; tap++) {
         view row = {.slot = v.slot, .dtype = v.dtype, .offset = v.offset, .n = v.n - n_outer};
         memcpy(row.f, v.f + n_outer, (size_t)row.n * sizeof *row.f);

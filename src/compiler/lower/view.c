@@ -146,7 +146,7 @@ static bool append(view *v, const view_factor *f, int n) {
 
 static bool apply_broadcast(const graph_op *op, const graph_type *in, const graph_type *result,
                             view *src, view *out) {
-    int first[GRAPH_MAX_RANK + 1];
+    int first[GRAPH_MAX_RANK + 1] = {0};
     if (!view_split_dims(src, in->dims, in->rank, first))
         return false;
     for (int d = 0; d < result->rank; d++) {

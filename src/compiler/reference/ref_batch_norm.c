@@ -94,7 +94,8 @@ vtrn_status ref_batch_norm_inference(ref_call *c) {
  * offset. */
 vtrn_status ref_batch_norm_grad(ref_call *c) {
     norm_shape s;
-    double *x, *scale, *mean, *var, *g, *g_scale, *g_offset;
+    double *x = NULL, *scale = NULL, *mean = NULL, *var = NULL, *g = NULL, *g_scale = NULL,
+           *g_offset = NULL;
     VTRN_RETURN_IF_ERROR(shape_of(c, &s));
     VTRN_RETURN_IF_ERROR(load_double(c, 0, &x));
     VTRN_RETURN_IF_ERROR(load_double(c, 1, &scale));

@@ -192,8 +192,9 @@ static vtrn_status run_plain(evaluation *e, const graph_op *op, const region_pla
     for (uint32_t k = 0; k < op->n_operands; k++)
         in[k] = e->value[op->operands[k]]->data;
     buffer *whole = op->n_operands ? e->value[op->operands[0]] : NULL;
-    if (op->kind == GRAPH_DYNAMIC_UPDATE_SLICE && whole->n_refs == 1 && !whole->is_borrowed &&
-        op->operands[0] != op->operands[1] && dies_at(e, p, op_i, op->operands[0])) {
+    if (op->kind == GRAPH_DYNAMIC_UPDATE_SLICE && whole && whole->n_refs == 1 &&
+        !whole->is_borrowed && op->operands[0] != op->operands[1] &&
+        dies_at(e, p, op_i, op->operands[0])) {
         /* A loop that fills an array step by step would copy it at every step. */
         assign(e, op->results[0], retain(whole));
         out[0] = whole->data;

@@ -169,7 +169,7 @@ vtrn_status ref_convolution(ref_call *c) {
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(w), size, &wp));
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(t), size, &packed));
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(t), size, &y));
-    int64_t order[GRAPH_MAX_RANK];
+    int64_t order[GRAPH_MAX_RANK] = {0};
     set_order(order, c->op->attrs.conv.lhs_batch_dim, c->op->attrs.conv.lhs_spatial,
               c->op->attrs.conv.lhs_feature_dim);
     VTRN_RETURN_IF_ERROR(reorder(c, x, x0, order, size, xp));

@@ -101,7 +101,7 @@ vtrn_status ref_dot_general(ref_call *c) {
     const graph_ints lb = c->op->attrs.dot.lhs_batch, lc = c->op->attrs.dot.lhs_contract;
     const ref_class cls = ref_class_of(t->dtype);
     const size_t size = ref_class_size(cls);
-    int64_t l_order[GRAPH_MAX_RANK], r_order[GRAPH_MAX_RANK];
+    int64_t l_order[GRAPH_MAX_RANK] = {0}, r_order[GRAPH_MAX_RANK] = {0};
     dot_sizes s = {.batch = 1, .k = 1};
     dim_order(l, lb, lc, true, l_order, &s.m);
     dim_order(r, c->op->attrs.dot.rhs_batch, c->op->attrs.dot.rhs_contract, false, r_order, &s.n);

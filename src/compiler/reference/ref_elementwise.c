@@ -217,6 +217,8 @@ static bool arithmetic_block(graph_kind kind, vtrn_dtype from, vtrn_dtype to, co
     ref_load(from, in[0], a, n);
     if (is_binary)
         ref_load(from, in[1], b, n);
+    else
+        memset(b, 0, (size_t)n * sizeof *b);
     bool is_known;
     if (is_class_changing(kind, cls))
         is_known = class_changing(kind, cls, to_cls, a, b, o, n);
@@ -451,8 +453,8 @@ bool ref_is_elementwise(graph_kind kind) {
 vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *const *in,
                             void *const *out, int64_t n, bool is_lanes) {
     char splat[3][REF_BLOCK * REF_MAX_CLASS_BYTES];
-    const void *at[3];
-    size_t step[3];
+    const void *at[3] = {NULL};
+    size_t step[3] = {0};
     if (op->n_operands < 1 || op->n_operands > 3)
         return ref_malformed(op, "an elementwise op has 1 to 3 operands");
     for (uint32_t k = 0; k < op->n_operands; k++) {
@@ -467,7 +469,7 @@ vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *cons
     }
     const size_t out_size = dtype_size(g->types[op->results[0]].dtype);
     for (int64_t i = 0; i < n; i += REF_BLOCK) {
-        const void *block[3];
+        const void *block[3] = {NULL};
         for (uint32_t k = 0; k < op->n_operands; k++)
             block[k] = (const char *)at[k] + i * step[k];
         const int64_t m = n - i < REF_BLOCK ? n - i : REF_BLOCK;

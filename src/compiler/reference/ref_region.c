@@ -201,7 +201,7 @@ vtrn_status ref_reducer_apply(ref_reducer *r, void *const *acc, const void *cons
         }
         return NULL;
     }
-    const void *args[128];
+    const void *args[128] = {NULL};
     for (uint32_t i = 0; i < r->n_inputs; i++) {
         args[i] = acc[i];
         args[r->n_inputs + i] = x[i];

@@ -302,8 +302,8 @@ bool vhlo_entry_is(const vhlo_entry *e, vhlo_dialect dialect, int code) {
 }
 
 bool vhlo_entry_string(const vhlo_entry *e, vhlo_string *out) {
-    if (!vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_ATTR_STRING) &&
-        !vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_STRING))
+    if (!e || (!vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_ATTR_STRING) &&
+               !vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_STRING)))
         return false;
     *out = (vhlo_string){(const char *)e->data, e->n_data};
     return true;
@@ -358,7 +358,7 @@ static vtrn_status location_at(vhlo_module *m, uint32_t location, int depth, cha
     const vhlo_entry *e, *file;
     vhlo_string path;
     VTRN_RETURN_IF_ERROR(vhlo_get_attr(m, location, &e));
-    if (e->is_text || e->dialect != VHLO_DIALECT_BUILTIN || depth > MAX_LOCATION_DEPTH)
+    if (!e || e->is_text || e->dialect != VHLO_DIALECT_BUILTIN || depth > MAX_LOCATION_DEPTH)
         return NULL;
     switch (e->code) {
     case BUILTIN_ATTR_FILE_LINE_COL:
