@@ -39,11 +39,12 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             sum[r][v] = _mm512_setzero_ps();
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             __builtin_prefetch(c + (size_t)r * c_stride + 16 * v, 1);
-            /* unrolled so that the branch history holds a whole block, and its end is foreseen */
+    }
+    /* unrolled so that the branch history holds a whole block, and its end is foreseen */
 #pragma GCC unroll 8
     for (int k = 0; k < n_k; k++) {
         __m512 moving[3];
