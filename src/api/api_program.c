@@ -12,6 +12,7 @@
 /* A vector of the slot's dtype that fills the slot. */
 static vtrn_status type_of(const vtrn_slot *slot, api_type *out) {
     vtrn_dtype t = slot->dtype;
+    VTRN_CHECK(dtype_size(t), "slots of a valid program have a type");
     if (slot->size_bytes % dtype_size(t))
         t = VTRN_DTYPE_UINT8;
     int64_t n = (int64_t)(slot->size_bytes / dtype_size(t));

@@ -219,14 +219,14 @@ static uint64_t double_to_uint(double x, uint64_t high) {
 }
 
 static void wide_store_int(const wide *w, vtrn_dtype to, uint8_t *p) {
-    int n_bits = 8 * dtype_sizes[to];
+    int n_spare_bits = (64 - 8 * dtype_sizes[to]) & 63;  /* of an integer type: 8 to 64 bits */
     uint64_t u = w->kind == 'S' ? (uint64_t)w->s : w->u; /* wraps when the low bytes are copied */
     if (w->kind == 'F' || w->kind == 'C') {
         if (types[to].kind == 'S')
-            u = (uint64_t)double_to_int(w->re, INT64_MIN >> (64 - n_bits),
-                                        INT64_MAX >> (64 - n_bits));
+            u = (uint64_t)double_to_int(w->re, INT64_MIN >> n_spare_bits,
+                                        INT64_MAX >> n_spare_bits);
         else
-            u = double_to_uint(w->re, UINT64_MAX >> (64 - n_bits));
+            u = double_to_uint(w->re, UINT64_MAX >> n_spare_bits);
     }
     memcpy(p, &u, dtype_sizes[to]); /* little-endian hosts only, like the device's memory */
 }

@@ -30,7 +30,7 @@ static uint64_t next_random(uint64_t *state) {
 
 /* Floats uniform in [-1, 1), integers 0..15, booleans 0 or 1: values that no op chokes on. */
 static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *state) {
-    size_t size = dtype_size(t), n = n_bytes / size;
+    size_t size = dtype_size(t), n = size ? n_bytes / size : 0;
     for (size_t i = 0; i < n; i++) {
         uint64_t r = next_random(state) >> 40;
         float f = dtype_is_float(t) ? (float)r * 0x1p-23f - 1.0f

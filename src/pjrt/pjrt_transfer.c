@@ -107,9 +107,9 @@ PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Ar
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: %zu byte strides for %zu dims",
                                  args->num_byte_strides, args->num_dims);
-    PJRT_Buffer *b;
+    PJRT_Buffer *b = NULL;
     PJRT_Error *error = make_buffer(device, args->type, args->dims, args->num_dims, &b);
-    if (error)
+    if (!b) /* and error says why */
         return error;
     copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
                    (char *)b->buffer->memory->host, args->data);
