@@ -486,6 +486,7 @@ static vtrn_status emit_sign_of(emit_env *env, const fusion_node *node, const vt
     static const uint8_t bits_of[] = {
         [1] = VTRN_DTYPE_UINT8, [2] = VTRN_DTYPE_UINT16, [4] = VTRN_DTYPE_UINT32};
     size_t size = dtype_size(x->dtype);
+    VTRN_CHECK(size >= 1 && size <= 4, "floats have 1, 2 or 4 bytes");
     vtrn_ap bits = *dst, x_bits = *x, sign = elementwise_temp_ap(env, node, 1, bits_of[size]);
     bits.dtype = x_bits.dtype = bits_of[size];
     LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);

@@ -78,7 +78,7 @@ static bool compare(const graph_attrs *at, double a, double b) {
 }
 
 static bool eval_op(known *k, const graph_op *op) {
-    double in[3];
+    double in[3] = {0};
     if (op->n_results != 1 || op->n_operands > 3 || op->n_regions)
         return false;
     for (uint32_t i = 0; i < op->n_operands; i++)

@@ -247,7 +247,8 @@ vtrn_status lower_sort(lower *l, const graph_op *op, bool *is_done) {
         !find_order(l, op, (vtrn_dtype)l->g->types[op->operands[0]].dtype, &s.o))
         return NULL;
     *is_done = true;
-    int dim = (int)op->attrs.sort.dimension, from_outer[MAX_OPERANDS], to_outer[MAX_OPERANDS];
+    int dim = (int)op->attrs.sort.dimension, from_outer[MAX_OPERANDS] = {0},
+        to_outer[MAX_OPERANDS] = {0};
     view from[MAX_OPERANDS], to[MAX_OPERANDS];
     for (int i = 0; i < s.n_data; i++)
         VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->operands[i], dim, false, &from[i]));

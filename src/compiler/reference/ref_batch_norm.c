@@ -24,14 +24,14 @@ static int64_t feature_of(const norm_shape *s, int64_t i) {
 }
 
 static vtrn_status load_double(ref_call *c, uint32_t i, double **out) {
-    void *p;
+    void *p = NULL;
     VTRN_RETURN_IF_ERROR(ref_load_all(c, i, REF_F64, &p));
     *out = p;
     return NULL;
 }
 
 static vtrn_status new_doubles(ref_call *c, int64_t n, double **out) {
-    void *p;
+    void *p = NULL;
     VTRN_RETURN_IF_ERROR(ref_scratch(c, n, sizeof(double), &p));
     *out = p;
     return NULL;
@@ -47,7 +47,7 @@ static void store_double(ref_call *c, uint32_t i, const double *v) {
 }
 
 vtrn_status ref_batch_norm_training(ref_call *c) {
-    norm_shape s;
+    norm_shape s = {0};
     double *x, *scale, *offset, *mean, *var;
     VTRN_RETURN_IF_ERROR(shape_of(c, &s));
     VTRN_RETURN_IF_ERROR(load_double(c, 0, &x));
@@ -73,7 +73,7 @@ vtrn_status ref_batch_norm_training(ref_call *c) {
 }
 
 vtrn_status ref_batch_norm_inference(ref_call *c) {
-    norm_shape s;
+    norm_shape s = {0};
     double *x, *scale, *offset, *mean, *var;
     VTRN_RETURN_IF_ERROR(shape_of(c, &s));
     VTRN_RETURN_IF_ERROR(load_double(c, 0, &x));
@@ -93,7 +93,7 @@ vtrn_status ref_batch_norm_inference(ref_call *c) {
 /* Operands: x, scale, mean, variance, gradient of the output. Results: gradients of x, scale and
  * offset. */
 vtrn_status ref_batch_norm_grad(ref_call *c) {
-    norm_shape s;
+    norm_shape s = {0};
     double *x = NULL, *scale = NULL, *mean = NULL, *var = NULL, *g = NULL, *g_scale = NULL,
            *g_offset = NULL;
     VTRN_RETURN_IF_ERROR(shape_of(c, &s));

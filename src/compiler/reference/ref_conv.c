@@ -184,7 +184,7 @@ vtrn_status ref_convolution(ref_call *c) {
 
     /* Back from [batch][spatial][channels] to the order of the result. */
     graph_type from = {.dtype = t->dtype, .rank = t->rank};
-    int64_t back[GRAPH_MAX_RANK];
+    int64_t back[GRAPH_MAX_RANK] = {0};
     set_order(order, c->op->attrs.conv.out_batch_dim, c->op->attrs.conv.out_spatial,
               c->op->attrs.conv.out_feature_dim);
     for (int d = 0; d < t->rank; d++) {

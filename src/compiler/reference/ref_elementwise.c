@@ -453,7 +453,7 @@ bool ref_is_elementwise(graph_kind kind) {
 vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *const *in,
                             void *const *out, int64_t n, bool is_lanes) {
     char splat[3][REF_BLOCK * REF_MAX_CLASS_BYTES];
-    const void *at[3] = {NULL};
+    const void *at[3] = {in[0], in[0], in[0]}; /* of fewer operands nobody reads the others */
     size_t step[3] = {0};
     if (op->n_operands < 1 || op->n_operands > 3)
         return ref_malformed(op, "an elementwise op has 1 to 3 operands");
@@ -469,7 +469,7 @@ vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *cons
     }
     const size_t out_size = dtype_size(g->types[op->results[0]].dtype);
     for (int64_t i = 0; i < n; i += REF_BLOCK) {
-        const void *block[3] = {NULL};
+        const void *block[3] = {at[0], at[0], at[0]};
         for (uint32_t k = 0; k < op->n_operands; k++)
             block[k] = (const char *)at[k] + i * step[k];
         const int64_t m = n - i < REF_BLOCK ? n - i : REF_BLOCK;
