@@ -117,8 +117,8 @@ static vtrn_status reduce_recognised(ref_call *c, graph_kind kind) {
 static vtrn_status reduce_offsets(ref_call *c, int64_t **out_base, int64_t *n_base,
                                   int64_t **out_step, int64_t *n_step) {
     const graph_type *f = ref_in_type(c, 0);
-    int64_t own[GRAPH_MAX_RANK] = {0}, strides[GRAPH_MAX_RANK] = {0}, dims[2][GRAPH_MAX_RANK],
-            step[2][GRAPH_MAX_RANK], total[2] = {1, 1};
+    int64_t own[GRAPH_MAX_RANK] = {0}, strides[GRAPH_MAX_RANK] = {0},
+            dims[2][GRAPH_MAX_RANK] = {{0}}, step[2][GRAPH_MAX_RANK] = {{0}}, total[2] = {1, 1};
     int rank[2] = {0, 0};
     ref_strides(f, own);
     bool is_reduced[GRAPH_MAX_RANK] = {false};

@@ -118,8 +118,10 @@ vtrn_status ref_reduce_window(ref_call *c) {
         const int64_t n = total - first < REF_BLOCK ? total - first : REF_BLOCK;
         for (int64_t k = 0; k < n; k++, ref_next(o, p.out, p.rank))
             memcpy(position[k], o, sizeof(o));
-        for (uint32_t i = 0; i < l.n; i++)
+        for (uint32_t i = 0; i < l.n; i++) {
+            VTRN_CHECK(l.acc, "lanes were opened");
             ref_fill(l.acc[i], l.init[i], n, dtype_size(l.dtype[i]));
+        }
         int64_t w[GRAPH_MAX_RANK] = {0};
         if (!window_is_empty)
             do {
