@@ -116,7 +116,7 @@ test-fuzz: test-tools
 	done
 
 test-python: venv build
-	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q tests/python
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz out
