@@ -89,7 +89,7 @@ test-c: build
 	meson test -C $(BUILD) --no-rebuild --print-errorlogs --timeout-multiplier 10
 
 test-sanitizers: test-tools
-	@[ -f build-asan/build.ninja ] || meson setup build-asan -Dbench=false -Dbuildtype=debugoptimized \
+	@[ -f build-asan/build.ninja ] || meson setup build-asan -Dwerror=true -Dbench=false -Dbuildtype=debugoptimized \
 	    -Db_sanitize=address,undefined -Db_lundef=false
 	ninja -j $(JOBS) -C build-asan
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
@@ -97,14 +97,14 @@ test-sanitizers: test-tools
 
 # Data races: whatever runs on the thread team, and the API from many threads.
 test-threads: test-tools
-	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Dbench=false -Dbuildtype=debugoptimized \
+	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Dwerror=true -Dbench=false -Dbuildtype=debugoptimized \
 	    -Db_sanitize=thread -Db_lundef=false
 	ninja -j $(JOBS) -C build-tsan
 	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 10 \
 	    --suite base --suite engine --suite runtime --suite api --suite pjrt
 
 test-fuzz: test-tools
-	@[ -f build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false \
+	@[ -f build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Dwerror=true -Dfuzz=true -Dtests=false \
 	    -Dbench=false -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 	ninja -j $(JOBS) -C build-fuzz
 	@set -e; for target in build-fuzz/fuzz/*_fuzz; do \
