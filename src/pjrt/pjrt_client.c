@@ -30,6 +30,17 @@ void plugin_named_int(PJRT_NamedValue *out, const char *name, int64_t value) {
     };
 }
 
+void plugin_named_float(PJRT_NamedValue *out, const char *name, float value) {
+    *out = (PJRT_NamedValue){
+        .struct_size = sizeof *out,
+        .name = name,
+        .name_size = strlen(name),
+        .type = PJRT_NamedValue_kFloat,
+        .float_value = value,
+        .value_size = 1,
+    };
+}
+
 uint64_t plugin_hash(uint64_t hash, const void *bytes, size_t size) {
     const uint8_t *b = bytes;
     for (size_t i = 0; i < size; i++)

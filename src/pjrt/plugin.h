@@ -93,7 +93,7 @@ struct PJRT_TopologyDescription {
 struct PJRT_Client {
     atomic_uint refs; /* the creator's, and one a buffer and an executable */
     vtrn_device *device;
-    pthread_mutex_t lock; /* user data of memories */
+    pthread_mutex_t lock; /* user data of memories, cost of executables */
     int n_devices;
     PJRT_Device *devices;      /* [n_devices] */
     PJRT_Device **device_list; /* [n_devices] */
@@ -119,6 +119,7 @@ PJRT_Buffer_Type plugin_type_of(int dtype);
 vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out);
 void plugin_named_string(PJRT_NamedValue *out, const char *name, const char *value);
 void plugin_named_int(PJRT_NamedValue *out, const char *name, int64_t value);
+void plugin_named_float(PJRT_NamedValue *out, const char *name, float value);
 
 struct PJRT_Executable {
     atomic_uint refs;
@@ -136,7 +137,8 @@ struct PJRT_Executable {
     size_t *output_dim_sizes; /* rank of each */
     const char **kinds;       /* "device", max(n_inputs, n_outputs) times */
     size_t *kind_sizes;
-    PJRT_NamedValue cost[2];
+    PJRT_NamedValue cost[2]; /* an entry never changes once n_cost counts it */
+    atomic_int n_cost;
 };
 
 struct PJRT_LoadedExecutable {

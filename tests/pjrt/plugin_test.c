@@ -3,6 +3,7 @@
 
 #include "api/artifact_x_plus_1.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -231,6 +232,85 @@ static void a_device_of_another_client_is_refused(void **state) {
     destroy(other);
 }
 
+typedef struct cost_asker {
+    PJRT_Executable *executable;
+    PJRT_LoadedExecutable *loaded; /* or NULL: does not run it */
+    PJRT_Client *client;
+    double flops, seconds; /* sums over the answers */
+    int n_without_seconds;
+} cost_asker;
+
+static void ask_cost(cost_asker *a) {
+    PJRT_Executable_GetCostAnalysis_Args cost = {.struct_size = sizeof cost,
+                                                 .executable = a->executable};
+    succeeds(GetPjrtApi()->PJRT_Executable_GetCostAnalysis(&cost));
+    assert_string_equal(cost.properties[0].name, "flops");
+    a->flops += cost.properties[0].float_value;
+    if (cost.num_properties == 1) {
+        a->n_without_seconds++;
+        return;
+    }
+    assert_int_equal(cost.num_properties, 2);
+    assert_string_equal(cost.properties[1].name, "optimal_seconds");
+    a->seconds += cost.properties[1].float_value;
+}
+
+static void run_once(cost_asker *a) {
+    PJRT_Buffer *input = make_input(a->client), *output;
+    succeeds(execute(a->loaded, NULL, input, &output));
+    PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+    check_and_destroy_output(output);
+}
+
+static void *ask_and_run(void *arg) {
+    cost_asker *a = arg;
+    for (int i = 0; i < 20; i++) {
+        if (a->loaded && i == 10)
+            run_once(a);
+        ask_cost(a);
+    }
+    return NULL;
+}
+
+/* Who got an answer reads it while others ask: the thread sanitizer sees an answer that changes. */
+static void threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer(void **state) {
+    (void)state;
+    enum { N_ASKERS = 4 };
+    PJRT_Client *client = create();
+    PJRT_LoadedExecutable *loaded = compile_x_plus_1(client);
+    PJRT_LoadedExecutable_GetExecutable_Args get = {.struct_size = sizeof get,
+                                                    .loaded_executable = loaded};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_GetExecutable(&get));
+    cost_asker first = {.executable = get.executable, .loaded = loaded, .client = client};
+    ask_cost(&first);
+    assert_int_equal(first.n_without_seconds, 1);
+    pthread_t threads[N_ASKERS];
+    cost_asker askers[N_ASKERS];
+    for (int i = 0; i < N_ASKERS; i++) {
+        askers[i] = (cost_asker){get.executable, i ? NULL : loaded, client, 0, 0, 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, ask_and_run, &askers[i]), 0);
+    }
+    for (int i = 0; i < N_ASKERS; i++)
+        pthread_join(threads[i], NULL);
+    cost_asker last = {.executable = get.executable};
+    ask_cost(&last);
+    assert_true(last.seconds > 0);
+    for (int i = 0; i < N_ASKERS; i++) {
+        assert_true(askers[i].flops == 20 * first.flops);
+        double expected = last.seconds * (20 - askers[i].n_without_seconds);
+        assert_true(askers[i].seconds >= expected * 0.999999 &&
+                    askers[i].seconds <= expected * 1.000001);
+    }
+    assert_int_equal(askers[0].n_without_seconds, 10);
+    PJRT_Executable_Destroy_Args drop = {.struct_size = sizeof drop, .executable = get.executable};
+    succeeds(GetPjrtApi()->PJRT_Executable_Destroy(&drop));
+    PJRT_LoadedExecutable_Destroy_Args unload = {.struct_size = sizeof unload,
+                                                 .executable = loaded};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&unload));
+    destroy(client);
+}
+
 int main(void) {
     setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
     unsetenv("VTRN_CHIP");
@@ -243,6 +323,7 @@ int main(void) {
         cmocka_unit_test(a_program_that_is_no_artifact_is_refused),
         cmocka_unit_test(buffers_and_executables_outlive_their_client),
         cmocka_unit_test(a_device_of_another_client_is_refused),
+        cmocka_unit_test(threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
