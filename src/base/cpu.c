@@ -24,13 +24,33 @@ static cpu_level host_level(void) {
 #endif
 }
 
+/* The level that VTRN_ISA names, CPU_LEVEL_COUNT when it is not set, -1 when it names none. */
+static int wanted_level(const char **out_text) {
+    const char *wanted = *out_text = getenv("VTRN_ISA");
+    if (!wanted || !*wanted)
+        return CPU_LEVEL_COUNT;
+    for (int i = 0; i < CPU_LEVEL_COUNT; i++)
+        if (!strcmp(wanted, level_names[i]))
+            return i;
+    return -1;
+}
+
 static cpu_level decide(void) {
-    cpu_level level = host_level();
-    const char *wanted = getenv("VTRN_ISA");
-    for (int i = 0; wanted && i < CPU_LEVEL_COUNT; i++)
-        if (!strcmp(wanted, level_names[i]) && (cpu_level)i < level)
-            level = (cpu_level)i;
-    return level;
+    const char *text;
+    cpu_level highest = host_level();
+    int wanted = wanted_level(&text);
+    return wanted >= 0 && wanted < (int)highest ? (cpu_level)wanted : highest;
+}
+
+vtrn_status cpu_level_check(void) {
+    const char *text;
+    if (wanted_level(&text) >= 0)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "VTRN_ISA: there is no instruction set '%s'; take %s, %s or %s, or leave it "
+                      "out for the host's best",
+                      text, level_names[CPU_LEVEL_BASE], level_names[CPU_LEVEL_AVX2],
+                      level_names[CPU_LEVEL_AVX512]);
 }
 
 cpu_level cpu_level_get(void) {

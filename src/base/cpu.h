@@ -9,6 +9,8 @@
 #ifndef VTRN_BASE_CPU_H
 #define VTRN_BASE_CPU_H
 
+#include "base/status.h"
+
 typedef enum cpu_level {
     CPU_LEVEL_BASE, /* SSE2 on x86-64, plain C elsewhere */
     CPU_LEVEL_AVX2,
@@ -18,6 +20,9 @@ typedef enum cpu_level {
 
 /* The highest level that this host has; VTRN_ISA=sse2|avx2|avx512 lowers it. Decided once. */
 cpu_level cpu_level_get(void);
+
+/* BAD_ARGUMENT when VTRN_ISA names no level; cpu_level_get() would take the host's highest. */
+vtrn_status cpu_level_check(void);
 
 /* Tests only: runs the kernels at another level, at most the host's. Returns the level in force. */
 cpu_level cpu_level_set(cpu_level level);

@@ -1,6 +1,8 @@
 /* Opening a machine, its memory, and what its cores need before they can run. */
 #include "runtime/device.h"
 
+#include "base/cpu.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -131,6 +133,7 @@ static void device_destroy(runtime_device *d) {
 
 vtrn_status runtime_device_open(const char *chip, const char *instance, int n_threads,
                                 runtime_device **out) {
+    VTRN_RETURN_IF_ERROR(cpu_level_check());
     runtime_device *d = calloc(1, sizeof *d);
     if (!d)
         return VTRN_OUT_OF_MEMORY(sizeof *d);

@@ -51,8 +51,8 @@ struct runtime_device {
 /* chip NULL: the instance's. instance NULL: the default when its chip fits, else the chip's
  * smallest instance, else one chip alone. A chip given as a file (with a '/') may sit in any
  * instance: that is how one asks "what if". n_threads 0: VTRN_THREADS, else all cores of the host.
- * BAD_ARGUMENT when chip and instance contradict each other, UNSUPPORTED for a chip whose published
- * numbers are too few. */
+ * BAD_ARGUMENT when chip and instance contradict each other or VTRN_ISA names no level, UNSUPPORTED
+ * for a chip whose published numbers are too few. */
 vtrn_status runtime_device_open(const char *chip, const char *instance, int n_threads,
                                 runtime_device **out);
 void runtime_device_retain(runtime_device *device);

@@ -337,6 +337,18 @@ def test_a_typo_in_the_chip_the_instance_or_the_profile(tmp_path):
     assert "resource" in error and str(tmp_path / "file") in error and "VTRN_PROFILE" in error
 
 
+def test_an_unknown_instruction_set(tmp_path):
+    texts = ("bad argument: VTRN_ISA: there is no instruction set 'avx1024'",
+             "take sse2, avx2 or avx512")
+    (tmp_path / "p.vasm").write_text(PROGRAM)
+    for error in (vtrn("run", tmp_path / "p.vasm", "--random", code=1, VTRN_ISA="avx1024"),
+                  jax_start(VTRN_ISA="avx1024")):
+        assert all(text in error for text in texts), error
+    for known in ("", "sse2", "avx512"):
+        subprocess.run([VTRN, "run", tmp_path / "p.vasm", "--random"], check=True, timeout=300,
+                       env={**os.environ, "VTRN_ISA": known})
+
+
 def test_files_that_are_none(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     for command in (("run",), ("disasm",), ("asm",), ("profile", "-o", tmp_path / "out")):
