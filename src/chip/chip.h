@@ -124,6 +124,9 @@ vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out);
 /* Reads chips/instances.toml. */
 vtrn_status chip_instance_load(const char *name, vtrn_instance *out);
 vtrn_status chip_instances(vtrn_instance *out, int capacity, int *n);
+/* What naming a chip alone stands for: its instance with the fewest chips, of equal ones the
+ * cheapest whose price is published. NULL when there is none. */
+const vtrn_instance *chip_smallest_instance(const vtrn_instance *all, int n, const char *chip);
 
 /* Names of the chips that chip_load finds, in a static order. */
 vtrn_status chip_names(char out[][CHIP_NAME_MAX], int capacity, int *n);

@@ -155,3 +155,18 @@ vtrn_status chip_instance_load(const char *name, vtrn_instance *out) {
     return VTRN_ERROR(VTRN_BAD_ARGUMENT, "no instance '%s' in instances.toml; did you mean '%s'?",
                       name, best >= 0 ? all[best].name : "");
 }
+
+static bool is_smaller(const vtrn_instance *a, const vtrn_instance *b) {
+    if (a->n_chips != b->n_chips)
+        return a->n_chips < b->n_chips;
+    return a->dollars_per_hour > 0 &&
+           (b->dollars_per_hour == 0 || a->dollars_per_hour < b->dollars_per_hour);
+}
+
+const vtrn_instance *chip_smallest_instance(const vtrn_instance *all, int n, const char *chip) {
+    const vtrn_instance *best = NULL;
+    for (int i = 0; i < n; i++)
+        if (strcmp(all[i].chip, chip) == 0 && (!best || is_smaller(&all[i], best)))
+            best = &all[i];
+    return best;
+}

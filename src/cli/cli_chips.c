@@ -110,9 +110,11 @@ static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *
         char price[24] = "not published";
         if (s->dollars_per_hour > 0)
             snprintf(price, sizeof price, "%.3f", s->dollars_per_hour);
-        printf("%-22s %-5s %5d %6d %9.0f %13s  %s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
-               s->host_gib, price, s->topology);
+        bool is_taken = chip_smallest_instance(instances, n, s->chip) == s;
+        printf("%-22s %-5s %5d %6d %9.0f %13s  %s%s\n", s->name, s->chip, s->n_chips, s->n_vcpus,
+               s->host_gib, price, s->topology, is_taken ? " *" : "");
     }
+    printf("\n* what VTRN_CHIP alone takes: the smallest published instance of the chip\n");
 }
 
 static void list_json(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
@@ -128,6 +130,12 @@ static void list_json(const vtrn_chip *chips, int n_chips, const vtrn_instance *
         cli_json_number(stdout, c->hbm_bytes_per_s * c->n_hbm_stacks);
         printf(", \"peak_tensor_flops\": ");
         cli_json_number(stdout, c->peak_tensor_flops);
+        const vtrn_instance *smallest = chip_smallest_instance(instances, n, c->name);
+        printf(", \"instance\": ");
+        if (smallest)
+            cli_json_text(stdout, smallest->name);
+        else
+            printf("null");
         printf("}");
     }
     printf("], \"instances\": [");
@@ -186,6 +194,7 @@ const cli_command cli_chips = {
     .summary = "list the chips and instances, or show a chip's numbers",
     .help = "usage: vtrn chips [NAME | FILE] [--json]\n\n"
             "NAME is a chip of the list; FILE a chip description of your own (with a '/').\n"
+            "A star marks the instance that VTRN_CHIP=NAME alone stands for.\n"
             "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
             "example: vtrn chips trn2\n",
     .run = run,

@@ -1,8 +1,8 @@
 /* vtrn doctor: what this host offers, and whether vtrn works on it. */
+#include "api/api.h"
 #include "base/cpu.h"
 #include "chip/chip.h"
 #include "cli/cli.h"
-#include "vtrn.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,7 @@ enum { MAX_CHECKS = 12, MAX_CHIPS = 64 };
 typedef struct check {
     const char *name;
     bool is_ok, is_needed;
+    int exit_code; /* when it is needed and not ok */
     char text[512];
 } check;
 
@@ -24,8 +25,16 @@ typedef struct report {
 
 static check *add(report *r, const char *name, bool is_ok, bool is_needed) {
     check *c = &r->checks[r->n++];
-    *c = (check){.name = name, .is_ok = is_ok, .is_needed = is_needed};
+    *c = (check){.name = name, .is_ok = is_ok, .is_needed = is_needed, .exit_code = CLI_INTERNAL};
     return c;
+}
+
+/* Frees the status. */
+static void fail(check *c, vtrn_status status) {
+    c->is_ok = false;
+    c->exit_code = cli_exit_code(vtrn_status_category(status));
+    snprintf(c->text, sizeof c->text, "%s", vtrn_status_message(status));
+    vtrn_status_free(status);
 }
 
 static void check_host(report *r) {
@@ -52,11 +61,23 @@ static void check_chips(report *r) {
         status = chip_load(names[i], &chip);
         at += (size_t)snprintf(c->text + at, sizeof c->text - at, "%s%s", i ? " " : "", names[i]);
     }
+    if (status)
+        fail(c, status);
+}
+
+/* The machine that a program started from here would get. */
+static void check_machine(report *r) {
+    vtrn_device *device = NULL;
+    vtrn_status status = vtrn_device_open(NULL, &device);
+    check *c = add(r, "machine", !status, true);
     if (status) {
-        c->is_ok = false;
-        snprintf(c->text, sizeof c->text, "%s", vtrn_status_message(status));
-        vtrn_status_free(status);
+        fail(c, status);
+        return;
     }
+    const runtime_device *rt = device->rt;
+    snprintf(c->text, sizeof c->text, "%s: %d %s chip%s, %d cores", rt->instance.name, rt->n_chips,
+             rt->chip.name, rt->n_chips == 1 ? "" : "s", rt->n_cores);
+    vtrn_device_close(device);
 }
 
 /* Asks Python, as a user's script would find it: JAX and the plugin's entry point. */
@@ -139,12 +160,11 @@ static void check_self(report *r) {
     double ms = (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) * 1e-6;
     check *c = add(r, "self test", !status && n_wrong == 0, true);
     if (status)
-        snprintf(c->text, sizeof c->text, "%s", vtrn_status_message(status));
+        fail(c, status);
     else
         snprintf(c->text, sizeof c->text,
                  "x + 1 on trn1: %d of %d wrong, %.1f us simulated, %.1f ms here", n_wrong,
                  SELF_TEST_N, step_ns * 1e-3, ms);
-    vtrn_status_free(status);
 }
 
 static void print(const report *r, bool is_json) {
@@ -183,12 +203,13 @@ static int run(const cli_command *self, int argc, char **argv) {
     static report r;
     check_host(&r);
     check_chips(&r);
+    check_machine(&r);
     check_jax(&r);
     check_self(&r);
     print(&r, is_json);
     for (int i = 0; i < r.n; i++)
         if (r.checks[i].is_needed && !r.checks[i].is_ok)
-            return CLI_INTERNAL;
+            return r.checks[i].exit_code;
     return CLI_OK;
 }
 
@@ -197,8 +218,9 @@ const cli_command cli_doctor = {
     .summary = "check this host and the installation",
     .help =
         "usage: vtrn doctor [--json]\n\n"
-        "Cores, instruction set, memory, chip files, JAX and its plugin (VTRN_PYTHON names the\n"
-        "Python to ask, default python3), and a self test that adds 1 to 16384 numbers.\n"
+        "Cores, instruction set, memory, chip files, the machine that VTRN_CHIP and VTRN_INSTANCE\n"
+        "give, JAX and its plugin (VTRN_PYTHON names the Python to ask, default python3), and a\n"
+        "self test that adds 1 to 16384 numbers.\n"
         "Exit code 0 when everything that vtrn itself needs is in order.\n\n"
         "example: vtrn doctor\n",
     .run = run,

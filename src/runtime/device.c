@@ -10,25 +10,6 @@
 
 static const char default_instance[] = "trn1.2xlarge";
 
-/* The instance of the chip with the fewest chips, then the lowest price; *found false when none. */
-static vtrn_status smallest_instance(const char *chip, vtrn_instance *out, bool *found) {
-    vtrn_instance all[CHIP_MAX_INSTANCES];
-    int n = 0;
-    *found = false;
-    VTRN_RETURN_IF_ERROR(chip_instances(all, CHIP_MAX_INSTANCES, &n));
-    for (int i = 0; i < n; i++) {
-        if (strcmp(all[i].chip, chip) != 0)
-            continue;
-        bool is_smaller =
-            all[i].n_chips < out->n_chips ||
-            (all[i].n_chips == out->n_chips && all[i].dollars_per_hour < out->dollars_per_hour);
-        if (!*found || is_smaller)
-            *out = all[i];
-        *found = true;
-    }
-    return NULL;
-}
-
 static vtrn_status choose_machine(const char *chip, const char *instance, runtime_device *d) {
     bool has_chip = chip && *chip, has_instance = instance && *instance;
     if (has_instance || !has_chip) {
@@ -43,13 +24,17 @@ static vtrn_status choose_machine(const char *chip, const char *instance, runtim
         return NULL;
     }
     VTRN_RETURN_IF_ERROR(chip_load(chip, &d->chip));
-    bool found;
-    VTRN_RETURN_IF_ERROR(smallest_instance(d->chip.name, &d->instance, &found));
-    if (!found) {
-        d->instance = (vtrn_instance){.n_chips = 1};
-        memcpy(d->instance.name, d->chip.name, sizeof d->instance.name);
-        memcpy(d->instance.chip, d->chip.name, sizeof d->instance.chip);
+    vtrn_instance all[CHIP_MAX_INSTANCES];
+    int n = 0;
+    VTRN_RETURN_IF_ERROR(chip_instances(all, CHIP_MAX_INSTANCES, &n));
+    const vtrn_instance *smallest = chip_smallest_instance(all, n, d->chip.name);
+    if (smallest) {
+        d->instance = *smallest;
+        return NULL;
     }
+    d->instance = (vtrn_instance){.n_chips = 1};
+    memcpy(d->instance.name, d->chip.name, sizeof d->instance.name);
+    memcpy(d->instance.chip, d->chip.name, sizeof d->instance.chip);
     return NULL;
 }
 

@@ -311,6 +311,32 @@ static void an_unknown_instance_is_refused_with_the_nearest(void **state) {
     assert_refused(chip_instance_load("trn1.2xlarg", &one), "did you mean 'trn1.2xlarge'");
 }
 
+static void a_chip_alone_stands_for_its_smallest_instance(void **state) {
+    (void)state;
+    static const char *const expected[][2] = {{"inf1", "inf1.xlarge"},
+                                              {"inf2", "inf2.xlarge"},
+                                              {"trn1", "trn1.2xlarge"},
+                                              {"trn2", "trn2.3xlarge"},
+                                              {"trn3", "trn3-gen1-ultraserver"}};
+    vtrn_instance all[CHIP_MAX_INSTANCES];
+    int n;
+    assert_null(chip_instances(all, CHIP_MAX_INSTANCES, &n));
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        assert_string_equal(chip_smallest_instance(all, n, expected[i][0])->name, expected[i][1]);
+    assert_null(chip_smallest_instance(all, n, "trn9"));
+}
+
+static void an_unpublished_price_is_not_the_lowest(void **state) {
+    (void)state;
+    const vtrn_instance all[] = {
+        {.name = "big", .chip = "x", .n_chips = 2, .dollars_per_hour = 0.1},
+        {.name = "unknown", .chip = "x", .n_chips = 1},
+        {.name = "dear", .chip = "x", .n_chips = 1, .dollars_per_hour = 3},
+        {.name = "cheap", .chip = "x", .n_chips = 1, .dollars_per_hour = 2},
+    };
+    assert_string_equal(chip_smallest_instance(all, 4, "x")->name, "cheap");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_chip_file_loads),
@@ -328,6 +354,8 @@ int main(void) {
         cmocka_unit_test(a_path_with_a_slash_is_read_as_a_file),
         cmocka_unit_test(chips_path_directories_come_first),
         cmocka_unit_test(each_instance_names_a_known_chip_and_fits_it),
+        cmocka_unit_test(a_chip_alone_stands_for_its_smallest_instance),
+        cmocka_unit_test(an_unpublished_price_is_not_the_lowest),
         cmocka_unit_test(an_unknown_instance_is_refused_with_the_nearest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

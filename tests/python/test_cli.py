@@ -232,6 +232,25 @@ def test_doctor_finds_the_host_in_order():
     assert int(checks["cores"]["text"]) >= 1
 
 
+def test_doctor_and_chips_say_which_instance_a_chip_alone_takes():
+    listed = json.loads(vtrn("chips", "--json"))["chips"]
+    assert {c["name"]: c["instance"] for c in listed} == {
+        "inf1": "inf1.xlarge", "inf2": "inf2.xlarge", "trn1": "trn1.2xlarge",
+        "trn2": "trn2.3xlarge", "trn3": "trn3-gen1-ultraserver"}
+    starred = [line.split()[0] for line in vtrn("chips").splitlines() if line.endswith(" *")]
+    assert starred == [c["instance"] for c in listed]
+    for chip, text in [("trn2", "trn2.3xlarge: 1 trn2 chip, 8 cores"),
+                       ("trn3", "trn3-gen1-ultraserver: 64 trn3 chips, 512 cores")]:
+        checks = json.loads(vtrn("doctor", "--json", env={**os.environ, "VTRN_CHIP": chip}))["checks"]
+        assert text in [c["text"] for c in checks if c["name"] == "machine"]
+
+
+def test_doctor_says_what_is_wrong_with_the_environment():
+    done = subprocess.run([VTRN, "doctor"], capture_output=True, timeout=120,
+                          env={**os.environ, "VTRN_CHIP": "trn9"})
+    assert done.returncode == 1 and b"BAD  machine          no chip 'trn9'" in done.stdout
+
+
 def test_the_manual_of_the_instruction_set_is_up_to_date():
     with open(os.path.join(ROOT, "docs/isa.md")) as f:
         assert f.read() == vtrn("isa", "--markdown"), "run: vtrn isa --markdown > docs/isa.md"
