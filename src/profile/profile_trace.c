@@ -121,7 +121,7 @@ static uint64_t hash_text(const char *text) {
 }
 
 static bool table_grow(string_table *t) {
-    string_table bigger = {.capacity = t->capacity ? t->capacity * 2 : 256, .n = t->n};
+    string_table bigger = {.capacity = t->capacity ? t->capacity * 2 : 256};
     bigger.slots = calloc(bigger.capacity, sizeof *bigger.slots);
     bigger.iids = calloc(bigger.capacity, sizeof *bigger.iids);
     if (!bigger.slots || !bigger.iids) {
@@ -141,7 +141,9 @@ static bool table_grow(string_table *t) {
     }
     free(t->slots);
     free(t->iids);
-    *t = bigger;
+    t->slots = bigger.slots;
+    t->iids = bigger.iids;
+    t->capacity = bigger.capacity;
     return true;
 }
 
