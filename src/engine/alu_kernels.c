@@ -1,4 +1,4 @@
-/* The arithmetic loops of the Vector and GpSimd engines, compiled once for each level. */
+/* The fp32 arithmetic loops of the Vector and GpSimd engines, compiled once for each level. */
 #include "engine/alu_kernels.h"
 
 #include "base/dtype_bits.h"
@@ -69,83 +69,6 @@ static inline float abs_min(float x, float y) {
         }                                                                                          \
     }
 FLOAT_OPS(FLOAT_KERNELS)
-
-static inline uint32_t magnitude_int32_t(int32_t x) {
-    return x < 0 ? 0u - (uint32_t)x : (uint32_t)x;
-}
-
-static inline uint32_t magnitude_uint32_t(uint32_t x) {
-    return x;
-}
-
-/* x to the y, wrapping; 1/x^-y truncated toward zero where y is negative (0 to it gives 0). */
-static inline uint32_t int_power(uint32_t x, uint32_t y, int is_signed) {
-    if (is_signed && (int32_t)y < 0)
-        return x == 1 ? 1 : x == UINT32_MAX ? (y & 1 ? UINT32_MAX : 1) : 0;
-    uint32_t result = 1;
-    for (; y; y >>= 1, x *= x)
-        if (y & 1)
-            result *= x;
-    return result;
-}
-
-/* Operations of 32-bit integers: M(enum, type to view x and y as, expression). */
-#define INT_OPS(M, T)                                                                              \
-    M(NONE, T, x)                                                                                  \
-    M(ADD, T, (uint32_t)x + (uint32_t)y)                                                           \
-    M(SUBTRACT, T, (uint32_t)x - (uint32_t)y)                                                      \
-    M(MULTIPLY, T, (uint32_t)x *(uint32_t)y)                                                       \
-    M(MAX, T, x > y ? x : y)                                                                       \
-    M(MIN, T, x < y ? x : y)                                                                       \
-    M(ABS_MAX, T, magnitude_##T(x) > magnitude_##T(y) ? magnitude_##T(x) : magnitude_##T(y))       \
-    M(ABS_MIN, T, magnitude_##T(x) < magnitude_##T(y) ? magnitude_##T(x) : magnitude_##T(y))       \
-    M(POWER, T, int_power((uint32_t)x, (uint32_t)y, (T)-1 < (T)1))                                 \
-    M(IS_EQUAL, T, x == y)                                                                         \
-    M(NOT_EQUAL, T, x != y)                                                                        \
-    M(IS_GE, T, x >= y)                                                                            \
-    M(IS_GT, T, x > y)                                                                             \
-    M(IS_LE, T, x <= y)                                                                            \
-    M(IS_LT, T, x < y)                                                                             \
-    M(LOGICAL_AND, T, (x != 0) & (y != 0))                                                         \
-    M(LOGICAL_OR, T, (x != 0) | (y != 0))                                                          \
-    M(LOGICAL_XOR, T, (x != 0) != (y != 0))
-
-#define BIT_OPS(M, T)                                                                              \
-    M(BITWISE_AND, T, x &y)                                                                        \
-    M(BITWISE_OR, T, x | y)                                                                        \
-    M(BITWISE_XOR, T, x ^ y)                                                                       \
-    M(BITWISE_NOT, T, ~x)                                                                          \
-    M(SHIFT_LEFT, T, (uint32_t)y < 32 ? (uint32_t)x << ((uint32_t)y & 31) : 0)                     \
-    M(SHIFT_RIGHT_LOGICAL, T, (uint32_t)y < 32 ? (uint32_t)x >> ((uint32_t)y & 31) : 0)            \
-    M(SHIFT_RIGHT_ARITH, T, (int32_t)x >> ((uint32_t)y < 31 ? (uint32_t)y : 31))
-
-#define INT_KERNELS(E, T, expr)                                                                    \
-    static void tt_##E##_##T(const uint32_t *a, const uint32_t *b, uint32_t *dst, size_t n) {      \
-        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
-            T x = (T)a[i], y = (T)b[i];                                                            \
-            (void)y;                                                                               \
-            dst[i] = (uint32_t)(expr);                                                             \
-        }                                                                                          \
-    }                                                                                              \
-    static void ts_##E##_##T(const uint32_t *a, uint32_t s, uint32_t *dst, size_t n) {             \
-        T y = (T)s;                                                                                \
-        (void)y;                                                                                   \
-        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
-            T x = (T)a[i];                                                                         \
-            dst[i] = (uint32_t)(expr);                                                             \
-        }                                                                                          \
-    }                                                                                              \
-    static void st_##E##_##T(const uint32_t *a, uint32_t s, uint32_t *dst, size_t n) {             \
-        T x = (T)s;                                                                                \
-        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
-            T y = (T)a[i];                                                                         \
-            (void)y;                                                                               \
-            dst[i] = (uint32_t)(expr);                                                             \
-        }                                                                                          \
-    }
-INT_OPS(INT_KERNELS, int32_t)
-INT_OPS(INT_KERNELS, uint32_t)
-BIT_OPS(INT_KERNELS, uint32_t)
 
 /* Sixteen lanes as one value: the compiler splits it into what the level has. */
 typedef float lanes_f __attribute__((vector_size(64), aligned(4), may_alias));
@@ -248,27 +171,14 @@ SELECT(8)
 #define TT_ENTRY(E, expr)                          [VTRN_ALU_##E] = tt_##E,
 #define TS_ENTRY(E, expr)                          [VTRN_ALU_##E] = ts_##E,
 #define ST_ENTRY(E, expr)                          [VTRN_ALU_##E] = st_##E,
-#define INT_TT_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = tt_##E##_##T,
-#define INT_TS_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = ts_##E##_##T,
-#define INT_ST_ENTRY(E, T, expr)                   [VTRN_ALU_##E] = st_##E##_##T,
 #define BEGIN_ENTRY(E, identity, lanes_expr, expr) [VTRN_ALU_##E] = reduce_begin_##E,
 #define ADD_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_add_##E,
 #define END_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_end_##E,
 #define ROWS_ENTRY(E, identity, lanes_expr, expr)  [VTRN_ALU_##E] = reduce_rows_##E,
-#define INT_TABLE(ENTRY)                                                                           \
-    {                                                                                              \
-        {INT_OPS(ENTRY, int32_t) BIT_OPS(ENTRY, uint32_t)}, {                                      \
-            INT_OPS(ENTRY, uint32_t) BIT_OPS(ENTRY, uint32_t)                                      \
-        }                                                                                          \
-    }
-
 const alu_kernels VTRN_AT_LEVEL(alu_kernel_table) = {
     .tt = {FLOAT_OPS(TT_ENTRY)},
     .ts = {FLOAT_OPS(TS_ENTRY)},
     .st = {FLOAT_OPS(ST_ENTRY)},
-    .int_tt = INT_TABLE(INT_TT_ENTRY),
-    .int_ts = INT_TABLE(INT_TS_ENTRY),
-    .int_st = INT_TABLE(INT_ST_ENTRY),
     .reduce_begin = {REDUCTIONS(BEGIN_ENTRY)},
     .reduce_add = {REDUCTIONS(ADD_ENTRY)},
     .reduce_end = {REDUCTIONS(END_ENTRY)},

@@ -1,5 +1,5 @@
-/* Tables of the Vector and GpSimd arithmetic loops, one a level (base/cpu.h). Elementwise kernels
- * allow dst to be exactly an operand. Max and min give NaN when either operand is one. */
+/* Tables of the fp32 loops of the Vector and GpSimd engines, one a level (base/cpu.h). Elementwise
+ * kernels allow dst to be exactly an operand. Max and min give NaN when either operand is one. */
 #ifndef VTRN_ENGINE_ALU_KERNELS_H
 #define VTRN_ENGINE_ALU_KERNELS_H
 
@@ -13,11 +13,6 @@ typedef struct alu_kernels {
     void (*tt[VTRN_ALU_COUNT])(const float *x, const float *y, float *dst, size_t n);
     void (*ts[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
     void (*st[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
-    /* class A and C on int32 [0] and uint32 [1], wrapping; class B in both on raw 32 bits */
-    void (*int_tt[2][VTRN_ALU_COUNT])(const uint32_t *x, const uint32_t *y, uint32_t *dst,
-                                      size_t n);
-    void (*int_ts[2][VTRN_ALU_COUNT])(const uint32_t *x, uint32_t s, uint32_t *dst, size_t n);
-    void (*int_st[2][VTRN_ALU_COUNT])(const uint32_t *x, uint32_t s, uint32_t *dst, size_t n);
     /* Reductions; NULL where the op has none. Element i of a row goes to lane i % ALU_LANES, in
      * ascending i; then lane l takes lane l+8, l+4, l+2, l+1. begin fills the lanes with the
      * identity; add takes n elements that start at a multiple of ALU_LANES of the row. */

@@ -65,7 +65,7 @@ vtrn_status engine_op_IOTA(engine_core *core, const vtrn_instr *instr, const uin
 static void affine_select_chunk(lanes *l, size_t n) {
     uint32_t *mask = (uint32_t *)l->buf[2];
     index_take(l->extra, n, (int32_t *)mask);
-    l->alu->int_ts[0][l->instr->op0](mask, 0, mask, n);
+    l->ints->ts[0][l->instr->op0](mask, 0, mask, n);
     const void *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
     for (size_t i = 0; i < n; i++)
         l->buf[0][i] = l->instr->imm[0].f;
@@ -103,7 +103,7 @@ static void reduce_partitions(lanes *l, size_t n) {
             if (p == 0)
                 memcpy(acc, x, n * sizeof *acc);
             else
-                l->alu->int_tt[r->is_unsigned][op](acc, x, acc, n);
+                l->ints->tt[r->is_unsigned][op](acc, x, acc, n);
         } else {
             const float *x = operand_take_fp32(&at, n, l->buf[1]);
             if (p == 0)

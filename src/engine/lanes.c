@@ -461,6 +461,7 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     l.core = core;
     l.instr = instr;
     l.alu = CPU_TABLE(alu_kernel_table);
+    l.ints = CPU_TABLE(int_kernel_table);
     l.extra = extra;
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);

@@ -5,6 +5,7 @@
 
 #include "engine/alu_kernels.h"
 #include "engine/engine.h"
+#include "engine/int_kernels.h"
 
 enum {
     OPERAND_CHUNK = 1024,  /* elements at a time: a few buffers of them stay in the L1 cache */
@@ -81,6 +82,7 @@ typedef struct lanes {
     engine_core *core;
     const vtrn_instr *instr;
     const alu_kernels *alu;
+    const int_kernels *ints;
     operand op[VTRN_MAX_AP];    /* by operand number */
     float s[VTRN_MAX_AP];       /* [P,1] operands and immediates of this row, fp32 */
     uint32_t bits[VTRN_MAX_AP]; /* the same, raw */

@@ -88,7 +88,7 @@ static void tensor_tensor_int(lanes *l, size_t n) {
     const uint32_t *x =
         operand_take_bits(&l->op[1], n, op == VTRN_ALU_SHIFT_RIGHT_ARITH, (uint32_t *)l->buf[1]);
     const uint32_t *y = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
-    l->alu->int_tt[plan->is_unsigned][op](x, y, d, n);
+    l->ints->tt[plan->is_unsigned][op](x, y, d, n);
     put_ints(l, n, d);
 }
 
@@ -174,11 +174,11 @@ static void tensor_scalar_int(lanes *l, size_t n) {
                                           (uint32_t *)l->buf[1]);
     bool r0 = instr->flags & VTRN_FLAG_REVERSE0, r1 = instr->flags & VTRN_FLAG_REVERSE1;
     int u = plan->is_unsigned;
-    (r0 ? l->alu->int_st : l->alu->int_ts)[u][instr->op0](x, l->bits[2], d, n);
+    (r0 ? l->ints->st : l->ints->ts)[u][instr->op0](x, l->bits[2], d, n);
     if (instr->op1 != VTRN_ALU_NONE) {
         if (plan->path == PATH_BITS)
             narrow(d, n, l->op[1].size, instr->op1 == VTRN_ALU_SHIFT_RIGHT_ARITH);
-        (r1 ? l->alu->int_st : l->alu->int_ts)[u][instr->op1](d, l->bits[3], d, n);
+        (r1 ? l->ints->st : l->ints->ts)[u][instr->op1](d, l->bits[3], d, n);
     }
     put_ints(l, n, d);
 }
