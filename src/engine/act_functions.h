@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdbool.h>
 
 static inline float act_abs(float x) {
     return bits_to_float(float_to_bits(x) & 0x7fffffffu);
@@ -42,13 +43,19 @@ static inline float act_at_least(float x, float limit) {
     return x < limit ? limit : x;
 }
 
+/* The 0 below the limit is chosen and not computed: an underflow takes the host a hundred times as
+ * long as a product, and masked scores of attention are all there. */
 static inline float act_exp(float x) {
-    return act_exp_with_tail(act_at_least(act_at_most(x, 89.0f), -104.0f), 0.0f);
+    bool is_zero = x <= -104.0f;
+    float y = act_exp_with_tail(act_at_most(is_zero ? 0.0f : x, 89.0f), 0.0f);
+    return is_zero ? 0.0f : y;
 }
 
 /* e^-a for a >= 0 */
 static inline float act_exp_of_minus(float a) {
-    return act_exp_with_tail(-act_at_most(a, 104.0f), 0.0f);
+    bool is_zero = a >= 104.0f;
+    float y = act_exp_with_tail(is_zero ? 0.0f : -a, 0.0f);
+    return is_zero ? 0.0f : y;
 }
 
 static inline float act_log(float x) {

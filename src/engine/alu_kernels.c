@@ -131,11 +131,12 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
     static float reduce_end_##E(const float lanes[ALU_LANES]) {                                    \
         return end_##E(lanes);                                                                     \
     }                                                                                              \
-    static void reduce_rows_##E(const float *x, size_t n_rows, size_t n, float *out) {             \
+    static void reduce_rows_##E(const float *x, size_t n_rows, size_t step, size_t n,              \
+                                float *out) {                                                      \
         for (size_t r = 0; r < n_rows; r++) {                                                      \
             float lanes[ALU_LANES];                                                                \
             reduce_begin_##E(lanes);                                                               \
-            add_##E(lanes, x + r * n, n);                                                          \
+            add_##E(lanes, x + r * step, n);                                                       \
             out[r] = end_##E(lanes);                                                               \
         }                                                                                          \
     }

@@ -19,8 +19,9 @@ typedef struct alu_kernels {
     void (*reduce_begin[VTRN_ALU_COUNT])(float lanes[ALU_LANES]);
     void (*reduce_add[VTRN_ALU_COUNT])(float lanes[ALU_LANES], const float *x, size_t n);
     float (*reduce_end[VTRN_ALU_COUNT])(const float lanes[ALU_LANES]);
-    /* out[b] = reduction of x[b*n .. b*n+n), b < n_rows: the same bits as begin, add, end */
-    void (*reduce_rows[VTRN_ALU_COUNT])(const float *x, size_t n_rows, size_t n, float *out);
+    /* out[b] = reduction of x[b*step .. b*step+n), b < n_rows: the same bits as begin, add, end */
+    void (*reduce_rows[VTRN_ALU_COUNT])(const float *x, size_t n_rows, size_t step, size_t n,
+                                        float *out);
     void (*reciprocal)(const float *x, float *dst, size_t n);
     void (*negate)(const float *x, float *dst, size_t n);
     /* dst[i] = x[i] where mask[i] != 0 (inverse: == 0) */

@@ -126,6 +126,29 @@ static void move_row_chunks(const vtrn_ap *src_ap, const uint8_t *src, const vtr
     }
 }
 
+/* The loops of a row where elements go straight from one memory to the other, moved or converted.
+ */
+static bool is_straight(const vtrn_ap *src, const vtrn_ap *dst, dma_mode mode, move *row_move) {
+    bool may = mode == MODE_RAW || (mode == MODE_CAST && src->space != dst->space);
+    return may && move_of_rows(src, dst, row_move);
+}
+
+/* False: this cast needs buffers. */
+static bool prepare_straight(move *m, const vtrn_instr *instr, dma_mode mode) {
+    if (mode == MODE_CAST)
+        return move_prepare_cast(m, instr->ap[1].dtype, instr->ap[0].dtype);
+    move_prepare(m);
+    return true;
+}
+
+static void run_straight(const move *m, const vtrn_instr *instr, dma_mode mode, const uint8_t *src,
+                         uint8_t *dst) {
+    if (mode == MODE_CAST)
+        move_run_cast(m, instr->ap[1].dtype, instr->ap[0].dtype, src, dst);
+    else
+        move_run(m, src, dst);
+}
+
 /* Bytes from row 0 to what partition row `r` gets of an operand whose first n_row_dims dims count
  * rows, per_row of them in a row of its own. */
 static int64_t folded_offset(const vtrn_ap *hbm, int n_row_dims, int per_row, int r) {
@@ -159,7 +182,7 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
     move row_move, m = {0};
-    bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &row_move);
+    bool is_plain = is_straight(src, dst, mode, &row_move);
     int64_t sbuf_step = engine_row_stride(core, sbuf);
     uint8_t *hbm_base = engine_row(core, hbm, slot_base, 0);
     share s = share_of(core, instr, thread_i);
@@ -168,6 +191,13 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
         for (int r = s.first; r < s.end; r += n_rows) {
             n_rows = stretch - r % stretch;
             n_rows = n_rows < s.end - r ? n_rows : s.end - r;
+            if (is_plain && prepared != n_rows) {
+                m = row_move;
+                move_add_outer(&m, (uint64_t)n_rows, is_store ? sbuf_step : step,
+                               is_store ? step : sbuf_step);
+                is_plain = prepare_straight(&m, instr, mode);
+                prepared = n_rows;
+            }
             n_rows = is_plain ? n_rows : 1;
             uint8_t *far = hbm_base + folded_offset(hbm, n_row_dims, per_row, r);
             uint8_t *near = engine_row(core, sbuf, slot_base, r);
@@ -176,14 +206,7 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
                                 engine_scratch(core, thread_i));
                 continue;
             }
-            if (prepared != n_rows) {
-                m = row_move;
-                move_add_outer(&m, (uint64_t)n_rows, is_store ? sbuf_step : step,
-                               is_store ? step : sbuf_step);
-                move_prepare(&m);
-                prepared = n_rows;
-            }
-            move_run(&m, is_store ? near : far, is_store ? far : near);
+            run_straight(&m, instr, mode, is_store ? near : far, is_store ? far : near);
         }
     return NULL;
 }
@@ -198,17 +221,19 @@ vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
     move row_move;
-    bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &row_move);
+    bool is_plain = is_straight(src, dst, mode, &row_move);
     share s = share_of(core, instr, thread_i);
     while (share_next(&s)) {
         if (is_plain) {
             move m = row_move;
             move_add_outer(&m, (uint64_t)(s.end - s.first), engine_row_stride(core, src),
                            engine_row_stride(core, dst));
-            move_prepare(&m);
-            move_run(&m, engine_row(core, src, slot_base, s.first),
-                     engine_row(core, dst, slot_base, s.first));
-            continue;
+            is_plain = prepare_straight(&m, instr, mode);
+            if (is_plain) {
+                run_straight(&m, instr, mode, engine_row(core, src, slot_base, s.first),
+                             engine_row(core, dst, slot_base, s.first));
+                continue;
+            }
         }
         for (int r = s.first; r < s.end; r++)
             move_row_chunks(src, engine_row(core, src, slot_base, r), dst,

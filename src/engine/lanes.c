@@ -1,6 +1,8 @@
 /* Operands in chunks: gathering, conversion, and the frame of the elementwise instructions. */
 #include "engine/lanes.h"
 
+#include "base/dtype_kernels.h"
+
 #include <string.h>
 
 void operand_bind_row(operand *o, const vtrn_ap *ap, uint8_t *row) {
@@ -352,14 +354,31 @@ static void bind_all(lanes *l, const lanes_spec *spec, const uint64_t *slot_base
     }
 }
 
-static bool are_dense_fp32(const lanes *l, const lanes_spec *spec) {
+/* How the rows of an instruction lie, for dense_row. */
+typedef enum row_kind { ROWS_ANY, ROWS_DENSE, ROWS_DENSE_FP32 } row_kind;
+
+static row_kind row_kind_of(const lanes *l, const lanes_spec *spec) {
+    row_kind kind = ROWS_DENSE_FP32;
+    if (!spec->dense_row)
+        return ROWS_ANY;
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const operand *o = &l->op[i];
-        if (spec->streams >> i & 1 &&
-            (o->dtype != VTRN_DTYPE_FP32 || o->n_dims != 1 || (o->dim[0].step != 1 && o->n > 1)))
-            return false;
+        if (!(spec->streams >> i & 1))
+            continue;
+        if (o->n_dims != 1 || (o->dim[0].step != 1 && o->n > 1))
+            return ROWS_ANY;
+        if (o->dtype != VTRN_DTYPE_FP32)
+            kind = ROWS_DENSE;
     }
-    return true;
+    return kind == ROWS_DENSE && l->instr->flags & VTRN_FLAG_STOCHASTIC ? ROWS_ANY : kind;
+}
+
+static void choose_conversions(lanes *l, const lanes_spec *spec) {
+    const dtype_kernels *kernels = CPU_TABLE(dtype_kernel_table);
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (spec->streams >> i & 1)
+            l->load[i] = l->op[i].dtype == VTRN_DTYPE_FP32 ? NULL : kernels->load[l->op[i].dtype];
+    l->store = kernels->store[l->op[0].dtype];
 }
 
 static void run_row_dense(lanes *l, const lanes_spec *spec, size_t n) {
@@ -368,6 +387,51 @@ static void run_row_dense(lanes *l, const lanes_spec *spec, size_t n) {
         if (spec->streams >> i & 1)
             p[i] = (float *)(l->op[i].row_0 + l->row * l->op[i].row_stride);
     spec->dense_row(l, p, n);
+}
+
+/* Elements of one dense row to another, of which one at least is not fp32. */
+static void copy_converting(lanes *l, const uint8_t *src, uint8_t *dst, size_t n) {
+    if (l->op[0].dtype == l->op[1].dtype) {
+        memmove(dst, src, n * l->op[0].size);
+    } else if (!l->load[0]) {
+        l->load[1](src, (float *)dst, n);
+    } else if (!l->load[1]) {
+        l->store((const float *)src, dst, n);
+    } else {
+        l->load[1](src, l->buf[1], n);
+        l->store(l->buf[1], dst, n);
+    }
+}
+
+/* A row of which some operands are not fp32: these are converted a chunk at a time. */
+static void run_row_converting(lanes *l, const lanes_spec *spec, size_t n) {
+    uint8_t *at[VTRN_MAX_AP];
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (spec->streams >> i & 1)
+            at[i] = l->op[i].row_0 + l->row * l->op[i].row_stride;
+    for (size_t m; n; n -= m) {
+        float *p[VTRN_MAX_AP];
+        m = n < OPERAND_CHUNK ? n : OPERAND_CHUNK;
+        if (spec->is_copy) {
+            copy_converting(l, at[1], at[0], m);
+            at[0] += m * l->op[0].size;
+            at[1] += m * l->op[1].size;
+            continue;
+        }
+        for (int i = VTRN_MAX_AP - 1; i >= 0; i--) {
+            if (!(spec->streams >> i & 1))
+                continue;
+            p[i] = l->load[i] ? l->buf[i] : (float *)at[i];
+            if (i && l->load[i])
+                l->load[i](at[i], p[i], m);
+        }
+        spec->dense_row(l, p, m);
+        if (l->load[0])
+            l->store(p[0], at[0], m);
+        for (int i = 0; i < VTRN_MAX_AP; i++)
+            if (spec->streams >> i & 1)
+                at[i] += m * l->op[i].size;
+    }
 }
 
 static void run_row_in_chunks(lanes *l, const lanes_spec *spec, lanes_fn fn, uint64_t n) {
@@ -465,8 +529,10 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     l.extra = extra;
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
-    bool is_dense = spec->dense_row && are_dense_fp32(&l, spec);
-    unsigned joined = joined_streams(&l, spec, n, is_dense);
+    row_kind kind = row_kind_of(&l, spec);
+    unsigned joined = joined_streams(&l, spec, n, kind == ROWS_DENSE_FP32);
+    if (kind == ROWS_DENSE)
+        choose_conversions(&l, spec);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
     while (engine_rows_next(&rows)) {
         if (joined) {
@@ -477,8 +543,10 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
             l.partition = instr->ap[0].partition + l.row;
             if (spec->scalars)
                 load_scalars(&l, spec, l.row);
-            if (is_dense)
+            if (kind == ROWS_DENSE_FP32)
                 run_row_dense(&l, spec, (size_t)n);
+            else if (kind == ROWS_DENSE)
+                run_row_converting(&l, spec, (size_t)n);
             else
                 run_row_in_chunks(&l, spec, fn, n);
         }

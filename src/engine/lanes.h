@@ -83,7 +83,10 @@ typedef struct lanes {
     const vtrn_instr *instr;
     const alu_kernels *alu;
     const int_kernels *ints;
-    operand op[VTRN_MAX_AP];    /* by operand number */
+    operand op[VTRN_MAX_AP]; /* by operand number */
+    /* of dense rows: NULL where the operand is fp32 already */
+    void (*load[VTRN_MAX_AP])(const void *src, float *dst, size_t n);
+    void (*store)(const float *src, void *dst, size_t n);
     float s[VTRN_MAX_AP];       /* [P,1] operands and immediates of this row, fp32 */
     uint32_t bits[VTRN_MAX_AP]; /* the same, raw */
     int partition;              /* of the dst row */
@@ -103,8 +106,10 @@ typedef struct lanes_spec {
     bool whole_chunks; /* every chunk but the last of a row has OPERAND_CHUNK elements */
     bool sign_extend;  /* of raw scalars */
     void (*row_begin)(lanes *l), (*row_end)(lanes *l); /* may be NULL */
-    /* may be NULL: a whole row when all streams are dense fp32; p[i] is the row of operand i */
+    /* may be NULL: a whole row, or a part of one, when all streams are dense; p[i] are its elements
+     * of operand i as fp32, in place or converted */
     void (*dense_row)(lanes *l, float *const p[VTRN_MAX_AP], size_t n);
+    bool is_copy; /* dense_row does nothing but copy: operand 1 to 0 */
     /* a row is worked on alike whatever its number: short rows may be joined into longer ones */
     bool can_join_rows;
     /* may be NULL: fn for joined rows of one element, where scalar operands are streams too */

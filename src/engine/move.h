@@ -20,8 +20,8 @@ typedef struct move {
     move_level level[MOVE_MAX_LEVELS];
 } move;
 
-/* The loops of one row: both patterns have the same number of elements of the same size, in
- * row-major order, but maybe cut into dimensions differently. False: no common cut exists. */
+/* The loops of one row: both patterns have the same number of elements, in row-major order, but
+ * maybe cut into dimensions differently. False: no common cut exists. */
 bool move_of_rows(const vtrn_ap *src, const vtrn_ap *dst, move *out);
 
 /* Adds a loop around the others. n 1 adds nothing. At most one more than move_of_rows gives. */
@@ -32,5 +32,11 @@ void move_prepare(move *m);
 
 /* Carries out. src and dst do not overlap. */
 void move_run(const move *m, const uint8_t *src, uint8_t *dst);
+
+/* Elements that change their type, one of the two fp32. Instead of move_prepare; true: the
+ * innermost loop runs over enough adjacent elements on both sides for move_run_cast. */
+bool move_prepare_cast(move *m, vtrn_dtype src_type, vtrn_dtype dst_type);
+void move_run_cast(const move *m, vtrn_dtype src_type, vtrn_dtype dst_type, const uint8_t *src,
+                   uint8_t *dst);
 
 #endif

@@ -6,6 +6,11 @@
 enum {
     LONG_RUN_BYTES = 1024, /* from here on the library's copy is as fast */
     TILE = 8,              /* a side of the tile that is transposed in registers */
+    LINE_BYTES = 64,
+    /* how far ahead of a run the lines of later ones are asked for, and how many of each: rows of a
+     * partition lie in pages of their own, where no hardware prefetcher follows */
+    AHEAD_BYTES = 2048,
+    AHEAD_LINES = 8,
 };
 
 /* Elements may lie at any byte, and alias anything. */
@@ -15,6 +20,9 @@ typedef uint32_t element4 __attribute__((may_alias, aligned(1)));
 typedef uint64_t element8 __attribute__((may_alias, aligned(1)));
 typedef uint8_t vector16 __attribute__((vector_size(16), may_alias, aligned(1)));
 typedef uint8_t vector64 __attribute__((vector_size(64), may_alias, aligned(1)));
+typedef uint16_t half_row __attribute__((vector_size(16), may_alias, aligned(1)));
+typedef uint16_t narrow_row __attribute__((vector_size(32), may_alias, aligned(1)));
+typedef uint64_t wide_row __attribute__((vector_size(32), may_alias, aligned(1)));
 typedef uint32_t tile_row __attribute__((vector_size(32), may_alias, aligned(1)));
 
 /* A fill of adjacent elements has its own loop, which vectorises; everything else strides. */
@@ -72,11 +80,22 @@ static inline void copy_run(uint8_t *d, const uint8_t *s, size_t n_bytes) {
     }
 }
 
+static inline void ask_for_run(const uint8_t *s, uint8_t *d, size_t n_bytes) {
+    for (size_t at = 0; at < n_bytes; at += LINE_BYTES) {
+        __builtin_prefetch(s + at, 0);
+        __builtin_prefetch(d + at, 1);
+    }
+}
+
 static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
+    size_t ahead_bytes = n_bytes < AHEAD_LINES * LINE_BYTES ? n_bytes : AHEAD_LINES * LINE_BYTES;
+    int64_t n_ahead = 1 + AHEAD_BYTES / (int64_t)n_bytes;
     for (uint64_t o = 0; o < box->n_outer; o++) {
         const uint8_t *s = src;
         uint8_t *d = dst;
         for (uint64_t i = 0; i < box->n_inner; i++) {
+            ask_for_run(s + n_ahead * box->inner_src_step, d + n_ahead * box->inner_dst_step,
+                        ahead_bytes);
             if (n_bytes >= LONG_RUN_BYTES)
                 memcpy(d, s, n_bytes);
             else
@@ -130,11 +149,58 @@ static void transpose4(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_
                 *(const element4 *)(src + (int64_t)r * src_row + (int64_t)c * 4);
 }
 
+/* Rows 0..15 of 8 numbers of 2 bytes become 8 rows of 16. Lane by lane of 16 bytes: the lower lanes
+ * hold rows 0..7, the upper ones rows 8..15. */
+static inline void transpose_tile2(const uint8_t *src, int64_t src_row, uint8_t *dst,
+                                   int64_t dst_row) {
+    narrow_row r[TILE], p[TILE], q[TILE];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE; i++) {
+        half_row low = *(const half_row *)(src + i * src_row);
+        half_row high = *(const half_row *)(src + (i + TILE) * src_row);
+        r[i] = PICK(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE; i += 2) {
+        p[i] = PICK(r[i], r[i + 1], 0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27);
+        p[i + 1] = PICK(r[i], r[i + 1], 4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < TILE; i += 4) {
+        tile_row a = (tile_row)p[i], b = (tile_row)p[i + 1];
+        tile_row c = (tile_row)p[i + 2], d = (tile_row)p[i + 3];
+        q[i] = (narrow_row)PICK(a, c, 0, 8, 1, 9, 4, 12, 5, 13);
+        q[i + 1] = (narrow_row)PICK(a, c, 2, 10, 3, 11, 6, 14, 7, 15);
+        q[i + 2] = (narrow_row)PICK(b, d, 0, 8, 1, 9, 4, 12, 5, 13);
+        q[i + 3] = (narrow_row)PICK(b, d, 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE / 2; i++) {
+        wide_row a = (wide_row)q[i], b = (wide_row)q[i + 4];
+        *(wide_row *)(dst + 2 * i * dst_row) = PICK(a, b, 0, 4, 2, 6);
+        *(wide_row *)(dst + (2 * i + 1) * dst_row) = PICK(a, b, 1, 5, 3, 7);
+    }
+}
+
+static void transpose2(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
+                       uint64_t n_rows, uint64_t n_cols) {
+    uint64_t full_rows = n_rows / (2 * TILE) * (2 * TILE), full_cols = n_cols / TILE * TILE;
+    for (uint64_t c = 0; c < full_cols; c += TILE)
+        for (uint64_t r = 0; r < full_rows; r += 2 * TILE)
+            transpose_tile2(src + (int64_t)r * src_row + (int64_t)c * 2, src_row,
+                            dst + (int64_t)c * dst_row + (int64_t)r * 2, dst_row);
+    for (uint64_t c = 0; c < n_cols; c++)
+        for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
+            *(element2 *)(dst + (int64_t)c * dst_row + (int64_t)r * 2) =
+                *(const element2 *)(src + (int64_t)r * src_row + (int64_t)c * 2);
+}
+
 const move_kernels VTRN_AT_LEVEL(move_kernel_table) = {
     .box1 = box1,
     .box2 = box2,
     .box4 = box4,
     .box8 = box8,
     .runs = runs,
+    .transpose2 = transpose2,
     .transpose4 = transpose4,
 };

@@ -21,7 +21,10 @@ typedef struct move_kernels {
     void (*box8)(const move_box *box, const uint8_t *src, uint8_t *dst);
     /* runs of n_bytes */
     void (*runs)(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst);
-    /* src[n_rows][n_cols] of 4 bytes -> dst[n_cols][n_rows]; rows src_row, dst_row bytes apart */
+    /* src[n_rows][n_cols] of 2 or 4 bytes -> dst[n_cols][n_rows]; rows src_row, dst_row bytes apart
+     */
+    void (*transpose2)(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
+                       uint64_t n_rows, uint64_t n_cols);
     void (*transpose4)(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
                        uint64_t n_rows, uint64_t n_cols);
 } move_kernels;

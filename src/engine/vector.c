@@ -276,7 +276,8 @@ static void copy_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
 
 THE_OP(TENSOR_COPY) {
     bool same = instr->ap[0].dtype == instr->ap[1].dtype;
-    lanes_spec spec = {.streams = AP0 | AP1, .dense_row = copy_row, .can_join_rows = true};
+    lanes_spec spec = {
+        .streams = AP0 | AP1, .dense_row = copy_row, .is_copy = true, .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
 }
 

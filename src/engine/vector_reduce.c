@@ -15,7 +15,7 @@ static void reduce_short(lanes *l, const reduction *r) {
     for (uint64_t i = 0; i < r->n_rows; i += per_chunk) {
         uint64_t m = r->n_rows - i < per_chunk ? r->n_rows - i : per_chunk;
         const float *x = operand_take_fp32(&l->op[1], (size_t)(m * r->n), l->buf[1]);
-        l->alu->reduce_rows[r->op](x, (size_t)m, (size_t)r->n, l->buf[0]);
+        l->alu->reduce_rows[r->op](x, (size_t)m, (size_t)r->n, (size_t)r->n, l->buf[0]);
         if (r->negates)
             l->alu->negate(l->buf[0], l->buf[0], (size_t)m);
         operand_put_fp32(&l->op[0], (size_t)m, l->buf[0]);
@@ -66,6 +66,28 @@ static void reduce_serial(lanes *l, const reduction *r) {
     }
 }
 
+/* A partition is one row of adjacent fp32 numbers, and so is the result: no cursor is needed. */
+static bool is_plain(const lanes *l, const reduction *r) {
+    const operand *d = &l->op[0], *s = &l->op[1];
+    const vtrn_ap *ap = l->instr->ap;
+    bool is_own_row = ap[0].space != ap[1].space || ap[0].partition == ap[1].partition;
+    return is_own_row && r->n_rows == 1 && !r->is_serial && d->dtype == VTRN_DTYPE_FP32 &&
+           s->dtype == VTRN_DTYPE_FP32 && s->n_dims == 1 && s->dim[0].step == 1 &&
+           s->row_stride % (int64_t)sizeof(float) == 0;
+}
+
+static void reduce_plain(lanes *l, const reduction *r, const engine_rows *rows) {
+    float sums[ENGINE_MAX_PARTITIONS];
+    size_t n = (size_t)(rows->end - rows->first);
+    const operand *d = &l->op[0], *s = &l->op[1];
+    l->alu->reduce_rows[r->op]((const float *)(s->row_0 + rows->first * s->row_stride), n,
+                               (size_t)s->row_stride / sizeof(float), (size_t)r->n, sums);
+    if (r->negates)
+        l->alu->negate(sums, sums, n);
+    for (size_t i = 0; i < n; i++)
+        memcpy(d->row_0 + (rows->first + (int64_t)i) * d->row_stride, &sums[i], sizeof sums[i]);
+}
+
 static vtrn_status plan_reduction(const vtrn_instr *instr, reduction *r) {
     const vtrn_ap *src = &instr->ap[1];
     uint64_t n_out = isa_ap_free_size(&instr->ap[0]);
@@ -102,7 +124,12 @@ vtrn_status engine_op_TENSOR_REDUCE(engine_core *core, const vtrn_instr *instr,
     operand_bind(&l.op[0], core, &instr->ap[0], slot_base);
     operand_bind(&l.op[1], core, &instr->ap[1], slot_base);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
-    while (engine_rows_next(&rows))
+    bool is_easy = is_plain(&l, &r);
+    while (engine_rows_next(&rows)) {
+        if (is_easy) {
+            reduce_plain(&l, &r, &rows);
+            continue;
+        }
         for (int row = rows.first; row < rows.end; row++) {
             operand_at_row(&l.op[0], row);
             operand_at_row(&l.op[1], row);
@@ -115,5 +142,6 @@ vtrn_status engine_op_TENSOR_REDUCE(engine_core *core, const vtrn_instr *instr,
             else
                 reduce_long(&l, &r);
         }
+    }
     return NULL;
 }
