@@ -38,6 +38,8 @@ static void expect(const graph_type *types, const graph_op *op, const char *erro
     assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
     if (!strstr(vtrn_status_message(status), error))
         fail_msg("'%s' is not in '%s'", error, vtrn_status_message(status));
+    if (!strstr(vtrn_status_message(status), "; "))
+        fail_msg("no remedy in '%s'", vtrn_status_message(status));
     vtrn_status_free(status);
 }
 
@@ -87,7 +89,12 @@ static void padding_may_be_negative(void **state) {
     op.attrs.pad.interior = LIST(1);
     /* 5 elements and 4 gaps, one off and two on. */
     expect((graph_type[]){F32(5), SCALAR, F32(10)}, &op, NULL);
-    expect((graph_type[]){F32(5), SCALAR, F32(11)}, &op, "padding gives another");
+    expect((graph_type[]){F32(5), SCALAR, F32(11)}, &op, "padding gives 10");
+    op.attrs.pad.interior = LIST((int64_t)1 << 45);
+    expect((graph_type[]){F32(5), SCALAR, F32(10)}, &op, "pad less");
+    op.attrs.pad.low = LIST(-100);
+    op.attrs.pad.interior = LIST(0);
+    expect((graph_type[]){F32(5), SCALAR, F32(10)}, &op, "pad less");
 }
 
 static void a_dot_puts_batch_then_lhs_then_rhs(void **state) {

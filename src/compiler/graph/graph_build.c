@@ -35,8 +35,10 @@ static vtrn_status new_value(graph_builder *b, const graph_type *type, graph_val
     graph *g = b->g;
     if (g->n_values == b->max_values) {
         if (b->max_values >= MAX_VALUES)
-            return VTRN_ERROR(VTRN_UNSUPPORTED, "more than %d values with calls inlined",
-                              MAX_VALUES);
+            return VTRN_ERROR(
+                VTRN_UNSUPPORTED,
+                "more than %d values with calls inlined; replace unrolled loops by lax.scan",
+                MAX_VALUES);
         uint32_t max = b->max_values ? b->max_values * 2 : 256;
         graph_type *types;
         GRAPH_NEW(b, types, max);
@@ -108,7 +110,9 @@ static vtrn_status alias_operands(graph_builder *b, size_t scope, const vhlo_op 
 static vtrn_status check_one_block(const vhlo_region *v) {
     return v->n_blocks == 1
                ? NULL
-               : VTRN_ERROR(VTRN_UNSUPPORTED, "region of %u blocks; only one is", v->n_blocks);
+               : VTRN_ERROR(VTRN_UNSUPPORTED,
+                            "region of %u blocks; write it as one, its branches as if or case",
+                            v->n_blocks);
 }
 
 /* Runs the body of a function or a manual region in place, its arguments being `args`. */
@@ -192,7 +196,8 @@ static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "no function @%.*s",
                           name.len < 200 ? (int)name.len : 200, name.text);
     if (f->is_open)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, "function @%s calls itself; calls are inlined",
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "function @%s calls itself, but calls are inlined; write a while loop",
                           f->name.text);
     graph_value *args = NULL, *results = NULL;
     uint32_t n_results = 0;
@@ -350,7 +355,8 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     bool is_manual = vhlo_string_equal(name, "manual_computation");
     if (v->n_regions == 1 && (is_manual || vhlo_string_equal(name, "named_computation"))) {
         if (is_manual && b->g->n_partitions > 1)
-            return VTRN_ERROR(VTRN_UNSUPPORTED, "manual computation over %lld devices",
+            return VTRN_ERROR(VTRN_UNSUPPORTED,
+                              "manual computation over %lld devices; run the program on one",
                               (long long)b->g->n_partitions);
         graph_value *args = NULL, *results = NULL;
         uint32_t n_results = 0;
@@ -412,7 +418,7 @@ static vtrn_status build_block(graph_builder *b, size_t scope, const vhlo_region
         if (b->n_visited > MAX_WORK)
             return VTRN_ERROR(VTRN_UNSUPPORTED,
                               "program has more than %d operations and operands "
-                              "with its calls inlined",
+                              "with its calls inlined; replace unrolled loops by lax.scan",
                               MAX_WORK);
         if (is_return(op)) {
             if (op->next)
@@ -428,7 +434,8 @@ static vtrn_status build_block(graph_builder *b, size_t scope, const vhlo_region
 static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *v,
                              graph_value **out_results, uint32_t *out_n) {
     if (b->depth >= MAX_DEPTH)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, "calls and regions nest deeper than %d", MAX_DEPTH);
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "calls and regions nest deeper than %d; flatten the program", MAX_DEPTH);
     b->depth++;
     vtrn_status status = build_block(b, scope, v, out_results, out_n);
     b->depth--;
@@ -477,7 +484,8 @@ static vtrn_status build_graph(graph_builder *b) {
         if (b->funcs[i].is_public)
             main = &b->funcs[i];
     if (!main)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "the module has no function @main");
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "the module has no function @main and no public one; name one so");
     size_t scope = 0;
     graph_region *body = NULL;
     main->is_open = true;
@@ -510,7 +518,10 @@ vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out) {
     vhlo_destroy(b.m);
     if (status) {
         graph_destroy(b.g);
-        return status;
+        return vtrn_status_category(status) == VTRN_BAD_ARGUMENT
+                   ? vtrn_status_annotate(status,
+                                          " correct what wrote the module, or export it again")
+                   : status;
     }
     *out = b.g;
     return NULL;

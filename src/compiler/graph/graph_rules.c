@@ -89,13 +89,15 @@ vtrn_status rules_dot(const graph *g, const graph_op *op) {
     graph_ints ab = op->attrs.dot.lhs_batch, bb = op->attrs.dot.rhs_batch;
     graph_ints ac = op->attrs.dot.lhs_contract, bc = op->attrs.dot.rhs_contract;
     RULE(are_disjoint_dims(ab, ac, a->rank) && are_disjoint_dims(bb, bc, b->rank),
-         "batching and contracting dimensions overlap or exceed the ranks %d, %d", a->rank,
-         b->rank);
-    RULE(are_paired(a, ab, b, bb), "batching dimensions differ in size");
-    RULE(are_paired(a, ac, b, bc), "contracting dimensions differ in size");
+         "batching and contracting dimensions overlap or exceed the ranks %d, %d; name each once",
+         a->rank, b->rank);
+    RULE(are_paired(a, ab, b, bb), "batching dimensions differ in size; broadcast one");
+    RULE(are_paired(a, ac, b, bc),
+         "contracting dimensions differ in size; transpose an operand or name others");
     graph_type want = {0};
     int64_t rank = (int64_t)a->rank + b->rank - ab.n - 2 * ac.n;
-    RULE(rank == r->rank, "result of rank %d, the operands give %lld", r->rank, (long long)rank);
+    RULE(rank == r->rank, "result of rank %d, the operands give %lld; declare that", r->rank,
+         (long long)rank);
     for (int64_t i = 0; i < ab.n; i++)
         want.dims[want.rank++] = a->dims[ab.v[i]];
     for (int i = 0; i < a->rank; i++)
@@ -104,7 +106,9 @@ vtrn_status rules_dot(const graph *g, const graph_op *op) {
     for (int i = 0; i < b->rank; i++)
         if (!rules_has_dim(bb, i) && !rules_has_dim(bc, i))
             want.dims[want.rank++] = b->dims[i];
-    RULE(rules_same_dims(&want, r), "the shape of the result is not the one the operands give");
+    RULE(rules_same_dims(&want, r),
+         "the shape of the result is not the one the operands give; declare the dimensions of the "
+         "batch, then of lhs, then of rhs");
     return NULL;
 }
 
@@ -134,7 +138,7 @@ vtrn_status rules_conv(const graph *g, const graph_op *op) {
             is_permutation(at->conv.rhs_in_dim, at->conv.rhs_out_dim, at->conv.rhs_spatial, rank) &&
             is_permutation(at->conv.out_batch_dim, at->conv.out_feature_dim, at->conv.out_spatial,
                            rank),
-        "dimension numbers are no permutation of rank %d", rank);
+        "dimension numbers are no permutation of rank %d; name each dimension once", rank);
     int64_t n = rank - 2, fg = at->conv.feature_groups, bg = at->conv.batch_groups;
     RULE(rules_are_bounded(at->conv.stride, n, 1) &&
              rules_are_bounded(at->conv.lhs_dilation, n, 1) &&
@@ -145,22 +149,25 @@ vtrn_status rules_conv(const graph *g, const graph_op *op) {
          (long long)n);
     int64_t in = a->dims[at->conv.lhs_feature_dim], out = b->dims[at->conv.rhs_out_dim];
     int64_t batch = a->dims[at->conv.lhs_batch_dim];
-    RULE(fg >= 1 && bg >= 1 && (fg == 1 || bg == 1), "%lld feature and %lld batch groups",
-         (long long)fg, (long long)bg);
+    RULE(fg >= 1 && bg >= 1 && (fg == 1 || bg == 1),
+         "%lld feature and %lld batch groups; one of them must be 1", (long long)fg, (long long)bg);
     RULE(in % fg == 0 && out % fg == 0 && batch % bg == 0 && out % bg == 0,
-         "features or batch do not divide into the groups");
-    RULE(b->dims[at->conv.rhs_in_dim] == in / fg, "kernel takes %lld features, a group has %lld",
+         "features or batch do not divide into the groups; take a multiple of them");
+    RULE(b->dims[at->conv.rhs_in_dim] == in / fg,
+         "kernel takes %lld features, a group has %lld; give the kernel as many",
          (long long)b->dims[at->conv.rhs_in_dim], (long long)(in / fg));
     RULE(r->dims[at->conv.out_batch_dim] == batch / bg && r->dims[at->conv.out_feature_dim] == out,
-         "batch or features of the result are not the ones the operands give");
+         "batch or features of the result are not the ones the operands give; declare %lld and "
+         "%lld",
+         (long long)(batch / bg), (long long)out);
     for (int64_t i = 0; i < n; i++) {
         int64_t want = count_windows(a->dims[at->conv.lhs_spatial.v[i]], at->conv.lhs_dilation.v[i],
                                      at->conv.pad_low.v[i], at->conv.pad_high.v[i],
                                      b->dims[at->conv.rhs_spatial.v[i]], at->conv.rhs_dilation.v[i],
                                      at->conv.stride.v[i]);
         RULE(r->dims[at->conv.out_spatial.v[i]] == want,
-             "spatial dimension %lld of the result is %lld, the window gives %lld", (long long)i,
-             (long long)r->dims[at->conv.out_spatial.v[i]], (long long)want);
+             "spatial dimension %lld of the result is %lld, the window gives %lld; declare that",
+             (long long)i, (long long)r->dims[at->conv.out_spatial.v[i]], (long long)want);
     }
     return NULL;
 }
@@ -174,14 +181,16 @@ static vtrn_status check_window(const graph_op *op, const graph_type *in, const 
              rules_are_bounded(a->window.window_dilation, n, 1) &&
              rules_are_bounded(a->window.pad_low, n, -LIMIT) &&
              rules_are_bounded(a->window.pad_high, n, -LIMIT),
-         "window, strides, dilations or padding do not suit rank %d", n);
+         "window, strides, dilations or padding do not suit rank %d; one a dimension, all but the "
+         "padding from 1",
+         n);
     RULE(out->rank == n, "rank %d, the window gives %d", out->rank, n);
     for (int i = 0; i < n; i++) {
         int64_t want =
             count_windows(in->dims[i], a->window.base_dilation.v[i], a->window.pad_low.v[i],
                           a->window.pad_high.v[i], a->window.window.v[i],
                           a->window.window_dilation.v[i], a->window.stride.v[i]);
-        RULE(out->dims[i] == want, "dimension %d is %lld, the window gives %lld", i,
+        RULE(out->dims[i] == want, "dimension %d is %lld, the window gives %lld; declare that", i,
              (long long)out->dims[i], (long long)want);
     }
     return NULL;
@@ -191,8 +200,9 @@ vtrn_status rules_reduce_window(const graph *g, const graph_op *op) {
     uint32_t n = op->n_results;
     RULE(n >= 1 && op->n_operands == 2 * n, "%u operands for %u results", op->n_operands, n);
     for (uint32_t i = 0; i < n; i++) {
-        RULE(rules_same_dims(OPERAND(i), OPERAND(0)), "inputs 0 and %u differ in shape", i);
-        RULE(OPERAND(n + i)->rank == 0, "initial value %u is no scalar", i);
+        RULE(rules_same_dims(OPERAND(i), OPERAND(0)),
+             "inputs 0 and %u differ in shape; broadcast or slice one", i);
+        RULE(OPERAND(n + i)->rank == 0, "initial value %u is no scalar; reshape it to one", i);
         RULE(OPERAND(i)->dtype == RESULT(i)->dtype && OPERAND(i)->dtype == OPERAND(n + i)->dtype,
              "input, initial value and result %u differ in type; convert them first", i);
         VTRN_RETURN_IF_ERROR(check_window(op, OPERAND(i), RESULT(i)));
@@ -202,7 +212,7 @@ vtrn_status rules_reduce_window(const graph *g, const graph_op *op) {
 
 vtrn_status rules_select_and_scatter(const graph *g, const graph_op *op) {
     RULE(graph_type_equal(OPERAND(0), RESULT(0)), "result has another type than the operand");
-    RULE(OPERAND(2)->rank == 0, "the initial value is no scalar");
+    RULE(OPERAND(2)->rank == 0, "the initial value is no scalar; reshape it to one");
     vtrn_dtype t = OPERAND(0)->dtype;
     RULE(OPERAND(1)->dtype == t && OPERAND(2)->dtype == t,
          "operand, source and initial value differ in type; convert them first");
@@ -210,7 +220,8 @@ vtrn_status rules_select_and_scatter(const graph *g, const graph_op *op) {
     const graph_region *r = op->regions[0];
     RULE(rules_is_scalar_region(g, r, 2, 1) && g->types[r->args[0]].dtype == t &&
              g->types[r->args[1]].dtype == t && g->types[r->results[0]].dtype == VTRN_DTYPE_PRED,
-         "the selection does not take two scalars of %s and give a boolean", dtype_name(t));
+         "the selection does not take two scalars of %s and give a boolean; compare them",
+         dtype_name(t));
     return rules_is_reducer(g, op, op->regions[1], 1);
 }
 
@@ -228,7 +239,7 @@ static int index_dims(const graph_type *indices, int64_t index_vector_dim, int64
 static vtrn_status check_indices(const graph_type *operand, const graph_type *indices,
                                  graph_ints map, graph_ints dropped, graph_ints batching,
                                  graph_ints indices_batching) {
-    RULE(dtype_is_int(indices->dtype), "the indices are %s, not integers",
+    RULE(dtype_is_int(indices->dtype), "the indices are %s, not integers; convert them first",
          dtype_name(indices->dtype));
     RULE(!indices->is_token && are_disjoint_dims(dropped, batching, operand->rank),
          "collapsed and batching dimensions overlap or exceed rank %d", operand->rank);
@@ -248,11 +259,12 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(check_indices(a, ix, at->gather.start_index_map, at->gather.collapsed,
                                        at->gather.operand_batching, at->gather.indices_batching));
     RULE(ivd >= 0 && ivd <= ix->rank && !rules_has_dim(at->gather.indices_batching, ivd),
-         "index_vector_dim %lld, the indices have rank %d", (long long)ivd, ix->rank);
+         "index_vector_dim %lld, the indices have rank %d; it counts from 0 to the rank",
+         (long long)ivd, ix->rank);
     int64_t n_index = ivd < ix->rank ? ix->dims[ivd] : 1;
     RULE(at->gather.start_index_map.n == n_index, "%lld dimensions indexed, index vectors of %lld",
          (long long)at->gather.start_index_map.n, (long long)n_index);
-    RULE(at->gather.slice_sizes.n == a->rank, "%lld slice sizes for rank %d",
+    RULE(at->gather.slice_sizes.n == a->rank, "%lld slice sizes for rank %d; give one a dimension",
          (long long)at->gather.slice_sizes.n, a->rank);
     int64_t batch[GRAPH_MAX_RANK] = {0}, n_window = 0;
     int n_batch = index_dims(ix, ivd, batch), batch_i = 0, operand_i = 0;
@@ -261,8 +273,10 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
         bool is_dropped =
             rules_has_dim(at->gather.collapsed, i) || rules_has_dim(at->gather.operand_batching, i);
         RULE(size >= 0 && size <= a->dims[i] && (!is_dropped || size <= 1),
-             "slice size %lld of dimension %d, which has %lld", (long long)size, i,
-             (long long)a->dims[i]);
+             "slice size %lld of dimension %d, which has %lld; it cannot be longer, and 1 where it "
+             "is "
+             "collapsed",
+             (long long)size, i, (long long)a->dims[i]);
         n_window += !is_dropped;
     }
     RULE(at->gather.offset_dims.n == n_window && r->rank == n_window + n_batch &&
@@ -278,7 +292,8 @@ vtrn_status rules_gather(const graph *g, const graph_op *op) {
         } else {
             want = batch[batch_i++];
         }
-        RULE(r->dims[i] == want, "dimension %d of the result is %lld, the slices give %lld", i,
+        RULE(r->dims[i] == want,
+             "dimension %d of the result is %lld, the slices give %lld; declare that", i,
              (long long)r->dims[i], (long long)want);
     }
     return NULL;
@@ -297,7 +312,7 @@ static vtrn_status check_updates(const graph_op *op, const graph_type *a, const 
         if (!rules_has_dim(at->scatter.update_window, i)) {
             RULE(u->dims[i] == batch[batch_i],
                  "dimension %d of the updates is %lld, the indices "
-                 "give %lld",
+                 "give %lld; declare that",
                  i, (long long)u->dims[i], (long long)batch[batch_i]);
             batch_i++;
             continue;
@@ -307,7 +322,7 @@ static vtrn_status check_updates(const graph_op *op, const graph_type *a, const 
             operand_i++;
         RULE(u->dims[i] <= a->dims[operand_i],
              "dimension %d of the updates is %lld, the input has "
-             "%lld",
+             "%lld; an update must fit into it",
              i, (long long)u->dims[i], (long long)a->dims[operand_i]);
         operand_i++;
     }
@@ -324,7 +339,8 @@ vtrn_status rules_scatter(const graph *g, const graph_op *op) {
                                        at->scatter.inserted_window, at->scatter.input_batching,
                                        at->scatter.indices_batching));
     RULE(ivd >= 0 && ivd <= ix->rank && !rules_has_dim(at->scatter.indices_batching, ivd),
-         "index_vector_dim %lld, the indices have rank %d", (long long)ivd, ix->rank);
+         "index_vector_dim %lld, the indices have rank %d; it counts from 0 to the rank",
+         (long long)ivd, ix->rank);
     int64_t n_index = ivd < ix->rank ? ix->dims[ivd] : 1;
     RULE(at->scatter.scatter_dims_to_operand.n == n_index,
          "%lld dimensions indexed, index vectors of %lld",

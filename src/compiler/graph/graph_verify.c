@@ -11,28 +11,29 @@ static vtrn_status elementwise(const graph *g, const graph_op *op) {
         bool may_be_scalar =
             (op->kind == GRAPH_SELECT && i == 0) || (op->kind == GRAPH_CLAMP && i != 1);
         RULE(rules_same_dims(OPERAND(i), RESULT(0)) || (may_be_scalar && OPERAND(i)->rank == 0),
-             "operand %u has another shape than the result", i);
+             "operand %u has another shape than the result; broadcast it first", i);
     }
     uint32_t first = op->kind == GRAPH_SELECT;
     for (uint32_t i = first + 1; i < op->n_operands; i++)
-        RULE(OPERAND(i)->dtype == OPERAND(first)->dtype, "operands %u and %u differ in type", first,
-             i);
+        RULE(OPERAND(i)->dtype == OPERAND(first)->dtype,
+             "operands %u and %u differ in type; convert one of them", first, i);
     bool changes_dtype = op->kind == GRAPH_COMPARE || op->kind == GRAPH_CONVERT ||
                          op->kind == GRAPH_IS_FINITE || op->kind == GRAPH_REAL ||
                          op->kind == GRAPH_IMAG || op->kind == GRAPH_ABS ||
                          op->kind == GRAPH_COMPLEX;
     if (op->kind == GRAPH_COMPARE || op->kind == GRAPH_IS_FINITE)
-        RULE(RESULT(0)->dtype == VTRN_DTYPE_PRED, "the result is not boolean");
+        RULE(RESULT(0)->dtype == VTRN_DTYPE_PRED, "the result is not boolean; declare it i1");
     else
         RULE(changes_dtype || RESULT(0)->dtype == OPERAND(first)->dtype,
-             "operand and result differ in type");
+             "operand and result differ in type; only a convert changes it");
     if (op->kind == GRAPH_SELECT)
-        RULE(OPERAND(0)->dtype == VTRN_DTYPE_PRED, "the predicate is not boolean");
+        RULE(OPERAND(0)->dtype == VTRN_DTYPE_PRED,
+             "the predicate is not boolean; compare it with 0");
     if (op->kind == GRAPH_REDUCE_PRECISION)
         RULE(op->attrs.reduce_precision.exponent_bits >= 1 &&
                  op->attrs.reduce_precision.mantissa_bits >= 0,
-             "%d exponent and %d mantissa bits", op->attrs.reduce_precision.exponent_bits,
-             op->attrs.reduce_precision.mantissa_bits);
+             "%d exponent and %d mantissa bits; at least 1 and 0 are needed",
+             op->attrs.reduce_precision.exponent_bits, op->attrs.reduce_precision.mantissa_bits);
     return NULL;
 }
 
@@ -40,12 +41,14 @@ static vtrn_status broadcast(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0), *r = RESULT(0);
     graph_ints dims = op->attrs.dims.dims;
     RULE(dims.n == a->rank && rules_are_dims(dims, r->rank),
-         "broadcast_dimensions do not map rank %d into rank %d", a->rank, r->rank);
+         "broadcast_dimensions do not map rank %d into rank %d; name a dimension of the result for "
+         "each of the operand",
+         a->rank, r->rank);
     RULE(a->dtype == r->dtype, "operand and result differ in type");
     for (int i = 0; i < a->rank; i++)
         RULE(a->dims[i] == 1 || a->dims[i] == r->dims[dims.v[i]],
-             "dimension %d of %lld does not broadcast to %lld", i, (long long)a->dims[i],
-             (long long)r->dims[dims.v[i]]);
+             "dimension %d of %lld does not broadcast to %lld; only 1 and equal sizes do", i,
+             (long long)a->dims[i], (long long)r->dims[dims.v[i]]);
     return NULL;
 }
 
@@ -54,19 +57,22 @@ static vtrn_status rearrange(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0), *r = RESULT(0);
     graph_ints dims = op->attrs.dims.dims;
     RULE(a->dtype == r->dtype, "operand and result differ in type");
-    RULE(graph_type_count(a) == graph_type_count(r), "%lld elements become %lld",
-         (long long)graph_type_count(a), (long long)graph_type_count(r));
+    RULE(graph_type_count(a) == graph_type_count(r),
+         "%lld elements become %lld; their number must stay", (long long)graph_type_count(a),
+         (long long)graph_type_count(r));
     if (op->kind == GRAPH_RESHAPE)
         return NULL;
-    RULE(a->rank == r->rank && rules_are_dims(dims, a->rank), "dimensions do not suit rank %d",
-         a->rank);
+    RULE(a->rank == r->rank && rules_are_dims(dims, a->rank),
+         "dimensions do not suit rank %d; name each at most once, from 0", a->rank);
     if (op->kind == GRAPH_REVERSE) {
         RULE(rules_same_dims(a, r), "operand and result differ in shape");
         return NULL;
     }
-    RULE(dims.n == a->rank, "permutation of %lld for rank %d", (long long)dims.n, a->rank);
+    RULE(dims.n == a->rank, "permutation of %lld for rank %d; name every dimension",
+         (long long)dims.n, a->rank);
     for (int i = 0; i < a->rank; i++)
-        RULE(r->dims[i] == a->dims[dims.v[i]], "dimension %d of the result is %lld, not %lld", i,
+        RULE(r->dims[i] == a->dims[dims.v[i]],
+             "dimension %d of the result is %lld, the operand gives %lld; declare that", i,
              (long long)r->dims[i], (long long)a->dims[dims.v[i]]);
     return NULL;
 }
@@ -78,14 +84,16 @@ static vtrn_status slice(const graph *g, const graph_op *op) {
     RULE(rules_are_bounded(at->slice.start, a->rank, 0) &&
              rules_are_bounded(at->slice.limit, a->rank, 0) &&
              rules_are_bounded(at->slice.stride, a->rank, 1),
-         "starts, limits or strides do not suit rank %d", a->rank);
+         "starts, limits or strides do not suit rank %d; one a dimension, strides from 1", a->rank);
     for (int i = 0; i < a->rank; i++) {
         int64_t start = at->slice.start.v[i], limit = at->slice.limit.v[i];
         int64_t stride = at->slice.stride.v[i];
-        RULE(start <= limit && limit <= a->dims[i], "dimension %d: [%lld, %lld) of %lld", i,
-             (long long)start, (long long)limit, (long long)a->dims[i]);
+        RULE(start <= limit && limit <= a->dims[i],
+             "dimension %d: [%lld, %lld) of %lld; a slice must lie inside", i, (long long)start,
+             (long long)limit, (long long)a->dims[i]);
         RULE(r->dims[i] == (limit - start + stride - 1) / stride,
-             "dimension %d of the result is not the one the slice gives", i);
+             "dimension %d of the result is %lld, the slice gives %lld; declare that", i,
+             (long long)r->dims[i], (long long)((limit - start + stride - 1) / stride));
     }
     return NULL;
 }
@@ -94,18 +102,19 @@ static vtrn_status dynamic_slice(const graph *g, const graph_op *op) {
     bool is_update = op->kind == GRAPH_DYNAMIC_UPDATE_SLICE;
     const graph_type *a = OPERAND(0), *r = RESULT(0), *part = is_update ? OPERAND(1) : r;
     uint32_t first = is_update ? 2 : 1;
-    RULE(op->n_operands == first + a->rank, "%u start indices for rank %d", op->n_operands - first,
-         a->rank);
+    RULE(op->n_operands == first + a->rank, "%u start indices for rank %d; give one a dimension",
+         op->n_operands - first, a->rank);
     RULE(a->dtype == r->dtype && a->dtype == part->dtype && part->rank == a->rank,
          "operand and slice differ in type or rank");
     for (int i = 0; i < a->rank; i++) {
-        RULE(part->dims[i] <= a->dims[i], "dimension %d: slice of %lld from %lld", i,
+        RULE(part->dims[i] <= a->dims[i],
+             "dimension %d: slice of %lld from %lld; it cannot be longer", i,
              (long long)part->dims[i], (long long)a->dims[i]);
         RULE(OPERAND(first + i)->rank == 0 && dtype_is_int(OPERAND(first + i)->dtype),
-             "start index %d is no integer scalar", i);
+             "start index %d is no integer scalar; convert or reshape it", i);
         if (!is_update)
             RULE(op->attrs.dims.dims.n == a->rank && op->attrs.dims.dims.v[i] == part->dims[i],
-                 "slice sizes are not the shape of the result");
+                 "slice sizes are not the shape of the result; declare them as its shape");
     }
     RULE(!is_update || graph_type_equal(a, r), "operand and result differ in type");
     return NULL;
@@ -116,16 +125,21 @@ static vtrn_status pad(const graph *g, const graph_op *op) {
     const graph_attrs *at = &op->attrs;
     RULE(a->rank == r->rank && a->dtype == r->dtype && OPERAND(1)->dtype == a->dtype &&
              OPERAND(1)->rank == 0,
-         "operand, padding value and result do not agree in type or rank");
+         "operand, padding value and result do not agree in type or rank; convert the value to the "
+         "operand's type, as a scalar");
     RULE(rules_are_bounded(at->pad.low, a->rank, -LIMIT) &&
              rules_are_bounded(at->pad.high, a->rank, -LIMIT) &&
              rules_are_bounded(at->pad.interior, a->rank, 0),
-         "padding does not suit rank %d", a->rank);
+         "padding does not suit rank %d; one low, high and interior a dimension, interior from 0",
+         a->rank);
     for (int i = 0; i < a->rank; i++) {
         __int128 want = (__int128)at->pad.low.v[i] + at->pad.high.v[i] + a->dims[i];
         want += a->dims[i] ? (__int128)(a->dims[i] - 1) * at->pad.interior.v[i] : 0;
-        RULE(r->dims[i] == want, "dimension %d of the result is %lld, padding gives another", i,
-             (long long)r->dims[i]);
+        RULE(want >= 0 && want <= LIMIT,
+             "dimension %d: padding leaves less than nothing or more than 2^46; pad less", i);
+        RULE(r->dims[i] == want,
+             "dimension %d of the result is %lld, padding gives %lld; declare that", i,
+             (long long)r->dims[i], (long long)want);
     }
     return NULL;
 }
@@ -137,14 +151,15 @@ static vtrn_status concatenate(const graph *g, const graph_op *op) {
          (long long)dim, r->rank);
     for (uint32_t i = 0; i < op->n_operands; i++) {
         graph_type same = *OPERAND(i);
-        RULE(same.rank == r->rank && !same.is_token, "operand %u has rank %d, not %d", i, same.rank,
-             r->rank);
+        RULE(same.rank == r->rank && !same.is_token,
+             "operand %u has rank %d, not %d; reshape it first", i, same.rank, r->rank);
         sum += same.dims[dim];
-        RULE(sum <= r->dims[dim], "operands are longer than the result");
+        RULE(sum <= r->dims[dim], "operands are longer than the result; declare their sum");
         same.dims[dim] = r->dims[dim];
-        RULE(graph_type_equal(&same, r), "operand %u differs from the result", i);
+        RULE(graph_type_equal(&same, r),
+             "operand %u differs from the result in type or in another dimension", i);
     }
-    RULE(sum == r->dims[dim], "operands are shorter than the result");
+    RULE(sum == r->dims[dim], "operands are shorter than the result; declare their sum");
     return NULL;
 }
 
@@ -153,7 +168,8 @@ static vtrn_status reduce(const graph *g, const graph_op *op) {
     graph_ints dims = op->attrs.dims.dims;
     RULE(n >= 1 && op->n_operands == 2 * n, "%u operands for %u results", op->n_operands, n);
     const graph_type *a = OPERAND(0);
-    RULE(rules_are_dims(dims, a->rank), "dimensions exceed rank %d or repeat", a->rank);
+    RULE(rules_are_dims(dims, a->rank),
+         "dimensions exceed rank %d or repeat; name each once, from 0", a->rank);
     graph_type want = {0};
     for (int i = 0; i < a->rank; i++)
         if (!rules_has_dim(dims, i))
@@ -180,7 +196,7 @@ static vtrn_status sort(const graph *g, const graph_op *op) {
              "operand %u differs from the first or from its result", i);
     RULE(rules_is_scalar_region(g, op->regions[0], 2 * n, 1) &&
              g->types[op->regions[0]->results[0]].dtype == VTRN_DTYPE_PRED,
-         "the comparator does not take %u scalars and give a boolean", 2 * n);
+         "the comparator does not take %u scalars and give a boolean; two of each operand", 2 * n);
     for (uint32_t i = 0; i < 2 * n; i++)
         RULE(g->types[op->regions[0]->args[i]].dtype == OPERAND(i / 2)->dtype,
              "argument %u of the comparator is not %s, the type of operand %u", i,
@@ -225,22 +241,25 @@ static vtrn_status control(const graph *g, const graph_op *op) {
             RULE(graph_type_equal(OPERAND(i), RESULT(i)) &&
                      graph_type_equal(OPERAND(i), &g->types[cond->args[i]]) &&
                      graph_type_equal(OPERAND(i), &g->types[body->args[i]]),
-                 "carried value %u changes its type", i);
-        RULE(gives(g, body, op->results, n), "the body gives other types than it takes");
+                 "carried value %u changes its type; convert it in the body", i);
+        RULE(gives(g, body, op->results, n),
+             "the body gives other types than it takes; convert or reshape its results");
         RULE(rules_is_scalar_region(g, cond, n, 1) || cond->n_results == 1, "no condition");
         const graph_type *t = &g->types[cond->results[0]];
         RULE(t->rank == 0 && t->dtype == VTRN_DTYPE_PRED && !t->is_token,
-             "the condition is no boolean scalar");
+             "the condition is no boolean scalar; reduce it to one");
         return NULL;
     }
     const graph_type *t = OPERAND(0);
     bool is_if = op->kind == GRAPH_IF;
     RULE(t->rank == 0 && !t->is_token && t->dtype == (is_if ? VTRN_DTYPE_PRED : VTRN_DTYPE_INT32),
-         "the selector is no %s scalar", is_if ? "boolean" : "int32");
+         "the selector is no %s scalar; convert or reduce it to one", is_if ? "boolean" : "int32");
     RULE(op->n_regions >= 1, "no branches");
     for (uint32_t i = 0; i < op->n_regions; i++)
         RULE(op->regions[i]->n_args == 0 && gives(g, op->regions[i], op->results, op->n_results),
-             "branch %u takes arguments or gives other types than the results", i);
+             "branch %u takes arguments or gives other types than the results; all must give "
+             "the same",
+             i);
     return NULL;
 }
 
@@ -251,13 +270,15 @@ static vtrn_status linalg(const graph *g, const graph_op *op) {
         graph_ints length = op->attrs.fft.length;
         RULE(length.n >= 1 && length.n <= 3 && length.n <= rank && r->rank == rank &&
                  rules_are_bounded(length, length.n, 0),
-             "%lld lengths for rank %d", (long long)length.n, rank);
+             "%lld lengths for rank %d; give 1 to 3, of the last dimensions", (long long)length.n,
+             rank);
         for (int64_t i = 0; i < rank; i++) {
             int64_t k = i - (rank - length.n), half = k >= 0 ? length.v[k] : 0;
             bool is_last = i == rank - 1;
             int64_t full_dim = op->attrs.fft.type == 3 ? r->dims[i] : a->dims[i];
             int64_t other = op->attrs.fft.type == 3 ? a->dims[i] : r->dims[i];
-            RULE(k < 0 || full_dim == half, "dimension %lld is not the length %lld", (long long)i,
+            RULE(k < 0 || full_dim == half,
+                 "dimension %lld is not the length %lld; pad or slice it first", (long long)i,
                  (long long)half);
             bool is_halved = is_last && op->attrs.fft.type >= 2;
             RULE(other == (is_halved ? (full_dim ? full_dim / 2 + 1 : 0) : full_dim),
@@ -265,16 +286,17 @@ static vtrn_status linalg(const graph *g, const graph_op *op) {
         }
         return NULL;
     }
-    RULE(rank >= 2 && a->dims[rank - 1] == a->dims[rank - 2], "a is no square matrix");
+    RULE(rank >= 2 && a->dims[rank - 1] == a->dims[rank - 2],
+         "a is no square matrix; its last two dimensions must be equal");
     if (op->kind == GRAPH_CHOLESKY) {
         RULE(graph_type_equal(a, r), "operand and result differ in type");
         return NULL;
     }
     const graph_type *b = OPERAND(1);
     RULE(b->rank == rank && graph_type_equal(b, r) && b->dtype == a->dtype,
-         "a, b and the result do not agree in rank or type");
+         "a, b and the result do not agree in rank or type; broadcast or convert them first");
     for (int i = 0; i < rank - 2; i++)
-        RULE(a->dims[i] == b->dims[i], "batch dimension %d of a and b differ", i);
+        RULE(a->dims[i] == b->dims[i], "batch dimension %d of a and b differ; broadcast one", i);
     RULE(b->dims[op->attrs.triangular.left_side ? rank - 2 : rank - 1] == a->dims[rank - 1],
          "a does not suit b");
     return NULL;
@@ -283,21 +305,24 @@ static vtrn_status linalg(const graph *g, const graph_op *op) {
 static vtrn_status batch_norm(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0);
     int64_t f = op->attrs.batch_norm.feature_index;
-    RULE(f >= 0 && f < a->rank, "feature_index %lld of rank %d", (long long)f, a->rank);
-    RULE(dtype_is_float(a->dtype), "the operand is %s, not a float", dtype_name(a->dtype));
+    RULE(f >= 0 && f < a->rank, "feature_index %lld of rank %d; count it from 0", (long long)f,
+         a->rank);
+    RULE(dtype_is_float(a->dtype), "the operand is %s, not a float; convert it first",
+         dtype_name(a->dtype));
     for (uint32_t i = 1; i < op->n_operands; i++) {
-        RULE(OPERAND(i)->dtype == a->dtype, "operands 0 and %u differ in type", i);
+        RULE(OPERAND(i)->dtype == a->dtype, "operands 0 and %u differ in type; convert one of them",
+             i);
         bool is_full = op->kind == GRAPH_BATCH_NORM_GRAD && i == 4;
         RULE(is_full ? rules_same_dims(OPERAND(i), a)
                      : OPERAND(i)->rank == 1 && OPERAND(i)->dims[0] == a->dims[f],
-             "operand %u does not suit the features", i);
+             "operand %u does not suit the features; it holds one value a feature", i);
     }
     RULE(rules_same_dims(RESULT(0), a), "operand and result differ in shape");
     for (uint32_t i = 0; i < op->n_results; i++)
         RULE(RESULT(i)->dtype == a->dtype, "operand and result %u differ in type", i);
     for (uint32_t i = 1; i < op->n_results; i++)
         RULE(RESULT(i)->rank == 1 && RESULT(i)->dims[0] == a->dims[f],
-             "result %u does not suit the features", i);
+             "result %u does not suit the features; it holds one value a feature", i);
     return NULL;
 }
 
@@ -319,12 +344,12 @@ static vtrn_status collective(const graph *g, const graph_op *op) {
             RULE(at->collective.dim2 >= 0 && at->collective.dim2 < a->rank &&
                      at->collective.split_count >= 1 &&
                      a->dims[at->collective.dim] % at->collective.split_count == 0,
-                 "%lld does not split into %lld", (long long)a->dims[at->collective.dim],
-                 (long long)at->collective.split_count);
+                 "%lld does not split into %lld; pad it to a multiple",
+                 (long long)a->dims[at->collective.dim], (long long)at->collective.split_count);
     }
     if (op->kind == GRAPH_COLLECTIVE_PERMUTE)
         RULE(at->collective.group_size == 2 || at->collective.n_groups == 0,
-             "source_target_pairs are no pairs");
+             "source_target_pairs are no pairs; give (source, target) each");
     if (op->kind == GRAPH_ALL_REDUCE || op->kind == GRAPH_REDUCE_SCATTER)
         RULE(rules_is_scalar_region(g, op->regions[0], 2, 1),
              "the region does not take two scalars and give one");
@@ -359,7 +384,7 @@ vtrn_status graph_verify_op(const graph *g, const graph_op *op) {
     switch (op->kind) {
     case GRAPH_BITCAST_CONVERT:
         RULE(graph_type_bytes(OPERAND(0)) == graph_type_bytes(RESULT(0)),
-             "operand and result differ in bytes");
+             "operand and result differ in bytes; a narrower type needs one more dimension");
         return NULL;
     case GRAPH_RNG_BIT_GENERATOR:
         RULE(graph_type_equal(OPERAND(0), RESULT(0)), "the state changes its type");
