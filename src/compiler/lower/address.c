@@ -90,24 +90,13 @@ void address_tiles_alloc(lower *l, int64_t cols, address_tiles *out) {
 /* dst = (a op0 s0) op1 s1 in 32-bit integers */
 static vtrn_status int_scalar(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
                               int64_t s0, vtrn_alu op1, int64_t s1) {
-    LOWER_EMIT(instr, l, TENSOR_SCALAR, GPSIMD);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].bits = (uint32_t)s0;
-    instr->imm[1].bits = (uint32_t)s1;
-    return NULL;
+    return lower_emit_scalar_bits(l, VTRN_ENGINE_GPSIMD, dst, a, op0, (uint32_t)s0, op1,
+                                  (uint32_t)s1);
 }
 
 static vtrn_status int_tensor(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op,
                               const vtrn_ap *b) {
-    LOWER_EMIT(instr, l, TENSOR_TENSOR, GPSIMD);
-    instr->op0 = (uint8_t)op;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->ap[2] = *b;
-    return NULL;
+    return lower_emit_tensor_tensor(l, VTRN_ENGINE_GPSIMD, op, dst, a, b);
 }
 
 /* Elements first + r + 128 c of a list at [r, c]. */

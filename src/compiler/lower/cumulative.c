@@ -25,25 +25,6 @@ static bool read_scan(const graph_op *op, const graph_type *t, int *dim, bool *i
     return *dim >= 0;
 }
 
-static bool scan_alu(graph_reducer r, vtrn_alu *out) {
-    switch (r) {
-    case GRAPH_REDUCER_ADD:
-        *out = VTRN_ALU_ADD;
-        return true;
-    case GRAPH_REDUCER_MULTIPLY:
-        *out = VTRN_ALU_MULTIPLY;
-        return true;
-    case GRAPH_REDUCER_MAXIMUM:
-        *out = VTRN_ALU_MAX;
-        return true;
-    case GRAPH_REDUCER_MINIMUM:
-        *out = VTRN_ALU_MIN;
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* The scanned dimension last, running the way of the scan. */
 static view scanned_last(const view *v, const int *first, int rank, int dim, bool is_reverse) {
     view out = {.slot = v->slot, .dtype = v->dtype, .offset = v->offset};
@@ -116,10 +97,12 @@ vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
     bool is_int = t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32;
     bool is_reverse = false;
     double init;
+    graph_kind kind;
     vtrn_alu alu;
     int dim, first[GRAPH_MAX_RANK + 1];
-    if (!scan_alu((graph_reducer)op->reducer, &alu) || !read_scan(op, t, &dim, &is_reverse) ||
-        graph_type_count(t) == 0 || t->dims[dim] > MAX_COLS ||
+    if (!lower_reducer((graph_reducer)op->reducer, &kind, &alu) ||
+        !read_scan(op, t, &dim, &is_reverse) || graph_type_count(t) == 0 ||
+        t->dims[dim] > MAX_COLS ||
         (!is_int &&
          (!dtype_is_float((vtrn_dtype)t->dtype) || dtype_size((vtrn_dtype)t->dtype) > 4)) ||
         !lower_splat_float(l, op->operands[1], &init) ||

@@ -266,26 +266,10 @@ static vtrn_status lower_any_gather(lower *l, const graph_op *op, bool *is_done)
 }
 
 static bool combine_of(const graph_op *op, vtrn_dtype t, vtrn_alu *out) {
-    bool is_arith = dtype_is_float(t) || t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
-    switch ((graph_reducer)op->reducer) {
-    case GRAPH_REDUCER_REPLACE:
-        *out = VTRN_ALU_NONE;
-        return true;
-    case GRAPH_REDUCER_ADD:
-        *out = VTRN_ALU_ADD;
-        return is_arith;
-    case GRAPH_REDUCER_MULTIPLY:
-        *out = VTRN_ALU_MULTIPLY;
-        return is_arith;
-    case GRAPH_REDUCER_MAXIMUM:
-        *out = VTRN_ALU_MAX;
-        return is_arith;
-    case GRAPH_REDUCER_MINIMUM:
-        *out = VTRN_ALU_MIN;
-        return is_arith;
-    default:
-        return false;
-    }
+    graph_kind kind;
+    if (lower_reducer((graph_reducer)op->reducer, &kind, out))
+        return dtype_is_float(t) || t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
+    return op->reducer == GRAPH_REDUCER_REPLACE;
 }
 
 static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done) {

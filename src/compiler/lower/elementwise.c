@@ -252,18 +252,6 @@ vtrn_ap elementwise_dst_ap(const emit_env *env, const fusion_node *node) {
 /* --- instruction shapes
  * ---------------------------------------------------------------------------- */
 
-vtrn_status emit_tensor_tensor(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
-                               const vtrn_ap *a, const vtrn_ap *b) {
-    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_TENSOR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->ap[2] = *b;
-    return NULL;
-}
-
 bool fusion_row_is_widened(const tile *row) {
     return dtype_is_float(row->dtype) && row->dtype != VTRN_DTYPE_FP32;
 }
@@ -343,7 +331,7 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, vtrn_alu 
     if (is_exact || (!a_is_scalar && !b_is_scalar)) {
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &b));
-        return emit_tensor_tensor(env, engine, op, &dst, &a, &b);
+        return lower_emit_tensor_tensor(env->l, engine, op, &dst, &a, &b);
     }
     int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
     const fusion_in *s = &node->in[scalar];
@@ -391,7 +379,8 @@ static vtrn_status emit_divide(emit_env *env, const fusion_node *node) {
     if (inverse_cols == 1)
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, 0, &inverse,
                               false);
-    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
+    return lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
+                                    &factor);
 }
 
 static vtrn_status emit_select(emit_env *env, const fusion_node *node) {
@@ -430,7 +419,7 @@ static vtrn_status emit_clamp(emit_env *env, const fusion_node *node, vtrn_engin
     if (h->node < 0 && !elementwise_is_exact_int(node->dtype))
         return emit_scalar_op(env, engine, VTRN_ALU_MIN, &dst, &dst, (float)h->imm, NULL, false);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &high));
-    return emit_tensor_tensor(env, engine, VTRN_ALU_MIN, &dst, &dst, &high);
+    return lower_emit_tensor_tensor(env->l, engine, VTRN_ALU_MIN, &dst, &dst, &high);
 }
 
 /* --- rounding -----------------------------------------------------------------------------------
@@ -494,7 +483,8 @@ static vtrn_status emit_sign_of(emit_env *env, const fusion_node *node, const vt
     instr->ap[0] = sign;
     instr->ap[1] = x_bits;
     instr->imm[0].bits = 1u << (8 * size - 1);
-    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
+    return lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits,
+                                    &sign);
 }
 
 /* floor, ceil and the two kinds of round. From 2^23 up every fp32 is an integer (NaN and infinity
@@ -517,12 +507,12 @@ static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn
             VTRN_RETURN_IF_ERROR(emit_copy(env, dst, &nearest));
         } else {
             bool is_floor = node->op == GRAPH_FLOOR;
-            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR,
-                                                    is_floor ? VTRN_ALU_IS_GT : VTRN_ALU_IS_LT, &t,
-                                                    &nearest, x));
-            VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR,
-                                                    is_floor ? VTRN_ALU_SUBTRACT : VTRN_ALU_ADD,
-                                                    dst, &nearest, &t));
+            VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(
+                env->l, VTRN_ENGINE_VECTOR, is_floor ? VTRN_ALU_IS_GT : VTRN_ALU_IS_LT, &t,
+                &nearest, x));
+            VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(
+                env->l, VTRN_ENGINE_VECTOR, is_floor ? VTRN_ALU_SUBTRACT : VTRN_ALU_ADD, dst,
+                &nearest, &t));
         }
     }
     VTRN_RETURN_IF_ERROR(emit_sign_of(env, node, dst, x));
@@ -539,10 +529,10 @@ static vtrn_status emit_truncate(emit_env *env, const fusion_node *node, const v
     vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
     VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MAX, 0, VTRN_ALU_IS_LT, &nearest));
-    VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &nearest, &nearest, &t));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
+                                                  &nearest, &nearest, &t));
     VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MIN, 0, VTRN_ALU_IS_GT, &nearest));
-    return emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
+    return lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
 }
 
 /* e^x - 1 = 2t / (1 - t) with t = tanh(x / 2) where the difference would cancel. Both functions are
@@ -582,9 +572,10 @@ static vtrn_status emit_log1p(emit_env *env, const fusion_node *node, const vtrn
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = t;
     reciprocal->ap[1] = u;
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
+        lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
     VTRN_RETURN_IF_ERROR(
         emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &mask, &u, 0, NULL, false));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
@@ -633,8 +624,8 @@ static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
         tile t = env->temps[0];
         t.dtype = VTRN_DTYPE_FP32;
         vtrn_ap zero = tile_ap(&t, env->rows, elementwise_dst_cols(env, node));
-        VTRN_RETURN_IF_ERROR(
-            emit_tensor_tensor(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &zero, &src, &src));
+        VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
+                                                      &zero, &src, &src));
         return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &dst, &zero, 0, NULL,
                               false);
     }
@@ -643,9 +634,9 @@ static vtrn_status emit_unary(emit_env *env, const fusion_node *node) {
         VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, -1, node->dtype, &minus_one));
         vtrn_ap m = elementwise_stretched(minus_one, env->rows, elementwise_dst_cols(env, node));
         bool is_negate = node->op == GRAPH_NEGATE;
-        return emit_tensor_tensor(env, is_negate ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
-                                  is_negate ? VTRN_ALU_MULTIPLY : VTRN_ALU_BITWISE_XOR, &dst, &src,
-                                  &m);
+        return lower_emit_tensor_tensor(env->l, is_negate ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
+                                        is_negate ? VTRN_ALU_MULTIPLY : VTRN_ALU_BITWISE_XOR, &dst,
+                                        &src, &m);
     }
     bool is_negate = node->op == GRAPH_NEGATE;
     return emit_scalar_op(env, VTRN_ENGINE_VECTOR,

@@ -35,21 +35,6 @@ static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
     return other;
 }
 
-/* dst = (a op0 s0) op1 s1, scalars as raw bits */
-static vtrn_status bits_op(emit_env *env, vtrn_engine engine, const vtrn_ap *dst, const vtrn_ap *a,
-                           vtrn_alu op0, uint32_t s0, vtrn_alu op1, uint32_t s1) {
-    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].bits = s0;
-    instr->imm[1].bits = s1;
-    return NULL;
-}
-
 /* --- sine, cosine, tangent ----------------------------------------------------------------------
  */
 
@@ -67,8 +52,8 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     VTRN_RETURN_IF_ERROR(
         emit_two_scalars(env, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
     VTRN_RETURN_IF_ERROR(emit_copy(env, &number, m));
-    VTRN_RETURN_IF_ERROR(
-        bits_op(env, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT, 31, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT,
+                                                31, VTRN_ALU_NONE, 0));
     if (shift != 0)
         VTRN_RETURN_IF_ERROR(
             emit_scalar_op(env, VECTOR, VTRN_ALU_SUBTRACT, m, m, shift, NULL, false));
@@ -80,7 +65,7 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     VTRN_RETURN_IF_ERROR(emit_two_scalars(env, r, r, VTRN_ALU_MAX, -PI, VTRN_ALU_MIN, PI));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_SIN, r, r, 1));
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
+        lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
     return dst ? emit_copy(env, dst, r) : NULL;
 }
 
@@ -94,7 +79,7 @@ static vtrn_status emit_tangent(emit_env *env, const fusion_node *node, const vt
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = t[2];
     reciprocal->ap[1] = t[2];
-    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, dst, &t[1], &t[2]);
+    return lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MULTIPLY, dst, &t[1], &t[2]);
 }
 
 /* --- arc tangent of a quotient ------------------------------------------------------------------
@@ -110,7 +95,7 @@ static vtrn_status copy_sign(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     instr->ap[0] = sign;
     instr->ap[1] = from;
     instr->imm[0].bits = 0x80000000u;
-    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
+    return lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
 }
 
 /* The angle of the smaller magnitude over the larger is at most pi/4; the octants give the rest. */
@@ -127,16 +112,16 @@ static vtrn_status emit_atan2(emit_env *env, const fusion_node *node) {
         emit_two_scalars(env, &y, &in_y, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
     VTRN_RETURN_IF_ERROR(
         emit_two_scalars(env, &x, &in_x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
     VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_MAX, &a, &a, 0x1p-126f, NULL, false));
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = a;
     reciprocal->ap[1] = a;
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &a, 1));
     vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
     VTRN_RETURN_IF_ERROR(
         emit_two_scalars(env, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
@@ -183,32 +168,33 @@ static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node,
     vtrn_ap other = as(&t, VTRN_DTYPE_FP32);
     uint32_t drop = 23 - (uint32_t)mantissa_bits;
     if (drop) {
-        VTRN_RETURN_IF_ERROR(bits_op(env, VECTOR, &t, &bits, VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop,
-                                     VTRN_ALU_BITWISE_AND, 1));
-        VTRN_RETURN_IF_ERROR(
-            bits_op(env, GPSIMD, &t, &t, VTRN_ALU_ADD, (1u << (drop - 1)) - 1, VTRN_ALU_NONE, 0));
-        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, &r, &bits, &t));
-        VTRN_RETURN_IF_ERROR(
-            bits_op(env, VECTOR, &r, &r, VTRN_ALU_BITWISE_AND, ~0u << drop, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &t, &bits,
+                                                    VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop,
+                                                    VTRN_ALU_BITWISE_AND, 1));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, GPSIMD, &t, &t, VTRN_ALU_ADD,
+                                                    (1u << (drop - 1)) - 1, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_ADD, &r, &bits, &t));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &r, &r, VTRN_ALU_BITWISE_AND,
+                                                    ~0u << drop, VTRN_ALU_NONE, 0));
     } else {
         VTRN_RETURN_IF_ERROR(emit_copy(env, &r, &bits));
     }
     if (exponent_bits < 8) {
         int bias = (1 << (exponent_bits - 1)) - 1;
         float largest = ldexpf(2 - ldexpf(1, -mantissa_bits), bias), least = ldexpf(1, 1 - bias);
-        VTRN_RETURN_IF_ERROR(
-            bits_op(env, VECTOR, &t, &r, VTRN_ALU_BITWISE_AND, 0x80000000u, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &t, &r, VTRN_ALU_BITWISE_AND,
+                                                    0x80000000u, VTRN_ALU_NONE, 0));
         VTRN_RETURN_IF_ERROR(
             emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, least));
         VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
-        VTRN_RETURN_IF_ERROR(
-            bits_op(env, VECTOR, &t, &t, VTRN_ALU_BITWISE_OR, 0x7f800000u, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &t, &t, VTRN_ALU_BITWISE_OR,
+                                                    0x7f800000u, VTRN_ALU_NONE, 0));
         VTRN_RETURN_IF_ERROR(
             emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_GT, largest));
         VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
     }
     /* adding to the bits of a NaN may have made something else of it */
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_NOT_EQUAL, &mask, x, x));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_NOT_EQUAL, &mask, x, x));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, x, &mask, false));
     return emit_copy(env, dst, &value);
 }
@@ -223,9 +209,9 @@ static vtrn_status order_key(emit_env *env, const fusion_node *node, int k, cons
     vtrn_ap from, value = as(key, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &from));
     VTRN_RETURN_IF_ERROR(emit_copy(env, &value, &from));
-    VTRN_RETURN_IF_ERROR(bits_op(env, VECTOR, t, key, VTRN_ALU_SHIFT_RIGHT_ARITH, 31,
-                                 VTRN_ALU_BITWISE_AND, 0x7fffffffu));
-    return emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, key, key, t);
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, key, VTRN_ALU_SHIFT_RIGHT_ARITH,
+                                                31, VTRN_ALU_BITWISE_AND, 0x7fffffffu));
+    return lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, key, key, t);
 }
 
 static vtrn_status emit_total_order(emit_env *env, const fusion_node *node) {
@@ -235,7 +221,8 @@ static vtrn_status emit_total_order(emit_env *env, const fusion_node *node) {
         key[k] = elementwise_temp_ap(env, node, k, VTRN_DTYPE_INT32);
         VTRN_RETURN_IF_ERROR(order_key(env, node, k, &key[k], &t));
     }
-    return emit_tensor_tensor(env, GPSIMD, elementwise_compare_alu(node), &dst, &key[0], &key[1]);
+    return lower_emit_tensor_tensor(env->l, GPSIMD, elementwise_compare_alu(node), &dst, &key[0],
+                                    &key[1]);
 }
 
 vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node) {

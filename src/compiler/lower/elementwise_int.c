@@ -110,22 +110,6 @@ int elementwise_int_n_temps(const fusion *f, const fusion_node *node) {
 /* --- instructions -------------------------------------------------------------------------------
  */
 
-/* dst = (a op0 s0) op1 s1, scalars as raw bits */
-static vtrn_status bits_scalar(emit_env *env, vtrn_engine engine, const vtrn_ap *dst,
-                               const vtrn_ap *a, vtrn_alu op0, uint32_t s0, vtrn_alu op1,
-                               uint32_t s1) {
-    vtrn_instr *instr = lower_append(env->l, VTRN_OP_TENSOR_SCALAR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].bits = s0;
-    instr->imm[1].bits = s1;
-    return NULL;
-}
-
 static vtrn_ap as(vtrn_ap ap, vtrn_dtype t) {
     ap.dtype = (uint8_t)t;
     return ap;
@@ -152,9 +136,9 @@ static vtrn_status put_wrapped(emit_env *env, const vtrn_ap *dst, const vtrn_ap 
     uint32_t drop = 32 - 8 * (uint32_t)dtype_size((vtrn_dtype)dst->dtype);
     bool is_signed = dtype_is_signed_int((vtrn_dtype)dst->dtype);
     vtrn_ap bits = as(*x, wide(dst->dtype));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, &bits, &bits, VTRN_ALU_SHIFT_LEFT, drop,
-                    is_signed ? VTRN_ALU_SHIFT_RIGHT_ARITH : VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
+        env->l, VECTOR, &bits, &bits, VTRN_ALU_SHIFT_LEFT, drop,
+        is_signed ? VTRN_ALU_SHIFT_RIGHT_ARITH : VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop));
     return emit_copy(env, dst, &bits);
 }
 
@@ -170,8 +154,8 @@ typedef struct division {
 
 static vtrn_status subtract_product(division *x, const vtrn_ap *quotient) {
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(x->env, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, quotient, &x->d));
-    return emit_tensor_tensor(x->env, GPSIMD, VTRN_ALU_SUBTRACT, &x->n, &x->n, &x->t);
+        lower_emit_tensor_tensor(x->env->l, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, quotient, &x->d));
+    return lower_emit_tensor_tensor(x->env->l, GPSIMD, VTRN_ALU_SUBTRACT, &x->n, &x->n, &x->t);
 }
 
 static vtrn_status divide_magnitudes(division *x) {
@@ -180,17 +164,20 @@ static vtrn_status divide_magnitudes(division *x) {
     reciprocal->ap[0] = x->inverse;
     reciprocal->ap[1] = x->d;
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, &x->q, &x->n, &x->inverse));
+        lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MULTIPLY, &x->q, &x->n, &x->inverse));
     VTRN_RETURN_IF_ERROR(subtract_product(x, &x->q));
     vtrn_ap rest = as(x->n, VTRN_DTYPE_INT32), t = as(x->t, VTRN_DTYPE_INT32);
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env, VECTOR, VTRN_ALU_MULTIPLY, &t, &rest, &x->inverse));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, &x->q, &x->q, &t));
+        lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MULTIPLY, &t, &rest, &x->inverse));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_ADD, &x->q, &x->q, &t));
     VTRN_RETURN_IF_ERROR(subtract_product(x, &t));
-    VTRN_RETURN_IF_ERROR(bits_scalar(env, GPSIMD, &t, &rest, VTRN_ALU_IS_LT, 0, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_SUBTRACT, &x->q, &x->q, &t));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, &x->t, &x->d));
-    return emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, &x->n, &x->n, &x->t);
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_scalar_bits(env->l, GPSIMD, &t, &rest, VTRN_ALU_IS_LT, 0, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_SUBTRACT, &x->q, &x->q, &t));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, &x->t, &x->d));
+    return lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_ADD, &x->n, &x->n, &x->t);
 }
 
 /* Where the divisor has its top bit set the estimates overflow, and the quotient is 0 or 1. */
@@ -198,22 +185,25 @@ static vtrn_status divide_by_large(division *x, const vtrn_ap *a, const vtrn_ap 
     emit_env *env = x->env;
     vtrn_ap mask = x->inverse; /* no longer wanted */
     mask.dtype = VTRN_DTYPE_UINT32;
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_IS_GE, &x->t, a, b));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, &mask, b, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 31, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_IS_GE, &x->t, a, b));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
+        env->l, VECTOR, &mask, b, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 31, VTRN_ALU_NONE, 0));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &x->q, &x->t, &mask, false));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, &x->t, b));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_SUBTRACT, &x->t, a, &x->t));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_MULTIPLY, &x->t, &x->t, b));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_SUBTRACT, &x->t, a, &x->t));
     return emit_copy_where(env, &x->n, &x->t, &mask, false);
 }
 
 /* value = -value where sign is negative */
 static vtrn_status apply_sign(emit_env *env, const vtrn_ap *value, const vtrn_ap *sign,
                               const vtrn_ap *t) {
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, sign, VTRN_ALU_SHIFT_RIGHT_ARITH,
+                                                31, VTRN_ALU_NONE, 0));
     VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, t, sign, VTRN_ALU_SHIFT_RIGHT_ARITH, 31, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, value, value, t));
-    return emit_tensor_tensor(env, GPSIMD, VTRN_ALU_SUBTRACT, value, value, t);
+        lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, value, value, t));
+    return lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_SUBTRACT, value, value, t);
 }
 
 /* Division by 0 gives -1 and leaves the dividend, as XLA has it on the CPU. */
@@ -227,15 +217,18 @@ static vtrn_status emit_division(emit_env *env, const fusion_node *node, const v
                   .t = elementwise_temp_ap(env, node, TEMP_OWN + 3, VTRN_DTYPE_UINT32),
                   .q = as(*result, VTRN_DTYPE_UINT32)};
     vtrn_alu magnitude = is_signed ? VTRN_ALU_ABS_MAX : VTRN_ALU_MAX;
-    VTRN_RETURN_IF_ERROR(bits_scalar(env, GPSIMD, &x.n, a, magnitude, 0, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(bits_scalar(env, GPSIMD, &x.d, b, magnitude, 0, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_scalar_bits(env->l, GPSIMD, &x.n, a, magnitude, 0, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_scalar_bits(env->l, GPSIMD, &x.d, b, magnitude, 0, VTRN_ALU_NONE, 0));
     VTRN_RETURN_IF_ERROR(divide_magnitudes(&x));
     vtrn_ap t = as(x.t, VTRN_DTYPE_INT32), sign = as(x.inverse, VTRN_DTYPE_INT32);
     if (!is_signed) {
         VTRN_RETURN_IF_ERROR(divide_by_large(&x, a, b));
     } else if (is_quotient) {
         vtrn_ap q = as(x.q, VTRN_DTYPE_INT32);
-        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_XOR, &sign, a, b));
+        VTRN_RETURN_IF_ERROR(
+            lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, &sign, a, b));
         VTRN_RETURN_IF_ERROR(apply_sign(env, &q, &sign, &t));
     } else {
         vtrn_ap rest = as(x.n, VTRN_DTYPE_INT32);
@@ -246,8 +239,8 @@ static vtrn_status emit_division(emit_env *env, const fusion_node *node, const v
     if (node->in[1].node < 0 && node->in[1].imm != 0)
         return NULL;
     vtrn_ap is_zero = as(x.inverse, VTRN_DTYPE_UINT32), other = as(*a, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, GPSIMD, &is_zero, b, VTRN_ALU_IS_EQUAL, 0, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, GPSIMD, &is_zero, b, VTRN_ALU_IS_EQUAL, 0,
+                                                VTRN_ALU_NONE, 0));
     if (is_quotient) {
         VTRN_RETURN_IF_ERROR(emit_fill(env, &x.t, 4294967295.0));
         other = x.t;
@@ -260,22 +253,23 @@ static vtrn_status emit_division(emit_env *env, const fusion_node *node, const v
 
 /* Ones of x, in place: sums of neighbouring fields of 1, 2, 4, then 8 bits. */
 static vtrn_status emit_count_ones(emit_env *env, const vtrn_ap *x, const vtrn_ap *t) {
-    VTRN_RETURN_IF_ERROR(bits_scalar(env, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 1,
-                                     VTRN_ALU_BITWISE_AND, 0x55555555));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_SUBTRACT, x, x, t));
-    VTRN_RETURN_IF_ERROR(bits_scalar(env, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 2,
-                                     VTRN_ALU_BITWISE_AND, 0x33333333));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, x, x, VTRN_ALU_BITWISE_AND, 0x33333333, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, x, x, t));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 4, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, GPSIMD, VTRN_ALU_ADD, x, x, t));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, x, x, VTRN_ALU_BITWISE_AND, 0x0f0f0f0f, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, GPSIMD, x, x, VTRN_ALU_MULTIPLY, 0x01010101, VTRN_ALU_NONE, 0));
-    return bits_scalar(env, VECTOR, x, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 24, VTRN_ALU_NONE, 0);
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL,
+                                                1, VTRN_ALU_BITWISE_AND, 0x55555555));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_SUBTRACT, x, x, t));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL,
+                                                2, VTRN_ALU_BITWISE_AND, 0x33333333));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, x, x, VTRN_ALU_BITWISE_AND,
+                                                0x33333333, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_ADD, x, x, t));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL,
+                                                4, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_ADD, x, x, t));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, x, x, VTRN_ALU_BITWISE_AND,
+                                                0x0f0f0f0f, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, GPSIMD, x, x, VTRN_ALU_MULTIPLY, 0x01010101,
+                                                VTRN_ALU_NONE, 0));
+    return lower_emit_scalar_bits(env->l, VECTOR, x, x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, 24,
+                                  VTRN_ALU_NONE, 0);
 }
 
 static vtrn_status emit_bit_count(emit_env *env, const fusion_node *node, const vtrn_ap *a,
@@ -285,17 +279,18 @@ static vtrn_status emit_bit_count(emit_env *env, const fusion_node *node, const 
     vtrn_ap x = as(*result, VTRN_DTYPE_UINT32), from = as(*a, VTRN_DTYPE_UINT32);
     vtrn_ap t = elementwise_temp_ap(env, node, TEMP_OWN, VTRN_DTYPE_UINT32);
     uint32_t mask = width < 32 ? (1u << width) - 1 : UINT32_MAX;
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, &x, &from, VTRN_ALU_BITWISE_AND, mask, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &x, &from, VTRN_ALU_BITWISE_AND,
+                                                mask, VTRN_ALU_NONE, 0));
     if (node->op == GRAPH_POPCNT)
         return emit_count_ones(env, &x, &t);
     for (uint32_t shift = 1; shift < width; shift *= 2) { /* ones from the highest one down */
-        VTRN_RETURN_IF_ERROR(bits_scalar(env, VECTOR, &t, &x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, shift,
-                                         VTRN_ALU_NONE, 0));
-        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env, VECTOR, VTRN_ALU_BITWISE_OR, &x, &x, &t));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
+            env->l, VECTOR, &t, &x, VTRN_ALU_SHIFT_RIGHT_LOGICAL, shift, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(
+            lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_OR, &x, &x, &t));
     }
-    VTRN_RETURN_IF_ERROR(
-        bits_scalar(env, VECTOR, &x, &x, VTRN_ALU_BITWISE_XOR, mask, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &x, &x, VTRN_ALU_BITWISE_XOR, mask,
+                                                VTRN_ALU_NONE, 0));
     return emit_count_ones(env, &x, &t);
 }
 
@@ -307,16 +302,20 @@ static vtrn_status emit_wide(emit_env *env, const fusion_node *node, const vtrn_
     case GRAPH_CONVERT:
         return emit_copy(env, &to, &a);
     case GRAPH_NOT:
-        return bits_scalar(env, VECTOR, &to, &a, VTRN_ALU_BITWISE_XOR, UINT32_MAX, VTRN_ALU_NONE,
-                           0);
+        return lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_BITWISE_XOR, UINT32_MAX,
+                                      VTRN_ALU_NONE, 0);
     case GRAPH_NEGATE:
-        return bits_scalar(env, GPSIMD, &to, &a, VTRN_ALU_MULTIPLY, UINT32_MAX, VTRN_ALU_NONE, 0);
+        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MULTIPLY, UINT32_MAX,
+                                      VTRN_ALU_NONE, 0);
     case GRAPH_ABS:
-        return bits_scalar(env, GPSIMD, &to, &a, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_NONE, 0);
+        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_NONE,
+                                      0);
     case GRAPH_SIGN:
         if (a.dtype == VTRN_DTYPE_UINT32)
-            return bits_scalar(env, GPSIMD, &to, &a, VTRN_ALU_MIN, 1, VTRN_ALU_NONE, 0);
-        return bits_scalar(env, GPSIMD, &to, &a, VTRN_ALU_MAX, UINT32_MAX, VTRN_ALU_MIN, 1);
+            return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MIN, 1, VTRN_ALU_NONE,
+                                          0);
+        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MAX, UINT32_MAX,
+                                      VTRN_ALU_MIN, 1);
     case GRAPH_POPCNT:
     case GRAPH_COUNT_LEADING_ZEROS:
         return emit_bit_count(env, node, &a, &to);
@@ -329,18 +328,19 @@ static vtrn_status emit_wide(emit_env *env, const fusion_node *node, const vtrn_
     vtrn_alu op = wrapping_alu((graph_kind)node->op);
     if (op == VTRN_ALU_SHIFT_RIGHT_LOGICAL && is_narrow(node->dtype)) { /* zeros come in */
         uint32_t mask = (1u << 8 * dtype_size((vtrn_dtype)node->dtype)) - 1;
-        VTRN_RETURN_IF_ERROR(
-            bits_scalar(env, VECTOR, &to, &a, VTRN_ALU_BITWISE_AND, mask, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_BITWISE_AND,
+                                                    mask, VTRN_ALU_NONE, 0));
         a = to;
     }
     if (op == VTRN_ALU_SHIFT_RIGHT_ARITH && !dtype_is_signed_int((vtrn_dtype)node->dtype) &&
         is_narrow(node->dtype)) { /* the top bit is the sign, whatever the type says */
         uint32_t drop = 32 - 8 * (uint32_t)dtype_size((vtrn_dtype)node->dtype);
-        VTRN_RETURN_IF_ERROR(bits_scalar(env, VECTOR, &to, &a, VTRN_ALU_SHIFT_LEFT, drop,
-                                         VTRN_ALU_SHIFT_RIGHT_ARITH, drop));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_SHIFT_LEFT,
+                                                    drop, VTRN_ALU_SHIFT_RIGHT_ARITH, drop));
         a = to;
     }
-    return emit_tensor_tensor(env, isa_alu_class(op) == 'B' ? VECTOR : GPSIMD, op, &to, &a, &b);
+    return lower_emit_tensor_tensor(env->l, isa_alu_class(op) == 'B' ? VECTOR : GPSIMD, op, &to, &a,
+                                    &b);
 }
 
 vtrn_status elementwise_int_emit(emit_env *env, const fusion_node *node) {

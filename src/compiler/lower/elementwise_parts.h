@@ -18,8 +18,6 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
 /* --- elementwise.c: one instruction each --- */
 /* node->direction with a and b */
 vtrn_alu elementwise_compare_alu(const fusion_node *node);
-vtrn_status emit_tensor_tensor(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
-                               const vtrn_ap *a, const vtrn_ap *b);
 /* dst = a op (imm or row); is_reversed swaps them */
 vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                            const vtrn_ap *a, float imm, const tile *row, bool is_reversed);

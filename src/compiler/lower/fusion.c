@@ -545,15 +545,13 @@ static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, i
     int64_t cols = view_count(from) / n_taps;
     vtrn_dtype dtype;
     fusion_tile_dtype(from->dtype, &dtype);
-    graph_kind kind = op->reducer == GRAPH_REDUCER_ADD        ? GRAPH_ADD
-                      : op->reducer == GRAPH_REDUCER_MULTIPLY ? GRAPH_MULTIPLY
-                      : op->reducer == GRAPH_REDUCER_MAXIMUM  ? GRAPH_MAXIMUM
-                      : op->reducer == GRAPH_REDUCER_MINIMUM  ? GRAPH_MINIMUM
-                                                              : GRAPH_UNKNOWN;
+    graph_kind kind;
+    vtrn_alu alu;
     view v = *from;
     int n_outer;
-    if (n_taps < 2 || n_taps > MAX_TAPS || cols < MIN_COLS || kind == GRAPH_UNKNOWN ||
-        !dtype_is_float(dtype) || !view_split_at(&v, cols, &n_outer))
+    if (n_taps < 2 || n_taps > MAX_TAPS || cols < MIN_COLS ||
+        !lower_reducer((graph_reducer)op->reducer, &kind, &alu) || !dtype_is_float(dtype) ||
+        !view_split_at(&v, cols, &n_outer))
         return NULL;
     *is_done = true;
     fusion *f = NULL;

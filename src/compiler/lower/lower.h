@@ -91,6 +91,17 @@ vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine);
     if (!var)                                                                                      \
     return VTRN_OUT_OF_MEMORY(sizeof(vtrn_instr))
 
+/* emit.c: dst = a op b */
+vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                                     const vtrn_ap *a, const vtrn_ap *b);
+/* emit.c: dst = (a op0 s0) op1 s1, scalars as raw bits */
+vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *dst,
+                                   const vtrn_ap *a, vtrn_alu op0, uint32_t s0, vtrn_alu op1,
+                                   uint32_t s1);
+/* emit.c: whether the reducer is arithmetic (add, multiply, maximum, minimum); as a graph op and as
+ * an ALU operation, GRAPH_UNKNOWN and VTRN_ALU_NONE otherwise. */
+bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu);
+
 vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
                            int32_t index, uint32_t *out);
 /* A constant: bytes are copied and shared when equal to an earlier one's. */

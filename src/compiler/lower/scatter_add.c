@@ -33,20 +33,6 @@ typedef struct adder {
     int flip;
 } adder;
 
-static vtrn_status int_scalar(lower *l, vtrn_engine engine, const vtrn_ap *dst, const vtrn_ap *a,
-                              vtrn_alu op0, int64_t s0, vtrn_alu op1, int64_t s1) {
-    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_SCALAR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].bits = (uint32_t)s0;
-    instr->imm[1].bits = (uint32_t)s1;
-    return NULL;
-}
-
 static tile tile_of(lower *l, uint8_t dtype, int64_t cols) {
     return (tile){
         .space = VTRN_SPACE_SBUF, .dtype = dtype, .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
@@ -105,18 +91,20 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
     vtrn_ap placed = tile_ap_cols(&x->placed, rows, col, cols);
     vtrn_ap high = tile_ap_cols(&x->high, rows, col, cols);
     vtrn_ap low = tile_ap_cols(&x->low, rows, col, cols);
-    VTRN_RETURN_IF_ERROR(
-        int_scalar(l, VTRN_ENGINE_GPSIMD, &placed, &sum, VTRN_ALU_ADD, table, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &high, &placed,
-                                    VTRN_ALU_SHIFT_RIGHT_ARITH, x->shift, VTRN_ALU_NONE, 0));
-    VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &low, &placed, VTRN_ALU_BITWISE_AND,
-                                    x->low_size - 1, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_GPSIMD, &placed, &sum, VTRN_ALU_ADD,
+                                                table, VTRN_ALU_NONE, 0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &high, &placed,
+                                                VTRN_ALU_SHIFT_RIGHT_ARITH, x->shift, VTRN_ALU_NONE,
+                                                0));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &low, &placed,
+                                                VTRN_ALU_BITWISE_AND, x->low_size - 1,
+                                                VTRN_ALU_NONE, 0));
     for (int i = 0; x->is_int && i < N_BYTES; i++) {
         vtrn_ap byte = tile_ap_cols(&x->value[i], rows, col, cols);
         vtrn_ap raw = tile_ap_cols(&x->raw, rows, col, cols);
-        VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_VECTOR, &byte, &raw,
-                                        VTRN_ALU_SHIFT_RIGHT_LOGICAL, 8 * i, VTRN_ALU_BITWISE_AND,
-                                        255));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &byte, &raw,
+                                                    VTRN_ALU_SHIFT_RIGHT_LOGICAL, 8 * i,
+                                                    VTRN_ALU_BITWISE_AND, 255));
     }
     return NULL;
 }
@@ -125,8 +113,8 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
 static vtrn_status banish_skipped(adder *x, uint32_t rows, uint32_t col, uint32_t cols) {
     vtrn_ap sum = tile_ap_cols(&x->at.sum, rows, col, cols);
     vtrn_ap mark = tile_ap_cols(&x->at.mark, rows, col, cols);
-    VTRN_RETURN_IF_ERROR(int_scalar(x->l, VTRN_ENGINE_GPSIMD, &mark, &sum, VTRN_ALU_IS_LT, 0,
-                                    VTRN_ALU_MULTIPLY, FAR_AWAY));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(x->l, VTRN_ENGINE_GPSIMD, &mark, &sum,
+                                                VTRN_ALU_IS_LT, 0, VTRN_ALU_MULTIPLY, FAR_AWAY));
     LOWER_EMIT(add, x->l, TENSOR_TENSOR, GPSIMD);
     add->op0 = VTRN_ALU_ADD;
     add->ap[0] = sum;
@@ -227,8 +215,8 @@ static vtrn_status join_bytes(adder *x, uint32_t n_h) {
         copy->ap[1] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
         if (i == N_BYTES - 1)
             continue;
-        VTRN_RETURN_IF_ERROR(int_scalar(l, VTRN_ENGINE_GPSIMD, &sum, &sum, VTRN_ALU_MULTIPLY, 256,
-                                        VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_GPSIMD, &sum, &sum,
+                                                    VTRN_ALU_MULTIPLY, 256, VTRN_ALU_NONE, 0));
         LOWER_EMIT(add, l, TENSOR_TENSOR, GPSIMD);
         add->op0 = VTRN_ALU_ADD;
         add->ap[0] = sum;

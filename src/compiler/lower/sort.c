@@ -64,32 +64,6 @@ typedef struct sorter {
     tile key, place, data[MAX_OPERANDS], swap, equal, spare;
 } sorter;
 
-static vtrn_status emit_bits(lower *l, vtrn_engine engine, const vtrn_ap *dst, const vtrn_ap *a,
-                             vtrn_alu op0, uint32_t s0, vtrn_alu op1, uint32_t s1) {
-    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_SCALAR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].bits = s0;
-    instr->imm[1].bits = s1;
-    return NULL;
-}
-
-static vtrn_status emit_pair(lower *l, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
-                             const vtrn_ap *a, const vtrn_ap *b) {
-    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_TENSOR, engine);
-    if (!instr)
-        return VTRN_OUT_OF_MEMORY(sizeof *instr);
-    instr->op0 = (uint8_t)op;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->ap[2] = *b;
-    return NULL;
-}
-
 static vtrn_status emit_move(lower *l, const vtrn_ap *dst, const vtrn_ap *src,
                              const vtrn_ap *where) {
     vtrn_instr *instr =
@@ -143,14 +117,16 @@ static vtrn_status stage(sorter *s, uint32_t block, uint32_t b_start, int32_t b_
     vtrn_ap place_a = blocks(s, &s->place, 0, block, 1, half);
     vtrn_ap place_b = blocks(s, &s->place, b_start, block, b_step, half);
     later.dtype = VTRN_DTYPE_INT32;
-    VTRN_RETURN_IF_ERROR(emit_pair(s->l, VTRN_ENGINE_GPSIMD, VTRN_ALU_IS_GT, &swap, &a, &b));
-    VTRN_RETURN_IF_ERROR(emit_pair(s->l, VTRN_ENGINE_GPSIMD, VTRN_ALU_IS_EQUAL, &equal, &a, &b));
     VTRN_RETURN_IF_ERROR(
-        emit_pair(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_GT, &later, &place_a, &place_b));
+        lower_emit_tensor_tensor(s->l, VTRN_ENGINE_GPSIMD, VTRN_ALU_IS_GT, &swap, &a, &b));
     VTRN_RETURN_IF_ERROR(
-        emit_pair(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_AND, &equal, &equal, &later));
-    VTRN_RETURN_IF_ERROR(
-        emit_pair(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR, &swap, &swap, &equal));
+        lower_emit_tensor_tensor(s->l, VTRN_ENGINE_GPSIMD, VTRN_ALU_IS_EQUAL, &equal, &a, &b));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_GT, &later,
+                                                  &place_a, &place_b));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_AND,
+                                                  &equal, &equal, &later));
+    VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(s->l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_OR,
+                                                  &swap, &swap, &equal));
     VTRN_RETURN_IF_ERROR(exchange(s, &s->key, block, b_start, b_step));
     VTRN_RETURN_IF_ERROR(exchange(s, &s->place, block, b_start, b_step));
     for (int i = 0; i < s->n_data; i++)
@@ -181,29 +157,31 @@ static vtrn_status make_keys(sorter *s) {
         VTRN_RETURN_IF_ERROR(emit_move(l, &value, &from, NULL));
         if (!s->o.is_total) { /* -0 + 0 is 0; all NaNs become one */
             vtrn_ap nan = t;
-            VTRN_RETURN_IF_ERROR(emit_bits(l, VTRN_ENGINE_VECTOR, &value, &value, VTRN_ALU_ADD, 0,
-                                           VTRN_ALU_NONE, 0));
-            VTRN_RETURN_IF_ERROR(
-                emit_pair(l, VTRN_ENGINE_VECTOR, VTRN_ALU_NOT_EQUAL, &t, &value, &value));
+            VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &value, &value,
+                                                        VTRN_ALU_ADD, 0, VTRN_ALU_NONE, 0));
+            VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_NOT_EQUAL,
+                                                          &t, &value, &value));
             nan.addr = s->spare.addr;
             nan.dim[0] = (vtrn_dim){1, 1};
             VTRN_RETURN_IF_ERROR(emit_set(l, &nan, 0x7fc00000));
             nan.dim[0] = (vtrn_dim){0, s->n};
             VTRN_RETURN_IF_ERROR(emit_move(l, &key, &nan, &t));
         }
-        VTRN_RETURN_IF_ERROR(emit_bits(l, VTRN_ENGINE_VECTOR, &t, &key, VTRN_ALU_SHIFT_RIGHT_ARITH,
-                                       31, VTRN_ALU_BITWISE_AND, 0x7fffffffu));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &t, &key,
+                                                    VTRN_ALU_SHIFT_RIGHT_ARITH, 31,
+                                                    VTRN_ALU_BITWISE_AND, 0x7fffffffu));
         VTRN_RETURN_IF_ERROR(
-            emit_pair(l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_XOR, &key, &key, &t));
+            lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_BITWISE_XOR, &key, &key, &t));
     } else if (dtype == VTRN_DTYPE_UINT32) {
-        VTRN_RETURN_IF_ERROR(emit_bits(l, VTRN_ENGINE_VECTOR, &key, &from, VTRN_ALU_BITWISE_XOR,
-                                       0x80000000u, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &key, &from,
+                                                    VTRN_ALU_BITWISE_XOR, 0x80000000u,
+                                                    VTRN_ALU_NONE, 0));
     } else {
         VTRN_RETURN_IF_ERROR(emit_move(l, &key, &from, NULL));
     }
     if (s->o.is_descending)
-        VTRN_RETURN_IF_ERROR(emit_bits(l, VTRN_ENGINE_VECTOR, &key, &key, VTRN_ALU_BITWISE_XOR,
-                                       UINT32_MAX, VTRN_ALU_NONE, 0));
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
+            l, VTRN_ENGINE_VECTOR, &key, &key, VTRN_ALU_BITWISE_XOR, UINT32_MAX, VTRN_ALU_NONE, 0));
     LOWER_EMIT(iota, l, IOTA, GPSIMD);
     iota->ap[0] = tile_ap(&s->place, s->rows, s->cols);
     iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, s->cols}}};

@@ -76,30 +76,12 @@ static fusion_node binary(graph_kind kind, vtrn_alu alu, uint8_t dtype, fusion_i
         .op = (uint16_t)kind, .alu = (uint8_t)alu, .dtype = dtype, .n_in = 2, .in = {a, b}};
 }
 
-static bool reducer_kind(graph_reducer r, graph_kind *kind) {
-    switch (r) {
-    case GRAPH_REDUCER_ADD:
-        *kind = GRAPH_ADD;
-        return true;
-    case GRAPH_REDUCER_MULTIPLY:
-        *kind = GRAPH_MULTIPLY;
-        return true;
-    case GRAPH_REDUCER_MAXIMUM:
-        *kind = GRAPH_MAXIMUM;
-        return true;
-    case GRAPH_REDUCER_MINIMUM:
-        *kind = GRAPH_MINIMUM;
-        return true;
-    default:
-        return false;
-    }
-}
-
 static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_done) {
     windows w = {0};
     graph_kind kind;
+    vtrn_alu alu;
     double init;
-    if (op->n_operands != 2 || !reducer_kind((graph_reducer)op->reducer, &kind) ||
+    if (op->n_operands != 2 || !lower_reducer((graph_reducer)op->reducer, &kind, &alu) ||
         !read_geometry(l, op, op->results[0], &w) ||
         !lower_splat_float(l, op->operands[1], &init) || !dtype_is_float(w.padded.dtype) ||
         dtype_size(w.padded.dtype) > 4 ||

@@ -1,0 +1,54 @@
+/* Instructions that many lowerings append, and what a reducer is on the engines. */
+#include "compiler/lower/lower.h"
+
+vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                                     const vtrn_ap *a, const vtrn_ap *b) {
+    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_TENSOR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->ap[2] = *b;
+    return NULL;
+}
+
+vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *dst,
+                                   const vtrn_ap *a, vtrn_alu op0, uint32_t s0, vtrn_alu op1,
+                                   uint32_t s1) {
+    vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].bits = s0;
+    instr->imm[1].bits = s1;
+    return NULL;
+}
+
+bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu) {
+    switch (r) {
+    case GRAPH_REDUCER_ADD:
+        *kind = GRAPH_ADD;
+        *alu = VTRN_ALU_ADD;
+        return true;
+    case GRAPH_REDUCER_MULTIPLY:
+        *kind = GRAPH_MULTIPLY;
+        *alu = VTRN_ALU_MULTIPLY;
+        return true;
+    case GRAPH_REDUCER_MAXIMUM:
+        *kind = GRAPH_MAXIMUM;
+        *alu = VTRN_ALU_MAX;
+        return true;
+    case GRAPH_REDUCER_MINIMUM:
+        *kind = GRAPH_MINIMUM;
+        *alu = VTRN_ALU_MIN;
+        return true;
+    default:
+        *kind = GRAPH_UNKNOWN;
+        *alu = VTRN_ALU_NONE;
+        return false;
+    }
+}
