@@ -222,3 +222,47 @@ def test_swapped_and_shared_carries_survive_updates(device):
 
     rng = np.random.default_rng(SEED)
     check(device, f, *rng.integers(0, 9, (2, 6, 5)).astype(np.float32))
+
+
+def some_not_finite(rng, shape, dtype):
+    """Small integers, so that sums are exact in any order and type, and few of what spreads."""
+    x = rng.integers(0, 3, shape).astype(np.float32)
+    odd = rng.random(shape) < 0.03
+    x[odd] = rng.choice([np.inf, -np.inf, np.nan], odd.sum())
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_not_finite_stays_in_the_places_it_is_added_to(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    dtype = [np.float32, jnp.bfloat16, np.float16][seed % 3]
+    n, rows = int(rng.integers(2, 400)), int(rng.integers(2, 300))
+    width = int(rng.choice([1, 3, 40, 600]))
+    table = some_not_finite(rng, (rows, width), dtype)
+    clean = np.zeros((rows, width), dtype)
+    i, j = rng.integers(0, rows, n, dtype=np.int32), rng.integers(0, width, n, dtype=np.int32)
+    u, v = some_not_finite(rng, (n, width), dtype), some_not_finite(rng, n, dtype)
+    print(f"seed {SEED + seed}: {n} of {table.dtype}{table.shape}")
+    check(device, lambda u, i: jnp.zeros((rows, width), dtype).at[i].add(u), u, i)
+    check(device, lambda t, u, i: t.at[i].add(u), table, u, i)
+    check(device, lambda t, u, i: t.at[i].add(u), clean, u, i)
+    check(device, lambda t, v, i, j: t.at[i, j].add(v), table, v, i, j)
+    check(device, lambda v, i, j: jnp.zeros((rows, width), dtype).at[i, j].add(v), v, i, j)
+    check(device, lambda t, i: t.at[i].add(jnp.asarray(np.inf, dtype)), clean, i)
+    check(device, lambda t, i, j: t.at[i, j].add(jnp.asarray(2, dtype)), table, i, j)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_are_not_finite_do_not_spoil_what_is_gathered(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    dtype = [np.float32, jnp.bfloat16, np.float16][seed % 3]
+    n, rows, width = (int(rng.integers(2, 200)) for _ in range(3))
+    table = some_not_finite(rng, (rows, width), dtype)
+    i, j = rng.integers(0, rows, n, dtype=np.int32), rng.integers(0, width, rows, dtype=np.int32)
+    print(f"seed {SEED + seed}: {n} of {table.dtype}{table.shape}")
+    check(device, lambda t, i: t[i], table, i)
+    check(device, lambda t, i, j: t[i, j[i]], table, i, j)
+    check(device, lambda t, j: jnp.take_along_axis(t, j[:, None], axis=1), table, j)
+    # and its gradient, which puts what may not be finite at one place of each row
+    check(device, lambda t, g, j: jax.vjp(lambda t: jnp.take_along_axis(t, j[:, None], axis=1), t)[1](g),
+          table, table[:, :1], j)  # fmt: skip

@@ -2,6 +2,7 @@
 #include "compiler/lower/address.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
+#include "compiler/lower/non_finite.h"
 #include "compiler/lower/scatter_add.h"
 
 enum { MAX_BASES = 1 << 20 };
@@ -299,7 +300,7 @@ static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done
         bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
         VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s.table)
                                      : begin_update(l, op, &s.table));
-        return scatter_add(l, &s, n_elements, is_zero);
+        return scatter_add(l, &s, n_elements, is_zero, !non_finite_is_possible(l, op->operands[2]));
     }
     VTRN_RETURN_IF_ERROR(begin_update(l, op, &s.table));
     return address_scatter(l, &s, combine);

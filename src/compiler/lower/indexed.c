@@ -3,6 +3,7 @@
  * hardware's indirect DMA may not meet the same index twice. */
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
+#include "compiler/lower/non_finite.h"
 
 enum { PARTITIONS = 128, MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
 
@@ -233,11 +234,28 @@ static bool is_row_scatter(const graph *g, const graph_op *op) {
 typedef struct row_scatter {
     lower *l;
     view indices, updates, out, old;
-    bool has_old;
+    bool has_old, is_finite;
     int64_t n, rows, width;
     tile index[2], hot[2], update[2], numbers, result[2];
+    tile above[2], below[2], infinity, spare, zero; /* unless is_finite */
     int flip;
 } row_scatter;
+
+static vtrn_status add_tiles(lower *l, const vtrn_ap *dst, const vtrn_ap *a, const vtrn_ap *b) {
+    LOWER_EMIT(add, l, TENSOR_TENSOR, VECTOR);
+    add->op0 = VTRN_ALU_ADD;
+    add->ap[0] = *dst;
+    add->ap[1] = *a;
+    add->ap[2] = *b;
+    return NULL;
+}
+
+static vtrn_status copy_tile(lower *l, const vtrn_ap *dst, const vtrn_ap *a) {
+    LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+    copy->ap[0] = *dst;
+    copy->ap[1] = *a;
+    return NULL;
+}
 
 /* One-hot columns [v0, v0 + n_v) of 128 updates at a time, transposed by the matmul that adds them
  * up.
@@ -245,7 +263,10 @@ typedef struct row_scatter {
 static vtrn_status scatter_block(row_scatter *s, int64_t v0, uint32_t n_v, int64_t c,
                                  uint32_t n_cols) {
     lower *l = s->l;
-    tile psum = lower_psum_tile(l);
+    tile psum[3];
+    int n_parts = s->is_finite ? 1 : 3;
+    for (int i = 0; i < n_parts; i++)
+        psum[i] = lower_psum_tile(l);
     for (int64_t i = 0; i < s->n; i += PARTITIONS) {
         int b = s->flip ^= 1;
         uint32_t rows = (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS);
@@ -259,23 +280,52 @@ static vtrn_status scatter_block(row_scatter *s, int64_t v0, uint32_t n_v, int64
         hot->ap[2].dim[0].step = 0;
         LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
         weights->ap[1] = tile_ap(&s->hot[b], rows, n_v);
-        LOWER_EMIT(sum, l, MATMUL, TENSOR);
-        sum->ap[0] = tile_ap(&psum, n_v, n_cols);
-        sum->ap[1] = tile_ap(&s->update[b], rows, n_cols);
-        sum->flags = (i ? VTRN_FLAG_ACCUMULATE : 0) | (i + PARTITIONS >= s->n ? VTRN_FLAG_LAST : 0);
+        const vtrn_ap moving[] = {tile_ap(&s->update[b], rows, n_cols),
+                                  tile_ap(&s->above[b], rows, n_cols),
+                                  tile_ap(&s->below[b], rows, n_cols)};
+        if (!s->is_finite) {
+            vtrn_ap zero = tile_ap(&s->zero, rows, 1);
+            VTRN_RETURN_IF_ERROR(non_finite_split(l, &moving[0], &moving[1], &moving[2], &zero));
+        }
+        for (int part = 0; part < n_parts; part++) {
+            LOWER_EMIT(sum, l, MATMUL, TENSOR);
+            sum->ap[0] = tile_ap(&psum[part], n_v, n_cols);
+            sum->ap[1] = moving[part];
+            sum->flags =
+                (i ? VTRN_FLAG_ACCUMULATE : 0) | (i + PARTITIONS >= s->n ? VTRN_FLAG_LAST : 0);
+        }
     }
     const tile *result = &s->result[s->flip];
     if (s->has_old)
         VTRN_RETURN_IF_ERROR(lower_load(l, &s->old, 1, v0, n_v, c, n_cols, result));
-    LOWER_EMIT(finish, l, TENSOR_COPY, VECTOR);
-    finish->ap[0] = tile_ap(result, n_v, n_cols);
-    finish->ap[1] = tile_ap(&psum, n_v, n_cols);
-    if (s->has_old) {
-        finish->opcode = VTRN_OP_TENSOR_TENSOR;
-        finish->op0 = VTRN_ALU_ADD;
-        finish->ap[2] = finish->ap[0];
+    vtrn_ap sum = tile_ap(&psum[0], n_v, n_cols), to = tile_ap(result, n_v, n_cols);
+    if (!s->is_finite) {
+        vtrn_ap infinity = tile_ap(&s->infinity, n_v, n_cols);
+        vtrn_ap spare = tile_ap(&s->spare, n_v, n_cols);
+        vtrn_ap above = tile_ap(&psum[1], n_v, n_cols), below = tile_ap(&psum[2], n_v, n_cols);
+        VTRN_RETURN_IF_ERROR(non_finite_join(l, &infinity, &spare, &above, &below));
+        if (s->has_old)
+            VTRN_RETURN_IF_ERROR(add_tiles(l, &infinity, &infinity, &to));
+        VTRN_RETURN_IF_ERROR(add_tiles(l, &to, &sum, &infinity));
+    } else if (s->has_old) {
+        VTRN_RETURN_IF_ERROR(add_tiles(l, &to, &sum, &to));
+    } else {
+        VTRN_RETURN_IF_ERROR(copy_tile(l, &to, &sum));
     }
     return lower_store(l, &s->out, 1, v0, n_v, c, n_cols, result, false);
+}
+
+static vtrn_status place_non_finite(row_scatter *s, uint8_t dtype, int64_t cols) {
+    tile *tiles[] = {&s->above[0], &s->above[1], &s->below[0], &s->below[1],
+                     &s->infinity, &s->spare,    &s->zero};
+    enum { N_TILES = sizeof tiles / sizeof *tiles, FIRST_OUTPUT = 4, ZERO = N_TILES - 1 };
+    for (int i = 0; i < N_TILES; i++)
+        *tiles[i] = (tile){.space = VTRN_SPACE_SBUF,
+                           .dtype = i < FIRST_OUTPUT || i == ZERO ? dtype : VTRN_DTYPE_FP32,
+                           .addr = lower_sbuf_alloc(s->l, i == ZERO ? 4 : (uint64_t)cols * 4)};
+    LOWER_EMIT(clear, s->l, MEMSET, VECTOR);
+    clear->ap[0] = tile_ap(&s->zero, PARTITIONS, 1);
+    return NULL;
 }
 
 static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
@@ -284,6 +334,7 @@ static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
     s.width = graph_type_count(t) / s.rows;
     double base;
     s.has_old = !(lower_splat_float(l, op->operands[0], &base) && base == 0);
+    s.is_finite = !non_finite_is_possible(l, op->operands[2]);
     if (s.has_old)
         VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &s.old));
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &s.indices));
@@ -302,7 +353,7 @@ static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
     int64_t cols = s.width < bank_cols ? s.width : bank_cols;
     uint32_t number_bytes = lower_sbuf_round((uint64_t)s.rows * 4);
     VTRN_RETURN_IF_ERROR(lower_sbuf_begin(
-        l, number_bytes + 2ull * (64 + 512 + 2 * lower_sbuf_round((uint64_t)cols * 4))));
+        l, number_bytes + 64 + 2ull * (64 + 512 + 5 * lower_sbuf_round((uint64_t)cols * 4))));
     s.numbers = (tile){.space = VTRN_SPACE_SBUF,
                        .dtype = VTRN_DTYPE_INT32,
                        .addr = lower_sbuf_alloc(l, number_bytes)};
@@ -315,6 +366,8 @@ static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
         s.update[b].addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
         s.result[b].addr = lower_sbuf_alloc(l, (uint64_t)cols * 4);
     }
+    if (!s.is_finite)
+        VTRN_RETURN_IF_ERROR(place_non_finite(&s, t->dtype, cols));
     view numbers = {.dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{PARTITIONS, 0}, {s.rows, 1}}};
     VTRN_RETURN_IF_ERROR(counting(l, s.rows, &numbers.slot));
     VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, PARTITIONS, 0, s.rows, &s.numbers));

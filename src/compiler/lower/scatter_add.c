@@ -4,32 +4,36 @@
  *
  *     sum[high, low] += hot_high[update, high]^T @ (hot_low * value)[update, low]
  *
- * Integers go in four bytes, whose sums fp32 holds exactly. As 0 * inf is NaN, one update that is
- * not finite makes NaN of all that its matmul reaches. */
+ * Integers go in four bytes, whose sums fp32 holds exactly; floats that may not be finite in three
+ * parts (see non_finite.h). */
 #include "compiler/lower/scatter_add.h"
+
+#include "compiler/lower/non_finite.h"
 
 enum {
     PARTITIONS = 128,
     MAX_ELEMENTS = 1 << 22,    /* of the table */
-    MAX_STEPS = 1 << 16,       /* matmuls: a program's size */
+    MAX_STEPS = 1 << 16,       /* tiles of updates: a program's size */
     MAX_INT_UPDATES = 1 << 16, /* bytes of so many add up below 2^24 */
     FAR_AWAY = -(1 << 30),     /* an address that no window reaches */
     CHUNK_COLS = 64,           /* blocks of 128 updates whose addresses are held at a time */
     N_BYTES = 4,
+    N_FLOAT_PARTS = 3, /* finite, above, below */
+    MAX_PARTS = N_BYTES,
 };
 
 typedef struct adder {
     lower *l;
     const address_spec *s;
-    bool is_int, has_old;
+    bool is_int, has_old, is_finite;
     int64_t n_elements, n_high; /* of the table; rows of low_size */
     int shift;
     int64_t low_size, n_window;
     view updates; /* one factor */
-    int n_parts;  /* bytes of an integer, or 1 */
+    int n_parts;  /* bytes of an integer, parts of a float */
     address_tiles at;
-    tile numbers, high, low, placed, raw, value[N_BYTES];
-    tile hot[2], moving[2], old, sum, part, psum[N_BYTES];
+    tile numbers, high, low, placed, raw, value[MAX_PARTS], zero;
+    tile hot[2], moving[2], old, sum, part, infinity, spare, psum[MAX_PARTS];
     int flip;
 } adder;
 
@@ -46,15 +50,19 @@ static vtrn_status place_tiles(adder *x) {
     uint64_t hot = lower_sbuf_round(UINT64_C(4) * PARTITIONS);
     VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, lower_sbuf_round((uint64_t)n_numbers * 4) +
                                                  address_tiles_bytes(CHUNK_COLS) +
-                                                 (4 + N_BYTES) * column + 2 * hot + 5 * row));
+                                                 (5 + MAX_PARTS) * column + 2 * hot + 7 * row));
     x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers);
     address_tiles_alloc(l, CHUNK_COLS, &x->at);
     x->high = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
     x->low = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
     x->placed = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
-    x->raw = tile_of(l, x->is_int ? x->updates.dtype : VTRN_DTYPE_FP32, CHUNK_COLS);
-    for (int i = 0; i < N_BYTES; i++)
-        x->value[i] = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    uint8_t type = x->is_int ? VTRN_DTYPE_INT32 : VTRN_DTYPE_FP32;
+    x->raw = tile_of(l, x->is_int ? x->updates.dtype : type, CHUNK_COLS);
+    for (int i = 0; i < MAX_PARTS; i++)
+        x->value[i] = x->is_int || i ? tile_of(l, type, CHUNK_COLS) : x->raw;
+    x->zero = tile_of(l, VTRN_DTYPE_FP32, 1);
+    x->infinity = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
+    x->spare = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
     for (int i = 0; i < 2; i++) {
         x->hot[i] = tile_of(l, VTRN_DTYPE_FP32, PARTITIONS);
         x->moving[i] = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
@@ -62,6 +70,10 @@ static vtrn_status place_tiles(adder *x) {
     x->old = tile_of(l, x->s->table.dtype, x->low_size);
     x->sum = tile_of(l, x->s->table.dtype, x->low_size);
     x->part = tile_of(l, x->s->table.dtype, x->low_size);
+    if (x->n_parts == N_FLOAT_PARTS) {
+        LOWER_EMIT(clear, l, MEMSET, VECTOR);
+        clear->ap[0] = tile_ap(&x->zero, PARTITIONS, 1);
+    }
     LOWER_EMIT(iota, l, IOTA, GPSIMD);
     iota->ap[0] = tile_ap(&x->numbers, PARTITIONS, (uint32_t)n_numbers);
     iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, (uint32_t)n_numbers}}};
@@ -106,7 +118,12 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
                                                     VTRN_ALU_SHIFT_RIGHT_LOGICAL, 8 * i,
                                                     VTRN_ALU_BITWISE_AND, 255));
     }
-    return NULL;
+    if (x->n_parts != N_FLOAT_PARTS)
+        return NULL;
+    vtrn_ap part[N_FLOAT_PARTS], zero = tile_ap(&x->zero, rows, 1);
+    for (int i = 0; i < N_FLOAT_PARTS; i++)
+        part[i] = tile_ap_cols(&x->value[i], rows, col, cols);
+    return non_finite_split(l, &part[0], &part[1], &part[2], &zero);
 }
 
 /* What would be skipped goes where adding a window's own offset leaves it outside. */
@@ -143,7 +160,7 @@ static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, 
         moving->ap[0] = tile_ap(&x->moving[side], rows, (uint32_t)x->low_size);
         moving->ap[1] = tile_ap(&x->numbers, rows, (uint32_t)x->low_size);
         moving->ap[2] = tile_ap_cols(&x->low, rows, col, 1);
-        moving->ap[3] = tile_ap_cols(x->is_int ? &x->value[i] : &x->raw, rows, col, 1);
+        moving->ap[3] = tile_ap_cols(&x->value[i], rows, col, 1);
         LOWER_EMIT(sum, l, MATMUL, TENSOR);
         sum->ap[0] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
         sum->ap[1] = tile_ap(&x->moving[side], rows, (uint32_t)x->low_size);
@@ -226,6 +243,25 @@ static vtrn_status join_bytes(adder *x, uint32_t n_h) {
     return NULL;
 }
 
+/* Where the sum of the parts of floats lies. */
+static vtrn_status join_parts(adder *x, uint32_t n_h, vtrn_ap *out) {
+    lower *l = x->l;
+    uint32_t cols = (uint32_t)x->low_size;
+    *out = tile_ap(&x->psum[0], n_h, cols);
+    if (x->n_parts != N_FLOAT_PARTS)
+        return NULL;
+    vtrn_ap infinity = tile_ap(&x->infinity, n_h, cols), spare = tile_ap(&x->spare, n_h, cols);
+    vtrn_ap above = tile_ap(&x->psum[1], n_h, cols), below = tile_ap(&x->psum[2], n_h, cols);
+    VTRN_RETURN_IF_ERROR(non_finite_join(l, &infinity, &spare, &above, &below));
+    LOWER_EMIT(add, l, TENSOR_TENSOR, VECTOR);
+    add->op0 = VTRN_ALU_ADD;
+    add->ap[0] = infinity;
+    add->ap[1] = *out;
+    add->ap[2] = infinity;
+    *out = infinity;
+    return NULL;
+}
+
 static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     lower *l = x->l;
     vtrn_ap sum = tile_ap(&x->sum, n_h, (uint32_t)x->low_size), old = sum, from = sum;
@@ -233,7 +269,7 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     if (x->is_int)
         VTRN_RETURN_IF_ERROR(join_bytes(x, n_h));
     else
-        from = tile_ap(&x->psum[0], n_h, (uint32_t)x->low_size);
+        VTRN_RETURN_IF_ERROR(join_parts(x, n_h, &from));
     if (x->has_old) {
         /* the last row ends early: what is added behind it must be a number all the same */
         LOWER_EMIT(clear, l, MEMSET, VECTOR);
@@ -261,7 +297,7 @@ static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adde
     x->is_int = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
     if (!x->is_int && t != VTRN_DTYPE_FP32 && t != VTRN_DTYPE_BF16 && t != VTRN_DTYPE_FP16)
         return false;
-    x->n_parts = x->is_int ? N_BYTES : 1;
+    x->n_parts = x->is_int ? N_BYTES : x->is_finite ? 1 : N_FLOAT_PARTS;
     x->n_elements = n_elements;
     x->n_window = 1;
     for (int i = 0; i < s->n_window; i++)
@@ -280,7 +316,8 @@ static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adde
     int64_t n_blocks = (s->n + PARTITIONS - 1) / PARTITIONS;
     int64_t n_passes = (x->n_high + PARTITIONS - 1) / PARTITIONS;
     return x->updates.n <= 1 && n_elements <= MAX_ELEMENTS && x->n_window < MAX_STEPS &&
-           n_blocks < MAX_STEPS && n_blocks * x->n_window * n_passes * x->n_parts < MAX_STEPS &&
+           n_blocks < MAX_STEPS &&
+           n_blocks * x->n_window * n_passes * (x->is_int ? N_BYTES : 1) < MAX_STEPS &&
            (!x->is_int || s->n * x->n_window <= MAX_INT_UPDATES);
 }
 
@@ -289,8 +326,9 @@ bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_eleme
     return plan(l, s, n_elements, &x);
 }
 
-vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero) {
-    adder x = {.l = l, .s = s, .has_old = !is_zero};
+vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero,
+                        bool is_finite) {
+    adder x = {.l = l, .s = s, .has_old = !is_zero, .is_finite = is_finite};
     VTRN_CHECK(plan(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
     VTRN_RETURN_IF_ERROR(place_tiles(&x));
     for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
