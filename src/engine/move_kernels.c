@@ -7,8 +7,9 @@ enum {
     LONG_RUN_BYTES = 1024, /* from here on the library's copy is as fast */
     TILE = 8,              /* a side of the tile that is transposed in registers */
     LINE_BYTES = 64,
-    /* how far ahead of a run the lines of later ones are asked for, and how many of each: rows of a
-     * partition lie in pages of their own, where no hardware prefetcher follows */
+    /* How far ahead of a run the lines of later ones are asked for, and how many of each: rows of
+     * partitions lie in pages of their own, where no hardware prefetcher follows. Shorter runs
+     * than this many lines are more often in the cache than not. */
     AHEAD_BYTES = 2048,
     AHEAD_LINES = 8,
 };
@@ -19,6 +20,7 @@ typedef uint16_t element2 __attribute__((may_alias, aligned(1)));
 typedef uint32_t element4 __attribute__((may_alias, aligned(1)));
 typedef uint64_t element8 __attribute__((may_alias, aligned(1)));
 typedef uint8_t vector16 __attribute__((vector_size(16), may_alias, aligned(1)));
+typedef uint8_t vector32 __attribute__((vector_size(32), may_alias, aligned(1)));
 typedef uint8_t vector64 __attribute__((vector_size(64), may_alias, aligned(1)));
 typedef uint16_t half_row __attribute__((vector_size(16), may_alias, aligned(1)));
 typedef uint16_t narrow_row __attribute__((vector_size(32), may_alias, aligned(1)));
@@ -50,62 +52,98 @@ BOX(2)
 BOX(4)
 BOX(8)
 
-/* n_bytes <= 16 from first and last 8, 4, 2 or 1 bytes, which may overlap. */
-static inline void copy_tiny(uint8_t *d, const uint8_t *s, size_t n_bytes) {
-    if (n_bytes >= 8) {
-        *(element8 *)d = *(const element8 *)s;
-        *(element8 *)(d + n_bytes - 8) = *(const element8 *)(s + n_bytes - 8);
-    } else if (n_bytes >= 4) {
-        *(element4 *)d = *(const element4 *)s;
-        *(element4 *)(d + n_bytes - 4) = *(const element4 *)(s + n_bytes - 4);
-    } else {
-        for (size_t i = 0; i < n_bytes; i++)
-            d[i] = s[i];
+/* n_bytes < 4, or 64 and more from whole vectors and the last one, which may overlap. */
+static inline void copy_bytes(uint8_t *d, const uint8_t *s, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i++)
+        d[i] = s[i];
+}
+
+static inline void copy_vectors(uint8_t *d, const uint8_t *s, size_t n_bytes) {
+    size_t i = 0;
+    for (; i + 64 < n_bytes; i += 64)
+        *(vector64 *)(d + i) = *(const vector64 *)(s + i);
+    *(vector64 *)(d + n_bytes - 64) = *(const vector64 *)(s + n_bytes - 64);
+}
+
+/* Between one and two elements' bytes: the first and the last, which may overlap. */
+#define COPY_ENDS(type)                                                                            \
+    static inline void copy_ends_##type(uint8_t *d, const uint8_t *s, size_t n_bytes) {            \
+        type first = *(const type *)s, last = *(const type *)(s + n_bytes - sizeof last);          \
+        *(type *)d = first;                                                                        \
+        *(type *)(d + n_bytes - sizeof last) = last;                                               \
+    }
+COPY_ENDS(element4)
+COPY_ENDS(element8)
+COPY_ENDS(vector16)
+COPY_ENDS(vector32)
+COPY_ENDS(vector64)
+
+static inline void ask_for_run(const uint8_t *s, uint8_t *d) {
+    for (size_t line = 0; line < AHEAD_LINES * LINE_BYTES; line += LINE_BYTES) {
+        __builtin_prefetch(s + line, 0);
+        __builtin_prefetch(d + line, 1);
     }
 }
 
-static inline void copy_run(uint8_t *d, const uint8_t *s, size_t n_bytes) {
-    if (n_bytes >= 64) {
-        size_t i = 0;
-        for (; i + 64 < n_bytes; i += 64)
-            *(vector64 *)(d + i) = *(const vector64 *)(s + i);
-        *(vector64 *)(d + n_bytes - 64) = *(const vector64 *)(s + n_bytes - 64);
-    } else if (n_bytes >= 16) {
-        size_t i = 0;
-        for (; i + 16 < n_bytes; i += 16)
-            *(vector16 *)(d + i) = *(const vector16 *)(s + i);
-        *(vector16 *)(d + n_bytes - 16) = *(const vector16 *)(s + n_bytes - 16);
-    } else {
-        copy_tiny(d, s, n_bytes);
+/* A loop for each way to copy a run, so that short runs pay for no choice. */
+#define RUNS(copy)                                                                                 \
+    static void runs_##copy(const move_box *box, size_t n_bytes, const uint8_t *src,               \
+                            uint8_t *dst) {                                                        \
+        int64_t src_step = box->inner_src_step, dst_step = box->inner_dst_step;                    \
+        for (uint64_t o = 0; o < box->n_outer; o++) {                                              \
+            const uint8_t *s = src;                                                                \
+            uint8_t *d = dst;                                                                      \
+            for (uint64_t i = 0; i < box->n_inner; i++, s += src_step, d += dst_step)              \
+                copy(d, s, n_bytes);                                                               \
+            src += box->outer_src_step;                                                            \
+            dst += box->outer_dst_step;                                                            \
+        }                                                                                          \
     }
-}
+RUNS(copy_bytes)
+RUNS(copy_ends_element4)
+RUNS(copy_ends_element8)
+RUNS(copy_ends_vector16)
+RUNS(copy_ends_vector32)
+RUNS(copy_ends_vector64)
+RUNS(copy_vectors)
 
-static inline void ask_for_run(const uint8_t *s, uint8_t *d, size_t n_bytes) {
-    for (size_t at = 0; at < n_bytes; at += LINE_BYTES) {
-        __builtin_prefetch(s + at, 0);
-        __builtin_prefetch(d + at, 1);
-    }
-}
-
-static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
-    size_t ahead_bytes = n_bytes < AHEAD_LINES * LINE_BYTES ? n_bytes : AHEAD_LINES * LINE_BYTES;
+/* Long runs ask for later ones. */
+static void long_runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
     int64_t n_ahead = 1 + AHEAD_BYTES / (int64_t)n_bytes;
     for (uint64_t o = 0; o < box->n_outer; o++) {
         const uint8_t *s = src;
         uint8_t *d = dst;
         for (uint64_t i = 0; i < box->n_inner; i++) {
-            ask_for_run(s + n_ahead * box->inner_src_step, d + n_ahead * box->inner_dst_step,
-                        ahead_bytes);
+            ask_for_run(s + n_ahead * box->inner_src_step, d + n_ahead * box->inner_dst_step);
             if (n_bytes >= LONG_RUN_BYTES)
                 memcpy(d, s, n_bytes);
             else
-                copy_run(d, s, n_bytes);
+                copy_vectors(d, s, n_bytes);
             s += box->inner_src_step;
             d += box->inner_dst_step;
         }
         src += box->outer_src_step;
         dst += box->outer_dst_step;
     }
+}
+
+static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
+    if (n_bytes < 4)
+        runs_copy_bytes(box, n_bytes, src, dst);
+    else if (n_bytes <= 8)
+        runs_copy_ends_element4(box, n_bytes, src, dst);
+    else if (n_bytes <= 16)
+        runs_copy_ends_element8(box, n_bytes, src, dst);
+    else if (n_bytes <= 32)
+        runs_copy_ends_vector16(box, n_bytes, src, dst);
+    else if (n_bytes <= 64)
+        runs_copy_ends_vector32(box, n_bytes, src, dst);
+    else if (n_bytes <= 128)
+        runs_copy_ends_vector64(box, n_bytes, src, dst);
+    else if (n_bytes < AHEAD_LINES * LINE_BYTES)
+        runs_copy_vectors(box, n_bytes, src, dst);
+    else
+        long_runs(box, n_bytes, src, dst);
 }
 
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
