@@ -66,8 +66,8 @@ static inline uint32_t format_store(dtype_format f, float x) {
 
 static inline uint16_t bf16_store(float x) {
     uint32_t bits = float_to_bits(x);
-    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 31 << 15 | 0x7fc0u : rounded);
+    uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1);
+    return (uint16_t)((x != x ? (bits & 0x80000000u) | 0x7fc00000u : rounded) >> 16);
 }
 
 static inline float bf16_load(uint16_t code) {

@@ -156,18 +156,19 @@ static void negate(const float *x, float *dst, size_t n) {
 }
 
 /* Bit masks rather than a condition: loops with two element sizes vectorise only without one. */
-#define SELECT(n_bits)                                                                             \
-    static void select##n_bits(const uint32_t *mask, int inverse, const uint##n_bits##_t *x,       \
-                               uint##n_bits##_t *dst, size_t n) {                                  \
+#define SELECT(name, mask_t, n_bits)                                                               \
+    static void name(const mask_t *mask, int inverse, const uint##n_bits##_t *x,                   \
+                     uint##n_bits##_t *dst, size_t n) {                                            \
         uint32_t flip = inverse ? UINT32_MAX : 0;                                                  \
         INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
             uint##n_bits##_t m = (uint##n_bits##_t)((mask[i] ? UINT32_MAX : 0) ^ flip);            \
             dst[i] = (uint##n_bits##_t)((x[i] & m) | (dst[i] & (uint##n_bits##_t) ~m));            \
         }                                                                                          \
     }
-SELECT(32)
-SELECT(16)
-SELECT(8)
+SELECT(select32, uint32_t, 32)
+SELECT(select32_by8, uint8_t, 32)
+SELECT(select16, uint32_t, 16)
+SELECT(select8, uint32_t, 8)
 
 #define TT_ENTRY(E, expr)                          [VTRN_ALU_##E] = tt_##E,
 #define TS_ENTRY(E, expr)                          [VTRN_ALU_##E] = ts_##E,
@@ -187,6 +188,7 @@ const alu_kernels VTRN_AT_LEVEL(alu_kernel_table) = {
     .reciprocal = reciprocal,
     .negate = negate,
     .select32 = select32,
+    .select32_by8 = select32_by8,
     .select16 = select16,
     .select8 = select8,
 };

@@ -26,6 +26,8 @@ typedef struct alu_kernels {
     void (*negate)(const float *x, float *dst, size_t n);
     /* dst[i] = x[i] where mask[i] != 0 (inverse: == 0) */
     void (*select32)(const uint32_t *mask, int inverse, const uint32_t *x, uint32_t *dst, size_t n);
+    void (*select32_by8)(const uint8_t *mask, int inverse, const uint32_t *x, uint32_t *dst,
+                         size_t n);
     void (*select16)(const uint32_t *mask, int inverse, const uint16_t *x, uint16_t *dst, size_t n);
     void (*select8)(const uint32_t *mask, int inverse, const uint8_t *x, uint8_t *dst, size_t n);
 } alu_kernels;

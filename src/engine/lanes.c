@@ -358,8 +358,8 @@ static void bind_all(lanes *l, const lanes_spec *spec, const uint64_t *slot_base
 typedef enum row_kind { ROWS_ANY, ROWS_DENSE, ROWS_DENSE_FP32 } row_kind;
 
 static row_kind row_kind_of(const lanes *l, const lanes_spec *spec) {
-    row_kind kind = ROWS_DENSE_FP32;
-    if (!spec->dense_row)
+    row_kind kind = spec->dense_row ? ROWS_DENSE_FP32 : ROWS_DENSE;
+    if (!spec->dense_row && !spec->raw_row)
         return ROWS_ANY;
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const operand *o = &l->op[i];
@@ -373,64 +373,63 @@ static row_kind row_kind_of(const lanes *l, const lanes_spec *spec) {
     return kind == ROWS_DENSE && l->instr->flags & VTRN_FLAG_STOCHASTIC ? ROWS_ANY : kind;
 }
 
-static void choose_conversions(lanes *l, const lanes_spec *spec) {
+/* The streams of dense rows, and how their elements become fp32. */
+typedef struct dense_streams {
+    int n, ap[VTRN_MAX_AP];
+    void (*load[VTRN_MAX_AP])(const void *src, float *dst,
+                              size_t n); /* by operand; NULL: is fp32 */
+    void (*store)(const float *src, void *dst, size_t n);
+} dense_streams;
+
+static void choose_conversions(const lanes *l, const lanes_spec *spec, dense_streams *out) {
     const dtype_kernels *kernels = CPU_TABLE(dtype_kernel_table);
-    for (int i = 0; i < VTRN_MAX_AP; i++)
-        if (spec->streams >> i & 1)
-            l->load[i] = l->op[i].dtype == VTRN_DTYPE_FP32 ? NULL : kernels->load[l->op[i].dtype];
-    l->store = kernels->store[l->op[0].dtype];
+    out->n = 0;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!(spec->streams >> i & 1))
+            continue;
+        out->ap[out->n++] = i;
+        out->load[i] = l->op[i].dtype == VTRN_DTYPE_FP32 ? NULL : kernels->load[l->op[i].dtype];
+    }
+    out->store = kernels->store[l->op[0].dtype];
 }
 
-static void run_row_dense(lanes *l, const lanes_spec *spec, size_t n) {
+static void run_row_dense(lanes *l, const lanes_spec *spec, const dense_streams *streams,
+                          size_t n) {
     float *p[VTRN_MAX_AP];
-    for (int i = 0; i < VTRN_MAX_AP; i++)
-        if (spec->streams >> i & 1)
-            p[i] = (float *)(l->op[i].row_0 + l->row * l->op[i].row_stride);
+    for (int k = 0; k < streams->n; k++) {
+        const operand *o = &l->op[streams->ap[k]];
+        p[streams->ap[k]] = (float *)(o->row_0 + l->row * o->row_stride);
+    }
     spec->dense_row(l, p, n);
 }
 
-/* Elements of one dense row to another, of which one at least is not fp32. */
-static void copy_converting(lanes *l, const uint8_t *src, uint8_t *dst, size_t n) {
-    if (l->op[0].dtype == l->op[1].dtype) {
-        memmove(dst, src, n * l->op[0].size);
-    } else if (!l->load[0]) {
-        l->load[1](src, (float *)dst, n);
-    } else if (!l->load[1]) {
-        l->store((const float *)src, dst, n);
-    } else {
-        l->load[1](src, l->buf[1], n);
-        l->store(l->buf[1], dst, n);
+static void run_row_raw(lanes *l, const lanes_spec *spec, const dense_streams *streams, size_t n) {
+    uint8_t *p[VTRN_MAX_AP];
+    for (int k = 0; k < streams->n; k++) {
+        const operand *o = &l->op[streams->ap[k]];
+        p[streams->ap[k]] = o->row_0 + l->row * o->row_stride;
     }
+    spec->raw_row(l, p, n);
 }
 
 /* A row of which some operands are not fp32: these are converted a chunk at a time. */
-static void run_row_converting(lanes *l, const lanes_spec *spec, size_t n) {
-    uint8_t *at[VTRN_MAX_AP];
-    for (int i = 0; i < VTRN_MAX_AP; i++)
-        if (spec->streams >> i & 1)
-            at[i] = l->op[i].row_0 + l->row * l->op[i].row_stride;
-    for (size_t m; n; n -= m) {
+static void run_row_converting(lanes *l, const lanes_spec *spec, const dense_streams *streams,
+                               size_t n) {
+    for (size_t from = 0; from < n; from += OPERAND_CHUNK) {
         float *p[VTRN_MAX_AP];
-        m = n < OPERAND_CHUNK ? n : OPERAND_CHUNK;
-        if (spec->is_copy) {
-            copy_converting(l, at[1], at[0], m);
-            at[0] += m * l->op[0].size;
-            at[1] += m * l->op[1].size;
-            continue;
-        }
-        for (int i = VTRN_MAX_AP - 1; i >= 0; i--) {
-            if (!(spec->streams >> i & 1))
-                continue;
-            p[i] = l->load[i] ? l->buf[i] : (float *)at[i];
-            if (i && l->load[i])
-                l->load[i](at[i], p[i], m);
+        size_t m = n - from < OPERAND_CHUNK ? n - from : OPERAND_CHUNK;
+        for (int k = 0; k < streams->n; k++) {
+            int i = streams->ap[k];
+            const operand *o = &l->op[i];
+            uint8_t *at = o->row_0 + l->row * o->row_stride + from * o->size;
+            p[i] = streams->load[i] ? l->buf[i] : (float *)at;
+            if (i && streams->load[i])
+                streams->load[i](at, p[i], m);
         }
         spec->dense_row(l, p, m);
-        if (l->load[0])
-            l->store(p[0], at[0], m);
-        for (int i = 0; i < VTRN_MAX_AP; i++)
-            if (spec->streams >> i & 1)
-                at[i] += m * l->op[i].size;
+        if (streams->load[0])
+            streams->store(p[0],
+                           l->op[0].row_0 + l->row * l->op[0].row_stride + from * l->op[0].size, m);
     }
 }
 
@@ -531,8 +530,9 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
     row_kind kind = row_kind_of(&l, spec);
     unsigned joined = joined_streams(&l, spec, n, kind == ROWS_DENSE_FP32);
-    if (kind == ROWS_DENSE)
-        choose_conversions(&l, spec);
+    dense_streams streams = {0};
+    if (kind != ROWS_ANY)
+        choose_conversions(&l, spec, &streams);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
     while (engine_rows_next(&rows)) {
         if (joined) {
@@ -544,9 +544,11 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
             if (spec->scalars)
                 load_scalars(&l, spec, l.row);
             if (kind == ROWS_DENSE_FP32)
-                run_row_dense(&l, spec, (size_t)n);
+                run_row_dense(&l, spec, &streams, (size_t)n);
+            else if (kind == ROWS_DENSE && spec->raw_row)
+                run_row_raw(&l, spec, &streams, (size_t)n);
             else if (kind == ROWS_DENSE)
-                run_row_converting(&l, spec, (size_t)n);
+                run_row_converting(&l, spec, &streams, (size_t)n);
             else
                 run_row_in_chunks(&l, spec, fn, n);
         }

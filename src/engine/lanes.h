@@ -83,10 +83,7 @@ typedef struct lanes {
     const vtrn_instr *instr;
     const alu_kernels *alu;
     const int_kernels *ints;
-    operand op[VTRN_MAX_AP]; /* by operand number */
-    /* of dense rows: NULL where the operand is fp32 already */
-    void (*load[VTRN_MAX_AP])(const void *src, float *dst, size_t n);
-    void (*store)(const float *src, void *dst, size_t n);
+    operand op[VTRN_MAX_AP];    /* by operand number */
     float s[VTRN_MAX_AP];       /* [P,1] operands and immediates of this row, fp32 */
     uint32_t bits[VTRN_MAX_AP]; /* the same, raw */
     int partition;              /* of the dst row */
@@ -109,7 +106,8 @@ typedef struct lanes_spec {
     /* may be NULL: a whole row, or a part of one, when all streams are dense; p[i] are its elements
      * of operand i as fp32, in place or converted */
     void (*dense_row)(lanes *l, float *const p[VTRN_MAX_AP], size_t n);
-    bool is_copy; /* dense_row does nothing but copy: operand 1 to 0 */
+    /* may be NULL: instead of dense_row where some stream is not fp32: the row as it lies */
+    void (*raw_row)(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n);
     /* a row is worked on alike whatever its number: short rows may be joined into longer ones */
     bool can_join_rows;
     /* may be NULL: fn for joined rows of one element, where scalar operands are streams too */

@@ -7,11 +7,12 @@ enum {
     LONG_RUN_BYTES = 1024, /* from here on the library's copy is as fast */
     TILE = 8,              /* a side of the tile that is transposed in registers */
     LINE_BYTES = 64,
-    /* How far ahead of a run the lines of later ones are asked for, and how many of each: rows of
-     * partitions lie in pages of their own, where no hardware prefetcher follows. Shorter runs
-     * than this many lines are more often in the cache than not. */
+    /* How far ahead of a run the lines of a later one are asked for: rows of partitions lie in
+     * pages of their own, where no hardware prefetcher follows. Short runs are more often in the
+     * cache than not. */
     AHEAD_BYTES = 2048,
-    AHEAD_LINES = 8,
+    SHORTEST_ASKED_BYTES = 512,
+    MOST_ASKED_BYTES = 4096,
 };
 
 /* Elements may lie at any byte, and alias anything. */
@@ -78,8 +79,8 @@ COPY_ENDS(vector16)
 COPY_ENDS(vector32)
 COPY_ENDS(vector64)
 
-static inline void ask_for_run(const uint8_t *s, uint8_t *d) {
-    for (size_t line = 0; line < AHEAD_LINES * LINE_BYTES; line += LINE_BYTES) {
+static inline void ask_for_run(const uint8_t *s, uint8_t *d, size_t n_bytes) {
+    for (size_t line = 0; line < n_bytes; line += LINE_BYTES) {
         __builtin_prefetch(s + line, 0);
         __builtin_prefetch(d + line, 1);
     }
@@ -110,11 +111,13 @@ RUNS(copy_vectors)
 /* Long runs ask for later ones. */
 static void long_runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_t *dst) {
     int64_t n_ahead = 1 + AHEAD_BYTES / (int64_t)n_bytes;
+    size_t n_asked = n_bytes < MOST_ASKED_BYTES ? n_bytes : MOST_ASKED_BYTES;
     for (uint64_t o = 0; o < box->n_outer; o++) {
         const uint8_t *s = src;
         uint8_t *d = dst;
         for (uint64_t i = 0; i < box->n_inner; i++) {
-            ask_for_run(s + n_ahead * box->inner_src_step, d + n_ahead * box->inner_dst_step);
+            ask_for_run(s + n_ahead * box->inner_src_step, d + n_ahead * box->inner_dst_step,
+                        n_asked);
             if (n_bytes >= LONG_RUN_BYTES)
                 memcpy(d, s, n_bytes);
             else
@@ -140,7 +143,7 @@ static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_
         runs_copy_ends_vector32(box, n_bytes, src, dst);
     else if (n_bytes <= 128)
         runs_copy_ends_vector64(box, n_bytes, src, dst);
-    else if (n_bytes < AHEAD_LINES * LINE_BYTES)
+    else if (n_bytes < SHORTEST_ASKED_BYTES)
         runs_copy_vectors(box, n_bytes, src, dst);
     else
         long_runs(box, n_bytes, src, dst);

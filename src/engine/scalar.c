@@ -38,6 +38,19 @@ static void activate_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     a->fn(p[1], l->s[2], l->s[3], a->slope, p[0], n);
 }
 
+/* What a copy of a tile from PSUM is: no conversion is needed. */
+static bool is_copy_of_bf16(const vtrn_instr *instr) {
+    return instr->func == VTRN_ACT_COPY && !(instr->flags & VTRN_FLAG_ACCUMULATE) &&
+           instr->ap[0].dtype == VTRN_DTYPE_BF16 && instr->ap[1].dtype == VTRN_DTYPE_BF16 &&
+           instr->ap[2].space == VTRN_SPACE_NONE && instr->ap[3].space == VTRN_SPACE_NONE &&
+           instr->imm[0].f == 1.0f && instr->imm[1].bits == 0;
+}
+
+static void copy_bf16_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
+    (void)l;
+    CPU_TABLE(act_kernel_table)->copy_bf16((const uint16_t *)p[1], (uint16_t *)p[0], n);
+}
+
 vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
                                const uint64_t *slot_base, int thread_i) {
     if (instr->func >= VTRN_ACT_COUNT)
@@ -50,6 +63,8 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
                        .first_imm = 2,
                        .dense_row = a.accumulates ? NULL : activate_row,
                        .can_join_rows = !a.accumulates};
+    if (is_copy_of_bf16(instr))
+        spec.raw_row = copy_bf16_row;
     if (a.accumulates) {
         spec.whole_chunks = true; /* the order of the sum depends on positions only */
         spec.row_begin = activate_row_begin;

@@ -1,6 +1,7 @@
 /* Elementwise instructions of the Vector and GpSimd engines: operands become fp32, the result is
  * converted on the way out. Bit operations see raw bits; on GpSimd, 32-bit integers stay integers.
  * Source: hardware facts 2.3, 4.2, 4.5. */
+#include "base/dtype_kernels.h"
 #include "engine/lanes.h"
 
 #include <string.h>
@@ -274,10 +275,33 @@ static void copy_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     }
 }
 
+/* One type to another without a buffer where one of them is fp32. */
+static void copy_raw_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
+    const dtype_kernels *kernels = CPU_TABLE(dtype_kernel_table);
+    const operand *d = &l->op[0], *s = &l->op[1];
+    for (size_t m, i = 0; i < n; i += m) {
+        uint8_t *dst = p[0] + i * d->size;
+        const uint8_t *src = p[1] + i * s->size;
+        m = n - i < OPERAND_CHUNK ? n - i : OPERAND_CHUNK;
+        if (d->dtype == s->dtype) {
+            memmove(dst, src, m * d->size);
+        } else if (d->dtype == VTRN_DTYPE_FP32) {
+            kernels->load[s->dtype](src, (float *)dst, m);
+        } else if (s->dtype == VTRN_DTYPE_FP32) {
+            kernels->store[d->dtype]((const float *)src, dst, m);
+        } else {
+            kernels->load[s->dtype](src, l->buf[1], m);
+            kernels->store[d->dtype](l->buf[1], dst, m);
+        }
+    }
+}
+
 THE_OP(TENSOR_COPY) {
     bool same = instr->ap[0].dtype == instr->ap[1].dtype;
-    lanes_spec spec = {
-        .streams = AP0 | AP1, .dense_row = copy_row, .is_copy = true, .can_join_rows = true};
+    lanes_spec spec = {.streams = AP0 | AP1,
+                       .dense_row = copy_row,
+                       .raw_row = copy_raw_row,
+                       .can_join_rows = true};
     return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
 }
 
@@ -344,6 +368,12 @@ static void copy_predicated(lanes *l, size_t n) {
     operand_put(&l->op[0], n, out);
 }
 
+/* The mask as comparisons leave it, a byte an element. */
+static void copy_predicated_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
+    int inverse = (l->instr->flags & VTRN_FLAG_REVERSE0) != 0;
+    l->alu->select32_by8(p[2], inverse, (const uint32_t *)p[1], (uint32_t *)p[0], n);
+}
+
 THE_OP(COPY_PREDICATED) {
     size_t size = dtype_size(instr->ap[0].dtype);
     if (size > 4 || dtype_size(instr->ap[1].dtype) != size)
@@ -353,5 +383,7 @@ THE_OP(COPY_PREDICATED) {
             "most 4 bytes",
             dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[0].dtype));
     lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
+    if (size == 4 && dtype_size(instr->ap[2].dtype) == 1)
+        spec.raw_row = copy_predicated_row;
     return lanes_run(core, instr, slot_base, thread_i, &spec, copy_predicated, NULL);
 }

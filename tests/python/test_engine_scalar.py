@@ -147,6 +147,13 @@ def test_every_half_precision_code_is_right(func, dtype):
     check(func, x.astype(np.float32), apply(func, x))
 
 
+def test_a_copy_of_bf16_gives_the_bits_of_the_arithmetic(level):
+    x = np.arange(1 << 16, dtype=np.uint16).view(DTYPES["bf16"])
+    want = (x.astype(np.float32) * np.float32(1) + np.float32(0)).astype(DTYPES["bf16"])
+    want = np.where(np.isnan(x), x.view(np.uint16) & 0x8000 | 0x7fc0, want.view(np.uint16))
+    assert np.array_equal(apply("copy", x, dst="bf16").view(np.uint16), want)
+
+
 @pytest.mark.parametrize("func", FUNCTIONS)
 def test_all_levels_give_the_same_bits(func):
     x = np.concatenate([sweep()[::5], np.random.default_rng(2).standard_normal(4096)

@@ -263,6 +263,20 @@ def test_copy_predicated_takes_where_the_mask_says(t, flags, rng, level):
         assert m.read(d).tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("flags", [0, h.REVERSE0])
+def test_copy_predicated_takes_dense_rows_under_a_mask_of_bytes(flags, rng, level):
+    m = Machine()
+    for n in [64, 65, 127, 1500]:
+        d, x = dense("fp32", 70, n), dense("fp32", 70, n, 64 * 1024)
+        k = dense("uint8", 70, n, 128 * 1024)
+        m.write(x, values(rng, "fp32", (70, n)))
+        m.write(d, values(rng, "fp32", (70, n)))
+        m.write(k, rng.integers(0, 2, (70, n)) * rng.integers(1, 255, (70, n)))
+        want = np.where((m.read(k) == 0) == bool(flags), m.read(x), m.read(d))
+        m.run("tensor_copy_predicated", d, x, k, flags=flags, n_threads=2)
+        assert m.read(d).tobytes() == want.tobytes()
+
+
 def lanes_reduce(f, x, identity):
     """Sixteen lanes, then halves: the order the header states."""
     n = -(-x.shape[-1] // 16) * 16
