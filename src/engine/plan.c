@@ -224,6 +224,7 @@ static vtrn_status run_queue(sequencer *s, int engine) {
                 return instr_annotate(status, s->q.program,
                                       s->q.block->first[engine] + s->q.done[engine]);
             s->n_checked[engine]++;
+            isa_ask_ahead(instr);
         }
         if (blocking_wait(&s->q, instr))
             return NULL;

@@ -222,4 +222,13 @@ static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
     *hi = ap->addr + (high + 1) * size;
 }
 
+/* Asks the host for the cache lines of the instruction that a walk over a list soon comes to; it
+ * may lie beyond the list. */
+static inline void isa_ask_ahead(const vtrn_instr *instr) {
+    enum { INSTRS_AHEAD = 4, LINE_BYTES = 64 };
+    uintptr_t at = (uintptr_t)instr + INSTRS_AHEAD * sizeof *instr;
+    for (size_t line = 0; line < sizeof *instr; line += LINE_BYTES)
+        __builtin_prefetch((const void *)(at + line));
+}
+
 #endif

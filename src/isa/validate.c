@@ -506,6 +506,7 @@ static vtrn_status validate_stream(validation *v, uint32_t block_i, int engine) 
     for (uint32_t i = b->first[engine]; i < b->first[engine] + b->count[engine]; i++) {
         VTRN_RETURN_IF_ERROR(validate_queue(v->program, block_i, engine, i));
         v->instr = &v->program->instrs[i];
+        isa_ask_ahead(v->instr);
         vtrn_status status = validate_instr(v);
         if (status)
             return blame(v, status);
