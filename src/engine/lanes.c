@@ -329,12 +329,17 @@ static vtrn_status check_shapes(const vtrn_instr *instr, const lanes_spec *spec)
 
 static void load_scalars(lanes *l, const lanes_spec *spec, int row) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
-        operand *o = &l->op[i];
+        const operand *o = &l->op[i];
         if (!(spec->scalars >> i & 1) || l->instr->ap[i].space == VTRN_SPACE_NONE)
             continue;
-        operand_at_row(o, row);
-        dtype_load_fp32(o->dtype, o->at, &l->s[i], 1);
-        widen(o->at, 1, o->size, spec->sign_extend, &l->bits[i]);
+        const uint8_t *at = o->row_0 + row * o->row_stride;
+        if (o->dtype == VTRN_DTYPE_FP32) {
+            memcpy(&l->s[i], at, sizeof l->s[i]);
+            memcpy(&l->bits[i], at, sizeof l->bits[i]);
+            continue;
+        }
+        dtype_load_fp32(o->dtype, at, &l->s[i], 1);
+        widen(at, 1, o->size, spec->sign_extend, &l->bits[i]);
     }
 }
 
