@@ -3,8 +3,11 @@
 import importlib.util
 import os
 import sys
+import zlib
 
+import numpy as np
 import pytest
+from common import SEED
 from paths import BUILD
 
 LIBRARY = os.path.abspath(os.environ.get("VTRN_LIBRARY") or BUILD / "src" / "libvtrn.so")
@@ -27,3 +30,11 @@ def oracles_run_on_the_host(request):
 
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of the test's own; VTRN_TEST_SEED gives others."""
+    seed = [SEED, zlib.crc32(request.node.name.encode())]
+    print("seed", seed)
+    return np.random.default_rng(seed)

@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import pytest
 
+from common import SEED
 import engine_harness as h
 from engine_harness import DTYPES, HBM, PSUM, SBUF, Machine, Operand, dense, random_dims
 from test_engine_vector import FP32_OPS, INTS, INT_OPS, f32, same, values
 from test_engine_vector import to_dtype as to_common_dtype
 
-SEED = int(os.environ.get("VTRN_TEST_SEED", "1"))
 VTRN = os.path.join(h.BUILD, "src/cli/vtrn")
 FLOATS = ["fp32", "bf16", "fp16", "tf32", "fp8e4m3", "fp8e4m3fn", "fp8e5m2", "fp8e3m4"]
 ALL = FLOATS + INTS

@@ -3,20 +3,15 @@
 import collections
 import ctypes
 
-import ml_dtypes
 import numpy as np
+from common import SHORT_FLOATS
 from paths import BUILD
 
 PATH = BUILD / "tests/engine/harness/libvtrn_engine_test.so"
 lib = ctypes.CDLL(str(PATH)) if PATH.exists() else None
 
 DTYPES = {
-    "fp8e4m3": ml_dtypes.float8_e4m3,
-    "fp8e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8e5m2": ml_dtypes.float8_e5m2,
-    "fp8e3m4": ml_dtypes.float8_e3m4,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
+    **SHORT_FLOATS,
     "fp32": np.float32,
     "tf32": np.float32,
     "int8": np.int8,

@@ -6,25 +6,15 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 from jax import export
+from common import SHORT_FLOATS
 from paths import BUILD
 
 LIBRARY = BUILD / "tests" / "compiler" / "libreference_harness.so"
 
-DTYPES = {
-    "pred": np.bool_,
-    "fp8e4m3": ml_dtypes.float8_e4m3,
-    "fp8e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8e5m2": ml_dtypes.float8_e5m2,
-    "fp8e3m4": ml_dtypes.float8_e3m4,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-    "fp32": np.float32,
-    "fp64": np.float64,
-}
+DTYPES = {"pred": np.bool_, **SHORT_FLOATS, "fp32": np.float32, "fp64": np.float64}
 
 
 class Refused(Exception):

@@ -1,7 +1,6 @@
 """Operations that few models use, as users meet them, against JAX on the CPU. Those without a lowering
 are custom ops of the program, run by their reference. (test_reference.py evaluates it alone.)"""
 
-import os
 import re
 import subprocess
 
@@ -12,11 +11,10 @@ import pytest
 from jax import lax
 
 import capi
+from common import SEED
 from reference_oracle import compare
 from paths import BUILD
 from test_lowering import run
-
-SEED = int(os.environ.get("VTRN_SEED", "1"))
 
 
 @pytest.fixture(scope="module")

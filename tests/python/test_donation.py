@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import capi
+from common import SEED
 
-SEED = 20261123
 NOT_REUSED = -2  # of vtrn_executable_input_alias: donated, no output lives there
 
 

@@ -3,24 +3,16 @@
 import ctypes
 import warnings
 
-import ml_dtypes
 import numpy as np
 import pytest
+from common import SHORT_FLOATS
 from engine_harness import lib
 
 warnings.simplefilter("ignore", RuntimeWarning)
 pytestmark = pytest.mark.skipif(lib is None, reason="the C tests are not built")
 
-FLOATS = {
-    "fp8e4m3": ml_dtypes.float8_e4m3,
-    "fp8e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8e5m2": ml_dtypes.float8_e5m2,
-    "fp8e3m4": ml_dtypes.float8_e3m4,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-}
 INTS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-NUMPY = {**FLOATS, **{i: np.dtype(i).type for i in INTS}, "fp32": np.float32, "fp64": np.float64}
+NUMPY = {**SHORT_FLOATS, **{i: np.dtype(i).type for i in INTS}, "fp32": np.float32, "fp64": np.float64}
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["sse2", "avx2", "avx512"], autouse=True)
@@ -73,7 +65,7 @@ def awkward_floats():
     """Each finite code of each small format, every midpoint between neighbours, their fp32
     neighbours, and random bit patterns."""
     parts = [np.array([0, -0.0, np.inf, -np.inf, np.nan, -np.nan], np.float32)]
-    for dtype in FLOATS.values():
+    for dtype in SHORT_FLOATS.values():
         v = all_codes(dtype).astype(np.float32)
         v = np.unique(v[np.isfinite(v)])
         mid = ((v[1:].astype(np.float64) + v[:-1]) / 2).astype(np.float32)
@@ -87,19 +79,19 @@ def awkward_floats():
     return np.concatenate(parts).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", SHORT_FLOATS)
 def test_every_code_loads_as_in_ml_dtypes(name):
-    codes = all_codes(FLOATS[name])
+    codes = all_codes(SHORT_FLOATS[name])
     got, want = load(name, codes), codes.astype(np.float32)
     assert np.array_equal(np.isnan(got), np.isnan(want))
     ok = ~np.isnan(want)
     assert np.array_equal(bits(got)[ok], bits(want)[ok])
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", SHORT_FLOATS)
 def test_stores_round_to_nearest_even_as_in_ml_dtypes(name):
     x = awkward_floats()
-    got, want = bits(store(name, x)), bits(x.astype(FLOATS[name]))
+    got, want = bits(store(name, x)), bits(x.astype(SHORT_FLOATS[name]))
     nan = np.isnan(x)
     if name == "fp16":  # the payload of a NaN is not ours to keep
         assert np.isnan(store(name, x)[nan]).all()
@@ -152,7 +144,7 @@ def test_convert_between_integers_wraps(start, to):
     assert np.array_equal(convert(start, a, to), a.astype(to))
 
 
-@pytest.mark.parametrize("to", [*FLOATS, "fp32"])
+@pytest.mark.parametrize("to", [*SHORT_FLOATS, "fp32"])
 @pytest.mark.parametrize("start", ["fp64", "fp32", "int32", "int64", "bf16", "fp16"])
 def test_convert_between_floats_rounds_as_ml_dtypes_does(start, to):
     rng = np.random.default_rng(3)

@@ -1,7 +1,5 @@
 """The Vector and GpSimd engines, one instruction at a time, against NumPy."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -9,17 +7,9 @@ import engine_harness as h
 from engine_harness import DTYPES, Machine, Operand, dense, random_operand
 
 pytestmark = pytest.mark.skipif(h.lib is None, reason="the C tests are not built")
-SEED = int(os.environ.get("VTRN_TEST_SEED", "1"))
 FLOATS = ["fp32", "bf16", "fp16", "fp8e4m3", "fp8e5m2"]
 INTS = ["int8", "int16", "int32", "uint8", "uint16", "uint32"]
 np.seterr(all="ignore")
-
-
-@pytest.fixture
-def rng(request):
-    seed = [SEED, len(request.node.name)]
-    print("seed", seed)
-    return np.random.default_rng(seed)
 
 
 @pytest.fixture(params=[0, 2], ids=["sse2", "avx512"])

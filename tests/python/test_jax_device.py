@@ -10,7 +10,6 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
 
-
 @pytest.fixture(autouse=True)
 def sixty_four_bits():
     """Only here: the other tests want JAX's own defaults."""

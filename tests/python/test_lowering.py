@@ -8,8 +8,7 @@ import pytest
 from jax import lax
 
 import capi
-
-SEED = 20261122
+from common import SEED
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import capi
-
-SEED = 20261124
+from common import SEED
 
 
 @pytest.fixture(scope="module")

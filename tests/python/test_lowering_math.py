@@ -8,8 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
-
-SEED = 20261123
+from common import SEED
 
 
 @pytest.fixture(scope="module")

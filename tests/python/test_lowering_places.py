@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from common import SEED
 
-SEED = 20261123
 DTYPES = [np.float32, np.int32, jnp.bfloat16, np.int8, np.uint8, np.float16, np.uint32, np.bool_]
 
 

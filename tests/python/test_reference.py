@@ -1,7 +1,6 @@
 """The reference against JAX on the CPU: op families, models, and what XLA makes of the odd cases."""
 
 import os
-import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -13,14 +12,7 @@ import pytest
 from jax import lax
 from reference_oracle import both, compare
 
-SEED = int(os.environ.get("VTRN_SEED", time.time_ns() % 1_000_000))
 FLOATS = [np.float32, np.float16, ml_dtypes.bfloat16]
-
-
-@pytest.fixture
-def rng():
-    print("VTRN_SEED =", SEED)
-    return np.random.default_rng(SEED)
 
 
 def normal(rng, shape, dtype=np.float32):

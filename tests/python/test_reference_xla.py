@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax._src.lib import xla_client
+from common import SEED
 from reference_oracle import compare, evaluate
 from test_vhlo_attrs import CASES, compare_region, module_of, program, random_convolution, \
     region, serialize
 
-SEED = int(os.environ.get("VTRN_TEST_SEED", "1"))
 TYPES = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "ui8": np.uint8, "ui16": np.uint16, "ui32": np.uint32, "ui64": np.uint64,
@@ -26,13 +26,6 @@ TYPES = {
 INTS = ["i8", "i16", "i32", "i64", "ui8", "ui16", "ui32", "ui64"]
 FLOATS = ["bf16", "f16", "f32", "f64"]
 np.seterr(all="ignore")
-
-
-@pytest.fixture
-def rng(request):
-    seed = [SEED, len(request.node.name)]
-    print("seed", seed)
-    return np.random.default_rng(seed)
 
 
 def xla(text, args):

@@ -1,17 +1,14 @@
 """Every attribute of every operation that has some, with values that are not the defaults and differ
 from each other: what the reader makes of the artifact against what jaxlib's MLIR reads from it."""
 
-import os
-
 import numpy as np
 import pytest
 from jax._src.interpreters import mlir as jax_mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
+from common import SEED
 from stablehlo_attrs import ATTRS
 from test_vhlo import check_graph, dump, inlined_ops, parse, pytestmark  # noqa: F401
-
-SEED = int(os.environ.get("VTRN_TEST_SEED", "1"))
 
 
 def region(op, dtype="f32", ends="stablehlo.return"):
