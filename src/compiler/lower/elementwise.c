@@ -432,19 +432,6 @@ vtrn_ap elementwise_temp_ap(const emit_env *env, const fusion_node *node, int k,
     return tile_ap(&t, env->rows, elementwise_dst_cols(env, node));
 }
 
-/* dst = (a op0 s0) op1 s1 */
-vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
-                             float s0, vtrn_alu op1, float s1) {
-    LOWER_EMIT(instr, env->l, TENSOR_SCALAR, VECTOR);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].f = s0;
-    instr->imm[1].f = s1;
-    return NULL;
-}
-
 /* dst = (a op0 s) op1 b */
 vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
                                float s, vtrn_alu op1, const vtrn_ap *b) {
@@ -517,7 +504,7 @@ static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn
     }
     VTRN_RETURN_IF_ERROR(emit_sign_of(env, node, dst, x));
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0x1p23f));
+        lower_emit_two_scalars(env->l, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0x1p23f));
     return emit_copy_where(env, dst, x, &is_small, true);
 }
 
@@ -543,7 +530,8 @@ static vtrn_status emit_expm1(emit_env *env, const fusion_node *node, const vtrn
             u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap is_small = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_TANH, &t, x, 0.5f));
-    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, &u, &t, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, 1));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_two_scalars(env->l, &u, &t, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, 1));
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = u;
     reciprocal->ap[1] = u;
@@ -553,7 +541,7 @@ static vtrn_status emit_expm1(emit_env *env, const fusion_node *node, const vtrn
     VTRN_RETURN_IF_ERROR(
         emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, dst, dst, 1, NULL, false));
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0.6f));
+        lower_emit_two_scalars(env->l, &is_small, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, 0.6f));
     return emit_copy_where(env, dst, &t, &is_small, false);
 }
 

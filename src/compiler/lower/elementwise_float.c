@@ -48,9 +48,9 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     vtrn_ap number = as(odd, VTRN_DTYPE_INT32), sign = as(odd, VTRN_DTYPE_UINT32);
     vtrn_ap bits = as(r, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, m, x, VTRN_ALU_MULTIPLY, 0.318309886f, VTRN_ALU_ADD, shift));
+        lower_emit_two_scalars(env->l, m, x, VTRN_ALU_MULTIPLY, 0.318309886f, VTRN_ALU_ADD, shift));
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
+        lower_emit_two_scalars(env->l, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
     VTRN_RETURN_IF_ERROR(emit_copy(env, &number, m));
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT,
                                                 31, VTRN_ALU_NONE, 0));
@@ -62,7 +62,7 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
         VTRN_RETURN_IF_ERROR(
             emit_scalar_tensor(env, r, m, VTRN_ALU_MULTIPLY, -pi[i], VTRN_ALU_ADD, from));
     /* an angle beyond what m can count stays on the table */
-    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, r, r, VTRN_ALU_MAX, -PI, VTRN_ALU_MIN, PI));
+    VTRN_RETURN_IF_ERROR(lower_emit_two_scalars(env->l, r, r, VTRN_ALU_MAX, -PI, VTRN_ALU_MIN, PI));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_SIN, r, r, 1));
     VTRN_RETURN_IF_ERROR(
         lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
@@ -109,9 +109,9 @@ static vtrn_status emit_atan2(emit_env *env, const fusion_node *node) {
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &in_x));
     /* finite magnitudes: infinite ones make the quotient 0 or 1, as they should */
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, &y, &in_y, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
+        lower_emit_two_scalars(env->l, &y, &in_y, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, &x, &in_x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
+        lower_emit_two_scalars(env->l, &x, &in_x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_MIN, 0x1p126f));
     VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
     VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_MAX, &a, &a, 0x1p-126f, NULL, false));
     LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
@@ -123,13 +123,14 @@ static vtrn_status emit_atan2(emit_env *env, const fusion_node *node) {
     vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
     VTRN_RETURN_IF_ERROR(
-        emit_two_scalars(env, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, HALF_PI));
+        lower_emit_two_scalars(env->l, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     /* the sign bit, for -0 lies to the left, too */
     VTRN_RETURN_IF_ERROR(emit_copy(env, &x, &in_x));
     vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
     VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_IS_LT, &mask, &sign, 0, NULL, false));
-    VTRN_RETURN_IF_ERROR(emit_two_scalars(env, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, PI));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_two_scalars(env->l, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     VTRN_RETURN_IF_ERROR(emit_copy(env, &y, &in_y));
     VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
@@ -184,13 +185,13 @@ static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node,
         float largest = ldexpf(2 - ldexpf(1, -mantissa_bits), bias), least = ldexpf(1, 1 - bias);
         VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &t, &r, VTRN_ALU_BITWISE_AND,
                                                     0x80000000u, VTRN_ALU_NONE, 0));
-        VTRN_RETURN_IF_ERROR(
-            emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_LT, least));
+        VTRN_RETURN_IF_ERROR(lower_emit_two_scalars(env->l, &mask, &value, VTRN_ALU_ABS_MAX, 0,
+                                                    VTRN_ALU_IS_LT, least));
         VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
         VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &t, &t, VTRN_ALU_BITWISE_OR,
                                                     0x7f800000u, VTRN_ALU_NONE, 0));
-        VTRN_RETURN_IF_ERROR(
-            emit_two_scalars(env, &mask, &value, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_IS_GT, largest));
+        VTRN_RETURN_IF_ERROR(lower_emit_two_scalars(env->l, &mask, &value, VTRN_ALU_ABS_MAX, 0,
+                                                    VTRN_ALU_IS_GT, largest));
         VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, &other, &mask, false));
     }
     /* adding to the bits of a NaN may have made something else of it */

@@ -25,9 +25,6 @@ vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src);
 vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value);
 vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
                           float scale);
-/* dst = (a op0 s0) op1 s1 */
-vtrn_status emit_two_scalars(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
-                             float s0, vtrn_alu op1, float s1);
 /* dst = (a op0 s) op1 b */
 vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
                                float s, vtrn_alu op1, const vtrn_ap *b);

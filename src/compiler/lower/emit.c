@@ -28,6 +28,18 @@ vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *
     return NULL;
 }
 
+vtrn_status lower_emit_two_scalars(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
+                                   float s0, vtrn_alu op1, float s1) {
+    LOWER_EMIT(instr, l, TENSOR_SCALAR, VECTOR);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = s0;
+    instr->imm[1].f = s1;
+    return NULL;
+}
+
 bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu) {
     switch (r) {
     case GRAPH_REDUCER_ADD:

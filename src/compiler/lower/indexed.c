@@ -241,15 +241,6 @@ typedef struct row_scatter {
     int flip;
 } row_scatter;
 
-static vtrn_status add_tiles(lower *l, const vtrn_ap *dst, const vtrn_ap *a, const vtrn_ap *b) {
-    LOWER_EMIT(add, l, TENSOR_TENSOR, VECTOR);
-    add->op0 = VTRN_ALU_ADD;
-    add->ap[0] = *dst;
-    add->ap[1] = *a;
-    add->ap[2] = *b;
-    return NULL;
-}
-
 static vtrn_status copy_tile(lower *l, const vtrn_ap *dst, const vtrn_ap *a) {
     LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
     copy->ap[0] = *dst;
@@ -305,10 +296,13 @@ static vtrn_status scatter_block(row_scatter *s, int64_t v0, uint32_t n_v, int64
         vtrn_ap above = tile_ap(&psum[1], n_v, n_cols), below = tile_ap(&psum[2], n_v, n_cols);
         VTRN_RETURN_IF_ERROR(non_finite_join(l, &infinity, &spare, &above, &below));
         if (s->has_old)
-            VTRN_RETURN_IF_ERROR(add_tiles(l, &infinity, &infinity, &to));
-        VTRN_RETURN_IF_ERROR(add_tiles(l, &to, &sum, &infinity));
+            VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD,
+                                                          &infinity, &infinity, &to));
+        VTRN_RETURN_IF_ERROR(
+            lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &to, &sum, &infinity));
     } else if (s->has_old) {
-        VTRN_RETURN_IF_ERROR(add_tiles(l, &to, &sum, &to));
+        VTRN_RETURN_IF_ERROR(
+            lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &to, &sum, &to));
     } else {
         VTRN_RETURN_IF_ERROR(copy_tile(l, &to, &sum));
     }

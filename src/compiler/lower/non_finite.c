@@ -4,18 +4,6 @@
 #include <float.h>
 #include <math.h>
 
-static vtrn_status two_steps(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0, float s0,
-                             vtrn_alu op1, float s1) {
-    LOWER_EMIT(instr, l, TENSOR_SCALAR, VECTOR);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].f = s0;
-    instr->imm[1].f = s1;
-    return NULL;
-}
-
 /* The bits of a flag, 1 or 0, as an integer: a predicate. */
 static vtrn_ap as_predicate(vtrn_ap flag) {
     flag.dtype = dtype_size((vtrn_dtype)flag.dtype) == 4 ? VTRN_DTYPE_UINT32 : VTRN_DTYPE_UINT16;
@@ -25,8 +13,10 @@ static vtrn_ap as_predicate(vtrn_ap flag) {
 vtrn_status non_finite_split(lower *l, const vtrn_ap *x, const vtrn_ap *above, const vtrn_ap *below,
                              const vtrn_ap *zero) {
     /* NaN is neither <= nor >= anything: it counts on both sides */
-    VTRN_RETURN_IF_ERROR(two_steps(l, above, x, VTRN_ALU_IS_LE, FLT_MAX, VTRN_ALU_IS_EQUAL, 0));
-    VTRN_RETURN_IF_ERROR(two_steps(l, below, x, VTRN_ALU_IS_GE, -FLT_MAX, VTRN_ALU_IS_EQUAL, 0));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_two_scalars(l, above, x, VTRN_ALU_IS_LE, FLT_MAX, VTRN_ALU_IS_EQUAL, 0));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_two_scalars(l, below, x, VTRN_ALU_IS_GE, -FLT_MAX, VTRN_ALU_IS_EQUAL, 0));
     const vtrn_ap *flags[] = {above, below};
     for (int i = 0; i < 2; i++) {
         LOWER_EMIT(clear, l, COPY_PREDICATED, VECTOR);
@@ -43,15 +33,10 @@ vtrn_status non_finite_join(lower *l, const vtrn_ap *dst, const vtrn_ap *spare,
                             const vtrn_ap *above, const vtrn_ap *below) {
     /* a count of 1 or more overflows, 0 stays 0 */
     VTRN_RETURN_IF_ERROR(
-        two_steps(l, dst, above, VTRN_ALU_MULTIPLY, FLT_MAX, VTRN_ALU_MULTIPLY, 2));
+        lower_emit_two_scalars(l, dst, above, VTRN_ALU_MULTIPLY, FLT_MAX, VTRN_ALU_MULTIPLY, 2));
     VTRN_RETURN_IF_ERROR(
-        two_steps(l, spare, below, VTRN_ALU_MULTIPLY, -FLT_MAX, VTRN_ALU_MULTIPLY, 2));
-    LOWER_EMIT(add, l, TENSOR_TENSOR, VECTOR);
-    add->op0 = VTRN_ALU_ADD;
-    add->ap[0] = *dst;
-    add->ap[1] = *dst;
-    add->ap[2] = *spare;
-    return NULL;
+        lower_emit_two_scalars(l, spare, below, VTRN_ALU_MULTIPLY, -FLT_MAX, VTRN_ALU_MULTIPLY, 2));
+    return lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, dst, spare);
 }
 
 bool non_finite_is_possible(lower *l, graph_value updates) {
