@@ -85,6 +85,7 @@ vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm
     out->hbm_bytes = hbm_bytes;
     out->team = threads;
     out->n_threads = team_size(threads);
+    out->owner_shift = ENGINE_OWNER_SHIFT;
     vtrn_status status =
         memory_create("SBUF", chip->n_partitions, chip->sbuf_partition_bytes, &out->sbuf);
     if (!status)

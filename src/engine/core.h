@@ -28,6 +28,7 @@ typedef struct engine_core {
     struct engine_registers *regs; /* PE weights, reduce_regs, generators: per-thread where split */
     team *team;
     int n_threads;
+    int owner_shift; /* 2^shift partitions in a row have one owner; at least ENGINE_OWNER_SHIFT */
 } engine_core;
 
 /* hbm: reserved address space shared by the cores of a device, zero pages until touched. */

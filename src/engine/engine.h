@@ -39,9 +39,10 @@ bool engine_reads_across(vtrn_opcode opcode, int ap_i);
 
 enum {
     ENGINE_MAX_PARTITIONS = 128,
-    ENGINE_OWNER_ROWS = 16,            /* partitions change owner every so many rows */
-    ENGINE_SCRATCH_BYTES = 256 * 1024, /* a thread: room for converted strips */
-    ENGINE_PE_ROWS = 128,              /* most K and M of the PE array */
+    ENGINE_OWNER_SHIFT = 4,
+    ENGINE_OWNER_ROWS = 1 << ENGINE_OWNER_SHIFT, /* partitions that always have the same owner */
+    ENGINE_SCRATCH_BYTES = 256 * 1024,           /* a thread: room for converted strips */
+    ENGINE_PE_ROWS = 128,                        /* most K and M of the PE array */
 };
 
 /* Registers of the engines. Rows of per-partition state belong to the owner of the partition. */
@@ -65,7 +66,7 @@ static inline void *engine_scratch(const engine_core *core, int thread_i) {
 }
 
 static inline int engine_owner(const engine_core *core, int partition) {
-    return partition / ENGINE_OWNER_ROWS % core->n_threads;
+    return (partition >> core->owner_shift) % core->n_threads;
 }
 
 /* Runs of consecutive rows that one thread owns:
@@ -79,13 +80,14 @@ static inline int engine_owner(const engine_core *core, int partition) {
 typedef struct engine_rows {
     int first, end; /* the current run; rows of the access pattern */
     int start, n;   /* partition of row 0, number of rows */
-    int n_threads, thread_i;
+    int n_threads, thread_i, owner_shift;
 } engine_rows;
 
 /* Rows 0..n_rows-1, row r in partition start_partition + r. */
 static inline engine_rows engine_rows_at(const engine_core *core, int start_partition, int n_rows,
                                          int thread_i) {
-    return (engine_rows){0, 0, start_partition, n_rows, core->n_threads, thread_i};
+    return (engine_rows){
+        0, 0, start_partition, n_rows, core->n_threads, thread_i, core->owner_shift};
 }
 
 /* ap: an SBUF or PSUM operand. */
@@ -101,8 +103,8 @@ static inline bool engine_rows_next(engine_rows *rows) {
         return r < rows->n;
     }
     while (r < rows->n) {
-        int group = (rows->start + r) / ENGINE_OWNER_ROWS;
-        int end = (group + 1) * ENGINE_OWNER_ROWS - rows->start;
+        int group = (rows->start + r) >> rows->owner_shift;
+        int end = ((group + 1) << rows->owner_shift) - rows->start;
         end = end < rows->n ? end : rows->n;
         if (group % rows->n_threads == rows->thread_i) {
             rows->first = r;

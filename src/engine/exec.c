@@ -190,6 +190,7 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a plan for %d threads on a core with %d",
                           run->plan->n_threads, core->n_threads);
     execution x = {.core = core, .alone = *core, .run = run, .failed_step = UINT64_MAX};
+    core->owner_shift = run->plan->owner_shift;
     x.alone.n_threads = 1;
     if (run->plan->is_solo)
         walk(&x, 0, true);

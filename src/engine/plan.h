@@ -21,8 +21,9 @@ typedef struct engine_block_plan {
 
 typedef struct engine_plan {
     arena arena;
-    int n_threads; /* the team that is to run it */
-    bool is_solo;  /* the team would not be sooner done: the calling thread does it all */
+    int n_threads;   /* the team that is to run it */
+    bool is_solo;    /* the team would not be sooner done: the calling thread does it all */
+    int owner_shift; /* engine_core.owner_shift for it */
     uint32_t n_barriers;
     uint32_t n_blocks;
     engine_block_plan *blocks;

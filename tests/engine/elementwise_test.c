@@ -42,6 +42,7 @@ static bench_core *new_core(int n_threads, uint32_t seed) {
     c->core.sbuf = (engine_memory){c->sbuf, ROW_BYTES, ROW_BYTES, ENGINE_MAX_PARTITIONS, NULL, 0};
     c->core.regs = &c->regs;
     c->core.n_threads = n_threads;
+    c->core.owner_shift = ENGINE_OWNER_SHIFT;
     return c;
 }
 

@@ -33,6 +33,7 @@ typedef struct rig {
     vtrn_block block;
     vtrn_instr instrs[RIG_MAX_INSTRS];
     vtrn_source source;
+    int coarser; /* shifts more than the plan wants in engine_core.owner_shift */
 } rig;
 
 static inline void rig_ok(vtrn_status status) {
@@ -116,6 +117,7 @@ static inline vtrn_status rig_run(rig *r) {
     vtrn_status status = plan_create(&r->program, &r->chip, team_size(r->threads), false, &plan);
     if (status)
         return status;
+    plan.owner_shift += r->coarser;
     engine_run run = {.program = &r->program, .plan = &plan, .slot_base = r->slot_base};
     status = engine_execute(&r->core, &run);
     free(run.block_trace);
