@@ -2,8 +2,8 @@
 
 Each run is a process of its own. Loss curves: 100 steps, same seed, largest relative difference.
 Times: median over the steps after the first five, of the same script on both sides. The two sides
-take turns, and the fastest of three turns counts: a neighbour on the same host slows a run down for
-seconds at a time. VTRN_BUILD names another build directory."""
+take turns, and a ratio is the median of the turns' ratios: a neighbour on the same host slows runs
+down for seconds at a time. VTRN_BUILD names another build directory."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ import compile as compile_bench
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
-STEPS, TIMED_STEPS, WARM_UP, TURNS = 100, 25, 5, 3
+STEPS, TIMED_STEPS, WARM_UP, TURNS = 100, 25, 5, 5
 
 BASELINE = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -107,6 +107,10 @@ def step_seconds(result: dict) -> float:
     return statistics.median(result["seconds"][WARM_UP:])
 
 
+def ratio(times_s: list, others_s: list) -> float:
+    return statistics.median(a / b for a, b in zip(times_s, others_s, strict=True))
+
+
 def compare(numbers: dict, name: str, platform: str, key: str, *flags: str) -> dict:
     theirs = train(name, "cpu", STEPS, *flags)
     ours = train(name, platform, STEPS, *flags)
@@ -115,9 +119,9 @@ def compare(numbers: dict, name: str, platform: str, key: str, *flags: str) -> d
     for _ in range(TURNS - 1):
         theirs_s.append(step_seconds(train(name, "cpu", TIMED_STEPS, *flags)))
         ours_s.append(step_seconds(train(name, platform, TIMED_STEPS, *flags)))
-    numbers[f"{key}.step_vs_xla"] = min(ours_s) / min(theirs_s)
-    numbers[f"{key}.step_ms"] = min(ours_s) * 1e3
-    numbers[f"{key}.xla_step_ms"] = min(theirs_s) * 1e3
+    numbers[f"{key}.step_vs_xla"] = ratio(ours_s, theirs_s)
+    numbers[f"{key}.step_ms"] = statistics.median(ours_s) * 1e3
+    numbers[f"{key}.xla_step_ms"] = statistics.median(theirs_s) * 1e3
     if "profile" in ours:
         numbers[f"{key}.chip_step_us"] = ours["profile"]["step_ns"] / 1e3
         numbers[f"{key}.reference_time_share"] = ours["profile"]["reference_time_share"]
@@ -142,7 +146,7 @@ def measure_threads(numbers: dict, platform: str) -> None:
         for _ in range(TURNS):
             for n, of_n in times_s.items():
                 of_n.append(step_seconds(train(name, platform, TIMED_STEPS, VTRN_THREADS=n)))
-        numbers[key] = min(times_s["1"]) / min(times_s["2"])
+        numbers[key] = ratio(times_s["1"], times_s["2"])
 
 
 def measure_replay(numbers: dict, platform: str) -> None:
