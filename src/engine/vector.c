@@ -279,10 +279,14 @@ static void copy_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
 static void copy_raw_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
     const dtype_kernels *kernels = CPU_TABLE(dtype_kernel_table);
     const operand *d = &l->op[0], *s = &l->op[1];
+    uint8_t before[OPERAND_CHUNK * sizeof(double)];
+    bool overlaps = p[0] < p[1] + n * s->size && p[1] < p[0] + n * d->size;
     for (size_t m, i = 0; i < n; i += m) {
         uint8_t *dst = p[0] + i * d->size;
         const uint8_t *src = p[1] + i * s->size;
         m = n - i < OPERAND_CHUNK ? n - i : OPERAND_CHUNK;
+        if (overlaps && d->dtype != s->dtype)
+            src = memcpy(before, src, m * s->size);
         if (d->dtype == s->dtype) {
             memmove(dst, src, m * d->size);
         } else if (d->dtype == VTRN_DTYPE_FP32) {

@@ -253,6 +253,17 @@ def test_copy_predicated_takes_where_the_mask_says(t, flags, rng, level):
         assert m.read(d).tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("to, start", [("fp32", "bf16"), ("bf16", "fp32"), ("fp32", "int8"), ("bf16", "uint8")])
+@pytest.mark.parametrize("n", [33, 700])
+def test_a_conversion_in_place_reads_before_it_writes(to, start, n, rng, level):
+    m = Machine()
+    x, d = dense(start, 20, n), dense(to, 20, n)
+    m.write(x, values(rng, start, (20, n)))
+    a = m.read(x)
+    m.run("tensor_copy", d, x)
+    same(m.read(d), to_dtype(a, to))
+
+
 @pytest.mark.parametrize("flags", [0, h.REVERSE0])
 def test_copy_predicated_takes_dense_rows_under_a_mask_of_bytes(flags, rng, level):
     m = Machine()
