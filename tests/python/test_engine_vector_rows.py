@@ -5,7 +5,7 @@ import pytest
 
 import engine_harness as h
 from engine_harness import DTYPES, Machine, dense, random_operand
-from test_engine_vector import FP32_OPS, f32, level, rng, same, to_dtype, values  # noqa: F401
+from test_engine_vector import FP32_OPS, f32, level, same, to_dtype, values  # noqa: F401
 
 pytestmark = pytest.mark.skipif(h.lib is None, reason="the C tests are not built")
 
