@@ -1,4 +1,5 @@
 /* Plugin, client and topology: what the machine is. */
+#include "base/hash.h"
 #include "pjrt/plugin.h"
 
 #include <stdio.h>
@@ -39,13 +40,6 @@ void plugin_named_float(PJRT_NamedValue *out, const char *name, float value) {
         .float_value = value,
         .value_size = 1,
     };
-}
-
-uint64_t plugin_hash(uint64_t hash, const void *bytes, size_t size) {
-    const uint8_t *b = bytes;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ b[i]) * 0x100000001b3u;
-    return hash;
 }
 
 PJRT_Error *PJRT_Plugin_Initialize(PJRT_Plugin_Initialize_Args *args) {
@@ -355,6 +349,6 @@ PJRT_Error *PJRT_TopologyDescription_Fingerprint(PJRT_TopologyDescription_Finger
     ARGS_REQUIRE(args, fingerprint);
     char text[512];
     describe_topology(args->topology->client, text, sizeof text);
-    args->fingerprint = plugin_hash(PLUGIN_HASH_START, text, strlen(text));
+    args->fingerprint = hash_bytes(HASH_START, text, strlen(text));
     return NULL;
 }

@@ -1,4 +1,5 @@
 /* Executables of the plugin: compile, describe, serialize. */
+#include "base/hash.h"
 #include "pjrt/compile_options.h"
 #include "pjrt/plugin.h"
 
@@ -28,12 +29,12 @@ void plugin_executable_release(PJRT_Executable *e) {
 
 /* Of the program, not of the artifact: that one carries the user's source places. */
 static void fingerprint(const vtrn_program *p, char out[17]) {
-    uint64_t hash = PLUGIN_HASH_START;
-    hash = plugin_hash(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
-    hash = plugin_hash(hash, p->slots, p->n_slots * sizeof *p->slots);
-    hash = plugin_hash(hash, p->data, p->data_size);
+    uint64_t hash = HASH_START;
+    hash = hash_bytes(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
+    hash = hash_bytes(hash, p->slots, p->n_slots * sizeof *p->slots);
+    hash = hash_bytes(hash, p->data, p->data_size);
     for (uint32_t i = 0; i < p->n_customs; i++)
-        hash = plugin_hash(hash, p->customs[i].blob, p->customs[i].blob_size);
+        hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
     snprintf(out, 17, "%016llx", (unsigned long long)hash);
 }
 
@@ -392,7 +393,7 @@ PJRT_Error *PJRT_Executable_Serialize(PJRT_Executable_Serialize_Args *args) {
     memcpy(bytes + 8, sizes, sizeof sizes);
     memcpy(bytes + SERIAL_HEAD, e->options, e->options_size);
     memcpy(bytes + SERIAL_HEAD + e->options_size, e->module, e->module_size);
-    uint64_t hash = plugin_hash(PLUGIN_HASH_START, bytes, size - SERIAL_TAIL);
+    uint64_t hash = hash_bytes(HASH_START, bytes, size - SERIAL_TAIL);
     memcpy(bytes + size - SERIAL_TAIL, &hash, SERIAL_TAIL);
     args->serialized_bytes = bytes;
     args->serialized_bytes_size = size;
@@ -409,7 +410,7 @@ static bool read_serialized(const char *bytes, size_t size, compile_request *out
     memcpy(&hash, bytes + size - SERIAL_TAIL, SERIAL_TAIL);
     size_t room = size - SERIAL_HEAD - SERIAL_TAIL;
     if (sizes[0] > room || sizes[1] != room - sizes[0] ||
-        hash != plugin_hash(PLUGIN_HASH_START, bytes, size - SERIAL_TAIL))
+        hash != hash_bytes(HASH_START, bytes, size - SERIAL_TAIL))
         return false;
     *out =
         (compile_request){bytes + SERIAL_HEAD + sizes[0], bytes + SERIAL_HEAD, sizes[1], sizes[0]};

@@ -149,10 +149,6 @@ struct PJRT_LoadedExecutable {
     size_t assignment_size;
 };
 
-/* FNV-1a, continued from hash: fingerprints that are the same in every process. */
-#define PLUGIN_HASH_START 0xcbf29ce484222325u
-uint64_t plugin_hash(uint64_t hash, const void *bytes, size_t size);
-
 void plugin_executable_release(PJRT_Executable *executable);
 extern const char plugin_memory_kind[];   /* "device" */
 extern const char plugin_platform_name[]; /* "neuron" */

@@ -3,6 +3,7 @@
  * Message and field numbers are those of perfetto/trace/trace_packet.proto and the files it
  * imports. A trace is a run of TracePacket records (field 1 of Trace). Event names and names of
  * annotations are interned, so that a hundred thousand slices stay small. */
+#include "base/hash.h"
 #include "profile/profile_buffer.h"
 #include "profile/profile_ops.h"
 
@@ -113,13 +114,6 @@ typedef struct string_table {
     bool is_short;
 } string_table;
 
-static uint64_t hash_text(const char *text) {
-    uint64_t h = 1469598103934665603ull; /* FNV-1a */
-    for (; *text; text++)
-        h = (h ^ (uint8_t)*text) * 1099511628211ull;
-    return h;
-}
-
 static bool table_grow(string_table *t) {
     string_table bigger = {.capacity = t->capacity ? t->capacity * 2 : 256};
     bigger.slots = calloc(bigger.capacity, sizeof *bigger.slots);
@@ -152,7 +146,7 @@ static uint32_t table_intern(string_table *t, const char *text, bool *is_new) {
     *is_new = false;
     if (t->is_short || (t->n * 2 >= t->capacity && !table_grow(t)))
         return 0;
-    uint64_t hash = hash_text(text);
+    uint64_t hash = hash_bytes(HASH_START, text, strlen(text));
     size_t at = hash % t->capacity;
     for (; t->slots[at].text; at = (at + 1) % t->capacity)
         if (t->slots[at].hash == hash && !strcmp(t->slots[at].text, text))

@@ -87,10 +87,7 @@ static vtrn_status evict(contraction *c, const vtrn_ap *dst, const vtrn_ap *src)
         copy->ap[1] = *src;
         return NULL;
     }
-    LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
-    copy->ap[0] = *dst;
-    copy->ap[1] = *src;
-    return NULL;
+    return lower_emit_copy(l, dst, src);
 }
 
 static vtrn_status load_natural(contraction *c, const contract_operand *o, int64_t batch,

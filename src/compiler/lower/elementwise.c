@@ -284,13 +284,6 @@ vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const
     return NULL;
 }
 
-vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src) {
-    LOWER_EMIT(instr, env->l, TENSOR_COPY, VECTOR);
-    instr->ap[0] = *dst;
-    instr->ap[1] = *src;
-    return NULL;
-}
-
 vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
     LOWER_EMIT(instr, env->l, MEMSET, VECTOR);
     instr->ap[0] = *dst;
@@ -390,13 +383,13 @@ static vtrn_status emit_select(emit_env *env, const fusion_node *node) {
         if (node->in[k].node < 0)
             return emit_fill(env, &dst, node->in[k].imm);
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &on_true));
-        return emit_copy(env, &dst, &on_true);
+        return lower_emit_copy(env->l, &dst, &on_true);
     }
     if (node->in[2].node < 0) {
         VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[2].imm));
     } else {
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &on_false));
-        VTRN_RETURN_IF_ERROR(emit_copy(env, &dst, &on_false));
+        VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &dst, &on_false));
     }
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &pred));
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &on_true));
@@ -489,9 +482,9 @@ static vtrn_status emit_round(emit_env *env, const fusion_node *node, const vtrn
         VTRN_RETURN_IF_ERROR(
             emit_scalar_tensor(env, dst, &t, VTRN_ALU_IS_EQUAL, 0.5f, VTRN_ALU_ADD, &nearest));
     } else {
-        VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
+        VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &nearest, x));
         if (node->op == GRAPH_ROUND_NEAREST_EVEN) {
-            VTRN_RETURN_IF_ERROR(emit_copy(env, dst, &nearest));
+            VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, dst, &nearest));
         } else {
             bool is_floor = node->op == GRAPH_FLOOR;
             VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(
@@ -514,7 +507,7 @@ static vtrn_status emit_truncate(emit_env *env, const fusion_node *node, const v
                                  const vtrn_ap *x) {
     vtrn_ap nearest = elementwise_temp_ap(env, node, 0, (vtrn_dtype)dst->dtype);
     vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &nearest, x));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &nearest, x));
     VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MAX, 0, VTRN_ALU_IS_LT, &nearest));
     VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT,
                                                   &nearest, &nearest, &t));
@@ -579,7 +572,7 @@ static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
         src.dtype = dst.dtype; /* the same bits, whatever the sign */
     if (is_truncation(env->f, node))
         return emit_truncate(env, node, &dst, &src);
-    return emit_copy(env, &dst, &src);
+    return lower_emit_copy(env->l, &dst, &src);
 }
 
 vtrn_alu elementwise_compare_alu(const fusion_node *node) {

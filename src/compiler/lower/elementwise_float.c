@@ -51,7 +51,7 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
         lower_emit_two_scalars(env->l, m, x, VTRN_ALU_MULTIPLY, 0.318309886f, VTRN_ALU_ADD, shift));
     VTRN_RETURN_IF_ERROR(
         lower_emit_two_scalars(env->l, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &number, m));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &number, m));
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT,
                                                 31, VTRN_ALU_NONE, 0));
     if (shift != 0)
@@ -66,7 +66,7 @@ static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_SIN, r, r, 1));
     VTRN_RETURN_IF_ERROR(
         lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
-    return dst ? emit_copy(env, dst, r) : NULL;
+    return dst ? lower_emit_copy(env->l, dst, r) : NULL;
 }
 
 static vtrn_status emit_tangent(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
@@ -126,15 +126,15 @@ static vtrn_status emit_atan2(emit_env *env, const fusion_node *node) {
         lower_emit_two_scalars(env->l, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     /* the sign bit, for -0 lies to the left, too */
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &x, &in_x));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &x, &in_x));
     vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
     VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_IS_LT, &mask, &sign, 0, NULL, false));
     VTRN_RETURN_IF_ERROR(
         lower_emit_two_scalars(env->l, &b, &a, VTRN_ALU_MULTIPLY, -1, VTRN_ALU_ADD, PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &y, &in_y));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &y, &in_y));
     VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
-    return emit_copy(env, &dst, &a);
+    return lower_emit_copy(env->l, &dst, &a);
 }
 
 /* --- the rest -----------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ static vtrn_status emit_cbrt(emit_env *env, const fusion_node *node, const vtrn_
     vtrn_ap x = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
     vtrn_ap y = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap t = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &x, in));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &x, in));
     LOWER_EMIT(power, env->l, TENSOR_SCALAR, GPSIMD);
     power->op0 = VTRN_ALU_ABS_MAX;
     power->op1 = VTRN_ALU_POWER;
@@ -154,7 +154,7 @@ static vtrn_status emit_cbrt(emit_env *env, const fusion_node *node, const vtrn_
     power->imm[0].f = 0;
     power->imm[1].f = 1.0f / 3;
     VTRN_RETURN_IF_ERROR(copy_sign(env, &y, &x, &t));
-    return emit_copy(env, dst, &y);
+    return lower_emit_copy(env->l, dst, &y);
 }
 
 /* fp32 with fewer bits: the mantissa is rounded to the nearest even by adding to the bits, what is
@@ -178,7 +178,7 @@ static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node,
         VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &r, &r, VTRN_ALU_BITWISE_AND,
                                                     ~0u << drop, VTRN_ALU_NONE, 0));
     } else {
-        VTRN_RETURN_IF_ERROR(emit_copy(env, &r, &bits));
+        VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &r, &bits));
     }
     if (exponent_bits < 8) {
         int bias = (1 << (exponent_bits - 1)) - 1;
@@ -197,7 +197,7 @@ static vtrn_status emit_reduce_precision(emit_env *env, const fusion_node *node,
     /* adding to the bits of a NaN may have made something else of it */
     VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_NOT_EQUAL, &mask, x, x));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &value, x, &mask, false));
-    return emit_copy(env, dst, &value);
+    return lower_emit_copy(env->l, dst, &value);
 }
 
 bool elementwise_is_total_order(const fusion_node *node) {
@@ -209,7 +209,7 @@ static vtrn_status order_key(emit_env *env, const fusion_node *node, int k, cons
                              const vtrn_ap *t) {
     vtrn_ap from, value = as(key, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &from));
-    VTRN_RETURN_IF_ERROR(emit_copy(env, &value, &from));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &value, &from));
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, t, key, VTRN_ALU_SHIFT_RIGHT_ARITH,
                                                 31, VTRN_ALU_BITWISE_AND, 0x7fffffffu));
     return lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, key, key, t);

@@ -128,7 +128,7 @@ static vtrn_status take(emit_env *env, const fusion_node *node, int k, vtrn_ap *
     if (!is_narrow(from.dtype))
         return NULL;
     *out = elementwise_temp_ap(env, node, k ? TEMP_B : TEMP_A, wide(from.dtype));
-    return emit_copy(env, out, &from);
+    return lower_emit_copy(env->l, out, &from);
 }
 
 /* Low bits of x in its 32-bit tile, extended as type t asks; then into dst. */
@@ -139,7 +139,7 @@ static vtrn_status put_wrapped(emit_env *env, const vtrn_ap *dst, const vtrn_ap 
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
         env->l, VECTOR, &bits, &bits, VTRN_ALU_SHIFT_LEFT, drop,
         is_signed ? VTRN_ALU_SHIFT_RIGHT_ARITH : VTRN_ALU_SHIFT_RIGHT_LOGICAL, drop));
-    return emit_copy(env, dst, &bits);
+    return lower_emit_copy(env->l, dst, &bits);
 }
 
 /* --- division -----------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ static vtrn_status emit_division(emit_env *env, const fusion_node *node, const v
         VTRN_RETURN_IF_ERROR(apply_sign(env, &rest, a, &t));
     }
     if (!is_quotient)
-        VTRN_RETURN_IF_ERROR(emit_copy(env, &x.q, &x.n));
+        VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &x.q, &x.n));
     if (node->in[1].node < 0 && node->in[1].imm != 0)
         return NULL;
     vtrn_ap is_zero = as(x.inverse, VTRN_DTYPE_UINT32), other = as(*a, VTRN_DTYPE_UINT32);
@@ -300,7 +300,7 @@ static vtrn_status emit_wide(emit_env *env, const fusion_node *node, const vtrn_
     vtrn_ap to = as(*result, (vtrn_dtype)a.dtype);
     switch (node->op) {
     case GRAPH_CONVERT:
-        return emit_copy(env, &to, &a);
+        return lower_emit_copy(env->l, &to, &a);
     case GRAPH_NOT:
         return lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_BITWISE_XOR, UINT32_MAX,
                                       VTRN_ALU_NONE, 0);

@@ -21,7 +21,6 @@ vtrn_alu elementwise_compare_alu(const fusion_node *node);
 /* dst = a op (imm or row); is_reversed swaps them */
 vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                            const vtrn_ap *a, float imm, const tile *row, bool is_reversed);
-vtrn_status emit_copy(emit_env *env, const vtrn_ap *dst, const vtrn_ap *src);
 vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value);
 vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
                           float scale);

@@ -13,6 +13,13 @@ vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, 
     return NULL;
 }
 
+vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src) {
+    LOWER_EMIT(instr, l, TENSOR_COPY, VECTOR);
+    instr->ap[0] = *dst;
+    instr->ap[1] = *src;
+    return NULL;
+}
+
 vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *dst,
                                    const vtrn_ap *a, vtrn_alu op0, uint32_t s0, vtrn_alu op1,
                                    uint32_t s1) {

@@ -241,13 +241,6 @@ typedef struct row_scatter {
     int flip;
 } row_scatter;
 
-static vtrn_status copy_tile(lower *l, const vtrn_ap *dst, const vtrn_ap *a) {
-    LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
-    copy->ap[0] = *dst;
-    copy->ap[1] = *a;
-    return NULL;
-}
-
 /* One-hot columns [v0, v0 + n_v) of 128 updates at a time, transposed by the matmul that adds them
  * up.
  */
@@ -304,7 +297,7 @@ static vtrn_status scatter_block(row_scatter *s, int64_t v0, uint32_t n_v, int64
         VTRN_RETURN_IF_ERROR(
             lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &to, &sum, &to));
     } else {
-        VTRN_RETURN_IF_ERROR(copy_tile(l, &to, &sum));
+        VTRN_RETURN_IF_ERROR(lower_emit_copy(l, &to, &sum));
     }
     return lower_store(l, &s->out, 1, v0, n_v, c, n_cols, result, false);
 }

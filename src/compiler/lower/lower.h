@@ -94,6 +94,8 @@ vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine);
 /* emit.c: dst = a op b */
 vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                                      const vtrn_ap *a, const vtrn_ap *b);
+/* emit.c: dst = src, converted, on the Vector engine */
+vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src);
 /* emit.c: dst = (a op0 s0) op1 s1 on the Vector engine */
 vtrn_status lower_emit_two_scalars(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
                                    float s0, vtrn_alu op1, float s1);

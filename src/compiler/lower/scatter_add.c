@@ -253,11 +253,8 @@ static vtrn_status join_parts(adder *x, uint32_t n_h, vtrn_ap *out) {
     vtrn_ap infinity = tile_ap(&x->infinity, n_h, cols), spare = tile_ap(&x->spare, n_h, cols);
     vtrn_ap above = tile_ap(&x->psum[1], n_h, cols), below = tile_ap(&x->psum[2], n_h, cols);
     VTRN_RETURN_IF_ERROR(non_finite_join(l, &infinity, &spare, &above, &below));
-    LOWER_EMIT(add, l, TENSOR_TENSOR, VECTOR);
-    add->op0 = VTRN_ALU_ADD;
-    add->ap[0] = infinity;
-    add->ap[1] = *out;
-    add->ap[2] = infinity;
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &infinity, out, &infinity));
     *out = infinity;
     return NULL;
 }
