@@ -398,6 +398,18 @@ static void choose_conversions(const lanes *l, const lanes_spec *spec, dense_str
     out->store = kernels->store[l->op[0].dtype];
 }
 
+/* Rows are a partition apart, too far for the host to see the next one coming. */
+static void prefetch_row(const lanes *l, const dense_streams *streams, int ahead, size_t n) {
+    enum { LINE_BYTES = 64, MAX_BYTES = 1024 };
+    for (int k = 0; k < streams->n; k++) {
+        const operand *o = &l->op[streams->ap[k]];
+        const uint8_t *at = o->row_0 + (l->row + ahead) * o->row_stride;
+        size_t n_bytes = n * o->size < MAX_BYTES ? n * o->size : MAX_BYTES;
+        for (size_t i = 0; i < n_bytes; i += LINE_BYTES)
+            __builtin_prefetch(at + i, 0, 2);
+    }
+}
+
 static void run_row_dense(lanes *l, const lanes_spec *spec, const dense_streams *streams,
                           size_t n) {
     float *p[VTRN_MAX_AP];
@@ -548,6 +560,8 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
             l.partition = instr->ap[0].partition + l.row;
             if (spec->scalars)
                 load_scalars(&l, spec, l.row);
+            if (kind != ROWS_ANY)
+                prefetch_row(&l, &streams, 4, (size_t)n);
             if (kind == ROWS_DENSE_FP32)
                 run_row_dense(&l, spec, &streams, (size_t)n);
             else if (kind == ROWS_DENSE && spec->raw_row)

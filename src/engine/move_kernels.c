@@ -151,6 +151,12 @@ static void runs(const move_box *box, size_t n_bytes, const uint8_t *src, uint8_
 
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 
+/* The same place of n rows, which are too far apart for the host to see what comes next. */
+static inline void ask_for_lines(const uint8_t *at, int64_t row_bytes, int n) {
+    for (int i = 0; i < n; i++)
+        __builtin_prefetch(at + i * row_bytes);
+}
+
 /* Rows 0..7 of 8 become columns: pairs, then fours, then halves change places. */
 static inline void transpose_tile(const uint8_t *src, int64_t src_row, uint8_t *dst,
                                   int64_t dst_row) {
@@ -181,9 +187,13 @@ static void transpose4(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_
                        uint64_t n_rows, uint64_t n_cols) {
     uint64_t full_rows = n_rows / TILE * TILE, full_cols = n_cols / TILE * TILE;
     for (uint64_t c = 0; c < full_cols; c += TILE)
-        for (uint64_t r = 0; r < full_rows; r += TILE)
+        for (uint64_t r = 0; r < full_rows; r += TILE) {
+            if (c % (LINE_BYTES / 4) == 0)
+                ask_for_lines(src + (int64_t)r * src_row + (int64_t)c * 4 + LINE_BYTES, src_row,
+                              TILE);
             transpose_tile(src + (int64_t)r * src_row + (int64_t)c * 4, src_row,
                            dst + (int64_t)c * dst_row + (int64_t)r * 4, dst_row);
+        }
     for (uint64_t c = 0; c < n_cols; c++)
         for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
             *(element4 *)(dst + (int64_t)c * dst_row + (int64_t)r * 4) =
@@ -227,9 +237,13 @@ static void transpose2(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_
                        uint64_t n_rows, uint64_t n_cols) {
     uint64_t full_rows = n_rows / (2 * TILE) * (2 * TILE), full_cols = n_cols / TILE * TILE;
     for (uint64_t c = 0; c < full_cols; c += TILE)
-        for (uint64_t r = 0; r < full_rows; r += 2 * TILE)
+        for (uint64_t r = 0; r < full_rows; r += 2 * TILE) {
+            if (c % (LINE_BYTES / 2) == 0)
+                ask_for_lines(src + (int64_t)r * src_row + (int64_t)c * 2 + LINE_BYTES, src_row,
+                              2 * TILE);
             transpose_tile2(src + (int64_t)r * src_row + (int64_t)c * 2, src_row,
                             dst + (int64_t)c * dst_row + (int64_t)r * 2, dst_row);
+        }
     for (uint64_t c = 0; c < n_cols; c++)
         for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
             *(element2 *)(dst + (int64_t)c * dst_row + (int64_t)r * 2) =

@@ -198,6 +198,8 @@ static inline __attribute__((always_inline)) void load_fp32(const uint8_t *restr
         for (int k = 0; k < n_rows; k++, src += row_bytes, out += ROWS) {                          \
             float *panel = out;                                                                    \
             int m = 0;                                                                             \
+            for (int i = 0; i < n * size; i += 64)                                                 \
+                __builtin_prefetch(src + ROWS_AHEAD * row_bytes + i);                              \
             for (; m + ROWS <= n; m += ROWS, panel += TENSOR_PANEL_STRIDE)                         \
                 load_##type(src + m * size, panel, ROWS);                                          \
             if (m < n)                                                                             \
