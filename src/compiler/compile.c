@@ -7,6 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Somebody uses its results. */
+static bool is_live_op(const lower *l, const graph_op *op) {
+    bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
+    for (uint32_t r = 0; r < op->n_results; r++)
+        is_live |= l->values[op->results[r]].uses > 0;
+    return is_live;
+}
+
 static void count_uses(lower *l, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_results; i++) {
         l->values[region->results[i]].uses++;
@@ -14,10 +22,7 @@ static void count_uses(lower *l, const graph_region *region) {
     }
     for (uint32_t i = region->n_ops; i-- > 0;) {
         const graph_op *op = &region->ops[i];
-        bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
-        for (uint32_t r = 0; r < op->n_results; r++)
-            is_live |= l->values[op->results[r]].uses > 0;
-        if (!is_live)
+        if (!is_live_op(l, op))
             continue;
         l->has_control_flow |=
             op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
@@ -49,6 +54,44 @@ static void find_contracted(lower *l, const graph_region *region) {
         for (uint32_t r = 0; r < op->n_regions; r++)
             find_contracted(l, op->regions[r]);
     }
+}
+
+/* Numbers the operations, and counts for each value those that name it; with is_noting writes down
+ * which. */
+static void find_uses(lower *l, const graph_region *region, bool is_noting, uint32_t *place) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        for (uint32_t o = 0; o < op->n_operands && is_live_op(l, op); o++) {
+            lower_value *value = &l->values[op->operands[o]];
+            if (is_noting)
+                l->places[value->first_use + value->n_uses] = *place;
+            value->n_uses++;
+        }
+        if (is_noting)
+            l->ops[*place] = op;
+        for (uint32_t r = 0; r < op->n_results; r++)
+            l->values[op->results[r]].place = *place;
+        ++*place;
+        for (uint32_t r = 0; r < op->n_regions; r++)
+            find_uses(l, op->regions[r], is_noting, place);
+    }
+}
+
+static vtrn_status find_places(lower *l) {
+    uint32_t n = 0, place = 0;
+    find_uses(l, &l->g->body, false, &place);
+    for (uint32_t v = 0; v < l->g->n_values; v++) {
+        l->values[v].first_use = n;
+        n += l->values[v].n_uses;
+        l->values[v].n_uses = 0;
+    }
+    l->places = ARENA_NEW(&l->tmp, uint32_t, n);
+    l->ops = ARENA_NEW(&l->tmp, const graph_op *, place);
+    if (!l->places || !l->ops)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *l->places + place * sizeof *l->ops);
+    place = 0;
+    find_uses(l, &l->g->body, true, &place);
+    return NULL;
 }
 
 static vtrn_status lower_constant(lower *l, const graph_op *op) {
@@ -172,14 +215,13 @@ static vtrn_status lower_empty(lower *l, const graph_op *op) {
 static vtrn_status lower_ops(lower *l, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_ops; i++) {
         const graph_op *op = &region->ops[i];
-        bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
-        for (uint32_t r = 0; r < op->n_results; r++)
-            is_live |= l->values[op->results[r]].uses > 0;
         bool is_lowered = op->n_results == 1 && op->kind == GRAPH_TRANSPOSE &&
                           l->values[op->results[0]].state != VALUE_UNSET; /* with its operand */
-        if (!is_live || is_lowered)
+        if (!is_live_op(l, op) || is_lowered)
             continue;
         VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
+        if (op->n_results)
+            l->place = l->values[op->results[0]].place;
         vtrn_status status = is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op);
         if (status)
             return vtrn_status_annotate(status, "%s%s%s", op->name, *op->place ? " " : "",
@@ -262,7 +304,7 @@ static vtrn_status start(lower *l) {
     }
     count_uses(l, &g->body);
     find_contracted(l, &g->body);
-    return NULL;
+    return find_places(l);
 }
 
 /* The output is the argument that it was donated, as it is. */
@@ -296,19 +338,20 @@ static vtrn_status run(lower *l) {
     return lower_finish(l);
 }
 
-vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
-                          vtrn_program **out) {
-    if (!chip->is_executable)
-        return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "chip %s: too few numbers are published to run programs on it; choose "
-                          "trn1, inf2, trn2 or trn3",
-                          chip->name);
+/* One lowering; trial NULL: the last one. */
+static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_options *options,
+                           uint8_t *trial, const uint8_t *tried, vtrn_program **out) {
     arena home = ARENA_EMPTY;
     vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
-    lower l = {.g = g, .chip = chip, .program = program, .act_table = 0xff};
+    lower l = {.g = g,
+               .chip = chip,
+               .program = program,
+               .act_table = 0xff,
+               .trial = trial,
+               .tried = tried};
     if (options)
         l.options = *options;
     vtrn_status status = run(&l);
@@ -326,4 +369,25 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     }
     *out = program;
     return NULL;
+}
+
+/* A second lowering leaves in SBUF only what somebody took from there in the first: the others'
+ * room goes to those whom it serves. */
+vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
+                          vtrn_program **out) {
+    if (!chip->is_executable)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chip %s: too few numbers are published to run programs on it; choose "
+                          "trn1, inf2, trn2 or trn3",
+                          chip->name);
+    uint8_t *trial = calloc((size_t)g->n_values + 1, 1);
+    if (!trial)
+        return VTRN_OUT_OF_MEMORY((size_t)g->n_values + 1);
+    vtrn_status status = attempt(g, chip, options, trial, NULL, out);
+    if (!status && memchr(trial, LOWER_IDLE, g->n_values)) {
+        program_destroy(*out);
+        status = attempt(g, chip, options, NULL, trial, out);
+    }
+    free(trial);
+    return status;
 }

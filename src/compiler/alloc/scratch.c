@@ -54,10 +54,15 @@ vtrn_status scratch_assign(lower_slot *slots, uint32_t n_slots, bool has_control
         return VTRN_OUT_OF_MEMORY(n_slots * sizeof *live);
     }
     uint32_t n = 0;
-    for (uint32_t i = 0; i < n_slots; i++)
-        if (slots[i].slot.kind == VTRN_SLOT_SCRATCH && slots[i].first != UINT32_MAX)
+    for (uint32_t i = 0; i < n_slots; i++) {
+        if (slots[i].slot.kind != VTRN_SLOT_SCRATCH)
+            continue;
+        if (slots[i].first == UINT32_MAX)
+            slots[i].slot.size_bytes = 0; /* nobody names it: it never leaves SBUF */
+        else
             order[n++] = (candidate){
                 (slots[i].slot.size_bytes + ALIGN_BYTES - 1) & ~(uint64_t)(ALIGN_BYTES - 1), i};
+    }
     qsort(order, n, sizeof *order, compare_candidates);
     for (uint32_t i = 0; i < n; i++) {
         lower_slot *s = &slots[order[i].slot];

@@ -1,8 +1,9 @@
 /* Building blocks of a program: instruction list, slots, constants, sources; and the final layout.
  */
+#include "compiler/alloc/dead_stores.h"
 #include "compiler/alloc/donate.h"
 #include "compiler/alloc/scratch.h"
-#include "compiler/lower/lower.h"
+#include "compiler/lower/resident.h"
 #include "compiler/schedule/semaphores.h"
 
 #include <stdlib.h>
@@ -108,6 +109,7 @@ vtrn_status lower_block_begin(lower *l, uint32_t *out_block) {
         return VTRN_OUT_OF_MEMORY(sizeof *l->blocks);
     l->blocks[l->n_blocks] = (lower_block){.begin = l->n_list, .end = l->n_list};
     l->act_table = 0xff;
+    resident_forget_all(l);
     *out_block = l->n_blocks++;
     return NULL;
 }
@@ -222,6 +224,7 @@ static vtrn_status emit_blocks(lower *l, vtrn_program *p) {
 
 vtrn_status lower_finish(lower *l) {
     vtrn_program *p = l->program;
+    VTRN_RETURN_IF_ERROR(dead_stores_drop(l));
     find_lifetimes(l);
     VTRN_RETURN_IF_ERROR(donate_settle(l, p->output_alias));
     VTRN_RETURN_IF_ERROR(scratch_assign(l->slots, l->n_slots, l->n_blocks > 1, &p->scratch_size));

@@ -5,6 +5,7 @@
  * a is stationary, b moving. Each index is a list of factors with a stride in each operand, so a
  * convolution is a contraction whose operand view revisits its elements (im2col without a copy). */
 #include "compiler/lower/contract.h"
+#include "compiler/lower/resident.h"
 
 #include <string.h>
 
@@ -13,10 +14,10 @@ enum {
     GROUP_BANKS = 2,        /* PSUM banks that one sweep over k accumulates into */
     N_SUM_BANKS = 4,        /* taken in turn by sums; the other banks hold transposes */
     CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
-    CHUNK_K = 2048,         /* k held in SBUF at a time */
-    NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
-    SMALL_BYTES = 2 << 10,  /* of a partition: operand tiles up to this get more than two buffers */
-    TURN_COST = 64,         /* descriptors of a DMA engine that a transpose is worth: assumed */
+    CHUNK_K = CONTRACT_MAX_K_TILES * 128, /* k held in SBUF at a time */
+    NATURAL_COLS = 1024,                  /* k loaded at a time for transposing */
+    SMALL_BYTES = 2 << 10, /* of a partition: operand tiles up to this get more than two buffers */
+    TURN_COST = 64,        /* descriptors of a DMA engine that a transpose is worth: assumed */
 };
 
 static int64_t size_of(const view_factor *f, int n) {
@@ -76,81 +77,107 @@ static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
     return v;
 }
 
-/* PSUM -> SBUF, on Vector and Scalar in turn, or on Scalar alone. */
+/* PSUM -> SBUF. */
 static vtrn_status evict(contraction *c, const vtrn_ap *dst, const vtrn_ap *src) {
     lower *l = c->l;
-    if (c->is_fused || c->flip_evict++ % 2) {
-        LOWER_EMIT(copy, l, ACTIVATE, SCALAR);
-        copy->func = VTRN_ACT_COPY;
-        copy->imm[0].f = 1;
-        copy->ap[0] = *dst;
-        copy->ap[1] = *src;
-        return NULL;
-    }
-    return lower_emit_copy(l, dst, src);
+    if (lower_lighter_engine(l) == VTRN_ENGINE_VECTOR)
+        return lower_emit_copy(l, dst, src);
+    LOWER_EMIT(copy, l, ACTIVATE, SCALAR);
+    copy->func = VTRN_ACT_COPY;
+    copy->imm[0].f = 1;
+    copy->ap[0] = *dst;
+    copy->ap[1] = *src;
+    return NULL;
 }
 
-static vtrn_status load_natural(contraction *c, const contract_operand *o, int64_t batch,
-                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x, const tile *dst,
-                                int64_t pitch) {
+/* Whether each tile of the operand lies in SBUF as it is loaded. */
+static bool lies_in_sbuf(const contraction *c, const contract_operand *o) {
+    bool is_natural = wants_transpose(c->l, o);
+    int64_t n_x = size_of(o->x, o->n_x);
+    int64_t n_rows = is_natural ? n_x : c->n_k, n_cols = is_natural ? c->n_k : n_x;
+    if (!resident_cols(c->l, o->slot))
+        return false;
+    for (int64_t batch = 0; batch < c->n_batch; batch++) {
+        view v = view_of(o, batch, is_natural);
+        for (int64_t r = 0; r < n_rows; r += PARTITIONS) {
+            int64_t rows = n_rows - r < PARTITIONS ? n_rows - r : PARTITIONS;
+            if (!resident_find(c->l, &v, is_natural ? o->n_x : o->n_k, r, rows, 0, n_cols,
+                               (uint8_t)c->compute, NULL))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A tile of an operand: loaded into *t, or found. */
+static vtrn_status fetch(contraction *c, const view *v, int n_outer, int64_t r, int64_t n_rows,
+                         int64_t col, int64_t n_cols, bool lies, tile *t) {
+    if (!lies)
+        return lower_load(c->l, v, n_outer, r, n_rows, col, n_cols, t);
+    VTRN_CHECK(resident_find(c->l, v, n_outer, r, n_rows, col, n_cols, (uint8_t)c->compute, t),
+               "what lay in SBUF when the kernel was planned still does");
+    return NULL;
+}
+
+static vtrn_status load_natural(contraction *c, const contract_operand *o, bool lies, int64_t batch,
+                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x,
+                                const contract_tiles *dst) {
     lower *l = c->l;
     view v = view_of(o, batch, true);
     for (int64_t x = 0; x < n_x; x += PARTITIONS)
         for (int64_t kc = 0; kc < n_k; kc += NATURAL_COLS) {
             uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
             int64_t cols = n_k - kc < NATURAL_COLS ? n_k - kc : NATURAL_COLS;
-            const tile *natural = &c->natural[c->flip_natural++ % c->n_a];
-            VTRN_RETURN_IF_ERROR(lower_load(l, &v, o->n_x, x0 + x, rows, k0 + kc, cols, natural));
+            tile natural = c->natural[c->flip_natural++ % c->n_a];
+            VTRN_RETURN_IF_ERROR(fetch(c, &v, o->n_x, x0 + x, rows, k0 + kc, cols, lies, &natural));
             for (int64_t k = 0; k < cols; k += PARTITIONS) {
                 uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
                 tile psum = lower_psum_bank(l, c->first_bank + c->n_sum_banks +
                                                    c->flip_turn++ % c->n_turn_banks);
-                psum.dtype = natural->dtype;
+                psum.dtype = natural.dtype;
                 vtrn_ap turned = tile_ap(&psum, n, rows);
                 LOWER_EMIT(transpose, l, PE_TRANSPOSE, TENSOR);
                 transpose->ap[0] = turned;
-                transpose->ap[1] = tile_ap_cols(natural, rows, (uint32_t)k, n);
-                vtrn_ap to =
-                    tile_ap_cols(dst, n, (uint32_t)((kc + k) / PARTITIONS * pitch + x), rows);
+                transpose->ap[1] = tile_ap_cols(&natural, rows, (uint32_t)k, n);
+                vtrn_ap to = tile_ap_cols(&dst->k[(kc + k) / PARTITIONS], n, (uint32_t)x, rows);
                 VTRN_RETURN_IF_ERROR(evict(c, &to, &turned));
             }
         }
     return NULL;
 }
 
-/* [k0, k0 + n_k) x [x0, x0 + n_x) of an operand: k tile i lies in columns [i*pitch, i*pitch + n_x)
- * of dst, its k on the partitions. */
+/* [k0, k0 + n_k) x [x0, x0 + n_x) of an operand. */
 static vtrn_status load_operand(contraction *c, const contract_operand *o, int64_t batch,
-                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x, const tile *dst,
-                                int64_t pitch) {
+                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x,
+                                contract_tiles *dst) {
+    bool lies = o == &c->spec->a ? c->a_lies : c->b_lies;
     if (wants_transpose(c->l, o))
-        return load_natural(c, o, batch, k0, n_k, x0, n_x, dst, pitch);
+        return load_natural(c, o, lies, batch, k0, n_k, x0, n_x, dst);
     view v = view_of(o, batch, false);
     for (int64_t k = 0; k < n_k; k += PARTITIONS) {
         int64_t rows = n_k - k < PARTITIONS ? n_k - k : PARTITIONS;
-        tile part = *dst;
-        part.addr += (uint32_t)(k / PARTITIONS * pitch) * c->element_bytes;
-        VTRN_RETURN_IF_ERROR(lower_load(c->l, &v, o->n_k, k0 + k, rows, x0, n_x, &part));
+        VTRN_RETURN_IF_ERROR(
+            fetch(c, &v, o->n_k, k0 + k, rows, x0, n_x, lies, &dst->k[k / PARTITIONS]));
     }
     return NULL;
 }
 
 /* One k chunk into the PSUM banks of a group. */
-static vtrn_status multiply(contraction *c, const tile *a, const tile *b, const tile *psum,
-                            uint32_t n_m, int64_t n_n, int64_t n_k, int64_t b_pitch, bool is_first,
+static vtrn_status multiply(contraction *c, const contract_tiles *a, const contract_tiles *b,
+                            const tile *psum, uint32_t n_m, int64_t n_n, int64_t n_k, bool is_first,
                             bool is_last) {
     lower *l = c->l;
     for (int64_t k = 0; k < n_k; k += PARTITIONS) {
         uint32_t rows = (uint32_t)(n_k - k < PARTITIONS ? n_k - k : PARTITIONS);
         int64_t k_tile = k / PARTITIONS;
         LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
-        weights->ap[1] = tile_ap_cols(a, rows, (uint32_t)(k_tile * PARTITIONS), n_m);
+        weights->ap[1] = tile_ap(&a->k[k_tile], rows, n_m);
         for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols, bank++) {
             uint32_t cols = (uint32_t)(n_n - n < c->bank_cols ? n_n - n : c->bank_cols);
             bool ends = is_last && k + PARTITIONS >= n_k;
             LOWER_EMIT(matmul, l, MATMUL, TENSOR);
             matmul->ap[0] = tile_ap(&psum[bank], n_m, cols);
-            matmul->ap[1] = tile_ap_cols(b, rows, (uint32_t)(k_tile * b_pitch + n), cols);
+            matmul->ap[1] = tile_ap_cols(&b->k[k_tile], rows, (uint32_t)n, cols);
             matmul->flags =
                 (is_first && k == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (ends ? VTRN_FLAG_LAST : 0);
         }
@@ -180,10 +207,10 @@ static vtrn_status store_group(contraction *c, int64_t batch, const tile *psum, 
 static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n) {
     const contract_spec *s = c->spec;
     bool is_cached = c->n_k <= c->chunk_k;
-    tile b = c->b[0];
+    contract_tiles *b = &c->b[0];
     if (is_cached) {
-        b = c->b[c->flip_b++ % c->n_b];
-        VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, n0, n_n, &b, c->group_cols));
+        b = &c->b[c->flip_b++ % c->n_b];
+        VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, n0, n_n, b));
     }
     for (int64_t m0 = 0; m0 < c->n_m; m0 += PARTITIONS) {
         uint32_t n_m = (uint32_t)(c->n_m - m0 < PARTITIONS ? c->n_m - m0 : PARTITIONS);
@@ -191,20 +218,19 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
         bool is_started = false;
         for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
             int64_t n_k = c->n_k - k0 < c->chunk_k ? c->n_k - k0 : c->chunk_k;
-            tile a = c->a[c->flip_a++ % c->n_a];
-            VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, k0, n_k, m0, n_m, &a, PARTITIONS));
+            contract_tiles *a = &c->a[c->flip_a++ % c->n_a];
+            VTRN_RETURN_IF_ERROR(load_operand(c, &s->a, batch, k0, n_k, m0, n_m, a));
             if (!is_cached) {
-                b = c->b[c->flip_b++ % c->n_b];
-                VTRN_RETURN_IF_ERROR(
-                    load_operand(c, &s->b, batch, k0, n_k, n0, n_n, &b, c->group_cols));
+                b = &c->b[c->flip_b++ % c->n_b];
+                VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, k0, n_k, n0, n_n, b));
             }
             if (!is_started)
                 for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols)
                     psum[bank++] =
                         lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
             is_started = true;
-            VTRN_RETURN_IF_ERROR(multiply(c, &a, &b, psum, n_m, n_n, n_k, c->group_cols, k0 == 0,
-                                          k0 + n_k == c->n_k));
+            VTRN_RETURN_IF_ERROR(
+                multiply(c, a, b, psum, n_m, n_n, n_k, k0 == 0, k0 + n_k == c->n_k));
         }
         VTRN_RETURN_IF_ERROR(store_group(c, batch, psum, m0, n_m, n0, n_n));
     }
@@ -223,7 +249,12 @@ static void size_up(contraction *c) {
     c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
     c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
     c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
-    bool has_natural = wants_transpose(c->l, &s->a) || wants_transpose(c->l, &s->b);
+    bool a_turns = wants_transpose(c->l, &s->a), b_turns = wants_transpose(c->l, &s->b);
+    if (c->a_lies && !a_turns)
+        c->a_bytes = 0;
+    if (c->b_lies && !b_turns)
+        c->b_bytes = 0;
+    bool has_natural = (a_turns && !c->a_lies) || (b_turns && !c->b_lies);
     int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
     c->natural_bytes =
         has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
@@ -252,28 +283,60 @@ static tile place_one(const contraction *c, uint32_t n_bytes) {
                   .addr = lower_sbuf_alloc(c->l, n_bytes)};
 }
 
+static void place_tiles(const contraction *c, uint32_t n_bytes, int64_t pitch,
+                        contract_tiles *out) {
+    tile at = place_one(c, n_bytes);
+    for (int k = 0; k < CONTRACT_MAX_K_TILES; k++) {
+        out->k[k] = at;
+        out->k[k].addr += (uint32_t)(k * pitch) * c->element_bytes;
+    }
+}
+
 static void place(contraction *c, bool has_out) {
     for (int i = 0; i < c->n_a; i++) {
-        c->a[i] = place_one(c, c->a_bytes);
+        place_tiles(c, c->a_bytes, PARTITIONS, &c->a[i]);
         c->natural[i] = place_one(c, c->natural_bytes);
     }
     for (int i = 0; i < c->n_b; i++)
-        c->b[i] = place_one(c, c->b_bytes);
+        place_tiles(c, c->b_bytes, c->group_cols, &c->b[i]);
     for (int i = 0; i < 2; i++) {
         c->out[i] = place_one(c, has_out ? c->out_bytes : 0);
         c->out[i].dtype = c->spec->out.dtype;
     }
 }
 
-static uint64_t operand_bytes(const contraction *c) {
+uint64_t contract_bytes(const contraction *c) {
     return (uint64_t)c->n_a * (c->a_bytes + c->natural_bytes) + (uint64_t)c->n_b * c->b_bytes;
+}
+
+void contract_find(contraction *c) {
+    c->a_lies = lies_in_sbuf(c, &c->spec->a);
+    c->b_lies = lies_in_sbuf(c, &c->spec->b);
+    size_up(c);
+}
+
+int contract_ahead(const contraction *c) {
+    return c->n_batch > 1 && c->n_b < c->n_a ? c->n_b : c->n_a;
+}
+
+void contract_renounce(contraction *c) {
+    c->a_lies = c->b_lies = false;
+    size_up(c);
+}
+
+void contract_hold(lower *l, const contract_spec *spec) {
+    resident_hold(l, spec->a.slot);
+    resident_hold(l, spec->b.slot);
 }
 
 vtrn_status contract_emit(lower *l, const contract_spec *spec) {
     contraction c = describe(l, spec);
     VTRN_CHECK(c.n_k == size_of(spec->b.k, spec->b.n_k), "both operands contract as much");
-    size_up(&c);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, operand_bytes(&c) + 2ull * c.out_bytes));
+    contract_hold(l, spec);
+    contract_find(&c);
+    if (!resident_allows(l, contract_bytes(&c) + 2ull * c.out_bytes))
+        contract_renounce(&c);
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, contract_bytes(&c) + 2ull * c.out_bytes));
     place(&c, true);
     l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
     for (int64_t batch = 0; batch < c.n_batch; batch++)
@@ -293,14 +356,12 @@ bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *ro
 }
 
 void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
-                    int n_turn_banks, contraction *c, uint64_t *out_bytes) {
+                    int n_turn_banks, contraction *c) {
     *c = describe(l, spec);
-    c->is_fused = true;
     c->first_bank = first_bank;
     c->n_sum_banks = n_sum_banks;
     c->n_turn_banks = n_turn_banks;
     size_up(c);
-    *out_bytes = operand_bytes(c);
     l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
 }
 
@@ -313,23 +374,22 @@ vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows) {
     int64_t batch = row / c->n_m, m0 = row % c->n_m;
     if (batch != c->loaded_batch) {
         c->flip_b++;
-        VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, 0, c->n_n,
-                                          &c->b[c->flip_b % c->n_b], c->group_cols));
+        VTRN_RETURN_IF_ERROR(
+            load_operand(c, &s->b, batch, 0, c->n_k, 0, c->n_n, &c->b[c->flip_b % c->n_b]));
         c->loaded_batch = batch;
     }
     int buffer = c->flip_a++ % c->n_a;
     c->b_of[buffer] = c->flip_b % c->n_b;
-    return load_operand(c, &s->a, batch, 0, c->n_k, m0, n_rows, &c->a[buffer], PARTITIONS);
+    return load_operand(c, &s->a, batch, 0, c->n_k, m0, n_rows, &c->a[buffer]);
 }
 
 vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst) {
     int buffer = c->n_tiles++ % c->n_a;
-    const tile *a = &c->a[buffer], *b = &c->b[c->b_of[buffer]];
+    const contract_tiles *a = &c->a[buffer], *b = &c->b[c->b_of[buffer]];
     tile psum[GROUP_BANKS];
     for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols)
         psum[bank++] = lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
-    VTRN_RETURN_IF_ERROR(
-        multiply(c, a, b, psum, n_rows, c->n_n, c->n_k, c->group_cols, true, true));
+    VTRN_RETURN_IF_ERROR(multiply(c, a, b, psum, n_rows, c->n_n, c->n_k, true, true));
     for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols, bank++) {
         uint32_t cols = (uint32_t)(c->n_n - n < c->bank_cols ? c->n_n - n : c->bank_cols);
         vtrn_ap to = tile_ap_cols(dst, n_rows, (uint32_t)n, cols);

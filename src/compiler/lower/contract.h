@@ -33,7 +33,12 @@ struct contract_spec {
 /* The whole contraction into spec->out. */
 vtrn_status contract_emit(lower *l, const contract_spec *spec);
 
-enum { CONTRACT_MAX_BUFFERS = 4, CONTRACT_MAX_AHEAD = 2 };
+enum { CONTRACT_MAX_BUFFERS = 4, CONTRACT_MAX_K_TILES = 16 };
+
+/* An operand's part, k on the partitions: a tile for each 128 of k. */
+typedef struct contract_tiles {
+    tile k[CONTRACT_MAX_K_TILES];
+} contract_tiles;
 
 /* The same a tile at a time, for a fusion that uses the tile at once. */
 typedef struct contraction {
@@ -45,27 +50,36 @@ typedef struct contraction {
     int64_t bank_cols;  /* fp32 columns of a PSUM bank */
     int64_t group_cols; /* of n that one sweep covers */
     int64_t chunk_k;    /* k held in SBUF at a time */
-    tile a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS], natural[CONTRACT_MAX_BUFFERS], out[2];
-    int n_a, n_b; /* buffers of a (and of what is transposed for it), and of b */
+    contract_tiles a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS];
+    tile natural[CONTRACT_MAX_BUFFERS], out[2];
+    bool a_lies, b_lies; /* an earlier kernel left it in SBUF as it is wanted */
+    int n_a, n_b;        /* buffers of a (and of what is transposed for it), and of b */
     uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
-    int flip_a, flip_b, flip_natural, flip_out, flip_evict, flip_sum, flip_turn;
+    int flip_a, flip_b, flip_natural, flip_out, flip_sum, flip_turn;
     int n_tiles;                    /* made so far */
     int b_of[CONTRACT_MAX_BUFFERS]; /* by buffer of a: the buffer of b that goes with it */
     int first_bank, n_sum_banks, n_turn_banks; /* PSUM banks for sums, then for transposes */
-    bool is_fused;        /* Vector has the fusion's own work to do: Scalar empties the PSUM */
-    int64_t loaded_batch; /* whose moving operand is in SBUF, or -1 */
+    int64_t loaded_batch;                      /* whose moving operand is in SBUF, or -1 */
 } contraction;
 
 /* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in two PSUM banks,
  * k in SBUF. *row_step: rows of a tile. */
 bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *row_step);
-/* Sizes it; *out_bytes: SBUF of a partition that contract_place will take. */
+/* Sizes it. Operands that lie in SBUF are taken from there, if resident_allows what the kernel
+ * takes in all. */
 void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
-                    int n_turn_banks, contraction *c, uint64_t *out_bytes);
+                    int n_turn_banks, contraction *c);
+/* Takes operands that lie in SBUF from there, if resident_allows what the kernel takes in all; else
+ * it has to renounce them. */
+void contract_find(contraction *c);
+void contract_renounce(contraction *c);        /* all operands are loaded */
+uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */
 void contract_place(contraction *c);
-/* Loads what rows [row, row + n_rows) of [batch * m, n] need; at most CONTRACT_MAX_AHEAD tiles
- * before contract_tile, so that the PE array turns the second one while the first is on its way
- * back. */
+void contract_hold(lower *l, const contract_spec *spec); /* the kernel at hand wants its operands */
+/* How many tiles can be loaded before contract_tile, so that the PE array turns the second one
+ * while the first is on its way back. */
+int contract_ahead(const contraction *c);
+/* Loads what rows [row, row + n_rows) of [batch * m, n] need. */
 vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows);
 /* The rows loaded first of those not yet made, into dst. */
 vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst);

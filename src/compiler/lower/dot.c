@@ -60,6 +60,15 @@ static vtrn_status dot_operand(lower *l, graph_value value, graph_ints batch, gr
     return NULL;
 }
 
+/* Whether a conversion to fp32 is all that happens to v. XLA then does not round v either. */
+static bool is_only_widened(const lower *l, graph_value v) {
+    const graph_op *user = l->values[v].user;
+    while (user && user->kind == GRAPH_RESHAPE)
+        user = l->values[user->results[0]].user;
+    return user && user->kind == GRAPH_CONVERT &&
+           l->g->types[user->results[0]].dtype == VTRN_DTYPE_FP32;
+}
+
 /* Emits the contraction, or leaves its tiles to a fusion when the result lies in row-major order of
  * (batch, m, n). */
 static vtrn_status finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
@@ -72,7 +81,9 @@ static vtrn_status finish(lower *l, graph_value result, contract_spec *spec, boo
         int64_t cols = 1;
         for (int i = 0; i < spec->out.n_n; i++)
             cols *= spec->out.n[i].size;
-        return fusion_contract(l, kept, result, cols, row_step);
+        vtrn_dtype dtype =
+            is_only_widened(l, result) ? VTRN_DTYPE_FP32 : (vtrn_dtype)l->g->types[result].dtype;
+        return fusion_contract(l, kept, result, dtype, cols, row_step);
     }
     view out;
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));

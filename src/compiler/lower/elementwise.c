@@ -335,6 +335,10 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, vtrn_alu 
     } else {
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, tensor, &a));
     }
+    if (op == VTRN_ALU_MULTIPLY && dtype_is_float(a.dtype) && dtype_is_float(dst.dtype)) {
+        vtrn_ap factor = row ? scalar_ap(row, env->rows) : a;
+        return lower_emit_scaled(env->l, &dst, &a, (float)s->imm, row ? &factor : NULL);
+    }
     return emit_scalar_op(env, engine, op, &dst, &a, (float)s->imm, row, scalar == 0);
 }
 
@@ -572,6 +576,8 @@ static vtrn_status emit_convert(emit_env *env, const fusion_node *node) {
         src.dtype = dst.dtype; /* the same bits, whatever the sign */
     if (is_truncation(env->f, node))
         return emit_truncate(env, node, &dst, &src);
+    if (dtype_is_float(src.dtype) && dtype_is_float(dst.dtype))
+        return lower_emit_scaled(env->l, &dst, &src, 1, NULL);
     return lower_emit_copy(env->l, &dst, &src);
 }
 

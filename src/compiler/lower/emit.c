@@ -20,6 +20,58 @@ vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src) {
     return NULL;
 }
 
+/* What an instruction keeps its engine busy with, roughly: the timing model knows better. */
+static double work_ns(const vtrn_chip *chip, const vtrn_instr *instr) {
+    enum { START_CYCLES = 64 };
+    bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
+    double n = instr->ap[0].space == VTRN_SPACE_NONE ? 0 : (double)isa_ap_free_size(&instr->ap[0]);
+    if (instr->opcode == VTRN_OP_TENSOR_REDUCE)
+        n = (double)isa_ap_free_size(&instr->ap[1]);
+    else if (instr->opcode == VTRN_OP_RECIPROCAL)
+        n *= chip->cost.vector_reciprocal_factor;
+    else if (instr->opcode == VTRN_OP_TENSOR_TENSOR ||
+             instr->opcode == VTRN_OP_SCALAR_TENSOR_TENSOR ||
+             instr->opcode == VTRN_OP_COPY_PREDICATED)
+        n *= chip->cost.vector_two_input_factor;
+    return (n + START_CYCLES) / (is_vector ? chip->vector_hz : chip->scalar_hz) * 1e9;
+}
+
+vtrn_engine lower_lighter_engine(lower *l) {
+    for (; l->n_weighed < l->n_list; l->n_weighed++) {
+        const vtrn_instr *instr = &l->list[l->n_weighed];
+        if (instr->engine == VTRN_ENGINE_VECTOR)
+            l->vector_ns += work_ns(l->chip, instr);
+        else if (instr->engine == VTRN_ENGINE_SCALAR)
+            l->scalar_ns += work_ns(l->chip, instr);
+    }
+    return l->scalar_ns < l->vector_ns ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
+}
+
+vtrn_status lower_emit_scaled(lower *l, const vtrn_ap *dst, const vtrn_ap *src, float factor,
+                              const vtrn_ap *row) {
+    if (lower_lighter_engine(l) == VTRN_ENGINE_SCALAR) {
+        LOWER_EMIT(instr, l, ACTIVATE, SCALAR);
+        instr->func = VTRN_ACT_COPY;
+        instr->ap[0] = *dst;
+        instr->ap[1] = *src;
+        if (row)
+            instr->ap[2] = *row;
+        instr->imm[0].f = factor;
+        instr->imm[1].f = -0.0f; /* the one bias that keeps the sign of a zero */
+        return NULL;
+    }
+    if (!row && factor == 1)
+        return lower_emit_copy(l, dst, src);
+    LOWER_EMIT(instr, l, TENSOR_SCALAR, VECTOR);
+    instr->op0 = VTRN_ALU_MULTIPLY;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *src;
+    if (row)
+        instr->ap[2] = *row;
+    instr->imm[0].f = factor;
+    return NULL;
+}
+
 vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *dst,
                                    const vtrn_ap *a, vtrn_alu op0, uint32_t s0, vtrn_alu op1,
                                    uint32_t s1) {

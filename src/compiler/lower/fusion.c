@@ -2,6 +2,7 @@
 #include "compiler/lower/fusion.h"
 
 #include "compiler/lower/contract.h"
+#include "compiler/lower/narrow.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -92,6 +93,36 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
                                 s->place);
 }
 
+/* A value's node is to be stored, in the type that it is wanted in. */
+static vtrn_status store(lower *l, fusion *f, graph_value v) {
+    int at = (int)l->values[v].node;
+    view memory;
+    vtrn_dtype dtype;
+    if (narrow_node(l, f, at, &dtype)) {
+        int wide = at;
+        VTRN_RETURN_IF_ERROR(narrow_store(l, f, wide, dtype, &at));
+        VTRN_RETURN_IF_ERROR(narrow_result(l, v, dtype, &memory));
+        for (int i = 0; i < f->n_values; i++) /* the same node by another name */
+            if ((int)l->values[f->values[i].value].node == wide)
+                l->values[f->values[i].value].node = (uint32_t)at;
+    } else {
+        VTRN_RETURN_IF_ERROR(lower_result(l, v, &memory));
+    }
+    f->nodes[at].store_view = memory;
+    f->nodes[at].value = v;
+    f->nodes[at].has_value = true;
+    f->nodes[at].next_use = LOWER_NEVER;
+    for (int i = 0; i < f->n_values; i++) {
+        graph_value name = f->values[i].value;
+        uint32_t use = (int)l->values[name].node == at && l->values[name].uses
+                           ? lower_next_use(l, name, l->place)
+                           : LOWER_NEVER;
+        f->nodes[at].next_use = use < f->nodes[at].next_use ? use : f->nodes[at].next_use;
+    }
+    f->nodes[at].is_stored = true;
+    return NULL;
+}
+
 /* Stores what is used outside, emits the code, gives every named value a view. */
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
@@ -113,12 +144,10 @@ vtrn_status fusion_close(lower *l, fusion *f) {
         if (!fv->is_needed || fv->alias_of)
             continue;
         fusion_node *node = &f->nodes[value->node];
-        if (!node->is_stored) {
-            status = lower_result(l, fv->value, &node->store_view);
-            node->is_stored = true;
-        } else {
+        if (!node->is_stored)
+            status = store(l, f, fv->value);
+        else
             lower_set_view(l, fv->value, &node->store_view);
-        }
     }
     if (!status)
         status = fusion_emit(l, f);
@@ -157,12 +186,10 @@ void lower_drop_open(lower *l) {
     l->fusions = NULL;
 }
 
-vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value result, int64_t cols,
-                            int64_t row_step) {
+vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value result,
+                            vtrn_dtype dtype, int64_t cols, int64_t row_step) {
     fusion *f = NULL;
     fusion_in made = {.node = FUSION_NO_NODE};
-    vtrn_dtype dtype;
-    fusion_tile_dtype(l->g->types[result].dtype, &dtype);
     VTRN_RETURN_IF_ERROR(fusion_open(l, count_of(l, result), &f));
     f->cols = cols;
     f->row_step = row_step;
@@ -299,6 +326,9 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     fusion_tile_dtype(l->g->types[result].dtype, &dtype);
     node.dtype = (uint8_t)dtype;
     node.is_reduced = is_row_space(f, n);
+    const graph_type *type = &l->g->types[result];
+    if (!f->like_cols && type->rank > 1)
+        f->like_cols = type->dims[type->rank - 1];
     if (op->kind == GRAPH_COMPARE) {
         node.direction = (uint8_t)op->attrs.compare.direction;
         node.is_total_order = op->attrs.compare.type == GRAPH_CMP_TOTALORDER;
@@ -358,6 +388,19 @@ static vtrn_status join_alias(lower *l, const graph_op *op, bool *is_done) {
         return NULL;
     *is_done = true;
     return fusion_name(l, f, op->results[0], (int)value->node, op);
+}
+
+/* A conversion to the type that the tile has anyway. */
+static vtrn_status join_same_type(lower *l, const graph_op *op, bool *is_done) {
+    const lower_value *value = &l->values[op->operands[0]];
+    if (value->state != VALUE_NODE)
+        return NULL;
+    const fusion_node *node = &value->fusion->nodes[value->node];
+    vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
+    if (!dtype_is_float(to) || node->dtype != to || node->is_column)
+        return NULL;
+    *is_done = true;
+    return fusion_name(l, value->fusion, op->results[0], (int)value->node, NULL);
 }
 
 static bool is_exact_int(vtrn_dtype t) {
@@ -700,7 +743,9 @@ vtrn_status lower_fused(lower *l, const graph_op *op, bool *is_done) {
         return join_reduce(l, op, is_done);
     if (op->kind == GRAPH_RESHAPE || op->kind == GRAPH_BROADCAST_IN_DIM)
         return join_alias(l, op, is_done);
-    if (!elementwise_supports(l, op))
+    if (op->kind == GRAPH_CONVERT)
+        VTRN_RETURN_IF_ERROR(join_same_type(l, op, is_done));
+    if (*is_done || !elementwise_supports(l, op))
         return NULL;
     *is_done = true;
     return join_elementwise(l, op);

@@ -23,7 +23,8 @@ enum {
     FUSION_NO_NODE = -1,
     FUSION_LOAD = GRAPH_KIND_COUNT,
     FUSION_CONTRACT,
-    FUSION_MAX_CONTRACTS = 2
+    FUSION_MAX_CONTRACTS = 2,
+    FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
 };
 
 /* An operand: a node or an immediate. */
@@ -46,10 +47,13 @@ typedef struct fusion_node {
     bool is_stored, is_accumulated; /* accumulated: the store adds */
     uint8_t n_in;
     fusion_in in[3];
-    view source_view; /* FUSION_LOAD */
-    view store_view;  /* is_stored */
-    view at;          /* the one of the two that matters, cut into rows and columns */
-    int n_outer;      /* factors of `at` that make the rows */
+    view source_view;  /* FUSION_LOAD */
+    view store_view;   /* is_stored */
+    graph_value value; /* the same, has_value: of the graph */
+    uint32_t next_use; /* of that value: the place of an operation, or LOWER_NEVER */
+    bool has_value;
+    view at;     /* the one of the two that matters, cut into rows and columns */
+    int n_outer; /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
     bool is_folded;         /* done by the one node that uses it */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
@@ -58,9 +62,12 @@ typedef struct fusion_node {
     tile t;                 /* where it lies in this iteration */
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration, when it moves with them */
-    tile psum[8];           /* column reductions: banks */
-    const struct contract_spec *spec; /* FUSION_CONTRACT */
-    int contract;                     /* which of the fusion's */
+    uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
+    bool is_left;                           /* stored, and left in SBUF (resident.h) */
+    bool is_lying;                          /* loaded, but from where an earlier kernel left it */
+    tile psum[8];                           /* column reductions: banks */
+    const struct contract_spec *spec;       /* FUSION_CONTRACT */
+    int contract;                           /* which of the fusion's */
 } fusion_node;
 
 /* A graph value that names a node, or a view change of one that does. */
@@ -72,9 +79,10 @@ typedef struct fusion_value {
 
 typedef struct fusion {
     struct fusion *next;
-    int64_t n;        /* elements of FULL */
-    int64_t cols;     /* 0: not fixed yet */
-    int64_t row_step; /* rows of a tile when a contraction sets them, else 0 */
+    int64_t n;         /* elements of FULL */
+    int64_t cols;      /* 0: not fixed yet */
+    int64_t row_step;  /* rows of a tile when a contraction sets them, else 0 */
+    int64_t like_cols; /* innermost size of the first op's result: what others may cut it into */
     int n_contracts;
     int n_nodes, n_values, cap_values;
     fusion_value *values;
@@ -90,9 +98,10 @@ vtrn_status fusion_open(lower *l, int64_t n, fusion **out);
 vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out);
 /* A node from its op, operands and dtype; class flags and ALU op are the caller's in `like`. */
 vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out);
-/* A fusion that begins with a contraction's tiles, as `result`. The spec outlives the fusion. */
+/* A fusion that begins with a contraction's tiles of dtype, as `result`. The spec outlives the
+ * fusion. */
 vtrn_status fusion_contract(lower *l, const struct contract_spec *spec, graph_value result,
-                            int64_t cols, int64_t row_step);
+                            vtrn_dtype dtype, int64_t cols, int64_t row_step);
 vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of);
 /* Emits it now; nodes with is_stored are written to their store_view. */
 vtrn_status fusion_close(lower *l, fusion *f);

@@ -26,7 +26,9 @@ typedef struct lower_value {
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
-    int32_t output;       /* program output that this value is (the first one), or -1 */
+    uint32_t place;       /* of the operation that makes it */
+    uint32_t first_use, n_uses; /* in lower.places: of the operations that name it, ascending */
+    int32_t output;             /* program output that this value is (the first one), or -1 */
 } lower_value;
 
 /* A stretch of the instruction list that becomes one block. */
@@ -39,10 +41,14 @@ typedef struct lower_block {
     uint32_t *targets;
 } lower_block;
 
+/* Left in SBUF, and not taken from there, or taken. */
+enum { LOWER_IDLE = 1, LOWER_SERVED };
+
 /* Scratch tensors: live from the first to the last instruction that names them. */
 typedef struct lower_slot {
     vtrn_slot slot;
     uint32_t first, last; /* list indices */
+    uint32_t written_at;  /* one behind the last write that residents know of, or 0 */
 } lower_slot;
 
 typedef struct lower {
@@ -66,16 +72,23 @@ typedef struct lower {
     uint8_t *data;
     uint64_t n_data, cap_data;
 
-    bool has_control_flow;      /* while, if or case somewhere */
-    const graph_region *region; /* being lowered */
-    uint32_t source;            /* of what is being lowered */
-    struct fusion *fusions;     /* open ones, oldest first */
-    uint32_t n_fusions;
+    bool has_control_flow;            /* while, if or case somewhere */
+    const graph_region *region;       /* being lowered */
+    uint32_t place;                   /* of the operation being lowered: how many came before */
+    uint32_t *places;                 /* of operations, by value; lower_value.first_use */
+    const graph_op **ops;             /* by place */
+    uint32_t source;                  /* of what is being lowered */
+    struct fusion *fusions;           /* open ones, oldest first */
+    struct resident_table *residents; /* resident.c; NULL: none yet */
+    uint8_t *trial;                   /* by value: LOWER_IDLE, LOWER_SERVED; or NULL */
+    const uint8_t *tried;             /* of the lowering before this one; or NULL */
 
     /* SBUF and PSUM cursors, bytes of a partition */
     uint32_t sbuf_limit, sbuf_cursor, sbuf_peak;
     uint32_t psum_bank, psum_peak_banks;
     uint32_t load_ring, store_ring;
+    double vector_ns, scalar_ns; /* work of the two engines in the first n_weighed of the list */
+    uint32_t n_weighed;
     uint8_t act_table;                      /* loaded activation table set; 0xff: unknown */
     const uint32_t *arg_slot, *output_slot; /* by parameter, by output */
 } lower;
@@ -96,6 +109,12 @@ vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, 
                                      const vtrn_ap *a, const vtrn_ap *b);
 /* emit.c: dst = src, converted, on the Vector engine */
 vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src);
+/* emit.c: of Vector and Scalar the one that has had less to do: for what both can do */
+vtrn_engine lower_lighter_engine(lower *l);
+/* emit.c: dst = src * factor, or * row (a column of fp32), converted, on the lighter engine: floats
+ */
+vtrn_status lower_emit_scaled(lower *l, const vtrn_ap *dst, const vtrn_ap *src, float factor,
+                              const vtrn_ap *row);
 /* emit.c: dst = (a op0 s0) op1 s1 on the Vector engine */
 vtrn_status lower_emit_two_scalars(lower *l, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
                                    float s0, vtrn_alu op1, float s1);
@@ -127,6 +146,14 @@ typedef struct tile {
     uint16_t partition;
     uint32_t addr;
 } tile;
+
+enum {
+    LOWER_SBUF_ALIGN = 64,
+    /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
+     * to stay in the host's cache. Above it lie residents, which make room for a kernel that needs
+     * more. Bytes of a partition; assumed, tuned on the chars step. */
+    LOWER_SBUF_WINDOW = 24 << 10,
+};
 
 /* Starts a kernel that needs n_bytes of each partition in all; CAPACITY when that is more than SBUF
  * holds. lower_sbuf_alloc hands out its parts. */
@@ -162,6 +189,9 @@ vtrn_status lower_result(lower *l, graph_value v, view *out);
 void lower_set_view(lower *l, graph_value v, const view *at);
 /* One use of v was lowered. */
 void lower_used(lower *l, graph_value v);
+/* Place of the next operation, `from` or later, that names v; LOWER_NEVER: none. */
+enum { LOWER_NEVER = UINT32_MAX };
+uint32_t lower_next_use(const lower *l, graph_value v, uint32_t from);
 bool lower_splat_float(const lower *l, graph_value v, double *out);
 
 /* --- one function an op family ------------------------------------------------------------------

@@ -1,14 +1,10 @@
 /* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
-#include "compiler/lower/lower.h"
+#include "compiler/lower/resident.h"
 #include "compiler/lower/turn.h"
 
 #include <string.h>
 
 enum {
-    SBUF_ALIGN = 64,
-    /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
-     * to stay in the host's cache. Bytes of a partition; assumed, tuned on the chars step. */
-    SBUF_WINDOW = 24 << 10,
     N_LOAD_RINGS = 4,
     FIRST_STORE_RING = 4,
     N_STORE_RINGS = 3,
@@ -16,7 +12,7 @@ enum {
 };
 
 uint32_t lower_sbuf_round(uint64_t n_bytes) {
-    return (uint32_t)((n_bytes + SBUF_ALIGN - 1) & ~(uint64_t)(SBUF_ALIGN - 1));
+    return (uint32_t)((n_bytes + LOWER_SBUF_ALIGN - 1) & ~(uint64_t)(LOWER_SBUF_ALIGN - 1));
 }
 
 vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
@@ -27,16 +23,18 @@ vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
             "compiler cannot tile it smaller: choose a chip with more SBUF, or run operations as "
             "their reference (VTRN_REFERENCE_ONLY=1)",
             (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
-    if (l->sbuf_cursor + n_bytes > SBUF_WINDOW)
+    if (l->sbuf_cursor + n_bytes > LOWER_SBUF_WINDOW)
         l->sbuf_cursor = 0;
     if (l->sbuf_cursor + n_bytes > l->sbuf_peak)
         l->sbuf_peak = l->sbuf_cursor + (uint32_t)n_bytes;
+    resident_yield(l, l->sbuf_cursor + (uint32_t)n_bytes);
     return NULL;
 }
 
 uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes) {
     uint32_t addr = l->sbuf_cursor;
     l->sbuf_cursor += lower_sbuf_round(n_bytes);
+    resident_yield(l, l->sbuf_cursor); /* parts may round up to more than the whole */
     return addr;
 }
 

@@ -14,6 +14,14 @@ void lower_used(lower *l, graph_value v) {
         l->values[v].uses--;
 }
 
+uint32_t lower_next_use(const lower *l, graph_value v, uint32_t from) {
+    const lower_value *value = &l->values[v];
+    for (uint32_t i = 0; i < value->n_uses; i++)
+        if (l->places[value->first_use + i] >= from)
+            return l->places[value->first_use + i];
+    return LOWER_NEVER;
+}
+
 bool lower_splat_float(const lower *l, graph_value v, double *out) {
     const lower_value *value = &l->values[v];
     if (value->state != VALUE_SPLAT)

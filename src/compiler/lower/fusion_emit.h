@@ -1,0 +1,51 @@
+/* A fusion on its way to instructions: what planning decides and the loop over tiles uses. */
+#ifndef VTRN_COMPILER_LOWER_FUSION_EMIT_H
+#define VTRN_COMPILER_LOWER_FUSION_EMIT_H
+
+#include "compiler/lower/contract.h"
+#include "compiler/lower/fusion.h"
+
+enum {
+    FUSION_PARTITIONS = 128,
+    FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST /* some tiles compute while the next load */
+};
+
+typedef struct emitter {
+    lower *l;
+    fusion *f;
+    emit_env env;
+    /* Flat: no row means anything, a tile takes what comes. Else a tile is a part of row_step rows
+     * of `cols` elements. */
+    bool is_flat;
+    int64_t cols;      /* of a row; of flat fusions too, where they are cut into them */
+    int64_t tile_cols; /* of a tile; flat: those of n_blocks rows on each partition */
+    int64_t n_blocks;
+    int n_slots; /* FULL tiles of an iteration, before the temporaries */
+    uint32_t iter_bytes;
+    int n_abreast, n_buffers;
+    uint32_t iter_base[FUSION_MAX_BUFFERS];
+    uint32_t row_base; /* within an iteration, after the FULL slots */
+    tile ones;
+    bool has_sums;
+    contraction contracts[FUSION_MAX_CONTRACTS];
+    int n_contracts;
+} emitter;
+
+/* A tile of the iteration space and the buffers it is computed in. */
+typedef struct tile_turn {
+    int64_t r, c; /* first row and column */
+    uint32_t rows, cols;
+    uint32_t n_blocks; /* flat: blocks of `rows` rows that lie side by side in the columns */
+    uint32_t row_cols; /* elements from one row to the next */
+    uint32_t base;
+    bool is_last; /* with the fusion's last rows */
+} tile_turn;
+
+/* Classes, rows and columns, tile buffers: everything but the instructions. */
+vtrn_status fusion_plan(emitter *e);
+/* Rows of a tile, when it has all of them. */
+int64_t fusion_row_step(const emitter *e);
+/* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */
+bool fusion_is_tree_reduce(const fusion *f, const fusion_node *node);
+
+#endif
