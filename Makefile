@@ -103,17 +103,19 @@ test-threads: test-tools
 	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 10 \
 	    --suite base --suite engine --suite runtime --suite api --suite pjrt
 
+# Side by side, each report whole: from its log once the target ends.
 test-fuzz: test-tools
 	@[ -f build-fuzz/build.ninja ] || CC=clang meson setup build-fuzz -Dwerror=true -Dfuzz=true -Dtests=false \
 	    -Dbench=false -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 	ninja -j $(JOBS) -C build-fuzz
-	@set -e; for target in build-fuzz/fuzz/*_fuzz; do \
-	    corpus=build-fuzz/corpus/$$(basename $$target); mkdir -p $$corpus; \
-	    seeds=fuzz/corpus/$$(basename $$target); [ -d $$seeds ] || seeds=; \
-	    echo "fuzzing $$(basename $$target) for $(FUZZ_SECONDS) s"; \
-	    $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-	        -verbosity=0 -artifact_prefix=build-fuzz/ $$corpus $$seeds; \
-	done
+	@echo "fuzzing for $(FUZZ_SECONDS) s a target"
+	@printf '%s\n' build-fuzz/fuzz/*_fuzz | xargs -P $(JOBS) -I{} sh -c ' \
+	    name=$$(basename {}); corpus=build-fuzz/corpus/$$name; mkdir -p $$corpus; \
+	    seeds=fuzz/corpus/$$name; [ -d $$seeds ] || seeds=; \
+	    {} -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	        -verbosity=0 -artifact_prefix=build-fuzz/$$name- $$corpus $$seeds \
+	        >build-fuzz/$$name.log 2>&1; status=$$?; \
+	    echo "$$name: exit status $$status"; cat build-fuzz/$$name.log; exit $$status'
 
 test-python: venv build
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python
