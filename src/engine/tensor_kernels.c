@@ -13,6 +13,13 @@ enum {
     /* rows of the moving tile asked for ahead of their use: rows lie a partition apart, which no
      * hardware prefetcher follows */
     ROWS_AHEAD = 8,
+/* Unrolled so that the branch history holds a whole block, and its end is foreseen. With the
+ * sanitizers' checks in it that would compile for a minute. */
+#ifdef VTRN_SANITIZED
+    K_UNROLL = 1,
+#else
+    K_UNROLL = 8,
+#endif
 };
 
 #if defined(__AVX512F__)
@@ -44,8 +51,7 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
         for (int v = 0; v < n_vectors; v++)
             __builtin_prefetch(c + (size_t)r * c_stride + 16 * v, 1);
     }
-    /* unrolled so that the branch history holds a whole block, and its end is foreseen */
-#pragma GCC unroll 8
+#pragma GCC unroll K_UNROLL
     for (int k = 0; k < n_k; k++) {
         __m512 moving[3];
 #pragma GCC unroll 3
