@@ -335,12 +335,14 @@ static vtrn_status run(lower *l) {
     VTRN_RETURN_IF_ERROR(lower_source_set(l, "outputs", ""));
     VTRN_RETURN_IF_ERROR(finish_outputs(l));
     lower_block_end(l, l->n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
-    return lower_finish(l);
+    return NULL;
 }
 
-/* One lowering; trial NULL: the last one. */
+/* One lowering. It may be a trial, of which *trial then keeps what it left in SBUF: *out is NULL if
+ * somebody lay there for nothing. */
 static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_options *options,
                            uint8_t *trial, const uint8_t *tried, vtrn_program **out) {
+    *out = NULL;
     arena home = ARENA_EMPTY;
     vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
     if (!program)
@@ -355,6 +357,9 @@ static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_
     if (options)
         l.options = *options;
     vtrn_status status = run(&l);
+    bool is_final = !trial || !memchr(trial, LOWER_IDLE, g->n_values);
+    if (!status && is_final)
+        status = lower_finish(&l);
     lower_drop_open(&l); /* there are some after an error only */
     free(l.list);
     free(l.blocks);
@@ -363,12 +368,11 @@ static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_
     free(l.customs);
     free(l.data);
     arena_free(&l.tmp);
-    if (status) {
+    if (!status && is_final)
+        *out = program;
+    else
         program_destroy(program);
-        return status;
-    }
-    *out = program;
-    return NULL;
+    return status;
 }
 
 /* A second lowering leaves in SBUF only what somebody took from there in the first: the others'
@@ -384,10 +388,8 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (!trial)
         return VTRN_OUT_OF_MEMORY((size_t)g->n_values + 1);
     vtrn_status status = attempt(g, chip, options, trial, NULL, out);
-    if (!status && memchr(trial, LOWER_IDLE, g->n_values)) {
-        program_destroy(*out);
+    if (!status && !*out)
         status = attempt(g, chip, options, NULL, trial, out);
-    }
     free(trial);
     return status;
 }
