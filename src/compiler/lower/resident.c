@@ -185,8 +185,6 @@ bool resident_open(lower *l, const fusion_node *node, int64_t cols, int64_t row_
                               .is_open = true};
     if (l->trial)
         l->trial[node->value] = LOWER_IDLE;
-    if (addr + n_bytes > l->sbuf_peak)
-        l->sbuf_peak = addr + (uint32_t)n_bytes;
     return true;
 }
 
@@ -287,6 +285,14 @@ bool resident_allows(const lower *l, uint64_t n_bytes) {
         if (t->at[i].addr < n_bytes && (t->at[i].is_open || t->at[i].next_use == l->place))
             return false;
     return true;
+}
+
+uint32_t resident_bytes(const lower *l) {
+    const resident_table *t = l->residents;
+    uint32_t n_bytes = 0;
+    for (uint32_t i = 0; t && i < t->n; i++)
+        n_bytes += t->at[i].n_bytes;
+    return n_bytes;
 }
 
 void resident_yield(lower *l, uint32_t end) {

@@ -37,6 +37,7 @@ void resident_release(lower *l); /* it wants none any more */
 bool resident_allows(const lower *l, uint64_t n_bytes);
 /* A kernel takes the bytes below `end` of every partition. */
 void resident_yield(lower *l, uint32_t end);
+uint32_t resident_bytes(const lower *l); /* of a partition, in all */
 /* Another block begins: what SBUF holds then depends on the way there. */
 void resident_forget_all(lower *l);
 

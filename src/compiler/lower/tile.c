@@ -25,9 +25,9 @@ vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
             (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
     if (l->sbuf_cursor + n_bytes > LOWER_SBUF_WINDOW)
         l->sbuf_cursor = 0;
-    if (l->sbuf_cursor + n_bytes > l->sbuf_peak)
-        l->sbuf_peak = l->sbuf_cursor + (uint32_t)n_bytes;
     resident_yield(l, l->sbuf_cursor + (uint32_t)n_bytes);
+    uint32_t in_use = l->sbuf_cursor + (uint32_t)n_bytes + resident_bytes(l);
+    l->sbuf_peak = in_use > l->sbuf_peak ? in_use : l->sbuf_peak;
     return NULL;
 }
 
