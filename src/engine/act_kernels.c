@@ -44,13 +44,12 @@
     }
 FUNCTIONS(KERNEL)
 
-/* x * 1 + 0, as its bits: -0 becomes 0, and a NaN quiet. */
+/* x * 1 + -0, as its bits: a NaN becomes quiet. */
 static void copy_bf16(const uint16_t *x, uint16_t *dst, size_t n) {
     INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {
         uint16_t bits = x[i];
         uint16_t nan = (bits & 0x8000u) | 0x7fc0u;
-        uint16_t value = bits == 0x8000u ? 0 : bits;
-        dst[i] = (uint16_t)(bits & 0x7fffu) > 0x7f80u ? nan : value;
+        dst[i] = (uint16_t)(bits & 0x7fffu) > 0x7f80u ? nan : bits;
     }
 }
 

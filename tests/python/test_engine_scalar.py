@@ -147,11 +147,13 @@ def test_every_half_precision_code_is_right(func, dtype):
     check(func, x.astype(np.float32), apply(func, x))
 
 
-def test_a_copy_of_bf16_gives_the_bits_of_the_arithmetic(level):
+@pytest.mark.parametrize("bias", [0.0, -0.0])
+def test_a_copy_of_bf16_gives_the_bits_of_the_arithmetic(level, bias):
     x = np.arange(1 << 16, dtype=np.uint16).view(DTYPES["bf16"])
-    want = (x.astype(np.float32) * np.float32(1) + np.float32(0)).astype(DTYPES["bf16"])
+    want = (x.astype(np.float32) * np.float32(1) + np.float32(bias)).astype(DTYPES["bf16"])
     want = np.where(np.isnan(x), x.view(np.uint16) & 0x8000 | 0x7fc0, want.view(np.uint16))
-    assert np.array_equal(apply("copy", x, dst="bf16").view(np.uint16), want)
+    assert want[0x8000] == (0x8000 if np.signbit(bias) else 0)
+    assert np.array_equal(apply("copy", x, dst="bf16", bias=bias).view(np.uint16), want)
 
 
 @pytest.mark.parametrize("func", FUNCTIONS)

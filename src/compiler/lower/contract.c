@@ -77,19 +77,6 @@ static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
     return v;
 }
 
-/* PSUM -> SBUF. */
-static vtrn_status evict(contraction *c, const vtrn_ap *dst, const vtrn_ap *src) {
-    lower *l = c->l;
-    if (lower_lighter_engine(l) == VTRN_ENGINE_VECTOR)
-        return lower_emit_copy(l, dst, src);
-    LOWER_EMIT(copy, l, ACTIVATE, SCALAR);
-    copy->func = VTRN_ACT_COPY;
-    copy->imm[0].f = 1;
-    copy->ap[0] = *dst;
-    copy->ap[1] = *src;
-    return NULL;
-}
-
 /* Whether each tile of the operand lies in SBUF as it is loaded. */
 static bool lies_in_sbuf(const contraction *c, const contract_operand *o) {
     bool is_natural = wants_transpose(c->l, o);
@@ -140,7 +127,7 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, bool 
                 transpose->ap[0] = turned;
                 transpose->ap[1] = tile_ap_cols(&natural, rows, (uint32_t)k, n);
                 vtrn_ap to = tile_ap_cols(&dst->k[(kc + k) / PARTITIONS], n, (uint32_t)x, rows);
-                VTRN_RETURN_IF_ERROR(evict(c, &to, &turned));
+                VTRN_RETURN_IF_ERROR(lower_emit_scaled(l, &to, &turned, 1, NULL));
             }
         }
     return NULL;
@@ -193,7 +180,7 @@ static vtrn_status store_group(contraction *c, int64_t batch, const tile *psum, 
         uint32_t cols = (uint32_t)(n_n - n < c->bank_cols ? n_n - n : c->bank_cols);
         vtrn_ap to = tile_ap_cols(&out, n_m, (uint32_t)n, cols);
         vtrn_ap from = tile_ap(&psum[bank], n_m, cols);
-        VTRN_RETURN_IF_ERROR(evict(c, &to, &from));
+        VTRN_RETURN_IF_ERROR(lower_emit_scaled(c->l, &to, &from, 1, NULL));
     }
     view v = {.slot = o->slot,
               .dtype = o->dtype,
@@ -394,7 +381,7 @@ vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst) {
         uint32_t cols = (uint32_t)(c->n_n - n < c->bank_cols ? c->n_n - n : c->bank_cols);
         vtrn_ap to = tile_ap_cols(dst, n_rows, (uint32_t)n, cols);
         vtrn_ap from = tile_ap(&psum[bank], n_rows, cols);
-        VTRN_RETURN_IF_ERROR(evict(c, &to, &from));
+        VTRN_RETURN_IF_ERROR(lower_emit_scaled(c->l, &to, &from, 1, NULL));
     }
     return NULL;
 }

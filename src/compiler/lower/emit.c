@@ -22,7 +22,6 @@ vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src) {
 
 /* What an instruction keeps its engine busy with, roughly: the timing model knows better. */
 static double work_ns(const vtrn_chip *chip, const vtrn_instr *instr) {
-    enum { START_CYCLES = 64 };
     bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
     double n = instr->ap[0].space == VTRN_SPACE_NONE ? 0 : (double)isa_ap_free_size(&instr->ap[0]);
     if (instr->opcode == VTRN_OP_TENSOR_REDUCE)
@@ -33,7 +32,7 @@ static double work_ns(const vtrn_chip *chip, const vtrn_instr *instr) {
              instr->opcode == VTRN_OP_SCALAR_TENSOR_TENSOR ||
              instr->opcode == VTRN_OP_COPY_PREDICATED)
         n *= chip->cost.vector_two_input_factor;
-    return (n + START_CYCLES) / (is_vector ? chip->vector_hz : chip->scalar_hz) * 1e9;
+    return (n + chip->cost.min_ii_cycles) / (is_vector ? chip->vector_hz : chip->scalar_hz) * 1e9;
 }
 
 vtrn_engine lower_lighter_engine(lower *l) {
