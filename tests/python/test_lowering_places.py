@@ -252,6 +252,32 @@ def test_what_is_not_finite_stays_in_the_places_it_is_added_to(device, seed):
     check(device, lambda t, i, j: t.at[i, j].add(jnp.asarray(2, dtype)), table, i, j)
 
 
+@pytest.mark.parametrize("seed", range(18))
+def test_slices_along_any_dim_add_up(device, seed):
+    """Updates that count their slices in dims of their own, anywhere among the others."""
+    rng = np.random.default_rng(SEED + seed)
+    dtype = [np.float32, jnp.bfloat16, np.float16][seed % 3]
+    table = shape_of(rng, int(rng.integers(2, 5)), 12 if seed < 15 else 40)
+    axis = int(rng.integers(0, len(table)))
+    counts = tuple(int(d) for d in rng.integers(1, 14, rng.integers(1, 3)))
+    indices = rng.integers(-2, table[axis] + 2, (*counts, 1), dtype=np.int32)
+    rest = list(table[:axis] + table[axis + 1 :])
+    window = sorted(rng.choice(len(rest) + len(counts), len(rest), replace=False).tolist())
+    shape = list(counts)
+    for at, size in zip(window, rest, strict=True):
+        shape.insert(at, size)
+    numbers = lax.ScatterDimensionNumbers(tuple(window), (axis,), (axis,))
+    print(f"seed {SEED + seed}: {shape} into {table} along {axis}, windows in {window}")
+    x, u = some_not_finite(rng, table, dtype), some_not_finite(rng, shape, dtype)
+
+    def add(x, i, u):
+        return lax.scatter_add(x, i, u, numbers, mode="drop")
+
+    check(device, add, x, indices, u)
+    check(device, lambda i, u: add(jnp.zeros(table, dtype), i, u), indices, u)
+    check(device, lambda x, i: add(x, i, jnp.ones(shape, dtype)), x, indices)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_that_are_not_finite_do_not_spoil_what_is_gathered(device, seed):
     rng = np.random.default_rng(SEED + seed)

@@ -5,6 +5,8 @@
 #include "compiler/lower/movement.h"
 #include "compiler/lower/non_finite.h"
 
+#include <string.h>
+
 enum { PARTITIONS = 128, MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
 
 static bool is_index_type(const graph_type *t) {
@@ -12,7 +14,8 @@ static bool is_index_type(const graph_type *t) {
 }
 
 static bool is_table_type(const graph_type *t) {
-    return t->dtype == VTRN_DTYPE_FP32 || t->dtype == VTRN_DTYPE_BF16;
+    return t->dtype == VTRN_DTYPE_FP32 || t->dtype == VTRN_DTYPE_BF16 ||
+           t->dtype == VTRN_DTYPE_FP16;
 }
 
 /* indices [..., 1] -> one index a row */
@@ -214,26 +217,57 @@ static vtrn_status lower_element_scatter(lower *l, const graph_op *op) {
     return fusion_name(l, f, op->results[0], given.node, NULL);
 }
 
-/* table [V, ...row] += updates [..., ...row] at indices [..., 1] */
+/* Marks the dim of the table that the indices name, and the dims of the updates that count them. */
+static void scatter_rows(const graph_attrs *at, bool *table_rows, const graph_type *updates,
+                         bool *update_rows) {
+    table_rows[at->scatter.inserted_window.v[0]] = true;
+    for (int d = 0; d < updates->rank; d++)
+        update_rows[d] = true;
+    for (int64_t i = 0; i < at->scatter.update_window.n; i++)
+        update_rows[at->scatter.update_window.v[i]] = false;
+}
+
+/* table [..., V, ...] += updates at indices [..., 1] of one dim, all of the others at once */
 static bool is_row_scatter(const graph *g, const graph_op *op) {
     const graph_attrs *at = &op->attrs;
     const graph_type *table = &g->types[op->operands[0]], *indices = &g->types[op->operands[1]];
     const graph_type *updates = &g->types[op->operands[2]];
     if (table->rank < 2 || at->scatter.input_batching.n || at->scatter.inserted_window.n != 1 ||
-        at->scatter.inserted_window.v[0] != 0 || at->scatter.scatter_dims_to_operand.n != 1 ||
-        at->scatter.scatter_dims_to_operand.v[0] != 0 || !is_index_type(indices) ||
-        !is_table_type(table) || !index_is_innermost(indices, at->scatter.index_vector_dim) ||
-        table->dims[0] > MAX_ONE_HOT)
+        at->scatter.scatter_dims_to_operand.n != 1 ||
+        at->scatter.scatter_dims_to_operand.v[0] != at->scatter.inserted_window.v[0] ||
+        !is_index_type(indices) || !is_table_type(table) ||
+        !index_is_innermost(indices, at->scatter.index_vector_dim))
         return false;
-    for (int d = 1; d < table->rank; d++)
-        if (updates->dims[updates->rank - table->rank + d] != table->dims[d])
+    int64_t indexed = at->scatter.inserted_window.v[0];
+    for (int d = 0, i = 0; d < table->rank; d++)
+        if (d != indexed && updates->dims[at->scatter.update_window.v[i++]] != table->dims[d])
             return false;
-    return offsets_are_trailing(at->scatter.update_window, updates->rank, table->rank - 1);
+    return table->dims[indexed] <= MAX_ONE_HOT;
+}
+
+/* A dense value as a matrix: the marked dims are its rows, in *n_outer factors, the rest its
+ * columns. */
+static void as_matrix(view *v, const graph_type *t, const bool *is_row, int *n_outer) {
+    view dense = view_dense(v->slot, t), part[2] = {{0}};
+    for (int d = 0; d < t->rank; d++) {
+        view *p = &part[is_row[d] ? 0 : 1];
+        p->f[p->n++] = dense.f[d];
+    }
+    v->n = 0;
+    for (int i = 0; i < 2; i++) {
+        view_coalesce(&part[i]);
+        if (part[i].n == 0)
+            part[i].f[part[i].n++] = (view_factor){1, 0};
+        memcpy(v->f + v->n, part[i].f, (size_t)part[i].n * sizeof part[i].f[0]);
+        v->n += part[i].n;
+    }
+    *n_outer = part[0].n;
 }
 
 typedef struct row_scatter {
     lower *l;
     view indices, updates, out, old;
+    int n_update_rows; /* factors; the tables have one */
     bool has_old, is_finite;
     int64_t n, rows, width;
     tile index[2], hot[2], update[2], numbers, result[2];
@@ -255,7 +289,8 @@ static vtrn_status scatter_block(row_scatter *s, int64_t v0, uint32_t n_v, int64
         int b = s->flip ^= 1;
         uint32_t rows = (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS);
         VTRN_RETURN_IF_ERROR(lower_load(l, &s->indices, 1, i, rows, 0, 1, &s->index[b]));
-        VTRN_RETURN_IF_ERROR(lower_load(l, &s->updates, 1, i, rows, c, n_cols, &s->update[b]));
+        VTRN_RETURN_IF_ERROR(
+            lower_load(l, &s->updates, s->n_update_rows, i, rows, c, n_cols, &s->update[b]));
         LOWER_EMIT(hot, l, TENSOR_TENSOR, GPSIMD);
         hot->op0 = VTRN_ALU_IS_EQUAL;
         hot->ap[0] = tile_ap(&s->hot[b], rows, n_v);
@@ -317,7 +352,12 @@ static vtrn_status place_non_finite(row_scatter *s, uint8_t dtype, int64_t cols)
 
 static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
     const graph_type *t = &l->g->types[op->operands[0]];
-    row_scatter s = {.l = l, .n = n_indices(&l->g->types[op->operands[1]]), .rows = t->dims[0]};
+    const graph_type *updates = &l->g->types[op->operands[2]];
+    bool table_rows[GRAPH_MAX_RANK] = {false}, update_rows[GRAPH_MAX_RANK] = {false};
+    scatter_rows(&op->attrs, table_rows, updates, update_rows);
+    row_scatter s = {.l = l,
+                     .n = n_indices(&l->g->types[op->operands[1]]),
+                     .rows = t->dims[op->attrs.scatter.inserted_window.v[0]]};
     s.width = graph_type_count(t) / s.rows;
     double base;
     s.has_old = !(lower_splat_float(l, op->operands[0], &base) && base == 0);
@@ -327,12 +367,10 @@ static vtrn_status lower_row_scatter(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &s.indices));
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[2], &s.updates));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &s.out));
-    view *rows[] = {&s.updates, &s.out, &s.old};
-    for (int i = 0; i < 3; i++) {
-        rows[i]->n = 2;
-        rows[i]->f[0] = (view_factor){i == 0 ? s.n : s.rows, s.width};
-        rows[i]->f[1] = (view_factor){s.width, 1};
-    }
+    int n_table_rows;
+    as_matrix(&s.updates, updates, update_rows, &s.n_update_rows);
+    as_matrix(&s.out, t, table_rows, &n_table_rows);
+    as_matrix(&s.old, t, table_rows, &n_table_rows);
     s.indices.n = 1;
     s.indices.f[0] = (view_factor){s.n, 1};
     s.indices.dtype = VTRN_DTYPE_INT32;
