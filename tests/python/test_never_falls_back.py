@@ -223,6 +223,7 @@ CASES = {
     "random bits": (lambda k: jax.random.bits(k, (33, 7)), key()),
     "uniform": (lambda k: jax.random.uniform(k, (33, 7)), key()),
     "normal": (lambda k: jax.random.normal(k, (33, 7)), key()),
+    "normal of single columns": (lambda k: jax.random.normal(k, (5, 30, 7, 1)), key()),
     "bernoulli": (lambda k: jax.random.bernoulli(k, 0.3, (33, 7)), key()),
     "dropout": (lambda k, x: jnp.where(jax.random.bernoulli(k, 0.9, x.shape), x / 0.9, 0), key(), f32(40, 50)),
     "split fold in": (lambda k: (jax.random.split(k, 3), jax.random.fold_in(k, 5)), key()),

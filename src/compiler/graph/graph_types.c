@@ -205,8 +205,8 @@ vtrn_status graph_decode_constant(graph_builder *b, uint32_t attr, const graph_t
     if (type->dtype == VTRN_DTYPE_PRED && n > 0) {
         VTRN_RETURN_IF_ERROR(decode_pred(b, e, n, out));
     } else {
-        uint64_t n_bytes = graph_type_bytes(type), size = n ? n_bytes / (uint64_t)n : 0;
-        bool is_splat = n > 0 && e->n_data == size;
+        uint64_t n_bytes = graph_type_bytes(type), size = dtype_size((vtrn_dtype)type->dtype);
+        bool is_splat = e->n_data == size; /* of no elements at all, too */
         if (!is_splat && e->n_data != n_bytes)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "constant: %zu bytes, its type has %llu",
                               e->n_data, (unsigned long long)n_bytes);

@@ -130,22 +130,29 @@ static vtrn_status write_run(lower *l, const view *out, int64_t at, int64_t firs
     return NULL;
 }
 
+/* First of the innermost dims that make one run, row-major: n elements, a step apart. */
+static int inner_run(const struct affine *a, const graph_type *t, int64_t *n, int64_t *step) {
+    int inner = t->rank;
+    *n = 1;
+    *step = 0;
+    for (; inner > 0; inner--) {
+        int64_t size = t->dims[inner - 1];
+        if (size > 1 && *n > 1 && a->step[inner - 1] != *step * *n)
+            break;
+        if (size > 1 && *n == 1)
+            *step = a->step[inner - 1];
+        *n *= size;
+    }
+    return inner;
+}
+
 /* The low words of an affine value in fresh memory. */
 static vtrn_status write_words(lower *l, const struct affine *a, const graph_type *t,
                                graph_value result) {
     view out;
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
-    int inner = t->rank; /* dims from here on are one run */
-    int64_t n = 1, step = 0;
-    while (inner > 0) {
-        int64_t size = t->dims[inner - 1];
-        if (size > 1 && n > 1 && a->step[inner - 1] != step * n)
-            break;
-        if (size > 1 && n == 1)
-            step = a->step[inner - 1];
-        n *= size;
-        inner--;
-    }
+    int64_t n, step;
+    int inner = inner_run(a, t, &n, &step);
     int64_t n_outer = graph_type_count(t) / n;
     for (int64_t o = 0; o < n_outer; o++) {
         int64_t left = o, first = a->offset;
@@ -216,17 +223,10 @@ vtrn_status lower_affine(lower *l, const graph_op *op, bool *is_done) {
         return name_affine(l, result, &out);
     case GRAPH_CONVERT: {
         bool is_word = t->dtype == VTRN_DTYPE_UINT32 || t->dtype == VTRN_DTYPE_INT32;
-        bool is_linear = true; /* row-major numbers are one run, whatever the shape */
-        int64_t n_runs = 1, step = 0;
-        for (int d = 0; d + 1 < t->rank; d++) {
-            is_linear =
-                is_linear && (t->dims[d] == 1 || a.step[d] == a.step[d + 1] * t->dims[d + 1]);
-            n_runs *= t->dims[d];
-        }
-        for (int d = 0; d < t->rank; d++)
-            step = t->dims[d] > 1 ? a.step[d] : step;
+        int64_t n, step;
+        inner_run(&a, from, &n, &step);
         if (!is_word || l->values[op->operands[0]].state != VALUE_AFFINE ||
-            (!is_linear && n_runs > MAX_RUNS) || step > INT16_MAX || step < INT16_MIN)
+            graph_type_count(t) / n > MAX_RUNS || step > INT16_MAX || step < INT16_MIN)
             return NULL;
         *is_done = true;
         return write_words(l, &a, t, result);

@@ -74,6 +74,8 @@ vtrn_status movement_place(lower *l, const view *from, const graph_type *type, c
                            const int64_t *interior, const graph_type *result, const view *out) {
     view src = *from, dst = *out;
     int first[GRAPH_MAX_RANK + 1];
+    if (graph_type_count(type) == 0)
+        return NULL;
     bool is_simple = view_split_dims(&src, type->dims, type->rank, first);
     for (int d = 0; is_simple && d < type->rank; d++)
         is_simple = first[d + 1] - first[d] <= 1;
