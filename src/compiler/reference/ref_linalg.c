@@ -1,4 +1,5 @@
-/* cholesky and triangular_solve, in double precision whatever the type. */
+/* cholesky, triangular_solve and the two custom calls of jnp.linalg.qr, in double precision
+ * whatever the type. */
 #include "compiler/reference/ref_internal.h"
 
 #include <math.h>
@@ -27,9 +28,9 @@ static vtrn_status load_complex(ref_call *c, uint32_t i, double complex **out) {
     return NULL;
 }
 
-/* Rounds double complex to the result, real part only when it is real. */
-static vtrn_status store_complex(ref_call *c, const double complex *v) {
-    const graph_type *t = ref_out_type(c, 0);
+/* Rounds double complex to a result, real part only when it is real. */
+static vtrn_status store_complex(ref_call *c, uint32_t result_i, const double complex *v) {
+    const graph_type *t = ref_out_type(c, result_i);
     const ref_class cls = ref_class_of(t->dtype);
     const int64_t n = ref_count(t);
     void *p;
@@ -42,7 +43,7 @@ static vtrn_status store_complex(ref_call *c, const double complex *v) {
         else
             ((float *)p)[i] = (float)creal(v[i]);
     }
-    ref_store(t->dtype, p, c->out[0], n);
+    ref_store(t->dtype, p, c->out[result_i], n);
     return NULL;
 }
 
@@ -75,7 +76,7 @@ vtrn_status ref_cholesky(ref_call *c) {
                 a[i * n + j] = low < high ? 0 : is_lower ? v : conj(v);
             }
     }
-    return store_complex(c, a - n_matrices * n * n);
+    return store_complex(c, 0, a - n_matrices * n * n);
 }
 
 /* op(a)[i][j] of an n x n triangle; the other triangle is not read. */
@@ -126,5 +127,107 @@ vtrn_status ref_triangular_solve(ref_call *c) {
         for (int64_t k = 0; k < (left ? cols : rows); k++)
             solve_one(c, a + m * n * n, n, b + m * rows * cols + (left ? k : k * cols),
                       left ? cols : 1);
-    return store_complex(c, b);
+    return store_complex(c, 0, b);
+}
+
+/* --- Qr, ProductOfElementaryHouseholderReflectors: LAPACK's geqrf and orgqr ----------------------
+ * A reflection is I - tau v v^H. Its v has zeros above element k, 1 there, and below it what column
+ * k of the matrix holds. */
+
+/* The reflection of column k of an m x n matrix, or its conjugate, applied to column j of q, whose
+ * rows have n_q elements. */
+static void reflect(const double complex *a, int64_t m, int64_t n, int64_t k, double complex tau,
+                    double complex *q, int64_t n_q, int64_t j) {
+    double complex sum = q[k * n_q + j];
+    for (int64_t i = k + 1; i < m; i++)
+        sum += conj(a[i * n + k]) * q[i * n_q + j];
+    sum *= tau;
+    q[k * n_q + j] -= sum;
+    for (int64_t i = k + 1; i < m; i++)
+        q[i * n_q + j] -= a[i * n + k] * sum;
+}
+
+static void factor_qr(double complex *a, int64_t m, int64_t n, double complex *tau) {
+    for (int64_t k = 0; k < (m < n ? m : n); k++) {
+        double complex alpha = a[k * n + k];
+        double tail = 0;
+        for (int64_t i = k + 1; i < m; i++)
+            tail = hypot(tail, cabs(a[i * n + k]));
+        tau[k] = 0;
+        if (tail == 0 && cimag(alpha) == 0)
+            continue;
+        double beta = -copysign(hypot(cabs(alpha), tail), creal(alpha));
+        tau[k] = (beta - alpha) / beta;
+        for (int64_t i = k + 1; i < m; i++)
+            a[i * n + k] /= alpha - beta;
+        a[k * n + k] = beta;
+        for (int64_t j = k + 1; j < n; j++)
+            reflect(a, m, n, k, conj(tau[k]), a, n, j);
+    }
+}
+
+static int64_t n_reflections(const graph_type *a) {
+    int64_t m = a->dims[a->rank - 2], n = a->dims[a->rank - 1];
+    return m < n ? m : n;
+}
+
+/* Leading dims of a for tau, and one number for each reflection, at most. */
+static bool tau_fits(const graph_type *a, const graph_type *tau) {
+    bool fits = a->rank >= 2 && tau->rank == a->rank - 1 && tau->dtype == a->dtype &&
+                !dtype_is_int(a->dtype) && a->dtype != VTRN_DTYPE_PRED;
+    for (int d = 0; fits && d + 1 < tau->rank; d++)
+        fits = tau->dims[d] == a->dims[d];
+    return fits && tau->dims[tau->rank - 1] <= n_reflections(a);
+}
+
+bool ref_qr_fits(const graph *g, const graph_op *op) {
+    if (op->n_operands != 1 || op->n_results != 2)
+        return false;
+    const graph_type *a = &g->types[op->operands[0]], *tau = &g->types[op->results[1]];
+    return graph_type_equal(a, &g->types[op->results[0]]) && tau_fits(a, tau) &&
+           tau->dims[tau->rank - 1] == n_reflections(a);
+}
+
+vtrn_status ref_qr(ref_call *c) {
+    const graph_type *t = ref_in_type(c, 0);
+    const int64_t m = t->dims[t->rank - 2], n = t->dims[t->rank - 1], k = n_reflections(t);
+    const int64_t n_matrices = k ? ref_count(t) / (m * n) : 0;
+    double complex *a;
+    void *tau;
+    VTRN_RETURN_IF_ERROR(load_complex(c, 0, &a));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, n_matrices * k, sizeof(double complex), &tau));
+    for (int64_t b = 0; b < n_matrices; b++)
+        factor_qr(a + b * m * n, m, n, (double complex *)tau + b * k);
+    VTRN_RETURN_IF_ERROR(store_complex(c, 0, a));
+    return store_complex(c, 1, tau);
+}
+
+bool ref_reflections_fit(const graph *g, const graph_op *op) {
+    if (op->n_operands != 2 || op->n_results != 1)
+        return false;
+    const graph_type *a = &g->types[op->operands[0]];
+    return graph_type_equal(a, &g->types[op->results[0]]) &&
+           tau_fits(a, &g->types[op->operands[1]]);
+}
+
+vtrn_status ref_reflections(ref_call *c) {
+    const graph_type *t = ref_in_type(c, 0), *tau_t = ref_in_type(c, 1);
+    const int64_t m = t->dims[t->rank - 2], n = t->dims[t->rank - 1];
+    const int64_t n_tau = tau_t->dims[tau_t->rank - 1];
+    const int64_t n_matrices = m && n ? ref_count(t) / (m * n) : 0;
+    double complex *a, *tau;
+    void *product;
+    VTRN_RETURN_IF_ERROR(load_complex(c, 0, &a));
+    VTRN_RETURN_IF_ERROR(load_complex(c, 1, &tau));
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, n_matrices * m * n, sizeof(double complex), &product));
+    for (int64_t b = 0; b < n_matrices; b++, a += m * n, tau += n_tau) {
+        double complex *q = (double complex *)product + b * m * n;
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < n; j++)
+                q[i * n + j] = i == j;
+        for (int64_t k = n_tau - 1; k >= 0; k--)
+            for (int64_t j = k; j < n; j++) /* columns before k are still those of 1 */
+                reflect(a, m, n, k, tau[k], q, n, j);
+    }
+    return store_complex(c, 0, product);
 }

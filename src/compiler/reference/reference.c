@@ -11,27 +11,40 @@ static vtrn_status token(ref_call *c) {
     return NULL;
 }
 
-/* Custom calls that only annotate: their result is their operand. */
-static bool is_annotation(const graph *g, const graph_op *op) {
-    static const char *const targets[] = {
-        "Sharding",         "SPMDFullToShardShape",      "SPMDShardToFullShape",
-        "LayoutConstraint", "annotate_device_placement", "xla.sdy.FuncResultSharding",
-    };
-    if (op->n_operands != 1 || op->n_results != 1 || !op->name)
+/* An annotation's result is its operand. */
+static bool is_same(const graph *g, const graph_op *op) {
+    if (op->n_operands != 1 || op->n_results != 1)
         return false;
     const graph_type *a = &g->types[op->operands[0]], *b = &g->types[op->results[0]];
-    if (a->dtype != b->dtype || ref_count(a) != ref_count(b))
-        return false;
-    for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++)
-        if (!strcmp(op->name, targets[i]))
-            return true;
-    return false;
+    return a->dtype == b->dtype && ref_count(a) == ref_count(b);
+}
+
+static const struct {
+    const char *target;
+    bool (*fits)(const graph *g, const graph_op *op);
+    ref_fn run;
+} custom_calls[] = {
+    {"Sharding", is_same, ref_identity},
+    {"SPMDFullToShardShape", is_same, ref_identity},
+    {"SPMDShardToFullShape", is_same, ref_identity},
+    {"LayoutConstraint", is_same, ref_identity},
+    {"annotate_device_placement", is_same, ref_identity},
+    {"xla.sdy.FuncResultSharding", is_same, ref_identity},
+    {"Qr", ref_qr_fits, ref_qr},
+    {"ProductOfElementaryHouseholderReflectors", ref_reflections_fit, ref_reflections},
+};
+
+static ref_fn find_custom_call(const graph *g, const graph_op *op) {
+    for (size_t i = 0; i < sizeof custom_calls / sizeof *custom_calls; i++)
+        if (op->name && !strcmp(op->name, custom_calls[i].target) && custom_calls[i].fits(g, op))
+            return custom_calls[i].run;
+    return NULL;
 }
 
 static vtrn_status custom_call(ref_call *c) {
-    if (is_annotation(c->g, c->op))
-        return ref_identity(c);
-    return ref_unimplemented(c->op, "the reference does not know this custom_call target");
+    ref_fn run = find_custom_call(c->g, c->op);
+    return run ? run(c)
+               : ref_unimplemented(c->op, "the reference does not know this custom_call target");
 }
 
 static const ref_fn functions[GRAPH_KIND_COUNT] = {
@@ -75,7 +88,7 @@ bool reference_supports(const graph *g, const graph_op *op) {
     if (op->kind >= GRAPH_KIND_COUNT)
         return false;
     if (op->kind == GRAPH_CUSTOM_CALL)
-        return is_annotation(g, op);
+        return find_custom_call(g, op);
     return ref_is_elementwise(op->kind) || functions[op->kind];
 }
 
