@@ -154,9 +154,10 @@ def test_an_operation_that_is_not_implemented(device, tmp_path):
     both_doors(device, tmp_path, data, "unimplemented", "lapack_sgeqrf_ffi", "neither a lowering",
                "run this part on the CPU", code=3)
     x = jax.device_put(np.eye(4, dtype=np.float32), neuron())
-    message = refused(lambda: jax.jit(jnp.linalg.qr)(x), "UNIMPLEMENTED: unimplemented",
-                      "Qr: this operation has neither a lowering", "run this part on the CPU")
-    assert "\n  at Qr" in message
+    call = jax.ffi.ffi_call("their_call", jax.ShapeDtypeStruct(x.shape, x.dtype))
+    message = refused(lambda: jax.jit(call)(x), "UNIMPLEMENTED: unimplemented",
+                      "their_call: this operation has neither a lowering", "run this part on the CPU")
+    assert "\n  at their_call" in message
 
 
 def test_an_element_type_that_no_engine_has(device, tmp_path):

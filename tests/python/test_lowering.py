@@ -189,6 +189,13 @@ CASES = {
     "switch": (lambda i, x: lax.switch(i, [lambda v: v + 1, lambda v: v * 2, lambda v: -v], x),
                np.int32(2), rand(9)),
     "empty": (lambda x: x + 1, np.zeros((0, 3), np.float32)),
+    "sums of pairs": (lambda x: jnp.repeat(x, 2, 1).reshape(9, 7, 2, 90, 4).sum(2), rand(9, 7, 90, 4)),
+    "extremes of few": (lambda x: (x.max(1), x.min((1, 2)), (x * 2).prod(2)), rand(40, 3, 2, 70)),
+    "sum over few in bf16": (lambda x: x.astype(jnp.bfloat16).sum(1).astype(jnp.float32), np.round(rand(40, 3, 70) * 9)),
+    "transposed into a sum": (lambda x, y: x.T * 2 + y, rand(700, 300), rand(300, 700)),
+    "transposed in a batch": (lambda x: jnp.tanh(x.transpose(0, 2, 1)) + 1, rand(6, 200, 130)),
+    "sum over the middle": (lambda x: (x.sum(1), x.max(1), (x * x).sum((0, 1))), rand(9, 200, 130)),
+    "transposed and used twice": (lambda x: (x.T + 1, jnp.tanh(x.T).sum(0)), rand(400, 300)),
 }  # fmt: skip
 
 def every_kind_of_float():

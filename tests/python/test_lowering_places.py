@@ -278,6 +278,49 @@ def test_slices_along_any_dim_add_up(device, seed):
     check(device, lambda x, i: add(x, i, jnp.ones(shape, dtype)), x, indices)
 
 
+@pytest.mark.parametrize("seed", range(9))
+def test_rows_of_a_long_table_add_up(device, seed):
+    """Few of many rows, some of them often, within 128 updates and beyond them."""
+    rng = np.random.default_rng(SEED + seed)
+    dtype = [np.float32, jnp.bfloat16, np.float16][seed % 3]
+    rows, width = int(rng.integers(257, 20000)), int(rng.choice([1, 5, 130, 600]))
+    n = int(rng.integers(1, 500))
+    some = rng.integers(-2, rows + 2, max(1, n // 3))
+    i = rng.choice(some, n).astype([np.int32, np.uint32][seed % 2])
+    print(f"seed {SEED + seed}: {n} into [{rows}, {width}]")
+    whole = rng.integers(0, 3, (rows, width)).astype(dtype)
+    x, u = some_not_finite(rng, (rows, width), dtype), some_not_finite(rng, (n, width), dtype)
+    check(device, lambda x, i, u: x.at[i].add(u, mode="drop"), x, i, u)
+    check(device, lambda i, u: jnp.zeros((rows, width), dtype).at[i].add(u, mode="drop"), i, u)
+    check(device, lambda x, i: x.at[i].add(jnp.asarray(2, dtype), mode="drop"), x, i)
+    check(device, lambda x, i: (x * 0 + 1).at[i].add(x[:n], mode="drop"), whole, i)
+
+
+def test_a_long_table_is_added_to_in_a_loop(device):
+    def f(x, i, u):
+        return lax.fori_loop(0, 4, lambda k, c: c.at[i].add(u * k), x)
+
+    rng = np.random.default_rng(SEED)
+    x = rng.integers(0, 9, (700, 6)).astype(np.float32)
+    i = rng.integers(0, 700, 200, dtype=np.int32)
+    check(device, f, x, i, rng.integers(0, 3, (200, 6)).astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_windows_in_many_pieces(device, seed):
+    rng = np.random.default_rng(SEED + seed)
+    shape = tuple(int(d) for d in (rng.integers(2, 40), rng.integers(2, 12), rng.integers(2, 30), rng.integers(1, 20)))
+    axis, n = int(rng.integers(1, 4)), int(rng.integers(2, 64))
+    dtype = DTYPES[seed]
+    x, i = data(rng, shape, dtype), rng.integers(0, shape[axis], n, dtype=np.int32)
+    print(f"seed {SEED + seed}: {n} of {x.dtype}{shape} along {axis}")
+    check(device, lambda x, i: jnp.take(x, i, axis, mode="clip"), x, i)
+    j = rng.permutation(shape[axis])[:n].astype(np.int32)
+    u = data(rng, shape[:axis] + (len(j),) + shape[axis + 1 :], dtype)
+    where = (slice(None),) * axis
+    check(device, lambda x, j, u: x.at[(*where, j)].set(u), x, j, u)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_that_are_not_finite_do_not_spoil_what_is_gathered(device, seed):
     rng = np.random.default_rng(SEED + seed)

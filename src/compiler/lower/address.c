@@ -3,6 +3,8 @@
  * Source: hardware facts 2.5 (integers), 2.6 (offsets of a DMA from a column of SBUF). */
 #include "compiler/lower/address.h"
 
+#include "compiler/lower/movement.h"
+
 #include <string.h>
 
 enum {
@@ -11,6 +13,7 @@ enum {
     ROW_BYTES = 16 << 10,  /* of a partition, at a time */
     SHORT_ROW_BYTES = 512, /* a longer run may be cut to occupy more partitions */
     ADDRESS_COLS = 256,    /* addresses computed at a time: 128 of them each */
+    MAX_FOLDED = 1 << 18,  /* addresses that are listed one by one */
 };
 
 vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides) {
@@ -252,6 +255,44 @@ static int64_t outer_offset(const cut *c, int64_t w) {
     return offset;
 }
 
+/* Few windows in many pieces: each indirect DMA would use few partitions. Every piece of every
+ * window becomes a window of its own. */
+static bool should_fold(const address_spec *s, const cut *c) {
+    return s->n > 1 && s->n <= PARTITIONS / 2 && c->n_rows > 1 && !s->has_base &&
+           s->n * c->n_rows <= MAX_FOLDED && c->n_outer + s->n_batch <= GRAPH_MAX_RANK;
+}
+
+static vtrn_status fold_outer(lower *l, address_spec *s, const cut *c) {
+    int64_t n = s->n * c->n_rows;
+    int32_t *offsets = ARENA_NEW(&l->tmp, int32_t, (size_t)n);
+    if (!offsets)
+        return VTRN_OUT_OF_MEMORY((size_t)n * 4);
+    for (int64_t i = 0; i < n; i++)
+        offsets[i] = (int32_t)outer_offset(c, i / s->n);
+    s->has_base = true;
+    s->base_limit = outer_offset(c, c->n_rows - 1);
+    s->base = (view){.dtype = VTRN_DTYPE_INT32, .n = 1, .f = {{n, 1}}};
+    VTRN_RETURN_IF_ERROR(
+        lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &s->base.slot));
+    for (int i = 0; i < s->n_terms; i++) {
+        view *index = &s->term[i].index, again = *index;
+        graph_type list = {.dtype = index->dtype, .rank = 1, .dims = {n}};
+        again.n = 2;
+        again.f[0] = (view_factor){c->n_rows, 0};
+        again.f[1] = index->f[0];
+        VTRN_RETURN_IF_ERROR(movement_densify(l, &again, &list));
+        *index = again;
+    }
+    memmove(s->batch + c->n_outer, s->batch, (size_t)s->n_batch * sizeof *s->batch);
+    for (int i = 0; i < c->n_outer; i++)
+        s->batch[i] = (view_factor){c->outer[i].size, c->outer[i].array};
+    s->n_batch += c->n_outer;
+    memcpy(s->window, c->inner, (size_t)c->n_inner * sizeof *s->window);
+    s->n_window = c->n_inner;
+    s->n = n;
+    return NULL;
+}
+
 /* A transfer under way. */
 typedef struct mover {
     lower *l;
@@ -405,6 +446,10 @@ static vtrn_status move_all(lower *l, address_spec *s, bool is_scatter, vtrn_alu
     int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
     drop_ones(s);
     cut_window(s, size, &m.c);
+    if (should_fold(s, &m.c)) {
+        VTRN_RETURN_IF_ERROR(fold_outer(l, s, &m.c));
+        cut_window(s, size, &m.c);
+    }
     array_view(&m);
     m.reach = reach_of(s);
     if (s->n == 1)

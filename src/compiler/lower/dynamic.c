@@ -49,8 +49,7 @@ static bool is_overwritable(const lower *l, graph_value v) {
            region_defines(l->region, v) && !is_shared(l, v, value->view.slot);
 }
 
-/* Memory of the result that holds the operand's elements. */
-static vtrn_status begin_update(lower *l, const graph_op *op, view *out) {
+vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
     graph_value v = op->operands[0];
     if (l->values[v].state == VALUE_SPLAT) {
         view one;
@@ -125,7 +124,7 @@ static vtrn_status lower_dynamic_update(lower *l, const graph_op *op, bool *is_d
         return NULL;
     *is_done = true;
     int64_t offset = s.table.offset; /* of the starts that are known */
-    VTRN_RETURN_IF_ERROR(begin_update(l, op, &s.table));
+    VTRN_RETURN_IF_ERROR(lower_begin_update(l, op, &s.table));
     s.table.offset += offset;
     if (s.n_terms)
         return address_scatter(l, &s, VTRN_ALU_NONE);
@@ -299,10 +298,10 @@ static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done
         double base;
         bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
         VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s.table)
-                                     : begin_update(l, op, &s.table));
+                                     : lower_begin_update(l, op, &s.table));
         return scatter_add(l, &s, n_elements, is_zero, !non_finite_is_possible(l, op->operands[2]));
     }
-    VTRN_RETURN_IF_ERROR(begin_update(l, op, &s.table));
+    VTRN_RETURN_IF_ERROR(lower_begin_update(l, op, &s.table));
     return address_scatter(l, &s, combine);
 }
 

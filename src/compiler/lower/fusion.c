@@ -498,8 +498,9 @@ static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in
     return NULL;
 }
 
-/* Views of the operand with the reduced dims moved behind the kept ones. */
-bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out) {
+/* The operand's view with the reduced dims before the kept ones, or behind them. */
+static bool move_reduced(const lower *l, const graph_op *op, const view *operand, bool is_first,
+                         view *out) {
     const graph_type *in = &l->g->types[op->operands[0]];
     int first[GRAPH_MAX_RANK + 1];
     view v = *operand;
@@ -512,11 +513,15 @@ bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand
             bool is_reduced = false;
             for (int64_t i = 0; i < op->attrs.dims.dims.n; i++)
                 is_reduced |= op->attrs.dims.dims.v[i] == d;
-            if (is_reduced == (pass == 1))
+            if (is_reduced == ((pass == 0) == is_first))
                 for (int k = first[d]; k < first[d + 1]; k++)
                     out->f[out->n++] = v.f[k];
         }
     return true;
+}
+
+bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out) {
+    return move_reduced(l, op, operand, false, out);
 }
 
 /* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
@@ -577,6 +582,17 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
     VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));
     return fusion_name(l, f, result, node, NULL);
+}
+
+/* Whether the last dim is kept: then shifted views have runs. */
+static bool keeps_last(const graph_op *op, const graph_type *in) {
+    int last = in->rank - 1;
+    while (last > 0 && in->dims[last] == 1)
+        last--;
+    for (int64_t i = 0; i < op->attrs.dims.dims.n; i++)
+        if (op->attrs.dims.dims.v[i] == last)
+            return false;
+    return true;
 }
 
 /* A reduction over a few leading indices of a long row: as many shifted views, added up
@@ -683,9 +699,9 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     }
     view from, permuted;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
-    if (shape == SHAPE_LEADING) {
+    if (keeps_last(op, in) && move_reduced(l, op, &from, true, &permuted)) {
         bool is_summed = false;
-        VTRN_RETURN_IF_ERROR(reduce_taps(l, op, &from, n_reduced, &is_summed));
+        VTRN_RETURN_IF_ERROR(reduce_taps(l, op, &permuted, n_reduced, &is_summed));
         if (is_summed)
             return NULL;
     }

@@ -1,6 +1,7 @@
 /* Before a fusion is emitted: rows and columns, classes, tile buffers. */
 #include "compiler/lower/fusion_emit.h"
 #include "compiler/lower/resident.h"
+#include "compiler/lower/turn.h"
 
 #include <string.h>
 
@@ -537,8 +538,20 @@ static vtrn_status plan_memory(emitter *e) {
     return NULL;
 }
 
+/* Loads that would go element by element are turned once, into memory. */
+static vtrn_status turn_loads(emitter *e) {
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        fusion_node *node = &e->f->nodes[i];
+        if (node->is_live && node->op == FUSION_LOAD && !node->is_reduced &&
+            turn_helps(e->l, &node->source_view))
+            VTRN_RETURN_IF_ERROR(densify(e->l, &node->source_view));
+    }
+    return NULL;
+}
+
 vtrn_status fusion_plan(emitter *e) {
     mark_live(e->f);
+    VTRN_RETURN_IF_ERROR(turn_loads(e));
     choose_cols(e);
     VTRN_RETURN_IF_ERROR(classify(e));
     return plan_memory(e);

@@ -204,7 +204,7 @@ lower_fn lower_cast;        /* cast.c: conversions of tensors in HBM */
 lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
 lower_fn lower_movement;    /* movement.c: pad, concatenate */
 lower_fn lower_window;      /* window.c: reduce_window, select_and_scatter */
-lower_fn lower_indexed;     /* indexed.c: gather, scatter */
+lower_fn lower_indexed;     /* indexed.c, row_scatter.c: gather, scatter */
 lower_fn lower_dynamic;     /* dynamic.c: what indexed.c leaves, dynamic slices and updates */
 lower_fn lower_affine;      /* affine.c: 64-bit counters */
 lower_fn lower_arg_reduce;  /* arg_reduce.c: argmax, argmin */
@@ -213,6 +213,9 @@ lower_fn lower_sort;        /* sort.c */
 lower_fn lower_control;     /* control.c: while, if, case */
 /* v with one dim behind the others, perhaps backwards (cumulative.c). */
 vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, view *out);
+/* Memory of op's result that holds the elements of its first operand: that one's own, when nobody
+ * else wants it (dynamic.c). */
+vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out);
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */

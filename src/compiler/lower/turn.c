@@ -28,6 +28,20 @@ static bool turning_pays(const lower *l, const view *src, const view *dst, const
            one_by_one_ns > MIN_GAIN * (chip->dma.start_ns + chip->dma.complete_ns);
 }
 
+bool turn_helps(const lower *l, const view *v) {
+    view from = *v;
+    view_coalesce(&from);
+    joint_factor f[VIEW_MAX_FACTORS];
+    int64_t stride = 1;
+    for (int i = from.n - 1; i >= 0; i--) {
+        if (from.f[i].stride == 0) /* a copy would repeat elements */
+            return false;
+        f[i] = (joint_factor){from.f[i].size, from.f[i].stride, stride};
+        stride *= from.f[i].size;
+    }
+    return turning_pays(l, v, v, f, unit_factor(f, from.n, true), unit_factor(f, from.n, false));
+}
+
 /* rows x cols of the source -> cols x rows of the destination. */
 static vtrn_status turn_tile(lower *l, const tile *in, const tile *out, uint32_t rows,
                              uint32_t cols) {

@@ -14,4 +14,7 @@ typedef struct joint_factor {
 vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_factor *f, int n,
                       bool *is_done);
 
+/* Whether a dense copy made so is quicker than loading v element by element. */
+bool turn_helps(const lower *l, const view *v);
+
 #endif

@@ -1,0 +1,18 @@
+/* What gathers and scatters of rows and of elements share. */
+#ifndef VTRN_COMPILER_LOWER_INDEXED_H
+#define VTRN_COMPILER_LOWER_INDEXED_H
+
+#include "compiler/lower/lower.h"
+
+bool indexed_is_index_type(const graph_type *t);
+bool indexed_is_table_type(const graph_type *t);
+/* Each index vector is one number, and they lie side by side. */
+bool indexed_is_innermost(const graph_type *indices, int64_t index_vector_dim);
+/* 0, 1, 2, ... as an int32 constant of n elements */
+vtrn_status indexed_counting(lower *l, int64_t n, uint32_t *out_slot);
+
+/* row_scatter.c: adds slices of the updates to a table at indices of one dim, which may meet. */
+bool row_scatter_supports(const graph *g, const graph_op *op);
+vtrn_status row_scatter(lower *l, const graph_op *op);
+
+#endif

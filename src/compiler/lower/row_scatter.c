@@ -1,0 +1,356 @@
+/* Sums of slices at places that may meet. The hardware's indirect DMA does not add, so matmuls do:
+ *
+ * - a short table is made 128 rows at a time: a one-hot tile [update, row], stationary, sums up the
+ *   updates that belong to each row;
+ * - in a long table most rows get nothing. 128 updates at a time, a tile of which indices are equal
+ *   [update, update] gives each of them the sum of all that share its row. Those rows are gathered,
+ *   added to, and scattered; who shares a row writes the same elements. */
+#include "compiler/lower/fusion.h"
+#include "compiler/lower/indexed.h"
+#include "compiler/lower/movement.h"
+#include "compiler/lower/non_finite.h"
+
+#include <string.h>
+
+enum {
+    PARTITIONS = 128,
+    MAX_ONE_HOT = 8192,    /* rows of a table that is made whole */
+    SHORT_TABLE = 2 * 128, /* rows up to which that is quicker, by the timing model */
+    MAX_ROWS = 1 << 24,    /* the Vector engine compares in fp32 */
+    GATHER_RING = 6,
+    MAX_PARTS = 3, /* of updates that may not be finite (non_finite.h) */
+};
+
+/* Marks the dim of the table that the indices name, and the dims of the updates that count them. */
+static void mark_rows(const graph_attrs *at, bool *table_rows, const graph_type *updates,
+                      bool *update_rows) {
+    table_rows[at->scatter.inserted_window.v[0]] = true;
+    for (int d = 0; d < updates->rank; d++)
+        update_rows[d] = true;
+    for (int64_t i = 0; i < at->scatter.update_window.n; i++)
+        update_rows[at->scatter.update_window.v[i]] = false;
+}
+
+/* Whether a row of the table is one run in memory. */
+static bool has_whole_rows(const graph_type *table, int64_t indexed) {
+    int64_t n_outer = 1;
+    for (int64_t d = 0; d < indexed; d++)
+        n_outer *= table->dims[d];
+    return n_outer == 1;
+}
+
+/* table [..., V, ...] += updates at indices [..., 1] of one dim, all of the others at once */
+bool row_scatter_supports(const graph *g, const graph_op *op) {
+    const graph_attrs *at = &op->attrs;
+    const graph_type *table = &g->types[op->operands[0]], *indices = &g->types[op->operands[1]];
+    const graph_type *updates = &g->types[op->operands[2]];
+    if (table->rank < 2 || at->scatter.input_batching.n || at->scatter.inserted_window.n != 1 ||
+        at->scatter.scatter_dims_to_operand.n != 1 ||
+        at->scatter.scatter_dims_to_operand.v[0] != at->scatter.inserted_window.v[0] ||
+        !indexed_is_index_type(indices) || !indexed_is_table_type(table) ||
+        !indexed_is_innermost(indices, at->scatter.index_vector_dim))
+        return false;
+    int64_t indexed = at->scatter.inserted_window.v[0];
+    for (int d = 0, i = 0; d < table->rank; d++)
+        if (d != indexed && updates->dims[at->scatter.update_window.v[i++]] != table->dims[d])
+            return false;
+    return table->dims[indexed] <= (has_whole_rows(table, indexed) ? MAX_ROWS : MAX_ONE_HOT);
+}
+
+/* A dense value as a matrix: the marked dims are its rows, in *n_outer factors, the rest its
+ * columns. */
+static void as_matrix(view *v, const graph_type *t, const bool *is_row, int *n_outer) {
+    view dense = view_dense(v->slot, t), part[2] = {{0}};
+    for (int d = 0; d < t->rank; d++) {
+        view *p = &part[is_row[d] ? 0 : 1];
+        p->f[p->n++] = dense.f[d];
+    }
+    v->n = 0;
+    for (int i = 0; i < 2; i++) {
+        view_coalesce(&part[i]);
+        if (part[i].n == 0)
+            part[i].f[part[i].n++] = (view_factor){1, 0};
+        memcpy(v->f + v->n, part[i].f, (size_t)part[i].n * sizeof part[i].f[0]);
+        v->n += part[i].n;
+    }
+    *n_outer = part[0].n;
+}
+
+typedef struct adder {
+    lower *l;
+    view indices, updates, out, old;
+    int n_update_rows; /* factors; the tables have one */
+    bool has_old, is_finite;
+    int64_t n, rows, width;
+    tile index[2], hot[2], update[2], result[2];
+    tile numbers;                                   /* of the rows; short tables */
+    tile others[2];                                 /* all indices on each partition; long tables */
+    tile above[2], below[2], infinity, spare, zero; /* unless is_finite */
+    int flip;
+} adder;
+
+static void take_psum(adder *s, tile *psum) {
+    for (int i = 0; i < (s->is_finite ? 1 : MAX_PARTS); i++)
+        psum[i] = lower_psum_tile(s->l);
+}
+
+/* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col], of `rows` updates */
+static vtrn_status sum_up(adder *s, int b, uint32_t rows, uint32_t n_sums, uint32_t n_cols,
+                          const tile *psum, uint8_t flags) {
+    lower *l = s->l;
+    LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
+    weights->ap[1] = tile_ap(&s->hot[b], rows, n_sums);
+    const vtrn_ap moving[] = {tile_ap(&s->update[b], rows, n_cols),
+                              tile_ap(&s->above[b], rows, n_cols),
+                              tile_ap(&s->below[b], rows, n_cols)};
+    if (!s->is_finite) {
+        vtrn_ap zero = tile_ap(&s->zero, rows, 1);
+        VTRN_RETURN_IF_ERROR(non_finite_split(l, &moving[0], &moving[1], &moving[2], &zero));
+    }
+    for (int part = 0; part < (s->is_finite ? 1 : MAX_PARTS); part++) {
+        LOWER_EMIT(sum, l, MATMUL, TENSOR);
+        sum->ap[0] = tile_ap(&psum[part], n_sums, n_cols);
+        sum->ap[1] = moving[part];
+        sum->flags = flags;
+    }
+    return NULL;
+}
+
+/* to = the sums, and what `to` holds already when has_old. */
+static vtrn_status join(adder *s, uint32_t n_sums, uint32_t n_cols, const tile *psum, bool has_old,
+                        const tile *to_tile) {
+    lower *l = s->l;
+    vtrn_ap sum = tile_ap(&psum[0], n_sums, n_cols), to = tile_ap(to_tile, n_sums, n_cols);
+    if (!s->is_finite) {
+        vtrn_ap infinity = tile_ap(&s->infinity, n_sums, n_cols);
+        vtrn_ap spare = tile_ap(&s->spare, n_sums, n_cols);
+        vtrn_ap above = tile_ap(&psum[1], n_sums, n_cols),
+                below = tile_ap(&psum[2], n_sums, n_cols);
+        VTRN_RETURN_IF_ERROR(non_finite_join(l, &infinity, &spare, &above, &below));
+        if (has_old)
+            VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD,
+                                                          &infinity, &infinity, &to));
+        return lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &to, &sum, &infinity);
+    }
+    return has_old ? lower_emit_tensor_tensor(l, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &to, &sum, &to)
+                   : lower_emit_copy(l, &to, &sum);
+}
+
+/* --- a short table ------------------------------------------------------------------------------
+ */
+
+/* Rows [v0, v0 + n_v) of the table from all updates, 128 at a time. */
+static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint32_t n_cols) {
+    lower *l = s->l;
+    tile psum[MAX_PARTS];
+    take_psum(s, psum);
+    for (int64_t i = 0; i < s->n; i += PARTITIONS) {
+        int b = s->flip ^= 1;
+        uint32_t rows = (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS);
+        VTRN_RETURN_IF_ERROR(lower_load(l, &s->indices, 1, i, rows, 0, 1, &s->index[b]));
+        VTRN_RETURN_IF_ERROR(
+            lower_load(l, &s->updates, s->n_update_rows, i, rows, c, n_cols, &s->update[b]));
+        LOWER_EMIT(hot, l, TENSOR_TENSOR, GPSIMD);
+        hot->op0 = VTRN_ALU_IS_EQUAL;
+        hot->ap[0] = tile_ap(&s->hot[b], rows, n_v);
+        hot->ap[1] = tile_ap_cols(&s->numbers, rows, (uint32_t)v0, n_v);
+        hot->ap[2] = tile_ap(&s->index[b], rows, n_v);
+        hot->ap[2].dim[0].step = 0;
+        VTRN_RETURN_IF_ERROR(
+            sum_up(s, b, rows, n_v, n_cols, psum,
+                   (i ? VTRN_FLAG_ACCUMULATE : 0) | (i + PARTITIONS >= s->n ? VTRN_FLAG_LAST : 0)));
+    }
+    const tile *result = &s->result[s->flip];
+    if (s->has_old)
+        VTRN_RETURN_IF_ERROR(lower_load(l, &s->old, 1, v0, n_v, c, n_cols, result));
+    VTRN_RETURN_IF_ERROR(join(s, n_v, n_cols, psum, s->has_old, result));
+    return lower_store(l, &s->out, 1, v0, n_v, c, n_cols, result, false);
+}
+
+static vtrn_status make_table(adder *s, int64_t cols) {
+    lower *l = s->l;
+    view numbers = {.dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{PARTITIONS, 0}, {s->rows, 1}}};
+    VTRN_RETURN_IF_ERROR(indexed_counting(l, s->rows, &numbers.slot));
+    VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, PARTITIONS, 0, s->rows, &s->numbers));
+    for (int64_t v = 0; v < s->rows; v += PARTITIONS)
+        for (int64_t c = 0; c < s->width; c += cols)
+            VTRN_RETURN_IF_ERROR(
+                make_rows(s, v, (uint32_t)(s->rows - v < PARTITIONS ? s->rows - v : PARTITIONS), c,
+                          (uint32_t)(s->width - c < cols ? s->width - c : cols)));
+    return NULL;
+}
+
+/* --- a long table -------------------------------------------------------------------------------
+ */
+
+/* Rows of `out` named by 128 indices, or fewer, to or from a tile. */
+static vtrn_status move_named(adder *s, bool is_scatter, int b, uint32_t rows, int64_t c,
+                              uint32_t n_cols) {
+    vtrn_instr *dma = lower_append(s->l, is_scatter ? VTRN_OP_DMA_SCATTER : VTRN_OP_DMA_GATHER,
+                                   VTRN_ENGINE_GPSIMD);
+    if (!dma)
+        return VTRN_OUT_OF_MEMORY(sizeof *dma);
+    dma->queue = GATHER_RING;
+    dma->flags = is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
+    dma->arg[1] = (int32_t)s->rows;
+    dma->ap[is_scatter ? 0 : 1] =
+        (vtrn_ap){.space = VTRN_SPACE_HBM,
+                  .dtype = s->out.dtype,
+                  .n_dims = 1,
+                  .n_partitions = (uint16_t)rows,
+                  .slot = s->out.slot,
+                  .addr = (s->out.offset + c) * (int64_t)dtype_size((vtrn_dtype)s->out.dtype),
+                  .partition_step = s->width,
+                  .dim = {{1, n_cols}}};
+    dma->ap[is_scatter ? 1 : 0] = tile_ap(&s->result[b], rows, n_cols);
+    dma->ap[2] = tile_ap(&s->index[b], rows, 1);
+    return NULL;
+}
+
+/* Updates [i, i + rows) into the rows that they name. */
+static vtrn_status add_to_rows(adder *s, int64_t i, uint32_t rows, int64_t cols) {
+    lower *l = s->l;
+    int b = s->flip ^= 1;
+    view others = s->indices;
+    others.n = 2;
+    others.offset += i;
+    others.f[0] = (view_factor){rows, 0};
+    others.f[1] = (view_factor){rows, 1};
+    VTRN_RETURN_IF_ERROR(lower_load(l, &s->indices, 1, i, rows, 0, 1, &s->index[b]));
+    VTRN_RETURN_IF_ERROR(lower_load(l, &others, 1, 0, rows, 0, rows, &s->others[b]));
+    LOWER_EMIT(hot, l, TENSOR_SCALAR, VECTOR);
+    hot->op0 = VTRN_ALU_IS_EQUAL;
+    hot->ap[0] = tile_ap(&s->hot[b], rows, rows);
+    hot->ap[1] = tile_ap(&s->others[b], rows, rows);
+    hot->ap[2] = tile_ap(&s->index[b], rows, 1);
+    for (int64_t c = 0; c < s->width; c += cols) {
+        uint32_t n_cols = (uint32_t)(s->width - c < cols ? s->width - c : cols);
+        tile psum[MAX_PARTS];
+        take_psum(s, psum);
+        VTRN_RETURN_IF_ERROR(
+            lower_load(l, &s->updates, s->n_update_rows, i, rows, c, n_cols, &s->update[b]));
+        VTRN_RETURN_IF_ERROR(sum_up(s, b, rows, rows, n_cols, psum, VTRN_FLAG_LAST));
+        VTRN_RETURN_IF_ERROR(move_named(s, false, b, rows, c, n_cols));
+        VTRN_RETURN_IF_ERROR(join(s, rows, n_cols, psum, true, &s->result[b]));
+        VTRN_RETURN_IF_ERROR(move_named(s, true, b, rows, c, n_cols));
+    }
+    return NULL;
+}
+
+static vtrn_status add_to_table(adder *s, int64_t cols) {
+    for (int64_t i = 0; i < s->n; i += PARTITIONS)
+        VTRN_RETURN_IF_ERROR(
+            add_to_rows(s, i, (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS), cols));
+    return NULL;
+}
+
+/* --- both ---------------------------------------------------------------------------------------
+ */
+
+static tile tile_of(adder *s, uint8_t dtype, int64_t n_elements) {
+    return (tile){.space = VTRN_SPACE_SBUF,
+                  .dtype = dtype,
+                  .addr = lower_sbuf_alloc(s->l, (uint64_t)n_elements * 4)};
+}
+
+static vtrn_status place_tiles(adder *s, bool is_long, int64_t cols) {
+    uint64_t numbers = lower_sbuf_round((uint64_t)(is_long ? 2 * PARTITIONS : s->rows) * 4);
+    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(
+        s->l, numbers + 64 + 2ull * (64 + 512 + 5 * lower_sbuf_round((uint64_t)cols * 4))));
+    uint8_t in = s->updates.dtype, out = s->out.dtype;
+    if (!is_long)
+        s->numbers = tile_of(s, VTRN_DTYPE_INT32, s->rows);
+    for (int b = 0; b < 2; b++) {
+        if (is_long)
+            s->others[b] = tile_of(s, VTRN_DTYPE_INT32, PARTITIONS);
+        s->index[b] = tile_of(s, VTRN_DTYPE_INT32, 1);
+        s->hot[b] = tile_of(s, in, PARTITIONS);
+        s->update[b] = tile_of(s, in, cols);
+        s->result[b] = tile_of(s, out, cols);
+    }
+    if (s->is_finite)
+        return NULL;
+    for (int b = 0; b < 2; b++) {
+        s->above[b] = tile_of(s, in, cols);
+        s->below[b] = tile_of(s, in, cols);
+    }
+    s->infinity = tile_of(s, VTRN_DTYPE_FP32, cols);
+    s->spare = tile_of(s, VTRN_DTYPE_FP32, cols);
+    s->zero = tile_of(s, in, 1);
+    LOWER_EMIT(clear, s->l, MEMSET, VECTOR);
+    clear->ap[0] = tile_ap(&s->zero, PARTITIONS, 1);
+    return NULL;
+}
+
+/* Where a long table is added to, with what it held before: partial sums are fp32 in memory, too.
+ */
+static vtrn_status begin_table(adder *s, const graph_op *op, view *result) {
+    VTRN_RETURN_IF_ERROR(lower_begin_update(s->l, op, result));
+    s->out = *result;
+    if (result->dtype == VTRN_DTYPE_FP32)
+        return NULL;
+    graph_type wide = {.dtype = VTRN_DTYPE_FP32, .rank = 1, .dims = {view_count(result)}};
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(s->l, VTRN_SLOT_SCRATCH, wide.dtype, graph_type_bytes(&wide), 0, &slot));
+    s->out = view_dense(slot, &wide);
+    return lower_copy(s->l, result, &s->out);
+}
+
+/* Columns of a tile: as many as a PSUM bank has room for, and whole factors of the rows, so that a
+ * transfer is one access pattern. */
+static int64_t cols_of(const adder *s, const view *table, int n_outer) {
+    int64_t cols = 1, most = s->l->chip->psum_bank_bytes / 4;
+    for (int i = table->n - 1; i >= n_outer; i--) {
+        int64_t size = table->f[i].size;
+        if (cols * size <= most) {
+            cols *= size;
+            continue;
+        }
+        int64_t share = most / cols;
+        while (i > n_outer && size % share)
+            share--;
+        return cols * share;
+    }
+    return cols;
+}
+
+vtrn_status row_scatter(lower *l, const graph_op *op) {
+    const graph_type *t = &l->g->types[op->operands[0]];
+    const graph_type *updates = &l->g->types[op->operands[2]];
+    int64_t indexed = op->attrs.scatter.inserted_window.v[0];
+    bool table_rows[GRAPH_MAX_RANK] = {false}, update_rows[GRAPH_MAX_RANK] = {false};
+    mark_rows(&op->attrs, table_rows, updates, update_rows);
+    adder s = {.l = l,
+               .n = graph_type_count(&l->g->types[op->operands[1]]),
+               .rows = t->dims[indexed],
+               .is_finite = !non_finite_is_possible(l, op->operands[2])};
+    s.width = graph_type_count(t) / s.rows;
+    bool is_long = s.rows > SHORT_TABLE && has_whole_rows(t, indexed);
+    int n_table_rows = 1;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &s.indices));
+    VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[2], &s.updates));
+    as_matrix(&s.updates, updates, update_rows, &s.n_update_rows);
+    s.indices.n = 1;
+    s.indices.f[0] = (view_factor){s.n, 1};
+    s.indices.dtype = VTRN_DTYPE_INT32; /* above 2^31 an index is out of range either way */
+    view result;
+    if (is_long) {
+        VTRN_RETURN_IF_ERROR(begin_table(&s, op, &result));
+    } else {
+        double base;
+        s.has_old = !(lower_splat_float(l, op->operands[0], &base) && base == 0);
+        if (s.has_old)
+            VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &s.old));
+        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &s.out));
+        as_matrix(&s.out, t, table_rows, &n_table_rows);
+        as_matrix(&s.old, t, table_rows, &n_table_rows);
+    }
+    view rows = is_long ? (view){.n = 2, .f = {{s.rows, s.width}, {s.width, 1}}} : s.out;
+    int64_t cols = cols_of(&s, &rows, n_table_rows);
+    VTRN_RETURN_IF_ERROR(place_tiles(&s, is_long, cols));
+    if (!is_long)
+        return make_table(&s, cols);
+    VTRN_RETURN_IF_ERROR(add_to_table(&s, cols));
+    return s.out.slot == result.slot ? NULL : lower_copy(l, &s.out, &result);
+}
