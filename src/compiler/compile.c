@@ -182,9 +182,10 @@ static vtrn_status lower_op(lower *l, const graph_op *op) {
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
     static lower_fn *const families[] = {
-        lower_control,  fold_splats,   lower_affine,      lower_cast,       lower_pad_sum,
-        lower_fused,    lower_view_op, lower_contraction, lower_cumulative, lower_window,
-        lower_movement, lower_indexed, lower_dynamic,     lower_arg_reduce, lower_sort};
+        lower_control,     fold_splats,      lower_affine,     lower_cast,
+        lower_pad_sum,     lower_fused,      lower_view_op,    lower_dot,
+        lower_convolution, lower_cumulative, lower_window,     lower_movement,
+        lower_indexed,     lower_dynamic,    lower_arg_reduce, lower_sort};
     bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
     bool is_done = false;
     for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {

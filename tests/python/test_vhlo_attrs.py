@@ -199,7 +199,7 @@ def random_convolution(rng):
     n = int(rng.integers(1, 4))
     order = [rng.permutation(n + 2).tolist() for _ in range(3)]
     numbers = [(o[0], o[1], o[2:]) for o in order]
-    fg, bg = [(1, 1), (3, 1), (1, 2)][rng.integers(3)]
+    fg, bg = [(1, 1), (3, 1), (1, 2), (6, 1)][rng.integers(4)]
     lhs, rhs = [0] * (n + 2), [0] * (n + 2)
     lhs[numbers[0][0]], lhs[numbers[0][1]] = 4, 6
     rhs[numbers[1][0]], rhs[numbers[1][1]] = 6 // fg, 6

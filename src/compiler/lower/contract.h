@@ -30,6 +30,11 @@ struct contract_spec {
     contract_output out;
 };
 
+/* Where an operand's elements lie; the factors are to come. */
+void contract_operand_start(contract_operand *o, const view *v);
+/* Emits the contraction, or leaves its tiles to a fusion when the result lies in row-major order of
+ * (batch, m, n). */
+vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major);
 /* The whole contraction into spec->out. */
 vtrn_status contract_emit(lower *l, const contract_spec *spec);
 

@@ -199,7 +199,8 @@ bool lower_splat_float(const lower *l, graph_value v, double *out);
 typedef vtrn_status lower_fn(lower *l, const graph_op *op, bool *is_done);
 lower_fn lower_view_op;     /* view.c kinds */
 lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
-lower_fn lower_contraction; /* dot.c: dot_general, convolution */
+lower_fn lower_dot;         /* dot.c: dot_general */
+lower_fn lower_convolution; /* conv.c */
 lower_fn lower_cast;        /* cast.c: conversions of tensors in HBM */
 lower_fn lower_pad_sum;     /* pad_sum.c: pads of zeros and their sums */
 lower_fn lower_movement;    /* movement.c: pad, concatenate */
