@@ -121,11 +121,16 @@ static inline runs take_runs(operand *o, size_t n) {
             bool is_block = step == 1 && r.length * sizeof *dst >= 16;                             \
             n -= r.n * r.length;                                                                   \
             for (; r.n; r.n--, r.at += r.pitch, dst += r.length) {                                 \
-                if (is_block)                                                                      \
+                if (is_block) {                                                                    \
                     move_short(dst, r.at, r.length * sizeof *dst);                                 \
-                else                                                                               \
+                } else if (step == 0) {                                                            \
+                    type x = *(const type *)r.at;                                                  \
+                    for (size_t i = 0; i < r.length; i++)                                          \
+                        dst[i] = x;                                                                \
+                } else {                                                                           \
                     for (size_t i = 0; i < r.length; i++)                                          \
                         dst[i] = ((const type *)r.at)[(int64_t)i * step];                          \
+                }                                                                                  \
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
