@@ -231,6 +231,13 @@ static void widen(const void *raw, size_t n, unsigned size, bool sign_extend, ui
             out[i] = (uint32_t)((const uint64_t *)raw)[i];
 }
 
+uint32_t operand_take_constant_bits(operand *o, size_t n, bool sign_extend) {
+    uint32_t x;
+    widen(o->at, 1, o->size, sign_extend, &x);
+    advance(o, n);
+    return x;
+}
+
 const uint32_t *operand_take_bits(operand *o, size_t n, bool sign_extend, uint32_t *buf) {
     if (o->size == 4)
         return operand_take(o, n, buf);
@@ -241,6 +248,12 @@ const uint32_t *operand_take_bits(operand *o, size_t n, bool sign_extend, uint32
 
 float *operand_room_fp32(const operand *o, size_t n, float *buf) {
     return o->dtype == VTRN_DTYPE_FP32 && is_in_place(o, n) ? (float *)o->at : buf;
+}
+
+uint32_t *operand_room_bits(const operand *o, size_t n, uint32_t *buf) {
+    return (o->dtype == VTRN_DTYPE_INT32 || o->dtype == VTRN_DTYPE_UINT32) && is_in_place(o, n)
+               ? (uint32_t *)o->at
+               : buf;
 }
 
 void operand_put(operand *o, size_t n, const void *x) {

@@ -67,8 +67,11 @@ float operand_take_constant_fp32(operand *o, size_t n);
 /* As raw bits, zero- or sign-extended to 32. */
 const uint32_t *operand_take_bits(operand *o, size_t n, bool sign_extend, uint32_t *buf);
 
+uint32_t operand_take_constant_bits(operand *o, size_t n, bool sign_extend);
+
 /* Where to compute n fp32 results: straight in memory if that is what the operand is, else buf. */
 float *operand_room_fp32(const operand *o, size_t n, float *buf);
+uint32_t *operand_room_bits(const operand *o, size_t n, uint32_t *buf); /* of 32-bit integers */
 /* Writes n results; x may be what operand_room_fp32() gave. Moves on. */
 void operand_put_fp32(operand *o, size_t n, const float *x);
 void operand_put(operand *o, size_t n, const void *x); /* in the operand's dtype */

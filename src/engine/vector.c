@@ -85,11 +85,16 @@ static void tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
 static void tensor_tensor_int(lanes *l, size_t n) {
     const alu_plan *plan = l->extra;
     uint8_t op = l->instr->op0;
-    uint32_t *d = (uint32_t *)l->buf[0];
+    uint32_t *d = operand_room_bits(&l->op[0], n, (uint32_t *)l->buf[0]);
     const uint32_t *x =
         operand_take_bits(&l->op[1], n, op == VTRN_ALU_SHIFT_RIGHT_ARITH, (uint32_t *)l->buf[1]);
-    const uint32_t *y = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
-    l->ints->tt[plan->is_unsigned][op](x, y, d, n);
+    if (operand_is_constant(&l->op[2], n)) {
+        uint32_t y = operand_take_constant_bits(&l->op[2], n, false);
+        l->ints->ts[plan->is_unsigned][op](x, y, d, n);
+    } else {
+        const uint32_t *y = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
+        l->ints->tt[plan->is_unsigned][op](x, y, d, n);
+    }
     put_ints(l, n, d);
 }
 
@@ -170,7 +175,7 @@ static void narrow(uint32_t *x, size_t n, unsigned size, bool sign_extend) {
 static void tensor_scalar_int(lanes *l, size_t n) {
     const alu_plan *plan = l->extra;
     const vtrn_instr *instr = l->instr;
-    uint32_t *d = (uint32_t *)l->buf[0];
+    uint32_t *d = operand_room_bits(&l->op[0], n, (uint32_t *)l->buf[0]);
     const uint32_t *x = operand_take_bits(&l->op[1], n, instr->op0 == VTRN_ALU_SHIFT_RIGHT_ARITH,
                                           (uint32_t *)l->buf[1]);
     bool r0 = instr->flags & VTRN_FLAG_REVERSE0, r1 = instr->flags & VTRN_FLAG_REVERSE1;
