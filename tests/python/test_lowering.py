@@ -292,6 +292,30 @@ def test_equals_the_cpu(device, name):
     check(device, f, *args, rtol=rtol, atol=rtol * 4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [(4096, 16), (300, 7), (1021, 5), (2, 700, 3), (1024, 1, 100), (9, 9, 9, 9, 2), (128, 4)], ids=str)
+def test_sums_of_few_columns(device, shape, dtype):
+    """Rows of a tile hold several of the tensor's; small integers, so that any order is exact."""
+    rng = np.random.default_rng(SEED)
+    axes = tuple(range(len(shape) - 1))
+
+    def f(x, y, scale):
+        z = x * scale
+        return z.sum(axes), (z * y).sum(axes), (z - z.sum(axes)).sum(), z.max(-1), (z + y).sum(axes[:1])
+
+    x, y = (rng.integers(-1, 2, shape).astype(dtype) for _ in range(2))
+    scale = rng.integers(0, 2, shape[-1]).astype(dtype)
+    rtol = 0.02 if dtype == jnp.bfloat16 else 1e-6
+    expected, got, profile = run(device, f, x, y, scale)
+    for i, (e, g) in enumerate(zip(expected, got, strict=True)):
+        assert e.shape == g.shape and e.dtype == g.dtype
+        e, g = e.astype(np.float64), g.astype(np.float64)
+        if i == 2 and dtype == jnp.bfloat16:  # a sum of roundings
+            continue
+        np.testing.assert_allclose(g, e, rtol, 0)
+    assert profile.n_reference_ops == 0
+
+
 CONVS = [
     # lhs shape, rhs shape, strides, padding, lhs dilation, rhs dilation, groups, dimension numbers
     ((4, 8, 8, 3), (3, 3, 3, 16), (1, 1), "SAME", None, None, 1, ("NHWC", "HWIO", "NHWC")),

@@ -37,6 +37,20 @@ static int n_sums(const fusion *f) {
     return n;
 }
 
+/* Columns of a fusion that sums up n rows of `cols`. Few would leave the engines little to do in
+ * each row of a tile: neighbouring rows become one, as many as a PSUM bank has room for and leave
+ * rows for all partitions, and the sums of its parts are added up at the end. */
+static int64_t sum_cols(const lower *l, int64_t n, int64_t cols) {
+    enum { PARTITIONS = 128, FEW_COLS = 128 };
+    int64_t bank_cols = l->chip->psum_bank_bytes / (int64_t)sizeof(float);
+    if (cols >= FEW_COLS || cols == 0)
+        return cols;
+    for (int64_t k = bank_cols / cols; k > 1; k--)
+        if (n % k == 0 && n / k >= PARTITIONS)
+            return cols * k;
+    return cols;
+}
+
 static int64_t count_of(const lower *l, graph_value v) {
     return graph_type_count(&l->g->types[v]);
 }
@@ -671,6 +685,8 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         fusion *f = value->fusion;
         const fusion_node *from = &f->nodes[value->node];
         int64_t cols = shape == SHAPE_TRAILING ? n_reduced : n / n_reduced;
+        if (shape == SHAPE_LEADING && f->cols != cols)
+            cols = sum_cols(l, n_reduced, cols);
         bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
@@ -711,7 +727,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     if (is_column) {
         fusion *f = NULL;
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
-        f->cols = n / n_reduced;
+        f->cols = sum_cols(l, n_reduced, n / n_reduced);
         fusion_in operand_in;
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[0], n, &operand_in));
         if (operand_in.node != FUSION_NO_NODE) {

@@ -93,7 +93,18 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, bool is_first,
 static vtrn_status finish_column_sum(emitter *e, fusion_node *node) {
     lower *l = e->l;
     int64_t cols = e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
+    int64_t n_sums = view_count(&node->at);
     l->source = node->source;
+    if (n_sums < cols) { /* a row of the fusion is several of what was summed up */
+        LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
+        fold->op0 = VTRN_ALU_ADD;
+        fold->arg[0] = 1;
+        fold->ap[0] = tile_ap(&node->t, 1, (uint32_t)n_sums);
+        fold->ap[1] = tile_ap(&node->psum[0], 1, (uint32_t)n_sums);
+        fold->ap[1].dim[fold->ap[1].n_dims++] =
+            (vtrn_dim){(int32_t)n_sums, (uint32_t)(cols / n_sums)};
+        return lower_store(l, &node->at, 0, 0, 1, 0, n_sums, &node->t, false);
+    }
     for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l), b++) {
         uint32_t n = (uint32_t)(cols - c < psum_cols(l) ? cols - c : psum_cols(l));
         LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);

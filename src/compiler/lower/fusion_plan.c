@@ -108,6 +108,23 @@ static int64_t suitable_cols(const emitter *e) {
     return leaves_something && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
 }
 
+static void try_cols(emitter *e, int64_t cols, double *best) {
+    double cost = cols_cost(e->f, cols);
+    if (!e->cols || cost < *best) {
+        *best = cost;
+        e->cols = cols;
+    }
+}
+
+/* How many rows of `cols` may become one: a divisor of `size`, which fills a tile and leaves rows
+ * for all partitions. */
+static int64_t row_share(const fusion *f, int64_t cols, int64_t size) {
+    for (int64_t k = MAX_TILE_COLS / cols; k > 1; k--)
+        if (size % k == 0 && f->n / (cols * k) >= FUSION_PARTITIONS)
+            return k;
+    return 1;
+}
+
 /* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
  * makes loading cheapest. */
 static void choose_cols(emitter *e) {
@@ -129,11 +146,9 @@ static void choose_cols(emitter *e) {
             inner *= v.f[k].size;
             if (inner > 65535)
                 break;
-            double cost = cols_cost(f, inner);
-            if (!e->cols || cost < best) {
-                best = cost;
-                e->cols = inner;
-            }
+            try_cols(e, inner, &best);
+            if (k > 0)
+                try_cols(e, inner * row_share(f, inner, v.f[k - 1].size), &best);
         }
     }
     if (!e->is_flat && !e->cols)
