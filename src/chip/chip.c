@@ -122,6 +122,12 @@ static vtrn_status check_together(const vtrn_chip *c, const char *file) {
                           "%s: memory.psum_banks * psum_bank_bytes = %d * %u, must equal "
                           "psum_partition_bytes = %u",
                           file, c->n_psum_banks, c->psum_bank_bytes, c->psum_partition_bytes);
+    uint32_t transposed_bytes = (uint32_t)c->n_partitions * (uint32_t)sizeof(float);
+    if (c->psum_bank_bytes % sizeof(float) || c->psum_bank_bytes < transposed_bytes)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "%s: memory.psum_bank_bytes = %u, must be a multiple of 4 and at least "
+                          "%u: a bank holds a transposed tile, an fp32 for each of %d partitions",
+                          file, c->psum_bank_bytes, transposed_bytes, c->n_partitions);
     if (c->sbuf_reserved_partition_bytes >= c->sbuf_partition_bytes)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s: memory.sbuf_reserved_partition_bytes = %u, must be less than "

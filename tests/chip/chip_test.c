@@ -242,6 +242,35 @@ static void numbers_that_contradict_each_other_are_refused(void **state) {
     free(text);
 }
 
+/* trn2 with other PSUM banks. */
+static vtrn_status parse_banks(int n_banks, int bank_bytes, vtrn_chip *chip) {
+    const char *const keys[] = {"psum_partition_bytes = 16_384", "psum_bank_bytes = 2_048",
+                                "psum_banks = 8"};
+    const int values[] = {n_banks * bank_bytes, bank_bytes, n_banks};
+    char *text = read_chip("trn2"), line[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(line, sizeof line, "%.*s= %d", (int)strcspn(keys[i], "="), keys[i], values[i]);
+        char *copy = with_line(text, strstr(text, keys[i]), strlen(keys[i]), line);
+        free(text);
+        text = copy;
+    }
+    vtrn_status status = chip_parse(text, "banks.toml", chip);
+    free(text);
+    return status;
+}
+
+static void psum_needs_two_banks_that_hold_a_transposed_tile(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    assert_null(parse_banks(2, 512, &chip));
+    assert_int_equal(chip.n_psum_banks, 2);
+    assert_null(parse_banks(3, 1540, &chip));
+    assert_int_equal(chip.psum_bank_bytes, 1540);
+    assert_refused(parse_banks(1, 2048, &chip), "must lie between 2 and 64 banks");
+    assert_refused(parse_banks(8, 256, &chip), "psum_bank_bytes = 256, must be a multiple of 4");
+    assert_refused(parse_banks(8, 514, &chip), "at least 512");
+}
+
 static void an_unknown_chip_lists_the_known_ones(void **state) {
     (void)state;
     vtrn_chip chip;
@@ -350,6 +379,7 @@ int main(void) {
         cmocka_unit_test(an_error_names_file_line_key_value_and_rule),
         cmocka_unit_test(broken_text_is_refused_and_never_crashes),
         cmocka_unit_test(numbers_that_contradict_each_other_are_refused),
+        cmocka_unit_test(psum_needs_two_banks_that_hold_a_transposed_tile),
         cmocka_unit_test(an_unknown_chip_lists_the_known_ones),
         cmocka_unit_test(a_path_with_a_slash_is_read_as_a_file),
         cmocka_unit_test(chips_path_directories_come_first),
