@@ -11,8 +11,7 @@
 
 enum {
     PARTITIONS = 128,
-    GROUP_BANKS = 2,        /* PSUM banks that one sweep over k accumulates into */
-    N_SUM_BANKS = 4,        /* taken in turn by sums; the other banks hold transposes */
+    MAX_GROUP_BANKS = 2,    /* PSUM banks that one sweep over k accumulates into, at most */
     CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
     CHUNK_K = CONTRACT_MAX_K_TILES * 128, /* k held in SBUF at a time */
     NATURAL_COLS = 1024,                  /* k loaded at a time for transposing */
@@ -119,8 +118,8 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, bool 
             VTRN_RETURN_IF_ERROR(fetch(c, &v, o->n_x, x0 + x, rows, k0 + kc, cols, lies, &natural));
             for (int64_t k = 0; k < cols; k += PARTITIONS) {
                 uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
-                tile psum = lower_psum_bank(l, c->first_bank + c->n_sum_banks +
-                                                   c->flip_turn++ % c->n_turn_banks);
+                tile psum;
+                VTRN_RETURN_IF_ERROR(psum_next(l, &c->turns, 1, &psum));
                 psum.dtype = natural.dtype;
                 vtrn_ap turned = tile_ap(&psum, n, rows);
                 LOWER_EMIT(transpose, l, PE_TRANSPOSE, TENSOR);
@@ -201,7 +200,7 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
     }
     for (int64_t m0 = 0; m0 < c->n_m; m0 += PARTITIONS) {
         uint32_t n_m = (uint32_t)(c->n_m - m0 < PARTITIONS ? c->n_m - m0 : PARTITIONS);
-        tile psum[GROUP_BANKS];
+        tile psum[MAX_GROUP_BANKS];
         bool is_started = false;
         for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
             int64_t n_k = c->n_k - k0 < c->chunk_k ? c->n_k - k0 : c->chunk_k;
@@ -212,9 +211,8 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
                 VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, k0, n_k, n0, n_n, b));
             }
             if (!is_started)
-                for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols)
-                    psum[bank++] =
-                        lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
+                VTRN_RETURN_IF_ERROR(
+                    psum_next(c->l, &c->sums, psum_banks_for(c->l->chip, n_n), psum));
             is_started = true;
             VTRN_RETURN_IF_ERROR(
                 multiply(c, a, b, psum, n_m, n_n, n_k, k0 == 0, k0 + n_k == c->n_k));
@@ -224,13 +222,20 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
     return NULL;
 }
 
+/* All banks of the chip, for a contraction that is a kernel of its own. */
+static contract_banks banks_of_kernel(const vtrn_chip *chip) {
+    int turns = chip->n_psum_banks / 2;
+    return (contract_banks){.sums = chip->n_psum_banks - turns, .turns = turns};
+}
+
 static void size_up(contraction *c) {
     const contract_spec *s = c->spec;
     c->element_bytes = (uint32_t)dtype_size(c->compute);
-    c->bank_cols = c->l->chip->psum_bank_bytes / 4;
+    c->bank_cols = psum_cols(c->l->chip);
     c->chunk_k = c->n_k < CHUNK_K ? c->n_k : CHUNK_K;
     int64_t k_tiles = (c->chunk_k + PARTITIONS - 1) / PARTITIONS;
-    int64_t banks = GROUP_BANKS;
+    int64_t banks = banks_of_kernel(c->l->chip).sums;
+    banks = banks < MAX_GROUP_BANKS ? banks : MAX_GROUP_BANKS;
     while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
         banks--;
     c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
@@ -259,8 +264,6 @@ static contraction describe(lower *l, const contract_spec *spec) {
                          .n_n = size_of(spec->b.x, spec->b.n_x),
                          .n_k = size_of(spec->a.k, spec->a.n_k),
                          .n_batch = size_of(spec->a.batch, spec->a.n_batch),
-                         .n_sum_banks = N_SUM_BANKS,
-                         .n_turn_banks = l->chip->n_psum_banks - N_SUM_BANKS,
                          .loaded_batch = -1};
 }
 
@@ -279,7 +282,7 @@ static void place_tiles(const contraction *c, uint32_t n_bytes, int64_t pitch,
     }
 }
 
-static void place(contraction *c, bool has_out) {
+static vtrn_status place(contraction *c, contract_banks banks, bool has_out) {
     for (int i = 0; i < c->n_a; i++) {
         place_tiles(c, c->a_bytes, PARTITIONS, &c->a[i]);
         c->natural[i] = place_one(c, c->natural_bytes);
@@ -290,6 +293,8 @@ static void place(contraction *c, bool has_out) {
         c->out[i] = place_one(c, has_out ? c->out_bytes : 0);
         c->out[i].dtype = c->spec->out.dtype;
     }
+    VTRN_RETURN_IF_ERROR(psum_take(c->l, banks.sums, &c->sums));
+    return psum_take(c->l, banks.turns, &c->turns);
 }
 
 uint64_t contract_bytes(const contraction *c) {
@@ -324,7 +329,7 @@ vtrn_status contract_emit(lower *l, const contract_spec *spec) {
     if (!resident_allows(l, contract_bytes(&c) + 2ull * c.out_bytes))
         contract_renounce(&c);
     VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, contract_bytes(&c) + 2ull * c.out_bytes));
-    place(&c, true);
+    VTRN_RETURN_IF_ERROR(place(&c, banks_of_kernel(l->chip), true));
     l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
     for (int64_t batch = 0; batch < c.n_batch; batch++)
         for (int64_t n0 = 0; n0 < c.n_n; n0 += c.group_cols) {
@@ -342,18 +347,20 @@ bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *ro
     return is_aligned && c.n_k <= c.chunk_k && c.n_n <= c.group_cols;
 }
 
-void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
-                    int n_turn_banks, contraction *c) {
+contract_banks contract_least_banks(const lower *l, const contract_spec *spec) {
+    bool has_turns = wants_transpose(l, &spec->a) || wants_transpose(l, &spec->b);
+    return (contract_banks){.sums = psum_banks_for(l->chip, size_of(spec->b.x, spec->b.n_x)),
+                            .turns = has_turns};
+}
+
+void contract_start(lower *l, const contract_spec *spec, contraction *c) {
     *c = describe(l, spec);
-    c->first_bank = first_bank;
-    c->n_sum_banks = n_sum_banks;
-    c->n_turn_banks = n_turn_banks;
     size_up(c);
     l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
 }
 
-void contract_place(contraction *c) {
-    place(c, false);
+vtrn_status contract_place(contraction *c, contract_banks banks) {
+    return place(c, banks, false);
 }
 
 vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows) {
@@ -373,9 +380,8 @@ vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows) {
 vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst) {
     int buffer = c->n_tiles++ % c->n_a;
     const contract_tiles *a = &c->a[buffer], *b = &c->b[c->b_of[buffer]];
-    tile psum[GROUP_BANKS];
-    for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols)
-        psum[bank++] = lower_psum_bank(c->l, c->first_bank + c->flip_sum++ % c->n_sum_banks);
+    tile psum[MAX_GROUP_BANKS];
+    VTRN_RETURN_IF_ERROR(psum_next(c->l, &c->sums, psum_banks_for(c->l->chip, c->n_n), psum));
     VTRN_RETURN_IF_ERROR(multiply(c, a, b, psum, n_rows, c->n_n, c->n_k, true, true));
     for (int64_t n = 0, bank = 0; n < c->n_n; n += c->bank_cols, bank++) {
         uint32_t cols = (uint32_t)(c->n_n - n < c->bank_cols ? c->n_n - n : c->bank_cols);

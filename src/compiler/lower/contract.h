@@ -2,7 +2,7 @@
 #ifndef VTRN_COMPILER_LOWER_CONTRACT_H
 #define VTRN_COMPILER_LOWER_CONTRACT_H
 
-#include "compiler/lower/lower.h"
+#include "compiler/lower/psum.h"
 
 typedef struct contract_spec contract_spec;
 
@@ -60,26 +60,32 @@ typedef struct contraction {
     bool a_lies, b_lies; /* an earlier kernel left it in SBUF as it is wanted */
     int n_a, n_b;        /* buffers of a (and of what is transposed for it), and of b */
     uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
-    int flip_a, flip_b, flip_natural, flip_out, flip_sum, flip_turn;
+    int flip_a, flip_b, flip_natural, flip_out;
     int n_tiles;                    /* made so far */
     int b_of[CONTRACT_MAX_BUFFERS]; /* by buffer of a: the buffer of b that goes with it */
-    int first_bank, n_sum_banks, n_turn_banks; /* PSUM banks for sums, then for transposes */
-    int64_t loaded_batch;                      /* whose moving operand is in SBUF, or -1 */
+    psum_banks sums, turns;         /* for sums, and for what is transposed */
+    int64_t loaded_batch;           /* whose moving operand is in SBUF, or -1 */
 } contraction;
 
-/* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in two PSUM banks,
- * k in SBUF. *row_step: rows of a tile. */
+/* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in the PSUM banks
+ * of a tile, k in SBUF. *row_step: rows of a tile. */
 bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *row_step);
-/* Sizes it. Operands that lie in SBUF are taken from there, if resident_allows what the kernel
- * takes in all. */
-void contract_start(lower *l, const contract_spec *spec, int first_bank, int n_sum_banks,
-                    int n_turn_banks, contraction *c);
+/* PSUM banks of a contraction made tile by tile. */
+typedef struct contract_banks {
+    int sums;  /* for the sums */
+    int turns; /* for what is transposed on its way in */
+} contract_banks;
+/* The fewest banks that make a tile: all sums of it, and one transpose if there are any. */
+contract_banks contract_least_banks(const lower *l, const contract_spec *spec);
+/* Sizes it. */
+void contract_start(lower *l, const contract_spec *spec, contraction *c);
 /* Takes operands that lie in SBUF from there, if resident_allows what the kernel takes in all; else
  * it has to renounce them. */
 void contract_find(contraction *c);
 void contract_renounce(contraction *c);        /* all operands are loaded */
 uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */
-void contract_place(contraction *c);
+/* Takes SBUF and PSUM of the kernel that has been started. */
+vtrn_status contract_place(contraction *c, contract_banks banks);
 void contract_hold(lower *l, const contract_spec *spec); /* the kernel at hand wants its operands */
 /* How many tiles can be loaded before contract_tile, so that the PE array turns the second one
  * while the first is on its way back. */

@@ -12,7 +12,7 @@
 #ifndef VTRN_COMPILER_LOWER_FUSION_H
 #define VTRN_COMPILER_LOWER_FUSION_H
 
-#include "compiler/lower/lower.h"
+#include "compiler/lower/psum.h"
 
 struct contract_spec; /* contract.h */
 
@@ -43,6 +43,7 @@ typedef struct fusion_node {
     uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
     bool is_total_order;            /* compare */
     bool is_column;                 /* reduce over rows: leaves the fusion, cannot be used inside */
+    bool is_total;                  /* the same, of one value a row: makes one element */
     bool is_reduced;                /* FULL or ROW by origin: n or n/cols elements */
     bool is_stored, is_accumulated; /* accumulated: the store adds */
     uint8_t n_in;
@@ -65,7 +66,7 @@ typedef struct fusion_node {
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
     bool is_left;                           /* stored, and left in SBUF (resident.h) */
     bool is_lying;                          /* loaded, but from where an earlier kernel left it */
-    tile psum[8];                           /* column reductions: banks */
+    psum_banks banks;                       /* column reductions: of the sums */
     const struct contract_spec *spec;       /* FUSION_CONTRACT */
     int contract;                           /* which of the fusion's */
 } fusion_node;
@@ -109,6 +110,8 @@ bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
 /* The view of a reduction's operand with the reduced dims behind the kept ones; false: make it
  * dense first. */
 bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out);
+/* PSUM banks that hold a column reduction's sums. */
+int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum);
 /* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
 int64_t fusion_first_share(int64_t rows, int64_t cols);
 

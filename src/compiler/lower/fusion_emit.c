@@ -4,11 +4,6 @@
 
 #include <string.h>
 
-/* fp32 columns of a PSUM bank */
-static int64_t psum_cols(const lower *l) {
-    return l->chip->psum_bank_bytes / 4;
-}
-
 static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
     LOWER_EMIT(set, l, MEMSET, VECTOR);
     set->ap[0] = tile_ap(t, 128, cols);
@@ -53,7 +48,6 @@ static vtrn_status emit_hoisted(emitter *e) {
             VTRN_RETURN_IF_ERROR(widen_row(l, node, (uint32_t)rows));
         }
     }
-    int n_banks_up = l->chip->n_psum_banks / 2; /* the lower half is the contractions' */
     for (int i = 0; i < e->env.n_consts; i++)
         VTRN_RETURN_IF_ERROR(fill(l, &e->env.consts[i].t, 1, e->env.consts[i].value));
     for (int i = 0; i < f->n_nodes; i++) {
@@ -62,9 +56,6 @@ static vtrn_status emit_hoisted(emitter *e) {
             continue;
         /* fp32 and bf16 do not mix in a matmul: ones take the operand's type */
         e->ones.dtype = f->nodes[node->in[0].node].dtype;
-        int64_t cols = f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
-        for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l))
-            node->psum[b++] = lower_psum_bank(l, n_banks_up++);
     }
     if (e->has_sums)
         VTRN_RETURN_IF_ERROR(fill(l, &e->ones, 1, 1));
@@ -80,36 +71,42 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, bool is_first,
     ones.dtype = from->dtype;
     LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
     weights->ap[1] = tile_ap(&ones, e->env.rows, 1);
-    for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l), b++) {
-        uint32_t n = (uint32_t)(cols - c < psum_cols(l) ? cols - c : psum_cols(l));
+    int64_t bank_cols = psum_cols(l->chip);
+    for (int64_t c = 0, b = 0; c < cols; c += bank_cols, b++) {
+        uint32_t n = (uint32_t)(cols - c < bank_cols ? cols - c : bank_cols);
+        tile psum = psum_tile(l, &node->banks, (int)b);
         LOWER_EMIT(sum, l, MATMUL, TENSOR);
-        sum->ap[0] = tile_ap(&node->psum[b], 1, n);
+        sum->ap[0] = tile_ap(&psum, 1, n);
         sum->ap[1] = tile_ap_cols(&from->t, e->env.rows, (uint32_t)c, n);
         sum->flags = (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
     }
     return NULL;
 }
 
+/* The sums in PSUM, as their elements of the result. Where a row of the fusion is several of what
+ * was summed up, the sums of its parts are added up. */
 static vtrn_status finish_column_sum(emitter *e, fusion_node *node) {
     lower *l = e->l;
     int64_t cols = e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
-    int64_t n_sums = view_count(&node->at);
+    int64_t n_sums = view_count(&node->at), bank_cols = psum_cols(l->chip);
     l->source = node->source;
-    if (n_sums < cols) { /* a row of the fusion is several of what was summed up */
+    if (n_sums < cols) {
+        tile psum = psum_tile(l, &node->banks, 0);
         LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
         fold->op0 = VTRN_ALU_ADD;
         fold->arg[0] = 1;
         fold->ap[0] = tile_ap(&node->t, 1, (uint32_t)n_sums);
-        fold->ap[1] = tile_ap(&node->psum[0], 1, (uint32_t)n_sums);
+        fold->ap[1] = tile_ap(&psum, 1, (uint32_t)n_sums);
         fold->ap[1].dim[fold->ap[1].n_dims++] =
             (vtrn_dim){(int32_t)n_sums, (uint32_t)(cols / n_sums)};
         return lower_store(l, &node->at, 0, 0, 1, 0, n_sums, &node->t, false);
     }
-    for (int64_t c = 0, b = 0; c < cols; c += psum_cols(l), b++) {
-        uint32_t n = (uint32_t)(cols - c < psum_cols(l) ? cols - c : psum_cols(l));
+    for (int64_t c = 0, b = 0; c < cols; c += bank_cols, b++) {
+        uint32_t n = (uint32_t)(cols - c < bank_cols ? cols - c : bank_cols);
+        tile psum = psum_tile(l, &node->banks, (int)b);
         LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
         copy->ap[0] = tile_ap_cols(&node->t, 1, (uint32_t)c, n);
-        copy->ap[1] = tile_ap(&node->psum[b], 1, n);
+        copy->ap[1] = tile_ap(&psum, 1, n);
     }
     return lower_store(l, &node->at, 0, 0, 1, 0, cols, &node->t, false);
 }

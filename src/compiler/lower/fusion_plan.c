@@ -405,14 +405,50 @@ static void start_contracts(emitter *e) {
         fusion_node *node = &e->f->nodes[i];
         if (!node->is_live || node->op != FUSION_CONTRACT)
             continue;
-        /* two PSUM banks sum and one or two transpose for each contraction; the upper half is for
-         * column sums */
-        int share = e->l->chip->n_psum_banks / 2 / (e->f->n_contracts > 1 ? 2 : 1);
         node->contract = e->n_contracts;
-        contract_start(e->l, node->spec, e->n_contracts * share, share == 2 ? 1 : 2, share / 2,
-                       &e->contracts[e->n_contracts]);
-        e->n_contracts++;
+        contract_start(e->l, node->spec, &e->contracts[e->n_contracts++]);
     }
+}
+
+/* Banks of each contraction. Those beyond the least let the PE array work on a tile while the one
+ * before it is copied out of PSUM. */
+static void share_banks(const emitter *e, contract_banks *share) {
+    contract_banks least[FUSION_MAX_CONTRACTS];
+    int n_left = e->l->chip->n_psum_banks;
+    for (int i = 0; i < e->f->n_nodes; i++)
+        if (e->f->nodes[i].is_live && e->f->nodes[i].is_column)
+            n_left -= fusion_sum_banks(e->l, e->f, &e->f->nodes[i]);
+    for (int i = 0; i < e->n_contracts; i++) {
+        share[i] = least[i] = contract_least_banks(e->l, e->contracts[i].spec);
+        n_left -= least[i].sums + least[i].turns;
+    }
+    for (int before = n_left + 1; n_left > 0 && n_left < before;) {
+        before = n_left;
+        for (int i = 0; i < e->n_contracts; i++) {
+            if (n_left > 0 && share[i].sums < 2 * least[i].sums) {
+                share[i].sums++;
+                n_left--;
+            }
+            if (n_left > 0 && share[i].turns < 2 * least[i].turns) {
+                share[i].turns++;
+                n_left--;
+            }
+        }
+    }
+}
+
+/* PSUM for contractions and column sums. */
+static vtrn_status place_contracts_and_sums(emitter *e) {
+    contract_banks share[FUSION_MAX_CONTRACTS];
+    share_banks(e, share);
+    for (int i = 0; i < e->n_contracts; i++)
+        VTRN_RETURN_IF_ERROR(contract_place(&e->contracts[i], share[i]));
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        fusion_node *node = &e->f->nodes[i];
+        if (node->is_live && node->is_column)
+            VTRN_RETURN_IF_ERROR(psum_take(e->l, fusion_sum_banks(e->l, e->f, node), &node->banks));
+    }
+    return NULL;
 }
 
 /* What lies beside the buffers of the iterations: bytes of a partition. */
@@ -538,8 +574,7 @@ static vtrn_status plan_memory(emitter *e) {
                                                    ? (uint64_t)e->cols * 4
                                                    : ROW_TILE_BYTES);
     }
-    for (int i = 0; i < e->n_contracts; i++)
-        contract_place(&e->contracts[i]);
+    VTRN_RETURN_IF_ERROR(place_contracts_and_sums(e));
     for (int i = 0; i < e->env.n_consts; i++) {
         emit_const *c = &e->env.consts[i];
         c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};

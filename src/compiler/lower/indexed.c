@@ -234,7 +234,7 @@ vtrn_status lower_indexed(lower *l, const graph_op *op, bool *is_done) {
     }
     if (op->kind == GRAPH_SCATTER && is_one && op->n_operands == 3 &&
         op->reducer == GRAPH_REDUCER_ADD) {
-        if (row_scatter_supports(g, op)) {
+        if (row_scatter_supports(l, op)) {
             *is_done = true;
             return row_scatter(l, op);
         }

@@ -12,7 +12,7 @@ bool indexed_is_innermost(const graph_type *indices, int64_t index_vector_dim);
 vtrn_status indexed_counting(lower *l, int64_t n, uint32_t *out_slot);
 
 /* row_scatter.c: adds slices of the updates to a table at indices of one dim, which may meet. */
-bool row_scatter_supports(const graph *g, const graph_op *op);
+bool row_scatter_supports(const lower *l, const graph_op *op);
 vtrn_status row_scatter(lower *l, const graph_op *op);
 
 #endif

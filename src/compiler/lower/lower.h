@@ -85,7 +85,8 @@ typedef struct lower {
 
     /* SBUF and PSUM cursors, bytes of a partition */
     uint32_t sbuf_limit, sbuf_cursor, sbuf_peak;
-    uint32_t psum_bank, psum_peak_banks;
+    int n_psum_taken; /* banks that the kernel at hand has (psum.h) */
+    uint32_t psum_peak_banks;
     uint32_t load_ring, store_ring;
     double vector_ns, scalar_ns; /* work of the two engines in the first n_weighed of the list */
     uint32_t n_weighed;
@@ -156,12 +157,10 @@ enum {
 };
 
 /* Starts a kernel that needs n_bytes of each partition in all; CAPACITY when that is more than SBUF
- * holds. lower_sbuf_alloc hands out its parts. */
+ * holds. lower_sbuf_alloc hands out its parts, psum_take its banks. */
 vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes);
 uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes); /* rounded to 64 bytes */
 uint32_t lower_sbuf_round(uint64_t n_bytes);
-tile lower_psum_bank(lower *l, int bank); /* fp32 */
-tile lower_psum_tile(lower *l);           /* the next bank */
 
 vtrn_ap tile_ap(const tile *t, uint32_t n_rows, uint32_t n_cols);
 /* columns [col, col+n) of it */

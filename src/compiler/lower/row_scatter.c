@@ -9,6 +9,7 @@
 #include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
 #include "compiler/lower/non_finite.h"
+#include "compiler/lower/psum.h"
 
 #include <string.h>
 
@@ -40,12 +41,13 @@ static bool has_whole_rows(const graph_type *table, int64_t indexed) {
 }
 
 /* table [..., V, ...] += updates at indices [..., 1] of one dim, all of the others at once */
-bool row_scatter_supports(const graph *g, const graph_op *op) {
+bool row_scatter_supports(const lower *l, const graph_op *op) {
+    const graph *g = l->g;
     const graph_attrs *at = &op->attrs;
     const graph_type *table = &g->types[op->operands[0]], *indices = &g->types[op->operands[1]];
     const graph_type *updates = &g->types[op->operands[2]];
-    if (table->rank < 2 || at->scatter.input_batching.n || at->scatter.inserted_window.n != 1 ||
-        at->scatter.scatter_dims_to_operand.n != 1 ||
+    if (l->chip->n_psum_banks < MAX_PARTS || table->rank < 2 || at->scatter.input_batching.n ||
+        at->scatter.inserted_window.n != 1 || at->scatter.scatter_dims_to_operand.n != 1 ||
         at->scatter.scatter_dims_to_operand.v[0] != at->scatter.inserted_window.v[0] ||
         !indexed_is_index_type(indices) || !indexed_is_table_type(table) ||
         !indexed_is_innermost(indices, at->scatter.index_vector_dim))
@@ -86,12 +88,12 @@ typedef struct adder {
     tile numbers;                                   /* of the rows; short tables */
     tile others[2];                                 /* all indices on each partition; long tables */
     tile above[2], below[2], infinity, spare, zero; /* unless is_finite */
+    psum_banks banks;
     int flip;
 } adder;
 
-static void take_psum(adder *s, tile *psum) {
-    for (int i = 0; i < (s->is_finite ? 1 : MAX_PARTS); i++)
-        psum[i] = lower_psum_tile(s->l);
+static vtrn_status next_sums(adder *s, tile *psum) {
+    return psum_next(s->l, &s->banks, s->is_finite ? 1 : MAX_PARTS, psum);
 }
 
 /* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col], of `rows` updates */
@@ -143,7 +145,7 @@ static vtrn_status join(adder *s, uint32_t n_sums, uint32_t n_cols, const tile *
 static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint32_t n_cols) {
     lower *l = s->l;
     tile psum[MAX_PARTS];
-    take_psum(s, psum);
+    VTRN_RETURN_IF_ERROR(next_sums(s, psum));
     for (int64_t i = 0; i < s->n; i += PARTITIONS) {
         int b = s->flip ^= 1;
         uint32_t rows = (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS);
@@ -226,7 +228,7 @@ static vtrn_status add_to_rows(adder *s, int64_t i, uint32_t rows, int64_t cols)
     for (int64_t c = 0; c < s->width; c += cols) {
         uint32_t n_cols = (uint32_t)(s->width - c < cols ? s->width - c : cols);
         tile psum[MAX_PARTS];
-        take_psum(s, psum);
+        VTRN_RETURN_IF_ERROR(next_sums(s, psum));
         VTRN_RETURN_IF_ERROR(
             lower_load(l, &s->updates, s->n_update_rows, i, rows, c, n_cols, &s->update[b]));
         VTRN_RETURN_IF_ERROR(sum_up(s, b, rows, rows, n_cols, psum, VTRN_FLAG_LAST));
@@ -257,6 +259,7 @@ static vtrn_status place_tiles(adder *s, bool is_long, int64_t cols) {
     uint64_t numbers = lower_sbuf_round((uint64_t)(is_long ? 2 * PARTITIONS : s->rows) * 4);
     VTRN_RETURN_IF_ERROR(lower_sbuf_begin(
         s->l, numbers + 64 + 2ull * (64 + 512 + 5 * lower_sbuf_round((uint64_t)cols * 4))));
+    VTRN_RETURN_IF_ERROR(psum_take(s->l, s->l->chip->n_psum_banks, &s->banks));
     uint8_t in = s->updates.dtype, out = s->out.dtype;
     if (!is_long)
         s->numbers = tile_of(s, VTRN_DTYPE_INT32, s->rows);
@@ -300,7 +303,7 @@ static vtrn_status begin_table(adder *s, const graph_op *op, view *result) {
 /* Columns of a tile: as many as a PSUM bank has room for, and whole factors of the rows, so that a
  * transfer is one access pattern. */
 static int64_t cols_of(const adder *s, const view *table, int n_outer) {
-    int64_t cols = 1, most = s->l->chip->psum_bank_bytes / 4;
+    int64_t cols = 1, most = psum_cols(s->l->chip);
     for (int i = table->n - 1; i >= n_outer; i--) {
         int64_t size = table->f[i].size;
         if (cols * size <= most) {

@@ -9,6 +9,7 @@
 #include "compiler/lower/scatter_add.h"
 
 #include "compiler/lower/non_finite.h"
+#include "compiler/lower/psum.h"
 
 enum {
     PARTITIONS = 128,
@@ -34,6 +35,7 @@ typedef struct adder {
     address_tiles at;
     tile numbers, high, low, placed, raw, value[MAX_PARTS], zero;
     tile hot[2], moving[2], old, sum, part, infinity, spare, psum[MAX_PARTS];
+    psum_banks banks;
     int flip;
 } adder;
 
@@ -290,7 +292,7 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
 
 static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
     vtrn_dtype t = (vtrn_dtype)s->table.dtype;
-    int64_t bank_cols = l->chip->psum_bank_bytes / 4;
+    int64_t bank_cols = psum_cols(l->chip);
     x->is_int = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
     if (!x->is_int && t != VTRN_DTYPE_FP32 && t != VTRN_DTYPE_BF16 && t != VTRN_DTYPE_FP16)
         return false;
@@ -299,7 +301,7 @@ static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adde
     x->n_window = 1;
     for (int i = 0; i < s->n_window; i++)
         x->n_window *= s->window[i].size;
-    for (x->low_size = 1; x->low_size * x->low_size < n_elements && x->low_size < bank_cols;
+    for (x->low_size = 1; x->low_size * x->low_size < n_elements && 2 * x->low_size <= bank_cols;
          x->shift++)
         x->low_size *= 2;
     x->n_high = (n_elements + x->low_size - 1) / x->low_size;
@@ -312,8 +314,8 @@ static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adde
         x->updates.f[0] = (view_factor){1, 0};
     int64_t n_blocks = (s->n + PARTITIONS - 1) / PARTITIONS;
     int64_t n_passes = (x->n_high + PARTITIONS - 1) / PARTITIONS;
-    return x->updates.n <= 1 && n_elements <= MAX_ELEMENTS && x->n_window < MAX_STEPS &&
-           n_blocks < MAX_STEPS &&
+    return x->n_parts <= l->chip->n_psum_banks && x->updates.n <= 1 && n_elements <= MAX_ELEMENTS &&
+           x->n_window < MAX_STEPS && n_blocks < MAX_STEPS &&
            n_blocks * x->n_window * n_passes * (x->is_int ? N_BYTES : 1) < MAX_STEPS &&
            (!x->is_int || s->n * x->n_window <= MAX_INT_UPDATES);
 }
@@ -328,10 +330,10 @@ vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, boo
     adder x = {.l = l, .s = s, .has_old = !is_zero, .is_finite = is_finite};
     VTRN_CHECK(plan(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
     VTRN_RETURN_IF_ERROR(place_tiles(&x));
+    VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &x.banks));
     for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
         uint32_t n_h = (uint32_t)(x.n_high - h < PARTITIONS ? x.n_high - h : PARTITIONS);
-        for (int i = 0; i < x.n_parts; i++)
-            x.psum[i] = lower_psum_tile(l);
+        VTRN_RETURN_IF_ERROR(psum_next(l, &x.banks, x.n_parts, x.psum));
         VTRN_RETURN_IF_ERROR(add_all(&x, h, n_h));
         VTRN_RETURN_IF_ERROR(finish_rows(&x, h, n_h));
     }

@@ -1,4 +1,5 @@
 /* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
+#include "compiler/lower/psum.h"
 #include "compiler/lower/resident.h"
 #include "compiler/lower/turn.h"
 
@@ -26,6 +27,7 @@ vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
     if (l->sbuf_cursor + n_bytes > LOWER_SBUF_WINDOW)
         l->sbuf_cursor = 0;
     resident_yield(l, l->sbuf_cursor + (uint32_t)n_bytes);
+    psum_begin(l);
     uint32_t in_use = l->sbuf_cursor + (uint32_t)n_bytes + resident_bytes(l);
     l->sbuf_peak = in_use > l->sbuf_peak ? in_use : l->sbuf_peak;
     return NULL;
@@ -36,20 +38,6 @@ uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes) {
     l->sbuf_cursor += lower_sbuf_round(n_bytes);
     resident_yield(l, l->sbuf_cursor); /* parts may round up to more than the whole */
     return addr;
-}
-
-tile lower_psum_bank(lower *l, int bank) {
-    if (l->psum_peak_banks <= (uint32_t)bank)
-        l->psum_peak_banks = (uint32_t)bank + 1;
-    return (tile){.space = VTRN_SPACE_PSUM,
-                  .dtype = VTRN_DTYPE_FP32,
-                  .addr = (uint32_t)bank * l->chip->psum_bank_bytes};
-}
-
-tile lower_psum_tile(lower *l) {
-    uint32_t bank = l->psum_bank;
-    l->psum_bank = (bank + 1) % (uint32_t)l->chip->n_psum_banks;
-    return lower_psum_bank(l, (int)bank);
 }
 
 vtrn_ap tile_ap_cols(const tile *t, uint32_t n_rows, uint32_t col, uint32_t n_cols) {

@@ -2,6 +2,8 @@
  * as they lie in the destination. A DMA from layout to layout would name each element by itself. */
 #include "compiler/lower/turn.h"
 
+#include "compiler/lower/psum.h"
+
 enum {
     PARTITIONS = 128,
     N_BUFFERS = 4, /* tiles on their way, each way */
@@ -43,9 +45,10 @@ bool turn_helps(const lower *l, const view *v) {
 }
 
 /* rows x cols of the source -> cols x rows of the destination. */
-static vtrn_status turn_tile(lower *l, const tile *in, const tile *out, uint32_t rows,
-                             uint32_t cols) {
-    tile psum = lower_psum_tile(l);
+static vtrn_status turn_tile(lower *l, psum_banks *banks, const tile *in, const tile *out,
+                             uint32_t rows, uint32_t cols) {
+    tile psum;
+    VTRN_RETURN_IF_ERROR(psum_next(l, banks, 1, &psum));
     vtrn_ap turned = tile_ap(&psum, cols, rows);
     LOWER_EMIT(turn, l, PE_TRANSPOSE, TENSOR);
     turn->ap[0] = turned;
@@ -67,6 +70,8 @@ static vtrn_status turn_all(lower *l, const view *by_row, const view *by_col, in
         in[i].addr = lower_sbuf_alloc(l, tile_bytes);
         out[i].addr = lower_sbuf_alloc(l, tile_bytes);
     }
+    psum_banks banks;
+    VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &banks));
     int turn_i = 0;
     for (int64_t c = 0; c < n_cols; c += PARTITIONS)
         for (int64_t r = 0; r < n_rows; r += PARTITIONS, turn_i++) {
@@ -74,7 +79,7 @@ static vtrn_status turn_all(lower *l, const view *by_row, const view *by_col, in
             uint32_t cols = (uint32_t)(n_cols - c < PARTITIONS ? n_cols - c : PARTITIONS);
             const tile *from = &in[turn_i % N_BUFFERS], *to = &out[turn_i % N_BUFFERS];
             VTRN_RETURN_IF_ERROR(lower_load(l, by_row, 1, r, rows, c, cols, from));
-            VTRN_RETURN_IF_ERROR(turn_tile(l, from, to, rows, cols));
+            VTRN_RETURN_IF_ERROR(turn_tile(l, &banks, from, to, rows, cols));
             VTRN_RETURN_IF_ERROR(
                 lower_store(l, by_col, by_col->n - 1, c, cols, r, rows, to, false));
         }
