@@ -18,23 +18,14 @@ enum {
 
 vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides) {
     const graph_type *t = &l->g->types[v];
-    int first[GRAPH_MAX_RANK + 1];
-    VTRN_RETURN_IF_ERROR(lower_materialise(l, v, table));
-    view cut = *table;
-    bool is_simple = view_split_dims(&cut, t->dims, t->rank, first);
-    for (int d = 0; is_simple && d < t->rank; d++) {
-        is_simple = first[d + 1] - first[d] <= 1;
-        strides[d] = is_simple && first[d + 1] > first[d] ? cut.f[first[d]].stride : 0;
-        is_simple = is_simple && strides[d] >= 0;
-    }
-    if (is_simple)
+    bool is_reversed = false;
+    VTRN_RETURN_IF_ERROR(lower_strided(l, v, table, strides));
+    for (int d = 0; d < t->rank; d++)
+        is_reversed = is_reversed || strides[d] < 0;
+    if (!is_reversed)
         return NULL;
     VTRN_RETURN_IF_ERROR(lower_dense(l, v, table));
-    int64_t stride = 1;
-    for (int d = t->rank - 1; d >= 0; d--) {
-        strides[d] = stride;
-        stride *= t->dims[d];
-    }
+    VTRN_CHECK(view_dim_strides(table, t->dims, t->rank, strides), "a dense view has strides");
     return NULL;
 }
 

@@ -66,20 +66,10 @@ static vtrn_status read_operands(lower *l, const graph_op *op, conv *c) {
                 .groups = op->attrs.conv.feature_groups,
                 .batch_groups = op->attrs.conv.batch_groups};
     VTRN_RETURN_IF_ERROR(padded_lhs(l, op, &c->lhs_t, &c->lhs));
-    int lf[GRAPH_MAX_RANK + 1], rf[GRAPH_MAX_RANK + 1], rank = c->lhs_t.rank;
-    bool is_simple = view_split_dims(&c->lhs, c->lhs_t.dims, rank, lf);
-    for (int d = 0; d < rank; d++) /* a window needs one stride a dim */
-        is_simple = is_simple && lf[d + 1] - lf[d] <= 1;
-    if (!is_simple) {
-        VTRN_RETURN_IF_ERROR(movement_densify(l, &c->lhs, &c->lhs_t));
-        VTRN_CHECK(view_split_dims(&c->lhs, c->lhs_t.dims, rank, lf), "a dense view can be cut");
-    }
+    VTRN_RETURN_IF_ERROR(movement_strides(l, &c->lhs, &c->lhs_t, c->lhs_stride));
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &c->rhs));
-    VTRN_CHECK(view_split_dims(&c->rhs, rhs_t->dims, rank, rf), "a dense view can be cut");
-    for (int d = 0; d < rank; d++) {
-        c->lhs_stride[d] = lf[d + 1] > lf[d] ? c->lhs.f[lf[d]].stride : 0;
-        c->rhs_stride[d] = rf[d + 1] > rf[d] ? c->rhs.f[rf[d]].stride : 0;
-    }
+    VTRN_CHECK(view_dim_strides(&c->rhs, rhs_t->dims, rhs_t->rank, c->rhs_stride),
+               "a dense view has strides");
     return NULL;
 }
 

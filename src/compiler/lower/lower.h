@@ -183,6 +183,8 @@ vtrn_status lower_copy(lower *l, const view *src, const view *dst);
 vtrn_status lower_materialise(lower *l, graph_value v, view *out);
 /* The same, dense. */
 vtrn_status lower_dense(lower *l, graph_value v, view *out);
+/* The same with one stride for each dim (view_dim_strides): dense only where it has none. */
+vtrn_status lower_strided(lower *l, graph_value v, view *out, int64_t *strides);
 /* Fresh HBM for a result; a program output goes to its own slot. Sets the value's state to VIEW. */
 vtrn_status lower_result(lower *l, graph_value v, view *out);
 void lower_set_view(lower *l, graph_value v, const view *at);

@@ -15,6 +15,14 @@ vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     return NULL;
 }
 
+vtrn_status movement_strides(lower *l, view *v, const graph_type *type, int64_t *strides) {
+    if (view_dim_strides(v, type->dims, type->rank, strides))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(movement_densify(l, v, type));
+    VTRN_CHECK(view_dim_strides(v, type->dims, type->rank, strides), "a dense view has strides");
+    return NULL;
+}
+
 /* The element that a view of a constant repeats. */
 static bool constant_element(const lower *l, const view *value, uint64_t *bits) {
     const vtrn_slot *slot = &l->slots[value->slot].slot;
@@ -73,17 +81,12 @@ vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type
 vtrn_status movement_place(lower *l, const view *from, const graph_type *type, const int64_t *low,
                            const int64_t *interior, const graph_type *result, const view *out) {
     view src = *from, dst = *out;
-    int first[GRAPH_MAX_RANK + 1];
-    if (graph_type_count(type) == 0)
+    int64_t src_stride[GRAPH_MAX_RANK], dst_stride[GRAPH_MAX_RANK];
+    if (graph_type_count(type) == 0 || graph_type_count(result) == 0)
         return NULL;
-    bool is_simple = view_split_dims(&src, type->dims, type->rank, first);
-    for (int d = 0; is_simple && d < type->rank; d++)
-        is_simple = first[d + 1] - first[d] <= 1;
-    if (!is_simple) {
-        src = *from;
-        VTRN_RETURN_IF_ERROR(movement_densify(l, &src, type));
-        VTRN_CHECK(view_split_dims(&src, type->dims, type->rank, first), "a dense view can be cut");
-    }
+    VTRN_RETURN_IF_ERROR(movement_strides(l, &src, type, src_stride));
+    VTRN_CHECK(view_dim_strides(&dst, result->dims, result->rank, dst_stride),
+               "a dense view has strides");
     view cut_src = {.slot = src.slot, .dtype = src.dtype, .offset = src.offset};
     view cut_dst = {.slot = dst.slot, .dtype = dst.dtype, .offset = dst.offset};
     for (int d = 0; d < type->rank; d++) {
@@ -94,11 +97,10 @@ vtrn_status movement_place(lower *l, const view *from, const graph_type *type, c
             end = low[d] + (end - 1) * step - result->dims[d] >= step * 64 ? end - 64 : end - 1;
         if (end <= begin)
             return NULL; /* everything is cut away */
-        int64_t src_stride = first[d + 1] > first[d] ? src.f[first[d]].stride : 0;
-        cut_src.offset += begin * src_stride;
-        cut_dst.offset += (low[d] + begin * step) * dst.f[d].stride;
-        cut_src.f[cut_src.n++] = (view_factor){end - begin, src_stride};
-        cut_dst.f[cut_dst.n++] = (view_factor){end - begin, step * dst.f[d].stride};
+        cut_src.offset += begin * src_stride[d];
+        cut_dst.offset += (low[d] + begin * step) * dst_stride[d];
+        cut_src.f[cut_src.n++] = (view_factor){end - begin, src_stride[d]};
+        cut_dst.f[cut_dst.n++] = (view_factor){end - begin, step * dst_stride[d]};
     }
     return lower_copy(l, &cut_src, &cut_dst);
 }

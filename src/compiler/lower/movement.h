@@ -31,6 +31,9 @@ typedef struct pad_sum {
 vtrn_status movement_place_pads(lower *l, graph_value v);
 /* A row-major copy in fresh memory. */
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type);
+/* Strides of the dims of `type`; where *v has none (view_dim_strides), of a row-major copy that it
+ * becomes. */
+vtrn_status movement_strides(lower *l, view *v, const graph_type *type, int64_t *strides);
 /* Fills a dense view with one element, read from `value` (a view of any one element). */
 vtrn_status movement_fill(lower *l, const view *value, const view *out);
 

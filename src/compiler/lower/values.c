@@ -87,6 +87,16 @@ vtrn_status lower_dense(lower *l, graph_value v, view *out) {
     return NULL;
 }
 
+vtrn_status lower_strided(lower *l, graph_value v, view *out, int64_t *strides) {
+    const graph_type *t = &l->g->types[v];
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, v, out));
+    if (view_dim_strides(out, t->dims, t->rank, strides))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, v, out));
+    VTRN_CHECK(view_dim_strides(out, t->dims, t->rank, strides), "a dense view has strides");
+    return NULL;
+}
+
 vtrn_status lower_result(lower *l, graph_value v, view *out) {
     const graph_type *type = &l->g->types[v];
     uint32_t slot;

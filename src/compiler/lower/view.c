@@ -97,6 +97,7 @@ bool view_split_dims(view *v, const int64_t *dims, int n, int *first) {
     for (int i = 0; i < n; i++)
         if (dims[i] == 0)
             return false;
+    view_coalesce(v); /* what a dim can have as one factor is one, and none has size 1 */
     /* Boundaries from the inside out; splitting at one moves those behind it by one, so the indices
      * are collected afterwards. */
     int64_t inner = 1;
@@ -115,9 +116,19 @@ bool view_split_dims(view *v, const int64_t *dims, int n, int *first) {
             return false;
         first[i] = at;
     }
-    /* Only factors of size 1 can be left in front. */
-    if (n > 0)
-        first[0] = 0;
+    return at == 0;
+}
+
+bool view_dim_strides(const view *v, const int64_t *dims, int n, int64_t *strides) {
+    view cut = *v;
+    int first[VIEW_MAX_FACTORS + 1];
+    if (n > VIEW_MAX_FACTORS || !view_split_dims(&cut, dims, n, first))
+        return false;
+    for (int i = 0; i < n; i++) {
+        if (first[i + 1] - first[i] > 1)
+            return false;
+        strides[i] = first[i + 1] > first[i] ? cut.f[first[i]].stride : 0;
+    }
     return true;
 }
 

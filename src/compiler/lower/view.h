@@ -30,10 +30,15 @@ bool view_is_same(const view *a, const view *b);
 /* Merges neighbouring factors and drops those of size 1. */
 void view_coalesce(view *v);
 
-/* Splits factors so that a boundary lies after each of the n cumulative sizes of `dims`
- * (row-major). On success first[i] is the index of the first factor of dim i, first[n] = v->n.
- * False when a boundary would cut a factor unevenly: the value has to be made dense first. */
+/* Coalesces, then splits factors so that a boundary lies after each of the n cumulative sizes of
+ * `dims` (row-major). On success first[i] is the index of the first factor of dim i, first[n] =
+ * v->n; a dim of size 1 has no factor. False when a boundary would cut a factor unevenly: the value
+ * has to be made dense first. */
 bool view_split_dims(view *v, const int64_t *dims, int n, int *first);
+
+/* Strides of the n dims, for who steps through each of them; 0 for a dim of size 1. False when some
+ * dim needs more than one factor: the value has to be made dense first. */
+bool view_dim_strides(const view *v, const int64_t *dims, int n, int64_t *strides);
 
 /* Splits into outer factors and inner factors whose product is `inner`; *n_outer is their number.
  */

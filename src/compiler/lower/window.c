@@ -45,18 +45,7 @@ static vtrn_status pad_operand(lower *l, const graph_op *op, uint64_t value, win
                                           w->at->window.pad_high.v, interior, value, &w->padded,
                                           &w->in));
     }
-    int first[GRAPH_MAX_RANK + 1];
-    bool is_simple = view_split_dims(&w->in, w->padded.dims, w->rank, first);
-    for (int d = 0; is_simple && d < w->rank; d++)
-        is_simple = first[d + 1] - first[d] <= 1;
-    if (!is_simple) {
-        VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &w->in));
-        VTRN_RETURN_IF_ERROR(movement_densify(l, &w->in, &w->padded));
-        VTRN_CHECK(view_split_dims(&w->in, w->padded.dims, w->rank, first), "a dense view");
-    }
-    for (int d = 0; d < w->rank; d++)
-        w->stride[d] = first[d + 1] > first[d] ? w->in.f[first[d]].stride : 0;
-    return NULL;
+    return movement_strides(l, &w->in, &w->padded, w->stride);
 }
 
 /* What tap number `tap` of every window sees, in memory laid out by `stride` from `base`. */
