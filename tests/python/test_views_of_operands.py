@@ -247,3 +247,26 @@ def test_windows_and_scans_of_views(device, rng, name):
 
     check(device, pools, x)
     check(device, lambda x: [along(axis, x) for axis in range(4)], x)
+
+
+# Sizes of a matrix and of another of as many elements: no factor of rows divides the other's.
+RESHAPED = [((6, 10), (15, 4)), ((15, 4), (6, 10)), ((10, 6), (4, 15)), ((9, 35), (21, 15)),
+            ((6, 14), (4, 21)), ((12, 5), (10, 6)), ((127, 6), (6, 127)), ((33, 62), (31, 66))]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.int8, np.bool_])
+@pytest.mark.parametrize("case", range(len(RESHAPED)))
+def test_copies_whose_sides_have_no_common_factors(device, rng, case, dtype):
+    (rows, cols), new = RESHAPED[case]
+    x, y = whole(rng, (cols, rows), dtype), whole(rng, (new[0], 3), dtype)
+    wide = whole(rng, (new[0], new[1] + 2), dtype)
+
+    def copies(x, y, wide):
+        z = x.T.reshape(new)
+        thrice = jnp.repeat(x.T[:, None], 3, 1).reshape(new[0], -1)
+        return (jnp.concatenate([z, y], 1), jnp.concatenate([y, z[::-1, ::-1]], 1),
+                jnp.concatenate([thrice, y], 1), jnp.stack([z, z], 1),
+                jnp.pad(z, ((0, 0), (1, 2))), wide.at[:, 1:-1].set(z),
+                lax.dynamic_update_slice(wide, z, (0, 1)))  # fmt: skip
+
+    check(device, copies, x, y, wide)
