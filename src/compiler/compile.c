@@ -1,7 +1,10 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
+#include "compiler/plan/layout.h"
+#include "compiler/plan/place.h"
 #include "compiler/reference/reference.h"
 
 #include <stdlib.h>
@@ -339,28 +342,31 @@ static vtrn_status run(lower *l) {
     return NULL;
 }
 
-/* One lowering. It may be a trial, of which *trial then keeps what it left in SBUF: *out is NULL if
- * somebody lay there for nothing. */
-static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_options *options,
-                           uint8_t *trial, const uint8_t *tried, vtrn_program **out) {
+static vtrn_status stages(lower *l) {
+    VTRN_RETURN_IF_ERROR(run(l));
+    VTRN_RETURN_IF_ERROR(plan_layout(l));
+    VTRN_RETURN_IF_ERROR(plan_place(l));
+    VTRN_RETURN_IF_ERROR(emit_plan(l));
+    return lower_finish(l);
+}
+
+vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
+                          vtrn_program **out) {
     *out = NULL;
+    if (!chip->is_executable)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chip %s: too few numbers are published to run programs on it; choose "
+                          "trn1, inf2, trn2 or trn3",
+                          chip->name);
     arena home = ARENA_EMPTY;
     vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
-    lower l = {.g = g,
-               .chip = chip,
-               .program = program,
-               .act_table = 0xff,
-               .trial = trial,
-               .tried = tried};
+    lower l = {.g = g, .chip = chip, .program = program};
     if (options)
         l.options = *options;
-    vtrn_status status = run(&l);
-    bool is_final = !trial || !memchr(trial, LOWER_IDLE, g->n_values);
-    if (!status && is_final)
-        status = lower_finish(&l);
+    vtrn_status status = stages(&l);
     lower_drop_open(&l); /* there are some after an error only */
     free(l.list);
     free(l.blocks);
@@ -368,29 +374,11 @@ static vtrn_status attempt(const graph *g, const vtrn_chip *chip, const compile_
     free(l.sources);
     free(l.customs);
     free(l.data);
+    plan_free(&l.plan);
     arena_free(&l.tmp);
-    if (!status && is_final)
-        *out = program;
-    else
+    if (status)
         program_destroy(program);
-    return status;
-}
-
-/* A second lowering leaves in SBUF only what somebody took from there in the first: the others'
- * room goes to those whom it serves. */
-vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
-                          vtrn_program **out) {
-    if (!chip->is_executable)
-        return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "chip %s: too few numbers are published to run programs on it; choose "
-                          "trn1, inf2, trn2 or trn3",
-                          chip->name);
-    uint8_t *trial = calloc((size_t)g->n_values + 1, 1);
-    if (!trial)
-        return VTRN_OUT_OF_MEMORY((size_t)g->n_values + 1);
-    vtrn_status status = attempt(g, chip, options, trial, NULL, out);
-    if (!status && !*out)
-        status = attempt(g, chip, options, NULL, trial, out);
-    free(trial);
+    else
+        *out = program;
     return status;
 }

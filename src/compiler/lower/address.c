@@ -3,6 +3,7 @@
  * Source: hardware facts 2.5 (integers), 2.6 (offsets of a DMA from a column of SBUF). */
 #include "compiler/lower/address.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/movement.h"
 
 #include <string.h>
@@ -287,7 +288,7 @@ static vtrn_status fold_outer(lower *l, address_spec *s, const cut *c) {
 /* A transfer under way. */
 typedef struct mover {
     lower *l;
-    address_spec *s;
+    const address_spec *s;
     bool is_scatter;
     vtrn_alu combine;
     cut c;
@@ -432,27 +433,67 @@ static void array_view(mover *m) {
         v->f[v->n++] = (view_factor){m->c.inner[i].size, m->c.inner[i].array};
 }
 
-static vtrn_status move_all(lower *l, address_spec *s, bool is_scatter, vtrn_alu combine) {
-    mover m = {.l = l, .s = s, .is_scatter = is_scatter, .combine = combine};
+/* Bytes of a partition that the tiles take: addresses, then rows. */
+static uint64_t size_tiles(mover *m, int64_t *address_cols, uint32_t *row_bytes, int *n_tiles) {
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)m->s->table.dtype);
+    int64_t n = m->s->n == 1 ? m->c.n_rows : m->s->n;
+    m->chunk = m->c.cols * size <= ROW_BYTES || m->c.n_inner > 1 ? m->c.cols : ROW_BYTES / size;
+    *address_cols = (n + PARTITIONS - 1) / PARTITIONS;
+    *address_cols = *address_cols < ADDRESS_COLS ? *address_cols : ADDRESS_COLS;
+    *row_bytes = lower_sbuf_round((uint64_t)(m->chunk * size));
+    *n_tiles = m->combine == VTRN_ALU_NONE ? 2 : 4;
+    return address_tiles_bytes(*address_cols) + (uint64_t)*n_tiles * *row_bytes;
+}
+
+static vtrn_status record(lower *l, address_spec *s, bool is_scatter, vtrn_alu combine) {
     int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
+    mover m = {.s = s, .combine = combine};
+    int64_t address_cols;
+    uint32_t row_bytes;
+    int n_tiles;
     drop_ones(s);
     cut_window(s, size, &m.c);
     if (should_fold(s, &m.c)) {
         VTRN_RETURN_IF_ERROR(fold_outer(l, s, &m.c));
         cut_window(s, size, &m.c);
     }
+    uint64_t sbuf_bytes = size_tiles(&m, &address_cols, &row_bytes, &n_tiles);
+    kernel_windows spec = {.at = *s, .is_scatter = is_scatter, .combine = combine};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_WINDOWS, &spec, sizeof spec, sbuf_bytes));
+    VTRN_RETURN_IF_ERROR(address_accesses(l, s));
+    if (!is_scatter) {
+        VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->table.slot));
+        return plan_writes_whole(&l->plan, s->array.slot);
+    }
+    VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->array.slot));
+    if (combine != VTRN_ALU_NONE)
+        VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->table.slot));
+    return plan_writes_whole(&l->plan, s->table.slot);
+}
+
+vtrn_status address_accesses(lower *l, const address_spec *s) {
+    if (s->has_base)
+        VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->base.slot));
+    for (int i = 0; i < s->n_terms; i++)
+        VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->term[i].index));
+    return NULL;
+}
+
+vtrn_status emit_windows_kernel(lower *l, const kernel *k) {
+    const kernel_windows *spec = k->spec;
+    const address_spec *s = &spec->at;
+    vtrn_alu combine = spec->combine;
+    mover m = {.l = l, .s = s, .is_scatter = spec->is_scatter, .combine = combine};
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
+    cut_window(s, size, &m.c);
     array_view(&m);
     m.reach = reach_of(s);
     if (s->n == 1)
         m.reach += outer_offset(&m.c, m.c.n_rows - 1);
-    m.chunk = m.c.cols * size <= ROW_BYTES || m.c.n_inner > 1 ? m.c.cols : ROW_BYTES / size;
-    int64_t n = s->n == 1 ? m.c.n_rows : s->n;
-    int64_t address_cols = (n + PARTITIONS - 1) / PARTITIONS;
-    address_cols = address_cols < ADDRESS_COLS ? address_cols : ADDRESS_COLS;
-    uint32_t row_bytes = lower_sbuf_round((uint64_t)(m.chunk * size));
-    int n_tiles = combine == VTRN_ALU_NONE ? 2 : 4;
-    VTRN_RETURN_IF_ERROR(
-        lower_sbuf_begin(l, address_tiles_bytes(address_cols) + (uint64_t)n_tiles * row_bytes));
+    int64_t address_cols;
+    uint32_t row_bytes;
+    int n_tiles;
+    size_tiles(&m, &address_cols, &row_bytes, &n_tiles);
     address_tiles_alloc(l, address_cols, &m.at);
     for (int i = 0; i < n_tiles; i++)
         (i < 2 ? m.data : m.old)[i & 1] = (tile){.space = VTRN_SPACE_SBUF,
@@ -462,9 +503,9 @@ static vtrn_status move_all(lower *l, address_spec *s, bool is_scatter, vtrn_alu
 }
 
 vtrn_status address_gather(lower *l, address_spec *s) {
-    return move_all(l, s, false, VTRN_ALU_NONE);
+    return record(l, s, false, VTRN_ALU_NONE);
 }
 
 vtrn_status address_scatter(lower *l, address_spec *s, vtrn_alu combine) {
-    return move_all(l, s, true, combine);
+    return record(l, s, true, combine);
 }

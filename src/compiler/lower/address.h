@@ -50,6 +50,16 @@ vtrn_status address_gather(lower *l, address_spec *s);
  * table holds, which asks for windows that do not overlap. */
 vtrn_status address_scatter(lower *l, address_spec *s, vtrn_alu combine);
 
+/* Windows read (array = table) or written (table = array, perhaps combined with what it holds). */
+typedef struct kernel_windows {
+    address_spec at;
+    bool is_scatter;
+    vtrn_alu combine;
+} kernel_windows;
+
+/* Tells the plan that the kernel at hand reads what the addresses are computed from. */
+vtrn_status address_accesses(lower *l, const address_spec *s);
+
 /* Addresses of up to 128 * cols windows from the first, window w at [w % 128, w / 128]; -1 where
  * one is skipped. */
 typedef struct address_tiles {

@@ -1,6 +1,7 @@
 /* 64-bit counters: JAX numbers the elements of a tensor of random bits with iotas of 64 bits, only
  * to take their low and high words. As affine functions of the index they need no 64-bit
  * arithmetic: the words are what GpSimd's iota writes. */
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 
 #include <string.h>
@@ -101,13 +102,19 @@ static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t 
     return NULL;
 }
 
-/* first, first + step, ...: n words, written over all partitions. */
-static vtrn_status write_run(lower *l, const view *out, int64_t at, int64_t first, int64_t step,
-                             int64_t n) {
-    enum { PARTITIONS = 128, MAX_COLS = 1024 };
+enum { PARTITIONS = 128, MAX_COLS = 1024 };
+
+/* Columns of a tile of n words. */
+static int64_t tile_cols(int64_t n) {
     int64_t cols = n / PARTITIONS;
-    cols = cols < 1 ? n : cols > MAX_COLS ? MAX_COLS : cols;
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, 2ull * lower_sbuf_round((uint64_t)cols * 4)));
+    return cols < 1 ? n : cols > MAX_COLS ? MAX_COLS : cols;
+}
+
+/* The words are written over all partitions. */
+vtrn_status emit_count_kernel(lower *l, const kernel *k) {
+    const kernel_count *s = k->spec;
+    int64_t first = s->first, step = s->step, n = s->n;
+    int64_t cols = tile_cols(n);
     tile t[2];
     for (int b = 0; b < 2; b++)
         t[b] = (tile){.space = VTRN_SPACE_SBUF,
@@ -119,15 +126,26 @@ static vtrn_status write_run(lower *l, const view *out, int64_t at, int64_t firs
         rows = rows ? rows : 1;
         VTRN_RETURN_IF_ERROR(
             emit_numbers(l, &t[b], first + i * step, step, (uint32_t)rows, (uint32_t)n_cols));
-        view part = {.slot = out->slot,
+        view part = {.slot = s->out.slot,
                      .dtype = VTRN_DTYPE_INT32,
-                     .offset = out->offset + at + i,
+                     .offset = s->out.offset + s->at + i,
                      .n = 2,
                      .f = {{rows, n_cols}, {n_cols, 1}}};
         VTRN_RETURN_IF_ERROR(lower_store(l, &part, 1, 0, rows, 0, n_cols, &t[b], false));
         i += rows * n_cols;
     }
     return NULL;
+}
+
+static vtrn_status write_run(lower *l, const kernel_count *s) {
+    view run = {.slot = s->out.slot,
+                .dtype = VTRN_DTYPE_INT32,
+                .offset = s->out.offset + s->at,
+                .n = 1,
+                .f = {{s->n, 1}}};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_COUNT, s, sizeof *s,
+                                      2ull * lower_sbuf_round((uint64_t)tile_cols(s->n) * 4)));
+    return plan_writes(&l->plan, &run);
 }
 
 /* First of the innermost dims that make one run, row-major: n elements, a step apart. */
@@ -160,7 +178,8 @@ static vtrn_status write_words(lower *l, const struct affine *a, const graph_typ
             first += left % t->dims[d] * a->step[d];
             left /= t->dims[d];
         }
-        VTRN_RETURN_IF_ERROR(write_run(l, &out, o * n, first, step, n));
+        kernel_count run = {.out = out, .at = o * n, .first = first, .step = step, .n = n};
+        VTRN_RETURN_IF_ERROR(write_run(l, &run));
     }
     return NULL;
 }

@@ -3,7 +3,7 @@
 #include "compiler/alloc/dead_stores.h"
 #include "compiler/alloc/donate.h"
 #include "compiler/alloc/scratch.h"
-#include "compiler/lower/resident.h"
+#include "compiler/lower/lower.h"
 #include "compiler/schedule/semaphores.h"
 
 #include <stdlib.h>
@@ -32,6 +32,17 @@ vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine) {
     instr->update_semaphore = VTRN_NO_SEMAPHORE;
     instr->source = l->source;
     return instr;
+}
+
+vtrn_status lower_kernel(lower *l, kernel_kind kind, const void *spec, size_t spec_bytes,
+                         uint64_t sbuf_bytes) {
+    kernel *k = plan_add(&l->plan, kind, spec, spec_bytes);
+    if (!k)
+        return VTRN_OUT_OF_MEMORY(spec_bytes);
+    k->source = l->source;
+    k->block_i = l->block_i;
+    k->sbuf_bytes = sbuf_bytes;
+    return NULL;
 }
 
 /* Refused before anything is emitted: a tensor beyond the HBM would unroll to as many instructions.
@@ -107,17 +118,14 @@ vtrn_status lower_source_set(lower *l, const char *op, const char *place) {
 vtrn_status lower_block_begin(lower *l, uint32_t *out_block) {
     if (!grow((void **)&l->blocks, l->n_blocks, &l->cap_blocks, sizeof *l->blocks))
         return VTRN_OUT_OF_MEMORY(sizeof *l->blocks);
-    l->blocks[l->n_blocks] = (lower_block){.begin = l->n_list, .end = l->n_list};
-    l->act_table = 0xff;
-    resident_forget_all(l);
-    *out_block = l->n_blocks++;
+    l->blocks[l->n_blocks] = (lower_block){0};
+    *out_block = l->block_i = l->n_blocks++;
     return NULL;
 }
 
 void lower_block_end(lower *l, uint32_t block, vtrn_block_end kind, uint32_t next0, uint32_t next1,
                      uint32_t cond_slot) {
     lower_block *b = &l->blocks[block];
-    b->end = l->n_list;
     b->kind = kind;
     b->next[0] = next0;
     b->next[1] = next1;

@@ -5,7 +5,9 @@
  * a is stationary, b moving. Each index is a list of factors with a stride in each operand, so a
  * convolution is a contraction whose operand view revisits its elements (im2col without a copy). */
 #include "compiler/lower/contract.h"
-#include "compiler/lower/resident.h"
+
+#include "compiler/emit/emit_kernels.h"
+#include "compiler/plan/resident.h"
 
 #include <string.h>
 
@@ -76,37 +78,36 @@ static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
     return v;
 }
 
-/* Whether each tile of the operand lies in SBUF as it is loaded. */
-static bool lies_in_sbuf(const contraction *c, const contract_operand *o) {
+/* Whether the resident has each tile of the operand as it would be loaded. */
+static bool operand_takes(const contraction *c, const contract_operand *o, const resident *r) {
     bool is_natural = wants_transpose(c->l, o);
     int64_t n_x = size_of(o->x, o->n_x);
     int64_t n_rows = is_natural ? n_x : c->n_k, n_cols = is_natural ? c->n_k : n_x;
-    if (!resident_cols(c->l, o->slot))
+    if (o->slot != r->slot)
         return false;
     for (int64_t batch = 0; batch < c->n_batch; batch++) {
         view v = view_of(o, batch, is_natural);
-        for (int64_t r = 0; r < n_rows; r += PARTITIONS) {
-            int64_t rows = n_rows - r < PARTITIONS ? n_rows - r : PARTITIONS;
-            if (!resident_find(c->l, &v, is_natural ? o->n_x : o->n_k, r, rows, 0, n_cols,
-                               (uint8_t)c->compute, NULL))
+        for (int64_t row = 0; row < n_rows; row += PARTITIONS) {
+            int64_t rows = n_rows - row < PARTITIONS ? n_rows - row : PARTITIONS;
+            view_part part = {&v, is_natural ? o->n_x : o->n_k, row, rows, 0, n_cols};
+            if (!resident_holds(r, &part, (uint8_t)c->compute, NULL))
                 return false;
         }
     }
     return true;
 }
 
-/* A tile of an operand: loaded into *t, or found. */
-static vtrn_status fetch(contraction *c, const view *v, int n_outer, int64_t r, int64_t n_rows,
-                         int64_t col, int64_t n_cols, bool lies, tile *t) {
-    if (!lies)
-        return lower_load(c->l, v, n_outer, r, n_rows, col, n_cols, t);
-    VTRN_CHECK(resident_find(c->l, v, n_outer, r, n_rows, col, n_cols, (uint8_t)c->compute, t),
-               "what lay in SBUF when the kernel was planned still does");
+/* A tile of an operand: loaded into *t, or where `from` keeps it. */
+static vtrn_status fetch(contraction *c, const view_part *p, const resident *from, tile *t) {
+    if (!from)
+        return lower_load(c->l, p->v, p->n_outer, p->r0, p->n_rows, p->c0, p->n_cols, t);
+    VTRN_CHECK(resident_holds(from, p, (uint8_t)c->compute, t),
+               "placement takes only operands that a resident has");
     return NULL;
 }
 
-static vtrn_status load_natural(contraction *c, const contract_operand *o, bool lies, int64_t batch,
-                                int64_t k0, int64_t n_k, int64_t x0, int64_t n_x,
+static vtrn_status load_natural(contraction *c, const contract_operand *o, const resident *from,
+                                int64_t batch, int64_t k0, int64_t n_k, int64_t x0, int64_t n_x,
                                 const contract_tiles *dst) {
     lower *l = c->l;
     view v = view_of(o, batch, true);
@@ -115,7 +116,8 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, bool 
             uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
             int64_t cols = n_k - kc < NATURAL_COLS ? n_k - kc : NATURAL_COLS;
             tile natural = c->natural[c->flip_natural++ % c->n_a];
-            VTRN_RETURN_IF_ERROR(fetch(c, &v, o->n_x, x0 + x, rows, k0 + kc, cols, lies, &natural));
+            view_part part = {&v, o->n_x, x0 + x, rows, k0 + kc, cols};
+            VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &natural));
             for (int64_t k = 0; k < cols; k += PARTITIONS) {
                 uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
                 tile psum;
@@ -136,14 +138,14 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, bool 
 static vtrn_status load_operand(contraction *c, const contract_operand *o, int64_t batch,
                                 int64_t k0, int64_t n_k, int64_t x0, int64_t n_x,
                                 contract_tiles *dst) {
-    bool lies = o == &c->spec->a ? c->a_lies : c->b_lies;
+    const resident *from = o == &c->spec->a ? c->a_from : c->b_from;
     if (wants_transpose(c->l, o))
-        return load_natural(c, o, lies, batch, k0, n_k, x0, n_x, dst);
+        return load_natural(c, o, from, batch, k0, n_k, x0, n_x, dst);
     view v = view_of(o, batch, false);
     for (int64_t k = 0; k < n_k; k += PARTITIONS) {
         int64_t rows = n_k - k < PARTITIONS ? n_k - k : PARTITIONS;
-        VTRN_RETURN_IF_ERROR(
-            fetch(c, &v, o->n_k, k0 + k, rows, x0, n_x, lies, &dst->k[k / PARTITIONS]));
+        view_part part = {&v, o->n_k, k0 + k, rows, x0, n_x};
+        VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &dst->k[k / PARTITIONS]));
     }
     return NULL;
 }
@@ -242,11 +244,11 @@ static void size_up(contraction *c) {
     c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
     c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
     bool a_turns = wants_transpose(c->l, &s->a), b_turns = wants_transpose(c->l, &s->b);
-    if (c->a_lies && !a_turns)
+    if (c->a_from && !a_turns)
         c->a_bytes = 0;
-    if (c->b_lies && !b_turns)
+    if (c->b_from && !b_turns)
         c->b_bytes = 0;
-    bool has_natural = (a_turns && !c->a_lies) || (b_turns && !c->b_lies);
+    bool has_natural = (a_turns && !c->a_from) || (b_turns && !c->b_from);
     int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
     c->natural_bytes =
         has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
@@ -301,9 +303,13 @@ uint64_t contract_bytes(const contraction *c) {
     return (uint64_t)c->n_a * (c->a_bytes + c->natural_bytes) + (uint64_t)c->n_b * c->b_bytes;
 }
 
-void contract_find(contraction *c) {
-    c->a_lies = lies_in_sbuf(c, &c->spec->a);
-    c->b_lies = lies_in_sbuf(c, &c->spec->b);
+bool contract_takes(const contraction *c, const resident *r) {
+    return operand_takes(c, &c->spec->a, r) || operand_takes(c, &c->spec->b, r);
+}
+
+void contract_take(contraction *c, const resident *a, const resident *b) {
+    c->a_from = a && operand_takes(c, &c->spec->a, a) ? a : NULL;
+    c->b_from = b && operand_takes(c, &c->spec->b, b) ? b : NULL;
     size_up(c);
 }
 
@@ -311,24 +317,40 @@ int contract_ahead(const contraction *c) {
     return c->n_batch > 1 && c->n_b < c->n_a ? c->n_b : c->n_a;
 }
 
-void contract_renounce(contraction *c) {
-    c->a_lies = c->b_lies = false;
-    size_up(c);
+static void add_factors(view *v, const view_factor *f, int n) {
+    memcpy(v->f + v->n, f, (size_t)n * sizeof *f);
+    v->n += n;
 }
 
-void contract_hold(lower *l, const contract_spec *spec) {
-    resident_hold(l, spec->a.slot);
-    resident_hold(l, spec->b.slot);
+vtrn_status contract_accesses(lower *l, const contract_spec *spec) {
+    const contract_operand *in[] = {&spec->a, &spec->b};
+    for (int i = 0; i < 2; i++) {
+        view v = {.slot = in[i]->slot, .dtype = in[i]->dtype, .offset = in[i]->offset};
+        add_factors(&v, in[i]->batch, in[i]->n_batch);
+        add_factors(&v, in[i]->k, in[i]->n_k);
+        add_factors(&v, in[i]->x, in[i]->n_x);
+        VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &v));
+    }
+    return NULL;
 }
 
-vtrn_status contract_emit(lower *l, const contract_spec *spec) {
-    contraction c = describe(l, spec);
-    VTRN_CHECK(c.n_k == size_of(spec->b.k, spec->b.n_k), "both operands contract as much");
-    contract_hold(l, spec);
-    contract_find(&c);
-    if (!resident_allows(l, contract_bytes(&c) + 2ull * c.out_bytes))
-        contract_renounce(&c);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, contract_bytes(&c) + 2ull * c.out_bytes));
+vtrn_status contract_record(lower *l, const contract_spec *spec) {
+    const contract_output *o = &spec->out;
+    view out = {.slot = o->slot, .dtype = o->dtype, .offset = o->offset};
+    add_factors(&out, o->batch, o->n_batch);
+    add_factors(&out, o->m, o->n_m);
+    add_factors(&out, o->n, o->n_n);
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CONTRACT, spec, sizeof *spec, 0));
+    VTRN_RETURN_IF_ERROR(contract_accesses(l, spec));
+    return plan_writes(&l->plan, &out);
+}
+
+uint64_t contract_kernel_bytes(const contraction *c) {
+    return contract_bytes(c) + 2ull * c->out_bytes;
+}
+
+vtrn_status emit_contract_kernel(lower *l, const kernel *k) {
+    contraction c = *(const contraction *)k->spec;
     VTRN_RETURN_IF_ERROR(place(&c, banks_of_kernel(l->chip), true));
     l->program->flops += 2ull * (uint64_t)(c.n_m * c.n_n * c.n_k * c.n_batch);
     for (int64_t batch = 0; batch < c.n_batch; batch++)
@@ -356,10 +378,10 @@ contract_banks contract_least_banks(const lower *l, const contract_spec *spec) {
 void contract_start(lower *l, const contract_spec *spec, contraction *c) {
     *c = describe(l, spec);
     size_up(c);
-    l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
 }
 
 vtrn_status contract_place(contraction *c, contract_banks banks) {
+    c->l->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
     return place(c, banks, false);
 }
 

@@ -32,11 +32,13 @@ struct contract_spec {
 
 /* Where an operand's elements lie; the factors are to come. */
 void contract_operand_start(contract_operand *o, const view *v);
-/* Emits the contraction, or leaves its tiles to a fusion when the result lies in row-major order of
- * (batch, m, n). */
+/* Records the contraction, or leaves its tiles to a fusion when the result lies in row-major order
+ * of (batch, m, n). */
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major);
-/* The whole contraction into spec->out. */
-vtrn_status contract_emit(lower *l, const contract_spec *spec);
+/* Records the whole contraction into spec->out. */
+vtrn_status contract_record(lower *l, const contract_spec *spec);
+/* Tells the plan what the contraction reads. */
+vtrn_status contract_accesses(lower *l, const contract_spec *spec);
 
 enum { CONTRACT_MAX_BUFFERS = 4, CONTRACT_MAX_K_TILES = 16 };
 
@@ -57,8 +59,8 @@ typedef struct contraction {
     int64_t chunk_k;    /* k held in SBUF at a time */
     contract_tiles a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS];
     tile natural[CONTRACT_MAX_BUFFERS], out[2];
-    bool a_lies, b_lies; /* an earlier kernel left it in SBUF as it is wanted */
-    int n_a, n_b;        /* buffers of a (and of what is transposed for it), and of b */
+    const struct resident *a_from, *b_from; /* where an operand is already in SBUF, or NULL */
+    int n_a, n_b; /* buffers of a (and of what is transposed for it), and of b */
     uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
     int flip_a, flip_b, flip_natural, flip_out;
     int n_tiles;                    /* made so far */
@@ -77,16 +79,17 @@ typedef struct contract_banks {
 } contract_banks;
 /* The fewest banks that make a tile: all sums of it, and one transpose if there are any. */
 contract_banks contract_least_banks(const lower *l, const contract_spec *spec);
-/* Sizes it. */
+/* Sizes it; all operands are loaded. */
 void contract_start(lower *l, const contract_spec *spec, contraction *c);
-/* Takes operands that lie in SBUF from there, if resident_allows what the kernel takes in all; else
- * it has to renounce them. */
-void contract_find(contraction *c);
-void contract_renounce(contraction *c);        /* all operands are loaded */
+/* Whether an operand can be read from the resident as it is. */
+bool contract_takes(const contraction *c, const struct resident *r);
+/* Reads each operand from its resident (NULL: loads it) where the resident has it; sizes anew. */
+void contract_take(contraction *c, const struct resident *a, const struct resident *b);
+/* SBUF of a partition that a kernel of its own takes. */
+uint64_t contract_kernel_bytes(const contraction *c);
 uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */
-/* Takes SBUF and PSUM of the kernel that has been started. */
+/* Takes SBUF and PSUM of the kernel that is being emitted. */
 vtrn_status contract_place(contraction *c, contract_banks banks);
-void contract_hold(lower *l, const contract_spec *spec); /* the kernel at hand wants its operands */
 /* How many tiles can be loaded before contract_tile, so that the PE array turns the second one
  * while the first is on its way back. */
 int contract_ahead(const contraction *c);

@@ -258,10 +258,10 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
      * stored whole; else the other way round. */
     bool is_channels_last = out_stride[at->conv.out_feature_dim] == 1;
     contract_operand *patches = is_channels_last ? &spec.a : &spec.b;
-    contract_operand *kernel = is_channels_last ? &spec.b : &spec.a;
+    contract_operand *weights = is_channels_last ? &spec.b : &spec.a;
     contract_operand_start(patches, &c->lhs);
-    contract_operand_start(kernel, &c->rhs);
-    kernel->offset += rhs_offset;
+    contract_operand_start(weights, &c->rhs);
+    weights->offset += rhs_offset;
     spec.out.dtype = out.dtype;
     view_factor *out_pos = is_channels_last ? spec.out.m : spec.out.n;
     view_factor *out_feat = is_channels_last ? spec.out.n : spec.out.m;
@@ -269,17 +269,17 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
     *(is_channels_last ? &spec.out.n_n : &spec.out.n_m) = 1;
     for (int i = 0; i < n_contract; i++) {
         patches->k[patches->n_k++] = contract[i].lhs;
-        kernel->k[kernel->n_k++] = contract[i].rhs;
+        weights->k[weights->n_k++] = contract[i].rhs;
     }
     for (int i = 0; i < n_position; i++) {
         patches->x[patches->n_x++] = position[i].lhs;
         out_pos[i] = position[i].out;
     }
-    kernel->x[kernel->n_x++] = (view_factor){out_features, c->rhs_stride[at->conv.rhs_out_dim]};
+    weights->x[weights->n_x++] = (view_factor){out_features, c->rhs_stride[at->conv.rhs_out_dim]};
     out_feat[0] = (view_factor){out_features, out_stride[at->conv.out_feature_dim]};
     if (is_crossed) {
         spec.out.slot = out.slot;
-        VTRN_RETURN_IF_ERROR(contract_emit(l, &spec));
+        VTRN_RETURN_IF_ERROR(contract_record(l, &spec));
         VTRN_RETURN_IF_ERROR(lower_result(l, c->op->results[0], &out));
         return lower_copy(l, &wanted, &out);
     }
@@ -287,7 +287,7 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
         int64_t step =
             c->groups > 1 ? in_features * c->lhs_stride[lfd] : batch * c->lhs_stride[lbd];
         patches->batch[patches->n_batch++] = (view_factor){n_groups, step};
-        kernel->batch[kernel->n_batch++] =
+        weights->batch[weights->n_batch++] =
             (view_factor){n_groups, out_features * c->rhs_stride[at->conv.rhs_out_dim]};
         spec.out.batch[spec.out.n_batch++] =
             (view_factor){n_groups, out_features * out_stride[at->conv.out_feature_dim]};

@@ -1,7 +1,8 @@
 /* cumsum and its like: JAX writes them as a window over all that came before. */
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 
-enum { PARTITIONS = 128, MAX_COLS = 8192 };
+enum { PARTITIONS = 128, MAX_COLS = 8192, N_TILES = 4 };
 
 /* The one dimension whose window reaches over all elements to one side, every other window being
  * one element. */
@@ -57,17 +58,17 @@ vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, vi
 
 /* One pass of the Vector engine: res[i] = (x[i] op res[i-1]) op y[i]. A sum is 1 * res[i-1] + x[i];
  * a product has ones for y; to a maximum or minimum x adds nothing the second time. */
-static vtrn_status emit_scan(lower *l, vtrn_alu op, const tile *to, const tile *from,
-                             const tile *one, float first, uint32_t rows, uint32_t cols) {
-    vtrn_ap x = tile_ap(from, rows, cols), ones = tile_ap(one, rows, cols);
+static vtrn_status emit_pass(const kernel_scan *s, lower *l, const tile *to, const tile *from,
+                             const tile *one, uint32_t rows) {
+    vtrn_ap x = tile_ap(from, rows, s->cols), ones = tile_ap(one, rows, s->cols);
     ones.dim[0].step = 0;
     LOWER_EMIT(scan, l, TENSOR_TENSOR_SCAN, VECTOR);
-    scan->op0 = (uint8_t)(op == VTRN_ALU_ADD ? VTRN_ALU_MULTIPLY : op);
-    scan->op1 = (uint8_t)op;
-    scan->imm[0].f = first;
-    scan->ap[0] = tile_ap(to, rows, cols);
-    scan->ap[1] = op == VTRN_ALU_ADD ? ones : x;
-    scan->ap[2] = op == VTRN_ALU_MULTIPLY ? ones : x;
+    scan->op0 = (uint8_t)(s->alu == VTRN_ALU_ADD ? VTRN_ALU_MULTIPLY : s->alu);
+    scan->op1 = (uint8_t)s->alu;
+    scan->imm[0].f = s->init;
+    scan->ap[0] = tile_ap(to, rows, s->cols);
+    scan->ap[1] = s->alu == VTRN_ALU_ADD ? ones : x;
+    scan->ap[2] = s->alu == VTRN_ALU_MULTIPLY ? ones : x;
     return NULL;
 }
 
@@ -120,28 +121,44 @@ vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
     VTRN_CHECK(view_split_at(&from, cols, &from_outer) &&
                    view_split_at(&result, cols, &result_outer),
                "the scanned dim is a boundary");
+    uint64_t sbuf_bytes =
+        (uint64_t)N_TILES * lower_sbuf_round((uint64_t)cols * 4) + lower_sbuf_round(4);
+    kernel_scan spec = {.from = {from, from_outer},
+                        .to = {result, result_outer},
+                        .n_rows = n_rows,
+                        .cols = cols,
+                        .dtype = is_int ? t->dtype : VTRN_DTYPE_FP32,
+                        .alu = alu,
+                        .init = (float)init};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_SCAN, &spec, sizeof spec, sbuf_bytes));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &from));
+    return plan_writes(&l->plan, &result);
+}
+
+vtrn_status emit_scan_kernel(lower *l, const kernel *k) {
+    const kernel_scan *s = k->spec;
+    bool is_int = s->dtype != VTRN_DTYPE_FP32;
+    uint32_t cols = s->cols;
     uint32_t bytes = lower_sbuf_round((uint64_t)cols * 4);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, 4ull * bytes + 64));
     tile t2[2][2], one = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
-    for (int i = 0; i < 4; i++)
-        t2[i / 2][i % 2] = (tile){.space = VTRN_SPACE_SBUF,
-                                  .dtype = is_int ? t->dtype : VTRN_DTYPE_FP32,
-                                  .addr = lower_sbuf_alloc(l, bytes)};
+    for (int i = 0; i < N_TILES; i++)
+        t2[i / 2][i % 2] =
+            (tile){.space = VTRN_SPACE_SBUF, .dtype = s->dtype, .addr = lower_sbuf_alloc(l, bytes)};
     one.addr = lower_sbuf_alloc(l, 4);
     if (!is_int) {
         LOWER_EMIT(fill, l, MEMSET, VECTOR);
         fill->ap[0] = tile_ap(&one, PARTITIONS, 1);
         fill->imm[0].f = 1;
     }
-    for (int64_t r = 0, b = 0; r < n_rows; r += PARTITIONS, b ^= 1) {
-        uint32_t rows = (uint32_t)(n_rows - r < PARTITIONS ? n_rows - r : PARTITIONS);
+    for (int64_t r = 0, b = 0; r < s->n_rows; r += PARTITIONS, b ^= 1) {
+        uint32_t rows = (uint32_t)(s->n_rows - r < PARTITIONS ? s->n_rows - r : PARTITIONS);
         int at = 1;
-        VTRN_RETURN_IF_ERROR(lower_load(l, &from, from_outer, r, rows, 0, cols, &t2[b][0]));
         VTRN_RETURN_IF_ERROR(
-            is_int ? emit_doubling(l, alu, t2[b], rows, cols, &at)
-                   : emit_scan(l, alu, &t2[b][1], &t2[b][0], &one, (float)init, rows, cols));
+            lower_load(l, &s->from.map, s->from.n_outer, r, rows, 0, cols, &t2[b][0]));
+        VTRN_RETURN_IF_ERROR(is_int ? emit_doubling(l, s->alu, t2[b], rows, cols, &at)
+                                    : emit_pass(s, l, &t2[b][1], &t2[b][0], &one, rows));
         VTRN_RETURN_IF_ERROR(
-            lower_store(l, &result, result_outer, r, rows, 0, cols, &t2[b][at], false));
+            lower_store(l, &s->to.map, s->to.n_outer, r, rows, 0, cols, &t2[b][at], false));
     }
     return NULL;
 }

@@ -1,6 +1,7 @@
 /* Ops without a lowering: reference operations on HBM tensors, run by the GpSimd engine. */
 #include "compiler/lower/custom.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 #include "compiler/reference/reference.h"
 
@@ -73,8 +74,18 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
                                              .blob_size = blob_size,
                                              .blob = blob,
                                              .flops = estimate_flops(g, op)};
+    kernel_custom spec = {.custom_i = l->n_customs++};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
+    for (uint32_t i = 0; i < n; i++)
+        VTRN_RETURN_IF_ERROR(i < op->n_operands ? plan_reads_whole(&l->plan, slots[i])
+                                                : plan_writes_whole(&l->plan, slots[i]));
+    return NULL;
+}
+
+vtrn_status emit_custom_kernel(lower *l, const kernel *k) {
+    const kernel_custom *spec = k->spec;
     LOWER_EMIT(instr, l, CUSTOM_OP, GPSIMD);
-    instr->arg[0] = (int32_t)l->n_customs++;
+    instr->arg[0] = (int32_t)spec->custom_i;
     return NULL;
 }
 

@@ -85,7 +85,7 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
     view out;
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
     spec->out.slot = out.slot;
-    return contract_emit(l, spec);
+    return contract_record(l, spec);
 }
 
 /* The transpose that is all that happens to a dot's result, when it swaps the lhs's dims and the

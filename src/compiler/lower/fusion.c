@@ -163,21 +163,29 @@ static vtrn_status store(lower *l, fusion *f, graph_value v) {
         VTRN_RETURN_IF_ERROR(lower_result(l, v, &memory));
     }
     f->nodes[at].store_view = memory;
-    f->nodes[at].value = v;
-    f->nodes[at].has_value = true;
-    f->nodes[at].next_use = LOWER_NEVER;
-    for (int i = 0; i < f->n_values; i++) {
-        graph_value name = f->values[i].value;
-        uint32_t use = (int)l->values[name].node == at && l->values[name].uses
-                           ? lower_next_use(l, name, l->place)
-                           : LOWER_NEVER;
-        f->nodes[at].next_use = use < f->nodes[at].next_use ? use : f->nodes[at].next_use;
-    }
     f->nodes[at].is_stored = true;
     return NULL;
 }
 
-/* Stores what is used outside, emits the code, gives every named value a view. */
+/* Records the kernel, with the part of the fusion that is in use. */
+static vtrn_status record(lower *l, const fusion *f) {
+    bool is_stored = false;
+    for (int i = 0; i < f->n_nodes; i++)
+        is_stored |= f->nodes[i].is_stored;
+    if (!is_stored)
+        return NULL;
+    size_t n_bytes = offsetof(fusion, nodes) + (size_t)f->n_nodes * sizeof f->nodes[0];
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_MAP, f, n_bytes, 0));
+    kernel *k = &l->plan.kernels[l->plan.n_kernels - 1];
+    fusion *kept = k->spec;
+    k->source = f->nodes[f->n_nodes - 1].source;
+    kept->next = NULL;
+    kept->values = NULL;
+    kept->n_values = kept->cap_values = 0;
+    return NULL;
+}
+
+/* Stores what is used outside, records the kernel, gives every named value a view. */
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
     uint32_t saved_source = l->source;
@@ -204,7 +212,7 @@ vtrn_status fusion_close(lower *l, fusion *f) {
             lower_set_view(l, fv->value, &node->store_view);
     }
     if (!status)
-        status = fusion_emit(l, f);
+        status = record(l, f);
     for (int i = 0; i < f->n_values && !status; i++) {
         fusion_value *fv = &f->values[i];
         if (!fv->is_needed || !fv->alias_of)

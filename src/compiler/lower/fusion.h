@@ -48,13 +48,10 @@ typedef struct fusion_node {
     bool is_stored, is_accumulated; /* accumulated: the store adds */
     uint8_t n_in;
     fusion_in in[3];
-    view source_view;  /* FUSION_LOAD */
-    view store_view;   /* is_stored */
-    graph_value value; /* the same, has_value: of the graph */
-    uint32_t next_use; /* of that value: the place of an operation, or LOWER_NEVER */
-    bool has_value;
-    view at;     /* the one of the two that matters, cut into rows and columns */
-    int n_outer; /* factors of `at` that make the rows */
+    view source_view; /* FUSION_LOAD */
+    view store_view;  /* is_stored */
+    view at;          /* the one of the two that matters, cut into rows and columns */
+    int n_outer;      /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
     bool is_folded;         /* done by the one node that uses it */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
@@ -64,11 +61,13 @@ typedef struct fusion_node {
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration, when it moves with them */
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
-    bool is_left;                           /* stored, and left in SBUF (resident.h) */
-    bool is_lying;                          /* loaded, but from where an earlier kernel left it */
-    psum_banks banks;                       /* column reductions: of the sums */
-    const struct contract_spec *spec;       /* FUSION_CONTRACT */
-    int contract;                           /* which of the fusion's */
+    bool stays_in_sbuf;                     /* a result that has no buffer of its own */
+    struct resident *candidate;             /* as which a result could stay in SBUF, or NULL */
+    const struct resident *kept;      /* where a result stays in SBUF (plan/resident.h), or NULL */
+    const struct resident *taken;     /* where an operand is already in SBUF, or NULL */
+    psum_banks banks;                 /* column reductions: of the sums */
+    const struct contract_spec *spec; /* FUSION_CONTRACT */
+    int contract;                     /* which of the fusion's */
 } fusion_node;
 
 /* A graph value that names a node, or a view change of one that does. */
@@ -114,9 +113,6 @@ bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand
 int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum);
 /* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
 int64_t fusion_first_share(int64_t rows, int64_t cols);
-
-/* --- fusion_emit.c --- */
-vtrn_status fusion_emit(lower *l, fusion *f);
 
 /* --- elementwise.c --- */
 /* The engines take per-partition scalars of float data in fp32 only: beside the tile of a row of a

@@ -1,6 +1,7 @@
 /* Code for a fusion: the loop over tiles. */
 #include "compiler/lower/fusion_emit.h"
-#include "compiler/lower/resident.h"
+#include "compiler/emit/emit_kernels.h"
+#include "compiler/plan/resident.h"
 
 #include <string.h>
 
@@ -200,10 +201,10 @@ static view turn_view(const view *v, const tile_turn *turn) {
 
 static vtrn_status load_node(emitter *e, const fusion_node *node, const tile_turn *turn) {
     lower *l = e->l;
-    if (!node->is_lying && e->is_flat) {
+    if (!node->taken && e->is_flat) {
         view part = turn_view(&node->source_view, turn);
         VTRN_RETURN_IF_ERROR(lower_load(l, &part, 1, 0, turn->rows, 0, turn->cols, &node->t));
-    } else if (!node->is_lying) {
+    } else if (!node->taken) {
         bool is_row = node->klass == NODE_ROW;
         VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, turn->r, turn->rows,
                                         is_row ? 0 : turn->c, is_row ? 1 : turn->cols, &node->t));
@@ -244,16 +245,16 @@ static vtrn_status place_node(emitter *e, fusion_node *node, const tile_turn *tu
                               uint32_t *addr) {
     bool is_row = node->klass == NODE_ROW;
     int64_t c = is_row || e->is_flat ? 0 : turn->c;
-    if (node->is_left) {
-        *addr = resident_tile(e->l, node->store_view.slot, turn->r, c).addr;
-    } else if (node->is_lying) {
+    if (node->kept) {
+        *addr = resident_tile(node->kept, turn->r, c).addr;
+    } else if (node->taken) {
         view v = e->is_flat ? turn_view(&node->source_view, turn) : node->at;
+        view_part part = {&v, node->n_outer, turn->r, turn->rows, c, is_row ? 1 : turn->cols};
+        if (e->is_flat)
+            part = (view_part){&v, 1, 0, turn->rows, 0, turn->row_cols};
         tile found;
-        bool is_found = e->is_flat ? resident_find(e->l, &v, 1, 0, turn->rows, 0, turn->row_cols,
-                                                   node->dtype, &found)
-                                   : resident_find(e->l, &v, node->n_outer, turn->r, turn->rows, c,
-                                                   is_row ? 1 : turn->cols, node->dtype, &found);
-        VTRN_CHECK(is_found, "what lay in SBUF when the kernel was planned still does");
+        VTRN_CHECK(resident_holds(node->taken, &part, node->dtype, &found),
+                   "placement takes only operands that a resident has");
         *addr = found.addr;
     } else {
         *addr = turn->base + node->buffer_offset;
@@ -361,19 +362,14 @@ static vtrn_status emit_loop(emitter *e) {
     return emit_turns(e, turns, n);
 }
 
-vtrn_status fusion_emit(lower *l, fusion *f) {
-    bool is_live = false;
-    for (int i = 0; i < f->n_nodes; i++)
-        is_live |= f->nodes[i].is_stored;
-    if (!is_live)
-        return NULL;
-    emitter e = {.l = l, .f = f, .env = {.l = l, .f = f}};
-    VTRN_RETURN_IF_ERROR(fusion_plan(&e));
-    VTRN_RETURN_IF_ERROR(emit_hoisted(&e));
-    VTRN_RETURN_IF_ERROR(emit_loop(&e));
-    for (int i = 0; i < f->n_nodes; i++)
-        if (f->nodes[i].is_live && f->nodes[i].is_column)
-            VTRN_RETURN_IF_ERROR(finish_column_sum(&e, &f->nodes[i]));
-    resident_close(l);
+vtrn_status emit_map_kernel(lower *l, const kernel *k) {
+    (void)l;
+    emitter *e = k->spec;
+    VTRN_RETURN_IF_ERROR(map_place_tiles(e));
+    VTRN_RETURN_IF_ERROR(emit_hoisted(e));
+    VTRN_RETURN_IF_ERROR(emit_loop(e));
+    for (int i = 0; i < e->f->n_nodes; i++)
+        if (e->f->nodes[i].is_live && e->f->nodes[i].is_column)
+            VTRN_RETURN_IF_ERROR(finish_column_sum(e, &e->f->nodes[i]));
     return NULL;
 }

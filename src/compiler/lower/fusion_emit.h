@@ -41,8 +41,21 @@ typedef struct tile_turn {
     bool is_last; /* with the fusion's last rows */
 } tile_turn;
 
-/* Classes, rows and columns, tile buffers: everything but the instructions. */
-vtrn_status fusion_plan(emitter *e);
+/* Chooses rows and columns, and how each node varies over them. Copies that change the layout of an
+ * operand are recorded: they come before the kernel. */
+vtrn_status map_layout(emitter *e);
+/* Sizes tiles and buffers, given what is read from SBUF and what stays there; bytes of a partition
+ * that the kernel takes. */
+uint64_t map_size(emitter *e);
+/* Columns of the node's tiles that hold whole rows. */
+int64_t map_node_cols(const emitter *e, const fusion_node *node);
+/* Whether a node's tiles may stay in SBUF where they are computed. */
+bool map_can_keep(const emitter *e, const fusion_node *node);
+/* Whether the load can be read from the resident as it is; map_takes: whether any operand can. */
+bool map_load_takes(const emitter *e, const fusion_node *node, const struct resident *r);
+bool map_takes(const emitter *e, const struct resident *r);
+/* Addresses of tiles and banks in what placement gave to the kernel. */
+vtrn_status map_place_tiles(emitter *e);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const emitter *e);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */

@@ -1,7 +1,7 @@
 /* Before a fusion is emitted: rows and columns, classes, tile buffers. */
 #include "compiler/lower/fusion_emit.h"
-#include "compiler/lower/resident.h"
 #include "compiler/lower/turn.h"
+#include "compiler/plan/resident.h"
 
 #include <string.h>
 
@@ -91,21 +91,22 @@ static bool can_be_rows(const fusion *f, int64_t cols, int64_t min_cols) {
            resident_pitch(VTRN_DTYPE_FP32, cols) == cols * 4;
 }
 
-/* The rows for a flat fusion that suit what lies in SBUF, or who may come after it; 0: neither. */
+/* The rows for a flat fusion that an operand was computed in, or that its results may be read in;
+ * 0: none. */
 static int64_t suitable_cols(const emitter *e) {
     const fusion *f = e->f;
-    bool leaves_something = false;
+    bool has_scratch = false;
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
-        int64_t cols = node->op == FUSION_LOAD ? resident_cols(e->l, node->source_view.slot) : 0;
+        int64_t cols = node->op == FUSION_LOAD ? e->l->slots[node->source_view.slot].row_cols : 0;
         if (can_be_rows(f, cols, 1))
             return cols;
-        leaves_something |=
+        has_scratch |=
             node->is_stored && e->l->slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
     }
-    return leaves_something && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
+    return has_scratch && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
 }
 
 static void try_cols(emitter *e, int64_t cols, double *best) {
@@ -279,8 +280,8 @@ bool fusion_is_tree_reduce(const fusion *f, const fusion_node *node) {
 
 /* A tile that has a place of its own, beside the buffers of the iteration. */
 static bool is_elsewhere(const fusion_node *node) {
-    return node->is_hoisted || node->is_folded || node->is_column || node->is_left ||
-           node->is_lying;
+    return node->is_hoisted || node->is_folded || node->is_column || node->stays_in_sbuf ||
+           node->taken;
 }
 
 /* Tile buffers for FULL nodes: a buffer is free again after its node's last use. What is stored
@@ -289,7 +290,7 @@ static int assign_slots(fusion *f) {
     int busy_until[FUSION_MAX_NODES];
     int n = 0, n_stored = 0;
     for (int i = 0; i < f->n_nodes; i++)
-        n_stored += f->nodes[i].is_live && f->nodes[i].is_stored && !f->nodes[i].is_left;
+        n_stored += f->nodes[i].is_live && f->nodes[i].is_stored && !f->nodes[i].stays_in_sbuf;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || node->klass != NODE_FULL || node->op == GRAPH_REDUCE ||
@@ -354,8 +355,7 @@ int64_t fusion_row_step(const emitter *e) {
     return e->f->row_step ? e->f->row_step : FUSION_PARTITIONS;
 }
 
-/* Columns of the node's tile that holds whole rows. */
-static int64_t node_cols(const emitter *e, const fusion_node *node) {
+int64_t map_node_cols(const emitter *e, const fusion_node *node) {
     return node->klass == NODE_ROW ? 1 : e->cols;
 }
 
@@ -365,39 +365,40 @@ static bool is_side_by_side(const emitter *e, const fusion_node *node) {
                               (uint64_t)e->cols * dtype_size((vtrn_dtype)node->dtype);
 }
 
-/* Whether each tile that a load asks for lies in SBUF. Rows with a copy in fp32 beside them are
- * loaded: the copy could overwrite a neighbour. */
-static bool lies_in_sbuf(const emitter *e, const fusion_node *node) {
+/* Whether the resident has each tile that the load asks for. Rows with a copy in fp32 beside them
+ * are loaded: the copy could overwrite a neighbour. */
+bool map_load_takes(const emitter *e, const fusion_node *node, const resident *r) {
     view v = e->is_flat ? node->source_view : node->at;
     int n_outer = node->n_outer;
     tile row = {.dtype = node->dtype};
-    if (node->op != FUSION_LOAD || node->is_hoisted || !is_side_by_side(e, node) ||
-        (node->klass == NODE_ROW && fusion_row_is_widened(&row)) || !resident_cols(e->l, v.slot) ||
+    if (!node->is_live || node->op != FUSION_LOAD || node->is_hoisted || !e->cols ||
+        v.slot != r->slot || !is_side_by_side(e, node) ||
+        (node->klass == NODE_ROW && fusion_row_is_widened(&row)) ||
         (e->is_flat && !view_split_at(&v, e->cols, &n_outer)))
         return false;
     int64_t n_rows = e->f->n / e->cols, step = fusion_row_step(e);
-    for (int64_t r = 0; r < n_rows; r += step) {
-        int64_t rows = n_rows - r < step ? n_rows - r : step;
-        if (!resident_find(e->l, &v, n_outer, r, rows, 0, node_cols(e, node), node->dtype, NULL))
+    for (int64_t at = 0; at < n_rows; at += step) {
+        view_part part = {
+            &v, n_outer, at, n_rows - at < step ? n_rows - at : step, 0, map_node_cols(e, node)};
+        if (!resident_holds(r, &part, node->dtype, NULL))
             return false;
     }
     return true;
 }
 
-/* Whether a node's tiles may stay where they are computed. */
-static bool can_be_left(const emitter *e, const fusion_node *node) {
-    return node->is_live && node->is_stored && !node->is_accumulated && !node->is_column &&
-           !node->is_hoisted && is_side_by_side(e, node);
+bool map_takes(const emitter *e, const resident *r) {
+    for (int i = 0; i < e->f->n_nodes; i++)
+        if (map_load_takes(e, &e->f->nodes[i], r))
+            return true;
+    for (int i = 0; i < e->n_contracts; i++)
+        if (contract_takes(&e->contracts[i], r))
+            return true;
+    return false;
 }
 
-static void hold_operands(emitter *e) {
-    for (int i = 0; i < e->f->n_nodes; i++) {
-        const fusion_node *node = &e->f->nodes[i];
-        if (node->is_live && node->op == FUSION_LOAD)
-            resident_hold(e->l, node->source_view.slot);
-        if (node->is_live && node->op == FUSION_CONTRACT)
-            contract_hold(e->l, node->spec);
-    }
+bool map_can_keep(const emitter *e, const fusion_node *node) {
+    return e->cols && node->is_live && node->is_stored && !node->is_accumulated &&
+           !node->is_column && !node->is_hoisted && is_side_by_side(e, node);
 }
 
 static void start_contracts(emitter *e) {
@@ -490,8 +491,7 @@ static void size_tiles(emitter *e, int n_full) {
     }
 }
 
-/* Sizes tiles and buffers; bytes of a partition that the kernel takes. */
-static uint64_t size_up(emitter *e) {
+uint64_t map_size(emitter *e) {
     e->n_slots = assign_slots(e->f);
     int n_full = e->n_slots + count_temps(e->f);
     uint32_t n_rows = 0;
@@ -515,43 +515,8 @@ static uint64_t size_up(emitter *e) {
     return persistent + (uint64_t)e->iter_bytes * (uint32_t)e->n_buffers;
 }
 
-/* Which results stay in SBUF, and which loads find theirs there; bytes that the kernel takes. */
-static uint64_t plan_residents(emitter *e) {
-    fusion *f = e->f;
-    hold_operands(e);
-    for (int i = 0; i < f->n_nodes; i++)
-        f->nodes[i].is_left = e->cols && can_be_left(e, &f->nodes[i]);
-    uint64_t floor = size_up(e);
-    for (int i = 0; i < f->n_nodes; i++) {
-        fusion_node *node = &f->nodes[i];
-        node->is_left = node->is_left &&
-                        resident_open(e->l, node, node_cols(e, node), fusion_row_step(e), floor);
-    }
-    for (int i = 0; i < f->n_nodes; i++)
-        f->nodes[i].is_lying = e->cols && f->nodes[i].is_live && lies_in_sbuf(e, &f->nodes[i]);
-    for (int i = 0; i < e->n_contracts; i++)
-        contract_find(&e->contracts[i]);
-    uint64_t n_bytes = size_up(e);
-    if (resident_allows(e->l, n_bytes))
-        return n_bytes;
-    /* it takes the room of its operands, or of its results too */
-    resident_release(e->l);
-    for (int i = 0; i < f->n_nodes; i++)
-        f->nodes[i].is_lying = false;
-    for (int i = 0; i < e->n_contracts; i++)
-        contract_renounce(&e->contracts[i]);
-    n_bytes = size_up(e);
-    if (resident_allows(e->l, n_bytes))
-        return n_bytes;
-    resident_abandon(e->l);
-    for (int i = 0; i < f->n_nodes; i++)
-        f->nodes[i].is_left = false;
-    return size_up(e);
-}
-
-/* SBUF for everything. */
-static vtrn_status plan_memory(emitter *e) {
-    lower *l = e->l;
+/* Immediates that must be in memory, contractions, sums. */
+static void list_needs(emitter *e) {
     fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
@@ -562,8 +527,11 @@ static vtrn_status plan_memory(emitter *e) {
         e->has_sums |= node->is_column;
     }
     start_contracts(e);
-    uint64_t n_bytes = plan_residents(e);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, n_bytes));
+}
+
+vtrn_status map_place_tiles(emitter *e) {
+    lower *l = e->l;
+    fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live)
@@ -599,10 +567,21 @@ static vtrn_status turn_loads(emitter *e) {
     return NULL;
 }
 
-vtrn_status fusion_plan(emitter *e) {
+/* The rows in which later kernels may find the results in SBUF. */
+static void note_rows(emitter *e) {
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        const fusion_node *node = &e->f->nodes[i];
+        if (map_can_keep(e, node))
+            e->l->slots[node->store_view.slot].row_cols = map_node_cols(e, node);
+    }
+}
+
+vtrn_status map_layout(emitter *e) {
     mark_live(e->f);
     VTRN_RETURN_IF_ERROR(turn_loads(e));
     choose_cols(e);
     VTRN_RETURN_IF_ERROR(classify(e));
-    return plan_memory(e);
+    list_needs(e);
+    note_rows(e);
+    return NULL;
 }

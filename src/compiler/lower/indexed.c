@@ -3,6 +3,7 @@
  * one-hot mask. */
 #include "compiler/lower/indexed.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 
 enum { PARTITIONS = 128, MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
@@ -61,21 +62,41 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
     int64_t element = (int64_t)dtype_size(table.dtype);
     int64_t cols = width * element <= MAX_ROW_BYTES ? width : MAX_ROW_BYTES / element;
+    kernel_row_gather spec = {.table = table,
+                              .indices = indices,
+                              .out = out,
+                              .n = n,
+                              .n_table_rows = rows,
+                              .width = width,
+                              .cols = cols};
+    VTRN_RETURN_IF_ERROR(
+        lower_kernel(l, KERNEL_ROW_GATHER, &spec, sizeof spec,
+                     2ull * (lower_sbuf_round((uint64_t)(cols * element)) + lower_sbuf_round(4))));
+    VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, table.slot));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &indices));
+    return plan_writes(&l->plan, &out);
+}
+
+vtrn_status emit_row_gather_kernel(lower *l, const kernel *k) {
+    const kernel_row_gather *s = k->spec;
+    const view *table = &s->table, *indices = &s->indices, *out = &s->out;
+    int64_t n = s->n, width = s->width, cols = s->cols;
+    int64_t element = (int64_t)dtype_size((vtrn_dtype)table->dtype);
     uint32_t row_bytes = lower_sbuf_round((uint64_t)(cols * element));
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, 2ull * (row_bytes + 64)));
     tile index[2], row[2];
     for (int b = 0; b < 2; b++) {
         index[b] = (tile){
-            .space = VTRN_SPACE_SBUF, .dtype = indices.dtype, .addr = lower_sbuf_alloc(l, 4)};
-        row[b] = (tile){
-            .space = VTRN_SPACE_SBUF, .dtype = table.dtype, .addr = lower_sbuf_alloc(l, row_bytes)};
+            .space = VTRN_SPACE_SBUF, .dtype = indices->dtype, .addr = lower_sbuf_alloc(l, 4)};
+        row[b] = (tile){.space = VTRN_SPACE_SBUF,
+                        .dtype = table->dtype,
+                        .addr = lower_sbuf_alloc(l, row_bytes)};
     }
-    view index_rows = {.slot = indices.slot,
-                       .dtype = indices.dtype,
-                       .offset = indices.offset,
+    view index_rows = {.slot = indices->slot,
+                       .dtype = indices->dtype,
+                       .offset = indices->offset,
                        .n = 1,
                        .f = {{n, 1}}};
-    view out_rows = {.slot = out.slot, .dtype = out.dtype, .n = 2, .f = {{n, width}, {width, 1}}};
+    view out_rows = {.slot = out->slot, .dtype = out->dtype, .n = 2, .f = {{n, width}, {width, 1}}};
     int flip = 0;
     for (int64_t i = 0; i < n; i += PARTITIONS, flip ^= 1) {
         uint32_t n_rows = (uint32_t)(n - i < PARTITIONS ? n - i : PARTITIONS);
@@ -85,14 +106,14 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
             LOWER_EMIT(gather, l, DMA_GATHER, GPSIMD);
             gather->queue = 6;
             gather->flags = VTRN_FLAG_CLAMP_INDEX;
-            gather->arg[1] = (int32_t)rows;
+            gather->arg[1] = (int32_t)s->n_table_rows;
             gather->ap[0] = tile_ap(&row[flip], n_rows, n_cols);
             gather->ap[1] = (vtrn_ap){.space = VTRN_SPACE_HBM,
-                                      .dtype = table.dtype,
+                                      .dtype = table->dtype,
                                       .n_dims = 1,
                                       .n_partitions = (uint16_t)n_rows,
-                                      .slot = table.slot,
-                                      .addr = (table.offset + c) * element,
+                                      .slot = table->slot,
+                                      .addr = (table->offset + c) * element,
                                       .partition_step = width,
                                       .dim = {{1, n_cols}}};
             gather->ap[2] = tile_ap(&index[flip], n_rows, 1);

@@ -3,7 +3,10 @@
 #define VTRN_COMPILER_LOWER_LOWER_H
 
 #include "compiler/compile.h"
+#include "compiler/lower/tile.h"
 #include "compiler/lower/view.h"
+#include "compiler/plan/kernel.h"
+#include "compiler/plan/kernel_list.h"
 
 /* Where a graph value is. */
 typedef enum value_state {
@@ -41,14 +44,11 @@ typedef struct lower_block {
     uint32_t *targets;
 } lower_block;
 
-/* Left in SBUF, and not taken from there, or taken. */
-enum { LOWER_IDLE = 1, LOWER_SERVED };
-
 /* Scratch tensors: live from the first to the last instruction that names them. */
 typedef struct lower_slot {
     vtrn_slot slot;
     uint32_t first, last; /* list indices */
-    uint32_t written_at;  /* one behind the last write that residents know of, or 0 */
+    int64_t row_cols;     /* columns of the rows in which a map kernel computes it, or 0 */
 } lower_slot;
 
 typedef struct lower {
@@ -58,6 +58,7 @@ typedef struct lower {
     arena tmp; /* dies with the compilation */
     vtrn_program *program;
     lower_value *values; /* by graph_value */
+    plan plan;           /* kernels recorded so far */
 
     vtrn_instr *list;
     uint32_t n_list, cap_list;
@@ -72,21 +73,19 @@ typedef struct lower {
     uint8_t *data;
     uint64_t n_data, cap_data;
 
-    bool has_control_flow;            /* while, if or case somewhere */
-    const graph_region *region;       /* being lowered */
-    uint32_t place;                   /* of the operation being lowered: how many came before */
-    uint32_t *places;                 /* of operations, by value; lower_value.first_use */
-    const graph_op **ops;             /* by place */
-    uint32_t source;                  /* of what is being lowered */
-    struct fusion *fusions;           /* open ones, oldest first */
-    struct resident_table *residents; /* resident.c; NULL: none yet */
-    uint8_t *trial;                   /* by value: LOWER_IDLE, LOWER_SERVED; or NULL */
-    const uint8_t *tried;             /* of the lowering before this one; or NULL */
+    bool has_control_flow;      /* while, if or case somewhere */
+    const graph_region *region; /* being lowered */
+    uint32_t place;             /* of the operation being lowered: how many came before */
+    uint32_t *places;           /* of operations, by value; lower_value.first_use */
+    const graph_op **ops;       /* by place */
+    uint32_t source;            /* of what is being lowered */
+    struct fusion *fusions;     /* open ones, oldest first */
 
     /* SBUF and PSUM cursors, bytes of a partition */
     uint32_t sbuf_limit, sbuf_cursor, sbuf_peak;
     int n_psum_taken; /* banks that the kernel at hand has (psum.h) */
     uint32_t psum_peak_banks;
+    uint32_t block_i; /* of the kernels that are being recorded */
     uint32_t load_ring, store_ring;
     double vector_ns, scalar_ns; /* work of the two engines in the first n_weighed of the list */
     uint32_t n_weighed;
@@ -127,6 +126,11 @@ vtrn_status lower_emit_scalar_bits(lower *l, vtrn_engine engine, const vtrn_ap *
  * an ALU operation, GRAPH_UNKNOWN and VTRN_ALU_NONE otherwise. */
 bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu);
 
+/* Records a kernel: a copy of its description, the bytes of each partition of SBUF that it takes,
+ * and the source at hand. Its accesses follow (plan_reads, plan_writes). */
+vtrn_status lower_kernel(lower *l, kernel_kind kind, const void *spec, size_t spec_bytes,
+                         uint64_t sbuf_bytes);
+
 vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
                            int32_t index, uint32_t *out);
 /* A constant: bytes are copied and shared when equal to an earlier one's. */
@@ -141,26 +145,16 @@ vtrn_status lower_finish(lower *l);
 
 /* --- tile.c: on-chip tiles and their transfers ------------------------------------------------ */
 
-/* A tile in SBUF or PSUM: rows are partitions, columns the free axis, dense. */
-typedef struct tile {
-    uint8_t space, dtype;
-    uint16_t partition;
-    uint32_t addr;
-} tile;
-
 enum {
-    LOWER_SBUF_ALIGN = 64,
     /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
      * to stay in the host's cache. Above it lie residents, which make room for a kernel that needs
      * more. Bytes of a partition; assumed, tuned on the chars step. */
     LOWER_SBUF_WINDOW = 24 << 10,
 };
 
-/* Starts a kernel that needs n_bytes of each partition in all; CAPACITY when that is more than SBUF
- * holds. lower_sbuf_alloc hands out its parts, psum_take its banks. */
-vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes);
+/* The next part of what placement gave to the kernel that is being emitted; psum_take hands out its
+ * banks. */
 uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes); /* rounded to 64 bytes */
-uint32_t lower_sbuf_round(uint64_t n_bytes);
 
 vtrn_ap tile_ap(const tile *t, uint32_t n_rows, uint32_t n_cols);
 /* columns [col, col+n) of it */

@@ -1,7 +1,10 @@
 /* pad, concatenate and copies: DMA from HBM to HBM. */
 #include "compiler/lower/movement.h"
+#include "compiler/emit/emit_kernels.h"
 
 #include <string.h>
+
+enum { PARTITIONS = 128 };
 
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     uint32_t slot;
@@ -35,7 +38,7 @@ static bool constant_element(const lower *l, const view *value, uint64_t *bits) 
 }
 
 vtrn_status movement_fill(lower *l, const view *value, const view *out) {
-    enum { PARTITIONS = 128, MAX_COLS = 2048 };
+    enum { MAX_COLS = 2048 };
     int64_t n = view_count(out), cols = n / PARTITIONS < MAX_COLS ? n / PARTITIONS : MAX_COLS;
     uint64_t bits;
     if (!constant_element(l, value, &bits) || cols == 0) {
@@ -44,19 +47,28 @@ vtrn_status movement_fill(lower *l, const view *value, const view *out) {
         one.f[0] = (view_factor){n, 0};
         return lower_copy(l, &one, out);
     }
-    /* long runs from one tile: a transfer of single elements would be a descriptor each */
+    uint64_t sbuf_bytes = lower_sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)out->dtype));
+    kernel_fill spec = {.out = *out, .bits = bits, .n = n, .cols = cols};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_FILL, &spec, sizeof spec, sbuf_bytes));
+    return plan_writes(&l->plan, out);
+}
+
+/* Long runs come from one tile: a transfer of single elements would be a descriptor each. */
+vtrn_status emit_fill_kernel(lower *l, const kernel *k) {
+    const kernel_fill *s = k->spec;
+    const view *out = &s->out;
+    int64_t n = s->n, cols = s->cols;
     size_t size = dtype_size((vtrn_dtype)out->dtype);
     tile t = {.space = VTRN_SPACE_SBUF, .dtype = out->dtype};
     if (t.dtype == VTRN_DTYPE_PRED)
         t.dtype = VTRN_DTYPE_UINT8;
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, lower_sbuf_round((uint64_t)cols * size)));
     t.addr = lower_sbuf_alloc(l, (uint64_t)cols * size);
     LOWER_EMIT(set, l, MEMSET, VECTOR);
     set->ap[0] = tile_ap(&t, PARTITIONS, (uint32_t)cols);
     if (t.dtype == VTRN_DTYPE_INT32 || t.dtype == VTRN_DTYPE_UINT32)
-        set->imm[0].bits = (uint32_t)bits;
+        set->imm[0].bits = (uint32_t)s->bits;
     else
-        dtype_load_fp32((vtrn_dtype)t.dtype, &bits, &set->imm[0].f, 1);
+        dtype_load_fp32((vtrn_dtype)t.dtype, &s->bits, &set->imm[0].f, 1);
     for (int64_t at = 0; at < n;) {
         int64_t left = n - at, rows = left / cols < PARTITIONS ? left / cols : PARTITIONS;
         int64_t n_cols = rows ? cols : left;

@@ -5,6 +5,7 @@
  * - in a long table most rows get nothing. 128 updates at a time, a tile of which indices are equal
  *   [update, update] gives each of them the sum of all that share its row. Those rows are gathered,
  *   added to, and scattered; who shares a row writes the same elements. */
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
@@ -255,10 +256,15 @@ static tile tile_of(adder *s, uint8_t dtype, int64_t n_elements) {
                   .addr = lower_sbuf_alloc(s->l, (uint64_t)n_elements * 4)};
 }
 
+/* What place_tiles takes of a partition. */
+static uint64_t sbuf_bytes(const kernel_row_scatter *s) {
+    uint64_t row = lower_sbuf_round((uint64_t)s->cols * 4), one = lower_sbuf_round(4);
+    uint64_t block = lower_sbuf_round(PARTITIONS * 4);
+    uint64_t numbers = s->is_long ? 2 * block : lower_sbuf_round((uint64_t)s->rows * 4);
+    return numbers + 2 * (one + block + 2 * row) + (s->is_finite ? 0 : 6 * row + one);
+}
+
 static vtrn_status place_tiles(adder *s, bool is_long, int64_t cols) {
-    uint64_t numbers = lower_sbuf_round((uint64_t)(is_long ? 2 * PARTITIONS : s->rows) * 4);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(
-        s->l, numbers + 64 + 2ull * (64 + 512 + 5 * lower_sbuf_round((uint64_t)cols * 4))));
     VTRN_RETURN_IF_ERROR(psum_take(s->l, s->l->chip->n_psum_banks, &s->banks));
     uint8_t in = s->updates.dtype, out = s->out.dtype;
     if (!is_long)
@@ -318,6 +324,17 @@ static int64_t cols_of(const adder *s, const view *table, int n_outer) {
     return cols;
 }
 
+static vtrn_status record(lower *l, const kernel_row_scatter *s) {
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_ROW_SCATTER, s, sizeof *s, sbuf_bytes(s)));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->indices));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->updates));
+    if (s->is_long)
+        VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->out.slot));
+    else if (s->has_old)
+        VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->old));
+    return plan_writes_whole(&l->plan, s->out.slot);
+}
+
 vtrn_status row_scatter(lower *l, const graph_op *op) {
     const graph_type *t = &l->g->types[op->operands[0]];
     const graph_type *updates = &l->g->types[op->operands[2]];
@@ -351,9 +368,35 @@ vtrn_status row_scatter(lower *l, const graph_op *op) {
     }
     view rows = is_long ? (view){.n = 2, .f = {{s.rows, s.width}, {s.width, 1}}} : s.out;
     int64_t cols = cols_of(&s, &rows, n_table_rows);
-    VTRN_RETURN_IF_ERROR(place_tiles(&s, is_long, cols));
-    if (!is_long)
-        return make_table(&s, cols);
-    VTRN_RETURN_IF_ERROR(add_to_table(&s, cols));
-    return s.out.slot == result.slot ? NULL : lower_copy(l, &s.out, &result);
+    kernel_row_scatter spec = {.indices = s.indices,
+                               .updates = s.updates,
+                               .out = s.out,
+                               .old = s.old,
+                               .n_update_rows = s.n_update_rows,
+                               .is_long = is_long,
+                               .has_old = s.has_old,
+                               .is_finite = s.is_finite,
+                               .n = s.n,
+                               .rows = s.rows,
+                               .width = s.width,
+                               .cols = cols};
+    VTRN_RETURN_IF_ERROR(record(l, &spec));
+    return !is_long || s.out.slot == result.slot ? NULL : lower_copy(l, &s.out, &result);
+}
+
+vtrn_status emit_row_scatter_kernel(lower *l, const kernel *k) {
+    const kernel_row_scatter *spec = k->spec;
+    adder s = {.l = l,
+               .indices = spec->indices,
+               .updates = spec->updates,
+               .out = spec->out,
+               .old = spec->old,
+               .n_update_rows = spec->n_update_rows,
+               .has_old = spec->has_old,
+               .is_finite = spec->is_finite,
+               .n = spec->n,
+               .rows = spec->rows,
+               .width = spec->width};
+    VTRN_RETURN_IF_ERROR(place_tiles(&s, spec->is_long, spec->cols));
+    return spec->is_long ? add_to_table(&s, spec->cols) : make_table(&s, spec->cols);
 }

@@ -8,6 +8,7 @@
  * parts (see non_finite.h). */
 #include "compiler/lower/scatter_add.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/non_finite.h"
 #include "compiler/lower/psum.h"
 
@@ -44,15 +45,19 @@ static tile tile_of(lower *l, uint8_t dtype, int64_t cols) {
         .space = VTRN_SPACE_SBUF, .dtype = dtype, .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
 }
 
+/* What place_tiles takes of a partition. */
+static uint64_t sbuf_bytes(const adder *x) {
+    int64_t n_numbers = x->n_high > x->low_size ? x->n_high : x->low_size;
+    uint64_t column = lower_sbuf_round((uint64_t)CHUNK_COLS * 4);
+    uint64_t row = lower_sbuf_round((uint64_t)x->low_size * 4), one = lower_sbuf_round(4);
+    uint64_t hot = lower_sbuf_round(PARTITIONS * 4), n_values = MAX_PARTS - (x->is_int ? 0 : 1);
+    return lower_sbuf_round((uint64_t)n_numbers * 4) + address_tiles_bytes(CHUNK_COLS) +
+           (4 + n_values) * column + one + 2 * hot + 7 * row;
+}
+
 static vtrn_status place_tiles(adder *x) {
     lower *l = x->l;
     int64_t n_numbers = x->n_high > x->low_size ? x->n_high : x->low_size;
-    uint64_t column = lower_sbuf_round((uint64_t)CHUNK_COLS * 4);
-    uint64_t row = lower_sbuf_round((uint64_t)x->low_size * 4);
-    uint64_t hot = lower_sbuf_round(UINT64_C(4) * PARTITIONS);
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, lower_sbuf_round((uint64_t)n_numbers * 4) +
-                                                 address_tiles_bytes(CHUNK_COLS) +
-                                                 (5 + MAX_PARTS) * column + 2 * hot + 7 * row));
     x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers);
     address_tiles_alloc(l, CHUNK_COLS, &x->at);
     x->high = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
@@ -290,7 +295,7 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     return move_rows(x, &x->sum, h0, n_h, true);
 }
 
-static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
+static bool plan_sums(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
     vtrn_dtype t = (vtrn_dtype)s->table.dtype;
     int64_t bank_cols = psum_cols(l->chip);
     x->is_int = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
@@ -322,13 +327,28 @@ static bool plan(const lower *l, const address_spec *s, int64_t n_elements, adde
 
 bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_elements) {
     adder x = {.s = s};
-    return plan(l, s, n_elements, &x);
+    return plan_sums(l, s, n_elements, &x);
 }
 
 vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero,
                         bool is_finite) {
-    adder x = {.l = l, .s = s, .has_old = !is_zero, .is_finite = is_finite};
-    VTRN_CHECK(plan(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
+    kernel_scatter_add spec = {
+        .at = *s, .n_elements = n_elements, .has_old = !is_zero, .is_finite = is_finite};
+    adder x = {.s = s, .is_finite = is_finite};
+    VTRN_CHECK(plan_sums(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_SCATTER_ADD, &spec, sizeof spec, sbuf_bytes(&x)));
+    VTRN_RETURN_IF_ERROR(address_accesses(l, s));
+    VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->array.slot));
+    if (!is_zero)
+        VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->table.slot));
+    return plan_writes_whole(&l->plan, s->table.slot);
+}
+
+vtrn_status emit_scatter_add_kernel(lower *l, const kernel *k) {
+    const kernel_scatter_add *spec = k->spec;
+    adder x = {.l = l, .s = &spec->at, .has_old = spec->has_old, .is_finite = spec->is_finite};
+    VTRN_CHECK(plan_sums(l, &spec->at, spec->n_elements, &x),
+               "the caller asked scatter_add_supports()");
     VTRN_RETURN_IF_ERROR(place_tiles(&x));
     VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &x.banks));
     for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {

@@ -4,6 +4,14 @@
 
 #include "compiler/lower/address.h"
 
+/* Adds row i of the array to window i of the dense table of n_elements. */
+typedef struct kernel_scatter_add {
+    address_spec at;
+    int64_t n_elements;
+    bool has_old;   /* else the table's elements are all 0, and not in memory */
+    bool is_finite; /* no element of the array is infinite or NaN */
+} kernel_scatter_add;
+
 /* Whether the table's type, its n_elements and the number of updates allow it. */
 bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_elements);
 /* Adds row i of the array to window i of the dense table; is_zero: the table's elements are all 0,

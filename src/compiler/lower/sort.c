@@ -1,12 +1,13 @@
 /* sort: a merging network along each row. Keys are integers that sort as the values do, on GpSimd;
  * equal keys keep the order of their positions. */
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/scalar_region.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { PARTITIONS = 128, MAX_OPERANDS = 4, MAX_COLS = 4096, MAX_INSTRUCTIONS = 1 << 17 };
+enum { PARTITIONS = 128, MAX_COLS = 4096, MAX_INSTRUCTIONS = 1 << 17 };
 
 /* How the comparator orders the first operand; it looks at no other. */
 typedef struct order {
@@ -34,7 +35,7 @@ static bool is_order(const lower *l, const graph_op *op, vtrn_dtype t, const ord
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++)
             for (int k = 0; k < 2; k++) {
-                double args[2 * MAX_OPERANDS] = {values[i], values[j]}, got;
+                double args[2 * SORT_MAX_OPERANDS] = {values[i], values[j]}, got;
                 for (uint32_t a = 2; a < 2 * op->n_operands; a++)
                     args[a] = (a + (uint32_t)k) % 2;
                 if (!scalar_region_eval(l, op->regions[0], args, &got) ||
@@ -61,7 +62,7 @@ typedef struct sorter {
     order o;
     uint32_t n, cols, rows; /* elements, the power of two above, rows at hand */
     int n_data;
-    tile key, place, data[MAX_OPERANDS], swap, equal, spare;
+    tile key, place, data[SORT_MAX_OPERANDS], swap, equal, spare;
 } sorter;
 
 static vtrn_status emit_move(lower *l, const vtrn_ap *dst, const vtrn_ap *src,
@@ -188,29 +189,6 @@ static vtrn_status make_keys(sorter *s) {
     return NULL;
 }
 
-static bool plan(const lower *l, const graph_op *op, sorter *s, uint64_t *n_bytes) {
-    const graph_type *t = &l->g->types[op->operands[0]];
-    int64_t n = t->dims[op->attrs.sort.dimension], n_rows = graph_type_count(t) / (n ? n : 1);
-    vtrn_dtype unused;
-    if (n > MAX_COLS || n_rows == 0 || op->n_operands > MAX_OPERANDS)
-        return false;
-    for (uint32_t i = 0; i < op->n_operands; i++)
-        if (!fusion_tile_dtype((vtrn_dtype)l->g->types[op->operands[i]].dtype, &unused))
-            return false;
-    s->n = (uint32_t)n;
-    s->n_data = (int)op->n_operands;
-    int64_t n_stages = 0;
-    int log2 = 0;
-    for (s->cols = 2, log2 = 1; s->cols < s->n; log2++)
-        s->cols *= 2;
-    n_stages = log2 * (log2 + 1) / 2;
-    uint64_t row = lower_sbuf_round((uint64_t)s->cols * 4);
-    *n_bytes = (uint64_t)(2 + s->n_data) * row + 3 * lower_sbuf_round((uint64_t)s->cols * 2);
-    return *n_bytes <= l->sbuf_limit &&
-           n_stages * (5 + 3 * (2 + s->n_data)) * ((n_rows + PARTITIONS - 1) / PARTITIONS) <=
-               MAX_INSTRUCTIONS;
-}
-
 static tile next_tile(lower *l, vtrn_dtype dtype, uint64_t n_bytes) {
     vtrn_dtype held;
     fusion_tile_dtype(dtype, &held);
@@ -218,48 +196,87 @@ static tile next_tile(lower *l, vtrn_dtype dtype, uint64_t n_bytes) {
         .space = VTRN_SPACE_SBUF, .dtype = (uint8_t)held, .addr = lower_sbuf_alloc(l, n_bytes)};
 }
 
-vtrn_status lower_sort(lower *l, const graph_op *op, bool *is_done) {
-    sorter s = {.l = l};
-    uint64_t n_bytes;
-    if (op->kind != GRAPH_SORT || op->n_results != op->n_operands || !plan(l, op, &s, &n_bytes) ||
-        !find_order(l, op, (vtrn_dtype)l->g->types[op->operands[0]].dtype, &s.o))
-        return NULL;
-    *is_done = true;
-    int dim = (int)op->attrs.sort.dimension, from_outer[MAX_OPERANDS] = {0},
-        to_outer[MAX_OPERANDS] = {0};
-    view from[MAX_OPERANDS], to[MAX_OPERANDS];
-    for (int i = 0; i < s.n_data; i++)
-        VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->operands[i], dim, false, &from[i]));
-    for (int i = 0; i < s.n_data; i++) {
-        view unused;
-        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[i], &unused));
-        VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->results[i], dim, false, &to[i]));
-        VTRN_CHECK(view_split_at(&from[i], s.n, &from_outer[i]) &&
-                       view_split_at(&to[i], s.n, &to_outer[i]),
-                   "the sorted dim is a boundary");
-    }
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, n_bytes));
+static uint64_t sbuf_bytes(const kernel_sort *s) {
+    return (uint64_t)(2 + s->n_operands) * lower_sbuf_round((uint64_t)s->cols * 4) +
+           3 * lower_sbuf_round((uint64_t)s->cols * 2);
+}
+
+vtrn_status emit_sort_kernel(lower *l, const kernel *k) {
+    const kernel_sort *spec = k->spec;
+    sorter s = {.l = l,
+                .o = {spec->is_descending, spec->is_total},
+                .n = spec->n,
+                .cols = spec->cols,
+                .n_data = spec->n_operands};
     s.key = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 4);
     s.place = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 4);
     for (int i = 0; i < s.n_data; i++)
-        s.data[i] = next_tile(l, (vtrn_dtype)from[i].dtype, (uint64_t)s.cols * 4);
+        s.data[i] = next_tile(l, (vtrn_dtype)spec->from[i].map.dtype, (uint64_t)s.cols * 4);
     s.swap = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
     s.equal = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
     s.spare = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
-    int64_t n_rows = view_count(&from[0]) / s.n;
-    for (int64_t r = 0; r < n_rows; r += PARTITIONS) {
-        s.rows = (uint32_t)(n_rows - r < PARTITIONS ? n_rows - r : PARTITIONS);
+    for (int64_t r = 0; r < spec->n_rows; r += PARTITIONS) {
+        s.rows = (uint32_t)(spec->n_rows - r < PARTITIONS ? spec->n_rows - r : PARTITIONS);
         for (int i = 0; i < s.n_data; i++) {
             vtrn_ap all = tile_ap(&s.data[i], s.rows, s.cols);
             VTRN_RETURN_IF_ERROR(emit_set(l, &all, 0));
-            VTRN_RETURN_IF_ERROR(
-                lower_load(l, &from[i], from_outer[i], r, s.rows, 0, s.n, &s.data[i]));
+            VTRN_RETURN_IF_ERROR(lower_load(l, &spec->from[i].map, spec->from[i].n_outer, r, s.rows,
+                                            0, s.n, &s.data[i]));
         }
         VTRN_RETURN_IF_ERROR(make_keys(&s));
         VTRN_RETURN_IF_ERROR(run_network(&s));
         for (int i = 0; i < s.n_data; i++)
-            VTRN_RETURN_IF_ERROR(
-                lower_store(l, &to[i], to_outer[i], r, s.rows, 0, s.n, &s.data[i], false));
+            VTRN_RETURN_IF_ERROR(lower_store(l, &spec->to[i].map, spec->to[i].n_outer, r, s.rows, 0,
+                                             s.n, &s.data[i], false));
+    }
+    return NULL;
+}
+
+static bool size_network(const lower *l, const graph_op *op, kernel_sort *s) {
+    const graph_type *t = &l->g->types[op->operands[0]];
+    int64_t n = t->dims[op->attrs.sort.dimension], n_rows = graph_type_count(t) / (n ? n : 1);
+    vtrn_dtype unused;
+    if (n > MAX_COLS || n_rows == 0 || op->n_operands > SORT_MAX_OPERANDS)
+        return false;
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        if (!fusion_tile_dtype((vtrn_dtype)l->g->types[op->operands[i]].dtype, &unused))
+            return false;
+    s->n = (uint32_t)n;
+    s->n_rows = n_rows;
+    s->n_operands = (int)op->n_operands;
+    int log2 = 1;
+    for (s->cols = 2; s->cols < s->n; log2++)
+        s->cols *= 2;
+    int64_t n_stages = log2 * (log2 + 1) / 2;
+    return sbuf_bytes(s) <= l->sbuf_limit &&
+           n_stages * (5 + 3 * (2 + s->n_operands)) * ((n_rows + PARTITIONS - 1) / PARTITIONS) <=
+               MAX_INSTRUCTIONS;
+}
+
+vtrn_status lower_sort(lower *l, const graph_op *op, bool *is_done) {
+    kernel_sort s = {0};
+    order o;
+    if (op->kind != GRAPH_SORT || op->n_results != op->n_operands || !size_network(l, op, &s) ||
+        !find_order(l, op, (vtrn_dtype)l->g->types[op->operands[0]].dtype, &o))
+        return NULL;
+    *is_done = true;
+    s.is_descending = o.is_descending;
+    s.is_total = o.is_total;
+    int dim = (int)op->attrs.sort.dimension;
+    for (int i = 0; i < s.n_operands; i++)
+        VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->operands[i], dim, false, &s.from[i].map));
+    for (int i = 0; i < s.n_operands; i++) {
+        view unused;
+        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[i], &unused));
+        VTRN_RETURN_IF_ERROR(lower_dim_last(l, op->results[i], dim, false, &s.to[i].map));
+        VTRN_CHECK(view_split_at(&s.from[i].map, s.n, &s.from[i].n_outer) &&
+                       view_split_at(&s.to[i].map, s.n, &s.to[i].n_outer),
+                   "the sorted dim is a boundary");
+    }
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_SORT, &s, sizeof s, sbuf_bytes(&s)));
+    for (int i = 0; i < s.n_operands; i++) {
+        VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s.from[i].map));
+        VTRN_RETURN_IF_ERROR(plan_writes(&l->plan, &s.to[i].map));
     }
     return NULL;
 }

@@ -1,6 +1,5 @@
 /* Tiles in SBUF and PSUM, and the DMA transfers between them and views in HBM. */
-#include "compiler/lower/psum.h"
-#include "compiler/lower/resident.h"
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/turn.h"
 
 #include <string.h>
@@ -16,27 +15,9 @@ uint32_t lower_sbuf_round(uint64_t n_bytes) {
     return (uint32_t)((n_bytes + LOWER_SBUF_ALIGN - 1) & ~(uint64_t)(LOWER_SBUF_ALIGN - 1));
 }
 
-vtrn_status lower_sbuf_begin(lower *l, uint64_t n_bytes) {
-    if (n_bytes > l->sbuf_limit)
-        return VTRN_ERROR(
-            VTRN_CAPACITY,
-            "SBUF: a kernel needs %llu bytes of each partition, %s has %u usable; the "
-            "compiler cannot tile it smaller: choose a chip with more SBUF, or run operations as "
-            "their reference (VTRN_REFERENCE_ONLY=1)",
-            (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
-    if (l->sbuf_cursor + n_bytes > LOWER_SBUF_WINDOW)
-        l->sbuf_cursor = 0;
-    resident_yield(l, l->sbuf_cursor + (uint32_t)n_bytes);
-    psum_begin(l);
-    uint32_t in_use = l->sbuf_cursor + (uint32_t)n_bytes + resident_bytes(l);
-    l->sbuf_peak = in_use > l->sbuf_peak ? in_use : l->sbuf_peak;
-    return NULL;
-}
-
 uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes) {
     uint32_t addr = l->sbuf_cursor;
     l->sbuf_cursor += lower_sbuf_round(n_bytes);
-    resident_yield(l, l->sbuf_cursor); /* parts may round up to more than the whole */
     return addr;
 }
 
@@ -301,5 +282,17 @@ vtrn_status lower_copy(lower *l, const view *src, const view *dst) {
         return copy_twice(l, src, dst);
     bool is_turned;
     VTRN_RETURN_IF_ERROR(turn_copy(l, src, dst, f, n, &is_turned));
-    return is_turned ? NULL : copy_factors(l, src, dst, f, n, src->offset, dst->offset);
+    if (is_turned)
+        return NULL;
+    kernel_copy spec = {*src, *dst};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_COPY, &spec, sizeof spec, 0));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, src));
+    return plan_writes(&l->plan, dst);
+}
+
+vtrn_status emit_copy_kernel(lower *l, const kernel *k) {
+    const kernel_copy *spec = k->spec;
+    joint_factor f[2 * VIEW_MAX_FACTORS];
+    int n = refine(&spec->from, &spec->to, f);
+    return copy_factors(l, &spec->from, &spec->to, f, n, spec->from.offset, spec->to.offset);
 }

@@ -2,6 +2,7 @@
  * as they lie in the destination. A DMA from layout to layout would name each element by itself. */
 #include "compiler/lower/turn.h"
 
+#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/psum.h"
 
 enum {
@@ -60,11 +61,12 @@ static vtrn_status turn_tile(lower *l, psum_banks *banks, const tile *in, const 
 }
 
 /* Linear index of both: the destination's unit factor, then all others with the source's last. */
-static vtrn_status turn_all(lower *l, const view *by_row, const view *by_col, int64_t n_rows,
-                            int64_t n_cols) {
+vtrn_status emit_turn_kernel(lower *l, const kernel *k) {
+    const kernel_turn *spec = k->spec;
+    const view *by_row = &spec->from, *by_col = &spec->to;
+    int64_t n_rows = spec->n_rows, n_cols = spec->n_cols;
     tile in[N_BUFFERS], out[N_BUFFERS];
     uint32_t tile_bytes = lower_sbuf_round(PARTITIONS * sizeof(float));
-    VTRN_RETURN_IF_ERROR(lower_sbuf_begin(l, 2ull * N_BUFFERS * tile_bytes));
     for (int i = 0; i < N_BUFFERS; i++) {
         in[i] = out[i] = (tile){.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
         in[i].addr = lower_sbuf_alloc(l, tile_bytes);
@@ -105,5 +107,9 @@ vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_fa
             n_cols *= f[i].size;
         }
     by_col.f[by_col.n++] = (view_factor){f[to_unit].size, 1};
-    return turn_all(l, &by_row, &by_col, f[to_unit].size, n_cols);
+    kernel_turn spec = {by_row, by_col, f[to_unit].size, n_cols};
+    uint64_t sbuf_bytes = 2ull * N_BUFFERS * lower_sbuf_round(PARTITIONS * sizeof(float));
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_TURN, &spec, sizeof spec, sbuf_bytes));
+    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, src));
+    return plan_writes(&l->plan, dst);
 }

@@ -9,8 +9,8 @@ typedef struct joint_factor {
     int64_t size, from, to;
 } joint_factor;
 
-/* Copies src to dst, whose common factors are f[0..n), by way of SBUF and the PE array, when moving
- * element by element would take longer. *is_done: whether it did. */
+/* Records a copy of src to dst, whose common factors are f[0..n), by way of SBUF and the PE array,
+ * when moving element by element would take longer. *is_done: whether it did. */
 vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_factor *f, int n,
                       bool *is_done);
 

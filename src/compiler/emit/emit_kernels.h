@@ -1,0 +1,15 @@
+/* From kernels to instructions in program order. */
+#ifndef VTRN_COMPILER_EMIT_EMIT_KERNELS_H
+#define VTRN_COMPILER_EMIT_EMIT_KERNELS_H
+
+#include "compiler/lower/lower.h"
+
+/* Emits every kernel of the plan, block after block. */
+vtrn_status emit_plan(lower *l);
+
+/* emit_<name>_kernel: the instructions of one kernel of that kind. */
+#define KERNEL(kind, name, text) vtrn_status emit_##name##_kernel(lower *l, const kernel *k);
+#include "compiler/plan/kernels.def"
+#undef KERNEL
+
+#endif

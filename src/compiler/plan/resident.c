@@ -1,0 +1,60 @@
+/* Which elements of a tensor are where in SBUF. */
+#include "compiler/plan/resident.h"
+
+#include "compiler/lower/fusion.h"
+
+uint32_t resident_pitch(uint8_t dtype, int64_t cols) {
+    return lower_sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)dtype));
+}
+
+tile resident_tile(const resident *r, int64_t row, int64_t col) {
+    return (tile){.space = VTRN_SPACE_SBUF,
+                  .dtype = r->dtype,
+                  .addr = r->addr + (uint32_t)(row / r->row_step) * r->pitch +
+                          (uint32_t)((uint64_t)col * dtype_size((vtrn_dtype)r->dtype))};
+}
+
+/* A stretch of a view as one run: elements that are `stride` apart, from `offset` on. */
+typedef struct run {
+    int64_t offset, stride;
+    int n_boxes; /* 1 if it is one */
+} run;
+
+static vtrn_status on_box(void *ctx, const view_box *box) {
+    run *r = ctx;
+    r->n_boxes += box->n > 1 ? 2 : 1;
+    r->offset = box->offset;
+    r->stride = box->n ? box->f[0].stride : 0;
+    return NULL;
+}
+
+static bool is_run(const view_factor *f, int n, int64_t begin, int64_t count, run *out) {
+    *out = (run){0};
+    vtrn_status none = view_for_boxes(f, n, begin, begin + count, on_box, out);
+    return !none && out->n_boxes == 1;
+}
+
+bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, tile *out) {
+    const view *v = part->v;
+    run row, col;
+    vtrn_dtype in_memory;
+    fusion_tile_dtype((vtrn_dtype)v->dtype, &in_memory);
+    if (v->slot != r->slot || in_memory != dtype ||
+        dtype_size(in_memory) != dtype_size((vtrn_dtype)r->dtype) ||
+        !is_run(v->f, part->n_outer, part->r0, part->n_rows, &row) ||
+        !is_run(v->f + part->n_outer, v->n - part->n_outer, part->c0, part->n_cols, &col))
+        return false;
+    int64_t at = v->offset + row.offset + col.offset;
+    int64_t first_row = at / r->cols, first_col = at % r->cols;
+    bool is_there = at >= 0 && (part->n_rows == 1 || row.stride == r->cols) &&
+                    (part->n_cols == 1 || col.stride == 1) && first_row % r->row_step == 0 &&
+                    part->n_rows <= r->row_step && first_row + part->n_rows <= r->rows &&
+                    first_col + part->n_cols <= r->cols;
+    if (!is_there)
+        return false;
+    if (out) {
+        *out = resident_tile(r, first_row, first_col);
+        out->dtype = dtype; /* a view may see the same bits as another type */
+    }
+    return true;
+}
