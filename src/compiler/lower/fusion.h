@@ -6,12 +6,13 @@
  *     FULL   a tile [rows, cols]
  *     ROW    one value a row: a tile [rows, 1]; reductions over cols make it, FULL ops take it as a
  *            per-partition scalar
- *     COL    one value a column: loaded once, replicated on all partitions
+ *     COL    one value a column: loaded once, whole or block by block, replicated on all partitions
  *
  * Shapes do not matter, only linear order: a reshape costs nothing. */
 #ifndef VTRN_COMPILER_LOWER_FUSION_H
 #define VTRN_COMPILER_LOWER_FUSION_H
 
+#include "compiler/lower/fusion_tiles.h"
 #include "compiler/lower/psum.h"
 
 struct contract_spec; /* contract.h */
@@ -24,7 +25,6 @@ enum {
     FUSION_LOAD = GRAPH_KIND_COUNT,
     FUSION_CONTRACT,
     FUSION_MAX_CONTRACTS = 2,
-    FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
 };
 
 /* An operand: a node or an immediate. */
@@ -59,7 +59,7 @@ typedef struct fusion_node {
     int last_use;           /* node index */
     tile t;                 /* where it lies in this iteration */
     int slot;               /* FULL: which tile buffer */
-    uint32_t buffer_offset; /* of t in the buffers of an iteration, when it moves with them */
+    uint32_t buffer_offset; /* of t in the buffers of an iteration or of a block of columns */
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
     bool stays_in_sbuf;                     /* a result that has no buffer of its own */
     struct resident *candidate;             /* as which a result could stay in SBUF, or NULL */

@@ -26,6 +26,17 @@ static vtrn_status widen_row(lower *l, const fusion_node *node, uint32_t rows) {
     return NULL;
 }
 
+/* Columns [c, c + n) of a column operand, on as many partitions as a tile has rows. */
+static vtrn_status load_columns(emitter *e, const fusion_node *node, int64_t rows, int64_t c,
+                                int64_t n) {
+    view v = node->at;
+    int n_cols = v.n - node->n_outer;
+    memmove(v.f + 1, v.f + node->n_outer, (size_t)n_cols * sizeof *v.f);
+    v.f[0] = (view_factor){rows, 0};
+    v.n = n_cols + 1;
+    return lower_load(e->l, &v, 1, 0, rows, c, n, &node->t);
+}
+
 /* What does not change from tile to tile. */
 static vtrn_status emit_hoisted(emitter *e) {
     lower *l = e->l;
@@ -37,14 +48,9 @@ static vtrn_status emit_hoisted(emitter *e) {
         if (!node->is_live || !node->is_hoisted)
             continue;
         l->source = node->source;
-        if (node->klass == NODE_COL) {
-            view v = node->at;
-            int n_cols = v.n - node->n_outer;
-            memmove(v.f + 1, v.f + node->n_outer, (size_t)n_cols * sizeof *v.f);
-            v.f[0] = (view_factor){rows, 0};
-            v.n = n_cols + 1;
-            VTRN_RETURN_IF_ERROR(lower_load(l, &v, 1, 0, rows, 0, e->cols, &node->t));
-        } else {
+        if (node->klass == NODE_COL && e->form == FUSION_WHOLE) {
+            VTRN_RETURN_IF_ERROR(load_columns(e, node, rows, 0, e->cols));
+        } else if (node->klass == NODE_ROW) {
             VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
             VTRN_RETURN_IF_ERROR(widen_row(l, node, (uint32_t)rows));
         }
@@ -61,55 +67,6 @@ static vtrn_status emit_hoisted(emitter *e) {
     if (e->has_sums)
         VTRN_RETURN_IF_ERROR(fill(l, &e->ones, 1, 1));
     return NULL;
-}
-
-/* A share of a column sum: ones^T @ tile, accumulated in PSUM over the row tiles. */
-static vtrn_status emit_column_sum(emitter *e, fusion_node *node, bool is_first, bool is_last) {
-    lower *l = e->l;
-    const fusion_node *from = &e->f->nodes[node->in[0].node];
-    int64_t cols = from->klass == NODE_ROW ? 1 : e->cols;
-    tile ones = e->ones;
-    ones.dtype = from->dtype;
-    LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
-    weights->ap[1] = tile_ap(&ones, e->env.rows, 1);
-    int64_t bank_cols = psum_cols(l->chip);
-    for (int64_t c = 0, b = 0; c < cols; c += bank_cols, b++) {
-        uint32_t n = (uint32_t)(cols - c < bank_cols ? cols - c : bank_cols);
-        tile psum = psum_tile(l, &node->banks, (int)b);
-        LOWER_EMIT(sum, l, MATMUL, TENSOR);
-        sum->ap[0] = tile_ap(&psum, 1, n);
-        sum->ap[1] = tile_ap_cols(&from->t, e->env.rows, (uint32_t)c, n);
-        sum->flags = (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
-    }
-    return NULL;
-}
-
-/* The sums in PSUM, as their elements of the result. Where a row of the fusion is several of what
- * was summed up, the sums of its parts are added up. */
-static vtrn_status finish_column_sum(emitter *e, fusion_node *node) {
-    lower *l = e->l;
-    int64_t cols = e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
-    int64_t n_sums = view_count(&node->at), bank_cols = psum_cols(l->chip);
-    l->source = node->source;
-    if (n_sums < cols) {
-        tile psum = psum_tile(l, &node->banks, 0);
-        LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
-        fold->op0 = VTRN_ALU_ADD;
-        fold->arg[0] = 1;
-        fold->ap[0] = tile_ap(&node->t, 1, (uint32_t)n_sums);
-        fold->ap[1] = tile_ap(&psum, 1, (uint32_t)n_sums);
-        fold->ap[1].dim[fold->ap[1].n_dims++] =
-            (vtrn_dim){(int32_t)n_sums, (uint32_t)(cols / n_sums)};
-        return lower_store(l, &node->at, 0, 0, 1, 0, n_sums, &node->t, false);
-    }
-    for (int64_t c = 0, b = 0; c < cols; c += bank_cols, b++) {
-        uint32_t n = (uint32_t)(cols - c < bank_cols ? cols - c : bank_cols);
-        tile psum = psum_tile(l, &node->banks, (int)b);
-        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
-        copy->ap[0] = tile_ap_cols(&node->t, 1, (uint32_t)c, n);
-        copy->ap[1] = tile_ap(&psum, 1, n);
-    }
-    return lower_store(l, &node->at, 0, 0, 1, 0, cols, &node->t, false);
 }
 
 static vtrn_alu reduce_alu(const fusion_node *node, bool is_int) {
@@ -139,6 +96,85 @@ static vtrn_ap columns(const emitter *e, const fusion_node *node, uint32_t from,
     vtrn_ap ap = tile_ap(&node->t, e->env.rows, n);
     ap.dim[0].step = 0;
     return ap;
+}
+
+/* Columns of a column sum before neighbouring rows are added up. */
+static int64_t sum_cols(const emitter *e, const fusion_node *node) {
+    return e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
+}
+
+/* Columns from c on, `end` at most, whose sums are in one PSUM bank. */
+static uint32_t bank_part(const lower *l, int64_t c, int64_t end) {
+    int64_t bank_end = (c / psum_cols(l->chip) + 1) * psum_cols(l->chip);
+    return (uint32_t)((end < bank_end ? end : bank_end) - c);
+}
+
+static vtrn_ap bank_ap(lower *l, const fusion_node *node, int64_t c, uint32_t n) {
+    int64_t bank_cols = psum_cols(l->chip);
+    tile bank = psum_tile(l, &node->banks, (int)(c / bank_cols));
+    return tile_ap_cols(&bank, 1, (uint32_t)(c % bank_cols), n);
+}
+
+/* A share of a column sum: ones^T @ tile, accumulated in PSUM over the row tiles. */
+static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_turn *turn) {
+    lower *l = e->l;
+    const fusion_node *from = &e->f->nodes[node->in[0].node];
+    tile ones = e->ones;
+    ones.dtype = from->dtype;
+    LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
+    weights->ap[1] = tile_ap(&ones, e->env.rows, 1);
+    bool is_row = from->klass == NODE_ROW;
+    int64_t begin = is_row ? 0 : turn->c, end = is_row ? 1 : turn->c + turn->cols;
+    for (int64_t c = begin; c < end;) {
+        uint32_t n = bank_part(l, c, end);
+        LOWER_EMIT(sum, l, MATMUL, TENSOR);
+        sum->ap[0] = bank_ap(l, node, c, n);
+        sum->ap[1] =
+            is_row ? tile_ap(&from->t, e->env.rows, 1) : columns(e, from, (uint32_t)(c - begin), n);
+        sum->flags =
+            (turn->r == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (turn->is_last ? VTRN_FLAG_LAST : 0);
+        c += n;
+    }
+    return NULL;
+}
+
+/* Columns [c, c + n) of a column sum: from PSUM to HBM, by way of a tile. */
+static vtrn_status finish_column_part(emitter *e, const fusion_node *node, int64_t c, int64_t n,
+                                      const tile *t) {
+    lower *l = e->l;
+    int64_t cols = sum_cols(e, node), n_sums = view_count(&node->at);
+    if (n_sums < cols) { /* a row of the fusion is several of what was summed up */
+        LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
+        fold->op0 = VTRN_ALU_ADD;
+        fold->arg[0] = 1;
+        fold->ap[0] = tile_ap(t, 1, (uint32_t)n);
+        fold->ap[1] = bank_ap(l, node, c, (uint32_t)n);
+        fold->ap[1].dim[fold->ap[1].n_dims++] =
+            (vtrn_dim){(int32_t)n_sums, (uint32_t)(cols / n_sums)};
+        return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
+    }
+    for (int64_t at = c; at < c + n;) {
+        uint32_t part = bank_part(l, at, c + n);
+        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
+        copy->ap[0] = tile_ap_cols(t, 1, (uint32_t)(at - c), part);
+        copy->ap[1] = bank_ap(l, node, at, part);
+        at += part;
+    }
+    return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
+}
+
+static vtrn_status finish_column_sum(emitter *e, const fusion_node *node) {
+    int64_t n_sums = view_count(&node->at), step = n_sums;
+    tile t = node->t;
+    e->l->source = node->source;
+    if (e->form != FUSION_WHOLE) { /* the loop is over: its buffers are free */
+        t.addr = e->iter_base[0];
+        step = e->size.tile_cols;
+    }
+    for (int64_t c = 0; c < n_sums; c += step)
+        VTRN_RETURN_IF_ERROR(
+            finish_column_part(e, node, c, n_sums - c < step ? n_sums - c : step, &t));
+    return NULL;
 }
 
 static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node) {
@@ -229,7 +265,7 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, const tile_turn *tur
     if (node->op == FUSION_LOAD)
         return load_node(e, node, turn);
     if (node->is_column)
-        return emit_column_sum(e, node, turn->r == 0, turn->is_last);
+        return emit_column_sum(e, node, turn);
     if (node->op == FUSION_CONTRACT)
         VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], turn->rows, &node->t));
     else if (node->op == GRAPH_REDUCE)
@@ -285,7 +321,6 @@ static void point_to(emitter *e, fusion_node *node, int t) {
 static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
     lower *l = e->l;
     fusion *f = e->f;
-    uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4);
     for (int t = 0; t < n; t++)
         for (int i = 0; i < f->n_nodes; i++)
             if (moves_with_turns(&f->nodes[i]))
@@ -304,11 +339,11 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
             const tile_turn *turn = &turns[t];
             e->env.rows = turn->rows;
             e->env.cols = turn->cols;
-            e->env.col0 = (uint32_t)turn->c;
+            e->env.col0 = e->form == FUSION_WHOLE ? (uint32_t)turn->c : 0;
             for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
                 e->env.temps[k] =
                     (tile){.space = VTRN_SPACE_SBUF,
-                           .addr = turn->base + (uint32_t)(e->n_slots + k) * slot_bytes};
+                           .addr = turn->base + (uint32_t)(e->n_slots + k) * e->size.slot_bytes};
             point_to(e, node, t);
             VTRN_RETURN_IF_ERROR(emit_node(e, node, turn));
         }
@@ -324,8 +359,8 @@ static bool next_turn(const emitter *e, tile_turn *turn) {
         int64_t r = turn->r + (int64_t)turn->rows * turn->n_blocks, left = n_rows - r;
         if (left < 0 || (left == 0 && tail == 0))
             return false;
-        int64_t blocks =
-            left / FUSION_PARTITIONS < e->n_blocks ? left / FUSION_PARTITIONS : e->n_blocks;
+        int64_t blocks = left / FUSION_PARTITIONS < e->size.n_blocks ? left / FUSION_PARTITIONS
+                                                                     : e->size.n_blocks;
         turn->r = r;
         turn->rows = (uint32_t)(blocks ? FUSION_PARTITIONS : left ? left : 1);
         turn->n_blocks = (uint32_t)(blocks ? blocks : 1);
@@ -334,27 +369,54 @@ static bool next_turn(const emitter *e, tile_turn *turn) {
         return true;
     }
     int64_t step = fusion_row_step(e);
-    turn->c += turn->cols;
-    if (turn->rows == 0 || turn->c >= e->cols) {
+    if (e->form == FUSION_COLUMN_BLOCKS) {
         turn->r += turn->rows;
-        turn->c = 0;
+        if (turn->r >= n_rows) {
+            turn->r = 0;
+            turn->c += turn->cols;
+        }
+    } else {
+        turn->c += turn->cols;
+        if (turn->rows == 0 || turn->c >= e->cols) {
+            turn->r += turn->rows;
+            turn->c = 0;
+        }
     }
-    if (turn->r >= n_rows)
+    if (turn->r >= n_rows || turn->c >= e->cols)
         return false;
     turn->rows = (uint32_t)(n_rows - turn->r < step ? n_rows - turn->r : step);
-    turn->cols = (uint32_t)(e->cols - turn->c < e->tile_cols ? e->cols - turn->c : e->tile_cols);
+    turn->cols =
+        (uint32_t)(e->cols - turn->c < e->size.tile_cols ? e->cols - turn->c : e->size.tile_cols);
     turn->n_blocks = 1;
     turn->is_last = turn->r + turn->rows >= n_rows;
     return true;
 }
 
+/* The column operands' parts in a block of columns. */
+static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buffer) {
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        fusion_node *node = &e->f->nodes[i];
+        if (!node->is_live || node->klass != NODE_COL)
+            continue;
+        e->l->source = node->source;
+        node->t.addr = e->col_base[buffer] + node->buffer_offset;
+        VTRN_RETURN_IF_ERROR(load_columns(e, node, turn->rows, turn->c, turn->cols));
+    }
+    return NULL;
+}
+
 static vtrn_status emit_loop(emitter *e) {
     tile_turn turns[FUSION_MAX_ABREAST], turn = {.row_cols = (uint32_t)e->cols};
-    int n = 0, iteration = 0;
+    int n = 0, iteration = 0, block = 0;
     while (next_turn(e, &turn)) {
-        turn.base = e->iter_base[iteration++ % e->n_buffers];
+        if (e->form == FUSION_COLUMN_BLOCKS && turn.r == 0) {
+            VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
+            VTRN_RETURN_IF_ERROR(load_column_block(e, &turn, block++ % e->size.n_col_buffers));
+            n = 0;
+        }
+        turn.base = e->iter_base[iteration++ % e->size.n_buffers];
         turns[n++] = turn;
-        if (n < e->n_abreast)
+        if (n < e->size.n_abreast)
             continue;
         VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
         n = 0;

@@ -5,11 +5,6 @@
 #include "compiler/lower/contract.h"
 #include "compiler/lower/fusion.h"
 
-enum {
-    FUSION_PARTITIONS = 128,
-    FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST /* some tiles compute while the next load */
-};
-
 typedef struct emitter {
     lower *l;
     fusion *f;
@@ -17,14 +12,12 @@ typedef struct emitter {
     /* Flat: no row means anything, a tile takes what comes. Else a tile is a part of row_step rows
      * of `cols` elements. */
     bool is_flat;
-    int64_t cols;      /* of a row; of flat fusions too, where they are cut into them */
-    int64_t tile_cols; /* of a tile; flat: those of n_blocks rows on each partition */
-    int64_t n_blocks;
+    int64_t cols; /* of a row; of flat fusions too, where they are cut into them */
+    fusion_form form;
+    fusion_tiling size;
     int n_slots; /* FULL tiles of an iteration, before the temporaries */
-    uint32_t iter_bytes;
-    int n_abreast, n_buffers;
     uint32_t iter_base[FUSION_MAX_BUFFERS];
-    uint32_t row_base; /* within an iteration, after the FULL slots */
+    uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
     tile ones;
     bool has_sums;
     contraction contracts[FUSION_MAX_CONTRACTS];
@@ -56,6 +49,10 @@ bool map_load_takes(const emitter *e, const fusion_node *node, const struct resi
 bool map_takes(const emitter *e, const struct resident *r);
 /* Addresses of tiles and banks in what placement gave to the kernel. */
 vtrn_status map_place_tiles(emitter *e);
+/* fusion_cols.c: cols, as the loads of a kernel in FUSION_WHOLE suggest, or of one that takes rows
+ * of any length in blocks. */
+void fusion_choose_cols(emitter *e);
+void fusion_choose_cut(emitter *e);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const emitter *e);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */

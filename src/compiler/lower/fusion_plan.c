@@ -6,15 +6,7 @@
 #include <string.h>
 
 enum {
-    BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
-                               iterations stay in the host's L2 */
-    ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
-    MAX_KEPT = 8,             /* stored tiles that keep their buffers */
-    MIN_TILE_COLS = 64,
-    MAX_TILE_COLS = 2048,
-    MAX_BLOCK_COLS = 512,  /* longer rows are cut instead of lying side by side */
-    MIN_BLOCK_BYTES = 256, /* shorter rows would make transfers slow */
-    ROW_TILE_BYTES = 64,
+    MAX_KEPT = 8, /* stored tiles that keep their buffers */
 };
 
 static void mark_live(fusion *f) {
@@ -30,136 +22,6 @@ static void mark_live(fusion *f) {
     }
 }
 
-static bool all_zero(const view_factor *f, int n) {
-    for (int i = 0; i < n; i++)
-        if (f[i].size > 1 && f[i].stride)
-            return false;
-    return true;
-}
-
-static bool is_flat_view(const view *v) {
-    return view_is_dense(v) || all_zero(v->f, v->n);
-}
-
-/* Where a node meets HBM; NULL: it does not. */
-static const view *memory_view(const fusion_node *node) {
-    if (!node->is_live)
-        return NULL;
-    return node->is_stored           ? &node->store_view
-           : node->op == FUSION_LOAD ? &node->source_view
-                                     : NULL;
-}
-
-/* Cost of loading v in rows of `cols`, in elements; negative: it cannot be cut there. */
-static double load_cost(const view *v, int64_t n, int64_t cols) {
-    view cut = *v;
-    int n_outer;
-    if (!view_split_at(&cut, cols, &n_outer))
-        return -1;
-    if (all_zero(cut.f, n_outer))
-        return (double)cols;
-    int64_t rows = n / cols;
-    if (all_zero(cut.f + n_outer, cut.n - n_outer))
-        return (double)rows * 4;
-    view inner = cut;
-    memmove(inner.f, cut.f + n_outer, (size_t)(cut.n - n_outer) * sizeof *inner.f);
-    inner.n = cut.n - n_outer;
-    view_coalesce(&inner);
-    bool is_run = inner.n == 0 || inner.f[inner.n - 1].stride == 1;
-    return (double)n * (is_run ? 1 : 3);
-}
-
-static double cols_cost(const fusion *f, int64_t cols) {
-    double cost = 0;
-    for (int i = 0; i < f->n_nodes; i++) {
-        const view *v = memory_view(&f->nodes[i]);
-        if (!v)
-            continue;
-        double c = load_cost(v, f->n, cols);
-        /* a load that cannot be cut is copied first; a store cannot be helped */
-        cost += c >= 0 ? c : (f->nodes[i].is_stored ? 1e6 : 10.0) * (double)f->n;
-    }
-    /* a tile costs its instructions' overhead, whatever it holds */
-    int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
-    int64_t tiles = (rows + 127) / 128 * ((cols + tile_cols - 1) / tile_cols);
-    return cost + (double)tiles * 128 * 64 * 2;
-}
-
-/* Whether a flat fusion can be cut into rows of cols, of which all partitions get some. */
-static bool can_be_rows(const fusion *f, int64_t cols, int64_t min_cols) {
-    return cols >= min_cols && f->n % cols == 0 && f->n / cols >= FUSION_PARTITIONS &&
-           resident_pitch(VTRN_DTYPE_FP32, cols) == cols * 4;
-}
-
-/* The rows for a flat fusion that an operand was computed in, or that its results may be read in;
- * 0: none. */
-static int64_t suitable_cols(const emitter *e) {
-    const fusion *f = e->f;
-    bool has_scratch = false;
-    for (int i = 0; i < f->n_nodes; i++) {
-        const fusion_node *node = &f->nodes[i];
-        if (!node->is_live)
-            continue;
-        int64_t cols = node->op == FUSION_LOAD ? e->l->slots[node->source_view.slot].row_cols : 0;
-        if (can_be_rows(f, cols, 1))
-            return cols;
-        has_scratch |=
-            node->is_stored && e->l->slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
-    }
-    return has_scratch && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
-}
-
-static void try_cols(emitter *e, int64_t cols, double *best) {
-    double cost = cols_cost(e->f, cols);
-    if (!e->cols || cost < *best) {
-        *best = cost;
-        e->cols = cols;
-    }
-}
-
-/* How many rows of `cols` may become one: a divisor of `size`, which fills a tile and leaves rows
- * for all partitions. */
-static int64_t row_share(const fusion *f, int64_t cols, int64_t size) {
-    for (int64_t k = MAX_TILE_COLS / cols; k > 1; k--)
-        if (size % k == 0 && f->n / (cols * k) >= FUSION_PARTITIONS)
-            return k;
-    return 1;
-}
-
-/* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
- * makes loading cheapest. */
-static void choose_cols(emitter *e) {
-    fusion *f = e->f;
-    e->cols = f->cols;
-    if (e->cols)
-        return;
-    e->is_flat = true;
-    double best = 0;
-    for (int i = 0; i < f->n_nodes; i++) {
-        const view *memory = memory_view(&f->nodes[i]);
-        if (!memory || is_flat_view(memory))
-            continue;
-        e->is_flat = false;
-        view v = *memory;
-        view_coalesce(&v);
-        int64_t inner = 1;
-        for (int k = v.n - 1; k >= 0; k--) {
-            inner *= v.f[k].size;
-            if (inner > 65535)
-                break;
-            try_cols(e, inner, &best);
-            if (k > 0)
-                try_cols(e, inner * row_share(f, inner, v.f[k - 1].size), &best);
-        }
-    }
-    if (!e->is_flat && !e->cols)
-        e->cols = 1;
-    if (!e->is_flat)
-        return;
-    e->cols = suitable_cols(e);
-    e->is_flat = e->cols <= MAX_BLOCK_COLS;
-}
-
 /* A copy in row-major order of what cannot be cut into rows. */
 static vtrn_status densify(lower *l, view *v) {
     graph_type t = {.dtype = v->dtype, .rank = 1, .dims = {view_count(v)}};
@@ -172,11 +34,18 @@ static vtrn_status densify(lower *l, view *v) {
     return NULL;
 }
 
+/* Whether column operands are loaded with each tile, like any other: where a block of columns has
+ * one row block, it is loaded once all the same, and tiles side by side need no common operand. */
+static bool is_streamed(const emitter *e) {
+    return e->form == FUSION_COLUMN_BLOCKS && e->f->n / e->cols <= fusion_row_step(e);
+}
+
 /* Cuts a load's view and decides its class. */
 static vtrn_status classify_load(emitter *e, fusion_node *node) {
     node->klass = NODE_FULL;
+    node->is_hoisted = false;
     if (e->is_flat) {
-        if (all_zero(node->source_view.f, node->source_view.n)) {
+        if (view_is_repeated(node->source_view.f, node->source_view.n)) {
             node->klass = NODE_ROW;
             node->is_hoisted = true;
             node->at = node->source_view;
@@ -197,16 +66,22 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
             VTRN_CHECK(view_split_at(&node->at, e->cols, &node->n_outer),
                        "a dense view can be cut");
         }
-        bool is_col = all_zero(node->at.f, node->n_outer) && e->cols != e->f->n;
-        if (all_zero(node->at.f + node->n_outer, node->at.n - node->n_outer)) {
+        bool is_col = view_is_repeated(node->at.f, node->n_outer) && e->cols != e->f->n;
+        if (view_is_repeated(node->at.f + node->n_outer, node->at.n - node->n_outer)) {
             node->klass = NODE_ROW;
             node->at.n = node->n_outer;
+        } else if (is_col && is_streamed(e)) {
+            node->at.n -= node->n_outer - 1;
+            memmove(node->at.f + 1, node->at.f + node->n_outer,
+                    (size_t)(node->at.n - 1) * sizeof *node->at.f);
+            node->at.f[0] = (view_factor){e->f->n / e->cols, 0};
+            node->n_outer = 1;
         } else if (is_col) {
             node->klass = NODE_COL;
             node->is_hoisted = true;
         }
     }
-    if (node->klass == NODE_ROW && all_zero(node->at.f, node->n_outer)) {
+    if (node->klass == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
         node->is_hoisted = true;
         node->at.n = node->n_outer = 1;
         node->at.f[0] = (view_factor){128, 0};
@@ -250,6 +125,7 @@ static vtrn_status classify(emitter *e) {
     fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
+        node->last_use = 0;
         if (!node->is_live)
             continue;
         if (node->op == FUSION_LOAD)
@@ -335,19 +211,24 @@ static void add_const(void *ctx, double value, vtrn_dtype dtype) {
         env->consts[env->n_consts++] = (emit_const){.value = value, .dtype = (uint8_t)dtype};
 }
 
-/* Where each tile that is new in every iteration lies in the iteration's buffers. */
+/* Where each tile that is new in every iteration, or in every block of columns, is in its buffer.
+ */
 static void place_in_buffers(emitter *e) {
-    uint32_t slot_bytes = lower_sbuf_round((uint64_t)e->tile_cols * 4), row_at = e->row_base;
+    uint32_t row_at = e->size.row_base, col_at = 0;
     for (int i = 0; i < e->f->n_nodes; i++) {
         fusion_node *node = &e->f->nodes[i];
+        if (node->is_live && node->klass == NODE_COL) {
+            node->buffer_offset = col_at;
+            col_at += e->size.slot_bytes;
+        }
         if (!node->is_live || is_elsewhere(node))
             continue;
         if (node->klass == NODE_FULL) {
-            node->buffer_offset = (uint32_t)node->slot * slot_bytes;
+            node->buffer_offset = (uint32_t)node->slot * e->size.slot_bytes;
             continue;
         }
         node->buffer_offset = row_at;
-        row_at += ROW_TILE_BYTES;
+        row_at += FUSION_ROW_TILE_BYTES;
     }
 }
 
@@ -371,8 +252,8 @@ bool map_load_takes(const emitter *e, const fusion_node *node, const resident *r
     view v = e->is_flat ? node->source_view : node->at;
     int n_outer = node->n_outer;
     tile row = {.dtype = node->dtype};
-    if (!node->is_live || node->op != FUSION_LOAD || node->is_hoisted || !e->cols ||
-        v.slot != r->slot || !is_side_by_side(e, node) ||
+    if (e->form != FUSION_WHOLE || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
+        !e->cols || v.slot != r->slot || !is_side_by_side(e, node) ||
         (node->klass == NODE_ROW && fusion_row_is_widened(&row)) ||
         (e->is_flat && !view_split_at(&v, e->cols, &n_outer)))
         return false;
@@ -397,8 +278,9 @@ bool map_takes(const emitter *e, const resident *r) {
 }
 
 bool map_can_keep(const emitter *e, const fusion_node *node) {
-    return e->cols && node->is_live && node->is_stored && !node->is_accumulated &&
-           !node->is_column && !node->is_hoisted && is_side_by_side(e, node);
+    return e->form == FUSION_WHOLE && e->cols && node->is_live && node->is_stored &&
+           !node->is_accumulated && !node->is_column && !node->is_hoisted &&
+           is_side_by_side(e, node);
 }
 
 static void start_contracts(emitter *e) {
@@ -452,95 +334,83 @@ static vtrn_status place_contracts_and_sums(emitter *e) {
     return NULL;
 }
 
-/* What lies beside the buffers of the iterations: bytes of a partition. */
-static uint64_t persistent_bytes(const emitter *e) {
-    uint64_t n_bytes = (uint64_t)(e->env.n_consts + 1) * ROW_TILE_BYTES;
-    for (int i = 0; i < e->f->n_nodes; i++) {
-        const fusion_node *node = &e->f->nodes[i];
-        if (!node->is_live)
-            continue;
-        if (node->klass == NODE_COL || node->is_column)
-            n_bytes += lower_sbuf_round((uint64_t)e->cols * 4);
-        else if (node->klass == NODE_ROW && node->is_hoisted)
-            n_bytes += ROW_TILE_BYTES;
-    }
-    for (int i = 0; i < e->n_contracts; i++)
-        n_bytes += contract_bytes(&e->contracts[i]);
-    return n_bytes;
-}
-
-static void size_tiles(emitter *e, int n_full) {
+/* What the kernel holds in its form. */
+static fusion_demand demand_of(emitter *e) {
     const fusion *f = e->f;
-    bool has_reduce = false;
-    for (int i = 0; i < f->n_nodes; i++)
-        has_reduce |= f->nodes[i].is_live && f->nodes[i].op == GRAPH_REDUCE;
-    int64_t want = n_full ? BUFFER_BYTES / (4 * n_full) : MAX_TILE_COLS;
-    want = want / MIN_TILE_COLS * MIN_TILE_COLS;
-    want = want < MIN_TILE_COLS ? MIN_TILE_COLS : want > MAX_TILE_COLS ? MAX_TILE_COLS : want;
-    e->n_blocks = 1;
-    if (e->is_flat && e->cols) {
-        e->n_blocks = want > e->cols ? want / e->cols : 1;
-        e->tile_cols = e->n_blocks * e->cols;
-    } else if (e->is_flat) {
-        /* spread over all partitions before making rows long */
-        int64_t spread = ((f->n + 127) / FUSION_PARTITIONS + 15) / 16 * 16;
-        spread = spread < MIN_TILE_COLS ? MIN_TILE_COLS : spread;
-        e->tile_cols = spread < want ? spread : want;
-    } else {
-        e->tile_cols = e->cols < want || has_reduce || f->n_contracts ? e->cols : want;
-    }
-}
-
-uint64_t map_size(emitter *e) {
     e->n_slots = assign_slots(e->f);
-    int n_full = e->n_slots + count_temps(e->f);
-    uint32_t n_rows = 0;
-    for (int i = 0; i < e->f->n_nodes; i++) {
-        const fusion_node *node = &e->f->nodes[i];
-        n_rows += node->is_live && node->klass == NODE_ROW && !is_elsewhere(node);
-    }
-    size_tiles(e, n_full);
-    uint64_t persistent = persistent_bytes(e);
-    e->row_base = lower_sbuf_round((uint64_t)e->tile_cols * 4) * (uint32_t)n_full;
-    e->iter_bytes = e->row_base + n_rows * ROW_TILE_BYTES;
-    e->n_abreast = FUSION_MAX_ABREAST;
-    for (int i = 0; i < e->n_contracts; i++)
-        while (e->n_abreast > contract_ahead(&e->contracts[i]))
-            e->n_abreast /= 2;
-    while (e->n_abreast > 1 && e->iter_bytes * (uint32_t)e->n_abreast > ABREAST_BYTES)
-        e->n_abreast /= 2;
-    e->n_buffers = 2 * e->n_abreast;
-    if (persistent + (uint64_t)e->iter_bytes * (uint32_t)e->n_buffers > e->l->sbuf_limit)
-        e->n_buffers = e->n_abreast = 1; /* a long reduction: no overlap rather than no result */
-    return persistent + (uint64_t)e->iter_bytes * (uint32_t)e->n_buffers;
-}
-
-/* Immediates that must be in memory, contractions, sums. */
-static void list_needs(emitter *e) {
-    fusion *f = e->f;
+    fusion_demand d = {.form = e->form,
+                       .is_flat = e->is_flat,
+                       .has_whole_rows = f->n_contracts > 0,
+                       .n = f->n,
+                       .cols = e->cols,
+                       .n_full = e->n_slots + count_temps(f),
+                       .fixed_bytes = (uint64_t)(e->env.n_consts + 1) * FUSION_ROW_TILE_BYTES,
+                       .max_abreast = FUSION_MAX_ABREAST};
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
+        d.has_whole_rows |= node->op == GRAPH_REDUCE;
+        d.n_cols += node->klass == NODE_COL;
+        d.n_sums += node->is_column;
+        if (node->klass == NODE_ROW && node->is_hoisted)
+            d.fixed_bytes += FUSION_ROW_TILE_BYTES;
+        d.n_rows += node->klass == NODE_ROW && !is_elsewhere(node);
+    }
+    for (int i = 0; i < e->n_contracts; i++) {
+        d.fixed_bytes += contract_bytes(&e->contracts[i]);
+        while (d.max_abreast > contract_ahead(&e->contracts[i]))
+            d.max_abreast /= 2;
+    }
+    return d;
+}
+
+uint64_t map_size(emitter *e) {
+    fusion_demand d = demand_of(e);
+    e->size = fusion_tiles(&d, e->l->sbuf_limit);
+    return e->size.n_bytes;
+}
+
+static void find_consts(emitter *e) {
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        const fusion_node *node = &e->f->nodes[i];
+        if (!node->is_live)
+            continue;
         if (node->op < FUSION_LOAD && node->op != GRAPH_REDUCE)
-            elementwise_for_consts(f, node, add_const, &e->env);
+            elementwise_for_consts(e->f, node, add_const, &e->env);
         e->has_sums |= node->is_column;
     }
-    start_contracts(e);
+}
+
+/* The kernel in blocks of columns: another cut, unless a sum over the rows has chosen it. */
+static vtrn_status cut_columns(emitter *e) {
+    e->form = FUSION_COLUMN_BLOCKS;
+    if (e->is_flat)
+        e->cols = 0;
+    else if (!e->f->cols)
+        fusion_choose_cut(e);
+    return classify(e);
+}
+
+static bool has_row_reduction(const fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_live && f->nodes[i].op == GRAPH_REDUCE && !f->nodes[i].is_column)
+            return true;
+    return false;
 }
 
 vtrn_status map_place_tiles(emitter *e) {
     lower *l = e->l;
     fusion *f = e->f;
+    uint64_t whole_row = e->form == FUSION_WHOLE ? (uint64_t)e->cols * 4 : 0;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
         node->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = node->dtype};
         if (node->is_hoisted || node->is_column)
-            node->t.addr = lower_sbuf_alloc(l, node->klass == NODE_COL || node->is_column
-                                                   ? (uint64_t)e->cols * 4
-                                                   : ROW_TILE_BYTES);
+            node->t.addr = lower_sbuf_alloc(
+                l, node->klass == NODE_COL || node->is_column ? whole_row : FUSION_ROW_TILE_BYTES);
     }
     VTRN_RETURN_IF_ERROR(place_contracts_and_sums(e));
     for (int i = 0; i < e->env.n_consts; i++) {
@@ -548,11 +418,13 @@ vtrn_status map_place_tiles(emitter *e) {
         c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};
     }
     e->ones = (tile){.space = VTRN_SPACE_SBUF, .addr = lower_sbuf_alloc(l, 4)};
-    for (int b = 0; b < e->n_buffers; b++)
-        e->iter_base[b] = lower_sbuf_alloc(l, e->iter_bytes);
+    for (int b = 0; b < e->size.n_buffers; b++)
+        e->iter_base[b] = lower_sbuf_alloc(l, e->size.iter_bytes);
+    for (int b = 0; b < e->size.n_col_buffers; b++)
+        e->col_base[b] = lower_sbuf_alloc(l, e->size.col_bytes);
     place_in_buffers(e);
     if (e->is_flat && !e->cols)
-        e->cols = e->tile_cols;
+        e->cols = e->size.tile_cols;
     return NULL;
 }
 
@@ -579,9 +451,12 @@ static void note_rows(emitter *e) {
 vtrn_status map_layout(emitter *e) {
     mark_live(e->f);
     VTRN_RETURN_IF_ERROR(turn_loads(e));
-    choose_cols(e);
+    fusion_choose_cols(e);
     VTRN_RETURN_IF_ERROR(classify(e));
-    list_needs(e);
+    find_consts(e);
+    start_contracts(e);
+    if (map_size(e) > e->l->sbuf_limit && !has_row_reduction(e->f) && e->n_contracts == 0)
+        VTRN_RETURN_IF_ERROR(cut_columns(e));
     note_rows(e);
     return NULL;
 }

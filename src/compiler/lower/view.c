@@ -39,6 +39,13 @@ void view_coalesce(view *v) {
     v->n = coalesce_factors(v->f, v->n);
 }
 
+bool view_is_repeated(const view_factor *f, int n) {
+    for (int i = 0; i < n; i++)
+        if (f[i].size > 1 && f[i].stride)
+            return false;
+    return true;
+}
+
 bool view_is_same(const view *a, const view *b) {
     bool is_same =
         a->slot == b->slot && a->dtype == b->dtype && a->offset == b->offset && a->n == b->n;

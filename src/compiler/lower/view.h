@@ -26,6 +26,8 @@ view view_dense(uint32_t slot, const graph_type *type);
 int64_t view_count(const view *v);
 bool view_is_dense(const view *v); /* contiguous, ascending */
 bool view_is_same(const view *a, const view *b);
+/* Every index of the factors names the same element. */
+bool view_is_repeated(const view_factor *f, int n);
 
 /* Merges neighbouring factors and drops those of size 1. */
 void view_coalesce(view *v);

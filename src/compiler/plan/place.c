@@ -342,7 +342,8 @@ static vtrn_status place_kernel(placer *s) {
     if (k->sbuf_bytes > s->l->sbuf_limit)
         return too_large(s->l, k, k->sbuf_bytes);
     uint32_t n_bytes = lower_sbuf_round(k->sbuf_bytes);
-    if (s->cursor + n_bytes > LOWER_SBUF_WINDOW)
+    uint32_t window = LOWER_SBUF_WINDOW < s->l->sbuf_limit ? LOWER_SBUF_WINDOW : s->l->sbuf_limit;
+    if (s->cursor + n_bytes > window)
         s->cursor = 0;
     k->sbuf_addr = s->cursor;
     s->cursor += n_bytes;

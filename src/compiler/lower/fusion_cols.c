@@ -1,0 +1,188 @@
+/* Into rows of how many columns a fusion is cut, by the cost of its loads. */
+#include "compiler/lower/fusion_emit.h"
+#include "compiler/plan/resident.h"
+
+#include <string.h>
+
+enum {
+    MAX_TILE_COLS = 2048,
+    MAX_BLOCK_COLS = 512,  /* longer rows are cut instead of lying side by side */
+    MIN_BLOCK_BYTES = 256, /* shorter rows would make transfers slow */
+    MAX_TRIED_COLS = 65535,
+};
+
+static bool is_flat_view(const view *v) {
+    return view_is_dense(v) || view_is_repeated(v->f, v->n);
+}
+
+/* Where a node meets HBM; NULL: it does not. */
+static const view *memory_view(const fusion_node *node) {
+    if (!node->is_live)
+        return NULL;
+    return node->is_stored           ? &node->store_view
+           : node->op == FUSION_LOAD ? &node->source_view
+                                     : NULL;
+}
+
+/* Cost of loading v in rows of `cols`, in elements; negative: it cannot be cut there. */
+static double load_cost(const view *v, int64_t n, int64_t cols) {
+    view cut = *v;
+    int n_outer;
+    if (!view_split_at(&cut, cols, &n_outer))
+        return -1;
+    if (view_is_repeated(cut.f, n_outer))
+        return (double)cols;
+    int64_t rows = n / cols;
+    if (view_is_repeated(cut.f + n_outer, cut.n - n_outer))
+        return (double)rows * 4;
+    view inner = cut;
+    memmove(inner.f, cut.f + n_outer, (size_t)(cut.n - n_outer) * sizeof *inner.f);
+    inner.n = cut.n - n_outer;
+    view_coalesce(&inner);
+    bool is_run = inner.n == 0 || inner.f[inner.n - 1].stride == 1;
+    return (double)n * (is_run ? 1 : 3);
+}
+
+static double cols_cost(const fusion *f, int64_t cols) {
+    double cost = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const view *v = memory_view(&f->nodes[i]);
+        if (!v)
+            continue;
+        double c = load_cost(v, f->n, cols);
+        /* a load that cannot be cut is copied first; a store cannot be helped */
+        cost += c >= 0 ? c : (f->nodes[i].is_stored ? 1e6 : 10.0) * (double)f->n;
+    }
+    /* a tile costs its instructions' overhead, whatever it holds */
+    int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
+    int64_t tiles = (rows + 127) / 128 * ((cols + tile_cols - 1) / tile_cols);
+    return cost + (double)tiles * 128 * 64 * 2;
+}
+
+/* Whether a flat fusion can be cut into rows of cols, of which all partitions get some. */
+static bool can_be_rows(const fusion *f, int64_t cols, int64_t min_cols) {
+    return cols >= min_cols && f->n % cols == 0 && f->n / cols >= FUSION_PARTITIONS &&
+           resident_pitch(VTRN_DTYPE_FP32, cols) == cols * 4;
+}
+
+/* The rows for a flat fusion that suit what lies in SBUF, or who may come after it; 0: neither. */
+static int64_t suitable_cols(const emitter *e) {
+    const fusion *f = e->f;
+    bool leaves_something = false;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (!node->is_live)
+            continue;
+        int64_t cols = node->op == FUSION_LOAD ? e->l->slots[node->source_view.slot].row_cols : 0;
+        if (can_be_rows(f, cols, 1))
+            return cols;
+        leaves_something |=
+            node->is_stored && e->l->slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
+    }
+    return leaves_something && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
+}
+
+static void try_cols(emitter *e, int64_t cols, double *best) {
+    double cost = cols_cost(e->f, cols);
+    if (!e->cols || cost < *best) {
+        *best = cost;
+        e->cols = cols;
+    }
+}
+
+/* How many rows of `cols` may become one: a divisor of `size`, which fills a tile and leaves rows
+ * for all partitions. */
+static int64_t row_share(const fusion *f, int64_t cols, int64_t size) {
+    for (int64_t k = MAX_TILE_COLS / cols; k > 1; k--)
+        if (size % k == 0 && f->n / (cols * k) >= FUSION_PARTITIONS)
+            return k;
+    return 1;
+}
+
+/* The cheapest of the cuts behind each factor of a view, and of some neighbouring rows as one. */
+static void try_factors(emitter *e, const view *memory, double *best) {
+    view v = *memory;
+    view_coalesce(&v);
+    int64_t inner = 1;
+    for (int k = v.n - 1; k >= 0; k--) {
+        inner *= v.f[k].size;
+        if (inner > MAX_TRIED_COLS)
+            break;
+        try_cols(e, inner, best);
+        if (k > 0)
+            try_cols(e, inner * row_share(e->f, inner, v.f[k - 1].size), best);
+    }
+}
+
+/* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
+ * makes loading cheapest. */
+void fusion_choose_cols(emitter *e) {
+    fusion *f = e->f;
+    e->cols = f->cols;
+    if (e->cols)
+        return;
+    e->is_flat = true;
+    double best = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const view *memory = memory_view(&f->nodes[i]);
+        if (!memory || is_flat_view(memory))
+            continue;
+        e->is_flat = false;
+        try_factors(e, memory, &best);
+    }
+    if (!e->is_flat && !e->cols)
+        fusion_choose_cut(e);
+    if (!e->is_flat)
+        return;
+    e->cols = suitable_cols(e);
+    e->is_flat = e->cols <= MAX_BLOCK_COLS;
+}
+
+/* --- rows of any length --------------------------------------------------------------------------
+ */
+
+static int64_t divisor_up_to(int64_t n, int64_t most) {
+    for (int64_t d = n < most ? n : most; d > 1; d--)
+        if (n % d == 0)
+            return d;
+    return 1;
+}
+
+/* What a cut costs in a kernel that takes any row in blocks: short runs make descriptors of their
+ * own, and each operation takes a block of columns on however many partitions there are rows. */
+static double cut_cost(const fusion *f, int64_t cols) {
+    enum { LEAST_RUN = 32 /* elements, below which a descriptor takes no less: assumed */ };
+    double n_ops = 0, passes = (double)((f->n / cols + FUSION_PARTITIONS - 1) / FUSION_PARTITIONS);
+    for (int i = 0; i < f->n_nodes; i++)
+        n_ops += f->nodes[i].is_live && f->nodes[i].op < FUSION_LOAD;
+    double run_cost = cols < LEAST_RUN ? (double)f->n * ((double)LEAST_RUN / (double)cols - 1) : 0;
+    return cols_cost(f, cols) + run_cost + n_ops * passes * (double)cols * FUSION_PARTITIONS;
+}
+
+void fusion_choose_cut(emitter *e) {
+    const fusion *f = e->f;
+    double best = 0;
+    e->is_flat = false;
+    e->cols = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const view *memory = memory_view(&f->nodes[i]);
+        view v = memory ? *memory : (view){0};
+        view_coalesce(&v);
+        int64_t inner = 1;
+        for (int k = v.n - 1; k >= 0; inner *= v.f[k--].size) {
+            int64_t size = v.f[k].size;
+            const int64_t tried[] = {size, divisor_up_to(size, MAX_TILE_COLS / inner),
+                                     divisor_up_to(size, f->n / inner / FUSION_PARTITIONS)};
+            for (int t = 0; t < 3; t++) {
+                int64_t cols = inner * tried[t];
+                double cost = cut_cost(f, cols);
+                if (e->cols && cost >= best)
+                    continue;
+                best = cost;
+                e->cols = cols;
+            }
+        }
+    }
+    if (!e->cols)
+        e->cols = 1;
+}

@@ -1,0 +1,56 @@
+/* How large the tiles of a fusion are: columns, buffers and bytes, from what the kernel holds.
+ * Sizes only: nothing is emitted or allocated here. */
+#ifndef VTRN_COMPILER_LOWER_FUSION_TILES_H
+#define VTRN_COMPILER_LOWER_FUSION_TILES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    FUSION_PARTITIONS = 128,
+    FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
+    FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST, /* some tiles compute while the next ones load */
+    FUSION_ROW_TILE_BYTES = 64,                  /* a tile of one value a row */
+};
+
+/* How the loop over tiles runs, and what the kernel therefore holds. */
+typedef enum fusion_form {
+    /* Column operands are whole in SBUF; so are rows that a reduction or a contraction covers. */
+    FUSION_WHOLE,
+    /* All row blocks of a block of columns, then the next block of columns: a column operand is
+     * loaded block by block, each once. */
+    FUSION_COLUMN_BLOCKS,
+} fusion_form;
+
+/* What a kernel holds in a form. */
+typedef struct fusion_demand {
+    fusion_form form;
+    bool is_flat;         /* rows mean nothing: a tile takes what comes */
+    bool has_whole_rows;  /* FUSION_WHOLE: tiles hold rows as they are */
+    int64_t n;            /* elements of the iteration space */
+    int64_t cols;         /* of a row; 0: flat, and not cut into rows */
+    int n_full;           /* full tiles that an iteration holds at once, temporaries included */
+    int n_rows;           /* tiles of one value a row of an iteration */
+    int n_cols;           /* column operands */
+    int n_sums;           /* sums over all rows, a row of results each */
+    uint64_t fixed_bytes; /* of a partition, for what no tile size changes */
+    int max_abreast;
+} fusion_demand;
+
+typedef struct fusion_tiling {
+    int64_t tile_cols; /* of a tile; flat: those of n_blocks rows on each partition */
+    int64_t n_blocks;
+    int n_abreast, n_buffers; /* of an iteration's tiles */
+    int n_col_buffers;        /* of a block of the column operands */
+    uint32_t slot_bytes;      /* of a full tile */
+    uint32_t row_base;        /* where tiles of one value a row begin in an iteration's buffer */
+    uint32_t iter_bytes;      /* of an iteration's buffer */
+    uint32_t col_bytes;       /* of a buffer of the column operands' blocks */
+    uint64_t n_bytes;         /* of a partition, in all */
+} fusion_tiling;
+
+/* The tiles of a kernel in SBUF of limit_bytes a partition. n_bytes is above the limit where no
+ * tile is small enough. */
+fusion_tiling fusion_tiles(const fusion_demand *d, uint64_t limit_bytes);
+
+#endif

@@ -1,0 +1,121 @@
+"""Whatever the SBUF, a kernel is cut until it fits: no size of a tensor makes a program impossible."""
+
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import capi
+from common import SEED
+from paths import ROOT
+
+BF16 = ml_dtypes.bfloat16
+# Chips whose partitions hold next to nothing, beside the real ones.
+SMALL = {"tiny16k": 16 << 10, "tiny8k": 8 << 10}
+CHIPS = ["trn1", "trn2", "inf2", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    """Devices by name of a chip. The small ones are a Trainium1 in all but their SBUF."""
+    open_devices, directory = {}, tmp_path_factory.mktemp("chips")
+
+    def device(chip):
+        if chip not in open_devices:
+            name = chip
+            if chip in SMALL:
+                text = (ROOT / "chips" / "trn1.toml").read_text()
+                keys = {"name": f'"{chip}"', "sbuf_partition_bytes": SMALL[chip],
+                        "sbuf_reserved_partition_bytes": 0}  # fmt: skip
+                for key, value in keys.items():
+                    text, n = re.subn(rf"(?m)^{key} = \S+", f"{key} = {value}", text)
+                    assert n == 1, key
+                name = str(directory / f"{chip}.toml")
+                (directory / f"{chip}.toml").write_text(text)
+            open_devices[chip] = capi.Device(chip=name, threads=2)
+        return open_devices[chip]
+
+    yield device
+    for d in open_devices.values():
+        d.close()
+
+
+def rand(shape, seed=0, dtype=np.float32):
+    rng = np.random.default_rng([SEED, seed])
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(-1000, 1000, shape).astype(dtype)
+    return (rng.random(shape) * 2 - 1).astype(dtype)
+
+
+def check(device, f, *args, tol=1e-5):
+    """f on the device against f on the host; no operation may have been left to a reference."""
+    exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    got = executable(*[args[i] for i in exported.module_kept_var_idx])
+    expected = [np.asarray(e) for e in jax.tree.leaves(jax.jit(f)(*args))]
+    assert len(got) == len(expected)
+    for g, e in zip(got, expected):
+        assert g.dtype == e.dtype and g.shape == e.shape
+        if e.dtype.kind in "iub":
+            np.testing.assert_array_equal(g, e)
+            continue
+        bound = max(tol, 2.0**-7) if e.dtype == BF16 else tol
+        e64 = e.astype(np.float64)
+        scale = np.abs(e64[np.isfinite(e64)]).max(initial=0) + 1e-30
+        np.testing.assert_allclose(g.astype(np.float64), e64, bound, bound * scale)
+    assert executable.profile().n_reference_ops == 0
+
+
+# --- operands of one value a column -----------------------------------------------------------------
+
+
+KEYS = np.arange(16, dtype=np.uint32).reshape(8, 2)
+
+
+def uniform(shape):
+    return lambda keys: jax.vmap(lambda k: jax.random.uniform(jax.random.wrap_key_data(k), shape))(keys)
+
+
+COLUMN_OPERANDS = {
+    "a position embedding": (lambda x, p: x + p, (4, 64, 768), (64, 768)),
+    "a bias of a vocabulary": (lambda x, b: x + b, (8, 50257), (50257,)),
+    "softmax over few rows": (lambda x: jax.nn.softmax(x, 0), (2, 50000)),
+    "more rows than partitions": (lambda x, b: x * b, (130, 50021), (50021,)),
+    "rows of a prime length": (lambda x, b: x * b, (3, 50021), (50021,)),
+}
+
+
+@pytest.mark.parametrize("name", COLUMN_OPERANDS)
+@pytest.mark.parametrize("chip", CHIPS)
+def test_column_operands_of_any_width(devices, chip, name):
+    f, *shapes = COLUMN_OPERANDS[name]
+    check(devices(chip), f, *[rand(s, i) for i, s in enumerate(shapes)])
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_random_numbers_of_many_keys(devices, chip):
+    check(devices(chip), uniform((64, 768)), KEYS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.int32])
+@pytest.mark.parametrize("cols", [11263, 11264, 11265, 45055, 45056, 45057, 65535, 65536, 65537])
+def test_column_operands_around_the_size_of_sbuf(devices, cols, dtype):
+    def f(x, b, c):
+        return x * b - c, x + c
+
+    args = rand((5, cols), 1, dtype), rand(cols, 2, dtype), rand(cols, 3, dtype)
+    check(devices("trn1"), f, *args)
+
+
+@pytest.mark.parametrize("chip", ["trn1", "tiny16k"])
+def test_forty_column_operands(devices, chip):
+    def f(x, *biases):
+        for b in biases:
+            x = x + b
+        return x
+
+    check(devices(chip), f, rand((130, 20011)), *[rand(20011, i) for i in range(40)])
