@@ -37,7 +37,7 @@ typedef struct vtrn_chip {
     int tensor_max_k, tensor_max_m, tensor_max_n;
     int n_semaphores, n_dma_engines, n_dma_queues;
 
-    /* cost model: see timing/cost.h for the formulas */
+    /* cost model: see cost/cost.h for the formulas */
     struct {
         double min_ii_cycles;        /* minimum initiation interval of Vector and Scalar */
         double tensor_min_ii_cycles; /* and of a matmul */

@@ -1,5 +1,4 @@
-/* The instruction set: what an instruction is. How it executes is engine/, what it costs timing/.
- */
+/* The instruction set: what an instruction is. How it executes is engine/, what it costs cost/. */
 #ifndef VTRN_ISA_ISA_H
 #define VTRN_ISA_ISA_H
 

@@ -6,7 +6,7 @@
 /* A load fills the spare weights while a matmul streams: it waits for the matmul that took the
  * previous load to start. A matmul waits for the stream and for its weights. Source: hardware facts
  * 2.2, 3.2 (background and fast LoadStationary). */
-double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns) {
+double pe_start(const pe_state *pe, const instr_cost *cost, double start_ns) {
     if (cost->kind == COST_KIND_LDWEIGHTS)
         return later_ns(start_ns, later_ns(pe->load_free_ns, pe->last_matmul_ns));
     if (cost->weights_ns > 0) { /* loads its own weights first, behind the running stream */
@@ -37,7 +37,7 @@ static void add_busy(pe_state *pe, double window_ns, double start_ns, double end
     pe->spill_ns += later_ns(end_ns - later_ns(window_end_ns, start_ns), 0);
 }
 
-double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, double start_ns) {
+double pe_run(pe_state *pe, const vtrn_chip *chip, const instr_cost *cost, double start_ns) {
     if (cost->kind == COST_KIND_LDWEIGHTS) {
         pe->load_free_ns = start_ns + cost->ii_ns;
         return start_ns + cost->latency_ns;

@@ -2,7 +2,7 @@
 #ifndef VTRN_TIMING_PE_H
 #define VTRN_TIMING_PE_H
 
-#include "timing/cost.h"
+#include "timing/model.h"
 
 /* Times are ns since the launch. */
 typedef struct pe_state {
@@ -17,9 +17,9 @@ typedef struct pe_state {
 } pe_state;
 
 /* Earliest start of a weight load or matmul that could start at start_ns. */
-double pe_start(const pe_state *pe, const timing_cost *cost, double start_ns);
+double pe_start(const pe_state *pe, const instr_cost *cost, double start_ns);
 
 /* Runs it from start_ns; returns when its result is there. */
-double pe_run(pe_state *pe, const vtrn_chip *chip, const timing_cost *cost, double start_ns);
+double pe_run(pe_state *pe, const vtrn_chip *chip, const instr_cost *cost, double start_ns);
 
 #endif

@@ -60,6 +60,31 @@ static bool has_update(const vtrn_instr *instr) {
     return instr->update_semaphore != VTRN_NO_SEMAPHORE && instr->update_value;
 }
 
+static bool overlaps(const vtrn_ap *a, const vtrn_ap *b) {
+    bool is_on_chip = a->space == VTRN_SPACE_SBUF || a->space == VTRN_SPACE_PSUM;
+    if (a->space != b->space || !is_on_chip)
+        return false;
+    if (a->partition >= b->partition + b->n_partitions ||
+        b->partition >= a->partition + a->n_partitions)
+        return false;
+    int64_t a_lo, a_hi, b_lo, b_hi;
+    isa_ap_extent(a, &a_lo, &a_hi);
+    isa_ap_extent(b, &b_lo, &b_hi);
+    return a_lo < b_hi && b_lo < a_hi;
+}
+
+/* Whether `later` reads bytes of SBUF or PSUM that `earlier` wrote. */
+static bool depends(const vtrn_instr *earlier, const vtrn_instr *later) {
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!isa_ap_is_written(earlier, i))
+            continue;
+        for (int j = 0; j < VTRN_MAX_AP; j++)
+            if (isa_ap_is_read(later, j) && overlaps(&earlier->ap[i], &later->ap[j]))
+                return true;
+    }
+    return false;
+}
+
 /* Which of the previous instructions of its queue an instruction must wait for. The PE array
  * accumulates in order without waiting, and a DMA is ordered by semaphores alone. */
 static uint8_t back_mask(const vtrn_program *program, uint32_t first, uint32_t i) {
@@ -67,9 +92,9 @@ static uint8_t back_mask(const vtrn_program *program, uint32_t first, uint32_t i
     uint8_t mask = 0;
     if (instr->engine == VTRN_ENGINE_TENSOR || isa_is_dma(instr->opcode))
         return 0;
-    for (uint32_t back = 1; back <= COST_MAX_BACK && back <= i - first; back++) {
+    for (uint32_t back = 1; back <= TIMING_MAX_BACK && back <= i - first; back++) {
         const vtrn_instr *earlier = &program->instrs[i - back];
-        if (!isa_is_dma(earlier->opcode) && cost_depends(earlier, instr))
+        if (!isa_is_dma(earlier->opcode) && depends(earlier, instr))
             mask |= (uint8_t)(1u << (back - 1));
     }
     return mask;
@@ -93,7 +118,7 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
             if (has_update(instr))
                 n_updates[instr->update_semaphore]++;
             out->n_dmas += isa_is_dma(instr->opcode);
-            model->costs[i].back_mask = back_mask(program, block->first[e], i);
+            model->instrs[i].back_mask = back_mask(program, block->first[e], i);
         }
     }
     for (int s = 0; s < VTRN_N_SEMAPHORES; s++) {
@@ -105,6 +130,26 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
     return NULL;
 }
 
+static void prepare_instr(timing_model *model, uint32_t i) {
+    const vtrn_instr *instr = &model->program->instrs[i];
+    timing_instr *out = &model->instrs[i];
+    out->cost = cost_instr(model->chip, instr);
+    out->queue = instr->queue;
+    out->n_waits = instr->n_waits;
+    for (int w = 0; w < instr->n_waits; w++) {
+        out->wait_semaphore[w] = instr->wait[w].semaphore;
+        out->wait_value[w] = instr->wait[w].value;
+    }
+    out->update_semaphore = has_update(instr) ? instr->update_semaphore : VTRN_NO_SEMAPHORE;
+    out->update_value = instr->update_value;
+    if (out->cost.kind == COST_KIND_CUSTOM)
+        out->cost.ii_ns = out->cost.latency_ns = cost_custom(model->chip, model->program, instr).ns;
+    if (out->cost.kind != COST_KIND_DMA)
+        return;
+    out->dma = model->n_transfers;
+    model->transfers[model->n_transfers++] = cost_transfer(model->chip, instr);
+}
+
 static vtrn_status prepare(timing_model *model) {
     const vtrn_program *program = model->program;
     uint32_t n_dmas = 0;
@@ -112,22 +157,13 @@ static vtrn_status prepare(timing_model *model) {
         VTRN_RETURN_IF_ERROR(check_instr(program, i));
         n_dmas += isa_is_dma(program->instrs[i].opcode);
     }
-    model->costs = calloc((size_t)program->n_instrs + 1, sizeof *model->costs);
+    model->instrs = calloc((size_t)program->n_instrs + 1, sizeof *model->instrs);
     model->transfers = calloc((size_t)n_dmas + 1, sizeof *model->transfers);
     model->blocks = calloc((size_t)program->n_blocks + 1, sizeof *model->blocks);
-    if (!model->costs || !model->transfers || !model->blocks)
-        return VTRN_OUT_OF_MEMORY(((size_t)program->n_instrs + 1) * sizeof *model->costs);
-    for (uint32_t i = 0; i < program->n_instrs; i++) {
-        const vtrn_instr *instr = &program->instrs[i];
-        timing_cost *cost = &model->costs[i];
-        cost_instr(model->chip, program, instr, cost);
-        if (cost->kind != COST_KIND_DMA)
-            continue;
-        timing_transfer *transfer = &model->transfers[model->n_transfers];
-        cost_transfer(model->chip, instr, transfer);
-        cost->dma = model->n_transfers++;
-        cost->ii_ns = cost->latency_ns = transfer->queue_ns;
-    }
+    if (!model->instrs || !model->transfers || !model->blocks)
+        return VTRN_OUT_OF_MEMORY(((size_t)program->n_instrs + 1) * sizeof *model->instrs);
+    for (uint32_t i = 0; i < program->n_instrs; i++)
+        prepare_instr(model, i);
     for (uint32_t b = 0; b < program->n_blocks; b++)
         VTRN_RETURN_IF_ERROR(prepare_block(model, b));
     return NULL;
@@ -156,7 +192,7 @@ vtrn_status timing_prepare(const vtrn_chip *chip, const vtrn_program *program, t
 void timing_model_destroy(timing_model *model) {
     if (!model)
         return;
-    free(model->costs);
+    free(model->instrs);
     free(model->transfers);
     free(model->blocks);
     free(model);

@@ -13,11 +13,11 @@
 #include <string.h>
 
 typedef struct queue_state {
-    uint32_t next, end;            /* of the block's stream: indices into program->instrs */
-    double issue_ns;               /* the queue may look at its next instruction */
-    double done_ns;                /* its instructions so far have all completed */
-    double start_ns;               /* of the head, by what is known; INFINITY while it is blocked */
-    double ends_ns[COST_MAX_BACK]; /* of its last instructions, by index modulo COST_MAX_BACK */
+    uint32_t next, end; /* of the block's stream: indices into program->instrs */
+    double issue_ns;    /* the queue may look at its next instruction */
+    double done_ns;     /* its instructions so far have all completed */
+    double start_ns;    /* of the head, by what is known; INFINITY while it is blocked */
+    double ends_ns[TIMING_MAX_BACK]; /* of its last instructions, by index modulo TIMING_MAX_BACK */
     double active_until_ns;
     double sbuf_free_ns, psum_free_ns; /* its use of shared ports ends */
 } queue_state;
@@ -47,11 +47,11 @@ static double port_free(const replay_state *r, int engine, uint8_t ports) {
     return free_ns;
 }
 
-static double dependences(const queue_state *q, const timing_cost *cost) {
+static double dependences(const queue_state *q, const timing_instr *timed) {
     double ns = 0;
-    for (int back = 1; cost->back_mask >> (back - 1); back++)
-        if (cost->back_mask & (1u << (back - 1)))
-            ns = later_ns(ns, q->ends_ns[(q->next - (uint32_t)back) % COST_MAX_BACK]);
+    for (int back = 1; timed->back_mask >> (back - 1); back++)
+        if (timed->back_mask & (1u << (back - 1)))
+            ns = later_ns(ns, q->ends_ns[(q->next - (uint32_t)back) % TIMING_MAX_BACK]);
     return ns;
 }
 
@@ -60,18 +60,18 @@ static double head_start(const replay_state *r, int engine) {
     const queue_state *q = &r->queues[engine];
     if (q->next == q->end)
         return INFINITY;
-    const timing_cost *cost = &r->model->costs[q->next];
-    double start_ns = later_ns(q->issue_ns, dependences(q, cost));
-    for (int w = 0; w < cost->n_waits; w++) {
+    const timing_instr *timed = &r->model->instrs[q->next];
+    double start_ns = later_ns(q->issue_ns, dependences(q, timed));
+    for (int w = 0; w < timed->n_waits; w++) {
         double reached_ns =
-            semaphores_reach(&r->semaphores, cost->wait_semaphore[w], cost->wait_value[w]);
+            semaphores_reach(&r->semaphores, timed->wait_semaphore[w], timed->wait_value[w]);
         if (reached_ns > q->issue_ns) /* the queue slept: it takes time to wake */
             start_ns = later_ns(start_ns, reached_ns + r->model->chip->cost.semaphore_wake_ns);
     }
-    if (cost->ports)
-        start_ns = later_ns(start_ns, port_free(r, engine, cost->ports));
-    if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS)
-        start_ns = pe_start(&r->pe, cost, start_ns);
+    if (timed->cost.ports)
+        start_ns = later_ns(start_ns, port_free(r, engine, timed->cost.ports));
+    if (timed->cost.kind == COST_KIND_MATMUL || timed->cost.kind == COST_KIND_LDWEIGHTS)
+        start_ns = pe_start(&r->pe, &timed->cost, start_ns);
     return start_ns;
 }
 
@@ -93,43 +93,43 @@ static void wake_waiters(replay_state *r, int semaphore) {
         queue_state *q = &r->queues[e];
         if (q->next == q->end)
             continue;
-        const timing_cost *cost = &r->model->costs[q->next];
-        for (int w = 0; w < cost->n_waits; w++)
-            if (cost->wait_semaphore[w] == semaphore) {
+        const timing_instr *timed = &r->model->instrs[q->next];
+        for (int w = 0; w < timed->n_waits; w++)
+            if (timed->wait_semaphore[w] == semaphore) {
                 q->start_ns = head_start(r, e);
                 break;
             }
     }
 }
 
-static void post(replay_state *r, const timing_cost *cost, double t_ns) {
-    if (cost->update_semaphore == VTRN_NO_SEMAPHORE)
+static void post(replay_state *r, const timing_instr *timed, double t_ns) {
+    if (timed->update_semaphore == VTRN_NO_SEMAPHORE)
         return;
-    semaphores_post(&r->semaphores, cost->update_semaphore, t_ns, cost->update_value);
-    wake_waiters(r, cost->update_semaphore);
+    semaphores_post(&r->semaphores, timed->update_semaphore, t_ns, timed->update_value);
+    wake_waiters(r, timed->update_semaphore);
 }
 
 /* The trigger on the queue, then the transfer. Returns when the semaphore changes. */
 static double run_dma(replay_state *r, uint32_t instr_i, double trigger_end_ns) {
     const vtrn_chip *chip = r->model->chip;
-    const timing_transfer *transfer = &r->model->transfers[r->model->costs[instr_i].dma];
+    const transfer_cost *transfer = &r->model->transfers[r->model->instrs[instr_i].dma];
     rings_times times = rings_run(&r->rings, chip, transfer, trigger_end_ns);
     timing_summary *summary = &r->out->summary;
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
     summary->hbm_write_bytes += transfer->hbm_write_bytes;
     r->dma_done_ns = later_ns(r->dma_done_ns, times.semaphore_ns);
-    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->costs[instr_i].queue, times.first_byte_ns,
-                  times.last_byte_ns, 0);
+    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->instrs[instr_i].queue,
+                  times.first_byte_ns, times.last_byte_ns, 0);
     return times.semaphore_ns;
 }
 
-static void count(replay_state *r, int engine, const timing_cost *cost, double start_ns,
+static void count(replay_state *r, int engine, const timing_instr *timed, double start_ns,
                   double end_ns) {
     timing_summary *summary = &r->out->summary;
     queue_state *q = &r->queues[engine];
     summary->n_instrs[engine]++;
-    if (cost->is_setup || cost->kind == COST_KIND_DMA)
+    if (timed->cost.is_setup || timed->cost.kind == COST_KIND_DMA)
         return; /* the profiler's active time leaves control and triggers out */
     if (end_ns > q->active_until_ns) {
         summary->active_ns[engine] += end_ns - later_ns(start_ns, q->active_until_ns);
@@ -137,41 +137,40 @@ static void count(replay_state *r, int engine, const timing_cost *cost, double s
     }
 }
 
-static void count_custom(replay_state *r, const vtrn_instr *instr, double ns) {
-    uint64_t read_bytes, write_bytes;
-    cost_custom_bytes(r->model->program, instr, &read_bytes, &write_bytes);
-    r->out->summary.hbm_read_bytes += read_bytes;
-    r->out->summary.hbm_write_bytes += write_bytes;
-    r->out->summary.custom_ns += ns;
+static void count_custom(replay_state *r, const vtrn_instr *instr) {
+    custom_cost cost = cost_custom(r->model->chip, r->model->program, instr);
+    r->out->summary.hbm_read_bytes += cost.read_bytes;
+    r->out->summary.hbm_write_bytes += cost.write_bytes;
+    r->out->summary.custom_ns += cost.ns;
 }
 
 static void run_head(replay_state *r, int engine) {
     queue_state *q = &r->queues[engine];
     uint32_t instr_i = q->next;
-    const timing_cost *cost = &r->model->costs[instr_i];
+    const timing_instr *timed = &r->model->instrs[instr_i];
     double start_ns = q->start_ns, issue_ns = q->issue_ns;
-    double end_ns = start_ns + cost->latency_ns;
-    q->issue_ns = start_ns + cost->ii_ns;
-    if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS) {
-        end_ns = pe_run(&r->pe, r->model->chip, cost, start_ns);
+    double end_ns = start_ns + timed->cost.latency_ns;
+    q->issue_ns = start_ns + timed->cost.ii_ns;
+    if (timed->cost.kind == COST_KIND_MATMUL || timed->cost.kind == COST_KIND_LDWEIGHTS) {
+        end_ns = pe_run(&r->pe, r->model->chip, &timed->cost, start_ns);
         q->issue_ns = start_ns; /* the next may enter beside it: pe_start holds it back */
     }
-    if (cost->ports & COST_PORT_SBUF)
+    if (timed->cost.ports & COST_PORT_SBUF)
         q->sbuf_free_ns = q->issue_ns;
-    if (cost->ports & COST_PORT_PSUM)
+    if (timed->cost.ports & COST_PORT_PSUM)
         q->psum_free_ns = q->issue_ns;
-    count(r, engine, cost, start_ns, end_ns);
+    count(r, engine, timed, start_ns, end_ns);
     keep_interval(r, instr_i, engine, start_ns, end_ns, start_ns - issue_ns);
-    q->ends_ns[instr_i % COST_MAX_BACK] = end_ns;
+    q->ends_ns[instr_i % TIMING_MAX_BACK] = end_ns;
     q->done_ns = later_ns(q->done_ns, end_ns); /* a queue completes in order */
     q->next++;
     double signal_ns = q->done_ns + r->model->chip->cost.semaphore_post_ns;
-    if (cost->kind == COST_KIND_DMA)
+    if (timed->cost.kind == COST_KIND_DMA)
         signal_ns = run_dma(r, instr_i, end_ns);
-    else if (cost->is_custom)
-        count_custom(r, &r->model->program->instrs[instr_i], cost->latency_ns);
+    else if (timed->cost.kind == COST_KIND_CUSTOM)
+        count_custom(r, &r->model->program->instrs[instr_i]);
     q->start_ns = head_start(r, engine);
-    post(r, cost, signal_ns);
+    post(r, timed, signal_ns);
 }
 
 /* The queue whose head starts first, or -1 when all heads are blocked or at the block's end. */
@@ -205,16 +204,6 @@ static vtrn_status deadlock(const replay_state *r, uint32_t block_i) {
                       text);
 }
 
-/* What the block's end costs once all engines have met. Semaphores are cleared between blocks. */
-static double end_cost(const vtrn_chip *chip, uint8_t end) {
-    if (end == VTRN_END_STOP)
-        return 0;
-    double ns = chip->control.semaphore_clear_ns;
-    if (end == VTRN_END_JUMP)
-        return ns + chip->control.branch_ns;
-    return ns + chip->control.condition_load_ns + chip->control.compare_branch_ns;
-}
-
 /* Runs a block from start_ns; out: when the next may start. */
 static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
     const vtrn_block *block = &r->model->program->blocks[block_i];
@@ -229,8 +218,8 @@ static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
         r->queues[e].start_ns = head_start(r, e);
     for (int e; (e = pick(r)) >= 0;) {
         /* Another engine may have taken the port since the head was looked at. */
-        double start_ns =
-            r->model->costs[r->queues[e].next].ports ? head_start(r, e) : r->queues[e].start_ns;
+        double start_ns = r->model->instrs[r->queues[e].next].cost.ports ? head_start(r, e)
+                                                                         : r->queues[e].start_ns;
         if (start_ns > r->queues[e].start_ns)
             r->queues[e].start_ns = start_ns;
         else
@@ -243,7 +232,7 @@ static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
             return deadlock(r, block_i);
         meet_ns = later_ns(meet_ns, later_ns(q->done_ns, q->issue_ns));
     }
-    *t_ns = later_ns(*t_ns, meet_ns) + end_cost(r->model->chip, block->end);
+    *t_ns = later_ns(*t_ns, meet_ns) + cost_block_end_ns(r->model->chip, block->end);
     return NULL;
 }
 

@@ -14,7 +14,7 @@ void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per
 
 /* A transfer that the HBM's share slows down ends later on the engine that ends last; its other
  * engines are free as if it had not, since the order of bytes between engines is not known. */
-static double wait_for_hbm(rings_state *rings, const timing_transfer *transfer,
+static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
                            const rings_times *times) {
     double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
     if (bytes == 0)
@@ -24,7 +24,7 @@ static double wait_for_hbm(rings_state *rings, const timing_transfer *transfer,
     return later_ns(times->last_byte_ns, rings->hbm_free_ns);
 }
 
-rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_transfer *transfer,
+rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
                       double trigger_ns) {
     double ready_ns = trigger_ns + chip->dma.start_ns;
     rings_times times = {INFINITY, ready_ns, 0};

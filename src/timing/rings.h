@@ -2,7 +2,7 @@
 #ifndef VTRN_TIMING_RINGS_H
 #define VTRN_TIMING_RINGS_H
 
-#include "timing/cost.h"
+#include "timing/model.h"
 
 enum { RINGS_MAX_ENGINES = 64 };
 
@@ -24,7 +24,7 @@ typedef struct rings_times {
 void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack);
 
 /* Carries out a transfer whose trigger ended at trigger_ns. */
-rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const timing_transfer *transfer,
+rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
                       double trigger_ns);
 
 #endif

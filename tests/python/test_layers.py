@@ -1,5 +1,5 @@
-"""The tree keeps its shape: includes point down only (base < chip < isa < engine < timing < runtime <
-api < pjrt, cli), headers compile alone, file names are unique, files stay small."""
+"""The tree keeps its shape: includes point down only (base < chip < isa < cost, engine < timing <
+runtime < api < pjrt, cli), headers compile alone, file names are unique, files stay small."""
 
 import collections
 import pathlib
@@ -17,10 +17,11 @@ ALLOWED = {
     "base": set(),
     "chip": {"base"},
     "isa": {"base", "chip"},
+    "cost": {"base", "chip", "isa"},
     "engine": {"base", "chip", "isa"},
-    "timing": {"base", "chip", "isa", "engine"},
+    "timing": {"base", "chip", "isa", "cost"},
     "check": {"base", "chip", "isa", "engine", "timing"},
-    "compiler": {"base", "chip", "isa", "engine"},
+    "compiler": {"base", "chip", "isa", "cost", "engine"},
     "profile": {"base", "chip", "isa", "engine", "timing"},
     "runtime": {"base", "chip", "isa", "engine", "timing"},
     "api": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "check"},

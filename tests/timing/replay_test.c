@@ -1,8 +1,7 @@
 /* Timelines of tiny programs against times worked out by hand, and laws that every timeline keeps.
  */
+#include "round_chip.h"
 #include "tiny.h"
-
-#include "timing/cost.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,38 +14,6 @@
 
 static tiny t;
 static timing_result result;
-
-/* A chip of round numbers: 1 ns a cycle on every engine. */
-static vtrn_chip round_chip(void) {
-    vtrn_chip chip;
-    assert_null(chip_load("trn2", &chip));
-    chip.tensor_hz = chip.vector_hz = chip.scalar_hz = chip.gpsimd_hz = chip.sync_hz = 1e9;
-    chip.hbm_bytes_per_s = 1e12;
-    chip.launch.preamble_ns = 1000;
-    chip.launch.postamble_ns = 500;
-    chip.cost.min_ii_cycles = chip.cost.tensor_min_ii_cycles = 64;
-    chip.cost.ldweights_cols_per_cycle = 4;
-    chip.cost.ldweights_latency_ns = 40;
-    chip.cost.tensor_latency_ns = 22; /* 150 with the 128 columns of a full array */
-    chip.cost.vector_latency_ns = 160;
-    chip.cost.scalar_latency_ns = 170;
-    chip.cost.vector_overhead_ns = 100;
-    chip.cost.scalar_overhead_ns = 50;
-    chip.cost.event_semaphore_ns = 10;
-    chip.cost.semaphore_post_ns = 10;
-    chip.cost.semaphore_wake_ns = 20;
-    chip.cost.semaphore_serial_ns = 10;
-    chip.cost.tensor_warm_ns = 0;
-    chip.dma.trigger_ns = 100;
-    chip.dma.start_ns = 700;
-    chip.dma.complete_ns = 300;
-    chip.dma.engine_bytes_per_s = 10e9;
-    chip.dma.element_ns = 10;
-    chip.dma.max_descriptor_bytes = 4096;
-    chip.control.branch_ns = 200;
-    chip.control.semaphore_clear_ns = 300;
-    return chip;
-}
 
 static vtrn_ap sbuf(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
     return tiny_ap(VTRN_SPACE_SBUF, dtype, partitions, n, addr);
@@ -65,11 +32,6 @@ static void replay(const vtrn_chip *chip) {
     vtrn_status status = timing_replay(chip, tiny_finish(&t), trace, 1, true, &result);
     if (status)
         fail_msg("%s", vtrn_status_message(status));
-}
-
-static void assert_ns(double got, double want) {
-    if (fabs(got - want) > 1e-6)
-        fail_msg("%.9g ns, expected %.9g", got, want);
 }
 
 /* Interval number nth of a lane, in order of start; times from the launch's preamble on. */
@@ -211,18 +173,6 @@ static void weights_load_behind_the_running_matmul(void **state) {
     timing_result_free(&result);
 }
 
-static void a_result_crosses_the_columns_that_it_has(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_cost cost;
-    tiny_init(&t);
-    add_matmul(VTRN_DTYPE_BF16, 512);
-    t.added[1].ap[0].n_partitions = 96;
-    cost_instr(&chip, &t.program, &t.added[1], &cost);
-    assert_ns(cost.ii_ns, 512);
-    assert_ns(cost.latency_ns, 512 + 96 + 22);
-}
-
 static void slow_weight_loads_bound_the_matmuls(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -234,20 +184,6 @@ static void slow_weight_loads_bound_the_matmuls(void **state) {
     assert_ns(interval(VTRN_ENGINE_TENSOR, 5).start_ns - interval(VTRN_ENGINE_TENSOR, 3).start_ns,
               256);
     timing_result_free(&result);
-}
-
-static void fp32_matmuls_take_four_passes_and_short_ones_the_minimum(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_cost cost;
-    tiny_init(&t);
-    add_matmul(VTRN_DTYPE_FP32, 512);
-    cost_instr(&chip, &t.program, &t.added[1], &cost);
-    assert_ns(cost.ii_ns, 4 * 512);
-    assert_ns(cost.latency_ns, 4 * 512 + 150);
-    add_matmul(VTRN_DTYPE_BF16, 1);
-    cost_instr(&chip, &t.program, &t.added[3], &cost);
-    assert_ns(cost.ii_ns, 64);
 }
 
 static void the_pe_array_is_cold_until_a_window_was_half_busy(void **state) {
@@ -293,65 +229,6 @@ static void an_idle_window_makes_the_pe_array_cold_again(void **state) {
     assert_ns(last.start_ns, 14000 + 170 + 10 + 20);
     assert_ns(last.end_ns - last.start_ns, 1024 + 150);
     timing_result_free(&result);
-}
-
-static double vector_cycles(const vtrn_chip *chip, const vtrn_instr *instr) {
-    timing_cost cost;
-    cost_instr(chip, &t.program, instr, &cost);
-    return cost.latency_ns * chip->vector_hz / 1e9 -
-           chip->cost.vector_latency_ns * chip->vector_hz / 1e9;
-}
-
-static void vector_formulas_of_v2_are_the_documented_ones(void **state) {
-    (void)state;
-    vtrn_chip chip;
-    assert_null(chip_load("trn1", &chip));
-    tiny_init(&t);
-    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
-    vtrn_ap p32 = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
-    vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
-    add->op0 = VTRN_ALU_ADD;
-    add->ap[2] = f32;
-    assert_ns(vector_cycles(&chip, add), 2000);
-    add->ap[2] = p32;
-    assert_ns(vector_cycles(&chip, add), 1000);
-    add->ap[0] = add->ap[1] = add->ap[2] = b16;
-    assert_ns(vector_cycles(&chip, add), 1000);
-    add->op0 = VTRN_ALU_MAX;
-    assert_ns(vector_cycles(&chip, add), 2000);
-    vtrn_instr *reciprocal = tiny_add2(&t, VTRN_OP_RECIPROCAL, VTRN_ENGINE_VECTOR, f32, f32);
-    assert_ns(vector_cycles(&chip, reciprocal), 8000);
-    vtrn_instr *scan = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR_SCAN, VTRN_ENGINE_VECTOR, f32, f32);
-    assert_ns(vector_cycles(&chip, scan), 2000);
-    vtrn_instr *zero = tiny_add2(&t, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR, b16, (vtrn_ap){0});
-    assert_ns(vector_cycles(&chip, zero), 500);
-    zero->imm[0].f = 1;
-    assert_ns(vector_cycles(&chip, zero), 1000);
-    vtrn_instr *reduce = tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
-                                   sbuf(VTRN_DTYPE_BF16, 128, 1, 0), b16);
-    reduce->op0 = VTRN_ALU_ADD;
-    assert_ns(vector_cycles(&chip, reduce), 500);
-    reduce->op0 = VTRN_ALU_MULTIPLY;
-    assert_ns(vector_cycles(&chip, reduce), 1000);
-}
-
-static void vector_modes_of_v3_double_and_quadruple_the_rate(void **state) {
-    (void)state;
-    vtrn_chip chip;
-    assert_null(chip_load("trn2", &chip));
-    tiny_init(&t);
-    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
-    vtrn_instr *copy = tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, b16, b16);
-    assert_ns(vector_cycles(&chip, copy), 250);
-    copy->ap[0] = f32;
-    assert_ns(vector_cycles(&chip, copy), 500);
-    copy->ap[1] = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
-    assert_ns(vector_cycles(&chip, copy), 1000);
-    vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
-    add->ap[2] = f32;
-    assert_ns(vector_cycles(&chip, add), 1000);
-    add->ap[0] = add->ap[1] = add->ap[2] = b16;
-    assert_ns(vector_cycles(&chip, add), 500);
 }
 
 static double overlapped_end(bool is_shared) {
@@ -426,17 +303,6 @@ static void a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byt
     timing_result_free(&result);
 }
 
-static void few_rows_use_few_engines(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_transfer transfer;
-    tiny_init(&t);
-    cost_transfer(&chip, add_load(12, 256, 0), &transfer);
-    assert_int_equal(transfer.n_engines, 2);
-    assert_ns(transfer.engine_ns, 8 * 112.4);
-    assert_ns(transfer.last_ns, 4 * 112.4);
-}
-
 static void back_to_back_dmas_approach_the_bandwidth_of_the_engines(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -474,55 +340,6 @@ static void the_hbm_share_bounds_what_the_engines_could_move(void **state) {
     double bytes = 16.0 * 128 * 4096 * 4;
     assert_ns(body_ns[0], 800 + bytes / 80 + 300);
     assert_ns(body_ns[1], 800 + bytes / 40 + 300);
-}
-
-static void scattered_elements_pay_for_each_descriptor(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_transfer dense, sparse;
-    tiny_init(&t);
-    vtrn_instr *dma = add_load(128, 256, 0);
-    cost_transfer(&chip, dma, &dense);
-    dma->ap[1].dim[0].step = 2;
-    cost_transfer(&chip, dma, &sparse);
-    assert_ns(dense.engine_ns, 8 * (10 + 102.4));
-    assert_ns(sparse.engine_ns, 8 * (256 * 10 + 102.4));
-    chip.dma.min_element_ns = 12; /* an element of 4 bytes takes 10.4 by itself */
-    cost_transfer(&chip, dma, &sparse);
-    assert_ns(sparse.engine_ns, 8 * 256 * 12);
-    dma->ap[1].dim[0].step = 1;
-    cost_transfer(&chip, dma, &sparse);
-    assert_ns(sparse.engine_ns, dense.engine_ns);
-}
-
-static void a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_transfer rows, folded;
-    tiny_init(&t);
-    vtrn_instr *dma = add_load(96, 48, 0);
-    cost_transfer(&chip, dma, &rows);
-    dma->ap[1].n_partitions = 6;
-    dma->ap[1].partition_step = 48 * 16 * 2;
-    dma->ap[1].n_dims = 3;
-    dma->ap[1].dim[0] = (vtrn_dim){48 * 4, 4};
-    dma->ap[1].dim[1] = (vtrn_dim){48, 4};
-    dma->ap[1].dim[2] = (vtrn_dim){1, 48};
-    cost_transfer(&chip, dma, &folded);
-    assert_memory_equal(&rows, &folded, sizeof rows);
-}
-
-static void hbm_to_hbm_copies_use_all_engines(void **state) {
-    (void)state;
-    vtrn_chip chip = round_chip();
-    timing_transfer transfer;
-    tiny_init(&t);
-    vtrn_instr *dma = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
-                                hbm(VTRN_DTYPE_FP32, 1, 65536), hbm(VTRN_DTYPE_FP32, 1, 65536));
-    cost_transfer(&chip, dma, &transfer);
-    assert_int_equal(transfer.n_engines, 16);
-    assert_ns(transfer.engine_ns, 4 * 10 + 16384 / 10.0);
-    assert_int_equal(transfer.hbm_read_bytes + transfer.hbm_write_bytes, 2 * 65536 * 4);
 }
 
 static uint32_t random_u32(uint64_t *seed) {
@@ -738,22 +555,14 @@ int main(void) {
         cmocka_unit_test(a_semaphore_that_nobody_raises_is_a_deadlock_with_its_name),
         cmocka_unit_test(blocks_meet_and_pay_for_the_branch_between_them),
         cmocka_unit_test(weights_load_behind_the_running_matmul),
-        cmocka_unit_test(a_result_crosses_the_columns_that_it_has),
         cmocka_unit_test(slow_weight_loads_bound_the_matmuls),
-        cmocka_unit_test(fp32_matmuls_take_four_passes_and_short_ones_the_minimum),
         cmocka_unit_test(the_pe_array_is_cold_until_a_window_was_half_busy),
         cmocka_unit_test(an_idle_window_makes_the_pe_array_cold_again),
-        cmocka_unit_test(vector_formulas_of_v2_are_the_documented_ones),
-        cmocka_unit_test(vector_modes_of_v3_double_and_quadruple_the_rate),
         cmocka_unit_test(vector_and_gpsimd_take_turns_where_the_chip_shares_the_sbuf_port),
         cmocka_unit_test(a_custom_op_costs_its_arithmetic_or_its_traffic),
         cmocka_unit_test(a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byte),
-        cmocka_unit_test(few_rows_use_few_engines),
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
-        cmocka_unit_test(scattered_elements_pay_for_each_descriptor),
-        cmocka_unit_test(a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost),
-        cmocka_unit_test(hbm_to_hbm_copies_use_all_engines),
         cmocka_unit_test(more_elements_are_never_faster),
         cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),
         cmocka_unit_test(a_replay_gives_the_same_times_each_time),

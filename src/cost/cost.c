@@ -1,8 +1,7 @@
 /* Cost of an instruction on its engine: initiation interval and latency. */
-#include "timing/cost.h"
+#include "cost/cost.h"
 
 #include <math.h>
-#include <string.h>
 
 static double ns(double cycles, double hz) {
     return cycles / hz * 1e9;
@@ -39,7 +38,8 @@ static double engine_hz(const vtrn_chip *chip, int engine) {
     return hz[engine];
 }
 
-/* One elementwise input on Vector: 4x and 2x modes of NeuronCore-v3. Source: hardware facts 2.3. */
+/* One elementwise input on Vector: 4x and 2x modes of NeuronCore-v3. Source: NKI guide
+ * trainium2_arch. */
 static double copy_speedup(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *out = &instr->ap[0], *in = &instr->ap[1];
     bool is_narrow = is_16_bit_float(out) && is_16_bit_float(in);
@@ -50,7 +50,8 @@ static double copy_speedup(const vtrn_chip *chip, const vtrn_instr *instr) {
     return is_narrow && is_dense ? chip->cost.vector_sbuf_speedup : 1;
 }
 
-/* Cycles an element of two streamed inputs a and b. Source: hardware facts 3.1, 2.3. */
+/* Cycles an element of two streamed inputs a and b. Source: cost of
+ * nki.isa.tensor_tensor; NKI guide trainium2_arch. */
 static double two_input_factor(const vtrn_chip *chip, const vtrn_instr *instr, const vtrn_ap *a,
                                const vtrn_ap *b) {
     const vtrn_ap *out = &instr->ap[0];
@@ -65,7 +66,8 @@ static double two_input_factor(const vtrn_chip *chip, const vtrn_instr *instr, c
     return is_narrow && is_simple && is_dense ? 1 : chip->cost.vector_two_input_factor;
 }
 
-/* (data op0 scalar) op1 tensor: N only for one combination on v2, whatever the memory. */
+/* (data op0 scalar) op1 tensor: N only for one combination on v2, whatever the memory. Source:
+ * cost of nki.isa.scalar_tensor_tensor. */
 static double scalar_tensor_tensor_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *data = &instr->ap[1], *operand = &instr->ap[3];
     bool is_fast = data->dtype == VTRN_DTYPE_BF16 && operand->dtype == VTRN_DTYPE_BF16 &&
@@ -122,7 +124,8 @@ static double stream_cycles(const vtrn_chip *chip, const vtrn_instr *instr, vtrn
     }
 }
 
-/* Source: hardware facts 2.1: a wide innermost stride halves the bandwidth of SBUF and PSUM. */
+/* A wide innermost stride halves the bandwidth of SBUF and PSUM. Source: NKI
+ * guide trainium_inferentia2_arch. */
 static double stride_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const vtrn_ap *ap = &instr->ap[i];
@@ -145,7 +148,7 @@ static bool has_scalar_operand(const vtrn_instr *instr) {
 }
 
 static void cost_stream(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_cost_class class,
-                        timing_cost *out) {
+                        instr_cost *out) {
     double hz = engine_hz(chip, instr->engine);
     double cycles = stream_cycles(chip, instr, class) * stride_factor(chip, instr);
     double overhead = 0, latency = 0;
@@ -167,7 +170,7 @@ static void cost_stream(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_cos
     out->latency_ns = ns(cycles, hz) + latency;
 }
 
-static void cost_gpsimd(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+static void cost_gpsimd(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     double cycles = chip->cost.gpsimd_start_cycles + stream_elements(instr);
     out->ii_ns = ns(cycles, chip->gpsimd_hz);
     out->latency_ns = out->ii_ns + chip->cost.gpsimd_latency_ns;
@@ -183,22 +186,22 @@ static double weights_cycles(const vtrn_chip *chip, const vtrn_ap *ap, double co
     return columns / chip->cost.ldweights_cols_per_cycle;
 }
 
-static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     const vtrn_ap *weights = &instr->ap[1];
     out->kind = COST_KIND_LDWEIGHTS;
     out->ii_ns = ns(weights_cycles(chip, weights, elements(weights)), chip->tensor_hz);
     out->latency_ns = out->ii_ns + chip->cost.ldweights_latency_ns;
 }
 
-/* A result crosses the array, a column a cycle, before it reaches PSUM. Source: hardware facts 3.4
- * (MATMUL of 96 columns and of 1), 3.6 (of a transpose's latency 158 cycles lie inside the array).
- */
+/* A result crosses the array, a column a cycle, before it reaches PSUM. Source: profiles in the NKI
+ * performance guide (a MATMUL of 96 columns takes 31 ns longer than one of 1) and of transposes on
+ * Trainium2 (158 cycles of the latency lie inside the array). */
 static double result_latency_ns(const vtrn_chip *chip, double columns) {
     return chip->cost.tensor_latency_ns + ns(columns, chip->tensor_hz);
 }
 
-/* Source: hardware facts 3.1: passes * max(min(64, N_stationary), N_moving). */
-static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+/* passes * max(min(64, N_stationary), N_moving). Source: cost of nki.isa.nc_matmul. */
+static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     const vtrn_ap *moving = &instr->ap[1];
     double m = instr->ap[0].n_partitions;
     double cycles = fmax(fmin(chip->cost.tensor_min_ii_cycles, m), elements(moving));
@@ -209,7 +212,7 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, timing_c
 }
 
 /* The data are the weights, an identity of P columns moves: max(P, min(64, F)) cycles a pass. */
-static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, timing_cost *out) {
+static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     const vtrn_ap *data = &instr->ap[1];
     double cycles = fmax(data->n_partitions, fmin(chip->cost.tensor_min_ii_cycles, elements(data)));
     double n_passes = passes(data, chip->cost.fp32_transpose_passes);
@@ -222,30 +225,21 @@ static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, ti
     out->weights_ns = ns(elements(data) * load, chip->tensor_hz);
 }
 
-void cost_custom_bytes(const vtrn_program *program, const vtrn_instr *instr, uint64_t *read_bytes,
-                       uint64_t *write_bytes) {
-    *read_bytes = *write_bytes = 0;
+/* No cost is published: its arithmetic or its traffic, whichever takes longer. */
+custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
+                        const vtrn_instr *instr) {
+    custom_cost out = {0};
     if (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= program->n_customs)
-        return;
+        return out;
     const vtrn_custom *custom = &program->customs[instr->arg[0]];
     for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
         if (custom->slots[i] < program->n_slots)
-            *(i < custom->n_inputs ? read_bytes : write_bytes) +=
+            *(i < custom->n_inputs ? &out.read_bytes : &out.write_bytes) +=
                 program->slots[custom->slots[i]].size_bytes;
-}
-
-/* A GpSimd program over HBM: no published cost; its arithmetic or its traffic, whichever is more.
- */
-static void cost_custom(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
-                        timing_cost *out) {
-    uint64_t read_bytes, write_bytes;
-    cost_custom_bytes(program, instr, &read_bytes, &write_bytes);
-    double flops = 0;
-    if (instr->arg[0] >= 0 && (uint32_t)instr->arg[0] < program->n_customs)
-        flops = (double)program->customs[instr->arg[0]].flops;
-    double compute_s = flops / chip->custom.flops_per_s;
-    double move_s = (double)(read_bytes + write_bytes) / chip->custom.bytes_per_s;
-    out->ii_ns = out->latency_ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
+    double compute_s = (double)custom->flops / chip->custom.flops_per_s;
+    double move_s = (double)(out.read_bytes + out.write_bytes) / chip->custom.bytes_per_s;
+    out.ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
+    return out;
 }
 
 static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {
@@ -262,77 +256,53 @@ static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {
     return ports;
 }
 
-static void copy_semaphores(const vtrn_instr *instr, timing_cost *out) {
-    out->queue = instr->queue;
-    out->n_waits = instr->n_waits;
-    for (int w = 0; w < instr->n_waits; w++) {
-        out->wait_semaphore[w] = instr->wait[w].semaphore;
-        out->wait_value[w] = instr->wait[w].value;
-    }
-    out->update_semaphore = instr->update_value ? instr->update_semaphore : VTRN_NO_SEMAPHORE;
-    out->update_value = instr->update_value;
-}
-
-void cost_instr(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
-                timing_cost *out) {
+instr_cost cost_instr(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_op_info *info = isa_op_info(instr->opcode);
-    memset(out, 0, sizeof *out);
-    out->is_setup = info->is_setup;
-    out->is_custom = info->cost == COST_CUSTOM_OP;
-    copy_semaphores(instr, out);
+    instr_cost out = {.is_setup = info->is_setup};
     switch ((vtrn_cost_class)info->cost) {
     case COST_LDWEIGHTS:
-        cost_ldweights(chip, instr, out);
-        return;
+        cost_ldweights(chip, instr, &out);
+        return out;
     case COST_MATMUL:
-        cost_matmul(chip, instr, out);
-        return;
+        cost_matmul(chip, instr, &out);
+        return out;
     case COST_PE_TRANSPOSE:
-        cost_pe_transpose(chip, instr, out);
-        return;
+        cost_pe_transpose(chip, instr, &out);
+        return out;
     case COST_ACT_TABLE_LOAD:
-        out->ii_ns = out->latency_ns = chip->cost.act_table_load_ns;
-        return;
+        out.ii_ns = out.latency_ns = chip->cost.act_table_load_ns;
+        return out;
     case COST_EVENT_SEMAPHORE:
-        out->ii_ns = out->latency_ns = chip->cost.event_semaphore_ns;
-        return;
+        out.ii_ns = out.latency_ns = chip->cost.event_semaphore_ns;
+        return out;
     case COST_CUSTOM_OP:
-        cost_custom(chip, program, instr, out);
-        return;
-    case COST_GPSIMD:
-        cost_gpsimd(chip, instr, out);
-        break;
+        out.kind = COST_KIND_CUSTOM;
+        return out;
     case COST_DMA:
     case COST_DMA_TRANSPOSE:
+        out.kind = COST_KIND_DMA;
+        out.ii_ns = out.latency_ns = chip->dma.trigger_ns;
+        return out;
     case COST_DMA_INDIRECT:
-        out->kind = COST_KIND_DMA;
-        return;
+        out.kind = COST_KIND_DMA;
+        out.ii_ns = out.latency_ns = chip->dma.trigger_ns + chip->dma.indirect_start_ns;
+        return out;
+    case COST_GPSIMD:
+        cost_gpsimd(chip, instr, &out);
+        break;
     default:
-        cost_stream(chip, instr, info->cost, out);
+        cost_stream(chip, instr, info->cost, &out);
         break;
     }
-    out->ports = shared_ports(chip, instr);
+    out.ports = shared_ports(chip, instr);
+    return out;
 }
 
-static bool overlaps(const vtrn_ap *a, const vtrn_ap *b) {
-    if (a->space != b->space || !is_on_chip(a))
-        return false;
-    if (a->partition >= b->partition + b->n_partitions ||
-        b->partition >= a->partition + a->n_partitions)
-        return false;
-    int64_t a_lo, a_hi, b_lo, b_hi;
-    isa_ap_extent(a, &a_lo, &a_hi);
-    isa_ap_extent(b, &b_lo, &b_hi);
-    return a_lo < b_hi && b_lo < a_hi;
-}
-
-bool cost_depends(const vtrn_instr *earlier, const vtrn_instr *later) {
-    for (int i = 0; i < VTRN_MAX_AP; i++) {
-        if (!isa_ap_is_written(earlier, i))
-            continue;
-        for (int j = 0; j < VTRN_MAX_AP; j++)
-            if (isa_ap_is_read(later, j) && overlaps(&earlier->ap[i], &later->ap[j]))
-                return true;
-    }
-    return false;
+double cost_block_end_ns(const vtrn_chip *chip, uint8_t end) {
+    if (end == VTRN_END_STOP)
+        return 0;
+    double clear_ns = chip->control.semaphore_clear_ns;
+    if (end == VTRN_END_JUMP)
+        return clear_ns + chip->control.branch_ns;
+    return clear_ns + chip->control.condition_load_ns + chip->control.compare_branch_ns;
 }

@@ -1,5 +1,8 @@
-/* Cost of a DMA on the engines that carry it. Source: hardware facts 2.6, 3.5, 3.7. */
-#include "timing/cost.h"
+/* Cost of a DMA on the engines that carry it. Source: nki-dma-overview and nki-dma-bandwidth-guide:
+ * rows are dealt over the engines, 8 partitions to each, a contiguous run is a descriptor or
+ * several.
+ */
+#include "cost/cost.h"
 
 #include <math.h>
 
@@ -23,12 +26,11 @@ static bool is_one_run(const vtrn_ap *ap) {
            (ap->n_partitions == 1 || (double)ap->partition_step == n);
 }
 
-/* ns for `bytes` cut into runs of run_bytes, each run into descriptors. */
-static double move_ns(const vtrn_chip *chip, double bytes, double run_bytes) {
+double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
     double n_descriptors =
-        ceil(bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
+        ceil(n_bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
     double each_ns =
-        chip->dma.element_ns + bytes / n_descriptors / chip->dma.engine_bytes_per_s * 1e9;
+        chip->dma.element_ns + n_bytes / n_descriptors / chip->dma.engine_bytes_per_s * 1e9;
     return n_descriptors * fmax(each_ns, chip->dma.min_element_ns);
 }
 
@@ -47,7 +49,7 @@ static double throughput_factor(const vtrn_chip *chip, const vtrn_instr *instr) 
 }
 
 static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double bytes_in,
-                            timing_transfer *out) {
+                            transfer_cost *out) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     /* A gather touches one HBM row a partition of the other side, not the whole table. */
     double rows = dst->n_partitions < src->n_partitions ? dst->n_partitions : src->n_partitions;
@@ -64,29 +66,28 @@ static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double by
 
 /* No side lies in SBUF: nothing ties a row to an engine, so the bytes are dealt evenly. */
 static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, double slow_down,
-                        timing_transfer *out) {
+                        transfer_cost *out) {
     double n_pieces = ceil(bytes / fmin(run_bytes, chip->dma.max_descriptor_bytes));
     out->n_engines = (uint8_t)fmax(1, fmin(chip->n_dma_engines, n_pieces));
     double share = bytes / out->n_engines;
-    out->engine_ns = out->last_ns = move_ns(chip, share, fmin(run_bytes, share)) * slow_down;
+    out->engine_ns = out->last_ns = cost_runs_ns(chip, share, fmin(run_bytes, share)) * slow_down;
 }
 
-void cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr, timing_transfer *out) {
+transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
-    *out = (timing_transfer){0};
+    transfer_cost out = {0};
     bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
-    out->queue_ns = chip->dma.trigger_ns + (is_indirect ? chip->dma.indirect_start_ns : 0);
     const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
     double n_rows = sbuf->n_partitions;
     double bytes_out = row_bytes(dst) * dst->n_partitions;
     double bytes_in = row_bytes(src) * src->n_partitions;
     if (is_indirect)
         bytes_out = bytes_in = fmax(row_bytes(dst), row_bytes(src)) * n_rows;
-    count_hbm_bytes(instr, bytes_out, bytes_in, out);
+    count_hbm_bytes(instr, bytes_out, bytes_in, &out);
     double bytes = fmax(bytes_out, bytes_in);
     if (!(bytes > 0) || !(n_rows > 0)) {
-        out->n_engines = 1;
-        return;
+        out.n_engines = 1;
+        return out;
     }
     double factor = throughput_factor(chip, instr), slow_down = factor > 0 ? 1 / factor : 1;
     double run_bytes = fmin(run_elements(dst) * (double)dtype_size(dst->dtype),
@@ -96,8 +97,8 @@ void cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr, timing_transf
     if (is_one_run(dst) && is_one_run(src) && !is_indirect)
         run_bytes = bytes;
     if (sbuf->space != VTRN_SPACE_SBUF) {
-        deal_evenly(chip, bytes, run_bytes, slow_down, out);
-        return;
+        deal_evenly(chip, bytes, run_bytes, slow_down, &out);
+        return out;
     }
     int per_engine = chip->dma.partitions_per_engine;
     double needed = ceil(n_rows / chip->n_dma_engines);
@@ -105,9 +106,10 @@ void cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr, timing_transf
         per_engine = (int)needed;
     int n_engines = (int)ceil(n_rows / per_engine);
     double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
-    double row = move_ns(chip, bytes / n_rows, fmin(run_bytes, bytes / n_rows)) * slow_down;
-    out->first_engine = (uint8_t)(sbuf->partition / per_engine % chip->n_dma_engines);
-    out->n_engines = (uint8_t)n_engines;
-    out->engine_ns = row * per_engine;
-    out->last_ns = row * last_rows;
+    double row = cost_runs_ns(chip, bytes / n_rows, fmin(run_bytes, bytes / n_rows)) * slow_down;
+    out.first_engine = (uint8_t)(sbuf->partition / per_engine % chip->n_dma_engines);
+    out.n_engines = (uint8_t)n_engines;
+    out.engine_ns = row * per_engine;
+    out.last_ns = row * last_rows;
+    return out;
 }
