@@ -1,6 +1,8 @@
 /* Instructions that many lowerings append, and what a reducer is on the engines. */
 #include "compiler/lower/lower.h"
 
+#include "cost/cost.h"
+
 vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
                                      const vtrn_ap *a, const vtrn_ap *b) {
     vtrn_instr *instr = lower_append(l, VTRN_OP_TENSOR_TENSOR, engine);
@@ -20,28 +22,13 @@ vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src) {
     return NULL;
 }
 
-/* What an instruction keeps its engine busy with, roughly: the timing model knows better. */
-static double work_ns(const vtrn_chip *chip, const vtrn_instr *instr) {
-    bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
-    double n = instr->ap[0].space == VTRN_SPACE_NONE ? 0 : (double)isa_ap_free_size(&instr->ap[0]);
-    if (instr->opcode == VTRN_OP_TENSOR_REDUCE)
-        n = (double)isa_ap_free_size(&instr->ap[1]);
-    else if (instr->opcode == VTRN_OP_RECIPROCAL)
-        n *= chip->cost.vector_reciprocal_factor;
-    else if (instr->opcode == VTRN_OP_TENSOR_TENSOR ||
-             instr->opcode == VTRN_OP_SCALAR_TENSOR_TENSOR ||
-             instr->opcode == VTRN_OP_COPY_PREDICATED)
-        n *= chip->cost.vector_two_input_factor;
-    return (n + chip->cost.min_ii_cycles) / (is_vector ? chip->vector_hz : chip->scalar_hz) * 1e9;
-}
-
 vtrn_engine lower_lighter_engine(lower *l) {
     for (; l->n_weighed < l->n_list; l->n_weighed++) {
         const vtrn_instr *instr = &l->list[l->n_weighed];
         if (instr->engine == VTRN_ENGINE_VECTOR)
-            l->vector_ns += work_ns(l->chip, instr);
+            l->vector_ns += cost_instr(l->chip, instr).ii_ns;
         else if (instr->engine == VTRN_ENGINE_SCALAR)
-            l->scalar_ns += work_ns(l->chip, instr);
+            l->scalar_ns += cost_instr(l->chip, instr).ii_ns;
     }
     return l->scalar_ns < l->vector_ns ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
 }
