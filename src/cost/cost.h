@@ -49,6 +49,12 @@ typedef struct transfer_cost {
 
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr);
 
+/* ns that each of many such transfers takes one behind the other, on the same engines: of the
+ * busiest engine, of the HBM, or of the semaphore updates, which reach the core one by one.
+ * n_parts: into how many instructions each is cut on average. */
+double cost_transfer_interval_ns(const vtrn_chip *chip, const transfer_cost *transfer,
+                                 double n_parts);
+
 /* ns in which one DMA engine moves n_bytes that lie in runs of run_bytes, each run cut into
  * descriptors. run_bytes > 0. */
 double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes);

@@ -113,3 +113,12 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     out.last_ns = row * last_rows;
     return out;
 }
+
+double cost_transfer_interval_ns(const vtrn_chip *chip, const transfer_cost *transfer,
+                                 double n_parts) {
+    double engine_ns =
+        transfer->n_engines > 1 ? fmax(transfer->engine_ns, transfer->last_ns) : transfer->last_ns;
+    double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
+    double update_ns = chip->n_dma_engines * chip->cost.semaphore_serial_ns;
+    return fmax(fmax(engine_ns, bytes / chip->hbm_bytes_per_s * 1e9), n_parts * update_ns);
+}

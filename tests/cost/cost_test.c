@@ -186,6 +186,22 @@ static void a_dma_holds_its_queue_for_the_trigger_alone(void **state) {
     assert_ns(cost_instr(&chip, gather).ii_ns, 1000);
 }
 
+static void transfers_one_behind_the_other_pay_for_what_is_scarcest(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip(); /* 16 updates of 10 ns each */
+    tiny_init(&t);
+    transfer_cost small = cost_transfer(&chip, add_load(8, 4));
+    assert_ns(cost_transfer_interval_ns(&chip, &small, 1), 160);
+    assert_ns(cost_transfer_interval_ns(&chip, &small, 2.5), 400);
+    transfer_cost large = cost_transfer(&chip, add_load(128, 1024));
+    assert_ns(cost_transfer_interval_ns(&chip, &large, 1), 8 * (10 + 409.6));
+    chip.hbm_bytes_per_s = 10e9;
+    assert_ns(cost_transfer_interval_ns(&chip, &large, 1), 128 * 4096 / 10.0);
+    transfer_cost few_rows = cost_transfer(&chip, add_load(3, 1024));
+    chip.hbm_bytes_per_s = 1e12;
+    assert_ns(cost_transfer_interval_ns(&chip, &few_rows, 1), 3 * (10 + 409.6));
+}
+
 static void a_block_that_ends_with_a_condition_pays_for_reading_it(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -208,6 +224,7 @@ int main(void) {
         cmocka_unit_test(a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost),
         cmocka_unit_test(hbm_to_hbm_copies_use_all_engines),
         cmocka_unit_test(a_dma_holds_its_queue_for_the_trigger_alone),
+        cmocka_unit_test(transfers_one_behind_the_other_pay_for_what_is_scarcest),
         cmocka_unit_test(a_block_that_ends_with_a_condition_pays_for_reading_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,28 @@ def test_a_transposed_copy_keeps_every_bit(device, shape, dtype):
         assert got.tobytes() == np.concatenate([turned, more]).tobytes(), axes
 
 
+def chip_ns(device, f, *args):
+    exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    executable(*args)
+    return executable.profile().step_ns
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (400, 13, 64), (60, 31, 33), (1000, 15, 15)])
+def test_turning_never_takes_longer_than_moving_each_element(device, shape):
+    """The PE array turns floats only: integers of their size go one by one."""
+    axes = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+
+    def both(x, y):
+        return jnp.concatenate([jnp.transpose(x, axes), y])
+
+    ns = []
+    for dtype in (np.float32, np.int32):
+        x = np.zeros(shape, dtype)
+        ns.append(chip_ns(device, both, x, np.zeros((2, *np.transpose(x, axes).shape[1:]), dtype)))
+    assert ns[0] <= ns[1], ns
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_slices_of_transposes_of_reverses_keep_every_bit(device, seed):
     rng = np.random.default_rng([SEED, 1, seed])

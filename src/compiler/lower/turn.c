@@ -4,13 +4,17 @@
 
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/psum.h"
+#include "cost/cost.h"
 
 enum {
     PARTITIONS = 128,
     N_BUFFERS = 4, /* tiles on their way, each way */
-    MIN_RUN = 16,  /* elements that have to lie side by side for a row to be worth a descriptor */
-    MIN_GAIN = 4,  /* how many times a transfer's fixed time must be saved: assumed */
+    MAX_PARTS = 3, /* of a tile's columns: the end of a run, whole runs, the beginning of a run */
 };
+
+/* How many times quicker turning has to look, as tiles wait for each other more than the estimate
+ * knows. Assumed, tuned on copies of 20 to 1600 elements a side. */
+static const double min_gain = 1.5;
 
 /* The factor along which a side is contiguous; -1: none. */
 static int unit_factor(const joint_factor *f, int n, bool is_source) {
@@ -20,15 +24,78 @@ static int unit_factor(const joint_factor *f, int n, bool is_source) {
     return -1;
 }
 
+/* What a copy between two layouts looks like from SBUF: tiles of at most 128 rows and columns,
+ * whose elements lie in the source in runs along the rows and in the destination along the columns.
+ */
+typedef struct turning {
+    double n_tiles;
+    uint32_t rows, cols;      /* of a tile */
+    int64_t from_run, to_run; /* elements, before a tile's edge cuts them */
+    double n_parts; /* transfers of a tile each way: ends of runs that its edges cut go alone */
+} turning;
+
+/* ns of a copy that names each element by itself. */
+static double one_by_one_ns(const vtrn_chip *chip, double n_bytes) {
+    return chip->dma.start_ns + chip->dma.complete_ns +
+           cost_runs_ns(chip, n_bytes / chip->n_dma_engines, sizeof(float));
+}
+
+/* A tile of rows x cols whose rows lie in HBM in runs. */
+static vtrn_instr tile_transfer(bool is_store, uint32_t rows, uint32_t cols, int64_t run) {
+    tile t = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
+    uint32_t inner = run < cols ? (uint32_t)run : cols;
+    vtrn_ap hbm = {.space = VTRN_SPACE_HBM,
+                   .dtype = VTRN_DTYPE_FP32,
+                   .n_partitions = (uint16_t)rows,
+                   .partition_step = INT32_MAX, /* rows are far apart */
+                   .n_dims = 2,
+                   .dim = {{INT32_MAX, (cols + inner - 1) / inner}, {1, inner}}};
+    vtrn_instr dma = {.opcode = VTRN_OP_DMA_COPY};
+    dma.ap[is_store ? 0 : 1] = hbm;
+    dma.ap[is_store ? 1 : 0] = tile_ap(&t, rows, cols);
+    return dma;
+}
+
+/* ns that each tile adds to the transfers one way. */
+static double transfers_ns(const vtrn_chip *chip, const turning *t, bool is_store) {
+    vtrn_instr dma = is_store ? tile_transfer(true, t->cols, t->rows, t->to_run)
+                              : tile_transfer(false, t->rows, t->cols, t->from_run);
+    transfer_cost cost = cost_transfer(chip, &dma);
+    return cost_transfer_interval_ns(chip, &cost, t->n_parts);
+}
+
+/* ns of the same by way of SBUF: the way of one tile, and for all of them what takes longest of the
+ * transfers, the PE array and the Vector engine. */
+static double turned_ns(const vtrn_chip *chip, const turning *t) {
+    tile sbuf = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
+    tile psum = {.space = VTRN_SPACE_PSUM, .dtype = VTRN_DTYPE_FP32};
+    vtrn_instr turn = {.opcode = VTRN_OP_PE_TRANSPOSE, .engine = VTRN_ENGINE_TENSOR};
+    turn.ap[0] = tile_ap(&psum, t->cols, t->rows);
+    turn.ap[1] = tile_ap(&sbuf, t->rows, t->cols);
+    vtrn_instr copy = {.opcode = VTRN_OP_TENSOR_COPY, .engine = VTRN_ENGINE_VECTOR};
+    copy.ap[0] = tile_ap(&sbuf, t->cols, t->rows);
+    copy.ap[1] = turn.ap[0];
+    instr_cost turn_cost = cost_instr(chip, &turn), copy_cost = cost_instr(chip, &copy);
+    double tile_ns = fmax(turn_cost.ii_ns, copy_cost.ii_ns);
+    double dma_ns = transfers_ns(chip, t, false) + transfers_ns(chip, t, true);
+    return 2 * (chip->dma.start_ns + chip->dma.complete_ns) + turn_cost.latency_ns +
+           copy_cost.latency_ns + t->n_tiles * fmax(dma_ns, tile_ns);
+}
+
 static bool turning_pays(const lower *l, const view *src, const view *dst, const joint_factor *f,
                          int from_unit, int to_unit) {
-    const vtrn_chip *chip = l->chip;
     if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || src->dtype != VTRN_DTYPE_FP32 ||
         dst->dtype != VTRN_DTYPE_FP32) /* the PE array passes other types on in fp32 */
         return false;
-    double one_by_one_ns = (double)view_count(src) * chip->dma.element_ns / chip->n_dma_engines;
-    return f[from_unit].size >= MIN_RUN && f[to_unit].size >= MIN_RUN &&
-           one_by_one_ns > MIN_GAIN * (chip->dma.start_ns + chip->dma.complete_ns);
+    int64_t n = view_count(src), n_rows = f[to_unit].size, n_cols = n / n_rows;
+    turning t = {.n_tiles = ceil((double)n_rows / PARTITIONS) * ceil((double)n_cols / PARTITIONS),
+                 .rows = (uint32_t)(n_rows < PARTITIONS ? n_rows : PARTITIONS),
+                 .cols = (uint32_t)(n_cols < PARTITIONS ? n_cols : PARTITIONS),
+                 .from_run = f[from_unit].size,
+                 .to_run = n_rows};
+    bool is_whole = t.cols % t.from_run == 0 || t.from_run % t.cols == 0;
+    t.n_parts = is_whole ? 1 : fmin(1 + (double)t.cols / (double)t.from_run, MAX_PARTS);
+    return turned_ns(l->chip, &t) * min_gain < one_by_one_ns(l->chip, (double)n * sizeof(float));
 }
 
 bool turn_helps(const lower *l, const view *v) {
