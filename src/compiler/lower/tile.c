@@ -225,10 +225,11 @@ static vtrn_status copy_factors(lower *l, const view *src, const view *dst, cons
     joint_factor split[VTRN_MAX_FREE_DIMS + 2];
     for (int i = 0; i < n; i++)
         split[i] = f[i];
-    enum { N_ENGINES = 16, MIN_RUN = N_ENGINES * 1024 };
-    if (n == 1 && f[0].size % N_ENGINES == 0 && f[0].size >= MIN_RUN) {
-        int64_t inner = f[0].size / N_ENGINES; /* one long run: a share for each DMA engine */
-        split[0] = (joint_factor){N_ENGINES, f[0].from * inner, f[0].to * inner};
+    int64_t n_engines = l->chip->n_dma_engines, inner = f[0].size / n_engines;
+    double share_bytes = (double)inner * (double)dtype_size((vtrn_dtype)src->dtype);
+    bool is_shared = f[0].size % n_engines == 0 && share_bytes >= l->chip->dma.max_descriptor_bytes;
+    if (n == 1 && is_shared) { /* one long run: a share for each DMA engine */
+        split[0] = (joint_factor){n_engines, f[0].from * inner, f[0].to * inner};
         split[1] = (joint_factor){inner, f[0].from, f[0].to};
         n = 2;
     }
