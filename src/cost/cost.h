@@ -49,6 +49,11 @@ typedef struct transfer_cost {
 
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr);
 
+/* The same for a copy between HBM and n_rows partitions from 0 on: row_bytes each, which lie in HBM
+ * in runs of run_bytes. All > 0. */
+transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
+                                 double row_bytes, double run_bytes);
+
 /* ns that each of many such transfers takes one behind the other, on the same engines: of the
  * busiest engine, of the HBM, or of the semaphore updates, which reach the core one by one.
  * n_parts: into how many instructions each is cut on average. */

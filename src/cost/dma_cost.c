@@ -73,6 +73,21 @@ static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, d
     out->engine_ns = out->last_ns = cost_runs_ns(chip, share, fmin(run_bytes, share)) * slow_down;
 }
 
+static int rows_per_engine(const vtrn_chip *chip, double n_rows) {
+    return (int)fmax(chip->dma.partitions_per_engine, ceil(n_rows / chip->n_dma_engines));
+}
+
+static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double run_bytes,
+                      transfer_cost *out) {
+    int per_engine = rows_per_engine(chip, n_rows);
+    int n_engines = (int)ceil(n_rows / per_engine);
+    double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
+    double row_ns = cost_runs_ns(chip, bytes, run_bytes);
+    out->n_engines = (uint8_t)n_engines;
+    out->engine_ns = row_ns * per_engine;
+    out->last_ns = row_ns * last_rows;
+}
+
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     transfer_cost out = {0};
@@ -100,17 +115,19 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
         deal_evenly(chip, bytes, run_bytes, slow_down, &out);
         return out;
     }
-    int per_engine = chip->dma.partitions_per_engine;
-    double needed = ceil(n_rows / chip->n_dma_engines);
-    if (needed > per_engine)
-        per_engine = (int)needed;
-    int n_engines = (int)ceil(n_rows / per_engine);
-    double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
-    double row = cost_runs_ns(chip, bytes / n_rows, fmin(run_bytes, bytes / n_rows)) * slow_down;
-    out.first_engine = (uint8_t)(sbuf->partition / per_engine % chip->n_dma_engines);
-    out.n_engines = (uint8_t)n_engines;
-    out.engine_ns = row * per_engine;
-    out.last_ns = row * last_rows;
+    deal_rows(chip, n_rows, bytes / n_rows, fmin(run_bytes, bytes / n_rows), &out);
+    out.first_engine =
+        (uint8_t)(sbuf->partition / rows_per_engine(chip, n_rows) % chip->n_dma_engines);
+    out.engine_ns *= slow_down;
+    out.last_ns *= slow_down;
+    return out;
+}
+
+transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
+                                 double row_bytes, double run_bytes) {
+    transfer_cost out = {0};
+    *(is_store ? &out.hbm_write_bytes : &out.hbm_read_bytes) = (uint64_t)(n_rows * row_bytes);
+    deal_rows(chip, n_rows, row_bytes, fmin(run_bytes, row_bytes), &out);
     return out;
 }
 

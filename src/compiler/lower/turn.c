@@ -40,27 +40,12 @@ static double one_by_one_ns(const vtrn_chip *chip, double n_bytes) {
            cost_runs_ns(chip, n_bytes / chip->n_dma_engines, sizeof(float));
 }
 
-/* A tile of rows x cols whose rows lie in HBM in runs. */
-static vtrn_instr tile_transfer(bool is_store, uint32_t rows, uint32_t cols, int64_t run) {
-    tile t = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
-    uint32_t inner = run < cols ? (uint32_t)run : cols;
-    vtrn_ap hbm = {.space = VTRN_SPACE_HBM,
-                   .dtype = VTRN_DTYPE_FP32,
-                   .n_partitions = (uint16_t)rows,
-                   .partition_step = INT32_MAX, /* rows are far apart */
-                   .n_dims = 2,
-                   .dim = {{INT32_MAX, (cols + inner - 1) / inner}, {1, inner}}};
-    vtrn_instr dma = {.opcode = VTRN_OP_DMA_COPY};
-    dma.ap[is_store ? 0 : 1] = hbm;
-    dma.ap[is_store ? 1 : 0] = tile_ap(&t, rows, cols);
-    return dma;
-}
-
 /* ns that each tile adds to the transfers one way. */
 static double transfers_ns(const vtrn_chip *chip, const turning *t, bool is_store) {
-    vtrn_instr dma = is_store ? tile_transfer(true, t->cols, t->rows, t->to_run)
-                              : tile_transfer(false, t->rows, t->cols, t->from_run);
-    transfer_cost cost = cost_transfer(chip, &dma);
+    double n_rows = is_store ? t->cols : t->rows, n_cols = is_store ? t->rows : t->cols;
+    double run = (double)(is_store ? t->to_run : t->from_run);
+    transfer_cost cost =
+        cost_tile_transfer(chip, is_store, n_rows, n_cols * sizeof(float), run * sizeof(float));
     return cost_transfer_interval_ns(chip, &cost, t->n_parts);
 }
 
