@@ -47,6 +47,7 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     compile_options options = {
         .reference_only = given->reference_only || api_is_set("VTRN_REFERENCE_ONLY"),
         .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
+        .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),
     };
     if (g->n_partitions > 1 || g->n_replicas > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,

@@ -31,7 +31,7 @@ static void fill_program(const runtime_program *l, vtrn_profile *p) {
     p->hbm_peak_bytes = l->hbm_peak_bytes;
     p->sbuf_peak_bytes = program->sbuf_peak_bytes * (uint64_t)chip->n_partitions;
     p->psum_peak_bytes = program->psum_peak_bytes * (uint64_t)chip->n_partitions;
-    p->n_reference_ops = program->n_customs;
+    p->n_reference_ops = program_n_reference_ops(program);
     p->reference_time_share = share(l->custom_seconds, l->functional_seconds);
     p->host_seconds = l->host_seconds;
     p->functional_seconds = l->functional_seconds;

@@ -3,6 +3,7 @@
 
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
+#include "compiler/lower/verify.h"
 #include "compiler/plan/layout.h"
 #include "compiler/plan/place.h"
 #include "compiler/reference/reference.h"
@@ -181,7 +182,8 @@ static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
     return NULL;
 }
 
-static vtrn_status lower_op(lower *l, const graph_op *op) {
+static vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
+    *is_reference = false;
     if (op->kind == GRAPH_CONSTANT)
         return lower_constant(l, op);
     static lower_fn *const families[] = {
@@ -197,6 +199,7 @@ static vtrn_status lower_op(lower *l, const graph_op *op) {
         if (!is_skipped)
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
     }
+    *is_reference = !is_done;
     return is_done ? NULL : lower_custom(l, op);
 }
 
@@ -221,12 +224,20 @@ static vtrn_status lower_ops(lower *l, const graph_region *region) {
         const graph_op *op = &region->ops[i];
         bool is_lowered = op->n_results == 1 && op->kind == GRAPH_TRANSPOSE &&
                           l->values[op->results[0]].state != VALUE_UNSET; /* with its operand */
-        if (!is_live_op(l, op) || is_lowered)
+        if (!is_live_op(l, op))
             continue;
+        if (is_lowered) {
+            VTRN_RETURN_IF_ERROR(verify_lowered(l, op, false));
+            continue;
+        }
         VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
         if (op->n_results)
             l->place = l->values[op->results[0]].place;
-        vtrn_status status = is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op);
+        bool is_reference = false;
+        vtrn_status status =
+            is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op, &is_reference);
+        if (!status)
+            status = verify_lowered(l, op, is_reference);
         if (status)
             return vtrn_status_annotate(status, "%s%s%s", op->name, *op->place ? " " : "",
                                         op->place);
@@ -308,7 +319,8 @@ static vtrn_status start(lower *l) {
     }
     count_uses(l, &g->body);
     find_contracted(l, &g->body);
-    return find_places(l);
+    VTRN_RETURN_IF_ERROR(find_places(l));
+    return verify_begin(l);
 }
 
 /* The output is the argument that it was donated, as it is. */
@@ -324,8 +336,10 @@ static vtrn_status finish_outputs(lower *l) {
         graph_value v = g->body.results[i];
         view from, to = view_dense(l->output_slot[i], &g->types[v]);
         VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
-        if (from.slot != to.slot && !is_in_place(l, i, &from))
-            VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
+        if (from.slot == to.slot || is_in_place(l, i, &from))
+            continue;
+        VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
+        VTRN_RETURN_IF_ERROR(verify_copied(l, v, &from, &to));
     }
     return NULL;
 }

@@ -10,6 +10,7 @@
 typedef struct compile_options {
     bool reference_only; /* every op as a reference custom op: the oracle */
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
+    bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
 } compile_options;
 
 /* The graph may be destroyed afterwards. */

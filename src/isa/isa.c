@@ -69,6 +69,13 @@ int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows) {
     return n;
 }
 
+uint32_t program_n_reference_ops(const vtrn_program *program) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < program->n_customs; i++)
+        n += program->customs[i].n_outputs > 0;
+    return n;
+}
+
 void program_destroy(vtrn_program *program) {
     if (!program)
         return;

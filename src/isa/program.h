@@ -49,7 +49,8 @@ typedef struct vtrn_block {
     const uint32_t *targets;
 } vtrn_block;
 
-/* A reference operation in HBM. blob is the compiler's, opaque below it. */
+/* A reference operation in HBM. blob is the compiler's, opaque below it. One without outputs is a
+ * check: the host's work, of which the chip knows nothing. */
 typedef struct vtrn_custom {
     const char *name; /* "stablehlo.sort" */
     uint32_t n_inputs, n_outputs;
@@ -79,5 +80,6 @@ typedef struct vtrn_program {
 } vtrn_program;
 
 void program_destroy(vtrn_program *program); /* NULL is fine */
+uint32_t program_n_reference_ops(const vtrn_program *program); /* checks do not count */
 
 #endif

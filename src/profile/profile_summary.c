@@ -50,7 +50,7 @@ void profile_summarize(const profile_input *in, profile_summary *out) {
                              .n_dmas = t->n_dmas,
                              .hbm_read_bytes = t->hbm_read_bytes,
                              .hbm_write_bytes = t->hbm_write_bytes,
-                             .n_reference_ops = in->program->n_customs,
+                             .n_reference_ops = program_n_reference_ops(in->program),
                              .custom_ns = t->custom_ns,
                              .host_seconds = in->counters.host_seconds,
                              .functional_seconds = in->counters.functional_seconds,
@@ -150,9 +150,13 @@ static void json_ops(profile_buffer *b, const profile_op_list *list) {
 
 static void json_customs(profile_buffer *b, const vtrn_program *p) {
     profile_printf(b, ",\n  \"reference_ops\": [");
+    const char *separator = "";
     for (uint32_t i = 0; i < p->n_customs; i++) {
-        profile_printf(b, "%s", i ? ", " : "");
+        if (p->customs[i].n_outputs == 0)
+            continue;
+        profile_printf(b, "%s", separator);
         profile_json_string(b, p->customs[i].name);
+        separator = ", ";
     }
     profile_printf(b, "]");
 }

@@ -1,5 +1,6 @@
 /* while, if and case: blocks of the program; carried values live in fixed HBM tensors. */
 #include "compiler/lower/lower.h"
+#include "compiler/lower/verify.h"
 
 #include <string.h>
 
@@ -30,11 +31,16 @@ static vtrn_status copy_all(lower *l, uint32_t n, const graph_value *values, con
         view detour;
         VTRN_RETURN_IF_ERROR(fixed_slots(l, 1, &values[i], &detour));
         VTRN_RETURN_IF_ERROR(lower_copy(l, &from[i], &detour));
+        VTRN_RETURN_IF_ERROR(verify_copied(l, values[i], &from[i], &detour));
         from[i] = detour;
     }
-    for (uint32_t i = 0; i < n; i++)
-        if (from[i].slot != to[i].slot)
-            VTRN_RETURN_IF_ERROR(lower_copy(l, &from[i], &to[i]));
+    VTRN_RETURN_IF_ERROR(verify_flush(l)); /* before the copies overwrite operands */
+    for (uint32_t i = 0; i < n; i++) {
+        if (from[i].slot == to[i].slot)
+            continue;
+        VTRN_RETURN_IF_ERROR(lower_copy(l, &from[i], &to[i]));
+        VTRN_RETURN_IF_ERROR(verify_copied(l, values[i], &from[i], &to[i]));
+    }
     return NULL;
 }
 
@@ -45,7 +51,8 @@ static vtrn_status branch_word(lower *l, graph_value v, uint32_t *out_slot) {
     graph_type word = {.dtype = VTRN_DTYPE_INT32};
     VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, word.dtype, 4, 0, out_slot));
     view to = view_dense(*out_slot, &word);
-    return lower_copy(l, &from, &to);
+    VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
+    return verify_copied(l, v, &from, &to);
 }
 
 static vtrn_status lower_while(lower *l, const graph_op *op) {

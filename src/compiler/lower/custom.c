@@ -3,6 +3,8 @@
 
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
+#include "compiler/lower/verify.h"
+#include "compiler/lower/verify_blob.h"
 #include "compiler/reference/reference.h"
 
 #include <stdlib.h>
@@ -15,6 +17,32 @@ static uint64_t estimate_flops(const graph *g, const graph_op *op) {
     for (uint32_t i = 0; i < op->n_results; i++)
         n += (uint64_t)graph_type_count(&g->types[op->results[i]]);
     return n;
+}
+
+vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
+    if (l->n_customs == l->cap_customs) {
+        uint32_t cap = l->cap_customs ? l->cap_customs * 2 : 16;
+        vtrn_custom *grown = realloc(l->customs, cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
+        l->customs = grown;
+        l->cap_customs = cap;
+    }
+    l->customs[l->n_customs] = *custom;
+    kernel_custom spec = {.custom_i = l->n_customs++};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
+    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
+        VTRN_RETURN_IF_ERROR(i < custom->n_inputs
+                                 ? plan_reads_whole(&l->plan, custom->slots[i])
+                                 : plan_writes_whole(&l->plan, custom->slots[i]));
+    return NULL;
+}
+
+vtrn_status emit_custom_kernel(lower *l, const kernel *k) {
+    const kernel_custom *spec = k->spec;
+    LOWER_EMIT(instr, l, CUSTOM_OP, GPSIMD);
+    instr->arg[0] = (int32_t)spec->custom_i;
+    return NULL;
 }
 
 vtrn_status lower_custom(lower *l, const graph_op *op) {
@@ -59,34 +87,14 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
     const void *blob;
     size_t blob_size;
     VTRN_RETURN_IF_ERROR(custom_encode(g, op, a, &blob, &blob_size));
-    if (l->n_customs == l->cap_customs) {
-        uint32_t cap = l->cap_customs ? l->cap_customs * 2 : 16;
-        vtrn_custom *grown = realloc(l->customs, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        l->customs = grown;
-        l->cap_customs = cap;
-    }
-    l->customs[l->n_customs] = (vtrn_custom){.name = arena_strdup(a, op->name, strlen(op->name)),
-                                             .n_inputs = op->n_operands,
-                                             .n_outputs = op->n_results,
-                                             .slots = slots,
-                                             .blob_size = blob_size,
-                                             .blob = blob,
-                                             .flops = estimate_flops(g, op)};
-    kernel_custom spec = {.custom_i = l->n_customs++};
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
-    for (uint32_t i = 0; i < n; i++)
-        VTRN_RETURN_IF_ERROR(i < op->n_operands ? plan_reads_whole(&l->plan, slots[i])
-                                                : plan_writes_whole(&l->plan, slots[i]));
-    return NULL;
-}
-
-vtrn_status emit_custom_kernel(lower *l, const kernel *k) {
-    const kernel_custom *spec = k->spec;
-    LOWER_EMIT(instr, l, CUSTOM_OP, GPSIMD);
-    instr->arg[0] = (int32_t)spec->custom_i;
-    return NULL;
+    return lower_custom_append(l,
+                               &(vtrn_custom){.name = arena_strdup(a, op->name, strlen(op->name)),
+                                              .n_inputs = op->n_operands,
+                                              .n_outputs = op->n_results,
+                                              .slots = slots,
+                                              .blob_size = blob_size,
+                                              .blob = blob,
+                                              .flops = estimate_flops(g, op)});
 }
 
 vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
@@ -94,6 +102,8 @@ vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t 
     (void)ctx;
     const vtrn_custom *custom = &program->customs[custom_i];
     graph *g;
+    if (verify_is_blob(custom->blob, custom->blob_size))
+        return verify_run(custom, inputs);
     VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
     const graph_op *op = &g->body.ops[0];
     vtrn_status status;

@@ -13,4 +13,10 @@ vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const vo
  * checked: the bytes may come from a file. */
 vtrn_status custom_decode(const void *bytes, size_t size, graph **out);
 
+/* The same of a list of ops with what comes in and goes out: it becomes the body of a graph. The
+ * regions of its ops use values of the list. */
+vtrn_status custom_encode_region(const graph *g, const graph_region *region, arena *a,
+                                 const void **out_bytes, size_t *out_size);
+vtrn_status custom_decode_region(const void *bytes, size_t size, graph **out);
+
 #endif

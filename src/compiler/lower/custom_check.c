@@ -2,6 +2,8 @@
  * must be shown of theirs before a reference routine may trust it. */
 #include "compiler/compile.h"
 #include "compiler/lower/custom.h"
+#include "compiler/lower/verify.h"
+#include "compiler/lower/verify_blob.h"
 #include "compiler/reference/reference.h"
 #include "compiler/vhlo/vhlo.h"
 
@@ -166,18 +168,36 @@ static vtrn_status check_decoded(const vtrn_program *p, const vtrn_custom *custo
     return NULL;
 }
 
+static vtrn_status check_reference_op(const vtrn_program *p, const vtrn_custom *custom) {
+    graph *g = NULL;
+    VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
+    uint8_t *is_defined = calloc((size_t)g->n_values + 1, 1);
+    vtrn_status status = is_defined ? check_decoded(p, custom, g, is_defined)
+                                    : VTRN_OUT_OF_MEMORY((size_t)g->n_values + 1);
+    free(is_defined);
+    graph_destroy(g);
+    return status;
+}
+
+static vtrn_status check_verification(const vtrn_program *p, const vtrn_custom *custom) {
+    verify_check check;
+    VTRN_RETURN_IF_ERROR(verify_decode(custom->blob, custom->blob_size, &check));
+    uint8_t *is_defined = calloc((size_t)check.g->n_values + 1, 1);
+    vtrn_status status = is_defined ? check_region(check.g, &check.g->body, is_defined)
+                                    : VTRN_OUT_OF_MEMORY((size_t)check.g->n_values + 1);
+    if (!status)
+        status = verify_check_places(p, custom, &check);
+    free(is_defined);
+    graph_destroy(check.g);
+    return status;
+}
+
 vtrn_status compile_check_customs(const vtrn_program *p) {
     for (uint32_t i = 0; i < p->n_customs; i++) {
         const vtrn_custom *custom = &p->customs[i];
-        graph *g = NULL;
-        vtrn_status status = custom_decode(custom->blob, custom->blob_size, &g);
-        if (!status) {
-            uint8_t *is_defined = calloc((size_t)g->n_values + 1, 1);
-            status = is_defined ? check_decoded(p, custom, g, is_defined)
-                                : VTRN_OUT_OF_MEMORY((size_t)g->n_values + 1);
-            free(is_defined);
-            graph_destroy(g);
-        }
+        vtrn_status status = verify_is_blob(custom->blob, custom->blob_size)
+                                 ? check_verification(p, custom)
+                                 : check_reference_op(p, custom);
         if (status)
             return vtrn_status_annotate(status, "custom %u (%s) of the program", i,
                                         custom->name ? custom->name : "");

@@ -451,51 +451,100 @@ static vtrn_status capture_all(const graph *g, const graph_op *outer, const grap
     return NULL;
 }
 
+/* Hands the bytes of an encoding to the arena. */
+static vtrn_status finish_encoding(codec *c, arena *a, const void **out_bytes, size_t *out_size) {
+    free(c->renumbered);
+    /* the number of values comes first, so that a reader can size its table */
+    if (!c->error)
+        memcpy(c->bytes, &(int64_t){c->n_values}, sizeof(int64_t));
+    void *bytes = c->error ? NULL : arena_alloc(a, c->n, 1);
+    if (bytes)
+        memcpy(bytes, c->bytes, c->n);
+    free(c->bytes);
+    if (!bytes)
+        return VTRN_OUT_OF_MEMORY(c->n);
+    *out_bytes = bytes;
+    *out_size = c->n;
+    return NULL;
+}
+
+static vtrn_status start_encoding(codec *c, const graph *g) {
+    *c = (codec){.from = g};
+    c->renumbered = calloc(g->n_values ? g->n_values : 1, sizeof *c->renumbered);
+    if (!c->renumbered)
+        return VTRN_OUT_OF_MEMORY(g->n_values * sizeof *c->renumbered);
+    int64_t n_values = 0;
+    i64(c, &n_values);
+    return NULL;
+}
+
 vtrn_status custom_encode(const graph *g, const graph_op *op, arena *a, const void **out_bytes,
                           size_t *out_size) {
     captures constants = {.n = 0};
     VTRN_RETURN_IF_ERROR(capture_all(g, op, op, &constants));
-    codec c = {.from = g};
-    c.renumbered = calloc(g->n_values ? g->n_values : 1, sizeof *c.renumbered);
-    if (!c.renumbered)
-        return VTRN_OUT_OF_MEMORY(g->n_values * sizeof *c.renumbered);
+    codec c;
+    VTRN_RETURN_IF_ERROR(start_encoding(&c, g));
     graph_op copy = *op;
-    /* the number of values comes first, so that a reader can size its table */
-    int64_t n_values = 0;
-    i64(&c, &n_values);
     count_of(&c, constants.n);
     visit_op(&c, &copy, 0);
     for (uint32_t i = 0; i < constants.n; i++) {
         copy = *constants.ops[i];
         visit_op(&c, &copy, 0);
     }
-    free(c.renumbered);
-    if (!c.error)
-        memcpy(c.bytes, &(int64_t){c.n_values}, sizeof(int64_t));
-    void *bytes = c.error ? NULL : arena_alloc(a, c.n, 1);
-    if (bytes)
-        memcpy(bytes, c.bytes, c.n);
-    free(c.bytes);
-    if (!bytes)
-        return VTRN_OUT_OF_MEMORY(c.n);
-    *out_bytes = bytes;
-    *out_size = c.n;
+    return finish_encoding(&c, a, out_bytes, out_size);
+}
+
+vtrn_status custom_encode_region(const graph *g, const graph_region *region, arena *a,
+                                 const void **out_bytes, size_t *out_size) {
+    codec c;
+    VTRN_RETURN_IF_ERROR(start_encoding(&c, g));
+    graph_region copy = *region;
+    visit_region(&c, &copy, 0);
+    return finish_encoding(&c, a, out_bytes, out_size);
+}
+
+/* A graph without ops, and a codec that reads its types; the memory of both is in *home. */
+static vtrn_status start_decoding(codec *c, const void *bytes, size_t size, arena *home,
+                                  graph **out) {
+    graph *g = calloc(1, sizeof *g); /* as graph_destroy() expects: only the rest is in the arena */
+    if (!g)
+        return VTRN_OUT_OF_MEMORY(sizeof *g);
+    *c = (codec){
+        .is_decode = true, .a = home, .bytes = (uint8_t *)(uintptr_t)bytes, .cap = size, .to = g};
+    int64_t n_values = count_of(c, 0);
+    c->cap_types = (uint32_t)n_values;
+    g->types = ARENA_NEW(home, graph_type, (size_t)n_values);
+    if (!g->types)
+        fail(c, no_memory);
+    g->name = "custom_op";
+    *out = g;
+    return NULL;
+}
+
+static vtrn_status finish_decoding(const codec *c, arena *home, graph **out) {
+    graph *g = c->to;
+    if (c->error) {
+        vtrn_status status =
+            VTRN_ERROR(c->error == no_memory ? VTRN_RESOURCE : VTRN_BAD_ARGUMENT,
+                       "custom op: %s, at byte %zu of %zu", c->error, c->n, c->cap);
+        arena_free(home);
+        free(g);
+        *out = NULL;
+        return status;
+    }
+    g->arena = *home;
+    *out = g;
     return NULL;
 }
 
 vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
     arena home = ARENA_EMPTY;
-    graph *g = calloc(1, sizeof *g); /* as graph_destroy() expects: only the rest is in the arena */
-    if (!g)
-        return VTRN_OUT_OF_MEMORY(sizeof *g);
-    codec c = {
-        .is_decode = true, .a = &home, .bytes = (uint8_t *)(uintptr_t)bytes, .cap = size, .to = g};
-    int64_t n_values = count_of(&c, 0);
+    codec c;
+    graph *g;
+    VTRN_RETURN_IF_ERROR(start_decoding(&c, bytes, size, &home, &g));
     int64_t n_constants = count_of(&c, 0);
-    c.cap_types = (uint32_t)n_values;
-    g->types = ARENA_NEW(&home, graph_type, (size_t)n_values);
     g->body.ops = ARENA_NEW(&home, graph_op, (size_t)n_constants + 1);
-    if (!g->types || !g->body.ops)
+    if (!g->body.ops)
         fail(&c, no_memory);
     if (!c.error)
         visit_op(&c, g->body.ops, 0);
@@ -505,15 +554,15 @@ vtrn_status custom_decode(const void *bytes, size_t size, graph **out) {
             fail(&c, "a captured value that is no constant");
     }
     g->body.n_ops = 1 + (uint32_t)n_constants;
-    g->name = "custom_op";
-    if (c.error) {
-        vtrn_status status = VTRN_ERROR(c.error == no_memory ? VTRN_RESOURCE : VTRN_BAD_ARGUMENT,
-                                        "custom op: %s, at byte %zu of %zu", c.error, c.n, size);
-        arena_free(&home);
-        free(g);
-        return status;
-    }
-    g->arena = home;
-    *out = g;
-    return NULL;
+    return finish_decoding(&c, &home, out);
+}
+
+vtrn_status custom_decode_region(const void *bytes, size_t size, graph **out) {
+    arena home = ARENA_EMPTY;
+    codec c;
+    graph *g;
+    VTRN_RETURN_IF_ERROR(start_decoding(&c, bytes, size, &home, &g));
+    if (!c.error)
+        visit_region(&c, &g->body, 0);
+    return finish_decoding(&c, &home, out);
 }

@@ -4,6 +4,7 @@
 #include "compiler/lower/movement.h"
 #include "compiler/lower/non_finite.h"
 #include "compiler/lower/scatter_add.h"
+#include "compiler/lower/verify.h"
 
 enum { MAX_BASES = 1 << 20 };
 
@@ -62,6 +63,7 @@ vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
     if (is_overwritable(l, v)) {
         VTRN_RETURN_IF_ERROR(
             lower_close_all(l)); /* open fusions may have the old elements to load */
+        VTRN_RETURN_IF_ERROR(verify_keep(l, from.slot));
         lower_set_view(l, op->results[0], &from);
         *out = from;
         return NULL;

@@ -3,6 +3,7 @@
 
 #include "compiler/lower/contract.h"
 #include "compiler/lower/narrow.h"
+#include "compiler/lower/verify.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -237,7 +238,7 @@ vtrn_status lower_close_value(lower *l, graph_value v) {
 vtrn_status lower_close_all(lower *l) {
     while (l->fusions)
         VTRN_RETURN_IF_ERROR(fusion_close(l, l->fusions));
-    return NULL;
+    return verify_flush(l);
 }
 
 void lower_drop_open(lower *l) {

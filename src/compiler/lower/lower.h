@@ -91,6 +91,7 @@ typedef struct lower {
     uint32_t n_weighed;
     uint8_t act_table;                      /* loaded activation table set; 0xff: unknown */
     const uint32_t *arg_slot, *output_slot; /* by parameter, by output */
+    struct verify *verify;                  /* verify.c; NULL: no checks */
 } lower;
 
 /* --- builder.c: instructions, slots, sources ------------------------------------------------ */
@@ -215,6 +216,8 @@ vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out);
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
+/* custom.c: a custom op as it is; its memory is the program's. */
+vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom);
 
 vtrn_status lower_region(lower *l, const graph_region *region);
 
