@@ -238,31 +238,10 @@ custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
         if (custom->slots[i] < program->n_slots)
             *(i < custom->n_inputs ? &out.read_bytes : &out.write_bytes) +=
                 program->slots[custom->slots[i]].size_bytes;
-<<<<<<< HEAD:src/cost/cost.c
     double compute_s = (double)custom->flops / chip->custom.flops_per_s;
     double move_s = (double)(out.read_bytes + out.write_bytes) / chip->custom.bytes_per_s;
     out.ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
     return out;
-=======
-}
-
-/* A GpSimd program over HBM: no published cost; its arithmetic or its traffic, whichever is more.
- */
-static void cost_custom(const vtrn_chip *chip, const vtrn_program *program, const vtrn_instr *instr,
-                        timing_cost *out) {
-    uint64_t read_bytes, write_bytes;
-    cost_custom_bytes(program, instr, &read_bytes, &write_bytes);
-    double flops = 0;
-    if (instr->arg[0] >= 0 && (uint32_t)instr->arg[0] < program->n_customs) {
-        const vtrn_custom *custom = &program->customs[instr->arg[0]];
-        if (custom->n_outputs == 0)
-            return;
-        flops = (double)custom->flops;
-    }
-    double compute_s = flops / chip->custom.flops_per_s;
-    double move_s = (double)(read_bytes + write_bytes) / chip->custom.bytes_per_s;
-    out->ii_ns = out->latency_ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
->>>>>>> d47ece6 (Check each kernel's results against the reference as a program runs):src/timing/cost.c
 }
 
 static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {

@@ -79,7 +79,7 @@ typedef struct vtrn_program {
     uint64_t sbuf_peak_bytes, psum_peak_bytes; /* a partition */
 } vtrn_program;
 
-void program_destroy(vtrn_program *program); /* NULL is fine */
+void program_destroy(vtrn_program *program);                   /* NULL is fine */
 uint32_t program_n_reference_ops(const vtrn_program *program); /* checks do not count */
 
 #endif

@@ -32,9 +32,8 @@ vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
     kernel_custom spec = {.custom_i = l->n_customs++};
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
     for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
-        VTRN_RETURN_IF_ERROR(i < custom->n_inputs
-                                 ? plan_reads_whole(&l->plan, custom->slots[i])
-                                 : plan_writes_whole(&l->plan, custom->slots[i]));
+        VTRN_RETURN_IF_ERROR(i < custom->n_inputs ? plan_reads_whole(&l->plan, custom->slots[i])
+                                                  : plan_writes_whole(&l->plan, custom->slots[i]));
     return NULL;
 }
 
