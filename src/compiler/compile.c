@@ -6,6 +6,7 @@
 #include "compiler/lower/verify.h"
 #include "compiler/plan/layout.h"
 #include "compiler/plan/place.h"
+#include "compiler/plan/verify_plan.h"
 #include "compiler/reference/reference.h"
 
 #include <stdlib.h>
@@ -360,6 +361,8 @@ static vtrn_status stages(lower *l) {
     VTRN_RETURN_IF_ERROR(run(l));
     VTRN_RETURN_IF_ERROR(plan_layout(l));
     VTRN_RETURN_IF_ERROR(plan_place(l));
+    VTRN_RETURN_IF_ERROR(verify_plan(l));
+    VTRN_RETURN_IF_ERROR(verify_maps(l));
     VTRN_RETURN_IF_ERROR(emit_plan(l));
     return lower_finish(l);
 }

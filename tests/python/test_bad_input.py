@@ -210,7 +210,7 @@ def test_an_sbuf_overflow_that_the_compiler_cannot_tile(tmp_path):
         data = artifact(lambda x, y: x @ y, *[((700, 700), np.float32)] * 2)
         refused(lambda: small.compile(data), "out of capacity", "SBUF: a kernel needs ",
                 "trn1 has 1024 usable", "cannot tile it smaller", "more SBUF",
-                "the kernel of stablehlo.dot_general test_bad_input.py:")
+                "the map kernel of stablehlo.dot_general test_bad_input.py:")
         (tmp_path / "f.mlirbc").write_bytes(data)
         error = vtrn("run", tmp_path / "f.mlirbc", "--random", "--chip", path, code=1)
         assert "cannot tile it smaller" in error

@@ -23,11 +23,20 @@ typedef struct contract_output {
     view_factor batch[VIEW_MAX_FACTORS], m[VIEW_MAX_FACTORS], n[VIEW_MAX_FACTORS];
 } contract_output;
 
+/* The operation that a contraction computes, for plan/verify_contract.h. */
+typedef struct contract_origin {
+    const graph_op *op;  /* dot_general or convolution; NULL: not checked */
+    view lhs, rhs;       /* of the operands, in the order of their dims */
+    graph_type lhs_type; /* of a convolution: with its padding */
+    bool is_lhs_moving;  /* the left operand is b */
+} contract_origin;
+
 /* Linear order of each index is that of its factors, the same in both operands and the output. */
 struct contract_spec {
     vtrn_dtype compute;    /* both operands are cast to it while loading */
     contract_operand a, b; /* a.x = m, stationary; b.x = n, moving */
     contract_output out;
+    contract_origin origin;
 };
 
 /* Where an operand's elements lie; the factors are to come. */

@@ -261,6 +261,12 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
     contract_operand *weights = is_channels_last ? &spec.b : &spec.a;
     contract_operand_start(patches, &c->lhs);
     contract_operand_start(weights, &c->rhs);
+    if (!is_crossed)
+        spec.origin = (contract_origin){.op = c->op,
+                                        .lhs = c->lhs,
+                                        .rhs = c->rhs,
+                                        .lhs_type = c->lhs_t,
+                                        .is_lhs_moving = !is_channels_last};
     weights->offset += rhs_offset;
     spec.out.dtype = out.dtype;
     view_factor *out_pos = is_channels_last ? spec.out.m : spec.out.n;

@@ -23,15 +23,15 @@ static void add_dim(view_factor *to, int *n, const view *v, const int *first, in
         to[(*n)++] = v->f[i];
 }
 
-/* The operand's view cut at its dims; a copy is made when it cannot be. */
-static vtrn_status cut_dims(lower *l, graph_value value, view *v, int *first) {
+/* The operand's view, `whole` and cut at its dims; a copy is made when it cannot be. */
+static vtrn_status cut_dims(lower *l, graph_value value, view *v, int *first, view *whole) {
     const graph_type *t = &l->g->types[value];
     VTRN_RETURN_IF_ERROR(lower_materialise(l, value, v));
-    view saved = *v;
+    *whole = *v;
     if (view_split_dims(v, t->dims, t->rank, first))
         return NULL;
-    *v = saved;
     VTRN_RETURN_IF_ERROR(lower_dense(l, value, v));
+    *whole = *v;
     VTRN_CHECK(view_split_dims(v, t->dims, t->rank, first), "a dense view can be cut at its dims");
     return NULL;
 }
@@ -43,11 +43,11 @@ void contract_operand_start(contract_operand *o, const view *v) {
 }
 
 static vtrn_status dot_operand(lower *l, graph_value value, graph_ints batch, graph_ints contract,
-                               contract_operand *o) {
+                               contract_operand *o, view *whole) {
     view v;
     int first[GRAPH_MAX_RANK + 1];
     const graph_type *t = &l->g->types[value];
-    VTRN_RETURN_IF_ERROR(cut_dims(l, value, &v, first));
+    VTRN_RETURN_IF_ERROR(cut_dims(l, value, &v, first, whole));
     contract_operand_start(o, &v);
     for (int64_t i = 0; i < batch.n; i++)
         add_dim(o->batch, &o->n_batch, &v, first, batch.v[i]);
@@ -112,15 +112,15 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_attrs *at = &op->attrs;
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
     const graph_type *result = &l->g->types[op->results[0]];
-    contract_spec spec = {0};
+    contract_spec spec = {.origin.op = op};
     if (!contract_dtype(a->dtype, b->dtype, &spec.compute) || !dtype_is_float(result->dtype) ||
         dtype_size(result->dtype) > 4 || graph_type_count(a) == 0 || graph_type_count(b) == 0)
         return NULL;
     *is_done = true;
-    VTRN_RETURN_IF_ERROR(
-        dot_operand(l, op->operands[0], at->dot.lhs_batch, at->dot.lhs_contract, &spec.a));
-    VTRN_RETURN_IF_ERROR(
-        dot_operand(l, op->operands[1], at->dot.rhs_batch, at->dot.rhs_contract, &spec.b));
+    VTRN_RETURN_IF_ERROR(dot_operand(l, op->operands[0], at->dot.lhs_batch, at->dot.lhs_contract,
+                                     &spec.a, &spec.origin.lhs));
+    VTRN_RETURN_IF_ERROR(dot_operand(l, op->operands[1], at->dot.rhs_batch, at->dot.rhs_contract,
+                                     &spec.b, &spec.origin.rhs));
     view out = view_dense(0, result);
     spec.out.dtype = out.dtype;
     int64_t n_batch = at->dot.lhs_batch.n;
@@ -131,6 +131,7 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
         contract_operand swap = spec.a;
         spec.a = spec.b;
         spec.b = swap;
+        spec.origin.is_lhs_moving = true;
         made = transpose->results[0];
         n_m = result->rank - n_batch - n_m;
         result = &l->g->types[made];

@@ -351,47 +351,6 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
     return NULL;
 }
 
-/* The next turn; false behind the last one. Flat fusions take blocks of 128 rows side by side while
- * there are any, then the rows that are left, then what does not fill a row. */
-static bool next_turn(const emitter *e, tile_turn *turn) {
-    int64_t n_rows = e->f->n / e->cols, tail = e->f->n % e->cols;
-    if (e->is_flat) {
-        int64_t r = turn->r + (int64_t)turn->rows * turn->n_blocks, left = n_rows - r;
-        if (left < 0 || (left == 0 && tail == 0))
-            return false;
-        int64_t blocks = left / FUSION_PARTITIONS < e->size.n_blocks ? left / FUSION_PARTITIONS
-                                                                     : e->size.n_blocks;
-        turn->r = r;
-        turn->rows = (uint32_t)(blocks ? FUSION_PARTITIONS : left ? left : 1);
-        turn->n_blocks = (uint32_t)(blocks ? blocks : 1);
-        turn->cols = (uint32_t)(left ? e->cols : tail) * turn->n_blocks;
-        turn->is_last = left == 0 || (left == (int64_t)turn->rows * turn->n_blocks && tail == 0);
-        return true;
-    }
-    int64_t step = fusion_row_step(e);
-    if (e->form == FUSION_COLUMN_BLOCKS) {
-        turn->r += turn->rows;
-        if (turn->r >= n_rows) {
-            turn->r = 0;
-            turn->c += turn->cols;
-        }
-    } else {
-        turn->c += turn->cols;
-        if (turn->rows == 0 || turn->c >= e->cols) {
-            turn->r += turn->rows;
-            turn->c = 0;
-        }
-    }
-    if (turn->r >= n_rows || turn->c >= e->cols)
-        return false;
-    turn->rows = (uint32_t)(n_rows - turn->r < step ? n_rows - turn->r : step);
-    turn->cols =
-        (uint32_t)(e->cols - turn->c < e->size.tile_cols ? e->cols - turn->c : e->size.tile_cols);
-    turn->n_blocks = 1;
-    turn->is_last = turn->r + turn->rows >= n_rows;
-    return true;
-}
-
 /* The column operands' parts in a block of columns. */
 static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buffer) {
     for (int i = 0; i < e->f->n_nodes; i++) {
@@ -406,9 +365,9 @@ static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buff
 }
 
 static vtrn_status emit_loop(emitter *e) {
-    tile_turn turns[FUSION_MAX_ABREAST], turn = {.row_cols = (uint32_t)e->cols};
+    tile_turn turns[FUSION_MAX_ABREAST], turn = {.row_cols = (uint32_t)fusion_turn_cols(e)};
     int n = 0, iteration = 0, block = 0;
-    while (next_turn(e, &turn)) {
+    while (fusion_next_turn(e, &turn)) {
         if (e->form == FUSION_COLUMN_BLOCKS && turn.r == 0) {
             VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
             VTRN_RETURN_IF_ERROR(load_column_block(e, &turn, block++ % e->size.n_col_buffers));

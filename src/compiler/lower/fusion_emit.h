@@ -53,6 +53,11 @@ vtrn_status map_place_tiles(emitter *e);
  * of any length in blocks. */
 void fusion_choose_cols(emitter *e);
 void fusion_choose_cut(emitter *e);
+/* Columns of a row as the turns have it: a flat kernel without rows has tiles instead. */
+int64_t fusion_turn_cols(const emitter *e);
+/* The next turn; false behind the last one. Flat fusions take blocks of 128 rows side by side while
+ * there are any, then the rows that are left, then what does not fill a row. */
+bool fusion_next_turn(const emitter *e, tile_turn *turn);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const emitter *e);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */

@@ -423,8 +423,6 @@ vtrn_status map_place_tiles(emitter *e) {
     for (int b = 0; b < e->size.n_col_buffers; b++)
         e->col_base[b] = lower_sbuf_alloc(l, e->size.col_bytes);
     place_in_buffers(e);
-    if (e->is_flat && !e->cols)
-        e->cols = e->size.tile_cols;
     return NULL;
 }
 
@@ -459,4 +457,47 @@ vtrn_status map_layout(emitter *e) {
         VTRN_RETURN_IF_ERROR(cut_columns(e));
     note_rows(e);
     return NULL;
+}
+
+int64_t fusion_turn_cols(const emitter *e) {
+    return e->cols ? e->cols : e->size.tile_cols;
+}
+
+bool fusion_next_turn(const emitter *e, tile_turn *turn) {
+    int64_t cols = fusion_turn_cols(e), n_rows = e->f->n / cols, tail = e->f->n % cols;
+    if (e->is_flat) {
+        int64_t r = turn->r + (int64_t)turn->rows * turn->n_blocks, left = n_rows - r;
+        if (left < 0 || (left == 0 && tail == 0))
+            return false;
+        int64_t blocks = left / FUSION_PARTITIONS < e->size.n_blocks ? left / FUSION_PARTITIONS
+                                                                     : e->size.n_blocks;
+        turn->r = r;
+        turn->rows = (uint32_t)(blocks ? FUSION_PARTITIONS : left ? left : 1);
+        turn->n_blocks = (uint32_t)(blocks ? blocks : 1);
+        turn->cols = (uint32_t)(left ? cols : tail) * turn->n_blocks;
+        turn->is_last = left == 0 || (left == (int64_t)turn->rows * turn->n_blocks && tail == 0);
+        return true;
+    }
+    int64_t step = fusion_row_step(e);
+    if (e->form == FUSION_COLUMN_BLOCKS) {
+        turn->r += turn->rows;
+        if (turn->r >= n_rows) {
+            turn->r = 0;
+            turn->c += turn->cols;
+        }
+    } else {
+        turn->c += turn->cols;
+        if (turn->rows == 0 || turn->c >= cols) {
+            turn->r += turn->rows;
+            turn->c = 0;
+        }
+    }
+    if (turn->r >= n_rows || turn->c >= cols)
+        return false;
+    turn->rows = (uint32_t)(n_rows - turn->r < step ? n_rows - turn->r : step);
+    turn->cols =
+        (uint32_t)(cols - turn->c < e->size.tile_cols ? cols - turn->c : e->size.tile_cols);
+    turn->n_blocks = 1;
+    turn->is_last = turn->r + turn->rows >= n_rows;
+    return true;
 }

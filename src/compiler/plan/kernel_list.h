@@ -17,7 +17,8 @@ typedef enum kernel_kind {
 typedef struct kernel_access {
     view map;
     bool is_written;
-    bool is_whole; /* the map names the tensor only */
+    bool is_accumulated; /* written: added to what the tensor holds */
+    bool is_whole;       /* the map names the tensor only */
 } kernel_access;
 
 /* One loop nest over tiles. */

@@ -12,10 +12,12 @@ static vtrn_status map_accesses(lower *l, const fusion *f) {
             VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &node->source_view));
         if (node->op == FUSION_CONTRACT)
             VTRN_RETURN_IF_ERROR(contract_accesses(l, node->spec));
+        kernel_access store = {
+            .map = node->store_view, .is_written = true, .is_accumulated = node->is_accumulated};
         if (node->is_stored && node->is_accumulated)
             VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &node->store_view));
         if (node->is_stored)
-            VTRN_RETURN_IF_ERROR(plan_writes(&l->plan, &node->store_view));
+            VTRN_RETURN_IF_ERROR(plan_access(&l->plan, &store));
     }
     return NULL;
 }

@@ -1,0 +1,10 @@
+/* Contractions against the index arithmetic of the op that they compute. */
+#ifndef VTRN_COMPILER_PLAN_VERIFY_CONTRACT_H
+#define VTRN_COMPILER_PLAN_VERIFY_CONTRACT_H
+
+#include "compiler/lower/contract.h"
+
+/* Internal errors name operand, index and elements. */
+vtrn_status verify_contraction(const lower *l, const kernel *k, const contract_spec *s);
+
+#endif

@@ -1,0 +1,86 @@
+/* Views against the index arithmetic of the graph: at corner elements and at others drawn by a
+ * fixed rule, a view names the element that StableHLO's definition of the op names. */
+#include "compiler/plan/verify_plan.h"
+
+#include "compiler/plan/verify_sample.h"
+
+/* The operand's element that element `at` of the result is. */
+static void operand_index(const graph_op *op, const graph_type *in, const graph_type *out,
+                          const int64_t *at, int64_t *from) {
+    switch ((graph_kind)op->kind) {
+    case GRAPH_TRANSPOSE:
+        for (int d = 0; d < out->rank; d++)
+            from[op->attrs.dims.dims.v[d]] = at[d];
+        break;
+    case GRAPH_BROADCAST_IN_DIM:
+        for (int d = 0; d < in->rank; d++)
+            from[d] = in->dims[d] == 1 ? 0 : at[op->attrs.dims.dims.v[d]];
+        break;
+    case GRAPH_SLICE:
+        for (int d = 0; d < in->rank; d++)
+            from[d] = op->attrs.slice.start.v[d] + at[d] * op->attrs.slice.stride.v[d];
+        break;
+    case GRAPH_REVERSE:
+        for (int d = 0; d < in->rank; d++)
+            from[d] = at[d];
+        for (int64_t i = 0; i < op->attrs.dims.dims.n; i++) {
+            int64_t d = op->attrs.dims.dims.v[i];
+            from[d] = in->dims[d] - 1 - at[d];
+        }
+        break;
+    default: /* a reshape keeps the linear index */
+        sample_unravel(in, sample_ravel(out, at), from);
+    }
+}
+
+static bool is_checked(const lower *l, const graph_op *op) {
+    if (op->n_operands != 1 || op->n_results != 1 || !view_is_view_kind((graph_kind)op->kind))
+        return false;
+    const lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
+    return from->state == VALUE_VIEW && to->state == VALUE_VIEW &&
+           from->view.slot == to->view.slot && graph_type_count(&l->g->types[op->results[0]]) > 0;
+}
+
+static vtrn_status check_op(const lower *l, const graph_op *op) {
+    const graph_type *in = &l->g->types[op->operands[0]], *out = &l->g->types[op->results[0]];
+    const view *from_view = &l->values[op->operands[0]].view;
+    const view *to_view = &l->values[op->results[0]].view;
+    if (view_count(from_view) != graph_type_count(in) ||
+        view_count(to_view) != graph_type_count(out))
+        return VTRN_ERROR(
+            VTRN_INTERNAL,
+            "plan: %s %s: a view has %lld elements, the tensor %lld; this is a bug of "
+            "the compiler, please report the program",
+            op->name, op->place, (long long)view_count(to_view), (long long)graph_type_count(out));
+    for (int i = 0; i < SAMPLE_COUNT; i++) {
+        int64_t at[GRAPH_MAX_RANK], from[GRAPH_MAX_RANK];
+        int64_t linear = sample_index(graph_type_count(out), i);
+        sample_unravel(out, linear, at);
+        operand_index(op, in, out, at, from);
+        int64_t is = sample_element(to_view, linear);
+        int64_t wanted = sample_element(from_view, sample_ravel(in, from));
+        if (is != wanted)
+            return VTRN_ERROR(VTRN_INTERNAL,
+                              "plan: %s %s: element %lld of the result is element %lld of tensor "
+                              "%u, and should be %lld; this is a bug of the compiler, please "
+                              "report the program",
+                              op->name, op->place, (long long)linear, (long long)is, to_view->slot,
+                              (long long)wanted);
+    }
+    return NULL;
+}
+
+static vtrn_status check_region(const lower *l, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        if (is_checked(l, op))
+            VTRN_RETURN_IF_ERROR(check_op(l, op));
+        for (uint32_t r = 0; r < op->n_regions; r++)
+            VTRN_RETURN_IF_ERROR(check_region(l, op->regions[r]));
+    }
+    return NULL;
+}
+
+vtrn_status verify_maps(const lower *l) {
+    return check_region(l, &l->g->body);
+}
