@@ -19,7 +19,8 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *self, int argc, char **argv); /* argv[0]: its name */
 } cli_command;
 
-extern const cli_command cli_chips, cli_run, cli_asm, cli_disasm, cli_isa, cli_profile, cli_doctor;
+extern const cli_command cli_chips, cli_run, cli_asm, cli_compile, cli_disasm, cli_isa, cli_profile,
+    cli_doctor;
 
 /* Options. */
 

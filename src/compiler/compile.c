@@ -6,6 +6,7 @@
 #include "compiler/lower/verify.h"
 #include "compiler/plan/layout.h"
 #include "compiler/plan/place.h"
+#include "compiler/plan/plan_print.h"
 #include "compiler/plan/verify_plan.h"
 #include "compiler/reference/reference.h"
 
@@ -244,6 +245,8 @@ static vtrn_status lower_ops(lower *l, const graph_region *region) {
                                         op->place);
         for (uint32_t o = 0; o < op->n_operands; o++)
             lower_used(l, op->operands[o]);
+        if (l->options.has_no_fusion)
+            VTRN_RETURN_IF_ERROR(lower_close_all(l));
     }
     return NULL;
 }
@@ -357,10 +360,33 @@ static vtrn_status run(lower *l) {
     return NULL;
 }
 
+static bool is_dumped(const lower *l, compile_stage stage) {
+    return l->options.dump && l->options.dump_stages >> stage & 1;
+}
+
+static vtrn_status dump_graph(const lower *l) {
+    char *text;
+    if (!is_dumped(l, COMPILE_GRAPH))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(graph_print(l->g, &text));
+    fprintf(l->options.dump, "== graph\n%s", text);
+    free(text);
+    return NULL;
+}
+
+static void dump_plan(const lower *l, compile_stage stage, plan_stage reached) {
+    if (is_dumped(l, stage))
+        plan_print(l, reached, l->options.dump);
+}
+
 static vtrn_status stages(lower *l) {
+    VTRN_RETURN_IF_ERROR(dump_graph(l));
     VTRN_RETURN_IF_ERROR(run(l));
+    dump_plan(l, COMPILE_FORM, PLAN_FORMED);
     VTRN_RETURN_IF_ERROR(plan_layout(l));
+    dump_plan(l, COMPILE_TILES, PLAN_TILED);
     VTRN_RETURN_IF_ERROR(plan_place(l));
+    dump_plan(l, COMPILE_PLACE, PLAN_PLACED);
     VTRN_RETURN_IF_ERROR(verify_plan(l));
     VTRN_RETURN_IF_ERROR(verify_maps(l));
     VTRN_RETURN_IF_ERROR(emit_plan(l));

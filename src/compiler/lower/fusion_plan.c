@@ -345,7 +345,7 @@ static fusion_demand demand_of(emitter *e) {
                        .cols = e->cols,
                        .n_full = e->n_slots + count_temps(f),
                        .fixed_bytes = (uint64_t)(e->env.n_consts + 1) * FUSION_ROW_TILE_BYTES,
-                       .max_abreast = FUSION_MAX_ABREAST};
+                       .max_abreast = e->l->options.has_no_pipeline ? 1 : FUSION_MAX_ABREAST};
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
         if (!node->is_live)

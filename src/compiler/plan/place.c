@@ -388,7 +388,8 @@ static bool exclude_unserved(placer *s) {
 vtrn_status plan_place(lower *l) {
     placer s = {.l = l, .p = &l->plan};
     VTRN_RETURN_IF_ERROR(find_uses(&s));
-    VTRN_RETURN_IF_ERROR(find_candidates(&s));
+    if (!l->options.has_no_residents)
+        VTRN_RETURN_IF_ERROR(find_candidates(&s));
     int round = 0;
     do
         VTRN_RETURN_IF_ERROR(place_all(&s));

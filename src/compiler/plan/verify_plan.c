@@ -61,8 +61,8 @@ static bool is_injective(const view *v) {
     return true;
 }
 
-/* Elements that a view names, each counted once: exact for an injective one, else at most as many as
- * are between the first and the last. */
+/* Elements that a view names, each counted once: exact for an injective one, else at most as many
+ * as are between the first and the last. */
 static int64_t distinct_of(const view *v) {
     int64_t n = 1, low, high;
     for (int i = 0; i < v->n; i++)

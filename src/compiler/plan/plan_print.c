@@ -1,0 +1,150 @@
+#include "compiler/plan/plan_print.h"
+
+#include "compiler/lower/fusion_emit.h"
+#include "compiler/plan/resident.h"
+
+static void print_slot(const lower *l, uint32_t slot, FILE *out) {
+    static const char kinds[] = {[VTRN_SLOT_ARGUMENT] = 'a',
+                                 [VTRN_SLOT_OUTPUT] = 'o',
+                                 [VTRN_SLOT_SCRATCH] = 't',
+                                 [VTRN_SLOT_CONSTANT] = 'c'};
+    fprintf(out, "%c%u", kinds[l->slots[slot].slot.kind], slot);
+}
+
+/* "t3 + 128 : fp32 [16 x 64, 64 x 1]": tensor, offset, dtype, factors (size x stride). */
+static void print_view(const lower *l, const view *v, FILE *out) {
+    view c = *v;
+    view_coalesce(&c);
+    print_slot(l, v->slot, out);
+    if (v->offset)
+        fprintf(out, " + %lld", (long long)v->offset);
+    fprintf(out, " : %s [", dtype_name((vtrn_dtype)v->dtype));
+    for (int i = 0; i < c.n; i++)
+        fprintf(out, "%s%lld x %lld", i ? ", " : "", (long long)c.f[i].size,
+                (long long)c.f[i].stride);
+    fputc(']', out);
+}
+
+static void print_factors(const char *name, const view_factor *f, int n, FILE *out) {
+    int64_t size = 1;
+    for (int i = 0; i < n; i++)
+        size *= f[i].size;
+    fprintf(out, " %s %lld", name, (long long)size);
+}
+
+static void print_contraction(const contract_spec *s, FILE *out) {
+    print_factors("batch", s->a.batch, s->a.n_batch, out);
+    print_factors("m", s->a.x, s->a.n_x, out);
+    print_factors("n", s->b.x, s->b.n_x, out);
+    print_factors("k", s->a.k, s->a.n_k, out);
+    fprintf(out, " in %s", dtype_name(s->compute));
+}
+
+static const char *op_name(const fusion_node *node) {
+    return node->op == FUSION_LOAD       ? "load"
+           : node->op == FUSION_CONTRACT ? "contract"
+                                         : graph_kind_name((graph_kind)node->op);
+}
+
+static void print_input(const fusion_in *in, FILE *out) {
+    if (in->node == FUSION_NO_NODE)
+        fprintf(out, " %g", in->imm);
+    else
+        fprintf(out, " %%%d", in->node);
+}
+
+static void print_place(const fusion_node *node, FILE *out) {
+    if (node->kept)
+        fprintf(out, ", stays at %u", node->kept->addr);
+    if (node->taken)
+        fprintf(out, ", read at %u", node->taken->addr);
+}
+
+static void print_node(const lower *l, const fusion *f, int i, plan_stage stage, FILE *out) {
+    static const char *const classes[] = {"full", "row", "column"};
+    const fusion_node *node = &f->nodes[i];
+    if (stage > PLAN_FORMED && !node->is_live)
+        return;
+    fprintf(out, "    %%%d = %s%s : %s", i, op_name(node), node->is_column ? " over rows" : "",
+            dtype_name((vtrn_dtype)node->dtype));
+    for (int k = 0; k < node->n_in; k++)
+        print_input(&node->in[k], out);
+    if (node->op == FUSION_LOAD) {
+        fputc(' ', out);
+        print_view(l, &node->source_view, out);
+    }
+    if (node->op == FUSION_CONTRACT)
+        print_contraction(node->spec, out);
+    if (stage > PLAN_FORMED)
+        fprintf(out, ", %s%s%s", classes[node->klass], node->is_hoisted ? ", once" : "",
+                node->is_folded ? ", folded" : "");
+    if (node->is_stored) {
+        fputs(node->is_accumulated ? " += " : " -> ", out);
+        print_view(l, &node->store_view, out);
+    }
+    if (stage == PLAN_PLACED)
+        print_place(node, out);
+    fputc('\n', out);
+}
+
+static void print_tiles(const emitter *e, FILE *out) {
+    const fusion_tiling *t = &e->size;
+    fprintf(out, " %s of %lld columns, tiles of %lld, %d abreast, %d buffers",
+            e->is_flat ? "flat rows" : "rows", (long long)fusion_turn_cols(e),
+            (long long)t->tile_cols, t->n_abreast, t->n_buffers);
+}
+
+static void print_map(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
+    const emitter *e = stage > PLAN_FORMED ? k->spec : NULL;
+    const fusion *f = e ? e->f : k->spec;
+    fprintf(out, " %lld elements", (long long)f->n);
+    if (e)
+        print_tiles(e, out);
+    else if (f->cols)
+        fprintf(out, " rows of %lld", (long long)f->cols);
+    fputc('\n', out);
+    for (int i = 0; i < f->n_nodes; i++)
+        print_node(l, f, i, stage, out);
+}
+
+static void print_accesses(const lower *l, const kernel *k, FILE *out) {
+    for (uint32_t i = 0; i < k->n_accesses; i++) {
+        const kernel_access *a = &l->plan.accesses[k->access_i + i];
+        fputs(a->is_written ? "    writes " : "    reads ", out);
+        if (a->is_whole)
+            print_slot(l, a->map.slot, out);
+        else
+            print_view(l, &a->map, out);
+        fputc('\n', out);
+    }
+}
+
+static void print_kernel(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
+    const vtrn_source *s = &l->sources[k->source];
+    fprintf(out, "  %s", kernel_name((kernel_kind)k->kind));
+    if (stage == PLAN_PLACED && k->sbuf_bytes)
+        fprintf(out, " @%u..%llu", k->sbuf_addr,
+                (unsigned long long)(k->sbuf_addr + k->sbuf_bytes));
+    fprintf(out, " \"%s%s%s\"", s->op, *s->place ? " " : "", s->place);
+    if (k->kind == KERNEL_MAP) {
+        print_map(l, k, stage, out);
+        return;
+    }
+    if (k->kind == KERNEL_CONTRACT)
+        print_contraction(stage > PLAN_FORMED ? ((const contraction *)k->spec)->spec : k->spec,
+                          out);
+    fputc('\n', out);
+    print_accesses(l, k, out);
+}
+
+void plan_print(const lower *l, plan_stage stage, FILE *out) {
+    static const char *const names[] = {"form", "tiles", "place"};
+    uint32_t block_i = UINT32_MAX;
+    fprintf(out, "== %s\n", names[stage]);
+    for (uint32_t i = 0; i < l->plan.n_kernels; i++) {
+        const kernel *k = &l->plan.kernels[i];
+        if (k->block_i != block_i)
+            fprintf(out, "block %u\n", block_i = k->block_i);
+        print_kernel(l, k, stage, out);
+    }
+}
