@@ -98,11 +98,6 @@ static vtrn_ap columns(const emitter *e, const fusion_node *node, uint32_t from,
     return ap;
 }
 
-/* Columns of a column sum before neighbouring rows are added up. */
-static int64_t sum_cols(const emitter *e, const fusion_node *node) {
-    return e->f->nodes[node->in[0].node].klass == NODE_ROW ? 1 : e->cols;
-}
-
 /* Columns from c on, `end` at most, whose sums are in one PSUM bank. */
 static uint32_t bank_part(const lower *l, int64_t c, int64_t end) {
     int64_t bank_end = (c / psum_cols(l->chip) + 1) * psum_cols(l->chip);
@@ -113,6 +108,13 @@ static vtrn_ap bank_ap(lower *l, const fusion_node *node, int64_t c, uint32_t n)
     int64_t bank_cols = psum_cols(l->chip);
     tile bank = psum_tile(l, &node->banks, (int)(c / bank_cols));
     return tile_ap_cols(&bank, 1, (uint32_t)(c % bank_cols), n);
+}
+
+/* The one sum of what is constant along the rows, for each of n columns. */
+static vtrn_ap constant_ap(lower *l, const fusion_node *node, int64_t n) {
+    vtrn_ap ap = bank_ap(l, node, 0, 1);
+    ap.dim[0] = (vtrn_dim){0, (uint32_t)n};
+    return ap;
 }
 
 /* A share of a column sum: ones^T @ tile, accumulated in PSUM over the row tiles. */
@@ -138,26 +140,28 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_tur
     return NULL;
 }
 
-/* Columns [c, c + n) of a column sum: from PSUM to HBM, by way of a tile. */
+/* Columns [c, c + n) of a column sum: from PSUM to HBM, by way of a tile. What is constant along
+ * the rows has one sum for all columns. */
 static vtrn_status finish_column_part(emitter *e, const fusion_node *node, int64_t c, int64_t n,
                                       const tile *t) {
     lower *l = e->l;
-    int64_t cols = sum_cols(e, node), n_sums = view_count(&node->at);
-    if (n_sums < cols) { /* a row of the fusion is several of what was summed up */
+    bool is_constant = e->f->nodes[node->in[0].node].klass == NODE_ROW;
+    int64_t n_sums = view_count(&node->at), n_parts = node->is_total ? 1 : e->cols / n_sums;
+    if (n_parts > 1) { /* a row of the fusion is several of what was summed up */
         LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
         fold->op0 = VTRN_ALU_ADD;
         fold->arg[0] = 1;
         fold->ap[0] = tile_ap(t, 1, (uint32_t)n);
-        fold->ap[1] = bank_ap(l, node, c, (uint32_t)n);
+        fold->ap[1] = is_constant ? constant_ap(l, node, n) : bank_ap(l, node, c, (uint32_t)n);
         fold->ap[1].dim[fold->ap[1].n_dims++] =
-            (vtrn_dim){(int32_t)n_sums, (uint32_t)(cols / n_sums)};
+            (vtrn_dim){is_constant ? 0 : (int32_t)n_sums, (uint32_t)n_parts};
         return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
     }
     for (int64_t at = c; at < c + n;) {
-        uint32_t part = bank_part(l, at, c + n);
+        uint32_t part = is_constant ? (uint32_t)n : bank_part(l, at, c + n);
         LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
         copy->ap[0] = tile_ap_cols(t, 1, (uint32_t)(at - c), part);
-        copy->ap[1] = bank_ap(l, node, at, part);
+        copy->ap[1] = is_constant ? constant_ap(l, node, n) : bank_ap(l, node, at, part);
         at += part;
     }
     return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
