@@ -188,3 +188,16 @@ def test_a_bias_under_a_pooling_has_its_gradient(rng, trn1, reduce, rows, cols):
         return lax.scan(step, b, batch)[0]
 
     assert_close(run(trn1, train, b, batch), [train(b, batch)], roundings=64)
+
+
+@pytest.mark.parametrize("first", [np.float32, BF16])
+def test_one_kernel_sums_columns_of_two_types(rng, any_chip, first):
+    second = BF16 if first is np.float32 else np.float32
+    x = rng.standard_normal((ROWS, COLS)).astype(np.float32)
+
+    def f(x):
+        y = jnp.tanh(x)
+        return [reduce(lax.add, (y * 2).astype(t), (0,)) for t in (first, second)]
+
+    y = 2 * np.tanh(wide(x))
+    assert_close(run(any_chip, f, x), [y.sum(0), y.sum(0)])

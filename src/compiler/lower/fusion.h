@@ -150,6 +150,10 @@ typedef struct emit_env {
     int n_consts;
 } emit_env;
 
+/* The tile of a constant that the fusion was planned with. */
+vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
+                                   const tile **out);
+
 /* Emits one op node for the tile at hand. */
 vtrn_status elementwise_emit(emit_env *env, const fusion_node *node);
 

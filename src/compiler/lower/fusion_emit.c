@@ -57,15 +57,6 @@ static vtrn_status emit_hoisted(emitter *e) {
     }
     for (int i = 0; i < e->env.n_consts; i++)
         VTRN_RETURN_IF_ERROR(fill(l, &e->env.consts[i].t, 1, e->env.consts[i].value));
-    for (int i = 0; i < f->n_nodes; i++) {
-        fusion_node *node = &f->nodes[i];
-        if (!node->is_live || !node->is_column)
-            continue;
-        /* fp32 and bf16 do not mix in a matmul: ones take the operand's type */
-        e->ones.dtype = f->nodes[node->in[0].node].dtype;
-    }
-    if (e->has_sums)
-        VTRN_RETURN_IF_ERROR(fill(l, &e->ones, 1, 1));
     return NULL;
 }
 
@@ -121,10 +112,10 @@ static vtrn_ap constant_ap(lower *l, const fusion_node *node, int64_t n) {
 static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_turn *turn) {
     lower *l = e->l;
     const fusion_node *from = &e->f->nodes[node->in[0].node];
-    tile ones = e->ones;
-    ones.dtype = from->dtype;
+    const tile *ones = NULL;
+    VTRN_RETURN_IF_ERROR(elementwise_const_tile(&e->env, 1, from->dtype, &ones));
     LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
-    weights->ap[1] = tile_ap(&ones, e->env.rows, 1);
+    weights->ap[1] = tile_ap(ones, e->env.rows, 1);
     bool is_row = from->klass == NODE_ROW;
     int64_t begin = is_row ? 0 : turn->c, end = is_row ? 1 : turn->c + turn->cols;
     for (int64_t c = begin; c < end;) {

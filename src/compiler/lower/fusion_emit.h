@@ -18,8 +18,6 @@ typedef struct emitter {
     int n_slots; /* FULL tiles of an iteration, before the temporaries */
     uint32_t iter_base[FUSION_MAX_BUFFERS];
     uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
-    tile ones;
-    bool has_sums;
     contraction contracts[FUSION_MAX_CONTRACTS];
     int n_contracts;
 } emitter;

@@ -344,7 +344,7 @@ static fusion_demand demand_of(emitter *e) {
                        .n = f->n,
                        .cols = e->cols,
                        .n_full = e->n_slots + count_temps(f),
-                       .fixed_bytes = (uint64_t)(e->env.n_consts + 1) * FUSION_ROW_TILE_BYTES,
+                       .fixed_bytes = (uint64_t)e->env.n_consts * FUSION_ROW_TILE_BYTES,
                        .max_abreast = e->l->options.has_no_pipeline ? 1 : FUSION_MAX_ABREAST};
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];
@@ -378,7 +378,12 @@ static void find_consts(emitter *e) {
             continue;
         if (node->op < FUSION_LOAD && node->op != GRAPH_REDUCE)
             elementwise_for_consts(e->f, node, add_const, &e->env);
-        e->has_sums |= node->is_column;
+    }
+    /* fp32 and bf16 do not mix in a matmul: the ones of column sums have the operand's type */
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        const fusion_node *node = &e->f->nodes[i];
+        if (node->is_live && node->is_column)
+            add_const(&e->env, 1, (vtrn_dtype)e->f->nodes[node->in[0].node].dtype);
     }
 }
 
@@ -417,7 +422,6 @@ vtrn_status map_place_tiles(emitter *e) {
         emit_const *c = &e->env.consts[i];
         c->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = c->dtype, .addr = lower_sbuf_alloc(l, 4)};
     }
-    e->ones = (tile){.space = VTRN_SPACE_SBUF, .addr = lower_sbuf_alloc(l, 4)};
     for (int b = 0; b < e->size.n_buffers; b++)
         e->iter_base[b] = lower_sbuf_alloc(l, e->size.iter_bytes);
     for (int b = 0; b < e->size.n_col_buffers; b++)
