@@ -119,3 +119,93 @@ def test_forty_column_operands(devices, chip):
         return x
 
     check(devices(chip), f, rand((130, 20011)), *[rand(20011, i) for i in range(40)])
+
+
+# --- reductions along rows of any length --------------------------------------------------------------
+
+
+def layer_norm(x, scale, shift):
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + shift
+
+
+LONG_ROWS = {
+    "softmax": lambda x: jax.nn.softmax(x, -1),
+    "log softmax": lambda x: jax.nn.log_softmax(x, -1),
+    "logsumexp": lambda x: jax.nn.logsumexp(x, -1),
+    "layer norm": lambda x: layer_norm(x, x[0] + 1, x[1]),
+    "several reductions": lambda x: (x.max(-1), x.sum(-1), (x * x).min(-1), x * x.max(-1, keepdims=True)),
+    "truth values": lambda x: ((x > 0.999).any(-1), (x > -2).all(-1)),
+    "argmax": lambda x: (x.argmax(-1), x.argmin(-1)),
+    "both ways": lambda x: (jax.nn.softmax(x, -1).sum(0), (x * x.sum(-1, keepdims=True)).mean()),
+}
+# Primes: no cut into equal shares helps.
+PLACES = [("trn1", 3, 50021), ("trn2", 130, 45061), ("inf2", 3, 50021), ("tiny16k", 130, 4099), ("tiny8k", 3, 50021)]
+
+
+@pytest.mark.parametrize("chip, rows, cols", PLACES)
+@pytest.mark.parametrize("name", LONG_ROWS)
+def test_reductions_along_rows_longer_than_sbuf(devices, name, chip, rows, cols):
+    check(devices(chip), LONG_ROWS[name], rand((rows, cols)), tol=1e-4)
+
+
+@pytest.mark.parametrize("chip, rows, cols", PLACES)
+def test_gradient_of_a_layer_norm_of_long_rows(devices, chip, rows, cols):
+    def loss(x, scale, shift):
+        return (layer_norm(x, scale, shift) ** 2).sum()
+
+    check(devices(chip), jax.grad(loss, argnums=(0, 1, 2)), rand((rows, cols)), rand(cols, 1), rand(cols, 2), tol=1e-3)
+
+
+@pytest.mark.parametrize("chip, rows, cols", PLACES)
+@pytest.mark.parametrize("dtype", [BF16, np.int32])
+def test_short_floats_and_integers_are_reduced_block_by_block(devices, chip, rows, cols, dtype):
+    def f(x):
+        return x.max(-1), x.sum(-1), (x - x.min(-1, keepdims=True)).max(-1), x.sum(0)
+
+    check(devices(chip), f, rand((rows, cols), 3, dtype), tol=2e-2)
+
+
+def test_a_row_of_a_million_columns(devices):
+    check(devices("trn1"), lambda x: (jax.nn.softmax(x), x.max(), x.sum(), x.argmax()), rand(1000003), tol=1e-4)
+
+
+@pytest.mark.parametrize("cols", [4095, 4096, 4097, 7919, 11251, 11261, 22501, 22511, 44987, 45007, 45053])
+def test_softmax_around_the_size_of_sbuf(devices, cols):
+    check(devices("trn1"), lambda x: jax.nn.softmax(x, -1), rand((5, cols)), tol=1e-4)
+
+
+@pytest.mark.parametrize("chip", ["trn1", "tiny16k"])
+def test_many_reductions_in_a_row(devices, chip):
+    def f(x):
+        for _ in range(12):
+            x = layer_norm(x, 1.5, 0.5)
+        return x
+
+    check(devices(chip), f, rand((3, 7919)), tol=1e-3)
+
+
+# --- more than one kernel can hold ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chip", ["trn1", "tiny16k", "tiny8k"])
+def test_more_constants_than_a_kernel_has_room_for(devices, chip):
+    def f(x):
+        for i in range(100):
+            x = jnp.bitwise_xor(x, 37 * i + 1)
+        return x
+
+    check(devices(chip), f, rand(1000, 0, np.int32))
+
+
+@pytest.mark.parametrize("chip", ["trn1", "tiny8k"])
+def test_more_values_at_once_than_a_kernel_has_room_for(devices, chip):
+    def f(x, row):
+        values = [x * (i + 0.5) + row[i] for i in range(70)]
+        total = 0
+        for v in values[::-1]:
+            total = total * 0.5 + v
+        return total, values[3].sum(1), values[69]
+
+    check(devices(chip), f, rand((130, 1000)), rand((70, 1000), 1))

@@ -56,7 +56,10 @@ typedef struct fusion_node {
     bool is_folded;         /* done by the one node that uses it */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
     uint32_t source;        /* for instructions */
-    int last_use;           /* node index */
+    bool is_used;           /* by another live node */
+    int stage;              /* FUSION_PASSES: the pass, or the row stage before it, that makes it */
+    bool is_in_pass;        /* made in the pass at hand; other forms have one pass */
+    int last_use;           /* node index, in the pass at hand */
     tile t;                 /* where it lies in this iteration */
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration or of a block of columns */

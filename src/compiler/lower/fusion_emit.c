@@ -17,7 +17,7 @@ static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
 
 /* After a row's tile was written: its copy in fp32, when an op may take it as a scalar. */
 static vtrn_status widen_row(lower *l, const fusion_node *node, uint32_t rows) {
-    if (node->klass != NODE_ROW || node->last_use == 0 || !fusion_row_is_widened(&node->t))
+    if (node->klass != NODE_ROW || !node->is_used || !fusion_row_is_widened(&node->t))
         return NULL;
     tile wide = fusion_wide_row(&node->t);
     LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
@@ -48,7 +48,7 @@ static vtrn_status emit_hoisted(emitter *e) {
         if (!node->is_live || !node->is_hoisted)
             continue;
         l->source = node->source;
-        if (node->klass == NODE_COL && e->form == FUSION_WHOLE) {
+        if (node->klass == NODE_COL && e->form != FUSION_COLUMN_BLOCKS) {
             VTRN_RETURN_IF_ERROR(load_columns(e, node, rows, 0, e->cols));
         } else if (node->klass == NODE_ROW) {
             VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
@@ -172,7 +172,11 @@ static vtrn_status finish_column_sum(emitter *e, const fusion_node *node) {
     return NULL;
 }
 
-static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node) {
+static vtrn_engine tree_engine(vtrn_alu op) {
+    return isa_alu_class(op) == 'B' ? VTRN_ENGINE_VECTOR : VTRN_ENGINE_GPSIMD;
+}
+
+static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node, const tile *to) {
     const fusion_node *from = &e->f->nodes[node->in[0].node];
     vtrn_alu op = reduce_alu(node, true);
     tile partial = e->env.temps[0];
@@ -184,21 +188,15 @@ static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node) {
         vtrn_ap high = is_first ? columns(e, from, kept, half)
                                 : tile_ap_cols(&partial, e->env.rows, kept, half);
         if (half) {
-            vtrn_instr *instr =
-                lower_append(e->l, VTRN_OP_TENSOR_TENSOR,
-                             isa_alu_class(op) == 'B' ? VTRN_ENGINE_VECTOR : VTRN_ENGINE_GPSIMD);
-            if (!instr)
-                return VTRN_OUT_OF_MEMORY(sizeof *instr);
-            instr->op0 = (uint8_t)op;
-            instr->ap[0] = kept == 1 ? tile_ap(&node->t, e->env.rows, 1)
-                                     : tile_ap_cols(&partial, e->env.rows, 0, half);
-            instr->ap[1] = low;
-            instr->ap[2] = high;
+            vtrn_ap dst = kept == 1 ? tile_ap(to, e->env.rows, 1)
+                                    : tile_ap_cols(&partial, e->env.rows, 0, half);
+            VTRN_RETURN_IF_ERROR(
+                lower_emit_tensor_tensor(e->l, tree_engine(op), op, &dst, &low, &high));
         }
         if (kept > half && (is_first || !half)) {
             LOWER_EMIT(copy, e->l, TENSOR_COPY, VECTOR);
-            copy->ap[0] = half ? tile_ap_cols(&partial, e->env.rows, half, 1)
-                               : tile_ap(&node->t, e->env.rows, 1);
+            copy->ap[0] =
+                half ? tile_ap_cols(&partial, e->env.rows, half, 1) : tile_ap(to, e->env.rows, 1);
             copy->ap[1] =
                 is_first ? columns(e, from, half, 1) : tile_ap_cols(&partial, e->env.rows, half, 1);
         }
@@ -207,16 +205,42 @@ static vtrn_status emit_tree_reduce(emitter *e, const fusion_node *node) {
     return NULL;
 }
 
-static vtrn_status emit_row_reduce(emitter *e, const fusion_node *node) {
+/* The columns at hand into a tile of one value a row. */
+static vtrn_status emit_reduce_to(emitter *e, const fusion_node *node, const tile *to) {
     const fusion_node *from = &e->f->nodes[node->in[0].node];
     if (fusion_is_tree_reduce(e->f, node))
-        return emit_tree_reduce(e, node);
+        return emit_tree_reduce(e, node, to);
     LOWER_EMIT(reduce, e->l, TENSOR_REDUCE, VECTOR);
     reduce->op0 = (uint8_t)reduce_alu(node, false);
     reduce->arg[0] = 1;
-    reduce->ap[0] = tile_ap(&node->t, e->env.rows, 1);
+    reduce->ap[0] = tile_ap(to, e->env.rows, 1);
     reduce->ap[1] = columns(e, from, 0, e->env.cols);
     return NULL;
+}
+
+/* A reduction's share of a block of columns, joined with those of the blocks before it. Floats
+ * narrower than fp32 add up in the fp32 tile beside the row's own. */
+static vtrn_status emit_row_reduce(emitter *e, const fusion_node *node, const tile_turn *turn) {
+    enum { PART_AT = 16 /* bytes behind the sum: room in a tile of one value a row */ };
+    bool is_whole = e->form != FUSION_PASSES;
+    bool is_wide = !is_whole && fusion_row_is_widened(&node->t);
+    tile sum = is_wide ? fusion_wide_row(&node->t) : node->t, part = sum;
+    part.addr += PART_AT;
+    if (is_whole || turn->c == 0)
+        VTRN_RETURN_IF_ERROR(emit_reduce_to(e, node, &sum));
+    else
+        VTRN_RETURN_IF_ERROR(emit_reduce_to(e, node, &part));
+    vtrn_ap to = tile_ap(&sum, e->env.rows, 1), more = tile_ap(&part, e->env.rows, 1);
+    if (!is_whole && turn->c > 0) {
+        bool is_tree = fusion_is_tree_reduce(e->f, node);
+        vtrn_alu op = reduce_alu(node, is_tree);
+        VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(
+            e->l, is_tree ? tree_engine(op) : VTRN_ENGINE_VECTOR, op, &to, &to, &more));
+    }
+    if (!is_wide || !turn->is_row_end)
+        return NULL;
+    vtrn_ap rounded = tile_ap(&node->t, e->env.rows, 1);
+    return lower_emit_copy(e->l, &rounded, &to);
 }
 
 /* The turn's part of a dense tensor, as rows of the tile and n_blocks x columns. */
@@ -264,9 +288,12 @@ static vtrn_status emit_node(emitter *e, fusion_node *node, const tile_turn *tur
     if (node->op == FUSION_CONTRACT)
         VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], turn->rows, &node->t));
     else if (node->op == GRAPH_REDUCE)
-        VTRN_RETURN_IF_ERROR(emit_row_reduce(e, node));
+        VTRN_RETURN_IF_ERROR(emit_row_reduce(e, node, turn));
     else
         VTRN_RETURN_IF_ERROR(elementwise_emit(&e->env, node));
+    if (e->form == FUSION_PASSES &&
+        (node->op == GRAPH_REDUCE ? !turn->is_row_end : node->stage != turn->pass))
+        return NULL; /* it is not complete, or was stored by an earlier pass */
     VTRN_RETURN_IF_ERROR(widen_row(l, node, turn->rows));
     return node->is_stored ? store_node(e, node, turn) : NULL;
 }
@@ -288,9 +315,19 @@ static vtrn_status place_node(emitter *e, fusion_node *node, const tile_turn *tu
                    "placement takes only operands that a resident has");
         *addr = found.addr;
     } else {
-        *addr = turn->base + node->buffer_offset;
+        *addr = (is_row ? turn->row_base : turn->base) + node->buffer_offset;
     }
     return NULL;
+}
+
+/* Whether a turn makes the node. */
+static bool is_in_turn(const emitter *e, const fusion_node *node, const tile_turn *turn) {
+    if (!node->is_live || node->is_hoisted || node->is_folded)
+        return false;
+    if (!turn->is_row_stage)
+        return node->is_in_pass;
+    bool is_row = node->klass == NODE_ROW && node->op != GRAPH_REDUCE;
+    return (is_row || fusion_sums_rows(e->f, node)) && node->stage == turn->pass;
 }
 
 static bool moves_with_turns(const fusion_node *node) {
@@ -323,7 +360,7 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
                     place_node(e, &f->nodes[i], &turns[t], &f->nodes[i].turn_addr[t]));
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->is_hoisted || node->is_folded)
+        if (n == 0 || !is_in_turn(e, node, &turns[0]))
             continue;
         for (int t = 0; t < n && node->op == FUSION_CONTRACT; t++) {
             l->source = node->source;
@@ -334,7 +371,7 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
             const tile_turn *turn = &turns[t];
             e->env.rows = turn->rows;
             e->env.cols = turn->cols;
-            e->env.col0 = e->form == FUSION_WHOLE ? (uint32_t)turn->c : 0;
+            e->env.col0 = e->form == FUSION_COLUMN_BLOCKS ? 0 : (uint32_t)turn->c;
             for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
                 e->env.temps[k] =
                     (tile){.space = VTRN_SPACE_SBUF,
@@ -359,16 +396,31 @@ static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buff
     return NULL;
 }
 
+/* What comes before the first tile of a block of columns, or of a pass. */
+static vtrn_status begin_turns(emitter *e, const tile_turn *turn, int *block) {
+    if (e->form == FUSION_COLUMN_BLOCKS)
+        return load_column_block(e, turn, (*block)++ % e->size.n_col_buffers);
+    if (!turn->is_row_stage)
+        map_start_pass(e, turn->pass);
+    return NULL;
+}
+
 static vtrn_status emit_loop(emitter *e) {
     tile_turn turns[FUSION_MAX_ABREAST], turn = {.row_cols = (uint32_t)fusion_turn_cols(e)};
-    int n = 0, iteration = 0, block = 0;
+    int n = 0, iteration = 0, block = 0, row_block = 0;
     while (fusion_next_turn(e, &turn)) {
-        if (e->form == FUSION_COLUMN_BLOCKS && turn.r == 0) {
+        bool is_start = e->form == FUSION_COLUMN_BLOCKS ? turn.r == 0
+                        : e->form == FUSION_PASSES      ? turn.c == 0
+                                                        : false;
+        if (is_start) {
             VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
-            VTRN_RETURN_IF_ERROR(load_column_block(e, &turn, block++ % e->size.n_col_buffers));
+            VTRN_RETURN_IF_ERROR(begin_turns(e, &turn, &block));
             n = 0;
         }
+        row_block += turn.is_row_stage && turn.pass == 0;
         turn.base = e->iter_base[iteration++ % e->size.n_buffers];
+        turn.row_base =
+            e->form == FUSION_PASSES ? e->row_base[row_block % e->size.n_row_buffers] : turn.base;
         turns[n++] = turn;
         if (n < e->size.n_abreast)
             continue;

@@ -14,10 +14,13 @@ typedef struct emitter {
     bool is_flat;
     int64_t cols; /* of a row; of flat fusions too, where they are cut into them */
     fusion_form form;
+    bool streams_cols; /* column operands are loaded with each tile, as any other */
+    int n_passes;      /* FUSION_PASSES */
     fusion_tiling size;
     int n_slots; /* FULL tiles of an iteration, before the temporaries */
     uint32_t iter_base[FUSION_MAX_BUFFERS];
     uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
+    uint32_t row_base[2]; /* FUSION_PASSES: of the buffers of values of one a row */
     contraction contracts[FUSION_MAX_CONTRACTS];
     int n_contracts;
 } emitter;
@@ -26,15 +29,19 @@ typedef struct emitter {
 typedef struct tile_turn {
     int64_t r, c; /* first row and column */
     uint32_t rows, cols;
-    uint32_t n_blocks; /* flat: blocks of `rows` rows that lie side by side in the columns */
-    uint32_t row_cols; /* elements from one row to the next */
-    uint32_t base;
-    bool is_last; /* with the fusion's last rows */
+    uint32_t n_blocks;       /* flat: blocks of `rows` rows that lie side by side in the columns */
+    uint32_t row_cols;       /* elements from one row to the next */
+    uint32_t base, row_base; /* where its tiles begin, and those of one value a row */
+    int pass;                /* FUSION_PASSES */
+    bool is_row_stage;       /* the values of one a row before the pass */
+    bool is_last;            /* with the fusion's last rows */
+    bool is_row_end;         /* with their last columns */
 } tile_turn;
 
 /* Chooses rows and columns, and how each node varies over them. Copies that change the layout of an
- * operand are recorded: they come before the kernel. */
-vtrn_status map_layout(emitter *e);
+ * operand are recorded: they come before the kernel. False through *fits where no tile is small
+ * enough for what the fusion holds at once. */
+vtrn_status map_layout(emitter *e, bool *fits);
 /* Sizes tiles and buffers, given what is read from SBUF and what stays there; bytes of a partition
  * that the kernel takes. */
 uint64_t map_size(emitter *e);
@@ -47,15 +54,33 @@ bool map_load_takes(const emitter *e, const fusion_node *node, const struct resi
 bool map_takes(const emitter *e, const struct resident *r);
 /* Addresses of tiles and banks in what placement gave to the kernel. */
 vtrn_status map_place_tiles(emitter *e);
+/* Which nodes a pass makes, and in which buffers. */
+void map_start_pass(emitter *e, int pass);
 /* fusion_cols.c: cols, as the loads of a kernel in FUSION_WHOLE suggest, or of one that takes rows
  * of any length in blocks. */
 void fusion_choose_cols(emitter *e);
 void fusion_choose_cut(emitter *e);
 /* Columns of a row as the turns have it: a flat kernel without rows has tiles instead. */
 int64_t fusion_turn_cols(const emitter *e);
-/* The next turn; false behind the last one. Flat fusions take blocks of 128 rows side by side while
- * there are any, then the rows that are left, then what does not fill a row. */
+/* fusion_turns.c: the next turn, from one of no rows on; false behind the last one. */
 bool fusion_next_turn(const emitter *e, tile_turn *turn);
+/* fusion_passes.c: the stage of each live node, given its class; the number of passes. */
+int fusion_find_stages(fusion *f);
+/* is_in_pass of each node. */
+void fusion_enter_pass(fusion *f, int pass);
+/* Nodes that all passes make, again and again. */
+int fusion_work_of_passes(fusion *f, int n_passes);
+/* A sum over all rows of what has one value a row. */
+bool fusion_sums_rows(const fusion *f, const fusion_node *node);
+/* fusion_split.c: what two kernels do in place of one that does not fit. */
+typedef struct fusion_parts {
+    bool has_contraction; /* the first is spec, into a tensor that the second loads */
+    contract_spec spec;
+    uint32_t source;   /* of the contraction */
+    fusion *fusion[2]; /* [0] NULL: has_contraction */
+} fusion_parts;
+/* Cuts a fusion that map_layout has seen; the parts are in the plan's arena. */
+vtrn_status fusion_split(lower *l, fusion *f, fusion_parts *out);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const emitter *e);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */

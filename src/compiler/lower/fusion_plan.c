@@ -34,12 +34,6 @@ static vtrn_status densify(lower *l, view *v) {
     return NULL;
 }
 
-/* Whether column operands are loaded with each tile, like any other: where a block of columns has
- * one row block, it is loaded once all the same, and tiles side by side need no common operand. */
-static bool is_streamed(const emitter *e) {
-    return e->form == FUSION_COLUMN_BLOCKS && e->f->n / e->cols <= fusion_row_step(e);
-}
-
 /* Cuts a load's view and decides its class. */
 static vtrn_status classify_load(emitter *e, fusion_node *node) {
     node->klass = NODE_FULL;
@@ -70,7 +64,7 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
         if (view_is_repeated(node->at.f + node->n_outer, node->at.n - node->n_outer)) {
             node->klass = NODE_ROW;
             node->at.n = node->n_outer;
-        } else if (is_col && is_streamed(e)) {
+        } else if (is_col && e->streams_cols) {
             node->at.n -= node->n_outer - 1;
             memmove(node->at.f + 1, node->at.f + node->n_outer,
                     (size_t)(node->at.n - 1) * sizeof *node->at.f);
@@ -121,11 +115,19 @@ static void mark_uses(fusion *f, int i, const fusion_node *node) {
     }
 }
 
+static void find_last_uses(fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++)
+        f->nodes[i].last_use = 0;
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_in_pass && !f->nodes[i].is_folded)
+            mark_uses(f, i, &f->nodes[i]);
+}
+
 static vtrn_status classify(emitter *e) {
     fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        node->last_use = 0;
+        node->is_in_pass = node->is_live;
         if (!node->is_live)
             continue;
         if (node->op == FUSION_LOAD)
@@ -143,9 +145,9 @@ static vtrn_status classify(emitter *e) {
         }
     }
     elementwise_fold(f);
+    find_last_uses(f);
     for (int i = 0; i < f->n_nodes; i++)
-        if (f->nodes[i].is_live && !f->nodes[i].is_folded)
-            mark_uses(f, i, &f->nodes[i]);
+        f->nodes[i].is_used = f->nodes[i].last_use > 0;
     return NULL;
 }
 
@@ -166,10 +168,10 @@ static int assign_slots(fusion *f) {
     int busy_until[FUSION_MAX_NODES];
     int n = 0, n_stored = 0;
     for (int i = 0; i < f->n_nodes; i++)
-        n_stored += f->nodes[i].is_live && f->nodes[i].is_stored && !f->nodes[i].stays_in_sbuf;
+        n_stored += f->nodes[i].is_in_pass && f->nodes[i].is_stored && !f->nodes[i].stays_in_sbuf;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->klass != NODE_FULL || node->op == GRAPH_REDUCE ||
+        if (!node->is_in_pass || node->klass != NODE_FULL || node->op == GRAPH_REDUCE ||
             is_elsewhere(node))
             continue;
         int slot = 0;
@@ -204,17 +206,19 @@ static int count_temps(const fusion *f) {
 
 static void add_const(void *ctx, double value, vtrn_dtype dtype) {
     emit_env *env = ctx;
-    for (int i = 0; i < env->n_consts; i++)
+    for (int i = 0; i < env->n_consts && i < FUSION_MAX_CONSTS; i++)
         if (emit_const_is(&env->consts[i], value, dtype))
             return;
     if (env->n_consts < FUSION_MAX_CONSTS)
-        env->consts[env->n_consts++] = (emit_const){.value = value, .dtype = (uint8_t)dtype};
+        env->consts[env->n_consts] = (emit_const){.value = value, .dtype = (uint8_t)dtype};
+    if (env->n_consts <= FUSION_MAX_CONSTS)
+        env->n_consts++; /* one more than there is room for: the kernel is cut in two */
 }
 
 /* Where each tile that is new in every iteration, or in every block of columns, is in its buffer.
  */
 static void place_in_buffers(emitter *e) {
-    uint32_t row_at = e->size.row_base, col_at = 0;
+    uint32_t row_at = e->form == FUSION_PASSES ? 0 : e->size.row_base, col_at = 0;
     for (int i = 0; i < e->f->n_nodes; i++) {
         fusion_node *node = &e->f->nodes[i];
         if (node->is_live && node->klass == NODE_COL) {
@@ -334,10 +338,33 @@ static vtrn_status place_contracts_and_sums(emitter *e) {
     return NULL;
 }
 
+static int start_pass(fusion *f, int pass) {
+    fusion_enter_pass(f, pass);
+    find_last_uses(f);
+    return assign_slots(f);
+}
+
+void map_start_pass(emitter *e, int pass) {
+    start_pass(e->f, pass);
+    place_in_buffers(e);
+}
+
+/* Tile buffers of an iteration, whatever its pass. */
+static int count_slots(const emitter *e) {
+    int n_slots = 0;
+    if (e->form != FUSION_PASSES)
+        return assign_slots(e->f);
+    for (int pass = 0; pass < e->n_passes; pass++) {
+        int n = start_pass(e->f, pass);
+        n_slots = n > n_slots ? n : n_slots;
+    }
+    return n_slots;
+}
+
 /* What the kernel holds in its form. */
 static fusion_demand demand_of(emitter *e) {
     const fusion *f = e->f;
-    e->n_slots = assign_slots(e->f);
+    e->n_slots = count_slots(e);
     fusion_demand d = {.form = e->form,
                        .is_flat = e->is_flat,
                        .has_whole_rows = f->n_contracts > 0,
@@ -371,7 +398,8 @@ uint64_t map_size(emitter *e) {
     return e->size.n_bytes;
 }
 
-static void find_consts(emitter *e) {
+/* False when there are more constants than a kernel has room for. */
+static bool find_consts(emitter *e) {
     for (int i = 0; i < e->f->n_nodes; i++) {
         const fusion_node *node = &e->f->nodes[i];
         if (!node->is_live)
@@ -385,16 +413,7 @@ static void find_consts(emitter *e) {
         if (node->is_live && node->is_column)
             add_const(&e->env, 1, (vtrn_dtype)e->f->nodes[node->in[0].node].dtype);
     }
-}
-
-/* The kernel in blocks of columns: another cut, unless a sum over the rows has chosen it. */
-static vtrn_status cut_columns(emitter *e) {
-    e->form = FUSION_COLUMN_BLOCKS;
-    if (e->is_flat)
-        e->cols = 0;
-    else if (!e->f->cols)
-        fusion_choose_cut(e);
-    return classify(e);
+    return e->env.n_consts <= FUSION_MAX_CONSTS;
 }
 
 static bool has_row_reduction(const fusion *f) {
@@ -404,18 +423,61 @@ static bool has_row_reduction(const fusion *f) {
     return false;
 }
 
+/* Sizes the kernel in a form that cuts rows into blocks of columns. */
+static vtrn_status size_blocks(emitter *e, fusion_form form, bool streams_cols) {
+    e->form = form;
+    e->streams_cols = streams_cols;
+    VTRN_RETURN_IF_ERROR(classify(e));
+    e->n_passes = form == FUSION_PASSES ? fusion_find_stages(e->f) : 1;
+    map_size(e);
+    return NULL;
+}
+
+/* The kernel in blocks of columns, of another cut unless a reduction has chosen it. Column operands
+ * are held for several row blocks, where there are some and that leaves half of SBUF to the
+ * tiles. */
+static vtrn_status cut_columns(emitter *e) {
+    fusion *f = e->f;
+    fusion_form form = has_row_reduction(f) ? FUSION_PASSES : FUSION_COLUMN_BLOCKS;
+    if (e->is_flat)
+        e->cols = 0;
+    else if (!f->cols)
+        fusion_choose_cut(e);
+    bool has_row_blocks = !e->is_flat && f->n / e->cols > fusion_row_step(e);
+    if (has_row_blocks) {
+        VTRN_RETURN_IF_ERROR(size_blocks(e, form, false));
+        uint64_t held = e->size.n_bytes - (uint64_t)e->size.n_buffers * e->size.iter_bytes;
+        if (e->size.n_bytes <= e->l->sbuf_limit && 2 * held <= e->l->sbuf_limit)
+            return NULL;
+    }
+    return size_blocks(e, form, true);
+}
+
+/* Passes compute again what they need; beyond this, the way through HBM is shorter. */
+static bool repeats_too_much(emitter *e) {
+    enum { MAX_REPEATS = 3 /* of a node, on average: assumed */ };
+    int n_once = 0;
+    for (int i = 0; i < e->f->n_nodes; i++)
+        n_once += e->f->nodes[i].is_live && e->f->nodes[i].klass == NODE_FULL;
+    return e->form == FUSION_PASSES &&
+           fusion_work_of_passes(e->f, e->n_passes) > MAX_REPEATS * (n_once + e->n_passes);
+}
+
 vtrn_status map_place_tiles(emitter *e) {
     lower *l = e->l;
     fusion *f = e->f;
-    uint64_t whole_row = e->form == FUSION_WHOLE ? (uint64_t)e->cols * 4 : 0;
+    uint64_t row_bytes = (uint64_t)e->cols * 4;
+    uint64_t col_bytes = e->form == FUSION_COLUMN_BLOCKS ? 0 : row_bytes;
+    uint64_t sum_bytes = e->form == FUSION_WHOLE ? row_bytes : 0;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
         node->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = node->dtype};
         if (node->is_hoisted || node->is_column)
-            node->t.addr = lower_sbuf_alloc(
-                l, node->klass == NODE_COL || node->is_column ? whole_row : FUSION_ROW_TILE_BYTES);
+            node->t.addr = lower_sbuf_alloc(l, node->is_column           ? sum_bytes
+                                               : node->klass == NODE_COL ? col_bytes
+                                                                         : FUSION_ROW_TILE_BYTES);
     }
     VTRN_RETURN_IF_ERROR(place_contracts_and_sums(e));
     for (int i = 0; i < e->env.n_consts; i++) {
@@ -426,6 +488,8 @@ vtrn_status map_place_tiles(emitter *e) {
         e->iter_base[b] = lower_sbuf_alloc(l, e->size.iter_bytes);
     for (int b = 0; b < e->size.n_col_buffers; b++)
         e->col_base[b] = lower_sbuf_alloc(l, e->size.col_bytes);
+    for (int b = 0; b < e->size.n_row_buffers; b++)
+        e->row_base[b] = lower_sbuf_alloc(l, e->size.row_bytes);
     place_in_buffers(e);
     return NULL;
 }
@@ -450,58 +514,18 @@ static void note_rows(emitter *e) {
     }
 }
 
-vtrn_status map_layout(emitter *e) {
+vtrn_status map_layout(emitter *e, bool *fits) {
     mark_live(e->f);
     VTRN_RETURN_IF_ERROR(turn_loads(e));
     fusion_choose_cols(e);
     VTRN_RETURN_IF_ERROR(classify(e));
-    find_consts(e);
+    *fits = find_consts(e);
+    if (!*fits)
+        return NULL;
     start_contracts(e);
-    if (map_size(e) > e->l->sbuf_limit && !has_row_reduction(e->f) && e->n_contracts == 0)
+    if (map_size(e) > e->l->sbuf_limit && e->n_contracts == 0)
         VTRN_RETURN_IF_ERROR(cut_columns(e));
+    *fits = e->size.n_bytes <= e->l->sbuf_limit && !repeats_too_much(e);
     note_rows(e);
     return NULL;
-}
-
-int64_t fusion_turn_cols(const emitter *e) {
-    return e->cols ? e->cols : e->size.tile_cols;
-}
-
-bool fusion_next_turn(const emitter *e, tile_turn *turn) {
-    int64_t cols = fusion_turn_cols(e), n_rows = e->f->n / cols, tail = e->f->n % cols;
-    if (e->is_flat) {
-        int64_t r = turn->r + (int64_t)turn->rows * turn->n_blocks, left = n_rows - r;
-        if (left < 0 || (left == 0 && tail == 0))
-            return false;
-        int64_t blocks = left / FUSION_PARTITIONS < e->size.n_blocks ? left / FUSION_PARTITIONS
-                                                                     : e->size.n_blocks;
-        turn->r = r;
-        turn->rows = (uint32_t)(blocks ? FUSION_PARTITIONS : left ? left : 1);
-        turn->n_blocks = (uint32_t)(blocks ? blocks : 1);
-        turn->cols = (uint32_t)(left ? cols : tail) * turn->n_blocks;
-        turn->is_last = left == 0 || (left == (int64_t)turn->rows * turn->n_blocks && tail == 0);
-        return true;
-    }
-    int64_t step = fusion_row_step(e);
-    if (e->form == FUSION_COLUMN_BLOCKS) {
-        turn->r += turn->rows;
-        if (turn->r >= n_rows) {
-            turn->r = 0;
-            turn->c += turn->cols;
-        }
-    } else {
-        turn->c += turn->cols;
-        if (turn->rows == 0 || turn->c >= cols) {
-            turn->r += turn->rows;
-            turn->c = 0;
-        }
-    }
-    if (turn->r >= n_rows || turn->c >= cols)
-        return false;
-    turn->rows = (uint32_t)(n_rows - turn->r < step ? n_rows - turn->r : step);
-    turn->cols =
-        (uint32_t)(cols - turn->c < e->size.tile_cols ? cols - turn->c : e->size.tile_cols);
-    turn->n_blocks = 1;
-    turn->is_last = turn->r + turn->rows >= n_rows;
-    return true;
 }

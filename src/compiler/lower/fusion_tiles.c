@@ -29,23 +29,29 @@ static int64_t spread_cols(int64_t n) {
     return cols < MIN_TILE_COLS ? MIN_TILE_COLS : cols;
 }
 
-static uint32_t row_bytes(int64_t cols) {
+static uint32_t bytes_of_cols(int64_t cols) {
     return lower_sbuf_round((uint64_t)cols * ELEMENT_BYTES);
 }
 
 static void set_tile_cols(const fusion_demand *d, int64_t cols, fusion_tiling *t) {
+    uint32_t row_bytes = (uint32_t)d->n_rows * FUSION_ROW_TILE_BYTES;
+    bool is_in_passes = d->form == FUSION_PASSES;
     t->tile_cols = cols;
-    t->slot_bytes = row_bytes(cols);
+    t->slot_bytes = bytes_of_cols(cols);
     t->row_base = t->slot_bytes * (uint32_t)d->n_full;
-    t->iter_bytes = t->row_base + (uint32_t)d->n_rows * FUSION_ROW_TILE_BYTES;
-    t->col_bytes = t->slot_bytes * (uint32_t)d->n_cols;
+    t->iter_bytes = t->row_base + (is_in_passes ? 0 : row_bytes);
+    t->row_bytes = is_in_passes ? row_bytes : 0;
+    t->col_bytes = d->form == FUSION_COLUMN_BLOCKS ? t->slot_bytes * (uint32_t)d->n_cols : 0;
 }
 
 static uint64_t bytes_of(const fusion_demand *d, const fusion_tiling *t) {
-    uint64_t n_bytes = d->fixed_bytes + (uint64_t)t->iter_bytes * (uint32_t)t->n_buffers;
-    if (d->form == FUSION_WHOLE)
-        return n_bytes + (uint64_t)(d->n_cols + d->n_sums) * row_bytes(d->cols);
-    return n_bytes + (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers;
+    int n_whole_rows = d->form == FUSION_WHOLE    ? d->n_cols + d->n_sums
+                       : d->form == FUSION_PASSES ? d->n_cols
+                                                  : 0;
+    return d->fixed_bytes + (uint64_t)t->iter_bytes * (uint32_t)t->n_buffers +
+           (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
+           (uint64_t)t->row_bytes * (uint32_t)t->n_row_buffers +
+           (uint64_t)n_whole_rows * bytes_of_cols(d->cols);
 }
 
 static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
@@ -87,12 +93,13 @@ static void widen(const fusion_demand *d, int64_t most, uint64_t limit_bytes, fu
 /* Tiles cut as small as it takes, with buffers that overlap loads and work unless that made tiles
  * narrow. */
 static fusion_tiling cut_tiles(const fusion_demand *d, uint64_t limit_bytes) {
-    fusion_tiling t = {.n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2};
+    fusion_tiling t = {
+        .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
     int64_t most = wanted_cols(d->n_full);
     most = least(most, d->is_flat ? spread_cols(d->n) : d->cols);
     widen(d, most, limit_bytes, &t);
     if (t.n_bytes > limit_bytes || t.tile_cols < least(most, MIN_TILE_COLS)) {
-        t.n_buffers = t.n_col_buffers = 1;
+        t.n_buffers = t.n_col_buffers = t.n_row_buffers = 1;
         widen(d, most, limit_bytes, &t);
         return t;
     }

@@ -20,6 +20,9 @@ typedef enum fusion_form {
     /* All row blocks of a block of columns, then the next block of columns: a column operand is
      * loaded block by block, each once. */
     FUSION_COLUMN_BLOCKS,
+    /* Row block by row block, each in passes over its columns, block by block: a reduction along
+     * the rows is complete when its pass is. See fusion_passes.c. */
+    FUSION_PASSES,
 } fusion_form;
 
 /* What a kernel holds in a form. */
@@ -42,10 +45,12 @@ typedef struct fusion_tiling {
     int64_t n_blocks;
     int n_abreast, n_buffers; /* of an iteration's tiles */
     int n_col_buffers;        /* of a block of the column operands */
+    int n_row_buffers;        /* of a row block's values, of one a row */
     uint32_t slot_bytes;      /* of a full tile */
     uint32_t row_base;        /* where tiles of one value a row begin in an iteration's buffer */
     uint32_t iter_bytes;      /* of an iteration's buffer */
     uint32_t col_bytes;       /* of a buffer of the column operands' blocks */
+    uint32_t row_bytes;       /* of a buffer of the values of one a row, through all passes */
     uint64_t n_bytes;         /* of a partition, in all */
 } fusion_tiling;
 
