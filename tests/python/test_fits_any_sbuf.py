@@ -186,6 +186,14 @@ def test_many_reductions_in_a_row(devices, chip):
     check(devices(chip), f, rand((3, 7919)), tol=1e-3)
 
 
+@pytest.mark.parametrize("chip", ["trn1", "tiny16k", "tiny8k"])
+def test_cumulative_sums_of_long_rows(devices, chip):
+    def f(x, i):
+        return jnp.cumsum(x, 1), jax.lax.cummax(x, 1, reverse=True), jnp.cumsum(i, 1), jax.lax.cumprod(1 + x / 1e4, 1)
+
+    check(devices(chip), f, rand((3, 20000)), rand((3, 20000), 1, np.int32), tol=1e-4)
+
+
 # --- more than one kernel can hold ----------------------------------------------------------------------
 
 

@@ -2,7 +2,11 @@
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 
-enum { PARTITIONS = 128, MAX_COLS = 8192, N_TILES = 4 };
+enum {
+    PARTITIONS = 128,
+    MAX_BLOCK_COLS = 8192, /* longer rows are scanned block by block */
+    N_TILES = 4,           /* two pairs */
+};
 
 /* The one dimension whose window reaches over all elements to one side, every other window being
  * one element. */
@@ -56,17 +60,31 @@ vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, vi
     return NULL;
 }
 
+static uint64_t scan_bytes(uint32_t tile_cols) {
+    return (uint64_t)N_TILES * lower_sbuf_round((uint64_t)tile_cols * 4) + lower_sbuf_round(4);
+}
+
+/* Columns of a tile: a whole row, or those of a block behind the last one of the block before. */
+static uint32_t scan_tile_cols(uint32_t cols, uint64_t limit_bytes) {
+    if (cols <= MAX_BLOCK_COLS && scan_bytes(cols) <= limit_bytes)
+        return cols;
+    uint32_t tile_cols = MAX_BLOCK_COLS + 1;
+    while (tile_cols > 2 && scan_bytes(tile_cols) > limit_bytes)
+        tile_cols = tile_cols / 2 + 1;
+    return tile_cols;
+}
+
 /* One pass of the Vector engine: res[i] = (x[i] op res[i-1]) op y[i]. A sum is 1 * res[i-1] + x[i];
  * a product has ones for y; to a maximum or minimum x adds nothing the second time. */
-static vtrn_status emit_pass(const kernel_scan *s, lower *l, const tile *to, const tile *from,
-                             const tile *one, uint32_t rows) {
-    vtrn_ap x = tile_ap(from, rows, s->cols), ones = tile_ap(one, rows, s->cols);
+static vtrn_status emit_pass(const kernel_scan *s, lower *l, const tile *pair, const tile *one,
+                             uint32_t rows, uint32_t cols) {
+    vtrn_ap x = tile_ap(&pair[0], rows, cols), ones = tile_ap(one, rows, cols);
     ones.dim[0].step = 0;
     LOWER_EMIT(scan, l, TENSOR_TENSOR_SCAN, VECTOR);
     scan->op0 = (uint8_t)(s->alu == VTRN_ALU_ADD ? VTRN_ALU_MULTIPLY : s->alu);
     scan->op1 = (uint8_t)s->alu;
     scan->imm[0].f = s->init;
-    scan->ap[0] = tile_ap(to, rows, s->cols);
+    scan->ap[0] = tile_ap(&pair[1], rows, cols);
     scan->ap[1] = s->alu == VTRN_ALU_ADD ? ones : x;
     scan->ap[2] = s->alu == VTRN_ALU_MULTIPLY ? ones : x;
     return NULL;
@@ -103,7 +121,7 @@ vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
     int dim, first[GRAPH_MAX_RANK + 1];
     if (!lower_reducer((graph_reducer)op->reducer, &kind, &alu) ||
         !read_scan(op, t, &dim, &is_reverse) || graph_type_count(t) == 0 ||
-        t->dims[dim] > MAX_COLS ||
+        t->dims[dim] > INT32_MAX ||
         (!is_int &&
          (!dtype_is_float((vtrn_dtype)t->dtype) || dtype_size((vtrn_dtype)t->dtype) > 4)) ||
         !lower_splat_float(l, op->operands[1], &init) ||
@@ -121,44 +139,81 @@ vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
     VTRN_CHECK(view_split_at(&from, cols, &from_outer) &&
                    view_split_at(&result, cols, &result_outer),
                "the scanned dim is a boundary");
-    uint64_t sbuf_bytes =
-        (uint64_t)N_TILES * lower_sbuf_round((uint64_t)cols * 4) + lower_sbuf_round(4);
     kernel_scan spec = {.from = {from, from_outer},
                         .to = {result, result_outer},
                         .n_rows = n_rows,
                         .cols = cols,
+                        .tile_cols = scan_tile_cols(cols, l->sbuf_limit),
                         .dtype = is_int ? t->dtype : VTRN_DTYPE_FP32,
                         .alu = alu,
                         .init = (float)init};
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_SCAN, &spec, sizeof spec, sbuf_bytes));
+    VTRN_RETURN_IF_ERROR(
+        lower_kernel(l, KERNEL_SCAN, &spec, sizeof spec, scan_bytes(spec.tile_cols)));
     VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &from));
     return plan_writes(&l->plan, &result);
 }
 
+/* Where the tiles of a scan are. Pairs take turns. */
+typedef struct scan_tiles {
+    tile pair[2][2], one;
+    int pair_i;
+} scan_tiles;
+
+static vtrn_status place_tiles(lower *l, const kernel_scan *s, scan_tiles *t) {
+    t->pair_i = 0;
+    for (int i = 0; i < N_TILES; i++)
+        t->pair[i / 2][i % 2] = (tile){.space = VTRN_SPACE_SBUF,
+                                       .dtype = s->dtype,
+                                       .addr = lower_sbuf_alloc(l, (uint64_t)s->tile_cols * 4)};
+    t->one =
+        (tile){.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32, .addr = lower_sbuf_alloc(l, 4)};
+    if (s->dtype != VTRN_DTYPE_FP32)
+        return NULL;
+    LOWER_EMIT(fill, l, MEMSET, VECTOR);
+    fill->ap[0] = tile_ap(&t->one, PARTITIONS, 1);
+    fill->imm[0].f = 1;
+    return NULL;
+}
+
+/* Rows [r, r + rows). A block begins with the result of the one before it, so that a row is summed
+ * up in the order of its elements however it is cut. */
+static vtrn_status scan_rows(lower *l, const kernel_scan *s, scan_tiles *t, int64_t r,
+                             uint32_t rows) {
+    const tile *made = NULL;
+    uint32_t n_made = 0;
+    for (uint32_t c = 0; c < s->cols; t->pair_i ^= 1) {
+        const tile *pair = t->pair[t->pair_i];
+        uint32_t n_left = made ? 1 : 0, room = s->tile_cols - n_left;
+        uint32_t n = s->cols - c < room ? s->cols - c : room;
+        if (made) {
+            vtrn_ap first = tile_ap(&pair[0], rows, 1);
+            vtrn_ap last = tile_ap_cols(made, rows, n_made - 1, 1);
+            VTRN_RETURN_IF_ERROR(lower_emit_copy(l, &first, &last));
+        }
+        tile part = pair[0];
+        part.addr += n_left * 4;
+        VTRN_RETURN_IF_ERROR(lower_load(l, &s->from.map, s->from.n_outer, r, rows, c, n, &part));
+        n_made = n_left + n;
+        int at = 1;
+        VTRN_RETURN_IF_ERROR(s->dtype == VTRN_DTYPE_FP32
+                                 ? emit_pass(s, l, pair, &t->one, rows, n_made)
+                                 : emit_doubling(l, s->alu, pair, rows, n_made, &at));
+        made = &pair[at];
+        part = *made;
+        part.addr += n_left * 4;
+        VTRN_RETURN_IF_ERROR(
+            lower_store(l, &s->to.map, s->to.n_outer, r, rows, c, n, &part, false));
+        c += n;
+    }
+    return NULL;
+}
+
 vtrn_status emit_scan_kernel(lower *l, const kernel *k) {
     const kernel_scan *s = k->spec;
-    bool is_int = s->dtype != VTRN_DTYPE_FP32;
-    uint32_t cols = s->cols;
-    uint32_t bytes = lower_sbuf_round((uint64_t)cols * 4);
-    tile t2[2][2], one = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
-    for (int i = 0; i < N_TILES; i++)
-        t2[i / 2][i % 2] =
-            (tile){.space = VTRN_SPACE_SBUF, .dtype = s->dtype, .addr = lower_sbuf_alloc(l, bytes)};
-    one.addr = lower_sbuf_alloc(l, 4);
-    if (!is_int) {
-        LOWER_EMIT(fill, l, MEMSET, VECTOR);
-        fill->ap[0] = tile_ap(&one, PARTITIONS, 1);
-        fill->imm[0].f = 1;
-    }
-    for (int64_t r = 0, b = 0; r < s->n_rows; r += PARTITIONS, b ^= 1) {
-        uint32_t rows = (uint32_t)(s->n_rows - r < PARTITIONS ? s->n_rows - r : PARTITIONS);
-        int at = 1;
-        VTRN_RETURN_IF_ERROR(
-            lower_load(l, &s->from.map, s->from.n_outer, r, rows, 0, cols, &t2[b][0]));
-        VTRN_RETURN_IF_ERROR(is_int ? emit_doubling(l, s->alu, t2[b], rows, cols, &at)
-                                    : emit_pass(s, l, &t2[b][1], &t2[b][0], &one, rows));
-        VTRN_RETURN_IF_ERROR(
-            lower_store(l, &s->to.map, s->to.n_outer, r, rows, 0, cols, &t2[b][at], false));
-    }
+    scan_tiles t;
+    VTRN_RETURN_IF_ERROR(place_tiles(l, s, &t));
+    for (int64_t r = 0; r < s->n_rows; r += PARTITIONS)
+        VTRN_RETURN_IF_ERROR(scan_rows(
+            l, s, &t, r, (uint32_t)(s->n_rows - r < PARTITIONS ? s->n_rows - r : PARTITIONS)));
     return NULL;
 }

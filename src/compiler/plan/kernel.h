@@ -43,7 +43,8 @@ typedef struct kernel_scan {
     kernel_rows from, to;
     int64_t n_rows;
     uint32_t cols;
-    uint8_t dtype; /* of the tiles */
+    uint32_t tile_cols; /* cols, or a block of them and one that the block before has left */
+    uint8_t dtype;      /* of the tiles */
     vtrn_alu alu;
     float init; /* identity of alu */
 } kernel_scan;
