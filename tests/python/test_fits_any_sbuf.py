@@ -217,3 +217,61 @@ def test_more_values_at_once_than_a_kernel_has_room_for(devices, chip):
         return total, values[3].sum(1), values[69]
 
     check(devices(chip), f, rand((130, 1000)), rand((70, 1000), 1))
+
+
+# --- contractions ---------------------------------------------------------------------------------------
+
+
+def gated_mlp(x, gate, up, down):
+    return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+
+
+def attention(q, k, v):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / 8
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v)
+
+
+def conv(x, w):
+    return jax.nn.relu(jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+
+
+def total(f):
+    """The gradients of all arguments."""
+
+    def gradients(*args):
+        return jax.grad(lambda *a: (f(*a) ** 2).mean(), argnums=tuple(range(len(args))))(*args)
+
+    return gradients
+
+
+CONTRACTIONS = {
+    "a gated mlp": (gated_mlp, (130, 1024), (1024, 1000), (1024, 1000), (1000, 70)),
+    "gradients of a gated mlp": (total(gated_mlp), (60, 300), (300, 520), (300, 520), (520, 70)),
+    "a long product": (lambda x, y: x @ y, (130, 3000), (3000, 1100)),
+    "sums of a product": (lambda x, y: (jax.nn.relu(x @ y).sum(0), (x @ y).max(1)), (130, 300), (300, 1000)),
+    "transposed operands": (lambda x, y: x.T @ y.T + 1, (300, 200), (500, 300)),
+    "attention": (attention, (2, 33, 4, 32), (2, 65, 4, 32), (2, 65, 4, 32)),
+    "gradients of attention": (total(attention), (2, 33, 4, 32), (2, 65, 4, 32), (2, 65, 4, 32)),
+    "a convolution": (conv, (2, 14, 14, 64), (3, 3, 64, 96)),
+    "gradients of a convolution": (total(conv), (2, 9, 9, 32), (3, 3, 32, 48)),
+}
+
+
+@pytest.mark.parametrize("chip", ["trn1", *SMALL])
+@pytest.mark.parametrize("name", CONTRACTIONS)
+def test_contractions_are_cut(devices, name, chip):
+    f, *shapes = CONTRACTIONS[name]
+    args = [rand(s, i) / max(1, s[0] if len(s) == 2 and i else 1) ** 0.5 for i, s in enumerate(shapes)]
+    check(devices(chip), f, *args, tol=2e-4)
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "inf2"])
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_two_of_the_widest_products_meet(devices, chip, dtype):
+    """Each has 2048 x 1024 weights in SBUF."""
+
+    def f(x, a, b):
+        return (x @ a) * (x @ b)
+
+    args = [rand(s, i, dtype) for i, s in enumerate([(130, 2048), (2048, 1024), (2048, 1024)])]
+    check(devices(chip), f, *args, tol=1e-4)

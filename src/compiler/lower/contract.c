@@ -17,9 +17,14 @@ enum {
     CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
     CHUNK_K = CONTRACT_MAX_K_TILES * 128, /* k held in SBUF at a time */
     NATURAL_COLS = 1024,                  /* k loaded at a time for transposing */
+    LEAST_GROUP_COLS = 16,
     SMALL_BYTES = 2 << 10, /* of a partition: operand tiles up to this get more than two buffers */
     TURN_COST = 64,        /* descriptors of a DMA engine that a transpose is worth: assumed */
 };
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 static int64_t size_of(const view_factor *f, int n) {
     int64_t size = 1;
@@ -112,9 +117,9 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, const
     lower *l = c->l;
     view v = view_of(o, batch, true);
     for (int64_t x = 0; x < n_x; x += PARTITIONS)
-        for (int64_t kc = 0; kc < n_k; kc += NATURAL_COLS) {
+        for (int64_t kc = 0; kc < n_k; kc += c->natural_cols) {
             uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
-            int64_t cols = n_k - kc < NATURAL_COLS ? n_k - kc : NATURAL_COLS;
+            int64_t cols = n_k - kc < c->natural_cols ? n_k - kc : c->natural_cols;
             tile natural = c->natural[c->flip_natural++ % c->n_a];
             view_part part = {&v, o->n_x, x0 + x, rows, k0 + kc, cols};
             VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &natural));
@@ -234,13 +239,13 @@ static void size_up(contraction *c) {
     const contract_spec *s = c->spec;
     c->element_bytes = (uint32_t)dtype_size(c->compute);
     c->bank_cols = psum_cols(c->l->chip);
-    c->chunk_k = c->n_k < CHUNK_K ? c->n_k : CHUNK_K;
+    c->chunk_k = least(c->n_k, c->max_chunk_k);
     int64_t k_tiles = (c->chunk_k + PARTITIONS - 1) / PARTITIONS;
     int64_t banks = banks_of_kernel(c->l->chip).sums;
     banks = banks < MAX_GROUP_BANKS ? banks : MAX_GROUP_BANKS;
     while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
         banks--;
-    c->group_cols = banks * c->bank_cols < c->n_n ? banks * c->bank_cols : c->n_n;
+    c->group_cols = least(least(banks * c->bank_cols, c->n_n), c->max_group_cols);
     c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
     c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
     bool a_turns = wants_transpose(c->l, &s->a), b_turns = wants_transpose(c->l, &s->b);
@@ -249,13 +254,41 @@ static void size_up(contraction *c) {
     if (c->b_from && !b_turns)
         c->b_bytes = 0;
     bool has_natural = (a_turns && !c->a_from) || (b_turns && !c->b_from);
-    int64_t natural_cols = c->n_k < NATURAL_COLS ? c->n_k : NATURAL_COLS;
+    c->natural_cols = least(c->n_k, c->is_tight ? PARTITIONS : NATURAL_COLS);
     c->natural_bytes =
-        has_natural ? lower_sbuf_round((uint64_t)(natural_cols * c->element_bytes)) : 0;
+        has_natural ? lower_sbuf_round((uint64_t)(c->natural_cols * c->element_bytes)) : 0;
     c->out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
     /* a transfer takes longer than one small tile's matmuls */
     c->n_a = c->a_bytes + c->natural_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
     c->n_b = c->n_batch > 1 && c->b_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
+    if (c->is_tight)
+        c->n_a = c->n_b = 1;
+}
+
+void contract_tighten(contraction *c) {
+    c->is_tight = true;
+    size_up(c);
+}
+
+/* One step from the parts that SBUF has room for by default to the least ones: single buffers, then
+ * the larger operand's part. */
+static bool shrink(contraction *c) {
+    if (!c->is_tight)
+        c->is_tight = true;
+    else if (c->group_cols > LEAST_GROUP_COLS &&
+             (c->b_bytes >= c->a_bytes || c->chunk_k <= PARTITIONS))
+        c->max_group_cols = c->group_cols / 2;
+    else if (c->chunk_k > PARTITIONS)
+        c->max_chunk_k = (c->chunk_k / 2 + PARTITIONS - 1) / PARTITIONS * PARTITIONS;
+    else
+        return false;
+    size_up(c);
+    return true;
+}
+
+void contract_fit(contraction *c, uint64_t limit_bytes) {
+    while (contract_kernel_bytes(c) > limit_bytes && shrink(c))
+        continue;
 }
 
 static contraction describe(lower *l, const contract_spec *spec) {
@@ -266,6 +299,8 @@ static contraction describe(lower *l, const contract_spec *spec) {
                          .n_n = size_of(spec->b.x, spec->b.n_x),
                          .n_k = size_of(spec->a.k, spec->a.n_k),
                          .n_batch = size_of(spec->a.batch, spec->a.n_batch),
+                         .max_group_cols = INT64_MAX,
+                         .max_chunk_k = CHUNK_K,
                          .loaded_batch = -1};
 }
 

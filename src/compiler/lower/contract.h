@@ -63,9 +63,12 @@ typedef struct contraction {
     vtrn_dtype compute;
     int64_t n_m, n_n, n_k, n_batch;
     uint32_t element_bytes;
-    int64_t bank_cols;  /* fp32 columns of a PSUM bank */
-    int64_t group_cols; /* of n that one sweep covers */
-    int64_t chunk_k;    /* k held in SBUF at a time */
+    int64_t bank_cols;                   /* fp32 columns of a PSUM bank */
+    int64_t group_cols;                  /* of n that one sweep covers */
+    int64_t chunk_k;                     /* k held in SBUF at a time */
+    int64_t natural_cols;                /* of k, loaded at a time for transposing */
+    int64_t max_group_cols, max_chunk_k; /* where SBUF asks for less than PSUM and program do */
+    bool is_tight;                       /* one buffer for each operand */
     contract_tiles a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS];
     tile natural[CONTRACT_MAX_BUFFERS], out[2];
     const struct resident *a_from, *b_from; /* where an operand is already in SBUF, or NULL */
@@ -94,6 +97,12 @@ void contract_start(lower *l, const contract_spec *spec, contraction *c);
 bool contract_takes(const contraction *c, const struct resident *r);
 /* Reads each operand from its resident (NULL: loads it) where the resident has it; sizes anew. */
 void contract_take(contraction *c, const struct resident *a, const struct resident *b);
+/* Gives each operand one buffer: a kernel that does the contraction beside other work may fit then.
+ */
+void contract_tighten(contraction *c);
+/* Cuts a contraction that is a kernel of its own smaller, until it fits limit_bytes of a partition
+ * or cannot be cut. */
+void contract_fit(contraction *c, uint64_t limit_bytes);
 /* SBUF of a partition that a kernel of its own takes. */
 uint64_t contract_kernel_bytes(const contraction *c);
 uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */

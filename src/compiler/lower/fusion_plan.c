@@ -525,6 +525,11 @@ vtrn_status map_layout(emitter *e, bool *fits) {
     start_contracts(e);
     if (map_size(e) > e->l->sbuf_limit && e->n_contracts == 0)
         VTRN_RETURN_IF_ERROR(cut_columns(e));
+    if (e->size.n_bytes > e->l->sbuf_limit && e->n_contracts > 0) {
+        for (int i = 0; i < e->n_contracts; i++)
+            contract_tighten(&e->contracts[i]);
+        map_size(e);
+    }
     *fits = e->size.n_bytes <= e->l->sbuf_limit && !repeats_too_much(e);
     note_rows(e);
     return NULL;

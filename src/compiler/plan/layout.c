@@ -27,6 +27,7 @@ static vtrn_status layout_contract(lower *l, kernel *k) {
     if (!c)
         return VTRN_OUT_OF_MEMORY(sizeof *c);
     contract_start(l, k->spec, c);
+    contract_fit(c, l->sbuf_limit);
     k->spec = c;
     return NULL;
 }
