@@ -7,6 +7,8 @@ JOBS ?= $(shell nproc)
 ROOT := $(CURDIR)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZ_SECONDS ?= 30
+COUNT ?= 1000
+SEED ?= 1
 # A failure must come back when the tests run again; give other seeds to look further.
 export VTRN_TEST_SEED ?= 1
 export VTRN_SEED ?= 1
@@ -21,7 +23,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars test build library tools test-tools venv \
-    lint test-format test-c test-sanitizers test-threads test-fuzz test-python clean
+    lint test-format test-c test-sanitizers test-threads test-fuzz test-python fuzz-programs clean
 
 all: build
 
@@ -110,7 +112,11 @@ test-fuzz: test-tools
 	@printf '%s\n' build-fuzz/fuzz/*_fuzz | xargs -P $(JOBS) -I {} fuzz/run {} $(FUZZ_SECONDS)
 
 test-python: venv build
-	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python tests/differential
+
+# Random programs against JAX on the CPU, as many as wanted. An interrupted run goes on where it stopped.
+fuzz-programs: venv build
+	PYTHONPATH=$(ROOT)/tests $(VENV)/bin/python -m differential.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS)
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz out

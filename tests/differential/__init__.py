@@ -1,0 +1,1 @@
+"""Random programs that look like models, each compared with JAX on the CPU."""

@@ -1,0 +1,36 @@
+"""The families of programs, by name.
+
+A family is a function of (builder, activation) that gives an activation: `sequence` families take
+[batch, positions, features], `image` families [batch, height, width, channels]. A `free` family
+makes its own inputs and gives a list of results. What keeps the shape may be repeated.
+"""
+
+import dataclasses
+import importlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    name: str
+    kind: str  # sequence, image, free
+    build: object
+    keeps_shape: bool
+    has_gradient: bool
+    dtypes: tuple
+
+
+FLOATS = ("float32", "bfloat16", "mixed", "float16")
+FAMILIES = {}
+
+
+def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS):
+    def register(build):
+        FAMILIES[build.__name__] = Family(build.__name__, kind, build, keeps_shape, has_gradient, dtypes)
+        return build
+
+    return register
+
+
+MODULES = ("attention", "feed_forward", "convolution")
+for module in MODULES:
+    importlib.import_module(f"{__name__}.{module}")

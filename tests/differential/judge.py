@@ -1,0 +1,120 @@
+"""Whether a device's results are right, given exact values, moved values and the CPU's results."""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+
+AMPLITUDE = 4.0  # of the noise: each operation of a moved value may err four times as much as on a device
+N_PAIRS = 4  # moved values come in pairs of opposite noise
+# Before an element counts as wrong, more moves are made, and the largest of them counts twice: a
+# device's error is one more draw, which may exceed all that were seen.
+N_PAIRS_IN_DOUBT = 16
+MARGIN_IN_DOUBT = 2.0
+
+
+@dataclasses.dataclass
+class Verdict:
+    """outcome is ok, wrong, type, nonfinite; the CPU's own error makes it oracle."""
+
+    outcome: str
+    text: str = ""
+    n_undecided: int = 0
+    is_blunt: bool = False  # the bound is so wide that it says little
+
+
+def bound_of(exact, moved, margin, floor):
+    """The error that each element may have.
+
+    The largest move of the element itself. Moves are random, so an element may by luck have moved
+    too little: along one of its lines through the array (the one that moved least), the root mean
+    square of the moves is a bound too. Below the floor, numbers may be flushed to zero.
+    """
+    moves = np.zeros(exact.shape)
+    for m in moved:
+        with np.errstate(invalid="ignore"):
+            moves = np.fmax(moves, np.where(np.isfinite(m) & np.isfinite(exact), np.abs(m - exact), 0))
+    if moves.ndim == 0:
+        return margin * moves + floor
+    lines = [np.sqrt(np.mean(moves**2, axis=d, keepdims=True)) for d in range(moves.ndim) if moves.shape[d] > 1]
+    least = np.sqrt(np.mean(moves**2)) if not lines else lines[0]
+    for line in lines[1:]:
+        least = np.minimum(least, line)
+    return margin * np.maximum(moves, least) + floor
+
+
+def class_of(x):
+    """0 for finite values, else which of NaN and the infinities it is."""
+    return np.where(np.isnan(x), 3, np.where(np.isposinf(x), 2, np.where(np.isneginf(x), 1, 0)))
+
+
+def compare_floats(got, cpu, exact, moved, dtype, margin):
+    """-> (mask of wrong elements, mask of those of the wrong class, bound)."""
+    info = ml_dtypes.finfo(dtype)
+    bound = bound_of(exact, moved, margin, float(info.smallest_normal))
+    rounded = np.where(np.abs(exact) > float(info.max), np.copysign(np.inf, exact), exact)
+    ours, theirs, true = class_of(got), class_of(cpu), class_of(rounded)
+    # Where the CPU overflows on the way and float64 does not, either class is right.
+    misplaced = (ours != theirs) & (ours != true)
+    finite = (ours == 0) & np.isfinite(exact)
+    with np.errstate(invalid="ignore"):
+        wrong = finite & (np.abs(got - exact) > bound)
+    return wrong | misplaced, misplaced, bound
+
+
+def compare_exact(got, cpu, exact, moved):
+    """Integers and truth values must be equal -> (mask of wrong elements, mask of undecided ones)."""
+    undecided = np.zeros(exact.shape, bool)
+    for m in moved:
+        undecided |= m != exact
+    return (got != exact) & ~undecided, undecided
+
+
+def first_difference(mask, got, cpu, exact, bound):
+    at = tuple(int(i) for i in np.argwhere(mask)[0]) if mask.ndim else ()
+    text = f"{int(mask.sum())} of {mask.size} elements, first at {at}: neuron {got[at]!s}, cpu {cpu[at]!s}"
+    if bound is None:
+        return text
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        worst = np.nanmax(np.where(np.isfinite(got) & np.isfinite(exact), np.abs(got - exact) / bound, 0))
+    return f"{text}, float64 {exact[at]:.9g}, bound {bound[at]:.2g}; at worst {worst:.3g} bounds"
+
+
+def judge_output(i, got, cpu, exact, moved, margin):
+    """One output: got and cpu in the program's type, exact and each of moved in float64 or exact."""
+    if got.shape != cpu.shape or got.dtype != cpu.dtype:
+        return Verdict("type", f"output {i}: neuron {got.dtype}{got.shape}, cpu {cpu.dtype}{cpu.shape}")
+    if got.dtype.kind in "iub":
+        exact, moved = exact.astype(got.dtype), [m.astype(got.dtype) for m in moved]
+        for outcome, result in (("wrong", got), ("oracle", cpu)):
+            wrong, undecided = compare_exact(result, cpu, exact, moved)
+            if wrong.any():
+                return Verdict(outcome, f"output {i}: " + first_difference(wrong, got, cpu, exact, None))
+        return Verdict("ok", n_undecided=int(undecided.sum()))
+    dtype = got.dtype
+    got, cpu = got.astype(np.float64), cpu.astype(np.float64)
+    for outcome, result in (("wrong", got), ("oracle", cpu)):
+        wrong, misplaced, bound = compare_floats(result, cpu, exact, moved, dtype, margin)
+        if wrong.any():
+            if outcome == "wrong" and (wrong == misplaced).all():
+                outcome = "nonfinite"
+            return Verdict(outcome, f"output {i}: " + first_difference(wrong, got, cpu, exact, bound))
+    finite = np.isfinite(exact)
+    is_blunt = bool(finite.any() and np.median(bound[finite]) > 0.2 * rms(exact[finite]))
+    return Verdict("ok", is_blunt=is_blunt)
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def judge(got, cpu, exact, moved, margin=1.0):
+    """All outputs -> the first that is not ok, or what the good ones have in common."""
+    if len(got) != len(cpu):
+        return Verdict("type", f"neuron has {len(got)} outputs, cpu {len(cpu)}")
+    verdicts = [judge_output(i, *each, margin) for i, each in enumerate(zip(got, cpu, exact, zip(*moved)))]
+    for outcome in ("wrong", "type", "nonfinite", "oracle"):
+        for verdict in verdicts:
+            if verdict.outcome == outcome:
+                return verdict
+    return Verdict("ok", "", sum(v.n_undecided for v in verdicts), any(v.is_blunt for v in verdicts))

@@ -1,0 +1,26 @@
+"""Sizes at which the hardware changes what it does, and the small ones between them."""
+
+# A row of a matmul tile is 128, a PSUM bank 512 columns, a DVE block 32; a tile of columns up to 2048.
+EDGES = (
+    1, 2, 3, 7, 12, 16, 31, 32, 33, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 640, 768, 1000,
+    1023, 1024, 1025, 1536, 2047, 2048, 2049,
+)  # fmt: skip
+SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+MIDDLE = (17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 130)
+
+# A program stays well under a second on the host, and so does its float64 twin.
+MOST_ELEMENTS = 1_200_000  # of one value
+MOST_INPUT_ELEMENTS = 1_500_000
+MOST_WORK = 60_000_000  # multiplications of a forward pass
+
+
+def class_of(n):
+    """The column of the coverage table that a size belongs to."""
+    for name, last in (("<=16", 16), ("<=64", 64), ("<=129", 129), ("<=257", 257), ("<=640", 640), ("<=1025", 1025)):
+        if n <= last:
+            return name
+    return "<=2049"
+
+
+def rounded_up(n, multiple):
+    return -(-n // multiple) * multiple
