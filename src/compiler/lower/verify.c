@@ -426,6 +426,9 @@ vtrn_status verify_keep(lower *l, uint32_t slot) {
     VTRN_RETURN_IF_ERROR(verify_flush(l));
     uint32_t kept = UINT32_MAX;
     for (uint32_t i = 0; i < l->g->n_values; i++) {
+        const lower_value *value = &l->values[i];
+        if (!v->maker[i] && !v->at[i] && value->state == VALUE_VIEW) /* no check has met it */
+            VTRN_RETURN_IF_ERROR(set_known(l, i, &value->view));
         if (!v->at[i] || v->at[i]->slot != slot)
             continue;
         if (kept == UINT32_MAX) {

@@ -334,12 +334,19 @@ static vtrn_status run_movement(bounds *b, const graph_op *op) {
 /* --- sums and their like ------------------------------------------------------------------------
  */
 
-/* What a sum of n terms in fp32, in any order that an engine takes, is off by at most, relative to
- * the sum of the magnitudes. Rows of up to 4096 elements are added up one by one, longer ones in
- * shares; a quarter of n roundings is what a sum of equal terms, the worst that programs do, is off
- * by. */
-static double sum_error(double n) {
-    return (4 + fmin(n, 4096) / 4) * 0x1p-24;
+/* What a sum of so many additions in a row is off by at most, relative to the sum of the
+ * magnitudes: a quarter of as many roundings is what equal terms, the worst that programs do,
+ * accumulate. */
+static double sum_error(double n_steps) {
+    return (4 + n_steps / 4) * 0x1p-24;
+}
+
+/* Additions in a row that engines make of n terms. The Vector engine keeps 16 partial sums of up to
+ * 4096 terms, the PE array adds 128 terms to a sum; scans and scatters add one by one. */
+static double n_steps(const graph_op *op, double n) {
+    const bool is_in_parts =
+        op->kind == GRAPH_REDUCE || op->kind == GRAPH_DOT_GENERAL || op->kind == GRAPH_CONVOLUTION;
+    return is_in_parts ? fmin(n, 512) + n / 128 : n;
 }
 
 static double product_of(graph_ints list) {
@@ -386,11 +393,11 @@ static vtrn_status add_sum_error(bounds *b, const graph_op *op, double *radius, 
         VTRN_RETURN_IF_ERROR(bounds_array(n, sizeof *counts, (void **)&counts));
         vtrn_status status = run_derived(b, op, DERIVED_ONE, counts);
         for (int64_t i = 0; i < n && !status; i++) /* of one term nothing is rounded */
-            radius[i] += counts[i] > 1 ? sum_error(counts[i]) * tmp[i] : 0;
+            radius[i] += counts[i] > 1 ? sum_error(n_steps(op, counts[i])) * tmp[i] : 0;
         free(counts);
         return status;
     }
-    const double error = sum_error(n_terms(b, op));
+    const double error = sum_error(n_steps(op, n_terms(b, op)));
     for (int64_t i = 0; i < n; i++)
         radius[i] += error * tmp[i];
     return NULL;
@@ -467,7 +474,7 @@ static vtrn_status run_contraction(bounds *b, const graph_op *op) {
     const bool has_radii = has_loose_data(b, op, true);
     if (!status && has_radii)
         status = run_derived(b, op, DERIVED_MAGNITUDE, magnitude);
-    const double error = sum_error(n_terms(b, op));
+    const double error = sum_error(n_steps(op, n_terms(b, op)));
     for (int64_t i = 0; i < n && !status; i++)
         out->radius[i] = out->radius[i] * error + (has_radii ? out->radius[i] - magnitude[i] : 0);
     free(magnitude);
