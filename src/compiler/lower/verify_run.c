@@ -51,17 +51,23 @@ static vtrn_status load_argument(const view *v, const graph_type *type, const vo
     const vtrn_dtype stored = (vtrn_dtype)v->dtype, own = (vtrn_dtype)type->dtype;
     const bool is_wide = bounds_is_wide(own);
     void *elements;
-    VTRN_RETURN_IF_ERROR(new_array(n, dtype_size(stored), &elements));
+    const size_t size = dtype_size(stored) + dtype_size(own); /* room for either */
+    VTRN_RETURN_IF_ERROR(new_array(n, size, &elements));
     gather_elements(v, tensor, elements);
     if (stored == own && !is_wide) {
         out->value = elements;
         return NULL;
     }
     vtrn_status status = new_array(n, is_wide ? sizeof(double) : dtype_size(own), &out->value);
-    if (!status && is_wide && bounds_is_wide(stored))
+    if (!status && is_wide && bounds_is_wide(stored)) {
         bounds_load(stored, elements, out->value, n);
-    else if (!status)
+        if (stored != own) { /* a wider float is converted where it is read */
+            bounds_store(own, out->value, elements, n);
+            bounds_load(own, elements, out->value, n);
+        }
+    } else if (!status) {
         dtype_convert(stored, elements, is_wide ? VTRN_DTYPE_FP64 : own, out->value, (size_t)n);
+    }
     free(elements);
     return status;
 }
