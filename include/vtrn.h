@@ -56,7 +56,10 @@ VTRN_API bool vtrn_dtype_from_name(const char *name, int *out);
 
 enum { VTRN_MAX_RANK = 12 };
 
-/* StableHLO portable artifact (bytecode) -> executable for one core. */
+/* StableHLO portable artifact (bytecode) -> executable for one core. While VTRN_VERIFY=1 is set,
+ * the executable compares what each of its kernels writes with the reference routines:
+ * vtrn_execute() is INTERNAL at the first difference and names operation, source line and element.
+ */
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                                   vtrn_executable **out);
 /* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs

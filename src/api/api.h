@@ -52,8 +52,8 @@ vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32
 /* A filled-in executable becomes the device's, with one reference for the caller. */
 void api_executable_publish(vtrn_device *device, vtrn_executable *e);
 void api_executable_free(vtrn_executable *e); /* one that was not published */
-/* vtrn_compile() with options; VTRN_REFERENCE_ONLY and VTRN_STRICT switch on what they leave off.
- */
+/* vtrn_compile() with options; VTRN_REFERENCE_ONLY, VTRN_STRICT and VTRN_VERIFY switch on what they
+ * leave off. */
 vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
                         const compile_options *options, vtrn_executable **out);
 

@@ -1,4 +1,5 @@
 /* vtrn run and vtrn profile: execute a program on a virtual chip and say what it did. */
+#include "api/api.h"
 #include "base/directory.h"
 #include "base/dtype.h"
 #include "cli/cli.h"
@@ -12,7 +13,7 @@
 typedef struct job {
     const char *path, *chip, *instance, *out_dir;
     cli_list inputs;
-    bool is_json, is_random, is_profile, is_checked;
+    bool is_json, is_random, is_profile, is_checked, is_verified;
     int64_t seed, repeat, threads;
     vtrn_device *device;
     vtrn_executable *executable;
@@ -61,6 +62,18 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
     return status;
 }
 
+/* The program of the file, for the job's device. */
+static vtrn_status load(job *j, const uint8_t *bytes, size_t size) {
+    const compile_options options = {.is_verified = j->is_verified};
+    if (cli_form_of(bytes, size) == CLI_ARTIFACT)
+        return api_compile(j->device, bytes, size, &options, &j->executable);
+    if (j->is_verified)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "--verify: a compiled program holds no operations to compare its results "
+                          "with; give the StableHLO artifact that it was made from");
+    return vtrn_program_load(j->device, bytes, size, &j->executable);
+}
+
 static vtrn_status open_job(job *j) {
     uint8_t *bytes;
     size_t size;
@@ -71,9 +84,7 @@ static vtrn_status open_job(job *j) {
     VTRN_RETURN_IF_ERROR(cli_read(j->path, &bytes, &size));
     vtrn_status status = vtrn_device_open(&options, &j->device);
     if (!status)
-        status = cli_form_of(bytes, size) == CLI_ARTIFACT
-                     ? vtrn_compile(j->device, bytes, size, &j->executable)
-                     : vtrn_program_load(j->device, bytes, size, &j->executable);
+        status = load(j, bytes, size);
     free(bytes);
     if (status)
         return vtrn_status_annotate(status, "%s", j->path);
@@ -178,6 +189,8 @@ static void print_text(const job *j) {
            100 * p->reference_time_share);
     if (j->is_checked)
         printf("  checked   no race between engines, no read of what nothing wrote\n");
+    if (j->is_verified)
+        printf("  verified  the results of every kernel are what the reference gives\n");
     if (j->out_dir && j->is_profile)
         printf("  profile   %s/profile.html, profile.pftrace (Perfetto), profile.json\n",
                j->out_dir);
@@ -212,7 +225,8 @@ static void print_json(const job *j) {
     cli_json_number(stdout, p->reference_time_share);
     printf(", \"host_seconds\": ");
     cli_json_number(stdout, p->host_seconds);
-    printf(", \"outputs\": %d, \"is_checked\": %s}\n", j->n_out, j->is_checked ? "true" : "false");
+    printf(", \"outputs\": %d, \"is_checked\": %s, \"is_verified\": %s}\n", j->n_out,
+           j->is_checked ? "true" : "false", j->is_verified ? "true" : "false");
 }
 
 static void close_job(job *j) {
@@ -236,7 +250,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"--input", CLI_LIST, &j.inputs},      {"-o", CLI_TEXT, &j.out_dir},
         {"--chip", CLI_TEXT, &j.chip},         {"--instance", CLI_TEXT, &j.instance},
         {"--threads", CLI_NUMBER, &j.threads}, {"--repeat", CLI_NUMBER, &j.repeat},
-        {"--check", CLI_FLAG, &j.is_checked},
+        {"--check", CLI_FLAG, &j.is_checked},  {"--verify", CLI_FLAG, &j.is_verified},
     };
     int code;
     if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
@@ -275,7 +289,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     "  --instance NAME  default VTRN_INSTANCE, else trn1.2xlarge\n"                                \
     "  --threads N      host threads; default VTRN_THREADS, else all cores\n"                      \
     "  --repeat N       run N times from the same inputs\n"                                        \
-    "  --check          refuse races between engines and reads of what nothing wrote\n"
+    "  --check          refuse races between engines and reads of what nothing wrote\n"            \
+    "  --verify         compare each kernel's results with the reference routines\n"
 
 const cli_command cli_run = {
     .name = "run",

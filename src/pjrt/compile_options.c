@@ -148,12 +148,13 @@ static vtrn_status decode_override(wire w, plugin_compile_options *out) {
     }
     bool *flag = is_key(key, "vtrn_reference_only") ? &out->compile.reference_only
                  : is_key(key, "vtrn_strict")       ? &out->compile.is_strict
+                 : is_key(key, "vtrn_verify")       ? &out->compile.is_verified
                                                     : NULL;
     int n = (int)(key.end - key.at > 200 ? 200 : key.end - key.at);
     if (!flag)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "No such compile option: '%.*s'; there are vtrn_reference_only and "
-                          "vtrn_strict",
+                          "No such compile option: '%.*s'; there are vtrn_reference_only, "
+                          "vtrn_strict and vtrn_verify",
                           n, n ? (const char *)key.at : "");
     if (!decode_switch(value, flag))
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile option '%.*s': true or false expected", n,

@@ -212,9 +212,34 @@ typedef struct comparison {
     difference found;
 } comparison;
 
-static vtrn_status report(const comparison *c) {
-    char place[TEXT], worst[TEXT], got[TEXT], want[TEXT], n[32], total[32], allowed[64] = "";
+/* The ops between the operands in memory and the results, one of which is at fault; empty for one.
+ */
+static void print_kernel(char *text, size_t size, const graph_region *body) {
+    enum { MAX_NAMED = 8 };
+    uint32_t n = 0, n_all = 0;
+    for (uint32_t i = 0; i < body->n_ops; i++)
+        n_all += body->ops[i].kind != GRAPH_CONSTANT;
+    size_t at = 0;
+    text[0] = '\0';
+    if (n_all > 1)
+        at = (size_t)snprintf(text, size, "\n  in one kernel of %u operations: ", n_all);
+    for (uint32_t i = 0; i < body->n_ops && n_all > 1 && n < MAX_NAMED && at < size; i++) {
+        const graph_op *op = &body->ops[i];
+        if (op->kind == GRAPH_CONSTANT)
+            continue;
+        at += (size_t)snprintf(text + at, size - at, "%s%s%s%s", n++ ? ", " : "",
+                               graph_kind_name((graph_kind)op->kind), *op->place ? " " : "",
+                               op->place);
+    }
+    if (n < n_all && n && at < size)
+        snprintf(text + at, size - at, ", ...");
+}
+
+static vtrn_status report(const comparison *c, const graph_region *kernel) {
+    char ops[1024], place[TEXT], worst[TEXT], got[TEXT], want[TEXT], n[32], total[32],
+        allowed[64] = "";
     const int64_t first = c->found.first;
+    print_kernel(ops, sizeof ops, kernel);
     print_index(place, c->type, first);
     print_index(worst, c->type, c->found.largest_i);
     print_element(got, c->stored, (const char *)c->got + first * (int64_t)dtype_size(c->stored));
@@ -222,13 +247,13 @@ static vtrn_status report(const comparison *c) {
     print_count(n, c->found.n);
     print_count(total, graph_type_count(c->type));
     if (c->radius)
-        snprintf(allowed, sizeof allowed, " (to %.2g)", c->radius[first]);
+        snprintf(allowed, sizeof allowed, " (within %.2g)", c->radius[first]);
     const bool has_source = c->source[0] != '\0';
     return VTRN_ERROR(VTRN_INTERNAL,
                       "verify: %s%s%s%s element %s is %s, the reference gives %s%s; %s of %s "
-                      "elements differ (first at %s, largest difference %.6g at %s)",
+                      "elements differ (first at %s, largest difference %.6g at %s)%s",
                       c->op, has_source ? " (" : "", c->source, has_source ? ")" : "", place, got,
-                      want, allowed, n, total, place, c->found.largest, worst);
+                      want, allowed, n, total, place, c->found.largest, worst, ops);
 }
 
 /* Narrow values for the report: the reference's in the type that is stored. */
@@ -265,7 +290,7 @@ static vtrn_status compare_result(const verify_check *check, uint32_t i, const b
     }
     c.got = got;
     if (!status && c.found.n)
-        status = report(&c);
+        status = report(&c, &g->body);
     free(got);
     free(value);
     return status;
