@@ -213,7 +213,11 @@ static vtrn_status open_draft(draft *d, lower *l, const graph_value *results, ui
     d->region.n_results = n_results;
     d->region.args = malloc((n_values + 1) * sizeof *d->region.args);
     d->region.ops = malloc((n_values + 1) * sizeof *d->region.ops);
-    return d->region.args && d->region.ops ? NULL : VTRN_OUT_OF_MEMORY(n_values * sizeof(graph_op));
+    if (d->region.args && d->region.ops)
+        return NULL;
+    free(d->region.args);
+    free(d->region.ops);
+    return VTRN_OUT_OF_MEMORY(n_values * sizeof(graph_op));
 }
 
 static void close_draft(draft *d) {
@@ -323,10 +327,16 @@ static vtrn_status check_values(lower *l, const graph_value *values, uint32_t n)
     if (n == 0)
         return NULL;
     draft d;
-    vtrn_status status = open_draft(&d, l, values, n);
+    const uint32_t source = l->source;
+    const graph_op *op = l->verify->maker[values[0]];
+    vtrn_status status = op ? lower_source_set(l, op->name, op->place) : NULL;
     if (!status)
+        status = open_draft(&d, l, values, n);
+    if (!status) {
         status = draft_check(&d);
-    close_draft(&d);
+        close_draft(&d);
+    }
+    l->source = source;
     for (uint32_t i = 0; i < n && !status; i++)
         status = set_known(l, values[i], &l->values[values[i]].view);
     return status;
