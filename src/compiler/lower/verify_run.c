@@ -235,11 +235,11 @@ static void print_kernel(char *text, size_t size, const graph_region *body) {
         snprintf(text + at, size - at, ", ...");
 }
 
-static vtrn_status report(const comparison *c, const graph_region *kernel) {
+static vtrn_status report(const comparison *c, const graph_region *checked) {
     char ops[1024], place[TEXT], worst[TEXT], got[TEXT], want[TEXT], n[32], total[32],
         allowed[64] = "";
     const int64_t first = c->found.first;
-    print_kernel(ops, sizeof ops, kernel);
+    print_kernel(ops, sizeof ops, checked);
     print_index(place, c->type, first);
     print_index(worst, c->type, c->found.largest_i);
     print_element(got, c->stored, (const char *)c->got + first * (int64_t)dtype_size(c->stored));
