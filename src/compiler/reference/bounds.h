@@ -8,7 +8,8 @@
  *     rounding to the type or, as tiles in SBUF and PSUM may, only to fp32,
  *     a few units in the last place of fp32 for functions (bounds_ulps),
  *     (4 + s / 4) 2^-24 sum |terms| for a sum of n terms in fp32; s is the number of additions in a
- *     row: n for scans and scatters, min(n, 512) + n / 128 for reductions and products.
+ *     row: n for scans and scatters, min(n, 512) + n / 128 for reductions and products; windows of
+ * a narrower type may round each partial sum to it.
  *
  * Integers, comparisons of exact values and all that only moves data have no radius. */
 #ifndef VTRN_COMPILER_REFERENCE_BOUNDS_H

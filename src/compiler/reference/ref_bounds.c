@@ -349,6 +349,18 @@ static double n_steps(const graph_op *op, double n) {
     return is_in_parts ? fmin(n, 512) + n / 128 : n;
 }
 
+/* Half a unit in the last place of 1. */
+static double rounding_unit(vtrn_dtype t) {
+    double unit = 1, next;
+    uint8_t bits[8];
+    do {
+        unit /= 2;
+        bounds_store(t, &(double){1 + unit}, bits, 1);
+        bounds_load(t, bits, &next, 1);
+    } while (next > 1);
+    return unit;
+}
+
 static double product_of(graph_ints list) {
     double n = 1;
     for (int64_t i = 0; i < list.n; i++)
@@ -397,7 +409,10 @@ static vtrn_status add_sum_error(bounds *b, const graph_op *op, double *radius, 
         free(counts);
         return status;
     }
-    const double error = sum_error(n_steps(op, n_terms(b, op)));
+    double error = sum_error(n_steps(op, n_terms(b, op)));
+    const vtrn_dtype t = type_of(b, op->results[0])->dtype;
+    if (op->kind == GRAPH_REDUCE_WINDOW && t != VTRN_DTYPE_FP32) /* as XLA rounds partial sums */
+        error += (1 + n_terms(b, op) / 4) * rounding_unit(t);
     for (int64_t i = 0; i < n; i++)
         radius[i] += error * tmp[i];
     return NULL;
