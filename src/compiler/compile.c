@@ -323,8 +323,7 @@ static vtrn_status start(lower *l) {
     }
     count_uses(l, &g->body);
     find_contracted(l, &g->body);
-    VTRN_RETURN_IF_ERROR(find_places(l));
-    return verify_begin(l);
+    return find_places(l);
 }
 
 /* The output is the argument that it was donated, as it is. */
@@ -352,6 +351,7 @@ static vtrn_status run(lower *l) {
     VTRN_RETURN_IF_ERROR(start(l));
     uint32_t entry;
     VTRN_RETURN_IF_ERROR(lower_block_begin(l, &entry));
+    VTRN_RETURN_IF_ERROR(verify_begin(l));
     VTRN_RETURN_IF_ERROR(lower_region(l, &l->g->body));
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
     VTRN_RETURN_IF_ERROR(lower_source_set(l, "outputs", ""));

@@ -17,6 +17,7 @@ typedef struct verify {
     graph_value *pending; /* made by lowered ops, not in memory yet: a list */
     uint32_t n_pending;
     graph_value *queue; /* a list of values to look at */
+    uint32_t *argument; /* by argument of the program: the tensor that checks read in its place */
 } verify;
 
 /* --- the graph, once ----------------------------------------------------------------------------
@@ -45,12 +46,53 @@ static uint64_t count_mentions(const graph_region *r) {
     return n;
 }
 
+/* The tensor that a check reads for a view of the program. */
+static uint32_t slot_to_read(const lower *l, uint32_t slot) {
+    for (uint32_t i = 0; i < l->program->n_arguments; i++)
+        if (l->arg_slot[i] == slot)
+            return l->verify->argument[i];
+    return slot;
+}
+
 static vtrn_status set_known(lower *l, graph_value value, const view *at) {
     view *copy = ARENA_NEW(&l->tmp, view, 1);
     if (!copy)
         return VTRN_OUT_OF_MEMORY(sizeof *copy);
     *copy = *at;
+    copy->slot = slot_to_read(l, at->slot);
     l->verify->at[value] = copy;
+    return NULL;
+}
+
+/* A copy of a whole tensor for the checks that come after it is overwritten. */
+static vtrn_status copy_tensor(lower *l, uint32_t slot, uint32_t *out) {
+    const vtrn_dtype t = (vtrn_dtype)l->slots[slot].slot.dtype;
+    const uint64_t size = l->slots[slot].slot.size_bytes;
+    graph_type all = {.dtype = (uint8_t)t, .rank = 1, .dims = {(int64_t)(size / dtype_size(t))}};
+    VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, t, size, 0, out));
+    view from = view_dense(slot, &all), to = view_dense(*out, &all);
+    return lower_copy(l, &from, &to);
+}
+
+/* Whether an output may come to lie in the argument's memory. */
+static bool is_offered(const lower *l, uint32_t argument) {
+    for (uint32_t o = 0; o < l->program->n_outputs; o++)
+        if (l->program->output_alias[o] == (int32_t)argument)
+            return true;
+    return false;
+}
+
+/* Donation stays as it is without checks: they read a copy, made before anything is written. */
+static vtrn_status note_arguments(lower *l) {
+    for (uint32_t i = 0; i < l->g->body.n_args; i++) {
+        const graph_value value = l->g->body.args[i];
+        const graph_type *t = &l->g->types[value];
+        uint32_t *argument = &l->verify->argument[i];
+        *argument = l->arg_slot[i];
+        if (is_offered(l, i) && graph_type_count(t) > 0 && dtype_size((vtrn_dtype)t->dtype) <= 4)
+            VTRN_RETURN_IF_ERROR(copy_tensor(l, l->arg_slot[i], argument));
+        VTRN_RETURN_IF_ERROR(set_known(l, value, &l->values[value].view));
+    }
     return NULL;
 }
 
@@ -69,15 +111,14 @@ vtrn_status verify_begin(lower *l) {
     v->seen = ARENA_NEW(&l->tmp, uint32_t, n);
     v->pending = ARENA_NEW(&l->tmp, graph_value, n);
     v->queue = ARENA_NEW(&l->tmp, graph_value, n_queue);
+    v->argument = ARENA_NEW(&l->tmp, uint32_t, g->body.n_args);
     if (!v->maker || !v->order || !v->at || !v->ran_as_reference || !v->seen || !v->pending ||
-        !v->queue)
+        !v->queue || !v->argument)
         return VTRN_OUT_OF_MEMORY((n + n_queue) * sizeof *v->queue);
     l->verify = v;
     uint32_t order = 0;
     note_makers(v, &g->body, &order);
-    for (uint32_t i = 0; i < g->body.n_args; i++)
-        VTRN_RETURN_IF_ERROR(set_known(l, g->body.args[i], &l->values[g->body.args[i]].view));
-    return NULL;
+    return note_arguments(l);
 }
 
 /* --- one check ----------------------------------------------------------------------------------
@@ -295,7 +336,7 @@ static vtrn_status describe(draft *d) {
     for (uint32_t i = 0; i < r->n_results; i++) {
         const graph_op *op = l->verify->maker[r->results[i]];
         c->results[i] = l->values[r->results[i]].view;
-        d->slots[r->n_args + i] = c->results[i].slot;
+        d->slots[r->n_args + i] = slot_to_read(l, c->results[i].slot);
         c->results[i].slot = r->n_args + i;
         c->op[i] = op ? name_of(op) : "";
         c->source[i] = op ? op->place : "";
@@ -409,7 +450,7 @@ vtrn_status verify_copied(lower *l, graph_value value, const view *from, const v
     uint32_t *slots = ARENA_NEW(&l->program->arena, uint32_t, 2);
     if (!slots)
         return VTRN_OUT_OF_MEMORY(2 * sizeof *slots);
-    slots[0] = from->slot;
+    slots[0] = slot_to_read(l, from->slot);
     slots[1] = to->slot;
     view argument = *from, result = *to;
     argument.slot = 0;
@@ -441,16 +482,8 @@ vtrn_status verify_keep(lower *l, uint32_t slot) {
             VTRN_RETURN_IF_ERROR(set_known(l, i, &value->view));
         if (!v->at[i] || v->at[i]->slot != slot)
             continue;
-        if (kept == UINT32_MAX) {
-            const vtrn_slot *old = &l->slots[slot].slot;
-            const vtrn_dtype t = (vtrn_dtype)old->dtype;
-            const uint64_t size = old->size_bytes;
-            graph_type all = {
-                .dtype = (uint8_t)t, .rank = 1, .dims = {(int64_t)(size / dtype_size(t))}};
-            VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, t, size, 0, &kept));
-            view from = view_dense(slot, &all), to = view_dense(kept, &all);
-            VTRN_RETURN_IF_ERROR(lower_copy(l, &from, &to));
-        }
+        if (kept == UINT32_MAX)
+            VTRN_RETURN_IF_ERROR(copy_tensor(l, slot, &kept));
         view moved = *v->at[i];
         moved.slot = kept;
         VTRN_RETURN_IF_ERROR(set_known(l, i, &moved));

@@ -11,7 +11,7 @@
 
 #include "compiler/lower/lower.h"
 
-/* Before the first op; the arguments have their views. */
+/* In the first block, before the first op; the arguments have their views. */
 vtrn_status verify_begin(lower *l);
 /* op is lowered, by the engines or as a reference op. Its results are checked once they are in
  * memory, and so is all that lowering it wrote. */
