@@ -53,7 +53,9 @@ static void known_overrides_switch_and_unknown_ones_are_named(void **state) {
     (void)state;
     plugin_compile_options o;
     assert_null(DECODE("\x3a\x11\x0a\x0bvtrn_strict\x12\x02\x10\x01", &o));
-    assert_true(o.compile.is_strict);
+    assert_true(o.compile.is_strict && !o.compile.is_verified);
+    assert_null(DECODE("\x3a\x11\x0a\x0bvtrn_verify\x12\x02\x10\x01", &o));
+    assert_true(o.compile.is_verified && !o.compile.is_strict);
     vtrn_status status = DECODE("\x3a\x09\x0a\x03"
                                 "foo"
                                 "\x12\x02\x10\x01",

@@ -40,7 +40,7 @@ static void gather_elements(const view *v, const void *tensor, void *dst) {
 }
 
 static vtrn_status new_array(int64_t n, size_t size, void **out) {
-    *out = malloc((size_t)n * size + 1);
+    *out = calloc((size_t)n + 1, size);
     return *out ? NULL : VTRN_OUT_OF_MEMORY((size_t)n * size);
 }
 
@@ -164,7 +164,8 @@ static void print_index(char *text, const graph_type *t, int64_t linear) {
     int at = snprintf(text, TEXT, "[");
     for (int d = 0; d < t->rank && at < TEXT; d++)
         at += snprintf(text + at, (size_t)(TEXT - at), "%s%" PRId64, d ? "," : "", index[d]);
-    snprintf(text + at, (size_t)(TEXT - at), "]");
+    if (at < TEXT)
+        snprintf(text + at, (size_t)(TEXT - at), "]");
 }
 
 static void print_element(char *text, vtrn_dtype t, const void *element) {

@@ -154,7 +154,7 @@ static vtrn_status own_elements(own_values *own, graph_value v, const void **out
 static const void *captured_element(const void *env, graph_value v) {
     own_values *own = (own_values *)(uintptr_t)env;
     const void *p = NULL;
-    if (v >= own->b->g->n_values || !own->b->values[v].value)
+    if (v >= own->b->g->n_values || !own->b->values[v].value || ref_count(type_of(own->b, v)) != 1)
         return NULL;
     vtrn_status_free(own_elements(own, v, &p));
     return p;
