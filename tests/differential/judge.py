@@ -23,24 +23,24 @@ class Verdict:
     is_blunt: bool = False  # the bound is so wide that it says little
 
 
-def bound_of(exact, moved, margin, floor):
+def bound_of(exact, moved, margin, dtype):
     """The error that each element may have.
 
     The largest move of the element itself. Moves are random, so an element may by luck have moved
     too little: along one of its lines through the array (the one that moved least), the root mean
-    square of the moves is a bound too. Below the floor, numbers may be flushed to zero.
+    square of the moves is a bound too. The result is rounded to its type, and numbers that are not
+    normal may be flushed to zero.
     """
+    info = ml_dtypes.finfo(dtype)
+    rounding = np.abs(exact) * float(info.eps) / 2 + float(info.smallest_normal)
     moves = np.zeros(exact.shape)
     for m in moved:
         with np.errstate(invalid="ignore"):
             moves = np.fmax(moves, np.where(np.isfinite(m) & np.isfinite(exact), np.abs(m - exact), 0))
-    if moves.ndim == 0:
-        return margin * moves + floor
     lines = [np.sqrt(np.mean(moves**2, axis=d, keepdims=True)) for d in range(moves.ndim) if moves.shape[d] > 1]
-    least = np.sqrt(np.mean(moves**2)) if not lines else lines[0]
     for line in lines[1:]:
-        least = np.minimum(least, line)
-    return margin * np.maximum(moves, least) + floor
+        lines[0] = np.minimum(lines[0], line)
+    return margin * np.maximum(moves, lines[0] if lines else 0) + rounding
 
 
 def class_of(x):
@@ -51,7 +51,7 @@ def class_of(x):
 def compare_floats(got, cpu, exact, moved, dtype, margin):
     """-> (mask of wrong elements, mask of those of the wrong class, bound)."""
     info = ml_dtypes.finfo(dtype)
-    bound = bound_of(exact, moved, margin, float(info.smallest_normal))
+    bound = bound_of(exact, moved, margin, dtype)
     rounded = np.where(np.abs(exact) > float(info.max), np.copysign(np.inf, exact), exact)
     ours, theirs, true = class_of(got), class_of(cpu), class_of(rounded)
     # Where the CPU overflows on the way and float64 does not, either class is right.
@@ -100,7 +100,7 @@ def judge_output(i, got, cpu, exact, moved, margin):
                 outcome = "nonfinite"
             return Verdict(outcome, f"output {i}: " + first_difference(wrong, got, cpu, exact, bound))
     finite = np.isfinite(exact)
-    is_blunt = bool(finite.any() and np.median(bound[finite]) > 0.2 * rms(exact[finite]))
+    is_blunt = bool(exact[finite].any() and np.median(bound[finite]) > 0.2 * rms(exact[finite]))
     return Verdict("ok", is_blunt=is_blunt)
 
 

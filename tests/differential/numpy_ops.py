@@ -194,6 +194,16 @@ def concatenate(eqn, *args):
     return np.concatenate(args, eqn.params["dimension"])
 
 
+@rule("stack")
+def stack(eqn, *args):
+    return np.stack(args, eqn.params["axis"])
+
+
+@rule("unstack")
+def unstack(eqn, x):
+    return list(np.moveaxis(x, eqn.params["axis"], 0))
+
+
 @rule("tile")
 def tile(eqn, x):
     return np.tile(x, eqn.params["reps"])

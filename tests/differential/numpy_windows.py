@@ -26,8 +26,7 @@ def conv_general_dilated(eqn, x, w):
     x, w = x.transpose(spec.lhs_spec), w.transpose(spec.rhs_spec)
     rank, groups, batch_groups = x.ndim - 2, p["feature_group_count"], p["batch_group_count"]
     n_out = w.shape[0]
-    w = padded(w, 0, [(0, 0, 0), (0, 0, 0)] + [(0, 0, d - 1) for d in p["rhs_dilation"]])
-    views = windows_of(x, (1, 1, *w.shape[2:]), (1, 1, *p["window_strides"]), (1,) * x.ndim,
+    views = windows_of(x, (1, 1, *w.shape[2:]), (1, 1, *p["window_strides"]), (1, 1, *p["rhs_dilation"]),
                        ((0, 0), (0, 0), *p["padding"]), (1, 1, *p["lhs_dilation"]), 0)  # fmt: skip
     views = views.reshape(*views.shape[: 2 + rank], *views.shape[4 + rank :])  # [n, c, out..., kernel...]
     n, c, places, kernel = views.shape[0], views.shape[1], views.shape[2 : 2 + rank], w.shape[2:]

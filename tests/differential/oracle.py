@@ -28,16 +28,18 @@ TRANSCENDENTALS = {
     "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "pow",
     "lgamma", "digamma",
 }  # fmt: skip
-# Their error depends on the number of terms, which comes from the operation's shapes.
-SUMS = {
-    "dot_general", "conv_general_dilated", "reduce_sum", "reduce_prod", "cumsum", "cumprod", "cumlogsumexp",
-    "reduce_window_sum", "scatter-add", "scatter-mul", "select_and_scatter_add",
-}  # fmt: skip
+# Their error depends on the number of terms, which comes from the operation's shapes. Partial sums
+# are rounded to fp32, or to the type itself where the operation may be done term by term.
+SUMS = {"dot_general", "conv_general_dilated", "reduce_sum"}
+STEPWISE_SUMS = {
+    "reduce_prod", "cumsum", "cumprod", "cumlogsumexp", "reduce_window_sum", "scatter-add", "scatter-mul",
+    "select_and_scatter_add",
+}
 # Every element of these is an element of an operand: nothing is rounded.
 EXACT = {
     "neg", "abs", "sign", "floor", "ceil", "round", "max", "min", "clamp", "select_n", "copy", "reshape",
     "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "concatenate", "pad", "rev", "slice",
-    "dynamic_slice", "dynamic_update_slice", "gather", "scatter", "scatter-min", "scatter-max", "split",
+    "stack", "unstack", "dynamic_slice", "dynamic_update_slice", "gather", "scatter", "scatter-min", "scatter-max", "split",
     "reduce_max", "reduce_min", "cummax", "cummin", "sort", "top_k", "reduce_window_max", "reduce_window_min",
     "iota", "stop_gradient", "optimization_barrier", "bitcast_convert_type", "tile", "reduce_precision",
 }  # fmt: skip
@@ -68,9 +70,9 @@ class Evaluation:
         moved = x * (1 + noise * (UNIT[np.dtype(dtype)] + (units - 1) * UNIT[np.dtype(np.float32)]))
         return moved + noise * SMALLEST_HALF if dtype == np.float16 else moved
 
-    def terms(self, x, n):
-        """Terms of a sum of n. Its partial sums are rounded to fp32: a walk, as noise of the terms."""
-        return self.rounded(x, np.float32, (n / 2) ** 0.5) if n > 1 else x
+    def moved(self, x, spread):
+        """x with a relative error of up to the spread."""
+        return x * (1 + (self.random.random(x.shape) - 0.5) * (2 * self.amplitude * spread)) if self.amplitude else x
 
     def run(self, closed, args):
         with np.errstate(all="ignore"):
@@ -96,9 +98,10 @@ class Evaluation:
         if name in CALLS:
             return getattr(self, "do_" + name, self.do_call)(eqn.params, args)
         has_floats = any(is_float(v.aval.dtype) for v in eqn.outvars)
-        if name in SUMS and has_floats:
-            n = n_terms(eqn)
-            args = [self.terms(a, n) if is_float(v.aval.dtype) else a for v, a in zip(eqn.invars, args)]
+        if has_floats and name in SUMS | STEPWISE_SUMS and self.amplitude:
+            # The rounding errors of the partial sums of n terms are a walk; here they are noise of the terms.
+            spread = partial_unit(eqn) * (n_terms(eqn) / 2) ** 0.5
+            args = [self.moved(a, spread) if is_float(v.aval.dtype) else a for v, a in zip(eqn.invars, args)]
         rule = next((m.RULES[name] for m in (numpy_ops, numpy_windows, numpy_places) if name in m.RULES), None)
         if rule:
             out = rule(eqn, *args)
@@ -113,13 +116,12 @@ class Evaluation:
     def results(self, eqn, out):
         name = eqn.primitive.name
         if name == "reduce_precision":
-            units = 2.0 ** -(eqn.params["mantissa_bits"] + 1) / UNIT[np.dtype(np.float32)]  # of fp32
-            return [self.rounded(out[0], np.float32, units)]
+            return [self.moved(out[0], 2.0 ** -(eqn.params["mantissa_bits"] + 1))]
         if name in EXACT or (name == "convert_element_type" and not narrows(eqn)):
             return out
-        if name in SUMS:
-            # Terms of one sign make the errors of partial sums relative to the sum.
-            out = [self.rounded(o, np.float32, n_terms(eqn) ** 0.5) for o in out]
+        if name in SUMS | STEPWISE_SUMS:
+            # Where all terms have one sign, the errors of partial sums are relative to the sum.
+            out = [self.moved(o, partial_unit(eqn) * n_terms(eqn) ** 0.5) for o in out]
             units = 1
         elif name in TRANSCENDENTALS:
             units = TRANSCENDENTAL_UNITS
@@ -168,6 +170,12 @@ def on_the_cpu(eqn, args):
     many = out if eqn.primitive.multiple_results else [out]
     many = [o if jax.dtypes.issubdtype(o.dtype, jax.dtypes.extended) else np.asarray(o) for o in many]
     return many if eqn.primitive.multiple_results else many[0]
+
+
+def partial_unit(eqn):
+    """The roundoff of a partial sum."""
+    is_stepwise = eqn.primitive.name in STEPWISE_SUMS
+    return UNIT[np.dtype(eqn.outvars[0].aval.dtype)] if is_stepwise else UNIT[np.dtype(np.float32)]
 
 
 def narrows(eqn):

@@ -69,11 +69,11 @@ def chosen_families(c, rng):
     """The family of the case, sometimes with others of its kind before or behind it."""
     family = FAMILIES[c.family]
     others = [f.name for f in FAMILIES.values()
-              if f.kind == family.kind and (f.has_gradient or c.wrapper in wrappers.WITHOUT_GRADIENT)
+              if f.kind == family.kind and not f.ends and (f.has_gradient or c.wrapper in wrappers.WITHOUT_GRADIENT)
               and (c.dtype in f.dtypes)]  # fmt: skip
     names = [c.family]
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        names.insert(rng.randrange(len(names) + 1), rng.choice(sorted(others)))
+    for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))):
+        names.insert(rng.randrange(len(names) + (not family.ends)), rng.choice(sorted(others)))
     return names
 
 
@@ -102,14 +102,15 @@ def slots_of(c, names, edge, calm, seed):
 
 
 def program(c):
-    """The program of a case. Where sizes make too much work, calmer ones are drawn, then fewer families."""
+    """The program of a case. Where sizes make too much work, others are drawn: calmer ones, the edge at
+    another dimension, fewer families, at last without the edge."""
     seed = random.Random(f"program {c.seed} {c.index}").randrange(2**31)
-    for n in range(24):
+    for n in range(32):
         rng = random.Random(f"{seed} {n // 8}")
         names = chosen_families(c, rng) if n < 16 else [c.family]
         calm = (n % 8) / 7
         n_slots = slots_of(c, names, c.edge, calm, seed + n)
-        slot = (c.turn + (n // 8 if n < 16 else n)) % n_slots if n_slots else -1
+        slot = (c.turn + (n // 8 if n < 16 else n)) % n_slots if n_slots and n < 24 else -1
         try:
             return attempt(c, names, c.edge, slot, calm, seed + n)[1]
         except TooLarge:

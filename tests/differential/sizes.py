@@ -9,9 +9,9 @@ SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 MIDDLE = (17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 130)
 
 # A program stays well under a second on the host, and so does its float64 twin.
-MOST_ELEMENTS = 1_200_000  # of one value
-MOST_INPUT_ELEMENTS = 1_500_000
-MOST_WORK = 60_000_000  # multiplications of a forward pass
+MOST_ELEMENTS = 600_000  # of one value
+MOST_INPUT_ELEMENTS = 1_000_000
+MOST_WORK = 30_000_000  # multiplications of a forward pass
 
 
 def class_of(n):

@@ -26,7 +26,7 @@ def parts(dtype):
         traced = jax.jit(program).trace(*args)
         exact = oracle.Evaluation().run(traced.jaxpr, args)
         moved = [oracle.Evaluation(a, s).run(traced.jaxpr, args)
-                 for s in range(judge.N_PAIRS) for a in (judge.AMPLITUDE, -judge.AMPLITUDE)]  # fmt: skip
+                 for s in range(judge.N_PAIRS_IN_DOUBT) for a in (judge.AMPLITUDE, -judge.AMPLITUDE)]  # fmt: skip
         return [np.asarray(jax.jit(program)(*args))], exact, moved
 
 
@@ -41,12 +41,12 @@ def outcome(got, run, margin=judge.MARGIN_IN_DOUBT):
 
 
 def test_the_cpu_passes(run):
-    assert outcome(run[0][0], run, margin=1.0) == "ok"
+    assert outcome(run[0][0], run) == "ok"
 
 
 def test_exact_values_pass(run):
     cpu, exact, _ = run
-    assert outcome(exact[0].astype(cpu[0].dtype), run, margin=1.0) == "ok"
+    assert outcome(exact[0].astype(cpu[0].dtype), run) == "ok"
 
 
 @pytest.mark.parametrize("at", [(0, 0), (143, 143), (128, 0), (0, 128), (70, 31)])

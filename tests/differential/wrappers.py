@@ -14,9 +14,12 @@ def start(b, kind):
 
 
 def layer(b, names, x):
-    """Families one after the other, now and then around a shortcut."""
-    for name in names:
+    """Families one after the other, with a normalisation between, now and then around a shortcut."""
+    for i, name in enumerate(names):
         family = FAMILIES[name]
+        if i and b.chance(0.7):
+            mean = f"jnp.mean(jnp.square({x}.astype(float32)), -1, keepdims=True)"
+            x = b.same(f"{x} * lax.rsqrt({mean} + 1e-2).astype({x.dtype})", x)
         y = family.build(b, x)
         if family.keeps_shape and b.chance(0.4):
             y = b.same(f"{x} + {y}", x)

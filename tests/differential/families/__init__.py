@@ -17,20 +17,24 @@ class Family:
     keeps_shape: bool
     has_gradient: bool
     dtypes: tuple
+    ends: bool  # its result has other dimensions than an activation
 
 
 FLOATS = ("float32", "bfloat16", "mixed", "float16")
 FAMILIES = {}
 
 
-def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS):
+def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS, ends=False):
     def register(build):
-        FAMILIES[build.__name__] = Family(build.__name__, kind, build, keeps_shape, has_gradient, dtypes)
+        FAMILIES[build.__name__] = Family(build.__name__, kind, build, keeps_shape, has_gradient, dtypes, ends)
         return build
 
     return register
 
 
-MODULES = ("attention", "feed_forward", "convolution")
+MODULES = (
+    "attention", "feed_forward", "convolution", "norms", "experts", "recurrent", "tokens", "sequences", "moves",
+    "integers", "programs",
+)  # fmt: skip
 for module in MODULES:
     importlib.import_module(f"{__name__}.{module}")
