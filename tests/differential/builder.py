@@ -118,7 +118,7 @@ class Builder:
         return self.let(expr, like.shape, like.dtype)
 
     def input(self, shape, dtype=None, fill=("normal",), letter="x"):
-        x = Input(self.name(letter), tuple(shape), dtype or self.dtype, tuple(fill))
+        x = Input(self.name(letter), tuple(shape), dtype or self.dtype, tuple(fill), self.n_names)
         if self.count(shape) > sizes.MOST_ELEMENTS:
             raise TooLarge("input")
         self.inputs.append(x)

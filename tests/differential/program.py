@@ -8,7 +8,6 @@ meaning when a dimension changes.
 import dataclasses
 import inspect
 import re
-import zlib
 
 from . import data
 
@@ -20,12 +19,14 @@ TYPES = (*FLOAT_TYPES, "int32", "uint32", "int16", "uint16", "int8", "uint8")
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An argument of the program. fill names a function of data.py, with arguments as text."""
+    """An argument of the program. fill names a function of data.py, with arguments as text; what it
+    draws depends on the program's seed and the salt, so that names may change."""
 
     name: str
     shape: tuple
     dtype: str
     fill: tuple = ("normal",)
+    salt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,30 @@ def unaliased(body, aliases):
     return tuple(out)
 
 
+def renumbered(program):
+    """The program with names that count from one."""
+    order = list(dict.fromkeys(NAME.findall(source(program))))
+    names = {n: f"{n[0]}{i}" for i, n in enumerate(order, 1)}
+
+    def text(t):
+        return NAME.sub(lambda m: names.get(m.group(), m.group()), t)
+
+    def statement(s):
+        if isinstance(s, Let):
+            return dataclasses.replace(s, targets=tuple(map(text, s.targets)), expr=text(s.expr),
+                                       alternatives=tuple(map(text, s.alternatives)))  # fmt: skip
+        return Function(text(s.name), tuple(map(text, s.params)), tuple(map(statement, s.body)), text(s.result))
+
+    return dataclasses.replace(
+        program,
+        inputs=tuple(dataclasses.replace(x, name=text(x.name)) for x in program.inputs),
+        body=tuple(map(statement, program.body)),
+        outputs=tuple(map(text, program.outputs)),
+        donated=tuple(map(text, program.donated)),
+        shapes={text(k): v for k, v in program.shapes.items()},
+    )
+
+
 def binds(statement, name):
     """Whether the name means something else in or after the statement."""
     if isinstance(statement, Let):
@@ -187,16 +212,12 @@ def compiled(program, note=None):
     return scope["program"]
 
 
-def seed_of(program, x):
-    return [program.seed, zlib.crc32(x.name.encode())]
-
-
 def shape_text(x):
     return "(" + "".join(f"{d}, " for d in x.shape) + ")"
 
 
 def arguments(program):
-    """Arrays for the inputs; each depends on the seed, its own name and its own shape alone."""
+    """Arrays for the inputs; each depends on the seed, its own salt and its own shape alone."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -204,7 +225,7 @@ def arguments(program):
     for x in program.inputs:
         shape = tuple(int(eval(str(d), dict(program.dims))) for d in x.shape)
         extra = [eval(str(a), dict(program.dims)) for a in x.fill[1:]]
-        values = getattr(data, x.fill[0])(np.random.default_rng(seed_of(program, x)), shape, *extra)
+        values = getattr(data, x.fill[0])(np.random.default_rng([program.seed, x.salt]), shape, *extra)
         arrays.append(np.asarray(values).astype(jnp.dtype(x.dtype)))
     return arrays
 
@@ -213,7 +234,7 @@ def reproducer(program, comment=""):
     """A script that runs the program on both devices and prints where they differ."""
     used = sorted({x.fill[0] for x in program.inputs})
     made = [
-        f"    {x.fill[0]}(np.random.default_rng({seed_of(program, x)}), "
+        f"    {x.fill[0]}(np.random.default_rng({[program.seed, x.salt]}), "
         f"{', '.join([shape_text(x), *map(str, x.fill[1:])])}).astype(jnp.dtype({x.dtype!r})),  # {x.name}"
         for x in program.inputs
     ]

@@ -9,7 +9,10 @@ import dataclasses
 import re
 import time
 
-from .program import FLOAT_TYPES, Function, Input, Let, names_in, pruned, without_aliases
+from .program import FLOAT_TYPES, Input, Let, names_in, pruned, renumbered, without_aliases
+from .shrink_text import (
+    changed_body, fewer_arguments, fewer_elements, inlined, rebuilt, subexpressions, untupled, walk,
+)  # fmt: skip
 
 
 def shrink(program, fails, types_of, seconds=60.0, most_tries=300):
@@ -18,11 +21,11 @@ def shrink(program, fails, types_of, seconds=60.0, most_tries=300):
     program = pruned(program)
     while not search.is_over():
         before = program
-        for step in (fewer_outputs, without_donation, cuts, simpler_texts, replaced, smaller, plainer):
+        for step in STEPS:
             program = search.improve(program, step)
         if program == before:
             break
-    return program
+    return renumbered(program)
 
 
 class Search:
@@ -128,26 +131,6 @@ def names_of(body):
     return [t for s in body if isinstance(s, Let) for t in s.targets]
 
 
-def walk(body, path=()):
-    """(path, statement) of all statements, inner ones too; a path is a tuple of positions."""
-    for i, s in enumerate(body):
-        yield (*path, i), s
-        if isinstance(s, Function):
-            yield from walk(s.body, (*path, i))
-
-
-def changed_body(body, path, statements):
-    i = path[0]
-    if len(path) == 1:
-        return (*body[:i], *statements, *body[i + 1 :])
-    inner = dataclasses.replace(body[i], body=changed_body(body[i].body, path[1:], statements))
-    return (*body[:i], inner, *body[i + 1 :])
-
-
-def rebuilt(program, path, statements):
-    return dataclasses.replace(program, body=changed_body(program.body, path, statements))
-
-
 def fresh_input(program, name, kind):
     """An input in place of a value; its shape in dimensions, where the builder has told it so."""
     shape, dtype = kind
@@ -158,7 +141,7 @@ def fresh_input(program, name, kind):
     told = program.shapes.get(name)
     if told is not None and evaluated(told, program.dims) == tuple(shape):
         shape = told
-    return Input(fresh, tuple(map(str, shape)), dtype, fill)
+    return Input(fresh, tuple(map(str, shape)), dtype, fill, int(fresh[1:]))
 
 
 def evaluated(shape, dims):
@@ -194,3 +177,9 @@ def retyped(program):
 
     inputs = tuple(dataclasses.replace(x, dtype=text(x.dtype)) for x in program.inputs)
     return dataclasses.replace(program, inputs=inputs, body=tuple(map(statement, program.body)))
+
+
+STEPS = (
+    fewer_outputs, without_donation, cuts, simpler_texts, inlined, untupled, fewer_elements, fewer_arguments,
+    replaced, smaller, subexpressions, plainer,
+)  # fmt: skip

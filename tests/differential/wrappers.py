@@ -54,9 +54,10 @@ def differentiated(b, names, kind, is_checkpointed=False):
     function = f"jax.checkpoint({f.name})" if is_checkpointed else f.name
     every = ", ".join(str(i) for i in range(len(floats)))
     gradients_type = (("()",), "float32")
+    names = ", ".join(x.name for x in floats)
     value, gradients = b.lets(
-        f"jax.value_and_grad({function}, argnums=({every},))({', '.join(x.name for x in floats)})",
-        ((), "float32"), gradients_type,
+        f"jax.value_and_grad({function}, argnums=({every},))({names})", ((), "float32"), gradients_type,
+        alternatives=(f"{f.name}({names}), None",),
     )  # fmt: skip
     return value, b.lets(gradients, *((x.shape, x.dtype) for x in floats)), floats
 
