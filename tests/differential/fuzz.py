@@ -148,7 +148,7 @@ class Run:
             counts += [sum(r["blunt"] for r in mine), sum(r["undecided"] > 0 for r in mine)]
             text.append(" ".join([family.ljust(20), *(str(c or "-").rjust(13) for c in counts)]))
         text.append("\nblunt: values whose error bound is above a fifth of them; "
-                    "undecided: integers that hang on rounding")  # fmt: skip
+                    "undecided: integers, and NaN or not, that rounding decides")  # fmt: skip
         return "\n".join(text)
 
 

@@ -172,6 +172,8 @@ def iota(eqn):
 
 @rule("reshape", "squeeze", "expand_dims")
 def reshape(eqn, x, *_):
+    if eqn.params.get("dimensions") is not None and eqn.primitive.name == "reshape":
+        x = x.transpose(eqn.params["dimensions"])
     return x.reshape(eqn.outvars[0].aval.shape)
 
 

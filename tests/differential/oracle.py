@@ -30,9 +30,9 @@ TRANSCENDENTALS = {
 }  # fmt: skip
 # Their error depends on the number of terms, which comes from the operation's shapes. Partial sums
 # are rounded to fp32, or to the type itself where the operation may be done term by term.
-SUMS = {"dot_general", "conv_general_dilated", "reduce_sum"}
+SUMS = {"dot_general", "conv_general_dilated"}
 STEPWISE_SUMS = {
-    "reduce_prod", "cumsum", "cumprod", "cumlogsumexp", "reduce_window_sum", "scatter-add", "scatter-mul",
+    "reduce_sum", "reduce_prod", "cumsum", "cumprod", "cumlogsumexp", "reduce_window_sum", "scatter-add", "scatter-mul",
     "select_and_scatter_add",
 }
 # Every element of these is an element of an operand: nothing is rounded.

@@ -20,7 +20,8 @@ def affine(b, y, features):
 def layer_norm(b, x):
     h = in_float32(b, x)
     mean = b.let(f"{h}.mean(-1, keepdims=True)", (*x.shape[:-1], "1"), h.dtype)
-    style = b.choose("centred", "var", "moments")
+    # The difference of two means is only good for something in float32.
+    style = b.choose("centred", "var", *["moments"] * (h.dtype == "float32"))
     if style == "centred":
         centred = b.same(f"{h} - {mean}", h)
         var = b.let(f"jnp.mean(jnp.square({centred}), axis=-1, keepdims=True)", mean.shape, h.dtype)
