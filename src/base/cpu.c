@@ -5,7 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
 static const char *const level_names[] = {"sse2", "avx2", "avx512"};
+static const char level_choice[] = "sse2, avx2 or avx512";
+#elif defined(__aarch64__)
+static const char *const level_names[] = {"neon"};
+static const char level_choice[] = "neon";
+#else
+static const char *const level_names[] = {"plain"};
+static const char level_choice[] = "plain";
+#endif
+enum { N_LEVELS = sizeof level_names / sizeof *level_names };
 
 /* 0: not decided yet; else level + 1. Racing threads decide the same. */
 static _Atomic int chosen_plus_1;
@@ -29,7 +39,7 @@ static int wanted_level(const char **out_text) {
     const char *wanted = *out_text = getenv("VTRN_ISA");
     if (!wanted || !*wanted)
         return CPU_LEVEL_COUNT;
-    for (int i = 0; i < CPU_LEVEL_COUNT; i++)
+    for (int i = 0; i < N_LEVELS; i++)
         if (!strcmp(wanted, level_names[i]))
             return i;
     return -1;
@@ -47,10 +57,9 @@ vtrn_status cpu_level_check(void) {
     if (wanted_level(&text) >= 0)
         return NULL;
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                      "VTRN_ISA: there is no instruction set '%s'; take %s, %s or %s, or leave it "
-                      "out for the host's best",
-                      text, level_names[CPU_LEVEL_BASE], level_names[CPU_LEVEL_AVX2],
-                      level_names[CPU_LEVEL_AVX512]);
+                      "VTRN_ISA: there is no instruction set '%s'; take %s, or leave it out for "
+                      "the host's best",
+                      text, level_choice);
 }
 
 cpu_level cpu_level_get(void) {
@@ -63,12 +72,12 @@ cpu_level cpu_level_get(void) {
 }
 
 cpu_level cpu_level_set(cpu_level level) {
-    cpu_level highest = host_level();
+    cpu_level highest = decide();
     atomic_store_explicit(&chosen_plus_1, (int)(level < highest ? level : highest) + 1,
                           memory_order_relaxed);
     return cpu_level_get();
 }
 
 const char *cpu_level_name(cpu_level level) {
-    return (unsigned)level < CPU_LEVEL_COUNT ? level_names[level] : "unknown";
+    return (unsigned)level < N_LEVELS ? level_names[level] : "unknown";
 }

@@ -12,22 +12,23 @@
 #include "base/status.h"
 
 typedef enum cpu_level {
-    CPU_LEVEL_BASE, /* SSE2 on x86-64, plain C elsewhere */
+    CPU_LEVEL_BASE, /* SSE2 on x86-64, NEON on aarch64; what the compiler assumes anyway */
     CPU_LEVEL_AVX2,
     CPU_LEVEL_AVX512, /* F, BW, DQ, VL */
     CPU_LEVEL_COUNT
 } cpu_level;
 
-/* The highest level that this host has; VTRN_ISA=sse2|avx2|avx512 lowers it. Decided once. */
+/* The highest level that this host has and VTRN_ISA=sse2|avx2|avx512 allows. Decided once. */
 cpu_level cpu_level_get(void);
 
 /* BAD_ARGUMENT when VTRN_ISA names no level; cpu_level_get() would take the host's highest. */
 vtrn_status cpu_level_check(void);
 
-/* Tests only: runs the kernels at another level, at most the host's. Returns the level in force. */
+/* Tests only: runs the kernels at another level, at most the highest that the host has and VTRN_ISA
+ * allows. Returns the level in force. */
 cpu_level cpu_level_set(cpu_level level);
 
-const char *cpu_level_name(cpu_level level); /* "sse2", "avx2", "avx512" */
+const char *cpu_level_name(cpu_level level); /* "sse2", "avx2", "avx512"; "neon" */
 
 #define CPU_CONCAT2_(a, b)  a##_at_##b
 #define CPU_CONCAT_(a, b)   CPU_CONCAT2_(a, b)
