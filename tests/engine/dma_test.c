@@ -203,7 +203,7 @@ static void copies_of_any_shape_match_plain_loops(void **state) {
             rig_clear(r);
             int n_rows = 1 + (int)rig_below(&seed, 128);
             uint32_t n = 1 + rig_below(&seed, rig_below(&seed, 4) ? 64 : 1500);
-            int dtype = dtypes[rig_below(&seed, 4)];
+            int dtype = dtypes[round % 4];
             bool is_cast = rig_below(&seed, 3) == 0;
             vtrn_instr *in = rig_add(r, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
             do {
@@ -240,9 +240,9 @@ static void copies_of_any_shape_match_plain_loops(void **state) {
 }
 
 /* A pattern in HBM whose outer dims count partitions, and one in SBUF for as many. */
-static int random_folded_pair(vtrn_ap *hbm, vtrn_ap *sbuf, bool is_load, bool is_cast) {
+static int random_folded_pair(vtrn_ap *hbm, vtrn_ap *sbuf, int dtype, bool is_load, bool is_cast) {
     for (;;) {
-        int dtype = dtypes[rig_below(&seed, 4)], n_rows = 1 + (int)rig_below(&seed, 12);
+        int n_rows = 1 + (int)rig_below(&seed, 12);
         *hbm = random_ap(VTRN_SPACE_HBM, 0, dtype, n_rows, 1 + rig_below(&seed, 2000), is_load);
         if (hbm->n_dims == 0)
             continue;
@@ -269,7 +269,8 @@ static void a_row_in_hbm_may_serve_several_partitions(void **state) {
             vtrn_instr *in = rig_add(r, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
             bool is_load = rig_below(&seed, 2);
             vtrn_ap *hbm = &in->ap[is_load], *sbuf = &in->ap[!is_load];
-            int per_row = random_folded_pair(hbm, sbuf, is_load, rig_below(&seed, 3) == 0);
+            int per_row =
+                random_folded_pair(hbm, sbuf, dtypes[round % 4], is_load, rig_below(&seed, 3) == 0);
             in->flags = rig_below(&seed, 4) ? 0 : VTRN_FLAG_ACCUMULATE;
             randomise_ap(r, hbm, hbm->n_partitions);
             randomise_ap(r, sbuf, sbuf->n_partitions);
@@ -298,7 +299,7 @@ static void transposes_of_any_shape_match_plain_loops(void **state) {
         for (int round = 0; round < N_ROUNDS; round++) {
             rig_clear(r);
             int n_rows = 1 + (int)rig_below(&seed, 128), n = 1 + (int)rig_below(&seed, 128);
-            int dtype = types[rig_below(&seed, 3)];
+            int dtype = types[round % 3];
             vtrn_instr *in = rig_add(r, VTRN_OP_DMA_TRANSPOSE, VTRN_ENGINE_SYNC);
             do {
                 in->ap[0] = random_ap(rig_below(&seed, 2) ? VTRN_SPACE_SBUF : VTRN_SPACE_HBM, 0,
@@ -327,7 +328,7 @@ static vtrn_instr *random_indexed(rig *r, vtrn_opcode opcode, int round) {
     bool is_gather = opcode == VTRN_OP_DMA_GATHER;
     int n_rows = 1 + (int)rig_below(&seed, 128), n_table = 1 + (int)rig_below(&seed, 40);
     uint32_t n = 1 + rig_below(&seed, 40);
-    int dtype = dtypes[rig_below(&seed, 4)];
+    int dtype = dtypes[round / 2 % 4]; /* every other round is a gather */
     vtrn_instr *in = rig_add(r, opcode, VTRN_ENGINE_GPSIMD);
     in->arg[1] = n_table;
     vtrn_ap *table = &in->ap[is_gather ? 1 : 0], *rows = &in->ap[is_gather ? 0 : 1];

@@ -82,13 +82,14 @@ typedef struct shape {
     int dst_partition;
 } shape;
 
-static shape random_shape(void) {
+/* Every type comes once in four rounds. */
+static shape random_shape(int round) {
     static const int dtypes[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_TF32,
                                  VTRN_DTYPE_INT8};
     shape s = {.k = 1 + (int)rig_below(&seed, 128),
                .m = 1 + (int)rig_below(&seed, 128),
                .n = 1 + rig_below(&seed, rig_below(&seed, 3) ? 100 : 512),
-               .dtype = dtypes[rig_below(&seed, 4)],
+               .dtype = dtypes[round % 4],
                .dst_dtype = VTRN_DTYPE_FP32,
                .is_moving_dense = rig_below(&seed, 3),
                .is_weights_dense = rig_below(&seed, 3),
@@ -122,8 +123,8 @@ static void products_match_double_precision_within_the_bound_of_fp32(void **stat
     (void)state;
     rig *r = rig_create(2);
     for (int round = 0; round < 60; round++) {
-        shape s = random_shape();
-        bool is_exact = round % 2;
+        shape s = random_shape(round);
+        bool is_exact = round / 4 % 2;
         rig_clear(r);
         fill_sbuf(r, s.dtype, is_exact);
         fill_psum(r, 3);
@@ -158,14 +159,12 @@ static void levels_and_thread_numbers_give_equal_bits_and_touch_nothing_else(voi
     cpu_level highest = cpu_level_get();
     rig *rigs[3] = {rig_create(1), rig_create(2), rig_create(3)};
     for (int round = 0; round < 20; round++) {
-        shape s = random_shape();
-        s.dst_dtype = round % 4 == 0 ? VTRN_DTYPE_BF16 : VTRN_DTYPE_FP32;
+        shape s = random_shape(round);
+        s.dst_dtype = round / 4 % 2 ? VTRN_DTYPE_BF16 : VTRN_DTYPE_FP32;
         uint64_t seed_of_round = rig_random(&seed);
-        for (int variant = 0; variant < 9; variant++) {
+        for (int variant = 0; variant < 3 * ((int)highest + 1); variant++) {
             rig *r = rigs[variant % 3];
             cpu_level level = (cpu_level)(variant / 3);
-            if (level > highest)
-                continue;
             cpu_level_set(level);
             seed = seed_of_round;
             rig_clear(r);

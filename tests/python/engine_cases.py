@@ -9,13 +9,14 @@ import pytest
 
 from common import SEED
 import engine_harness as h
-from engine_harness import DTYPES, HBM, PSUM, SBUF, Machine, Operand, dense, random_dims
+from engine_harness import DTYPES, HBM, PSUM, SBUF, Operand, dense, random_dims
 from test_engine_vector import FP32_OPS, INTS, INT_OPS, f32, same, values
 from test_engine_vector import to_dtype as to_common_dtype
 
 VTRN = os.path.join(h.BUILD, "src/cli/vtrn")
 FLOATS = ["fp32", "bf16", "fp16", "tf32", "fp8e4m3", "fp8e4m3fn", "fp8e5m2", "fp8e3m4"]
 ALL = FLOATS + INTS
+INTS_OF_32_BITS = ["int32", "uint32"]
 LETTERS = {"Tensor": "T", "Vector": "V", "Scalar": "S", "GpSimd": "G", "Sync": "Y"}
 np.seterr(all="ignore")
 
@@ -33,34 +34,45 @@ def to_dtype(x, name):
 
 
 class Trial:
-    """One random use of an instruction. Types come round in turn, so that none is left out."""
+    """One random use of an instruction. Its choices come from the plan that all trials of a test
+    share."""
 
-    def __init__(self, name, engine, i, machine):
-        self.name, self.engine, self.i, self.m = name, engine, i, machine
+    def __init__(self, name, engine, i, machine, draws):
+        self.name, self.engine, self.i, self.m, self.draws = name, engine, i, machine, draws
         self.rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), i])
-        self.n_picked = 0
         self.base = {SBUF: 0, PSUM: 0}
-        self.threads = int(self.rng.integers(1, 4))
+        self.n_operands = 0
+        self.threads = self.pick("threads", (1, 2, 3)) if draws else 1
 
-    def pick(self, pool):
-        self.n_picked += 1
-        stride = (1, 5, 11, 13)[self.n_picked % 4]  # prime to the lengths of all pools
-        return pool[(self.i * stride + 2 * self.n_picked) % len(pool)]
+    def pick(self, name, pool, but=()):
+        return self.draws.pick(name, pool, but)
 
-    def pick_two(self, pool):
-        """Every third time of one type, where bits move."""
-        a, b = self.pick(pool), self.pick(pool)
-        return (a, a) if self.i % 3 == 0 else (a, b)
+    def types(self, *names):
+        return [self.pick(name, ALL) for name in names]
 
-    def any_of(self, pool):
-        return pool[self.rng.integers(len(pool))]
+    def two_types(self):
+        """Every third time one type, where bits move."""
+        a = self.pick("dst", ALL)
+        return a, a if self.pick("bits move", (True, False, False)) else self.pick("src", ALL)
+
+    def size(self, *pool):
+        return self.pick("size", pool)
+
+    def flag(self, name):
+        return self.pick(name, (False, True))
 
     def integer(self, lo, hi):
         return int(self.rng.integers(lo, hi))
 
+    def dims(self, size, is_source):
+        self.n_operands += 1
+        n_dims = self.pick(f"dims of operand {self.n_operands}", (1, 2, 3, 4))
+        return random_dims(self.rng, size, is_source, n_dims)
+
     def operand(self, dtype, n, size, is_source=True, space=SBUF, partition=None, n_max=128):
         """Somewhere of its own in the memory, any pattern, any first partition."""
-        dims, first = random_dims(self.rng, size, is_source)
+        dims, first = self.dims(size, is_source) if size > 1 else random_dims(
+            self.rng, size, is_source)
         itemsize = np.dtype(DTYPES[dtype]).itemsize
         span = first + sum(max(0, step * (num - 1)) for step, num in dims) + 1
         at = -(-self.base[space] // itemsize) * itemsize
@@ -84,16 +96,17 @@ class Trial:
         self.m.run(self.name, *operands, engine=self.engine, n_threads=self.threads, **kw)
 
     def shape(self):
-        return self.integer(1, 33), self.any_of([1, 5, 24, 96, 360])
+        return self.integer(1, 33), self.size(1, 5, 24, 96, 360)
 
 
 CASES = {}
 POOLS = {}  # of each operand, for the check that all were used
+N_TRIALS = {}
 
 
-def case(name, *pools):
+def case(name, *pools, n_trials=3 * len(ALL)):
     def register(f):
-        CASES[name], POOLS[name] = f, pools
+        CASES[name], POOLS[name], N_TRIALS[name] = f, pools, n_trials
         return f
     return register
 
@@ -111,12 +124,12 @@ def tile(t, o, is_exact):
 
 
 def product(t, weights_type, moving_type):
-    k, m, n = t.integer(1, 129), t.integer(1, 129), t.any_of([1, 16, 48, 130, 360])
+    k, m, n = t.integer(1, 129), t.integer(1, 129), t.size(1, 16, 48, 130, 360)
     weights = t.operand(weights_type, k, m, space=SBUF)
     moving = t.operand(moving_type, k, n)
-    out_type = "bf16" if t.i % 5 == 0 else "fp32"
+    out_type = t.pick("dst", ("bf16", "fp32", "fp32", "fp32"))
     out = t.operand(out_type, m, n, False, space=PSUM)
-    is_exact, is_adding = bool(t.i % 2), t.rng.random() < 0.5
+    is_exact, is_adding = t.flag("exact"), t.flag("adding")
     w, x = tile(t, weights, is_exact), tile(t, moving, is_exact)
     old = f32(t.fill(out, t.rng.integers(-50, 50, (m, n)).astype(np.float32)))
     t.m.run("ldweights", None, weights, engine="T", n_threads=t.threads)
@@ -133,18 +146,18 @@ def product(t, weights_type, moving_type):
 
 @case("ldweights", None, FLOATS)
 def ldweights(t):
-    product(t, t.pick(FLOATS), t.any_of(FLOATS))
+    product(t, t.pick("weights", FLOATS), t.pick("moving", FLOATS))
 
 
 @case("matmul", ["fp32", "bf16"], FLOATS)
 def matmul(t):
-    product(t, t.any_of(FLOATS), t.pick(FLOATS))
+    product(t, t.pick("weights", FLOATS), t.pick("moving", FLOATS))
 
 
 @case("pe_transpose", ALL, ALL)
 def pe_transpose(t):
     p, f = t.integer(1, 129), t.integer(1, 129)
-    kind = t.pick(ALL)
+    kind = t.pick("type", ALL)
     x = t.operand(kind, p, f)
     a = t.fill(x)
     same_type = t.operand(kind, f, p, False, space=PSUM)
@@ -159,16 +172,21 @@ def pe_transpose(t):
 # --- Vector and GpSimd ---------------------------------------------------------------------------
 
 
+def types_in_fp32(t, third):
+    """[dst, x, third] that the engine computes in fp32: GpSimd is exact on two integers of 32 bits."""
+    k0, k1 = t.types("dst", "x")
+    is_wide = t.engine == "G" and k1 in INTS_OF_32_BITS
+    return [k0, k1, t.pick(third, ALL, INTS_OF_32_BITS if is_wide else ())]
+
+
 @case("tensor_tensor", ALL, ALL, ALL)
 def tensor_tensor(t):
     n, size = t.shape()
-    kinds = [t.pick(ALL) for _ in range(3)]
-    is_exact = t.engine == "G" and all(k in ("int32", "uint32") for k in kinds[1:])
-    if is_exact:
-        kinds[1] = kinds[2] = kinds[0] = t.any_of(["int32", "uint32"])
+    is_exact = t.engine == "G" and t.pick("exact", (True, False, False))
+    kinds = [t.pick("exact type", INTS_OF_32_BITS)] * 3 if is_exact else types_in_fp32(t, "y")
     d, x, y = (t.operand(k, n, size, i > 0) for i, k in enumerate(kinds))
     a, b = t.fill(x), t.fill(y)
-    op = t.any_of(list(INT_OPS if is_exact else FP32_OPS))
+    op = t.pick("exact op", INT_OPS) if is_exact else t.pick("op", FP32_OPS)
     t.run(d, x, y, op0=op)
     same(t.m.read(d), INT_OPS[op](a, b).astype(kinds[0]) if is_exact else
          to_dtype(FP32_OPS[op](f32(a), f32(b)), kinds[0]))
@@ -177,15 +195,12 @@ def tensor_tensor(t):
 @case("tensor_scalar", ALL, ALL, ALL)
 def tensor_scalar(t):
     n, size = t.shape()
-    kinds = [t.pick(ALL) for _ in range(3)]
-    if t.engine == "G":  # exact integers: test_gpsimd_is_exact_on_32_bit_integers
-        kinds[1] = kinds[1].replace("int32", "int16") if kinds[2] in ("int32", "uint32") else \
-            kinds[1]
+    kinds = types_in_fp32(t, "s")  # exact integers: test_gpsimd_is_exact_on_32_bit_integers
     d, x, s = t.operand(kinds[0], n, size, False), t.operand(kinds[1], n, size), \
         t.column(kinds[2], n)
     a, b, c = f32(t.fill(x)), f32(t.fill(s)), np.float32(-2.5)
-    op0, op1 = t.any_of(list(FP32_OPS)), t.any_of(list(FP32_OPS) + ["none"])
-    r0, r1 = t.rng.random(2) < 0.5
+    op0, op1 = t.pick("op0", FP32_OPS), t.pick("op1", [*FP32_OPS, "none"])
+    r0, r1 = t.flag("reverse0"), t.flag("reverse1")
     want = f32(FP32_OPS[op0](b, a) if r0 else FP32_OPS[op0](a, b))
     if op1 != "none":
         want = FP32_OPS[op1](c, want) if r1 else FP32_OPS[op1](want, c)
@@ -197,12 +212,12 @@ def tensor_scalar(t):
 @case("scalar_tensor_tensor", ALL, ALL, ALL, ALL)
 def scalar_tensor_tensor(t):
     n, size = t.shape()
-    kinds = [t.pick(ALL) for _ in range(4)]
+    kinds = t.types("dst", "x", "s", "y")
     d, x, y = (t.operand(kinds[i], n, size, i > 0) for i in (0, 1, 3))
     s = t.column(kinds[2], n)
     a, b, c = f32(t.fill(x)), f32(t.fill(s)), f32(t.fill(y))
-    op0, op1 = t.any_of(list(FP32_OPS)), t.any_of(list(FP32_OPS))
-    r0, r1 = t.rng.random(2) < 0.5
+    op0, op1 = t.pick("op0", FP32_OPS), t.pick("op1", FP32_OPS)
+    r0, r1 = t.flag("reverse0"), t.flag("reverse1")
     want = f32(FP32_OPS[op0](b, a) if r0 else FP32_OPS[op0](a, b))
     want = FP32_OPS[op1](c, want) if r1 else FP32_OPS[op1](want, c)
     t.run(d, x, s, y, op0=op0, op1=op1, flags=r0 * h.REVERSE0 + r1 * h.REVERSE1)
@@ -212,15 +227,15 @@ def scalar_tensor_tensor(t):
 @case("tensor_reduce", ALL, ALL)
 def tensor_reduce(t):
     """Values whose sums and products are exact in any order."""
-    n, rows, size = t.integer(1, 33), t.integer(1, 9), t.any_of([1, 4, 30, 300])
-    k0, k1 = t.pick(ALL), t.pick(ALL)
+    n, rows, size = t.integer(1, 33), t.integer(1, 9), t.size(1, 4, 30, 300)
+    k0, k1 = t.types("dst", "x")
     x = t.operand(k1, n, 1)
     step = t.integer(1, 4)
     x.dims = [(step * size, rows), (step, size)]
     t.base[SBUF] += step * size * rows * 4
     d = t.operand(k0, n, rows, False)
-    op = t.any_of(["add", "subtract", "multiply", "max", "min", "logical_and", "logical_or",
-                   "logical_xor"])
+    op = t.pick("op", ("add", "subtract", "multiply", "max", "min", "logical_and", "logical_or",
+                       "logical_xor"))
     pool = [1, 1, 1, 2] if op == "multiply" else [0, 1, 2, 3]
     v = t.rng.choice(pool, (n, rows, size)) if size < 60 or op != "multiply" else \
         np.ones((n, rows, size))
@@ -232,7 +247,7 @@ def tensor_reduce(t):
             op[8:]](a, axis=-1)
     else:
         want = {"add": np.sum, "multiply": np.prod, "max": np.max, "min": np.min}[op](a, axis=-1)
-    negate = t.rng.random() < 0.3
+    negate = t.flag("negate")
     if negate:
         want = -f32(want)
     t.run(d, x, op0=op, arg=(1, 0), flags=h.NEGATE * negate)
@@ -243,7 +258,7 @@ def tensor_reduce(t):
 @case("tensor_copy", ALL, ALL)
 def tensor_copy(t):
     n, size = t.shape()
-    k0, k1 = t.pick_two(ALL)
+    k0, k1 = t.two_types()
     d, x = t.operand(k0, n, size, False), t.operand(k1, n, size)
     a = t.fill(x)
     t.run(d, x)
@@ -256,12 +271,12 @@ def tensor_copy(t):
 @case("tensor_copy_predicated", ALL, ALL, ["int8", "int16", "int32", "uint8", "uint16", "uint32"])
 def tensor_copy_predicated(t):
     n, size = t.shape()
-    kind, mask_kind = t.pick(ALL), t.pick(INTS)
+    kind, mask_kind = t.pick("type", ALL), t.pick("mask", INTS)
     d, x = t.operand(kind, n, size, False), t.operand(kind, n, size)
     mask = t.operand(mask_kind, n, size)
     a, old = t.fill(x), t.fill(d)
     k = t.fill(mask, t.rng.integers(0, 2, (n, size)) * t.rng.integers(1, 120, (n, size)))
-    reverse = t.rng.random() < 0.5
+    reverse = t.flag("reverse")
     t.run(d, x, mask, flags=h.REVERSE0 * reverse)
     assert t.m.read(d).tobytes() == np.where((k == 0) == reverse, a, old).tobytes()
 
@@ -269,7 +284,8 @@ def tensor_copy_predicated(t):
 @case("memset", ALL)
 def memset(t):
     n, size = t.shape()
-    kind, value = t.pick(ALL), np.float32(t.any_of([0.0, -0.0, 1.5, -2.5, 300.7, 1e9, np.inf]))
+    kind = t.pick("type", ALL)
+    value = np.float32(t.pick("value", (0.0, -0.0, 1.5, -2.5, 300.7, 1e9, np.inf)))
     d = t.operand(kind, n, size, False)
     t.run(d, imm=(float(value), 0.0))
     want = value.view(kind) if kind in ("int32", "uint32") else to_dtype(value, kind)
@@ -279,7 +295,7 @@ def memset(t):
 @case("reciprocal", ALL, ALL)
 def reciprocal(t):
     n, size = t.shape()
-    k0, k1 = t.pick(ALL), t.pick(ALL)
+    k0, k1 = t.types("dst", "x")
     d, x = t.operand(k0, n, size, False), t.operand(k1, n, size)
     a = f32(t.fill(x))
     t.run(d, x)
@@ -289,13 +305,13 @@ def reciprocal(t):
 @case("tensor_tensor_scan", ALL, ALL, ALL)
 def tensor_tensor_scan(t):
     n, size = t.shape()
-    kinds = [t.pick(ALL) for _ in range(3)]
+    kinds = t.types("dst", "x", "y")
     d, x, y = (t.operand(k, n, size, i > 0) for i, k in enumerate(kinds))
     a, b = f32(t.fill(x)), f32(t.fill(y))
-    op0, op1 = t.any_of(list(FP32_OPS)), t.any_of(list(FP32_OPS))
-    if t.i % 3 == 0:
+    op0, op1 = t.pick("op0", FP32_OPS), t.pick("op1", FP32_OPS)
+    if t.pick("multiplies and adds", (True, False, False)):
         op0, op1 = "multiply", "add"
-    r0, r1 = t.rng.random(2) < 0.5
+    r0, r1 = t.flag("reverse0"), t.flag("reverse1")
     last, want = np.full(n, 0.75, np.float32), np.empty((n, size), np.float32)
     for i in range(size):
         r = f32(FP32_OPS[op0](last, a[:, i]) if r0 else FP32_OPS[op0](a[:, i], last))
@@ -307,7 +323,7 @@ def tensor_tensor_scan(t):
 
 @case("transpose32", ALL, ALL)
 def transpose32(t):
-    p, f, kind = t.integer(1, 33), t.integer(1, 33), t.pick(ALL)
+    p, f, kind = t.integer(1, 33), t.integer(1, 33), t.pick("type", ALL)
     x, d = t.operand(kind, p, f), t.operand(kind, f, p, False)
     a = t.fill(x)
     t.run(d, x)
@@ -316,7 +332,7 @@ def transpose32(t):
 
 @case("stream_shuffle", ALL, ALL)
 def stream_shuffle(t):
-    n, size, kind = 32 * t.integer(1, 5), t.any_of([1, 7, 100, 360]), t.pick(ALL)
+    n, size, kind = 32 * t.integer(1, 5), t.size(1, 7, 100, 360), t.pick("type", ALL)
     d, x = t.operand(kind, n, size, False, partition=0), t.operand(kind, n, size, partition=0)
     mask = np.where(t.rng.random(32) < 0.2, 255, t.rng.integers(0, 32, 32))
     a, want = t.fill(x), t.fill(d)
@@ -329,7 +345,7 @@ def stream_shuffle(t):
 
 @case("bn_stats", ["fp32"], ALL)
 def bn_stats(t):
-    n, size, kind = t.integer(1, 33), t.any_of([1, 2, 9, 360]), t.pick(ALL)
+    n, size, kind = t.integer(1, 33), t.size(1, 2, 9, 360), t.pick("x", ALL)
     d, x = t.operand("fp32", n, 6, False), t.operand(kind, n, size)
     a = f32(t.fill(x, t.rng.integers(0, 9, (n, size)))).astype(np.float64)
     t.run(d, x)
@@ -345,7 +361,7 @@ def bn_stats(t):
 
 @case("bn_aggr", ["fp32"], ["fp32", "bf16", "fp16", "tf32"])
 def bn_aggr(t):
-    n, groups, kind = t.integer(1, 33), t.integer(1, 100), t.pick(POOLS["bn_aggr"][1])
+    n, groups, kind = t.integer(1, 33), t.integer(1, 100), t.pick("x", POOLS["bn_aggr"][1])
     d, x = t.operand("fp32", n, 2, False), t.operand(kind, n, 3 * groups)
     v = t.rng.random((n, groups, 3)) * 4
     v[..., 0] = t.rng.integers(1, 9, (n, groups))
@@ -360,12 +376,13 @@ def bn_aggr(t):
 
 def search_data(t, kind, n, size):
     """Few values, so that there are ties."""
-    return t.rng.integers(0, 6, (n, size)) if t.i % 2 else values(t.rng, "int8", (n, size)) // 8
+    return t.rng.integers(0, 6, (n, size)) if t.flag("small") else \
+        values(t.rng, "int8", (n, size)) // 8
 
 
 @case("max8", ALL, ALL)
 def max8(t):
-    n, size, k0, k1 = t.integer(1, 33), t.any_of([8, 9, 300]), t.pick(ALL), t.pick(ALL)
+    n, size, (k0, k1) = t.integer(1, 33), t.size(8, 9, 300), t.types("dst", "x")
     d, x = t.operand(k0, n, 8, False), t.operand(k1, n, size)
     a = f32(t.fill(x, search_data(t, k1, n, size)))
     t.run(d, x)
@@ -387,8 +404,8 @@ def matches(data, wanted):
 
 @case("find_index8", ["uint16", "uint32"], ALL, ALL)
 def find_index8(t):
-    n, size, k1, k2 = t.integer(1, 33), t.any_of([8, 9, 300]), t.pick(ALL), t.pick(ALL)
-    k0 = t.any_of(["uint16", "uint32"])
+    n, size, (k1, k2) = t.integer(1, 33), t.size(8, 9, 300), t.types("x", "y")
+    k0 = t.pick("dst", ("uint16", "uint32"))
     d, x, y = t.operand(k0, n, 8, False), t.operand(k1, n, size), t.operand(k2, n, 8)
     a, b = f32(t.fill(x, search_data(t, k1, n, size))), f32(t.fill(y, t.rng.integers(0, 8, (n, 8))))
     t.run(d, x, y)
@@ -397,8 +414,8 @@ def find_index8(t):
 
 @case("match_replace8", ALL, ALL, ALL)
 def match_replace8(t):
-    n, size = t.integer(1, 33), t.any_of([8, 9, 300])
-    k0, k1, k2 = (t.pick(ALL) for _ in range(3))
+    n, size = t.integer(1, 33), t.size(8, 9, 300)
+    k0, k1, k2 = t.types("dst", "x", "y")
     d, x, y = t.operand(k0, n, size, False), t.operand(k1, n, size), t.operand(k2, n, 8)
     a, b = f32(t.fill(x, search_data(t, k1, n, size))), f32(t.fill(y, t.rng.integers(0, 8, (n, 8))))
     want = a.copy()
@@ -444,22 +461,22 @@ def set_rng_seed(t):
 
 @case("rng", INTS)
 def rng(t):
-    n, size, kind = t.integer(1, 33), t.any_of([1, 24, 360]), t.pick(INTS)
+    n, size, kind = t.integer(1, 33), t.size(1, 24, 360), t.pick("dst", INTS)
     d = t.operand(kind, n, size, False)
     if t.engine == "V":
         state = seed(t, t.integer(0, 1 << 32))[d.partition:d.partition + n]
     else:  # GpSimd cannot be seeded: the state that the harness begins with
         state = np.arange(3001 + d.partition, 3001 + d.partition + n, dtype=np.uint64) * \
             np.uint64(0x9E3779B97F4A7C15)
-        t.m = Machine(t.i)
+        t.m.restart()
     t.run(d)
     assert np.array_equal(t.m.read(d), xorshift(state, size).astype(kind))
 
 
 @case("dropout", ALL, ALL, ["fp32"])
 def dropout(t):
-    n, size = t.integer(1, 33), t.any_of([1, 24, 360])
-    k0, k1, p = t.pick(ALL), t.pick(ALL), np.float32(t.any_of([0.0, 0.25, 0.9, 1.0]))
+    n, size = t.integer(1, 33), t.size(1, 24, 360)
+    (k0, k1), p = t.types("dst", "x"), np.float32(t.pick("share", (0.0, 0.25, 0.9, 1.0)))
     d, x, s = t.operand(k0, n, size, False), t.operand(k1, n, size), t.column("fp32", n)
     a = f32(t.fill(x))
     t.fill(s, np.full((n, 1), p))
@@ -476,15 +493,15 @@ def dropout(t):
 def activate(t):
     """The frame; the functions have test_engine_scalar.py."""
     n, size = t.shape()
-    k0, k1, k3 = t.pick(ALL), t.pick(ALL), t.pick(FLOATS)
+    (k0, k1), k3 = t.types("dst", "x"), t.pick("bias", FLOATS)
     d, x = t.operand(k0, n, size, False), t.operand(k1, n, size)
     scale, bias = t.column("fp32", n), t.column(k3, n)
     a = f32(t.fill(x, t.rng.integers(-9, 9, (n, size)) if "u" not in k1 else None))
     s, b = f32(t.fill(scale, t.rng.integers(-4, 5, (n, 1)) / 4)), \
         f32(t.fill(bias, t.rng.integers(-4, 5, (n, 1)) / 4))
-    func, f = t.any_of([("copy", lambda v: v), ("relu", lambda v: np.maximum(v, 0)),
-                        ("abs", np.abs), ("square", np.square),
-                        ("prelu", lambda v: np.where(v > 0, v, v * np.float32(0.25)))])
+    func, f = t.pick("func", (
+        ("copy", lambda v: v), ("relu", lambda v: np.maximum(v, 0)), ("abs", np.abs),
+        ("square", np.square), ("prelu", lambda v: np.where(v > 0, v, v * np.float32(0.25)))))
     slope = int(np.float32(0.25).view(np.int32))
     t.run(d, x, scale, bias, func=func, arg=(slope, 0))
     v = f32(f32(a * s) + b)
@@ -495,7 +512,7 @@ def activate(t):
 
 @case("act_read_accumulator", ALL)
 def act_read_accumulator(t):
-    n, size, kind = t.integer(1, 33), t.any_of([1, 24, 360]), t.pick(ALL)
+    n, size, kind = t.integer(1, 33), t.size(1, 24, 360), t.pick("dst", ALL)
     x, y = t.operand("fp32", n, size), t.operand("fp32", n, size, False)
     x.partition = y.partition
     total, clear = t.column(kind, n, y.partition), dense("fp32", 128, 1, 190 * 1024)
@@ -510,11 +527,11 @@ def act_read_accumulator(t):
     assert (f32(t.m.read(total)) == 0).all()
 
 
-@case("act_table_load")
+@case("act_table_load", n_trials=7)
 def act_table_load(t):
     """Costs time and changes nothing."""
     before = {s: m.copy() for s, m in t.m.memory.items()}
-    t.run(arg=(t.integer(0, 7), 0))
+    t.run(arg=(t.pick("table", range(7)), 0))
     assert all(np.array_equal(before[s], t.m.memory[s]) for s in before)
 
 
@@ -531,7 +548,7 @@ def index_pattern(t, n):
 
 @case("iota", ALL)
 def iota(t):
-    n, kind = t.integer(1, 33), t.pick(ALL)
+    n, kind = t.integer(1, 33), t.pick("dst", ALL)
     p, arg, want = index_pattern(t, n)
     d = t.operand(kind, n, want.shape[1], False)
     t.run(d, None, None, p, arg=arg)
@@ -541,10 +558,10 @@ def iota(t):
 
 @case("affine_select", ALL, ALL)
 def affine_select(t):
-    n, k0, k1 = t.integer(1, 33), t.pick(ALL), t.pick(ALL)
+    n, (k0, k1) = t.integer(1, 33), t.types("dst", "x")
     p, arg, index = index_pattern(t, n)
     d, x = t.operand(k0, n, index.shape[1], False), t.operand(k1, n, index.shape[1])
-    op = t.any_of(["is_equal", "not_equal", "is_ge", "is_gt", "is_le", "is_lt"])
+    op = t.pick("op", ("is_equal", "not_equal", "is_ge", "is_gt", "is_le", "is_lt"))
     a = t.fill(x)
     t.run(d, x, None, p, arg=arg, op0=op, imm=(-7.5, 0.0))
     holds = FP32_OPS[op](index, 0)
@@ -553,14 +570,14 @@ def affine_select(t):
 
 @case("tensor_partition_reduce", ALL, ALL)
 def tensor_partition_reduce(t):
-    n, size, kind = t.integer(1, 129), t.any_of([1, 24, 360]), t.pick(ALL)
+    n, size, kind = t.integer(1, 129), t.size(1, 24, 360), t.pick("type", ALL)
     d, x = t.operand(kind, 1, size, False), t.operand(kind, n, size)
-    if kind in INTS and t.i % 2:
-        op = t.any_of(["bitwise_or", "bitwise_and"])
+    if kind in INTS and t.flag("bits"):
+        op = t.pick("bit op", ("bitwise_or", "bitwise_and"))
         a = t.fill(x)
         want = (np.bitwise_or if op == "bitwise_or" else np.bitwise_and).reduce(a, axis=0)
     else:
-        op = t.any_of(["add", "max"])
+        op = t.pick("op", ("add", "max"))
         a = t.fill(x, t.rng.integers(0, 3, (n, size)))
         wide = f32(a).astype(np.float64)
         want = to_dtype(wide.sum(0) if op == "add" else wide.max(0), kind)
@@ -603,9 +620,9 @@ def custom_op(t, tmp):
 
 def dma_side(t, kind, n, size, is_source):
     """SBUF or HBM; in HBM rows lie anywhere."""
-    if t.rng.random() < 0.5:
+    if t.flag("source in SBUF" if is_source else "destination in SBUF"):
         return t.operand(kind, n, size, is_source)
-    dims, first = random_dims(t.rng, size, is_source)
+    dims, first = t.dims(size, is_source)
     itemsize = np.dtype(DTYPES[kind]).itemsize
     pitch = first + sum(max(0, step * (num - 1)) for step, num in dims) + 1 + t.integer(0, 3)
     at = (h.HBM_BYTES // 2 if is_source else 0) + first * itemsize
@@ -615,11 +632,11 @@ def dma_side(t, kind, n, size, is_source):
 
 @case("dma_copy", ALL, ALL)
 def dma_copy(t):
-    n, size = t.integer(1, 33), t.any_of([1, 24, 96])
-    k0, k1 = t.pick_two(ALL)
+    n, size = t.integer(1, 33), t.size(1, 24, 96)
+    k0, k1 = t.two_types()
     d, x = dma_side(t, k0, n, size, False), dma_side(t, k1, n, size, True)
     a, old = t.fill(x), t.fill(d)
-    is_adding = t.rng.random() < 0.3
+    is_adding = t.pick("adding", (True, False, False))
     t.run(d, x, flags=h.ACCUMULATE * is_adding)
     got = t.m.read(d)
     if not is_adding and k0 == k1:
@@ -635,7 +652,7 @@ TWO_OR_FOUR = [k for k in ALL if np.dtype(DTYPES[k]).itemsize in (2, 4)]
 
 @case("dma_transpose", TWO_OR_FOUR, TWO_OR_FOUR)
 def dma_transpose(t):
-    p, f, kind = t.integer(1, 65), t.integer(1, 65), t.pick(TWO_OR_FOUR)
+    p, f, kind = t.integer(1, 65), t.integer(1, 65), t.pick("type", TWO_OR_FOUR)
     d, x = dma_side(t, kind, f, p, False), dma_side(t, kind, p, f, True)
     a = t.fill(x)
     t.run(d, x)
@@ -644,11 +661,11 @@ def dma_transpose(t):
 
 def indexed(t, table_kind, row_kind, is_gather):
     """(table in HBM, rows in SBUF, indices, flags, the row each entry means or -1)"""
-    n, size, n_table = t.integer(1, 129), t.any_of([1, 9, 24]), t.integer(1, 40)
+    n, size, n_table = t.integer(1, 129), t.size(1, 9, 24), t.integer(1, 40)
     table = Operand(table_kind, n_table, [(1, size)], 4096, 0, HBM, size + t.integer(0, 5))
     rows = t.operand(row_kind, n, size, not is_gather)
-    index = t.column(t.any_of(["int32", "uint32"]), n)
-    flags = t.any_of([h.OOB_SKIP, h.CLAMP_INDEX, 0])
+    index = t.column(t.pick("index", ("int32", "uint32")), n)
+    flags = t.pick("bounds", (h.OOB_SKIP, h.CLAMP_INDEX, 0))
     low, high = (0, n_table) if flags == 0 else (0 if index.name == "uint32" else -3, n_table + 3)
     i = t.fill(index, t.rng.integers(low, high, (n, 1)))[:, 0].astype(np.int64)
     meant = np.where((i >= 0) & (i < n_table), i,
@@ -664,7 +681,7 @@ def shown(table, n):
 
 @case("dma_gather", ALL, ALL, ["int32", "uint32"])
 def dma_gather(t):
-    k0, k1 = t.pick_two(ALL)
+    k0, k1 = t.two_types()
     table, rows, index, flags, meant = indexed(t, k1, k0, True)
     a, want = t.fill(table), t.fill(rows)
     for r, i in enumerate(meant):
@@ -677,10 +694,10 @@ def dma_gather(t):
 
 @case("dma_scatter", ALL, ALL, ["int32", "uint32"])
 def dma_scatter(t):
-    k0, k1 = t.pick_two(ALL)
+    k0, k1 = t.two_types()
     table, rows, index, flags, meant = indexed(t, k0, k1, False)
     a, want = t.fill(rows), t.fill(table)
-    is_adding = t.rng.random() < 0.5
+    is_adding = t.flag("adding")
     is_int = k0 == k1 and k0 in ("int32", "uint32")
     for r, i in enumerate(meant):
         if i < 0:

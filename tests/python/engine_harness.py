@@ -4,6 +4,7 @@ import collections
 import ctypes
 
 import numpy as np
+import pytest
 from common import SHORT_FLOATS
 from paths import BUILD
 
@@ -26,6 +27,51 @@ SBUF, PSUM, HBM = 1, 2, 3
 ENGINES = "TVSGY"
 ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST = (
     1 << i for i in range(8))
+
+# Those that this host has and VTRN_ISA allows. The same cases run at each, so what is covered does
+# not depend on the host.
+LEVELS = [i for i in range(3) if lib.harness_set_level(i) == i] if lib else []
+
+
+def level_name(level):
+    lib.harness_level_name.restype = ctypes.c_char_p
+    return lib.harness_level_name(level).decode()
+
+
+def each_level(levels=LEVELS, **kw):
+    """A fixture that runs a test at each of these levels."""
+    @pytest.fixture(params=levels, ids=level_name, **kw)
+    def level(request):
+        assert lib.harness_set_level(request.param) == request.param
+        yield request.param
+        lib.harness_set_level(LEVELS[-1])
+    return level
+
+
+class Draws:
+    """Random choices by plan. What is picked under a name goes through its whole pool, in random
+    order, before anything in it comes again: what is covered follows from the number of picks, not
+    from luck."""
+
+    def __init__(self, rng):
+        self.rng, self.order, self.never = rng, {}, {}
+
+    def pick(self, name, pool, but=()):
+        """The pool of a name has always the same length. `but` is left for a later pick."""
+        pool = list(pool)
+        order = self.order.setdefault(name, [])
+        never = self.never.setdefault(name, set(range(len(pool))))
+        if all(pool[i] in but for i in order):
+            order += self.rng.permutation(len(pool)).tolist()
+        i = next(i for i in order if pool[i] not in but)
+        order.remove(i)
+        never.discard(i)
+        return pool[i]
+
+    def unfinished(self):
+        """Names of which a part of the pool was never picked."""
+        return [name for name, never in self.never.items() if never]
+
 
 def names(table):
     """ALU operations (0) or activation functions (1), as the C tables have them."""
@@ -108,6 +154,12 @@ class Machine:
         self.memory[HBM] = rng.integers(0, 256, (1, HBM_BYTES), dtype=np.uint8)
         self.ran = collections.Counter()  # (instruction, engine, dtypes of its operands)
         self.core = None
+        self.restart()
+
+    def restart(self):
+        """The registers as they are at the beginning; the memories stay."""
+        if self.core:
+            lib.harness_core_destroy(self.core)
         lib.harness_core.restype = ctypes.c_void_p
         self.core = ctypes.c_void_p(lib.harness_core(
             self._pointer(SBUF), ctypes.c_size_t(STRIDE[SBUF]),
@@ -167,11 +219,11 @@ def dense(dtype, n, size, addr=0, **kw):
     return Operand(dtype, n, [(1, size)], addr, **kw)
 
 
-def random_dims(rng, size, is_source):
+def random_dims(rng, size, is_source, n_dims=None):
     """A pattern of `size` elements in 1 to 4 dims, with negative steps, and zero ones in sources.
     Returns dims and the first element that makes all offsets >= 0."""
     factors = [size]
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 4) if n_dims is None else n_dims - 1):
         f = factors.pop(rng.integers(0, len(factors)))
         divisors = [d for d in range(1, f + 1) if f % d == 0]
         d = int(rng.choice(divisors))

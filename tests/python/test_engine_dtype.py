@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from common import SHORT_FLOATS
-from engine_harness import lib
+from engine_harness import each_level, lib
 
 warnings.simplefilter("ignore", RuntimeWarning)
 pytestmark = pytest.mark.skipif(lib is None, reason="the C tests are not built")
@@ -15,12 +15,7 @@ INTS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
 NUMPY = {**SHORT_FLOATS, **{i: np.dtype(i).type for i in INTS}, "fp32": np.float32, "fp64": np.float64}
 
 
-@pytest.fixture(params=[0, 1, 2], ids=["sse2", "avx2", "avx512"], autouse=True)
-def level(request):
-    if lib.harness_set_level(request.param) != request.param:
-        pytest.skip("this host lacks the level")
-    yield
-    lib.harness_set_level(2)
+level = each_level(autouse=True)
 
 
 def pointer(a):

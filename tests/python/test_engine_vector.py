@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import engine_harness as h
-from engine_harness import DTYPES, Machine, Operand, dense, random_operand
+from engine_harness import DTYPES, Draws, Machine, Operand, dense, random_operand
 
 pytestmark = pytest.mark.skipif(h.lib is None, reason="the C tests are not built")
 FLOATS = ["fp32", "bf16", "fp16", "fp8e4m3", "fp8e5m2"]
@@ -12,12 +12,7 @@ INTS = ["int8", "int16", "int32", "uint8", "uint16", "uint32"]
 np.seterr(all="ignore")
 
 
-@pytest.fixture(params=[0, 2], ids=["sse2", "avx512"])
-def level(request):
-    if h.lib.harness_set_level(request.param) != request.param:
-        pytest.skip("this host lacks the level")
-    yield request.param
-    h.lib.harness_set_level(2)
+level = h.each_level(sorted({*h.LEVELS[:1], *h.LEVELS[-1:]}))  # the lowest and the highest
 
 
 def f32(x):
@@ -114,10 +109,10 @@ def untouched(before, machine, written):
 
 @pytest.mark.parametrize("op", FP32_OPS)
 def test_tensor_tensor_computes_in_fp32_for_any_pattern(op, rng, level):
-    m = Machine()
+    m, draws = Machine(), Draws(rng)
     for trial in range(25):
-        n, size = int(rng.integers(1, 20)), int(rng.choice([1, 7, 24, 96, 360, 2048, 3000]))
-        t0, t1, t2 = rng.choice(FLOATS + INTS, 3)
+        n, size = int(rng.integers(1, 20)), draws.pick("size", (1, 7, 24, 96, 360, 2048, 3000))
+        t0, t1, t2 = (draws.pick(k, FLOATS + INTS) for k in ("dst", "x", "y"))
         d = random_operand(rng, t0, n, size, 0, is_source=False)
         x = random_operand(rng, t1, n, size, 64 * 1024)
         y = random_operand(rng, t2, n, size, 0, space=h.PSUM) if size <= 400 else \
@@ -193,11 +188,11 @@ def test_bit_operations_see_raw_bits(op, t, rng, level):
 
 @pytest.mark.parametrize("reverse", [0, h.REVERSE0, h.REVERSE1, h.REVERSE0 | h.REVERSE1])
 def test_tensor_scalar_chains_two_operations(reverse, rng, level):
-    m = Machine()
+    m, draws = Machine(), Draws(rng)
     for _ in range(40):
-        op0, op1 = rng.choice(list(FP32_OPS), 2)
-        t0, t1, t2 = rng.choice(FLOATS + INTS, 3)
-        n, size = int(rng.integers(1, 20)), int(rng.choice([1, 60, 1500]))
+        op0, op1 = (draws.pick(k, FP32_OPS) for k in ("op0", "op1"))
+        t0, t1, t2 = (draws.pick(k, FLOATS + INTS) for k in ("dst", "x", "s"))
+        n, size = int(rng.integers(1, 20)), draws.pick("size", (1, 60, 1500))
         d = random_operand(rng, t0, n, size, 0, is_source=False)
         x = random_operand(rng, t1, n, size, 64 * 1024)
         s = dense(t2, n, 1, 190 * 1024)
@@ -211,10 +206,11 @@ def test_tensor_scalar_chains_two_operations(reverse, rng, level):
 
 
 def test_tensor_copy_keeps_bits_or_converts(rng, level):
-    m = Machine()
-    for _ in range(100):
-        t0, t1 = rng.choice(FLOATS + INTS, 2)
-        n, size = int(rng.integers(1, 128)), int(rng.choice([1, 24, 130, 2048]))
+    m, draws = Machine(), Draws(rng)
+    pairs = [(a, b) for a in FLOATS + INTS for b in FLOATS + INTS]
+    for _ in pairs:
+        t0, t1 = draws.pick("types", pairs)
+        n, size = int(rng.integers(1, 128)), draws.pick("size", (1, 24, 130, 2048))
         d = random_operand(rng, t0, n, size, 0, is_source=False)
         x = random_operand(rng, t1, n, size, 90 * 1024)
         m.write(x, values(rng, t1, (n, size)))
@@ -297,15 +293,16 @@ REDUCTIONS = {"add": -0.0, "multiply": 1.0, "max": -np.inf, "min": np.inf, "abs_
 
 @pytest.mark.parametrize("op", REDUCTIONS)
 def test_tensor_reduce_sums_in_sixteen_lanes_whatever_the_pattern(op, rng, level):
-    m = Machine()
+    m, draws = Machine(), Draws(rng)
+    shapes = [(rows, size) for rows in (1, 3, 40) for size in (1, 5, 16, 33, 128, 1500)
+              if rows * size <= 8000]
     for _ in range(25):
-        rows, size = int(rng.choice([1, 3, 40])), int(rng.choice([1, 5, 16, 33, 128, 1500]))
-        if rows * size > 8000:
-            continue
-        t0, t1 = rng.choice(FLOATS, 2)
-        negate = h.NEGATE if rng.random() < 0.3 else 0
+        rows, size = draws.pick("shape", shapes)
+        t0, t1 = draws.pick("dst", FLOATS), draws.pick("x", FLOATS)
+        negate = draws.pick("negate", (h.NEGATE, 0, 0))
         # the reduced dims last; their steps may be larger than those of the kept
-        dims = [(size, rows), (1, size)] if rng.random() < 0.5 else [(1, rows), (rows, size)]
+        dims = [(size, rows), (1, size)] if draws.pick("rows first", (True, False)) else \
+            [(1, rows), (rows, size)]
         n_reduced = 1
         if size == 128:
             step = dims[1][0]

@@ -15,6 +15,10 @@ HARNESS int harness_set_level(int level) {
     return (int)cpu_level_set((cpu_level)level);
 }
 
+HARNESS const char *harness_level_name(int level) {
+    return cpu_level_name((cpu_level)level);
+}
+
 HARNESS int harness_dtype(const char *name) {
     vtrn_dtype t;
     return dtype_from_name(name, &t) ? (int)t : -1;
