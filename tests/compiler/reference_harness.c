@@ -1,10 +1,9 @@
 /* A shared library for the Python tests: artifact in, arrays in, arrays out of the reference. */
-#include "compiler/graph/graph.h"
+#include "reference_harness.h"
+
 #include "compiler/reference/reference.h"
 
 #include <stdio.h>
-
-#define EXPORTED __attribute__((visibility("default")))
 
 /* Puts the message of status into text[n] and frees it; 0 when it was OK, else its category. */
 static int finish(vtrn_status status, char *text, size_t n) {
@@ -16,21 +15,20 @@ static int finish(vtrn_status status, char *text, size_t n) {
     return category;
 }
 
-EXPORTED int reference_open(const void *artifact, size_t size, graph **out, char *text, size_t n) {
+int reference_open(const void *artifact, size_t size, graph **out, char *text, size_t n) {
     return finish(graph_from_artifact(artifact, size, out), text, n);
 }
 
-EXPORTED void reference_close(graph *g) {
+void reference_close(graph *g) {
     graph_destroy(g);
 }
 
-EXPORTED uint32_t reference_count(const graph *g, int is_result) {
+uint32_t reference_count(const graph *g, int is_result) {
     return is_result ? g->body.n_results : g->body.n_args;
 }
 
-/* dims[12]; returns the rank, or -1 for a token. */
-EXPORTED int reference_type(const graph *g, int is_result, uint32_t i, int64_t *dims,
-                            const char **out_dtype) {
+int reference_type(const graph *g, int is_result, uint32_t i, int64_t *dims,
+                   const char **out_dtype) {
     const graph_type *t = &g->types[is_result ? g->body.results[i] : g->body.args[i]];
     for (int d = 0; d < t->rank; d++)
         dims[d] = t->dims[d];
@@ -38,7 +36,7 @@ EXPORTED int reference_type(const graph *g, int is_result, uint32_t i, int64_t *
     return t->is_token ? -1 : t->rank;
 }
 
-EXPORTED int reference_run(const graph *g, const void *const *args, void *const *results,
-                           char *text, size_t n) {
+int reference_run(const graph *g, const void *const *args, void *const *results, char *text,
+                  size_t n) {
     return finish(reference_graph(g, args, results), text, n);
 }

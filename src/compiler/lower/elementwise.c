@@ -199,7 +199,7 @@ uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
     return node->klass == NODE_ROW ? 1 : env->cols;
 }
 
-vtrn_ap elementwise_stretched(const tile *t, uint32_t rows, uint32_t cols) {
+static vtrn_ap elementwise_stretched(const tile *t, uint32_t rows, uint32_t cols) {
     vtrn_ap ap = tile_ap(t, rows, cols);
     if (cols > 1)
         ap.dim[0].step = 0;
@@ -213,8 +213,8 @@ bool emit_const_is(const emit_const *c, double value, uint8_t dtype) {
     return c->dtype == dtype && ours == theirs;
 }
 
-vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
-                                   const tile **out) {
+static vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
+                                          const tile **out) {
     for (int i = 0; i < env->n_consts; i++)
         if (emit_const_is(&env->consts[i], value, dtype)) {
             *out = &env->consts[i].t;

@@ -1,4 +1,6 @@
 /* The engine test library: conversion and single instructions, callable from Python by ctypes. */
+#include "harness.h"
+
 #include "base/cpu.h"
 #include "base/dtype.h"
 #include "engine/engine.h"
@@ -9,41 +11,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HARNESS __attribute__((visibility("default")))
-
-HARNESS int harness_set_level(int level) {
+int harness_set_level(int level) {
     return (int)cpu_level_set((cpu_level)level);
 }
 
-HARNESS const char *harness_level_name(int level) {
+const char *harness_level_name(int level) {
     return cpu_level_name((cpu_level)level);
 }
 
-HARNESS int harness_dtype(const char *name) {
+int harness_dtype(const char *name) {
     vtrn_dtype t;
     return dtype_from_name(name, &t) ? (int)t : -1;
 }
 
-HARNESS void harness_load(int t, const void *src, float *dst, size_t n) {
+void harness_load(int t, const void *src, float *dst, size_t n) {
     dtype_load_fp32((vtrn_dtype)t, src, dst, n);
 }
 
-HARNESS void harness_store(int t, const float *src, void *dst, size_t n) {
+void harness_store(int t, const float *src, void *dst, size_t n) {
     dtype_store_fp32((vtrn_dtype)t, src, dst, n);
 }
 
-HARNESS void harness_store_stochastic(int t, const float *src, void *dst, size_t n,
-                                      uint64_t *state) {
+void harness_store_stochastic(int t, const float *src, void *dst, size_t n, uint64_t *state) {
     dtype_store_fp32_stochastic((vtrn_dtype)t, src, dst, n, state);
 }
 
-HARNESS void harness_convert(int from, const void *src, int to, void *dst, size_t n) {
+void harness_convert(int from, const void *src, int to, void *dst, size_t n) {
     dtype_convert((vtrn_dtype)from, src, (vtrn_dtype)to, dst, n);
 }
 
-/* A core of two bare memories and registers, as large as the caller's arrays. */
-HARNESS engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum,
-                                  size_t psum_stride) {
+engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum, size_t psum_stride) {
     engine_core *core = calloc(1, sizeof *core);
     core->sbuf = (engine_memory){sbuf, sbuf_stride, sbuf_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
     core->psum = (engine_memory){psum, psum_stride, psum_stride, ENGINE_MAX_PARTITIONS, NULL, 0};
@@ -59,22 +56,19 @@ HARNESS engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *ps
     return core;
 }
 
-/* HBM for operands of slot 0. */
-HARNESS void harness_set_hbm(engine_core *core, uint8_t *hbm) {
+void harness_set_hbm(engine_core *core, uint8_t *hbm) {
     core->hbm = hbm;
 }
 
-HARNESS void harness_core_destroy(engine_core *core) {
+void harness_core_destroy(engine_core *core) {
     free(core->regs->scratch);
     free(core->regs->pe_weights);
     free(core->regs);
     free(core);
 }
 
-/* The shares of all threads, one after another, n_times over. Returns the category and the message
- * of the first error. */
-HARNESS int harness_run(engine_core *core, const vtrn_instr *instr, int n_threads, int n_times,
-                        char *message, size_t message_bytes) {
+int harness_run(engine_core *core, const vtrn_instr *instr, int n_threads, int n_times,
+                char *message, size_t message_bytes) {
     static const uint64_t slot_base[1] = {0};
     core->n_threads = n_threads;
     for (int time = 0; time < n_times; time++)
@@ -109,29 +103,28 @@ static const char *act_name(int i) {
     return isa_act_name((vtrn_act)i);
 }
 
-HARNESS int harness_opcode(const char *name) {
+int harness_opcode(const char *name) {
     return find(name, op_name, VTRN_OP_COUNT);
 }
 
-HARNESS int harness_alu(const char *name) {
+int harness_alu(const char *name) {
     return find(name, alu_name, VTRN_ALU_COUNT);
 }
 
-HARNESS int harness_act(const char *name) {
+int harness_act(const char *name) {
     return find(name, act_name, VTRN_ACT_COUNT);
 }
 
-/* The i-th name of a table: 0 ALU operations, 1 activation functions; NULL behind the last. */
-HARNESS const char *harness_name(int table, int i) {
+const char *harness_name(int table, int i) {
     if (i < 0 || i >= (table ? (int)VTRN_ACT_COUNT : (int)VTRN_ALU_COUNT))
         return NULL;
     return table ? act_name(i) : alu_name(i);
 }
 
-HARNESS unsigned harness_legal_flags(int opcode) {
+unsigned harness_legal_flags(int opcode) {
     return validate_legal_flags((vtrn_opcode)opcode);
 }
 
-HARNESS size_t harness_instr_bytes(void) {
+size_t harness_instr_bytes(void) {
     return sizeof(vtrn_instr);
 }
