@@ -41,11 +41,11 @@ static void activate_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
 /* What a copy of a tile from PSUM is: no conversion is needed. A bias of -0 changes nothing; one of
  * 0 would make 0 of -0. */
 static bool is_copy_of_bf16(const vtrn_instr *instr) {
-    const float no_bias = -0.0f;
+    const float bias = instr->imm[1].f;
     return instr->func == VTRN_ACT_COPY && !(instr->flags & VTRN_FLAG_ACCUMULATE) &&
            instr->ap[0].dtype == VTRN_DTYPE_BF16 && instr->ap[1].dtype == VTRN_DTYPE_BF16 &&
            instr->ap[2].space == VTRN_SPACE_NONE && instr->ap[3].space == VTRN_SPACE_NONE &&
-           instr->imm[0].f == 1.0f && !memcmp(&instr->imm[1].f, &no_bias, sizeof no_bias);
+           instr->imm[0].f == 1.0f && bias == 0 && signbit(bias);
 }
 
 static void copy_bf16_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
