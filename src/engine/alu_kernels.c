@@ -3,8 +3,7 @@
 
 #include "base/dtype_bits.h"
 #include "engine/kernel_loop.h"
-
-#include <math.h>
+#include "engine/power.h"
 
 #define IS_NAN(x)     ((x) != (x))
 #define MAXIMUM(x, y) ((x) > (y) || IS_NAN(x) ? (x) : (y))
@@ -35,7 +34,7 @@ static inline float abs_min(float x, float y) {
     M(MIN, MINIMUM(x, y))                                                                          \
     M(ABS_MAX, abs_max(x, y))                                                                      \
     M(ABS_MIN, abs_min(x, y))                                                                      \
-    M(POWER, (float)pow((double)x, (double)y))                                                     \
+    M(POWER, power(x, y))                                                                          \
     M(IS_EQUAL, ONE_IF(x == y))                                                                    \
     M(NOT_EQUAL, ONE_IF(x != y))                                                                   \
     M(IS_GE, ONE_IF(x >= y))                                                                       \
