@@ -1,6 +1,7 @@
 /* Whole graphs: values in counted buffers, control flow, captures; a buffer goes after its last
  * use. */
 #include "compiler/reference/ref_internal.h"
+#include "compiler/reference/reference.h"
 
 typedef struct buffer {
     uint32_t n_refs;

@@ -2,7 +2,7 @@
 #ifndef VTRN_COMPILER_REFERENCE_REF_INTERNAL_H
 #define VTRN_COMPILER_REFERENCE_REF_INTERNAL_H
 
-#include "compiler/reference/reference.h"
+#include "compiler/graph/graph.h"
 
 #include <complex.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* Scalar regions (reducers, comparators, map bodies) evaluated for many lanes at once. */
 #include "compiler/reference/ref_internal.h"
+#include "compiler/reference/reference.h"
 
 enum { MAX_CAPTURES = 64 };
 

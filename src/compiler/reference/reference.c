@@ -1,4 +1,6 @@
 /* The table of the reference: which routine evaluates which op. */
+#include "compiler/reference/reference.h"
+
 #include "compiler/reference/ref_internal.h"
 
 static vtrn_status zero_u32(ref_call *c) {
