@@ -5,10 +5,22 @@
 #include "engine/kernel_loop.h"
 #include "engine/power.h"
 
-#define IS_NAN(x)     ((x) != (x))
-#define MAXIMUM(x, y) ((x) > (y) || IS_NAN(x) ? (x) : (y))
-#define MINIMUM(x, y) ((x) < (y) || IS_NAN(x) ? (x) : (y))
-#define ONE_IF(cond)  ((cond) ? 1.0f : 0.0f)
+#define IS_NAN(x)    ((x) != (x))
+#define ONE_IF(cond) ((cond) ? 1.0f : 0.0f)
+
+/* As IEEE 754-2019 has maximum and minimum: NaN is above all, +0 is above -0. Of equal operands
+ * only zeros differ in their bits, and only in the sign. */
+static inline float maximum(float x, float y) {
+    uint32_t a = float_to_bits(x), b = float_to_bits(y);
+    uint32_t greater = x > y || IS_NAN(x) ? a : b;
+    return bits_to_float(x == y ? a & b : greater);
+}
+
+static inline float minimum(float x, float y) {
+    uint32_t a = float_to_bits(x), b = float_to_bits(y);
+    uint32_t smaller = x < y || IS_NAN(x) ? a : b;
+    return bits_to_float(x == y ? a | b : smaller);
+}
 
 static inline float magnitude(float x) {
     return bits_to_float(float_to_bits(x) & 0x7fffffffu);
@@ -16,12 +28,12 @@ static inline float magnitude(float x) {
 
 static inline float abs_max(float x, float y) {
     float a = magnitude(x), b = magnitude(y);
-    return MAXIMUM(a, b);
+    return a > b || IS_NAN(a) ? a : b;
 }
 
 static inline float abs_min(float x, float y) {
     float a = magnitude(x), b = magnitude(y);
-    return MINIMUM(a, b);
+    return a < b || IS_NAN(a) ? a : b;
 }
 
 /* The table of fp32 operations: M(enum, expression of x and y). */
@@ -30,8 +42,8 @@ static inline float abs_min(float x, float y) {
     M(ADD, x + y)                                                                                  \
     M(SUBTRACT, x - y)                                                                             \
     M(MULTIPLY, x *y)                                                                              \
-    M(MAX, MAXIMUM(x, y))                                                                          \
-    M(MIN, MINIMUM(x, y))                                                                          \
+    M(MAX, maximum(x, y))                                                                          \
+    M(MIN, minimum(x, y))                                                                          \
     M(ABS_MAX, abs_max(x, y))                                                                      \
     M(ABS_MIN, abs_min(x, y))                                                                      \
     M(POWER, power(x, y))                                                                          \
@@ -74,6 +86,8 @@ typedef float lanes_f __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
 
 #define BLEND(mask, x, y) ((lanes_f)(((mask) & (lanes_i)(x)) | (~(mask) & (lanes_i)(y))))
+#define LANES_AND(x, m)   ((lanes_f)((lanes_i)(x) & (m)))
+#define LANES_OR(x, m)    ((lanes_f)((lanes_i)(x) | (m)))
 #define LANES_ABS(x)      ((lanes_f)((lanes_i)(x)&0x7fffffff))
 #define LANES_ONE_IF(m)   ((lanes_f)((m)&0x3f800000))
 
@@ -82,8 +96,11 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
 #define REDUCTIONS(M)                                                                              \
     M(ADD, -0.0f, acc + v, x + y)                                                                  \
     M(MULTIPLY, 1.0f, acc *v, x *y)                                                                \
-    M(MAX, -INFINITY, BLEND((acc > v) | (acc != acc), acc, v), MAXIMUM(x, y))                      \
-    M(MIN, INFINITY, BLEND((acc < v) | (acc != acc), acc, v), MINIMUM(x, y))                       \
+    M(MAX, -INFINITY,                                                                              \
+      LANES_AND(BLEND((acc > v) | (acc != acc), acc, v), (lanes_i)acc | ~(acc == v)),              \
+      maximum(x, y))                                                                               \
+    M(MIN, INFINITY, LANES_OR(BLEND((acc < v) | (acc != acc), acc, v), (lanes_i)acc &(acc == v)),  \
+      minimum(x, y))                                                                               \
     M(ABS_MAX, 0.0f,                                                                               \
       BLEND((LANES_ABS(acc) > LANES_ABS(v)) | (acc != acc), LANES_ABS(acc), LANES_ABS(v)),         \
       abs_max(x, y))                                                                               \

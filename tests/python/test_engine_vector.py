@@ -25,11 +25,13 @@ def quiet(x):
 
 
 def maximum(x, y):
-    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.where(x > y, x, y)).astype(np.float32)
+    is_x = (x > y) | ((x == y) & np.signbit(y))
+    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.where(is_x, x, y)).astype(np.float32)
 
 
 def minimum(x, y):
-    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.where(x < y, x, y)).astype(np.float32)
+    is_x = (x < y) | ((x == y) & np.signbit(x))
+    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.where(is_x, x, y)).astype(np.float32)
 
 
 FP32_OPS = {

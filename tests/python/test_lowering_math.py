@@ -132,6 +132,24 @@ def test_tangent_is_within_sixteen_ulp_away_from_its_poles(device):
     assert error.max() <= 16
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_zeros_are_ordered_by_their_sign(dtype, device):
+    """maximum and minimum, their reductions and clamp, as XLA has them on the CPU."""
+    zeros = np.array([0.0, -0.0], dtype)
+    a, b = (v.ravel().repeat(20) for v in np.meshgrid(zeros, zeros))
+    pairs = np.stack([a, b], 1)
+
+    def f(a, b, pairs):
+        constants = [dtype(0.0), dtype(-0.0)]
+        return ([g(x, y) for g in (lax.max, lax.min) for x, y in ((a, b), *((a, c) for c in constants))]
+                + [g(pairs, (axis,)) for g in (lax.reduce_max, lax.reduce_min) for axis in (0, 1)]
+                + [lax.clamp(constants[0], a, dtype(1)), lax.clamp(dtype(-1), a, constants[1])])  # fmt: skip
+
+    args = a, b, pairs
+    for i, (g, e) in enumerate(zip(run(device, f, *args), on_cpu(f, *args), strict=True)):
+        np.testing.assert_array_equal(np.signbit(g), np.signbit(e), f"result {i}")
+
+
 def test_atan2_knows_every_octant(device):
     rng = np.random.default_rng(SEED)
     special = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, 1e-30, -1e30, np.nan, 3], np.float32)
