@@ -97,41 +97,6 @@ def test_integers_convert_to_integers_by_their_low_bits(device, dtype, to):
     np.testing.assert_array_equal(got, a.astype(to))
 
 
-def ulps(got, exact):
-    """Distance in units of the fp32 result's last place; zero of the exact value counts as tiny."""
-    step = np.spacing(np.maximum(np.abs(exact), 2.0**-126).astype(np.float32)).astype(np.float64)
-    return np.abs(got.astype(np.float64) - exact) / step
-
-
-def angles(rng):
-    small = rng.uniform(-10, 10, 100_000)
-    wide = rng.uniform(-1e4, 1e4, 100_000)
-    tiny = rng.uniform(-1, 1, 1000) * 2.0 ** rng.integers(-40, 0, 1000)
-    near = (np.arange(-200, 200) * (np.pi / 2))[:, None] + np.linspace(-1e-3, 1e-3, 11)
-    return np.concatenate([small, wide, tiny, near.ravel(), [0.0, -0.0]]).astype(np.float32)
-
-
-@pytest.mark.parametrize("f, oracle", [(jnp.sin, np.sin), (jnp.cos, np.cos)], ids=["sin", "cos"])
-def test_sine_and_cosine_are_within_one_part_in_five_million(device, f, oracle):
-    """Absolute error 2e-7 to 1e4 radians: what the fp32 range reduction gives; XLA's is 1e-7."""
-    x = angles(np.random.default_rng(SEED))
-    (got,) = run(device, f, x)
-    error = np.abs(got - oracle(x.astype(np.float64)))
-    print(f"largest error {error.max():.3g} at {x[error.argmax()]!r}")
-    assert error.max() <= 2e-7
-    odd = np.array([np.inf, -np.inf, np.nan, 1e30], np.float32)
-    (got,) = run(device, f, odd)
-    assert np.isnan(got[:3]).all() and abs(got[3]) <= 1
-
-
-def test_tangent_is_within_sixteen_ulp_away_from_its_poles(device):
-    x = np.random.default_rng(SEED).uniform(-1.5, 1.5, 100_000).astype(np.float32)
-    (got,) = run(device, jnp.tan, x)
-    error = ulps(got, np.tan(x.astype(np.float64)))
-    print(f"largest error {error.max():.2f} ulp at {x[error.argmax()]!r}")
-    assert error.max() <= 16
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
 def test_zeros_are_ordered_by_their_sign(dtype, device):
     """maximum and minimum, their reductions and clamp, as XLA has them on the CPU."""
@@ -198,12 +163,11 @@ def test_reduce_precision_is_exact(device, bits):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
-def test_functions_of_narrow_floats_round_once(device, dtype):
+def test_cube_roots_of_narrow_floats_round_once(device, dtype):
     x = np.random.default_rng(SEED).uniform(-9, 9, 5000).astype(dtype)
-    for f, oracle in ((jnp.sin, np.sin), (jnp.cos, np.cos), (jnp.cbrt, np.cbrt)):
-        (got,) = run(device, f, x)
-        exact = oracle(x.astype(np.float64))
-        assert np.abs(got.astype(np.float64) - exact).max() <= float(ml_dtypes.finfo(dtype).eps) * 1.6
+    (got,) = run(device, jnp.cbrt, x)
+    exact = np.cbrt(x.astype(np.float64))
+    assert np.abs(got.astype(np.float64) - exact).max() <= float(ml_dtypes.finfo(dtype).eps) * 1.6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.uint8, np.int8, np.bool_])

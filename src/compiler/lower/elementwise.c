@@ -85,7 +85,8 @@ bool elementwise_supports(const lower *l, const graph_op *op) {
             return false;
     vtrn_act act;
     if (elementwise_int_supports((graph_kind)op->kind, in, result->dtype) ||
-        elementwise_float_supports((graph_kind)op->kind, in))
+        elementwise_float_supports((graph_kind)op->kind, in) ||
+        (elementwise_is_trig((graph_kind)op->kind) && dtype_is_float(in)))
         return true;
     switch ((graph_kind)op->kind) {
     case GRAPH_COMPARE:
@@ -153,6 +154,8 @@ int elementwise_n_temps(const fusion *f, const fusion_node *node) {
         return elementwise_int_n_temps(f, node);
     if (elementwise_is_total_order(node))
         return ELEMENTWISE_TOTAL_ORDER_TEMPS;
+    if (elementwise_is_trig((graph_kind)node->op))
+        return elementwise_trig_n_temps(elementwise_in_dtype(f, node, 0));
     if (is_float_function(node))
         return elementwise_float_n_temps((graph_kind)node->op);
     switch (node->op) {
@@ -735,6 +738,8 @@ vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
         return elementwise_int_emit(env, node);
     if (is_float_function(node))
         return elementwise_float_emit(env, node);
+    if (elementwise_is_trig((graph_kind)node->op))
+        return elementwise_trig_emit(env, node);
     switch (node->op) {
     case GRAPH_SELECT:
         return emit_select(env, node);

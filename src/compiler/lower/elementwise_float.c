@@ -1,5 +1,5 @@
 /* Functions that the activation tables have only on an interval, or not at all.
- * Source: hardware facts 4.4 (sine on [-pi, pi], arctan on [-pi/2, pi/2]), 4.5 (power on GpSimd).
+ * Source: hardware facts 4.4 (arctan on [-pi/2, pi/2]), 4.5 (power on GpSimd).
  */
 #include "compiler/lower/elementwise_parts.h"
 
@@ -16,12 +16,9 @@ bool elementwise_float_supports(graph_kind kind, uint8_t dtype) {
 
 int elementwise_float_n_temps(graph_kind kind) {
     switch (kind) {
-    case GRAPH_SINE:
-    case GRAPH_COSINE:
     case GRAPH_CBRT:
     case GRAPH_REDUCE_PRECISION:
         return 3;
-    case GRAPH_TAN:
     case GRAPH_ATAN2:
         return 4;
     default:
@@ -33,53 +30,6 @@ static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
     vtrn_ap other = *ap;
     other.dtype = (uint8_t)t;
     return other;
-}
-
-/* --- sine, cosine, tangent ----------------------------------------------------------------------
- */
-
-/* The sine of x + shift * pi. With m the nearest integer to x / pi + shift, r = x - pi (m - shift)
- * lies around 0, where the table is best, and m odd turns the sign. pi comes in parts of 9 bits, so
- * that the products with an m below 2^14 are exact. */
-static vtrn_status emit_wave(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x, float shift,
-                             const vtrn_ap *m, const vtrn_ap *r, const vtrn_ap *odd) {
-    static const float pi[] = {3.140625f, 0x1.fbp-11f, 0x1.51p-21f, 0x1.0b4612p-33f};
-    const float round = 0x1.8p23f; /* adding it leaves no room for a fraction */
-    vtrn_ap number = as(odd, VTRN_DTYPE_INT32), sign = as(odd, VTRN_DTYPE_UINT32);
-    vtrn_ap bits = as(r, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(
-        lower_emit_two_scalars(env->l, m, x, VTRN_ALU_MULTIPLY, 0.318309886f, VTRN_ALU_ADD, shift));
-    VTRN_RETURN_IF_ERROR(
-        lower_emit_two_scalars(env->l, m, m, VTRN_ALU_ADD, round, VTRN_ALU_SUBTRACT, round));
-    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &number, m));
-    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &sign, &sign, VTRN_ALU_SHIFT_LEFT,
-                                                31, VTRN_ALU_NONE, 0));
-    if (shift != 0)
-        VTRN_RETURN_IF_ERROR(
-            emit_scalar_op(env, VECTOR, VTRN_ALU_SUBTRACT, m, m, shift, NULL, false));
-    const vtrn_ap *from = x;
-    for (size_t i = 0; i < sizeof pi / sizeof *pi; i++, from = r)
-        VTRN_RETURN_IF_ERROR(
-            emit_scalar_tensor(env, r, m, VTRN_ALU_MULTIPLY, -pi[i], VTRN_ALU_ADD, from));
-    /* an angle beyond what m can count stays on the table */
-    VTRN_RETURN_IF_ERROR(lower_emit_two_scalars(env->l, r, r, VTRN_ALU_MAX, -PI, VTRN_ALU_MIN, PI));
-    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_SIN, r, r, 1));
-    VTRN_RETURN_IF_ERROR(
-        lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_BITWISE_XOR, &bits, &bits, &sign));
-    return dst ? lower_emit_copy(env->l, dst, r) : NULL;
-}
-
-static vtrn_status emit_tangent(emit_env *env, const fusion_node *node, const vtrn_ap *dst,
-                                const vtrn_ap *x) {
-    vtrn_ap t[4];
-    for (int i = 0; i < 4; i++)
-        t[i] = elementwise_temp_ap(env, node, i, VTRN_DTYPE_FP32);
-    VTRN_RETURN_IF_ERROR(emit_wave(env, NULL, x, 0, &t[0], &t[1], &t[3]));
-    VTRN_RETURN_IF_ERROR(emit_wave(env, NULL, x, 0.5f, &t[0], &t[2], &t[3]));
-    LOWER_EMIT(reciprocal, env->l, RECIPROCAL, VECTOR);
-    reciprocal->ap[0] = t[2];
-    reciprocal->ap[1] = t[2];
-    return lower_emit_tensor_tensor(env->l, VECTOR, VTRN_ALU_MULTIPLY, dst, &t[1], &t[2]);
 }
 
 /* --- arc tangent of a quotient ------------------------------------------------------------------
@@ -234,17 +184,9 @@ vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node) {
     vtrn_ap dst = elementwise_dst_ap(env, node), x;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &x));
     switch (node->op) {
-    case GRAPH_TAN:
-        return emit_tangent(env, node, &dst, &x);
     case GRAPH_CBRT:
         return emit_cbrt(env, node, &dst, &x);
-    case GRAPH_REDUCE_PRECISION:
+    default:
         return emit_reduce_precision(env, node, &dst, &x);
-    default: {
-        vtrn_ap m = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
-        vtrn_ap r = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-        vtrn_ap odd = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_INT32);
-        return emit_wave(env, &dst, &x, node->op == GRAPH_COSINE ? 0.5f : 0, &m, &r, &odd);
-    }
     }
 }

@@ -45,4 +45,9 @@ enum { ELEMENTWISE_TOTAL_ORDER_TEMPS = 3 };
 bool elementwise_is_total_order(const fusion_node *node);
 vtrn_status elementwise_float_emit(emit_env *env, const fusion_node *node);
 
+/* --- elementwise_trig.c: sine, cosine, tangent of an operand of dtype --- */
+bool elementwise_is_trig(graph_kind kind);
+int elementwise_trig_n_temps(uint8_t dtype);
+vtrn_status elementwise_trig_emit(emit_env *env, const fusion_node *node);
+
 #endif

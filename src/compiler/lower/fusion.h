@@ -132,7 +132,7 @@ vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype);
 void elementwise_fold(fusion *f);
 /* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
 int elementwise_n_temps(const fusion *f, const fusion_node *node);
-enum { ELEMENTWISE_MAX_TEMPS = 7, FUSION_MAX_CONSTS = 64 };
+enum { ELEMENTWISE_MAX_TEMPS = 11, FUSION_MAX_CONSTS = 64 };
 
 /* A constant on every partition: a [128, 1] tile, filled once a fusion. */
 typedef struct emit_const {
