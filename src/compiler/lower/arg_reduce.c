@@ -101,7 +101,7 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
         unequal.in[1] = value;
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &unequal, &is_nan));
         fusion_node either = {.op = GRAPH_OR,
-                              .alu = VTRN_ALU_LOGICAL_OR,
+                              .is_truth = true,
                               .dtype = VTRN_DTYPE_UINT8,
                               .n_in = 2,
                               .in = {hit, is_nan}};

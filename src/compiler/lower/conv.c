@@ -144,7 +144,6 @@ static vtrn_status emit_depthwise(const conv *c) {
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &lhs, false, &x));
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &rhs, false, &weight));
         fusion_node multiply = {.op = GRAPH_MULTIPLY,
-                                .alu = VTRN_ALU_MULTIPLY,
                                 .dtype = taps > 1 ? VTRN_DTYPE_FP32 : c->out_t->dtype,
                                 .n_in = 2,
                                 .in = {x, weight}};
@@ -154,7 +153,6 @@ static vtrn_status emit_depthwise(const conv *c) {
             continue;
         }
         fusion_node add = {.op = GRAPH_ADD,
-                           .alu = VTRN_ALU_ADD,
                            .dtype = tap + 1 < taps ? VTRN_DTYPE_FP32 : c->out_t->dtype,
                            .n_in = 2,
                            .in = {total, product}};

@@ -11,104 +11,11 @@ enum {
     TEMP_B,
     TEMP_RESULT,
     TEMP_OWN,
-    N_DIVIDE_TEMPS = 4,
 };
 
 static bool is_narrow(uint8_t t) {
-    return t == VTRN_DTYPE_INT8 || t == VTRN_DTYPE_UINT8 || t == VTRN_DTYPE_INT16 ||
-           t == VTRN_DTYPE_UINT16;
+    return !elementwise_is_exact_int(t);
 }
-
-static bool is_integer(uint8_t t) {
-    return is_narrow(t) || elementwise_is_exact_int(t);
-}
-
-/* Kinds that only this file knows, for every integer type. */
-static bool is_own_kind(graph_kind kind) {
-    switch (kind) {
-    case GRAPH_DIVIDE:
-    case GRAPH_REMAINDER:
-    case GRAPH_SIGN:
-    case GRAPH_ABS:
-    case GRAPH_POPCNT:
-    case GRAPH_COUNT_LEADING_ZEROS:
-    case GRAPH_POWER:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* Kinds that elementwise.c does for 32 bits; narrow results wrap. */
-static vtrn_alu wrapping_alu(graph_kind kind) {
-    switch (kind) {
-    case GRAPH_ADD:
-        return VTRN_ALU_ADD;
-    case GRAPH_SUBTRACT:
-        return VTRN_ALU_SUBTRACT;
-    case GRAPH_MULTIPLY:
-        return VTRN_ALU_MULTIPLY;
-    case GRAPH_POWER:
-        return VTRN_ALU_POWER;
-    case GRAPH_SHIFT_LEFT:
-        return VTRN_ALU_SHIFT_LEFT;
-    case GRAPH_SHIFT_RIGHT_LOGICAL:
-        return VTRN_ALU_SHIFT_RIGHT_LOGICAL;
-    case GRAPH_SHIFT_RIGHT_ARITHMETIC:
-        return VTRN_ALU_SHIFT_RIGHT_ARITH;
-    default:
-        return VTRN_ALU_NONE;
-    }
-}
-
-/* An integer that loses high bits, or its sign. */
-static bool is_wrapping_convert(uint8_t from, uint8_t to) {
-    if (from == to || !is_integer(from) || !is_integer(to))
-        return false;
-    return is_narrow(to) ||
-           (to == VTRN_DTYPE_UINT32 && dtype_is_signed_int((vtrn_dtype)from) && is_narrow(from));
-}
-
-static bool is_ours(graph_kind kind, uint8_t in, uint8_t out) {
-    if (!is_integer(in) || !is_integer(out))
-        return false;
-    if (kind == GRAPH_CONVERT)
-        return is_wrapping_convert(in, out);
-    if (is_own_kind(kind))
-        return true;
-    if (kind == GRAPH_NEGATE)
-        return is_narrow(in) || in == VTRN_DTYPE_UINT32;
-    if (kind == GRAPH_SHIFT_RIGHT_ARITHMETIC && in == VTRN_DTYPE_UINT32)
-        return true;
-    return is_narrow(in) && (kind == GRAPH_NOT || wrapping_alu(kind) != VTRN_ALU_NONE);
-}
-
-bool elementwise_int_supports(graph_kind kind, uint8_t in, uint8_t out) {
-    return is_ours(kind, in, out);
-}
-
-bool elementwise_int_owns(const fusion *f, const fusion_node *node) {
-    /* an ALU operation of its own: 32 bits, or truth values, which lie as bytes */
-    return node->op < FUSION_LOAD && node->n_in >= 1 && node->alu == VTRN_ALU_NONE &&
-           is_ours((graph_kind)node->op, elementwise_in_dtype(f, node, 0), node->dtype);
-}
-
-int elementwise_int_n_temps(const fusion *f, const fusion_node *node) {
-    (void)f;
-    switch (node->op) {
-    case GRAPH_DIVIDE:
-    case GRAPH_REMAINDER:
-        return TEMP_OWN + N_DIVIDE_TEMPS;
-    case GRAPH_POPCNT:
-    case GRAPH_COUNT_LEADING_ZEROS:
-        return TEMP_OWN + 1;
-    default:
-        return TEMP_OWN;
-    }
-}
-
-/* --- instructions -------------------------------------------------------------------------------
- */
 
 static vtrn_ap as(vtrn_ap ap, vtrn_dtype t) {
     ap.dtype = (uint8_t)t;
@@ -131,7 +38,7 @@ static vtrn_status take(emit_env *env, const fusion_node *node, int k, vtrn_ap *
     return lower_emit_copy(env->l, out, &from);
 }
 
-/* Low bits of x in its 32-bit tile, extended as type t asks; then into dst. */
+/* Low bits of x in its 32-bit tile, extended as the type of dst asks; then into dst. */
 static vtrn_status put_wrapped(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x) {
     uint32_t drop = 32 - 8 * (uint32_t)dtype_size((vtrn_dtype)dst->dtype);
     bool is_signed = dtype_is_signed_int((vtrn_dtype)dst->dtype);
@@ -142,11 +49,40 @@ static vtrn_status put_wrapped(emit_env *env, const vtrn_ap *dst, const vtrn_ap 
     return lower_emit_copy(env->l, dst, &bits);
 }
 
-/* --- division -----------------------------------------------------------------------------------
- * Magnitudes n and d: a first quotient from the fp32 reciprocal is off by at most n / d * 2^-22 +
+/* A node worked on in 32 bits. */
+typedef struct wide_op {
+    vtrn_ap a, b;   /* operands; b when there are two */
+    vtrn_ap result; /* of a's type: dst itself, or a temporary */
+    vtrn_ap dst;
+} wide_op;
+
+static vtrn_status begin(emit_env *env, const fusion_node *node, wide_op *w) {
+    w->dst = w->result = elementwise_dst_ap(env, node);
+    if (is_narrow(w->dst.dtype))
+        w->result = elementwise_temp_ap(env, node, TEMP_RESULT, wide(w->dst.dtype));
+    VTRN_RETURN_IF_ERROR(take(env, node, 0, &w->a));
+    w->result.dtype = w->a.dtype;
+    return node->n_in == 2 ? take(env, node, 1, &w->b) : NULL;
+}
+
+static vtrn_status finish(emit_env *env, const wide_op *w) {
+    return is_narrow(w->dst.dtype) ? put_wrapped(env, &w->dst, &w->result) : NULL;
+}
+
+/* result = a op s, where the row says the operation */
+static vtrn_status emit_with_scalar(emit_env *env, const fusion_node *node,
+                                    const elementwise_op *op, uint32_t s) {
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, elementwise_engine_of(op), &w.result, &w.a,
+                                                (vtrn_alu)elementwise_code_of(op), s, VTRN_ALU_NONE,
+                                                0));
+    return finish(env, &w);
+}
+
+/* Magnitudes n and d: a first quotient from the fp32 reciprocal is off by at most n / d * 2^-22 +
  * 1/2, a second one of what it leaves by at most one, and a comparison finds that one. The
  * remainders are exact, for they wrap. */
-
 typedef struct division {
     emit_env *env;
     vtrn_ap n, d, inverse, t, q; /* n becomes the remainder */
@@ -183,7 +119,7 @@ static vtrn_status divide_magnitudes(division *x) {
 /* Where the divisor has its top bit set the estimates overflow, and the quotient is 0 or 1. */
 static vtrn_status divide_by_large(division *x, const vtrn_ap *a, const vtrn_ap *b) {
     emit_env *env = x->env;
-    vtrn_ap mask = x->inverse; /* no longer wanted */
+    vtrn_ap mask = x->inverse; /* which is not read any more */
     mask.dtype = VTRN_DTYPE_UINT32;
     VTRN_RETURN_IF_ERROR(lower_emit_tensor_tensor(env->l, GPSIMD, VTRN_ALU_IS_GE, &x->t, a, b));
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
@@ -248,8 +184,14 @@ static vtrn_status emit_division(emit_env *env, const fusion_node *node, const v
     return emit_copy_where(env, &x.q, &other, &is_zero, false);
 }
 
-/* --- bits ---------------------------------------------------------------------------------------
- */
+vtrn_status elementwise_int_divide(emit_env *env, const fusion_node *node,
+                                   const elementwise_op *op) {
+    (void)op;
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    VTRN_RETURN_IF_ERROR(emit_division(env, node, &w.a, &w.b, &w.result));
+    return finish(env, &w);
+}
 
 /* Ones of x, in place: sums of neighbouring fields of 1, 2, 4, then 8 bits. */
 static vtrn_status emit_count_ones(emit_env *env, const vtrn_ap *x, const vtrn_ap *t) {
@@ -294,60 +236,73 @@ static vtrn_status emit_bit_count(emit_env *env, const fusion_node *node, const 
     return emit_count_ones(env, &x, &t);
 }
 
-static vtrn_status emit_wide(emit_env *env, const fusion_node *node, const vtrn_ap *result) {
-    vtrn_ap a, b;
-    VTRN_RETURN_IF_ERROR(take(env, node, 0, &a));
-    vtrn_ap to = as(*result, (vtrn_dtype)a.dtype);
-    switch (node->op) {
-    case GRAPH_CONVERT:
-        return lower_emit_copy(env->l, &to, &a);
-    case GRAPH_NOT:
-        return lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_BITWISE_XOR, UINT32_MAX,
-                                      VTRN_ALU_NONE, 0);
-    case GRAPH_NEGATE:
-        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MULTIPLY, UINT32_MAX,
-                                      VTRN_ALU_NONE, 0);
-    case GRAPH_ABS:
-        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_NONE,
-                                      0);
-    case GRAPH_SIGN:
-        if (a.dtype == VTRN_DTYPE_UINT32)
-            return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MIN, 1, VTRN_ALU_NONE,
-                                          0);
-        return lower_emit_scalar_bits(env->l, GPSIMD, &to, &a, VTRN_ALU_MAX, UINT32_MAX,
-                                      VTRN_ALU_MIN, 1);
-    case GRAPH_POPCNT:
-    case GRAPH_COUNT_LEADING_ZEROS:
-        return emit_bit_count(env, node, &a, &to);
-    default:
-        break;
-    }
-    VTRN_RETURN_IF_ERROR(take(env, node, 1, &b));
-    if (node->op == GRAPH_DIVIDE || node->op == GRAPH_REMAINDER)
-        return emit_division(env, node, &a, &b, &to);
-    vtrn_alu op = wrapping_alu((graph_kind)node->op);
-    if (op == VTRN_ALU_SHIFT_RIGHT_LOGICAL && is_narrow(node->dtype)) { /* zeros come in */
-        uint32_t mask = (1u << 8 * dtype_size((vtrn_dtype)node->dtype)) - 1;
-        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_BITWISE_AND,
-                                                    mask, VTRN_ALU_NONE, 0));
-        a = to;
-    }
-    if (op == VTRN_ALU_SHIFT_RIGHT_ARITH && !dtype_is_signed_int((vtrn_dtype)node->dtype) &&
-        is_narrow(node->dtype)) { /* the top bit is the sign, whatever the type says */
-        uint32_t drop = 32 - 8 * (uint32_t)dtype_size((vtrn_dtype)node->dtype);
-        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &to, &a, VTRN_ALU_SHIFT_LEFT,
-                                                    drop, VTRN_ALU_SHIFT_RIGHT_ARITH, drop));
-        a = to;
-    }
-    return lower_emit_tensor_tensor(env->l, isa_alu_class(op) == 'B' ? VECTOR : GPSIMD, op, &to, &a,
-                                    &b);
+vtrn_status elementwise_int_count_bits(emit_env *env, const fusion_node *node,
+                                       const elementwise_op *op) {
+    (void)op;
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    VTRN_RETURN_IF_ERROR(emit_bit_count(env, node, &w.a, &w.result));
+    return finish(env, &w);
 }
 
-vtrn_status elementwise_int_emit(emit_env *env, const fusion_node *node) {
-    vtrn_ap dst = elementwise_dst_ap(env, node);
-    if (!is_narrow(dst.dtype))
-        return emit_wide(env, node, &dst);
-    vtrn_ap result = elementwise_temp_ap(env, node, TEMP_RESULT, wide(dst.dtype));
-    VTRN_RETURN_IF_ERROR(emit_wide(env, node, &result));
-    return put_wrapped(env, &dst, &result);
+/* Before a shift to the right: a with the bits that its own type has above it. */
+static vtrn_status extend(emit_env *env, const fusion_node *node, vtrn_alu shift, wide_op *w) {
+    bool is_signed = dtype_is_signed_int((vtrn_dtype)node->dtype);
+    uint32_t size_bits = 8 * (uint32_t)dtype_size((vtrn_dtype)node->dtype), drop = 32 - size_bits;
+    /* zeros enter from above, or copies of the top bit, be it a sign or not */
+    if (shift == VTRN_ALU_SHIFT_RIGHT_LOGICAL)
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &w->result, &w->a,
+                                                    VTRN_ALU_BITWISE_AND, (1u << size_bits) - 1,
+                                                    VTRN_ALU_NONE, 0));
+    else if (shift == VTRN_ALU_SHIFT_RIGHT_ARITH && !is_signed)
+        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(env->l, VECTOR, &w->result, &w->a,
+                                                    VTRN_ALU_SHIFT_LEFT, drop,
+                                                    VTRN_ALU_SHIFT_RIGHT_ARITH, drop));
+    else
+        return NULL;
+    w->a = w->result;
+    return NULL;
+}
+
+vtrn_status elementwise_int_wrapping(emit_env *env, const fusion_node *node,
+                                     const elementwise_op *op) {
+    vtrn_alu alu = (vtrn_alu)elementwise_code_of(op);
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    if (is_narrow(node->dtype))
+        VTRN_RETURN_IF_ERROR(extend(env, node, alu, &w));
+    VTRN_RETURN_IF_ERROR(
+        lower_emit_tensor_tensor(env->l, elementwise_engine_of(op), alu, &w.result, &w.a, &w.b));
+    return finish(env, &w);
+}
+
+/* An integer that loses high bits, or its sign. */
+vtrn_status elementwise_int_convert(emit_env *env, const fusion_node *node,
+                                    const elementwise_op *op) {
+    (void)op;
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    VTRN_RETURN_IF_ERROR(lower_emit_copy(env->l, &w.result, &w.a));
+    return finish(env, &w);
+}
+
+vtrn_status elementwise_int_with_minus_one(emit_env *env, const fusion_node *node,
+                                           const elementwise_op *op) {
+    return emit_with_scalar(env, node, op, UINT32_MAX);
+}
+
+vtrn_status elementwise_int_with_zero(emit_env *env, const fusion_node *node,
+                                      const elementwise_op *op) {
+    return emit_with_scalar(env, node, op, 0);
+}
+
+vtrn_status elementwise_int_sign(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    wide_op w;
+    VTRN_RETURN_IF_ERROR(begin(env, node, &w));
+    bool is_signed = w.a.dtype == VTRN_DTYPE_INT32;
+    VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(
+        env->l, GPSIMD, &w.result, &w.a, is_signed ? VTRN_ALU_MAX : VTRN_ALU_MIN,
+        is_signed ? UINT32_MAX : 1, is_signed ? VTRN_ALU_MIN : VTRN_ALU_NONE, is_signed));
+    return finish(env, &w);
 }

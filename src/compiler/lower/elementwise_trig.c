@@ -30,9 +30,6 @@ typedef struct trig {
     step_tile shift, unshift; /* scratch of reduce_any() */
 } trig;
 
-/* Temporaries: one more holds x where the operand is narrower. */
-enum { N_BOUNDED_TEMPS = 8, N_ANY_TEMPS = 10 };
-
 /* The n_bits bits of pi/2 from bit `first` on, where bit 0 weighs 1. */
 static float half_pi_bits(int first, int n_bits) {
     static const uint32_t words[] = {0xc90fdaa2, 0x2168c234, 0xc4c6628b};
@@ -295,27 +292,19 @@ static double angle_bound(uint8_t dtype) {
     return dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16 ? INFINITY : fp16_max;
 }
 
-bool elementwise_is_trig(graph_kind kind) {
-    return kind == GRAPH_SINE || kind == GRAPH_COSINE || kind == GRAPH_TAN;
-}
-
-int elementwise_trig_n_temps(uint8_t dtype) {
-    int n_temps = isfinite(angle_bound(dtype)) ? N_BOUNDED_TEMPS : N_ANY_TEMPS;
-    return n_temps + (dtype != VTRN_DTYPE_FP32);
-}
-
-vtrn_status elementwise_trig_emit(emit_env *env, const fusion_node *node) {
+vtrn_status elementwise_wave(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     vtrn_ap dst = elementwise_dst_ap(env, node), x;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &x));
     trig t = {.s = {.l = env->l}, .kind = (graph_kind)node->op, .x = step_tile_of(&x)};
     double bound = angle_bound(x.dtype);
     step_tile *temps[] = {&t.p, &t.e, &t.n, &t.a, &t.c, &t.d, &t.g, &t.m, &t.shift, &t.unshift};
-    int n_temps = isfinite(bound) ? N_BOUNDED_TEMPS : N_ANY_TEMPS;
+    bool is_narrow = x.dtype != VTRN_DTYPE_FP32;
+    int n_temps = op->n_temps - is_narrow;
     for (int i = 0; i < n_temps; i++) {
         vtrn_ap ap = elementwise_temp_ap(env, node, i, VTRN_DTYPE_FP32);
         *temps[i] = step_tile_of(&ap);
     }
-    if (x.dtype != VTRN_DTYPE_FP32) {
+    if (is_narrow) {
         vtrn_ap wide = elementwise_temp_ap(env, node, n_temps, VTRN_DTYPE_FP32);
         t.x = step_tile_of(&wide);
         step_copy(&t.s, &t.x.f, &x);

@@ -399,15 +399,11 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
         node.direction = (uint8_t)op->attrs.reduce_precision.exponent_bits;
         node.reducer = (uint8_t)op->attrs.reduce_precision.mantissa_bits;
     }
-    uint8_t in_dtype = l->g->types[op->operands[0]].dtype;
-    if (op->n_operands == 2)
-        node.alu = (uint8_t)elementwise_alu((graph_kind)op->kind, in_dtype);
-    bool is_test = op->kind == GRAPH_CONVERT && l->g->types[result].dtype == VTRN_DTYPE_PRED &&
-                   in_dtype != VTRN_DTYPE_PRED;
-    bool is_not = op->kind == GRAPH_NOT && in_dtype == VTRN_DTYPE_PRED;
-    if (is_test || is_not) { /* from here on a truth value is a byte like any other */
+    node.is_truth = l->g->types[op->operands[op->kind == GRAPH_SELECT]].dtype == VTRN_DTYPE_PRED;
+    graph_direction direction;
+    if (elementwise_tests_zero(l, op, &direction)) {
         node.op = GRAPH_COMPARE;
-        node.direction = is_test ? GRAPH_NE : GRAPH_EQ;
+        node.direction = (uint8_t)direction;
         node.in[node.n_in++] = (fusion_in){.node = FUSION_NO_NODE, .imm = 0};
     }
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
@@ -692,7 +688,6 @@ static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, i
             continue;
         }
         fusion_node node = {.op = (uint16_t)kind,
-                            .alu = (uint8_t)elementwise_alu(kind, dtype),
                             /* partial sums keep fp32, the result has its own type */
                             .dtype = tap + 1 < n_taps ? VTRN_DTYPE_FP32 : (uint8_t)dtype,
                             .n_in = 2,

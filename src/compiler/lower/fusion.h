@@ -39,9 +39,9 @@ typedef struct fusion_node {
     uint8_t klass;                  /* node_class; of loads: decided when the fusion closes */
     uint8_t dtype;                  /* of its tile: PRED lies as UINT8 */
     uint8_t direction;              /* compare; reduce_precision: bits of the exponent */
-    uint8_t alu;                    /* binary ops */
     uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
     bool is_total_order;            /* compare */
+    bool is_truth;                  /* operands are truth values: bytes, but no numbers */
     bool is_column;                 /* reduce over rows: leaves the fusion, cannot be used inside */
     bool is_total;                  /* the same, of one value a row: makes one element */
     bool is_reduced;                /* FULL or ROW by origin: n or n/cols elements */
@@ -117,7 +117,7 @@ int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum);
 /* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
 int64_t fusion_first_share(int64_t rows, int64_t cols);
 
-/* --- elementwise.c --- */
+/* --- elementwise_*.c --- */
 /* The engines take per-partition scalars of float data in fp32 only: beside the tile of a row of a
  * narrower float lies the same as fp32. */
 enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
@@ -125,8 +125,9 @@ bool fusion_row_is_widened(const tile *row);
 tile fusion_wide_row(const tile *row);
 /* Whether the engines do this op exactly enough on these types. */
 bool elementwise_supports(const lower *l, const graph_op *op);
-/* The ALU op of a binary kind on `dtype`; NONE when there is none that is exact. */
-vtrn_alu elementwise_alu(graph_kind kind, uint8_t dtype);
+/* Whether an op of one operand is its comparison with 0, and which: a conversion to truth values,
+ * and `not` of one. */
+bool elementwise_tests_zero(const lower *l, const graph_op *op, graph_direction *direction);
 /* Marks nodes whose one user can do their work in its own instruction: (x op s) op t. Needs
  * classes. */
 void elementwise_fold(fusion *f);

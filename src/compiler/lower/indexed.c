@@ -174,7 +174,6 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &column, false, &number));
     fusion_node equal = {.op = GRAPH_COMPARE,
                          .direction = GRAPH_EQ,
-                         .alu = VTRN_ALU_IS_EQUAL,
                          .dtype = VTRN_DTYPE_UINT8,
                          .n_in = 2,
                          .in = {number, row_index}};
@@ -228,8 +227,7 @@ static vtrn_status lower_element_scatter(lower *l, const graph_op *op) {
     if (!is_zero) {
         fusion_in old;
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &operand, false, &old));
-        fusion_node add = {
-            .op = GRAPH_ADD, .alu = VTRN_ALU_ADD, .dtype = t->dtype, .n_in = 2, .in = {old, given}};
+        fusion_node add = {.op = GRAPH_ADD, .dtype = t->dtype, .n_in = 2, .in = {old, given}};
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &add, &given));
     }
     return fusion_name(l, f, op->results[0], given.node, NULL);

@@ -60,9 +60,10 @@ static view tap_view(const windows *w, const view *base, const int64_t *stride, 
     return v;
 }
 
-static fusion_node binary(graph_kind kind, vtrn_alu alu, uint8_t dtype, fusion_in a, fusion_in b) {
+static fusion_node binary(graph_kind kind, uint8_t dtype, fusion_in a, fusion_in b) {
     return (fusion_node){
-        .op = (uint16_t)kind, .alu = (uint8_t)alu, .dtype = dtype, .n_in = 2, .in = {a, b}};
+
+        .op = (uint16_t)kind, .dtype = dtype, .n_in = 2, .in = {a, b}};
 }
 
 static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_done) {
@@ -90,8 +91,7 @@ static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_do
     for (int64_t tap = 1; tap < w.n_taps; tap++) {
         v = tap_view(&w, &w.in, w.stride, tap);
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &v, false, &next));
-        fusion_node node =
-            binary(kind, elementwise_alu(kind, w.padded.dtype), w.padded.dtype, total, next);
+        fusion_node node = binary(kind, w.padded.dtype, total, next);
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &total));
     }
     return fusion_name(l, f, op->results[0], total.node, NULL);
@@ -161,27 +161,27 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
             best = taps[0];
             continue;
         }
-        fusion_node node = binary(kind, elementwise_alu(kind, dtype), dtype, best, taps[tap]);
+        fusion_node node = binary(kind, dtype, best, taps[tap]);
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &best));
     }
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &source, false, &dy));
     free_share = (fusion_in){.node = FUSION_NO_NODE, .imm = 1}; /* 1 until a tap has taken it */
     for (int64_t tap = 0; tap < w.n_taps; tap++) {
         fusion_in is_best, taken, given;
-        fusion_node node = binary(GRAPH_COMPARE, VTRN_ALU_IS_EQUAL, dtype, taps[tap], best);
+        fusion_node node = binary(GRAPH_COMPARE, dtype, taps[tap], best);
         node.direction = GRAPH_EQ;
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &is_best));
         taken = is_best;
         if (tap > 0) {
-            node = binary(GRAPH_MULTIPLY, VTRN_ALU_MULTIPLY, dtype, is_best, free_share);
+            node = binary(GRAPH_MULTIPLY, dtype, is_best, free_share);
             VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &taken));
         }
-        node = binary(GRAPH_MULTIPLY, VTRN_ALU_MULTIPLY, dtype, taken, dy);
+        node = binary(GRAPH_MULTIPLY, dtype, taken, dy);
         node.is_stored = true;
         node.is_accumulated = is_overlapping;
         node.store_view = tap_view(&w, &target, stride, tap);
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &given));
-        node = binary(GRAPH_SUBTRACT, VTRN_ALU_SUBTRACT, dtype, free_share, taken);
+        node = binary(GRAPH_SUBTRACT, dtype, free_share, taken);
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &free_share));
     }
     VTRN_RETURN_IF_ERROR(fusion_close(l, f));
