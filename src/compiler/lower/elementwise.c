@@ -310,18 +310,6 @@ vtrn_status elementwise_negate(emit_env *env, const fusion_node *node, const ele
     return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &src, -1, NULL, false);
 }
 
-/* -x = x * -1, ~x = x ^ -1 */
-vtrn_status elementwise_with_minus_one(emit_env *env, const fusion_node *node,
-                                       const elementwise_op *op) {
-    vtrn_ap dst = elementwise_dst_ap(env, node), src;
-    const tile *minus_one = NULL;
-    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
-    VTRN_RETURN_IF_ERROR(const_tile(env, -1, node->dtype, &minus_one));
-    vtrn_ap m = stretched(minus_one, env->rows, elementwise_dst_cols(env, node));
-    return lower_emit_tensor_tensor(env->l, elementwise_engine_of(op),
-                                    (vtrn_alu)elementwise_code_of(op), &dst, &src, &m);
-}
-
 /* x - x is 0 for finite x only. */
 vtrn_status elementwise_is_finite(emit_env *env, const fusion_node *node,
                                   const elementwise_op *op) {

@@ -286,6 +286,7 @@ vtrn_status elementwise_int_convert(emit_env *env, const fusion_node *node,
     return finish(env, &w);
 }
 
+/* -x = x * -1, ~x = x ^ -1 */
 vtrn_status elementwise_int_with_minus_one(emit_env *env, const fusion_node *node,
                                            const elementwise_op *op) {
     return emit_with_scalar(env, node, op, UINT32_MAX);

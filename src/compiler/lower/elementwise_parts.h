@@ -15,7 +15,6 @@ typedef enum elementwise_constants {
     ELEMENTWISE_IMMEDIATE, /* none */
     ELEMENTWISE_TILE,      /* all */
     ELEMENTWISE_SELECTED,  /* the first value of a select */
-    ELEMENTWISE_MINUS_ONE, /* all, and -1 besides */
 } elementwise_constants;
 
 /* A row of elementwise_ops.def, which says what the fields are. */
@@ -75,8 +74,8 @@ vtrn_status elementwise_folded(emit_env *env, const fusion_node *node);
 
 /* The emitters that rows name. elementwise.c: an instruction or two */
 elementwise_emitter elementwise_binary, elementwise_compare, elementwise_clamp, elementwise_select,
-    elementwise_divide, elementwise_activation, elementwise_negate, elementwise_with_minus_one,
-    elementwise_convert, elementwise_is_finite;
+    elementwise_divide, elementwise_activation, elementwise_negate, elementwise_convert,
+    elementwise_is_finite;
 /* elementwise_round.c: to integers and to fewer bits */
 elementwise_emitter elementwise_round, elementwise_truncate, elementwise_reduce_precision;
 /* elementwise_float.c: functions beyond the activation tables */

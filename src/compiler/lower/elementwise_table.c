@@ -126,8 +126,6 @@ void elementwise_for_consts(const fusion *f, const fusion_node *node,
     for (int k = 0; k < node->n_in; k++)
         if (is_tile(op, node, k))
             fn(ctx, node->in[k].imm, elementwise_in_dtype(f, node, k));
-    if (op->constants == ELEMENTWISE_MINUS_ONE)
-        fn(ctx, -1, node->dtype);
 }
 
 vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
