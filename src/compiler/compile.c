@@ -8,7 +8,6 @@
 #include "compiler/plan/place.h"
 #include "compiler/plan/plan_print.h"
 #include "compiler/plan/verify_plan.h"
-#include "compiler/reference/reference.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -98,111 +97,6 @@ static vtrn_status find_places(lower *l) {
     place = 0;
     find_uses(l, &l->g->body, true, &place);
     return NULL;
-}
-
-static vtrn_status lower_constant(lower *l, const graph_op *op) {
-    const graph_type *type = &l->g->types[op->results[0]];
-    lower_value *value = &l->values[op->results[0]];
-    size_t size = dtype_size(type->dtype);
-    if ((op->attrs.constant.is_splat || graph_type_count(type) == 1) && size <= 8) {
-        value->state = VALUE_SPLAT;
-        memcpy(&value->splat_bits, op->attrs.constant.data, size);
-        return NULL;
-    }
-    uint32_t slot;
-    if (op->attrs.constant.is_splat) {
-        VTRN_RETURN_IF_ERROR(
-            lower_constant_add(l, type->dtype, op->attrs.constant.data, size, &slot));
-        view v = view_dense(slot, type);
-        for (int i = 0; i < v.n; i++)
-            v.f[i].stride = 0;
-        lower_set_view(l, op->results[0], &v);
-        return NULL;
-    }
-    VTRN_RETURN_IF_ERROR(
-        lower_constant_add(l, type->dtype, op->attrs.constant.data, graph_type_bytes(type), &slot));
-    view v = view_dense(slot, type);
-    lower_set_view(l, op->results[0], &v);
-    return NULL;
-}
-
-vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind == GRAPH_OPTIMIZATION_BARRIER && op->n_operands != 1)
-        return NULL;
-    lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
-    if (from->state == VALUE_SPLAT && op->kind != GRAPH_BITCAST_CONVERT) {
-        to->state = VALUE_SPLAT;
-        to->splat_bits = from->splat_bits;
-        *is_done = true;
-        return NULL;
-    }
-    view operand, result;
-    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &operand));
-    if (!view_apply(l->g, op, &operand, &result)) {
-        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &operand));
-        if (!view_apply(l->g, op, &operand, &result))
-            return NULL;
-    }
-    lower_set_view(l, op->results[0], &result);
-    *is_done = true;
-    return NULL;
-}
-
-/* An elementwise op on splats is a splat: evaluated here, once. */
-static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
-    enum { MAX_OPERANDS = 3 };
-    if (op->kind > GRAPH_REDUCE_PRECISION || op->n_results != 1 || op->n_operands == 0 ||
-        op->n_operands > MAX_OPERANDS || op->kind == GRAPH_BITCAST_CONVERT)
-        return NULL;
-    graph_type types[MAX_OPERANDS + 1];
-    graph_value numbers[MAX_OPERANDS + 1];
-    const void *inputs[MAX_OPERANDS];
-    for (uint32_t i = 0; i <= op->n_operands; i++) {
-        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
-        types[i] = (graph_type){.dtype = l->g->types[v].dtype};
-        numbers[i] = i;
-        if (dtype_size(types[i].dtype) > 8)
-            return NULL;
-        if (i == op->n_operands)
-            break;
-        if (l->values[v].state != VALUE_SPLAT)
-            return NULL;
-        inputs[i] = &l->values[v].splat_bits;
-    }
-    graph scalar = {.types = types, .n_values = op->n_operands + 1};
-    graph_op on_scalars = *op;
-    on_scalars.operands = numbers;
-    on_scalars.results = numbers + op->n_operands;
-    if (!reference_supports(&scalar, &on_scalars))
-        return NULL;
-    lower_value *result = &l->values[op->results[0]];
-    result->splat_bits = 0;
-    void *outputs[] = {&result->splat_bits};
-    VTRN_RETURN_IF_ERROR(reference_op(&scalar, &on_scalars, inputs, outputs));
-    result->state = VALUE_SPLAT;
-    *is_done = true;
-    return NULL;
-}
-
-static vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
-    *is_reference = false;
-    if (op->kind == GRAPH_CONSTANT)
-        return lower_constant(l, op);
-    static lower_fn *const families[] = {
-        lower_control,     fold_splats,      lower_affine,     lower_cast,
-        lower_pad_sum,     lower_fused,      lower_view_op,    lower_dot,
-        lower_convolution, lower_cumulative, lower_window,     lower_movement,
-        lower_indexed,     lower_dynamic,    lower_arg_reduce, lower_sort};
-    bool is_control = op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
-    bool is_done = false;
-    for (size_t i = 0; i < sizeof families / sizeof *families && !is_done; i++) {
-        bool is_skipped = families[i] == lower_view_op ? !view_is_view_kind(op->kind)
-                                                       : l->options.reference_only && !is_control;
-        if (!is_skipped)
-            VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
-    }
-    *is_reference = !is_done;
-    return is_done ? NULL : lower_custom(l, op);
 }
 
 static bool is_empty_op(const lower *l, const graph_op *op) {

@@ -135,7 +135,7 @@ static vtrn_status store_in_scratch(lower *l, fusion *f, fusion_in node, int64_t
 }
 
 vtrn_status lower_arg_reduce(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_REDUCE || op->n_operands != 4 || op->n_results != 2)
+    if (op->n_operands != 4 || op->n_results != 2)
         return NULL;
     const graph_type *t = &l->g->types[op->operands[0]];
     vtrn_dtype dtype;

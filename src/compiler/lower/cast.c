@@ -57,8 +57,6 @@ static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *
 }
 
 vtrn_status lower_cast(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_CONVERT)
-        return NULL;
     const lower_value *from = &l->values[op->operands[0]];
     vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
     if (from->state != VALUE_VIEW || !dtype_is_float((vtrn_dtype)from->view.dtype) ||

@@ -129,8 +129,6 @@ static vtrn_status lower_branches(lower *l, const graph_op *op) {
 }
 
 vtrn_status lower_control(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_WHILE && op->kind != GRAPH_IF && op->kind != GRAPH_CASE)
-        return NULL;
     *is_done = true;
     return op->kind == GRAPH_WHILE ? lower_while(l, op) : lower_branches(l, op);
 }

@@ -303,8 +303,6 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
 }
 
 vtrn_status lower_convolution(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_CONVOLUTION)
-        return NULL;
     const graph_type *lhs = &l->g->types[op->operands[0]], *rhs = &l->g->types[op->operands[1]];
     const graph_type *out = &l->g->types[op->results[0]];
     vtrn_dtype compute;

@@ -110,7 +110,7 @@ static vtrn_status emit_doubling(lower *l, vtrn_alu op, const tile *t, uint32_t 
 }
 
 vtrn_status lower_cumulative(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_REDUCE_WINDOW || op->n_operands != 2 || op->n_results != 1)
+    if (op->n_operands != 2 || op->n_results != 1)
         return NULL;
     const graph_type *t = &l->g->types[op->operands[0]];
     bool is_int = t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32;

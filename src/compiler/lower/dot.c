@@ -107,8 +107,6 @@ static const graph_op *swapping_transpose(const lower *l, const graph_op *dot, i
 }
 
 vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind != GRAPH_DOT_GENERAL)
-        return NULL;
     const graph_attrs *at = &op->attrs;
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
     const graph_type *result = &l->g->types[op->results[0]];

@@ -190,10 +190,13 @@ enum { LOWER_NEVER = UINT32_MAX };
 uint32_t lower_next_use(const lower *l, graph_value v, uint32_t from);
 bool lower_splat_float(const lower *l, graph_value v, double *out);
 
-/* --- one function an op family ------------------------------------------------------------------
- * Each sets *is_done when it lowered the op; else the next one is asked. */
+/* families.c: lowers an op by the first family of its kind that can; *is_reference: none can, so it
+ * runs as a reference operation. */
+vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference);
+
+/* One function an op family, for the kinds that families.c lists. It sets *is_done when it lowered
+ * the op; else the kind's next family is asked. */
 typedef vtrn_status lower_fn(lower *l, const graph_op *op, bool *is_done);
-lower_fn lower_view_op;     /* view.c kinds */
 lower_fn lower_fused;       /* fusion.c: elementwise, compare, select, reduce, iota */
 lower_fn lower_dot;         /* dot.c: dot_general */
 lower_fn lower_convolution; /* conv.c */

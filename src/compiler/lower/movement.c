@@ -176,8 +176,6 @@ vtrn_status lower_movement(lower *l, const graph_op *op, bool *is_done) {
     vtrn_dtype t = op->n_results ? l->g->types[op->results[0]].dtype : VTRN_DTYPE_FP32;
     if (dtype_size(t) > 4) /* DMA moves elements of up to 4 bytes */
         return NULL;
-    if (op->kind != GRAPH_PAD && op->kind != GRAPH_CONCATENATE)
-        return NULL;
     *is_done = true;
     return op->kind == GRAPH_PAD ? lower_pad(l, op) : lower_concatenate(l, op);
 }

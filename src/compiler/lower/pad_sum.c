@@ -60,11 +60,7 @@ static vtrn_status add(lower *l, const graph_op *op, bool *is_done) {
 }
 
 vtrn_status lower_pad_sum(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind == GRAPH_PAD)
-        return start(l, op, is_done);
-    if (op->kind == GRAPH_ADD)
-        return add(l, op, is_done);
-    return NULL;
+    return op->kind == GRAPH_PAD ? start(l, op, is_done) : add(l, op, is_done);
 }
 
 vtrn_status movement_place_pads(lower *l, graph_value v) {

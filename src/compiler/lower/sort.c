@@ -256,7 +256,7 @@ static bool size_network(const lower *l, const graph_op *op, kernel_sort *s) {
 vtrn_status lower_sort(lower *l, const graph_op *op, bool *is_done) {
     kernel_sort s = {0};
     order o;
-    if (op->kind != GRAPH_SORT || op->n_results != op->n_operands || !size_network(l, op, &s) ||
+    if (op->n_results != op->n_operands || !size_network(l, op, &s) ||
         !find_order(l, op, (vtrn_dtype)l->g->types[op->operands[0]].dtype, &o))
         return NULL;
     *is_done = true;

@@ -198,9 +198,6 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
 }
 
 vtrn_status lower_window(lower *l, const graph_op *op, bool *is_done) {
-    if (op->kind == GRAPH_REDUCE_WINDOW)
-        return lower_reduce_window(l, op, is_done);
-    if (op->kind == GRAPH_SELECT_AND_SCATTER)
-        return lower_select_and_scatter(l, op, is_done);
-    return NULL;
+    return op->kind == GRAPH_REDUCE_WINDOW ? lower_reduce_window(l, op, is_done)
+                                           : lower_select_and_scatter(l, op, is_done);
 }

@@ -1,0 +1,156 @@
+/* Which op families may lower which kind of op; and those families that need no file of their own:
+ * constants, their folding, and changes of views. */
+#include "compiler/lower/lower.h"
+#include "compiler/reference/reference.h"
+
+#include <string.h>
+
+static vtrn_status lower_constant(lower *l, const graph_op *op, bool *is_done) {
+    *is_done = true;
+    const graph_type *type = &l->g->types[op->results[0]];
+    lower_value *value = &l->values[op->results[0]];
+    size_t size = dtype_size(type->dtype);
+    if ((op->attrs.constant.is_splat || graph_type_count(type) == 1) && size <= 8) {
+        value->state = VALUE_SPLAT;
+        memcpy(&value->splat_bits, op->attrs.constant.data, size);
+        return NULL;
+    }
+    uint32_t slot;
+    if (op->attrs.constant.is_splat) {
+        VTRN_RETURN_IF_ERROR(
+            lower_constant_add(l, type->dtype, op->attrs.constant.data, size, &slot));
+        view v = view_dense(slot, type);
+        for (int i = 0; i < v.n; i++)
+            v.f[i].stride = 0;
+        lower_set_view(l, op->results[0], &v);
+        return NULL;
+    }
+    VTRN_RETURN_IF_ERROR(
+        lower_constant_add(l, type->dtype, op->attrs.constant.data, graph_type_bytes(type), &slot));
+    view v = view_dense(slot, type);
+    lower_set_view(l, op->results[0], &v);
+    return NULL;
+}
+
+static vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
+    if (op->kind == GRAPH_OPTIMIZATION_BARRIER && op->n_operands != 1)
+        return NULL;
+    lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
+    if (from->state == VALUE_SPLAT && op->kind != GRAPH_BITCAST_CONVERT) {
+        to->state = VALUE_SPLAT;
+        to->splat_bits = from->splat_bits;
+        *is_done = true;
+        return NULL;
+    }
+    view operand, result;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &operand));
+    if (!view_apply(l->g, op, &operand, &result)) {
+        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &operand));
+        if (!view_apply(l->g, op, &operand, &result))
+            return NULL;
+    }
+    lower_set_view(l, op->results[0], &result);
+    *is_done = true;
+    return NULL;
+}
+
+/* An elementwise op on splats is a splat: evaluated here, once. */
+static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
+    enum { MAX_OPERANDS = 3 };
+    if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > MAX_OPERANDS)
+        return NULL;
+    graph_type types[MAX_OPERANDS + 1];
+    graph_value numbers[MAX_OPERANDS + 1];
+    const void *inputs[MAX_OPERANDS];
+    for (uint32_t i = 0; i <= op->n_operands; i++) {
+        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
+        types[i] = (graph_type){.dtype = l->g->types[v].dtype};
+        numbers[i] = i;
+        if (dtype_size(types[i].dtype) > 8)
+            return NULL;
+        if (i == op->n_operands)
+            break;
+        if (l->values[v].state != VALUE_SPLAT)
+            return NULL;
+        inputs[i] = &l->values[v].splat_bits;
+    }
+    graph scalar = {.types = types, .n_values = op->n_operands + 1};
+    graph_op on_scalars = *op;
+    on_scalars.operands = numbers;
+    on_scalars.results = numbers + op->n_operands;
+    if (!reference_supports(&scalar, &on_scalars))
+        return NULL;
+    lower_value *result = &l->values[op->results[0]];
+    result->splat_bits = 0;
+    void *outputs[] = {&result->splat_bits};
+    VTRN_RETURN_IF_ERROR(reference_op(&scalar, &on_scalars, inputs, outputs));
+    result->state = VALUE_SPLAT;
+    *is_done = true;
+    return NULL;
+}
+
+/* The families of a kind are asked in this order, up to the one that lowers the op. A kind without
+ * families, and what all of its families decline, runs as a reference operation. */
+enum { MAX_FAMILIES = 4 };
+typedef lower_fn *family_list[MAX_FAMILIES];
+
+static const family_list elementwise_families = {fold_splats, lower_fused};
+
+/* Kinds other than elementwise ones, and elementwise kinds that other families want to see first.
+ */
+static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
+    [GRAPH_ADD] = {fold_splats, lower_affine, lower_pad_sum, lower_fused},
+    [GRAPH_SUBTRACT] = {fold_splats, lower_affine, lower_fused},
+    [GRAPH_MULTIPLY] = {fold_splats, lower_affine, lower_fused},
+    [GRAPH_SHIFT_RIGHT_LOGICAL] = {fold_splats, lower_affine, lower_fused},
+    [GRAPH_CONVERT] = {fold_splats, lower_affine, lower_cast, lower_fused},
+
+    [GRAPH_CONSTANT] = {lower_constant},
+    [GRAPH_IOTA] = {lower_affine, lower_fused},
+    [GRAPH_RESHAPE] = {lower_fused, lower_view_op},
+    [GRAPH_BROADCAST_IN_DIM] = {lower_fused, lower_view_op},
+    [GRAPH_TRANSPOSE] = {lower_view_op},
+    [GRAPH_REVERSE] = {lower_view_op},
+    [GRAPH_SLICE] = {lower_view_op},
+    [GRAPH_BITCAST_CONVERT] = {lower_view_op},
+    [GRAPH_OPTIMIZATION_BARRIER] = {lower_view_op},
+    [GRAPH_PAD] = {lower_pad_sum, lower_movement},
+    [GRAPH_CONCATENATE] = {lower_movement},
+
+    [GRAPH_DOT_GENERAL] = {lower_dot},
+    [GRAPH_CONVOLUTION] = {lower_convolution},
+    [GRAPH_REDUCE] = {lower_fused, lower_arg_reduce},
+    [GRAPH_REDUCE_WINDOW] = {lower_cumulative, lower_window},
+    [GRAPH_SELECT_AND_SCATTER] = {lower_window},
+    [GRAPH_SORT] = {lower_sort},
+
+    [GRAPH_GATHER] = {lower_indexed, lower_dynamic},
+    [GRAPH_SCATTER] = {lower_indexed, lower_dynamic},
+    [GRAPH_DYNAMIC_SLICE] = {lower_dynamic},
+    [GRAPH_DYNAMIC_UPDATE_SLICE] = {lower_dynamic},
+
+    [GRAPH_WHILE] = {lower_control},
+    [GRAPH_IF] = {lower_control},
+    [GRAPH_CASE] = {lower_control},
+};
+
+static lower_fn *const *families_of(uint16_t kind) {
+    bool is_listed = families_by_kind[kind][0];
+    return kind <= GRAPH_REDUCE_PRECISION && !is_listed ? elementwise_families
+                                                        : families_by_kind[kind];
+}
+
+/* What has no reference routine, or is none of the engines' business. */
+static bool has_no_reference(lower_fn *family) {
+    return family == lower_constant || family == lower_view_op || family == lower_control;
+}
+
+vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
+    lower_fn *const *families = families_of(op->kind);
+    bool is_done = false;
+    for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
+        if (!l->options.reference_only || has_no_reference(families[i]))
+            VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
+    *is_reference = !is_done;
+    return is_done ? NULL : lower_custom(l, op);
+}
