@@ -39,7 +39,8 @@ bool emit_const_is(const emit_const *c, double value, uint8_t dtype) {
     return c->dtype == dtype && ours == theirs;
 }
 
-static vtrn_status const_tile(const emit_env *env, double value, uint8_t dtype, const tile **out) {
+vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
+                                   const tile **out) {
     for (int i = 0; i < env->n_consts; i++)
         if (emit_const_is(&env->consts[i], value, dtype)) {
             *out = &env->consts[i].t;
@@ -54,8 +55,8 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
     uint32_t cols = elementwise_dst_cols(env, node);
     if (node->in[k].node < 0) {
         const tile *t = NULL;
-        VTRN_RETURN_IF_ERROR(
-            const_tile(env, node->in[k].imm, elementwise_in_dtype(env->f, node, k), &t));
+        VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, node->in[k].imm,
+                                                    elementwise_in_dtype(env->f, node, k), &t));
         *out = stretched(t, env->rows, cols);
         return NULL;
     }
