@@ -94,3 +94,24 @@ def test_what_is_not_finite_stays_in_its_channel(device):
         expected = np.asarray(jax.jit(conv)(x))
         exported = jax.export.export(jax.jit(conv), platforms=["cpu"])(x)
     np.testing.assert_array_equal(device.compile(exported.mlir_module_serialized)(x)[0], expected)
+
+
+def test_few_wide_transfers_feed_a_convolution_of_many_dims(device):
+    """The rows that a fusion is cut into decide how many transfers its operands take."""
+    lhs, rhs, out = (7, 11, 4, 6, 10), (3, 3, 2, 1, 6), (6, 7, 3, 6, 4)
+    op = (
+        "stablehlo.convolution(%a, %b) dim_numbers = [0, 1, b, f, 2]x[2, 0, 1, i, o]->[1, 2, 0, f, b], "
+        "window = {stride = [3, 2, 2], pad = [[0, 0], [0, 2], [-1, -1]], lhs_dilate = [2, 1, 2], "
+        "rhs_dilate = [2, 1, 2], reverse = [true, false, true]} "
+        "{batch_group_count = 1 : i64, feature_group_count = 6 : i64}"
+    )
+    types = ["tensor<" + "x".join(map(str, dims)) + "xf32>" for dims in (lhs, rhs, out)]
+    text = (
+        f"module {{ func.func @main(%a: {types[0]}, %b: {types[1]}) -> {types[2]} {{\n"
+        f"%0 = {op} : ({types[0]}, {types[1]}) -> {types[2]}\nreturn %0 : {types[2]} }} }}"
+    )
+    rng = np.random.default_rng(SEED)
+    arrays = [rng.standard_normal(dims).astype(np.float32) for dims in (lhs, rhs)]
+    executable = device.compile(serialize(text))
+    compare(xla(text, arrays), executable(*arrays), bound=2e-5)
+    assert executable.profile().n_instructions < 200

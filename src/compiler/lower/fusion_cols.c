@@ -1,11 +1,9 @@
 /* Into rows of how many columns a fusion is cut, by the cost of its loads. */
+#include "compiler/lower/fusion_cost.h"
 #include "compiler/lower/fusion_emit.h"
 #include "compiler/plan/resident.h"
 
-#include <string.h>
-
 enum {
-    MAX_TILE_COLS = 2048,
     MAX_BLOCK_COLS = 512,  /* longer rows are cut instead of lying side by side */
     MIN_BLOCK_BYTES = 256, /* shorter rows would make transfers slow */
     MAX_TRIED_COLS = 65535,
@@ -13,50 +11,6 @@ enum {
 
 static bool is_flat_view(const view *v) {
     return view_is_dense(v) || view_is_repeated(v->f, v->n);
-}
-
-/* Where a node meets HBM; NULL: it does not. */
-static const view *memory_view(const fusion_node *node) {
-    if (!node->is_live)
-        return NULL;
-    return node->is_stored           ? &node->store_view
-           : node->op == FUSION_LOAD ? &node->source_view
-                                     : NULL;
-}
-
-/* Cost of loading v in rows of `cols`, in elements; negative: it cannot be cut there. */
-static double load_cost(const view *v, int64_t n, int64_t cols) {
-    view cut = *v;
-    int n_outer;
-    if (!view_split_at(&cut, cols, &n_outer))
-        return -1;
-    if (view_is_repeated(cut.f, n_outer))
-        return (double)cols;
-    int64_t rows = n / cols;
-    if (view_is_repeated(cut.f + n_outer, cut.n - n_outer))
-        return (double)rows * 4;
-    view inner = cut;
-    memmove(inner.f, cut.f + n_outer, (size_t)(cut.n - n_outer) * sizeof *inner.f);
-    inner.n = cut.n - n_outer;
-    view_coalesce(&inner);
-    bool is_run = inner.n == 0 || inner.f[inner.n - 1].stride == 1;
-    return (double)n * (is_run ? 1 : 3);
-}
-
-static double cols_cost(const fusion *f, int64_t cols) {
-    double cost = 0;
-    for (int i = 0; i < f->n_nodes; i++) {
-        const view *v = memory_view(&f->nodes[i]);
-        if (!v)
-            continue;
-        double c = load_cost(v, f->n, cols);
-        /* a load that cannot be cut is copied first; a store cannot be helped */
-        cost += c >= 0 ? c : (f->nodes[i].is_stored ? 1e6 : 10.0) * (double)f->n;
-    }
-    /* a tile costs its instructions' overhead, whatever it holds */
-    int64_t rows = f->n / cols, tile_cols = cols < MAX_TILE_COLS ? cols : MAX_TILE_COLS;
-    int64_t tiles = (rows + 127) / 128 * ((cols + tile_cols - 1) / tile_cols);
-    return cost + (double)tiles * 128 * 64 * 2;
 }
 
 /* Whether a flat fusion can be cut into rows of cols, of which all partitions get some. */
@@ -83,7 +37,7 @@ static int64_t suitable_cols(const emitter *e) {
 }
 
 static void try_cols(emitter *e, int64_t cols, double *best) {
-    double cost = cols_cost(e->f, cols);
+    double cost = fusion_cols_ns(e->l->chip, e->f, cols);
     if (!e->cols || cost < *best) {
         *best = cost;
         e->cols = cols;
@@ -93,7 +47,7 @@ static void try_cols(emitter *e, int64_t cols, double *best) {
 /* How many rows of `cols` may become one: a divisor of `size`, which fills a tile and leaves rows
  * for all partitions. */
 static int64_t row_share(const fusion *f, int64_t cols, int64_t size) {
-    for (int64_t k = MAX_TILE_COLS / cols; k > 1; k--)
+    for (int64_t k = FUSION_MAX_TILE_COLS / cols; k > 1; k--)
         if (size % k == 0 && f->n / (cols * k) >= FUSION_PARTITIONS)
             return k;
     return 1;
@@ -124,7 +78,7 @@ void fusion_choose_cols(emitter *e) {
     e->is_flat = true;
     double best = 0;
     for (int i = 0; i < f->n_nodes; i++) {
-        const view *memory = memory_view(&f->nodes[i]);
+        const view *memory = fusion_memory_view(&f->nodes[i]);
         if (!memory || is_flat_view(memory))
             continue;
         e->is_flat = false;
@@ -148,34 +102,23 @@ static int64_t divisor_up_to(int64_t n, int64_t most) {
     return 1;
 }
 
-/* What a cut costs in a kernel that takes any row in blocks: short runs make descriptors of their
- * own, and each operation takes a block of columns on however many partitions there are rows. */
-static double cut_cost(const fusion *f, int64_t cols) {
-    enum { LEAST_RUN = 32 /* elements, below which a descriptor takes no less: assumed */ };
-    double n_ops = 0, passes = (double)((f->n / cols + FUSION_PARTITIONS - 1) / FUSION_PARTITIONS);
-    for (int i = 0; i < f->n_nodes; i++)
-        n_ops += f->nodes[i].is_live && f->nodes[i].op < FUSION_LOAD;
-    double run_cost = cols < LEAST_RUN ? (double)f->n * ((double)LEAST_RUN / (double)cols - 1) : 0;
-    return cols_cost(f, cols) + run_cost + n_ops * passes * (double)cols * FUSION_PARTITIONS;
-}
-
 void fusion_choose_cut(emitter *e) {
     const fusion *f = e->f;
     double best = 0;
     e->is_flat = false;
     e->cols = 0;
     for (int i = 0; i < f->n_nodes; i++) {
-        const view *memory = memory_view(&f->nodes[i]);
+        const view *memory = fusion_memory_view(&f->nodes[i]);
         view v = memory ? *memory : (view){0};
         view_coalesce(&v);
         int64_t inner = 1;
         for (int k = v.n - 1; k >= 0; inner *= v.f[k--].size) {
             int64_t size = v.f[k].size;
-            const int64_t tried[] = {size, divisor_up_to(size, MAX_TILE_COLS / inner),
+            const int64_t tried[] = {size, divisor_up_to(size, FUSION_MAX_TILE_COLS / inner),
                                      divisor_up_to(size, f->n / inner / FUSION_PARTITIONS)};
             for (int t = 0; t < 3; t++) {
                 int64_t cols = inner * tried[t];
-                double cost = cut_cost(f, cols);
+                double cost = fusion_cols_ns(e->l->chip, f, cols);
                 if (e->cols && cost >= best)
                     continue;
                 best = cost;

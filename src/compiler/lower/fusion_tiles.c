@@ -7,7 +7,6 @@ enum {
                                iterations stay in the host's L2 */
     ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
     MIN_TILE_COLS = 64,
-    MAX_TILE_COLS = 2048,
     ELEMENT_BYTES = 4, /* of the widest type */
     LEAST_TILE_COLS = LOWER_SBUF_ALIGN / ELEMENT_BYTES,
 };
@@ -18,9 +17,9 @@ static int64_t least(int64_t a, int64_t b) {
 
 /* Columns that fill an iteration's share of SBUF. */
 static int64_t wanted_cols(int n_full) {
-    int64_t cols = n_full ? BUFFER_BYTES / (ELEMENT_BYTES * n_full) : MAX_TILE_COLS;
+    int64_t cols = n_full ? BUFFER_BYTES / (ELEMENT_BYTES * n_full) : FUSION_MAX_TILE_COLS;
     cols = cols / MIN_TILE_COLS * MIN_TILE_COLS;
-    return cols < MIN_TILE_COLS ? MIN_TILE_COLS : least(cols, MAX_TILE_COLS);
+    return cols < MIN_TILE_COLS ? MIN_TILE_COLS : least(cols, FUSION_MAX_TILE_COLS);
 }
 
 /* Flat: spread over all partitions before rows become long. */

@@ -11,6 +11,7 @@ enum {
     FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
     FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST, /* some tiles compute while the next ones load */
     FUSION_ROW_TILE_BYTES = 64,                  /* a tile of one value a row */
+    FUSION_MAX_TILE_COLS = 2048,                 /* where no reduction covers more */
 };
 
 /* How the loop over tiles runs, and what the kernel therefore holds. */

@@ -9,7 +9,6 @@
 enum {
     PARTITIONS = 128,
     N_BUFFERS = 4, /* tiles on their way, each way */
-    MAX_PARTS = 3, /* of a tile's columns: the end of a run, whole runs, the beginning of a run */
 };
 
 /* How many times quicker turning has to look, as tiles wait for each other more than the estimate
@@ -31,7 +30,7 @@ typedef struct turning {
     double n_tiles;
     uint32_t rows, cols;      /* of a tile */
     int64_t from_run, to_run; /* elements, before a tile's edge cuts them */
-    double n_parts; /* transfers of a tile each way: ends of runs that its edges cut go alone */
+    double n_parts;           /* transfers of a tile each way, on average */
 } turning;
 
 /* ns of a copy that names each element by itself. */
@@ -68,19 +67,26 @@ static double turned_ns(const vtrn_chip *chip, const turning *t) {
 }
 
 static bool turning_pays(const lower *l, const view *src, const view *dst, const joint_factor *f,
-                         int from_unit, int to_unit) {
-    if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || src->dtype != VTRN_DTYPE_FP32 ||
-        dst->dtype != VTRN_DTYPE_FP32) /* the PE array passes other types on in fp32 */
-        return false;
-    int64_t n = view_count(src), n_rows = f[to_unit].size, n_cols = n / n_rows;
+                         int n) {
+    int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
+    if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || n > VIEW_MAX_FACTORS ||
+        src->dtype != VTRN_DTYPE_FP32 || dst->dtype != VTRN_DTYPE_FP32)
+        return false;                   /* the PE array passes types other than fp32 on in fp32 */
+    view_factor cols[VIEW_MAX_FACTORS]; /* of turn_copy's tiles */
+    int n_col_factors = 0;
+    for (int i = 0; i < n; i++)
+        if (i != from_unit && i != to_unit)
+            cols[n_col_factors++].size = f[i].size;
+    cols[n_col_factors++].size = f[from_unit].size;
+    int64_t n_elements = view_count(src), n_rows = f[to_unit].size, n_cols = n_elements / n_rows;
     turning t = {.n_tiles = ceil((double)n_rows / PARTITIONS) * ceil((double)n_cols / PARTITIONS),
                  .rows = (uint32_t)(n_rows < PARTITIONS ? n_rows : PARTITIONS),
                  .cols = (uint32_t)(n_cols < PARTITIONS ? n_cols : PARTITIONS),
                  .from_run = f[from_unit].size,
                  .to_run = n_rows};
-    bool is_whole = t.cols % t.from_run == 0 || t.from_run % t.cols == 0;
-    t.n_parts = is_whole ? 1 : fmin(1 + (double)t.cols / (double)t.from_run, MAX_PARTS);
-    return turned_ns(l->chip, &t) * min_gain < one_by_one_ns(l->chip, (double)n * sizeof(float));
+    t.n_parts = view_mean_boxes(cols, n_col_factors, t.cols);
+    return turned_ns(l->chip, &t) * min_gain <
+           one_by_one_ns(l->chip, (double)n_elements * sizeof(float));
 }
 
 bool turn_helps(const lower *l, const view *v) {
@@ -94,7 +100,7 @@ bool turn_helps(const lower *l, const view *v) {
         f[i] = (joint_factor){from.f[i].size, from.f[i].stride, stride};
         stride *= from.f[i].size;
     }
-    return turning_pays(l, v, v, f, unit_factor(f, from.n, true), unit_factor(f, from.n, false));
+    return turning_pays(l, v, v, f, from.n);
 }
 
 /* rows x cols of the source -> cols x rows of the destination. */
@@ -142,10 +148,10 @@ vtrn_status emit_turn_kernel(lower *l, const kernel *k) {
 
 vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_factor *f, int n,
                       bool *is_done) {
-    int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
-    *is_done = n <= VIEW_MAX_FACTORS && turning_pays(l, src, dst, f, from_unit, to_unit);
+    *is_done = turning_pays(l, src, dst, f, n);
     if (!*is_done)
         return NULL;
+    int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
     view by_row = {.slot = src->slot, .dtype = src->dtype, .offset = src->offset, .n = 1};
     view by_col = {.slot = dst->slot, .dtype = dst->dtype, .offset = dst->offset};
     by_row.f[0] = (view_factor){f[to_unit].size, f[to_unit].from};

@@ -1,6 +1,7 @@
 /* Views of values in HBM: composition and decomposition into boxes. */
 #include "compiler/lower/view.h"
 
+#include <math.h>
 #include <string.h>
 
 view view_dense(uint32_t slot, const graph_type *type) {
@@ -307,4 +308,22 @@ vtrn_status view_for_boxes(const view_factor *f, int n, int64_t begin, int64_t e
     n = coalesce_factors(c, n);
     box_walk w = {fn, ctx, begin};
     return walk(&w, c, n, begin, end, 0, 0);
+}
+
+double view_mean_boxes(const view_factor *f, int n, int64_t span) {
+    double n_boxes = 1;
+    int64_t run = 1; /* indices after which the factors from i on begin anew */
+    int first = 0;
+    while (first < n && f[first].size == 1)
+        first++;
+    for (int i = n - 1; i > first; i--) {
+        run *= f[i].size;
+        if (span % run == 0 || run % span == 0)
+            continue;
+        /* A short run is cut at both ends of the span unless these happen to fit, a long one now
+         * and then. */
+        double n_cuts = fmin(2, (double)span / (double)run);
+        n_boxes += n_cuts * (1 - 1 / (double)f[i].size);
+    }
+    return n_boxes;
 }

@@ -67,4 +67,8 @@ typedef struct view_box {
 vtrn_status view_for_boxes(const view_factor *f, int n, int64_t begin, int64_t end,
                            vtrn_status (*fn)(void *ctx, const view_box *box), void *ctx);
 
+/* How many boxes it makes of `span` neighbouring indices that begin at a multiple of span: the mean
+ * over all of them. */
+double view_mean_boxes(const view_factor *f, int n, int64_t span);
+
 #endif
