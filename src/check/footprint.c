@@ -45,29 +45,25 @@ static void add_dim(footprint *f, int64_t step, uint32_t num) {
     f->dim[f->n_dims++].num = num;
 }
 
-footprint footprint_of_slot(const vtrn_program *program, uint32_t slot_i, bool is_write) {
-    footprint f = {.space = VTRN_SPACE_HBM, .is_write = is_write, .end_row = 1};
-    f.memory = footprint_slot_memory(program, slot_i, &f.origin);
-    f.unit = (int64_t)program->slots[slot_i].size_bytes;
-    settle(&f);
-    return f;
-}
-
-static bool is_indexed(const vtrn_instr *instr, int ap_i) {
-    return (instr->opcode == VTRN_OP_DMA_GATHER && ap_i == 1) ||
-           (instr->opcode == VTRN_OP_DMA_SCATTER && ap_i == 0);
-}
-
-static footprint of_operand(const vtrn_program *program, const vtrn_instr *instr, int ap_i,
-                            bool is_write) {
-    const vtrn_ap *ap = &instr->ap[ap_i];
-    bool is_hbm = ap->space == VTRN_SPACE_HBM;
-    if (is_hbm && is_indexed(instr, ap_i))
-        return footprint_of_slot(program, ap->slot, is_write);
+footprint footprint_of(const vtrn_program *program, const isa_access *a, bool is_write) {
+    footprint f = {.space = a->space, .is_write = is_write, .end_row = 1};
+    uint64_t slot_bytes = 0;
+    if (a->space == VTRN_SPACE_HBM) {
+        f.memory = footprint_slot_memory(program, a->slot, &f.origin);
+        slot_bytes = program->slots[a->slot].size_bytes;
+    }
+    if (!a->ap || a->is_table) { /* which rows is known only to the values */
+        int64_t lo, hi;
+        access_extent(a, slot_bytes, &lo, &hi);
+        f.origin += lo;
+        f.unit = hi - lo;
+        settle(&f);
+        return f;
+    }
+    const vtrn_ap *ap = a->ap;
     int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype);
-    footprint f = {.space = ap->space, .is_write = is_write, .end_row = 1, .unit = size};
-    if (is_hbm) {
-        f.memory = footprint_slot_memory(program, ap->slot, &f.origin);
+    f.unit = size;
+    if (a->space == VTRN_SPACE_HBM) {
         add_dim(&f, ap->partition_step * size, ap->n_partitions);
     } else {
         f.first_row = ap->partition;
@@ -78,17 +74,6 @@ static footprint of_operand(const vtrn_program *program, const vtrn_instr *instr
         add_dim(&f, ap->dim[i].step * size, ap->dim[i].num);
     settle(&f);
     return f;
-}
-
-int footprint_of_instr(const vtrn_program *program, const vtrn_instr *instr, footprint *out) {
-    int n = 0;
-    if (instr->opcode == VTRN_OP_CUSTOM_OP)
-        return 0;
-    for (int is_write = 0; is_write < 2; is_write++)
-        for (int i = 0; i < VTRN_MAX_AP; i++)
-            if (is_write ? isa_ap_is_written(instr, i) : isa_ap_is_read(instr, i))
-                out[n++] = of_operand(program, instr, i, is_write);
-    return n;
 }
 
 static int64_t floor_divide(int64_t a, int64_t b) {

@@ -2,12 +2,9 @@
 #ifndef VTRN_CHECK_FOOTPRINT_H
 #define VTRN_CHECK_FOOTPRINT_H
 
-#include "isa/program.h"
+#include "isa/access.h"
 
-enum {
-    FOOTPRINT_MAX = 2 * VTRN_MAX_AP,         /* of one instruction, custom ops aside */
-    FOOTPRINT_DIMS = 1 + VTRN_MAX_FREE_DIMS, /* HBM: rows are a dimension too */
-};
+enum { FOOTPRINT_DIMS = 1 + VTRN_MAX_FREE_DIMS /* HBM: rows are a dimension too */ };
 
 /* Runs of `unit` bytes: run (i0, i1, ...) begins at lo of the pattern's origin. */
 typedef struct footprint {
@@ -28,10 +25,9 @@ typedef struct footprint {
  * output that aliases an argument is the argument's memory. */
 uint32_t footprint_slot_memory(const vtrn_program *program, uint32_t slot_i, int64_t *base);
 
-/* The operands of an instruction that are memory: reads, then writes. out: [FOOTPRINT_MAX]. A
- * custom op has none here: footprint_of_slot() for each of its tensors. */
-int footprint_of_instr(const vtrn_program *program, const vtrn_instr *instr, footprint *out);
-footprint footprint_of_slot(const vtrn_program *program, uint32_t slot_i, bool is_write);
+/* The bytes of an access, as a read or as a write: of a table, all from the first to the last that
+ * an index can name. */
+footprint footprint_of(const vtrn_program *program, const isa_access *a, bool is_write);
 
 /* Whether they have a byte in common. */
 bool footprint_overlap(const footprint *a, const footprint *b);

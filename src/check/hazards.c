@@ -59,10 +59,11 @@ static uint8_t lane_of(const vtrn_instr *instr) {
 }
 
 static uint32_t n_accesses_of(const vtrn_program *p, const vtrn_instr *instr) {
-    if (instr->opcode != VTRN_OP_CUSTOM_OP)
-        return FOOTPRINT_MAX;
-    const vtrn_custom *custom = &p->customs[instr->arg[0]];
-    return custom->n_inputs + custom->n_outputs;
+    isa_access a;
+    uint32_t n = 0;
+    for (access_walk w = access_begin(instr, p->customs, p->n_customs); access_next(&w, &a);)
+        n += (uint32_t)a.is_read + a.is_written;
+    return n;
 }
 
 /* Room for everything, by counting first. */
@@ -139,14 +140,12 @@ static void find_accesses(search *s, uint32_t step, uint32_t *n_used) {
     const vtrn_instr *instr = instr_of(s, step);
     step_info *info = &s->info[step];
     info->first_access = *n_used;
-    if (instr->opcode == VTRN_OP_CUSTOM_OP) {
-        const vtrn_custom *custom = &s->program->customs[instr->arg[0]];
-        for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
-            s->accesses[(*n_used)++] =
-                footprint_of_slot(s->program, custom->slots[i], i >= custom->n_inputs);
-    } else {
-        *n_used += (uint32_t)footprint_of_instr(s->program, instr, &s->accesses[*n_used]);
-    }
+    isa_access a;
+    for (int is_write = 0; is_write < 2; is_write++)
+        for (access_walk w = access_begin(instr, s->program->customs, s->program->n_customs);
+             access_next(&w, &a);)
+            if (is_write ? a.is_written : a.is_read)
+                s->accesses[(*n_used)++] = footprint_of(s->program, &a, is_write);
     info->n_accesses = *n_used - info->first_access;
 }
 

@@ -152,43 +152,27 @@ static vtrn_status unwritten(const reads *r, uint32_t instr_i, const footprint *
         r->program, instr_i);
 }
 
-static vtrn_status check_custom(const reads *r, uint32_t instr_i) {
-    const vtrn_custom *custom = &r->program->customs[r->program->instrs[instr_i].arg[0]];
-    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++) {
-        uint32_t slot_i = custom->slots[i];
-        footprint f =
-            within_slot(r, footprint_of_slot(r->program, slot_i, i >= custom->n_inputs), slot_i);
-        if (f.unit && !visit(r, f, shadow_of_slot(r, slot_i)))
-            return unwritten(r, instr_i, &f, slot_i);
-    }
-    return NULL;
-}
-
-static bool is_indexed_tensor(const vtrn_instr *instr, const vtrn_ap *ap) {
-    return (instr->opcode == VTRN_OP_DMA_GATHER && ap == &instr->ap[1]) ||
-           (instr->opcode == VTRN_OP_DMA_SCATTER && ap == &instr->ap[0]);
-}
-
-static vtrn_status check_operand(const reads *r, uint32_t instr_i, const vtrn_ap *ap, footprint f) {
+static vtrn_status check_access(const reads *r, uint32_t instr_i, const isa_access *a,
+                                bool is_write) {
+    footprint f = footprint_of(r->program, a, is_write);
+    if (a->is_kept && !is_write) /* nothing is computed from it */
+        return NULL;
     if (f.space != VTRN_SPACE_HBM)
         return visit(r, f, NULL) ? NULL : unwritten(r, instr_i, &f, -1);
-    if (!f.is_write && is_indexed_tensor(&r->program->instrs[instr_i], ap))
-        return NULL; /* which rows is known only to the values */
-    f = within_slot(r, f, ap->slot);
-    return visit(r, f, shadow_of_slot(r, ap->slot)) ? NULL : unwritten(r, instr_i, &f, ap->slot);
+    if (!f.unit || (a->is_table && !is_write)) /* which rows is known only to the values */
+        return NULL;
+    f = within_slot(r, f, a->slot);
+    return visit(r, f, shadow_of_slot(r, a->slot)) ? NULL : unwritten(r, instr_i, &f, a->slot);
 }
 
 static vtrn_status check_instr(const reads *r, uint32_t instr_i) {
-    const vtrn_instr *instr = &r->program->instrs[instr_i];
-    if (instr->opcode == VTRN_OP_CUSTOM_OP)
-        return check_custom(r, instr_i);
-    footprint all[FOOTPRINT_MAX];
-    footprint_of_instr(r->program, instr, all);
-    int n = 0;
+    const vtrn_program *p = r->program;
+    isa_access a;
     for (int is_write = 0; is_write < 2; is_write++)
-        for (int i = 0; i < VTRN_MAX_AP; i++)
-            if (is_write ? isa_ap_is_written(instr, i) : isa_ap_is_read(instr, i))
-                VTRN_RETURN_IF_ERROR(check_operand(r, instr_i, &instr->ap[i], all[n++]));
+        for (access_walk w = access_begin(&p->instrs[instr_i], p->customs, p->n_customs);
+             access_next(&w, &a);)
+            if (is_write ? a.is_written : a.is_read)
+                VTRN_RETURN_IF_ERROR(check_access(r, instr_i, &a, is_write));
     return NULL;
 }
 

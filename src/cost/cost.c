@@ -1,6 +1,8 @@
 /* Cost of an instruction on its engine: initiation interval and latency. */
 #include "cost/cost.h"
 
+#include "isa/access.h"
+
 #include <math.h>
 
 static double ns(double cycles, double hz) {
@@ -231,13 +233,13 @@ custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
     custom_cost out = {0};
     if (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= program->n_customs)
         return out;
+    isa_access a;
+    for (access_walk w = access_begin(instr, program->customs, program->n_customs);
+         access_next(&w, &a);)
+        if (a.slot < program->n_slots)
+            *(a.is_written ? &out.write_bytes : &out.read_bytes) +=
+                program->slots[a.slot].size_bytes;
     const vtrn_custom *custom = &program->customs[instr->arg[0]];
-    if (custom->n_outputs == 0) /* a check: the host reads */
-        return out;
-    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
-        if (custom->slots[i] < program->n_slots)
-            *(i < custom->n_inputs ? &out.read_bytes : &out.write_bytes) +=
-                program->slots[custom->slots[i]].size_bytes;
     double compute_s = (double)custom->flops / chip->custom.flops_per_s;
     double move_s = (double)(out.read_bytes + out.write_bytes) / chip->custom.bytes_per_s;
     out.ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;

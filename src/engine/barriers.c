@@ -12,6 +12,7 @@
  * Only equal partitions count as one owner's, as if there were a thread for each group of them. So
  * what is found here holds for a team of any size. */
 #include "engine/plan_parts.h"
+#include "isa/access.h"
 
 #include <string.h>
 
@@ -136,20 +137,11 @@ typedef struct tile_access {
 } tile_access;
 
 static access_kind kind_of(const vtrn_instr *instr, int ap_i, bool is_written) {
-    const vtrn_ap *ap = &instr->ap[ap_i];
     if (is_written)
         return OWNER_WRITE;
-    if (instr->opcode == VTRN_OP_DMA_TRANSPOSE && instr->ap[0].space == VTRN_SPACE_HBM)
-        return OWNER_READ; /* split by the source's partitions */
-    if (engine_reads_across((vtrn_opcode)instr->opcode, ap_i))
-        return CROSSING_READ;
-    const vtrn_ap *dst = &instr->ap[0];
-    if (dst->space == VTRN_SPACE_NONE)
-        return OWNER_READ;
-    if (dst->space == VTRN_SPACE_HBM)
-        return ap_i == 1 ? OWNER_READ : CROSSING_READ;
-    bool is_row_by_row = ap->partition_step == 1 && ap->partition == dst->partition;
-    return is_row_by_row ? OWNER_READ : CROSSING_READ;
+    bool is_split_by_src =
+        instr->opcode == VTRN_OP_DMA_TRANSPOSE && instr->ap[0].space == VTRN_SPACE_HBM;
+    return access_crosses(instr, ap_i) && !is_split_by_src ? CROSSING_READ : OWNER_READ;
 }
 
 static tile_access tile_access_of(const barriers *b, const vtrn_ap *ap, access_kind kind) {
@@ -172,7 +164,7 @@ static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int 
     int64_t size = (int64_t)dtype_size(ap->dtype);
     hbm_access a = {.shape = ap, .is_write = is_written, .split = SPLIT_ANY};
     a.base = ap->addr + (slot->kind == VTRN_SLOT_SCRATCH ? (int64_t)slot->offset : 0);
-    int64_t reach = 0, widest = 0, rows = operand_rows(instr, ap_i);
+    int64_t reach = 0, widest = 0, rows = access_rows(instr, ap_i);
     for (int i = -1; i < ap->n_dims; i++) {
         int64_t step = i < 0 ? ap->partition_step : ap->dim[i].step;
         int64_t span = step * ((i < 0 ? rows : (int64_t)ap->dim[i].num) - 1) * size;
@@ -271,8 +263,8 @@ static void list_note(barriers *b, hbm_list *list, const hbm_access *a) {
 /* The PE array: columns are written by ldweights as if column m were partition m, and read by a
  * matmul whose dst row m is somewhere else. */
 static bool pe_access_of(barriers *b, const vtrn_instr *instr, tile_access *out) {
-    bool is_load = instr->opcode == VTRN_OP_LDWEIGHTS;
-    bool is_crossing = instr->opcode == VTRN_OP_MATMUL && instr->ap[0].partition != 0;
+    bool is_load = access_writes_weights(instr);
+    bool is_crossing = access_reads_weights(instr) && instr->ap[0].partition != 0;
     *out = (tile_access){&b->pe, &b->pe + 1, UINT32_MAX, is_load ? OWNER_WRITE : CROSSING_READ};
     return is_load || is_crossing;
 }
@@ -286,13 +278,12 @@ typedef struct accesses {
 } accesses;
 
 static void collect(barriers *b, const vtrn_instr *instr, accesses *out) {
-    const char *roles = isa_op_info((vtrn_opcode)instr->opcode)->roles;
     out->n_tiles = out->n_hbm = 0;
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const vtrn_ap *ap = &instr->ap[i];
-        if (roles[i] == '-' || roles[i] == 'p' || ap->space == VTRN_SPACE_NONE)
+        if (!access_is_memory(instr, i))
             continue;
-        bool is_written = roles[i] == 'W' || roles[i] == 'U';
+        bool is_written = access_is_written(instr, i);
         if (ap->space == VTRN_SPACE_HBM) {
             out->list[out->n_hbm] = list_of(b, ap->slot);
             out->hbm[out->n_hbm++] = hbm_access_of(b, instr, i, is_written);

@@ -1,4 +1,4 @@
-/* The table of op functions, and what an op may rely on: row shapes and crossing reads. */
+/* The table of op functions, and what an op may rely on: row shapes. */
 #include "engine/engine.h"
 
 #include <string.h>
@@ -21,25 +21,6 @@ vtrn_status engine_op_CUSTOM_OP(engine_core *core, const vtrn_instr *instr,
                                 const uint64_t *slot_base, int thread_i) {
     (void)core, (void)instr, (void)slot_base, (void)thread_i;
     return VTRN_ERROR(VTRN_INTERNAL, "invariant broken: custom_op outside of engine_execute");
-}
-
-bool engine_reads_across(vtrn_opcode opcode, int ap_i) {
-    if (ap_i != 1)
-        return false;
-    switch (opcode) {
-    case VTRN_OP_LDWEIGHTS:
-    case VTRN_OP_MATMUL:
-    case VTRN_OP_PE_TRANSPOSE:
-    case VTRN_OP_TRANSPOSE32:
-    case VTRN_OP_STREAM_SHUFFLE:
-    case VTRN_OP_PARTITION_REDUCE:
-    case VTRN_OP_SET_RNG_SEED:
-    case VTRN_OP_DMA_TRANSPOSE:
-    case VTRN_OP_DMA_SCATTER:
-        return true;
-    default:
-        return false;
-    }
 }
 
 int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]) {

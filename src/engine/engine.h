@@ -5,9 +5,9 @@
  *   - the default share is the rows of ap[0] whose SBUF or PSUM partition the thread owns;
  *     instructions that are lane-local (operand row r lies in the partition of dst row r) then need
  *     no barrier between them, however many follow each other;
- *   - SBUF and PSUM are only ever written by the owner of the partition. Reads may cross;
- *     engine/plan.c puts a barrier where a crossing read meets a write of another thread, and knows
- *     from engine_reads_across() which operands an op reads across partitions;
+ *   - SBUF and PSUM are only ever written by the owner of the partition. Reads may cross:
+ *     engine/barriers.c puts a barrier where a crossing read meets a write of another thread, and
+ *     knows from access_crosses() which operands an op reads across partitions;
  *   - rows do not depend on each other's results through the split, so bits are the same for any
  *     number of threads.
  * Shapes were checked for memory safety by plan.c (every operand lies inside its memory); whatever
@@ -23,19 +23,14 @@
 typedef vtrn_status (*engine_fn)(engine_core *core, const vtrn_instr *instr,
                                  const uint64_t *slot_base, int thread_i);
 
-/* One function a row of isa.def: engine_op_TENSOR_TENSOR and so on. CUSTOM_OP and EVENT_SEMAPHORE
- * are exec.c's own. */
+/* One function a row of isa.def: engine_op_TENSOR_TENSOR and so on. EVENT_SEMAPHORE does nothing,
+ * and CUSTOM_OP is an error there: exec.c calls the run's callback instead. */
 #define OP(e, name, engines, roles, gen, cost, setup, doc)                                         \
     vtrn_status engine_op_##e(engine_core *core, const vtrn_instr *instr,                          \
                               const uint64_t *slot_base, int thread_i);
 #include "isa/isa.def"
 #undef OP
 extern const engine_fn engine_table[VTRN_OP_COUNT];
-
-/* Does the op read operand ap_i in partitions other than that of the dst row (all threads may read
- * all its rows)? Operands that start at another partition than ap[0] cross anyway: plan.c sees
- * that by itself. */
-bool engine_reads_across(vtrn_opcode opcode, int ap_i);
 
 enum {
     ENGINE_MAX_PARTITIONS = 128,

@@ -1,5 +1,6 @@
 /* Memory safety of a program, checked once when its plan is made: no operand leaves its memory. */
 #include "engine/plan_parts.h"
+#include "isa/access.h"
 
 #include <string.h>
 
@@ -8,15 +9,6 @@ enum { REACH_BITS = 48 }; /* more than any memory has; keeps sums of offsets ins
 static const char *space_name(int space) {
     static const char *const names[] = {"nothing", "SBUF", "PSUM", "HBM"};
     return space >= 0 && space <= VTRN_SPACE_HBM ? names[space] : "an unknown space";
-}
-
-static bool is_indexed(const vtrn_instr *instr, int ap_i) {
-    return (instr->opcode == VTRN_OP_DMA_GATHER && ap_i == 1) ||
-           (instr->opcode == VTRN_OP_DMA_SCATTER && ap_i == 0);
-}
-
-int64_t operand_rows(const vtrn_instr *instr, int ap_i) {
-    return is_indexed(instr, ap_i) ? instr->arg[1] : instr->ap[ap_i].n_partitions;
 }
 
 /* Adds step * (num - 1) to the reach below or above. False: absurdly far. */
@@ -61,7 +53,7 @@ static vtrn_status check_reach(const vtrn_program *program, const vtrn_chip *chi
     for (int i = 0; is_near && i < ap->n_dims; i++)
         is_near = add_reach(ap->dim[i].step, ap->dim[i].num, &low, &high);
     if (is_near && is_hbm)
-        is_near = add_reach(ap->partition_step, operand_rows(instr, ap_i), &low, &high);
+        is_near = add_reach(ap->partition_step, access_rows(instr, ap_i), &low, &high);
     if (!is_near)
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d: address and steps leave every memory",
                           name, ap_i);
@@ -153,7 +145,7 @@ static vtrn_status check_operand(const vtrn_program *program, const vtrn_chip *c
                           ap_i, ap->dtype);
     VTRN_RETURN_IF_ERROR(check_space(instr, ap_i));
     VTRN_RETURN_IF_ERROR(check_dims(info->mnemonic, ap_i, ap, role == 'W' || role == 'U'));
-    if (operand_rows(instr, ap_i) < 1)
+    if (access_rows(instr, ap_i) < 1)
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has no rows", info->mnemonic, ap_i);
     if (ap->space != VTRN_SPACE_HBM)
         VTRN_RETURN_IF_ERROR(check_partitions(chip, instr, ap_i));

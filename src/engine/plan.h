@@ -1,15 +1,14 @@
-/* From streams to an order: the plan that threads follow, and the trace that timing replays. */
+/* From streams to an order: the plan that the threads of a run follow. */
 #ifndef VTRN_ENGINE_PLAN_H
 #define VTRN_ENGINE_PLAN_H
 
 #include "engine/core.h"
 
-/* One executed instruction. The trace of a run is an array of these in an order that respects every
- * queue and every semaphore. */
+/* One instruction in an order of execution that respects every queue and every semaphore. */
 typedef struct engine_step {
     uint32_t instr;        /* index into program->instrs */
-    uint8_t needs_barrier; /* plan: threads meet before it */
-    uint8_t is_alone;      /* plan: thread 0 does all of it (the next step then needs a barrier) */
+    uint8_t needs_barrier; /* threads meet before it */
+    uint8_t is_alone;      /* thread 0 does all of it (the next step then needs a barrier) */
     uint8_t reserved[2];
 } engine_step;
 

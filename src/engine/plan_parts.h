@@ -19,10 +19,6 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
 vtrn_status operands_check(const vtrn_program *program, const vtrn_chip *chip,
                            const vtrn_instr *instr);
 
-/* Rows that operand ap_i of the instruction may touch: its own, or all rows of an indexed tensor.
- */
-int64_t operand_rows(const vtrn_instr *instr, int ap_i);
-
 /* Adds instruction number, mnemonic, operation and place of the user's source. */
 vtrn_status instr_annotate(vtrn_status status, const vtrn_program *program, uint32_t instr_i);
 

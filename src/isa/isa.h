@@ -172,25 +172,6 @@ static inline bool isa_is_dma(vtrn_opcode opcode) {
     return (unsigned)opcode < VTRN_OP_COUNT && isa_ops[opcode].is_dma;
 }
 
-/* The role letter of an operand; '-' when it is absent. */
-static inline char isa_ap_role(const vtrn_instr *instr, int ap_i) {
-    const vtrn_op_info *info = isa_op_info((vtrn_opcode)instr->opcode);
-    return info && instr->ap[ap_i].space != VTRN_SPACE_NONE ? info->roles[ap_i] : '-';
-}
-
-static inline bool isa_ap_is_written(const vtrn_instr *instr, int ap_i) {
-    char role = isa_ap_role(instr, ap_i);
-    return role == 'W' || role == 'U';
-}
-
-static inline bool isa_ap_is_read(const vtrn_instr *instr, int ap_i) {
-    char role = isa_ap_role(instr, ap_i);
-    if (role == 'R' || role == 'U' || role == 's')
-        return true;
-    return role == 'W' && ap_i == 0 && (instr->flags & VTRN_FLAG_ACCUMULATE) &&
-           instr->opcode != VTRN_OP_ACTIVATE;
-}
-
 static inline uint64_t isa_ap_free_size(const vtrn_ap *ap) { /* elements a row */
     uint64_t n = 1;
     for (int i = 0; i < ap->n_dims; i++)
@@ -203,9 +184,9 @@ static inline uint64_t isa_ap_free_size(const vtrn_ap *ap) { /* elements a row *
  * many dims count rows when hbm serves n_rows partitions: 0 row for row, -1 when no dims do. */
 int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows);
 
-/* Byte range [*lo, *hi) that a row of ap touches, relative to its row start's addr origin (SBUF and
- * PSUM: in-partition addresses). For HBM the range covers all rows. */
-static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
+/* Bytes [*lo, *hi) that ap touches: of each of its partitions, or of an HBM tensor, where the rows
+ * count too. */
+static inline void isa_ap_rows_extent(const vtrn_ap *ap, int64_t n_rows, int64_t *lo, int64_t *hi) {
     int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype), low = 0, high = 0;
     for (int i = 0; i < ap->n_dims; i++) {
         int64_t reach = (int64_t)ap->dim[i].step * ((int64_t)ap->dim[i].num - 1);
@@ -213,12 +194,16 @@ static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
         high += reach < 0 ? 0 : reach;
     }
     if (ap->space == VTRN_SPACE_HBM) {
-        int64_t reach = ap->partition_step * ((int64_t)ap->n_partitions - 1);
+        int64_t reach = ap->partition_step * (n_rows - 1);
         low += reach < 0 ? reach : 0;
         high += reach < 0 ? 0 : reach;
     }
     *lo = ap->addr + low * size;
     *hi = ap->addr + (high + 1) * size;
+}
+
+static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
+    isa_ap_rows_extent(ap, ap->n_partitions, lo, hi);
 }
 
 /* Asks the host for the cache lines of the instruction that a walk over a list soon comes to; it

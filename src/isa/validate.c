@@ -1,6 +1,7 @@
 /* The validator's common rules: structure of the program, operands, queues, semaphores. */
 #include "isa/validate.h"
 
+#include "isa/access.h"
 #include "isa/validate_rules.h"
 
 #include <stdlib.h>
@@ -12,10 +13,6 @@ enum { MAX_ARGUMENTS = 1 << 24 }; /* more than any caller passes; bounds what is
 static const char *space_name(unsigned space) {
     static const char *const names[] = {"nothing", "SBUF", "PSUM", "HBM"};
     return space <= VTRN_SPACE_HBM ? names[space] : "unknown memory";
-}
-
-static bool is_destination(const validation *v, int i) {
-    return v->info->roles[i] == 'W' || v->info->roles[i] == 'U';
 }
 
 static bool is_no_memory(char role) {
@@ -46,7 +43,8 @@ static vtrn_status rule_space(validation *v, int i) {
     if (v->is_dma) {
         is_legal = ap->space != VTRN_SPACE_PSUM;
     } else if (v->instr->engine == VTRN_ENGINE_TENSOR) {
-        is_legal = ap->space == (v->info->roles[i] == 'W' ? VTRN_SPACE_PSUM : VTRN_SPACE_SBUF);
+        is_legal =
+            ap->space == (access_is_written(v->instr, i) ? VTRN_SPACE_PSUM : VTRN_SPACE_SBUF);
     } else if (v->instr->engine == VTRN_ENGINE_GPSIMD) {
         is_legal = ap->space == VTRN_SPACE_SBUF;
     } else {
@@ -57,7 +55,8 @@ static vtrn_status rule_space(validation *v, int i) {
     const char *who = v->is_dma ? "DMA" : isa_engine_name(v->instr->engine);
     RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand by DMA or a copy to a memory that it reaches",
                 "%s: ap%d: %s does not %s %s (NeuronCore-v%d)", v->info->mnemonic, i, who,
-                v->info->roles[i] == 'W' ? "write" : "read", space_name(ap->space), v->chip->gen);
+                access_is_written(v->instr, i) ? "write" : "read", space_name(ap->space),
+                v->chip->gen);
 }
 
 static vtrn_status rule_dtype(validation *v, int i) {
@@ -135,11 +134,10 @@ static vtrn_status rule_free_size(validation *v, int i) {
 /* A destination that writes an element twice has no defined value. */
 static vtrn_status rule_no_broadcast(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    if (!is_destination(v, i))
+    if (!access_is_written(v->instr, i))
         return NULL;
-    bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1;
-    if (v->instr->opcode == VTRN_OP_DMA_SCATTER)
-        is_broadcast = false; /* rows come from the indices */
+    bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1 &&
+                        !access_is_table(v->instr, i); /* whose rows come from the indices */
     if (is_broadcast || v->is_repeating)
         RULE_BROKEN(v, VTRN_UNDEFINED, "only sources may have a step of 0",
                     "%s: ap%d: the destination names an element more than once", v->info->mnemonic,
@@ -162,18 +160,12 @@ static vtrn_status rule_partition_start(validation *v, int i) {
                          : "up to 32 start at 0, 32, 64 or 96");
 }
 
-/* The operand in HBM whose rows the indices of a gather or scatter choose; arg[1] counts them. */
-static bool is_table(const vtrn_instr *instr, int i) {
-    return (instr->opcode == VTRN_OP_DMA_GATHER && i == 1) ||
-           (instr->opcode == VTRN_OP_DMA_SCATTER && i == 0);
-}
-
 static vtrn_status rule_partition_range(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (ap->n_partitions == 0)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "leave the instruction out", "%s: ap%d has 0 rows",
                     v->info->mnemonic, i);
-    if (is_table(v->instr, i) && v->instr->arg[1] < 1)
+    if (access_is_table(v->instr, i) && v->instr->arg[1] < 1)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "give the rows of the table in arg1",
                     "%s: ap%d has %d rows", v->info->mnemonic, i, v->instr->arg[1]);
     if (ap->space == VTRN_SPACE_HBM)
@@ -195,7 +187,7 @@ static void extent(const validation *v, int i, __int128 *lo, __int128 *hi) {
     const vtrn_ap *ap = &v->instr->ap[i];
     __int128 low = v->low, high = v->high, size = (__int128)dtype_size(ap->dtype);
     if (ap->space == VTRN_SPACE_HBM) {
-        int64_t rows = is_table(v->instr, i) ? v->instr->arg[1] : ap->n_partitions;
+        int64_t rows = access_rows(v->instr, i);
         __int128 reach = (__int128)ap->partition_step * (rows - 1);
         *(reach < 0 ? &low : &high) += reach;
     }
@@ -208,7 +200,7 @@ static bool is_within(const validation *v, int i, uint64_t limit) {
     const vtrn_ap *ap = &v->instr->ap[i];
     int64_t low = v->low, high = v->high, size = (int64_t)dtype_size(ap->dtype), reach = 0;
     if (ap->space == VTRN_SPACE_HBM) {
-        int64_t rows = is_table(v->instr, i) ? v->instr->arg[1] : ap->n_partitions;
+        int64_t rows = access_rows(v->instr, i);
         if (__builtin_mul_overflow(ap->partition_step, rows - 1, &reach) ||
             __builtin_add_overflow(*(reach < 0 ? &low : &high), reach, reach < 0 ? &low : &high))
             return false;
@@ -259,7 +251,7 @@ static vtrn_status rule_alignment(validation *v, int i) {
 
 static vtrn_status rule_writable(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    if (ap->space != VTRN_SPACE_HBM || !is_destination(v, i))
+    if (ap->space != VTRN_SPACE_HBM || !access_is_written(v->instr, i))
         return NULL;
     bool is_writable = v->is_writable ? v->is_writable[ap->slot]
                                       : v->program->slots[ap->slot].kind != VTRN_SLOT_CONSTANT;

@@ -5,6 +5,8 @@
  * read before the next write that does not read it too. Slots of HBM are live as a whole. */
 #include "profile/profile.h"
 
+#include "isa/access.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,36 +85,33 @@ static void touch_slot(liveness *l, const vtrn_program *p, uint32_t slot, const 
     read_unit(u, t->end_ns);
 }
 
-static void touch_operand(liveness *l, const vtrn_program *p, const vtrn_chip *chip,
-                          const timing_interval *t, const vtrn_instr *instr, int ap_i) {
-    const vtrn_ap *ap = &instr->ap[ap_i];
-    bool is_write = isa_ap_is_written(instr, ap_i), is_read = isa_ap_is_read(instr, ap_i);
-    if (!is_write && !is_read)
-        return;
-    if (ap->space == VTRN_SPACE_HBM) {
-        touch_slot(l, p, ap->slot, t, is_write);
+static void touch_access(liveness *l, const vtrn_program *p, const vtrn_chip *chip,
+                         const timing_interval *t, const isa_access *a) {
+    if (a->space == VTRN_SPACE_HBM) {
+        touch_slot(l, p, a->slot, t, a->is_written);
         return;
     }
-    int memory = ap->space == VTRN_SPACE_SBUF ? 1 : 2;
+    int memory = a->space == VTRN_SPACE_SBUF ? 1 : 2;
     int64_t lo, hi, bytes = (int64_t)CHUNK_BYTES * chip->n_partitions;
-    isa_ap_extent(ap, &lo, &hi);
+    access_extent(a, 0, &lo, &hi);
     for (int64_t i = lo < 0 ? 0 : lo / CHUNK_BYTES;
          i * CHUNK_BYTES < hi && i < (int64_t)l->n_units[memory]; i++) {
         unit *u = &l->units[memory][i];
-        if (is_write)
-            write_unit(l, memory, u, bytes, t->start_ns, t->end_ns, is_read);
+        if (a->is_written)
+            write_unit(l, memory, u, bytes, t->start_ns, t->end_ns, a->is_read);
         else
             read_unit(u, t->end_ns);
     }
 }
 
-static void touch_custom(liveness *l, const vtrn_program *p, const timing_interval *t,
-                         const vtrn_instr *instr) {
-    if (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= p->n_customs)
-        return;
-    const vtrn_custom *c = &p->customs[instr->arg[0]];
-    for (uint32_t i = 0; i < c->n_inputs + c->n_outputs; i++)
-        touch_slot(l, p, c->slots[i], t, i >= c->n_inputs);
+/* What it only reads before what it writes. */
+static void touch_instr(liveness *l, const vtrn_program *p, const vtrn_chip *chip,
+                        const timing_interval *t, const vtrn_instr *instr) {
+    isa_access a;
+    for (int is_written = 0; is_written < 2; is_written++)
+        for (access_walk w = access_begin(instr, p->customs, p->n_customs); access_next(&w, &a);)
+            if (a.is_written == is_written)
+                touch_access(l, p, chip, t, &a);
 }
 
 /* Intervals in order of start. */
@@ -140,10 +139,7 @@ static void walk(liveness *l, const vtrn_program *p, const vtrn_chip *chip,
         /* A DMA is seen twice: as a queue instruction and on its ring. The ring moves the bytes. */
         if (isa_is_dma((vtrn_opcode)instr->opcode) && t->lane < TIMING_LANE_DMA)
             continue;
-        for (int a = VTRN_MAX_AP - 1; a >= 0; a--) /* reads before the write of ap[0] */
-            touch_operand(l, p, chip, t, instr, a);
-        if (instr->opcode == VTRN_OP_CUSTOM_OP)
-            touch_custom(l, p, t, instr);
+        touch_instr(l, p, chip, t, instr);
     }
 }
 

@@ -1,6 +1,8 @@
 /* Where the time of a step went, by the user's operation; and words for an instruction. */
 #include "profile/profile_ops.h"
 
+#include "isa/access.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -195,11 +197,11 @@ static void add_operand(char *text, size_t size, size_t *at, const vtrn_ap *ap) 
 void profile_instr_shapes(const vtrn_instr *instr, char *text, size_t size) {
     size_t at = 0;
     text[0] = 0;
-    bool is_written = isa_ap_is_written(instr, 0);
+    bool is_written = access_is_written(instr, 0);
     const char *between = "";
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         if (instr->ap[i].space == VTRN_SPACE_NONE ||
-            (!isa_ap_is_written(instr, i) && !isa_ap_is_read(instr, i)))
+            (!access_is_written(instr, i) && !access_is_read(instr, i)))
             continue;
         add(text, size, &at, "%s", between);
         add_operand(text, size, &at, &instr->ap[i]);

@@ -1,6 +1,8 @@
 /* timing_prepare: the cost of every instruction, and what a replay needs to allocate once. */
 #include "timing/model.h"
 
+#include "isa/access.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,10 +78,10 @@ static bool overlaps(const vtrn_ap *a, const vtrn_ap *b) {
 /* Whether `later` reads bytes of SBUF or PSUM that `earlier` wrote. */
 static bool depends(const vtrn_instr *earlier, const vtrn_instr *later) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
-        if (!isa_ap_is_written(earlier, i))
+        if (!access_is_written(earlier, i))
             continue;
         for (int j = 0; j < VTRN_MAX_AP; j++)
-            if (isa_ap_is_read(later, j) && overlaps(&earlier->ap[i], &later->ap[j]))
+            if (access_is_read(later, j) && overlaps(&earlier->ap[i], &later->ap[j]))
                 return true;
     }
     return false;

@@ -162,6 +162,20 @@ static void operands_count_to_the_byte(void **state) {
         "HBM bytes", "dma_copy");
 }
 
+static void an_indexed_operand_counts_from_its_first_row_to_its_last(void **state) {
+    (void)state;
+    /* the table: 32 rows of 128 elements, 16 KiB of the tensor */
+#define GATHER                                                                                     \
+    "block 0\nVector memset.none sbuf[0:128, 0x800]:int32, inc s1\n"                               \
+    "GpSimd dma_gather " TILE ", hbm[2, 0x0, 1*128]:fp32(1:128), "                                 \
+    "sbuf[0:128, 0x800]:int32, ring 6, arg1 32, clamp_index, wait s1>=1\n"
+    expect_order(GATHER "Sync dma_copy hbm[2, 0x4000, 32*128]:fp32(1:128), "
+                        "sbuf[0:32, 0x400]:fp32(1:128), ring 0\nstop\n");
+    expect_hazard(GATHER "Sync dma_copy hbm[2, 0x3ffc, 1*128]:fp32(1:2), "
+                         "sbuf[0:1, 0x400]:fp32(1:2), ring 0\nstop\n",
+                  "which reads HBM bytes 0-16383", "dma_copy of Sync), which writes");
+}
+
 static void engines_meet_between_blocks(void **state) {
     (void)state;
     expect_order("block 0\n" LOAD "\njump 1\nblock 1\nVector tensor_copy " OTHER ", " TILE
@@ -226,6 +240,17 @@ static void scratch_is_unwritten_though_its_memory_was_another_tensor(void **sta
                  "of tensor 2");
 }
 
+/* "00" is partition 0 of the quadrant, "ff" leaves the result's partition. */
+static void what_a_mask_leaves_as_it_was_need_not_be_written(void **state) {
+    (void)state;
+#define ZEROS "00000000000000000000000000000000000000000000000000000000000000"
+    expect_reads("block 0\nVector memset.none " TILE "\nVector stream_shuffle " OTHER ", " TILE
+                 ", shuffle ff" ZEROS "\nstop\n",
+                 (uint32_t[]){0}, 1, NULL);
+    expect_reads("block 0\nVector stream_shuffle " OTHER ", " TILE ", shuffle ff" ZEROS "\nstop\n",
+                 (uint32_t[]){0}, 1, "reads SBUF partitions 0-127, bytes 0-511");
+}
+
 static void only_blocks_that_ran_have_written(void **state) {
     (void)state;
     static const char body[] = "block 0\nVector memset.none " OTHER "\njump 1\n"
@@ -268,9 +293,10 @@ static void footprints_meet_exactly_when_their_bytes_do(void **state) {
                     (vtrn_dim){(int32_t)next_random(&seed, 41) - 20, 1 + next_random(&seed, 6)};
             vtrn_instr instr = {.opcode = VTRN_OP_DMA_COPY, .ap = {ap}};
             instr.ap[1] = (vtrn_ap){.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_BF16};
-            footprint both[FOOTPRINT_MAX];
-            assert_int_equal(footprint_of_instr(l.program, &instr, both), 2);
-            f[k] = both[1];
+            access_walk walk = access_begin(&instr, NULL, 0);
+            isa_access store;
+            assert_true(access_next(&walk, &store) && store.is_written);
+            f[k] = footprint_of(l.program, &store, true);
             memset(map[k], 0, MAP_BYTES);
             uint32_t num[3] = {1, 1, 1};
             for (int d = 0; d < ap.n_dims; d++)
@@ -312,11 +338,13 @@ int main(void) {
         cmocka_unit_test(order_passes_through_third_parties),
         cmocka_unit_test(of_several_raisers_only_what_the_others_cannot_give_is_proof),
         cmocka_unit_test(operands_count_to_the_byte),
+        cmocka_unit_test(an_indexed_operand_counts_from_its_first_row_to_its_last),
         cmocka_unit_test(engines_meet_between_blocks),
         cmocka_unit_test(scratch_tensors_in_one_place_race),
         cmocka_unit_test(a_read_of_one_unwritten_element_is_found),
         cmocka_unit_test(a_product_added_to_what_no_product_began_is_found),
         cmocka_unit_test(scratch_is_unwritten_though_its_memory_was_another_tensor),
+        cmocka_unit_test(what_a_mask_leaves_as_it_was_need_not_be_written),
         cmocka_unit_test(only_blocks_that_ran_have_written),
         cmocka_unit_test(footprints_meet_exactly_when_their_bytes_do),
     };

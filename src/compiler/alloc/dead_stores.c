@@ -1,19 +1,16 @@
 /* Counts who reads each tensor in HBM; a DMA into one that nobody reads is dropped. */
 #include "compiler/alloc/dead_stores.h"
 
+#include "isa/access.h"
+
 #include <stdlib.h>
 
 /* Adds `step` to the count of each tensor that the instruction reads. */
 static void count_reads(const lower *l, const vtrn_instr *instr, uint32_t *n_reads, uint32_t step) {
-    if (instr->opcode == VTRN_OP_CUSTOM_OP) {
-        const vtrn_custom *c = &l->customs[instr->arg[0]];
-        for (uint32_t i = 0; i < c->n_inputs; i++)
-            n_reads[c->slots[i]] += step;
-        return;
-    }
-    for (int a = 0; a < VTRN_MAX_AP; a++)
-        if (instr->ap[a].space == VTRN_SPACE_HBM && isa_ap_is_read(instr, a))
-            n_reads[instr->ap[a].slot] += step;
+    isa_access a;
+    for (access_walk w = access_begin(instr, l->customs, l->n_customs); access_next(&w, &a);)
+        if (a.space == VTRN_SPACE_HBM && a.is_read)
+            n_reads[a.slot] += step;
 }
 
 static bool is_dead(const lower *l, const vtrn_instr *instr, const uint32_t *n_reads) {

@@ -5,6 +5,8 @@
  * Across blocks the order is that of the control flow: no read may be reachable from a write. */
 #include "compiler/alloc/donate.h"
 
+#include "isa/access.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,19 +77,27 @@ static void merge_runs(footprint *f) {
     f->n = n;
 }
 
-static footprint footprint_of(const vtrn_ap *ap) {
-    int64_t size = (int64_t)dtype_size(ap->dtype);
-    footprint f = {.addr = ap->addr, .run = size};
-    add_level(&f, ap->n_partitions, ap->partition_step * size);
-    for (int i = 0; i < ap->n_dims; i++)
-        add_level(&f, ap->dim[i].num, ap->dim[i].step * size);
+/* A table's rows are chosen by data: its whole extent. */
+static footprint footprint_of(const isa_access *a, uint64_t slot_bytes) {
+    footprint f = {0};
+    if (!a->ap || a->is_table) {
+        int64_t end;
+        access_extent(a, slot_bytes, &f.addr, &end);
+        f.run = end - f.addr;
+        return f;
+    }
+    int64_t size = (int64_t)dtype_size(a->ap->dtype);
+    f.addr = a->ap->addr;
+    f.run = size;
+    add_level(&f, a->n_rows, a->ap->partition_step * size);
+    for (int i = 0; i < a->ap->n_dims; i++)
+        add_level(&f, a->ap->dim[i].num, a->ap->dim[i].step * size);
     merge_runs(&f);
     return f;
 }
 
-/* ap NULL: the whole tensor. */
 static vtrn_status add_access(donation *d, uint32_t pair_i, uint32_t block, bool is_write,
-                              const vtrn_ap *ap) {
+                              const isa_access *what) {
     if (d->n_accesses == d->cap_accesses) {
         uint32_t cap = d->cap_accesses ? d->cap_accesses * 2 : 256;
         access *grown = realloc(d->accesses, cap * sizeof *grown);
@@ -97,9 +107,10 @@ static vtrn_status add_access(donation *d, uint32_t pair_i, uint32_t block, bool
         d->cap_accesses = cap;
     }
     pair *p = &d->pairs[pair_i];
-    access *a = &d->accesses[d->n_accesses];
-    *a = (access){.next = NONE, .block = block, .is_write = is_write};
-    a->at = ap ? footprint_of(ap) : (footprint){.run = (int64_t)p->size_bytes};
+    d->accesses[d->n_accesses] = (access){.next = NONE,
+                                          .block = block,
+                                          .is_write = is_write,
+                                          .at = footprint_of(what, p->size_bytes)};
     *(p->first == NONE ? &p->first : &d->accesses[p->last].next) = d->n_accesses;
     p->last = d->n_accesses++;
     return NULL;
@@ -111,12 +122,16 @@ static bool is_same_place(const vtrn_ap *a, const vtrn_ap *b) {
            !memcmp(a->dim, b->dim, a->n_dims * sizeof a->dim[0]);
 }
 
-static vtrn_status collect_custom(donation *d, const vtrn_custom *c, uint32_t block) {
-    for (uint32_t i = c->n_inputs + c->n_outputs; i-- > 0;) { /* no order within it: writes first */
-        bool is_write = i >= c->n_inputs;
-        uint32_t p = (is_write ? d->write_pair : d->read_pair)[c->slots[i]];
+static vtrn_status collect_accesses(donation *d, const vtrn_instr *instr, uint32_t block,
+                                    bool is_write) {
+    isa_access a;
+    for (access_walk w = access_begin(instr, d->l->customs, d->l->n_customs);
+         access_next(&w, &a);) {
+        if (a.space != VTRN_SPACE_HBM || !(is_write ? a.is_written : a.is_read))
+            continue;
+        uint32_t p = (is_write ? d->write_pair : d->read_pair)[a.slot];
         if (p != NONE)
-            VTRN_RETURN_IF_ERROR(add_access(d, p, block, is_write, NULL));
+            VTRN_RETURN_IF_ERROR(add_access(d, p, block, is_write, &a));
     }
     return NULL;
 }
@@ -124,22 +139,10 @@ static vtrn_status collect_custom(donation *d, const vtrn_custom *c, uint32_t bl
 /* Writes first, because an instruction that reads what it overwrites has no order within it; unless
  * it puts each element back where it was. */
 static vtrn_status collect_instr(donation *d, const vtrn_instr *instr, uint32_t block) {
-    if (instr->opcode == VTRN_OP_CUSTOM_OP)
-        return collect_custom(d, &d->l->customs[instr->arg[0]], block);
-    bool is_indexed = instr->opcode == VTRN_OP_DMA_GATHER || instr->opcode == VTRN_OP_DMA_SCATTER;
     bool is_in_place =
         instr->opcode == VTRN_OP_DMA_COPY && is_same_place(&instr->ap[0], &instr->ap[1]);
-    for (int pass = 0; pass < 2; pass++)
-        for (int a = 0; a < VTRN_MAX_AP; a++) {
-            const vtrn_ap *ap = &instr->ap[a];
-            bool is_write = (pass == 0) != is_in_place;
-            if (ap->space != VTRN_SPACE_HBM)
-                continue;
-            uint32_t p = (is_write ? d->write_pair : d->read_pair)[ap->slot];
-            if (p != NONE && (is_write ? isa_ap_is_written : isa_ap_is_read)(instr, a))
-                VTRN_RETURN_IF_ERROR(add_access(d, p, block, is_write, is_indexed ? NULL : ap));
-        }
-    return NULL;
+    VTRN_RETURN_IF_ERROR(collect_accesses(d, instr, block, !is_in_place));
+    return collect_accesses(d, instr, block, is_in_place);
 }
 
 static vtrn_status find_pairs(donation *d, arena *tmp, const int32_t *output_alias) {

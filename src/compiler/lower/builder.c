@@ -5,6 +5,7 @@
 #include "compiler/alloc/scratch.h"
 #include "compiler/lower/lower.h"
 #include "compiler/schedule/semaphores.h"
+#include "isa/access.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -139,20 +140,12 @@ static void find_lifetimes(lower *l) {
         l->slots[i].last = 0;
     }
     for (uint32_t i = 0; i < l->n_list; i++) {
-        const vtrn_instr *instr = &l->list[i];
-        uint32_t named[VTRN_MAX_AP], n = 0;
-        const uint32_t *slots = named;
-        if (instr->opcode == VTRN_OP_CUSTOM_OP) {
-            const vtrn_custom *c = &l->customs[instr->arg[0]];
-            slots = c->slots;
-            n = c->n_inputs + c->n_outputs;
-        } else {
-            for (int a = 0; a < VTRN_MAX_AP; a++)
-                if (instr->ap[a].space == VTRN_SPACE_HBM)
-                    named[n++] = instr->ap[a].slot;
-        }
-        for (uint32_t j = 0; j < n; j++) {
-            lower_slot *s = &l->slots[slots[j]];
+        isa_access a;
+        for (access_walk w = access_begin(&l->list[i], l->customs, l->n_customs);
+             access_next(&w, &a);) {
+            if (a.space != VTRN_SPACE_HBM)
+                continue;
+            lower_slot *s = &l->slots[a.slot];
             if (s->first == UINT32_MAX)
                 s->first = i;
             s->last = i;
@@ -209,6 +202,7 @@ static vtrn_status emit_blocks(lower *l, vtrn_program *p) {
                                  .slots = p->slots,
                                  .n_slots = p->n_slots,
                                  .customs = l->customs,
+                                 .n_customs = l->n_customs,
                                  .output_alias = p->output_alias,
                                  .list = l->list + l->blocks[b].begin,
                                  .n = l->blocks[b].end - l->blocks[b].begin};

@@ -5,6 +5,8 @@
  * the same engine already implies. */
 #include "compiler/schedule/semaphores.h"
 
+#include "isa/access.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,12 +97,15 @@ static void touch(scheduler *s, granule *g, uint32_t lane, uint32_t seq, bool is
     g->writer_seq = seq;
 }
 
-static void touch_partitions(scheduler *s, granule *memory, uint32_t cols, const vtrn_ap *ap,
-                             uint32_t lane, uint32_t seq, bool is_write) {
+static void touch_partitions(scheduler *s, const isa_access *a, uint32_t lane, uint32_t seq,
+                             bool is_write) {
+    bool is_sbuf = a->space == VTRN_SPACE_SBUF;
+    granule *memory = is_sbuf ? s->sbuf : s->psum;
+    uint32_t cols = is_sbuf ? s->sbuf_cols : s->psum_cols;
     int64_t lo, hi;
-    isa_ap_extent(ap, &lo, &hi);
-    uint32_t rows = ap->partition_step == 0 ? 1 : ap->n_partitions;
-    uint32_t row0 = ap->partition / QUADRANT, row1 = (ap->partition + rows - 1) / QUADRANT;
+    access_extent(a, 0, &lo, &hi);
+    uint32_t rows = a->ap->partition_step == 0 ? 1 : (uint32_t)a->n_rows;
+    uint32_t row0 = a->ap->partition / QUADRANT, row1 = (a->ap->partition + rows - 1) / QUADRANT;
     for (uint32_t row = row0; row <= row1 && row < s->n_rows; row++)
         for (int64_t c = lo >> GRANULE_SHIFT; c <= (hi - 1) >> GRANULE_SHIFT && c < cols; c++)
             touch(s, &memory[row * cols + (uint32_t)c], lane, seq, is_write);
@@ -145,38 +150,23 @@ static vtrn_status touch_slot(scheduler *s, uint32_t slot_i, int64_t lo, int64_t
     return NULL;
 }
 
-static vtrn_status touch_custom(scheduler *s, const vtrn_custom *custom, uint32_t lane,
-                                uint32_t seq) {
-    for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++) {
-        uint32_t slot = custom->slots[i];
-        if (s->in->slots[slot].size_bytes)
-            VTRN_RETURN_IF_ERROR(touch_slot(s, slot, 0, (int64_t)s->in->slots[slot].size_bytes,
-                                            lane, seq, i >= custom->n_inputs));
-    }
-    return NULL;
-}
-
+/* Reads before writes, as the instruction does. */
 static vtrn_status touch_operands(scheduler *s, const vtrn_instr *instr, uint32_t lane,
                                   uint32_t seq) {
-    if (instr->opcode == VTRN_OP_CUSTOM_OP)
-        return touch_custom(s, &s->in->customs[instr->arg[0]], lane, seq);
-    for (int pass = 0; pass < 2; pass++) /* reads before writes, as the instruction does */
-        for (int i = 0; i < VTRN_MAX_AP; i++) {
-            const vtrn_ap *ap = &instr->ap[i];
-            bool is_write = pass == 1;
-            if (is_write ? !isa_ap_is_written(instr, i) : !isa_ap_is_read(instr, i))
+    isa_access a;
+    for (int is_write = 0; is_write < 2; is_write++)
+        for (access_walk w = access_begin(instr, s->in->customs, s->in->n_customs);
+             access_next(&w, &a);) {
+            if (is_write ? !a.is_written : !a.is_read)
                 continue;
-            if (ap->space == VTRN_SPACE_SBUF) {
-                touch_partitions(s, s->sbuf, s->sbuf_cols, ap, lane, seq, is_write);
-            } else if (ap->space == VTRN_SPACE_PSUM) {
-                touch_partitions(s, s->psum, s->psum_cols, ap, lane, seq, is_write);
-            } else {
-                int64_t lo, hi;
-                isa_ap_extent(ap, &lo, &hi);
-                if (instr->opcode == VTRN_OP_DMA_GATHER || instr->opcode == VTRN_OP_DMA_SCATTER)
-                    lo = 0, hi = (int64_t)s->in->slots[ap->slot].size_bytes;
-                VTRN_RETURN_IF_ERROR(touch_slot(s, ap->slot, lo, hi, lane, seq, is_write));
+            if (a.space != VTRN_SPACE_HBM) {
+                touch_partitions(s, &a, lane, seq, is_write);
+                continue;
             }
+            int64_t lo, hi;
+            access_extent(&a, s->in->slots[a.slot].size_bytes, &lo, &hi);
+            if (lo < hi)
+                VTRN_RETURN_IF_ERROR(touch_slot(s, a.slot, lo, hi, lane, seq, is_write));
         }
     return NULL;
 }

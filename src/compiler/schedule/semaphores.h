@@ -13,6 +13,7 @@ typedef struct schedule_input {
     const vtrn_slot *slots;
     uint32_t n_slots;
     const vtrn_custom *customs;
+    uint32_t n_customs;
     const int32_t *output_alias; /* per output: argument it may share memory with, or -1 */
     const vtrn_instr *list;      /* in program order; engines and rings chosen, no waits yet */
     uint32_t n;

@@ -1,0 +1,77 @@
+/* What the roles of isa.def do not say: kept results, crossing rows, state of the engines. */
+#include "isa/access.h"
+
+#include <string.h>
+
+bool access_keeps(const vtrn_instr *instr) {
+    enum { KEEP = 255 /* of a shuffle's mask */ };
+    if (instr->opcode == VTRN_OP_STREAM_SHUFFLE)
+        return memchr(instr->shuffle, KEEP, sizeof instr->shuffle) != NULL;
+    return instr->opcode == VTRN_OP_DMA_GATHER && (instr->flags & VTRN_FLAG_OOB_SKIP);
+}
+
+static bool mixes_rows(vtrn_opcode opcode, int ap_i) {
+    switch (opcode) {
+    case VTRN_OP_LDWEIGHTS:
+    case VTRN_OP_MATMUL:
+    case VTRN_OP_PE_TRANSPOSE:
+    case VTRN_OP_TRANSPOSE32:
+    case VTRN_OP_STREAM_SHUFFLE:
+    case VTRN_OP_PARTITION_REDUCE:
+    case VTRN_OP_SET_RNG_SEED:
+    case VTRN_OP_DMA_TRANSPOSE:
+        return ap_i == 1;
+    case VTRN_OP_DMA_SCATTER:
+        return ap_i >= 1;
+    default:
+        return false;
+    }
+}
+
+bool access_crosses(const vtrn_instr *instr, int ap_i) {
+    const vtrn_ap *ap = &instr->ap[ap_i], *result = &instr->ap[0];
+    if (mixes_rows((vtrn_opcode)instr->opcode, ap_i))
+        return true;
+    if (result->space != VTRN_SPACE_SBUF && result->space != VTRN_SPACE_PSUM)
+        return false;
+    return ap->space != VTRN_SPACE_HBM &&
+           (ap->partition_step != 1 || ap->partition != result->partition);
+}
+
+access_states access_states_of(const vtrn_instr *instr) {
+    access_states s = {0};
+    if (instr->flags & VTRN_FLAG_STOCHASTIC)
+        s.read = s.written = ACCESS_GENERATOR;
+    if (access_writes_weights(instr))
+        s.written |= ACCESS_PE_WEIGHTS;
+    if (access_reads_weights(instr))
+        s.read |= ACCESS_PE_WEIGHTS;
+    switch (instr->opcode) {
+    case VTRN_OP_ACTIVATE:
+        if (isa_act_table_set((vtrn_act)instr->func) != 0) /* set 0 is always there */
+            s.read |= ACCESS_ACT_TABLE;
+        if (instr->flags & VTRN_FLAG_ACCUMULATE) {
+            s.read |= ACCESS_REDUCE_REGS;
+            s.written |= ACCESS_REDUCE_REGS;
+        }
+        break;
+    case VTRN_OP_ACT_READ_ACCUMULATOR: /* they become 0 */
+        s.read |= ACCESS_REDUCE_REGS;
+        s.written |= ACCESS_REDUCE_REGS;
+        break;
+    case VTRN_OP_ACT_TABLE_LOAD:
+        s.written |= ACCESS_ACT_TABLE;
+        break;
+    case VTRN_OP_SET_RNG_SEED:
+        s.written |= ACCESS_GENERATOR;
+        break;
+    case VTRN_OP_RNG:
+    case VTRN_OP_DROPOUT:
+        s.read |= ACCESS_GENERATOR;
+        s.written |= ACCESS_GENERATOR;
+        break;
+    default:
+        break;
+    }
+    return s;
+}
