@@ -14,7 +14,8 @@ enum {
     ROW_BYTES = 16 << 10,  /* of a partition, at a time */
     SHORT_ROW_BYTES = 512, /* a longer run may be cut to occupy more partitions */
     ADDRESS_COLS = 256,    /* addresses computed at a time: 128 of them each */
-    MAX_FOLDED = 1 << 18,  /* addresses that are listed one by one */
+    LEAST_ADDRESS_COLS = LOWER_SBUF_ALIGN / 4,
+    MAX_FOLDED = 1 << 18, /* addresses that are listed one by one */
 };
 
 vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides) {
@@ -201,7 +202,8 @@ static void drop_ones(address_spec *s) {
 }
 
 /* A single window spreads its rows over the partitions; many windows take one each. */
-static void cut_window(const address_spec *s, int64_t element_bytes, cut *c) {
+static void cut_window(const address_spec *s, int64_t element_bytes, int64_t max_row_bytes,
+                       cut *c) {
     memset(c, 0, sizeof *c);
     address_factor f[GRAPH_MAX_RANK + 2];
     int n = s->n_window;
@@ -219,7 +221,7 @@ static void cut_window(const address_spec *s, int64_t element_bytes, cut *c) {
             n++;
         }
     }
-    int64_t most = s->n == 1 ? SHORT_ROW_BYTES : ROW_BYTES;
+    int64_t most = s->n == 1 && SHORT_ROW_BYTES < max_row_bytes ? SHORT_ROW_BYTES : max_row_bytes;
     int begin = n - 1;
     int64_t cols = f[begin].size;
     while (begin > 0 && n - begin < VTRN_MAX_FREE_DIMS &&
@@ -294,7 +296,7 @@ typedef struct mover {
     cut c;
     view array; /* rows, then columns */
     int n_outer;
-    int64_t reach, chunk;
+    int64_t reach, chunk, max_address_cols;
     address_tiles at;
     tile data[2], old[2];
     int flip;
@@ -390,8 +392,9 @@ static vtrn_status move_rows(mover *m) {
         lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &rows.base.slot));
     for (int i = 0; i < rows.n_terms; i++)
         rows.term[i].index.f[0] = (view_factor){n, 0};
-    for (int64_t first = 0; first < n; first += (int64_t)PARTITIONS * ADDRESS_COLS) {
-        int64_t part = n - first, most = (int64_t)PARTITIONS * ADDRESS_COLS;
+    int64_t most = PARTITIONS * m->max_address_cols;
+    for (int64_t first = 0; first < n; first += most) {
+        int64_t part = n - first;
         part = part < most ? part : most;
         VTRN_RETURN_IF_ERROR(address_compute(l, &rows, &m->at, first, part));
         for (int64_t r = 0; r < part; r += PARTITIONS)
@@ -403,7 +406,7 @@ static vtrn_status move_rows(mover *m) {
 }
 
 static vtrn_status move_windows(mover *m) {
-    int64_t n = m->s->n, most = (int64_t)PARTITIONS * ADDRESS_COLS;
+    int64_t n = m->s->n, most = PARTITIONS * m->max_address_cols;
     for (int64_t first = 0; first < n; first += most) {
         int64_t part = n - first < most ? n - first : most;
         VTRN_RETURN_IF_ERROR(address_compute(m->l, m->s, &m->at, first, part));
@@ -433,32 +436,52 @@ static void array_view(mover *m) {
         v->f[v->n++] = (view_factor){m->c.inner[i].size, m->c.inner[i].array};
 }
 
+static int n_row_tiles(vtrn_alu combine) {
+    return combine == VTRN_ALU_NONE ? 2 : 4;
+}
+
+/* Rows and addresses at a time: as many as overlap well, or as few as SBUF has room for. */
+static void size_parts(kernel_windows *k, uint64_t limit_bytes) {
+    uint64_t n_tiles = (uint64_t)n_row_tiles(k->combine);
+    k->max_row_bytes = ROW_BYTES;
+    k->max_address_cols = ADDRESS_COLS;
+    if (address_tiles_bytes(ADDRESS_COLS) + n_tiles * ROW_BYTES <= limit_bytes)
+        return;
+    k->max_address_cols = LEAST_ADDRESS_COLS;
+    uint64_t row_bytes = (limit_bytes - address_tiles_bytes(LEAST_ADDRESS_COLS)) / n_tiles;
+    row_bytes = row_bytes / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN;
+    k->max_row_bytes = row_bytes < ROW_BYTES ? (int64_t)row_bytes : ROW_BYTES;
+}
+
 /* Bytes of a partition that the tiles take: addresses, then rows. */
-static uint64_t size_tiles(mover *m, int64_t *address_cols, uint32_t *row_bytes, int *n_tiles) {
+static uint64_t size_tiles(mover *m, const kernel_windows *k, int64_t *address_cols,
+                           uint32_t *row_bytes) {
     int64_t size = (int64_t)dtype_size((vtrn_dtype)m->s->table.dtype);
     int64_t n = m->s->n == 1 ? m->c.n_rows : m->s->n;
-    m->chunk = m->c.cols * size <= ROW_BYTES || m->c.n_inner > 1 ? m->c.cols : ROW_BYTES / size;
+    m->chunk = m->c.cols * size <= k->max_row_bytes || m->c.n_inner > 1 ? m->c.cols
+                                                                        : k->max_row_bytes / size;
+    m->max_address_cols = k->max_address_cols;
     *address_cols = (n + PARTITIONS - 1) / PARTITIONS;
-    *address_cols = *address_cols < ADDRESS_COLS ? *address_cols : ADDRESS_COLS;
+    *address_cols = *address_cols < k->max_address_cols ? *address_cols : k->max_address_cols;
     *row_bytes = lower_sbuf_round((uint64_t)(m->chunk * size));
-    *n_tiles = m->combine == VTRN_ALU_NONE ? 2 : 4;
-    return address_tiles_bytes(*address_cols) + (uint64_t)*n_tiles * *row_bytes;
+    return address_tiles_bytes(*address_cols) + (uint64_t)n_row_tiles(k->combine) * *row_bytes;
 }
 
 static vtrn_status record(lower *l, address_spec *s, bool is_scatter, vtrn_alu combine) {
     int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
     mover m = {.s = s, .combine = combine};
+    kernel_windows spec = {.is_scatter = is_scatter, .combine = combine};
     int64_t address_cols;
     uint32_t row_bytes;
-    int n_tiles;
+    size_parts(&spec, l->sbuf_limit);
     drop_ones(s);
-    cut_window(s, size, &m.c);
+    cut_window(s, size, spec.max_row_bytes, &m.c);
     if (should_fold(s, &m.c)) {
         VTRN_RETURN_IF_ERROR(fold_outer(l, s, &m.c));
-        cut_window(s, size, &m.c);
+        cut_window(s, size, spec.max_row_bytes, &m.c);
     }
-    uint64_t sbuf_bytes = size_tiles(&m, &address_cols, &row_bytes, &n_tiles);
-    kernel_windows spec = {.at = *s, .is_scatter = is_scatter, .combine = combine};
+    spec.at = *s;
+    uint64_t sbuf_bytes = size_tiles(&m, &spec, &address_cols, &row_bytes);
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_WINDOWS, &spec, sizeof spec, sbuf_bytes));
     VTRN_RETURN_IF_ERROR(address_accesses(l, s));
     if (!is_scatter) {
@@ -485,17 +508,16 @@ vtrn_status emit_windows_kernel(lower *l, const kernel *k) {
     vtrn_alu combine = spec->combine;
     mover m = {.l = l, .s = s, .is_scatter = spec->is_scatter, .combine = combine};
     int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
-    cut_window(s, size, &m.c);
+    cut_window(s, size, spec->max_row_bytes, &m.c);
     array_view(&m);
     m.reach = reach_of(s);
     if (s->n == 1)
         m.reach += outer_offset(&m.c, m.c.n_rows - 1);
     int64_t address_cols;
     uint32_t row_bytes;
-    int n_tiles;
-    size_tiles(&m, &address_cols, &row_bytes, &n_tiles);
+    size_tiles(&m, spec, &address_cols, &row_bytes);
     address_tiles_alloc(l, address_cols, &m.at);
-    for (int i = 0; i < n_tiles; i++)
+    for (int i = 0; i < n_row_tiles(combine); i++)
         (i < 2 ? m.data : m.old)[i & 1] = (tile){.space = VTRN_SPACE_SBUF,
                                                  .dtype = memory_dtype(s->table.dtype),
                                                  .addr = lower_sbuf_alloc(l, row_bytes)};

@@ -55,6 +55,8 @@ typedef struct kernel_windows {
     address_spec at;
     bool is_scatter;
     vtrn_alu combine;
+    int64_t max_row_bytes;    /* of a partition, moved at a time */
+    int64_t max_address_cols; /* of 128 addresses, computed at a time */
 } kernel_windows;
 
 /* Tells the plan that the kernel at hand reads what the addresses are computed from. */

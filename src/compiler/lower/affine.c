@@ -104,17 +104,18 @@ static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t 
 
 enum { PARTITIONS = 128, MAX_COLS = 1024 };
 
-/* Columns of a tile of n words. */
-static int64_t tile_cols(int64_t n) {
-    int64_t cols = n / PARTITIONS;
-    return cols < 1 ? n : cols > MAX_COLS ? MAX_COLS : cols;
+/* Columns of a tile of n words, of which two fit limit_bytes. */
+static int64_t tile_cols(int64_t n, uint64_t limit_bytes) {
+    int64_t cols = n / PARTITIONS < 1 ? n : n / PARTITIONS;
+    int64_t most = (int64_t)(limit_bytes / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / 4);
+    most = most < MAX_COLS ? most : MAX_COLS;
+    return cols < most ? cols : most;
 }
 
 /* The words are written over all partitions. */
 vtrn_status emit_count_kernel(lower *l, const kernel *k) {
     const kernel_count *s = k->spec;
-    int64_t first = s->first, step = s->step, n = s->n;
-    int64_t cols = tile_cols(n);
+    int64_t first = s->first, step = s->step, n = s->n, cols = s->cols;
     tile t[2];
     for (int b = 0; b < 2; b++)
         t[b] = (tile){.space = VTRN_SPACE_SBUF,
@@ -144,7 +145,7 @@ static vtrn_status write_run(lower *l, const kernel_count *s) {
                 .n = 1,
                 .f = {{s->n, 1}}};
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_COUNT, s, sizeof *s,
-                                      2ull * lower_sbuf_round((uint64_t)tile_cols(s->n) * 4)));
+                                      2ull * lower_sbuf_round((uint64_t)s->cols * 4)));
     return plan_writes(&l->plan, &run);
 }
 
@@ -178,7 +179,12 @@ static vtrn_status write_words(lower *l, const struct affine *a, const graph_typ
             first += left % t->dims[d] * a->step[d];
             left /= t->dims[d];
         }
-        kernel_count run = {.out = out, .at = o * n, .first = first, .step = step, .n = n};
+        kernel_count run = {.out = out,
+                            .at = o * n,
+                            .first = first,
+                            .step = step,
+                            .n = n,
+                            .cols = tile_cols(n, l->sbuf_limit)};
         VTRN_RETURN_IF_ERROR(write_run(l, &run));
     }
     return NULL;

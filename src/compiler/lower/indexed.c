@@ -61,7 +61,9 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &indices));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
     int64_t element = (int64_t)dtype_size(table.dtype);
-    int64_t cols = width * element <= MAX_ROW_BYTES ? width : MAX_ROW_BYTES / element;
+    int64_t most = l->sbuf_limit / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN - lower_sbuf_round(4);
+    most = most < MAX_ROW_BYTES ? most : MAX_ROW_BYTES;
+    int64_t cols = width * element <= most ? width : most / element;
     kernel_row_gather spec = {.table = table,
                               .indices = indices,
                               .out = out,

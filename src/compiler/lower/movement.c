@@ -40,14 +40,17 @@ static bool constant_element(const lower *l, const view *value, uint64_t *bits) 
 vtrn_status movement_fill(lower *l, const view *value, const view *out) {
     enum { MAX_COLS = 2048 };
     int64_t n = view_count(out), cols = n / PARTITIONS < MAX_COLS ? n / PARTITIONS : MAX_COLS;
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)out->dtype);
+    int64_t most = l->sbuf_limit / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / size;
     uint64_t bits;
+    cols = cols < most ? cols : most;
     if (!constant_element(l, value, &bits) || cols == 0) {
         view one = *value;
         one.n = 1;
         one.f[0] = (view_factor){n, 0};
         return lower_copy(l, &one, out);
     }
-    uint64_t sbuf_bytes = lower_sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)out->dtype));
+    uint64_t sbuf_bytes = lower_sbuf_round((uint64_t)(cols * size));
     kernel_fill spec = {.out = *out, .bits = bits, .n = n, .cols = cols};
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_FILL, &spec, sizeof spec, sbuf_bytes));
     return plan_writes(&l->plan, out);

@@ -86,9 +86,10 @@ typedef struct adder {
     bool has_old, is_finite;
     int64_t n, rows, width;
     tile index[2], hot[2], update[2], result[2];
-    tile numbers;                                   /* of the rows; short tables */
+    tile numbers;                                   /* of rows from first_number; short tables */
     tile others[2];                                 /* all indices on each partition; long tables */
     tile above[2], below[2], infinity, spare, zero; /* unless is_finite */
+    int64_t first_number;
     psum_banks banks;
     int flip;
 } adder;
@@ -156,7 +157,7 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
         LOWER_EMIT(hot, l, TENSOR_TENSOR, GPSIMD);
         hot->op0 = VTRN_ALU_IS_EQUAL;
         hot->ap[0] = tile_ap(&s->hot[b], rows, n_v);
-        hot->ap[1] = tile_ap_cols(&s->numbers, rows, (uint32_t)v0, n_v);
+        hot->ap[1] = tile_ap_cols(&s->numbers, rows, (uint32_t)(v0 - s->first_number), n_v);
         hot->ap[2] = tile_ap(&s->index[b], rows, n_v);
         hot->ap[2].dim[0].step = 0;
         VTRN_RETURN_IF_ERROR(
@@ -170,16 +171,22 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
     return lower_store(l, &s->out, 1, v0, n_v, c, n_cols, result, false);
 }
 
-static vtrn_status make_table(adder *s, int64_t cols) {
+static vtrn_status make_table(adder *s, int64_t cols, int64_t n_numbers) {
     lower *l = s->l;
     view numbers = {.dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{PARTITIONS, 0}, {s->rows, 1}}};
     VTRN_RETURN_IF_ERROR(indexed_counting(l, s->rows, &numbers.slot));
-    VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, PARTITIONS, 0, s->rows, &s->numbers));
-    for (int64_t v = 0; v < s->rows; v += PARTITIONS)
+    for (int64_t v = 0; v < s->rows; v += PARTITIONS) {
+        if (v % n_numbers == 0) {
+            s->first_number = v;
+            VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, PARTITIONS, v,
+                                            s->rows - v < n_numbers ? s->rows - v : n_numbers,
+                                            &s->numbers));
+        }
         for (int64_t c = 0; c < s->width; c += cols)
             VTRN_RETURN_IF_ERROR(
                 make_rows(s, v, (uint32_t)(s->rows - v < PARTITIONS ? s->rows - v : PARTITIONS), c,
                           (uint32_t)(s->width - c < cols ? s->width - c : cols)));
+    }
     return NULL;
 }
 
@@ -260,17 +267,18 @@ static tile tile_of(adder *s, uint8_t dtype, int64_t n_elements) {
 static uint64_t sbuf_bytes(const kernel_row_scatter *s) {
     uint64_t row = lower_sbuf_round((uint64_t)s->cols * 4), one = lower_sbuf_round(4);
     uint64_t block = lower_sbuf_round(PARTITIONS * 4);
-    uint64_t numbers = s->is_long ? 2 * block : lower_sbuf_round((uint64_t)s->rows * 4);
+    uint64_t numbers = s->is_long ? 2 * block : lower_sbuf_round((uint64_t)s->n_numbers * 4);
     return numbers + 2 * (one + block + 2 * row) + (s->is_finite ? 0 : 6 * row + one);
 }
 
-static vtrn_status place_tiles(adder *s, bool is_long, int64_t cols) {
+static vtrn_status place_tiles(adder *s, const kernel_row_scatter *spec) {
+    int64_t cols = spec->cols;
     VTRN_RETURN_IF_ERROR(psum_take(s->l, s->l->chip->n_psum_banks, &s->banks));
     uint8_t in = s->updates.dtype, out = s->out.dtype;
-    if (!is_long)
-        s->numbers = tile_of(s, VTRN_DTYPE_INT32, s->rows);
+    if (!spec->is_long)
+        s->numbers = tile_of(s, VTRN_DTYPE_INT32, spec->n_numbers);
     for (int b = 0; b < 2; b++) {
-        if (is_long)
+        if (spec->is_long)
             s->others[b] = tile_of(s, VTRN_DTYPE_INT32, PARTITIONS);
         s->index[b] = tile_of(s, VTRN_DTYPE_INT32, 1);
         s->hot[b] = tile_of(s, in, PARTITIONS);
@@ -306,10 +314,10 @@ static vtrn_status begin_table(adder *s, const graph_op *op, view *result) {
     return lower_copy(s->l, result, &s->out);
 }
 
-/* Columns of a tile: as many as a PSUM bank has room for, and whole factors of the rows, so that a
- * transfer is one access pattern. */
-static int64_t cols_of(const adder *s, const view *table, int n_outer) {
-    int64_t cols = 1, most = psum_cols(s->l->chip);
+/* Columns of a tile: `most`, in whole factors of the rows, so that a transfer is one access
+ * pattern. */
+static int64_t cols_of(int64_t most, const view *table, int n_outer) {
+    int64_t cols = 1;
     for (int i = table->n - 1; i >= n_outer; i--) {
         int64_t size = table->f[i].size;
         if (cols * size <= most) {
@@ -322,6 +330,18 @@ static int64_t cols_of(const adder *s, const view *table, int n_outer) {
         return cols * share;
     }
     return cols;
+}
+
+/* Columns and numbers: as many as a PSUM bank has room for, and all; or as few as SBUF has. */
+static void size_tiles(const lower *l, const view *table, int n_outer, kernel_row_scatter *s) {
+    int64_t most = psum_cols(l->chip);
+    s->n_numbers = s->rows;
+    s->cols = cols_of(most, table, n_outer);
+    if (sbuf_bytes(s) <= l->sbuf_limit)
+        return;
+    s->n_numbers = s->rows < PARTITIONS ? s->rows : PARTITIONS;
+    for (; sbuf_bytes(s) > l->sbuf_limit && most > 1; s->cols = cols_of(most, table, n_outer))
+        most /= 2;
 }
 
 static vtrn_status record(lower *l, const kernel_row_scatter *s) {
@@ -367,7 +387,6 @@ vtrn_status row_scatter(lower *l, const graph_op *op) {
         as_matrix(&s.old, t, table_rows, &n_table_rows);
     }
     view rows = is_long ? (view){.n = 2, .f = {{s.rows, s.width}, {s.width, 1}}} : s.out;
-    int64_t cols = cols_of(&s, &rows, n_table_rows);
     kernel_row_scatter spec = {.indices = s.indices,
                                .updates = s.updates,
                                .out = s.out,
@@ -378,8 +397,8 @@ vtrn_status row_scatter(lower *l, const graph_op *op) {
                                .is_finite = s.is_finite,
                                .n = s.n,
                                .rows = s.rows,
-                               .width = s.width,
-                               .cols = cols};
+                               .width = s.width};
+    size_tiles(l, &rows, n_table_rows, &spec);
     VTRN_RETURN_IF_ERROR(record(l, &spec));
     return !is_long || s.out.slot == result.slot ? NULL : lower_copy(l, &s.out, &result);
 }
@@ -397,6 +416,7 @@ vtrn_status emit_row_scatter_kernel(lower *l, const kernel *k) {
                .n = spec->n,
                .rows = spec->rows,
                .width = spec->width};
-    VTRN_RETURN_IF_ERROR(place_tiles(&s, spec->is_long, spec->cols));
-    return spec->is_long ? add_to_table(&s, spec->cols) : make_table(&s, spec->cols);
+    VTRN_RETURN_IF_ERROR(place_tiles(&s, spec));
+    return spec->is_long ? add_to_table(&s, spec->cols)
+                         : make_table(&s, spec->cols, spec->n_numbers);
 }

@@ -19,6 +19,7 @@ enum {
     MAX_INT_UPDATES = 1 << 16, /* bytes of so many add up below 2^24 */
     FAR_AWAY = -(1 << 30),     /* an address that no window reaches */
     CHUNK_COLS = 64,           /* blocks of 128 updates whose addresses are held at a time */
+    LEAST_CHUNK_COLS = LOWER_SBUF_ALIGN / 4,
     N_BYTES = 4,
     N_FLOAT_PARTS = 3, /* finite, above, below */
     MAX_PARTS = N_BYTES,
@@ -34,7 +35,9 @@ typedef struct adder {
     view updates; /* one factor */
     int n_parts;  /* bytes of an integer, parts of a float */
     address_tiles at;
-    tile numbers, high, low, placed, raw, value[MAX_PARTS], zero;
+    int64_t chunk_cols;
+    bool is_tight; /* numbers of high parts are made for each 128 of them, in row_numbers */
+    tile numbers, row_numbers, high, low, placed, raw, value[MAX_PARTS], zero;
     tile hot[2], moving[2], old, sum, part, infinity, spare, psum[MAX_PARTS];
     psum_banks banks;
     int flip;
@@ -45,28 +48,42 @@ static tile tile_of(lower *l, uint8_t dtype, int64_t cols) {
         .space = VTRN_SPACE_SBUF, .dtype = dtype, .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
 }
 
+/* Numbers that are held all the time. */
+static int64_t n_numbers(const adder *x) {
+    return x->n_high > x->low_size && !x->is_tight ? x->n_high : x->low_size;
+}
+
 /* What place_tiles takes of a partition. */
 static uint64_t sbuf_bytes(const adder *x) {
-    int64_t n_numbers = x->n_high > x->low_size ? x->n_high : x->low_size;
-    uint64_t column = lower_sbuf_round((uint64_t)CHUNK_COLS * 4);
+    uint64_t column = lower_sbuf_round((uint64_t)x->chunk_cols * 4);
     uint64_t row = lower_sbuf_round((uint64_t)x->low_size * 4), one = lower_sbuf_round(4);
     uint64_t hot = lower_sbuf_round(PARTITIONS * 4), n_values = MAX_PARTS - (x->is_int ? 0 : 1);
-    return lower_sbuf_round((uint64_t)n_numbers * 4) + address_tiles_bytes(CHUNK_COLS) +
-           (4 + n_values) * column + one + 2 * hot + 7 * row;
+    return lower_sbuf_round((uint64_t)n_numbers(x) * 4) + (x->is_tight ? hot : 0) +
+           address_tiles_bytes(x->chunk_cols) + (4 + n_values) * column + one + 2 * hot + 7 * row;
+}
+
+/* 0, 1, ... from `first` on, along the columns. */
+static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t n) {
+    LOWER_EMIT(iota, l, IOTA, GPSIMD);
+    iota->ap[0] = tile_ap(t, PARTITIONS, (uint32_t)n);
+    iota->arg[0] = (int32_t)first;
+    iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, (uint32_t)n}}};
+    return NULL;
 }
 
 static vtrn_status place_tiles(adder *x) {
     lower *l = x->l;
-    int64_t n_numbers = x->n_high > x->low_size ? x->n_high : x->low_size;
-    x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers);
-    address_tiles_alloc(l, CHUNK_COLS, &x->at);
-    x->high = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
-    x->low = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
-    x->placed = tile_of(l, VTRN_DTYPE_INT32, CHUNK_COLS);
+    x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers(x));
+    if (x->is_tight)
+        x->row_numbers = tile_of(l, VTRN_DTYPE_INT32, PARTITIONS);
+    address_tiles_alloc(l, x->chunk_cols, &x->at);
+    x->high = tile_of(l, VTRN_DTYPE_INT32, x->chunk_cols);
+    x->low = tile_of(l, VTRN_DTYPE_INT32, x->chunk_cols);
+    x->placed = tile_of(l, VTRN_DTYPE_INT32, x->chunk_cols);
     uint8_t type = x->is_int ? VTRN_DTYPE_INT32 : VTRN_DTYPE_FP32;
-    x->raw = tile_of(l, x->is_int ? x->updates.dtype : type, CHUNK_COLS);
+    x->raw = tile_of(l, x->is_int ? x->updates.dtype : type, x->chunk_cols);
     for (int i = 0; i < MAX_PARTS; i++)
-        x->value[i] = x->is_int || i ? tile_of(l, type, CHUNK_COLS) : x->raw;
+        x->value[i] = x->is_int || i ? tile_of(l, type, x->chunk_cols) : x->raw;
     x->zero = tile_of(l, VTRN_DTYPE_FP32, 1);
     x->infinity = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
     x->spare = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
@@ -81,10 +98,7 @@ static vtrn_status place_tiles(adder *x) {
         LOWER_EMIT(clear, l, MEMSET, VECTOR);
         clear->ap[0] = tile_ap(&x->zero, PARTITIONS, 1);
     }
-    LOWER_EMIT(iota, l, IOTA, GPSIMD);
-    iota->ap[0] = tile_ap(&x->numbers, PARTITIONS, (uint32_t)n_numbers);
-    iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, (uint32_t)n_numbers}}};
-    return NULL;
+    return emit_numbers(l, &x->numbers, 0, n_numbers(x));
 }
 
 /* Values of window element w of updates [first, first + n) and where they belong. */
@@ -155,7 +169,8 @@ static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, 
     LOWER_EMIT(hot, l, TENSOR_SCALAR, VECTOR);
     hot->op0 = VTRN_ALU_IS_EQUAL;
     hot->ap[0] = tile_ap(&x->hot[b], rows, n_h);
-    hot->ap[1] = tile_ap_cols(&x->numbers, rows, (uint32_t)h0, n_h);
+    hot->ap[1] = x->is_tight ? tile_ap(&x->row_numbers, rows, n_h)
+                             : tile_ap_cols(&x->numbers, rows, (uint32_t)h0, n_h);
     hot->ap[2] = tile_ap_cols(&x->high, rows, col, 1);
     LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
     weights->ap[1] = tile_ap(&x->hot[b], rows, n_h);
@@ -178,7 +193,7 @@ static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, 
 
 /* All updates into table rows [h0, h0 + n_h). */
 static vtrn_status add_all(adder *x, int64_t h0, uint32_t n_h) {
-    int64_t most = (int64_t)PARTITIONS * CHUNK_COLS;
+    int64_t most = PARTITIONS * x->chunk_cols;
     for (int64_t first = 0; first < x->s->n; first += most) {
         int64_t n = x->s->n - first < most ? x->s->n - first : most;
         uint32_t full = (uint32_t)(n / PARTITIONS), rest = (uint32_t)(n % PARTITIONS);
@@ -310,6 +325,15 @@ static bool plan_sums(const lower *l, const address_spec *s, int64_t n_elements,
          x->shift++)
         x->low_size *= 2;
     x->n_high = (n_elements + x->low_size - 1) / x->low_size;
+    x->chunk_cols = CHUNK_COLS;
+    if (sbuf_bytes(x) > l->sbuf_limit) {
+        x->is_tight = true;
+        x->chunk_cols = LEAST_CHUNK_COLS;
+    }
+    for (; sbuf_bytes(x) > l->sbuf_limit && x->low_size > 1; x->shift--) {
+        x->low_size /= 2;
+        x->n_high = (n_elements + x->low_size - 1) / x->low_size;
+    }
     x->updates = s->array;
     x->updates.n = s->n_batch;
     for (int i = 0; i < s->n_batch; i++)
@@ -354,6 +378,8 @@ vtrn_status emit_scatter_add_kernel(lower *l, const kernel *k) {
     for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
         uint32_t n_h = (uint32_t)(x.n_high - h < PARTITIONS ? x.n_high - h : PARTITIONS);
         VTRN_RETURN_IF_ERROR(psum_next(l, &x.banks, x.n_parts, x.psum));
+        if (x.is_tight)
+            VTRN_RETURN_IF_ERROR(emit_numbers(l, &x.row_numbers, h, n_h));
         VTRN_RETURN_IF_ERROR(add_all(&x, h, n_h));
         VTRN_RETURN_IF_ERROR(finish_rows(&x, h, n_h));
     }

@@ -30,6 +30,7 @@ typedef struct kernel_fill {
 typedef struct kernel_count {
     view out;
     int64_t at, first, step, n;
+    int64_t cols; /* of a tile */
 } kernel_count;
 
 /* Rows of `cols` elements; the factors of a row come before n_outer. */
@@ -79,7 +80,8 @@ typedef struct kernel_row_scatter {
     bool is_finite;    /* no update is infinite or NaN */
     int64_t n;         /* updates */
     int64_t rows, width;
-    int64_t cols; /* of a tile */
+    int64_t cols;      /* of a tile */
+    int64_t n_numbers; /* of rows of a short table that are in SBUF at a time: all, or 128 */
 } kernel_row_scatter;
 
 typedef struct kernel_custom {
