@@ -128,11 +128,14 @@ static vtrn_status check_together(const vtrn_chip *c, const char *file) {
                           "%s: memory.psum_bank_bytes = %u, must be a multiple of 4 and at least "
                           "%u: a bank holds a transposed tile, an fp32 for each of %d partitions",
                           file, c->psum_bank_bytes, transposed_bytes, c->n_partitions);
-    if (c->sbuf_reserved_partition_bytes >= c->sbuf_partition_bytes)
+    if (c->sbuf_partition_bytes <
+        c->sbuf_reserved_partition_bytes + (uint32_t)CHIP_LEAST_SBUF_BYTES)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "%s: memory.sbuf_reserved_partition_bytes = %u, must be less than "
-                          "sbuf_partition_bytes = %u",
-                          file, c->sbuf_reserved_partition_bytes, c->sbuf_partition_bytes);
+                          "%s: memory.sbuf_partition_bytes = %u, must exceed "
+                          "sbuf_reserved_partition_bytes = %u by at least %d: less does not hold "
+                          "the least tiles of every kernel",
+                          file, c->sbuf_partition_bytes, c->sbuf_reserved_partition_bytes,
+                          (int)CHIP_LEAST_SBUF_BYTES);
     if (c->n_hbm_stacks * c->cores_per_stack != c->n_cores)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s: memory.hbm_stacks * cores_per_stack = %d * %d, must equal "

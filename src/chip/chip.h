@@ -7,7 +7,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CHIP_NAME_MAX = 32, CHIP_MAX_INSTANCES = 32 };
+enum {
+    CHIP_NAME_MAX = 32,
+    CHIP_MAX_INSTANCES = 32,
+    /* Usable SBUF of a partition in which the compiler has room for the least tiles of any kernel;
+     * tests/python/test_fits_any_sbuf.py runs programs on such a chip. */
+    CHIP_LEAST_SBUF_BYTES = 4096,
+};
 
 typedef struct vtrn_chip {
     char name[CHIP_NAME_MAX];      /* "trn1" */

@@ -271,6 +271,33 @@ static void psum_needs_two_banks_that_hold_a_transposed_tile(void **state) {
     assert_refused(parse_banks(8, 514, &chip), "at least 512");
 }
 
+/* trn2 with other bytes of SBUF. */
+static vtrn_status parse_sbuf(int partition_bytes, int reserved_bytes, vtrn_chip *chip) {
+    char *text = read_chip("trn2"), line[64];
+    const char *const keys[] = {"sbuf_partition_bytes = 229_376",
+                                "sbuf_reserved_partition_bytes = 16_384"};
+    const int values[] = {partition_bytes, reserved_bytes};
+    for (int i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, "%.*s= %d", (int)strcspn(keys[i], "="), keys[i], values[i]);
+        char *copy = with_line(text, strstr(text, keys[i]), strlen(keys[i]), line);
+        free(text);
+        text = copy;
+    }
+    vtrn_status status = chip_parse(text, "sbuf.toml", chip);
+    free(text);
+    return status;
+}
+
+static void sbuf_holds_the_least_tiles_of_every_kernel(void **state) {
+    (void)state;
+    vtrn_chip chip;
+    assert_null(parse_sbuf(4096, 0, &chip));
+    assert_null(parse_sbuf(5000, 904, &chip));
+    assert_refused(parse_sbuf(4095, 0, &chip), "= 4095, must exceed");
+    assert_refused(parse_sbuf(5000, 905, &chip), "= 905 by at least 4096");
+    assert_refused(parse_sbuf(5000, 6000, &chip), "= 6000 by at least 4096");
+}
+
 static void an_unknown_chip_lists_the_known_ones(void **state) {
     (void)state;
     vtrn_chip chip;
@@ -380,6 +407,7 @@ int main(void) {
         cmocka_unit_test(broken_text_is_refused_and_never_crashes),
         cmocka_unit_test(numbers_that_contradict_each_other_are_refused),
         cmocka_unit_test(psum_needs_two_banks_that_hold_a_transposed_tile),
+        cmocka_unit_test(sbuf_holds_the_least_tiles_of_every_kernel),
         cmocka_unit_test(an_unknown_chip_lists_the_known_ones),
         cmocka_unit_test(a_path_with_a_slash_is_read_as_a_file),
         cmocka_unit_test(chips_path_directories_come_first),

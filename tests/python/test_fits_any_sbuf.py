@@ -14,8 +14,8 @@ from common import SEED
 from paths import ROOT
 
 BF16 = ml_dtypes.bfloat16
-# Chips whose partitions hold next to nothing, beside the real ones.
-SMALL = {"tiny16k": 16 << 10, "tiny8k": 8 << 10}
+# Chips whose partitions hold next to nothing, beside the real ones; 4096 bytes are the least.
+SMALL = {"tiny16k": 16 << 10, "tiny8k": 8 << 10, "tiny4k": 4 << 10}
 CHIPS = ["trn1", "trn2", "inf2", *SMALL]
 
 
