@@ -275,3 +275,23 @@ def test_two_of_the_widest_products_meet(devices, chip, dtype):
 
     args = [rand(s, i, dtype) for i, s in enumerate([(130, 2048), (2048, 1024), (2048, 1024)])]
     check(devices(chip), f, *args, tol=1e-4)
+
+
+# --- few long rows ------------------------------------------------------------------------------------
+
+
+def test_few_long_rows_use_all_partitions(devices):
+    """A value a column may make rows long, but not leave most partitions without work."""
+    x, row = rand((4, 40000)), rand(40000, 1)
+
+    def f(x, row):
+        return jnp.tanh(jnp.tanh(x * row) + row)
+
+    def step_ns(*args):
+        exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+        executable = devices("trn1").compile(exported.mlir_module_serialized)
+        executable(*args)
+        return executable.profile().step_ns
+
+    check(devices("trn1"), f, x, row)
+    assert step_ns(x, row) < 1.5 * step_ns(x.reshape(160, 1000), row[:1000])

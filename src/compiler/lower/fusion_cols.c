@@ -68,38 +68,19 @@ static void try_factors(emitter *e, const view *memory, double *best) {
     }
 }
 
-/* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
- * makes loading cheapest. */
-void fusion_choose_cols(emitter *e) {
-    fusion *f = e->f;
-    e->cols = f->cols;
-    if (e->cols)
-        return;
-    e->is_flat = true;
-    double best = 0;
-    for (int i = 0; i < f->n_nodes; i++) {
-        const view *memory = fusion_memory_view(&f->nodes[i]);
-        if (!memory || is_flat_view(memory))
-            continue;
-        e->is_flat = false;
-        try_factors(e, memory, &best);
-    }
-    if (!e->is_flat && !e->cols)
-        fusion_choose_cut(e);
-    if (!e->is_flat)
-        return;
-    e->cols = suitable_cols(e);
-    e->is_flat = e->cols <= MAX_BLOCK_COLS;
-}
-
 /* --- rows of any length --------------------------------------------------------------------------
  */
 
+/* Largest divisor of n that is at most `most`; 1 where none is. */
 static int64_t divisor_up_to(int64_t n, int64_t most) {
-    for (int64_t d = n < most ? n : most; d > 1; d--)
-        if (n % d == 0)
-            return d;
-    return 1;
+    int64_t best = 1;
+    for (int64_t d = 1; d * d <= n; d++) {
+        if (n % d)
+            continue;
+        best = d <= most && d > best ? d : best;
+        best = n / d <= most && n / d > best ? n / d : best;
+    }
+    return best;
 }
 
 void fusion_choose_cut(emitter *e) {
@@ -128,4 +109,43 @@ void fusion_choose_cut(emitter *e) {
     }
     if (!e->cols)
         e->cols = 1;
+}
+
+/* Long rows that leave most partitions without work, as shorter ones where that is much cheaper. */
+static void spread_rows(emitter *e) {
+    enum { MIN_GAIN = 4 /* times: assumed, below which the long rows' loads are better known */ };
+    int64_t cols = e->cols;
+    fusion_choose_cut(e);
+    if (MIN_GAIN * fusion_cols_ns(e->l->chip, e->f, e->cols) >
+        fusion_cols_ns(e->l->chip, e->f, cols))
+        e->cols = cols;
+}
+
+/* --- the choice ----------------------------------------------------------------------------------
+ */
+
+/* Rows for a fusion that no reduction constrains: flat when every load is flat, else the cut that
+ * makes loading cheapest. */
+void fusion_choose_cols(emitter *e) {
+    fusion *f = e->f;
+    e->cols = f->cols;
+    if (e->cols)
+        return;
+    e->is_flat = true;
+    double best = 0;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const view *memory = fusion_memory_view(&f->nodes[i]);
+        if (!memory || is_flat_view(memory))
+            continue;
+        e->is_flat = false;
+        try_factors(e, memory, &best);
+    }
+    if (!e->is_flat && !e->cols)
+        fusion_choose_cut(e);
+    if (!e->is_flat && f->n / e->cols < FUSION_PARTITIONS)
+        spread_rows(e);
+    if (!e->is_flat)
+        return;
+    e->cols = suitable_cols(e);
+    e->is_flat = e->cols <= MAX_BLOCK_COLS;
 }
