@@ -130,12 +130,17 @@ bool view_split_dims(view *v, const int64_t *dims, int n, int *first) {
 bool view_dim_strides(const view *v, const int64_t *dims, int n, int64_t *strides) {
     view cut = *v;
     int first[VIEW_MAX_FACTORS + 1];
+    for (int i = 0; i < n; i++)
+        strides[i] = 0;
+    if (view_count(v) == 0)
+        return true;
     if (n > VIEW_MAX_FACTORS || !view_split_dims(&cut, dims, n, first))
         return false;
     for (int i = 0; i < n; i++) {
         if (first[i + 1] - first[i] > 1)
             return false;
-        strides[i] = first[i + 1] > first[i] ? cut.f[first[i]].stride : 0;
+        if (first[i + 1] > first[i])
+            strides[i] = cut.f[first[i]].stride;
     }
     return true;
 }

@@ -38,8 +38,9 @@ void view_coalesce(view *v);
  * has to be made dense first. */
 bool view_split_dims(view *v, const int64_t *dims, int n, int *first);
 
-/* Strides of the n dims, for who steps through each of them; 0 for a dim of size 1. False when some
- * dim needs more than one factor: the value has to be made dense first. */
+/* Strides of the n dims, for who steps through each of them; 0 for a dim of size 1, and where there
+ * are no elements. False when some dim needs more than one factor: the value has to be made dense
+ * first. */
 bool view_dim_strides(const view *v, const int64_t *dims, int n, int64_t *strides);
 
 /* Splits into outer factors and inner factors whose product is `inner`; *n_outer is their number.
