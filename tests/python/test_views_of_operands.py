@@ -219,6 +219,20 @@ def test_windows_over_dims_of_size_1(device, rng, case, padding):
     check(device, lambda x: (reduced(x), gradient(x)), whole(rng, shape))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, jnp.bfloat16, np.float32])
+def test_windows_and_scans_over_single_elements_take_them(device, rng, dtype):
+    x = whole(rng, (7, 1, 3), dtype)
+
+    def takes(x):
+        y = x.transpose(2, 1, 0)
+        zero = jnp.zeros((), dtype)
+        scans = [f(y, 1, reverse=r) for f in (lax.cumsum, lax.cummax, lax.cumprod) for r in (0, 1)]
+        return (*scans, lax.reduce_window(y, zero, lax.add, (1, 1, 1), (1, 1, 1), "SAME"))
+
+    check(device, takes, x)
+    check(device, lambda x: lax.cumsum(x, 1) + lax.cumsum(x * 2, 1), x)
+
+
 VIEWS = {
     "one of a stack": lambda x: jnp.stack([x, x + 1])[1],
     "reshaped": lambda x: (x + 1).reshape(-1).reshape(x.shape),

@@ -66,6 +66,27 @@ static fusion_node binary(graph_kind kind, uint8_t dtype, fusion_in a, fusion_in
         .op = (uint16_t)kind, .dtype = dtype, .n_in = 2, .in = {a, b}};
 }
 
+/* Windows of one element each, at every element, of any type: nothing is combined but with an
+ * identity. */
+static vtrn_status take_whole(lower *l, const graph_op *op, bool *is_done) {
+    const graph_type *t = &l->g->types[op->operands[0]];
+    const graph_attrs *at = &op->attrs;
+    double init;
+    bool is_whole = op->n_operands == 2 && lower_splat_float(l, op->operands[1], &init) &&
+                    fusion_is_identity((graph_reducer)op->reducer, t->dtype, init);
+    for (int d = 0; is_whole && d < t->rank; d++)
+        is_whole = at->window.window.v[d] == 1 && at->window.stride.v[d] == 1 &&
+                   at->window.base_dilation.v[d] == 1 && at->window.pad_low.v[d] == 0 &&
+                   at->window.pad_high.v[d] == 0;
+    if (!is_whole)
+        return NULL;
+    view v;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &v));
+    lower_set_view(l, op->results[0], &v);
+    *is_done = true;
+    return NULL;
+}
+
 static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_done) {
     windows w = {0};
     graph_kind kind;
@@ -84,7 +105,7 @@ static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_do
     fusion_in total, next;
     view v = tap_view(&w, &w.in, w.stride, 0);
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &v, false, &total));
-    if (w.n_taps == 1) { /* nothing to reduce: a copy */
+    if (w.n_taps == 1) { /* nothing to reduce */
         fusion_node copy = {.op = GRAPH_CONVERT, .dtype = w.padded.dtype, .n_in = 1, .in = {total}};
         VTRN_RETURN_IF_ERROR(fusion_add(l, f, &copy, &total));
     }
@@ -198,6 +219,8 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
 }
 
 vtrn_status lower_window(lower *l, const graph_op *op, bool *is_done) {
-    return op->kind == GRAPH_REDUCE_WINDOW ? lower_reduce_window(l, op, is_done)
-                                           : lower_select_and_scatter(l, op, is_done);
+    if (op->kind == GRAPH_SELECT_AND_SCATTER)
+        return lower_select_and_scatter(l, op, is_done);
+    VTRN_RETURN_IF_ERROR(take_whole(l, op, is_done));
+    return *is_done ? NULL : lower_reduce_window(l, op, is_done);
 }
