@@ -64,3 +64,21 @@ def test_tensors_without_elements(device, name):
     for g, e in zip(got, expected, strict=True):
         assert g.shape == e.shape and g.dtype == e.dtype
         np.testing.assert_array_equal(g, e)
+
+
+def test_products_of_nothing_are_zeros_without_a_reference_op(device):
+    def f(a, b, x, k):
+        pads = ((1, 1), (2, 2))
+        images = lax.conv_general_dilated(
+            x, k, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return a @ b, (a @ b + 1).sum(), images
+
+    shapes = [(3, 0), (0, 4), (2, 3, 0, 4), (2, 2, 4, 3)]
+    args = [np.zeros(shape, np.float32) for shape in shapes]
+    exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    got = executable(*[args[i] for i in exported.module_kept_var_idx])
+    assert [g.shape for g in got] == [(3, 4), (), (2, 4, 3, 3)]
+    assert not got[0].any() and got[1] == 12 and not got[2].any()
+    assert executable.profile().n_reference_ops == 0

@@ -116,6 +116,10 @@ vtrn_status contract_load(contraction *c, int64_t row, uint32_t n_rows);
 /* The rows loaded first of those not yet made, into dst. */
 vtrn_status contract_tile(contraction *c, uint32_t n_rows, const tile *dst);
 
+/* Where an operand has no elements, all sums are 0: gives op's result this value. False where both
+ * have. */
+bool contract_nothing(lower *l, const graph_op *op);
+
 /* Matmul input type for operands of two types; false when the tensor engine has none. */
 bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);
 

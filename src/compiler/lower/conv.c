@@ -307,9 +307,11 @@ vtrn_status lower_convolution(lower *l, const graph_op *op, bool *is_done) {
     const graph_type *out = &l->g->types[op->results[0]];
     vtrn_dtype compute;
     if (!contract_dtype(lhs->dtype, rhs->dtype, &compute) || !dtype_is_float(out->dtype) ||
-        dtype_size(out->dtype) > 4 || graph_type_count(lhs) == 0 || graph_type_count(rhs) == 0)
+        dtype_size(out->dtype) > 4)
         return NULL;
     *is_done = true;
+    if (contract_nothing(l, op))
+        return NULL;
     conv c;
     VTRN_RETURN_IF_ERROR(read_operands(l, op, &c));
     return is_depthwise(&c) ? emit_depthwise(&c) : emit_contraction(&c, compute);

@@ -11,6 +11,16 @@ bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out) {
     return is_ok;
 }
 
+bool contract_nothing(lower *l, const graph_op *op) {
+    lower_value *result = &l->values[op->results[0]];
+    if (graph_type_count(&l->g->types[op->operands[0]]) > 0 &&
+        graph_type_count(&l->g->types[op->operands[1]]) > 0)
+        return false;
+    result->state = VALUE_SPLAT;
+    result->splat_bits = 0;
+    return true;
+}
+
 static bool contains(graph_ints list, int64_t v) {
     for (int64_t i = 0; i < list.n; i++)
         if (list.v[i] == v)
@@ -112,9 +122,11 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_type *result = &l->g->types[op->results[0]];
     contract_spec spec = {.origin.op = op};
     if (!contract_dtype(a->dtype, b->dtype, &spec.compute) || !dtype_is_float(result->dtype) ||
-        dtype_size(result->dtype) > 4 || graph_type_count(a) == 0 || graph_type_count(b) == 0)
+        dtype_size(result->dtype) > 4)
         return NULL;
     *is_done = true;
+    if (contract_nothing(l, op))
+        return NULL;
     VTRN_RETURN_IF_ERROR(dot_operand(l, op->operands[0], at->dot.lhs_batch, at->dot.lhs_contract,
                                      &spec.a, &spec.origin.lhs));
     VTRN_RETURN_IF_ERROR(dot_operand(l, op->operands[1], at->dot.rhs_batch, at->dot.rhs_contract,
