@@ -59,7 +59,7 @@ void dtype_load_fp32(vtrn_dtype t, const void *src, float *dst, size_t n);
 
 /* n fp32 at src -> elements of type t at dst: RNE; integers round to nearest even and saturate,
  * NaN gives 0; fp8e4m3/e5m2/e3m4/fp16/bf16 overflow to infinity, e4m3fn to NaN (as ml_dtypes).
- * Source: hardware facts 4.2. src and dst may be the same when sizes match. */
+ * Source: docs/hardware.md, "Numbers". src and dst may be the same when sizes match. */
 void dtype_store_fp32(vtrn_dtype t, const float *src, void *dst, size_t n);
 
 /* The same with stochastic rounding for float types. state: xorshift state, advanced. */

@@ -212,7 +212,8 @@ static inline float act_mish(float x) {
     return act_gate(x, n / (n + 2.0f));
 }
 
-/* No range reduction: beyond [-pi, pi] the last cubic goes on. Source: hardware facts 4.4. */
+/* No range reduction: beyond [-pi, pi] the last cubic goes on. Source: docs/hardware.md, "Scalar
+ * engine". */
 static inline float act_sin(float x) {
     float a = act_abs(x);
     float rest = (3.14159274f - a) + -8.74227766e-08f; /* pi - a */

@@ -1,5 +1,5 @@
 /* DMA: copies between HBM and SBUF of any shape, with cast and accumulate; transpose, gather,
- * scatter. Casts go through fp32. Source: hardware facts 2.6. */
+ * scatter. Casts go through fp32. Source: docs/hardware.md, "DMA". */
 #include "engine/engine.h"
 #include "engine/move.h"
 #include "engine/plan_parts.h"

@@ -48,7 +48,8 @@ typedef struct engine_registers {
     struct { /* K and M of the last ldweights, as each thread saw it: threads may run ahead */
         int n_rows, n_cols;
     } pe[ENGINE_MAX_THREADS];
-    /* Scalar engine: activate with accumulate adds here. Source: hardware facts 2.1 */
+    /* Scalar engine: activate with accumulate adds here. Source: docs/hardware.md, "Scalar engine"
+     */
     float reduce_regs[ENGINE_MAX_PARTITIONS];
     /* random generators, a state a partition and engine; never 0 */
     uint64_t rng_state[VTRN_ENGINE_COUNT][ENGINE_MAX_PARTITIONS];

@@ -1,5 +1,5 @@
 /* The GpSimd engine's own instructions: index patterns and reductions over partitions.
- * Source: hardware facts 2.5. */
+ * Source: docs/hardware.md, "GpSimd". */
 #include "engine/lanes.h"
 
 #include <string.h>

@@ -93,8 +93,8 @@ static vtrn_status check_partitions(const vtrn_chip *chip, const vtrn_instr *ins
     return NULL;
 }
 
-/* Which spaces an operand may name. Source: hardware facts 2.1 (TensorE reads SBUF and writes PSUM;
- * DMA does not reach PSUM; only DMA reaches HBM). */
+/* Which spaces an operand may name. Source: docs/hardware.md, "Operands" (TensorE reads SBUF and
+ * writes PSUM; DMA does not reach PSUM; only DMA reaches HBM). */
 static vtrn_status check_space(const vtrn_instr *instr, int ap_i) {
     enum { SBUF = 1 << VTRN_SPACE_SBUF, PSUM = 1 << VTRN_SPACE_PSUM, HBM = 1 << VTRN_SPACE_HBM };
     int allowed = SBUF | PSUM;

@@ -1,6 +1,6 @@
 /* Random numbers: a generator a partition and engine, so that the numbers do not depend on the
- * number of threads. The vendor documents neither polynomial nor seeding (hardware facts 4.6): ours
- * is xorshift64 (Marsaglia 2003; 13, 7, 17), seeded through splitmix64. */
+ * number of threads. The vendor documents neither polynomial nor seeding (docs/hardware.md, "Random
+ * numbers"): ours is xorshift64 (Marsaglia 2003; 13, 7, 17), seeded through splitmix64. */
 #include "engine/lanes.h"
 
 enum { AP0 = 1, AP1 = 2, AP2 = 4 };

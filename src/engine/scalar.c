@@ -1,5 +1,5 @@
 /* The Scalar engine: out = func(in * scale + bias) in fp32, with an optional sum of each row.
- * Source: hardware facts 2.4, 4.4. */
+ * Source: docs/hardware.md, "Scalar engine". */
 #include "engine/act_kernels.h"
 #include "engine/lanes.h"
 

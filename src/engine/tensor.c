@@ -2,8 +2,8 @@
  *
  * The stationary tile is kept in panels of 8 columns, panel[k][8] in fp32. A moving tile passes in
  * strips of 48 columns, converted to fp32.
- * Source of dtypes and accumulation: hardware facts 2.2; a product is rounded once (fused
- * multiply-add), k ascending, which the vendor leaves open. */
+ * Source of dtypes and accumulation: docs/hardware.md, "Tensor engine"; a product is rounded once
+ * (fused multiply-add), k ascending, which the vendor leaves open. */
 #include "engine/engine.h"
 #include "engine/tensor_kernels.h"
 

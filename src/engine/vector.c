@@ -1,6 +1,6 @@
 /* Elementwise instructions of the Vector and GpSimd engines: operands become fp32, the result is
  * converted on the way out. Bit operations see raw bits; on GpSimd, 32-bit integers stay integers.
- * Source: hardware facts 2.3, 4.2, 4.5. */
+ * Source: docs/hardware.md. */
 #include "base/dtype_kernels.h"
 #include "engine/lanes.h"
 

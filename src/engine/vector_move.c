@@ -1,6 +1,6 @@
 /* The Vector engine's reshape banks: 32x32 transpose and the shuffle of 32 partitions. Both may
- * work in place: every thread reads what its rows need before any thread writes. Source: hardware
- * facts 2.3. */
+ * work in place: every thread reads what its rows need before any thread writes. Source:
+ * docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
 
 #include <string.h>

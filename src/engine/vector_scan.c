@@ -1,5 +1,5 @@
 /* Vector instructions that carry something along the row: scans and batch-norm statistics.
- * Source: hardware facts 2.3. */
+ * Source: docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
 
 enum { AP0 = 1, AP1 = 2, AP2 = 4 };

@@ -1,5 +1,5 @@
 /* The search instructions of the Vector engine: the eight largest, and where values are.
- * Source: hardware facts 2.3 (tie rules) and appendix A. */
+ * Source: docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
 
 #include <string.h>

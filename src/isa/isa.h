@@ -73,10 +73,10 @@ typedef enum vtrn_act {
 
 enum {
     VTRN_MAX_AP = 4,
-    VTRN_MAX_FREE_DIMS = 4, /* nki access patterns: up to 4 free dims. Source: hardware facts 2.1 */
+    VTRN_MAX_FREE_DIMS = 4, /* of a pattern. Source: docs/hardware.md, "Operands" */
     VTRN_MAX_WAITS = 2,
-    VTRN_N_SEMAPHORES = 256, /* a core. Source: hardware facts 1.2 */
-    VTRN_N_QUEUES = 16,      /* DMA rings an engine. Source: hardware facts 2.6 */
+    VTRN_N_SEMAPHORES = 256, /* a core. Source: docs/hardware.md, "Memories" */
+    VTRN_N_QUEUES = 16,      /* DMA rings an engine. Source: docs/hardware.md, "DMA" */
     VTRN_NO_SEMAPHORE = 0xffff,
 };
 
@@ -180,8 +180,8 @@ static inline uint64_t isa_ap_free_size(const vtrn_ap *ap) { /* elements a row *
 }
 
 /* dma_copy: a row of the HBM side may serve several partitions, which its outer free dims count
- * then, as the descriptors of a transfer may name any addresses. Source: hardware facts 2.6. How
- * many dims count rows when hbm serves n_rows partitions: 0 row for row, -1 when no dims do. */
+ * then, as the descriptors of a transfer may name any addresses. Source: docs/hardware.md, "DMA".
+ * How many dims count rows when hbm serves n_rows partitions: 0 row for row, -1 when no dims do. */
 int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows);
 
 /* Bytes [*lo, *hi) that ap touches: of each of its partitions, or of an HBM tensor, where the rows

@@ -35,8 +35,9 @@ static vtrn_status rule_presence(validation *v, int i) {
     return NULL;
 }
 
-/* Which memories an engine reaches. Source: hardware facts 2.1: the tensor engine reads SBUF and
- * writes PSUM, GpSimd never reaches PSUM, nor does DMA; compute engines never reach HBM. */
+/* Which memories an engine reaches. Source: docs/hardware.md, "Operands": the tensor engine reads
+ * SBUF and writes PSUM, GpSimd never reaches PSUM, nor does DMA; compute engines never reach HBM.
+ */
 static vtrn_status rule_space(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     bool is_legal;
@@ -64,7 +65,7 @@ static vtrn_status rule_dtype(validation *v, int i) {
     if (ap->dtype >= VTRN_DTYPE_COUNT)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use a type of docs/isa.md",
                     "%s: ap%d: dtype number %u does not exist", v->info->mnemonic, i, ap->dtype);
-    /* 64-bit types move but are not computed with. Source: hardware facts 4.1 */
+    /* 64-bit types move but are not computed with. Source: docs/hardware.md, "Numbers" */
     if (dtype_size(ap->dtype) > 4 && !v->is_dma)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
                     "%s: ap%d: no engine computes in %s", v->info->mnemonic, i,
@@ -83,7 +84,7 @@ static vtrn_status rule_n_dims(validation *v, int i) {
 }
 
 /* Dimensions of a pattern; sets free_size, low, high and is_repeating. Limits of the instruction
- * word for on-chip patterns: num uint16, step int16. Source: hardware facts 2.1. */
+ * word for on-chip patterns: num uint16, step int16. Source: docs/hardware.md, "Operands". */
 static vtrn_status rule_pattern(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     bool is_on_chip = ap->space == VTRN_SPACE_SBUF || ap->space == VTRN_SPACE_PSUM;
@@ -119,7 +120,7 @@ static vtrn_status rule_pattern(validation *v, int i) {
 }
 
 /* Elements that an instruction of Vector, Scalar or GpSimd takes a partition: 64K from SBUF, 4K
- * from PSUM. Source: hardware facts 2.1. */
+ * from PSUM. Source: docs/hardware.md, "Operands". */
 static vtrn_status rule_free_size(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     uint64_t limit = ap->space == VTRN_SPACE_PSUM ? 4096 : 65536;
@@ -146,7 +147,7 @@ static vtrn_status rule_no_broadcast(validation *v, int i) {
 }
 
 /* Start partitions of an engine's operand: n > 64: 0; 32 < n <= 64: 0 or 64; n <= 32: a multiple of
- * 32. Source: hardware facts 2.1. DMA starts anywhere. */
+ * 32. Source: docs/hardware.md, "Operands". DMA starts anywhere. */
 static vtrn_status rule_partition_start(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     unsigned n = ap->n_partitions, grid = n > 64 ? 128 : n > 32 ? 64 : 32;

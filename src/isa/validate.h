@@ -13,7 +13,7 @@
  *
  * Categories: BAD_ARGUMENT for a malformed program (an index out of range), CAPACITY for a range
  * beyond a memory, UNSUPPORTED for what this chip generation lacks, UNDEFINED for the rest.
- * Sources of the rules: hardware facts 2.1 to 2.6. Linear in the program, allocates a byte a slot.
+ * Sources of the rules: docs/hardware.md. Linear in the program, allocates a byte a slot.
  */
 vtrn_status program_validate(const vtrn_program *program, const vtrn_chip *chip);
 

@@ -46,7 +46,8 @@ static vtrn_status same_dtype(validation *v, int a, int b) {
     return NULL;
 }
 
-/* Two inputs of the Vector engine do not come from PSUM both. Source: hardware facts 2.3. */
+/* Two inputs of the Vector engine do not come from PSUM both. Source: docs/hardware.md, "Vector
+ * engine". */
 static vtrn_status not_both_psum(validation *v, int a, int b) {
     if (AP(a)->space == VTRN_SPACE_PSUM && AP(b)->space == VTRN_SPACE_PSUM)
         RULE_BROKEN(v, VTRN_UNDEFINED, "copy one of them to SBUF", "%s: ap%d and ap%d both in PSUM",
@@ -81,7 +82,8 @@ static vtrn_status wants_alu(validation *v, vtrn_alu op, const char *classes) {
     return NULL;
 }
 
-/* Raw-bit operations take integers of one width. Source: hardware facts 2.3, 4.5. */
+/* Raw-bit operations take integers of one width. Source: docs/hardware.md, "Vector engine" and "ALU
+ * operations". */
 static vtrn_status bits_are_integers(validation *v, vtrn_alu op, int a, int b) {
     if (isa_alu_class(op) != 'B')
         return NULL;
@@ -111,7 +113,8 @@ static vtrn_status scalar_operand(validation *v, int i) {
     return free_size_is(v, i, 1);
 }
 
-/* Scalars are fp32; raw-bit operations and integer data take integers. Source: hardware facts 2.3
+/* Scalars are fp32; raw-bit operations and integer data take integers. Source: docs/hardware.md,
+ * "Vector engine"
  */
 static vtrn_status scalar_dtype(validation *v, int i) {
     if (is_absent(v, i) || AP(i)->dtype == VTRN_DTYPE_FP32)
@@ -126,7 +129,7 @@ static vtrn_status elementwise(validation *v) {
     return same_shape(v, 0, 1);
 }
 
-/* Source: hardware facts 2.2 */
+/* Source: docs/hardware.md, "Tensor engine" */
 static vtrn_status matmul_dtype(validation *v, int i) {
     vtrn_dtype t = AP(i)->dtype;
     bool is_legal = dtype_is_float(t) && (t != VTRN_DTYPE_FP8E4M3FN || v->chip->gen >= 4);
@@ -162,7 +165,7 @@ static vtrn_status check_ldweights(validation *v) {
     return NULL;
 }
 
-/* A result lies in one bank until NeuronCore-v4. Source: hardware facts 2.2 */
+/* A result lies in one bank until NeuronCore-v4. Source: docs/hardware.md, "Tensor engine" */
 static vtrn_status one_bank(validation *v, int i) {
     if (v->chip->gen >= 4)
         return NULL;
@@ -183,7 +186,7 @@ static vtrn_status psum_dtype(validation *v) {
                 dtype_name(AP(0)->dtype), v->chip->gen >= 4 ? " or bf16" : "", v->chip->gen);
 }
 
-/* What a matmul needs of the weights before it. Source: hardware facts 2.2 */
+/* What a matmul needs of the weights before it. Source: docs/hardware.md, "Tensor engine" */
 static vtrn_status matches_stationary(validation *v) {
     if (!v->stationary_k)
         return NULL;
@@ -240,7 +243,8 @@ static vtrn_status check_tensor_tensor(validation *v) {
     return bits_are_integers(v, v->instr->op0, 0, 2);
 }
 
-/* Scalar has (multiply, add), multiply and add, from NeuronCore-v3. Source: hardware facts 2.3, 4.5
+/* Scalar has (multiply, add), multiply and add, from NeuronCore-v3. Source: docs/hardware.md,
+ * "Vector engine" and "ALU operations"
  */
 static vtrn_status scalar_engine_alu(validation *v) {
     if (v->instr->engine != VTRN_ENGINE_SCALAR)
@@ -286,7 +290,7 @@ static vtrn_status check_scalar_tensor_tensor(validation *v) {
     return scalar_dtype(v, 2);
 }
 
-/* Source: hardware facts 4.5 */
+/* Source: docs/hardware.md, "ALU operations" */
 static vtrn_status reduction_alu(validation *v) {
     switch ((vtrn_alu)v->instr->op0) {
     case VTRN_ALU_ADD:
@@ -323,7 +327,7 @@ static vtrn_status check_tensor_reduce(validation *v) {
     return bits_are_integers(v, v->instr->op0, 0, 1);
 }
 
-/* Scalar copies from NeuronCore-v3. Source: hardware facts 2.4 */
+/* Scalar copies from NeuronCore-v3. Source: docs/hardware.md, "Scalar engine" */
 static vtrn_status check_tensor_copy(validation *v) {
     if (v->instr->engine == VTRN_ENGINE_SCALAR && v->chip->gen < 3)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "use activate with the function copy",
@@ -387,7 +391,7 @@ static vtrn_status check_bn_aggr(validation *v) {
     return same_rows(v);
 }
 
-/* Source: hardware facts 2.3 */
+/* Source: docs/hardware.md, "Vector engine" */
 static vtrn_status check_max8(validation *v) {
     VTRN_RETURN_IF_ERROR(free_size_within(v, 1, 8, 16384));
     VTRN_RETURN_IF_ERROR(free_size_is(v, 0, 8));
@@ -435,7 +439,8 @@ static vtrn_status check_dropout(validation *v) {
     return same_shape(v, 0, 1);
 }
 
-/* Source: hardware facts 2.4: scale fp32, bias anything but tf32; on v2 a bias is a tensor. */
+/* Source: docs/hardware.md, "Scalar engine": scale fp32, bias anything but tf32; on v2 a bias is a
+ * tensor. */
 static vtrn_status check_activate(validation *v) {
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
@@ -481,7 +486,7 @@ static vtrn_status check_affine_select(validation *v) {
     return pattern_fits(v);
 }
 
-/* Source: hardware facts 4.5 */
+/* Source: docs/hardware.md, "ALU operations" */
 static vtrn_status check_partition_reduce(validation *v) {
     vtrn_alu op = v->instr->op0;
     if (op != VTRN_ALU_ADD && op != VTRN_ALU_MAX && op != VTRN_ALU_BITWISE_OR &&
@@ -541,7 +546,7 @@ static vtrn_status check_dma_copy(validation *v) {
     return NULL;
 }
 
-/* Source: hardware facts 2.6 */
+/* Source: docs/hardware.md, "DMA" */
 static vtrn_status check_dma_transpose(validation *v) {
     size_t size = dtype_size(AP(1)->dtype);
     if (size != 2 && size != 4)

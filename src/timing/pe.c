@@ -4,8 +4,8 @@
 #include <math.h>
 
 /* A load fills the spare weights while a matmul streams: it waits for the matmul that took the
- * previous load to start. A matmul waits for the stream and for its weights. Source: hardware facts
- * 2.2, 3.2 (background and fast LoadStationary). */
+ * previous load to start. A matmul waits for the stream and for its weights. Source:
+ * docs/hardware.md, "Tensor engine" (background and fast LoadStationary). */
 double pe_start(const pe_state *pe, const instr_cost *cost, double start_ns) {
     if (cost->kind == COST_KIND_LDWEIGHTS)
         return later_ns(start_ns, later_ns(pe->load_free_ns, pe->last_matmul_ns));

@@ -17,7 +17,7 @@ enum {
     RIG_MAX_INSTRS = 4096,
     RIG_MAX_SLOTS = 16,
     RIG_HBM_BYTES = 8 << 20,
-    RIG_SBUF_BYTES = 196608, /* a partition. Source: hardware facts 1.1 */
+    RIG_SBUF_BYTES = 196608, /* a partition. Source: docs/hardware.md, "Memories" */
     RIG_PSUM_BYTES = 16384,
 };
 

@@ -1,6 +1,6 @@
 /* Windows of a tensor at places that data decide. The address of a window is a sum of clamped
  * indices times strides, exact in GpSimd's 32-bit integers; an indirect DMA takes it from there.
- * Source: hardware facts 2.5 (integers), 2.6 (offsets of a DMA from a column of SBUF). */
+ * Source: docs/hardware.md, "GpSimd". */
 #include "compiler/lower/address.h"
 
 #include "compiler/emit/emit_kernels.h"

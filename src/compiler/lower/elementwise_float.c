@@ -1,5 +1,5 @@
 /* Functions that the activation tables have only on an interval, or not at all.
- * Source: hardware facts 4.4 (arctan on [-pi/2, pi/2]), 4.5 (power on GpSimd).
+ * Source: docs/hardware.md, "Scalar engine" (arctan on [-pi/2, pi/2]) and "GpSimd" (power).
  */
 #include "compiler/lower/elementwise_parts.h"
 

@@ -1,6 +1,6 @@
 /* Integers -> engine instructions: GpSimd adds, multiplies and compares 32 bits exactly, Vector
  * works on raw bits. Nothing divides, and 8- and 16-bit numbers are worked on as 32.
- * Source: hardware facts 2.5, 4.2, 4.5. */
+ * Source: docs/hardware.md. */
 #include "compiler/lower/elementwise_parts.h"
 
 static const vtrn_engine VECTOR = VTRN_ENGINE_VECTOR, GPSIMD = VTRN_ENGINE_GPSIMD;
