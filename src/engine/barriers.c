@@ -139,9 +139,11 @@ typedef struct tile_access {
 static access_kind kind_of(const vtrn_instr *instr, int ap_i, bool is_written) {
     if (is_written)
         return OWNER_WRITE;
+    if (!access_crosses(instr, ap_i))
+        return OWNER_READ;
     bool is_split_by_src =
         instr->opcode == VTRN_OP_DMA_TRANSPOSE && instr->ap[0].space == VTRN_SPACE_HBM;
-    return access_crosses(instr, ap_i) && !is_split_by_src ? CROSSING_READ : OWNER_READ;
+    return is_split_by_src ? OWNER_READ : CROSSING_READ;
 }
 
 static tile_access tile_access_of(const barriers *b, const vtrn_ap *ap, access_kind kind) {
