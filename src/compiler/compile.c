@@ -250,7 +250,7 @@ static vtrn_status run(lower *l) {
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
     VTRN_RETURN_IF_ERROR(lower_source_set(l, "outputs", ""));
     VTRN_RETURN_IF_ERROR(finish_outputs(l));
-    lower_block_end(l, l->n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
+    lower_block_end(l, l->build.n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
     return NULL;
 }
 
@@ -284,7 +284,9 @@ static vtrn_status stages(lower *l) {
     VTRN_RETURN_IF_ERROR(verify_plan(l));
     VTRN_RETURN_IF_ERROR(verify_maps(l));
     VTRN_RETURN_IF_ERROR(emit_plan(l));
-    return lower_finish(l);
+    l->program->sbuf_peak_bytes = l->sbuf_peak;
+    l->program->psum_peak_bytes = (uint64_t)l->psum_peak_banks * l->chip->psum_bank_bytes;
+    return build_finish(&l->build);
 }
 
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
@@ -300,17 +302,14 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
-    lower l = {.g = g, .chip = chip, .program = program};
+    lower l = {
+        .g = g, .chip = chip, .program = program, .build = {.chip = chip, .program = program}};
     if (options)
         l.options = *options;
     vtrn_status status = stages(&l);
     lower_drop_open(&l); /* there are some after an error only */
-    free(l.list);
-    free(l.blocks);
-    free(l.slots);
-    free(l.sources);
-    free(l.customs);
-    free(l.data);
+    build_free(&l.build);
+    free(l.row_cols);
     plan_free(&l.plan);
     arena_free(&l.tmp);
     if (status)

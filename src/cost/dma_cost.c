@@ -64,7 +64,7 @@ static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double by
     }
 }
 
-/* No side lies in SBUF: nothing ties a row to an engine, so the bytes are dealt evenly. */
+/* No side is in SBUF: nothing ties a row to an engine, so the bytes are dealt evenly. */
 static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, double slow_down,
                         transfer_cost *out) {
     double n_pieces = ceil(bytes / fmin(run_bytes, chip->dma.max_descriptor_bytes));

@@ -1,5 +1,5 @@
 /* What an instruction touches: which operands it reads and writes, where, and what state of its
- * engine besides. The one place that knows; whoever orders, checks, places or drops instructions
+ * engine besides. The one place that knows: all that orders, checks, places or drops instructions
  * walks them with it.
  *
  *     isa_access a;
@@ -143,7 +143,7 @@ static inline void access_extent(const isa_access *a, uint64_t slot_bytes, int64
 
 /* Whether a partition of the result depends on bytes of the operand in other partitions: because
  * the instruction mixes rows, or because the operand starts elsewhere than ap[0]. A result in HBM
- * lies in no partition; there only mixed rows count. */
+ * is in no partition; there only mixed rows count. */
 bool access_crosses(const vtrn_instr *instr, int ap_i);
 
 /* State of an engine that no operand names. */

@@ -31,6 +31,9 @@ ALLOWED = {
 }
 # The compiler takes the plan's declarations from engine/, not how instructions execute.
 COMPILER_ENGINE_HEADERS = {"engine/plan.h", "engine/core.h"}
+# What a stage of the compiler may include of the others, where that is settled: instructions become
+# a program without a graph.
+COMPILER_STAGES = {"build": set()}
 
 FILES = sorted(p for p in SRC.rglob("*") if p.suffix in (".c", ".h", ".def") and p.parent != SRC)
 
@@ -57,6 +60,23 @@ def test_includes_point_down_only(path):
         assert target in ALLOWED[layer], f"{path.relative_to(ROOT)} includes {include}"
         if layer == "compiler" and target == "engine":
             assert include in COMPILER_ENGINE_HEADERS, f"{path.relative_to(ROOT)}: {include}"
+
+
+def test_stages_of_the_compiler_include_what_they_may():
+    seen = set()
+    for path in FILES:
+        parts = path.relative_to(SRC).parts
+        allowed = COMPILER_STAGES.get(parts[1]) if parts[0] == "compiler" else None
+        if allowed is None:
+            continue
+        seen.add(parts[1])
+        for include in includes_of(path):
+            layer, _, rest = include.partition("/")
+            stage = rest.split("/")[0]
+            if layer == "compiler" and stage != parts[1]:
+                assert stage in allowed, f"{path.relative_to(ROOT)} includes {include}"
+            assert layer != "engine", f"{path.relative_to(ROOT)} includes {include}"
+    assert seen == set(COMPILER_STAGES)
 
 
 def test_the_rules_have_no_cycle():

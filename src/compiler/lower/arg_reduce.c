@@ -38,7 +38,7 @@ static bool is_arg_reducer(const lower *l, const graph_region *region, vtrn_dtyp
 static bool is_counting(const lower *l, const view *v, int64_t cols) {
     view cut = *v;
     int n_outer;
-    const vtrn_slot *slot = &l->slots[v->slot].slot;
+    const vtrn_slot *slot = &l->build.slots[v->slot].slot;
     if (slot->kind != VTRN_SLOT_CONSTANT || v->dtype != VTRN_DTYPE_INT32 || v->offset ||
         cols > NO_INDEX || !view_split_at(&cut, cols, &n_outer))
         return false;
@@ -50,7 +50,7 @@ static bool is_counting(const lower *l, const view *v, int64_t cols) {
         inner.f[i - n_outer] = cut.f[i];
     if (!view_is_dense(&inner) || (uint64_t)cols * 4 > slot->size_bytes)
         return false;
-    const int32_t *data = (const int32_t *)(l->data + slot->offset);
+    const int32_t *data = (const int32_t *)(l->build.data + slot->offset);
     for (int64_t i = 0; i < cols; i++)
         if (data[i] != i)
             return false;

@@ -63,7 +63,7 @@ static vtrn_status lower_while(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(fixed_slots(l, n, op->operands, carry));
     VTRN_RETURN_IF_ERROR(copy_all(l, n, op->operands, carry));
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
-    uint32_t before = l->n_blocks - 1, cond, body, after, cond_slot;
+    uint32_t before = l->build.n_blocks - 1, cond, body, after, cond_slot;
     lower_block_end(l, before, VTRN_END_JUMP, before + 1, 0, 0);
 
     const graph_region *test = op->regions[0], *step = op->regions[1];
@@ -73,7 +73,7 @@ static vtrn_status lower_while(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_region(l, test));
     VTRN_RETURN_IF_ERROR(branch_word(l, test->results[0], &cond_slot));
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
-    uint32_t cond_last = l->n_blocks - 1; /* the condition may have had blocks of its own */
+    uint32_t cond_last = l->build.n_blocks - 1; /* the condition may have had blocks of its own */
     lower_block_end(l, cond_last, VTRN_END_BRANCH, 0, cond_last + 1, cond_slot);
 
     VTRN_RETURN_IF_ERROR(lower_block_begin(l, &body));
@@ -82,10 +82,10 @@ static vtrn_status lower_while(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_region(l, step));
     VTRN_RETURN_IF_ERROR(copy_all(l, n, step->results, carry));
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
-    lower_block_end(l, l->n_blocks - 1, VTRN_END_JUMP, cond, 0, 0);
+    lower_block_end(l, l->build.n_blocks - 1, VTRN_END_JUMP, cond, 0, 0);
 
     VTRN_RETURN_IF_ERROR(lower_block_begin(l, &after));
-    l->blocks[cond_last].next[0] = after;
+    l->build.blocks[cond_last].next[0] = after;
     for (uint32_t i = 0; i < n; i++)
         lower_set_view(l, op->results[i], &carry[i]);
     return NULL;
@@ -102,7 +102,7 @@ static vtrn_status lower_branches(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(fixed_slots(l, n, op->results, result));
     VTRN_RETURN_IF_ERROR(branch_word(l, op->operands[0], &word));
     VTRN_RETURN_IF_ERROR(lower_close_all(l));
-    uint32_t before = l->n_blocks - 1;
+    uint32_t before = l->build.n_blocks - 1;
     lower_block_end(l, before, op->kind == GRAPH_IF ? VTRN_END_BRANCH : VTRN_END_SWITCH, 0, 0,
                     word);
     for (uint32_t r = 0; r < op->n_regions; r++) {
@@ -110,18 +110,18 @@ static vtrn_status lower_branches(lower *l, const graph_op *op) {
         VTRN_RETURN_IF_ERROR(lower_region(l, op->regions[r]));
         VTRN_RETURN_IF_ERROR(copy_all(l, n, op->regions[r]->results, result));
         VTRN_RETURN_IF_ERROR(lower_close_all(l));
-        ends[r] = l->n_blocks - 1;
+        ends[r] = l->build.n_blocks - 1;
         lower_block_end(l, ends[r], VTRN_END_JUMP, 0, 0, 0);
     }
     VTRN_RETURN_IF_ERROR(lower_block_begin(l, &after));
     for (uint32_t r = 0; r < op->n_regions; r++)
-        l->blocks[ends[r]].next[0] = after;
+        l->build.blocks[ends[r]].next[0] = after;
     if (op->kind == GRAPH_IF) {
-        l->blocks[before].next[1] = targets[0];
-        l->blocks[before].next[0] = targets[1];
+        l->build.blocks[before].next[1] = targets[0];
+        l->build.blocks[before].next[0] = targets[1];
     } else {
-        l->blocks[before].n_targets = op->n_regions;
-        l->blocks[before].targets = targets;
+        l->build.blocks[before].n_targets = op->n_regions;
+        l->build.blocks[before].targets = targets;
     }
     for (uint32_t i = 0; i < n; i++)
         lower_set_view(l, op->results[i], &result[i]);

@@ -7,7 +7,6 @@
 #include "compiler/lower/verify_blob.h"
 #include "compiler/reference/reference.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static uint64_t estimate_flops(const graph *g, const graph_op *op) {
@@ -20,16 +19,8 @@ static uint64_t estimate_flops(const graph *g, const graph_op *op) {
 }
 
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
-    if (l->n_customs == l->cap_customs) {
-        uint32_t cap = l->cap_customs ? l->cap_customs * 2 : 16;
-        vtrn_custom *grown = realloc(l->customs, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        l->customs = grown;
-        l->cap_customs = cap;
-    }
-    l->customs[l->n_customs] = *custom;
-    kernel_custom spec = {.custom_i = l->n_customs++};
+    kernel_custom spec;
+    VTRN_RETURN_IF_ERROR(build_custom_add(&l->build, custom, &spec.custom_i));
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
     for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
         VTRN_RETURN_IF_ERROR(i < custom->n_inputs ? plan_reads_whole(&l->plan, custom->slots[i])
@@ -66,8 +57,8 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
     for (uint32_t i = 0; i < op->n_operands; i++) {
         view v;
         VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[i], &v));
-        if (v.offset ||
-            l->slots[v.slot].slot.size_bytes != graph_type_bytes(&g->types[op->operands[i]])) {
+        if (v.offset || l->build.slots[v.slot].slot.size_bytes !=
+                            graph_type_bytes(&g->types[op->operands[i]])) {
             /* a reference routine sees whole tensors: part of one is copied out */
             view part = view_dense(0, &g->types[op->operands[i]]);
             VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, v.dtype,

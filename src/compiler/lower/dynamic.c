@@ -44,7 +44,7 @@ static bool is_overwritable(const lower *l, graph_value v) {
     if (value->state != VALUE_VIEW || value->uses != 1 || value->view.offset ||
         !view_is_dense(&value->view))
         return false;
-    const vtrn_slot *slot = &l->slots[value->view.slot].slot;
+    const vtrn_slot *slot = &l->build.slots[value->view.slot].slot;
     return slot->kind == VTRN_SLOT_SCRATCH &&
            slot->size_bytes == graph_type_bytes(&l->g->types[v]) && l->region &&
            region_defines(l->region, v) && !is_shared(l, v, value->view.slot);

@@ -23,8 +23,8 @@ vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src) {
 }
 
 vtrn_engine lower_lighter_engine(lower *l) {
-    for (; l->n_weighed < l->n_list; l->n_weighed++) {
-        const vtrn_instr *instr = &l->list[l->n_weighed];
+    for (; l->n_weighed < l->build.n_list; l->n_weighed++) {
+        const vtrn_instr *instr = &l->build.list[l->n_weighed];
         if (instr->engine == VTRN_ENGINE_VECTOR)
             l->vector_ns += cost_instr(l->chip, instr).ii_ns;
         else if (instr->engine == VTRN_ENGINE_SCALAR)

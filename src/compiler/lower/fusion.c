@@ -143,7 +143,7 @@ static void fusion_free(fusion *f) {
 static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
     if (!status || !f->n_nodes)
         return status;
-    const vtrn_source *s = &l->sources[f->nodes[f->n_nodes - 1].source];
+    const vtrn_source *s = &l->build.sources[f->nodes[f->n_nodes - 1].source];
     return vtrn_status_annotate(status, "the kernel of %s%s%s", s->op, *s->place ? " " : "",
                                 s->place);
 }
@@ -189,7 +189,7 @@ static vtrn_status record(lower *l, const fusion *f) {
 /* Stores what is used outside, records the kernel, gives every named value a view. */
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
-    uint32_t saved_source = l->source;
+    uint32_t saved_source = l->build.source;
     vtrn_status status = NULL;
     for (int i = f->n_values - 1; i >= 0; i--) {
         fusion_value *fv = &f->values[i];
@@ -226,7 +226,7 @@ vtrn_status fusion_close(lower *l, fusion *f) {
             lower_set_view(l, fv->value, &v);
     }
     status = blame(l, f, status);
-    l->source = saved_source;
+    l->build.source = saved_source;
     fusion_free(f);
     return status;
 }
@@ -330,7 +330,7 @@ vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
     *out = (fusion_in){.node = (int16_t)f->n_nodes};
     f->nodes[f->n_nodes] = *like;
-    f->nodes[f->n_nodes++].source = l->source;
+    f->nodes[f->n_nodes++].source = l->build.source;
     return NULL;
 }
 
@@ -381,7 +381,7 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(choose_fusion(l, op, n, 5, &f));
     if (!f)
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
-    fusion_node node = {.op = op->kind, .n_in = (uint8_t)op->n_operands, .source = l->source};
+    fusion_node node = {.op = op->kind, .n_in = (uint8_t)op->n_operands, .source = l->build.source};
     for (uint32_t i = 0; i < op->n_operands; i++)
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[i], n, &node.in[i]));
     vtrn_dtype dtype;
@@ -552,7 +552,7 @@ static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in
                                            .is_reduced = true,
                                            .n_in = 1,
                                            .in = {in},
-                                           .source = l->source};
+                                           .source = l->build.source};
     return NULL;
 }
 
@@ -619,8 +619,10 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     if (share > 1) {
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
         f->cols = n_reduced / share;
-        f->nodes[f->n_nodes++] = (fusion_node){
-            .op = FUSION_LOAD, .dtype = (uint8_t)dtype, .source_view = v, .source = l->source};
+        f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
+                                               .dtype = (uint8_t)dtype,
+                                               .source_view = v,
+                                               .source = l->build.source};
         VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false,
                                         dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, &node));
         VTRN_RETURN_IF_ERROR(
@@ -634,8 +636,10 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     f->cols = n_reduced;
     vtrn_dtype load_dtype;
     fusion_tile_dtype(v.dtype, &load_dtype);
-    f->nodes[f->n_nodes++] = (fusion_node){
-        .op = FUSION_LOAD, .dtype = (uint8_t)load_dtype, .source_view = v, .source = l->source};
+    f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
+                                           .dtype = (uint8_t)load_dtype,
+                                           .source_view = v,
+                                           .source = l->build.source};
     vtrn_dtype out_dtype;
     fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
     VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));

@@ -27,11 +27,11 @@ static int64_t suitable_cols(const emitter *e) {
         const fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
-        int64_t cols = node->op == FUSION_LOAD ? e->l->slots[node->source_view.slot].row_cols : 0;
+        int64_t cols = node->op == FUSION_LOAD ? lower_row_cols(e->l, node->source_view.slot) : 0;
         if (can_be_rows(f, cols, 1))
             return cols;
-        leaves_something |=
-            node->is_stored && e->l->slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
+        leaves_something |= node->is_stored &&
+                            e->l->build.slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
     }
     return leaves_something && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
 }

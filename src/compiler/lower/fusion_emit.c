@@ -47,7 +47,7 @@ static vtrn_status emit_hoisted(emitter *e) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || !node->is_hoisted)
             continue;
-        l->source = node->source;
+        l->build.source = node->source;
         if (node->klass == NODE_COL && e->form != FUSION_COLUMN_BLOCKS) {
             VTRN_RETURN_IF_ERROR(load_columns(e, node, rows, 0, e->cols));
         } else if (node->klass == NODE_ROW) {
@@ -161,7 +161,7 @@ static vtrn_status finish_column_part(emitter *e, const fusion_node *node, int64
 static vtrn_status finish_column_sum(emitter *e, const fusion_node *node) {
     int64_t n_sums = view_count(&node->at), step = n_sums;
     tile t = node->t;
-    e->l->source = node->source;
+    e->l->build.source = node->source;
     if (e->form != FUSION_WHOLE) { /* the loop is over: its buffers are free */
         t.addr = e->iter_base[0];
         step = e->size.tile_cols;
@@ -280,7 +280,7 @@ static vtrn_status store_node(emitter *e, const fusion_node *node, const tile_tu
 
 static vtrn_status emit_node(emitter *e, fusion_node *node, const tile_turn *turn) {
     lower *l = e->l;
-    l->source = node->source;
+    l->build.source = node->source;
     if (node->op == FUSION_LOAD)
         return load_node(e, node, turn);
     if (node->is_column)
@@ -363,7 +363,7 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
         if (n == 0 || !is_in_turn(e, node, &turns[0]))
             continue;
         for (int t = 0; t < n && node->op == FUSION_CONTRACT; t++) {
-            l->source = node->source;
+            l->build.source = node->source;
             VTRN_RETURN_IF_ERROR(
                 contract_load(&e->contracts[node->contract], turns[t].r, turns[t].rows));
         }
@@ -389,7 +389,7 @@ static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buff
         fusion_node *node = &e->f->nodes[i];
         if (!node->is_live || node->klass != NODE_COL)
             continue;
-        e->l->source = node->source;
+        e->l->build.source = node->source;
         node->t.addr = e->col_base[buffer] + node->buffer_offset;
         VTRN_RETURN_IF_ERROR(load_columns(e, node, turn->rows, turn->c, turn->cols));
     }

@@ -506,12 +506,14 @@ static vtrn_status turn_loads(emitter *e) {
 }
 
 /* The rows in which later kernels may find the results in SBUF. */
-static void note_rows(emitter *e) {
+static vtrn_status note_rows(emitter *e) {
     for (int i = 0; i < e->f->n_nodes; i++) {
         const fusion_node *node = &e->f->nodes[i];
         if (map_can_keep(e, node))
-            e->l->slots[node->store_view.slot].row_cols = map_node_cols(e, node);
+            VTRN_RETURN_IF_ERROR(
+                lower_row_cols_set(e->l, node->store_view.slot, map_node_cols(e, node)));
     }
+    return NULL;
 }
 
 vtrn_status map_layout(emitter *e, bool *fits) {
@@ -531,6 +533,5 @@ vtrn_status map_layout(emitter *e, bool *fits) {
         map_size(e);
     }
     *fits = e->size.n_bytes <= e->l->sbuf_limit && !repeats_too_much(e);
-    note_rows(e);
-    return NULL;
+    return note_rows(e);
 }

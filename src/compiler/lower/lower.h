@@ -2,6 +2,7 @@
 #ifndef VTRN_COMPILER_LOWER_LOWER_H
 #define VTRN_COMPILER_LOWER_LOWER_H
 
+#include "compiler/build/builder.h"
 #include "compiler/compile.h"
 #include "compiler/lower/tile.h"
 #include "compiler/lower/view.h"
@@ -34,23 +35,6 @@ typedef struct lower_value {
     int32_t output;             /* program output that this value is (the first one), or -1 */
 } lower_value;
 
-/* A stretch of the instruction list that becomes one block. */
-typedef struct lower_block {
-    uint32_t begin, end; /* in the list */
-    vtrn_block_end kind;
-    uint32_t next[2];
-    uint32_t cond_slot;
-    uint32_t n_targets;
-    uint32_t *targets;
-} lower_block;
-
-/* Scratch tensors: live from the first to the last instruction that names them. */
-typedef struct lower_slot {
-    vtrn_slot slot;
-    uint32_t first, last; /* list indices */
-    int64_t row_cols;     /* columns of the rows in which a map kernel computes it, or 0 */
-} lower_slot;
-
 typedef struct lower {
     const graph *g;
     const vtrn_chip *chip;
@@ -60,26 +44,16 @@ typedef struct lower {
     lower_value *values; /* by graph_value */
     plan plan;           /* kernels recorded so far */
 
-    vtrn_instr *list;
-    uint32_t n_list, cap_list;
-    lower_block *blocks;
-    uint32_t n_blocks, cap_blocks;
-    lower_slot *slots;
-    uint32_t n_slots, cap_slots;
-    vtrn_source *sources;
-    uint32_t n_sources, cap_sources;
-    vtrn_custom *customs;
-    uint32_t n_customs, cap_customs;
-    uint8_t *data;
-    uint64_t n_data, cap_data;
+    builder build; /* what instructions are appended to, and the tensors that they name */
 
     bool has_control_flow;      /* while, if or case somewhere */
     const graph_region *region; /* being lowered */
     uint32_t place;             /* of the operation being lowered: how many came before */
     uint32_t *places;           /* of operations, by value; lower_value.first_use */
     const graph_op **ops;       /* by place */
-    uint32_t source;            /* of what is being lowered */
     struct fusion *fusions;     /* open ones, oldest first */
+    int64_t *row_cols; /* by slot: columns of the rows in which a map kernel computes it, or 0 */
+    uint32_t n_row_cols;
 
     /* SBUF and PSUM cursors, bytes of a partition */
     uint32_t sbuf_limit, sbuf_cursor, sbuf_peak;
@@ -94,11 +68,11 @@ typedef struct lower {
     struct verify *verify;                  /* verify.c; NULL: no checks */
 } lower;
 
-/* --- builder.c: instructions, slots, sources ------------------------------------------------ */
+/* --- build/: instructions, slots, sources ---------------------------------------------------- */
 
-/* Appends an instruction (source and update fields are filled in). The pointer is valid until the
- * next append; NULL: out of memory, reported by the caller through LOWER_EMIT. */
-vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine);
+static inline vtrn_instr *lower_append(lower *l, vtrn_opcode opcode, vtrn_engine engine) {
+    return build_append(&l->build, opcode, engine);
+}
 
 #define LOWER_EMIT(var, l, opcode, engine)                                                         \
     vtrn_instr *var = lower_append((l), VTRN_OP_##opcode, VTRN_ENGINE_##engine);                   \
@@ -132,17 +106,28 @@ bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu);
 vtrn_status lower_kernel(lower *l, kernel_kind kind, const void *spec, size_t spec_bytes,
                          uint64_t sbuf_bytes);
 
-vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
-                           int32_t index, uint32_t *out);
-/* A constant: bytes are copied and shared when equal to an earlier one's. */
-vtrn_status lower_constant_add(lower *l, vtrn_dtype dtype, const void *bytes, uint64_t size,
-                               uint32_t *out_slot);
-vtrn_status lower_source_set(lower *l, const char *op, const char *place);
+/* Columns of the rows in which a map kernel computes the tensor; 0: none does. */
+int64_t lower_row_cols(const lower *l, uint32_t slot);
+vtrn_status lower_row_cols_set(lower *l, uint32_t slot, int64_t cols);
+
+/* Kernels of the next block are recorded. */
 vtrn_status lower_block_begin(lower *l, uint32_t *out_block);
-void lower_block_end(lower *l, uint32_t block, vtrn_block_end kind, uint32_t next0, uint32_t next1,
-                     uint32_t cond_slot);
-/* Lists -> program: scratch addresses, semaphores, streams. */
-vtrn_status lower_finish(lower *l);
+
+static inline vtrn_status lower_slot_add(lower *l, vtrn_slot_kind kind, vtrn_dtype dtype,
+                                         uint64_t size_bytes, int32_t index, uint32_t *out) {
+    return build_slot_add(&l->build, kind, dtype, size_bytes, index, out);
+}
+static inline vtrn_status lower_constant_add(lower *l, vtrn_dtype dtype, const void *bytes,
+                                             uint64_t size, uint32_t *out_slot) {
+    return build_constant_add(&l->build, dtype, bytes, size, out_slot);
+}
+static inline vtrn_status lower_source_set(lower *l, const char *op, const char *place) {
+    return build_source_set(&l->build, op, place);
+}
+static inline void lower_block_end(lower *l, uint32_t block_i, vtrn_block_end kind, uint32_t next0,
+                                   uint32_t next1, uint32_t cond_slot) {
+    build_block_end(&l->build, block_i, kind, next0, next1, cond_slot);
+}
 
 /* --- tile.c: on-chip tiles and their transfers ------------------------------------------------ */
 

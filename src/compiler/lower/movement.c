@@ -28,12 +28,12 @@ vtrn_status movement_strides(lower *l, view *v, const graph_type *type, int64_t 
 
 /* The element that a view of a constant repeats. */
 static bool constant_element(const lower *l, const view *value, uint64_t *bits) {
-    const vtrn_slot *slot = &l->slots[value->slot].slot;
+    const vtrn_slot *slot = &l->build.slots[value->slot].slot;
     size_t size = dtype_size((vtrn_dtype)value->dtype);
     if (slot->kind != VTRN_SLOT_CONSTANT || slot->size_bytes != size || size > 4)
         return false;
     *bits = 0;
-    memcpy(bits, l->data + slot->offset, size);
+    memcpy(bits, l->build.data + slot->offset, size);
     return true;
 }
 

@@ -39,7 +39,7 @@ static vtrn_status layout_parts(lower *l, const kernel *k, fusion *f) {
     fusion_parts parts;
     VTRN_RETURN_IF_ERROR(fusion_split(l, f, &parts));
     if (parts.has_contraction) {
-        l->source = parts.source;
+        l->build.source = parts.source;
         VTRN_RETURN_IF_ERROR(contract_record(l, &parts.spec));
         VTRN_RETURN_IF_ERROR(layout_contract(l, &l->plan.kernels[l->plan.n_kernels - 1]));
     } else {
@@ -64,7 +64,7 @@ static vtrn_status layout_map(lower *l, kernel k, fusion *f) {
         return VTRN_OUT_OF_MEMORY(sizeof *e);
     *e = (emitter){.l = l, .f = f, .env = {.l = l, .f = f}};
     k.spec = e;
-    l->source = k.source;
+    l->build.source = k.source;
     l->block_i = k.block_i;
     bool fits;
     VTRN_RETURN_IF_ERROR(map_layout(e, &fits));

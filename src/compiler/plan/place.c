@@ -45,7 +45,7 @@ static contraction *contraction_of(const placer *s, uint32_t kernel_i) {
 
 static vtrn_status find_uses(placer *s) {
     const plan *p = s->p;
-    uint32_t n_slots = s->l->n_slots;
+    uint32_t n_slots = s->l->build.n_slots;
     s->first_use = ARENA_NEW(&s->p->home, uint32_t, (size_t)n_slots + 2);
     s->uses = ARENA_NEW(&s->p->home, use, p->n_accesses);
     if (!s->first_use || !s->uses)
@@ -97,7 +97,7 @@ static bool describe_resident(const placer *s, const emitter *e, const fusion_no
     if (!map_can_keep(e, node))
         return false;
     const view *v = &node->store_view;
-    const vtrn_slot *slot = &s->l->slots[v->slot].slot;
+    const vtrn_slot *slot = &s->l->build.slots[v->slot].slot;
     int64_t n = view_count(v), cols = map_node_cols(e, node), rows = n / cols;
     int64_t row_step = fusion_row_step(e);
     uint64_t n_bytes =
@@ -318,7 +318,7 @@ static void note_all_served(const placer *s, emitter *e, const contraction *c) {
 }
 
 static vtrn_status too_large(const lower *l, const kernel *k, uint64_t n_bytes) {
-    const vtrn_source *source = &l->sources[k->source];
+    const vtrn_source *source = &l->build.sources[k->source];
     vtrn_status status = VTRN_ERROR(
         VTRN_CAPACITY,
         "SBUF: a kernel needs %llu bytes of each partition, %s has %u usable; the "

@@ -8,7 +8,7 @@ static void print_slot(const lower *l, uint32_t slot, FILE *out) {
                                  [VTRN_SLOT_OUTPUT] = 'o',
                                  [VTRN_SLOT_SCRATCH] = 't',
                                  [VTRN_SLOT_CONSTANT] = 'c'};
-    fprintf(out, "%c%u", kinds[l->slots[slot].slot.kind], slot);
+    fprintf(out, "%c%u", kinds[l->build.slots[slot].slot.kind], slot);
 }
 
 /* "t3 + 128 : fp32 [16 x 64, 64 x 1]": tensor, offset, dtype, factors (size x stride). */
@@ -120,7 +120,7 @@ static void print_accesses(const lower *l, const kernel *k, FILE *out) {
 }
 
 static void print_kernel(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
-    const vtrn_source *s = &l->sources[k->source];
+    const vtrn_source *s = &l->build.sources[k->source];
     fprintf(out, "  %s", kernel_name((kernel_kind)k->kind));
     if (stage == PLAN_PLACED && k->sbuf_bytes)
         fprintf(out, " @%u..%llu", k->sbuf_addr,

@@ -18,7 +18,7 @@ vtrn_status verify_failed(const lower *l, const kernel *k, const char *format, .
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    const vtrn_source *s = &l->sources[k->source];
+    const vtrn_source *s = &l->build.sources[k->source];
     return VTRN_ERROR(VTRN_INTERNAL,
                       "plan: %s kernel %u of %s%s%s: %s; this is a bug of the compiler, please "
                       "report the program",
@@ -73,9 +73,9 @@ static int64_t distinct_of(const view *v) {
 }
 
 static vtrn_status check_access(const lower *l, const kernel *k, const kernel_access *a) {
-    const vtrn_slot *slot = &l->slots[a->map.slot].slot;
-    if (a->map.slot >= l->n_slots)
-        return verify_failed(l, k, "tensor %u of %u", a->map.slot, l->n_slots);
+    const vtrn_slot *slot = &l->build.slots[a->map.slot].slot;
+    if (a->map.slot >= l->build.n_slots)
+        return verify_failed(l, k, "tensor %u of %u", a->map.slot, l->build.n_slots);
     if (a->is_whole || view_count(&a->map) == 0)
         return NULL;
     int64_t low, high, size = (int64_t)dtype_size((vtrn_dtype)a->map.dtype);
@@ -108,7 +108,7 @@ static vtrn_status check_order(const lower *l, const kernel *k, written *state) 
     const kernel_access *accesses = l->plan.accesses + k->access_i;
     for (uint32_t i = 0; i < k->n_accesses; i++) {
         const kernel_access *a = &accesses[i];
-        const vtrn_slot *slot = &l->slots[a->map.slot].slot;
+        const vtrn_slot *slot = &l->build.slots[a->map.slot].slot;
         const written *w = &state[a->map.slot];
         if (a->is_written || starts_written(slot) || slot->size_bytes == 0)
             continue;
@@ -132,8 +132,8 @@ static vtrn_status check_order(const lower *l, const kernel *k, written *state) 
 }
 
 static vtrn_status check_outputs(const lower *l, const written *state) {
-    for (uint32_t i = 0; i < l->n_slots; i++) {
-        const vtrn_slot *slot = &l->slots[i].slot;
+    for (uint32_t i = 0; i < l->build.n_slots; i++) {
+        const vtrn_slot *slot = &l->build.slots[i].slot;
         bool is_donated = slot->kind == VTRN_SLOT_OUTPUT && slot->index >= 0 &&
                           l->program->output_alias[slot->index] >= 0;
         if (slot->kind == VTRN_SLOT_OUTPUT && !is_donated && !state[i].is_any &&
@@ -285,7 +285,7 @@ static vtrn_status check_kernels(const lower *l, written *state) {
 }
 
 vtrn_status verify_plan(const lower *l) {
-    written *state = calloc((size_t)l->n_slots + 1, sizeof *state);
+    written *state = calloc((size_t)l->build.n_slots + 1, sizeof *state);
     lives x = {0};
     vtrn_status status = state ? check_kernels(l, state) : VTRN_OUT_OF_MEMORY(sizeof *state);
     if (!status)

@@ -1,6 +1,6 @@
 /* Program order -> engine streams: finds every dependence and protects it with semaphores. */
-#ifndef VTRN_COMPILER_SCHEDULE_SEMAPHORES_H
-#define VTRN_COMPILER_SCHEDULE_SEMAPHORES_H
+#ifndef VTRN_COMPILER_BUILD_SEMAPHORES_H
+#define VTRN_COMPILER_BUILD_SEMAPHORES_H
 
 #include "chip/chip.h"
 #include "isa/program.h"
@@ -23,7 +23,7 @@ typedef struct schedule_input {
 typedef struct schedule schedule;
 
 /* Finds dependences (read after write, write after read, write after write) per memory granule;
- * transitive ones get no wait. All that stays lies in `home`, and `in` must live as long;
+ * transitive ones get no wait. All that stays is in `home`, and `in` must live as long;
  * *n_out: instructions that schedule_emit will write. */
 vtrn_status schedule_analyse(const schedule_input *in, arena *home, schedule **out,
                              uint32_t *n_out);

@@ -1,6 +1,6 @@
 /* Largest first: each slot takes the lowest gap among those placed already whose lifetimes meet its
  * own. Large tensors so lie side by side, and small ones fill what is left between them. */
-#include "compiler/alloc/scratch.h"
+#include "compiler/build/scratch.h"
 
 #include <stdlib.h>
 
@@ -43,7 +43,7 @@ static void insert(placed *live, uint32_t n, const placed *p) {
     live[i] = *p;
 }
 
-vtrn_status scratch_assign(lower_slot *slots, uint32_t n_slots, bool has_control_flow,
+vtrn_status scratch_assign(build_slot *slots, uint32_t n_slots, bool has_control_flow,
                            uint64_t *out_size) {
     candidate *order = malloc((n_slots + 1) * sizeof *order);
     placed *live = malloc((n_slots + 1) * sizeof *live);
@@ -58,14 +58,14 @@ vtrn_status scratch_assign(lower_slot *slots, uint32_t n_slots, bool has_control
         if (slots[i].slot.kind != VTRN_SLOT_SCRATCH)
             continue;
         if (slots[i].first == UINT32_MAX)
-            slots[i].slot.size_bytes = 0; /* nobody names it: it never leaves SBUF */
+            slots[i].slot.size_bytes = 0; /* no instruction names it: its value stays in SBUF */
         else
             order[n++] = (candidate){
                 (slots[i].slot.size_bytes + ALIGN_BYTES - 1) & ~(uint64_t)(ALIGN_BYTES - 1), i};
     }
     qsort(order, n, sizeof *order, compare_candidates);
     for (uint32_t i = 0; i < n; i++) {
-        lower_slot *s = &slots[order[i].slot];
+        build_slot *s = &slots[order[i].slot];
         placed p = {.first = s->first, .last = s->last};
         p.begin = lowest_gap(live, i, &p, order[i].size, has_control_flow);
         p.end = p.begin + order[i].size;

@@ -3,7 +3,7 @@
  * output has overwritten. So tile i may be read and then written, whatever the tile's shape.
  *
  * Across blocks the order is that of the control flow: no read may be reachable from a write. */
-#include "compiler/alloc/donate.h"
+#include "compiler/build/donate.h"
 
 #include "isa/access.h"
 
@@ -41,7 +41,7 @@ typedef struct pair {
 } pair;
 
 typedef struct donation {
-    const lower *l;
+    const builder *b;
     pair *pairs;
     uint32_t n_pairs;
     uint32_t *read_pair, *write_pair; /* by slot, or NONE */
@@ -125,7 +125,7 @@ static bool is_same_place(const vtrn_ap *a, const vtrn_ap *b) {
 static vtrn_status collect_accesses(donation *d, const vtrn_instr *instr, uint32_t block,
                                     bool is_write) {
     isa_access a;
-    for (access_walk w = access_begin(instr, d->l->customs, d->l->n_customs);
+    for (access_walk w = access_begin(instr, d->b->customs, d->b->n_customs);
          access_next(&w, &a);) {
         if (a.space != VTRN_SPACE_HBM || !(is_write ? a.is_written : a.is_read))
             continue;
@@ -145,36 +145,52 @@ static vtrn_status collect_instr(donation *d, const vtrn_instr *instr, uint32_t 
     return collect_accesses(d, instr, block, is_in_place);
 }
 
+/* By slot which pair's argument it is, and which pair's output. */
+static void find_slots(donation *d, const uint32_t *pair_of_argument,
+                       const uint32_t *pair_of_output) {
+    for (uint32_t i = 0; i < d->b->n_slots; i++) {
+        const vtrn_slot *slot = &d->b->slots[i].slot;
+        bool is_argument = slot->kind == VTRN_SLOT_ARGUMENT;
+        d->read_pair[i] = is_argument ? pair_of_argument[slot->index] : NONE;
+        d->write_pair[i] = slot->kind == VTRN_SLOT_OUTPUT ? pair_of_output[slot->index] : NONE;
+        if (d->read_pair[i] != NONE)
+            d->pairs[d->read_pair[i]].size_bytes = slot->size_bytes;
+    }
+}
+
 static vtrn_status find_pairs(donation *d, arena *tmp, const int32_t *output_alias) {
-    const lower *l = d->l;
-    d->pairs = ARENA_NEW(tmp, pair, l->program->n_outputs);
-    d->read_pair = ARENA_NEW(tmp, uint32_t, l->n_slots);
-    d->write_pair = ARENA_NEW(tmp, uint32_t, l->n_slots);
-    if (!d->pairs || !d->read_pair || !d->write_pair)
-        return VTRN_OUT_OF_MEMORY(l->n_slots * sizeof(uint32_t));
-    memset(d->read_pair, 0xff, l->n_slots * sizeof(uint32_t));
-    memset(d->write_pair, 0xff, l->n_slots * sizeof(uint32_t));
-    for (uint32_t o = 0; o < l->program->n_outputs; o++) {
+    const builder *b = d->b;
+    uint32_t n_arguments = b->program->n_arguments, n_outputs = b->program->n_outputs;
+    uint32_t *pair_of_argument = ARENA_NEW(tmp, uint32_t, n_arguments);
+    uint32_t *pair_of_output = ARENA_NEW(tmp, uint32_t, n_outputs);
+    d->pairs = ARENA_NEW(tmp, pair, n_outputs);
+    d->read_pair = ARENA_NEW(tmp, uint32_t, b->n_slots);
+    d->write_pair = ARENA_NEW(tmp, uint32_t, b->n_slots);
+    if (!pair_of_argument || !pair_of_output || !d->pairs || !d->read_pair || !d->write_pair)
+        return VTRN_OUT_OF_MEMORY(b->n_slots * sizeof(uint32_t));
+    for (uint32_t a = 0; a < n_arguments; a++)
+        pair_of_argument[a] = NONE;
+    for (uint32_t o = 0; o < n_outputs; o++) {
+        pair_of_output[o] = NONE;
         if (output_alias[o] < 0)
             continue;
-        uint32_t from = l->arg_slot[output_alias[o]], to = l->output_slot[o];
-        d->read_pair[from] = d->write_pair[to] = d->n_pairs;
-        d->pairs[d->n_pairs++] = (pair){
-            .output = o, .size_bytes = l->slots[from].slot.size_bytes, .first = NONE, .last = NONE};
+        pair_of_argument[output_alias[o]] = pair_of_output[o] = d->n_pairs;
+        d->pairs[d->n_pairs++] = (pair){.output = o, .first = NONE, .last = NONE};
     }
+    find_slots(d, pair_of_argument, pair_of_output);
     return NULL;
 }
 
 static void reach(const donation *d, uint32_t from, uint32_t at) {
-    const lower_block *b = &d->l->blocks[at];
-    uint32_t n_next = b->kind == VTRN_END_JUMP ? 1 : b->kind == VTRN_END_BRANCH ? 2 : 0;
-    const uint32_t *next = b->next;
-    if (b->kind == VTRN_END_SWITCH) {
-        n_next = b->n_targets;
-        next = b->targets;
+    const build_block *block = &d->b->blocks[at];
+    uint32_t n_next = block->kind == VTRN_END_JUMP ? 1 : block->kind == VTRN_END_BRANCH ? 2 : 0;
+    const uint32_t *next = block->next;
+    if (block->kind == VTRN_END_SWITCH) {
+        n_next = block->n_targets;
+        next = block->targets;
     }
     for (uint32_t i = 0; i < n_next; i++) {
-        uint8_t *is_reached = &d->reaches[from * d->l->n_blocks + next[i]];
+        uint8_t *is_reached = &d->reaches[from * d->b->n_blocks + next[i]];
         if (*is_reached)
             continue;
         *is_reached = 1;
@@ -183,20 +199,20 @@ static void reach(const donation *d, uint32_t from, uint32_t at) {
 }
 
 static vtrn_status find_reach(donation *d, arena *tmp) {
-    uint32_t n = d->l->n_blocks;
+    uint32_t n = d->b->n_blocks;
     d->reaches = arena_alloc(tmp, n, n);
     if (!d->reaches)
         return VTRN_OUT_OF_MEMORY((size_t)n * n);
-    for (uint32_t b = 0; n > 1 && b < n; b++)
-        reach(d, b, b);
+    for (uint32_t k = 0; n > 1 && k < n; k++)
+        reach(d, k, k);
     return NULL;
 }
 
 /* A block's condition reads the argument when the block ends. */
 static bool decides_a_branch(const donation *d, const pair *p) {
     uint32_t pair_i = (uint32_t)(p - d->pairs);
-    for (uint32_t b = 0; b < d->l->n_blocks; b++) {
-        const lower_block *block = &d->l->blocks[b];
+    for (uint32_t k = 0; k < d->b->n_blocks; k++) {
+        const build_block *block = &d->b->blocks[k];
         bool has_condition = block->kind == VTRN_END_BRANCH || block->kind == VTRN_END_SWITCH;
         if (has_condition && d->read_pair[block->cond_slot] == pair_i)
             return true;
@@ -205,7 +221,7 @@ static bool decides_a_branch(const donation *d, const pair *p) {
 }
 
 static bool is_read_in_later_block(const donation *d, const pair *p) {
-    if (d->l->n_blocks == 1)
+    if (d->b->n_blocks == 1)
         return false;
     uint32_t done = NONE; /* block whose writes were looked at */
     for (uint32_t w = p->first; w != NONE; w = d->accesses[w].next) {
@@ -215,7 +231,7 @@ static bool is_read_in_later_block(const donation *d, const pair *p) {
         done = write->block;
         for (uint32_t r = p->first; r != NONE; r = d->accesses[r].next)
             if (!d->accesses[r].is_write &&
-                d->reaches[done * d->l->n_blocks + d->accesses[r].block])
+                d->reaches[done * d->b->n_blocks + d->accesses[r].block])
                 return true;
     }
     return false;
@@ -318,21 +334,21 @@ static bool is_written(const donation *d, const pair *p) {
 }
 
 static vtrn_status settle(donation *d, arena *tmp, int32_t *output_alias) {
-    const lower *l = d->l;
+    const builder *b = d->b;
     VTRN_RETURN_IF_ERROR(find_pairs(d, tmp, output_alias));
     if (!d->n_pairs)
         return NULL;
-    if (l->n_blocks <= MAX_BLOCKS)
+    if (b->n_blocks <= MAX_BLOCKS)
         VTRN_RETURN_IF_ERROR(find_reach(d, tmp));
-    for (uint32_t b = 0; b < l->n_blocks; b++)
-        for (uint32_t i = l->blocks[b].begin; i < l->blocks[b].end; i++)
-            VTRN_RETURN_IF_ERROR(collect_instr(d, &l->list[i], b));
+    for (uint32_t k = 0; k < b->n_blocks; k++)
+        for (uint32_t i = b->blocks[k].begin; i < b->blocks[k].end; i++)
+            VTRN_RETURN_IF_ERROR(collect_instr(d, &b->list[i], k));
     for (uint32_t i = 0; i < d->n_pairs; i++) {
         const pair *p = &d->pairs[i];
         if (!is_written(d, p)) /* the output is the argument as it was */
             continue;
         bool is_late =
-            l->n_blocks > MAX_BLOCKS || decides_a_branch(d, p) || is_read_in_later_block(d, p);
+            b->n_blocks > MAX_BLOCKS || decides_a_branch(d, p) || is_read_in_later_block(d, p);
         if (!is_late)
             VTRN_RETURN_IF_ERROR(is_read_after_write(d, p, &is_late));
         if (is_late)
@@ -341,8 +357,8 @@ static vtrn_status settle(donation *d, arena *tmp, int32_t *output_alias) {
     return NULL;
 }
 
-vtrn_status donate_settle(const lower *l, int32_t *output_alias) {
-    donation d = {.l = l};
+vtrn_status donate_settle(const builder *b, int32_t *output_alias) {
+    donation d = {.b = b};
     arena tmp = ARENA_EMPTY;
     vtrn_status status = settle(&d, &tmp, output_alias);
     free(d.accesses);

@@ -3,7 +3,7 @@
  * A lane is what completes in order: an engine, or a DMA ring. Lane l raises semaphore l. An
  * instruction waits for (lane, number of updates). Vector clocks drop waits that an earlier wait of
  * the same engine already implies. */
-#include "compiler/schedule/semaphores.h"
+#include "compiler/build/semaphores.h"
 
 #include "isa/access.h"
 
@@ -21,7 +21,7 @@ enum {
     DMA_UPDATE = 16, /* a transfer raises its semaphore once per DMA engine. Facts 2.6 */
 };
 
-/* Who touched a granule last. seq 0 means nobody: instructions are numbered from 1 in each lane. */
+/* The last accesses of a granule. Instructions are numbered from 1 in each lane; 0: none yet. */
 typedef struct granule {
     uint32_t writer_seq;
     uint16_t writer_lane;
@@ -45,7 +45,7 @@ typedef struct dep_wait {
 struct schedule {
     const schedule_input *in;
     uint8_t *lane;        /* by list index */
-    bool *is_awaited;     /* by list index: somebody waits for its completion */
+    bool *is_awaited;     /* by list index: some instruction waits for its completion */
     uint32_t *value;      /* by list index: its lane's semaphore once it completed */
     uint32_t *first_wait; /* by list index, and one more: of waits */
     dep_wait *waits;
