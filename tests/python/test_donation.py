@@ -134,6 +134,19 @@ def test_many_tiles_in_reverse_are_not_overwritten(device):
     assert aliases(executable, 1) == [NOT_REUSED]
 
 
+def test_an_update_in_place_waits_for_a_copy_on_its_own_ring(device):
+    """The update reads and writes the argument; VTRN_CHECK=1 refuses a copy that may still run."""
+
+    def step(x, i):
+        twice = jnp.concatenate([x, x])
+        return x.at[i].set(0), twice
+
+    for shape in ((256, 250), (33, 7), (1000, 3)):
+        executable, ours, theirs = run_both(device, step, [rand(shape, 5), np.int32(3)], (0,), n_steps=1)
+        assert_same_bits(ours, theirs)
+        assert aliases(executable, 2)[0] == 0
+
+
 PAIRS = {
     "a swap": lambda a, b: (b, a),
     "a swap with arithmetic": lambda a, b: (b + 1, a * 0.5),

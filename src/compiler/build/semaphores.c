@@ -150,11 +150,12 @@ static vtrn_status touch_slot(scheduler *s, uint32_t slot_i, int64_t lo, int64_t
     return NULL;
 }
 
-/* Reads before writes, as the instruction does. */
+/* Writes first: they must find the readers that came before, and this instruction's own read would
+ * take the place of an earlier one of its lane. */
 static vtrn_status touch_operands(scheduler *s, const vtrn_instr *instr, uint32_t lane,
                                   uint32_t seq) {
     isa_access a;
-    for (int is_write = 0; is_write < 2; is_write++)
+    for (int is_write = 1; is_write >= 0; is_write--)
         for (access_walk w = access_begin(instr, s->in->customs, s->in->n_customs);
              access_next(&w, &a);) {
             if (is_write ? !a.is_written : !a.is_read)
