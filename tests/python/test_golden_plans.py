@@ -57,6 +57,9 @@ def update(params, grads):
 PROGRAMS = {
     "elementwise": (lambda x, y: jnp.tanh(x) * y + 1, (f32(1000, 640), f32(640))),
     "softmax": (lambda x: jax.nn.softmax(x), (f32(128, 1000),)),
+    "long_softmax": (lambda x: jax.nn.softmax(x), (f32(8, 50021),)),
+    "wide_bias": (lambda x, b: jnp.tanh(x + b) * b, (f32(300, 50021), f32(50021))),
+    "wide_gated": (gated, (f32(256, 2048), f32(2048, 1024), f32(2048, 1024))),
     "norm": (norm, (f32(256, 768), f32(768), f32(768))),
     "gated": (gated, (f32(256, 256), f32(256, 640), f32(256, 640))),
     "two_layers": (lambda x, a, b: jax.nn.relu(x @ a) @ b, (f32(256, 128), f32(128, 512), f32(512, 128))),
