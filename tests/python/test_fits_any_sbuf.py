@@ -167,6 +167,16 @@ def test_short_floats_and_integers_are_reduced_block_by_block(devices, chip, row
     check(devices(chip), f, rand((rows, cols), 3, dtype), tol=2e-2)
 
 
+@pytest.mark.parametrize("chip", ["trn1", *SMALL])
+@pytest.mark.parametrize("cols", [511, 513, 2000])
+def test_sums_over_rows_of_what_rows_are_reduced_to(devices, chip, cols):
+    def f(x):
+        mean = x.mean(-1, keepdims=True)
+        return (x * mean).sum(0), jnp.broadcast_to(mean, x.shape).sum(0), (mean * mean).sum(), x.sum(0)
+
+    check(devices(chip), f, rand((300, cols)), tol=1e-4)
+
+
 def test_a_row_of_a_million_columns(devices):
     check(devices("trn1"), lambda x: (jax.nn.softmax(x), x.max(), x.sum(), x.argmax()), rand(1000003), tol=1e-4)
 

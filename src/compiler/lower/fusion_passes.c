@@ -13,6 +13,10 @@ static bool is_row_reduction(const fusion_node *node) {
     return node->op == GRAPH_REDUCE && !node->is_column;
 }
 
+bool fusion_sums_rows(const fusion *f, const fusion_node *node) {
+    return node->is_column && f->nodes[node->in[0].node].klass == NODE_ROW;
+}
+
 int fusion_find_stages(fusion *f) {
     int n_passes = 1;
     for (int i = 0; i < f->n_nodes; i++) {
@@ -25,15 +29,12 @@ int fusion_find_stages(fusion *f) {
             int ready = in->stage + is_row_reduction(in);
             node->stage = ready > node->stage ? ready : node->stage;
         }
-        bool is_swept = node->klass == NODE_FULL || node->op == GRAPH_REDUCE;
+        bool is_swept =
+            node->klass == NODE_FULL || (node->op == GRAPH_REDUCE && !fusion_sums_rows(f, node));
         if (node->is_live && is_swept && node->stage >= n_passes)
             n_passes = node->stage + 1;
     }
     return n_passes;
-}
-
-bool fusion_sums_rows(const fusion *f, const fusion_node *node) {
-    return node->is_column && f->nodes[node->in[0].node].klass == NODE_ROW;
 }
 
 void fusion_enter_pass(fusion *f, int pass) {

@@ -91,7 +91,11 @@ static void widen(const fusion_demand *d, int64_t most, uint64_t limit_bytes, fu
 
 /* Tiles cut as small as it takes, with buffers that overlap loads and work unless that made tiles
  * narrow. */
-static fusion_tiling cut_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes) {
+    fusion_demand with_sums = *demand;
+    const fusion_demand *d = &with_sums;
+    if (d->n_sums && !d->n_full)
+        with_sums.n_full = 1; /* by way of which they leave, when the loop is over */
     fusion_tiling t = {
         .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
     int64_t most = wanted_cols(d->n_full);
