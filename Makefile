@@ -114,9 +114,10 @@ test-fuzz: test-tools
 test-python: venv build
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python tests/differential
 
-# Random programs against JAX on the CPU, as many as wanted. An interrupted run goes on where it stopped.
+# Random programs against JAX on the CPU: COUNT, SEED, FAMILY=name,name. An interrupted run goes on where it stopped.
 fuzz-programs: venv build
-	PYTHONPATH=$(ROOT)/tests $(VENV)/bin/python -m differential.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS)
+	PYTHONPATH=$(ROOT)/tests $(VENV)/bin/python -m differential.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS) \
+	    --family "$(FAMILY)"
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz out

@@ -62,7 +62,8 @@ class Builder:
         else:
             is_edge = False
         if not is_edge:
-            choices = sizes.MIDDLE if self.rng.random() < middle * (1 - self.calm) else small
+            kind = self.rng.random() / (1 - self.calm) if self.calm < 1 else 1
+            choices = sizes.EDGES if kind < middle / 5 else sizes.MIDDLE if kind < middle else small
             choices = [n for n in choices if least <= sizes.rounded_up(n, multiple) <= most] or [least]
             size = sizes.rounded_up(self.rng.choice(choices), multiple)
         return self.fixed(letter, size)

@@ -8,6 +8,7 @@ failures/ as scripts that run alone.
 import argparse
 import collections
 import hashlib
+import itertools
 import json
 import pathlib
 import sys
@@ -42,13 +43,17 @@ class Run:
         self.failures.mkdir(parents=True, exist_ok=True)
         self.path = self.out / "results.jsonl"
         self.lock = threading.Lock()
+        every = itertools.count()
+        if args.family:
+            every = (i for i in every if plan.case(args.seed, i).family in args.family.split(","))
+        self.indices = list(itertools.islice(every, args.count))
         self.results = self.load()
         self.alike = collections.Counter()
         self.started, self.n_done = time.monotonic(), 0
 
     def load(self):
         """Results of an earlier run of the same seed, library and generator."""
-        head = {"seed": self.args.seed, "fingerprint": fingerprint()}
+        head = {"seed": self.args.seed, "family": self.args.family, "fingerprint": fingerprint()}
         results = {}
         if self.path.exists():
             rows = []
@@ -58,7 +63,7 @@ class Run:
                 except json.JSONDecodeError:  # the interrupt cut it
                     continue
             if rows and rows[0] == head:
-                results = {r["index"]: r for r in rows[1:] if r["index"] < self.args.count}
+                results = {r["index"]: r for r in rows[1:] if r["index"] <= self.indices[-1]}
                 print(f"{len(results)} of {self.args.count} programs are judged already")
         if not results:
             for old in self.failures.glob("*.py"):
@@ -72,7 +77,7 @@ class Run:
         window = PER_WORKER * len(plan.CONFIGS)
         for start in range(0, self.args.count, window):
             by_config = collections.defaultdict(list)
-            for i in range(start, min(start + window, self.args.count)):
+            for i in self.indices[start : start + window]:
                 if i not in self.results:
                     by_config[plan.case(self.args.seed, i).config].append(i)
             yield from by_config.items()
@@ -118,7 +123,9 @@ class Run:
         small, last = program, outcome
         if is_new and self.args.shrink_seconds:
             small, last = shrunk(program, outcome, worker, self.args.shrink_seconds)
+        config = case.config
         comment = (f"SEED={self.args.seed}, program {index}: {program.label}\n"
+                   f"VTRN_CHIP={config.chip} VTRN_THREADS={config.threads} VTRN_CHECK={int(config.is_checked)}\n"
                    f"{last.name}: {last.text}")  # fmt: skip
         if small is not program:
             comment += f"\nShrunk; the whole program: {outcome.name}: {outcome.text}"
@@ -156,6 +163,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--family", default="", help="only these, by name, with commas between")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", default=str(OUT))
     parser.add_argument("--shrink-seconds", type=float, default=60)

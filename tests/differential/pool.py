@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 from . import shrink
 from .outcome import Outcome
@@ -15,8 +16,10 @@ from .outcome import Outcome
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
-START_SECONDS = 120
-PROGRAM_SECONDS = 120  # a hundred times what a program takes on an idle host
+# Processor time, for other work on the host must not look like a hang: a program takes about a second.
+PROGRAM_SECONDS = 90
+START_SECONDS = 30
+IDLE_SECONDS = 180  # without any progress of the process
 
 
 def environment(config):
@@ -35,6 +38,16 @@ def environment(config):
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def processor_seconds(pid):
+    """User and system time of a process so far; fields 14 and 15 of its stat file are in ticks."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -67,13 +80,29 @@ class Worker:
         self.is_new = False
         try:
             self.process.stdin.write(pickle.dumps((request, program)))
-            ready, _, _ = select.select([self.process.stdout], [], [], limit)
-            if not ready:
+            late = self.wait(limit)
+            if late:
                 self.stop()
-                return Outcome("hang", f"no result after {limit} s")
+                return Outcome("hang", late)
             return pickle.load(self.process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             return self.crashed()
+
+    def wait(self, limit):
+        """Until there is an answer or the process has ended -> "", or why it is given up."""
+        start = used = processor_seconds(self.process.pid)
+        moved = time.monotonic()
+        while True:
+            ready, _, _ = select.select([self.process.stdout], [], [], 5)
+            if ready:
+                return ""
+            now = processor_seconds(self.process.pid)
+            if now > used:
+                used, moved = now, time.monotonic()
+            if used - start > limit:
+                return f"no result after {limit} s of processor time"
+            if time.monotonic() - moved > IDLE_SECONDS:
+                return f"no result, and no processor time used for {IDLE_SECONDS} s"
 
     def crashed(self):
         code = self.process.wait()

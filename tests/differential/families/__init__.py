@@ -34,7 +34,7 @@ def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS, ends=False
 
 MODULES = (
     "attention", "feed_forward", "convolution", "norms", "experts", "recurrent", "tokens", "sequences", "moves",
-    "integers", "programs",
+    "integers", "programs", "models", "soup",
 )  # fmt: skip
 for module in MODULES:
     importlib.import_module(f"{__name__}.{module}")
