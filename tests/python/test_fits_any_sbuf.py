@@ -287,6 +287,25 @@ def test_two_of_the_widest_products_meet(devices, chip, dtype):
     check(devices(chip), f, *args, tol=1e-4)
 
 
+# --- places that data decide ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.int32])
+@pytest.mark.parametrize("chip", ["trn1", *SMALL])
+def test_updates_named_by_two_dims_are_cut(devices, chip, dtype):
+    i, j = (rand(40000, seed, np.int32) % n for seed, n in ((1, 9), (2, 90)))
+    begin = np.stack([i[:30], j[:30]], 1)
+    numbers = jax.lax.ScatterDimensionNumbers((1,), (0,), (0, 1))
+
+    def f(x, i, j, u, begin, v):
+        rows = jnp.zeros((9, 90, 3), dtype).at[i, j].add(jnp.ones((40000, 3), dtype))
+        windows = jax.lax.scatter_add(x[:, 0], begin, v, numbers)
+        return x.at[i[:200], j[:200]].add(u), rows, windows
+
+    whole = [(rand(s, 3, np.int32) % 3).astype(dtype) for s in ((9, 90, 1100), (200, 1100), (30, 700))]
+    check(devices(chip), f, whole[0], i, j, whole[1], begin, whole[2])
+
+
 # --- few long rows ------------------------------------------------------------------------------------
 
 

@@ -239,14 +239,18 @@ static void cut_window(const address_spec *s, int64_t element_bytes, int64_t max
     }
 }
 
-/* Table offset of outer combination number w. */
-static int64_t outer_offset(const cut *c, int64_t w) {
+/* Table offset of combination number w of n factors. */
+static int64_t offset_of(const address_factor *f, int n, int64_t w) {
     int64_t offset = 0;
-    for (int i = c->n_outer - 1; i >= 0; i--) {
-        offset += w % c->outer[i].size * c->outer[i].table;
-        w /= c->outer[i].size;
+    for (int i = n - 1; i >= 0; i--) {
+        offset += w % f[i].size * f[i].table;
+        w /= f[i].size;
     }
     return offset;
+}
+
+static int64_t outer_offset(const cut *c, int64_t w) {
+    return offset_of(c->outer, c->n_outer, w);
 }
 
 /* Few windows in many pieces: each indirect DMA would use few partitions. Every piece of every
@@ -256,34 +260,128 @@ static bool should_fold(const address_spec *s, const cut *c) {
            s->n * c->n_rows <= MAX_FOLDED && c->n_outer + s->n_batch <= GRAPH_MAX_RANK;
 }
 
-static vtrn_status fold_outer(lower *l, address_spec *s, const cut *c) {
-    int64_t n = s->n * c->n_rows;
+int64_t address_base(const lower *l, const address_spec *s, int64_t i) {
+    int32_t offset = 0;
+    if (s->has_base)
+        memcpy(&offset, l->build.data + l->build.slots[s->base.slot].slot.offset + 4 * (uint64_t)i,
+               4);
+    return offset;
+}
+
+/* The constant list of where each piece of each window begins. */
+static vtrn_status fold_bases(lower *l, address_spec *s, int n_outer, int64_t pieces,
+                              int64_t unit) {
+    int64_t n = s->n * pieces;
     int32_t *offsets = ARENA_NEW(&l->tmp, int32_t, (size_t)n);
     if (!offsets)
         return VTRN_OUT_OF_MEMORY((size_t)n * 4);
-    for (int64_t i = 0; i < n; i++)
-        offsets[i] = (int32_t)outer_offset(c, i / s->n);
+    s->base_limit = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t offset = offset_of(s->window, n_outer, i % pieces) + address_base(l, s, i / pieces);
+        offsets[i] = (int32_t)(offset / unit);
+        s->base_limit = offsets[i] > s->base_limit ? offsets[i] : s->base_limit;
+    }
     s->has_base = true;
-    s->base_limit = outer_offset(c, c->n_rows - 1);
+    s->base_unit = 1;
     s->base = (view){.dtype = VTRN_DTYPE_INT32, .n = 1, .f = {{n, 1}}};
-    VTRN_RETURN_IF_ERROR(
-        lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &s->base.slot));
+    return lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &s->base.slot);
+}
+
+vtrn_status address_fold(lower *l, address_spec *s, int n_outer, int64_t unit) {
+    int64_t pieces = 1;
+    for (int i = 0; i < n_outer; i++)
+        pieces *= s->window[i].size;
+    if (pieces > 1 || s->has_base)
+        VTRN_RETURN_IF_ERROR(fold_bases(l, s, n_outer, pieces, unit));
     for (int i = 0; i < s->n_terms; i++) {
         view *index = &s->term[i].index, again = *index;
-        graph_type list = {.dtype = index->dtype, .rank = 1, .dims = {n}};
+        graph_type list = {.dtype = index->dtype, .rank = 1, .dims = {s->n * pieces}};
+        s->term[i].stride /= unit;
+        if (pieces == 1)
+            continue;
         again.n = 2;
-        again.f[0] = (view_factor){c->n_rows, 0};
-        again.f[1] = index->f[0];
+        again.f[0] = index->f[0];
+        again.f[1] = (view_factor){pieces, 0};
         VTRN_RETURN_IF_ERROR(movement_densify(l, &again, &list));
         *index = again;
     }
-    memmove(s->batch + c->n_outer, s->batch, (size_t)s->n_batch * sizeof *s->batch);
-    for (int i = 0; i < c->n_outer; i++)
-        s->batch[i] = (view_factor){c->outer[i].size, c->outer[i].array};
-    s->n_batch += c->n_outer;
-    memcpy(s->window, c->inner, (size_t)c->n_inner * sizeof *s->window);
-    s->n_window = c->n_inner;
-    s->n = n;
+    for (int i = 0; i < n_outer; i++)
+        s->batch[s->n_batch++] = (view_factor){s->window[i].size, s->window[i].array};
+    s->n_window -= n_outer;
+    memmove(s->window, s->window + n_outer, (size_t)s->n_window * sizeof *s->window);
+    s->n *= pieces;
+    return NULL;
+}
+
+/* Whether all places where a window, or a piece of one that window factors before `inner` count,
+ * can begin are multiples of `unit`. */
+static bool begins_at(const address_spec *s, int inner, int64_t unit) {
+    bool is_multiple = s->base_unit % unit == 0;
+    for (int i = 0; i < s->n_terms; i++)
+        is_multiple = is_multiple && (s->term[i].limit == 0 || s->term[i].stride % unit == 0);
+    for (int i = 0; i < inner; i++)
+        is_multiple = is_multiple && s->window[i].table % unit == 0;
+    return is_multiple;
+}
+
+int64_t address_row_width(address_spec *s, int *n_outer) {
+    drop_ones(s);
+    int64_t width = 1;
+    *n_outer = s->n_window;
+    while (*n_outer > 0) {
+        const address_factor *f = &s->window[*n_outer - 1];
+        if ((f->size > 1 && f->table != width) || !begins_at(s, *n_outer - 1, width * f->size))
+            break;
+        width *= f->size;
+        (*n_outer)--;
+    }
+    return width;
+}
+
+/* Columns of the tiles of a list of n addresses. */
+static int64_t list_cols(const lower *l, int64_t n) {
+    bool is_tight = address_tiles_bytes(ADDRESS_COLS) > l->sbuf_limit;
+    int64_t cols = (n + PARTITIONS - 1) / PARTITIONS;
+    int64_t most = is_tight ? LEAST_ADDRESS_COLS : ADDRESS_COLS;
+    return cols < most ? cols : most;
+}
+
+vtrn_status address_list(lower *l, const address_spec *s, view *out) {
+    graph_type list = {.dtype = VTRN_DTYPE_INT32, .rank = 1, .dims = {s->n}};
+    uint32_t slot;
+    VTRN_RETURN_IF_ERROR(
+        lower_slot_add(l, VTRN_SLOT_SCRATCH, VTRN_DTYPE_INT32, graph_type_bytes(&list), 0, &slot));
+    *out = view_dense(slot, &list);
+    kernel_addresses spec = {.at = *s, .list = *out};
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_ADDRESSES, &spec, sizeof spec,
+                                      address_tiles_bytes(list_cols(l, s->n))));
+    VTRN_RETURN_IF_ERROR(address_accesses(l, s));
+    return plan_writes(&l->plan, out);
+}
+
+vtrn_status emit_addresses_kernel(lower *l, const kernel *k) {
+    const kernel_addresses *spec = k->spec;
+    int64_t n_all = spec->at.n, cols = list_cols(l, n_all);
+    address_tiles at;
+    address_tiles_alloc(l, cols, &at);
+    for (int64_t first = 0; first < n_all; first += PARTITIONS * cols) {
+        int64_t n = n_all - first < PARTITIONS * cols ? n_all - first : PARTITIONS * cols;
+        int64_t full = n / PARTITIONS, rest = n % PARTITIONS;
+        VTRN_RETURN_IF_ERROR(address_compute(l, &spec->at, &at, first, n));
+        for (int part = 0; part < 2; part++) {
+            int64_t rows = part ? rest : PARTITIONS, n_cols = part ? 1 : full;
+            if (rows == 0 || n_cols == 0)
+                continue;
+            view v = spec->list;
+            v.offset += first + (part ? full * PARTITIONS : 0);
+            v.n = 2;
+            v.f[0] = (view_factor){rows, 1};
+            v.f[1] = (view_factor){n_cols, PARTITIONS};
+            tile from = at.sum;
+            from.addr += part ? (uint32_t)full * 4 : 0;
+            VTRN_RETURN_IF_ERROR(lower_store(l, &v, 1, 0, rows, 0, n_cols, &from, false));
+        }
+    }
     return NULL;
 }
 
@@ -477,7 +575,7 @@ static vtrn_status record(lower *l, address_spec *s, bool is_scatter, vtrn_alu c
     drop_ones(s);
     cut_window(s, size, spec.max_row_bytes, &m.c);
     if (should_fold(s, &m.c)) {
-        VTRN_RETURN_IF_ERROR(fold_outer(l, s, &m.c));
+        VTRN_RETURN_IF_ERROR(address_fold(l, s, m.c.n_outer, 1));
         cut_window(s, size, spec.max_row_bytes, &m.c);
     }
     spec.at = *s;

@@ -27,9 +27,10 @@ typedef struct address_spec {
     address_factor window[GRAPH_MAX_RANK + 1];
     int n_terms;
     address_term term[GRAPH_MAX_RANK];
-    view base;          /* has_base: an int32 offset for each window, of n elements */
+    view base;          /* has_base: an int32 offset for each window, of n elements, constants */
     bool has_base;      /* windows in batching dimensions */
     int64_t base_limit; /* the largest of them */
+    int64_t base_unit;  /* divides all of them */
     bool is_skipped; /* a window that is not wholly inside is left out; else starts are clamped */
 } address_spec;
 
@@ -58,6 +59,23 @@ typedef struct kernel_windows {
     int64_t max_row_bytes;    /* of a partition, moved at a time */
     int64_t max_address_cols; /* of 128 addresses, computed at a time */
 } kernel_windows;
+
+/* Elements of the longest stretch of which every window consists and each of which begins at a
+ * multiple of it in the table; *n_outer: how many factors of the windows count the stretches. */
+int64_t address_row_width(address_spec *s, int *n_outer);
+/* Offset of window i in batching dimensions. */
+int64_t address_base(const lower *l, const address_spec *s, int64_t i);
+/* Makes windows of what the first n_outer factors of each window count, in their order. Addresses
+ * are counted in units, which divide all strides of what is left of them. */
+vtrn_status address_fold(lower *l, address_spec *s, int n_outer, int64_t unit);
+
+/* The addresses of all windows as a list of int32; -1 where one is skipped. */
+typedef struct kernel_addresses {
+    address_spec at;
+    view list;
+} kernel_addresses;
+/* Records the list, in scratch memory. */
+vtrn_status address_list(lower *l, const address_spec *s, view *out);
 
 /* Tells the plan that the kernel at hand reads what the addresses are computed from. */
 vtrn_status address_accesses(lower *l, const address_spec *s);

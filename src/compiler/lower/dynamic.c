@@ -1,6 +1,7 @@
 /* Slices, updates, gathers and scatters whose place is data: all are windows at addresses. */
 #include "compiler/lower/address.h"
 #include "compiler/lower/fusion.h"
+#include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
 #include "compiler/lower/non_finite.h"
 #include "compiler/lower/scatter_add.h"
@@ -185,6 +186,15 @@ static indexing indexing_of(const graph *g, const graph_op *op) {
     return x;
 }
 
+static int64_t common_divisor(int64_t a, int64_t b) {
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 /* Offsets of the windows that lie in batching dimensions. */
 static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *strides,
                                  address_spec *s) {
@@ -199,8 +209,10 @@ static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *str
             int64_t at = left % x->indices->dims[d];
             left /= x->indices->dims[d];
             for (int64_t k = 0; k < x->batching.n; k++)
-                if (x->indices_batching.v[k] == d)
+                if (x->indices_batching.v[k] == d && at) {
                     sum += at * strides[x->batching.v[k]];
+                    s->base_unit = common_divisor(s->base_unit, strides[x->batching.v[k]]);
+                }
         }
         offset[i] = (int32_t)sum;
         s->base_limit = sum > s->base_limit ? sum : s->base_limit;
@@ -274,6 +286,54 @@ static bool combine_of(const graph_op *op, vtrn_dtype t, vtrn_alu *out) {
     return op->reducer == GRAPH_REDUCER_REPLACE;
 }
 
+/* One window after the other: those that meet are added to in order. */
+static vtrn_status add_in_turn(lower *l, const address_spec *s) {
+    for (int64_t i = 0; i < s->n; i++) {
+        address_spec window = *s;
+        window.n = 1;
+        window.n_batch = 0;
+        int64_t left = i;
+        for (int d = s->n_batch - 1; d >= 0; d--) {
+            window.array.offset += left % s->batch[d].size * s->batch[d].stride;
+            left /= s->batch[d].size;
+        }
+        window.has_base = false;
+        window.table.offset += address_base(l, s, i);
+        for (int t = 0; t < s->n_terms; t++) {
+            view *index = &window.term[t].index;
+            index->offset += i * index->f[0].stride;
+            index->f[0].size = 1;
+        }
+        VTRN_RETURN_IF_ERROR(address_scatter(l, &window, VTRN_ALU_ADD));
+    }
+    return NULL;
+}
+
+/* Adds updates that may meet, in the way that takes least time. */
+static vtrn_status add_windows(lower *l, const graph_op *op, address_spec *s, int64_t n_elements,
+                               bool *is_done) {
+    enum { ROW_US = 5, ADD_US = 2, TURN_US = 5 }; /* of a step, roughly, by the timing model */
+    enum { MAX_TURNS = 2048 };                    /* for a program's size */
+    int64_t rows = row_scatter_steps(l, s, n_elements), adds = scatter_add_steps(l, s, n_elements);
+    bool is_row = rows >= 0 && (adds < 0 || rows * ROW_US <= adds * ADD_US);
+    int64_t us = is_row ? rows * ROW_US : adds * ADD_US;
+    bool is_turn = s->n <= MAX_TURNS && (us < 0 || s->n * TURN_US < us);
+    *is_done = is_turn || us >= 0;
+    if (!*is_done)
+        return NULL;
+    if (is_turn) {
+        VTRN_RETURN_IF_ERROR(lower_begin_update(l, op, &s->table));
+        return add_in_turn(l, s);
+    }
+    if (is_row)
+        return row_scatter_windows(l, op, s);
+    double base;
+    bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
+    VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s->table)
+                                 : lower_begin_update(l, op, &s->table));
+    return scatter_add(l, s, n_elements, is_zero, !non_finite_is_possible(l, op->operands[2]));
+}
+
 static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done) {
     vtrn_alu combine;
     if (op->n_results != 1 || op->n_operands != 3 ||
@@ -294,14 +354,8 @@ static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done
     int64_t n_elements = graph_type_count(x.table);
     s.table.dtype = x.table->dtype;
     if (!is_distinct) {
-        *is_done = combine == VTRN_ALU_ADD && scatter_add_supports(l, &s, n_elements);
-        if (!*is_done)
-            return NULL;
-        double base;
-        bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
-        VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s.table)
-                                     : lower_begin_update(l, op, &s.table));
-        return scatter_add(l, &s, n_elements, is_zero, !non_finite_is_possible(l, op->operands[2]));
+        *is_done = combine == VTRN_ALU_ADD;
+        return *is_done ? add_windows(l, op, &s, n_elements, is_done) : NULL;
     }
     VTRN_RETURN_IF_ERROR(lower_begin_update(l, op, &s.table));
     return address_scatter(l, &s, combine);

@@ -9,26 +9,30 @@
 #include "compiler/lower/scatter_add.h"
 
 #include "compiler/emit/emit_kernels.h"
+#include "compiler/lower/int_bytes.h"
+#include "compiler/lower/movement.h"
 #include "compiler/lower/non_finite.h"
 #include "compiler/lower/psum.h"
 
+#include <string.h>
+
 enum {
     PARTITIONS = 128,
-    MAX_ELEMENTS = 1 << 22,    /* of the table */
-    MAX_STEPS = 1 << 16,       /* tiles of updates: a program's size */
-    MAX_INT_UPDATES = 1 << 16, /* bytes of so many add up below 2^24 */
-    FAR_AWAY = -(1 << 30),     /* an address that no window reaches */
-    CHUNK_COLS = 64,           /* blocks of 128 updates whose addresses are held at a time */
+    MAX_ELEMENTS = 1 << 22, /* of the table */
+    MAX_STEPS = 1 << 16,    /* tiles of updates: a program's size */
+    MAX_FOLDED = 1 << 20,   /* elements whose places are listed one by one */
+    FAR_AWAY = -(1 << 30),  /* an address that no window reaches */
+    CHUNK_COLS = 64,        /* blocks of 128 updates whose addresses are held at a time */
     LEAST_CHUNK_COLS = LOWER_SBUF_ALIGN / 4,
-    N_BYTES = 4,
     N_FLOAT_PARTS = 3, /* finite, above, below */
-    MAX_PARTS = N_BYTES,
+    MAX_PARTS = INT_BYTES,
 };
 
 typedef struct adder {
     lower *l;
     const address_spec *s;
     bool is_int, has_old, is_finite;
+    bool is_folded;             /* each element of a window is to be a window of its own */
     int64_t n_elements, n_high; /* of the table; rows of low_size */
     int shift;
     int64_t low_size, n_window;
@@ -132,12 +136,10 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
     VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &low, &placed,
                                                 VTRN_ALU_BITWISE_AND, x->low_size - 1,
                                                 VTRN_ALU_NONE, 0));
-    for (int i = 0; x->is_int && i < N_BYTES; i++) {
+    for (int i = 0; x->is_int && i < INT_BYTES; i++) {
         vtrn_ap byte = tile_ap_cols(&x->value[i], rows, col, cols);
         vtrn_ap raw = tile_ap_cols(&x->raw, rows, col, cols);
-        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_VECTOR, &byte, &raw,
-                                                    VTRN_ALU_SHIFT_RIGHT_LOGICAL, 8 * i,
-                                                    VTRN_ALU_BITWISE_AND, 255));
+        VTRN_RETURN_IF_ERROR(int_bytes_take(l, &byte, &raw, i));
     }
     if (x->n_parts != N_FLOAT_PARTS)
         return NULL;
@@ -243,28 +245,6 @@ static vtrn_status move_rows(adder *x, const tile *t, int64_t h0, uint32_t n_h, 
     return NULL;
 }
 
-/* The bytes' sums -> 32 bits, from the highest byte down. */
-static vtrn_status join_bytes(adder *x, uint32_t n_h) {
-    lower *l = x->l;
-    vtrn_ap sum = tile_ap(&x->sum, n_h, (uint32_t)x->low_size), part = sum;
-    part.addr = x->part.addr;
-    for (int i = N_BYTES - 1; i >= 0; i--) {
-        LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
-        copy->ap[0] = i == N_BYTES - 1 ? sum : part;
-        copy->ap[1] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
-        if (i == N_BYTES - 1)
-            continue;
-        VTRN_RETURN_IF_ERROR(lower_emit_scalar_bits(l, VTRN_ENGINE_GPSIMD, &sum, &sum,
-                                                    VTRN_ALU_MULTIPLY, 256, VTRN_ALU_NONE, 0));
-        LOWER_EMIT(add, l, TENSOR_TENSOR, GPSIMD);
-        add->op0 = VTRN_ALU_ADD;
-        add->ap[0] = sum;
-        add->ap[1] = sum;
-        add->ap[2] = part;
-    }
-    return NULL;
-}
-
 /* Where the sum of the parts of floats lies. */
 static vtrn_status join_parts(adder *x, uint32_t n_h, vtrn_ap *out) {
     lower *l = x->l;
@@ -285,8 +265,12 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     lower *l = x->l;
     vtrn_ap sum = tile_ap(&x->sum, n_h, (uint32_t)x->low_size), old = sum, from = sum;
     old.addr = x->old.addr;
+    vtrn_ap part = sum, bytes[INT_BYTES];
+    part.addr = x->part.addr;
+    for (int i = 0; x->is_int && i < INT_BYTES; i++)
+        bytes[i] = tile_ap(&x->psum[i], n_h, (uint32_t)x->low_size);
     if (x->is_int)
-        VTRN_RETURN_IF_ERROR(join_bytes(x, n_h));
+        VTRN_RETURN_IF_ERROR(int_bytes_join(l, &sum, &part, bytes));
     else
         VTRN_RETURN_IF_ERROR(join_parts(x, n_h, &from));
     if (x->has_old) {
@@ -310,13 +294,18 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     return move_rows(x, &x->sum, h0, n_h, true);
 }
 
-static bool plan_sums(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
+static int64_t n_blocks_of(int64_t n) {
+    return (n + PARTITIONS - 1) / PARTITIONS;
+}
+
+/* Sizes it; the number of steps, or -1. */
+static int64_t plan_sums(const lower *l, const address_spec *s, int64_t n_elements, adder *x) {
     vtrn_dtype t = (vtrn_dtype)s->table.dtype;
-    int64_t bank_cols = psum_cols(l->chip);
+    int64_t bank_cols = psum_cols(l->chip), n = s->n;
     x->is_int = t == VTRN_DTYPE_INT32 || t == VTRN_DTYPE_UINT32;
     if (!x->is_int && t != VTRN_DTYPE_FP32 && t != VTRN_DTYPE_BF16 && t != VTRN_DTYPE_FP16)
-        return false;
-    x->n_parts = x->is_int ? N_BYTES : x->is_finite ? 1 : N_FLOAT_PARTS;
+        return -1;
+    x->n_parts = x->is_int ? INT_BYTES : x->is_finite ? 1 : N_FLOAT_PARTS;
     x->n_elements = n_elements;
     x->n_window = 1;
     for (int i = 0; i < s->n_window; i++)
@@ -335,31 +324,62 @@ static bool plan_sums(const lower *l, const address_spec *s, int64_t n_elements,
         x->n_high = (n_elements + x->low_size - 1) / x->low_size;
     }
     x->updates = s->array;
-    x->updates.n = s->n_batch;
-    for (int i = 0; i < s->n_batch; i++)
-        x->updates.f[i] = s->batch[i];
-    view_coalesce(&x->updates);
-    if (x->updates.n == 0)
-        x->updates.f[0] = (view_factor){1, 0};
-    int64_t n_blocks = (s->n + PARTITIONS - 1) / PARTITIONS;
-    int64_t n_passes = (x->n_high + PARTITIONS - 1) / PARTITIONS;
-    return x->n_parts <= l->chip->n_psum_banks && x->updates.n <= 1 && n_elements <= MAX_ELEMENTS &&
-           x->n_window < MAX_STEPS && n_blocks < MAX_STEPS &&
-           n_blocks * x->n_window * n_passes * (x->is_int ? N_BYTES : 1) < MAX_STEPS &&
-           (!x->is_int || s->n * x->n_window <= MAX_INT_UPDATES);
+    x->updates.n = 1;
+    x->updates.f[0] = s->n_batch ? s->batch[0] : (view_factor){1, 0};
+    /* few windows would leave partitions without an update */
+    x->is_folded = n * x->n_window <= MAX_FOLDED &&
+                   2 * n_blocks_of(n * x->n_window) <= n_blocks_of(n) * x->n_window;
+    if (x->is_folded) {
+        n *= x->n_window;
+        x->n_window = 1;
+    }
+    int64_t n_steps = n_blocks_of(n) * x->n_window * n_blocks_of(x->n_high);
+    bool is_supported = x->n_parts <= l->chip->n_psum_banks && n_elements <= MAX_ELEMENTS &&
+                        x->n_window < MAX_STEPS && n_blocks_of(n) < MAX_STEPS &&
+                        n_steps * (x->is_int ? INT_BYTES : 1) < MAX_STEPS &&
+                        (!x->is_int || n * x->n_window <= INT_BYTES_MAX_SUMMANDS);
+    return is_supported ? n_steps : -1;
 }
 
-bool scatter_add_supports(const lower *l, const address_spec *s, int64_t n_elements) {
+int64_t scatter_add_steps(const lower *l, const address_spec *s, int64_t n_elements) {
     adder x = {.s = s};
     return plan_sums(l, s, n_elements, &x);
 }
 
-vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, bool is_zero,
+/* Gives the updates one stride, by a copy where they have more. */
+static vtrn_status line_up(lower *l, address_spec *s) {
+    view all = s->array, list;
+    int64_t n_window = 1;
+    all.n = s->n_batch;
+    memcpy(all.f, s->batch, (size_t)s->n_batch * sizeof *s->batch);
+    list = all;
+    view_coalesce(&list);
+    if (list.n > 1) {
+        for (int i = 0; i < s->n_window; i++) {
+            all.f[all.n++] = (view_factor){s->window[i].size, s->window[i].array};
+            n_window *= s->window[i].size;
+        }
+        graph_type flat = {.dtype = all.dtype, .rank = 1, .dims = {s->n * n_window}};
+        VTRN_RETURN_IF_ERROR(movement_densify(l, &all, &flat));
+        s->array = all;
+        list.f[0] = (view_factor){s->n, n_window};
+        for (int64_t i = s->n_window - 1, step = 1; i >= 0; step *= s->window[i--].size)
+            s->window[i].array = step;
+    }
+    s->n_batch = list.n ? 1 : 0;
+    s->batch[0] = list.f[0];
+    return NULL;
+}
+
+vtrn_status scatter_add(lower *l, address_spec *s, int64_t n_elements, bool is_zero,
                         bool is_finite) {
+    adder x = {.s = s, .is_finite = is_finite};
+    VTRN_CHECK(plan_sums(l, s, n_elements, &x) >= 0, "the caller asked scatter_add_steps()");
+    if (x.is_folded)
+        VTRN_RETURN_IF_ERROR(address_fold(l, s, s->n_window, 1));
+    VTRN_RETURN_IF_ERROR(line_up(l, s));
     kernel_scatter_add spec = {
         .at = *s, .n_elements = n_elements, .has_old = !is_zero, .is_finite = is_finite};
-    adder x = {.s = s, .is_finite = is_finite};
-    VTRN_CHECK(plan_sums(l, s, n_elements, &x), "the caller asked scatter_add_supports()");
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_SCATTER_ADD, &spec, sizeof spec, sbuf_bytes(&x)));
     VTRN_RETURN_IF_ERROR(address_accesses(l, s));
     VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, s->array.slot));
@@ -371,8 +391,8 @@ vtrn_status scatter_add(lower *l, const address_spec *s, int64_t n_elements, boo
 vtrn_status emit_scatter_add_kernel(lower *l, const kernel *k) {
     const kernel_scatter_add *spec = k->spec;
     adder x = {.l = l, .s = &spec->at, .has_old = spec->has_old, .is_finite = spec->is_finite};
-    VTRN_CHECK(plan_sums(l, &spec->at, spec->n_elements, &x),
-               "the caller asked scatter_add_supports()");
+    VTRN_CHECK(plan_sums(l, &spec->at, spec->n_elements, &x) >= 0 && !x.is_folded,
+               "scatter_add() folded the windows");
     VTRN_RETURN_IF_ERROR(place_tiles(&x));
     VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &x.banks));
     for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
