@@ -324,3 +324,52 @@ def test_few_long_rows_use_all_partitions(devices):
 
     check(devices("trn1"), f, x, row)
     assert step_ns(x, row) < 1.5 * step_ns(x.reshape(160, 1000), row[:1000])
+
+
+# --- wide sums over rows --------------------------------------------------------------------------------
+
+
+def many_sums(x):
+    return [(x * i).sum(0) for i in range(5)]
+
+
+def sums_and_more(x):
+    first = jnp.broadcast_to(x[:, :1], x.shape)
+    return x.mean(0), (x.mean(1) ** 2).sum(), first.sum(0), (x * 2 + first).sum(0), x * 3
+
+
+def batch_norm(x, scale):
+    return (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5) * scale
+
+
+WIDE_SUMS = {
+    "one": (lambda x: (x * 2).sum(0), (1000, 2500)),
+    "many": (many_sums, (200, 3000)),
+    "beside other reductions": (sums_and_more, (200, 3001)),
+    "a batch norm": (batch_norm, (140, 5003), (5003,)),
+    "gradients of a wide layer": (total(lambda x, w, b: jnp.tanh(x @ w + b)), (130, 64), (64, 4096), (4096,)),
+    "gradients of a layer norm": (total(layer_norm), (256, 4096), (4096,), (4096,)),
+    "of several dims": (lambda x: (x + 1).sum((0, 1)), (10, 20, 4100)),
+}
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", *SMALL])
+@pytest.mark.parametrize("name", WIDE_SUMS)
+def test_sums_over_rows_of_any_width(devices, name, chip):
+    f, *shapes = WIDE_SUMS[name]
+    check(devices(chip), f, *[rand(s, i) for i, s in enumerate(shapes)], tol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+@pytest.mark.parametrize("rows", [1, 2, 23, 24, 63, 64, 65, 127, 128, 129, 257])
+@pytest.mark.parametrize("cols", [2047, 2048, 2049, 2561])
+def test_sums_over_rows_around_what_psum_holds(devices, rows, cols, dtype):
+    check(devices("trn1"), lambda x: (x.sum(0), (x * x).sum(0)), rand((rows, cols), rows, dtype), tol=1e-4)
+
+
+def test_wide_sums_read_their_operand_once(devices):
+    x = rand((1000, 2500))
+    exported = jax.export.export(jax.jit(lambda x: (x * 2).sum(0)), platforms=["cpu"])(x)
+    executable = devices("trn1").compile(exported.mlir_module_serialized)
+    executable(x)
+    assert executable.profile().hbm_read_bytes == x.nbytes

@@ -14,7 +14,6 @@ enum {
     /* A reduction over more columns than this is done in two steps: a tile row must fit SBUF
      * several times over. */
     MAX_REDUCE_COLS = 4096,
-    MAX_COLUMN_SUM_COLS = 2048, /* of a row tile that column sums keep whole in SBUF */
 };
 
 bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out) {
@@ -29,67 +28,6 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out) {
     default:
         return true;
     }
-}
-
-int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum) {
-    return psum_banks_for(l->chip, sum->is_total ? 1 : f->cols);
-}
-
-/* PSUM banks of a fusion. */
-typedef struct bank_demand {
-    int sums;      /* of its column sums */
-    int contracts; /* of its contractions, at least */
-} bank_demand;
-
-static bank_demand demand_of(const lower *l, const fusion *f) {
-    bank_demand demand = {0};
-    for (int i = 0; i < f->n_nodes; i++) {
-        const fusion_node *node = &f->nodes[i];
-        if (node->is_column)
-            demand.sums += fusion_sum_banks(l, f, node);
-        if (node->op == FUSION_CONTRACT) {
-            contract_banks least = contract_least_banks(l, node->spec);
-            demand.contracts += least.sums + least.turns;
-        }
-    }
-    return demand;
-}
-
-/* Whether the chip has the banks. Column sums hold theirs through the whole kernel and may have
- * half of them. */
-static bool has_banks(const lower *l, bank_demand demand) {
-    int n = l->chip->n_psum_banks;
-    return demand.sums <= n / 2 && demand.sums + demand.contracts <= n;
-}
-
-/* Whether a fusion can sum up rows of `cols` too. */
-static bool can_sum(const lower *l, const fusion *f, int64_t cols) {
-    bank_demand demand = {0};
-    if (f)
-        demand = demand_of(l, f);
-    demand.sums += psum_banks_for(l->chip, cols);
-    return cols <= MAX_COLUMN_SUM_COLS && has_banks(l, demand);
-}
-
-/* Whether one fusion can do what two do. */
-static bool can_merge(const lower *l, const fusion *a, const fusion *b) {
-    bank_demand of_a = demand_of(l, a), of_b = demand_of(l, b);
-    return a->n_contracts + b->n_contracts <= FUSION_MAX_CONTRACTS &&
-           has_banks(l, (bank_demand){of_a.sums + of_b.sums, of_a.contracts + of_b.contracts});
-}
-
-/* Columns of a fusion that sums up n rows of `cols`. Few would leave the engines little to do in
- * each row of a tile: neighbouring rows become one, as many as a PSUM bank has room for and leave
- * rows for all partitions, and the sums of its parts are added up at the end. */
-static int64_t sum_cols(const lower *l, int64_t n, int64_t cols) {
-    enum { PARTITIONS = 128, FEW_COLS = 128 };
-    int64_t bank_cols = psum_cols(l->chip);
-    if (cols >= FEW_COLS || cols == 0)
-        return cols;
-    for (int64_t k = bank_cols / cols; k > 1; k--)
-        if (n % k == 0 && n / k >= PARTITIONS)
-            return cols * k;
-    return cols;
 }
 
 static int64_t count_of(const lower *l, graph_value v) {
@@ -311,7 +249,7 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
                         (!chosen->cols || !f->cols || chosen->cols == f->cols) &&
                         chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES &&
                         (!chosen->row_step || !f->row_step || chosen->row_step == f->row_step) &&
-                        can_merge(l, chosen, f);
+                        fusion_can_merge(l, chosen, f);
             if (is_usable) {
                 VTRN_RETURN_IF_ERROR(merge(l, chosen, f));
                 continue;
@@ -733,11 +671,11 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         const fusion_node *from = &f->nodes[value->node];
         int64_t cols = shape == SHAPE_TRAILING ? n_reduced : n / n_reduced;
         if (shape == SHAPE_LEADING && f->cols != cols)
-            cols = sum_cols(l, n_reduced, cols);
+            cols = fusion_sum_cols(l, n_reduced, cols);
         bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
-        if (is_open && shape == SHAPE_TRAILING &&
+        if (is_open && shape == SHAPE_TRAILING && !fusion_has_wide_sums(f) &&
             fusion_first_share(n / n_reduced, n_reduced) == 1) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
@@ -745,14 +683,14 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         }
         bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
                             !from->is_column && op->reducer == GRAPH_REDUCER_ADD &&
-                            dtype == VTRN_DTYPE_FP32 && can_sum(l, f, 1) &&
+                            dtype == VTRN_DTYPE_FP32 && fusion_can_sum(l, f, n, 1) &&
                             f->n_nodes + 1 < FUSION_MAX_NODES;
         if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
             f->nodes[node].is_total = true;
             return fusion_name(l, f, op->results[0], node, NULL);
         }
-        bool is_sum = op->reducer == GRAPH_REDUCER_ADD && can_sum(l, f, cols) &&
+        bool is_sum = op->reducer == GRAPH_REDUCER_ADD && fusion_can_sum(l, f, n / cols, cols) &&
                       (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
         if (is_open && shape == SHAPE_LEADING && is_sum) {
             f->cols = cols;
@@ -762,19 +700,20 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     }
     view from, permuted;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
-    if (keeps_last(op, in) && move_reduced(l, op, &from, true, &permuted)) {
+    bool is_column = shape == SHAPE_LEADING && op->reducer == GRAPH_REDUCER_ADD &&
+                     fusion_can_sum(l, NULL, n_reduced, n / n_reduced) && n / n_reduced > 1 &&
+                     (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
+    bool is_wide = is_column && n / n_reduced > FUSION_MAX_WHOLE_SUM_COLS;
+    if (!is_wide && keeps_last(op, in) && move_reduced(l, op, &from, true, &permuted)) {
         bool is_summed = false;
         VTRN_RETURN_IF_ERROR(reduce_taps(l, op, &permuted, n_reduced, &is_summed));
         if (is_summed)
             return NULL;
     }
-    bool is_column = shape == SHAPE_LEADING && op->reducer == GRAPH_REDUCER_ADD &&
-                     can_sum(l, NULL, n / n_reduced) && n / n_reduced > 1 &&
-                     (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
     if (is_column) {
         fusion *f = NULL;
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
-        f->cols = sum_cols(l, n_reduced, n / n_reduced);
+        f->cols = fusion_sum_cols(l, n_reduced, n / n_reduced);
         fusion_in operand_in;
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[0], n, &operand_in));
         if (operand_in.node != FUSION_NO_NODE) {

@@ -112,10 +112,23 @@ bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
 /* The view of a reduction's operand with the reduced dims behind the kept ones; false: make it
  * dense first. */
 bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out);
-/* PSUM banks that hold a column reduction's sums. */
-int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum);
 /* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
 int64_t fusion_first_share(int64_t rows, int64_t cols);
+
+/* --- fusion_sums.c: sums over the rows --- */
+/* Those of up to so many columns keep a row tile whole in SBUF, and their banks through the whole
+ * kernel. Wider ones leave after each block of columns. */
+enum { FUSION_MAX_WHOLE_SUM_COLS = 2048 };
+bool fusion_is_wide_sum(const fusion *f, const fusion_node *node);
+bool fusion_has_wide_sums(const fusion *f);
+/* PSUM banks that hold a column reduction's sums. */
+int fusion_sum_banks(const lower *l, const fusion *f, const fusion_node *sum);
+/* Whether a fusion (NULL: a new one) can sum up n_rows rows of `cols` too. */
+bool fusion_can_sum(const lower *l, const fusion *f, int64_t n_rows, int64_t cols);
+/* Whether one fusion has the banks for what two do. */
+bool fusion_can_merge(const lower *l, const fusion *a, const fusion *b);
+/* Columns of a fusion that sums up n rows of `cols`: those of several rows where they are few. */
+int64_t fusion_sum_cols(const lower *l, int64_t n, int64_t cols);
 
 /* --- elementwise_*.c --- */
 /* The engines take per-partition scalars of float data in fp32 only: beside the tile of a row of a

@@ -89,21 +89,23 @@ static vtrn_ap columns(const emitter *e, const fusion_node *node, uint32_t from,
     return ap;
 }
 
-/* Columns from c on, `end` at most, whose sums are in one PSUM bank. */
-static uint32_t bank_part(const lower *l, int64_t c, int64_t end) {
-    int64_t bank_end = (c / psum_cols(l->chip) + 1) * psum_cols(l->chip);
-    return (uint32_t)((end < bank_end ? end : bank_end) - c);
+/* Columns from c on, `end` at most, whose sums are in one PSUM bank. A wide sum has one bank, for
+ * the block of columns that begins at c. */
+static uint32_t bank_part(const emitter *e, const fusion_node *node, int64_t c, int64_t end) {
+    int64_t bank_cols = psum_cols(e->l->chip), bank_end = (c / bank_cols + 1) * bank_cols;
+    return (uint32_t)((end < bank_end || fusion_is_wide_sum(e->f, node) ? end : bank_end) - c);
 }
 
-static vtrn_ap bank_ap(lower *l, const fusion_node *node, int64_t c, uint32_t n) {
-    int64_t bank_cols = psum_cols(l->chip);
-    tile bank = psum_tile(l, &node->banks, (int)(c / bank_cols));
-    return tile_ap_cols(&bank, 1, (uint32_t)(c % bank_cols), n);
+static vtrn_ap bank_ap(const emitter *e, const fusion_node *node, int64_t c, uint32_t n) {
+    int64_t bank_cols = psum_cols(e->l->chip);
+    int64_t at = fusion_is_wide_sum(e->f, node) ? c % e->size.tile_cols : c;
+    tile bank = psum_tile(e->l, &node->banks, (int)(at / bank_cols));
+    return tile_ap_cols(&bank, 1, (uint32_t)(at % bank_cols), n);
 }
 
 /* The one sum of what is constant along the rows, for each of n columns. */
-static vtrn_ap constant_ap(lower *l, const fusion_node *node, int64_t n) {
-    vtrn_ap ap = bank_ap(l, node, 0, 1);
+static vtrn_ap constant_ap(const emitter *e, const fusion_node *node, int64_t n) {
+    vtrn_ap ap = bank_ap(e, node, 0, 1);
     ap.dim[0] = (vtrn_dim){0, (uint32_t)n};
     return ap;
 }
@@ -119,9 +121,9 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_tur
     bool is_row = from->klass == NODE_ROW;
     int64_t begin = is_row ? 0 : turn->c, end = is_row ? 1 : turn->c + turn->cols;
     for (int64_t c = begin; c < end;) {
-        uint32_t n = bank_part(l, c, end);
+        uint32_t n = bank_part(e, node, c, end);
         LOWER_EMIT(sum, l, MATMUL, TENSOR);
-        sum->ap[0] = bank_ap(l, node, c, n);
+        sum->ap[0] = bank_ap(e, node, c, n);
         sum->ap[1] =
             is_row ? tile_ap(&from->t, e->env.rows, 1) : columns(e, from, (uint32_t)(c - begin), n);
         sum->flags =
@@ -143,19 +145,31 @@ static vtrn_status finish_column_part(emitter *e, const fusion_node *node, int64
         fold->op0 = VTRN_ALU_ADD;
         fold->arg[0] = 1;
         fold->ap[0] = tile_ap(t, 1, (uint32_t)n);
-        fold->ap[1] = is_constant ? constant_ap(l, node, n) : bank_ap(l, node, c, (uint32_t)n);
+        fold->ap[1] = is_constant ? constant_ap(e, node, n) : bank_ap(e, node, c, (uint32_t)n);
         fold->ap[1].dim[fold->ap[1].n_dims++] =
             (vtrn_dim){is_constant ? 0 : (int32_t)n_sums, (uint32_t)n_parts};
         return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
     }
     for (int64_t at = c; at < c + n;) {
-        uint32_t part = is_constant ? (uint32_t)n : bank_part(l, at, c + n);
+        uint32_t part = is_constant ? (uint32_t)n : bank_part(e, node, at, c + n);
         LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
         copy->ap[0] = tile_ap_cols(t, 1, (uint32_t)(at - c), part);
-        copy->ap[1] = is_constant ? constant_ap(l, node, n) : bank_ap(l, node, at, part);
+        copy->ap[1] = is_constant ? constant_ap(e, node, n) : bank_ap(e, node, at, part);
         at += part;
     }
     return lower_store(l, &node->at, 0, 0, 1, c, n, t, false);
+}
+
+/* The wide sums of a block of columns. */
+static vtrn_status finish_column_block(emitter *e, const tile_turn *turn) {
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        const fusion_node *node = &e->f->nodes[i];
+        if (!node->is_live || !fusion_is_wide_sum(e->f, node))
+            continue;
+        e->l->build.source = node->source;
+        VTRN_RETURN_IF_ERROR(finish_column_part(e, node, turn->c, turn->cols, &node->t));
+    }
+    return NULL;
 }
 
 static vtrn_status finish_column_sum(emitter *e, const fusion_node *node) {
@@ -397,9 +411,13 @@ static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buff
 }
 
 /* What comes before the first tile of a block of columns, or of a pass. */
-static vtrn_status begin_turns(emitter *e, const tile_turn *turn, int *block) {
-    if (e->form == FUSION_COLUMN_BLOCKS)
+static vtrn_status begin_turns(emitter *e, const tile_turn *before, const tile_turn *turn,
+                               int *block) {
+    if (e->form == FUSION_COLUMN_BLOCKS) {
+        if (before->rows)
+            VTRN_RETURN_IF_ERROR(finish_column_block(e, before));
         return load_column_block(e, turn, (*block)++ % e->size.n_col_buffers);
+    }
     if (!turn->is_row_stage)
         map_start_pass(e, turn->pass);
     return NULL;
@@ -407,14 +425,15 @@ static vtrn_status begin_turns(emitter *e, const tile_turn *turn, int *block) {
 
 static vtrn_status emit_loop(emitter *e) {
     tile_turn turns[FUSION_MAX_ABREAST], turn = {.row_cols = (uint32_t)fusion_turn_cols(e)};
+    tile_turn before = turn;
     int n = 0, iteration = 0, block = 0, row_block = 0;
-    while (fusion_next_turn(e, &turn)) {
+    for (; fusion_next_turn(e, &turn); before = turn) {
         bool is_start = e->form == FUSION_COLUMN_BLOCKS ? turn.r == 0
                         : e->form == FUSION_PASSES      ? turn.c == 0
                                                         : false;
         if (is_start) {
             VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
-            VTRN_RETURN_IF_ERROR(begin_turns(e, &turn, &block));
+            VTRN_RETURN_IF_ERROR(begin_turns(e, &before, &turn, &block));
             n = 0;
         }
         row_block += turn.is_row_stage && turn.pass == 0;
@@ -427,7 +446,8 @@ static vtrn_status emit_loop(emitter *e) {
         VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
         n = 0;
     }
-    return emit_turns(e, turns, n);
+    VTRN_RETURN_IF_ERROR(emit_turns(e, turns, n));
+    return finish_column_block(e, &before);
 }
 
 vtrn_status emit_map_kernel(lower *l, const kernel *k) {
@@ -436,8 +456,10 @@ vtrn_status emit_map_kernel(lower *l, const kernel *k) {
     VTRN_RETURN_IF_ERROR(map_place_tiles(e));
     VTRN_RETURN_IF_ERROR(emit_hoisted(e));
     VTRN_RETURN_IF_ERROR(emit_loop(e));
-    for (int i = 0; i < e->f->n_nodes; i++)
-        if (e->f->nodes[i].is_live && e->f->nodes[i].is_column)
-            VTRN_RETURN_IF_ERROR(finish_column_sum(e, &e->f->nodes[i]));
+    for (int i = 0; i < e->f->n_nodes; i++) {
+        const fusion_node *node = &e->f->nodes[i];
+        if (node->is_live && node->is_column && !fusion_is_wide_sum(e->f, node))
+            VTRN_RETURN_IF_ERROR(finish_column_sum(e, node));
+    }
     return NULL;
 }

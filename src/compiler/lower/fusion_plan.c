@@ -380,6 +380,7 @@ static fusion_demand demand_of(emitter *e) {
         d.has_whole_rows |= node->op == GRAPH_REDUCE;
         d.n_cols += node->klass == NODE_COL;
         d.n_sums += node->is_column;
+        d.n_wide_sums += fusion_is_wide_sum(f, node);
         if (node->klass == NODE_ROW && node->is_hoisted)
             d.fixed_bytes += FUSION_ROW_TILE_BYTES;
         d.n_rows += node->klass == NODE_ROW && !is_elsewhere(node);
@@ -389,6 +390,7 @@ static fusion_demand demand_of(emitter *e) {
         while (d.max_abreast > contract_ahead(&e->contracts[i]))
             d.max_abreast /= 2;
     }
+    d.max_cols = d.n_wide_sums ? psum_cols(e->l->chip) : 0;
     return d;
 }
 
@@ -419,6 +421,13 @@ static bool find_consts(emitter *e) {
 static bool has_row_reduction(const fusion *f) {
     for (int i = 0; i < f->n_nodes; i++)
         if (f->nodes[i].is_live && f->nodes[i].op == GRAPH_REDUCE && !f->nodes[i].is_column)
+            return true;
+    return false;
+}
+
+static bool has_wide_sum(const fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_live && fusion_is_wide_sum(f, &f->nodes[i]))
             return true;
     return false;
 }
@@ -469,15 +478,17 @@ vtrn_status map_place_tiles(emitter *e) {
     uint64_t row_bytes = (uint64_t)e->cols * 4;
     uint64_t col_bytes = e->form == FUSION_COLUMN_BLOCKS ? 0 : row_bytes;
     uint64_t sum_bytes = e->form == FUSION_WHOLE ? row_bytes : 0;
+    uint64_t wide_bytes = e->size.slot_bytes;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live)
             continue;
         node->t = (tile){.space = VTRN_SPACE_SBUF, .dtype = node->dtype};
         if (node->is_hoisted || node->is_column)
-            node->t.addr = lower_sbuf_alloc(l, node->is_column           ? sum_bytes
-                                               : node->klass == NODE_COL ? col_bytes
-                                                                         : FUSION_ROW_TILE_BYTES);
+            node->t.addr = lower_sbuf_alloc(l, fusion_is_wide_sum(f, node) ? wide_bytes
+                                               : node->is_column           ? sum_bytes
+                                               : node->klass == NODE_COL   ? col_bytes
+                                                                           : FUSION_ROW_TILE_BYTES);
     }
     VTRN_RETURN_IF_ERROR(place_contracts_and_sums(e));
     for (int i = 0; i < e->env.n_consts; i++) {
@@ -525,7 +536,8 @@ vtrn_status map_layout(emitter *e, bool *fits) {
     if (!*fits)
         return NULL;
     start_contracts(e);
-    if (map_size(e) > e->l->sbuf_limit && e->n_contracts == 0)
+    map_size(e);
+    if (e->n_contracts == 0 && (e->size.n_bytes > e->l->sbuf_limit || has_wide_sum(e->f)))
         VTRN_RETURN_IF_ERROR(cut_columns(e));
     if (e->size.n_bytes > e->l->sbuf_limit && e->n_contracts > 0) {
         for (int i = 0; i < e->n_contracts; i++)
@@ -533,5 +545,5 @@ vtrn_status map_layout(emitter *e, bool *fits) {
         map_size(e);
     }
     *fits = e->size.n_bytes <= e->l->sbuf_limit && !repeats_too_much(e);
-    return note_rows(e);
+    return *fits ? note_rows(e) : NULL;
 }

@@ -50,6 +50,7 @@ static uint64_t bytes_of(const fusion_demand *d, const fusion_tiling *t) {
     return d->fixed_bytes + (uint64_t)t->iter_bytes * (uint32_t)t->n_buffers +
            (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
            (uint64_t)t->row_bytes * (uint32_t)t->n_row_buffers +
+           (uint64_t)t->slot_bytes * (uint32_t)d->n_wide_sums +
            (uint64_t)n_whole_rows * bytes_of_cols(d->cols);
 }
 
@@ -80,8 +81,9 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
 static void widen(const fusion_demand *d, int64_t most, uint64_t limit_bytes, fusion_tiling *t) {
     set_tile_cols(d, least(most, LEAST_TILE_COLS), t);
     t->n_bytes = bytes_of(d, t);
-    uint64_t step =
-        (uint64_t)(d->n_full * t->n_buffers + d->n_cols * t->n_col_buffers) * LOWER_SBUF_ALIGN;
+    uint64_t step = (uint64_t)t->row_base * (uint32_t)t->n_buffers +
+                    (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
+                    (uint64_t)t->slot_bytes * (uint32_t)d->n_wide_sums;
     if (t->n_bytes >= limit_bytes || most <= LEAST_TILE_COLS)
         return;
     int64_t n_steps = step ? (int64_t)((limit_bytes - t->n_bytes) / step) : most;
@@ -100,6 +102,8 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
         .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
     int64_t most = wanted_cols(d->n_full);
     most = least(most, d->is_flat ? spread_cols(d->n) : d->cols);
+    if (d->max_cols)
+        most = least(most, d->max_cols);
     widen(d, most, limit_bytes, &t);
     if (t.n_bytes > limit_bytes || t.tile_cols < least(most, MIN_TILE_COLS)) {
         t.n_buffers = t.n_col_buffers = t.n_row_buffers = 1;
