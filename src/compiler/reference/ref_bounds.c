@@ -527,8 +527,11 @@ static bool is_all_wide(const bounds *b, const graph_op *op) {
     return is_wide;
 }
 
+static bool has_arithmetic_reducer(const graph_op *op) {
+    return ref_reducer_kind((graph_reducer)op->reducer) != GRAPH_UNKNOWN;
+}
+
 static bounds_fn function_of(const bounds *b, const graph_op *op) {
-    const bool is_arithmetic = ref_reducer_kind((graph_reducer)op->reducer) != GRAPH_UNKNOWN;
     if (!is_of_engine_types(b, op))
         return run_own;
     if (ref_is_elementwise((graph_kind)op->kind))
@@ -547,11 +550,11 @@ static bounds_fn function_of(const bounds *b, const graph_op *op) {
         return run_movement;
     case GRAPH_SCATTER:
         return op->reducer == GRAPH_REDUCER_REPLACE ? run_movement
-               : is_arithmetic                      ? run_reduction
+               : has_arithmetic_reducer(op)         ? run_reduction
                                                     : run_own;
     case GRAPH_REDUCE:
     case GRAPH_REDUCE_WINDOW:
-        return is_arithmetic ? run_reduction : run_own;
+        return has_arithmetic_reducer(op) ? run_reduction : run_own;
     case GRAPH_SELECT_AND_SCATTER:
         return op->reducer == GRAPH_REDUCER_ADD && op->select >= GRAPH_GE ? run_reduction : run_own;
     case GRAPH_DOT_GENERAL:
