@@ -80,10 +80,9 @@ class Machine:
             executable.destroy()
 
     def verdict(self, jaxpr, args, got, cpu):
-        """Moved values come in pairs of opposite noise; an element in doubt gets many before it is wrong."""
         with jax.default_device(self.cpu):
             exact, moved = oracle.Evaluation().run(jaxpr, args), []
-            for n_pairs, margin in ((judge.N_PAIRS, 1.0), (judge.N_PAIRS_IN_DOUBT, judge.MARGIN_IN_DOUBT)):
+            for n_pairs, margin in judge.ROUNDS:
                 for salt in range(len(moved) // 2, n_pairs):
                     for amplitude in (judge.AMPLITUDE, -judge.AMPLITUDE):
                         moved.append(oracle.Evaluation(amplitude, salt).run(jaxpr, args))

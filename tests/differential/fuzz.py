@@ -119,7 +119,7 @@ class Run:
         with self.lock:
             key = (case.family, outcome.signature())
             self.alike[key] += 1
-            is_new = self.alike[key] <= MOST_SHRUNK_ALIKE and outcome.name != "invalid"
+            is_new = self.alike[key] <= MOST_SHRUNK_ALIKE and outcome.name not in ("invalid", "oracle")
         small, last = program, outcome
         if is_new and self.args.shrink_seconds:
             small, last = shrunk(program, outcome, worker, self.args.shrink_seconds)

@@ -6,11 +6,12 @@ import ml_dtypes
 import numpy as np
 
 AMPLITUDE = 4.0  # of the noise: each operation of a moved value may err four times as much as on a device
-N_PAIRS = 4  # moved values come in pairs of opposite noise
-# Before an element counts as wrong, more moves are made, and the largest of them counts twice: a
+# Moved values come in pairs of opposite noise. More of them only widen the bounds, so as few are made
+# as let a result pass. Before an element counts as wrong, the largest of many moves counts twice: a
 # device's error is one more draw, which may exceed all that were seen.
 N_PAIRS_IN_DOUBT = 16
 MARGIN_IN_DOUBT = 2.0
+ROUNDS = ((1, 1.0), (2, 1.0), (4, 1.0), (N_PAIRS_IN_DOUBT, MARGIN_IN_DOUBT))
 
 
 @dataclasses.dataclass
@@ -49,7 +50,13 @@ def class_of(x):
 
 
 def compare_floats(got, cpu, exact, moved, dtype, margin):
-    """-> (mask of wrong elements, of those of the wrong class, of those that rounding decides, bound)."""
+    """-> masks of wrong elements, of NaN and infinities misplaced, of those that rounding decides, of
+    elements at which the CPU is beyond the bound; and the bound.
+
+    An element is right within the bound of the exact value or of the CPU's: in a short type a step
+    that decides by comparison goes now and then another way than all moves did, and then it goes so
+    on the CPU too.
+    """
     info = ml_dtypes.finfo(dtype)
     bound = bound_of(exact, moved, margin, dtype)
     rounded = np.where(np.abs(exact) > float(info.max), np.copysign(np.inf, exact), exact)
@@ -60,18 +67,24 @@ def compare_floats(got, cpu, exact, moved, dtype, margin):
     for m in moved:
         undecided |= class_of(m) != class_of(exact)
     misplaced = (ours != theirs) & (ours != true) & ~undecided
-    finite = (ours == 0) & np.isfinite(exact) & ~undecided
+    is_judged = (true == 0) & ~undecided
     with np.errstate(invalid="ignore"):
-        wrong = finite & (np.abs(got - exact) > bound)
-    return wrong | misplaced, misplaced, undecided, bound
+        wrong = is_judged & (ours == 0) & (np.abs(got - exact) > bound) & ~(np.abs(got - cpu) <= bound)
+        cpu_off = is_judged & (theirs == 0) & (np.abs(cpu - exact) > bound)
+    return wrong, misplaced, undecided, cpu_off, bound
 
 
 def compare_exact(got, cpu, exact, moved):
-    """Integers and truth values must be equal -> (mask of wrong elements, mask of undecided ones)."""
+    """Integers and truth values must be equal -> masks as of compare_floats()."""
     undecided = np.zeros(exact.shape, bool)
     for m in moved:
         undecided |= m != exact
-    return (got != exact) & ~undecided, undecided
+    return (got != exact) & (got != cpu) & ~undecided, undecided, (cpu != exact) & ~undecided
+
+
+def is_too_many(mask):
+    """Of elements at which the CPU is off; one in a thousand may be."""
+    return mask.sum() > 1 + mask.size // 1000
 
 
 def first_difference(mask, got, cpu, exact, bound):
@@ -91,24 +104,21 @@ def judge_output(i, got, cpu, exact, moved, margin):
     """
     if got.shape != cpu.shape or got.dtype != cpu.dtype:
         return Verdict("type", f"output {i}: neuron {got.dtype}{got.shape}, cpu {cpu.dtype}{cpu.shape}")
-    if got.dtype.kind in "iub":
-        exact, moved = exact.astype(got.dtype), [m.astype(got.dtype) for m in moved]
-        for outcome, result in (("oracle", cpu), ("wrong", got)):
-            wrong, undecided = compare_exact(result, cpu, exact, moved)
-            if wrong.any():
-                return Verdict(outcome, f"output {i}: " + first_difference(wrong, got, cpu, exact, None))
-        return Verdict("ok", n_undecided=int(undecided.sum()))
-    dtype = got.dtype
-    got, cpu = got.astype(np.float64), cpu.astype(np.float64)
-    for outcome, result in (("oracle", cpu), ("wrong", got)):
-        wrong, misplaced, undecided, bound = compare_floats(result, cpu, exact, moved, dtype, margin)
-        if wrong.any():
-            if outcome == "wrong" and (wrong == misplaced).all():
-                outcome = "nonfinite"
-            return Verdict(outcome, f"output {i}: " + first_difference(wrong, got, cpu, exact, bound))
-    finite = np.isfinite(exact)
-    is_blunt = bool(exact[finite].any() and np.median(bound[finite]) > 0.2 * rms(exact[finite]))
-    return Verdict("ok", n_undecided=int(undecided.sum()), is_blunt=is_blunt)
+    dtype, bound, misplaced = got.dtype, None, None
+    if dtype.kind in "iub":
+        exact, moved = exact.astype(dtype), [m.astype(dtype) for m in moved]
+        wrong, undecided, cpu_off = compare_exact(got, cpu, exact, moved)
+    else:
+        got, cpu = got.astype(np.float64), cpu.astype(np.float64)
+        wrong, misplaced, undecided, cpu_off, bound = compare_floats(got, cpu, exact, moved, dtype, margin)
+    for outcome, mask in (("oracle", cpu_off if is_too_many(cpu_off) else None), ("nonfinite", misplaced), ("wrong", wrong)):
+        if mask is not None and mask.any():
+            return Verdict(outcome, f"output {i}: " + first_difference(mask, got, cpu, exact, bound))
+    is_blunt = False
+    if bound is not None:
+        finite = np.isfinite(exact)
+        is_blunt = bool(exact[finite].any() and np.median(bound[finite]) > 0.2 * rms(exact[finite]))
+    return Verdict("ok", n_undecided=int((undecided | cpu_off).sum()), is_blunt=is_blunt)
 
 
 def rms(x):

@@ -57,10 +57,13 @@ class Worker:
         self.config, self.seconds = config, seconds
         self.process = None
 
+    def command(self):
+        return [sys.executable, "-m", "differential.worker"]
+
     def start(self):
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "differential.worker"], env=environment(self.config), bufsize=0,
+            self.command(), env=environment(self.config), bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
         )  # fmt: skip
         self.is_new = True

@@ -120,5 +120,13 @@ def test_integers_must_be_equal(dtype):
 def test_an_error_of_the_cpu_is_not_put_on_the_device(run):
     cpu, exact, moved = run
     broken = cpu[0].copy()
-    broken[5, 5] += 1
+    broken[5] += 1
     assert judge.judge(cpu, [broken], exact, moved).outcome == "oracle"
+
+
+def test_a_result_that_rounds_as_the_cpu_does_passes(run):
+    cpu, exact, moved = run
+    other = cpu[0].copy()
+    other[5, 5] += 1
+    assert judge.judge([other], [other], exact, moved).outcome == "ok"
+    assert judge.judge([other], cpu, exact, moved).outcome == "wrong"
