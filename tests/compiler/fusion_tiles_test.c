@@ -11,6 +11,7 @@
 enum { TRN1_BYTES = 176 << 10, LEAST_BYTES = 4096 };
 
 static const fusion_demand softmax = {.form = FUSION_WHOLE,
+                                      .n_partitions = 128,
                                       .has_whole_rows = true,
                                       .n = 128 * 1000,
                                       .cols = 1000,
@@ -30,7 +31,8 @@ static void rows_under_a_reduction_are_whole_where_they_fit(void **state) {
 
 static void column_operands_are_whole_or_in_blocks(void **state) {
     (void)state;
-    fusion_demand d = {.n = 300 * 50000,
+    fusion_demand d = {.n_partitions = 128,
+                       .n = 300 * 50000,
                        .cols = 50000,
                        .n_full = 2,
                        .n_cols = 1,
@@ -51,7 +53,8 @@ static void blocks_fit_or_are_the_least(void **state) {
     static const int64_t cols[] = {1, 15, 16, 17, 63, 65, 1000, 50021};
     static const uint64_t limits[] = {LEAST_BYTES, 5000, 8192, 16384, TRN1_BYTES};
     for (int i = 0; i < 2 * 8 * 5 * 40; i++) {
-        fusion_demand d = {.form = forms[i % 2],
+        fusion_demand d = {.n_partitions = 128,
+                           .form = forms[i % 2],
                            .n = 300 * cols[i / 2 % 8],
                            .cols = cols[i / 2 % 8],
                            .n_full = i / 80,

@@ -9,7 +9,6 @@
 #include <string.h>
 
 enum {
-    PARTITIONS = 128,
     GATHER_RING = 6,
     ROW_BYTES = 16 << 10,  /* of a partition, at a time */
     SHORT_ROW_BYTES = 512, /* a longer run may be cut to occupy more partitions */
@@ -103,7 +102,7 @@ static vtrn_status load_list(lower *l, const view *list, int64_t first, uint32_t
               .dtype = list->dtype,
               .offset = list->offset + first * stride,
               .n = 2,
-              .f = {{rows, stride}, {cols, PARTITIONS * stride}}};
+              .f = {{rows, stride}, {cols, lower_partitions(l) * stride}}};
     tile at = *dst;
     at.addr += col * 4;
     return lower_load(l, &v, 1, 0, rows, 0, cols, &at);
@@ -156,12 +155,12 @@ static vtrn_status compute_part(lower *l, const address_spec *s, const address_t
 
 vtrn_status address_compute(lower *l, const address_spec *s, const address_tiles *t, int64_t first,
                             int64_t n) {
-    uint32_t full = (uint32_t)(n / PARTITIONS), rest = (uint32_t)(n % PARTITIONS);
+    uint32_t full = (uint32_t)(n / lower_partitions(l)), rest = (uint32_t)(n % lower_partitions(l));
     if (full)
-        VTRN_RETURN_IF_ERROR(compute_part(l, s, t, first, PARTITIONS, 0, full));
+        VTRN_RETURN_IF_ERROR(compute_part(l, s, t, first, lower_partitions(l), 0, full));
     if (rest)
         VTRN_RETURN_IF_ERROR(
-            compute_part(l, s, t, first + (int64_t)full * PARTITIONS, rest, full, 1));
+            compute_part(l, s, t, first + (int64_t)full * lower_partitions(l), rest, full, 1));
     return NULL;
 }
 
@@ -202,8 +201,8 @@ static void drop_ones(address_spec *s) {
 }
 
 /* A single window spreads its rows over the partitions; many windows take one each. */
-static void cut_window(const address_spec *s, int64_t element_bytes, int64_t max_row_bytes,
-                       cut *c) {
+static void cut_window(const lower *l, const address_spec *s, int64_t max_row_bytes, cut *c) {
+    int64_t element_bytes = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
     memset(c, 0, sizeof *c);
     address_factor f[GRAPH_MAX_RANK + 2];
     int n = s->n_window;
@@ -212,8 +211,8 @@ static void cut_window(const address_spec *s, int64_t element_bytes, int64_t max
     for (int i = 0; i < n - 1; i++)
         outer *= f[i].size;
     address_factor *run = &f[n - 1];
-    if (s->n == 1 && outer < PARTITIONS && run->size * element_bytes > SHORT_ROW_BYTES) {
-        int64_t pieces = divisor(run->size, PARTITIONS / outer);
+    if (s->n == 1 && outer < lower_partitions(l) && run->size * element_bytes > SHORT_ROW_BYTES) {
+        int64_t pieces = divisor(run->size, lower_partitions(l) / outer);
         int64_t size = run->size / pieces;
         if (pieces > 1) {
             f[n] = (address_factor){size, run->table, run->array};
@@ -255,8 +254,8 @@ static int64_t outer_offset(const cut *c, int64_t w) {
 
 /* Few windows in many pieces: each indirect DMA would use few partitions. Every piece of every
  * window becomes a window of its own. */
-static bool should_fold(const address_spec *s, const cut *c) {
-    return s->n > 1 && s->n <= PARTITIONS / 2 && c->n_rows > 1 && !s->has_base &&
+static bool should_fold(const lower *l, const address_spec *s, const cut *c) {
+    return s->n > 1 && s->n <= lower_partitions(l) / 2 && c->n_rows > 1 && !s->has_base &&
            s->n * c->n_rows <= MAX_FOLDED && c->n_outer + s->n_batch <= GRAPH_MAX_RANK;
 }
 
@@ -341,7 +340,7 @@ int64_t address_row_width(address_spec *s, int *n_outer) {
 /* Columns of the tiles of a list of n addresses. */
 static int64_t list_cols(const lower *l, int64_t n) {
     bool is_tight = address_tiles_bytes(ADDRESS_COLS) > l->sbuf_limit;
-    int64_t cols = (n + PARTITIONS - 1) / PARTITIONS;
+    int64_t cols = (n + lower_partitions(l) - 1) / lower_partitions(l);
     int64_t most = is_tight ? LEAST_ADDRESS_COLS : ADDRESS_COLS;
     return cols < most ? cols : most;
 }
@@ -364,19 +363,20 @@ vtrn_status emit_addresses_kernel(lower *l, const kernel *k) {
     int64_t n_all = spec->at.n, cols = list_cols(l, n_all);
     address_tiles at;
     address_tiles_alloc(l, cols, &at);
-    for (int64_t first = 0; first < n_all; first += PARTITIONS * cols) {
-        int64_t n = n_all - first < PARTITIONS * cols ? n_all - first : PARTITIONS * cols;
-        int64_t full = n / PARTITIONS, rest = n % PARTITIONS;
+    for (int64_t first = 0; first < n_all; first += lower_partitions(l) * cols) {
+        int64_t n =
+            n_all - first < lower_partitions(l) * cols ? n_all - first : lower_partitions(l) * cols;
+        int64_t full = n / lower_partitions(l), rest = n % lower_partitions(l);
         VTRN_RETURN_IF_ERROR(address_compute(l, &spec->at, &at, first, n));
         for (int part = 0; part < 2; part++) {
-            int64_t rows = part ? rest : PARTITIONS, n_cols = part ? 1 : full;
+            int64_t rows = part ? rest : lower_partitions(l), n_cols = part ? 1 : full;
             if (rows == 0 || n_cols == 0)
                 continue;
             view v = spec->list;
-            v.offset += first + (part ? full * PARTITIONS : 0);
+            v.offset += first + (part ? full * lower_partitions(l) : 0);
             v.n = 2;
             v.f[0] = (view_factor){rows, 1};
-            v.f[1] = (view_factor){n_cols, PARTITIONS};
+            v.f[1] = (view_factor){n_cols, lower_partitions(l)};
             tile from = at.sum;
             from.addr += part ? (uint32_t)full * 4 : 0;
             VTRN_RETURN_IF_ERROR(lower_store(l, &v, 1, 0, rows, 0, n_cols, &from, false));
@@ -490,29 +490,32 @@ static vtrn_status move_rows(mover *m) {
         lower_constant_add(l, VTRN_DTYPE_INT32, offsets, (uint64_t)n * 4, &rows.base.slot));
     for (int i = 0; i < rows.n_terms; i++)
         rows.term[i].index.f[0] = (view_factor){n, 0};
-    int64_t most = PARTITIONS * m->max_address_cols;
+    int64_t most = lower_partitions(l) * m->max_address_cols;
     for (int64_t first = 0; first < n; first += most) {
         int64_t part = n - first;
         part = part < most ? part : most;
         VTRN_RETURN_IF_ERROR(address_compute(l, &rows, &m->at, first, part));
-        for (int64_t r = 0; r < part; r += PARTITIONS)
-            VTRN_RETURN_IF_ERROR(
-                move_block(m, first + r, (uint32_t)(part - r < PARTITIONS ? part - r : PARTITIONS),
-                           (uint32_t)(r / PARTITIONS), 0, 0));
+        for (int64_t r = 0; r < part; r += lower_partitions(l))
+            VTRN_RETURN_IF_ERROR(move_block(
+                m, first + r,
+                (uint32_t)(part - r < lower_partitions(l) ? part - r : lower_partitions(l)),
+                (uint32_t)(r / lower_partitions(l)), 0, 0));
     }
     return NULL;
 }
 
 static vtrn_status move_windows(mover *m) {
-    int64_t n = m->s->n, most = PARTITIONS * m->max_address_cols;
+    int64_t n = m->s->n, most = lower_partitions(m->l) * m->max_address_cols;
     for (int64_t first = 0; first < n; first += most) {
         int64_t part = n - first < most ? n - first : most;
         VTRN_RETURN_IF_ERROR(address_compute(m->l, m->s, &m->at, first, part));
-        for (int64_t r = 0; r < part; r += PARTITIONS)
+        for (int64_t r = 0; r < part; r += lower_partitions(m->l))
             for (int64_t w = 0; w < m->c.n_rows; w++)
                 VTRN_RETURN_IF_ERROR(move_block(
-                    m, first + r, (uint32_t)(part - r < PARTITIONS ? part - r : PARTITIONS),
-                    (uint32_t)(r / PARTITIONS), outer_offset(&m->c, w), w * m->c.cols));
+                    m, first + r,
+                    (uint32_t)(part - r < lower_partitions(m->l) ? part - r
+                                                                 : lower_partitions(m->l)),
+                    (uint32_t)(r / lower_partitions(m->l)), outer_offset(&m->c, w), w * m->c.cols));
     }
     return NULL;
 }
@@ -559,24 +562,23 @@ static uint64_t size_tiles(mover *m, const kernel_windows *k, int64_t *address_c
     m->chunk = m->c.cols * size <= k->max_row_bytes || m->c.n_inner > 1 ? m->c.cols
                                                                         : k->max_row_bytes / size;
     m->max_address_cols = k->max_address_cols;
-    *address_cols = (n + PARTITIONS - 1) / PARTITIONS;
+    *address_cols = (n + lower_partitions(m->l) - 1) / lower_partitions(m->l);
     *address_cols = *address_cols < k->max_address_cols ? *address_cols : k->max_address_cols;
     *row_bytes = lower_sbuf_round((uint64_t)(m->chunk * size));
     return address_tiles_bytes(*address_cols) + (uint64_t)n_row_tiles(k->combine) * *row_bytes;
 }
 
 static vtrn_status record(lower *l, address_spec *s, bool is_scatter, vtrn_alu combine) {
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
-    mover m = {.s = s, .combine = combine};
+    mover m = {.l = l, .s = s, .combine = combine};
     kernel_windows spec = {.is_scatter = is_scatter, .combine = combine};
     int64_t address_cols;
     uint32_t row_bytes;
     size_parts(&spec, l->sbuf_limit);
     drop_ones(s);
-    cut_window(s, size, spec.max_row_bytes, &m.c);
-    if (should_fold(s, &m.c)) {
+    cut_window(l, s, spec.max_row_bytes, &m.c);
+    if (should_fold(l, s, &m.c)) {
         VTRN_RETURN_IF_ERROR(address_fold(l, s, m.c.n_outer, 1));
-        cut_window(s, size, spec.max_row_bytes, &m.c);
+        cut_window(l, s, spec.max_row_bytes, &m.c);
     }
     spec.at = *s;
     uint64_t sbuf_bytes = size_tiles(&m, &spec, &address_cols, &row_bytes);
@@ -605,8 +607,7 @@ vtrn_status emit_windows_kernel(lower *l, const kernel *k) {
     const address_spec *s = &spec->at;
     vtrn_alu combine = spec->combine;
     mover m = {.l = l, .s = s, .is_scatter = spec->is_scatter, .combine = combine};
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
-    cut_window(s, size, spec->max_row_bytes, &m.c);
+    cut_window(l, s, spec->max_row_bytes, &m.c);
     array_view(&m);
     m.reach = reach_of(s);
     if (s->n == 1)

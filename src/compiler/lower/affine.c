@@ -102,12 +102,12 @@ static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t 
     return NULL;
 }
 
-enum { PARTITIONS = 128, MAX_COLS = 1024 };
+enum { MAX_COLS = 1024 };
 
-/* Columns of a tile of n words, of which two fit limit_bytes. */
-static int64_t tile_cols(int64_t n, uint64_t limit_bytes) {
-    int64_t cols = n / PARTITIONS < 1 ? n : n / PARTITIONS;
-    int64_t most = (int64_t)(limit_bytes / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / 4);
+/* Columns of a tile of n words, of which two fit SBUF. */
+static int64_t tile_cols(const lower *l, int64_t n) {
+    int64_t cols = n / lower_partitions(l) < 1 ? n : n / lower_partitions(l);
+    int64_t most = (int64_t)(l->sbuf_limit / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / 4);
     most = most < MAX_COLS ? most : MAX_COLS;
     return cols < most ? cols : most;
 }
@@ -122,7 +122,7 @@ vtrn_status emit_count_kernel(lower *l, const kernel *k) {
                       .dtype = VTRN_DTYPE_INT32,
                       .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
     for (int64_t i = 0, b = 0; i < n; b ^= 1) {
-        int64_t rows = (n - i) / cols < PARTITIONS ? (n - i) / cols : PARTITIONS;
+        int64_t rows = (n - i) / cols < lower_partitions(l) ? (n - i) / cols : lower_partitions(l);
         int64_t n_cols = rows ? cols : n - i;
         rows = rows ? rows : 1;
         VTRN_RETURN_IF_ERROR(
@@ -179,12 +179,8 @@ static vtrn_status write_words(lower *l, const struct affine *a, const graph_typ
             first += left % t->dims[d] * a->step[d];
             left /= t->dims[d];
         }
-        kernel_count run = {.out = out,
-                            .at = o * n,
-                            .first = first,
-                            .step = step,
-                            .n = n,
-                            .cols = tile_cols(n, l->sbuf_limit)};
+        kernel_count run = {
+            .out = out, .at = o * n, .first = first, .step = step, .n = n, .cols = tile_cols(l, n)};
         VTRN_RETURN_IF_ERROR(write_run(l, &run));
     }
     return NULL;

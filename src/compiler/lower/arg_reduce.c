@@ -168,7 +168,7 @@ vtrn_status lower_arg_reduce(lower *l, const graph_op *op, bool *is_done) {
     VTRN_RETURN_IF_ERROR(counting(l, rows, cols, &index));
     fusion *f;
     fusion_in best, at;
-    for (int64_t share; (share = fusion_first_share(rows, cols)) > 1; cols = share) {
+    for (int64_t share; (share = fusion_first_share(l, rows, cols)) > 1; cols = share) {
         VTRN_RETURN_IF_ERROR(
             find_extremes(l, &x, &index, cols / share, is_max, VTRN_DTYPE_FP32, &f, &best, &at));
         VTRN_RETURN_IF_ERROR(store_in_scratch(l, f, best, rows * share, &x));

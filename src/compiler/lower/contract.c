@@ -12,11 +12,9 @@
 #include <string.h>
 
 enum {
-    PARTITIONS = 128,
     MAX_GROUP_BANKS = 2,    /* PSUM banks that one sweep over k accumulates into, at most */
     CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
-    CHUNK_K = CONTRACT_MAX_K_TILES * 128, /* k held in SBUF at a time */
-    NATURAL_COLS = 1024,                  /* k loaded at a time for transposing */
+    NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
     LEAST_GROUP_COLS = 16,
     SMALL_BYTES = 2 << 10, /* of a partition: operand tiles up to this get more than two buffers */
     TURN_COST = 64,        /* descriptors of a DMA engine that a transpose is worth: assumed */
@@ -24,6 +22,12 @@ enum {
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
+}
+
+/* Rows and columns of a full tile of weights. */
+static int64_t pe_size(const lower *l) {
+    const vtrn_chip *chip = l->chip;
+    return least(chip->n_partitions, least(chip->tensor_max_k, chip->tensor_max_m));
 }
 
 static int64_t size_of(const view_factor *f, int n) {
@@ -44,7 +48,7 @@ static int64_t offset_of(const view_factor *f, int n, int64_t index) {
 }
 
 /* Elements of the stretches that lie side by side in memory along an index, a tile's at most. */
-static int64_t run_of(const view_factor *f, int n) {
+static int64_t run_of(const lower *l, const view_factor *f, int n) {
     int64_t run = 1;
     for (int i = n - 1; i >= 0; i--) {
         if (f[i].size == 1)
@@ -53,12 +57,13 @@ static int64_t run_of(const view_factor *f, int n) {
             break;
         run *= f[i].size;
     }
-    return run < PARTITIONS ? run : PARTITIONS;
+    return least(run, pe_size(l));
 }
 
 /* Descriptors of the DMA engine that has most to do when [rows, cols] in runs are loaded. */
-static int64_t n_descriptors(int64_t rows, int64_t cols, int64_t run, int per_engine) {
-    cols = cols < PARTITIONS ? cols : PARTITIONS;
+static int64_t n_descriptors(const lower *l, int64_t rows, int64_t cols, int64_t run) {
+    int per_engine = l->chip->dma.partitions_per_engine;
+    cols = least(cols, pe_size(l));
     return (rows < per_engine ? rows : per_engine) * ((cols + run - 1) / run);
 }
 
@@ -66,9 +71,8 @@ static int64_t n_descriptors(int64_t rows, int64_t cols, int64_t run, int per_en
  * transposed on the PE array. */
 static bool wants_transpose(const lower *l, const contract_operand *o) {
     int64_t n_x = size_of(o->x, o->n_x), n_k = size_of(o->k, o->n_k);
-    int per_engine = l->chip->dma.partitions_per_engine;
-    return n_k > 1 && n_descriptors(n_k, n_x, run_of(o->x, o->n_x), per_engine) >
-                          n_descriptors(n_x, n_k, run_of(o->k, o->n_k), per_engine) + TURN_COST;
+    return n_k > 1 && n_descriptors(l, n_k, n_x, run_of(l, o->x, o->n_x)) >
+                          n_descriptors(l, n_x, n_k, run_of(l, o->k, o->n_k)) + TURN_COST;
 }
 
 static view view_of(const contract_operand *o, int64_t batch, bool is_natural) {
@@ -92,8 +96,8 @@ static bool operand_takes(const contraction *c, const contract_operand *o, const
         return false;
     for (int64_t batch = 0; batch < c->n_batch; batch++) {
         view v = view_of(o, batch, is_natural);
-        for (int64_t row = 0; row < n_rows; row += PARTITIONS) {
-            int64_t rows = n_rows - row < PARTITIONS ? n_rows - row : PARTITIONS;
+        for (int64_t row = 0; row < n_rows; row += pe_size(c->l)) {
+            int64_t rows = n_rows - row < pe_size(c->l) ? n_rows - row : pe_size(c->l);
             view_part part = {&v, is_natural ? o->n_x : o->n_k, row, rows, 0, n_cols};
             if (!resident_holds(r, &part, (uint8_t)c->compute, NULL))
                 return false;
@@ -116,15 +120,15 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, const
                                 const contract_tiles *dst) {
     lower *l = c->l;
     view v = view_of(o, batch, true);
-    for (int64_t x = 0; x < n_x; x += PARTITIONS)
+    for (int64_t x = 0; x < n_x; x += pe_size(c->l))
         for (int64_t kc = 0; kc < n_k; kc += c->natural_cols) {
-            uint32_t rows = (uint32_t)(n_x - x < PARTITIONS ? n_x - x : PARTITIONS);
+            uint32_t rows = (uint32_t)(n_x - x < pe_size(c->l) ? n_x - x : pe_size(c->l));
             int64_t cols = n_k - kc < c->natural_cols ? n_k - kc : c->natural_cols;
             tile natural = c->natural[c->flip_natural++ % c->n_a];
             view_part part = {&v, o->n_x, x0 + x, rows, k0 + kc, cols};
             VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &natural));
-            for (int64_t k = 0; k < cols; k += PARTITIONS) {
-                uint32_t n = (uint32_t)(cols - k < PARTITIONS ? cols - k : PARTITIONS);
+            for (int64_t k = 0; k < cols; k += pe_size(c->l)) {
+                uint32_t n = (uint32_t)(cols - k < pe_size(c->l) ? cols - k : pe_size(c->l));
                 tile psum;
                 VTRN_RETURN_IF_ERROR(psum_next(l, &c->turns, 1, &psum));
                 psum.dtype = natural.dtype;
@@ -132,7 +136,7 @@ static vtrn_status load_natural(contraction *c, const contract_operand *o, const
                 LOWER_EMIT(transpose, l, PE_TRANSPOSE, TENSOR);
                 transpose->ap[0] = turned;
                 transpose->ap[1] = tile_ap_cols(&natural, rows, (uint32_t)k, n);
-                vtrn_ap to = tile_ap_cols(&dst->k[(kc + k) / PARTITIONS], n, (uint32_t)x, rows);
+                vtrn_ap to = tile_ap_cols(&dst->k[(kc + k) / pe_size(c->l)], n, (uint32_t)x, rows);
                 VTRN_RETURN_IF_ERROR(lower_emit_scaled(l, &to, &turned, 1, NULL));
             }
         }
@@ -147,10 +151,10 @@ static vtrn_status load_operand(contraction *c, const contract_operand *o, int64
     if (wants_transpose(c->l, o))
         return load_natural(c, o, from, batch, k0, n_k, x0, n_x, dst);
     view v = view_of(o, batch, false);
-    for (int64_t k = 0; k < n_k; k += PARTITIONS) {
-        int64_t rows = n_k - k < PARTITIONS ? n_k - k : PARTITIONS;
+    for (int64_t k = 0; k < n_k; k += pe_size(c->l)) {
+        int64_t rows = n_k - k < pe_size(c->l) ? n_k - k : pe_size(c->l);
         view_part part = {&v, o->n_k, k0 + k, rows, x0, n_x};
-        VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &dst->k[k / PARTITIONS]));
+        VTRN_RETURN_IF_ERROR(fetch(c, &part, from, &dst->k[k / pe_size(c->l)]));
     }
     return NULL;
 }
@@ -160,14 +164,14 @@ static vtrn_status multiply(contraction *c, const contract_tiles *a, const contr
                             const tile *psum, uint32_t n_m, int64_t n_n, int64_t n_k, bool is_first,
                             bool is_last) {
     lower *l = c->l;
-    for (int64_t k = 0; k < n_k; k += PARTITIONS) {
-        uint32_t rows = (uint32_t)(n_k - k < PARTITIONS ? n_k - k : PARTITIONS);
-        int64_t k_tile = k / PARTITIONS;
+    for (int64_t k = 0; k < n_k; k += pe_size(c->l)) {
+        uint32_t rows = (uint32_t)(n_k - k < pe_size(c->l) ? n_k - k : pe_size(c->l));
+        int64_t k_tile = k / pe_size(c->l);
         LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
         weights->ap[1] = tile_ap(&a->k[k_tile], rows, n_m);
         for (int64_t n = 0, bank = 0; n < n_n; n += c->bank_cols, bank++) {
             uint32_t cols = (uint32_t)(n_n - n < c->bank_cols ? n_n - n : c->bank_cols);
-            bool ends = is_last && k + PARTITIONS >= n_k;
+            bool ends = is_last && k + pe_size(c->l) >= n_k;
             LOWER_EMIT(matmul, l, MATMUL, TENSOR);
             matmul->ap[0] = tile_ap(&psum[bank], n_m, cols);
             matmul->ap[1] = tile_ap_cols(&b->k[k_tile], rows, (uint32_t)n, cols);
@@ -205,8 +209,8 @@ static vtrn_status sweep(contraction *c, int64_t batch, int64_t n0, int64_t n_n)
         b = &c->b[c->flip_b++ % c->n_b];
         VTRN_RETURN_IF_ERROR(load_operand(c, &s->b, batch, 0, c->n_k, n0, n_n, b));
     }
-    for (int64_t m0 = 0; m0 < c->n_m; m0 += PARTITIONS) {
-        uint32_t n_m = (uint32_t)(c->n_m - m0 < PARTITIONS ? c->n_m - m0 : PARTITIONS);
+    for (int64_t m0 = 0; m0 < c->n_m; m0 += pe_size(c->l)) {
+        uint32_t n_m = (uint32_t)(c->n_m - m0 < pe_size(c->l) ? c->n_m - m0 : pe_size(c->l));
         tile psum[MAX_GROUP_BANKS];
         bool is_started = false;
         for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
@@ -240,13 +244,13 @@ static void size_up(contraction *c) {
     c->element_bytes = (uint32_t)dtype_size(c->compute);
     c->bank_cols = psum_cols(c->l->chip);
     c->chunk_k = least(c->n_k, c->max_chunk_k);
-    int64_t k_tiles = (c->chunk_k + PARTITIONS - 1) / PARTITIONS;
+    int64_t k_tiles = (c->chunk_k + pe_size(c->l) - 1) / pe_size(c->l);
     int64_t banks = banks_of_kernel(c->l->chip).sums;
     banks = banks < MAX_GROUP_BANKS ? banks : MAX_GROUP_BANKS;
     while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
         banks--;
     c->group_cols = least(least(banks * c->bank_cols, c->n_n), c->max_group_cols);
-    c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * PARTITIONS * c->element_bytes));
+    c->a_bytes = lower_sbuf_round((uint64_t)(k_tiles * pe_size(c->l) * c->element_bytes));
     c->b_bytes = lower_sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
     bool a_turns = wants_transpose(c->l, &s->a), b_turns = wants_transpose(c->l, &s->b);
     if (c->a_from && !a_turns)
@@ -254,7 +258,7 @@ static void size_up(contraction *c) {
     if (c->b_from && !b_turns)
         c->b_bytes = 0;
     bool has_natural = (a_turns && !c->a_from) || (b_turns && !c->b_from);
-    c->natural_cols = least(c->n_k, c->is_tight ? PARTITIONS : NATURAL_COLS);
+    c->natural_cols = least(c->n_k, c->is_tight ? pe_size(c->l) : NATURAL_COLS);
     c->natural_bytes =
         has_natural ? lower_sbuf_round((uint64_t)(c->natural_cols * c->element_bytes)) : 0;
     c->out_bytes = lower_sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
@@ -276,10 +280,10 @@ static bool shrink(contraction *c) {
     if (!c->is_tight)
         c->is_tight = true;
     else if (c->group_cols > LEAST_GROUP_COLS &&
-             (c->b_bytes >= c->a_bytes || c->chunk_k <= PARTITIONS))
+             (c->b_bytes >= c->a_bytes || c->chunk_k <= pe_size(c->l)))
         c->max_group_cols = c->group_cols / 2;
-    else if (c->chunk_k > PARTITIONS)
-        c->max_chunk_k = (c->chunk_k / 2 + PARTITIONS - 1) / PARTITIONS * PARTITIONS;
+    else if (c->chunk_k > pe_size(c->l))
+        c->max_chunk_k = (c->chunk_k / 2 + pe_size(c->l) - 1) / pe_size(c->l) * pe_size(c->l);
     else
         return false;
     size_up(c);
@@ -300,7 +304,7 @@ static contraction describe(lower *l, const contract_spec *spec) {
                          .n_k = size_of(spec->a.k, spec->a.n_k),
                          .n_batch = size_of(spec->a.batch, spec->a.n_batch),
                          .max_group_cols = INT64_MAX,
-                         .max_chunk_k = CHUNK_K,
+                         .max_chunk_k = CONTRACT_MAX_K_TILES * pe_size(l),
                          .loaded_batch = -1};
 }
 
@@ -321,7 +325,7 @@ static void place_tiles(const contraction *c, uint32_t n_bytes, int64_t pitch,
 
 static vtrn_status place(contraction *c, contract_banks banks, bool has_out) {
     for (int i = 0; i < c->n_a; i++) {
-        place_tiles(c, c->a_bytes, PARTITIONS, &c->a[i]);
+        place_tiles(c, c->a_bytes, pe_size(c->l), &c->a[i]);
         c->natural[i] = place_one(c, c->natural_bytes);
     }
     for (int i = 0; i < c->n_b; i++)
@@ -399,8 +403,8 @@ vtrn_status emit_contract_kernel(lower *l, const kernel *k) {
 bool contract_is_tileable(const lower *l, const contract_spec *spec, int64_t *row_step) {
     contraction c = describe((lower *)(uintptr_t)l, spec);
     size_up(&c);
-    *row_step = c.n_batch > 1 && c.n_m < PARTITIONS ? c.n_m : PARTITIONS;
-    bool is_aligned = c.n_batch == 1 || c.n_m <= PARTITIONS || c.n_m % PARTITIONS == 0;
+    *row_step = c.n_batch > 1 && c.n_m < pe_size(l) ? c.n_m : pe_size(l);
+    bool is_aligned = c.n_batch == 1 || c.n_m <= pe_size(l) || c.n_m % pe_size(l) == 0;
     return is_aligned && c.n_k <= c.chunk_k && c.n_n <= c.group_cols;
 }
 

@@ -8,7 +8,6 @@
 
 enum {
     MAX_TAPS = FUSION_MAX_NODES / 4 - 2, /* two loads, a product and a sum each */
-    PE_SIZE = 128,
 };
 
 /* A dim of a convolution as the operands see it. */
@@ -178,7 +177,8 @@ static void sort_by_lhs(conv_dim *d, int n) {
  * of the PE array. */
 static bool crosses_groups(const conv *c) {
     return c->batch_groups > 1 && c->groups == 1 &&
-           n_taps(c) * c->rhs_t->dims[c->at->conv.rhs_out_dim] <= PE_SIZE * PE_SIZE;
+           n_taps(c) * c->rhs_t->dims[c->at->conv.rhs_out_dim] <=
+               (int64_t)c->l->chip->tensor_max_k * c->l->chip->tensor_max_m;
 }
 
 /* Dense memory of all pairs, [batch, spatial..., features], and its view as the result wants it. */

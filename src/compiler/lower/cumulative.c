@@ -3,7 +3,6 @@
 #include "compiler/lower/fusion.h"
 
 enum {
-    PARTITIONS = 128,
     MAX_BLOCK_COLS = 8192, /* longer rows are scanned block by block */
     N_TILES = 4,           /* two pairs */
 };
@@ -170,7 +169,7 @@ static vtrn_status place_tiles(lower *l, const kernel_scan *s, scan_tiles *t) {
     if (s->dtype != VTRN_DTYPE_FP32)
         return NULL;
     LOWER_EMIT(fill, l, MEMSET, VECTOR);
-    fill->ap[0] = tile_ap(&t->one, PARTITIONS, 1);
+    fill->ap[0] = tile_ap(&t->one, lower_partitions(l), 1);
     fill->imm[0].f = 1;
     return NULL;
 }
@@ -212,8 +211,9 @@ vtrn_status emit_scan_kernel(lower *l, const kernel *k) {
     const kernel_scan *s = k->spec;
     scan_tiles t;
     VTRN_RETURN_IF_ERROR(place_tiles(l, s, &t));
-    for (int64_t r = 0; r < s->n_rows; r += PARTITIONS)
+    for (int64_t r = 0; r < s->n_rows; r += lower_partitions(l))
         VTRN_RETURN_IF_ERROR(scan_rows(
-            l, s, &t, r, (uint32_t)(s->n_rows - r < PARTITIONS ? s->n_rows - r : PARTITIONS)));
+            l, s, &t, r,
+            (uint32_t)(s->n_rows - r < lower_partitions(l) ? s->n_rows - r : lower_partitions(l))));
     return NULL;
 }

@@ -521,7 +521,7 @@ bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand
 }
 
 /* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
-int64_t fusion_first_share(int64_t rows, int64_t cols) {
+int64_t fusion_first_share(const lower *l, int64_t rows, int64_t cols) {
     if (cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512))
         return 1;
     int64_t best = 1;
@@ -529,7 +529,7 @@ int64_t fusion_first_share(int64_t rows, int64_t cols) {
         if (cols % k)
             continue;
         best = k;
-        if (cols / k <= MAX_REDUCE_COLS && rows * k >= 128)
+        if (cols / k <= MAX_REDUCE_COLS && rows * k >= lower_partitions(l))
             break;
     }
     return best;
@@ -548,7 +548,7 @@ static vtrn_status scratch_view(lower *l, vtrn_dtype dtype, int64_t n, view *out
 static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, int64_t n_reduced) {
     graph_value result = op->results[0];
     int64_t n = view_count(from), rows = n / n_reduced;
-    int64_t share = fusion_first_share(rows, n_reduced);
+    int64_t share = fusion_first_share(l, rows, n_reduced);
     view v = *from;
     vtrn_dtype dtype;
     fusion_tile_dtype(v.dtype, &dtype);
@@ -676,7 +676,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
         if (is_open && shape == SHAPE_TRAILING && !fusion_has_wide_sums(f) &&
-            fusion_first_share(n / n_reduced, n_reduced) == 1) {
+            fusion_first_share(l, n / n_reduced, n_reduced) == 1) {
             f->cols = cols;
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
             return fusion_name(l, f, op->results[0], node, NULL);

@@ -113,7 +113,7 @@ bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
  * dense first. */
 bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand, view *out);
 /* Into how many shares to cut the columns of a reduction for a first step; 1: no need. */
-int64_t fusion_first_share(int64_t rows, int64_t cols);
+int64_t fusion_first_share(const lower *l, int64_t rows, int64_t cols);
 
 /* --- fusion_sums.c: sums over the rows --- */
 /* Those of up to so many columns keep a row tile whole in SBUF, and their banks through the whole

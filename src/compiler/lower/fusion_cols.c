@@ -14,8 +14,9 @@ static bool is_flat_view(const view *v) {
 }
 
 /* Whether a flat fusion can be cut into rows of cols, of which all partitions get some. */
-static bool can_be_rows(const fusion *f, int64_t cols, int64_t min_cols) {
-    return cols >= min_cols && f->n % cols == 0 && f->n / cols >= FUSION_PARTITIONS &&
+static bool can_be_rows(const emitter *e, int64_t cols, int64_t min_cols) {
+    const fusion *f = e->f;
+    return cols >= min_cols && f->n % cols == 0 && f->n / cols >= lower_partitions(e->l) &&
            resident_pitch(VTRN_DTYPE_FP32, cols) == cols * 4;
 }
 
@@ -28,12 +29,12 @@ static int64_t suitable_cols(const emitter *e) {
         if (!node->is_live)
             continue;
         int64_t cols = node->op == FUSION_LOAD ? lower_row_cols(e->l, node->source_view.slot) : 0;
-        if (can_be_rows(f, cols, 1))
+        if (can_be_rows(e, cols, 1))
             return cols;
         leaves_something |= node->is_stored &&
                             e->l->build.slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
     }
-    return leaves_something && can_be_rows(f, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
+    return leaves_something && can_be_rows(e, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
 }
 
 static void try_cols(emitter *e, int64_t cols, double *best) {
@@ -46,9 +47,10 @@ static void try_cols(emitter *e, int64_t cols, double *best) {
 
 /* How many rows of `cols` may become one: a divisor of `size`, which fills a tile and leaves rows
  * for all partitions. */
-static int64_t row_share(const fusion *f, int64_t cols, int64_t size) {
+static int64_t row_share(const emitter *e, int64_t cols, int64_t size) {
+    const fusion *f = e->f;
     for (int64_t k = FUSION_MAX_TILE_COLS / cols; k > 1; k--)
-        if (size % k == 0 && f->n / (cols * k) >= FUSION_PARTITIONS)
+        if (size % k == 0 && f->n / (cols * k) >= lower_partitions(e->l))
             return k;
     return 1;
 }
@@ -64,7 +66,7 @@ static void try_factors(emitter *e, const view *memory, double *best) {
             break;
         try_cols(e, inner, best);
         if (k > 0)
-            try_cols(e, inner * row_share(e->f, inner, v.f[k - 1].size), best);
+            try_cols(e, inner * row_share(e, inner, v.f[k - 1].size), best);
     }
 }
 
@@ -96,7 +98,7 @@ void fusion_choose_cut(emitter *e) {
         for (int k = v.n - 1; k >= 0; inner *= v.f[k--].size) {
             int64_t size = v.f[k].size;
             const int64_t tried[] = {size, divisor_up_to(size, FUSION_MAX_TILE_COLS / inner),
-                                     divisor_up_to(size, f->n / inner / FUSION_PARTITIONS)};
+                                     divisor_up_to(size, f->n / inner / lower_partitions(e->l))};
             for (int t = 0; t < 3; t++) {
                 int64_t cols = inner * tried[t];
                 double cost = fusion_cols_ns(e->l->chip, f, cols);
@@ -142,7 +144,7 @@ void fusion_choose_cols(emitter *e) {
     }
     if (!e->is_flat && !e->cols)
         fusion_choose_cut(e);
-    if (!e->is_flat && f->n / e->cols < FUSION_PARTITIONS)
+    if (!e->is_flat && f->n / e->cols < lower_partitions(e->l))
         spread_rows(e);
     if (!e->is_flat)
         return;

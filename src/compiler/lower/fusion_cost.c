@@ -6,17 +6,17 @@
 #include <math.h>
 #include <string.h>
 
-/* A fusion cut into rows: n_tiles of at most 128 rows and tile_cols columns. */
+/* A fusion cut into rows: n_tiles of at most n_partitions rows and tile_cols columns. */
 typedef struct cut {
     int64_t cols, tile_cols;
     double n_row_blocks, tile_rows, n_tiles;
 } cut;
 
-static cut cut_of(const fusion *f, int64_t cols) {
+static cut cut_of(const vtrn_chip *chip, const fusion *f, int64_t cols) {
     cut c = {.cols = cols, .tile_cols = cols < FUSION_MAX_TILE_COLS ? cols : FUSION_MAX_TILE_COLS};
     double n_rows = (double)(f->n / cols);
-    c.tile_rows = fmin(n_rows, FUSION_PARTITIONS);
-    c.n_row_blocks = ceil(n_rows / FUSION_PARTITIONS);
+    c.tile_rows = fmin(n_rows, chip->n_partitions);
+    c.n_row_blocks = ceil(n_rows / chip->n_partitions);
     c.n_tiles = c.n_row_blocks * ceil((double)cols / (double)c.tile_cols);
     return c;
 }
@@ -102,7 +102,7 @@ static double operation_ns(const vtrn_chip *chip, const cut *c) {
 }
 
 double fusion_cols_ns(const vtrn_chip *chip, const fusion *f, int64_t cols) {
-    cut c = cut_of(f, cols);
+    cut c = cut_of(chip, f, cols);
     double total_ns = 0, n_operations = 0;
     for (int i = 0; i < f->n_nodes; i++) {
         const fusion_node *node = &f->nodes[i];

@@ -7,7 +7,7 @@
 
 static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
     LOWER_EMIT(set, l, MEMSET, VECTOR);
-    set->ap[0] = tile_ap(t, 128, cols);
+    set->ap[0] = tile_ap(t, (uint32_t)lower_partitions(l), cols);
     if (t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32)
         set->imm[0].bits = (uint32_t)(int64_t)value;
     else
@@ -41,8 +41,8 @@ static vtrn_status load_columns(emitter *e, const fusion_node *node, int64_t row
 static vtrn_status emit_hoisted(emitter *e) {
     lower *l = e->l;
     fusion *f = e->f;
-    int64_t rows = e->is_flat ? 128 : f->n / e->cols;
-    rows = rows < 128 ? rows : 128;
+    int64_t most = lower_partitions(l), rows = e->is_flat ? most : f->n / e->cols;
+    rows = rows < most ? rows : most;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || !node->is_hoisted)

@@ -44,7 +44,7 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
             node->is_hoisted = true;
             node->at = node->source_view;
             node->at.n = node->n_outer = 1;
-            node->at.f[0] = (view_factor){128, 0};
+            node->at.f[0] = (view_factor){lower_partitions(e->l), 0};
         }
         return NULL;
     }
@@ -78,7 +78,7 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
     if (node->klass == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
         node->is_hoisted = true;
         node->at.n = node->n_outer = 1;
-        node->at.f[0] = (view_factor){128, 0};
+        node->at.f[0] = (view_factor){lower_partitions(e->l), 0};
     }
     return NULL;
 }
@@ -237,7 +237,7 @@ static void place_in_buffers(emitter *e) {
 }
 
 int64_t fusion_row_step(const emitter *e) {
-    return e->f->row_step ? e->f->row_step : FUSION_PARTITIONS;
+    return e->f->row_step ? e->f->row_step : lower_partitions(e->l);
 }
 
 int64_t map_node_cols(const emitter *e, const fusion_node *node) {
@@ -366,6 +366,7 @@ static fusion_demand demand_of(emitter *e) {
     const fusion *f = e->f;
     e->n_slots = count_slots(e);
     fusion_demand d = {.form = e->form,
+                       .n_partitions = lower_partitions(e->l),
                        .is_flat = e->is_flat,
                        .has_whole_rows = f->n_contracts > 0,
                        .n = f->n,

@@ -86,12 +86,12 @@ bool fusion_can_merge(const lower *l, const fusion *a, const fusion *b) {
  * each row of a tile: neighbouring rows become one, as many as a PSUM bank has room for and leave
  * rows for all partitions, and the sums of its parts are added up at the end. */
 int64_t fusion_sum_cols(const lower *l, int64_t n, int64_t cols) {
-    enum { PARTITIONS = 128, FEW_COLS = 128 };
+    enum { FEW_COLS = 128 };
     int64_t bank_cols = psum_cols(l->chip);
     if (cols >= FEW_COLS || cols == 0)
         return cols;
     for (int64_t k = bank_cols / cols; k > 1; k--)
-        if (n % k == 0 && n / k >= PARTITIONS)
+        if (n % k == 0 && n / k >= lower_partitions(l))
             return cols * k;
     return cols;
 }

@@ -23,8 +23,8 @@ static int64_t wanted_cols(int n_full) {
 }
 
 /* Flat: spread over all partitions before rows become long. */
-static int64_t spread_cols(int64_t n) {
-    int64_t cols = ((n + FUSION_PARTITIONS - 1) / FUSION_PARTITIONS + 15) / 16 * 16;
+static int64_t spread_cols(const fusion_demand *d) {
+    int64_t cols = ((d->n + d->n_partitions - 1) / d->n_partitions + 15) / 16 * 16;
     return cols < MIN_TILE_COLS ? MIN_TILE_COLS : cols;
 }
 
@@ -61,7 +61,7 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
         t.n_blocks = want > cols ? want / cols : 1;
         cols *= t.n_blocks;
     } else if (d->is_flat) {
-        cols = least(spread_cols(d->n), want);
+        cols = least(spread_cols(d), want);
     } else if (!d->has_whole_rows) {
         cols = least(cols, want);
     }
@@ -101,7 +101,7 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
     fusion_tiling t = {
         .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
     int64_t most = wanted_cols(d->n_full);
-    most = least(most, d->is_flat ? spread_cols(d->n) : d->cols);
+    most = least(most, d->is_flat ? spread_cols(d) : d->cols);
     if (d->max_cols)
         most = least(most, d->max_cols);
     widen(d, most, limit_bytes, &t);

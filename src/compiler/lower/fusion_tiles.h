@@ -7,7 +7,6 @@
 #include <stdint.h>
 
 enum {
-    FUSION_PARTITIONS = 128,
     FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
     FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST, /* some tiles compute while the next ones load */
     FUSION_ROW_TILE_BYTES = 64,                  /* a tile of one value a row */
@@ -31,6 +30,7 @@ typedef struct fusion_demand {
     fusion_form form;
     bool is_flat;         /* rows mean nothing: a tile takes what comes */
     bool has_whole_rows;  /* FUSION_WHOLE: tiles hold rows as they are */
+    int n_partitions;     /* of the chip */
     int64_t n;            /* elements of the iteration space */
     int64_t cols;         /* of a row; 0: flat, and not cut into rows */
     int n_full;           /* full tiles that an iteration holds at once, temporaries included */

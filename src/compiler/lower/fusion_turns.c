@@ -13,10 +13,11 @@ static bool next_flat_turn(const emitter *e, tile_turn *turn) {
     int64_t r = turn->r + (int64_t)turn->rows * turn->n_blocks, left = n_rows - r;
     if (left < 0 || (left == 0 && tail == 0))
         return false;
-    int64_t blocks =
-        left / FUSION_PARTITIONS < e->size.n_blocks ? left / FUSION_PARTITIONS : e->size.n_blocks;
+    int64_t blocks = left / lower_partitions(e->l) < e->size.n_blocks
+                         ? left / lower_partitions(e->l)
+                         : e->size.n_blocks;
     turn->r = r;
-    turn->rows = (uint32_t)(blocks ? FUSION_PARTITIONS : left ? left : 1);
+    turn->rows = (uint32_t)(blocks ? lower_partitions(e->l) : left ? left : 1);
     turn->n_blocks = (uint32_t)(blocks ? blocks : 1);
     turn->cols = (uint32_t)(left ? row_cols : tail) * turn->n_blocks;
     turn->is_last = left == 0 || (left == (int64_t)turn->rows * turn->n_blocks && tail == 0);

@@ -6,7 +6,7 @@
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 
-enum { PARTITIONS = 128, MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
+enum { MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
 
 bool indexed_is_index_type(const graph_type *t) {
     return t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32;
@@ -100,8 +100,8 @@ vtrn_status emit_row_gather_kernel(lower *l, const kernel *k) {
                        .f = {{n, 1}}};
     view out_rows = {.slot = out->slot, .dtype = out->dtype, .n = 2, .f = {{n, width}, {width, 1}}};
     int flip = 0;
-    for (int64_t i = 0; i < n; i += PARTITIONS, flip ^= 1) {
-        uint32_t n_rows = (uint32_t)(n - i < PARTITIONS ? n - i : PARTITIONS);
+    for (int64_t i = 0; i < n; i += lower_partitions(l), flip ^= 1) {
+        uint32_t n_rows = (uint32_t)(n - i < lower_partitions(l) ? n - i : lower_partitions(l));
         VTRN_RETURN_IF_ERROR(lower_load(l, &index_rows, 1, i, n_rows, 0, 1, &index[flip]));
         for (int64_t c = 0; c < width; c += cols) {
             uint32_t n_cols = (uint32_t)(width - c < cols ? width - c : cols);

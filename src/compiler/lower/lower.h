@@ -138,6 +138,11 @@ enum {
     LOWER_SBUF_WINDOW = 24 << 10,
 };
 
+/* Partitions of SBUF and PSUM: the rows of a full tile. */
+static inline int lower_partitions(const lower *l) {
+    return l->build.chip->n_partitions;
+}
+
 /* The next part of what placement gave to the kernel that is being emitted; psum_take hands out its
  * banks. */
 uint32_t lower_sbuf_alloc(lower *l, uint64_t n_bytes); /* rounded to 64 bytes */

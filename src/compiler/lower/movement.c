@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-enum { PARTITIONS = 128 };
-
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     uint32_t slot;
     graph_type t = *type;
@@ -39,7 +37,8 @@ static bool constant_element(const lower *l, const view *value, uint64_t *bits) 
 
 vtrn_status movement_fill(lower *l, const view *value, const view *out) {
     enum { MAX_COLS = 2048 };
-    int64_t n = view_count(out), cols = n / PARTITIONS < MAX_COLS ? n / PARTITIONS : MAX_COLS;
+    int64_t n = view_count(out),
+            cols = n / lower_partitions(l) < MAX_COLS ? n / lower_partitions(l) : MAX_COLS;
     int64_t size = (int64_t)dtype_size((vtrn_dtype)out->dtype);
     int64_t most = l->sbuf_limit / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / size;
     uint64_t bits;
@@ -67,13 +66,14 @@ vtrn_status emit_fill_kernel(lower *l, const kernel *k) {
         t.dtype = VTRN_DTYPE_UINT8;
     t.addr = lower_sbuf_alloc(l, (uint64_t)cols * size);
     LOWER_EMIT(set, l, MEMSET, VECTOR);
-    set->ap[0] = tile_ap(&t, PARTITIONS, (uint32_t)cols);
+    set->ap[0] = tile_ap(&t, lower_partitions(l), (uint32_t)cols);
     if (t.dtype == VTRN_DTYPE_INT32 || t.dtype == VTRN_DTYPE_UINT32)
         set->imm[0].bits = (uint32_t)s->bits;
     else
         dtype_load_fp32((vtrn_dtype)t.dtype, &s->bits, &set->imm[0].f, 1);
     for (int64_t at = 0; at < n;) {
-        int64_t left = n - at, rows = left / cols < PARTITIONS ? left / cols : PARTITIONS;
+        int64_t left = n - at,
+                rows = left / cols < lower_partitions(l) ? left / cols : lower_partitions(l);
         int64_t n_cols = rows ? cols : left;
         rows = rows ? rows : 1;
         view part = {.slot = out->slot, .dtype = out->dtype, .offset = out->offset + at, .n = 2};

@@ -19,7 +19,6 @@
 #include <string.h>
 
 enum {
-    PARTITIONS = 128,
     MAX_ONE_HOT = 8192,    /* rows of a table that is made whole */
     SHORT_TABLE = 2 * 128, /* rows up to which that is quicker, by the timing model */
     MAX_ROWS = 1 << 24,    /* the Vector engine compares in fp32 */
@@ -181,9 +180,10 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
     lower *l = s->l;
     tile psum[MAX_PARTS];
     VTRN_RETURN_IF_ERROR(next_sums(s, psum));
-    for (int64_t i = 0; i < s->n; i += PARTITIONS) {
+    for (int64_t i = 0; i < s->n; i += lower_partitions(s->l)) {
         int b = s->flip ^= 1;
-        uint32_t rows = (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS);
+        uint32_t rows =
+            (uint32_t)(s->n - i < lower_partitions(s->l) ? s->n - i : lower_partitions(s->l));
         VTRN_RETURN_IF_ERROR(lower_load(l, &s->indices, 1, i, rows, 0, 1, &s->index[b]));
         VTRN_RETURN_IF_ERROR(
             lower_load(l, &s->updates, s->n_update_rows, i, rows, c, n_cols, &s->update[b]));
@@ -193,9 +193,9 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
         hot->ap[1] = tile_ap_cols(&s->numbers, rows, (uint32_t)(v0 - s->first_number), n_v);
         hot->ap[2] = tile_ap(&s->index[b], rows, n_v);
         hot->ap[2].dim[0].step = 0;
-        VTRN_RETURN_IF_ERROR(
-            sum_up(s, b, rows, n_v, n_cols, psum,
-                   (i ? VTRN_FLAG_ACCUMULATE : 0) | (i + PARTITIONS >= s->n ? VTRN_FLAG_LAST : 0)));
+        VTRN_RETURN_IF_ERROR(sum_up(s, b, rows, n_v, n_cols, psum,
+                                    (i ? VTRN_FLAG_ACCUMULATE : 0) |
+                                        (i + lower_partitions(s->l) >= s->n ? VTRN_FLAG_LAST : 0)));
     }
     const tile *result = &s->result[s->flip];
     if (s->has_old)
@@ -206,19 +206,22 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
 
 static vtrn_status make_table(adder *s, int64_t cols, int64_t n_numbers) {
     lower *l = s->l;
-    view numbers = {.dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{PARTITIONS, 0}, {s->rows, 1}}};
+    view numbers = {
+        .dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{lower_partitions(s->l), 0}, {s->rows, 1}}};
     VTRN_RETURN_IF_ERROR(indexed_counting(l, s->rows, &numbers.slot));
-    for (int64_t v = 0; v < s->rows; v += PARTITIONS) {
+    for (int64_t v = 0; v < s->rows; v += lower_partitions(s->l)) {
         if (v % n_numbers == 0) {
             s->first_number = v;
-            VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, PARTITIONS, v,
+            VTRN_RETURN_IF_ERROR(lower_load(l, &numbers, 1, 0, lower_partitions(s->l), v,
                                             s->rows - v < n_numbers ? s->rows - v : n_numbers,
                                             &s->numbers));
         }
         for (int64_t c = 0; c < s->width; c += cols)
             VTRN_RETURN_IF_ERROR(
-                make_rows(s, v, (uint32_t)(s->rows - v < PARTITIONS ? s->rows - v : PARTITIONS), c,
-                          (uint32_t)(s->width - c < cols ? s->width - c : cols)));
+                make_rows(s, v,
+                          (uint32_t)(s->rows - v < lower_partitions(s->l) ? s->rows - v
+                                                                          : lower_partitions(s->l)),
+                          c, (uint32_t)(s->width - c < cols ? s->width - c : cols)));
     }
     return NULL;
 }
@@ -281,9 +284,10 @@ static vtrn_status add_to_rows(adder *s, int64_t i, uint32_t rows, int64_t cols)
 }
 
 static vtrn_status add_to_table(adder *s, int64_t cols) {
-    for (int64_t i = 0; i < s->n; i += PARTITIONS)
-        VTRN_RETURN_IF_ERROR(
-            add_to_rows(s, i, (uint32_t)(s->n - i < PARTITIONS ? s->n - i : PARTITIONS), cols));
+    for (int64_t i = 0; i < s->n; i += lower_partitions(s->l))
+        VTRN_RETURN_IF_ERROR(add_to_rows(
+            s, i, (uint32_t)(s->n - i < lower_partitions(s->l) ? s->n - i : lower_partitions(s->l)),
+            cols));
     return NULL;
 }
 
@@ -306,10 +310,10 @@ static int n_parts_of(const kernel_row_scatter *s) {
 }
 
 /* What place_tiles takes of a partition, at most. */
-static uint64_t sbuf_bytes(const kernel_row_scatter *s) {
+static uint64_t sbuf_bytes(const lower *l, const kernel_row_scatter *s) {
     uint64_t row = lower_sbuf_round((uint64_t)s->cols * 4), one = lower_sbuf_round(4);
     uint64_t part = lower_sbuf_round((uint64_t)s->cols * dtype_size((vtrn_dtype)moving_dtype(s)));
-    uint64_t block = lower_sbuf_round(PARTITIONS * 4);
+    uint64_t block = lower_sbuf_round(lower_partitions(l) * 4ull);
     uint64_t numbers = s->is_long ? 2 * block : lower_sbuf_round((uint64_t)s->n_numbers * 4);
     uint64_t n_parts = (uint64_t)n_parts_of(s) - !is_int_table((vtrn_dtype)s->out.dtype);
     return numbers + 2 * (one + block + 2 * row + n_parts * part) + (n_parts ? 2 * row + one : 0);
@@ -323,9 +327,9 @@ static vtrn_status place_tiles(adder *s, const kernel_row_scatter *spec) {
         s->numbers = tile_of(s, VTRN_DTYPE_INT32, spec->n_numbers);
     for (int b = 0; b < 2; b++) {
         if (spec->is_long)
-            s->others[b] = tile_of(s, VTRN_DTYPE_INT32, PARTITIONS);
+            s->others[b] = tile_of(s, VTRN_DTYPE_INT32, lower_partitions(s->l));
         s->index[b] = tile_of(s, VTRN_DTYPE_INT32, 1);
-        s->hot[b] = tile_of(s, in, PARTITIONS);
+        s->hot[b] = tile_of(s, in, lower_partitions(s->l));
         s->update[b] = tile_of(s, s->updates.dtype, cols);
         s->result[b] = tile_of(s, out, cols);
         for (int i = 0; i < s->n_parts; i++)
@@ -337,7 +341,7 @@ static vtrn_status place_tiles(adder *s, const kernel_row_scatter *spec) {
         s->spare[i] = tile_of(s, s->is_int ? out : VTRN_DTYPE_FP32, cols);
     s->zero = tile_of(s, in, 1);
     LOWER_EMIT(clear, s->l, MEMSET, VECTOR);
-    clear->ap[0] = tile_ap(&s->zero, PARTITIONS, 1);
+    clear->ap[0] = tile_ap(&s->zero, lower_partitions(s->l), 1);
     return NULL;
 }
 
@@ -379,15 +383,15 @@ static void size_tiles(const lower *l, const view *table, int n_outer, kernel_ro
     int64_t most = psum_cols(l->chip);
     s->n_numbers = s->rows;
     s->cols = cols_of(most, table, n_outer);
-    if (sbuf_bytes(s) <= l->sbuf_limit)
+    if (sbuf_bytes(l, s) <= l->sbuf_limit)
         return;
-    s->n_numbers = s->rows < PARTITIONS ? s->rows : PARTITIONS;
-    for (; sbuf_bytes(s) > l->sbuf_limit && most > 1; s->cols = cols_of(most, table, n_outer))
+    s->n_numbers = s->rows < lower_partitions(l) ? s->rows : lower_partitions(l);
+    for (; sbuf_bytes(l, s) > l->sbuf_limit && most > 1; s->cols = cols_of(most, table, n_outer))
         most /= 2;
 }
 
 static vtrn_status record(lower *l, const kernel_row_scatter *s) {
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_ROW_SCATTER, s, sizeof *s, sbuf_bytes(s)));
+    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_ROW_SCATTER, s, sizeof *s, sbuf_bytes(l, s)));
     VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->indices));
     VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &s->updates));
     if (s->is_long)
@@ -466,8 +470,10 @@ int64_t row_scatter_steps(const lower *l, address_spec *windows, int64_t n_eleme
     if ((!indexed_is_table_type(&table) && !is_int) || n_elements % width || rows > MAX_ROWS ||
         n > MAX_FOLDED || l->chip->n_psum_banks < MAX_PARTS)
         return -1;
-    int64_t n_tables = is_long_table(rows, n, is_int) ? 1 : (rows + PARTITIONS - 1) / PARTITIONS;
-    return n_tables * ((n + PARTITIONS - 1) / PARTITIONS) * ((width + bank_cols - 1) / bank_cols);
+    int64_t n_tables =
+        is_long_table(rows, n, is_int) ? 1 : (rows + lower_partitions(l) - 1) / lower_partitions(l);
+    return n_tables * ((n + lower_partitions(l) - 1) / lower_partitions(l)) *
+           ((width + bank_cols - 1) / bank_cols);
 }
 
 vtrn_status row_scatter_windows(lower *l, const graph_op *op, address_spec *windows) {

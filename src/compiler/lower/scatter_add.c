@@ -17,7 +17,6 @@
 #include <string.h>
 
 enum {
-    PARTITIONS = 128,
     MAX_ELEMENTS = 1 << 22, /* of the table */
     MAX_STEPS = 1 << 16,    /* tiles of updates: a program's size */
     MAX_FOLDED = 1 << 20,   /* elements whose places are listed one by one */
@@ -61,7 +60,8 @@ static int64_t n_numbers(const adder *x) {
 static uint64_t sbuf_bytes(const adder *x) {
     uint64_t column = lower_sbuf_round((uint64_t)x->chunk_cols * 4);
     uint64_t row = lower_sbuf_round((uint64_t)x->low_size * 4), one = lower_sbuf_round(4);
-    uint64_t hot = lower_sbuf_round(PARTITIONS * 4), n_values = MAX_PARTS - (x->is_int ? 0 : 1);
+    uint64_t hot = lower_sbuf_round(lower_partitions(x->l) * 4),
+             n_values = MAX_PARTS - (x->is_int ? 0 : 1);
     return lower_sbuf_round((uint64_t)n_numbers(x) * 4) + (x->is_tight ? hot : 0) +
            address_tiles_bytes(x->chunk_cols) + (4 + n_values) * column + one + 2 * hot + 7 * row;
 }
@@ -69,7 +69,7 @@ static uint64_t sbuf_bytes(const adder *x) {
 /* 0, 1, ... from `first` on, along the columns. */
 static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t n) {
     LOWER_EMIT(iota, l, IOTA, GPSIMD);
-    iota->ap[0] = tile_ap(t, PARTITIONS, (uint32_t)n);
+    iota->ap[0] = tile_ap(t, lower_partitions(l), (uint32_t)n);
     iota->arg[0] = (int32_t)first;
     iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{1, (uint32_t)n}}};
     return NULL;
@@ -79,7 +79,7 @@ static vtrn_status place_tiles(adder *x) {
     lower *l = x->l;
     x->numbers = tile_of(l, VTRN_DTYPE_INT32, n_numbers(x));
     if (x->is_tight)
-        x->row_numbers = tile_of(l, VTRN_DTYPE_INT32, PARTITIONS);
+        x->row_numbers = tile_of(l, VTRN_DTYPE_INT32, lower_partitions(x->l));
     address_tiles_alloc(l, x->chunk_cols, &x->at);
     x->high = tile_of(l, VTRN_DTYPE_INT32, x->chunk_cols);
     x->low = tile_of(l, VTRN_DTYPE_INT32, x->chunk_cols);
@@ -92,7 +92,7 @@ static vtrn_status place_tiles(adder *x) {
     x->infinity = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
     x->spare = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
     for (int i = 0; i < 2; i++) {
-        x->hot[i] = tile_of(l, VTRN_DTYPE_FP32, PARTITIONS);
+        x->hot[i] = tile_of(l, VTRN_DTYPE_FP32, lower_partitions(x->l));
         x->moving[i] = tile_of(l, VTRN_DTYPE_FP32, x->low_size);
     }
     x->old = tile_of(l, x->s->table.dtype, x->low_size);
@@ -100,7 +100,7 @@ static vtrn_status place_tiles(adder *x) {
     x->part = tile_of(l, x->s->table.dtype, x->low_size);
     if (x->n_parts == N_FLOAT_PARTS) {
         LOWER_EMIT(clear, l, MEMSET, VECTOR);
-        clear->ap[0] = tile_ap(&x->zero, PARTITIONS, 1);
+        clear->ap[0] = tile_ap(&x->zero, lower_partitions(x->l), 1);
     }
     return emit_numbers(l, &x->numbers, 0, n_numbers(x));
 }
@@ -118,9 +118,10 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
     }
     view v = {.slot = x->updates.slot,
               .dtype = x->updates.dtype,
-              .offset = x->updates.offset + array + (first + (int64_t)col * PARTITIONS) * stride,
+              .offset = x->updates.offset + array +
+                        (first + (int64_t)col * lower_partitions(x->l)) * stride,
               .n = 2,
-              .f = {{rows, stride}, {cols, PARTITIONS * stride}}};
+              .f = {{rows, stride}, {cols, lower_partitions(x->l) * stride}}};
     tile to = x->raw;
     to.addr += col * 4;
     VTRN_RETURN_IF_ERROR(lower_load(l, &v, 1, 0, rows, 0, cols, &to));
@@ -195,26 +196,27 @@ static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, 
 
 /* All updates into table rows [h0, h0 + n_h). */
 static vtrn_status add_all(adder *x, int64_t h0, uint32_t n_h) {
-    int64_t most = PARTITIONS * x->chunk_cols;
+    int64_t most = lower_partitions(x->l) * x->chunk_cols;
     for (int64_t first = 0; first < x->s->n; first += most) {
         int64_t n = x->s->n - first < most ? x->s->n - first : most;
-        uint32_t full = (uint32_t)(n / PARTITIONS), rest = (uint32_t)(n % PARTITIONS);
+        uint32_t full = (uint32_t)(n / lower_partitions(x->l)),
+                 rest = (uint32_t)(n % lower_partitions(x->l));
         VTRN_RETURN_IF_ERROR(address_compute(x->l, x->s, &x->at, first, n));
         if (full)
-            VTRN_RETURN_IF_ERROR(banish_skipped(x, PARTITIONS, 0, full));
+            VTRN_RETURN_IF_ERROR(banish_skipped(x, lower_partitions(x->l), 0, full));
         if (rest)
             VTRN_RETURN_IF_ERROR(banish_skipped(x, rest, full, 1));
         for (int64_t w = 0; w < x->n_window; w++) {
             if (full)
-                VTRN_RETURN_IF_ERROR(prepare(x, first, PARTITIONS, 0, full, w));
+                VTRN_RETURN_IF_ERROR(prepare(x, first, lower_partitions(x->l), 0, full, w));
             if (rest)
                 VTRN_RETURN_IF_ERROR(prepare(x, first, rest, full, 1, w));
             for (uint32_t c = 0; c < full + (rest > 0); c++) {
                 bool is_first = first == 0 && w == 0 && c == 0;
                 bool is_last =
                     first + n == x->s->n && w + 1 == x->n_window && c + 1 == full + (rest > 0);
-                VTRN_RETURN_IF_ERROR(
-                    add_block(x, c < full ? PARTITIONS : rest, c, h0, n_h, is_first, is_last));
+                VTRN_RETURN_IF_ERROR(add_block(x, c < full ? lower_partitions(x->l) : rest, c, h0,
+                                               n_h, is_first, is_last));
             }
         }
     }
@@ -294,8 +296,8 @@ static vtrn_status finish_rows(adder *x, int64_t h0, uint32_t n_h) {
     return move_rows(x, &x->sum, h0, n_h, true);
 }
 
-static int64_t n_blocks_of(int64_t n) {
-    return (n + PARTITIONS - 1) / PARTITIONS;
+static int64_t n_blocks_of(const lower *l, int64_t n) {
+    return (n + lower_partitions(l) - 1) / lower_partitions(l);
 }
 
 /* Sizes it; the number of steps, or -1. */
@@ -328,21 +330,21 @@ static int64_t plan_sums(const lower *l, const address_spec *s, int64_t n_elemen
     x->updates.f[0] = s->n_batch ? s->batch[0] : (view_factor){1, 0};
     /* few windows would leave partitions without an update */
     x->is_folded = n * x->n_window <= MAX_FOLDED &&
-                   2 * n_blocks_of(n * x->n_window) <= n_blocks_of(n) * x->n_window;
+                   2 * n_blocks_of(l, n * x->n_window) <= n_blocks_of(l, n) * x->n_window;
     if (x->is_folded) {
         n *= x->n_window;
         x->n_window = 1;
     }
-    int64_t n_steps = n_blocks_of(n) * x->n_window * n_blocks_of(x->n_high);
+    int64_t n_steps = n_blocks_of(l, n) * x->n_window * n_blocks_of(l, x->n_high);
     bool is_supported = x->n_parts <= l->chip->n_psum_banks && n_elements <= MAX_ELEMENTS &&
-                        x->n_window < MAX_STEPS && n_blocks_of(n) < MAX_STEPS &&
+                        x->n_window < MAX_STEPS && n_blocks_of(l, n) < MAX_STEPS &&
                         n_steps * (x->is_int ? INT_BYTES : 1) < MAX_STEPS &&
                         (!x->is_int || n * x->n_window <= INT_BYTES_MAX_SUMMANDS);
     return is_supported ? n_steps : -1;
 }
 
 int64_t scatter_add_steps(const lower *l, const address_spec *s, int64_t n_elements) {
-    adder x = {.s = s};
+    adder x = {.l = (lower *)(uintptr_t)l, .s = s};
     return plan_sums(l, s, n_elements, &x);
 }
 
@@ -373,7 +375,7 @@ static vtrn_status line_up(lower *l, address_spec *s) {
 
 vtrn_status scatter_add(lower *l, address_spec *s, int64_t n_elements, bool is_zero,
                         bool is_finite) {
-    adder x = {.s = s, .is_finite = is_finite};
+    adder x = {.l = l, .s = s, .is_finite = is_finite};
     VTRN_CHECK(plan_sums(l, s, n_elements, &x) >= 0, "the caller asked scatter_add_steps()");
     if (x.is_folded)
         VTRN_RETURN_IF_ERROR(address_fold(l, s, s->n_window, 1));
@@ -395,8 +397,9 @@ vtrn_status emit_scatter_add_kernel(lower *l, const kernel *k) {
                "scatter_add() folded the windows");
     VTRN_RETURN_IF_ERROR(place_tiles(&x));
     VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &x.banks));
-    for (int64_t h = 0; h < x.n_high; h += PARTITIONS) {
-        uint32_t n_h = (uint32_t)(x.n_high - h < PARTITIONS ? x.n_high - h : PARTITIONS);
+    for (int64_t h = 0; h < x.n_high; h += lower_partitions(l)) {
+        uint32_t n_h =
+            (uint32_t)(x.n_high - h < lower_partitions(l) ? x.n_high - h : lower_partitions(l));
         VTRN_RETURN_IF_ERROR(psum_next(l, &x.banks, x.n_parts, x.psum));
         if (x.is_tight)
             VTRN_RETURN_IF_ERROR(emit_numbers(l, &x.row_numbers, h, n_h));

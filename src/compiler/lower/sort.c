@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PARTITIONS = 128, MAX_COLS = 4096, MAX_INSTRUCTIONS = 1 << 17 };
+enum { MAX_COLS = 4096, MAX_INSTRUCTIONS = 1 << 17 };
 
 /* How the comparator orders the first operand; it looks at no other. */
 typedef struct order {
@@ -215,8 +215,9 @@ vtrn_status emit_sort_kernel(lower *l, const kernel *k) {
     s.swap = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
     s.equal = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
     s.spare = next_tile(l, VTRN_DTYPE_INT32, (uint64_t)s.cols * 2);
-    for (int64_t r = 0; r < spec->n_rows; r += PARTITIONS) {
-        s.rows = (uint32_t)(spec->n_rows - r < PARTITIONS ? spec->n_rows - r : PARTITIONS);
+    for (int64_t r = 0; r < spec->n_rows; r += lower_partitions(l)) {
+        s.rows = (uint32_t)(spec->n_rows - r < lower_partitions(l) ? spec->n_rows - r
+                                                                   : lower_partitions(l));
         for (int i = 0; i < s.n_data; i++) {
             vtrn_ap all = tile_ap(&s.data[i], s.rows, s.cols);
             VTRN_RETURN_IF_ERROR(emit_set(l, &all, 0));
@@ -249,7 +250,8 @@ static bool size_network(const lower *l, const graph_op *op, kernel_sort *s) {
         s->cols *= 2;
     int64_t n_stages = log2 * (log2 + 1) / 2;
     return sbuf_bytes(s) <= l->sbuf_limit &&
-           n_stages * (5 + 3 * (2 + s->n_operands)) * ((n_rows + PARTITIONS - 1) / PARTITIONS) <=
+           n_stages * (5 + 3 * (2 + s->n_operands)) *
+                   ((n_rows + lower_partitions(l) - 1) / lower_partitions(l)) <=
                MAX_INSTRUCTIONS;
 }
 

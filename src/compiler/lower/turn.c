@@ -7,7 +7,6 @@
 #include "cost/cost.h"
 
 enum {
-    PARTITIONS = 128,
     N_BUFFERS = 4, /* tiles on their way, each way */
 };
 
@@ -79,9 +78,10 @@ static bool turning_pays(const lower *l, const view *src, const view *dst, const
             cols[n_col_factors++].size = f[i].size;
     cols[n_col_factors++].size = f[from_unit].size;
     int64_t n_elements = view_count(src), n_rows = f[to_unit].size, n_cols = n_elements / n_rows;
-    turning t = {.n_tiles = ceil((double)n_rows / PARTITIONS) * ceil((double)n_cols / PARTITIONS),
-                 .rows = (uint32_t)(n_rows < PARTITIONS ? n_rows : PARTITIONS),
-                 .cols = (uint32_t)(n_cols < PARTITIONS ? n_cols : PARTITIONS),
+    turning t = {.n_tiles = ceil((double)n_rows / lower_partitions(l)) *
+                            ceil((double)n_cols / lower_partitions(l)),
+                 .rows = (uint32_t)(n_rows < lower_partitions(l) ? n_rows : lower_partitions(l)),
+                 .cols = (uint32_t)(n_cols < lower_partitions(l) ? n_cols : lower_partitions(l)),
                  .from_run = f[from_unit].size,
                  .to_run = n_rows};
     t.n_parts = view_mean_boxes(cols, n_col_factors, t.cols);
@@ -124,7 +124,7 @@ vtrn_status emit_turn_kernel(lower *l, const kernel *k) {
     const view *by_row = &spec->from, *by_col = &spec->to;
     int64_t n_rows = spec->n_rows, n_cols = spec->n_cols;
     tile in[N_BUFFERS], out[N_BUFFERS];
-    uint32_t tile_bytes = lower_sbuf_round(PARTITIONS * sizeof(float));
+    uint32_t tile_bytes = lower_sbuf_round(lower_partitions(l) * sizeof(float));
     for (int i = 0; i < N_BUFFERS; i++) {
         in[i] = out[i] = (tile){.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
         in[i].addr = lower_sbuf_alloc(l, tile_bytes);
@@ -133,10 +133,12 @@ vtrn_status emit_turn_kernel(lower *l, const kernel *k) {
     psum_banks banks;
     VTRN_RETURN_IF_ERROR(psum_take(l, l->chip->n_psum_banks, &banks));
     int turn_i = 0;
-    for (int64_t c = 0; c < n_cols; c += PARTITIONS)
-        for (int64_t r = 0; r < n_rows; r += PARTITIONS, turn_i++) {
-            uint32_t rows = (uint32_t)(n_rows - r < PARTITIONS ? n_rows - r : PARTITIONS);
-            uint32_t cols = (uint32_t)(n_cols - c < PARTITIONS ? n_cols - c : PARTITIONS);
+    for (int64_t c = 0; c < n_cols; c += lower_partitions(l))
+        for (int64_t r = 0; r < n_rows; r += lower_partitions(l), turn_i++) {
+            uint32_t rows =
+                (uint32_t)(n_rows - r < lower_partitions(l) ? n_rows - r : lower_partitions(l));
+            uint32_t cols =
+                (uint32_t)(n_cols - c < lower_partitions(l) ? n_cols - c : lower_partitions(l));
             const tile *from = &in[turn_i % N_BUFFERS], *to = &out[turn_i % N_BUFFERS];
             VTRN_RETURN_IF_ERROR(lower_load(l, by_row, 1, r, rows, c, cols, from));
             VTRN_RETURN_IF_ERROR(turn_tile(l, &banks, from, to, rows, cols));
@@ -166,7 +168,7 @@ vtrn_status turn_copy(lower *l, const view *src, const view *dst, const joint_fa
         }
     by_col.f[by_col.n++] = (view_factor){f[to_unit].size, 1};
     kernel_turn spec = {by_row, by_col, f[to_unit].size, n_cols};
-    uint64_t sbuf_bytes = 2ull * N_BUFFERS * lower_sbuf_round(PARTITIONS * sizeof(float));
+    uint64_t sbuf_bytes = 2ull * N_BUFFERS * lower_sbuf_round(lower_partitions(l) * sizeof(float));
     VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_TURN, &spec, sizeof spec, sbuf_bytes));
     VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, src));
     return plan_writes(&l->plan, dst);

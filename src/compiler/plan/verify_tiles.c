@@ -32,7 +32,7 @@ static void advance_in_passes(const emitter *e, const tile_turn *turn, int64_t *
 static vtrn_status check_turns(const lower *l, const kernel *k) {
     const emitter *e = k->spec;
     int64_t cols = fusion_turn_cols(e), n = 0, r = 0, c = 0;
-    int64_t row_step = e->is_flat ? FUSION_PARTITIONS : fusion_row_step(e);
+    int64_t row_step = e->is_flat ? lower_partitions(e->l) : fusion_row_step(e);
     int64_t n_passes = e->form == FUSION_PASSES ? e->n_passes : 1;
     tile_turn turn = {.row_cols = (uint32_t)cols};
     while (fusion_next_turn(e, &turn)) {
