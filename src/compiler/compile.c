@@ -1,6 +1,7 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
 
+#include "compiler/build/finish.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 #include "compiler/lower/verify.h"

@@ -1,5 +1,5 @@
 /* Programs from lists of instructions alone, without a graph: streams, semaphores, memory. */
-#include "compiler/build/builder.h"
+#include "compiler/build/finish.h"
 
 #include "check/check.h"
 #include "isa/validate.h"

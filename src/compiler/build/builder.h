@@ -1,9 +1,8 @@
-/* Instructions in program order -> a program: streams of the engines, semaphores, addresses of
- * scratch tensors, donation.
+/* A program in the making: instructions in program order and the tables that they name.
  *
  * A builder is filled with slots, sources, custom ops and blocks of instructions, whose engines and
- * DMA rings are chosen and which have no semaphores; build_finish makes the program of them. It
- * knows nothing of graphs: whatever can list instructions can use it. */
+ * DMA rings are chosen and which have no semaphores; build_finish (finish.h) makes the program of
+ * them. It knows nothing of graphs: whatever can list instructions can use it. */
 #ifndef VTRN_COMPILER_BUILD_BUILDER_H
 #define VTRN_COMPILER_BUILD_BUILDER_H
 
@@ -69,9 +68,6 @@ vtrn_status build_block_begin(builder *b, uint32_t *out_block);
 void build_block_end(builder *b, uint32_t block_i, vtrn_block_end kind, uint32_t next0,
                      uint32_t next1, uint32_t cond_slot);
 
-/* Drops stores that nothing reads, settles donation, places scratch tensors, adds semaphores, and
- * completes the program, which then needs the builder no more. */
-vtrn_status build_finish(builder *b);
 void build_free(builder *b); /* not the program */
 
 #endif
