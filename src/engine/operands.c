@@ -144,7 +144,7 @@ static vtrn_status check_operand(const vtrn_program *program, const vtrn_chip *c
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has unknown data type %d", info->mnemonic,
                           ap_i, ap->dtype);
     VTRN_RETURN_IF_ERROR(check_space(instr, ap_i));
-    VTRN_RETURN_IF_ERROR(check_dims(info->mnemonic, ap_i, ap, role == 'W' || role == 'U'));
+    VTRN_RETURN_IF_ERROR(check_dims(info->mnemonic, ap_i, ap, access_is_written(instr, ap_i)));
     if (access_rows(instr, ap_i) < 1)
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has no rows", info->mnemonic, ap_i);
     if (ap->space != VTRN_SPACE_HBM)
