@@ -111,6 +111,8 @@ LAYERS = {
     "convolution grad": lambda t: (grad(conv, 2), rand(2, 9, 9, 8, dtype=t), rand(3, 3, 8, 16, dtype=t)),
     "depthwise": lambda t: (lambda x, w: conv(x, w, 2, 16), rand(1, 9, 9, 16, dtype=t), rand(3, 3, 1, 16, dtype=t)),
     "pool grad": lambda t: (grad(lambda x: pool(x) ** 2, 1), rand(2, 8, 8, 5, dtype=t)),
+    "overlapping pool grad": lambda t: (grad(lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME") ** 2, 1), rand(2, 5, 6, 33, dtype=t)),
     "recurrent": lambda t: (recurrent, rand(8, 33, dtype=t), rand(5, 8, 33, dtype=t), rand(33, 33, dtype=t)),
     "recurrent grad": lambda t: (grad(lambda *a: recurrent(*a)[1], 3), rand(8, 33, dtype=t), rand(5, 8, 33, dtype=t),
                                  rand(33, 33, dtype=t)),

@@ -624,9 +624,10 @@ vtrn_status bounds_evaluate(const graph *g, const uint8_t *ran_as_reference, bou
         status = VTRN_OUT_OF_MEMORY(n * sizeof *b.wide.types);
     } else {
         for (uint32_t v = 0; v < g->n_values; v++) {
-            b.wide.types[v] = b.loose.types[v] = g->types[v];
+            b.wide.types[v] = g->types[v];
             if (bounds_is_wide(g->types[v].dtype))
                 b.wide.types[v].dtype = VTRN_DTYPE_FP64;
+            b.loose.types[v] = b.wide.types[v];
         }
         find_last_uses(g, last_use);
         status = evaluate_body(&b, ran_as_reference, last_use);
