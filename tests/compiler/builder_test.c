@@ -222,6 +222,30 @@ static void a_tensor_that_no_core_reaches_is_refused(void **state) {
     build_free(&b);
 }
 
+static void sequences_of_any_length_take_turns(void **state) {
+    (void)state;
+    builder b = start(-1);
+    enum { N = 3 };
+    const int lengths[N] = {3, 1, 2};
+    uint32_t first[N];
+    for (int i = 0; i < N; i++) {
+        first[i] = b.n_list;
+        for (int k = 0; k < lengths[i]; k++) {
+            vtrn_instr *instr = build_append(&b, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
+            assert_non_null(instr);
+            instr->imm[0].bits = (uint32_t)(10 * i + k);
+        }
+    }
+    assert_ok(build_alternate(&b, first + 1, 1)); /* one sequence stays as it is */
+    assert_ok(build_alternate(&b, first, N));
+    const uint32_t expected[] = {0, 10, 20, 1, 21, 2};
+    assert_int_equal(b.n_list, sizeof expected / sizeof *expected);
+    for (uint32_t i = 0; i < b.n_list; i++)
+        assert_int_equal(b.list[i].imm[0].bits, expected[i]);
+    program_destroy(b.program);
+    build_free(&b);
+}
+
 int main(void) {
     assert_ok(chip_load("trn1", &chip));
     const struct CMUnitTest tests[] = {
@@ -231,6 +255,7 @@ int main(void) {
         cmocka_unit_test(blocks_and_custom_ops_keep_their_numbers),
         cmocka_unit_test(equal_constants_share_their_bytes),
         cmocka_unit_test(a_tensor_that_no_core_reaches_is_refused),
+        cmocka_unit_test(sequences_of_any_length_take_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,24 @@ vtrn_instr *build_append(builder *b, vtrn_opcode opcode, vtrn_engine engine) {
     return instr;
 }
 
+vtrn_status build_alternate(builder *b, const uint32_t *begin, int n) {
+    uint32_t first = begin[0], n_instrs = b->n_list - first, at = first;
+    if (n < 2 || n_instrs == 0)
+        return NULL;
+    vtrn_instr *old = malloc(n_instrs * sizeof *old);
+    if (!old)
+        return VTRN_OUT_OF_MEMORY(n_instrs * sizeof *old);
+    memcpy(old, b->list + first, n_instrs * sizeof *old);
+    for (uint32_t k = 0; at < b->n_list; k++)
+        for (int i = 0; i < n; i++) {
+            uint32_t end = i + 1 < n ? begin[i + 1] : b->n_list;
+            if (k < end - begin[i])
+                b->list[at++] = old[begin[i] + k - first];
+        }
+    free(old);
+    return NULL;
+}
+
 /* Refused before anything is emitted: a tensor beyond the HBM would unroll to as many instructions.
  */
 static vtrn_status check_hbm(const builder *b, vtrn_dtype dtype, uint64_t size_bytes) {

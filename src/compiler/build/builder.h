@@ -50,6 +50,10 @@ typedef struct builder {
 /* Appends an instruction of the source at hand, which raises no semaphore. The pointer is valid
  * until the next append; NULL: out of memory. */
 vtrn_instr *build_append(builder *b, vtrn_opcode opcode, vtrn_engine engine);
+/* The n sequences at the end of the list, of which the i-th begins at begin[i], take turns
+ * instruction by instruction from now on: while an engine waits for a result of one, it works on
+ * another. None may write what another one reads or writes. */
+vtrn_status build_alternate(builder *b, const uint32_t *begin, int n);
 
 /* index: of the argument or output. CAPACITY when no core reaches that much memory. */
 vtrn_status build_slot_add(builder *b, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,

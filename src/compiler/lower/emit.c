@@ -33,6 +33,11 @@ vtrn_engine lower_lighter_engine(lower *l) {
     return l->scalar_ns < l->vector_ns ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
 }
 
+vtrn_status lower_alternate(lower *l, const uint32_t *begin, int n) {
+    lower_lighter_engine(l); /* it weighs what was appended in the order of the list until here */
+    return build_alternate(&l->build, begin, n);
+}
+
 vtrn_status lower_emit_scaled(lower *l, const vtrn_ap *dst, const vtrn_ap *src, float factor,
                               const vtrn_ap *row) {
     if (lower_lighter_engine(l) == VTRN_ENGINE_SCALAR) {

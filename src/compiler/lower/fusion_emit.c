@@ -293,22 +293,25 @@ static vtrn_status store_node(emitter *e, const fusion_node *node, const tile_tu
 }
 
 static vtrn_status emit_node(emitter *e, fusion_node *node, const tile_turn *turn) {
-    lower *l = e->l;
-    l->build.source = node->source;
     if (node->op == FUSION_LOAD)
         return load_node(e, node, turn);
     if (node->is_column)
         return emit_column_sum(e, node, turn);
     if (node->op == FUSION_CONTRACT)
-        VTRN_RETURN_IF_ERROR(contract_tile(&e->contracts[node->contract], turn->rows, &node->t));
-    else if (node->op == GRAPH_REDUCE)
-        VTRN_RETURN_IF_ERROR(emit_row_reduce(e, node, turn));
-    else
-        VTRN_RETURN_IF_ERROR(elementwise_emit(&e->env, node));
+        return contract_tile(&e->contracts[node->contract], turn->rows, &node->t);
+    if (node->op == GRAPH_REDUCE)
+        return emit_row_reduce(e, node, turn);
+    return elementwise_emit(&e->env, node);
+}
+
+/* What is done with a node's tile behind the node's own instructions. */
+static vtrn_status finish_node(emitter *e, const fusion_node *node, const tile_turn *turn) {
+    if (node->op == FUSION_LOAD || node->is_column)
+        return NULL;
     if (e->form == FUSION_PASSES &&
         (node->op == GRAPH_REDUCE ? !turn->is_row_end : node->stage != turn->pass))
         return NULL; /* it is not complete, or was stored by an earlier pass */
-    VTRN_RETURN_IF_ERROR(widen_row(l, node, turn->rows));
+    VTRN_RETURN_IF_ERROR(widen_row(e->l, node, turn->rows));
     return node->is_stored ? store_node(e, node, turn) : NULL;
 }
 
@@ -363,6 +366,43 @@ static void point_to(emitter *e, fusion_node *node, int t) {
     }
 }
 
+/* Makes turn t the one that node is emitted for. */
+static void enter_turn(emitter *e, fusion_node *node, const tile_turn *turns, int t) {
+    const tile_turn *turn = &turns[t];
+    e->l->build.source = node->source;
+    e->env.rows = turn->rows;
+    e->env.cols = turn->cols;
+    e->env.col0 = e->form == FUSION_COLUMN_BLOCKS ? 0 : (uint32_t)turn->c;
+    for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
+        e->env.temps[k] =
+            (tile){.space = VTRN_SPACE_SBUF,
+                   .addr = turn->base + (uint32_t)(e->n_slots + k) * e->size.slot_bytes};
+    point_to(e, node, t);
+}
+
+/* An operation on all tiles abreast. The instructions of elementwise ones alternate: full tiles and
+ * temporaries of different turns are different memory. */
+static vtrn_status emit_abreast(emitter *e, fusion_node *node, const tile_turn *turns, int n) {
+    bool is_alternating =
+        node->klass == NODE_FULL && node->op < FUSION_LOAD && node->op != GRAPH_REDUCE;
+    uint32_t begin[FUSION_MAX_ABREAST];
+    for (int t = 0; t < n; t++) {
+        enter_turn(e, node, turns, t);
+        begin[t] = e->l->build.n_list;
+        VTRN_RETURN_IF_ERROR(emit_node(e, node, &turns[t]));
+        if (!is_alternating)
+            VTRN_RETURN_IF_ERROR(finish_node(e, node, &turns[t]));
+    }
+    if (!is_alternating)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(lower_alternate(e->l, begin, n));
+    for (int t = 0; t < n; t++) {
+        enter_turn(e, node, turns, t);
+        VTRN_RETURN_IF_ERROR(finish_node(e, node, &turns[t]));
+    }
+    return NULL;
+}
+
 /* Tiles abreast: each operation on all of them before the next one. */
 static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
     lower *l = e->l;
@@ -381,18 +421,7 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
             VTRN_RETURN_IF_ERROR(
                 contract_load(&e->contracts[node->contract], turns[t].r, turns[t].rows));
         }
-        for (int t = 0; t < n; t++) {
-            const tile_turn *turn = &turns[t];
-            e->env.rows = turn->rows;
-            e->env.cols = turn->cols;
-            e->env.col0 = e->form == FUSION_COLUMN_BLOCKS ? 0 : (uint32_t)turn->c;
-            for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
-                e->env.temps[k] =
-                    (tile){.space = VTRN_SPACE_SBUF,
-                           .addr = turn->base + (uint32_t)(e->n_slots + k) * e->size.slot_bytes};
-            point_to(e, node, t);
-            VTRN_RETURN_IF_ERROR(emit_node(e, node, turn));
-        }
+        VTRN_RETURN_IF_ERROR(emit_abreast(e, node, turns, n));
     }
     return NULL;
 }

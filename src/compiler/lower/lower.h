@@ -86,6 +86,8 @@ vtrn_status lower_emit_tensor_tensor(lower *l, vtrn_engine engine, vtrn_alu op, 
 vtrn_status lower_emit_copy(lower *l, const vtrn_ap *dst, const vtrn_ap *src);
 /* emit.c: of Vector and Scalar the one that has had less to do: for what both can do */
 vtrn_engine lower_lighter_engine(lower *l);
+/* emit.c: build_alternate() */
+vtrn_status lower_alternate(lower *l, const uint32_t *begin, int n);
 /* emit.c: dst = src * factor, or * row (a column of fp32), converted, on the lighter engine: floats
  */
 vtrn_status lower_emit_scaled(lower *l, const vtrn_ap *dst, const vtrn_ap *src, float factor,
