@@ -119,8 +119,8 @@ vtrn_status chip_file_read(const char *name, char path[CHIP_PATH_MAX], char **te
             return VTRN_OUT_OF_MEMORY(sizeof *list);
         search_dirs(list);
         for (int i = 0; i < list->n && !file && *name && strlen(name) < CHIP_NAME_MAX; i++) {
-            snprintf(path, CHIP_PATH_MAX, "%s/%s.toml", list->dir[i], name);
-            file = fopen(path, "r");
+            if (snprintf(path, CHIP_PATH_MAX, "%s/%s.toml", list->dir[i], name) < CHIP_PATH_MAX)
+                file = fopen(path, "r");
         }
         free(list);
         if (!file)
