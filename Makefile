@@ -60,6 +60,7 @@ test-tools: tools
 	$(call install, \
 	    command -v clang >/dev/null || missing="$$missing clang"; \
 	    command -v clang-format >/dev/null || missing="$$missing clang-format"; \
+	    command -v clang-tidy >/dev/null || missing="$$missing clang-tidy"; \
 	    ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-* >/dev/null 2>&1 || \
 	        missing="$$missing libclang-rt-dev";)
 
@@ -79,12 +80,11 @@ $(VENV)/.ready: requirements.txt | tools
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-test: test-tools venv build test-format test-c test-sanitizers test-threads test-fuzz test-python
+test: test-tools venv build test-format lint test-c test-sanitizers test-threads test-fuzz test-python
 
 # Checks and the reasons for those left out: .clang-tidy.
-lint: build
-	@command -v clang-tidy >/dev/null || { echo "make lint needs clang-tidy"; exit 1; }
-	git ls-files 'src/*.c' | xargs -P $(JOBS) -n 8 clang-tidy -p $(BUILD) --quiet
+lint: test-tools build
+	tests/lint/run $(BUILD) $(JOBS)
 
 test-format: test-tools
 	clang-format --dry-run -Werror $(C_FILES)
