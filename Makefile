@@ -1,4 +1,5 @@
 # make train: tools, build, Python environment, then both trainings with their profiles under out/.
+# make check: build, C tests and the quick Python tests: a minute.
 # make test:  every test there is.
 PYTHON ?= python3
 BUILD := build
@@ -22,8 +23,9 @@ CHECKED := -Dwerror=true -Dbench=false -Doptimization=1 -Ddebug=false -Dc_args=-
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
-.PHONY: all train train-digits train-chars test build library tools test-tools venv \
-    lint test-format test-c test-sanitizers test-threads test-fuzz test-python fuzz-programs clean
+.PHONY: all train train-digits train-chars check test build library tools test-tools venv werror \
+    lint test-format test-c test-sanitizers test-threads test-fuzz test-python test-quick \
+    fuzz-programs clean
 
 all: build
 
@@ -68,6 +70,11 @@ build: tools
 	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD)
 	ninja -j $(JOBS) -C $(BUILD)
 
+# What is tested has no warning; a training builds with whatever compiler there is.
+werror: tools
+	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD) -Dwerror=true
+	@grep -q -- -Werror $(BUILD)/build.ninja || meson configure $(BUILD) -Dwerror=true
+
 # What a training loads: no tests, no benchmarks.
 library: tools
 	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD)
@@ -80,7 +87,10 @@ $(VENV)/.ready: requirements.txt | tools
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-test: test-tools venv build test-format lint test-c test-sanitizers test-threads test-fuzz test-python
+test: test-tools venv werror build test-format lint test-c test-sanitizers test-threads test-fuzz \
+    test-python
+
+check: venv werror build test-c test-quick
 
 # Checks and the reasons for those left out: .clang-tidy.
 lint: test-tools build
@@ -110,6 +120,15 @@ test-fuzz: test-tools
 	    CC=clang meson setup build-fuzz $(CHECKED) -Db_sanitize=address,undefined -Dfuzz=true -Dtests=false
 	ninja -j $(JOBS) -C build-fuzz
 	@printf '%s\n' build-fuzz/fuzz/*_fuzz | xargs -P $(JOBS) -I {} fuzz/run {} $(FUZZ_SECONDS)
+
+# The Python tests of make check: the cheapest files that together touch every part.
+QUICK := $(patsubst %,tests/python/test_%.py, \
+    bad_input cli custom_ops donation empty engine_dtype engine_scalar engine_table engine_vector \
+    engine_vector_rows golden_plans jax_device jax_train layers lowering_copies residents vhlo vhlo_attrs \
+    wide_contractions)
+
+test-quick: venv build
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) $(QUICK)
 
 test-python: venv build
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python tests/differential
