@@ -25,7 +25,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars check test build library tools test-tools venv werror \
     lint test-format test-c test-sanitizers test-threads test-fuzz test-python test-quick \
-    fuzz-programs clean
+    fuzz-programs aarch64-tools test-aarch64 clean
 
 all: build
 
@@ -138,5 +138,32 @@ fuzz-programs: venv build
 	PYTHONPATH=$(ROOT)/tests $(VENV)/bin/python -m differential.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS) \
 	    --family "$(FAMILY)"
 
+# The C tests on another processor, emulated. cmocka for it comes from Debian as well, through lists
+# of its own: the host's packages stay as they are.
+AARCH64_ROOT := build-aarch64-root
+AARCH64_APT = apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
+    -o APT::Sandbox::User=root -o Dir::State::Lists=$(ROOT)/$(AARCH64_ROOT)/lists \
+    -o Dir::Cache=$(ROOT)/$(AARCH64_ROOT)/cache
+
+aarch64-tools: tools
+	$(call install, \
+	    command -v aarch64-linux-gnu-gcc >/dev/null || missing="$$missing gcc-aarch64-linux-gnu"; \
+	    [ -d /usr/aarch64-linux-gnu/include ] || missing="$$missing libc6-dev-arm64-cross"; \
+	    command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user";)
+
+$(AARCH64_ROOT)/root.ini: | aarch64-tools
+	mkdir -p $(AARCH64_ROOT)/lists/partial $(AARCH64_ROOT)/cache/archives/partial
+	$(AARCH64_APT) update
+	cd $(AARCH64_ROOT) && $(AARCH64_APT) download libcmocka-dev libcmocka0
+	for package in $(AARCH64_ROOT)/*.deb; do dpkg -x $$package $(AARCH64_ROOT); done
+	printf "[constants]\nroot = '%s'\n" $(ROOT)/$(AARCH64_ROOT) > $@
+
+test-aarch64: aarch64-tools $(AARCH64_ROOT)/root.ini
+	@[ -f build-aarch64/build.ninja ] || \
+	    meson setup build-aarch64 --cross-file $(AARCH64_ROOT)/root.ini \
+	        --cross-file cross/aarch64.ini -Dwerror=true -Dbench=false
+	ninja -j $(JOBS) -C build-aarch64
+	meson test -C build-aarch64 --no-rebuild --print-errorlogs --timeout-multiplier 20
+
 clean:
-	rm -rf build build-asan build-tsan build-fuzz out
+	rm -rf build build-asan build-tsan build-fuzz build-aarch64 build-aarch64-root out
