@@ -411,7 +411,8 @@ static vtrn_status add_sum_error(bounds *b, const graph_op *op, double *radius, 
     }
     double error = sum_error(n_steps(op, n_terms(b, op)));
     const vtrn_dtype t = type_of(b, op->results[0])->dtype;
-    if (op->kind == GRAPH_REDUCE_WINDOW && t != VTRN_DTYPE_FP32) /* as XLA rounds partial sums */
+    const bool is_window = op->kind == GRAPH_REDUCE_WINDOW || op->kind == GRAPH_SELECT_AND_SCATTER;
+    if (is_window && t != VTRN_DTYPE_FP32) /* as XLA rounds partial sums */
         error += (1 + n_terms(b, op) / 4) * rounding_unit(t);
     for (int64_t i = 0; i < n; i++)
         radius[i] += error * tmp[i];
