@@ -53,8 +53,9 @@ class Builder:
 
     # Dimensions
 
-    def dim(self, letter, most=2049, multiple=1, small=sizes.SMALL, middle=0.3, least=1):
+    def dim(self, letter, most=None, multiple=1, small=sizes.SMALL, middle=0.3, least=1):
         """A new dimension. One of those whose `most` allows it gets the edge."""
+        most = most or max(self.edge + multiple, sizes.EDGES[-1])
         size = sizes.rounded_up(self.edge, multiple)
         if least <= size <= most:
             is_edge = self.n_slots == self.slot

@@ -104,7 +104,7 @@ class Run:
         row = {"index": index, "family": case.family, "wrapper": case.wrapper, "dtype": case.dtype,
                "edge": case.edge, "outcome": outcome.name, "text": outcome.text[:400],
                "undecided": outcome.n_undecided, "blunt": outcome.is_blunt,
-               "seconds": round(time.monotonic() - start, 2)}  # fmt: skip
+               "seconds": round(time.monotonic() - start, 2), "phases": outcome.seconds}  # fmt: skip
         if outcome.name != "ok":
             row["file"] = str(self.record(worker, index, case, program, outcome))
         with self.lock:

@@ -11,7 +11,8 @@ FAILURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """name is ok or one of FAILURES. `seconds` says where the time went."""
+    """name is ok or one of FAILURES. seconds: processor time to trace, on the CPU,
+    on the chip, with other threads, to judge."""
 
     name: str
     text: str = ""

@@ -55,7 +55,7 @@ def case(seed, index):
     family = FAMILIES[order[position]]
     pairs = list(itertools.product(wrappers_of(family), family.dtypes))
     random.Random(f"pairs {seed} {family.name}").shuffle(pairs)
-    edges = list(sizes.EDGES)
+    edges = [*sizes.EDGES, *sizes.WIDE * family.is_wide]
     random.Random(f"edges {seed} {family.name}").shuffle(edges)
     wrapper, dtype = pairs[visit % len(pairs)]
     # A cycle as long as that of the pairs would show each size with one pair only.
@@ -68,8 +68,10 @@ def case(seed, index):
 def chosen_families(c, rng):
     """The family of the case, sometimes with others of its kind before or behind it."""
     family = FAMILIES[c.family]
+    if family.kind == "free":
+        return [c.family]
     others = [f.name for f in FAMILIES.values()
-              if f.kind == family.kind and not f.ends and (f.has_gradient or c.wrapper in wrappers.WITHOUT_GRADIENT)
+              if f.kind == family.kind and not f.ends and (f.is_wide or c.edge <= sizes.EDGES[-1]) and (f.has_gradient or c.wrapper in wrappers.WITHOUT_GRADIENT)
               and (c.dtype in f.dtypes)]  # fmt: skip
     names = [c.family]
     for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))):

@@ -5,6 +5,9 @@ EDGES = (
     1, 2, 3, 7, 12, 16, 31, 32, 33, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 640, 768, 1000,
     1023, 1024, 1025, 1536, 2047, 2048, 2049,
 )  # fmt: skip
+# For families whose work grows with one dimension alone: tables of a vocabulary, and the edge of a
+# partition of SBUF, 192 KiB of fp32.
+WIDE = (4096, 8193, 49151, 49152, 49153, 50257)
 SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 MIDDLE = (17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 130)
 
@@ -12,14 +15,6 @@ MIDDLE = (17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 130)
 MOST_ELEMENTS = 600_000  # of one value
 MOST_INPUT_ELEMENTS = 1_000_000
 MOST_WORK = 30_000_000  # multiplications of a forward pass
-
-
-def class_of(n):
-    """The column of the coverage table that a size belongs to."""
-    for name, last in (("<=16", 16), ("<=64", 64), ("<=129", 129), ("<=257", 257), ("<=640", 640), ("<=1025", 1025)):
-        if n <= last:
-            return name
-    return "<=2049"
 
 
 def rounded_up(n, multiple):

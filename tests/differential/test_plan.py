@@ -8,7 +8,7 @@ from . import plan, sizes
 from .families import FAMILIES
 from .program import pruned, source
 
-N_VISITS = 29 * 5
+N_VISITS = 36 * 5
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_a_family_meets_everything(cases, name):
     assert len(mine) == N_VISITS
     pairs = {(w, t) for w in plan.wrappers_of(family) for t in family.dtypes}
     assert {(c.wrapper, c.dtype) for c in mine} == pairs
-    assert {c.edge for c in mine} == set(sizes.EDGES)
+    assert {c.edge for c in mine} == {*sizes.EDGES, *sizes.WIDE * family.is_wide}
     assert {c.config for c in mine} == {plan.Config(*c) for c in plan.CONFIGS}
     # Each size comes with several pairs and on several machines.
     by_edge = collections.defaultdict(set)

@@ -18,15 +18,17 @@ class Family:
     has_gradient: bool
     dtypes: tuple
     ends: bool  # its result has other dimensions than an activation
+    is_wide: bool  # work grows with one dimension alone, so that may be very large
 
 
 FLOATS = ("float32", "bfloat16", "mixed", "float16")
 FAMILIES = {}
 
 
-def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS, ends=False):
+def family(kind, keeps_shape=False, has_gradient=True, dtypes=FLOATS, ends=False, is_wide=False):
     def register(build):
-        FAMILIES[build.__name__] = Family(build.__name__, kind, build, keeps_shape, has_gradient, dtypes, ends)
+        FAMILIES[build.__name__] = Family(
+            build.__name__, kind, build, keeps_shape, has_gradient, dtypes, ends, is_wide)  # fmt: skip
         return build
 
     return register

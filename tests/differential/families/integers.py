@@ -29,7 +29,7 @@ BINARY = ("{} + {}", "{} - {}", "{} * {}", "{} & {}", "{} | {}", "{} ^ {}", "jnp
           "jnp.where({} < {}, 1, 2).astype({t})", "({} == {}).astype({t})", "jnp.where({} >= {}, 5, 6).astype({t})")  # fmt: skip
 
 
-@family("free", has_gradient=False, dtypes=INTEGERS)
+@family("free", has_gradient=False, dtypes=INTEGERS, is_wide=True)
 def integer_arithmetic(b):
     shape = shape_of(b)
     values = [whole(b, shape), whole(b, shape[b.choose(0, 0, 1) :])]
@@ -47,7 +47,7 @@ def integer_arithmetic(b):
     return values[-2:] if values[-2].startswith("v") else values[-1:]
 
 
-@family("free", has_gradient=False, dtypes=INTEGERS)
+@family("free", has_gradient=False, dtypes=INTEGERS, is_wide=True)
 def integer_reductions(b):
     A, E = shape = shape_of(b)
     x = whole(b, shape)
@@ -90,7 +90,7 @@ def integer_order(b):
     return [b.let(f"({row}[:, 1:] != {row}[:, :-1]).sum(1) + 1", (A,), "int32")]
 
 
-@family("free", has_gradient=False, dtypes=INTEGERS)
+@family("free", has_gradient=False, dtypes=INTEGERS, is_wide=True)
 def counting(b):
     """Histograms and one-hot counts, and look-ups in tables of integers."""
     A, E = b.dim("A", middle=0.3), b.dim("E", least=2)
@@ -119,7 +119,7 @@ def integer_matmul(b):
     return [y, b.let(f"{y}.astype(float32) * {scale}", (M, N), "float32")]
 
 
-@family("free", has_gradient=False, dtypes=("float32", "bfloat16", "float16"))
+@family("free", has_gradient=False, dtypes=("float32", "bfloat16", "float16"), is_wide=True)
 def quantised(b):
     """Values to small integers and back. Inputs are well away from where rounding would decide."""
     A, E = shape = shape_of(b)
@@ -134,7 +134,7 @@ def quantised(b):
             b.let(f"{x}.astype({b.choose('float32', 'bfloat16', 'float16')})", shape)]  # fmt: skip
 
 
-@family("free", has_gradient=False, dtypes=("float32", "bfloat16", "float16"))
+@family("free", has_gradient=False, dtypes=("float32", "bfloat16", "float16"), is_wide=True)
 def images_of_bytes(b):
     """Bytes to normalised floats, with masks; and the highest of the classes."""
     A, E = shape = shape_of(b)

@@ -3,7 +3,7 @@
 from . import family
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def layout(b, x):
     """What only moves elements, with an elementwise operation between."""
     B, S, D = x.shape
@@ -37,7 +37,7 @@ def layout(b, x):
     return x
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def slices(b, x):
     """Static and dynamic slices, and updates in place."""
     B, S, D = x.shape
@@ -108,7 +108,7 @@ def order(b, x):
     return b.same(text, x)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def reductions(b, x):
     """Reductions over any dimensions, brought back to the shape."""
     axes = b.choose("0", "1", "2", "(0, 1)", "(0, 2)", "(1, 2)", "None")
@@ -131,7 +131,7 @@ def reductions(b, x):
     return b.cast(b.same(text.format(h, axes, n, h.dtype), h), x.dtype)
 
 
-@family("sequence", ends=True)
+@family("sequence", ends=True, is_wide=True)
 def reduced(b, x):
     """Reductions that take dimensions away, of something computed."""
     axis = b.choose(0, 1, 1, 2)

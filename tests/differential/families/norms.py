@@ -16,7 +16,7 @@ def affine(b, y, features):
     return b.same(f"{y} + {b.bias((features,))}", y) if b.chance(0.6) else y
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def layer_norm(b, x):
     h = in_float32(b, x)
     mean = b.let(f"{h}.mean(-1, keepdims=True)", (*x.shape[:-1], "1"), h.dtype)
@@ -36,7 +36,7 @@ def layer_norm(b, x):
     return affine(b, b.cast(y, x.dtype), x.shape[-1])
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def rms_norm(b, x):
     h = in_float32(b, x)
     mean = b.choose("jnp.mean(jnp.square({}), -1, keepdims=True)", "({0} * {0}).mean(-1, keepdims=True)",
@@ -47,7 +47,7 @@ def rms_norm(b, x):
     return b.same(b.choose(f"{y} * {gain}", f"{y} * (1 + {gain})"), y)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def group_norm(b, x):
     """Groups of features of each sequence; features that no group size divides make one group."""
     B, S, D = x.shape
@@ -61,7 +61,7 @@ def group_norm(b, x):
     return affine(b, b.cast(y, x.dtype), D)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def batch_norm(b, x):
     """Statistics over all but the features, with running averages among the results of a step."""
     h = in_float32(b, x)
@@ -72,7 +72,7 @@ def batch_norm(b, x):
     return affine(b, y, D)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def softmax(b, x):
     axis = b.choose(-1, -1, 0, 1, "(1, 2)")
     h = in_float32(b, x)

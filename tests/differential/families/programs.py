@@ -5,7 +5,7 @@ from . import FLOATS, family
 PLAIN = ("float32", "bfloat16", "float16")
 
 
-@family("free", has_gradient=False, dtypes=PLAIN)
+@family("free", has_gradient=False, dtypes=PLAIN, is_wide=True)
 def random_numbers(b):
     """jax.random from a key made of an input."""
     A, E = shape = (b.dim("A", middle=0.2), b.dim("E"))
@@ -31,7 +31,7 @@ def random_numbers(b):
     return out
 
 
-@family("free", has_gradient=False, dtypes=FLOATS)
+@family("free", has_gradient=False, dtypes=FLOATS, is_wide=True)
 def dropout(b):
     A, E = shape = (b.dim("A", middle=0.2), b.dim("E"))
     x, seed = b.input(shape), b.input((), "uint32", ("integers", 0, 2**31), "k")
@@ -84,7 +84,7 @@ def decoding(b):
     return b.lets(f"lax.fori_loop(0, {N}, {f.name}, ({first}, {out}))", ((B,), "int32"), ((B, N), "int32"))
 
 
-@family("free", has_gradient=False, dtypes=FLOATS)
+@family("free", has_gradient=False, dtypes=FLOATS, is_wide=True)
 def optimizer(b):
     """AdamW with clipping by the norm of all gradients, for tensors of several shapes; all is donated."""
     A, E = b.dim("A"), b.dim("E")
@@ -110,7 +110,7 @@ def optimizer(b):
     return out
 
 
-@family("free", has_gradient=False, dtypes=FLOATS)
+@family("free", has_gradient=False, dtypes=FLOATS, is_wide=True)
 def losses(b):
     """Losses and their gradients in logits."""
     A, E = shape = (b.dim("A", middle=0.2), b.dim("E", least=2))
@@ -165,7 +165,7 @@ def control(b):
     return [b.let(text, shape), n]
 
 
-@family("free", has_gradient=False, dtypes=PLAIN)
+@family("free", has_gradient=False, dtypes=PLAIN, is_wide=True)
 def conversions(b):
     """From type to type, through bits too."""
     A, E = shape = (b.dim("A", middle=0.2), b.dim("E"))
@@ -185,7 +185,7 @@ def conversions(b):
     return [b.let(text, shape) for text in b.rng.sample(options, b.choose(2, 3, 5))]
 
 
-@family("free", has_gradient=False, dtypes=PLAIN)
+@family("free", has_gradient=False, dtypes=PLAIN, is_wide=True)
 def not_finite(b):
     """NaN, infinities and zeros of both signs on their way through."""
     A, E = shape = (b.dim("A", middle=0.2), b.dim("E"))

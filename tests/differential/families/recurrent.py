@@ -85,7 +85,7 @@ def simple_rnn(b, x):
     return cell(b, x, 1, body)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def linear_recurrence(b, x):
     """h = a * h + x, by lax.scan or by an associative scan."""
     B, S, D = x.shape

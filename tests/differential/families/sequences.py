@@ -23,7 +23,7 @@ def short_convolution(b, x):
     return b.same(f"sum({padded}[:, i:i + {S}] * {w}[i] for i in range({K}))", x)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def cumulative(b, x):
     """Sums, products and maxima so far."""
     B, S, D = x.shape
@@ -106,7 +106,7 @@ BINARY = (
 )  # fmt: skip
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def elementwise(b, x):
     """A few elementwise operations, with operands that are broadcast along any dimensions."""
     values = [x]

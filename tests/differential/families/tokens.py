@@ -16,7 +16,7 @@ def angles(b, S, half):
     return b.let(style.format(position, inverse), (S, half), "float32")
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def rope(b, x):
     B, S, D = x.shape
     if b.size(D) % 2:
@@ -42,7 +42,7 @@ def rope(b, x):
     return b.let(f"{y}[..., :{D}]", (B, S, D)) if width != D else y
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def embedding(b, x):
     B, S, D = x.shape
     V = b.dim("V", least=2)
@@ -61,7 +61,7 @@ def embedding(b, x):
     return b.same(f"{x} + {b.same(text, x)}", x)
 
 
-@family("sequence", keeps_shape=True)
+@family("sequence", keeps_shape=True, is_wide=True)
 def positions(b, x):
     """Learned positions: whole, sliced from a longer table, or relative."""
     B, S, D = x.shape
@@ -78,7 +78,7 @@ def positions(b, x):
     return b.same(f"{x} + lax.dynamic_slice_in_dim({table}, {k}, {S})", x)
 
 
-@family("sequence")
+@family("sequence", is_wide=True)
 def unembedding(b, x):
     """Logits over a vocabulary, from a table or its transpose, with a soft cap."""
     B, S, D = x.shape
