@@ -16,7 +16,8 @@ static bool read_stages(const char *list, uint32_t *stages) {
     while (*list) {
         size_t n = strcspn(list, ",");
         int i = 0;
-        while (i < N_STAGES && (strlen(stage_names[i]) != n || strncmp(stage_names[i], list, n)))
+        while (i < N_STAGES &&
+               (strlen(stage_names[i]) != n || strncmp(stage_names[i], list, n) != 0))
             i++;
         if (i == N_STAGES)
             return false;
@@ -102,11 +103,11 @@ static int run(const cli_command *self, int argc, char **argv) {
         return cli_usage(self, "--fuse, --resident and --pipeline are on or off");
     vtrn_program *p = NULL;
     vtrn_status status = compile(files.items[0], chip, &o, &p);
-    if (!status && o.dump_stages >> EMIT & 1)
+    if (p && o.dump_stages >> EMIT & 1)
         status = print_emitted(p);
-    if (!status && output)
+    if (p && !status && output)
         status = save(p, output);
-    if (!status && is_json)
+    if (p && !status && is_json)
         report(p);
     program_destroy(p);
     return status ? cli_fail(status) : CLI_OK;

@@ -557,7 +557,8 @@ static void size_parts(kernel_windows *k, uint64_t limit_bytes) {
 /* Bytes of a partition that the tiles take: addresses, then rows. */
 static uint64_t size_tiles(mover *m, const kernel_windows *k, int64_t *address_cols,
                            uint32_t *row_bytes) {
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)m->s->table.dtype);
+    size_t element_bytes = dtype_size((vtrn_dtype)m->s->table.dtype);
+    int64_t size = element_bytes ? (int64_t)element_bytes : 1;
     int64_t n = m->s->n == 1 ? m->c.n_rows : m->s->n;
     m->chunk = m->c.cols * size <= k->max_row_bytes || m->c.n_inner > 1 ? m->c.cols
                                                                         : k->max_row_bytes / size;

@@ -370,7 +370,7 @@ static void visit_op(codec *c, graph_op *op, int depth) {
     if (c->is_decode)
         op->regions = ARENA_NEW(c->a, graph_region *, op->n_regions);
     for (uint32_t i = 0; i < op->n_regions && !c->error; i++) {
-        if (c->is_decode)
+        if (c->is_decode && op->regions)
             op->regions[i] = ARENA_NEW(c->a, graph_region, 1);
         if (!op->regions || !op->regions[i])
             fail(c, no_memory);

@@ -97,6 +97,8 @@ void fusion_choose_cut(emitter *e) {
         int64_t inner = 1;
         for (int k = v.n - 1; k >= 0; inner *= v.f[k--].size) {
             int64_t size = v.f[k].size;
+            if (inner <= 0) /* a tensor without elements */
+                break;
             const int64_t tried[] = {size, divisor_up_to(size, FUSION_MAX_TILE_COLS / inner),
                                      divisor_up_to(size, f->n / inner / lower_partitions(e->l))};
             for (int t = 0; t < 3; t++) {

@@ -14,7 +14,8 @@ typedef struct cut {
 
 static cut cut_of(const vtrn_chip *chip, const fusion *f, int64_t cols) {
     cut c = {.cols = cols, .tile_cols = cols < FUSION_MAX_TILE_COLS ? cols : FUSION_MAX_TILE_COLS};
-    double n_rows = (double)(f->n / cols);
+    int64_t n_whole = f->n / cols;
+    double n_rows = (double)n_whole;
     c.tile_rows = fmin(n_rows, chip->n_partitions);
     c.n_row_blocks = ceil(n_rows / chip->n_partitions);
     c.n_tiles = c.n_row_blocks * ceil((double)cols / (double)c.tile_cols);

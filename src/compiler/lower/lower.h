@@ -142,7 +142,8 @@ enum {
 
 /* Partitions of SBUF and PSUM: the rows of a full tile. */
 static inline int lower_partitions(const lower *l) {
-    return l->build.chip->n_partitions;
+    int n = l->build.chip->n_partitions;
+    return n > 0 ? n : 1; /* a chip file with fewer is refused */
 }
 
 /* The next part of what placement gave to the kernel that is being emitted; psum_take hands out its

@@ -40,6 +40,7 @@ vtrn_status movement_fill(lower *l, const view *value, const view *out) {
     int64_t n = view_count(out),
             cols = n / lower_partitions(l) < MAX_COLS ? n / lower_partitions(l) : MAX_COLS;
     int64_t size = (int64_t)dtype_size((vtrn_dtype)out->dtype);
+    VTRN_CHECK(size > 0, "a tensor has a type");
     int64_t most = l->sbuf_limit / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / size;
     uint64_t bits;
     cols = cols < most ? cols : most;

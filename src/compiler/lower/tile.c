@@ -225,9 +225,10 @@ static vtrn_status copy_factors(lower *l, const view *src, const view *dst, cons
     joint_factor split[VTRN_MAX_FREE_DIMS + 2];
     for (int i = 0; i < n; i++)
         split[i] = f[i];
-    int64_t n_engines = l->chip->n_dma_engines, inner = f[0].size / n_engines;
+    int64_t n_engines = l->chip->n_dma_engines, run = n == 1 ? f[0].size : 0;
+    int64_t inner = run / n_engines;
     double share_bytes = (double)inner * (double)dtype_size((vtrn_dtype)src->dtype);
-    bool is_shared = f[0].size % n_engines == 0 && share_bytes >= l->chip->dma.max_descriptor_bytes;
+    bool is_shared = run % n_engines == 0 && share_bytes >= l->chip->dma.max_descriptor_bytes;
     if (n == 1 && is_shared) { /* one long run: a share for each DMA engine */
         split[0] = (joint_factor){n_engines, f[0].from * inner, f[0].to * inner};
         split[1] = (joint_factor){inner, f[0].from, f[0].to};
@@ -295,5 +296,6 @@ vtrn_status emit_copy_kernel(lower *l, const kernel *k) {
     const kernel_copy *spec = k->spec;
     joint_factor f[2 * VIEW_MAX_FACTORS];
     int n = refine(&spec->from, &spec->to, f);
+    VTRN_CHECK(n >= 0, "a copy is recorded where both sides have a common refinement");
     return copy_factors(l, &spec->from, &spec->to, f, n, spec->from.offset, spec->to.offset);
 }

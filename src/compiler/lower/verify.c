@@ -68,6 +68,7 @@ static vtrn_status set_known(lower *l, graph_value value, const view *at) {
 static vtrn_status copy_tensor(lower *l, uint32_t slot, uint32_t *out) {
     const vtrn_dtype t = (vtrn_dtype)l->build.slots[slot].slot.dtype;
     const uint64_t size = l->build.slots[slot].slot.size_bytes;
+    VTRN_CHECK(dtype_size(t) > 0, "a tensor has a type");
     graph_type all = {.dtype = (uint8_t)t, .rank = 1, .dims = {(int64_t)(size / dtype_size(t))}};
     VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, t, size, 0, out));
     view from = view_dense(slot, &all), to = view_dense(*out, &all);
@@ -287,13 +288,13 @@ static vtrn_status sort_ops(draft *d) {
     ordered *keys = malloc((n + 1) * sizeof *keys);
     graph_op *sorted = malloc((n + 1) * sizeof *sorted);
     vtrn_status status = keys && sorted ? NULL : VTRN_OUT_OF_MEMORY(n * sizeof *sorted);
-    for (uint32_t i = 0; i < n && !status; i++) {
+    for (uint32_t i = 0; i < n && keys && !status; i++) {
         const graph_op *op = &d->region.ops[i];
         keys[i].order =
             op->n_operands || op->kind != GRAPH_CONSTANT ? d->l->verify->order[op->results[0]] : 0;
         keys[i].op_i = i;
     }
-    if (!status) {
+    if (!status && keys && sorted) {
         qsort(keys, n, sizeof *keys, by_order);
         for (uint32_t i = 0; i < n; i++)
             sorted[i] = d->region.ops[keys[i].op_i];

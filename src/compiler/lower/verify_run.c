@@ -40,7 +40,7 @@ static void gather_elements(const view *v, const void *tensor, void *dst) {
 }
 
 static vtrn_status new_array(int64_t n, size_t size, void **out) {
-    *out = calloc((size_t)n + 1, size);
+    *out = calloc((size_t)n + 1, size ? size : 1);
     return *out ? NULL : VTRN_OUT_OF_MEMORY((size_t)n * size);
 }
 

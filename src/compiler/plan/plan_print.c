@@ -95,11 +95,11 @@ static void print_tiles(const emitter *e, FILE *out) {
 }
 
 static void print_map(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
-    const emitter *e = stage > PLAN_FORMED ? k->spec : NULL;
-    const fusion *f = e ? e->f : k->spec;
+    bool is_tiled = stage > PLAN_FORMED;
+    const fusion *f = is_tiled ? ((const emitter *)k->spec)->f : (const fusion *)k->spec;
     fprintf(out, " %lld elements", (long long)f->n);
-    if (e)
-        print_tiles(e, out);
+    if (is_tiled)
+        print_tiles(k->spec, out);
     else if (f->cols)
         fprintf(out, " rows of %lld", (long long)f->cols);
     fputc('\n', out);
@@ -123,8 +123,7 @@ static void print_kernel(const lower *l, const kernel *k, plan_stage stage, FILE
     const vtrn_source *s = &l->build.sources[k->source];
     fprintf(out, "  %s", kernel_name((kernel_kind)k->kind));
     if (stage == PLAN_PLACED && k->sbuf_bytes)
-        fprintf(out, " @%u..%llu", k->sbuf_addr,
-                (unsigned long long)(k->sbuf_addr + k->sbuf_bytes));
+        fprintf(out, " @%u..%llu", k->sbuf_addr, (unsigned long long)k->sbuf_addr + k->sbuf_bytes);
     fprintf(out, " \"%s%s%s\"", s->op, *s->place ? " " : "", s->place);
     if (k->kind == KERNEL_MAP) {
         print_map(l, k, stage, out);

@@ -53,7 +53,7 @@ static vtrn_status check_op(const lower *l, const graph_op *op) {
             "the compiler, please report the program",
             op->name, op->place, (long long)view_count(to_view), (long long)graph_type_count(out));
     for (int i = 0; i < SAMPLE_COUNT; i++) {
-        int64_t at[GRAPH_MAX_RANK], from[GRAPH_MAX_RANK];
+        int64_t at[GRAPH_MAX_RANK] = {0}, from[GRAPH_MAX_RANK] = {0};
         int64_t linear = sample_index(graph_type_count(out), i);
         sample_unravel(out, linear, at);
         operand_index(op, in, out, at, from);

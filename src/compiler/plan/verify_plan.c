@@ -249,8 +249,7 @@ static vtrn_status check_sbuf(const lower *l, lives *x) {
         const kernel *at = &l->plan.kernels[k];
         if (at->sbuf_addr + at->sbuf_bytes > l->sbuf_limit)
             return verify_failed(l, at, "it ends at byte %llu of a partition, the limit is %u",
-                                 (unsigned long long)(at->sbuf_addr + at->sbuf_bytes),
-                                 l->sbuf_limit);
+                                 (unsigned long long)at->sbuf_addr + at->sbuf_bytes, l->sbuf_limit);
     }
     for (uint32_t i = 0; i < x->n; i++) {
         VTRN_RETURN_IF_ERROR(check_life(l, &x->at[i]));

@@ -28,7 +28,7 @@ void bounds_store(vtrn_dtype t, const double *src, void *dst, int64_t n) {
 }
 
 vtrn_status bounds_array(int64_t n, size_t size, void **out) {
-    *out = calloc(n ? (size_t)n : 1, size);
+    *out = calloc(n ? (size_t)n : 1, size ? size : 1);
     return *out ? NULL : VTRN_OUT_OF_MEMORY((size_t)n * size);
 }
 
@@ -221,8 +221,8 @@ static vtrn_status run_own_types(own_values *own, bounds *b, const graph_op *op,
 static vtrn_status run_own(bounds *b, const graph_op *op) {
     own_values own = {.b = b};
     const bool is_unknown = takes_loose(b, op);
-    const void **in = calloc(op->n_operands + 1, sizeof *in);
-    void **out = calloc(op->n_results + 1, sizeof *out);
+    const void **in = calloc((size_t)op->n_operands + 1, sizeof *in);
+    void **out = calloc((size_t)op->n_results + 1, sizeof *out);
     vtrn_status status = in && out ? run_own_types(&own, b, op, in, out)
                                    : VTRN_OUT_OF_MEMORY((op->n_operands + 1) * sizeof *in);
     free(in);
@@ -289,7 +289,7 @@ static bool is_data(uint32_t data, uint32_t i) {
 static vtrn_status run_derived(bounds *b, const graph_op *op, derived how, void *out) {
     arena tmp = ARENA_EMPTY;
     const uint32_t data = data_operands(op);
-    const void **in = calloc(op->n_operands + 1, sizeof *in);
+    const void **in = calloc((size_t)op->n_operands + 1, sizeof *in);
     vtrn_status status = in ? NULL : VTRN_OUT_OF_MEMORY((op->n_operands + 1) * sizeof *in);
     graph *g = how == DERIVED_VALUE ? &b->wide : &b->loose;
     for (uint32_t i = 0; i < op->n_operands && !status; i++)

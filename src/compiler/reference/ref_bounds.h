@@ -20,6 +20,6 @@ void bounds_settle(vtrn_dtype t, double *v, double *delta, int64_t n);
 double *bounds_nonzero(double *radius, int64_t n);
 
 /* An elementwise op whose floats are all wide. */
-vtrn_status bounds_elementwise(const bounds *b, const graph_op *op, bounded *out);
+vtrn_status bounds_elementwise(const bounds *all, const graph_op *op, bounded *out);
 
 #endif
