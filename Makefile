@@ -112,7 +112,7 @@ test-sanitizers: test-tools
 test-threads: test-tools
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan $(CHECKED) -Db_sanitize=thread
 	ninja -j $(JOBS) -C build-tsan
-	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 10 \
+	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 30 \
 	    --suite base --suite engine --suite runtime --suite api --suite pjrt
 
 test-fuzz: test-tools
