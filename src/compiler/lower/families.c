@@ -96,7 +96,8 @@ typedef lower_fn *family_list[MAX_FAMILIES];
 
 static const family_list elementwise_families = {fold_splats, lower_fused};
 
-/* Kinds other than elementwise ones, and elementwise kinds that other families want to see first.
+/* Kinds other than elementwise ones, and elementwise kinds for which other families are asked
+ * first.
  */
 static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
     [GRAPH_ADD] = {fold_splats, lower_affine, lower_pad_sum, lower_fused},

@@ -20,7 +20,8 @@ static bool can_be_rows(const emitter *e, int64_t cols, int64_t min_cols) {
            resident_pitch(VTRN_DTYPE_FP32, cols) == cols * 4;
 }
 
-/* The rows for a flat fusion that suit what lies in SBUF, or who may come after it; 0: neither. */
+/* The rows in which an operand of a flat fusion was computed, or its results may be read; 0: none.
+ */
 static int64_t suitable_cols(const emitter *e) {
     const fusion *f = e->f;
     bool leaves_something = false;
