@@ -2,6 +2,8 @@
 #include "compiler/compile.h"
 
 #include "compiler/build/finish.h"
+#include "compiler/custom/custom_check.h"
+#include "compiler/custom/custom_run.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 #include "compiler/lower/verify.h"
@@ -13,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Somebody uses its results. */
+/* Whether its results are read, or it is called for its effect. */
 static bool is_live_op(const lower *l, const graph_op *op) {
     bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
     for (uint32_t r = 0; r < op->n_results; r++)
@@ -62,41 +64,41 @@ static void find_contracted(lower *l, const graph_region *region) {
     }
 }
 
-/* Numbers the operations, and counts for each value those that name it; with is_noting writes down
- * which. */
-static void find_uses(lower *l, const graph_region *region, bool is_noting, uint32_t *place) {
+/* Numbers the operations in order, and counts for each value those that name it; with is_noting
+ * writes down which. */
+static void find_uses(lower *l, const graph_region *region, bool is_noting, uint32_t *op_i) {
     for (uint32_t i = 0; i < region->n_ops; i++) {
         const graph_op *op = &region->ops[i];
         for (uint32_t o = 0; o < op->n_operands && is_live_op(l, op); o++) {
             lower_value *value = &l->values[op->operands[o]];
             if (is_noting)
-                l->places[value->first_use + value->n_uses] = *place;
+                l->use_op_i[value->first_use + value->n_uses] = *op_i;
             value->n_uses++;
         }
         if (is_noting)
-            l->ops[*place] = op;
+            l->ops[*op_i] = op;
         for (uint32_t r = 0; r < op->n_results; r++)
-            l->values[op->results[r]].place = *place;
-        ++*place;
+            l->values[op->results[r]].op_i = *op_i;
+        ++*op_i;
         for (uint32_t r = 0; r < op->n_regions; r++)
-            find_uses(l, op->regions[r], is_noting, place);
+            find_uses(l, op->regions[r], is_noting, op_i);
     }
 }
 
-static vtrn_status find_places(lower *l) {
-    uint32_t n = 0, place = 0;
-    find_uses(l, &l->g->body, false, &place);
+static vtrn_status number_ops(lower *l) {
+    uint32_t n = 0, op_i = 0;
+    find_uses(l, &l->g->body, false, &op_i);
     for (uint32_t v = 0; v < l->g->n_values; v++) {
         l->values[v].first_use = n;
         n += l->values[v].n_uses;
         l->values[v].n_uses = 0;
     }
-    l->places = ARENA_NEW(&l->tmp, uint32_t, n);
-    l->ops = ARENA_NEW(&l->tmp, const graph_op *, place);
-    if (!l->places || !l->ops)
-        return VTRN_OUT_OF_MEMORY(n * sizeof *l->places + place * sizeof *l->ops);
-    place = 0;
-    find_uses(l, &l->g->body, true, &place);
+    l->use_op_i = ARENA_NEW(&l->tmp, uint32_t, n);
+    l->ops = ARENA_NEW(&l->tmp, const graph_op *, op_i);
+    if (!l->use_op_i || !l->ops)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *l->use_op_i + op_i * sizeof *l->ops);
+    op_i = 0;
+    find_uses(l, &l->g->body, true, &op_i);
     return NULL;
 }
 
@@ -129,7 +131,7 @@ static vtrn_status lower_ops(lower *l, const graph_region *region) {
         }
         VTRN_RETURN_IF_ERROR(lower_source_set(l, op->name, op->place));
         if (op->n_results)
-            l->place = l->values[op->results[0]].place;
+            l->op_i = l->values[op->results[0]].op_i;
         bool is_reference = false;
         vtrn_status status =
             is_empty_op(l, op) ? lower_empty(l, op) : lower_op(l, op, &is_reference);
@@ -218,7 +220,7 @@ static vtrn_status start(lower *l) {
     }
     count_uses(l, &g->body);
     find_contracted(l, &g->body);
-    return find_places(l);
+    return number_ops(l);
 }
 
 /* The output is the argument that it was donated, as it is. */
@@ -318,4 +320,14 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     else
         *out = program;
     return status;
+}
+
+vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
+                               void *const *inputs, void *const *outputs) {
+    (void)ctx;
+    return custom_run(program, custom_i, inputs, outputs);
+}
+
+vtrn_status compile_check_customs(const vtrn_program *program) {
+    return custom_check(program);
 }

@@ -4,30 +4,9 @@
 
 #include "chip/chip.h"
 #include "compiler/graph/graph.h"
+#include "compiler/options.h"
 #include "engine/plan.h"
 #include "isa/program.h"
-
-#include <stdio.h>
-
-typedef struct compile_options {
-    bool reference_only; /* every op as a reference custom op: the oracle */
-    bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
-    bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
-    /* Decisions of the planner that can be switched off to find a wrong one: */
-    bool has_no_fusion;    /* each operation is a kernel of its own */
-    bool has_no_residents; /* every value passes through HBM */
-    bool has_no_pipeline;  /* one tile at a time */
-    FILE *dump;            /* where stages in dump_stages are printed; NULL: nowhere */
-    uint32_t dump_stages;  /* bits 1 << compile_stage */
-} compile_options;
-
-typedef enum compile_stage {
-    COMPILE_GRAPH, /* operations, as read from the artifact */
-    COMPILE_FORM,  /* kernels */
-    COMPILE_TILES, /* the same with rows, columns, buffers; copies that change layouts */
-    COMPILE_PLACE, /* the same with addresses in SBUF */
-    COMPILE_STAGE_COUNT
-} compile_stage;
 
 /* The graph may be destroyed afterwards. */
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,

@@ -1,5 +1,5 @@
 /* How many boxes tiles of a view make: the estimate that costs use, against counting. */
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 #include "test_seed.h"
 

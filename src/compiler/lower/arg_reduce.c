@@ -81,7 +81,7 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, x, false, &value));
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, index, false, &number));
     fusion_node extreme = {.op = GRAPH_REDUCE,
-                           .klass = NODE_ROW,
+                           .shape = NODE_ROW,
                            .dtype = (uint8_t)dtype,
                            .reducer = is_max ? GRAPH_REDUCER_MAXIMUM : GRAPH_REDUCER_MINIMUM,
                            .is_reduced = true,
@@ -113,7 +113,7 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
                           .in = {hit, number, {FUSION_NO_NODE, NO_INDEX}}};
     VTRN_RETURN_IF_ERROR(fusion_add(l, f, &select, &picked));
     fusion_node least = {.op = GRAPH_REDUCE,
-                         .klass = NODE_ROW,
+                         .shape = NODE_ROW,
                          .dtype = (uint8_t)index_dtype,
                          .reducer = GRAPH_REDUCER_MINIMUM,
                          .is_reduced = true,

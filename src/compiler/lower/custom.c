@@ -1,10 +1,7 @@
 /* Ops without a lowering: reference operations on HBM tensors, run by the GpSimd engine. */
-#include "compiler/lower/custom.h"
-
+#include "compiler/custom/custom_codec.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
-#include "compiler/lower/verify.h"
-#include "compiler/lower/verify_blob.h"
 #include "compiler/reference/reference.h"
 
 #include <string.h>
@@ -85,23 +82,4 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
                                               .blob_size = blob_size,
                                               .blob = blob,
                                               .flops = estimate_flops(g, op)});
-}
-
-vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
-                               void *const *inputs, void *const *outputs) {
-    (void)ctx;
-    const vtrn_custom *custom = &program->customs[custom_i];
-    graph *g;
-    if (verify_is_blob(custom->blob, custom->blob_size))
-        return verify_run(custom, inputs);
-    VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
-    const graph_op *op = &g->body.ops[0];
-    vtrn_status status;
-    if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
-        status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op %s: %u operands, %u slots", custom->name,
-                            op->n_operands, custom->n_inputs);
-    else
-        status = reference_op(g, op, (const void *const *)inputs, outputs);
-    graph_destroy(g);
-    return status;
 }

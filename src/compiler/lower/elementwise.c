@@ -9,7 +9,7 @@ bool elementwise_is_exact_int(uint8_t dtype) {
 }
 
 bool elementwise_is_scalar(const fusion *f, const fusion_node *node, int k) {
-    return node->in[k].node < 0 || f->nodes[node->in[k].node].klass == NODE_ROW;
+    return node->in[k].node < 0 || f->nodes[node->in[k].node].shape == NODE_ROW;
 }
 
 uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k) {
@@ -22,7 +22,7 @@ uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k) {
 }
 
 uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
-    return node->klass == NODE_ROW ? 1 : env->cols;
+    return node->shape == NODE_ROW ? 1 : env->cols;
 }
 
 static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
@@ -61,9 +61,9 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
         return NULL;
     }
     const fusion_node *in = &env->f->nodes[node->in[k].node];
-    if (in->klass == NODE_ROW)
+    if (in->shape == NODE_ROW)
         *out = stretched(&in->t, env->rows, cols);
-    else if (in->klass == NODE_COL)
+    else if (in->shape == NODE_COL)
         *out = tile_ap_cols(&in->t, env->rows, env->col0, cols);
     else
         *out = tile_ap(&in->t, env->rows, cols);
@@ -166,7 +166,7 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const ele
     vtrn_ap dst = elementwise_dst_ap(env, node), a, b;
     const fusion *f = env->f;
     vtrn_engine engine = elementwise_engine_of(op);
-    bool is_row = node->klass == NODE_ROW;
+    bool is_row = node->shape == NODE_ROW;
     bool a_is_scalar = elementwise_is_scalar(f, node, 0) && !(is_row && node->in[0].node >= 0);
     bool b_is_scalar = elementwise_is_scalar(f, node, 1) && !(is_row && node->in[1].node >= 0);
     if (op->constants == ELEMENTWISE_TILE || (!a_is_scalar && !b_is_scalar)) {
@@ -218,9 +218,9 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];
     inverse.dtype = VTRN_DTYPE_FP32;
-    uint32_t inverse_cols = divisor->klass == NODE_ROW ? 1 : elementwise_dst_cols(env, node);
+    uint32_t inverse_cols = divisor->shape == NODE_ROW ? 1 : elementwise_dst_cols(env, node);
     vtrn_ap to = tile_ap(&inverse, env->rows, inverse_cols), from;
-    from = divisor->klass == NODE_COL
+    from = divisor->shape == NODE_COL
                ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
                : tile_ap(&divisor->t, env->rows, inverse_cols);
     bool is_inverse =

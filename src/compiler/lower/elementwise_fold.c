@@ -3,7 +3,7 @@
 
 /* Arithmetic of two floats that is one instruction of the Vector engine on tiles. */
 static bool is_vector_arith(const fusion *f, const fusion_node *node) {
-    if (node->n_in != 2 || node->op >= FUSION_LOAD || node->klass != NODE_FULL ||
+    if (node->n_in != 2 || node->op >= FUSION_LOAD || node->shape != NODE_FULL ||
         !dtype_is_float(node->dtype) || !dtype_is_float(elementwise_in_dtype(f, node, 0)))
         return false;
     const elementwise_op *op = elementwise_op_of(f, node);

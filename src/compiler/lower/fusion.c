@@ -327,8 +327,8 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     node.dtype = (uint8_t)dtype;
     node.is_reduced = is_row_space(f, n);
     const graph_type *type = &l->g->types[result];
-    if (!f->like_cols && type->rank > 1)
-        f->like_cols = type->dims[type->rank - 1];
+    if (!f->first_op_cols && type->rank > 1)
+        f->first_op_cols = type->dims[type->rank - 1];
     if (op->kind == GRAPH_COMPARE) {
         node.direction = (uint8_t)op->attrs.compare.direction;
         node.is_total_order = op->attrs.compare.type == GRAPH_CMP_TOTALORDER;
@@ -483,7 +483,7 @@ static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a reduction");
     *out_node = f->n_nodes;
     f->nodes[f->n_nodes++] = (fusion_node){.op = GRAPH_REDUCE,
-                                           .klass = NODE_ROW,
+                                           .shape = NODE_ROW,
                                            .dtype = (uint8_t)dtype,
                                            .reducer = op->reducer,
                                            .is_column = is_column,

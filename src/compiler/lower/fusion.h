@@ -1,7 +1,7 @@
 /* Fusions: ops over one iteration space whose intermediate values never leave SBUF.
  *
  * The space is a linear index of n elements, cut into rows of `cols` when a reduction asks for it.
- * A node's class says how it varies over the space:
+ * A node's shape says how it varies over the space:
  *
  *     FULL   a tile [rows, cols]
  *     ROW    one value a row: a tile [rows, 1]; reductions over cols make it, FULL ops take it as a
@@ -17,7 +17,7 @@
 
 struct contract_spec; /* contract.h */
 
-typedef enum node_class { NODE_FULL, NODE_ROW, NODE_COL } node_class;
+typedef enum node_shape { NODE_FULL, NODE_ROW, NODE_COL } node_shape;
 
 enum {
     FUSION_MAX_NODES = 256,
@@ -36,7 +36,7 @@ typedef struct fusion_in {
 typedef struct fusion_node {
     uint16_t
         op; /* graph_kind, FUSION_LOAD, GRAPH_REDUCE (over cols, or over rows when is_column) */
-    uint8_t klass;                  /* node_class; of loads: decided when the fusion closes */
+    uint8_t shape;                  /* node_shape; of loads: decided when the fusion closes */
     uint8_t dtype;                  /* of its tile: PRED lies as UINT8 */
     uint8_t direction;              /* compare; reduce_precision: bits of the exponent */
     uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
@@ -82,10 +82,11 @@ typedef struct fusion_value {
 
 typedef struct fusion {
     struct fusion *next;
-    int64_t n;         /* elements of FULL */
-    int64_t cols;      /* 0: not fixed yet */
-    int64_t row_step;  /* rows of a tile when a contraction sets them, else 0 */
-    int64_t like_cols; /* innermost size of the first op's result: what others may cut it into */
+    int64_t n;        /* elements of FULL */
+    int64_t cols;     /* 0: not fixed yet */
+    int64_t row_step; /* rows of a tile when a contraction sets them, else 0 */
+    int64_t
+        first_op_cols; /* innermost size of the first op's result: the rows it is likely read in */
     int n_contracts;
     int n_nodes, n_values, cap_values;
     fusion_value *values;
@@ -99,7 +100,7 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
 vtrn_status fusion_open(lower *l, int64_t n, fusion **out);
 /* A load of n (or n/cols: is_reduced) elements. */
 vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out);
-/* A node from its op, operands and dtype; class flags and ALU op are the caller's in `like`. */
+/* A node from its op, operands and dtype; flags and ALU op are the caller's in `like`. */
 vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out);
 /* A fusion that begins with a contraction's tiles of dtype, as `result`. The spec outlives the
  * fusion. */
@@ -142,7 +143,7 @@ bool elementwise_supports(const lower *l, const graph_op *op);
  * and `not` of one. */
 bool elementwise_tests_zero(const lower *l, const graph_op *op, graph_direction *direction);
 /* Marks nodes whose one user can do their work in its own instruction: (x op s) op t. Needs
- * classes. */
+ * shapes. */
 void elementwise_fold(fusion *f);
 /* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
 int elementwise_n_temps(const fusion *f, const fusion_node *node);

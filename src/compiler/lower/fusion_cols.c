@@ -35,7 +35,9 @@ static int64_t suitable_cols(const emitter *e) {
         leaves_something |= node->is_stored &&
                             e->l->build.slots[node->store_view.slot].slot.kind == VTRN_SLOT_SCRATCH;
     }
-    return leaves_something && can_be_rows(e, f->like_cols, MIN_BLOCK_BYTES / 4) ? f->like_cols : 0;
+    return leaves_something && can_be_rows(e, f->first_op_cols, MIN_BLOCK_BYTES / 4)
+               ? f->first_op_cols
+               : 0;
 }
 
 static void try_cols(emitter *e, int64_t cols, double *best) {

@@ -17,7 +17,7 @@ static vtrn_status fill(lower *l, const tile *t, uint32_t cols, double value) {
 
 /* After a row's tile was written: its copy in fp32, when an op may take it as a scalar. */
 static vtrn_status widen_row(lower *l, const fusion_node *node, uint32_t rows) {
-    if (node->klass != NODE_ROW || !node->is_used || !fusion_row_is_widened(&node->t))
+    if (node->shape != NODE_ROW || !node->is_used || !fusion_row_is_widened(&node->t))
         return NULL;
     tile wide = fusion_wide_row(&node->t);
     LOWER_EMIT(copy, l, TENSOR_COPY, VECTOR);
@@ -48,9 +48,9 @@ static vtrn_status emit_hoisted(emitter *e) {
         if (!node->is_live || !node->is_hoisted)
             continue;
         l->build.source = node->source;
-        if (node->klass == NODE_COL && e->form != FUSION_COLUMN_BLOCKS) {
+        if (node->shape == NODE_COL && e->form != FUSION_COLUMN_BLOCKS) {
             VTRN_RETURN_IF_ERROR(load_columns(e, node, rows, 0, e->cols));
-        } else if (node->klass == NODE_ROW) {
+        } else if (node->shape == NODE_ROW) {
             VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, 0, rows, 0, 1, &node->t));
             VTRN_RETURN_IF_ERROR(widen_row(l, node, (uint32_t)rows));
         }
@@ -81,9 +81,9 @@ static vtrn_alu reduce_alu(const fusion_node *node, bool is_int) {
 
 /* Columns [from, from + n) of a node, which may be one value a row. */
 static vtrn_ap columns(const emitter *e, const fusion_node *node, uint32_t from, uint32_t n) {
-    if (node->klass != NODE_ROW)
+    if (node->shape != NODE_ROW)
         return tile_ap_cols(&node->t, e->env.rows,
-                            node->klass == NODE_COL ? e->env.col0 + from : from, n);
+                            node->shape == NODE_COL ? e->env.col0 + from : from, n);
     vtrn_ap ap = tile_ap(&node->t, e->env.rows, n);
     ap.dim[0].step = 0;
     return ap;
@@ -118,7 +118,7 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_tur
     VTRN_RETURN_IF_ERROR(elementwise_const_tile(&e->env, 1, from->dtype, &ones));
     LOWER_EMIT(weights, l, LDWEIGHTS, TENSOR);
     weights->ap[1] = tile_ap(ones, e->env.rows, 1);
-    bool is_row = from->klass == NODE_ROW;
+    bool is_row = from->shape == NODE_ROW;
     int64_t begin = is_row ? 0 : turn->c, end = is_row ? 1 : turn->c + turn->cols;
     for (int64_t c = begin; c < end;) {
         uint32_t n = bank_part(e, node, c, end);
@@ -138,7 +138,7 @@ static vtrn_status emit_column_sum(emitter *e, fusion_node *node, const tile_tur
 static vtrn_status finish_column_part(emitter *e, const fusion_node *node, int64_t c, int64_t n,
                                       const tile *t) {
     lower *l = e->l;
-    bool is_constant = e->f->nodes[node->in[0].node].klass == NODE_ROW;
+    bool is_constant = e->f->nodes[node->in[0].node].shape == NODE_ROW;
     int64_t n_sums = view_count(&node->at), n_parts = node->is_total ? 1 : e->cols / n_sums;
     if (n_parts > 1) { /* a row of the fusion is several of what was summed up */
         LOWER_EMIT(fold, l, TENSOR_REDUCE, VECTOR);
@@ -274,7 +274,7 @@ static vtrn_status load_node(emitter *e, const fusion_node *node, const tile_tur
         view part = turn_view(&node->source_view, turn);
         VTRN_RETURN_IF_ERROR(lower_load(l, &part, 1, 0, turn->rows, 0, turn->cols, &node->t));
     } else if (!node->taken) {
-        bool is_row = node->klass == NODE_ROW;
+        bool is_row = node->shape == NODE_ROW;
         VTRN_RETURN_IF_ERROR(lower_load(l, &node->at, node->n_outer, turn->r, turn->rows,
                                         is_row ? 0 : turn->c, is_row ? 1 : turn->cols, &node->t));
     }
@@ -287,7 +287,7 @@ static vtrn_status store_node(emitter *e, const fusion_node *node, const tile_tu
         return lower_store(e->l, &part, 1, 0, turn->rows, 0, turn->cols, &node->t,
                            node->is_accumulated);
     }
-    bool is_row = node->klass == NODE_ROW;
+    bool is_row = node->shape == NODE_ROW;
     return lower_store(e->l, &node->at, node->n_outer, turn->r, turn->rows, is_row ? 0 : turn->c,
                        is_row ? 1 : turn->cols, &node->t, node->is_accumulated);
 }
@@ -318,7 +318,7 @@ static vtrn_status finish_node(emitter *e, const fusion_node *node, const tile_t
 /* Where the tile of a node lies in a turn. */
 static vtrn_status place_node(emitter *e, fusion_node *node, const tile_turn *turn,
                               uint32_t *addr) {
-    bool is_row = node->klass == NODE_ROW;
+    bool is_row = node->shape == NODE_ROW;
     int64_t c = is_row || e->is_flat ? 0 : turn->c;
     if (node->kept) {
         *addr = resident_tile(node->kept, turn->r, c).addr;
@@ -343,7 +343,7 @@ static bool is_in_turn(const emitter *e, const fusion_node *node, const tile_tur
         return false;
     if (!turn->is_row_stage)
         return node->is_in_pass;
-    bool is_row = node->klass == NODE_ROW && node->op != GRAPH_REDUCE;
+    bool is_row = node->shape == NODE_ROW && node->op != GRAPH_REDUCE;
     return (is_row || fusion_sums_rows(e->f, node)) && node->stage == turn->pass;
 }
 
@@ -384,7 +384,7 @@ static void enter_turn(emitter *e, fusion_node *node, const tile_turn *turns, in
  * temporaries of different turns are different memory. */
 static vtrn_status emit_abreast(emitter *e, fusion_node *node, const tile_turn *turns, int n) {
     bool is_alternating =
-        node->klass == NODE_FULL && node->op < FUSION_LOAD && node->op != GRAPH_REDUCE;
+        node->shape == NODE_FULL && node->op < FUSION_LOAD && node->op != GRAPH_REDUCE;
     uint32_t begin[FUSION_MAX_ABREAST];
     for (int t = 0; t < n; t++) {
         enter_turn(e, node, turns, t);
@@ -430,7 +430,7 @@ static vtrn_status emit_turns(emitter *e, const tile_turn *turns, int n) {
 static vtrn_status load_column_block(emitter *e, const tile_turn *turn, int buffer) {
     for (int i = 0; i < e->f->n_nodes; i++) {
         fusion_node *node = &e->f->nodes[i];
-        if (!node->is_live || node->klass != NODE_COL)
+        if (!node->is_live || node->shape != NODE_COL)
             continue;
         e->l->build.source = node->source;
         node->t.addr = e->col_base[buffer] + node->buffer_offset;

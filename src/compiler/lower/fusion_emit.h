@@ -64,7 +64,7 @@ void fusion_choose_cut(emitter *e);
 int64_t fusion_turn_cols(const emitter *e);
 /* fusion_turns.c: the next turn, from one of no rows on; false behind the last one. */
 bool fusion_next_turn(const emitter *e, tile_turn *turn);
-/* fusion_passes.c: the stage of each live node, given its class; the number of passes. */
+/* fusion_passes.c: the stage of each live node, given its shape; the number of passes. */
 int fusion_find_stages(fusion *f);
 /* is_in_pass of each node. */
 void fusion_enter_pass(fusion *f, int pass);

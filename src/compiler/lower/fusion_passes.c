@@ -14,7 +14,7 @@ static bool is_row_reduction(const fusion_node *node) {
 }
 
 bool fusion_sums_rows(const fusion *f, const fusion_node *node) {
-    return node->is_column && f->nodes[node->in[0].node].klass == NODE_ROW;
+    return node->is_column && f->nodes[node->in[0].node].shape == NODE_ROW;
 }
 
 int fusion_find_stages(fusion *f) {
@@ -30,7 +30,7 @@ int fusion_find_stages(fusion *f) {
             node->stage = ready > node->stage ? ready : node->stage;
         }
         bool is_swept =
-            node->klass == NODE_FULL || (node->op == GRAPH_REDUCE && !fusion_sums_rows(f, node));
+            node->shape == NODE_FULL || (node->op == GRAPH_REDUCE && !fusion_sums_rows(f, node));
         if (node->is_live && is_swept && node->stage >= n_passes)
             n_passes = node->stage + 1;
     }
@@ -40,7 +40,7 @@ int fusion_find_stages(fusion *f) {
 void fusion_enter_pass(fusion *f, int pass) {
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        bool is_result = node->klass == NODE_FULL
+        bool is_result = node->shape == NODE_FULL
                              ? node->is_stored
                              : node->op == GRAPH_REDUCE && !fusion_sums_rows(f, node);
         node->is_in_pass = node->is_live && is_result && node->stage == pass;
@@ -48,7 +48,7 @@ void fusion_enter_pass(fusion *f, int pass) {
     for (int i = f->n_nodes - 1; i >= 0; i--)
         for (int k = 0; f->nodes[i].is_in_pass && k < f->nodes[i].n_in; k++) {
             fusion_node *in = f->nodes[i].in[k].node < 0 ? NULL : &f->nodes[f->nodes[i].in[k].node];
-            if (in && in->klass == NODE_FULL)
+            if (in && in->shape == NODE_FULL)
                 in->is_in_pass = true;
         }
 }

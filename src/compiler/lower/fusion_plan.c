@@ -1,4 +1,4 @@
-/* Before a fusion is emitted: rows and columns, classes, tile buffers. */
+/* Before a fusion is emitted: rows and columns, shapes of nodes, tile buffers. */
 #include "compiler/lower/fusion_emit.h"
 #include "compiler/lower/turn.h"
 #include "compiler/plan/resident.h"
@@ -34,13 +34,13 @@ static vtrn_status densify(lower *l, view *v) {
     return NULL;
 }
 
-/* Cuts a load's view and decides its class. */
-static vtrn_status classify_load(emitter *e, fusion_node *node) {
-    node->klass = NODE_FULL;
+/* Cuts a load's view and decides its shape. */
+static vtrn_status shape_load(emitter *e, fusion_node *node) {
+    node->shape = NODE_FULL;
     node->is_hoisted = false;
     if (e->is_flat) {
         if (view_is_repeated(node->source_view.f, node->source_view.n)) {
-            node->klass = NODE_ROW;
+            node->shape = NODE_ROW;
             node->is_hoisted = true;
             node->at = node->source_view;
             node->at.n = node->n_outer = 1;
@@ -49,7 +49,7 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
         return NULL;
     }
     if (node->is_reduced) {
-        node->klass = NODE_ROW;
+        node->shape = NODE_ROW;
         node->at = node->source_view;
         node->n_outer = node->at.n;
     } else {
@@ -62,7 +62,7 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
         }
         bool is_col = view_is_repeated(node->at.f, node->n_outer) && e->cols != e->f->n;
         if (view_is_repeated(node->at.f + node->n_outer, node->at.n - node->n_outer)) {
-            node->klass = NODE_ROW;
+            node->shape = NODE_ROW;
             node->at.n = node->n_outer;
         } else if (is_col && e->streams_cols) {
             node->at.n -= node->n_outer - 1;
@@ -71,11 +71,11 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
             node->at.f[0] = (view_factor){e->f->n / e->cols, 0};
             node->n_outer = 1;
         } else if (is_col) {
-            node->klass = NODE_COL;
+            node->shape = NODE_COL;
             node->is_hoisted = true;
         }
     }
-    if (node->klass == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
+    if (node->shape == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
         node->is_hoisted = true;
         node->at.n = node->n_outer = 1;
         node->at.f[0] = (view_factor){lower_partitions(e->l), 0};
@@ -83,23 +83,23 @@ static vtrn_status classify_load(emitter *e, fusion_node *node) {
     return NULL;
 }
 
-static void classify_op(emitter *e, fusion_node *node) {
+static void shape_op(emitter *e, fusion_node *node) {
     if (node->op == FUSION_CONTRACT) {
-        node->klass = NODE_FULL;
+        node->shape = NODE_FULL;
         return;
     }
     if (node->op == GRAPH_REDUCE) {
-        node->klass = NODE_ROW;
+        node->shape = NODE_ROW;
         return;
     }
     bool is_row = node->is_reduced || !node->is_stored;
     for (int k = 0; k < node->n_in && !node->is_reduced; k++)
-        if (node->in[k].node >= 0 && e->f->nodes[node->in[k].node].klass != NODE_ROW)
+        if (node->in[k].node >= 0 && e->f->nodes[node->in[k].node].shape != NODE_ROW)
             is_row = false;
     bool has_node = node->is_reduced;
     for (int k = 0; k < node->n_in; k++)
         has_node |= node->in[k].node >= 0;
-    node->klass = is_row && has_node ? NODE_ROW : NODE_FULL;
+    node->shape = is_row && has_node ? NODE_ROW : NODE_FULL;
 }
 
 /* Node i reads the operands of `node` (itself or what it folds). */
@@ -123,7 +123,7 @@ static void find_last_uses(fusion *f) {
             mark_uses(f, i, &f->nodes[i]);
 }
 
-static vtrn_status classify(emitter *e) {
+static vtrn_status shape_nodes(emitter *e) {
     fusion *f = e->f;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
@@ -131,9 +131,9 @@ static vtrn_status classify(emitter *e) {
         if (!node->is_live)
             continue;
         if (node->op == FUSION_LOAD)
-            VTRN_RETURN_IF_ERROR(classify_load(e, node));
+            VTRN_RETURN_IF_ERROR(shape_load(e, node));
         else
-            classify_op(e, node);
+            shape_op(e, node);
         if (node->is_stored && !e->is_flat) {
             node->at = node->store_view;
             node->n_outer = node->at.n;
@@ -171,7 +171,7 @@ static int assign_slots(fusion *f) {
         n_stored += f->nodes[i].is_in_pass && f->nodes[i].is_stored && !f->nodes[i].stays_in_sbuf;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_in_pass || node->klass != NODE_FULL || node->op == GRAPH_REDUCE ||
+        if (!node->is_in_pass || node->shape != NODE_FULL || node->op == GRAPH_REDUCE ||
             is_elsewhere(node))
             continue;
         int slot = 0;
@@ -221,13 +221,13 @@ static void place_in_buffers(emitter *e) {
     uint32_t row_at = e->form == FUSION_PASSES ? 0 : e->size.row_base, col_at = 0;
     for (int i = 0; i < e->f->n_nodes; i++) {
         fusion_node *node = &e->f->nodes[i];
-        if (node->is_live && node->klass == NODE_COL) {
+        if (node->is_live && node->shape == NODE_COL) {
             node->buffer_offset = col_at;
             col_at += e->size.slot_bytes;
         }
         if (!node->is_live || is_elsewhere(node))
             continue;
-        if (node->klass == NODE_FULL) {
+        if (node->shape == NODE_FULL) {
             node->buffer_offset = (uint32_t)node->slot * e->size.slot_bytes;
             continue;
         }
@@ -241,7 +241,7 @@ int64_t fusion_row_step(const emitter *e) {
 }
 
 int64_t map_node_cols(const emitter *e, const fusion_node *node) {
-    return node->klass == NODE_ROW ? 1 : e->cols;
+    return node->shape == NODE_ROW ? 1 : e->cols;
 }
 
 /* Whether several rows a partition make one stretch of columns. */
@@ -258,7 +258,7 @@ bool map_load_takes(const emitter *e, const fusion_node *node, const resident *r
     tile row = {.dtype = node->dtype};
     if (e->form != FUSION_WHOLE || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
         !e->cols || v.slot != r->slot || !is_side_by_side(e, node) ||
-        (node->klass == NODE_ROW && fusion_row_is_widened(&row)) ||
+        (node->shape == NODE_ROW && fusion_row_is_widened(&row)) ||
         (e->is_flat && !view_split_at(&v, e->cols, &n_outer)))
         return false;
     int64_t n_rows = e->f->n / e->cols, step = fusion_row_step(e);
@@ -379,12 +379,12 @@ static fusion_demand demand_of(emitter *e) {
         if (!node->is_live)
             continue;
         d.has_whole_rows |= node->op == GRAPH_REDUCE;
-        d.n_cols += node->klass == NODE_COL;
+        d.n_cols += node->shape == NODE_COL;
         d.n_sums += node->is_column;
         d.n_wide_sums += fusion_is_wide_sum(f, node);
-        if (node->klass == NODE_ROW && node->is_hoisted)
+        if (node->shape == NODE_ROW && node->is_hoisted)
             d.fixed_bytes += FUSION_ROW_TILE_BYTES;
-        d.n_rows += node->klass == NODE_ROW && !is_elsewhere(node);
+        d.n_rows += node->shape == NODE_ROW && !is_elsewhere(node);
     }
     for (int i = 0; i < e->n_contracts; i++) {
         d.fixed_bytes += contract_bytes(&e->contracts[i]);
@@ -437,7 +437,7 @@ static bool has_wide_sum(const fusion *f) {
 static vtrn_status size_blocks(emitter *e, fusion_form form, bool streams_cols) {
     e->form = form;
     e->streams_cols = streams_cols;
-    VTRN_RETURN_IF_ERROR(classify(e));
+    VTRN_RETURN_IF_ERROR(shape_nodes(e));
     e->n_passes = form == FUSION_PASSES ? fusion_find_stages(e->f) : 1;
     map_size(e);
     return NULL;
@@ -468,7 +468,7 @@ static bool repeats_too_much(emitter *e) {
     enum { MAX_REPEATS = 3 /* of a node, on average: assumed */ };
     int n_once = 0;
     for (int i = 0; i < e->f->n_nodes; i++)
-        n_once += e->f->nodes[i].is_live && e->f->nodes[i].klass == NODE_FULL;
+        n_once += e->f->nodes[i].is_live && e->f->nodes[i].shape == NODE_FULL;
     return e->form == FUSION_PASSES &&
            fusion_work_of_passes(e->f, e->n_passes) > MAX_REPEATS * (n_once + e->n_passes);
 }
@@ -488,7 +488,7 @@ vtrn_status map_place_tiles(emitter *e) {
         if (node->is_hoisted || node->is_column)
             node->t.addr = lower_sbuf_alloc(l, fusion_is_wide_sum(f, node) ? wide_bytes
                                                : node->is_column           ? sum_bytes
-                                               : node->klass == NODE_COL   ? col_bytes
+                                               : node->shape == NODE_COL   ? col_bytes
                                                                            : FUSION_ROW_TILE_BYTES);
     }
     VTRN_RETURN_IF_ERROR(place_contracts_and_sums(e));
@@ -532,7 +532,7 @@ vtrn_status map_layout(emitter *e, bool *fits) {
     mark_live(e->f);
     VTRN_RETURN_IF_ERROR(turn_loads(e));
     fusion_choose_cols(e);
-    VTRN_RETURN_IF_ERROR(classify(e));
+    VTRN_RETURN_IF_ERROR(shape_nodes(e));
     *fits = find_consts(e);
     if (!*fits)
         return NULL;

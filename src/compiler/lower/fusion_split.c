@@ -139,7 +139,7 @@ static vtrn_status new_part(lower *l, const fusion *like, int n, fusion **out) {
         return VTRN_OUT_OF_MEMORY((size_t)n * sizeof f->nodes[0]);
     f->n = like->n;
     f->cols = like->cols;
-    f->like_cols = like->like_cols;
+    f->first_op_cols = like->first_op_cols;
     *out = f;
     return NULL;
 }

@@ -198,7 +198,7 @@ static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
                           .in = {is_hit, value, {FUSION_NO_NODE, 0}}};
     VTRN_RETURN_IF_ERROR(fusion_add(l, f, &select, &picked));
     fusion_node sum = {.op = GRAPH_REDUCE,
-                       .klass = NODE_ROW,
+                       .shape = NODE_ROW,
                        .dtype = t->dtype,
                        .reducer = GRAPH_REDUCER_ADD,
                        .is_reduced = true,

@@ -3,11 +3,11 @@
 #define VTRN_COMPILER_LOWER_LOWER_H
 
 #include "compiler/build/builder.h"
-#include "compiler/compile.h"
 #include "compiler/lower/tile.h"
-#include "compiler/lower/view.h"
+#include "compiler/options.h"
 #include "compiler/plan/kernel.h"
 #include "compiler/plan/kernel_list.h"
+#include "compiler/plan/view.h"
 
 /* Where a graph value is. */
 typedef enum value_state {
@@ -30,8 +30,8 @@ typedef struct lower_value {
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
-    uint32_t place;       /* of the operation that makes it */
-    uint32_t first_use, n_uses; /* in lower.places: of the operations that name it, ascending */
+    uint32_t op_i;        /* number of the operation that makes it */
+    uint32_t first_use, n_uses; /* in lower.use_op_i: the operations that name it, ascending */
     int32_t output;             /* program output that this value is (the first one), or -1 */
 } lower_value;
 
@@ -48,10 +48,10 @@ typedef struct lower {
 
     bool has_control_flow;      /* while, if or case somewhere */
     const graph_region *region; /* being lowered */
-    uint32_t place;             /* of the operation being lowered: how many came before */
-    uint32_t *places;           /* of operations, by value; lower_value.first_use */
-    const graph_op **ops;       /* by place */
-    struct fusion *fusions;     /* open ones, oldest first */
+    uint32_t op_i;              /* number of the operation being lowered: its place in `ops` */
+    uint32_t *use_op_i;     /* numbers of the operations that name a value; lower_value.first_use */
+    const graph_op **ops;   /* by number, in the order of the graph */
+    struct fusion *fusions; /* open ones, oldest first */
     int64_t *row_cols; /* by slot: columns of the rows in which a map kernel computes it, or 0 */
     uint32_t n_row_cols;
 
@@ -178,7 +178,7 @@ vtrn_status lower_result(lower *l, graph_value v, view *out);
 void lower_set_view(lower *l, graph_value v, const view *at);
 /* One use of v was lowered. */
 void lower_used(lower *l, graph_value v);
-/* Place of the next operation, `from` or later, that names v; LOWER_NEVER: none. */
+/* Number of the next operation, `from` or later, that names v; LOWER_NEVER: none. */
 enum { LOWER_NEVER = UINT32_MAX };
 uint32_t lower_next_use(const lower *l, graph_value v, uint32_t from);
 bool lower_splat_float(const lower *l, graph_value v, double *out);

@@ -2,17 +2,17 @@
  * conversion on the way back. */
 #include "compiler/lower/narrow.h"
 
-/* Whether every operation from place `from` on that names v converts it to *dtype, which the first
+/* Whether every operation from number `from` on that names v converts it to *dtype, which the first
  * one decides. */
 static bool is_narrowed(const lower *l, graph_value v, uint32_t from, vtrn_dtype *dtype) {
     const lower_value *value = &l->values[v];
     uint32_t n = 0;
     for (uint32_t i = 0; i < value->n_uses; i++) {
-        uint32_t place = l->places[value->first_use + i];
-        if (place < from)
+        uint32_t op_i = l->use_op_i[value->first_use + i];
+        if (op_i < from)
             continue;
         n++;
-        const graph_op *op = l->ops[place];
+        const graph_op *op = l->ops[op_i];
         vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
         if (op->kind == GRAPH_CONVERT) {
             if (!dtype_is_float(to) || dtype_size(to) != 2 ||
@@ -34,8 +34,7 @@ bool narrow_node(const lower *l, const fusion *f, int node, vtrn_dtype *out) {
         return false;
     for (int i = 0; i < f->n_values; i++) {
         graph_value v = f->values[i].value;
-        if ((int)l->values[v].node == node && l->values[v].uses &&
-            !is_narrowed(l, v, l->place, out))
+        if ((int)l->values[v].node == node && l->values[v].uses && !is_narrowed(l, v, l->op_i, out))
             return false;
     }
     return *out != VTRN_DTYPE_FP32;

@@ -17,8 +17,8 @@ void lower_used(lower *l, graph_value v) {
 uint32_t lower_next_use(const lower *l, graph_value v, uint32_t from) {
     const lower_value *value = &l->values[v];
     for (uint32_t i = 0; i < value->n_uses; i++)
-        if (l->places[value->first_use + i] >= from)
-            return l->places[value->first_use + i];
+        if (l->use_op_i[value->first_use + i] >= from)
+            return l->use_op_i[value->first_use + i];
     return LOWER_NEVER;
 }
 

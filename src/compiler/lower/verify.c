@@ -1,7 +1,7 @@
 /* Which values are to be checked, and the ops that lead to them. */
 #include "compiler/lower/verify.h"
 
-#include "compiler/lower/verify_blob.h"
+#include "compiler/custom/verify_blob.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -24,11 +24,4 @@ vtrn_status verify_copied(lower *l, graph_value v, const view *from, const view 
 /* An op is about to overwrite a tensor that holds values: later checks read a copy. */
 vtrn_status verify_keep(lower *l, uint32_t slot);
 
-/* The body of a check, as compile_run_custom(). VTRN_INTERNAL names the first difference. */
-vtrn_status verify_run(const vtrn_custom *custom, void *const *tensors);
-/* A check that came from a file is well formed but for its ops, which the caller looks at. */
-struct verify_check;
-vtrn_status verify_check_places(const vtrn_program *p, const vtrn_custom *custom,
-                                const struct verify_check *check);
-
 #endif

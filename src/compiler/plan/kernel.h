@@ -3,7 +3,7 @@
 #ifndef VTRN_COMPILER_PLAN_KERNEL_H
 #define VTRN_COMPILER_PLAN_KERNEL_H
 
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 #include "isa/isa.h"
 
 /* Equal element counts; the i-th element of `from` becomes the i-th of `to`, cast when the dtypes

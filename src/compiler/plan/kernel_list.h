@@ -3,7 +3,7 @@
 #define VTRN_COMPILER_PLAN_KERNEL_LIST_H
 
 #include "base/arena.h"
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 typedef enum kernel_kind {
 #define KERNEL(kind, name, text) KERNEL_##kind,

@@ -61,7 +61,7 @@ static void print_place(const fusion_node *node, FILE *out) {
 }
 
 static void print_node(const lower *l, const fusion *f, int i, plan_stage stage, FILE *out) {
-    static const char *const classes[] = {"full", "row", "column"};
+    static const char *const shapes[] = {"full", "row", "column"};
     const fusion_node *node = &f->nodes[i];
     if (stage > PLAN_FORMED && !node->is_live)
         return;
@@ -76,7 +76,7 @@ static void print_node(const lower *l, const fusion *f, int i, plan_stage stage,
     if (node->op == FUSION_CONTRACT)
         print_contraction(node->spec, out);
     if (stage > PLAN_FORMED)
-        fprintf(out, ", %s%s%s", classes[node->klass], node->is_hoisted ? ", once" : "",
+        fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
                 node->is_folded ? ", folded" : "");
     if (node->is_stored) {
         fputs(node->is_accumulated ? " += " : " -> ", out);

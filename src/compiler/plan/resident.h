@@ -3,7 +3,7 @@
 #define VTRN_COMPILER_PLAN_RESIDENT_H
 
 #include "compiler/lower/tile.h"
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 /* A row-major [rows, cols] tensor: row r is on partition r % row_step, at addr + r / row_step *
  * pitch, its columns side by side. HBM holds the same elements. */

@@ -3,7 +3,7 @@
 #define VTRN_COMPILER_PLAN_VERIFY_SAMPLE_H
 
 #include "compiler/graph/graph.h"
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 enum { SAMPLE_COUNT = 16 };
 

@@ -59,7 +59,7 @@ static int64_t given_of(const emitter *e, const fusion_node *node) {
         int64_t n_sums = view_count(&node->store_view);
         return node->is_total ? 1 : e->cols % n_sums == 0 ? n_sums : e->cols;
     }
-    return node->klass == NODE_ROW && !e->is_flat ? n_rows : e->f->n;
+    return node->shape == NODE_ROW && !e->is_flat ? n_rows : e->f->n;
 }
 
 vtrn_status verify_map_tiles(const lower *l, const kernel *k) {

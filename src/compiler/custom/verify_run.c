@@ -1,7 +1,6 @@
 /* Running a check: operands from memory, the reference on them, results in memory against it. */
-#include "compiler/lower/verify.h"
+#include "compiler/custom/verify_run.h"
 
-#include "compiler/lower/verify_blob.h"
 #include "compiler/reference/bounds.h"
 
 #include <inttypes.h>

@@ -1,7 +1,7 @@
 /* magic, size of the region, region (custom_codec.c), a byte an op, views, texts. */
-#include "compiler/lower/verify_blob.h"
+#include "compiler/custom/verify_blob.h"
 
-#include "compiler/lower/custom.h"
+#include "compiler/custom/custom_codec.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* One walk over an op that both writes and reads it, so that the two cannot disagree. */
-#include "compiler/lower/custom.h"
+#include "compiler/custom/custom_codec.h"
 
 #include <stdlib.h>
 #include <string.h>

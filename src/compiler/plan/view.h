@@ -1,7 +1,7 @@
 /* Views: how a value lies in HBM. Broadcast, transpose, slice, reverse and reshape only change the
  * view; data moves when somebody loads it. */
-#ifndef VTRN_COMPILER_LOWER_VIEW_H
-#define VTRN_COMPILER_LOWER_VIEW_H
+#ifndef VTRN_COMPILER_PLAN_VIEW_H
+#define VTRN_COMPILER_PLAN_VIEW_H
 
 #include "compiler/graph/graph.h"
 

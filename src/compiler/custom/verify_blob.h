@@ -1,8 +1,8 @@
 /* Checks as bytes: what a custom_op instruction that verifies a kernel carries. */
-#ifndef VTRN_COMPILER_LOWER_VERIFY_BLOB_H
-#define VTRN_COMPILER_LOWER_VERIFY_BLOB_H
+#ifndef VTRN_COMPILER_CUSTOM_VERIFY_BLOB_H
+#define VTRN_COMPILER_CUSTOM_VERIFY_BLOB_H
 
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 /* The ops of a kernel as the body of a graph, and where its arguments and results are in memory. */
 typedef struct verify_check {

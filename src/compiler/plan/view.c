@@ -1,5 +1,5 @@
 /* Views of values in HBM: composition and decomposition into boxes. */
-#include "compiler/lower/view.h"
+#include "compiler/plan/view.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* Reference operations as bytes: what a custom_op instruction carries. */
-#ifndef VTRN_COMPILER_LOWER_CUSTOM_H
-#define VTRN_COMPILER_LOWER_CUSTOM_H
+#ifndef VTRN_COMPILER_CUSTOM_CUSTOM_CODEC_H
+#define VTRN_COMPILER_CUSTOM_CUSTOM_CODEC_H
 
 #include "compiler/graph/graph.h"
 

@@ -1,9 +1,10 @@
 /* Checks the custom ops of a program that came from a file: what the compiler guarantees of its own
  * must be shown of theirs before a reference routine may trust it. */
-#include "compiler/compile.h"
-#include "compiler/lower/custom.h"
-#include "compiler/lower/verify.h"
-#include "compiler/lower/verify_blob.h"
+#include "compiler/custom/custom_check.h"
+
+#include "compiler/custom/custom_codec.h"
+#include "compiler/custom/verify_blob.h"
+#include "compiler/custom/verify_run.h"
 #include "compiler/reference/reference.h"
 #include "compiler/vhlo/vhlo.h"
 
@@ -192,7 +193,7 @@ static vtrn_status check_verification(const vtrn_program *p, const vtrn_custom *
     return status;
 }
 
-vtrn_status compile_check_customs(const vtrn_program *p) {
+vtrn_status custom_check(const vtrn_program *p) {
     for (uint32_t i = 0; i < p->n_customs; i++) {
         const vtrn_custom *custom = &p->customs[i];
         vtrn_status status = verify_is_blob(custom->blob, custom->blob_size)
