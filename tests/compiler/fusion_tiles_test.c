@@ -1,5 +1,5 @@
 /* Sizes of tiles: they fit what they are asked to fit, and take what they may. */
-#include "compiler/lower/fusion_tiles.h"
+#include "compiler/plan/fusion_tiles.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /* Banks of PSUM: each has one owner, and what does not fit is refused. */
-#include "compiler/lower/psum.h"
+#include "compiler/emit/psum.h"
 
 #include "base/status.h"
 
@@ -23,33 +23,33 @@ static void assert_internal(vtrn_status status, const char *part) {
 
 static void a_bank_has_one_owner_until_the_next_kernel(void **state) {
     (void)state;
-    lower l = {.chip = &chip};
+    emitter e = {.chip = &chip};
     psum_banks a, b, c;
-    psum_begin(&l);
-    assert_null(psum_take(&l, 2, &a));
-    assert_null(psum_take(&l, 3, &b));
+    psum_begin(&e);
+    assert_null(psum_take(&e, 2, &a));
+    assert_null(psum_take(&e, 3, &b));
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 3; j++)
-            assert_int_not_equal(psum_tile(&l, &a, i).addr, psum_tile(&l, &b, j).addr);
-    assert_internal(psum_take(&l, 1, &c), "takes 1 banks when 5 of few banks's 5 are taken");
-    psum_begin(&l);
-    assert_null(psum_take(&l, 5, &c));
-    assert_int_equal(l.psum_peak_banks, 5);
+            assert_int_not_equal(psum_tile(&e, &a, i).addr, psum_tile(&e, &b, j).addr);
+    assert_internal(psum_take(&e, 1, &c), "takes 1 banks when 5 of few banks's 5 are taken");
+    psum_begin(&e);
+    assert_null(psum_take(&e, 5, &c));
+    assert_int_equal(e.psum_peak_banks, 5);
 }
 
 static void tiles_in_use_together_are_in_different_banks(void **state) {
     (void)state;
-    lower l = {.chip = &chip};
+    emitter e = {.chip = &chip};
     psum_banks banks;
     tile pair[2], all[4];
-    psum_begin(&l);
-    assert_null(psum_take(&l, 3, &banks));
+    psum_begin(&e);
+    assert_null(psum_take(&e, 3, &banks));
     for (int i = 0; i < 6; i++) {
-        assert_null(psum_next(&l, &banks, 2, pair));
+        assert_null(psum_next(&e, &banks, 2, pair));
         assert_int_not_equal(pair[0].addr, pair[1].addr);
         assert_true(pair[0].addr < 3 * chip.psum_bank_bytes);
     }
-    assert_internal(psum_next(&l, &banks, 4, all), "4 tiles are in use together in 3 banks");
+    assert_internal(psum_next(&e, &banks, 4, all), "4 tiles are in use together in 3 banks");
 }
 
 static void columns_fill_banks_as_far_as_a_matmul_reaches(void **state) {

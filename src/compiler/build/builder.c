@@ -104,6 +104,18 @@ vtrn_status build_constant_add(builder *b, vtrn_dtype dtype, const void *bytes, 
     return NULL;
 }
 
+vtrn_status build_counting_add(builder *b, int64_t n, uint32_t *out_slot) {
+    int32_t *numbers = malloc((size_t)n * sizeof *numbers);
+    if (!numbers)
+        return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *numbers);
+    for (int64_t i = 0; i < n; i++)
+        numbers[i] = (int32_t)i;
+    vtrn_status status =
+        build_constant_add(b, VTRN_DTYPE_INT32, numbers, (uint64_t)n * sizeof *numbers, out_slot);
+    free(numbers);
+    return status;
+}
+
 vtrn_status build_source_set(builder *b, const char *op, const char *place) {
     if (b->n_sources) {
         const vtrn_source *last = &b->sources[b->n_sources - 1];

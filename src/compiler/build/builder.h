@@ -61,6 +61,8 @@ vtrn_status build_slot_add(builder *b, vtrn_slot_kind kind, vtrn_dtype dtype, ui
 /* A constant: bytes are copied, and shared with an earlier one's that are equal. */
 vtrn_status build_constant_add(builder *b, vtrn_dtype dtype, const void *bytes, uint64_t size,
                                uint32_t *out_slot);
+/* 0, 1, 2, ... as an int32 constant of n elements. */
+vtrn_status build_counting_add(builder *b, int64_t n, uint32_t *out_slot);
 /* Where the next instructions come from; the strings are kept. */
 vtrn_status build_source_set(builder *b, const char *op, const char *place);
 /* *out: the number that a custom_op names in arg0. */

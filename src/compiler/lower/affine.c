@@ -1,9 +1,7 @@
 /* 64-bit counters: JAX numbers the elements of a tensor of random bits with iotas of 64 bits, only
  * to take their low and high words. As affine functions of the index they need no 64-bit
  * arithmetic: the words are what GpSimd's iota writes. */
-#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
-
 #include <string.h>
 
 /* offset + sum of step[d] * index[d]; never outside int64. */
@@ -90,52 +88,16 @@ static vtrn_status name_affine(lower *l, graph_value v, const struct affine *a) 
 
 /* --- words in memory ----------------------------------------------------------------------------
  */
-
-/* A tile of the numbers first + column + row * n_cols, n_rows rows. */
-static vtrn_status emit_numbers(lower *l, const tile *t, int64_t first, int64_t step,
-                                uint32_t n_rows, uint32_t n_cols) {
-    LOWER_EMIT(iota, l, IOTA, GPSIMD);
-    iota->ap[0] = tile_ap(t, n_rows, n_cols);
-    iota->arg[0] = (int32_t)(uint32_t)(uint64_t)first;
-    iota->arg[1] = (int32_t)(uint32_t)(uint64_t)(step * n_cols);
-    iota->ap[3] = (vtrn_ap){.n_dims = 1, .dim = {{(int32_t)step, n_cols}}};
-    return NULL;
-}
-
-enum { MAX_COLS = 1024 };
+enum {
+    MAX_COLS = 1024
+};
 
 /* Columns of a tile of n words, of which two fit SBUF. */
 static int64_t tile_cols(const lower *l, int64_t n) {
-    int64_t cols = n / lower_partitions(l) < 1 ? n : n / lower_partitions(l);
-    int64_t most = (int64_t)(l->sbuf_limit / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / 4);
+    int64_t cols = n / tile_max_rows(l->chip) < 1 ? n : n / tile_max_rows(l->chip);
+    int64_t most = (int64_t)(l->plan->sbuf_limit / 2 / SBUF_ALIGN * SBUF_ALIGN / 4);
     most = most < MAX_COLS ? most : MAX_COLS;
     return cols < most ? cols : most;
-}
-
-/* The words are written over all partitions. */
-vtrn_status emit_count_kernel(lower *l, const kernel *k) {
-    const kernel_count *s = k->spec;
-    int64_t first = s->first, step = s->step, n = s->n, cols = s->cols;
-    tile t[2];
-    for (int b = 0; b < 2; b++)
-        t[b] = (tile){.space = VTRN_SPACE_SBUF,
-                      .dtype = VTRN_DTYPE_INT32,
-                      .addr = lower_sbuf_alloc(l, (uint64_t)cols * 4)};
-    for (int64_t i = 0, b = 0; i < n; b ^= 1) {
-        int64_t rows = (n - i) / cols < lower_partitions(l) ? (n - i) / cols : lower_partitions(l);
-        int64_t n_cols = rows ? cols : n - i;
-        rows = rows ? rows : 1;
-        VTRN_RETURN_IF_ERROR(
-            emit_numbers(l, &t[b], first + i * step, step, (uint32_t)rows, (uint32_t)n_cols));
-        view part = {.slot = s->out.slot,
-                     .dtype = VTRN_DTYPE_INT32,
-                     .offset = s->out.offset + s->at + i,
-                     .n = 2,
-                     .f = {{rows, n_cols}, {n_cols, 1}}};
-        VTRN_RETURN_IF_ERROR(lower_store(l, &part, 1, 0, rows, 0, n_cols, &t[b], false));
-        i += rows * n_cols;
-    }
-    return NULL;
 }
 
 static vtrn_status write_run(lower *l, const kernel_count *s) {
@@ -144,9 +106,10 @@ static vtrn_status write_run(lower *l, const kernel_count *s) {
                 .offset = s->out.offset + s->at,
                 .n = 1,
                 .f = {{s->n, 1}}};
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_COUNT, s, sizeof *s,
-                                      2ull * lower_sbuf_round((uint64_t)s->cols * 4)));
-    return plan_writes(&l->plan, &run);
+    VTRN_RETURN_IF_ERROR(
+        plan_kernel(l->plan, KERNEL_COUNT, s, sizeof *s,
+                    (kernel_demand){.sbuf_bytes = 2ull * sbuf_round((uint64_t)s->cols * 4)}));
+    return plan_writes(l->plan, &run);
 }
 
 /* First of the innermost dims that make one run, row-major: n elements, a step apart. */
@@ -202,7 +165,7 @@ vtrn_status lower_affine_constant(lower *l, graph_value v, view *out) {
         }
     }
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(lower_constant_add(l, t->dtype, data, (uint64_t)n * 8, &slot));
+    VTRN_RETURN_IF_ERROR(build_constant_add(l->build, t->dtype, data, (uint64_t)n * 8, &slot));
     *out = view_dense(slot, t);
     lower_set_view(l, v, out);
     return NULL;

@@ -38,7 +38,7 @@ static bool is_arg_reducer(const lower *l, const graph_region *region, vtrn_dtyp
 static bool is_counting(const lower *l, const view *v, int64_t cols) {
     view cut = *v;
     int n_outer;
-    const vtrn_slot *slot = &l->build.slots[v->slot].slot;
+    const vtrn_slot *slot = &l->build->slots[v->slot].slot;
     if (slot->kind != VTRN_SLOT_CONSTANT || v->dtype != VTRN_DTYPE_INT32 || v->offset ||
         cols > NO_INDEX || !view_split_at(&cut, cols, &n_outer))
         return false;
@@ -50,7 +50,7 @@ static bool is_counting(const lower *l, const view *v, int64_t cols) {
         inner.f[i - n_outer] = cut.f[i];
     if (!view_is_dense(&inner) || (uint64_t)cols * 4 > slot->size_bytes)
         return false;
-    const int32_t *data = (const int32_t *)(l->build.data + slot->offset);
+    const int32_t *data = (const int32_t *)(l->build->data + slot->offset);
     for (int64_t i = 0; i < cols; i++)
         if (data[i] != i)
             return false;
@@ -65,7 +65,7 @@ static vtrn_status counting(lower *l, int64_t rows, int64_t cols, view *out) {
     for (int64_t i = 0; i < cols; i++)
         v[i] = (float)i;
     *out = (view){.dtype = VTRN_DTYPE_FP32, .n = 2, .f = {{rows, 0}, {cols, 1}}};
-    return lower_constant_add(l, VTRN_DTYPE_FP32, v, (uint64_t)cols * 4, &out->slot);
+    return build_constant_add(l->build, VTRN_DTYPE_FP32, v, (uint64_t)cols * 4, &out->slot);
 }
 
 /* A fusion over [rows, cols] that finds each row's extreme and its index. */
@@ -87,31 +87,31 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
                            .is_reduced = true,
                            .n_in = 1,
                            .in = {value}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &extreme, best));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &extreme, best));
     fusion_node equal = {.op = GRAPH_COMPARE,
                          .direction = GRAPH_EQ,
                          .dtype = VTRN_DTYPE_UINT8,
                          .n_in = 2,
                          .in = {value, *best}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &equal, &hit));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &equal, &hit));
     if (dtype_is_float(dtype)) { /* the extreme of a row with a NaN is NaN, and equals nothing */
         fusion_in is_nan;
         fusion_node unequal = equal;
         unequal.direction = GRAPH_NE;
         unequal.in[1] = value;
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &unequal, &is_nan));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &unequal, &is_nan));
         fusion_node either = {.op = GRAPH_OR,
                               .is_truth = true,
                               .dtype = VTRN_DTYPE_UINT8,
                               .n_in = 2,
                               .in = {hit, is_nan}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &either, &hit));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &either, &hit));
     }
     fusion_node select = {.op = GRAPH_SELECT,
                           .dtype = VTRN_DTYPE_FP32,
                           .n_in = 3,
                           .in = {hit, number, {FUSION_NO_NODE, NO_INDEX}}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &select, &picked));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &select, &picked));
     fusion_node least = {.op = GRAPH_REDUCE,
                          .shape = NODE_ROW,
                          .dtype = (uint8_t)index_dtype,
@@ -120,14 +120,14 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
                          .n_in = 1,
                          .in = {picked}};
     *out = f;
-    return fusion_add(l, f, &least, at);
+    return fusion_add(l->build, f, &least, at);
 }
 
 static vtrn_status store_in_scratch(lower *l, fusion *f, fusion_in node, int64_t n, view *out) {
     graph_type t = {.dtype = f->nodes[node.node].dtype, .rank = 1, .dims = {n}};
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, (vtrn_dtype)t.dtype, graph_type_bytes(&t), 0, &slot));
+    VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, (vtrn_dtype)t.dtype,
+                                        graph_type_bytes(&t), 0, &slot));
     *out = view_dense(slot, &t);
     f->nodes[node.node].is_stored = true;
     f->nodes[node.node].store_view = *out;

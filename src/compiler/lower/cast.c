@@ -29,8 +29,8 @@ static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *
         l->values[op->results[0]].output >= 0 || !fusion_tile_dtype((vtrn_dtype)t->dtype, &dtype))
         return NULL;
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, (vtrn_dtype)t->dtype, graph_type_bytes(t), 0, &slot));
+    VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, (vtrn_dtype)t->dtype,
+                                        graph_type_bytes(t), 0, &slot));
     view source = from, result = {.slot = slot, .dtype = t->dtype, .n = from.n};
     int64_t step = 1;
     for (int i = from.n - 1; i >= 0; i--) {
@@ -49,7 +49,7 @@ static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *
                         .in = {loaded},
                         .is_stored = true,
                         .store_view = view_dense(slot, &flat)};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &made));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &made));
     VTRN_RETURN_IF_ERROR(fusion_close(l, f));
     lower_set_view(l, op->results[0], &result);
     *is_done = true;

@@ -1,6 +1,6 @@
 /* Convolutions: contractions over windows. Those of one channel each go elementwise, a shifted view
  * a tap, for a matmul would use one row of the PE array. */
-#include "compiler/lower/contract.h"
+#include "compiler/lower/dot.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
 
@@ -119,7 +119,7 @@ static int64_t depthwise_cols(const conv *c) {
     int last = t->rank - 1;
     if (c->at->conv.out_feature_dim != last)
         return 0;
-    int64_t most = c->l->sbuf_limit / 2 / (n_taps(c) * (int64_t)sizeof(float));
+    int64_t most = c->l->plan->sbuf_limit / 2 / (n_taps(c) * (int64_t)sizeof(float));
     int64_t pixels = most / c->groups;
     if (pixels == 0)
         return 0;
@@ -146,7 +146,7 @@ static vtrn_status emit_depthwise(const conv *c) {
                                 .dtype = taps > 1 ? VTRN_DTYPE_FP32 : c->out_t->dtype,
                                 .n_in = 2,
                                 .in = {x, weight}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &multiply, &product));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &multiply, &product));
         if (tap == 0) {
             total = product;
             continue;
@@ -155,7 +155,7 @@ static vtrn_status emit_depthwise(const conv *c) {
                            .dtype = tap + 1 < taps ? VTRN_DTYPE_FP32 : c->out_t->dtype,
                            .n_in = 2,
                            .in = {total, product}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &add, &total));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &add, &total));
     }
     return fusion_name(l, f, c->op->results[0], total.node, NULL);
 }
@@ -190,8 +190,8 @@ static vtrn_status make_pairs(const conv *c, view *all, view *wanted, int64_t *s
     int64_t share = features / c->batch_groups, step = features;
     pairs.dims[at->conv.out_batch_dim] = batch * c->batch_groups;
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(
-        lower_slot_add(c->l, VTRN_SLOT_SCRATCH, t->dtype, graph_type_bytes(&pairs), 0, &slot));
+    VTRN_RETURN_IF_ERROR(build_slot_add(c->l->build, VTRN_SLOT_SCRATCH, t->dtype,
+                                        graph_type_bytes(&pairs), 0, &slot));
     *all = (view){.slot = slot, .dtype = t->dtype};
     stride[at->conv.out_feature_dim] = 1;
     for (int64_t i = at->conv.out_spatial.n - 1; i >= 0; i--) {
@@ -283,9 +283,9 @@ static vtrn_status emit_contraction(const conv *c, vtrn_dtype compute) {
     out_feat[0] = (view_factor){out_features, out_stride[at->conv.out_feature_dim]};
     if (is_crossed) {
         spec.out.slot = out.slot;
-        VTRN_RETURN_IF_ERROR(contract_record(l, &spec));
+        VTRN_RETURN_IF_ERROR(contract_record(l->plan, &spec));
         VTRN_RETURN_IF_ERROR(lower_result(l, c->op->results[0], &out));
-        return lower_copy(l, &wanted, &out);
+        return plan_copy(l->plan, &wanted, &out);
     }
     if (n_groups > 1) {
         int64_t step =

@@ -1,9 +1,7 @@
 /* Ops without a lowering: reference operations on HBM tensors, run by the GpSimd engine. */
 #include "compiler/custom/custom_codec.h"
-#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 #include "compiler/reference/reference.h"
-
 #include <string.h>
 
 static uint64_t estimate_flops(const graph *g, const graph_op *op) {
@@ -17,18 +15,12 @@ static uint64_t estimate_flops(const graph *g, const graph_op *op) {
 
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
     kernel_custom spec;
-    VTRN_RETURN_IF_ERROR(build_custom_add(&l->build, custom, &spec.custom_i));
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_CUSTOM, &spec, sizeof spec, 0));
+    VTRN_RETURN_IF_ERROR(build_custom_add(l->build, custom, &spec.custom_i));
+    VTRN_RETURN_IF_ERROR(
+        plan_kernel(l->plan, KERNEL_CUSTOM, &spec, sizeof spec, (kernel_demand){0}));
     for (uint32_t i = 0; i < custom->n_inputs + custom->n_outputs; i++)
-        VTRN_RETURN_IF_ERROR(i < custom->n_inputs ? plan_reads_whole(&l->plan, custom->slots[i])
-                                                  : plan_writes_whole(&l->plan, custom->slots[i]));
-    return NULL;
-}
-
-vtrn_status emit_custom_kernel(lower *l, const kernel *k) {
-    const kernel_custom *spec = k->spec;
-    LOWER_EMIT(instr, l, CUSTOM_OP, GPSIMD);
-    instr->arg[0] = (int32_t)spec->custom_i;
+        VTRN_RETURN_IF_ERROR(i < custom->n_inputs ? plan_reads_whole(l->plan, custom->slots[i])
+                                                  : plan_writes_whole(l->plan, custom->slots[i]));
     return NULL;
 }
 
@@ -40,7 +32,7 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
                           "reference; run this part on the CPU backend, or write it in operations "
                           "of StableHLO",
                           op->name);
-    if (l->options.is_strict)
+    if (l->options->is_strict)
         return VTRN_ERROR(
             VTRN_UNIMPLEMENTED,
             "%s: no lowering onto the engines, and reference custom ops are off; unset "
@@ -54,14 +46,14 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
     for (uint32_t i = 0; i < op->n_operands; i++) {
         view v;
         VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[i], &v));
-        if (v.offset || l->build.slots[v.slot].slot.size_bytes !=
+        if (v.offset || l->build->slots[v.slot].slot.size_bytes !=
                             graph_type_bytes(&g->types[op->operands[i]])) {
             /* a reference routine sees whole tensors: part of one is copied out */
             view part = view_dense(0, &g->types[op->operands[i]]);
-            VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, v.dtype,
+            VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, v.dtype,
                                                 graph_type_bytes(&g->types[op->operands[i]]), 0,
                                                 &part.slot));
-            VTRN_RETURN_IF_ERROR(lower_copy(l, &v, &part));
+            VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &v, &part));
             v = part;
         }
         slots[i] = v.slot;

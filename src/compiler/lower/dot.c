@@ -1,5 +1,5 @@
 /* dot_general as a contraction. */
-#include "compiler/lower/contract.h"
+#include "compiler/lower/dot.h"
 #include "compiler/lower/fusion.h"
 
 #include <string.h>
@@ -80,7 +80,7 @@ static bool is_only_widened(const lower *l, graph_value v) {
 
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
-    if (is_row_major && contract_is_tileable(l, spec, &row_step)) {
+    if (is_row_major && contract_is_tileable(l->chip, spec, &row_step)) {
         contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
         if (!kept)
             return VTRN_OUT_OF_MEMORY(sizeof *kept);
@@ -95,7 +95,7 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
     view out;
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
     spec->out.slot = out.slot;
-    return contract_record(l, spec);
+    return contract_record(l->plan, spec);
 }
 
 /* The transpose that is all that happens to a dot's result, when it swaps the lhs's dims and the

@@ -3,7 +3,6 @@
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
-#include "compiler/lower/non_finite.h"
 #include "compiler/lower/scatter_add.h"
 #include "compiler/lower/verify.h"
 
@@ -45,7 +44,7 @@ static bool is_overwritable(const lower *l, graph_value v) {
     if (value->state != VALUE_VIEW || value->uses != 1 || value->view.offset ||
         !view_is_dense(&value->view))
         return false;
-    const vtrn_slot *slot = &l->build.slots[value->view.slot].slot;
+    const vtrn_slot *slot = &l->build->slots[value->view.slot].slot;
     return slot->kind == VTRN_SLOT_SCRATCH &&
            slot->size_bytes == graph_type_bytes(&l->g->types[v]) && l->region &&
            region_defines(l->region, v) && !is_shared(l, v, value->view.slot);
@@ -70,7 +69,7 @@ vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
         return NULL;
     }
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], out));
-    return lower_copy(l, &from, out);
+    return plan_copy(l->plan, &from, out);
 }
 
 /* --- dynamic_slice, dynamic_update_slice --------------------------------------------------------
@@ -103,7 +102,7 @@ static vtrn_status lower_dynamic_slice(lower *l, const graph_op *op, bool *is_do
     from.n = t->rank;
     for (int d = 0; d < t->rank; d++)
         from.f[d] = (view_factor){s.window[d].size, s.window[d].table};
-    return lower_copy(l, &from, &s.array);
+    return plan_copy(l->plan, &from, &s.array);
 }
 
 static vtrn_status lower_dynamic_update(lower *l, const graph_op *op, bool *is_done) {
@@ -137,7 +136,7 @@ static vtrn_status lower_dynamic_update(lower *l, const graph_op *op, bool *is_d
         from.f[d] = (view_factor){s.window[d].size, s.window[d].array};
         to.f[d] = (view_factor){s.window[d].size, s.window[d].table};
     }
-    return lower_copy(l, &from, &to);
+    return plan_copy(l->plan, &from, &to);
 }
 
 /* --- gather, scatter ----------------------------------------------------------------------------
@@ -219,7 +218,8 @@ static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *str
     }
     s->has_base = true;
     s->base = (view){.dtype = VTRN_DTYPE_INT32, .n = 1, .f = {{s->n, 1}}};
-    return lower_constant_add(l, VTRN_DTYPE_INT32, offset, (uint64_t)s->n * 4, &s->base.slot);
+    return build_constant_add(l->build, VTRN_DTYPE_INT32, offset, (uint64_t)s->n * 4,
+                              &s->base.slot);
 }
 
 /* Windows, terms and batch positions; table and array are the caller's. */
@@ -331,7 +331,7 @@ static vtrn_status add_windows(lower *l, const graph_op *op, address_spec *s, in
     bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
     VTRN_RETURN_IF_ERROR(is_zero ? lower_result(l, op->results[0], &s->table)
                                  : lower_begin_update(l, op, &s->table));
-    return scatter_add(l, s, n_elements, is_zero, !non_finite_is_possible(l, op->operands[2]));
+    return scatter_add(l, s, n_elements, is_zero, !indexed_may_be_non_finite(l, op->operands[2]));
 }
 
 static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done) {

@@ -18,15 +18,15 @@ static vtrn_status lower_constant(lower *l, const graph_op *op, bool *is_done) {
     uint32_t slot;
     if (op->attrs.constant.is_splat) {
         VTRN_RETURN_IF_ERROR(
-            lower_constant_add(l, type->dtype, op->attrs.constant.data, size, &slot));
+            build_constant_add(l->build, type->dtype, op->attrs.constant.data, size, &slot));
         view v = view_dense(slot, type);
         for (int i = 0; i < v.n; i++)
             v.f[i].stride = 0;
         lower_set_view(l, op->results[0], &v);
         return NULL;
     }
-    VTRN_RETURN_IF_ERROR(
-        lower_constant_add(l, type->dtype, op->attrs.constant.data, graph_type_bytes(type), &slot));
+    VTRN_RETURN_IF_ERROR(build_constant_add(l->build, type->dtype, op->attrs.constant.data,
+                                            graph_type_bytes(type), &slot));
     view v = view_dense(slot, type);
     lower_set_view(l, op->results[0], &v);
     return NULL;
@@ -150,7 +150,7 @@ vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
     lower_fn *const *families = families_of(op->kind);
     bool is_done = false;
     for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
-        if (!l->options.reference_only || has_no_reference(families[i]))
+        if (!l->options->reference_only || has_no_reference(families[i]))
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
     *is_reference = !is_done;
     return is_done ? NULL : lower_custom(l, op);

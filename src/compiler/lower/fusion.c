@@ -1,10 +1,10 @@
 /* Growing fusions: which op joins which, and when a fusion closes. */
 #include "compiler/lower/fusion.h"
-
-#include "compiler/lower/contract.h"
 #include "compiler/lower/narrow.h"
+#include "compiler/plan/contract.h"
+#include "compiler/plan/elementwise_table.h"
+#include "compiler/plan/fusion_sums.h"
 #include "compiler/lower/verify.h"
-
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -15,20 +15,6 @@ enum {
      * several times over. */
     MAX_REDUCE_COLS = 4096,
 };
-
-bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out) {
-    *out = t == VTRN_DTYPE_PRED ? VTRN_DTYPE_UINT8 : t;
-    switch (t) {
-    case VTRN_DTYPE_INT64:
-    case VTRN_DTYPE_UINT64:
-    case VTRN_DTYPE_FP64:
-    case VTRN_DTYPE_C64:
-    case VTRN_DTYPE_C128:
-        return false;
-    default:
-        return true;
-    }
-}
 
 static int64_t count_of(const lower *l, graph_value v) {
     return graph_type_count(&l->g->types[v]);
@@ -81,7 +67,7 @@ static void fusion_free(fusion *f) {
 static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
     if (!status || !f->n_nodes)
         return status;
-    const vtrn_source *s = &l->build.sources[f->nodes[f->n_nodes - 1].source];
+    const vtrn_source *s = &l->build->sources[f->nodes[f->n_nodes - 1].source];
     return vtrn_status_annotate(status, "the kernel of %s%s%s", s->op, *s->place ? " " : "",
                                 s->place);
 }
@@ -114,8 +100,8 @@ static vtrn_status record(lower *l, const fusion *f) {
     if (!is_stored)
         return NULL;
     size_t n_bytes = offsetof(fusion, nodes) + (size_t)f->n_nodes * sizeof f->nodes[0];
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_MAP, f, n_bytes, 0));
-    kernel *k = &l->plan.kernels[l->plan.n_kernels - 1];
+    VTRN_RETURN_IF_ERROR(plan_kernel(l->plan, KERNEL_MAP, f, n_bytes, (kernel_demand){0}));
+    kernel *k = &l->plan->list.kernels[l->plan->list.n_kernels - 1];
     fusion *kept = k->spec;
     k->source = f->nodes[f->n_nodes - 1].source;
     kept->next = NULL;
@@ -127,7 +113,7 @@ static vtrn_status record(lower *l, const fusion *f) {
 /* Stores what is used outside, records the kernel, gives every named value a view. */
 vtrn_status fusion_close(lower *l, fusion *f) {
     unlink_fusion(l, f);
-    uint32_t saved_source = l->build.source;
+    uint32_t saved_source = l->build->source;
     vtrn_status status = NULL;
     for (int i = f->n_values - 1; i >= 0; i--) {
         fusion_value *fv = &f->values[i];
@@ -164,7 +150,7 @@ vtrn_status fusion_close(lower *l, fusion *f) {
             lower_set_view(l, fv->value, &v);
     }
     status = blame(l, f, status);
-    l->build.source = saved_source;
+    l->build->source = saved_source;
     fusion_free(f);
     return status;
 }
@@ -196,7 +182,7 @@ vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value res
     f->row_step = row_step;
     f->n_contracts = 1;
     fusion_node node = {.op = FUSION_CONTRACT, .dtype = (uint8_t)dtype, .spec = spec};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &made));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &made));
     return fusion_name(l, f, result, made.node, NULL);
 }
 
@@ -227,9 +213,7 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
 }
 
 /* --- joining ------------------------------------------------------------------------------------
- */
-
-/* The open fusion that an op with a result of n elements can join: all its operands that are nodes
+ *//* The open fusion that an op with a result of n elements can join: all its operands that are nodes
  * of open fusions must be there, or their fusion is merged or closed. NULL: none. */
 static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_new, fusion **out) {
     fusion *chosen = NULL;
@@ -249,7 +233,7 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
                         (!chosen->cols || !f->cols || chosen->cols == f->cols) &&
                         chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES &&
                         (!chosen->row_step || !f->row_step || chosen->row_step == f->row_step) &&
-                        fusion_can_merge(l, chosen, f);
+                        fusion_can_merge(l->chip, chosen, f);
             if (is_usable) {
                 VTRN_RETURN_IF_ERROR(merge(l, chosen, f));
                 continue;
@@ -264,20 +248,12 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
     return NULL;
 }
 
-vtrn_status fusion_add(lower *l, fusion *f, const fusion_node *like, fusion_in *out) {
-    VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a node");
-    *out = (fusion_in){.node = (int16_t)f->n_nodes};
-    f->nodes[f->n_nodes] = *like;
-    f->nodes[f->n_nodes++].source = l->build.source;
-    return NULL;
-}
-
 vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out) {
     vtrn_dtype dtype;
     fusion_tile_dtype(v->dtype, &dtype);
     fusion_node load = {
         .op = FUSION_LOAD, .dtype = (uint8_t)dtype, .is_reduced = is_reduced, .source_view = *v};
-    return fusion_add(l, f, &load, out);
+    return fusion_add(l->build, f, &load, out);
 }
 
 static bool is_row_space(const fusion *f, int64_t n) {
@@ -319,7 +295,8 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(choose_fusion(l, op, n, 5, &f));
     if (!f)
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
-    fusion_node node = {.op = op->kind, .n_in = (uint8_t)op->n_operands, .source = l->build.source};
+    fusion_node node = {
+        .op = op->kind, .n_in = (uint8_t)op->n_operands, .source = l->build->source};
     for (uint32_t i = 0; i < op->n_operands; i++)
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[i], n, &node.in[i]));
     vtrn_dtype dtype;
@@ -339,7 +316,7 @@ static vtrn_status join_elementwise(lower *l, const graph_op *op) {
     }
     node.is_truth = l->g->types[op->operands[op->kind == GRAPH_SELECT]].dtype == VTRN_DTYPE_PRED;
     graph_direction direction;
-    if (elementwise_tests_zero(l, op, &direction)) {
+    if (elementwise_tests_zero(l->g, op, &direction)) {
         node.op = GRAPH_COMPARE;
         node.direction = (uint8_t)direction;
         node.in[node.n_in++] = (fusion_in){.node = FUSION_NO_NODE, .imm = 0};
@@ -490,7 +467,7 @@ static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in
                                            .is_reduced = true,
                                            .n_in = 1,
                                            .in = {in},
-                                           .source = l->build.source};
+                                           .source = l->build->source};
     return NULL;
 }
 
@@ -529,7 +506,7 @@ int64_t fusion_first_share(const lower *l, int64_t rows, int64_t cols) {
         if (cols % k)
             continue;
         best = k;
-        if (cols / k <= MAX_REDUCE_COLS && rows * k >= lower_partitions(l))
+        if (cols / k <= MAX_REDUCE_COLS && rows * k >= tile_max_rows(l->chip))
             break;
     }
     return best;
@@ -539,7 +516,7 @@ static vtrn_status scratch_view(lower *l, vtrn_dtype dtype, int64_t n, view *out
     graph_type t = {.dtype = (uint8_t)dtype, .rank = 1, .dims = {n}};
     uint32_t slot;
     VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, dtype, graph_type_bytes(&t), 0, &slot));
+        build_slot_add(l->build, VTRN_SLOT_SCRATCH, dtype, graph_type_bytes(&t), 0, &slot));
     *out = view_dense(slot, &t);
     return NULL;
 }
@@ -560,7 +537,7 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
         f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
                                                .dtype = (uint8_t)dtype,
                                                .source_view = v,
-                                               .source = l->build.source};
+                                               .source = l->build->source};
         VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false,
                                         dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, &node));
         VTRN_RETURN_IF_ERROR(
@@ -577,7 +554,7 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
     f->nodes[f->n_nodes++] = (fusion_node){.op = FUSION_LOAD,
                                            .dtype = (uint8_t)load_dtype,
                                            .source_view = v,
-                                           .source = l->build.source};
+                                           .source = l->build->source};
     vtrn_dtype out_dtype;
     fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
     VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));
@@ -634,7 +611,7 @@ static vtrn_status reduce_taps(lower *l, const graph_op *op, const view *from, i
                             .dtype = tap + 1 < n_taps ? VTRN_DTYPE_FP32 : (uint8_t)dtype,
                             .n_in = 2,
                             .in = {total, next}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &total));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &total));
     }
     return fusion_name(l, f, op->results[0], total.node, NULL);
 }
@@ -671,7 +648,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         const fusion_node *from = &f->nodes[value->node];
         int64_t cols = shape == SHAPE_TRAILING ? n_reduced : n / n_reduced;
         if (shape == SHAPE_LEADING && f->cols != cols)
-            cols = fusion_sum_cols(l, n_reduced, cols);
+            cols = fusion_sum_cols(l->chip, n_reduced, cols);
         bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
@@ -683,14 +660,15 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         }
         bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
                             !from->is_column && op->reducer == GRAPH_REDUCER_ADD &&
-                            dtype == VTRN_DTYPE_FP32 && fusion_can_sum(l, f, n, 1) &&
+                            dtype == VTRN_DTYPE_FP32 && fusion_can_sum(l->chip, f, n, 1) &&
                             f->n_nodes + 1 < FUSION_MAX_NODES;
         if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
             VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
             f->nodes[node].is_total = true;
             return fusion_name(l, f, op->results[0], node, NULL);
         }
-        bool is_sum = op->reducer == GRAPH_REDUCER_ADD && fusion_can_sum(l, f, n / cols, cols) &&
+        bool is_sum = op->reducer == GRAPH_REDUCER_ADD &&
+                      fusion_can_sum(l->chip, f, n / cols, cols) &&
                       (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
         if (is_open && shape == SHAPE_LEADING && is_sum) {
             f->cols = cols;
@@ -701,7 +679,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     view from, permuted;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
     bool is_column = shape == SHAPE_LEADING && op->reducer == GRAPH_REDUCER_ADD &&
-                     fusion_can_sum(l, NULL, n_reduced, n / n_reduced) && n / n_reduced > 1 &&
+                     fusion_can_sum(l->chip, NULL, n_reduced, n / n_reduced) && n / n_reduced > 1 &&
                      (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
     bool is_wide = is_column && n / n_reduced > FUSION_MAX_WHOLE_SUM_COLS;
     if (!is_wide && keeps_last(op, in) && move_reduced(l, op, &from, true, &permuted)) {
@@ -713,7 +691,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
     if (is_column) {
         fusion *f = NULL;
         VTRN_RETURN_IF_ERROR(fusion_open(l, n, &f));
-        f->cols = fusion_sum_cols(l, n_reduced, n / n_reduced);
+        f->cols = fusion_sum_cols(l->chip, n_reduced, n / n_reduced);
         fusion_in operand_in;
         VTRN_RETURN_IF_ERROR(operand(l, f, op->operands[0], n, &operand_in));
         if (operand_in.node != FUSION_NO_NODE) {
@@ -745,7 +723,7 @@ static vtrn_status lower_iota(lower *l, const graph_op *op, bool *is_done) {
         numbers[i] = (int32_t)i;
     dtype_convert(VTRN_DTYPE_INT32, numbers, t->dtype, bytes, (size_t)n);
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(lower_constant_add(l, t->dtype, bytes, (uint64_t)n * size, &slot));
+    VTRN_RETURN_IF_ERROR(build_constant_add(l->build, t->dtype, bytes, (uint64_t)n * size, &slot));
     view v = view_dense(slot, t);
     for (int i = 0; i < v.n; i++)
         v.f[i].stride = i == d;
@@ -763,7 +741,7 @@ vtrn_status lower_fused(lower *l, const graph_op *op, bool *is_done) {
         return join_alias(l, op, is_done);
     if (op->kind == GRAPH_CONVERT)
         VTRN_RETURN_IF_ERROR(join_same_type(l, op, is_done));
-    if (*is_done || !elementwise_supports(l, op))
+    if (*is_done || !elementwise_supports(l->g, op))
         return NULL;
     *is_done = true;
     return join_elementwise(l, op);

@@ -2,8 +2,6 @@
  * row_scatter.c), and one element of each row. Rows come by indirect DMA, elements through a
  * one-hot mask. */
 #include "compiler/lower/indexed.h"
-
-#include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/fusion.h"
 
 enum { MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };
@@ -35,6 +33,11 @@ bool indexed_is_innermost(const graph_type *indices, int64_t index_vector_dim) {
            (index_vector_dim == indices->rank - 1 && indices->dims[indices->rank - 1] == 1);
 }
 
+bool indexed_may_be_non_finite(lower *l, graph_value updates) {
+    double value;
+    return !lower_splat_float(l, updates, &value) || !isfinite(value);
+}
+
 /* table [V, ...row], indices [..., 1] -> [..., ...row] */
 static bool is_row_gather(const graph *g, const graph_op *op) {
     const graph_attrs *at = &op->attrs;
@@ -61,7 +64,7 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &indices));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
     int64_t element = (int64_t)dtype_size(table.dtype);
-    int64_t most = l->sbuf_limit / 2 / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN - lower_sbuf_round(4);
+    int64_t most = l->plan->sbuf_limit / 2 / SBUF_ALIGN * SBUF_ALIGN - sbuf_round(4);
     most = most < MAX_ROW_BYTES ? most : MAX_ROW_BYTES;
     int64_t cols = width * element <= most ? width : most / element;
     kernel_row_gather spec = {.table = table,
@@ -71,68 +74,13 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
                               .n_table_rows = rows,
                               .width = width,
                               .cols = cols};
-    VTRN_RETURN_IF_ERROR(
-        lower_kernel(l, KERNEL_ROW_GATHER, &spec, sizeof spec,
-                     2ull * (lower_sbuf_round((uint64_t)(cols * element)) + lower_sbuf_round(4))));
-    VTRN_RETURN_IF_ERROR(plan_reads_whole(&l->plan, table.slot));
-    VTRN_RETURN_IF_ERROR(plan_reads(&l->plan, &indices));
-    return plan_writes(&l->plan, &out);
-}
-
-vtrn_status emit_row_gather_kernel(lower *l, const kernel *k) {
-    const kernel_row_gather *s = k->spec;
-    const view *table = &s->table, *indices = &s->indices, *out = &s->out;
-    int64_t n = s->n, width = s->width, cols = s->cols;
-    int64_t element = (int64_t)dtype_size((vtrn_dtype)table->dtype);
-    uint32_t row_bytes = lower_sbuf_round((uint64_t)(cols * element));
-    tile index[2], row[2];
-    for (int b = 0; b < 2; b++) {
-        index[b] = (tile){
-            .space = VTRN_SPACE_SBUF, .dtype = indices->dtype, .addr = lower_sbuf_alloc(l, 4)};
-        row[b] = (tile){.space = VTRN_SPACE_SBUF,
-                        .dtype = table->dtype,
-                        .addr = lower_sbuf_alloc(l, row_bytes)};
-    }
-    view index_rows = {.slot = indices->slot,
-                       .dtype = indices->dtype,
-                       .offset = indices->offset,
-                       .n = 1,
-                       .f = {{n, 1}}};
-    view out_rows = {.slot = out->slot, .dtype = out->dtype, .n = 2, .f = {{n, width}, {width, 1}}};
-    int flip = 0;
-    for (int64_t i = 0; i < n; i += lower_partitions(l), flip ^= 1) {
-        uint32_t n_rows = (uint32_t)(n - i < lower_partitions(l) ? n - i : lower_partitions(l));
-        VTRN_RETURN_IF_ERROR(lower_load(l, &index_rows, 1, i, n_rows, 0, 1, &index[flip]));
-        for (int64_t c = 0; c < width; c += cols) {
-            uint32_t n_cols = (uint32_t)(width - c < cols ? width - c : cols);
-            LOWER_EMIT(gather, l, DMA_GATHER, GPSIMD);
-            gather->queue = 6;
-            gather->flags = VTRN_FLAG_CLAMP_INDEX;
-            gather->arg[1] = (int32_t)s->n_table_rows;
-            gather->ap[0] = tile_ap(&row[flip], n_rows, n_cols);
-            gather->ap[1] = (vtrn_ap){.space = VTRN_SPACE_HBM,
-                                      .dtype = table->dtype,
-                                      .n_dims = 1,
-                                      .n_partitions = (uint16_t)n_rows,
-                                      .slot = table->slot,
-                                      .addr = (table->offset + c) * element,
-                                      .partition_step = width,
-                                      .dim = {{1, n_cols}}};
-            gather->ap[2] = tile_ap(&index[flip], n_rows, 1);
-            VTRN_RETURN_IF_ERROR(
-                lower_store(l, &out_rows, 1, i, n_rows, c, n_cols, &row[flip], false));
-        }
-    }
-    return NULL;
-}
-
-vtrn_status indexed_counting(lower *l, int64_t n, uint32_t *out_slot) {
-    int32_t *v = ARENA_NEW(&l->tmp, int32_t, (size_t)n);
-    if (!v)
-        return VTRN_OUT_OF_MEMORY((size_t)n * 4);
-    for (int64_t i = 0; i < n; i++)
-        v[i] = (int32_t)i;
-    return lower_constant_add(l, VTRN_DTYPE_INT32, v, (uint64_t)n * 4, out_slot);
+    VTRN_RETURN_IF_ERROR(plan_kernel(
+        l->plan, KERNEL_ROW_GATHER, &spec, sizeof spec,
+        (kernel_demand){.sbuf_bytes =
+                            2ull * (sbuf_round((uint64_t)(cols * element)) + sbuf_round(4))}));
+    VTRN_RETURN_IF_ERROR(plan_reads_whole(l->plan, table.slot));
+    VTRN_RETURN_IF_ERROR(plan_reads(l->plan, &indices));
+    return plan_writes(l->plan, &out);
 }
 
 /* operand [B..., V], indices [B..., 1]: element idx[b] of row b. Both batch dims lead in order. */
@@ -158,7 +106,7 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
     index.f[0] = (view_factor){rows, 1};
     index.dtype = VTRN_DTYPE_INT32; /* a uint32 index above 2^31 is out of range either way */
     view column = {.dtype = VTRN_DTYPE_INT32, .n = 2, .f = {{rows, 0}, {cols, 1}}};
-    VTRN_RETURN_IF_ERROR(indexed_counting(l, cols, &column.slot));
+    VTRN_RETURN_IF_ERROR(build_counting_add(l->build, cols, &column.slot));
     fusion *f;
     VTRN_RETURN_IF_ERROR(fusion_open(l, rows * cols, &f));
     f->cols = cols;
@@ -171,7 +119,7 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
             .is_reduced = true,
             .n_in = 3,
             .in = {{FUSION_NO_NODE, 0}, row_index, {FUSION_NO_NODE, (double)(cols - 1)}}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &clamp, &row_index));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &clamp, &row_index));
     }
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &column, false, &number));
     fusion_node equal = {.op = GRAPH_COMPARE,
@@ -180,7 +128,7 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
                          .n_in = 2,
                          .in = {number, row_index}};
     *out = f;
-    return fusion_add(l, f, &equal, is_hit);
+    return fusion_add(l->build, f, &equal, is_hit);
 }
 
 static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
@@ -196,7 +144,7 @@ static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
                           .dtype = t->dtype,
                           .n_in = 3,
                           .in = {is_hit, value, {FUSION_NO_NODE, 0}}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &select, &picked));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &select, &picked));
     fusion_node sum = {.op = GRAPH_REDUCE,
                        .shape = NODE_ROW,
                        .dtype = t->dtype,
@@ -204,7 +152,7 @@ static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
                        .is_reduced = true,
                        .n_in = 1,
                        .in = {picked}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &sum, &total));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &sum, &total));
     return fusion_name(l, f, op->results[0], total.node, NULL);
 }
 
@@ -225,12 +173,12 @@ static vtrn_status lower_element_scatter(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &update, true, &row));
     fusion_node select = {
         .op = GRAPH_SELECT, .dtype = t->dtype, .n_in = 3, .in = {is_hit, row, {FUSION_NO_NODE, 0}}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &select, &given));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &select, &given));
     if (!is_zero) {
         fusion_in old;
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &operand, false, &old));
         fusion_node add = {.op = GRAPH_ADD, .dtype = t->dtype, .n_in = 2, .in = {old, given}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &add, &given));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &add, &given));
     }
     return fusion_name(l, f, op->results[0], given.node, NULL);
 }

@@ -8,8 +8,8 @@ bool indexed_is_index_type(const graph_type *t);
 bool indexed_is_table_type(const graph_type *t);
 /* Each index vector is one number, and they lie side by side. */
 bool indexed_is_innermost(const graph_type *indices, int64_t index_vector_dim);
-/* 0, 1, 2, ... as an int32 constant of n elements */
-vtrn_status indexed_counting(lower *l, int64_t n, uint32_t *out_slot);
+/* Whether updates may be infinite or NaN. */
+bool indexed_may_be_non_finite(lower *l, graph_value updates);
 
 /* row_scatter.c: adds slices of the updates to a table at indices of one dim, which may meet. */
 bool row_scatter_supports(const lower *l, const graph_op *op);

@@ -1,7 +1,5 @@
 /* pad, concatenate and copies: DMA from HBM to HBM. */
 #include "compiler/lower/movement.h"
-#include "compiler/emit/emit_kernels.h"
-
 #include <string.h>
 
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
@@ -9,9 +7,9 @@ vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
     graph_type t = *type;
     t.dtype = v->dtype;
     VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
+        build_slot_add(l->build, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
     view dense = view_dense(slot, &t);
-    VTRN_RETURN_IF_ERROR(lower_copy(l, v, &dense));
+    VTRN_RETURN_IF_ERROR(plan_copy(l->plan, v, &dense));
     *v = dense;
     return NULL;
 }
@@ -26,64 +24,35 @@ vtrn_status movement_strides(lower *l, view *v, const graph_type *type, int64_t 
 
 /* The element that a view of a constant repeats. */
 static bool constant_element(const lower *l, const view *value, uint64_t *bits) {
-    const vtrn_slot *slot = &l->build.slots[value->slot].slot;
+    const vtrn_slot *slot = &l->build->slots[value->slot].slot;
     size_t size = dtype_size((vtrn_dtype)value->dtype);
     if (slot->kind != VTRN_SLOT_CONSTANT || slot->size_bytes != size || size > 4)
         return false;
     *bits = 0;
-    memcpy(bits, l->build.data + slot->offset, size);
+    memcpy(bits, l->build->data + slot->offset, size);
     return true;
 }
 
 vtrn_status movement_fill(lower *l, const view *value, const view *out) {
     enum { MAX_COLS = 2048 };
     int64_t n = view_count(out),
-            cols = n / lower_partitions(l) < MAX_COLS ? n / lower_partitions(l) : MAX_COLS;
+            cols = n / tile_max_rows(l->chip) < MAX_COLS ? n / tile_max_rows(l->chip) : MAX_COLS;
     int64_t size = (int64_t)dtype_size((vtrn_dtype)out->dtype);
     VTRN_CHECK(size > 0, "a tensor has a type");
-    int64_t most = l->sbuf_limit / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN / size;
+    int64_t most = l->plan->sbuf_limit / SBUF_ALIGN * SBUF_ALIGN / size;
     uint64_t bits;
     cols = cols < most ? cols : most;
     if (!constant_element(l, value, &bits) || cols == 0) {
         view one = *value;
         one.n = 1;
         one.f[0] = (view_factor){n, 0};
-        return lower_copy(l, &one, out);
+        return plan_copy(l->plan, &one, out);
     }
-    uint64_t sbuf_bytes = lower_sbuf_round((uint64_t)(cols * size));
+    uint64_t sbuf_bytes = sbuf_round((uint64_t)(cols * size));
     kernel_fill spec = {.out = *out, .bits = bits, .n = n, .cols = cols};
-    VTRN_RETURN_IF_ERROR(lower_kernel(l, KERNEL_FILL, &spec, sizeof spec, sbuf_bytes));
-    return plan_writes(&l->plan, out);
-}
-
-/* Long runs come from one tile: a transfer of single elements would be a descriptor each. */
-vtrn_status emit_fill_kernel(lower *l, const kernel *k) {
-    const kernel_fill *s = k->spec;
-    const view *out = &s->out;
-    int64_t n = s->n, cols = s->cols;
-    size_t size = dtype_size((vtrn_dtype)out->dtype);
-    tile t = {.space = VTRN_SPACE_SBUF, .dtype = out->dtype};
-    if (t.dtype == VTRN_DTYPE_PRED)
-        t.dtype = VTRN_DTYPE_UINT8;
-    t.addr = lower_sbuf_alloc(l, (uint64_t)cols * size);
-    LOWER_EMIT(set, l, MEMSET, VECTOR);
-    set->ap[0] = tile_ap(&t, lower_partitions(l), (uint32_t)cols);
-    if (t.dtype == VTRN_DTYPE_INT32 || t.dtype == VTRN_DTYPE_UINT32)
-        set->imm[0].bits = (uint32_t)s->bits;
-    else
-        dtype_load_fp32((vtrn_dtype)t.dtype, &s->bits, &set->imm[0].f, 1);
-    for (int64_t at = 0; at < n;) {
-        int64_t left = n - at,
-                rows = left / cols < lower_partitions(l) ? left / cols : lower_partitions(l);
-        int64_t n_cols = rows ? cols : left;
-        rows = rows ? rows : 1;
-        view part = {.slot = out->slot, .dtype = out->dtype, .offset = out->offset + at, .n = 2};
-        part.f[0] = (view_factor){rows, n_cols};
-        part.f[1] = (view_factor){n_cols, 1};
-        VTRN_RETURN_IF_ERROR(lower_store(l, &part, 1, 0, rows, 0, n_cols, &t, false));
-        at += rows * n_cols;
-    }
-    return NULL;
+    VTRN_RETURN_IF_ERROR(plan_kernel(l->plan, KERNEL_FILL, &spec, sizeof spec,
+                                     (kernel_demand){.sbuf_bytes = sbuf_bytes}));
+    return plan_writes(l->plan, out);
 }
 
 vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
@@ -118,7 +87,7 @@ vtrn_status movement_place(lower *l, const view *from, const graph_type *type, c
         cut_src.f[cut_src.n++] = (view_factor){end - begin, src_stride[d]};
         cut_dst.f[cut_dst.n++] = (view_factor){end - begin, step * dst_stride[d]};
     }
-    return lower_copy(l, &cut_src, &cut_dst);
+    return plan_copy(l->plan, &cut_src, &cut_dst);
 }
 
 vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, const int64_t *low,
@@ -128,8 +97,9 @@ vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, con
     graph_type t = *result;
     t.dtype = from->dtype;
     VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
-    VTRN_RETURN_IF_ERROR(lower_constant_add(l, t.dtype, &value, dtype_size(t.dtype), &constant));
+        build_slot_add(l->build, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
+    VTRN_RETURN_IF_ERROR(
+        build_constant_add(l->build, t.dtype, &value, dtype_size(t.dtype), &constant));
     graph_type scalar = {.dtype = t.dtype};
     view one = view_dense(constant, &scalar), dense = view_dense(slot, &t);
     VTRN_RETURN_IF_ERROR(movement_pad_into(l, from, type, low, high, interior, &one, &t, &dense));
@@ -171,7 +141,7 @@ static vtrn_status lower_concatenate(lower *l, const graph_op *op) {
         part.offset += at * out.f[d].stride;
         part.f[d].size = t->dims[d];
         at += t->dims[d];
-        VTRN_RETURN_IF_ERROR(lower_copy(l, &from[i], &part));
+        VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &from[i], &part));
     }
     return NULL;
 }

@@ -45,7 +45,7 @@ vtrn_status narrow_result(lower *l, graph_value v, vtrn_dtype dtype, view *out) 
     type.dtype = (uint8_t)dtype;
     uint32_t slot;
     VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, dtype, graph_type_bytes(&type), 0, &slot));
+        build_slot_add(l->build, VTRN_SLOT_SCRATCH, dtype, graph_type_bytes(&type), 0, &slot));
     *out = view_dense(slot, &type);
     lower_set_view(l, v, out);
     return NULL;
@@ -70,7 +70,7 @@ vtrn_status narrow_store(lower *l, fusion *f, int node, vtrn_dtype dtype, int *o
     fusion_node convert = {
         .op = GRAPH_CONVERT, .dtype = (uint8_t)dtype, .n_in = 1, .in = {{.node = (int16_t)node}}};
     fusion_in made;
-    VTRN_RETURN_IF_ERROR(fusion_add(l, f, &convert, &made));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &convert, &made));
     *out_node = made.node;
     return NULL;
 }

@@ -2,7 +2,8 @@
 #ifndef VTRN_COMPILER_LOWER_NARROW_H
 #define VTRN_COMPILER_LOWER_NARROW_H
 
-#include "compiler/lower/fusion.h"
+#include "compiler/lower/lower.h"
+#include "compiler/plan/fusion_nodes.h"
 
 /* Whether all that is still to happen to the values of a node are conversions to one narrower
  * float, perhaps behind view changes: then it is stored in that type. */

@@ -75,7 +75,7 @@ vtrn_status movement_place_pads(lower *l, graph_value v) {
         uint64_t zero = 0;
         uint32_t slot;
         graph_type scalar = {.dtype = t->dtype};
-        VTRN_RETURN_IF_ERROR(lower_constant_add(l, (vtrn_dtype)t->dtype, &zero,
+        VTRN_RETURN_IF_ERROR(build_constant_add(l->build, (vtrn_dtype)t->dtype, &zero,
                                                 dtype_size((vtrn_dtype)t->dtype), &slot));
         view one = view_dense(slot, &scalar);
         VTRN_RETURN_IF_ERROR(movement_fill(l, &one, &out));

@@ -4,14 +4,6 @@
 
 #include "compiler/lower/address.h"
 
-/* Adds row i of the array to window i of the dense table of n_elements. */
-typedef struct kernel_scatter_add {
-    address_spec at;
-    int64_t n_elements;
-    bool has_old;   /* else the table's elements are all 0, and not in memory */
-    bool is_finite; /* no element of the array is infinite or NaN */
-} kernel_scatter_add;
-
 /* How many times 128 updates are multiplied; -1 when the table's type, its n_elements or the number
  * of updates do not allow it. */
 int64_t scatter_add_steps(const lower *l, const address_spec *s, int64_t n_elements);

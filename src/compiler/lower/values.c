@@ -1,7 +1,6 @@
 /* Where values are: views, splats, memory for results. */
 #include "compiler/lower/lower.h"
 #include "compiler/lower/movement.h"
-
 #include <string.h>
 
 void lower_set_view(lower *l, graph_value v, const view *at) {
@@ -47,7 +46,7 @@ bool lower_splat_float(const lower *l, graph_value v, double *out) {
 static vtrn_status splat_view(lower *l, graph_value v, view *out) {
     const graph_type *type = &l->g->types[v];
     uint32_t slot;
-    VTRN_RETURN_IF_ERROR(lower_constant_add(l, type->dtype, &l->values[v].splat_bits,
+    VTRN_RETURN_IF_ERROR(build_constant_add(l->build, type->dtype, &l->values[v].splat_bits,
                                             dtype_size(type->dtype), &slot));
     *out = view_dense(slot, type);
     for (int i = 0; i < out->n; i++)
@@ -77,9 +76,9 @@ vtrn_status lower_dense(lower *l, graph_value v, view *out) {
     uint32_t slot;
     const graph_type *type = &l->g->types[v];
     VTRN_RETURN_IF_ERROR(
-        lower_slot_add(l, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
+        build_slot_add(l->build, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
     view dense = view_dense(slot, type);
-    VTRN_RETURN_IF_ERROR(lower_copy(l, out, &dense));
+    VTRN_RETURN_IF_ERROR(plan_copy(l->plan, out, &dense));
     /* a copy made in one block may not have happened when another runs */
     if (l->values[v].state == VALUE_VIEW && !l->has_control_flow)
         l->values[v].view = dense;
@@ -103,9 +102,34 @@ vtrn_status lower_result(lower *l, graph_value v, view *out) {
     if (l->values[v].output >= 0)
         slot = l->output_slot[l->values[v].output];
     else
-        VTRN_RETURN_IF_ERROR(
-            lower_slot_add(l, VTRN_SLOT_SCRATCH, type->dtype, graph_type_bytes(type), 0, &slot));
+        VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, type->dtype,
+                                            graph_type_bytes(type), 0, &slot));
     *out = view_dense(slot, type);
     lower_set_view(l, v, out);
     return NULL;
+}
+
+bool lower_reducer(graph_reducer r, graph_kind *kind, vtrn_alu *alu) {
+    switch (r) {
+    case GRAPH_REDUCER_ADD:
+        *kind = GRAPH_ADD;
+        *alu = VTRN_ALU_ADD;
+        return true;
+    case GRAPH_REDUCER_MULTIPLY:
+        *kind = GRAPH_MULTIPLY;
+        *alu = VTRN_ALU_MULTIPLY;
+        return true;
+    case GRAPH_REDUCER_MAXIMUM:
+        *kind = GRAPH_MAXIMUM;
+        *alu = VTRN_ALU_MAX;
+        return true;
+    case GRAPH_REDUCER_MINIMUM:
+        *kind = GRAPH_MINIMUM;
+        *alu = VTRN_ALU_MIN;
+        return true;
+    default:
+        *kind = GRAPH_UNKNOWN;
+        *alu = VTRN_ALU_NONE;
+        return false;
+    }
 }

@@ -66,13 +66,13 @@ static vtrn_status set_known(lower *l, graph_value value, const view *at) {
 
 /* A copy of a whole tensor for the checks that come after it is overwritten. */
 static vtrn_status copy_tensor(lower *l, uint32_t slot, uint32_t *out) {
-    const vtrn_dtype t = (vtrn_dtype)l->build.slots[slot].slot.dtype;
-    const uint64_t size = l->build.slots[slot].slot.size_bytes;
+    const vtrn_dtype t = (vtrn_dtype)l->build->slots[slot].slot.dtype;
+    const uint64_t size = l->build->slots[slot].slot.size_bytes;
     VTRN_CHECK(dtype_size(t) > 0, "a tensor has a type");
     graph_type all = {.dtype = (uint8_t)t, .rank = 1, .dims = {(int64_t)(size / dtype_size(t))}};
-    VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, t, size, 0, out));
+    VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, t, size, 0, out));
     view from = view_dense(slot, &all), to = view_dense(*out, &all);
-    return lower_copy(l, &from, &to);
+    return plan_copy(l->plan, &from, &to);
 }
 
 /* Whether an output may come to lie in the argument's memory. */
@@ -98,7 +98,7 @@ static vtrn_status note_arguments(lower *l) {
 }
 
 vtrn_status verify_begin(lower *l) {
-    if (!l->options.is_verified)
+    if (!l->options->is_verified)
         return NULL;
     const graph *g = l->g;
     const size_t n = g->n_values, n_queue = (size_t)count_mentions(&g->body) + n;
@@ -369,16 +369,16 @@ static vtrn_status check_values(lower *l, const graph_value *values, uint32_t n)
     if (n == 0)
         return NULL;
     draft d;
-    const uint32_t source = l->build.source;
+    const uint32_t source = l->build->source;
     const graph_op *op = l->verify->maker[values[0]];
-    vtrn_status status = op ? lower_source_set(l, op->name, op->place) : NULL;
+    vtrn_status status = op ? build_source_set(l->build, op->name, op->place) : NULL;
     if (!status)
         status = open_draft(&d, l, values, n);
     if (!status) {
         status = draft_check(&d);
         close_draft(&d);
     }
-    l->build.source = source;
+    l->build->source = source;
     for (uint32_t i = 0; i < n && !status; i++)
         status = set_known(l, values[i], &l->values[values[i]].view);
     return status;
@@ -446,7 +446,7 @@ vtrn_status verify_lowered(lower *l, const graph_op *op, bool is_reference) {
 vtrn_status verify_copied(lower *l, graph_value value, const view *from, const view *to) {
     if (!l->verify || !has_elements(l, value))
         return NULL;
-    const vtrn_source *source = &l->build.sources[l->build.source];
+    const vtrn_source *source = &l->build->sources[l->build->source];
     const char *op = source->op, *place = source->place;
     uint32_t *slots = ARENA_NEW(&l->program->arena, uint32_t, 2);
     if (!slots)

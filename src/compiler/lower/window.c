@@ -107,13 +107,13 @@ static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_do
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &v, false, &total));
     if (w.n_taps == 1) { /* nothing to reduce */
         fusion_node copy = {.op = GRAPH_CONVERT, .dtype = w.padded.dtype, .n_in = 1, .in = {total}};
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &copy, &total));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &copy, &total));
     }
     for (int64_t tap = 1; tap < w.n_taps; tap++) {
         v = tap_view(&w, &w.in, w.stride, tap);
         VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &v, false, &next));
         fusion_node node = binary(kind, w.padded.dtype, total, next);
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &total));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &total));
     }
     return fusion_name(l, f, op->results[0], total.node, NULL);
 }
@@ -125,7 +125,7 @@ static vtrn_status scatter_target(lower *l, const graph_op *op, const windows *w
     *target = *result;
     if (w->is_padded) {
         uint32_t slot;
-        VTRN_RETURN_IF_ERROR(lower_slot_add(l, VTRN_SLOT_SCRATCH, w->padded.dtype,
+        VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, w->padded.dtype,
                                             graph_type_bytes(&w->padded), 0, &slot));
         *target = view_dense(slot, &w->padded);
     }
@@ -135,7 +135,7 @@ static vtrn_status scatter_target(lower *l, const graph_op *op, const windows *w
     uint64_t zero = 0;
     graph_type scalar = {.dtype = w->padded.dtype};
     VTRN_RETURN_IF_ERROR(
-        lower_constant_add(l, scalar.dtype, &zero, dtype_size(scalar.dtype), &zero_slot));
+        build_constant_add(l->build, scalar.dtype, &zero, dtype_size(scalar.dtype), &zero_slot));
     view one = view_dense(zero_slot, &scalar);
     return movement_fill(l, &one, target);
 }
@@ -183,7 +183,7 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
             continue;
         }
         fusion_node node = binary(kind, dtype, best, taps[tap]);
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &best));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &best));
     }
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &source, false, &dy));
     free_share = (fusion_in){.node = FUSION_NO_NODE, .imm = 1}; /* 1 until a tap has taken it */
@@ -191,19 +191,19 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
         fusion_in is_best, taken, given;
         fusion_node node = binary(GRAPH_COMPARE, dtype, taps[tap], best);
         node.direction = GRAPH_EQ;
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &is_best));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &is_best));
         taken = is_best;
         if (tap > 0) {
             node = binary(GRAPH_MULTIPLY, dtype, is_best, free_share);
-            VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &taken));
+            VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &taken));
         }
         node = binary(GRAPH_MULTIPLY, dtype, taken, dy);
         node.is_stored = true;
         node.is_accumulated = is_overlapping;
         node.store_view = tap_view(&w, &target, stride, tap);
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &given));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &given));
         node = binary(GRAPH_SUBTRACT, dtype, free_share, taken);
-        VTRN_RETURN_IF_ERROR(fusion_add(l, f, &node, &free_share));
+        VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &free_share));
     }
     VTRN_RETURN_IF_ERROR(fusion_close(l, f));
     if (!w.is_padded)
@@ -215,7 +215,7 @@ static vtrn_status lower_select_and_scatter(lower *l, const graph_op *op, bool *
         inner.f[d].size = t->dims[d];
         inner.f[d].stride = target.f[d].stride * w.at->window.base_dilation.v[d];
     }
-    return lower_copy(l, &inner, &result);
+    return plan_copy(l->plan, &inner, &result);
 }
 
 vtrn_status lower_window(lower *l, const graph_op *op, bool *is_done) {

@@ -39,6 +39,8 @@ typedef struct kernel_rows {
     int n_outer;
 } kernel_rows;
 
+enum { SCAN_TILES = 4 /* of a scan in SBUF: two pairs */ };
+
 /* result[r][i] = x[r][0] alu ... alu x[r][i] */
 typedef struct kernel_scan {
     kernel_rows from, to;
@@ -78,7 +80,10 @@ typedef struct kernel_row_scatter {
     bool is_long;      /* out holds the old rows */
     bool has_old;      /* of a short table */
     bool is_finite;    /* no update is infinite or NaN */
-    int64_t n;         /* updates */
+    bool is_int;
+    int n_parts;          /* summed up by themselves: bytes of an integer, parts of a float */
+    uint8_t moving_dtype; /* of the parts, as matmuls take them */
+    int64_t n;            /* updates */
     int64_t rows, width;
     int64_t cols;      /* of a tile */
     int64_t n_numbers; /* of rows of a short table that are in SBUF at a time: all, or 128 */

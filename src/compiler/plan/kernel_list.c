@@ -27,32 +27,36 @@ static bool grow(void **array, uint32_t n, uint32_t *cap, size_t size) {
 }
 
 vtrn_status plan_append(plan *p, const kernel *k) {
-    if (!grow((void **)&p->kernels, p->n_kernels, &p->cap_kernels, sizeof *p->kernels))
-        return VTRN_OUT_OF_MEMORY(sizeof *p->kernels);
-    kernel *to = &p->kernels[p->n_kernels++];
+    kernel_list *list = &p->list;
+    if (!grow((void **)&list->kernels, list->n_kernels, &list->cap_kernels, sizeof *list->kernels))
+        return VTRN_OUT_OF_MEMORY(sizeof *list->kernels);
+    kernel *to = &list->kernels[list->n_kernels++];
     *to = *k;
-    to->access_i = p->n_accesses;
+    to->access_i = list->n_accesses;
     to->n_accesses = 0;
     return NULL;
 }
 
-kernel *plan_add(plan *p, kernel_kind kind, const void *spec, size_t spec_bytes) {
-    kernel k = {.kind = (uint8_t)kind, .spec = arena_alloc(&p->home, 1, spec_bytes)};
+vtrn_status plan_kernel(plan *p, kernel_kind kind, const void *spec, size_t spec_bytes,
+                        kernel_demand demand) {
+    kernel k = {.kind = (uint8_t)kind,
+                .source = p->build->source,
+                .block_i = p->block_i,
+                .demand = demand,
+                .spec = arena_alloc(&p->home, 1, spec_bytes)};
     if (!k.spec)
-        return NULL;
+        return VTRN_OUT_OF_MEMORY(spec_bytes);
     memcpy(k.spec, spec, spec_bytes);
-    vtrn_status status = plan_append(p, &k);
-    if (!status)
-        return &p->kernels[p->n_kernels - 1];
-    vtrn_status_free(status);
-    return NULL;
+    return plan_append(p, &k);
 }
 
 vtrn_status plan_access(plan *p, const kernel_access *access) {
-    if (!grow((void **)&p->accesses, p->n_accesses, &p->cap_accesses, sizeof *p->accesses))
-        return VTRN_OUT_OF_MEMORY(sizeof *p->accesses);
-    p->accesses[p->n_accesses++] = *access;
-    p->kernels[p->n_kernels - 1].n_accesses++;
+    kernel_list *list = &p->list;
+    if (!grow((void **)&list->accesses, list->n_accesses, &list->cap_accesses,
+              sizeof *list->accesses))
+        return VTRN_OUT_OF_MEMORY(sizeof *list->accesses);
+    list->accesses[list->n_accesses++] = *access;
+    list->kernels[list->n_kernels - 1].n_accesses++;
     return NULL;
 }
 
@@ -79,9 +83,39 @@ vtrn_status plan_writes_whole(plan *p, uint32_t slot) {
     return add_access(p, &v, true, true);
 }
 
+vtrn_status plan_block_begin(plan *p, uint32_t *out_block) {
+    VTRN_RETURN_IF_ERROR(build_block_begin(p->build, out_block));
+    p->block_i = *out_block;
+    return NULL;
+}
+
+int64_t plan_row_cols(const plan *p, uint32_t slot) {
+    return slot < p->n_row_cols ? p->row_cols[slot] : 0;
+}
+
+vtrn_status plan_row_cols_set(plan *p, uint32_t slot, int64_t cols) {
+    if (slot >= p->n_row_cols) {
+        uint32_t n = 2 * slot + 64;
+        int64_t *grown = realloc(p->row_cols, n * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(n * sizeof *grown);
+        memset(grown + p->n_row_cols, 0, (n - p->n_row_cols) * sizeof *grown);
+        p->row_cols = grown;
+        p->n_row_cols = n;
+    }
+    p->row_cols[slot] = cols;
+    return NULL;
+}
+
+void kernel_list_free(kernel_list *list) {
+    free(list->kernels);
+    free(list->accesses);
+    *list = (kernel_list){0};
+}
+
 void plan_free(plan *p) {
+    kernel_list_free(&p->list);
     arena_free(&p->home);
-    free(p->kernels);
-    free(p->accesses);
+    free(p->row_cols);
     *p = (plan){0};
 }

@@ -3,10 +3,10 @@
 #ifndef VTRN_COMPILER_PLAN_LAYOUT_H
 #define VTRN_COMPILER_PLAN_LAYOUT_H
 
-#include "compiler/lower/lower.h"
+#include "compiler/plan/kernel_list.h"
 
-/* Requires: all kernels are formed. Gives: map kernels as `emitter`, contract kernels as
+/* Requires: all kernels are formed. Gives: map kernels as `map_plan`, contract kernels as
  * `contraction`, the accesses of both, and copy kernels in front of those that need them. */
-vtrn_status plan_layout(lower *l);
+vtrn_status plan_layout(plan *p);
 
 #endif

@@ -1,13 +1,17 @@
 /* SBUF for every kernel, in order. */
 #include "compiler/plan/place.h"
 
-#include "compiler/lower/fusion_emit.h"
+#include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
+    /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
+     * to stay in the host's cache. Above it lie residents, which make room for a kernel that needs
+     * more. Bytes of a partition; assumed, tuned on the chars step. */
+    SBUF_WINDOW = 24 << 10,
     MAX_LIVE = 128, /* residents at a time */
     MAX_ROUNDS = 4, /* of placement, each without the residents that served no kernel before */
     NEVER = UINT32_MAX,
@@ -20,7 +24,6 @@ typedef struct use {
 } use;
 
 typedef struct placer {
-    lower *l;
     plan *p;
     uint32_t *first_use; /* by tensor, one more at the end: its uses in `uses`, in order */
     use *uses;
@@ -30,13 +33,13 @@ typedef struct placer {
     uint32_t cursor, peak;
 } placer;
 
-static emitter *map_of(const placer *s, uint32_t kernel_i) {
-    kernel *k = &s->p->kernels[kernel_i];
+static map_plan *map_of(const placer *s, uint32_t kernel_i) {
+    kernel *k = &s->p->list.kernels[kernel_i];
     return k->kind == KERNEL_MAP ? k->spec : NULL;
 }
 
 static contraction *contraction_of(const placer *s, uint32_t kernel_i) {
-    kernel *k = &s->p->kernels[kernel_i];
+    kernel *k = &s->p->list.kernels[kernel_i];
     return k->kind == KERNEL_CONTRACT ? k->spec : NULL;
 }
 
@@ -45,27 +48,27 @@ static contraction *contraction_of(const placer *s, uint32_t kernel_i) {
 
 static vtrn_status find_uses(placer *s) {
     const plan *p = s->p;
-    uint32_t n_slots = s->l->build.n_slots;
+    uint32_t n_slots = s->p->build->n_slots;
     s->first_use = ARENA_NEW(&s->p->home, uint32_t, (size_t)n_slots + 2);
-    s->uses = ARENA_NEW(&s->p->home, use, p->n_accesses);
+    s->uses = ARENA_NEW(&s->p->home, use, p->list.n_accesses);
     if (!s->first_use || !s->uses)
-        return VTRN_OUT_OF_MEMORY(p->n_accesses * sizeof *s->uses);
-    for (uint32_t i = 0; i < p->n_accesses; i++)
-        s->first_use[p->accesses[i].map.slot + 2]++;
+        return VTRN_OUT_OF_MEMORY(p->list.n_accesses * sizeof *s->uses);
+    for (uint32_t i = 0; i < p->list.n_accesses; i++)
+        s->first_use[p->list.accesses[i].map.slot + 2]++;
     for (uint32_t i = 2; i < n_slots + 2; i++)
         s->first_use[i] += s->first_use[i - 1];
-    for (uint32_t k = 0; k < p->n_kernels; k++)
-        for (uint32_t a = 0; a < p->kernels[k].n_accesses; a++) {
-            const kernel_access *access = &p->accesses[p->kernels[k].access_i + a];
+    for (uint32_t k = 0; k < p->list.n_kernels; k++)
+        for (uint32_t a = 0; a < p->list.kernels[k].n_accesses; a++) {
+            const kernel_access *access = &p->list.accesses[p->list.kernels[k].access_i + a];
             s->uses[s->first_use[access->map.slot + 1]++] = (use){k, access->is_written};
         }
     return NULL;
 }
 
 static bool kernel_takes(const placer *s, uint32_t kernel_i, const resident *r) {
-    const emitter *e = map_of(s, kernel_i);
+    const map_plan *m = map_of(s, kernel_i);
     const contraction *c = contraction_of(s, kernel_i);
-    return e ? map_takes(e, r) : c && contract_takes(c, r);
+    return m ? map_takes(m, r) : c && contract_takes(c, r);
 }
 
 /* The kernels after the maker that can read the resident, up to the end of the block or to a kernel
@@ -76,12 +79,12 @@ static vtrn_status find_takers(placer *s, resident *r) {
     if (!takers)
         return VTRN_OUT_OF_MEMORY((end - begin) * sizeof *takers);
     r->takers = takers;
-    uint32_t block_i = s->p->kernels[r->maker_i].block_i;
+    uint32_t block_i = s->p->list.kernels[r->maker_i].block_i;
     for (uint32_t i = begin; i < end; i++) {
         uint32_t k = s->uses[i].kernel_i;
         if (k <= r->maker_i)
             continue;
-        if (s->uses[i].is_written || s->p->kernels[k].block_i != block_i)
+        if (s->uses[i].is_written || s->p->list.kernels[k].block_i != block_i)
             break;
         bool is_known = r->n_takers && takers[r->n_takers - 1] == k;
         if (!is_known && kernel_takes(s, k, r))
@@ -92,21 +95,21 @@ static vtrn_status find_takers(placer *s, resident *r) {
 
 /* Describes what may stay of a node; false when it is not the whole of a dense scratch tensor, or
  * larger than SBUF. */
-static bool describe_resident(const placer *s, const emitter *e, const fusion_node *node,
+static bool describe_resident(const placer *s, const map_plan *m, const fusion_node *node,
                               resident *r) {
-    if (!map_can_keep(e, node))
+    if (!map_can_keep(m, node))
         return false;
     const view *v = &node->store_view;
-    const vtrn_slot *slot = &s->l->build.slots[v->slot].slot;
-    int64_t n = view_count(v), cols = map_node_cols(e, node), rows = n / cols;
-    int64_t row_step = fusion_row_step(e);
+    const vtrn_slot *slot = &s->p->build->slots[v->slot].slot;
+    int64_t n = view_count(v), cols = map_node_cols(m, node), rows = n / cols;
+    int64_t row_step = fusion_row_step(m);
     uint64_t n_bytes =
         (uint64_t)((rows + row_step - 1) / row_step) * resident_pitch(node->dtype, cols);
     vtrn_dtype in_memory;
     fusion_tile_dtype((vtrn_dtype)v->dtype, &in_memory);
     if (slot->kind != VTRN_SLOT_SCRATCH || v->offset || !view_is_dense(v) || n % cols ||
         in_memory != node->dtype || (uint64_t)n * dtype_size(in_memory) != slot->size_bytes ||
-        n_bytes + LOWER_SBUF_WINDOW > s->l->sbuf_limit)
+        n_bytes + SBUF_WINDOW > s->p->sbuf_limit)
         return false;
     *r = (resident){.slot = v->slot,
                     .dtype = node->dtype,
@@ -119,12 +122,12 @@ static bool describe_resident(const placer *s, const emitter *e, const fusion_no
 }
 
 static vtrn_status find_candidates(placer *s) {
-    for (uint32_t k = 0; k < s->p->n_kernels; k++) {
-        emitter *e = map_of(s, k);
-        for (int i = 0; e && i < e->f->n_nodes; i++) {
-            fusion_node *node = &e->f->nodes[i];
+    for (uint32_t k = 0; k < s->p->list.n_kernels; k++) {
+        map_plan *m = map_of(s, k);
+        for (int i = 0; m && i < m->f->n_nodes; i++) {
+            fusion_node *node = &m->f->nodes[i];
             resident r;
-            if (!describe_resident(s, e, node, &r))
+            if (!describe_resident(s, m, node, &r))
                 continue;
             r.maker_i = k;
             VTRN_RETURN_IF_ERROR(find_takers(s, &r));
@@ -191,10 +194,9 @@ static bool forget_last(placer *s, uint32_t next) {
 /* The highest gap of n_bytes above `floor`: its place in `live`, and its address. */
 static bool find_gap(const placer *s, uint32_t n_bytes, uint64_t floor, uint32_t *index,
                      uint32_t *addr) {
-    uint32_t top = s->l->sbuf_limit / LOWER_SBUF_ALIGN * LOWER_SBUF_ALIGN;
+    uint32_t top = s->p->sbuf_limit / SBUF_ALIGN * SBUF_ALIGN;
     for (uint32_t i = 0; i <= s->n_live && s->n_live < MAX_LIVE; i++) {
-        uint32_t bottom =
-            i < s->n_live ? s->live[i]->addr + s->live[i]->n_bytes : LOWER_SBUF_WINDOW;
+        uint32_t bottom = i < s->n_live ? s->live[i]->addr + s->live[i]->n_bytes : SBUF_WINDOW;
         if (top >= bottom && top - bottom >= n_bytes && top - n_bytes >= floor) {
             *index = i;
             *addr = top - n_bytes;
@@ -226,7 +228,7 @@ static bool open(placer *s, resident *r, uint64_t floor) {
 
 /* Whether a kernel can take the bytes below n_bytes and leave what it reads and makes in place. */
 static bool leaves_needed(const placer *s, uint64_t n_bytes) {
-    for (uint32_t i = 0; i < s->n_live && n_bytes > LOWER_SBUF_WINDOW; i++)
+    for (uint32_t i = 0; i < s->n_live && n_bytes > SBUF_WINDOW; i++)
         if (s->live[i]->addr < n_bytes &&
             (is_new(s, s->live[i]) || next_taker(s, s->live[i]) == s->kernel_i))
             return false;
@@ -237,28 +239,28 @@ static bool leaves_needed(const placer *s, uint64_t n_bytes) {
  */
 
 /* Reads operands from SBUF where a resident has them. */
-static void take_operands(placer *s, emitter *e) {
-    for (int i = 0; i < e->f->n_nodes; i++) {
-        fusion_node *node = &e->f->nodes[i];
+static void take_operands(placer *s, map_plan *m) {
+    for (int i = 0; i < m->f->n_nodes; i++) {
+        fusion_node *node = &m->f->nodes[i];
         const resident *r = node->op == FUSION_LOAD ? live_of(s, node->source_view.slot) : NULL;
-        node->taken = r && map_load_takes(e, node, r) ? r : NULL;
+        node->taken = r && map_load_takes(m, node, r) ? r : NULL;
     }
-    for (int i = 0; i < e->n_contracts; i++)
-        contract_take(&e->contracts[i], live_of(s, e->contracts[i].spec->a.slot),
-                      live_of(s, e->contracts[i].spec->b.slot));
+    for (int i = 0; i < m->n_contracts; i++)
+        contract_take(&m->contracts[i], live_of(s, m->contracts[i].spec->a.slot),
+                      live_of(s, m->contracts[i].spec->b.slot));
 }
 
-static void load_operands(emitter *e) {
-    for (int i = 0; i < e->f->n_nodes; i++)
-        e->f->nodes[i].taken = NULL;
-    for (int i = 0; i < e->n_contracts; i++)
-        contract_take(&e->contracts[i], NULL, NULL);
+static void load_operands(map_plan *m) {
+    for (int i = 0; i < m->f->n_nodes; i++)
+        m->f->nodes[i].taken = NULL;
+    for (int i = 0; i < m->n_contracts; i++)
+        contract_take(&m->contracts[i], NULL, NULL);
 }
 
-static void keep_nothing(placer *s, emitter *e) {
-    for (int i = 0; i < e->f->n_nodes; i++) {
-        e->f->nodes[i].kept = NULL;
-        e->f->nodes[i].stays_in_sbuf = false;
+static void keep_nothing(placer *s, map_plan *m) {
+    for (int i = 0; i < m->f->n_nodes; i++) {
+        m->f->nodes[i].kept = NULL;
+        m->f->nodes[i].stays_in_sbuf = false;
     }
     for (uint32_t i = s->n_live; i-- > 0;)
         if (is_new(s, s->live[i]))
@@ -267,38 +269,38 @@ static void keep_nothing(placer *s, emitter *e) {
 
 /* Which results stay in SBUF, and which operands are read from there; bytes that the kernel takes
  * beside them. */
-static uint64_t place_map(placer *s, emitter *e) {
-    fusion *f = e->f;
-    load_operands(e);
-    keep_nothing(s, e);
+static uint64_t place_map(placer *s, map_plan *m) {
+    fusion *f = m->f;
+    load_operands(m);
+    keep_nothing(s, m);
     for (int i = 0; i < f->n_nodes; i++)
         f->nodes[i].stays_in_sbuf = f->nodes[i].candidate && !f->nodes[i].candidate->is_excluded;
-    uint64_t floor = map_size(e);
+    uint64_t floor = map_size(m);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         node->stays_in_sbuf = node->stays_in_sbuf && open(s, node->candidate, floor);
         node->kept = node->stays_in_sbuf ? node->candidate : NULL;
     }
-    take_operands(s, e);
-    uint64_t n_bytes = map_size(e);
+    take_operands(s, m);
+    uint64_t n_bytes = map_size(m);
     if (leaves_needed(s, n_bytes))
         return n_bytes;
-    load_operands(e);
-    n_bytes = map_size(e);
+    load_operands(m);
+    n_bytes = map_size(m);
     bool is_free = true;
     for (uint32_t i = 0; i < s->n_live; i++)
         is_free = is_free && (s->live[i]->addr >= n_bytes || !is_new(s, s->live[i]));
     if (is_free)
         return n_bytes;
-    keep_nothing(s, e);
-    return map_size(e);
+    keep_nothing(s, m);
+    return map_size(m);
 }
 
 static uint64_t place_contraction(placer *s, contraction *c) {
     contract_take(c, live_of(s, c->spec->a.slot), live_of(s, c->spec->b.slot));
-    if (!leaves_needed(s, contract_kernel_bytes(c)))
+    if (!leaves_needed(s, contract_kernel_demand(c).sbuf_bytes))
         contract_take(c, NULL, NULL);
-    return contract_kernel_bytes(c);
+    return contract_kernel_demand(c).sbuf_bytes;
 }
 
 static void note_served(const placer *s, const resident *served) {
@@ -307,47 +309,47 @@ static void note_served(const placer *s, const resident *served) {
             s->live[i]->n_served++;
 }
 
-static void note_all_served(const placer *s, emitter *e, const contraction *c) {
-    for (int i = 0; e && i < e->f->n_nodes; i++)
-        note_served(s, e->f->nodes[i].taken);
-    int n = e ? e->n_contracts : c ? 1 : 0;
+static void note_all_served(const placer *s, map_plan *m, const contraction *c) {
+    for (int i = 0; m && i < m->f->n_nodes; i++)
+        note_served(s, m->f->nodes[i].taken);
+    int n = m ? m->n_contracts : c ? 1 : 0;
     for (int i = 0; i < n; i++) {
-        note_served(s, e ? e->contracts[i].a_from : c->a_from);
-        note_served(s, e ? e->contracts[i].b_from : c->b_from);
+        note_served(s, m ? m->contracts[i].a_from : c->a_from);
+        note_served(s, m ? m->contracts[i].b_from : c->b_from);
     }
 }
 
-static vtrn_status too_large(const lower *l, const kernel *k, uint64_t n_bytes) {
-    const vtrn_source *source = &l->build.sources[k->source];
+static vtrn_status too_large(const plan *p, const kernel *k, uint64_t n_bytes) {
+    const vtrn_source *source = &p->build->sources[k->source];
     vtrn_status status = VTRN_ERROR(
         VTRN_CAPACITY,
         "SBUF: a kernel needs %llu bytes of each partition, %s has %u usable; the "
         "compiler cannot tile it smaller: choose a chip with more SBUF, or run operations as "
         "their reference (VTRN_REFERENCE_ONLY=1)",
-        (unsigned long long)n_bytes, l->chip->name, l->sbuf_limit);
+        (unsigned long long)n_bytes, p->chip->name, p->sbuf_limit);
     return vtrn_status_annotate(status, "the %s kernel of %s%s%s",
                                 kernel_name((kernel_kind)k->kind), source->op,
                                 *source->place ? " " : "", source->place);
 }
 
 static vtrn_status place_kernel(placer *s) {
-    kernel *k = &s->p->kernels[s->kernel_i];
-    emitter *e = map_of(s, s->kernel_i);
+    kernel *k = &s->p->list.kernels[s->kernel_i];
+    map_plan *m = map_of(s, s->kernel_i);
     contraction *c = contraction_of(s, s->kernel_i);
     forget_unread(s);
-    if (e)
-        k->sbuf_bytes = place_map(s, e);
+    if (m)
+        k->demand.sbuf_bytes = place_map(s, m);
     else if (c)
-        k->sbuf_bytes = place_contraction(s, c);
-    if (k->sbuf_bytes > s->l->sbuf_limit)
-        return too_large(s->l, k, k->sbuf_bytes);
-    uint32_t n_bytes = lower_sbuf_round(k->sbuf_bytes);
-    uint32_t window = LOWER_SBUF_WINDOW < s->l->sbuf_limit ? LOWER_SBUF_WINDOW : s->l->sbuf_limit;
+        k->demand.sbuf_bytes = place_contraction(s, c);
+    if (k->demand.sbuf_bytes > s->p->sbuf_limit)
+        return too_large(s->p, k, k->demand.sbuf_bytes);
+    uint32_t n_bytes = sbuf_round(k->demand.sbuf_bytes);
+    uint32_t window = SBUF_WINDOW < s->p->sbuf_limit ? SBUF_WINDOW : s->p->sbuf_limit;
     if (s->cursor + n_bytes > window)
         s->cursor = 0;
     k->sbuf_addr = s->cursor;
     s->cursor += n_bytes;
-    note_all_served(s, e, c);
+    note_all_served(s, m, c);
     while (s->n_live && s->live[s->n_live - 1]->addr < s->cursor)
         forget(s, s->n_live - 1);
     uint32_t in_use = s->cursor;
@@ -359,8 +361,8 @@ static vtrn_status place_kernel(placer *s) {
 
 static vtrn_status place_all(placer *s) {
     s->n_live = s->cursor = s->peak = 0;
-    for (uint32_t k = 0; k < s->p->n_kernels; k++) {
-        if (k && s->p->kernels[k].block_i != s->p->kernels[k - 1].block_i)
+    for (uint32_t k = 0; k < s->p->list.n_kernels; k++) {
+        if (k && s->p->list.kernels[k].block_i != s->p->list.kernels[k - 1].block_i)
             s->n_live = 0;
         s->kernel_i = k;
         VTRN_RETURN_IF_ERROR(place_kernel(s));
@@ -371,10 +373,10 @@ static vtrn_status place_all(placer *s) {
 /* Excludes the residents that no kernel read, whose room may serve others; false when all did. */
 static bool exclude_unserved(placer *s) {
     bool has_unserved = false;
-    for (uint32_t k = 0; k < s->p->n_kernels; k++) {
-        emitter *e = map_of(s, k);
-        for (int i = 0; e && i < e->f->n_nodes; i++) {
-            const fusion_node *node = &e->f->nodes[i];
+    for (uint32_t k = 0; k < s->p->list.n_kernels; k++) {
+        map_plan *m = map_of(s, k);
+        for (int i = 0; m && i < m->f->n_nodes; i++) {
+            const fusion_node *node = &m->f->nodes[i];
             if (!node->candidate)
                 continue;
             if (node->kept && !node->candidate->n_served)
@@ -385,15 +387,15 @@ static bool exclude_unserved(placer *s) {
     return has_unserved;
 }
 
-vtrn_status plan_place(lower *l) {
-    placer s = {.l = l, .p = &l->plan};
+vtrn_status plan_place(plan *p) {
+    placer s = {.p = p};
     VTRN_RETURN_IF_ERROR(find_uses(&s));
-    if (!l->options.has_no_residents)
+    if (!p->options->has_no_residents)
         VTRN_RETURN_IF_ERROR(find_candidates(&s));
     int round = 0;
     do
         VTRN_RETURN_IF_ERROR(place_all(&s));
     while (exclude_unserved(&s) && ++round < MAX_ROUNDS);
-    l->sbuf_peak = s.peak;
+    p->sbuf_peak = s.peak;
     return NULL;
 }

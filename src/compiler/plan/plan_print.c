@@ -1,21 +1,21 @@
 #include "compiler/plan/plan_print.h"
 
-#include "compiler/lower/fusion_emit.h"
+#include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 
-static void print_slot(const lower *l, uint32_t slot, FILE *out) {
+static void print_slot(const plan *p, uint32_t slot, FILE *out) {
     static const char kinds[] = {[VTRN_SLOT_ARGUMENT] = 'a',
                                  [VTRN_SLOT_OUTPUT] = 'o',
                                  [VTRN_SLOT_SCRATCH] = 't',
                                  [VTRN_SLOT_CONSTANT] = 'c'};
-    fprintf(out, "%c%u", kinds[l->build.slots[slot].slot.kind], slot);
+    fprintf(out, "%c%u", kinds[p->build->slots[slot].slot.kind], slot);
 }
 
 /* "t3 + 128 : fp32 [16 x 64, 64 x 1]": tensor, offset, dtype, factors (size x stride). */
-static void print_view(const lower *l, const view *v, FILE *out) {
+static void print_view(const plan *p, const view *v, FILE *out) {
     view c = *v;
     view_coalesce(&c);
-    print_slot(l, v->slot, out);
+    print_slot(p, v->slot, out);
     if (v->offset)
         fprintf(out, " + %lld", (long long)v->offset);
     fprintf(out, " : %s [", dtype_name((vtrn_dtype)v->dtype));
@@ -60,7 +60,7 @@ static void print_place(const fusion_node *node, FILE *out) {
         fprintf(out, ", read at %u", node->taken->addr);
 }
 
-static void print_node(const lower *l, const fusion *f, int i, plan_stage stage, FILE *out) {
+static void print_node(const plan *p, const fusion *f, int i, plan_stage stage, FILE *out) {
     static const char *const shapes[] = {"full", "row", "column"};
     const fusion_node *node = &f->nodes[i];
     if (stage > PLAN_FORMED && !node->is_live)
@@ -71,7 +71,7 @@ static void print_node(const lower *l, const fusion *f, int i, plan_stage stage,
         print_input(&node->in[k], out);
     if (node->op == FUSION_LOAD) {
         fputc(' ', out);
-        print_view(l, &node->source_view, out);
+        print_view(p, &node->source_view, out);
     }
     if (node->op == FUSION_CONTRACT)
         print_contraction(node->spec, out);
@@ -80,23 +80,23 @@ static void print_node(const lower *l, const fusion *f, int i, plan_stage stage,
                 node->is_folded ? ", folded" : "");
     if (node->is_stored) {
         fputs(node->is_accumulated ? " += " : " -> ", out);
-        print_view(l, &node->store_view, out);
+        print_view(p, &node->store_view, out);
     }
     if (stage == PLAN_PLACED)
         print_place(node, out);
     fputc('\n', out);
 }
 
-static void print_tiles(const emitter *e, FILE *out) {
-    const fusion_tiling *t = &e->size;
+static void print_tiles(const map_plan *m, FILE *out) {
+    const fusion_tiling *t = &m->size;
     fprintf(out, " %s of %lld columns, tiles of %lld, %d abreast, %d buffers",
-            e->is_flat ? "flat rows" : "rows", (long long)fusion_turn_cols(e),
+            m->is_flat ? "flat rows" : "rows", (long long)fusion_turn_cols(m),
             (long long)t->tile_cols, t->n_abreast, t->n_buffers);
 }
 
-static void print_map(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
+static void print_map(const plan *p, const kernel *k, plan_stage stage, FILE *out) {
     bool is_tiled = stage > PLAN_FORMED;
-    const fusion *f = is_tiled ? ((const emitter *)k->spec)->f : (const fusion *)k->spec;
+    const fusion *f = is_tiled ? ((const map_plan *)k->spec)->f : (const fusion *)k->spec;
     fprintf(out, " %lld elements", (long long)f->n);
     if (is_tiled)
         print_tiles(k->spec, out);
@@ -104,46 +104,47 @@ static void print_map(const lower *l, const kernel *k, plan_stage stage, FILE *o
         fprintf(out, " rows of %lld", (long long)f->cols);
     fputc('\n', out);
     for (int i = 0; i < f->n_nodes; i++)
-        print_node(l, f, i, stage, out);
+        print_node(p, f, i, stage, out);
 }
 
-static void print_accesses(const lower *l, const kernel *k, FILE *out) {
+static void print_accesses(const plan *p, const kernel *k, FILE *out) {
     for (uint32_t i = 0; i < k->n_accesses; i++) {
-        const kernel_access *a = &l->plan.accesses[k->access_i + i];
+        const kernel_access *a = &p->list.accesses[k->access_i + i];
         fputs(a->is_written ? "    writes " : "    reads ", out);
         if (a->is_whole)
-            print_slot(l, a->map.slot, out);
+            print_slot(p, a->map.slot, out);
         else
-            print_view(l, &a->map, out);
+            print_view(p, &a->map, out);
         fputc('\n', out);
     }
 }
 
-static void print_kernel(const lower *l, const kernel *k, plan_stage stage, FILE *out) {
-    const vtrn_source *s = &l->build.sources[k->source];
+static void print_kernel(const plan *p, const kernel *k, plan_stage stage, FILE *out) {
+    const vtrn_source *s = &p->build->sources[k->source];
     fprintf(out, "  %s", kernel_name((kernel_kind)k->kind));
-    if (stage == PLAN_PLACED && k->sbuf_bytes)
-        fprintf(out, " @%u..%llu", k->sbuf_addr, (unsigned long long)k->sbuf_addr + k->sbuf_bytes);
+    if (stage == PLAN_PLACED && k->demand.sbuf_bytes)
+        fprintf(out, " @%u..%llu", k->sbuf_addr,
+                (unsigned long long)k->sbuf_addr + k->demand.sbuf_bytes);
     fprintf(out, " \"%s%s%s\"", s->op, *s->place ? " " : "", s->place);
     if (k->kind == KERNEL_MAP) {
-        print_map(l, k, stage, out);
+        print_map(p, k, stage, out);
         return;
     }
     if (k->kind == KERNEL_CONTRACT)
         print_contraction(stage > PLAN_FORMED ? ((const contraction *)k->spec)->spec : k->spec,
                           out);
     fputc('\n', out);
-    print_accesses(l, k, out);
+    print_accesses(p, k, out);
 }
 
-void plan_print(const lower *l, plan_stage stage, FILE *out) {
+void plan_print(const plan *p, plan_stage stage, FILE *out) {
     static const char *const names[] = {"form", "tiles", "place"};
     uint32_t block_i = UINT32_MAX;
     fprintf(out, "== %s\n", names[stage]);
-    for (uint32_t i = 0; i < l->plan.n_kernels; i++) {
-        const kernel *k = &l->plan.kernels[i];
+    for (uint32_t i = 0; i < p->list.n_kernels; i++) {
+        const kernel *k = &p->list.kernels[i];
         if (k->block_i != block_i)
             fprintf(out, "block %u\n", block_i = k->block_i);
-        print_kernel(l, k, stage, out);
+        print_kernel(p, k, stage, out);
     }
 }

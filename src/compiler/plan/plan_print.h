@@ -2,7 +2,7 @@
 #ifndef VTRN_COMPILER_PLAN_PLAN_PRINT_H
 #define VTRN_COMPILER_PLAN_PLAN_PRINT_H
 
-#include "compiler/lower/lower.h"
+#include "compiler/plan/kernel_list.h"
 
 #include <stdio.h>
 
@@ -14,6 +14,6 @@ typedef enum plan_stage {
 } plan_stage;
 
 /* A line a kernel, then a line each for operands, operations and results. */
-void plan_print(const lower *l, plan_stage stage, FILE *out);
+void plan_print(const plan *p, plan_stage stage, FILE *out);
 
 #endif

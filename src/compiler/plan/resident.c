@@ -1,10 +1,10 @@
 /* Which elements of a tensor are where in SBUF. */
 #include "compiler/plan/resident.h"
 
-#include "compiler/lower/fusion.h"
+#include "compiler/plan/fusion_nodes.h"
 
 uint32_t resident_pitch(uint8_t dtype, int64_t cols) {
-    return lower_sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)dtype));
+    return sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)dtype));
 }
 
 tile resident_tile(const resident *r, int64_t row, int64_t col) {

@@ -2,7 +2,7 @@
 #ifndef VTRN_COMPILER_PLAN_RESIDENT_H
 #define VTRN_COMPILER_PLAN_RESIDENT_H
 
-#include "compiler/lower/tile.h"
+#include "compiler/plan/tile.h"
 #include "compiler/plan/view.h"
 
 /* A row-major [rows, cols] tensor: row r is on partition r % row_step, at addr + r / row_step *
@@ -21,14 +21,6 @@ typedef struct resident {
 
 /* Bytes from one row to the row row_step below it. */
 uint32_t resident_pitch(uint8_t dtype, int64_t cols);
-
-/* Rows [r0, r0 + n_rows) x columns [c0, c0 + n_cols) of a view whose first n_outer factors make the
- * rows. */
-typedef struct view_part {
-    const view *v;
-    int n_outer;
-    int64_t r0, n_rows, c0, n_cols;
-} view_part;
 
 /* Whether the part is in the resident as tiles of dtype have it, from partition 0 on; *out (may be
  * NULL): where. */

@@ -2,7 +2,7 @@
  * the result for (batch, m, n). The op's own arithmetic must say the same. */
 #include "compiler/plan/verify_contract.h"
 
-#include "compiler/plan/verify_plan.h"
+#include "compiler/plan/verify_failed.h"
 #include "compiler/plan/verify_sample.h"
 
 static int64_t count_of(const view_factor *f, int n) {
@@ -17,9 +17,9 @@ static int64_t operand_element(const contract_operand *o, int64_t batch, int64_t
            sample_offset(o->x, o->n_x, x);
 }
 
-static vtrn_status wrong(const lower *l, const kernel *k, const char *operand, int64_t is,
+static vtrn_status wrong(const plan *p, const kernel *k, const char *operand, int64_t is,
                          int64_t wanted) {
-    return verify_failed(l, k, "element %lld of the %s is read where the operation reads %lld",
+    return verify_failed(p, k, "element %lld of the %s is read where the operation reads %lld",
                          (long long)is, operand, (long long)wanted);
 }
 
@@ -54,11 +54,11 @@ static int64_t dot_element(const graph_type *t, const view *v, graph_ints batch_
     return sample_element(v, sample_ravel(t, at));
 }
 
-static vtrn_status check_dot(const lower *l, const kernel *kernel_at, const contract_spec *s,
-                             const int64_t *index) {
+static vtrn_status check_dot(const plan *p, const graph *g, const kernel *kernel_at,
+                             const contract_spec *s, const int64_t *index) {
     const graph_op *op = s->origin.op;
     const graph_attrs *at = &op->attrs;
-    const graph_type *lhs = &l->g->types[op->operands[0]], *rhs = &l->g->types[op->operands[1]];
+    const graph_type *lhs = &g->types[op->operands[0]], *rhs = &g->types[op->operands[1]];
     const contract_operand *of_lhs = s->origin.is_lhs_moving ? &s->b : &s->a;
     const contract_operand *of_rhs = s->origin.is_lhs_moving ? &s->a : &s->b;
     int64_t m_of_lhs = s->origin.is_lhs_moving ? index[3] : index[2];
@@ -69,10 +69,10 @@ static vtrn_status check_dot(const lower *l, const kernel *kernel_at, const cont
     int64_t wanted =
         dot_element(lhs, &s->origin.lhs, at->dot.lhs_batch, at->dot.lhs_contract, lhs_index);
     if (is != wanted)
-        return wrong(l, kernel_at, "left operand", is, wanted);
+        return wrong(p, kernel_at, "left operand", is, wanted);
     is = operand_element(of_rhs, index[0], index[1], n_of_rhs);
     wanted = dot_element(rhs, &s->origin.rhs, at->dot.rhs_batch, at->dot.rhs_contract, rhs_index);
-    return is == wanted ? NULL : wrong(l, kernel_at, "right operand", is, wanted);
+    return is == wanted ? NULL : wrong(p, kernel_at, "right operand", is, wanted);
 }
 
 /* --- convolution --------------------------------------------------------------------------------
@@ -111,10 +111,10 @@ static int64_t conv_lhs_element(const contract_spec *s, const graph_type *rhs,
     return sample_element(&s->origin.lhs, sample_ravel(lhs, at));
 }
 
-static vtrn_status check_conv(const lower *l, const kernel *kernel_at, const contract_spec *s,
-                              const int64_t *index) {
+static vtrn_status check_conv(const plan *p, const graph *g, const kernel *kernel_at,
+                              const contract_spec *s, const int64_t *index) {
     const graph_op *op = s->origin.op;
-    const graph_type *rhs = &l->g->types[op->operands[1]], *out = &l->g->types[op->results[0]];
+    const graph_type *rhs = &g->types[op->operands[1]], *out = &g->types[op->results[0]];
     const contract_operand *patches = s->origin.is_lhs_moving ? &s->b : &s->a;
     const contract_operand *weights = s->origin.is_lhs_moving ? &s->a : &s->b;
     int64_t position = s->origin.is_lhs_moving ? index[3] : index[2];
@@ -126,29 +126,31 @@ static vtrn_status check_conv(const lower *l, const kernel *kernel_at, const con
     int64_t rhs_element = operand_element(weights, index[0], index[1], feature);
     if (!unravel_dense(out, out_element, out_at) ||
         !unravel_dense(rhs, rhs_element - s->origin.rhs.offset, rhs_at))
-        return wrong(l, kernel_at, "weights", rhs_element, s->origin.rhs.offset);
+        return wrong(p, kernel_at, "weights", rhs_element, s->origin.rhs.offset);
     if (rhs_at[op->attrs.conv.rhs_out_dim] != out_at[op->attrs.conv.out_feature_dim])
-        return wrong(l, kernel_at, "weights", rhs_at[op->attrs.conv.rhs_out_dim],
+        return wrong(p, kernel_at, "weights", rhs_at[op->attrs.conv.rhs_out_dim],
                      out_at[op->attrs.conv.out_feature_dim]);
     int64_t is = operand_element(patches, index[0], index[1], position);
     int64_t wanted = conv_lhs_element(s, rhs, out, out_at, rhs_at);
-    return is == wanted ? NULL : wrong(l, kernel_at, "left operand", is, wanted);
+    return is == wanted ? NULL : wrong(p, kernel_at, "left operand", is, wanted);
 }
 
-vtrn_status verify_contraction(const lower *l, const kernel *k, const contract_spec *s) {
+vtrn_status verify_contraction(const plan *p, const graph *g, const kernel *k,
+                               const contract_spec *s) {
     if (!s->origin.op) /* products that no single operation asks for */
         return NULL;
     int64_t n_batch = count_of(s->a.batch, s->a.n_batch), n_k = count_of(s->a.k, s->a.n_k);
     int64_t n_m = count_of(s->a.x, s->a.n_x), n_n = count_of(s->b.x, s->b.n_x);
     if (count_of(s->b.batch, s->b.n_batch) != n_batch || count_of(s->b.k, s->b.n_k) != n_k)
-        return verify_failed(l, k, "its operands have %lld and %lld elements to contract",
+        return verify_failed(p, k, "its operands have %lld and %lld elements to contract",
                              (long long)n_k, (long long)count_of(s->b.k, s->b.n_k));
     for (int i = 0; i < SAMPLE_COUNT; i++) {
         int64_t linear = sample_index(n_batch * n_k, i);
         int64_t index[] = {linear / n_k, linear % n_k, sample_index(n_m, (i * 7 + 1) % 31),
                            sample_index(n_n, (i * 5 + 1) % 29)};
-        VTRN_RETURN_IF_ERROR(s->origin.op->kind == GRAPH_DOT_GENERAL ? check_dot(l, k, s, index)
-                                                                     : check_conv(l, k, s, index));
+        VTRN_RETURN_IF_ERROR(s->origin.op->kind == GRAPH_DOT_GENERAL
+                                 ? check_dot(p, g, k, s, index)
+                                 : check_conv(p, g, k, s, index));
     }
     return NULL;
 }

@@ -2,9 +2,10 @@
 #ifndef VTRN_COMPILER_PLAN_VERIFY_CONTRACT_H
 #define VTRN_COMPILER_PLAN_VERIFY_CONTRACT_H
 
-#include "compiler/lower/contract.h"
+#include "compiler/plan/contract.h"
 
 /* Internal errors name operand, index and elements. */
-vtrn_status verify_contraction(const lower *l, const kernel *k, const contract_spec *s);
+vtrn_status verify_contraction(const plan *p, const graph *g, const kernel *k,
+                               const contract_spec *s);
 
 #endif

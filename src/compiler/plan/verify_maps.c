@@ -33,18 +33,25 @@ static void operand_index(const graph_op *op, const graph_type *in, const graph_
     }
 }
 
-static bool is_checked(const lower *l, const graph_op *op) {
+/* The graph, and where its values are. */
+typedef struct views {
+    const graph *g;
+    verify_view_fn *of;
+    const void *ctx;
+} views;
+
+static bool is_checked(const views *x, const graph_op *op) {
     if (op->n_operands != 1 || op->n_results != 1 || !view_is_view_kind((graph_kind)op->kind))
         return false;
-    const lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
-    return from->state == VALUE_VIEW && to->state == VALUE_VIEW &&
-           from->view.slot == to->view.slot && graph_type_count(&l->g->types[op->results[0]]) > 0;
+    const view *from = x->of(x->ctx, op->operands[0]), *to = x->of(x->ctx, op->results[0]);
+    return from && to && from->slot == to->slot &&
+           graph_type_count(&x->g->types[op->results[0]]) > 0;
 }
 
-static vtrn_status check_op(const lower *l, const graph_op *op) {
-    const graph_type *in = &l->g->types[op->operands[0]], *out = &l->g->types[op->results[0]];
-    const view *from_view = &l->values[op->operands[0]].view;
-    const view *to_view = &l->values[op->results[0]].view;
+static vtrn_status check_op(const views *x, const graph_op *op) {
+    const graph_type *in = &x->g->types[op->operands[0]], *out = &x->g->types[op->results[0]];
+    const view *from_view = x->of(x->ctx, op->operands[0]);
+    const view *to_view = x->of(x->ctx, op->results[0]);
     if (view_count(from_view) != graph_type_count(in) ||
         view_count(to_view) != graph_type_count(out))
         return VTRN_ERROR(
@@ -70,17 +77,18 @@ static vtrn_status check_op(const lower *l, const graph_op *op) {
     return NULL;
 }
 
-static vtrn_status check_region(const lower *l, const graph_region *region) {
+static vtrn_status check_region(const views *x, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_ops; i++) {
         const graph_op *op = &region->ops[i];
-        if (is_checked(l, op))
-            VTRN_RETURN_IF_ERROR(check_op(l, op));
+        if (is_checked(x, op))
+            VTRN_RETURN_IF_ERROR(check_op(x, op));
         for (uint32_t r = 0; r < op->n_regions; r++)
-            VTRN_RETURN_IF_ERROR(check_region(l, op->regions[r]));
+            VTRN_RETURN_IF_ERROR(check_region(x, op->regions[r]));
     }
     return NULL;
 }
 
-vtrn_status verify_maps(const lower *l) {
-    return check_region(l, &l->g->body);
+vtrn_status verify_maps(const graph *g, verify_view_fn *view_of, const void *ctx) {
+    views x = {g, view_of, ctx};
+    return check_region(&x, &g->body);
 }

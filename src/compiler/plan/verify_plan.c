@@ -1,30 +1,15 @@
 /* Checks of a whole plan. None of them uses what placement computed on its way: only the result. */
 #include "compiler/plan/verify_plan.h"
 
-#include "compiler/lower/fusion_emit.h"
+#include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 #include "compiler/plan/verify_contract.h"
+#include "compiler/plan/verify_failed.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { NEVER = UINT32_MAX };
-
-vtrn_status verify_failed(const lower *l, const kernel *k, const char *format, ...) {
-    char text[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    const vtrn_source *s = &l->build.sources[k->source];
-    return VTRN_ERROR(VTRN_INTERNAL,
-                      "plan: %s kernel %u of %s%s%s: %s; this is a bug of the compiler, please "
-                      "report the program",
-                      kernel_name((kernel_kind)k->kind), (unsigned)(k - l->plan.kernels), s->op,
-                      *s->place ? " " : "", s->place, text);
-}
 
 /* --- elements -----------------------------------------------------------------------------------
  */
@@ -72,21 +57,21 @@ static int64_t distinct_of(const view *v) {
     return n < high - low + 1 ? n : high - low + 1;
 }
 
-static vtrn_status check_access(const lower *l, const kernel *k, const kernel_access *a) {
-    const vtrn_slot *slot = &l->build.slots[a->map.slot].slot;
-    if (a->map.slot >= l->build.n_slots)
-        return verify_failed(l, k, "tensor %u of %u", a->map.slot, l->build.n_slots);
+static vtrn_status check_access(const plan *p, const kernel *k, const kernel_access *a) {
+    const vtrn_slot *slot = &p->build->slots[a->map.slot].slot;
+    if (a->map.slot >= p->build->n_slots)
+        return verify_failed(p, k, "tensor %u of %u", a->map.slot, p->build->n_slots);
     if (a->is_whole || view_count(&a->map) == 0)
         return NULL;
     int64_t low, high, size = (int64_t)dtype_size((vtrn_dtype)a->map.dtype);
     extent_of(&a->map, &low, &high);
     if (low < 0 || (high + 1) * size > (int64_t)slot->size_bytes)
-        return verify_failed(l, k, "elements %lld..%lld of tensor %u, which has %llu bytes of %s",
+        return verify_failed(p, k, "elements %lld..%lld of tensor %u, which has %llu bytes of %s",
                              (long long)low, (long long)high, a->map.slot,
                              (unsigned long long)slot->size_bytes,
                              dtype_name((vtrn_dtype)a->map.dtype));
     if (a->is_written && !a->is_accumulated && !is_injective(&a->map))
-        return verify_failed(l, k, "an element of tensor %u is written twice", a->map.slot);
+        return verify_failed(p, k, "an element of tensor %u is written twice", a->map.slot);
     return NULL;
 }
 
@@ -104,11 +89,11 @@ static bool starts_written(const vtrn_slot *slot) {
     return slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_CONSTANT;
 }
 
-static vtrn_status check_order(const lower *l, const kernel *k, written *state) {
-    const kernel_access *accesses = l->plan.accesses + k->access_i;
+static vtrn_status check_order(const plan *p, const kernel *k, written *state) {
+    const kernel_access *accesses = p->list.accesses + k->access_i;
     for (uint32_t i = 0; i < k->n_accesses; i++) {
         const kernel_access *a = &accesses[i];
-        const vtrn_slot *slot = &l->build.slots[a->map.slot].slot;
+        const vtrn_slot *slot = &p->build->slots[a->map.slot].slot;
         const written *w = &state[a->map.slot];
         if (a->is_written || starts_written(slot) || slot->size_bytes == 0)
             continue;
@@ -116,7 +101,7 @@ static vtrn_status check_order(const lower *l, const kernel *k, written *state) 
                            ? (int64_t)slot->size_bytes
                            : distinct_of(&a->map) * (int64_t)dtype_size((vtrn_dtype)a->map.dtype);
         if (view_count(&a->map) && !w->is_any && w->n_bytes < need)
-            return verify_failed(l, k, "%lld bytes of tensor %u are read, %lld were written",
+            return verify_failed(p, k, "%lld bytes of tensor %u are read, %lld were written",
                                  (long long)need, a->map.slot, (long long)w->n_bytes);
     }
     for (uint32_t i = 0; i < k->n_accesses; i++) {
@@ -131,11 +116,11 @@ static vtrn_status check_order(const lower *l, const kernel *k, written *state) 
     return NULL;
 }
 
-static vtrn_status check_outputs(const lower *l, const written *state) {
-    for (uint32_t i = 0; i < l->build.n_slots; i++) {
-        const vtrn_slot *slot = &l->build.slots[i].slot;
+static vtrn_status check_outputs(const plan *p, const written *state) {
+    for (uint32_t i = 0; i < p->build->n_slots; i++) {
+        const vtrn_slot *slot = &p->build->slots[i].slot;
         bool is_donated = slot->kind == VTRN_SLOT_OUTPUT && slot->index >= 0 &&
-                          l->program->output_alias[slot->index] >= 0;
+                          p->build->program->output_alias[slot->index] >= 0;
         if (slot->kind == VTRN_SLOT_OUTPUT && !is_donated && !state[i].is_any &&
             state[i].n_bytes < (int64_t)slot->size_bytes)
             return VTRN_ERROR(VTRN_INTERNAL,
@@ -182,20 +167,20 @@ static void extend(lives *x, const resident *r, uint32_t kernel_i) {
         }
 }
 
-static vtrn_status find_lives(const lower *l, lives *x) {
-    for (uint32_t k = 0; k < l->plan.n_kernels; k++) {
-        const kernel *kernel_k = &l->plan.kernels[k];
-        const emitter *e = kernel_k->kind == KERNEL_MAP ? kernel_k->spec : NULL;
+static vtrn_status find_lives(const plan *p, lives *x) {
+    for (uint32_t k = 0; k < p->list.n_kernels; k++) {
+        const kernel *kernel_k = &p->list.kernels[k];
+        const map_plan *m = kernel_k->kind == KERNEL_MAP ? kernel_k->spec : NULL;
         const contraction *c = kernel_k->kind == KERNEL_CONTRACT ? kernel_k->spec : NULL;
-        for (int i = 0; e && i < e->f->n_nodes; i++) {
-            const fusion_node *node = &e->f->nodes[i];
+        for (int i = 0; m && i < m->f->n_nodes; i++) {
+            const fusion_node *node = &m->f->nodes[i];
             if (node->is_live && node->kept)
                 VTRN_RETURN_IF_ERROR(add_life(x, node->kept));
             extend(x, node->is_live ? node->taken : NULL, k);
         }
-        if (e)
-            c = e->contracts;
-        for (int i = 0; i < (e ? e->n_contracts : c ? 1 : 0); i++) {
+        if (m)
+            c = m->contracts;
+        for (int i = 0; i < (m ? m->n_contracts : c ? 1 : 0); i++) {
             extend(x, c[i].a_from, k);
             extend(x, c[i].b_from, k);
         }
@@ -204,91 +189,103 @@ static vtrn_status find_lives(const lower *l, lives *x) {
 }
 
 /* The resident against the kernels while it lives, and what is written to its tensor. */
-static vtrn_status check_life(const lower *l, const life *x) {
+static vtrn_status check_life(const plan *p, const life *x) {
     const resident *r = x->r;
     for (uint32_t k = r->maker_i; k <= x->last; k++) {
-        const kernel *at = &l->plan.kernels[k];
-        uint64_t end = at->sbuf_addr + at->sbuf_bytes;
+        const kernel *at = &p->list.kernels[k];
+        uint64_t end = at->sbuf_addr + at->demand.sbuf_bytes;
         if (end > r->addr)
-            return verify_failed(l, at,
+            return verify_failed(p, at,
                                  "it takes bytes %u..%llu of each partition, where the "
                                  "resident of tensor %u begins at %u",
                                  at->sbuf_addr, (unsigned long long)end, r->slot, r->addr);
-        if (at->block_i != l->plan.kernels[r->maker_i].block_i)
-            return verify_failed(l, at, "a resident of tensor %u of another block is read",
+        if (at->block_i != p->list.kernels[r->maker_i].block_i)
+            return verify_failed(p, at, "a resident of tensor %u of another block is read",
                                  r->slot);
-        const kernel_access *accesses = l->plan.accesses + at->access_i;
+        const kernel_access *accesses = p->list.accesses + at->access_i;
         for (uint32_t i = 0; k > r->maker_i && k < x->last && i < at->n_accesses; i++)
             if (accesses[i].is_written && accesses[i].map.slot == r->slot)
-                return verify_failed(l, at, "it writes tensor %u, whose resident is read later",
+                return verify_failed(p, at, "it writes tensor %u, whose resident is read later",
                                      r->slot);
     }
-    if ((uint64_t)r->addr + r->n_bytes > l->sbuf_limit)
-        return verify_failed(l, &l->plan.kernels[r->maker_i],
+    if ((uint64_t)r->addr + r->n_bytes > p->sbuf_limit)
+        return verify_failed(p, &p->list.kernels[r->maker_i],
                              "a resident ends at byte %llu of a partition, the limit is %u",
-                             (unsigned long long)r->addr + r->n_bytes, l->sbuf_limit);
+                             (unsigned long long)r->addr + r->n_bytes, p->sbuf_limit);
     return NULL;
 }
 
 /* Lives are in the order of their makers: those that meet the one at hand come soon after it. */
-static vtrn_status check_meeting(const lower *l, const lives *x, uint32_t i) {
+static vtrn_status check_meeting(const plan *p, const lives *x, uint32_t i) {
     const life *a = &x->at[i];
     for (uint32_t j = i + 1; j < x->n && x->at[j].r->maker_i <= a->last; j++) {
-        const resident *p = a->r, *q = x->at[j].r;
-        if (p->addr < q->addr + q->n_bytes && q->addr < p->addr + p->n_bytes)
-            return verify_failed(l, &l->plan.kernels[q->maker_i],
+        const resident *r = a->r, *q = x->at[j].r;
+        if (r->addr < q->addr + q->n_bytes && q->addr < r->addr + r->n_bytes)
+            return verify_failed(p, &p->list.kernels[q->maker_i],
                                  "residents of tensors %u and %u share bytes %u.. of a partition",
-                                 p->slot, q->slot, p->addr > q->addr ? p->addr : q->addr);
+                                 r->slot, q->slot, r->addr > q->addr ? r->addr : q->addr);
     }
     return NULL;
 }
 
-static vtrn_status check_sbuf(const lower *l, lives *x) {
-    VTRN_RETURN_IF_ERROR(find_lives(l, x));
-    for (uint32_t k = 0; k < l->plan.n_kernels; k++) {
-        const kernel *at = &l->plan.kernels[k];
-        if (at->sbuf_addr + at->sbuf_bytes > l->sbuf_limit)
-            return verify_failed(l, at, "it ends at byte %llu of a partition, the limit is %u",
-                                 (unsigned long long)at->sbuf_addr + at->sbuf_bytes, l->sbuf_limit);
+static vtrn_status check_sbuf(const plan *p, lives *x) {
+    VTRN_RETURN_IF_ERROR(find_lives(p, x));
+    for (uint32_t k = 0; k < p->list.n_kernels; k++) {
+        const kernel *at = &p->list.kernels[k];
+        if (at->sbuf_addr + at->demand.sbuf_bytes > p->sbuf_limit)
+            return verify_failed(p, at, "it ends at byte %llu of a partition, the limit is %u",
+                                 (unsigned long long)at->sbuf_addr + at->demand.sbuf_bytes,
+                                 p->sbuf_limit);
     }
     for (uint32_t i = 0; i < x->n; i++) {
-        VTRN_RETURN_IF_ERROR(check_life(l, &x->at[i]));
-        VTRN_RETURN_IF_ERROR(check_meeting(l, x, i));
+        VTRN_RETURN_IF_ERROR(check_life(p, &x->at[i]));
+        VTRN_RETURN_IF_ERROR(check_meeting(p, x, i));
     }
+    return NULL;
+}
+
+/* --- PSUM ---------------------------------------------------------------------------------------
+ */
+
+static vtrn_status check_psum(const plan *p, const kernel *k) {
+    if (k->demand.psum_banks > p->chip->n_psum_banks)
+        return verify_failed(p, k, "it needs %d PSUM banks, %s has %d", k->demand.psum_banks,
+                             p->chip->name, p->chip->n_psum_banks);
     return NULL;
 }
 
 /* --- all ----------------------------------------------------------------------------------------
  */
 
-static vtrn_status check_contractions(const lower *l, const kernel *k) {
-    const emitter *e = k->kind == KERNEL_MAP ? k->spec : NULL;
-    for (int i = 0; e && i < e->n_contracts; i++)
-        VTRN_RETURN_IF_ERROR(verify_contraction(l, k, e->contracts[i].spec));
+static vtrn_status check_contractions(const plan *p, const graph *g, const kernel *k) {
+    const map_plan *m = k->kind == KERNEL_MAP ? k->spec : NULL;
+    for (int i = 0; m && i < m->n_contracts; i++)
+        VTRN_RETURN_IF_ERROR(verify_contraction(p, g, k, m->contracts[i].spec));
     if (k->kind != KERNEL_CONTRACT)
         return NULL;
-    return verify_contraction(l, k, ((const contraction *)k->spec)->spec);
+    return verify_contraction(p, g, k, ((const contraction *)k->spec)->spec);
 }
 
-static vtrn_status check_kernels(const lower *l, written *state) {
-    for (uint32_t k = 0; k < l->plan.n_kernels; k++) {
-        const kernel *at = &l->plan.kernels[k];
+static vtrn_status check_kernels(const plan *p, const graph *g, written *state) {
+    for (uint32_t k = 0; k < p->list.n_kernels; k++) {
+        const kernel *at = &p->list.kernels[k];
         for (uint32_t i = 0; i < at->n_accesses; i++)
-            VTRN_RETURN_IF_ERROR(check_access(l, at, &l->plan.accesses[at->access_i + i]));
-        VTRN_RETURN_IF_ERROR(check_order(l, at, state));
+            VTRN_RETURN_IF_ERROR(check_access(p, at, &p->list.accesses[at->access_i + i]));
+        VTRN_RETURN_IF_ERROR(check_order(p, at, state));
+        VTRN_RETURN_IF_ERROR(check_psum(p, at));
         if (at->kind == KERNEL_MAP)
-            VTRN_RETURN_IF_ERROR(verify_map_tiles(l, at));
-        VTRN_RETURN_IF_ERROR(check_contractions(l, at));
+            VTRN_RETURN_IF_ERROR(verify_map_tiles(p, at));
+        VTRN_RETURN_IF_ERROR(check_contractions(p, g, at));
     }
-    return check_outputs(l, state);
+    return check_outputs(p, state);
 }
 
-vtrn_status verify_plan(const lower *l) {
-    written *state = calloc((size_t)l->build.n_slots + 1, sizeof *state);
+vtrn_status verify_plan(const plan *p, const graph *g) {
+    written *state = calloc((size_t)p->build->n_slots + 1, sizeof *state);
     lives x = {0};
-    vtrn_status status = state ? check_kernels(l, state) : VTRN_OUT_OF_MEMORY(sizeof *state);
+    vtrn_status status = state ? check_kernels(p, g, state) : VTRN_OUT_OF_MEMORY(sizeof *state);
     if (!status)
-        status = check_sbuf(l, &x);
+        status = check_sbuf(p, &x);
     free(state);
     free(x.at);
     return status;

@@ -1,6 +1,5 @@
 /* Views of values in HBM: composition and decomposition into boxes. */
 #include "compiler/plan/view.h"
-
 #include <math.h>
 #include <string.h>
 
@@ -331,4 +330,28 @@ double view_mean_boxes(const view_factor *f, int n, int64_t span) {
         n_boxes += n_cuts * (1 - 1 / (double)f[i].size);
     }
     return n_boxes;
+}
+
+int view_refine(const view *src, const view *dst, joint_factor *out) {
+    view a = *src, b = *dst;
+    view_coalesce(&a);
+    view_coalesce(&b);
+    int n = 0, i = a.n, j = b.n;
+    joint_factor reversed[2 * VIEW_MAX_FACTORS];
+    while (i > 0 && j > 0) {
+        view_factor *x = &a.f[i - 1], *y = &b.f[j - 1];
+        int64_t size = x->size < y->size ? x->size : y->size;
+        if (x->size % size || y->size % size || n == 2 * VIEW_MAX_FACTORS)
+            return -1;
+        reversed[n++] = (joint_factor){size, x->stride, y->stride};
+        x->size /= size;
+        x->stride *= size;
+        y->size /= size;
+        y->stride *= size;
+        i -= x->size == 1;
+        j -= y->size == 1;
+    }
+    for (int k = 0; k < n; k++)
+        out[k] = reversed[n - 1 - k];
+    return n;
 }

@@ -55,6 +55,23 @@ bool view_apply(const graph *g, const graph_op *op, const view *operand, view *o
 /* True for the kinds that view_apply may express. */
 bool view_is_view_kind(graph_kind kind);
 
+/* A factor that both sides of a copy have: its stride in each, in elements. */
+typedef struct joint_factor {
+    int64_t size, from, to;
+} joint_factor;
+
+/* Common refinement of the factors of two views with equal counts, out[2 * VIEW_MAX_FACTORS]: how
+ * many factors; -1: it has none. */
+int view_refine(const view *src, const view *dst, joint_factor *out);
+
+/* Rows [r0, r0 + n_rows) x columns [c0, c0 + n_cols) of a view whose first n_outer factors make the
+ * rows. */
+typedef struct view_part {
+    const view *v;
+    int n_outer;
+    int64_t r0, n_rows, c0, n_cols;
+} view_part;
+
 /* A box of a linear index range over factors: what one access pattern can name. */
 typedef struct view_box {
     int64_t start;  /* linear index of its first element, relative to the range */

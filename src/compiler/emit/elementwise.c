@@ -1,0 +1,334 @@
+/* Elementwise ops that take the engines an instruction or two, and what emitting any of them
+ * shares: operands as access patterns, constants, single instructions. */
+#include "compiler/emit/elementwise_parts.h"
+#include <string.h>
+
+uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
+    return node->shape == NODE_ROW ? 1 : env->cols;
+}
+
+static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
+    vtrn_ap ap = tile_ap(t, rows, cols);
+    if (cols > 1)
+        ap.dim[0].step = 0;
+    return ap;
+}
+
+vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
+                                   const tile **out) {
+    for (int i = 0; i < env->n_consts; i++)
+        if (fusion_const_is(&env->consts[i], value, dtype)) {
+            *out = &env->consts[i].t;
+            return NULL;
+        }
+    return VTRN_ERROR(VTRN_CAPACITY, "a fusion needs more than %d constants in SBUF",
+                      FUSION_MAX_CONSTS);
+}
+
+vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, int k,
+                                  vtrn_ap *out) {
+    uint32_t cols = elementwise_dst_cols(env, node);
+    if (node->in[k].node < 0) {
+        const tile *t = NULL;
+        VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, node->in[k].imm,
+                                                    elementwise_in_dtype(env->f, node, k), &t));
+        *out = stretched(t, env->rows, cols);
+        return NULL;
+    }
+    const fusion_node *in = &env->f->nodes[node->in[k].node];
+    if (in->shape == NODE_ROW)
+        *out = stretched(&in->t, env->rows, cols);
+    else if (in->shape == NODE_COL)
+        *out = tile_ap_cols(&in->t, env->rows, env->col0, cols);
+    else
+        *out = tile_ap(&in->t, env->rows, cols);
+    return NULL;
+}
+
+vtrn_ap elementwise_dst_ap(const emit_env *env, const fusion_node *node) {
+    return tile_ap(&node->t, env->rows, elementwise_dst_cols(env, node));
+}
+
+vtrn_ap elementwise_temp_ap(const emit_env *env, const fusion_node *node, int k, vtrn_dtype dtype) {
+    tile t = env->temps[k];
+    t.dtype = (uint8_t)dtype;
+    return tile_ap(&t, env->rows, elementwise_dst_cols(env, node));
+}
+
+vtrn_ap elementwise_scalar_ap(const tile *row, uint32_t rows) {
+    tile wide = fusion_row_is_widened(row) ? fusion_wide_row(row) : *row;
+    return tile_ap(&wide, rows, 1);
+}
+
+vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                           const vtrn_ap *a, float imm, const tile *row, bool is_reversed) {
+    vtrn_instr *instr = emit_append(env->e, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)op;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = imm;
+    if (row)
+        instr->ap[2] = elementwise_scalar_ap(row, env->rows);
+    instr->flags = is_reversed ? VTRN_FLAG_REVERSE0 : 0;
+    return NULL;
+}
+
+vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
+    EMIT(instr, env->e, MEMSET, VECTOR);
+    instr->ap[0] = *dst;
+    if (elementwise_is_exact_int(dst->dtype))
+        instr->imm[0].bits = (uint32_t)(int64_t)value;
+    else
+        instr->imm[0].f = (float)value;
+    return NULL;
+}
+
+vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
+                          float scale) {
+    int set = isa_act_table_set(func);
+    if (set != 0 && env->e->act_table != set) {
+        EMIT(load, env->e, ACT_TABLE_LOAD, SCALAR);
+        load->arg[0] = set;
+        env->e->act_table = (uint8_t)set;
+    }
+    EMIT(instr, env->e, ACTIVATE, SCALAR);
+    instr->func = (uint8_t)func;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *src;
+    instr->imm[0].f = scale;
+    instr->imm[1].f = -0.0f; /* the one bias that keeps the sign of a zero */
+    return NULL;
+}
+
+vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
+                               float s, vtrn_alu op1, const vtrn_ap *b) {
+    EMIT(instr, env->e, SCALAR_TENSOR_TENSOR, VECTOR);
+    instr->op0 = (uint8_t)op0;
+    instr->op1 = (uint8_t)op1;
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = s;
+    instr->ap[3] = *b;
+    return NULL;
+}
+
+vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                            const vtrn_ap *mask, bool is_inverse) {
+    EMIT(instr, env->e, COPY_PREDICATED, VECTOR);
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->ap[2] = *mask;
+    instr->flags = is_inverse ? VTRN_FLAG_REVERSE0 : 0;
+    return NULL;
+}
+
+/* dst = a alu b, whatever the operands are. */
+static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const elementwise_op *op,
+                               vtrn_alu alu) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), a, b;
+    const fusion *f = env->f;
+    vtrn_engine engine = elementwise_engine_of(op);
+    bool is_row = node->shape == NODE_ROW;
+    bool a_is_scalar = elementwise_is_scalar(f, node, 0) && !(is_row && node->in[0].node >= 0);
+    bool b_is_scalar = elementwise_is_scalar(f, node, 1) && !(is_row && node->in[1].node >= 0);
+    if (op->constants == ELEMENTWISE_TILE || (!a_is_scalar && !b_is_scalar)) {
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &b));
+        return emit_tensor_tensor(env->e, engine, alu, &dst, &a, &b);
+    }
+    int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
+    const fusion_in *s = &node->in[scalar];
+    const tile *row = s->node >= 0 ? &f->nodes[s->node].t : NULL;
+    if (node->in[tensor].node < 0) { /* both immediates, or an immediate with a row */
+        VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[tensor].imm));
+        a = dst;
+    } else {
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, tensor, &a));
+    }
+    if (alu == VTRN_ALU_MULTIPLY && dtype_is_float(a.dtype) && dtype_is_float(dst.dtype)) {
+        vtrn_ap factor = row ? elementwise_scalar_ap(row, env->rows) : a;
+        return emit_scaled(env->e, &dst, &a, (float)s->imm, row ? &factor : NULL);
+    }
+    return emit_scalar_op(env, engine, alu, &dst, &a, (float)s->imm, row, scalar == 0);
+}
+
+vtrn_status elementwise_binary(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    return emit_binary(env, node, op, (vtrn_alu)elementwise_code_of(op));
+}
+
+vtrn_alu elementwise_compare_alu(const fusion_node *node) {
+    static const uint8_t alu[] = {[GRAPH_EQ] = VTRN_ALU_IS_EQUAL, [GRAPH_NE] = VTRN_ALU_NOT_EQUAL,
+                                  [GRAPH_GE] = VTRN_ALU_IS_GE,    [GRAPH_GT] = VTRN_ALU_IS_GT,
+                                  [GRAPH_LE] = VTRN_ALU_IS_LE,    [GRAPH_LT] = VTRN_ALU_IS_LT};
+    return (vtrn_alu)alu[node->direction];
+}
+
+vtrn_status elementwise_compare(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    return emit_binary(env, node, op, elementwise_compare_alu(node));
+}
+
+/* No engine divides: multiply by the reciprocal. */
+vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), a;
+    const fusion_in *num = &node->in[0], *den = &node->in[1];
+    if (den->node < 0) {
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
+                              (float)(1.0 / den->imm), NULL, false);
+    }
+    const fusion_node *divisor = &env->f->nodes[den->node];
+    tile inverse = env->temps[0];
+    inverse.dtype = VTRN_DTYPE_FP32;
+    uint32_t inverse_cols = divisor->shape == NODE_ROW ? 1 : elementwise_dst_cols(env, node);
+    vtrn_ap to = tile_ap(&inverse, env->rows, inverse_cols), from;
+    from = divisor->shape == NODE_COL
+               ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
+               : tile_ap(&divisor->t, env->rows, inverse_cols);
+    bool is_inverse =
+        num->node < 0 && num->imm == 1 && inverse_cols == elementwise_dst_cols(env, node);
+    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = is_inverse ? dst : to;
+    reciprocal->ap[1] = from;
+    if (is_inverse)
+        return NULL;
+    vtrn_ap factor = stretched(&inverse, env->rows, elementwise_dst_cols(env, node));
+    if (inverse_cols > 1)
+        factor = to;
+    if (num->node < 0)
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &factor,
+                              (float)num->imm, NULL, false);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
+    if (inverse_cols == 1)
+        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, 0, &inverse,
+                              false);
+    return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
+}
+
+vtrn_status elementwise_select(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), pred, on_true, on_false;
+    if (node->in[0].node < 0) { /* a constant predicate */
+        int k = node->in[0].imm != 0 ? 1 : 2;
+        if (node->in[k].node < 0)
+            return emit_fill(env, &dst, node->in[k].imm);
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &on_true));
+        return emit_copy(env->e, &dst, &on_true);
+    }
+    if (node->in[2].node < 0) {
+        VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[2].imm));
+    } else {
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &on_false));
+        VTRN_RETURN_IF_ERROR(emit_copy(env->e, &dst, &on_false));
+    }
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &pred));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &on_true));
+    EMIT(instr, env->e, COPY_PREDICATED, VECTOR);
+    instr->ap[0] = dst;
+    instr->ap[1] = on_true;
+    instr->ap[2] = pred;
+    return NULL;
+}
+
+/* clamp(low, x, high): two steps, the second in place. */
+vtrn_status elementwise_clamp(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    fusion_node step = *node;
+    step.n_in = 2;
+    step.in[0] = node->in[1];
+    step.in[1] = node->in[0];
+    VTRN_RETURN_IF_ERROR(emit_binary(env, &step, op, VTRN_ALU_MAX));
+    vtrn_engine engine = elementwise_engine_of(op);
+    vtrn_ap dst = elementwise_dst_ap(env, node), high;
+    const fusion_in *h = &node->in[2];
+    if (h->node < 0 && op->constants == ELEMENTWISE_IMMEDIATE)
+        return emit_scalar_op(env, engine, VTRN_ALU_MIN, &dst, &dst, (float)h->imm, NULL, false);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &high));
+    return emit_tensor_tensor(env->e, engine, VTRN_ALU_MIN, &dst, &dst, &high);
+}
+
+/* A conversion that an engine does right as it stores the result. */
+vtrn_status elementwise_convert(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
+    if (elementwise_is_exact_int(dst.dtype) && elementwise_is_exact_int(src.dtype))
+        src.dtype = dst.dtype; /* the same bits, whatever the sign */
+    if (dtype_is_float(src.dtype) && dtype_is_float(dst.dtype))
+        return emit_scaled(env->e, &dst, &src, 1, NULL);
+    return emit_copy(env->e, &dst, &src);
+}
+
+vtrn_status elementwise_activation(emit_env *env, const fusion_node *node,
+                                   const elementwise_op *op) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
+    return emit_activate(env, (vtrn_act)elementwise_code_of(op), &dst, &src, 1);
+}
+
+vtrn_status elementwise_negate(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
+    return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &src, -1, NULL, false);
+}
+
+/* x - x is 0 for finite x only. */
+vtrn_status elementwise_is_finite(emit_env *env, const fusion_node *node,
+                                  const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    vtrn_ap zero = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &zero, &src, &src));
+    return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &dst, &zero, 0, NULL, false);
+}
+
+/* (x op0 s0) op1 s1 or (x op0 s0) op1 tile in one instruction. */
+vtrn_status elementwise_folded(emit_env *env, const fusion_node *node) {
+    const fusion *f = env->f;
+    const fusion_node *in = &f->nodes[node->in[node->folds].node];
+    int scalar0 = elementwise_is_scalar(f, in, 0) ? 0 : 1, other = 1 - node->folds;
+    const fusion_in *s0 = &in->in[scalar0], *s1 = &node->in[other];
+    bool is_scalar = elementwise_is_scalar(f, node, other);
+    vtrn_ap dst = elementwise_dst_ap(env, node), x, y = {0};
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, in, 1 - scalar0, &x));
+    if (!is_scalar)
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, other, &y));
+    vtrn_instr *instr =
+        emit_append(env->e, is_scalar ? VTRN_OP_TENSOR_SCALAR : VTRN_OP_SCALAR_TENSOR_TENSOR,
+                    VTRN_ENGINE_VECTOR);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = elementwise_code_of(elementwise_op_of(f, in));
+    instr->op1 = elementwise_code_of(elementwise_op_of(f, node));
+    instr->flags = (scalar0 == 0 ? VTRN_FLAG_REVERSE0 : 0) | (other == 0 ? VTRN_FLAG_REVERSE1 : 0);
+    instr->ap[0] = dst;
+    instr->ap[1] = x;
+    instr->imm[0].f = (float)s0->imm;
+    if (s0->node >= 0)
+        instr->ap[2] = elementwise_scalar_ap(&f->nodes[s0->node].t, env->rows);
+    if (!is_scalar) {
+        instr->ap[3] = y;
+        return NULL;
+    }
+    instr->imm[1].f = (float)s1->imm;
+    if (s1->node >= 0)
+        instr->ap[3] = elementwise_scalar_ap(&f->nodes[s1->node].t, env->rows);
+    return NULL;
+}
+
+vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
+    static elementwise_emitter *const emitters[] = {
+#define EMITTER(id, name) [ELEMENTWISE_BY_##id] = elementwise_##name,
+#include "compiler/plan/elementwise_emitters.def"
+#undef EMITTER
+    };
+    if (node->folds >= 0)
+        return elementwise_folded(env, node);
+    const elementwise_op *op = elementwise_op_of(env->f, node);
+    VTRN_CHECK(op->operands, "a node's op has a row in elementwise_ops.def");
+    return emitters[op->emitter](env, node, op);
+}

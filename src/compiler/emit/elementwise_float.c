@@ -1,0 +1,169 @@
+/* Functions that the activation tables have only on an interval, or not at all.
+ * Source: docs/hardware.md, "Scalar engine" (arctan on [-pi/2, pi/2]) and "GpSimd" (power).
+ */
+#include "compiler/emit/elementwise_parts.h"
+
+#include <math.h>
+
+static const vtrn_engine VECTOR = VTRN_ENGINE_VECTOR, GPSIMD = VTRN_ENGINE_GPSIMD;
+
+static const float PI = 3.14159274f, HALF_PI = 1.57079637f;
+
+static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
+    vtrn_ap other = *ap;
+    other.dtype = (uint8_t)t;
+    return other;
+}
+
+/* e^x - 1 = 2t / (1 - t) with t = tanh(x / 2) where the difference would cancel. Both functions are
+ * of one table set. */
+vtrn_status elementwise_expm1(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap to = elementwise_dst_ap(env, node), from;
+    const vtrn_ap *dst = &to, *x = &from;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &from));
+    vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
+            u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap is_small = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_TANH, &t, x, 0.5f));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &u, &t, STEP(MULTIPLY, -1), STEP(ADD, 1)));
+    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = u;
+    reciprocal->ap[1] = u;
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_tensor(env, &t, &t, VTRN_ALU_MULTIPLY, 2, VTRN_ALU_MULTIPLY, &u));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_EXP, dst, x, 1));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, dst, dst, 1, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VTRN_ENGINE_VECTOR, &is_small, x, STEP(ABS_MAX, 0),
+                                      STEP(IS_LT, 0.6f)));
+    return emit_copy_where(env, dst, &t, &is_small, false);
+}
+
+/* log(1 + x): with u = 1 + x rounded, log(u) * x / (u - 1) undoes the rounding (u - 1 is exact
+ * where it matters); x itself where u is 1. */
+vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap to = elementwise_dst_ap(env, node), from;
+    const vtrn_ap *dst = &to, *x = &from;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &from));
+    vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
+            u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap mask = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &u, x, 1, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, dst, &u, 1));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &u, &u, 1, NULL, false));
+    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = t;
+    reciprocal->ap[1] = u;
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
+    VTRN_RETURN_IF_ERROR(
+        emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &mask, &u, 0, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_LT, &mask, x, 1, NULL, false));
+    return emit_copy_where(env, dst, &t, &mask, false);
+}
+
+/* dst |= sign bit of x, all fp32 */
+static vtrn_status copy_sign(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x,
+                             const vtrn_ap *t) {
+    vtrn_ap bits = as(dst, VTRN_DTYPE_UINT32), from = as(x, VTRN_DTYPE_UINT32);
+    vtrn_ap sign = as(t, VTRN_DTYPE_UINT32);
+    EMIT(instr, env->e, TENSOR_SCALAR, VECTOR);
+    instr->op0 = VTRN_ALU_BITWISE_AND;
+    instr->ap[0] = sign;
+    instr->ap[1] = from;
+    instr->imm[0].bits = 0x80000000u;
+    return emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
+}
+
+/* The angle of the smaller magnitude over the larger is at most pi/4; the octants give the rest. */
+vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), in_y, in_x;
+    vtrn_ap y = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap x = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap a = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    vtrn_ap b = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in_y));
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &in_x));
+    /* finite magnitudes: infinite ones make the quotient 0 or 1, as they should */
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &y, &in_y, STEP(ABS_MAX, 0), STEP(MIN, 0x1p126f)));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &x, &in_x, STEP(ABS_MAX, 0), STEP(MIN, 0x1p126f)));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
+    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_MAX, &a, &a, 0x1p-126f, NULL, false));
+    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = a;
+    reciprocal->ap[1] = a;
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &a, 1));
+    vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &b, &a, STEP(MULTIPLY, -1), STEP(ADD, HALF_PI)));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
+    /* the sign bit: an x of -0 is to the left, too */
+    VTRN_RETURN_IF_ERROR(emit_copy(env->e, &x, &in_x));
+    vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
+    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_IS_LT, &mask, &sign, 0, NULL, false));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &b, &a, STEP(MULTIPLY, -1), STEP(ADD, PI)));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
+    VTRN_RETURN_IF_ERROR(emit_copy(env->e, &y, &in_y));
+    VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
+    return emit_copy(env->e, &dst, &a);
+}
+
+vtrn_status elementwise_cbrt(emit_env *env, const fusion_node *node, const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), in;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in));
+    vtrn_ap x = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap y = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap t = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(emit_copy(env->e, &x, &in));
+    EMIT(power, env->e, TENSOR_SCALAR, GPSIMD);
+    power->op0 = VTRN_ALU_ABS_MAX;
+    power->op1 = VTRN_ALU_POWER;
+    power->ap[0] = y;
+    power->ap[1] = x;
+    power->imm[0].f = 0;
+    power->imm[1].f = 1.0f / 3;
+    VTRN_RETURN_IF_ERROR(copy_sign(env, &y, &x, &t));
+    return emit_copy(env->e, &dst, &y);
+}
+
+/* Operand k as an int32 with the same order: a negative number's magnitude bits are turned over. */
+static vtrn_status order_key(emit_env *env, const fusion_node *node, int k, const vtrn_ap *key,
+                             const vtrn_ap *t) {
+    vtrn_ap from, value = as(key, VTRN_DTYPE_FP32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &from));
+    VTRN_RETURN_IF_ERROR(emit_copy(env->e, &value, &from));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, t, key, STEP_BITS(SHIFT_RIGHT_ARITH, 31),
+                                      STEP_BITS(BITWISE_AND, 0x7fffffffu)));
+    return emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_BITWISE_XOR, key, key, t);
+}
+
+/* A comparison in the total order of floats: -NaN, -inf, ..., -0, 0, ..., inf, NaN. */
+vtrn_status elementwise_total_order(emit_env *env, const fusion_node *node,
+                                    const elementwise_op *op) {
+    (void)op;
+    vtrn_ap dst = elementwise_dst_ap(env, node), key[2];
+    vtrn_ap t = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_INT32);
+    for (int k = 0; k < 2; k++) {
+        key[k] = elementwise_temp_ap(env, node, k, VTRN_DTYPE_INT32);
+        VTRN_RETURN_IF_ERROR(order_key(env, node, k, &key[k], &t));
+    }
+    return emit_tensor_tensor(env->e, GPSIMD, elementwise_compare_alu(node), &dst, &key[0],
+                              &key[1]);
+}

@@ -1,0 +1,17 @@
+/* DMA transfers between tiles and HBM. */
+#ifndef VTRN_COMPILER_EMIT_EMIT_TRANSFER_H
+#define VTRN_COMPILER_EMIT_EMIT_TRANSFER_H
+
+#include "compiler/emit/emitter.h"
+#include "compiler/plan/view.h"
+
+/* Truth values lie as bytes: the engines know them as uint8. */
+uint8_t emit_memory_dtype(vtrn_dtype t);
+
+/* The part into the tile: row r0 at its first partition, column c0 at byte addr. Casts when dtypes
+ * differ. Rows with stride 0 and one column set are fetched once and broadcast. */
+vtrn_status emit_load(emitter *e, const view_part *part, const tile *dst);
+/* The tile into the part. */
+vtrn_status emit_store(emitter *e, const view_part *part, const tile *src, bool is_accumulate);
+
+#endif

@@ -1,0 +1,21 @@
+/* What contractions of dot_general and of convolution have in common. */
+#ifndef VTRN_COMPILER_LOWER_DOT_H
+#define VTRN_COMPILER_LOWER_DOT_H
+
+#include "compiler/lower/lower.h"
+#include "compiler/plan/contract.h"
+
+/* Where an operand's elements lie; the factors are to come. */
+void contract_operand_start(contract_operand *o, const view *v);
+/* Records the contraction, or leaves its tiles to a fusion when the result lies in row-major order
+ * of (batch, m, n). */
+vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major);
+
+/* Where an operand has no elements, all sums are 0: gives op's result this value. False where both
+ * have. */
+bool contract_nothing(lower *l, const graph_op *op);
+
+/* Matmul input type for operands of two types; false when the tensor engine has none. */
+bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);
+
+#endif

@@ -1,0 +1,60 @@
+/* Folding: two elementwise nodes in one instruction, (x op s) op t. */
+#include "compiler/plan/elementwise_table.h"
+
+/* Arithmetic of two floats that is one instruction of the Vector engine on tiles. */
+static bool is_vector_arith(const fusion *f, const fusion_node *node) {
+    if (node->n_in != 2 || node->op >= FUSION_LOAD || node->shape != NODE_FULL ||
+        !dtype_is_float(node->dtype) || !dtype_is_float(elementwise_in_dtype(f, node, 0)))
+        return false;
+    const elementwise_op *op = elementwise_op_of(f, node);
+    return op->emitter == ELEMENTWISE_BY_BINARY &&
+           elementwise_engine_of(op) == VTRN_ENGINE_VECTOR &&
+           isa_alu_class((vtrn_alu)elementwise_code_of(op)) == 'A';
+}
+
+/* x / c and -x as multiplications, so that they fold like them. */
+static void normalise(fusion_node *node) {
+    if (node->op == GRAPH_DIVIDE && node->in[1].node < 0 && node->in[0].node >= 0 &&
+        dtype_is_float(node->dtype)) {
+        node->op = GRAPH_MULTIPLY;
+        node->in[1].imm = (float)(1.0 / node->in[1].imm);
+    } else if (node->op == GRAPH_NEGATE && node->in[0].node >= 0 && dtype_is_float(node->dtype)) {
+        node->op = GRAPH_MULTIPLY;
+        node->in[1] = (fusion_in){.node = FUSION_NO_NODE, .imm = -1};
+        node->n_in = 2;
+    }
+}
+
+void elementwise_fold(fusion *f) {
+    int n_uses[FUSION_MAX_NODES] = {0};
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        node->folds = FUSION_NO_NODE;
+        node->is_folded = false;
+        if (!node->is_live)
+            continue;
+        normalise(node);
+        for (int k = 0; k < node->n_in; k++)
+            if (node->in[k].node >= 0)
+                n_uses[node->in[k].node]++;
+    }
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        if (!node->is_live || !is_vector_arith(f, node))
+            continue;
+        for (int k = 0; k < 2 && node->folds < 0; k++) {
+            if (node->in[k].node < 0)
+                continue;
+            fusion_node *in = &f->nodes[node->in[k].node];
+            /* a narrower intermediate would have been rounded */
+            bool is_foldable = in->is_live && !in->is_stored && n_uses[node->in[k].node] == 1 &&
+                               in->folds < 0 && in->op != FUSION_LOAD && is_vector_arith(f, in) &&
+                               in->dtype == VTRN_DTYPE_FP32 &&
+                               elementwise_is_scalar(f, in, 0) != elementwise_is_scalar(f, in, 1);
+            if (!is_foldable)
+                continue;
+            in->is_folded = true;
+            node->folds = k;
+        }
+    }
+}

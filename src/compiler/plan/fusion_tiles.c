@@ -1,0 +1,126 @@
+#include "compiler/plan/fusion_tiles.h"
+
+#include "compiler/plan/tile.h"
+
+enum {
+    BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
+                               iterations stay in the host's L2 */
+    ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
+    MIN_TILE_COLS = 64,
+    ELEMENT_BYTES = 4, /* of the widest type */
+    LEAST_TILE_COLS = SBUF_ALIGN / ELEMENT_BYTES,
+};
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Columns that fill an iteration's share of SBUF. */
+static int64_t wanted_cols(int n_full) {
+    int64_t cols = n_full ? BUFFER_BYTES / (ELEMENT_BYTES * n_full) : FUSION_MAX_TILE_COLS;
+    cols = cols / MIN_TILE_COLS * MIN_TILE_COLS;
+    return cols < MIN_TILE_COLS ? MIN_TILE_COLS : least(cols, FUSION_MAX_TILE_COLS);
+}
+
+/* Flat: spread over all partitions before rows become long. */
+static int64_t spread_cols(const fusion_demand *d) {
+    int64_t cols = ((d->n + d->n_partitions - 1) / d->n_partitions + 15) / 16 * 16;
+    return cols < MIN_TILE_COLS ? MIN_TILE_COLS : cols;
+}
+
+static uint32_t bytes_of_cols(int64_t cols) {
+    return sbuf_round((uint64_t)cols * ELEMENT_BYTES);
+}
+
+static void set_tile_cols(const fusion_demand *d, int64_t cols, fusion_tiling *t) {
+    uint32_t row_bytes = (uint32_t)d->n_rows * FUSION_ROW_TILE_BYTES;
+    bool is_in_passes = d->form == FUSION_PASSES;
+    t->tile_cols = cols;
+    t->slot_bytes = bytes_of_cols(cols);
+    t->row_base = t->slot_bytes * (uint32_t)d->n_full;
+    t->iter_bytes = t->row_base + (is_in_passes ? 0 : row_bytes);
+    t->row_bytes = is_in_passes ? row_bytes : 0;
+    t->col_bytes = d->form == FUSION_COLUMN_BLOCKS ? t->slot_bytes * (uint32_t)d->n_cols : 0;
+}
+
+static uint64_t bytes_of(const fusion_demand *d, const fusion_tiling *t) {
+    int n_whole_rows = d->form == FUSION_WHOLE    ? d->n_cols + d->n_sums
+                       : d->form == FUSION_PASSES ? d->n_cols
+                                                  : 0;
+    return d->fixed_bytes + (uint64_t)t->iter_bytes * (uint32_t)t->n_buffers +
+           (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
+           (uint64_t)t->row_bytes * (uint32_t)t->n_row_buffers +
+           (uint64_t)t->slot_bytes * (uint32_t)d->n_wide_sums +
+           (uint64_t)n_whole_rows * bytes_of_cols(d->cols);
+}
+
+static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    fusion_tiling t = {.n_blocks = 1, .n_abreast = d->max_abreast};
+    int64_t want = wanted_cols(d->n_full), cols = d->cols;
+    if (d->is_flat && cols) {
+        t.n_blocks = want > cols ? want / cols : 1;
+        cols *= t.n_blocks;
+    } else if (d->is_flat) {
+        cols = least(spread_cols(d), want);
+    } else if (!d->has_whole_rows) {
+        cols = least(cols, want);
+    }
+    set_tile_cols(d, cols, &t);
+    while (t.n_abreast > 1 && t.iter_bytes * (uint32_t)t.n_abreast > ABREAST_BYTES)
+        t.n_abreast /= 2;
+    t.n_buffers = 2 * t.n_abreast;
+    t.n_bytes = bytes_of(d, &t);
+    if (t.n_bytes <= limit_bytes)
+        return t;
+    t.n_buffers = t.n_abreast = 1; /* a long reduction: no overlap rather than no result */
+    t.n_bytes = bytes_of(d, &t);
+    return t;
+}
+
+/* Widest tile of at most `most` columns with which the buffers fit, in steps of the least one. */
+static void widen(const fusion_demand *d, int64_t most, uint64_t limit_bytes, fusion_tiling *t) {
+    set_tile_cols(d, least(most, LEAST_TILE_COLS), t);
+    t->n_bytes = bytes_of(d, t);
+    uint64_t step = (uint64_t)t->row_base * (uint32_t)t->n_buffers +
+                    (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
+                    (uint64_t)t->slot_bytes * (uint32_t)d->n_wide_sums;
+    if (t->n_bytes >= limit_bytes || most <= LEAST_TILE_COLS)
+        return;
+    int64_t n_steps = step ? (int64_t)((limit_bytes - t->n_bytes) / step) : most;
+    set_tile_cols(d, least(most, (1 + n_steps) * LEAST_TILE_COLS), t);
+    t->n_bytes = bytes_of(d, t);
+}
+
+/* Tiles cut as small as it takes, with buffers that overlap loads and work unless that made tiles
+ * narrow. */
+static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes) {
+    fusion_demand with_sums = *demand;
+    const fusion_demand *d = &with_sums;
+    if (d->n_sums && !d->n_full)
+        with_sums.n_full = 1; /* by way of which they leave, when the loop is over */
+    fusion_tiling t = {
+        .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
+    int64_t most = wanted_cols(d->n_full);
+    most = least(most, d->is_flat ? spread_cols(d) : d->cols);
+    if (d->max_cols)
+        most = least(most, d->max_cols);
+    widen(d, most, limit_bytes, &t);
+    if (t.n_bytes > limit_bytes || t.tile_cols < least(most, MIN_TILE_COLS)) {
+        t.n_buffers = t.n_col_buffers = t.n_row_buffers = 1;
+        widen(d, most, limit_bytes, &t);
+        return t;
+    }
+    for (fusion_tiling more = t; t.n_abreast < d->max_abreast; t = more) {
+        more.n_abreast *= 2;
+        more.n_buffers *= 2;
+        more.n_bytes = bytes_of(d, &more);
+        if (more.iter_bytes * (uint32_t)more.n_abreast > ABREAST_BYTES ||
+            more.n_bytes > limit_bytes)
+            break;
+    }
+    return t;
+}
+
+fusion_tiling fusion_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    return d->form == FUSION_WHOLE ? whole_tiles(d, limit_bytes) : cut_tiles(d, limit_bytes);
+}

@@ -1,0 +1,95 @@
+/* A map kernel as it is planned: a fusion with rows and columns, tiles and their buffers, and what
+ * it reads from SBUF or leaves there. */
+#ifndef VTRN_COMPILER_PLAN_MAP_PLAN_H
+#define VTRN_COMPILER_PLAN_MAP_PLAN_H
+
+#include "compiler/plan/contract.h"
+#include "compiler/plan/elementwise_table.h"
+#include "compiler/plan/fusion_nodes.h"
+
+typedef struct map_plan {
+    plan *p;
+    fusion *f;
+    /* Flat: no row means anything, a tile takes what comes. Else a tile is a part of row_step rows
+     * of `cols` elements. */
+    bool is_flat;
+    int64_t cols; /* of a row; of flat fusions too, where they are cut into them */
+    fusion_form form;
+    bool streams_cols; /* column operands are loaded with each tile, as any other */
+    int n_passes;      /* FUSION_PASSES */
+    fusion_tiling size;
+    int n_slots; /* FULL tiles of an iteration, before the temporaries */
+    fusion_const consts[FUSION_MAX_CONSTS];
+    int n_consts;
+    contraction contracts[FUSION_MAX_CONTRACTS];
+    int n_contracts;
+} map_plan;
+
+/* A tile of the iteration space and the buffers it is computed in. */
+typedef struct tile_turn {
+    int64_t r, c; /* first row and column */
+    uint32_t rows, cols;
+    uint32_t n_blocks;       /* flat: blocks of `rows` rows that lie side by side in the columns */
+    uint32_t row_cols;       /* elements from one row to the next */
+    uint32_t base, row_base; /* where its tiles begin, and those of one value a row */
+    int pass;                /* FUSION_PASSES */
+    bool is_row_stage;       /* the values of one a row before the pass */
+    bool is_last;            /* with the fusion's last rows */
+    bool is_row_end;         /* with their last columns */
+} tile_turn;
+
+/* Chooses rows and columns, and how each node varies over them. Copies that change the layout of an
+ * operand are recorded: they come before the kernel. False through *fits where no tile is small
+ * enough for what the fusion holds at once. */
+vtrn_status map_layout(map_plan *m, bool *fits);
+/* Sizes tiles and buffers, given what is read from SBUF and what stays there; bytes of a partition
+ * that the kernel takes. */
+uint64_t map_size(map_plan *m);
+/* Columns of the node's tiles that hold whole rows. */
+int64_t map_node_cols(const map_plan *m, const fusion_node *node);
+/* Whether a node's tiles may stay in SBUF where they are computed. */
+bool map_can_keep(const map_plan *m, const fusion_node *node);
+/* Whether the load can be read from the resident as it is; map_takes: whether any operand can. */
+bool map_load_takes(const map_plan *m, const fusion_node *node, const struct resident *r);
+bool map_takes(const map_plan *m, const struct resident *r);
+/* PSUM banks that the kernel needs at least. */
+int map_least_banks(const map_plan *m);
+/* Banks of each contraction. Those beyond the least let the PE array work on a tile while the one
+ * before it is copied out of PSUM. */
+void map_share_banks(const map_plan *m, contract_banks share[FUSION_MAX_CONTRACTS]);
+/* Where each tile that is new in every iteration, or in every block of columns, is in its buffer.
+ */
+void map_place_in_buffers(map_plan *m);
+/* Which nodes a pass makes, and in which buffers. */
+void map_start_pass(map_plan *m, int pass);
+/* fusion_cols.c: cols, as the loads of a kernel in FUSION_WHOLE suggest, or of one that takes rows
+ * of any length in blocks. */
+void fusion_choose_cols(map_plan *m);
+void fusion_choose_cut(map_plan *m);
+/* Columns of a row as the turns have it: a flat kernel without rows has tiles instead. */
+int64_t fusion_turn_cols(const map_plan *m);
+/* fusion_turns.c: the next turn, from one of no rows on; false behind the last one. */
+bool fusion_next_turn(const map_plan *m, tile_turn *turn);
+/* fusion_passes.c: the stage of each live node, given its shape; the number of passes. */
+int fusion_find_stages(fusion *f);
+/* is_in_pass of each node. */
+void fusion_enter_pass(fusion *f, int pass);
+/* Nodes that all passes make, again and again. */
+int fusion_work_of_passes(fusion *f, int n_passes);
+/* A sum over all rows of what has one value a row. */
+bool fusion_sums_rows(const fusion *f, const fusion_node *node);
+/* fusion_split.c: what two kernels do in place of one that does not fit. */
+typedef struct fusion_parts {
+    bool has_contraction; /* the first is spec, into a tensor that the second loads */
+    contract_spec spec;
+    uint32_t source;   /* of the contraction */
+    fusion *fusion[2]; /* [0] NULL: has_contraction */
+} fusion_parts;
+/* Cuts a fusion that map_layout has seen; the parts are in the plan's arena. */
+vtrn_status fusion_split(plan *p, fusion *f, fusion_parts *out);
+/* Rows of a tile, when it has all of them. */
+int64_t fusion_row_step(const map_plan *m);
+/* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */
+bool fusion_is_tree_reduce(const fusion *f, const fusion_node *node);
+
+#endif
