@@ -60,18 +60,25 @@ vtrn_ap elementwise_scalar_ap(const tile *row, uint32_t rows) {
     return tile_ap(&wide, rows, 1);
 }
 
-vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
-                           const vtrn_ap *a, float imm, const tile *row, bool is_reversed) {
+/* An immediate, or one value a row. */
+typedef struct scalar_operand {
+    float imm;
+    const tile *row; /* NULL: imm */
+    bool is_left;    /* of the operation */
+} scalar_operand;
+
+static vtrn_status row_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
+                          const vtrn_ap *a, const scalar_operand *s) {
     vtrn_instr *instr = emit_append(env->e, VTRN_OP_TENSOR_SCALAR, engine);
     if (!instr)
         return VTRN_OUT_OF_MEMORY(sizeof *instr);
     instr->op0 = (uint8_t)op;
     instr->ap[0] = *dst;
     instr->ap[1] = *a;
-    instr->imm[0].f = imm;
-    if (row)
-        instr->ap[2] = elementwise_scalar_ap(row, env->rows);
-    instr->flags = is_reversed ? VTRN_FLAG_REVERSE0 : 0;
+    instr->imm[0].f = s->imm;
+    if (s->row)
+        instr->ap[2] = elementwise_scalar_ap(s->row, env->rows);
+    instr->flags = s->is_left ? VTRN_FLAG_REVERSE0 : 0;
     return NULL;
 }
 
@@ -102,14 +109,14 @@ vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, cons
     return NULL;
 }
 
-vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
-                               float s, vtrn_alu op1, const vtrn_ap *b) {
+vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, step_op first,
+                               vtrn_alu op, const vtrn_ap *b) {
     EMIT(instr, env->e, SCALAR_TENSOR_TENSOR, VECTOR);
-    instr->op0 = (uint8_t)op0;
-    instr->op1 = (uint8_t)op1;
+    instr->op0 = (uint8_t)first.alu;
+    instr->op1 = (uint8_t)op;
     instr->ap[0] = *dst;
     instr->ap[1] = *a;
-    instr->imm[0].f = s;
+    instr->imm[0].bits = first.operand.bits;
     instr->ap[3] = *b;
     return NULL;
 }
@@ -151,7 +158,7 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const ele
         vtrn_ap factor = row ? elementwise_scalar_ap(row, env->rows) : a;
         return emit_scaled(env->e, &dst, &a, (float)s->imm, row ? &factor : NULL);
     }
-    return emit_scalar_op(env, engine, alu, &dst, &a, (float)s->imm, row, scalar == 0);
+    return row_op(env, engine, alu, &dst, &a, &(scalar_operand){(float)s->imm, row, scalar == 0});
 }
 
 vtrn_status elementwise_binary(emit_env *env, const fusion_node *node, const elementwise_op *op) {
@@ -176,8 +183,8 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     const fusion_in *num = &node->in[0], *den = &node->in[1];
     if (den->node < 0) {
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
-        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
-                              (float)(1.0 / den->imm), NULL, false);
+        return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &a,
+                            STEP(MULTIPLY, (float)(1.0 / den->imm)), STEP_NONE);
     }
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];
@@ -198,12 +205,12 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     if (inverse_cols > 1)
         factor = to;
     if (num->node < 0)
-        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &factor,
-                              (float)num->imm, NULL, false);
+        return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &factor,
+                            STEP(MULTIPLY, (float)num->imm), STEP_NONE);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
     if (inverse_cols == 1)
-        return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, 0, &inverse,
-                              false);
+        return row_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
+                      &(scalar_operand){.row = &inverse});
     return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
 }
 
@@ -243,7 +250,7 @@ vtrn_status elementwise_clamp(emit_env *env, const fusion_node *node, const elem
     vtrn_ap dst = elementwise_dst_ap(env, node), high;
     const fusion_in *h = &node->in[2];
     if (h->node < 0 && op->constants == ELEMENTWISE_IMMEDIATE)
-        return emit_scalar_op(env, engine, VTRN_ALU_MIN, &dst, &dst, (float)h->imm, NULL, false);
+        return emit_scalars(env->e, engine, &dst, &dst, STEP(MIN, (float)h->imm), STEP_NONE);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &high));
     return emit_tensor_tensor(env->e, engine, VTRN_ALU_MIN, &dst, &dst, &high);
 }
@@ -271,7 +278,7 @@ vtrn_status elementwise_negate(emit_env *env, const fusion_node *node, const ele
     (void)op;
     vtrn_ap dst = elementwise_dst_ap(env, node), src;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
-    return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &src, -1, NULL, false);
+    return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &src, STEP(MULTIPLY, -1), STEP_NONE);
 }
 
 /* x - x is 0 for finite x only. */
@@ -283,7 +290,7 @@ vtrn_status elementwise_is_finite(emit_env *env, const fusion_node *node,
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
     VTRN_RETURN_IF_ERROR(
         emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &zero, &src, &src));
-    return emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &dst, &zero, 0, NULL, false);
+    return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &zero, STEP(IS_EQUAL, 0), STEP_NONE);
 }
 
 /* (x op0 s0) op1 s1 or (x op0 s0) op1 tile in one instruction. */

@@ -31,11 +31,10 @@ vtrn_status elementwise_expm1(emit_env *env, const fusion_node *node, const elem
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = u;
     reciprocal->ap[1] = u;
-    VTRN_RETURN_IF_ERROR(
-        emit_scalar_tensor(env, &t, &t, VTRN_ALU_MULTIPLY, 2, VTRN_ALU_MULTIPLY, &u));
+    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, &t, STEP(MULTIPLY, 2), VTRN_ALU_MULTIPLY, &u));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_EXP, dst, x, 1));
     VTRN_RETURN_IF_ERROR(
-        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, dst, dst, 1, NULL, false));
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, dst, dst, STEP(SUBTRACT, 1), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VTRN_ENGINE_VECTOR, &is_small, x, STEP(ABS_MAX, 0),
                                       STEP(IS_LT, 0.6f)));
     return emit_copy_where(env, dst, &t, &is_small, false);
@@ -51,11 +50,10 @@ vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elem
     vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
             u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap mask = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(
-        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &u, x, 1, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VTRN_ENGINE_VECTOR, &u, x, STEP(ADD, 1), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, dst, &u, 1));
     VTRN_RETURN_IF_ERROR(
-        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &u, &u, 1, NULL, false));
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &u, &u, STEP(SUBTRACT, 1), STEP_NONE));
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = t;
     reciprocal->ap[1] = u;
@@ -64,10 +62,10 @@ vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elem
     VTRN_RETURN_IF_ERROR(
         emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
     VTRN_RETURN_IF_ERROR(
-        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_EQUAL, &mask, &u, 0, NULL, false));
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &mask, &u, STEP(IS_EQUAL, 0), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
     VTRN_RETURN_IF_ERROR(
-        emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_IS_LT, &mask, x, 1, NULL, false));
+        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &mask, x, STEP(IS_LT, 1), STEP_NONE));
     return emit_copy_where(env, dst, &t, &mask, false);
 }
 
@@ -100,7 +98,7 @@ vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elem
     VTRN_RETURN_IF_ERROR(
         emit_scalars(env->e, VTRN_ENGINE_VECTOR, &x, &in_x, STEP(ABS_MAX, 0), STEP(MIN, 0x1p126f)));
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
-    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_MAX, &a, &a, 0x1p-126f, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &a, STEP(MAX, 0x1p-126f), STEP_NONE));
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = a;
     reciprocal->ap[1] = a;
@@ -115,7 +113,7 @@ vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elem
     /* the sign bit: an x of -0 is to the left, too */
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &x, &in_x));
     vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
-    VTRN_RETURN_IF_ERROR(emit_scalar_op(env, VECTOR, VTRN_ALU_IS_LT, &mask, &sign, 0, NULL, false));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &mask, &sign, STEP(IS_LT, 0), STEP_NONE));
     VTRN_RETURN_IF_ERROR(
         emit_scalars(env->e, VTRN_ENGINE_VECTOR, &b, &a, STEP(MULTIPLY, -1), STEP(ADD, PI)));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));

@@ -41,15 +41,12 @@ vtrn_ap elementwise_scalar_ap(const tile *row, uint32_t rows);
 vtrn_alu elementwise_compare_alu(const fusion_node *node);
 
 /* elementwise.c: one instruction each */
-/* dst = a op (imm or row); is_reversed swaps them */
-vtrn_status emit_scalar_op(emit_env *env, vtrn_engine engine, vtrn_alu op, const vtrn_ap *dst,
-                           const vtrn_ap *a, float imm, const tile *row, bool is_reversed);
 vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value);
 vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
                           float scale);
-/* dst = (a op0 s) op1 b */
-vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op0,
-                               float s, vtrn_alu op1, const vtrn_ap *b);
+/* dst = (a first) op b */
+vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a, step_op first,
+                               vtrn_alu op, const vtrn_ap *b);
 /* dst = a where mask is not 0 (is 0 with is_inverse) */
 vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
                             const vtrn_ap *mask, bool is_inverse);

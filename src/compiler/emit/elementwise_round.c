@@ -42,11 +42,11 @@ vtrn_status elementwise_round(emit_env *env, const fusion_node *node, const elem
     vtrn_ap is_small = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT8);
     if (node->op == GRAPH_ROUND_NEAREST_AFZ) { /* |x| - nearest is 1/2 where a tie went down */
         VTRN_RETURN_IF_ERROR(
-            emit_scalar_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_ABS_MAX, &nearest, x, 0, NULL, false));
+            emit_scalars(env->e, VTRN_ENGINE_VECTOR, &nearest, x, STEP(ABS_MAX, 0), STEP_NONE));
         VTRN_RETURN_IF_ERROR(
-            emit_scalar_tensor(env, &t, x, VTRN_ALU_ABS_MAX, 0, VTRN_ALU_SUBTRACT, &nearest));
+            emit_scalar_tensor(env, &t, x, STEP(ABS_MAX, 0), VTRN_ALU_SUBTRACT, &nearest));
         VTRN_RETURN_IF_ERROR(
-            emit_scalar_tensor(env, dst, &t, VTRN_ALU_IS_EQUAL, 0.5f, VTRN_ALU_ADD, &nearest));
+            emit_scalar_tensor(env, dst, &t, STEP(IS_EQUAL, 0.5f), VTRN_ALU_ADD, &nearest));
     } else {
         VTRN_RETURN_IF_ERROR(emit_copy(env->e, &nearest, x));
         if (node->op == GRAPH_ROUND_NEAREST_EVEN) {
@@ -77,10 +77,10 @@ vtrn_status elementwise_truncate(emit_env *env, const fusion_node *node, const e
     vtrn_ap nearest = elementwise_temp_ap(env, node, 0, (vtrn_dtype)dst->dtype);
     vtrn_ap t = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &nearest, x));
-    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MAX, 0, VTRN_ALU_IS_LT, &nearest));
+    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, STEP(MAX, 0), VTRN_ALU_IS_LT, &nearest));
     VTRN_RETURN_IF_ERROR(
         emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_SUBTRACT, &nearest, &nearest, &t));
-    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, VTRN_ALU_MIN, 0, VTRN_ALU_IS_GT, &nearest));
+    VTRN_RETURN_IF_ERROR(emit_scalar_tensor(env, &t, x, STEP(MIN, 0), VTRN_ALU_IS_GT, &nearest));
     return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, dst, &nearest, &t);
 }
 

@@ -44,17 +44,22 @@ static vtrn_status split(adder *s, int b, uint32_t rows, uint32_t n_cols, vtrn_a
     return s->k->is_finite ? NULL : non_finite_split(e, &part[0], &part[1], &part[2], &zero);
 }
 
-/* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col], of `rows` updates */
-static vtrn_status sum_up(adder *s, int b, uint32_t rows, uint32_t n_sums, uint32_t n_cols,
-                          const tile *psum, uint8_t flags) {
+/* One-hot tile and updates of buffer b: `rows` updates, for n_sums rows of n_cols columns. */
+typedef struct update_block {
+    int b;
+    uint32_t rows, n_sums, n_cols;
+} update_block;
+
+/* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col]; flags of the matmuls */
+static vtrn_status sum_up(adder *s, const update_block *u, const tile *psum, uint8_t flags) {
     emitter *e = s->e;
     EMIT(weights, e, LDWEIGHTS, TENSOR);
-    weights->ap[1] = tile_ap(&s->hot[b], rows, n_sums);
+    weights->ap[1] = tile_ap(&s->hot[u->b], u->rows, u->n_sums);
     vtrn_ap moving[MAX_SUM_PARTS];
-    VTRN_RETURN_IF_ERROR(split(s, b, rows, n_cols, moving));
+    VTRN_RETURN_IF_ERROR(split(s, u->b, u->rows, u->n_cols, moving));
     for (int i = 0; i < s->k->n_parts; i++) {
         EMIT(sum, e, MATMUL, TENSOR);
-        sum->ap[0] = tile_ap(&psum[i], n_sums, n_cols);
+        sum->ap[0] = tile_ap(&psum[i], u->n_sums, u->n_cols);
         sum->ap[1] = moving[i];
         sum->flags = flags;
     }
@@ -108,8 +113,9 @@ static vtrn_status make_rows(adder *s, int64_t v0, uint32_t n_v, int64_t c, uint
         hot->ap[1] = tile_ap_cols(&s->numbers, rows, (uint32_t)(v0 - s->first_number), n_v);
         hot->ap[2] = tile_ap(&s->index[b], rows, n_v);
         hot->ap[2].dim[0].step = 0;
+        update_block block = {b, rows, n_v, n_cols};
         VTRN_RETURN_IF_ERROR(
-            sum_up(s, b, rows, n_v, n_cols, psum,
+            sum_up(s, &block, psum,
                    (i ? VTRN_FLAG_ACCUMULATE : 0) |
                        (i + tile_max_rows(s->e->chip) >= s->k->n ? VTRN_FLAG_LAST : 0)));
     }
@@ -192,7 +198,8 @@ static vtrn_status add_to_rows(adder *s, int64_t i, uint32_t rows, int64_t cols)
         VTRN_RETURN_IF_ERROR(
             emit_load(e, &(view_part){&s->k->updates, s->k->n_update_rows, i, rows, c, n_cols},
                       &s->update[b]));
-        VTRN_RETURN_IF_ERROR(sum_up(s, b, rows, rows, n_cols, psum, VTRN_FLAG_LAST));
+        VTRN_RETURN_IF_ERROR(
+            sum_up(s, &(update_block){b, rows, rows, n_cols}, psum, VTRN_FLAG_LAST));
         VTRN_RETURN_IF_ERROR(move_named(s, false, b, rows, c, n_cols));
         VTRN_RETURN_IF_ERROR(join(s, rows, n_cols, psum, true, &s->result[b]));
         VTRN_RETURN_IF_ERROR(move_named(s, true, b, rows, c, n_cols));

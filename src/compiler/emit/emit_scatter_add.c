@@ -122,9 +122,9 @@ static vtrn_status banish_skipped(adder *x, uint32_t rows, uint32_t col, uint32_
     return NULL;
 }
 
-/* 128 updates in column col of the chunk, into table rows [h0, h0 + n_h). */
+/* 128 updates in column col of the chunk, into table rows [h0, h0 + n_h); flags of the matmuls. */
 static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, uint32_t n_h,
-                             bool is_first, bool is_last) {
+                             uint8_t flags) {
     emitter *e = x->e;
     int b = x->flip;
     EMIT(hot, e, TENSOR_SCALAR, VECTOR);
@@ -147,7 +147,7 @@ static vtrn_status add_block(adder *x, uint32_t rows, uint32_t col, int64_t h0, 
         EMIT(sum, e, MATMUL, TENSOR);
         sum->ap[0] = tile_ap(&x->psum[i], n_h, (uint32_t)x->k->low_size);
         sum->ap[1] = tile_ap(&x->moving[side], rows, (uint32_t)x->k->low_size);
-        sum->flags = (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
+        sum->flags = flags;
     }
     return NULL;
 }
@@ -173,8 +173,10 @@ static vtrn_status add_all(adder *x, int64_t h0, uint32_t n_h) {
                 bool is_first = first == 0 && w == 0 && c == 0;
                 bool is_last =
                     first + n == x->s->n && w + 1 == x->k->n_window && c + 1 == full + (rest > 0);
-                VTRN_RETURN_IF_ERROR(add_block(x, c < full ? tile_max_rows(x->e->chip) : rest, c,
-                                               h0, n_h, is_first, is_last));
+                uint8_t flags =
+                    (is_first ? 0 : VTRN_FLAG_ACCUMULATE) | (is_last ? VTRN_FLAG_LAST : 0);
+                VTRN_RETURN_IF_ERROR(
+                    add_block(x, c < full ? tile_max_rows(x->e->chip) : rest, c, h0, n_h, flags));
             }
         }
     }

@@ -163,12 +163,26 @@ vtrn_status emit_store(emitter *e, const view_part *part, const tile *src, bool 
     return move_part(x, part);
 }
 
-static vtrn_status copy_factors(emitter *e, const view *src, const view *dst, const joint_factor *f,
-                                int n, int64_t src_offset, int64_t dst_offset) {
+/* A part of a copy: n factors from an element of each side on. */
+typedef struct copy_part {
+    const view *from, *to;
+    int64_t from_offset, to_offset;
+    const joint_factor *f;
+    int n;
+} copy_part;
+
+static vtrn_status copy_factors(emitter *e, const copy_part *p) {
+    const joint_factor *f = p->f;
+    int n = p->n;
     if (n > VTRN_MAX_FREE_DIMS + 1) {
-        for (int64_t i = 0; i < f[0].size; i++)
-            VTRN_RETURN_IF_ERROR(copy_factors(e, src, dst, f + 1, n - 1, src_offset + i * f[0].from,
-                                              dst_offset + i * f[0].to));
+        for (int64_t i = 0; i < f[0].size; i++) {
+            copy_part part = *p;
+            part.from_offset += i * f[0].from;
+            part.to_offset += i * f[0].to;
+            part.f++;
+            part.n--;
+            VTRN_RETURN_IF_ERROR(copy_factors(e, &part));
+        }
         return NULL;
     }
     joint_factor split[VTRN_MAX_FREE_DIMS + 2];
@@ -176,7 +190,7 @@ static vtrn_status copy_factors(emitter *e, const view *src, const view *dst, co
         split[i] = f[i];
     int64_t n_engines = e->chip->n_dma_engines, run = n == 1 ? f[0].size : 0;
     int64_t inner = run / n_engines;
-    double share_bytes = (double)inner * (double)dtype_size((vtrn_dtype)src->dtype);
+    double share_bytes = (double)inner * (double)dtype_size((vtrn_dtype)p->from->dtype);
     bool is_shared = run % n_engines == 0 && share_bytes >= e->chip->dma.max_descriptor_bytes;
     if (n == 1 && is_shared) { /* one long run: a share for each DMA engine */
         split[0] = (joint_factor){n_engines, f[0].from * inner, f[0].to * inner};
@@ -190,9 +204,9 @@ static vtrn_status copy_factors(emitter *e, const view *src, const view *dst, co
         EMIT(dma, e, DMA_COPY, GPSIMD);
         dma->queue = COPY_RING;
         for (int side = 0; side < 2; side++) {
-            const view *v = side ? src : dst;
+            const view *v = side ? p->from : p->to;
             vtrn_ap *ap = &dma->ap[side];
-            int64_t base = side ? src_offset : dst_offset;
+            int64_t base = side ? p->from_offset : p->to_offset;
             int64_t step = n > 1 ? (side ? split[0].from : split[0].to) : 0;
             *ap = (vtrn_ap){.space = VTRN_SPACE_HBM,
                             .dtype = emit_memory_dtype(v->dtype),
@@ -217,5 +231,6 @@ vtrn_status emit_copy_kernel(emitter *e, const kernel *k) {
     joint_factor f[2 * VIEW_MAX_FACTORS];
     int n = view_refine(&spec->from, &spec->to, f);
     VTRN_CHECK(n >= 0, "a copy is recorded where both sides have a common refinement");
-    return copy_factors(e, &spec->from, &spec->to, f, n, spec->from.offset, spec->to.offset);
+    copy_part all = {&spec->from, &spec->to, spec->from.offset, spec->to.offset, f, n};
+    return copy_factors(e, &all);
 }
