@@ -1,5 +1,6 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
+
 #include "compiler/build/finish.h"
 #include "compiler/custom/custom_check.h"
 #include "compiler/custom/custom_run.h"
@@ -9,6 +10,7 @@
 #include "compiler/plan/place.h"
 #include "compiler/plan/plan_print.h"
 #include "compiler/plan/verify_plan.h"
+
 #include <stdlib.h>
 
 static bool is_dumped(const compile_options *options, compile_stage stage) {

@@ -1,6 +1,7 @@
 /* Elementwise ops that take the engines an instruction or two, and what emitting any of them
  * shares: operands as access patterns, constants, single instructions. */
 #include "compiler/emit/elementwise_parts.h"
+
 #include <string.h>
 
 uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {

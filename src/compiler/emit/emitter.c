@@ -1,5 +1,6 @@
 /* Instructions that many kernels append. */
 #include "compiler/emit/emitter.h"
+
 #include "cost/cost.h"
 
 uint32_t emit_sbuf_alloc(emitter *e, uint64_t n_bytes) {

@@ -1,7 +1,9 @@
 /* Windows of a tensor at places that data decide: which indices make their addresses, and which
  * pieces of them are windows of their own. */
 #include "compiler/lower/address.h"
+
 #include "compiler/lower/movement.h"
+
 #include <string.h>
 
 enum {

@@ -2,6 +2,7 @@
  * to take their low and high words. As affine functions of the index they need no 64-bit
  * arithmetic: the words are what GpSimd's iota writes. */
 #include "compiler/lower/lower.h"
+
 #include <string.h>
 
 /* offset + sum of step[d] * index[d]; never outside int64. */
@@ -88,9 +89,7 @@ static vtrn_status name_affine(lower *l, graph_value v, const struct affine *a) 
 
 /* --- words in memory ----------------------------------------------------------------------------
  */
-enum {
-    MAX_COLS = 1024
-};
+enum { MAX_COLS = 1024 };
 
 /* Columns of a tile of n words, of which two fit SBUF. */
 static int64_t tile_cols(const lower *l, int64_t n) {

@@ -2,6 +2,7 @@
 #include "compiler/custom/custom_codec.h"
 #include "compiler/lower/lower.h"
 #include "compiler/reference/reference.h"
+
 #include <string.h>
 
 static uint64_t estimate_flops(const graph *g, const graph_op *op) {

@@ -1,5 +1,6 @@
 /* dot_general as a contraction. */
 #include "compiler/lower/dot.h"
+
 #include "compiler/lower/fusion.h"
 
 #include <string.h>

@@ -1,10 +1,12 @@
 /* Growing fusions: which op joins which, and when a fusion closes. */
 #include "compiler/lower/fusion.h"
+
 #include "compiler/lower/narrow.h"
+#include "compiler/lower/verify.h"
 #include "compiler/plan/contract.h"
 #include "compiler/plan/elementwise_table.h"
 #include "compiler/plan/fusion_sums.h"
-#include "compiler/lower/verify.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>

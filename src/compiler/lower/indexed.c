@@ -2,6 +2,7 @@
  * row_scatter.c), and one element of each row. Rows come by indirect DMA, elements through a
  * one-hot mask. */
 #include "compiler/lower/indexed.h"
+
 #include "compiler/lower/fusion.h"
 
 enum { MAX_ROW_BYTES = 32 << 10, MAX_ONE_HOT = 8192 };

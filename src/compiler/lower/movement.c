@@ -1,5 +1,6 @@
 /* pad, concatenate and copies: DMA from HBM to HBM. */
 #include "compiler/lower/movement.h"
+
 #include <string.h>
 
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {

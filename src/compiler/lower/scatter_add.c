@@ -5,7 +5,7 @@
  *     sum[high, low] += hot_high[update, high]^T @ (hot_low * value)[update, low]
  *
  * Integers go in four bytes, whose sums fp32 holds exactly; floats that may not be finite in three
- * parts (see non_finite.h). */
+ * parts (see emit/non_finite.h). */
 #include "compiler/lower/scatter_add.h"
 
 #include "compiler/lower/movement.h"

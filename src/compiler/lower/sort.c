@@ -2,6 +2,7 @@
  * equal keys keep the order of their positions. */
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/scalar_region.h"
+
 #include <math.h>
 #include <string.h>
 

@@ -1,6 +1,7 @@
 /* Where values are: views, splats, memory for results. */
 #include "compiler/lower/lower.h"
 #include "compiler/lower/movement.h"
+
 #include <string.h>
 
 void lower_set_view(lower *l, graph_value v, const view *at) {

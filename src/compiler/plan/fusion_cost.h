@@ -1,6 +1,6 @@
 /* What a fusion takes, by the cost model, when it is cut into rows of so many columns. */
-#ifndef VTRN_COMPILER_LOWER_FUSION_COST_H
-#define VTRN_COMPILER_LOWER_FUSION_COST_H
+#ifndef VTRN_COMPILER_PLAN_FUSION_COST_H
+#define VTRN_COMPILER_PLAN_FUSION_COST_H
 
 #include "compiler/plan/fusion_nodes.h"
 

@@ -1,7 +1,7 @@
 /* How large the tiles of a fusion are: columns, buffers and bytes, from what the kernel holds.
  * Sizes only: nothing is emitted or allocated here. */
-#ifndef VTRN_COMPILER_LOWER_FUSION_TILES_H
-#define VTRN_COMPILER_LOWER_FUSION_TILES_H
+#ifndef VTRN_COMPILER_PLAN_FUSION_TILES_H
+#define VTRN_COMPILER_PLAN_FUSION_TILES_H
 
 #include <stdbool.h>
 #include <stdint.h>

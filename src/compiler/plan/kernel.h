@@ -1,5 +1,6 @@
 /* What each kind of kernel is told: tensors as views, sizes, operations. The kinds with much to say
- * have a header of their own: map (fusion.h), contract (contract.h), windows (address.h). */
+ * have a header of their own: map (map_plan.h), contract (contract.h), windows and
+ * addresses (windows.h), scatter_add (scatter_sums.h). */
 #ifndef VTRN_COMPILER_PLAN_KERNEL_H
 #define VTRN_COMPILER_PLAN_KERNEL_H
 

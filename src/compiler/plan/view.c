@@ -1,5 +1,6 @@
 /* Views of values in HBM: composition and decomposition into boxes. */
 #include "compiler/plan/view.h"
+
 #include <math.h>
 #include <string.h>
 
