@@ -26,24 +26,24 @@ vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides
     return NULL;
 }
 
-vtrn_status address_add_term(lower *l, address_spec *s, graph_value indices, int64_t index_offset,
-                             int64_t index_stride, int64_t limit, int64_t stride, bool *is_ok) {
-    vtrn_dtype t = (vtrn_dtype)l->g->types[indices].dtype;
+vtrn_status address_add_term(lower *l, address_spec *s, const address_index *index, int64_t limit,
+                             int64_t stride, bool *is_ok) {
+    vtrn_dtype t = (vtrn_dtype)l->g->types[index->indices].dtype;
     double known;
     *is_ok = dtype_is_int(t) && dtype_size(t) <= 4 && s->n_terms < GRAPH_MAX_RANK;
     if (!*is_ok || (limit == 0 && !s->is_skipped))
         return NULL;
-    if (!s->is_skipped && lower_splat_float(l, indices, &known)) {
+    if (!s->is_skipped && lower_splat_float(l, index->indices, &known)) {
         int64_t start = (int64_t)known;
         s->table.offset += (start < 0 ? 0 : start > limit ? limit : start) * stride;
         return NULL;
     }
     address_term *term = &s->term[s->n_terms++];
     *term = (address_term){.limit = limit, .stride = stride};
-    VTRN_RETURN_IF_ERROR(lower_dense(l, indices, &term->index));
-    term->index.offset += index_offset;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, index->indices, &term->index));
+    term->index.offset += index->offset;
     term->index.n = 1;
-    term->index.f[0] = (view_factor){s->n, index_stride};
+    term->index.f[0] = (view_factor){s->n, index->stride};
     return NULL;
 }
 

@@ -9,10 +9,19 @@
 /* The table of a value: its dims may lie anywhere, with one stride each. */
 vtrn_status address_table(lower *l, graph_value v, view *table, int64_t *strides);
 
-/* Adds a component; a start that is known becomes part of the table's offset. False through *is_ok
- * when the index type has no exact way to a 32-bit integer. */
-vtrn_status address_add_term(lower *l, address_spec *s, graph_value indices, int64_t index_offset,
-                             int64_t index_stride, int64_t limit, int64_t stride, bool *is_ok);
+/* Where a component of the index vectors is: elements of a value, from an offset on, a stride
+ * apart.
+ */
+typedef struct address_index {
+    graph_value indices;
+    int64_t offset, stride;
+} address_index;
+
+/* Adds a component, of starts 0..limit that are `stride` elements of the table apart; a start that
+ * is known becomes part of the table's offset. False through *is_ok when the index type has no
+ * exact way to a 32-bit integer. */
+vtrn_status address_add_term(lower *l, address_spec *s, const address_index *index, int64_t limit,
+                             int64_t stride, bool *is_ok);
 
 /* Whether every address fits a 32-bit index. */
 bool address_fits(const address_spec *s);

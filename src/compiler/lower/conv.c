@@ -52,7 +52,7 @@ static vtrn_status padded_lhs(lower *l, const graph_op *op, graph_type *type, vi
             t->dims[d] + low[d] + high[d] + (t->dims[d] > 1 ? t->dims[d] - 1 : 0) * interior[d];
     }
     uint64_t zero = 0;
-    return movement_pad(l, out, t, low, high, interior, zero, type, out);
+    return movement_pad(l, out, &(padding){t, low, interior, type}, zero, out);
 }
 
 static vtrn_status read_operands(lower *l, const graph_op *op, conv *c) {

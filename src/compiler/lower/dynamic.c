@@ -87,7 +87,7 @@ static vtrn_status lower_dynamic_slice(lower *l, const graph_op *op, bool *is_do
     }
     for (int d = 0; d < t->rank; d++) {
         bool is_ok;
-        VTRN_RETURN_IF_ERROR(address_add_term(l, &s, op->operands[1 + d], 0, 0,
+        VTRN_RETURN_IF_ERROR(address_add_term(l, &s, &(address_index){op->operands[1 + d], 0, 0},
                                               t->dims[d] - out_t->dims[d], strides[d], &is_ok));
         if (!is_ok)
             return NULL;
@@ -116,7 +116,7 @@ static vtrn_status lower_dynamic_update(lower *l, const graph_op *op, bool *is_d
     }
     for (int d = 0; d < t->rank; d++) {
         bool is_ok;
-        VTRN_RETURN_IF_ERROR(address_add_term(l, &s, op->operands[2 + d], 0, 0,
+        VTRN_RETURN_IF_ERROR(address_add_term(l, &s, &(address_index){op->operands[2 + d], 0, 0},
                                               t->dims[d] - update_t->dims[d], s.window[d].table,
                                               &is_ok));
         if (!is_ok)
@@ -242,9 +242,9 @@ static vtrn_status describe(lower *l, const graph_op *op, const indexing *x,
     }
     for (int64_t k = 0; *is_ok && k < n_components; k++) {
         int64_t d = x->index_map.v[k];
-        VTRN_RETURN_IF_ERROR(address_add_term(l, s, op->operands[1], k, n_components,
-                                              x->table->dims[d] - x->extent[d], table_strides[d],
-                                              is_ok));
+        VTRN_RETURN_IF_ERROR(
+            address_add_term(l, s, &(address_index){op->operands[1], k, n_components},
+                             x->table->dims[d] - x->extent[d], table_strides[d], is_ok));
     }
     if (!*is_ok || (x->batching.n && s->n > MAX_BASES)) {
         *is_ok = false;

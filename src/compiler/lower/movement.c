@@ -56,16 +56,15 @@ vtrn_status movement_fill(lower *l, const view *value, const view *out) {
     return plan_writes(l->plan, out);
 }
 
-vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
-                              const int64_t *low, const int64_t *high, const int64_t *interior,
-                              const view *value, const graph_type *result, const view *out) {
-    (void)high;
+vtrn_status movement_pad_into(lower *l, const view *from, const padding *pad, const view *value,
+                              const view *out) {
     VTRN_RETURN_IF_ERROR(movement_fill(l, value, out));
-    return movement_place(l, from, type, low, interior, result, out);
+    return movement_place(l, from, pad, out);
 }
 
-vtrn_status movement_place(lower *l, const view *from, const graph_type *type, const int64_t *low,
-                           const int64_t *interior, const graph_type *result, const view *out) {
+vtrn_status movement_place(lower *l, const view *from, const padding *pad, const view *out) {
+    const graph_type *type = pad->type, *result = pad->result;
+    const int64_t *low = pad->low, *interior = pad->interior;
     view src = *from, dst = *out;
     int64_t src_stride[GRAPH_MAX_RANK], dst_stride[GRAPH_MAX_RANK];
     if (graph_type_count(type) == 0 || graph_type_count(result) == 0)
@@ -91,11 +90,10 @@ vtrn_status movement_place(lower *l, const view *from, const graph_type *type, c
     return plan_copy(l->plan, &cut_src, &cut_dst);
 }
 
-vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, const int64_t *low,
-                         const int64_t *high, const int64_t *interior, uint64_t value,
-                         const graph_type *result, view *out) {
+vtrn_status movement_pad(lower *l, const view *from, const padding *pad, uint64_t value,
+                         view *out) {
     uint32_t slot, constant;
-    graph_type t = *result;
+    graph_type t = *pad->result;
     t.dtype = from->dtype;
     VTRN_RETURN_IF_ERROR(
         build_slot_add(l->build, VTRN_SLOT_SCRATCH, t.dtype, graph_type_bytes(&t), 0, &slot));
@@ -103,7 +101,7 @@ vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, con
         build_constant_add(l->build, t.dtype, &value, dtype_size(t.dtype), &constant));
     graph_type scalar = {.dtype = t.dtype};
     view one = view_dense(constant, &scalar), dense = view_dense(slot, &t);
-    VTRN_RETURN_IF_ERROR(movement_pad_into(l, from, type, low, high, interior, &one, &t, &dense));
+    VTRN_RETURN_IF_ERROR(movement_pad_into(l, from, pad, &one, &dense));
     *out = dense;
     return NULL;
 }
@@ -122,9 +120,10 @@ static vtrn_status lower_pad(lower *l, const graph_op *op) {
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &from));
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[1], &value));
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
-    return movement_pad_into(l, &from, &l->g->types[op->operands[0]], op->attrs.pad.low.v,
-                             op->attrs.pad.high.v, op->attrs.pad.interior.v, &value,
-                             &l->g->types[op->results[0]], &out);
+    return movement_pad_into(l, &from,
+                             &(padding){&l->g->types[op->operands[0]], op->attrs.pad.low.v,
+                                        op->attrs.pad.interior.v, &l->g->types[op->results[0]]},
+                             &value, &out);
 }
 
 static vtrn_status lower_concatenate(lower *l, const graph_op *op) {

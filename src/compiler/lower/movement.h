@@ -4,18 +4,23 @@
 
 #include "compiler/lower/lower.h"
 
-/* Fresh memory of `result` type: `value` (bytes of one element) everywhere but where `from` lands,
- * low elements in, interior + 1 apart. Negative low or high cuts. */
-vtrn_status movement_pad(lower *l, const view *from, const graph_type *type, const int64_t *low,
-                         const int64_t *high, const int64_t *interior, uint64_t value,
-                         const graph_type *result, view *out);
+/* How a tensor is laid into a larger one: `low` elements in, interior + 1 apart. A negative low
+ * cuts, as does the end of the result. */
+typedef struct padding {
+    const graph_type *type; /* of what is padded */
+    const int64_t *low, *interior;
+    const graph_type *result;
+} padding;
+
+/* Fresh memory of `result` type: `value` (bytes of one element) everywhere but where `from` lands.
+ */
+vtrn_status movement_pad(lower *l, const view *from, const padding *pad, uint64_t value, view *out);
 /* The same into memory that `out` already names. */
-vtrn_status movement_pad_into(lower *l, const view *from, const graph_type *type,
-                              const int64_t *low, const int64_t *high, const int64_t *interior,
-                              const view *value, const graph_type *result, const view *out);
+vtrn_status movement_pad_into(lower *l, const view *from, const padding *pad, const view *value,
+                              const view *out);
 /* Only the elements of `from`, into a dense view of `result` type. */
-vtrn_status movement_place(lower *l, const view *from, const graph_type *type, const int64_t *low,
-                           const int64_t *interior, const graph_type *result, const view *out);
+vtrn_status movement_place(lower *l, const view *from, const padding *pad, const view *out);
+
 /* Parts that lie in zeros without overlapping: what the gradient of slicing adds up to. */
 enum { PAD_SUM_MAX = 8 };
 typedef struct pad_sum {

@@ -81,7 +81,8 @@ vtrn_status movement_place_pads(lower *l, graph_value v) {
         VTRN_RETURN_IF_ERROR(movement_fill(l, &one, &out));
     }
     for (int i = 0; i < s->n; i++)
-        VTRN_RETURN_IF_ERROR(movement_place(l, &s->part[i].from, &s->part[i].type, s->part[i].low,
-                                            s->part[i].interior, t, &out));
+        VTRN_RETURN_IF_ERROR(movement_place(
+            l, &s->part[i].from,
+            &(padding){&s->part[i].type, s->part[i].low, s->part[i].interior, t}, &out));
     return NULL;
 }

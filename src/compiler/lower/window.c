@@ -41,9 +41,9 @@ static vtrn_status pad_operand(lower *l, const graph_op *op, uint64_t value, win
         int64_t interior[GRAPH_MAX_RANK];
         for (int d = 0; d < w->rank; d++)
             interior[d] = w->at->window.base_dilation.v[d] - 1;
-        VTRN_RETURN_IF_ERROR(movement_pad(l, &w->in, t, w->at->window.pad_low.v,
-                                          w->at->window.pad_high.v, interior, value, &w->padded,
-                                          &w->in));
+        VTRN_RETURN_IF_ERROR(
+            movement_pad(l, &w->in, &(padding){t, w->at->window.pad_low.v, interior, &w->padded},
+                         value, &w->in));
     }
     return movement_strides(l, &w->in, &w->padded, w->stride);
 }
