@@ -131,6 +131,20 @@ def test_atan2_knows_every_octant(device):
     np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(exact[number]))
 
 
+def test_atan2_holds_over_all_magnitudes(device):
+    """Within two and a half ulp from subnormal numbers to the largest, in every pairing."""
+    rng = np.random.default_rng(SEED)
+    edges = [1e-45, -3e-39, 1.2e-38, 1e-30, -1e20, 1e30, 2e38, 3.4e38, -np.inf, np.inf, 1.0]
+    y, x = (v.ravel() for v in np.meshgrid(edges, edges))
+    bits = rng.integers(0, 2**32, (2, 100_000), np.uint32).view(np.float32)
+    bits = bits[:, np.isfinite(bits).all(0)]
+    y, x = np.concatenate([y, bits[0]]).astype(np.float32), np.concatenate([x, bits[1]]).astype(np.float32)
+    (got,) = run(device, lambda y, x: lax.atan2(y, x), y, x)
+    exact = np.arctan2(y.astype(np.float64), x.astype(np.float64))
+    ulp = np.spacing(np.maximum(np.abs(exact), 2.0**-126).astype(np.float32))
+    assert (np.abs(got - exact) / ulp).max() <= 2.5
+
+
 def test_cube_root_is_within_four_parts_in_ten_million(device):
     rng = np.random.default_rng(SEED)
     x = (rng.choice([-1, 1], 50_000) * 10.0 ** rng.uniform(-12, 12, 50_000)).astype(np.float32)

@@ -90,20 +90,32 @@ vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elem
     vtrn_ap x = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap a = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
     vtrn_ap b = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
+    vtrn_ap scale = elementwise_temp_ap(env, node, 4, VTRN_DTYPE_FP32);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in_y));
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &in_x));
-    /* finite magnitudes: infinite ones make the quotient 0 or 1, as they should */
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &y, &in_y, STEP(ABS_MAX, 0), STEP(MIN, 0x1p126f)));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &x, &in_x, STEP(ABS_MAX, 0), STEP(MIN, 0x1p126f)));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &y, &in_y, STEP(ABS_MAX, 0), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &x, &in_x, STEP(ABS_MAX, 0), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MAX, &a, &x, &y));
-    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &a, STEP(MAX, 0x1p-126f), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
+    /* Both times 2^-1 above 1 and 2^22 below, so that the reciprocal of the larger one is a normal
+     * number: scale is the power less 2^22. */
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &scale, &a, STEP(IS_GT, 1),
+                                      STEP(MULTIPLY, 0x1p-1f - 0x1p22f)));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_tensor(env, &a, &scale, STEP(ADD, 0x1p22f), VTRN_ALU_MULTIPLY, &a));
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_tensor(env, &b, &scale, STEP(ADD, 0x1p22f), VTRN_ALU_MULTIPLY, &b));
+    /* of two zeros: 0 over anything else is 0 */
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &a, STEP(MAX, 0x1p-127f), STEP_NONE));
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
     reciprocal->ap[0] = a;
     reciprocal->ap[1] = a;
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MIN, &b, &x, &y));
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
+    /* two infinities: 1.0 is both the mask and the quotient */
+    vtrn_ap is_infinite = as(&scale, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VECTOR, &scale, &b, STEP(IS_EQUAL, INFINITY), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &scale, &is_infinite, false));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &a, 1));
     vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
