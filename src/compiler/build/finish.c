@@ -81,6 +81,7 @@ static vtrn_status emit_blocks(const builder *b, arena *tmp) {
                                  .customs = b->customs,
                                  .n_customs = b->n_customs,
                                  .output_alias = p->output_alias,
+                                 .has_addresses = true,
                                  .list = b->list + b->blocks[i].begin,
                                  .n = b->blocks[i].end - b->blocks[i].begin};
         VTRN_RETURN_IF_ERROR(schedule_analyse(&in[i], tmp, &schedules[i], &n_out[i]));

@@ -2,22 +2,12 @@
 #ifndef VTRN_COMPILER_BUILD_SEMAPHORES_H
 #define VTRN_COMPILER_BUILD_SEMAPHORES_H
 
-#include "chip/chip.h"
-#include "isa/program.h"
+#include "compiler/build/granules.h"
 
 /* DMA rings that the compiler uses; ring q of a DMA instruction must be below it. */
 enum { SCHEDULE_N_QUEUES = 8 };
 
-typedef struct schedule_input {
-    const vtrn_chip *chip;
-    const vtrn_slot *slots;
-    uint32_t n_slots;
-    const vtrn_custom *customs;
-    uint32_t n_customs;
-    const int32_t *output_alias; /* per output: argument it may share memory with, or -1 */
-    const vtrn_instr *list;      /* in program order; engines and rings chosen, no waits yet */
-    uint32_t n;
-} schedule_input;
+typedef granules_input schedule_input; /* with the addresses of scratch slots */
 
 /* The waits of one block, found and not yet written. */
 typedef struct schedule schedule;

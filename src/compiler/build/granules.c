@@ -1,0 +1,228 @@
+#include "compiler/build/granules.h"
+
+#include "isa/access.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    GRANULE_SHIFT = 6,  /* bytes of a partition that are tracked as one */
+    QUADRANT = 32,      /* partitions that are tracked as one: operands start at multiples of it */
+    MAX_GRANULES = 256, /* of an HBM tensor */
+    /* Where a tile's store meets the next one's load in a granule, the load waits for nothing: 8
+     * KiB is where tiles of 128 rows begin. */
+    MAX_IN_PLACE = 4096,
+};
+
+/* Instructions are numbered from 1 here; 0: none. */
+typedef struct granule {
+    uint32_t writer;
+    uint32_t readers; /* since: first node of a list, or 0 */
+} granule;
+
+typedef struct reader {
+    uint32_t instr, next;
+} reader;
+
+/* Granules of one HBM slot; granularity follows the size so that a pass over it stays cheap. */
+typedef struct slot_track {
+    granule *granules;
+    uint32_t n;
+    int shift;
+    bool is_touched, is_in_place; /* in place: an argument that becomes an output, tile by tile */
+    uint32_t users;               /* list of all, for memory that another slot reuses */
+} slot_track;
+
+struct granules {
+    const granules_input *in;
+    arena *home;
+    granule *sbuf, *psum;
+    uint32_t sbuf_cols, psum_cols, n_rows;
+    slot_track *tracks; /* by slot; an output that may share an argument's memory uses its track */
+    uint32_t *track_of;
+    reader *readers; /* nodes of all lists; node 0 is none */
+    uint32_t n_readers, cap_readers;
+    uint32_t at;       /* the instruction at hand, from 1 */
+    uint32_t *seen_by; /* by instruction: the last one that found it */
+    uint32_t *found;   /* where it stands among the dependences of that one */
+    dependence *deps;
+    uint32_t n_deps, cap_deps;
+};
+
+static vtrn_status add_dependence(granules *g, uint32_t on, bool is_of_data) {
+    if (on == 0 || on == g->at) /* an instruction is no hazard to itself */
+        return NULL;
+    if (g->seen_by[on] == g->at) {
+        g->deps[g->found[on]].is_of_data |= is_of_data;
+        return NULL;
+    }
+    if (g->n_deps == g->cap_deps) {
+        uint32_t cap = g->cap_deps ? g->cap_deps * 2 : 64;
+        dependence *grown = realloc(g->deps, cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
+        g->deps = grown;
+        g->cap_deps = cap;
+    }
+    g->seen_by[on] = g->at;
+    g->found[on] = g->n_deps;
+    g->deps[g->n_deps++] = (dependence){on - 1, is_of_data};
+    return NULL;
+}
+
+/* Puts the instruction at hand in front of a list, once. */
+static vtrn_status add_reader(granules *g, uint32_t *list) {
+    if (*list && g->readers[*list].instr == g->at)
+        return NULL;
+    if (g->n_readers >= g->cap_readers) {
+        uint32_t cap = g->cap_readers ? g->cap_readers * 2 : 4096;
+        reader *grown = realloc(g->readers, cap * sizeof *grown);
+        if (!grown)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
+        g->readers = grown;
+        g->cap_readers = cap;
+    }
+    g->readers[g->n_readers] = (reader){g->at, *list};
+    *list = g->n_readers++;
+    return NULL;
+}
+
+/* is_read: also what an instruction writes may depend on what was there. */
+static vtrn_status touch(granules *g, granule *to, bool is_write, bool is_read) {
+    VTRN_RETURN_IF_ERROR(add_dependence(g, to->writer, is_read));
+    if (!is_write)
+        return add_reader(g, &to->readers);
+    for (uint32_t r = to->readers; r; r = g->readers[r].next)
+        VTRN_RETURN_IF_ERROR(add_dependence(g, g->readers[r].instr, false));
+    *to = (granule){.writer = g->at};
+    return NULL;
+}
+
+static vtrn_status touch_partitions(granules *g, const isa_access *a, bool is_write) {
+    bool is_sbuf = a->space == VTRN_SPACE_SBUF;
+    granule *memory = is_sbuf ? g->sbuf : g->psum;
+    uint32_t cols = is_sbuf ? g->sbuf_cols : g->psum_cols;
+    int64_t lo, hi;
+    access_extent(a, 0, &lo, &hi);
+    uint32_t rows = a->ap->partition_step == 0 ? 1 : (uint32_t)a->n_rows;
+    uint32_t row0 = a->ap->partition / QUADRANT, row1 = (a->ap->partition + rows - 1) / QUADRANT;
+    for (uint32_t row = row0; row <= row1 && row < g->n_rows; row++)
+        for (int64_t c = lo >> GRANULE_SHIFT; c <= (hi - 1) >> GRANULE_SHIFT && c < cols; c++)
+            VTRN_RETURN_IF_ERROR(touch(g, &memory[row * cols + (uint32_t)c], is_write, a->is_read));
+    return NULL;
+}
+
+static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
+    return a->kind == VTRN_SLOT_SCRATCH && b->kind == VTRN_SLOT_SCRATCH &&
+           a->offset < b->offset + b->size_bytes && b->offset < a->offset + a->size_bytes;
+}
+
+/* First touch of a slot: its memory may have been another slot's, all of whose uses must be over.
+ */
+static vtrn_status open_slot(granules *g, uint32_t slot_i, slot_track *t) {
+    const vtrn_slot *slot = &g->in->slots[slot_i];
+    t->is_touched = true;
+    t->shift = 9;
+    while ((slot->size_bytes >> t->shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
+        t->shift++;
+    t->n = (uint32_t)(slot->size_bytes >> t->shift) + 1;
+    t->granules = ARENA_NEW(g->home, granule, t->n);
+    if (!t->granules)
+        return VTRN_OUT_OF_MEMORY(t->n * sizeof(granule));
+    if (!g->in->has_addresses || slot->kind != VTRN_SLOT_SCRATCH)
+        return NULL;
+    for (uint32_t i = 0; i < g->in->n_slots; i++)
+        if (g->tracks[i].is_touched && i != slot_i && slots_overlap(slot, &g->in->slots[i]))
+            for (uint32_t r = g->tracks[i].users; r; r = g->readers[r].next)
+                VTRN_RETURN_IF_ERROR(add_dependence(g, g->readers[r].instr, false));
+    return NULL;
+}
+
+static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
+    int64_t lo, hi;
+    access_extent(a, g->in->slots[a->slot].size_bytes, &lo, &hi);
+    if (lo >= hi)
+        return NULL;
+    uint32_t slot_i = g->track_of[a->slot];
+    slot_track *t = &g->tracks[slot_i];
+    if (!t->is_touched)
+        VTRN_RETURN_IF_ERROR(open_slot(g, slot_i, t));
+    if (g->in->has_addresses && g->in->slots[slot_i].kind == VTRN_SLOT_SCRATCH)
+        VTRN_RETURN_IF_ERROR(add_reader(g, &t->users));
+    if (g->in->slots[slot_i].kind == VTRN_SLOT_CONSTANT)
+        return NULL;
+    for (int64_t c = lo >> t->shift; c <= (hi - 1) >> t->shift && c < t->n; c++)
+        VTRN_RETURN_IF_ERROR(touch(g, &t->granules[c], is_write, a->is_read));
+    return NULL;
+}
+
+/* Writes first: they must find the readers that came before, not this instruction's own read. */
+vtrn_status granules_next(granules *g, const dependence **out, uint32_t *n) {
+    const vtrn_instr *instr = &g->in->list[g->at++];
+    isa_access a;
+    g->n_deps = 0;
+    for (int is_write = 1; is_write >= 0; is_write--)
+        for (access_walk w = access_begin(instr, g->in->customs, g->in->n_customs);
+             access_next(&w, &a);) {
+            if (is_write ? !a.is_written : !a.is_read)
+                continue;
+            if (a.space == VTRN_SPACE_HBM)
+                VTRN_RETURN_IF_ERROR(touch_slot(g, &a, is_write));
+            else
+                VTRN_RETURN_IF_ERROR(touch_partitions(g, &a, is_write));
+        }
+    *out = g->deps;
+    *n = g->n_deps;
+    return NULL;
+}
+
+/* An output in the memory of the argument that it may take is tracked as that argument. */
+static void find_tracks(granules *g) {
+    const granules_input *in = g->in;
+    for (uint32_t i = 0; i < in->n_slots; i++) {
+        g->track_of[i] = i;
+        const vtrn_slot *slot = &in->slots[i];
+        if (slot->kind != VTRN_SLOT_OUTPUT || in->output_alias[slot->index] < 0)
+            continue;
+        for (uint32_t a = 0; a < in->n_slots; a++)
+            if (in->slots[a].kind == VTRN_SLOT_ARGUMENT &&
+                in->slots[a].index == in->output_alias[slot->index]) {
+                g->track_of[i] = a;
+                g->tracks[a].is_in_place = true;
+            }
+    }
+}
+
+vtrn_status granules_create(const granules_input *in, arena *home, granules **out) {
+    granules *g = *out = ARENA_NEW(home, granules, 1);
+    if (!g)
+        return VTRN_OUT_OF_MEMORY(sizeof *g);
+    *g = (granules){.in = in, .home = home, .n_readers = 1};
+    g->n_rows = ((uint32_t)in->chip->n_partitions + QUADRANT - 1) / QUADRANT;
+    g->sbuf_cols = (in->chip->sbuf_partition_bytes >> GRANULE_SHIFT) + 1;
+    g->psum_cols = (in->chip->psum_partition_bytes >> GRANULE_SHIFT) + 1;
+    /* calloc leaves untouched pages untouched: a tiny program pays for what it uses */
+    g->sbuf = calloc((size_t)g->n_rows * g->sbuf_cols, sizeof *g->sbuf);
+    g->psum = calloc((size_t)g->n_rows * g->psum_cols, sizeof *g->psum);
+    g->tracks = ARENA_NEW(home, slot_track, in->n_slots);
+    g->track_of = ARENA_NEW(home, uint32_t, in->n_slots);
+    g->seen_by = ARENA_NEW(home, uint32_t, (size_t)in->n + 1);
+    g->found = ARENA_NEW(home, uint32_t, (size_t)in->n + 1);
+    if (!g->sbuf || !g->psum || !g->tracks || !g->track_of || !g->seen_by || !g->found) {
+        granules_destroy(g);
+        *out = NULL;
+        return VTRN_OUT_OF_MEMORY(in->n * sizeof *g->found);
+    }
+    find_tracks(g);
+    return NULL;
+}
+
+void granules_destroy(granules *g) {
+    if (!g)
+        return;
+    free(g->sbuf);
+    free(g->psum);
+    free(g->readers);
+    free(g->deps);
+    *g = (granules){0};
+}
