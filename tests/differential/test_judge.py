@@ -136,6 +136,24 @@ def test_an_error_of_the_cpu_is_not_put_on_the_device(run):
     assert judge.judge(cpu, [broken], exact, moved).outcome == "oracle"
 
 
+def test_a_result_that_rounds_as_the_cpu_does_step_by_step_passes(run):
+    cpu, exact, moved = run
+    other = cpu[0].copy()
+    other[5, 5] += 1
+    assert judge.judge([other], cpu, exact, moved, stepwise=[other]).outcome == "ok"
+    other = other.copy()
+    other[6, 6] += 1
+    assert judge.judge([other], cpu, exact, moved, stepwise=cpu).outcome == "wrong"
+
+
+def test_two_ways_of_the_cpu_are_believed_against_float64_where_the_chip_agrees(run):
+    cpu, exact, moved = run
+    tied = cpu[0].copy()
+    tied[5] += 1
+    assert judge.judge([tied], [tied], exact, moved, stepwise=[tied]).outcome == "ok"
+    assert judge.judge(cpu, [tied], exact, moved, stepwise=[tied]).outcome == "oracle"
+
+
 def test_a_result_that_rounds_as_the_cpu_does_passes(run):
     cpu, exact, moved = run
     other = cpu[0].copy()

@@ -94,7 +94,7 @@ UNARY = (
     "jnp.log1p(jnp.abs({}))", "jnp.sqrt(jnp.abs({}) + 0.5)", "lax.rsqrt(jnp.square({}) + 1)", "jnp.abs({})",
     "jnp.square({}) * 0.3", "1 / (1 + jnp.square({}))", "jnp.expm1(-jnp.abs({}))", "jax.nn.leaky_relu({})",
     "jax.nn.elu({})", "jax.nn.selu({})", "lax.erf({})", "jnp.clip({}, -1, 1)", "jax.nn.relu6({})", "jax.nn.mish({})",
-    "jax.nn.hard_swish({})", "jnp.sign({}) * jnp.sqrt(jnp.abs({}) + 0.1)", "jnp.arctan({})", "jnp.cbrt({} + 5)",
+    "jax.nn.hard_swish({})", "jnp.sign({}) * (jnp.sqrt(jnp.abs({}) + 0.25) - 0.5)", "jnp.arctan({})", "jnp.cbrt({} + 5)",
     "jnp.exp2(jnp.minimum({}, 2))", "jnp.log(jnp.abs({}) + 0.2)", "jnp.where({} > 0.3, {}, 0.1 * {})", "-{}",
     "jnp.power(jnp.abs({}) + 0.5, 1.3)", "jnp.sinh(jnp.clip({}, -2, 2))", "lax.integer_pow({} * 0.5, 3)",
     "jnp.floor({}) * 0.1 + {}", "jnp.logaddexp({}, 0.5)", "jax.nn.log_sigmoid({})", "jnp.heaviside({}, 0.5) + {}",
