@@ -45,6 +45,7 @@ typedef struct builder {
     uint32_t n_customs, cap_customs;
     uint8_t *data; /* of constants */
     uint64_t n_data, cap_data;
+    bool keeps_order; /* build_finish leaves the list in the order in which it was appended */
 } builder;
 
 /* Appends an instruction of the source at hand, which raises no semaphore. The pointer is valid

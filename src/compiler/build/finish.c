@@ -3,10 +3,12 @@
 
 #include "compiler/build/dead_stores.h"
 #include "compiler/build/donate.h"
+#include "compiler/build/reorder.h"
 #include "compiler/build/scratch.h"
 #include "compiler/build/semaphores.h"
 #include "isa/access.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Which instructions name each scratch slot. */
@@ -102,6 +104,30 @@ static vtrn_status emit_blocks(const builder *b, arena *tmp) {
     return NULL;
 }
 
+/* In an order that keeps the engines busy. */
+static vtrn_status reorder_blocks(builder *b) {
+    vtrn_slot *slots = malloc((b->n_slots + 1) * sizeof *slots);
+    if (!slots)
+        return VTRN_OUT_OF_MEMORY(b->n_slots * sizeof *slots);
+    for (uint32_t i = 0; i < b->n_slots; i++)
+        slots[i] = b->slots[i].slot;
+    vtrn_status status = NULL;
+    for (uint32_t i = 0; i < b->n_blocks && !status; i++) {
+        vtrn_instr *list = b->list + b->blocks[i].begin;
+        granules_input in = {.chip = b->chip,
+                             .slots = slots,
+                             .n_slots = b->n_slots,
+                             .customs = b->customs,
+                             .n_customs = b->n_customs,
+                             .output_alias = b->program->output_alias,
+                             .list = list,
+                             .n = b->blocks[i].end - b->blocks[i].begin};
+        status = reorder_block(&in, list);
+    }
+    free(slots);
+    return status;
+}
+
 /* Slots, custom ops, constants. */
 static vtrn_status copy_tables(const builder *b) {
     vtrn_program *p = b->program;
@@ -126,8 +152,10 @@ static vtrn_status copy_tables(const builder *b) {
 vtrn_status build_finish(builder *b) {
     vtrn_program *p = b->program;
     VTRN_RETURN_IF_ERROR(dead_stores_drop(b));
-    find_lifetimes(b);
     VTRN_RETURN_IF_ERROR(donate_settle(b, p->output_alias));
+    if (!b->keeps_order)
+        VTRN_RETURN_IF_ERROR(reorder_blocks(b));
+    find_lifetimes(b);
     VTRN_RETURN_IF_ERROR(scratch_assign(b->slots, b->n_slots, b->n_blocks > 1, &p->scratch_size));
     VTRN_RETURN_IF_ERROR(copy_tables(b));
     VTRN_RETURN_IF_ERROR(copy_strings(b, p));
