@@ -12,7 +12,8 @@ typedef struct emitter {
     arena tmp;      /* dies with the emission */
 
     uint32_t sbuf_cursor; /* next byte of a partition that the kernel at hand has */
-    int n_psum_taken;     /* banks that the kernel at hand has (psum.h) */
+    int psum_first;       /* bank of the kernel at hand, and how many it has (psum.h) */
+    int n_psum_taken;
     uint32_t psum_peak_banks;
     uint32_t load_ring, store_ring; /* of the next transfers */
     double vector_ns, scalar_ns;    /* work of the two engines in the first n_weighed of the list */

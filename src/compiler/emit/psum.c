@@ -1,7 +1,9 @@
 /* PSUM banks and their owners. */
 #include "compiler/emit/psum.h"
 
+/* A kernel's banks follow those of the one before, which may still be in use when it starts. */
 void psum_begin(emitter *e) {
+    e->psum_first = (e->psum_first + e->n_psum_taken) % e->chip->n_psum_banks;
     e->n_psum_taken = 0;
 }
 
@@ -17,7 +19,7 @@ vtrn_status psum_take(emitter *e, int n_banks, psum_banks *out) {
 }
 
 tile psum_tile(emitter *e, const psum_banks *banks, int i) {
-    uint32_t bank = (uint32_t)(banks->first + i);
+    uint32_t bank = (uint32_t)((e->psum_first + banks->first + i) % e->chip->n_psum_banks);
     if (e->psum_peak_banks <= bank)
         e->psum_peak_banks = bank + 1;
     return (tile){.space = VTRN_SPACE_PSUM,

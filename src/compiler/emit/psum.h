@@ -6,7 +6,7 @@
 #include "compiler/emit/emitter.h"
 #include "compiler/plan/psum_banks.h"
 
-/* Starts a kernel: every bank is free. */
+/* Starts a kernel: every bank is free. Banks are numbered from where the kernel before ended. */
 void psum_begin(emitter *e);
 /* Takes the next n_banks until the next kernel starts. An internal error if fewer are free: the
  * kernel was planned with more banks than the chip has. */

@@ -11,7 +11,7 @@ enum {
     /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
      * to stay in the host's cache. Above it lie residents, which make room for a kernel that needs
      * more. Bytes of a partition; assumed, tuned on the chars step. */
-    SBUF_WINDOW = 24 << 10,
+    SBUF_WINDOW = 64 << 10,
     MAX_LIVE = 128, /* residents at a time */
     MAX_ROUNDS = 4, /* of placement, each without the residents that served no kernel before */
     NEVER = UINT32_MAX,
