@@ -5,6 +5,7 @@
 #include "chip/chip.h"
 #include "cli/cli.h"
 #include "isa/program.h"
+#include "timing/timing.h"
 
 #include <stdint.h>
 
@@ -28,5 +29,10 @@ vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out);
  * trn1. The program is validated against the chip. */
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
                              const char *chip_name, vtrn_chip *chip, vtrn_program **out);
+
+/* Replays the program's blocks without its values; out: timing_result_free(). UNSUPPORTED for a
+ * program that branches, as its values decide which blocks run. */
+vtrn_status cli_program_time(const vtrn_program *program, const vtrn_chip *chip,
+                             bool want_intervals, timing_result *out);
 
 #endif
