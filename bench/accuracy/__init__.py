@@ -1,0 +1,1 @@
+"""What `bench/run accuracy` is made of: published measurements, models, statistics, reports."""
