@@ -144,7 +144,10 @@ class Tower:
 VIT_BASE = Tower(12, 768, 12)
 CLIP_IMAGE = Tower(12, 768, 12, True)
 CLIP_TEXT = Tower(12, 512, 8, True)
-CLIP_TEXT_ROWS, CLIP_PROMPTS, CLIP_JOINT = 77, 100, 512
+CLIP_POSITIONS, CLIP_JOINT = 77, 512
+# The published script encodes "a photo of a ..." for each of 100 classes in every call, padded to the
+# longest of them: two marks, four words and a name of up to four tokens.
+CLIP_PROMPTS, CLIP_TEXT_ROWS = 100, 10
 
 
 def tower(p, config, params, x, bias=None):
@@ -196,7 +199,7 @@ def clip_params(p):
     }
     text = {
         "words": layers.shape(49408, 512, dtype=p.between),
-        "positions": layers.shape(CLIP_TEXT_ROWS, 512, dtype=p.between),
+        "positions": layers.shape(CLIP_POSITIONS, 512, dtype=p.between),
         "layers": [layer_params(p, 512)] * CLIP_TEXT.n_layers,
         "norm": layers.norm_params(p, 512),
         "joint": layers.dense_params(p, 512, CLIP_JOINT, has_bias=False),
@@ -205,7 +208,7 @@ def clip_params(p):
 
 
 def clip_text(p, params, tokens):
-    x = params["words"][tokens] + params["positions"]
+    x = params["words"][tokens] + params["positions"][:CLIP_TEXT_ROWS]
     x = tower(p, CLIP_TEXT, params["layers"], x, layers.causal_bias(CLIP_TEXT_ROWS, CLIP_TEXT_ROWS)[None, None])
     ends = jnp.argmax(tokens, -1)  # the end-of-text token has the highest number
     x = layers.layer_norm(params["norm"], x, 1e-5)[jnp.arange(tokens.shape[0]), ends]

@@ -1,0 +1,55 @@
+"""Published measurements of the hardware beside what vtrn says: a row each, then each group.
+
+    bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR] [--write DIR]
+
+Groups: instruction, interval, dma, trace, kernel (the machine model alone), model (through the
+compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
+--write DIR leaves accuracy.md and accuracy.svg there.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUILD = pathlib.Path(os.environ.get("VTRN_BUILD", ROOT / "build"))
+
+
+def arguments(groups):
+    parser = argparse.ArgumentParser(prog="bench/run accuracy", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--group", action="append", choices=groups, help="only this group; may be repeated")
+    parser.add_argument("--family", help="only this family of models, as models.csv names it")
+    parser.add_argument("--all", action="store_true", help="every model, not two of each family")
+    parser.add_argument("--traces", type=pathlib.Path, help="folder of the published timelines, for the group trace")
+    parser.add_argument("--write", type=pathlib.Path, help="folder for accuracy.md and accuracy.svg; implies --all")
+    options = parser.parse_args()
+    options.all |= options.write is not None
+    return options
+
+
+def main():
+    from accuracy import machine, models, report, rows, utilization
+
+    options = arguments([*rows.GROUPS, "mfu"])
+    groups = options.group or [*rows.GROUPS, "mfu"]
+    if options.family:
+        groups = ["model"]
+    measured = machine.measure(BUILD, groups, options.traces)
+    if "model" in groups:
+        measured += models.measure(BUILD, not options.all, options.family)
+    mfu = utilization.measure(BUILD) if "mfu" in groups else []
+    if options.json:
+        document = rows.by_group(measured) | {"families": rows.by_family(measured), "mfu": mfu}
+        json.dump(document | {"table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)
+        print()
+    else:
+        report.print_text(measured, mfu)
+    if options.write:
+        report.write(options.write, measured, mfu)
+
+
+if __name__ == "__main__":
+    main()

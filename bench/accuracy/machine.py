@@ -1,0 +1,48 @@
+"""Rows of the machine model alone: instructions, transfers, timelines and kernels.
+
+A C program of the build replays them and prints a row a line: an object with group, name, chip,
+source, published, ours, unit and half.
+"""
+
+import json
+import subprocess
+import sys
+
+from accuracy.rows import GROUPS, Row
+
+PROGRAM = "bench/accuracy"
+MACHINE_GROUPS = [group for group in GROUPS if group != "model"]
+
+
+def row_of(line):
+    fields = ("group", "name", "chip", "source", "published", "ours", "unit", "half")
+    return Row(**{field: line[field] for field in fields if field in line})
+
+
+def old_row_of(entry):
+    """A row of the program's single document, which names no group and no half."""
+    name = entry["what"]
+    group = "kernel" if name.startswith("vector add") else "dma" if "DMA" in name else "instruction"
+    if "interval" in name:
+        group = "interval"
+    return Row(group, name, entry["chip"], entry["source"], entry["published"], entry["ours"], entry["unit"])
+
+
+def parse(text):
+    try:
+        document = json.loads(text)
+        return [old_row_of(entry) for entry in document["rows"]]
+    except json.JSONDecodeError:
+        return [row_of(json.loads(line)) for line in text.splitlines() if line.startswith("{")]
+
+
+def measure(build, groups, traces=None):
+    """Rows of the groups; traces is the folder of published timelines, without which there is no
+    group "trace"."""
+    if not set(groups) & set(MACHINE_GROUPS):
+        return []
+    argv = [str(build / PROGRAM), "--json"] + (["--traces", str(traces)] if traces else [])
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{argv[0]} failed:\n{done.stderr}")
+    return [row for row in parse(done.stdout) if row.group in groups]

@@ -1,0 +1,145 @@
+"""The tables of a run, for a terminal and as docs/accuracy.md with its plot."""
+
+from accuracy import scatter
+from accuracy.rows import GROUPS, by_family, by_group, far_off
+
+WHAT = {
+    "instruction": "one instruction: its duration, or the documented formula of its cycles",
+    "interval": "from the start of one instruction to the start of the next of its kind",
+    "dma": "latency and throughput of transfers",
+    "trace": "a published timeline of a whole kernel, replayed",
+    "kernel": "a published kernel, as the program that it compiles to",
+    "model": "a whole model, written in JAX and compiled by vtrn",
+}
+
+
+def percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def number(value):
+    return f"{value:.4g}" if value < 1000 else f"{value:,.0f}"
+
+
+def summary_cells(s):
+    return [str(s["rows"]), percent(s["mean_abs_error"]), percent(s["median_abs_error"]),
+            percent(s["worst_abs_error"]), f"{s['geomean_ratio']:.3f}"]
+
+
+SUMMARY_HEAD = ["rows", "mean error", "median", "worst", "ours / published"]
+
+
+def print_summaries(title, summaries):
+    print(f"\n{title:22}" + "".join(f"{head:>18}" for head in SUMMARY_HEAD))
+    for name, summary in summaries.items():
+        print(f"{name:22}" + "".join(f"{cell:>18}" for cell in summary_cells(summary)))
+
+
+def print_text(rows, mfu):
+    for row in rows:
+        print(f"{row.group:11} {row.chip:5} {row.name:66.66} {row.published:12.5g} {row.ours:12.5g} {row.unit:6} "
+              f"{100 * row.error:+8.1f} %  {row.half:6} {row.source}")
+    if rows:
+        print_summaries("group", by_group(rows))
+    if by_family(rows):
+        print_summaries("family of models", by_family(rows))
+    if mfu:
+        print(f"\n{'MFU':54}{'chip':8}{'published':>10}{'ours':>10}")
+    for line in mfu:
+        published = f"{line['published']:.2f}" if line["published"] else ""
+        print(f"{line['name']:54}{line['chip']:8}{published:>10}{line['mfu']:>10.3f}")
+
+
+def markdown_table(head, lines):
+    """Columns after the first are numbers and stand to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
+
+
+def source_cell(source):
+    if not source.startswith("https://"):
+        return source
+    return f"[{source.split('/')[4]}/{source.rsplit('/', 1)[1]}]({source})"
+
+
+def rows_table(rows):
+    head = ["measurement", "chip", "published", "ours", "unit", "error", "half", "source"]
+    lines = [[row.name, row.chip, number(row.published), number(row.ours), row.unit,
+              f"{100 * row.error:+.1f} %", row.half, source_cell(row.source)] for row in rows]
+    table = markdown_table(head, lines)
+    return table.replace("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+                         "| --- | --- | ---: | ---: | --- | ---: | --- | --- |")
+
+
+def far_section(rows):
+    far = sorted(far_off(rows), key=lambda row: row.ratio)
+    if not far:
+        return "Every row lies within half and twice the published value."
+    lines = [[row.name, row.chip, f"{row.ratio:.2f}", row.note or "of the machine model: see its group"] for row in far]
+    table = markdown_table(["measurement", "chip", "ours / published", "what bounds it"], lines)
+    return table.replace("| --- | ---: | ---: | ---: |", "| --- | --- | ---: | --- |")
+
+
+HEAD = """# Accuracy
+
+How near vtrn's times are to published measurements of the hardware. `bench/run accuracy --write docs`
+wrote this page; `bench/README.md` says how a row is made.
+
+![Ours over published, a dot a measurement](accuracy.svg)
+
+An error is ours / published - 1. The mean, the median and the worst are of its absolute value; ours /
+published is a geometric mean, below 1 where vtrn is too fast. Each measurement belongs to one of two
+halves: constants and decisions were chosen by looking at the fitted half alone, so the unseen half says
+what to expect of a program of your own.
+"""
+
+CONVERSIONS = """## How a model becomes a row
+
+- The model is written in JAX in `bench/accuracy/models_*.py` with the published configuration, lowered
+  from shapes alone and compiled by vtrn as any program is. Nothing in the compiler knows a model's name.
+- The vendor's default precision for an fp32 model is kept: operands of matrix products in bf16, all else
+  in fp32. Language models that write tokens are in bf16, as published.
+- A published throughput is of several cores that each work on batches of their own: one call takes
+  1000 cores batch / throughput milliseconds. It contains the copies between host and device and the
+  host's program, which vtrn does not model; it contains vtrn's fixed time of a launch.
+- Prompt passes and token passes were published as the bytes that a core moved and the share of 410 GB/s
+  at which it moved them: the time is the quotient, good to 1 to 3 %, as the share has two digits.
+- Only what runs on one core is here. Rows whose model is split over cores contain collectives.
+- Of a configuration that several releases published, the newest counts. Between releases the same
+  configuration moves by 12 % in the median, so no model row is known better than to some 15 %.
+"""
+
+
+def group_sections(rows):
+    parts = []
+    for group in GROUPS:
+        of_group = [row for row in rows if row.group == group]
+        if of_group:
+            parts.append(f"### {group}\n\n{WHAT[group].capitalize()}.\n\n{rows_table(of_group)}\n")
+    return "\n".join(parts)
+
+
+def mfu_section(mfu):
+    lines = [[line["name"], line["chip"], f"{line['published']:.2f}" if line["published"] else "",
+              f"{line['mfu']:.3f}", number(line["ms"])] for line in mfu]
+    return markdown_table(["program", "chip", "published", "ours", "ms"], lines)
+
+
+def markdown(rows, mfu):
+    summaries = [[name.replace("_", ", ")] + summary_cells(s) for name, s in by_group(rows).items()]
+    families = [[name] + summary_cells(s) for name, s in by_family(rows).items()]
+    parts = [HEAD, "## Groups\n", markdown_table(["group"] + SUMMARY_HEAD, summaries), ""]
+    if families:
+        parts += ["## Families of models\n", markdown_table(["family"] + SUMMARY_HEAD, families), ""]
+    parts += ["## Rows outside half and twice\n", far_section(rows), ""]
+    if mfu:
+        parts += ["## MFU\n", "Useful operations of the program over what the tensor engine could do in its time.\n",
+                  mfu_section(mfu), ""]
+    parts += [CONVERSIONS, "## Every row\n", group_sections(rows)]
+    return "\n".join(parts)
+
+
+def write(directory, rows, mfu):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "accuracy.md").write_text(markdown(rows, mfu))
+    (directory / "accuracy.svg").write_text(scatter.draw(rows))
