@@ -21,6 +21,9 @@ typedef struct profile_counters {
     uint64_t samples_per_step; /* training samples a step; 0: no samples/s, no price a sample */
 } profile_counters;
 
+/* The profile in sentences, see profile_explain.h. */
+typedef struct profile_explanation profile_explanation;
+
 /* Everything is borrowed for the call. */
 typedef struct profile_input {
     const char *name; /* of the executable, for display; NULL: the program's */
@@ -31,6 +34,8 @@ typedef struct profile_input {
     /* Over time; NULL: derived from what the program reads and writes (profile_memory). */
     const profile_memory_sample *memory;
     size_t n_memory;
+    const profile_explanation
+        *explanation; /* NULL: profile_write() makes it, other files omit it */
     profile_counters counters;
 } profile_input;
 

@@ -1,5 +1,6 @@
 /* profile.html: the page of report.html with the profile's data put into it. */
 #include "profile/profile_buffer.h"
+#include "profile/profile_explain.h"
 #include "profile/profile_ops.h"
 #include "profile/profile_summary.h"
 
@@ -314,6 +315,8 @@ static void write_data(page *p, const profile_op_list *ops, const slice *slices,
     write_lanes(p, slices, n);
     write_ops(b, ops);
     write_memory(b, in);
+    if (in->explanation)
+        profile_json_explanation(b, in->explanation, ",");
     profile_printf(b, "}");
 }
 

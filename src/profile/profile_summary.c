@@ -1,5 +1,6 @@
 /* The figures of a step, and profile.json. */
 #include "profile/profile_summary.h"
+#include "profile/profile_explain.h"
 #include "profile/profile_ops.h"
 
 #include <inttypes.h>
@@ -173,6 +174,8 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     json_engines(&b, &s);
     json_ops(&b, &list);
     json_customs(&b, in->program);
+    if (in->explanation)
+        profile_json_explanation(&b, in->explanation, ",\n  ");
     profile_printf(&b, "\n}\n");
     vtrn_status status = profile_buffer_save(&b, path);
     profile_buffer_free(&b);

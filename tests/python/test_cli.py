@@ -10,7 +10,7 @@ import pytest
 from paths import BUILD, ROOT
 
 VTRN = BUILD / "src/cli/vtrn"
-COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor"]
+COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain"]
 
 
 def vtrn(*args, code=0, **kwargs):
@@ -209,6 +209,109 @@ def test_profile_writes_its_three_files(add, tmp_path):
     for name in ["profile.html", "profile.pftrace", "profile.json"]:
         assert (tmp_path / "profile" / name).stat().st_size > 100
     json.loads((tmp_path / "profile/profile.json").read_text())
+
+
+@pytest.fixture
+def layer(tmp_path):
+    """An artifact of two products with a softmax between them."""
+    jax = pytest.importorskip("jax")
+
+    def f(x, a, b):
+        return jax.nn.softmax(x @ a, -1) @ b
+
+    shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in [(256, 512), (512, 384), (384, 128)]]
+    path = tmp_path / "layer.mlirbc"
+    path.write_bytes(jax.export.export(jax.jit(f), platforms=["cpu"])(*shapes).mlir_module_serialized)
+    return path
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3", "inf2"])
+def test_time_says_what_running_it_would_say(layer, add, matmul, tmp_path, chip):
+    timed = json.loads(vtrn("time", layer, "--chip", chip, "--json"))
+    ran = json.loads(vtrn("profile", layer, "--zeros", "-o", tmp_path / "p", "--chip", chip, "--json"))
+    for key in ["step_ns", "mfu", "flops", "hbm_read_bytes", "hbm_write_bytes", "reference_ops"]:
+        assert timed[key] == ran[key], key
+    assert timed["active"] == {{"dma": "DMA", "gpsimd": "GpSimd"}.get(k, k.title()): v
+                               for k, v in ran["active"].items()}
+    if chip == "trn1":
+        for program in [add, matmul]:
+            ran = json.loads(vtrn("run", program, "--zeros", "--json"))
+            assert json.loads(vtrn("time", program, "--json"))["step_ns"] == ran["step_ns"]
+
+
+def test_time_writes_the_profile_that_a_run_writes_but_for_the_host(layer, tmp_path):
+    vtrn("time", layer, "-o", tmp_path / "a")
+    vtrn("profile", layer, "--zeros", "-o", tmp_path / "b")
+    a, b = (json.loads((tmp_path / d / "profile.json").read_text()) for d in "ab")
+    for key in ["step_ns", "engines", "top_ops", "explanation", "sbuf_peak_bytes"]:
+        assert a[key] == b[key], key
+
+
+def test_time_refuses_a_program_whose_values_choose_its_blocks(tmp_path):
+    jax = pytest.importorskip("jax")
+    loop = jax.jit(lambda n: jax.lax.while_loop(lambda x: x < 100, lambda x: x * 2, n))
+    exported = jax.export.export(loop, platforms=["cpu"])(jax.ShapeDtypeStruct((), np.int32))
+    (tmp_path / "loop.mlirbc").write_bytes(exported.mlir_module_serialized)
+    for command in ["time", "explain"]:
+        assert "vtrn profile" in vtrn(command, tmp_path / "loop.mlirbc", code=3)
+
+
+def test_explain_says_the_same_of_a_program_and_of_its_profile(layer, tmp_path):
+    vtrn("time", layer, "-o", tmp_path / "p")
+    said = vtrn("explain", layer)
+    assert said == vtrn("explain", tmp_path / "p") == vtrn("explain", tmp_path / "p/profile.json")
+    sections = json.loads(vtrn("explain", tmp_path / "p", "--json"))["explanation"]
+    assert sections == json.loads((tmp_path / "p/profile.json").read_text())["explanation"]
+    assert [s["title"] for s in sections] == ["Critical path", "What bounds the step",
+                                              "Gaps of the busiest engine", "Roofline"]
+    assert all(t in said for s in sections for t in s["sentences"])
+
+
+def test_explain_names_source_lines_and_the_busiest_engine(layer):
+    timed = json.loads(vtrn("time", layer, "--json"))
+    sections = {s["title"]: " ".join(s["sentences"])
+                for s in json.loads(vtrn("explain", layer, "--json"))["explanation"]}
+    busiest = max((share, e) for e, share in timed["active"].items() if e != "DMA")[1]
+    assert sections["Gaps of the busiest engine"].startswith(f"{busiest}, the busiest engine")
+    assert re.search(r"test_cli\.py:\d+ \(", sections["Critical path"])
+    assert re.search(r"semaphore \d+, at most", sections["Gaps of the busiest engine"])
+    shares = [float(x) for x in re.findall(r"([\d.]+) % on ", sections["Critical path"])]
+    assert 50 < sum(shares) <= 100.5
+
+
+def test_a_path_has_no_more_time_than_the_step(layer, tmp_path):
+    """The chain's work and waits, with the launch, are the step."""
+    for chip in ["trn1", "trn2"]:
+        vtrn("time", layer, "--chip", chip, "-o", tmp_path / chip)
+        path = vtrn("explain", tmp_path / chip).split("\n\n")[0]
+        took, step = re.search(r"takes ([\d.]+) us of the step's ([\d.]+) us", path).groups()
+        work = sum(float(x) for x in re.findall(r"(?:of the step: |, )\w+ ([\d.]+) %",
+                                                path.split("\n")[2]))
+        waits = float(re.search(r"waits for ([\d.]+) %", path).group(1))
+        assert abs(work + waits - 100 * float(took) / float(step)) < 1.0
+        assert float(took) <= float(step)
+
+
+@pytest.mark.parametrize("text, error", [
+    ('{"version": 1}', "an older vtrn wrote it"),
+    ('{"explanation": [{"title": "a", "sentences": ["b" "c"}]}', "not as vtrn writes it"),
+    ('{"explanation": [{"title": "a", "sentences": ["\\u12"]}]}', "not as vtrn writes it"),
+    ('{"explanation": [{"title": "a', "not as vtrn writes it"),
+    ('{"explanation": ', "not as vtrn writes it"),
+])
+def test_explain_refuses_what_is_no_explanation(tmp_path, text, error):
+    (tmp_path / "profile.json").write_text(text)
+    assert error in vtrn("explain", tmp_path, code=1)
+
+
+def test_explain_reads_every_escape(tmp_path):
+    document = {"explanation": [{"title": "a\"\\/\n", "sentences": ["\u00e9\u20ac \t", "plain"]},
+                                {"title": "b", "sentences": []}]}
+    (tmp_path / "profile.json").write_text(json.dumps(document))
+    assert json.loads(vtrn("explain", tmp_path, "--json")) == document
+    (tmp_path / "profile.json").write_text('{"explanation": []}')
+    assert json.loads(vtrn("explain", tmp_path, "--json")) == {"explanation": []}
+    assert "No such file" in vtrn("explain", tmp_path / "nothing", code=1)
 
 
 def test_an_artifact_is_compiled_and_run(tmp_path):
