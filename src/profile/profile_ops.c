@@ -173,8 +173,9 @@ void profile_instr_title(const vtrn_program *program, const vtrn_instr *instr, c
     case VTRN_OP_TENSOR_SCALAR:
     case VTRN_OP_SCALAR_TENSOR_TENSOR:
     case VTRN_OP_TENSOR_TENSOR_SCAN:
-        add(text, size, &at, " %s %s", isa_alu_name((vtrn_alu)instr->op0),
-            isa_alu_name((vtrn_alu)instr->op1));
+        add(text, size, &at, " %s", isa_alu_name((vtrn_alu)instr->op0));
+        if (instr->op1 != VTRN_ALU_NONE)
+            add(text, size, &at, " %s", isa_alu_name((vtrn_alu)instr->op1));
         break;
     case VTRN_OP_CUSTOM_OP:
         if (instr->arg[0] >= 0 && (uint32_t)instr->arg[0] < program->n_customs)
