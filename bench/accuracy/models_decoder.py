@@ -33,6 +33,7 @@ class Config:
 
 
 OPT = Config(24, 2048, 32, 32, 64, 8192, 50272, "relu", False, False, False, True)
+OPT_SMALL = dataclasses.replace(OPT, width=1024, n_heads=16, n_kv_heads=16, inner=4096, activation="gelu_erf")
 GEMMA3 = Config(26, 1152, 4, 1, 256, 6912, 262144, "gelu", is_tied=True, has_head_norm=True, norms="both")
 CONFIGS = {
     "AFM-4.5B-Base": Config(36, 2560, 20, 4, 128, 18432, 128004, "relu2", False),
@@ -40,13 +41,17 @@ CONFIGS = {
     "EXAONE-4.0-1.2B": Config(30, 2048, 32, 8, 64, 4096, 102400, is_tied=True, has_head_norm=True, norms="after"),
     "Janus-1.3B": Config(24, 2048, 16, 16, 128, 5632, 102400),
     "Phi-3-mini-4k-instruct": Config(32, 3072, 32, 32, 96, 8192, 32064),
-    "biogpt": dataclasses.replace(OPT, width=1024, n_heads=16, n_kv_heads=16, inner=4096, vocabulary=42384, activation="gelu_erf"),
+    "biogpt": dataclasses.replace(OPT_SMALL, vocabulary=42384),
     "gemma-2b-it": Config(18, 2048, 8, 1, 256, 16384, 256000, "gelu", is_tied=True),
     "gemma-3-1b-it": GEMMA3,
-    "gpt_bigcode-santacoder": dataclasses.replace(OPT, n_heads=16, n_kv_heads=1, head=128, vocabulary=49280, activation="gelu"),
+    "gpt_bigcode-santacoder": dataclasses.replace(
+        OPT, n_heads=16, n_kv_heads=1, head=128, vocabulary=49280, activation="gelu"
+    ),
     "opt-1.3b": OPT,
-    "vaultgemma-1b": dataclasses.replace(GEMMA3, n_kv_heads=4, vocabulary=256000, has_head_norm=False, norms="before"),
-    "xglm-564M": dataclasses.replace(OPT, width=1024, n_heads=16, n_kv_heads=16, inner=4096, vocabulary=256008, activation="gelu_erf"),
+    "vaultgemma-1b": dataclasses.replace(
+        GEMMA3, n_kv_heads=4, vocabulary=256000, has_head_norm=False, norms="before"
+    ),
+    "xglm-564M": dataclasses.replace(OPT_SMALL, vocabulary=256008),
 }
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -213,5 +218,6 @@ def build_decode(name, batch, n_keys):
     config = CONFIGS[name]
     cache = layers.shape(batch, config.n_kv_heads, n_keys, config.head, dtype=MODEL.between)
     token = layers.shape(batch, 1, dtype=jnp.int32)
-    arguments = (model_params(config), [(cache, cache)] * config.n_layers, token, layers.shape(batch, dtype=jnp.int32))
+    position = layers.shape(batch, dtype=jnp.int32)
+    arguments = (model_params(config), [(cache, cache)] * config.n_layers, token, position)
     return (lambda w, c, t, i: decode(config, w, c, t, i)), arguments

@@ -42,7 +42,9 @@ def resnet_params(p, name):
     blocks, is_deep = resnet_blocks(name)
     params = {"stem": conv_norm_params(p, 7, 3, 64), "blocks": []}
     for n_in, inner, n_out, stride in blocks:
-        sizes = [(1, n_in, inner), (3, inner, inner), (1, inner, n_out)] if is_deep else [(3, n_in, inner), (3, inner, n_out)]
+        sizes = [(3, n_in, inner), (3, inner, n_out)]
+        if is_deep:
+            sizes = [(1, n_in, inner), (3, inner, inner), (1, inner, n_out)]
         block = {"convs": [conv_norm_params(p, *size) for size in sizes]}
         if stride != 1 or n_in != n_out:
             block["shortcut"] = conv_norm_params(p, 1, n_in, n_out)

@@ -6,7 +6,7 @@ import math
 from accuracy.rows import GROUPS, by_group
 
 WIDTH, HEIGHT = 860, 520
-LEFT, RIGHT, TOP, BOTTOM = 74, 20, 56, 62
+LEFT, RIGHT, TOP, BOTTOM = 74, 28, 56, 62
 RATIOS = (0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8)
 # A colour and a shape each, so that groups differ without colour too. Both are legible on white and
 # on a dark page's own background, which the plot does not use: it brings a white one.
@@ -84,7 +84,8 @@ def grid(plane):
             out.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{ratio:g}</text>')
     out.append(f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
     middle = (TOP + bottom) / 2
-    out.append(f'<text transform="translate(20 {middle:.0f}) rotate(-90)" text-anchor="middle">ours / published</text>')
+    turn = f"translate(20 {middle:.0f}) rotate(-90)"
+    out.append(f'<text transform="{turn}" text-anchor="middle">ours / published</text>')
     out.append(f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle">published time</text>')
     return out
 
@@ -115,5 +116,6 @@ def draw(rows):
         colour, shape = MARKS[row.group]
         tip = f"{row.name}, {row.chip}: {row.ours:.4g} {row.unit}, published {row.published:.4g}"
         out.append(mark(shape, plane.x(ns), plane.y(row.ratio), 4, colour, tip))
-    out.append(f'<text class="small" x="{WIDTH - RIGHT}" y="{plane.y(1.1) - 4:.1f}" text-anchor="end">within 10 %</text>')
+    above = plane.y(1.1) - 4
+    out.append(f'<text class="small" x="{WIDTH - RIGHT}" y="{above:.1f}" text-anchor="end">within 10 %</text>')
     return "\n".join(out + ["</svg>", ""])
