@@ -2,8 +2,8 @@
 
     bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR] [--write DIR]
 
-Groups: instruction, interval, dma, trace, kernel (the machine model alone), model (through the
-compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
+Groups: instruction, interval, dma, trace, kernel (the machine model alone), compiled, model
+(through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
 --write DIR leaves accuracy.md and accuracy.svg there.
 """
 
@@ -31,13 +31,15 @@ def arguments(groups):
 
 
 def main():
-    from accuracy import machine, models, report, rows, utilization
+    from accuracy import compiled, machine, models, report, rows, utilization
 
     options = arguments([*rows.GROUPS, "mfu"])
     groups = options.group or [*rows.GROUPS, "mfu"]
     if options.family:
         groups = ["model"]
     measured = machine.measure(BUILD, groups, options.traces)
+    if "compiled" in groups:
+        measured += compiled.measure(BUILD)
     if "model" in groups:
         measured += models.measure(BUILD, not options.all, options.family)
     mfu = utilization.measure(BUILD) if "mfu" in groups else []

@@ -9,6 +9,7 @@ WHAT = {
     "dma": "latency and throughput of transfers",
     "trace": "a published timeline of a whole kernel, replayed",
     "kernel": "a published kernel, as the program that it compiles to",
+    "compiled": "the function of a published kernel, written in JAX and compiled by vtrn",
     "model": "a whole model, written in JAX and compiled by vtrn",
 }
 

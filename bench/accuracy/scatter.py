@@ -16,6 +16,7 @@ MARKS = {
     "dma": ("#e69f00", "square"),
     "trace": ("#009e73", "triangle"),
     "kernel": ("#cc79a7", "triangle-down"),
+    "compiled": ("#8a6d00", "plus"),
     "model": ("#d55e00", "cross"),
 }
 UNIT_NS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
@@ -38,9 +39,10 @@ def mark(shape, x, y, size, colour, title):
         "triangle": f"M{x:.1f} {y - 1.2 * s:.1f}l{1.2 * s} {2.2 * s}h{-2.4 * s}z",
         "triangle-down": f"M{x:.1f} {y + 1.2 * s:.1f}l{1.2 * s} {-2.2 * s}h{-2.4 * s}z",
         "cross": f"M{x - s:.1f} {y - s:.1f}l{2 * s} {2 * s}m0 {-2 * s}l{-2 * s} {2 * s}",
+        "plus": f"M{x - 1.2 * s:.1f} {y:.1f}h{2.4 * s}m{-1.2 * s} {-1.2 * s}v{2.4 * s}",
         "circle": f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z",
     }
-    paint = f'fill="none" stroke="{colour}" stroke-width="1.8"' if shape == "cross" else (
+    paint = f'fill="none" stroke="{colour}" stroke-width="1.8"' if shape in ("cross", "plus") else (
         f'fill="{colour}" fill-opacity="0.75"')
     tip = f"<title>{html.escape(title)}</title>" if title else ""
     return f'<path d="{paths[shape]}" {paint}>{tip}</path>'

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-from accuracy import layers, machine, models, models_decoder, models_encoder  # noqa: E402
+from accuracy import compiled, layers, machine, models, models_decoder, models_encoder  # noqa: E402
 from accuracy import models_training, models_vision, report, rows, scatter  # noqa: E402
 
 
@@ -216,6 +216,31 @@ def test_a_training_step_follows_the_gradient(monkeypatch):
         weights, loss = jax.jit(step)(weights, tokens)
         losses.append(float(loss))
     assert losses[0] > losses[1] > losses[2]
+
+
+def test_functions_of_published_kernels_are_what_they_are_called():
+    generator = np.random.default_rng(4)
+    a, b = (generator.standard_normal(s).astype(np.float32) for s in [(6, 4), (6, 5)])
+    function, shapes = compiled.matmul(jnp.float32, 4, 6, 5)
+    assert [s.shape for s in shapes] == [(6, 4), (6, 5)]
+    close(function(a, b), a.T @ b, 1e-5)
+    q, k, v = generator.standard_normal((3, 8, 4)).astype(np.float32)
+    weights = np.exp(q @ k.T / 2)
+    close(compiled.attention(jnp.float32, 8, 4)[0](q, k, v), weights / weights.sum(1, keepdims=True) @ v, 1e-5)
+    function, shapes = compiled.conv3x3(jnp.float32, 2, 3, 6)
+    image, weights, bias = (generator.standard_normal(s.shape).astype(np.float32) for s in shapes)
+    want = sum(np.einsum("ihw,oi->ohw", image[0, :, y : y + 4, x : x + 4], weights[:, :, y, x])
+               for y in range(3) for x in range(3))
+    close(function(image, weights, bias)[0], want + bias[:, None, None], 1e-5)
+
+
+def test_each_line_of_the_kernels_names_a_function_of_its_size():
+    with compiled.TABLE.open() as f:
+        lines = list(csv.DictReader(f))
+    for line in lines:
+        _, shapes = compiled.FUNCTIONS[line["function"]](compiled.DTYPES[line["dtype"]], *map(int, line["size"].split()))
+        assert all(s.dtype == compiled.DTYPES[line["dtype"]] for s in shapes)
+        assert line["half"] in rows.HALVES and line["source"].startswith("https://github.com/")
 
 
 def test_the_plot_is_a_picture_with_a_mark_for_each_time():
