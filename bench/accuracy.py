@@ -2,7 +2,7 @@
 
     bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR] [--write DIR]
 
-Groups: instruction, interval, dma, trace, kernel (the machine model alone), compiled, model
+Groups: formula, instruction, interval, dma, trace, kernel (the machine model alone), compiled, model
 (through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
 --write DIR leaves accuracy.md and accuracy.svg there.
 """

@@ -4,7 +4,8 @@ from accuracy import scatter
 from accuracy.rows import GROUPS, by_family, by_group, far_off
 
 WHAT = {
-    "instruction": "one instruction: its duration, or the documented formula of its cycles",
+    "formula": "the documented cost of an instruction in cycles",
+    "instruction": "the duration of one instruction",
     "interval": "from the start of one instruction to the start of the next of its kind",
     "dma": "latency and throughput of transfers",
     "trace": "a published timeline of a whole kernel, replayed",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 
-GROUPS = ("instruction", "interval", "dma", "trace", "kernel", "compiled", "model")
+GROUPS = ("formula", "instruction", "interval", "dma", "trace", "kernel", "compiled", "model")
 HALVES = ("fitted", "unseen")
 
 

@@ -11,6 +11,7 @@ RATIOS = (0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8)
 # A colour and a shape each, so that groups differ without colour too. Both are legible on white and
 # on a dark page's own background, which the plot does not use: it brings a white one.
 MARKS = {
+    "formula": ("#666666", "circle"),
     "instruction": ("#0072b2", "circle"),
     "interval": ("#56b4e9", "diamond"),
     "dma": ("#e69f00", "square"),
