@@ -85,10 +85,19 @@ typedef struct vtrn_chip {
         bool vector_scalar_share_psum;
     } cost;
     struct {
-        double trigger_ns;           /* the queue instruction */
-        double start_ns;             /* trigger to first byte */
+        /* Descriptors lie in HBM before the program runs (static rings), or are generated when the
+         * queue instruction runs: by the DGE, by GpSimd for the DMAs that GpSimd triggers. */
+        bool uses_dge;
+        double trigger_ns;           /* the queue instruction of a static ring */
+        double dge_trigger_ns;       /* the queue instruction that commands the DGE */
+        double dge_gpsimd_ns;        /* GpSimd generates the descriptors of a DMA */
+        double dge_interval_ns;      /* a DGE generates the descriptors of a DMA */
+        double start_ns;             /* end of the queue instruction to a load's first byte */
+        double store_start_ns;       /* the same of a store */
+        double engine_skew_ns;       /* DMA engine i starts i times that later than engine 0 */
         double complete_ns;          /* last byte to semaphore visible */
-        double engine_bytes_per_s;   /* one DMA engine */
+        double engine_bytes_per_s;   /* one DMA engine that reads SBUF */
+        double load_bytes_per_s;     /* one DMA engine that reads HBM */
         double element_ns;           /* added for each contiguous element (descriptor) */
         double min_element_ns;       /* the shortest one takes */
         double max_descriptor_bytes; /* a longer run is cut into elements of this size */

@@ -246,6 +246,20 @@ custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
     return out;
 }
 
+/* The queue instruction of a DMA. The DGE takes commands of Sync, Scalar and the others; GpSimd
+ * generates the descriptors of its own DMAs and takes no other instruction meanwhile. Source:
+ * nki-dge; profiles of DMA_DIRECT2D on Trainium2. */
+static void cost_trigger(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
+    out->kind = COST_KIND_DMA;
+    out->ii_ns = out->latency_ns = chip->dma.trigger_ns;
+    if (!chip->dma.uses_dge)
+        return;
+    if (instr->engine == VTRN_ENGINE_GPSIMD)
+        out->ii_ns = chip->dma.dge_gpsimd_ns;
+    else
+        out->ii_ns = out->latency_ns = chip->dma.dge_trigger_ns;
+}
+
 static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {
     bool is_vector = instr->engine == VTRN_ENGINE_VECTOR;
     uint8_t ports = 0;
@@ -284,8 +298,7 @@ instr_cost cost_instr(const vtrn_chip *chip, const vtrn_instr *instr) {
         return out;
     case COST_DMA:
     case COST_DMA_TRANSPOSE:
-        out.kind = COST_KIND_DMA;
-        out.ii_ns = out.latency_ns = chip->dma.trigger_ns;
+        cost_trigger(chip, instr, &out);
         return out;
     case COST_DMA_INDIRECT:
         out.kind = COST_KIND_DMA;

@@ -43,6 +43,8 @@ instr_cost cost_instr(const vtrn_chip *chip, const vtrn_instr *instr);
 typedef struct transfer_cost {
     double engine_ns; /* on each engine but the last */
     double last_ns;   /* on the last engine */
+    double start_ns;  /* from the end of the queue instruction to the first byte */
+    double issue_ns;  /* descriptors of the next DMA from the same queue are ready so much later */
     uint64_t hbm_read_bytes, hbm_write_bytes;
     uint8_t first_engine, n_engines;
 } transfer_cost;
@@ -55,13 +57,13 @@ transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_
                                  double row_bytes, double run_bytes);
 
 /* ns that each of many such transfers takes one behind the other, on the same engines: of the
- * busiest engine, of the HBM, or of the semaphore updates, which reach the core one by one.
- * n_parts: into how many instructions each is cut on average. */
+ * busiest engine, of the HBM, of the queue that issues them, or of the semaphore updates, which
+ * reach the core one by one. n_parts: into how many instructions each is cut on average. */
 double cost_transfer_interval_ns(const vtrn_chip *chip, const transfer_cost *transfer,
                                  double n_parts);
 
-/* ns in which one DMA engine moves n_bytes that lie in runs of run_bytes, each run cut into
- * descriptors. run_bytes > 0. */
+/* ns in which one DMA engine moves n_bytes from HBM that lie in runs of run_bytes, each run cut
+ * into descriptors. run_bytes > 0. */
 double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes);
 
 /* A reference operation, which GpSimd runs as a program over HBM. */

@@ -26,12 +26,28 @@ static bool is_one_run(const vtrn_ap *ap) {
            (ap->n_partitions == 1 || (double)ap->partition_step == n);
 }
 
-double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
+/* An engine reads HBM at a lower rate than SBUF. */
+static double runs_ns(const vtrn_chip *chip, bool reads_hbm, double n_bytes, double run_bytes) {
+    double bytes_per_s = reads_hbm ? chip->dma.load_bytes_per_s : chip->dma.engine_bytes_per_s;
     double n_descriptors =
         ceil(n_bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
-    double each_ns =
-        chip->dma.element_ns + n_bytes / n_descriptors / chip->dma.engine_bytes_per_s * 1e9;
+    double each_ns = chip->dma.element_ns + n_bytes / n_descriptors / bytes_per_s * 1e9;
     return n_descriptors * fmax(each_ns, chip->dma.min_element_ns);
+}
+
+double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
+    return runs_ns(chip, true, n_bytes, run_bytes);
+}
+
+/* What happens before the first byte moves, and before the next DMA of the same queue may follow.
+ */
+static transfer_cost begin_transfer(const vtrn_chip *chip, bool reads_hbm, int issuer) {
+    double dge_ns =
+        issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_ns : chip->dma.dge_interval_ns;
+    return (transfer_cost){
+        .start_ns = reads_hbm ? chip->dma.start_ns : chip->dma.store_start_ns,
+        .issue_ns = chip->dma.uses_dge ? dge_ns : chip->dma.trigger_ns,
+    };
 }
 
 static double row_bytes(const vtrn_ap *ap) {
@@ -64,13 +80,17 @@ static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double by
     }
 }
 
-/* No side is in SBUF: nothing ties a row to an engine, so the bytes are dealt evenly. */
+/* No side is in SBUF: nothing ties a row to an engine, so whole pieces are dealt evenly. */
 static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, double slow_down,
                         transfer_cost *out) {
-    double n_pieces = ceil(bytes / fmin(run_bytes, chip->dma.max_descriptor_bytes));
-    out->n_engines = (uint8_t)fmax(1, fmin(chip->n_dma_engines, n_pieces));
-    double share = bytes / out->n_engines;
-    out->engine_ns = out->last_ns = cost_runs_ns(chip, share, fmin(run_bytes, share)) * slow_down;
+    double piece_bytes = fmin(bytes, fmin(run_bytes, chip->dma.max_descriptor_bytes));
+    double n_pieces = ceil(bytes / piece_bytes);
+    double engine_bytes = ceil(n_pieces / chip->n_dma_engines) * piece_bytes;
+    double n_full = ceil(bytes / engine_bytes) - 1, last_bytes = bytes - n_full * engine_bytes;
+    bool reads_hbm = out->hbm_read_bytes > 0;
+    out->n_engines = (uint8_t)(n_full + 1);
+    out->engine_ns = runs_ns(chip, reads_hbm, engine_bytes, piece_bytes) * slow_down;
+    out->last_ns = runs_ns(chip, reads_hbm, last_bytes, fmin(piece_bytes, last_bytes)) * slow_down;
 }
 
 static int rows_per_engine(const vtrn_chip *chip, double n_rows) {
@@ -82,7 +102,7 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
     int per_engine = rows_per_engine(chip, n_rows);
     int n_engines = (int)ceil(n_rows / per_engine);
     double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
-    double row_ns = cost_runs_ns(chip, bytes, run_bytes);
+    double row_ns = runs_ns(chip, out->hbm_read_bytes > 0, bytes, run_bytes);
     out->n_engines = (uint8_t)n_engines;
     out->engine_ns = row_ns * per_engine;
     out->last_ns = row_ns * last_rows;
@@ -90,7 +110,7 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
 
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
-    transfer_cost out = {0};
+    transfer_cost out = begin_transfer(chip, src->space == VTRN_SPACE_HBM, instr->engine);
     bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
     const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
     double n_rows = sbuf->n_partitions;
@@ -125,7 +145,7 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
 
 transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
                                  double row_bytes, double run_bytes) {
-    transfer_cost out = {0};
+    transfer_cost out = begin_transfer(chip, !is_store, VTRN_ENGINE_SYNC);
     *(is_store ? &out.hbm_write_bytes : &out.hbm_read_bytes) = (uint64_t)(n_rows * row_bytes);
     deal_rows(chip, n_rows, row_bytes, fmin(run_bytes, row_bytes), &out);
     return out;
@@ -137,5 +157,6 @@ double cost_transfer_interval_ns(const vtrn_chip *chip, const transfer_cost *tra
         transfer->n_engines > 1 ? fmax(transfer->engine_ns, transfer->last_ns) : transfer->last_ns;
     double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
     double update_ns = chip->n_dma_engines * chip->cost.semaphore_serial_ns;
-    return fmax(fmax(engine_ns, bytes / chip->hbm_bytes_per_s * 1e9), n_parts * update_ns);
+    return fmax(fmax(engine_ns, bytes / chip->hbm_bytes_per_s * 1e9),
+                n_parts * fmax(update_ns, transfer->issue_ns));
 }

@@ -110,10 +110,10 @@ static void post(replay_state *r, const timing_instr *timed, double t_ns) {
 }
 
 /* The trigger on the queue, then the transfer. Returns when the semaphore changes. */
-static double run_dma(replay_state *r, uint32_t instr_i, double trigger_end_ns) {
+static double run_dma(replay_state *r, uint32_t instr_i, int engine, double trigger_end_ns) {
     const vtrn_chip *chip = r->model->chip;
     const transfer_cost *transfer = &r->model->transfers[r->model->instrs[instr_i].dma];
-    rings_times times = rings_run(&r->rings, chip, transfer, trigger_end_ns);
+    rings_times times = rings_run(&r->rings, chip, transfer, engine, trigger_end_ns);
     timing_summary *summary = &r->out->summary;
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
@@ -166,7 +166,7 @@ static void run_head(replay_state *r, int engine) {
     q->next++;
     double signal_ns = q->done_ns + r->model->chip->cost.semaphore_post_ns;
     if (timed->cost.kind == COST_KIND_DMA)
-        signal_ns = run_dma(r, instr_i, end_ns);
+        signal_ns = run_dma(r, instr_i, engine, end_ns);
     else if (timed->cost.kind == COST_KIND_CUSTOM)
         count_custom(r, &r->model->program->instrs[instr_i]);
     q->start_ns = head_start(r, engine);

@@ -25,13 +25,16 @@ static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
 }
 
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
-                      double trigger_ns) {
-    double ready_ns = trigger_ns + chip->dma.start_ns;
+                      int issuer, double trigger_ns) {
+    double issued_ns = later_ns(trigger_ns, rings->issue_free_ns[issuer]);
+    rings->issue_free_ns[issuer] = issued_ns + transfer->issue_ns;
+    double ready_ns = issued_ns + transfer->start_ns;
     rings_times times = {INFINITY, ready_ns, 0};
     int n_engines = chip->n_dma_engines, engine = transfer->first_engine;
     for (int i = 0; i < transfer->n_engines; i++) {
         double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
-        double start_ns = later_ns(ready_ns, rings->engine_free_ns[engine]);
+        double skew_ns = engine * chip->dma.engine_skew_ns;
+        double start_ns = later_ns(ready_ns + skew_ns, rings->engine_free_ns[engine]);
         double end_ns = start_ns + work_ns;
         rings->engine_free_ns[engine] = end_ns;
         rings->busy_ns += work_ns;

@@ -10,6 +10,7 @@ enum { RINGS_MAX_ENGINES = 64 };
  * in order within a ring, and first come first served between rings. */
 typedef struct rings_state {
     double engine_free_ns[RINGS_MAX_ENGINES];
+    double issue_free_ns[VTRN_ENGINE_COUNT]; /* descriptors of a queue's next DMA may be made */
     double hbm_free_ns;       /* when the core's share of the HBM has moved all bytes so far */
     double hbm_ns_per_byte;   /* of the core's share */
     double semaphore_free_ns; /* updates reach the core one after the other */
@@ -23,8 +24,8 @@ typedef struct rings_times {
 
 void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack);
 
-/* Carries out a transfer whose trigger ended at trigger_ns. */
+/* Carries out a transfer whose trigger on the queue of `issuer` (vtrn_engine) ended at trigger_ns. */
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
-                      double trigger_ns);
+                      int issuer, double trigger_ns);
 
 #endif

@@ -186,6 +186,46 @@ static void a_dma_holds_its_queue_for_the_trigger_alone(void **state) {
     assert_ns(cost_instr(&chip, gather).ii_ns, 1000);
 }
 
+static void the_dge_holds_the_queue_that_commands_it(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.uses_dge = true;
+    chip.dma.dge_trigger_ns = 500;
+    chip.dma.dge_gpsimd_ns = 600;
+    chip.dma.dge_interval_ns = 800;
+    tiny_init(&t);
+    vtrn_instr *load = add_load(128, 64);
+    instr_cost cost = cost_instr(&chip, load);
+    assert_ns(cost.ii_ns, 500);
+    assert_ns(cost.latency_ns, 500);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 800);
+    load->engine = VTRN_ENGINE_GPSIMD;
+    cost = cost_instr(&chip, load);
+    assert_ns(cost.ii_ns, 600);
+    assert_ns(cost.latency_ns, 100);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 600);
+    chip.dma.uses_dge = false;
+    assert_ns(cost_instr(&chip, load).ii_ns, 100);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 100);
+}
+
+static void loads_and_stores_have_a_start_and_a_rate_of_their_own(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.load_bytes_per_s = 8e9;
+    chip.dma.store_start_ns = 600;
+    tiny_init(&t);
+    vtrn_instr *load = add_load(128, 256);
+    vtrn_instr *store = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, load->ap[1], load->ap[0]);
+    transfer_cost in = cost_transfer(&chip, load), out = cost_transfer(&chip, store);
+    assert_ns(in.start_ns, 700);
+    assert_ns(in.engine_ns, 8 * (10 + 128));
+    assert_ns(out.start_ns, 600);
+    assert_ns(out.engine_ns, 8 * (10 + 102.4));
+    assert_ns(cost_tile_transfer(&chip, false, 128, 1024, 1024).engine_ns, in.engine_ns);
+    assert_ns(cost_tile_transfer(&chip, true, 128, 1024, 1024).engine_ns, out.engine_ns);
+}
+
 static void transfers_one_behind_the_other_pay_for_what_is_scarcest(void **state) {
     (void)state;
     vtrn_chip chip = round_chip(); /* 16 updates of 10 ns each */
@@ -200,6 +240,8 @@ static void transfers_one_behind_the_other_pay_for_what_is_scarcest(void **state
     transfer_cost few_rows = cost_transfer(&chip, add_load(3, 1024));
     chip.hbm_bytes_per_s = 1e12;
     assert_ns(cost_transfer_interval_ns(&chip, &few_rows, 1), 3 * (10 + 409.6));
+    small.issue_ns = 500;
+    assert_ns(cost_transfer_interval_ns(&chip, &small, 2), 1000);
 }
 
 static void a_block_that_ends_with_a_condition_pays_for_reading_it(void **state) {
@@ -224,6 +266,8 @@ int main(void) {
         cmocka_unit_test(a_row_in_hbm_that_serves_several_partitions_costs_what_its_runs_cost),
         cmocka_unit_test(hbm_to_hbm_copies_use_all_engines),
         cmocka_unit_test(a_dma_holds_its_queue_for_the_trigger_alone),
+        cmocka_unit_test(the_dge_holds_the_queue_that_commands_it),
+        cmocka_unit_test(loads_and_stores_have_a_start_and_a_rate_of_their_own),
         cmocka_unit_test(transfers_one_behind_the_other_pay_for_what_is_scarcest),
         cmocka_unit_test(a_block_that_ends_with_a_condition_pays_for_reading_it),
     };

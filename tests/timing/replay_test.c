@@ -303,6 +303,37 @@ static void a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byt
     timing_result_free(&result);
 }
 
+static void dma_engines_start_one_after_the_other(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.engine_skew_ns = 10;
+    tiny_init(&t);
+    add_load(128, 256, 3);
+    replay(&chip);
+    assert_interval(TIMING_LANE_DMA + 3, 0, 800, 800 + 15 * 10 + 8 * 112.4);
+    timing_result_free(&result);
+}
+
+static void a_dge_makes_descriptors_of_one_dma_after_the_other(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.uses_dge = true;
+    chip.dma.dge_trigger_ns = 500;
+    chip.dma.dge_interval_ns = 800;
+    tiny_init(&t);
+    for (int i = 0; i < 3; i++)
+        add_load(128, 1, i);
+    add_load(128, 1, 3)->engine = VTRN_ENGINE_SCALAR;
+    replay(&chip);
+    /* Scalar has a DGE of its own; its load and Sync's first are ready at once and share engines.
+     */
+    assert_ns(interval(TIMING_LANE_DMA + 3, 0).start_ns, 500 + 700);
+    assert_ns(interval(TIMING_LANE_DMA + 0, 0).start_ns, 500 + 700 + 8 * 10.4);
+    assert_ns(interval(TIMING_LANE_DMA + 1, 0).start_ns, 500 + 800 + 700);
+    assert_ns(interval(TIMING_LANE_DMA + 2, 0).start_ns, 500 + 2 * 800 + 700);
+    timing_result_free(&result);
+}
+
 static void back_to_back_dmas_approach_the_bandwidth_of_the_engines(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -408,6 +439,72 @@ static void random_program(uint64_t *seed) {
         int by = 1 + (int)(random_u32(seed) % 3);
         tiny_signal(instr, raise, by);
         sums[raise] += (uint32_t)by;
+    }
+}
+
+/* A pipeline whose loads and stores one queue issues, so that their order does not depend on time.
+ */
+static void random_pipeline(uint64_t *seed) {
+    tiny_init(&t);
+    for (int i = 0; i < 60; i++) {
+        uint32_t n = 1 + random_u32(seed) % 2048;
+        int rows = 1 + (int)(random_u32(seed) % 128);
+        vtrn_ap tile = sbuf(VTRN_DTYPE_FP32, rows, n, i % 8 * 8192);
+        vtrn_ap far = hbm(VTRN_DTYPE_FP32, rows, n);
+        vtrn_instr *load = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, tile, far);
+        tiny_signal(load, 0, 16);
+        vtrn_engine engine = random_u32(seed) % 2 ? VTRN_ENGINE_VECTOR : VTRN_ENGINE_SCALAR;
+        vtrn_instr *copy = tiny_add2(&t, VTRN_OP_TENSOR_COPY, engine, tile, tile);
+        tiny_wait(copy, 0, 16 * (uint32_t)(i + 1));
+        tiny_signal(copy, 1, 1);
+        if (random_u32(seed) % 2) {
+            vtrn_instr *store = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, far, tile);
+            tiny_wait(store, 1, (uint32_t)i + 1);
+        }
+    }
+}
+
+static void more_bandwidth_never_makes_a_program_slower(void **state) {
+    (void)state;
+    static const char *const names[] = {"trn1", "inf2", "trn2", "trn3"};
+    uint64_t seed = 0x9e3779b97f4a7c15u;
+    for (int round = 0; round < 200; round++) {
+        vtrn_chip chip;
+        assert_null(chip_load(names[round % 4], &chip));
+        random_pipeline(&seed);
+        double *rates[] = {&chip.hbm_bytes_per_s, &chip.dma.engine_bytes_per_s,
+                           &chip.dma.load_bytes_per_s};
+        double factor = 1 + random_u32(&seed) % 100 / 50.0, total_ns[2];
+        for (int i = 0; i < 2; i++) {
+            replay(&chip);
+            total_ns[i] = result.summary.total_ns;
+            timing_result_free(&result);
+            *rates[random_u32(&seed) % 3] *= factor;
+        }
+        if (total_ns[1] > total_ns[0] + 1e-6)
+            fail_msg("round %d: %.3f ns, with %.2f times a bandwidth %.3f", round, total_ns[0],
+                     factor, total_ns[1]);
+    }
+}
+
+static void busy_time_never_exceeds_the_total(void **state) {
+    (void)state;
+    uint64_t seed = 0x2545f4914f6cdd1du;
+    for (int round = 0; round < 100; round++) {
+        vtrn_chip chip;
+        assert_null(chip_load(round % 2 ? "trn1" : "trn2", &chip));
+        if (round % 3)
+            random_program(&seed);
+        else
+            random_pipeline(&seed);
+        replay(&chip);
+        const timing_summary *s = &result.summary;
+        double body_ns = s->total_ns - chip.launch.preamble_ns - chip.launch.postamble_ns;
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+            assert_true(s->active_ns[e] >= 0 && s->active_ns[e] <= body_ns + 1e-6);
+        assert_true(s->dma_active_ns >= 0 && s->dma_active_ns <= body_ns + 1e-6);
+        assert_true(s->dma_busy_share >= 0 && s->dma_busy_share <= 1 + 1e-9);
+        timing_result_free(&result);
     }
 }
 
@@ -561,9 +658,13 @@ int main(void) {
         cmocka_unit_test(vector_and_gpsimd_take_turns_where_the_chip_shares_the_sbuf_port),
         cmocka_unit_test(a_custom_op_costs_its_arithmetic_or_its_traffic),
         cmocka_unit_test(a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byte),
+        cmocka_unit_test(dma_engines_start_one_after_the_other),
+        cmocka_unit_test(a_dge_makes_descriptors_of_one_dma_after_the_other),
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
         cmocka_unit_test(more_elements_are_never_faster),
+        cmocka_unit_test(more_bandwidth_never_makes_a_program_slower),
+        cmocka_unit_test(busy_time_never_exceeds_the_total),
         cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),
         cmocka_unit_test(a_replay_gives_the_same_times_each_time),
         cmocka_unit_test(malformed_programs_and_traces_are_refused),

@@ -34,9 +34,11 @@ static inline vtrn_chip round_chip(void) {
     chip.cost.semaphore_serial_ns = 10;
     chip.cost.tensor_warm_ns = 0;
     chip.dma.trigger_ns = 100;
-    chip.dma.start_ns = 700;
+    chip.dma.uses_dge = false;
+    chip.dma.start_ns = chip.dma.store_start_ns = 700;
+    chip.dma.engine_skew_ns = 0;
     chip.dma.complete_ns = 300;
-    chip.dma.engine_bytes_per_s = 10e9;
+    chip.dma.engine_bytes_per_s = chip.dma.load_bytes_per_s = 10e9;
     chip.dma.element_ns = 10;
     chip.dma.max_descriptor_bytes = 4096;
     chip.control.branch_ns = 200;
