@@ -51,6 +51,7 @@ typedef struct vtrn_chip {
         double ldweights_cols_per_cycle;
         double tensor_latency_ns; /* beyond the stream and a cycle for each column of the array */
         double vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;
+        double tensor_overhead_ns; /* extra initiation interval of a matmul instruction */
         double vector_overhead_ns; /* extra initiation interval of back-to-back instructions */
         double scalar_overhead_ns;
         double act_table_load_ns;
@@ -78,7 +79,9 @@ typedef struct vtrn_chip {
         double vector_zero_16bit_speedup;  /* memset of zeros */
         double bn_aggr_cycles;             /* for each of its triples */
         double vector_scalar_operand_ns;   /* latency of a [P,1] scalar operand */
+        double vector_scalar_overhead_ns;  /* and its initiation interval */
         double scalar_func_latency_ns;     /* added for functions other than copy and identity */
+        double scalar_func_overhead_ns;    /* and to their initiation interval */
         double stride_limit_bytes;         /* innermost stride above which an access slows down */
         double stride_factor;
         bool vector_gpsimd_share_sbuf; /* one at a time */
@@ -88,13 +91,17 @@ typedef struct vtrn_chip {
         /* Descriptors lie in HBM before the program runs (static rings), or are generated when the
          * queue instruction runs: by the DGE, by GpSimd for the DMAs that GpSimd triggers. */
         bool uses_dge;
-        double trigger_ns;           /* the queue instruction of a static ring */
-        double dge_trigger_ns;       /* the queue instruction that commands the DGE */
-        double dge_gpsimd_ns;        /* GpSimd generates the descriptors of a DMA */
-        double dge_interval_ns;      /* a DGE generates the descriptors of a DMA */
-        double start_ns;             /* end of the queue instruction to a load's first byte */
-        double store_start_ns;       /* the same of a store */
-        double engine_skew_ns;       /* DMA engine i starts i times that later than engine 0 */
+        double trigger_ns;            /* the queue instruction of a static ring */
+        double dge_trigger_ns;        /* the queue instruction that commands the DGE */
+        double dge_gpsimd_ns;         /* GpSimd takes its next DMA so much later, */
+        double dge_gpsimd_latency_ns; /* and has generated the descriptors of a DMA after so much */
+        double dge_interval_ns;       /* a DGE generates the descriptors of a DMA */
+        double start_ns;              /* end of the queue instruction to a load's first byte */
+        double store_start_ns;        /* the same of a store */
+        double engine_skew_ns;        /* DMA engine i starts i times that later than engine 0 */
+        /* HBM gives pages to the engines of a load one after the other: the last engine starts
+         * load_page_ns later for each load_page_bytes that the load reads. */
+        double load_page_ns, load_page_bytes;
         double complete_ns;          /* last byte to semaphore visible */
         double engine_bytes_per_s;   /* one DMA engine that reads SBUF */
         double load_bytes_per_s;     /* one DMA engine that reads HBM */

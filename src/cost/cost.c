@@ -157,14 +157,18 @@ static void cost_stream(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_cos
     if (instr->engine == VTRN_ENGINE_VECTOR) {
         overhead = chip->cost.vector_overhead_ns;
         latency = chip->cost.vector_latency_ns;
-        if (has_scalar_operand(instr))
+        if (has_scalar_operand(instr)) {
             latency += chip->cost.vector_scalar_operand_ns;
+            overhead += chip->cost.vector_scalar_overhead_ns;
+        }
     } else if (instr->engine == VTRN_ENGINE_SCALAR) {
         overhead = chip->cost.scalar_overhead_ns;
         latency = chip->cost.scalar_latency_ns;
         /* Set 0 is always resident: copy, relu and their like need no table. */
-        if (instr->opcode == VTRN_OP_ACTIVATE && isa_act_table_set(instr->func) != 0)
+        if (instr->opcode == VTRN_OP_ACTIVATE && isa_act_table_set(instr->func) != 0) {
             latency += chip->cost.scalar_func_latency_ns;
+            overhead += chip->cost.scalar_func_overhead_ns;
+        }
     } else {
         latency = chip->cost.gpsimd_latency_ns;
     }
@@ -209,8 +213,10 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, instr_co
     double cycles = fmax(fmin(chip->cost.tensor_min_ii_cycles, m), elements(moving));
     cycles *= passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr);
     out->kind = COST_KIND_MATMUL;
-    out->ii_ns = ns(cycles, chip->tensor_hz);
-    out->latency_ns = out->ii_ns + result_latency_ns(chip, m);
+    /* fp32 is two instructions of half the passes each. */
+    double n_instrs = moving->dtype == VTRN_DTYPE_FP32 ? 2 : 1;
+    out->ii_ns = ns(cycles, chip->tensor_hz) + n_instrs * chip->cost.tensor_overhead_ns;
+    out->latency_ns = ns(cycles, chip->tensor_hz) + result_latency_ns(chip, m);
 }
 
 /* The data are the weights, an identity of P columns moves: max(P, min(64, F)) cycles a pass. */
@@ -222,8 +228,9 @@ static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, in
                       ? n_passes / chip->cost.ldweights_fp32_cols_per_cycle
                       : 1 / chip->cost.ldweights_cols_per_cycle;
     out->kind = COST_KIND_MATMUL;
-    out->ii_ns = ns(cycles * n_passes * stride_factor(chip, instr), chip->tensor_hz);
-    out->latency_ns = out->ii_ns + result_latency_ns(chip, instr->ap[0].n_partitions);
+    double stream_ns = ns(cycles * n_passes * stride_factor(chip, instr), chip->tensor_hz);
+    out->ii_ns = stream_ns + chip->cost.tensor_overhead_ns;
+    out->latency_ns = stream_ns + result_latency_ns(chip, instr->ap[0].n_partitions);
     out->weights_ns = ns(elements(data) * load, chip->tensor_hz);
 }
 
@@ -247,17 +254,18 @@ custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
 }
 
 /* The queue instruction of a DMA. The DGE takes commands of Sync, Scalar and the others; GpSimd
- * generates the descriptors of its own DMAs and takes no other instruction meanwhile. Source:
- * nki-dge; profiles of DMA_DIRECT2D on Trainium2. */
+ * generates the descriptors of its own DMAs before they start, those of the next behind them.
+ * Source: nki-dge; profiles of DMA_DIRECT2D on Trainium2. */
 static void cost_trigger(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     out->kind = COST_KIND_DMA;
     out->ii_ns = out->latency_ns = chip->dma.trigger_ns;
     if (!chip->dma.uses_dge)
         return;
-    if (instr->engine == VTRN_ENGINE_GPSIMD)
+    out->ii_ns = out->latency_ns = chip->dma.dge_trigger_ns;
+    if (instr->engine == VTRN_ENGINE_GPSIMD) {
         out->ii_ns = chip->dma.dge_gpsimd_ns;
-    else
-        out->ii_ns = out->latency_ns = chip->dma.dge_trigger_ns;
+        out->latency_ns = chip->dma.dge_gpsimd_latency_ns;
+    }
 }
 
 static uint8_t shared_ports(const vtrn_chip *chip, const vtrn_instr *instr) {

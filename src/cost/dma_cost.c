@@ -41,13 +41,14 @@ double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
 
 /* What happens before the first byte moves, and before the next DMA of the same queue may follow.
  */
-static transfer_cost begin_transfer(const vtrn_chip *chip, bool reads_hbm, int issuer) {
-    double dge_ns =
-        issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_ns : chip->dma.dge_interval_ns;
-    return (transfer_cost){
-        .start_ns = reads_hbm ? chip->dma.start_ns : chip->dma.store_start_ns,
-        .issue_ns = chip->dma.uses_dge ? dge_ns : chip->dma.trigger_ns,
-    };
+static void begin_transfer(const vtrn_chip *chip, bool reads_hbm, double bytes,
+                           transfer_cost *out) {
+    out->start_ns = reads_hbm ? chip->dma.start_ns : chip->dma.store_start_ns;
+    out->issue_ns = chip->dma.uses_dge ? chip->dma.dge_interval_ns : chip->dma.trigger_ns;
+    out->skew_ns = chip->dma.engine_skew_ns;
+    if (reads_hbm)
+        out->skew_ns +=
+            bytes / chip->dma.load_page_bytes * chip->dma.load_page_ns / chip->n_dma_engines;
 }
 
 static double row_bytes(const vtrn_ap *ap) {
@@ -110,7 +111,7 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
 
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
-    transfer_cost out = begin_transfer(chip, src->space == VTRN_SPACE_HBM, instr->engine);
+    transfer_cost out = {0};
     bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
     const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
     double n_rows = sbuf->n_partitions;
@@ -120,6 +121,7 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
         bytes_out = bytes_in = fmax(row_bytes(dst), row_bytes(src)) * n_rows;
     count_hbm_bytes(instr, bytes_out, bytes_in, &out);
     double bytes = fmax(bytes_out, bytes_in);
+    begin_transfer(chip, src->space == VTRN_SPACE_HBM, bytes, &out);
     if (!(bytes > 0) || !(n_rows > 0)) {
         out.n_engines = 1;
         return out;
@@ -145,7 +147,8 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
 
 transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
                                  double row_bytes, double run_bytes) {
-    transfer_cost out = begin_transfer(chip, !is_store, VTRN_ENGINE_SYNC);
+    transfer_cost out = {0};
+    begin_transfer(chip, !is_store, n_rows * row_bytes, &out);
     *(is_store ? &out.hbm_write_bytes : &out.hbm_read_bytes) = (uint64_t)(n_rows * row_bytes);
     deal_rows(chip, n_rows, row_bytes, fmin(run_bytes, row_bytes), &out);
     return out;

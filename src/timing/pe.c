@@ -16,10 +16,11 @@ double pe_start(const pe_state *pe, const instr_cost *cost, double start_ns) {
     return later_ns(start_ns, later_ns(pe->stream_free_ns, pe->load_free_ns));
 }
 
-/* Closes the windows before the one that holds now_ns. */
+/* Closes the windows before the one that holds now_ns. What counts is work: a cold array that is
+ * always busy does half of what a warm one does. */
 static void advance_windows(pe_state *pe, const vtrn_chip *chip, double now_ns) {
     double window_ns = chip->cost.tensor_warm_ns;
-    int64_t window_i = (int64_t)(now_ns / window_ns);
+    int64_t window_i = (int64_t)((now_ns - pe->first_window_ns) / window_ns);
     while (pe->window_i < window_i) {
         pe->is_warm = pe->busy_ns >= chip->cost.tensor_warm_share * window_ns;
         pe->busy_ns = fmin(pe->spill_ns, window_ns);
@@ -30,11 +31,12 @@ static void advance_windows(pe_state *pe, const vtrn_chip *chip, double now_ns) 
     }
 }
 
-static void add_busy(pe_state *pe, double window_ns, double start_ns, double end_ns) {
-    double window_end_ns = (double)(pe->window_i + 1) * window_ns;
+/* From start_ns to end_ns, of which `share` is work. */
+static void add_busy(pe_state *pe, double window_ns, double start_ns, double end_ns, double share) {
+    double window_end_ns = pe->first_window_ns + (double)(pe->window_i + 1) * window_ns;
     double inside_ns = fmin(end_ns, window_end_ns) - start_ns;
-    pe->busy_ns += later_ns(inside_ns, 0);
-    pe->spill_ns += later_ns(end_ns - later_ns(window_end_ns, start_ns), 0);
+    pe->busy_ns += share * later_ns(inside_ns, 0);
+    pe->spill_ns += share * later_ns(end_ns - later_ns(window_end_ns, start_ns), 0);
 }
 
 double pe_run(pe_state *pe, const vtrn_chip *chip, const instr_cost *cost, double start_ns) {
@@ -51,7 +53,7 @@ double pe_run(pe_state *pe, const vtrn_chip *chip, const instr_cost *cost, doubl
             ii_ns += slower_ns;
             latency_ns += slower_ns + chip->cost.tensor_cold_latency_ns;
         }
-        add_busy(pe, window_ns, start_ns, start_ns + ii_ns);
+        add_busy(pe, window_ns, start_ns, start_ns + ii_ns, cost->ii_ns / ii_ns);
     }
     pe->last_matmul_ns = start_ns;
     pe->stream_free_ns = start_ns + ii_ns;

@@ -10,6 +10,7 @@ typedef struct pe_state {
     double last_matmul_ns; /* start of the last matmul: the spare weights are free again */
     double load_free_ns;   /* the last weight load has ended */
     /* dI/dt limit: a window in which the array was busy long enough makes the next warm. */
+    double first_window_ns; /* at most 0: when window 0 began */
     int64_t window_i;
     double busy_ns;  /* of the current window */
     double spill_ns; /* busy time that reaches into the next windows */

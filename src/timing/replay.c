@@ -47,11 +47,12 @@ static double port_free(const replay_state *r, int engine, uint8_t ports) {
     return free_ns;
 }
 
-static double dependences(const queue_state *q, const timing_instr *timed) {
-    double ns = 0;
+/* An engine waits for its own results as for those of others: by a semaphore. */
+static double dependences(const vtrn_chip *chip, const queue_state *q, const timing_instr *timed) {
+    double seen_ns = chip->cost.semaphore_post_ns + chip->cost.semaphore_wake_ns, ns = 0;
     for (int back = 1; timed->back_mask >> (back - 1); back++)
         if (timed->back_mask & (1u << (back - 1)))
-            ns = later_ns(ns, q->ends_ns[(q->next - (uint32_t)back) % TIMING_MAX_BACK]);
+            ns = later_ns(ns, q->ends_ns[(q->next - (uint32_t)back) % TIMING_MAX_BACK] + seen_ns);
     return ns;
 }
 
@@ -61,7 +62,7 @@ static double head_start(const replay_state *r, int engine) {
     if (q->next == q->end)
         return INFINITY;
     const timing_instr *timed = &r->model->instrs[q->next];
-    double start_ns = later_ns(q->issue_ns, dependences(q, timed));
+    double start_ns = later_ns(q->issue_ns, dependences(r->model->chip, q, timed));
     for (int w = 0; w < timed->n_waits; w++) {
         double reached_ns =
             semaphores_reach(&r->semaphores, timed->wait_semaphore[w], timed->wait_value[w]);
@@ -287,6 +288,9 @@ vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
         r->want_intervals = options->want_intervals;
         out->intervals = intervals;
         rings_reset(&r->rings, model->chip, options->active_cores_per_stack);
+        if (model->chip->cost.tensor_warm_ns > 0)
+            r->pe.first_window_ns = fmod(options->pe_window_ns, model->chip->cost.tensor_warm_ns) -
+                                    model->chip->cost.tensor_warm_ns;
         status = run_blocks(r, block_trace, n_block_trace);
     }
     free(r);

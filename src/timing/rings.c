@@ -33,7 +33,7 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
     int n_engines = chip->n_dma_engines, engine = transfer->first_engine;
     for (int i = 0; i < transfer->n_engines; i++) {
         double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
-        double skew_ns = engine * chip->dma.engine_skew_ns;
+        double skew_ns = engine * transfer->skew_ns;
         double start_ns = later_ns(ready_ns + skew_ns, rings->engine_free_ns[engine]);
         double end_ns = start_ns + work_ns;
         rings->engine_free_ns[engine] = end_ns;

@@ -24,7 +24,8 @@ typedef struct rings_times {
 
 void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack);
 
-/* Carries out a transfer whose trigger on the queue of `issuer` (vtrn_engine) ended at trigger_ns. */
+/* Carries out a transfer whose trigger on the queue of `issuer` (vtrn_engine) ended at trigger_ns.
+ */
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
                       int issuer, double trigger_ns);
 

@@ -41,6 +41,7 @@ void timing_model_destroy(timing_model *model); /* NULL is fine */
 typedef struct timing_options {
     bool want_intervals;        /* keep intervals, else the summary only */
     int active_cores_per_stack; /* cores that share the HBM stack's bandwidth; 0 means 1 */
+    double pe_window_ns; /* since the launch: a window of the PE array's dI/dt limit begins */
 } timing_options;
 
 /* Replays the blocks of `block_trace` (indices into program->blocks) from the streams themselves:

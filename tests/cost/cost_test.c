@@ -192,6 +192,7 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     chip.dma.uses_dge = true;
     chip.dma.dge_trigger_ns = 500;
     chip.dma.dge_gpsimd_ns = 600;
+    chip.dma.dge_gpsimd_latency_ns = 900;
     chip.dma.dge_interval_ns = 800;
     tiny_init(&t);
     vtrn_instr *load = add_load(128, 64);
@@ -202,8 +203,8 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     load->engine = VTRN_ENGINE_GPSIMD;
     cost = cost_instr(&chip, load);
     assert_ns(cost.ii_ns, 600);
-    assert_ns(cost.latency_ns, 100);
-    assert_ns(cost_transfer(&chip, load).issue_ns, 600);
+    assert_ns(cost.latency_ns, 900);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 800);
     chip.dma.uses_dge = false;
     assert_ns(cost_instr(&chip, load).ii_ns, 100);
     assert_ns(cost_transfer(&chip, load).issue_ns, 100);

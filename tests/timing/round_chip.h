@@ -24,10 +24,12 @@ static inline vtrn_chip round_chip(void) {
     chip.cost.ldweights_cols_per_cycle = 4;
     chip.cost.ldweights_latency_ns = 40;
     chip.cost.tensor_latency_ns = 22; /* 150 with the 128 columns of a full array */
+    chip.cost.tensor_overhead_ns = 0;
     chip.cost.vector_latency_ns = 160;
     chip.cost.scalar_latency_ns = 170;
     chip.cost.vector_overhead_ns = 100;
     chip.cost.scalar_overhead_ns = 50;
+    chip.cost.vector_scalar_overhead_ns = chip.cost.scalar_func_overhead_ns = 0;
     chip.cost.event_semaphore_ns = 10;
     chip.cost.semaphore_post_ns = 10;
     chip.cost.semaphore_wake_ns = 20;
@@ -36,7 +38,7 @@ static inline vtrn_chip round_chip(void) {
     chip.dma.trigger_ns = 100;
     chip.dma.uses_dge = false;
     chip.dma.start_ns = chip.dma.store_start_ns = 700;
-    chip.dma.engine_skew_ns = 0;
+    chip.dma.engine_skew_ns = chip.dma.load_page_ns = 0;
     chip.dma.complete_ns = 300;
     chip.dma.engine_bytes_per_s = chip.dma.load_bytes_per_s = 10e9;
     chip.dma.element_ns = 10;
