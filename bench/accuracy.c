@@ -1,8 +1,8 @@
-/* accuracy: published costs of single instructions and transfers against the timing model's.
+/* accuracy: published measurements of the hardware against the timing model's, a row a line.
  *
- * Each row of accuracy.def becomes a tiny program, timed by the replay. No bar: it reports. Several
- * chip numbers were fitted to rows of this table (the chip files say which), so the errors show how
- * well the model's form fits, not how well it predicts. */
+ * Each row of accuracy.def becomes a tiny program, timed by the replay; accuracy_kernels.c has
+ * whole kernels, accuracy_trace.c whole timelines. It reports and never judges. */
+#include "accuracy.h"
 #include "tiny.h"
 
 #include <math.h>
@@ -15,13 +15,19 @@ typedef enum metric {
     LAST_DURATION,
     INTERVAL,
     COLD_INTERVAL,
+    DEPENDENT,
     CYCLES,
     DMA_START,
     DMA_DATA,
     DMA_DONE,
+    DMA_PACKET,
+    DMA_QUEUE,
+    DMA_ISSUE,
+    DMA_THREE,
+    DMA_SHARE,
 } metric;
 
-typedef enum basis { DOCUMENTED, MEASURED, N_BASES } basis;
+typedef enum rings { STATIC, DGE } rings;
 
 typedef struct operand {
     vtrn_space space;
@@ -30,7 +36,7 @@ typedef struct operand {
 } operand;
 
 typedef struct row {
-    const char *chip, *what;
+    const char *group, *half, *chip, *what;
     vtrn_opcode opcode;
     vtrn_engine engine;
     operand out, in, in2;
@@ -39,9 +45,21 @@ typedef struct row {
     int op;
     metric metric;
     double published;
-    basis basis;
     const char *source;
 } row;
+
+typedef struct dma_row {
+    const char *half, *chip;
+    rings rings;
+    const char *what;
+    vtrn_engine engine;
+    bool is_store;
+    int partitions;
+    uint32_t bytes, n_runs; /* of a partition */
+    metric metric;
+    double published;
+    const char *source;
+} dma_row;
 
 #define NONE                                                                                       \
     { VTRN_SPACE_NONE, VTRN_DTYPE_FP32, false }
@@ -57,42 +75,36 @@ typedef struct row {
     { VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, false }
 #define P16                                                                                        \
     { VTRN_SPACE_PSUM, VTRN_DTYPE_BF16, false }
-#define H32                                                                                        \
-    { VTRN_SPACE_HBM, VTRN_DTYPE_FP32, false }
-#define H16                                                                                        \
-    { VTRN_SPACE_HBM, VTRN_DTYPE_BF16, false }
 
+#define DMA(...)
 static const row rows[] = {
-#define ROW(chip, what, opcode, engine, out, in, in2, p, n, op, metric, published, basis, source)  \
-    {chip,                                                                                         \
-     what,                                                                                         \
-     VTRN_OP_##opcode,                                                                             \
-     VTRN_ENGINE_##engine,                                                                         \
-     out,                                                                                          \
-     in,                                                                                           \
-     in2,                                                                                          \
-     p,                                                                                            \
-     n,                                                                                            \
-     op,                                                                                           \
-     metric,                                                                                       \
-     published,                                                                                    \
-     basis,                                                                                        \
-     source},
+#define ROW(group, half, chip, what, opcode, engine, out, in, in2, p, n, op, metric, published,    \
+            source)                                                                                \
+    {group, half,   chip,      what,  VTRN_OP_##opcode, VTRN_ENGINE_##engine, out, in, in2, p, n,  \
+     op,    metric, published, source},
 #include "accuracy.def"
 #undef ROW
-/* The last N_KERNELS rows: see time_kernels. */
-#define KERNEL(what, published)                                                                    \
-    {                                                                                              \
-        "trn2", what, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC, NONE, NONE, NONE, 0, 0, 0,        \
-            DURATION, published, MEASURED, "chenhzhu/asst4-trainium2, vector add profile"          \
-    }
-    KERNEL("vector add, 1 tile of 2000, DMA span", 12890),
-    KERNEL("vector add, 1 tile of 2000, whole launch", 28905),
-    KERNEL("vector add, 2 tiles of 1000, DMA span", 10410),
-    KERNEL("vector add, 2 tiles of 1000, whole launch", 26417),
+#undef DMA
 };
 
-enum { N_ROWS = sizeof rows / sizeof rows[0], N_KERNELS = 4, CHAIN = 200, SEMAPHORE = 3 };
+#define ROW(...)
+static const dma_row dma_rows[] = {
+#define DMA(half, chip, rings, what, engine, is_store, p, bytes, n_runs, metric, published,        \
+            source)                                                                                \
+    {half,   chip,   rings,     what,  VTRN_ENGINE_##engine, is_store, p, bytes,                   \
+     n_runs, metric, published, source},
+#include "accuracy.def"
+#undef ROW
+#undef DMA
+};
+
+enum {
+    N_ROWS = sizeof rows / sizeof rows[0],
+    N_DMA_ROWS = sizeof dma_rows / sizeof dma_rows[0],
+    CHAIN = 200,
+    DMA_CHAIN = 40,
+    SEMAPHORE = 3,
+};
 
 static tiny t;
 
@@ -102,10 +114,11 @@ static vtrn_ap make_ap(const row *r, operand o, int64_t addr) {
     return tiny_ap(o.space, o.dtype, r->partitions, o.is_scalar ? 1 : r->n, addr);
 }
 
-/* Outputs rotate: a chain must not read what it has just written. */
+/* Outputs rotate: only a dependent chain reads what it has just written. */
 static void add_instr(const row *r, int i) {
     vtrn_instr *instr = tiny_add(&t, r->opcode, r->engine);
-    instr->ap[0] = make_ap(r, r->out, i % 8 * 4096);
+    bool is_dependent = r->metric == DEPENDENT;
+    instr->ap[0] = make_ap(r, r->out, is_dependent ? 131072 : i % 8 * 4096);
     instr->ap[1] = make_ap(r, r->in, 131072);
     /* (data op0 s0) op1 tensor has its tensor last. */
     int last = r->opcode == VTRN_OP_SCALAR_TENSOR_TENSOR ? 3 : 2;
@@ -118,10 +131,6 @@ static void add_instr(const row *r, int i) {
         instr->func = (uint8_t)r->op;
     else
         instr->op0 = (uint8_t)r->op;
-    if (r->metric == DMA_DONE) {
-        tiny_signal(instr, SEMAPHORE, 16);
-        tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), SEMAPHORE, 16);
-    }
 }
 
 static const timing_interval *nth_of_lane(const timing_result *result, int lane, int nth) {
@@ -136,7 +145,6 @@ static double read_metric(const row *r, const vtrn_chip *chip, const timing_resu
     const timing_interval *second = nth_of_lane(result, r->engine, 1);
     const timing_interval *before = nth_of_lane(result, r->engine, CHAIN - 2);
     const timing_interval *last = nth_of_lane(result, r->engine, CHAIN - 1);
-    const timing_interval *data = nth_of_lane(result, TIMING_LANE_DMA, 0);
     const double hz[] = {chip->tensor_hz, chip->vector_hz, chip->scalar_hz, chip->gpsimd_hz,
                          chip->sync_hz};
     switch (r->metric) {
@@ -144,18 +152,12 @@ static double read_metric(const row *r, const vtrn_chip *chip, const timing_resu
         return first->end_ns - first->start_ns;
     case LAST_DURATION:
         return last->end_ns - last->start_ns;
-    case INTERVAL:
-        return last->start_ns - before->start_ns;
     case COLD_INTERVAL:
         return second->start_ns - first->start_ns;
     case CYCLES:
         return (last->start_ns - before->start_ns) * hz[r->engine] / 1e9;
-    case DMA_START:
-        return data->start_ns - first->start_ns;
-    case DMA_DATA:
-        return data->end_ns - data->start_ns;
     default:
-        return nth_of_lane(result, VTRN_ENGINE_VECTOR, 0)->start_ns - data->end_ns;
+        return last->start_ns - before->start_ns;
     }
 }
 
@@ -165,9 +167,7 @@ static vtrn_status time_row(const row *r, double *ours) {
     const uint32_t trace[] = {0};
     VTRN_RETURN_IF_ERROR(chip_load(r->chip, &chip));
     tiny_init(&t);
-    bool is_chain = r->metric == LAST_DURATION || r->metric == INTERVAL ||
-                    r->metric == COLD_INTERVAL || r->metric == CYCLES;
-    for (int i = 0; i < (is_chain ? CHAIN : 1); i++)
+    for (int i = 0; i < (r->metric == DURATION ? 1 : CHAIN); i++)
         add_instr(r, i);
     VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), trace, 1, true, &result));
     *ours = read_metric(r, &chip, &result);
@@ -175,118 +175,143 @@ static vtrn_status time_row(const row *r, double *ours) {
     return NULL;
 }
 
-/* The vector add of stanford-cs149/asst4-trainium2 (vector_add_stream, 256,000 fp32 elements):
- * 128 x n tiles, two loads, an add, a store; tiles use buffers of their own. Returns the span from
- * the first byte of a DMA to the last, and the whole launch. */
-static vtrn_status time_vector_add(int n_tiles, uint32_t n, double *span_ns, double *total_ns) {
-    vtrn_chip chip;
-    timing_result result;
-    const uint32_t trace[] = {0};
-    VTRN_RETURN_IF_ERROR(chip_load("trn2", &chip));
-    tiny_init(&t);
-    for (int i = 0; i < n_tiles; i++) {
-        int64_t at = i * 3 * (int64_t)n * 4;
-        vtrn_ap hbm = tiny_ap(VTRN_SPACE_HBM, VTRN_DTYPE_FP32, 128, n, 0);
-        vtrn_ap a = tiny_ap(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at);
-        vtrn_ap b = tiny_ap(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 4);
-        vtrn_ap c = tiny_ap(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 8);
-        tiny_signal(tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, a, hbm), 0, 16);
-        tiny_signal(tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, b, hbm), 0, 16);
-        vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, c, a);
-        add->ap[2] = b;
-        add->op0 = VTRN_ALU_ADD;
-        tiny_wait(add, 0, 32 * (uint32_t)(i + 1));
-        tiny_signal(add, 1, 1);
-        vtrn_instr *store = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, hbm, c);
-        tiny_wait(store, 1, (uint32_t)i + 1);
+static void add_dma(const dma_row *r, int partitions, uint32_t bytes) {
+    vtrn_ap sbuf = tiny_ap(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, partitions, bytes / 4, 0);
+    vtrn_ap hbm = tiny_ap(VTRN_SPACE_HBM, VTRN_DTYPE_FP32, partitions, bytes / 4, 0);
+    if (r->n_runs > 1) { /* runs lie a row apart */
+        hbm.n_dims = 2;
+        hbm.dim[1] = (vtrn_dim){1, bytes / 4 / r->n_runs};
+        hbm.dim[0] = (vtrn_dim){(int32_t)(bytes / 4) * partitions, r->n_runs};
     }
-    VTRN_RETURN_IF_ERROR(timing_replay(&chip, tiny_finish(&t), trace, 1, true, &result));
-    double first_ns = INFINITY, last_ns = 0;
-    for (size_t i = 0; i < result.n_intervals; i++)
-        if (result.intervals[i].lane >= TIMING_LANE_DMA) {
-            first_ns = fmin(first_ns, result.intervals[i].start_ns);
-            last_ns = fmax(last_ns, result.intervals[i].end_ns);
-        }
-    *span_ns = last_ns - first_ns;
-    *total_ns = result.summary.total_ns;
+    vtrn_instr *dma = tiny_add(&t, VTRN_OP_DMA_COPY, r->engine);
+    dma->ap[0] = r->is_store ? hbm : sbuf;
+    dma->ap[1] = r->is_store ? sbuf : hbm;
+    tiny_signal(dma, SEMAPHORE, 16);
+}
+
+/* n DMAs, then what waits for the last of them. */
+static vtrn_status run_dmas(const dma_row *r, int partitions, uint32_t bytes, int n,
+                            timing_result *out) {
+    static vtrn_chip chip;
+    const uint32_t trace[] = {0};
+    VTRN_RETURN_IF_ERROR(chip_load(r->chip, &chip));
+    chip.dma.uses_dge = r->rings == DGE;
+    tiny_init(&t);
+    for (int i = 0; i < n; i++)
+        add_dma(r, partitions, bytes);
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), SEMAPHORE,
+              16 * (uint32_t)n);
+    return timing_replay(&chip, tiny_finish(&t), trace, 1, true, out);
+}
+
+static vtrn_status phase_ns(const dma_row *r, int partitions, uint32_t bytes, int n, double *out) {
+    timing_result result;
+    VTRN_RETURN_IF_ERROR(run_dmas(r, partitions, bytes, n, &result));
+    *out = nth_of_lane(&result, TIMING_LANE_DMA, n - 1)->end_ns -
+           nth_of_lane(&result, TIMING_LANE_DMA, 0)->start_ns;
     timing_result_free(&result);
     return NULL;
 }
 
-/* Rows that need a program of their own. */
-static vtrn_status time_kernels(double ours[N_KERNELS]) {
-    VTRN_RETURN_IF_ERROR(time_vector_add(1, 2000, &ours[0], &ours[1]));
-    return time_vector_add(2, 1000, &ours[2], &ours[3]);
+static vtrn_status queue_ns(const dma_row *r, uint32_t bytes, double *out) {
+    double all_ns, fewer_ns;
+    VTRN_RETURN_IF_ERROR(phase_ns(r, r->partitions, bytes, DMA_CHAIN, &all_ns));
+    VTRN_RETURN_IF_ERROR(phase_ns(r, r->partitions, bytes, DMA_CHAIN - 1, &fewer_ns));
+    *out = all_ns - fewer_ns;
+    return NULL;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void print_json(const double *ours) {
-    printf("{\"rows\": [\n");
-    for (int i = 0; i < N_ROWS; i++)
-        printf(
-            "  {\"chip\": \"%s\", \"what\": \"%s\", \"unit\": \"%s\", \"published\": %.10g, "
-            "\"ours\": %.10g, \"error_percent\": %.2f, \"basis\": \"%s\", \"source\": \"%s\"}%s\n",
-            rows[i].chip, rows[i].what, rows[i].metric == CYCLES ? "cycles" : "ns",
-            rows[i].published, ours[i], 100 * (ours[i] / rows[i].published - 1),
-            rows[i].basis == DOCUMENTED ? "documented" : "measured", rows[i].source,
-            i + 1 < N_ROWS ? "," : "");
-    printf("],\n");
-}
-
-static void print_table(const double *ours) {
-    printf("%-5s %-47s %10s %10s %8s  %s\n", "chip", "what", "published", "ours", "error",
-           "source");
-    for (int i = 0; i < N_ROWS; i++)
-        printf("%-5s %-47s %10.1f %10.1f %+7.1f%%  %s%s\n", rows[i].chip, rows[i].what,
-               rows[i].published, ours[i], 100 * (ours[i] / rows[i].published - 1), rows[i].source,
-               rows[i].metric == CYCLES ? " (cycles)" : "");
-}
-
-static void print_summary(const double *ours, bool is_json) {
-    static const char *const names[N_BASES] = {"documented", "measured"};
-    for (int b = 0; b < N_BASES; b++) {
-        double errors[N_ROWS], worst = 0, sum = 0;
-        int n = 0;
-        for (int i = 0; i < N_ROWS; i++)
-            if (rows[i].basis == (basis)b) {
-                errors[n] = fabs(100 * (ours[i] / rows[i].published - 1));
-                sum += errors[n];
-                worst = fmax(worst, errors[n++]);
-            }
-        qsort(errors, (size_t)n, sizeof errors[0], compare_doubles);
-        double median = n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
-        printf(is_json ? "\"%s\": {\"rows\": %d, \"median_error_percent\": %.2f, "
-                         "\"mean_error_percent\": %.2f, \"worst_error_percent\": %.2f}%s\n"
-                       : "%s: %d rows, absolute error: median %.2f %%, mean %.2f %%, worst %.2f "
-                         "%%%s\n",
-               names[b], n, median, sum / n, worst, is_json ? b + 1 < N_BASES ? "," : "}" : "");
+static vtrn_status time_dma_row(const dma_row *r, double *ours) {
+    enum { PLATEAU_BYTES = 32768 };
+    double ns, other_ns;
+    timing_result result;
+    switch (r->metric) {
+    case DMA_DATA:
+        return phase_ns(r, r->partitions, r->bytes, 1, ours);
+    case DMA_THREE:
+        return phase_ns(r, r->partitions, r->bytes, 3, ours);
+    case DMA_QUEUE:
+        return queue_ns(r, r->bytes, ours);
+    case DMA_PACKET:
+        VTRN_RETURN_IF_ERROR(phase_ns(r, r->partitions, r->bytes, 1, &ns));
+        VTRN_RETURN_IF_ERROR(phase_ns(r, r->partitions - 1, r->bytes, 1, &other_ns));
+        *ours = ns - other_ns;
+        return NULL;
+    case DMA_SHARE:
+        VTRN_RETURN_IF_ERROR(queue_ns(r, r->bytes, &ns));
+        VTRN_RETURN_IF_ERROR(queue_ns(r, PLATEAU_BYTES, &other_ns));
+        *ours = r->bytes / ns / (PLATEAU_BYTES / other_ns);
+        return NULL;
+    default:
+        break;
     }
+    VTRN_RETURN_IF_ERROR(run_dmas(r, r->partitions, r->bytes, 2, &result));
+    const timing_interval *trigger = nth_of_lane(&result, r->engine, 0);
+    const timing_interval *data = nth_of_lane(&result, TIMING_LANE_DMA, 0);
+    if (r->metric == DMA_START)
+        *ours = data->start_ns - trigger->start_ns;
+    else if (r->metric == DMA_ISSUE)
+        *ours = nth_of_lane(&result, r->engine, 1)->start_ns - trigger->start_ns;
+    else
+        *ours = nth_of_lane(&result, VTRN_ENGINE_VECTOR, 0)->start_ns -
+                nth_of_lane(&result, TIMING_LANE_DMA, 1)->end_ns;
+    timing_result_free(&result);
+    return NULL;
+}
+
+static bool is_json;
+
+void accuracy_print(const accuracy_row *r) {
+    double error = r->ours / r->published - 1;
+    if (is_json)
+        printf("{\"group\": \"%s\", \"name\": \"%s\", \"chip\": \"%s\", \"source\": \"%s\", "
+               "\"published\": %.10g, \"ours\": %.10g, \"unit\": \"%s\", \"half\": \"%s\"}\n",
+               r->group, r->name, r->chip, r->source, r->published, r->ours, r->unit, r->half);
+    else
+        printf("%-11s %-7s %-5s %-47s %10.4g %10.4g %-6s %+7.1f%%  %s\n", r->group, r->half,
+               r->chip, r->name, r->published, r->ours, r->unit, 100 * error, r->source);
+}
+
+static vtrn_status print_rows(void) {
+    for (int i = 0; i < N_ROWS; i++) {
+        const row *r = &rows[i];
+        accuracy_row out = {r->group, r->what, r->chip, r->source, "ns", r->half, r->published, 0};
+        if (r->metric == CYCLES)
+            out.unit = "cycles";
+        VTRN_RETURN_IF_ERROR(time_row(r, &out.ours));
+        accuracy_print(&out);
+    }
+    for (int i = 0; i < N_DMA_ROWS; i++) {
+        const dma_row *r = &dma_rows[i];
+        accuracy_row out = {"dma", r->what, r->chip, r->source, "ns", r->half, r->published, 0};
+        if (r->metric == DMA_SHARE)
+            out.unit = "ratio";
+        VTRN_RETURN_IF_ERROR(time_dma_row(r, &out.ours));
+        accuracy_print(&out);
+    }
+    return NULL;
 }
 
 int main(int argc, char **argv) {
-    bool is_json = argc > 1 && strcmp(argv[1], "--json") == 0;
-    if (argc > 1 && !is_json) {
-        fprintf(stderr, "usage: accuracy [--json]\n");
-        return 2;
-    }
-    static double ours[N_ROWS];
-    for (int i = 0; i <= N_ROWS - N_KERNELS; i++) {
-        vtrn_status status =
-            i < N_ROWS - N_KERNELS ? time_row(&rows[i], &ours[i]) : time_kernels(&ours[i]);
-        if (status) {
-            fprintf(stderr, "%s: %s\n", rows[i].what, vtrn_status_message(status));
-            vtrn_status_free(status);
-            return 1;
+    const char *traces = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            is_json = true;
+        } else if (strcmp(argv[i], "--traces") == 0 && i + 1 < argc) {
+            traces = argv[++i];
+        } else {
+            fprintf(stderr, "usage: accuracy [--json] [--traces DIRECTORY]\n");
+            return 2;
         }
     }
-    if (is_json)
-        print_json(ours);
-    else
-        print_table(ours);
-    print_summary(ours, is_json);
-    return 0;
+    vtrn_status status = print_rows();
+    if (!status)
+        status = accuracy_kernels();
+    if (!status && traces)
+        status = accuracy_traces(traces);
+    if (!status)
+        return 0;
+    fprintf(stderr, "%s\n", vtrn_status_message(status));
+    vtrn_status_free(status);
+    return 1;
 }
