@@ -68,6 +68,15 @@ def text(p: dict, seconds_per_step: float | None = None) -> str:
     if p["n_reference_ops"]:
         names = sorted(set(p["reference_ops"]))
         reference += f": {p['n_reference_ops']} ops ({', '.join(names[:6])})"
+    assumed = p.get("assumed")
+    if assumed and assumed["n_constants"]:
+        value = (
+            f"{assumed['n_constants']} numbers of {p['chip']}@{p['chip_version']} are assumed: 10 % more of all "
+            f"changes the step by {100 * assumed['ten_percent_more']:+.2g} %"
+        )
+        if assumed["constants"]:
+            value += ", most by " + ", ".join(c["name"] for c in assumed["constants"][:3])
+        rows.append(("rests on", value))
     rows += [("reference ops", reference), ("host time", f"{_seconds(host)} a step")]
     return "\n".join(
         ["What the chip would have done:"] + [f"  {name:<14}{value}" for name, value in rows]

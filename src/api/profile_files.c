@@ -23,11 +23,19 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
     timing_result timing;
     const timing_options options = {.want_intervals = true};
     VTRN_RETURN_IF_ERROR(timing_run(l->model, last->trace, last->n, &options, &timing));
+    timing_reliances reliances;
+    vtrn_status status = timing_rely(&l->device->chip, l->program, last->trace, last->n,
+                                     timing.summary.total_ns, &reliances);
+    if (status) {
+        timing_result_free(&timing);
+        return status;
+    }
     profile_input input = {.name = executable->name,
                            .program = l->program,
                            .chip = &l->device->chip,
                            .instance = &l->device->instance,
                            .timing = &timing,
+                           .reliances = &reliances,
                            .counters = {.host_seconds = l->host_seconds,
                                         .functional_seconds = l->functional_seconds,
                                         .timing_seconds = l->timing_seconds,
@@ -35,7 +43,7 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                                         .n_executions = l->n_executions,
                                         .hbm_peak_bytes = l->hbm_peak_bytes,
                                         .samples_per_step = samples_per_step()}};
-    vtrn_status status = profile_write(&input, directory);
+    status = profile_write(&input, directory);
     timing_result_free(&timing);
     return status;
 }

@@ -31,8 +31,43 @@ enum { N_KEYS = sizeof keys / sizeof keys[0] };
 
 typedef struct reading {
     vtrn_chip *chip;
+    chip_sources *sources; /* NULL: not wanted */
     int seen_line[N_KEYS]; /* 0: not seen */
 } reading;
+
+static const char *const basis_names[] = {"unstated", "documented", "measured", "fitted",
+                                          "assumed"};
+
+const char *chip_basis_name(chip_basis basis) {
+    return basis_names[basis];
+}
+
+const char *chip_key_table(int key) {
+    return keys[key].table;
+}
+
+const char *chip_key_name(int key) {
+    return keys[key].key;
+}
+
+const char *chip_key_unit(int key) {
+    return keys[key].unit;
+}
+
+double *chip_key_real(vtrn_chip *chip, int key) {
+    return keys[key].kind == REAL ? (double *)((char *)chip + keys[key].offset) : NULL;
+}
+
+/* "measured: 107 ns start to start": the basis, then what supports it. */
+static void keep_source(reading *r, int key, const char *comment) {
+    for (int b = CHIP_DOCUMENTED; b <= CHIP_ASSUMED; b++) {
+        size_t len = strlen(basis_names[b]);
+        if (strncmp(comment, basis_names[b], len) == 0 && comment[len] == ':')
+            r->chip->basis[key] = (uint8_t)b;
+    }
+    if (r->sources)
+        memcpy(r->sources->text[key], comment, strlen(comment) + 1);
+}
 
 static bool is_required(const key_row *row, const vtrn_chip *chip) {
     return row->when == ALWAYS || (row->when == RUN && chip->is_executable);
@@ -109,6 +144,7 @@ static vtrn_status on_item(void *ctx, const toml_item *item) {
                 VTRN_BAD_ARGUMENT, "%s:%d: %s.%s = %s: the key was given on line %d; keep one",
                 item->file, item->line, item->table, item->key, item->text, r->seen_line[i]);
         r->seen_line[i] = item->line;
+        keep_source(r, i, item->comment);
         return store(&keys[i], item, r->chip);
     }
     return unknown_key(item);
@@ -144,8 +180,9 @@ static vtrn_status check_together(const vtrn_chip *c, const char *file) {
     return NULL;
 }
 
-vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out) {
-    reading r = {.chip = out};
+static vtrn_status parse(const char *text, const char *file_name, vtrn_chip *out,
+                         chip_sources *sources) {
+    reading r = {.chip = out, .sources = sources};
     memset(out, 0, sizeof *out);
     VTRN_RETURN_IF_ERROR(toml_parse(text, file_name, on_item, NULL, &r));
     for (int i = 0; i < N_KEYS; i++)
@@ -158,10 +195,44 @@ vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out) 
     return check_together(out, file_name);
 }
 
-vtrn_status chip_load(const char *name_or_path, vtrn_chip *out) {
-    char path[CHIP_PATH_MAX], *text;
-    VTRN_RETURN_IF_ERROR(chip_file_read(name_or_path, path, &text));
-    vtrn_status status = chip_parse(text, path, out);
+vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out) {
+    return parse(text, file_name, out, NULL);
+}
+
+/* "trn2@2" asks for version 2 of trn2. */
+static vtrn_status check_version(const char *asked, const char *version, const vtrn_chip *chip) {
+    char *end;
+    long wanted = strtol(version, &end, 10);
+    if (*end || end == version || wanted != chip->version)
+        return VTRN_ERROR(
+            VTRN_BAD_ARGUMENT,
+            "chip '%s': its file has version %d of %s; ask for %s@%d, or for an older "
+            "file by its path",
+            asked, chip->version, chip->name, chip->name, chip->version);
+    return NULL;
+}
+
+static vtrn_status load(const char *name_or_path, vtrn_chip *out, chip_sources *sources) {
+    char path[CHIP_PATH_MAX], name[CHIP_PATH_MAX], *text;
+    const char *at = strchr(name_or_path, '/') ? NULL : strchr(name_or_path, '@');
+    size_t len = at ? (size_t)(at - name_or_path) : strlen(name_or_path);
+    if (at && len < sizeof name) {
+        memcpy(name, name_or_path, len);
+        name[len] = 0;
+    }
+    VTRN_RETURN_IF_ERROR(
+        chip_file_read(at && len < sizeof name ? name : name_or_path, path, &text));
+    vtrn_status status = parse(text, path, out, sources);
     free(text);
-    return status;
+    return status || !at ? status : check_version(name_or_path, at + 1, out);
+}
+
+vtrn_status chip_load(const char *name_or_path, vtrn_chip *out) {
+    return load(name_or_path, out, NULL);
+}
+
+vtrn_status chip_sources_load(const char *name_or_path, chip_sources *out) {
+    vtrn_chip chip;
+    memset(out, 0, sizeof *out);
+    return load(name_or_path, &chip, out);
 }

@@ -8,6 +8,12 @@
 #include <stdint.h>
 
 enum {
+#define KEY(table, key, field, kind, unit, min, max, when) +1
+    CHIP_N_KEYS = 0
+#include "chip/chip_keys.def"
+#undef KEY
+    ,
+    CHIP_SOURCE_MAX = 256,
     CHIP_NAME_MAX = 32,
     CHIP_MAX_INSTANCES = 32,
     /* Usable SBUF of a partition in which the compiler has room for the least tiles of any kernel;
@@ -15,8 +21,19 @@ enum {
     CHIP_LEAST_SBUF_BYTES = 4096,
 };
 
+/* Where a number of a chip file comes from: the first word of the comment on its line. */
+typedef enum chip_basis {
+    CHIP_UNSTATED,
+    CHIP_DOCUMENTED, /* by the vendor */
+    CHIP_MEASURED,   /* read off a published measurement */
+    CHIP_FITTED,     /* chosen so that published measurements are met; the comment says which */
+    CHIP_ASSUMED,    /* nothing is published */
+} chip_basis;
+
 typedef struct vtrn_chip {
     char name[CHIP_NAME_MAX];      /* "trn1" */
+    int version;                   /* of the chip model; raised when its times change */
+    uint8_t basis[CHIP_N_KEYS];    /* chip_basis, in the order of chip_keys.def */
     char core_name[CHIP_NAME_MAX]; /* "NeuronCore-v2" */
     int gen;                       /* NeuronCore generation 1..4 */
     int n_cores;
@@ -136,12 +153,25 @@ typedef struct vtrn_instance {
     char topology[CHIP_NAME_MAX]; /* "single", "torus-4x4", "ring-12", ... */
 } vtrn_instance;
 
-/* Reads chips/<name>.toml. Search order: path when it contains '/', else each directory of
- * VTRN_CHIPS_PATH, else chips/ beside the library, else the installed directory, else the source
- * tree's (set at build). Errors name file, line, key, value and rule; an unknown name lists the
- * known ones. */
+/* Reads chips/<name>.toml. The name may end with "@version", which the file must then have. Search
+ * order: path when it contains '/', else each directory of VTRN_CHIPS_PATH, else chips/ beside the
+ * library, else the installed directory, else the source tree's (set at build). Errors name file,
+ * line, key, value and rule; an unknown name lists the known ones. */
 vtrn_status chip_load(const char *name_or_path, vtrn_chip *out);
 vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out);
+
+/* The numbers of a chip by their place in chip_keys.def, 0 <= key < CHIP_N_KEYS. */
+const char *chip_key_table(int key);
+const char *chip_key_name(int key);
+const char *chip_key_unit(int key);
+double *chip_key_real(vtrn_chip *chip, int key); /* NULL unless it is a real number */
+const char *chip_basis_name(chip_basis basis);
+
+/* The comment on the line of each key, "" where there is none. */
+typedef struct chip_sources {
+    char text[CHIP_N_KEYS][CHIP_SOURCE_MAX];
+} chip_sources;
+vtrn_status chip_sources_load(const char *name_or_path, chip_sources *out);
 
 /* Reads chips/instances.toml. */
 vtrn_status chip_instance_load(const char *name, vtrn_instance *out);

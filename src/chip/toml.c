@@ -159,6 +159,22 @@ static vtrn_status read_table(reader *r) {
     return NULL;
 }
 
+/* Copies the comment that ends the line, if there is one; reads no further. */
+static void peek_comment(reader *r) {
+    r->item.comment[0] = 0;
+    skip_blank(r);
+    if (*r->p != '#')
+        return;
+    const char *text = r->p + 1 + strspn(r->p + 1, " \t");
+    size_t len = strcspn(text, "\r\n");
+    while (len && (text[len - 1] == ' ' || text[len - 1] == '\t'))
+        len--;
+    if (len >= TOML_COMMENT_MAX)
+        len = TOML_COMMENT_MAX - 1;
+    memcpy(r->item.comment, text, len);
+    r->item.comment[len] = 0;
+}
+
 static vtrn_status end_line(reader *r) {
     skip_blank(r);
     if (*r->p == '#')
@@ -188,6 +204,7 @@ static vtrn_status read_line(reader *r, toml_item_fn on_item, toml_item_fn on_ta
         r->p++;
         skip_blank(r);
         VTRN_RETURN_IF_ERROR(read_value(r));
+        peek_comment(r);
         VTRN_RETURN_IF_ERROR(on_item(ctx, &r->item));
     }
     return end_line(r);

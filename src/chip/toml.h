@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-enum { TOML_NAME_MAX = 64, TOML_TEXT_MAX = 128 };
+enum { TOML_NAME_MAX = 64, TOML_TEXT_MAX = 128, TOML_COMMENT_MAX = 256 };
 
 typedef enum toml_kind { TOML_STRING, TOML_INTEGER, TOML_FLOAT, TOML_BOOL } toml_kind;
 
@@ -20,6 +20,7 @@ typedef struct toml_item {
     char text[TOML_TEXT_MAX]; /* the string, or the value as written */
     double number;
     bool flag;
+    char comment[TOML_COMMENT_MAX]; /* of its line, without the '#'; a longer one is cut */
 } toml_item;
 
 /* Called for each item in file order; an error stops the reading and is returned. */

@@ -89,6 +89,76 @@ static void show_json(const vtrn_chip *c) {
     printf("}}\n");
 }
 
+/* The numbers that times follow from. */
+static bool is_timing(const key *k) {
+    static const char *const tables[] = {"clock", "cost", "dma", "control", "custom", "launch"};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (strcmp(k->table, tables[i]) == 0)
+            return true;
+    return strcmp(k->name, "hbm_bytes_per_s") == 0;
+}
+
+static const char *support_of(const chip_sources *sources, int i) {
+    const char *colon = strchr(sources->text[i], ':');
+    return colon ? colon + 1 + strspn(colon + 1, " ") : sources->text[i];
+}
+
+static void show_timing_text(const vtrn_chip *c, const chip_sources *sources) {
+    int count[CHIP_ASSUMED + 1] = {0};
+    printf("%s@%d\n", c->name, c->version);
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        if (!is_timing(k))
+            continue;
+        char name[96], value[96];
+        snprintf(name, sizeof name, "%s.%s", k->table, k->name);
+        if (k->kind == BOOL)
+            snprintf(value, sizeof value, "%s", value_of(c, k) ? "true" : "false");
+        else
+            snprintf(value, sizeof value, "%.12g %s", value_of(c, k), k->unit);
+        printf("  %-36s %-28s %-10s  %s\n", name, value, chip_basis_name(c->basis[i]),
+               support_of(sources, i));
+        count[c->basis[i]]++;
+    }
+    printf("%d documented, %d measured, %d fitted, %d assumed\n", count[CHIP_DOCUMENTED],
+           count[CHIP_MEASURED], count[CHIP_FITTED], count[CHIP_ASSUMED]);
+}
+
+static void show_timing_json(const vtrn_chip *c, const chip_sources *sources) {
+    printf("{\"chip\": ");
+    cli_json_text(stdout, c->name);
+    printf(", \"version\": %d, \"constants\": [", c->version);
+    const char *separator = "";
+    for (int i = 0; i < N_KEYS; i++) {
+        const key *k = &keys[i];
+        if (!is_timing(k))
+            continue;
+        printf("%s{\"table\": \"%s\", \"name\": \"%s\", \"unit\": \"%s\", \"value\": ", separator,
+               k->table, k->name, k->unit);
+        separator = ", ";
+        if (k->kind == BOOL)
+            printf(value_of(c, k) ? "true" : "false");
+        else
+            cli_json_number(stdout, value_of(c, k));
+        printf(", \"basis\": \"%s\", \"source\": ", chip_basis_name(c->basis[i]));
+        cli_json_text(stdout, support_of(sources, i));
+        printf("}");
+    }
+    printf("]}\n");
+}
+
+static int show_timing(const char *name, bool is_json) {
+    static vtrn_chip chip;
+    static chip_sources sources;
+    vtrn_status status = chip_load(name, &chip);
+    if (!status)
+        status = chip_sources_load(name, &sources);
+    if (status)
+        return cli_fail(status);
+    (is_json ? show_timing_json : show_timing_text)(&chip, &sources);
+    return CLI_OK;
+}
+
 static void list_text(const vtrn_chip *chips, int n_chips, const vtrn_instance *instances, int n) {
     printf("%-8s %-14s %5s %8s %9s %13s %13s\n", "chip", "core", "cores", "HBM", "HBM GB/s",
            "SBUF/core", "TFLOP/s/core");
@@ -171,16 +241,21 @@ static int list_all(bool is_json) {
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    bool is_json = false;
+    bool is_json = false, is_timing_wanted = false;
     cli_list names = {.n = 0};
-    const cli_option options[] = {{"--json", CLI_FLAG, &is_json}};
+    const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
+                                  {"--timing", CLI_FLAG, &is_timing_wanted}};
     int code;
-    if (!cli_parse(self, argc, argv, options, 1, &names, &code))
+    if (!cli_parse(self, argc, argv, options, 2, &names, &code))
         return code;
     if (names.n > 1)
         return cli_usage(self, "one chip at a time");
+    if (names.n == 0 && is_timing_wanted)
+        return cli_usage(self, "--timing needs the name of a chip");
     if (names.n == 0)
         return list_all(is_json);
+    if (is_timing_wanted)
+        return show_timing(names.items[0], is_json);
     vtrn_chip chip;
     vtrn_status status = chip_load(names.items[0], &chip);
     if (status)
@@ -192,10 +267,14 @@ static int run(const cli_command *self, int argc, char **argv) {
 const cli_command cli_chips = {
     .name = "chips",
     .summary = "list the chips and instances, or show a chip's numbers",
-    .help = "usage: vtrn chips [NAME | FILE] [--json]\n\n"
-            "NAME is a chip of the list; FILE a chip description of your own (with a '/').\n"
-            "A star marks the instance that VTRN_CHIP=NAME alone stands for.\n"
-            "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
-            "example: vtrn chips trn2\n",
+    .help =
+        "usage: vtrn chips [NAME | FILE] [--timing] [--json]\n\n"
+        "NAME is a chip of the list, which NAME@VERSION pins; FILE a chip description of your\n"
+        "own (with a '/').\n"
+        "  --timing  what times follow from: each number with its unit and where it comes from,\n"
+        "            documented, measured, fitted or assumed\n"
+        "A star marks the instance that VTRN_CHIP=NAME alone stands for.\n"
+        "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
+        "example: vtrn chips trn2\n",
     .run = run,
 };

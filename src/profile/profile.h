@@ -4,6 +4,7 @@
 
 #include "chip/chip.h"
 #include "isa/program.h"
+#include "timing/reliance.h"
 #include "timing/timing.h"
 
 /* How full the memories are from t_ns until the next sample. */
@@ -29,8 +30,9 @@ typedef struct profile_input {
     const char *name; /* of the executable, for display; NULL: the program's */
     const vtrn_program *program;
     const vtrn_chip *chip;
-    const vtrn_instance *instance; /* NULL: no price */
-    const timing_result *timing;   /* with intervals; without them the timeline is empty */
+    const vtrn_instance *instance;     /* NULL: no price */
+    const timing_result *timing;       /* with intervals; without them the timeline is empty */
+    const timing_reliances *reliances; /* NULL: not known */
     /* Over time; NULL: derived from what the program reads and writes (profile_memory). */
     const profile_memory_sample *memory;
     size_t n_memory;

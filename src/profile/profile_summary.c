@@ -77,6 +77,7 @@ static void text(profile_buffer *b, const char *between, const char *key, const 
 void profile_json_names(profile_buffer *b, const profile_input *in, const char *between) {
     text(b, between, "name", in->name ? in->name : in->program->name);
     text(b, between, "chip", in->chip->name);
+    profile_printf(b, "%s\"chip_version\": %d", between, in->chip->version);
     text(b, between, "core", in->chip->core_name);
     text(b, between, "instance", in->instance ? in->instance->name : "");
 }
@@ -162,6 +163,21 @@ static void json_customs(profile_buffer *b, const vtrn_program *p) {
     profile_printf(b, "]");
 }
 
+/* Which constants that nobody published the times rest on. */
+static void json_assumed(profile_buffer *b, const timing_reliances *r) {
+    profile_printf(b,
+                   ",\n  \"assumed\": {\"n_constants\": %d, \"ten_percent_more\": ", r->n_assumed);
+    profile_json_number(b, r->together);
+    profile_printf(b, ", \"constants\": [");
+    for (int i = 0; i < r->n; i++) {
+        profile_printf(b, "%s\n    {\"name\": \"%s.%s\", \"ten_percent_more\": ", i ? "," : "",
+                       chip_key_table(r->of[i].key), chip_key_name(r->of[i].key));
+        profile_json_number(b, r->of[i].change);
+        profile_printf(b, "}");
+    }
+    profile_printf(b, "]}");
+}
+
 vtrn_status profile_write_json(const profile_input *in, const char *path) {
     profile_summary s;
     profile_summarize(in, &s);
@@ -176,6 +192,8 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     json_customs(&b, in->program);
     if (in->explanation)
         profile_json_explanation(&b, in->explanation, ",\n  ");
+    if (in->reliances)
+        json_assumed(&b, in->reliances);
     profile_printf(&b, "\n}\n");
     vtrn_status status = profile_buffer_save(&b, path);
     profile_buffer_free(&b);

@@ -113,6 +113,43 @@ static void each_number_says_where_it_comes_from(void **state) {
     for_each_key_line(check_sourced);
 }
 
+static void the_basis_and_the_source_of_a_number_arrive_with_it(void **state) {
+    (void)state;
+    static vtrn_chip chip;
+    static chip_sources sources;
+    assert_null(chip_load("trn2", &chip));
+    assert_null(chip_sources_load("trn2", &sources));
+    int n_of[CHIP_ASSUMED + 1] = {0};
+    for (int key = 0; key < CHIP_N_KEYS; key++) {
+        n_of[chip.basis[key]]++;
+        const char *name = chip_basis_name((chip_basis)chip.basis[key]);
+        if (chip.basis[key] == CHIP_UNSTATED) /* names, and whether it can be simulated */
+            assert_string_equal(chip_key_table(key), "chip");
+        else
+            assert_int_equal(strncmp(sources.text[key], name, strlen(name)), 0);
+        if (strcmp(chip_key_name(key), "hbm_stacks") == 0)
+            assert_string_equal(sources.text[key],
+                                "documented: 4 x 24 GiB, trainium2 hardware page");
+    }
+    for (int b = CHIP_DOCUMENTED; b <= CHIP_ASSUMED; b++)
+        assert_true(n_of[b] > 0);
+}
+
+static void a_name_may_ask_for_the_version_that_the_file_has(void **state) {
+    (void)state;
+    static vtrn_chip chip;
+    assert_null(chip_load("trn2", &chip));
+    char name[64];
+    snprintf(name, sizeof name, "trn2@%d", chip.version);
+    assert_null(chip_load(name, &chip));
+    assert_string_equal(chip.name, "trn2");
+    snprintf(name, sizeof name, "trn2@%d", chip.version + 1);
+    assert_refused(chip_load(name, &chip), "has version");
+    assert_refused(chip_load("trn2@", &chip), "has version");
+    assert_refused(chip_load("trn2@1x", &chip), "has version");
+    assert_refused(chip_load("trn9@1", &chip), "no chip 'trn9'");
+}
+
 static void check_missing(const char *text, const char *line, size_t len, const char *key,
                           const char *value) {
     (void)value;
@@ -398,6 +435,8 @@ int main(void) {
         cmocka_unit_test(each_chip_file_loads),
         cmocka_unit_test(the_documented_sizes_of_trn2_arrive_in_their_fields),
         cmocka_unit_test(each_number_says_where_it_comes_from),
+        cmocka_unit_test(the_basis_and_the_source_of_a_number_arrive_with_it),
+        cmocka_unit_test(a_name_may_ask_for_the_version_that_the_file_has),
         cmocka_unit_test(a_missing_key_is_refused),
         cmocka_unit_test(a_negative_number_is_refused),
         cmocka_unit_test(a_renamed_key_is_refused_with_its_right_name),

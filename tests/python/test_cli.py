@@ -335,6 +335,31 @@ def test_doctor_finds_the_host_in_order():
     assert int(checks["cores"]["text"]) >= 1
 
 
+def test_chips_timing_says_where_each_number_comes_from():
+    shown = json.loads(vtrn("chips", "trn2", "--timing", "--json"))
+    assert (shown["chip"], shown["version"]) == ("trn2", 2)
+    bases = {c["basis"] for c in shown["constants"]}
+    assert bases == {"documented", "measured", "fitted", "assumed"}
+    for constant in shown["constants"]:
+        assert constant["source"] and constant["name"] and (constant["unit"] or constant["value"] in (True, False))
+    text = vtrn("chips", "trn2@2", "--timing")
+    assert text.startswith("trn2@2\n")
+    assert "dma.start_ns" in text and "measured" in text
+
+
+def test_a_profile_says_which_assumed_numbers_it_rests_on(add, tmp_path):
+    vtrn("profile", add, "--random", "-o", tmp_path / "profile")
+    profile = json.loads((tmp_path / "profile/profile.json").read_text())
+    assumed = profile["assumed"]
+    assert profile["chip_version"] >= 1
+    assert assumed["n_constants"] > 0 and assumed["constants"]
+    changes = [abs(c["ten_percent_more"]) for c in assumed["constants"]]
+    assert changes == sorted(changes, reverse=True) and changes[0] < 0.1
+    names = {f"{c['table']}.{c['name']}": c["basis"]
+             for c in json.loads(vtrn("chips", profile["chip"], "--timing", "--json"))["constants"]}
+    assert all(names[c["name"]] == "assumed" for c in assumed["constants"])
+
+
 def test_doctor_and_chips_say_which_instance_a_chip_alone_takes():
     listed = json.loads(vtrn("chips", "--json"))["chips"]
     assert {c["name"]: c["instance"] for c in listed} == {
