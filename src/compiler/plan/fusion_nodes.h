@@ -8,7 +8,7 @@
  *            per-partition scalar
  *     COL    one value a column: loaded once, whole or block by block, replicated on all partitions
  *
- * Shapes do not matter, only linear order: a reshape costs nothing. */
+ * The dims of tensors do not matter, only linear order: a reshape costs nothing. */
 #ifndef VTRN_COMPILER_PLAN_FUSION_NODES_H
 #define VTRN_COMPILER_PLAN_FUSION_NODES_H
 
@@ -86,11 +86,10 @@ typedef struct fusion_value {
 
 typedef struct fusion {
     struct fusion *next;
-    int64_t n;        /* elements of FULL */
-    int64_t cols;     /* 0: not fixed yet */
-    int64_t row_step; /* rows of a tile when a contraction sets them, else 0 */
-    int64_t
-        first_op_cols; /* innermost size of the first op's result: the rows it is likely read in */
+    int64_t n;             /* elements of FULL */
+    int64_t cols;          /* 0: not fixed yet */
+    int64_t row_step;      /* rows of a tile when a contraction sets them, else 0 */
+    int64_t first_op_cols; /* innermost size of the first op's result; 0: it has one dim */
     int n_contracts;
     int n_nodes, n_values, cap_values;
     fusion_value *values;
@@ -108,6 +107,7 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
 enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
 bool fusion_row_is_widened(const tile *row);
 tile fusion_wide_row(const tile *row);
+
 /* A constant on every partition: a [128, 1] tile, filled once a fusion. */
 typedef struct fusion_const {
     double value;
