@@ -82,15 +82,15 @@ static void report(const vtrn_program *p) {
 
 static int run(const cli_command *self, int argc, char **argv) {
     const char *dump = NULL, *output = NULL, *chip = NULL, *fuse = NULL, *resident = NULL;
-    const char *pipeline = NULL;
+    const char *pipeline = NULL, *schedule = NULL;
     bool is_json = false;
     cli_list files = {.n = 0};
     int code;
     const cli_option options[] = {
-        {"--dump", CLI_TEXT, &dump},        {"-o", CLI_TEXT, &output},
-        {"--chip", CLI_TEXT, &chip},        {"--fuse", CLI_TEXT, &fuse},
-        {"--json", CLI_FLAG, &is_json},     {"--resident", CLI_TEXT, &resident},
-        {"--pipeline", CLI_TEXT, &pipeline}};
+        {"--dump", CLI_TEXT, &dump},         {"-o", CLI_TEXT, &output},
+        {"--chip", CLI_TEXT, &chip},         {"--fuse", CLI_TEXT, &fuse},
+        {"--json", CLI_FLAG, &is_json},      {"--resident", CLI_TEXT, &resident},
+        {"--pipeline", CLI_TEXT, &pipeline}, {"--schedule", CLI_TEXT, &schedule}};
     if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
         return code;
     if (files.n != 1)
@@ -99,8 +99,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (dump && !read_stages(dump, &o.dump_stages))
         return cli_usage(self, "--dump %s: stages are graph, form, tiles, place and emit", dump);
     if (!read_switch(fuse, &o.has_no_fusion) || !read_switch(resident, &o.has_no_residents) ||
-        !read_switch(pipeline, &o.has_no_pipeline))
-        return cli_usage(self, "--fuse, --resident and --pipeline are on or off");
+        !read_switch(pipeline, &o.has_no_pipeline) || !read_switch(schedule, &o.has_no_schedule))
+        return cli_usage(self, "--fuse, --resident, --pipeline and --schedule are on or off");
     vtrn_program *p = NULL;
     vtrn_status status = compile(files.items[0], chip, &o, &p);
     if (p && o.dump_stages >> EMIT & 1)
@@ -125,8 +125,9 @@ const cli_command cli_compile = {
             "  --fuse off       each operation is a kernel of its own\n"
             "  --resident off   every value passes through HBM between kernels\n"
             "  --pipeline off   one tile at a time\n"
+            "  --schedule off   instructions stay in the order in which kernels emit them\n"
             "  --json           name, chip and counts\n\n"
-            "The last three find a wrong decision of the compiler: if a result is right without\n"
+            "The last four find a wrong decision of the compiler: if a result is right without\n"
             "one of them, it is at fault (docs/debugging.md).\n\n"
             "example: vtrn compile step.mlirbc --dump form,place\n",
     .run = run,

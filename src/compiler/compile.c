@@ -70,7 +70,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     program->arena = home;
     if (!options)
         options = &none;
-    builder build = {.chip = chip, .program = program, .keeps_order = options->has_no_pipeline};
+    builder build = {.chip = chip, .program = program, .keeps_order = options->has_no_schedule};
     plan p = {.chip = chip,
               .options = options,
               .build = &build,

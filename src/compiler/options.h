@@ -14,6 +14,7 @@ typedef struct compile_options {
     bool has_no_fusion;    /* each operation is a kernel of its own */
     bool has_no_residents; /* every value passes through HBM */
     bool has_no_pipeline;  /* one tile at a time */
+    bool has_no_schedule;  /* instructions stay in the order in which kernels emit them */
     FILE *dump;            /* where stages in dump_stages are printed; NULL: nowhere */
     uint32_t dump_stages;  /* bits 1 << compile_stage */
 } compile_options;

@@ -98,7 +98,7 @@ def test_the_plan_is_the_one_that_was_reviewed(name, tmp_path):
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("switch", ["--fuse", "--resident", "--pipeline"])
+@pytest.mark.parametrize("switch", ["--fuse", "--resident", "--pipeline", "--schedule"])
 def test_each_decision_can_be_switched_off(switch, tmp_path):
     f, args = PROGRAMS["two_layers"]
     exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)

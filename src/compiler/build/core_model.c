@@ -4,19 +4,11 @@ static double later(double a_ns, double b_ns) {
     return a_ns > b_ns ? a_ns : b_ns;
 }
 
-core_cost core_cost_of(const vtrn_chip *chip, const vtrn_instr *instr) {
-    core_cost cost = {.instr = cost_instr(chip, instr)};
-    if (cost.instr.kind == COST_KIND_DMA)
-        cost.transfer = cost_transfer(chip, instr);
-    return cost;
-}
-
-double core_latency_ns(const vtrn_chip *chip, const core_cost *cost) {
-    const transfer_cost *t = &cost->transfer;
-    if (cost->instr.kind != COST_KIND_DMA)
-        return cost->instr.latency_ns + chip->cost.semaphore_post_ns;
+double core_latency_ns(const vtrn_chip *chip, const instr_cost *cost, const transfer_cost *t) {
+    if (cost->kind != COST_KIND_DMA)
+        return cost->latency_ns + chip->cost.semaphore_post_ns;
     double engine_ns = t->n_engines > 1 ? later(t->engine_ns, t->last_ns) : t->last_ns;
-    return cost->instr.ii_ns + chip->dma.start_ns + engine_ns + chip->dma.complete_ns;
+    return cost->latency_ns + t->start_ns + engine_ns + chip->dma.complete_ns;
 }
 
 /* v2 lets one of two engines at a time use a port. */
@@ -32,12 +24,15 @@ static double port_free(const core_model *core, int engine, uint8_t ports) {
 }
 
 /* Returns when the last byte has arrived. */
-static double transfer(core_model *core, const transfer_cost *t, double trigger_ns) {
-    double ready_ns = trigger_ns + core->chip->dma.start_ns, end_ns = ready_ns;
+static double transfer(core_model *core, int issuer, const transfer_cost *t, double trigger_ns) {
+    double issued_ns = later(trigger_ns, core->issue_free_ns[issuer]);
+    double ready_ns = issued_ns + t->start_ns, end_ns = ready_ns;
+    core->issue_free_ns[issuer] = issued_ns + t->issue_ns;
     for (uint32_t k = 0; k < t->n_engines; k++) {
         uint32_t engine = (t->first_engine + k) % (uint32_t)core->chip->n_dma_engines;
         double *free_ns = &core->dma_free_ns[engine];
-        *free_ns = later(*free_ns, ready_ns) + (k + 1u < t->n_engines ? t->engine_ns : t->last_ns);
+        *free_ns = later(*free_ns, ready_ns + engine * t->skew_ns) +
+                   (k + 1u < t->n_engines ? t->engine_ns : t->last_ns);
         end_ns = later(end_ns, *free_ns);
     }
     double bytes = (double)(t->hbm_read_bytes + t->hbm_write_bytes);
@@ -58,8 +53,8 @@ static void run_on_pe(core_model *core, const instr_cost *cost, double *start_ns
     }
 }
 
-double core_run(core_model *core, int engine, const core_cost *cost, double *start_ns) {
-    const instr_cost *x = &cost->instr;
+double core_run(core_model *core, int engine, const instr_cost *x, const transfer_cost *t,
+                double *start_ns) {
     *start_ns = later(*start_ns, core->free_ns[engine]);
     if (x->ports)
         *start_ns = later(*start_ns, port_free(core, engine, x->ports));
@@ -73,6 +68,6 @@ double core_run(core_model *core, int engine, const core_cost *cost, double *sta
     if (x->ports & COST_PORT_PSUM)
         core->psum_free_ns[engine] = core->free_ns[engine];
     if (x->kind == COST_KIND_DMA)
-        return transfer(core, &cost->transfer, core->free_ns[engine]) + core->chip->dma.complete_ns;
+        return transfer(core, engine, t, *start_ns + x->latency_ns) + core->chip->dma.complete_ns;
     return *start_ns + x->latency_ns + core->chip->cost.semaphore_post_ns;
 }

@@ -14,19 +14,15 @@ typedef struct core_model {
     double sbuf_free_ns[VTRN_ENGINE_COUNT], psum_free_ns[VTRN_ENGINE_COUNT]; /* its use of a port */
     double stream_free_ns, load_free_ns, last_matmul_ns;                     /* the PE array */
     double dma_free_ns[CORE_MAX_DMA_ENGINES], hbm_free_ns;
+    double issue_free_ns[VTRN_ENGINE_COUNT]; /* its queue's next transfer may be issued */
 } core_model;
 
-typedef struct core_cost {
-    instr_cost instr;
-    transfer_cost transfer; /* of a COST_KIND_DMA */
-} core_cost;
-
-core_cost core_cost_of(const vtrn_chip *chip, const vtrn_instr *instr);
-/* From the start until the result is known elsewhere, when nothing else runs. */
-double core_latency_ns(const vtrn_chip *chip, const core_cost *cost);
+/* From the start until the result is known elsewhere, when nothing else runs. t: of a DMA. */
+double core_latency_ns(const vtrn_chip *chip, const instr_cost *cost, const transfer_cost *t);
 
 /* Starts an instruction of the engine as soon after *start_ns as it can, which *start_ns then says.
  * Returns when its result is known elsewhere. */
-double core_run(core_model *core, int engine, const core_cost *cost, double *start_ns);
+double core_run(core_model *core, int engine, const instr_cost *cost, const transfer_cost *t,
+                double *start_ns);
 
 #endif

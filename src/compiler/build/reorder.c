@@ -2,6 +2,7 @@
 
 #include "compiler/build/core_model.h"
 #include "compiler/build/order_graph.h"
+#include "compiler/build/twins.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +15,24 @@ enum {
     NONE = ORDER_NONE,
 };
 
+/* An engine that can run a task. */
+typedef struct option {
+    instr_cost cost;
+    double ready_ns; /* the task's operands are there for this engine, by what has run so far */
+    uint8_t engine;
+} option;
+
+enum { MAX_OPTIONS = 1 + TWINS_MAX };
+
 typedef struct task {
-    core_cost cost;
-    double ready_ns;    /* its operands are there, by what has run so far */
-    double priority_ns; /* the longest way from its start to the block's end */
-    uint32_t n_unmet;   /* what it must follow and has not run */
+    option options[MAX_OPTIONS]; /* the first as the instruction is listed */
+    transfer_cost transfer;      /* of a DMA */
+    double priority_ns;          /* the longest way from its start to the block's end */
+    uint32_t n_unmet;            /* what it must follow and has not run */
+    uint8_t n_options;
+    uint8_t chosen;  /* the option that it runs with */
+    uint8_t offered; /* engines, a bit each, that have it in their heaps */
+    bool is_done;
 } task;
 
 typedef struct heap {
@@ -31,12 +45,12 @@ typedef struct reorderer {
     order_graph graph;
     task *tasks; /* by list index */
     core_model core;
-    /* By engine: tasks whose operands are there, by priority; tasks whose will be, by time. */
+    /* By engine: tasks whose operands are there, by priority; tasks whose will be, by time. A task
+     * is in the heaps of each engine that can run it. */
     heap now[VTRN_ENGINE_COUNT], later[VTRN_ENGINE_COUNT];
     heap beyond;                      /* too far ahead, by list index */
     uint32_t next[VTRN_ENGINE_COUNT]; /* what must come next, or NONE */
-    bool *is_done;
-    uint32_t oldest; /* the first that is not done */
+    uint32_t oldest;                  /* the first that is not done */
     uint32_t *order;
     uint32_t n_done;
     double end_ns;
@@ -48,36 +62,52 @@ static double later_of(double a_ns, double b_ns) {
 
 /* --- queues ---------------------------------------------------------------------------------- */
 
-typedef bool before_fn(const task *tasks, uint32_t a, uint32_t b);
+static option *option_on(task *t, int engine) {
+    option *o = t->options;
+    while (o->engine != engine)
+        o++;
+    return o;
+}
 
-static bool by_priority(const task *tasks, uint32_t a, uint32_t b) {
+/* Whether a task comes out of the heap of an engine before another one. */
+typedef bool before_fn(task *tasks, int engine, uint32_t a, uint32_t b);
+
+static bool by_priority(task *tasks, int engine, uint32_t a, uint32_t b) {
+    (void)engine;
     double p = tasks[a].priority_ns, q = tasks[b].priority_ns;
     return p > q || (p == q && a < b);
 }
 
-static bool by_time(const task *tasks, uint32_t a, uint32_t b) {
-    double p = tasks[a].ready_ns, q = tasks[b].ready_ns;
-    return p < q || (p == q && by_priority(tasks, a, b));
+static bool by_time(task *tasks, int engine, uint32_t a, uint32_t b) {
+    double p = option_on(&tasks[a], engine)->ready_ns, q = option_on(&tasks[b], engine)->ready_ns;
+    return p < q || (p == q && by_priority(tasks, engine, a, b));
 }
 
-static bool by_index(const task *tasks, uint32_t a, uint32_t b) {
+static bool by_index(task *tasks, int engine, uint32_t a, uint32_t b) {
     (void)tasks;
+    (void)engine;
     return a < b;
 }
 
-static void push(heap *h, const task *tasks, before_fn *before, uint32_t i) {
+typedef struct ranking {
+    task *tasks;
+    int engine;
+    before_fn *before;
+} ranking;
+
+static void push(heap *h, ranking by, uint32_t i) {
     uint32_t k = h->n++;
-    for (; k && before(tasks, i, h->at[(k - 1) / 2]); k = (k - 1) / 2)
+    for (; k && by.before(by.tasks, by.engine, i, h->at[(k - 1) / 2]); k = (k - 1) / 2)
         h->at[k] = h->at[(k - 1) / 2];
     h->at[k] = i;
 }
 
-static uint32_t pop(heap *h, const task *tasks, before_fn *before) {
+static uint32_t pop(heap *h, ranking by) {
     uint32_t top = h->at[0], i = h->at[--h->n], k = 0;
     for (uint32_t c; (c = 2 * k + 1) < h->n; k = c) {
-        if (c + 1 < h->n && before(tasks, h->at[c + 1], h->at[c]))
+        if (c + 1 < h->n && by.before(by.tasks, by.engine, h->at[c + 1], h->at[c]))
             c++;
-        if (!before(tasks, h->at[c], i))
+        if (!by.before(by.tasks, by.engine, h->at[c], i))
             break;
         h->at[k] = h->at[c];
     }
@@ -85,13 +115,39 @@ static uint32_t pop(heap *h, const task *tasks, before_fn *before) {
     return top;
 }
 
+static ranking ranked(const reorderer *r, int engine, before_fn *before) {
+    return (ranking){r->tasks, engine, before};
+}
+
 static void make_ready(reorderer *r, uint32_t i) {
+    task *t = &r->tasks[i];
     if (r->graph.nodes[i].is_unit_member)
         return; /* its turn comes behind the one before */
-    if (i >= r->oldest + LOOK_AHEAD)
-        push(&r->beyond, r->tasks, by_index, i);
-    else
-        push(&r->later[r->in->list[i].engine], r->tasks, by_time, i);
+    if (i >= r->oldest + LOOK_AHEAD) {
+        push(&r->beyond, ranked(r, 0, by_index), i);
+        return;
+    }
+    for (int k = 0; k < t->n_options; k++) {
+        int e = t->options[k].engine;
+        push(&r->later[e], ranked(r, e, by_time), i);
+        t->offered |= (uint8_t)(1u << e);
+    }
+}
+
+/* When the task would be over on the engine, as things are. */
+static double finish_ns(const reorderer *r, const option *o) {
+    return later_of(r->core.free_ns[o->engine], o->ready_ns) + o->cost.latency_ns;
+}
+
+/* Whether another engine that may take the task would be done with it sooner. */
+static bool is_better_elsewhere(const reorderer *r, task *t, int engine) {
+    const option *here = option_on(t, engine);
+    for (int k = 0; k < t->n_options; k++) {
+        const option *o = &t->options[k];
+        if (o != here && (t->offered & (1u << o->engine)) && finish_ns(r, o) < finish_ns(r, here))
+            return true;
+    }
+    return false;
 }
 
 /* What the engine would take next, and when; NONE: nothing is ready. */
@@ -99,47 +155,69 @@ static uint32_t head_of(reorderer *r, int e, double *start_ns) {
     double free_ns = r->core.free_ns[e];
     if (r->next[e] != NONE) {
         const task *t = &r->tasks[r->next[e]];
-        *start_ns = later_of(free_ns, t->ready_ns);
+        *start_ns = later_of(free_ns, t->options[0].ready_ns);
         return t->n_unmet ? NONE : r->next[e];
     }
     heap *now = &r->now[e], *later = &r->later[e];
-    double until_ns = free_ns;
-    if (!now->n && later->n)
-        until_ns = later_of(until_ns, r->tasks[later->at[0]].ready_ns);
-    while (later->n && r->tasks[later->at[0]].ready_ns <= until_ns)
-        push(now, r->tasks, by_priority, pop(later, r->tasks, by_time));
-    if (!now->n)
-        return NONE;
-    *start_ns = later_of(free_ns, r->tasks[now->at[0]].ready_ns);
-    return now->at[0];
+    for (;;) {
+        while (later->n && r->tasks[later->at[0]].is_done)
+            pop(later, ranked(r, e, by_time));
+        while (now->n && r->tasks[now->at[0]].is_done)
+            pop(now, ranked(r, e, by_priority));
+        double until_ns = free_ns;
+        if (!now->n && later->n)
+            until_ns = later_of(until_ns, option_on(&r->tasks[later->at[0]], e)->ready_ns);
+        while (later->n && option_on(&r->tasks[later->at[0]], e)->ready_ns <= until_ns)
+            push(now, ranked(r, e, by_priority), pop(later, ranked(r, e, by_time)));
+        if (!now->n)
+            return NONE;
+        task *t = &r->tasks[now->at[0]];
+        if (!t->is_done && !is_better_elsewhere(r, t, e)) {
+            *start_ns = later_of(free_ns, option_on(t, e)->ready_ns);
+            return now->at[0];
+        }
+        pop(now, ranked(r, e, by_priority));
+        t->offered &= (uint8_t) ~(1u << e);
+    }
 }
 
 /* --- running --------------------------------------------------------------------------------- */
 
-/* Runs a task from start_ns at the earliest; what must follow it learns when it may start. */
-static void run(reorderer *r, uint32_t i, double start_ns) {
-    int e = r->in->list[i].engine;
-    bool is_dma = r->tasks[i].cost.instr.kind == COST_KIND_DMA;
-    double done_ns = core_run(&r->core, e, &r->tasks[i].cost, &start_ns);
+/* What must follow a task learns when it may start. */
+static void release(reorderer *r, uint32_t i, double start_ns, double done_ns) {
+    const option *ran = &r->tasks[i].options[r->tasks[i].chosen];
     double known_ns = done_ns + r->in->chip->cost.semaphore_wake_ns;
-    r->end_ns = later_of(r->end_ns, done_ns);
     for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next) {
         const order_edge *edge = &r->graph.edges[k];
-        /* A queue knows its own results without a semaphore, and the PE array adds up in order. */
-        bool is_own = r->in->list[edge->to].engine == e && !is_dma;
-        double own_ns = edge->is_of_data && e != VTRN_ENGINE_TENSOR ? done_ns : start_ns;
         task *to = &r->tasks[edge->to];
-        to->ready_ns = later_of(to->ready_ns, is_own ? own_ns : known_ns);
+        /* A queue knows its own results without a semaphore, and the PE array adds up in order. */
+        bool needs_result = edge->is_of_data && ran->engine != VTRN_ENGINE_TENSOR;
+        double own_ns = needs_result ? done_ns : start_ns;
+        for (int o = 0; o < to->n_options; o++) {
+            option *on = &to->options[o];
+            bool is_own = on->engine == ran->engine && ran->cost.kind != COST_KIND_DMA;
+            on->ready_ns = later_of(on->ready_ns, is_own ? own_ns : known_ns);
+        }
         to->n_unmet--;
     }
+}
+
+/* Runs a task with its chosen option from start_ns at the earliest. */
+static void run(reorderer *r, uint32_t i, double start_ns) {
+    task *t = &r->tasks[i];
+    const option *o = &t->options[t->chosen];
+    double done_ns = core_run(&r->core, o->engine, &o->cost, &t->transfer, &start_ns);
+    r->end_ns = later_of(r->end_ns, done_ns);
+    release(r, i, start_ns, done_ns);
 }
 
 static void reset(reorderer *r) {
     r->core = (core_model){.chip = r->in->chip};
     r->end_ns = 0;
     for (uint32_t i = 0; i < r->in->n; i++) {
-        r->tasks[i].ready_ns = 0;
         r->tasks[i].n_unmet = r->graph.nodes[i].n_before;
+        for (int k = 0; k < r->tasks[i].n_options; k++)
+            r->tasks[i].options[k].ready_ns = 0;
     }
 }
 
@@ -147,24 +225,26 @@ static void reset(reorderer *r) {
 static double listed_ns(reorderer *r) {
     reset(r);
     for (uint32_t i = 0; i < r->in->n; i++)
-        run(r, i, r->tasks[i].ready_ns);
+        run(r, i, r->tasks[i].options[0].ready_ns);
     return r->end_ns;
 }
 
 static void run_next(reorderer *r, int e, uint32_t i, double start_ns) {
+    task *t = &r->tasks[i];
     if (r->next[e] == NONE)
-        pop(&r->now[e], r->tasks, by_priority);
+        pop(&r->now[e], ranked(r, e, by_priority));
     r->next[e] = r->graph.nodes[i].unit_next;
     r->order[r->n_done++] = i;
-    r->is_done[i] = true;
-    while (r->oldest < r->in->n && r->is_done[r->oldest])
+    t->is_done = true;
+    t->chosen = (uint8_t)(option_on(t, e) - t->options);
+    while (r->oldest < r->in->n && r->tasks[r->oldest].is_done)
         r->oldest++;
     run(r, i, start_ns);
     for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next)
         if (r->tasks[r->graph.edges[k].to].n_unmet == 0)
             make_ready(r, r->graph.edges[k].to);
     while (r->beyond.n && r->beyond.at[0] < r->oldest + LOOK_AHEAD)
-        make_ready(r, pop(&r->beyond, r->tasks, by_index));
+        make_ready(r, pop(&r->beyond, ranked(r, 0, by_index)));
 }
 
 static vtrn_status run_all(reorderer *r) {
@@ -193,19 +273,34 @@ static vtrn_status run_all(reorderer *r) {
 
 /* --- preparing ------------------------------------------------------------------------------- */
 
+static void find_options(reorderer *r, uint32_t n_on[VTRN_ENGINE_COUNT]) {
+    const vtrn_chip *chip = r->in->chip;
+    for (uint32_t i = 0; i < r->in->n; i++) {
+        task *t = &r->tasks[i];
+        vtrn_instr as[MAX_OPTIONS] = {r->in->list[i]};
+        t->n_options = (uint8_t)(1 + twins_of(chip, &as[0], &as[1]));
+        for (int k = 0; k < t->n_options; k++) {
+            t->options[k] =
+                (option){.cost = cost_instr(chip, &as[k]), .engine = (uint8_t)as[k].engine};
+            n_on[as[k].engine]++;
+        }
+        if (t->options[0].cost.kind == COST_KIND_DMA)
+            t->transfer = cost_transfer(chip, &as[0]);
+    }
+}
+
 static vtrn_status prepare(reorderer *r) {
-    uint32_t n = r->in->n, n_of[VTRN_ENGINE_COUNT] = {0};
+    uint32_t n = r->in->n, n_on[VTRN_ENGINE_COUNT] = {0};
     arena *tmp = &r->graph.tmp;
     r->tasks = ARENA_NEW(tmp, task, n);
-    r->is_done = ARENA_NEW(tmp, bool, n);
     r->order = ARENA_NEW(tmp, uint32_t, n);
     r->beyond.at = ARENA_NEW(tmp, uint32_t, n);
-    bool is_ok = r->tasks && r->is_done && r->order && r->beyond.at;
-    for (uint32_t i = 0; i < n; i++)
-        n_of[r->in->list[i].engine]++;
+    bool is_ok = r->tasks && r->order && r->beyond.at;
+    if (is_ok)
+        find_options(r, n_on);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
-        r->now[e].at = ARENA_NEW(tmp, uint32_t, n_of[e]);
-        r->later[e].at = ARENA_NEW(tmp, uint32_t, n_of[e]);
+        r->now[e].at = ARENA_NEW(tmp, uint32_t, n_on[e]);
+        r->later[e].at = ARENA_NEW(tmp, uint32_t, n_on[e]);
         r->next[e] = NONE;
         is_ok = is_ok && r->now[e].at && r->later[e].at;
     }
@@ -216,13 +311,13 @@ static vtrn_status prepare(reorderer *r) {
 static void find_priorities(reorderer *r) {
     for (uint32_t i = r->in->n; i-- > 0;) {
         task *t = &r->tasks[i];
-        t->cost = core_cost_of(r->in->chip, &r->in->list[i]);
-        t->priority_ns = core_latency_ns(r->in->chip, &t->cost);
-        double latency_ns = t->priority_ns;
+        const instr_cost *cost = &t->options[0].cost;
+        double latency_ns = core_latency_ns(r->in->chip, cost, &t->transfer);
+        t->priority_ns = latency_ns;
         for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next) {
             const order_edge *edge = &r->graph.edges[k];
             double ns = r->tasks[edge->to].priority_ns;
-            ns += edge->is_of_data ? latency_ns : t->cost.instr.ii_ns;
+            ns += edge->is_of_data ? latency_ns : cost->ii_ns;
             t->priority_ns = later_of(t->priority_ns, ns);
         }
     }
@@ -233,8 +328,13 @@ static vtrn_status permute(const reorderer *r, vtrn_instr *list) {
     if (!copy)
         return VTRN_OUT_OF_MEMORY(r->in->n * sizeof *copy);
     memcpy(copy, list, r->in->n * sizeof *copy);
-    for (uint32_t k = 0; k < r->in->n; k++)
-        list[k] = copy[r->order[k]];
+    for (uint32_t k = 0; k < r->in->n; k++) {
+        uint32_t i = r->order[k];
+        vtrn_instr as[MAX_OPTIONS] = {copy[i]};
+        if (r->tasks[i].chosen)
+            twins_of(r->in->chip, &copy[i], &as[1]);
+        list[k] = as[r->tasks[i].chosen];
+    }
     free(copy);
     return NULL;
 }

@@ -5,7 +5,7 @@
 #include "compiler/build/granules.h"
 
 /* DMA rings that the compiler uses; ring q of a DMA instruction must be below it. */
-enum { SCHEDULE_N_QUEUES = 8 };
+enum { SCHEDULE_N_QUEUES = 10 };
 
 typedef granules_input schedule_input; /* with the addresses of scratch slots */
 
