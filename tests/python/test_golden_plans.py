@@ -106,7 +106,7 @@ def test_each_decision_can_be_switched_off(switch, tmp_path):
     artifact.write_bytes(exported.mlir_module_serialized)
 
     def dump(*options):
-        command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", "place", *options]
+        command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", "place,emit", *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert dump() == dump(switch, "on") != dump(switch, "off")
