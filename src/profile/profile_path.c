@@ -15,22 +15,17 @@ typedef struct post {
     uint64_t value;    /* from then on */
 } post;
 
-/* A transfer, to be sorted by the end of its bytes. */
-typedef struct transfer {
-    double end_ns;
-    uint32_t interval;
-} transfer;
-
 typedef struct walk {
     const vtrn_program *program;
     const timing_interval *intervals;
     size_t n;
     profile_link *links;
     post *posts;         /* of the run of a block that is looked at, by semaphore and time */
-    transfer *transfers; /* [n_transfers] by end */
+    uint32_t *transfers; /* intervals of the rings so far */
     size_t n_transfers;
-    uint32_t *block_of;    /* [n_instrs] */
-    double least_start_ns; /* the shortest time from a trigger's end to its first byte */
+    uint32_t *block_of; /* [n_instrs] */
+    /* The shortest time from a trigger's end to its first byte, of loads and of stores. */
+    double least_start_ns[VTRN_ENGINE_COUNT][2];
 } walk;
 
 static const vtrn_instr *instr_of(const walk *w, size_t i) {
@@ -110,36 +105,34 @@ static profile_link link_of_instr(const walk *w, size_t i, size_t n_posts, profi
     return link;
 }
 
-/* The transfer that ended last before t_ns, of those queued before interval i. */
-static uint32_t transfer_before(const walk *w, double t_ns, size_t i) {
+/* The transfer queued last before this one that still ran when this one was ready, and began before
+ * it: the DMA engines take transfers in the order of their triggers. */
+static uint32_t transfer_before(const walk *w, const timing_interval *v, double ready_ns) {
     enum { MAX_BACK = 64 };
-    size_t lo = 0, hi = w->n_transfers;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (w->transfers[mid].end_ns <= t_ns)
-            lo = mid + 1;
-        else
-            hi = mid;
+    for (size_t back = 1; back <= MAX_BACK && back <= w->n_transfers; back++) {
+        uint32_t i = w->transfers[w->n_transfers - back];
+        if (w->intervals[i].start_ns <= v->start_ns && w->intervals[i].end_ns > ready_ns)
+            return i;
     }
-    for (size_t back = 0; back < MAX_BACK && lo > 0; back++)
-        if (w->transfers[--lo].interval < i)
-            return w->transfers[lo].interval;
     return PROFILE_NO_INTERVAL;
 }
 
+static double *least_start(walk *w, const vtrn_instr *instr) {
+    return &w->least_start_ns[instr->engine][instr->ap[0].space == VTRN_SPACE_HBM];
+}
+
 /* A transfer starts a fixed time after its trigger unless the DMA engines are held by another. */
-static profile_link link_of_transfer(const walk *w, size_t i, uint32_t trigger) {
+static profile_link link_of_transfer(walk *w, size_t i, uint32_t trigger) {
     const timing_interval *v = &w->intervals[i];
     if (trigger == PROFILE_NO_INTERVAL)
         return (profile_link){PROFILE_NO_INTERVAL, PROFILE_CAUSE_LAUNCH, 0};
-    profile_link link = {trigger, PROFILE_CAUSE_TRIGGER, 0};
-    double ready_ns = w->intervals[trigger].end_ns;
-    if (v->start_ns - ready_ns <= 1.05 * w->least_start_ns + 1)
-        return link;
-    uint32_t earlier = transfer_before(w, v->start_ns, i);
-    if (earlier != PROFILE_NO_INTERVAL && w->intervals[earlier].end_ns > ready_ns)
-        link = (profile_link){earlier, PROFILE_CAUSE_TRANSFER, 0};
-    return link;
+    double ready_ns = w->intervals[trigger].end_ns + *least_start(w, instr_of(w, i));
+    if (v->start_ns > ready_ns + 1) {
+        uint32_t earlier = transfer_before(w, v, ready_ns);
+        if (earlier != PROFILE_NO_INTERVAL)
+            return (profile_link){earlier, PROFILE_CAUSE_TRANSFER, 0};
+    }
+    return (profile_link){trigger, PROFILE_CAUSE_TRIGGER, 0};
 }
 
 /* The end of the intervals from `first` on that belong to one run of a block. An instruction runs
@@ -191,6 +184,7 @@ static void link_run(walk *w, size_t first, size_t end, profile_link start) {
             bool is_own =
                 trigger[e] != PROFILE_NO_INTERVAL && w->intervals[trigger[e]].instr == v->instr;
             w->links[i] = link_of_transfer(w, i, is_own ? trigger[e] : PROFILE_NO_INTERVAL);
+            w->transfers[w->n_transfers++] = (uint32_t)i;
             continue;
         }
         w->links[i] = link_of_instr(w, i, n_posts, before[e]);
@@ -199,24 +193,17 @@ static void link_run(walk *w, size_t first, size_t end, profile_link start) {
     }
 }
 
-static int compare_transfers(const void *a, const void *b) {
-    const transfer *x = a, *y = b;
-    if (x->end_ns != y->end_ns)
-        return x->end_ns < y->end_ns ? -1 : 1;
-    return (x->interval > y->interval) - (x->interval < y->interval);
-}
-
-static void list_transfers(walk *w) {
-    w->least_start_ns = INFINITY;
-    for (size_t i = 0; i < w->n; i++) {
-        const timing_interval *v = &w->intervals[i];
-        if (!profile_is_dma_lane(v))
-            continue;
-        w->transfers[w->n_transfers++] = (transfer){v->end_ns, (uint32_t)i};
-        if (i > 0 && w->intervals[i - 1].instr == v->instr)
-            w->least_start_ns = fmin(w->least_start_ns, v->start_ns - w->intervals[i - 1].end_ns);
+static void find_least_starts(walk *w) {
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        w->least_start_ns[e][0] = w->least_start_ns[e][1] = INFINITY;
+    for (size_t i = 1; i < w->n; i++) {
+        const timing_interval *v = &w->intervals[i], *trigger = v - 1;
+        if (profile_is_dma_lane(v) && is_known(w, i) && trigger->instr == v->instr &&
+            instr_of(w, i)->engine < VTRN_ENGINE_COUNT) {
+            double *least_ns = least_start(w, instr_of(w, i));
+            *least_ns = fmin(*least_ns, v->start_ns - trigger->end_ns);
+        }
     }
-    qsort(w->transfers, w->n_transfers, sizeof *w->transfers, compare_transfers);
 }
 
 static void list_blocks(walk *w) {
@@ -230,7 +217,7 @@ static void list_blocks(walk *w) {
 }
 
 static void link_all(walk *w) {
-    list_transfers(w);
+    find_least_starts(w);
     list_blocks(w);
     profile_link start = {PROFILE_NO_INTERVAL, PROFILE_CAUSE_LAUNCH, 0};
     for (size_t first = 0; first < w->n;) {

@@ -11,7 +11,7 @@ typedef enum profile_cause {
     PROFILE_CAUSE_QUEUE,     /* the instruction before it on its engine */
     PROFILE_CAUSE_SEMAPHORE, /* what raised a semaphore that it waited for */
     PROFILE_CAUSE_TRIGGER,   /* a transfer: the instruction that queued it */
-    PROFILE_CAUSE_TRANSFER,  /* a transfer: an earlier one, which held the DMA engines */
+    PROFILE_CAUSE_TRANSFER,  /* a transfer: one queued before it, which held the DMA engines */
     PROFILE_CAUSE_MEETING,   /* the last of the block before it, at whose end all engines meet */
     PROFILE_CAUSE_COUNT
 } profile_cause;

@@ -168,13 +168,15 @@ static void a_transfer_behind_another_is_linked_to_it(void **state) {
     for (int i = 0; i < 2; i++) {
         add(&s, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, 0);
         ran(&s, VTRN_ENGINE_SYNC, 50 * i, 50 * i + 50);
-        ran(&s, TIMING_LANE_DMA + i, i ? 5000 : 1050, i ? 6000 : 5000);
+        ran(&s, TIMING_LANE_DMA + i, i ? 5000 : 1050, i ? 6000 : 5500);
     }
     one_block(&s);
     profile_path path;
     assert_null(profile_path_create(&s.program, &s.timing, &path));
     assert_int_equal(path.links[3].cause, PROFILE_CAUSE_TRANSFER);
     assert_int_equal(path.links[3].interval, 1);
+    assert_int_equal(path.n_steps, 3); /* the first trigger, both transfers */
+    assert_float_equal(path.steps[1].work_ns, 5000 - 1050, 1e-9);
     profile_path_free(&path);
 }
 
