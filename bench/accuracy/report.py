@@ -92,7 +92,8 @@ wrote this page; `bench/README.md` says how a row is made.
 An error is ours / published - 1. The mean, the median and the worst are of its absolute value; ours /
 published is a geometric mean, below 1 where vtrn is too fast. Each measurement belongs to one of two
 halves: constants and decisions were chosen by looking at the fitted half alone, so the unseen half says
-what to expect of a program of your own.
+what to expect of a program of your own. (Families of models with two or three rows are an exception:
+all their rows were in view.)
 """
 
 CONVERSIONS = """## How a model becomes a row
