@@ -113,18 +113,21 @@ typedef struct vtrn_chip {
         double dge_gpsimd_ns;         /* GpSimd takes its next DMA so much later, */
         double dge_gpsimd_latency_ns; /* and has generated the descriptors of a DMA after so much */
         double dge_interval_ns;       /* a DGE generates the descriptors of a DMA */
-        double start_ns;              /* end of the queue instruction to a load's first byte */
-        double store_start_ns;        /* the same of a store */
-        double engine_skew_ns;        /* DMA engine i starts i times that later than engine 0 */
+        double dge_gpsimd_interval_ns; /* DMAs of GpSimd start so far apart at least */
+        double start_ns;               /* end of the queue instruction to a load's first byte */
+        double store_start_ns;         /* the same of a store */
+        double engine_skew_ns;         /* DMA engine i starts i times that later than engine 0 */
         /* HBM gives pages to the engines of a load one after the other: the last engine starts
          * load_page_ns later for each load_page_bytes that the load reads. */
         double load_page_ns, load_page_bytes;
-        double complete_ns;          /* last byte to semaphore visible */
-        double engine_bytes_per_s;   /* one DMA engine that reads SBUF */
-        double load_bytes_per_s;     /* one DMA engine that reads HBM */
-        double element_ns;           /* added for each contiguous element (descriptor) */
-        double min_element_ns;       /* the shortest one takes */
-        double max_descriptor_bytes; /* a longer run is cut into elements of this size */
+        double complete_ns;              /* last byte to semaphore visible */
+        double engine_bytes_per_s;       /* one DMA engine that reads SBUF */
+        double load_bytes_per_s;         /* one DMA engine that reads HBM */
+        double strided_load_bytes_per_s; /* the same of rows that lie in HBM... */
+        double strided_pitch_bytes;      /* ...a multiple of this apart: they share banks */
+        double element_ns;               /* added for each contiguous element (descriptor) */
+        double min_element_ns;           /* the shortest one takes */
+        double max_descriptor_bytes;     /* a longer run is cut into elements of this size */
         double indirect_start_ns;
         /* of copy throughput; transpose 0: no hardware transpose, one element at a time */
         double transpose_factor, accumulate_factor;

@@ -26,9 +26,7 @@ static bool is_one_run(const vtrn_ap *ap) {
            (ap->n_partitions == 1 || (double)ap->partition_step == n);
 }
 
-/* An engine reads HBM at a lower rate than SBUF. */
-static double runs_ns(const vtrn_chip *chip, bool reads_hbm, double n_bytes, double run_bytes) {
-    double bytes_per_s = reads_hbm ? chip->dma.load_bytes_per_s : chip->dma.engine_bytes_per_s;
+static double runs_ns(const vtrn_chip *chip, double bytes_per_s, double n_bytes, double run_bytes) {
     double n_descriptors =
         ceil(n_bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
     double each_ns = chip->dma.element_ns + n_bytes / n_descriptors / bytes_per_s * 1e9;
@@ -36,15 +34,26 @@ static double runs_ns(const vtrn_chip *chip, bool reads_hbm, double n_bytes, dou
 }
 
 double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
-    return runs_ns(chip, true, n_bytes, run_bytes);
+    return runs_ns(chip, chip->dma.load_bytes_per_s, n_bytes, run_bytes);
+}
+
+/* Rows of HBM whose addresses differ by a multiple of strided_pitch_bytes share banks. Rows that
+ * follow each other do not. */
+static bool is_strided(const vtrn_chip *chip, const vtrn_ap *src) {
+    double pitch_bytes = fabs((double)src->partition_step) * (double)dtype_size(src->dtype);
+    return src->space == VTRN_SPACE_HBM && src->n_partitions > 1 && !is_one_run(src) &&
+           pitch_bytes > 0 && fmod(pitch_bytes, chip->dma.strided_pitch_bytes) == 0;
 }
 
 /* What happens before the first byte moves, and before the next DMA of the same queue may follow.
  */
-static void begin_transfer(const vtrn_chip *chip, bool reads_hbm, double bytes,
+static void begin_transfer(const vtrn_chip *chip, int issuer, bool reads_hbm, double bytes,
                            transfer_cost *out) {
     out->start_ns = reads_hbm ? chip->dma.start_ns : chip->dma.store_start_ns;
-    out->issue_ns = chip->dma.uses_dge ? chip->dma.dge_interval_ns : chip->dma.trigger_ns;
+    out->issue_ns = !chip->dma.uses_dge            ? chip->dma.trigger_ns
+                    : issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_interval_ns
+                                                   : chip->dma.dge_interval_ns;
+    out->engine_bytes_per_s = reads_hbm ? chip->dma.load_bytes_per_s : chip->dma.engine_bytes_per_s;
     out->skew_ns = chip->dma.engine_skew_ns;
     if (reads_hbm)
         out->skew_ns +=
@@ -88,10 +97,10 @@ static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, d
     double n_pieces = ceil(bytes / piece_bytes);
     double engine_bytes = ceil(n_pieces / chip->n_dma_engines) * piece_bytes;
     double n_full = ceil(bytes / engine_bytes) - 1, last_bytes = bytes - n_full * engine_bytes;
-    bool reads_hbm = out->hbm_read_bytes > 0;
+    double rate = out->engine_bytes_per_s;
     out->n_engines = (uint8_t)(n_full + 1);
-    out->engine_ns = runs_ns(chip, reads_hbm, engine_bytes, piece_bytes) * slow_down;
-    out->last_ns = runs_ns(chip, reads_hbm, last_bytes, fmin(piece_bytes, last_bytes)) * slow_down;
+    out->engine_ns = runs_ns(chip, rate, engine_bytes, piece_bytes) * slow_down;
+    out->last_ns = runs_ns(chip, rate, last_bytes, fmin(piece_bytes, last_bytes)) * slow_down;
 }
 
 static int rows_per_engine(const vtrn_chip *chip, double n_rows) {
@@ -103,7 +112,7 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
     int per_engine = rows_per_engine(chip, n_rows);
     int n_engines = (int)ceil(n_rows / per_engine);
     double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
-    double row_ns = runs_ns(chip, out->hbm_read_bytes > 0, bytes, run_bytes);
+    double row_ns = runs_ns(chip, out->engine_bytes_per_s, bytes, run_bytes);
     out->n_engines = (uint8_t)n_engines;
     out->engine_ns = row_ns * per_engine;
     out->last_ns = row_ns * last_rows;
@@ -121,7 +130,9 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
         bytes_out = bytes_in = fmax(row_bytes(dst), row_bytes(src)) * n_rows;
     count_hbm_bytes(instr, bytes_out, bytes_in, &out);
     double bytes = fmax(bytes_out, bytes_in);
-    begin_transfer(chip, src->space == VTRN_SPACE_HBM, bytes, &out);
+    begin_transfer(chip, instr->engine, src->space == VTRN_SPACE_HBM, bytes, &out);
+    if (is_strided(chip, src))
+        out.engine_bytes_per_s = chip->dma.strided_load_bytes_per_s;
     if (!(bytes > 0) || !(n_rows > 0)) {
         out.n_engines = 1;
         return out;
@@ -148,7 +159,7 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
 transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
                                  double row_bytes, double run_bytes) {
     transfer_cost out = {0};
-    begin_transfer(chip, !is_store, n_rows * row_bytes, &out);
+    begin_transfer(chip, VTRN_ENGINE_SYNC, !is_store, n_rows * row_bytes, &out);
     *(is_store ? &out.hbm_write_bytes : &out.hbm_read_bytes) = (uint64_t)(n_rows * row_bytes);
     deal_rows(chip, n_rows, row_bytes, fmin(run_bytes, row_bytes), &out);
     return out;

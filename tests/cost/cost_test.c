@@ -194,6 +194,7 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     chip.dma.dge_gpsimd_ns = 600;
     chip.dma.dge_gpsimd_latency_ns = 900;
     chip.dma.dge_interval_ns = 800;
+    chip.dma.dge_gpsimd_interval_ns = 700;
     tiny_init(&t);
     vtrn_instr *load = add_load(128, 64);
     instr_cost cost = cost_instr(&chip, load);
@@ -204,7 +205,7 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     cost = cost_instr(&chip, load);
     assert_ns(cost.ii_ns, 600);
     assert_ns(cost.latency_ns, 900);
-    assert_ns(cost_transfer(&chip, load).issue_ns, 800);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 700);
     chip.dma.uses_dge = false;
     assert_ns(cost_instr(&chip, load).ii_ns, 100);
     assert_ns(cost_transfer(&chip, load).issue_ns, 100);
@@ -225,6 +226,26 @@ static void loads_and_stores_have_a_start_and_a_rate_of_their_own(void **state) 
     assert_ns(out.engine_ns, 8 * (10 + 102.4));
     assert_ns(cost_tile_transfer(&chip, false, 128, 1024, 1024).engine_ns, in.engine_ns);
     assert_ns(cost_tile_transfer(&chip, true, 128, 1024, 1024).engine_ns, out.engine_ns);
+}
+
+static void rows_of_hbm_that_share_banks_load_slowly(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.strided_load_bytes_per_s = 4e9;
+    chip.dma.strided_pitch_bytes = 4096;
+    tiny_init(&t);
+    vtrn_instr *load = add_load(128, 256);
+    const struct {
+        int64_t step;
+        double row_ns;
+    } cases[] = {{256, 10 + 102.4},  {257, 10 + 102.4}, {1024, 10 + 256},
+                 {1000, 10 + 102.4}, {3072, 10 + 256},  {-1024, 10 + 256}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        load->ap[1].partition_step = cases[i].step;
+        assert_ns(cost_transfer(&chip, load).engine_ns, 8 * cases[i].row_ns);
+    }
+    load->ap[0].n_partitions = load->ap[1].n_partitions = 1; /* nothing to share with */
+    assert_ns(cost_transfer(&chip, load).last_ns, 10 + 102.4);
 }
 
 static void transfers_one_behind_the_other_pay_for_what_is_scarcest(void **state) {
@@ -269,6 +290,7 @@ int main(void) {
         cmocka_unit_test(a_dma_holds_its_queue_for_the_trigger_alone),
         cmocka_unit_test(the_dge_holds_the_queue_that_commands_it),
         cmocka_unit_test(loads_and_stores_have_a_start_and_a_rate_of_their_own),
+        cmocka_unit_test(rows_of_hbm_that_share_banks_load_slowly),
         cmocka_unit_test(transfers_one_behind_the_other_pay_for_what_is_scarcest),
         cmocka_unit_test(a_block_that_ends_with_a_condition_pays_for_reading_it),
     };

@@ -40,7 +40,8 @@ static inline vtrn_chip round_chip(void) {
     chip.dma.start_ns = chip.dma.store_start_ns = 700;
     chip.dma.engine_skew_ns = chip.dma.load_page_ns = 0;
     chip.dma.complete_ns = 300;
-    chip.dma.engine_bytes_per_s = chip.dma.load_bytes_per_s = 10e9;
+    chip.dma.engine_bytes_per_s = 10e9;
+    chip.dma.load_bytes_per_s = chip.dma.strided_load_bytes_per_s = 10e9;
     chip.dma.element_ns = 10;
     chip.dma.max_descriptor_bytes = 4096;
     chip.control.branch_ns = 200;
