@@ -117,8 +117,8 @@ typedef struct vtrn_chip {
         double start_ns;               /* end of the queue instruction to a load's first byte */
         double store_start_ns;         /* the same of a store */
         double engine_skew_ns;         /* DMA engine i starts i times that later than engine 0 */
-        /* HBM gives pages to the engines of a load one after the other: the last engine starts
-         * load_page_ns later for each load_page_bytes that the load reads. */
+        /* Addresses of pages that the program has not written are translated one page after the
+         * other: the last engine starts load_page_ns later for each load_page_bytes of a load. */
         double load_page_ns, load_page_bytes;
         double complete_ns;              /* last byte to semaphore visible */
         double engine_bytes_per_s;       /* one DMA engine that reads SBUF */
@@ -126,6 +126,7 @@ typedef struct vtrn_chip {
         double strided_load_bytes_per_s; /* the same of rows that lie in HBM... */
         double strided_pitch_bytes;      /* ...a multiple of this apart: they share banks */
         double element_ns;               /* added for each contiguous element (descriptor) */
+        double load_element_ns;          /* the same where the engine reads HBM */
         double min_element_ns;           /* the shortest one takes */
         double max_descriptor_bytes;     /* a longer run is cut into elements of this size */
         double indirect_start_ns;

@@ -46,7 +46,7 @@ typedef struct transfer_cost {
     double start_ns;  /* from the end of the queue instruction to the first byte */
     double issue_ns;  /* descriptors of the next DMA from the same queue are ready so much later */
     double skew_ns;   /* each engine starts so much after the one before it */
-    double engine_bytes_per_s;
+    double engine_bytes_per_s, element_ns; /* of one engine: its rate, and for each descriptor */
     uint64_t hbm_read_bytes, hbm_write_bytes;
     uint8_t first_engine, n_engines;
 } transfer_cost;

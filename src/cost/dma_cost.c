@@ -26,15 +26,20 @@ static bool is_one_run(const vtrn_ap *ap) {
            (ap->n_partitions == 1 || (double)ap->partition_step == n);
 }
 
-static double runs_ns(const vtrn_chip *chip, double bytes_per_s, double n_bytes, double run_bytes) {
+/* ns in which an engine of that transfer moves n_bytes in runs of run_bytes. */
+static double runs_ns(const vtrn_chip *chip, const transfer_cost *transfer, double n_bytes,
+                      double run_bytes) {
     double n_descriptors =
         ceil(n_bytes / run_bytes) * ceil(run_bytes / chip->dma.max_descriptor_bytes);
-    double each_ns = chip->dma.element_ns + n_bytes / n_descriptors / bytes_per_s * 1e9;
+    double each_ns =
+        transfer->element_ns + n_bytes / n_descriptors / transfer->engine_bytes_per_s * 1e9;
     return n_descriptors * fmax(each_ns, chip->dma.min_element_ns);
 }
 
 double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
-    return runs_ns(chip, chip->dma.load_bytes_per_s, n_bytes, run_bytes);
+    transfer_cost load = {.engine_bytes_per_s = chip->dma.load_bytes_per_s,
+                          .element_ns = chip->dma.load_element_ns};
+    return runs_ns(chip, &load, n_bytes, run_bytes);
 }
 
 /* Rows of HBM whose addresses differ by a multiple of strided_pitch_bytes share banks. Rows that
@@ -54,6 +59,7 @@ static void begin_transfer(const vtrn_chip *chip, int issuer, bool reads_hbm, do
                     : issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_interval_ns
                                                    : chip->dma.dge_interval_ns;
     out->engine_bytes_per_s = reads_hbm ? chip->dma.load_bytes_per_s : chip->dma.engine_bytes_per_s;
+    out->element_ns = reads_hbm ? chip->dma.load_element_ns : chip->dma.element_ns;
     out->skew_ns = chip->dma.engine_skew_ns;
     if (reads_hbm)
         out->skew_ns +=
@@ -97,10 +103,9 @@ static void deal_evenly(const vtrn_chip *chip, double bytes, double run_bytes, d
     double n_pieces = ceil(bytes / piece_bytes);
     double engine_bytes = ceil(n_pieces / chip->n_dma_engines) * piece_bytes;
     double n_full = ceil(bytes / engine_bytes) - 1, last_bytes = bytes - n_full * engine_bytes;
-    double rate = out->engine_bytes_per_s;
     out->n_engines = (uint8_t)(n_full + 1);
-    out->engine_ns = runs_ns(chip, rate, engine_bytes, piece_bytes) * slow_down;
-    out->last_ns = runs_ns(chip, rate, last_bytes, fmin(piece_bytes, last_bytes)) * slow_down;
+    out->engine_ns = runs_ns(chip, out, engine_bytes, piece_bytes) * slow_down;
+    out->last_ns = runs_ns(chip, out, last_bytes, fmin(piece_bytes, last_bytes)) * slow_down;
 }
 
 static int rows_per_engine(const vtrn_chip *chip, double n_rows) {
@@ -112,7 +117,7 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
     int per_engine = rows_per_engine(chip, n_rows);
     int n_engines = (int)ceil(n_rows / per_engine);
     double last_rows = n_rows - (double)(n_engines - 1) * per_engine;
-    double row_ns = runs_ns(chip, out->engine_bytes_per_s, bytes, run_bytes);
+    double row_ns = runs_ns(chip, out, bytes, run_bytes);
     out->n_engines = (uint8_t)n_engines;
     out->engine_ns = row_ns * per_engine;
     out->last_ns = row_ns * last_rows;

@@ -215,13 +215,14 @@ static void loads_and_stores_have_a_start_and_a_rate_of_their_own(void **state) 
     (void)state;
     vtrn_chip chip = round_chip();
     chip.dma.load_bytes_per_s = 8e9;
+    chip.dma.load_element_ns = 12;
     chip.dma.store_start_ns = 600;
     tiny_init(&t);
     vtrn_instr *load = add_load(128, 256);
     vtrn_instr *store = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, load->ap[1], load->ap[0]);
     transfer_cost in = cost_transfer(&chip, load), out = cost_transfer(&chip, store);
     assert_ns(in.start_ns, 700);
-    assert_ns(in.engine_ns, 8 * (10 + 128));
+    assert_ns(in.engine_ns, 8 * (12 + 128));
     assert_ns(out.start_ns, 600);
     assert_ns(out.engine_ns, 8 * (10 + 102.4));
     assert_ns(cost_tile_transfer(&chip, false, 128, 1024, 1024).engine_ns, in.engine_ns);

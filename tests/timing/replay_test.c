@@ -367,7 +367,7 @@ static void a_dge_makes_descriptors_of_one_dma_after_the_other(void **state) {
 static void back_to_back_dmas_approach_the_bandwidth_of_the_engines(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
-    chip.dma.element_ns = 0;
+    chip.dma.load_element_ns = 0;
     tiny_init(&t);
     for (int i = 0; i < 64; i++)
         add_load(128, 4096, i % 4);

@@ -42,7 +42,7 @@ static inline vtrn_chip round_chip(void) {
     chip.dma.complete_ns = 300;
     chip.dma.engine_bytes_per_s = 10e9;
     chip.dma.load_bytes_per_s = chip.dma.strided_load_bytes_per_s = 10e9;
-    chip.dma.element_ns = 10;
+    chip.dma.element_ns = chip.dma.load_element_ns = 10;
     chip.dma.max_descriptor_bytes = 4096;
     chip.control.branch_ns = 200;
     chip.control.semaphore_clear_ns = 300;
