@@ -98,9 +98,10 @@ def test_the_plan_is_the_one_that_was_reviewed(name, tmp_path):
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("switch", ["--fuse", "--resident", "--pipeline", "--schedule"])
-def test_each_decision_can_be_switched_off(switch, tmp_path):
-    f, args = PROGRAMS["two_layers"]
+@pytest.mark.parametrize("switch,name", [("--fuse", "two_layers"), ("--resident", "two_layers"),
+                                         ("--pipeline", "two_layers"), ("--schedule", "gated")])  # fmt: skip
+def test_each_decision_can_be_switched_off(switch, name, tmp_path):
+    f, args = PROGRAMS[name]
     exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
     artifact = tmp_path / "program.mlirbc"
     artifact.write_bytes(exported.mlir_module_serialized)
