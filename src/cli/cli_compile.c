@@ -82,7 +82,7 @@ static void report(const vtrn_program *p) {
 
 static int run(const cli_command *self, int argc, char **argv) {
     const char *dump = NULL, *output = NULL, *chip = NULL, *fuse = NULL, *resident = NULL;
-    const char *pipeline = NULL, *schedule = NULL;
+    const char *pipeline = NULL, *schedule = NULL, *passes = NULL;
     bool is_json = false;
     cli_list files = {.n = 0};
     int code;
@@ -90,7 +90,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"--dump", CLI_TEXT, &dump},         {"-o", CLI_TEXT, &output},
         {"--chip", CLI_TEXT, &chip},         {"--fuse", CLI_TEXT, &fuse},
         {"--json", CLI_FLAG, &is_json},      {"--resident", CLI_TEXT, &resident},
-        {"--pipeline", CLI_TEXT, &pipeline}, {"--schedule", CLI_TEXT, &schedule}};
+        {"--pipeline", CLI_TEXT, &pipeline}, {"--schedule", CLI_TEXT, &schedule},
+        {"--passes", CLI_TEXT, &passes}};
     if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
         return code;
     if (files.n != 1)
@@ -99,8 +100,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (dump && !read_stages(dump, &o.dump_stages))
         return cli_usage(self, "--dump %s: stages are graph, form, tiles, place and emit", dump);
     if (!read_switch(fuse, &o.has_no_fusion) || !read_switch(resident, &o.has_no_residents) ||
-        !read_switch(pipeline, &o.has_no_pipeline) || !read_switch(schedule, &o.has_no_schedule))
-        return cli_usage(self, "--fuse, --resident, --pipeline and --schedule are on or off");
+        !read_switch(pipeline, &o.has_no_pipeline) || !read_switch(schedule, &o.has_no_schedule) ||
+        !read_switch(passes, &o.has_no_passes))
+        return cli_usage(
+            self, "--passes, --fuse, --resident, --pipeline and --schedule are on or off");
     vtrn_program *p = NULL;
     vtrn_status status = compile(files.items[0], chip, &o, &p);
     if (p && o.dump_stages >> EMIT & 1)
@@ -122,6 +125,7 @@ const cli_command cli_compile = {
             "  --dump STAGES    a list of graph,form,tiles,place,emit: operations, kernels, their\n"
             "                   tiles, their places in SBUF, instructions\n"
             "  --chip NAME      default VTRN_CHIP, else trn1\n"
+            "  --passes off     operations as the artifact has them, but for those that are dead\n"
             "  --fuse off       each operation is a kernel of its own\n"
             "  --resident off   every value passes through HBM between kernels\n"
             "  --pipeline off   one tile at a time\n"

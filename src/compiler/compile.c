@@ -6,6 +6,7 @@
 #include "compiler/custom/custom_run.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
+#include "compiler/passes/passes.h"
 #include "compiler/plan/layout.h"
 #include "compiler/plan/place.h"
 #include "compiler/plan/plan_print.h"
@@ -77,11 +78,19 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
               .sbuf_limit = chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes};
     lower l = {
         .g = g, .chip = chip, .options = options, .program = program, .build = &build, .plan = &p};
-    vtrn_status status = stages(&l);
+    graph *passed = NULL;
+    vtrn_status status = NULL;
+    if (!options->has_no_passes && !options->reference_only) {
+        status = passes_run(g, &passed);
+        l.g = passed;
+    }
+    if (!status)
+        status = stages(&l);
     lower_drop_open(&l); /* there are some after an error only */
     build_free(&build);
     plan_free(&p);
     arena_free(&l.tmp);
+    graph_destroy(passed);
     if (status)
         program_destroy(program);
     else

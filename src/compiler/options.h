@@ -10,7 +10,8 @@ typedef struct compile_options {
     bool reference_only; /* every op as a reference custom op: the oracle */
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
     bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
-    /* Decisions of the planner that can be switched off to find a wrong one: */
+    /* Decisions that can be switched off to find a wrong one: */
+    bool has_no_passes;    /* operations as the artifact has them */
     bool has_no_fusion;    /* each operation is a kernel of its own */
     bool has_no_residents; /* every value passes through HBM */
     bool has_no_pipeline;  /* one tile at a time */
@@ -20,7 +21,7 @@ typedef struct compile_options {
 } compile_options;
 
 typedef enum compile_stage {
-    COMPILE_GRAPH, /* operations, as read from the artifact */
+    COMPILE_GRAPH, /* operations, after passes/ */
     COMPILE_FORM,  /* kernels */
     COMPILE_TILES, /* the same with rows, columns, buffers; copies that change layouts */
     COMPILE_PLACE, /* the same with addresses in SBUF */

@@ -33,7 +33,7 @@ static bool is_count(const char *list, uint32_t n) {
 static vtrn_status check_counts(const graph_op *op) {
     char name[64];
     const char *kind = graph_kind_name(op->kind);
-    bool is_unary = op->kind == GRAPH_ERF; /* a composite in StableHLO */
+    bool is_unary = graph_kind_is_composite(op->kind);
     const vhlo_op_info *info = NULL;
     for (int version = 1; version < 8 && !info && !is_unary; version++) {
         int n = snprintf(name, sizeof name, "%s_v%d", kind, version);

@@ -184,7 +184,11 @@ void graph_recognise_regions(graph_op *op);
 /* StableHLO-like text, for tests and dumps. The caller frees *out_text with free(). */
 vtrn_status graph_print(const graph *g, char **out_text);
 
-const char *graph_kind_name(graph_kind kind);   /* "add" */
+const char *graph_kind_name(graph_kind kind); /* "add" */
+/* Unary operations that are none of StableHLO's: they stand for what it writes as several. */
+static inline bool graph_kind_is_composite(int kind) {
+    return kind == GRAPH_ERF || (kind >= GRAPH_GELU && kind <= GRAPH_SOFTPLUS);
+}
 int64_t graph_type_count(const graph_type *t);  /* elements */
 uint64_t graph_type_bytes(const graph_type *t); /* dense bytes */
 bool graph_type_equal(const graph_type *a, const graph_type *b);

@@ -264,7 +264,7 @@ static int find_kind(const vhlo_op_name *name) {
     for (int kind = 0; kind < GRAPH_KIND_COUNT; kind++) {
         const char *text = graph_kind_name(kind);
         /* No VHLO operation is the composite's kind. */
-        if (text[0] == name->info->name[0] && kind != GRAPH_ERF && !strcmp(text, name->info->name))
+        if (text[0] == name->info->name[0] && !graph_kind_is_composite(kind) && !strcmp(text, name->info->name))
             return kind;
     }
     return GRAPH_UNKNOWN;
@@ -308,7 +308,7 @@ static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, 
         VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
         VTRN_RETURN_IF_ERROR(new_value(b, type, &op.results[i]));
     }
-    if (v->n_regions && kind != GRAPH_UNKNOWN && kind != GRAPH_ERF)
+    if (v->n_regions && kind != GRAPH_UNKNOWN && !graph_kind_is_composite(kind))
         VTRN_RETURN_IF_ERROR(build_regions(b, scope, v, &op));
     for (uint32_t i = 0; i < v->n_results; i++)
         b->map[scope + v->first_result + i] = op.results[i];

@@ -137,8 +137,8 @@ static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
 
 static lower_fn *const *families_of(uint16_t kind) {
     bool is_listed = families_by_kind[kind][0];
-    return kind <= GRAPH_REDUCE_PRECISION && !is_listed ? elementwise_families
-                                                        : families_by_kind[kind];
+    bool is_elementwise = kind <= GRAPH_REDUCE_PRECISION || graph_kind_is_composite(kind);
+    return is_elementwise && !is_listed ? elementwise_families : families_by_kind[kind];
 }
 
 /* What has no reference routine, or is none of the engines' business. */

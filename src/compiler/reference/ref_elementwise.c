@@ -447,7 +447,7 @@ static bool elementwise_block(const graph *g, const graph_op *op, const void *co
 }
 
 bool ref_is_elementwise(graph_kind kind) {
-    return kind <= GRAPH_CONVERT || kind == GRAPH_REDUCE_PRECISION;
+    return kind <= GRAPH_CONVERT || kind == GRAPH_REDUCE_PRECISION || graph_kind_is_composite(kind);
 }
 
 vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *const *in,

@@ -3,6 +3,37 @@
 
 #include <math.h>
 
+/* x where both functions of it have become constant or 0 in any float type; NaN stays. */
+static double in_reach(double x) {
+    return x < -1e4 ? -1e4 : x > 1e4 ? 1e4 : x;
+}
+
+static double ref_silu(double x) {
+    const double gate = 1 / (1 + exp(-in_reach(x)));
+    return gate == 0 ? -0.0 : x * gate;
+}
+
+static double ref_silu_dx(double x) {
+    const double gate = 1 / (1 + exp(-in_reach(x)));
+    return gate + gate * (in_reach(x) / (1 + exp(in_reach(x))));
+}
+
+static double ref_gelu(double x) {
+    const double share = erfc(-in_reach(x) * M_SQRT1_2) / 2;
+    return share == 0 ? -0.0 : x * share;
+}
+
+static double ref_gelu_dx(double x) {
+    const double t = in_reach(x), density = exp(-t * t / 2) * M_2_SQRTPI * M_SQRT1_2 / 2;
+    return erfc(-t * M_SQRT1_2) / 2 + t * density;
+}
+
+static double ref_gelu_tanh(double x) {
+    const double t = in_reach(x), u = M_2_SQRTPI * M_SQRT1_2 * (t + 0.044715 * t * t * t);
+    const double share = 1 / (1 + exp(-2 * u));
+    return share == 0 ? -0.0 : x * share;
+}
+
 #define T           float
 #define M(name)     name##f
 #define UNARY_NAME  unary_f32

@@ -1,0 +1,42 @@
+#include "compiler/passes/passes.h"
+
+#include "compiler/passes/composites.h"
+#include "compiler/passes/dead.h"
+#include "compiler/passes/fold.h"
+#include "compiler/passes/subexpressions.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* In this order: composites are recognised by values that are the same, and leave what is dead. */
+static vtrn_status (*const PASSES[])(graph *g) = {
+    fold_known,
+    subexpressions_merge,
+    composites_recognise,
+    dead_remove,
+};
+
+/* What passes change is copied: the types, and by rewrite_graph() the regions. */
+static vtrn_status copy_graph(const graph *g, graph **out) {
+    graph *copy = malloc(sizeof *copy);
+    if (!copy)
+        return VTRN_OUT_OF_MEMORY(sizeof *copy);
+    *copy = *g;
+    copy->arena = ARENA_EMPTY;
+    *out = copy;
+    return NULL;
+}
+
+vtrn_status passes_run(const graph *g, graph **out) {
+    graph *copy;
+    *out = NULL;
+    VTRN_RETURN_IF_ERROR(copy_graph(g, &copy));
+    vtrn_status status = NULL;
+    for (size_t i = 0; i < sizeof PASSES / sizeof *PASSES && !status; i++)
+        status = PASSES[i](copy);
+    if (status)
+        graph_destroy(copy);
+    else
+        *out = copy;
+    return status;
+}

@@ -1,0 +1,11 @@
+/* Graph -> graph, before kernels are formed: what is the same is computed once, what is known is
+ * not computed, and expanded forms of functions become one operation. */
+#ifndef VTRN_COMPILER_PASSES_PASSES_H
+#define VTRN_COMPILER_PASSES_PASSES_H
+
+#include "compiler/graph/graph.h"
+
+/* A graph of its own, which shares constants, names and attributes with g: destroy it before g. */
+vtrn_status passes_run(const graph *g, graph **out);
+
+#endif
