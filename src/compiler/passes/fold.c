@@ -143,6 +143,43 @@ static bool is_reshape(const rewriter *r, const graph_op *op) {
     }
 }
 
+/* Which dimension of its result each dimension of the operand becomes, for a view that adds
+ * dimensions and repeats elements; false: op is none. */
+static bool find_spread(const rewriter *r, const graph_op *op, int64_t *dims) {
+    const graph_type *in = type_of(r, op->operands[0]), *out = type_of(r, op->results[0]);
+    if (op->kind == GRAPH_BROADCAST_IN_DIM) {
+        memcpy(dims, op->attrs.dims.dims.v, (size_t)in->rank * sizeof *dims);
+        return true;
+    }
+    if (op->kind != GRAPH_RESHAPE || out->rank < in->rank)
+        return false;
+    int k = 0;
+    for (int d = 0; d < out->rank; d++) {
+        if (k < in->rank && in->dims[k] == out->dims[d])
+            dims[k++] = d;
+        else if (out->dims[d] != 1)
+            return false;
+    }
+    return k == in->rank;
+}
+
+/* A broadcast of what only adds dimensions is one broadcast. */
+static vtrn_status join_broadcasts(rewriter *r, graph_op *op) {
+    const graph_op *first = op->kind == GRAPH_BROADCAST_IN_DIM ? r->maker[op->operands[0]] : NULL;
+    int64_t dims[GRAPH_MAX_RANK];
+    if (!first || first->n_operands != 1 || !find_spread(r, first, dims))
+        return NULL;
+    int rank = type_of(r, first->operands[0])->rank;
+    int64_t *joined = ARENA_NEW(&r->g->arena, int64_t, rank);
+    if (!joined)
+        return VTRN_OUT_OF_MEMORY((size_t)rank * sizeof *joined);
+    for (int i = 0; i < rank; i++)
+        joined[i] = op->attrs.dims.dims.v[dims[i]];
+    op->operands[0] = first->operands[0];
+    op->attrs.dims.dims = (graph_ints){rank, joined};
+    return NULL;
+}
+
 /* --- constants ----------------------------------------------------------------------------------
  */
 
@@ -293,6 +330,7 @@ static vtrn_status fold(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) 
     VTRN_RETURN_IF_ERROR(fold_constants(r, op, &is_done));
     if (is_done)
         return NULL;
+    VTRN_RETURN_IF_ERROR(join_broadcasts(r, op));
     if (find_equal(r, op, &equal)) {
         rewrite_replace(r, op->results[0], equal);
         *is_dropped = true;

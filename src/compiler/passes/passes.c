@@ -3,17 +3,17 @@
 #include "compiler/passes/composites.h"
 #include "compiler/passes/dead.h"
 #include "compiler/passes/fold.h"
+#include "compiler/passes/moments.h"
 #include "compiler/passes/subexpressions.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* In this order: composites are recognised by values that are the same, and leave what is dead. */
+/* In this order: forms are recognised by values that are the same, make some that are, and leave
+ * what is dead. */
 static vtrn_status (*const PASSES[])(graph *g) = {
-    fold_known,
-    subexpressions_merge,
-    composites_recognise,
-    dead_remove,
+    fold_known,        subexpressions_merge, composites_recognise,
+    moments_normalise, subexpressions_merge, dead_remove,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */
