@@ -4,8 +4,8 @@
 
 #include "compiler/graph/graph.h"
 
-/* E[x^2] - E[x]^2 over the last dimensions becomes E[(x - E[x])^2]: it cannot cancel, and one form is
- * left for which the engines have instructions. Wants common subexpressions merged. */
+/* E[x^2] - E[x]^2 over the last dimensions becomes E[(x - E[x])^2]: it cannot cancel, and one form
+ * is left for which the engines have instructions. Wants common subexpressions merged. */
 vtrn_status moments_normalise(graph *g);
 
 #endif

@@ -1,4 +1,6 @@
-/* Common subexpressions: what was computed before is read instead. */
+/* Common subexpressions: what was computed before is read instead. An elementwise operation is done
+ * again behind a contraction and the like: its result would have to be stored in between, beside
+ * its operands. */
 #ifndef VTRN_COMPILER_PASSES_SUBEXPRESSIONS_H
 #define VTRN_COMPILER_PASSES_SUBEXPRESSIONS_H
 
