@@ -1,7 +1,9 @@
 /* Elementwise ops that take the engines an instruction or two, and what emitting any of them
  * shares: operands as access patterns, constants, single instructions. */
 #include "compiler/emit/elementwise_parts.h"
+#include "compiler/plan/fusion_fold.h"
 
+#include <math.h>
 #include <string.h>
 
 uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
@@ -93,14 +95,20 @@ vtrn_status emit_fill(emit_env *env, const vtrn_ap *dst, double value) {
     return NULL;
 }
 
+/* The function's table is there before the next activation. */
+static vtrn_status load_table(emit_env *env, vtrn_act func) {
+    int set = isa_act_table_set(func);
+    if (set == 0 || env->e->act_table == set)
+        return NULL;
+    EMIT(load, env->e, ACT_TABLE_LOAD, SCALAR);
+    load->arg[0] = set;
+    env->e->act_table = (uint8_t)set;
+    return NULL;
+}
+
 vtrn_status emit_activate(emit_env *env, vtrn_act func, const vtrn_ap *dst, const vtrn_ap *src,
                           float scale) {
-    int set = isa_act_table_set(func);
-    if (set != 0 && env->e->act_table != set) {
-        EMIT(load, env->e, ACT_TABLE_LOAD, SCALAR);
-        load->arg[0] = set;
-        env->e->act_table = (uint8_t)set;
-    }
+    VTRN_RETURN_IF_ERROR(load_table(env, func));
     EMIT(instr, env->e, ACTIVATE, SCALAR);
     instr->func = (uint8_t)func;
     instr->ap[0] = *dst;
@@ -132,6 +140,14 @@ vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
     return NULL;
 }
 
+/* Whether a product is the square of a tile of floats. */
+static bool is_square(const emit_env *env, const fusion_node *node, vtrn_alu alu) {
+    int k = node->in[0].node;
+    return alu == VTRN_ALU_MULTIPLY && k >= 0 && k == node->in[1].node &&
+           node->shape == NODE_FULL && dtype_is_float((vtrn_dtype)node->dtype) &&
+           dtype_is_float((vtrn_dtype)env->f->nodes[k].dtype);
+}
+
 /* dst = a alu b, whatever the operands are. */
 static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const elementwise_op *op,
                                vtrn_alu alu) {
@@ -144,6 +160,8 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const ele
     if (op->constants == ELEMENTWISE_TILE || (!a_is_scalar && !b_is_scalar)) {
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &b));
+        if (is_square(env, node, alu) && emit_lighter_engine(env->e) == VTRN_ENGINE_SCALAR)
+            return emit_activate(env, VTRN_ACT_SQUARE, &dst, &a, 1);
         return emit_tensor_tensor(env->e, engine, alu, &dst, &a, &b);
     }
     int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
@@ -210,8 +228,7 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
                             STEP(MULTIPLY, (float)num->imm), STEP_NONE);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
     if (inverse_cols == 1)
-        return row_op(env, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a,
-                      &(scalar_operand){.row = &inverse});
+        return emit_scaled(env->e, &dst, &a, 0, &to);
     return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
 }
 
@@ -268,11 +285,48 @@ vtrn_status elementwise_convert(emit_env *env, const fusion_node *node, const el
     return emit_copy(env->e, &dst, &src);
 }
 
+static bool is_minus_zero(double x) {
+    return x == 0 && signbit(x);
+}
+
+/* Scale and bias as the instruction takes them: the number, or one value a row. A bias is a number
+ * only where it is -0, which changes nothing. */
+static vtrn_status set_affine(const emit_env *env, const folded_activation *a, vtrn_instr *instr) {
+    const fusion *f = env->f;
+    instr->imm[0].f = (float)a->scale.imm;
+    instr->imm[1].f = -0.0f;
+    if (a->scale.node >= 0)
+        instr->ap[2] = elementwise_scalar_ap(&f->nodes[a->scale.node].t, env->rows);
+    if (a->bias.node >= 0) {
+        const tile *row = &f->nodes[a->bias.node].t;
+        tile negative = fusion_negative_row(row);
+        instr->ap[3] = a->is_minus_bias ? tile_ap(&negative, env->rows, 1)
+                                        : elementwise_scalar_ap(row, env->rows);
+    } else if (!is_minus_zero(a->bias.imm)) {
+        const tile *number = NULL;
+        VTRN_RETURN_IF_ERROR(elementwise_const_tile(env, a->bias.imm, VTRN_DTYPE_FP32, &number));
+        instr->ap[3] = tile_ap(number, env->rows, 1);
+    }
+    return NULL;
+}
+
+static vtrn_status emit_activation(emit_env *env, const fusion_node *node, vtrn_act func) {
+    folded_activation a = fold_activation_of(env->f, node);
+    vtrn_ap dst = elementwise_dst_ap(env, node), src;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, a.reader, a.operand, &src));
+    VTRN_RETURN_IF_ERROR(load_table(env, func));
+    EMIT(instr, env->e, ACTIVATE, SCALAR);
+    instr->func = (uint8_t)func;
+    instr->ap[0] = dst;
+    instr->ap[1] = src;
+    if (node->sum >= 0 && env->f->nodes[node->sum].is_in_pass)
+        instr->flags = VTRN_FLAG_ACCUMULATE;
+    return set_affine(env, &a, instr);
+}
+
 vtrn_status elementwise_activation(emit_env *env, const fusion_node *node,
                                    const elementwise_op *op) {
-    vtrn_ap dst = elementwise_dst_ap(env, node), src;
-    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &src));
-    return emit_activate(env, (vtrn_act)elementwise_code_of(op), &dst, &src, 1);
+    return emit_activation(env, node, (vtrn_act)elementwise_code_of(op));
 }
 
 vtrn_status elementwise_negate(emit_env *env, const fusion_node *node, const elementwise_op *op) {
@@ -334,9 +388,11 @@ vtrn_status elementwise_emit(emit_env *env, const fusion_node *node) {
 #include "compiler/plan/elementwise_emitters.def"
 #undef EMITTER
     };
-    if (node->folds >= 0)
-        return elementwise_folded(env, node);
     const elementwise_op *op = elementwise_op_of(env->f, node);
+    if (node->is_square)
+        return emit_activation(env, node, VTRN_ACT_SQUARE);
+    if (node->folds >= 0 && op->emitter != ELEMENTWISE_BY_ACTIVATION)
+        return elementwise_folded(env, node);
     VTRN_CHECK(op->operands, "a node's op has a row in elementwise_ops.def");
     return emitters[op->emitter](env, node, op);
 }

@@ -31,8 +31,15 @@ static vtrn_status fill(emitter *e, const tile *t, uint32_t cols, double value) 
     return NULL;
 }
 
-/* After a row's tile was written: its copy in fp32, when an op may take it as a scalar. */
+/* After a row's tile was written: its copy in fp32, when an op may take it as a scalar, and its
+ * negative, when an activation takes it as a bias. */
 static vtrn_status widen_row(emitter *e, const fusion_node *node, uint32_t rows) {
+    if (node->has_negative) {
+        tile negative = fusion_negative_row(&node->t);
+        vtrn_ap to = tile_ap(&negative, rows, 1), from = tile_ap(&node->t, rows, 1);
+        VTRN_RETURN_IF_ERROR(
+            emit_scalars(e, VTRN_ENGINE_VECTOR, &to, &from, STEP(MULTIPLY, -1), STEP_NONE));
+    }
     if (node->shape != NODE_ROW || !node->is_used || !fusion_row_is_widened(&node->t))
         return NULL;
     tile wide = fusion_wide_row(&node->t);
@@ -296,17 +303,39 @@ static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const ti
     return NULL;
 }
 
-/* A reduction's share of a block of columns, joined with those of the blocks before it. Floats
- * narrower than fp32 add up in the fp32 tile beside the row's own. */
-static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const tile_turn *turn) {
+/* Where a reduction adds up all blocks of columns. Floats narrower than fp32 add up in the fp32
+ * tile beside the row's own. */
+static tile sum_tile(const map_work *x, const fusion_node *node) {
+    bool is_wide = x->m->form == FUSION_PASSES && fusion_row_is_widened(&node->t);
+    return is_wide ? fusion_wide_row(&node->t) : node->t;
+}
+
+/* Where it puts a block's share: the first one's is the sum so far. */
+static tile part_tile(const map_work *x, const fusion_node *node, const tile_turn *turn) {
     enum { PART_AT = 16 /* bytes behind the sum: room in a tile of one value a row */ };
+    tile part = sum_tile(x, node);
+    if (x->m->form == FUSION_PASSES && turn->c > 0)
+        part.addr += PART_AT;
+    return part;
+}
+
+/* The sum of each row of an activation, which the engine has in a register. */
+static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    const fusion_node *sum = node->sum < 0 ? NULL : &x->f->nodes[node->sum];
+    if (!sum || !sum->is_in_pass)
+        return NULL;
+    tile part = part_tile(x, sum, turn);
+    EMIT(read, x->e, ACT_READ_ACCUMULATOR, SCALAR);
+    read->ap[0] = tile_ap(&part, x->env.rows, 1);
+    return NULL;
+}
+
+/* A reduction's share of a block of columns, joined with those of the blocks before it. */
+static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const tile_turn *turn) {
     bool is_whole = x->m->form != FUSION_PASSES;
     bool is_wide = !is_whole && fusion_row_is_widened(&node->t);
-    tile sum = is_wide ? fusion_wide_row(&node->t) : node->t, part = sum;
-    part.addr += PART_AT;
-    if (is_whole || turn->c == 0)
-        VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &sum));
-    else
+    tile sum = sum_tile(x, node), part = part_tile(x, node, turn);
+    if (!node->is_summed)
         VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &part));
     vtrn_ap to = tile_ap(&sum, x->env.rows, 1), more = tile_ap(&part, x->env.rows, 1);
     if (!is_whole && turn->c > 0) {
@@ -369,7 +398,8 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
         return contract_work_tile(&x->contracts[node->contract], turn->rows, &node->t);
     if (node->op == GRAPH_REDUCE)
         return emit_row_reduce(x, node, turn);
-    return elementwise_emit(&x->env, node);
+    VTRN_RETURN_IF_ERROR(elementwise_emit(&x->env, node));
+    return read_accumulator(x, node, turn);
 }
 
 /* What is done with a node's tile behind the node's own instructions. */
@@ -423,6 +453,8 @@ static bool moves_with_turns(const fusion_node *node) {
 static void point_to(map_work *x, fusion_node *node, int t) {
     if (moves_with_turns(node))
         node->t.addr = node->turn_addr[t];
+    if (node->sum >= 0)
+        x->f->nodes[node->sum].t.addr = x->f->nodes[node->sum].turn_addr[t];
     for (int k = 0; k < node->n_in; k++) {
         if (node->in[k].node < 0)
             continue;
@@ -451,8 +483,8 @@ static void enter_turn(map_work *x, fusion_node *node, const tile_turn *turns, i
 /* An operation on all tiles abreast. The instructions of elementwise ones alternate: full tiles and
  * temporaries of different turns are different memory. */
 static vtrn_status emit_abreast(map_work *x, fusion_node *node, const tile_turn *turns, int n) {
-    bool is_alternating =
-        node->shape == NODE_FULL && node->op < FUSION_LOAD && node->op != GRAPH_REDUCE;
+    bool is_alternating = node->shape == NODE_FULL && node->op < FUSION_LOAD &&
+                          node->op != GRAPH_REDUCE && node->sum < 0; /* one register for all */
     uint32_t begin[FUSION_MAX_ABREAST];
     for (int t = 0; t < n; t++) {
         enter_turn(x, node, turns, t);

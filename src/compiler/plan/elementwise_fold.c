@@ -1,5 +1,5 @@
 /* Folding: two elementwise nodes in one instruction, (x op s) op t. */
-#include "compiler/plan/elementwise_table.h"
+#include "compiler/plan/fusion_fold.h"
 
 /* Arithmetic of two floats that is one instruction of the Vector engine on tiles. */
 static bool is_vector_arith(const fusion *f, const fusion_node *node) {
@@ -26,18 +26,11 @@ static void normalise(fusion_node *node) {
 }
 
 void elementwise_fold(fusion *f) {
-    int n_uses[FUSION_MAX_NODES] = {0};
-    for (int i = 0; i < f->n_nodes; i++) {
-        fusion_node *node = &f->nodes[i];
-        node->folds = FUSION_NO_NODE;
-        node->is_folded = false;
-        if (!node->is_live)
-            continue;
-        normalise(node);
-        for (int k = 0; k < node->n_in; k++)
-            if (node->in[k].node >= 0)
-                n_uses[node->in[k].node]++;
-    }
+    int n_uses[FUSION_MAX_NODES];
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].is_live)
+            normalise(&f->nodes[i]);
+    fusion_count_uses(f, n_uses);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || !is_vector_arith(f, node))

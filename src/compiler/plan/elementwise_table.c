@@ -103,6 +103,14 @@ const elementwise_op *elementwise_op_of(const fusion *f, const fusion_node *node
     return op ? op : &none;
 }
 
+bool elementwise_activation_of(const fusion *f, const fusion_node *node, vtrn_act *func) {
+    if (node->op >= FUSION_LOAD || node->op == GRAPH_REDUCE)
+        return false;
+    const elementwise_op *op = elementwise_op_of(f, node);
+    *func = node->is_square ? VTRN_ACT_SQUARE : (vtrn_act)elementwise_code_of(op);
+    return node->is_square || op->emitter == ELEMENTWISE_BY_ACTIVATION;
+}
+
 int elementwise_n_temps(const fusion *f, const fusion_node *node) {
     return elementwise_op_of(f, node)->n_temps;
 }

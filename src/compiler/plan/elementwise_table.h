@@ -51,9 +51,8 @@ bool elementwise_supports(const graph *g, const graph_op *op);
 /* Whether an op of one operand is its comparison with 0, and which: a conversion to truth values,
  * and `not` of one. */
 bool elementwise_tests_zero(const graph *g, const graph_op *op, graph_direction *direction);
-/* Marks nodes whose one user can do their work in its own instruction: (x op s) op t. Needs
- * shapes. */
-void elementwise_fold(fusion *f);
+/* Whether the Scalar engine does the node, as a function of one operand, and which. */
+bool elementwise_activation_of(const fusion *f, const fusion_node *node, vtrn_act *func);
 /* FULL temporaries that emitting the node takes, at most ELEMENTWISE_MAX_TEMPS. */
 int elementwise_n_temps(const fusion *f, const fusion_node *node);
 enum { ELEMENTWISE_MAX_TEMPS = 11, FUSION_MAX_CONSTS = 64 };

@@ -36,6 +36,16 @@ bool fusion_row_is_widened(const tile *row) {
     return dtype_is_float(row->dtype) && row->dtype != VTRN_DTYPE_FP32;
 }
 
+tile fusion_negative_row(const tile *row) {
+    enum {
+        NEGATIVE_AT = 8 /* bytes: behind the value, before partial sums and the copy in fp32 */
+    };
+    tile negative = *row;
+    negative.addr += NEGATIVE_AT;
+    negative.dtype = VTRN_DTYPE_FP32;
+    return negative;
+}
+
 tile fusion_wide_row(const tile *row) {
     tile wide = *row;
     wide.addr += FUSION_WIDE_ROW_BYTES;

@@ -59,6 +59,10 @@ typedef struct fusion_node {
     bool is_live, is_hoisted;
     bool is_folded;         /* done by the one node that uses it */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
+    bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
+    bool is_square;         /* x * x, as an activation */
+    bool is_summed;         /* a reduction that comes with the activation that it adds up */
+    int sum;                /* of an activation: that reduction, or FUSION_NO_NODE */
     uint32_t source;        /* for instructions */
     bool is_used;           /* by another live node */
     int stage;              /* FUSION_PASSES: the pass, or the row stage before it, that makes it */
@@ -107,6 +111,8 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
 enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
 bool fusion_row_is_widened(const tile *row);
 tile fusion_wide_row(const tile *row);
+/* Where has_negative has the negative, in fp32. */
+tile fusion_negative_row(const tile *row);
 
 /* A constant on every partition: a [128, 1] tile, filled once a fusion. */
 typedef struct fusion_const {

@@ -2,10 +2,12 @@
 #include "compiler/plan/map_plan.h"
 
 #include "compiler/plan/copy.h"
+#include "compiler/plan/fusion_fold.h"
 #include "compiler/plan/fusion_sums.h"
 #include "compiler/plan/resident.h"
 #include "compiler/plan/turn.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -135,7 +137,7 @@ static vtrn_status shape_nodes(map_plan *m) {
                 node->n_outer = 0;
         }
     }
-    elementwise_fold(f);
+    fusion_fold(f);
     find_last_uses(f);
     for (int i = 0; i < f->n_nodes; i++)
         f->nodes[i].is_used = f->nodes[i].last_use > 0;
@@ -247,7 +249,7 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const resident *
     tile row = {.dtype = node->dtype};
     if (m->form != FUSION_WHOLE || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
         !m->cols || v.slot != r->slot || !is_side_by_side(m, node) ||
-        (node->shape == NODE_ROW && fusion_row_is_widened(&row)) ||
+        (node->shape == NODE_ROW && (fusion_row_is_widened(&row) || node->has_negative)) ||
         (m->is_flat && !view_split_at(&v, m->cols, &n_outer)))
         return false;
     int64_t n_rows = m->f->n / m->cols, step = fusion_row_step(m);
@@ -388,14 +390,25 @@ uint64_t map_size(map_plan *m) {
     return m->size.n_bytes;
 }
 
-/* False when there are more constants than a kernel has room for. */
-static bool find_consts(map_plan *m) {
+/* A number that an activation adds lies in memory, unless it is -0, which adds nothing. */
+static void add_bias(map_plan *m, const fusion_node *node) {
+    vtrn_act func;
+    if (node->folds < 0 || !elementwise_activation_of(m->f, node, &func))
+        return;
+    folded_activation a = fold_activation_of(m->f, node);
+    if (a.bias.node < 0 && !(a.bias.imm == 0 && signbit(a.bias.imm)))
+        add_const(m, a.bias.imm, VTRN_DTYPE_FP32);
+}
+
+/* The constants that instructions take from memory, in addition to those that are known. */
+static void find_consts(map_plan *m) {
     for (int i = 0; i < m->f->n_nodes; i++) {
         const fusion_node *node = &m->f->nodes[i];
         if (!node->is_live)
             continue;
         if (node->op < FUSION_LOAD && node->op != GRAPH_REDUCE)
             elementwise_for_consts(m->f, node, add_const, m);
+        add_bias(m, node);
     }
     /* fp32 and bf16 do not mix in a matmul: the ones of column sums have the operand's type */
     for (int i = 0; i < m->f->n_nodes; i++) {
@@ -403,7 +416,6 @@ static bool find_consts(map_plan *m) {
         if (node->is_live && node->is_column)
             add_const(m, 1, (vtrn_dtype)m->f->nodes[node->in[0].node].dtype);
     }
-    return m->n_consts <= FUSION_MAX_CONSTS;
 }
 
 static bool has_row_reduction(const fusion *f) {
@@ -425,6 +437,7 @@ static vtrn_status size_blocks(map_plan *m, fusion_form form, bool streams_cols)
     m->form = form;
     m->streams_cols = streams_cols;
     VTRN_RETURN_IF_ERROR(shape_nodes(m));
+    find_consts(m);
     m->n_passes = form == FUSION_PASSES ? fusion_find_stages(m->f) : 1;
     map_size(m);
     return NULL;
@@ -487,7 +500,8 @@ vtrn_status map_layout(map_plan *m, bool *fits) {
     VTRN_RETURN_IF_ERROR(turn_loads(m));
     fusion_choose_cols(m);
     VTRN_RETURN_IF_ERROR(shape_nodes(m));
-    *fits = find_consts(m);
+    find_consts(m);
+    *fits = m->n_consts <= FUSION_MAX_CONSTS;
     if (!*fits)
         return NULL;
     start_contracts(m);
@@ -499,6 +513,7 @@ vtrn_status map_layout(map_plan *m, bool *fits) {
             contract_tighten(&m->contracts[i]);
         map_size(m);
     }
-    *fits = m->size.n_bytes <= m->p->sbuf_limit && !repeats_too_much(m);
+    *fits = m->size.n_bytes <= m->p->sbuf_limit && m->n_consts <= FUSION_MAX_CONSTS &&
+            !repeats_too_much(m);
     return *fits ? note_rows(m) : NULL;
 }

@@ -1,0 +1,31 @@
+/* Which nodes of a fusion one instruction does together. */
+#ifndef VTRN_COMPILER_PLAN_FUSION_FOLD_H
+#define VTRN_COMPILER_PLAN_FUSION_FOLD_H
+
+#include "compiler/plan/elementwise_table.h"
+
+/* All of the following, in this order; nodes have their shapes. What was folded before is not. */
+void fusion_fold(fusion *f);
+
+/* fold_conversions.c: conversions that engines make as they read an operand or write a result. */
+void fold_conversions(fusion *f);
+/* elementwise_fold.c: (x op s) op t on the Vector engine. */
+void elementwise_fold(fusion *f);
+/* fold_activations.c: func(x * scale + bias) on the Scalar engine, and the sum of each row of it.
+ */
+void fold_activations(fusion *f);
+
+/* How often live nodes read each. */
+void fusion_count_uses(const fusion *f, int n_uses[FUSION_MAX_NODES]);
+
+/* What an activation is folded from: func(x * scale + bias). */
+typedef struct folded_activation {
+    const fusion_node *reader; /* operand reader->in[operand] is x */
+    int operand;
+    fusion_in scale, bias; /* one value a row, or a number */
+    bool is_minus_bias;    /* the row's negative counts */
+} folded_activation;
+/* Of a node that elementwise_activation_of() knows. */
+folded_activation fold_activation_of(const fusion *f, const fusion_node *node);
+
+#endif
