@@ -131,7 +131,7 @@ const cli_command cli_compile = {
             "  --pipeline off   one tile at a time\n"
             "  --schedule off   instructions stay in the order in which kernels emit them\n"
             "  --json           name, chip and counts\n\n"
-            "The last four find a wrong decision of the compiler: if a result is right without\n"
+            "The five switches find a wrong decision of the compiler: if a result is right without\n"
             "one of them, it is at fault (docs/debugging.md).\n\n"
             "example: vtrn compile step.mlirbc --dump form,place\n",
     .run = run,

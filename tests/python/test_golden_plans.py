@@ -98,8 +98,44 @@ def test_the_plan_is_the_one_that_was_reviewed(name, tmp_path):
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("switch,name", [("--fuse", "two_layers"), ("--resident", "two_layers"),
-                                         ("--pipeline", "two_layers"), ("--schedule", "gated")])  # fmt: skip
+def gelu_gradient(x, c):
+    return jax.vjp(jax.nn.gelu, x)[1](c)[0]
+
+
+def flax_norm(x, gain, shift):
+    mean, square = x.mean(-1, keepdims=True), lax.square(x).mean(-1, keepdims=True)
+    return (x - mean) * (lax.rsqrt(jnp.maximum(0, square - lax.square(mean)) + 1e-5) * gain) + shift
+
+
+# What the passes make of graphs.
+GRAPHS = {
+    "graph_silu": (lambda x, c: jax.vjp(jax.nn.silu, x)[1](c)[0], (f32(64, 128), f32(64, 128))),
+    "graph_gelu_gradient": (gelu_gradient, (f32(64, 128), f32(64, 128))),
+    "graph_exact_gelu": (lambda x: jax.nn.gelu(x, approximate=False), (f32(64, 128),)),
+    "graph_softmax": (lambda x: jax.nn.softmax(x), (f32(64, 128),)),
+    "graph_flax_norm": (flax_norm, (f32(64, 128), f32(128), f32(128))),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_graph_is_the_one_that_was_reviewed(name, tmp_path):
+    f, args = GRAPHS[name]
+    artifact = tmp_path / "program.mlirbc"
+    artifact.write_bytes(jax.export.export(jax.jit(f), platforms=["cpu"])(*args).mlir_module_serialized)
+    command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", "graph"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = re.sub(r" // .*", "", text)
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("VTRN_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+SWITCHED = {"--passes": "gated", "--fuse": "two_layers", "--resident": "two_layers", "--pipeline": "two_layers",
+            "--schedule": "gated"}  # fmt: skip
+
+
+@pytest.mark.parametrize("switch,name", SWITCHED.items())
 def test_each_decision_can_be_switched_off(switch, name, tmp_path):
     f, args = PROGRAMS[name]
     exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)

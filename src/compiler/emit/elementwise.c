@@ -232,29 +232,33 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
 }
 
+/* Operand k in the result's tile, which may be its own. */
+static vtrn_status lay_under(emit_env *env, const fusion_node *node, int k) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), from;
+    if (node->in[k].node < 0)
+        return emit_fill(env, &dst, node->in[k].imm);
+    const tile *t = &env->f->nodes[node->in[k].node].t;
+    if (node->reuses == k && t->space == node->t.space && t->addr == node->t.addr)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &from));
+    return emit_copy(env->e, &dst, &from);
+}
+
 vtrn_status elementwise_select(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
-    vtrn_ap dst = elementwise_dst_ap(env, node), pred, on_true, on_false;
+    vtrn_ap dst = elementwise_dst_ap(env, node), pred, value;
     if (node->in[0].node < 0) { /* a constant predicate */
         int k = node->in[0].imm != 0 ? 1 : 2;
         if (node->in[k].node < 0)
             return emit_fill(env, &dst, node->in[k].imm);
-        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &on_true));
-        return emit_copy(env->e, &dst, &on_true);
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, k, &value));
+        return emit_copy(env->e, &dst, &value);
     }
-    if (node->in[2].node < 0) {
-        VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[2].imm));
-    } else {
-        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 2, &on_false));
-        VTRN_RETURN_IF_ERROR(emit_copy(env->e, &dst, &on_false));
-    }
+    int under = node->reuses ? node->reuses : 2, over = 3 - under;
+    VTRN_RETURN_IF_ERROR(lay_under(env, node, under));
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &pred));
-    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &on_true));
-    EMIT(instr, env->e, COPY_PREDICATED, VECTOR);
-    instr->ap[0] = dst;
-    instr->ap[1] = on_true;
-    instr->ap[2] = pred;
-    return NULL;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, over, &value));
+    return emit_copy_where(env, &dst, &value, &pred, over == 2);
 }
 
 /* clamp(low, x, high): two steps, the second in place. */

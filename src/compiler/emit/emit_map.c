@@ -319,7 +319,24 @@ static tile part_tile(const map_work *x, const fusion_node *node, const tile_tur
     return part;
 }
 
-/* The sum of each row of an activation, which the engine has in a register. */
+/* Joins a block's share with those of the blocks before it. */
+static vtrn_status join_part(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    tile sum = sum_tile(x, node), part = part_tile(x, node, turn);
+    vtrn_ap to = tile_ap(&sum, x->env.rows, 1), more = tile_ap(&part, x->env.rows, 1);
+    if (part.addr != sum.addr) {
+        bool is_tree = fusion_is_tree_reduce(x->f, node);
+        vtrn_alu op = reduce_alu(node, is_tree);
+        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(
+            x->e, is_tree ? tree_engine(op) : VTRN_ENGINE_VECTOR, op, &to, &to, &more));
+    }
+    if (sum.addr == node->t.addr || !turn->is_row_end)
+        return NULL;
+    vtrn_ap rounded = tile_ap(&node->t, x->env.rows, 1);
+    return emit_copy(x->e, &rounded, &to);
+}
+
+/* The sum of each row of an activation, which the engine has in a register. Tiles abreast may be
+ * blocks of one row: the next one's share comes when this one has joined. */
 static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const tile_turn *turn) {
     const fusion_node *sum = node->sum < 0 ? NULL : &x->f->nodes[node->sum];
     if (!sum || !sum->is_in_pass)
@@ -327,27 +344,16 @@ static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const 
     tile part = part_tile(x, sum, turn);
     EMIT(read, x->e, ACT_READ_ACCUMULATOR, SCALAR);
     read->ap[0] = tile_ap(&part, x->env.rows, 1);
-    return NULL;
+    return join_part(x, sum, turn);
 }
 
-/* A reduction's share of a block of columns, joined with those of the blocks before it. */
+/* A reduction's share of a block of columns, unless it came with what it adds up. */
 static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const tile_turn *turn) {
-    bool is_whole = x->m->form != FUSION_PASSES;
-    bool is_wide = !is_whole && fusion_row_is_widened(&node->t);
-    tile sum = sum_tile(x, node), part = part_tile(x, node, turn);
-    if (!node->is_summed)
-        VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &part));
-    vtrn_ap to = tile_ap(&sum, x->env.rows, 1), more = tile_ap(&part, x->env.rows, 1);
-    if (!is_whole && turn->c > 0) {
-        bool is_tree = fusion_is_tree_reduce(x->f, node);
-        vtrn_alu op = reduce_alu(node, is_tree);
-        VTRN_RETURN_IF_ERROR(emit_tensor_tensor(
-            x->e, is_tree ? tree_engine(op) : VTRN_ENGINE_VECTOR, op, &to, &to, &more));
-    }
-    if (!is_wide || !turn->is_row_end)
+    if (node->is_summed)
         return NULL;
-    vtrn_ap rounded = tile_ap(&node->t, x->env.rows, 1);
-    return emit_copy(x->e, &rounded, &to);
+    tile part = part_tile(x, node, turn);
+    VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &part));
+    return join_part(x, node, turn);
 }
 
 /* The turn's part of a dense tensor, as rows of the tile and n_blocks x columns. */

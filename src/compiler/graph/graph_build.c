@@ -264,7 +264,8 @@ static int find_kind(const vhlo_op_name *name) {
     for (int kind = 0; kind < GRAPH_KIND_COUNT; kind++) {
         const char *text = graph_kind_name(kind);
         /* No VHLO operation is the composite's kind. */
-        if (text[0] == name->info->name[0] && !graph_kind_is_composite(kind) && !strcmp(text, name->info->name))
+        if (text[0] == name->info->name[0] && !graph_kind_is_composite(kind) &&
+            !strcmp(text, name->info->name))
             return kind;
     }
     return GRAPH_UNKNOWN;

@@ -188,17 +188,32 @@ vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value res
     return fusion_name(l, f, result, made.node, NULL);
 }
 
-/* Two open fusions with equal spaces become one; nodes of b follow those of a. */
+/* The load of f that brings the same elements, or FUSION_NO_NODE. */
+static int same_load(const fusion *f, const fusion_node *load) {
+    for (int i = 0; i < f->n_nodes && load->op == FUSION_LOAD; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (node->op == FUSION_LOAD && node->is_reduced == load->is_reduced &&
+            view_is_same(&node->source_view, &load->source_view))
+            return i;
+    }
+    return FUSION_NO_NODE;
+}
+
+/* Two open fusions with equal spaces become one; nodes of b follow those of a, but for loads that a
+ * has. */
 static vtrn_status merge(lower *l, fusion *a, fusion *b) {
-    int base = a->n_nodes;
+    int16_t now[FUSION_MAX_NODES]; /* by node of b: its number in a */
     for (int i = 0; i < b->n_nodes; i++) {
-        fusion_node *node = &a->nodes[base + i];
+        now[i] = (int16_t)same_load(a, &b->nodes[i]);
+        if (now[i] != FUSION_NO_NODE)
+            continue;
+        now[i] = (int16_t)a->n_nodes;
+        fusion_node *node = &a->nodes[a->n_nodes++];
         *node = b->nodes[i];
         for (int k = 0; k < node->n_in; k++)
             if (node->in[k].node >= 0)
-                node->in[k].node = (int16_t)(node->in[k].node + base);
+                node->in[k].node = now[node->in[k].node];
     }
-    a->n_nodes += b->n_nodes;
     if (!a->cols)
         a->cols = b->cols;
     if (!a->row_step)
@@ -207,7 +222,7 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     for (int i = 0; i < b->n_values; i++) {
         const fusion_value *fv = &b->values[i];
         VTRN_RETURN_IF_ERROR(
-            fusion_name(l, a, fv->value, base + (int)l->values[fv->value].node, fv->alias_of));
+            fusion_name(l, a, fv->value, now[l->values[fv->value].node], fv->alias_of));
     }
     unlink_fusion(l, b);
     fusion_free(b);

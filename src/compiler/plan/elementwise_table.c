@@ -119,7 +119,7 @@ int elementwise_n_temps(const fusion *f, const fusion_node *node) {
 static bool is_tile(const elementwise_op *op, const fusion_node *node, int k) {
     if (node->in[k].node >= 0 || op->constants == ELEMENTWISE_IMMEDIATE)
         return false;
-    return op->constants != ELEMENTWISE_SELECTED || k == 1;
+    return op->constants != ELEMENTWISE_SELECTED || k == (node->reuses == 1 ? 2 : 1);
 }
 
 void elementwise_for_consts(const fusion *f, const fusion_node *node,

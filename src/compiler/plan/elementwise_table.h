@@ -16,7 +16,7 @@ typedef enum elementwise_emitter_id {
 typedef enum elementwise_constants {
     ELEMENTWISE_IMMEDIATE, /* none */
     ELEMENTWISE_TILE,      /* all */
-    ELEMENTWISE_SELECTED,  /* the first value of a select */
+    ELEMENTWISE_SELECTED,  /* the value of a select that is copied over the other one */
 } elementwise_constants;
 
 /* A row of elementwise_ops.def, which says what the fields are. */

@@ -62,6 +62,7 @@ typedef struct fusion_node {
     bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
     bool is_square;         /* x * x, as an activation */
     bool is_summed;         /* a reduction that comes with the activation that it adds up */
+    uint8_t reuses;         /* select: the value in whose tile the result is made; 0: neither's */
     int sum;                /* of an activation: that reduction, or FUSION_NO_NODE */
     uint32_t source;        /* for instructions */
     bool is_used;           /* by another live node */

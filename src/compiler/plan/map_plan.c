@@ -116,6 +116,28 @@ static void find_last_uses(fusion *f) {
             mark_uses(f, i, &f->nodes[i]);
 }
 
+/* A value whose tile is free behind node i, for a result of its shape and type. What is loaded
+ * would wait for the store of a result in its tile before. */
+static bool is_reusable(const fusion *f, int i, int k) {
+    const fusion_node *node = &f->nodes[i];
+    const fusion_node *in = node->in[k].node < 0 ? NULL : &f->nodes[node->in[k].node];
+    return in && in->shape == NODE_FULL && in->dtype == node->dtype && in->last_use == i &&
+           !in->is_stored && !in->is_hoisted && !(node->is_stored && in->op == FUSION_LOAD) &&
+           node->in[0].node != node->in[k].node && node->in[1].node != node->in[2].node;
+}
+
+/* Choices that are made in the tile of one of the values: the other one is copied over it. */
+static void find_reuses(fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        node->reuses = 0;
+        if (!node->is_live || node->op != GRAPH_SELECT || node->shape != NODE_FULL ||
+            node->in[0].node < 0)
+            continue;
+        node->reuses = is_reusable(f, i, 2) ? 2 : is_reusable(f, i, 1) ? 1 : 0;
+    }
+}
+
 static vtrn_status shape_nodes(map_plan *m) {
     fusion *f = m->f;
     for (int i = 0; i < f->n_nodes; i++) {
@@ -139,6 +161,7 @@ static vtrn_status shape_nodes(map_plan *m) {
     }
     fusion_fold(f);
     find_last_uses(f);
+    find_reuses(f);
     for (int i = 0; i < f->n_nodes; i++)
         f->nodes[i].is_used = f->nodes[i].last_use > 0;
     return NULL;
@@ -167,9 +190,12 @@ static int assign_slots(fusion *f) {
         if (!node->is_in_pass || node->shape != NODE_FULL || node->op == GRAPH_REDUCE ||
             is_elsewhere(node))
             continue;
+        const fusion_node *reused = node->reuses ? &f->nodes[node->in[node->reuses].node] : NULL;
         int slot = 0;
         while (slot < n && busy_until[slot] >= i)
             slot++;
+        if (reused && reused->is_in_pass && !is_elsewhere(reused))
+            slot = reused->slot;
         if (slot == n)
             n++;
         busy_until[slot] = node->last_use > i ? node->last_use : i;

@@ -1,0 +1,220 @@
+"""Several operations of a kernel become one instruction: scale, bias and row sum of an activation,
+conversions, choices in place. Values are those of the operations, at any size, type and chip."""
+
+import re
+import subprocess
+
+import capi
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax import lax
+from common import SEED
+from paths import BUILD
+
+BF16 = ml_dtypes.bfloat16
+CHIPS = ["trn1", "trn2", "trn3"]
+
+
+def export(f, *args):
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.export.export(jax.jit(f, keep_unused=True), platforms=["cpu"])(*args).mlir_module_serialized
+
+
+@pytest.fixture(scope="module")
+def devices():
+    """By chip and number of threads."""
+    made = {(chip, threads): capi.Device(chip=chip, threads=threads) for chip in CHIPS for threads in (1, 2)}
+    yield made
+    for device in made.values():
+        device.close()
+
+
+@pytest.fixture
+def run(devices):
+    def at(f, *args, chip="trn1", threads=2):
+        executable = devices[chip, threads].compile(export(f, *args))
+        got = executable(*args)
+        assert executable.profile().n_reference_ops == 0
+        executable.destroy()
+        return got[0]
+
+    return at
+
+
+def dump(f, *args, stage, tmp_path):
+    artifact = tmp_path / "program.mlirbc"
+    artifact.write_bytes(export(f, *args))
+    command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", stage, "--chip", "trn1"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def instructions(f, *args, tmp_path):
+    return re.findall(r"^    \w+ ([\w.]+)", dump(f, *args, stage="emit", tmp_path=tmp_path), flags=re.M)
+
+
+def shifted_exp(x):
+    return jnp.exp(x - x.max(-1, keepdims=True))
+
+
+def normalised(x, gain, shift):
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(variance + 1e-5) * gain + shift
+
+
+def normalised_as_flax(x, gain, shift):
+    mean, square = x.mean(-1, keepdims=True), (x * x).mean(-1, keepdims=True)
+    variance = jnp.maximum(0.0, square - mean * mean)
+    return (x - mean) * (lax.rsqrt(variance + 1e-5) * gain) + shift
+
+
+def root_mean_square(x, gain, shift):
+    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain + shift
+
+
+def scaled_and_shifted(x, gain, shift):
+    """Rows that scale and shift what an activation reads, in each way that a program writes it."""
+    a, b = x[:, :1] * 0.5, x[:, -1:] * 0.25
+    terms = [jnp.tanh(x * a), jnp.tanh(x - b), jnp.tanh(b - x), jnp.tanh(x + 0.75), jnp.tanh(0.25 - x * 0.5),
+             jnp.tanh(x * a + b), jnp.tanh(x * a - b), jnp.tanh(-x), jnp.tanh(b - x * a), jnp.tanh(x / 3)]  # fmt: skip
+    return sum(terms) * gain + shift
+
+
+def summed_functions(x, gain, shift):
+    e = jnp.exp(x * 0.5)
+    return e / e.sum(-1, keepdims=True) + jnp.tanh(x).sum(-1, keepdims=True) * 0.01 + gain * shift
+
+
+PROGRAMS = {
+    "softmax": lambda x, g, s: jax.nn.softmax(x, -1) * g + s,
+    "log softmax": lambda x, g, s: jax.nn.log_softmax(x, -1) * g + s,
+    "softmax gradient": lambda x, g, s: jax.vjp(lambda v: jax.nn.softmax(v, -1), x)[1](x * g)[0],
+    "layer norm": normalised,
+    "layer norm gradient": lambda x, g, s: jax.vjp(normalised, x, g, s)[1](x)[0],
+    "flax layer norm": normalised_as_flax,
+    "flax layer norm gradient": lambda x, g, s: jax.vjp(normalised_as_flax, x, g, s)[1](x)[0],
+    "rms norm": root_mean_square,
+    "scales and biases": scaled_and_shifted,
+    "sums of functions": summed_functions,
+}
+SIZES = [1, 31, 32, 33, 127, 128, 129, 511, 512, 513, 640, 1000, 1023, 1024, 1025, 2047, 2049]
+
+
+def on_cpu(f, *args):
+    with jax.default_device(jax.devices("cpu")[0]), jax.enable_x64(True):
+        return np.asarray(jax.jit(f)(*[np.asarray(a, np.float64) for a in args]))
+
+
+def arguments(rows, cols, dtype):
+    rng = np.random.default_rng(SEED + rows * 10007 + cols)
+    x = (rng.standard_normal((rows, cols)) * 2 + 1).astype(dtype)
+    return x, rng.standard_normal(cols).astype(dtype), rng.standard_normal(cols).astype(dtype)
+
+
+def assert_close(got, want, dtype):
+    """Off by a few roundings of the largest terms: programs of tests have values about 1."""
+    bound = {np.float32: 2e-5, BF16: 0.06, np.float16: 0.008}[dtype]
+    scale = max(1.0, float(np.abs(want).max()))
+    assert np.abs(got.astype(np.float64) - want).max() <= bound * scale
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_values_at_many_sizes(run, name, cols):
+    rows = 131 if cols <= 513 else 37
+    args = arguments(rows, cols, np.float32)
+    assert_close(run(PROGRAMS[name], *args), on_cpu(PROGRAMS[name], *args), np.float32)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_values_in_each_type_on_each_chip(run, name, dtype, chip):
+    args = arguments(257, 384, dtype)
+    got = [run(PROGRAMS[name], *args, chip=chip, threads=threads) for threads in (1, 2)]
+    assert_close(got[0], on_cpu(PROGRAMS[name], *args), dtype)
+    np.testing.assert_array_equal(got[0].view(np.uint8), got[1].view(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer norm", "rms norm", "sums of functions"])
+def test_rows_that_are_longer_than_sbuf(run, name):
+    args = arguments(9, 50021, np.float32)
+    assert_close(run(PROGRAMS[name], *args), on_cpu(PROGRAMS[name], *args), np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_kernels_agree_with_the_reference_without_races(name, dtype, tmp_path):
+    artifact = tmp_path / "program.mlirbc"
+    artifact.write_bytes(export(PROGRAMS[name], *arguments(131, 513, dtype)))
+    for chip in ("trn1", "trn2"):
+        command = [BUILD / "src/cli/vtrn", "run", artifact, "--random", "--verify", "--check", "--chip", chip]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+# --- which instructions ----------------------------------------------------------------------------
+
+
+def test_a_softmax_takes_two_passes_of_the_vector_engine(tmp_path):
+    made = instructions(lambda x: jax.nn.softmax(x, -1), np.ones((128, 512), np.float32), tmp_path=tmp_path)
+    assert made.count("tensor_reduce.max") == 1
+    assert made.count("activate.exp") == made.count("act_read_accumulator") == 1
+    assert "tensor_reduce.add" not in made and "tensor_scalar.subtract" not in made
+
+
+def test_the_squares_of_rms_norm_come_with_their_sum(tmp_path):
+    args = np.ones((128, 512), np.float32), np.ones(512, np.float32), np.ones(512, np.float32)
+    made = instructions(root_mean_square, *args, tmp_path=tmp_path)
+    assert made.count("activate.square") == made.count("act_read_accumulator") == 1
+    assert "tensor_reduce.add" not in made
+
+
+def test_mean_and_variance_are_of_one_load(tmp_path):
+    args = np.ones((128, 512), np.float32), np.ones(512, np.float32), np.ones(512, np.float32)
+    for norm in (normalised, normalised_as_flax):
+        text = dump(norm, *args, stage="place", tmp_path=tmp_path)
+        assert text.count("  map ") == 1 and len(re.findall("= load : fp32 a0", text)) == 1
+
+
+def test_conversions_that_only_arithmetic_reads_are_none(tmp_path):
+    def f(x):
+        wide = x.astype(jnp.float32)
+        return (jnp.tanh(wide * 0.5) * wide).astype(BF16)
+
+    made = instructions(f, np.ones((128, 512), BF16), tmp_path=tmp_path)
+    arithmetic = [m for m in made if not m.startswith(("dma", "act_table", "event"))]
+    assert sorted(arithmetic) == ["activate.tanh", "tensor_tensor.multiply"]
+
+
+@pytest.mark.parametrize("f", [
+    lambda p, x: jnp.where(p, jnp.exp(x), 0.0) + 1, lambda p, x: jnp.where(p, -3.0, jnp.exp(x)) + 1,
+    lambda p, x: jnp.where(p, jnp.exp(x), -jnp.inf).max(-1),
+])  # fmt: skip
+def test_a_choice_between_a_number_and_a_last_use_is_one_instruction(f, tmp_path):
+    args = np.ones((128, 512), np.bool_), np.ones((128, 512), np.float32)
+    made = instructions(f, *args, tmp_path=tmp_path)
+    assert made.count("tensor_copy_predicated") == 1
+    assert "tensor_copy" not in made and made.count("memset") == 1  # the number, once
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.int32, np.int8])
+@pytest.mark.parametrize("shape", [(3, 5), (129, 513), (200, 1000)])
+def test_choices_are_exact(run, shape, dtype):
+    rng = np.random.default_rng(SEED)
+    p = rng.random(shape) < 0.5
+    x, y = [(rng.standard_normal(shape) * 50).astype(dtype) for _ in range(2)]
+    if np.dtype(dtype).kind not in "iu":
+        x[0, :3] = [np.inf, -np.inf, np.nan]
+    programs = [
+        lambda p, x, y: jnp.where(p, x, 0), lambda p, x, y: jnp.where(p, 7, x), lambda p, x, y: jnp.where(p, x, y),
+        lambda p, x, y: jnp.where(p, x + y, y) + x, lambda p, x, y: jnp.where(p, x + y, 0) * 1,
+        lambda p, x, y: jnp.where(p, x, x) + y, lambda p, x, y: jnp.where(p, jnp.where(~p, x, y), x + x),
+    ]  # fmt: skip
+    for f in programs:
+        with jax.default_device(jax.devices("cpu")[0]):
+            want = np.asarray(jax.jit(f)(p, x, y))
+        np.testing.assert_array_equal(run(f, p, x, y).astype(np.float64), want.astype(np.float64))
