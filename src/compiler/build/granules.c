@@ -12,6 +12,7 @@ enum {
     /* Where a tile's store meets the next one's load in a granule, the load waits for nothing: 8
      * KiB is where tiles of 128 rows begin. */
     MAX_IN_PLACE = 4096,
+    N_LANES = VTRN_ENGINE_COUNT + VTRN_N_QUEUES, /* what completes in order: engines and rings */
 };
 
 /* Instructions are numbered from 1 here; 0: none. */
@@ -30,7 +31,9 @@ typedef struct slot_track {
     uint32_t n;
     int shift;
     bool is_touched, is_in_place; /* in place: an argument that becomes an output, tile by tile */
-    uint32_t users;               /* list of all, for memory that another slot reuses */
+    /* By lane, the last instruction that touched it, and the last one that touched slots whose
+     * memory it reuses: whatever touches a granule first must follow those. */
+    uint32_t user[N_LANES], before[N_LANES];
 } slot_track;
 
 struct granules {
@@ -48,6 +51,10 @@ struct granules {
     dependence *deps;
     uint32_t n_deps, cap_deps;
 };
+
+static uint32_t lane_of(const vtrn_instr *instr) {
+    return isa_is_dma(instr->opcode) ? VTRN_ENGINE_COUNT + instr->queue : instr->engine;
+}
 
 static vtrn_status add_dependence(granules *g, uint32_t on, bool is_of_data) {
     if (on == 0 || on == g->at) /* an instruction is no hazard to itself */
@@ -117,8 +124,7 @@ static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
            a->offset < b->offset + b->size_bytes && b->offset < a->offset + a->size_bytes;
 }
 
-/* First touch of a slot: its memory may have been another slot's, all of whose uses must be over.
- */
+/* First touch of a slot: its memory may have been another slot's, all of whose uses are over. */
 static vtrn_status open_slot(granules *g, uint32_t slot_i, slot_track *t) {
     const vtrn_slot *slot = &g->in->slots[slot_i];
     t->is_touched = true;
@@ -133,8 +139,18 @@ static vtrn_status open_slot(granules *g, uint32_t slot_i, slot_track *t) {
         return NULL;
     for (uint32_t i = 0; i < g->in->n_slots; i++)
         if (g->tracks[i].is_touched && i != slot_i && slots_overlap(slot, &g->in->slots[i]))
-            for (uint32_t r = g->tracks[i].users; r; r = g->readers[r].next)
-                VTRN_RETURN_IF_ERROR(add_dependence(g, g->readers[r].instr, false));
+            for (int l = 0; l < N_LANES; l++)
+                if (g->tracks[i].user[l] > t->before[l])
+                    t->before[l] = g->tracks[i].user[l];
+    return NULL;
+}
+
+/* Other engines may touch other parts of a slot first, so each granule asks on its own. */
+static vtrn_status follow_earlier_slots(granules *g, const slot_track *t, const granule *first) {
+    if (first->writer || first->readers)
+        return NULL;
+    for (int l = 0; l < N_LANES; l++)
+        VTRN_RETURN_IF_ERROR(add_dependence(g, t->before[l], false));
     return NULL;
 }
 
@@ -147,12 +163,13 @@ static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
     slot_track *t = &g->tracks[slot_i];
     if (!t->is_touched)
         VTRN_RETURN_IF_ERROR(open_slot(g, slot_i, t));
-    if (g->in->has_addresses && g->in->slots[slot_i].kind == VTRN_SLOT_SCRATCH)
-        VTRN_RETURN_IF_ERROR(add_reader(g, &t->users));
+    t->user[lane_of(&g->in->list[g->at - 1])] = g->at;
     if (g->in->slots[slot_i].kind == VTRN_SLOT_CONSTANT)
         return NULL;
-    for (int64_t c = lo >> t->shift; c <= (hi - 1) >> t->shift && c < t->n; c++)
+    for (int64_t c = lo >> t->shift; c <= (hi - 1) >> t->shift && c < t->n; c++) {
+        VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, t, &t->granules[c]));
         VTRN_RETURN_IF_ERROR(touch(g, &t->granules[c], is_write, a->is_read));
+    }
     return NULL;
 }
 

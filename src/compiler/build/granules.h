@@ -18,7 +18,9 @@ typedef struct granules_input {
     const int32_t *output_alias; /* per output: argument it may share memory with, or -1 */
     const vtrn_instr *list;      /* in program order; engines and rings chosen, no waits yet */
     uint32_t n;
-    bool has_addresses; /* scratch slots have theirs, so they may share memory */
+    /* Scratch slots have their addresses, so they may share memory; the list's order is final:
+     * engines and rings complete in it. */
+    bool has_addresses;
 } granules_input;
 
 typedef struct dependence {
