@@ -296,10 +296,10 @@ vtrn_status accuracy_traces(const char *directory) {
     static const struct {
         const char *name, *half;
     } traces[] = {
-        {"akc_fused_fp32_s512", "fitted"},    {"akc_baseline_fp32_s512", "fitted"},
-        {"akc_fused_bf16_s512", "fitted"},    {"akc_baseline_attention", "fitted"},
-        {"akc_fused_fp32_s1024", "unseen"},   {"akc_baseline_fp32_s1024", "unseen"},
-        {"akc_baseline_bf16_s512", "unseen"}, {"akc_fused_attention", "unseen"},
+        {"akc_fused_fp32_s512", "fitted"},     {"akc_fused_bf16_s512", "fitted"},
+        {"akc_fused_fp32_s1024", "fitted"},    {"akc_fused_attention", "fitted"},
+        {"akc_baseline_fp32_s512", "unseen"},  {"akc_baseline_bf16_s512", "unseen"},
+        {"akc_baseline_fp32_s1024", "unseen"}, {"akc_baseline_attention", "unseen"},
     };
     VTRN_RETURN_IF_ERROR(chip_load("trn2", &chip));
     chip.custom.start_ns = 0;

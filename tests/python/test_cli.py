@@ -329,6 +329,31 @@ def test_an_artifact_is_compiled_and_run(tmp_path):
                           np.load(tmp_path / "out/out0.npy").ravel())
 
 
+def test_values_do_not_depend_on_the_times_of_the_chip(tmp_path):
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+    exported = jax.export.export(
+        jax.jit(lambda x, w: jax.nn.softmax(jnp.tanh(x @ w), axis=-1)), platforms=["cpu"])(
+        jax.ShapeDtypeStruct((130, 257), np.float32), jax.ShapeDtypeStruct((257, 65), np.float32))
+    (tmp_path / "f.mlirbc").write_bytes(exported.mlir_module_serialized)
+    vtrn("disasm", tmp_path / "f.mlirbc", "-o", tmp_path / "f.vasm")
+    slow = tmp_path / "chips"
+    slow.mkdir()
+    for name in os.listdir(os.path.join(ROOT, "chips")):
+        if name.endswith(".toml"):
+            with open(os.path.join(ROOT, "chips", name), encoding="utf-8") as f:
+                text = re.sub(r"(?m)^(\w+_ns|\w+_cycles) = ([\d_.]+)",
+                              lambda m: f"{m[1]} = {3 * float(m[2].replace('_', '')) + 1}", f.read())
+            (slow / name).write_text(text)
+    steps = []
+    for out, chips in [("known", ""), ("slow", str(slow))]:
+        text = vtrn("run", tmp_path / "f.vasm", "--random", "-o", tmp_path / out, "--json",
+                    env={**os.environ, "VTRN_CHIPS_PATH": chips})
+        steps.append(json.loads(text)["step_ns"])
+    assert steps[1] > 2 * steps[0]
+    assert (tmp_path / "known/out0.npy").read_bytes() == (tmp_path / "slow/out0.npy").read_bytes()
+
+
 def test_doctor_finds_the_host_in_order():
     checks = {c["name"]: c for c in json.loads(vtrn("doctor", "--json"))["checks"]}
     assert checks["self test"]["ok"] and checks["chips"]["ok"]
