@@ -178,7 +178,7 @@ static vtrn_status time_row(const row *r, double *ours) {
 static void add_dma(const dma_row *r, int partitions, uint32_t bytes) {
     vtrn_ap sbuf = tiny_ap(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, partitions, bytes / 4, 0);
     vtrn_ap hbm = tiny_ap(VTRN_SPACE_HBM, VTRN_DTYPE_FP32, partitions, bytes / 4, 0);
-    if (r->n_runs > 1) { /* runs lie a row apart */
+    if (r->n_runs > 1) { /* runs a row apart */
         hbm.n_dims = 2;
         hbm.dim[1] = (vtrn_dim){1, bytes / 4 / r->n_runs};
         hbm.dim[0] = (vtrn_dim){(int32_t)(bytes / 4) * partitions, r->n_runs};

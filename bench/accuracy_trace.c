@@ -126,7 +126,7 @@ static void add_semaphores(vtrn_instr *instr, const char *operands) {
         tiny_signal(instr, atoi(raised + 10), 16);
 }
 
-/* fp32 goes through the array in two passes an instruction: LOW, HIGH, or a transpose. */
+/* An fp32 instruction makes two passes: LOW, HIGH, or a transpose. */
 static void set_tensor_operands(vtrn_instr *instr, const char *operands, bool is_load) {
     bool is_fp32 = strstr(operands, "fp32_mode") != NULL;
     instr->ap[1] = parse_ap(operands, "src=");

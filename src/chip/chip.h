@@ -21,7 +21,7 @@ enum {
     CHIP_LEAST_SBUF_BYTES = 4096,
 };
 
-/* Where a number of a chip file comes from: the first word of the comment on its line. */
+/* What supports a number of a chip file: the first word of the comment on its line. */
 typedef enum chip_basis {
     CHIP_UNSTATED,
     CHIP_DOCUMENTED, /* by the vendor */
@@ -105,7 +105,7 @@ typedef struct vtrn_chip {
         bool vector_scalar_share_psum;
     } cost;
     struct {
-        /* Descriptors lie in HBM before the program runs (static rings), or are generated when the
+        /* Descriptors are in HBM before the program runs (static rings), or are generated when the
          * queue instruction runs: by the DGE, by GpSimd for the DMAs that GpSimd triggers. */
         bool uses_dge;
         double trigger_ns;            /* the queue instruction of a static ring */
@@ -123,8 +123,8 @@ typedef struct vtrn_chip {
         double complete_ns;              /* last byte to semaphore visible */
         double engine_bytes_per_s;       /* one DMA engine that reads SBUF */
         double load_bytes_per_s;         /* one DMA engine that reads HBM */
-        double strided_load_bytes_per_s; /* the same of rows that lie in HBM... */
-        double strided_pitch_bytes;      /* ...a multiple of this apart: they share banks */
+        double strided_load_bytes_per_s; /* the same of rows whose addresses in HBM... */
+        double strided_pitch_bytes;      /* ...differ by a multiple of this: they share banks */
         double element_ns;               /* added for each contiguous element (descriptor) */
         double load_element_ns;          /* the same where the engine reads HBM */
         double min_element_ns;           /* the shortest one takes */

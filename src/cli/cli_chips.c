@@ -267,14 +267,13 @@ static int run(const cli_command *self, int argc, char **argv) {
 const cli_command cli_chips = {
     .name = "chips",
     .summary = "list the chips and instances, or show a chip's numbers",
-    .help =
-        "usage: vtrn chips [NAME | FILE] [--timing] [--json]\n\n"
-        "NAME is a chip of the list, which NAME@VERSION pins; FILE a chip description of your\n"
-        "own (with a '/').\n"
-        "  --timing  what times follow from: each number with its unit and where it comes from,\n"
-        "            documented, measured, fitted or assumed\n"
-        "A star marks the instance that VTRN_CHIP=NAME alone stands for.\n"
-        "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
-        "example: vtrn chips trn2\n",
+    .help = "usage: vtrn chips [NAME | FILE] [--timing] [--json]\n\n"
+            "NAME is a chip of the list, which NAME@VERSION pins; FILE a chip description of your\n"
+            "own (with a '/').\n"
+            "  --timing  what times follow from: each number with its unit and its source,\n"
+            "            documented, measured, fitted or assumed\n"
+            "A star marks the instance that VTRN_CHIP=NAME alone stands for.\n"
+            "Where each number comes from stands beside it in chips/NAME.toml.\n\n"
+            "example: vtrn chips trn2\n",
     .run = run,
 };

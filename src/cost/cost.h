@@ -64,7 +64,7 @@ transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_
 double cost_transfer_interval_ns(const vtrn_chip *chip, const transfer_cost *transfer,
                                  double n_parts);
 
-/* ns in which one DMA engine moves n_bytes from HBM that lie in runs of run_bytes, each run cut
+/* ns in which one DMA engine moves n_bytes from HBM in runs of run_bytes, each run cut
  * into descriptors. run_bytes > 0. */
 double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes);
 

@@ -163,7 +163,7 @@ static void json_customs(profile_buffer *b, const vtrn_program *p) {
     profile_printf(b, "]");
 }
 
-/* Which constants that nobody published the times rest on. */
+/* The assumed constants that the times rest on. */
 static void json_assumed(profile_buffer *b, const timing_reliances *r) {
     profile_printf(b,
                    ",\n  \"assumed\": {\"n_constants\": %d, \"ten_percent_more\": ", r->n_assumed);

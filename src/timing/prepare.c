@@ -132,7 +132,7 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
     return NULL;
 }
 
-/* The program has written what lies there, so the addresses of its pages are at hand. */
+/* The program has written scratch itself, so the addresses of its pages are at hand. */
 static bool reads_scratch(const vtrn_program *program, const vtrn_instr *instr) {
     const vtrn_ap *src = &instr->ap[1];
     return src->space == VTRN_SPACE_HBM && src->slot < program->n_slots &&

@@ -1,4 +1,4 @@
-/* How far a time rests on constants of the chip file that nobody published. */
+/* How far a time rests on constants that no publication supports. */
 #ifndef VTRN_TIMING_RELIANCE_H
 #define VTRN_TIMING_RELIANCE_H
 
