@@ -338,6 +338,79 @@ static vtrn_status time_conv(const vtrn_chip *chip, const conv_case *c, kernel_t
     return time_kernel(&k, chip, out);
 }
 
+/* matrix_transpose of asst4-trainium2: tiles of 128 x 128 fp32 through the PE array. */
+static vtrn_status time_transpose(const vtrn_chip *chip, uint32_t side, kernel_times *out) {
+    kernel k = {0};
+    uint32_t n_tiles = side / 128 * (side / 128);
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        vtrn_ap far = rows_of(VTRN_DTYPE_FP32, 128, 128, side);
+        vtrn_ap in = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, 128, i % 64 * 512);
+        vtrn_ap turned = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, 128, 65536 + i % 64 * 512);
+        vtrn_ap psum = tile(VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, 128, 128, i % 8 * 2048);
+        uint32_t loaded =
+            signal(&k, copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, in, far), LOADED, 16);
+        vtrn_instr *turn = copy(&k, VTRN_OP_PE_TRANSPOSE, VTRN_ENGINE_TENSOR, psum, in);
+        wait(turn, LOADED, loaded);
+        uint32_t multiplied = signal(&k, turn, MULTIPLIED, 1);
+        vtrn_instr *evicted = copy(&k, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, turned, psum);
+        wait(evicted, MULTIPLIED, multiplied);
+        uint32_t value = signal(&k, evicted, EVICTED, 1);
+        wait(copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, far, turned), EVICTED, value);
+    }
+    return time_kernel(&k, chip, out);
+}
+
+/* mamba_v1 of the fused mamba tutorial: for each state and tile of 128 channels, loads of delta, u,
+ * B and C (one row for all partitions), an exponential on Scalar, five passes on Vector. */
+static vtrn_status time_mamba(const vtrn_chip *chip, int n_channels, int n_states, uint32_t seq,
+                              kernel_times *out) {
+    enum { N_BUFFERS = 4 };
+    static const vtrn_opcode passes[] = {VTRN_OP_TENSOR_TENSOR, VTRN_OP_TENSOR_TENSOR,
+                                         VTRN_OP_TENSOR_TENSOR_SCAN, VTRN_OP_TENSOR_TENSOR,
+                                         VTRN_OP_TENSOR_TENSOR};
+    kernel k = {0};
+    vtrn_ap rows = rows_of(VTRN_DTYPE_FP32, 128, seq, seq), row = rows;
+    row.partition_step = 0;
+    uint32_t added = 0;
+    add(&k, VTRN_OP_ACT_TABLE_LOAD, VTRN_ENGINE_SCALAR);
+    for (int i = 0; i < n_states * (n_channels / 128); i++) {
+        int64_t at = i % N_BUFFERS * 65536, tile_bytes = (int64_t)seq * 4;
+        uint32_t taken = i < N_BUFFERS ? 0 : (uint32_t)(i - N_BUFFERS + 1), loaded = 0;
+        for (int l = 0; l < 4; l++) {
+            vtrn_instr *load =
+                copy(&k, VTRN_OP_DMA_COPY, l % 2 ? VTRN_ENGINE_SYNC : VTRN_ENGINE_GPSIMD,
+                     tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, seq, at + l * tile_bytes),
+                     l < 2 ? rows : row);
+            wait(load, TAKEN, taken);
+            loaded = signal(&k, load, LOADED, 16);
+        }
+        vtrn_ap delta = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, seq, at);
+        vtrn_ap exp = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, seq, at + 4 * tile_bytes);
+        vtrn_instr *activate = copy(&k, VTRN_OP_ACTIVATE, VTRN_ENGINE_SCALAR, exp, delta);
+        activate->func = VTRN_ACT_EXP;
+        wait(activate, LOADED, loaded);
+        wait(activate, TAKEN, taken);
+        uint32_t multiplied = signal(&k, activate, MULTIPLIED, 1);
+        for (int pass = 0; pass < 5; pass++) {
+            vtrn_ap result = delta;
+            result.addr = at + (5 + pass) * tile_bytes;
+            vtrn_instr *vector = copy(&k, passes[pass], VTRN_ENGINE_VECTOR, result, delta);
+            vector->ap[2] = exp;
+            vector->op0 = vector->op1 = VTRN_ALU_MULTIPLY;
+            if (pass == 0)
+                wait(vector, LOADED, loaded);
+            if (pass == 2)
+                wait(vector, MULTIPLIED, multiplied);
+            added = pass == 4 ? signal(&k, vector, TAKEN, 1) : added;
+        }
+    }
+    for (int i = 0; i < n_channels / 128; i++)
+        wait(copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, rows,
+                  tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, seq, 0)),
+             TAKEN, added);
+    return time_kernel(&k, chip, out);
+}
+
 static vtrn_status print_vector_adds(const vtrn_chip *chip) {
     static const char profile[] = "chenhzhu/asst4-trainium2, vector add profile";
     static const char writeup[] = "xaviergonzalez/asst4-trainium2, writeup";
@@ -353,6 +426,10 @@ static vtrn_status print_vector_adds(const vtrn_chip *chip) {
         {"fitted", "vector add, 1 tile of 2000, launch", profile, 1, 2000, 1, false, 28905},
         {"unseen", "vector add, 2 tiles of 1000, DMA span", profile, 2, 1000, 2, true, 10410},
         {"unseen", "vector add, 2 tiles of 1000, launch", profile, 2, 1000, 2, false, 26417},
+        {"unseen", "vector add, 1 tile of 2000, second launch", "rishic3/asst4-trainium2, profile",
+         1, 2000, 1, false, 28358},
+        {"unseen", "vector add, 2 tiles of 1000, second launch", "rishic3/asst4-trainium2, profile",
+         2, 1000, 2, false, 27858},
         {"unseen", "vector add, 200 tiles of 1", writeup, 200, 1, 1, false, 378000},
         {"unseen", "vector add, 100 tiles of 2", writeup, 100, 2, 1, false, 186000},
         {"unseen", "vector add, 1 tile of 200, latency", writeup, 1, 200, 1, false, 15000},
@@ -399,6 +476,18 @@ static vtrn_status print_small_kernels_of_trn1(void) {
     row = (accuracy_row){
         "kernel",      "exp of 250 x 512, launch", "trn1", "profiler guide", "ns", "fitted", 29260,
         times.total_ns};
+    accuracy_print(&row);
+    VTRN_RETURN_IF_ERROR(time_mamba(&chip, 256, 16, 512, &times));
+    row = (accuracy_row){"kernel", "mamba v1, 256 channels, 512 steps",
+                         "trn1",   "fused mamba tutorial",
+                         "ns",     "unseen",
+                         172930,   times.total_ns};
+    accuracy_print(&row);
+    VTRN_RETURN_IF_ERROR(time_mamba(&chip, 4096, 16, 512, &times));
+    row = (accuracy_row){"kernel", "mamba v1, 4096 channels, 512 steps",
+                         "trn1",   "fused mamba tutorial",
+                         "ns",     "unseen",
+                         2340000,  times.total_ns};
     accuracy_print(&row);
     for (size_t i = 0; i < sizeof adds / sizeof adds[0]; i++) {
         VTRN_RETURN_IF_ERROR(
@@ -468,6 +557,13 @@ vtrn_status accuracy_kernels(void) {
     chip.dma.uses_dge = false;
     VTRN_RETURN_IF_ERROR(print_vector_adds(&chip));
     VTRN_RETURN_IF_ERROR(print_convs(&chip));
+    kernel_times times;
+    VTRN_RETURN_IF_ERROR(time_transpose(&chip, 1024, &times));
+    accuracy_row row = {"kernel", "transpose 1024 x 1024 fp32, launch",
+                        "trn2",   "rishic3/asst4-trainium2, profile",
+                        "ns",     "unseen",
+                        46853,    times.total_ns};
+    accuracy_print(&row);
     VTRN_RETURN_IF_ERROR(print_small_kernels_of_trn1());
     return print_matmuls();
 }
