@@ -27,7 +27,7 @@ typedef enum metric {
     DMA_SHARE,
 } metric;
 
-typedef enum rings { STATIC, DGE, SCRATCH } rings;
+typedef enum rings { STATIC, DGE } rings;
 
 typedef struct operand {
     vtrn_space space;
@@ -195,9 +195,8 @@ static vtrn_status run_dmas(const dma_row *r, int partitions, uint32_t bytes, in
     static vtrn_chip chip;
     const uint32_t trace[] = {0};
     VTRN_RETURN_IF_ERROR(chip_load(r->chip, &chip));
-    chip.dma.uses_dge = r->rings != STATIC;
+    chip.dma.uses_dge = r->rings == DGE;
     tiny_init(&t);
-    t.slots[0].kind = r->rings == SCRATCH ? VTRN_SLOT_SCRATCH : VTRN_SLOT_ARGUMENT;
     for (int i = 0; i < n; i++)
         add_dma(r, partitions, bytes);
     tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), SEMAPHORE,

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LINE_BYTES = 4096, N_FIELDS = 8, PARTITION_STEP = 1 << 18 /* bytes */, SCRATCH_SLOT = 1 };
+enum { LINE_BYTES = 4096, N_FIELDS = 8, PARTITION_STEP = 1 << 18 /* bytes */ };
 
 static const int64_t psum_address = 0x2000000;
 
@@ -171,7 +171,6 @@ static bool add_instr(int engine, const char *opcode, const char *operands) {
         instr->ap[0] = parse_dma_side(operands, "dst");
         instr->ap[1] = parse_dma_side(operands, "src");
         instr->queue = (uint8_t)engine;
-        instr->ap[1].slot = strstr(operands, "src_addr_imm=0x80000") ? SCRATCH_SLOT : 0;
     } else if (engine == VTRN_ENGINE_TENSOR && !is_control) {
         set_tensor_operands(instr, operands, instr->opcode == VTRN_OP_LDWEIGHTS);
     } else if (!is_control) {
@@ -308,7 +307,6 @@ vtrn_status accuracy_traces(const char *directory) {
         char path[LINE_BYTES];
         double first_ns, last_ns, window_ns;
         tiny_init(&t);
-        t.slots[SCRATCH_SLOT].kind = VTRN_SLOT_SCRATCH;
         memset(waits, 0, sizeof waits);
         snprintf(path, sizeof path, "%s/%s_instr.csv", directory, traces[i].name);
         VTRN_RETURN_IF_ERROR(read_instrs(path, &first_ns, &window_ns));

@@ -117,8 +117,8 @@ typedef struct vtrn_chip {
         double start_ns;               /* end of the queue instruction to a load's first byte */
         double store_start_ns;         /* the same of a store */
         double engine_skew_ns;         /* DMA engine i starts i times that later than engine 0 */
-        /* Addresses of pages that the program has not written are translated one page after the
-         * other: the last engine starts load_page_ns later for each load_page_bytes of a load. */
+        /* Addresses of the pages of a load are translated one after the other: the last engine
+         * starts load_page_ns later for each load_page_bytes. */
         double load_page_ns, load_page_bytes;
         double complete_ns;              /* last byte to semaphore visible */
         double engine_bytes_per_s;       /* one DMA engine that reads SBUF */

@@ -132,13 +132,6 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
     return NULL;
 }
 
-/* The program has written scratch itself, so the addresses of its pages are at hand. */
-static bool reads_scratch(const vtrn_program *program, const vtrn_instr *instr) {
-    const vtrn_ap *src = &instr->ap[1];
-    return src->space == VTRN_SPACE_HBM && src->slot < program->n_slots &&
-           program->slots[src->slot].kind == VTRN_SLOT_SCRATCH;
-}
-
 static void prepare_instr(timing_model *model, uint32_t i) {
     const vtrn_instr *instr = &model->program->instrs[i];
     timing_instr *out = &model->instrs[i];
@@ -156,10 +149,7 @@ static void prepare_instr(timing_model *model, uint32_t i) {
     if (out->cost.kind != COST_KIND_DMA)
         return;
     out->dma = model->n_transfers;
-    transfer_cost *transfer = &model->transfers[model->n_transfers++];
-    *transfer = cost_transfer(model->chip, instr);
-    if (reads_scratch(model->program, instr))
-        transfer->skew_ns = model->chip->dma.engine_skew_ns;
+    model->transfers[model->n_transfers++] = cost_transfer(model->chip, instr);
 }
 
 static vtrn_status prepare(timing_model *model) {
