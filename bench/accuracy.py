@@ -1,10 +1,12 @@
 """Published measurements of the hardware beside what vtrn says: a row each, then each group.
 
-    bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR] [--write DIR]
+    bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR]
+                       [--write DIR] [--read FILE]
 
 Groups: formula, instruction, interval, dma, trace, kernel (the machine model alone), compiled, model
 (through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
---write DIR leaves accuracy.md and accuracy.svg there.
+--write DIR leaves accuracy.md and accuracy.svg there; --read FILE takes the rows from the --json of an
+earlier run.
 """
 
 import argparse
@@ -25,24 +27,35 @@ def arguments(groups):
     parser.add_argument("--all", action="store_true", help="every model, not two of each family")
     parser.add_argument("--traces", type=pathlib.Path, help="folder of the published timelines, for the group trace")
     parser.add_argument("--write", type=pathlib.Path, help="folder for accuracy.md and accuracy.svg; implies --all")
+    parser.add_argument("--read", type=pathlib.Path, help="the --json of an earlier run, instead of measuring")
     options = parser.parse_args()
     options.all |= options.write is not None
     return options
 
 
+def measure(options, groups):
+    """Rows of the groups, and the MFU table."""
+    from accuracy import compiled, machine, models, utilization
+
+    rows = machine.measure(BUILD, groups, options.traces)
+    if "compiled" in groups:
+        rows += compiled.measure(BUILD)
+    if "model" in groups:
+        rows += models.measure(BUILD, not options.all, options.family)
+    return rows, utilization.measure(BUILD) if "mfu" in groups else []
+
+
 def main():
-    from accuracy import compiled, machine, models, report, rows, utilization
+    from accuracy import report, rows
 
     options = arguments([*rows.GROUPS, "mfu"])
-    groups = options.group or [*rows.GROUPS, "mfu"]
-    if options.family:
-        groups = ["model"]
-    measured = machine.measure(BUILD, groups, options.traces)
-    if "compiled" in groups:
-        measured += compiled.measure(BUILD)
-    if "model" in groups:
-        measured += models.measure(BUILD, not options.all, options.family)
-    mfu = utilization.measure(BUILD) if "mfu" in groups else []
+    groups = ["model"] if options.family else options.group or [*rows.GROUPS, "mfu"]
+    if options.read:
+        document = json.loads(options.read.read_text())
+        measured = [row for row in map(rows.from_dict, document["table"]) if row.group in groups]
+        mfu = document["mfu"] if "mfu" in groups else []
+    else:
+        measured, mfu = measure(options, groups)
     if options.json:
         document = rows.by_group(measured) | {"families": rows.by_family(measured), "mfu": mfu}
         json.dump(document | {"table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)

@@ -19,17 +19,8 @@ def row_of(line):
     return Row(**{field: line[field] for field in fields if field in line})
 
 
-def old_row_of(entry):
-    """A row of the program's single document, which names no group and no half."""
-    name = entry["what"]
-    group = "kernel" if name.startswith("vector add") else "dma" if "DMA" in name else "instruction"
-    return Row(group, name, entry["chip"], entry["source"], entry["published"], entry["ours"], entry["unit"])
-
-
 def parse(text):
-    if text.startswith('{"rows"'):
-        return [old_row_of(entry) for entry in json.loads(text)["rows"]]
-    return [row_of(json.loads(line)) for line in text.splitlines() if line.startswith("{")]
+    return [row_of(json.loads(line)) for line in text.splitlines()]
 
 
 def measure(build, groups, traces=None):

@@ -33,6 +33,10 @@ class Row:
         return {k: v for k, v in dataclasses.asdict(self).items() if v != ""} | {"error": self.error}
 
 
+def from_dict(entry):
+    return Row(**{k: v for k, v in entry.items() if k != "error"})
+
+
 def summary(rows):
     """Errors are shares of the published value: 0.05 is 5 %."""
     errors = [abs(row.error) for row in rows]

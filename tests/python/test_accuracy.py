@@ -270,7 +270,7 @@ def test_the_page_names_groups_families_and_rows_far_off(tmp_path):
     ElementTree.parse(tmp_path / "accuracy.svg")
 
 
-def test_one_family_runs_from_the_command_to_json():
+def test_one_family_runs_from_the_command_to_json_and_back(tmp_path):
     done = subprocess.run([ROOT / "bench/run", "accuracy", "--family", "ResNet", "--json"], capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -281,3 +281,7 @@ def test_one_family_runs_from_the_command_to_json():
     with (ROOT / "bench/accuracy/models.csv").open() as f:
         published = {line["milliseconds"] for line in csv.DictReader(f)}
     assert all(f"{r['published']:.5g}" in published for r in document["table"])
+    (tmp_path / "run.json").write_text(done.stdout)
+    again = subprocess.run([ROOT / "bench/run", "accuracy", "--read", tmp_path / "run.json", "--json"],
+                           capture_output=True, text=True, timeout=60)
+    assert json.loads(again.stdout) == document
