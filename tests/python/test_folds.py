@@ -218,3 +218,25 @@ def test_choices_are_exact(run, shape, dtype):
         with jax.default_device(jax.devices("cpu")[0]):
             want = np.asarray(jax.jit(f)(p, x, y))
         np.testing.assert_array_equal(run(f, p, x, y).astype(np.float64), want.astype(np.float64))
+
+
+@pytest.mark.parametrize("narrow", [BF16, ml_dtypes.float8_e5m2])
+def test_what_the_program_rounds_is_rounded(run, narrow):
+    rng = np.random.default_rng(SEED)
+    x, y = [rng.standard_normal((129, 300)).astype(np.float32) for _ in range(2)]
+
+    def round_trip(v):
+        return v.astype(narrow).astype(jnp.float32)
+
+    programs = [
+        lambda x, y: round_trip(x * 1.7) + y, lambda x, y: (round_trip(x * 1.7) - 0.25) * y,
+        lambda x, y: jnp.abs(round_trip(x + 0.3)) + y, lambda x, y: round_trip(round_trip(x + 0.3) * y) * 3.0,
+    ]  # fmt: skip
+    for f in programs:
+        with jax.default_device(jax.devices("cpu")[0]):
+            steps = jax.jit(f).lower(x, y).compile(compiler_options={"xla_allow_excess_precision": False})
+            want = np.asarray(steps(x, y))
+        np.testing.assert_array_equal(run(f, x, y), want)
+    sums = lambda x, y: round_trip(jnp.abs(x * 1.7)).sum(-1) + y[:, 0]  # noqa: E731
+    exact = np.abs(x * np.float32(1.7)).astype(narrow).astype(np.float64).sum(-1) + y[:, 0]
+    np.testing.assert_allclose(run(sums, x, y), exact, rtol=3e-6)

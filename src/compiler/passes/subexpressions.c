@@ -45,12 +45,6 @@ static bool joins_kernels(const graph_op *op) {
     }
 }
 
-/* The narrow operand takes less room than the result until the second use. */
-static bool is_widening(const graph *g, const graph_op *op) {
-    return op->kind == GRAPH_CONVERT && dtype_size((vtrn_dtype)g->types[op->operands[0]].dtype) <
-                                            dtype_size((vtrn_dtype)g->types[op->results[0]].dtype);
-}
-
 static void link_entry(table *t, uint32_t i) {
     uint32_t *bucket = &t->buckets[t->entries[i].hash % t->n_buckets];
     t->entries[i].next = *bucket;
@@ -79,7 +73,7 @@ static vtrn_status grow(table *t) {
 static vtrn_status merge(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     table *t = ctx;
     t->stretch += !joins_kernels(op);
-    if (!same_is_pure(op) || is_widening(r->g, op))
+    if (!same_is_pure(op))
         return NULL;
     VTRN_RETURN_IF_ERROR(grow(t));
     uint64_t hash = same_hash(r->g, op);

@@ -39,10 +39,9 @@ void elementwise_fold(fusion *f) {
             if (node->in[k].node < 0)
                 continue;
             fusion_node *in = &f->nodes[node->in[k].node];
-            /* a narrower intermediate would have been rounded */
             bool is_foldable = in->is_live && !in->is_stored && n_uses[node->in[k].node] == 1 &&
                                in->folds < 0 && in->op != FUSION_LOAD && is_vector_arith(f, in) &&
-                               in->dtype == VTRN_DTYPE_FP32 &&
+                               fusion_may_stay_wide(in) &&
                                elementwise_is_scalar(f, in, 0) != elementwise_is_scalar(f, in, 1);
             if (!is_foldable)
                 continue;

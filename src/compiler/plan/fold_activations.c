@@ -30,7 +30,8 @@ static void fold_sums(fusion *f) {
             continue;
         fusion_node *from = &f->nodes[sum->in[0].node];
         bool is_squared = is_square(from);
-        if (from->shape != NODE_FULL || from->sum >= 0 || from->is_folded || from->folds >= 0 ||
+        if (from->shape != NODE_FULL || !fusion_may_stay_wide(from) || from->sum >= 0 ||
+            from->is_folded || from->folds >= 0 ||
             (!is_squared && !elementwise_activation_of(f, from, &func)))
             continue;
         from->sum = i;
@@ -61,7 +62,7 @@ static bool has_scalar(const fusion *f, const fusion_node *node, int *tensor) {
 static bool is_affine(const fusion *f, const fusion_node *node, uint8_t shape) {
     int tensor, inner_tensor;
     if (!node->is_live || node->is_stored || node->op >= FUSION_LOAD || node->shape != shape ||
-        !is_float(node->dtype) || !has_scalar(f, node, &tensor) ||
+        !fusion_may_stay_wide(node) || !has_scalar(f, node, &tensor) ||
         !is_float(elementwise_in_dtype(f, node, tensor)))
         return false;
     if (node->folds < 0)

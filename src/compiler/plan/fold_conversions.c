@@ -70,6 +70,7 @@ static void write_narrow(fusion *f, fusion_node *node, int n_uses[FUSION_MAX_NOD
     node->op = from->op;
     node->n_in = from->n_in;
     node->is_truth = from->is_truth;
+    node->is_rounded = true;
     for (int k = 0; k < from->n_in; k++)
         node->in[k] = from->in[k];
     from->is_live = false;

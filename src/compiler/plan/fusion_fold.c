@@ -1,5 +1,11 @@
 #include "compiler/plan/fusion_fold.h"
 
+bool fusion_may_stay_wide(const fusion_node *node) {
+    return node->dtype == VTRN_DTYPE_FP32 ||
+           (!node->is_rounded &&
+            (node->dtype == VTRN_DTYPE_BF16 || node->dtype == VTRN_DTYPE_FP16));
+}
+
 void fusion_count_uses(const fusion *f, int n_uses[FUSION_MAX_NODES]) {
     for (int i = 0; i < f->n_nodes; i++)
         n_uses[i] = 0;

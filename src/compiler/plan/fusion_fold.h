@@ -15,6 +15,9 @@ void elementwise_fold(fusion *f);
  */
 void fold_activations(fusion *f);
 
+/* Whether a node's value may be passed on in fp32 though its type is narrower: arithmetic in bf16
+ * and fp16 need not round in between, conversions and narrower types must. */
+bool fusion_may_stay_wide(const fusion_node *node);
 /* How often live nodes read each. */
 void fusion_count_uses(const fusion *f, int n_uses[FUSION_MAX_NODES]);
 

@@ -59,6 +59,7 @@ typedef struct fusion_node {
     bool is_live, is_hoisted;
     bool is_folded;         /* done by the one node that uses it */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
+    bool is_rounded;        /* to its type by a conversion of the program */
     bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
     bool is_square;         /* x * x, as an activation */
     bool is_summed;         /* a reduction that comes with the activation that it adds up */
