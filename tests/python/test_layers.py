@@ -38,6 +38,7 @@ COMPILER_STAGES = {
     "vhlo": set(),
     "graph": {"vhlo"},
     "reference": {"graph"},
+    "passes": {"graph", "reference"},
     "build": set(),
     "plan": {"graph", "build"},
     "emit": {"plan", "build"},
