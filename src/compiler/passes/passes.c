@@ -4,7 +4,11 @@
 #include "compiler/passes/dead.h"
 #include "compiler/passes/fold.h"
 #include "compiler/passes/moments.h"
+#include "compiler/passes/row_elements.h"
+#include "compiler/passes/scatter_into.h"
+#include "compiler/passes/stacks.h"
 #include "compiler/passes/subexpressions.h"
+#include "compiler/passes/transposes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +18,9 @@
 static vtrn_status (*const PASSES[])(graph *g) = {
     fold_known,        subexpressions_merge, composites_recognise,
     moments_normalise, subexpressions_merge, dead_remove,
+    transposes_join,   row_elements_move,    subexpressions_merge,
+    dead_remove,       scatter_into_sum,     stacks_recognise,
+    dead_remove,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -1,0 +1,57 @@
+#include "compiler/passes/make_op.h"
+
+#include <string.h>
+
+const char *make_name(rewriter *r, graph_kind kind) {
+    return arena_printf(&r->g->arena, "stablehlo.%s", graph_kind_name(kind));
+}
+
+vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
+                    graph_value *out) {
+    arena *home = &r->g->arena;
+    graph_op made = *op;
+    made.n_results = 1;
+    made.operands = ARENA_NEW(home, graph_value, op->n_operands);
+    made.results = ARENA_NEW(home, graph_value, 1);
+    made.name = make_name(r, (graph_kind)op->kind);
+    made.place = like->place;
+    if (!made.operands || !made.results || !made.name)
+        return VTRN_OUT_OF_MEMORY((op->n_operands + 1) * sizeof(graph_value));
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        made.operands[i] = op->operands[i];
+    VTRN_RETURN_IF_ERROR(rewrite_new_value(r, type, out));
+    made.results[0] = *out;
+    return rewrite_append(r, &made);
+}
+
+vtrn_status make_plain(rewriter *r, const graph_op *like, graph_kind kind,
+                       const graph_value *operands, uint32_t n, const graph_type *type,
+                       graph_value *out) {
+    graph_value in[3];
+    VTRN_CHECK(n <= 3, "an operation without attributes has up to three operands");
+    for (uint32_t i = 0; i < n; i++)
+        in[i] = operands[i];
+    graph_op op = {.kind = (uint16_t)kind, .n_operands = n, .operands = in};
+    return make_op(r, like, &op, type, out);
+}
+
+vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const graph_type *type,
+                       graph_value *out) {
+    void *data = ARENA_NEW(&r->g->arena, uint64_t, 1);
+    if (!data)
+        return VTRN_OUT_OF_MEMORY(sizeof(uint64_t));
+    dtype_convert(VTRN_DTYPE_FP64, &value, (vtrn_dtype)type->dtype, data, 1);
+    graph_op op = {.kind = GRAPH_CONSTANT,
+                   .attrs = {.constant = {.data = data, .is_splat = true}}};
+    return make_op(r, like, &op, type, out);
+}
+
+vtrn_status make_reshape(rewriter *r, const graph_op *like, graph_value v, const graph_type *dims,
+                         graph_value *out) {
+    graph_type type = *dims;
+    type.dtype = r->g->types[v].dtype;
+    *out = v;
+    if (graph_type_equal(&type, &r->g->types[v]))
+        return NULL;
+    return make_plain(r, like, GRAPH_RESHAPE, &v, 1, &type, out);
+}

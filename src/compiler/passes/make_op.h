@@ -1,0 +1,23 @@
+/* New operations for passes. */
+#ifndef VTRN_COMPILER_PASSES_MAKE_OP_H
+#define VTRN_COMPILER_PASSES_MAKE_OP_H
+
+#include "compiler/passes/rewrite.h"
+
+/* Appends an operation of one result, which *out becomes. Its place is that of `like`. */
+vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
+                    graph_value *out);
+/* The same of a kind without attributes. */
+vtrn_status make_plain(rewriter *r, const graph_op *like, graph_kind kind,
+                       const graph_value *operands, uint32_t n, const graph_type *type,
+                       graph_value *out);
+/* A constant, the same in every element. */
+vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const graph_type *type,
+                       graph_value *out);
+/* v with other dims of as many elements: v itself where the dims are the same. */
+vtrn_status make_reshape(rewriter *r, const graph_op *like, graph_value v, const graph_type *dims,
+                         graph_value *out);
+/* The name of a kind, as an operation has it. NULL: out of memory. */
+const char *make_name(rewriter *r, graph_kind kind);
+
+#endif

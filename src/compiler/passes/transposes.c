@@ -1,0 +1,31 @@
+#include "compiler/passes/transposes.h"
+
+#include "compiler/passes/rewrite.h"
+
+/* The gradient of a product with a transposed matrix is a product, transposed twice: neither the
+ * product nor who reads it has a reason to work across the rows of memory. */
+static vtrn_status join(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
+    (void)ctx;
+    const graph_op *inner = op->kind == GRAPH_TRANSPOSE ? r->maker[op->operands[0]] : NULL;
+    if (!inner || inner->kind != GRAPH_TRANSPOSE)
+        return NULL;
+    int64_t n = op->attrs.dims.dims.n;
+    int64_t *dims = ARENA_NEW(&r->g->arena, int64_t, (size_t)n);
+    if (!dims)
+        return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *dims);
+    bool is_identity = true;
+    for (int64_t i = 0; i < n; i++) {
+        dims[i] = inner->attrs.dims.dims.v[op->attrs.dims.dims.v[i]];
+        is_identity = is_identity && dims[i] == i;
+    }
+    *is_dropped = is_identity;
+    if (is_identity)
+        rewrite_replace(r, op->results[0], inner->operands[0]);
+    op->operands[0] = inner->operands[0];
+    op->attrs.dims.dims = (graph_ints){.n = n, .v = dims};
+    return NULL;
+}
+
+vtrn_status transposes_join(graph *g) {
+    return rewrite_graph(g, join, NULL);
+}
