@@ -2,6 +2,7 @@
 #include "compiler/lower/dot.h"
 
 #include "compiler/lower/fusion.h"
+#include "compiler/lower/parts.h"
 
 #include <string.h>
 
@@ -79,6 +80,33 @@ static bool is_only_widened(const lower *l, graph_value v) {
            l->g->types[user->results[0]].dtype == VTRN_DTYPE_FP32;
 }
 
+static int64_t size_of(const view_factor *f, int n) {
+    int64_t size = 1;
+    for (int i = 0; i < n; i++)
+        size *= f[i].size;
+    return size;
+}
+
+/* Writes the output, whose row-major order is that of (batch, m, n), where the view says. */
+static bool set_output(contract_output *o, const view *at) {
+    const int64_t dims[] = {size_of(o->batch, o->n_batch), size_of(o->m, o->n_m),
+                            size_of(o->n, o->n_n)};
+    view v = *at;
+    int first[4];
+    if (!view_split_dims(&v, dims, 3, first))
+        return false;
+    *o = (contract_output){.slot = v.slot, .dtype = v.dtype, .offset = v.offset};
+    for (int i = 0; i < v.n; i++) {
+        if (i < first[1])
+            o->batch[o->n_batch++] = v.f[i];
+        else if (i < first[2])
+            o->m[o->n_m++] = v.f[i];
+        else
+            o->n[o->n_n++] = v.f[i];
+    }
+    return true;
+}
+
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
     if (is_row_major && contract_is_tileable(l->chip, spec, &row_step)) {
@@ -94,6 +122,13 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
         return fusion_contract(l, kept, result, dtype, cols, row_step);
     }
     view out;
+    bool is_part = false;
+    if (is_row_major)
+        VTRN_RETURN_IF_ERROR(parts_find(l, result, &out, &is_part));
+    if (is_part && set_output(&spec->out, &out)) {
+        VTRN_RETURN_IF_ERROR(parts_result(l, result, &out));
+        return contract_record(l, spec);
+    }
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
     spec->out.slot = out.slot;
     return contract_record(l->plan, spec);
@@ -115,6 +150,30 @@ static const graph_op *swapping_transpose(const lower *l, const graph_op *dot, i
             return NULL;
     }
     return user;
+}
+
+/* Rows of m where the result is a part of a tensor in which m is contiguous, and n is not: a DMA
+ * would name each element of a row of n. */
+static vtrn_status write_across(lower *l, graph_value made, const contract_spec *spec,
+                                bool *is_done) {
+    view at;
+    contract_output along = spec->out;
+    VTRN_RETURN_IF_ERROR(parts_find(l, made, &at, is_done));
+    *is_done = *is_done && set_output(&along, &at) && along.n_m && along.n_n &&
+               along.m[along.n_m - 1].stride == 1 && along.n[along.n_n - 1].stride != 1;
+    if (!*is_done)
+        return NULL;
+    contract_spec across = *spec;
+    across.a = spec->b;
+    across.b = spec->a;
+    across.origin.is_lhs_moving = !spec->origin.is_lhs_moving;
+    across.out = along;
+    across.out.n_m = along.n_n;
+    across.out.n_n = along.n_m;
+    memcpy(across.out.m, along.n, sizeof along.n);
+    memcpy(across.out.n, along.m, sizeof along.m);
+    VTRN_RETURN_IF_ERROR(parts_result(l, made, &at));
+    return contract_record(l, &across);
 }
 
 vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
@@ -158,5 +217,7 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
         else
             spec.out.n[spec.out.n_n++] = f;
     }
-    return contract_finish(l, made, &spec, true);
+    bool is_done_across;
+    VTRN_RETURN_IF_ERROR(write_across(l, made, &spec, &is_done_across));
+    return is_done_across ? NULL : contract_finish(l, made, &spec, true);
 }

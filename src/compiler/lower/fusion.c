@@ -2,6 +2,7 @@
 #include "compiler/lower/fusion.h"
 
 #include "compiler/lower/narrow.h"
+#include "compiler/lower/parts.h"
 #include "compiler/lower/verify.h"
 #include "compiler/plan/contract.h"
 #include "compiler/plan/elementwise_table.h"
@@ -13,8 +14,8 @@
 #include <string.h>
 
 enum {
-    /* A reduction over more columns than this is done in two steps: a tile row must fit SBUF
-     * several times over. */
+    /* A reduction over more columns than this is done in two steps, unless there are rows for all
+     * partitions: a row is then taken block by block (fusion_passes.c). */
     MAX_REDUCE_COLS = 4096,
 };
 
@@ -74,6 +75,23 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
                                 s->place);
 }
 
+/* Memory of a value: where it is a part of another tensor, if the fusion's rows can be written there.
+ * Short runs would make tiles narrow that could be as wide as they like. */
+static vtrn_status result_view(lower *l, const fusion *f, const fusion_node *node, graph_value v,
+                               view *out) {
+    enum { MIN_RUN = 256 /* elements: assumed */ };
+    bool is_part;
+    int n_outer;
+    VTRN_RETURN_IF_ERROR(parts_find(l, v, out, &is_part));
+    if (is_part && !view_is_dense(out)) {
+        view at = *out;
+        view_coalesce(&at);
+        bool has_runs = at.n > 0 && at.f[at.n - 1].stride == 1 && at.f[at.n - 1].size >= MIN_RUN;
+        is_part = !node->is_reduced && (f->cols ? view_split_at(&at, f->cols, &n_outer) : has_runs);
+    }
+    return is_part ? parts_result(l, v, out) : lower_result(l, v, out);
+}
+
 /* A value's node is to be stored, in the type that it is wanted in. */
 static vtrn_status store(lower *l, fusion *f, graph_value v) {
     int at = (int)l->values[v].node;
@@ -87,7 +105,7 @@ static vtrn_status store(lower *l, fusion *f, graph_value v) {
             if ((int)l->values[f->values[i].value].node == wide)
                 l->values[f->values[i].value].node = (uint32_t)at;
     } else {
-        VTRN_RETURN_IF_ERROR(lower_result(l, v, &memory));
+        VTRN_RETURN_IF_ERROR(result_view(l, f, &f->nodes[at], v, &memory));
     }
     f->nodes[at].store_view = memory;
     f->nodes[at].is_stored = true;
@@ -516,7 +534,7 @@ bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand
 
 /* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
 int64_t fusion_first_share(const lower *l, int64_t rows, int64_t cols) {
-    if (cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512))
+    if ((cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512)) || rows >= lower_partitions(l))
         return 1;
     int64_t best = 1;
     for (int64_t k = 2; k <= cols / 16; k++) {

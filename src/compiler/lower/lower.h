@@ -32,6 +32,7 @@ typedef struct lower_value {
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
+    bool is_reserved;     /* its memory is `view` before it is lowered: parts lie there (parts.h) */
     uint32_t op_i;        /* number of the operation that makes it */
     uint32_t first_use, n_uses; /* in lower.use_op_i: the operations that name it, ascending */
     int32_t output;             /* program output that this value is (the first one), or -1 */

@@ -1,6 +1,7 @@
 /* pad, concatenate and copies: DMA from HBM to HBM. */
 #include "compiler/lower/movement.h"
 
+#include "compiler/lower/parts.h"
 #include <string.h>
 
 vtrn_status movement_densify(lower *l, view *v, const graph_type *type) {
@@ -134,14 +135,28 @@ static vtrn_status lower_concatenate(lower *l, const graph_op *op) {
         return VTRN_OUT_OF_MEMORY(op->n_operands * sizeof *from);
     for (uint32_t i = 0; i < op->n_operands; i++)
         VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[i], &from[i]));
-    VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
+    const graph_type *result = &l->g->types[op->results[0]];
+    int64_t strides[GRAPH_MAX_RANK];
+    VTRN_RETURN_IF_ERROR(parts_result(l, op->results[0], &out));
+    if (!view_dim_strides(&out, result->dims, result->rank, strides)) {
+        VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
+        VTRN_CHECK(view_dim_strides(&out, result->dims, result->rank, strides),
+                   "a dense view has strides");
+    }
     for (uint32_t i = 0; i < op->n_operands; i++) {
         const graph_type *t = &l->g->types[op->operands[i]];
-        view part = out;
-        part.offset += at * out.f[d].stride;
-        part.f[d].size = t->dims[d];
+        view part = {.slot = out.slot,
+                     .dtype = out.dtype,
+                     .offset = out.offset + at * strides[d],
+                     .n = t->rank};
+        for (int k = 0; k < t->rank; k++)
+            part.f[k] = (view_factor){t->dims[k], strides[k]};
         at += t->dims[d];
-        VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &from[i], &part));
+        if (parts_is_there(&from[i], &part))
+            continue;
+        VTRN_RETURN_IF_ERROR(l->values[op->operands[i]].state == VALUE_SPLAT && view_is_dense(&part)
+                                 ? movement_fill(l, &from[i], &part)
+                                 : plan_copy(l->plan, &from[i], &part));
     }
     return NULL;
 }

@@ -22,14 +22,15 @@ vtrn_status movement_pad_into(lower *l, const view *from, const padding *pad, co
 vtrn_status movement_place(lower *l, const view *from, const padding *pad, const view *out);
 
 /* Parts that lie in zeros without overlapping: what the gradient of slicing adds up to. */
-enum { PAD_SUM_MAX = 8 };
+typedef struct pad_part {
+    view from;
+    graph_type type;
+    int64_t low[GRAPH_MAX_RANK], interior[GRAPH_MAX_RANK];
+} pad_part;
+enum { PAD_SUM_MAX = 256 }; /* parts: every two of a sum are compared */
 typedef struct pad_sum {
-    int n;
-    struct {
-        view from;
-        graph_type type;
-        int64_t low[GRAPH_MAX_RANK], interior[GRAPH_MAX_RANK];
-    } part[PAD_SUM_MAX];
+    int n, cap;
+    pad_part *part;
 } pad_sum;
 
 /* Writes a PADS value to memory; zeros only where the parts leave room. */

@@ -2,6 +2,8 @@
  * gradient of slicing or unstacking) is then one tensor whose parts are copied into place. */
 #include "compiler/lower/movement.h"
 
+#include <string.h>
+
 /* Elements of dim d that the part covers: [low, high). */
 static int64_t part_end(const pad_sum *s, int i, int d) {
     int64_t n = s->part[i].type.dims[d];
@@ -13,6 +15,21 @@ static bool overlap(const pad_sum *a, int i, const pad_sum *b, int j) {
         if (part_end(a, i, d) <= b->part[j].low[d] || part_end(b, j, d) <= a->part[i].low[d])
             return false;
     return true;
+}
+
+/* Room for n parts. */
+static vtrn_status reserve(lower *l, pad_sum *s, int n) {
+    if (n <= s->cap)
+        return NULL;
+    int cap = n < 2 * s->cap ? 2 * s->cap : n;
+    pad_part *part = ARENA_NEW(&l->tmp, pad_part, (size_t)cap);
+    if (!part)
+        return VTRN_OUT_OF_MEMORY((size_t)cap * sizeof *part);
+    if (s->n)
+        memcpy(part, s->part, (size_t)s->n * sizeof *part);
+    s->part = part;
+    s->cap = cap;
+    return NULL;
 }
 
 static vtrn_status start(lower *l, const graph_op *op, bool *is_done) {
@@ -28,6 +45,7 @@ static vtrn_status start(lower *l, const graph_op *op, bool *is_done) {
     pad_sum *s = ARENA_NEW(&l->tmp, pad_sum, 1);
     if (!s)
         return VTRN_OUT_OF_MEMORY(sizeof *s);
+    VTRN_RETURN_IF_ERROR(reserve(l, s, 1));
     s->n = 1;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &s->part[0].from));
     s->part[0].type = *t;
@@ -51,6 +69,7 @@ static vtrn_status add(lower *l, const graph_op *op, bool *is_done) {
             if (overlap(a->pads, i, b->pads, j))
                 return NULL;
     pad_sum *s = a->pads;
+    VTRN_RETURN_IF_ERROR(reserve(l, s, s->n + b->pads->n));
     for (int j = 0; j < b->pads->n; j++)
         s->part[s->n++] = b->pads->part[j];
     l->values[op->results[0]].state = VALUE_PADS;
