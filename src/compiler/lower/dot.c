@@ -127,7 +127,7 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
         VTRN_RETURN_IF_ERROR(parts_find(l, result, &out, &is_part));
     if (is_part && set_output(&spec->out, &out)) {
         VTRN_RETURN_IF_ERROR(parts_result(l, result, &out));
-        return contract_record(l, spec);
+        return contract_record(l->plan, spec);
     }
     VTRN_RETURN_IF_ERROR(lower_result(l, result, &out));
     spec->out.slot = out.slot;
@@ -173,7 +173,7 @@ static vtrn_status write_across(lower *l, graph_value made, const contract_spec 
     memcpy(across.out.m, along.n, sizeof along.n);
     memcpy(across.out.n, along.m, sizeof along.m);
     VTRN_RETURN_IF_ERROR(parts_result(l, made, &at));
-    return contract_record(l, &across);
+    return contract_record(l->plan, &across);
 }
 
 vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {

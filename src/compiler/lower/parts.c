@@ -33,7 +33,7 @@ static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_val
     const graph_type *t = &l->g->types[whole];
     int first[GRAPH_MAX_RANK + 1];
     view there;
-    if (l->options.reference_only || !moves_as_elements((vtrn_dtype)t->dtype) ||
+    if (l->options->reference_only || !moves_as_elements((vtrn_dtype)t->dtype) ||
         graph_type_count(t) == 0)
         return NULL;
     for (uint32_t i = 0; op->operands[i] != v; i++)

@@ -7,11 +7,14 @@
  *   updates that belong to each row;
  * - in a long table most rows get nothing. 128 updates at a time, a tile of which indices are equal
  *   [update, update] gives each of them the sum of all that share its row. Those rows are gathered,
- *   added to, and scattered; who shares a row writes the same elements. */
+ *   added to, and scattered; who shares a row writes the same elements;
+ * - a long table of 16-bit floats would round the sums after every 128 updates. Either its rows are
+ *   fp32 meanwhile, or each block of updates is compared with all of them (row_pairs.c). */
 #include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
 #include "compiler/plan/kernel.h"
 #include "compiler/plan/psum_banks.h"
+#include "compiler/plan/row_pairs.h"
 #include "compiler/plan/sum_parts.h"
 #include "compiler/plan/tile.h"
 
@@ -162,6 +165,33 @@ static vtrn_status record(lower *l, const kernel_row_scatter *s) {
     return plan_writes_whole(l->plan, s->out.slot);
 }
 
+/* Adds the updates of *s to the rows of a long table of 16-bit floats. */
+static vtrn_status record_pairs(lower *l, const graph_op *op, const kernel_row_scatter *s,
+                                bool *is_done) {
+    view result;
+    kernel_row_pairs pairs = {.indices = s->indices,
+                              .updates = s->updates,
+                              .n_update_rows = s->n_update_rows,
+                              .is_finite = s->is_finite,
+                              .n = s->n,
+                              .rows = s->rows,
+                              .width = s->width};
+    pairs.out.dtype = l->g->types[op->results[0]].dtype;
+    uint64_t sbuf_bytes;
+    *is_done = row_pairs_pay(l->plan, &pairs, &sbuf_bytes);
+    if (!*is_done)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(lower_begin_update(l, op, &result));
+    pairs.out = result;
+    kernel_demand demand = {.sbuf_bytes = sbuf_bytes,
+                            .psum_banks = pairs.n_blocks * pairs.n_parts + 1};
+    VTRN_RETURN_IF_ERROR(plan_kernel(l->plan, KERNEL_ROW_PAIRS, &pairs, sizeof pairs, demand));
+    VTRN_RETURN_IF_ERROR(plan_reads(l->plan, &pairs.indices));
+    VTRN_RETURN_IF_ERROR(plan_reads(l->plan, &pairs.updates));
+    VTRN_RETURN_IF_ERROR(plan_reads_whole(l->plan, pairs.out.slot));
+    return plan_writes_whole(l->plan, pairs.out.slot);
+}
+
 static void set_factors(view *v, const view *like) {
     v->n = like->n;
     memcpy(v->f, like->f, (size_t)like->n * sizeof *like->f);
@@ -173,6 +203,12 @@ static vtrn_status add_up(lower *l, const graph_op *op, kernel_row_scatter *s, c
                           int n_row_factors) {
     view result;
     s->is_finite = !indexed_may_be_non_finite(l, op->operands[2]);
+    if (s->is_long && dtype_size((vtrn_dtype)l->g->types[op->results[0]].dtype) == 2) {
+        bool is_done;
+        VTRN_RETURN_IF_ERROR(record_pairs(l, op, s, &is_done));
+        if (is_done)
+            return NULL;
+    }
     if (s->is_long) {
         VTRN_RETURN_IF_ERROR(begin_table(l, op, &s->out, &result));
         size_tiles(l, matrix, n_row_factors, s);

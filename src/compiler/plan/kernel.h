@@ -90,6 +90,20 @@ typedef struct kernel_row_scatter {
     int64_t n_numbers; /* of rows of a short table that are in SBUF at a time: all, or 128 */
 } kernel_row_scatter;
 
+/* Row v of `out`, which holds its old rows, gets the sum of the updates whose index is v, in one
+ * rounding: the sum is of all updates, for as many rows at a time as PSUM has banks. */
+typedef struct kernel_row_pairs {
+    view indices, updates, out;
+    int n_update_rows; /* factors of the updates that make their rows */
+    bool is_finite;    /* no update is infinite or NaN */
+    int n_parts;       /* of a float, summed up by themselves (plan/sum_parts.h) */
+    int64_t n;         /* updates */
+    int64_t rows, width;
+    int64_t cols;       /* that a PSUM bank sums up */
+    int64_t panel_cols; /* of a row, moved at a time */
+    int n_blocks;       /* of 128 updates, summed up at a time */
+} kernel_row_pairs;
+
 typedef struct kernel_custom {
     uint32_t custom_i; /* of the program */
 } kernel_custom;

@@ -1,0 +1,72 @@
+#include "compiler/plan/row_pairs.h"
+
+#include "compiler/plan/psum_banks.h"
+#include "compiler/plan/sum_parts.h"
+#include "compiler/plan/tile.h"
+#include "cost/cost.h"
+
+enum {
+    PANEL_BYTES = 4096, /* of a row, moved at a time: a descriptor */
+    MAX_BLOCKS = 16,
+};
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* What emit_row_pairs.c places. */
+static uint64_t bytes_of(const plan *p, const kernel_row_pairs *k) {
+    uint64_t in = dtype_size((vtrn_dtype)k->updates.dtype), one = SBUF_ALIGN;
+    uint64_t out = dtype_size((vtrn_dtype)k->out.dtype), n_blocks = (uint64_t)k->n_blocks;
+    uint64_t rows = (uint64_t)tile_max_rows(p->chip), cols = (uint64_t)k->cols;
+    uint64_t of_all = one + sbuf_round(n_blocks * rows * in) +
+                      (uint64_t)k->n_parts * sbuf_round(cols * in);
+    uint64_t of_blocks = n_blocks * (2 * one + sbuf_round((uint64_t)k->panel_cols * out));
+    uint64_t constants = 2 * sbuf_round(rows * in) + 2 * one;
+    uint64_t of_parts = k->is_finite ? 0 : one + 2 * sbuf_round(cols * sizeof(float));
+    return 2 * of_all + sbuf_round(n_blocks * rows * 4) + of_blocks + constants + of_parts;
+}
+
+/* ns of the PE array: for each two blocks of updates the weights and the sums. */
+static double pairs_ns(const plan *p, const kernel_row_pairs *k) {
+    tile sbuf = {.space = VTRN_SPACE_SBUF, .dtype = k->updates.dtype};
+    tile psum = {.space = VTRN_SPACE_PSUM, .dtype = VTRN_DTYPE_FP32};
+    uint32_t rows = (uint32_t)tile_max_rows(p->chip);
+    vtrn_instr weights = {.opcode = VTRN_OP_LDWEIGHTS, .engine = VTRN_ENGINE_TENSOR};
+    weights.ap[1] = tile_ap(&sbuf, rows, rows);
+    vtrn_instr sum = {.opcode = VTRN_OP_MATMUL, .engine = VTRN_ENGINE_TENSOR};
+    sum.ap[0] = tile_ap(&psum, rows, (uint32_t)k->cols);
+    sum.ap[1] = tile_ap(&sbuf, rows, (uint32_t)k->cols);
+    double n_blocks = (double)((k->n + rows - 1) / rows);
+    double n_chunks = (double)((k->width + k->cols - 1) / k->cols);
+    return n_blocks * n_blocks * n_chunks *
+           (cost_instr(p->chip, &weights).ii_ns + k->n_parts * cost_instr(p->chip, &sum).ii_ns);
+}
+
+/* ns of the two copies of the table. */
+static double copies_ns(const plan *p, const kernel_row_pairs *k) {
+    double n_bytes = (double)k->rows * (double)k->width * sizeof(float);
+    return 2 * cost_runs_ns(p->chip, n_bytes / p->chip->n_dma_engines,
+                            p->chip->dma.max_descriptor_bytes);
+}
+
+bool row_pairs_pay(const plan *p, kernel_row_pairs *k, uint64_t *sbuf_bytes) {
+    int64_t rows = tile_max_rows(p->chip), out_bytes = (int64_t)dtype_size((vtrn_dtype)k->out.dtype);
+    k->n_parts = k->is_finite ? 1 : FLOAT_PARTS;
+    k->n_blocks = (int)least(least((p->chip->n_psum_banks - 1) / k->n_parts, MAX_BLOCKS),
+                             (k->n + rows - 1) / rows);
+    k->cols = least(k->width, psum_cols(p->chip));
+    k->panel_cols = PANEL_BYTES / out_bytes / k->cols * k->cols;
+    k->panel_cols = least(k->width, k->panel_cols ? k->panel_cols : k->cols);
+    if (k->n_blocks == 0)
+        return false;
+    for (; (*sbuf_bytes = bytes_of(p, k)) > p->sbuf_limit; k->panel_cols = least(k->panel_cols, k->cols)) {
+        if (k->n_blocks > 1)
+            k->n_blocks /= 2;
+        else if (k->cols > 1)
+            k->cols /= 2;
+        else
+            return false;
+    }
+    return pairs_ns(p, k) < copies_ns(p, k);
+}
