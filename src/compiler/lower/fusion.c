@@ -86,8 +86,10 @@ static vtrn_status result_view(lower *l, const fusion *f, const fusion_node *nod
     if (is_part && !view_is_dense(out)) {
         view at = *out;
         view_coalesce(&at);
-        bool has_runs = at.n > 0 && at.f[at.n - 1].stride == 1 && at.f[at.n - 1].size >= MIN_RUN;
-        is_part = !node->is_reduced && (f->cols ? view_split_at(&at, f->cols, &n_outer) : has_runs);
+        int64_t run = at.n > 0 && at.f[at.n - 1].stride == 1 ? at.f[at.n - 1].size : 1;
+        int64_t min_run = f->cols && f->cols < MIN_RUN ? f->cols : MIN_RUN;
+        is_part = !node->is_reduced && run >= min_run &&
+                  (!f->cols || view_split_at(&at, f->cols, &n_outer));
     }
     return is_part ? parts_result(l, v, out) : lower_result(l, v, out);
 }

@@ -2,11 +2,32 @@
 
 #include "compiler/passes/rewrite.h"
 
+/* transpose(convert(transpose(x))) -> convert(x), where the two undo each other */
+static vtrn_status join_around(rewriter *r, graph_op *op, const graph_op *convert) {
+    const graph_op *inner = r->maker[convert->operands[0]];
+    if (!inner || inner->kind != GRAPH_TRANSPOSE)
+        return NULL;
+    graph_ints outer = op->attrs.dims.dims;
+    for (int64_t i = 0; i < outer.n; i++)
+        if (inner->attrs.dims.dims.v[outer.v[i]] != i)
+            return NULL;
+    graph_value *results = op->results, *operands = ARENA_NEW(&r->g->arena, graph_value, 1);
+    if (!operands)
+        return VTRN_OUT_OF_MEMORY(sizeof *operands);
+    operands[0] = inner->operands[0];
+    *op = *convert;
+    op->operands = operands;
+    op->results = results;
+    return NULL;
+}
+
 /* The gradient of a product with a transposed matrix is a product, transposed twice: neither the
  * product nor who reads it has a reason to work across the rows of memory. */
 static vtrn_status join(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     (void)ctx;
     const graph_op *inner = op->kind == GRAPH_TRANSPOSE ? r->maker[op->operands[0]] : NULL;
+    if (inner && inner->kind == GRAPH_CONVERT)
+        return join_around(r, op, inner);
     if (!inner || inner->kind != GRAPH_TRANSPOSE)
         return NULL;
     int64_t n = op->attrs.dims.dims.n;

@@ -7,17 +7,31 @@ enum {
                                iterations stay in the host's L2 */
     ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
     MIN_TILE_COLS = 64,
-    ELEMENT_BYTES = 4, /* of the widest type */
-    LEAST_TILE_COLS = SBUF_ALIGN / ELEMENT_BYTES,
+    WIDEST_BYTES = 4, /* of an element of any type */
+    LEAST_TILE_COLS = SBUF_ALIGN / WIDEST_BYTES,
 };
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+static uint32_t element_bytes(const fusion_demand *d) {
+    return d->element_bytes ? d->element_bytes : WIDEST_BYTES;
+}
+
+/* Columns of the tiles of a row of `cols`: `want` or not many more, all alike. */
+static int64_t even_cols(int64_t cols, int64_t want) {
+    int64_t n_tiles = (cols + want / 2) / want;
+    if (n_tiles <= 1)
+        return cols;
+    cols = (cols + n_tiles - 1) / n_tiles;
+    return (cols + LEAST_TILE_COLS - 1) / LEAST_TILE_COLS * LEAST_TILE_COLS;
+}
+
 /* Columns that fill an iteration's share of SBUF. */
-static int64_t wanted_cols(int n_full) {
-    int64_t cols = n_full ? BUFFER_BYTES / (ELEMENT_BYTES * n_full) : FUSION_MAX_TILE_COLS;
+static int64_t wanted_cols(const fusion_demand *d) {
+    int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
+    int64_t cols = row_bytes ? BUFFER_BYTES / row_bytes : FUSION_MAX_TILE_COLS;
     cols = cols / MIN_TILE_COLS * MIN_TILE_COLS;
     return cols < MIN_TILE_COLS ? MIN_TILE_COLS : least(cols, FUSION_MAX_TILE_COLS);
 }
@@ -28,15 +42,15 @@ static int64_t spread_cols(const fusion_demand *d) {
     return cols < MIN_TILE_COLS ? MIN_TILE_COLS : cols;
 }
 
-static uint32_t bytes_of_cols(int64_t cols) {
-    return sbuf_round((uint64_t)cols * ELEMENT_BYTES);
+static uint32_t bytes_of_cols(int64_t cols, uint32_t size) {
+    return sbuf_round((uint64_t)cols * size);
 }
 
 static void set_tile_cols(const fusion_demand *d, int64_t cols, fusion_tiling *t) {
     uint32_t row_bytes = (uint32_t)d->n_rows * FUSION_ROW_TILE_BYTES;
     bool is_in_passes = d->form == FUSION_PASSES;
     t->tile_cols = cols;
-    t->slot_bytes = bytes_of_cols(cols);
+    t->slot_bytes = bytes_of_cols(cols, element_bytes(d));
     t->row_base = t->slot_bytes * (uint32_t)d->n_full;
     t->iter_bytes = t->row_base + (is_in_passes ? 0 : row_bytes);
     t->row_bytes = is_in_passes ? row_bytes : 0;
@@ -51,19 +65,19 @@ static uint64_t bytes_of(const fusion_demand *d, const fusion_tiling *t) {
            (uint64_t)t->col_bytes * (uint32_t)t->n_col_buffers +
            (uint64_t)t->row_bytes * (uint32_t)t->n_row_buffers +
            (uint64_t)t->slot_bytes * (uint32_t)d->n_wide_sums +
-           (uint64_t)n_whole_rows * bytes_of_cols(d->cols);
+           (uint64_t)n_whole_rows * bytes_of_cols(d->cols, WIDEST_BYTES);
 }
 
 static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
     fusion_tiling t = {.n_blocks = 1, .n_abreast = d->max_abreast};
-    int64_t want = wanted_cols(d->n_full), cols = d->cols;
+    int64_t want = wanted_cols(d), cols = d->cols;
     if (d->is_flat && cols) {
         t.n_blocks = want > cols ? want / cols : 1;
         cols *= t.n_blocks;
     } else if (d->is_flat) {
         cols = least(spread_cols(d), want);
     } else if (!d->has_whole_rows) {
-        cols = least(cols, want);
+        cols = even_cols(cols, want);
     }
     set_tile_cols(d, cols, &t);
     while (t.n_abreast > 1 && t.iter_bytes * (uint32_t)t.n_abreast > ABREAST_BYTES)
@@ -100,7 +114,7 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
         with_sums.n_full = 1; /* by way of which they leave, when the loop is over */
     fusion_tiling t = {
         .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
-    int64_t most = wanted_cols(d->n_full);
+    int64_t most = wanted_cols(d);
     most = least(most, d->is_flat ? spread_cols(d) : d->cols);
     if (d->max_cols)
         most = least(most, d->max_cols);

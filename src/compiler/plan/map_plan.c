@@ -376,6 +376,18 @@ static int count_slots(const map_plan *m) {
     return n_slots;
 }
 
+/* Of an element of the widest full tile, where no temporary may be wider. */
+static uint32_t widest_element(const fusion *f) {
+    uint32_t widest = 1;
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        uint32_t size = (uint32_t)dtype_size((vtrn_dtype)node->dtype);
+        if (node->is_live && size > widest)
+            widest = size;
+    }
+    return count_temps(f) ? 0 : widest;
+}
+
 /* What the kernel holds in its form. */
 static fusion_demand demand_of(map_plan *m) {
     const fusion *f = m->f;
@@ -386,6 +398,7 @@ static fusion_demand demand_of(map_plan *m) {
                        .has_whole_rows = f->n_contracts > 0,
                        .n = f->n,
                        .cols = m->cols,
+                       .element_bytes = widest_element(f),
                        .n_full = m->n_slots + count_temps(f),
                        .fixed_bytes = (uint64_t)m->n_consts * FUSION_ROW_TILE_BYTES,
                        .max_abreast = m->p->options->has_no_pipeline ? 1 : FUSION_MAX_ABREAST};
