@@ -5,6 +5,9 @@
 enum {
     BUFFER_BYTES = 8 << 10, /* of a partition, for the tiles of one iteration: assumed, so that two
                                iterations stay in the host's L2 */
+    MANY_TILES = 32, /* a kernel of more has wider ones, as a transfer has a cost of its own */
+    LONG_BUFFER_BYTES = 2 * BUFFER_BYTES,
+    LONG_BUFFERS = 4, /* that many more are on their way meanwhile */
     ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
     MIN_TILE_COLS = 64,
     WIDEST_BYTES = 4, /* of an element of any type */
@@ -28,10 +31,20 @@ static int64_t even_cols(int64_t cols, int64_t want) {
     return (cols + LEAST_TILE_COLS - 1) / LEAST_TILE_COLS * LEAST_TILE_COLS;
 }
 
+/* Whether the tiles of the usual size would be many. */
+static bool is_long(const fusion_demand *d) {
+    int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
+    return row_bytes && BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
+}
+
+static int64_t buffer_bytes(const fusion_demand *d) {
+    return is_long(d) ? LONG_BUFFER_BYTES : BUFFER_BYTES;
+}
+
 /* Columns that fill an iteration's share of SBUF. */
 static int64_t wanted_cols(const fusion_demand *d) {
     int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
-    int64_t cols = row_bytes ? BUFFER_BYTES / row_bytes : FUSION_MAX_TILE_COLS;
+    int64_t cols = row_bytes ? buffer_bytes(d) / row_bytes : FUSION_MAX_TILE_COLS;
     cols = cols / MIN_TILE_COLS * MIN_TILE_COLS;
     return cols < MIN_TILE_COLS ? MIN_TILE_COLS : least(cols, FUSION_MAX_TILE_COLS);
 }
@@ -84,6 +97,11 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
         t.n_abreast /= 2;
     t.n_buffers = 2 * t.n_abreast;
     t.n_bytes = bytes_of(d, &t);
+    fusion_tiling more = t;
+    more.n_buffers = LONG_BUFFERS;
+    more.n_bytes = bytes_of(d, &more);
+    if (!d->has_whole_rows && is_long(d) && t.n_buffers < LONG_BUFFERS && more.n_bytes <= limit_bytes)
+        return more;
     if (t.n_bytes <= limit_bytes)
         return t;
     t.n_buffers = t.n_abreast = 1; /* a long reduction: no overlap rather than no result */

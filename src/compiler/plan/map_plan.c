@@ -191,7 +191,7 @@ static int assign_slots(fusion *f) {
             is_elsewhere(node))
             continue;
         const fusion_node *reused = node->reuses ? &f->nodes[node->in[node->reuses].node] : NULL;
-        int slot = 0;
+        int slot = node->op == FUSION_LOAD ? n : 0;
         while (slot < n && busy_until[slot] >= i)
             slot++;
         if (reused && reused->is_in_pass && !is_elsewhere(reused))
