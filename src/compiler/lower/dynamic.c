@@ -61,8 +61,7 @@ vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
     view from;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
     if (is_overwritable(l, v)) {
-        VTRN_RETURN_IF_ERROR(
-            lower_close_all(l)); /* open fusions may have the old elements to load */
+        VTRN_RETURN_IF_ERROR(lower_close_readers(l, from.slot));
         VTRN_RETURN_IF_ERROR(verify_keep(l, from.slot));
         lower_set_view(l, op->results[0], &from);
         *out = from;

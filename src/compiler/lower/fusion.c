@@ -187,6 +187,27 @@ vtrn_status lower_close_all(lower *l) {
     return verify_flush(l);
 }
 
+static bool reads(const fusion *f, uint32_t slot) {
+    for (int i = 0; i < f->n_nodes; i++) {
+        const fusion_node *node = &f->nodes[i];
+        if (node->op == FUSION_LOAD && node->source_view.slot == slot)
+            return true;
+        if (node->op == FUSION_CONTRACT && (node->spec->a.slot == slot || node->spec->b.slot == slot))
+            return true;
+    }
+    return false;
+}
+
+vtrn_status lower_close_readers(lower *l, uint32_t slot) {
+    for (fusion *f = l->fusions; f;) {
+        bool is_reader = reads(f, slot);
+        if (is_reader)
+            VTRN_RETURN_IF_ERROR(fusion_close(l, f));
+        f = is_reader ? l->fusions : f->next; /* closing one takes it out of the list */
+    }
+    return verify_flush(l);
+}
+
 void lower_drop_open(lower *l) {
     for (fusion *f = l->fusions, *next; f; f = next) {
         next = f->next;

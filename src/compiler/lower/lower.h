@@ -117,6 +117,8 @@ vtrn_status lower_region(lower *l, const graph_region *region);
 
 /* Closes every open fusion. */
 vtrn_status lower_close_all(lower *l);
+/* Closes those that read the tensor, which is about to be overwritten. */
+vtrn_status lower_close_readers(lower *l, uint32_t slot);
 void lower_drop_open(lower *l); /* frees open fusions; nothing is emitted */
 vtrn_status lower_close_value(lower *l, graph_value v);
 

@@ -6,6 +6,7 @@
 #include "compiler/passes/moments.h"
 #include "compiler/passes/row_elements.h"
 #include "compiler/passes/scatter_into.h"
+#include "compiler/passes/spread.h"
 #include "compiler/passes/stacks.h"
 #include "compiler/passes/subexpressions.h"
 #include "compiler/passes/transposes.h"
@@ -16,10 +17,19 @@
 /* In this order: forms are recognised by values that are the same, make some that are, and leave
  * what is dead. */
 static vtrn_status (*const PASSES[])(graph *g) = {
-    fold_known,        subexpressions_merge, composites_recognise,
-    moments_normalise, subexpressions_merge, dead_remove,
-    transposes_join,   row_elements_move,    subexpressions_merge,
-    dead_remove,       scatter_into_sum,     stacks_recognise,
+    fold_known,
+    subexpressions_merge,
+    composites_recognise,
+    moments_normalise,
+    subexpressions_merge,
+    dead_remove,
+    transposes_join,
+    row_elements_move,
+    subexpressions_merge,
+    dead_remove,
+    scatter_into_sum,
+    stacks_recognise,
+    spread_over_parts,
     dead_remove,
 };
 
