@@ -271,7 +271,29 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
 }
 
 /* --- joining ------------------------------------------------------------------------------------
- *//* The open fusion that an op with a result of n elements can join: all its operands that are nodes
+ */
+
+/* Whether what `rows` does to one value a row of f can be done in f: where the rows are so long that
+ * operations on whole columns of tiles would not take less time. */
+static bool can_be_rows(const fusion *rows, const fusion *f, int n_new) {
+    enum { MIN_COLS = 1024 /* assumed */ };
+    if (f->cols < MIN_COLS || rows->n != f->n / f->cols || rows->cols || rows->n_contracts ||
+        f->n_nodes + rows->n_nodes + n_new > FUSION_MAX_NODES)
+        return false;
+    for (int i = 0; i < rows->n_nodes; i++)
+        if (rows->nodes[i].op == GRAPH_REDUCE || rows->nodes[i].is_reduced)
+            return false;
+    return true;
+}
+
+/* The nodes of `rows` become values of one a row in f. */
+static vtrn_status merge_rows(lower *l, fusion *f, fusion *rows) {
+    for (int i = 0; i < rows->n_nodes; i++)
+        rows->nodes[i].is_reduced = true;
+    return merge(l, f, rows);
+}
+
+/* The open fusion that an op with a result of n elements can join: all its operands that are nodes
  * of open fusions must be there, or their fusion is merged or closed. NULL: none. */
 static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_new, fusion **out) {
     fusion *chosen = NULL;
@@ -286,6 +308,15 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
         bool is_usable = !node->is_column && count == n &&
                          (n == f->n || (f->cols && n == f->n / f->cols)) &&
                          f->n_nodes + n_new <= FUSION_MAX_NODES;
+        if (is_usable && chosen && can_be_rows(chosen, f, n_new)) {
+            VTRN_RETURN_IF_ERROR(merge_rows(l, f, chosen));
+            chosen = f;
+            continue;
+        }
+        if (is_usable && chosen && can_be_rows(f, chosen, n_new)) {
+            VTRN_RETURN_IF_ERROR(merge_rows(l, chosen, f));
+            continue;
+        }
         if (is_usable && chosen) {
             is_usable = chosen->n == f->n &&
                         (!chosen->cols || !f->cols || chosen->cols == f->cols) &&

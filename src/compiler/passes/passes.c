@@ -2,6 +2,7 @@
 
 #include "compiler/passes/composites.h"
 #include "compiler/passes/dead.h"
+#include "compiler/passes/defer.h"
 #include "compiler/passes/fold.h"
 #include "compiler/passes/moments.h"
 #include "compiler/passes/row_elements.h"
@@ -31,6 +32,7 @@ static vtrn_status (*const PASSES[])(graph *g) = {
     stacks_recognise,
     spread_over_parts,
     dead_remove,
+    defer_single_values,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -34,7 +34,7 @@ static int64_t even_cols(int64_t cols, int64_t want) {
 /* Whether the tiles of the usual size would be many. */
 static bool is_long(const fusion_demand *d) {
     int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
-    return row_bytes && BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
+    return d->form == FUSION_WHOLE && row_bytes && BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
 }
 
 static int64_t buffer_bytes(const fusion_demand *d) {
