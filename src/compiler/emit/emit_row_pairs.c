@@ -13,14 +13,16 @@
 
 enum {
     GATHER_RING = 6,
-    MAX_BLOCKS = 16, /* as many as a chip has PSUM banks, at most */
+    MAX_BLOCKS = ROW_PAIRS_MAX_BLOCKS,
+    N_BUFFERS = ROW_PAIRS_BUFFERS,
 };
 
 typedef struct pairer {
     emitter *e;
     const kernel_row_pairs *k;
-    tile index[2], equal[2], update[2];   /* of a block of all updates */
-    tile part[2][FLOAT_PARTS];            /* of the updates, as matmuls take them */
+    tile index;                           /* of all updates, a column for each block */
+    tile equal[N_BUFFERS], update[N_BUFFERS]; /* of a block of all updates */
+    tile part[N_BUFFERS][FLOAT_PARTS];    /* of the updates, as matmuls take them */
     tile others;                          /* indices of the blocks at hand, on each partition */
     tile named[MAX_BLOCKS], result[MAX_BLOCKS]; /* rows of the blocks at hand */
     tile sums[MAX_BLOCKS][FLOAT_PARTS];
@@ -91,10 +93,8 @@ static vtrn_status add_block(pairer *s, int64_t j, int64_t c, uint32_t cols, boo
     int64_t at = j * block_rows(s);
     uint32_t n = (uint32_t)least(s->k->n - at, block_rows(s));
     uint32_t n_others = (uint32_t)least(s->k->n - s->first, s->n_blocks * block_rows(s));
-    int b = s->flip ^= 1;
+    int b = s->flip = (s->flip + 1) % N_BUFFERS;
     vtrn_ap moving[FLOAT_PARTS];
-    VTRN_RETURN_IF_ERROR(
-        emit_load(e, &(view_part){&s->k->indices, 1, at, n, 0, 1}, &s->index[b]));
     VTRN_RETURN_IF_ERROR(
         emit_load(e, &(view_part){&s->k->updates, s->k->n_update_rows, at, n, c, cols},
                   &s->update[b]));
@@ -102,7 +102,7 @@ static vtrn_status add_block(pairer *s, int64_t j, int64_t c, uint32_t cols, boo
     equal->op0 = VTRN_ALU_IS_EQUAL;
     equal->ap[0] = tile_ap(&s->equal[b], n, n_others);
     equal->ap[1] = tile_ap(&s->others, n, n_others);
-    equal->ap[2] = tile_ap(&s->index[b], n, 1);
+    equal->ap[2] = tile_ap_cols(&s->index, n, (uint32_t)j, 1);
     VTRN_RETURN_IF_ERROR(split(s, n, cols, moving));
     for (int i = 0; i < s->n_blocks; i++) {
         EMIT(weights, e, LDWEIGHTS, TENSOR);
@@ -209,11 +209,12 @@ static vtrn_status add_blocks(pairer *s) {
     others.f[1] = (view_factor){n, 1};
     VTRN_RETURN_IF_ERROR(
         emit_load(s->e, &(view_part){&others, 1, 0, block_rows(s), 0, n}, &s->others));
-    for (int b = 0; b < s->n_blocks; b++)
-        VTRN_RETURN_IF_ERROR(emit_load(
-            s->e,
-            &(view_part){&s->k->indices, 1, s->first + b * block_rows(s), rows_of(s, b), 0, 1},
-            &s->named[b]));
+    for (int b = 0; b < s->n_blocks; b++) {
+        uint32_t block = (uint32_t)(s->first / block_rows(s) + b);
+        vtrn_ap to = tile_ap(&s->named[b], rows_of(s, b), 1);
+        vtrn_ap from = tile_ap_cols(&s->index, rows_of(s, b), block, 1);
+        VTRN_RETURN_IF_ERROR(emit_copy(s->e, &to, &from));
+    }
     for (int64_t c = 0; c < s->k->width; c += s->k->panel_cols)
         VTRN_RETURN_IF_ERROR(add_panel(s, c, least(s->k->width - c, s->k->panel_cols)));
     return NULL;
@@ -259,8 +260,8 @@ static vtrn_status place_tiles(pairer *s) {
     int64_t rows = block_rows(s), n_columns = k->n_blocks;
     VTRN_RETURN_IF_ERROR(psum_take(s->e, k->n_blocks * k->n_parts, &s->banks));
     VTRN_RETURN_IF_ERROR(psum_take(s->e, 1, &s->counts));
-    for (int b = 0; b < 2; b++) {
-        s->index[b] = tile_of(s, VTRN_DTYPE_INT32, 1);
+    s->index = tile_of(s, VTRN_DTYPE_INT32, (k->n + rows - 1) / rows);
+    for (int b = 0; b < N_BUFFERS; b++) {
         s->equal[b] = tile_of(s, in, k->n_blocks * rows);
         s->update[b] = s->part[b][0] = tile_of(s, in, k->cols);
         for (int p = 1; p < k->n_parts; p++)
@@ -284,10 +285,29 @@ static vtrn_status place_tiles(pairer *s) {
     return fill_constants(s);
 }
 
+/* The indices of whole blocks, and of what is left. */
+static vtrn_status load_indices(pairer *s) {
+    int64_t rows = block_rows(s), n_whole = s->k->n / rows, n_left = s->k->n % rows;
+    view whole = s->k->indices, left = s->k->indices;
+    whole.n = left.n = 2;
+    whole.f[0] = left.f[0] = (view_factor){rows, 1};
+    whole.f[1] = left.f[1] = (view_factor){n_whole, rows};
+    left.offset += n_whole * rows;
+    left.f[0].size = n_left;
+    left.f[1].size = 1;
+    tile at = s->index;
+    at.addr += (uint32_t)n_whole * 4;
+    if (n_whole)
+        VTRN_RETURN_IF_ERROR(
+            emit_load(s->e, &(view_part){&whole, 1, 0, rows, 0, n_whole}, &s->index));
+    return n_left ? emit_load(s->e, &(view_part){&left, 1, 0, n_left, 0, 1}, &at) : NULL;
+}
+
 vtrn_status emit_row_pairs_kernel(emitter *e, const kernel *k) {
     pairer s = {.e = e, .k = k->spec};
     VTRN_CHECK(s.k->n_blocks <= MAX_BLOCKS, "blocks of updates have a tile each");
     VTRN_RETURN_IF_ERROR(place_tiles(&s));
+    VTRN_RETURN_IF_ERROR(load_indices(&s));
     for (; s.first < s.k->n; s.first += s.k->n_blocks * block_rows(&s))
         VTRN_RETURN_IF_ERROR(add_blocks(&s));
     return NULL;

@@ -10,6 +10,7 @@ static vtrn_status turn_tile(emitter *e, psum_banks *banks, const tile *in, cons
                              uint32_t rows, uint32_t cols) {
     tile psum;
     VTRN_RETURN_IF_ERROR(psum_next(e, banks, 1, &psum));
+    psum.dtype = in->dtype;
     vtrn_ap turned = tile_ap(&psum, cols, rows);
     EMIT(turn, e, PE_TRANSPOSE, TENSOR);
     turn->ap[0] = turned;
@@ -28,7 +29,7 @@ vtrn_status emit_turn_kernel(emitter *e, const kernel *k) {
     tile in[TURN_BUFFERS], out[TURN_BUFFERS];
     uint32_t tile_bytes = sbuf_round(tile_max_rows(e->chip) * sizeof(float));
     for (int i = 0; i < TURN_BUFFERS; i++) {
-        in[i] = out[i] = (tile){.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
+        in[i] = out[i] = (tile){.space = VTRN_SPACE_SBUF, .dtype = by_row->dtype};
         in[i].addr = emit_sbuf_alloc(e, tile_bytes);
         out[i].addr = emit_sbuf_alloc(e, tile_bytes);
     }

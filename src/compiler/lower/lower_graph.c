@@ -1,6 +1,6 @@
 /* Operation after operation, region after region, from the arguments to the outputs. */
 #include "compiler/lower/lower.h"
-
+#include "compiler/lower/movement.h"
 #include "compiler/lower/verify.h"
 
 #include <string.h>
@@ -227,7 +227,9 @@ static vtrn_status finish_outputs(lower *l) {
         VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
         if (from.slot == to.slot || is_in_place(l, i, &from))
             continue;
-        VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &from, &to));
+        VTRN_RETURN_IF_ERROR(l->values[v].state == VALUE_SPLAT
+                                 ? movement_fill(l, &from, &to)
+                                 : plan_copy(l->plan, &from, &to));
         VTRN_RETURN_IF_ERROR(verify_copied(l, v, &from, &to));
     }
     return NULL;

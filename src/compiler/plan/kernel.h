@@ -90,6 +90,11 @@ typedef struct kernel_row_scatter {
     int64_t n_numbers; /* of rows of a short table that are in SBUF at a time: all, or 128 */
 } kernel_row_scatter;
 
+enum {
+    ROW_PAIRS_MAX_BLOCKS = 16, /* of updates, summed up at a time */
+    ROW_PAIRS_BUFFERS = 4,     /* of blocks of updates on their way */
+};
+
 /* Row v of `out`, which holds its old rows, gets the sum of the updates whose index is v, in one
  * rounding: the sum is of all updates, for as many rows at a time as PSUM has banks. */
 typedef struct kernel_row_pairs {

@@ -22,6 +22,7 @@ static int unit_factor(const joint_factor *f, int n, bool is_source) {
  * whose elements lie in the source in runs along the rows and in the destination along the columns.
  */
 typedef struct turning {
+    uint8_t dtype;
     double n_tiles;
     uint32_t rows, cols;      /* of a tile */
     int64_t from_run, to_run; /* elements, before a tile's edge cuts them */
@@ -29,25 +30,26 @@ typedef struct turning {
 } turning;
 
 /* ns of a copy that names each element by itself. */
-static double one_by_one_ns(const vtrn_chip *chip, double n_bytes) {
+static double one_by_one_ns(const vtrn_chip *chip, double n_elements, double size) {
     return chip->dma.start_ns + chip->dma.complete_ns +
-           cost_runs_ns(chip, n_bytes / chip->n_dma_engines, sizeof(float));
+           cost_runs_ns(chip, n_elements * size / chip->n_dma_engines, size);
 }
 
 /* ns that each tile adds to the transfers one way. */
 static double transfers_ns(const vtrn_chip *chip, const turning *t, bool is_store) {
     double n_rows = is_store ? t->cols : t->rows, n_cols = is_store ? t->rows : t->cols;
     double run = (double)(is_store ? t->to_run : t->from_run);
+    double size = (double)dtype_size((vtrn_dtype)t->dtype);
     transfer_cost cost =
-        cost_tile_transfer(chip, is_store, n_rows, n_cols * sizeof(float), run * sizeof(float));
+        cost_tile_transfer(chip, is_store, n_rows, n_cols * size, run * size);
     return cost_transfer_interval_ns(chip, &cost, t->n_parts);
 }
 
 /* ns of the same by way of SBUF: the way of one tile, and for all of them what takes longest of the
  * transfers, the PE array and the Vector engine. */
 static double turned_ns(const vtrn_chip *chip, const turning *t) {
-    tile sbuf = {.space = VTRN_SPACE_SBUF, .dtype = VTRN_DTYPE_FP32};
-    tile psum = {.space = VTRN_SPACE_PSUM, .dtype = VTRN_DTYPE_FP32};
+    tile sbuf = {.space = VTRN_SPACE_SBUF, .dtype = t->dtype};
+    tile psum = {.space = VTRN_SPACE_PSUM, .dtype = t->dtype};
     vtrn_instr turn = {.opcode = VTRN_OP_PE_TRANSPOSE, .engine = VTRN_ENGINE_TENSOR};
     turn.ap[0] = tile_ap(&psum, t->cols, t->rows);
     turn.ap[1] = tile_ap(&sbuf, t->rows, t->cols);
@@ -61,12 +63,17 @@ static double turned_ns(const vtrn_chip *chip, const turning *t) {
            copy_cost.latency_ns + t->n_tiles * fmax(dma_ns, tile_ns);
 }
 
+/* Types that the PE array passes on as they are. */
+static bool is_turnable(vtrn_dtype t) {
+    return t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_BF16 || t == VTRN_DTYPE_FP16;
+}
+
 static bool turning_pays(const plan *p, const view *src, const view *dst, const joint_factor *f,
                          int n) {
     int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
     if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || n > VIEW_MAX_FACTORS ||
-        src->dtype != VTRN_DTYPE_FP32 || dst->dtype != VTRN_DTYPE_FP32)
-        return false;                   /* the PE array passes types other than fp32 on in fp32 */
+        src->dtype != dst->dtype || !is_turnable((vtrn_dtype)src->dtype))
+        return false;
     view_factor cols[VIEW_MAX_FACTORS]; /* of turn_copy's tiles */
     int n_col_factors = 0;
     for (int i = 0; i < n; i++)
@@ -75,6 +82,7 @@ static bool turning_pays(const plan *p, const view *src, const view *dst, const 
     cols[n_col_factors++].size = f[from_unit].size;
     int64_t n_elements = view_count(src), n_rows = f[to_unit].size, n_cols = n_elements / n_rows;
     turning t = {
+        .dtype = src->dtype,
         .n_tiles = ceil((double)n_rows / tile_max_rows(p->chip)) *
                    ceil((double)n_cols / tile_max_rows(p->chip)),
         .rows = (uint32_t)(n_rows < tile_max_rows(p->chip) ? n_rows : tile_max_rows(p->chip)),
@@ -83,7 +91,7 @@ static bool turning_pays(const plan *p, const view *src, const view *dst, const 
         .to_run = n_rows};
     t.n_parts = view_mean_boxes(cols, n_col_factors, t.cols);
     return turned_ns(p->chip, &t) * min_gain <
-           one_by_one_ns(p->chip, (double)n_elements * sizeof(float));
+           one_by_one_ns(p->chip, (double)n_elements, (double)dtype_size((vtrn_dtype)src->dtype));
 }
 
 bool turn_helps(const plan *p, const view *v) {
