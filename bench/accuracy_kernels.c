@@ -36,6 +36,7 @@ static vtrn_instr *add(kernel *k, vtrn_opcode opcode, vtrn_engine engine) {
     memset(instr, 0, sizeof *instr);
     instr->opcode = (uint16_t)opcode;
     instr->engine = (uint8_t)engine;
+    instr->queue = (uint8_t)engine; /* of a DMA: a ring for each engine */
     instr->update_semaphore = VTRN_NO_SEMAPHORE;
     return instr;
 }

@@ -43,6 +43,9 @@ static vtrn_status check_instr(const vtrn_program *program, uint32_t i) {
     if (instr->engine >= VTRN_ENGINE_COUNT)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: engine %u, must be below %d", i,
                           instr->engine, VTRN_ENGINE_COUNT);
+    if (isa_is_dma(instr->opcode) && instr->queue >= VTRN_N_QUEUES)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: DMA ring %u, must be below %d", i,
+                          instr->queue, VTRN_N_QUEUES);
     if (instr->n_waits > VTRN_MAX_WAITS)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "instruction %u: %u waits, at most %d", i,
                           instr->n_waits, VTRN_MAX_WAITS);

@@ -114,14 +114,14 @@ static void post(replay_state *r, const timing_instr *timed, double t_ns) {
 static double run_dma(replay_state *r, uint32_t instr_i, int engine, double trigger_end_ns) {
     const vtrn_chip *chip = r->model->chip;
     const transfer_cost *transfer = &r->model->transfers[r->model->instrs[instr_i].dma];
-    rings_times times = rings_run(&r->rings, chip, transfer, engine, trigger_end_ns);
+    int ring = r->model->instrs[instr_i].queue;
+    rings_times times = rings_run(&r->rings, chip, transfer, engine, ring, trigger_end_ns);
     timing_summary *summary = &r->out->summary;
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
     summary->hbm_write_bytes += transfer->hbm_write_bytes;
     r->dma_done_ns = later_ns(r->dma_done_ns, times.semaphore_ns);
-    keep_interval(r, instr_i, TIMING_LANE_DMA + r->model->instrs[instr_i].queue,
-                  times.first_byte_ns, times.last_byte_ns, 0);
+    keep_interval(r, instr_i, TIMING_LANE_DMA + ring, times.first_byte_ns, times.last_byte_ns, 0);
     return times.semaphore_ns;
 }
 

@@ -24,8 +24,35 @@ static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
     return later_ns(times->last_byte_ns, rings->hbm_free_ns);
 }
 
+/* When an engine starts on work that is ready at ready_ns. */
+static double take_engine(rings_state *rings, int engine, double ready_ns, double work_ns) {
+    double start_ns = later_ns(ready_ns, rings->gap_start_ns[engine]);
+    if (start_ns + work_ns <= rings->gap_end_ns[engine]) {
+        rings->gap_start_ns[engine] = start_ns + work_ns;
+        return start_ns;
+    }
+    start_ns = later_ns(ready_ns, rings->engine_free_ns[engine]);
+    if (start_ns > rings->engine_free_ns[engine]) {
+        rings->gap_start_ns[engine] = rings->engine_free_ns[engine];
+        rings->gap_end_ns[engine] = start_ns;
+    }
+    rings->engine_free_ns[engine] = start_ns + work_ns;
+    return start_ns;
+}
+
+/* Each engine of the core raises the semaphore once, also those without data, and the core takes
+ * one update at a time. A transfer that ends well before one that began earlier does not wait for
+ * it. */
+static double take_semaphore(rings_state *rings, const vtrn_chip *chip, double done_ns) {
+    double updates_ns = chip->n_dma_engines * chip->cost.semaphore_serial_ns;
+    if (done_ns <= rings->semaphore_free_ns - updates_ns)
+        return done_ns;
+    rings->semaphore_free_ns = later_ns(done_ns, rings->semaphore_free_ns + updates_ns);
+    return rings->semaphore_free_ns;
+}
+
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
-                      int issuer, double trigger_ns) {
+                      int issuer, int ring, double trigger_ns) {
     double issued_ns = later_ns(trigger_ns, rings->issue_free_ns[issuer]);
     rings->issue_free_ns[issuer] = issued_ns + transfer->issue_ns;
     double ready_ns = issued_ns + transfer->start_ns;
@@ -33,10 +60,10 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
     int n_engines = chip->n_dma_engines, engine = transfer->first_engine;
     for (int i = 0; i < transfer->n_engines; i++) {
         double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
-        double skew_ns = engine * transfer->skew_ns;
-        double start_ns = later_ns(ready_ns + skew_ns, rings->engine_free_ns[engine]);
+        double *behind_ns = &rings->ring_start_ns[ring][engine];
+        double at_ns = later_ns(ready_ns + engine * transfer->skew_ns, *behind_ns);
+        double start_ns = *behind_ns = take_engine(rings, engine, at_ns, work_ns);
         double end_ns = start_ns + work_ns;
-        rings->engine_free_ns[engine] = end_ns;
         rings->busy_ns += work_ns;
         if (start_ns < times.first_byte_ns)
             times.first_byte_ns = start_ns;
@@ -47,10 +74,6 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
     rings->active_ns +=
         later_ns(0, times.last_byte_ns - later_ns(times.first_byte_ns, rings->active_until_ns));
     rings->active_until_ns = later_ns(rings->active_until_ns, times.last_byte_ns);
-    /* Each engine of the core raises the semaphore once, also those without data. */
-    times.semaphore_ns =
-        later_ns(times.last_byte_ns + chip->dma.complete_ns,
-                 rings->semaphore_free_ns + n_engines * chip->cost.semaphore_serial_ns);
-    rings->semaphore_free_ns = times.semaphore_ns;
+    times.semaphore_ns = take_semaphore(rings, chip, times.last_byte_ns + chip->dma.complete_ns);
     return times;
 }

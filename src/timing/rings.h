@@ -6,10 +6,12 @@
 
 enum { RINGS_MAX_ENGINES = 64 };
 
-/* Times are ns since the launch. An engine carries its transfers in the order of their triggers:
- * in order within a ring, and first come first served between rings. */
+/* Times are ns since the launch. An engine carries its transfers in the order of their triggers,
+ * but for one that fits before a transfer of another ring whose descriptors take longer. */
 typedef struct rings_state {
     double engine_free_ns[RINGS_MAX_ENGINES];
+    double gap_start_ns[RINGS_MAX_ENGINES], gap_end_ns[RINGS_MAX_ENGINES]; /* its last idle time */
+    double ring_start_ns[VTRN_N_QUEUES][RINGS_MAX_ENGINES]; /* of a ring's last transfer there */
     double issue_free_ns[VTRN_ENGINE_COUNT]; /* descriptors of a queue's next DMA may be made */
     double hbm_free_ns;       /* when the core's share of the HBM has moved all bytes so far */
     double hbm_ns_per_byte;   /* of the core's share */
@@ -24,9 +26,9 @@ typedef struct rings_times {
 
 void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per_stack);
 
-/* Carries out a transfer whose trigger on the queue of `issuer` (vtrn_engine) ended at trigger_ns.
- */
+/* Carries out a transfer of a ring whose trigger on the queue of `issuer` (vtrn_engine) ended at
+ * trigger_ns. */
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
-                      int issuer, double trigger_ns);
+                      int issuer, int ring, double trigger_ns);
 
 #endif

@@ -344,6 +344,47 @@ static void dma_engines_start_one_after_the_other(void **state) {
     timing_result_free(&result);
 }
 
+static void a_transfer_fits_before_one_of_another_ring_that_is_ready_later(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.dma.uses_dge = true;
+    chip.dma.dge_trigger_ns = 500;
+    chip.dma.dge_gpsimd_ns = 600;
+    chip.dma.dge_gpsimd_latency_ns = 2000;
+    chip.dma.dge_interval_ns = chip.dma.dge_gpsimd_interval_ns = 0;
+    for (int is_same_ring = 0; is_same_ring < 2; is_same_ring++) {
+        tiny_init(&t);
+        add_load(128, 1, 0)->engine = VTRN_ENGINE_GPSIMD; /* ready at 2700 */
+        vtrn_instr *later =
+            add_load(128, 1, is_same_ring ? 0 : 1); /* ready at 1220 and 83.2 long */
+        tiny_signal(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 0, 1);
+        tiny_wait(later, 0, 1); /* at 10 + 10 + 20: behind GpSimd's */
+        replay(&chip);
+        double start_ns = 40 + 500 + 700;
+        assert_ns(interval(VTRN_ENGINE_SYNC, 0).start_ns, 40);
+        if (is_same_ring)
+            assert_ns(interval(TIMING_LANE_DMA, 1).start_ns, 2700 + 8 * 10.4);
+        else
+            assert_ns(interval(TIMING_LANE_DMA + 1, 0).start_ns, start_ns);
+        timing_result_free(&result);
+    }
+}
+
+static void a_transfer_that_ends_first_is_seen_first(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.hbm_bytes_per_s = 1e15;
+    tiny_init(&t);
+    tiny_signal(add_load(64, 4096, 0), 1, 16); /* engines 0 to 7 */
+    vtrn_instr *small = add_load(1, 1, 1);
+    small->ap[0].partition = 120; /* engine 15 */
+    tiny_signal(small, 2, 16);
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 2, 16);
+    replay(&chip);
+    assert_ns(interval(VTRN_ENGINE_VECTOR, 0).start_ns, 200 + 700 + 10.4 + 300 + 20);
+    timing_result_free(&result);
+}
+
 static void a_dge_makes_descriptors_of_one_dma_after_the_other(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -690,6 +731,8 @@ int main(void) {
         cmocka_unit_test(a_custom_op_costs_its_arithmetic_or_its_traffic),
         cmocka_unit_test(a_dma_deals_its_rows_over_the_engines_and_signals_after_the_last_byte),
         cmocka_unit_test(dma_engines_start_one_after_the_other),
+        cmocka_unit_test(a_transfer_fits_before_one_of_another_ring_that_is_ready_later),
+        cmocka_unit_test(a_transfer_that_ends_first_is_seen_first),
         cmocka_unit_test(a_dge_makes_descriptors_of_one_dma_after_the_other),
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
