@@ -54,6 +54,22 @@ def update(params, grads):
     return params - 0.1 * grads
 
 
+def cross_entropy(z, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], -1).mean()
+
+
+def stacked_update(w, x):
+    def loss(w):
+        return ((x @ w[0] @ w[1]) ** 2).sum()
+
+    return w - 0.1 * jax.grad(loss)(w)
+
+
+def heads_joined(q, k, a):
+    dq, dk = jnp.einsum("hqk,khd->qhd", a, k), jnp.einsum("hqk,qhd->khd", a, q)
+    return jnp.concatenate([dq.reshape(128, 256), dk.reshape(128, 256)], 1)
+
+
 PROGRAMS = {
     "elementwise": (lambda x, y: jnp.tanh(x) * y + 1, (f32(1000, 640), f32(640))),
     "softmax": (lambda x: jax.nn.softmax(x), (f32(128, 1000),)),
@@ -68,6 +84,10 @@ PROGRAMS = {
     "transpose": (lambda x: x.T + 1, (f32(1000, 640),)),
     "column_sum": (lambda x: (x * x).sum(0), (f32(1000, 96),)),
     "embedding_gradient": (embedding_gradient, (f32(1000, 64), i32(256))),
+    "embedding_gradient_bf16": (embedding_gradient, (f32(5000, 64).astype(jnp.bfloat16), i32(256))),
+    "cross_entropy": (jax.value_and_grad(cross_entropy), (f32(256, 5000), i32(256))),
+    "stacked_update": (stacked_update, (f32(2, 256, 256), f32(64, 256))),
+    "heads_joined": (heads_joined, (f32(128, 4, 64), f32(128, 4, 64), f32(4, 128, 128))),
     "scan": (lambda x, w: lax.scan(lambda c, w: (jnp.tanh(c @ w), ()), x, w)[0], (f32(16, 64), f32(5, 64, 64))),
     "sort": (lambda x: jnp.sort(x), (f32(64, 100),)),
     "concatenate": (lambda x, y: jnp.concatenate([x, y[:, ::-1]], 1), (f32(64, 100), f32(64, 28))),
@@ -113,6 +133,8 @@ GRAPHS = {
     "graph_gelu_gradient": (gelu_gradient, (f32(64, 128), f32(64, 128))),
     "graph_exact_gelu": (lambda x: jax.nn.gelu(x, approximate=False), (f32(64, 128),)),
     "graph_softmax": (lambda x: jax.nn.softmax(x), (f32(64, 128),)),
+    "graph_cross_entropy": (jax.value_and_grad(cross_entropy), (f32(256, 5000), i32(256))),
+    "graph_stacked_update": (stacked_update, (f32(2, 256, 256), f32(64, 256))),
     "graph_flax_norm": (flax_norm, (f32(64, 128), f32(128), f32(128))),
 }
 

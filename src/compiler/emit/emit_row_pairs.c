@@ -20,19 +20,19 @@ enum {
 typedef struct pairer {
     emitter *e;
     const kernel_row_pairs *k;
-    tile index;                           /* of all updates, a column for each block */
+    tile index;                               /* of all updates, a column for each block */
     tile equal[N_BUFFERS], update[N_BUFFERS]; /* of a block of all updates */
-    tile part[N_BUFFERS][FLOAT_PARTS];    /* of the updates, as matmuls take them */
-    tile others;                          /* indices of the blocks at hand, on each partition */
+    tile part[N_BUFFERS][FLOAT_PARTS];        /* of the updates, as matmuls take them */
+    tile others;                              /* indices of the blocks at hand, on each partition */
     tile named[MAX_BLOCKS], result[MAX_BLOCKS]; /* rows of the blocks at hand */
     tile sums[MAX_BLOCKS][FLOAT_PARTS];
-    tile earlier;          /* ones where the column is an update after the partition's */
-    tile before;           /* equal, and so */
-    tile ones, is_later;   /* columns */
-    tile none;             /* a column of -1 */
+    tile earlier;        /* ones where the column is an update after the partition's */
+    tile before;         /* equal, and so */
+    tile ones, is_later; /* columns */
+    tile none;           /* a column of -1 */
     tile spare[2], zero;
     psum_banks banks, counts;
-    int64_t first;  /* update of the blocks at hand */
+    int64_t first; /* update of the blocks at hand */
     int n_blocks, flip;
 } pairer;
 
@@ -57,7 +57,8 @@ static vtrn_ap count_ap(const pairer *s, int b) {
     return tile_ap_cols(&bank, rows_of(s, b), (uint32_t)b, 1);
 }
 
-/* Counts, for each update of block b, the updates of block j that have its index and come before. */
+/* Counts, for each update of block b, the updates of block j that have its index and come before.
+ */
 static vtrn_status count_before(pairer *s, int b, int64_t j, const tile *equal, uint32_t n) {
     int64_t mine = s->first / block_rows(s) + b;
     if (j > mine)
@@ -95,9 +96,8 @@ static vtrn_status add_block(pairer *s, int64_t j, int64_t c, uint32_t cols, boo
     uint32_t n_others = (uint32_t)least(s->k->n - s->first, s->n_blocks * block_rows(s));
     int b = s->flip = (s->flip + 1) % N_BUFFERS;
     vtrn_ap moving[FLOAT_PARTS];
-    VTRN_RETURN_IF_ERROR(
-        emit_load(e, &(view_part){&s->k->updates, s->k->n_update_rows, at, n, c, cols},
-                  &s->update[b]));
+    VTRN_RETURN_IF_ERROR(emit_load(
+        e, &(view_part){&s->k->updates, s->k->n_update_rows, at, n, c, cols}, &s->update[b]));
     EMIT(equal, e, TENSOR_SCALAR, VECTOR);
     equal->op0 = VTRN_ALU_IS_EQUAL;
     equal->ap[0] = tile_ap(&s->equal[b], n, n_others);
@@ -125,8 +125,8 @@ static vtrn_status name_once(pairer *s) {
     for (int b = 0; b < s->n_blocks; b++) {
         vtrn_ap is_later = tile_ap(&s->is_later, rows_of(s, b), 1), count = count_ap(s, b);
         is_later.addr += b * SBUF_ALIGN;
-        VTRN_RETURN_IF_ERROR(emit_scalars(s->e, VTRN_ENGINE_VECTOR, &is_later, &count,
-                                          STEP(IS_GT, 0), STEP_NONE));
+        VTRN_RETURN_IF_ERROR(
+            emit_scalars(s->e, VTRN_ENGINE_VECTOR, &is_later, &count, STEP(IS_GT, 0), STEP_NONE));
         EMIT(clear, s->e, COPY_PREDICATED, VECTOR);
         clear->ap[0] = tile_ap(&s->named[b], rows_of(s, b), 1);
         clear->ap[1] = tile_ap(&s->none, rows_of(s, b), 1);

@@ -75,8 +75,8 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
                                 s->place);
 }
 
-/* Memory of a value: where it is a part of another tensor, if the fusion's rows can be written there.
- * Short runs would make tiles narrow that could be as wide as they like. */
+/* Memory of a value: where it is a part of another tensor, if the fusion's rows can be written
+ * there. Short runs would make tiles narrow that could be as wide as they like. */
 static vtrn_status result_view(lower *l, const fusion *f, const fusion_node *node, graph_value v,
                                view *out) {
     enum { MIN_RUN = 256 /* elements: assumed */ };
@@ -192,7 +192,8 @@ static bool reads(const fusion *f, uint32_t slot) {
         const fusion_node *node = &f->nodes[i];
         if (node->op == FUSION_LOAD && node->source_view.slot == slot)
             return true;
-        if (node->op == FUSION_CONTRACT && (node->spec->a.slot == slot || node->spec->b.slot == slot))
+        if (node->op == FUSION_CONTRACT &&
+            (node->spec->a.slot == slot || node->spec->b.slot == slot))
             return true;
     }
     return false;
@@ -273,8 +274,8 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
 /* --- joining ------------------------------------------------------------------------------------
  */
 
-/* Whether what `rows` does to one value a row of f can be done in f: where the rows are so long that
- * operations on whole columns of tiles would not take less time. */
+/* Whether what `rows` does to one value a row of f can be done in f: where the rows are so long
+ * that operations on whole columns of tiles would not take less time. */
 static bool can_be_rows(const fusion *rows, const fusion *f, int n_new) {
     enum { MIN_COLS = 1024 /* assumed */ };
     if (f->cols < MIN_COLS || rows->n != f->n / f->cols || rows->cols || rows->n_contracts ||

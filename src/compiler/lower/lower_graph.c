@@ -227,9 +227,8 @@ static vtrn_status finish_outputs(lower *l) {
         VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
         if (from.slot == to.slot || is_in_place(l, i, &from))
             continue;
-        VTRN_RETURN_IF_ERROR(l->values[v].state == VALUE_SPLAT
-                                 ? movement_fill(l, &from, &to)
-                                 : plan_copy(l->plan, &from, &to));
+        VTRN_RETURN_IF_ERROR(l->values[v].state == VALUE_SPLAT ? movement_fill(l, &from, &to)
+                                                               : plan_copy(l->plan, &from, &to));
         VTRN_RETURN_IF_ERROR(verify_copied(l, v, &from, &to));
     }
     return NULL;

@@ -70,9 +70,8 @@ static bool keeps_order(const lower *l, const graph_op *op) {
     graph_ints dims = op->attrs.dims.dims;
     if (op->kind == GRAPH_RESHAPE)
         return true;
-    if (op->kind != GRAPH_BROADCAST_IN_DIM ||
-        graph_type_count(&l->g->types[op->operands[0]]) !=
-            graph_type_count(&l->g->types[op->results[0]]))
+    if (op->kind != GRAPH_BROADCAST_IN_DIM || graph_type_count(&l->g->types[op->operands[0]]) !=
+                                                  graph_type_count(&l->g->types[op->results[0]]))
         return false;
     for (int64_t i = 1; i < dims.n; i++)
         if (dims.v[i] <= dims.v[i - 1])

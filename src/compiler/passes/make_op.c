@@ -41,8 +41,7 @@ vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const gr
     if (!data)
         return VTRN_OUT_OF_MEMORY(sizeof(uint64_t));
     dtype_convert(VTRN_DTYPE_FP64, &value, (vtrn_dtype)type->dtype, data, 1);
-    graph_op op = {.kind = GRAPH_CONSTANT,
-                   .attrs = {.constant = {.data = data, .is_splat = true}}};
+    graph_op op = {.kind = GRAPH_CONSTANT, .attrs = {.constant = {.data = data, .is_splat = true}}};
     return make_op(r, like, &op, type, out);
 }
 

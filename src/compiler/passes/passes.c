@@ -18,21 +18,10 @@
 /* In this order: forms are recognised by values that are the same, make some that are, and leave
  * what is dead. */
 static vtrn_status (*const PASSES[])(graph *g) = {
-    fold_known,
-    subexpressions_merge,
-    composites_recognise,
-    moments_normalise,
-    subexpressions_merge,
-    dead_remove,
-    transposes_join,
-    row_elements_move,
-    subexpressions_merge,
-    dead_remove,
-    scatter_into_sum,
-    stacks_recognise,
-    spread_over_parts,
-    dead_remove,
-    defer_single_values,
+    fold_known,           subexpressions_merge, composites_recognise, moments_normalise,
+    subexpressions_merge, dead_remove,          transposes_join,      row_elements_move,
+    subexpressions_merge, dead_remove,          scatter_into_sum,     stacks_recognise,
+    spread_over_parts,    dead_remove,          defer_single_values,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -7,9 +7,10 @@
 #include <stdlib.h>
 
 enum {
-    MIN_COLS = 1024, /* of a row; where fewer, a map kernel compares columns with the index: assumed */
-    MAX_OPS = 32,    /* elementwise operations that are done for single elements instead */
-    MAX_LEAVES = 4,  /* whole tensors that these read */
+    MIN_COLS =
+        1024,     /* of a row; where fewer, a map kernel compares columns with the index: assumed */
+    MAX_OPS = 32, /* elementwise operations that are done for single elements instead */
+    MAX_LEAVES = 4, /* whole tensors that these read */
 };
 
 static const graph_type *type_of(const rewriter *r, graph_value v) {
@@ -270,13 +271,14 @@ static vtrn_status make_is_inside(rewriter *r, const graph_op *scatter, graph_va
     graph_type type = *type_of(r, index), truth = with_dtype(updates, VTRN_DTYPE_PRED);
     for (int k = 0; k < 2; k++) {
         VTRN_RETURN_IF_ERROR(make_splat(r, scatter, k ? (double)(cols - 1) : 0, &type, &bound));
-        graph_op compare = {.kind = GRAPH_COMPARE,
-                            .n_operands = 2,
-                            .operands = (graph_value[]){index, bound},
-                            .attrs = {.compare = {.direction = k ? GRAPH_LE : GRAPH_GE,
-                                                  .type = dtype_is_signed_int((vtrn_dtype)type.dtype)
-                                                              ? GRAPH_CMP_SIGNED
-                                                              : GRAPH_CMP_UNSIGNED}}};
+        graph_op compare = {
+            .kind = GRAPH_COMPARE,
+            .n_operands = 2,
+            .operands = (graph_value[]){index, bound},
+            .attrs = {.compare = {.direction = k ? GRAPH_LE : GRAPH_GE,
+                                  .type = dtype_is_signed_int((vtrn_dtype)type.dtype)
+                                              ? GRAPH_CMP_SIGNED
+                                              : GRAPH_CMP_UNSIGNED}}};
         VTRN_RETURN_IF_ERROR(make_op(r, scatter, &compare, &truth, &side[k]));
     }
     return make_plain(r, scatter, GRAPH_AND, side, 2, &truth, out);
@@ -294,8 +296,8 @@ static vtrn_status take_sum(rewriter *r, graph_op *op, bool *is_dropped) {
     graph_type type = *updates, dims = *updates, result = *type_of(r, op->results[0]);
     while (n_chain-- > 0) {
         type = with_dtype(&dims, type_of(r, chain[n_chain]->results[0])->dtype);
-        VTRN_RETURN_IF_ERROR(make_plain(r, op, (graph_kind)chain[n_chain]->kind, &in[1], 1, &type,
-                                        &in[1]));
+        VTRN_RETURN_IF_ERROR(
+            make_plain(r, op, (graph_kind)chain[n_chain]->kind, &in[1], 1, &type, &in[1]));
     }
     VTRN_RETURN_IF_ERROR(make_is_inside(r, scatter, &in[0]));
     VTRN_RETURN_IF_ERROR(make_splat(r, op, 0, &type, &in[2]));
@@ -400,8 +402,8 @@ static vtrn_status join_sum(rewriter *r, void *ctx, graph_op *op, bool *is_dropp
         sum = r->maker[op->operands[0]];
         if (!sum || sum->kind != GRAPH_ADD || !is_read_once(s, sum->results[0]))
             return NULL;
-    } else if (op->kind != GRAPH_ADD || (is_read_once(s, op->results[0]) &&
-                                         narrows(r->g, s->uses[op->results[0]].user))) {
+    } else if (op->kind != GRAPH_ADD ||
+               (is_read_once(s, op->results[0]) && narrows(r->g, s->uses[op->results[0]].user))) {
         return NULL;
     }
     for (int k = 0; k < 2; k++) {

@@ -1,5 +1,5 @@
-/* Sums of a tensor and of what is scattered into zeros: the updates are added to the tensor where it
- * is. */
+/* Sums of a tensor and of what is scattered into zeros: the updates are added to the tensor where
+ * it is. */
 #ifndef VTRN_COMPILER_PASSES_SCATTER_INTO_H
 #define VTRN_COMPILER_PASSES_SCATTER_INTO_H
 

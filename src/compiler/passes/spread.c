@@ -59,8 +59,7 @@ static bool is_stack(const rewriter *r, const graph_op *op) {
     for (int64_t d = 0; d < op->attrs.dims.dims.v[0]; d++)
         if (t->dims[d] != 1)
             return false;
-    return op->n_operands <= MAX_PARTS &&
-           graph_type_count(t) / op->n_operands >= MIN_PART;
+    return op->n_operands <= MAX_PARTS && graph_type_count(t) / op->n_operands >= MIN_PART;
 }
 
 /* The stack of products that an elementwise operation reads; NULL: none. */

@@ -56,7 +56,8 @@ static int8_t padded_dim(const rewriter *r, const graph_op *op) {
 static bool collect(stacks *s, const rewriter *r, graph_value v) {
     const graph_op *op = r->maker[v];
     int dim = s->dim[v];
-    while (op->kind == GRAPH_ADD) { /* sums of many are chains: the long side is not recursed into */
+    while (op->kind ==
+           GRAPH_ADD) { /* sums of many are chains: the long side is not recursed into */
         int k = r->maker[op->operands[0]]->kind == GRAPH_ADD;
         if (!collect(s, r, op->operands[k]))
             return false;
@@ -113,7 +114,8 @@ static vtrn_status concatenate(stacks *s, rewriter *r, graph_op *op, int dim) {
         add_operand(&joined, s->parts[i].v);
         at = s->parts[i].low + s->parts[i].size;
     }
-    VTRN_RETURN_IF_ERROR(add_zeros(r, op, dim, type_of(r, op->results[0])->dims[dim] - at, &joined));
+    VTRN_RETURN_IF_ERROR(
+        add_zeros(r, op, dim, type_of(r, op->results[0])->dims[dim] - at, &joined));
     *dims = dim;
     joined.attrs.dims.dims = (graph_ints){.n = 1, .v = dims};
     *op = joined;
@@ -123,8 +125,7 @@ static vtrn_status concatenate(stacks *s, rewriter *r, graph_op *op, int dim) {
 /* Whether the sum is a term of another one of the same kind. */
 static bool is_term(const stacks *s, graph_value v, int dim) {
     const graph_op *user = s->uses[v].user;
-    return s->uses[v].n == 1 && user && user->kind == GRAPH_ADD &&
-           s->dim[user->results[0]] == dim;
+    return s->uses[v].n == 1 && user && user->kind == GRAPH_ADD && s->dim[user->results[0]] == dim;
 }
 
 static vtrn_status recognise(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
@@ -163,8 +164,7 @@ vtrn_status stacks_recognise(graph *g) {
     VTRN_RETURN_IF_ERROR(uses_count(g, &s.uses));
     s.dim = malloc((size_t)g->n_values + 1);
     s.parts = malloc(MAX_PARTS * sizeof *s.parts);
-    vtrn_status status =
-        s.dim && s.parts ? NULL : VTRN_OUT_OF_MEMORY(MAX_PARTS * sizeof *s.parts);
+    vtrn_status status = s.dim && s.parts ? NULL : VTRN_OUT_OF_MEMORY(MAX_PARTS * sizeof *s.parts);
     for (uint32_t i = 0; i < g->n_values && !status; i++)
         s.dim[i] = NOT_PADDED;
     if (!status)

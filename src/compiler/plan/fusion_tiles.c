@@ -7,7 +7,7 @@ enum {
                                iterations stay in the host's L2 */
     MANY_TILES = 32, /* a kernel of more has wider ones, as a transfer has a cost of its own */
     LONG_BUFFER_BYTES = 2 * BUFFER_BYTES,
-    LONG_BUFFERS = 4, /* that many more are on their way meanwhile */
+    LONG_BUFFERS = 4,         /* that many more are on their way meanwhile */
     ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
     MIN_TILE_COLS = 64,
     WIDEST_BYTES = 4, /* of an element of any type */
@@ -34,7 +34,8 @@ static int64_t even_cols(int64_t cols, int64_t want) {
 /* Whether the tiles of the usual size would be many. */
 static bool is_long(const fusion_demand *d) {
     int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
-    return d->form == FUSION_WHOLE && row_bytes && BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
+    return d->form == FUSION_WHOLE && row_bytes &&
+           BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
 }
 
 static int64_t buffer_bytes(const fusion_demand *d) {
@@ -100,7 +101,8 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
     fusion_tiling more = t;
     more.n_buffers = LONG_BUFFERS;
     more.n_bytes = bytes_of(d, &more);
-    if (!d->has_whole_rows && is_long(d) && t.n_buffers < LONG_BUFFERS && more.n_bytes <= limit_bytes)
+    if (!d->has_whole_rows && is_long(d) && t.n_buffers < LONG_BUFFERS &&
+        more.n_bytes <= limit_bytes)
         return more;
     if (t.n_bytes <= limit_bytes)
         return t;

@@ -28,19 +28,19 @@ typedef enum fusion_form {
 /* What a kernel holds in a form. */
 typedef struct fusion_demand {
     fusion_form form;
-    bool is_flat;         /* rows mean nothing: a tile takes what comes */
-    bool has_whole_rows;  /* FUSION_WHOLE: tiles hold rows as they are */
-    int n_partitions;     /* of the chip */
-    int64_t n;            /* elements of the iteration space */
-    int64_t cols;         /* of a row; 0: flat, and not cut into rows */
+    bool is_flat;           /* rows mean nothing: a tile takes what comes */
+    bool has_whole_rows;    /* FUSION_WHOLE: tiles hold rows as they are */
+    int n_partitions;       /* of the chip */
+    int64_t n;              /* elements of the iteration space */
+    int64_t cols;           /* of a row; 0: flat, and not cut into rows */
     uint32_t element_bytes; /* of the full tiles' widest type; 0: of the widest there is */
-    int n_full;           /* full tiles that an iteration holds at once, temporaries included */
-    int n_rows;           /* tiles of one value a row of an iteration */
-    int n_cols;           /* column operands */
-    int n_sums;           /* sums over all rows, a row of results each */
-    int n_wide_sums;      /* of them those that leave after each block of columns */
-    int64_t max_cols;     /* of a block, for these; 0: any */
-    uint64_t fixed_bytes; /* of a partition, for what no tile size changes */
+    int n_full;             /* full tiles that an iteration holds at once, temporaries included */
+    int n_rows;             /* tiles of one value a row of an iteration */
+    int n_cols;             /* column operands */
+    int n_sums;             /* sums over all rows, a row of results each */
+    int n_wide_sums;        /* of them those that leave after each block of columns */
+    int64_t max_cols;       /* of a block, for these; 0: any */
+    uint64_t fixed_bytes;   /* of a partition, for what no tile size changes */
     int max_abreast;
 } fusion_demand;
 

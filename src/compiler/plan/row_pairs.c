@@ -26,7 +26,8 @@ static uint64_t bytes_of(const plan *p, const kernel_row_pairs *k) {
     uint64_t of_blocks = n_blocks * (2 * one + sbuf_round((uint64_t)k->panel_cols * out));
     uint64_t constants = 2 * sbuf_round(rows * in) + 2 * one;
     uint64_t of_parts = k->is_finite ? 0 : one + 2 * sbuf_round(cols * sizeof(float));
-    return index + ROW_PAIRS_BUFFERS * of_all + sbuf_round(n_blocks * rows * 4) + of_blocks + constants + of_parts;
+    return index + ROW_PAIRS_BUFFERS * of_all + sbuf_round(n_blocks * rows * 4) + of_blocks +
+           constants + of_parts;
 }
 
 /* ns of the Vector engine for one block of updates beside those at hand: indices are compared, and
@@ -67,7 +68,8 @@ static double copies_ns(const plan *p, const kernel_row_pairs *k) {
 }
 
 bool row_pairs_pay(const plan *p, kernel_row_pairs *k, uint64_t *sbuf_bytes) {
-    int64_t rows = tile_max_rows(p->chip), out_bytes = (int64_t)dtype_size((vtrn_dtype)k->out.dtype);
+    int64_t rows = tile_max_rows(p->chip),
+            out_bytes = (int64_t)dtype_size((vtrn_dtype)k->out.dtype);
     k->n_parts = k->is_finite ? 1 : FLOAT_PARTS;
     k->n_blocks = (int)least(least((p->chip->n_psum_banks - 1) / k->n_parts, ROW_PAIRS_MAX_BLOCKS),
                              (k->n + rows - 1) / rows);
@@ -76,7 +78,8 @@ bool row_pairs_pay(const plan *p, kernel_row_pairs *k, uint64_t *sbuf_bytes) {
     k->panel_cols = least(k->width, k->panel_cols ? k->panel_cols : k->cols);
     if (k->n_blocks == 0)
         return false;
-    for (; (*sbuf_bytes = bytes_of(p, k)) > p->sbuf_limit; k->panel_cols = least(k->panel_cols, k->cols)) {
+    for (; (*sbuf_bytes = bytes_of(p, k)) > p->sbuf_limit;
+         k->panel_cols = least(k->panel_cols, k->cols)) {
         if (k->n_blocks > 1)
             k->n_blocks /= 2;
         else if (k->cols > 1)

@@ -5,9 +5,9 @@
 #include "compiler/plan/kernel.h"
 #include "compiler/plan/kernel_list.h"
 
-/* Requires: sizes and types of *k. Gives: its blocks, columns and parts, and the bytes of a partition
- * that they take. False where the chip has no room, or the copies of the table to fp32 and back take
- * less time. */
+/* Requires: sizes and types of *k. Gives: its blocks, columns and parts, and the bytes of a
+ * partition that they take. False where the chip has no room, or the copies of the table to fp32
+ * and back take less time. */
 bool row_pairs_pay(const plan *p, kernel_row_pairs *k, uint64_t *sbuf_bytes);
 
 #endif

@@ -40,8 +40,7 @@ static double transfers_ns(const vtrn_chip *chip, const turning *t, bool is_stor
     double n_rows = is_store ? t->cols : t->rows, n_cols = is_store ? t->rows : t->cols;
     double run = (double)(is_store ? t->to_run : t->from_run);
     double size = (double)dtype_size((vtrn_dtype)t->dtype);
-    transfer_cost cost =
-        cost_tile_transfer(chip, is_store, n_rows, n_cols * size, run * size);
+    transfer_cost cost = cost_tile_transfer(chip, is_store, n_rows, n_cols * size, run * size);
     return cost_transfer_interval_ns(chip, &cost, t->n_parts);
 }
 
