@@ -111,6 +111,15 @@ vtrn_status parts_result(lower *l, graph_value v, view *out) {
     return NULL;
 }
 
+bool parts_are_missing(const lower *l, uint32_t slot) {
+    for (uint32_t i = 0; i < l->g->n_values; i++) {
+        const lower_value *value = &l->values[i];
+        if (value->is_reserved && value->state == VALUE_UNSET && value->view.slot == slot)
+            return true;
+    }
+    return false;
+}
+
 bool parts_is_there(const view *from, const view *part) {
     view a = *from, b = *part;
     view_coalesce(&a);

@@ -2,6 +2,7 @@
 #include "compiler/lower/verify.h"
 
 #include "compiler/custom/verify_blob.h"
+#include "compiler/lower/parts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -408,9 +409,11 @@ vtrn_status verify_flush(lower *l) {
         return VTRN_OUT_OF_MEMORY(v->n_pending * sizeof *ready);
     for (uint32_t i = 0; i < v->n_pending; i++) {
         const graph_value value = v->pending[i];
-        if (l->values[value].state == VALUE_VIEW)
+        bool is_there = l->values[value].state == VALUE_VIEW;
+        bool is_part = is_there && parts_are_missing(l, l->values[value].view.slot);
+        if (is_there && !is_part)
             ready[n++] = value;
-        else if (is_awaited(l, value))
+        else if (is_part || is_awaited(l, value))
             v->pending[n_left++] = value;
     }
     v->n_pending = n_left;
