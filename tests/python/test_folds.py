@@ -240,3 +240,24 @@ def test_what_the_program_rounds_is_rounded(run, narrow):
     sums = lambda x, y: round_trip(jnp.abs(x * 1.7)).sum(-1) + y[:, 0]  # noqa: E731
     exact = np.abs(x * np.float32(1.7)).astype(narrow).astype(np.float64).sum(-1) + y[:, 0]
     np.testing.assert_allclose(run(sums, x, y), exact, rtol=3e-6)
+
+
+@pytest.mark.parametrize("norm", [normalised, normalised_as_flax])
+@pytest.mark.parametrize("cols", [256, 768, 2000])
+def test_mean_and_variance_are_statistics_of_one_pass(cols, norm, tmp_path):
+    args = np.ones((128, cols), np.float32), np.ones(cols, np.float32), np.ones(cols, np.float32)
+    made = instructions(norm, *args, tmp_path=tmp_path)
+    assert made.count("bn_stats") == -(-cols // 512) and made.count("bn_aggr") == 1
+    assert not {"tensor_reduce.add", "activate.square"} & set(made)
+
+
+@pytest.mark.parametrize("cols", [37, 128, 255, 256, 512, 513, 1024, 1025, 3000])
+def test_a_variance_beside_a_large_mean_does_not_cancel(run, cols):
+    x, gain, shift = arguments(130, cols, np.float32)
+    x = x + np.float32(500)
+
+    def variance(x):
+        return (x * x).mean(-1) - lax.square(x.mean(-1))
+
+    want = x.astype(np.float64).var(-1)
+    np.testing.assert_allclose(run(variance, x), want, rtol=1e-4)  # x * x has 24 bits, of which 16 cancel

@@ -3,6 +3,7 @@
 #include "compiler/emit/emit_contract.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
+#include "compiler/plan/fusion_fold.h"
 #include "compiler/plan/fusion_sums.h"
 #include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
@@ -290,6 +291,37 @@ static vtrn_status emit_tree_reduce(map_work *x, const fusion_node *node, const 
     return NULL;
 }
 
+/* Mean and variance of whole rows, by way of the statistics of parts. */
+static vtrn_status emit_moments(map_work *x, const fusion_node *node) {
+    const fusion_node *from = &x->f->nodes[node->in[0].node];
+    uint32_t cols = x->env.cols, n_parts = (uint32_t)fold_moments_parts(cols);
+    uint32_t part_cols = (cols + n_parts - 1) / n_parts;
+    tile stats = fold_moments_takes_temp(x->f, node) ? x->env.temps[0] : node->t;
+    if (stats.addr == node->t.addr)
+        stats.addr += MOMENTS_STATS_AT;
+    stats.dtype = VTRN_DTYPE_FP32;
+    for (uint32_t i = 0; i < n_parts; i++) {
+        uint32_t c = i * part_cols, n = cols - c < part_cols ? cols - c : part_cols;
+        EMIT(part, x->e, BN_STATS, VECTOR);
+        part->ap[0] = tile_ap_cols(&stats, x->env.rows, i * MOMENTS_STATS, MOMENTS_STATS);
+        part->ap[1] = columns(x, from, c, n);
+    }
+    EMIT(whole, x->e, BN_AGGR, VECTOR);
+    whole->ap[0] = tile_ap(&node->t, x->env.rows, 2);
+    whole->ap[1] = tile_ap(&stats, x->env.rows, n_parts * MOMENTS_STATS);
+    return NULL;
+}
+
+/* A mean or variance, out of the tile that has both. */
+static vtrn_status take_moment(map_work *x, const fusion_node *node) {
+    const fusion_node *moments = &x->f->nodes[node->moments];
+    tile from = moments->t;
+    if (node->in[0].node != node->moments)
+        from = fusion_variance_row(&from);
+    vtrn_ap src = tile_ap(&from, x->env.rows, 1), dst = tile_ap(&node->t, x->env.rows, 1);
+    return emit_scaled(x->e, &dst, &src, 1, NULL);
+}
+
 /* The columns at hand into a tile of one value a row. */
 static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const tile *to) {
     const fusion_node *from = &x->f->nodes[node->in[0].node];
@@ -351,6 +383,8 @@ static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const 
 static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const tile_turn *turn) {
     if (node->is_summed)
         return NULL;
+    if (node->is_moments)
+        return emit_moments(x, node);
     tile part = part_tile(x, node, turn);
     VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &part));
     return join_part(x, node, turn);
@@ -404,6 +438,8 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
         return contract_work_tile(&x->contracts[node->contract], turn->rows, &node->t);
     if (node->op == GRAPH_REDUCE)
         return emit_row_reduce(x, node, turn);
+    if (node->moments >= 0)
+        return take_moment(x, node);
     VTRN_RETURN_IF_ERROR(elementwise_emit(&x->env, node));
     return read_accumulator(x, node, turn);
 }
@@ -461,6 +497,8 @@ static void point_to(map_work *x, fusion_node *node, int t) {
         node->t.addr = node->turn_addr[t];
     if (node->sum >= 0)
         x->f->nodes[node->sum].t.addr = x->f->nodes[node->sum].turn_addr[t];
+    if (node->moments >= 0)
+        x->f->nodes[node->moments].t.addr = x->f->nodes[node->moments].turn_addr[t];
     for (int k = 0; k < node->n_in; k++) {
         if (node->in[k].node < 0)
             continue;

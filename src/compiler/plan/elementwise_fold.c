@@ -12,35 +12,20 @@ static bool is_vector_arith(const fusion *f, const fusion_node *node) {
            isa_alu_class((vtrn_alu)elementwise_code_of(op)) == 'A';
 }
 
-/* x / c and -x as multiplications, so that they fold like them. */
-static void normalise(fusion_node *node) {
-    if (node->op == GRAPH_DIVIDE && node->in[1].node < 0 && node->in[0].node >= 0 &&
-        dtype_is_float(node->dtype)) {
-        node->op = GRAPH_MULTIPLY;
-        node->in[1].imm = (float)(1.0 / node->in[1].imm);
-    } else if (node->op == GRAPH_NEGATE && node->in[0].node >= 0 && dtype_is_float(node->dtype)) {
-        node->op = GRAPH_MULTIPLY;
-        node->in[1] = (fusion_in){.node = FUSION_NO_NODE, .imm = -1};
-        node->n_in = 2;
-    }
-}
-
 void elementwise_fold(fusion *f) {
     int n_uses[FUSION_MAX_NODES];
-    for (int i = 0; i < f->n_nodes; i++)
-        if (f->nodes[i].is_live)
-            normalise(&f->nodes[i]);
     fusion_count_uses(f, n_uses);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || !is_vector_arith(f, node))
+        if (!node->is_live || node->is_folded || !is_vector_arith(f, node))
             continue;
         for (int k = 0; k < 2 && node->folds < 0; k++) {
             if (node->in[k].node < 0)
                 continue;
             fusion_node *in = &f->nodes[node->in[k].node];
-            bool is_foldable = in->is_live && !in->is_stored && n_uses[node->in[k].node] == 1 &&
-                               in->folds < 0 && in->op != FUSION_LOAD && is_vector_arith(f, in) &&
+            bool is_foldable = in->is_live && !in->is_folded && !in->is_stored &&
+                               n_uses[node->in[k].node] == 1 && in->folds < 0 &&
+                               in->op != FUSION_LOAD && is_vector_arith(f, in) &&
                                fusion_may_stay_wide(in) &&
                                elementwise_is_scalar(f, in, 0) != elementwise_is_scalar(f, in, 1);
             if (!is_foldable)

@@ -26,7 +26,7 @@ static void fold_sums(fusion *f) {
     vtrn_act func;
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *sum = &f->nodes[i];
-        if (!is_row_sum(f, sum))
+        if (!is_row_sum(f, sum) || sum->is_folded || sum->is_moments)
             continue;
         fusion_node *from = &f->nodes[sum->in[0].node];
         bool is_squared = is_square(from);
@@ -62,7 +62,7 @@ static bool has_scalar(const fusion *f, const fusion_node *node, int *tensor) {
 static bool is_affine(const fusion *f, const fusion_node *node, uint8_t shape) {
     int tensor, inner_tensor;
     if (!node->is_live || node->is_stored || node->op >= FUSION_LOAD || node->shape != shape ||
-        !fusion_may_stay_wide(node) || !has_scalar(f, node, &tensor) ||
+        node->moments >= 0 || !fusion_may_stay_wide(node) || !has_scalar(f, node, &tensor) ||
         !is_float(elementwise_in_dtype(f, node, tensor)))
         return false;
     if (node->folds < 0)
@@ -113,8 +113,8 @@ void fold_activations(fusion *f) {
     fold_sums(f);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->folds >= 0 || !elementwise_activation_of(f, node, &func) ||
-            node->in[0].node < 0)
+        if (!node->is_live || node->is_folded || node->folds >= 0 ||
+            !elementwise_activation_of(f, node, &func) || node->in[0].node < 0)
             continue;
         fusion_node *in = &f->nodes[node->in[0].node];
         if (n_uses[node->in[0].node] != node->n_in || !is_affine(f, in, node->shape))

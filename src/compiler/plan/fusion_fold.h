@@ -4,11 +4,23 @@
 
 #include "compiler/plan/elementwise_table.h"
 
-/* All of the following, in this order; nodes have their shapes. What was folded before is not. */
-void fusion_fold(fusion *f);
+/* All of the following, in this order; nodes have their shapes. What was folded before is not.
+ * has_whole_rows: a tile has all columns of its rows. */
+void fusion_fold(fusion *f, bool has_whole_rows);
 
 /* fold_conversions.c: conversions that engines make as they read an operand or write a result. */
 void fold_conversions(fusion *f);
+/* fold_moments.c: mean and variance of whole rows. */
+void fold_moments(fusion *f);
+enum {
+    MOMENTS_PART_COLS = 512, /* columns that an instruction makes statistics of: isa.def */
+    MOMENTS_STATS = 6,       /* numbers that it makes */
+    MOMENTS_MAX_PARTS = 2,   /* whose statistics have room in a tile of one value a row */
+    MOMENTS_STATS_AT = 16,   /* bytes: behind mean, variance and a negative */
+};
+/* Parts of a row, and whether their statistics take a temporary tile. */
+int fold_moments_parts(int64_t cols);
+bool fold_moments_takes_temp(const fusion *f, const fusion_node *node);
 /* elementwise_fold.c: (x op s) op t on the Vector engine. */
 void elementwise_fold(fusion *f);
 /* fold_activations.c: func(x * scale + bias) on the Scalar engine, and the sum of each row of it.

@@ -36,6 +36,12 @@ bool fusion_row_is_widened(const tile *row) {
     return dtype_is_float(row->dtype) && row->dtype != VTRN_DTYPE_FP32;
 }
 
+tile fusion_variance_row(const tile *row) {
+    tile variance = *row;
+    variance.addr += sizeof(float);
+    return variance;
+}
+
 tile fusion_negative_row(const tile *row) {
     enum {
         NEGATIVE_AT = 8 /* bytes: behind the value, before partial sums and the copy in fp32 */

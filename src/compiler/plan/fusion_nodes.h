@@ -62,6 +62,8 @@ typedef struct fusion_node {
     bool is_rounded;        /* to its type by a conversion of the program */
     bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
     bool is_square;         /* x * x, as an activation */
+    bool is_moments;        /* a sum along the rows: its tile has mean and variance instead */
+    int moments;            /* a mean or variance: where is_moments has it, or FUSION_NO_NODE */
     bool is_summed;         /* a reduction that comes with the activation that it adds up */
     uint8_t reuses;         /* select: the value in whose tile the result is made; 0: neither's */
     int sum;                /* of an activation: that reduction, or FUSION_NO_NODE */
@@ -113,6 +115,8 @@ bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
 enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
 bool fusion_row_is_widened(const tile *row);
 tile fusion_wide_row(const tile *row);
+/* Where is_moments has the variance; the mean is in the tile itself. */
+tile fusion_variance_row(const tile *row);
 /* Where has_negative has the negative, in fp32. */
 tile fusion_negative_row(const tile *row);
 

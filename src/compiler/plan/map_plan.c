@@ -159,7 +159,7 @@ static vtrn_status shape_nodes(map_plan *m) {
                 node->n_outer = 0;
         }
     }
-    fusion_fold(f);
+    fusion_fold(f, m->form == FUSION_WHOLE);
     find_last_uses(f);
     find_reuses(f);
     for (int i = 0; i < f->n_nodes; i++)
@@ -215,7 +215,7 @@ static int count_temps(const fusion *f) {
         if (!node->is_live || node->is_folded)
             continue;
         if (node->op == GRAPH_REDUCE)
-            temps = fusion_is_tree_reduce(f, node);
+            temps = fusion_is_tree_reduce(f, node) || fold_moments_takes_temp(f, node);
         else if (node->op < FUSION_LOAD)
             temps = elementwise_n_temps(f, node);
         n = temps > n ? temps : n;

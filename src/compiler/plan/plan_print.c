@@ -77,10 +77,11 @@ static void print_node(const plan *p, const fusion *f, int i, plan_stage stage, 
         print_contraction(node->spec, out);
     if (stage > PLAN_FORMED)
         fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
-                node->is_folded   ? ", folded"
-                : node->is_summed ? ", with its operand"
-                : node->is_square ? ", as a square"
-                                  : "");
+                node->is_folded    ? ", folded"
+                : node->is_moments ? ", with the variance"
+                : node->is_summed  ? ", with its operand"
+                : node->is_square  ? ", as a square"
+                                   : "");
     if (node->is_stored) {
         fputs(node->is_accumulated ? " += " : " -> ", out);
         print_view(p, &node->store_view, out);
