@@ -22,6 +22,10 @@ def f32(*shape):
     return np.zeros(shape, np.float32)
 
 
+def bf16(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+
 def i32(*shape):
     return np.zeros(shape, np.int32)
 
@@ -76,6 +80,9 @@ PROGRAMS = {
     "long_softmax": (lambda x: jax.nn.softmax(x), (f32(8, 50021),)),
     "wide_bias": (lambda x, b: jnp.tanh(x + b) * b, (f32(300, 50021), f32(50021))),
     "wide_gated": (gated, (f32(256, 2048), f32(2048, 1024), f32(2048, 1024))),
+    "blocked": (lambda a, b: a @ b, (bf16(4096, 4096), bf16(4096, 4096))),
+    "long_k": (lambda a, b: a.T @ b, (bf16(32768, 1024), bf16(32768, 1024))),
+    "wide_layer": (lambda x, w, b: jnp.tanh(x @ w + b), (bf16(1024, 1024), bf16(1024, 4096), bf16(4096))),
     "norm": (norm, (f32(256, 768), f32(768), f32(768))),
     "gated": (gated, (f32(256, 256), f32(256, 640), f32(256, 640))),
     "two_layers": (lambda x, a, b: jax.nn.relu(x @ a) @ b, (f32(256, 128), f32(128, 512), f32(512, 128))),

@@ -1,244 +1,454 @@
-/* Contractions on the PE array: operands into SBUF, k on the partitions; sums into PSUM banks; the
- * sums out again. */
+/* Contractions on the PE array: operands into slots of SBUF, k on the partitions; sums into PSUM
+ * banks; the sums out again. */
 #include "compiler/emit/emit_contract.h"
 
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/plan/resident.h"
 
-/* --- operands -----------------------------------------------------------------------------------
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t parts(int64_t n, int64_t of) {
+    return (n + of - 1) / of;
+}
+
+/* --- slots --------------------------------------------------------------------------------------
  */
 
-/* [k0, k0 + n_k) x [x0, x0 + n_x) of a batch of an operand. */
-typedef struct operand_part {
-    const contract_operand *o;
-    const resident *from; /* where it already is, or NULL */
-    int64_t batch, k0, n_k, x0, n_x;
-} operand_part;
+/* The slot that holds x of a pass, or -1. */
+static int find_slot(const contract_ring *r, const contract_pass *p, int64_t x) {
+    for (int i = 0; i < r->n; i++)
+        if (r->slots[i].needed && r->slots[i].batch == p->batch && r->slots[i].x == x &&
+            r->slots[i].k == p->k)
+            return i;
+    return -1;
+}
 
-/* A tile of an operand: loaded into *t, or where `from` keeps it. */
-static vtrn_status fetch(contract_work *w, const view_part *part, const resident *from, tile *t) {
-    if (!from)
-        return emit_load(w->e, part, t);
-    VTRN_CHECK(resident_holds(from, part, (uint8_t)w->c->compute, t),
+static int64_t slot_x(const contract_ring *r, int64_t x) {
+    return x / r->span * r->span;
+}
+
+/* The slot whose last use is longest ago, if that is before pass `running`, else -1. */
+static int free_slot(const contract_ring *r, uint64_t running) {
+    int best = -1;
+    for (int i = 0; i < r->n; i++)
+        if (r->slots[i].needed < running &&
+            (best < 0 || r->slots[i].needed < r->slots[best].needed))
+            best = i;
+    return best;
+}
+
+static int64_t n_items(const contract_work *w, const contract_ring *r, const contract_slot *s) {
+    int64_t size = contract_pe_size(w->c->chip);
+    int64_t n_k = least(w->c->cut.chunk_k, w->c->n_k - s->k);
+    return r->turns
+               ? parts(least(r->span, r->n_x - s->x), size) * parts(n_k, w->c->cut.natural_cols)
+               : parts(n_k, size);
+}
+
+/* Gives x of pass p a slot; false where all are needed by the running pass or those after it. */
+static bool assign_slot(contract_work *w, contract_ring *r, const contract_pass *p, int64_t x) {
+    if (r->n == 0)
+        return true;
+    int i = find_slot(r, p, x);
+    if (i < 0) {
+        i = free_slot(r, w->next.number);
+        if (i < 0 || w->n_fills == CONTRACT_MAX_FILLS)
+            return false;
+        r->slots[i] = (contract_slot){.batch = p->batch, .x = x, .k = p->k};
+        w->fills[(w->first_fill + w->n_fills++) % CONTRACT_MAX_FILLS] = (contract_fill){
+            .ring = r, .slot = i, .pass = p->number, .n_items = (int)n_items(w, r, &r->slots[i])};
+    }
+    r->slots[i].needed = p->number;
+    return true;
+}
+
+/* Gives the next pass its slots. */
+static bool assign_pass(contract_work *w) {
+    const contract_pass *p = &w->assigned;
+    int64_t end =
+        least(p->row + w->c->cut.n_together * w->c->tile_rows, contract_group_end(w->c, p));
+    for (int64_t x = slot_x(&w->a, p->row); x < end; x += w->a.span)
+        if (!assign_slot(w, &w->a, p, x))
+            return false;
+    if (!assign_slot(w, &w->b, p, p->col))
+        return false;
+    w->is_all_assigned = !contract_next_pass(w->c, &w->assigned);
+    return true;
+}
+
+/* --- operands into slots -------------------------------------------------------------------------
+ */
+
+static tile sbuf_tile(const contract_work *w, uint32_t addr) {
+    return (tile){.space = VTRN_SPACE_SBUF, .dtype = (uint8_t)w->c->compute, .addr = addr};
+}
+
+/* Row x of tile k of a slot. */
+static tile slot_tile(const contract_work *w, const contract_ring *r, int slot, int64_t k_tile,
+                      int64_t x) {
+    return sbuf_tile(w, r->addr + (uint32_t)slot * r->slot_bytes +
+                            (uint32_t)(k_tile * r->span + x) * w->c->element_bytes);
+}
+
+static contract_fill *fill_at(contract_work *w, uint32_t i) {
+    return &w->fills[(w->first_fill + i) % CONTRACT_MAX_FILLS];
+}
+
+static bool is_filled(const contract_fill *f) {
+    return (f->ring->turns ? f->n_turned : f->n_loaded) == f->n_items;
+}
+
+/* Part i of a slot that is transposed: x from its slot's first on, k from its chunk's. */
+typedef struct natural_part {
+    int64_t x, n_x, k, n_k;
+} natural_part;
+
+static natural_part natural_part_of(const contract_work *w, const contract_fill *f, int item) {
+    const contract_slot *s = &f->ring->slots[f->slot];
+    int64_t size = contract_pe_size(w->c->chip);
+    int64_t n_k = least(w->c->cut.chunk_k, w->c->n_k - s->k), step = w->c->cut.natural_cols;
+    int64_t k_parts = parts(n_k, step);
+    natural_part p = {.x = item / k_parts * size, .k = item % k_parts * step};
+    p.n_x = least(size, least(f->ring->span, f->ring->n_x - s->x) - p.x);
+    p.n_k = least(step, n_k - p.k);
+    return p;
+}
+
+static tile natural_tile(const contract_work *w, uint32_t i) {
+    uint32_t n = (uint32_t)w->c->cut.n_natural;
+    return sbuf_tile(w, w->natural_addr + (n ? i % n : 0) * w->c->cut.natural_bytes);
+}
+
+static vtrn_status load_item(contract_work *w, contract_fill *f) {
+    const contract_ring *r = f->ring;
+    const contract_slot *s = &r->slots[f->slot];
+    int64_t size = contract_pe_size(w->c->chip);
+    int item = f->n_loaded++;
+    view v = contract_operand_view(r->o, s->batch, r->turns);
+    if (r->turns) {
+        natural_part p = natural_part_of(w, f, item);
+        if (r->from)
+            return NULL;
+        tile t = natural_tile(w, w->n_natural_loaded++);
+        view_part part = {&v, r->o->n_x, s->x + p.x, p.n_x, s->k + p.k, p.n_k};
+        return emit_load(w->e, &part, &t);
+    }
+    int64_t k = item * size, n_k = least(w->c->cut.chunk_k, w->c->n_k - s->k);
+    tile t = slot_tile(w, r, f->slot, item, 0);
+    view_part part = {
+        &v, r->o->n_k, s->k + k, least(size, n_k - k), s->x, least(r->span, r->n_x - s->x)};
+    return emit_load(w->e, &part, &t);
+}
+
+/* The next load of the fill; false where it has none, or no buffer for it. */
+static bool can_load(const contract_work *w, const contract_fill *f) {
+    bool is_buffered = f->ring->turns && !f->ring->from;
+    return f->n_loaded < f->n_items && (!is_buffered || w->n_natural_loaded - w->n_natural_turned <
+                                                            (uint32_t)w->c->cut.n_natural);
+}
+
+/* Where the part that is transposed next was loaded. */
+static vtrn_status find_natural(const contract_work *w, const contract_fill *f,
+                                const natural_part *p, tile *t) {
+    const contract_slot *s = &f->ring->slots[f->slot];
+    *t = natural_tile(w, w->n_natural_turned);
+    if (!f->ring->from)
+        return NULL;
+    view v = contract_operand_view(f->ring->o, s->batch, true);
+    view_part part = {&v, f->ring->o->n_x, s->x + p->x, p->n_x, s->k + p->k, p->n_k};
+    VTRN_CHECK(resident_holds(f->ring->from, &part, (uint8_t)w->c->compute, t),
                "placement takes only operands that a resident has");
     return NULL;
 }
 
-/* Columns [k, k + n) of a tile as it lies, transposed into `to`. */
-static vtrn_status turn(contract_work *w, const tile *natural, uint32_t rows, int64_t k,
-                        const vtrn_ap *to) {
-    tile psum;
-    VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->turns, 1, &psum));
-    psum.dtype = natural->dtype;
-    uint32_t n = to->n_partitions;
-    vtrn_ap turned = tile_ap(&psum, n, rows);
-    EMIT(transpose, w->e, PE_TRANSPOSE, TENSOR);
-    transpose->ap[0] = turned;
-    transpose->ap[1] = tile_ap_cols(natural, rows, (uint32_t)k, n);
-    return emit_scaled(w->e, to, &turned, 1, NULL);
-}
-
-static vtrn_status load_natural(contract_work *w, const operand_part *p,
-                                const contract_tiles *dst) {
+/* As many transposes as a bank of PSUM holds, and the copy that takes them to their slot. */
+static vtrn_status turn_bank(contract_work *w, contract_fill *f) {
+    emitter *e = w->e;
     const contraction *c = w->c;
     int64_t size = contract_pe_size(c->chip);
-    view v = contract_operand_view(p->o, p->batch, true);
-    for (int64_t x = 0; x < p->n_x; x += size)
-        for (int64_t kc = 0; kc < p->n_k; kc += c->natural_cols) {
-            uint32_t rows = (uint32_t)(p->n_x - x < size ? p->n_x - x : size);
-            int64_t cols = p->n_k - kc < c->natural_cols ? p->n_k - kc : c->natural_cols;
-            tile natural = w->natural[w->flip_natural++ % c->n_a];
-            view_part part = {&v, p->o->n_x, p->x0 + x, rows, p->k0 + kc, cols};
-            VTRN_RETURN_IF_ERROR(fetch(w, &part, p->from, &natural));
-            for (int64_t k = 0; k < cols; k += size) {
-                uint32_t n = (uint32_t)(cols - k < size ? cols - k : size);
-                vtrn_ap to = tile_ap_cols(&dst->k[(kc + k) / size], n, (uint32_t)x, rows);
-                VTRN_RETURN_IF_ERROR(turn(w, &natural, rows, k, &to));
-            }
-        }
+    natural_part p = natural_part_of(w, f, f->n_turned);
+    tile natural, psum;
+    VTRN_RETURN_IF_ERROR(find_natural(w, f, &p, &natural));
+    VTRN_RETURN_IF_ERROR(psum_next(e, &w->turns, 1, &psum));
+    psum.dtype = natural.dtype;
+    int64_t left = p.n_k - f->turned_cols, rows = least(left, size); /* of each transpose */
+    int64_t n = c->chip->psum_bank_bytes / (p.n_x * c->element_bytes);
+    n = least(n < 1 ? 1 : n, rows < size ? 1 : left / size);
+    for (int64_t i = 0; i < n; i++) {
+        EMIT(transpose, e, PE_TRANSPOSE, TENSOR);
+        transpose->ap[0] =
+            tile_ap_cols(&psum, (uint32_t)rows, (uint32_t)(i * p.n_x), (uint32_t)p.n_x);
+        transpose->ap[1] = tile_ap_cols(&natural, (uint32_t)p.n_x,
+                                        (uint32_t)(f->turned_cols + i * size), (uint32_t)rows);
+    }
+    tile to = slot_tile(w, f->ring, f->slot, (p.k + f->turned_cols) / size, p.x);
+    vtrn_ap dst = tile_ap(&to, (uint32_t)rows, (uint32_t)p.n_x);
+    vtrn_ap src = tile_ap(&psum, (uint32_t)rows, (uint32_t)(n * p.n_x));
+    if (n > 1 && p.n_x == f->ring->span) {
+        dst.dim[0].num = (uint32_t)(n * p.n_x);
+    } else if (n > 1) {
+        dst.n_dims = 2;
+        dst.dim[1] = dst.dim[0];
+        dst.dim[0] = (vtrn_dim){(int32_t)f->ring->span, (uint32_t)n};
+    }
+    VTRN_RETURN_IF_ERROR(emit_scaled(e, &dst, &src, 1, NULL));
+    f->turned_cols += n * rows;
+    if (f->turned_cols < p.n_k)
+        return NULL;
+    f->turned_cols = 0;
+    f->n_turned++;
+    w->n_natural_turned += !f->ring->from;
     return NULL;
 }
 
-static vtrn_status load_operand(contract_work *w, operand_part p, contract_tiles *dst) {
-    int64_t size = contract_pe_size(w->c->chip);
-    p.from = p.o == &w->c->spec->a ? w->c->a_from : w->c->b_from;
-    if (contract_turns(w->c->chip, p.o))
-        return load_natural(w, &p, dst);
-    view v = contract_operand_view(p.o, p.batch, false);
-    for (int64_t k = 0; k < p.n_k; k += size) {
-        int64_t rows = p.n_k - k < size ? p.n_k - k : size;
-        view_part part = {&v, p.o->n_k, p.k0 + k, rows, p.x0, p.n_x};
-        VTRN_RETURN_IF_ERROR(fetch(w, &part, p.from, &dst->k[k / size]));
+static void drop_filled(contract_work *w) {
+    while (w->n_fills && is_filled(fill_at(w, 0))) {
+        w->first_fill = (w->first_fill + 1) % CONTRACT_MAX_FILLS;
+        w->n_fills--;
+    }
+}
+
+/* Loads what passes up to `most` need first, as far as there are buffers. Of what is needed later
+ * than at once, a share: other transfers have their turns between. */
+static vtrn_status load_ahead(contract_work *w, uint64_t most) {
+    for (uint32_t i = 0; i < w->n_fills; i++) {
+        contract_fill *f = fill_at(w, i);
+        uint64_t distance = f->pass > most ? f->pass - most : 0;
+        int n = f->n_items - f->n_loaded;
+        if (distance)
+            n = (int)parts(n, (int64_t)distance);
+        for (; n > 0 && can_load(w, f); n--)
+            VTRN_RETURN_IF_ERROR(load_item(w, f));
+        if (f->n_loaded < f->n_items)
+            return NULL;
     }
     return NULL;
+}
+
+/* The first fill with something to transpose for a pass up to `most`, or NULL. */
+static contract_fill *next_turn(contract_work *w, uint64_t most) {
+    for (uint32_t i = 0; i < w->n_fills && fill_at(w, i)->pass <= most; i++) {
+        contract_fill *f = fill_at(w, i);
+        if (f->ring->turns && f->n_turned < f->n_items)
+            return f->n_turned < f->n_loaded ? f : NULL;
+    }
+    return NULL;
+}
+
+/* Banks that are to be transposed for passes up to `most`, with what is loaded. */
+static int64_t n_turns(contract_work *w, uint64_t most) {
+    int64_t n = 0, size = contract_pe_size(w->c->chip);
+    for (uint32_t i = 0; i < w->n_fills && fill_at(w, i)->pass <= most; i++) {
+        const contract_fill *f = fill_at(w, i);
+        int64_t k_tiles = parts(w->c->cut.natural_cols, size);
+        if (f->ring->turns)
+            n += (f->n_loaded - f->n_turned) * k_tiles;
+    }
+    return n;
+}
+
+/* Everything that the pass needs. */
+static vtrn_status fill_pass(contract_work *w, uint64_t pass) {
+    for (;;) {
+        drop_filled(w);
+        if (!w->n_fills || fill_at(w, 0)->pass > pass)
+            return NULL;
+        VTRN_RETURN_IF_ERROR(load_ahead(w, pass));
+        contract_fill *f = next_turn(w, pass);
+        if (f)
+            VTRN_RETURN_IF_ERROR(turn_bank(w, f));
+        else
+            VTRN_CHECK(is_filled(fill_at(w, 0)), "an operand of one slot has a buffer to load to");
+    }
 }
 
 /* --- products -----------------------------------------------------------------------------------
  */
 
-/* A chunk of k into the PSUM banks of a group. */
-typedef struct product {
-    const contract_tiles *a, *b;
-    const tile *psum;
-    uint32_t n_m;
-    int64_t n_n, n_k;
-    bool is_first, is_last; /* chunk of its sums */
-} product;
+/* Tile k of the operand's chunk that the pass reads, columns of x from x on. */
+static vtrn_status operand_tile(const contract_work *w, const contract_ring *r,
+                                const contract_pass *p, int64_t k_tile, int64_t x, int64_t n_x,
+                                tile *t) {
+    if (r->n) {
+        int64_t first = r == &w->a ? slot_x(r, x) : x;
+        *t = slot_tile(w, r, find_slot(r, p, first), k_tile, x - first);
+        return NULL;
+    }
+    int64_t size = contract_pe_size(w->c->chip), k = p->k + k_tile * size;
+    view v = contract_operand_view(r->o, p->batch, false);
+    view_part part = {&v, r->o->n_k, k, least(size, w->c->n_k - k), x, n_x};
+    VTRN_CHECK(resident_holds(r->from, &part, (uint8_t)w->c->compute, t),
+               "placement takes only operands that a resident has");
+    return NULL;
+}
 
-static vtrn_status multiply(contract_work *w, const product *p) {
-    int64_t size = contract_pe_size(w->c->chip), bank_cols = w->c->bank_cols;
-    for (int64_t k = 0; k < p->n_k; k += size) {
-        uint32_t rows = (uint32_t)(p->n_k - k < size ? p->n_k - k : size);
-        int64_t k_tile = k / size;
-        EMIT(weights, w->e, LDWEIGHTS, TENSOR);
-        weights->ap[1] = tile_ap(&p->a->k[k_tile], rows, p->n_m);
-        for (int64_t n = 0, bank = 0; n < p->n_n; n += bank_cols, bank++) {
-            uint32_t cols = (uint32_t)(p->n_n - n < bank_cols ? p->n_n - n : bank_cols);
-            bool ends = p->is_last && k + size >= p->n_k;
-            EMIT(matmul, w->e, MATMUL, TENSOR);
-            matmul->ap[0] = tile_ap(&p->psum[bank], p->n_m, cols);
-            matmul->ap[1] = tile_ap_cols(&p->b->k[k_tile], rows, (uint32_t)n, cols);
-            matmul->flags =
-                (p->is_first && k == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (ends ? VTRN_FLAG_LAST : 0);
-        }
+/* One tile of weights and what streams through them. */
+static vtrn_status multiply(contract_work *w, const contract_pass *p, int64_t tile_i,
+                            int64_t k_tile) {
+    const contraction *c = w->c;
+    int64_t size = contract_pe_size(c->chip), k = p->k + k_tile * size;
+    int64_t row = p->row + tile_i * c->tile_rows;
+    uint32_t n_m = (uint32_t)contract_pass_rows(c, p, tile_i);
+    uint32_t n_k = (uint32_t)least(size, c->n_k - k), n_n = (uint32_t)contract_pass_cols(c, p);
+    tile a, b;
+    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->a, p, k_tile, row, n_m, &a));
+    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->b, p, k_tile, p->col, n_n, &b));
+    EMIT(weights, w->e, LDWEIGHTS, TENSOR);
+    weights->ap[1] = tile_ap(&a, n_k, n_m);
+    for (uint32_t n = 0, bank = 0; n < n_n; n += (uint32_t)c->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)least(n_n - n, c->bank_cols);
+        EMIT(matmul, w->e, MATMUL, TENSOR);
+        matmul->ap[0] = tile_ap(&w->psum[tile_i][bank], n_m, cols);
+        matmul->ap[1] = tile_ap_cols(&b, n_k, n, cols);
+        matmul->flags =
+            (k == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (k + size >= c->n_k ? VTRN_FLAG_LAST : 0);
     }
     return NULL;
 }
 
-/* n_n columns of sums out of their banks. */
-static vtrn_status take_sums(contract_work *w, const tile *psum, uint32_t n_m, int64_t n_n,
-                             const tile *dst) {
-    int64_t bank_cols = w->c->bank_cols;
-    for (int64_t n = 0, bank = 0; n < n_n; n += bank_cols, bank++) {
-        uint32_t cols = (uint32_t)(n_n - n < bank_cols ? n_n - n : bank_cols);
-        vtrn_ap to = tile_ap_cols(dst, n_m, (uint32_t)n, cols);
-        vtrn_ap from = tile_ap(&psum[bank], n_m, cols);
+/* The matmuls of the next pass; between them what later ones need is loaded and transposed. */
+static vtrn_status run_pass(contract_work *w) {
+    const contraction *c = w->c;
+    contract_pass p = w->next;
+    int64_t k_tiles = parts(contract_pass_k(c, &p), contract_pe_size(c->chip)),
+            n_tiles = contract_pass_tiles(c, &p);
+    while (!w->is_all_assigned && w->assigned.number <= p.number)
+        VTRN_CHECK(assign_pass(w), "a pass has the slots that it needs");
+    VTRN_RETURN_IF_ERROR(fill_pass(w, p.number));
+    while (!w->is_all_assigned && assign_pass(w))
+        continue;
+    VTRN_RETURN_IF_ERROR(load_ahead(w, p.number + w->load_ahead));
+    int banks = psum_banks_for(c->chip, contract_pass_cols(c, &p));
+    for (int64_t i = 0; i < n_tiles && p.k == 0; i++)
+        VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, banks, w->psum[i]));
+    uint64_t most = p.number + w->turn_ahead;
+    int64_t left = n_tiles * k_tiles, turns = n_turns(w, most);
+    for (int64_t i = 0; i < n_tiles; i++)
+        for (int64_t k = 0; k < k_tiles; k++, left--) {
+            contract_fill *f = NULL;
+            int64_t n = parts(turns, left);
+            for (; n > 0 && (f = next_turn(w, most)); n--) {
+                turns--;
+                VTRN_RETURN_IF_ERROR(turn_bank(w, f));
+            }
+            VTRN_RETURN_IF_ERROR(multiply(w, &p, i, k));
+        }
+    contract_next_pass(c, &w->next);
+    drop_filled(w);
+    return load_ahead(w, w->next.number + w->load_ahead);
+}
+
+/* The sums of a row tile in their banks. */
+typedef struct sums {
+    const tile *psum;
+    uint32_t n_m, n_n;
+} sums;
+
+/* Out of their banks into columns of dst, from col on. */
+static vtrn_status take_sums(contract_work *w, const sums *s, const tile *dst, uint32_t col) {
+    for (uint32_t n = 0, bank = 0; n < s->n_n; n += (uint32_t)w->c->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)least(s->n_n - n, w->c->bank_cols);
+        vtrn_ap to = tile_ap_cols(dst, s->n_m, col + n, cols);
+        vtrn_ap from = tile_ap(&s->psum[bank], s->n_m, cols);
         VTRN_RETURN_IF_ERROR(emit_scaled(w->e, &to, &from, 1, NULL));
     }
     return NULL;
 }
 
-/* --- a kernel of its own ------------------------------------------------------------------------
+/* --- beginning ----------------------------------------------------------------------------------
  */
 
-/* Columns [n0, n0 + n_n) of a batch, all rows. */
-static vtrn_status sweep(contract_work *w, int64_t batch, int64_t n0, int64_t n_n) {
+static contract_ring ring_of(contract_work *w, bool is_a) {
     const contraction *c = w->c;
-    const contract_spec *s = c->spec;
-    int64_t size = contract_pe_size(c->chip);
-    bool is_cached = c->n_k <= c->chunk_k;
-    contract_tiles *b = &w->b[0];
-    if (is_cached) {
-        b = &w->b[w->flip_b++ % c->n_b];
-        VTRN_RETURN_IF_ERROR(
-            load_operand(w, (operand_part){&s->b, NULL, batch, 0, c->n_k, n0, n_n}, b));
-    }
-    view out = contract_output_view(&s->out, batch);
-    for (int64_t m0 = 0; m0 < c->n_m; m0 += size) {
-        uint32_t n_m = (uint32_t)(c->n_m - m0 < size ? c->n_m - m0 : size);
-        tile psum[CONTRACT_MAX_GROUP_BANKS];
-        bool is_started = false;
-        for (int64_t k0 = 0; k0 < c->n_k; k0 += c->chunk_k) {
-            int64_t n_k = c->n_k - k0 < c->chunk_k ? c->n_k - k0 : c->chunk_k;
-            contract_tiles *a = &w->a[w->flip_a++ % c->n_a];
-            VTRN_RETURN_IF_ERROR(
-                load_operand(w, (operand_part){&s->a, NULL, batch, k0, n_k, m0, n_m}, a));
-            if (!is_cached) {
-                b = &w->b[w->flip_b++ % c->n_b];
-                VTRN_RETURN_IF_ERROR(
-                    load_operand(w, (operand_part){&s->b, NULL, batch, k0, n_k, n0, n_n}, b));
-            }
-            if (!is_started)
-                VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, psum_banks_for(c->chip, n_n), psum));
-            is_started = true;
-            product p = {a, b, psum, n_m, n_n, n_k, k0 == 0, k0 + n_k == c->n_k};
-            VTRN_RETURN_IF_ERROR(multiply(w, &p));
-        }
-        tile t = w->out[w->flip_out++ % 2];
-        VTRN_RETURN_IF_ERROR(take_sums(w, psum, n_m, n_n, &t));
-        VTRN_RETURN_IF_ERROR(
-            emit_store(w->e, &(view_part){&out, s->out.n_m, m0, n_m, n0, n_n}, &t, false));
-    }
-    return NULL;
+    const contract_cut *cut = &c->cut;
+    contract_ring r = {.o = is_a ? &c->spec->a : &c->spec->b,
+                       .from = is_a ? c->a_from : c->b_from,
+                       .n_x = is_a ? c->n_m : c->n_n,
+                       .span = is_a ? cut->a_span : cut->block_cols,
+                       .slot_bytes = is_a ? cut->a_bytes : cut->b_bytes,
+                       .n = is_a ? cut->n_a : cut->n_b};
+    r.turns = contract_turns(c->chip, r.o);
+    r.addr = emit_sbuf_alloc(w->e, (uint64_t)r.n * r.slot_bytes);
+    return r;
 }
 
-static tile place_one(const contract_work *w, uint32_t n_bytes) {
-    return (tile){.space = VTRN_SPACE_SBUF,
-                  .dtype = (uint8_t)w->c->compute,
-                  .addr = emit_sbuf_alloc(w->e, n_bytes)};
+/* How many passes before its use something of this latency is to begin. */
+static uint64_t passes_in(const contraction *c, double latency_ns) {
+    double n = latency_ns / (c->cut.pass_ns > 1 ? c->cut.pass_ns : 1);
+    return n < CONTRACT_MAX_SLOTS ? 1 + (uint64_t)n : CONTRACT_MAX_SLOTS;
 }
 
-static void place_tiles(const contract_work *w, uint32_t n_bytes, int64_t pitch,
-                        contract_tiles *out) {
-    tile at = place_one(w, n_bytes);
-    for (int k = 0; k < CONTRACT_MAX_K_TILES; k++) {
-        out->k[k] = at;
-        out->k[k].addr += (uint32_t)(k * pitch) * w->c->element_bytes;
-    }
-}
-
-static vtrn_status begin(contract_work *w, contract_banks banks, bool has_out) {
+static vtrn_status begin(contract_work *w, contract_banks banks) {
     const contraction *c = w->c;
+    const vtrn_chip *chip = c->chip;
     w->e->build->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
-    for (int i = 0; i < c->n_a; i++) {
-        place_tiles(w, c->a_bytes, contract_pe_size(c->chip), &w->a[i]);
-        w->natural[i] = place_one(w, c->natural_bytes);
-    }
-    for (int i = 0; i < c->n_b; i++)
-        place_tiles(w, c->b_bytes, c->group_cols, &w->b[i]);
-    for (int i = 0; i < 2; i++) {
-        w->out[i] = place_one(w, has_out ? c->out_bytes : 0);
-        w->out[i].dtype = c->spec->out.dtype;
-    }
+    w->a = ring_of(w, true);
+    w->b = ring_of(w, false);
+    w->natural_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_natural * c->cut.natural_bytes);
+    w->out_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_out * c->cut.out_bytes);
+    w->next = w->assigned = contract_first_pass();
+    double turn_ns = chip->cost.tensor_latency_ns + 2 * chip->cost.vector_latency_ns;
+    double load_ns = 2 * (chip->dma.start_ns + chip->dma.complete_ns);
+    w->turn_ahead = passes_in(c, turn_ns);
+    w->load_ahead = passes_in(c, turn_ns + load_ns);
     VTRN_RETURN_IF_ERROR(psum_take(w->e, banks.sums, &w->sums));
     return psum_take(w->e, banks.turns, &w->turns);
 }
 
-vtrn_status emit_contract_kernel(emitter *e, const kernel *k) {
-    const contraction *c = k->spec;
-    contract_work w = {.e = e, .c = c};
-    VTRN_RETURN_IF_ERROR(begin(&w, contract_kernel_banks(e->chip), true));
-    for (int64_t batch = 0; batch < c->n_batch; batch++)
-        for (int64_t n0 = 0; n0 < c->n_n; n0 += c->group_cols) {
-            int64_t n_n = c->n_n - n0 < c->group_cols ? c->n_n - n0 : c->group_cols;
-            VTRN_RETURN_IF_ERROR(sweep(&w, batch, n0, n_n));
-        }
+vtrn_status contract_work_begin(emitter *e, const contraction *c, contract_banks banks,
+                                contract_work *w) {
+    *w = (contract_work){.e = e, .c = c};
+    return begin(w, banks);
+}
+
+vtrn_status contract_work_tile(contract_work *w, const contract_part *part, const tile *dst) {
+    for (int64_t done = 0; done < part->n_cols;) {
+        contract_pass p = w->next;
+        int64_t cols = contract_pass_cols(w->c, &p);
+        VTRN_CHECK(p.batch * w->c->n_m + p.row == part->row && p.col == part->col + done &&
+                       p.k == 0,
+                   "tiles are asked for in the order of the passes");
+        VTRN_RETURN_IF_ERROR(run_pass(w));
+        sums s = {w->psum[0], (uint32_t)part->n_rows, (uint32_t)cols};
+        VTRN_RETURN_IF_ERROR(take_sums(w, &s, dst, (uint32_t)done));
+        done += cols;
+    }
     return NULL;
 }
 
-/* --- a tile at a time ---------------------------------------------------------------------------
- */
-
-vtrn_status contract_work_begin(emitter *e, const contraction *c, contract_banks banks,
-                                contract_work *w) {
-    *w = (contract_work){.e = e, .c = c, .loaded_batch = -1};
-    return begin(w, banks, false);
-}
-
-vtrn_status contract_work_load(contract_work *w, int64_t row, uint32_t n_rows) {
+/* The results of a set of row tiles, all of whose k is summed up. */
+static vtrn_status store_tiles(contract_work *w, const contract_pass *p) {
     const contraction *c = w->c;
-    const contract_spec *s = c->spec;
-    int64_t batch = row / c->n_m, m0 = row % c->n_m;
-    if (batch != w->loaded_batch) {
-        w->flip_b++;
-        VTRN_RETURN_IF_ERROR(load_operand(w,
-                                          (operand_part){&s->b, NULL, batch, 0, c->n_k, 0, c->n_n},
-                                          &w->b[w->flip_b % c->n_b]));
-        w->loaded_batch = batch;
+    const contract_output *o = &c->spec->out;
+    view out = contract_output_view(o, p->batch);
+    int64_t n_n = contract_pass_cols(c, p);
+    for (int64_t i = 0; i < contract_pass_tiles(c, p); i++) {
+        int64_t row = p->row + i * c->tile_rows;
+        uint32_t n_m = (uint32_t)contract_pass_rows(c, p, i);
+        tile t =
+            sbuf_tile(w, w->out_addr + w->flip_out++ % (uint32_t)c->cut.n_out * c->cut.out_bytes);
+        t.dtype = o->dtype;
+        VTRN_RETURN_IF_ERROR(take_sums(w, &(sums){w->psum[i], n_m, (uint32_t)n_n}, &t, 0));
+        view_part part = {&out, o->n_m, row, n_m, p->col, n_n};
+        VTRN_RETURN_IF_ERROR(emit_store(w->e, &part, &t, false));
     }
-    int buffer = w->flip_a++ % c->n_a;
-    w->b_of[buffer] = w->flip_b % c->n_b;
-    return load_operand(w, (operand_part){&s->a, NULL, batch, 0, c->n_k, m0, n_rows},
-                        &w->a[buffer]);
+    return NULL;
 }
 
-vtrn_status contract_work_tile(contract_work *w, uint32_t n_rows, const tile *dst) {
-    const contraction *c = w->c;
-    int buffer = w->n_tiles++ % c->n_a;
-    tile psum[CONTRACT_MAX_GROUP_BANKS];
-    VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, psum_banks_for(c->chip, c->n_n), psum));
-    product p = {&w->a[buffer], &w->b[w->b_of[buffer]], psum, n_rows, c->n_n, c->n_k, true, true};
-    VTRN_RETURN_IF_ERROR(multiply(w, &p));
-    return take_sums(w, psum, n_rows, c->n_n, dst);
+vtrn_status emit_contract_kernel(emitter *e, const kernel *k) {
+    const contraction *c = k->spec;
+    contract_work *w = ARENA_NEW(&e->tmp, contract_work, 1);
+    if (!w)
+        return VTRN_OUT_OF_MEMORY(sizeof *w);
+    VTRN_RETURN_IF_ERROR(contract_work_begin(e, c, c->banks, w));
+    while (w->next.batch < c->n_batch) {
+        contract_pass p = w->next;
+        VTRN_RETURN_IF_ERROR(run_pass(w));
+        if (p.k + contract_pass_k(c, &p) == c->n_k)
+            VTRN_RETURN_IF_ERROR(store_tiles(w, &p));
+    }
+    return NULL;
 }

@@ -3,33 +3,65 @@
 #define VTRN_COMPILER_EMIT_EMIT_CONTRACT_H
 
 #include "compiler/emit/psum.h"
-#include "compiler/plan/contract.h"
+#include "compiler/plan/contract_passes.h"
 
-/* An operand's part, k on the partitions: a tile for each 128 of k. */
-typedef struct contract_tiles {
-    tile k[CONTRACT_MAX_K_TILES];
-} contract_tiles;
+/* The part of an operand that is in a slot, or on its way there. */
+typedef struct contract_slot {
+    int64_t batch, x, k;
+    uint64_t needed; /* number of the last pass known to need it, from 1 on */
+} contract_slot;
 
-/* A contraction that is being emitted: its tiles, and which of them are next. */
+/* The slots of an operand. */
+typedef struct contract_ring {
+    const contract_operand *o;
+    const struct resident *from; /* where the operand is in SBUF, or NULL */
+    bool turns;
+    int64_t n_x, span; /* of x in all, in a slot */
+    uint32_t addr, slot_bytes;
+    int n; /* 0: read where the resident is */
+    contract_slot slots[CONTRACT_MAX_SLOTS];
+} contract_ring;
+
+/* A slot that is being filled: `items` are loads, each then transposed bank by bank where the
+ * operand is. */
+typedef struct contract_fill {
+    contract_ring *ring;
+    int slot;
+    uint64_t pass; /* that needs it first */
+    int n_items, n_loaded, n_turned;
+    int64_t turned_cols; /* of item n_turned */
+} contract_fill;
+
+enum { CONTRACT_MAX_FILLS = 2 * CONTRACT_MAX_SLOTS };
+
+/* A contraction that is being emitted. Passes run in order; slots are filled for passes to come
+ * while the PE array works on the one at hand. */
 typedef struct contract_work {
     emitter *e;
     const contraction *c;
-    contract_tiles a[CONTRACT_MAX_BUFFERS], b[CONTRACT_MAX_BUFFERS];
-    tile natural[CONTRACT_MAX_BUFFERS], out[2];
-    int flip_a, flip_b, flip_natural, flip_out;
-    int n_tiles;                    /* made so far */
-    int b_of[CONTRACT_MAX_BUFFERS]; /* by buffer of a: the buffer of b that goes with it */
-    psum_banks sums, turns;         /* for sums, and for what is transposed */
-    int64_t loaded_batch;           /* whose moving operand is in SBUF, or -1 */
+    contract_ring a, b;
+    contract_pass next;     /* to run */
+    contract_pass assigned; /* the first without slots */
+    bool is_all_assigned;
+    contract_fill fills[CONTRACT_MAX_FILLS]; /* a queue */
+    uint32_t first_fill, n_fills;
+    uint32_t natural_addr, out_addr;
+    uint32_t n_natural_loaded, n_natural_turned, flip_out;
+    uint64_t load_ahead, turn_ahead; /* passes between a load, a transpose and their use */
+    psum_banks sums, turns;
+    tile psum[CONTRACT_MAX_TOGETHER][CONTRACT_MAX_BLOCK_BANKS];
 } contract_work;
 
 /* For a fusion that uses each tile at once: takes SBUF and PSUM of the kernel that is being
  * emitted. */
 vtrn_status contract_work_begin(emitter *e, const contraction *c, contract_banks banks,
                                 contract_work *w);
-/* Loads what rows [row, row + n_rows) of [batch * m, n] need. */
-vtrn_status contract_work_load(contract_work *w, int64_t row, uint32_t n_rows);
-/* The rows loaded first of those not yet made, into dst. */
-vtrn_status contract_work_tile(contract_work *w, uint32_t n_rows, const tile *dst);
+/* Rows of [batch * m] and columns of the result. */
+typedef struct contract_part {
+    int64_t row, n_rows, col, n_cols;
+} contract_part;
+
+/* The part into dst. Parts are asked for in the order of the cut's loops. */
+vtrn_status contract_work_tile(contract_work *w, const contract_part *part, const tile *dst);
 
 #endif

@@ -19,7 +19,7 @@ typedef struct map_work {
     uint32_t iter_base[FUSION_MAX_BUFFERS];
     uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
     uint32_t row_base[2]; /* FUSION_PASSES: of the buffers of values of one a row */
-    contract_work contracts[FUSION_MAX_CONTRACTS];
+    contract_work *contracts;
 } map_work;
 
 static vtrn_status fill(emitter *e, const tile *t, uint32_t cols, double value) {
@@ -65,6 +65,9 @@ static vtrn_status load_columns(map_work *x, const fusion_node *node, int64_t ro
 static vtrn_status place_contracts_and_sums(map_work *x) {
     contract_banks share[FUSION_MAX_CONTRACTS];
     map_share_banks(x->m, share);
+    x->contracts = ARENA_NEW(&x->e->tmp, contract_work, (size_t)x->m->n_contracts);
+    if (!x->contracts && x->m->n_contracts)
+        return VTRN_OUT_OF_MEMORY(sizeof *x->contracts);
     for (int i = 0; i < x->m->n_contracts; i++)
         VTRN_RETURN_IF_ERROR(
             contract_work_begin(x->e, &x->m->contracts[i], share[i], &x->contracts[i]));
@@ -435,7 +438,9 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
     if (node->is_column)
         return emit_column_sum(x, node, turn);
     if (node->op == FUSION_CONTRACT)
-        return contract_work_tile(&x->contracts[node->contract], turn->rows, &node->t);
+        return contract_work_tile(&x->contracts[node->contract],
+                                  &(contract_part){turn->r, turn->rows, turn->c, turn->cols},
+                                  &node->t);
     if (node->op == GRAPH_REDUCE)
         return emit_row_reduce(x, node, turn);
     if (node->moments >= 0)
@@ -559,11 +564,6 @@ static vtrn_status emit_turns(map_work *x, const tile_turn *turns, int n) {
         fusion_node *node = &f->nodes[i];
         if (n == 0 || !is_in_turn(x, node, &turns[0]))
             continue;
-        for (int t = 0; t < n && node->op == FUSION_CONTRACT; t++) {
-            x->e->build->source = node->source;
-            VTRN_RETURN_IF_ERROR(
-                contract_work_load(&x->contracts[node->contract], turns[t].r, turns[t].rows));
-        }
         VTRN_RETURN_IF_ERROR(emit_abreast(x, node, turns, n));
     }
     return NULL;
@@ -600,7 +600,7 @@ static vtrn_status emit_loop(map_work *x) {
     tile_turn before = turn;
     int n = 0, iteration = 0, block = 0, row_block = 0;
     for (; fusion_next_turn(x->m, &turn); before = turn) {
-        bool is_start = x->m->form == FUSION_COLUMN_BLOCKS ? turn.r == 0
+        bool is_start = x->m->form == FUSION_COLUMN_BLOCKS ? turn.r % fusion_group_rows(x->m) == 0
                         : x->m->form == FUSION_PASSES      ? turn.c == 0
                                                            : false;
         if (is_start) {

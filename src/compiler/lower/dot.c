@@ -109,7 +109,7 @@ static bool set_output(contract_output *o, const view *at) {
 
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
-    if (is_row_major && contract_is_tileable(l->chip, spec, &row_step)) {
+    if (is_row_major && contract_is_tileable(l->chip, l->plan->sbuf_limit, spec, &row_step)) {
         contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
         if (!kept)
             return VTRN_OUT_OF_MEMORY(sizeof *kept);

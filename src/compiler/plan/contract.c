@@ -13,19 +13,11 @@
 #include <string.h>
 
 enum {
-    CACHE_BYTES = 64 << 10, /* of a partition, for the moving operand: assumed */
-    NATURAL_COLS = 1024,    /* k loaded at a time for transposing */
-    LEAST_GROUP_COLS = 16,
-    SMALL_BYTES = 2 << 10, /* of a partition: operand tiles up to this get more than two buffers */
-    TURN_COST = 64,        /* descriptors of a DMA engine that a transpose is worth: assumed */
+    TURN_COST = 64, /* descriptors of a DMA engine that a transpose is worth: assumed */
 };
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
-}
-
-int64_t contract_pe_size(const vtrn_chip *chip) {
-    return least(chip->n_partitions, least(chip->tensor_max_k, chip->tensor_max_m));
 }
 
 static int64_t size_of(const view_factor *f, int n) {
@@ -113,85 +105,86 @@ static bool operand_takes(const contraction *c, const contract_operand *o, const
     return true;
 }
 
-contract_banks contract_kernel_banks(const vtrn_chip *chip) {
-    int turns = chip->n_psum_banks / 2;
-    return (contract_banks){.sums = chip->n_psum_banks - turns, .turns = turns};
+/* --- cuts ---------------------------------------------------------------------------------------
+ */
+
+/* Elements that lie side by side in memory along an index. */
+static int64_t stretch_of(const view_factor *f, int n) {
+    int64_t run = 1;
+    for (int i = n - 1; i >= 0; i--) {
+        if (f[i].size == 1)
+            continue;
+        if (f[i].stride != run)
+            break;
+        run *= f[i].size;
+    }
+    return run;
 }
 
-static void size_up(contraction *c) {
+static contract_side side_of(const vtrn_chip *chip, const contract_operand *o,
+                             const resident *from) {
+    bool turns = contract_turns(chip, o);
+    return (contract_side){.n_x = size_of(o->x, o->n_x),
+                           .turns = turns,
+                           .is_resident = from != NULL,
+                           .run = turns ? stretch_of(o->k, o->n_k) : stretch_of(o->x, o->n_x),
+                           .dtype = o->dtype};
+}
+
+static void cut(contraction *c) {
     const contract_spec *s = c->spec;
-    c->element_bytes = (uint32_t)dtype_size(c->compute);
-    c->bank_cols = psum_cols(c->chip);
-    c->chunk_k = least(c->n_k, c->max_chunk_k);
-    int64_t k_tiles = (c->chunk_k + contract_pe_size(c->chip) - 1) / contract_pe_size(c->chip);
-    int64_t banks = contract_kernel_banks(c->chip).sums;
-    banks = banks < CONTRACT_MAX_GROUP_BANKS ? banks : CONTRACT_MAX_GROUP_BANKS;
-    while (banks > 1 && k_tiles * banks * c->bank_cols * c->element_bytes > CACHE_BYTES)
-        banks--;
-    c->group_cols = least(least(banks * c->bank_cols, c->n_n), c->max_group_cols);
-    c->a_bytes = sbuf_round((uint64_t)(k_tiles * contract_pe_size(c->chip) * c->element_bytes));
-    c->b_bytes = sbuf_round((uint64_t)(k_tiles * c->group_cols * c->element_bytes));
-    bool a_turns = contract_turns(c->chip, &s->a), b_turns = contract_turns(c->chip, &s->b);
-    if (c->a_from && !a_turns)
-        c->a_bytes = 0;
-    if (c->b_from && !b_turns)
-        c->b_bytes = 0;
-    bool has_natural = (a_turns && !c->a_from) || (b_turns && !c->b_from);
-    c->natural_cols = least(c->n_k, c->is_tight ? contract_pe_size(c->chip) : NATURAL_COLS);
-    c->natural_bytes = has_natural ? sbuf_round((uint64_t)(c->natural_cols * c->element_bytes)) : 0;
-    c->out_bytes = sbuf_round((uint64_t)c->group_cols * dtype_size(s->out.dtype));
-    /* a transfer takes longer than one small tile's matmuls */
-    c->n_a = c->a_bytes + c->natural_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
-    c->n_b = c->n_batch > 1 && c->b_bytes <= SMALL_BYTES ? CONTRACT_MAX_BUFFERS : 2;
-    if (c->is_tight)
-        c->n_a = c->n_b = 1;
+    contract_shape shape = {.n_batch = c->n_batch,
+                            .n_k = c->n_k,
+                            .a = side_of(c->chip, &s->a, c->a_from),
+                            .b = side_of(c->chip, &s->b, c->b_from),
+                            .dtype = (uint8_t)c->compute,
+                            .out_dtype = s->out.dtype,
+                            .tile_rows = c->tile_rows,
+                            .sum_banks = c->banks.sums,
+                            .is_stored = c->is_kernel,
+                            .keeps_whole_k = !c->is_kernel};
+    c->cut = contract_choose_cut(c->chip, &shape, c->group_rows, c->turn_cols, c->limit_bytes);
 }
 
-void contract_tighten(contraction *c) {
-    c->is_tight = true;
-    size_up(c);
+contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec) {
+    bool has_turns = contract_turns(chip, &spec->a) || contract_turns(chip, &spec->b);
+    return (contract_banks){.sums = 1, .turns = has_turns};
 }
 
-/* One step from the parts that SBUF has room for by default to the least ones: single buffers, then
- * the larger operand's part. */
-static bool shrink(contraction *c) {
-    if (!c->is_tight)
-        c->is_tight = true;
-    else if (c->group_cols > LEAST_GROUP_COLS &&
-             (c->b_bytes >= c->a_bytes || c->chunk_k <= contract_pe_size(c->chip)))
-        c->max_group_cols = c->group_cols / 2;
-    else if (c->chunk_k > contract_pe_size(c->chip))
-        c->max_chunk_k = (c->chunk_k / 2 + contract_pe_size(c->chip) - 1) /
-                         contract_pe_size(c->chip) * contract_pe_size(c->chip);
-    else
-        return false;
-    size_up(c);
-    return true;
+void contract_cut_kernel(contraction *c, uint64_t limit_bytes) {
+    int n = c->chip->n_psum_banks, turns = contract_least_banks(c->chip, c->spec).turns;
+    turns = n >= 4 ? 2 * turns : turns;
+    c->is_kernel = true;
+    c->banks = (contract_banks){.sums = n - turns, .turns = turns};
+    c->limit_bytes = limit_bytes;
+    cut(c);
 }
 
-static uint64_t kernel_bytes(const contraction *c) {
-    return contract_bytes(c) + 2ull * c->out_bytes;
+void contract_cut_tiles(contraction *c, contract_banks banks, int64_t group_rows, int64_t turn_cols,
+                        uint64_t limit_bytes) {
+    c->banks = banks;
+    c->group_rows = group_rows;
+    c->turn_cols = turn_cols;
+    c->limit_bytes = limit_bytes;
+    cut(c);
 }
 
-void contract_fit(contraction *c, uint64_t limit_bytes) {
-    while (kernel_bytes(c) > limit_bytes && shrink(c))
-        continue;
-}
-
-static contraction describe(const vtrn_chip *chip, const contract_spec *spec) {
-    return (contraction){.chip = chip,
-                         .spec = spec,
-                         .compute = spec->compute,
-                         .n_m = size_of(spec->a.x, spec->a.n_x),
-                         .n_n = size_of(spec->b.x, spec->b.n_x),
-                         .n_k = size_of(spec->a.k, spec->a.n_k),
-                         .n_batch = size_of(spec->a.batch, spec->a.n_batch),
-                         .max_group_cols = INT64_MAX,
-                         .max_chunk_k = CONTRACT_MAX_K_TILES * contract_pe_size(chip)};
+void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c) {
+    int64_t size = contract_pe_size(chip);
+    *c = (contraction){.chip = chip,
+                       .spec = spec,
+                       .compute = spec->compute,
+                       .n_m = size_of(spec->a.x, spec->a.n_x),
+                       .n_n = size_of(spec->b.x, spec->b.n_x),
+                       .n_k = size_of(spec->a.k, spec->a.n_k),
+                       .n_batch = size_of(spec->a.batch, spec->a.n_batch),
+                       .element_bytes = (uint32_t)dtype_size(spec->compute),
+                       .bank_cols = psum_cols(chip)};
+    c->tile_rows = c->n_batch > 1 && c->n_m < size ? c->n_m : size;
 }
 
 uint64_t contract_bytes(const contraction *c) {
-    return (uint64_t)c->n_a * (c->a_bytes + c->natural_bytes) + (uint64_t)c->n_b * c->b_bytes;
+    return contract_cut_bytes(&c->cut);
 }
 
 bool contract_takes(const contraction *c, const resident *r) {
@@ -199,13 +192,13 @@ bool contract_takes(const contraction *c, const resident *r) {
 }
 
 void contract_take(contraction *c, const resident *a, const resident *b) {
-    c->a_from = a && operand_takes(c, &c->spec->a, a) ? a : NULL;
-    c->b_from = b && operand_takes(c, &c->spec->b, b) ? b : NULL;
-    size_up(c);
-}
-
-int contract_ahead(const contraction *c) {
-    return c->n_batch > 1 && c->n_b < c->n_a ? c->n_b : c->n_a;
+    const resident *a_from = a && operand_takes(c, &c->spec->a, a) ? a : NULL;
+    const resident *b_from = b && operand_takes(c, &c->spec->b, b) ? b : NULL;
+    bool is_same = !a_from == !c->a_from && !b_from == !c->b_from;
+    c->a_from = a_from;
+    c->b_from = b_from;
+    if (!is_same)
+        cut(c);
 }
 
 static void add_factors(view *v, const view_factor *f, int n) {
@@ -237,27 +230,21 @@ vtrn_status contract_record(plan *p, const contract_spec *spec) {
 }
 
 kernel_demand contract_kernel_demand(const contraction *c) {
-    bool has_turns = contract_turns(c->chip, &c->spec->a) || contract_turns(c->chip, &c->spec->b);
-    return (kernel_demand){.sbuf_bytes = kernel_bytes(c),
-                           .psum_banks = psum_banks_for(c->chip, c->group_cols) + has_turns};
+    contract_banks least = contract_least_banks(c->chip, c->spec);
+    int banks = psum_banks_for(c->chip, c->cut.block_cols) * c->cut.n_together;
+    return (kernel_demand){.sbuf_bytes = contract_bytes(c), .psum_banks = banks + least.turns};
 }
 
-bool contract_is_tileable(const vtrn_chip *chip, const contract_spec *spec, int64_t *row_step) {
-    contraction c = describe(chip, spec);
-    size_up(&c);
-    *row_step = c.n_batch > 1 && c.n_m < contract_pe_size(chip) ? c.n_m : contract_pe_size(chip);
-    bool is_aligned =
-        c.n_batch == 1 || c.n_m <= contract_pe_size(chip) || c.n_m % contract_pe_size(chip) == 0;
-    return is_aligned && c.n_k <= c.chunk_k && c.n_n <= c.group_cols;
-}
-
-contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec) {
-    bool has_turns = contract_turns(chip, &spec->a) || contract_turns(chip, &spec->b);
-    return (contract_banks){.sums = psum_banks_for(chip, size_of(spec->b.x, spec->b.n_x)),
-                            .turns = has_turns};
-}
-
-void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c) {
-    *c = describe(chip, spec);
-    size_up(c);
+bool contract_is_tileable(const vtrn_chip *chip, uint32_t sbuf_limit, const contract_spec *spec,
+                          int64_t *row_step) {
+    enum { SHARE = 2 /* of SBUF is left to what uses the tiles */ };
+    contraction c;
+    contract_start(chip, spec, &c);
+    *row_step = c.tile_rows;
+    bool is_aligned = c.n_batch == 1 || c.n_m % c.tile_rows == 0;
+    if (!is_aligned)
+        return false;
+    uint64_t limit_bytes = sbuf_limit / SHARE;
+    contract_cut_tiles(&c, contract_least_banks(chip, spec), 0, 0, limit_bytes);
+    return contract_bytes(&c) <= limit_bytes;
 }

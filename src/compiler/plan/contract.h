@@ -2,6 +2,7 @@
 #ifndef VTRN_COMPILER_PLAN_CONTRACT_H
 #define VTRN_COMPILER_PLAN_CONTRACT_H
 
+#include "compiler/plan/contract_cut.h"
 #include "compiler/plan/kernel_list.h"
 
 typedef struct contract_spec contract_spec;
@@ -44,11 +45,11 @@ vtrn_status contract_record(plan *p, const contract_spec *spec);
 /* Tells the plan what the contraction reads. */
 vtrn_status contract_accesses(plan *p, const contract_spec *spec);
 
-enum {
-    CONTRACT_MAX_BUFFERS = 4,
-    CONTRACT_MAX_K_TILES = 16,
-    CONTRACT_MAX_GROUP_BANKS = 2, /* PSUM banks that one sweep over k accumulates into, at most */
-};
+/* PSUM banks of a contraction. */
+typedef struct contract_banks {
+    int sums;  /* for the sums */
+    int turns; /* for what is transposed on its way in */
+} contract_banks;
 
 /* A contraction cut into parts that fit SBUF and PSUM. */
 typedef struct contraction {
@@ -56,52 +57,40 @@ typedef struct contraction {
     const contract_spec *spec;
     vtrn_dtype compute;
     int64_t n_m, n_n, n_k, n_batch;
+    int64_t tile_rows; /* of m, that a matmul makes */
     uint32_t element_bytes;
     int64_t bank_cols;                      /* fp32 columns of a PSUM bank */
-    int64_t group_cols;                     /* of n that one sweep covers */
-    int64_t chunk_k;                        /* k held in SBUF at a time */
-    int64_t natural_cols;                   /* of k, loaded at a time for transposing */
-    int64_t max_group_cols, max_chunk_k;    /* where SBUF asks for less than PSUM and program do */
-    bool is_tight;                          /* one buffer for each operand */
     const struct resident *a_from, *b_from; /* where an operand is already in SBUF, or NULL */
-    int n_a, n_b; /* buffers of a (and of what is transposed for it), and of b */
-    uint32_t a_bytes, b_bytes, natural_bytes, out_bytes;
+    bool is_kernel;                         /* of its own, which stores the result */
+    contract_banks banks;
+    int64_t group_rows, turn_cols; /* of the fusion that asks for the tiles; 0: any */
+    uint64_t limit_bytes;          /* of a partition, that it may take */
+    contract_cut cut;
 } contraction;
 
-/* True when spec can be made tile by tile: rows of 128 that lie in one batch, n in the PSUM banks
- * of a tile, k in SBUF. *row_step: rows of a tile. */
-bool contract_is_tileable(const vtrn_chip *chip, const contract_spec *spec, int64_t *row_step);
-/* PSUM banks of a contraction. */
-typedef struct contract_banks {
-    int sums;  /* for the sums */
-    int turns; /* for what is transposed on its way in */
-} contract_banks;
-/* The fewest banks that make a tile: all sums of it, and one transpose if there are any. */
+/* True when spec can be made tile by tile: rows of a tile that lie in one batch, all k in SBUF.
+ * *row_step: rows of a tile. */
+bool contract_is_tileable(const vtrn_chip *chip, uint32_t sbuf_limit, const contract_spec *spec,
+                          int64_t *row_step);
+/* The fewest banks that make a tile: one for its sums, and one for transposes if there are any. */
 contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec);
-/* The banks of a contraction that is a kernel of its own: all of the chip. */
-contract_banks contract_kernel_banks(const vtrn_chip *chip);
-/* Sizes it; all operands are loaded. */
+/* Describes it; all operands are loaded, and it has no cut yet. */
 void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c);
+/* Cuts a kernel of its own for SBUF of limit_bytes a partition. */
+void contract_cut_kernel(contraction *c, uint64_t limit_bytes);
+/* Cuts a contraction whose tiles a fusion asks for: turn_cols columns of group_rows rows before the
+ * next columns. */
+void contract_cut_tiles(contraction *c, contract_banks banks, int64_t group_rows, int64_t turn_cols,
+                        uint64_t limit_bytes);
 /* Whether an operand can be read from the resident as it is. */
 bool contract_takes(const contraction *c, const struct resident *r);
-/* Reads each operand from its resident (NULL: loads it) where the resident has it; sizes anew. */
+/* Reads each operand from its resident (NULL: loads it) where the resident has it; cuts anew. */
 void contract_take(contraction *c, const struct resident *a, const struct resident *b);
-/* Gives each operand one buffer: a kernel that does the contraction beside other work may fit then.
- */
-void contract_tighten(contraction *c);
-/* Cuts a contraction that is a kernel of its own smaller, until it fits limit_bytes of a partition
- * or cannot be cut. */
-void contract_fit(contraction *c, uint64_t limit_bytes);
-/* SBUF of a partition that a kernel of its own takes, and the PSUM banks that it needs at least. */
-kernel_demand contract_kernel_demand(const contraction *c);
 uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */
-/* How many tiles can be loaded before the first of them is made, so that the PE array turns the
- * second one while the first is on its way back. */
-int contract_ahead(const contraction *c);
+/* The same, and the PSUM banks that it needs at least, of a kernel of its own. */
+kernel_demand contract_kernel_demand(const contraction *c);
 
 /* --- what emission asks --- */
-/* Rows and columns of a full tile of weights. */
-int64_t contract_pe_size(const vtrn_chip *chip);
 /* Whether the operand is loaded as it lies and transposed on the PE array: it is scattered with k
  * on the partitions, and less so as it lies. */
 bool contract_turns(const vtrn_chip *chip, const contract_operand *o);

@@ -39,7 +39,7 @@ static fusion_node *largest_contraction(plan *p, fusion *f) {
             continue;
         contraction c;
         contract_start(p->chip, node->spec, &c);
-        uint64_t n_bytes = contract_bytes(&c);
+        uint64_t n_bytes = (uint64_t)(c.n_k * c.n_n) * c.element_bytes;
         if (!largest || n_bytes > most) {
             largest = node;
             most = n_bytes;

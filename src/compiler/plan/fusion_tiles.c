@@ -125,6 +125,25 @@ static void widen(const fusion_demand *d, int64_t most, uint64_t limit_bytes, fu
     t->n_bytes = bytes_of(d, t);
 }
 
+/* Blocks of the columns that contractions make. Wide ones need no others abreast: an operation on
+ * one lasts longer than its latency. */
+static fusion_tiling turn_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    enum { WIDE_COLS = 1024, SMALL_BYTES = 4 << 10 };
+    fusion_tiling t = {
+        .n_blocks = 1, .n_abreast = d->max_abreast, .n_col_buffers = 2, .n_row_buffers = 2};
+    set_tile_cols(d, d->turn_cols, &t);
+    while (t.n_abreast > 1 && (t.n_abreast * d->turn_cols > WIDE_COLS ||
+                               t.iter_bytes * (uint32_t)t.n_abreast > ABREAST_BYTES))
+        t.n_abreast /= 2;
+    t.n_buffers = (t.iter_bytes <= SMALL_BYTES && t.n_abreast == 1 ? 4 : 2) * t.n_abreast;
+    t.n_bytes = bytes_of(d, &t);
+    if (t.n_bytes <= limit_bytes)
+        return t;
+    t.n_abreast = t.n_buffers = t.n_col_buffers = t.n_row_buffers = 1;
+    t.n_bytes = bytes_of(d, &t);
+    return t;
+}
+
 /* Tiles cut as small as it takes, with buffers that overlap loads and work unless that made tiles
  * narrow. */
 static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes) {
@@ -156,5 +175,7 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
 }
 
 fusion_tiling fusion_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    if (d->form == FUSION_COLUMN_BLOCKS && d->turn_cols)
+        return turn_tiles(d, limit_bytes);
     return d->form == FUSION_WHOLE ? whole_tiles(d, limit_bytes) : cut_tiles(d, limit_bytes);
 }

@@ -33,12 +33,23 @@ static void next_in_rows(const map_plan *m, tile_turn *turn) {
     turn->c = 0;
 }
 
+int64_t fusion_group_rows(const map_plan *m) {
+    int64_t cols = fusion_turn_cols(m);
+    return m->group_rows ? m->group_rows : (m->f->n + cols - 1) / cols;
+}
+
 static void next_in_column_block(const map_plan *m, tile_turn *turn) {
+    int64_t group = turn->r / fusion_group_rows(m) * fusion_group_rows(m);
+    int64_t end = group + fusion_group_rows(m), n_rows = m->f->n / m->cols;
     turn->r += turn->rows;
-    if (turn->r < m->f->n / m->cols)
+    if (turn->r < (end < n_rows ? end : n_rows))
         return;
-    turn->r = 0;
+    turn->r = group;
     turn->c += turn->cols;
+    if (turn->c < m->cols)
+        return;
+    turn->c = 0;
+    turn->r = end;
 }
 
 static void next_in_passes(const map_plan *m, tile_turn *turn) {

@@ -27,7 +27,7 @@ static vtrn_status layout_contract(plan *p, kernel *k) {
     if (!c)
         return VTRN_OUT_OF_MEMORY(sizeof *c);
     contract_start(p->chip, k->spec, c);
-    contract_fit(c, p->sbuf_limit);
+    contract_cut_kernel(c, p->sbuf_limit);
     k->spec = c;
     k->demand = contract_kernel_demand(c);
     return NULL;

@@ -273,7 +273,7 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const resident *
     view v = m->is_flat ? node->source_view : node->at;
     int n_outer = node->n_outer;
     tile row = {.dtype = node->dtype};
-    if (m->form != FUSION_WHOLE || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
+    if (m->form == FUSION_PASSES || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
         !m->cols || v.slot != r->slot || !is_side_by_side(m, node) ||
         (node->shape == NODE_ROW && (fusion_row_is_widened(&row) || node->has_negative)) ||
         (m->is_flat && !view_split_at(&v, m->cols, &n_outer)))
@@ -299,19 +299,9 @@ bool map_takes(const map_plan *m, const resident *r) {
 }
 
 bool map_can_keep(const map_plan *m, const fusion_node *node) {
-    return m->form == FUSION_WHOLE && m->cols && node->is_live && node->is_stored &&
+    return m->form != FUSION_PASSES && m->cols && node->is_live && node->is_stored &&
            !node->is_accumulated && !node->is_column && !node->is_hoisted &&
            is_side_by_side(m, node);
-}
-
-static void start_contracts(map_plan *m) {
-    for (int i = 0; i < m->f->n_nodes; i++) {
-        fusion_node *node = &m->f->nodes[i];
-        if (!node->is_live || node->op != FUSION_CONTRACT)
-            continue;
-        node->contract = m->n_contracts;
-        contract_start(m->p->chip, node->spec, &m->contracts[m->n_contracts++]);
-    }
 }
 
 /* PSUM banks of the kernel's sums over its rows. */
@@ -330,27 +320,6 @@ int map_least_banks(const map_plan *m) {
         n += least.sums + least.turns;
     }
     return n;
-}
-
-void map_share_banks(const map_plan *m, contract_banks share[FUSION_MAX_CONTRACTS]) {
-    contract_banks least[FUSION_MAX_CONTRACTS];
-    int n_left = m->p->chip->n_psum_banks - map_least_banks(m);
-    for (int i = 0; i < m->n_contracts; i++) {
-        share[i] = least[i] = contract_least_banks(m->p->chip, m->contracts[i].spec);
-    }
-    for (int before = n_left + 1; n_left > 0 && n_left < before;) {
-        before = n_left;
-        for (int i = 0; i < m->n_contracts; i++) {
-            if (n_left > 0 && share[i].sums < 2 * least[i].sums) {
-                share[i].sums++;
-                n_left--;
-            }
-            if (n_left > 0 && share[i].turns < 2 * least[i].turns) {
-                share[i].turns++;
-                n_left--;
-            }
-        }
-    }
 }
 
 static int start_pass(fusion *f, int pass) {
@@ -395,7 +364,7 @@ static fusion_demand demand_of(map_plan *m) {
     fusion_demand d = {.form = m->form,
                        .n_partitions = tile_max_rows(m->p->chip),
                        .is_flat = m->is_flat,
-                       .has_whole_rows = f->n_contracts > 0,
+                       .has_whole_rows = m->n_contracts > 0,
                        .n = f->n,
                        .cols = m->cols,
                        .element_bytes = widest_element(f),
@@ -414,17 +383,21 @@ static fusion_demand demand_of(map_plan *m) {
             d.fixed_bytes += FUSION_ROW_TILE_BYTES;
         d.n_rows += node->shape == NODE_ROW && !is_elsewhere(node);
     }
-    for (int i = 0; i < m->n_contracts; i++) {
-        d.fixed_bytes += contract_bytes(&m->contracts[i]);
-        while (d.max_abreast > contract_ahead(&m->contracts[i]))
-            d.max_abreast /= 2;
-    }
     d.max_cols = d.n_wide_sums ? psum_cols(m->p->chip) : 0;
+    if (m->n_contracts && m->form == FUSION_COLUMN_BLOCKS)
+        d.turn_cols = m->turn_cols;
     return d;
+}
+
+uint64_t map_own_bytes(map_plan *m, uint64_t limit_bytes) {
+    fusion_demand d = demand_of(m);
+    return fusion_tiles(&d, limit_bytes).n_bytes;
 }
 
 uint64_t map_size(map_plan *m) {
     fusion_demand d = demand_of(m);
+    for (int i = 0; i < m->n_contracts; i++)
+        d.fixed_bytes += contract_bytes(&m->contracts[i]);
     m->size = fusion_tiles(&d, m->p->sbuf_limit);
     return m->size.n_bytes;
 }
@@ -457,7 +430,7 @@ static void find_consts(map_plan *m) {
     }
 }
 
-static bool has_row_reduction(const fusion *f) {
+bool fusion_has_row_reduction(const fusion *f) {
     for (int i = 0; i < f->n_nodes; i++)
         if (f->nodes[i].is_live && f->nodes[i].op == GRAPH_REDUCE && !f->nodes[i].is_column)
             return true;
@@ -487,7 +460,7 @@ static vtrn_status size_blocks(map_plan *m, fusion_form form, bool streams_cols)
  * tiles. */
 static vtrn_status cut_columns(map_plan *m) {
     fusion *f = m->f;
-    fusion_form form = has_row_reduction(f) ? FUSION_PASSES : FUSION_COLUMN_BLOCKS;
+    fusion_form form = fusion_has_row_reduction(f) ? FUSION_PASSES : FUSION_COLUMN_BLOCKS;
     if (m->is_flat)
         m->cols = 0;
     else if (!f->cols)
@@ -543,15 +516,13 @@ vtrn_status map_layout(map_plan *m, bool *fits) {
     *fits = m->n_consts <= FUSION_MAX_CONSTS;
     if (!*fits)
         return NULL;
-    start_contracts(m);
+    if (m->f->n_contracts && !map_layout_contracts(m)) {
+        *fits = false;
+        return NULL;
+    }
     map_size(m);
     if (m->n_contracts == 0 && (m->size.n_bytes > m->p->sbuf_limit || has_wide_sum(m->f)))
         VTRN_RETURN_IF_ERROR(cut_columns(m));
-    if (m->size.n_bytes > m->p->sbuf_limit && m->n_contracts > 0) {
-        for (int i = 0; i < m->n_contracts; i++)
-            contract_tighten(&m->contracts[i]);
-        map_size(m);
-    }
     *fits = m->size.n_bytes <= m->p->sbuf_limit && m->n_consts <= FUSION_MAX_CONSTS &&
             !repeats_too_much(m);
     return *fits ? note_rows(m) : NULL;

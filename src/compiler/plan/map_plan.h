@@ -23,6 +23,9 @@ typedef struct map_plan {
     int n_consts;
     contraction contracts[FUSION_MAX_CONTRACTS];
     int n_contracts;
+    /* FUSION_COLUMN_BLOCKS of contractions: rows that share a block of columns before the next one,
+     * and columns of the blocks. 0: all, and as is cheapest. */
+    int64_t group_rows, turn_cols;
 } map_plan;
 
 /* A tile of the iteration space and the buffers it is computed in. */
@@ -45,6 +48,11 @@ vtrn_status map_layout(map_plan *m, bool *fits);
 /* Sizes tiles and buffers, given what is read from SBUF and what stays there; bytes of a partition
  * that the kernel takes. */
 uint64_t map_size(map_plan *m);
+/* The same without contractions, when SBUF has limit_bytes a partition. */
+uint64_t map_own_bytes(map_plan *m, uint64_t limit_bytes);
+/* map_contracts.c: chooses the order of tiles that is cheapest for the contractions; false where
+ * one is better a kernel of its own, or does not fit. */
+bool map_layout_contracts(map_plan *m);
 /* Columns of the node's tiles that hold whole rows. */
 int64_t map_node_cols(const map_plan *m, const fusion_node *node);
 /* Whether a node's tiles may stay in SBUF where they are computed. */
@@ -54,8 +62,8 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const struct res
 bool map_takes(const map_plan *m, const struct resident *r);
 /* PSUM banks that the kernel needs at least. */
 int map_least_banks(const map_plan *m);
-/* Banks of each contraction. Those beyond the least let the PE array work on a tile while the one
- * before it is copied out of PSUM. */
+/* map_contracts.c: banks of each contraction. Those beyond the least let the PE array work on a
+ * tile while the one before it is copied out of PSUM. */
 void map_share_banks(const map_plan *m, contract_banks share[FUSION_MAX_CONTRACTS]);
 /* Where each tile that is new in every iteration, or in every block of columns, is in its buffer.
  */
@@ -68,6 +76,8 @@ void fusion_choose_cols(map_plan *m);
 void fusion_choose_cut(map_plan *m);
 /* Columns of a row as the turns have it: a flat kernel without rows has tiles instead. */
 int64_t fusion_turn_cols(const map_plan *m);
+/* fusion_turns.c: rows that share a block of columns (FUSION_COLUMN_BLOCKS). */
+int64_t fusion_group_rows(const map_plan *m);
 /* fusion_turns.c: the next turn, from one of no rows on; false behind the last one. */
 bool fusion_next_turn(const map_plan *m, tile_turn *turn);
 /* fusion_passes.c: the stage of each live node, given its shape; the number of passes. */
@@ -87,6 +97,8 @@ typedef struct fusion_parts {
 } fusion_parts;
 /* Cuts a fusion that map_layout has seen; the parts are in the plan's arena. */
 vtrn_status fusion_split(plan *p, fusion *f, fusion_parts *out);
+/* A live reduction along the rows. */
+bool fusion_has_row_reduction(const fusion *f);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const map_plan *m);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */

@@ -40,6 +40,20 @@ static void print_contraction(const contract_spec *s, FILE *out) {
     fprintf(out, " in %s", dtype_name(s->compute));
 }
 
+/* How a contraction is cut, and what it has of SBUF and PSUM. */
+static void print_cut(const contraction *c, FILE *out) {
+    const contract_cut *cut = &c->cut;
+    fprintf(out, ", cut %lld rows x %lld of %lld columns x %lld of k", (long long)cut->group_rows,
+            (long long)cut->block_cols, (long long)cut->turn_cols, (long long)cut->chunk_k);
+    if (cut->n_together > 1)
+        fprintf(out, ", %d tiles together", cut->n_together);
+    fprintf(out, ", slots %d of %lld rows + %d of %lld columns", cut->n_a, (long long)cut->a_span,
+            cut->n_b, (long long)cut->block_cols);
+    if (cut->n_natural)
+        fprintf(out, " + %d natural of %lld", cut->n_natural, (long long)cut->natural_cols);
+    fprintf(out, ", banks %d + %d", c->banks.sums, c->banks.turns);
+}
+
 static const char *op_name(const fusion_node *node) {
     return node->op == FUSION_LOAD       ? "load"
            : node->op == FUSION_CONTRACT ? "contract"
@@ -60,21 +74,24 @@ static void print_place(const fusion_node *node, FILE *out) {
         fprintf(out, ", read at %u", node->taken->addr);
 }
 
-static void print_node(const plan *p, const fusion *f, int i, plan_stage stage, FILE *out) {
+static void print_node(const plan *p, const kernel *k, int i, plan_stage stage, FILE *out) {
     static const char *const shapes[] = {"full", "row", "column"};
-    const fusion_node *node = &f->nodes[i];
+    const map_plan *m = stage > PLAN_FORMED ? k->spec : NULL;
+    const fusion_node *node = &(m ? m->f : (const fusion *)k->spec)->nodes[i];
     if (stage > PLAN_FORMED && !node->is_live)
         return;
     fprintf(out, "    %%%d = %s%s : %s", i, op_name(node), node->is_column ? " over rows" : "",
             dtype_name((vtrn_dtype)node->dtype));
-    for (int k = 0; k < node->n_in; k++)
-        print_input(&node->in[k], out);
+    for (int in = 0; in < node->n_in; in++)
+        print_input(&node->in[in], out);
     if (node->op == FUSION_LOAD) {
         fputc(' ', out);
         print_view(p, &node->source_view, out);
     }
     if (node->op == FUSION_CONTRACT)
         print_contraction(node->spec, out);
+    if (node->op == FUSION_CONTRACT && m)
+        print_cut(&m->contracts[node->contract], out);
     if (stage > PLAN_FORMED)
         fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
                 node->is_folded    ? ", folded"
@@ -108,7 +125,7 @@ static void print_map(const plan *p, const kernel *k, plan_stage stage, FILE *ou
         fprintf(out, " rows of %lld", (long long)f->cols);
     fputc('\n', out);
     for (int i = 0; i < f->n_nodes; i++)
-        print_node(p, f, i, stage, out);
+        print_node(p, k, i, stage, out);
 }
 
 static void print_accesses(const plan *p, const kernel *k, FILE *out) {
@@ -134,9 +151,12 @@ static void print_kernel(const plan *p, const kernel *k, plan_stage stage, FILE 
         print_map(p, k, stage, out);
         return;
     }
-    if (k->kind == KERNEL_CONTRACT)
-        print_contraction(stage > PLAN_FORMED ? ((const contraction *)k->spec)->spec : k->spec,
-                          out);
+    if (k->kind == KERNEL_CONTRACT) {
+        bool is_cut = stage > PLAN_FORMED;
+        print_contraction(is_cut ? ((const contraction *)k->spec)->spec : k->spec, out);
+        if (is_cut)
+            print_cut(k->spec, out);
+    }
     fputc('\n', out);
     print_accesses(p, k, out);
 }

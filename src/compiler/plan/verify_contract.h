@@ -7,5 +7,7 @@
 /* Internal errors name operand, index and elements. */
 vtrn_status verify_contraction(const plan *p, const graph *g, const kernel *k,
                                const contract_spec *s);
+/* verify_cut.c: the passes take each product once, and have the slots and banks that they need. */
+vtrn_status verify_cut(const plan *p, const kernel *k, const contraction *c);
 
 #endif

@@ -257,13 +257,17 @@ static vtrn_status check_psum(const plan *p, const kernel *k) {
 /* --- all ----------------------------------------------------------------------------------------
  */
 
+static vtrn_status check_contraction(const plan *p, const graph *g, const kernel *k,
+                                     const contraction *c) {
+    VTRN_RETURN_IF_ERROR(verify_cut(p, k, c));
+    return verify_contraction(p, g, k, c->spec);
+}
+
 static vtrn_status check_contractions(const plan *p, const graph *g, const kernel *k) {
     const map_plan *m = k->kind == KERNEL_MAP ? k->spec : NULL;
     for (int i = 0; m && i < m->n_contracts; i++)
-        VTRN_RETURN_IF_ERROR(verify_contraction(p, g, k, m->contracts[i].spec));
-    if (k->kind != KERNEL_CONTRACT)
-        return NULL;
-    return verify_contraction(p, g, k, ((const contraction *)k->spec)->spec);
+        VTRN_RETURN_IF_ERROR(check_contraction(p, g, k, &m->contracts[i]));
+    return k->kind == KERNEL_CONTRACT ? check_contraction(p, g, k, k->spec) : NULL;
 }
 
 static vtrn_status check_kernels(const plan *p, const graph *g, written *state) {

@@ -5,15 +5,19 @@
 #include "compiler/plan/verify_failed.h"
 
 /* Where the next tile has to begin: flat kernels take rows in order; others blocks of columns of a
- * row block, or row blocks of a block of columns. */
+ * row block, or row blocks of a block of columns, in groups of rows. */
 static void advance(const map_plan *m, const tile_turn *turn, int64_t cols, int64_t *r,
                     int64_t *c) {
     if (m->is_flat) {
         *r += (int64_t)turn->rows * turn->n_blocks;
     } else if (m->form == FUSION_COLUMN_BLOCKS) {
+        int64_t n_rows = m->f->n / cols, group = *r / fusion_group_rows(m) * fusion_group_rows(m);
+        int64_t end = group + fusion_group_rows(m);
+        end = end < n_rows ? end : n_rows;
         *r += turn->rows;
-        *c += *r < m->f->n / cols ? 0 : turn->cols;
-        *r = *r < m->f->n / cols ? *r : 0;
+        *c += *r < end ? 0 : turn->cols;
+        *r = *r < end ? *r : *c < cols ? group : end;
+        *c = *c < cols ? *c : 0;
     } else {
         *c += turn->cols;
         *r += *c < cols ? 0 : turn->rows;

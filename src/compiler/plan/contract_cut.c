@@ -1,0 +1,434 @@
+/* How a contraction is cut, by what its loads, matmuls and copies take. */
+#include "compiler/plan/contract_cut.h"
+
+#include "base/dtype.h"
+#include "cost/cost.h"
+
+#include <math.h>
+
+enum {
+    ALIGN = 64, /* bytes: of every tile in SBUF */
+    LEAST_BLOCK_COLS = 16,
+    MAX_SPAN = 8,    /* row tiles in a slot */
+    MAX_BUFFERS = 8, /* of operands that stream, so that transfers overlap */
+    MAX_OUT = 4,
+};
+
+/* Of the time that weights take to load behind a matmul, the share that it costs all the same:
+ * assumed. */
+static const double SEEN_SHARE = 0.25;
+
+/* What single steps take on the chip, for a shape. */
+typedef struct rates {
+    const vtrn_chip *chip;
+    const contract_shape *s;
+    int64_t pe, bank_cols, k_size; /* k_size: bytes of an element in SBUF */
+    double turn_ns, weights_ns;    /* a tile: transposed, loaded as weights */
+    double bank_ns;                /* a bank-wide matmul */
+    double copy_start_ns, copy_col_ns;
+    double copies_abreast; /* engines that empty PSUM at the same time */
+} rates;
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t parts(int64_t n, int64_t of) {
+    return (n + of - 1) / of;
+}
+
+static uint32_t rounded(int64_t n_bytes) {
+    return (uint32_t)((n_bytes + ALIGN - 1) / ALIGN * ALIGN);
+}
+
+int64_t contract_pe_size(const vtrn_chip *chip) {
+    return least(chip->n_partitions, least(chip->tensor_max_k, chip->tensor_max_m));
+}
+
+uint64_t contract_cut_bytes(const contract_cut *cut) {
+    return (uint64_t)cut->n_a * cut->a_bytes + (uint64_t)cut->n_b * cut->b_bytes +
+           (uint64_t)cut->n_natural * cut->natural_bytes + (uint64_t)cut->n_out * cut->out_bytes;
+}
+
+/* --- rates --------------------------------------------------------------------------------------
+ */
+
+static vtrn_ap ap_of(vtrn_space space, uint8_t dtype, int64_t rows, int64_t cols) {
+    return (vtrn_ap){.space = (uint8_t)space,
+                     .dtype = dtype,
+                     .n_dims = 1,
+                     .n_partitions = (uint16_t)rows,
+                     .partition_step = 1,
+                     .dim = {{1, (uint32_t)cols}}};
+}
+
+static double instr_ns(const rates *r, vtrn_opcode opcode, vtrn_engine engine, vtrn_ap to,
+                       vtrn_ap from) {
+    vtrn_instr instr = {.opcode = (uint8_t)opcode, .engine = (uint8_t)engine, .ap = {to, from}};
+    return cost_instr(r->chip, &instr).ii_ns;
+}
+
+static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
+    rates r = {.chip = chip, .s = s, .pe = contract_pe_size(chip)};
+    r.bank_cols = least(chip->psum_bank_bytes / (int64_t)sizeof(float), chip->tensor_max_n);
+    r.k_size = (int64_t)dtype_size((vtrn_dtype)s->dtype);
+    int64_t k = least(s->n_k, r.pe);
+    vtrn_ap sums = ap_of(VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, s->tile_rows, r.bank_cols);
+    vtrn_ap moving = ap_of(VTRN_SPACE_SBUF, s->dtype, k, r.bank_cols);
+    vtrn_ap tile = ap_of(VTRN_SPACE_SBUF, s->dtype, k, s->tile_rows);
+    vtrn_ap turned = ap_of(VTRN_SPACE_PSUM, s->dtype, r.pe, k);
+    r.bank_ns = instr_ns(&r, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, sums, moving);
+    r.weights_ns =
+        instr_ns(&r, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, ap_of(VTRN_SPACE_NONE, 0, 0, 0), tile);
+    r.turn_ns = instr_ns(&r, VTRN_OP_PE_TRANSPOSE, VTRN_ENGINE_TENSOR, turned,
+                         ap_of(VTRN_SPACE_SBUF, s->dtype, k, r.pe));
+    vtrn_ap out = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, s->tile_rows, r.bank_cols);
+    double full_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
+    out.dim[0].num = sums.dim[0].num = (uint32_t)(r.bank_cols / 2);
+    double half_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
+    r.copy_col_ns = (full_ns - half_ns) / (double)(r.bank_cols - r.bank_cols / 2);
+    r.copy_start_ns = fmax(0, full_ns - r.copy_col_ns * (double)r.bank_cols);
+    r.copies_abreast = chip->cost.vector_scalar_share_psum ? 1 : 2;
+    return r;
+}
+
+static double matmul_ns(const rates *r, int64_t cols) {
+    double least_ns = r->bank_ns / (double)r->bank_cols *
+                      fmin(r->chip->cost.tensor_min_ii_cycles, (double)r->s->tile_rows);
+    return fmax(r->bank_ns * (double)cols / (double)r->bank_cols, least_ns);
+}
+
+/* ns between the starts of many transfers of [rows, cols]. */
+static double transfer_ns(const rates *r, bool is_store, int64_t rows, int64_t cols, int64_t run,
+                          uint8_t dtype) {
+    double size = (double)dtype_size((vtrn_dtype)dtype);
+    transfer_cost cost = cost_tile_transfer(r->chip, is_store, (double)rows, (double)cols * size,
+                                            (double)least(run, cols) * size);
+    return cost_transfer_interval_ns(r->chip, &cost, 1);
+}
+
+/* --- a slot --------------------------------------------------------------------------------------
+ */
+
+typedef struct slot_cost {
+    double load_ns, turn_ns, copy_ns; /* DMA, PE array, engines that empty PSUM */
+    double latency_ns;                /* from the trigger to the first matmul */
+    double buffer_ns;                 /* that a buffer for transposing is in use, for all loads */
+} slot_cost;
+
+static slot_cost slot_cost_of(const rates *r, const contract_side *side, const contract_cut *cut,
+                              int64_t span) {
+    slot_cost c = {0};
+    const vtrn_chip *chip = r->chip;
+    int64_t k_tiles = parts(cut->chunk_k, r->pe), x_tiles = parts(span, r->pe);
+    int64_t x_rows = least(span, r->pe);
+    if (side->turns) {
+        int64_t loads = x_tiles * parts(cut->chunk_k, cut->natural_cols);
+        double one_ns = transfer_ns(r, false, x_rows, cut->natural_cols, side->run, side->dtype);
+        c.load_ns = side->is_resident ? 0 : (double)loads * one_ns;
+        if (!side->is_resident)
+            c.buffer_ns = (double)loads * (one_ns + chip->dma.start_ns + chip->dma.complete_ns);
+        c.turn_ns = (double)(x_tiles * k_tiles) * r->turn_ns;
+        int64_t per_bank = r->chip->psum_bank_bytes / (x_rows * r->k_size);
+        double copies = (double)(x_tiles * parts(k_tiles, per_bank < 1 ? 1 : per_bank));
+        c.copy_ns = copies * r->copy_start_ns + (double)(span * k_tiles) * r->copy_col_ns;
+    } else if (!side->is_resident) {
+        c.load_ns = (double)k_tiles *
+                    transfer_ns(r, false, least(cut->chunk_k, r->pe), span, side->run, side->dtype);
+    }
+    c.latency_ns = c.load_ns + c.turn_ns + c.copy_ns;
+    c.buffer_ns += side->is_resident || !side->turns ? 0 : c.turn_ns + c.copy_ns;
+    if (!side->is_resident)
+        c.latency_ns += chip->dma.start_ns + chip->dma.complete_ns;
+    return c;
+}
+
+/* --- a cut ---------------------------------------------------------------------------------------
+ */
+
+/* How often slots are filled. */
+typedef struct fills {
+    double a, b;
+    bool a_stays, b_stays; /* through the columns of a group; through all groups */
+} fills;
+
+static fills fills_of(const contract_shape *s, const contract_cut *cut) {
+    int64_t n_m = s->a.n_x, n_n = s->b.n_x;
+    int64_t rows = least(cut->group_rows, n_m), cols = least(cut->turn_cols, n_n);
+    int64_t chunks = parts(s->n_k, cut->chunk_k), blocks = parts(n_n, cut->block_cols);
+    int64_t groups = parts(n_m, rows), turns = parts(n_n, cols);
+    int64_t tiles = parts(n_m, s->tile_rows);
+    double a = (double)(parts(n_m, cut->a_span) * chunks), b = (double)(blocks * chunks);
+    fills f = {.a_stays =
+                   chunks == 1 && (cut->n_a == 0 || turns == 1 || cut->n_a * cut->a_span >= rows),
+               .b_stays = chunks == 1 && (cut->n_b == 0 || cut->n_b >= blocks)};
+    if (chunks > 1) {
+        f.a = a * (double)blocks;
+        f.b = b * (double)parts(tiles, cut->n_together);
+    } else {
+        f.a = f.a_stays ? a : a * (double)turns;
+        bool holds_turn = cut->n_b >= parts(cols, cut->block_cols);
+        f.b = f.b_stays ? b : b * (double)(holds_turn ? groups : tiles);
+    }
+    f.a *= (double)s->n_batch;
+    f.b *= (double)s->n_batch;
+    return f;
+}
+
+/* From the start of one fill to the start of the next, n_ahead of which are on their way at a time.
+ */
+static double fill_ns(const rates *r, const slot_cost *c, int n_ahead, int n_natural) {
+    double ns = fmax(c->load_ns, c->copy_ns / r->copies_abreast);
+    if (n_natural)
+        ns = fmax(ns, c->buffer_ns / n_natural);
+    return fmax(ns, c->latency_ns / n_ahead);
+}
+
+/* What fills take beyond the matmuls beside them: work_ns each. n_ahead 0: the slot is in use until
+ * its next fill begins. */
+static double stall_ns(const rates *r, const slot_cost *c, double n_fills, int n_ahead,
+                       const contract_cut *cut, double work_ns) {
+    if (n_ahead <= 0)
+        return n_fills * c->latency_ns;
+    return n_fills * fmax(0, fill_ns(r, c, n_ahead, cut->n_natural) - work_ns);
+}
+
+/* Matmuls of n columns with all k, for a tile of rows. */
+static double columns_ns(const rates *r, int64_t n, int64_t block_cols) {
+    int64_t blocks = parts(n, block_cols), k_tiles = parts(r->s->n_k, r->pe);
+    int64_t bank = least(block_cols, r->bank_cols), rest = n % bank;
+    double stream_ns = (double)(n / bank) * matmul_ns(r, bank) + (rest ? matmul_ns(r, rest) : 0);
+    double weights_ns = (double)blocks * r->weights_ns;
+    return (double)k_tiles * (fmax(stream_ns, weights_ns) + SEEN_SHARE * weights_ns);
+}
+
+static void weigh(const rates *r, contract_cut *cut) {
+    const contract_shape *s = r->s;
+    int64_t n_m = s->a.n_x, n_n = s->b.n_x, chunks = parts(s->n_k, cut->chunk_k);
+    double n_tiles = (double)(s->n_batch * parts(n_m, s->tile_rows));
+    double n_blocks = (double)parts(n_n, cut->block_cols);
+    int64_t bank = least(cut->block_cols, r->bank_cols);
+    double row_ns = columns_ns(r, n_n, cut->block_cols);
+    double pe_ns = n_tiles * row_ns;
+    double copy_ns =
+        n_tiles * ((double)n_n * r->copy_col_ns + (double)parts(n_n, bank) * r->copy_start_ns);
+    fills f = fills_of(s, cut);
+    slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, n_m));
+    slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->block_cols, n_n));
+    double load_ns = f.a * a.load_ns + f.b * b.load_ns;
+    a.latency_ns += b.load_ns * fmin(1, f.b / f.a); /* they share the rings */
+    b.latency_ns += a.load_ns * fmin(1, f.a / f.b);
+    pe_ns += f.a * a.turn_ns + f.b * b.turn_ns;
+    copy_ns += f.a * a.copy_ns + f.b * b.copy_ns;
+    if (s->is_stored)
+        load_ns +=
+            n_tiles * n_blocks *
+            transfer_ns(r, true, s->tile_rows, cut->block_cols, cut->block_cols, s->out_dtype);
+    int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
+    int together = (int)parts(cut->n_together * s->tile_rows, cut->a_span);
+    bool a_holds = chunks == 1 && turn_cols < n_n && f.a_stays;
+    int a_needed = a_holds ? (int)parts(group_rows, cut->a_span) : together;
+    double tiles_of_slot = (double)least(cut->a_span, n_m) / (double)least(s->tile_rows, n_m);
+    double a_work_ns, b_work_ns;
+    int b_needed = 1;
+    if (chunks > 1) {
+        double tile_ns = row_ns / (n_blocks * (double)chunks);
+        a_work_ns = tiles_of_slot * tile_ns;
+        b_work_ns = cut->n_together * tile_ns;
+    } else {
+        a_work_ns = tiles_of_slot * columns_ns(r, turn_cols, cut->block_cols);
+        bool holds_turn = cut->n_b >= parts(turn_cols, cut->block_cols);
+        double rows = holds_turn ? (double)parts(group_rows, s->tile_rows) : 1;
+        b_needed = holds_turn ? (int)parts(turn_cols, cut->block_cols) : 1;
+        b_work_ns = rows * columns_ns(r, least(cut->block_cols, n_n), cut->block_cols);
+    }
+    int a_ahead = cut->n_a - a_needed + (a_holds && f.a <= a_needed);
+    int b_ahead = f.b_stays ? cut->n_b : cut->n_b - b_needed;
+    double stalls_ns = 0;
+    if (cut->n_a && f.a > a_needed)
+        stalls_ns += stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
+    if (cut->n_b && f.b > 1)
+        stalls_ns += stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
+    double ns = fmax(fmax(pe_ns + stalls_ns, load_ns), copy_ns / r->copies_abreast);
+    cut->ns = ns + a.latency_ns + b.latency_ns;
+    double n_sets = (double)(s->n_batch * parts(parts(n_m, s->tile_rows), cut->n_together));
+    cut->pass_ns = ns / (n_sets * n_blocks * (double)chunks);
+}
+
+static void size_up(const rates *r, contract_cut *cut) {
+    const contract_shape *s = r->s;
+    int64_t k_tiles = parts(cut->chunk_k, r->pe);
+    bool has_natural = (s->a.turns && !s->a.is_resident) || (s->b.turns && !s->b.is_resident);
+    cut->a_bytes = rounded(k_tiles * cut->a_span * r->k_size);
+    cut->b_bytes = rounded(k_tiles * cut->block_cols * r->k_size);
+    cut->natural_bytes = rounded(cut->natural_cols * r->k_size);
+    cut->out_bytes = rounded(cut->block_cols * (int64_t)dtype_size((vtrn_dtype)s->out_dtype));
+    if (s->a.is_resident && !s->a.turns)
+        cut->n_a = 0;
+    if (s->b.is_resident && !s->b.turns)
+        cut->n_b = 0;
+    if (!has_natural)
+        cut->n_natural = 0;
+    if (!s->is_stored)
+        cut->n_out = 0;
+}
+
+/* --- the search ----------------------------------------------------------------------------------
+ */
+
+typedef struct search {
+    rates r;
+    uint64_t limit_bytes;
+    contract_cut best;
+    uint64_t best_bytes;
+    double best_score;
+    bool has_best;
+} search;
+
+/* Keeps the cut if it is the best that fits, or the least one so far where none does. */
+static void try_cut(search *q, contract_cut cut) {
+    enum { ROOM_SHARE = 20 /* SBUF as a whole is worth 1/20 of the time: other kernels use it */ };
+    size_up(&q->r, &cut);
+    uint64_t n_bytes = contract_cut_bytes(&cut);
+    bool fits = n_bytes <= q->limit_bytes, best_fits = q->best_bytes <= q->limit_bytes;
+    if (q->has_best && !fits && (best_fits || n_bytes >= q->best_bytes))
+        return;
+    weigh(&q->r, &cut);
+    double score =
+        cut.ns * (1 + (double)n_bytes / (double)q->r.chip->sbuf_partition_bytes / ROOM_SHARE);
+    if (q->has_best && fits && best_fits && score >= q->best_score)
+        return;
+    q->best = cut;
+    q->best_bytes = n_bytes;
+    q->best_score = score;
+    q->has_best = true;
+}
+
+/* With buffers as SBUF has room for them. */
+static void try_buffers(search *q, contract_cut cut) {
+    const contract_shape *s = q->r.s;
+    int64_t pe = q->r.pe, row_bytes = q->r.chip->dma.max_descriptor_bytes;
+    int64_t wide = row_bytes / q->r.k_size / pe * pe;
+    const struct {
+        int64_t natural_cols;
+        int n_natural, n_out;
+    } tried[] = {
+        {wide > pe ? wide : pe, 4, MAX_OUT}, {wide > pe ? wide : pe, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
+    for (int i = 0; i < 4; i++) {
+        cut.natural_cols = least(tried[i].natural_cols, cut.chunk_k);
+        cut.n_natural = tried[i].n_natural;
+        cut.n_out = tried[i].n_out;
+        try_cut(q, cut);
+        if (!s->is_stored && !s->a.turns && !s->b.turns)
+            return;
+    }
+}
+
+static void try_b(search *q, contract_cut cut) {
+    const contract_shape *s = q->r.s;
+    int64_t blocks = parts(s->b.n_x, cut.block_cols);
+    bool is_whole = cut.chunk_k >= s->n_k;
+    for (int n = 1; n <= MAX_BUFFERS; n *= 2) {
+        cut.n_b = n;
+        try_buffers(q, cut);
+        if (is_whole && s->n_batch == 1 && n >= blocks)
+            return;
+    }
+    if (is_whole && blocks > MAX_BUFFERS && blocks <= CONTRACT_MAX_SLOTS) {
+        cut.n_b = (int)blocks;
+        try_buffers(q, cut);
+    }
+}
+
+static void try_a(search *q, contract_cut cut) {
+    const contract_shape *s = q->r.s;
+    int64_t group_slots = parts(least(cut.group_rows, s->a.n_x), cut.a_span);
+    int64_t needed = parts(cut.n_together * s->tile_rows, cut.a_span);
+    for (int64_t n = 1; n <= MAX_BUFFERS; n *= 2) {
+        cut.n_a = (int)(n * needed);
+        if (cut.n_a <= CONTRACT_MAX_SLOTS)
+            try_b(q, cut);
+    }
+    bool is_held = cut.chunk_k >= s->n_k && cut.turn_cols < s->b.n_x;
+    bool is_all = s->n_batch == 1 && group_slots * cut.a_span >= s->a.n_x;
+    for (int64_t more = 0; is_held && more <= 2; more++) {
+        cut.n_a = (int)(group_slots + more);
+        if (group_slots + more <= CONTRACT_MAX_SLOTS)
+            try_b(q, cut);
+        if (is_all)
+            break;
+    }
+}
+
+static void try_spans(search *q, contract_cut cut) {
+    const contract_shape *s = q->r.s;
+    for (int64_t tiles = 1; tiles <= MAX_SPAN; tiles *= 2) {
+        cut.a_span = tiles * s->tile_rows;
+        bool divides = cut.group_rows % cut.a_span == 0 || cut.group_rows >= s->a.n_x;
+        if (tiles > 1 && (s->a.turns || cut.a_span >= 2 * s->a.n_x || !divides))
+            break;
+        try_a(q, cut);
+    }
+}
+
+/* Groups of rows that share a block of columns before the next one. */
+static void try_groups(search *q, contract_cut cut, int64_t group_rows) {
+    const contract_shape *s = q->r.s;
+    if (group_rows) {
+        cut.group_rows = group_rows;
+        try_spans(q, cut);
+        return;
+    }
+    for (int64_t rows = s->tile_rows; rows < s->a.n_x && s->n_batch == 1; rows *= 2) {
+        cut.group_rows = rows;
+        if (cut.turn_cols < s->b.n_x)
+            try_spans(q, cut);
+    }
+    cut.group_rows = s->a.n_x;
+    try_spans(q, cut);
+}
+
+/* k in chunks: tiles of several rows together share what is loaded. */
+static void try_chunks(search *q, contract_cut cut, int64_t group_rows) {
+    const contract_shape *s = q->r.s;
+    int banks = (int)parts(cut.block_cols, q->r.bank_cols);
+    cut.group_rows = group_rows ? group_rows : s->a.n_x;
+    for (int n = 1; n <= CONTRACT_MAX_TOGETHER && n * banks <= s->sum_banks; n *= 2) {
+        if (n > 1 && (n / 2) * s->tile_rows >= s->a.n_x)
+            break;
+        cut.n_together = n;
+        for (int64_t k = q->r.pe; k < s->n_k && k <= 16 * q->r.pe; k *= 2) {
+            cut.chunk_k = k;
+            cut.a_span = s->a.turns ? s->tile_rows : n * s->tile_rows;
+            try_a(q, cut);
+        }
+    }
+}
+
+contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *shape,
+                                 int64_t group_rows, int64_t turn_cols, uint64_t limit_bytes) {
+    search q = {.r = rates_of(chip, shape), .limit_bytes = limit_bytes};
+    int most_banks = shape->sum_banks > 1 ? shape->sum_banks / 2 : 1;
+    most_banks = most_banks < CONTRACT_MAX_BLOCK_BANKS ? most_banks : CONTRACT_MAX_BLOCK_BANKS;
+    int64_t most = least(most_banks * q.r.bank_cols, shape->b.n_x);
+    if (turn_cols)
+        most = least(most, turn_cols);
+    int64_t first = q.r.bank_cols;
+    while (first < most)
+        first *= 2;
+    /* what is transposed from a resident has its rows in tiles of the PE array's size */
+    bool is_aligned = shape->b.turns && shape->b.is_resident;
+    for (int64_t cols = first; cols >= LEAST_BLOCK_COLS || cols == first; cols /= 2) {
+        if (cols / 2 >= most && cols > LEAST_BLOCK_COLS)
+            continue;
+        if (is_aligned && q.has_best && cols % q.r.pe)
+            break;
+        contract_cut cut = {.block_cols = least(cols, most), .n_together = 1};
+        cut.turn_cols = turn_cols ? turn_cols : cut.block_cols;
+        cut.chunk_k = shape->n_k;
+        try_groups(&q, cut, group_rows);
+        if (!shape->keeps_whole_k)
+            try_chunks(&q, cut, group_rows);
+    }
+    return q.best;
+}

@@ -1,0 +1,58 @@
+/* The passes of a contraction: each product is taken once, with k in order, and a pass has slots
+ * for its operands and banks for its sums. */
+#include "compiler/plan/contract_passes.h"
+#include "compiler/plan/psum_banks.h"
+#include "compiler/plan/verify_contract.h"
+#include "compiler/plan/verify_failed.h"
+
+static vtrn_status check_sizes(const plan *p, const kernel *k, const contraction *c) {
+    const contract_cut *cut = &c->cut;
+    if (cut->group_rows <= 0 || cut->turn_cols <= 0 || cut->block_cols <= 0 || cut->chunk_k <= 0 ||
+        cut->n_together <= 0 || cut->a_span <= 0)
+        return verify_failed(p, k, "a contraction is cut into parts of nothing");
+    int64_t rows = cut->n_together * c->tile_rows;
+    int64_t a_slots = (rows + cut->a_span - 1) / cut->a_span;
+    if ((cut->n_a && cut->n_a < a_slots) || cut->n_a > CONTRACT_MAX_SLOTS ||
+        cut->n_b > CONTRACT_MAX_SLOTS || (!cut->n_a && !c->a_from) || (!cut->n_b && !c->b_from))
+        return verify_failed(p, k, "%d and %d slots where a pass needs %lld and 1", cut->n_a,
+                             cut->n_b, (long long)a_slots);
+    int banks = psum_banks_for(c->chip, cut->block_cols);
+    if (banks > CONTRACT_MAX_BLOCK_BANKS || cut->n_together * banks > c->banks.sums ||
+        cut->n_together > CONTRACT_MAX_TOGETHER)
+        return verify_failed(p, k, "%d tiles of %d banks in %d banks", cut->n_together, banks,
+                             c->banks.sums);
+    bool has_chunks = cut->chunk_k < c->n_k;
+    if (has_chunks && cut->chunk_k % contract_pe_size(c->chip))
+        return verify_failed(p, k, "chunks of %lld of k cut a tile of weights",
+                             (long long)cut->chunk_k);
+    if (cut->group_rows < c->n_m && cut->group_rows % cut->a_span)
+        return verify_failed(p, k, "groups of %lld rows cut a slot of %lld",
+                             (long long)cut->group_rows, (long long)cut->a_span);
+    return NULL;
+}
+
+vtrn_status verify_cut(const plan *p, const kernel *k, const contraction *c) {
+    VTRN_RETURN_IF_ERROR(check_sizes(p, k, c));
+    double n = 0;
+    int64_t k_next = 0;
+    contract_pass pass = contract_first_pass();
+    if (c->n_batch == 0 || c->n_m == 0 || c->n_n == 0 || c->n_k == 0)
+        return NULL;
+    do {
+        int64_t rows = 0;
+        for (int64_t i = 0; i < contract_pass_tiles(c, &pass); i++)
+            rows += contract_pass_rows(c, &pass, i);
+        int64_t cols = contract_pass_cols(c, &pass), n_k = contract_pass_k(c, &pass);
+        if (rows <= 0 || cols <= 0 || n_k <= 0 || pass.row + rows > c->n_m ||
+            pass.col + cols > c->n_n || pass.k != k_next)
+            return verify_failed(p, k, "a pass of %lld x %lld x %lld products at %lld, %lld, %lld",
+                                 (long long)rows, (long long)cols, (long long)n_k,
+                                 (long long)pass.row, (long long)pass.col, (long long)pass.k);
+        k_next = pass.k + n_k == c->n_k ? 0 : pass.k + n_k;
+        n += (double)rows * (double)cols * (double)n_k;
+    } while (contract_next_pass(c, &pass));
+    double wanted = (double)c->n_batch * (double)c->n_m * (double)c->n_n * (double)c->n_k;
+    if (n < wanted || n > wanted)
+        return verify_failed(p, k, "its passes take %.0f products of %.0f", n, wanted);
+    return NULL;
+}
