@@ -18,15 +18,16 @@ static vtrn_chip trn1(void) {
 }
 
 static contract_shape product_of(int64_t m, int64_t k, int64_t n, vtrn_dtype dtype) {
-    return (contract_shape){.n_batch = 1,
-                            .n_k = k,
-                            .a = {.n_x = m, .turns = true, .run = k, .dtype = (uint8_t)dtype},
-                            .b = {.n_x = n, .run = n, .dtype = (uint8_t)dtype},
-                            .dtype = (uint8_t)dtype,
-                            .out_dtype = (uint8_t)dtype,
-                            .tile_rows = m < 128 ? m : 128,
-                            .sum_banks = 6,
-                            .is_stored = true};
+    return (contract_shape){
+        .n_batch = 1,
+        .n_k = k,
+        .a = {.n_x = m, .turns = true, .run = k, .load_share = 1, .dtype = (uint8_t)dtype},
+        .b = {.n_x = n, .run = n, .load_share = 1, .dtype = (uint8_t)dtype},
+        .dtype = (uint8_t)dtype,
+        .out_dtype = (uint8_t)dtype,
+        .tile_rows = m < 128 ? m : 128,
+        .sum_banks = 6,
+        .is_stored = true};
 }
 
 /* Whatever the room, a cut fits or is the least; more room never costs time. */

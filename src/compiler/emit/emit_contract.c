@@ -127,7 +127,7 @@ static vtrn_status load_item(contract_work *w, contract_fill *f) {
     const contract_slot *s = &r->slots[f->slot];
     int64_t size = contract_pe_size(w->c->chip);
     int item = f->n_loaded++;
-    view v = contract_operand_view(r->o, s->batch, r->turns);
+    view v = contract_operand_view(r->o, s->batch, r->turns || r->turns_by_dma);
     if (r->turns) {
         natural_part p = natural_part_of(w, f, item);
         if (r->from)
@@ -136,11 +136,12 @@ static vtrn_status load_item(contract_work *w, contract_fill *f) {
         view_part part = {&v, r->o->n_x, s->x + p.x, p.n_x, s->k + p.k, p.n_k};
         return emit_load(w->e, &part, &t);
     }
-    int64_t k = item * size, n_k = least(w->c->cut.chunk_k, w->c->n_k - s->k);
+    int64_t k = item * size, n_k = least(size, least(w->c->cut.chunk_k, w->c->n_k - s->k) - k);
+    int64_t n_x = least(r->span, r->n_x - s->x);
     tile t = slot_tile(w, r, f->slot, item, 0);
-    view_part part = {
-        &v, r->o->n_k, s->k + k, least(size, n_k - k), s->x, least(r->span, r->n_x - s->x)};
-    return emit_load(w->e, &part, &t);
+    view_part down = {&v, r->o->n_k, s->k + k, n_k, s->x, n_x};
+    view_part across = {&v, r->o->n_x, s->x, n_x, s->k + k, n_k};
+    return r->turns_by_dma ? emit_load_turned(w->e, &across, &t) : emit_load(w->e, &down, &t);
 }
 
 /* The next load of the fill; false where it has none, or no buffer for it. */
@@ -370,7 +371,8 @@ static contract_ring ring_of(contract_work *w, bool is_a) {
                        .span = is_a ? cut->a_span : cut->block_cols,
                        .slot_bytes = is_a ? cut->a_bytes : cut->b_bytes,
                        .n = is_a ? cut->n_a : cut->n_b};
-    r.turns = contract_turns(c->chip, r.o);
+    r.turns_by_dma = contract_turns_by_dma(c, r.o);
+    r.turns = contract_turns(c->chip, r.o) && !r.turns_by_dma;
     r.addr = emit_sbuf_alloc(w->e, (uint64_t)r.n * r.slot_bytes);
     return r;
 }

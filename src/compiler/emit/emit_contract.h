@@ -15,8 +15,8 @@ typedef struct contract_slot {
 typedef struct contract_ring {
     const contract_operand *o;
     const struct resident *from; /* where the operand is in SBUF, or NULL */
-    bool turns;
-    int64_t n_x, span; /* of x in all, in a slot */
+    bool turns, turns_by_dma;    /* transposed on the PE array, or on the way from HBM */
+    int64_t n_x, span;           /* of x in all, in a slot */
     uint32_t addr, slot_bytes;
     int n; /* 0: read where the resident is */
     contract_slot slots[CONTRACT_MAX_SLOTS];

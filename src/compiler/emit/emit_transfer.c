@@ -23,13 +23,14 @@ typedef struct transfer {
     const tile *t;
     int64_t col0; /* where the columns at hand begin in the tile */
     bool is_store, is_accumulate;
-    view_box rows; /* at hand */
+    bool is_turned; /* loads: the tile has the columns on its partitions */
+    view_box rows;  /* at hand */
 } transfer;
 
 static vtrn_status emit_transfer(transfer *x, const vtrn_ap *hbm, const vtrn_ap *sbuf) {
     emitter *e = x->e;
-    vtrn_instr *dma =
-        emit_append(e, VTRN_OP_DMA_COPY, x->is_store ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC);
+    vtrn_opcode opcode = x->is_turned ? VTRN_OP_DMA_TRANSPOSE : VTRN_OP_DMA_COPY;
+    vtrn_instr *dma = emit_append(e, opcode, x->is_store ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC);
     if (!dma)
         return VTRN_OUT_OF_MEMORY(sizeof *dma);
     if (x->is_store) {
@@ -103,6 +104,12 @@ static vtrn_status transfer_pattern(transfer *x, const view_box *rows, const vie
         n_cols *= cols->f[i].size;
     }
     tile part = *x->t;
+    if (x->is_turned) {
+        part.partition = (uint16_t)(part.partition + cols->start);
+        vtrn_ap turned =
+            tile_ap_cols(&part, (uint32_t)n_cols, (uint32_t)rows->start, (uint32_t)n_rows);
+        return emit_transfer(x, &hbm, &turned);
+    }
     part.partition = (uint16_t)(part.partition + rows->start);
     vtrn_ap sbuf =
         tile_ap_cols(&part, (uint32_t)n_rows, (uint32_t)(x->col0 + cols->start), (uint32_t)n_cols);
@@ -113,7 +120,7 @@ static vtrn_status transfer_pattern(transfer *x, const view_box *rows, const vie
  * outermost ones the smaller is cut first. */
 static vtrn_status transfer_boxes(transfer *x, const view_box *rows, const view_box *cols) {
     int n_row_dims = rows->n > 1 ? rows->n - 1 : 0;
-    bool rows_fit = row_dims_fit(rows);
+    bool rows_fit = row_dims_fit(rows) && !(x->is_turned && rows->n > 1);
     if (rows_fit && n_row_dims + cols->n <= VTRN_MAX_FREE_DIMS)
         return transfer_pattern(x, rows, cols);
     bool is_row = !rows_fit || cols->n == 0 || (n_row_dims && rows->f[0].size <= cols->f[0].size);
@@ -156,6 +163,10 @@ static vtrn_status move_part(transfer x, const view_part *part) {
 
 vtrn_status emit_load(emitter *e, const view_part *part, const tile *dst) {
     return move_part((transfer){.e = e, .t = dst}, part);
+}
+
+vtrn_status emit_load_turned(emitter *e, const view_part *part, const tile *dst) {
+    return move_part((transfer){.e = e, .t = dst, .is_turned = true}, part);
 }
 
 vtrn_status emit_store(emitter *e, const view_part *part, const tile *src, bool is_accumulate) {

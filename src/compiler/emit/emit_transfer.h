@@ -11,6 +11,9 @@ uint8_t emit_memory_dtype(vtrn_dtype t);
 /* The part into the tile: row r0 at its first partition, column c0 at byte addr. Casts when dtypes
  * differ. Rows with stride 0 and one column set are fetched once and broadcast. */
 vtrn_status emit_load(emitter *e, const view_part *part, const tile *dst);
+/* The part's transpose into the tile: column c0 at its first partition, row r0 at byte addr. 2- or
+ * 4-byte elements, which are not cast. */
+vtrn_status emit_load_turned(emitter *e, const view_part *part, const tile *dst);
 /* The tile into the part. */
 vtrn_status emit_store(emitter *e, const view_part *part, const tile *src, bool is_accumulate);
 

@@ -121,29 +121,53 @@ static int64_t stretch_of(const view_factor *f, int n) {
     return run;
 }
 
-static contract_side side_of(const vtrn_chip *chip, const contract_operand *o,
-                             const resident *from) {
-    bool turns = contract_turns(chip, o);
+/* Whether all of an index is one stretch of even steps. */
+static bool is_even(const view_factor *f, int n) {
+    view v = {.n = n};
+    memcpy(v.f, f, (size_t)n * sizeof *f);
+    view_coalesce(&v);
+    return v.n <= 1;
+}
+
+bool contract_turns_by_dma(const contraction *c, const contract_operand *o) {
+    enum { ELEMENT_BYTES = 2 /* that the DMA engines transpose at nearly the speed of a copy */ };
+    const resident *from = o == &c->spec->a ? c->a_from : c->b_from;
+    return !from && c->chip->dma.transpose_factor > 0 && contract_turns(c->chip, o) &&
+           o->dtype == (uint8_t)c->compute && dtype_size(c->compute) == ELEMENT_BYTES &&
+           is_even(o->x, o->n_x) && is_even(o->k, o->n_k);
+}
+
+static contract_side side_of(const contraction *c, const contract_operand *o) {
+    bool by_dma = contract_turns_by_dma(c, o), turns = contract_turns(c->chip, o) && !by_dma;
+    const resident *from = o == &c->spec->a ? c->a_from : c->b_from;
     return (contract_side){.n_x = size_of(o->x, o->n_x),
                            .turns = turns,
                            .is_resident = from != NULL,
-                           .run = turns ? stretch_of(o->k, o->n_k) : stretch_of(o->x, o->n_x),
+                           .run = by_dma  ? INT64_MAX
+                                  : turns ? stretch_of(o->k, o->n_k)
+                                          : stretch_of(o->x, o->n_x),
+                           .load_share = by_dma ? c->chip->dma.transpose_factor : 1,
                            .dtype = o->dtype};
 }
 
-static void cut(contraction *c) {
+static void cut_for(contraction *c, uint64_t limit_bytes) {
     const contract_spec *s = c->spec;
     contract_shape shape = {.n_batch = c->n_batch,
                             .n_k = c->n_k,
-                            .a = side_of(c->chip, &s->a, c->a_from),
-                            .b = side_of(c->chip, &s->b, c->b_from),
+                            .a = side_of(c, &s->a),
+                            .b = side_of(c, &s->b),
                             .dtype = (uint8_t)c->compute,
                             .out_dtype = s->out.dtype,
                             .tile_rows = c->tile_rows,
                             .sum_banks = c->banks.sums,
                             .is_stored = c->is_kernel,
                             .keeps_whole_k = !c->is_kernel};
-    c->cut = contract_choose_cut(c->chip, &shape, c->group_rows, c->turn_cols, c->limit_bytes);
+    c->cut = contract_choose_cut(c->chip, &shape, c->group_rows, c->turn_cols, limit_bytes);
+    c->is_limited = limit_bytes < c->limit_bytes;
+}
+
+static void cut(contraction *c) {
+    cut_for(c, c->limit_bytes);
 }
 
 contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec) {
@@ -183,6 +207,13 @@ void contract_start(const vtrn_chip *chip, const contract_spec *spec, contractio
     c->tile_rows = c->n_batch > 1 && c->n_m < size ? c->n_m : size;
 }
 
+bool contract_limit(contraction *c, uint64_t limit_bytes) {
+    const double MAX_LOSS = 1.2; /* for which reads from SBUF make up: assumed */
+    double ns = c->cut.ns;
+    cut_for(c, limit_bytes < c->limit_bytes ? limit_bytes : c->limit_bytes);
+    return contract_bytes(c) <= limit_bytes && c->cut.ns <= MAX_LOSS * ns;
+}
+
 uint64_t contract_bytes(const contraction *c) {
     return contract_cut_bytes(&c->cut);
 }
@@ -197,7 +228,7 @@ void contract_take(contraction *c, const resident *a, const resident *b) {
     bool is_same = !a_from == !c->a_from && !b_from == !c->b_from;
     c->a_from = a_from;
     c->b_from = b_from;
-    if (!is_same)
+    if (!is_same || c->is_limited)
         cut(c);
 }
 

@@ -65,6 +65,7 @@ typedef struct contraction {
     contract_banks banks;
     int64_t group_rows, turn_cols; /* of the fusion that asks for the tiles; 0: any */
     uint64_t limit_bytes;          /* of a partition, that it may take */
+    bool is_limited;               /* it is cut for less: contract_limit */
     contract_cut cut;
 } contraction;
 
@@ -86,6 +87,9 @@ void contract_cut_tiles(contraction *c, contract_banks banks, int64_t group_rows
 bool contract_takes(const contraction *c, const struct resident *r);
 /* Reads each operand from its resident (NULL: loads it) where the resident has it; cuts anew. */
 void contract_take(contraction *c, const struct resident *a, const struct resident *b);
+/* Cuts it anew for so many bytes of a partition, at most those that it was cut for at first; false
+ * where it does not fit, or that costs much. contract_take cuts it for as many as at first. */
+bool contract_limit(contraction *c, uint64_t limit_bytes);
 uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it takes */
 /* The same, and the PSUM banks that it needs at least, of a kernel of its own. */
 kernel_demand contract_kernel_demand(const contraction *c);
@@ -94,6 +98,8 @@ kernel_demand contract_kernel_demand(const contraction *c);
 /* Whether the operand is loaded as it lies and transposed on the PE array: it is scattered with k
  * on the partitions, and less so as it lies. */
 bool contract_turns(const vtrn_chip *chip, const contract_operand *o);
+/* Whether the DMA engines transpose it on its way from HBM instead. */
+bool contract_turns_by_dma(const contraction *c, const contract_operand *o);
 /* A batch of an operand: rows of x (is_natural: as it lies) or of k. */
 view contract_operand_view(const contract_operand *o, int64_t batch, bool is_natural);
 /* A batch of the result: rows of m. */

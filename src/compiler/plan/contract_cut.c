@@ -24,6 +24,7 @@ typedef struct rates {
     const contract_shape *s;
     int64_t pe, bank_cols, k_size; /* k_size: bytes of an element in SBUF */
     double turn_ns, weights_ns;    /* a tile: transposed, loaded as weights */
+    double turn_latency_ns;        /* from the start of a transpose to its use */
     double bank_ns;                /* a bank-wide matmul */
     double copy_start_ns, copy_col_ns;
     double copies_abreast; /* engines that empty PSUM at the same time */
@@ -62,10 +63,15 @@ static vtrn_ap ap_of(vtrn_space space, uint8_t dtype, int64_t rows, int64_t cols
                      .dim = {{1, (uint32_t)cols}}};
 }
 
+static instr_cost instr_of(const rates *r, vtrn_opcode opcode, vtrn_engine engine, vtrn_ap to,
+                           vtrn_ap from) {
+    vtrn_instr instr = {.opcode = (uint8_t)opcode, .engine = (uint8_t)engine, .ap = {to, from}};
+    return cost_instr(r->chip, &instr);
+}
+
 static double instr_ns(const rates *r, vtrn_opcode opcode, vtrn_engine engine, vtrn_ap to,
                        vtrn_ap from) {
-    vtrn_instr instr = {.opcode = (uint8_t)opcode, .engine = (uint8_t)engine, .ap = {to, from}};
-    return cost_instr(r->chip, &instr).ii_ns;
+    return instr_of(r, opcode, engine, to, from).ii_ns;
 }
 
 static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
@@ -80,8 +86,12 @@ static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
     r.bank_ns = instr_ns(&r, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, sums, moving);
     r.weights_ns =
         instr_ns(&r, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, ap_of(VTRN_SPACE_NONE, 0, 0, 0), tile);
-    r.turn_ns = instr_ns(&r, VTRN_OP_PE_TRANSPOSE, VTRN_ENGINE_TENSOR, turned,
-                         ap_of(VTRN_SPACE_SBUF, s->dtype, k, r.pe));
+    instr_cost turn = instr_of(&r, VTRN_OP_PE_TRANSPOSE, VTRN_ENGINE_TENSOR, turned,
+                               ap_of(VTRN_SPACE_SBUF, s->dtype, k, r.pe));
+    instr_cost copy = instr_of(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, tile, turned);
+    r.turn_ns = turn.ii_ns;
+    r.turn_latency_ns = turn.latency_ns + copy.latency_ns +
+                        2 * (chip->cost.semaphore_post_ns + chip->cost.semaphore_wake_ns);
     vtrn_ap out = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, s->tile_rows, r.bank_cols);
     double full_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
     out.dim[0].num = sums.dim[0].num = (uint32_t)(r.bank_cols / 2);
@@ -136,7 +146,7 @@ static slot_cost slot_cost_of(const rates *r, const contract_side *side, const c
         c.load_ns = (double)k_tiles *
                     transfer_ns(r, false, least(cut->chunk_k, r->pe), span, side->run, side->dtype);
     }
-    c.latency_ns = c.load_ns + c.turn_ns + c.copy_ns;
+    c.latency_ns = c.load_ns + c.turn_ns + c.copy_ns + (side->turns ? r->turn_latency_ns : 0);
     c.buffer_ns += side->is_resident || !side->turns ? 0 : c.turn_ns + c.copy_ns;
     if (!side->is_resident)
         c.latency_ns += chip->dma.start_ns + chip->dma.complete_ns;

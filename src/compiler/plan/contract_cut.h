@@ -27,11 +27,12 @@ enum {
 };
 
 typedef struct contract_side {
-    int64_t n_x;      /* m of the stationary operand, n of the moving one */
-    bool turns;       /* loaded with x on the partitions and transposed on the PE array */
-    bool is_resident; /* in SBUF already, nothing is loaded */
-    int64_t run;      /* elements side by side in HBM, in the direction of a tile's columns */
-    uint8_t dtype;    /* in HBM */
+    int64_t n_x;       /* m of the stationary operand, n of the moving one */
+    bool turns;        /* loaded with x on the partitions and transposed on the PE array */
+    bool is_resident;  /* in SBUF already, nothing is loaded */
+    int64_t run;       /* elements side by side in HBM, in the direction of a tile's columns */
+    double load_share; /* throughput of its loads: 1 is a plain copy's */
+    uint8_t dtype;     /* in HBM */
 } contract_side;
 
 typedef struct contract_shape {

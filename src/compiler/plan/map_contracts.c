@@ -137,7 +137,7 @@ static double round_trip_ns(const map_plan *m, const contraction *c) {
 /* Whether a contraction is better a kernel of its own: with nothing beside it in SBUF, and free to
  * take k in chunks. */
 static bool pays_alone(const map_plan *m) {
-    const double GAIN = 1.2; /* less is not worth a kernel that waits for another: assumed */
+    const double GAIN = 2; /* less is not worth a kernel that waits for another: assumed */
     for (int i = 0; i < m->n_contracts; i++) {
         contraction alone;
         contract_start(m->p->chip, m->contracts[i].spec, &alone);
@@ -163,4 +163,14 @@ bool map_layout_contracts(map_plan *m) {
         best = (order){.form = FUSION_WHOLE, .turn_cols = m->cols, .group_rows = m->f->n / m->cols};
     apply(m, &best);
     return best.fits && !pays_alone(m);
+}
+
+bool map_limit(map_plan *m, uint64_t room_bytes) {
+    uint64_t own = map_own_bytes(m, room_bytes);
+    if (m->n_contracts == 0 || own >= room_bytes)
+        return false;
+    for (int i = 0; i < m->n_contracts; i++)
+        if (!contract_limit(&m->contracts[i], (room_bytes - own) / (uint64_t)m->n_contracts))
+            return false;
+    return map_size(m) <= room_bytes;
 }

@@ -62,6 +62,9 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const struct res
 bool map_takes(const map_plan *m, const struct resident *r);
 /* PSUM banks that the kernel needs at least. */
 int map_least_banks(const map_plan *m);
+/* map_contracts.c: cuts the contractions anew, so that the kernel takes no more than room_bytes of a
+ * partition; false where that is not possible, or costs much. */
+bool map_limit(map_plan *m, uint64_t room_bytes);
 /* map_contracts.c: banks of each contraction. Those beyond the least let the PE array work on a
  * tile while the one before it is copied out of PSUM. */
 void map_share_banks(const map_plan *m, contract_banks share[FUSION_MAX_CONTRACTS]);

@@ -235,6 +235,17 @@ static bool leaves_needed(const placer *s, uint64_t n_bytes) {
     return true;
 }
 
+/* Bytes below the residents that the kernel at hand reads or makes. */
+static uint32_t room_below_needed(const placer *s) {
+    uint32_t room = s->p->sbuf_limit;
+    for (uint32_t i = 0; i < s->n_live; i++) {
+        const resident *r = s->live[i];
+        if ((is_new(s, r) || next_taker(s, r) == s->kernel_i) && r->addr < room)
+            room = r->addr;
+    }
+    return room;
+}
+
 /* --- kernels ------------------------------------------------------------------------------------
  */
 
@@ -285,6 +296,8 @@ static uint64_t place_map(placer *s, map_plan *m) {
     uint64_t n_bytes = map_size(m);
     if (leaves_needed(s, n_bytes))
         return n_bytes;
+    if (map_limit(m, room_below_needed(s)))
+        return map_size(m);
     load_operands(m);
     n_bytes = map_size(m);
     bool is_free = true;
@@ -298,7 +311,8 @@ static uint64_t place_map(placer *s, map_plan *m) {
 
 static uint64_t place_contraction(placer *s, contraction *c) {
     contract_take(c, live_of(s, c->spec->a.slot), live_of(s, c->spec->b.slot));
-    if (!leaves_needed(s, contract_kernel_demand(c).sbuf_bytes))
+    if (!leaves_needed(s, contract_kernel_demand(c).sbuf_bytes) &&
+        !contract_limit(c, room_below_needed(s)))
         contract_take(c, NULL, NULL);
     return contract_kernel_demand(c).sbuf_bytes;
 }
