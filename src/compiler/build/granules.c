@@ -1,5 +1,6 @@
 #include "compiler/build/granules.h"
 
+#include "compiler/build/slot_grid.h"
 #include "isa/access.h"
 
 #include <stdlib.h>
@@ -28,8 +29,7 @@ typedef struct reader {
 /* Granules of one HBM slot; granularity follows the size so that a pass over it stays cheap. */
 typedef struct slot_track {
     granule *granules;
-    uint32_t n;
-    int shift;
+    slot_grid grid;
     bool is_touched, is_in_place; /* in place: an argument that becomes an output, tile by tile */
     /* By lane, the last instruction that touched it, and the last one that touched slots whose
      * memory it reuses: whatever touches a granule first must follow those. */
@@ -125,16 +125,18 @@ static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
 }
 
 /* First touch of a slot: its memory may have been another slot's, all of whose uses are over. */
-static vtrn_status open_slot(granules *g, uint32_t slot_i, slot_track *t) {
+static vtrn_status open_slot(granules *g, uint32_t slot_i, const isa_access *first, slot_track *t) {
     const vtrn_slot *slot = &g->in->slots[slot_i];
     t->is_touched = true;
-    t->shift = 9;
-    while ((slot->size_bytes >> t->shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
-        t->shift++;
-    t->n = (uint32_t)(slot->size_bytes >> t->shift) + 1;
-    t->granules = ARENA_NEW(g->home, granule, t->n);
+    int shift = 9;
+    while ((slot->size_bytes >> shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
+        shift++;
+    isa_access whole = {.is_written = false};
+    t->grid = slot_grid_for(t->is_in_place ? &whole : first, slot->size_bytes, 1ll << shift);
+    size_t n = (size_t)t->grid.n_cols * t->grid.n_blocks;
+    t->granules = ARENA_NEW(g->home, granule, n);
     if (!t->granules)
-        return VTRN_OUT_OF_MEMORY(t->n * sizeof(granule));
+        return VTRN_OUT_OF_MEMORY(n * sizeof(granule));
     if (!g->in->has_addresses || slot->kind != VTRN_SLOT_SCRATCH)
         return NULL;
     for (uint32_t i = 0; i < g->in->n_slots; i++)
@@ -155,21 +157,22 @@ static vtrn_status follow_earlier_slots(granules *g, const slot_track *t, const 
 }
 
 static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
-    int64_t lo, hi;
-    access_extent(a, g->in->slots[a->slot].size_bytes, &lo, &hi);
-    if (lo >= hi)
-        return NULL;
     uint32_t slot_i = g->track_of[a->slot];
     slot_track *t = &g->tracks[slot_i];
     if (!t->is_touched)
-        VTRN_RETURN_IF_ERROR(open_slot(g, slot_i, t));
+        VTRN_RETURN_IF_ERROR(open_slot(g, slot_i, a, t));
     t->user[lane_of(&g->in->list[g->at - 1])] = g->at;
     if (g->in->slots[slot_i].kind == VTRN_SLOT_CONSTANT)
         return NULL;
-    for (int64_t c = lo >> t->shift; c <= (hi - 1) >> t->shift && c < t->n; c++) {
-        VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, t, &t->granules[c]));
-        VTRN_RETURN_IF_ERROR(touch(g, &t->granules[c], is_write, a->is_read));
-    }
+    slot_box box;
+    if (!slot_grid_box(&t->grid, a, g->in->slots[a->slot].size_bytes, &box))
+        return NULL;
+    for (uint32_t b = box.first_block; b <= box.last_block; b++)
+        for (uint32_t c = box.first_col; c <= box.last_col && c < t->grid.n_cols; c++) {
+            granule *to = &t->granules[(size_t)b * t->grid.n_cols + c];
+            VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, t, to));
+            VTRN_RETURN_IF_ERROR(touch(g, to, is_write, a->is_read));
+        }
     return NULL;
 }
 
