@@ -161,7 +161,7 @@ def test_the_graph_is_the_one_that_was_reviewed(name, tmp_path):
 
 
 SWITCHED = {"--passes": "gated", "--fuse": "two_layers", "--resident": "two_layers", "--pipeline": "two_layers",
-            "--schedule": "gated"}  # fmt: skip
+            "--schedule": "attention"}  # fmt: skip
 
 
 @pytest.mark.parametrize("switch,name", SWITCHED.items())
