@@ -79,11 +79,11 @@ static bool keeps_order(const lower *l, const graph_op *op) {
     return true;
 }
 
-vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found) {
-    const graph_op *user = l->values[v].user;
+/* Where v lies as the operand of `user`. */
+static vtrn_status find_in_user(lower *l, const graph_op *user, graph_value v, view *out,
+                                bool *is_found) {
     *is_found = false;
-    if (!user || !is_in_region(l, user) || user->n_results != 1 ||
-        l->values[user->results[0]].uses == 0)
+    if (!is_in_region(l, user) || user->n_results != 1 || l->values[user->results[0]].uses == 0)
         return NULL;
     if (user->kind == GRAPH_CONCATENATE)
         return find_in_concatenation(l, user, v, out, is_found);
@@ -95,6 +95,21 @@ vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found) {
     return NULL;
 }
 
+vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found) {
+    const lower_value *value = &l->values[v];
+    *is_found = false;
+    if (value->output >= 0)
+        return NULL;
+    for (uint32_t i = 0; i < value->n_uses && !*is_found; i++) {
+        uint32_t op_i = l->use_op_i[value->first_use + i];
+        if (op_i >= l->op_i)
+            VTRN_RETURN_IF_ERROR(find_in_user(l, l->ops[op_i], v, out, is_found));
+    }
+    if (*is_found && value->uses > 1) /* the other readers' rows would have gaps between them */
+        *is_found = view_is_dense(out);
+    return NULL;
+}
+
 vtrn_status parts_result(lower *l, graph_value v, view *out) {
     lower_value *value = &l->values[v];
     bool is_part = false;
@@ -103,8 +118,7 @@ vtrn_status parts_result(lower *l, graph_value v, view *out) {
         lower_set_view(l, v, out);
         return NULL;
     }
-    if (value->output < 0)
-        VTRN_RETURN_IF_ERROR(parts_find(l, v, out, &is_part));
+    VTRN_RETURN_IF_ERROR(parts_find(l, v, out, &is_part));
     if (!is_part)
         return lower_result(l, v, out);
     lower_set_view(l, v, out);

@@ -4,8 +4,8 @@
 
 #include "compiler/lower/lower.h"
 
-/* Where v lies when all that is read of it is a part of another tensor, perhaps behind changes of
- * its view: *out, in the linear order of v, in memory that is reserved for that tensor. */
+/* Where v lies when it becomes a part of another tensor, perhaps behind changes of its view: *out,
+ * in the linear order of v, in memory that is reserved for that tensor. */
 vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found);
 
 /* lower_result() for makers that can write any view: there, or in memory that is reserved for v;

@@ -1,0 +1,190 @@
+#include "compiler/passes/early.h"
+
+#include <stdlib.h>
+
+enum { NONE = UINT32_MAX };
+
+typedef struct mover {
+    const graph_region *body;
+    uint32_t *maker;   /* by value: the operation of the body, or NONE */
+    uint32_t *n_uses;  /* by value */
+    uint32_t *n_moved; /* by value: of them by operations that move */
+    bool *is_output;   /* by value */
+    bool *moves;       /* by operation */
+    uint32_t *ready;   /* by operation: behind which one it can come */
+    uint32_t n_values;
+} mover;
+
+/* Whether the operation costs nothing on its own or joins the kernel of its operands. */
+static bool is_light(const graph_op *op) {
+    bool is_view = op->kind == GRAPH_SLICE || op->kind == GRAPH_RESHAPE ||
+                   op->kind == GRAPH_TRANSPOSE || op->kind == GRAPH_BROADCAST_IN_DIM;
+    return op->n_results == 1 &&
+           (op->kind <= GRAPH_CONVERT || is_view || op->kind == GRAPH_CONSTANT);
+}
+
+static bool is_view(const graph_op *op) {
+    return op->kind == GRAPH_SLICE || op->kind == GRAPH_RESHAPE || op->kind == GRAPH_TRANSPOSE ||
+           op->kind == GRAPH_BROADCAST_IN_DIM;
+}
+
+static void count_uses(mover *m, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        for (uint32_t k = 0; k < op->n_operands; k++)
+            m->n_uses[op->operands[k]]++;
+        for (uint32_t k = 0; k < op->n_regions; k++)
+            count_uses(m, op->regions[k]);
+    }
+    for (uint32_t i = 0; i < region->n_results; i++)
+        m->n_uses[region->results[i]]++;
+}
+
+/* Outputs that are put together of parts, and what only these need. */
+static void mark_moving(mover *m) {
+    for (uint32_t i = m->body->n_ops; i-- > 0;) {
+        const graph_op *op = &m->body->ops[i];
+        bool is_stack = op->kind == GRAPH_CONCATENATE && m->is_output[op->results[0]] &&
+                        m->n_uses[op->results[0]] == 1;
+        m->moves[i] = !is_stack && is_light(op) && m->n_uses[op->results[0]] > 0 &&
+                      m->n_moved[op->results[0]] == m->n_uses[op->results[0]];
+        for (uint32_t k = 0; k < op->n_operands && (is_stack || m->moves[i]); k++)
+            m->n_moved[op->operands[k]]++;
+    }
+}
+
+/* Whether two slices of a value have elements in common. */
+static bool overlap(const graph_op *a, const graph_op *b) {
+    for (int64_t d = 0; d < a->attrs.slice.start.n; d++)
+        if (a->attrs.slice.limit.v[d] <= b->attrs.slice.start.v[d] ||
+            b->attrs.slice.limit.v[d] <= a->attrs.slice.start.v[d])
+            return false;
+    return true;
+}
+
+/* The last operation that does not move and reads one of the marked values, or a view of one. */
+static uint32_t last_reader(const mover *m, bool *is_marked) {
+    uint32_t last = 0;
+    for (uint32_t i = 0; i < m->body->n_ops; i++) {
+        const graph_op *op = &m->body->ops[i];
+        bool is_reader = false;
+        for (uint32_t k = 0; k < op->n_operands; k++)
+            is_reader |= is_marked[op->operands[k]];
+        if (!is_reader || m->moves[i])
+            continue;
+        last = i;
+        if (is_view(op) && op->kind != GRAPH_SLICE)
+            is_marked[op->results[0]] = true;
+    }
+    return last;
+}
+
+/* Behind whom a slice of an argument, which the update may overwrite, can come: all others who read
+ * those elements. */
+static vtrn_status last_reader_of_slice(const mover *m, const graph_op *slice, uint32_t *out) {
+    bool *is_marked = calloc((size_t)m->n_values + 1, sizeof *is_marked);
+    if (!is_marked)
+        return VTRN_OUT_OF_MEMORY((size_t)m->n_values + 1);
+    *out = 0;
+    for (uint32_t i = 0; i < m->body->n_ops; i++) {
+        const graph_op *op = &m->body->ops[i];
+        if (m->moves[i])
+            continue;
+        for (uint32_t k = 0; k < op->n_operands; k++) {
+            if (op->operands[k] != slice->operands[0])
+                continue;
+            bool is_slice = op->kind == GRAPH_SLICE;
+            if (is_slice && !overlap(op, slice))
+                continue;
+            if (is_view(op))
+                is_marked[op->results[0]] = true;
+            *out = i > *out ? i : *out;
+        }
+    }
+    uint32_t last = last_reader(m, is_marked);
+    *out = last > *out ? last : *out;
+    free(is_marked);
+    return NULL;
+}
+
+static vtrn_status find_ready(mover *m) {
+    for (uint32_t i = 0; i < m->body->n_ops; i++) {
+        const graph_op *op = &m->body->ops[i];
+        m->ready[i] = i;
+        if (!m->moves[i])
+            continue;
+        m->ready[i] = 0;
+        if (op->kind == GRAPH_SLICE && m->maker[op->operands[0]] == NONE)
+            VTRN_RETURN_IF_ERROR(last_reader_of_slice(m, op, &m->ready[i]));
+        for (uint32_t k = 0; k < op->n_operands; k++) {
+            uint32_t maker = m->maker[op->operands[k]];
+            if (maker != NONE && m->ready[maker] > m->ready[i])
+                m->ready[i] = m->ready[maker];
+        }
+    }
+    return NULL;
+}
+
+/* What moves comes behind the operation for which it is ready, in the order in which it was. */
+static vtrn_status reorder(graph *g, const mover *m) {
+    uint32_t n_ops = g->body.n_ops, n = 0;
+    graph_op *ops = ARENA_NEW(&g->arena, graph_op, n_ops);
+    uint32_t *first = malloc(((size_t)n_ops + 1) * sizeof *first); /* lists of those that move */
+    uint32_t *next = malloc(((size_t)n_ops + 1) * sizeof *next);
+    if (ops && first && next) {
+        for (uint32_t i = 0; i < n_ops; i++)
+            first[i] = NONE;
+        for (uint32_t i = n_ops; i-- > 0;) {
+            if (!m->moves[i])
+                continue;
+            next[i] = first[m->ready[i]];
+            first[m->ready[i]] = i;
+        }
+        for (uint32_t i = 0; i < n_ops; i++) {
+            if (!m->moves[i])
+                ops[n++] = g->body.ops[i];
+            for (uint32_t k = first[i]; k != NONE; k = next[k])
+                ops[n++] = g->body.ops[k];
+        }
+        g->body.ops = ops;
+    }
+    bool is_done = ops && first && next;
+    free(first);
+    free(next);
+    return is_done ? NULL : VTRN_OUT_OF_MEMORY(n_ops * sizeof *ops);
+}
+
+static vtrn_status move(graph *g, mover *m) {
+    if (!m->maker || !m->n_uses || !m->n_moved || !m->is_output || !m->moves || !m->ready)
+        return VTRN_OUT_OF_MEMORY((size_t)g->n_values * sizeof *m->maker);
+    for (uint32_t i = 0; i < g->n_values; i++)
+        m->maker[i] = NONE;
+    for (uint32_t i = 0; i < g->body.n_ops; i++)
+        for (uint32_t k = 0; k < g->body.ops[i].n_results; k++)
+            m->maker[g->body.ops[i].results[k]] = i;
+    for (uint32_t i = 0; i < g->body.n_results; i++)
+        m->is_output[g->body.results[i]] = true;
+    count_uses(m, &g->body);
+    mark_moving(m);
+    VTRN_RETURN_IF_ERROR(find_ready(m));
+    return reorder(g, m);
+}
+
+vtrn_status early_updates(graph *g) {
+    size_t n = (size_t)g->n_values + 1, n_ops = (size_t)g->body.n_ops + 1;
+    mover m = {.body = &g->body, .n_values = g->n_values};
+    m.maker = calloc(n, sizeof *m.maker);
+    m.n_uses = calloc(n, sizeof *m.n_uses);
+    m.n_moved = calloc(n, sizeof *m.n_moved);
+    m.is_output = calloc(n, sizeof *m.is_output);
+    m.moves = calloc(n_ops, sizeof *m.moves);
+    m.ready = calloc(n_ops, sizeof *m.ready);
+    vtrn_status status = move(g, &m);
+    free(m.maker);
+    free(m.n_uses);
+    free(m.n_moved);
+    free(m.is_output);
+    free(m.moves);
+    free(m.ready);
+    return status;
+}
