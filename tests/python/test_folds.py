@@ -24,25 +24,16 @@ def export(f, *args):
         return jax.export.export(jax.jit(f, keep_unused=True), platforms=["cpu"])(*args).mlir_module_serialized
 
 
-@pytest.fixture(scope="module")
-def devices():
-    """By chip and number of threads."""
-    made = {(chip, threads): capi.Device(chip=chip, threads=threads) for chip in CHIPS for threads in (1, 2)}
-    yield made
-    for device in made.values():
-        device.close()
-
-
-@pytest.fixture
-def run(devices):
-    def at(f, *args, chip="trn1", threads=2):
-        executable = devices[chip, threads].compile(export(f, *args))
-        got = executable(*args)
+def run(f, *args, chip="trn1", threads=2):
+    device = capi.Device(chip=chip, threads=threads)
+    executable = device.compile(export(f, *args))
+    try:
+        got = executable(*args)[0]
         assert executable.profile().n_reference_ops == 0
+    finally:
         executable.destroy()
-        return got[0]
-
-    return at
+        device.close()
+    return got
 
 
 def dump(f, *args, stage, tmp_path):
@@ -124,7 +115,7 @@ def assert_close(got, want, dtype):
 
 @pytest.mark.parametrize("cols", SIZES)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_values_at_many_sizes(run, name, cols):
+def test_values_at_many_sizes(name, cols):
     rows = 131 if cols <= 513 else 37
     args = arguments(rows, cols, np.float32)
     assert_close(run(PROGRAMS[name], *args), on_cpu(PROGRAMS[name], *args), np.float32)
@@ -133,7 +124,7 @@ def test_values_at_many_sizes(run, name, cols):
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_values_in_each_type_on_each_chip(run, name, dtype, chip):
+def test_values_in_each_type_on_each_chip(name, dtype, chip):
     args = arguments(257, 384, dtype)
     got = [run(PROGRAMS[name], *args, chip=chip, threads=threads) for threads in (1, 2)]
     assert_close(got[0], on_cpu(PROGRAMS[name], *args), dtype)
@@ -141,7 +132,7 @@ def test_values_in_each_type_on_each_chip(run, name, dtype, chip):
 
 
 @pytest.mark.parametrize("name", ["softmax", "layer norm", "rms norm", "sums of functions"])
-def test_rows_that_are_longer_than_sbuf(run, name):
+def test_rows_that_are_longer_than_sbuf(name):
     args = arguments(9, 50021, np.float32)
     assert_close(run(PROGRAMS[name], *args), on_cpu(PROGRAMS[name], *args), np.float32)
 
@@ -203,7 +194,7 @@ def test_a_choice_between_a_number_and_a_last_use_is_one_instruction(f, tmp_path
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.int32, np.int8])
 @pytest.mark.parametrize("shape", [(3, 5), (129, 513), (200, 1000)])
-def test_choices_are_exact(run, shape, dtype):
+def test_choices_are_exact(shape, dtype):
     rng = np.random.default_rng(SEED)
     p = rng.random(shape) < 0.5
     x, y = [(rng.standard_normal(shape) * 50).astype(dtype) for _ in range(2)]
@@ -221,7 +212,7 @@ def test_choices_are_exact(run, shape, dtype):
 
 
 @pytest.mark.parametrize("narrow", [BF16, ml_dtypes.float8_e5m2])
-def test_what_the_program_rounds_is_rounded(run, narrow):
+def test_what_the_program_rounds_is_rounded(narrow):
     rng = np.random.default_rng(SEED)
     x, y = [rng.standard_normal((129, 300)).astype(np.float32) for _ in range(2)]
 
@@ -252,7 +243,7 @@ def test_mean_and_variance_are_statistics_of_one_pass(cols, norm, tmp_path):
 
 
 @pytest.mark.parametrize("cols", [37, 128, 255, 256, 512, 513, 1024, 1025, 3000])
-def test_a_variance_beside_a_large_mean_does_not_cancel(run, cols):
+def test_a_variance_beside_a_large_mean_does_not_cancel(cols):
     x, gain, shift = arguments(130, cols, np.float32)
     x = x + np.float32(500)
 
