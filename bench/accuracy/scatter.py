@@ -5,9 +5,9 @@ import math
 
 from accuracy.rows import GROUPS, by_group
 
-WIDTH, HEIGHT = 860, 520
-LEFT, RIGHT, TOP, BOTTOM = 74, 28, 56, 62
-RATIOS = (0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8)
+WIDTH, HEIGHT = 860, 540
+LEFT, RIGHT, TOP, BOTTOM = 74, 28, 76, 62
+RATIOS = (0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8, 16, 32)
 # A colour and a shape each, so that groups differ without colour too. Both are legible on white and
 # on a dark page's own background, which the plot does not use: it brings a white one.
 MARKS = {
@@ -94,15 +94,14 @@ def grid(plane):
 
 
 def legend(rows):
-    out, x = [], float(LEFT)
-    summaries = by_group(rows)
-    for group in GROUPS:
-        if group not in summaries:
-            continue
-        colour, shape = MARKS[group]
-        text = f"{group}: {100 * summaries[group]['mean_abs_error']:.0f} %"
-        out += [mark(shape, x + 6, 38, 4.5, colour, ""), f'<text x="{x + 17:.1f}" y="42">{text}</text>']
-        x += 34 + 7.3 * len(text)
+    """The mark, the name and the mean error of each group that has dots, four a line."""
+    out, summaries = [], by_group(rows)
+    shown = {row.group for row in rows if nanoseconds(row)}
+    for i, group in enumerate(group for group in GROUPS if group in shown):
+        x, y = LEFT + i % 4 * (WIDTH - LEFT) / 4, 42 + 20 * (i // 4)
+        text = f"{group} {100 * summaries[group]['mean_abs_error']:.3g} %"
+        out += [mark(MARKS[group][1], x + 6, y - 4, 4.5, MARKS[group][0], "")]
+        out += [f'<text x="{x + 17:.1f}" y="{y}">{text}</text>']
     return out
 
 
