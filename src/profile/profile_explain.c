@@ -97,8 +97,9 @@ static int most(const double *values, int n) {
     return best;
 }
 
-/* "Vector 40.1 %, DMA 20.0 %", the largest first; shares below a thousandth are left out. */
-static void put_workers(profile_buffer *b, const double *worker_ns, double whole_ns) {
+/* "Vector 40.1 %, DMA 20.0 %", the largest first; shares below a thousandth are left out. Returns
+ * what must stand before the next of the list. */
+static const char *put_workers(profile_buffer *b, const double *worker_ns, double whole_ns) {
     bool is_put[PROFILE_N_WORKERS] = {false};
     const char *between = "";
     for (int k = 0; k < PROFILE_N_WORKERS; k++) {
@@ -108,11 +109,12 @@ static void put_workers(profile_buffer *b, const double *worker_ns, double whole
         int worker = most(left, PROFILE_N_WORKERS);
         is_put[worker] = true;
         if (share(left[worker], whole_ns) < 0.001)
-            return;
+            break;
         profile_printf(b, "%s%s ", between, profile_worker_name(worker));
         put_share(b, worker_ns[worker], whole_ns);
         between = ", ";
     }
+    return between;
 }
 
 static void explain_path(story *s, profile_section *out) {
@@ -176,9 +178,9 @@ static void explain_lines(story *s, profile_section *out) {
         profile_printf(b, "%s", k ? "; " : "");
         put_share(b, ns, total_ns);
         profile_printf(b, " on %s (", s->lines.names[best]);
-        put_workers(b, line, total_ns);
+        const char *between = put_workers(b, line, total_ns);
         if (share(line[LINE_GAPS], total_ns) >= 0.001) {
-            profile_printf(b, ", waiting ");
+            profile_printf(b, "%swaiting ", between);
             put_share(b, line[LINE_GAPS], total_ns);
         }
         profile_printf(b, ")");

@@ -269,6 +269,7 @@ static void sentences_name_lines_engines_and_figures(void **state) {
     assert_true(says(&e, "5 members", "3.40 us", "launch"));
     assert_true(says(&e, "DMA 27.9 %", "Vector 26.5 %", "Scalar 9.4 %"));
     assert_true(says(&e, "model.py:10 (DMA 27.9 %, Sync 1.5 %, waiting 29.4 %)", "", ""));
+    assert_false(says(&e, "(,", "", ""));
     assert_true(says(&e, "Vector, the busiest engine", "2.50 us", "73.5 %"));
     assert_true(
         says(&e, "tensor_tensor", "until DMA has done dma_copy of model.py:10", "semaphore 0"));
