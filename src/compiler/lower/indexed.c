@@ -98,6 +98,13 @@ static bool is_element_of_row(graph_ints batching, graph_ints indices_batching,
     return is_ok && graph_type_count(indices) == graph_type_count(operand) / operand->dims[n];
 }
 
+/* Whether elements of rows are fetched from memory in less time than all columns are compared. */
+static bool is_quick_to_fetch(const lower *l, graph_value v) {
+    enum { MIN_COLS = 1024 /* assumed, as in passes/row_elements.c */ };
+    const graph_type *t = &l->g->types[v];
+    return l->values[v].state == VALUE_VIEW && t->rank > 0 && t->dims[t->rank - 1] >= MIN_COLS;
+}
+
 /* A fusion over [B, V] with the truth of (column == index of the row). */
 static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int64_t cols,
                                 bool is_clamped, fusion **out, fusion_in *is_hit) {
@@ -193,7 +200,7 @@ vtrn_status lower_indexed(lower *l, const graph_op *op, bool *is_done) {
             *is_done = true;
             return lower_row_gather(l, op);
         }
-        if (at->gather.offset_dims.n == 0 &&
+        if (at->gather.offset_dims.n == 0 && !is_quick_to_fetch(l, op->operands[0]) &&
             is_element_of_row(at->gather.operand_batching, at->gather.indices_batching,
                               at->gather.start_index_map, at->gather.collapsed,
                               &g->types[op->operands[0]], &g->types[op->operands[1]],

@@ -396,7 +396,7 @@ static vtrn_status replace_elements(rewriter *r, graph_op *op, const graph_op *s
 /* y + scatter(0, i, u), perhaps converted: a sum that is only converted waits for that. */
 static vtrn_status join_sum(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     const sums *s = ctx;
-    (void)is_dropped;
+    *is_dropped = false;
     const graph_op *sum = op;
     if (narrows(r->g, op)) {
         sum = r->maker[op->operands[0]];

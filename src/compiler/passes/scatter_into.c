@@ -35,7 +35,7 @@ static bool is_in_memory(const rewriter *r, graph_value v) {
 
 static vtrn_status join(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     const sums *s = ctx;
-    (void)is_dropped;
+    *is_dropped = false;
     for (int k = 0; k < 2 && op->kind == GRAPH_ADD; k++) {
         graph_value v = op->operands[k], base = op->operands[1 - k];
         const graph_op *scatter = scatter_into_zeros(r, s->uses, s->n_uses, v);

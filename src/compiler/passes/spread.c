@@ -136,7 +136,7 @@ static vtrn_status part_of(rewriter *r, const graph_op *like, const graph_op *st
 
 /* op, elementwise on a stack, becomes the stack of what it makes of each part. */
 static vtrn_status spread(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
-    (void)is_dropped;
+    *is_dropped = false;
     const graph_op *found = is_elementwise(op) ? stack_of(ctx, r, op) : NULL;
     if (!found)
         return NULL;

@@ -130,7 +130,7 @@ static bool is_term(const stacks *s, graph_value v, int dim) {
 
 static vtrn_status recognise(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     stacks *s = ctx;
-    (void)is_dropped;
+    *is_dropped = false;
     if (op->kind != GRAPH_ADD || op->results[0] >= s->n_values)
         return NULL;
     graph_value v = op->results[0];
@@ -146,7 +146,7 @@ static vtrn_status recognise(rewriter *r, void *ctx, graph_op *op, bool *is_drop
 /* First walk: the values that are padded tensors, and trees of their sums. */
 static vtrn_status mark(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     stacks *s = ctx;
-    (void)is_dropped;
+    *is_dropped = false;
     if (op->n_results != 1 || (op->kind != GRAPH_PAD && op->kind != GRAPH_ADD))
         return NULL;
     int8_t *dim = &s->dim[op->results[0]];

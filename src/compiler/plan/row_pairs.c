@@ -52,8 +52,8 @@ static double pairs_ns(const plan *p, const kernel_row_pairs *k) {
     vtrn_instr sum = {.opcode = VTRN_OP_MATMUL, .engine = VTRN_ENGINE_TENSOR};
     sum.ap[0] = tile_ap(&psum, rows, (uint32_t)k->cols);
     sum.ap[1] = tile_ap(&sbuf, rows, (uint32_t)k->cols);
-    double n_blocks = (double)((k->n + rows - 1) / rows);
-    double n_chunks = (double)((k->width + k->cols - 1) / k->cols);
+    double n_blocks = ceil((double)k->n / rows);
+    double n_chunks = ceil((double)k->width / (double)k->cols);
     double sums_ns =
         cost_instr(p->chip, &weights).ii_ns + k->n_parts * cost_instr(p->chip, &sum).ii_ns;
     double n_groups = ceil(n_blocks / k->n_blocks);
@@ -70,6 +70,8 @@ static double copies_ns(const plan *p, const kernel_row_pairs *k) {
 bool row_pairs_pay(const plan *p, kernel_row_pairs *k, uint64_t *sbuf_bytes) {
     int64_t rows = tile_max_rows(p->chip),
             out_bytes = (int64_t)dtype_size((vtrn_dtype)k->out.dtype);
+    if (out_bytes == 0 || k->width == 0)
+        return false;
     k->n_parts = k->is_finite ? 1 : FLOAT_PARTS;
     k->n_blocks = (int)least(least((p->chip->n_psum_banks - 1) / k->n_parts, ROW_PAIRS_MAX_BLOCKS),
                              (k->n + rows - 1) / rows);
