@@ -73,6 +73,10 @@ def erf_gelu(x):
     return 0.5 * x * (1 + lax.erf(x * np.float32(SQRT_HALF).astype(x.dtype)))
 
 
+def quotient_gelu(x):
+    return x * 0.5 * (1 + lax.erf(x / np.sqrt(2.0).astype(x.dtype)))
+
+
 def swish(x):
     return x / (1 + jnp.exp(-x))
 
@@ -98,6 +102,13 @@ FORMS = {
     "gelu gradient": (gradient(jax.nn.gelu), "logistic", limit(gelu_tanh_dx), True),
     "exact gelu": (exact_gelu, "gelu", limit(lambda x: x * special.ndtr(x)), False),
     "gelu by erf": (erf_gelu, "gelu", limit(lambda x: x * special.ndtr(x)), False),
+    "gelu by erf of a quotient": (quotient_gelu, "gelu", limit(lambda x: x * special.ndtr(x)), False),
+    "gradient of gelu by erf": (
+        gradient(erf_gelu), "gelu_dx", limit(lambda x: special.ndtr(x) + x * density(x)), True,
+    ),
+    "gradient of gelu by erf of a quotient": (
+        gradient(quotient_gelu), "gelu_dx", limit(lambda x: special.ndtr(x) + x * density(x)), True,
+    ),
     "exact gelu gradient": (
         gradient(exact_gelu), "gelu_dx", limit(lambda x: special.ndtr(x) + x * density(x)), True,
     ),

@@ -188,11 +188,14 @@ static const graph_op *constant_of(const rewriter *r, graph_value v) {
     return op && op->kind == GRAPH_CONSTANT ? op : NULL;
 }
 
-/* Whether the engines would give the same bits as the reference. */
+static bool is_elementwise(const graph_op *op) {
+    return op->kind <= GRAPH_CONVERT || op->kind == GRAPH_REDUCE_PRECISION;
+}
+
+/* Whether the engines would give the same bits as the reference. Numbers are the reference's in any
+ * case: no kernel computes them. */
 static bool is_exact(const rewriter *r, const graph_op *op) {
     bool is_of_floats = is_float(r, op->operands[0]);
-    if (op->kind > GRAPH_CONVERT || graph_kind_is_composite(op->kind))
-        return false;
     switch (op->kind) {
     case GRAPH_CBRT:
     case GRAPH_COSINE:
@@ -207,6 +210,7 @@ static bool is_exact(const rewriter *r, const graph_op *op) {
     case GRAPH_TAN:
     case GRAPH_TANH:
     case GRAPH_ATAN2:
+    case GRAPH_ERF:
     case GRAPH_POWER:
         return false;
     case GRAPH_DIVIDE:
@@ -304,7 +308,7 @@ static vtrn_status fold_elements(rewriter *r, graph_op *op, bool *is_done) {
 
 static vtrn_status fold_constants(rewriter *r, graph_op *op, bool *is_done) {
     if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > MAX_OPERANDS ||
-        (!is_exact(r, op) && !is_move(op)) || graph_type_count(type_of(r, op->results[0])) == 0)
+        (!is_elementwise(op) && !is_move(op)) || graph_type_count(type_of(r, op->results[0])) == 0)
         return NULL;
     bool is_of_splats = true;
     for (uint32_t i = 0; i < op->n_operands; i++) {
@@ -315,7 +319,7 @@ static vtrn_status fold_constants(rewriter *r, graph_op *op, bool *is_done) {
             constant->attrs.constant.is_splat || graph_type_count(type_of(r, op->operands[i])) == 1;
     }
     if (!is_of_splats)
-        return fold_elements(r, op, is_done);
+        return is_move(op) || is_exact(r, op) ? fold_elements(r, op, is_done) : NULL;
     if (!is_move(op))
         return fold_splats(r, op, is_done);
     become_constant(op, constant_of(r, op->operands[0])->attrs.constant.data, true);
