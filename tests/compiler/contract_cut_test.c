@@ -21,8 +21,8 @@ static contract_shape product_of(int64_t m, int64_t k, int64_t n, vtrn_dtype dty
     return (contract_shape){
         .n_batch = 1,
         .n_k = k,
-        .a = {.n_x = m, .turns = true, .run = k, .load_share = 1, .dtype = (uint8_t)dtype},
-        .b = {.n_x = n, .run = n, .load_share = 1, .dtype = (uint8_t)dtype},
+        .a = {.n_x = m, .turns = true, .run = k, .pitch = k, .dtype = (uint8_t)dtype},
+        .b = {.n_x = n, .run = n, .pitch = n, .dtype = (uint8_t)dtype},
         .dtype = (uint8_t)dtype,
         .out_dtype = (uint8_t)dtype,
         .tile_rows = m < 128 ? m : 128,
@@ -52,12 +52,25 @@ static void more_room_is_never_slower(void **state) {
  * large product. */
 static void large_products_are_bound_by_the_tensor_engine(void **state) {
     (void)state;
-    vtrn_chip chip = trn1();
+    vtrn_chip chip;
+    assert_null(chip_load("trn2", &chip));
     contract_shape s = product_of(4096, 4096, 4096, VTRN_DTYPE_BF16);
     contract_cut cut = contract_choose_cut(&chip, &s, 0, 0, TRN1_BYTES);
     double pe_ns = 2.0 * 4096 * 4096 * 4096 / chip.peak_tensor_flops * 1e9;
     assert_true(cut.ns < 1.2 * pe_ns);
-    assert_true(cut.n_a * cut.a_span >= 512 || cut.n_b * cut.block_cols >= 512);
+    assert_true(cut.n_a * cut.a_span >= 512 || cut.n_b * cut.b_span >= 512);
+}
+
+/* Rows of HBM that are a multiple of a page apart load slowly unless they are loaded whole. */
+static void rows_are_loaded_whole_where_parts_of_them_are_slow(void **state) {
+    (void)state;
+    vtrn_chip chip = trn1();
+    contract_shape s = product_of(4096, 4096, 4096, VTRN_DTYPE_BF16);
+    contract_cut slow = contract_choose_cut(&chip, &s, 0, 0, TRN1_BYTES);
+    assert_int_equal(slow.natural_cols, 4096);
+    chip.dma.strided_load_bytes_per_s = chip.dma.load_bytes_per_s;
+    contract_cut fast = contract_choose_cut(&chip, &s, 0, 0, TRN1_BYTES);
+    assert_true(fast.ns < slow.ns);
 }
 
 static void tiles_of_a_fusion_have_all_of_k(void **state) {
@@ -103,6 +116,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(more_room_is_never_slower),
         cmocka_unit_test(large_products_are_bound_by_the_tensor_engine),
+        cmocka_unit_test(rows_are_loaded_whole_where_parts_of_them_are_slow),
         cmocka_unit_test(tiles_of_a_fusion_have_all_of_k),
         cmocka_unit_test(a_long_k_is_taken_in_chunks),
         cmocka_unit_test(what_a_resident_has_needs_no_slots),

@@ -193,10 +193,9 @@ def profile(device, f, *shapes):
     return executable.profile()
 
 
-@pytest.mark.parametrize("chip", ["trn1", "trn2"])
-def test_large_products_keep_the_tensor_engine_busy(devices, chip):
+@pytest.mark.parametrize("chip, mfu", [("trn1", 0.6), ("trn2", 0.8)])
+def test_large_products_keep_the_tensor_engine_busy(devices, chip, mfu):
     size = (2048, 2048)
     plain = profile(devices(chip), lambda a, b: a @ b, size, size)
-    assert plain.tensor_active >= 0.85
-    assert plain.mfu >= 0.75
+    assert plain.mfu >= mfu
     assert plain.hbm_read_bytes <= 3 * 2 * 2048 * 2048 * 2

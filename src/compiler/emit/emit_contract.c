@@ -58,10 +58,20 @@ static bool assign_slot(contract_work *w, contract_ring *r, const contract_pass 
         if (i < 0 || w->n_fills == CONTRACT_MAX_FILLS)
             return false;
         r->slots[i] = (contract_slot){.batch = p->batch, .x = x, .k = p->k};
-        w->fills[(w->first_fill + w->n_fills++) % CONTRACT_MAX_FILLS] = (contract_fill){
+        w->fills[w->n_fills++] = (contract_fill){
             .ring = r, .slot = i, .pass = p->number, .n_items = (int)n_items(w, r, &r->slots[i])};
     }
-    r->slots[i].needed = p->number;
+    if (r->slots[i].needed < p->number)
+        r->slots[i].needed = p->number;
+    return true;
+}
+
+/* Gives the next pass without one its slot of the moving operand. */
+static bool assign_b(contract_work *w) {
+    const contract_pass *p = &w->b_assigned;
+    if (!assign_slot(w, &w->b, p, slot_x(&w->b, p->col)))
+        return false;
+    w->is_b_all_assigned = !contract_next_pass(w->c, &w->b_assigned);
     return true;
 }
 
@@ -73,10 +83,21 @@ static bool assign_pass(contract_work *w) {
     for (int64_t x = slot_x(&w->a, p->row); x < end; x += w->a.span)
         if (!assign_slot(w, &w->a, p, x))
             return false;
-    if (!assign_slot(w, &w->b, p, p->col))
-        return false;
+    while (!w->is_b_all_assigned && w->b_assigned.number <= p->number)
+        if (!assign_b(w))
+            return false;
     w->is_all_assigned = !contract_next_pass(w->c, &w->assigned);
     return true;
+}
+
+/* Gives slots to later passes while there are any. What streams without being transposed needs no
+ * buffer on its way: blocks of the moving operand may come long before the rows that they meet. */
+static void assign_ahead(contract_work *w) {
+    bool is_streamed = !w->b.turns && w->b.n * w->b.span < w->b.n_x;
+    while (!w->is_all_assigned && assign_pass(w))
+        continue;
+    while (is_streamed && !w->is_b_all_assigned && assign_b(w))
+        continue;
 }
 
 /* --- operands into slots -------------------------------------------------------------------------
@@ -91,10 +112,6 @@ static tile slot_tile(const contract_work *w, const contract_ring *r, int slot, 
                       int64_t x) {
     return sbuf_tile(w, r->addr + (uint32_t)slot * r->slot_bytes +
                             (uint32_t)(k_tile * r->span + x) * w->c->element_bytes);
-}
-
-static contract_fill *fill_at(contract_work *w, uint32_t i) {
-    return &w->fills[(w->first_fill + i) % CONTRACT_MAX_FILLS];
 }
 
 static bool is_filled(const contract_fill *f) {
@@ -165,6 +182,12 @@ static vtrn_status find_natural(const contract_work *w, const contract_fill *f,
     return NULL;
 }
 
+/* Transposes of n_x rows that one bank holds. */
+static int64_t turns_in_bank(const contraction *c, int64_t n_x) {
+    int64_t n = c->chip->psum_bank_bytes / (n_x * c->element_bytes);
+    return n < 1 ? 1 : n;
+}
+
 /* As many transposes as a bank of PSUM holds, and the copy that takes them to their slot. */
 static vtrn_status turn_bank(contract_work *w, contract_fill *f) {
     emitter *e = w->e;
@@ -176,8 +199,7 @@ static vtrn_status turn_bank(contract_work *w, contract_fill *f) {
     VTRN_RETURN_IF_ERROR(psum_next(e, &w->turns, 1, &psum));
     psum.dtype = natural.dtype;
     int64_t left = p.n_k - f->turned_cols, rows = least(left, size); /* of each transpose */
-    int64_t n = c->chip->psum_bank_bytes / (p.n_x * c->element_bytes);
-    n = least(n < 1 ? 1 : n, rows < size ? 1 : left / size);
+    int64_t n = least(turns_in_bank(c, p.n_x), rows < size ? 1 : left / size);
     for (int64_t i = 0; i < n; i++) {
         EMIT(transpose, e, PE_TRANSPOSE, TENSOR);
         transpose->ap[0] =
@@ -206,64 +228,89 @@ static vtrn_status turn_bank(contract_work *w, contract_fill *f) {
 }
 
 static void drop_filled(contract_work *w) {
-    while (w->n_fills && is_filled(fill_at(w, 0))) {
-        w->first_fill = (w->first_fill + 1) % CONTRACT_MAX_FILLS;
-        w->n_fills--;
-    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n_fills; i++)
+        if (!is_filled(&w->fills[i]))
+            w->fills[n++] = w->fills[i];
+    w->n_fills = n;
 }
 
-/* Loads what passes up to `most` need first, as far as there are buffers. Of what is needed later
- * than at once, a share: other transfers have their turns between. */
-static vtrn_status load_ahead(contract_work *w, uint64_t most) {
+/* Loads up to n items, as far as there are buffers. */
+static vtrn_status load_items(contract_work *w, contract_fill *f, int n) {
+    for (; n > 0 && can_load(w, f); n--)
+        VTRN_RETURN_IF_ERROR(load_item(w, f));
+    return NULL;
+}
+
+/* Loads what passes up to `most` need, in order, until one has no buffer. */
+static vtrn_status load_until(contract_work *w, uint64_t most) {
     for (uint32_t i = 0; i < w->n_fills; i++) {
-        contract_fill *f = fill_at(w, i);
-        uint64_t distance = f->pass > most ? f->pass - most : 0;
-        int n = f->n_items - f->n_loaded;
-        if (distance)
-            n = (int)parts(n, (int64_t)distance);
-        for (; n > 0 && can_load(w, f); n--)
-            VTRN_RETURN_IF_ERROR(load_item(w, f));
+        contract_fill *f = &w->fills[i];
+        if (f->pass > most)
+            continue;
+        VTRN_RETURN_IF_ERROR(load_items(w, f, f->n_items));
         if (f->n_loaded < f->n_items)
             return NULL;
     }
     return NULL;
 }
 
+/* Of what passes beyond `most` need, a share: other transfers have their turns between. */
+static vtrn_status load_shares(contract_work *w, uint64_t most) {
+    for (uint32_t i = 0; i < w->n_fills; i++) {
+        contract_fill *f = &w->fills[i];
+        int n = f->n_items - f->n_loaded;
+        if (f->pass > most)
+            n = (int)parts(n, (int64_t)(f->pass - most));
+        VTRN_RETURN_IF_ERROR(load_items(w, f, n));
+        if (f->ring->turns && f->n_loaded < f->n_items)
+            return NULL; /* buffers go to the fills in turn */
+    }
+    return NULL;
+}
+
 /* The first fill with something to transpose for a pass up to `most`, or NULL. */
 static contract_fill *next_turn(contract_work *w, uint64_t most) {
-    for (uint32_t i = 0; i < w->n_fills && fill_at(w, i)->pass <= most; i++) {
-        contract_fill *f = fill_at(w, i);
+    for (uint32_t i = 0; i < w->n_fills; i++) {
+        contract_fill *f = &w->fills[i];
         if (f->ring->turns && f->n_turned < f->n_items)
-            return f->n_turned < f->n_loaded ? f : NULL;
+            return f->pass <= most && f->n_turned < f->n_loaded ? f : NULL;
     }
     return NULL;
 }
 
 /* Banks that are to be transposed for passes up to `most`, with what is loaded. */
-static int64_t n_turns(contract_work *w, uint64_t most) {
+static int64_t n_turns(const contract_work *w, uint64_t most) {
     int64_t n = 0, size = contract_pe_size(w->c->chip);
-    for (uint32_t i = 0; i < w->n_fills && fill_at(w, i)->pass <= most; i++) {
-        const contract_fill *f = fill_at(w, i);
-        int64_t k_tiles = parts(w->c->cut.natural_cols, size);
-        if (f->ring->turns)
-            n += (f->n_loaded - f->n_turned) * k_tiles;
+    int64_t k_tiles = parts(w->c->cut.natural_cols, size);
+    for (uint32_t i = 0; i < w->n_fills; i++) {
+        const contract_fill *f = &w->fills[i];
+        if (f->ring->turns && f->pass <= most)
+            n += (f->n_loaded - f->n_turned) *
+                 parts(k_tiles, turns_in_bank(w->c, least(f->ring->span, size)));
     }
     return n;
 }
 
+static bool has_fill(const contract_work *w, uint64_t pass) {
+    for (uint32_t i = 0; i < w->n_fills; i++)
+        if (w->fills[i].pass <= pass)
+            return true;
+    return false;
+}
+
 /* Everything that the pass needs. */
 static vtrn_status fill_pass(contract_work *w, uint64_t pass) {
-    for (;;) {
-        drop_filled(w);
-        if (!w->n_fills || fill_at(w, 0)->pass > pass)
-            return NULL;
-        VTRN_RETURN_IF_ERROR(load_ahead(w, pass));
+    drop_filled(w);
+    while (has_fill(w, pass)) {
+        VTRN_RETURN_IF_ERROR(load_until(w, pass));
         contract_fill *f = next_turn(w, pass);
         if (f)
             VTRN_RETURN_IF_ERROR(turn_bank(w, f));
-        else
-            VTRN_CHECK(is_filled(fill_at(w, 0)), "an operand of one slot has a buffer to load to");
+        drop_filled(w);
+        VTRN_CHECK(f || !has_fill(w, pass), "an operand of one slot has a buffer to load to");
     }
+    return NULL;
 }
 
 /* --- products -----------------------------------------------------------------------------------
@@ -274,7 +321,7 @@ static vtrn_status operand_tile(const contract_work *w, const contract_ring *r,
                                 const contract_pass *p, int64_t k_tile, int64_t x, int64_t n_x,
                                 tile *t) {
     if (r->n) {
-        int64_t first = r == &w->a ? slot_x(r, x) : x;
+        int64_t first = slot_x(r, x);
         *t = slot_tile(w, r, find_slot(r, p, first), k_tile, x - first);
         return NULL;
     }
@@ -319,9 +366,8 @@ static vtrn_status run_pass(contract_work *w) {
     while (!w->is_all_assigned && w->assigned.number <= p.number)
         VTRN_CHECK(assign_pass(w), "a pass has the slots that it needs");
     VTRN_RETURN_IF_ERROR(fill_pass(w, p.number));
-    while (!w->is_all_assigned && assign_pass(w))
-        continue;
-    VTRN_RETURN_IF_ERROR(load_ahead(w, p.number + w->load_ahead));
+    assign_ahead(w);
+    VTRN_RETURN_IF_ERROR(load_until(w, p.number + w->load_ahead));
     int banks = psum_banks_for(c->chip, contract_pass_cols(c, &p));
     for (int64_t i = 0; i < n_tiles && p.k == 0; i++)
         VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, banks, w->psum[i]));
@@ -339,7 +385,7 @@ static vtrn_status run_pass(contract_work *w) {
         }
     contract_next_pass(c, &w->next);
     drop_filled(w);
-    return load_ahead(w, w->next.number + w->load_ahead);
+    return load_shares(w, w->next.number + w->load_ahead);
 }
 
 /* The sums of a row tile in their banks. */
@@ -368,7 +414,7 @@ static contract_ring ring_of(contract_work *w, bool is_a) {
     contract_ring r = {.o = is_a ? &c->spec->a : &c->spec->b,
                        .from = is_a ? c->a_from : c->b_from,
                        .n_x = is_a ? c->n_m : c->n_n,
-                       .span = is_a ? cut->a_span : cut->block_cols,
+                       .span = is_a ? cut->a_span : cut->b_span,
                        .slot_bytes = is_a ? cut->a_bytes : cut->b_bytes,
                        .n = is_a ? cut->n_a : cut->n_b};
     r.turns_by_dma = contract_turns_by_dma(c, r.o);
@@ -391,7 +437,7 @@ static vtrn_status begin(contract_work *w, contract_banks banks) {
     w->b = ring_of(w, false);
     w->natural_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_natural * c->cut.natural_bytes);
     w->out_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_out * c->cut.out_bytes);
-    w->next = w->assigned = contract_first_pass();
+    w->next = w->assigned = w->b_assigned = contract_first_pass();
     double turn_ns = chip->cost.tensor_latency_ns + 2 * chip->cost.vector_latency_ns;
     double load_ns = 2 * (chip->dma.start_ns + chip->dma.complete_ns);
     w->turn_ahead = passes_in(c, turn_ns);

@@ -40,11 +40,11 @@ typedef struct contract_work {
     emitter *e;
     const contraction *c;
     contract_ring a, b;
-    contract_pass next;     /* to run */
-    contract_pass assigned; /* the first without slots */
-    bool is_all_assigned;
-    contract_fill fills[CONTRACT_MAX_FILLS]; /* a queue */
-    uint32_t first_fill, n_fills;
+    contract_pass next;                 /* to run */
+    contract_pass assigned, b_assigned; /* the first without slots, or without that of b */
+    bool is_all_assigned, is_b_all_assigned;
+    contract_fill fills[CONTRACT_MAX_FILLS]; /* those transposed in the order of their passes */
+    uint32_t n_fills;
     uint32_t natural_addr, out_addr;
     uint32_t n_natural_loaded, n_natural_turned, flip_out;
     uint64_t load_ahead, turn_ahead; /* passes between a load, a transpose and their use */

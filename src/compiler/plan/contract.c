@@ -137,16 +137,24 @@ bool contract_turns_by_dma(const contraction *c, const contract_operand *o) {
            is_even(o->x, o->n_x) && is_even(o->k, o->n_k);
 }
 
+/* Elements from an index to the next. */
+static int64_t step_of(const view_factor *f, int n) {
+    for (int i = n - 1; i >= 0; i--)
+        if (f[i].size > 1)
+            return f[i].stride;
+    return 0;
+}
+
 static contract_side side_of(const contraction *c, const contract_operand *o) {
     bool by_dma = contract_turns_by_dma(c, o), turns = contract_turns(c->chip, o) && !by_dma;
     const resident *from = o == &c->spec->a ? c->a_from : c->b_from;
+    bool is_across = turns || by_dma; /* rows are those of x */
     return (contract_side){.n_x = size_of(o->x, o->n_x),
                            .turns = turns,
                            .is_resident = from != NULL,
-                           .run = by_dma  ? INT64_MAX
-                                  : turns ? stretch_of(o->k, o->n_k)
-                                          : stretch_of(o->x, o->n_x),
-                           .load_share = by_dma ? c->chip->dma.transpose_factor : 1,
+                           .turns_by_dma = by_dma,
+                           .run = is_across ? stretch_of(o->k, o->n_k) : stretch_of(o->x, o->n_x),
+                           .pitch = is_across ? step_of(o->x, o->n_x) : step_of(o->k, o->n_k),
                            .dtype = o->dtype};
 }
 

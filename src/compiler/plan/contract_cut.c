@@ -108,12 +108,30 @@ static double matmul_ns(const rates *r, int64_t cols) {
     return fmax(r->bank_ns * (double)cols / (double)r->bank_cols, least_ns);
 }
 
-/* ns between the starts of many transfers of [rows, cols]. */
-static double transfer_ns(const rates *r, bool is_store, int64_t rows, int64_t cols, int64_t run,
-                          uint8_t dtype) {
-    double size = (double)dtype_size((vtrn_dtype)dtype);
-    transfer_cost cost = cost_tile_transfer(r->chip, is_store, (double)rows, (double)cols * size,
-                                            (double)least(run, cols) * size);
+/* ns between the starts of many stores of [rows, cols]. */
+static double store_ns(const rates *r, int64_t rows, int64_t cols) {
+    double row_bytes = (double)cols * (double)dtype_size((vtrn_dtype)r->s->out_dtype);
+    transfer_cost cost = cost_tile_transfer(r->chip, true, (double)rows, row_bytes, row_bytes);
+    return cost_transfer_interval_ns(r->chip, &cost, 1);
+}
+
+/* The same of loads; with turns_by_dma, rows and columns are those in HBM. */
+static double load_ns(const rates *r, const contract_side *side, int64_t rows, int64_t cols) {
+    int64_t run = least(side->run, cols);
+    vtrn_instr dma = {.opcode = VTRN_OP_DMA_COPY, .engine = VTRN_ENGINE_SYNC};
+    dma.ap[0] = ap_of(VTRN_SPACE_SBUF, r->s->dtype, rows, cols);
+    dma.ap[1] = ap_of(VTRN_SPACE_HBM, side->dtype, rows, run);
+    dma.ap[1].partition_step = side->pitch;
+    if (run < cols) { /* runs that are apart */
+        dma.ap[1].n_dims = 2;
+        dma.ap[1].dim[0] = (vtrn_dim){(int32_t)(2 * run), (uint32_t)parts(cols, run)};
+        dma.ap[1].dim[1] = (vtrn_dim){1, (uint32_t)run};
+    }
+    if (side->turns_by_dma) {
+        dma.opcode = VTRN_OP_DMA_TRANSPOSE;
+        dma.ap[0] = ap_of(VTRN_SPACE_SBUF, side->dtype, cols, rows);
+    }
+    transfer_cost cost = cost_transfer(r->chip, &dma);
     return cost_transfer_interval_ns(r->chip, &cost, 1);
 }
 
@@ -134,7 +152,7 @@ static slot_cost slot_cost_of(const rates *r, const contract_side *side, const c
     int64_t x_rows = least(span, r->pe);
     if (side->turns) {
         int64_t loads = x_tiles * parts(cut->chunk_k, cut->natural_cols);
-        double one_ns = transfer_ns(r, false, x_rows, cut->natural_cols, side->run, side->dtype);
+        double one_ns = load_ns(r, side, x_rows, cut->natural_cols);
         c.load_ns = side->is_resident ? 0 : (double)loads * one_ns;
         if (!side->is_resident)
             c.buffer_ns = (double)loads * (one_ns + chip->dma.start_ns + chip->dma.complete_ns);
@@ -143,8 +161,9 @@ static slot_cost slot_cost_of(const rates *r, const contract_side *side, const c
         double copies = (double)(x_tiles * parts(k_tiles, per_bank < 1 ? 1 : per_bank));
         c.copy_ns = copies * r->copy_start_ns + (double)(span * k_tiles) * r->copy_col_ns;
     } else if (!side->is_resident) {
-        c.load_ns = (double)k_tiles *
-                    transfer_ns(r, false, least(cut->chunk_k, r->pe), span, side->run, side->dtype);
+        int64_t k = least(cut->chunk_k, r->pe);
+        double one_ns = side->turns_by_dma ? load_ns(r, side, span, k) : load_ns(r, side, k, span);
+        c.load_ns = (double)k_tiles * one_ns;
     }
     c.latency_ns = c.load_ns + c.turn_ns + c.copy_ns + (side->turns ? r->turn_latency_ns : 0);
     c.buffer_ns += side->is_resident || !side->turns ? 0 : c.turn_ns + c.copy_ns;
@@ -166,18 +185,19 @@ static fills fills_of(const contract_shape *s, const contract_cut *cut) {
     int64_t n_m = s->a.n_x, n_n = s->b.n_x;
     int64_t rows = least(cut->group_rows, n_m), cols = least(cut->turn_cols, n_n);
     int64_t chunks = parts(s->n_k, cut->chunk_k), blocks = parts(n_n, cut->block_cols);
+    int64_t b_slots = parts(n_n, cut->b_span);
     int64_t groups = parts(n_m, rows), turns = parts(n_n, cols);
     int64_t tiles = parts(n_m, s->tile_rows);
-    double a = (double)(parts(n_m, cut->a_span) * chunks), b = (double)(blocks * chunks);
+    double a = (double)(parts(n_m, cut->a_span) * chunks), b = (double)(b_slots * chunks);
     fills f = {.a_stays =
                    chunks == 1 && (cut->n_a == 0 || turns == 1 || cut->n_a * cut->a_span >= rows),
-               .b_stays = chunks == 1 && (cut->n_b == 0 || cut->n_b >= blocks)};
+               .b_stays = chunks == 1 && (cut->n_b == 0 || cut->n_b >= b_slots)};
     if (chunks > 1) {
         f.a = a * (double)blocks;
         f.b = b * (double)parts(tiles, cut->n_together);
     } else {
         f.a = f.a_stays ? a : a * (double)turns;
-        bool holds_turn = cut->n_b >= parts(cols, cut->block_cols);
+        bool holds_turn = cut->n_b * cut->b_span >= cols;
         f.b = f.b_stays ? b : b * (double)(holds_turn ? groups : tiles);
     }
     f.a *= (double)s->n_batch;
@@ -212,6 +232,12 @@ static double columns_ns(const rates *r, int64_t n, int64_t block_cols) {
     return (double)k_tiles * (fmax(stream_ns, weights_ns) + SEEN_SHARE * weights_ns);
 }
 
+/* Of engines that work beside each other: about the longest, and more where they are equally busy,
+ * for then each waits for the others now and then. The fourth power is assumed. */
+static double together_ns(double a, double b, double c) {
+    return sqrt(sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
+}
+
 static void weigh(const rates *r, contract_cut *cut) {
     const contract_shape *s = r->s;
     int64_t n_m = s->a.n_x, n_n = s->b.n_x, chunks = parts(s->n_k, cut->chunk_k);
@@ -224,16 +250,14 @@ static void weigh(const rates *r, contract_cut *cut) {
         n_tiles * ((double)n_n * r->copy_col_ns + (double)parts(n_n, bank) * r->copy_start_ns);
     fills f = fills_of(s, cut);
     slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, n_m));
-    slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->block_cols, n_n));
-    double load_ns = f.a * a.load_ns + f.b * b.load_ns;
+    slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->b_span, n_n));
+    double moved_ns = f.a * a.load_ns + f.b * b.load_ns;
     a.latency_ns += b.load_ns * fmin(1, f.b / f.a); /* they share the rings */
     b.latency_ns += a.load_ns * fmin(1, f.a / f.b);
     pe_ns += f.a * a.turn_ns + f.b * b.turn_ns;
     copy_ns += f.a * a.copy_ns + f.b * b.copy_ns;
     if (s->is_stored)
-        load_ns +=
-            n_tiles * n_blocks *
-            transfer_ns(r, true, s->tile_rows, cut->block_cols, cut->block_cols, s->out_dtype);
+        moved_ns += n_tiles * n_blocks * store_ns(r, s->tile_rows, cut->block_cols);
     int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
     int together = (int)parts(cut->n_together * s->tile_rows, cut->a_span);
     bool a_holds = chunks == 1 && turn_cols < n_n && f.a_stays;
@@ -247,10 +271,10 @@ static void weigh(const rates *r, contract_cut *cut) {
         b_work_ns = cut->n_together * tile_ns;
     } else {
         a_work_ns = tiles_of_slot * columns_ns(r, turn_cols, cut->block_cols);
-        bool holds_turn = cut->n_b >= parts(turn_cols, cut->block_cols);
+        bool holds_turn = cut->n_b * cut->b_span >= turn_cols;
         double rows = holds_turn ? (double)parts(group_rows, s->tile_rows) : 1;
-        b_needed = holds_turn ? (int)parts(turn_cols, cut->block_cols) : 1;
-        b_work_ns = rows * columns_ns(r, least(cut->block_cols, n_n), cut->block_cols);
+        b_needed = holds_turn ? (int)parts(turn_cols, cut->b_span) : 1;
+        b_work_ns = rows * columns_ns(r, least(cut->b_span, n_n), cut->block_cols);
     }
     int a_ahead = cut->n_a - a_needed + (a_holds && f.a <= a_needed);
     int b_ahead = f.b_stays ? cut->n_b : cut->n_b - b_needed;
@@ -259,7 +283,7 @@ static void weigh(const rates *r, contract_cut *cut) {
         stalls_ns += stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
     if (cut->n_b && f.b > 1)
         stalls_ns += stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
-    double ns = fmax(fmax(pe_ns + stalls_ns, load_ns), copy_ns / r->copies_abreast);
+    double ns = together_ns(pe_ns + stalls_ns, moved_ns, copy_ns / r->copies_abreast);
     cut->ns = ns + a.latency_ns + b.latency_ns;
     double n_sets = (double)(s->n_batch * parts(parts(n_m, s->tile_rows), cut->n_together));
     cut->pass_ns = ns / (n_sets * n_blocks * (double)chunks);
@@ -270,7 +294,7 @@ static void size_up(const rates *r, contract_cut *cut) {
     int64_t k_tiles = parts(cut->chunk_k, r->pe);
     bool has_natural = (s->a.turns && !s->a.is_resident) || (s->b.turns && !s->b.is_resident);
     cut->a_bytes = rounded(k_tiles * cut->a_span * r->k_size);
-    cut->b_bytes = rounded(k_tiles * cut->block_cols * r->k_size);
+    cut->b_bytes = rounded(k_tiles * cut->b_span * r->k_size);
     cut->natural_bytes = rounded(cut->natural_cols * r->k_size);
     cut->out_bytes = rounded(cut->block_cols * (int64_t)dtype_size((vtrn_dtype)s->out_dtype));
     if (s->a.is_resident && !s->a.turns)
@@ -317,14 +341,13 @@ static void try_cut(search *q, contract_cut cut) {
 /* With buffers as SBUF has room for them. */
 static void try_buffers(search *q, contract_cut cut) {
     const contract_shape *s = q->r.s;
-    int64_t pe = q->r.pe, row_bytes = q->r.chip->dma.max_descriptor_bytes;
-    int64_t wide = row_bytes / q->r.k_size / pe * pe;
+    int64_t pe = q->r.pe, wide = q->r.chip->dma.max_descriptor_bytes / q->r.k_size / pe * pe;
+    wide = wide > pe ? wide : pe;
     const struct {
         int64_t natural_cols;
         int n_natural, n_out;
-    } tried[] = {
-        {wide > pe ? wide : pe, 4, MAX_OUT}, {wide > pe ? wide : pe, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
-    for (int i = 0; i < 4; i++) {
+    } tried[] = {{wide, 4, MAX_OUT}, {cut.chunk_k, 2, 2}, {wide, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
+    for (int i = 0; i < 5; i++) {
         cut.natural_cols = least(tried[i].natural_cols, cut.chunk_k);
         cut.n_natural = tried[i].n_natural;
         cut.n_out = tried[i].n_out;
@@ -334,19 +357,34 @@ static void try_buffers(search *q, contract_cut cut) {
     }
 }
 
-static void try_b(search *q, contract_cut cut) {
+static void try_b_slots(search *q, contract_cut cut) {
     const contract_shape *s = q->r.s;
-    int64_t blocks = parts(s->b.n_x, cut.block_cols);
+    int64_t slots = parts(s->b.n_x, cut.b_span);
     bool is_whole = cut.chunk_k >= s->n_k;
     for (int n = 1; n <= MAX_BUFFERS; n *= 2) {
         cut.n_b = n;
         try_buffers(q, cut);
-        if (is_whole && s->n_batch == 1 && n >= blocks)
+        if (is_whole && s->n_batch == 1 && n >= slots)
             return;
     }
-    if (is_whole && blocks > MAX_BUFFERS && blocks <= CONTRACT_MAX_SLOTS) {
-        cut.n_b = (int)blocks;
+    if (is_whole && slots > MAX_BUFFERS && slots <= CONTRACT_MAX_SLOTS) {
+        cut.n_b = (int)slots;
         try_buffers(q, cut);
+    }
+}
+
+/* A slot has a block of columns, those of a turn, or all. */
+static void try_b(search *q, contract_cut cut) {
+    const contract_shape *s = q->r.s;
+    cut.b_span = cut.block_cols;
+    try_b_slots(q, cut);
+    if (cut.turn_cols > cut.block_cols && cut.turn_cols < s->b.n_x) {
+        cut.b_span = cut.turn_cols;
+        try_b_slots(q, cut);
+    }
+    if (s->b.n_x > cut.block_cols) {
+        cut.b_span = s->b.n_x;
+        try_b_slots(q, cut);
     }
 }
 
@@ -423,22 +461,28 @@ contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *sh
     int64_t most = least(most_banks * q.r.bank_cols, shape->b.n_x);
     if (turn_cols)
         most = least(most, turn_cols);
-    int64_t first = q.r.bank_cols;
+    /* blocks divide a turn that is not all; else they are a power of 2 of a bank, or all */
+    bool has_turns = turn_cols && turn_cols < shape->b.n_x;
+    int64_t first = has_turns ? turn_cols : q.r.bank_cols;
     while (first < most)
         first *= 2;
     /* what is transposed from a resident has its rows in tiles of the PE array's size */
     bool is_aligned = shape->b.turns && shape->b.is_resident;
-    for (int64_t cols = first; cols >= LEAST_BLOCK_COLS || cols == first; cols /= 2) {
-        if (cols / 2 >= most && cols > LEAST_BLOCK_COLS)
-            continue;
+    for (int64_t cols = first;; cols /= 2) {
+        bool is_wide = has_turns ? cols > most : cols / 2 >= most;
+        bool is_last =
+            has_turns ? cols % 2 || cols / 2 < LEAST_BLOCK_COLS : cols / 2 < LEAST_BLOCK_COLS;
         if (is_aligned && q.has_best && cols % q.r.pe)
             break;
         contract_cut cut = {.block_cols = least(cols, most), .n_together = 1};
         cut.turn_cols = turn_cols ? turn_cols : cut.block_cols;
         cut.chunk_k = shape->n_k;
-        try_groups(&q, cut, group_rows);
-        if (!shape->keeps_whole_k)
+        if (!is_wide || is_last)
+            try_groups(&q, cut, group_rows);
+        if ((!is_wide || is_last) && !shape->keeps_whole_k)
             try_chunks(&q, cut, group_rows);
+        if (is_last)
+            break;
     }
     return q.best;
 }

@@ -29,10 +29,12 @@ enum {
 typedef struct contract_side {
     int64_t n_x;       /* m of the stationary operand, n of the moving one */
     bool turns;        /* loaded with x on the partitions and transposed on the PE array */
+    bool turns_by_dma; /* transposed on its way from HBM */
     bool is_resident;  /* in SBUF already, nothing is loaded */
-    int64_t run;       /* elements side by side in HBM, in the direction of a tile's columns */
-    double load_share; /* throughput of its loads: 1 is a plain copy's */
-    uint8_t dtype;     /* in HBM */
+    /* In HBM, of what is loaded as rows and columns of a tile: elements side by side along the
+     * columns, and from one row to the next. */
+    int64_t run, pitch;
+    uint8_t dtype; /* in HBM */
 } contract_side;
 
 typedef struct contract_shape {
@@ -50,6 +52,7 @@ typedef struct contract_cut {
     int64_t group_rows, turn_cols, block_cols, chunk_k;
     int n_together;       /* row tiles that share a chunk of the moving operand */
     int64_t a_span;       /* rows of m in a slot */
+    int64_t b_span;       /* columns of n in a slot: several blocks where wide loads are faster */
     int n_a, n_b;         /* slots; 0: read where the resident is */
     int n_natural, n_out; /* buffers of what is loaded for transposing, and of results */
     int64_t natural_cols; /* of k */

@@ -139,10 +139,14 @@ static double round_trip_ns(const map_plan *m, const contraction *c) {
 static bool pays_alone(const map_plan *m) {
     const double GAIN = 2; /* less is not worth a kernel that waits for another: assumed */
     for (int i = 0; i < m->n_contracts; i++) {
+        const contraction *c = &m->contracts[i];
+        double n_products = (double)c->n_batch * (double)c->n_m * (double)c->n_n * (double)c->n_k;
+        if (c->cut.ns <= GAIN * 2 * n_products / c->chip->peak_tensor_flops * 1e9)
+            continue; /* no cut can be that much faster */
         contraction alone;
-        contract_start(m->p->chip, m->contracts[i].spec, &alone);
+        contract_start(m->p->chip, c->spec, &alone);
         contract_cut_kernel(&alone, m->p->sbuf_limit);
-        if (GAIN * (alone.cut.ns + round_trip_ns(m, &alone)) < m->contracts[i].cut.ns)
+        if (GAIN * (alone.cut.ns + round_trip_ns(m, &alone)) < c->cut.ns)
             return true;
     }
     return false;

@@ -48,7 +48,7 @@ static void print_cut(const contraction *c, FILE *out) {
     if (cut->n_together > 1)
         fprintf(out, ", %d tiles together", cut->n_together);
     fprintf(out, ", slots %d of %lld rows + %d of %lld columns", cut->n_a, (long long)cut->a_span,
-            cut->n_b, (long long)cut->block_cols);
+            cut->n_b, (long long)cut->b_span);
     if (cut->n_natural)
         fprintf(out, " + %d natural of %lld", cut->n_natural, (long long)cut->natural_cols);
     fprintf(out, ", banks %d + %d", c->banks.sums, c->banks.turns);

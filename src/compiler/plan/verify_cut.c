@@ -8,7 +8,7 @@
 static vtrn_status check_sizes(const plan *p, const kernel *k, const contraction *c) {
     const contract_cut *cut = &c->cut;
     if (cut->group_rows <= 0 || cut->turn_cols <= 0 || cut->block_cols <= 0 || cut->chunk_k <= 0 ||
-        cut->n_together <= 0 || cut->a_span <= 0)
+        cut->n_together <= 0 || cut->a_span <= 0 || cut->b_span <= 0)
         return verify_failed(p, k, "a contraction is cut into parts of nothing");
     int64_t rows = cut->n_together * c->tile_rows;
     int64_t a_slots = (rows + cut->a_span - 1) / cut->a_span;
@@ -25,6 +25,12 @@ static vtrn_status check_sizes(const plan *p, const kernel *k, const contraction
     if (has_chunks && cut->chunk_k % contract_pe_size(c->chip))
         return verify_failed(p, k, "chunks of %lld of k cut a tile of weights",
                              (long long)cut->chunk_k);
+    bool is_all = cut->b_span >= c->n_n, has_turns = cut->turn_cols < c->n_n;
+    if ((!is_all && cut->b_span % cut->block_cols) ||
+        (!is_all && has_turns && cut->turn_cols % cut->b_span))
+        return verify_failed(p, k, "slots of %lld columns cut a block of %lld, or a turn of %lld",
+                             (long long)cut->b_span, (long long)cut->block_cols,
+                             (long long)cut->turn_cols);
     if (cut->group_rows < c->n_m && cut->group_rows % cut->a_span)
         return verify_failed(p, k, "groups of %lld rows cut a slot of %lld",
                              (long long)cut->group_rows, (long long)cut->a_span);
