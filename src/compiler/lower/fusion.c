@@ -187,49 +187,6 @@ vtrn_status lower_close_all(lower *l) {
     return verify_flush(l);
 }
 
-/* Whether all that is left to do with v is to join it with other parts of a tensor. */
-static bool is_only_joined(const lower *l, graph_value v) {
-    const lower_value *value = &l->values[v];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < value->n_uses; i++) {
-        uint32_t op_i = l->use_op_i[value->first_use + i];
-        n += op_i > l->op_i && l->ops[op_i]->kind == GRAPH_CONCATENATE;
-    }
-    return n == value->uses;
-}
-
-vtrn_status lower_close_finished(lower *l, graph_value v) {
-    if (l->values[v].state != VALUE_NODE || !l->values[v].uses)
-        return NULL;
-    fusion *f = l->values[v].fusion;
-    for (int i = 0; i < f->n_values; i++)
-        if (l->values[f->values[i].value].uses && !is_only_joined(l, f->values[i].value))
-            return NULL;
-    return fusion_close(l, f);
-}
-
-static bool reads(const fusion *f, uint32_t slot) {
-    for (int i = 0; i < f->n_nodes; i++) {
-        const fusion_node *node = &f->nodes[i];
-        if (node->op == FUSION_LOAD && node->source_view.slot == slot)
-            return true;
-        if (node->op == FUSION_CONTRACT &&
-            (node->spec->a.slot == slot || node->spec->b.slot == slot))
-            return true;
-    }
-    return false;
-}
-
-vtrn_status lower_close_readers(lower *l, uint32_t slot) {
-    for (fusion *f = l->fusions; f;) {
-        bool is_reader = reads(f, slot);
-        if (is_reader)
-            VTRN_RETURN_IF_ERROR(fusion_close(l, f));
-        f = is_reader ? l->fusions : f->next; /* closing one takes it out of the list */
-    }
-    return verify_flush(l);
-}
-
 void lower_drop_open(lower *l) {
     for (fusion *f = l->fusions, *next; f; f = next) {
         next = f->next;

@@ -117,9 +117,10 @@ vtrn_status lower_region(lower *l, const graph_region *region);
 
 /* Closes every open fusion. */
 vtrn_status lower_close_all(lower *l);
-/* Closes the fusion of v when all of its values only wait for being joined with other parts: the
- * kernel comes here, and not where the last part does. */
-vtrn_status lower_close_finished(lower *l, graph_value v);
+/* Closes fusions all of whose values only wait for being joined with other parts, when those that
+ * read the same elements of arguments are closed: the kernels come here, and not where the last
+ * part does. */
+vtrn_status lower_close_finished(lower *l);
 /* Closes those that read the tensor, which is about to be overwritten. */
 vtrn_status lower_close_readers(lower *l, uint32_t slot);
 void lower_drop_open(lower *l); /* frees open fusions; nothing is emitted */

@@ -132,8 +132,7 @@ static vtrn_status lower_ops(lower *l, const graph_region *region) {
                                         op->place);
         for (uint32_t o = 0; o < op->n_operands; o++)
             lower_used(l, op->operands[o]);
-        if (op->n_results == 1)
-            VTRN_RETURN_IF_ERROR(lower_close_finished(l, op->results[0]));
+        VTRN_RETURN_IF_ERROR(lower_close_finished(l));
         if (l->options->has_no_fusion)
             VTRN_RETURN_IF_ERROR(lower_close_all(l));
     }
