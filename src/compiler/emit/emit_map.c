@@ -1,6 +1,7 @@
 /* Map kernels: the loop over tiles, unrolled. */
 #include "compiler/emit/elementwise_parts.h"
 #include "compiler/emit/emit_contract.h"
+#include "compiler/emit/emit_conv.h"
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/plan/fusion_fold.h"
@@ -20,6 +21,8 @@ typedef struct map_work {
     uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
     uint32_t row_base[2]; /* FUSION_PASSES: of the buffers of values of one a row */
     contract_work *contracts;
+    conv_work conv;
+    int64_t row_block; /* of the turn at hand */
 } map_work;
 
 static vtrn_status fill(emitter *e, const tile *t, uint32_t cols, double value) {
@@ -65,6 +68,8 @@ static vtrn_status load_columns(map_work *x, const fusion_node *node, int64_t ro
 static vtrn_status place_contracts_and_sums(map_work *x) {
     contract_banks share[FUSION_MAX_CONTRACTS];
     map_share_banks(x->m, share);
+    if (x->f->conv)
+        return conv_work_begin(x->e, &x->m->conv, &x->conv);
     x->contracts = ARENA_NEW(&x->e->tmp, contract_work, (size_t)x->m->n_contracts);
     if (!x->contracts && x->m->n_contracts)
         return VTRN_OUT_OF_MEMORY(sizeof *x->contracts);
@@ -98,7 +103,8 @@ static vtrn_status place_map_tiles(map_work *x) {
             node->t.addr = emit_sbuf_alloc(e, fusion_is_wide_sum(f, node) ? wide_bytes
                                               : node->is_column           ? sum_bytes
                                               : node->shape == NODE_COL   ? col_bytes
-                                                                          : FUSION_ROW_TILE_BYTES);
+                                                                          : map_held_bytes(node));
+        node->row_addr = node->t.addr;
     }
     VTRN_RETURN_IF_ERROR(place_contracts_and_sums(x));
     for (int i = 0; i < m->n_consts; i++) {
@@ -115,6 +121,21 @@ static vtrn_status place_map_tiles(map_work *x) {
     return NULL;
 }
 
+/* Values of one a row that are loaded before the loop: the same for all row blocks, or a tile for
+ * each. */
+static vtrn_status load_rows_once(map_work *x, fusion_node *node, int64_t rows) {
+    int64_t step = fusion_row_step(x->m);
+    int64_t n_rows = node->n_row_blocks ? x->f->n / x->m->cols : rows;
+    for (int64_t r = 0; r < n_rows; r += step) {
+        int64_t n = n_rows - r < step ? n_rows - r : step;
+        node->t.addr = node->row_addr + (uint32_t)(r / step) * FUSION_ROW_TILE_BYTES;
+        VTRN_RETURN_IF_ERROR(
+            emit_load(x->e, &(view_part){&node->at, node->n_outer, r, n, 0, 1}, &node->t));
+        VTRN_RETURN_IF_ERROR(widen_row(x->e, node, (uint32_t)n));
+    }
+    return NULL;
+}
+
 /* What does not change from tile to tile. */
 static vtrn_status emit_hoisted(map_work *x) {
     fusion *f = x->f;
@@ -128,9 +149,7 @@ static vtrn_status emit_hoisted(map_work *x) {
         if (node->shape == NODE_COL && x->m->form != FUSION_COLUMN_BLOCKS) {
             VTRN_RETURN_IF_ERROR(load_columns(x, node, rows, 0, x->m->cols));
         } else if (node->shape == NODE_ROW) {
-            VTRN_RETURN_IF_ERROR(
-                emit_load(x->e, &(view_part){&node->at, node->n_outer, 0, rows, 0, 1}, &node->t));
-            VTRN_RETURN_IF_ERROR(widen_row(x->e, node, (uint32_t)rows));
+            VTRN_RETURN_IF_ERROR(load_rows_once(x, node, rows));
         }
     }
     for (int i = 0; i < x->m->n_consts; i++)
@@ -432,6 +451,27 @@ static vtrn_status store_node(map_work *x, const fusion_node *node, const tile_t
                       &node->t, node->is_accumulated);
 }
 
+/* The tile of a convolution becomes that of the node. */
+static vtrn_status emit_exit(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    const conv_exit *exit = &x->m->exit;
+    conv_part part = {turn->r, turn->c, turn->rows, turn->cols};
+    conv_leave how = {.scale_imm = exit->scale_imm,
+                      .is_relu = exit->is_relu,
+                      .source = x->f->nodes[exit->sum].source};
+    if (exit->scale >= 0)
+        how.scale = elementwise_scalar_ap(&x->f->nodes[exit->scale].t, turn->rows);
+    if (exit->bias >= 0)
+        how.bias = elementwise_scalar_ap(&x->f->nodes[exit->bias].t, turn->rows);
+    if (exit->other >= 0)
+        how.other = tile_ap(&x->f->nodes[exit->other].t, turn->rows, turn->cols);
+    return conv_work_tile(&x->conv, &part, &how, &node->t);
+}
+
+static vtrn_status emit_pooling(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    conv_part part = {turn->r, turn->c, turn->rows, turn->cols};
+    return conv_work_pool(&x->conv, &part, &node->t);
+}
+
 static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *turn) {
     if (node->op == FUSION_LOAD)
         return load_node(x, node, turn);
@@ -441,6 +481,10 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
         return contract_work_tile(&x->contracts[node->contract],
                                   &(contract_part){turn->r, turn->rows, turn->c, turn->cols},
                                   &node->t);
+    if (node->is_exit)
+        return emit_exit(x, node, turn);
+    if (node->op == FUSION_CONV)
+        return emit_pooling(x, node, turn);
     if (node->op == GRAPH_REDUCE)
         return emit_row_reduce(x, node, turn);
     if (node->moments >= 0)
@@ -512,6 +556,8 @@ static void point_to(map_work *x, fusion_node *node, int t) {
             point_to(x, in, t);
         else if (moves_with_turns(in))
             in->t.addr = in->turn_addr[t];
+        else if (in->n_row_blocks)
+            in->t.addr = in->row_addr + (uint32_t)x->row_block * FUSION_ROW_TILE_BYTES;
     }
 }
 
@@ -519,6 +565,7 @@ static void point_to(map_work *x, fusion_node *node, int t) {
 static void enter_turn(map_work *x, fusion_node *node, const tile_turn *turns, int t) {
     const tile_turn *turn = &turns[t];
     x->e->build->source = node->source;
+    x->row_block = turn->r / fusion_row_step(x->m);
     x->env.rows = turn->rows;
     x->env.cols = turn->cols;
     x->env.col0 = x->m->form == FUSION_COLUMN_BLOCKS ? 0 : (uint32_t)turn->c;
@@ -533,7 +580,8 @@ static void enter_turn(map_work *x, fusion_node *node, const tile_turn *turns, i
  * temporaries of different turns are different memory. */
 static vtrn_status emit_abreast(map_work *x, fusion_node *node, const tile_turn *turns, int n) {
     bool is_alternating = node->shape == NODE_FULL && node->op < FUSION_LOAD &&
-                          node->op != GRAPH_REDUCE && node->sum < 0; /* one register for all */
+                          node->op != GRAPH_REDUCE && !node->is_exit &&
+                          node->sum < 0; /* one register for all */
     uint32_t begin[FUSION_MAX_ABREAST];
     for (int t = 0; t < n; t++) {
         enter_turn(x, node, turns, t);
@@ -631,6 +679,8 @@ vtrn_status emit_map_kernel(emitter *e, const kernel *k) {
                   .env = {.e = e, .f = m->f, .consts = m->consts, .n_consts = m->n_consts}};
     VTRN_RETURN_IF_ERROR(place_map_tiles(&x));
     VTRN_RETURN_IF_ERROR(emit_hoisted(&x));
+    if (m->f->conv)
+        VTRN_RETURN_IF_ERROR(conv_work_load(&x.conv));
     VTRN_RETURN_IF_ERROR(emit_loop(&x));
     for (int i = 0; i < m->f->n_nodes; i++) {
         const fusion_node *node = &m->f->nodes[i];

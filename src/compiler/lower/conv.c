@@ -1,5 +1,6 @@
 /* Convolutions: contractions over windows. Those of one channel each go elementwise, a shifted view
  * a tap, for a matmul would use one row of the PE array. */
+#include "compiler/lower/conv_channels.h"
 #include "compiler/lower/dot.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
@@ -311,6 +312,10 @@ vtrn_status lower_convolution(lower *l, const graph_op *op, bool *is_done) {
         return NULL;
     *is_done = true;
     if (contract_nothing(l, op))
+        return NULL;
+    bool is_by_channels = false;
+    VTRN_RETURN_IF_ERROR(conv_by_channels(l, op, compute, &is_by_channels));
+    if (is_by_channels)
         return NULL;
     conv c;
     VTRN_RETURN_IF_ERROR(read_operands(l, op, &c));

@@ -71,13 +71,17 @@ static vtrn_status dot_operand(lower *l, graph_value value, graph_ints batch, gr
     return NULL;
 }
 
-/* Whether a conversion to fp32 is all that happens to v. XLA then does not round v either. */
+/* Whether a conversion to fp32 is all that happens to v. */
 static bool is_only_widened(const lower *l, graph_value v) {
     const graph_op *user = l->values[v].user;
     while (user && user->kind == GRAPH_RESHAPE)
         user = l->values[user->results[0]].user;
     return user && user->kind == GRAPH_CONVERT &&
            l->g->types[user->results[0]].dtype == VTRN_DTYPE_FP32;
+}
+
+vtrn_dtype contract_result_dtype(const lower *l, graph_value v) {
+    return is_only_widened(l, v) ? VTRN_DTYPE_FP32 : (vtrn_dtype)l->g->types[v].dtype;
 }
 
 static int64_t size_of(const view_factor *f, int n) {
@@ -117,9 +121,7 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
         int64_t cols = 1;
         for (int i = 0; i < spec->out.n_n; i++)
             cols *= spec->out.n[i].size;
-        vtrn_dtype dtype =
-            is_only_widened(l, result) ? VTRN_DTYPE_FP32 : (vtrn_dtype)l->g->types[result].dtype;
-        return fusion_contract(l, kept, result, dtype, cols, row_step);
+        return fusion_contract(l, kept, result, contract_result_dtype(l, result), cols, row_step);
     }
     view out;
     bool is_part = false;

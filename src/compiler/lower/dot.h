@@ -15,6 +15,11 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
  * have. */
 bool contract_nothing(lower *l, const graph_op *op);
 
+/* The dtype of a product's tiles: fp32 where it only becomes fp32, as XLA then does not round
+ * either.
+ */
+vtrn_dtype contract_result_dtype(const lower *l, graph_value v);
+
 /* Matmul input type for operands of two types; false when the tensor engine has none. */
 bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);
 

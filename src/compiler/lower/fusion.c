@@ -5,6 +5,7 @@
 #include "compiler/lower/parts.h"
 #include "compiler/lower/verify.h"
 #include "compiler/plan/contract.h"
+#include "compiler/plan/conv_plan.h"
 #include "compiler/plan/elementwise_table.h"
 #include "compiler/plan/fusion_sums.h"
 
@@ -75,23 +76,23 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
                                 s->place);
 }
 
-/* Memory of a value: where it is a part of another tensor, if the fusion's rows can be written
- * there. Short runs would make tiles narrow that could be as wide as they like. */
-static vtrn_status result_view(lower *l, const fusion *f, const fusion_node *node, graph_value v,
-                               view *out) {
+/* Whether a value is a part of another tensor, and the fusion's rows can be written there. Short
+ * runs would make tiles narrow that could be as wide as they like. */
+static vtrn_status find_part(lower *l, const fusion *f, const fusion_node *node, graph_value v,
+                             bool *is_part) {
     enum { MIN_RUN = 256 /* elements: assumed */ };
-    bool is_part;
     int n_outer;
-    VTRN_RETURN_IF_ERROR(parts_find(l, v, out, &is_part));
-    if (is_part && !view_is_dense(out)) {
-        view at = *out;
+    view out;
+    VTRN_RETURN_IF_ERROR(parts_find(l, v, &out, is_part));
+    if (*is_part && !view_is_dense(&out)) {
+        view at = out;
         view_coalesce(&at);
         int64_t run = at.n > 0 && at.f[at.n - 1].stride == 1 ? at.f[at.n - 1].size : 1;
         int64_t min_run = f->cols && f->cols < MIN_RUN ? f->cols : MIN_RUN;
-        is_part = !node->is_reduced && run >= min_run &&
-                  (!f->cols || view_split_at(&at, f->cols, &n_outer));
+        *is_part = !node->is_reduced && run >= min_run &&
+                   (!f->cols || view_split_at(&at, f->cols, &n_outer));
     }
-    return is_part ? parts_result(l, v, out) : lower_result(l, v, out);
+    return NULL;
 }
 
 /* A value's node is to be stored, in the type that it is wanted in. */
@@ -99,15 +100,18 @@ static vtrn_status store(lower *l, fusion *f, graph_value v) {
     int at = (int)l->values[v].node;
     view memory;
     vtrn_dtype dtype;
-    if (narrow_node(l, f, at, &dtype)) {
+    bool is_part, is_narrow = narrow_node(l, f, at, &dtype);
+    VTRN_RETURN_IF_ERROR(find_part(l, f, &f->nodes[at], v, &is_part));
+    if (is_narrow) {
         int wide = at;
         VTRN_RETURN_IF_ERROR(narrow_store(l, f, wide, dtype, &at));
-        VTRN_RETURN_IF_ERROR(narrow_result(l, v, dtype, &memory));
+        VTRN_RETURN_IF_ERROR(is_part ? parts_result(l, v, &memory)
+                                     : narrow_result(l, v, dtype, &memory));
         for (int i = 0; i < f->n_values; i++) /* the same node by another name */
             if ((int)l->values[f->values[i].value].node == wide)
                 l->values[f->values[i].value].node = (uint32_t)at;
     } else {
-        VTRN_RETURN_IF_ERROR(result_view(l, f, &f->nodes[at], v, &memory));
+        VTRN_RETURN_IF_ERROR(is_part ? parts_result(l, v, &memory) : lower_result(l, v, &memory));
     }
     f->nodes[at].store_view = memory;
     f->nodes[at].is_stored = true;
@@ -208,6 +212,18 @@ vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value res
     return fusion_name(l, f, result, made.node, NULL);
 }
 
+vtrn_status fusion_convolve(lower *l, const conv_spec *spec, graph_value result, vtrn_dtype dtype) {
+    fusion *f = NULL;
+    fusion_in made = {.node = FUSION_NO_NODE};
+    VTRN_RETURN_IF_ERROR(fusion_open(l, count_of(l, result), &f));
+    f->cols = spec->geometry.n_out_pixels;
+    f->row_step = tile_max_rows(l->chip);
+    f->conv = spec;
+    fusion_node node = {.op = FUSION_CONV, .dtype = (uint8_t)dtype};
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &made));
+    return fusion_name(l, f, result, made.node, NULL);
+}
+
 /* The load of f that brings the same elements, or FUSION_NO_NODE. */
 static int same_load(const fusion *f, const fusion_node *load) {
     for (int i = 0; i < f->n_nodes && load->op == FUSION_LOAD; i++) {
@@ -239,6 +255,8 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     if (!a->row_step)
         a->row_step = b->row_step;
     a->n_contracts += b->n_contracts;
+    if (!a->conv)
+        a->conv = b->conv;
     for (int i = 0; i < b->n_values; i++) {
         const fusion_value *fv = &b->values[i];
         VTRN_RETURN_IF_ERROR(
@@ -717,7 +735,7 @@ static vtrn_status join_reduce(lower *l, const graph_op *op, bool *is_done) {
         int64_t cols = shape == SHAPE_TRAILING ? n_reduced : n / n_reduced;
         if (shape == SHAPE_LEADING && f->cols != cols)
             cols = fusion_sum_cols(l->chip, n_reduced, cols);
-        bool is_open = n == f->n && !from->is_column && (!f->cols || f->cols == cols) &&
+        bool is_open = n == f->n && !f->conv && !from->is_column && (!f->cols || f->cols == cols) &&
                        f->n_nodes + 1 < FUSION_MAX_NODES;
         fusion_in operand = {.node = (int16_t)value->node};
         if (is_open && shape == SHAPE_TRAILING && !fusion_has_wide_sums(f) &&

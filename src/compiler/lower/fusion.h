@@ -12,6 +12,10 @@ vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced,
  * fusion. */
 vtrn_status fusion_contract(lower *l, const struct contract_spec *spec, graph_value result,
                             vtrn_dtype dtype, int64_t cols, int64_t row_step);
+/* A fusion that begins with a convolution's or a pooling's tiles of dtype, as `result`: rows are
+ * channels, columns pixels. It takes no reductions. */
+vtrn_status fusion_convolve(lower *l, const struct conv_spec *spec, graph_value result,
+                            vtrn_dtype dtype);
 vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of);
 /* Records its kernel; nodes with is_stored are written to their store_view. */
 vtrn_status fusion_close(lower *l, fusion *f);

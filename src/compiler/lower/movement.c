@@ -137,7 +137,7 @@ static vtrn_status lower_concatenate(lower *l, const graph_op *op) {
         VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[i], &from[i]));
     const graph_type *result = &l->g->types[op->results[0]];
     int64_t strides[GRAPH_MAX_RANK];
-    VTRN_RETURN_IF_ERROR(parts_result(l, op->results[0], &out));
+    VTRN_RETURN_IF_ERROR(parts_whole(l, op->results[0], &out));
     if (!view_dim_strides(&out, result->dims, result->rank, strides)) {
         VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &out));
         VTRN_CHECK(view_dim_strides(&out, result->dims, result->rank, strides),

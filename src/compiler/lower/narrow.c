@@ -2,6 +2,16 @@
  * conversion on the way back. */
 #include "compiler/lower/narrow.h"
 
+/* Whether each element of the result is one of the operand's, whatever else it depends on: rounding
+ * keeps the order, so it may come first. */
+static bool passes_values_on(const graph_op *op) {
+    bool is_extreme =
+        op->kind == GRAPH_REDUCE_WINDOW && op->n_operands == 2 &&
+        (op->reducer == GRAPH_REDUCER_MAXIMUM || op->reducer == GRAPH_REDUCER_MINIMUM);
+    return is_extreme || op->kind == GRAPH_CONCATENATE ||
+           (view_is_view_kind((graph_kind)op->kind) && op->kind != GRAPH_BITCAST_CONVERT);
+}
+
 /* Whether every operation from number `from` on that names v converts it to *dtype, which the first
  * one decides. */
 static bool is_narrowed(const lower *l, graph_value v, uint32_t from, vtrn_dtype *dtype) {
@@ -19,8 +29,8 @@ static bool is_narrowed(const lower *l, graph_value v, uint32_t from, vtrn_dtype
                 (*dtype != VTRN_DTYPE_FP32 && *dtype != to))
                 return false;
             *dtype = to;
-        } else if (!view_is_view_kind((graph_kind)op->kind) || op->kind == GRAPH_BITCAST_CONVERT ||
-                   op->n_results != 1 || !is_narrowed(l, op->results[0], 0, dtype)) {
+        } else if (!passes_values_on(op) || op->n_results != 1 ||
+                   !is_narrowed(l, op->results[0], 0, dtype)) {
             return false;
         }
     }
@@ -40,6 +50,12 @@ bool narrow_node(const lower *l, const fusion *f, int node, vtrn_dtype *out) {
     return *out != VTRN_DTYPE_FP32;
 }
 
+bool narrow_value(const lower *l, graph_value v, vtrn_dtype *out) {
+    *out = VTRN_DTYPE_FP32;
+    return l->g->types[v].dtype == VTRN_DTYPE_FP32 && l->values[v].output < 0 &&
+           is_narrowed(l, v, 0, out);
+}
+
 vtrn_status narrow_result(lower *l, graph_value v, vtrn_dtype dtype, view *out) {
     graph_type type = l->g->types[v];
     type.dtype = (uint8_t)dtype;
@@ -53,8 +69,8 @@ vtrn_status narrow_result(lower *l, graph_value v, vtrn_dtype dtype, view *out) 
 
 /* A node whose last instruction alone writes its tile, from fp32. */
 static bool is_one_instruction(const fusion_node *node) {
-    return node->op == FUSION_CONTRACT || node->op == GRAPH_ADD || node->op == GRAPH_SUBTRACT ||
-           node->op == GRAPH_MULTIPLY;
+    return node->op == FUSION_CONTRACT || node->op == FUSION_CONV || node->op == GRAPH_ADD ||
+           node->op == GRAPH_SUBTRACT || node->op == GRAPH_MULTIPLY;
 }
 
 vtrn_status narrow_store(lower *l, fusion *f, int node, vtrn_dtype dtype, int *out_node) {

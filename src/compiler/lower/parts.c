@@ -1,6 +1,8 @@
 /* Results that are written straight into the tensor that they become a part of. */
 #include "compiler/lower/parts.h"
 
+#include "compiler/lower/narrow.h"
+
 #include <string.h>
 
 /* Whether the operation is in the region that is being lowered: what an enclosing region makes is
@@ -13,11 +15,19 @@ static bool moves_as_elements(vtrn_dtype t) {
     return dtype_size(t) <= 4; /* movement.c copies these */
 }
 
+vtrn_status parts_whole(lower *l, graph_value v, view *out) {
+    vtrn_dtype dtype;
+    bool is_narrow = !l->values[v].is_reserved && narrow_value(l, v, &dtype);
+    return is_narrow ? narrow_result(l, v, dtype, out) : parts_result(l, v, out);
+}
+
 /* Reserves the tensor's memory, of which *out is the view. */
 static vtrn_status reserve(lower *l, graph_value v, view *out) {
     lower_value *value = &l->values[v];
     if (!value->is_reserved) {
-        VTRN_RETURN_IF_ERROR(parts_result(l, v, &value->view));
+        view whole;
+        VTRN_RETURN_IF_ERROR(parts_whole(l, v, &whole));
+        value->view = whole;
         value->state = VALUE_UNSET; /* until the operation that joins the parts is lowered */
         value->is_reserved = true;
     }

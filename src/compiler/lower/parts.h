@@ -12,6 +12,9 @@ vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found);
  * else dense. */
 vtrn_status parts_result(lower *l, graph_value v, view *out);
 
+/* Memory of a tensor of parts, narrowed where all readers narrow it. */
+vtrn_status parts_whole(lower *l, graph_value v, view *out);
+
 /* Whether some parts of the tensor are not written yet. */
 bool parts_are_missing(const lower *l, uint32_t slot);
 

@@ -1,4 +1,5 @@
 /* Pooling: a window is a handful of shifted views of the same tensor, so pooling is elementwise. */
+#include "compiler/lower/conv_channels.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/movement.h"
 
@@ -92,6 +93,9 @@ static vtrn_status lower_reduce_window(lower *l, const graph_op *op, bool *is_do
     graph_kind kind;
     vtrn_alu alu;
     double init;
+    VTRN_RETURN_IF_ERROR(pool_by_channels(l, op, is_done));
+    if (*is_done)
+        return NULL;
     if (op->n_operands != 2 || !lower_reducer((graph_reducer)op->reducer, &kind, &alu) ||
         !read_geometry(l, op, op->results[0], &w) ||
         !lower_splat_float(l, op->operands[1], &init) || !dtype_is_float(w.padded.dtype) ||

@@ -1,5 +1,6 @@
 #include "compiler/passes/passes.h"
 
+#include "compiler/passes/channels.h"
 #include "compiler/passes/composites.h"
 #include "compiler/passes/dead.h"
 #include "compiler/passes/defer.h"
@@ -22,7 +23,8 @@ static vtrn_status (*const PASSES[])(graph *g) = {
     fold_known,           subexpressions_merge, composites_recognise, moments_normalise,
     subexpressions_merge, dead_remove,          transposes_join,      row_elements_move,
     subexpressions_merge, dead_remove,          scatter_into_sum,     stacks_recognise,
-    spread_over_parts,    dead_remove,          defer_single_values,  early_updates,
+    spread_over_parts,    dead_remove,          channels_outermost,   defer_single_values,
+    early_updates,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -17,13 +17,13 @@ void elementwise_fold(fusion *f) {
     fusion_count_uses(f, n_uses);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->is_folded || !is_vector_arith(f, node))
+        if (!node->is_live || node->is_folded || node->is_exit || !is_vector_arith(f, node))
             continue;
         for (int k = 0; k < 2 && node->folds < 0; k++) {
             if (node->in[k].node < 0)
                 continue;
             fusion_node *in = &f->nodes[node->in[k].node];
-            bool is_foldable = in->is_live && !in->is_folded && !in->is_stored &&
+            bool is_foldable = in->is_live && !in->is_folded && !in->is_exit && !in->is_stored &&
                                n_uses[node->in[k].node] == 1 && in->folds < 0 &&
                                in->op != FUSION_LOAD && is_vector_arith(f, in) &&
                                fusion_may_stay_wide(in) &&

@@ -61,8 +61,9 @@ static bool has_scalar(const fusion *f, const fusion_node *node, int *tensor) {
 /* Whether a node can become scale and bias of the activation that reads it. */
 static bool is_affine(const fusion *f, const fusion_node *node, uint8_t shape) {
     int tensor, inner_tensor;
-    if (!node->is_live || node->is_stored || node->op >= FUSION_LOAD || node->shape != shape ||
-        node->moments >= 0 || !fusion_may_stay_wide(node) || !has_scalar(f, node, &tensor) ||
+    if (!node->is_live || node->is_stored || node->is_folded || node->is_exit ||
+        node->op >= FUSION_LOAD || node->shape != shape || node->moments >= 0 ||
+        !fusion_may_stay_wide(node) || !has_scalar(f, node, &tensor) ||
         !is_float(elementwise_in_dtype(f, node, tensor)))
         return false;
     if (node->folds < 0)
@@ -113,7 +114,7 @@ void fold_activations(fusion *f) {
     fold_sums(f);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
-        if (!node->is_live || node->is_folded || node->folds >= 0 ||
+        if (!node->is_live || node->is_folded || node->is_exit || node->folds >= 0 ||
             !elementwise_activation_of(f, node, &func) || node->in[0].node < 0)
             continue;
         fusion_node *in = &f->nodes[node->in[0].node];

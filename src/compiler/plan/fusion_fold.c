@@ -28,16 +28,18 @@ static void normalise(fusion_node *node) {
     }
 }
 
-void fusion_fold(fusion *f, bool has_whole_rows) {
+void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit) {
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         node->folds = node->sum = node->moments = FUSION_NO_NODE;
         node->is_moments = node->is_folded = node->is_square = node->is_summed =
-            node->has_negative = false;
+            node->has_negative = node->is_exit = false;
         if (node->is_live)
             normalise(node);
     }
     fold_conversions(f);
+    if (f->conv)
+        *exit = conv_find_exit(f);
     if (has_whole_rows)
         fold_moments(f);
     elementwise_fold(f);

@@ -5,8 +5,9 @@
 #include "compiler/plan/elementwise_table.h"
 
 /* All of the following, in this order; nodes have their shapes. What was folded before is not.
- * has_whole_rows: a tile has all columns of its rows. */
-void fusion_fold(fusion *f, bool has_whole_rows);
+ * has_whole_rows: a tile has all columns of its rows. *exit: of the convolution, where there is
+ * one. */
+void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit);
 
 /* fold_conversions.c: conversions that engines make as they read an operand or write a result. */
 void fold_conversions(fusion *f);
@@ -21,6 +22,9 @@ enum {
 /* Parts of a row, and whether their statistics take a temporary tile. */
 int fold_moments_parts(int64_t cols);
 bool fold_moments_takes_temp(const fusion *f, const fusion_node *node);
+/* conv_exit.c: how a convolution's tiles leave PSUM. Marks the nodes: is_exit the one that gets the
+ * tile, is_folded those before it. Poolings have none. */
+conv_exit conv_find_exit(fusion *f);
 /* elementwise_fold.c: (x op s) op t on the Vector engine. */
 void elementwise_fold(fusion *f);
 /* fold_activations.c: func(x * scale + bias) on the Scalar engine, and the sum of each row of it.

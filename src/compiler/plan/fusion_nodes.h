@@ -20,6 +20,7 @@
 #include "compiler/plan/view.h"
 
 struct contract_spec; /* contract.h */
+struct conv_spec;     /* conv_plan.h */
 
 typedef enum node_shape { NODE_FULL, NODE_ROW, NODE_COL } node_shape;
 
@@ -28,6 +29,7 @@ enum {
     FUSION_NO_NODE = -1,
     FUSION_LOAD = GRAPH_KIND_COUNT,
     FUSION_CONTRACT,
+    FUSION_CONV,
     FUSION_MAX_CONTRACTS = 2,
 };
 
@@ -58,6 +60,7 @@ typedef struct fusion_node {
     int n_outer;      /* factors of `at` that make the rows */
     bool is_live, is_hoisted;
     bool is_folded;         /* done by the one node that uses it */
+    bool is_exit;           /* a convolution's tiles become this node's on their way out of PSUM */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
     bool is_rounded;        /* to its type by a conversion of the program */
     bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
@@ -76,8 +79,10 @@ typedef struct fusion_node {
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration or of a block of columns */
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
-    bool stays_in_sbuf;                     /* a result that has no buffer of its own */
-    struct resident *candidate;             /* as which a result could stay in SBUF, or NULL */
+    int n_row_blocks;                 /* ROW, hoisted: tiles, one for each row block; else 0 */
+    uint32_t row_addr;                /* of the first of them */
+    bool stays_in_sbuf;               /* a result that has no buffer of its own */
+    struct resident *candidate;       /* as which a result could stay in SBUF, or NULL */
     const struct resident *kept;      /* where a result stays in SBUF (plan/resident.h), or NULL */
     const struct resident *taken;     /* where an operand is already in SBUF, or NULL */
     psum_banks banks;                 /* column reductions: of the sums */
@@ -99,10 +104,23 @@ typedef struct fusion {
     int64_t row_step;      /* rows of a tile when a contraction sets them, else 0 */
     int64_t first_op_cols; /* innermost size of the first op's result; 0: it has one dim */
     int n_contracts;
+    const struct conv_spec *conv; /* of its one FUSION_CONV node, or NULL */
     int n_nodes, n_values, cap_values;
     fusion_value *values;
     fusion_node nodes[FUSION_MAX_NODES]; /* last: those beyond n_nodes are never touched */
 } fusion;
+
+/* How the tiles of a convolution leave PSUM: what scales, shifts, adds to and clips them happens on
+ * the way. node = relu(sum * scale + other + bias), each where there is one. */
+typedef struct conv_exit {
+    int16_t sum;   /* the convolution */
+    int16_t node;  /* that gets the tile; the convolution itself where nothing is done on the way */
+    int16_t scale; /* ROW, or FUSION_NO_NODE: scale_imm */
+    float scale_imm;
+    int16_t bias;  /* ROW, or FUSION_NO_NODE */
+    int16_t other; /* FULL, or FUSION_NO_NODE */
+    bool is_relu;
+} conv_exit;
 
 /* A node from its op, operands and dtype; flags and ALU op are the caller's in `like`. */
 vtrn_status fusion_add(const builder *b, fusion *f, const fusion_node *like, fusion_in *out);

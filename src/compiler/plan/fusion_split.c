@@ -181,10 +181,41 @@ static vtrn_status cut_in_two(plan *p, const fusion *f, fusion **parts) {
     return NULL;
 }
 
+/* A convolution on its own, and the nodes that use it. */
+static vtrn_status move_out_conv(plan *p, fusion *f, fusion **parts) {
+    int at = 0;
+    while (!f->nodes[at].is_live || f->nodes[at].op != FUSION_CONV)
+        at++;
+    fusion_node *node = &f->nodes[at];
+    const int none[FUSION_MAX_NODES] = {0};
+    VTRN_RETURN_IF_ERROR(new_part(p, f, 1, &parts[0]));
+    parts[0]->conv = f->conv;
+    parts[0]->row_step = f->row_step;
+    copy_node(node, parts[0], none);
+    if (!node->is_stored) {
+        VTRN_RETURN_IF_ERROR(scratch_for(p, node->dtype, f->n, &parts[0]->nodes[0].store_view));
+        parts[0]->nodes[0].is_stored = true;
+    }
+    *node = load_of(node, &parts[0]->nodes[0].store_view);
+    f->conv = NULL;
+    f->row_step = 0;
+    parts[1] = f;
+    return NULL;
+}
+
+static int count_ops(const fusion *f) {
+    int n = 0;
+    for (int i = 0; i < f->n_nodes; i++)
+        n += is_op(&f->nodes[i]);
+    return n;
+}
+
 vtrn_status fusion_split(plan *p, fusion *f, fusion_parts *out) {
     fusion_node *largest = largest_contraction(p, f);
     if (largest)
         return move_out(p, f, largest, out);
     *out = (fusion_parts){0};
+    if (f->conv && count_ops(f) > 1)
+        return move_out_conv(p, f, out->fusion);
     return cut_in_two(p, f, out->fusion);
 }

@@ -64,6 +64,8 @@ static bool wide_sum_pays(const vtrn_chip *chip, int64_t n_rows, int64_t cols) {
 /* Whether a fusion can sum up n_rows rows of `cols` too. */
 bool fusion_can_sum(const vtrn_chip *chip, const fusion *f, int64_t n_rows, int64_t cols) {
     bank_demand demand = {0};
+    if (f && f->conv)
+        return false;
     bool is_wide = cols > FUSION_MAX_WHOLE_SUM_COLS;
     if (is_wide && (!wide_sum_pays(chip, n_rows, cols) || (f && has_row_reductions(f))))
         return false;
@@ -73,12 +75,22 @@ bool fusion_can_sum(const vtrn_chip *chip, const fusion *f, int64_t n_rows, int6
     return has_banks(chip, demand);
 }
 
+static bool has_reductions(const fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++)
+        if (f->nodes[i].op == GRAPH_REDUCE)
+            return true;
+    return false;
+}
+
 /* Whether one fusion can do what two do. */
 bool fusion_can_merge(const vtrn_chip *chip, const fusion *a, const fusion *b) {
     bank_demand of_a = demand_of(chip, a), of_b = demand_of(chip, b);
     if ((fusion_has_wide_sums(a) && has_row_reductions(b)) ||
         (fusion_has_wide_sums(b) && has_row_reductions(a)))
         return false;
+    if (a->conv || b->conv)
+        return !(a->conv && b->conv) && a->n_contracts + b->n_contracts == 0 &&
+               !has_reductions(a) && !has_reductions(b);
     return a->n_contracts + b->n_contracts <= FUSION_MAX_CONTRACTS &&
            has_banks(chip, (bank_demand){of_a.sums + of_b.sums, of_a.contracts + of_b.contracts});
 }

@@ -10,7 +10,8 @@ enum {
     LONG_BUFFERS = 4,         /* that many more are on their way meanwhile */
     ABREAST_BYTES = 16 << 10, /* for tiles abreast: assumed, tuned on the chars step */
     MIN_TILE_COLS = 64,
-    WIDEST_BYTES = 4, /* of an element of any type */
+    FIXED_BYTES = 64 << 10, /* for all iterations where the tiles' columns are given: assumed */
+    WIDEST_BYTES = 4,       /* of an element of any type */
     LEAST_TILE_COLS = SBUF_ALIGN / WIDEST_BYTES,
 };
 
@@ -174,7 +175,30 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
     return t;
 }
 
+/* Tiles of given columns, as many abreast as fit. */
+static fusion_tiling fixed_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    fusion_tiling t = {
+        .n_blocks = 1, .n_abreast = 1, .n_buffers = 2, .n_col_buffers = 2, .n_row_buffers = 2};
+    set_tile_cols(d, d->max_cols, &t);
+    t.n_bytes = bytes_of(d, &t);
+    if (t.n_bytes > limit_bytes) {
+        t.n_buffers = t.n_col_buffers = 1;
+        t.n_bytes = bytes_of(d, &t);
+        return t;
+    }
+    for (fusion_tiling more = t; t.n_abreast < d->max_abreast; t = more) {
+        more.n_abreast *= 2;
+        more.n_buffers *= 2;
+        more.n_bytes = bytes_of(d, &more);
+        if (more.iter_bytes * (uint32_t)more.n_buffers > FIXED_BYTES || more.n_bytes > limit_bytes)
+            break;
+    }
+    return t;
+}
+
 fusion_tiling fusion_tiles(const fusion_demand *d, uint64_t limit_bytes) {
+    if (d->has_fixed_cols)
+        return fixed_tiles(d, limit_bytes);
     if (d->form == FUSION_COLUMN_BLOCKS && d->turn_cols)
         return turn_tiles(d, limit_bytes);
     return d->form == FUSION_WHOLE ? whole_tiles(d, limit_bytes) : cut_tiles(d, limit_bytes);

@@ -40,6 +40,7 @@ typedef struct fusion_demand {
     int n_sums;             /* sums over all rows, a row of results each */
     int n_wide_sums;        /* of them those that leave after each block of columns */
     int64_t max_cols;       /* of a block, for these; 0: any */
+    bool has_fixed_cols;    /* all blocks have max_cols columns: those of a convolution's tile */
     int64_t turn_cols;      /* of a block, as contractions make them; 0: any */
     uint64_t fixed_bytes;   /* of a partition, for what no tile size changes */
     int max_abreast;

@@ -90,6 +90,8 @@ bool fusion_next_turn(const map_plan *m, tile_turn *turn) {
     cols = turn->is_row_stage ? 1 : cols;
     turn->rows = (uint32_t)(rows < step ? rows : step);
     turn->cols = (uint32_t)(cols < m->size.tile_cols ? cols : m->size.tile_cols);
+    if (m->f->conv)
+        turn->cols = (uint32_t)conv_tile_cols(&m->conv, turn->c);
     turn->n_blocks = 1;
     turn->is_last = turn->r + turn->rows >= n_rows;
     turn->is_row_end = turn->c + turn->cols >= m->cols;

@@ -12,6 +12,8 @@ static vtrn_status map_accesses(plan *p, const fusion *f) {
             VTRN_RETURN_IF_ERROR(plan_reads(p, &node->source_view));
         if (node->op == FUSION_CONTRACT)
             VTRN_RETURN_IF_ERROR(contract_accesses(p, node->spec));
+        if (node->op == FUSION_CONV)
+            VTRN_RETURN_IF_ERROR(conv_accesses(p, f->conv));
         kernel_access store = {
             .map = node->store_view, .is_written = true, .is_accumulated = node->is_accumulated};
         if (node->is_stored && node->is_accumulated)

@@ -27,6 +27,16 @@ static void mark_live(fusion *f) {
     }
 }
 
+static int row_blocks(const map_plan *m) {
+    int64_t step = fusion_row_step(m);
+    return (int)((m->f->n / m->cols + step - 1) / step);
+}
+
+uint64_t map_held_bytes(const fusion_node *node) {
+    uint64_t n = node->n_row_blocks ? (uint64_t)node->n_row_blocks : 1;
+    return n * FUSION_ROW_TILE_BYTES;
+}
+
 /* Cuts a load's view and decides its shape. */
 static vtrn_status shape_load(map_plan *m, fusion_node *node) {
     node->shape = NODE_FULL;
@@ -68,16 +78,20 @@ static vtrn_status shape_load(map_plan *m, fusion_node *node) {
             node->is_hoisted = true;
         }
     }
+    node->n_row_blocks = 0;
     if (node->shape == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
         node->is_hoisted = true;
         node->at.n = node->n_outer = 1;
         node->at.f[0] = (view_factor){tile_max_rows(m->p->chip), 0};
+    } else if (node->shape == NODE_ROW && m->f->conv) { /* each row block is met again and again */
+        node->is_hoisted = true;
+        node->n_row_blocks = row_blocks(m);
     }
     return NULL;
 }
 
 static void shape_op(map_plan *m, fusion_node *node) {
-    if (node->op == FUSION_CONTRACT) {
+    if (node->op == FUSION_CONTRACT || node->op == FUSION_CONV) {
         node->shape = NODE_FULL;
         return;
     }
@@ -159,7 +173,7 @@ static vtrn_status shape_nodes(map_plan *m) {
                 node->n_outer = 0;
         }
     }
-    fusion_fold(f, m->form == FUSION_WHOLE);
+    fusion_fold(f, m->form == FUSION_WHOLE, &m->exit);
     find_last_uses(f);
     find_reuses(f);
     for (int i = 0; i < f->n_nodes; i++)
@@ -216,7 +230,7 @@ static int count_temps(const fusion *f) {
             continue;
         if (node->op == GRAPH_REDUCE)
             temps = fusion_is_tree_reduce(f, node) || fold_moments_takes_temp(f, node);
-        else if (node->op < FUSION_LOAD)
+        else if (node->op < FUSION_LOAD && !node->is_exit)
             temps = elementwise_n_temps(f, node);
         n = temps > n ? temps : n;
     }
@@ -295,7 +309,7 @@ bool map_takes(const map_plan *m, const resident *r) {
     for (int i = 0; i < m->n_contracts; i++)
         if (contract_takes(&m->contracts[i], r))
             return true;
-    return false;
+    return m->f->conv && conv_takes(&m->conv, r);
 }
 
 bool map_can_keep(const map_plan *m, const fusion_node *node) {
@@ -314,7 +328,7 @@ static int sum_banks(const map_plan *m) {
 }
 
 int map_least_banks(const map_plan *m) {
-    int n = sum_banks(m);
+    int n = sum_banks(m) + (m->f->conv && !m->f->conv->is_pooling);
     for (int i = 0; i < m->n_contracts; i++) {
         contract_banks least = contract_least_banks(m->p->chip, m->contracts[i].spec);
         n += least.sums + least.turns;
@@ -380,12 +394,17 @@ static fusion_demand demand_of(map_plan *m) {
         d.n_sums += node->is_column;
         d.n_wide_sums += fusion_is_wide_sum(f, node);
         if (node->shape == NODE_ROW && node->is_hoisted)
-            d.fixed_bytes += FUSION_ROW_TILE_BYTES;
+            d.fixed_bytes += map_held_bytes(node);
         d.n_rows += node->shape == NODE_ROW && !is_elsewhere(node);
     }
     d.max_cols = d.n_wide_sums ? psum_cols(m->p->chip) : 0;
     if (m->n_contracts && m->form == FUSION_COLUMN_BLOCKS)
         d.turn_cols = m->turn_cols;
+    if (f->conv) {
+        d.fixed_bytes += conv_bytes(&m->conv);
+        d.has_fixed_cols = true;
+        d.max_cols = m->conv.tile.chunk * m->conv.tile.inner;
+    }
     return d;
 }
 
@@ -475,6 +494,18 @@ static vtrn_status cut_columns(map_plan *m) {
     return size_blocks(m, form, true);
 }
 
+/* Tiles are those of the convolution, which is cut smaller until the kernel fits. */
+static vtrn_status size_conv(map_plan *m) {
+    m->form = FUSION_COLUMN_BLOCKS;
+    m->streams_cols = false;
+    m->n_passes = 1;
+    VTRN_RETURN_IF_ERROR(shape_nodes(m));
+    conv_start(m->p->chip, m->f->conv, &m->conv);
+    while (map_size(m) > m->p->sbuf_limit && conv_shrink(&m->conv))
+        continue;
+    return NULL;
+}
+
 /* Passes compute again what they need; beyond this, the way through HBM is shorter. */
 static bool repeats_too_much(map_plan *m) {
     enum { MAX_REPEATS = 3 /* of a node, on average: assumed */ };
@@ -516,6 +547,11 @@ vtrn_status map_layout(map_plan *m, bool *fits) {
     *fits = m->n_consts <= FUSION_MAX_CONSTS;
     if (!*fits)
         return NULL;
+    if (m->f->conv) {
+        VTRN_RETURN_IF_ERROR(size_conv(m));
+        *fits = m->size.n_bytes <= m->p->sbuf_limit;
+        return *fits ? note_rows(m) : NULL;
+    }
     if (m->f->n_contracts && !map_layout_contracts(m)) {
         *fits = false;
         return NULL;

@@ -4,6 +4,7 @@
 #define VTRN_COMPILER_PLAN_MAP_PLAN_H
 
 #include "compiler/plan/contract.h"
+#include "compiler/plan/conv_plan.h"
 #include "compiler/plan/elementwise_table.h"
 #include "compiler/plan/fusion_nodes.h"
 
@@ -26,6 +27,8 @@ typedef struct map_plan {
     /* FUSION_COLUMN_BLOCKS of contractions: rows that share a block of columns before the next one,
      * and columns of the blocks. 0: all, and as is cheapest. */
     int64_t group_rows, turn_cols;
+    conv_plan conv; /* where the fusion has one */
+    conv_exit exit;
 } map_plan;
 
 /* A tile of the iteration space and the buffers it is computed in. */
@@ -53,6 +56,8 @@ uint64_t map_own_bytes(map_plan *m, uint64_t limit_bytes);
 /* map_contracts.c: chooses the order of tiles that is cheapest for the contractions; false where
  * one is better a kernel of its own, or does not fit. */
 bool map_layout_contracts(map_plan *m);
+/* SBUF of a partition for a value of one a row that is loaded once. */
+uint64_t map_held_bytes(const fusion_node *node);
 /* Columns of the node's tiles that hold whole rows. */
 int64_t map_node_cols(const map_plan *m, const fusion_node *node);
 /* Whether a node's tiles may stay in SBUF where they are computed. */
@@ -62,8 +67,8 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const struct res
 bool map_takes(const map_plan *m, const struct resident *r);
 /* PSUM banks that the kernel needs at least. */
 int map_least_banks(const map_plan *m);
-/* map_contracts.c: cuts the contractions anew, so that the kernel takes no more than room_bytes of a
- * partition; false where that is not possible, or costs much. */
+/* map_contracts.c: cuts the contractions anew, so that the kernel takes no more than room_bytes of
+ * a partition; false where that is not possible, or costs much. */
 bool map_limit(map_plan *m, uint64_t room_bytes);
 /* map_contracts.c: banks of each contraction. Those beyond the least let the PE array work on a
  * tile while the one before it is copied out of PSUM. */

@@ -259,6 +259,8 @@ static void take_operands(placer *s, map_plan *m) {
     for (int i = 0; i < m->n_contracts; i++)
         contract_take(&m->contracts[i], live_of(s, m->contracts[i].spec->a.slot),
                       live_of(s, m->contracts[i].spec->b.slot));
+    if (m->f->conv)
+        conv_take(&m->conv, live_of(s, m->f->conv->image.slot));
 }
 
 static void load_operands(map_plan *m) {
@@ -266,6 +268,8 @@ static void load_operands(map_plan *m) {
         m->f->nodes[i].taken = NULL;
     for (int i = 0; i < m->n_contracts; i++)
         contract_take(&m->contracts[i], NULL, NULL);
+    if (m->f->conv)
+        conv_take(&m->conv, NULL);
 }
 
 static void keep_nothing(placer *s, map_plan *m) {
@@ -326,6 +330,8 @@ static void note_served(const placer *s, const resident *served) {
 static void note_all_served(const placer *s, map_plan *m, const contraction *c) {
     for (int i = 0; m && i < m->f->n_nodes; i++)
         note_served(s, m->f->nodes[i].taken);
+    if (m && m->f->conv)
+        note_served(s, m->conv.image_from);
     int n = m ? m->n_contracts : c ? 1 : 0;
     for (int i = 0; i < n; i++) {
         note_served(s, m ? m->contracts[i].a_from : c->a_from);
@@ -346,6 +352,13 @@ static vtrn_status too_large(const plan *p, const kernel *k, uint64_t n_bytes) {
                                 *source->place ? " " : "", source->place);
 }
 
+/* Whether a convolution has room behind the kernel before it, below all residents: its weights and
+ * the first of its image are loaded then while that kernel still computes. */
+static bool fits_behind(const placer *s, const map_plan *m, uint32_t n_bytes) {
+    uint32_t end = s->n_live ? s->live[s->n_live - 1]->addr : s->p->sbuf_limit;
+    return m && m->f->conv && s->cursor + n_bytes <= end;
+}
+
 static vtrn_status place_kernel(placer *s) {
     kernel *k = &s->p->list.kernels[s->kernel_i];
     map_plan *m = map_of(s, s->kernel_i);
@@ -359,7 +372,7 @@ static vtrn_status place_kernel(placer *s) {
         return too_large(s->p, k, k->demand.sbuf_bytes);
     uint32_t n_bytes = sbuf_round(k->demand.sbuf_bytes);
     uint32_t window = SBUF_WINDOW < s->p->sbuf_limit ? SBUF_WINDOW : s->p->sbuf_limit;
-    if (s->cursor + n_bytes > window)
+    if (s->cursor + n_bytes > window && !fits_behind(s, m, n_bytes))
         s->cursor = 0;
     k->sbuf_addr = s->cursor;
     s->cursor += n_bytes;

@@ -54,9 +54,24 @@ static void print_cut(const contraction *c, FILE *out) {
     fprintf(out, ", banks %d + %d", c->banks.sums, c->banks.turns);
 }
 
+static void print_convolution(const plan *p, const conv_spec *s, FILE *out) {
+    const conv_geometry *g = &s->geometry;
+    if (s->is_pooling)
+        fprintf(out, " (pool) channels %lld", (long long)g->n_out);
+    else
+        fprintf(out, " channels %lld of %lld", (long long)g->n_out, (long long)g->n_in);
+    fprintf(out, ", taps %lld in %s, image ", (long long)g->n_taps, dtype_name(s->compute));
+    print_view(p, &s->image, out);
+    if (s->is_pooling)
+        return;
+    fputs(", weights ", out);
+    print_view(p, &s->weights, out);
+}
+
 static const char *op_name(const fusion_node *node) {
     return node->op == FUSION_LOAD       ? "load"
            : node->op == FUSION_CONTRACT ? "contract"
+           : node->op == FUSION_CONV     ? "convolve"
                                          : graph_kind_name((graph_kind)node->op);
 }
 
@@ -90,11 +105,14 @@ static void print_node(const plan *p, const kernel *k, int i, plan_stage stage, 
     }
     if (node->op == FUSION_CONTRACT)
         print_contraction(node->spec, out);
+    if (node->op == FUSION_CONV)
+        print_convolution(p, (m ? m->f : (const fusion *)k->spec)->conv, out);
     if (node->op == FUSION_CONTRACT && m)
         print_cut(&m->contracts[node->contract], out);
     if (stage > PLAN_FORMED)
         fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
                 node->is_folded    ? ", folded"
+                : node->is_exit    ? ", out of PSUM"
                 : node->is_moments ? ", with the variance"
                 : node->is_summed  ? ", with its operand"
                 : node->is_square  ? ", as a square"
@@ -113,6 +131,9 @@ static void print_tiles(const map_plan *m, FILE *out) {
     fprintf(out, " %s of %lld columns, tiles of %lld, %d abreast, %d buffers",
             m->is_flat ? "flat rows" : "rows", (long long)fusion_turn_cols(m),
             (long long)t->tile_cols, t->n_abreast, t->n_buffers);
+    if (m->f->conv)
+        fprintf(out, ", bands of %lld pixels x %d, weights %s", (long long)m->conv.band_pixels,
+                m->conv.n_bands, m->conv.are_weights_whole ? "whole" : "by tile");
 }
 
 static void print_map(const plan *p, const kernel *k, plan_stage stage, FILE *out) {

@@ -4,6 +4,7 @@
 #include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 #include "compiler/plan/verify_contract.h"
+#include "compiler/plan/verify_conv.h"
 #include "compiler/plan/verify_failed.h"
 
 #include <stdlib.h>
@@ -178,6 +179,8 @@ static vtrn_status find_lives(const plan *p, lives *x) {
                 VTRN_RETURN_IF_ERROR(add_life(x, node->kept));
             extend(x, node->is_live ? node->taken : NULL, k);
         }
+        if (m && m->f->conv)
+            extend(x, m->conv.image_from, k);
         if (m)
             c = m->contracts;
         for (int i = 0; i < (m ? m->n_contracts : c ? 1 : 0); i++) {
@@ -267,6 +270,8 @@ static vtrn_status check_contractions(const plan *p, const graph *g, const kerne
     const map_plan *m = k->kind == KERNEL_MAP ? k->spec : NULL;
     for (int i = 0; m && i < m->n_contracts; i++)
         VTRN_RETURN_IF_ERROR(check_contraction(p, g, k, &m->contracts[i]));
+    if (m && m->f->conv)
+        return verify_convolution(p, g, k, &m->conv);
     return k->kind == KERNEL_CONTRACT ? check_contraction(p, g, k, k->spec) : NULL;
 }
 
