@@ -18,7 +18,6 @@ typedef struct kernel_copy {
 typedef struct kernel_turn {
     view from, to;
     int64_t n_rows, n_cols;
-    int row_side, col_side; /* tiles of 128 that go together: transfers are as many times wider */
 } kernel_turn;
 
 /* n elements of `out`, in its dtype, dense: all equal. */

@@ -3,7 +3,6 @@
 #include "compiler/plan/turn.h"
 
 #include "compiler/plan/kernel.h"
-#include "compiler/plan/psum_banks.h"
 #include "compiler/plan/tile.h"
 #include "cost/cost.h"
 
@@ -108,29 +107,6 @@ bool turn_helps(const plan *p, const view *v) {
     return turning_pays(p, v, v, f, from.n);
 }
 
-/* What emit_turn.c places. */
-static uint64_t turn_bytes(const plan *p, const kernel_turn *k) {
-    uint64_t tile_bytes = (uint64_t)tile_max_rows(p->chip) * dtype_size((vtrn_dtype)k->from.dtype);
-    return (uint64_t)TURN_SETS * (uint64_t)k->row_side *
-               sbuf_round((uint64_t)k->col_side * tile_bytes) +
-           TURN_BUFFERS * sbuf_round((uint64_t)k->row_side * tile_bytes);
-}
-
-/* As many tiles a side as a PSUM bank and SBUF have room for, or fewer. */
-static void choose_sides(const plan *p, kernel_turn *k) {
-    enum { MOST = 4 /* 128 partitions of 4 are a transfer of 128 KiB or more: assumed enough */ };
-    int64_t rows = tile_max_rows(p->chip), most = psum_cols(p->chip) / rows;
-    most = most < 1 ? 1 : most < MOST ? most : MOST;
-    int64_t n_row_tiles = (k->n_rows + rows - 1) / rows,
-            n_col_tiles = (k->n_cols + rows - 1) / rows;
-    k->row_side = (int)(n_row_tiles < most ? n_row_tiles : most);
-    k->col_side = (int)(n_col_tiles < most ? n_col_tiles : most);
-    while (turn_bytes(p, k) > p->sbuf_limit && k->row_side + k->col_side > 2) {
-        k->row_side -= k->row_side > 1;
-        k->col_side -= k->col_side > 1;
-    }
-}
-
 vtrn_status turn_copy(plan *p, const view *src, const view *dst, const joint_factor *f, int n,
                       bool *is_done) {
     *is_done = turning_pays(p, src, dst, f, n);
@@ -150,9 +126,10 @@ vtrn_status turn_copy(plan *p, const view *src, const view *dst, const joint_fac
             n_cols *= f[i].size;
         }
     by_col.f[by_col.n++] = (view_factor){f[to_unit].size, 1};
-    kernel_turn spec = {by_row, by_col, f[to_unit].size, n_cols, 1, 1};
-    choose_sides(p, &spec);
-    kernel_demand demand = {.sbuf_bytes = turn_bytes(p, &spec), .psum_banks = 1};
+    kernel_turn spec = {by_row, by_col, f[to_unit].size, n_cols};
+    kernel_demand demand = {.sbuf_bytes = 2ull * TURN_BUFFERS *
+                                          sbuf_round(tile_max_rows(p->chip) * sizeof(float)),
+                            .psum_banks = 1};
     VTRN_RETURN_IF_ERROR(plan_kernel(p, KERNEL_TURN, &spec, sizeof spec, demand));
     VTRN_RETURN_IF_ERROR(plan_reads(p, src));
     return plan_writes(p, dst);

@@ -4,10 +4,7 @@
 
 #include "compiler/plan/kernel_list.h"
 
-enum {
-    TURN_SETS = 2,    /* of tiles that go together, on their way in */
-    TURN_BUFFERS = 4, /* of stretches of columns, on their way out */
-};
+enum { TURN_BUFFERS = 4 /* tiles on their way, each way */ };
 
 /* Records a copy of src to dst, whose common factors are f[0..n), by way of SBUF and the PE array,
  * when moving element by element would take longer. *is_done: whether it did. */
