@@ -32,9 +32,10 @@ def run(device, f, *args):
 
 
 SHAPES = [(64, 128, 32), (300, 200), (3, 129, 257), (5, 16, 1600), (2, 7, 3, 900), (200, 17, 20)]
+SHAPES += [(1023, 33), (33, 1023), (2049, 129), (129, 2049), (64, 25088)]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32, ml_dtypes.bfloat16, np.int8])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, ml_dtypes.bfloat16, np.float16, np.int8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_transposed_copy_keeps_every_bit(device, shape, dtype):
     rng = np.random.default_rng([SEED, *shape])

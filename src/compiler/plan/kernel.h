@@ -18,6 +18,9 @@ typedef struct kernel_copy {
 typedef struct kernel_turn {
     view from, to;
     int64_t n_rows, n_cols;
+    /* Neighbouring rows that share a partition on the way in: their columns are stored as one
+     * stretch. Or columns that share one on the way out, with all their rows. One of them is 1. */
+    int row_group, col_group;
 } kernel_turn;
 
 /* n elements of `out`, in its dtype, dense: all equal. */

@@ -18,30 +18,28 @@ static int unit_factor(const joint_factor *f, int n, bool is_source) {
     return -1;
 }
 
-/* What a copy between two layouts looks like from SBUF: tiles of at most 128 rows and columns,
- * whose elements lie in the source in runs along the rows and in the destination along the columns.
- */
+/* What a copy between two layouts looks like from SBUF. */
 typedef struct turning {
     uint8_t dtype;
-    double n_tiles;
-    uint32_t rows, cols;      /* of a tile */
-    int64_t from_run, to_run; /* elements, before a tile's edge cuts them */
-    double n_parts;           /* transfers of a tile each way, on average */
+    int row_group, col_group;
+    double n_tiles, size;     /* of an element, bytes */
+    uint32_t rows, cols;      /* partitions on the way in, and on the way out */
+    int64_t from_run, to_run; /* elements side by side in the source and in the destination */
 } turning;
 
 /* ns of a copy that names each element by itself. */
-static double one_by_one_ns(const vtrn_chip *chip, double n_elements, double size) {
+static double one_by_one_ns(const vtrn_chip *chip, double n_bytes, double size) {
     return chip->dma.start_ns + chip->dma.complete_ns +
-           cost_runs_ns(chip, n_elements * size / chip->n_dma_engines, size);
+           cost_runs_ns(chip, n_bytes / chip->n_dma_engines, size);
 }
 
 /* ns that each tile adds to the transfers one way. */
 static double transfers_ns(const vtrn_chip *chip, const turning *t, bool is_store) {
-    double n_rows = is_store ? t->cols : t->rows, n_cols = is_store ? t->rows : t->cols;
-    double run = (double)(is_store ? t->to_run : t->from_run);
-    double size = (double)dtype_size((vtrn_dtype)t->dtype);
-    transfer_cost cost = cost_tile_transfer(chip, is_store, n_rows, n_cols * size, run * size);
-    return cost_transfer_interval_ns(chip, &cost, t->n_parts);
+    double n_rows = is_store ? t->cols : t->rows;
+    double n_bytes = (double)(is_store ? t->rows : t->cols) * t->row_group * t->col_group * t->size;
+    double run = (double)(is_store ? t->to_run : t->from_run) * t->size;
+    transfer_cost cost = cost_tile_transfer(chip, is_store, n_rows, n_bytes, run);
+    return cost_transfer_interval_ns(chip, &cost, 1);
 }
 
 /* ns of the same by way of SBUF: the way of one tile, and for all of them what takes longest of the
@@ -53,44 +51,66 @@ static double turned_ns(const vtrn_chip *chip, const turning *t) {
     turn.ap[0] = tile_ap(&psum, t->cols, t->rows);
     turn.ap[1] = tile_ap(&sbuf, t->rows, t->cols);
     vtrn_instr copy = {.opcode = VTRN_OP_TENSOR_COPY, .engine = VTRN_ENGINE_VECTOR};
-    copy.ap[0] = tile_ap(&sbuf, t->cols, t->rows);
-    copy.ap[1] = turn.ap[0];
+    int group = t->row_group * t->col_group;
+    copy.ap[0] = tile_ap(&sbuf, t->cols, t->rows * (uint32_t)group);
+    copy.ap[1] = tile_ap(&psum, t->cols, t->rows * (uint32_t)group);
     instr_cost turn_cost = cost_instr(chip, &turn), copy_cost = cost_instr(chip, &copy);
-    double tile_ns = fmax(turn_cost.ii_ns, copy_cost.ii_ns);
+    double tile_ns = fmax(group * turn_cost.ii_ns, copy_cost.ii_ns);
     double dma_ns = transfers_ns(chip, t, false) + transfers_ns(chip, t, true);
     return 2 * (chip->dma.start_ns + chip->dma.complete_ns) + turn_cost.latency_ns +
            copy_cost.latency_ns + t->n_tiles * fmax(dma_ns, tile_ns);
 }
 
-/* Types that the PE array passes on as they are. */
-static bool is_turnable(vtrn_dtype t) {
+/* The PE array passes 32-bit types other than fp32 on in fp32. */
+static bool is_turned_exactly(vtrn_dtype t) {
     return t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_BF16 || t == VTRN_DTYPE_FP16;
+}
+
+/* SBUF of a partition that tiles of a group take, on their ways in and out. */
+static uint64_t tile_bytes(const vtrn_chip *chip, int group, vtrn_dtype dtype) {
+    return 2ull * TURN_BUFFERS *
+           sbuf_round((uint64_t)tile_max_rows(chip) * (uint32_t)group * dtype_size(dtype));
+}
+
+/* Neighbouring ones of n that make a group, which leaves 128 groups: as many as a stride between
+ * the elements of each lets the PE array work at full speed, and one PSUM bank has room for. */
+static int group_of(const plan *p, vtrn_dtype dtype, int64_t n) {
+    int64_t size = (int64_t)dtype_size(dtype), most = tile_max_rows(p->chip);
+    int64_t group = (int64_t)p->chip->cost.stride_limit_bytes / size;
+    int64_t bank = (int64_t)p->chip->psum_bank_bytes / size / most;
+    group = group < bank ? group : bank;
+    while (group > 1 &&
+           (n / group < most || tile_bytes(p->chip, (int)group, dtype) > p->sbuf_limit))
+        group /= 2;
+    return group > 1 ? (int)group : 1;
+}
+
+static void choose_groups(const plan *p, vtrn_dtype dtype, int64_t n_rows, int64_t n_cols,
+                          int *row_group, int *col_group) {
+    *row_group = group_of(p, dtype, n_rows);
+    *col_group = *row_group > 1 ? 1 : group_of(p, dtype, n_cols);
 }
 
 static bool turning_pays(const plan *p, const view *src, const view *dst, const joint_factor *f,
                          int n) {
     int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
     if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || n > VIEW_MAX_FACTORS ||
-        src->dtype != dst->dtype || !is_turnable((vtrn_dtype)src->dtype))
+        src->dtype != dst->dtype || !is_turned_exactly((vtrn_dtype)src->dtype))
         return false;
-    view_factor cols[VIEW_MAX_FACTORS]; /* of turn_copy's tiles */
-    int n_col_factors = 0;
-    for (int i = 0; i < n; i++)
-        if (i != from_unit && i != to_unit)
-            cols[n_col_factors++].size = f[i].size;
-    cols[n_col_factors++].size = f[from_unit].size;
-    int64_t n_elements = view_count(src), n_rows = f[to_unit].size, n_cols = n_elements / n_rows;
-    turning t = {
-        .dtype = src->dtype,
-        .n_tiles = ceil((double)n_rows / tile_max_rows(p->chip)) *
-                   ceil((double)n_cols / tile_max_rows(p->chip)),
-        .rows = (uint32_t)(n_rows < tile_max_rows(p->chip) ? n_rows : tile_max_rows(p->chip)),
-        .cols = (uint32_t)(n_cols < tile_max_rows(p->chip) ? n_cols : tile_max_rows(p->chip)),
-        .from_run = f[from_unit].size,
-        .to_run = n_rows};
-    t.n_parts = view_mean_boxes(cols, n_col_factors, t.cols);
+    int64_t n_rows = f[to_unit].size, n_cols = f[from_unit].size, most = tile_max_rows(p->chip);
+    turning t = {.dtype = src->dtype, .size = (double)dtype_size((vtrn_dtype)src->dtype)};
+    choose_groups(p, (vtrn_dtype)src->dtype, n_rows, n_cols, &t.row_group, &t.col_group);
+    int64_t rows = n_rows / t.row_group, cols = n_cols / t.col_group;
+    t.rows = (uint32_t)(rows < most ? rows : most);
+    t.cols = (uint32_t)(cols < most ? cols : most);
+    bool is_dense_from = f[to_unit].from == n_cols && n_cols == t.cols;
+    bool is_dense_to = f[from_unit].to == n_rows && n_rows == t.rows;
+    t.from_run = (int64_t)t.cols * t.col_group * (is_dense_from ? t.row_group : 1);
+    t.to_run = (int64_t)t.rows * t.row_group * (is_dense_to ? t.col_group : 1);
+    double n_matrices = (double)view_count(src) / (double)n_rows / (double)n_cols;
+    t.n_tiles = n_matrices * ceil((double)rows / t.rows) * ceil((double)cols / t.cols);
     return turned_ns(p->chip, &t) * min_gain <
-           one_by_one_ns(p->chip, (double)n_elements, (double)dtype_size((vtrn_dtype)src->dtype));
+           one_by_one_ns(p->chip, (double)view_count(src) * t.size, t.size);
 }
 
 bool turn_helps(const plan *p, const view *v) {
@@ -126,10 +146,11 @@ vtrn_status turn_copy(plan *p, const view *src, const view *dst, const joint_fac
             n_cols *= f[i].size;
         }
     by_col.f[by_col.n++] = (view_factor){f[to_unit].size, 1};
-    kernel_turn spec = {by_row, by_col, f[to_unit].size, n_cols};
-    kernel_demand demand = {.sbuf_bytes = 2ull * TURN_BUFFERS *
-                                          sbuf_round(tile_max_rows(p->chip) * sizeof(float)),
-                            .psum_banks = 1};
+    vtrn_dtype dtype = (vtrn_dtype)src->dtype;
+    kernel_turn spec = {.from = by_row, .to = by_col, .n_rows = f[to_unit].size, .n_cols = n_cols};
+    choose_groups(p, dtype, f[to_unit].size, f[from_unit].size, &spec.row_group, &spec.col_group);
+    kernel_demand demand = {
+        .sbuf_bytes = tile_bytes(p->chip, spec.row_group * spec.col_group, dtype), .psum_banks = 1};
     VTRN_RETURN_IF_ERROR(plan_kernel(p, KERNEL_TURN, &spec, sizeof spec, demand));
     VTRN_RETURN_IF_ERROR(plan_reads(p, src));
     return plan_writes(p, dst);
