@@ -11,7 +11,7 @@ import capi
 from paths import ROOT
 
 
-@pytest.fixture(scope="module", params=[7, 32, 64, 100])
+@pytest.fixture(scope="module", params=[7, 32, 64, 65, 100, 127])
 def device(request, tmp_path_factory):
     text = (ROOT / "chips" / "trn1.toml").read_text()
     changed = text.replace("\npartitions = 128", f"\npartitions = {request.param}")
@@ -37,6 +37,8 @@ def conv(x, w):
 
 PROGRAMS = {
     "matmul": (lambda x, a, b: jax.nn.relu(x @ a) @ b, (rand(200, 130), rand(130, 513), rand(513, 65))),
+    "long contraction": (lambda a, b: a @ b, (rand(17, 2000), rand(2000, 33))),
+    "longer contraction": (lambda a, b: a.T @ b, (rand(4001, 130), rand(4001, 513))),
     "gradient": (jax.grad(lambda w, x: (jnp.tanh(x @ w) ** 2).sum()), (rand(130, 70), rand(200, 130))),
     "convolution": (conv, (rand(2, 9, 9, 20), rand(3, 3, 20, 33))),
     "softmax": (lambda x: jax.nn.softmax(x), (rand(133, 257),)),

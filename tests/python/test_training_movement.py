@@ -388,3 +388,14 @@ def test_results_of_one_value(device, dtype, n):
     )
     assert not zeros.any() and (ones == np.ones((n, 1), dtype)).all() and (twice == 2).all()
     assert profile.step_ns < 40e3 + n * np.dtype(dtype).itemsize / 50
+
+
+@pytest.mark.parametrize("shape", [(3, 15, 64, 8), (2, 32, 32, 16)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_gradients_of_stacked_convolution_weights(device, rng, shape, kernel):
+    x, w = whole(rng, shape) / 8, whole(rng, (2, *kernel, shape[-1], shape[-1])) / 8
+
+    def conv(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    check(device, jax.grad(lambda w, x: (conv(jnp.tanh(conv(x, w[0])), w[1]) ** 2).sum()), w, x, rtol=1e-3)

@@ -237,3 +237,14 @@ def test_any_chip_of_two_banks_has_room(rng, tmp_path, n_banks, bank_bytes):
 def test_a_chip_of_too_few_or_too_narrow_banks_is_refused(tmp_path, n_banks, bank_bytes, rule):
     with pytest.raises(capi.VtrnError, match=rule):
         capi.Device(chip_file(tmp_path, n_banks, bank_bytes))
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3"])
+def test_products_of_fp8_on_every_chip(any_chip, name):
+    """The PE array takes fp8e4m3fn from v4 only; elsewhere it works on bf16."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(-8, 9, shape).astype(getattr(ml_dtypes, name)) for shape in ((65, 200), (200, 130)))
+    exported = jax.export.export(jax.jit(lambda a, b: (a @ b).astype(jnp.float32)), platforms=["cpu"])(a, b)
+    (got,) = any_chip.compile(exported.mlir_module_serialized)(a, b)
+    exact = (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype).astype(np.float32)
+    np.testing.assert_array_equal(got, exact)

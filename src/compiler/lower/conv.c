@@ -307,7 +307,7 @@ vtrn_status lower_convolution(lower *l, const graph_op *op, bool *is_done) {
     const graph_type *lhs = &l->g->types[op->operands[0]], *rhs = &l->g->types[op->operands[1]];
     const graph_type *out = &l->g->types[op->results[0]];
     vtrn_dtype compute;
-    if (!contract_dtype(lhs->dtype, rhs->dtype, &compute) || !dtype_is_float(out->dtype) ||
+    if (!contract_dtype(l->chip, lhs->dtype, rhs->dtype, &compute) || !dtype_is_float(out->dtype) ||
         dtype_size(out->dtype) > 4)
         return NULL;
     *is_done = true;

@@ -6,10 +6,12 @@
 
 #include <string.h>
 
-bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out) {
+bool contract_dtype(const vtrn_chip *chip, vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out) {
     bool is_ok = dtype_is_float(a) && dtype_is_float(b) && dtype_size(a) <= 4 && dtype_size(b) <= 4;
-    /* fp32 mixes with nothing narrower; other types are all exact in bf16's or their own width */
-    *out = a == b ? a : VTRN_DTYPE_FP32;
+    /* fp32 mixes with nothing narrower; other types are all exact in bf16's or their own width. The
+     * PE array takes fp8e4m3fn from v4; bf16 holds it exactly. */
+    bool is_widened = a == VTRN_DTYPE_FP8E4M3FN && chip->gen < 4;
+    *out = a != b ? VTRN_DTYPE_FP32 : is_widened ? VTRN_DTYPE_BF16 : a;
     return is_ok;
 }
 
@@ -113,6 +115,7 @@ static bool set_output(contract_output *o, const view *at) {
 
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
+    spec->origin.result = spec->out;
     if (is_row_major && contract_is_tileable(l->chip, l->plan->sbuf_limit, spec, &row_step)) {
         contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
         if (!kept)
@@ -183,7 +186,7 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
     const graph_type *result = &l->g->types[op->results[0]];
     contract_spec spec = {.origin.op = op};
-    if (!contract_dtype(a->dtype, b->dtype, &spec.compute) || !dtype_is_float(result->dtype) ||
+    if (!contract_dtype(l->chip, a->dtype, b->dtype, &spec.compute) || !dtype_is_float(result->dtype) ||
         dtype_size(result->dtype) > 4)
         return NULL;
     *is_done = true;

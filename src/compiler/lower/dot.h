@@ -21,6 +21,6 @@ bool contract_nothing(lower *l, const graph_op *op);
 vtrn_dtype contract_result_dtype(const lower *l, graph_value v);
 
 /* Matmul input type for operands of two types; false when the tensor engine has none. */
-bool contract_dtype(vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);
+bool contract_dtype(const vtrn_chip *chip, vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out);
 
 #endif

@@ -30,6 +30,9 @@ typedef struct contract_origin {
     view lhs, rhs;       /* of the operands, in the order of their dims */
     graph_type lhs_type; /* of a convolution: with its padding */
     bool is_lhs_moving;  /* the left operand is b */
+    /* Where the result is, if it has a tensor of its own: it may be written as a part of another.
+     */
+    contract_output result;
 } contract_origin;
 
 /* Linear order of each index is that of its factors, the same in both operands and the output. */

@@ -120,9 +120,10 @@ static vtrn_status check_conv(const plan *p, const graph *g, const kernel *kerne
     int64_t position = s->origin.is_lhs_moving ? index[3] : index[2];
     int64_t feature = s->origin.is_lhs_moving ? index[2] : index[3];
     int64_t out_at[GRAPH_MAX_RANK], rhs_at[GRAPH_MAX_RANK];
-    int64_t out_element = s->out.offset + sample_offset(s->out.batch, s->out.n_batch, index[0]) +
-                          sample_offset(s->out.m, s->out.n_m, index[2]) +
-                          sample_offset(s->out.n, s->out.n_n, index[3]);
+    const contract_output *result = &s->origin.result;
+    int64_t out_element = result->offset + sample_offset(result->batch, result->n_batch, index[0]) +
+                          sample_offset(result->m, result->n_m, index[2]) +
+                          sample_offset(result->n, result->n_n, index[3]);
     int64_t rhs_element = operand_element(weights, index[0], index[1], feature);
     if (!unravel_dense(out, out_element, out_at) ||
         !unravel_dense(rhs, rhs_element - s->origin.rhs.offset, rhs_at))
