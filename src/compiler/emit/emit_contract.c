@@ -372,17 +372,13 @@ static vtrn_status run_pass(contract_work *w) {
     for (int64_t i = 0; i < n_tiles && p.k == 0; i++)
         VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, banks, w->psum[i]));
     uint64_t most = p.number + w->turn_ahead;
-    int64_t left = n_tiles * k_tiles, turns = n_turns(w, most);
-    for (int64_t i = 0; i < n_tiles; i++)
-        for (int64_t k = 0; k < k_tiles; k++, left--) {
-            contract_fill *f = NULL;
-            int64_t n = parts(turns, left);
-            for (; n > 0 && (f = next_turn(w, most)); n--) {
-                turns--;
-                VTRN_RETURN_IF_ERROR(turn_bank(w, f));
-            }
-            VTRN_RETURN_IF_ERROR(multiply(w, &p, i, k));
-        }
+    int64_t n_groups = n_tiles * k_tiles, turns = n_turns(w, most), n_turned = 0;
+    for (int64_t i = 0; i < n_groups; i++) {
+        contract_fill *f = NULL;
+        for (; n_turned < turns * (i + 1) / n_groups && (f = next_turn(w, most)); n_turned++)
+            VTRN_RETURN_IF_ERROR(turn_bank(w, f));
+        VTRN_RETURN_IF_ERROR(multiply(w, &p, i / k_tiles, i % k_tiles));
+    }
     contract_next_pass(c, &w->next);
     drop_filled(w);
     return load_shares(w, w->next.number + w->load_ahead);
