@@ -102,8 +102,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (!read_switch(fuse, &o.has_no_fusion) || !read_switch(resident, &o.has_no_residents) ||
         !read_switch(pipeline, &o.has_no_pipeline) || !read_switch(schedule, &o.has_no_schedule) ||
         !read_switch(passes, &o.has_no_passes))
-        return cli_usage(
-            self, "--passes, --fuse, --resident, --pipeline and --schedule are on or off");
+        return cli_usage(self,
+                         "--passes, --fuse, --resident, --pipeline and --schedule are on or off");
     vtrn_program *p = NULL;
     vtrn_status status = compile(files.items[0], chip, &o, &p);
     if (p && o.dump_stages >> EMIT & 1)
@@ -119,20 +119,21 @@ static int run(const cli_command *self, int argc, char **argv) {
 const cli_command cli_compile = {
     .name = "compile",
     .summary = "compile an artifact, and show the stages on the way",
-    .help = "usage: vtrn compile FILE [-o OUT] [--dump STAGES] [options] [--json]\n\n"
-            "FILE is a StableHLO artifact. Without -o it is only compiled, and checked.\n\n"
-            "  -o OUT           the program file; - is standard output\n"
-            "  --dump STAGES    a list of graph,form,tiles,place,emit: operations, kernels, their\n"
-            "                   tiles, their places in SBUF, instructions\n"
-            "  --chip NAME      default VTRN_CHIP, else trn1\n"
-            "  --passes off     operations as the artifact has them, but for those that are dead\n"
-            "  --fuse off       each operation is a kernel of its own\n"
-            "  --resident off   every value passes through HBM between kernels\n"
-            "  --pipeline off   one tile at a time\n"
-            "  --schedule off   instructions stay in the order in which kernels emit them\n"
-            "  --json           name, chip and counts\n\n"
-            "The five switches find a wrong decision of the compiler: if a result is right without\n"
-            "one of them, it is at fault (docs/debugging.md).\n\n"
-            "example: vtrn compile step.mlirbc --dump form,place\n",
+    .help =
+        "usage: vtrn compile FILE [-o OUT] [--dump STAGES] [options] [--json]\n\n"
+        "FILE is a StableHLO artifact. Without -o it is only compiled, and checked.\n\n"
+        "  -o OUT           the program file; - is standard output\n"
+        "  --dump STAGES    a list of graph,form,tiles,place,emit: operations, kernels, their\n"
+        "                   tiles, their places in SBUF, instructions\n"
+        "  --chip NAME      default VTRN_CHIP, else trn1\n"
+        "  --passes off     operations as the artifact has them, but for those that are dead\n"
+        "  --fuse off       each operation is a kernel of its own\n"
+        "  --resident off   every value passes through HBM between kernels\n"
+        "  --pipeline off   one tile at a time\n"
+        "  --schedule off   instructions stay in the order in which kernels emit them\n"
+        "  --json           name, chip and counts\n\n"
+        "The five switches find a wrong decision of the compiler: if a result is right without\n"
+        "one of them, it is at fault (docs/debugging.md).\n\n"
+        "example: vtrn compile step.mlirbc --dump form,place\n",
     .run = run,
 };

@@ -186,8 +186,8 @@ vtrn_status lower_dot(lower *l, const graph_op *op, bool *is_done) {
     const graph_type *a = &l->g->types[op->operands[0]], *b = &l->g->types[op->operands[1]];
     const graph_type *result = &l->g->types[op->results[0]];
     contract_spec spec = {.origin.op = op};
-    if (!contract_dtype(l->chip, a->dtype, b->dtype, &spec.compute) || !dtype_is_float(result->dtype) ||
-        dtype_size(result->dtype) > 4)
+    if (!contract_dtype(l->chip, a->dtype, b->dtype, &spec.compute) ||
+        !dtype_is_float(result->dtype) || dtype_size(result->dtype) > 4)
         return NULL;
     *is_done = true;
     if (contract_nothing(l, op))
