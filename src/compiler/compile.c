@@ -1,7 +1,9 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
 
+
 #include "compiler/build/finish.h"
+#include "compiler/build/semaphores.h"
 #include "compiler/custom/custom_check.h"
 #include "compiler/custom/custom_run.h"
 #include "compiler/emit/emit_kernels.h"
@@ -64,6 +66,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
                           "chip %s: too few numbers are published to run programs on it; choose "
                           "trn1, inf2, trn2 or trn3",
                           chip->name);
+    VTRN_RETURN_IF_ERROR(schedule_supports(chip));
     arena home = ARENA_EMPTY;
     vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
     if (!program)

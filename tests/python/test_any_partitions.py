@@ -1,5 +1,7 @@
 """Programs on chips with fewer partitions than any that exists: what-if chip files."""
 
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -65,3 +67,20 @@ def test_any_number_of_partitions_computes_the_same(device, name):
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         want = np.asarray(jax.jit(f)(*args))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("key,least", [("dma_queues", 8), ("semaphores", 15)])
+def test_a_chip_with_too_few_of_what_programs_take_is_refused_in_plain_words(tmp_path, key, least):
+    f, args = PROGRAMS["fill"]
+    artifact = jax.export.export(jax.jit(f), platforms=["cpu"])(*args).mlir_module_serialized
+    text = (ROOT / "chips" / "trn1.toml").read_text()
+    for n in (least - 1, least):
+        path = tmp_path / f"{key}_{n}.toml"
+        path.write_text(re.sub(rf"(?m)^{key} = \d+", f"{key} = {n}", text))
+        d = capi.Device(str(path))
+        if n == least:
+            d.compile(artifact)
+        else:
+            with pytest.raises(Exception, match=f"programs take {least} .*it has {n}; raise {key}"):
+                d.compile(artifact)
+        d.close()

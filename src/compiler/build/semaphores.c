@@ -43,6 +43,24 @@ typedef struct scheduler {
     uint32_t n_waits, cap_waits;
 } scheduler;
 
+vtrn_status schedule_supports(const vtrn_chip *chip) {
+    enum {
+        LEAST_QUEUES = 8 /* loads, stores, gathers and copies; more are used where they exist */
+    };
+    if (chip->n_dma_queues < LEAST_QUEUES)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chip %s: programs take %d DMA queues of each engine, it has %d; raise "
+                          "dma_queues of its chip file",
+                          chip->name, LEAST_QUEUES, chip->n_dma_queues);
+    if (chip->n_semaphores < N_LANES)
+        return VTRN_ERROR(
+            VTRN_UNSUPPORTED,
+            "chip %s: programs take %d semaphores, it has %d; raise semaphores of its "
+            "chip file",
+            chip->name, N_LANES, chip->n_semaphores);
+    return NULL;
+}
+
 static uint32_t lane_of(const vtrn_instr *instr) {
     return isa_is_dma(instr->opcode) ? VTRN_ENGINE_COUNT + instr->queue : instr->engine;
 }

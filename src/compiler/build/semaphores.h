@@ -7,6 +7,9 @@
 /* DMA rings that the compiler uses; ring q of a DMA instruction must be below it. */
 enum { SCHEDULE_N_QUEUES = 10 };
 
+/* UNSUPPORTED for a chip with fewer DMA queues or semaphores than programs take. */
+vtrn_status schedule_supports(const vtrn_chip *chip);
+
 typedef granules_input schedule_input; /* with the addresses of scratch slots */
 
 /* The waits of one block, found and not yet written. */
