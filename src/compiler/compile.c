@@ -1,7 +1,6 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
 
-
 #include "compiler/build/finish.h"
 #include "compiler/build/semaphores.h"
 #include "compiler/custom/custom_check.h"
