@@ -53,21 +53,22 @@ static void run_on_pe(core_model *core, const instr_cost *cost, double *start_ns
     }
 }
 
-double core_run(core_model *core, int engine, const instr_cost *x, const transfer_cost *t,
+double core_run(core_model *core, int engine, const instr_cost *cost, const transfer_cost *t,
                 double *start_ns) {
     *start_ns = later(*start_ns, core->free_ns[engine]);
-    if (x->ports)
-        *start_ns = later(*start_ns, port_free(core, engine, x->ports));
-    core->free_ns[engine] = *start_ns + x->ii_ns;
-    if (x->kind == COST_KIND_MATMUL || x->kind == COST_KIND_LDWEIGHTS) {
-        run_on_pe(core, x, start_ns);
+    if (cost->ports)
+        *start_ns = later(*start_ns, port_free(core, engine, cost->ports));
+    core->free_ns[engine] = *start_ns + cost->ii_ns;
+    if (cost->kind == COST_KIND_MATMUL || cost->kind == COST_KIND_LDWEIGHTS) {
+        run_on_pe(core, cost, start_ns);
         core->free_ns[engine] = *start_ns;
     }
-    if (x->ports & COST_PORT_SBUF)
+    if (cost->ports & COST_PORT_SBUF)
         core->sbuf_free_ns[engine] = core->free_ns[engine];
-    if (x->ports & COST_PORT_PSUM)
+    if (cost->ports & COST_PORT_PSUM)
         core->psum_free_ns[engine] = core->free_ns[engine];
-    if (x->kind == COST_KIND_DMA)
-        return transfer(core, engine, t, *start_ns + x->latency_ns) + core->chip->dma.complete_ns;
-    return *start_ns + x->latency_ns + core->chip->cost.semaphore_post_ns;
+    if (cost->kind == COST_KIND_DMA)
+        return transfer(core, engine, t, *start_ns + cost->latency_ns) +
+               core->chip->dma.complete_ns;
+    return *start_ns + cost->latency_ns + core->chip->cost.semaphore_post_ns;
 }

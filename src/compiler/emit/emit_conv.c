@@ -15,7 +15,8 @@ static int64_t pe_size(const conv_work *w) {
 }
 
 static uint32_t element_bytes(const conv_work *w) {
-    return (uint32_t)dtype_size(w->c->spec->compute);
+    size_t size = dtype_size(w->c->spec->compute);
+    return size > 0 ? (uint32_t)size : 1;
 }
 
 static tile place_one(conv_work *w, uint32_t n_bytes) {
@@ -324,7 +325,7 @@ static vtrn_status leave(emitter *e, const conv_leave *x, const vtrn_ap *dst, co
     return pass_out(e, &rest, dst, sum);
 }
 
-vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave *x,
+vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave *how,
                            const tile *dst) {
     const conv_plan *c = w->c;
     const conv_geometry *g = &c->spec->geometry;
@@ -339,11 +340,11 @@ vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave
     }
     VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, 1, &t.psum));
     uint32_t source = w->e->build->source;
-    w->e->build->source = x->source;
+    w->e->build->source = how->source;
     VTRN_RETURN_IF_ERROR(multiply_all(&t));
     w->e->build->source = source;
     vtrn_ap to = tile_ap(dst, part->n_rows, part->n_cols);
     vtrn_ap from = tile_ap(&t.psum, part->n_rows, part->n_cols);
-    VTRN_RETURN_IF_ERROR(leave(w->e, x, &to, &from));
+    VTRN_RETURN_IF_ERROR(leave(w->e, how, &to, &from));
     return c->spec->is_patched ? conv_work_next_patches(w) : NULL;
 }

@@ -48,7 +48,7 @@ vtrn_status conv_work_begin(emitter *e, const conv_plan *c, conv_work *w);
 /* What does not change from tile to tile: weights, zeros. */
 vtrn_status conv_work_load(conv_work *w);
 /* The part into dst. Parts come in the order of their pixels. */
-vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave *leave,
+vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave *how,
                            const tile *dst);
 /* The same of a pooling (emit_pool.c). */
 vtrn_status conv_work_pool(conv_work *w, const conv_part *part, const tile *dst);

@@ -7,6 +7,7 @@
 /* Bytes from one element to the next that SBUF and PSUM still move at full speed. */
 static int64_t columns_together(const conv_work *w) {
     int64_t size = (int64_t)dtype_size(w->c->spec->compute);
+    size = size > 0 ? size : 1;
     int64_t n = (int64_t)w->e->chip->cost.stride_limit_bytes / size;
     int64_t most = (int64_t)w->e->chip->psum_bank_bytes / size / contract_pe_size(w->e->chip);
     n = n < most ? n : most;

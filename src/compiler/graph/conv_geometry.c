@@ -51,7 +51,7 @@ conv_geometry conv_geometry_of(const graph *g, const graph_op *op) {
                        .n_taps = 1,
                        .n_in_pixels = batch,
                        .n_out_pixels = batch};
-    for (int64_t i = 0; i < at->conv.lhs_spatial.n; i++) {
+    for (int64_t i = 0; i < at->conv.lhs_spatial.n && c.n_axes < CONV_MAX_AXES; i++) {
         conv_axis a = {.n_in = lhs->dims[at->conv.lhs_spatial.v[i]],
                        .n_out = out->dims[at->conv.out_spatial.v[i]],
                        .n_taps = rhs->dims[at->conv.rhs_spatial.v[i]],

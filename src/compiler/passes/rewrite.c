@@ -9,7 +9,7 @@ static bool has_body(const graph_op *op) {
 }
 
 static vtrn_status grow_values(rewriter *r, uint32_t n) {
-    if (n <= r->max_values)
+    if (r->maker && r->same_as && n <= r->max_values)
         return NULL;
     uint32_t max = n + n / 2 + 64;
     graph_op **maker = realloc(r->maker, max * sizeof *maker);

@@ -94,9 +94,10 @@ static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
                         2 * (chip->cost.semaphore_post_ns + chip->cost.semaphore_wake_ns);
     vtrn_ap out = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, s->tile_rows, r.bank_cols);
     double full_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
-    out.dim[0].num = sums.dim[0].num = (uint32_t)(r.bank_cols / 2);
+    int64_t half_cols = r.bank_cols / 2;
+    out.dim[0].num = sums.dim[0].num = (uint32_t)half_cols;
     double half_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
-    r.copy_col_ns = (full_ns - half_ns) / (double)(r.bank_cols - r.bank_cols / 2);
+    r.copy_col_ns = (full_ns - half_ns) / (double)(r.bank_cols - half_cols);
     r.copy_start_ns = fmax(0, full_ns - r.copy_col_ns * (double)r.bank_cols);
     r.copies_abreast = chip->cost.vector_scalar_share_psum ? 1 : 2;
     return r;
@@ -226,8 +227,8 @@ static double stall_ns(const rates *r, const slot_cost *c, double n_fills, int n
 /* Matmuls of n columns with all k, for a tile of rows. */
 static double columns_ns(const rates *r, int64_t n, int64_t block_cols) {
     int64_t blocks = parts(n, block_cols), k_tiles = parts(r->s->n_k, r->pe);
-    int64_t bank = least(block_cols, r->bank_cols), rest = n % bank;
-    double stream_ns = (double)(n / bank) * matmul_ns(r, bank) + (rest ? matmul_ns(r, rest) : 0);
+    int64_t bank = least(block_cols, r->bank_cols), rest = n % bank, n_full = n / bank;
+    double stream_ns = (double)n_full * matmul_ns(r, bank) + (rest ? matmul_ns(r, rest) : 0);
     double weights_ns = (double)blocks * r->weights_ns;
     return (double)k_tiles * (fmax(stream_ns, weights_ns) + SEEN_SHARE * weights_ns);
 }

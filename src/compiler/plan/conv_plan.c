@@ -22,7 +22,7 @@ static int64_t least(int64_t a, int64_t b) {
 }
 
 static int64_t parts_of(int64_t n, int64_t part) {
-    return (n + part - 1) / part;
+    return part > 0 ? (n + part - 1) / part : 1;
 }
 
 /* --- cuts ---------------------------------------------------------------------------------------
@@ -160,13 +160,13 @@ void conv_start(const vtrn_chip *chip, const conv_spec *spec, conv_plan *c) {
 bool conv_shrink(conv_plan *c) {
     bool is_large_band = (uint64_t)c->band_bytes * (uint32_t)c->n_bands >
                          (uint64_t)c->weight_bytes * (uint32_t)c->n_weight_buffers;
-    if (!is_least_band(c) && is_large_band && !c->image_from) {
+    bool can_halve = !is_least_band(c) && !c->image_from;
+    bool can_part = c->are_weights_whole && c->spec->geometry.n_out > contract_pe_size(c->chip);
+    if (can_halve && (is_large_band || !can_part)) {
         halve_band(c);
-    } else if (c->are_weights_whole && c->spec->geometry.n_out > contract_pe_size(c->chip)) {
+    } else if (can_part) {
         c->are_weights_whole = false;
         c->n_weight_buffers = CONV_MAX_WEIGHT_BUFFERS;
-    } else if (!is_least_band(c) && !c->image_from) {
-        halve_band(c);
     } else if (c->n_bands > 1) {
         c->n_bands--;
     } else if (c->n_weight_buffers > 1) {

@@ -144,7 +144,7 @@ static vtrn_status new_part(plan *p, const fusion *like, int n, fusion **out) {
 }
 
 static vtrn_status cut_in_two(plan *p, const fusion *f, fusion **parts) {
-    int last_reader[FUSION_MAX_NODES], renamed[FUSION_MAX_NODES], n_carried = 0;
+    int last_reader[FUSION_MAX_NODES] = {0}, renamed[FUSION_MAX_NODES], n_carried = 0;
     find_last_readers(f, last_reader);
     int at = choose_split(f, last_reader);
     if (at == 0)

@@ -58,7 +58,7 @@ static int64_t image_element(const conv_spec *s, int64_t channel, const int64_t 
 
 static int64_t planned_element(const conv_spec *s, const look *x) {
     const conv_geometry *g = &s->geometry;
-    int64_t out[CONV_MAX_AXES], tap[CONV_MAX_AXES], in[CONV_MAX_AXES];
+    int64_t out[CONV_MAX_AXES] = {0}, tap[CONV_MAX_AXES] = {0}, in[CONV_MAX_AXES];
     pixel_at(g, x->pixel, out);
     conv_tap_at(g, x->k % g->n_taps, tap);
     for (int i = 0; i < g->n_axes; i++)
@@ -71,7 +71,8 @@ static int64_t planned_element(const conv_spec *s, const look *x) {
 static int64_t patch_element(const conv_spec *s, const look *x) {
     const conv_patches *p = &s->patches;
     const conv_axis *rows = &p->of.axis[1], *cols = &p->of.axis[2];
-    int64_t out[CONV_MAX_AXES], in[CONV_MAX_AXES], per_col = p->has_inner_channels ? p->of.n_in : 1;
+    int64_t out[CONV_MAX_AXES] = {0}, in[CONV_MAX_AXES];
+    int64_t per_col = p->has_inner_channels ? p->of.n_in : 1;
     pixel_at(&s->geometry, x->pixel, out);
     int64_t line = x->k / p->run;
     int64_t element = out[2] * p->step + x->k % p->run - p->zeros;
@@ -97,7 +98,7 @@ static int64_t conv_element(const graph *g, const conv_spec *s, const look *x) {
     const graph_op *op = s->op;
     const graph_attrs *at = &op->attrs;
     const graph_type *lhs = &g->types[op->operands[0]];
-    int64_t out[CONV_MAX_AXES], tap[CONV_MAX_AXES], channel, in[GRAPH_MAX_RANK] = {0};
+    int64_t out[CONV_MAX_AXES] = {0}, tap[CONV_MAX_AXES] = {0}, channel, in[GRAPH_MAX_RANK] = {0};
     pixel_at(&s->geometry, x->pixel, out);
     unravel_k(s, x->k, &channel, tap);
     in[at->conv.lhs_feature_dim] = channel;
@@ -117,7 +118,8 @@ static int64_t pool_element(const graph *g, const conv_spec *s, const look *x) {
     const graph_op *op = s->op;
     const graph_attrs *at = &op->attrs;
     const graph_type *from = &g->types[op->operands[0]];
-    int64_t out[CONV_MAX_AXES], tap[CONV_MAX_AXES], in[GRAPH_MAX_RANK], channel = x->channel;
+    int64_t out[CONV_MAX_AXES] = {0}, tap[CONV_MAX_AXES] = {0}, in[GRAPH_MAX_RANK] = {0};
+    int64_t channel = x->channel;
     int first = from->rank - s->geometry.n_axes;
     pixel_at(&s->geometry, x->pixel, out);
     conv_tap_at(&s->geometry, x->k % s->geometry.n_taps, tap);
