@@ -399,3 +399,9 @@ def test_gradients_of_stacked_convolution_weights(device, rng, shape, kernel):
         return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     check(device, jax.grad(lambda w, x: (conv(jnp.tanh(conv(x, w[0])), w[1]) ** 2).sum()), w, x, rtol=1e-3)
+
+
+def test_what_moves_early_stays_before_its_readers(device, rng):
+    x = whole(rng, (9, 5))
+    check(device, lambda x, i: (jnp.roll(x, 3, 0), jnp.roll(x, i, 1)), x, np.int32(2), rtol=0)
+    check(device, lambda x: (jnp.roll(x, 2, 0), x[1:4] * 2, jnp.concatenate([x[2:], x[:2]])), x, rtol=0)

@@ -35,6 +35,17 @@ static vtrn_status reserve(lower *l, graph_value v, view *out) {
     return NULL;
 }
 
+/* Slices of one row each, as gradients of stacked weights are. Only of these no part is read, or
+ * still to be made, when the whole is. */
+static bool is_stack(const lower *l, const graph_op *op) {
+    for (uint32_t i = 0; i < op->n_operands; i++) {
+        const graph_type *t = &l->g->types[op->operands[i]];
+        if (op->attrs.dims.dims.v[0] != 0 || t->rank < 2 || t->dims[0] != 1)
+            return false;
+    }
+    return true;
+}
+
 /* Where operand v of a concatenation lies in the result. */
 static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_value v, view *out,
                                          bool *is_found) {
@@ -44,7 +55,7 @@ static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_val
     int first[GRAPH_MAX_RANK + 1];
     view there;
     if (l->options->reference_only || !moves_as_elements((vtrn_dtype)t->dtype) ||
-        graph_type_count(t) == 0)
+        graph_type_count(t) == 0 || !is_stack(l, op))
         return NULL;
     for (uint32_t i = 0; op->operands[i] != v; i++)
         at += l->g->types[op->operands[i]].dims[dim];

@@ -121,6 +121,8 @@ static vtrn_status find_ready(mover *m) {
             if (maker != NONE && m->ready[maker] > m->ready[i])
                 m->ready[i] = m->ready[maker];
         }
+        if (m->ready[i] > i) /* never later than it was: its readers may follow at once */
+            m->ready[i] = i;
     }
     return NULL;
 }
