@@ -16,7 +16,7 @@ DTYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
 
 
 def matmul(dtype, m, k, n):
-    """The left operand lies transposed, as the published kernels take it."""
+    """The left operand is transposed in memory, as the published kernels take it."""
     return (lambda a, b: a.T @ b), (shape(k, m, dtype=dtype), shape(k, n, dtype=dtype))
 
 

@@ -66,5 +66,5 @@ def by_family(rows):
 
 
 def far_off(rows, low=0.5, high=2.0):
-    """Rows whose ratio lies outside [low, high]."""
+    """Rows whose ratio is outside [low, high]."""
     return [row for row in rows if not low <= row.ratio <= high]

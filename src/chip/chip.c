@@ -31,7 +31,7 @@ enum { N_KEYS = sizeof keys / sizeof keys[0] };
 
 typedef struct reading {
     vtrn_chip *chip;
-    chip_sources *sources; /* NULL: not wanted */
+    chip_sources *sources; /* NULL: the caller reads none */
     int seen_line[N_KEYS]; /* 0: not seen */
 } reading;
 
@@ -202,8 +202,8 @@ vtrn_status chip_parse(const char *text, const char *file_name, vtrn_chip *out) 
 /* "trn2@2" asks for version 2 of trn2. */
 static vtrn_status check_version(const char *asked, const char *version, const vtrn_chip *chip) {
     char *end;
-    long wanted = strtol(version, &end, 10);
-    if (*end || end == version || wanted != chip->version)
+    long number = strtol(version, &end, 10);
+    if (*end || end == version || number != chip->version)
         return VTRN_ERROR(
             VTRN_BAD_ARGUMENT,
             "chip '%s': its file has version %d of %s; ask for %s@%d, or for an older "

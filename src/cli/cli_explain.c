@@ -82,7 +82,7 @@ static void read_key(reader *r, const char *key, char *text) {
     expect(r, ':');
 }
 
-/* Where the sentences go: the terminal, or one JSON document. */
+/* Where the sentences are written: the terminal, or one JSON document. */
 typedef struct printer {
     bool is_json;
     int n_sections, n_sentences; /* so far; sentences of the section */

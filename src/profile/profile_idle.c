@@ -120,7 +120,7 @@ vtrn_status profile_overlap_measure(const vtrn_program *program, const timing_re
 }
 
 /* What ended the gap before interval i. Control and triggers of the engine itself are passed over,
- * as long as they lie in the gap: they may have waited. */
+ * as long as they are in the gap: they may have waited. */
 static uint32_t wait_in_gap(const vtrn_program *program, const timing_result *timing,
                             const profile_path *path, uint32_t i, double from_ns) {
     while (path->links[i].cause == PROFILE_CAUSE_QUEUE) {

@@ -76,7 +76,7 @@ static void ran(step *s, int lane, double start_ns, double end_ns) {
     ran_instr(s, s->program.n_instrs - 1, lane, start_ns, end_ns);
 }
 
-/* One block of all instructions: each engine's lie together, as the tests add them. */
+/* One block of all instructions: each engine's are together, as the tests add them. */
 static void one_block(step *s) {
     s->program.n_blocks = 1;
     for (uint32_t i = s->program.n_instrs; i-- > 0;) {

@@ -1,4 +1,4 @@
-"""Dot products whose operands are cut into blocks: rows, columns and the contracted index, whatever stays in
+"""Dot products whose operands are cut into blocks: rows, columns and the contracted index, with the parts that stay in
 SBUF and whatever is transposed on its way in. Small chip files make small products be cut as large ones are."""
 
 import re
@@ -80,7 +80,7 @@ def assert_same(device, f, *args, tolerance=2e-5):
         assert off <= tolerance, off
 
 
-# What lies how: the contracted index is innermost in the left operand of "ab", outermost in that of "Tb".
+# Layouts: the contracted index is innermost in the left operand of "ab", outermost in that of "Tb".
 PRODUCTS = {
     "ab": (lambda a, b: a @ b, lambda m, k, n: ((m, k), (k, n))),
     "Tb": (lambda a, b: a.T @ b, lambda m, k, n: ((k, m), (k, n))),

@@ -114,7 +114,7 @@ def test_more_tensors_than_sbuf_holds(device):
 
     got, profile = run(device, f, x, W)
     assert_close(got, expect(f, x, W), rtol=1e-4)
-    # x serves 24 kernels; of their results, of which nine fit, the others have to go and come back
+    # x serves 24 kernels; of their results, of which nine fit, the others are stored and loaded again
     assert (24 + 4) * x.nbytes < profile.hbm_read_bytes <= (24 + 20) * x.nbytes
 
 

@@ -1,6 +1,6 @@
-/* A core as list scheduling sees it: when an engine, a port, the PE array and the DMA engines are
- * free. It takes each instruction's cost from cost/cost.h and leaves out what depends on the past
- * (a cold PE array, semaphore updates that queue): src/timing has the whole. Times are ns. */
+/* A model of the core for list scheduling: when an engine, a port, the PE array and the DMA engines
+ * are free. It takes each instruction's cost from cost/cost.h and leaves out what depends on the
+ * past (a cold PE array, semaphore updates that queue): src/timing has the whole. Times are ns. */
 #ifndef VTRN_COMPILER_BUILD_CORE_MODEL_H
 #define VTRN_COMPILER_BUILD_CORE_MODEL_H
 

@@ -10,8 +10,8 @@ enum {
     GRANULE_SHIFT = 6,  /* bytes of a partition that are tracked as one */
     QUADRANT = 32,      /* partitions that are tracked as one: operands start at multiples of it */
     MAX_GRANULES = 256, /* of an HBM tensor */
-    /* Where a tile's store meets the next one's load in a granule, the load waits for nothing: 8
-     * KiB is where tiles of 128 rows begin. */
+    /* Where a tile's store meets the next one's load in a granule, the load has a wait that it does
+     * not need: 8 KiB is where tiles of 128 rows begin. */
     MAX_IN_PLACE = 4096,
     N_LANES = VTRN_ENGINE_COUNT + VTRN_N_QUEUES, /* what completes in order: engines and rings */
 };
@@ -147,7 +147,7 @@ static vtrn_status open_slot(granules *g, uint32_t slot_i, const isa_access *fir
     return NULL;
 }
 
-/* Other engines may touch other parts of a slot first, so each granule asks on its own. */
+/* Other engines may touch other parts of a slot first, so the check is made for each granule. */
 static vtrn_status follow_earlier_slots(granules *g, const slot_track *t, const granule *first) {
     if (first->writer || first->readers)
         return NULL;
@@ -176,7 +176,7 @@ static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
     return NULL;
 }
 
-/* Writes first: they must find the readers that came before, not this instruction's own read. */
+/* Writes first: they must find the earlier readers, not this instruction's own read. */
 vtrn_status granules_next(granules *g, const dependence **out, uint32_t *n) {
     const vtrn_instr *instr = &g->in->list[g->at++];
     isa_access a;

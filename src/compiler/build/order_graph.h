@@ -16,7 +16,7 @@ typedef struct order_edge {
 typedef struct order_node {
     uint32_t first_edge; /* to those that must follow it, or ORDER_NONE */
     uint32_t n_before;   /* edges that end here */
-    uint32_t unit_next;  /* Tensor: what must come next on its queue, or ORDER_NONE */
+    uint32_t unit_next;  /* Tensor: the next instruction of its queue, or ORDER_NONE */
     bool is_unit_member; /* another one's unit_next */
 } order_node;
 

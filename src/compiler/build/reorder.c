@@ -49,7 +49,7 @@ typedef struct reorderer {
      * is in the heaps of each engine that can run it. */
     heap now[VTRN_ENGINE_COUNT], later[VTRN_ENGINE_COUNT];
     heap beyond;                      /* too far ahead, by list index */
-    uint32_t next[VTRN_ENGINE_COUNT]; /* what must come next, or NONE */
+    uint32_t next[VTRN_ENGINE_COUNT]; /* the rest of its unit, or NONE */
     uint32_t oldest;                  /* the first that is not done */
     uint32_t *order;
     uint32_t n_done;
@@ -69,7 +69,7 @@ static option *option_on(task *t, int engine) {
     return o;
 }
 
-/* Whether a task comes out of the heap of an engine before another one. */
+/* Whether a task leaves the heap of an engine before another one. */
 typedef bool before_fn(task *tasks, int engine, uint32_t a, uint32_t b);
 
 static bool by_priority(task *tasks, int engine, uint32_t a, uint32_t b) {
@@ -122,7 +122,7 @@ static ranking ranked(const reorderer *r, int engine, before_fn *before) {
 static void make_ready(reorderer *r, uint32_t i) {
     task *t = &r->tasks[i];
     if (r->graph.nodes[i].is_unit_member)
-        return; /* its turn comes behind the one before */
+        return; /* run_next() takes it behind the one before */
     if (i >= r->oldest + LOOK_AHEAD) {
         push(&r->beyond, ranked(r, 0, by_index), i);
         return;
@@ -190,7 +190,7 @@ static void release(reorderer *r, uint32_t i, double start_ns, double done_ns) {
     for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next) {
         const order_edge *edge = &r->graph.edges[k];
         task *to = &r->tasks[edge->to];
-        /* A queue knows its own results without a semaphore, and the PE array adds up in order. */
+        /* Results of the same queue need no semaphore, and the PE array adds up in order. */
         bool needs_result = edge->is_of_data && ran->engine != VTRN_ENGINE_TENSOR;
         double own_ns = needs_result ? done_ns : start_ns;
         for (int o = 0; o < to->n_options; o++) {

@@ -1,7 +1,7 @@
 /* List scheduling: the instructions of a block in an order that leaves engines idle for less time.
  *
  * Each engine works through its queue in order, so an instruction that waits holds up all behind
- * it, though a later kernel's might go on. Here the block runs on a simple model of the core, on
+ * it, though a later kernel's could run. Here the block runs on a simple model of the core, on
  * which an engine takes, of the instructions whose operands are there, the one on which most work
  * depends. The list gets that order if the model says that it is faster. Results are the same to
  * the bit: what depends on what keeps its order. */

@@ -1,4 +1,4 @@
-/* Custom ops that came from a file. */
+/* Custom ops that were read from a file. */
 #ifndef VTRN_COMPILER_CUSTOM_CUSTOM_CHECK_H
 #define VTRN_COMPILER_CUSTOM_CUSTOM_CHECK_H
 

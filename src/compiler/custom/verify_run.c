@@ -71,7 +71,7 @@ static vtrn_status load_argument(const view *v, const graph_type *type, const vo
     return status;
 }
 
-/* Elements of a float type wider than their own, as whoever reads them converts them. */
+/* Elements of a float type wider than their own, with the conversion that each reader makes. */
 static vtrn_status convert_where_read(vtrn_dtype stored, vtrn_dtype own, void *elements,
                                       int64_t n) {
     void *wide;

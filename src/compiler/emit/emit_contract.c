@@ -91,7 +91,8 @@ static bool assign_pass(contract_work *w) {
 }
 
 /* Gives slots to later passes while there are any. What streams without being transposed needs no
- * buffer on its way: blocks of the moving operand may come long before the rows that they meet. */
+ * buffer on its way: blocks of the moving operand may be loaded long before the rows that they are
+ * multiplied with. */
 static void assign_ahead(contract_work *w) {
     bool is_streamed = !w->b.turns && w->b.n * w->b.span < w->b.n_x;
     while (!w->is_all_assigned && assign_pass(w))
@@ -264,7 +265,7 @@ static vtrn_status load_shares(contract_work *w, uint64_t most) {
             n = (int)parts(n, (int64_t)(f->pass - most));
         VTRN_RETURN_IF_ERROR(load_items(w, f, n));
         if (f->ring->turns && f->n_loaded < f->n_items)
-            return NULL; /* buffers go to the fills in turn */
+            return NULL; /* fills take the buffers in turn */
     }
     return NULL;
 }

@@ -34,7 +34,7 @@ typedef struct contract_fill {
 
 enum { CONTRACT_MAX_FILLS = 2 * CONTRACT_MAX_SLOTS };
 
-/* A contraction that is being emitted. Passes run in order; slots are filled for passes to come
+/* A contraction that is being emitted. Passes run in order; slots are filled for later passes
  * while the PE array works on the one at hand. */
 typedef struct contract_work {
     emitter *e;

@@ -24,7 +24,7 @@ typedef struct conv_work {
 /* The image in SBUF, where the inputs of a tile are. */
 typedef struct conv_image {
     tile at;
-    conv_box in;     /* the inputs that lie there */
+    conv_box in;     /* the inputs that it holds */
     int64_t k_pitch; /* elements from 128 channels to the next */
 } conv_image;
 
@@ -47,7 +47,7 @@ typedef struct conv_leave {
 vtrn_status conv_work_begin(emitter *e, const conv_plan *c, conv_work *w);
 /* What does not change from tile to tile: weights, zeros. */
 vtrn_status conv_work_load(conv_work *w);
-/* The part into dst. Parts come in the order of their pixels. */
+/* The part into dst. Callers pass the parts in the order of their pixels. */
 vtrn_status conv_work_tile(conv_work *w, const conv_part *part, const conv_leave *how,
                            const tile *dst);
 /* The same of a pooling (emit_pool.c). */
@@ -57,7 +57,7 @@ vtrn_status conv_work_pool(conv_work *w, const conv_part *part, const tile *dst)
 vtrn_status conv_work_image(conv_work *w, int64_t pixel, conv_image *out);
 /* The patches of a band of outputs, or those of them that are missing (emit_patches.c). */
 vtrn_status conv_work_patches(conv_work *w, int64_t begin, const tile *to);
-/* A tile's share of the patches of the next band, so that its transposes come between matmuls. */
+/* A tile's share of the patches of the next band, so that its transposes are between matmuls. */
 vtrn_status conv_work_next_patches(conv_work *w);
 /* An access pattern of n dims, at most four of them of more than one element; `first` elements from
  * the tile's begin. */

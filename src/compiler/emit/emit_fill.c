@@ -3,7 +3,7 @@
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/plan/kernel.h"
 
-/* Long runs come from one tile: a transfer of single elements would be a descriptor each. */
+/* Long runs are stored from one tile: a transfer of single elements would be a descriptor each. */
 vtrn_status emit_fill_kernel(emitter *e, const kernel *k) {
     const kernel_fill *s = k->spec;
     const view *out = &s->out;

@@ -390,7 +390,7 @@ static vtrn_status join_part(map_work *x, const fusion_node *node, const tile_tu
 }
 
 /* The sum of each row of an activation, which the engine has in a register. Tiles abreast may be
- * blocks of one row: the next one's share comes when this one has joined. */
+ * blocks of one row: the next one's share is added when this one has joined. */
 static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const tile_turn *turn) {
     const fusion_node *sum = node->sum < 0 ? NULL : &x->f->nodes[node->sum];
     if (!sum || !sum->is_in_pass)
@@ -401,7 +401,8 @@ static vtrn_status read_accumulator(map_work *x, const fusion_node *node, const 
     return join_part(x, sum, turn);
 }
 
-/* A reduction's share of a block of columns, unless it came with what it adds up. */
+/* A reduction's share of a block of columns, unless the instruction that made its terms added them
+ * up. */
 static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const tile_turn *turn) {
     if (node->is_summed)
         return NULL;
@@ -504,7 +505,7 @@ static vtrn_status finish_node(map_work *x, const fusion_node *node, const tile_
     return node->is_stored ? store_node(x, node, turn) : NULL;
 }
 
-/* Where the tile of a node lies in a turn. */
+/* Address of the tile of a node in a turn. */
 static vtrn_status place_node(map_work *x, fusion_node *node, const tile_turn *turn,
                               uint32_t *addr) {
     bool is_row = node->shape == NODE_ROW;
@@ -630,7 +631,7 @@ static vtrn_status load_column_block(map_work *x, const tile_turn *turn, int buf
     return NULL;
 }
 
-/* What comes before the first tile of a block of columns, or of a pass. */
+/* What is done before the first tile of a block of columns, or of a pass. */
 static vtrn_status begin_turns(map_work *x, const tile_turn *before, const tile_turn *turn,
                                int *block) {
     if (x->m->form == FUSION_COLUMN_BLOCKS) {

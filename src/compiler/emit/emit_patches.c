@@ -1,5 +1,5 @@
-/* Patches of an image of few channels: rows are loaded as they lie, and each column of patches is
- * transposed on the PE array. */
+/* Patches of an image of few channels: rows are loaded in the order of memory, and each column of
+ * patches is transposed on the PE array. */
 #include "compiler/emit/emit_conv.h"
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/plan/contract.h"
@@ -90,7 +90,7 @@ static vtrn_status start_band(conv_work *w, int64_t begin, patch_band *b) {
     return NULL;
 }
 
-/* Columns [col, col + n) of the outputs of all rows, elements of the lines of one k tile. They lie
+/* Columns [col, col + n) of the outputs of all rows, elements of the lines of one k tile. They are
  * side by side in PSUM, so that each row is copied in stretches. */
 static vtrn_status turn_columns(const patch_band *b, int64_t col, int64_t n, int64_t k_tile,
                                 const tile *to) {

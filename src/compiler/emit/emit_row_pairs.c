@@ -2,7 +2,7 @@
  *
  * Some blocks of 128 updates at a time are compared with all updates: a tile of which indices are
  * equal [update, update of a block], stationary, sums up for each update of a block all that share
- * its row. The same tile counts how many of these come before it: the first one writes the row, the
+ * its row. The same tile counts how many of these are before it: the first one writes the row, the
  * others' index becomes -1. */
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
@@ -57,7 +57,7 @@ static vtrn_ap count_ap(const pairer *s, int b) {
     return tile_ap_cols(&bank, rows_of(s, b), (uint32_t)b, 1);
 }
 
-/* Counts, for each update of block b, the updates of block j that have its index and come before.
+/* Counts, for each update of block b, the updates of block j that have its index and are before it.
  */
 static vtrn_status count_before(pairer *s, int b, int64_t j, const tile *equal, uint32_t n) {
     int64_t mine = s->first / block_rows(s) + b;

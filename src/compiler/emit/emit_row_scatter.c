@@ -1,5 +1,5 @@
 /* Sums of rows at places that may meet, by matmuls of one-hot tiles: lower/row_scatter.c says which
- * of the two ways a table goes. */
+ * of the two ways to add to a table. */
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/emit/int_bytes.h"

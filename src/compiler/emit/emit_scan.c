@@ -19,8 +19,8 @@ static vtrn_status emit_pass(const kernel_scan *s, emitter *e, const tile *pair,
     return NULL;
 }
 
-/* Integers of 32 bits: each element takes in what lies 1, 2, 4, ... before it, on GpSimd, from one
- * tile to the other. *result: the tile that has the end of it. */
+/* Integers of 32 bits: each element is combined with the one 1, 2, 4, ... places before it, on
+ * GpSimd, from one tile to the other. *result: the tile that has the end of it. */
 static vtrn_status emit_doubling(emitter *e, vtrn_alu op, const tile *t, uint32_t rows,
                                  uint32_t cols, int *result) {
     int at = 0;

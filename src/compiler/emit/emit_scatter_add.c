@@ -108,7 +108,7 @@ static vtrn_status prepare(adder *x, int64_t first, uint32_t rows, uint32_t col,
     return non_finite_split(e, &part[0], &part[1], &part[2], &zero);
 }
 
-/* What would be skipped goes where adding a window's own offset leaves it outside. */
+/* What would be skipped gets a place where adding a window's own offset leaves it outside. */
 static vtrn_status banish_skipped(adder *x, uint32_t rows, uint32_t col, uint32_t cols) {
     vtrn_ap sum = tile_ap_cols(&x->at.sum, rows, col, cols);
     vtrn_ap mark = tile_ap_cols(&x->at.mark, rows, col, cols);
@@ -183,7 +183,7 @@ static vtrn_status add_all(adder *x, int64_t h0, uint32_t n_h) {
     return NULL;
 }
 
-/* Between the table and a tile: whole rows, and the last one as far as it goes. */
+/* Between the table and a tile: whole rows, and the last one up to its end. */
 static vtrn_status move_rows(adder *x, const tile *t, int64_t h0, uint32_t n_h, bool is_store) {
     emitter *e = x->e;
     const view *table = &x->s->table;
@@ -208,7 +208,7 @@ static vtrn_status move_rows(adder *x, const tile *t, int64_t h0, uint32_t n_h, 
     return NULL;
 }
 
-/* Where the sum of the parts of floats lies. */
+/* The tile that holds the sum of the parts of floats. */
 static vtrn_status join_parts(adder *x, uint32_t n_h, vtrn_ap *out) {
     emitter *e = x->e;
     uint32_t cols = (uint32_t)x->k->low_size;

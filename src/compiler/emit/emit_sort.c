@@ -93,13 +93,13 @@ static vtrn_status run_network(sorter *s) {
     return NULL;
 }
 
-/* Integers in the order of the first operand's values; what fills up the row comes last. */
+/* Integers in the order of the first operand's values; what fills up the row is last. */
 static vtrn_status make_keys(sorter *s) {
     emitter *e = s->e;
     vtrn_ap all = tile_ap(&s->key, s->rows, s->cols), key = tile_ap(&s->key, s->rows, s->n);
     vtrn_ap from = tile_ap(&s->data[0], s->rows, s->n), value = key, t = key;
     uint8_t dtype = s->data[0].dtype;
-    t.addr = s->place.addr; /* positions come afterwards */
+    t.addr = s->place.addr; /* positions are behind them */
     VTRN_RETURN_IF_ERROR(emit_set(e, &all, INT32_MAX));
     if (dtype_is_float((vtrn_dtype)dtype)) {
         value.dtype = VTRN_DTYPE_FP32;

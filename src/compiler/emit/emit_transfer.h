@@ -5,7 +5,7 @@
 #include "compiler/emit/emitter.h"
 #include "compiler/plan/view.h"
 
-/* Truth values lie as bytes: the engines know them as uint8. */
+/* Truth values are bytes in memory: uint8 to the engines. */
 uint8_t emit_memory_dtype(vtrn_dtype t);
 
 /* The part into the tile: row r0 at its first partition, column c0 at byte addr. Casts when dtypes

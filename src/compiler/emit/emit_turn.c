@@ -21,7 +21,7 @@ typedef struct turn_part {
     int row_group, col_group;
 } turn_part;
 
-/* Of a group of rows on each partition the PE array writes the columns in turn: so they lie in
+/* Of a group of rows on each partition the PE array writes the columns in turn: so they are in
  * PSUM, and are stored, in the order of the rows. Of a group of columns it reads one after the
  * other and writes them side by side. */
 static vtrn_status turn_groups(turn_work *w, const turn_part *p, const tile *in, tile *psum) {
@@ -67,7 +67,7 @@ static vtrn_status turn_tile(turn_work *w, const turn_part *p) {
     return emit_store(w->e, &(view_part){&cols, 1, 0, n_out, 0, n_per_out}, out, false);
 }
 
-/* The next part of n that is whole groups of 128; what makes no group comes by itself. */
+/* The next part of n that is whole groups of 128; what makes no group is a part of its own. */
 static int64_t next_part(int64_t n, int64_t most, int *group) {
     int64_t part = n < most * *group ? n : most * *group;
     if (part >= *group)

@@ -1,5 +1,5 @@
-/* What emission knows beside the kernel at hand: the chip, the list of instructions, and how far
- * the kernel has used its memories. It knows no graph and no open fusion. */
+/* The state of emission beside the kernel at hand: the chip, the list of instructions, and how far
+ * the kernel has used its memories. It has no graph and no open fusion. */
 #ifndef VTRN_COMPILER_EMIT_EMITTER_H
 #define VTRN_COMPILER_EMIT_EMITTER_H
 

@@ -35,7 +35,8 @@ static bool merge_channels(view *v, int n) {
     return true;
 }
 
-/* Rows that are loaded as they lie: the last axis that has several elements is contiguous. */
+/* Rows that are loaded in the order of memory: the last axis that has several elements is
+ * contiguous. */
 static bool has_runs(const view *v) {
     for (int i = v->n - 1; i > 0; i--)
         if (v->f[i].size > 1)
@@ -63,7 +64,7 @@ static vtrn_status read_image(lower *l, const graph_op *op, int n_channel_dims, 
     return VTRN_ERROR(VTRN_INTERNAL, "a dense image has channels of one stride");
 }
 
-/* Patches of the operand as it lies, where they help. */
+/* Sets up patches of the operand in the order of its memory, where they pay. */
 static vtrn_status find_patches(lower *l, const graph_op *op, conv_spec *spec) {
     const graph_type *t = &l->g->types[op->operands[0]];
     int64_t strides[GRAPH_MAX_RANK];

@@ -5,9 +5,9 @@
 #include "compiler/lower/lower.h"
 #include "compiler/plan/contract.h"
 
-/* Where an operand's elements lie; the factors are to come. */
+/* Offset and slot of an operand; the caller appends its factors. */
 void contract_operand_start(contract_operand *o, const view *v);
-/* Records the contraction, or leaves its tiles to a fusion when the result lies in row-major order
+/* Records the contraction, or gives its tiles to a fusion when the result is in row-major order
  * of (batch, m, n). */
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major);
 

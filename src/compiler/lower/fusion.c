@@ -77,7 +77,7 @@ static vtrn_status blame(const lower *l, const fusion *f, vtrn_status status) {
 }
 
 /* Whether a value is a part of another tensor, and the fusion's rows can be written there. Short
- * runs would make tiles narrow that could be as wide as they like. */
+ * runs would make tiles narrow that could be of any width. */
 static vtrn_status find_part(lower *l, const fusion *f, const fusion_node *node, graph_value v,
                              bool *is_part) {
     enum { MIN_RUN = 256 /* elements: assumed */ };

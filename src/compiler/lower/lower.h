@@ -32,7 +32,8 @@ typedef struct lower_value {
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
-    bool is_reserved;     /* its memory is `view` before it is lowered: parts lie there (parts.h) */
+    bool is_reserved;     /* its memory is `view` before it is lowered: parts are written there
+                             (parts.h) */
     uint32_t op_i;        /* number of the operation that makes it */
     uint32_t first_use, n_uses; /* in lower.use_op_i: the operations that name it, ascending */
     int32_t output;             /* program output that this value is (the first one), or -1 */
@@ -118,8 +119,8 @@ vtrn_status lower_region(lower *l, const graph_region *region);
 /* Closes every open fusion. */
 vtrn_status lower_close_all(lower *l);
 /* Closes fusions all of whose values only wait for being joined with other parts, when those that
- * read the same elements of arguments are closed: the kernels come here, and not where the last
- * part does. */
+ * read the same elements of arguments are closed: the kernels are placed here, and not where the
+ * last part does. */
 vtrn_status lower_close_finished(lower *l);
 /* Closes those that read the tensor, which is about to be overwritten. */
 vtrn_status lower_close_readers(lower *l, uint32_t slot);

@@ -219,7 +219,7 @@ static bool is_in_place(const lower *l, uint32_t output, const view *from) {
     return a >= 0 && from->slot == l->arg_slot[a] && from->offset == 0 && view_is_dense(from);
 }
 
-/* Outputs that are arguments, views or constants, or wanted twice, are copied. */
+/* Outputs that are arguments, views or constants, or named twice, are copied. */
 static vtrn_status finish_outputs(lower *l) {
     const graph *g = l->g;
     for (uint32_t i = 0; i < g->body.n_results; i++) {

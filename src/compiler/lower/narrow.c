@@ -3,7 +3,7 @@
 #include "compiler/lower/narrow.h"
 
 /* Whether each element of the result is one of the operand's, whatever else it depends on: rounding
- * keeps the order, so it may come first. */
+ * keeps the order, so it may be done first. */
 static bool passes_values_on(const graph_op *op) {
     bool is_extreme =
         op->kind == GRAPH_REDUCE_WINDOW && op->n_operands == 2 &&

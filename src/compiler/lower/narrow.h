@@ -13,7 +13,7 @@ vtrn_status narrow_result(lower *l, graph_value v, vtrn_dtype dtype, view *out);
 /* The node to store instead of the given one. */
 vtrn_status narrow_store(lower *l, fusion *f, int node, vtrn_dtype dtype, int *out_node);
 
-/* Whether v, an fp32 value that is not in memory yet, is only wanted in *out. */
+/* Whether v, an fp32 value that is not in memory yet, is only read in *out. */
 bool narrow_value(const lower *l, graph_value v, vtrn_dtype *out);
 
 #endif

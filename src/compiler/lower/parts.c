@@ -46,7 +46,7 @@ static bool is_stack(const lower *l, const graph_op *op) {
     return true;
 }
 
-/* Where operand v of a concatenation lies in the result. */
+/* The place of operand v of a concatenation in the result. */
 static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_value v, view *out,
                                          bool *is_found) {
     graph_value whole = op->results[0];
@@ -75,7 +75,7 @@ static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_val
     return NULL;
 }
 
-/* From where a transposed value lies to where its operand does. */
+/* The place of a transposed value -> that of its operand. */
 static bool undo_transpose(const lower *l, const graph_op *op, view *at) {
     const graph_type *t = &l->g->types[op->results[0]];
     int64_t strides[GRAPH_MAX_RANK];
@@ -100,7 +100,7 @@ static bool keeps_order(const lower *l, const graph_op *op) {
     return true;
 }
 
-/* Where v lies as the operand of `user`. */
+/* The place of v as the operand of `user`. */
 static vtrn_status find_in_user(lower *l, const graph_op *user, graph_value v, view *out,
                                 bool *is_found) {
     *is_found = false;

@@ -4,8 +4,8 @@
 
 #include "compiler/lower/lower.h"
 
-/* Where v lies when it becomes a part of another tensor, perhaps behind changes of its view: *out,
- * in the linear order of v, in memory that is reserved for that tensor. */
+/* The place of v when it becomes a part of another tensor, perhaps behind changes of its view:
+ * *out, in the linear order of v, in memory that is reserved for that tensor. */
 vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found);
 
 /* lower_result() for makers that can write any view: there, or in memory that is reserved for v;
@@ -18,7 +18,7 @@ vtrn_status parts_whole(lower *l, graph_value v, view *out);
 /* Whether some parts of the tensor are not written yet. */
 bool parts_are_missing(const lower *l, uint32_t slot);
 
-/* Whether a value lies at its part already. */
+/* Whether a value is at the place of its part already. */
 bool parts_is_there(const view *from, const view *part);
 
 #endif

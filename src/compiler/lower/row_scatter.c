@@ -7,7 +7,7 @@
  *   updates that belong to each row;
  * - in a long table most rows get nothing. 128 updates at a time, a tile of which indices are equal
  *   [update, update] gives each of them the sum of all that share its row. Those rows are gathered,
- *   added to, and scattered; who shares a row writes the same elements;
+ *   added to, and scattered; updates that share a row write the same elements;
  * - a long table of 16-bit floats would round the sums after every 128 updates. Either its rows are
  *   fp32 meanwhile, or each block of updates is compared with all of them (row_pairs.c). */
 #include "compiler/lower/indexed.h"
@@ -87,8 +87,8 @@ static void as_matrix(view *v, const graph_type *t, const bool *is_row, int *n_o
     *n_outer = part[0].n;
 }
 
-/* Into which parts the updates go. Bytes are exact in bf16, and a matmul of those is quicker than
- * of fp32. */
+/* Into which parts the updates are cut. Bytes are exact in bf16, and a matmul of those is quicker
+ * than of fp32. */
 static void choose_parts(kernel_row_scatter *s) {
     s->is_int = is_int_table((vtrn_dtype)s->out.dtype);
     s->moving_dtype = s->is_int ? VTRN_DTYPE_BF16 : s->updates.dtype;

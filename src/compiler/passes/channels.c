@@ -482,7 +482,7 @@ static vtrn_status rewrite_body(channels *c) {
     return NULL;
 }
 
-/* --- what comes first ---------------------------------------------------------------------------
+/* --- what is done first --------------------------------------------------------------------------
  */
 
 enum { MAX_EARLY_ELEMENTS = 1 << 14 /* small beside any image: assumed */ };
@@ -503,8 +503,8 @@ static bool is_early(const graph *g, const graph_op *op, const bool *is_known) {
     return is_small;
 }
 
-/* Early operations come before all others: a kernel between two convolutions would have the second
- * one wait for it. */
+/* Early operations are placed before all others: a kernel between two convolutions would have the
+ * second one wait for it. */
 static vtrn_status move_early_first(graph *g) {
     graph_region *body = &g->body;
     graph_op *ops = ARENA_NEW(&g->arena, graph_op, body->n_ops);
@@ -555,7 +555,7 @@ static bool is_weights(const makers *m, graph_value v, int depth) {
 }
 
 /* Whether each convolution can be computed with its channels outermost, and some has windows: those
- * of one tap alone are products of matrices as they lie. */
+ * of one tap alone are products of matrices in the order of memory. */
 static bool suits(const makers *m) {
     uint32_t n_with_windows = 0;
     for (uint32_t i = 0; i < m->g->body.n_ops; i++) {

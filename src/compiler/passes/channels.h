@@ -5,7 +5,7 @@
 #include "compiler/graph/graph.h"
 
 /* Rewrites the body of g so that convolutions read and make tensors of [channels, batch,
- * spatial...], and what lies between two of them computes in that order too. Transposes remain
+ * spatial...], and what is between two of them computes in that order too. Transposes remain
  * where other operations read such a tensor, and before the first convolution. The graph stays as
  * it is where some convolution cannot be computed that way (graph/conv_geometry.h). g is changed;
  * on an error it is to be destroyed. */

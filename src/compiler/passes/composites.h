@@ -5,7 +5,7 @@
 
 #include "compiler/graph/graph.h"
 
-/* Wants common subexpressions merged; what forms leave behind is dead. */
+/* Common subexpressions must have been merged; what forms leave behind is dead. */
 vtrn_status composites_recognise(graph *g);
 
 #endif

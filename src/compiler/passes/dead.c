@@ -18,7 +18,7 @@ static bool is_live(const uint8_t *is_read, const graph_op *op) {
     return is_needed;
 }
 
-/* Uses come after definitions: one walk backwards. */
+/* Uses are behind definitions: one walk backwards. */
 static void mark_region(uint8_t *is_read, const graph_region *region) {
     mark_all(is_read, region->results, region->n_results);
     for (uint32_t i = region->n_ops; i-- > 0;) {

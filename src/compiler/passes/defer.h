@@ -1,5 +1,5 @@
 /* Operations on single values whose results only the program's outputs need, as the last ones of a
- * loss, come last: a kernel that is still growing does not have to end for them. */
+ * loss, are placed last: a kernel that is still growing does not have to end for them. */
 #ifndef VTRN_COMPILER_PASSES_DEFER_H
 #define VTRN_COMPILER_PASSES_DEFER_H
 

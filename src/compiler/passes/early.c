@@ -11,7 +11,7 @@ typedef struct mover {
     uint32_t *n_moved; /* by value: of them by operations that move */
     bool *is_output;   /* by value */
     bool *moves;       /* by operation */
-    uint32_t *ready;   /* by operation: behind which one it can come */
+    uint32_t *ready;   /* by operation: behind which one it can be placed */
     uint32_t n_values;
 } mover;
 
@@ -79,8 +79,8 @@ static uint32_t last_reader(const mover *m, bool *is_marked) {
     return last;
 }
 
-/* Behind whom a slice of an argument, which the update may overwrite, can come: all others who read
- * those elements. */
+/* The operation behind which a slice of an argument, which the update may overwrite, can be placed:
+ * all others that read those elements. */
 static vtrn_status last_reader_of_slice(const mover *m, const graph_op *slice, uint32_t *out) {
     bool *is_marked = calloc((size_t)m->n_values + 1, sizeof *is_marked);
     if (!is_marked)
@@ -127,7 +127,7 @@ static vtrn_status find_ready(mover *m) {
     return NULL;
 }
 
-/* What moves comes behind the operation for which it is ready, in the order in which it was. */
+/* What moves is placed behind the operation for which it is ready, in the order in which it was. */
 static vtrn_status reorder(graph *g, const mover *m) {
     uint32_t n_ops = g->body.n_ops, n = 0;
     graph_op *ops = ARENA_NEW(&g->arena, graph_op, n_ops);

@@ -1,5 +1,5 @@
-/* Updates of stacked weights, part by part, come as soon as their operands are there and what they
- * overwrite was read last: their transfers then go beside the work of other layers. */
+/* Updates of stacked weights, part by part, are placed as soon as their operands are there and what
+ * they overwrite was read last: their transfers then run beside the work of other layers. */
 #ifndef VTRN_COMPILER_PASSES_EARLY_H
 #define VTRN_COMPILER_PASSES_EARLY_H
 

@@ -5,7 +5,7 @@
 #include "compiler/graph/graph.h"
 
 /* E[x^2] - E[x]^2 over the last dimensions becomes E[(x - E[x])^2]: it cannot cancel, and one form
- * is left for which the engines have instructions. Wants common subexpressions merged. */
+ * is left for which the engines have instructions. Common subexpressions must have been merged. */
 vtrn_status moments_normalise(graph *g);
 
 #endif

@@ -104,7 +104,7 @@ static bool is_elementwise(const graph_op *op) {
     return op->kind <= GRAPH_CONVERT && op->n_results == 1;
 }
 
-/* The dim of the operand along which a row lies. */
+/* The dim of the operand along which a row runs. */
 static int64_t row_dim(const sinker *s) {
     return s->at.gather.collapsed.v[0];
 }

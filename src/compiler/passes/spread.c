@@ -53,7 +53,7 @@ static bool is_product(const rewriter *r, graph_value v, int depth) {
     return op->kind == GRAPH_DOT_GENERAL;
 }
 
-/* Whether the operands of the concatenation lie one behind the other in memory. */
+/* Whether the operands of the concatenation are one behind the other in memory. */
 static bool is_stack(const rewriter *r, const graph_op *op) {
     const graph_type *t = type_of(r, op->results[0]);
     for (int64_t d = 0; d < op->attrs.dims.dims.v[0]; d++)

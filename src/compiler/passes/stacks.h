@@ -1,5 +1,5 @@
-/* Sums of tensors padded with zeros to lie side by side, the gradient of taking slices apart, are
- * concatenations. */
+/* Sums of tensors padded with zeros so that they are side by side, the gradient of taking slices
+ * apart, are concatenations. */
 #ifndef VTRN_COMPILER_PASSES_STACKS_H
 #define VTRN_COMPILER_PASSES_STACKS_H
 

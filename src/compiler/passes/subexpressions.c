@@ -19,8 +19,8 @@ typedef struct table {
     entry *entries;
     uint32_t n_entries, max_entries, n_buckets;
     uint32_t *buckets;
-    uint32_t
-        stretch; /* how many operations came before that no kernel has beside elementwise ones */
+    uint32_t stretch; /* how many earlier operations there are that no kernel has beside elementwise
+                         ones */
 } table;
 
 static bool is_elementwise(const graph_op *op) {

@@ -22,7 +22,7 @@ static vtrn_status join_around(rewriter *r, graph_op *op, const graph_op *conver
 }
 
 /* The gradient of a product with a transposed matrix is a product, transposed twice: neither the
- * product nor who reads it has a reason to work across the rows of memory. */
+ * product nor its reader has a reason to work across the rows of memory. */
 static vtrn_status join(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     (void)ctx;
     const graph_op *inner = op->kind == GRAPH_TRANSPOSE ? r->maker[op->operands[0]] : NULL;

@@ -1,4 +1,4 @@
-/* Who reads each value of a graph. */
+/* The operations that read each value of a graph. */
 #ifndef VTRN_COMPILER_PASSES_USES_H
 #define VTRN_COMPILER_PASSES_USES_H
 

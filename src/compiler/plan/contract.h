@@ -7,7 +7,7 @@
 
 typedef struct contract_spec contract_spec;
 
-/* An operand: its element for (batch, k, x) lies at offset + the factors' strides. */
+/* An operand: its element for (batch, k, x) is at offset + the factors' strides. */
 typedef struct contract_operand {
     uint32_t slot;
     uint8_t dtype;
@@ -66,13 +66,13 @@ typedef struct contraction {
     const struct resident *a_from, *b_from; /* where an operand is already in SBUF, or NULL */
     bool is_kernel;                         /* of its own, which stores the result */
     contract_banks banks;
-    int64_t group_rows, turn_cols; /* of the fusion that asks for the tiles; 0: any */
+    int64_t group_rows, turn_cols; /* of the fusion that takes the tiles; 0: any */
     uint64_t limit_bytes;          /* of a partition, that it may take */
     bool is_limited;               /* it is cut for less: contract_limit */
     contract_cut cut;
 } contraction;
 
-/* True when spec can be made tile by tile: rows of a tile that lie in one batch, all k in SBUF.
+/* True when spec can be made tile by tile: rows of a tile that are in one batch, all k in SBUF.
  * *row_step: rows of a tile. */
 bool contract_is_tileable(const vtrn_chip *chip, uint32_t sbuf_limit, const contract_spec *spec,
                           int64_t *row_step);
@@ -82,7 +82,7 @@ contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *
 void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c);
 /* Cuts a kernel of its own for SBUF of limit_bytes a partition. */
 void contract_cut_kernel(contraction *c, uint64_t limit_bytes);
-/* Cuts a contraction whose tiles a fusion asks for: turn_cols columns of group_rows rows before the
+/* Cuts a contraction whose tiles a fusion takes: turn_cols columns of group_rows rows before the
  * next columns. */
 void contract_cut_tiles(contraction *c, contract_banks banks, int64_t group_rows, int64_t turn_cols,
                         uint64_t limit_bytes);
@@ -97,13 +97,13 @@ uint64_t contract_bytes(const contraction *c); /* SBUF of a partition that it ta
 /* The same, and the PSUM banks that it needs at least, of a kernel of its own. */
 kernel_demand contract_kernel_demand(const contraction *c);
 
-/* --- what emission asks --- */
-/* Whether the operand is loaded as it lies and transposed on the PE array: it is scattered with k
- * on the partitions, and less so as it lies. */
+/* --- for emission --- */
+/* Whether the operand is loaded in the order of memory and transposed on the PE array: it is
+ * scattered with k on the partitions, and less so in the order of memory. */
 bool contract_turns(const vtrn_chip *chip, const contract_operand *o);
 /* Whether the DMA engines transpose it on its way from HBM instead. */
 bool contract_turns_by_dma(const contraction *c, const contract_operand *o);
-/* A batch of an operand: rows of x (is_natural: as it lies) or of k. */
+/* A batch of an operand: rows of x (is_natural: in the order of memory) or of k. */
 view contract_operand_view(const contract_operand *o, int64_t batch, bool is_natural);
 /* A batch of the result: rows of m. */
 view contract_output_view(const contract_output *o, int64_t batch);

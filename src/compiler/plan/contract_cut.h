@@ -68,7 +68,7 @@ int64_t contract_pe_size(const vtrn_chip *chip);
 uint64_t contract_cut_bytes(const contract_cut *cut);
 
 /* The cheapest cut that fits limit_bytes of a partition, or the least one where none does.
- * group_rows and turn_cols: those of the loop that asks for the tiles, 0: any. */
+ * group_rows and turn_cols: those of the loop that takes the tiles, 0: any. */
 contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *shape,
                                  int64_t group_rows, int64_t turn_cols, uint64_t limit_bytes);
 

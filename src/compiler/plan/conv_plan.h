@@ -4,8 +4,8 @@
  * pixel]
  *
  * The weights of a tap are stationary; what moves is an access pattern over the image in SBUF,
- * which lies there as in memory: [input channel % 128][input channel / 128][pixel]. No padding is
- * stored: a tap adds to those pixels of PSUM whose input is inside. */
+ * which is laid out there as in memory: [input channel % 128][input channel / 128][pixel]. No
+ * padding is stored: a tap adds to those pixels of PSUM whose input is inside. */
 #ifndef VTRN_COMPILER_PLAN_CONV_PLAN_H
 #define VTRN_COMPILER_PLAN_CONV_PLAN_H
 
@@ -16,9 +16,9 @@
 struct resident;
 
 /* Where a pixel has few channels, they and the taps along the width and some along the height share
- * the partitions: a convolution of one tap over patches. The operand is loaded as it lies, a
- * partition a row of outputs, and transposed on the PE array. What a row of outputs reads are
- * lines: each is a row of the operand with its padding, with all channels side by side in each
+ * the partitions: a convolution of one tap over patches. The operand is loaded in the order of
+ * memory, a partition a row of outputs, and transposed on the PE array. What a row of outputs reads
+ * are lines: each is a row of the operand with its padding, with all channels side by side in each
  * pixel or with one. */
 typedef struct conv_patches {
     conv_geometry of;        /* of the operation */

@@ -1,4 +1,4 @@
-/* A copy is a kernel of DMAs, or one that goes by way of the PE array. */
+/* A copy is a kernel of DMAs, or one that transposes on the PE array. */
 #include "compiler/plan/copy.h"
 
 #include "compiler/plan/kernel.h"

@@ -57,7 +57,7 @@ bool elementwise_activation_of(const fusion *f, const fusion_node *node, vtrn_ac
 int elementwise_n_temps(const fusion *f, const fusion_node *node);
 enum { ELEMENTWISE_MAX_TEMPS = 11, FUSION_MAX_CONSTS = 64 };
 
-/* Which immediates of a node must lie in memory: the callback is told each (value, dtype). */
+/* Which immediates of a node must be in memory: the callback is told each (value, dtype). */
 void elementwise_for_consts(const fusion *f, const fusion_node *node,
                             void (*fn)(void *ctx, double value, vtrn_dtype dtype), void *ctx);
 

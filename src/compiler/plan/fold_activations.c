@@ -1,4 +1,4 @@
-/* The Scalar engine scales and shifts what it takes the function of, and adds up what comes out, at
+/* The Scalar engine scales and shifts what it takes the function of, and adds up the results, at
  * no cost. */
 #include "compiler/plan/fusion_fold.h"
 

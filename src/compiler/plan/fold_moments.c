@@ -1,5 +1,5 @@
-/* Mean and variance of rows come together from the Vector engine's statistics, which read a row
- * once. */
+/* Mean and variance of rows are computed together from the Vector engine's statistics, which read a
+ * row once. */
 #include "compiler/plan/fusion_fold.h"
 
 #include <math.h>

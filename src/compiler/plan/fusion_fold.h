@@ -44,7 +44,7 @@ typedef struct folded_activation {
     fusion_in scale, bias; /* one value a row, or a number */
     bool is_minus_bias;    /* the row's negative counts */
 } folded_activation;
-/* Of a node that elementwise_activation_of() knows. */
+/* Of a node for which elementwise_activation_of() finds a function. */
 folded_activation fold_activation_of(const fusion *f, const fusion_node *node);
 
 #endif

@@ -1,6 +1,6 @@
 /* Fusions: ops over one iteration space whose intermediate values never leave SBUF.
  *
- * The space is a linear index of n elements, cut into rows of `cols` when a reduction asks for it.
+ * The space is a linear index of n elements, cut into rows of `cols` when a reduction needs it.
  * A node's shape says how it varies over the space:
  *
  *     FULL   a tile [rows, cols]
@@ -43,7 +43,7 @@ typedef struct fusion_node {
     uint16_t
         op; /* graph_kind, FUSION_LOAD, GRAPH_REDUCE (over cols, or over rows when is_column) */
     uint8_t shape;                  /* node_shape; of loads: decided when the fusion closes */
-    uint8_t dtype;                  /* of its tile: PRED lies as UINT8 */
+    uint8_t dtype;                  /* of its tile: PRED is stored as UINT8 */
     uint8_t direction;              /* compare; reduce_precision: bits of the exponent */
     uint8_t reducer;                /* reduce; reduce_precision: bits of the mantissa */
     bool is_total_order;            /* compare */
@@ -63,11 +63,11 @@ typedef struct fusion_node {
     bool is_exit;           /* a convolution's tiles become this node's on their way out of PSUM */
     int folds;              /* operand that is folded into this node, or FUSION_NO_NODE */
     bool is_rounded;        /* to its type by a conversion of the program */
-    bool has_negative;      /* ROW: beside the value lies its negative, for a bias */
+    bool has_negative;      /* ROW: its negative is beside the value, for a bias */
     bool is_square;         /* x * x, as an activation */
     bool is_moments;        /* a sum along the rows: its tile has mean and variance instead */
     int moments;            /* a mean or variance: where is_moments has it, or FUSION_NO_NODE */
-    bool is_summed;         /* a reduction that comes with the activation that it adds up */
+    bool is_summed;         /* a reduction whose terms the activation adds up */
     uint8_t reuses;         /* select: the value in whose tile the result is made; 0: neither's */
     int sum;                /* of an activation: that reduction, or FUSION_NO_NODE */
     uint32_t source;        /* for instructions */
@@ -75,7 +75,7 @@ typedef struct fusion_node {
     int stage;              /* FUSION_PASSES: the pass, or the row stage before it, that makes it */
     bool is_in_pass;        /* made in the pass at hand; other forms have one pass */
     int last_use;           /* node index, in the pass at hand */
-    tile t;                 /* where it lies in this iteration */
+    tile t;                 /* its place in this iteration */
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration or of a block of columns */
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
@@ -129,7 +129,7 @@ vtrn_status fusion_add(const builder *b, fusion *f, const fusion_node *like, fus
 bool fusion_tile_dtype(vtrn_dtype t, vtrn_dtype *out);
 
 /* The engines take per-partition scalars of float data in fp32 only: beside the tile of a row of a
- * narrower float lies the same as fp32. */
+ * narrower float has the layout of fp32. */
 enum { FUSION_WIDE_ROW_BYTES = 32 /* from one to the other */ };
 bool fusion_row_is_widened(const tile *row);
 tile fusion_wide_row(const tile *row);

@@ -28,7 +28,7 @@ typedef enum fusion_form {
 /* What a kernel holds in a form. */
 typedef struct fusion_demand {
     fusion_form form;
-    bool is_flat;           /* rows mean nothing: a tile takes what comes */
+    bool is_flat;           /* rows mean nothing: a tile takes the next elements */
     bool has_whole_rows;    /* FUSION_WHOLE: tiles hold rows as they are */
     int n_partitions;       /* of the chip */
     int64_t n;              /* elements of the iteration space */

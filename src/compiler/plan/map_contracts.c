@@ -1,5 +1,5 @@
 /* Contractions inside a map kernel: their banks, and in which order of rows and columns the kernel
- * asks for their tiles. */
+ * takes their tiles. */
 #include "compiler/plan/fusion_sums.h"
 #include "compiler/plan/map_plan.h"
 #include "compiler/plan/psum_banks.h"
@@ -7,7 +7,7 @@
 #include "cost/cost.h"
 
 enum {
-    MAX_WHOLE_COLS = 1024, /* rows up to this long are made at once where nothing asks for it */
+    MAX_WHOLE_COLS = 1024, /* rows up to this long are made at once where nothing needs it */
     MIN_TURN_COLS = 256,
 };
 
@@ -74,7 +74,7 @@ static void apply(map_plan *m, order *o) {
     o->fits = n_bytes <= o->limit_bytes;
 }
 
-/* The best use of what the kernel's own tiles leave of SBUF, with those as they like to be, then as
+/* The best use of what the kernel's own tiles leave of SBUF, with those at their best size, then at
  * small as half of SBUF needs. */
 static void try_order(map_plan *m, order o, order *best) {
     uint64_t limit = m->p->sbuf_limit;

@@ -281,7 +281,7 @@ static bool is_side_by_side(const map_plan *m, const fusion_node *node) {
                               (uint64_t)m->cols * dtype_size((vtrn_dtype)node->dtype);
 }
 
-/* Whether the resident has each tile that the load asks for. Rows with a copy in fp32 beside them
+/* Whether the resident has each tile that the load reads. Rows with a copy in fp32 beside them
  * are loaded: the copy could overwrite a neighbour. */
 bool map_load_takes(const map_plan *m, const fusion_node *node, const resident *r) {
     view v = m->is_flat ? node->source_view : node->at;
@@ -421,7 +421,7 @@ uint64_t map_size(map_plan *m) {
     return m->size.n_bytes;
 }
 
-/* A number that an activation adds lies in memory, unless it is -0, which adds nothing. */
+/* A number that an activation adds is in memory, unless it is -0, which adds nothing. */
 static void add_bias(map_plan *m, const fusion_node *node) {
     vtrn_act func;
     if (node->folds < 0 || !elementwise_activation_of(m->f, node, &func))
@@ -516,7 +516,7 @@ static bool repeats_too_much(map_plan *m) {
            fusion_work_of_passes(m->f, m->n_passes) > MAX_REPEATS * (n_once + m->n_passes);
 }
 
-/* Loads that would go element by element are turned once, into memory. */
+/* Loads that would move element by element are turned once, into memory. */
 static vtrn_status turn_loads(map_plan *m) {
     for (int i = 0; i < m->f->n_nodes; i++) {
         fusion_node *node = &m->f->nodes[i];

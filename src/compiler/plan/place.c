@@ -9,7 +9,7 @@
 
 enum {
     /* Kernels follow each other through a window of SBUF: far enough apart to overlap, near enough
-     * to stay in the host's cache. Above it lie residents, which make room for a kernel that needs
+     * to stay in the host's cache. Above it are residents, which make room for a kernel that needs
      * more. Bytes of a partition; assumed, tuned on the chars step. */
     SBUF_WINDOW = 64 << 10,
     MAX_LIVE = 128, /* residents at a time */

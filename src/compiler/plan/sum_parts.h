@@ -1,4 +1,5 @@
-/* Into how many parts updates go that matmuls add up: each part is summed up exactly by itself. */
+/* Into how many parts updates are cut that matmuls add up: each part is summed up exactly by
+ * itself. */
 #ifndef VTRN_COMPILER_PLAN_SUM_PARTS_H
 #define VTRN_COMPILER_PLAN_SUM_PARTS_H
 

@@ -1,5 +1,6 @@
-/* Transposing copies: rows are loaded as they lie in the source, turned on the PE array, and stored
- * as they lie in the destination. A DMA from layout to layout would name each element by itself. */
+/* Transposing copies: rows are loaded in the order of the source, turned on the PE array, and
+ * stored in the order of the destination. A DMA from layout to layout would name each element by
+ * itself. */
 #include "compiler/plan/turn.h"
 
 #include "compiler/plan/kernel.h"
