@@ -454,6 +454,12 @@ static vtrn_status print_vector_adds(const vtrn_chip *chip) {
     return NULL;
 }
 
+static void print_on_trn1(const char *name, const char *source, const char *half,
+                          double published_ns, double ours_ns) {
+    accuracy_row row = {"kernel", name, "trn1", source, "ns", half, published_ns, ours_ns};
+    accuracy_print(&row);
+}
+
 static vtrn_status print_small_kernels_of_trn1(void) {
     static const char writeup[] = "robertpare17/asst4-trainium, solution";
     static const struct {
@@ -470,32 +476,18 @@ static vtrn_status print_small_kernels_of_trn1(void) {
     kernel_times times;
     VTRN_RETURN_IF_ERROR(chip_load("trn1", &chip));
     VTRN_RETURN_IF_ERROR(time_exp(&chip, &times));
-    accuracy_row row = {
-        "kernel",     "exp of 250 x 512, DMA span", "trn1", "profiler guide", "ns", "unseen", 6760,
-        times.span_ns};
-    accuracy_print(&row);
-    row = (accuracy_row){
-        "kernel",      "exp of 250 x 512, launch", "trn1", "profiler guide", "ns", "fitted", 29260,
-        times.total_ns};
-    accuracy_print(&row);
+    print_on_trn1("exp of 250 x 512, DMA span", "profiler guide", "unseen", 6760, times.span_ns);
+    print_on_trn1("exp of 250 x 512, launch", "profiler guide", "fitted", 29260, times.total_ns);
     VTRN_RETURN_IF_ERROR(time_mamba(&chip, 256, 16, 512, &times));
-    row = (accuracy_row){"kernel", "mamba v1, 256 channels, 512 steps",
-                         "trn1",   "fused mamba tutorial",
-                         "ns",     "unseen",
-                         172930,   times.total_ns};
-    accuracy_print(&row);
+    print_on_trn1("mamba v1, 256 channels, 512 steps", "fused mamba tutorial", "unseen", 172930,
+                  times.total_ns);
     VTRN_RETURN_IF_ERROR(time_mamba(&chip, 4096, 16, 512, &times));
-    row = (accuracy_row){"kernel", "mamba v1, 4096 channels, 512 steps",
-                         "trn1",   "fused mamba tutorial",
-                         "ns",     "unseen",
-                         2340000,  times.total_ns};
-    accuracy_print(&row);
+    print_on_trn1("mamba v1, 4096 channels, 512 steps", "fused mamba tutorial", "unseen", 2340000,
+                  times.total_ns);
     for (size_t i = 0; i < sizeof adds / sizeof adds[0]; i++) {
         VTRN_RETURN_IF_ERROR(
             time_vector_add(&chip, adds[i].n_tiles, adds[i].n, adds[i].n_tiles, &times));
-        row = (accuracy_row){"kernel",     adds[i].name,         "trn1",        writeup, "ns",
-                             adds[i].half, adds[i].published_ns, times.total_ns};
-        accuracy_print(&row);
+        print_on_trn1(adds[i].name, writeup, adds[i].half, adds[i].published_ns, times.total_ns);
     }
     return NULL;
 }

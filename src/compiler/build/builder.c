@@ -1,24 +1,13 @@
 /* Instruction list, slots, constants, sources: what a program is made of. */
 #include "compiler/build/builder.h"
 
+#include "base/array.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-/* Makes room for one more element in a malloc'd array. */
-static bool grow(void **array, uint32_t n, uint32_t *cap, size_t size) {
-    if (n < *cap)
-        return true;
-    uint32_t want = *cap ? *cap * 2 : 64;
-    void *grown = realloc(*array, want * size);
-    if (!grown)
-        return false;
-    *array = grown;
-    *cap = want;
-    return true;
-}
-
 vtrn_instr *build_append(builder *b, vtrn_opcode opcode, vtrn_engine engine) {
-    if (!grow((void **)&b->list, b->n_list, &b->cap_list, sizeof *b->list))
+    if (!array_grow((void **)&b->list, b->n_list, &b->cap_list, sizeof *b->list))
         return NULL;
     vtrn_instr *instr = &b->list[b->n_list++];
     memset(instr, 0, sizeof *instr);
@@ -65,7 +54,7 @@ static vtrn_status check_hbm(const builder *b, vtrn_dtype dtype, uint64_t size_b
 vtrn_status build_slot_add(builder *b, vtrn_slot_kind kind, vtrn_dtype dtype, uint64_t size_bytes,
                            int32_t index, uint32_t *out) {
     VTRN_RETURN_IF_ERROR(check_hbm(b, dtype, size_bytes));
-    if (!grow((void **)&b->slots, b->n_slots, &b->cap_slots, sizeof *b->slots))
+    if (!array_grow((void **)&b->slots, b->n_slots, &b->cap_slots, sizeof *b->slots))
         return VTRN_OUT_OF_MEMORY(sizeof *b->slots);
     b->slots[b->n_slots] = (build_slot){.slot = {.kind = (uint8_t)kind,
                                                  .dtype = (uint8_t)dtype,
@@ -122,7 +111,7 @@ vtrn_status build_source_set(builder *b, const char *op, const char *place) {
         if (last->op == op && last->place == place)
             return NULL;
     }
-    if (!grow((void **)&b->sources, b->n_sources, &b->cap_sources, sizeof *b->sources))
+    if (!array_grow((void **)&b->sources, b->n_sources, &b->cap_sources, sizeof *b->sources))
         return VTRN_OUT_OF_MEMORY(sizeof *b->sources);
     b->sources[b->n_sources] = (vtrn_source){op, place};
     b->source = b->n_sources++;
@@ -130,7 +119,7 @@ vtrn_status build_source_set(builder *b, const char *op, const char *place) {
 }
 
 vtrn_status build_custom_add(builder *b, const vtrn_custom *custom, uint32_t *out) {
-    if (!grow((void **)&b->customs, b->n_customs, &b->cap_customs, sizeof *b->customs))
+    if (!array_grow((void **)&b->customs, b->n_customs, &b->cap_customs, sizeof *b->customs))
         return VTRN_OUT_OF_MEMORY(sizeof *b->customs);
     b->customs[b->n_customs] = *custom;
     *out = b->n_customs++;
@@ -138,7 +127,7 @@ vtrn_status build_custom_add(builder *b, const vtrn_custom *custom, uint32_t *ou
 }
 
 vtrn_status build_block_begin(builder *b, uint32_t *out_block) {
-    if (!grow((void **)&b->blocks, b->n_blocks, &b->cap_blocks, sizeof *b->blocks))
+    if (!array_grow((void **)&b->blocks, b->n_blocks, &b->cap_blocks, sizeof *b->blocks))
         return VTRN_OUT_OF_MEMORY(sizeof *b->blocks);
     b->blocks[b->n_blocks] = (build_block){.begin = b->n_list, .end = b->n_list};
     *out_block = b->n_blocks++;

@@ -5,6 +5,7 @@
  * Across blocks the order is that of the control flow: no read may be reachable from a write. */
 #include "compiler/build/donate.h"
 
+#include "base/array.h"
 #include "isa/access.h"
 
 #include <stdlib.h>
@@ -98,14 +99,8 @@ static footprint footprint_of(const isa_access *a, uint64_t slot_bytes) {
 
 static vtrn_status add_access(donation *d, uint32_t pair_i, uint32_t block, bool is_write,
                               const isa_access *what) {
-    if (d->n_accesses == d->cap_accesses) {
-        uint32_t cap = d->cap_accesses ? d->cap_accesses * 2 : 256;
-        access *grown = realloc(d->accesses, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        d->accesses = grown;
-        d->cap_accesses = cap;
-    }
+    if (!array_grow((void **)&d->accesses, d->n_accesses, &d->cap_accesses, sizeof *d->accesses))
+        return VTRN_OUT_OF_MEMORY(d->n_accesses * sizeof *d->accesses);
     pair *p = &d->pairs[pair_i];
     d->accesses[d->n_accesses] = (access){.next = NONE,
                                           .block = block,
@@ -237,23 +232,14 @@ static bool is_read_in_later_block(const donation *d, const pair *p) {
     return false;
 }
 
-static int64_t gcd(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Bytes of the largest unit that no access of the pair cuts. */
 static int64_t unit_of(const donation *d, const pair *p) {
     int64_t unit = (int64_t)p->size_bytes;
     for (uint32_t i = p->first; i != NONE; i = d->accesses[i].next) {
         const footprint *f = &d->accesses[i].at;
-        unit = gcd(gcd(unit, f->addr), f->run);
+        unit = common_divisor(common_divisor(unit, f->addr), f->run);
         for (int k = 0; k < f->n; k++)
-            unit = gcd(unit, f->level[k].step);
+            unit = common_divisor(unit, f->level[k].step);
     }
     return unit;
 }

@@ -1,5 +1,6 @@
 #include "compiler/build/granules.h"
 
+#include "base/array.h"
 #include "compiler/build/slot_grid.h"
 #include "isa/access.h"
 
@@ -63,14 +64,8 @@ static vtrn_status add_dependence(granules *g, uint32_t on, bool is_of_data) {
         g->deps[g->found[on]].is_of_data |= is_of_data;
         return NULL;
     }
-    if (g->n_deps == g->cap_deps) {
-        uint32_t cap = g->cap_deps ? g->cap_deps * 2 : 64;
-        dependence *grown = realloc(g->deps, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        g->deps = grown;
-        g->cap_deps = cap;
-    }
+    if (!array_grow((void **)&g->deps, g->n_deps, &g->cap_deps, sizeof *g->deps))
+        return VTRN_OUT_OF_MEMORY(g->n_deps * sizeof *g->deps);
     g->seen_by[on] = g->at;
     g->found[on] = g->n_deps;
     g->deps[g->n_deps++] = (dependence){on - 1, is_of_data};
@@ -81,14 +76,8 @@ static vtrn_status add_dependence(granules *g, uint32_t on, bool is_of_data) {
 static vtrn_status add_reader(granules *g, uint32_t *list) {
     if (*list && g->readers[*list].instr == g->at)
         return NULL;
-    if (g->n_readers >= g->cap_readers) {
-        uint32_t cap = g->cap_readers ? g->cap_readers * 2 : 4096;
-        reader *grown = realloc(g->readers, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        g->readers = grown;
-        g->cap_readers = cap;
-    }
+    if (!array_grow((void **)&g->readers, g->n_readers, &g->cap_readers, sizeof *g->readers))
+        return VTRN_OUT_OF_MEMORY(g->n_readers * sizeof *g->readers);
     g->readers[g->n_readers] = (reader){g->at, *list};
     *list = g->n_readers++;
     return NULL;

@@ -1,5 +1,6 @@
 #include "compiler/build/order_graph.h"
 
+#include "base/array.h"
 #include "isa/access.h"
 
 #include <stdlib.h>
@@ -8,14 +9,8 @@
 enum { NONE = ORDER_NONE };
 
 static vtrn_status add_edge(order_graph *g, uint32_t from, uint32_t to, bool is_of_data) {
-    if (g->n_edges == g->cap_edges) {
-        uint32_t cap = g->cap_edges ? g->cap_edges * 2 : 4096;
-        order_edge *grown = realloc(g->edges, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        g->edges = grown;
-        g->cap_edges = cap;
-    }
+    if (!array_grow((void **)&g->edges, g->n_edges, &g->cap_edges, sizeof *g->edges))
+        return VTRN_OUT_OF_MEMORY(g->n_edges * sizeof *g->edges);
     g->edges[g->n_edges] = (order_edge){to, g->nodes[from].first_edge, is_of_data};
     g->nodes[from].first_edge = g->n_edges++;
     g->nodes[to].n_before++;

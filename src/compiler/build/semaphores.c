@@ -5,6 +5,8 @@
  * the same engine already implies. */
 #include "compiler/build/semaphores.h"
 
+#include "base/array.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,14 +82,8 @@ static vtrn_status find_needs(scheduler *s) {
 }
 
 static vtrn_status add_wait(scheduler *s, uint32_t lane, uint32_t awaited) {
-    if (s->n_waits == s->cap_waits) {
-        uint32_t cap = s->cap_waits ? s->cap_waits * 2 : 1024;
-        dep_wait *grown = realloc(s->waits, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        s->waits = grown;
-        s->cap_waits = cap;
-    }
+    if (!array_grow((void **)&s->waits, s->n_waits, &s->cap_waits, sizeof *s->waits))
+        return VTRN_OUT_OF_MEMORY(s->n_waits * sizeof *s->waits);
     s->waits[s->n_waits++] = (dep_wait){lane, awaited};
     s->out->is_awaited[awaited] = true;
     return NULL;

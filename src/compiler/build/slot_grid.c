@@ -1,20 +1,13 @@
 #include "compiler/build/slot_grid.h"
 
+#include "base/array.h"
+
 enum {
     BLOCK_ROWS = 128,
     MAX_COLS = 512,
     MAX_TILE_GRANULES = 4096,
     LEAST_UNIT = 64,
 };
-
-static int64_t common_divisor(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
 
 static int64_t row_step_bytes(const isa_access *a) {
     return a->ap->partition_step * (int64_t)dtype_size((vtrn_dtype)a->ap->dtype);

@@ -30,20 +30,8 @@ vtrn_status emit_row_gather_kernel(emitter *e, const kernel *k) {
             emit_load(e, &(view_part){&index_rows, 1, i, n_rows, 0, 1}, &index[flip]));
         for (int64_t c = 0; c < width; c += cols) {
             uint32_t n_cols = (uint32_t)(width - c < cols ? width - c : cols);
-            EMIT(gather, e, DMA_GATHER, GPSIMD);
-            gather->queue = 6;
-            gather->flags = VTRN_FLAG_CLAMP_INDEX;
-            gather->arg[1] = (int32_t)s->n_table_rows;
-            gather->ap[0] = tile_ap(&row[flip], n_rows, n_cols);
-            gather->ap[1] = (vtrn_ap){.space = VTRN_SPACE_HBM,
-                                      .dtype = table->dtype,
-                                      .n_dims = 1,
-                                      .n_partitions = (uint16_t)n_rows,
-                                      .slot = table->slot,
-                                      .addr = (table->offset + c) * element,
-                                      .partition_step = width,
-                                      .dim = {{1, n_cols}}};
-            gather->ap[2] = tile_ap(&index[flip], n_rows, 1);
+            named_rows rows = {table, s->n_table_rows, width, c, n_rows, n_cols};
+            VTRN_RETURN_IF_ERROR(emit_named_rows(e, &rows, &row[flip], &index[flip], false));
             VTRN_RETURN_IF_ERROR(
                 emit_store(e, &(view_part){&out_rows, 1, i, n_rows, c, n_cols}, &row[flip], false));
         }

@@ -12,7 +12,6 @@
 #include "compiler/plan/sum_parts.h"
 
 enum {
-    GATHER_RING = 6,
     MAX_BLOCKS = ROW_PAIRS_MAX_BLOCKS,
     N_BUFFERS = ROW_PAIRS_BUFFERS,
 };
@@ -141,24 +140,8 @@ static vtrn_status name_once(pairer *s) {
 static vtrn_status move_rows(pairer *s, bool is_scatter, int64_t c, uint32_t cols) {
     const view *out = &s->k->out;
     for (int b = 0; b < s->n_blocks; b++) {
-        vtrn_instr *dma = emit_append(s->e, is_scatter ? VTRN_OP_DMA_SCATTER : VTRN_OP_DMA_GATHER,
-                                      VTRN_ENGINE_GPSIMD);
-        if (!dma)
-            return VTRN_OUT_OF_MEMORY(sizeof *dma);
-        dma->queue = GATHER_RING;
-        dma->flags = is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
-        dma->arg[1] = (int32_t)s->k->rows;
-        dma->ap[is_scatter ? 0 : 1] =
-            (vtrn_ap){.space = VTRN_SPACE_HBM,
-                      .dtype = out->dtype,
-                      .n_dims = 1,
-                      .n_partitions = (uint16_t)rows_of(s, b),
-                      .slot = out->slot,
-                      .addr = (out->offset + c) * (int64_t)dtype_size((vtrn_dtype)out->dtype),
-                      .partition_step = s->k->width,
-                      .dim = {{1, cols}}};
-        dma->ap[is_scatter ? 1 : 0] = tile_ap(&s->result[b], rows_of(s, b), cols);
-        dma->ap[2] = tile_ap(&s->named[b], rows_of(s, b), 1);
+        named_rows rows = {out, s->k->rows, s->k->width, c, rows_of(s, b), cols};
+        VTRN_RETURN_IF_ERROR(emit_named_rows(s->e, &rows, &s->result[b], &s->named[b], is_scatter));
     }
     return NULL;
 }

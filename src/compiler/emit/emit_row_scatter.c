@@ -7,8 +7,6 @@
 #include "compiler/emit/psum.h"
 #include "compiler/plan/kernel.h"
 
-enum { GATHER_RING = 6 };
-
 typedef struct adder {
     emitter *e;
     const kernel_row_scatter *k;
@@ -153,25 +151,8 @@ static vtrn_status make_table(adder *s, int64_t cols, int64_t n_numbers) {
 /* Rows of `out` named by 128 indices, or fewer, to or from a tile. */
 static vtrn_status move_named(adder *s, bool is_scatter, int b, uint32_t rows, int64_t c,
                               uint32_t n_cols) {
-    vtrn_instr *dma = emit_append(s->e, is_scatter ? VTRN_OP_DMA_SCATTER : VTRN_OP_DMA_GATHER,
-                                  VTRN_ENGINE_GPSIMD);
-    if (!dma)
-        return VTRN_OUT_OF_MEMORY(sizeof *dma);
-    dma->queue = GATHER_RING;
-    dma->flags = is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
-    dma->arg[1] = (int32_t)s->k->rows;
-    dma->ap[is_scatter ? 0 : 1] =
-        (vtrn_ap){.space = VTRN_SPACE_HBM,
-                  .dtype = s->k->out.dtype,
-                  .n_dims = 1,
-                  .n_partitions = (uint16_t)rows,
-                  .slot = s->k->out.slot,
-                  .addr = (s->k->out.offset + c) * (int64_t)dtype_size((vtrn_dtype)s->k->out.dtype),
-                  .partition_step = s->k->width,
-                  .dim = {{1, n_cols}}};
-    dma->ap[is_scatter ? 1 : 0] = tile_ap(&s->result[b], rows, n_cols);
-    dma->ap[2] = tile_ap(&s->index[b], rows, 1);
-    return NULL;
+    named_rows named = {&s->k->out, s->k->rows, s->k->width, c, rows, n_cols};
+    return emit_named_rows(s->e, &named, &s->result[b], &s->index[b], is_scatter);
 }
 
 /* Updates [i, i + rows) into the rows that they name. */

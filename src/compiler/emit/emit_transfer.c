@@ -245,3 +245,27 @@ vtrn_status emit_copy_kernel(emitter *e, const kernel *k) {
     copy_part all = {&spec->from, &spec->to, spec->from.offset, spec->to.offset, f, n};
     return copy_factors(e, &all);
 }
+
+vtrn_status emit_named_rows(emitter *e, const named_rows *rows, const tile *data, const tile *index,
+                            bool is_scatter) {
+    const view *table = rows->table;
+    vtrn_instr *dma =
+        emit_append(e, is_scatter ? VTRN_OP_DMA_SCATTER : VTRN_OP_DMA_GATHER, VTRN_ENGINE_GPSIMD);
+    if (!dma)
+        return VTRN_OUT_OF_MEMORY(sizeof *dma);
+    dma->queue = EMIT_GATHER_RING;
+    dma->flags = is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
+    dma->arg[1] = (int32_t)rows->n_rows;
+    dma->ap[is_scatter ? 0 : 1] = (vtrn_ap){.space = VTRN_SPACE_HBM,
+                                            .dtype = table->dtype,
+                                            .n_dims = 1,
+                                            .n_partitions = (uint16_t)rows->n_named,
+                                            .slot = table->slot,
+                                            .addr = (table->offset + rows->col) *
+                                                    (int64_t)dtype_size((vtrn_dtype)table->dtype),
+                                            .partition_step = (int32_t)rows->width,
+                                            .dim = {{1, rows->n_cols}}};
+    dma->ap[is_scatter ? 1 : 0] = tile_ap(data, rows->n_named, rows->n_cols);
+    dma->ap[2] = tile_ap(index, rows->n_named, 1);
+    return NULL;
+}

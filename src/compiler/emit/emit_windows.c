@@ -3,8 +3,6 @@
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
 
-enum { GATHER_RING = 6 };
-
 /* A transfer under way. */
 typedef struct mover {
     emitter *e;
@@ -54,7 +52,7 @@ static vtrn_status emit_indirect(mover *m, bool is_scatter, const window_piece *
                 (vtrn_dim){(int32_t)m->c.inner[i].table, (uint32_t)m->c.inner[i].size};
     }
     table.addr = offset * (int64_t)dtype_size((vtrn_dtype)s->table.dtype);
-    dma->queue = GATHER_RING;
+    dma->queue = EMIT_GATHER_RING;
     dma->flags = s->is_skipped && is_scatter ? VTRN_FLAG_OOB_SKIP : VTRN_FLAG_CLAMP_INDEX;
     dma->arg[1] = (int32_t)(m->reach + 1);
     dma->ap[is_scatter ? 0 : 1] = table;

@@ -39,6 +39,13 @@ bool conv_has_geometry(const graph *g, const graph_op *op) {
     return true;
 }
 
+static void add_axis(conv_geometry *c, conv_axis a) {
+    c->axis[c->n_axes++] = a;
+    c->n_taps *= a.n_taps;
+    c->n_in_pixels *= a.n_in;
+    c->n_out_pixels *= a.n_out;
+}
+
 conv_geometry conv_geometry_of(const graph *g, const graph_op *op) {
     const graph_attrs *at = &op->attrs;
     const graph_type *lhs = &g->types[op->operands[0]], *rhs = &g->types[op->operands[1]];
@@ -60,10 +67,7 @@ conv_geometry conv_geometry_of(const graph *g, const graph_op *op) {
                        .in_dilation = at->conv.lhs_dilation.v[i],
                        .tap_dilation = at->conv.rhs_dilation.v[i],
                        .is_reversed = at->conv.reversal.n > i && at->conv.reversal.v[i]};
-        c.axis[c.n_axes++] = a;
-        c.n_taps *= a.n_taps;
-        c.n_in_pixels *= a.n_in;
-        c.n_out_pixels *= a.n_out;
+        add_axis(&c, a);
     }
     return c;
 }
@@ -84,10 +88,7 @@ conv_geometry conv_pooling_of(const graph *g, const graph_op *op, int first_axis
                        .pad = at->window.pad_low.v[d],
                        .in_dilation = 1,
                        .tap_dilation = at->window.window_dilation.v[d]};
-        c.axis[c.n_axes++] = a;
-        c.n_taps *= a.n_taps;
-        c.n_in_pixels *= a.n_in;
-        c.n_out_pixels *= a.n_out;
+        add_axis(&c, a);
     }
     return c;
 }

@@ -1,5 +1,7 @@
 /* Slices, updates, gathers and scatters whose place is data: all are windows at addresses. */
 #include "compiler/lower/address.h"
+
+#include "base/array.h"
 #include "compiler/lower/fusion.h"
 #include "compiler/lower/indexed.h"
 #include "compiler/lower/movement.h"
@@ -182,15 +184,6 @@ static indexing indexing_of(const graph *g, const graph_op *op) {
         x.extent[d] =
             has(x.skipped, d) || has(x.batching, d) ? 1 : x.array->dims[x.window_dims.v[k++]];
     return x;
-}
-
-static int64_t common_divisor(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
 }
 
 /* Offsets of the windows that lie in batching dimensions. */

@@ -56,36 +56,22 @@ static vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
 
 /* An elementwise op on splats is a splat: evaluated here, once. */
 static vtrn_status fold_splats(lower *l, const graph_op *op, bool *is_done) {
-    enum { MAX_OPERANDS = 3 };
-    if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > MAX_OPERANDS)
+    const void *inputs[REFERENCE_MAX_ELEMENTS];
+    if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > REFERENCE_MAX_ELEMENTS ||
+        dtype_size(l->g->types[op->results[0]].dtype) > 8)
         return NULL;
-    graph_type types[MAX_OPERANDS + 1];
-    graph_value numbers[MAX_OPERANDS + 1];
-    const void *inputs[MAX_OPERANDS];
-    for (uint32_t i = 0; i <= op->n_operands; i++) {
-        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
-        types[i] = (graph_type){.dtype = l->g->types[v].dtype};
-        numbers[i] = i;
-        if (dtype_size(types[i].dtype) > 8)
-            return NULL;
-        if (i == op->n_operands)
-            break;
-        if (l->values[v].state != VALUE_SPLAT)
+    for (uint32_t i = 0; i < op->n_operands; i++) {
+        graph_value v = op->operands[i];
+        if (dtype_size(l->g->types[v].dtype) > 8 || l->values[v].state != VALUE_SPLAT)
             return NULL;
         inputs[i] = &l->values[v].splat_bits;
     }
-    graph scalar = {.types = types, .n_values = op->n_operands + 1};
-    graph_op on_scalars = *op;
-    on_scalars.operands = numbers;
-    on_scalars.results = numbers + op->n_operands;
-    if (!reference_supports(&scalar, &on_scalars))
+    uint64_t bits = 0;
+    VTRN_RETURN_IF_ERROR(reference_elements(l->g, op, inputs, &bits, is_done));
+    if (!*is_done)
         return NULL;
-    lower_value *result = &l->values[op->results[0]];
-    result->splat_bits = 0;
-    void *outputs[] = {&result->splat_bits};
-    VTRN_RETURN_IF_ERROR(reference_op(&scalar, &on_scalars, inputs, outputs));
-    result->state = VALUE_SPLAT;
-    *is_done = true;
+    l->values[op->results[0]].splat_bits = bits;
+    l->values[op->results[0]].state = VALUE_SPLAT;
     return NULL;
 }
 

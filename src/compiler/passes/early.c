@@ -15,17 +15,15 @@ typedef struct mover {
     uint32_t n_values;
 } mover;
 
-/* Whether the operation costs nothing on its own or joins the kernel of its operands. */
-static bool is_light(const graph_op *op) {
-    bool is_view = op->kind == GRAPH_SLICE || op->kind == GRAPH_RESHAPE ||
-                   op->kind == GRAPH_TRANSPOSE || op->kind == GRAPH_BROADCAST_IN_DIM;
-    return op->n_results == 1 &&
-           (op->kind <= GRAPH_CONVERT || is_view || op->kind == GRAPH_CONSTANT);
-}
-
 static bool is_view(const graph_op *op) {
     return op->kind == GRAPH_SLICE || op->kind == GRAPH_RESHAPE || op->kind == GRAPH_TRANSPOSE ||
            op->kind == GRAPH_BROADCAST_IN_DIM;
+}
+
+/* Whether the operation costs nothing on its own or joins the kernel of its operands. */
+static bool is_light(const graph_op *op) {
+    return op->n_results == 1 &&
+           (op->kind <= GRAPH_CONVERT || is_view(op) || op->kind == GRAPH_CONSTANT);
 }
 
 static void count_uses(mover *m, const graph_region *region) {

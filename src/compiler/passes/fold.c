@@ -8,7 +8,7 @@
 
 enum {
     MAX_ELEMENTS = 1024, /* of a constant that is computed here: assumed, small beside a tensor */
-    MAX_OPERANDS = 3,
+    MAX_OPERANDS = REFERENCE_MAX_ELEMENTS,
 };
 
 static const graph_type *type_of(const rewriter *r, graph_value v) {
@@ -246,28 +246,15 @@ static void become_constant(graph_op *op, const void *data, bool is_of_one) {
 
 /* Elementwise on constants of one value: one element is computed. */
 static vtrn_status fold_splats(rewriter *r, graph_op *op, bool *is_done) {
-    graph_type types[MAX_OPERANDS + 1];
-    graph_value numbers[MAX_OPERANDS + 1];
     const void *inputs[MAX_OPERANDS];
-    for (uint32_t i = 0; i <= op->n_operands; i++) {
-        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
-        types[i] = (graph_type){.dtype = type_of(r, v)->dtype};
-        numbers[i] = i;
-        if (i < op->n_operands)
-            inputs[i] = constant_of(r, v)->attrs.constant.data;
-    }
-    graph scalar = {.types = types, .n_values = op->n_operands + 1};
-    graph_op on_scalars = *op;
-    on_scalars.operands = numbers;
-    on_scalars.results = numbers + op->n_operands;
-    if (!reference_supports(&scalar, &on_scalars))
-        return NULL;
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        inputs[i] = constant_of(r, op->operands[i])->attrs.constant.data;
     void *data = ARENA_NEW(&r->g->arena, uint64_t, 2);
     if (!data)
         return VTRN_OUT_OF_MEMORY(2 * sizeof(uint64_t));
-    VTRN_RETURN_IF_ERROR(reference_op(&scalar, &on_scalars, inputs, &data));
-    become_constant(op, data, true);
-    *is_done = true;
+    VTRN_RETURN_IF_ERROR(reference_elements(r->g, op, inputs, data, is_done));
+    if (*is_done)
+        become_constant(op, data, true);
     return NULL;
 }
 

@@ -37,17 +37,9 @@ static int64_t offset_of(const view_factor *f, int n, int64_t index) {
     return offset;
 }
 
-/* Elements of the stretches that lie side by side in memory along an index, a tile's at most. */
+/* Elements that are adjacent in memory along an index, a tile's at most. */
 static int64_t run_of(const vtrn_chip *chip, const view_factor *f, int n) {
-    int64_t run = 1;
-    for (int i = n - 1; i >= 0; i--) {
-        if (f[i].size == 1)
-            continue;
-        if (f[i].stride != run)
-            break;
-        run *= f[i].size;
-    }
-    return least(run, contract_pe_size(chip));
+    return least(view_run(f, n), contract_pe_size(chip));
 }
 
 /* Descriptors of the DMA engine that has most to do when [rows, cols] in runs are loaded. */
@@ -108,19 +100,6 @@ static bool operand_takes(const contraction *c, const contract_operand *o, const
 /* --- cuts ---------------------------------------------------------------------------------------
  */
 
-/* Elements that lie side by side in memory along an index. */
-static int64_t stretch_of(const view_factor *f, int n) {
-    int64_t run = 1;
-    for (int i = n - 1; i >= 0; i--) {
-        if (f[i].size == 1)
-            continue;
-        if (f[i].stride != run)
-            break;
-        run *= f[i].size;
-    }
-    return run;
-}
-
 /* Whether all of an index is one stretch of even steps. */
 static bool is_even(const view_factor *f, int n) {
     view v = {.n = n};
@@ -153,7 +132,7 @@ static contract_side side_of(const contraction *c, const contract_operand *o) {
                            .turns = turns,
                            .is_resident = from != NULL,
                            .turns_by_dma = by_dma,
-                           .run = is_across ? stretch_of(o->k, o->n_k) : stretch_of(o->x, o->n_x),
+                           .run = is_across ? view_run(o->k, o->n_k) : view_run(o->x, o->n_x),
                            .pitch = is_across ? step_of(o->x, o->n_x) : step_of(o->k, o->n_k),
                            .dtype = o->dtype};
 }

@@ -30,19 +30,6 @@ const view *fusion_memory_view(const fusion_node *node) {
                                      : NULL;
 }
 
-/* Elements of the innermost factors that are adjacent in memory. */
-static double run_elements(const view_factor *f, int n) {
-    int64_t run = 1;
-    for (int i = n - 1; i >= 0; i--) {
-        if (f[i].size == 1)
-            continue;
-        if (f[i].stride != run)
-            break;
-        run *= f[i].size;
-    }
-    return (double)run;
-}
-
 /* Transfers of a tile of a view: the boxes that its rows and columns make, and those of their
  * factors that an access pattern has no dimension for, index by index. */
 static double n_transfers(const view *rows, const view *row, const cut *c) {
@@ -72,7 +59,8 @@ static double move_ns(const vtrn_chip *chip, const view *v, const cut *c, bool i
     memmove(row.f, rows.f + n_outer, (size_t)row.n * sizeof *row.f);
     rows.n = n_outer;
     double size = (double)dtype_size((vtrn_dtype)v->dtype), n_times = c->n_tiles;
-    double row_bytes = (double)c->tile_cols * size, run_bytes = run_elements(row.f, row.n) * size;
+    double row_bytes = (double)c->tile_cols * size,
+           run_bytes = (double)view_run(row.f, row.n) * size;
     if (view_is_repeated(rows.f, rows.n)) { /* the same columns for all rows: loaded once */
         n_times = 1;
     } else if (view_is_repeated(row.f, row.n)) { /* one element a row */
@@ -87,7 +75,7 @@ static double move_ns(const vtrn_chip *chip, const view *v, const cut *c, bool i
 static double densify_ns(const vtrn_chip *chip, const view *v, const cut *c) {
     double size = (double)dtype_size((vtrn_dtype)v->dtype);
     double share_bytes = (double)view_count(v) * size / chip->n_dma_engines;
-    double copy_ns = cost_runs_ns(chip, share_bytes, run_elements(v->f, v->n) * size);
+    double copy_ns = cost_runs_ns(chip, share_bytes, (double)view_run(v->f, v->n) * size);
     transfer_cost load = cost_tile_transfer(chip, false, c->tile_rows, (double)c->tile_cols * size,
                                             (double)c->tile_cols * size);
     return chip->dma.start_ns + chip->dma.complete_ns + copy_ns +

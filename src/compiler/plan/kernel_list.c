@@ -1,6 +1,8 @@
 /* The list of kernels and what each reads and writes. */
 #include "compiler/plan/kernel_list.h"
 
+#include "base/array.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,22 +15,10 @@ const char *kernel_name(kernel_kind kind) {
     return names[kind];
 }
 
-/* Makes room for one more element in a malloc'd array. */
-static bool grow(void **array, uint32_t n, uint32_t *cap, size_t size) {
-    if (n < *cap)
-        return true;
-    uint32_t more = *cap ? *cap * 2 : 64;
-    void *grown = realloc(*array, more * size);
-    if (!grown)
-        return false;
-    *array = grown;
-    *cap = more;
-    return true;
-}
-
 vtrn_status plan_append(plan *p, const kernel *k) {
     kernel_list *list = &p->list;
-    if (!grow((void **)&list->kernels, list->n_kernels, &list->cap_kernels, sizeof *list->kernels))
+    if (!array_grow((void **)&list->kernels, list->n_kernels, &list->cap_kernels,
+                    sizeof *list->kernels))
         return VTRN_OUT_OF_MEMORY(sizeof *list->kernels);
     kernel *to = &list->kernels[list->n_kernels++];
     *to = *k;
@@ -52,8 +42,8 @@ vtrn_status plan_kernel(plan *p, kernel_kind kind, const void *spec, size_t spec
 
 vtrn_status plan_access(plan *p, const kernel_access *access) {
     kernel_list *list = &p->list;
-    if (!grow((void **)&list->accesses, list->n_accesses, &list->cap_accesses,
-              sizeof *list->accesses))
+    if (!array_grow((void **)&list->accesses, list->n_accesses, &list->cap_accesses,
+                    sizeof *list->accesses))
         return VTRN_OUT_OF_MEMORY(sizeof *list->accesses);
     list->accesses[list->n_accesses++] = *access;
     list->kernels[list->n_kernels - 1].n_accesses++;

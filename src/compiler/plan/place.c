@@ -4,7 +4,6 @@
 #include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum {

@@ -1,6 +1,7 @@
 /* Checks of a whole plan. None of them uses what placement computed on its way: only the result. */
 #include "compiler/plan/verify_plan.h"
 
+#include "base/array.h"
 #include "compiler/plan/map_plan.h"
 #include "compiler/plan/resident.h"
 #include "compiler/plan/verify_contract.h"
@@ -148,14 +149,8 @@ typedef struct lives {
 } lives;
 
 static vtrn_status add_life(lives *x, const resident *r) {
-    if (x->n == x->cap) {
-        uint32_t cap = x->cap ? 2 * x->cap : 64;
-        life *grown = realloc(x->at, cap * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(cap * sizeof *grown);
-        x->at = grown;
-        x->cap = cap;
-    }
+    if (!array_grow((void **)&x->at, x->n, &x->cap, sizeof *x->at))
+        return VTRN_OUT_OF_MEMORY(x->n * sizeof *x->at);
     x->at[x->n++] = (life){r, r->maker_i};
     return NULL;
 }

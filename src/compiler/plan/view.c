@@ -356,3 +356,15 @@ int view_refine(const view *src, const view *dst, joint_factor *out) {
         out[k] = reversed[n - 1 - k];
     return n;
 }
+
+int64_t view_run(const view_factor *f, int n) {
+    int64_t run = 1;
+    for (int i = n - 1; i >= 0; i--) {
+        if (f[i].size == 1)
+            continue;
+        if (f[i].stride != run)
+            break;
+        run *= f[i].size;
+    }
+    return run;
+}

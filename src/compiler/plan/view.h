@@ -89,4 +89,7 @@ vtrn_status view_for_boxes(const view_factor *f, int n, int64_t begin, int64_t e
  * over all of them. */
 double view_mean_boxes(const view_factor *f, int n, int64_t span);
 
+/* Elements of the innermost factors that are adjacent in memory. */
+int64_t view_run(const view_factor *f, int n);
+
 #endif

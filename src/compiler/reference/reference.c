@@ -110,3 +110,23 @@ vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *
     ref_call c = {.g = g, .op = op, .in = inputs, .out = outputs};
     return ref_run(&c);
 }
+
+vtrn_status reference_elements(const graph *g, const graph_op *op, const void *const *inputs,
+                               void *output, bool *is_known) {
+    graph_type types[REFERENCE_MAX_ELEMENTS + 1];
+    graph_value numbers[REFERENCE_MAX_ELEMENTS + 1];
+    *is_known = op->n_results == 1 && op->n_operands <= REFERENCE_MAX_ELEMENTS;
+    if (!*is_known)
+        return NULL;
+    for (uint32_t i = 0; i <= op->n_operands; i++) {
+        graph_value v = i < op->n_operands ? op->operands[i] : op->results[0];
+        types[i] = (graph_type){.dtype = g->types[v].dtype};
+        numbers[i] = i;
+    }
+    graph scalar = {.types = types, .n_values = op->n_operands + 1};
+    graph_op on_scalars = *op;
+    on_scalars.operands = numbers;
+    on_scalars.results = numbers + op->n_operands;
+    *is_known = reference_supports(&scalar, &on_scalars);
+    return *is_known ? reference_op(&scalar, &on_scalars, inputs, &output) : NULL;
+}
