@@ -405,3 +405,23 @@ def test_what_moves_early_stays_before_its_readers(device, rng):
     x = whole(rng, (9, 5))
     check(device, lambda x, i: (jnp.roll(x, 3, 0), jnp.roll(x, i, 1)), x, np.int32(2), rtol=0)
     check(device, lambda x: (jnp.roll(x, 2, 0), x[1:4] * 2, jnp.concatenate([x[2:], x[:2]])), x, rtol=0)
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("n", [513, 1989])
+def test_a_convolution_too_large_for_its_kernel_writes_its_part(chip, n, rng):
+    """The contraction leaves the kernel of its readers; its result is still 12 of n + 15 columns."""
+    x1, x2 = whole(rng, (2, 4, 4, n)).astype(FP16), whole(rng, (2, 4, 4, 3)).astype(FP16)
+    w1, w2 = (whole(rng, s).astype(FP16) / 64 for s in ((1, 1, n, 12), (3, 1, n + 15, 1)))
+
+    def conv(x, w, step):
+        dims = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", rhs_dilation=(step, step), dimension_numbers=dims)
+
+    def loss(w2, x1, x2, w1):
+        joined = jnp.concatenate([conv(x1, w1, 1), x2, x1], -1)
+        return (conv(joined, w2, 2).astype(FP32) ** 2).mean()
+
+    d = capi.Device(chip, threads=2)
+    check(d, jax.value_and_grad(loss), w2, x1, x2, w1, rtol=2e-2)
+    d.close()

@@ -86,33 +86,6 @@ vtrn_dtype contract_result_dtype(const lower *l, graph_value v) {
     return is_only_widened(l, v) ? VTRN_DTYPE_FP32 : (vtrn_dtype)l->g->types[v].dtype;
 }
 
-static int64_t size_of(const view_factor *f, int n) {
-    int64_t size = 1;
-    for (int i = 0; i < n; i++)
-        size *= f[i].size;
-    return size;
-}
-
-/* Writes the output, whose row-major order is that of (batch, m, n), where the view says. */
-static bool set_output(contract_output *o, const view *at) {
-    const int64_t dims[] = {size_of(o->batch, o->n_batch), size_of(o->m, o->n_m),
-                            size_of(o->n, o->n_n)};
-    view v = *at;
-    int first[4];
-    if (!view_split_dims(&v, dims, 3, first))
-        return false;
-    *o = (contract_output){.slot = v.slot, .dtype = v.dtype, .offset = v.offset};
-    for (int i = 0; i < v.n; i++) {
-        if (i < first[1])
-            o->batch[o->n_batch++] = v.f[i];
-        else if (i < first[2])
-            o->m[o->n_m++] = v.f[i];
-        else
-            o->n[o->n_n++] = v.f[i];
-    }
-    return true;
-}
-
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
     spec->origin.result = spec->out;
@@ -130,7 +103,7 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
     bool is_part = false;
     if (is_row_major)
         VTRN_RETURN_IF_ERROR(parts_find(l, result, &out, &is_part));
-    if (is_part && set_output(&spec->out, &out)) {
+    if (is_part && contract_write_at(&spec->out, &out)) {
         VTRN_RETURN_IF_ERROR(parts_result(l, result, &out));
         return contract_record(l->plan, spec);
     }
@@ -164,7 +137,7 @@ static vtrn_status write_across(lower *l, graph_value made, const contract_spec 
     view at;
     contract_output along = spec->out;
     VTRN_RETURN_IF_ERROR(parts_find(l, made, &at, is_done));
-    *is_done = *is_done && set_output(&along, &at) && along.n_m && along.n_n &&
+    *is_done = *is_done && contract_write_at(&along, &at) && along.n_m && along.n_n &&
                along.m[along.n_m - 1].stride == 1 && along.n[along.n_n - 1].stride != 1;
     if (!*is_done)
         return NULL;

@@ -35,17 +35,6 @@ static vtrn_status reserve(lower *l, graph_value v, view *out) {
     return NULL;
 }
 
-/* Slices of one row each, as gradients of stacked weights are. Only of these no part is read, or
- * still to be made, when the whole is. */
-static bool is_stack(const lower *l, const graph_op *op) {
-    for (uint32_t i = 0; i < op->n_operands; i++) {
-        const graph_type *t = &l->g->types[op->operands[i]];
-        if (op->attrs.dims.dims.v[0] != 0 || t->rank < 2 || t->dims[0] != 1)
-            return false;
-    }
-    return true;
-}
-
 /* The place of operand v of a concatenation in the result. */
 static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_value v, view *out,
                                          bool *is_found) {
@@ -55,7 +44,7 @@ static vtrn_status find_in_concatenation(lower *l, const graph_op *op, graph_val
     int first[GRAPH_MAX_RANK + 1];
     view there;
     if (l->options->reference_only || !moves_as_elements((vtrn_dtype)t->dtype) ||
-        graph_type_count(t) == 0 || !is_stack(l, op))
+        graph_type_count(t) == 0)
         return NULL;
     for (uint32_t i = 0; op->operands[i] != v; i++)
         at += l->g->types[op->operands[i]].dims[dim];
@@ -119,15 +108,15 @@ static vtrn_status find_in_user(lower *l, const graph_op *user, graph_value v, v
 vtrn_status parts_find(lower *l, graph_value v, view *out, bool *is_found) {
     const lower_value *value = &l->values[v];
     *is_found = false;
-    if (value->output >= 0)
+    /* Other readers, as of windows at places that data decide, may read the tensor whole, before
+     * all of its parts are written. */
+    if (value->output >= 0 || value->uses > 1)
         return NULL;
     for (uint32_t i = 0; i < value->n_uses && !*is_found; i++) {
         uint32_t op_i = l->use_op_i[value->first_use + i];
         if (op_i >= l->op_i)
             VTRN_RETURN_IF_ERROR(find_in_user(l, l->ops[op_i], v, out, is_found));
     }
-    if (*is_found && value->uses > 1) /* the other readers' rows would have gaps between them */
-        *is_found = view_is_dense(out);
     return NULL;
 }
 

@@ -236,6 +236,25 @@ vtrn_status contract_accesses(plan *p, const contract_spec *spec) {
     return NULL;
 }
 
+bool contract_write_at(contract_output *o, const view *at) {
+    const int64_t dims[] = {size_of(o->batch, o->n_batch), size_of(o->m, o->n_m),
+                            size_of(o->n, o->n_n)};
+    view v = *at;
+    int first[4];
+    if (!view_split_dims(&v, dims, 3, first))
+        return false;
+    *o = (contract_output){.slot = v.slot, .dtype = v.dtype, .offset = v.offset};
+    for (int i = 0; i < v.n; i++) {
+        if (i < first[1])
+            o->batch[o->n_batch++] = v.f[i];
+        else if (i < first[2])
+            o->m[o->n_m++] = v.f[i];
+        else
+            o->n[o->n_n++] = v.f[i];
+    }
+    return true;
+}
+
 vtrn_status contract_record(plan *p, const contract_spec *spec) {
     const contract_output *o = &spec->out;
     view out = {.slot = o->slot, .dtype = o->dtype, .offset = o->offset};

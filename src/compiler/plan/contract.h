@@ -43,6 +43,9 @@ struct contract_spec {
     contract_origin origin;
 };
 
+/* Gives the output, whose row-major order is that of (batch, m, n), the places of the view. False:
+ * no factors of the view make each of the three. */
+bool contract_write_at(contract_output *o, const view *at);
 /* Records the whole contraction into spec->out. */
 vtrn_status contract_record(plan *p, const contract_spec *spec);
 /* Tells the plan what the contraction reads. */

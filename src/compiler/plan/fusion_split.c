@@ -49,15 +49,23 @@ static fusion_node *largest_contraction(plan *p, fusion *f) {
 }
 
 static vtrn_status move_out(plan *p, fusion *f, fusion_node *node, fusion_parts *parts) {
-    view out = node->store_view;
-    if (!node->is_stored)
-        VTRN_RETURN_IF_ERROR(scratch_for(p, node->dtype, f->n, &out));
+    view out = node->store_view, result = out;
     *parts = (fusion_parts){
         .has_contraction = true, .spec = *node->spec, .source = node->source, .fusion = {NULL, f}};
-    parts->spec.out.slot = out.slot;
-    parts->spec.out.dtype = node->dtype;
-    parts->spec.out.offset = out.offset;
+    bool is_there = node->is_stored && contract_write_at(&parts->spec.out, &out);
+    if (!is_there) {
+        VTRN_RETURN_IF_ERROR(scratch_for(p, node->dtype, f->n, &out));
+        VTRN_CHECK(contract_write_at(&parts->spec.out, &out), "a dense tensor has any dims");
+    }
+    bool is_copied = node->is_stored && !is_there;
     *node = load_of(node, &out);
+    if (is_copied) {
+        fusion_in from = {.node = (int16_t)(node - f->nodes)}, to;
+        fusion_node copy = {.op = GRAPH_CONVERT, .dtype = node->dtype, .n_in = 1, .in = {from}};
+        VTRN_RETURN_IF_ERROR(fusion_add(p->build, f, &copy, &to));
+        f->nodes[to.node].is_stored = true;
+        f->nodes[to.node].store_view = result;
+    }
     if (--f->n_contracts == 0)
         f->row_step = 0;
     return NULL;
