@@ -41,6 +41,10 @@ CASES = {
     "a sort in one branch": lambda x: lax.cond(x[0, 0] > 0, jnp.sort, lambda a: -jnp.sort(-a), x),
     "two sorts that share constants": lambda x: (jnp.sort(x), jnp.sort(-x)),
     "a cumulative maximum": lambda x: lax.cummax(x, 1),
+    "a cumulative log of sums": lambda x: [lax.cumlogsumexp(x, axis, reverse=r)
+                                           for axis in (0, 1) for r in (False, True)],
+    "windows over everything before, of pairs": lambda x: lax.reduce_window(
+        (x, x * 2), (1.0, 0.0), lambda a, b: (a[0] * b[0], a[1] + b[1]), (1, 12), (1, 1), ((0, 0), (11, 0))),
     "a reduction of pairs": lambda x: lax.reduce(
         (x, x * 0.5), (1.0, 1.0), lambda a, b: (a[0] * 0.5 + b[0] * 0.25, a[1] * b[1]), (1,)),
     "a reduction with constants in its region": lambda x: lax.reduce(
@@ -61,6 +65,15 @@ CASES = {
     "a scatter of minima": lambda x: x.at[jnp.array([1, 1, 4]), 2:5].min(0.1),
     "a reduced precision": lambda x: lax.reduce_precision(x, 5, 3),
 }
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_long_cumulative_reduction_takes_one_application_an_element(device, reverse):
+    x = np.random.default_rng(SEED).standard_normal(50257).astype(np.float32)
+    _, (got,), _ = run(device, lambda x: lax.cumlogsumexp(x, reverse=reverse), x)  # minutes, by windows
+    direction = -1 if reverse else 1
+    want = np.logaddexp.accumulate(x[::direction].astype(np.float64))[::direction]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -97,6 +97,101 @@ static void store_lanes(ref_call *c, const lanes *l, int64_t first, int64_t n) {
     }
 }
 
+/* The dim along which the windows are all prefixes (everything up to the position) or all suffixes
+ * of the operand, as a cumulative reduction is written; -1 when they are not. */
+static int cumulative_dim(const window_plan *p, bool *is_suffix) {
+    int found = -1;
+    for (int d = 0; d < p->rank; d++) {
+        if (p->stride[d] != 1 || p->base_dilation[d] != 1 || p->in[d] != p->out[d])
+            return -1;
+        if (p->size[d] == 1 && p->low[d] == 0)
+            continue;
+        if (found >= 0 || p->dilation[d] != 1 || p->size[d] < p->in[d])
+            return -1;
+        if (p->low[d] != 0 && p->low[d] != p->size[d] - 1)
+            return -1;
+        *is_suffix = p->low[d] == 0;
+        found = d;
+    }
+    return found;
+}
+
+/* Whether padding changes nothing: f(initial values, initial values) gives the initial values. */
+static vtrn_status init_is_neutral(ref_reducer *r, const lanes *l, bool *out) {
+    *out = true;
+    for (uint32_t i = 0; i < l->n; i++)
+        memcpy(l->acc[i], l->init[i], dtype_size(l->dtype[i]));
+    VTRN_RETURN_IF_ERROR(ref_reducer_apply(r, l->acc, (const void *const *)l->init, 1));
+    for (uint32_t i = 0; i < l->n; i++)
+        *out = *out && memcmp(l->acc[i], l->init[i], dtype_size(l->dtype[i])) == 0;
+    return NULL;
+}
+
+/* Copies n elements of size bytes between neighbouring lanes and places pitch elements apart. */
+static void copy_lane(char *lane, char *place, int64_t pitch, int64_t n, size_t size,
+                      bool to_lane) {
+    for (int64_t k = 0; k < n; k++, lane += size, place += pitch * (int64_t)size)
+        memcpy(to_lane ? lane : place, to_lane ? place : lane, size);
+}
+
+/* One step of n cumulative reductions, whose elements stand at, at + pitch, ... */
+static vtrn_status step_along(lanes *l, ref_reducer *r, void *const *sum, int64_t at, int64_t pitch,
+                              int64_t n, bool is_suffix) {
+    for (uint32_t i = 0; i < l->n; i++) {
+        const size_t size = dtype_size(l->dtype[i]);
+        copy_lane(l->x[i], (char *)l->in[i] + at * (int64_t)size, pitch, n, size, true);
+        void *x = l->x[i];
+        if (is_suffix) { /* it grows at its front: the new element is the left argument */
+            l->x[i] = l->acc[i];
+            l->acc[i] = x;
+        }
+    }
+    VTRN_RETURN_IF_ERROR(ref_reducer_apply(r, l->acc, (const void *const *)l->x, n));
+    for (uint32_t i = 0; i < l->n; i++) {
+        const size_t size = dtype_size(l->dtype[i]);
+        copy_lane(l->acc[i], (char *)sum[i] + at * (int64_t)size, pitch, n, size, false);
+    }
+    return NULL;
+}
+
+/* A cumulative reduction needs one application an element, not one for each element of its window:
+ * the accumulator goes along the dim. Up to REF_BLOCK lines of the operand go side by side. */
+static vtrn_status reduce_along(ref_call *c, const window_plan *p, lanes *l, ref_reducer *r,
+                                int dim, bool is_suffix) {
+    const int64_t steps = p->in[dim], inner = p->in_stride[dim],
+                  total = ref_count(ref_out_type(c, 0));
+    const int64_t outer = steps ? total / steps / inner : 0;
+    /* Lines are neighbours within an outer index, or steps * inner elements apart when inner is 1.
+     */
+    const int64_t n_lines = inner > 1 ? inner : outer, pitch = inner > 1 ? 1 : steps;
+    const int64_t n_groups = inner > 1 ? outer : 1;
+    void *sums;
+    VTRN_RETURN_IF_ERROR(ref_scratch(c, l->n, sizeof(void *), &sums));
+    void **sum = sums;
+    for (uint32_t i = 0; i < l->n; i++)
+        VTRN_RETURN_IF_ERROR(ref_scratch(c, total, dtype_size(l->dtype[i]), &sum[i]));
+    for (int64_t group = 0; group < n_groups; group++) {
+        for (int64_t first = 0; first < n_lines; first += REF_BLOCK) {
+            const int64_t n = n_lines - first < REF_BLOCK ? n_lines - first : REF_BLOCK;
+            const int64_t line = group * steps * inner + first * pitch;
+            for (uint32_t i = 0; i < l->n; i++)
+                ref_fill(l->acc[i], l->init[i], n, dtype_size(l->dtype[i]));
+            for (int64_t step = 0; step < steps; step++) {
+                const int64_t at = line + (is_suffix ? steps - 1 - step : step) * inner;
+                VTRN_RETURN_IF_ERROR(step_along(l, r, sum, at, pitch, n, is_suffix));
+            }
+        }
+    }
+    for (uint32_t i = 0; i < l->n; i++) {
+        const vtrn_dtype t = ref_out_type(c, i)->dtype;
+        if (l->dtype[i] != t)
+            ref_store(t, sum[i], c->out[i], total);
+        else if (total)
+            memcpy(c->out[i], sum[i], (size_t)total * dtype_size(t));
+    }
+    return NULL;
+}
+
 vtrn_status ref_reduce_window(ref_call *c) {
     const graph_type *t = ref_out_type(c, 0);
     window_plan p = {0};
@@ -111,7 +206,12 @@ vtrn_status ref_reduce_window(ref_call *c) {
     VTRN_RETURN_IF_ERROR(ref_reducer_open(c, 0, l.n, l.dtype[0], REF_BLOCK, &r));
     int64_t position[REF_BLOCK][GRAPH_MAX_RANK], o[GRAPH_MAX_RANK] = {0};
     const int64_t total = ref_count(t);
-    bool window_is_empty = false;
+    bool window_is_empty = false, is_suffix = false, is_neutral = false;
+    const int along = cumulative_dim(&p, &is_suffix);
+    if (along >= 0 && total)
+        VTRN_RETURN_IF_ERROR(init_is_neutral(&r, &l, &is_neutral));
+    if (is_neutral)
+        return reduce_along(c, &p, &l, &r, along, is_suffix);
     for (int d = 0; d < p.rank; d++)
         window_is_empty = window_is_empty || p.size[d] <= 0;
     for (int64_t first = 0; first < total; first += REF_BLOCK) {
