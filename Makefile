@@ -24,7 +24,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars check test build library tools test-tools venv werror \
-    lint test-format test-c test-sanitizers test-threads test-fuzz test-python test-quick \
+    lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
     fuzz-programs aarch64-tools test-aarch64 clean
 
 all: build
@@ -92,9 +92,9 @@ test: test-tools venv werror build test-format lint test-c test-sanitizers test-
 
 check: venv werror build test-c test-quick
 
-# Checks and the reasons for those left out: .clang-tidy.
+# Checks and the reasons for those left out: .clang-tidy. NODES=225000 looks deeper.
 lint: test-tools build
-	tests/lint/run $(BUILD) $(JOBS)
+	tests/lint/run $(BUILD) $(JOBS) $(NODES)
 
 test-format: test-tools
 	clang-format --dry-run -Werror $(C_FILES)
@@ -102,11 +102,16 @@ test-format: test-tools
 test-c: build
 	meson test -C $(BUILD) --no-rebuild --print-errorlogs --timeout-multiplier 10
 
-test-sanitizers: test-tools
-	@[ -f build-asan/build.ninja ] || meson setup build-asan $(CHECKED) -Db_sanitize=address,undefined
-	ninja -j $(JOBS) -C build-asan
+# One tree, made by clang, serves the C tests and the fuzz targets.
+build-clang/build.ninja: | test-tools
+	CC=clang meson setup build-clang $(CHECKED) -Db_sanitize=address,undefined -Dfuzz=true
+
+build-clang: build-clang/build.ninja
+	ninja -j $(JOBS) -C build-clang
+
+test-sanitizers: build-clang
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    meson test -C build-asan --no-rebuild --print-errorlogs --timeout-multiplier 10
+	    meson test -C build-clang --no-rebuild --print-errorlogs --timeout-multiplier 10
 
 # Data races: whatever runs on the thread team, and the API from many threads.
 test-threads: test-tools
@@ -115,11 +120,8 @@ test-threads: test-tools
 	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 30 \
 	    --suite base --suite engine --suite runtime --suite api --suite pjrt
 
-test-fuzz: test-tools
-	@[ -f build-fuzz/build.ninja ] || \
-	    CC=clang meson setup build-fuzz $(CHECKED) -Db_sanitize=address,undefined -Dfuzz=true -Dtests=false
-	ninja -j $(JOBS) -C build-fuzz
-	@printf '%s\n' build-fuzz/fuzz/*_fuzz | xargs -P $(JOBS) -I {} fuzz/run {} $(FUZZ_SECONDS)
+test-fuzz: build-clang
+	@printf '%s\n' build-clang/fuzz/*_fuzz | xargs -P $(JOBS) -I {} fuzz/run {} $(FUZZ_SECONDS)
 
 # The Python tests of make check: the cheapest files that together touch every part.
 QUICK := $(patsubst %,tests/python/test_%.py, \
@@ -165,4 +167,4 @@ test-aarch64: aarch64-tools $(AARCH64_ROOT)/root.ini
 	meson test -C build-aarch64 --no-rebuild --print-errorlogs --timeout-multiplier 20
 
 clean:
-	rm -rf build build-asan build-tsan build-fuzz build-aarch64 build-aarch64-root out
+	rm -rf build build-clang build-tsan build-aarch64 build-aarch64-root out

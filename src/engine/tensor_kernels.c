@@ -71,7 +71,8 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
         }
         panel += ROWS;
         b += row_bytes;
-        strip += TENSOR_STRIP_COLS;
+        if (from != FROM_STRIP)
+            strip += TENSOR_STRIP_COLS;
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)

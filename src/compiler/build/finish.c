@@ -67,6 +67,11 @@ static vtrn_status block_end(vtrn_program *p, const build_block *from, vtrn_bloc
     return NULL;
 }
 
+/* NULL in a program without instructions: C does not define an offset from NULL. */
+static vtrn_instr *instrs_of(const builder *b, uint32_t block_i) {
+    return b->list ? b->list + b->blocks[block_i].begin : NULL;
+}
+
 /* The streams of every block, one behind the other. */
 static vtrn_status emit_blocks(const builder *b, arena *tmp) {
     vtrn_program *p = b->program;
@@ -84,7 +89,7 @@ static vtrn_status emit_blocks(const builder *b, arena *tmp) {
                                  .n_customs = b->n_customs,
                                  .output_alias = p->output_alias,
                                  .has_addresses = true,
-                                 .list = b->list + b->blocks[i].begin,
+                                 .list = instrs_of(b, i),
                                  .n = b->blocks[i].end - b->blocks[i].begin};
         VTRN_RETURN_IF_ERROR(schedule_analyse(&in[i], tmp, &schedules[i], &n_out[i]));
         n += n_out[i];
@@ -113,7 +118,7 @@ static vtrn_status reorder_blocks(builder *b) {
         slots[i] = b->slots[i].slot;
     vtrn_status status = NULL;
     for (uint32_t i = 0; i < b->n_blocks && !status; i++) {
-        vtrn_instr *list = b->list + b->blocks[i].begin;
+        vtrn_instr *list = instrs_of(b, i);
         granules_input in = {.chip = b->chip,
                              .slots = slots,
                              .n_slots = b->n_slots,

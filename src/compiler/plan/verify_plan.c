@@ -92,6 +92,8 @@ static bool starts_written(const vtrn_slot *slot) {
 }
 
 static vtrn_status check_order(const plan *p, const kernel *k, written *state) {
+    if (!k->n_accesses)
+        return NULL;
     const kernel_access *accesses = p->list.accesses + k->access_i;
     for (uint32_t i = 0; i < k->n_accesses; i++) {
         const kernel_access *a = &accesses[i];
