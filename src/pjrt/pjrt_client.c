@@ -95,7 +95,7 @@ void plugin_client_release(PJRT_Client *client) {
 
 typedef struct client_options {
     char chip[256], instance[256];
-    int n_threads;
+    int n_threads, n_cores;
 } client_options;
 
 static bool is_named(const PJRT_NamedValue *v, const char *name) {
@@ -128,7 +128,7 @@ static bool take_count(const PJRT_NamedValue *v, int *out) {
 }
 
 static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_options *out) {
-    *out = (client_options){.n_threads = 0};
+    *out = (client_options){.n_cores = 0};
     for (size_t i = 0; i < n; i++) {
         const PJRT_NamedValue *v = &values[i];
         bool is_good = true;
@@ -138,10 +138,12 @@ static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_
             is_good = take_text(v, out->instance, sizeof out->instance);
         else if (is_named(v, "n_threads"))
             is_good = take_count(v, &out->n_threads);
+        else if (is_named(v, "n_cores"))
+            is_good = take_count(v, &out->n_cores);
         else if (v->name_size < 13 || memcmp(v->name, "ml_framework_", 13) != 0)
             return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                      "bad argument: no such client option '%.*s'; there are chip, "
-                                     "instance and n_threads",
+                                     "instance, n_cores and n_threads",
                                      (int)v->name_size, v->name);
         if (!is_good)
             return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
@@ -152,9 +154,29 @@ static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_
     return NULL;
 }
 
-static bool client_init(PJRT_Client *client) {
+/* NeuronCores that the framework sees: the option, else NEURON_RT_NUM_CORES, else one, since a
+ * program runs on one. Frameworks take more devices as an invitation to spread a program over them.
+ */
+static PJRT_Error *visible_cores(const client_options *o, const vtrn_device *device, int *out) {
+    const int n_cores = vtrn_device_n_cores(device);
+    const char *text = getenv("NEURON_RT_NUM_CORES");
+    char number[16], *end;
+    snprintf(number, sizeof number, "%d", o->n_cores ? o->n_cores : 1);
+    if (o->n_cores || !text || !*text)
+        text = number;
+    const long n = strtol(text, &end, 10);
+    if (n < 1 || n > n_cores || *end)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: %s asks for %s NeuronCores; %s has %d: give a "
+                                 "number from 1 to %d, or another VTRN_INSTANCE",
+                                 text == number ? "client option n_cores" : "NEURON_RT_NUM_CORES",
+                                 text, device->rt->instance.name, n_cores, n_cores);
+    *out = (int)n;
+    return NULL;
+}
+
+static bool client_init(PJRT_Client *client, size_t n) {
     const runtime_device *rt = client->device->rt;
-    size_t n = (size_t)vtrn_device_n_cores(client->device);
     client->devices = calloc(n, sizeof *client->devices);
     client->device_list = calloc(n, sizeof *client->device_list);
     client->memory_list = calloc(n, sizeof *client->memory_list);
@@ -199,7 +221,13 @@ PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->lock, NULL);
     client->device = device;
-    if (!client_init(client)) {
+    int n_cores = 0;
+    error = visible_cores(&o, device, &n_cores);
+    if (error) {
+        client_free(client);
+        return error;
+    }
+    if (!client_init(client, (size_t)n_cores)) {
         client_free(client);
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof(PJRT_Device)));
     }

@@ -86,7 +86,7 @@ static void a_caller_with_older_structs_is_served_or_refused_but_never_overrun(v
     assert_int_equal(devices.num_devices, 77);
     devices.struct_size = sizeof devices;
     assert_null(api->PJRT_Client_Devices(&devices));
-    assert_int_equal(devices.num_devices, 2);
+    assert_int_equal(devices.num_devices, 1);
     /* knows the first statistics only: the later ones stay as they are */
     PJRT_Device_MemoryStats_Args stats;
     memset(&stats, 0x5a, sizeof stats);
@@ -113,6 +113,26 @@ static void unknown_client_options_are_named(void **state) {
     option.name = "chip";
     option.name_size = 4;
     refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT, "blue");
+}
+
+static void the_number_of_cores_is_what_the_instance_has_at_most(void **state) {
+    (void)state;
+    PJRT_NamedValue option = {.struct_size = sizeof option,
+                              .name = "n_cores",
+                              .name_size = 7,
+                              .type = PJRT_NamedValue_kInt64,
+                              .int64_value = 3,
+                              .value_size = 1};
+    PJRT_Client_Create_Args args = {
+        .struct_size = sizeof args, .create_options = &option, .num_options = 1};
+    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT,
+            "client option n_cores asks for 3 NeuronCores; trn1.2xlarge has 2");
+    option.int64_value = 2;
+    assert_null(GetPjrtApi()->PJRT_Client_Create(&args));
+    PJRT_Client_Devices_Args devices = {.struct_size = sizeof devices, .client = args.client};
+    assert_null(GetPjrtApi()->PJRT_Client_Devices(&devices));
+    assert_int_equal(devices.num_devices, 2);
+    destroy(args.client);
 }
 
 static void a_program_that_is_no_artifact_is_refused(void **state) {
@@ -320,6 +340,7 @@ int main(void) {
         cmocka_unit_test(no_slot_is_empty),
         cmocka_unit_test(a_caller_with_older_structs_is_served_or_refused_but_never_overrun),
         cmocka_unit_test(unknown_client_options_are_named),
+        cmocka_unit_test(the_number_of_cores_is_what_the_instance_has_at_most),
         cmocka_unit_test(a_program_that_is_no_artifact_is_refused),
         cmocka_unit_test(buffers_and_executables_outlive_their_client),
         cmocka_unit_test(a_device_of_another_client_is_refused),

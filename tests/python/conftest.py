@@ -17,6 +17,7 @@ os.environ["JAX_PLATFORMS"] = "neuron,cpu"
 os.environ.setdefault("VTRN_CHECK", "1")
 if importlib.util.find_spec("vtrn") is None and os.path.exists(LIBRARY):
     os.environ["PJRT_NAMES_AND_LIBRARY_PATHS"] = f"neuron:{LIBRARY}"
+os.environ.setdefault("NEURON_RT_NUM_CORES", "2")  # transfers between devices need two
 HAS_PLUGIN = importlib.util.find_spec("vtrn") is not None or os.path.exists(LIBRARY)
 
 

@@ -1,5 +1,9 @@
 """Devices, transfers, donation and errors of the JAX plugin."""
 
+import os
+import subprocess
+import sys
+
 import conftest
 import numpy as np
 import pytest
@@ -70,6 +74,20 @@ def test_x_plus_1():
     y = jax.jit(lambda v: v + 1)(jax.device_put(x, neuron()))
     assert y.devices() == {neuron()}
     np.testing.assert_array_equal(np.asarray(y), x + 1)
+
+
+def devices_of_a_new_process(n_cores):
+    code = "import jax; print(len(jax.devices()))"
+    env = {k: v for k, v in os.environ.items() if k != "NEURON_RT_NUM_CORES"}
+    env |= {"NEURON_RT_NUM_CORES": n_cores} if n_cores else {}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    return done.stdout.strip() or done.stderr
+
+
+def test_one_core_is_shown_unless_more_are_asked_for():
+    assert devices_of_a_new_process(None) == "1"
+    said = devices_of_a_new_process("5")
+    assert "NEURON_RT_NUM_CORES asks for 5 NeuronCores; trn1.2xlarge has 2" in said
 
 
 def test_a_computation_runs_where_its_data_is():
