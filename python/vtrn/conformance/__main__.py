@@ -1,0 +1,88 @@
+"""python -m vtrn.conformance SUITE [PATH]: the command."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+from vtrn.conformance import runner, worker
+
+EPILOG = """suites:
+  jax PATH        JAX's own tests; PATH: a checkout of JAX at the tag of the installed version
+  stablehlo PATH  StableHLO's testdata and interpreter tests; PATH: a checkout of StableHLO
+  harness         the primitive harnesses that come with JAX
+
+A run that was interrupted goes on where it stopped; --fresh starts again."""
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def arguments():
+    parser = argparse.ArgumentParser("python -m vtrn.conformance", epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=sorted(worker.SUITES))
+    parser.add_argument("path", nargs="?", default="")
+    parser.add_argument("--only", metavar="TEXT", help="units whose name contains TEXT; several with commas")
+    parser.add_argument("--part", metavar="K/N", help="every Nth unit, from the Kth (1..N)")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
+    parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
+                        help="folder of the results")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON")
+    return parser, parser.parse_args()
+
+
+def chosen(units, only, part):
+    if only:
+        units = [u for u in units if any(text in u for text in only.split(","))]
+    if part:
+        k, n = (int(x) for x in part.split("/"))
+        units = units[k - 1::n]
+    return units
+
+
+def show_progress(run, n_units):
+    counts = run.counts()
+    n_bad = counts[runner.FAILED] + counts[runner.CRASHED] + counts[runner.HUNG]
+    minutes = (time.monotonic() - run.started) / 60
+    end = "\r" if sys.stderr.isatty() else "\n"
+    if end == "\r" or sum(counts.values()) % 100 == 0:
+        print(f"{len(run.finished_units)} of {n_units} units, {sum(counts.values())} cases, {n_bad} bad, "
+              f"{counts[runner.SKIPPED]} skipped, {minutes:.1f} min", end=end, file=sys.stderr, flush=True)
+
+
+def main():
+    parser, args = arguments()
+    suite = worker.load(args.suite)
+    if suite.NEEDS_PATH and not pathlib.Path(args.path).is_dir():
+        parser.error(f"{args.suite} needs the path of a checkout: {args.path or 'none'} is not a folder")
+    try:
+        units = chosen(suite.units(args.path), args.only, args.part)
+    except ValueError as e:
+        parser.error(str(e))
+    if not units:
+        parser.error(f"no unit of {args.suite} is left to run: see PATH, --only and --part")
+    if args.fresh:
+        (args.out / f"{args.suite}.jsonl").unlink(missing_ok=True)
+    run = runner.Run(args.suite, args.path, args.out, args.timeout)
+    try:
+        run.run(units, args.jobs, show_progress)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    document = runner.summary(run)
+    (args.out / f"{args.suite}.txt").write_text(runner.table(document) + "\n")
+    print(json.dumps(document, indent=1) if args.json else runner.table(document))
+    return 1 if document["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""JAX's own tests, from a checkout at the tag of the installed version. A unit is a file of tests/, or
+every Nth test of a large one."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+import traceback
+import unittest
+
+NEEDS_PATH = True
+PART_BYTES = 60_000  # of a test file: more of them make another part
+
+
+def units(path):
+    files = sorted((pathlib.Path(path) / "tests").glob("*_test.py"))
+    names = []
+    for file in files:
+        n = -(-file.stat().st_size // PART_BYTES)
+        names += [file.name] if n == 1 else [f"{file.name}#{k}/{n}" for k in range(1, n + 1)]
+    return names
+
+
+class Streamed(unittest.TestResult):
+    """Passes each result on as it arrives. A test fails when one of its subtests does."""
+
+    def __init__(self, report):
+        super().__init__()
+        self.report, self.outcome = report, None
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.outcome = ("passed", "")
+        self.report.start(test.id())
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        self.report.result(test.id(), *self.outcome)
+        self.outcome = None
+
+    def _bad(self, test, error):
+        text = "".join(traceback.format_exception(*error))
+        if self.outcome is None:  # a fixture of the class or the module
+            self.report.began = time.monotonic()
+            self.report.result(test.id(), "failed", text)
+        else:
+            self.outcome = ("failed", text)
+
+    def addFailure(self, test, err):
+        self._bad(test, err)
+
+    def addError(self, test, err):
+        self._bad(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self._bad(test, err)
+
+    def addSkip(self, test, reason):
+        if self.outcome is None:
+            self.report.began = time.monotonic()
+            self.report.result(test.id(), "skipped", reason)
+        else:
+            self.outcome = ("skipped", reason)
+
+    def addUnexpectedSuccess(self, test):
+        self.outcome = ("failed", "an expected failure passed")
+
+
+def load(path, file):
+    os.environ.setdefault("JAX_PLATFORMS", "neuron,cpu")
+    tests = pathlib.Path(path) / "tests"
+    os.chdir(path)
+    sys.path.insert(0, str(tests))
+    # Flags are JAX's; ours, and the runner's, are not for it.
+    sys.argv = [str(tests / file)]
+    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, tests / file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def tests_of(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from tests_of(item)
+        else:
+            yield item
+
+
+def run(path, unit, report):
+    file, _, part = unit.partition("#")
+    try:
+        module = load(path, file)
+    except unittest.SkipTest as e:
+        report.start("(module)")
+        report.result("(module)", "skipped", str(e))
+        return
+    except BaseException:
+        report.start("(module)")
+        report.result("(module)", "failed", traceback.format_exc())
+        return
+    tests = list(tests_of(unittest.TestLoader().loadTestsFromModule(module)))
+    if part:
+        k, n = (int(x) for x in part.split("/"))
+        tests = tests[k - 1::n]
+    unittest.TestSuite(t for t in tests if t.id() not in report.done).run(Streamed(report))

@@ -1,0 +1,189 @@
+"""Runs the cases of a suite in worker processes and keeps the results in a file."""
+
+import collections
+import dataclasses
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
+OUTCOMES = (PASSED, FAILED, SKIPPED, CRASHED, HUNG)
+
+
+@dataclasses.dataclass
+class Result:
+    unit: str  # what a worker runs in one go: a file, or a part of one
+    case: str
+    outcome: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Worker:
+    """A process that runs the cases of one unit after another: worker.py tells its protocol."""
+
+    def __init__(self, suite, path, unit, done):
+        command = [sys.executable, "-m", "vtrn.conformance.worker", suite, path or ""]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done)}) + "\n")
+        self.process.stdin.close()
+        self.lines = queue.Queue()
+        self.errors = collections.deque(maxlen=30)
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read_errors, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def _read_errors(self):
+        for line in self.process.stderr:
+            self.errors.append(line.rstrip())
+
+    def message(self, timeout):
+        """The next message as a dict; None at the end of the unit. Raises queue.Empty."""
+        while (line := self.lines.get(timeout=timeout)) is not None:
+            if line.startswith("{"):
+                return json.loads(line)
+        return None
+
+    def last_words(self):
+        return next((line for line in reversed(self.errors) if line.strip()), "no message")
+
+
+class Run:
+    """The results of a suite so far, in OUT/SUITE.jsonl; one line a case."""
+
+    def __init__(self, suite, path, out, timeout=300):
+        self.suite, self.path, self.timeout = suite, path, timeout
+        out.mkdir(parents=True, exist_ok=True)
+        self.file = out / f"{suite}.jsonl"
+        self.results = {}
+        self.finished_units = set()
+        self.lock = threading.Lock()
+        self.started = time.monotonic()
+        if self.file.exists():
+            for line in self.file.read_text().splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, record):
+        if "finished" in record:
+            self.finished_units.add(record["finished"])
+        else:
+            result = Result(**record)
+            self.results[result.unit, result.case] = result
+
+    def _write(self, record):
+        with self.lock, self.file.open("a") as f:
+            f.write(json.dumps(record) + "\n")
+            self._take(record)
+
+    def add(self, result):
+        self._write(dataclasses.asdict(result))
+
+    def run(self, units, jobs, progress):
+        """Runs what is not finished. progress(run, n_units) is called after each result."""
+        waiting = queue.Queue()
+        for unit in units:
+            if unit not in self.finished_units:
+                waiting.put(unit)
+
+        def work():
+            while True:
+                try:
+                    unit = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                while not self._run_unit(unit, lambda: progress(self, len(units))):
+                    pass
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # a join without end would not see ctrl-C
+                thread.join(0.5)
+
+    def _run_unit(self, unit, progress):
+        """True when the unit is finished; False when its worker ended early and another must go on."""
+        done = {case for u, case in self.results if u == unit}
+        worker = Worker(self.suite, self.path, unit, done)
+        current = None
+        try:
+            while True:
+                try:
+                    message = worker.message(self.timeout)
+                except queue.Empty:
+                    self.add(Result(unit, current or "(loading)", HUNG, f"no result in {self.timeout} s",
+                                    self.timeout))
+                    if current is None:
+                        self._write({"finished": unit})
+                    return current is None
+                if message is None:
+                    break
+                if "start" in message:
+                    current = message["start"]
+                elif "end" in message:
+                    self._write({"finished": unit})
+                    return True
+                else:
+                    self.add(Result(unit, **message))
+                    current = None
+                progress()
+        finally:
+            worker.process.kill()
+            code = worker.process.wait()
+        self.add(Result(unit, current or "(loading)", CRASHED, f"exit {code}: {worker.last_words()}"))
+        if current is None:
+            self._write({"finished": unit})
+        return current is None
+
+    def counts(self):
+        return collections.Counter(r.outcome for r in self.results.values())
+
+
+def summary(run):
+    """What a run amounts to, as a dict: counts, the share that passed, failures by unit."""
+    counts = run.counts()
+    n_executed = sum(counts[o] for o in OUTCOMES if o != SKIPPED)
+    units = collections.defaultdict(collections.Counter)
+    for result in run.results.values():
+        units[result.unit.split("#")[0]][result.outcome] += 1
+    skips = collections.Counter(r.reason.splitlines()[0][:120] if r.reason else "no reason given"
+                                for r in run.results.values() if r.outcome == SKIPPED)
+    return {
+        "suite": run.suite, "executed": n_executed, **{o: counts[o] for o in OUTCOMES},
+        "passed_share": counts[PASSED] / n_executed if n_executed else None,
+        "units": {unit: dict(c) for unit, c in sorted(units.items())},
+        "skips": dict(skips.most_common()),
+        "failures": [dataclasses.asdict(r) for r in run.results.values()
+                     if r.outcome not in (PASSED, SKIPPED)],
+    }
+
+
+def table(document):
+    """summary() as text for a person."""
+    width = max([len(u) for u in document["units"]] + [4])
+    lines = [f"{'unit':{width}} {'passed':>7} {'failed':>7} {'skipped':>8}"]
+    for unit, c in document["units"].items():
+        n_failed = sum(c.get(o, 0) for o in (FAILED, CRASHED, HUNG))
+        lines.append(f"{unit:{width}} {c.get(PASSED, 0):7} {n_failed:7} {c.get(SKIPPED, 0):8}")
+    if document["failures"]:
+        lines += ["", "failures:"]
+    for r in document["failures"]:
+        reason = r["reason"].strip().splitlines()
+        lines.append(f"  {r['unit'].split('#')[0]} {r['case']}: {r['outcome']}: {reason[-1][:200] if reason else ''}")
+    if document["skips"]:
+        lines += ["", "skipped because:"]
+        lines += [f"  {n:6} {reason}" for reason, n in document["skips"].items()]
+    share = document["passed_share"]
+    lines += ["", f"{document['suite']}: {document['executed']} executed, {document['passed']} passed"
+              + (f" ({100 * share:.2f} %)" if share is not None else "")
+              + f", {document['failed']} failed, {document['crashed']} crashed, {document['hung']} hung, "
+              f"{document['skipped']} skipped"]
+    return "\n".join(lines)

@@ -1,0 +1,161 @@
+"""StableHLO's own tests with values: stablehlo/testdata (a program with its inputs and its expected
+results a file) and stablehlo/tests/interpret (several functions a file). A checkout has both."""
+
+import os
+import pathlib
+import re
+
+NEEDS_PATH = True
+FILES_OF_A_UNIT = 60
+ULPS = 3  # of expect_close
+
+# The dialect `check` is not in jaxlib: its ops become the custom calls that testdata uses for them.
+CONSTANT_CHECK = re.compile(
+    r"check\.(expect_eq|expect_almost_eq)_const\s+(%[\w#]+),\s*(dense<.*?>)\s*(?:\{[^}]*\}\s*)?:\s*"
+    r"(tensor<(?:[^<>]|<[^<>]*>)*>)(?:\s*\{[^}]*\})?(?:,\s*tolerance\s*=[^\n]*)?", re.S)
+PAIR_CHECK = re.compile(
+    r"check\.(expect_eq|expect_almost_eq|expect_close)\s+(%[\w#]+),\s*(%[\w#]+)[^:\n]*(?::\s*f64\s*)?"
+    r":\s*(?:\{[^}]*\}\s*)?(tensor<(?:[^<>]|<[^<>]*>)*>)(?:,\s*tensor<(?:[^<>]|<[^<>]*>)*>)?")
+
+
+def folders(path):
+    root = pathlib.Path(path)
+    root = root / "stablehlo" if (root / "stablehlo" / "tests").is_dir() else root
+    return root / "testdata", root / "tests" / "interpret"
+
+
+def units(path):
+    testdata, interpret = folders(path)
+    n = len(list(testdata.glob("*.mlir")))
+    return [f"testdata#{k}" for k in range(-(-n // FILES_OF_A_UNIT))] + \
+        [f"interpret/{f.relative_to(interpret)}" for f in sorted(interpret.rglob("*.mlir"))]
+
+
+def with_custom_checks(text):
+    number = 0
+
+    def constant(match):
+        nonlocal number
+        number += 1
+        name, value, dense, kind = match.groups()
+        return (f"%vtrn_check{number} = stablehlo.constant {dense} : {kind}\n"
+                f"stablehlo.custom_call @check.{name}({value}, %vtrn_check{number}) "
+                f"{{has_side_effect = true}} : ({kind}, {kind}) -> ()")
+
+    def pair(match):
+        name, a, b, kind = match.groups()
+        return (f"stablehlo.custom_call @check.{name}({a}, {b}) {{has_side_effect = true}} : "
+                f"({kind}, {kind}) -> ()")
+
+    return PAIR_CHECK.sub(pair, CONSTANT_CHECK.sub(constant, text))
+
+
+def returning_checked(module, ir, name):
+    """Makes function name the public main, whose results are what its checks compare, pair by pair."""
+    checks = []
+    function = next(op for op in module.body.operations
+                    if "sym_name" in op.attributes and ir.StringAttr(op.attributes["sym_name"]).value == name)
+    block = function.regions[0].blocks[0]
+    values = []
+    for op in list(block.operations):
+        if op.operation.name == "stablehlo.custom_call":
+            target = ir.StringAttr(op.attributes["call_target_name"]).value
+            if target.startswith("check."):
+                checks.append(target.removeprefix("check.").removeprefix("expect_"))
+                values += list(op.operands)
+                op.operation.erase()
+    last = list(block.operations)[-1]
+    with ir.InsertionPoint(last):
+        from jaxlib.mlir.dialects import func
+
+        func.ReturnOp(values)
+    last.operation.erase()
+    inputs = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value).inputs
+    function.attributes["function_type"] = ir.TypeAttr.get(
+        ir.FunctionType.get(inputs, [v.type for v in values]))
+    if "res_attrs" in function.attributes:
+        del function.attributes["res_attrs"]
+    for op in module.body.operations:
+        if "sym_name" not in op.attributes:
+            continue
+        if ir.StringAttr(op.attributes["sym_name"]).value == "main" and op != function:
+            op.attributes["sym_name"] = ir.StringAttr.get("vtrn_other_main")
+        op.attributes["sym_visibility"] = ir.StringAttr.get("public" if op == function else "private")
+    function.attributes["sym_name"] = ir.StringAttr.get("main")
+    return checks
+
+
+def ulps_between(a, b):
+    """Representable values between two arrays of one float type; 0 for two NaN."""
+    import numpy as np
+
+    bits = np.dtype(f"i{a.dtype.itemsize}")
+    order = [np.where(i < 0, np.iinfo(bits).min - i.astype(object), i.astype(object))
+             for i in (np.asarray(x).view(bits) for x in (a, b))]
+    n = np.abs(order[0] - order[1])
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.where(same, 0, n)
+
+
+def compare_checked(check, got, want, i):
+    import numpy as np
+
+    from vtrn.conformance import compare
+
+    got, want = np.asarray(got), np.asarray(want)
+    if check in ("eq", "expect_eq"):
+        np.testing.assert_array_equal(got, want, f"check {i}")
+    elif check == "almost_eq":
+        compare.check_same(got, want, f"check {i}", factor=10)
+    else:
+        parts = [(got.real, want.real), (got.imag, want.imag)] if np.iscomplexobj(want) else [(got, want)]
+        if not all((ulps_between(np.ascontiguousarray(a), np.ascontiguousarray(b)) <= ULPS).all()
+                   for a, b in parts):
+            compare.check_same(got, want, f"check {i}")
+
+
+def run_module(text, name):
+    import jax
+    import numpy as np
+    from jax._src import compiler, xla_bridge
+    from jax._src.interpreters import mlir
+    from jax._src.lib import xla_client
+    from jaxlib.mlir import ir
+
+    from vtrn.conformance.worker import Skip
+
+    with mlir.make_ir_context() as context, ir.Location.unknown():
+        context.allow_unregistered_dialects = True
+        module = ir.Module.parse(text)
+        checks = returning_checked(module, ir, name)
+        if not checks:
+            raise Skip("the file checks no value")
+        if "sym_name" not in module.operation.attributes:
+            module.operation.attributes["sym_name"] = ir.StringAttr.get("main")
+        backend = xla_bridge.get_backend("neuron")
+        devices = xla_client.DeviceList((backend.local_devices()[0],))
+        options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
+        executable = compiler.backend_compile_and_load(backend, module, devices, options, [])
+    results = executable.execute_sharded([]).disassemble_into_single_device_arrays()
+    values = [np.asarray(r[0]) for r in results]
+    for i, check in enumerate(checks):
+        compare_checked(check, values[2 * i], values[2 * i + 1], i)
+
+
+def run(path, unit, report):
+    os.environ.setdefault("JAX_PLATFORMS", "neuron,cpu")
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    testdata, interpret = folders(path)
+    if unit.startswith("testdata#"):
+        k = int(unit.partition("#")[2])
+        for file in sorted(testdata.glob("*.mlir"))[k * FILES_OF_A_UNIT:(k + 1) * FILES_OF_A_UNIT]:
+            report.run(file.name, lambda: run_module(file.read_text(), "main"))
+        return
+    text = with_custom_checks((interpret / unit.removeprefix("interpret/")).read_text())
+    for part in re.split(r"^// -----.*$", text, flags=re.M):
+        names = re.findall(r"func\.func(?:\s+\w+)?\s+@([\w.$]+)\s*\(\s*\)", part)
+        checked = [n for n in names if re.search(r"@" + re.escape(n) + r"\s*\(\s*\).*?@check\.", part, re.S)]
+        for name in checked[-1:]:
+            report.run(name, lambda: run_module(part, name))

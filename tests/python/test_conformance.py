@@ -1,0 +1,138 @@
+"""The runner of other people's suites: what it counts, and what it survives."""
+
+import json
+import os
+import subprocess
+import sys
+
+import conftest
+import pytest
+from paths import BUILD, ROOT
+
+if not conftest.HAS_PLUGIN:
+    pytest.skip("no libvtrn.so was built", allow_module_level=True)
+
+JAX_TESTS = """
+import os, time, unittest
+import jax.numpy as jnp
+
+class Things(unittest.TestCase):
+    def test_good(self):
+        self.assertEqual(int(jnp.ones(3).sum()), 3)
+
+    def test_bad(self):
+        self.fail("as told")
+
+    def test_crash(self):
+        os._exit(7)
+
+    def test_hang(self):
+        if not os.path.exists("HURRY"):
+            time.sleep(60)
+
+    def test_not_for_us(self):
+        self.skipTest("not supported on neuron")
+
+    def test_one_of_its_parts_fails(self):
+        for i in range(3):
+            with self.subTest(i=i):
+                self.assertNotEqual(i, 1)
+"""
+
+INTERPRETED = """
+func.func @right() {
+  %0 = stablehlo.constant dense<[1, -2]> : tensor<2xi32>
+  %1 = stablehlo.abs %0 : tensor<2xi32>
+  check.expect_eq_const %1, dense<[1, 2]> : tensor<2xi32>
+  func.return
+}
+
+// -----
+
+func.func @wrong() {
+  %0 = stablehlo.constant dense<[(1.0, 2.0)]> : tensor<1xcomplex<f32>>
+  %1 = stablehlo.add %0, %0 : tensor<1xcomplex<f32>>
+  check.expect_almost_eq_const %1, dense<[(2.0, 4.1)]> : tensor<1xcomplex<f32>>
+  func.return
+}
+"""
+
+TESTDATA = """
+module @jit_main {
+  func.func public @main() -> tensor<2xf32> {
+    %0 = call @inputs() : () -> tensor<2xf32>
+    %1 = stablehlo.add %0, %0 : tensor<2xf32>
+    %2 = stablehlo.constant dense<[2.0, 4.0]> : tensor<2xf32>
+    stablehlo.custom_call @check.expect_close(%1, %2) {has_side_effect = true} : (tensor<2xf32>, tensor<2xf32>) -> ()
+    return %1 : tensor<2xf32>
+  }
+  func.func private @inputs() -> tensor<2xf32> {
+    %0 = stablehlo.constant dense<[1.0, 2.0]> : tensor<2xf32>
+    return %0 : tensor<2xf32>
+  }
+}
+"""
+
+
+def conformance(tmp_path, *args):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "python"), "VTRN_LIBRARY": str(BUILD / "src" / "libvtrn.so")}
+    return subprocess.run(
+        [sys.executable, "-m", "vtrn.conformance", *args, "--out", tmp_path / "out", "--jobs", "1", "--json"],
+        env=env, capture_output=True, text=True, timeout=120)
+
+
+def outcomes(tmp_path, suite):
+    lines = (tmp_path / "out" / f"{suite}.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return {r["case"].removesuffix(".mlir").rpartition(".")[2]: r["outcome"] for r in records if "case" in r}
+
+
+def test_a_crash_and_a_hang_cost_one_test_each_and_a_run_goes_on(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "things_test.py").write_text(JAX_TESTS)
+    done = conformance(tmp_path, "jax", tmp_path, "--timeout", "4")
+    assert outcomes(tmp_path, "jax") == {
+        "test_good": "passed", "test_bad": "failed", "test_crash": "crashed", "test_hang": "hung",
+        "test_not_for_us": "skipped", "test_one_of_its_parts_fails": "failed"}
+    document = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (document["executed"], document["passed"], document["passed_share"]) == (5, 1, 0.2)
+    assert document["skips"] == {"not supported on neuron": 1}
+    assert any("AssertionError: as told" in f["reason"] for f in document["failures"])
+    assert any("exit 7" in f["reason"] for f in document["failures"])
+    # What is done is not run again; what an interrupt cut off is.
+    results = tmp_path / "out" / "jax.jsonl"
+    kept = [line for line in results.read_text().splitlines() if "test_hang" not in line and "finished" not in line]
+    results.write_text("\n".join(kept) + "\n")
+    (tmp_path / "HURRY").touch()
+    conformance(tmp_path, "jax", tmp_path, "--timeout", "4")
+    assert outcomes(tmp_path, "jax")["test_hang"] == "passed"
+    assert len(results.read_text().splitlines()) == len(kept) + 2
+
+
+def test_programs_with_expected_values_are_compared(tmp_path):
+    (tmp_path / "tests" / "interpret").mkdir(parents=True)
+    (tmp_path / "testdata").mkdir()
+    (tmp_path / "tests" / "interpret" / "two.mlir").write_text(INTERPRETED)
+    (tmp_path / "testdata" / "doubled.mlir").write_text(TESTDATA)
+    (tmp_path / "testdata" / "halved.mlir").write_text(TESTDATA.replace("[2.0, 4.0]", "[0.5, 1.0]"))
+    document = json.loads(conformance(tmp_path, "stablehlo", tmp_path).stdout)
+    assert outcomes(tmp_path, "stablehlo") == {
+        "right": "passed", "wrong": "failed", "doubled": "passed", "halved": "failed"}
+    assert (document["passed"], document["failed"]) == (2, 2)
+
+
+@pytest.mark.parametrize("args, said", [
+    (("jax", "/no/such/folder"), "jax needs the path of a checkout: /no/such/folder is not a folder"),
+    (("jax", "."), "no unit of jax is left to run"),
+    (("poetry",), "invalid choice: 'poetry'"),
+])
+def test_wrong_arguments_are_refused_in_words(tmp_path, args, said):
+    done = conformance(tmp_path, *args)
+    assert done.returncode == 2 and said in done.stderr
+
+
+def test_a_part_of_the_harnesses_agrees_with_the_cpu(tmp_path):
+    done = conformance(tmp_path, "harness", "--only", "clamp,cumlogsumexp")
+    document = json.loads(done.stdout)
+    assert document["failed"] == 0 and document["passed"] > 20, done.stderr
