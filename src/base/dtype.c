@@ -29,6 +29,27 @@ const char *dtype_name(vtrn_dtype t) {
     return is_known(t) ? types[t].name : "unknown";
 }
 
+int dtype_bits(vtrn_dtype t) {
+    switch (t) {
+    case VTRN_DTYPE_INT2:
+    case VTRN_DTYPE_UINT2:
+        return 2;
+    case VTRN_DTYPE_INT4:
+    case VTRN_DTYPE_UINT4:
+    case VTRN_DTYPE_FP4E2M1FN:
+        return 4;
+    case VTRN_DTYPE_FP6E2M3FN:
+    case VTRN_DTYPE_FP6E3M2FN:
+        return 6;
+    default:
+        return 8 * (int)dtype_size(t);
+    }
+}
+
+bool dtype_is_on_engines(vtrn_dtype t) {
+    return t < VTRN_DTYPE_INT2 && dtype_sizes[t] <= 4;
+}
+
 bool dtype_is_float(vtrn_dtype t) {
     return is_known(t) && types[t].kind == 'F';
 }
@@ -157,6 +178,18 @@ static wide wide_load(vtrn_dtype t, const uint8_t *p) {
         INTEGER(INT16, int16_t, s)
         INTEGER(INT32, int32_t, s)
         INTEGER(INT64, int64_t, s)
+    case VTRN_DTYPE_INT2:
+        w.s = sign_extend(*p, 2);
+        break;
+    case VTRN_DTYPE_INT4:
+        w.s = sign_extend(*p, 4);
+        break;
+    case VTRN_DTYPE_UINT2:
+        w.u = *p & 0x3;
+        break;
+    case VTRN_DTYPE_UINT4:
+        w.u = *p & 0xf;
+        break;
         INTEGER(UINT8, uint8_t, u)
         INTEGER(UINT16, uint16_t, u)
         INTEGER(UINT32, uint32_t, u)
@@ -219,8 +252,8 @@ static uint64_t double_to_uint(double x, uint64_t high) {
 }
 
 static void wide_store_int(const wide *w, vtrn_dtype to, uint8_t *p) {
-    int n_spare_bits = (64 - 8 * dtype_sizes[to]) & 63;  /* of an integer type: 8 to 64 bits */
-    uint64_t u = w->kind == 'S' ? (uint64_t)w->s : w->u; /* wraps when the low bytes are copied */
+    int n_bits = dtype_bits(to), n_spare_bits = 64 - n_bits; /* of an integer type: 2 to 64 bits */
+    uint64_t u = w->kind == 'S' ? (uint64_t)w->s : w->u; /* wraps when the low bits are copied */
     if (w->kind == 'F' || w->kind == 'C') {
         if (types[to].kind == 'S')
             u = (uint64_t)double_to_int(w->re, INT64_MIN >> n_spare_bits,
@@ -228,6 +261,8 @@ static void wide_store_int(const wide *w, vtrn_dtype to, uint8_t *p) {
         else
             u = double_to_uint(w->re, UINT64_MAX >> n_spare_bits);
     }
+    if (n_bits < 8)
+        u &= (1u << n_bits) - 1;
     memcpy(p, &u, dtype_sizes[to]); /* little-endian hosts only, like the device's memory */
 }
 

@@ -27,7 +27,19 @@
     DTYPE(FP32, "fp32", 4, F)                                                                      \
     DTYPE(FP64, "fp64", 8, F) /* host and reference ops only: no engine has it */                  \
     DTYPE(C64, "complex64", 8, C)                                                                  \
-    DTYPE(C128, "complex128", 16, C)
+    DTYPE(C128, "complex128", 16, C)                                                               \
+    /* From here on for reference ops only, each value in the low bits of a byte. */               \
+    DTYPE(INT2, "int2", 1, S)                                                                      \
+    DTYPE(INT4, "int4", 1, S)                                                                      \
+    DTYPE(UINT2, "uint2", 1, U)                                                                    \
+    DTYPE(UINT4, "uint4", 1, U)                                                                    \
+    DTYPE(FP4E2M1FN, "fp4e2m1fn", 1, F)           /* no infinity, no NaN, max 6 */                 \
+    DTYPE(FP6E2M3FN, "fp6e2m3fn", 1, F)           /* max 7.5 */                                    \
+    DTYPE(FP6E3M2FN, "fp6e3m2fn", 1, F)           /* max 28 */                                     \
+    DTYPE(FP8E4M3FNUZ, "fp8e4m3fnuz", 1, F)       /* one NaN, no infinity, no -0; max 240 */       \
+    DTYPE(FP8E5M2FNUZ, "fp8e5m2fnuz", 1, F)       /* max 57344 */                                  \
+    DTYPE(FP8E4M3B11FNUZ, "fp8e4m3b11fnuz", 1, F) /* max 30 */                                     \
+    DTYPE(FP8E8M0FNU, "fp8e8m0fnu", 1, F)         /* powers of two: a scale */
 
 typedef enum vtrn_dtype {
 #define DTYPE(e, name, size, kind) VTRN_DTYPE_##e,
@@ -41,6 +53,9 @@ extern const uint8_t dtype_sizes[VTRN_DTYPE_COUNT];
 static inline size_t dtype_size(vtrn_dtype t) { /* bytes; 0 for what is no dtype */
     return (unsigned)t < VTRN_DTYPE_COUNT ? dtype_sizes[t] : 0;
 }
+int dtype_bits(vtrn_dtype t); /* of a value: fewer than its bytes have for the narrowest types */
+/* Whether engines compute with the type. The others only move, and are what reference ops have. */
+bool dtype_is_on_engines(vtrn_dtype t);
 bool dtype_is_float(vtrn_dtype t);
 bool dtype_is_signed_int(vtrn_dtype t);
 bool dtype_is_unsigned_int(vtrn_dtype t); /* PRED is not an integer here */

@@ -26,11 +26,17 @@ typedef struct dtype_format {
     uint32_t min_nan_code;  /* smallest magnitude that is a NaN */
 } dtype_format;
 
-#define FORMAT_FP8E4M3   ((dtype_format){3, 7, 7, 0x78, 0x7c, 0x79})
-#define FORMAT_FP8E4M3FN ((dtype_format){3, 7, 7, 0x7f, 0x7f, 0x7f})
-#define FORMAT_FP8E5M2   ((dtype_format){2, 7, 15, 0x7c, 0x7e, 0x7d})
-#define FORMAT_FP8E3M4   ((dtype_format){4, 7, 3, 0x70, 0x78, 0x71})
-#define FORMAT_FP16      ((dtype_format){10, 15, 15, 0x7c00, 0x7e00, 0x7c01})
+#define FORMAT_FP8E4M3        ((dtype_format){3, 7, 7, 0x78, 0x7c, 0x79})
+#define FORMAT_FP8E4M3FN      ((dtype_format){3, 7, 7, 0x7f, 0x7f, 0x7f})
+#define FORMAT_FP8E5M2        ((dtype_format){2, 7, 15, 0x7c, 0x7e, 0x7d})
+#define FORMAT_FP8E3M4        ((dtype_format){4, 7, 3, 0x70, 0x78, 0x71})
+#define FORMAT_FP4E2M1FN      ((dtype_format){1, 3, 1, 0x07, 0x07, 0x08})
+#define FORMAT_FP6E2M3FN      ((dtype_format){3, 5, 1, 0x1f, 0x1f, 0x20})
+#define FORMAT_FP6E3M2FN      ((dtype_format){2, 5, 3, 0x1f, 0x1f, 0x20})
+#define FORMAT_FP8E4M3FNUZ    ((dtype_format){3, 7, 8, 0x80, 0x80, 0x80})
+#define FORMAT_FP8E5M2FNUZ    ((dtype_format){2, 7, 16, 0x80, 0x80, 0x80})
+#define FORMAT_FP8E4M3B11FNUZ ((dtype_format){3, 7, 11, 0x80, 0x80, 0x80})
+#define FORMAT_FP16           ((dtype_format){10, 15, 15, 0x7c00, 0x7e00, 0x7c01})
 
 static inline float format_load(dtype_format f, uint32_t code) {
     uint32_t magnitude = code & ((1u << f.n_magnitude) - 1);
@@ -48,11 +54,10 @@ static inline float format_load(dtype_format f, uint32_t code) {
     return bits_to_float(bits | sign);
 }
 
-/* Round to nearest even. */
-static inline uint32_t format_store(dtype_format f, float x) {
+/* Exponent and mantissa of x, rounded to nearest even. */
+static inline uint32_t format_magnitude(dtype_format f, float x) {
     int cut = 23 - f.n_mantissa;
-    uint32_t bits = float_to_bits(x), a = bits & 0x7fffffffu;
-    uint32_t sign = bits >> 31 << f.n_magnitude;
+    uint32_t a = float_to_bits(x) & 0x7fffffffu;
     uint32_t normal = ((a + ((1u << (cut - 1)) - 1) + (a >> cut & 1)) >> cut) -
                       ((uint32_t)(127 - f.bias) << f.n_mantissa);
     /* adding a number whose ulp is the smallest subnormal makes the adder round there */
@@ -60,8 +65,43 @@ static inline uint32_t format_store(dtype_format f, float x) {
     uint32_t subnormal = float_to_bits(bits_to_float(a) + bits_to_float(magic)) - magic;
     uint32_t code = a < (uint32_t)(128 - f.bias) << 23 ? subnormal : normal;
     code = code > f.overflow_code ? f.overflow_code : code;
-    code = a > 0x7f800000u ? f.nan_code : code;
-    return code | sign;
+    return a > 0x7f800000u ? f.nan_code : code;
+}
+
+static inline uint32_t format_store(dtype_format f, float x) {
+    return format_magnitude(f, x) | float_to_bits(x) >> 31 << f.n_magnitude;
+}
+
+/* Formats without NaN: a zero of the other sign stands for it, as in ml_dtypes. */
+static inline uint32_t finite_store(dtype_format f, float x) {
+    uint32_t is_positive = ~float_to_bits(x) >> 31;
+    return x != x ? is_positive << f.n_magnitude : format_store(f, x);
+}
+
+/* FNUZ formats: finite, but for the one NaN in the place of -0. */
+static inline float fnuz_load(dtype_format f, uint32_t code) {
+    return code == 0x80 ? bits_to_float(0x7fc00000u) : format_load(f, code);
+}
+
+static inline uint32_t fnuz_store(dtype_format f, float x) {
+    uint32_t magnitude = format_magnitude(f, x);
+    uint32_t sign = magnitude & 0x7f ? float_to_bits(x) >> 24 & 0x80 : 0;
+    return magnitude | sign;
+}
+
+/* E8M0: 2^(code - 127), 255 is NaN; there is no zero, no sign, no infinity. */
+static inline float e8m0_load(uint32_t code) {
+    return bits_to_float(code == 255 ? 0x7fc00000u : code == 0 ? 0x00400000u : code << 23);
+}
+
+static inline uint32_t e8m0_store(float x) {
+    /* Ties round up, as in ml_dtypes. Code 0, 2^-127, is half of a normal fp32. */
+    uint32_t bits = float_to_bits(x), code = bits < 0x600000u ? 0 : (bits + 0x400000u) >> 23;
+    return bits - 1 < 0x7f7fffffu ? code : 255; /* positive and finite */
+}
+
+static inline int32_t sign_extend(uint32_t code, int n_bits) {
+    return (int32_t)(code << (32 - n_bits)) >> (32 - n_bits);
 }
 
 static inline uint16_t bf16_store(float x) {

@@ -61,6 +61,17 @@ LOAD(bf16, uint16_t, bf16_load(x))
 LOAD(fp16, uint16_t, format_load(FORMAT_FP16, x))
 LOAD(tf32, float, tf32_round(x))
 LOAD(fp64, double, (float)x)
+LOAD(int2, uint8_t, (float)sign_extend(x, 2))
+LOAD(int4, uint8_t, (float)sign_extend(x, 4))
+LOAD(uint2, uint8_t, (float)(x & 0x3))
+LOAD(uint4, uint8_t, (float)(x & 0xf))
+LOAD(fp4e2m1fn, uint8_t, format_load(FORMAT_FP4E2M1FN, x & 0xfu))
+LOAD(fp6e2m3fn, uint8_t, format_load(FORMAT_FP6E2M3FN, x & 0x3fu))
+LOAD(fp6e3m2fn, uint8_t, format_load(FORMAT_FP6E3M2FN, x & 0x3fu))
+LOAD(fp8e4m3fnuz, uint8_t, fnuz_load(FORMAT_FP8E4M3FNUZ, x))
+LOAD(fp8e5m2fnuz, uint8_t, fnuz_load(FORMAT_FP8E5M2FNUZ, x))
+LOAD(fp8e4m3b11fnuz, uint8_t, fnuz_load(FORMAT_FP8E4M3B11FNUZ, x))
+LOAD(fp8e8m0fnu, uint8_t, e8m0_load(x))
 
 STORE(pred, uint8_t, restrict, x != 0.0f ? 1 : 0)
 STORE(int8, int8_t, restrict, small_int(x, -128.0f, 127.0f))
@@ -79,6 +90,17 @@ STORE(fp8e5m2, uint8_t, restrict, format_store(FORMAT_FP8E5M2, x))
 STORE(fp8e3m4, uint8_t, restrict, format_store(FORMAT_FP8E3M4, x))
 STORE(bf16, uint16_t, restrict, bf16_store(x))
 STORE(fp16, uint16_t, restrict, format_store(FORMAT_FP16, x))
+STORE(int2, uint8_t, restrict, small_int(x, -2.0f, 1.0f) & 0x3)
+STORE(int4, uint8_t, restrict, small_int(x, -8.0f, 7.0f) & 0xf)
+STORE(uint2, uint8_t, restrict, small_int(x, 0.0f, 3.0f))
+STORE(uint4, uint8_t, restrict, small_int(x, 0.0f, 15.0f))
+STORE(fp4e2m1fn, uint8_t, restrict, finite_store(FORMAT_FP4E2M1FN, x))
+STORE(fp6e2m3fn, uint8_t, restrict, finite_store(FORMAT_FP6E2M3FN, x))
+STORE(fp6e3m2fn, uint8_t, restrict, finite_store(FORMAT_FP6E3M2FN, x))
+STORE(fp8e4m3fnuz, uint8_t, restrict, fnuz_store(FORMAT_FP8E4M3FNUZ, x))
+STORE(fp8e5m2fnuz, uint8_t, restrict, fnuz_store(FORMAT_FP8E5M2FNUZ, x))
+STORE(fp8e4m3b11fnuz, uint8_t, restrict, fnuz_store(FORMAT_FP8E4M3B11FNUZ, x))
+STORE(fp8e8m0fnu, uint8_t, restrict, e8m0_store(x))
 STORE(tf32, float, , tf32_round(x))
 STORE(fp64, double, restrict, x)
 
@@ -118,11 +140,35 @@ static void store_complex128(const float *src, void *dst, size_t n) {
 #define BOTH(E, name) .load[VTRN_DTYPE_##E] = load_##name, .store[VTRN_DTYPE_##E] = store_##name
 
 const dtype_kernels VTRN_AT_LEVEL(dtype_kernel_table) = {
-    BOTH(PRED, pred),       BOTH(INT8, int8),           BOTH(INT16, int16),
-    BOTH(INT32, int32),     BOTH(INT64, int64),         BOTH(UINT8, uint8),
-    BOTH(UINT16, uint16),   BOTH(UINT32, uint32),       BOTH(UINT64, uint64),
-    BOTH(FP8E4M3, fp8e4m3), BOTH(FP8E4M3FN, fp8e4m3fn), BOTH(FP8E5M2, fp8e5m2),
-    BOTH(FP8E3M4, fp8e3m4), BOTH(BF16, bf16),           BOTH(FP16, fp16),
-    BOTH(TF32, tf32),       BOTH(FP32, fp32),           BOTH(FP64, fp64),
-    BOTH(C64, complex64),   BOTH(C128, complex128),
+    BOTH(PRED, pred),
+    BOTH(INT8, int8),
+    BOTH(INT16, int16),
+    BOTH(INT32, int32),
+    BOTH(INT64, int64),
+    BOTH(UINT8, uint8),
+    BOTH(UINT16, uint16),
+    BOTH(UINT32, uint32),
+    BOTH(UINT64, uint64),
+    BOTH(FP8E4M3, fp8e4m3),
+    BOTH(FP8E4M3FN, fp8e4m3fn),
+    BOTH(FP8E5M2, fp8e5m2),
+    BOTH(FP8E3M4, fp8e3m4),
+    BOTH(BF16, bf16),
+    BOTH(FP16, fp16),
+    BOTH(TF32, tf32),
+    BOTH(FP32, fp32),
+    BOTH(FP64, fp64),
+    BOTH(C64, complex64),
+    BOTH(C128, complex128),
+    BOTH(INT2, int2),
+    BOTH(INT4, int4),
+    BOTH(UINT2, uint2),
+    BOTH(UINT4, uint4),
+    BOTH(FP4E2M1FN, fp4e2m1fn),
+    BOTH(FP6E2M3FN, fp6e2m3fn),
+    BOTH(FP6E3M2FN, fp6e3m2fn),
+    BOTH(FP8E4M3FNUZ, fp8e4m3fnuz),
+    BOTH(FP8E5M2FNUZ, fp8e5m2fnuz),
+    BOTH(FP8E4M3B11FNUZ, fp8e4m3b11fnuz),
+    BOTH(FP8E8M0FNU, fp8e8m0fnu),
 };

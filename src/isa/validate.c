@@ -65,8 +65,9 @@ static vtrn_status rule_dtype(validation *v, int i) {
     if (ap->dtype >= VTRN_DTYPE_COUNT)
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use a type of docs/isa.md",
                     "%s: ap%d: dtype number %u does not exist", v->info->mnemonic, i, ap->dtype);
-    /* 64-bit types move but are not computed with. Source: docs/hardware.md, "Numbers" */
-    if (dtype_size(ap->dtype) > 4 && !v->is_dma)
+    /* 64-bit types and those without a hardware format move but are not computed with.
+     * Source: docs/hardware.md, "Numbers" */
+    if (!dtype_is_on_engines(ap->dtype) && !v->is_dma)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
                     "%s: ap%d: no engine computes in %s", v->info->mnemonic, i,
                     dtype_name(ap->dtype));

@@ -521,11 +521,12 @@ static vtrn_status check_custom_op(validation *v) {
 
 static vtrn_status castable(validation *v, int a, int b) {
     vtrn_dtype s = AP(a)->dtype, t = AP(b)->dtype;
-    bool is_complex = s >= VTRN_DTYPE_C64 || t >= VTRN_DTYPE_C64;
-    if (s == t ? !(is_complex && (v->instr->flags & VTRN_FLAG_ACCUMULATE)) : !is_complex)
+    bool moves_only = s >= VTRN_DTYPE_C64 || t >= VTRN_DTYPE_C64;
+    if (s == t ? !(moves_only && (v->instr->flags & VTRN_FLAG_ACCUMULATE)) : !moves_only)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "copy between equal types",
-                "%s: %s and %s: complex numbers move uncast", NAME, dtype_name(s), dtype_name(t));
+                "%s: %s and %s: complex numbers and types of less than a byte move uncast", NAME,
+                dtype_name(s), dtype_name(t));
 }
 
 static vtrn_status check_dma_copy(validation *v) {

@@ -29,6 +29,17 @@ static const type_pair type_pairs[] = {
     {PJRT_Buffer_Type_F8E4M3FN, VTRN_DTYPE_FP8E4M3FN},
     {PJRT_Buffer_Type_F8E4M3, VTRN_DTYPE_FP8E4M3},
     {PJRT_Buffer_Type_F8E3M4, VTRN_DTYPE_FP8E3M4},
+    {PJRT_Buffer_Type_S2, VTRN_DTYPE_INT2},
+    {PJRT_Buffer_Type_S4, VTRN_DTYPE_INT4},
+    {PJRT_Buffer_Type_U2, VTRN_DTYPE_UINT2},
+    {PJRT_Buffer_Type_U4, VTRN_DTYPE_UINT4},
+    {PJRT_Buffer_Type_F4E2M1FN, VTRN_DTYPE_FP4E2M1FN},
+    {PJRT_Buffer_Type_F6E2M3FN, VTRN_DTYPE_FP6E2M3FN},
+    {PJRT_Buffer_Type_F6E3M2FN, VTRN_DTYPE_FP6E3M2FN},
+    {PJRT_Buffer_Type_F8E4M3FNUZ, VTRN_DTYPE_FP8E4M3FNUZ},
+    {PJRT_Buffer_Type_F8E5M2FNUZ, VTRN_DTYPE_FP8E5M2FNUZ},
+    {PJRT_Buffer_Type_F8E4M3B11FNUZ, VTRN_DTYPE_FP8E4M3B11FNUZ},
+    {PJRT_Buffer_Type_F8E8M0FNU, VTRN_DTYPE_FP8E8M0FNU},
 };
 
 static const char *const type_names[] = {

@@ -18,6 +18,9 @@ if not conftest.HAS_PLUGIN:
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 from jax import export  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
+from jaxlib.mlir import ir  # noqa: E402
+from jaxlib.mlir.dialects import stablehlo  # noqa: E402
 
 VTRN = BUILD / "src/cli/vtrn"
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -161,14 +164,13 @@ def test_an_operation_that_is_not_implemented(device, tmp_path):
     assert "\n  at their_call" in message
 
 
-def test_an_element_type_that_no_engine_has(device, tmp_path):
-    def f(x):
-        return x.astype(jnp.int4).astype(jnp.float32)
-
-    both_doors(device, tmp_path, artifact(f, ((4,), np.float32)), "unsupported", "type i4",
-               "use int8", "vhlo.convert_v1, test_bad_input.py:", code=3)
-    x = jax.device_put(np.ones(4, np.float32), neuron())
-    refused(lambda: jax.jit(f)(x), "unsupported", "type i4", "use int8", "test_bad_input.py:")
+def test_an_element_type_that_there_is_not(device, tmp_path):
+    kind = "tensor<2xcomplex<f16>>"
+    text = f"module {{ func.func public @main(%a: {kind}) -> {kind} {{ return %a : {kind} }} }}"
+    with mlir.make_ir_context(), ir.Location.unknown():
+        data = stablehlo.serialize_portable_artifact(ir.Module.parse(text), "1.13.0")
+    both_doors(device, tmp_path, data, "unsupported", "type complex<f16>", "vtrn has no such element type",
+               "use int8", code=3)
 
 
 # --- sizes ---------------------------------------------------------------------------------------

@@ -31,12 +31,16 @@ static int vhlo_scalar(int code) {
     case 9: /* index */
     case 14:
         return VTRN_DTYPE_INT64;
+    case 10:
+        return VTRN_DTYPE_INT4;
     case 11:
         return VTRN_DTYPE_INT8;
     case 12:
         return VTRN_DTYPE_INT16;
     case 13:
         return VTRN_DTYPE_INT32;
+    case 15:
+        return VTRN_DTYPE_UINT4;
     case 16:
         return VTRN_DTYPE_UINT8;
     case 17:
@@ -45,12 +49,30 @@ static int vhlo_scalar(int code) {
         return VTRN_DTYPE_UINT32;
     case 19:
         return VTRN_DTYPE_UINT64;
+    case 27:
+        return VTRN_DTYPE_FP8E4M3FNUZ;
+    case 28:
+        return VTRN_DTYPE_FP8E5M2FNUZ;
+    case 29:
+        return VTRN_DTYPE_FP8E4M3B11FNUZ;
+    case 31:
+        return VTRN_DTYPE_INT2;
+    case 32:
+        return VTRN_DTYPE_UINT2;
     case 34:
         return VTRN_DTYPE_TF32;
     case 35:
         return VTRN_DTYPE_FP8E4M3;
     case 36:
         return VTRN_DTYPE_FP8E3M4;
+    case 37:
+        return VTRN_DTYPE_FP4E2M1FN;
+    case 38:
+        return VTRN_DTYPE_FP6E2M3FN;
+    case 39:
+        return VTRN_DTYPE_FP6E3M2FN;
+    case 40:
+        return VTRN_DTYPE_FP8E8M0FNU;
     default:
         return -1;
     }
@@ -62,6 +84,10 @@ static int builtin_scalar(const vhlo_entry *e) {
         switch (e->ints[0] >> 2) {
         case 1:
             return VTRN_DTYPE_PRED;
+        case 2:
+            return is_unsigned ? VTRN_DTYPE_UINT2 : VTRN_DTYPE_INT2;
+        case 4:
+            return is_unsigned ? VTRN_DTYPE_UINT4 : VTRN_DTYPE_INT4;
         case 8:
             return is_unsigned ? VTRN_DTYPE_UINT8 : VTRN_DTYPE_INT8;
         case 16:
@@ -214,6 +240,8 @@ vtrn_status graph_decode_constant(graph_builder *b, uint32_t attr, const graph_t
         GRAPH_NEW(b, data, e->n_data);
         if (e->n_data)
             memcpy(data, e->data, e->n_data);
+        for (uint64_t i = 0; i < e->n_data && dtype_bits((vtrn_dtype)type->dtype) < 8; i++)
+            data[i] &= (uint8_t)((1u << dtype_bits((vtrn_dtype)type->dtype)) - 1);
         *out = (graph_constant){data, is_splat};
     }
     b->constants[attr] = *out;

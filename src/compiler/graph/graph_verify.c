@@ -37,6 +37,10 @@ static vtrn_status elementwise(const graph *g, const graph_op *op) {
     return NULL;
 }
 
+static uint64_t bits_of(const graph_type *t) {
+    return (uint64_t)graph_type_count(t) * (uint64_t)dtype_bits((vtrn_dtype)t->dtype);
+}
+
 static vtrn_status broadcast(const graph *g, const graph_op *op) {
     const graph_type *a = OPERAND(0), *r = RESULT(0);
     graph_ints dims = op->attrs.dims.dims;
@@ -383,8 +387,8 @@ vtrn_status graph_verify_op(const graph *g, const graph_op *op) {
         return elementwise(g, op);
     switch (op->kind) {
     case GRAPH_BITCAST_CONVERT:
-        RULE(graph_type_bytes(OPERAND(0)) == graph_type_bytes(RESULT(0)),
-             "operand and result differ in bytes; a narrower type needs one more dimension");
+        RULE(bits_of(OPERAND(0)) == bits_of(RESULT(0)),
+             "operand and result differ in bits; a narrower type needs one more dimension");
         return NULL;
     case GRAPH_RNG_BIT_GENERATOR:
         RULE(graph_type_equal(OPERAND(0), RESULT(0)), "the state changes its type");

@@ -132,11 +132,24 @@ static bool has_no_reference(lower_fn *family) {
     return family == lower_constant || family == lower_view_op || family == lower_control;
 }
 
+/* Whether some value of the op has a type that engines neither compute with nor, as they do 64-bit
+ * numbers, move in ways of their own: those types are left to the reference routines. */
+static bool has_narrowest_type(const graph *g, const graph_op *op) {
+    for (uint32_t i = 0; i < op->n_operands + op->n_results; i++) {
+        const graph_value v =
+            i < op->n_operands ? op->operands[i] : op->results[i - op->n_operands];
+        if (!g->types[v].is_token && g->types[v].dtype > VTRN_DTYPE_C128)
+            return true;
+    }
+    return false;
+}
+
 vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
     lower_fn *const *families = families_of(op->kind);
     bool is_done = false;
+    const bool is_left_out = l->options->reference_only || has_narrowest_type(l->g, op);
     for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
-        if (!l->options->reference_only || has_no_reference(families[i]))
+        if (!is_left_out || has_no_reference(families[i]))
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
     *is_reference = !is_done;
     return is_done ? NULL : lower_custom(l, op);

@@ -216,7 +216,7 @@ bool view_apply(const graph *g, const graph_op *op, const view *operand, view *o
     case GRAPH_BITCAST_CONVERT:
         *out = src;
         out->dtype = result->dtype;
-        return dtype_size(in->dtype) == dtype_size(result->dtype);
+        return dtype_bits(in->dtype) == dtype_bits(result->dtype);
     case GRAPH_BROADCAST_IN_DIM:
         return apply_broadcast(op, in, result, &src, out);
     case GRAPH_TRANSPOSE:

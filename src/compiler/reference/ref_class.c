@@ -33,7 +33,7 @@ size_t ref_class_size(ref_class c) {
 }
 
 int ref_width(vtrn_dtype t) {
-    return t == VTRN_DTYPE_PRED ? 1 : (int)dtype_size(t) * 8;
+    return t == VTRN_DTYPE_PRED ? 1 : dtype_bits(t);
 }
 
 #define LOAD(T, C)                                                                                 \
@@ -66,6 +66,14 @@ void ref_load(vtrn_dtype t, const void *src, void *dst, int64_t n) {
     case VTRN_DTYPE_C64:
         for (int64_t i = 0; i < 2 * n; i++)
             ((double *)dst)[i] = ((const float *)src)[i];
+        break;
+    case VTRN_DTYPE_INT2:
+    case VTRN_DTYPE_INT4:
+        dtype_convert(t, src, VTRN_DTYPE_INT64, dst, (size_t)n);
+        break;
+    case VTRN_DTYPE_UINT2:
+    case VTRN_DTYPE_UINT4:
+        dtype_convert(t, src, VTRN_DTYPE_UINT64, dst, (size_t)n);
         break;
     default:
         dtype_load_fp32(t, src, dst, (size_t)n);
@@ -102,6 +110,12 @@ void ref_store(vtrn_dtype t, const void *src, void *dst, int64_t n) {
     case VTRN_DTYPE_C64:
         for (int64_t i = 0; i < 2 * n; i++)
             ((float *)dst)[i] = (float)((const double *)src)[i];
+        break;
+    case VTRN_DTYPE_INT2:
+    case VTRN_DTYPE_INT4:
+    case VTRN_DTYPE_UINT2:
+    case VTRN_DTYPE_UINT4:
+        dtype_convert(VTRN_DTYPE_UINT64, src, t, dst, (size_t)n);
         break;
     default:
         dtype_store_fp32(t, src, dst, (size_t)n);

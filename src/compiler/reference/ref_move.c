@@ -88,13 +88,29 @@ vtrn_status ref_identity(ref_call *c) {
     return NULL;
 }
 
+/* Elements of less than a byte stand in a byte each; the first of a wider one is its lowest bits.
+ */
+static void repack(uint8_t *to, int to_bits, size_t n_to, const uint8_t *from, int from_bits) {
+    const size_t to_size = (size_t)(to_bits + 7) / 8, from_size = (size_t)(from_bits + 7) / 8;
+    memset(to, 0, n_to * to_size);
+    for (size_t bit = 0; bit < n_to * (size_t)to_bits; bit++) {
+        const size_t at = bit % (size_t)from_bits, into = bit % (size_t)to_bits;
+        const uint8_t byte = from[bit / (size_t)from_bits * from_size + at / 8];
+        to[bit / (size_t)to_bits * to_size + into / 8] |=
+            (uint8_t)((byte >> at % 8 & 1) << into % 8);
+    }
+}
+
 vtrn_status ref_bitcast_convert(ref_call *c) {
     const graph_type *t = ref_out_type(c, 0), *f = ref_in_type(c, 0);
-    const size_t n_bytes = (size_t)ref_count(t) * dtype_size(t->dtype);
-    if (n_bytes != (size_t)ref_count(f) * dtype_size(f->dtype))
+    const int to_bits = dtype_bits(t->dtype), from_bits = dtype_bits(f->dtype);
+    const size_t n_to = (size_t)ref_count(t), n_from = (size_t)ref_count(f);
+    if (n_to * (size_t)to_bits != n_from * (size_t)from_bits)
         return ref_malformed(c->op, "operand and result have the same number of bits");
-    if (n_bytes)
-        memcpy(c->out[0], c->in[0], n_bytes);
+    if (n_to && to_bits % 8 == 0 && from_bits % 8 == 0)
+        memcpy(c->out[0], c->in[0], n_to * dtype_size(t->dtype));
+    else
+        repack(c->out[0], to_bits, n_to, c->in[0], from_bits);
     return NULL;
 }
 
