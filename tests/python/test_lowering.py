@@ -316,6 +316,15 @@ def test_sums_of_few_columns(device, shape, dtype):
     assert profile.n_reference_ops == 0
 
 
+@pytest.mark.parametrize("batch,m,k,n", [(2, 8, 8, 8), (3, 5, 3, 3), (4, 16, 32, 8), (2, 1, 4, 33),
+                                         (5, 31, 7, 2), (2, 129, 16, 16)])  # fmt: skip
+def test_a_batch_of_products_scaled_by_one_number_of_the_program(device, batch, m, k, n):
+    """The number's tile is as tall as the tallest of the tiles, which end with the matrices."""
+    scale, bias = rand(1, seed=[1])[0], rand(1, seed=[2])[0]
+    check(device, lambda x, y, a, b: a * jnp.matmul(x, y) + b, rand(batch, m, k), rand(batch, k, n),
+          scale, bias, atol=2e-5)  # fmt: skip
+
+
 CONVS = [
     # lhs shape, rhs shape, strides, padding, lhs dilation, rhs dilation, groups, dimension numbers
     ((4, 8, 8, 3), (3, 3, 3, 16), (1, 1), "SAME", None, None, 1, ("NHWC", "HWIO", "NHWC")),

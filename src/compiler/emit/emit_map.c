@@ -124,8 +124,8 @@ static vtrn_status place_map_tiles(map_work *x) {
 /* Values of one a row that are loaded before the loop: the same for all row blocks, or a tile for
  * each. */
 static vtrn_status load_rows_once(map_work *x, fusion_node *node, int64_t rows) {
-    int64_t step = fusion_row_step(x->m);
     int64_t n_rows = node->n_row_blocks ? x->f->n / x->m->cols : rows;
+    int64_t step = node->n_row_blocks ? fusion_row_step(x->m) : rows;
     for (int64_t r = 0; r < n_rows; r += step) {
         int64_t n = n_rows - r < step ? n_rows - r : step;
         node->t.addr = node->row_addr + (uint32_t)(r / step) * FUSION_ROW_TILE_BYTES;
