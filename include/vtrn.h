@@ -30,8 +30,8 @@ typedef struct vtrn_buffer vtrn_buffer;
 /* "out of capacity: ...", what went wrong, where and what to do; lives as long as the status. */
 VTRN_API const char *vtrn_error_message(vtrn_status status);
 /* 0 ok, 1 bad argument, 2 undefined, 3 uninitialised, 4 out of capacity, 5 hazard, 6 deadlock,
- * 7 unsupported, 8 unimplemented, 9 unspecified, 10 resource, 11 internal: a message begins with
- * these words. */
+ * 7 unsupported, 8 unimplemented, 9 unspecified, 10 resource, 11 internal, 12 host callback: a
+ * message begins with these words. */
 VTRN_API int vtrn_error_category(vtrn_status status);
 VTRN_API void vtrn_error_free(vtrn_status status); /* NULL is fine */
 
@@ -94,6 +94,26 @@ VTRN_API vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, siz
 VTRN_API vtrn_status vtrn_execute(vtrn_executable *executable, int core_i,
                                   vtrn_buffer *const *inputs, int n_inputs, const bool *keep,
                                   vtrn_buffer **outputs, int n_outputs);
+
+/* Functions of the host that a program calls: a custom_call to "vtrn_host_callback" names one by a
+ * number, in decimal, in its backend_config. While it runs, the program stands still. */
+typedef struct vtrn_host_callbacks {
+    size_t struct_size; /* sizeof(vtrn_host_callbacks) */
+    void *ctx;
+    /* Runs function `id` on the thread that executes the program. inputs and outputs: operands and
+     * results of the custom_call in order, dense and row-major; tokens have no bytes. Nonzero: it
+     * failed, and message, of message_size bytes, says why, with a NUL at its end. It must not
+     * execute programs of the same device. */
+    int (*call)(void *ctx, uint64_t id, const void *const *inputs, void *const *outputs,
+                char *message, size_t message_size);
+    /* An executable that calls function `id` was made (change 1) or destroyed (-1). Nonzero: there
+     * is no such function; the program is refused. */
+    int (*hold)(void *ctx, uint64_t id, int change);
+} vtrn_host_callbacks;
+
+/* For all devices of the process; callbacks is copied. NULL: programs that call the host are
+ * refused, as before the first call. */
+VTRN_API void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks);
 
 /* Debugging, for programs written by hand above all; VTRN_CHECK=1 does it for every program and
  * every run. HAZARD: two instructions touch the same bytes, one of them writes, and neither queue

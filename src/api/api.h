@@ -41,6 +41,7 @@ struct vtrn_executable {
     api_type *inputs, *outputs;
     int *input_alias;             /* as vtrn_executable_input_alias() */
     bool is_kept_for_profile;     /* one reference belongs to the device */
+    bool holds_callbacks;         /* of its program, until it is destroyed */
     vtrn_executable *prev, *next; /* in the device's list */
 };
 
@@ -90,6 +91,10 @@ void api_buffer_delete(vtrn_buffer *buffer);
 bool api_buffer_is_deleted(vtrn_buffer *buffer);
 /* A copy on another core of the machine. */
 vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out);
+
+/* api_callbacks.c: for a loaded executable. UNSUPPORTED when its program calls functions of the
+ * host that this process does not have. */
+vtrn_status api_hold_callbacks(vtrn_executable *e);
 
 /* api_check.c: HAZARD, and UNINITIALISED in the last run's blocks. */
 vtrn_status api_check_program(const vtrn_executable *e);

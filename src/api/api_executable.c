@@ -62,10 +62,13 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     for (int i = 0; i < e->n_inputs; i++)
         if (e->loaded->argument_output[i] >= 0)
             e->input_alias[i] = e->loaded->argument_output[i];
+    VTRN_RETURN_IF_ERROR(api_hold_callbacks(e));
     return device->is_checking ? api_check_program(e) : NULL;
 }
 
 void api_executable_free(vtrn_executable *e) {
+    if (e->holds_callbacks)
+        vtrn_status_free(compile_hold_callbacks(e->loaded->program, -1));
     runtime_unload(e->loaded);
     free(e->inputs);
     free(e->outputs);

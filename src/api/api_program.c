@@ -58,6 +58,7 @@ static vtrn_status load(vtrn_device *device, const void *bytes, size_t size, vtr
     VTRN_RETURN_IF_ERROR(runtime_load(device->rt, p, compile_run_custom, NULL, &e->loaded));
     for (int i = 0; i < e->n_inputs; i++)
         e->input_alias[i] = e->loaded->argument_output[i];
+    VTRN_RETURN_IF_ERROR(api_hold_callbacks(e));
     return device->is_checking ? api_check_program(e) : NULL;
 }
 

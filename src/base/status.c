@@ -34,6 +34,7 @@ static const char *const category_names[] = {
     [VTRN_UNSPECIFIED] = "unspecified",
     [VTRN_RESOURCE] = "resource",
     [VTRN_INTERNAL] = "internal",
+    [VTRN_CALLBACK] = "host callback",
 };
 
 /* Messages quote names from the user's files. What is no text in UTF-8 becomes '?', so that every

@@ -20,6 +20,7 @@ typedef enum vtrn_category {
     VTRN_UNSPECIFIED,   /* the vendor is silent */
     VTRN_RESOURCE,      /* the environment failed: host memory, a file */
     VTRN_INTERNAL,      /* our own invariant broke */
+    VTRN_CALLBACK,      /* a function of the host that the program calls failed */
 } vtrn_category;
 
 /* NULL is OK. A non-NULL status is owned by whoever received it; vtrn_status_free() releases it. */

@@ -142,6 +142,7 @@ typedef struct vtrn_chip {
     } control;
     struct {
         double start_ns, flops_per_s, bytes_per_s; /* a core's GpSimd running C code over HBM */
+        double callback_ns; /* the program stops, the host runs a function, the program goes on */
     } custom;
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */

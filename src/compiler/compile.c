@@ -12,6 +12,7 @@
 #include "compiler/plan/place.h"
 #include "compiler/plan/plan_print.h"
 #include "compiler/plan/verify_plan.h"
+#include "compiler/reference/host_callback.h"
 
 #include <stdlib.h>
 
@@ -104,6 +105,14 @@ vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t 
                                void *const *inputs, void *const *outputs) {
     (void)ctx;
     return custom_run(program, custom_i, inputs, outputs);
+}
+
+void compile_set_callbacks(const host_callbacks *callbacks) {
+    host_callbacks_set(callbacks);
+}
+
+vtrn_status compile_hold_callbacks(const vtrn_program *program, int change) {
+    return custom_hold_callbacks(program, change);
 }
 
 vtrn_status compile_check_customs(const vtrn_program *program) {

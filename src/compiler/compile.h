@@ -17,6 +17,13 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
 vtrn_status compile_run_custom(void *ctx, const vtrn_program *program, uint32_t custom_i,
                                void *const *inputs, void *const *outputs);
 
+/* Who runs callbacks for this process; NULL: programs with callbacks are refused. */
+struct host_callbacks;
+void compile_set_callbacks(const struct host_callbacks *callbacks);
+/* An executable holds the callbacks of its program (change 1) until it is destroyed (-1). On error
+ * it holds none. */
+vtrn_status compile_hold_callbacks(const vtrn_program *program, int change);
+
 /* For programs that came from a file: every custom op is one that a reference routine evaluates,
  * well formed, with slots as large as its tensors. compile_run_custom() relies on it. The structure
  * of the program is known to be valid. */

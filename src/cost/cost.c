@@ -249,7 +249,9 @@ custom_cost cost_custom(const vtrn_chip *chip, const vtrn_program *program,
     const vtrn_custom *custom = &program->customs[instr->arg[0]];
     double compute_s = (double)custom->flops / chip->custom.flops_per_s;
     double move_s = (double)(out.read_bytes + out.write_bytes) / chip->custom.bytes_per_s;
-    out.ns = chip->custom.start_ns + fmax(compute_s, move_s) * 1e9;
+    double start_ns =
+        program_is_callback(custom) ? chip->custom.callback_ns : chip->custom.start_ns;
+    out.ns = start_ns + fmax(compute_s, move_s) * 1e9;
     return out;
 }
 

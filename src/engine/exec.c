@@ -68,7 +68,7 @@ static vtrn_status run_custom(execution *x, uint32_t custom_i) {
     double start_s = now_s();
     vtrn_status status =
         run->custom(run->custom_ctx, run->program, custom_i, pointers, pointers + custom->n_inputs);
-    if (custom->n_outputs) /* checks are none of the program's work */
+    if (program_is_reference_op(custom)) /* neither checks nor callbacks are the program's work */
         run->custom_seconds += now_s() - start_s;
     if (pointers != few)
         free(pointers);

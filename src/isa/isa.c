@@ -69,10 +69,18 @@ int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows) {
     return n;
 }
 
+bool program_is_callback(const vtrn_custom *custom) {
+    return custom->name && !strcmp(custom->name, VTRN_CALLBACK_NAME);
+}
+
+bool program_is_reference_op(const vtrn_custom *custom) {
+    return custom->n_outputs > 0 && !program_is_callback(custom);
+}
+
 uint32_t program_n_reference_ops(const vtrn_program *program) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < program->n_customs; i++)
-        n += program->customs[i].n_outputs > 0;
+        n += program_is_reference_op(&program->customs[i]);
     return n;
 }
 

@@ -49,8 +49,7 @@ typedef struct vtrn_block {
     const uint32_t *targets;
 } vtrn_block;
 
-/* A reference operation in HBM. blob is the compiler's, opaque below it. One without outputs is a
- * check: the host's work, of which the chip knows nothing. */
+/* A reference operation in HBM, or a call of the host. blob is the compiler's, opaque below it. */
 typedef struct vtrn_custom {
     const char *name; /* "stablehlo.sort" */
     uint32_t n_inputs, n_outputs;
@@ -59,6 +58,9 @@ typedef struct vtrn_custom {
     const void *blob;
     uint64_t flops; /* estimate, for the cost model */
 } vtrn_custom;
+
+/* Name of a custom op that calls the host. */
+#define VTRN_CALLBACK_NAME "vtrn_host_callback"
 
 typedef struct vtrn_program {
     arena arena; /* owns everything below */
@@ -79,7 +81,12 @@ typedef struct vtrn_program {
     uint64_t sbuf_peak_bytes, psum_peak_bytes; /* a partition */
 } vtrn_program;
 
-void program_destroy(vtrn_program *program);                   /* NULL is fine */
-uint32_t program_n_reference_ops(const vtrn_program *program); /* checks do not count */
+void program_destroy(vtrn_program *program); /* NULL is fine */
+/* A call of the host (callback), for which the program stops. */
+bool program_is_callback(const vtrn_custom *custom);
+/* An operation of the program that runs as its reference: neither a callback nor a check. One
+ * without outputs is a check: the host's work, of which the chip knows nothing. */
+bool program_is_reference_op(const vtrn_custom *custom);
+uint32_t program_n_reference_ops(const vtrn_program *program);
 
 #endif

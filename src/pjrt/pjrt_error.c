@@ -74,6 +74,7 @@ static PJRT_Error_Code code_of(vtrn_category category) {
     case VTRN_UNSPECIFIED:
         return PJRT_Error_Code_UNIMPLEMENTED;
     case VTRN_INTERNAL:
+    case VTRN_CALLBACK:
         return PJRT_Error_Code_INTERNAL;
     }
     return PJRT_Error_Code_UNKNOWN;
@@ -131,7 +132,7 @@ PJRT_Error *PJRT_Error_ForEachPayload(PJRT_Error_ForEachPayload_Args *args) {
 }
 
 struct PJRT_Event {
-    char unused;
+    char *failure; /* NULL: what was awaited went well */
 };
 
 static PJRT_Event ready_event;
@@ -140,8 +141,29 @@ PJRT_Event *plugin_ready_event(void) {
     return &ready_event;
 }
 
+PJRT_Error *plugin_failed_event(const char *failure, PJRT_Event **out) {
+    PJRT_Event *e = malloc(sizeof *e);
+    char *text = strdup(failure);
+    if (!e || !text) {
+        free(e);
+        free(text);
+        return &out_of_memory;
+    }
+    e->failure = text;
+    *out = e;
+    return NULL;
+}
+
+PJRT_Error *plugin_failure(const char *failure) {
+    return failure ? plugin_error_make(PJRT_Error_Code_INTERNAL, "%s", failure) : NULL;
+}
+
 PJRT_Error *PJRT_Event_Destroy(PJRT_Event_Destroy_Args *args) {
-    (void)args;
+    ARGS_REQUIRE(args, event);
+    if (args->event && args->event != &ready_event) {
+        free(args->event->failure);
+        free(args->event);
+    }
     return NULL;
 }
 
@@ -152,17 +174,17 @@ PJRT_Error *PJRT_Event_IsReady(PJRT_Event_IsReady_Args *args) {
 }
 
 PJRT_Error *PJRT_Event_Error(PJRT_Event_Error_Args *args) {
-    (void)args;
-    return NULL;
+    ARGS_REQUIRE(args, event);
+    return plugin_failure(args->event->failure);
 }
 
 PJRT_Error *PJRT_Event_Await(PJRT_Event_Await_Args *args) {
-    (void)args;
-    return NULL;
+    ARGS_REQUIRE(args, event);
+    return plugin_failure(args->event->failure);
 }
 
 PJRT_Error *PJRT_Event_OnReady(PJRT_Event_OnReady_Args *args) {
     ARGS_REQUIRE(args, user_arg);
-    args->callback(NULL, args->user_arg);
+    args->callback(plugin_failure(args->event->failure), args->user_arg);
     return NULL;
 }

@@ -154,7 +154,7 @@ static void json_customs(profile_buffer *b, const vtrn_program *p) {
     profile_printf(b, ",\n  \"reference_ops\": [");
     const char *separator = "";
     for (uint32_t i = 0; i < p->n_customs; i++) {
-        if (p->customs[i].n_outputs == 0)
+        if (!program_is_reference_op(&p->customs[i]))
             continue;
         profile_printf(b, "%s", separator);
         profile_json_string(b, p->customs[i].name);

@@ -1,4 +1,5 @@
-"""Points JAX at the plugin before anything imports it: the installed package's, else the build's."""
+"""Points JAX at the plugin before anything imports it: the installed package's, else the source
+tree's with the library of the build."""
 
 import importlib.util
 import os
@@ -8,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from common import SEED
-from paths import BUILD
+from paths import BUILD, ROOT
 
 LIBRARY = os.path.abspath(os.environ.get("VTRN_LIBRARY") or BUILD / "src" / "libvtrn.so")
 
@@ -16,7 +17,11 @@ os.environ["JAX_PLATFORMS"] = "neuron,cpu"
 # Whatever a test compiles must be free of races and of reads of what nothing wrote.
 os.environ.setdefault("VTRN_CHECK", "1")
 if importlib.util.find_spec("vtrn") is None and os.path.exists(LIBRARY):
-    os.environ["PJRT_NAMES_AND_LIBRARY_PATHS"] = f"neuron:{LIBRARY}"
+    os.environ["VTRN_LIBRARY"] = LIBRARY
+    os.environ["PYTHONPATH"] = os.pathsep.join(  # of the processes that tests start
+        [str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    sys.path.insert(0, str(ROOT / "python"))
 os.environ.setdefault("NEURON_RT_NUM_CORES", "2")  # transfers between devices need two
 HAS_PLUGIN = importlib.util.find_spec("vtrn") is not None or os.path.exists(LIBRARY)
 

@@ -109,6 +109,14 @@ static vtrn_status emit_blocks(const builder *b, arena *tmp) {
     return NULL;
 }
 
+/* Whether every block but the last goes on to the next. */
+static bool is_straight(const builder *b) {
+    for (uint32_t i = 0; i + 1 < b->n_blocks; i++)
+        if (b->blocks[i].end != VTRN_END_JUMP || b->blocks[i].next[0] != i + 1)
+            return false;
+    return true;
+}
+
 /* In an order that keeps the engines busy. */
 static vtrn_status reorder_blocks(builder *b) {
     vtrn_slot *slots = malloc((b->n_slots + 1) * sizeof *slots);
@@ -161,7 +169,7 @@ vtrn_status build_finish(builder *b) {
     if (!b->keeps_order)
         VTRN_RETURN_IF_ERROR(reorder_blocks(b));
     find_lifetimes(b);
-    VTRN_RETURN_IF_ERROR(scratch_assign(b->slots, b->n_slots, b->n_blocks > 1, &p->scratch_size));
+    VTRN_RETURN_IF_ERROR(scratch_assign(b->slots, b->n_slots, !is_straight(b), &p->scratch_size));
     VTRN_RETURN_IF_ERROR(copy_tables(b));
     VTRN_RETURN_IF_ERROR(copy_strings(b, p));
     arena tmp = ARENA_EMPTY;

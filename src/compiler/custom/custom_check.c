@@ -138,7 +138,7 @@ static vtrn_status check_op(const graph *g, const graph_op *op, uint8_t *is_defi
 static vtrn_status check_slot(const vtrn_program *p, const vtrn_custom *custom, uint32_t i,
                               const graph_type *t) {
     const vtrn_slot *slot = &p->slots[custom->slots[i]];
-    uint64_t size = t->is_token ? 0 : graph_type_bytes(t);
+    uint64_t size = graph_type_bytes(t);
     if (size > slot->size_bytes)
         BROKEN("%s %u has %llu bytes, slot %u has %llu; %s",
                i < custom->n_inputs ? "operand" : "result",

@@ -311,6 +311,8 @@ static void visit_value(codec *c, graph_value *v) {
             bytes > INT64_MAX)
             fail(c, "shape out of range");
     }
+    if (t.is_token && !graph_type_equal(&t, &GRAPH_TOKEN_TYPE))
+        fail(c, "a token with elements");
     *v = c->to->n_values;
     c->to->types[c->to->n_values++] = t;
 }

@@ -4,6 +4,7 @@
 #include "compiler/custom/custom_codec.h"
 #include "compiler/custom/verify_blob.h"
 #include "compiler/custom/verify_run.h"
+#include "compiler/reference/host_callback.h"
 #include "compiler/reference/reference.h"
 
 vtrn_status custom_run(const vtrn_program *program, uint32_t custom_i, void *const *inputs,
@@ -22,4 +23,26 @@ vtrn_status custom_run(const vtrn_program *program, uint32_t custom_i, void *con
         status = reference_op(g, op, (const void *const *)inputs, outputs);
     graph_destroy(g);
     return status;
+}
+
+static vtrn_status hold(const vtrn_custom *custom, int change) {
+    graph *g;
+    VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
+    vtrn_status status = host_callback_hold(&g->body.ops[0], change);
+    graph_destroy(g);
+    return status;
+}
+
+vtrn_status custom_hold_callbacks(const vtrn_program *program, int change) {
+    for (uint32_t i = 0; i < program->n_customs; i++) {
+        vtrn_status status =
+            program_is_callback(&program->customs[i]) ? hold(&program->customs[i], change) : NULL;
+        if (!status)
+            continue;
+        while (i-- > 0)
+            if (program_is_callback(&program->customs[i]))
+                vtrn_status_free(hold(&program->customs[i], -change));
+        return status;
+    }
+    return NULL;
 }

@@ -8,4 +8,8 @@
 vtrn_status custom_run(const vtrn_program *program, uint32_t custom_i, void *const *inputs,
                        void *const *outputs);
 
+/* Adds `change`, 1 or -1, to the holders of each callback that the program calls (host_callback.h).
+ * On error none is held. */
+vtrn_status custom_hold_callbacks(const vtrn_program *program, int change);
+
 #endif

@@ -27,12 +27,22 @@ int64_t graph_type_count(const graph_type *t) {
 }
 
 uint64_t graph_type_bytes(const graph_type *t) {
-    return t->is_token ? 0 : (uint64_t)graph_type_count(t) * DTYPE_SIZES[t->dtype];
+    return (uint64_t)graph_type_count(t) * DTYPE_SIZES[t->dtype];
 }
 
 bool graph_type_equal(const graph_type *a, const graph_type *b) {
     return a->dtype == b->dtype && a->rank == b->rank && a->is_token == b->is_token &&
            memcmp(a->dims, b->dims, a->rank * sizeof *a->dims) == 0;
+}
+
+bool graph_op_has_effect(const graph_op *op) {
+    if (op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect)
+        return true;
+    for (uint32_t k = 0; k < op->n_regions; k++)
+        for (uint32_t i = 0; i < op->regions[k]->n_ops; i++)
+            if (graph_op_has_effect(&op->regions[k]->ops[i]))
+                return true;
+    return false;
 }
 
 void graph_destroy(graph *g) {

@@ -17,12 +17,16 @@ typedef enum graph_kind {
 
 enum { GRAPH_MAX_RANK = 12 };
 
+/* A token orders effects and has no bytes: it is a tensor of no elements (GRAPH_TOKEN_TYPE). */
 typedef struct graph_type {
     uint8_t dtype; /* vtrn_dtype */
     uint8_t rank;
     bool is_token;
     int64_t dims[GRAPH_MAX_RANK];
 } graph_type;
+
+/* Programs get and give tokens as boolean vectors of length 0, as JAX has them. */
+#define GRAPH_TOKEN_TYPE ((graph_type){.dtype = VTRN_DTYPE_PRED, .rank = 1, .is_token = true})
 
 typedef uint32_t graph_value; /* index into graph.values */
 enum { GRAPH_NO_VALUE = 0xffffffffu };
@@ -191,6 +195,8 @@ static inline bool graph_kind_is_composite(int kind) {
 }
 int64_t graph_type_count(const graph_type *t);  /* elements */
 uint64_t graph_type_bytes(const graph_type *t); /* dense bytes */
+/* Whether the operation, or one in its regions, has to run although nothing reads its results. */
+bool graph_op_has_effect(const graph_op *op);
 bool graph_type_equal(const graph_type *a, const graph_type *b);
 
 #endif

@@ -25,20 +25,8 @@ vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
     return NULL;
 }
 
-vtrn_status lower_custom(lower *l, const graph_op *op) {
+static vtrn_status append_op(lower *l, const graph_op *op) {
     const graph *g = l->g;
-    if (!reference_supports(g, op))
-        return VTRN_ERROR(VTRN_UNIMPLEMENTED,
-                          "%s: this operation has neither a lowering onto the engines nor a "
-                          "reference; run this part on the CPU backend, or write it in operations "
-                          "of StableHLO",
-                          op->name);
-    if (l->options->is_strict)
-        return VTRN_ERROR(
-            VTRN_UNIMPLEMENTED,
-            "%s: no lowering onto the engines, and reference custom ops are off; unset "
-            "VTRN_STRICT to let it run as its reference",
-            op->name);
     arena *a = &l->program->arena;
     uint32_t n = op->n_operands + op->n_results;
     uint32_t *slots = ARENA_NEW(a, uint32_t, n);
@@ -75,4 +63,38 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
                                               .blob_size = blob_size,
                                               .blob = blob,
                                               .flops = estimate_flops(g, op)});
+}
+
+vtrn_status lower_custom(lower *l, const graph_op *op) {
+    if (!reference_supports(l->g, op))
+        return VTRN_ERROR(VTRN_UNIMPLEMENTED,
+                          "%s: this operation has neither a lowering onto the engines nor a "
+                          "reference; run this part on the CPU backend, or write it in operations "
+                          "of StableHLO",
+                          op->name);
+    if (l->options->is_strict)
+        return VTRN_ERROR(
+            VTRN_UNIMPLEMENTED,
+            "%s: no lowering onto the engines, and reference custom ops are off; unset "
+            "VTRN_STRICT to let it run as its reference",
+            op->name);
+    return append_op(l, op);
+}
+
+/* Ends a block at which all engines meet, and begins the next. */
+static vtrn_status stop(lower *l) {
+    VTRN_RETURN_IF_ERROR(lower_close_all(l));
+    uint32_t before = l->build->n_blocks - 1, after;
+    build_block_end(l->build, before, VTRN_END_JUMP, before + 1, 0, 0);
+    return plan_block_begin(l->plan, &after);
+}
+
+/* The program stops for a callback: what precedes it has happened, what follows has not begun. */
+vtrn_status lower_callback(lower *l, const graph_op *op, bool *is_done) {
+    *is_done = reference_is_callback(op);
+    if (!*is_done)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(stop(l));
+    VTRN_RETURN_IF_ERROR(append_op(l, op));
+    return stop(l);
 }

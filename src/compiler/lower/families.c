@@ -119,6 +119,7 @@ static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
     [GRAPH_WHILE] = {lower_control},
     [GRAPH_IF] = {lower_control},
     [GRAPH_CASE] = {lower_control},
+    [GRAPH_CUSTOM_CALL] = {lower_callback},
 };
 
 static lower_fn *const *families_of(uint16_t kind) {
@@ -129,7 +130,8 @@ static lower_fn *const *families_of(uint16_t kind) {
 
 /* What has no reference routine, or is none of the engines' business. */
 static bool has_no_reference(lower_fn *family) {
-    return family == lower_constant || family == lower_view_op || family == lower_control;
+    return family == lower_constant || family == lower_view_op || family == lower_control ||
+           family == lower_callback;
 }
 
 /* Whether some value of the op has a type that engines neither compute with nor, as they do 64-bit

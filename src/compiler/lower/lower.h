@@ -49,7 +49,7 @@ typedef struct lower {
     arena tmp;           /* dies with the compilation: kernels point to descriptions in it */
     lower_value *values; /* by graph_value */
 
-    bool has_control_flow;      /* while, if or case somewhere */
+    bool has_control_flow;      /* while, if, case or a callback somewhere: several blocks */
     const graph_region *region; /* being lowered */
     uint32_t op_i;              /* number of the operation being lowered: its place in `ops` */
     uint32_t *use_op_i;         /* numbers of the operations that name a value: first_use */
@@ -108,6 +108,7 @@ vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, vi
 vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out);
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
+lower_fn lower_callback; /* custom.c: a call of the host, in a block of its own */
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 /* custom.c: a custom op as it is; its memory is the program's. */
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom);

@@ -2,12 +2,13 @@
 #include "compiler/lower/lower.h"
 #include "compiler/lower/movement.h"
 #include "compiler/lower/verify.h"
+#include "compiler/reference/reference.h"
 
 #include <string.h>
 
 /* Whether its results are read, or it is called for its effect. */
 static bool is_live_op(const lower *l, const graph_op *op) {
-    bool is_live = op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect;
+    bool is_live = graph_op_has_effect(op);
     for (uint32_t r = 0; r < op->n_results; r++)
         is_live |= l->values[op->results[r]].uses > 0;
     return is_live;
@@ -22,8 +23,8 @@ static void count_uses(lower *l, const graph_region *region) {
         const graph_op *op = &region->ops[i];
         if (!is_live_op(l, op))
             continue;
-        l->has_control_flow |=
-            op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE;
+        l->has_control_flow |= op->kind == GRAPH_WHILE || op->kind == GRAPH_IF ||
+                               op->kind == GRAPH_CASE || reference_is_callback(op);
         for (uint32_t o = 0; o < op->n_operands; o++) {
             lower_value *value = &l->values[op->operands[o]];
             value->user = value->uses ? NULL : op;
@@ -93,6 +94,8 @@ static vtrn_status number_ops(lower *l) {
 }
 
 static bool is_empty_op(const lower *l, const graph_op *op) {
+    if (graph_op_has_effect(op))
+        return false;
     for (uint32_t r = 0; r < op->n_results; r++)
         if (graph_type_count(&l->g->types[op->results[r]]) != 0)
             return false;

@@ -3,6 +3,7 @@
 
 #include "compiler/custom/verify_blob.h"
 #include "compiler/lower/parts.h"
+#include "compiler/reference/reference.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -422,10 +423,11 @@ vtrn_status verify_flush(lower *l) {
     return status;
 }
 
-/* Control flow makes its results by copies that were checked, and a constant is as it is. */
+/* Control flow makes its results by copies that were checked, a constant is as it is, and a
+ * callback runs once. */
 static bool is_checked_already(const graph_op *op) {
     return op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE ||
-           op->kind == GRAPH_CONSTANT;
+           op->kind == GRAPH_CONSTANT || reference_is_callback(op);
 }
 
 vtrn_status verify_lowered(lower *l, const graph_op *op, bool is_reference) {

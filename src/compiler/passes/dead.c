@@ -9,10 +9,9 @@ static void mark_all(uint8_t *is_read, const graph_value *values, uint32_t n) {
         is_read[values[i]] = true;
 }
 
-/* Without a result an operation runs for its effect; so does a custom call that says so. */
+/* Without a result an operation runs for its effect. */
 static bool is_live(const uint8_t *is_read, const graph_op *op) {
-    bool is_needed = op->n_results == 0 ||
-                     (op->kind == GRAPH_CUSTOM_CALL && op->attrs.custom_call.has_side_effect);
+    bool is_needed = op->n_results == 0 || graph_op_has_effect(op);
     for (uint32_t i = 0; i < op->n_results; i++)
         is_needed |= is_read[op->results[i]];
     return is_needed;

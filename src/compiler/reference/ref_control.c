@@ -59,7 +59,7 @@ static void assign(evaluation *e, graph_value v, buffer *b) {
 
 static size_t value_bytes(const evaluation *e, graph_value v) {
     const graph_type *t = &e->g->types[v];
-    return t->is_token ? 0 : (size_t)ref_count(t) * dtype_size(t->dtype);
+    return (size_t)ref_count(t) * dtype_size(t->dtype);
 }
 
 static vtrn_status plan_region(evaluation *e, const graph_region *r, uint32_t depth,

@@ -1,7 +1,9 @@
 /* The table of the reference: which routine evaluates which op. */
 #include "compiler/reference/reference.h"
 
+#include "compiler/reference/host_callback.h"
 #include "compiler/reference/ref_internal.h"
+#include "isa/program.h"
 
 static vtrn_status zero_u32(ref_call *c) {
     memset(c->out[0], 0, dtype_size(ref_out_type(c, 0)->dtype));
@@ -11,6 +13,20 @@ static vtrn_status zero_u32(ref_call *c) {
 static vtrn_status token(ref_call *c) {
     (void)c;
     return NULL;
+}
+
+bool reference_is_callback(const graph_op *op) {
+    return op->kind == GRAPH_CUSTOM_CALL && op->name && !strcmp(op->name, VTRN_CALLBACK_NAME);
+}
+
+static vtrn_status callback(ref_call *c) {
+    return host_callback_run(c->op, c->in, c->out);
+}
+
+static bool fits_always(const graph *g, const graph_op *op) {
+    (void)g;
+    (void)op;
+    return true;
 }
 
 /* An annotation's result is its operand. */
@@ -32,6 +48,7 @@ static const struct {
     {"LayoutConstraint", is_same, ref_identity},
     {"annotate_device_placement", is_same, ref_identity},
     {"xla.sdy.FuncResultSharding", is_same, ref_identity},
+    {VTRN_CALLBACK_NAME, fits_always, callback},
     {"Qr", ref_qr_fits, ref_qr},
     {"ProductOfElementaryHouseholderReflectors", ref_reflections_fit, ref_reflections},
 };

@@ -18,6 +18,9 @@ vtrn_status reference_graph(const graph *g, const void *const *args, void *const
 /* True when reference_op knows the op. */
 bool reference_supports(const graph *g, const graph_op *op);
 
+/* Whether the op is a custom_call to VTRN_CALLBACK_NAME: a call of the host (host_callback.h). */
+bool reference_is_callback(const graph_op *op);
+
 /* An elementwise op of one result on one element of each operand: what operands of one value each
  * give. *is_known: whether reference_op knows it; at most REFERENCE_MAX_ELEMENTS operands. */
 enum { REFERENCE_MAX_ELEMENTS = 3 };

@@ -1,0 +1,206 @@
+"""Host callbacks: jax.debug.print, jax.pure_callback and io_callback on the platform `neuron`.
+
+JAX lowers a callback to a custom call with its own function behind it for the platforms that it
+knows. Here it becomes a custom call to `vtrn_host_callback` that names a Python function by a
+number; the library calls `_call` with that number when the program comes to it.
+"""
+
+import ctypes
+import itertools
+import secrets
+import threading
+import traceback
+import weakref
+
+import numpy as np
+
+TARGET = "vtrn_host_callback"
+PLATFORM = "neuron"
+
+_CALL = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+)
+_HOLD = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
+
+
+class _HostCallbacks(ctypes.Structure):
+    """vtrn_host_callbacks of vtrn.h."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("ctx", ctypes.c_void_p),
+        ("call", _CALL),
+        ("hold", _HOLD),
+    ]
+
+
+class Callback:
+    """A Python function of flat arguments and the types of its operands and results."""
+
+    def __init__(self, function, operands, results):
+        self.function = function
+        self.operands = operands  # (shape, dtype) each; None: a token
+        self.results = results
+
+    def __call__(self, inputs, outputs):
+        arguments = [
+            _view(inputs[i], *kind).copy() for i, kind in enumerate(self.operands) if kind
+        ]
+        for argument in arguments:
+            argument.flags.writeable = False
+        values = list(self.function(*arguments))
+        kinds = [(i, kind) for i, kind in enumerate(self.results) if kind]
+        if len(values) != len(kinds):
+            raise RuntimeError(
+                "Mismatched number of outputs from callback. "
+                f"Expected: {len(kinds)}, Actual: {len(values)}"
+            )
+        for number, ((i, (shape, dtype)), value) in enumerate(zip(kinds, values)):
+            value = _as_array(value)
+            if value.shape != shape:
+                raise RuntimeError(
+                    f"Incorrect output shape for return value #{number}: "
+                    f"Expected: {shape}, Actual: {value.shape}"
+                )
+            if value.dtype != dtype:
+                raise RuntimeError(
+                    f"Incorrect output dtype for return value #{number}: "
+                    f"Expected: {dtype}, Actual: {value.dtype}"
+                )
+            _view(outputs[i], shape, dtype)[...] = value
+
+
+# A program may be lowered and never compiled: what is lowered lives as long as its module does
+# (`_known` is weak), what is compiled as long as its executable (`_held`).
+_lock = threading.RLock()
+_known = weakref.WeakValueDictionary()
+_held = {}  # number: [callback, how many executables]
+# Numbers begin elsewhere in each process, so that none finds another's function in its own table.
+_numbers = itertools.count(secrets.randbits(62))
+
+
+def _view(address, shape, dtype):
+    """The tensor at an address as an array, without a copy."""
+    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if n_bytes == 0:
+        return np.zeros(shape, dtype)
+    memory = (ctypes.c_char * n_bytes).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _as_array(value):
+    from jax._src import dtypes
+
+    return np.asarray(dtypes.canonicalize_value(np.asarray(value)))
+
+
+def _call(_, number, inputs, outputs, message, message_size):
+    try:
+        with _lock:
+            callback = _held[number][0]
+        callback(inputs, outputs)
+        return 0
+    except BaseException as error:  # noqa: BLE001: none may pass through C
+        text = "".join(traceback.format_exception(error)).encode()
+        if len(text) >= message_size:  # the end says what happened
+            text = b"... " + text[len(text) - message_size + 5 :]
+        ctypes.memmove(message, text + b"\0", len(text) + 1)
+        if isinstance(error, KeyboardInterrupt):
+            import _thread
+
+            _thread.interrupt_main()
+        return 1
+
+
+def _hold(_, number, change):
+    with _lock:
+        entry = _held.get(number)
+        if entry is None:
+            callback = _known.get(number)
+            if callback is None:
+                return 1
+            entry = _held[number] = [callback, 0]
+        entry[1] += change
+        if entry[1] <= 0:
+            del _held[number]
+    return 0
+
+
+_c_call, _c_hold = _CALL(_call), _HOLD(_hold)
+
+
+def connect(library: ctypes.CDLL) -> None:
+    """Lets the library call the functions here, until the interpreter ends."""
+    import atexit
+
+    callbacks = _HostCallbacks(ctypes.sizeof(_HostCallbacks), None, _c_call, _c_hold)
+    library.vtrn_host_callbacks_set.argtypes = [ctypes.POINTER(_HostCallbacks)]
+    library.vtrn_host_callbacks_set.restype = None
+    library.vtrn_host_callbacks_set(ctypes.byref(callbacks))
+    atexit.register(library.vtrn_host_callbacks_set, None)
+
+
+def _kind(aval):
+    """Shape and dtype of what crosses the border to the host; None: a token."""
+    from jax._src import core, dtypes
+
+    if isinstance(aval, core.AbstractToken):
+        return None
+    aval = core.physical_aval(aval)
+    dtype = np.dtype(bool) if aval.dtype == dtypes.float0 else np.dtype(aval.dtype)
+    return tuple(int(d) for d in aval.shape), dtype
+
+
+def emit(ctx, callback, token, operands, operand_avals, result_avals, *, has_side_effect, **_):
+    """What JAX's emit_python_callback does on its own platforms: results, token, what to keep."""
+    from jax._src import core
+    from jax._src.interpreters import mlir
+
+    if len(ctx.module_context.platforms) > 1:
+        raise NotImplementedError("multi-platform lowering for python_callback")
+    tokens = [core.abstract_token] if token else []
+    operand_avals, result_avals = [*tokens, *operand_avals], [*tokens, *result_avals]
+    own = Callback(callback, [_kind(a) for a in operand_avals], [_kind(a) for a in result_avals])
+    number = next(_numbers)
+    with _lock:
+        _known[number] = own
+    ctx.module_context.add_host_callback(own)
+
+    def flat(tree):
+        return mlir.ir_tree_registry.flatten(tree)[0]
+
+    op = mlir.custom_call(
+        TARGET,
+        result_types=flat([mlir.aval_to_ir_type(ctx.module_context, a) for a in result_avals]),
+        operands=flat([token, *operands] if token else list(operands)),
+        backend_config=str(number),
+        has_side_effect=has_side_effect,
+    )
+    results = list(op.results)
+    return results[1:] if token else results, results[0] if token else None, own
+
+
+def install() -> None:
+    """Makes JAX lower callbacks for the platform. Its own rules refuse platforms unknown to it."""
+    from jax._src import callback, checkify, debugging
+    from jax._src.interpreters import mlir
+
+    jaxs_own = callback.emit_python_callback
+
+    def emit_python_callback(ctx, *args, **kwargs):
+        is_ours = tuple(ctx.module_context.platforms) == (PLATFORM,)
+        return (emit if is_ours else jaxs_own)(ctx, *args, **kwargs)
+
+    callback.emit_python_callback = emit_python_callback
+    for primitive, rule in (
+        (debugging.debug_callback_p, debugging.debug_callback_lowering),
+        (debugging.debug_print_p, debugging.debug_print_lowering_rule),
+        (checkify.check_p, checkify.check_lowering_rule),
+    ):
+        mlir.register_lowering(primitive, rule, platform=PLATFORM)

@@ -1,0 +1,416 @@
+"""Host callbacks on the plugin: what JAX on the CPU does, with its values, order and errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import conftest
+import numpy as np
+import pytest
+
+if not conftest.HAS_PLUGIN:
+    pytest.skip("no libvtrn.so was built", allow_module_level=True)
+jax = pytest.importorskip("jax")
+import jax.numpy as jnp  # noqa: E402
+from jax.experimental import io_callback  # noqa: E402
+
+DTYPES = (
+    "bool int8 int16 int32 uint8 uint16 uint32 float16 bfloat16 float32 complex64 "
+    "float8_e4m3fn float8_e5m2"
+).split()
+
+
+class Log:
+    """Collects what a callback is given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *values):
+        self.calls.append(tuple(np.asarray(v).tolist() for v in values))
+
+
+def like(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def host_sine(x):
+    return jax.pure_callback(lambda v: np.sin(v), like(x), x, vmap_method="expand_dims")
+
+
+def test_print_inside_jit(capsys):
+    jax.jit(lambda x: jax.debug.print("x = {x}", x=x * 2))(jnp.float32(3))
+    jax.effects_barrier()
+    assert capsys.readouterr().out == "x = 6.0\n"
+
+
+def test_a_pure_callback_is_a_value_among_others():
+    x = np.linspace(-1, 1, 37, dtype=np.float32)
+    y = jax.jit(lambda v: host_sine(v * 2) + 1)(x)
+    np.testing.assert_allclose(y, np.sin(x * 2) + 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_dtype_goes_to_the_host_and_back(name):
+    x = jnp.asarray(np.array([[0, 1, 2], [3, 1, 0]]).astype(jnp.dtype(name)))
+    seen = []
+
+    def callback(v):
+        seen.append(np.asarray(v))
+        return np.asarray(v)[::-1]
+
+    y = jax.jit(lambda v: jax.pure_callback(callback, like(v), v))(x)
+    assert seen[0].dtype == x.dtype
+    assert seen[0].tobytes() == np.asarray(x).tobytes()
+    assert np.asarray(y).tobytes() == np.asarray(x)[::-1].tobytes()
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 127, 128, 129, 1025])
+def test_several_results_of_any_size(n):
+    def callback(v):
+        v = np.asarray(v)
+        return {"twice": 2 * v, "sum": np.float32(v.sum()), "none": np.zeros((0, 3), np.int32)}
+
+    def f(v):
+        result = {"twice": like(v), "sum": jax.ShapeDtypeStruct((), v.dtype)}
+        result["none"] = jax.ShapeDtypeStruct((0, 3), jnp.int32)
+        return jax.pure_callback(callback, result, v)
+
+    x = np.arange(n, dtype=np.float32)
+    y = jax.jit(f)(x)
+    np.testing.assert_array_equal(y["twice"], 2 * x)
+    assert y["sum"] == x.sum()
+    assert y["none"].shape == (0, 3)
+
+
+def test_a_callback_without_operands_or_results_runs():
+    log = []
+    jax.jit(lambda: io_callback(lambda: log.append(1), None))()
+    jax.effects_barrier()
+    assert log == [1]
+
+
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_effects_happen_though_nothing_reads_their_results(is_ordered):
+    log = Log()
+
+    def f(x):
+        io_callback(lambda v: log(v) or np.int32(7), jax.ShapeDtypeStruct((), jnp.int32), x)
+        io_callback(log, None, x + 1, ordered=is_ordered)
+        return x
+
+    f = jax.jit(f)
+    for i in range(3):
+        assert f(jnp.int32(i)) == i
+    jax.effects_barrier()
+    assert log.calls == [(0,), (1,), (1,), (2,), (2,), (3,)]
+
+
+def test_unread_pure_callbacks_do_not_run():
+    log = Log()
+
+    def f(x):
+        jax.pure_callback(lambda v: log(v) or v, like(x), x)
+        return x + 1
+
+    jax.jit(f)(jnp.float32(1))
+    assert log.calls == []
+
+
+def test_ordered_effects_in_loops_keep_their_order():
+    log = Log()
+
+    def body(carry, x):
+        io_callback(log, None, x, carry, ordered=True)
+        return carry + x, carry
+
+    total, _ = jax.jit(lambda xs: jax.lax.scan(body, jnp.int32(0), xs))(jnp.arange(5))
+    jax.effects_barrier()
+    assert total == 10
+    assert log.calls == [(0, 0), (1, 0), (2, 1), (3, 3), (4, 6)]
+
+
+def test_two_ordered_effects_each_have_a_token(capsys):
+    log = Log()
+
+    def f(x):
+        jax.debug.print("first {}", x, ordered=True)
+        io_callback(log, None, x, ordered=True)
+        jax.debug.print("second {}", x + 1, ordered=True)
+        io_callback(log, None, x + 1, ordered=True)
+
+    f = jax.jit(f)
+    f(jnp.int32(1))
+    f(jnp.int32(3))
+    jax.effects_barrier()
+    assert capsys.readouterr().out == "first 1\nsecond 2\nfirst 3\nsecond 4\n"
+    assert log.calls == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_while_loop_that_is_run_for_its_effect_alone():
+    log = Log()
+
+    def f(n):
+        def body(i):
+            jax.debug.callback(log, i)
+            return i + 1
+
+        jax.lax.while_loop(lambda i: i < n, body, jnp.int32(0))
+
+    jax.jit(f)(jnp.int32(3))
+    jax.effects_barrier()
+    assert log.calls == [(0,), (1,), (2,)]
+
+
+def test_a_condition_decides_by_a_callback():
+    def f(x):
+        def more(v):
+            return jax.pure_callback(lambda a: np.bool_(a < 100), jax.ShapeDtypeStruct((), bool), v)
+
+        return jax.lax.while_loop(more, lambda v: v * 3, x)
+
+    assert jax.jit(f)(jnp.int32(2)) == 162
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_only_the_branch_taken_calls_back(is_taken):
+    log = Log()
+
+    def f(p, x):
+        def yes(v):
+            io_callback(lambda a: log("yes", a), None, v, ordered=True)
+            return v + 1
+
+        def no(v):
+            jax.debug.callback(lambda a: log("no", a), v)
+            return v - 1
+
+        return jax.lax.cond(p, yes, no, x)
+
+    assert jax.jit(f)(is_taken, jnp.int32(5)) == (6 if is_taken else 4)
+    jax.effects_barrier()
+    assert log.calls == [("yes" if is_taken else "no", 5)]
+
+
+def test_a_branch_without_results_calls_back():
+    log = Log()
+
+    def f(x):
+        jax.lax.cond(x > 2, lambda: jax.debug.callback(log, x), lambda: None)
+
+    for i in range(5):
+        jax.jit(f)(jnp.int32(i))
+    jax.effects_barrier()
+    assert log.calls == [(3,), (4,)]
+
+
+def test_gradients_flow_around_prints_and_through_custom_rules():
+    log = Log()
+
+    @jax.custom_jvp
+    def sine(x):
+        return host_sine(x)
+
+    @sine.defjvp
+    def _(primals, tangents):
+        return sine(*primals), jnp.cos(primals[0]) * tangents[0]
+
+    def loss(x):
+        jax.debug.callback(log, x)
+        return sine(x) ** 2
+
+    x = jnp.float32(0.7)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x), np.sin(2 * 0.7), rtol=1e-5)
+    jax.effects_barrier()
+    assert len(log.calls) == 1
+
+
+@pytest.mark.parametrize("method", ["sequential", "expand_dims", "broadcast_all"])
+def test_vmap_of_a_callback(method):
+    def f(v):
+        return jax.pure_callback(lambda a: np.sin(a), like(v), v, vmap_method=method)
+
+    x = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(f))(x), np.sin(x), rtol=1e-6)
+
+
+def test_vmap_of_a_print_prints_each(capsys):
+    jax.jit(jax.vmap(lambda v: jax.debug.print("{}", v)))(jnp.arange(3))
+    jax.effects_barrier()
+    assert sorted(capsys.readouterr().out.split()) == ["0", "1", "2"]
+
+
+def test_callbacks_between_kernels_see_what_was_computed():
+    """Values that kernels keep in SBUF are in memory where a program stops."""
+    log = []
+
+    def f(a, b):
+        c = jnp.tanh(a @ b)
+        jax.debug.callback(lambda v: log.append(np.asarray(v)), c)
+        d = jax.nn.softmax(c @ b)
+        e = jax.pure_callback(lambda v: np.asarray(v).T.copy(), like(d), d)
+        return (e @ b).sum(axis=1) + c[0]
+
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((128, 128)).astype(np.float32) for _ in range(2))
+    y = jax.jit(f)(a, b)
+    with jax.default_device(jax.devices("cpu")[0]):
+        expected = jax.jit(f)(a, b)
+    jax.effects_barrier()
+    np.testing.assert_allclose(log[0], log[1], atol=2e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-4)
+
+
+def test_donation_leaves_callbacks_what_they_read():
+    log = Log()
+
+    def f(x):
+        y = x * 2
+        jax.debug.callback(log, x, ordered=True)
+        jax.debug.callback(log, y, ordered=True)
+        return y
+
+    assert jax.jit(f, donate_argnums=0)(jnp.arange(3)).tolist() == [0, 2, 4]
+    jax.effects_barrier()
+    assert log.calls == [([0, 1, 2],), ([0, 2, 4],)]
+
+
+def test_an_exception_reaches_the_user_and_the_next_run_works():
+    def callback(v):
+        if v > 1:
+            raise ValueError(f"too large by {v - 1}")
+        return v
+
+    f = jax.jit(lambda x: jax.pure_callback(callback, like(x), x) + 1)
+    assert f(jnp.int32(1)) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ValueError: too large by 6"):
+        f(jnp.int32(7)).block_until_ready()
+    assert f(jnp.int32(0)) == 1
+
+
+def test_what_is_computed_from_a_failed_run_fails_too():
+    def callback(v):
+        raise ValueError("no value")
+
+    x = jax.jit(lambda x: jax.pure_callback(callback, like(x), x))(jnp.arange(3))
+    y = jax.jit(lambda v: v + 1)(x)
+    for read in (np.asarray, jax.block_until_ready, lambda v: jax.device_put(v, jax.devices()[1])):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="ValueError: no value"):
+            np.asarray(read(y))
+
+
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_an_exception_in_an_effect_reaches_the_user(is_ordered):
+    def fail(v):
+        raise RuntimeError("no such luck")
+
+    def f(x):
+        io_callback(fail, None, x, ordered=is_ordered)
+        return x
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RuntimeError: no such luck"):
+        jax.jit(f)(jnp.int32(7))
+        jax.effects_barrier()
+    log = Log()
+    jax.jit(lambda x: io_callback(log, None, x, ordered=is_ordered))(jnp.int32(7))
+    jax.effects_barrier()
+    assert log.calls == [(7,)]
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (np.zeros(3, np.float32), r"Incorrect output shape.*\(2,\).*\(3,\)"),
+        (np.zeros(2, np.int32), "Incorrect output dtype.*float32.*int32"),
+    ],
+)
+def test_results_of_another_type_are_refused(value, message):
+    f = jax.jit(lambda: jax.pure_callback(lambda: value, jax.ShapeDtypeStruct((2,), jnp.float32)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        f().block_until_ready()
+
+
+def test_arrays_that_a_callback_keeps_stay_as_they_were():
+    kept = []
+    f = jax.jit(lambda x: io_callback(lambda v: kept.append(v), None, x))
+    for i in range(3):
+        f(jnp.full(1000, i, jnp.int32))
+    jax.effects_barrier()
+    assert [np.unique(v).tolist() for v in kept] == [[0], [1], [2]]
+
+
+def test_callbacks_die_with_their_programs():
+    from vtrn import callbacks
+
+    def run(tag):
+        jax.jit(lambda x: jax.pure_callback(lambda v: v + tag, like(x), x))(jnp.int32(1))
+
+    run(1)
+    jax.clear_caches()
+    before = len(callbacks._held)
+    for tag in range(5):
+        run(tag)
+    jax.clear_caches()
+    assert len(callbacks._held) <= before
+
+
+def test_a_callback_may_use_jax():
+    f = jax.jit(lambda x: jax.pure_callback(lambda v: jnp.sin(v) * 2, like(x), x))
+    np.testing.assert_allclose(f(jnp.float32(0.5)), 2 * np.sin(0.5), rtol=1e-6)
+
+
+def test_checkify_errors_that_are_thrown_on_the_host():
+    from jax.experimental import checkify
+
+    jax.config.update("jax_experimental_unsafe_xla_runtime_errors", True)
+    try:
+        f = jax.jit(lambda x: (checkify.check(x < 3, "{x} is no digit of base 3", x=x), x)[1])
+        assert f(jnp.int32(2)) == 2
+        with pytest.raises(jax.errors.JaxRuntimeError, match="5 is no digit of base 3"):
+            f(jnp.int32(5)).block_until_ready()
+    finally:
+        jax.config.update("jax_experimental_unsafe_xla_runtime_errors", False)
+
+
+def run_three_times_two(log):
+    def callback(v):
+        log(v)
+        return np.asarray(v) + 1
+
+    x = jnp.ones(3, jnp.float32)
+    return jax.jit(lambda x: jax.pure_callback(callback, like(x), x * 2) * 3)(x).tolist()
+
+
+@pytest.mark.parametrize("variable", ["VTRN_VERIFY", "VTRN_REFERENCE_ONLY", "VTRN_STRICT"])
+def test_a_callback_runs_once_in_every_mode(monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    log = Log()
+    assert run_three_times_two(log) == [9, 9, 9]
+    assert log.calls == [([2, 2, 2],)]
+
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+like = jax.ShapeDtypeStruct((3,), jnp.float32)
+f = jax.jit(lambda x: jax.pure_callback(lambda v: np.asarray(v) + 1, like, x * 2) * 3)
+print(np.asarray(f(jnp.ones(3))).tolist())
+"""
+
+
+def test_the_profile_shows_the_stop_and_its_cost(tmp_path):
+    env = {**os.environ, "VTRN_PROFILE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=env, timeout=120
+    )
+    assert done.stdout == "[9.0, 9.0, 9.0]\n", done.stderr
+    rows = [
+        (profile, row)
+        for profile in (json.loads(p.read_text()) for p in tmp_path.glob("*/profile.json"))
+        for row in profile["top_ops"]
+        if row["op"] == "vtrn_host_callback"
+    ]
+    ((profile, row),) = rows
+    assert row["engine_ns"] >= 100_000
+    assert profile["step_ns"] > row["engine_ns"]
+    assert profile["reference_ops"] == []
