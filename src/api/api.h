@@ -40,6 +40,7 @@ struct vtrn_executable {
     int n_inputs, n_outputs;
     api_type *inputs, *outputs;
     int *input_alias;             /* as vtrn_executable_input_alias() */
+    bool has_shardy_ops;          /* of its artifact: graph.has_shardy_ops */
     bool is_kept_for_profile;     /* one reference belongs to the device */
     bool holds_callbacks;         /* of its program, until it is destroyed */
     vtrn_executable *prev, *next; /* in the device's list */

@@ -12,7 +12,12 @@ void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks) {
 }
 
 vtrn_status api_hold_callbacks(vtrn_executable *e) {
-    VTRN_RETURN_IF_ERROR(compile_hold_callbacks(e->loaded->program, 1));
-    e->holds_callbacks = true;
+    const vtrn_program *p = e->loaded->program;
+    bool has_any = false;
+    for (uint32_t i = 0; i < p->n_customs && !has_any; i++)
+        has_any = program_is_callback(&p->customs[i]);
+    if (has_any)
+        VTRN_RETURN_IF_ERROR(compile_hold_callbacks(p, 1));
+    e->holds_callbacks = has_any;
     return NULL;
 }

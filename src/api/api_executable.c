@@ -37,6 +37,7 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         if (is_donated)
             e->input_alias[i] = -2; /* until the compiler picks an output */
     }
+    e->has_shardy_ops = g->has_shardy_ops;
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));
     return NULL;

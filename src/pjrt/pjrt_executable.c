@@ -302,6 +302,10 @@ PJRT_Error *PJRT_Executable_OptimizedProgram(PJRT_Executable_OptimizedProgram_Ar
     ARGS_REQUIRE(args, program);
     const PJRT_Executable *e = args->executable;
     PJRT_Program *p = args->program;
+    if (e->executable->has_shardy_ops) /* jaxlib fails on them, and then serialises nothing */
+        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                                 "unimplemented: the optimized program of a module with sharding "
+                                 "constraints");
     if (p->code && p->code_size < e->module_size)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: room for %zu bytes, the module has %zu",
@@ -384,6 +388,11 @@ static void serialized_free(PJRT_SerializedExecutable *serialized) {
 PJRT_Error *PJRT_Executable_Serialize(PJRT_Executable_Serialize_Args *args) {
     ARGS_REQUIRE(args, serialized_executable_deleter);
     const PJRT_Executable *e = args->executable;
+    if (e->executable->holds_callbacks)
+        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                                 "unsupported: %s calls functions of this process, which no file "
+                                 "can hold; take jax.debug.print and callbacks out to store it",
+                                 e->executable->name);
     size_t size = SERIAL_HEAD + e->options_size + e->module_size + SERIAL_TAIL;
     char *bytes = malloc(size);
     if (!bytes)

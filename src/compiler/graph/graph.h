@@ -171,6 +171,7 @@ typedef struct graph {
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
     int64_t n_partitions, n_replicas;
+    bool has_shardy_ops; /* the artifact had sharding constraints and the like, which are dropped */
 } graph;
 
 /* VHLO artifact -> graph. Every error names the op, its place and the rule; nothing is kept on

@@ -353,6 +353,7 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     vhlo_string name = v->name->name;
     if (v->n_results == 0 && v->n_regions == 0)
         return NULL; /* mesh, sharding_group */
+    b->g->has_shardy_ops = true;
     bool is_manual = vhlo_string_equal(name, "manual_computation");
     if (v->n_regions == 1 && (is_manual || vhlo_string_equal(name, "named_computation"))) {
         if (is_manual && b->g->n_partitions > 1)
