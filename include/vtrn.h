@@ -30,8 +30,8 @@ typedef struct vtrn_buffer vtrn_buffer;
 /* "out of capacity: ...", what went wrong, where and what to do; lives as long as the status. */
 VTRN_API const char *vtrn_error_message(vtrn_status status);
 /* 0 ok, 1 bad argument, 2 undefined, 3 uninitialised, 4 out of capacity, 5 hazard, 6 deadlock,
- * 7 unsupported, 8 unimplemented, 9 unspecified, 10 resource, 11 internal, 12 host callback: a
- * message begins with these words. */
+ * 7 unsupported, 8 unimplemented, 9 unspecified, 10 resource, 11 internal, 12 host callback, 13
+ * interrupted: a message begins with these words. */
 VTRN_API int vtrn_error_category(vtrn_status status);
 VTRN_API void vtrn_error_free(vtrn_status status); /* NULL is fine */
 
@@ -102,8 +102,8 @@ typedef struct vtrn_host_callbacks {
     void *ctx;
     /* Runs function `id` on the thread that executes the program. inputs and outputs: operands and
      * results of the custom_call in order, dense and row-major; tokens have no bytes. Nonzero: it
-     * failed, and message, of message_size bytes, says why, with a NUL at its end. It must not
-     * execute programs of the same device. */
+     * failed, negative: its user interrupted it, and message, of message_size bytes, says why, with
+     * a NUL at its end. It cannot execute programs. */
     int (*call)(void *ctx, uint64_t id, const void *const *inputs, void *const *outputs,
                 char *message, size_t message_size);
     /* An executable that calls function `id` was made (change 1) or destroyed (-1). Nonzero: there
@@ -114,6 +114,12 @@ typedef struct vtrn_host_callbacks {
 /* For all devices of the process; callbacks is copied. NULL: programs that call the host are
  * refused, as before the first call. */
 VTRN_API void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks);
+
+/* is_asked is called now and then while a program runs, on the thread that executes it; true stops
+ * the program: vtrn_execute() calls has_stopped, if there is one, and fails as interrupted. NULL:
+ * programs run to their end. */
+VTRN_API void vtrn_interrupt_set(bool (*is_asked)(void *ctx), void (*has_stopped)(void *ctx),
+                                 void *ctx);
 
 /* Debugging, for programs written by hand above all; VTRN_CHECK=1 does it for every program and
  * every run. HAZARD: two instructions touch the same bytes, one of them writes, and neither queue

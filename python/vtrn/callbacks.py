@@ -5,6 +5,7 @@ knows. Here it becomes a custom call to `vtrn_host_callback` that names a Python
 number; the library calls `_call` with that number when the program comes to it.
 """
 
+import atexit
 import ctypes
 import itertools
 import secrets
@@ -26,6 +27,7 @@ _CALL = ctypes.CFUNCTYPE(
     ctypes.c_void_p,
     ctypes.c_size_t,
 )
+_ASKED = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
 _HOLD = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
 
 
@@ -111,11 +113,7 @@ def _call(_, number, inputs, outputs, message, message_size):
         if len(text) >= message_size:  # the end says what happened
             text = b"... " + text[len(text) - message_size + 5 :]
         ctypes.memmove(message, text + b"\0", len(text) + 1)
-        if isinstance(error, KeyboardInterrupt):
-            import _thread
-
-            _thread.interrupt_main()
-        return 1
+        return -1 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _hold(_, number, change):
@@ -132,18 +130,38 @@ def _hold(_, number, change):
     return 0
 
 
-_c_call, _c_hold = _CALL(_call), _HOLD(_hold)
+def _interrupts():
+    """Python runs signal handlers where code on the main thread resumes. Here that is behind the
+    `yield`: a function would meet them at its entry, in front of any `try`."""
+    is_interrupted = False
+    while True:
+        try:
+            yield is_interrupted
+            is_interrupted = False
+        except GeneratorExit:
+            return
+        except BaseException as error:  # noqa: BLE001: none may pass through C
+            if not isinstance(error, KeyboardInterrupt):
+                traceback.print_exception(error)
+            is_interrupted = True
+
+
+_c_call, _c_hold, _c_is_interrupted = _CALL(_call), _HOLD(_hold), _ASKED(_interrupts().send)
 
 
 def connect(library: ctypes.CDLL) -> None:
     """Lets the library call the functions here, until the interpreter ends."""
-    import atexit
-
     callbacks = _HostCallbacks(ctypes.sizeof(_HostCallbacks), None, _c_call, _c_hold)
     library.vtrn_host_callbacks_set.argtypes = [ctypes.POINTER(_HostCallbacks)]
     library.vtrn_host_callbacks_set.restype = None
     library.vtrn_host_callbacks_set(ctypes.byref(callbacks))
+    library.vtrn_interrupt_set.argtypes = [_ASKED, ctypes.c_void_p, ctypes.c_void_p]
+    library.vtrn_interrupt_set.restype = None
+    # What is raised here cannot pass through C: it is raised anew when the program has stopped.
+    raise_again = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p)
+    library.vtrn_interrupt_set(_c_is_interrupted, raise_again, None)
     atexit.register(library.vtrn_host_callbacks_set, None)
+    atexit.register(library.vtrn_interrupt_set, _ASKED(), None, None)
 
 
 def _kind(aval):

@@ -30,6 +30,27 @@ def _install(path: str) -> None:
         callbacks.install()
 
 
+def _refuse_in_fork() -> None:
+    """JAX would wait for threads of its own, which a fork does not have; the library refuses to run
+    what was compiled before."""
+    from jax._src import compiler, xla_bridge
+
+    if "neuron" not in xla_bridge._backends:
+        return
+    jaxs_own = compiler.compile_or_get_cached
+
+    def compile_or_get_cached(backend, *args, **kwargs):
+        if backend.platform == "neuron":
+            raise RuntimeError(
+                "this process is a fork of the one that opened the device, and has none of its "
+                'threads; start processes by spawn, as multiprocessing.set_start_method("spawn") '
+                "does, or fork before the first use"
+            )
+        return jaxs_own(backend, *args, **kwargs)
+
+    compiler.compile_or_get_cached = compile_or_get_cached
+
+
 def initialize() -> None:
     from jax._src import xla_bridge
 
@@ -38,3 +59,4 @@ def initialize() -> None:
         path = vtrn.library_path()
         xla_bridge.register_plugin("neuron", priority=500, library_path=path)
     xla_bridge.register_plugin_callbacks(lambda c_api: _install(path))
+    os.register_at_fork(after_in_child=_refuse_in_fork)

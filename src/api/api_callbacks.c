@@ -1,6 +1,7 @@
-/* Callbacks: functions of the host that programs call. */
+/* What the host does while a program runs: callbacks, and the question whether to stop. */
 #include "api/api.h"
 
+#include "base/process.h"
 #include "compiler/reference/host_callback.h"
 
 void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks) {
@@ -9,6 +10,10 @@ void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks) {
         own = (host_callbacks){
             .ctx = callbacks->ctx, .call = callbacks->call, .hold = callbacks->hold};
     compile_set_callbacks(callbacks ? &own : NULL);
+}
+
+void vtrn_interrupt_set(bool (*is_asked)(void *ctx), void (*has_stopped)(void *ctx), void *ctx) {
+    process_set_interrupt(is_asked, has_stopped, ctx);
 }
 
 vtrn_status api_hold_callbacks(vtrn_executable *e) {

@@ -120,7 +120,9 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     if (!e)
         return VTRN_OUT_OF_MEMORY(sizeof *e);
     graph *g = NULL;
-    vtrn_status status = graph_from_artifact(artifact, size, &g);
+    vtrn_status status = runtime_device_check_process(device->rt);
+    if (!status)
+        status = graph_from_artifact(artifact, size, &g);
     if (!status)
         status = describe(g, e);
     if (!status)

@@ -1,6 +1,8 @@
 /* Running an executable on buffers: types are checked, donated inputs are consumed. */
 #include "api/api.h"
 
+#include "base/process.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,6 +134,13 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     const vtrn_executable *e = executable;
     for (int o = 0; o < n_outputs; o++)
         outputs[o] = NULL;
+    VTRN_RETURN_IF_ERROR(runtime_device_check_process(e->device->rt));
+    if (compile_is_in_callback())
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "%s: a callback cannot run a program on a device, while the program that "
+                          "calls it stands still; compute on the host, with NumPy or under "
+                          "jax.default_device(jax.devices(\"cpu\")[0])",
+                          e->name);
     if (n_inputs != e->n_inputs || n_outputs != e->n_outputs)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s: %d inputs and room for %d outputs given, it takes %d and gives %d; "
@@ -146,5 +155,7 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     for (int i = 0; i < n_held; i++)
         runtime_memory_release(f.arguments[i]);
     free(f.heap);
+    if (vtrn_status_category(status) == VTRN_INTERRUPTED)
+        process_has_stopped();
     return status;
 }

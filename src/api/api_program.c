@@ -65,6 +65,7 @@ static vtrn_status load(vtrn_device *device, const void *bytes, size_t size, vtr
 vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t size,
                               vtrn_executable **out) {
     *out = NULL;
+    VTRN_RETURN_IF_ERROR(runtime_device_check_process(device->rt));
     vtrn_executable *e = calloc(1, sizeof *e);
     if (!e)
         return VTRN_OUT_OF_MEMORY(sizeof *e);

@@ -3,6 +3,7 @@
 #include "api/api.h"
 
 #include "base/directory.h"
+#include "base/process.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,7 +145,8 @@ static void write_device(vtrn_device *device) {
 void vtrn_profile_flush(void) {
     pthread_mutex_lock(&open_lock);
     for (vtrn_device *d = open_devices; d; d = d->next_open)
-        write_device(d);
+        if (d->rt->n_forks == process_n_forks()) /* a fork did not run what it has */
+            write_device(d);
     pthread_mutex_unlock(&open_lock);
 }
 

@@ -35,6 +35,7 @@ static const char *const category_names[] = {
     [VTRN_RESOURCE] = "resource",
     [VTRN_INTERNAL] = "internal",
     [VTRN_CALLBACK] = "host callback",
+    [VTRN_INTERRUPTED] = "interrupted",
 };
 
 /* Messages quote names from the user's files. What is no text in UTF-8 becomes '?', so that every

@@ -21,6 +21,7 @@ typedef enum vtrn_category {
     VTRN_RESOURCE,      /* the environment failed: host memory, a file */
     VTRN_INTERNAL,      /* our own invariant broke */
     VTRN_CALLBACK,      /* a function of the host that the program calls failed */
+    VTRN_INTERRUPTED,   /* the user asked the run to stop */
 } vtrn_category;
 
 /* NULL is OK. A non-NULL status is owned by whoever received it; vtrn_status_free() releases it. */

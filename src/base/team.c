@@ -1,6 +1,8 @@
 /* Thread team: persistent threads that spin briefly, then sleep, at a barrier and between runs. */
 #include "base/team.h"
 
+#include "base/process.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -32,6 +34,7 @@ typedef struct member {
 
 struct team {
     int n_threads, n_spins;
+    uint32_t n_forks; /* of the process whose threads they are */
     bool is_stopping;
     void (*fn)(void *arg, int thread_i);
     void *arg;
@@ -184,6 +187,7 @@ vtrn_status team_create(int n_threads, team **out) {
     if (!t)
         return VTRN_OUT_OF_MEMORY(size);
     t->n_threads = 1;
+    t->n_forks = process_n_forks();
     t->n_spins = n_threads <= usable_cores() ? TEAM_SPINS : 0;
     t->is_stopping = false;
     atomic_init(&t->n_arrived, 0);
@@ -200,7 +204,8 @@ vtrn_status team_create(int n_threads, team **out) {
 }
 
 void team_destroy(team *t) {
-    if (!t)
+    if (!t ||
+        t->n_forks != process_n_forks()) /* a fork has nothing to stop, and locks as they were */
         return;
     t->is_stopping = true;
     if (t->n_threads > 1)

@@ -115,6 +115,10 @@ vtrn_status compile_hold_callbacks(const vtrn_program *program, int change) {
     return custom_hold_callbacks(program, change);
 }
 
+bool compile_is_in_callback(void) {
+    return host_callback_is_running();
+}
+
 vtrn_status compile_check_customs(const vtrn_program *program) {
     return custom_check(program);
 }

@@ -24,6 +24,9 @@ void compile_set_callbacks(const struct host_callbacks *callbacks);
  * it holds none. */
 vtrn_status compile_hold_callbacks(const vtrn_program *program, int change);
 
+/* Whether this thread is inside a callback. */
+bool compile_is_in_callback(void);
+
 /* For programs that came from a file: every custom op is one that a reference routine evaluates,
  * well formed, with slots as large as its tensors. compile_run_custom() relies on it. The structure
  * of the program is known to be valid. */

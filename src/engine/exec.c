@@ -1,4 +1,5 @@
 /* Runs a plan: every thread walks the same steps and does its share of each. */
+#include "base/process.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/plan_parts.h"
@@ -132,6 +133,18 @@ static bool run_block(execution *x, const engine_block_plan *block, bool is_solo
     return true;
 }
 
+static vtrn_status enter_block(engine_run *run, uint32_t block_i, uint32_t n_blocks,
+                               uint32_t limit) {
+    const char *name = run->program->name ? run->program->name : "program";
+    if (n_blocks >= limit)
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "%s: more than %u blocks executed: a loop that does not end?", name,
+                          limit);
+    if (process_is_interrupted())
+        return VTRN_ERROR(VTRN_INTERRUPTED, "%s: stopped after %u blocks", name, n_blocks);
+    return trace_block(run, block_i);
+}
+
 static void walk(execution *x, int thread_i, bool is_solo) {
     engine_run *run = x->run;
     uint32_t block_i = 0, limit = run->max_blocks ? run->max_blocks : UINT32_MAX;
@@ -139,12 +152,7 @@ static void walk(execution *x, int thread_i, bool is_solo) {
     for (uint32_t n_blocks = 0;; n_blocks++) {
         const vtrn_block *block = &run->program->blocks[block_i];
         if (thread_i == 0) {
-            vtrn_status status =
-                n_blocks < limit
-                    ? trace_block(run, block_i)
-                    : VTRN_ERROR(VTRN_UNDEFINED,
-                                 "%s: more than %u blocks executed: a loop that does not end?",
-                                 run->program->name ? run->program->name : "program", limit);
+            vtrn_status status = enter_block(run, block_i, n_blocks, limit);
             if (status) {
                 fail(x, 0, step, NULL, status);
                 if (is_solo)

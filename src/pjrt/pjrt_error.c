@@ -67,6 +67,8 @@ static PJRT_Error_Code code_of(vtrn_category category) {
     case VTRN_CAPACITY:
     case VTRN_RESOURCE:
         return PJRT_Error_Code_RESOURCE_EXHAUSTED;
+    case VTRN_INTERRUPTED:
+        return PJRT_Error_Code_CANCELLED;
     case VTRN_DEADLOCK:
         return PJRT_Error_Code_ABORTED;
     case VTRN_UNSUPPORTED:

@@ -2,6 +2,7 @@
 #include "runtime/device.h"
 
 #include "base/cpu.h"
+#include "base/process.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,7 @@ vtrn_status runtime_device_open(const char *chip, const char *instance, int n_th
     if (!d)
         return VTRN_OUT_OF_MEMORY(sizeof *d);
     atomic_init(&d->refs, 1);
+    d->n_forks = process_n_forks();
     pthread_mutex_init(&d->run_lock, NULL);
     pthread_mutex_init(&d->memory_lock, NULL);
     vtrn_status status = choose_machine(chip, instance, d);
@@ -142,6 +144,16 @@ vtrn_status runtime_device_open(const char *chip, const char *instance, int n_th
     }
     *out = d;
     return NULL;
+}
+
+vtrn_status runtime_device_check_process(const runtime_device *device) {
+    if (device->n_forks == process_n_forks())
+        return NULL;
+    return VTRN_ERROR(VTRN_UNSUPPORTED,
+                      "device: this process is a fork of the one that opened it, and has none of "
+                      "its threads; start processes by spawn, as "
+                      "multiprocessing.set_start_method(\"spawn\") does, or fork before the first "
+                      "use");
 }
 
 void runtime_device_retain(runtime_device *device) {

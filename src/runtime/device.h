@@ -44,6 +44,7 @@ struct runtime_device {
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;
+    uint32_t n_forks;            /* of the process that opened it: process_n_forks() */
     pthread_mutex_t run_lock;    /* one program runs at a time, on the whole team */
     pthread_mutex_t memory_lock; /* stacks and the cores' byte counts */
 };
@@ -73,6 +74,8 @@ void runtime_memory_release(runtime_memory *m); /* NULL is fine */
 void runtime_memory_stats(runtime_device *device, int core_i, hbm_stats *out);
 void runtime_memory_reset_peak(runtime_device *device, int core_i);
 
+/* UNSUPPORTED in a fork of the process that opened the device: it has none of its threads. */
+vtrn_status runtime_device_check_process(const runtime_device *device);
 /* Under run_lock: the core's engines, made when first needed. */
 vtrn_status runtime_core_ready(runtime_device *device, int core_i);
 /* Under run_lock: at least size_bytes of scratch on the core. */

@@ -360,6 +360,27 @@ def test_a_callback_may_use_jax():
     np.testing.assert_allclose(f(jnp.float32(0.5)), 2 * np.sin(0.5), rtol=1e-6)
 
 
+def test_a_callback_that_runs_a_program_on_the_device_is_refused():
+    def callback(v):
+        return np.asarray(jax.device_put(v, jax.devices()[0]) + 1)
+
+    f = jax.jit(lambda x: jax.pure_callback(callback, like(x), x))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="callback cannot run a program on a dev"):
+        f(jnp.int32(1)).block_until_ready()
+
+
+def test_an_interrupt_inside_a_callback_stops_the_program(recwarn):
+    def callback(v):
+        raise KeyboardInterrupt
+
+    f = jax.jit(lambda x: jax.pure_callback(callback, like(x), x))
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            f(jnp.int32(1)).block_until_ready()
+        except jax.errors.JaxRuntimeError:
+            sum(range(10))  # the interrupt comes with the next instructions
+
+
 def test_checkify_errors_that_are_thrown_on_the_host():
     from jax.experimental import checkify
 

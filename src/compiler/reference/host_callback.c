@@ -8,6 +8,7 @@ enum { MESSAGE_BYTES = 16384 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static host_callbacks current;
+static _Thread_local bool is_running;
 
 void host_callbacks_set(const host_callbacks *callbacks) {
     pthread_mutex_lock(&lock);
@@ -57,9 +58,16 @@ vtrn_status host_callback_run(const graph_op *op, const void *const *inputs, voi
     char *message = calloc(MESSAGE_BYTES, 1);
     if (!message)
         return VTRN_OUT_OF_MEMORY(MESSAGE_BYTES);
+    is_running = true;
+    int failed = c.call(c.ctx, id, inputs, outputs, message, MESSAGE_BYTES);
+    is_running = false;
     vtrn_status status = NULL;
-    if (c.call(c.ctx, id, inputs, outputs, message, MESSAGE_BYTES))
-        status = VTRN_ERROR(VTRN_CALLBACK, "%s", message);
+    if (failed)
+        status = VTRN_ERROR(failed < 0 ? VTRN_INTERRUPTED : VTRN_CALLBACK, "%s", message);
     free(message);
     return status;
+}
+
+bool host_callback_is_running(void) {
+    return is_running;
 }

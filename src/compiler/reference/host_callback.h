@@ -21,5 +21,7 @@ void host_callbacks_set(const host_callbacks *callbacks);
 vtrn_status host_callback_hold(const graph_op *op, int change);
 /* Runs it. CALLBACK with its own message, say an exception's text, when it fails. */
 vtrn_status host_callback_run(const graph_op *op, const void *const *inputs, void *const *outputs);
+/* Whether this thread runs one. */
+bool host_callback_is_running(void);
 
 #endif

@@ -1,0 +1,73 @@
+"""The life of a process: interrupts, forks and its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import conftest
+import pytest
+
+if not conftest.HAS_PLUGIN:
+    pytest.skip("no libvtrn.so was built", allow_module_level=True)
+pytest.importorskip("jax")
+
+ENDLESS = """
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: jax.lax.while_loop(lambda v: v[0] < 2, lambda v: v * 1, x))
+g = jax.jit(lambda x: x + 1)
+g(jnp.zeros(3)).block_until_ready()
+print("running", flush=True)
+try:
+    f(jnp.zeros(3)).block_until_ready()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+except BaseException as error:
+    print(type(error), error, flush=True)
+print(g(jnp.ones(3)).tolist(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_an_interrupt_stops_an_endless_loop_and_the_device_goes_on(threads):
+    env = {**os.environ, "VTRN_THREADS": threads}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True, env=env
+    )
+    try:
+        assert process.stdout.readline() == "running\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert out == "stopped\n[2.0, 2.0, 2.0]\n"
+
+
+FORKED = """
+import os
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: x + 1)
+x = f(jnp.ones(300))
+f(x)
+pid = os.fork()
+if pid == 0:
+    for g in (f, jax.jit(lambda x: x * 2)):  # compiled before, compiled here
+        try:
+            g(x)
+        except Exception as error:
+            print("is a fork of the one that opened" in str(error), flush=True)
+    os._exit(7)  # as multiprocessing ends its processes
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(float(f(x).sum()))
+"""
+
+
+def test_a_fork_is_refused_with_a_reason_and_the_parent_goes_on(tmp_path):
+    env = {**os.environ, "VTRN_THREADS": "2", "VTRN_PROFILE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, env=env, timeout=100
+    )
+    assert done.stdout == "True\nTrue\n7\n900.0\n", done.stderr
+    assert (tmp_path / "profile.json").exists()
