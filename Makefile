@@ -16,7 +16,7 @@ export VTRN_SEED ?= 1
 
 # Scripts use the library of the build directory as it is: no installation after a change.
 ON_NEURON := JAX_PLATFORMS=neuron,cpu VTRN_LIBRARY=$(ROOT)/$(BUILD)/src/libvtrn.so \
-    PJRT_NAMES_AND_LIBRARY_PATHS=neuron:$(ROOT)/$(BUILD)/src/libvtrn.so PYTHONPATH=$(ROOT)/python
+    PYTHONPATH=$(ROOT)/python
 RUN := $(ON_NEURON) $(ROOT)/$(VENV)/bin/python
 # Trees with sanitizers: -O1 and line tables compile in half the time and find the same.
 CHECKED := -Dwerror=true -Dbench=false -Doptimization=1 -Ddebug=false -Dc_args=-g1 -Db_lundef=false

@@ -14,7 +14,9 @@ if not conftest.HAS_PLUGIN:
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import io_callback  # noqa: E402
+from paths import BUILD  # noqa: E402
 
+VTRN = BUILD / "src/cli/vtrn"
 DTYPES = (
     "bool int8 int16 int32 uint8 uint16 uint32 float16 bfloat16 float32 complex64 "
     "float8_e4m3fn float8_e5m2"
@@ -435,3 +437,33 @@ def test_the_profile_shows_the_stop_and_its_cost(tmp_path):
     assert row["engine_ns"] >= 100_000
     assert profile["step_ns"] > row["engine_ns"]
     assert profile["reference_ops"] == []
+
+
+CALLS_THE_HOST = """
+func.func public @main(%x: tensor<3xf32>) -> tensor<3xf32> {
+  %y = stablehlo.add %x, %x : tensor<3xf32>
+  %z = stablehlo.custom_call @vtrn_host_callback(%y) {backend_config = "12", api_version = 2 : i32}
+    : (tensor<3xf32>) -> tensor<3xf32>
+  return %z : tensor<3xf32>
+}
+"""
+
+
+def test_a_process_without_python_refuses_in_words(tmp_path):
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    with mlir.make_ir_context():
+        text = str(ir.Module.parse(CALLS_THE_HOST))
+        artifact = stablehlo.serialize_portable_artifact_str(text, "1.15.0")
+    path, program = tmp_path / "calls.mlirbc", tmp_path / "calls.vasm"
+    path.write_bytes(artifact)
+    disasm = subprocess.run([VTRN, "disasm", path], capture_output=True, text=True, timeout=60)
+    assert "vtrn_host_callback" in disasm.stdout, disasm.stderr
+    program.write_text(disasm.stdout)
+    for file in (path, program):
+        done = subprocess.run([VTRN, "run", file, "--random"], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "calls back into the host" in done.stderr
+        assert "run it through JAX with the Python package vtrn" in done.stderr
