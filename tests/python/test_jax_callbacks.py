@@ -1,9 +1,11 @@
 """Host callbacks on the plugin: what JAX on the CPU does, with its values, order and errors."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 
 import conftest
 import numpy as np
@@ -343,18 +345,24 @@ def test_arrays_that_a_callback_keeps_stay_as_they_were():
 
 
 def test_callbacks_die_with_their_programs():
-    from vtrn import callbacks
+    class Captured:
+        value = 3
 
-    def run(tag):
-        jax.jit(lambda x: jax.pure_callback(lambda v: v + tag, like(x), x))(jnp.int32(1))
+    captured = Captured()
+    gone = weakref.ref(captured)
 
-    run(1)
+    def run(captured):
+        def callback(v):
+            return v + np.int32(captured.value)
+
+        return jax.jit(lambda x: jax.pure_callback(callback, like(x), x))(jnp.int32(1))
+
+    assert run(captured) == 4
+    del captured
+    gc.collect()
     jax.clear_caches()
-    before = len(callbacks._held)
-    for tag in range(5):
-        run(tag)
-    jax.clear_caches()
-    assert len(callbacks._held) <= before
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_callback_may_use_jax():
