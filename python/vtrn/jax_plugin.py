@@ -9,7 +9,7 @@ import functools
 import os
 
 import vtrn
-from vtrn import callbacks
+from vtrn import callbacks, jax_linalg
 
 
 def _named_in_environment() -> str | None:
@@ -51,12 +51,16 @@ def _refuse_in_fork() -> None:
     compiler.compile_or_get_cached = compile_or_get_cached
 
 
+@functools.cache
 def initialize() -> None:
     from jax._src import xla_bridge
 
+    # JAX takes rules for platforms that it knows, and warns of all but these.
+    xla_bridge._nonexperimental_plugins.add("neuron")
     path = _named_in_environment()
     if path is None:
         path = vtrn.library_path()
         xla_bridge.register_plugin("neuron", priority=500, library_path=path)
     xla_bridge.register_plugin_callbacks(lambda c_api: _install(path))
     os.register_at_fork(after_in_child=_refuse_in_fork)
+    jax_linalg.register()

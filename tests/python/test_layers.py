@@ -37,7 +37,8 @@ COMPILER_ENGINE_HEADERS = {"engine/plan.h", "engine/core.h"}
 COMPILER_STAGES = {
     "vhlo": set(),
     "graph": {"vhlo"},
-    "reference": {"graph"},
+    "linalg": set(),
+    "reference": {"graph", "linalg"},
     "passes": {"graph", "reference"},
     "build": set(),
     "plan": {"graph", "build"},

@@ -5,15 +5,6 @@
 
 #include <string.h>
 
-static uint64_t estimate_flops(const graph *g, const graph_op *op) {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < op->n_operands; i++)
-        n += (uint64_t)graph_type_count(&g->types[op->operands[i]]);
-    for (uint32_t i = 0; i < op->n_results; i++)
-        n += (uint64_t)graph_type_count(&g->types[op->results[i]]);
-    return n;
-}
-
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
     kernel_custom spec;
     VTRN_RETURN_IF_ERROR(build_custom_add(l->build, custom, &spec.custom_i));
@@ -62,7 +53,7 @@ static vtrn_status append_op(lower *l, const graph_op *op) {
                                               .slots = slots,
                                               .blob_size = blob_size,
                                               .blob = blob,
-                                              .flops = estimate_flops(g, op)});
+                                              .flops = reference_flops(g, op)});
 }
 
 vtrn_status lower_custom(lower *l, const graph_op *op) {

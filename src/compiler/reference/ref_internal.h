@@ -154,10 +154,6 @@ vtrn_status ref_rng_bit_generator(ref_call *c);
 vtrn_status ref_fft(ref_call *c);
 vtrn_status ref_cholesky(ref_call *c);
 vtrn_status ref_triangular_solve(ref_call *c);
-bool ref_qr_fits(const graph *g, const graph_op *op); /* whether the types are those of the call */
-vtrn_status ref_qr(ref_call *c);
-bool ref_reflections_fit(const graph *g, const graph_op *op);
-vtrn_status ref_reflections(ref_call *c);
 vtrn_status ref_batch_norm_training(ref_call *c);
 vtrn_status ref_batch_norm_inference(ref_call *c);
 vtrn_status ref_batch_norm_grad(ref_call *c);

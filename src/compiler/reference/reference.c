@@ -3,6 +3,7 @@
 
 #include "compiler/reference/host_callback.h"
 #include "compiler/reference/ref_internal.h"
+#include "compiler/reference/ref_matrices.h"
 #include "isa/program.h"
 
 static vtrn_status zero_u32(ref_call *c) {
@@ -49,8 +50,6 @@ static const struct {
     {"annotate_device_placement", is_same, ref_identity},
     {"xla.sdy.FuncResultSharding", is_same, ref_identity},
     {VTRN_CALLBACK_NAME, fits_always, callback},
-    {"Qr", ref_qr_fits, ref_qr},
-    {"ProductOfElementaryHouseholderReflectors", ref_reflections_fit, ref_reflections},
 };
 
 static ref_fn find_custom_call(const graph *g, const graph_op *op) {
@@ -62,8 +61,10 @@ static ref_fn find_custom_call(const graph *g, const graph_op *op) {
 
 static vtrn_status custom_call(ref_call *c) {
     ref_fn run = find_custom_call(c->g, c->op);
-    return run ? run(c)
-               : ref_unimplemented(c->op, "the reference does not know this custom_call target");
+    const matrices_routine *routine = matrices_find(c->op);
+    if (!run && !routine)
+        return ref_unimplemented(c->op, "the reference does not know this custom_call target");
+    return run ? run(c) : matrices_run(routine, c);
 }
 
 static const ref_fn functions[GRAPH_KIND_COUNT] = {
@@ -106,8 +107,10 @@ static const ref_fn functions[GRAPH_KIND_COUNT] = {
 bool reference_supports(const graph *g, const graph_op *op) {
     if (op->kind >= GRAPH_KIND_COUNT)
         return false;
-    if (op->kind == GRAPH_CUSTOM_CALL)
-        return find_custom_call(g, op);
+    if (op->kind == GRAPH_CUSTOM_CALL) {
+        const matrices_routine *routine = matrices_find(op);
+        return find_custom_call(g, op) || (routine && matrices_fit(routine, g, op));
+    }
     return ref_is_elementwise(op->kind) || functions[op->kind];
 }
 
@@ -126,6 +129,16 @@ vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *
                          void *const *outputs) {
     ref_call c = {.g = g, .op = op, .in = inputs, .out = outputs};
     return ref_run(&c);
+}
+
+uint64_t reference_flops(const graph *g, const graph_op *op) {
+    const matrices_routine *routine = op->kind == GRAPH_CUSTOM_CALL ? matrices_find(op) : NULL;
+    uint64_t n = routine ? matrices_flops(routine, g, op) : 0;
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        n += (uint64_t)ref_count(&g->types[op->operands[i]]);
+    for (uint32_t i = 0; i < op->n_results; i++)
+        n += (uint64_t)ref_count(&g->types[op->results[i]]);
+    return n;
 }
 
 vtrn_status reference_elements(const graph *g, const graph_op *op, const void *const *inputs,

@@ -20,6 +20,9 @@ bool reference_supports(const graph *g, const graph_op *op);
 
 /* Whether the op is a custom_call to VTRN_CALLBACK_NAME: a call of the host (host_callback.h). */
 bool reference_is_callback(const graph_op *op);
+/* About how many floating point operations reference_op takes: one for each element, and those that
+ * the usual algorithm takes where they are many more. */
+uint64_t reference_flops(const graph *g, const graph_op *op);
 
 /* An elementwise op of one result on one element of each operand: what operands of one value each
  * give. *is_known: whether reference_op knows it; at most REFERENCE_MAX_ELEMENTS operands. */

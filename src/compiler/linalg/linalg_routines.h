@@ -1,0 +1,13 @@
+/* The routines behind the tables linalg_real and linalg_complex; see linalg.h. */
+#ifndef VTRN_COMPILER_LINALG_LINALG_ROUTINES_H
+#define VTRN_COMPILER_LINALG_LINALG_ROUTINES_H
+
+#include "compiler/linalg/linalg_scalar.h"
+
+void LINALG(qr)(void *a, int64_t m, int64_t n, void *tau);
+void LINALG(qr_pivoted)(void *a, int64_t m, int64_t n, int64_t *pivots, void *tau, void *work);
+void LINALG(reflections_product)(void *a, int64_t m, int64_t n, int64_t n_tau, const void *tau);
+void LINALG(tridiagonal)(void *a, int64_t n, double *d, double *e, void *tau, void *work);
+bool LINALG(eigh)(void *a, int64_t n, double *w, void *work);
+
+#endif

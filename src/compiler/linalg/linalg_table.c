@@ -1,0 +1,15 @@
+/* The table of the routines for one kind of number. */
+#include "compiler/linalg/linalg_routines.h"
+
+#if LINALG_COMPLEX
+const linalg linalg_complex = {
+#else
+const linalg linalg_real = {
+#endif
+    .scalar_size = sizeof(scalar),
+    .qr = LINALG(qr),
+    .qr_pivoted = LINALG(qr_pivoted),
+    .reflections_product = LINALG(reflections_product),
+    .tridiagonal = LINALG(tridiagonal),
+    .eigh = LINALG(eigh),
+};
