@@ -1,7 +1,7 @@
 """How JAX's linear algebra is written for platform `neuron`: custom calls to the library's own routines.
 
 JAX has rules for factorisations on the CPU and on GPUs only. Each rule here names a routine of
-src/compiler/reference/ref_linalg_calls.c and passes its parameters as "name=number" text.
+src/compiler/reference/ref_linalg.c and passes its parameters as "name=number" text.
 """
 
 from collections.abc import Sequence
@@ -28,5 +28,37 @@ def register() -> None:
         first = subset_by_index[0] if subset_by_index else 0
         return call(ctx, "eigh", [a], ctx.avals_out, lower=lower, first=first)
 
-    for primitive, rule in {linalg.eigh_p: eigh}.items():
+    def lu(ctx, a):
+        return call(ctx, "lu", [a], ctx.avals_out)
+
+    def qr_pivoted(ctx, a, pivots, *, use_magma):
+        del use_magma
+        return call(ctx, "qr_pivoted", [a, pivots], ctx.avals_out)
+
+    def reflections_apply(ctx, a, taus, c, *, left, transpose):
+        return call(ctx, "reflections_apply", [a, taus, c], ctx.avals_out, left=left, transpose=transpose)
+
+    def svd(ctx, a, *, full_matrices, compute_uv, subset_by_index, algorithm):
+        *_, m, n = ctx.avals_in[0].shape
+        if subset_by_index is None or tuple(subset_by_index) == (0, min(m, n)):
+            return call(ctx, "svd", [a], ctx.avals_out)
+
+        def some(a):
+            part = slice(*subset_by_index)
+            results = linalg.svd(a, full_matrices=False, compute_uv=compute_uv, algorithm=algorithm)
+            if not compute_uv:
+                return [results[..., part]]
+            u, s, vh = results
+            return s[..., part], u[..., part], vh[..., part, :]
+
+        return mlir.lower_fun(some, multiple_results=True)(ctx, a)
+
+    rules = {
+        linalg.eigh_p: eigh,
+        linalg.geqp3_p: qr_pivoted,
+        linalg.lu_p: lu,
+        linalg.ormqr_p: reflections_apply,
+        linalg.svd_p: svd,
+    }
+    for primitive, rule in rules.items():
         mlir.register_lowering(primitive, rule, platform="neuron")

@@ -19,19 +19,25 @@
 #define CMPLX(re, im) __builtin_complex((double)(re), (double)(im))
 #endif
 
+/* How a triangle is read: op(a) is a, its conjugate, its transpose or its adjoint. */
 typedef struct linalg_triangle {
     bool is_lower;
-    bool has_unit_diagonal;
-    bool is_transposed;
-    bool is_conjugated;
+    bool has_unit_diagonal; /* whatever is there */
+    bool is_transposed, is_conjugated;
 } linalg_triangle;
 
-typedef struct linalg_svd_request {
-    int64_t n_u, n_v;  /* columns wanted of U and of V: min(m, n) at least; 0 and 0: values alone */
-    double *s;         /* [min(m, n)], descending */
-    void *u, *v;       /* [m][n_u], [n][n_v]; of a matrix U diag(s) V^H */
-    void *work_matrix; /* [max(m, n)][min(m, n)] scalars, and as many again */
-} linalg_svd_request;
+/* Reflections as qr() leaves them: n_tau columns of m elements. */
+typedef struct linalg_reflections {
+    const void *a, *tau;
+    int64_t m, n_tau;
+} linalg_reflections;
+
+/* Where singular vectors go. */
+typedef struct linalg_vectors {
+    void *left;     /* [m][n_left]; the columns behind n complete the basis */
+    void *right;    /* [n][n] */
+    int64_t n_left; /* n to m */
+} linalg_vectors;
 
 /* The routines for real numbers and for complex ones; void * points to double or double complex. */
 typedef struct linalg {
@@ -50,6 +56,25 @@ typedef struct linalg {
     void (*tridiagonal)(void *a, int64_t n, double *d, double *e, void *tau, void *work);
     /* Hermitian a[n][n], lower triangle read: a becomes the eigenvectors, w[n] ascending. */
     bool (*eigh)(void *a, int64_t n, double *w, void *work);
+
+    /* c[m][n_columns] = Q c or Q^H c. */
+    void (*reflections_apply)(const linalg_reflections *r, bool is_adjoint, void *c,
+                              int64_t n_columns);
+    /* a[m][n], m >= n, is U diag(s) V^H with s[n] descending; destroys a. vectors may be NULL. */
+    bool (*svd)(void *a, int64_t m, int64_t n, const linalg_vectors *vectors, double *s,
+                void *work);
+
+    /* P a[m][n] = L U in the place of a: row k was swapped with row pivots[k] >= k. Takes numbers
+     * that are not finite too, as do the next three. */
+    void (*lu)(void *a, int64_t m, int64_t n, int64_t *pivots);
+    /* Hermitian a[n][n], lower triangle read, becomes L with zeros above; false when a pivot is not
+     * positive. */
+    bool (*cholesky)(void *a, int64_t n);
+    /* b[n][n_columns] becomes x with op(a) x = b; b[n_rows][n] becomes x with x op(a) = b. */
+    void (*solve_left)(const linalg_triangle *t, const void *a, int64_t n, void *b,
+                       int64_t n_columns);
+    void (*solve_right)(const linalg_triangle *t, const void *a, int64_t n, void *b,
+                        int64_t n_rows);
 } linalg;
 
 extern const linalg linalg_real, linalg_complex;

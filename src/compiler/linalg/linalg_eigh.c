@@ -44,23 +44,6 @@ void LINALG(tridiagonal)(void *matrix, int64_t n, double *d, double *e, void *ta
     }
 }
 
-/* Q of the reflections that tridiagonal() left in a[n][n], in their place. */
-static void tridiagonal_vectors(scalar *a, int64_t n, const scalar *tau) {
-    for (int64_t k = n - 2; k >= 0; k--) /* column k + 1 of Q comes from reflection k */
-        memmove(a + (k + 1) * n + k + 1, a + k * n + k + 1, (size_t)(n - k - 1) * sizeof *a);
-    if (n)
-        memset(a, 0, (size_t)n * sizeof *a);
-    if (n)
-        a[0] = 1;
-    for (int64_t k = n - 2; k >= 0; k--) {
-        scalar *v = a + (k + 1) * n + k + 1;
-        LINALG(reflect_left)(n - k - 1, n - k - 2, v, tau[k], v + n, n);
-        scale(n - k - 2, -tau[k], v + 1);
-        v[0] = 1 - tau[k];
-        memset(a + (k + 1) * n, 0, (size_t)(k + 1) * sizeof *a);
-    }
-}
-
 /* One implicit QL step on rows first to last of the tridiagonal matrix; its rotations are applied
  * to the columns of z. e[i] couples i and i + 1; e[last] is 0. */
 static void ql_step(double *d, double *e, int64_t first, int64_t last, scalar *z, int64_t n) {
@@ -130,7 +113,7 @@ bool LINALG(eigh)(void *matrix, int64_t n, double *w, void *work) {
         memset(a + j * n, 0, (size_t)j * sizeof *a);
     double factor = scale_to_one(n * n, a);
     LINALG(tridiagonal)(a, n, w, e, tau, vector);
-    tridiagonal_vectors(a, n, tau);
+    LINALG(shifted_product)(a, n, tau);
     if (!diagonalise(w, e, n, a))
         return false;
     sort_ascending(w, n, a);

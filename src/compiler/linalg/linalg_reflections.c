@@ -28,6 +28,17 @@ void LINALG(reflect_left)(int64_t m, int64_t n, const scalar *v, scalar tau, sca
     }
 }
 
+void LINALG(reflect_right)(const linalg_block *b, const scalar *v, scalar tau, scalar *work) {
+    if (tau == 0 || !b->m || !b->n)
+        return;
+    memcpy(work, b->c, (size_t)b->m * sizeof *work);
+    for (int64_t j = 1; j < b->n; j++)
+        add_scaled(b->m, v[j], b->c + j * b->column_step, work);
+    scale(b->m, tau, work);
+    for (int64_t j = 0; j < b->n; j++)
+        add_scaled(b->m, j ? -conjugate(v[j]) : -1, work, b->c + j * b->column_step);
+}
+
 void LINALG(qr)(void *matrix, int64_t m, int64_t n, void *taus) {
     scalar *a = matrix, *tau = taus;
     for (int64_t k = 0; k < m && k < n; k++) {
@@ -115,5 +126,32 @@ void LINALG(reflections_product)(void *matrix, int64_t m, int64_t n, int64_t n_t
         scale(m - k - 1, -tau[k], v + 1);
         v[0] = 1 - tau[k];
         memset(a + k * m, 0, (size_t)k * sizeof *a);
+    }
+}
+
+void LINALG(shifted_product)(scalar *a, int64_t n, const scalar *tau) {
+    for (int64_t k = n - 2; k >= 0; k--) /* reflection k becomes column k + 1 of Q */
+        memmove(a + (k + 1) * n + k + 1, a + k * n + k + 1, (size_t)(n - k - 1) * sizeof *a);
+    if (n) {
+        memset(a, 0, (size_t)n * sizeof *a);
+        a[0] = 1;
+    }
+    for (int64_t k = n - 2; k >= 0; k--) {
+        scalar *v = a + (k + 1) * n + k + 1;
+        LINALG(reflect_left)(n - k - 1, n - k - 2, v, tau[k], v + n, n);
+        scale(n - k - 2, -tau[k], v + 1);
+        v[0] = 1 - tau[k];
+        memset(a + (k + 1) * n, 0, (size_t)(k + 1) * sizeof *a);
+    }
+}
+
+void LINALG(reflections_apply)(const linalg_reflections *r, bool is_adjoint, void *matrix,
+                               int64_t n_columns) {
+    const scalar *a = r->a, *tau = r->tau;
+    for (int64_t step = 0; step < r->n_tau; step++) {
+        const int64_t k = is_adjoint ? step : r->n_tau - 1 - step;
+        LINALG(reflect_left)
+        (r->m - k, n_columns, a + k * r->m + k, is_adjoint ? conjugate(tau[k]) : tau[k],
+         (scalar *)matrix + k, r->m);
     }
 }

@@ -9,5 +9,15 @@ void LINALG(qr_pivoted)(void *a, int64_t m, int64_t n, int64_t *pivots, void *ta
 void LINALG(reflections_product)(void *a, int64_t m, int64_t n, int64_t n_tau, const void *tau);
 void LINALG(tridiagonal)(void *a, int64_t n, double *d, double *e, void *tau, void *work);
 bool LINALG(eigh)(void *a, int64_t n, double *w, void *work);
+void LINALG(reflections_apply)(const linalg_reflections *r, bool is_adjoint, void *c,
+                               int64_t n_columns);
+bool LINALG(svd)(void *a, int64_t m, int64_t n, const linalg_vectors *vectors, double *s,
+                 void *work);
+void LINALG(lu)(void *a, int64_t m, int64_t n, int64_t *pivots);
+bool LINALG(cholesky)(void *a, int64_t n);
+void LINALG(solve_left)(const linalg_triangle *t, const void *a, int64_t n, void *b,
+                        int64_t n_columns);
+void LINALG(solve_right)(const linalg_triangle *t, const void *a, int64_t n, void *b,
+                         int64_t n_rows);
 
 #endif

@@ -170,5 +170,13 @@ scalar LINALG(reflection)(int64_t n, scalar *alpha, scalar *x);
 /* c = H c for the columns of c[m][n], column_step scalars apart; v[m] with v[0] taken as 1. */
 void LINALG(reflect_left)(int64_t m, int64_t n, const scalar *v, scalar tau, scalar *c,
                           int64_t column_step);
+/* c = c H for the rows of c[m][n]; v[n] with v[0] taken as 1, work[m]. */
+typedef struct linalg_block {
+    scalar *c;
+    int64_t m, n, column_step;
+} linalg_block;
+void LINALG(reflect_right)(const linalg_block *block, const scalar *v, scalar tau, scalar *work);
+/* Q of the n - 1 reflections whose v begin below the diagonal of a[n][n], in their place. */
+void LINALG(shifted_product)(scalar *a, int64_t n, const scalar *tau);
 
 #endif

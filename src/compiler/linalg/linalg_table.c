@@ -12,4 +12,10 @@ const linalg linalg_real = {
     .reflections_product = LINALG(reflections_product),
     .tridiagonal = LINALG(tridiagonal),
     .eigh = LINALG(eigh),
+    .reflections_apply = LINALG(reflections_apply),
+    .svd = LINALG(svd),
+    .lu = LINALG(lu),
+    .cholesky = LINALG(cholesky),
+    .solve_left = LINALG(solve_left),
+    .solve_right = LINALG(solve_right),
 };

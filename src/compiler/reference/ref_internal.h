@@ -152,8 +152,6 @@ vtrn_status ref_map(ref_call *c);
 vtrn_status ref_sort(ref_call *c);
 vtrn_status ref_rng_bit_generator(ref_call *c);
 vtrn_status ref_fft(ref_call *c);
-vtrn_status ref_cholesky(ref_call *c);
-vtrn_status ref_triangular_solve(ref_call *c);
 vtrn_status ref_batch_norm_training(ref_call *c);
 vtrn_status ref_batch_norm_inference(ref_call *c);
 vtrn_status ref_batch_norm_grad(ref_call *c);

@@ -1,130 +1,231 @@
-/* cholesky and triangular_solve, in double precision whatever the type. */
-#include "compiler/reference/ref_internal.h"
+/* The table of linear algebra that JAX asks for by custom call: factorisations and what solves with
+ * them, each for one matrix. The targets vtrn.* are those of python/vtrn/jax_linalg.py. */
+#include "compiler/reference/ref_matrices.h"
 
-#include <math.h>
-
-/* Lower factor of the n x n matrix a (lower triangle read), in place; NaN when not positive. */
-static void factor(double complex *a, int64_t n) {
-    for (int64_t j = 0; j < n; j++) {
-        double d = creal(a[j * n + j]);
-        for (int64_t k = 0; k < j; k++)
-            d -= creal(a[j * n + k] * conj(a[j * n + k]));
-        d = d > 0 ? sqrt(d) : NAN;
-        a[j * n + j] = d;
-        for (int64_t i = j + 1; i < n; i++) {
-            double complex v = a[i * n + j];
-            for (int64_t k = 0; k < j; k++)
-                v -= a[i * n + k] * conj(a[j * n + k]);
-            a[i * n + j] = v / d;
-        }
-    }
+static void *scalar_at(const matrices_call *c, void *numbers, int64_t i) {
+    return (char *)numbers + i * (int64_t)c->la->scalar_size;
 }
 
-static vtrn_status load_complex(ref_call *c, uint32_t i, double complex **out) {
-    void *p;
-    VTRN_RETURN_IF_ERROR(ref_load_all(c, i, REF_C128, &p));
-    *out = p;
-    return NULL;
+static void copy(const matrices_call *c, void *dst, const void *src, int64_t n) {
+    memcpy(dst, src, (size_t)n * c->la->scalar_size);
 }
 
-/* Rounds double complex to a result, real part only when it is real. */
-static vtrn_status store_complex(ref_call *c, uint32_t result_i, const double complex *v) {
-    const graph_type *t = ref_out_type(c, result_i);
-    const ref_class cls = ref_class_of(t->dtype);
-    const int64_t n = ref_count(t);
-    void *p;
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, n, ref_class_size(cls), &p));
-    for (int64_t i = 0; i < n; i++) {
-        if (cls == REF_C128)
-            ((double complex *)p)[i] = v[i];
-        else if (cls == REF_F64)
-            ((double *)p)[i] = creal(v[i]);
-        else
-            ((float *)p)[i] = (float)creal(v[i]);
-    }
-    ref_store(t->dtype, p, c->out[result_i], n);
-    return NULL;
+static int64_t lesser(int64_t a, int64_t b) {
+    return a < b ? a : b;
 }
 
-static vtrn_status check_matrix(ref_call *c, const graph_type *t) {
-    if (t->rank < 2 || dtype_is_int(t->dtype) || t->dtype == VTRN_DTYPE_PRED)
-        return ref_malformed(c->op, "matrices of floats or complex numbers");
-    return NULL;
+/* The lower triangle of a becomes the adjoint of the upper one, which is what the caller means. */
+static void use_upper(const matrices_call *c, void *a, int64_t n) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t i = j + 1; i < n; i++)
+            if (c->is_complex)
+                ((double complex *)a)[j * n + i] = conj(((double complex *)a)[i * n + j]);
+            else
+                ((double *)a)[j * n + i] = ((double *)a)[i * n + j];
 }
 
-vtrn_status ref_cholesky(ref_call *c) {
-    const graph_type *t = ref_in_type(c, 0);
-    const bool is_lower = c->op->attrs.flag.value;
-    double complex *a, *m;
-    void *p;
-    VTRN_RETURN_IF_ERROR(check_matrix(c, t));
-    const int64_t n = t->dims[t->rank - 1];
-    VTRN_RETURN_IF_ERROR(load_complex(c, 0, &a));
-    VTRN_RETURN_IF_ERROR(ref_scratch(c, n * n, sizeof(double complex), &p));
-    m = p;
-    const int64_t n_matrices = n ? ref_count(t) / (n * n) : 0;
-    for (int64_t b = 0; b < n_matrices; b++, a += n * n) {
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < n; j++)
-                m[i * n + j] = is_lower ? a[i * n + j] : conj(a[j * n + i]);
-        factor(m, n);
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < n; j++) {
-                const int64_t low = is_lower ? i : j, high = is_lower ? j : i;
-                const double complex v = m[low * n + high];
-                a[i * n + j] = low < high ? 0 : is_lower ? v : conj(v);
+static bool eigh_fits(const matrices_call *c) {
+    const int64_t first = matrices_attr(c->op, "first", 0), n = matrices_size(c, 'n');
+    return c->n_results == 2 && first >= 0 && first <= n && matrices_size(c, 'd') <= n - first;
+}
+
+static bool run_eigh(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n'), d = matrices_size(c, 'd');
+    const int64_t first = matrices_attr(c->op, "first", 0);
+    double *values = c->work_matrices;
+    if (!matrices_attr(c->op, "lower", 1))
+        use_upper(c, c->in[0], n);
+    if (!c->la->eigh(c->in[0], n, values, c->work))
+        return false;
+    copy(c, c->out[0], scalar_at(c, c->in[0], first * n), n * d);
+    memcpy(c->out[1], values + first, (size_t)d * sizeof *values);
+    return true;
+}
+
+static bool qr_fits(const matrices_call *c) {
+    return c->n_results == 2 &&
+           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
+}
+
+static bool run_qr(matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
+    copy(c, c->out[0], c->in[0], m * n);
+    c->la->qr(c->out[0], m, n, c->out[1]);
+    return true;
+}
+
+static bool product_fits(const matrices_call *c) {
+    return matrices_size(c, 'k') <= lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
+}
+
+static bool run_product(matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
+    copy(c, c->out[0], c->in[0], m * n);
+    c->la->reflections_product(c->out[0], m, n, matrices_size(c, 'k'), c->in[1]);
+    return true;
+}
+
+static bool run_qr_pivoted(matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
+    copy(c, c->out[0], c->in[0], m * n);
+    memcpy(c->out[1], c->in[1], (size_t)n * sizeof(int64_t));
+    c->la->qr_pivoted(c->out[0], m, n, c->out[1], c->out[2], c->work);
+    return true;
+}
+
+static bool pivoted_fits(const matrices_call *c) {
+    return c->n_results == 3 &&
+           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
+}
+
+/* dst[n][m] = the adjoint of src[m][n]; for a square matrix they may be the same. */
+static void adjoint(const matrices_call *c, void *dst, const void *src, int64_t m, int64_t n) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t i = dst == src ? j : 0; i < m; i++)
+            if (c->is_complex) {
+                double complex x = ((const double complex *)src)[j * m + i];
+                double complex y = ((const double complex *)src)[dst == src ? i * m + j : 0];
+                ((double complex *)dst)[i * n + j] = conj(x);
+                if (dst == src)
+                    ((double complex *)dst)[j * m + i] = conj(y);
+            } else {
+                double x = ((const double *)src)[j * m + i];
+                double y = ((const double *)src)[dst == src ? i * m + j : 0];
+                ((double *)dst)[i * n + j] = x;
+                if (dst == src)
+                    ((double *)dst)[j * m + i] = y;
             }
-    }
-    return store_complex(c, 0, a - n_matrices * n * n);
 }
 
-/* op(a)[i][j] of an n x n triangle; the other triangle is not read. */
-static double complex entry(const ref_call *c, const double complex *a, int64_t n, int64_t i,
-                            int64_t j) {
-    if (i == j && c->op->attrs.triangular.unit_diagonal)
-        return 1;
-    switch (c->op->attrs.triangular.transpose_a) {
-    case 2:
-        return a[j * n + i];
-    case 3:
-        return conj(a[j * n + i]);
-    default:
-        return a[i * n + j];
+/* Q C, Q^H C, C Q, C Q^H: those from the right are adjoints of those from the left. */
+static bool run_apply(matrices_call *c) {
+    const int64_t p = matrices_size(c, 'p'), q = matrices_size(c, 'q');
+    const bool is_left = matrices_attr(c->op, "left", 1);
+    const bool is_adjoint = matrices_attr(c->op, "transpose", 0);
+    const linalg_reflections r = {c->in[0], c->in[1], matrices_size(c, 'm'), matrices_size(c, 'k')};
+    if (is_left) {
+        copy(c, c->out[0], c->in[2], p * q);
+        c->la->reflections_apply(&r, is_adjoint, c->out[0], q);
+    } else {
+        adjoint(c, c->out[0], c->in[2], p, q);
+        c->la->reflections_apply(&r, !is_adjoint, c->out[0], p);
+        copy(c, c->in[2], c->out[0], p * q);
+        adjoint(c, c->out[0], c->in[2], q, p);
     }
+    return true;
 }
 
-/* Solves op(a) x = b, or x op(a) = b, for one right-hand side with elements `step` apart. */
-static void solve_one(const ref_call *c, const double complex *a, int64_t n, double complex *x,
-                      int64_t step) {
-    const bool left = c->op->attrs.triangular.left_side;
-    const bool transposed = c->op->attrs.triangular.transpose_a > 1;
-    /* x op(a) = b is op(a)^T x^T = b^T: one more transposition swaps the triangle again. */
-    const bool forward = (c->op->attrs.triangular.lower != transposed) == left;
-    for (int64_t s = 0; s < n; s++) {
-        const int64_t i = forward ? s : n - 1 - s;
-        double complex v = x[i * step];
-        for (int64_t k = forward ? 0 : i + 1; k < (forward ? i : n); k++)
-            v -= (left ? entry(c, a, n, i, k) : entry(c, a, n, k, i)) * x[k * step];
-        x[i * step] = c->op->attrs.triangular.unit_diagonal ? v : v / entry(c, a, n, i, i);
-    }
+static bool apply_fits(const matrices_call *c) {
+    const int64_t rows = matrices_size(c, matrices_attr(c->op, "left", 1) ? 'p' : 'q');
+    return product_fits(c) && rows == matrices_size(c, 'm');
 }
 
-vtrn_status ref_triangular_solve(ref_call *c) {
-    const graph_type *at = ref_in_type(c, 0), *bt = ref_in_type(c, 1);
-    double complex *a, *b;
-    VTRN_RETURN_IF_ERROR(check_matrix(c, at));
-    VTRN_RETURN_IF_ERROR(check_matrix(c, bt));
-    const int64_t n = at->dims[at->rank - 1], rows = bt->dims[bt->rank - 2],
-                  cols = bt->dims[bt->rank - 1];
-    VTRN_RETURN_IF_ERROR(load_complex(c, 0, &a));
-    VTRN_RETURN_IF_ERROR(load_complex(c, 1, &b));
-    const int64_t n_matrices = rows * cols > 0 ? ref_count(bt) / (rows * cols) : 0;
-    const bool left = c->op->attrs.triangular.left_side;
-    if ((left ? rows : cols) != n && n_matrices)
-        return ref_malformed(c->op, "the sizes of a and b match");
-    for (int64_t m = 0; m < n_matrices; m++)
-        for (int64_t k = 0; k < (left ? cols : rows); k++)
-            solve_one(c, a + m * n * n, n, b + m * rows * cols + (left ? k : k * cols),
-                      left ? cols : 1);
-    return store_complex(c, 0, b);
+/* With vectors: all of them, or as many as there are values. */
+static bool svd_fits(const matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n'), k = lesser(m, n);
+    if (matrices_size(c, 'k') != k)
+        return false;
+    const int64_t p = matrices_size(c, 'p'), q = matrices_size(c, 'q');
+    return c->n_results == 1 || (c->n_results == 3 && ((p == m && q == n) || (p == k && q == k)));
+}
+
+static bool run_svd(matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
+    const bool is_wide = m < n;
+    void *a = c->in[0], *u = c->out[1], *v = c->out[2];
+    if (is_wide) {
+        a = c->work_matrices;
+        adjoint(c, a, c->in[0], m, n);
+    }
+    if (c->n_results == 1)
+        return c->la->svd(a, is_wide ? n : m, is_wide ? m : n, NULL, c->out[0], c->work);
+    const int64_t p = matrices_size(c, 'p'), q = matrices_size(c, 'q');
+    const bool is_square = q == n;
+    if (!is_square) /* V is n x q, the result q x n; in[0] is free */
+        v = c->in[0];
+    const linalg_vectors vectors = {
+        .left = is_wide ? v : u, .right = is_wide ? u : v, .n_left = is_wide ? q : p};
+    if (!c->la->svd(a, is_wide ? n : m, is_wide ? m : n, &vectors, c->out[0], c->work))
+        return false;
+    adjoint(c, c->out[2], v, n, q);
+    return true;
+}
+
+static bool lu_fits(const matrices_call *c) {
+    return c->n_results == 3 &&
+           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
+}
+
+static bool run_lu(matrices_call *c) {
+    const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
+    int64_t *pivots = c->out[1], *permutation = c->out[2];
+    copy(c, c->out[0], c->in[0], m * n);
+    c->la->lu(c->out[0], m, n, pivots);
+    for (int64_t i = 0; i < m; i++)
+        permutation[i] = i;
+    for (int64_t k = 0; k < m && k < n; k++) {
+        int64_t row = permutation[k];
+        permutation[k] = permutation[pivots[k]];
+        permutation[pivots[k]] = row;
+    }
+    return true;
+}
+
+static bool run_cholesky(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n');
+    const bool is_lower = c->op->attrs.flag.value;
+    copy(c, c->out[0], c->in[0], n * n);
+    if (!is_lower)
+        use_upper(c, c->out[0], n);
+    if (!c->la->cholesky(c->out[0], n))
+        return false;
+    if (!is_lower)
+        adjoint(c, c->out[0], c->out[0], n, n);
+    return true;
+}
+
+static bool triangular_fits(const matrices_call *c) {
+    return matrices_size(c, c->op->attrs.triangular.left_side ? 'p' : 'q') == matrices_size(c, 'n');
+}
+
+static bool run_triangular(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n'), p = matrices_size(c, 'p'), q = matrices_size(c, 'q');
+    const linalg_triangle t = {.is_lower = c->op->attrs.triangular.lower,
+                               .has_unit_diagonal = c->op->attrs.triangular.unit_diagonal,
+                               .is_transposed = c->op->attrs.triangular.transpose_a > 1,
+                               .is_conjugated = c->op->attrs.triangular.transpose_a == 3};
+    copy(c, c->out[0], c->in[1], p * q);
+    if (c->op->attrs.triangular.left_side)
+        c->la->solve_left(&t, c->in[0], n, c->out[0], q);
+    else
+        c->la->solve_right(&t, c->in[0], n, c->out[0], p);
+    return true;
+}
+
+static const matrices_routine CHOLESKY = {NULL, "snn -> snn", NULL, run_cholesky, 1.0 / 3, 0, true};
+static const matrices_routine TRIANGULAR = {
+    NULL, "snn spq -> spq", triangular_fits, run_triangular, 1, 0, true};
+
+static const matrices_routine ROUTINES[] = {
+    {"Qr", "smn -> smn sk", qr_fits, run_qr, 2, 0, false},
+    {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product, 2, 0,
+     false},
+    {"vtrn.eigh", "snn -> snd rd", eigh_fits, run_eigh, 9, 1, false},
+    {"vtrn.lu", "smn -> smn ik im", lu_fits, run_lu, 1, 0, true},
+    {"vtrn.qr_pivoted", "smn in -> smn in sk", pivoted_fits, run_qr_pivoted, 2, 0, false},
+    {"vtrn.reflections_apply", "smn sk spq -> spq", apply_fits, run_apply, 4, 0, false},
+    {"vtrn.svd", "smn -> rk smp sqn", svd_fits, run_svd, 20, 1, false},
+};
+
+const matrices_routine *matrices_find(const graph_op *op) {
+    if (op->kind == GRAPH_CHOLESKY)
+        return &CHOLESKY;
+    if (op->kind == GRAPH_TRIANGULAR_SOLVE)
+        return &TRIANGULAR;
+    if (op->kind != GRAPH_CUSTOM_CALL)
+        return NULL;
+    for (size_t i = 0; op->name && i < sizeof ROUTINES / sizeof *ROUTINES; i++)
+        if (!strcmp(op->name, ROUTINES[i].target))
+            return &ROUTINES[i];
+    return NULL;
 }

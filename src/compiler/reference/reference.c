@@ -59,12 +59,15 @@ static ref_fn find_custom_call(const graph *g, const graph_op *op) {
     return NULL;
 }
 
+static vtrn_status linear_algebra(ref_call *c) {
+    return matrices_run(matrices_find(c->op), c);
+}
+
 static vtrn_status custom_call(ref_call *c) {
     ref_fn run = find_custom_call(c->g, c->op);
-    const matrices_routine *routine = matrices_find(c->op);
-    if (!run && !routine)
+    if (!run && !matrices_find(c->op))
         return ref_unimplemented(c->op, "the reference does not know this custom_call target");
-    return run ? run(c) : matrices_run(routine, c);
+    return run ? run(c) : linear_algebra(c);
 }
 
 static const ref_fn functions[GRAPH_KIND_COUNT] = {
@@ -90,8 +93,8 @@ static const ref_fn functions[GRAPH_KIND_COUNT] = {
     [GRAPH_SORT] = ref_sort,
     [GRAPH_RNG_BIT_GENERATOR] = ref_rng_bit_generator,
     [GRAPH_FFT] = ref_fft,
-    [GRAPH_CHOLESKY] = ref_cholesky,
-    [GRAPH_TRIANGULAR_SOLVE] = ref_triangular_solve,
+    [GRAPH_CHOLESKY] = linear_algebra,
+    [GRAPH_TRIANGULAR_SOLVE] = linear_algebra,
     [GRAPH_MAP] = ref_map,
     [GRAPH_BATCH_NORM_TRAINING] = ref_batch_norm_training,
     [GRAPH_BATCH_NORM_INFERENCE] = ref_batch_norm_inference,
@@ -132,7 +135,7 @@ vtrn_status reference_op(const graph *g, const graph_op *op, const void *const *
 }
 
 uint64_t reference_flops(const graph *g, const graph_op *op) {
-    const matrices_routine *routine = op->kind == GRAPH_CUSTOM_CALL ? matrices_find(op) : NULL;
+    const matrices_routine *routine = matrices_find(op);
     uint64_t n = routine ? matrices_flops(routine, g, op) : 0;
     for (uint32_t i = 0; i < op->n_operands; i++)
         n += (uint64_t)ref_count(&g->types[op->operands[i]]);
