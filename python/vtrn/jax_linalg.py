@@ -10,6 +10,7 @@ from typing import Any
 
 def register() -> None:
     """Adds the rules; the platform must be known to JAX."""
+    from jax import numpy as jnp
     from jax._src.interpreters import mlir
     from jax._src.lax import linalg
 
@@ -27,6 +28,31 @@ def register() -> None:
         del sort_eigenvalues, algorithm  # They are always sorted, and there is one algorithm.
         first = subset_by_index[0] if subset_by_index else 0
         return call(ctx, "eigh", [a], ctx.avals_out, lower=lower, first=first)
+
+    def eig(
+        ctx, a, *, compute_left_eigenvectors, compute_right_eigenvectors, enable_eigvec_derivs,
+        implementation,
+    ):  # fmt: skip
+        del enable_eigvec_derivs, implementation
+        return call(ctx, "eig", [a], ctx.avals_out, left=compute_left_eigenvectors,
+                    right=compute_right_eigenvectors)  # fmt: skip
+
+    def hessenberg(ctx, a):
+        return call(ctx, "hessenberg", [a], ctx.avals_out)
+
+    def schur(ctx, a, *, compute_schur_vectors, sort_eig_vals, select_callable):
+        del compute_schur_vectors, select_callable
+        if sort_eig_vals:
+            raise NotImplementedError("neuron: Schur forms are not sorted; pass sort_eig_vals=False")
+        return call(ctx, "schur", [a], ctx.avals_out)
+
+    def tridiagonal(ctx, a, *, lower):
+        return call(ctx, "tridiagonal", [a], ctx.avals_out, lower=lower)
+
+    def tridiagonal_solve(ctx, below, diagonal, above, b, *, perturb_singular):
+        digits = jnp.finfo(ctx.avals_in[3].dtype).nmant if perturb_singular else 0
+        operands = [below, diagonal, above, b]
+        return call(ctx, "tridiagonal_solve", operands, ctx.avals_out, perturb=digits)
 
     def lu(ctx, a):
         return call(ctx, "lu", [a], ctx.avals_out)
@@ -54,11 +80,16 @@ def register() -> None:
         return mlir.lower_fun(some, multiple_results=True)(ctx, a)
 
     rules = {
+        linalg.eig_p: eig,
         linalg.eigh_p: eigh,
         linalg.geqp3_p: qr_pivoted,
+        linalg.hessenberg_p: hessenberg,
         linalg.lu_p: lu,
         linalg.ormqr_p: reflections_apply,
+        linalg.schur_p: schur,
         linalg.svd_p: svd,
+        linalg.tridiagonal_p: tridiagonal,
+        linalg.tridiagonal_solve_p: tridiagonal_solve,
     }
     for primitive, rule in rules.items():
         mlir.register_lowering(primitive, rule, platform="neuron")

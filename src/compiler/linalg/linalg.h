@@ -39,6 +39,13 @@ typedef struct linalg_vectors {
     int64_t n_left; /* n to m */
 } linalg_vectors;
 
+/* Row i is below[i], diagonal[i], above[i]; below[0] and above[n - 1] are not read. */
+typedef struct linalg_tridiagonal {
+    const void *below, *diagonal, *above; /* [n] */
+    int64_t n;
+    double epsilon; /* not 0: pivots are not smaller than this times the largest element of U */
+} linalg_tridiagonal;
+
 /* The routines for real numbers and for complex ones; void * points to double or double complex. */
 typedef struct linalg {
     size_t scalar_size; /* bytes */
@@ -75,6 +82,21 @@ typedef struct linalg {
                        int64_t n_columns);
     void (*solve_right)(const linalg_triangle *t, const void *a, int64_t n, void *b,
                         int64_t n_rows);
+
+    /* a[n][n] = Q H Q^H: H on and above the subdiagonal, the reflections below, with tau[n - 1]. */
+    void (*hessenberg)(void *a, int64_t n, void *tau, void *work);
+    /* a[n][n] becomes T, upper triangular but for 2 x 2 blocks of a real matrix's complex
+     * eigenvalues, with Z T Z^H the matrix. */
+    bool (*schur)(void *a, int64_t n, void *z, void *work);
+    /* T and Z of a matrix become those of its adjoint, whose eigenvalues are conjugate and in
+     * reverse order. */
+    void (*schur_of_adjoint)(void *t, int64_t n, void *z);
+    void (*eigenvalues)(const void *t, int64_t n, double complex *w);
+    /* v[n][n]: column k is the unit eigenvector for eigenvalue k of Z T Z^H. Scales T. */
+    void (*eigenvectors)(void *t, int64_t n, const void *z, double complex *v, void *work);
+
+    /* b[n][n_columns] becomes the solution; false when the matrix is singular. */
+    bool (*solve_tridiagonal)(const linalg_tridiagonal *t, void *b, int64_t n_columns, void *work);
 } linalg;
 
 extern const linalg linalg_real, linalg_complex;

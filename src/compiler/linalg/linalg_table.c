@@ -18,4 +18,10 @@ const linalg linalg_real = {
     .cholesky = LINALG(cholesky),
     .solve_left = LINALG(solve_left),
     .solve_right = LINALG(solve_right),
+    .hessenberg = LINALG(hessenberg),
+    .schur = LINALG(schur),
+    .schur_of_adjoint = LINALG(schur_of_adjoint),
+    .eigenvalues = LINALG(eigenvalues),
+    .eigenvectors = LINALG(eigenvectors),
+    .solve_tridiagonal = LINALG(solve_tridiagonal),
 };

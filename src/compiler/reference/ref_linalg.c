@@ -2,6 +2,8 @@
  * them, each for one matrix. The targets vtrn.* are those of python/vtrn/jax_linalg.py. */
 #include "compiler/reference/ref_matrices.h"
 
+#include <math.h>
+
 static void *scalar_at(const matrices_call *c, void *numbers, int64_t i) {
     return (char *)numbers + i * (int64_t)c->la->scalar_size;
 }
@@ -202,6 +204,101 @@ static bool run_triangular(matrices_call *c) {
     return true;
 }
 
+/* Matrices with n - 1 reflections: behind the diagonal there are none. */
+static bool has_one_less(const matrices_call *c) {
+    return matrices_size(c, 'h') == matrices_size(c, 'n') - 1;
+}
+
+static bool hessenberg_fits(const matrices_call *c) {
+    return c->n_results == 2 && has_one_less(c);
+}
+
+static bool run_hessenberg(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n');
+    copy(c, c->out[0], c->in[0], n * n);
+    c->la->hessenberg(c->out[0], n, c->out[1], c->work);
+    return true;
+}
+
+static bool run_schur(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n');
+    copy(c, c->out[0], c->in[0], n * n);
+    return c->la->schur(c->out[0], n, c->n_results > 1 ? c->out[1] : c->work_matrices, c->work);
+}
+
+/* Results: eigenvalues, then left and right eigenvectors as far as they are asked for. */
+static bool eig_fits(const matrices_call *c) {
+    return c->n_results ==
+           1 + (matrices_attr(c->op, "left", 0) == 1) + (matrices_attr(c->op, "right", 0) == 1);
+}
+
+static bool run_eig(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n');
+    const bool has_left = matrices_attr(c->op, "left", 0), has_right = c->n_results > 1 + has_left;
+    void *t = c->in[0], *z = c->work_matrices;
+    if (!c->la->schur(t, n, z, c->work))
+        return false;
+    c->la->eigenvalues(t, n, c->out[0]);
+    if (has_right)
+        c->la->eigenvectors(t, n, z, c->out[1 + has_left], c->work);
+    if (!has_left)
+        return true;
+    c->la->schur_of_adjoint(t, n, z);
+    double complex *v = c->out[1], *tmp = c->work;
+    c->la->eigenvectors(t, n, z, v, c->work);
+    for (int64_t j = 0; j < n - 1 - j; j++) {
+        double complex *x = v + j * n, *y = v + (n - 1 - j) * n;
+        memcpy(tmp, x, (size_t)n * sizeof *x);
+        memcpy(x, y, (size_t)n * sizeof *x);
+        memcpy(y, tmp, (size_t)n * sizeof *x);
+    }
+    return true;
+}
+
+static bool tridiagonal_fits(const matrices_call *c) {
+    return c->n_results == 4 && has_one_less(c);
+}
+
+static void reverse(void *numbers, int64_t n, size_t size) {
+    char swapped[sizeof(double complex)], *x = numbers, *y = x + (n - 1) * (int64_t)size;
+    for (; x < y; x += size, y -= size) {
+        memcpy(swapped, x, size);
+        memcpy(x, y, size);
+        memcpy(y, swapped, size);
+    }
+}
+
+/* From the upper triangle as from the lower one of the matrix with rows and columns reversed. */
+static bool run_tridiagonal(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n');
+    const bool is_upper = !matrices_attr(c->op, "lower", 1);
+    copy(c, c->out[0], c->in[0], n * n);
+    if (is_upper)
+        reverse(c->out[0], n * n, c->la->scalar_size);
+    c->la->tridiagonal(c->out[0], n, c->out[1], c->out[2], c->out[3], c->work);
+    if (is_upper) {
+        reverse(c->out[0], n * n, c->la->scalar_size);
+        reverse(c->out[1], n, sizeof(double));
+        reverse(c->out[2], n - 1, sizeof(double));
+        reverse(c->out[3], n - 1, c->la->scalar_size);
+    }
+    return true;
+}
+
+static bool run_tridiagonal_solve(matrices_call *c) {
+    const int64_t n = matrices_size(c, 'n'), k = matrices_size(c, 'k');
+    const int64_t digits =
+        matrices_attr(c->op, "perturb", 0); /* of a number of this type, in bits */
+    const linalg_tridiagonal t = {.below = c->in[0],
+                                  .diagonal = c->in[1],
+                                  .above = c->in[2],
+                                  .n = n,
+                                  .epsilon =
+                                      digits > 0 && digits < 64 ? ldexp(1, -(int)digits) : 0};
+    copy(c, c->out[0], c->in[3], n * k);
+    return c->la->solve_tridiagonal(&t, c->out[0], k, c->work);
+}
+
 static const matrices_routine CHOLESKY = {NULL, "snn -> snn", NULL, run_cholesky, 1.0 / 3, 0, true};
 static const matrices_routine TRIANGULAR = {
     NULL, "snn spq -> spq", triangular_fits, run_triangular, 1, 0, true};
@@ -211,9 +308,14 @@ static const matrices_routine ROUTINES[] = {
     {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product, 2, 0,
      false},
     {"vtrn.eigh", "snn -> snd rd", eigh_fits, run_eigh, 9, 1, false},
+    {"vtrn.eig", "snn -> cn cnn cnn", eig_fits, run_eig, 25, 1, false},
+    {"vtrn.hessenberg", "snn -> snn sh", hessenberg_fits, run_hessenberg, 4, 0, false},
     {"vtrn.lu", "smn -> smn ik im", lu_fits, run_lu, 1, 0, true},
     {"vtrn.qr_pivoted", "smn in -> smn in sk", pivoted_fits, run_qr_pivoted, 2, 0, false},
     {"vtrn.reflections_apply", "smn sk spq -> spq", apply_fits, run_apply, 4, 0, false},
+    {"vtrn.schur", "snn -> snn snn", NULL, run_schur, 25, 1, false},
+    {"vtrn.tridiagonal", "snn -> snn rn rh sh", tridiagonal_fits, run_tridiagonal, 2, 0, false},
+    {"vtrn.tridiagonal_solve", "sn sn sn snk -> snk", NULL, run_tridiagonal_solve, 10, 0, false},
     {"vtrn.svd", "smn -> rk smp sqn", svd_fits, run_svd, 20, 1, false},
 };
 
