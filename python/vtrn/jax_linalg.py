@@ -10,9 +10,10 @@ from typing import Any
 
 def register() -> None:
     """Adds the rules; the platform must be known to JAX."""
+    from jax import lax
     from jax import numpy as jnp
     from jax._src.interpreters import mlir
-    from jax._src.lax import linalg
+    from jax._src.lax import ann, linalg
 
     def call(ctx: Any, target: str, operands: Sequence[Any], avals: Sequence[Any], **params: int):
         module = ctx.module_context
@@ -79,7 +80,22 @@ def register() -> None:
 
         return mlir.lower_fun(some, multiple_results=True)(ctx, a)
 
+    def approx_top_k(
+        ctx, operand, *, k, reduction_dimension, is_max_k, recall_target, aggregate_to_topk,
+        reduction_input_size_override,
+    ):  # fmt: skip
+        # The exact answer, on the engines. Without aggregation more than k are returned.
+        del k, recall_target, aggregate_to_topk, reduction_input_size_override
+        count = ctx.avals_out[0].shape[reduction_dimension]
+
+        def exact(x):
+            values, indices = lax.top_k(x if is_max_k else -x, count, axis=reduction_dimension)
+            return [values if is_max_k else -values, indices]
+
+        return mlir.lower_fun(exact, multiple_results=True)(ctx, operand)
+
     rules = {
+        ann.approx_top_k_p: approx_top_k,
         linalg.eig_p: eig,
         linalg.eigh_p: eigh,
         linalg.geqp3_p: qr_pivoted,

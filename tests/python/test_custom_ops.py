@@ -34,6 +34,7 @@ CASES = {
     "sorting indices": jnp.argsort,
     "a sort of pairs by the first and the second": lambda x: lax.sort((x, -x, x * 2), num_keys=2),
     "the largest few": lambda x: lax.top_k(x, 3),
+    "the least few, approximately": lambda x: lax.approx_min_k(x, 3, reduction_dimension=0),
     "where the largest is": lambda x: (jnp.argmax(x, 1), jnp.argmin(x, 0)),
     "a median": lambda x: jnp.median(x, axis=1),
     "the number of distinct values": lambda x: jnp.unique(jnp.round(x), size=20),
@@ -116,14 +117,9 @@ def blobs_of(text):
     return list(re.finditer(r"(?m)^custom \d+ .* blob ([0-9a-f]+)$", text))
 
 
-@pytest.mark.parametrize("name", ["a reduction of pairs", "a Fourier transform",
-                                  "a sort of pairs by the first and the second",
-                                  "a scatter of minima"])  # fmt: skip
-def test_a_mutated_custom_op_is_refused_or_harmless(name, device, tmp_path):
-    """Its bytes as an enemy writes them: one changed number, checksum and all else in order."""
-    rng = np.random.default_rng([SEED, len(name)])
-    x = rng.standard_normal((8, 12)).astype(np.float32)
-    good = compile_case(device, CASES[name], x)
+def try_mutants(device, good, x, rng, tmp_path):
+    """Custom ops as an enemy writes them: one changed number, checksum and all else in order. Each is
+    refused, with a reason and a place, or harmless. -> how many were refused, how many ran"""
     text = disassemble(good.program(), tmp_path)
     blobs = blobs_of(text)
     assert blobs
@@ -138,7 +134,7 @@ def test_a_mutated_custom_op_is_refused_or_harmless(name, device, tmp_path):
         except capi.VtrnError as error:
             message = str(error)
             assert "internal" not in message, message
-            assert re.search(r"\n  at custom \d+ \(stablehlo\.", message), message
+            assert re.search(r"\n  at custom \d+ \(", message), message
             n_refused += 1
             continue
         try:
@@ -147,6 +143,16 @@ def test_a_mutated_custom_op_is_refused_or_harmless(name, device, tmp_path):
             assert re.match("unimplemented|bad argument", str(error)), error
         mutant.destroy()
         n_run += 1
+    return n_refused, n_run
+
+
+@pytest.mark.parametrize("name", ["a reduction of pairs", "a Fourier transform",
+                                  "a sort of pairs by the first and the second",
+                                  "a scatter of minima", "the least few, approximately"])  # fmt: skip
+def test_a_mutated_custom_op_is_refused_or_harmless(name, device, tmp_path):
+    rng = np.random.default_rng([SEED, len(name)])
+    x = rng.standard_normal((8, 12)).astype(np.float32)
+    n_refused, n_run = try_mutants(device, compile_case(device, CASES[name], x), x, rng, tmp_path)
     assert n_refused > 50 and n_run > 5
     want, got, _ = run(device, CASES[name], x)
     compare(want, got)

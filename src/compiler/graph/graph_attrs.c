@@ -287,6 +287,21 @@ static void get_collective(attr_reader *r, int kind, graph_attrs *a) {
     }
 }
 
+/* ApproxTopK says in a dictionary along which dimension it works; the shapes say the rest. */
+static void get_approx_top_k(attr_reader *r, graph_op *op) {
+    const vhlo_entry *dictionary = find(r, "mhlo.backend_config", true), *e = NULL;
+    if (!r->status)
+        r->status = vhlo_dictionary_get(r->b->m, dictionary, "reduction_dim", &e);
+    if (r->status)
+        return;
+    if (!e || !vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_ATTR_INTEGER) || e->n_ints != 1) {
+        refuse(r, "mhlo.backend_config", "a dictionary with an integer reduction_dim");
+        return;
+    }
+    op->attrs.custom_call.backend_config =
+        arena_printf(&r->b->g->arena, "dim=%lld", (long long)e->ints[0]);
+}
+
 static void get_custom_call(attr_reader *r, graph_op *op) {
     vhlo_string s;
     const vhlo_entry *target = find(r, "call_target_name", true);
@@ -299,6 +314,8 @@ static void get_custom_call(attr_reader *r, graph_op *op) {
         op->name = arena_strdup(&r->b->g->arena, s.text, s.len);
     if (vhlo_entry_string(config, &s))
         op->attrs.custom_call.backend_config = arena_strdup(&r->b->g->arena, s.text, s.len);
+    if (op->name && !strcmp(op->name, "ApproxTopK"))
+        get_approx_top_k(r, op);
     if (!op->name || !op->attrs.custom_call.backend_config)
         r->status = VTRN_OUT_OF_MEMORY(s.len);
 }

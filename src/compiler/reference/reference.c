@@ -50,6 +50,7 @@ static const struct {
     {"annotate_device_placement", is_same, ref_identity},
     {"xla.sdy.FuncResultSharding", is_same, ref_identity},
     {VTRN_CALLBACK_NAME, fits_always, callback},
+    {"ApproxTopK", ref_top_k_fits, ref_top_k},
 };
 
 static ref_fn find_custom_call(const graph *g, const graph_op *op) {
