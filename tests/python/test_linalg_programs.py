@@ -66,3 +66,10 @@ def test_time_grows_as_the_cube_of_the_size(name, device):
         executable(a)
         times.append(executable.profile().step_ns)
     assert times[1] > 4 * times[0]
+
+
+def test_a_program_written_for_jax_on_the_cpu_is_refused_with_the_remedy(device):
+    with jax.default_device(jax.devices("cpu")[0]):
+        exported = jax.export.export(jax.jit(linalg.eigh), platforms=["cpu"])(np.eye(3, dtype=np.float32))
+    with pytest.raises(capi.VtrnError, match="lapack_ssyevd_ffi.*vtrn package installed"):
+        device.compile(exported.mlir_module_serialized)

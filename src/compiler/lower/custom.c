@@ -61,8 +61,13 @@ vtrn_status lower_custom(lower *l, const graph_op *op) {
         return VTRN_ERROR(VTRN_UNIMPLEMENTED,
                           "%s: this operation has neither a lowering onto the engines nor a "
                           "reference; run this part on the CPU backend, or write it in operations "
-                          "of StableHLO",
-                          op->name);
+                          "of StableHLO%s",
+                          op->name,
+                          strncmp(op->name, "lapack_", 7)
+                              ? ""
+                              : "; it was written for JAX's CPU backend: compile for platform "
+                                "neuron, with the vtrn package installed or its python directory "
+                                "on PYTHONPATH");
     if (l->options->is_strict)
         return VTRN_ERROR(
             VTRN_UNIMPLEMENTED,
