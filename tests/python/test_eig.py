@@ -76,6 +76,16 @@ def test_special_matrices(name):
     assert_product(z @ t @ adjoint(z), a)
 
 
+def test_eigenvalues_of_a_badly_scaled_matrix_keep_their_digits():
+    a = matrix((6, 6), "float64")
+    scales = 2.0 ** np.arange(0, 60, 10)
+    w, v = on_neuron(jnp.linalg.eig, a * scales / scales[:, None])
+    w0, v0 = on_neuron(jnp.linalg.eig, a)
+    np.testing.assert_allclose(np.sort_complex(w), np.sort_complex(w0), rtol=1e-10)
+    residual = (a * scales / scales[:, None]) @ v - v * w
+    assert np.abs(residual * scales[:, None]).max() < 1e-12 * np.abs(v * scales[:, None]).max()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_not_finite_gives_nan_for_its_matrix_alone(dtype):
     a = matrix((3, 4, 4), dtype)

@@ -85,6 +85,9 @@ typedef struct linalg {
 
     /* a[n][n] = Q H Q^H: H on and above the subdiagonal, the reflections below, with tau[n - 1]. */
     void (*hessenberg)(void *a, int64_t n, void *tau, void *work);
+    /* a[n][n] becomes D^-1 a D with rows and columns of about equal size; d[n] are powers of two.
+     */
+    void (*balance)(void *a, int64_t n, double *d);
     /* a[n][n] becomes T, upper triangular but for 2 x 2 blocks of a real matrix's complex
      * eigenvalues, with Z T Z^H the matrix. */
     bool (*schur)(void *a, int64_t n, void *z, void *work);
@@ -92,8 +95,9 @@ typedef struct linalg {
      * reverse order. */
     void (*schur_of_adjoint)(void *t, int64_t n, void *z);
     void (*eigenvalues)(const void *t, int64_t n, double complex *w);
-    /* v[n][n]: column k is the unit eigenvector for eigenvalue k of Z T Z^H. Scales T. */
-    void (*eigenvectors)(void *t, int64_t n, const void *z, double complex *v, void *work);
+    /* v[n][n]: column k is the unit eigenvector for eigenvalue k of D Z T Z^H D^-1. Scales T. */
+    void (*eigenvectors)(void *t, int64_t n, const void *z, const double *d, double complex *v,
+                         void *work);
 
     /* b[n][n_columns] becomes the solution; false when the matrix is singular. */
     bool (*solve_tridiagonal)(const linalg_tridiagonal *t, void *b, int64_t n_columns, void *work);

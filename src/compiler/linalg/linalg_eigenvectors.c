@@ -51,6 +51,37 @@ static void keep_in_range(int64_t n, double complex *x, int64_t i) {
         x[k] /= size;
 }
 
+void LINALG(balance)(void *matrix, int64_t n, double *d) {
+    enum { MAX_SWEEPS = 64 };
+    scalar *a = matrix;
+    for (int64_t i = 0; i < n; i++)
+        d[i] = 1;
+    bool has_changed = true;
+    for (int sweep = 0; sweep < MAX_SWEEPS && has_changed; sweep++) {
+        has_changed = false;
+        for (int64_t i = 0; i < n; i++) {
+            double column = 0, row = 0;
+            for (int64_t k = 0; k < n; k++)
+                if (k != i) {
+                    column += magnitude1(a[i * n + k]);
+                    row += magnitude1(a[k * n + i]);
+                }
+            if (column < DBL_MIN || row < DBL_MIN)
+                continue;
+            /* the power of two nearest to sqrt(row / column) makes both about equal */
+            const double factor = scalbn(1, (int)lrint(log2(row / column) / 2));
+            if (column * factor + row / factor >= 0.95 * (column + row) || d[i] * factor > 1e100 ||
+                d[i] * factor < 1e-100)
+                continue;
+            has_changed = true;
+            d[i] *= factor;
+            scale(n, factor, a + i * n);
+            for (int64_t k = 0; k < n; k++)
+                a[k * n + i] /= factor;
+        }
+    }
+}
+
 /* The eigenvector of T for its eigenvalue in row last, or in rows last - 1 and last: x[0..last].
  * Right-hand sides become solutions from the last row up. */
 static void back_substitute(const scalar *t, int64_t n, int64_t last, double complex w,
@@ -111,8 +142,8 @@ static void normalise(int64_t n, double complex *v, bool is_real) {
     v[largest_i] = creal(v[largest_i]);
 }
 
-void LINALG(eigenvectors)(void *form, int64_t n, const void *vectors, double complex *v,
-                          void *work) {
+void LINALG(eigenvectors)(void *form, int64_t n, const void *vectors, const double *d,
+                          double complex *v, void *work) {
     const scalar *t = form, *z = vectors;
     scale_to_one(n * n, form);
     double complex *x = work, *w = x + n;
@@ -126,6 +157,8 @@ void LINALG(eigenvectors)(void *form, int64_t n, const void *vectors, double com
         for (int64_t j = 0; j <= last; j++)
             for (int64_t i = 0; i < n; i++)
                 column[i] += z[j * n + i] * x[j];
+        for (int64_t i = 0; i < n; i++)
+            column[i] *= d[i];
         normalise(n, column, !LINALG_COMPLEX && !has_pair);
         for (int64_t i = 0; i < n && has_pair; i++)
             column[n + i] = conj(column[i]);

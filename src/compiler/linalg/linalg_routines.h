@@ -20,10 +20,12 @@ void LINALG(solve_left)(const linalg_triangle *t, const void *a, int64_t n, void
 void LINALG(solve_right)(const linalg_triangle *t, const void *a, int64_t n, void *b,
                          int64_t n_rows);
 void LINALG(hessenberg)(void *a, int64_t n, void *tau, void *work);
+void LINALG(balance)(void *a, int64_t n, double *d);
 bool LINALG(schur)(void *a, int64_t n, void *z, void *work);
 void LINALG(schur_of_adjoint)(void *t, int64_t n, void *z);
 void LINALG(eigenvalues)(const void *t, int64_t n, double complex *w);
-void LINALG(eigenvectors)(void *t, int64_t n, const void *z, double complex *v, void *work);
+void LINALG(eigenvectors)(void *t, int64_t n, const void *z, const double *d, double complex *v,
+                          void *work);
 bool LINALG(solve_tridiagonal)(const linalg_tridiagonal *t, void *b, int64_t n_columns, void *work);
 
 #endif

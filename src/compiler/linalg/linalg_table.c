@@ -19,6 +19,7 @@ const linalg linalg_real = {
     .solve_left = LINALG(solve_left),
     .solve_right = LINALG(solve_right),
     .hessenberg = LINALG(hessenberg),
+    .balance = LINALG(balance),
     .schur = LINALG(schur),
     .schur_of_adjoint = LINALG(schur_of_adjoint),
     .eigenvalues = LINALG(eigenvalues),

@@ -236,16 +236,20 @@ static bool run_eig(matrices_call *c) {
     const int64_t n = matrices_size(c, 'n');
     const bool has_left = matrices_attr(c->op, "left", 0), has_right = c->n_results > 1 + has_left;
     void *t = c->in[0], *z = c->work_matrices;
+    double *d = scalar_at(c, c->work_matrices, n * n);
+    c->la->balance(t, n, d);
     if (!c->la->schur(t, n, z, c->work))
         return false;
     c->la->eigenvalues(t, n, c->out[0]);
     if (has_right)
-        c->la->eigenvectors(t, n, z, c->out[1 + has_left], c->work);
+        c->la->eigenvectors(t, n, z, d, c->out[1 + has_left], c->work);
     if (!has_left)
         return true;
     c->la->schur_of_adjoint(t, n, z);
+    for (int64_t i = 0; i < n; i++)
+        d[i] = 1 / d[i];
     double complex *v = c->out[1], *tmp = c->work;
-    c->la->eigenvectors(t, n, z, v, c->work);
+    c->la->eigenvectors(t, n, z, d, v, c->work);
     for (int64_t j = 0; j < n - 1 - j; j++) {
         double complex *x = v + j * n, *y = v + (n - 1 - j) * n;
         memcpy(tmp, x, (size_t)n * sizeof *x);
@@ -308,7 +312,7 @@ static const matrices_routine ROUTINES[] = {
     {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product, 2, 0,
      false},
     {"vtrn.eigh", "snn -> snd rd", eigh_fits, run_eigh, 9, 1, false},
-    {"vtrn.eig", "snn -> cn cnn cnn", eig_fits, run_eig, 25, 1, false},
+    {"vtrn.eig", "snn -> cn cnn cnn", eig_fits, run_eig, 25, 2, false},
     {"vtrn.hessenberg", "snn -> snn sh", hessenberg_fits, run_hessenberg, 4, 0, false},
     {"vtrn.lu", "smn -> smn ik im", lu_fits, run_lu, 1, 0, true},
     {"vtrn.qr_pivoted", "smn in -> smn in sk", pivoted_fits, run_qr_pivoted, 2, 0, false},
