@@ -1,0 +1,225 @@
+/* The routines of compiler/linalg on small matrices of every shape: their factors give the matrix,
+ * and no access leaves a buffer of exactly the size that the header states. */
+#include "compiler/linalg/linalg.h"
+
+#include "../test_seed.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MAX_SIZE = 9, N_BUFFERS = 16 };
+
+/* Buffers of one call, and the numbers that fill them. */
+typedef struct maker {
+    const linalg *la;
+    bool is_complex;
+    uint64_t state;
+    void *buffers[N_BUFFERS];
+    int n_buffers;
+} maker;
+
+static void *zeros(maker *m, int64_t n, size_t size) {
+    assert_true(m->n_buffers < N_BUFFERS);
+    void *p = calloc(n ? (size_t)n : 1, size);
+    assert_non_null(p);
+    m->buffers[m->n_buffers++] = p;
+    return p;
+}
+
+static void *scalars(maker *m, int64_t n) {
+    return zeros(m, n, m->la->scalar_size);
+}
+
+static void release(maker *m) {
+    while (m->n_buffers)
+        free(m->buffers[--m->n_buffers]);
+}
+
+static double draw(maker *m) {
+    m->state = m->state * 6364136223846793005u + 1442695040888963407u;
+    return (double)(int64_t)m->state / 9223372036854775808.0;
+}
+
+static void *random_scalars(maker *m, int64_t n) {
+    double *x = scalars(m, n);
+    for (int64_t i = 0; i < n * (m->is_complex ? 2 : 1); i++)
+        x[i] = draw(m);
+    return x;
+}
+
+static void *copy_of(maker *m, const void *src, int64_t n) {
+    void *p = scalars(m, n);
+    memcpy(p, src, (size_t)n * m->la->scalar_size);
+    return p;
+}
+
+static double complex at(const maker *m, const void *a, int64_t rows, int64_t i, int64_t j) {
+    return m->is_complex ? ((const double complex *)a)[j * rows + i]
+                         : ((const double *)a)[j * rows + i];
+}
+
+/* sum over k of x[i][k] w[k] conj(y[j][k]), for matrices of n_x and n_y rows; w NULL: ones. */
+static double complex product(const maker *m, const void *x, int64_t n_x, int64_t i, const void *y,
+                              int64_t n_y, int64_t j, const double *w, int64_t n) {
+    double complex sum = 0;
+    for (int64_t k = 0; k < n; k++)
+        sum += at(m, x, n_x, i, k) * (w ? w[k] : 1) * conj(at(m, y, n_y, j, k));
+    return sum;
+}
+
+static void assert_near(double complex x, double complex y) {
+    if (cabs(x - y) > 1e-13)
+        fail_msg("%g%+gi is not %g%+gi", creal(x), cimag(x), creal(y), cimag(y));
+}
+
+static void check_eigh(maker *m, int64_t n) {
+    void *a = random_scalars(m, n * n), *v = copy_of(m, a, n * n);
+    double *w = zeros(m, n, sizeof *w);
+    assert_true(m->la->eigh(v, n, w, scalars(m, linalg_work(n, n))));
+    for (int64_t j = 0; j < n; j++) {
+        assert_true(!j || w[j] >= w[j - 1]);
+        for (int64_t i = j; i < n; i++) {
+            double complex expected = at(m, a, n, i, j);
+            assert_near(product(m, v, n, i, v, n, j, w, n), i == j ? creal(expected) : expected);
+            assert_near(product(m, v, n, i, v, n, j, NULL, n), i == j);
+        }
+    }
+    release(m);
+}
+
+static void check_svd(maker *m, int64_t rows, int64_t n, int64_t n_left) {
+    void *a = random_scalars(m, rows * n), *spoilt = copy_of(m, a, rows * n);
+    double *s = zeros(m, n, sizeof *s), *alone = zeros(m, n, sizeof *s);
+    linalg_vectors vectors = {scalars(m, rows * n_left), scalars(m, n * n), n_left};
+    void *work = scalars(m, linalg_work(rows, n));
+    assert_true(m->la->svd(spoilt, rows, n, &vectors, s, work));
+    memcpy(spoilt, a, (size_t)(rows * n) * m->la->scalar_size);
+    assert_true(m->la->svd(spoilt, rows, n, NULL, alone, work));
+    for (int64_t j = 0; j < n; j++) {
+        assert_near(s[j], alone[j]);
+        for (int64_t i = 0; i < rows; i++)
+            assert_near(product(m, vectors.left, rows, i, vectors.right, n, j, s, n),
+                        at(m, a, rows, i, j));
+    }
+    for (int64_t i = 0; i < rows && n_left == rows; i++)
+        for (int64_t j = 0; j < rows; j++)
+            assert_near(product(m, vectors.left, rows, i, vectors.left, rows, j, NULL, rows),
+                        i == j);
+    release(m);
+}
+
+/* The first min(rows, n) columns of Q times R, column by column, are those of a in the order of
+ * pivots. */
+static void check_qr(maker *m, int64_t rows, int64_t n, bool is_pivoted) {
+    const int64_t k = rows < n ? rows : n;
+    void *a = random_scalars(m, rows * n), *r = copy_of(m, a, rows * n), *tau = scalars(m, k);
+    int64_t *pivots = zeros(m, n, sizeof *pivots);
+    if (is_pivoted)
+        m->la->qr_pivoted(r, rows, n, pivots, tau, scalars(m, linalg_work(rows, n)));
+    else
+        m->la->qr(r, rows, n, tau);
+    void *q = copy_of(m, r, rows * k);
+    m->la->reflections_product(q, rows, k, k, tau);
+    const linalg_reflections reflections = {r, tau, rows, k};
+    void *back = copy_of(m, a, rows * n);
+    m->la->reflections_apply(&reflections, true, back, n);
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t column = is_pivoted ? pivots[j] - 1 : j;
+        for (int64_t i = 0; i < rows; i++) {
+            double complex sum = 0;
+            for (int64_t l = 0; l < k && l <= j; l++)
+                sum += at(m, q, rows, i, l) * at(m, r, rows, l, j);
+            assert_near(sum, at(m, a, rows, i, column));
+            assert_near(at(m, back, rows, i, column), i <= j ? at(m, r, rows, i, j) : 0);
+        }
+    }
+    release(m);
+}
+
+static void check_eig(maker *m, int64_t n) {
+    void *a = random_scalars(m, n * n), *t = copy_of(m, a, n * n), *z = scalars(m, n * n);
+    void *work = scalars(m, linalg_work(n, n));
+    double *d = zeros(m, n, sizeof *d);
+    double complex *w = zeros(m, n, sizeof *w), *v = zeros(m, n * n, sizeof *v);
+    m->la->balance(t, n, d);
+    assert_true(m->la->schur(t, n, z, work));
+    m->la->eigenvalues(t, n, w);
+    m->la->eigenvectors(t, n, z, d, v, work);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t i = 0; i < n; i++) {
+            double complex sum = 0;
+            for (int64_t k = 0; k < n; k++)
+                sum += at(m, a, n, i, k) * v[j * n + k];
+            assert_near(sum, w[j] * v[j * n + i]);
+        }
+    release(m);
+}
+
+static void check_solve(maker *m, int64_t n, int64_t n_columns) {
+    void *a = random_scalars(m, n * n), *lu = copy_of(m, a, n * n);
+    void *b = random_scalars(m, n * n_columns), *x = copy_of(m, b, n * n_columns);
+    int64_t *pivots = zeros(m, n, sizeof *pivots);
+    m->la->lu(lu, n, n, pivots);
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t j = 0; j < n_columns; j++) {
+            char kept[sizeof(double complex)];
+            const size_t size = m->la->scalar_size;
+            char *p = (char *)x + (j * n + k) * (int64_t)size;
+            char *q = (char *)x + (j * n + pivots[k]) * (int64_t)size;
+            memcpy(kept, p, size);
+            memmove(p, q, size);
+            memcpy(q, kept, size);
+        }
+    m->la->solve_left(&(linalg_triangle){.is_lower = true, .has_unit_diagonal = true}, lu, n, x,
+                      n_columns);
+    m->la->solve_left(&(linalg_triangle){.is_lower = false}, lu, n, x, n_columns);
+    for (int64_t j = 0; j < n_columns; j++)
+        for (int64_t i = 0; i < n; i++) {
+            double complex sum = 0, size = 0;
+            for (int64_t k = 0; k < n; k++) {
+                sum += at(m, a, n, i, k) * at(m, x, n, k, j);
+                size += cabs(at(m, x, n, k, j));
+            }
+            assert_near(sum / (1 + size), at(m, b, n, i, j) / (1 + size));
+        }
+    release(m);
+}
+
+static void run_all(const linalg *la, bool is_complex) {
+    maker m = {.la = la, .is_complex = is_complex, .state = test_seed()};
+    for (int64_t n = 0; n <= MAX_SIZE; n++) {
+        check_eigh(&m, n);
+        check_eig(&m, n);
+        check_solve(&m, n, 3);
+        for (int64_t rows = 0; rows <= MAX_SIZE; rows++) {
+            check_qr(&m, rows, n, false);
+            check_qr(&m, rows, n, true);
+            if (rows < n)
+                continue;
+            check_svd(&m, rows, n, n);
+            check_svd(&m, rows, n, rows);
+        }
+    }
+}
+
+static void factors_of_real_matrices_give_the_matrix(void **state) {
+    (void)state;
+    run_all(&linalg_real, false);
+}
+
+static void factors_of_complex_matrices_give_the_matrix(void **state) {
+    (void)state;
+    run_all(&linalg_complex, true);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(factors_of_real_matrices_give_the_matrix),
+        cmocka_unit_test(factors_of_complex_matrices_give_the_matrix),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
