@@ -16,9 +16,12 @@ def register() -> None:
     from jax._src.lax import ann, linalg
 
     def call(ctx: Any, target: str, operands: Sequence[Any], avals: Sequence[Any], **params: int):
+        dtype = ctx.avals_in[0].dtype
+        if dtype == jnp.float16:  # JAX has no factorisation of these on any platform.
+            raise NotImplementedError(f"Unsupported dtype {dtype} in {target}: convert to float32 first")
         module = ctx.module_context
         return mlir.custom_call(
-            f"vtrn.{target}",
+            target if target[0].isupper() else f"vtrn.{target}",
             result_types=[mlir.aval_to_ir_type(module, aval) for aval in avals],
             operands=operands,
             backend_config=" ".join(f"{name}={int(value)}" for name, value in params.items()),
@@ -57,6 +60,9 @@ def register() -> None:
 
     def lu(ctx, a):
         return call(ctx, "lu", [a], ctx.avals_out)
+
+    def qr(ctx, a):
+        return call(ctx, "Qr", [a], ctx.avals_out)
 
     def qr_pivoted(ctx, a, pivots, *, use_magma):
         del use_magma
@@ -99,6 +105,7 @@ def register() -> None:
         linalg.eig_p: eig,
         linalg.eigh_p: eigh,
         linalg.geqp3_p: qr_pivoted,
+        linalg.geqrf_p: qr,
         linalg.hessenberg_p: hessenberg,
         linalg.lu_p: lu,
         linalg.ormqr_p: reflections_apply,
