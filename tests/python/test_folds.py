@@ -252,3 +252,67 @@ def test_a_variance_beside_a_large_mean_does_not_cancel(cols):
 
     want = x.astype(np.float64).var(-1)
     np.testing.assert_allclose(run(variance, x), want, rtol=1e-4)  # x * x has 24 bits, of which 16 cancel
+
+
+# --- products --------------------------------------------------------------------------------------
+
+PRODUCT_ENDS = {
+    "bias": lambda p, s, x: p + s,
+    "residual, from the left": lambda p, s, x: x[:, : p.shape[1]] - p,
+    "scale": lambda p, s, x: p * 0.125,
+    "scale, then a row": lambda p, s, x: (p * 0.125) * x[:, :1],
+    "two steps with a tile": lambda p, s, x: (p * 2 + x[:, : p.shape[1]]) * s,
+    "negative": lambda p, s, x: -p,
+    "function of an affine": lambda p, s, x: jnp.tanh(p * 0.25 + 0.5),
+    "comparison": lambda p, s, x: jnp.where(p > s, s, 1).astype(p.dtype),
+    "gate": lambda p, s, x: jax.nn.silu(p) * s,
+    "scores": lambda p, s, x: jax.nn.softmax(p * 0.125, -1),
+    "product of two products": lambda p, s, x: p * (x @ jnp.ones((x.shape[1], p.shape[1]), x.dtype)),
+    "square": lambda p, s, x: p * p,
+    "sum of a row of functions": lambda p, s, x: jnp.exp(p - 3).sum(-1, keepdims=True) + s,
+}
+
+
+def product_arguments(rows, cols, dtype, depth=64):
+    rng = np.random.default_rng(SEED + rows * 10007 + cols)
+    x = (rng.standard_normal((rows, max(depth, cols))) / np.sqrt(max(depth, cols))).astype(dtype)
+    w = rng.standard_normal((max(depth, cols), cols)).astype(dtype)
+    return x, w, rng.standard_normal(cols).astype(dtype)
+
+
+@pytest.mark.parametrize("rows,cols", [(1, 31), (33, 1), (129, 127), (257, 640), (128, 1025), (130, 2049)])
+@pytest.mark.parametrize("name", PRODUCT_ENDS)
+def test_what_takes_a_product_from_psum_has_the_value_of_its_copy(name, rows, cols):
+    f = lambda x, w, s: PRODUCT_ENDS[name](x @ w, s, x)  # noqa: E731
+    args = product_arguments(rows, cols, np.float32)
+    np.testing.assert_allclose(run(f, *args), on_cpu(f, *args), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("chip", [*CHIPS, "inf2"])
+@pytest.mark.parametrize("dtype", [BF16, np.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", PRODUCT_ENDS)
+def test_narrow_products_from_psum_on_each_chip(name, dtype, chip):
+    f = lambda x, w, s: PRODUCT_ENDS[name](x @ w, s, x)  # noqa: E731
+    args = product_arguments(150, 640, dtype)
+    got, want = run(f, *args, chip=chip).astype(np.float64), on_cpu(f, *args)
+    if name == "comparison":  # beside a tie, rounding chooses
+        assert (got != want).mean() < 0.01
+    else:
+        np.testing.assert_allclose(got, want, rtol=0.04, atol=0.04)
+
+
+def test_a_bias_is_added_to_a_product_in_psum(tmp_path):
+    """Sums are fp32 in PSUM, what is transposed on its way in is bf16."""
+    args = product_arguments(256, 512, BF16, depth=128)
+    text = dump(lambda x, w, s: x @ w + s, *args, stage="emit", tmp_path=tmp_path)
+    readers = re.findall(r"^    \w+ ([\w.]+) sbuf\S+ \S+ psum\[[^]]*\]:fp32", text, flags=re.M)
+    assert readers and set(readers) == {"tensor_tensor.add"}
+    kept = dump(lambda x, w, s: (x @ w + s, x @ w), *args, stage="emit", tmp_path=tmp_path)
+    readers = re.findall(r"^    \w+ ([\w.]+) sbuf\S+ \S+ psum\[[^]]*\]:fp32", kept, flags=re.M)
+    assert {"tensor_copy", "activate.copy"} & set(readers)
+
+
+def test_the_largest_of_a_row_is_negated_by_its_reduction(tmp_path):
+    text = dump(shifted_exp, np.zeros((128, 256), np.float32), stage="emit", tmp_path=tmp_path)
+    assert re.search(r"tensor_reduce.*negate", text), text
+    assert "tensor_scalar" not in text

@@ -42,14 +42,17 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
     if (in->shape == NODE_ROW)
         *out = stretched(&in->t, env->rows, cols);
     else if (in->shape == NODE_COL)
-        *out = tile_ap_cols(&in->t, env->rows, env->col0, cols);
-    else
+        *out = tile_ap_cols(&in->t, env->rows, env->col0 + env->first, cols);
+    else if (in->op == FUSION_CONTRACT && in->is_folded) /* sums of the columns at hand, in PSUM */
         *out = tile_ap(&in->t, env->rows, cols);
+    else
+        *out = tile_ap_cols(&in->t, env->rows, env->first, cols);
     return NULL;
 }
 
 vtrn_ap elementwise_dst_ap(const emit_env *env, const fusion_node *node) {
-    return tile_ap(&node->t, env->rows, elementwise_dst_cols(env, node));
+    uint32_t first = node->shape == NODE_ROW ? 0 : env->first;
+    return tile_ap_cols(&node->t, env->rows, first, elementwise_dst_cols(env, node));
 }
 
 vtrn_ap elementwise_temp_ap(const emit_env *env, const fusion_node *node, int k, vtrn_dtype dtype) {

@@ -10,7 +10,8 @@ typedef struct emit_env {
     emitter *e;
     fusion *f;
     uint32_t rows, cols;
-    uint32_t col0; /* first column, for COL operands */
+    uint32_t col0;  /* first column, for COL operands */
+    uint32_t first; /* column of the tiles with which the columns at hand begin */
     tile temps[ELEMENTWISE_MAX_TEMPS];
     const fusion_const *consts;
     int n_consts;

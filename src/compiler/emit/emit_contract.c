@@ -385,18 +385,13 @@ static vtrn_status run_pass(contract_work *w) {
     return load_shares(w, w->next.number + w->load_ahead);
 }
 
-/* The sums of a row tile in their banks. */
-typedef struct sums {
-    const tile *psum;
-    uint32_t n_m, n_n;
-} sums;
-
-/* Out of their banks into columns of dst, from col on. */
-static vtrn_status take_sums(contract_work *w, const sums *s, const tile *dst, uint32_t col) {
-    for (uint32_t n = 0, bank = 0; n < s->n_n; n += (uint32_t)w->c->bank_cols, bank++) {
-        uint32_t cols = (uint32_t)least(s->n_n - n, w->c->bank_cols);
-        vtrn_ap to = tile_ap_cols(dst, s->n_m, col + n, cols);
-        vtrn_ap from = tile_ap(&s->psum[bank], s->n_m, cols);
+/* Sums out of their banks into columns of dst, from col on. */
+static vtrn_status take_sums(contract_work *w, const contract_sums *s, const tile *dst,
+                             uint32_t col) {
+    for (uint32_t n = 0, bank = 0; n < s->n_cols; n += s->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)least(s->n_cols - n, s->bank_cols);
+        vtrn_ap to = tile_ap_cols(dst, s->n_rows, col + n, cols);
+        vtrn_ap from = tile_ap(&s->banks[bank], s->n_rows, cols);
         VTRN_RETURN_IF_ERROR(emit_scaled(w->e, &to, &from, 1, NULL));
     }
     return NULL;
@@ -449,17 +444,21 @@ vtrn_status contract_work_begin(emitter *e, const contraction *c, contract_banks
     return begin(w, banks);
 }
 
+vtrn_status contract_work_sums(contract_work *w, const contract_part *part, int64_t done,
+                               contract_sums *sums) {
+    contract_pass p = w->next;
+    VTRN_CHECK(p.batch * w->c->n_m + p.row == part->row && p.col == part->col + done && p.k == 0,
+               "tiles are asked for in the order of the passes");
+    *sums = (contract_sums){w->psum[0], (uint32_t)part->n_rows,
+                            (uint32_t)contract_pass_cols(w->c, &p), (uint32_t)w->c->bank_cols};
+    return run_pass(w);
+}
+
 vtrn_status contract_work_tile(contract_work *w, const contract_part *part, const tile *dst) {
-    for (int64_t done = 0; done < part->n_cols;) {
-        contract_pass p = w->next;
-        int64_t cols = contract_pass_cols(w->c, &p);
-        VTRN_CHECK(p.batch * w->c->n_m + p.row == part->row && p.col == part->col + done &&
-                       p.k == 0,
-                   "tiles are asked for in the order of the passes");
-        VTRN_RETURN_IF_ERROR(run_pass(w));
-        sums s = {w->psum[0], (uint32_t)part->n_rows, (uint32_t)cols};
+    contract_sums s = {0};
+    for (int64_t done = 0; done < part->n_cols; done += s.n_cols) {
+        VTRN_RETURN_IF_ERROR(contract_work_sums(w, part, done, &s));
         VTRN_RETURN_IF_ERROR(take_sums(w, &s, dst, (uint32_t)done));
-        done += cols;
     }
     return NULL;
 }
@@ -476,7 +475,8 @@ static vtrn_status store_tiles(contract_work *w, const contract_pass *p) {
         tile t =
             sbuf_tile(w, w->out_addr + w->flip_out++ % (uint32_t)c->cut.n_out * c->cut.out_bytes);
         t.dtype = o->dtype;
-        VTRN_RETURN_IF_ERROR(take_sums(w, &(sums){w->psum[i], n_m, (uint32_t)n_n}, &t, 0));
+        contract_sums s = {w->psum[i], n_m, (uint32_t)n_n, (uint32_t)c->bank_cols};
+        VTRN_RETURN_IF_ERROR(take_sums(w, &s, &t, 0));
         view_part part = {&out, o->n_m, row, n_m, p->col, n_n};
         VTRN_RETURN_IF_ERROR(emit_store(w->e, &part, &t, false));
     }

@@ -61,7 +61,17 @@ typedef struct contract_part {
     int64_t row, n_rows, col, n_cols;
 } contract_part;
 
-/* The part into dst. Parts are asked for in the order of the cut's loops. */
+/* The sums of a tile of rows: each bank has bank_cols columns, the last one what is left. */
+typedef struct contract_sums {
+    const tile *banks;
+    uint32_t n_rows, n_cols, bank_cols;
+} contract_sums;
+
+/* Makes the sums of the part's next columns, `done` of which were made before. Parts are asked for
+ * in the order of the cut's loops, and sums are read before the next ones are made. */
+vtrn_status contract_work_sums(contract_work *w, const contract_part *part, int64_t done,
+                               contract_sums *sums);
+/* The part into dst. */
 vtrn_status contract_work_tile(contract_work *w, const contract_part *part, const tile *dst);
 
 #endif

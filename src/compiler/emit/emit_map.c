@@ -38,6 +38,8 @@ static vtrn_status fill(emitter *e, const tile *t, uint32_t cols, double value) 
 /* After a row's tile was written: its copy in fp32, when an op may take it as a scalar, and its
  * negative, when an activation takes it as a bias. */
 static vtrn_status widen_row(emitter *e, const fusion_node *node, uint32_t rows) {
+    if (node->is_only_negative)
+        return NULL;
     if (node->has_negative) {
         tile negative = fusion_negative_row(&node->t);
         vtrn_ap to = tile_ap(&negative, rows, 1), from = tile_ap(&node->t, rows, 1);
@@ -352,6 +354,7 @@ static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const ti
     EMIT(reduce, x->e, TENSOR_REDUCE, VECTOR);
     reduce->op0 = (uint8_t)reduce_alu(node, false);
     reduce->arg[0] = 1;
+    reduce->flags = node->is_only_negative ? VTRN_FLAG_NEGATE : 0;
     reduce->ap[0] = tile_ap(to, x->env.rows, 1);
     reduce->ap[1] = columns(x, from, 0, x->env.cols);
     return NULL;
@@ -408,6 +411,10 @@ static vtrn_status emit_row_reduce(map_work *x, const fusion_node *node, const t
         return NULL;
     if (node->is_moments)
         return emit_moments(x, node);
+    if (node->is_only_negative) {
+        tile negative = fusion_negative_row(&node->t);
+        return emit_reduce_to(x, node, &negative);
+    }
     tile part = part_tile(x, node, turn);
     VTRN_RETURN_IF_ERROR(emit_reduce_to(x, node, &part));
     return join_part(x, node, turn);
@@ -473,6 +480,30 @@ static vtrn_status emit_pooling(map_work *x, const fusion_node *node, const tile
     return conv_work_pool(&x->conv, &part, &node->t);
 }
 
+/* A node that takes the sums of a contraction where they are, in PSUM, as they are made. */
+static vtrn_status emit_on_sums(map_work *x, const fusion_node *node, int contract,
+                                const tile_turn *turn) {
+    fusion_node *product = &x->f->nodes[contract];
+    contract_part part = {turn->r, turn->rows, turn->c, turn->cols};
+    contract_sums sums = {0};
+    for (uint32_t done = 0; done < turn->cols; done += sums.n_cols) {
+        x->e->build->source = product->source;
+        VTRN_RETURN_IF_ERROR(
+            contract_work_sums(&x->contracts[product->contract], &part, done, &sums));
+        x->e->build->source = node->source;
+        for (uint32_t n = 0; n < sums.n_cols; n += sums.bank_cols) {
+            uint32_t left = sums.n_cols - n;
+            product->t = sums.banks[n / sums.bank_cols];
+            x->env.first = done + n;
+            x->env.cols = left < sums.bank_cols ? left : sums.bank_cols;
+            VTRN_RETURN_IF_ERROR(elementwise_emit(&x->env, node));
+        }
+    }
+    x->env.first = 0;
+    x->env.cols = turn->cols;
+    return NULL;
+}
+
 static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *turn) {
     if (node->op == FUSION_LOAD)
         return load_node(x, node, turn);
@@ -490,6 +521,9 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
         return emit_row_reduce(x, node, turn);
     if (node->moments >= 0)
         return take_moment(x, node);
+    int contract = fold_contract_of(x->f, node);
+    if (contract >= 0)
+        return emit_on_sums(x, node, contract, turn);
     VTRN_RETURN_IF_ERROR(elementwise_emit(&x->env, node));
     return read_accumulator(x, node, turn);
 }
@@ -582,7 +616,8 @@ static void enter_turn(map_work *x, fusion_node *node, const tile_turn *turns, i
 static vtrn_status emit_abreast(map_work *x, fusion_node *node, const tile_turn *turns, int n) {
     bool is_alternating = node->shape == NODE_FULL && node->op < FUSION_LOAD &&
                           node->op != GRAPH_REDUCE && !node->is_exit &&
-                          node->sum < 0; /* one register for all */
+                          node->sum < 0 && /* one register for all */
+                          fold_contract_of(x->f, node) < 0;
     uint32_t begin[FUSION_MAX_ABREAST];
     for (int t = 0; t < n; t++) {
         enter_turn(x, node, turns, t);

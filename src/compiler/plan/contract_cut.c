@@ -26,7 +26,7 @@ typedef struct rates {
     double turn_ns, weights_ns;    /* a tile: transposed, loaded as weights */
     double turn_latency_ns;        /* from the start of a transpose to its use */
     double bank_ns;                /* a bank-wide matmul */
-    double copy_start_ns, copy_col_ns;
+    double copy_start_ns, copy_col_ns, least_copy_ns;
     double copies_abreast; /* engines that empty PSUM at the same time */
 } rates;
 
@@ -99,6 +99,8 @@ static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
     double half_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
     r.copy_col_ns = (full_ns - half_ns) / (double)(r.bank_cols - half_cols);
     r.copy_start_ns = fmax(0, full_ns - r.copy_col_ns * (double)r.bank_cols);
+    out.dim[0].num = sums.dim[0].num = 1;
+    r.least_copy_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
     r.copies_abreast = chip->cost.vector_scalar_share_psum ? 1 : 2;
     return r;
 }
@@ -107,6 +109,11 @@ static double matmul_ns(const rates *r, int64_t cols) {
     double least_ns = r->bank_ns / (double)r->bank_cols *
                       fmin(r->chip->cost.tensor_min_ii_cycles, (double)r->s->tile_rows);
     return fmax(r->bank_ns * (double)cols / (double)r->bank_cols, least_ns);
+}
+
+/* Of a bank, or of a part of one, to SBUF. */
+static double copy_ns(const rates *r, int64_t cols) {
+    return fmax(r->copy_start_ns + r->copy_col_ns * (double)cols, r->least_copy_ns);
 }
 
 /* ns between the starts of many stores of [rows, cols]. */
@@ -247,8 +254,8 @@ static void weigh(const rates *r, contract_cut *cut) {
     int64_t bank = least(cut->block_cols, r->bank_cols);
     double row_ns = columns_ns(r, n_n, cut->block_cols);
     double pe_ns = n_tiles * row_ns;
-    double copy_ns =
-        n_tiles * ((double)n_n * r->copy_col_ns + (double)parts(n_n, bank) * r->copy_start_ns);
+    double copies_ns = n_tiles * ((double)(n_n / bank) * copy_ns(r, bank) +
+                                  (n_n % bank ? copy_ns(r, n_n % bank) : 0));
     fills f = fills_of(s, cut);
     slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, n_m));
     slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->b_span, n_n));
@@ -256,7 +263,7 @@ static void weigh(const rates *r, contract_cut *cut) {
     a.latency_ns += b.load_ns * fmin(1, f.b / f.a); /* they share the rings */
     b.latency_ns += a.load_ns * fmin(1, f.a / f.b);
     pe_ns += f.a * a.turn_ns + f.b * b.turn_ns;
-    copy_ns += f.a * a.copy_ns + f.b * b.copy_ns;
+    copies_ns += f.a * a.copy_ns + f.b * b.copy_ns;
     if (s->is_stored)
         moved_ns += n_tiles * n_blocks * store_ns(r, s->tile_rows, cut->block_cols);
     int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
@@ -279,12 +286,13 @@ static void weigh(const rates *r, contract_cut *cut) {
     }
     int a_ahead = cut->n_a - a_needed + (a_holds && f.a <= a_needed);
     int b_ahead = f.b_stays ? cut->n_b : cut->n_b - b_needed;
-    double stalls_ns = 0;
+    double a_stalls_ns = 0, b_stalls_ns = 0;
     if (cut->n_a && f.a > a_needed)
-        stalls_ns += stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
+        a_stalls_ns = stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
     if (cut->n_b && f.b > 1)
-        stalls_ns += stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
-    double ns = together_ns(pe_ns + stalls_ns, moved_ns, copy_ns / r->copies_abreast);
+        b_stalls_ns = stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
+    double stalls_ns = fmax(a_stalls_ns, b_stalls_ns); /* both operands are filled side by side */
+    double ns = together_ns(pe_ns + stalls_ns, moved_ns, copies_ns / r->copies_abreast);
     cut->ns = ns + a.latency_ns + b.latency_ns;
     double n_sets = (double)(s->n_batch * parts(parts(n_m, s->tile_rows), cut->n_together));
     cut->pass_ns = ns / (n_sets * n_blocks * (double)chunks);

@@ -107,8 +107,17 @@ folded_activation fold_activation_of(const fusion *f, const fusion_node *node) {
     return a;
 }
 
-void fold_activations(fusion *f) {
-    int n_uses[FUSION_MAX_NODES];
+/* A reduction whose result is its operand's elements, or fp32: its negative is the same whether it
+ * is made at once or from the result. */
+static bool can_negate(const fusion *f, const fusion_node *node) {
+    return node->op == GRAPH_REDUCE && !node->is_stored && !node->is_summed && !node->is_moments &&
+           is_float(node->dtype) && is_float(f->nodes[node->in[0].node].dtype) &&
+           (node->dtype == VTRN_DTYPE_FP32 || node->reducer == GRAPH_REDUCER_MAXIMUM ||
+            node->reducer == GRAPH_REDUCER_MINIMUM);
+}
+
+void fold_activations(fusion *f, bool has_whole_rows) {
+    int n_uses[FUSION_MAX_NODES], n_negative[FUSION_MAX_NODES] = {0};
     vtrn_act func;
     fusion_count_uses(f, n_uses);
     fold_sums(f);
@@ -123,7 +132,12 @@ void fold_activations(fusion *f) {
         node->folds = 0;
         in->is_folded = true;
         folded_activation a = fold_activation_of(f, node);
-        if (a.is_minus_bias)
-            f->nodes[a.bias.node].has_negative = true;
+        if (!a.is_minus_bias)
+            continue;
+        fusion_node *row = &f->nodes[a.bias.node];
+        row->has_negative = true;
+        row->is_only_negative = has_whole_rows &&
+                                ++n_negative[a.bias.node] == n_uses[a.bias.node] &&
+                                can_negate(f, row);
     }
 }

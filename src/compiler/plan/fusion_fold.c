@@ -33,7 +33,7 @@ void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit) {
         fusion_node *node = &f->nodes[i];
         node->folds = node->sum = node->moments = FUSION_NO_NODE;
         node->is_moments = node->is_folded = node->is_square = node->is_summed =
-            node->has_negative = node->is_exit = false;
+            node->has_negative = node->is_only_negative = node->is_exit = false;
         if (node->is_live)
             normalise(node);
     }
@@ -43,5 +43,6 @@ void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit) {
     if (has_whole_rows)
         fold_moments(f);
     elementwise_fold(f);
-    fold_activations(f);
+    fold_activations(f, has_whole_rows);
+    fold_contracts(f);
 }

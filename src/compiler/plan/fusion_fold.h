@@ -29,7 +29,11 @@ conv_exit conv_find_exit(fusion *f);
 void elementwise_fold(fusion *f);
 /* fold_activations.c: func(x * scale + bias) on the Scalar engine, and the sum of each row of it.
  */
-void fold_activations(fusion *f);
+void fold_activations(fusion *f, bool has_whole_rows);
+/* fold_contracts.c: contractions whose one reader takes their sums from PSUM. */
+void fold_contracts(fusion *f);
+/* That contraction among what a node folds, or FUSION_NO_NODE. */
+int fold_contract_of(const fusion *f, const fusion_node *node);
 
 /* Whether a node's value may be passed on in fp32 though its type is narrower: arithmetic in bf16
  * and fp16 need not round in between, conversions and narrower types must. */

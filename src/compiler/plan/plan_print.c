@@ -111,7 +111,7 @@ static void print_node(const plan *p, const kernel *k, int i, plan_stage stage, 
         print_cut(&m->contracts[node->contract], out);
     if (stage > PLAN_FORMED)
         fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
-                node->is_folded    ? ", folded"
+                node->is_folded    ? (node->op == FUSION_CONTRACT ? ", read in PSUM" : ", folded")
                 : node->is_exit    ? ", out of PSUM"
                 : node->is_moments ? ", with the variance"
                 : node->is_summed  ? ", with its operand"
