@@ -8,6 +8,7 @@
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/lower/lower.h"
 #include "compiler/passes/passes.h"
+#include "compiler/plan/contract_memo.h"
 #include "compiler/plan/layout.h"
 #include "compiler/plan/place.h"
 #include "compiler/plan/plan_print.h"
@@ -75,7 +76,9 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (!options)
         options = &none;
     builder build = {.chip = chip, .program = program, .keeps_order = options->has_no_schedule};
+    contract_memo cuts = {0};
     plan p = {.chip = chip,
+              .cuts = &cuts,
               .options = options,
               .build = &build,
               .sbuf_limit = chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes};

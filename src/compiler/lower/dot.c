@@ -89,7 +89,7 @@ vtrn_dtype contract_result_dtype(const lower *l, graph_value v) {
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
     int64_t row_step;
     spec->origin.result = spec->out;
-    if (is_row_major && contract_is_tileable(l->chip, l->plan->sbuf_limit, spec, &row_step)) {
+    if (is_row_major && contract_is_tileable(l->plan, spec, &row_step)) {
         contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
         if (!kept)
             return VTRN_OUT_OF_MEMORY(sizeof *kept);

@@ -139,17 +139,20 @@ static contract_side side_of(const contraction *c, const contract_operand *o) {
 
 static void cut_for(contraction *c, uint64_t limit_bytes) {
     const contract_spec *s = c->spec;
-    contract_shape shape = {.n_batch = c->n_batch,
-                            .n_k = c->n_k,
-                            .a = side_of(c, &s->a),
-                            .b = side_of(c, &s->b),
-                            .dtype = (uint8_t)c->compute,
-                            .out_dtype = s->out.dtype,
-                            .tile_rows = c->tile_rows,
-                            .sum_banks = c->banks.sums,
-                            .is_stored = c->is_kernel,
-                            .keeps_whole_k = !c->is_kernel};
-    c->cut = contract_choose_cut(c->chip, &shape, c->group_rows, c->turn_cols, limit_bytes);
+    contract_question question = {.shape = {.n_batch = c->n_batch,
+                                            .n_k = c->n_k,
+                                            .a = side_of(c, &s->a),
+                                            .b = side_of(c, &s->b),
+                                            .dtype = (uint8_t)c->compute,
+                                            .out_dtype = s->out.dtype,
+                                            .tile_rows = c->tile_rows,
+                                            .sum_banks = c->banks.sums,
+                                            .is_stored = c->is_kernel,
+                                            .keeps_whole_k = !c->is_kernel},
+                                  .group_rows = c->group_rows,
+                                  .turn_cols = c->turn_cols,
+                                  .limit_bytes = limit_bytes};
+    c->cut = contract_memo_choose(c->cuts, c->chip, &question);
     c->is_limited = limit_bytes < c->limit_bytes;
 }
 
@@ -180,9 +183,11 @@ void contract_cut_tiles(contraction *c, contract_banks banks, int64_t group_rows
     cut(c);
 }
 
-void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c) {
+void contract_start(const plan *p, const contract_spec *spec, contraction *c) {
+    const vtrn_chip *chip = p->chip;
     int64_t size = contract_pe_size(chip);
     *c = (contraction){.chip = chip,
+                       .cuts = p->cuts,
                        .spec = spec,
                        .compute = spec->compute,
                        .n_m = size_of(spec->a.x, spec->a.n_x),
@@ -272,16 +277,15 @@ kernel_demand contract_kernel_demand(const contraction *c) {
     return (kernel_demand){.sbuf_bytes = contract_bytes(c), .psum_banks = banks + least.turns};
 }
 
-bool contract_is_tileable(const vtrn_chip *chip, uint32_t sbuf_limit, const contract_spec *spec,
-                          int64_t *row_step) {
+bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step) {
     enum { SHARE = 2 /* of SBUF is left to what uses the tiles */ };
     contraction c;
-    contract_start(chip, spec, &c);
+    contract_start(p, spec, &c);
     *row_step = c.tile_rows;
     bool is_aligned = c.n_batch == 1 || c.n_m % c.tile_rows == 0;
     if (!is_aligned)
         return false;
-    uint64_t limit_bytes = sbuf_limit / SHARE;
-    contract_cut_tiles(&c, contract_least_banks(chip, spec), 0, 0, limit_bytes);
+    uint64_t limit_bytes = p->sbuf_limit / SHARE;
+    contract_cut_tiles(&c, contract_least_banks(p->chip, spec), 0, 0, limit_bytes);
     return contract_bytes(&c) <= limit_bytes;
 }

@@ -2,7 +2,7 @@
 #ifndef VTRN_COMPILER_PLAN_CONTRACT_H
 #define VTRN_COMPILER_PLAN_CONTRACT_H
 
-#include "compiler/plan/contract_cut.h"
+#include "compiler/plan/contract_memo.h"
 #include "compiler/plan/kernel_list.h"
 
 typedef struct contract_spec contract_spec;
@@ -60,6 +60,7 @@ typedef struct contract_banks {
 /* A contraction cut into parts that fit SBUF and PSUM. */
 typedef struct contraction {
     const vtrn_chip *chip;
+    contract_memo *cuts;
     const contract_spec *spec;
     vtrn_dtype compute;
     int64_t n_m, n_n, n_k, n_batch;
@@ -77,12 +78,11 @@ typedef struct contraction {
 
 /* True when spec can be made tile by tile: rows of a tile that are in one batch, all k in SBUF.
  * *row_step: rows of a tile. */
-bool contract_is_tileable(const vtrn_chip *chip, uint32_t sbuf_limit, const contract_spec *spec,
-                          int64_t *row_step);
+bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step);
 /* The fewest banks that make a tile: one for its sums, and one for transposes if there are any. */
 contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec);
 /* Describes it; all operands are loaded, and it has no cut yet. */
-void contract_start(const vtrn_chip *chip, const contract_spec *spec, contraction *c);
+void contract_start(const plan *p, const contract_spec *spec, contraction *c);
 /* Cuts a kernel of its own for SBUF of limit_bytes a partition. */
 void contract_cut_kernel(contraction *c, uint64_t limit_bytes);
 /* Cuts a contraction whose tiles a fusion takes: turn_cols columns of group_rows rows before the

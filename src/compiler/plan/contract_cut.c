@@ -27,7 +27,8 @@ typedef struct rates {
     double turn_latency_ns;        /* from the start of a transpose to its use */
     double bank_ns;                /* a bank-wide matmul */
     double copy_start_ns, copy_col_ns, least_copy_ns;
-    double copies_abreast; /* engines that empty PSUM at the same time */
+    double copies_abreast;     /* engines that empty PSUM at the same time */
+    struct slot_memo *memo[2]; /* [SLOTS_REMEMBERED], of the stationary and the moving operand */
 } rates;
 
 static int64_t least(int64_t a, int64_t b) {
@@ -152,8 +153,16 @@ typedef struct slot_cost {
     double buffer_ns;                 /* that a buffer for transposing is in use, for all loads */
 } slot_cost;
 
-static slot_cost slot_cost_of(const rates *r, const contract_side *side, const contract_cut *cut,
-                              int64_t span) {
+/* A slot's costs, of which a search meets few and asks for each many times. */
+typedef struct slot_memo {
+    int64_t span, chunk_k, natural_cols; /* span 0: nothing is here */
+    slot_cost cost;
+} slot_memo;
+
+enum { SLOTS_REMEMBERED = 64 };
+
+static slot_cost weigh_slot(const rates *r, const contract_side *side, const contract_cut *cut,
+                            int64_t span) {
     slot_cost c = {0};
     const vtrn_chip *chip = r->chip;
     int64_t k_tiles = parts(cut->chunk_k, r->pe), x_tiles = parts(span, r->pe);
@@ -178,6 +187,17 @@ static slot_cost slot_cost_of(const rates *r, const contract_side *side, const c
     if (!side->is_resident)
         c.latency_ns += chip->dma.start_ns + chip->dma.complete_ns;
     return c;
+}
+
+static slot_cost slot_cost_of(const rates *r, const contract_side *side, const contract_cut *cut,
+                              int64_t span) {
+    const int64_t natural_cols = side->turns ? cut->natural_cols : 0;
+    const uint64_t mixed =
+        (uint64_t)span * 31 + (uint64_t)cut->chunk_k * 7 + (uint64_t)natural_cols;
+    slot_memo *m = &r->memo[side == &r->s->b][mixed * 0x9e3779b97f4a7c15u >> 58];
+    if (m->span != span || m->chunk_k != cut->chunk_k || m->natural_cols != natural_cols)
+        *m = (slot_memo){span, cut->chunk_k, natural_cols, weigh_slot(r, side, cut, span)};
+    return m->cost;
 }
 
 /* --- a cut ---------------------------------------------------------------------------------------
@@ -326,6 +346,7 @@ typedef struct search {
     uint64_t best_bytes;
     double best_score;
     bool has_best;
+    slot_memo memo[2][SLOTS_REMEMBERED];
 } search;
 
 /* Keeps the cut if it is the best that fits, or the least one so far where none does. */
@@ -465,6 +486,8 @@ static void try_chunks(search *q, contract_cut cut, int64_t group_rows) {
 contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *shape,
                                  int64_t group_rows, int64_t turn_cols, uint64_t limit_bytes) {
     search q = {.r = rates_of(chip, shape), .limit_bytes = limit_bytes};
+    q.r.memo[0] = q.memo[0];
+    q.r.memo[1] = q.memo[1];
     int most_banks = shape->sum_banks > 1 ? shape->sum_banks / 2 : 1;
     most_banks = most_banks < CONTRACT_MAX_BLOCK_BANKS ? most_banks : CONTRACT_MAX_BLOCK_BANKS;
     int64_t most = least(most_banks * q.r.bank_cols, shape->b.n_x);

@@ -38,7 +38,7 @@ static fusion_node *largest_contraction(plan *p, fusion *f) {
         if (!node->is_live || node->op != FUSION_CONTRACT)
             continue;
         contraction c;
-        contract_start(p->chip, node->spec, &c);
+        contract_start(p, node->spec, &c);
         uint64_t n_bytes = (uint64_t)(c.n_k * c.n_n) * c.element_bytes;
         if (!largest || n_bytes > most) {
             largest = node;

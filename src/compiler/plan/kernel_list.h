@@ -59,6 +59,7 @@ typedef struct plan {
     uint32_t sbuf_peak;  /* that they take at a time, at most: plan/place.h */
     int64_t *row_cols;   /* by slot: columns of the rows in which a map kernel computes it, or 0 */
     uint32_t n_row_cols;
+    struct contract_memo *cuts; /* of contractions: plan/contract_memo.h */
 } plan;
 
 const char *kernel_name(kernel_kind kind);

@@ -28,7 +28,7 @@ static vtrn_status layout_contract(plan *p, kernel *k) {
     contraction *c = ARENA_NEW(&p->home, contraction, 1);
     if (!c)
         return VTRN_OUT_OF_MEMORY(sizeof *c);
-    contract_start(p->chip, k->spec, c);
+    contract_start(p, k->spec, c);
     contract_cut_kernel(c, p->sbuf_limit);
     k->spec = c;
     k->demand = contract_kernel_demand(c);

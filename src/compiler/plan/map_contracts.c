@@ -18,7 +18,7 @@ static void start_contracts(map_plan *m) {
         if (!node->is_live || node->op != FUSION_CONTRACT)
             continue;
         node->contract = m->n_contracts;
-        contract_start(m->p->chip, node->spec, &m->contracts[m->n_contracts++]);
+        contract_start(m->p, node->spec, &m->contracts[m->n_contracts++]);
     }
 }
 
@@ -144,7 +144,7 @@ static bool pays_alone(const map_plan *m) {
         if (c->cut.ns <= GAIN * 2 * n_products / c->chip->peak_tensor_flops * 1e9)
             continue; /* no cut can be that much faster */
         contraction alone;
-        contract_start(m->p->chip, c->spec, &alone);
+        contract_start(m->p, c->spec, &alone);
         contract_cut_kernel(&alone, m->p->sbuf_limit);
         if (GAIN * (alone.cut.ns + round_trip_ns(m, &alone)) < c->cut.ns)
             return true;
