@@ -94,6 +94,26 @@ static vtrn_status touch(granules *g, granule *to, bool is_write, bool is_read) 
     return NULL;
 }
 
+/* The granule that an access touched last. Neighbours mostly have the same past, which then adds
+ * no dependence and gives them the same list: lists only grow at their front, so they share it. */
+typedef struct touched {
+    granule before, after;
+} touched;
+
+enum { NO_INSTR = UINT32_MAX };
+
+static vtrn_status touch_next(granules *g, granule *to, touched *last, bool is_write,
+                              bool is_read) {
+    if (to->writer == last->before.writer && to->readers == last->before.readers) {
+        *to = last->after;
+        return NULL;
+    }
+    last->before = *to;
+    VTRN_RETURN_IF_ERROR(touch(g, to, is_write, is_read));
+    last->after = *to;
+    return NULL;
+}
+
 static vtrn_status touch_partitions(granules *g, const isa_access *a, bool is_write) {
     bool is_sbuf = a->space == VTRN_SPACE_SBUF;
     granule *memory = is_sbuf ? g->sbuf : g->psum;
@@ -102,9 +122,11 @@ static vtrn_status touch_partitions(granules *g, const isa_access *a, bool is_wr
     access_extent(a, 0, &lo, &hi);
     uint32_t rows = a->ap->partition_step == 0 ? 1 : (uint32_t)a->n_rows;
     uint32_t row0 = a->ap->partition / QUADRANT, row1 = (a->ap->partition + rows - 1) / QUADRANT;
+    touched last = {.before.writer = NO_INSTR};
     for (uint32_t row = row0; row <= row1 && row < g->n_rows; row++)
         for (int64_t c = lo >> GRANULE_SHIFT; c <= (hi - 1) >> GRANULE_SHIFT && c < cols; c++)
-            VTRN_RETURN_IF_ERROR(touch(g, &memory[row * cols + (uint32_t)c], is_write, a->is_read));
+            VTRN_RETURN_IF_ERROR(
+                touch_next(g, &memory[row * cols + (uint32_t)c], &last, is_write, a->is_read));
     return NULL;
 }
 
@@ -156,11 +178,12 @@ static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
     slot_box box;
     if (!slot_grid_box(&t->grid, a, g->in->slots[a->slot].size_bytes, &box))
         return NULL;
+    touched last = {.before.writer = NO_INSTR};
     for (uint32_t b = box.first_block; b <= box.last_block; b++)
         for (uint32_t c = box.first_col; c <= box.last_col && c < t->grid.n_cols; c++) {
             granule *to = &t->granules[(size_t)b * t->grid.n_cols + c];
             VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, t, to));
-            VTRN_RETURN_IF_ERROR(touch(g, to, is_write, a->is_read));
+            VTRN_RETURN_IF_ERROR(touch_next(g, to, &last, is_write, a->is_read));
         }
     return NULL;
 }
