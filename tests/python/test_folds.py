@@ -100,6 +100,11 @@ def on_cpu(f, *args):
         return np.asarray(jax.jit(f)(*[np.asarray(a, np.float64) for a in args]))
 
 
+def on_cpu_all(f, *args):
+    with jax.default_device(jax.devices("cpu")[0]), jax.enable_x64(True):
+        return [np.asarray(y) for y in jax.jit(f)(*[np.asarray(a, np.float64) for a in args])]
+
+
 def arguments(rows, cols, dtype):
     rng = np.random.default_rng(SEED + rows * 10007 + cols)
     x = (rng.standard_normal((rows, cols)) * 2 + 1).astype(dtype)
@@ -252,6 +257,31 @@ def test_a_variance_beside_a_large_mean_does_not_cancel(cols):
 
     want = x.astype(np.float64).var(-1)
     np.testing.assert_allclose(run(variance, x), want, rtol=1e-4)  # x * x has 24 bits, of which 16 cancel
+
+
+RESULTS = {
+    "of the program": lambda y, narrow: (y, y.astype(narrow)),
+    "of the program, after its conversion": lambda y, narrow: (y.astype(narrow), y),
+    "of a loop": lambda y, narrow: lax.fori_loop(
+        0, 2, lambda i, c: (z := jnp.tanh(c[0]) * 0.9, z.astype(narrow)), (y, y.astype(narrow))
+    ),
+}
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_that_is_converted_too_keeps_its_type(name, chip, narrow):
+    x = arguments(4, 257, np.float32)[0]
+    for f in (lambda x: jax.nn.log_softmax(x, -1), lambda x: jnp.tanh(x) * 3, lambda x: x + 0.1):
+        want = [y for y in on_cpu_all(lambda x: RESULTS[name](f(x), narrow), x) if y.dtype == np.float64]
+        device = capi.Device(chip=chip, threads=2)
+        executable = device.compile(export(lambda x: RESULTS[name](f(x), narrow), x))
+        got = [y for y in executable(x) if y.dtype == np.float32]
+        executable.destroy()
+        device.close()
+        assert len(got) == len(want) == 1
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
 
 
 # --- products --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ typedef struct lower_value {
     uint32_t node;
     const graph_op *user; /* the one op that reads it, once; NULL: several, or a region's result */
     bool is_contracted;   /* only contractions read it, perhaps through view changes */
+    bool is_result;       /* of the program or of a region */
     bool is_reserved;     /* its memory is `view` before it is lowered: parts are written there
                              (parts.h) */
     uint32_t op_i;        /* number of the operation that makes it */

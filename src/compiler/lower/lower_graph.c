@@ -18,6 +18,7 @@ static void count_uses(lower *l, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_results; i++) {
         l->values[region->results[i]].uses++;
         l->values[region->results[i]].user = NULL;
+        l->values[region->results[i]].is_result = true;
     }
     for (uint32_t i = region->n_ops; i-- > 0;) {
         const graph_op *op = &region->ops[i];

@@ -34,7 +34,7 @@ static bool is_narrowed(const lower *l, graph_value v, uint32_t from, vtrn_dtype
             return false;
         }
     }
-    return n > 0 && n == value->uses; /* the others are results of the program or a region */
+    return n > 0 && n == value->uses && !value->is_result;
 }
 
 bool narrow_node(const lower *l, const fusion *f, int node, vtrn_dtype *out) {
