@@ -329,7 +329,7 @@ static vtrn_status operand_tile(const contract_work *w, const contract_ring *r,
     int64_t size = contract_pe_size(w->c->chip), k = p->k + k_tile * size;
     view v = contract_operand_view(r->o, p->batch, false);
     view_part part = {&v, r->o->n_k, k, least(size, w->c->n_k - k), x, n_x};
-    VTRN_CHECK(resident_holds(r->from, &part, (uint8_t)w->c->compute, t),
+    VTRN_CHECK(resident_holds_rows(r->from, &part, (uint8_t)w->c->compute, t),
                "placement takes only operands that a resident has");
     return NULL;
 }

@@ -5,6 +5,7 @@
 #include "compiler/passes/dead.h"
 #include "compiler/passes/defer.h"
 #include "compiler/passes/early.h"
+#include "compiler/passes/features_outermost.h"
 #include "compiler/passes/fold.h"
 #include "compiler/passes/moments.h"
 #include "compiler/passes/row_elements.h"
@@ -23,8 +24,8 @@ static vtrn_status (*const PASSES[])(graph *g) = {
     fold_known,           subexpressions_merge, composites_recognise, moments_normalise,
     subexpressions_merge, dead_remove,          transposes_join,      row_elements_move,
     subexpressions_merge, dead_remove,          scatter_into_sum,     stacks_recognise,
-    spread_over_parts,    dead_remove,          channels_outermost,   defer_single_values,
-    early_updates,
+    spread_over_parts,    dead_remove,          features_outermost,   channels_outermost,
+    defer_single_values,  early_updates,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -77,8 +77,10 @@ view contract_output_view(const contract_output *o, int64_t batch) {
     return v;
 }
 
-/* Whether the resident has each tile of the operand as it would be loaded. */
-static bool operand_takes(const contraction *c, const contract_operand *o, const resident *r) {
+/* Whether the resident has each tile of the operand as it would be loaded. has_rows: an operand
+ * with k on the partitions may begin at a later one. */
+static bool operand_takes(const contraction *c, const contract_operand *o, const resident *r,
+                          bool has_rows) {
     bool is_natural = contract_turns(c->chip, o);
     int64_t n_x = size_of(o->x, o->n_x);
     int64_t n_rows = is_natural ? n_x : c->n_k, n_cols = is_natural ? c->n_k : n_x;
@@ -90,7 +92,9 @@ static bool operand_takes(const contraction *c, const contract_operand *o, const
             int64_t rows =
                 n_rows - row < contract_pe_size(c->chip) ? n_rows - row : contract_pe_size(c->chip);
             view_part part = {&v, is_natural ? o->n_x : o->n_k, row, rows, 0, n_cols};
-            if (!resident_holds(r, &part, (uint8_t)c->compute, NULL))
+            tile t;
+            if (has_rows && !is_natural ? !resident_holds_rows(r, &part, (uint8_t)c->compute, &t)
+                                        : !resident_holds(r, &part, (uint8_t)c->compute, &t))
                 return false;
         }
     }
@@ -211,12 +215,38 @@ uint64_t contract_bytes(const contraction *c) {
 }
 
 bool contract_takes(const contraction *c, const resident *r) {
-    return operand_takes(c, &c->spec->a, r) || operand_takes(c, &c->spec->b, r);
+    return operand_takes(c, &c->spec->a, r, true) || operand_takes(c, &c->spec->b, r, true);
+}
+
+/* Whether weights and what streams through them are on the same rows of the PE array. */
+static bool are_on_same_rows(const contraction *c, const resident *a, const resident *b) {
+    const contract_operand *in[] = {&c->spec->a, &c->spec->b};
+    const resident *from[] = {a, b};
+    if (!operand_takes(c, in[0], a, true) || !operand_takes(c, in[1], b, true) ||
+        contract_turns(c->chip, in[0]) || contract_turns(c->chip, in[1]))
+        return false;
+    for (int64_t batch = 0; batch < c->n_batch; batch++) {
+        view v[] = {contract_operand_view(in[0], batch, false),
+                    contract_operand_view(in[1], batch, false)};
+        for (int64_t k = 0; k < c->n_k; k += contract_pe_size(c->chip)) {
+            int64_t rows = least(c->n_k - k, contract_pe_size(c->chip));
+            tile t[2];
+            for (int i = 0; i < 2; i++) {
+                view_part part = {&v[i], in[i]->n_k, k, rows, 0, size_of(in[i]->x, in[i]->n_x)};
+                if (!resident_holds_rows(from[i], &part, (uint8_t)c->compute, &t[i]))
+                    return false;
+            }
+            if (t[0].partition != t[1].partition)
+                return false;
+        }
+    }
+    return true;
 }
 
 void contract_take(contraction *c, const resident *a, const resident *b) {
-    const resident *a_from = a && operand_takes(c, &c->spec->a, a) ? a : NULL;
-    const resident *b_from = b && operand_takes(c, &c->spec->b, b) ? b : NULL;
+    bool has_rows = a && b && are_on_same_rows(c, a, b);
+    const resident *a_from = a && operand_takes(c, &c->spec->a, a, has_rows) ? a : NULL;
+    const resident *b_from = b && operand_takes(c, &c->spec->b, b, has_rows) ? b : NULL;
     bool is_same = !a_from == !c->a_from && !b_from == !c->b_from;
     c->a_from = a_from;
     c->b_from = b_from;

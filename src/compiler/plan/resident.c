@@ -34,7 +34,8 @@ static bool is_run(const view_factor *f, int n, int64_t begin, int64_t count, ru
     return !none && out->n_boxes == 1;
 }
 
-bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, tile *out) {
+/* *out: from which partition on, too. */
+static bool holds(const resident *r, const view_part *part, uint8_t dtype, tile *out) {
     const view *v = part->v;
     run row, col;
     vtrn_dtype in_memory;
@@ -46,15 +47,30 @@ bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, til
         return false;
     int64_t at = v->offset + row.offset + col.offset;
     int64_t first_row = at / r->cols, first_col = at % r->cols;
+    int64_t partition = first_row % r->row_step;
     bool is_there = at >= 0 && (part->n_rows == 1 || row.stride == r->cols) &&
-                    (part->n_cols == 1 || col.stride == 1) && first_row % r->row_step == 0 &&
-                    part->n_rows <= r->row_step && first_row + part->n_rows <= r->rows &&
-                    first_col + part->n_cols <= r->cols;
+                    (part->n_cols == 1 || col.stride == 1) &&
+                    partition + part->n_rows <= r->row_step &&
+                    first_row + part->n_rows <= r->rows && first_col + part->n_cols <= r->cols;
     if (!is_there)
         return false;
-    if (out) {
-        *out = resident_tile(r, first_row, first_col);
-        out->dtype = dtype; /* a view may see the same bits as another type */
-    }
+    *out = resident_tile(r, first_row, first_col);
+    out->partition = (uint16_t)partition;
+    out->dtype = dtype; /* a view may see the same bits as another type */
     return true;
+}
+
+bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, tile *out) {
+    tile unused;
+    out = out ? out : &unused;
+    return holds(r, part, dtype, out) && out->partition == 0;
+}
+
+/* Where an operand may start. Source: docs/hardware.md. */
+bool resident_holds_rows(const resident *r, const view_part *part, uint8_t dtype, tile *out) {
+    enum { GROUP = 32, HALF = 64 };
+    if (!holds(r, part, dtype, out))
+        return false;
+    int64_t n = part->n_rows, from = out->partition;
+    return from == 0 || (n <= GROUP && from % GROUP == 0) || (n <= HALF && from == HALF);
 }

@@ -25,6 +25,8 @@ uint32_t resident_pitch(uint8_t dtype, int64_t cols);
 /* Whether the part is in the resident as tiles of dtype have it, from partition 0 on; *out (may be
  * NULL): where. */
 bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, tile *out);
+/* The same, from any partition on at which an operand of so many rows may start. */
+bool resident_holds_rows(const resident *r, const view_part *part, uint8_t dtype, tile *out);
 
 /* Where the resident keeps rows from r, a multiple of row_step, and columns from c. */
 tile resident_tile(const resident *r, int64_t row, int64_t col);
