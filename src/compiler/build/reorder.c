@@ -134,17 +134,23 @@ static void make_ready(reorderer *r, uint32_t i) {
     }
 }
 
-/* When the task would be over on the engine, as things are. */
-static double finish_ns(const reorderer *r, const option *o) {
-    return later_of(r->core.free_ns[o->engine], o->ready_ns) + o->cost.latency_ns;
+/* When the task would be over on the engine, as things are, and later if others are ready there,
+ * n of them at least, which it would hold up. */
+static double finish_ns(const reorderer *r, const option *o, uint32_t n) {
+    const double HELD_UP = 2; /* what a ns of others is worth: assumed, 1 to 8 differ little */
+    double ns = later_of(r->core.free_ns[o->engine], o->ready_ns) + o->cost.latency_ns;
+    /* triggers of static rings take next to no time */
+    bool holds_up = o->cost.kind != COST_KIND_DMA || r->in->chip->dma.uses_dge;
+    return ns + (holds_up && r->now[o->engine].n >= n ? HELD_UP * o->cost.ii_ns : 0);
 }
 
-/* Whether another engine that may take the task would be done with it sooner. */
+/* Whether another engine that may take the task, the first in this one's heap, is better. */
 static bool is_better_elsewhere(const reorderer *r, task *t, int engine) {
     const option *here = option_on(t, engine);
     for (int k = 0; k < t->n_options; k++) {
         const option *o = &t->options[k];
-        if (o != here && (t->offered & (1u << o->engine)) && finish_ns(r, o) < finish_ns(r, here))
+        if (o != here && (t->offered & (1u << o->engine)) &&
+            finish_ns(r, o, 1) < finish_ns(r, here, 2))
             return true;
     }
     return false;
