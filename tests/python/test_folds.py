@@ -80,6 +80,12 @@ def summed_functions(x, gain, shift):
     return e / e.sum(-1, keepdims=True) + jnp.tanh(x).sum(-1, keepdims=True) * 0.01 + gain * shift
 
 
+def summed_products(x, gain, shift):
+    """Vector makes products of tiles, and may leave it to Scalar to add up their rows."""
+    terms = (x * gain) * (x + shift) * (x - gain)
+    return terms.mean(-1, keepdims=True) * x + (terms * x).mean(-1, keepdims=True)
+
+
 PROGRAMS = {
     "softmax": lambda x, g, s: jax.nn.softmax(x, -1) * g + s,
     "log softmax": lambda x, g, s: jax.nn.log_softmax(x, -1) * g + s,
@@ -91,6 +97,7 @@ PROGRAMS = {
     "rms norm": root_mean_square,
     "scales and biases": scaled_and_shifted,
     "sums of functions": summed_functions,
+    "sums of products": summed_products,
 }
 SIZES = [1, 31, 32, 33, 127, 128, 129, 511, 512, 513, 640, 1000, 1023, 1024, 1025, 2047, 2049]
 
@@ -346,3 +353,11 @@ def test_the_largest_of_a_row_is_negated_by_its_reduction(tmp_path):
     text = dump(shifted_exp, np.zeros((128, 256), np.float32), stage="emit", tmp_path=tmp_path)
     assert re.search(r"tensor_reduce.*negate", text), text
     assert "tensor_scalar" not in text
+
+
+def test_scalar_adds_up_rows_where_vector_has_more_to_do(tmp_path):
+    args = np.ones((512, 256), np.float32), np.ones(256, np.float32), np.ones(256, np.float32)
+    made = instructions(summed_products, *args, tmp_path=tmp_path)
+    assert made.count("act_read_accumulator") > 0
+    made = instructions(lambda x: x.sum(-1), args[0], tmp_path=tmp_path)
+    assert "act_read_accumulator" not in made and made.count("tensor_reduce.add") == 4

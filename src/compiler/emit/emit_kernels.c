@@ -12,6 +12,9 @@ static vtrn_status emit_kernel(emitter *e, const kernel *k) {
     e->build->source = k->source;
     e->sbuf_cursor = k->sbuf_addr;
     psum_begin(e);
+    emit_lighter_engine(e); /* it weighs what came before */
+    e->kernel_vector_ns = e->vector_ns;
+    e->kernel_scalar_ns = e->scalar_ns;
     vtrn_status status = emitters[k->kind](e, k);
     if (!status && e->sbuf_cursor <= k->sbuf_addr + sbuf_round(k->demand.sbuf_bytes))
         return NULL;

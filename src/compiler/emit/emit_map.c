@@ -346,11 +346,35 @@ static vtrn_status take_moment(map_work *x, const fusion_node *node) {
     return emit_scaled(x->e, &dst, &src, 1, NULL);
 }
 
+/* Whether Scalar may add up the rows of a node, as it copies its tile onto itself. */
+static bool may_sum_on_scalar(const map_work *x, const fusion_node *node) {
+    const fusion_node *from = &x->f->nodes[node->in[0].node];
+    return node->reducer == GRAPH_REDUCER_ADD && !node->is_only_negative &&
+           from->shape == NODE_FULL && from->op != FUSION_LOAD && !from->is_stored &&
+           !from->is_hoisted && !from->taken && x->m->form == FUSION_WHOLE &&
+           dtype_is_float((vtrn_dtype)from->dtype) && dtype_is_float((vtrn_dtype)node->dtype);
+}
+
+static vtrn_status emit_sum_on_scalar(map_work *x, const fusion_node *node, const tile *to) {
+    const fusion_node *from = &x->f->nodes[node->in[0].node];
+    EMIT(copy, x->e, ACTIVATE, SCALAR);
+    copy->func = VTRN_ACT_COPY;
+    copy->flags = VTRN_FLAG_ACCUMULATE;
+    copy->ap[0] = copy->ap[1] = columns(x, from, 0, x->env.cols);
+    copy->imm[0].f = 1;
+    copy->imm[1].f = -0.0f; /* the one bias that keeps the sign of a zero */
+    EMIT(read, x->e, ACT_READ_ACCUMULATOR, SCALAR);
+    read->ap[0] = tile_ap(to, x->env.rows, 1);
+    return NULL;
+}
+
 /* The columns at hand into a tile of one value a row. */
 static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const tile *to) {
     const fusion_node *from = &x->f->nodes[node->in[0].node];
     if (fusion_is_tree_reduce(x->f, node))
         return emit_tree_reduce(x, node, to);
+    if (may_sum_on_scalar(x, node) && emit_scalar_is_lighter(x->e))
+        return emit_sum_on_scalar(x, node, to);
     EMIT(reduce, x->e, TENSOR_REDUCE, VECTOR);
     reduce->op0 = (uint8_t)reduce_alu(node, false);
     reduce->arg[0] = 1;

@@ -39,6 +39,11 @@ vtrn_engine emit_lighter_engine(emitter *e) {
     return e->scalar_ns < e->vector_ns ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
 }
 
+bool emit_scalar_is_lighter(emitter *e) {
+    emit_lighter_engine(e); /* it weighs */
+    return e->scalar_ns - e->kernel_scalar_ns < e->vector_ns - e->kernel_vector_ns;
+}
+
 vtrn_status emit_alternate(emitter *e, const uint32_t *begin, int n) {
     emit_lighter_engine(e); /* it weighs what was appended in the order of the list until here */
     return build_alternate(e->build, begin, n);

@@ -18,7 +18,8 @@ typedef struct emitter {
     uint32_t load_ring, store_ring; /* of the next transfers */
     double vector_ns, scalar_ns;    /* work of the two engines in the first n_weighed of the list */
     uint32_t n_weighed;
-    uint8_t act_table; /* loaded activation table set; 0xff: unknown */
+    double kernel_vector_ns, kernel_scalar_ns; /* the same before the kernel at hand */
+    uint8_t act_table;                         /* loaded activation table set; 0xff: unknown */
 } emitter;
 
 static inline vtrn_instr *emit_append(emitter *e, vtrn_opcode opcode, vtrn_engine engine) {
@@ -58,6 +59,9 @@ vtrn_status emit_scalars(emitter *e, vtrn_engine engine, const vtrn_ap *dst, con
 vtrn_status emit_copy(emitter *e, const vtrn_ap *dst, const vtrn_ap *src);
 /* Of Vector and Scalar the one that has had less to do: for what both can do. */
 vtrn_engine emit_lighter_engine(emitter *e);
+/* Whether Scalar has had less to do than Vector in the kernel at hand: for what either can do, but
+ * list scheduling does not move, for its values depend on the engine. */
+bool emit_scalar_is_lighter(emitter *e);
 /* build_alternate() */
 vtrn_status emit_alternate(emitter *e, const uint32_t *begin, int n);
 /* dst = src * factor, or * row (a column of fp32), converted, on the lighter engine: floats */

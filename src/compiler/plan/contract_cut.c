@@ -11,7 +11,7 @@ enum {
     LEAST_BLOCK_COLS = 16,
     MAX_SPAN = 8,    /* row tiles in a slot */
     MAX_BUFFERS = 8, /* of operands that stream, so that transfers overlap */
-    MAX_OUT = 4,
+    MAX_OUT = 8,
 };
 
 /* Of the time that weights take to load behind a matmul, the share that it costs all the same:
@@ -284,8 +284,13 @@ static void weigh(const rates *r, contract_cut *cut) {
     b.latency_ns += a.load_ns * fmin(1, f.a / f.b);
     pe_ns += f.a * a.turn_ns + f.b * b.turn_ns;
     copies_ns += f.a * a.copy_ns + f.b * b.copy_ns;
-    if (s->is_stored)
-        moved_ns += n_tiles * n_blocks * store_ns(r, s->tile_rows, cut->block_cols);
+    if (s->is_stored) {
+        double one_ns = store_ns(r, s->tile_rows, cut->block_cols);
+        double latency_ns = one_ns + copy_ns(r, bank) + r->chip->dma.store_start_ns +
+                            r->chip->dma.complete_ns; /* that a buffer is in use */
+        moved_ns = fmax(moved_ns + n_tiles * n_blocks * one_ns,
+                        n_tiles * n_blocks * latency_ns / cut->n_out);
+    }
     int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
     int together = (int)parts(cut->n_together * s->tile_rows, cut->a_span);
     bool a_holds = chunks == 1 && turn_cols < n_n && f.a_stays;
@@ -306,12 +311,11 @@ static void weigh(const rates *r, contract_cut *cut) {
     }
     int a_ahead = cut->n_a - a_needed + (a_holds && f.a <= a_needed);
     int b_ahead = f.b_stays ? cut->n_b : cut->n_b - b_needed;
-    double a_stalls_ns = 0, b_stalls_ns = 0;
+    double stalls_ns = 0;
     if (cut->n_a && f.a > a_needed)
-        a_stalls_ns = stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
+        stalls_ns += stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
     if (cut->n_b && f.b > 1)
-        b_stalls_ns = stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
-    double stalls_ns = fmax(a_stalls_ns, b_stalls_ns); /* both operands are filled side by side */
+        stalls_ns += stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
     double ns = together_ns(pe_ns + stalls_ns, moved_ns, copies_ns / r->copies_abreast);
     cut->ns = ns + a.latency_ns + b.latency_ns;
     double n_sets = (double)(s->n_batch * parts(parts(n_m, s->tile_rows), cut->n_together));

@@ -102,8 +102,7 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
     fusion_tiling more = t;
     more.n_buffers = LONG_BUFFERS;
     more.n_bytes = bytes_of(d, &more);
-    if (!d->has_whole_rows && is_long(d) && t.n_buffers < LONG_BUFFERS &&
-        more.n_bytes <= limit_bytes)
+    if (is_long(d) && t.n_buffers < LONG_BUFFERS && more.n_bytes <= limit_bytes)
         return more;
     if (t.n_bytes <= limit_bytes)
         return t;
