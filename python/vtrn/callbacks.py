@@ -1,4 +1,4 @@
-"""Host callbacks: jax.debug.print, jax.pure_callback and io_callback on the platform `neuron`.
+"""Host callbacks: jax.debug.print, pure_callback, io_callback, ... on the platform `neuron`.
 
 JAX lowers a callback to a custom call with its own function behind it for the platforms that it
 knows. Here it becomes a custom call to `vtrn_host_callback` that names a Python function by a
@@ -175,16 +175,10 @@ def _kind(aval):
     return tuple(int(d) for d in aval.shape), dtype
 
 
-def emit(ctx, callback, token, operands, operand_avals, result_avals, *, has_side_effect, **_):
-    """What JAX's emit_python_callback does on its own platforms: results, token, what to keep."""
-    from jax._src import core
+def _emit_call(ctx, own, operands, result_avals, has_side_effect):
+    """The custom call that comes to `own`, which lives as long as the program."""
     from jax._src.interpreters import mlir
 
-    if len(ctx.module_context.platforms) > 1:
-        raise NotImplementedError("multi-platform lowering for python_callback")
-    tokens = [core.abstract_token] if token else []
-    operand_avals, result_avals = [*tokens, *operand_avals], [*tokens, *result_avals]
-    own = Callback(callback, [_kind(a) for a in operand_avals], [_kind(a) for a in result_avals])
     number = next(_numbers)
     with _lock:
         _known[number] = own
@@ -196,17 +190,104 @@ def emit(ctx, callback, token, operands, operand_avals, result_avals, *, has_sid
     op = mlir.custom_call(
         TARGET,
         result_types=flat([mlir.aval_to_ir_type(ctx.module_context, a) for a in result_avals]),
-        operands=flat([token, *operands] if token else list(operands)),
+        operands=flat(list(operands)),
         backend_config=str(number),
         has_side_effect=has_side_effect,
     )
-    results = list(op.results)
-    return results[1:] if token else results, results[0] if token else None, own
+    return list(op.results)
+
+
+def emit(ctx, callback, token, operands, operand_avals, result_avals, *, has_side_effect, **_):
+    """What JAX's emit_python_callback does on its own platforms: results, token, what to keep."""
+    from jax._src import core
+
+    if token:
+        operands = [token, *operands]
+        operand_avals = [core.abstract_token, *operand_avals]
+        result_avals = [core.abstract_token, *result_avals]
+    own = Callback(callback, [_kind(a) for a in operand_avals], [_kind(a) for a in result_avals])
+    results = _emit_call(ctx, own, operands, result_avals, has_side_effect)
+    return (results[1:], results[0], own) if token else (results, None, own)
+
+
+class Buffer:
+    """What jax.experimental.buffer_callback gives its function: the memory of an array."""
+
+    def __init__(self, array, writeable):
+        self._array = array
+        self._array.flags.writeable = writeable
+
+    shape = property(lambda self: self._array.shape)
+    dtype = property(lambda self: self._array.dtype)
+    ndim = property(lambda self: self._array.ndim)
+    writeable = property(lambda self: self._array.flags.writeable)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._array, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **kwargs):
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class ExecutionContext:
+    """Its first argument there: the program runs, on no stream of a GPU."""
+
+    @property
+    def stage(self):
+        from jax.experimental import buffer_callback
+
+        return buffer_callback.ExecutionStage.EXECUTE
+
+    @property
+    def stream(self):
+        from jax.errors import JaxRuntimeError
+
+        raise JaxRuntimeError("XLA FFI GPU context is not available: a NeuronCore has no streams")
+
+
+class BufferCallback(Callback):
+    """Works on the program's memory in place."""
+
+    aliases = ()  # (operand, result) that share memory: that of the result
+
+    def __call__(self, inputs, outputs):
+        arguments = [_view(inputs[i], *kind) for i, kind in enumerate(self.operands)]
+        results = [_view(outputs[i], *kind) for i, kind in enumerate(self.results)]
+        for operand, result in self.aliases:
+            results[result][...] = arguments[operand]
+            arguments[operand] = results[result].view()
+        self.function(
+            ExecutionContext(),
+            *(Buffer(a, False) for a in arguments),
+            *(Buffer(r, True) for r in results),
+        )
+
+
+def _buffer_callback_rule(
+    ctx, *operands, callback, in_tree, out_tree, has_side_effect, input_output_aliases, **_
+):
+    from jax._src import tree_util
+
+    def function(context, *buffers):
+        arguments, results = buffers[: in_tree.num_leaves], buffers[in_tree.num_leaves :]
+        args, kwargs = tree_util.tree_unflatten(in_tree, arguments)
+        result = callback(
+            context, tree_util.tree_unflatten(out_tree, results), *args, **kwargs
+        )
+        if result is not None:
+            raise ValueError("buffer_callback callback must not return any values.")
+
+    own = BufferCallback(function, *([_kind(a) for a in x] for x in (ctx.avals_in, ctx.avals_out)))
+    own.aliases = input_output_aliases
+    return _emit_call(ctx, own, operands, ctx.avals_out, has_side_effect)
 
 
 def install() -> None:
     """Makes JAX lower callbacks for the platform. Its own rules refuse platforms unknown to it."""
-    from jax._src import callback, checkify, debugging
+    from jax._src import buffer_callback, callback, checkify, debugging
     from jax._src.interpreters import mlir
 
     jaxs_own = callback.emit_python_callback
@@ -220,5 +301,6 @@ def install() -> None:
         (debugging.debug_callback_p, debugging.debug_callback_lowering),
         (debugging.debug_print_p, debugging.debug_print_lowering_rule),
         (checkify.check_p, checkify.check_lowering_rule),
+        (buffer_callback.buffer_callback_p, _buffer_callback_rule),
     ):
         mlir.register_lowering(primitive, rule, platform=PLATFORM)

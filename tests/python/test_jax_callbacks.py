@@ -365,6 +365,24 @@ def test_callbacks_die_with_their_programs():
     assert gone() is None
 
 
+@pytest.mark.parametrize("name", ["float32", "int8", "bfloat16"])
+def test_buffer_callbacks_work_in_place(name):
+    from jax.experimental import buffer_callback as bc
+
+    def callback(ctx, out, x, y):
+        assert ctx.stage == bc.ExecutionStage.EXECUTE
+        assert out.writeable and not x.writeable
+        assert x.shape == out.shape == (2, 3) and x.dtype == out.dtype == jnp.dtype(name)
+        out = np.asarray(out)
+        np.testing.assert_array_equal(out, np.asarray(x))  # they share memory
+        out += np.asarray(y)
+
+    x = jnp.arange(6).reshape(2, 3).astype(name)
+    call = bc.buffer_callback(callback, like(x), input_output_aliases={0: 0})
+    y = jax.jit(lambda v: call(v, v + 1))(x)
+    np.testing.assert_array_equal(np.asarray(y), np.asarray(2 * x + 1))
+
+
 def test_a_callback_may_use_jax():
     f = jax.jit(lambda x: jax.pure_callback(lambda v: jnp.sin(v) * 2, like(x), x))
     np.testing.assert_allclose(f(jnp.float32(0.5)), 2 * np.sin(0.5), rtol=1e-6)
