@@ -31,6 +31,9 @@ typedef struct api_type {
     uint64_t size_bytes;
 } api_type;
 
+/* Where a tensor is: in HBM, or in memory of the host that programs take copies from. */
+typedef enum api_place { API_IN_HBM, API_ON_HOST } api_place;
+
 struct vtrn_executable {
     atomic_uint refs;
     vtrn_device *device;
@@ -39,11 +42,12 @@ struct vtrn_executable {
     uint64_t serial; /* order of compilation on the device */
     int n_inputs, n_outputs;
     api_type *inputs, *outputs;
-    int *input_alias;             /* as vtrn_executable_input_alias() */
-    bool has_shardy_ops;          /* of its artifact: graph.has_shardy_ops */
-    bool is_kept_for_profile;     /* one reference belongs to the device */
-    bool holds_callbacks;         /* of its program, until it is destroyed */
-    vtrn_executable *prev, *next; /* in the device's list */
+    int *input_alias;                    /* as vtrn_executable_input_alias() */
+    uint8_t *input_place, *output_place; /* api_place that @main asks for */
+    bool has_shardy_ops;                 /* of its artifact: graph.has_shardy_ops */
+    bool is_kept_for_profile;            /* one reference belongs to the device */
+    bool holds_callbacks;                /* of its program, until it is destroyed */
+    vtrn_executable *prev, *next;        /* in the device's list */
 };
 
 /* Under the device's lock, for one of its list: false when its last reference is gone already. */
@@ -64,6 +68,7 @@ struct vtrn_buffer {
     runtime_device *rt;     /* kept alive by the buffer */
     runtime_memory *memory; /* NULL once deleted or donated */
     int core_i;
+    api_place place;
     bool was_donated;
     int n_external; /* holders of the raw address: donation must not take the memory */
     api_type type;
@@ -90,8 +95,11 @@ void api_buffer_give_back(vtrn_buffer *buffer, runtime_memory *memory);
 /* Gives the memory up; the handle stays valid. */
 void api_buffer_delete(vtrn_buffer *buffer);
 bool api_buffer_is_deleted(vtrn_buffer *buffer);
-/* A copy on another core of the machine. */
-vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out);
+/* A buffer whose contents are arbitrary. */
+vtrn_status api_buffer_create(runtime_device *rt, int core_i, const api_type *type, api_place place,
+                              vtrn_buffer **out);
+/* A copy, perhaps on another core of the machine or in the other memory. */
+vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, api_place place, vtrn_buffer **out);
 
 /* api_callbacks.c: for a loaded executable. UNSUPPORTED when its program calls functions of the
  * host that this process does not have. */

@@ -57,6 +57,7 @@ vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type
     b->rt = rt;
     b->memory = memory;
     b->core_i = core_i;
+    b->place = memory && !memory->block ? API_ON_HOST : API_IN_HBM;
     b->was_donated = false;
     b->n_external = 0;
     b->type = *type;
@@ -64,22 +65,30 @@ vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type
     return NULL;
 }
 
+vtrn_status api_buffer_create(runtime_device *rt, int core_i, const api_type *type, api_place place,
+                              vtrn_buffer **out) {
+    *out = NULL;
+    runtime_memory *memory = NULL;
+    vtrn_status status = place == API_ON_HOST
+                             ? runtime_host_memory_create(rt, core_i, type->size_bytes, &memory)
+                             : runtime_memory_create(rt, core_i, type->size_bytes, &memory);
+    if (!status && (status = api_buffer_wrap(rt, core_i, type, memory, out)))
+        runtime_memory_release(memory);
+    if (!status)
+        return NULL;
+    char text[256];
+    api_type_print(type, text, sizeof text);
+    return vtrn_status_annotate(status, "a buffer of %s", text);
+}
+
 vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
                                const int64_t *dims, const void *data, vtrn_buffer **out) {
     *out = NULL;
     api_type type;
     VTRN_RETURN_IF_ERROR(api_type_init(dtype, rank, dims, &type));
-    runtime_memory *memory = NULL;
-    vtrn_status status = runtime_memory_create(device->rt, core_i, type.size_bytes, &memory);
-    if (!status && (status = api_buffer_wrap(device->rt, core_i, &type, memory, out)))
-        runtime_memory_release(memory);
-    if (status) {
-        char text[256];
-        api_type_print(&type, text, sizeof text);
-        return vtrn_status_annotate(status, "a buffer of %s", text);
-    }
+    VTRN_RETURN_IF_ERROR(api_buffer_create(device->rt, core_i, &type, API_IN_HBM, out));
     if (data && type.size_bytes)
-        memcpy(memory->host, data, type.size_bytes);
+        memcpy((*out)->memory->host, data, type.size_bytes);
     return NULL;
 }
 
@@ -180,14 +189,13 @@ vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, size_t size)
     return NULL;
 }
 
-vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, vtrn_buffer **out) {
-    runtime_memory *from, *to;
+vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, api_place place, vtrn_buffer **out) {
+    *out = NULL;
+    runtime_memory *from;
     VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer, &from));
-    vtrn_status status = runtime_memory_create(buffer->rt, core_i, buffer->type.size_bytes, &to);
-    if (!status && (status = api_buffer_wrap(buffer->rt, core_i, &buffer->type, to, out)))
-        runtime_memory_release(to);
+    vtrn_status status = api_buffer_create(buffer->rt, core_i, &buffer->type, place, out);
     if (!status && buffer->type.size_bytes)
-        memcpy(to->host, from->host, buffer->type.size_bytes);
+        memcpy((*out)->memory->host, from->host, buffer->type.size_bytes);
     runtime_memory_release(from);
     return status;
 }

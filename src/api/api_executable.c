@@ -18,8 +18,11 @@ vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32
     e->inputs = calloc((size_t)n_inputs + 1, sizeof *e->inputs);
     e->outputs = calloc((size_t)n_outputs + 1, sizeof *e->outputs);
     e->input_alias = calloc((size_t)n_inputs + 1, sizeof *e->input_alias);
+    e->input_place = calloc((size_t)n_inputs + 1, sizeof *e->input_place);
+    e->output_place = calloc((size_t)n_outputs + 1, sizeof *e->output_place);
     e->name = strdup(name);
-    if (!e->inputs || !e->outputs || !e->input_alias || !e->name)
+    if (!e->inputs || !e->outputs || !e->input_alias || !e->input_place || !e->output_place ||
+        !e->name)
         return VTRN_OUT_OF_MEMORY(sizeof *e->inputs * ((size_t)n_inputs + n_outputs));
     for (uint32_t i = 0; i < n_inputs; i++)
         e->input_alias[i] = -1;
@@ -37,6 +40,10 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         if (is_donated)
             e->input_alias[i] = -2; /* until the compiler picks an output */
     }
+    for (int i = 0; g->arg_is_on_host && i < e->n_inputs; i++)
+        e->input_place[i] = g->arg_is_on_host[i] ? API_ON_HOST : API_IN_HBM;
+    for (int o = 0; g->result_is_on_host && o < e->n_outputs; o++)
+        e->output_place[o] = g->result_is_on_host[o] ? API_ON_HOST : API_IN_HBM;
     e->has_shardy_ops = g->has_shardy_ops;
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));
@@ -74,6 +81,8 @@ void api_executable_free(vtrn_executable *e) {
     free(e->inputs);
     free(e->outputs);
     free(e->input_alias);
+    free(e->input_place);
+    free(e->output_place);
     free(e->name);
     free(e);
 }

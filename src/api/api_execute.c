@@ -51,13 +51,34 @@ static vtrn_status check_input(const vtrn_executable *e, int i, const vtrn_buffe
         e->name, i, given, wanted);
 }
 
-/* Holds every input. *n_held counts those to release, also on error. */
-static vtrn_status hold_inputs(const vtrn_executable *e, vtrn_buffer *const *inputs, call_frame *f,
-                               int *n_held) {
-    for (*n_held = 0; *n_held < e->n_inputs; ++*n_held) {
+/* Puts a copy in the other memory in the place of *m, whose reference it takes. */
+static vtrn_status move_memory(const vtrn_executable *e, int core_i, api_place to,
+                               runtime_memory **m) {
+    runtime_memory *copy = NULL;
+    uint64_t size = (*m)->size_bytes;
+    VTRN_RETURN_IF_ERROR(to == API_ON_HOST
+                             ? runtime_host_memory_create(e->device->rt, core_i, size, &copy)
+                             : runtime_memory_create(e->device->rt, core_i, size, &copy));
+    if (size)
+        memcpy(copy->host, (*m)->host, size);
+    runtime_memory_release(*m);
+    *m = copy;
+    return NULL;
+}
+
+/* Holds every input, those on the host as copies. *n_held counts those to release, also on error.
+ */
+static vtrn_status hold_inputs(const vtrn_executable *e, int core_i, vtrn_buffer *const *inputs,
+                               call_frame *f, int *n_held) {
+    for (*n_held = 0; *n_held < e->n_inputs;) {
         int i = *n_held;
         VTRN_RETURN_IF_ERROR(check_input(e, i, inputs[i]));
         vtrn_status status = api_buffer_hold(inputs[i], &f->arguments[i]);
+        if (!status) {
+            ++*n_held;
+            if (inputs[i]->place == API_ON_HOST)
+                status = move_memory(e, core_i, API_IN_HBM, &f->arguments[i]);
+        }
         if (status)
             return vtrn_status_annotate(status, "input %d of %s", i, e->name);
     }
@@ -86,6 +107,29 @@ static void settle_donated(const vtrn_executable *e, vtrn_buffer *const *inputs,
         else
             runtime_memory_release(f->arguments[i]);
     }
+}
+
+/* What was donated on the host is given up: the program worked on a copy. */
+static void delete_donated_on_host(const vtrn_executable *e, vtrn_buffer *const *inputs,
+                                   const bool *keep) {
+    for (int i = 0; i < e->n_inputs; i++)
+        if (inputs[i]->place == API_ON_HOST && e->input_alias[i] != -1 && !(keep && keep[i]))
+            api_buffer_delete(inputs[i]);
+}
+
+/* Outputs that belong on the host; on error, no output has memory. */
+static vtrn_status move_outputs(const vtrn_executable *e, int core_i, call_frame *f,
+                                vtrn_buffer **outputs) {
+    vtrn_status status = NULL;
+    for (int o = 0; o < e->n_outputs && !status; o++) {
+        if (e->output_place[o] == API_IN_HBM)
+            continue;
+        status = move_memory(e, core_i, API_ON_HOST, &f->results[o]);
+        outputs[o]->place = API_ON_HOST;
+    }
+    for (int o = 0; status && o < e->n_outputs; o++)
+        runtime_memory_release(f->results[o]);
+    return status;
 }
 
 /* Shells for the outputs, made before the run so that nothing can fail after it. */
@@ -117,6 +161,10 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
         if (!status && e->device->is_checking)
             status = check_run(e, f);
         settle_donated(e, inputs, f, status != NULL, call.has_written);
+        if (!status) {
+            delete_donated_on_host(e, inputs, keep);
+            status = move_outputs(e, core_i, f, outputs);
+        }
     }
     for (int o = 0; o < e->n_outputs; o++) {
         if (!status) {
@@ -149,7 +197,7 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     call_frame f;
     VTRN_RETURN_IF_ERROR(frame_init(&f, n_inputs, n_outputs));
     int n_held = 0;
-    vtrn_status status = hold_inputs(e, inputs, &f, &n_held);
+    vtrn_status status = hold_inputs(e, core_i, inputs, &f, &n_held);
     if (!status)
         status = run_held(executable, core_i, inputs, keep, &f, outputs);
     for (int i = 0; i < n_held; i++)

@@ -174,7 +174,7 @@ PJRT_Error *PJRT_Buffer_Device(PJRT_Buffer_Device_Args *args) {
 
 PJRT_Error *PJRT_Buffer_Memory(PJRT_Buffer_Memory_Args *args) {
     ARGS_REQUIRE(args, memory);
-    args->memory = &args->buffer->device->memory;
+    args->memory = &args->buffer->device->memory[args->buffer->buffer->place];
     return NULL;
 }
 
@@ -204,25 +204,27 @@ PJRT_Error *PJRT_Buffer_ReadyEvent(PJRT_Buffer_ReadyEvent_Args *args) {
     return args->buffer->failure ? plugin_failed_event(args->buffer->failure, &args->event) : NULL;
 }
 
-static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Device *to, PJRT_Buffer **out) {
+static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer **out) {
+    PJRT_Device *to = memory->device;
     if (to->client != buffer->device->client)
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: copying a buffer to another client");
     if (buffer->failure)
         return plugin_buffer_failed(to, &buffer->buffer->type, buffer->failure, out);
     vtrn_buffer *copy;
-    PLUGIN_RETURN_IF_ERROR(api_buffer_copy(buffer->buffer, to->description.id, &copy));
+    PLUGIN_RETURN_IF_ERROR(
+        api_buffer_copy(buffer->buffer, to->description.id, memory->place, &copy));
     return plugin_buffer_wrap(to, copy, out);
 }
 
 PJRT_Error *PJRT_Buffer_CopyToDevice(PJRT_Buffer_CopyToDevice_Args *args) {
     ARGS_REQUIRE(args, dst_buffer);
-    return copy_to(args->buffer, args->dst_device, &args->dst_buffer);
+    return copy_to(args->buffer, &args->dst_device->memory[API_IN_HBM], &args->dst_buffer);
 }
 
 PJRT_Error *PJRT_Buffer_CopyToMemory(PJRT_Buffer_CopyToMemory_Args *args) {
     ARGS_REQUIRE(args, dst_buffer);
-    return copy_to(args->buffer, args->dst_memory->device, &args->dst_buffer);
+    return copy_to(args->buffer, args->dst_memory, &args->dst_buffer);
 }
 
 /* The address stays valid as long as the buffer has its memory: see the reference count below. */

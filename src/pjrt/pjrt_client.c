@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char plugin_memory_kind[] = "device";
+const char *const plugin_memory_kinds[PLUGIN_N_MEMORIES] = {"device", "pinned_host"};
 const char plugin_platform_name[] = "neuron";
 
 void plugin_named_string(PJRT_NamedValue *out, const char *name, const char *value) {
@@ -179,7 +179,7 @@ static bool client_init(PJRT_Client *client, size_t n) {
     const runtime_device *rt = client->device->rt;
     client->devices = calloc(n, sizeof *client->devices);
     client->device_list = calloc(n, sizeof *client->device_list);
-    client->memory_list = calloc(n, sizeof *client->memory_list);
+    client->memory_list = calloc(n * PLUGIN_N_MEMORIES, sizeof *client->memory_list);
     client->topology.descriptions = calloc(n, sizeof *client->topology.descriptions);
     if (!client->devices || !client->device_list || !client->memory_list ||
         !client->topology.descriptions)
@@ -188,7 +188,8 @@ static bool client_init(PJRT_Client *client, size_t n) {
     for (int i = 0; i < client->n_devices; i++) {
         plugin_device_init(client, i, &client->devices[i]);
         client->device_list[i] = &client->devices[i];
-        client->memory_list[i] = &client->devices[i].memory;
+        for (int k = 0; k < PLUGIN_N_MEMORIES; k++)
+            client->memory_list[k * client->n_devices + i] = &client->devices[i].memory[k];
         client->topology.descriptions[i] = &client->devices[i].description;
     }
     client->topology.client = client;
@@ -294,7 +295,7 @@ PJRT_Error *PJRT_Client_LookupAddressableDevice(PJRT_Client_LookupAddressableDev
 PJRT_Error *PJRT_Client_AddressableMemories(PJRT_Client_AddressableMemories_Args *args) {
     ARGS_REQUIRE(args, num_addressable_memories);
     args->addressable_memories = args->client->memory_list;
-    args->num_addressable_memories = (size_t)args->client->n_devices;
+    args->num_addressable_memories = (size_t)args->client->n_devices * PLUGIN_N_MEMORIES;
     return NULL;
 }
 

@@ -71,21 +71,27 @@ static void describe(const runtime_device *rt, int core_i, PJRT_DeviceDescriptio
 void plugin_device_init(PJRT_Client *client, int core_i, PJRT_Device *out) {
     out->client = client;
     describe(client->device->rt, core_i, &out->description);
-    out->memory.vtable = &memory_table;
-    out->memory.id = core_i;
-    out->memory.device = out;
-    snprintf(out->memory.text, sizeof out->memory.text, "HBM(neuron:%d)", core_i);
-    out->memories[0] = &out->memory;
+    for (int k = 0; k < PLUGIN_N_MEMORIES; k++) {
+        PJRT_Memory *m = &out->memory[k];
+        m->vtable = &memory_table;
+        m->id = k * vtrn_device_n_cores(client->device) + core_i;
+        m->place = (api_place)k;
+        m->device = out;
+        snprintf(m->text, sizeof m->text, "%s(neuron:%d)", k == API_IN_HBM ? "HBM" : "host memory",
+                 core_i);
+        out->memories[k] = m;
+    }
     out->self[0] = out;
 }
 
 void plugin_device_fini(PJRT_Device *device) {
-    for (struct plugin_user_data *u = device->memory.user_data, *next; u; u = next) {
-        next = u->next;
-        if (u->dtor)
-            u->dtor(u->data);
-        free(u);
-    }
+    for (int k = 0; k < PLUGIN_N_MEMORIES; k++)
+        for (struct plugin_user_data *u = device->memory[k].user_data, *next; u; u = next) {
+            next = u->next;
+            if (u->dtor)
+                u->dtor(u->data);
+            free(u);
+        }
 }
 
 PJRT_Error *PJRT_DeviceDescription_Id(PJRT_DeviceDescription_Id_Args *args) {
@@ -153,13 +159,13 @@ PJRT_Error *PJRT_Device_GetAttributes(PJRT_Device_GetAttributes_Args *args) {
 PJRT_Error *PJRT_Device_AddressableMemories(PJRT_Device_AddressableMemories_Args *args) {
     ARGS_REQUIRE(args, num_memories);
     args->memories = args->device->memories;
-    args->num_memories = 1;
+    args->num_memories = PLUGIN_N_MEMORIES;
     return NULL;
 }
 
 PJRT_Error *PJRT_Device_DefaultMemory(PJRT_Device_DefaultMemory_Args *args) {
     ARGS_REQUIRE(args, memory);
-    args->memory = &args->device->memory;
+    args->memory = &args->device->memory[API_IN_HBM];
     return NULL;
 }
 
@@ -202,12 +208,12 @@ PJRT_Error *PJRT_Memory_Id(PJRT_Memory_Id_Args *args) {
 }
 
 PJRT_Error *PJRT_Memory_Kind(PJRT_Memory_Kind_Args *args) {
-    ARGS_GIVE_TEXT(args, kind, plugin_memory_kind);
+    ARGS_GIVE_TEXT(args, kind, plugin_memory_kinds[args->memory->place]);
 }
 
 PJRT_Error *PJRT_Memory_Kind_Id(PJRT_Memory_Kind_Id_Args *args) {
     ARGS_REQUIRE(args, kind_id);
-    args->kind_id = 0;
+    args->kind_id = (int)args->memory->place;
     return NULL;
 }
 

@@ -51,7 +51,7 @@ static bool copy_bytes(const void *bytes, size_t size, char **out, size_t *out_s
 static bool describe_outputs(PJRT_Executable *e) {
     const vtrn_executable *x = e->executable;
     size_t n = (size_t)x->n_outputs, n_dims = 0;
-    size_t n_kinds = (size_t)(x->n_inputs > x->n_outputs ? x->n_inputs : x->n_outputs);
+    size_t n_kinds = (size_t)x->n_inputs + n;
     for (size_t i = 0; i < n; i++)
         n_dims += (size_t)x->outputs[i].rank;
     e->output_types = calloc(n + 1, sizeof *e->output_types);
@@ -70,8 +70,8 @@ static bool describe_outputs(PJRT_Executable *e) {
         dims += t->rank;
     }
     for (size_t i = 0; i < n_kinds; i++) {
-        e->kinds[i] = plugin_memory_kind;
-        e->kind_sizes[i] = strlen(plugin_memory_kind);
+        e->kinds[i] = plugin_memory_kinds[i < n ? x->output_place[i] : x->input_place[i - n]];
+        e->kind_sizes[i] = strlen(e->kinds[i]);
     }
     return true;
 }
@@ -237,9 +237,10 @@ PJRT_Error *PJRT_Executable_OutputMemoryKinds(PJRT_Executable_OutputMemoryKinds_
 
 PJRT_Error *PJRT_Executable_ParameterMemoryKinds(PJRT_Executable_ParameterMemoryKinds_Args *args) {
     ARGS_REQUIRE(args, memory_kind_sizes);
+    size_t n_outputs = (size_t)args->executable->executable->n_outputs;
     args->num_parameters = (size_t)args->executable->executable->n_inputs;
-    args->memory_kinds = args->executable->kinds;
-    args->memory_kind_sizes = args->executable->kind_sizes;
+    args->memory_kinds = args->executable->kinds + n_outputs;
+    args->memory_kind_sizes = args->executable->kind_sizes + n_outputs;
     return NULL;
 }
 
@@ -281,18 +282,25 @@ PJRT_Executable_GetCompiledMemoryStats(PJRT_Executable_GetCompiledMemoryStats_Ar
     size_t known = args->struct_size < sizeof *args ? args->struct_size : sizeof *args;
     memset((char *)args + head, 0, known - head);
     args->generated_code_size_in_bytes = code_bytes(args->executable);
+    int64_t in_hbm = 0; /* also copies of what is on the host */
     for (int i = 0; i < x->n_inputs; i++) {
-        args->argument_size_in_bytes += (int64_t)x->inputs[i].size_bytes;
+        int64_t size = (int64_t)x->inputs[i].size_bytes;
+        in_hbm += size;
+        *(x->input_place[i] == API_ON_HOST ? &args->host_argument_size_in_bytes
+                                           : &args->argument_size_in_bytes) += size;
         if (x->input_alias[i] >= 0)
-            args->alias_size_in_bytes += (int64_t)x->inputs[i].size_bytes;
+            args->alias_size_in_bytes += size;
     }
-    for (int i = 0; i < x->n_outputs; i++)
-        args->output_size_in_bytes += (int64_t)x->outputs[i].size_bytes;
+    for (int i = 0; i < x->n_outputs; i++) {
+        int64_t size = (int64_t)x->outputs[i].size_bytes;
+        in_hbm += size;
+        *(x->output_place[i] == API_ON_HOST ? &args->host_output_size_in_bytes
+                                            : &args->output_size_in_bytes) += size;
+    }
     const vtrn_program *p = x->loaded->program;
     args->temp_size_in_bytes = (int64_t)(p->scratch_size + p->data_size);
     if (ARGS_HAVE(args, peak_memory_in_bytes))
-        args->peak_memory_in_bytes = args->argument_size_in_bytes + args->output_size_in_bytes -
-                                     args->alias_size_in_bytes + args->temp_size_in_bytes;
+        args->peak_memory_in_bytes = in_hbm - args->alias_size_in_bytes + args->temp_size_in_bytes;
     return NULL;
 }
 

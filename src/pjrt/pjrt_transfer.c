@@ -81,34 +81,37 @@ static void copy_from_host(const api_type *type, const int64_t *strides, char *d
     copy_strided(&c, dst, src);
 }
 
-/* The device the caller means: a memory wins over a device, none means the first. */
-static PJRT_Device *choose_device(PJRT_Client *client, PJRT_Device *device, PJRT_Memory *memory) {
+/* The memory the caller means: one wins over a device, none means the first device's. */
+static PJRT_Memory *choose_memory(PJRT_Client *client, PJRT_Device *device, PJRT_Memory *memory) {
     if (memory)
-        return memory->device;
-    return device ? device : &client->devices[0];
+        return memory;
+    return &(device ? device : &client->devices[0])->memory[API_IN_HBM];
 }
 
-static PJRT_Error *make_buffer(PJRT_Device *device, PJRT_Buffer_Type type, const int64_t *dims,
+static PJRT_Error *make_buffer(PJRT_Memory *memory, PJRT_Buffer_Type type, const int64_t *dims,
                                size_t n_dims, PJRT_Buffer **out) {
     int dtype;
     PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(type, &dtype));
+    api_type full;
+    PLUGIN_RETURN_IF_ERROR(api_type_init(
+        dtype, n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)n_dims, dims, &full));
+    PJRT_Device *device = memory->device;
     vtrn_buffer *buffer;
-    PLUGIN_RETURN_IF_ERROR(vtrn_buffer_create(
-        device->client->device, device->description.id, dtype,
-        n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)n_dims, dims, NULL, &buffer));
+    PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->description.id,
+                                             &full, memory->place, &buffer));
     return plugin_buffer_wrap(device, buffer, out);
 }
 
 PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Args *args) {
     ARGS_REQUIRE(args, buffer);
-    PJRT_Device *device = choose_device(args->client, args->device, args->memory);
+    PJRT_Memory *memory = choose_memory(args->client, args->device, args->memory);
     bool has_strides = args->byte_strides && args->num_byte_strides > 0;
     if (has_strides && args->num_byte_strides != args->num_dims)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: %zu byte strides for %zu dims",
                                  args->num_byte_strides, args->num_dims);
     PJRT_Buffer *b = NULL;
-    PJRT_Error *error = make_buffer(device, args->type, args->dims, args->num_dims, &b);
+    PJRT_Error *error = make_buffer(memory, args->type, args->dims, args->num_dims, &b);
     if (!b) /* and error says why */
         return error;
     copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
@@ -121,8 +124,8 @@ PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Ar
 PJRT_Error *
 PJRT_Client_CreateUninitializedBuffer(PJRT_Client_CreateUninitializedBuffer_Args *args) {
     ARGS_REQUIRE(args, buffer);
-    PJRT_Device *device = choose_device(args->client, args->device, args->memory);
-    return make_buffer(device, args->shape_element_type, args->shape_dims, args->shape_num_dims,
+    PJRT_Memory *memory = choose_memory(args->client, args->device, args->memory);
+    return make_buffer(memory, args->shape_element_type, args->shape_dims, args->shape_num_dims,
                        &args->buffer);
 }
 

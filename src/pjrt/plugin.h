@@ -67,12 +67,13 @@ PJRT_Error *plugin_failure(const char *failure); /* NULL: no error */
 struct PJRT_Memory {
     const PJRT_Memory_FunctionTable *vtable; /* first, by the ABI */
     int id;
+    api_place place;
     PJRT_Device *device;
     char text[64];
     struct plugin_user_data *user_data; /* list, under the client's lock */
 };
 
-enum { PLUGIN_N_ATTRIBUTES = 4, PLUGIN_TEXT = 96 };
+enum { PLUGIN_N_ATTRIBUTES = 4, PLUGIN_N_MEMORIES = 2, PLUGIN_TEXT = 96 };
 
 struct PJRT_DeviceDescription {
     int id;
@@ -83,8 +84,8 @@ struct PJRT_DeviceDescription {
 struct PJRT_Device {
     PJRT_Client *client;
     PJRT_DeviceDescription description;
-    PJRT_Memory memory;
-    PJRT_Memory *memories[1];
+    PJRT_Memory memory[PLUGIN_N_MEMORIES]; /* by api_place; the first is the default */
+    PJRT_Memory *memories[PLUGIN_N_MEMORIES];
     PJRT_Device *self[1]; /* for calls that want a list of one */
 };
 
@@ -101,7 +102,7 @@ struct PJRT_Client {
     int n_devices;
     PJRT_Device *devices;      /* [n_devices] */
     PJRT_Device **device_list; /* [n_devices] */
-    PJRT_Memory **memory_list; /* [n_devices] */
+    PJRT_Memory **memory_list; /* [n_devices * PLUGIN_N_MEMORIES] */
     PJRT_TopologyDescription topology;
     char platform_version[PLUGIN_TEXT];
 };
@@ -144,7 +145,7 @@ struct PJRT_Executable {
     PJRT_Buffer_Type *output_types;
     int64_t *output_dims;     /* all outputs', one after the other */
     size_t *output_dim_sizes; /* rank of each */
-    const char **kinds;       /* "device", max(n_inputs, n_outputs) times */
+    const char **kinds;       /* of memory: those of the outputs, then of the inputs */
     size_t *kind_sizes;
     PJRT_NamedValue cost[2]; /* an entry never changes once n_cost counts it */
     atomic_int n_cost;
@@ -159,7 +160,7 @@ struct PJRT_LoadedExecutable {
 };
 
 void plugin_executable_release(PJRT_Executable *executable);
-extern const char plugin_memory_kind[];   /* "device" */
-extern const char plugin_platform_name[]; /* "neuron" */
+extern const char *const plugin_memory_kinds[PLUGIN_N_MEMORIES]; /* "device", "pinned_host" */
+extern const char plugin_platform_name[];                        /* "neuron" */
 
 #endif

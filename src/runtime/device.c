@@ -209,6 +209,11 @@ static void trim_pages(const uint8_t *start, uint64_t n_bytes) {
 
 static void memory_free(runtime_memory *m) {
     runtime_device *device = m->device;
+    if (!m->block) {
+        free(m->host);
+        free(m);
+        return;
+    }
     runtime_core *core = &device->cores[m->core_i];
     uint64_t trim_addr, trim_bytes;
     pthread_mutex_lock(&device->memory_lock);
@@ -221,11 +226,36 @@ static void memory_free(runtime_memory *m) {
     free(m);
 }
 
-vtrn_status runtime_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,
-                                  runtime_memory **out) {
+static vtrn_status check_core(const runtime_device *device, int core_i) {
     if (core_i < 0 || core_i >= device->n_cores)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", core_i,
                           device->instance.name, device->n_cores - 1);
+    return NULL;
+}
+
+vtrn_status runtime_host_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,
+                                       runtime_memory **out) {
+    VTRN_RETURN_IF_ERROR(check_core(device, core_i));
+    uint64_t room = (size_bytes / HBM_ALIGN_BYTES + 1) * HBM_ALIGN_BYTES;
+    runtime_memory *m = calloc(1, sizeof *m);
+    uint8_t *host = m ? aligned_alloc(HBM_ALIGN_BYTES, room) : NULL;
+    if (!host) {
+        free(m);
+        return VTRN_OUT_OF_MEMORY(room);
+    }
+    atomic_init(&m->refs, 1);
+    m->core_i = core_i;
+    m->device = device;
+    m->size_bytes = size_bytes;
+    m->host = host;
+    runtime_device_retain(device);
+    *out = m;
+    return NULL;
+}
+
+vtrn_status runtime_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,
+                                  runtime_memory **out) {
+    VTRN_RETURN_IF_ERROR(check_core(device, core_i));
     VTRN_RETURN_IF_ERROR(memory_new(device, core_i, size_bytes, out));
     runtime_device_retain(device);
     return NULL;

@@ -13,12 +13,12 @@
 
 typedef struct runtime_device runtime_device;
 
-/* A range of HBM, shared by reference count. */
+/* A range of HBM, or of the host's own memory, shared by reference count. */
 typedef struct runtime_memory {
     atomic_uint refs;
     int core_i; /* of the device */
     runtime_device *device;
-    hbm_block *block;
+    hbm_block *block;    /* NULL: the host's memory, which no program reaches */
     uint64_t addr;       /* in the address space of the core's chip, bytes */
     uint64_t size_bytes; /* as asked for */
     uint8_t *host;       /* where it lies on the host */
@@ -62,6 +62,9 @@ void runtime_device_release(runtime_device *device); /* the last one frees every
 /* HBM on the core's stack, one reference. Contents undefined. CAPACITY as hbm_alloc(). */
 vtrn_status runtime_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,
                                   runtime_memory **out);
+/* Memory of the host that belongs to a core; it takes no HBM. */
+vtrn_status runtime_host_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,
+                                       runtime_memory **out);
 static inline void runtime_memory_retain(runtime_memory *m) {
     atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
 }

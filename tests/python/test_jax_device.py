@@ -37,7 +37,7 @@ def test_trn1_2xlarge_has_two_neuron_cores():
     assert [d.id for d in devices] == [0, 1]
     assert devices[0].platform == "neuron"
     assert devices[0].device_kind == "NC_v2"
-    assert [m.kind for m in devices[0].addressable_memories()] == ["device"]
+    assert [m.kind for m in devices[0].addressable_memories()] == ["device", "pinned_host"]
 
 
 @pytest.mark.parametrize("name", DTYPES)

@@ -170,6 +170,7 @@ typedef struct graph {
     graph_region body;         /* @main: args are the parameters, results the outputs */
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
+    uint8_t *arg_is_on_host, *result_is_on_host; /* mhlo.memory_kind of @main: "pinned_host" */
     int64_t n_partitions, n_replicas;
     bool has_shardy_ops; /* the artifact had sharding constraints and the like, which are dropped */
 } graph;

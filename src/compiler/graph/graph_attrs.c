@@ -506,6 +506,23 @@ static vtrn_status main_arg_attrs(graph_builder *b, const vhlo_entry *arg_attrs)
     return NULL;
 }
 
+/* Parameters or results that are to be in the host's memory. */
+static vtrn_status main_memory_kinds(graph_builder *b, const vhlo_op *main, const char *attrs_name,
+                                     uint32_t n, uint8_t *is_on_host) {
+    const vhlo_entry *attrs, *dictionary, *kind;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, main, attrs_name, &attrs));
+    if (!vhlo_entry_is(attrs, VHLO_DIALECT_VHLO, VHLO_ATTR_ARRAY))
+        return NULL;
+    for (uint32_t i = 0; i < attrs->n_refs && i < n; i++) {
+        vhlo_string text;
+        VTRN_RETURN_IF_ERROR(vhlo_get_attr(b->m, attrs->refs[i], &dictionary));
+        VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, dictionary, "mhlo.memory_kind", &kind));
+        is_on_host[i] =
+            kind && vhlo_entry_string(kind, &text) && vhlo_string_equal(text, "pinned_host");
+    }
+    return NULL;
+}
+
 vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main) {
     VTRN_RETURN_IF_ERROR(module_int(b, "mhlo.num_partitions", &b->g->n_partitions));
     VTRN_RETURN_IF_ERROR(module_int(b, "mhlo.num_replicas", &b->g->n_replicas));
@@ -515,6 +532,12 @@ vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main) {
     GRAPH_NEW(b, b->g->arg_alias_output, b->g->body.n_args);
     for (uint32_t i = 0; i < b->g->body.n_args; i++)
         b->g->arg_alias_output[i] = -1;
+    GRAPH_NEW(b, b->g->arg_is_on_host, b->g->body.n_args);
+    GRAPH_NEW(b, b->g->result_is_on_host, b->g->body.n_results);
+    VTRN_RETURN_IF_ERROR(
+        main_memory_kinds(b, main, "arg_attrs", b->g->body.n_args, b->g->arg_is_on_host));
+    VTRN_RETURN_IF_ERROR(
+        main_memory_kinds(b, main, "res_attrs", b->g->body.n_results, b->g->result_is_on_host));
     const vhlo_entry *arg_attrs;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, main, "arg_attrs", &arg_attrs));
     if (!vhlo_entry_is(arg_attrs, VHLO_DIALECT_VHLO, VHLO_ATTR_ARRAY))
