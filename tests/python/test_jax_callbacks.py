@@ -465,6 +465,15 @@ def test_the_profile_shows_the_stop_and_its_cost(tmp_path):
     assert profile["reference_ops"] == []
 
 
+def artifact_of(text):
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    with mlir.make_ir_context():
+        return stablehlo.serialize_portable_artifact_str(str(ir.Module.parse(text)), "1.15.0")
+
+
 CALLS_THE_HOST = """
 func.func public @main(%x: tensor<3xf32>) -> tensor<3xf32> {
   %y = stablehlo.add %x, %x : tensor<3xf32>
@@ -476,15 +485,8 @@ func.func public @main(%x: tensor<3xf32>) -> tensor<3xf32> {
 
 
 def test_a_process_without_python_refuses_in_words(tmp_path):
-    from jax._src.interpreters import mlir
-    from jaxlib.mlir import ir
-    from jaxlib.mlir.dialects import stablehlo
-
-    with mlir.make_ir_context():
-        text = str(ir.Module.parse(CALLS_THE_HOST))
-        artifact = stablehlo.serialize_portable_artifact_str(text, "1.15.0")
     path, program = tmp_path / "calls.mlirbc", tmp_path / "calls.vasm"
-    path.write_bytes(artifact)
+    path.write_bytes(artifact_of(CALLS_THE_HOST))
     disasm = subprocess.run([VTRN, "disasm", path], capture_output=True, text=True, timeout=60)
     assert "vtrn_host_callback" in disasm.stdout, disasm.stderr
     program.write_text(disasm.stdout)
@@ -493,3 +495,22 @@ def test_a_process_without_python_refuses_in_words(tmp_path):
         assert done.returncode != 0
         assert "calls back into the host" in done.stderr
         assert "run it through JAX with the Python package vtrn" in done.stderr
+
+
+def test_a_program_whose_callback_is_another_operation_is_refused(tmp_path):
+    roots = """
+    func.func public @main(%x: tensor<3xf64>) -> tensor<3xf64> {
+      %y = stablehlo.sqrt %x : tensor<3xf64>
+      return %y : tensor<3xf64>
+    }
+    """
+    path = tmp_path / "other.mlirbc"
+    path.write_bytes(artifact_of(roots))
+    disasm = subprocess.run([VTRN, "disasm", path], capture_output=True, text=True, timeout=60)
+    assert "custom 0 \"stablehlo.sqrt\"" in disasm.stdout
+    named = disasm.stdout.replace("custom 0 \"stablehlo.sqrt\"", "custom 0 \"vtrn_host_callback\"")
+    (tmp_path / "other.vasm").write_text(named)
+    args = [VTRN, "run", tmp_path / "other.vasm", "--random"]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=60)
+    assert done.returncode > 0
+    assert "a callback's name or operation, and not both" in done.stderr

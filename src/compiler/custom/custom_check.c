@@ -153,6 +153,9 @@ static vtrn_status check_decoded(const vtrn_program *p, const vtrn_custom *custo
     if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
         BROKEN("%u operands and %u results for %u and %u slots; %s", op->n_operands, op->n_results,
                custom->n_inputs, custom->n_outputs, remedy);
+    if (program_is_callback(custom) != reference_is_callback(op))
+        BROKEN("a callback's name or operation, and not both: the operation is %s; %s",
+               op->name ? op->name : "unnamed", remedy);
     for (uint32_t i = 0; i < op->n_operands; i++)
         is_defined[op->operands[i]] = 1;
     for (uint32_t i = 1; i < g->body.n_ops; i++) {
@@ -196,9 +199,10 @@ static vtrn_status check_verification(const vtrn_program *p, const vtrn_custom *
 vtrn_status custom_check(const vtrn_program *p) {
     for (uint32_t i = 0; i < p->n_customs; i++) {
         const vtrn_custom *custom = &p->customs[i];
-        vtrn_status status = verify_is_blob(custom->blob, custom->blob_size)
-                                 ? check_verification(p, custom)
-                                 : check_reference_op(p, custom);
+        bool is_check =
+            verify_is_blob(custom->blob, custom->blob_size) && !program_is_callback(custom);
+        vtrn_status status =
+            is_check ? check_verification(p, custom) : check_reference_op(p, custom);
         if (status)
             return vtrn_status_annotate(status, "custom %u (%s) of the program", i,
                                         custom->name ? custom->name : "");

@@ -28,7 +28,10 @@ vtrn_status custom_run(const vtrn_program *program, uint32_t custom_i, void *con
 static vtrn_status hold(const vtrn_custom *custom, int change) {
     graph *g;
     VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
-    vtrn_status status = host_callback_hold(&g->body.ops[0], change);
+    vtrn_status status =
+        reference_is_callback(&g->body.ops[0])
+            ? host_callback_hold(&g->body.ops[0], change)
+            : VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op %s: it is another operation", custom->name);
     graph_destroy(g);
     return status;
 }
