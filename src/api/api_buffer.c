@@ -78,7 +78,7 @@ vtrn_status api_buffer_create(runtime_device *rt, int core_i, const api_type *ty
         return NULL;
     char text[256];
     api_type_print(type, text, sizeof text);
-    return vtrn_status_annotate(status, "a buffer of %s", text);
+    return vtrn_status_not_ok(vtrn_status_annotate(status, "a buffer of %s", text));
 }
 
 vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
