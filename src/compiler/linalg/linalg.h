@@ -57,6 +57,9 @@ typedef struct linalg {
     void (*qr_pivoted)(void *a, int64_t m, int64_t n, int64_t *pivots, void *tau, void *work);
     /* The first n columns of the product of n_tau reflections, in the place of the reflections. */
     void (*reflections_product)(void *a, int64_t m, int64_t n, int64_t n_tau, const void *tau);
+    /* c[m][n_columns] = Q c or Q^H c. */
+    void (*reflections_apply)(const linalg_reflections *r, bool is_adjoint, void *c,
+                              int64_t n_columns);
 
     /* The Hermitian a[n][n], lower triangle read, becomes reflections below the subdiagonal, with
      * tau[n - 1]; d[n] and e[n - 1] are the tridiagonal matrix. */
@@ -64,9 +67,6 @@ typedef struct linalg {
     /* Hermitian a[n][n], lower triangle read: a becomes the eigenvectors, w[n] ascending. */
     bool (*eigh)(void *a, int64_t n, double *w, void *work);
 
-    /* c[m][n_columns] = Q c or Q^H c. */
-    void (*reflections_apply)(const linalg_reflections *r, bool is_adjoint, void *c,
-                              int64_t n_columns);
     /* a[m][n], m >= n, is U diag(s) V^H with s[n] descending; destroys a. vectors may be NULL. */
     bool (*svd)(void *a, int64_t m, int64_t n, const linalg_vectors *vectors, double *s,
                 void *work);

@@ -28,7 +28,7 @@ static void use_upper(const matrices_call *c, void *a, int64_t n) {
 
 static bool eigh_fits(const matrices_call *c) {
     const int64_t first = matrices_attr(c->op, "first", 0), n = matrices_size(c, 'n');
-    return c->n_results == 2 && first >= 0 && first <= n && matrices_size(c, 'd') <= n - first;
+    return first >= 0 && first <= n && matrices_size(c, 'd') <= n - first;
 }
 
 static bool run_eigh(matrices_call *c) {
@@ -44,9 +44,8 @@ static bool run_eigh(matrices_call *c) {
     return true;
 }
 
-static bool qr_fits(const matrices_call *c) {
-    return c->n_results == 2 &&
-           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
+static bool factors_fit(const matrices_call *c) {
+    return matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
 }
 
 static bool run_qr(matrices_call *c) {
@@ -73,11 +72,6 @@ static bool run_qr_pivoted(matrices_call *c) {
     memcpy(c->out[1], c->in[1], (size_t)n * sizeof(int64_t));
     c->la->qr_pivoted(c->out[0], m, n, c->out[1], c->out[2], c->work);
     return true;
-}
-
-static bool pivoted_fits(const matrices_call *c) {
-    return c->n_results == 3 &&
-           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
 }
 
 /* dst[n][m] = the adjoint of src[m][n]; for a square matrix they may be the same. */
@@ -153,11 +147,6 @@ static bool run_svd(matrices_call *c) {
     return true;
 }
 
-static bool lu_fits(const matrices_call *c) {
-    return c->n_results == 3 &&
-           matrices_size(c, 'k') == lesser(matrices_size(c, 'm'), matrices_size(c, 'n'));
-}
-
 static bool run_lu(matrices_call *c) {
     const int64_t m = matrices_size(c, 'm'), n = matrices_size(c, 'n');
     int64_t *pivots = c->out[1], *permutation = c->out[2];
@@ -209,10 +198,6 @@ static bool has_one_less(const matrices_call *c) {
     return matrices_size(c, 'h') == matrices_size(c, 'n') - 1;
 }
 
-static bool hessenberg_fits(const matrices_call *c) {
-    return c->n_results == 2 && has_one_less(c);
-}
-
 static bool run_hessenberg(matrices_call *c) {
     const int64_t n = matrices_size(c, 'n');
     copy(c, c->out[0], c->in[0], n * n);
@@ -259,10 +244,6 @@ static bool run_eig(matrices_call *c) {
     return true;
 }
 
-static bool tridiagonal_fits(const matrices_call *c) {
-    return c->n_results == 4 && has_one_less(c);
-}
-
 static void reverse(void *numbers, int64_t n, size_t size) {
     char swapped[sizeof(double complex)], *x = numbers, *y = x + (n - 1) * (int64_t)size;
     for (; x < y; x += size, y -= size) {
@@ -291,36 +272,40 @@ static bool run_tridiagonal(matrices_call *c) {
 
 static bool run_tridiagonal_solve(matrices_call *c) {
     const int64_t n = matrices_size(c, 'n'), k = matrices_size(c, 'k');
-    const int64_t digits =
-        matrices_attr(c->op, "perturb", 0); /* of a number of this type, in bits */
-    const linalg_tridiagonal t = {.below = c->in[0],
-                                  .diagonal = c->in[1],
-                                  .above = c->in[2],
-                                  .n = n,
-                                  .epsilon =
-                                      digits > 0 && digits < 64 ? ldexp(1, -(int)digits) : 0};
+    const int64_t bits = matrices_attr(c->op, "perturb", 0); /* behind the point of this type */
+    linalg_tridiagonal t = {.below = c->in[0], .diagonal = c->in[1], .above = c->in[2], .n = n};
+    if (bits > 0 && bits < 64)
+        t.epsilon = ldexp(1, -(int)bits);
     copy(c, c->out[0], c->in[3], n * k);
     return c->la->solve_tridiagonal(&t, c->out[0], k, c->work);
 }
 
-static const matrices_routine CHOLESKY = {NULL, "snn -> snn", NULL, run_cholesky, 1.0 / 3, 0, true};
-static const matrices_routine TRIANGULAR = {
-    NULL, "snn spq -> spq", triangular_fits, run_triangular, 1, 0, true};
+static const matrices_routine CHOLESKY = {
+    .signature = "snn -> snn", .run = run_cholesky, .flops = 1.0 / 3, .takes_any = true};
+static const matrices_routine TRIANGULAR = {.signature = "snn spq -> spq",
+                                            .fits = triangular_fits,
+                                            .run = run_triangular,
+                                            .flops = 1,
+                                            .takes_any = true};
 
 static const matrices_routine ROUTINES[] = {
-    {"Qr", "smn -> smn sk", qr_fits, run_qr, 2, 0, false},
-    {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product, 2, 0,
-     false},
-    {"vtrn.eigh", "snn -> snd rd", eigh_fits, run_eigh, 9, 1, false},
-    {"vtrn.eig", "snn -> cn cnn cnn", eig_fits, run_eig, 25, 2, false},
-    {"vtrn.hessenberg", "snn -> snn sh", hessenberg_fits, run_hessenberg, 4, 0, false},
-    {"vtrn.lu", "smn -> smn ik im", lu_fits, run_lu, 1, 0, true},
-    {"vtrn.qr_pivoted", "smn in -> smn in sk", pivoted_fits, run_qr_pivoted, 2, 0, false},
-    {"vtrn.reflections_apply", "smn sk spq -> spq", apply_fits, run_apply, 4, 0, false},
-    {"vtrn.schur", "snn -> snn snn", NULL, run_schur, 25, 1, false},
-    {"vtrn.tridiagonal", "snn -> snn rn rh sh", tridiagonal_fits, run_tridiagonal, 2, 0, false},
-    {"vtrn.tridiagonal_solve", "sn sn sn snk -> snk", NULL, run_tridiagonal_solve, 10, 0, false},
-    {"vtrn.svd", "smn -> rk smp sqn", svd_fits, run_svd, 20, 1, false},
+    {"Qr", "smn -> smn sk", factors_fit, run_qr, .flops = 2},
+    {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product,
+     .flops = 2},
+    {"vtrn.eig", "snn -> cn cnn cnn", eig_fits, run_eig, .flops = 25, .n_work_matrices = 2,
+     .has_optional_results = true},
+    {"vtrn.eigh", "snn -> snd rd", eigh_fits, run_eigh, .flops = 9, .n_work_matrices = 1},
+    {"vtrn.hessenberg", "snn -> snn sh", has_one_less, run_hessenberg, .flops = 4},
+    {"vtrn.lu", "smn -> smn ik im", factors_fit, run_lu, .flops = 1, .takes_any = true},
+    {"vtrn.qr_pivoted", "smn in -> smn in sk", factors_fit, run_qr_pivoted, .flops = 2},
+    {"vtrn.reflections_apply", "smn sk spq -> spq", apply_fits, run_apply, .flops = 4},
+    {"vtrn.schur", "snn -> snn snn", NULL, run_schur, .flops = 25, .n_work_matrices = 1,
+     .has_optional_results = true},
+    {"vtrn.svd", "smn -> rk smp sqn", svd_fits, run_svd, .flops = 20, .n_work_matrices = 1,
+     .has_optional_results = true},
+    {"vtrn.tridiagonal", "snn -> snn rn rh sh", has_one_less, run_tridiagonal, .flops = 2},
+    {"vtrn.tridiagonal_solve", "sn sn sn snk -> snk", NULL, run_tridiagonal_solve, .flops = 10,
+     .takes_any = true},
 };
 
 const matrices_routine *matrices_find(const graph_op *op) {

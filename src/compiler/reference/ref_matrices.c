@@ -101,6 +101,11 @@ static bool match(const matrices_routine *r, const graph *g, const graph_op *op,
         out->columns[value_i] = rank > 1 ? t->dims[t->rank - 1] : 1;
         value_i++;
     }
+    char rest;
+    int rank;
+    next_word(at, &rest, &rank);
+    if (rest && !r->has_optional_results)
+        return false;
     out->n_matrices = 1;
     for (int d = 0; d < out->n_batch_dims; d++)
         out->n_matrices *= first->dims[d];

@@ -27,14 +27,15 @@ typedef struct matrices_routine {
     /* A word for each operand and, behind ->, each result: the type's letter, then one for each
      * dimension behind those of the batch. s is the type of operand 0, a float or complex number; r
      * and c are its real and its complex counterpart; i is int32. The same letter means the same
-     * size. An operation may have fewer results than there are words, and at least one. */
+     * size. */
     const char *signature;
     bool (*fits)(const matrices_call *c); /* of sizes and attributes; NULL: no more rules */
     bool (*run)(matrices_call *c);        /* false: results become NaN */
     double flops; /* for each element of the largest operand and each row or column of the
                      first, whichever are fewer */
-    uint8_t n_work_matrices; /* of the size of operand 0 */
-    bool takes_any;          /* numbers that are not finite too; otherwise they make results NaN */
+    uint8_t n_work_matrices;   /* of the size of operand 0 */
+    bool has_optional_results; /* the last words may have none */
+    bool takes_any; /* numbers that are not finite too; otherwise they make results NaN */
 } matrices_routine;
 
 bool matrices_fit(const matrices_routine *r, const graph *g, const graph_op *op);
