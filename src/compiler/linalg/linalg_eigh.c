@@ -18,7 +18,7 @@ static void subtract_pair(int64_t n, scalar *a, int64_t step, const scalar *v, c
     for (int64_t j = 0; j < n; j++, a += step + 1) {
         const scalar vj = conjugate(v[j]), wj = conjugate(w[j]);
         for (int64_t i = j; i < n; i++)
-            a[i - j] -= v[i] * wj + w[i] * vj;
+            a[i - j] -= times(v[i], wj) + times(w[i], vj);
     }
 }
 

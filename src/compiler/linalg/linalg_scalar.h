@@ -28,8 +28,10 @@ static inline scalar conjugate(scalar x) {
 static inline double magnitude(scalar x) {
     return hypot(creal(x), cimag(x));
 }
-static inline scalar scalar_of(double re, double im) {
-    return CMPLX(re, im);
+/* x y without C's care for infinities, which keeps compilers from vectorising. */
+static inline scalar times(scalar x, scalar y) {
+    return CMPLX(creal(x) * creal(y) - cimag(x) * cimag(y),
+                 creal(x) * cimag(y) + cimag(x) * creal(y));
 }
 #else
 typedef double scalar;
@@ -47,9 +49,8 @@ static inline scalar conjugate(scalar x) {
 static inline double magnitude(scalar x) {
     return fabs(x);
 }
-static inline scalar scalar_of(double re, double im) {
-    (void)im;
-    return re;
+static inline scalar times(scalar x, scalar y) {
+    return x * y;
 }
 #endif
 
@@ -81,9 +82,9 @@ static inline scalar dot(int64_t n, const scalar *x, const scalar *y) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++)
-            sums[l] += conjugate(x[i + l]) * y[i + l];
+            sums[l] += times(conjugate(x[i + l]), y[i + l]);
     for (int l = 0; i < n; i++, l++)
-        sums[l] += conjugate(x[i]) * y[i];
+        sums[l] += times(conjugate(x[i]), y[i]);
     for (int width = LANES / 2; width; width /= 2)
         for (int l = 0; l < width; l++)
             sums[l] += sums[l + width];
@@ -93,12 +94,12 @@ static inline scalar dot(int64_t n, const scalar *x, const scalar *y) {
 /* y += a x */
 static inline void add_scaled(int64_t n, scalar a, const scalar *restrict x, scalar *restrict y) {
     for (int64_t i = 0; i < n; i++)
-        y[i] += a * x[i];
+        y[i] += times(a, x[i]);
 }
 
 static inline void scale(int64_t n, scalar a, scalar *x) {
     for (int64_t i = 0; i < n; i++)
-        x[i] *= a;
+        x[i] = times(a, x[i]);
 }
 
 /* x, y = c x + s y, c y - s x */
@@ -175,7 +176,7 @@ typedef struct linalg_block {
     scalar *c;
     int64_t m, n, column_step;
 } linalg_block;
-void LINALG(reflect_right)(const linalg_block *block, const scalar *v, scalar tau, scalar *work);
+void LINALG(reflect_right)(const linalg_block *b, const scalar *v, scalar tau, scalar *work);
 /* Q of the n - 1 reflections whose v begin below the diagonal of a[n][n], in their place. */
 void LINALG(shifted_product)(scalar *a, int64_t n, const scalar *tau);
 

@@ -234,11 +234,11 @@ static void turn_rows(const schur_form *f, scalar *c, int64_t n, int64_t count, 
     const scalar v1 = v[1], v2 = count > 2 ? v[2] : 0;
     for (int64_t j = 0; j < n; j++, c += f->n) {
         const scalar c2 = count > 2 ? c[2] : 0;
-        const scalar sum = tau * (c[0] + conjugate(v1) * c[1] + conjugate(v2) * c2);
+        const scalar sum = times(tau, c[0] + times(conjugate(v1), c[1]) + times(conjugate(v2), c2));
         c[0] -= sum;
-        c[1] -= sum * v1;
+        c[1] -= times(sum, v1);
         if (count > 2)
-            c[2] -= sum * v2;
+            c[2] -= times(sum, v2);
     }
 }
 
@@ -247,15 +247,15 @@ static void turn_columns(const schur_form *f, scalar *restrict c, int64_t n, int
     scalar *restrict c1 = c + f->n, *restrict c2 = c + 2 * f->n;
     const scalar v1 = v[1], v2 = v[2];
     for (int64_t i = 0; i < n && count == 2; i++) {
-        const scalar sum = tau * (c[i] + v1 * c1[i]);
+        const scalar sum = times(tau, c[i] + times(v1, c1[i]));
         c[i] -= sum;
-        c1[i] -= sum * conjugate(v1);
+        c1[i] -= times(sum, conjugate(v1));
     }
     for (int64_t i = 0; i < n && count == 3; i++) {
-        const scalar sum = tau * (c[i] + v1 * c1[i] + v2 * c2[i]);
+        const scalar sum = times(tau, c[i] + times(v1, c1[i]) + times(v2, c2[i]));
         c[i] -= sum;
-        c1[i] -= sum * conjugate(v1);
-        c2[i] -= sum * conjugate(v2);
+        c1[i] -= times(sum, conjugate(v1));
+        c2[i] -= times(sum, conjugate(v2));
     }
 }
 

@@ -40,7 +40,7 @@ typedef struct matrices_routine {
 
 bool matrices_fit(const matrices_routine *r, const graph *g, const graph_op *op);
 /* Fails as MALFORMED when they do not fit. */
-vtrn_status matrices_run(const matrices_routine *r, ref_call *c);
+vtrn_status matrices_run(const matrices_routine *r, ref_call *ref);
 uint64_t matrices_flops(const matrices_routine *r, const graph *g, const graph_op *op);
 
 /* A number of the attributes of a custom call of ours: "name=number" between spaces. */
