@@ -134,22 +134,29 @@ static void copy_lane(char *lane, char *place, int64_t pitch, int64_t n, size_t 
         memcpy(to_lane ? lane : place, to_lane ? place : lane, size);
 }
 
-/* One step of n cumulative reductions, whose elements stand at, at + pitch, ... */
-static vtrn_status step_along(lanes *l, ref_reducer *r, void *const *sum, int64_t at, int64_t pitch,
-                              int64_t n, bool is_suffix) {
+/* Cumulative reductions side by side: n of them, pitch elements apart. */
+typedef struct lines {
+    int64_t n, pitch;
+    bool is_suffix;
+    void **sum; /* results in the lanes' types */
+} lines;
+
+/* One step of them, whose first element is number `at`. */
+static vtrn_status step_along(lanes *l, ref_reducer *r, const lines *of, int64_t at) {
     for (uint32_t i = 0; i < l->n; i++) {
         const size_t size = dtype_size(l->dtype[i]);
-        copy_lane(l->x[i], (char *)l->in[i] + at * (int64_t)size, pitch, n, size, true);
+        copy_lane(l->x[i], (char *)l->in[i] + at * (int64_t)size, of->pitch, of->n, size, true);
         void *x = l->x[i];
-        if (is_suffix) { /* it grows at its front: the new element is the left argument */
+        if (of->is_suffix) { /* it grows at its front: the new element is the left argument */
             l->x[i] = l->acc[i];
             l->acc[i] = x;
         }
     }
-    VTRN_RETURN_IF_ERROR(ref_reducer_apply(r, l->acc, (const void *const *)l->x, n));
+    VTRN_RETURN_IF_ERROR(ref_reducer_apply(r, l->acc, (const void *const *)l->x, of->n));
     for (uint32_t i = 0; i < l->n; i++) {
         const size_t size = dtype_size(l->dtype[i]);
-        copy_lane(l->acc[i], (char *)sum[i] + at * (int64_t)size, pitch, n, size, false);
+        copy_lane(l->acc[i], (char *)of->sum[i] + at * (int64_t)size, of->pitch, of->n, size,
+                  false);
     }
     return NULL;
 }
@@ -173,12 +180,13 @@ static vtrn_status reduce_along(ref_call *c, const window_plan *p, lanes *l, ref
     for (int64_t group = 0; group < n_groups; group++) {
         for (int64_t first = 0; first < n_lines; first += REF_BLOCK) {
             const int64_t n = n_lines - first < REF_BLOCK ? n_lines - first : REF_BLOCK;
+            const lines of = {n, pitch, is_suffix, sum};
             const int64_t line = group * steps * inner + first * pitch;
             for (uint32_t i = 0; i < l->n; i++)
                 ref_fill(l->acc[i], l->init[i], n, dtype_size(l->dtype[i]));
             for (int64_t step = 0; step < steps; step++) {
                 const int64_t at = line + (is_suffix ? steps - 1 - step : step) * inner;
-                VTRN_RETURN_IF_ERROR(step_along(l, r, sum, at, pitch, n, is_suffix));
+                VTRN_RETURN_IF_ERROR(step_along(l, r, &of, at));
             }
         }
     }
