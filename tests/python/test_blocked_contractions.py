@@ -1,7 +1,9 @@
 """Dot products whose operands are cut into blocks: rows, columns and the contracted index, with the parts that stay in
 SBUF and whatever is transposed on its way in. Small chip files make small products be cut as large ones are."""
 
+import json
 import re
+import subprocess
 
 import jax
 import jax.export
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import capi
-from paths import ROOT
+from paths import BUILD, ROOT
 
 BF16 = ml_dtypes.bfloat16
 FP8 = ml_dtypes.float8_e5m2
@@ -199,3 +201,16 @@ def test_large_products_keep_the_tensor_engine_busy(devices, chip, mfu):
     plain = profile(devices(chip), lambda a, b: a @ b, size, size)
     assert plain.mfu >= mfu
     assert plain.hbm_read_bytes <= 3 * 2 * 2048 * 2048 * 2
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2"])
+@pytest.mark.parametrize("depth,cols", [(2048, 16384), (1024, 8192)])
+def test_a_row_reads_wide_weights_once(depth, cols, chip, tmp_path):
+    """Blocks of columns that share a slot would read all of k again, each."""
+    args = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((1, depth), (depth, cols))]
+    artifact = tmp_path / "program.mlirbc"
+    exported = jax.export.export(jax.jit(jnp.matmul), platforms=["cpu"])(*args)
+    artifact.write_bytes(exported.mlir_module_serialized)
+    command = [BUILD / "src/cli/vtrn", "time", artifact, "--chip", chip, "--json"]
+    profile = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert profile["hbm_read_bytes"] < 1.1 * 2 * depth * cols

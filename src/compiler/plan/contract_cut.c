@@ -221,8 +221,10 @@ static fills fills_of(const contract_shape *s, const contract_cut *cut) {
                    chunks == 1 && (cut->n_a == 0 || turns == 1 || cut->n_a * cut->a_span >= rows),
                .b_stays = chunks == 1 && (cut->n_b == 0 || cut->n_b >= b_slots)};
     if (chunks > 1) {
+        /* the blocks in a slot are in turn, each with all chunks */
+        int64_t n_blocks = cut->n_b >= chunks ? 1 : parts(least(cut->b_span, n_n), cut->block_cols);
         f.a = a * (double)blocks;
-        f.b = b * (double)parts(tiles, cut->n_together);
+        f.b = b * (double)(n_blocks * parts(tiles, cut->n_together));
     } else {
         f.a = f.a_stays ? a : a * (double)turns;
         bool holds_turn = cut->n_b * cut->b_span >= cols;
