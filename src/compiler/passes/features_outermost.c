@@ -9,7 +9,10 @@ enum {
     MAX_CHAIN = 16, /* elementwise operations behind a product */
     MAX_DEPTH = 8,  /* changes of view on the way to a reader */
     MAX_FACTORS = 2 * GRAPH_MAX_RANK,
-    LEAST_COLUMNS = 128, /* of x: fewer do not fill what streams through the PE array. Assumed */
+    /* Of x: fewer take less time on the PE array than w to load, which as weights comes in shorter
+     * rows. Of w: fewer leave rows of the array empty. Assumed. */
+    LEAST_COLUMNS = 256,
+    LEAST_FEATURES = 128,
     NONE = -1,
 };
 
@@ -166,7 +169,7 @@ static int left_dims(const finder *f, const graph_op *op) {
     int64_t n_x = 1, n_w = 1;
     for (int d = 0; d < made->rank; d++)
         *(d < n_left ? &n_x : &n_w) *= made->dims[d];
-    return n_x >= LEAST_COLUMNS && n_w >= LEAST_COLUMNS ? n_left : 0;
+    return n_x >= LEAST_COLUMNS && n_w >= LEAST_FEATURES ? n_left : 0;
 }
 
 static bool is_elementwise(const graph_op *op) {
