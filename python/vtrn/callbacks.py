@@ -175,7 +175,7 @@ def _kind(aval):
     return tuple(int(d) for d in aval.shape), dtype
 
 
-def _emit_call(ctx, own, operands, result_avals, has_side_effect):
+def _emit_call(ctx, own, operands, result_avals, has_side_effect, sharding=None):
     """The custom call that comes to `own`, which lives as long as the program."""
     from jax._src.interpreters import mlir
 
@@ -194,19 +194,44 @@ def _emit_call(ctx, own, operands, result_avals, has_side_effect):
         backend_config=str(number),
         has_side_effect=has_side_effect,
     )
+    if sharding is not None:
+        mlir.set_sharding(ctx.module_context, op, sharding)
     return list(op.results)
 
 
-def emit(ctx, callback, token, operands, operand_avals, result_avals, *, has_side_effect, **_):
+def _with_token(ctx, sharding):
+    """Of a call whose first result is a token: where each result is, or the token alone."""
+    from jax._src.sharding_impls import SdyArray, SdyArrayList
+
+    if not isinstance(sharding, SdyArrayList) or not ctx.avals_out:
+        return sharding
+    ids = sharding.shardings[0].logical_device_ids
+    token = SdyArray(mesh_shape=(), dim_shardings=(), logical_device_ids=ids)
+    return SdyArrayList((token, *sharding.shardings))
+
+
+def emit(
+    ctx,
+    callback,
+    token,
+    operands,
+    operand_avals,
+    result_avals,
+    *,
+    has_side_effect,
+    sharding=None,
+    **_,
+):
     """What JAX's emit_python_callback does on its own platforms: results, token, what to keep."""
     from jax._src import core
 
     if token:
+        sharding = _with_token(ctx, sharding)
         operands = [token, *operands]
         operand_avals = [core.abstract_token, *operand_avals]
         result_avals = [core.abstract_token, *result_avals]
     own = Callback(callback, [_kind(a) for a in operand_avals], [_kind(a) for a in result_avals])
-    results = _emit_call(ctx, own, operands, result_avals, has_side_effect)
+    results = _emit_call(ctx, own, operands, result_avals, has_side_effect, sharding)
     return (results[1:], results[0], own) if token else (results, None, own)
 
 

@@ -465,6 +465,23 @@ def test_the_profile_shows_the_stop_and_its_cost(tmp_path):
     assert profile["reference_ops"] == []
 
 
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_a_callback_says_on_which_device_of_a_mesh_it_is_called(is_ordered):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), "x")
+    there = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    log = Log()
+
+    def f(x):
+        y = io_callback(lambda v: log(v) or v, like(x), x, ordered=is_ordered)
+        return y + 1
+
+    f = jax.jit(f, in_shardings=there, out_shardings=there)
+    x = jnp.arange(2)
+    assert "sdy.sharding = #sdy.sharding_per_value<[<@maximal_mesh_0, []>" in f.lower(x).as_text()
+    assert f(x).tolist() == [1, 2]
+    assert log.calls == [([0, 1],)]
+
+
 def artifact_of(text):
     from jax._src.interpreters import mlir
     from jaxlib.mlir import ir
