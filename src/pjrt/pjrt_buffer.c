@@ -88,8 +88,9 @@ PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Bu
     return NULL;
 }
 
-PJRT_Error *plugin_buffer_failed(PJRT_Device *device, const api_type *type, const char *failure,
+PJRT_Error *plugin_buffer_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
                                  PJRT_Buffer **out) {
+    PJRT_Device *device = memory->device;
     vtrn_buffer *empty;
     char *text = strdup(failure);
     if (!text)
@@ -98,11 +99,13 @@ PJRT_Error *plugin_buffer_failed(PJRT_Device *device, const api_type *type, cons
         api_buffer_wrap(device->client->device->rt, device->description.id, type, NULL, &empty));
     if (!error)
         error = plugin_buffer_wrap(device, empty, out);
-    if (error)
+    if (error) {
         free(text);
-    else
-        (*out)->failure = text;
-    return error;
+        return error;
+    }
+    (*out)->failure = text;
+    (*out)->buffer->place = memory->place;
+    return NULL;
 }
 
 PJRT_Error *PJRT_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args) {
@@ -210,7 +213,7 @@ static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: copying a buffer to another client");
     if (buffer->failure)
-        return plugin_buffer_failed(to, &buffer->buffer->type, buffer->failure, out);
+        return plugin_buffer_failed(memory, &buffer->buffer->type, buffer->failure, out);
     vtrn_buffer *copy;
     PLUGIN_RETURN_IF_ERROR(
         api_buffer_copy(buffer->buffer, to->description.id, memory->place, &copy));

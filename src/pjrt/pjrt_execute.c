@@ -86,13 +86,14 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
 
 /* A token, and any tensor without elements, has no value that could be missing: programs that
  * follow may take it. */
-static PJRT_Error *empty_or_failed(PJRT_Device *device, const api_type *type, const char *failure,
+static PJRT_Error *empty_or_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
                                    PJRT_Buffer **out) {
     if (type->size_bytes)
-        return plugin_buffer_failed(device, type, failure, out);
+        return plugin_buffer_failed(memory, type, failure, out);
+    PJRT_Device *device = memory->device;
     vtrn_buffer *empty;
-    PLUGIN_RETURN_IF_ERROR(vtrn_buffer_create(device->client->device, device->description.id,
-                                              type->dtype, type->rank, type->dims, NULL, &empty));
+    PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->description.id,
+                                             type, memory->place, &empty));
     return plugin_buffer_wrap(device, empty, out);
 }
 
@@ -106,7 +107,8 @@ static PJRT_Error *give_failure(PJRT_LoadedExecutable_Execute_Args *args, PJRT_D
     for (int i = 0; i < e->n_outputs; i++)
         out[i] = NULL;
     for (int i = 0; i < e->n_outputs && !error; i++)
-        error = empty_or_failed(device, &e->outputs[i], failure, &out[i]);
+        error =
+            empty_or_failed(&device->memory[e->output_place[i]], &e->outputs[i], failure, &out[i]);
     if (!error && args->device_complete_events)
         error = plugin_failed_event(failure, &args->device_complete_events[0]);
     if (error)

@@ -122,7 +122,7 @@ struct PJRT_Buffer {
 
 PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);
 /* A buffer without a value, whose readers get the failure. */
-PJRT_Error *plugin_buffer_failed(PJRT_Device *device, const api_type *type, const char *failure,
+PJRT_Error *plugin_buffer_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
                                  PJRT_Buffer **out);
 PJRT_Buffer_Type plugin_type_of(int dtype);
 /* UNIMPLEMENTED names the type. */

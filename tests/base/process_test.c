@@ -51,7 +51,7 @@ static void has_stopped(void *ctx) {
     c->n_stopped++;
 }
 
-static void whoever_knows_of_interrupts_is_asked_at_intervals(void **state) {
+static void the_question_for_interrupts_is_put_at_intervals(void **state) {
     (void)state;
     counts c = {.is_asked = true};
     process_set_interrupt(is_asked, has_stopped, &c);
@@ -72,7 +72,7 @@ static void whoever_knows_of_interrupts_is_asked_at_intervals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_fork_is_counted_and_has_no_team),
-        cmocka_unit_test(whoever_knows_of_interrupts_is_asked_at_intervals),
+        cmocka_unit_test(the_question_for_interrupts_is_put_at_intervals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
