@@ -177,6 +177,52 @@ def test_a_condition_decides_by_a_callback():
     assert jax.jit(f)(jnp.int32(2)) == 162
 
 
+def test_branches_in_loops_call_back_in_the_order_of_the_cpu():
+    def f(n, x, log):
+        def even(v):
+            io_callback(lambda a: log("even", a), None, v.sum(), ordered=True)
+            return v * 2
+
+        def odd(v):
+            return jax.lax.cond(v.sum() > 20, large, lambda w: w + 1, v)
+
+        def large(v):
+            jax.debug.callback(lambda a: log("large", a), v.sum(), ordered=True)
+            return v - 1
+
+        def body(carry):
+            i, x = carry
+            return i + 1, jax.lax.cond(i % 2 == 0, even, odd, x)
+
+        return jax.lax.while_loop(lambda c: c[0] < n, body, (0, x))[1]
+
+    def run():
+        log = Log()
+        g = jax.jit(lambda n, x: f(n, x, log), donate_argnums=1)
+        values = [np.asarray(g(n, jnp.ones(5))).tolist() for n in (0, 1, 2, 7)]
+        jax.effects_barrier()
+        return values, log.calls
+
+    here = run()
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert here == run()
+
+
+def test_views_of_arrays_are_given_dense():
+    x = jnp.arange(24, dtype=jnp.float32).reshape(4, 6)
+
+    def callback(part, turned, zeros, three):
+        return 2 * np.asarray(part), np.asarray(turned) + np.asarray(zeros).sum() + three
+
+    def f(x):
+        shapes = like(x[1:4, 2:4]), like(x.T)
+        return jax.pure_callback(callback, shapes, x[1:4, 2:4], x.T, jnp.zeros(2), jnp.float32(3))
+
+    part, turned = jax.jit(f)(x)
+    np.testing.assert_array_equal(part, 2 * x[1:4, 2:4])
+    np.testing.assert_array_equal(turned, x.T + 3)
+
+
 @pytest.mark.parametrize("is_taken", [False, True])
 def test_only_the_branch_taken_calls_back(is_taken):
     log = Log()
