@@ -28,24 +28,20 @@ def register() -> None:
             api_version=1,
         ).results
 
-    def eigh(ctx, a, *, lower, sort_eigenvalues, subset_by_index, algorithm):
-        del sort_eigenvalues, algorithm  # They are always sorted, and there is one algorithm.
+    # **_ takes the parameters that say how, not what: there is one algorithm each.
+
+    def eigh(ctx, a, *, lower, subset_by_index, **_):
         first = subset_by_index[0] if subset_by_index else 0
         return call(ctx, "eigh", [a], ctx.avals_out, lower=lower, first=first)
 
-    def eig(
-        ctx, a, *, compute_left_eigenvectors, compute_right_eigenvectors, enable_eigvec_derivs,
-        implementation,
-    ):  # fmt: skip
-        del enable_eigvec_derivs, implementation
-        return call(ctx, "eig", [a], ctx.avals_out, left=compute_left_eigenvectors,
-                    right=compute_right_eigenvectors)  # fmt: skip
+    def eig(ctx, a, *, compute_left_eigenvectors, compute_right_eigenvectors, **_):
+        wanted = {"left": compute_left_eigenvectors, "right": compute_right_eigenvectors}
+        return call(ctx, "eig", [a], ctx.avals_out, **wanted)
 
     def hessenberg(ctx, a):
         return call(ctx, "hessenberg", [a], ctx.avals_out)
 
-    def schur(ctx, a, *, compute_schur_vectors, sort_eig_vals, select_callable):
-        del compute_schur_vectors, select_callable
+    def schur(ctx, a, *, sort_eig_vals, **_):
         if sort_eig_vals:
             raise NotImplementedError("neuron: Schur forms are not sorted; pass sort_eig_vals=False")
         return call(ctx, "schur", [a], ctx.avals_out)
@@ -53,7 +49,7 @@ def register() -> None:
     def tridiagonal(ctx, a, *, lower):
         return call(ctx, "tridiagonal", [a], ctx.avals_out, lower=lower)
 
-    def tridiagonal_solve(ctx, below, diagonal, above, b, *, perturb_singular):
+    def tridiagonal_solve(ctx, below, diagonal, above, b, *, perturb_singular=False, **_):
         digits = jnp.finfo(ctx.avals_in[3].dtype).nmant if perturb_singular else 0
         operands = [below, diagonal, above, b]
         return call(ctx, "tridiagonal_solve", operands, ctx.avals_out, perturb=digits)
@@ -64,21 +60,22 @@ def register() -> None:
     def qr(ctx, a):
         return call(ctx, "Qr", [a], ctx.avals_out)
 
-    def qr_pivoted(ctx, a, pivots, *, use_magma):
-        del use_magma
+    def qr_pivoted(ctx, a, pivots, **_):
         return call(ctx, "qr_pivoted", [a, pivots], ctx.avals_out)
 
     def reflections_apply(ctx, a, taus, c, *, left, transpose):
-        return call(ctx, "reflections_apply", [a, taus, c], ctx.avals_out, left=left, transpose=transpose)
+        operands = [a, taus, c]
+        return call(ctx, "reflections_apply", operands, ctx.avals_out, left=left, transpose=transpose)
 
-    def svd(ctx, a, *, full_matrices, compute_uv, subset_by_index, algorithm):
+    def svd(ctx, a, *, full_matrices, compute_uv, subset_by_index, **_):
+        del full_matrices  # The results' shapes say it.
         *_, m, n = ctx.avals_in[0].shape
         if subset_by_index is None or tuple(subset_by_index) == (0, min(m, n)):
             return call(ctx, "svd", [a], ctx.avals_out)
 
         def some(a):
             part = slice(*subset_by_index)
-            results = linalg.svd(a, full_matrices=False, compute_uv=compute_uv, algorithm=algorithm)
+            results = linalg.svd(a, full_matrices=False, compute_uv=compute_uv)
             if not compute_uv:
                 return [results[..., part]]
             u, s, vh = results
@@ -86,12 +83,8 @@ def register() -> None:
 
         return mlir.lower_fun(some, multiple_results=True)(ctx, a)
 
-    def approx_top_k(
-        ctx, operand, *, k, reduction_dimension, is_max_k, recall_target, aggregate_to_topk,
-        reduction_input_size_override,
-    ):  # fmt: skip
+    def approx_top_k(ctx, operand, *, reduction_dimension, is_max_k, **_):
         # The exact answer, on the engines. Without aggregation more than k are returned.
-        del k, recall_target, aggregate_to_topk, reduction_input_size_override
         count = ctx.avals_out[0].shape[reduction_dimension]
 
         def exact(x):
@@ -101,18 +94,20 @@ def register() -> None:
         return mlir.lower_fun(exact, multiple_results=True)(ctx, operand)
 
     rules = {
-        ann.approx_top_k_p: approx_top_k,
-        linalg.eig_p: eig,
-        linalg.eigh_p: eigh,
-        linalg.geqp3_p: qr_pivoted,
-        linalg.geqrf_p: qr,
-        linalg.hessenberg_p: hessenberg,
-        linalg.lu_p: lu,
-        linalg.ormqr_p: reflections_apply,
-        linalg.schur_p: schur,
-        linalg.svd_p: svd,
-        linalg.tridiagonal_p: tridiagonal,
-        linalg.tridiagonal_solve_p: tridiagonal_solve,
+        "approx_top_k_p": approx_top_k,
+        "eig_p": eig,
+        "eigh_p": eigh,
+        "geqp3_p": qr_pivoted,
+        "geqrf_p": qr,
+        "hessenberg_p": hessenberg,
+        "lu_p": lu,
+        "ormqr_p": reflections_apply,
+        "schur_p": schur,
+        "svd_p": svd,
+        "tridiagonal_p": tridiagonal,
+        "tridiagonal_solve_p": tridiagonal_solve,
     }
-    for primitive, rule in rules.items():
-        mlir.register_lowering(primitive, rule, platform="neuron")
+    for name, rule in rules.items():
+        primitive = getattr(linalg, name, None) or getattr(ann, name, None)
+        if primitive is not None:  # Not every version of JAX has each.
+            mlir.register_lowering(primitive, rule, platform="neuron")

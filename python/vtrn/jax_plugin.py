@@ -56,7 +56,7 @@ def initialize() -> None:
     from jax._src import xla_bridge
 
     # JAX takes rules for platforms that it knows, and warns of all but these.
-    xla_bridge._nonexperimental_plugins.add("neuron")
+    getattr(xla_bridge, "_nonexperimental_plugins", set()).add("neuron")
     path = _named_in_environment()
     if path is None:
         path = vtrn.library_path()
