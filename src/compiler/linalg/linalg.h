@@ -32,7 +32,7 @@ typedef struct linalg_reflections {
     int64_t m, n_tau;
 } linalg_reflections;
 
-/* Where singular vectors go. */
+/* Buffers for singular vectors. */
 typedef struct linalg_vectors {
     void *left;     /* [m][n_left]; the columns behind n complete the basis */
     void *right;    /* [n][n] */

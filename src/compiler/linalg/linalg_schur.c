@@ -60,8 +60,8 @@ static int64_t block_start(const schur_form *f, int64_t last) {
 }
 
 #if LINALG_COMPLEX
-/* The eigenvalue of the last 2 x 2 block that is nearer to its last element; now and then another
- * number, lest the steps go in circles. */
+/* The eigenvalue of the last 2 x 2 block that is nearer to its last element; every tenth step
+ * another number, because shifts that repeat themselves would never end. */
 static scalar shift_of(const schur_form *f, int64_t last, int n_steps) {
     const scalar corner = *at(f, last, last);
     if (n_steps % STEPS_BEFORE_OTHER_SHIFTS == STEPS_BEFORE_OTHER_SHIFTS - 1)
@@ -91,8 +91,8 @@ typedef struct shifts {
     double re[2], im[2];
 } shifts;
 
-/* The eigenvalues of the last 2 x 2 block, or twice the real one nearer to its last element; now
- * and then other numbers, lest the steps go in circles. */
+/* The eigenvalues of the last 2 x 2 block, or twice the real one nearer to its last element;
+ * every tenth step other numbers, because shifts that repeat themselves would never end. */
 static shifts shifts_of(const schur_form *f, int64_t first, int64_t last, int n_steps) {
     double a = *at(f, last - 1, last - 1), b = *at(f, last - 1, last);
     double c = *at(f, last, last - 1), d = *at(f, last, last);

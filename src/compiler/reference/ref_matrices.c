@@ -1,7 +1,6 @@
 /* The loop over the matrices of operands, and the signatures of what works on them. */
 #include "compiler/reference/ref_matrices.h"
 
-#include <ctype.h>
 #include <math.h>
 
 enum { N_LETTERS = 'z' - 'a' + 1 };
@@ -47,7 +46,7 @@ static const char *next_word(const char *at, char *type, int *rank) {
     return letters;
 }
 
-/* What comes of comparing an operation with a signature. */
+/* An operation as its signature reads it. */
 typedef struct shape {
     int n_batch_dims;
     int64_t n_matrices;
@@ -147,9 +146,6 @@ uint64_t matrices_flops(const matrices_routine *r, const graph *g, const graph_o
     return (uint64_t)(c.is_complex ? 4 * flops : flops);
 }
 
-/* --- elements ------------------------------------------------------------------------------------
- */
-
 static size_t element_size(const matrices_call *c, char type) {
     return type == 's' ? c->la->scalar_size : type == 'c' ? sizeof(double complex) : 8;
 }
@@ -200,9 +196,6 @@ static void fill_nan(void *numbers, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes / sizeof *x; i++)
         x[i] = NAN;
 }
-
-/* --- the loop ------------------------------------------------------------------------------------
- */
 
 static vtrn_status allocate(const matrices_routine *r, ref_call *ref, const shape *s,
                             matrices_call *c, void **tmp) {
