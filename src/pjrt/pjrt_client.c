@@ -222,7 +222,7 @@ PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->lock, NULL);
     client->device = device;
-    int n_cores = 0;
+    int n_cores = 1;
     error = visible_cores(&o, device, &n_cores);
     if (error) {
         client_free(client);

@@ -273,10 +273,10 @@ static void weigh(const rates *r, contract_cut *cut) {
     int64_t n_m = s->a.n_x, n_n = s->b.n_x, chunks = parts(s->n_k, cut->chunk_k);
     double n_tiles = (double)(s->n_batch * parts(n_m, s->tile_rows));
     double n_blocks = (double)parts(n_n, cut->block_cols);
-    int64_t bank = least(cut->block_cols, r->bank_cols);
+    int64_t bank = least(cut->block_cols, r->bank_cols), full_banks = n_n / bank;
     double row_ns = columns_ns(r, n_n, cut->block_cols);
     double pe_ns = n_tiles * row_ns;
-    double copies_ns = n_tiles * ((double)(n_n / bank) * copy_ns(r, bank) +
+    double copies_ns = n_tiles * ((double)full_banks * copy_ns(r, bank) +
                                   (n_n % bank ? copy_ns(r, n_n % bank) : 0));
     fills f = fills_of(s, cut);
     slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, n_m));

@@ -119,6 +119,7 @@ static int cumulative_dim(const window_plan *p, bool *is_suffix) {
 /* Whether padding changes nothing: f(initial values, initial values) gives the initial values. */
 static vtrn_status init_is_neutral(ref_reducer *r, const lanes *l, bool *out) {
     *out = true;
+    VTRN_CHECK(l->acc, "lanes were opened");
     for (uint32_t i = 0; i < l->n; i++)
         memcpy(l->acc[i], l->init[i], dtype_size(l->dtype[i]));
     VTRN_RETURN_IF_ERROR(ref_reducer_apply(r, l->acc, (const void *const *)l->init, 1));
