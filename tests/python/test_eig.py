@@ -13,6 +13,8 @@ from linalg_oracle import (  # noqa: E402
     DTYPES, adjoint, assert_product, assert_unitary, hermitian, matrix, on_cpu, on_neuron, roundings,
     wide)  # fmt: skip
 
+pytestmark = pytest.mark.part(3)
+
 SHAPES = [(1, 1), (2, 2), (3, 3), (33, 33), (128, 128), (2, 3, 5, 5)]
 
 

@@ -12,6 +12,8 @@ import jax.scipy.linalg as jsp  # noqa: E402
 from linalg_oracle import (  # noqa: E402
     DTYPES, adjoint, assert_product, assert_unitary, hermitian, matrix, on_cpu, on_neuron, wide)  # fmt: skip
 
+pytestmark = pytest.mark.part(3)
+
 SHAPES = [(0, 3), (1, 1), (4, 7), (7, 4), (129, 40), (40, 128), (2, 3, 5, 4)]
 SQUARE = [(0, 0), (1, 1), (33, 33), (128, 128), (2, 3, 5, 5)]
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp  # noqa: E402
 from linalg_oracle import (  # noqa: E402
     DTYPES, adjoint, assert_product, assert_unitary, matrix, on_cpu, on_neuron, roundings, wide)  # fmt: skip
 
+pytestmark = pytest.mark.part(3)
+
 SHAPES = [(0, 3), (1, 1), (5, 1), (4, 7), (7, 4), (33, 33), (129, 40), (40, 128),
           (2, 3, 5, 4), (0, 3, 2)]  # fmt: skip
 
