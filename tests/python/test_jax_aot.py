@@ -112,7 +112,7 @@ def test_the_persistent_cache_serves_the_next_process(tmp_path):
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", CACHED.format(directory=str(tmp_path))],
-            capture_output=True, text=True, env=os.environ, timeout=120,
+            capture_output=True, text=True, env=os.environ, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         lines.append(done.stdout.splitlines())
