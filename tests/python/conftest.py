@@ -44,3 +44,22 @@ def rng(request):
     seed = [SEED, zlib.crc32(request.node.name.encode())]
     print("seed", seed)
     return np.random.default_rng(seed)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of a file marked `part(n)`, one case in n of each test runs, always the same ones: which, its name
+    decides. VTRN_SWEEP=all runs every case, as does naming a case or a test on the command line."""
+    if os.environ.get("VTRN_SWEEP") == "all" or any("::" in a for a in config.args) or config.option.keyword:
+        return
+    kept, left_out, seen = [], [], {}
+    for item in items:
+        mark = item.get_closest_marker("part")
+        if not mark:
+            kept.append(item)
+            continue
+        function = (item.path, item.originalname)
+        is_in_part = zlib.crc32(item.name.encode()) % mark.args[0] == 0
+        (kept if is_in_part or function not in seen else left_out).append(item)
+        seen[function] = True
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)

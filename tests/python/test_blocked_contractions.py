@@ -15,6 +15,8 @@ import pytest
 import capi
 from paths import BUILD, ROOT
 
+pytestmark = pytest.mark.part(3)
+
 BF16 = ml_dtypes.bfloat16
 FP8 = ml_dtypes.float8_e5m2
 # name: bytes of a partition (0: as trn1), PSUM banks, partitions

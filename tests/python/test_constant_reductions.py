@@ -13,6 +13,8 @@ from jax import lax
 
 import capi
 
+pytestmark = pytest.mark.part(3)
+
 BF16 = ml_dtypes.bfloat16
 CHIPS = ["trn1", "trn2", "trn3", "inf2"]
 

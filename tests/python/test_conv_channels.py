@@ -10,6 +10,8 @@ import pytest
 from common import SEED
 from jax import lax
 
+pytestmark = pytest.mark.part(4)
+
 LAST, FIRST = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
 
 

@@ -13,6 +13,8 @@ import capi
 from common import SEED
 from paths import ROOT
 
+pytestmark = pytest.mark.part(4)
+
 BF16 = ml_dtypes.bfloat16
 # Chips whose partitions hold next to nothing, beside the real ones; 4096 bytes are the least.
 SMALL = {"tiny16k": 16 << 10, "tiny8k": 8 << 10, "tiny4k": 4 << 10}

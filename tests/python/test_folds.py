@@ -15,6 +15,8 @@ from jax import lax
 from common import SEED
 from paths import BUILD
 
+pytestmark = pytest.mark.part(3)
+
 BF16 = ml_dtypes.bfloat16
 CHIPS = ["trn1", "trn2", "trn3"]
 

@@ -11,6 +11,8 @@ import capi
 from reference_oracle import compare
 from test_lowering import run
 
+pytestmark = pytest.mark.part(2)
+
 
 @pytest.fixture(scope="module")
 def device():

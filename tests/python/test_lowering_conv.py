@@ -12,6 +12,8 @@ from reference_oracle import compare
 from test_reference_xla import random_of, xla
 from test_vhlo_attrs import module_of, random_convolution, serialize
 
+pytestmark = pytest.mark.part(2)
+
 
 @pytest.fixture(scope="module")
 def device():

@@ -10,6 +10,8 @@ import pytest
 from jax import lax
 from common import SEED
 
+pytestmark = pytest.mark.part(2)
+
 
 @pytest.fixture(scope="module")
 def device():

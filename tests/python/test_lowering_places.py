@@ -9,6 +9,8 @@ import pytest
 from jax import lax
 from common import SEED
 
+pytestmark = pytest.mark.part(3)
+
 DTYPES = [np.float32, np.int32, jnp.bfloat16, np.int8, np.uint8, np.float16, np.uint32, np.bool_]
 
 

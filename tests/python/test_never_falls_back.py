@@ -14,6 +14,8 @@ import pytest
 from jax import lax
 from common import SEED
 
+pytestmark = pytest.mark.part(2)
+
 RNG = np.random.default_rng(SEED)
 
 

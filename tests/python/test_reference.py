@@ -12,6 +12,8 @@ import pytest
 from jax import lax
 from reference_oracle import both, compare
 
+pytestmark = pytest.mark.part(4)
+
 FLOATS = [np.float32, np.float16, ml_dtypes.bfloat16]
 
 

@@ -15,6 +15,8 @@ from reference_oracle import compare, evaluate
 from test_vhlo_attrs import CASES, compare_region, module_of, program, random_convolution, \
     region, serialize
 
+pytestmark = pytest.mark.part(3)
+
 TYPES = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "ui8": np.uint8, "ui16": np.uint16, "ui32": np.uint32, "ui64": np.uint64,

@@ -11,6 +11,8 @@ from jax import lax
 import capi
 from common import SEED
 
+pytestmark = pytest.mark.part(2)
+
 
 @pytest.fixture(scope="module")
 def device():

@@ -12,6 +12,8 @@ import pytest
 from jax import lax
 from test_views_of_operands import check, whole
 
+pytestmark = pytest.mark.part(4)
+
 BF16, FP16, FP32 = ml_dtypes.bfloat16, np.float16, np.float32
 
 

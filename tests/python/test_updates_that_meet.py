@@ -10,6 +10,8 @@ import pytest
 from jax import lax
 from test_views_of_operands import check, whole
 
+pytestmark = pytest.mark.part(3)
+
 
 @pytest.fixture(scope="module")
 def device():

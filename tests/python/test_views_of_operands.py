@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+pytestmark = pytest.mark.part(3)
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

@@ -14,6 +14,8 @@ from jax import lax
 import capi
 from paths import ROOT
 
+pytestmark = pytest.mark.part(3)
+
 CHIPS = ["trn1", "trn2", "trn3", "inf2"]
 BF16 = ml_dtypes.bfloat16
 
