@@ -383,12 +383,15 @@ static void try_buffers(search *q, contract_cut cut) {
         int64_t natural_cols;
         int n_natural, n_out;
     } tried[] = {{wide, 4, MAX_OUT}, {cut.chunk_k, 2, 2}, {wide, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
+    const bool turns = s->a.turns || s->b.turns;
     for (int i = 0; i < 5; i++) {
+        if (i > 0 && !turns && tried[i].n_out == tried[i - 1].n_out)
+            continue; /* only buffers for transposing would differ */
         cut.natural_cols = least(tried[i].natural_cols, cut.chunk_k);
         cut.n_natural = tried[i].n_natural;
         cut.n_out = tried[i].n_out;
         try_cut(q, cut);
-        if (!s->is_stored && !s->a.turns && !s->b.turns)
+        if (!s->is_stored && !turns)
             return;
     }
 }
