@@ -16,7 +16,13 @@ vtrn_status fusion_contract(lower *l, const struct contract_spec *spec, graph_va
  * channels, columns pixels. It takes no reductions. */
 vtrn_status fusion_convolve(lower *l, const struct conv_spec *spec, graph_value result,
                             vtrn_dtype dtype);
+/* An operand for a node in f: a node of f, a new load, or an immediate. */
+vtrn_status fusion_operand(lower *l, fusion *f, graph_value v, int64_t n, fusion_in *out);
 vtrn_status fusion_name(lower *l, fusion *f, graph_value v, int node, const graph_op *alias_of);
+/* A reshape or broadcast of a fusion's value joins it as another name; *is_done: whether it did. */
+vtrn_status fusion_alias(lower *l, const graph_op *op, bool *is_done);
+/* A reduction joins a fusion or becomes kernels of its own; *is_done: whether it did. */
+vtrn_status fusion_reduce(lower *l, const graph_op *op, bool *is_done);
 /* Records its kernel; nodes with is_stored are written to their store_view. */
 vtrn_status fusion_close(lower *l, fusion *f);
 bool fusion_is_identity(graph_reducer r, vtrn_dtype t, double init);
