@@ -36,7 +36,8 @@ def integer_arithmetic(b):
     for _ in range(b.choose(3, 5, 8)):
         if b.chance(0.45):
             text = b.choose(*UNARY)
-            values.append(b.let(text.format(*[b.rng.choice(values)] * text.count("{}")), shape))
+            value = b.rng.choice(values)
+            values.append(b.let(text.format(*[value] * text.count("{}")), value.shape))
         elif b.chance(0.2):
             text = b.choose("{} // {}", "{} % {}", "lax.div({}, {})", "lax.rem({}, {})")
             value = b.rng.choice([v for v in values if v.shape == shape])
