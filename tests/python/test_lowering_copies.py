@@ -48,6 +48,32 @@ def test_a_transposed_copy_keeps_every_bit(device, shape, dtype):
         assert got.tobytes() == np.concatenate([turned, more]).tobytes(), axes
 
 
+FEW_COLUMNS = [  # what is innermost in the source is narrow, and one stretch with what is outside of it
+    ((2, 257, 64, 8), (0, 3, 2, 1)), ((512, 16, 8), (2, 1, 0)), ((1, 130, 36, 8), (0, 3, 2, 1)),
+    ((3, 129, 5, 33, 3), (4, 0, 3, 2, 1)), ((640, 7, 2, 31), (3, 2, 1, 0)), ((257, 128, 2), (2, 1, 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.int32])
+@pytest.mark.parametrize("shape, axes", FEW_COLUMNS)
+def test_a_transposed_copy_of_narrow_matrices_keeps_every_bit(device, shape, axes, dtype):
+    rng = np.random.default_rng(SEED)
+    x = any_bits(rng, shape, dtype)
+    turned = np.transpose(x, axes)
+    more = any_bits(rng, (2, *turned.shape[1:]), dtype)
+    got = run(device, lambda x, y: jnp.concatenate([jnp.transpose(x, axes), y]), x, more)
+    assert got.tobytes() == np.concatenate([turned, more]).tobytes()
+
+
+def test_a_transposed_copy_of_narrow_matrices_is_turned(device):
+    """A tile of the PE array takes columns of many matrices: one each would take as long as each element."""
+    x, y = np.zeros((512, 512, 8), np.float32), np.zeros((2, 512, 512), np.float32)
+    as_floats = chip_ns(device, lambda x, y: jnp.concatenate([jnp.transpose(x, (2, 1, 0)), y]), x, y)
+    as_integers = chip_ns(device, lambda x, y: jnp.concatenate([jnp.transpose(x, (2, 1, 0)), y]),
+                          x.astype(np.int32), y.astype(np.int32))  # fmt: skip
+    assert as_floats < as_integers / 3
+
+
 def chip_ns(device, f, *args):
     exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
     executable = device.compile(exported.mlir_module_serialized)

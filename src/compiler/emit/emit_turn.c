@@ -52,11 +52,18 @@ static vtrn_status turn_tile(turn_work *w, const turn_part *p) {
     rows.f[0] = (view_factor){n_in, row->stride * p->row_group};
     rows.f[1] = (view_factor){p->row_group, row->stride};
     rows.f[2] = (view_factor){p->n_cols, 1};
-    view cols = {.slot = to->slot, .dtype = to->dtype, .n = 3};
-    cols.offset = p->to_at + p->r + p->c * col->stride;
-    cols.f[0] = (view_factor){n_out, col->stride * p->col_group};
-    cols.f[1] = (view_factor){p->col_group, col->stride};
-    cols.f[2] = (view_factor){p->n_rows, 1};
+    view cols = {.slot = to->slot, .dtype = to->dtype, .offset = p->to_at + p->r};
+    view_part stored = {&cols, 1, 0, n_out, 0, n_per_out};
+    if (p->col_group > 1) { /* of one factor, which makes enough columns by itself */
+        cols.offset += p->c * col->stride;
+        cols.f[cols.n++] = (view_factor){n_out, col->stride * p->col_group};
+        cols.f[cols.n++] = (view_factor){p->col_group, col->stride};
+    } else {
+        for (int i = to->n - 1 - w->spec->n_col_factors; i < to->n - 1; i++)
+            cols.f[cols.n++] = to->f[i];
+        stored = (view_part){&cols, cols.n, p->c, n_out, 0, n_per_out};
+    }
+    cols.f[cols.n++] = (view_factor){p->n_rows, 1};
     tile psum;
     w->turn_i++;
     VTRN_RETURN_IF_ERROR(emit_load(w->e, &(view_part){&rows, 1, 0, n_in, 0, n_per_in}, in));
@@ -64,7 +71,7 @@ static vtrn_status turn_tile(turn_work *w, const turn_part *p) {
     vtrn_ap turned = tile_ap(&psum, (uint32_t)n_out, (uint32_t)n_per_out);
     vtrn_ap kept = tile_ap(out, (uint32_t)n_out, (uint32_t)n_per_out);
     VTRN_RETURN_IF_ERROR(emit_copy(w->e, &kept, &turned)); /* which keeps the bits of any NaN */
-    return emit_store(w->e, &(view_part){&cols, 1, 0, n_out, 0, n_per_out}, out, false);
+    return emit_store(w->e, &stored, out, false);
 }
 
 /* The next part of n that is whole groups of 128; what makes no group is a part of its own. */
@@ -79,7 +86,9 @@ static int64_t next_part(int64_t n, int64_t most, int *group) {
 static vtrn_status turn_matrix(turn_work *w, int64_t from_at, int64_t to_at) {
     const view *from = &w->spec->from;
     int64_t most = tile_max_rows(w->e->chip);
-    int64_t n_rows = w->spec->n_rows, n_cols = from->f[from->n - 1].size;
+    int64_t n_rows = w->spec->n_rows, n_cols = 1;
+    for (int i = from->n - w->spec->n_col_factors; i < from->n; i++)
+        n_cols *= from->f[i].size;
     for (int64_t c = 0, n_c; c < n_cols; c += n_c) {
         int col_group = w->spec->col_group;
         n_c = next_part(n_cols - c, most, &col_group);
@@ -93,10 +102,10 @@ static vtrn_status turn_matrix(turn_work *w, int64_t from_at, int64_t to_at) {
     return NULL;
 }
 
-/* Every matrix: one for each index of the factors that neither side has innermost. */
+/* Every matrix: one for each index of the factors that make neither rows nor columns. */
 static vtrn_status turn_matrices(turn_work *w, int factor, int64_t from_at, int64_t to_at) {
     const view *from = &w->spec->from, *to = &w->spec->to;
-    if (factor == from->n - 1)
+    if (factor == from->n - w->spec->n_col_factors)
         return turn_matrix(w, from_at, to_at);
     for (int64_t i = 0; i < from->f[factor].size; i++)
         VTRN_RETURN_IF_ERROR(turn_matrices(w, factor + 1, from_at + i * from->f[factor].stride,

@@ -18,6 +18,7 @@ typedef struct kernel_copy {
 typedef struct kernel_turn {
     view from, to;
     int64_t n_rows, n_cols;
+    int n_col_factors; /* the innermost ones of `from`, which are one stretch of a row there */
     /* Neighbouring rows that share a partition on the way in: their columns are stored as one
      * stretch. Or columns that share one on the way out, with all their rows. One of them is 1. */
     int row_group, col_group;

@@ -92,20 +92,38 @@ static void choose_groups(const plan *p, vtrn_dtype dtype, int64_t n_rows, int64
     *col_group = *row_group > 1 ? 1 : group_of(p, dtype, n_cols);
 }
 
+/* The factors whose elements make one stretch of the source, from the innermost on, until there are
+ * columns for a tile: of matrices with few columns each, tiles would be narrow. */
+static int column_factors(const vtrn_chip *chip, const joint_factor *f, int n, int to_unit,
+                          int order[VIEW_MAX_FACTORS], int64_t *n_cols) {
+    int n_found = 1, from_unit = unit_factor(f, n, true);
+    order[0] = from_unit;
+    *n_cols = f[from_unit].size;
+    for (int i = 0; i < n && *n_cols < tile_max_rows(chip); i++)
+        if (i != to_unit && i != from_unit && f[i].from == *n_cols) {
+            order[n_found++] = i;
+            *n_cols *= f[i].size;
+            i = -1; /* the next one may stand before it */
+        }
+    return n_found;
+}
+
 static bool turning_pays(const plan *p, const view *src, const view *dst, const joint_factor *f,
                          int n) {
     int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
     if (from_unit < 0 || to_unit < 0 || from_unit == to_unit || n > VIEW_MAX_FACTORS ||
         src->dtype != dst->dtype || !is_turned_exactly((vtrn_dtype)src->dtype))
         return false;
-    int64_t n_rows = f[to_unit].size, n_cols = f[from_unit].size, most = tile_max_rows(p->chip);
+    int order[VIEW_MAX_FACTORS];
+    int64_t n_rows = f[to_unit].size, n_cols, most = tile_max_rows(p->chip);
+    int n_col_factors = column_factors(p->chip, f, n, to_unit, order, &n_cols);
     turning t = {.dtype = src->dtype, .size = (double)dtype_size((vtrn_dtype)src->dtype)};
-    choose_groups(p, (vtrn_dtype)src->dtype, n_rows, n_cols, &t.row_group, &t.col_group);
+    choose_groups(p, (vtrn_dtype)src->dtype, n_rows, f[from_unit].size, &t.row_group, &t.col_group);
     int64_t rows = n_rows / t.row_group, cols = n_cols / t.col_group;
     t.rows = (uint32_t)(rows < most ? rows : most);
     t.cols = (uint32_t)(cols < most ? cols : most);
     bool is_dense_from = f[to_unit].from == n_cols && n_cols == t.cols;
-    bool is_dense_to = f[from_unit].to == n_rows && n_rows == t.rows;
+    bool is_dense_to = n_col_factors == 1 && f[from_unit].to == n_rows && n_rows == t.rows;
     t.from_run = (int64_t)t.cols * t.col_group * (is_dense_from ? t.row_group : 1);
     t.to_run = (int64_t)t.rows * t.row_group * (is_dense_to ? t.col_group : 1);
     double n_matrices = (double)view_count(src) / (double)n_rows / (double)n_cols;
@@ -134,21 +152,35 @@ vtrn_status turn_copy(plan *p, const view *src, const view *dst, const joint_fac
     if (!*is_done)
         return NULL;
     int from_unit = unit_factor(f, n, true), to_unit = unit_factor(f, n, false);
+    int order[VIEW_MAX_FACTORS];
+    int64_t n_in_stretch;
+    int n_col_factors = column_factors(p->chip, f, n, to_unit, order, &n_in_stretch);
+    bool is_col[VIEW_MAX_FACTORS] = {false};
+    for (int i = 0; i < n_col_factors; i++)
+        is_col[order[i]] = true;
     view by_row = {.slot = src->slot, .dtype = src->dtype, .offset = src->offset, .n = 1};
     view by_col = {.slot = dst->slot, .dtype = dst->dtype, .offset = dst->offset};
     by_row.f[0] = (view_factor){f[to_unit].size, f[to_unit].from};
     int64_t n_cols = 1;
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < n; i++) {
-            if (i == to_unit || (i == from_unit) != (pass == 1))
-                continue;
-            by_row.f[by_row.n++] = (view_factor){f[i].size, f[i].from};
-            by_col.f[by_col.n++] = (view_factor){f[i].size, f[i].to};
-            n_cols *= f[i].size;
-        }
+    int sequence[VIEW_MAX_FACTORS], n_sequence = 0; /* of all factors but that of the rows */
+    for (int i = 0; i < n; i++)
+        if (i != to_unit && !is_col[i])
+            sequence[n_sequence++] = i;
+    for (int i = n_col_factors; i-- > 0;)
+        sequence[n_sequence++] = order[i];
+    for (int i = 0; i < n_sequence; i++) {
+        const joint_factor *of = &f[sequence[i]];
+        by_row.f[by_row.n++] = (view_factor){of->size, of->from};
+        by_col.f[by_col.n++] = (view_factor){of->size, of->to};
+        n_cols *= of->size;
+    }
     by_col.f[by_col.n++] = (view_factor){f[to_unit].size, 1};
     vtrn_dtype dtype = (vtrn_dtype)src->dtype;
-    kernel_turn spec = {.from = by_row, .to = by_col, .n_rows = f[to_unit].size, .n_cols = n_cols};
+    kernel_turn spec = {.from = by_row,
+                        .to = by_col,
+                        .n_rows = f[to_unit].size,
+                        .n_cols = n_cols,
+                        .n_col_factors = n_col_factors};
     choose_groups(p, dtype, f[to_unit].size, f[from_unit].size, &spec.row_group, &spec.col_group);
     kernel_demand demand = {
         .sbuf_bytes = tile_bytes(p->chip, spec.row_group * spec.col_group, dtype), .psum_banks = 1};
