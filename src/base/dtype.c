@@ -46,8 +46,16 @@ int dtype_bits(vtrn_dtype t) {
     }
 }
 
+bool dtype_has_no_format(vtrn_dtype t) {
+    return t >= VTRN_DTYPE_INT2;
+}
+
 bool dtype_is_on_engines(vtrn_dtype t) {
-    return t < VTRN_DTYPE_INT2 && dtype_sizes[t] <= 4;
+    return !dtype_has_no_format(t) && dtype_size(t) <= 4;
+}
+
+bool dtype_is_complex(vtrn_dtype t) {
+    return is_known(t) && types[t].kind == 'C';
 }
 
 bool dtype_is_float(vtrn_dtype t) {

@@ -28,7 +28,7 @@
     DTYPE(FP64, "fp64", 8, F) /* host and reference ops only: no engine has it */                  \
     DTYPE(C64, "complex64", 8, C)                                                                  \
     DTYPE(C128, "complex128", 16, C)                                                               \
-    /* From here on for reference ops only, each value in the low bits of a byte. */               \
+    /* dtype_has_no_format() from here on; each value in the low bits of a byte. */                \
     DTYPE(INT2, "int2", 1, S)                                                                      \
     DTYPE(INT4, "int4", 1, S)                                                                      \
     DTYPE(UINT2, "uint2", 1, U)                                                                    \
@@ -54,8 +54,11 @@ static inline size_t dtype_size(vtrn_dtype t) { /* bytes; 0 for what is no dtype
     return (unsigned)t < VTRN_DTYPE_COUNT ? dtype_sizes[t] : 0;
 }
 int dtype_bits(vtrn_dtype t); /* of a value: fewer than its bytes have for the narrowest types */
-/* Whether engines compute with the type. The others only move, and are what reference ops have. */
+/* Whether no NeuronCore has a format for the type: it moves uncast, and reference ops compute. */
+bool dtype_has_no_format(vtrn_dtype t);
+/* Whether engines compute with the type: it has a format, of 4 bytes at most. */
 bool dtype_is_on_engines(vtrn_dtype t);
+bool dtype_is_complex(vtrn_dtype t);
 bool dtype_is_float(vtrn_dtype t);
 bool dtype_is_signed_int(vtrn_dtype t);
 bool dtype_is_unsigned_int(vtrn_dtype t); /* PRED is not an integer here */

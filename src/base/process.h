@@ -10,10 +10,11 @@
  * it starts threads knows later whether they are there: a fork has only the thread that forked. */
 uint32_t process_n_forks(void);
 
-/* Who knows whether a run is to stop: is_asked is called now and then by the thread that executes,
- * has_stopped when the run is over for it. NULL: runs go on to their end. */
+/* Sets the functions by which a run learns of an interrupt. The thread that executes calls is_asked
+ * about every 20 ms and ends the run with VTRN_INTERRUPTED where it returns true; has_stopped is
+ * called behind such a run. NULL: runs execute to their end. */
 void process_set_interrupt(bool (*is_asked)(void *ctx), void (*has_stopped)(void *ctx), void *ctx);
-/* Whether it is, asked at most once in some 20 ms. */
+/* Calls is_asked, at most once in 20 ms; false between these calls. */
 bool process_is_interrupted(void);
 void process_has_stopped(void);
 

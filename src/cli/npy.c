@@ -17,7 +17,7 @@ static void descr_of(vtrn_dtype t, char out[8]) {
         kind = 'i';
     else if (dtype_is_unsigned_int(t))
         kind = 'u';
-    else if (t == VTRN_DTYPE_C64 || t == VTRN_DTYPE_C128)
+    else if (dtype_is_complex(t))
         kind = 'c';
     else if (t == VTRN_DTYPE_FP16 || t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_TF32 ||
              t == VTRN_DTYPE_FP64)

@@ -52,17 +52,13 @@ static bool share_next(share *s) {
     return has_more;
 }
 
-static bool is_complex(uint8_t dtype) {
-    return dtype == VTRN_DTYPE_C64 || dtype == VTRN_DTYPE_C128;
-}
-
 /* How elements become other elements. */
 typedef enum dma_mode { MODE_RAW, MODE_CAST, MODE_ADD_FP32, MODE_ADD_INT } dma_mode;
 
 static vtrn_status mode_of(const vtrn_instr *instr, dma_mode *out) {
     uint8_t dst = instr->ap[0].dtype, src = instr->ap[1].dtype;
     bool is_adding = instr->flags & VTRN_FLAG_ACCUMULATE;
-    if ((dst != src || is_adding) && (is_complex(dst) || is_complex(src)))
+    if ((dst != src || is_adding) && (dtype_is_complex(dst) || dtype_is_complex(src)))
         return VTRN_ERROR(
             VTRN_UNSUPPORTED, "%s: %s to %s%s: DMA neither casts nor adds complex numbers",
             isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, dtype_name((vtrn_dtype)src),

@@ -521,11 +521,12 @@ static vtrn_status check_custom_op(validation *v) {
 
 static vtrn_status castable(validation *v, int a, int b) {
     vtrn_dtype s = AP(a)->dtype, t = AP(b)->dtype;
-    bool moves_only = s >= VTRN_DTYPE_C64 || t >= VTRN_DTYPE_C64;
+    bool moves_only = dtype_is_complex(s) || dtype_is_complex(t) || dtype_has_no_format(s) ||
+                      dtype_has_no_format(t);
     if (s == t ? !(moves_only && (v->instr->flags & VTRN_FLAG_ACCUMULATE)) : !moves_only)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "copy between equal types",
-                "%s: %s and %s: complex numbers and types of less than a byte move uncast", NAME,
+                "%s: %s and %s: complex numbers and types that no engine has move uncast", NAME,
                 dtype_name(s), dtype_name(t));
 }
 

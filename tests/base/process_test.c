@@ -1,4 +1,4 @@
-/* Forks are counted, and interrupts asked for now and then. */
+/* base/process.h: the number of forks, and how often a run looks for an interrupt. */
 #include "base/process.h"
 #include "base/team.h"
 

@@ -98,41 +98,40 @@ static void a_caller_with_older_structs_is_served_or_refused_but_never_overrun(v
     destroy(client);
 }
 
-static void unknown_client_options_are_named(void **state) {
-    (void)state;
-    PJRT_NamedValue option = {.struct_size = sizeof option,
-                              .name = "colour",
-                              .name_size = 6,
-                              .type = PJRT_NamedValue_kString,
-                              .string_value = "blue",
-                              .value_size = 4};
+static PJRT_Error *create_with(PJRT_NamedValue option, PJRT_Client **out) {
+    option.struct_size = sizeof option;
+    option.name_size = strlen(option.name);
     PJRT_Client_Create_Args args = {
         .struct_size = sizeof args, .create_options = &option, .num_options = 1};
-    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT,
+    PJRT_Error *error = GetPjrtApi()->PJRT_Client_Create(&args);
+    *out = args.client;
+    return error;
+}
+
+static void unknown_client_options_are_named(void **state) {
+    (void)state;
+    PJRT_Client *client;
+    PJRT_NamedValue option = {
+        .name = "colour", .type = PJRT_NamedValue_kString, .string_value = "blue", .value_size = 4};
+    refused(create_with(option, &client), PJRT_Error_Code_INVALID_ARGUMENT,
             "no such client option 'colour'");
     option.name = "chip";
-    option.name_size = 4;
-    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT, "blue");
+    refused(create_with(option, &client), PJRT_Error_Code_INVALID_ARGUMENT, "blue");
 }
 
 static void the_number_of_cores_is_what_the_instance_has_at_most(void **state) {
     (void)state;
-    PJRT_NamedValue option = {.struct_size = sizeof option,
-                              .name = "n_cores",
-                              .name_size = 7,
-                              .type = PJRT_NamedValue_kInt64,
-                              .int64_value = 3,
-                              .value_size = 1};
-    PJRT_Client_Create_Args args = {
-        .struct_size = sizeof args, .create_options = &option, .num_options = 1};
-    refused(GetPjrtApi()->PJRT_Client_Create(&args), PJRT_Error_Code_INVALID_ARGUMENT,
+    PJRT_Client *client;
+    PJRT_NamedValue option = {
+        .name = "n_cores", .type = PJRT_NamedValue_kInt64, .int64_value = 3, .value_size = 1};
+    refused(create_with(option, &client), PJRT_Error_Code_INVALID_ARGUMENT,
             "client option n_cores asks for 3 NeuronCores; trn1.2xlarge has 2");
     option.int64_value = 2;
-    assert_null(GetPjrtApi()->PJRT_Client_Create(&args));
-    PJRT_Client_Devices_Args devices = {.struct_size = sizeof devices, .client = args.client};
+    assert_null(create_with(option, &client));
+    PJRT_Client_Devices_Args devices = {.struct_size = sizeof devices, .client = client};
     assert_null(GetPjrtApi()->PJRT_Client_Devices(&devices));
     assert_int_equal(devices.num_devices, 2);
-    destroy(args.client);
+    destroy(client);
 }
 
 static void a_program_that_is_no_artifact_is_refused(void **state) {

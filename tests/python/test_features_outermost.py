@@ -4,13 +4,12 @@ so that nothing is transposed in between. Values are those of the program."""
 import re
 import subprocess
 
-import capi
 import jax
-import jax.export
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from chip_run import dump, export, run
 from common import SEED
 from paths import BUILD
 
@@ -18,33 +17,9 @@ BF16 = ml_dtypes.bfloat16
 CHIPS = ["trn1", "trn2", "trn3", "inf2"]
 
 
-def export(f, *args):
-    with jax.default_device(jax.devices("cpu")[0]):
-        return jax.export.export(jax.jit(f, keep_unused=True), platforms=["cpu"])(*args).mlir_module_serialized
-
-
-def run(f, *args, chip="trn1", threads=2):
-    device = capi.Device(chip=chip, threads=threads)
-    executable = device.compile(export(f, *args))
-    try:
-        got = executable(*args)
-        assert executable.profile().n_reference_ops == 0
-    finally:
-        executable.destroy()
-        device.close()
-    return got
-
-
 def on_cpu(f, *args):
     with jax.default_device(jax.devices("cpu")[0]), jax.enable_x64(True):
         return [np.asarray(y) for y in jax.jit(f)(*[np.asarray(a, np.float64) for a in args])]
-
-
-def dump(f, *args, stage, tmp_path, chip="trn1"):
-    artifact = tmp_path / "program.mlirbc"
-    artifact.write_bytes(export(f, *args))
-    command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", stage, "--chip", chip]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def drawn(*shapes, dtype=np.float32):

@@ -5,13 +5,14 @@ import re
 import subprocess
 
 import capi
+import chip_run
 import jax
-import jax.export
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
+from chip_run import dump, export
 from common import SEED
 from paths import BUILD
 
@@ -21,28 +22,9 @@ BF16 = ml_dtypes.bfloat16
 CHIPS = ["trn1", "trn2", "trn3"]
 
 
-def export(f, *args):
-    with jax.default_device(jax.devices("cpu")[0]):
-        return jax.export.export(jax.jit(f, keep_unused=True), platforms=["cpu"])(*args).mlir_module_serialized
-
-
-def run(f, *args, chip="trn1", threads=2):
-    device = capi.Device(chip=chip, threads=threads)
-    executable = device.compile(export(f, *args))
-    try:
-        got = executable(*args)[0]
-        assert executable.profile().n_reference_ops == 0
-    finally:
-        executable.destroy()
-        device.close()
-    return got
-
-
-def dump(f, *args, stage, tmp_path):
-    artifact = tmp_path / "program.mlirbc"
-    artifact.write_bytes(export(f, *args))
-    command = [BUILD / "src/cli/vtrn", "compile", artifact, "--dump", stage, "--chip", "trn1"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def run(*args, **where):
+    """The first result."""
+    return chip_run.run(*args, **where)[0]
 
 
 def instructions(f, *args, tmp_path):

@@ -3,6 +3,11 @@ against JAX on the CPU. A unit is a group of them, most often one primitive."""
 
 import os
 
+import numpy as np
+
+from vtrn.conformance import compare
+from vtrn.conformance.worker import Skip
+
 NEEDS_PATH = False
 
 
@@ -22,8 +27,6 @@ def units(path):
 
 def canonical_columns(vectors):
     """Columns of a factor are known but for a phase: that of the largest element becomes 1."""
-    import numpy as np
-
     vectors = np.asarray(vectors)
     if vectors.ndim < 2 or not vectors.size:
         return vectors
@@ -38,10 +41,6 @@ FACTORS = {"eigh", "svd", "eig", "schur", "qr"}
 
 def run_one(harness):
     import jax
-    import numpy as np
-
-    from vtrn.conformance import compare
-    from vtrn.conformance.worker import Skip
 
     if not harness.filter("cpu"):
         raise Skip("JAX has it not on the CPU either")

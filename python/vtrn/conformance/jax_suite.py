@@ -5,7 +5,6 @@ import importlib.util
 import os
 import pathlib
 import sys
-import time
 import traceback
 import unittest
 
@@ -39,13 +38,15 @@ class Streamed(unittest.TestResult):
         self.report.result(test.id(), *self.outcome)
         self.outcome = None
 
-    def _bad(self, test, error):
-        text = "".join(traceback.format_exception(*error))
-        if self.outcome is None:  # a fixture of the class or the module
-            self.report.began = time.monotonic()
-            self.report.result(test.id(), "failed", text)
+    def _set(self, test, outcome, reason):
+        if self.outcome is None:  # no test runs: it is a fixture of the class or the module
+            self.report.start(test.id())
+            self.report.result(test.id(), outcome, reason)
         else:
-            self.outcome = ("failed", text)
+            self.outcome = (outcome, reason)
+
+    def _bad(self, test, error):
+        self._set(test, "failed", "".join(traceback.format_exception(*error)))
 
     def addFailure(self, test, err):
         self._bad(test, err)
@@ -58,11 +59,7 @@ class Streamed(unittest.TestResult):
             self._bad(test, err)
 
     def addSkip(self, test, reason):
-        if self.outcome is None:
-            self.report.began = time.monotonic()
-            self.report.result(test.id(), "skipped", reason)
-        else:
-            self.outcome = ("skipped", reason)
+        self._set(test, "skipped", reason)
 
     def addUnexpectedSuccess(self, test):
         self.outcome = ("failed", "an expected failure passed")

@@ -240,8 +240,10 @@ vtrn_status graph_decode_constant(graph_builder *b, uint32_t attr, const graph_t
         GRAPH_NEW(b, data, e->n_data);
         if (e->n_data)
             memcpy(data, e->data, e->n_data);
-        for (uint64_t i = 0; i < e->n_data && dtype_bits((vtrn_dtype)type->dtype) < 8; i++)
-            data[i] &= (uint8_t)((1u << dtype_bits((vtrn_dtype)type->dtype)) - 1);
+        const int n_bits =
+            dtype_bits((vtrn_dtype)type->dtype); /* what is above them says nothing */
+        for (uint64_t i = 0; i < e->n_data && n_bits < 8; i++)
+            data[i] &= (uint8_t)((1u << n_bits) - 1);
         *out = (graph_constant){data, is_splat};
     }
     b->constants[attr] = *out;

@@ -134,13 +134,13 @@ static bool has_no_reference(lower_fn *family) {
            family == lower_callback;
 }
 
-/* Whether some value of the op has a type that engines neither compute with nor, as they do 64-bit
- * numbers, move in ways of their own: those types are left to the reference routines. */
-static bool has_narrowest_type(const graph *g, const graph_op *op) {
+/* Whether a value of the op has a type without a hardware format: the reference routine computes
+ * it, since the families take every type of up to 4 bytes for one of the engines. */
+static bool has_type_without_format(const graph *g, const graph_op *op) {
     for (uint32_t i = 0; i < op->n_operands + op->n_results; i++) {
         const graph_value v =
             i < op->n_operands ? op->operands[i] : op->results[i - op->n_operands];
-        if (!g->types[v].is_token && g->types[v].dtype > VTRN_DTYPE_C128)
+        if (!g->types[v].is_token && dtype_has_no_format((vtrn_dtype)g->types[v].dtype))
             return true;
     }
     return false;
@@ -149,7 +149,7 @@ static bool has_narrowest_type(const graph *g, const graph_op *op) {
 vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
     lower_fn *const *families = families_of(op->kind);
     bool is_done = false;
-    const bool is_left_out = l->options->reference_only || has_narrowest_type(l->g, op);
+    const bool is_left_out = l->options->reference_only || has_type_without_format(l->g, op);
     for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
         if (!is_left_out || has_no_reference(families[i]))
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));

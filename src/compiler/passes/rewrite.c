@@ -165,7 +165,7 @@ bool rewrite_splat(const rewriter *r, graph_value v, double *out) {
         return false;
     const graph_type *t = &r->g->types[op->results[0]];
     vtrn_dtype dtype = (vtrn_dtype)t->dtype;
-    bool is_number = dtype != VTRN_DTYPE_C64 && dtype != VTRN_DTYPE_C128;
+    bool is_number = !dtype_is_complex(dtype);
     if (!is_number || !(op->attrs.constant.is_splat || graph_type_count(t) == 1))
         return false;
     dtype_convert(dtype, op->attrs.constant.data, VTRN_DTYPE_FP64, out, 1);

@@ -194,7 +194,8 @@ static slot_cost slot_cost_of(const rates *r, const contract_side *side, const c
     const int64_t natural_cols = side->turns ? cut->natural_cols : 0;
     const uint64_t mixed =
         (uint64_t)span * 31 + (uint64_t)cut->chunk_k * 7 + (uint64_t)natural_cols;
-    slot_memo *m = &r->memo[side == &r->s->b][mixed * 0x9e3779b97f4a7c15u >> 58];
+    slot_memo *m =
+        &r->memo[side == &r->s->b][(mixed * 0x9e3779b97f4a7c15u >> 32) % SLOTS_REMEMBERED];
     if (m->span != span || m->chunk_k != cut->chunk_k || m->natural_cols != natural_cols)
         *m = (slot_memo){span, cut->chunk_k, natural_cols, weigh_slot(r, side, cut, span)};
     return m->cost;

@@ -3,21 +3,12 @@
 
 /* A node whose one instruction reads each operand once, as a tile of any columns. */
 static bool reads_once(const fusion *f, const fusion_node *node) {
-    if (!node->is_live || node->is_folded || node->is_exit || node->op >= FUSION_LOAD ||
-        node->op == GRAPH_REDUCE || node->shape != NODE_FULL || node->sum >= 0 ||
-        node->is_total_order || !dtype_is_float((vtrn_dtype)node->dtype))
+    if (!node->is_live || node->is_folded || node->is_exit || node->op == GRAPH_REDUCE ||
+        node->shape != NODE_FULL || node->sum >= 0 || !dtype_is_float((vtrn_dtype)node->dtype) ||
+        !fold_reads_as_fp32(f, node))
         return false;
-    const elementwise_op *op = elementwise_op_of(f, node);
-    switch ((elementwise_emitter_id)op->emitter) {
-    case ELEMENTWISE_BY_BINARY:
-        return elementwise_engine_of(op) == VTRN_ENGINE_VECTOR;
-    case ELEMENTWISE_BY_ACTIVATION:
-    case ELEMENTWISE_BY_NEGATE:
-    case ELEMENTWISE_BY_CONVERT:
-        return true;
-    default:
-        return false;
-    }
+    const int emitter = elementwise_op_of(f, node)->emitter;
+    return emitter != ELEMENTWISE_BY_DIVIDE && emitter != ELEMENTWISE_BY_COMPARE;
 }
 
 int fold_contract_of(const fusion *f, const fusion_node *node) {

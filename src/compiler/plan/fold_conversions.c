@@ -8,8 +8,7 @@ static bool is_conversion(const fusion *f, const fusion_node *node) {
            dtype_is_float((vtrn_dtype)f->nodes[node->in[0].node].dtype);
 }
 
-/* Whether every operand is read by arithmetic in fp32: neither by bits, nor by the PE array. */
-static bool reads_as_fp32(const fusion *f, const fusion_node *node) {
+bool fold_reads_as_fp32(const fusion *f, const fusion_node *node) {
     if (node->op == GRAPH_REDUCE)
         return !node->is_column;
     if (node->op >= FUSION_LOAD || node->is_total_order)
@@ -30,7 +29,7 @@ static bool reads_as_fp32(const fusion *f, const fusion_node *node) {
 
 /* Operands that only became wider are read as they were. */
 static void read_narrow(fusion *f, fusion_node *node) {
-    if (!node->is_live || !reads_as_fp32(f, node))
+    if (!node->is_live || !fold_reads_as_fp32(f, node))
         return;
     for (int k = 0; k < node->n_in; k++) {
         const fusion_node *in = node->in[k].node < 0 ? NULL : &f->nodes[node->in[k].node];

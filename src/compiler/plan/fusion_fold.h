@@ -11,6 +11,9 @@ void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit);
 
 /* fold_conversions.c: conversions that engines make as they read an operand or write a result. */
 void fold_conversions(fusion *f);
+/* There, too: whether a node's instructions read every operand by arithmetic in fp32, neither by
+ * its bits nor through the PE array. */
+bool fold_reads_as_fp32(const fusion *f, const fusion_node *node);
 /* fold_moments.c: mean and variance of whole rows. */
 void fold_moments(fusion *f);
 enum {

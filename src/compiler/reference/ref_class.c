@@ -19,7 +19,7 @@ void ref_strides(const graph_type *t, int64_t strides[GRAPH_MAX_RANK]) {
 }
 
 ref_class ref_class_of(vtrn_dtype t) {
-    if (t == VTRN_DTYPE_C64 || t == VTRN_DTYPE_C128)
+    if (dtype_is_complex(t))
         return REF_C128;
     if (t == VTRN_DTYPE_FP64)
         return REF_F64;
