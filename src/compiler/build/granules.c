@@ -40,7 +40,7 @@ typedef struct slot_track {
 struct granules {
     const granules_input *in;
     arena *home;
-    granule *sbuf, *psum;
+    granule *sbuf, *psum; /* the rows of a column are neighbours: most accesses have all */
     uint32_t sbuf_cols, psum_cols, n_rows;
     slot_track *tracks; /* by slot; an output that may share an argument's memory uses its track */
     uint32_t *track_of;
@@ -102,15 +102,37 @@ typedef struct touched {
 
 enum { NO_INSTR = UINT32_MAX };
 
-static vtrn_status touch_next(granules *g, granule *to, touched *last, bool is_write,
-                              bool is_read) {
-    if (to->writer == last->before.writer && to->readers == last->before.readers) {
-        *to = last->after;
-        return NULL;
+/* Another engine may be the first to touch another part of a slot. */
+static vtrn_status follow_earlier_slots(granules *g, const slot_track *t) {
+    for (int l = 0; l < N_LANES; l++)
+        VTRN_RETURN_IF_ERROR(add_dependence(g, t->before[l], false));
+    return NULL;
+}
+
+typedef struct touch_kind {
+    bool is_write, is_read;
+    const slot_track *slot; /* in HBM; else NULL */
+} touch_kind;
+
+static bool is_alike(const granule *a, const granule *b) {
+    return a->writer == b->writer && a->readers == b->readers;
+}
+
+/* n granules, step apart. */
+static vtrn_status touch_run(granules *g, granule *first, granule *end, uint32_t step,
+                             const touch_kind *how) {
+    touched last = {.before.writer = NO_INSTR};
+    for (granule *to = first; to < end; to += step) {
+        if (is_alike(to, &last.before)) {
+            *to = last.after;
+            continue;
+        }
+        last.before = *to;
+        if (how->slot && !to->writer && !to->readers)
+            VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, how->slot));
+        VTRN_RETURN_IF_ERROR(touch(g, to, how->is_write, how->is_read));
+        last.after = *to;
     }
-    last->before = *to;
-    VTRN_RETURN_IF_ERROR(touch(g, to, is_write, is_read));
-    last->after = *to;
     return NULL;
 }
 
@@ -122,11 +144,17 @@ static vtrn_status touch_partitions(granules *g, const isa_access *a, bool is_wr
     access_extent(a, 0, &lo, &hi);
     uint32_t rows = a->ap->partition_step == 0 ? 1 : (uint32_t)a->n_rows;
     uint32_t row0 = a->ap->partition / QUADRANT, row1 = (a->ap->partition + rows - 1) / QUADRANT;
-    touched last = {.before.writer = NO_INSTR};
+    int64_t first = lo >> GRANULE_SHIFT, end = ((hi - 1) >> GRANULE_SHIFT) + 1;
+    if (end > cols)
+        end = cols;
+    if (first >= end)
+        return NULL;
+    const touch_kind how = {is_write, a->is_read, NULL};
+    granule *from = &memory[(size_t)first * g->n_rows], *to = &memory[(size_t)end * g->n_rows];
+    if (row0 == 0 && row1 + 1 >= g->n_rows)
+        return touch_run(g, from, to, 1, &how);
     for (uint32_t row = row0; row <= row1 && row < g->n_rows; row++)
-        for (int64_t c = lo >> GRANULE_SHIFT; c <= (hi - 1) >> GRANULE_SHIFT && c < cols; c++)
-            VTRN_RETURN_IF_ERROR(
-                touch_next(g, &memory[row * cols + (uint32_t)c], &last, is_write, a->is_read));
+        VTRN_RETURN_IF_ERROR(touch_run(g, from + row, to, g->n_rows, &how));
     return NULL;
 }
 
@@ -158,15 +186,6 @@ static vtrn_status open_slot(granules *g, uint32_t slot_i, const isa_access *fir
     return NULL;
 }
 
-/* Other engines may touch other parts of a slot first, so the check is made for each granule. */
-static vtrn_status follow_earlier_slots(granules *g, const slot_track *t, const granule *first) {
-    if (first->writer || first->readers)
-        return NULL;
-    for (int l = 0; l < N_LANES; l++)
-        VTRN_RETURN_IF_ERROR(add_dependence(g, t->before[l], false));
-    return NULL;
-}
-
 static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
     uint32_t slot_i = g->track_of[a->slot];
     slot_track *t = &g->tracks[slot_i];
@@ -178,13 +197,12 @@ static vtrn_status touch_slot(granules *g, const isa_access *a, bool is_write) {
     slot_box box;
     if (!slot_grid_box(&t->grid, a, g->in->slots[a->slot].size_bytes, &box))
         return NULL;
-    touched last = {.before.writer = NO_INSTR};
-    for (uint32_t b = box.first_block; b <= box.last_block; b++)
-        for (uint32_t c = box.first_col; c <= box.last_col && c < t->grid.n_cols; c++) {
-            granule *to = &t->granules[(size_t)b * t->grid.n_cols + c];
-            VTRN_RETURN_IF_ERROR(follow_earlier_slots(g, t, to));
-            VTRN_RETURN_IF_ERROR(touch_next(g, to, &last, is_write, a->is_read));
-        }
+    const touch_kind how = {is_write, a->is_read, t};
+    uint32_t end = box.last_col < t->grid.n_cols ? box.last_col + 1 : t->grid.n_cols;
+    for (uint32_t b = box.first_block; b <= box.last_block; b++) {
+        granule *block = &t->granules[(size_t)b * t->grid.n_cols];
+        VTRN_RETURN_IF_ERROR(touch_run(g, block + box.first_col, block + end, 1, &how));
+    }
     return NULL;
 }
 

@@ -269,60 +269,76 @@ static double together_ns(double a, double b, double c) {
     return sqrt(sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
 }
 
-static void weigh(const rates *r, contract_cut *cut) {
+/* What the buffers for transposing and for results do not change. */
+typedef struct cut_work {
+    fills f;
+    double row_ns, copies_ns;    /* matmuls of a tile of rows; emptying all banks */
+    double a_work_ns, b_work_ns; /* matmuls beside one fill */
+    int a_needed, b_needed;      /* slots in use at a time */
+    int a_ahead, b_ahead;
+    double store_ns, out_ns; /* one store; that its buffer is in use */
+} cut_work;
+
+static cut_work work_of(const rates *r, const contract_cut *cut) {
     const contract_shape *s = r->s;
     int64_t n_m = s->a.n_x, n_n = s->b.n_x, chunks = parts(s->n_k, cut->chunk_k);
     double n_tiles = (double)(s->n_batch * parts(n_m, s->tile_rows));
-    double n_blocks = (double)parts(n_n, cut->block_cols);
     int64_t bank = least(cut->block_cols, r->bank_cols), full_banks = n_n / bank;
-    double row_ns = columns_ns(r, n_n, cut->block_cols);
-    double pe_ns = n_tiles * row_ns;
-    double copies_ns = n_tiles * ((double)full_banks * copy_ns(r, bank) +
-                                  (n_n % bank ? copy_ns(r, n_n % bank) : 0));
-    fills f = fills_of(s, cut);
-    slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, n_m));
-    slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->b_span, n_n));
+    cut_work w = {.f = fills_of(s, cut), .row_ns = columns_ns(r, n_n, cut->block_cols)};
+    w.copies_ns = n_tiles * ((double)full_banks * copy_ns(r, bank) +
+                             (n_n % bank ? copy_ns(r, n_n % bank) : 0));
+    int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
+    int together = (int)parts(cut->n_together * s->tile_rows, cut->a_span);
+    bool a_holds = chunks == 1 && turn_cols < n_n && w.f.a_stays;
+    w.a_needed = a_holds ? (int)parts(group_rows, cut->a_span) : together;
+    w.b_needed = 1;
+    double tiles_of_slot = (double)least(cut->a_span, n_m) / (double)least(s->tile_rows, n_m);
+    if (chunks > 1) {
+        double tile_ns = w.row_ns / (double)(parts(n_n, cut->block_cols) * chunks);
+        w.a_work_ns = tiles_of_slot * tile_ns;
+        w.b_work_ns = cut->n_together * tile_ns;
+    } else {
+        w.a_work_ns = tiles_of_slot * columns_ns(r, turn_cols, cut->block_cols);
+        bool holds_turn = cut->n_b * cut->b_span >= turn_cols;
+        double rows = holds_turn ? (double)parts(group_rows, s->tile_rows) : 1;
+        w.b_needed = holds_turn ? (int)parts(turn_cols, cut->b_span) : 1;
+        w.b_work_ns = rows * columns_ns(r, least(cut->b_span, n_n), cut->block_cols);
+    }
+    if (s->is_stored) {
+        w.store_ns = store_ns(r, s->tile_rows, cut->block_cols);
+        w.out_ns =
+            w.store_ns + copy_ns(r, bank) + r->chip->dma.store_start_ns + r->chip->dma.complete_ns;
+    }
+    w.a_ahead = cut->n_a - w.a_needed + (a_holds && w.f.a <= w.a_needed);
+    w.b_ahead = w.f.b_stays ? cut->n_b : cut->n_b - w.b_needed;
+    return w;
+}
+
+static void weigh(const rates *r, const cut_work *w, contract_cut *cut) {
+    const contract_shape *s = r->s;
+    const fills f = w->f;
+    double n_tiles = (double)(s->n_batch * parts(s->a.n_x, s->tile_rows));
+    double n_blocks = (double)parts(s->b.n_x, cut->block_cols);
+    slot_cost a = slot_cost_of(r, &s->a, cut, least(cut->a_span, s->a.n_x));
+    slot_cost b = slot_cost_of(r, &s->b, cut, least(cut->b_span, s->b.n_x));
     double moved_ns = f.a * a.load_ns + f.b * b.load_ns;
     a.latency_ns += b.load_ns * fmin(1, f.b / f.a); /* they share the rings */
     b.latency_ns += a.load_ns * fmin(1, f.a / f.b);
-    pe_ns += f.a * a.turn_ns + f.b * b.turn_ns;
-    copies_ns += f.a * a.copy_ns + f.b * b.copy_ns;
+    double pe_ns = n_tiles * w->row_ns + (f.a * a.turn_ns + f.b * b.turn_ns);
+    double copies_ns = w->copies_ns + (f.a * a.copy_ns + f.b * b.copy_ns);
     if (s->is_stored) {
-        double one_ns = store_ns(r, s->tile_rows, cut->block_cols);
-        double latency_ns = one_ns + copy_ns(r, bank) + r->chip->dma.store_start_ns +
-                            r->chip->dma.complete_ns; /* that a buffer is in use */
-        moved_ns = fmax(moved_ns + n_tiles * n_blocks * one_ns,
-                        n_tiles * n_blocks * latency_ns / cut->n_out);
+        double n_stores = n_tiles * n_blocks;
+        moved_ns = fmax(moved_ns + n_stores * w->store_ns, n_stores * w->out_ns / cut->n_out);
     }
-    int64_t group_rows = least(cut->group_rows, n_m), turn_cols = least(cut->turn_cols, n_n);
-    int together = (int)parts(cut->n_together * s->tile_rows, cut->a_span);
-    bool a_holds = chunks == 1 && turn_cols < n_n && f.a_stays;
-    int a_needed = a_holds ? (int)parts(group_rows, cut->a_span) : together;
-    double tiles_of_slot = (double)least(cut->a_span, n_m) / (double)least(s->tile_rows, n_m);
-    double a_work_ns, b_work_ns;
-    int b_needed = 1;
-    if (chunks > 1) {
-        double tile_ns = row_ns / (n_blocks * (double)chunks);
-        a_work_ns = tiles_of_slot * tile_ns;
-        b_work_ns = cut->n_together * tile_ns;
-    } else {
-        a_work_ns = tiles_of_slot * columns_ns(r, turn_cols, cut->block_cols);
-        bool holds_turn = cut->n_b * cut->b_span >= turn_cols;
-        double rows = holds_turn ? (double)parts(group_rows, s->tile_rows) : 1;
-        b_needed = holds_turn ? (int)parts(turn_cols, cut->b_span) : 1;
-        b_work_ns = rows * columns_ns(r, least(cut->b_span, n_n), cut->block_cols);
-    }
-    int a_ahead = cut->n_a - a_needed + (a_holds && f.a <= a_needed);
-    int b_ahead = f.b_stays ? cut->n_b : cut->n_b - b_needed;
     double stalls_ns = 0;
-    if (cut->n_a && f.a > a_needed)
-        stalls_ns += stall_ns(r, &a, f.a, a_ahead, cut, a_work_ns);
+    if (cut->n_a && f.a > w->a_needed)
+        stalls_ns += stall_ns(r, &a, f.a, w->a_ahead, cut, w->a_work_ns);
     if (cut->n_b && f.b > 1)
-        stalls_ns += stall_ns(r, &b, f.b, b_ahead, cut, b_work_ns);
+        stalls_ns += stall_ns(r, &b, f.b, w->b_ahead, cut, w->b_work_ns);
     double ns = together_ns(pe_ns + stalls_ns, moved_ns, copies_ns / r->copies_abreast);
     cut->ns = ns + a.latency_ns + b.latency_ns;
-    double n_sets = (double)(s->n_batch * parts(parts(n_m, s->tile_rows), cut->n_together));
-    cut->pass_ns = ns / (n_sets * n_blocks * (double)chunks);
+    double n_sets = (double)(s->n_batch * parts(parts(s->a.n_x, s->tile_rows), cut->n_together));
+    cut->pass_ns = ns / (n_sets * n_blocks * (double)parts(s->n_k, cut->chunk_k));
 }
 
 static void size_up(const rates *r, contract_cut *cut) {
@@ -333,10 +349,6 @@ static void size_up(const rates *r, contract_cut *cut) {
     cut->b_bytes = rounded(k_tiles * cut->b_span * r->k_size);
     cut->natural_bytes = rounded(cut->natural_cols * r->k_size);
     cut->out_bytes = rounded(cut->block_cols * (int64_t)dtype_size((vtrn_dtype)s->out_dtype));
-    if (s->a.is_resident && !s->a.turns)
-        cut->n_a = 0;
-    if (s->b.is_resident && !s->b.turns)
-        cut->n_b = 0;
     if (!has_natural)
         cut->n_natural = 0;
     if (!s->is_stored)
@@ -357,14 +369,14 @@ typedef struct search {
 } search;
 
 /* Keeps the cut if it is the best that fits, or the least one so far where none does. */
-static void try_cut(search *q, contract_cut cut) {
+static void try_cut(search *q, const cut_work *work, contract_cut cut) {
     enum { ROOM_SHARE = 20 /* SBUF as a whole is worth 1/20 of the time: other kernels use it */ };
     size_up(&q->r, &cut);
     uint64_t n_bytes = contract_cut_bytes(&cut);
     bool fits = n_bytes <= q->limit_bytes, best_fits = q->best_bytes <= q->limit_bytes;
     if (q->has_best && !fits && (best_fits || n_bytes >= q->best_bytes))
         return;
-    weigh(&q->r, &cut);
+    weigh(&q->r, work, &cut);
     double score =
         cut.ns * (1 + (double)n_bytes / (double)q->r.chip->sbuf_partition_bytes / ROOM_SHARE);
     if (q->has_best && fits && best_fits && score >= q->best_score)
@@ -385,13 +397,18 @@ static void try_buffers(search *q, contract_cut cut) {
         int n_natural, n_out;
     } tried[] = {{wide, 4, MAX_OUT}, {cut.chunk_k, 2, 2}, {wide, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
     const bool turns = s->a.turns || s->b.turns;
+    if (s->a.is_resident && !s->a.turns)
+        cut.n_a = 0;
+    if (s->b.is_resident && !s->b.turns)
+        cut.n_b = 0;
+    const cut_work work = work_of(&q->r, &cut);
     for (int i = 0; i < 5; i++) {
         if (i > 0 && !turns && tried[i].n_out == tried[i - 1].n_out)
             continue; /* only buffers for transposing would differ */
         cut.natural_cols = least(tried[i].natural_cols, cut.chunk_k);
         cut.n_natural = tried[i].n_natural;
         cut.n_out = tried[i].n_out;
-        try_cut(q, cut);
+        try_cut(q, &work, cut);
         if (!s->is_stored && !turns)
             return;
     }
