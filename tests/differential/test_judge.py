@@ -98,12 +98,22 @@ def test_infinities_that_met_on_the_way_may_be_of_any_class_but_finite():
     exact = np.array([3.8e5, 3.8e5, 3.8e5, 1.0])  # three are beyond float16
     cpu = np.array([np.nan, np.nan, np.inf, 1.0], np.float16)
     right = np.array([-np.inf, np.nan, np.inf, 1.0], np.float16)
-    moved = [exact, exact]
+    moved = [[exact], [exact]]
     assert judge.judge([right], [cpu], [exact], moved).outcome == "ok"
     for at, value in ((0, 7.0), (2, -np.inf), (2, np.nan), (3, np.inf)):
         wrong = right.copy()
         wrong[at] = value
         assert judge.judge([wrong], [cpu], [exact], moved).outcome == "nonfinite"
+
+
+def test_an_infinity_is_right_where_the_bound_reaches_beyond_the_type():
+    exact = np.array([6.2e4, -6.2e4, 3.0e4])  # float16 ends at 65504
+    moved = [[exact + 2e3], [exact - 2e3]]  # twice as much counts in doubt
+    finite = exact.astype(np.float16)
+    for at, value, outcome in ((0, np.inf, "ok"), (1, -np.inf, "ok"), (0, -np.inf, "nonfinite"), (2, np.inf, "nonfinite")):
+        got = finite.copy()
+        got[at] = value
+        assert judge.judge([got], [finite], [exact], moved, margin=2.0).outcome == outcome
 
 
 def test_another_shape_or_type_is_found(run):
