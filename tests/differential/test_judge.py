@@ -95,15 +95,15 @@ def test_a_value_that_is_not_finite_is_found(run, value):
 
 
 def test_infinities_that_met_on_the_way_may_be_of_any_class_but_finite():
-    exact = np.array([3.8e5, 3.8e5, 3.8e5, 1.0])  # three are beyond float16
-    cpu = np.array([np.nan, np.nan, np.inf, 1.0], np.float16)
-    right = np.array([-np.inf, np.nan, np.inf, 1.0], np.float16)
+    exact = np.array([3.8e5, 3.8e5, 3.8e5, 1.0, 2.0])  # three are beyond float16
+    cpu = np.array([np.nan, np.nan, np.inf, 1.0, np.nan], np.float16)
+    right = np.array([-np.inf, np.nan, np.inf, 1.0, np.inf], np.float16)
     moved = [[exact], [exact]]
     assert judge.judge([right], [cpu], [exact], moved).outcome == "ok"
-    for at, value in ((0, 7.0), (2, -np.inf), (2, np.nan), (3, np.inf)):
+    for at, value in ((0, 7.0), (2, -np.inf), (2, np.nan), (3, np.inf), (4, 7.0)):
         wrong = right.copy()
         wrong[at] = value
-        assert judge.judge([wrong], [cpu], [exact], moved).outcome == "nonfinite"
+        assert judge.judge([wrong], [cpu], [exact], moved).outcome == ("wrong" if at == 4 else "nonfinite")
 
 
 def test_an_infinity_is_right_where_the_bound_reaches_beyond_the_type():

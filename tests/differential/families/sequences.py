@@ -102,7 +102,7 @@ UNARY = (
 )  # fmt: skip
 BINARY = (
     "{} + {}", "{} - {}", "{} * {}", "{} / (jnp.abs({}) + 0.5)", "jnp.maximum({}, {})", "jnp.minimum({}, {})",
-    "jnp.where({} > {}, 0.5, -0.25)", "jnp.hypot({}, {})", "jnp.logaddexp({}, {})", "jnp.arctan2({}, jnp.abs({}) + 0.5)",
+    "jnp.where({} > {}, 0.5, -0.25).astype({t})", "jnp.hypot({}, {})", "jnp.logaddexp({}, {})", "jnp.arctan2({}, jnp.abs({}) + 0.5)",
 )  # fmt: skip
 
 
@@ -121,5 +121,5 @@ def elementwise(b, x):
             other = b.input(shape[b.choose(0, 0, 1, 2) :] or ("1",))
         pair = [values[-1], other]
         b.rng.shuffle(pair)
-        values.append(b.same(b.choose(*BINARY).format(*pair), x))
+        values.append(b.same(b.choose(*BINARY).format(*pair, t=x.dtype), x))
     return values[-1]
