@@ -25,9 +25,9 @@ typedef struct map_work {
     int64_t row_block; /* of the turn at hand */
 } map_work;
 
-static vtrn_status fill(emitter *e, const tile *t, uint32_t cols, double value) {
+static vtrn_status fill(emitter *e, const tile *t, uint32_t rows, double value) {
     EMIT(set, e, MEMSET, VECTOR);
-    set->ap[0] = tile_ap(t, (uint32_t)tile_max_rows(e->chip), cols);
+    set->ap[0] = tile_ap(t, rows, 1);
     if (t->dtype == VTRN_DTYPE_INT32 || t->dtype == VTRN_DTYPE_UINT32)
         set->imm[0].bits = (uint32_t)(int64_t)value;
     else
@@ -141,8 +141,8 @@ static vtrn_status load_rows_once(map_work *x, fusion_node *node, int64_t rows) 
 /* What does not change from tile to tile. */
 static vtrn_status emit_hoisted(map_work *x) {
     fusion *f = x->f;
-    int64_t most = tile_max_rows(x->e->chip), rows = x->m->is_flat ? most : f->n / x->m->cols;
-    rows = rows < most ? rows : most;
+    int64_t most = tile_max_rows(x->e->chip), rows = x->m->is_flat ? f->n : f->n / x->m->cols;
+    rows = rows < most ? rows : most; /* of the largest tile */
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || !node->is_hoisted)
@@ -155,7 +155,8 @@ static vtrn_status emit_hoisted(map_work *x) {
         }
     }
     for (int i = 0; i < x->m->n_consts; i++)
-        VTRN_RETURN_IF_ERROR(fill(x->e, &x->m->consts[i].t, 1, x->m->consts[i].value));
+        VTRN_RETURN_IF_ERROR(
+            fill(x->e, &x->m->consts[i].t, (uint32_t)rows, x->m->consts[i].value));
     return NULL;
 }
 
