@@ -14,6 +14,7 @@
 enum {
     TEAM_MAX_THREADS = 64,
     TEAM_SPINS = 2000, /* some 20 to 100 us: a barrier within a program seldom takes longer */
+    LEAST_SPINS = 16,
     CACHE_LINE_BYTES = 64,
 };
 
@@ -33,7 +34,9 @@ typedef struct member {
 } member;
 
 struct team {
-    int n_threads, n_spins;
+    int n_threads, max_spins;
+    _Atomic int n_spins; /* at a barrier: fewer after waits that were longer, more after others */
+    _Atomic uint32_t n_sleeps;
     uint32_t n_forks; /* of the process whose threads they are */
     bool is_stopping;
     void (*fn)(void *arg, int thread_i);
@@ -76,19 +79,34 @@ static void pause_briefly(void) {
 #endif
 }
 
-/* Waits while the gate still has the value `seen`. */
-static void gate_wait(gate *g, uint32_t seen, int n_spins) {
+/* Waits while the gate still has the value `seen`; says whether the thread slept. */
+static bool gate_wait(gate *g, uint32_t seen, int n_spins) {
+    bool has_slept = false;
     for (int i = 0; i < n_spins; i++) {
         if (atomic_load_explicit(&g->value, memory_order_acquire) != seen)
-            return;
+            return false;
         pause_briefly();
     }
     pthread_mutex_lock(&g->mutex);
     atomic_fetch_add(&g->n_sleepers, 1);
-    while (atomic_load(&g->value) == seen)
+    for (; atomic_load(&g->value) == seen; has_slept = true)
         pthread_cond_wait(&g->raised, &g->mutex);
     atomic_fetch_sub(&g->n_sleepers, 1);
     pthread_mutex_unlock(&g->mutex);
+    return has_slept;
+}
+
+/* Where other processes have the cores, the thread that is waited for does not run, and spinning
+ * keeps it from running. */
+static void adapt_spins(team *t, bool has_slept) {
+    int n = atomic_load_explicit(&t->n_spins, memory_order_relaxed);
+    int next = has_slept ? n / 2 : 2 * n;
+    next = next > LEAST_SPINS ? next : LEAST_SPINS;
+    next = next < t->max_spins ? next : t->max_spins;
+    if (next != n)
+        atomic_store_explicit(&t->n_spins, next, memory_order_relaxed);
+    if (has_slept)
+        atomic_fetch_add_explicit(&t->n_sleeps, 1, memory_order_relaxed);
 }
 
 void team_barrier(team *t) {
@@ -100,14 +118,15 @@ void team_barrier(team *t) {
         gate_raise(&t->barrier);
         return;
     }
-    gate_wait(&t->barrier, seen, t->n_spins);
+    int n_spins = atomic_load_explicit(&t->n_spins, memory_order_relaxed);
+    adapt_spins(t, gate_wait(&t->barrier, seen, n_spins));
 }
 
 static void *member_main(void *arg) {
     member *m = arg;
     team *t = m->team;
     for (uint32_t seen = 0;; seen++) {
-        gate_wait(&t->start, seen, t->n_spins);
+        gate_wait(&t->start, seen, t->max_spins);
         if (t->is_stopping)
             return NULL;
         t->fn(t->arg, m->thread_i);
@@ -128,6 +147,10 @@ void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg) {
 
 int team_size(const team *t) {
     return t->n_threads;
+}
+
+uint32_t team_n_sleeps(team *t) {
+    return atomic_load_explicit(&t->n_sleeps, memory_order_relaxed);
 }
 
 static int usable_cores(void) {
@@ -188,7 +211,9 @@ vtrn_status team_create(int n_threads, team **out) {
         return VTRN_OUT_OF_MEMORY(size);
     t->n_threads = 1;
     t->n_forks = process_n_forks();
-    t->n_spins = n_threads <= usable_cores() ? TEAM_SPINS : 0;
+    t->max_spins = n_threads <= usable_cores() ? TEAM_SPINS : 0;
+    atomic_init(&t->n_spins, t->max_spins);
+    atomic_init(&t->n_sleeps, 0);
     t->is_stopping = false;
     atomic_init(&t->n_arrived, 0);
     gate_init(&t->start);

@@ -4,6 +4,8 @@
 
 #include "base/status.h"
 
+#include <stdint.h>
+
 typedef struct team team;
 
 /* n_threads 1 to 64; 0 means VTRN_THREADS or else the number of usable cores. Threads sleep while
@@ -18,5 +20,8 @@ void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg);
 
 /* Inside team_run: waits until every thread of the team has arrived. Orders memory. */
 void team_barrier(team *t);
+
+/* How often a thread has slept at a barrier: the others took long, or did not have a core. */
+uint32_t team_n_sleeps(team *t);
 
 #endif

@@ -8,17 +8,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum {
-    PAGE_BYTES = 4096,
-    HUGE_PAGE_BYTES = 2 << 20,
-    /* An odd number of cache lines: the same offset of 64 neighbouring partitions falls into 64
-     * different sets of a first-level cache (64 sets), and spreads over those of the second. */
-    SKEW_BYTES = 5 * 64,
-};
+enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 static vtrn_status memory_create(const char *name, int n_partitions, size_t row_bytes,
                                  engine_memory *m) {
-    size_t stride = (row_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + SKEW_BYTES;
+    size_t stride = engine_memory_stride(row_bytes);
     size_t map_bytes = stride * (size_t)n_partitions + HUGE_PAGE_BYTES;
     uint8_t *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -49,10 +43,10 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
         return VTRN_OUT_OF_MEMORY(sizeof *regs);
     *out = regs;
     size_t weights_bytes = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE;
-    weights_bytes = (weights_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    weights_bytes = (weights_bytes + ENGINE_PAGE_BYTES - 1) / ENGINE_PAGE_BYTES * ENGINE_PAGE_BYTES;
     size_t scratch_bytes = (size_t)n_threads * ENGINE_SCRATCH_BYTES;
-    regs->pe_weights = aligned_alloc(PAGE_BYTES, weights_bytes);
-    regs->scratch = aligned_alloc(PAGE_BYTES, scratch_bytes);
+    regs->pe_weights = aligned_alloc(ENGINE_PAGE_BYTES, weights_bytes);
+    regs->scratch = aligned_alloc(ENGINE_PAGE_BYTES, scratch_bytes);
     if (!regs->pe_weights || !regs->scratch)
         return VTRN_OUT_OF_MEMORY(weights_bytes + scratch_bytes);
     memset(regs->pe_weights, 0, weights_bytes);

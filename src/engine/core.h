@@ -18,7 +18,19 @@ typedef struct engine_memory {
     size_t map_bytes;
 } engine_memory;
 
-enum { ENGINE_MAX_THREADS = 64 };
+enum {
+    ENGINE_MAX_THREADS = 64,
+    ENGINE_PAGE_BYTES = 4096,
+    /* An odd number of cache lines: the same offset of 64 neighbouring partitions falls into 64
+     * different sets of a first-level cache (64 sets), and spreads over those of the second. */
+    ENGINE_SKEW_BYTES = 5 * 64,
+};
+
+/* engine_memory.stride of a memory with so many bytes a partition. */
+static inline size_t engine_memory_stride(size_t row_bytes) {
+    size_t n_pages = (row_bytes + ENGINE_PAGE_BYTES - 1) / ENGINE_PAGE_BYTES;
+    return n_pages * ENGINE_PAGE_BYTES + ENGINE_SKEW_BYTES;
+}
 
 typedef struct engine_core {
     const vtrn_chip *chip;

@@ -380,14 +380,22 @@ vtrn_status engine_op_DMA_SCATTER(engine_core *core, const vtrn_instr *instr,
     uint64_t first = n * (uint64_t)thread_i / (uint64_t)core->n_threads;
     uint64_t end = n * (uint64_t)(thread_i + 1) / (uint64_t)core->n_threads;
     int64_t pitch = engine_row_stride(core, dst), i;
+    move m;
+    bool is_plain = core->n_threads == 1 && mode == MODE_RAW && move_of_rows(src, dst, &m);
+    if (is_plain)
+        move_prepare(&m);
     for (int r = 0; r < src->n_partitions; r++) /* before anything is written */
         VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
     for (int r = 0; r < src->n_partitions; r++) {
         VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
-        if (i >= 0)
-            move_row_chunks(src, engine_row(core, src, slot_base, r), dst,
-                            engine_row(core, dst, slot_base, 0) + i * pitch, first, end, mode,
-                            engine_scratch(core, thread_i));
+        if (i < 0)
+            continue;
+        const uint8_t *from = engine_row(core, src, slot_base, r);
+        uint8_t *to = engine_row(core, dst, slot_base, 0) + i * pitch;
+        if (is_plain)
+            move_run(&m, from, to);
+        else
+            move_row_chunks(src, from, dst, to, first, end, mode, engine_scratch(core, thread_i));
     }
     return NULL;
 }

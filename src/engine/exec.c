@@ -9,11 +9,24 @@
 #include <string.h>
 #include <time.h>
 
+/* Where a thread is: blocks that it has entered, steps that lie before the next one. */
+typedef struct place {
+    uint32_t block_i, n_blocks;
+    uint64_t step;
+    bool is_over;
+} place;
+
 /* One execution, shared by the threads. */
 typedef struct execution {
     engine_core *core;
     engine_core alone; /* the same core as one thread sees it who does everything */
     engine_run *run;
+    uint32_t limit;    /* of blocks */
+    bool is_all_alone; /* the team is not asked, whatever the plan says */
+    /* After blocks that thread 0 did alone: where the team goes on, and the rows and columns of the
+     * stationary tile then. Written between two barriers. */
+    place resume;
+    int resume_pe_rows, resume_pe_cols;
     /* The earliest step, counted from the start, that failed in some thread; UINT64_MAX: none. */
     _Atomic uint64_t failed_step;
     struct {
@@ -76,9 +89,9 @@ static vtrn_status run_custom(execution *x, uint32_t custom_i) {
     return status;
 }
 
-static vtrn_status run_step(execution *x, const engine_step *step, bool is_solo, int thread_i) {
+/* is_alone: thread 0 does all of it. */
+static vtrn_status run_step(execution *x, const engine_step *step, bool is_alone, int thread_i) {
     const vtrn_instr *instr = &x->run->program->instrs[step->instr];
-    bool is_alone = is_solo || step->is_alone;
     if (is_alone && thread_i != 0)
         return NULL;
     if (instr->opcode == VTRN_OP_CUSTOM_OP)
@@ -113,21 +126,38 @@ static vtrn_status trace_block(engine_run *run, uint32_t block_i) {
 }
 
 /* Walks the steps of a block. False: stop, some thread failed. */
-static bool run_block(execution *x, const engine_block_plan *block, bool is_solo, int thread_i,
+static bool run_block(execution *x, const engine_block_plan *block, int thread_i,
                       uint64_t first_step) {
     bool has_failed = false;
     for (uint32_t i = 0; i < block->n_steps; i++) {
         const engine_step *step = &block->steps[i];
-        if (!is_solo && step->needs_barrier && !meet(x, first_step + i))
+        if (step->needs_barrier && !meet(x, first_step + i))
             return false;
         if (has_failed)
             continue;
-        vtrn_status status = run_step(x, step, is_solo, thread_i);
+        vtrn_status status = run_step(x, step, step->is_alone, thread_i);
         if (__builtin_expect(status != NULL, 0)) {
             fail(x, thread_i, first_step + i, &step->instr, status);
             has_failed = true;
-            if (is_solo)
-                return false;
+        }
+    }
+    return true;
+}
+
+/* The same by thread 0, which meets nobody. */
+static bool run_block_alone(execution *x, const engine_block_plan *block, uint64_t first_step) {
+    const small_context small = small_context_of(x->core, x->run->slot_base);
+    for (uint32_t i = 0; i < block->n_steps; i++) {
+        const small_op *op = block->small[i];
+        if (op) {
+            for (int row = 0; row < op->n_rows; row++)
+                op->run(op, &small, row);
+            continue;
+        }
+        vtrn_status status = run_step(x, &block->steps[i], true, 0);
+        if (__builtin_expect(status != NULL, 0)) {
+            fail(x, 0, first_step + i, &block->steps[i].instr, status);
+            return false;
         }
     }
     return true;
@@ -145,38 +175,66 @@ static vtrn_status enter_block(engine_run *run, uint32_t block_i, uint32_t n_blo
     return trace_block(run, block_i);
 }
 
-static void walk(execution *x, int thread_i, bool is_solo) {
+/* Thread 0 does blocks alone until one is for the team, or all are done. */
+static void walk_alone(execution *x, place *p) {
     engine_run *run = x->run;
-    uint32_t block_i = 0, limit = run->max_blocks ? run->max_blocks : UINT32_MAX;
-    uint64_t step = 0;
-    for (uint32_t n_blocks = 0;; n_blocks++) {
-        const vtrn_block *block = &run->program->blocks[block_i];
-        if (thread_i == 0) {
-            vtrn_status status = enter_block(run, block_i, n_blocks, limit);
-            if (status) {
-                fail(x, 0, step, NULL, status);
-                if (is_solo)
-                    return;
-            }
-        }
-        if (n_blocks == limit)
+    while (x->is_all_alone || run->plan->blocks[p->block_i].is_solo) {
+        const vtrn_block *block = &run->program->blocks[p->block_i];
+        const engine_block_plan *plan = &run->plan->blocks[p->block_i];
+        vtrn_status status = enter_block(run, p->block_i, p->n_blocks++, x->limit);
+        if (status)
+            fail(x, 0, p->step, NULL, status);
+        p->is_over = true;
+        if (status || !run_block_alone(x, plan, p->step) || block->end == VTRN_END_STOP)
             return;
-        if (!run_block(x, &run->plan->blocks[block_i], is_solo, thread_i, step))
-            return;
-        step += run->plan->blocks[block_i].n_steps + 1;
-        if (block->end == VTRN_END_STOP)
-            return;
-        if (!is_solo && !meet(x, step))
-            return;
-        block_i = next_block(x, block);
-        /* nobody may overwrite the condition before all have read it */
-        if (!is_solo && block->end != VTRN_END_JUMP)
-            team_barrier(x->core->team);
+        p->is_over = false;
+        p->step += plan->n_steps + 1;
+        p->block_i = next_block(x, block);
     }
 }
 
+/* The team does a block. False: it was the last, or some thread failed. */
+static bool walk_block(execution *x, int thread_i, place *p) {
+    engine_run *run = x->run;
+    const vtrn_block *block = &run->program->blocks[p->block_i];
+    const engine_block_plan *plan = &run->plan->blocks[p->block_i];
+    if (thread_i == 0) {
+        vtrn_status status = enter_block(run, p->block_i, p->n_blocks, x->limit);
+        if (status)
+            fail(x, 0, p->step, NULL, status);
+    }
+    if (p->n_blocks++ == x->limit || !run_block(x, plan, thread_i, p->step) ||
+        block->end == VTRN_END_STOP)
+        return false;
+    p->step += plan->n_steps + 1;
+    if (!meet(x, p->step))
+        return false;
+    p->block_i = next_block(x, block);
+    /* nobody may overwrite the condition before all have read it */
+    if (block->end != VTRN_END_JUMP)
+        team_barrier(x->core->team);
+    return true;
+}
+
 static void thread_main(void *arg, int thread_i) {
-    walk(arg, thread_i, false);
+    execution *x = arg;
+    engine_registers *regs = x->core->regs;
+    for (place p = {0}; !p.is_over;) {
+        if (!x->run->plan->blocks[p.block_i].is_solo) {
+            p.is_over = !walk_block(x, thread_i, &p);
+            continue;
+        }
+        if (thread_i == 0) {
+            walk_alone(x, &p);
+            x->resume = p;
+            x->resume_pe_rows = regs->pe[0].n_rows;
+            x->resume_pe_cols = regs->pe[0].n_cols;
+        }
+        team_barrier(x->core->team);
+        p = x->resume;
+        regs->pe[thread_i].n_rows = x->resume_pe_rows;
+        regs->pe[thread_i].n_cols = x->resume_pe_cols;
+    }
 }
 
 static vtrn_status first_failure(execution *x, int n_threads) {
@@ -194,16 +252,51 @@ static vtrn_status first_failure(execution *x, int n_threads) {
     return instr_annotate(x->failure[first].status, x->run->program, x->failure[first].instr);
 }
 
+enum { ALONE_RUNS = 15, TEAM_RUNS = 63 }; /* until the other way is tried again */
+
+static bool is_habit_alone(engine_habit *h) {
+    if (h->n_alone)
+        h->n_alone--;
+    else if (!h->is_on_trial)
+        return false;
+    return true;
+}
+
+/* A team that slept at its barriers may have had to wait for a core. */
+static void learn(engine_run *run, bool was_alone, double seconds, bool has_slept) {
+    engine_habit *h = &run->habit;
+    if (!was_alone) {
+        h->team_s = seconds;
+        h->n_blocks = run->n_block_trace;
+        h->is_on_trial = has_slept && !h->n_team;
+        h->n_team -= h->n_team > 0;
+    } else if (h->is_on_trial) {
+        bool is_sooner = run->n_block_trace == h->n_blocks && seconds < h->team_s;
+        h->n_alone = is_sooner ? ALONE_RUNS : 0;
+        h->n_team = is_sooner ? 0 : TEAM_RUNS;
+        h->is_on_trial = false;
+    }
+}
+
 vtrn_status engine_execute(engine_core *core, engine_run *run) {
     if (!run->plan->is_solo && run->plan->n_threads != core->n_threads)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a plan for %d threads on a core with %d",
                           run->plan->n_threads, core->n_threads);
-    execution x = {.core = core, .alone = *core, .run = run, .failed_step = UINT64_MAX};
+    execution x = {.core = core,
+                   .alone = *core,
+                   .run = run,
+                   .limit = run->max_blocks ? run->max_blocks : UINT32_MAX,
+                   .is_all_alone = run->plan->is_solo || is_habit_alone(&run->habit),
+                   .failed_step = UINT64_MAX};
     core->owner_shift = run->plan->owner_shift;
     x.alone.n_threads = 1;
-    if (run->plan->is_solo)
-        walk(&x, 0, true);
+    double start_s = now_s();
+    uint32_t n_sleeps = team_n_sleeps(core->team);
+    if (x.is_all_alone)
+        walk_alone(&x, &(place){0});
     else
         team_run(core->team, thread_main, &x);
+    if (!run->plan->is_solo)
+        learn(run, x.is_all_alone, now_s() - start_s, team_n_sleeps(core->team) != n_sleeps);
     return first_failure(&x, core->n_threads);
 }

@@ -214,6 +214,19 @@ static void settle_work(sequencer *s) {
     s->work = 0;
 }
 
+/* The compact form of the step, where there is one. */
+static vtrn_status decode_step(sequencer *s, const vtrn_instr *instr) {
+    small_op op, *kept;
+    if (!small_decode(s->chip, instr, &op))
+        return NULL;
+    kept = ARENA_NEW(&s->plan->arena, small_op, 1);
+    if (!kept)
+        return VTRN_OUT_OF_MEMORY(sizeof *kept);
+    *kept = op;
+    s->block->small[s->block->n_steps] = kept;
+    return NULL;
+}
+
 static void take(sequencer *s, int engine, const vtrn_instr *instr, bool is_alone) {
     s->block->steps[s->block->n_steps++] = (engine_step){
         .instr = s->q.block->first[engine] + s->q.done[engine],
@@ -244,10 +257,12 @@ static vtrn_status run_queue(sequencer *s, int engine) {
         if (blocking_wait(&s->q, instr))
             return NULL;
         bool is_alone;
-        if (barriers_admit(s->barriers, instr, &is_alone))
-            take(s, engine, instr, is_alone);
-        else
+        if (!barriers_admit(s->barriers, instr, &is_alone)) {
             s->is_held[engine] = true;
+            return NULL;
+        }
+        VTRN_RETURN_IF_ERROR(decode_step(s, instr));
+        take(s, engine, instr, is_alone);
     }
     return NULL;
 }
@@ -289,7 +304,7 @@ static vtrn_status sequence_block(sequencer *s, uint32_t block_i) {
 }
 
 static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, barriers *b,
-                            engine_plan *out) {
+                            bool is_solo_allowed, engine_plan *out) {
     out->n_blocks = program->n_blocks;
     out->blocks = ARENA_NEW(&out->arena, engine_block_plan, program->n_blocks);
     if (!out->blocks)
@@ -305,7 +320,8 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, 
         if (n > UINT32_MAX)
             return VTRN_ERROR(VTRN_UNDEFINED, "block %u has more than 2^32 instructions", i);
         out->blocks[i].steps = ARENA_NEW(&out->arena, engine_step, n);
-        if (!out->blocks[i].steps)
+        out->blocks[i].small = ARENA_NEW(&out->arena, const small_op *, n);
+        if (!out->blocks[i].steps || !out->blocks[i].small)
             return VTRN_OUT_OF_MEMORY(n * sizeof(engine_step));
         sequencer s = {.q = {.program = program, .block = &program->blocks[i]},
                        .chip = chip,
@@ -313,7 +329,9 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, 
                        .plan = out,
                        .block = &out->blocks[i]};
         VTRN_RETURN_IF_ERROR(sequence_block(&s, i));
-        out->is_solo &= s.solo_work <= s.team_work[0] + wake_work;
+        out->blocks[i].is_solo =
+            out->n_threads == 1 || (is_solo_allowed && s.solo_work <= s.team_work[0] + wake_work);
+        out->is_solo &= out->blocks[i].is_solo;
         for (int split = 0; split < N_SPLITS; split++)
             team_work[split] += s.team_work[split];
         has_short_weights |= s.has_short_weights;
@@ -335,9 +353,9 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
         return VTRN_ERROR(VTRN_UNDEFINED, "a program without blocks");
     arena memory = ARENA_EMPTY;
     barriers *b = barriers_create(&memory, program, chip);
-    vtrn_status status = b ? sequence(program, chip, b, out) : VTRN_OUT_OF_MEMORY(memory.total);
+    vtrn_status status =
+        b ? sequence(program, chip, b, is_solo_allowed, out) : VTRN_OUT_OF_MEMORY(memory.total);
     arena_free(&memory);
-    out->is_solo = (out->is_solo && is_solo_allowed) || n_threads == 1;
     if (status)
         engine_plan_destroy(out);
     return status;

@@ -3,6 +3,7 @@
 #define VTRN_ENGINE_PLAN_H
 
 #include "engine/core.h"
+#include "engine/small.h"
 
 /* One instruction in an order of execution that respects every queue and every semaphore. */
 typedef struct engine_step {
@@ -15,13 +16,15 @@ typedef struct engine_step {
 /* The steps of one block, in execution order. */
 typedef struct engine_block_plan {
     uint32_t n_steps;
+    bool is_solo; /* the team would not be sooner done: thread 0 does it all */
     engine_step *steps;
+    const small_op **small; /* by step, for thread 0 alone; NULL: the general path */
 } engine_block_plan;
 
 typedef struct engine_plan {
     arena arena;
     int n_threads;   /* the team that is to run it */
-    bool is_solo;    /* the team would not be sooner done: the calling thread does it all */
+    bool is_solo;    /* every block is */
     int owner_shift; /* engine_core.owner_shift for it */
     uint32_t n_barriers;
     uint32_t n_blocks;
@@ -41,12 +44,22 @@ void engine_plan_destroy(engine_plan *plan);
 typedef vtrn_status (*engine_custom_fn)(void *ctx, const vtrn_program *program, uint32_t custom_i,
                                         void *const *inputs, void *const *outputs);
 
+/* Whether the team is worth waking, as past executions showed: on a host whose cores are in use, a
+ * thread alone is sooner done. */
+typedef struct engine_habit {
+    double team_s; /* the last execution by the team, of so many blocks */
+    uint32_t n_blocks;
+    bool is_on_trial;         /* the next execution is by one thread, to see */
+    uint32_t n_alone, n_team; /* executions to come by one thread; by the team without a trial */
+} engine_habit;
+
 typedef struct engine_run {
     const vtrn_program *program;
     const engine_plan *plan;
     const uint64_t *slot_base; /* HBM byte address by slot */
     engine_custom_fn custom;
     void *custom_ctx;
+    engine_habit habit;  /* 0 at first; engine_execute() keeps it */
     uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
     /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
     uint32_t *block_trace;

@@ -2,6 +2,7 @@
  * converted on the way out. Bit operations see raw bits; on GpSimd, 32-bit integers stay integers.
  * Source: docs/hardware.md. */
 #include "base/dtype_kernels.h"
+#include "engine/alu_path.h"
 #include "engine/lanes.h"
 
 #include <string.h>
@@ -12,50 +13,14 @@
 
 enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
 
-static bool is_int32(const vtrn_ap *ap) {
-    return ap->dtype == VTRN_DTYPE_INT32 || ap->dtype == VTRN_DTYPE_UINT32;
-}
-
 static bool is_absent(const vtrn_ap *ap) {
     return ap->space == VTRN_SPACE_NONE;
 }
 
-static bool is_bit_op(uint8_t op) {
-    return isa_alu_class(op) == 'B';
-}
-
-typedef enum path { PATH_FP32, PATH_INT, PATH_BITS } path;
-
-typedef struct alu_plan {
-    path path;
-    bool is_unsigned; /* PATH_INT */
-} alu_plan;
-
-/* Which datapath runs the instruction's op0 and op1 on the operands in mask. */
-static vtrn_status choose_path(const vtrn_instr *instr, unsigned mask, alu_plan *out) {
-    bool has_bit = is_bit_op(instr->op0) || is_bit_op(instr->op1);
-    bool has_other = (instr->op0 != VTRN_ALU_NONE && !is_bit_op(instr->op0)) ||
-                     (instr->op1 != VTRN_ALU_NONE && !is_bit_op(instr->op1));
-    if (instr->op0 >= VTRN_ALU_COUNT || instr->op1 >= VTRN_ALU_COUNT || (has_bit && has_other))
-        return VTRN_ERROR(VTRN_UNDEFINED,
-                          "%s: operations %s and %s; both are bit operations or neither is",
-                          isa_op_info(instr->opcode)->mnemonic, isa_alu_name(instr->op0),
-                          isa_alu_name(instr->op1));
-    bool all_int = instr->engine == VTRN_ENGINE_GPSIMD, all_unsigned = true;
-    for (int i = 1; i < VTRN_MAX_AP; i++) {
-        if (!(mask >> i & 1) || is_absent(&instr->ap[i]))
-            continue;
-        all_int = all_int && is_int32(&instr->ap[i]);
-        all_unsigned = all_unsigned && instr->ap[i].dtype == VTRN_DTYPE_UINT32;
-    }
-    *out = (alu_plan){has_bit ? PATH_BITS : all_int ? PATH_INT : PATH_FP32, all_unsigned};
-    return NULL;
-}
-
 static void put_ints(lanes *l, size_t n, const uint32_t *x) {
-    const alu_plan *plan = l->extra;
-    if (plan->path == PATH_INT)
-        operand_put_int(&l->op[0], n, x, plan->is_unsigned);
+    const alu_path *path = l->extra;
+    if (path->kind == PATH_INT)
+        operand_put_int(&l->op[0], n, x, path->is_unsigned);
     else
         operand_put_bits(&l->op[0], n, x);
 }
@@ -83,31 +48,31 @@ static void tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
 }
 
 static void tensor_tensor_int(lanes *l, size_t n) {
-    const alu_plan *plan = l->extra;
+    const alu_path *path = l->extra;
     uint8_t op = l->instr->op0;
     uint32_t *d = operand_room_bits(&l->op[0], n, (uint32_t *)l->buf[0]);
     const uint32_t *x =
         operand_take_bits(&l->op[1], n, op == VTRN_ALU_SHIFT_RIGHT_ARITH, (uint32_t *)l->buf[1]);
     if (operand_is_constant(&l->op[2], n)) {
         uint32_t y = operand_take_constant_bits(&l->op[2], n, false);
-        l->ints->ts[plan->is_unsigned][op](x, y, d, n);
+        l->ints->ts[path->is_unsigned][op](x, y, d, n);
     } else {
         const uint32_t *y = operand_take_bits(&l->op[2], n, false, (uint32_t *)l->buf[2]);
-        l->ints->tt[plan->is_unsigned][op](x, y, d, n);
+        l->ints->tt[path->is_unsigned][op](x, y, d, n);
     }
     put_ints(l, n, d);
 }
 
 THE_OP(TENSOR_TENSOR) {
-    alu_plan plan;
+    alu_path path;
     vtrn_instr one_op = *instr; /* op1 means nothing here */
     one_op.op1 = VTRN_ALU_NONE;
-    VTRN_RETURN_IF_ERROR(choose_path(&one_op, AP1 | AP2, &plan));
+    VTRN_RETURN_IF_ERROR(alu_path_of(&one_op, AP1 | AP2, &path));
     lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
-    if (plan.path == PATH_FP32)
+    if (path.kind == PATH_FP32)
         spec.dense_row = tensor_tensor_row;
     return lanes_run(core, instr, slot_base, thread_i, &spec,
-                     plan.path == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int, &plan);
+                     path.kind == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int, &path);
 }
 
 /* tensor_scalar */
@@ -173,16 +138,16 @@ static void narrow(uint32_t *x, size_t n, unsigned size, bool sign_extend) {
 }
 
 static void tensor_scalar_int(lanes *l, size_t n) {
-    const alu_plan *plan = l->extra;
+    const alu_path *path = l->extra;
     const vtrn_instr *instr = l->instr;
     uint32_t *d = operand_room_bits(&l->op[0], n, (uint32_t *)l->buf[0]);
     const uint32_t *x = operand_take_bits(&l->op[1], n, instr->op0 == VTRN_ALU_SHIFT_RIGHT_ARITH,
                                           (uint32_t *)l->buf[1]);
     bool r0 = instr->flags & VTRN_FLAG_REVERSE0, r1 = instr->flags & VTRN_FLAG_REVERSE1;
-    int u = plan->is_unsigned;
+    int u = path->is_unsigned;
     (r0 ? l->ints->st : l->ints->ts)[u][instr->op0](x, l->bits[2], d, n);
     if (instr->op1 != VTRN_ALU_NONE) {
-        if (plan->path == PATH_BITS)
+        if (path->kind == PATH_BITS)
             narrow(d, n, l->op[1].size, instr->op1 == VTRN_ALU_SHIFT_RIGHT_ARITH);
         (r1 ? l->ints->st : l->ints->ts)[u][instr->op1](d, l->bits[3], d, n);
     }
@@ -190,16 +155,16 @@ static void tensor_scalar_int(lanes *l, size_t n) {
 }
 
 THE_OP(TENSOR_SCALAR) {
-    alu_plan plan;
-    VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
+    alu_path path;
+    VTRN_RETURN_IF_ERROR(alu_path_of(instr, AP1 | AP2 | AP3, &path));
     lanes_spec spec = {
         .streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2, .can_join_rows = true};
-    if (plan.path == PATH_FP32) {
+    if (path.kind == PATH_FP32) {
         spec.dense_row = tensor_scalar_row;
         spec.column = tensor_scalar_column;
     }
     return lanes_run(core, instr, slot_base, thread_i, &spec,
-                     plan.path == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &plan);
+                     path.kind == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &path);
 }
 
 /* scalar_tensor_tensor */
@@ -244,9 +209,9 @@ static void scalar_tensor_tensor_column(lanes *l, size_t n) {
 }
 
 THE_OP(SCALAR_TENSOR_TENSOR) {
-    alu_plan plan;
-    VTRN_RETURN_IF_ERROR(choose_path(instr, AP1 | AP2 | AP3, &plan));
-    if (plan.path != PATH_FP32)
+    alu_path path;
+    VTRN_RETURN_IF_ERROR(alu_path_of(instr, AP1 | AP2 | AP3, &path));
+    if (path.kind != PATH_FP32)
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "scalar_tensor_tensor: bit operation %s; only arithmetic is legal",
                           isa_alu_name(instr->op0));
@@ -256,7 +221,7 @@ THE_OP(SCALAR_TENSOR_TENSOR) {
                        .dense_row = scalar_tensor_tensor_row,
                        .can_join_rows = true,
                        .column = scalar_tensor_tensor_column};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &plan);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &path);
 }
 
 /* tensor_copy, memset, reciprocal */

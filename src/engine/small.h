@@ -1,0 +1,67 @@
+/* Instructions of a few rows of few elements, decoded once: which kernel, where the operands
+ * lie, which conversions. They take nanoseconds then, where checking and binding operands would
+ * take most of the time. Values are those of the general path, bit for bit. */
+#ifndef VTRN_ENGINE_SMALL_H
+#define VTRN_ENGINE_SMALL_H
+
+#include "engine/core.h"
+
+enum {
+    SMALL_MAX_ELEMENTS = 512, /* of a row */
+    SMALL_MAX_ROWS = 16,
+    /* Rows of less are gathered into one where there are several of them: that is the general
+     * path's work. */
+    SMALL_LEAST_ELEMENTS = 16,
+};
+
+/* Where memories lie in this execution, by vtrn_space. */
+typedef struct small_context {
+    uint8_t *base[VTRN_SPACE_HBM + 1];
+    const uint64_t *slot_base;
+} small_context;
+
+typedef struct small_op small_op;
+typedef void (*small_fn)(const small_op *op, const small_context *c, int row);
+
+typedef void (*small_load)(const void *src, float *dst, size_t n);
+typedef void (*small_store)(const float *src, void *dst, size_t n);
+
+/* One of the two operations of an instruction: a kernel of the table that the path belongs to. */
+typedef union small_kernel {
+    void (*tt)(const float *x, const float *y, float *dst, size_t n);
+    void (*ts)(const float *x, float s, float *dst, size_t n);
+    void (*itt)(const uint32_t *x, const uint32_t *y, uint32_t *dst, size_t n);
+    void (*its)(const uint32_t *x, uint32_t s, uint32_t *dst, size_t n);
+    void (*act)(const float *x, float scale, float bias, float slope, float *dst, size_t n);
+    void (*unary)(const float *x, float *dst, size_t n);
+    void (*select)(const uint32_t *mask, int inverse, const uint32_t *x, uint32_t *dst, size_t n);
+    void (*select_by8)(const uint8_t *mask, int inverse, const uint32_t *x, uint32_t *dst,
+                       size_t n);
+} small_kernel;
+
+struct small_op {
+    small_fn run;
+    small_kernel kernel[2];
+    small_load load[VTRN_MAX_AP]; /* by operand; NULL: is fp32, or taken as it is */
+    small_store store;            /* NULL likewise */
+    int64_t at[VTRN_MAX_AP];      /* from the base of its space, or from its slot */
+    int64_t pitch[VTRN_MAX_AP];   /* from row to row */
+    uint8_t space[VTRN_MAX_AP];   /* VTRN_SPACE_NONE: the immediate */
+    uint8_t n_rows;
+    uint8_t flags;
+    uint32_t slot[2]; /* of dst and src in HBM */
+    uint32_t n;       /* elements a row */
+    uint32_t n_bytes; /* of what is moved as it is */
+    union {
+        float f[2];
+        uint32_t bits[2];
+    } imm;
+    float slope;
+};
+
+/* False: the instruction needs the general path, which also says what is wrong with it. */
+bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out);
+
+small_context small_context_of(const engine_core *core, const uint64_t *slot_base);
+
+#endif

@@ -1,0 +1,215 @@
+/* The compact form of small instructions gives the bits of the general path, for every operation,
+ * type and way to lie. */
+#include "rig.h"
+
+#include "engine/small.h"
+#include "test_seed.h"
+
+enum {
+    N_ROWS = 3,
+    N_PARTITIONS = 8,
+    AREA_BYTES = 1 << 14, /* of each partition that operands lie in */
+    PLACE_BYTES = 4096,   /* an operand's room */
+    HBM_AREA_BYTES = 1 << 15,
+    N_TURNS = 12, /* instructions of an operation and type of dst */
+};
+
+static uint64_t seed;
+
+static const vtrn_dtype types[] = {
+    VTRN_DTYPE_FP32, VTRN_DTYPE_BF16,  VTRN_DTYPE_FP16,   VTRN_DTYPE_INT32, VTRN_DTYPE_UINT32,
+    VTRN_DTYPE_INT8, VTRN_DTYPE_UINT8, VTRN_DTYPE_UINT16, VTRN_DTYPE_PRED,  VTRN_DTYPE_FP8E4M3,
+};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+static vtrn_dtype pick_type(void) {
+    return rig_below(&seed, 3) ? types[rig_below(&seed, 5)] : types[rig_below(&seed, N_TYPES)];
+}
+
+/* Operand i has a place of its own, or that of operand `like`. */
+static vtrn_ap operand(int i, int like, vtrn_dtype type, uint32_t n_rows, uint32_t n) {
+    bool is_psum = i == 1 && !rig_below(&seed, 4);
+    return (vtrn_ap){.space = is_psum && like == i ? VTRN_SPACE_PSUM : VTRN_SPACE_SBUF,
+                     .dtype = (uint8_t)type,
+                     .n_dims = 1,
+                     .partition = (uint16_t)rig_below(&seed, N_PARTITIONS - N_ROWS + 1),
+                     .n_partitions = (uint16_t)n_rows,
+                     .partition_step = 1,
+                     .addr = like * PLACE_BYTES,
+                     .dim = {{1, n}}};
+}
+
+typedef struct memory {
+    uint8_t sbuf[N_PARTITIONS][AREA_BYTES], psum[N_PARTITIONS][AREA_BYTES], hbm[HBM_AREA_BYTES];
+} memory;
+
+static memory start, general, compact;
+
+static void fill_start(void) {
+    uint8_t *bytes = (uint8_t *)&start;
+    for (size_t i = 0; i < sizeof start; i += 4) {
+        float x = (float)((int)rig_below(&seed, 2001) - 1000) / 64;
+        uint32_t bits = (uint32_t)rig_random(&seed), small = rig_below(&seed, 40);
+        const void *kinds[] = {&bits, &small, &x, &x};
+        memcpy(bytes + i, kinds[i / 4 % 4], 4);
+    }
+}
+
+static void put_memory(rig *r, const memory *m) {
+    for (int p = 0; p < N_PARTITIONS; p++) {
+        memcpy(r->core.sbuf.base + (size_t)p * r->core.sbuf.stride, m->sbuf[p], AREA_BYTES);
+        memcpy(r->core.psum.base + (size_t)p * r->core.psum.stride, m->psum[p], AREA_BYTES);
+    }
+    memcpy(r->hbm, m->hbm, HBM_AREA_BYTES);
+}
+
+static void get_memory(rig *r, memory *m) {
+    for (int p = 0; p < N_PARTITIONS; p++) {
+        memcpy(m->sbuf[p], r->core.sbuf.base + (size_t)p * r->core.sbuf.stride, AREA_BYTES);
+        memcpy(m->psum[p], r->core.psum.base + (size_t)p * r->core.psum.stride, AREA_BYTES);
+    }
+    memcpy(m->hbm, r->hbm, HBM_AREA_BYTES);
+}
+
+/* False: there is no compact form. */
+static bool compare(rig *r, const vtrn_instr *instr) {
+    small_op op;
+    if (!small_decode(&r->chip, instr, &op))
+        return false;
+    put_memory(r, &start);
+    rig_ok(engine_table[instr->opcode](&r->core, instr, r->slot_base, 0));
+    get_memory(r, &general);
+    put_memory(r, &start);
+    small_context c = small_context_of(&r->core, r->slot_base);
+    for (int row = 0; row < op.n_rows; row++)
+        op.run(&op, &c, row);
+    get_memory(r, &compact);
+    if (!memcmp(&general, &compact, sizeof general))
+        return true;
+    size_t at = 0;
+    while (((uint8_t *)&general)[at] == ((uint8_t *)&compact)[at])
+        at++;
+    fail_msg("%s.%s.%s flags %u, %s <- %s %s %s, %u rows of %u: byte %zu differs",
+             isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, isa_alu_name(instr->op0),
+             isa_alu_name(instr->op1), instr->flags, dtype_name(instr->ap[0].dtype),
+             dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[2].dtype),
+             dtype_name(instr->ap[3].dtype), instr->ap[0].n_partitions, op.n, at);
+    return true;
+}
+
+/* An instruction with operands drawn at random; op0, dst's type and the turn by plan. */
+static vtrn_instr draw(vtrn_opcode opcode, int op0, vtrn_dtype dst, int turn) {
+    static const uint32_t sizes[] = {1, 16, 31, 64, 127, 128, 400, 512};
+    uint32_t n_rows = turn % 3 ? 1 : N_ROWS, n = sizes[turn % 8];
+    if (n_rows > 1 && n < SMALL_LEAST_ELEMENTS)
+        n = 16;
+    vtrn_instr in = {.opcode = (uint16_t)opcode,
+                     .engine = turn % 2 ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
+                     .op0 = (uint8_t)op0,
+                     .op1 = VTRN_ALU_NONE,
+                     .update_semaphore = VTRN_NO_SEMAPHORE};
+    in.ap[0] = operand(0, 0, dst, n_rows, n);
+    for (int i = 1; i < VTRN_MAX_AP; i++) {
+        bool is_in_place = !rig_below(&seed, 4);
+        in.ap[i] = operand(i, is_in_place ? 0 : i, is_in_place ? dst : pick_type(), n_rows, n);
+        if (is_in_place)
+            in.ap[i].partition = in.ap[0].partition;
+    }
+    in.flags = (rig_below(&seed, 2) ? VTRN_FLAG_REVERSE0 : 0) |
+               (rig_below(&seed, 2) ? VTRN_FLAG_REVERSE1 : 0);
+    for (int i = 0; i < 2; i++) {
+        in.imm[i].f = (float)((int)rig_below(&seed, 200) - 100) / 8;
+        if (!rig_below(&seed, 3))
+            in.imm[i].bits = rig_below(&seed, 32);
+    }
+    return in;
+}
+
+static void make_scalar(vtrn_ap *ap, bool is_absent) {
+    ap->dim[0].num = 1;
+    if (is_absent)
+        *ap = (vtrn_ap){0};
+}
+
+/* Draws instructions of an opcode with an operation; says how many had a compact form. */
+static int compare_some(rig *r, vtrn_opcode opcode, int op0) {
+    int n = 0;
+    for (int t = 0; t < N_TYPES; t++)
+        for (int turn = 0; turn < N_TURNS; turn++) {
+            vtrn_instr in = draw(opcode, op0, types[t], turn);
+            bool has_second = opcode == VTRN_OP_SCALAR_TENSOR_TENSOR || turn % 4 == 1;
+            if (opcode != VTRN_OP_TENSOR_TENSOR && has_second)
+                in.op1 = (uint8_t)rig_below(&seed, VTRN_ALU_COUNT - 1);
+            if (opcode == VTRN_OP_TENSOR_SCALAR || opcode == VTRN_OP_ACTIVATE) {
+                make_scalar(&in.ap[2], turn % 3 == 1);
+                make_scalar(&in.ap[3], turn % 5 > 1);
+            }
+            if (opcode == VTRN_OP_SCALAR_TENSOR_TENSOR)
+                make_scalar(&in.ap[2], turn % 3 == 1);
+            if (opcode == VTRN_OP_ACTIVATE)
+                in.func = (uint8_t)op0;
+            n += compare(r, &in);
+        }
+    return n;
+}
+
+static void every_operation_gives_the_bits_of_the_general_path(void **state) {
+    (void)state;
+    rig *r = rig_create(1);
+    fill_start();
+    int n_tt = 0, n_ts = 0, n_stt = 0, n_act = 0;
+    for (int op = 0; op < VTRN_ALU_COUNT; op++) {
+        if (op == VTRN_ALU_NONE)
+            continue;
+        n_tt += compare_some(r, VTRN_OP_TENSOR_TENSOR, op) > 0;
+        n_ts += compare_some(r, VTRN_OP_TENSOR_SCALAR, op) > 0;
+        n_stt += compare_some(r, VTRN_OP_SCALAR_TENSOR_TENSOR, op) > 0;
+    }
+    for (int f = 0; f < VTRN_ACT_COUNT; f++)
+        n_act += compare_some(r, VTRN_OP_ACTIVATE, f) > 0;
+    assert_int_equal(n_tt, VTRN_ALU_COUNT - 1);
+    assert_int_equal(n_ts, VTRN_ALU_COUNT - 1);
+    assert_true(n_stt > VTRN_ALU_COUNT / 2); /* not those on bits */
+    assert_int_equal(n_act, VTRN_ACT_COUNT);
+    static const vtrn_opcode others[] = {VTRN_OP_RECIPROCAL, VTRN_OP_TENSOR_COPY, VTRN_OP_MEMSET,
+                                         VTRN_OP_COPY_PREDICATED};
+    for (int i = 0; i < 4; i++)
+        assert_true(compare_some(r, others[i], VTRN_ALU_NONE) > 0);
+    rig_destroy(r);
+}
+
+static void copies_between_memories_are_the_same(void **state) {
+    (void)state;
+    rig *r = rig_create(1);
+    fill_start();
+    rig_add_slot(r, HBM_AREA_BYTES / 2);
+    rig_add_slot(r, HBM_AREA_BYTES / 2);
+    int n = 0;
+    for (int turn = 0; turn < 200; turn++) {
+        vtrn_instr in = draw(VTRN_OP_DMA_COPY, VTRN_ALU_NONE, pick_type(), turn);
+        in.flags = 0;
+        in.ap[1].dtype = in.ap[0].dtype;
+        in.ap[1].space = VTRN_SPACE_SBUF;
+        in.ap[2] = in.ap[3] = (vtrn_ap){0};
+        for (int i = 0; i < 2; i++)
+            if (turn >> i & 1) {
+                in.ap[i].space = VTRN_SPACE_HBM;
+                in.ap[i].partition = 0;
+                in.ap[i].slot = (uint32_t)i;
+                in.ap[i].addr = rig_below(&seed, 64);
+                in.ap[i].partition_step = 600;
+            }
+        n += compare(r, &in);
+    }
+    assert_true(n > 100);
+    rig_destroy(r);
+}
+
+int main(void) {
+    seed = test_seed();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_operation_gives_the_bits_of_the_general_path),
+        cmocka_unit_test(copies_between_memories_are_the_same),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
