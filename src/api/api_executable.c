@@ -1,6 +1,7 @@
 /* Compiling an artifact and asking an executable about itself. */
 #include "api/api.h"
 
+#include "base/float_env.h"
 #include "isa/container.h"
 
 #include <stdlib.h>
@@ -129,6 +130,8 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     if (!e)
         return VTRN_OUT_OF_MEMORY(sizeof *e);
     graph *g = NULL;
+    fenv_t outside;
+    float_env_enter(&outside); /* constants are computed here */
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
         status = graph_from_artifact(artifact, size, &g);
@@ -137,6 +140,7 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     if (!status)
         status = compile_and_load(device, g, options, e);
     graph_destroy(g);
+    float_env_leave(&outside);
     if (status) {
         api_executable_free(e);
         return status;

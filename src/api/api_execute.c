@@ -1,6 +1,7 @@
 /* Running an executable on buffers: types are checked, donated inputs are consumed. */
 #include "api/api.h"
 
+#include "base/float_env.h"
 #include "base/process.h"
 
 #include <stdlib.h>
@@ -157,7 +158,10 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
                          .outputs = f->results};
     if (!status) {
         take_donated(e, inputs, keep, f);
+        fenv_t outside;
+        float_env_enter(&outside);
         status = runtime_execute(e->loaded, &call);
+        float_env_leave(&outside);
         if (!status && e->device->is_checking)
             status = check_run(e, f);
         settle_donated(e, inputs, f, status != NULL, call.has_written);

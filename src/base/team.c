@@ -1,6 +1,7 @@
 /* Thread team: persistent threads that spin briefly, then sleep, at a barrier and between runs. */
 #include "base/team.h"
 
+#include "base/float_env.h"
 #include "base/process.h"
 
 #include <pthread.h>
@@ -125,6 +126,7 @@ void team_barrier(team *t) {
 static void *member_main(void *arg) {
     member *m = arg;
     team *t = m->team;
+    float_env_default(); /* not that of the thread that made the team */
     for (uint32_t seen = 0;; seen++) {
         gate_wait(&t->start, seen, t->max_spins);
         if (t->is_stopping)

@@ -3,6 +3,7 @@
 
 #include "artifact_x_plus_1.h"
 
+#include <fenv.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -212,6 +213,30 @@ static void wrong_arguments_are_named(void **state) {
     vtrn_device_close(device);
 }
 
+/* XLA calls from threads that flush subnormal numbers; a rounding mode shows the same. */
+static void values_do_not_depend_on_the_rounding_mode_of_the_thread(void **state) {
+    (void)state;
+    assert_int_equal(fesetround(FE_UPWARD), 0);
+    vtrn_device *device = open_device(); /* whose threads begin now */
+    vtrn_executable *e = compile(device);
+    int fp32;
+    assert_true(vtrn_dtype_from_name("fp32", &fp32));
+    static const float tiny[N] = {1e-30f, 1e-30f, 1e-30f, 1e-30f, 1e-30f, 1e-30f};
+    vtrn_buffer *in, *out;
+    ok(vtrn_buffer_create(device, 0, fp32, 2, (int64_t[]){2, 3}, tiny, &in));
+    ok(vtrn_execute(e, 0, &in, 1, NULL, &out, 1));
+    assert_int_equal(fegetround(), FE_UPWARD);
+    float values[N];
+    ok(vtrn_buffer_read(out, values, sizeof values));
+    assert_int_equal(fesetround(FE_TONEAREST), 0);
+    for (int i = 0; i < N; i++)
+        assert_true(values[i] == 1);
+    vtrn_buffer_destroy(in);
+    vtrn_buffer_destroy(out);
+    vtrn_executable_destroy(e);
+    vtrn_device_close(device);
+}
+
 int main(void) {
     unsetenv("VTRN_INSTANCE");
     unsetenv("VTRN_PROFILE");
@@ -222,6 +247,7 @@ int main(void) {
         cmocka_unit_test(the_program_can_be_taken_out),
         cmocka_unit_test(every_truncation_of_an_artifact_is_refused),
         cmocka_unit_test(wrong_arguments_are_named),
+        cmocka_unit_test(values_do_not_depend_on_the_rounding_mode_of_the_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,6 +55,34 @@ func.func @wrong() {
   check.expect_almost_eq_const %1, dense<[(2.0, 4.1)]> : tensor<1xcomplex<f32>>
   func.return
 }
+
+// -----
+
+func.func @within_its_own_tolerance() {
+  %0 = stablehlo.constant dense<5.0> : tensor<f32>
+  %1 = stablehlo.constant dense<5.3> : tensor<f32>
+  check.expect_almost_eq_const %0, dense<5.3> : tensor<f32> {tolerance = 0.1 : f32}
+  check.expect_almost_eq %0, %1, tolerance = 0.1 : tensor<f32>
+  func.return
+}
+
+// -----
+
+func.func @subnormals_stay_where_constants_are_computed() {
+  %0 = stablehlo.constant dense<[0x00000001, 0x80000001]> : tensor<2xf32>
+  %1 = stablehlo.ceil %0 : tensor<2xf32>
+  check.expect_eq_const %1, dense<[1.0, -0.0]> : tensor<2xf32>
+  func.return
+}
+
+// -----
+
+func.func @on_two_devices() {
+  %0 = stablehlo.constant dense<1> : tensor<i32>
+  %1 = "interpreter.run_parallel"(%0) {programs = [[@a, @b]]} : (tensor<i32>) -> tensor<i32>
+  check.expect_eq_const %1, dense<1> : tensor<i32>
+  func.return
+}
 """
 
 TESTDATA = """
@@ -118,8 +146,10 @@ def test_programs_with_expected_values_are_compared(tmp_path):
     (tmp_path / "testdata" / "halved.mlir").write_text(TESTDATA.replace("[2.0, 4.0]", "[0.5, 1.0]"))
     document = json.loads(conformance(tmp_path, "stablehlo", tmp_path).stdout)
     assert outcomes(tmp_path, "stablehlo") == {
-        "right": "passed", "wrong": "failed", "doubled": "passed", "halved": "failed"}
-    assert (document["passed"], document["failed"]) == (2, 2)
+        "right": "passed", "wrong": "failed", "doubled": "passed", "halved": "failed",
+        "within_its_own_tolerance": "passed", "on_two_devices": "skipped",
+        "subnormals_stay_where_constants_are_computed": "passed"}
+    assert (document["passed"], document["failed"]) == (4, 2)
 
 
 @pytest.mark.parametrize("args, said", [

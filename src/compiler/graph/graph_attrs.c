@@ -8,6 +8,7 @@ enum { MAX_SPLAT_INTS = 1 << 12 };
 typedef struct attr_reader {
     graph_builder *b;
     const vhlo_op *v;
+    const graph_op *op; /* being filled; its operands are there */
     vtrn_status status; /* the first error; later reads give zeros */
 } attr_reader;
 
@@ -28,9 +29,14 @@ static void refuse(attr_reader *r, const char *name, const char *what) {
 
 /* Integer list of a 1-D (or row-major 2-D) tensor of i64 or i1; out_shape gets its dims[2]. */
 static graph_ints get_tensor(attr_reader *r, const char *name, bool is_needed, int64_t *out_shape) {
-    graph_ints none = {0, NULL};
-    const vhlo_entry *e = find(r, name, is_needed);
+    graph_ints none = {0, NULL}, given;
+    uint32_t operand;
     out_shape[0] = out_shape[1] = 0;
+    if (!r->status && graph_find_shape_operand(r->v, name, &operand)) {
+        r->status = graph_shape_operand(r->b, r->op->operands[operand], out_shape, &given);
+        return r->status ? none : given;
+    }
+    const vhlo_entry *e = find(r, name, is_needed);
     if (!e)
         return none;
     const graph_type *t = NULL;
@@ -323,6 +329,12 @@ static void get_custom_call(attr_reader *r, graph_op *op) {
 static void get_constant(attr_reader *r, graph_op *op) {
     graph_constant c = {0};
     uint32_t attr = VHLO_NONE;
+    if (op->n_operands == 1) { /* get_dimension_size */
+        int64_t dim = get_int(r, "dimension");
+        if (!r->status)
+            r->status = graph_dimension_size(r->b, op, dim, &op->attrs.constant.data);
+        return;
+    }
     const vhlo_entry *e = find(r, "value", true);
     if (!e)
         return;
@@ -398,7 +410,7 @@ static void get_move(attr_reader *r, graph_op *op) {
 }
 
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op) {
-    attr_reader r = {b, v, NULL};
+    attr_reader r = {b, v, op, NULL};
     graph_attrs *a = &op->attrs;
     switch (op->kind) {
     case GRAPH_COMPARE:

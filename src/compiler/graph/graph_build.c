@@ -268,7 +268,7 @@ static int find_kind(const vhlo_op_name *name) {
             !strcmp(text, name->info->name))
             return kind;
     }
-    return GRAPH_UNKNOWN;
+    return graph_dynamic_kind(name->info->name);
 }
 
 static vtrn_status push_op(graph_builder *b, const graph_op *op) {
@@ -314,6 +314,7 @@ static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, 
     for (uint32_t i = 0; i < v->n_results; i++)
         b->map[scope + v->first_result + i] = op.results[i];
     VTRN_RETURN_IF_ERROR(graph_decode_attrs(b, v, &op));
+    graph_drop_shape_operands(v, &op);
     graph_recognise_regions(&op);
     VTRN_RETURN_IF_ERROR(graph_verify_op(b->g, &op));
     return push_op(b, &op);

@@ -48,6 +48,19 @@ vtrn_status graph_convert_type(graph_builder *b, uint32_t type, const graph_type
 /* The elements of a dense tensor attribute; decoded once however often it is used. */
 vtrn_status graph_decode_constant(graph_builder *b, uint32_t attr, const graph_type *type,
                                   graph_constant *out);
+/* The kind as which the graph has an operation with a shape as operand; GRAPH_UNKNOWN: it is none.
+ */
+int graph_dynamic_kind(const char *name);
+/* Leaves op the operands that its kind has. */
+void graph_drop_shape_operands(const vhlo_op *v, graph_op *op);
+/* Whether an operand of v takes the place of the attribute, and which. */
+bool graph_find_shape_operand(const vhlo_op *v, const char *attr, uint32_t *out);
+/* The integers of such an operand and its dims[2]; UNSUPPORTED where they are not constant. */
+vtrn_status graph_shape_operand(graph_builder *b, graph_value value, int64_t *out_shape,
+                                graph_ints *out);
+/* The value of get_dimension_size. */
+vtrn_status graph_dimension_size(graph_builder *b, const graph_op *op, int64_t dim,
+                                 const void **out);
 /* Fills op->attrs for op->kind. */
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op);
 /* Attributes of the module and of @main's parameters. */

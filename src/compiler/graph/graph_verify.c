@@ -37,8 +37,14 @@ static vtrn_status elementwise(const graph *g, const graph_op *op) {
     return NULL;
 }
 
-static uint64_t bits_of(const graph_type *t) {
-    return (uint64_t)graph_type_count(t) * (uint64_t)dtype_bits((vtrn_dtype)t->dtype);
+static uint64_t bits_of(const graph_type *t, int pred_bits) {
+    int bits = t->dtype == VTRN_DTYPE_PRED ? pred_bits : dtype_bits((vtrn_dtype)t->dtype);
+    return (uint64_t)graph_type_count(t) * (uint64_t)bits;
+}
+
+/* A boolean is a bit to StableHLO, and a byte to XLA, as which JAX reads it. */
+static bool has_same_bits(const graph_type *a, const graph_type *b) {
+    return bits_of(a, 1) == bits_of(b, 1) || bits_of(a, 8) == bits_of(b, 8);
 }
 
 static vtrn_status broadcast(const graph *g, const graph_op *op) {
@@ -387,7 +393,7 @@ vtrn_status graph_verify_op(const graph *g, const graph_op *op) {
         return elementwise(g, op);
     switch (op->kind) {
     case GRAPH_BITCAST_CONVERT:
-        RULE(bits_of(OPERAND(0)) == bits_of(RESULT(0)),
+        RULE(has_same_bits(OPERAND(0), RESULT(0)),
              "operand and result differ in bits; a narrower type needs one more dimension");
         return NULL;
     case GRAPH_RNG_BIT_GENERATOR:

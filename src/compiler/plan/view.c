@@ -216,7 +216,8 @@ bool view_apply(const graph *g, const graph_op *op, const view *operand, view *o
     case GRAPH_BITCAST_CONVERT:
         *out = src;
         out->dtype = result->dtype;
-        return dtype_bits(in->dtype) == dtype_bits(result->dtype);
+        return dtype_bits(in->dtype) == dtype_bits(result->dtype) &&
+               graph_type_count(in) == graph_type_count(result);
     case GRAPH_BROADCAST_IN_DIM:
         return apply_broadcast(op, in, result, &src, out);
     case GRAPH_TRANSPOSE:

@@ -81,6 +81,12 @@ static double complex complex_pow(double complex a, double complex b) {
     return b == 0 ? 1 : cpow(a, b);
 }
 
+/* -i log((x + iy) / sqrt(x^2 + y^2)), as StableHLO defines it. */
+static double complex complex_atan2(double complex y, double complex x) {
+    const double complex i = CMPLX(0, 1), log = clog((x + i * y) / csqrt(x * x + y * y));
+    return CMPLX(cimag(log), -creal(log));
+}
+
 static double complex complex_sign(double complex z) {
     if (z == 0)
         return 0;
@@ -155,6 +161,8 @@ bool ref_complex_binary(graph_kind kind, const double complex *a, const double c
         EACH(x / y);
     case GRAPH_POWER:
         EACH(complex_pow(x, y));
+    case GRAPH_ATAN2:
+        EACH(complex_atan2(x, y));
     case GRAPH_MAXIMUM:
         EACH(complex_less(x, y) ? y : x);
     case GRAPH_MINIMUM:

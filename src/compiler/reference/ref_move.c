@@ -103,8 +103,12 @@ static void repack(uint8_t *to, int to_bits, size_t n_to, const uint8_t *from, i
 
 vtrn_status ref_bitcast_convert(ref_call *c) {
     const graph_type *t = ref_out_type(c, 0), *f = ref_in_type(c, 0);
-    const int to_bits = dtype_bits(t->dtype), from_bits = dtype_bits(f->dtype);
+    int to_bits = dtype_bits(t->dtype), from_bits = dtype_bits(f->dtype);
     const size_t n_to = (size_t)ref_count(t), n_from = (size_t)ref_count(f);
+    if (n_to * (size_t)to_bits != n_from * (size_t)from_bits) { /* booleans are bits, then */
+        to_bits = t->dtype == VTRN_DTYPE_PRED ? 1 : to_bits;
+        from_bits = f->dtype == VTRN_DTYPE_PRED ? 1 : from_bits;
+    }
     if (n_to * (size_t)to_bits != n_from * (size_t)from_bits)
         return ref_malformed(c->op, "operand and result have the same number of bits");
     if (n_to && to_bits % 8 == 0 && from_bits % 8 == 0)
