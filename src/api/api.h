@@ -109,6 +109,9 @@ vtrn_status api_hold_callbacks(vtrn_executable *e);
 vtrn_status api_check_program(const vtrn_executable *e);
 vtrn_status api_check_last_run(const vtrn_executable *e);
 
+/* is_profiled false: VTRN_PROFILE asks nothing of this device, on which no program runs. */
+vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled,
+                            vtrn_device **out);
 /* profile_dir.c: what VTRN_PROFILE asks for. */
 vtrn_status api_profile_register(vtrn_device *device); /* at open */
 void api_profile_unregister(vtrn_device *device);      /* at close: writes */

@@ -44,6 +44,11 @@ static const char *or_env(const char *given, const char *variable) {
 }
 
 vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out) {
+    return api_device_open(options, true, out);
+}
+
+vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled,
+                            vtrn_device **out) {
     *out = NULL;
     vtrn_device_options o = {.struct_size = sizeof o};
     if (options)
@@ -64,7 +69,7 @@ vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **o
     atomic_init(&d->refs, 1);
     d->is_checking = api_is_set("VTRN_CHECK");
     pthread_mutex_init(&d->lock, NULL);
-    status = api_profile_register(d);
+    status = is_profiled ? api_profile_register(d) : NULL;
     if (status) {
         api_device_release(d);
         return status;

@@ -568,6 +568,46 @@ typedef struct PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args {
     void *device_memory_ptr;
 } PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args;
 
+typedef struct PJRT_TopologyDescription_Create_Args {
+    PJRT_ARGS_HEAD;
+    const char *topology_name;
+    size_t topology_name_size;
+    const PJRT_NamedValue *create_options;
+    size_t num_options;
+    PJRT_TopologyDescription *topology;
+} PJRT_TopologyDescription_Create_Args;
+
+typedef struct PJRT_TopologyDescription_Destroy_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_TopologyDescription *topology;
+} PJRT_TopologyDescription_Destroy_Args;
+
+typedef struct PJRT_TopologyDescription_Deserialize_Args {
+    PJRT_ARGS_HEAD;
+    const char *serialized_topology;
+    size_t serialized_topology_size;
+    PJRT_TopologyDescription *topology;
+} PJRT_TopologyDescription_Deserialize_Args;
+
+typedef struct PJRT_Compile_Args {
+    PJRT_ARGS_HEAD;
+    const PJRT_TopologyDescription *topology;
+    const PJRT_Program *program;
+    const char *compile_options;
+    size_t compile_options_size;
+    PJRT_Client *client; /* for measurements on a machine; NULL: none */
+    PJRT_Executable *executable;
+} PJRT_Compile_Args;
+
+typedef struct PJRT_Client_Load_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Client *client;
+    PJRT_Executable *executable;
+    const char *compile_options;
+    size_t compile_options_size;
+    PJRT_LoadedExecutable *loaded_executable;
+} PJRT_Client_Load_Args;
+
 typedef struct PJRT_TopologyDescription_PlatformName_Args {
     PJRT_ARGS_HEAD;
     const PJRT_TopologyDescription *topology;

@@ -1,5 +1,4 @@
-/* Plugin, client and topology: what the machine is. */
-#include "base/hash.h"
+/* Plugin and client: what the machine is. */
 #include "pjrt/plugin.h"
 
 #include <stdio.h>
@@ -200,20 +199,23 @@ static bool client_init(PJRT_Client *client, size_t n) {
     return true;
 }
 
-PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
-    ARGS_REQUIRE(args, client);
+PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **out) {
     client_options o;
-    PJRT_Error *error = read_options(args->create_options, args->num_options, &o);
+    PJRT_Error *error = read_options(machine->options, machine->n_options, &o);
     if (error)
         return error;
+    const char *name = machine->name;
+    char *from_name = strchr(name, '.') ? o.instance : o.chip; /* trn2.48xlarge, trn2 */
+    if (!*from_name)
+        snprintf(from_name, sizeof o.chip, "%s", name);
     vtrn_device_options options = {
         .struct_size = sizeof options,
         .chip = *o.chip ? o.chip : NULL,
         .instance = *o.instance ? o.instance : NULL,
-        .n_threads = o.n_threads,
+        .n_threads = machine->is_described_only ? 1 : o.n_threads,
     };
     vtrn_device *device;
-    PLUGIN_RETURN_IF_ERROR(vtrn_device_open(&options, &device));
+    PLUGIN_RETURN_IF_ERROR(api_device_open(&options, !machine->is_described_only, &device));
     PJRT_Client *client = calloc(1, sizeof *client);
     if (!client) {
         vtrn_device_close(device);
@@ -232,8 +234,15 @@ PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
         client_free(client);
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof(PJRT_Device)));
     }
-    args->client = client;
+    *out = client;
     return NULL;
+}
+
+PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
+    ARGS_REQUIRE(args, client);
+    const plugin_machine machine = {
+        .name = "", .options = args->create_options, .n_options = args->num_options};
+    return plugin_client_create(&machine, &args->client);
 }
 
 PJRT_Error *PJRT_Client_Destroy(PJRT_Client_Destroy_Args *args) {
@@ -318,66 +327,5 @@ PJRT_Error *PJRT_Client_DefaultDeviceAssignment(PJRT_Client_DefaultDeviceAssignm
 PJRT_Error *PJRT_Client_TopologyDescription(PJRT_Client_TopologyDescription_Args *args) {
     ARGS_REQUIRE(args, topology);
     args->topology = &args->client->topology;
-    return NULL;
-}
-
-PJRT_Error *
-PJRT_TopologyDescription_PlatformName(PJRT_TopologyDescription_PlatformName_Args *args) {
-    ARGS_GIVE_TEXT(args, platform_name, plugin_platform_name);
-}
-
-PJRT_Error *
-PJRT_TopologyDescription_PlatformVersion(PJRT_TopologyDescription_PlatformVersion_Args *args) {
-    ARGS_GIVE_TEXT(args, platform_version, args->topology->client->platform_version);
-}
-
-PJRT_Error *PJRT_TopologyDescription_GetDeviceDescriptions(
-    PJRT_TopologyDescription_GetDeviceDescriptions_Args *args) {
-    ARGS_REQUIRE(args, num_descriptions);
-    args->descriptions = args->topology->descriptions;
-    args->num_descriptions = (size_t)args->topology->client->n_devices;
-    return NULL;
-}
-
-PJRT_Error *PJRT_TopologyDescription_Attributes(PJRT_TopologyDescription_Attributes_Args *args) {
-    ARGS_REQUIRE(args, num_attributes);
-    args->attributes = args->topology->attributes;
-    args->num_attributes = 2;
-    return NULL;
-}
-
-struct PJRT_SerializedTopology {
-    char text[512];
-};
-
-static void serialized_topology_free(PJRT_SerializedTopology *t) {
-    free(t);
-}
-
-/* What distinguishes machines for a compilation cache. */
-static void describe_topology(const PJRT_Client *client, char *text, size_t size) {
-    const runtime_device *rt = client->device->rt;
-    snprintf(text, size, "%s;%s;%s;cores=%d;generation=%d", plugin_platform_name,
-             client->platform_version, rt->instance.name, rt->n_cores, rt->chip.gen);
-}
-
-PJRT_Error *PJRT_TopologyDescription_Serialize(PJRT_TopologyDescription_Serialize_Args *args) {
-    ARGS_REQUIRE(args, serialized_topology_deleter);
-    PJRT_SerializedTopology *t = malloc(sizeof *t);
-    if (!t)
-        return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *t));
-    describe_topology(args->topology->client, t->text, sizeof t->text);
-    args->serialized_bytes = t->text;
-    args->serialized_bytes_size = strlen(t->text);
-    args->serialized_topology = t;
-    args->serialized_topology_deleter = serialized_topology_free;
-    return NULL;
-}
-
-PJRT_Error *PJRT_TopologyDescription_Fingerprint(PJRT_TopologyDescription_Fingerprint_Args *args) {
-    ARGS_REQUIRE(args, fingerprint);
-    char text[512];
-    describe_topology(args->topology->client, text, sizeof text);
-    args->fingerprint = hash_bytes(HASH_START, text, strlen(text));
     return NULL;
 }

@@ -114,37 +114,72 @@ static void write_assignment(PJRT_LoadedExecutable *l, int device_id) {
     l->assignment_size = sizeof head + n;
 }
 
-static PJRT_Error *compile(PJRT_Client *client, const compile_request *r,
-                           PJRT_LoadedExecutable **out) {
+static PJRT_Error *compile(PJRT_Client *client, const compile_request *r, PJRT_Executable **out) {
     PJRT_Executable *e = calloc(1, sizeof *e);
-    PJRT_LoadedExecutable *l = calloc(1, sizeof *l);
-    vtrn_status status = e && l ? compile_into(client, r, e) : VTRN_OUT_OF_MEMORY(sizeof *e);
+    vtrn_status status = e ? compile_into(client, r, e) : VTRN_OUT_OF_MEMORY(sizeof *e);
     if (status) {
         if (e)
             executable_free(e);
-        free(l);
         return plugin_error(status);
     }
     atomic_init(&e->refs, 1);
     e->client = client;
     plugin_client_retain(client);
-    l->executable = e;
+    *out = e;
+    return NULL;
+}
+
+static PJRT_Error *compile_and_load(PJRT_Client *client, const compile_request *r,
+                                    PJRT_LoadedExecutable **out) {
+    PJRT_LoadedExecutable *l = calloc(1, sizeof *l);
+    if (!l)
+        return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *l));
+    PJRT_Error *error = compile(client, r, &l->executable);
+    if (error) {
+        free(l);
+        return error;
+    }
     atomic_init(&l->is_deleted, false);
-    write_assignment(l, e->device_id);
+    write_assignment(l, l->executable->device_id);
     *out = l;
     return NULL;
+}
+
+static PJRT_Error *check_format(const PJRT_Program *p) {
+    if (p->format_size == 4 && memcmp(p->format, "mlir", 4) == 0)
+        return NULL;
+    return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                             "unimplemented: program format '%.*s'; a StableHLO portable "
+                             "artifact (mlir) is expected",
+                             (int)p->format_size, p->format);
 }
 
 PJRT_Error *PJRT_Client_Compile(PJRT_Client_Compile_Args *args) {
     ARGS_REQUIRE(args, executable);
     const PJRT_Program *p = args->program;
-    if (p->format_size != 4 || memcmp(p->format, "mlir", 4) != 0)
-        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
-                                 "unimplemented: program format '%.*s'; a StableHLO portable "
-                                 "artifact (mlir) is expected",
-                                 (int)p->format_size, p->format);
+    PJRT_Error *error = check_format(p);
     compile_request r = {p->code, args->compile_options, p->code_size, args->compile_options_size};
-    return compile(args->client, &r, &args->executable);
+    return error ? error : compile_and_load(args->client, &r, &args->executable);
+}
+
+PJRT_Error *PJRT_Compile(PJRT_Compile_Args *args) {
+    ARGS_REQUIRE(args, executable);
+    const PJRT_Program *p = args->program;
+    PJRT_Error *error = check_format(p);
+    compile_request r = {p->code, args->compile_options, p->code_size, args->compile_options_size};
+    return error ? error : compile(args->topology->client, &r, &args->executable);
+}
+
+/* What was compiled for a machine is compiled again for that of the client. */
+PJRT_Error *PJRT_Client_Load(PJRT_Client_Load_Args *args) {
+    ARGS_REQUIRE(args, loaded_executable);
+    const PJRT_Executable *e = args->executable;
+    compile_request r = {e->module, e->options, e->module_size, e->options_size};
+    if (args->compile_options_size) {
+        r.options = args->compile_options;
+        r.options_size = args->compile_options_size;
+    }
+    return compile_and_load(args->client, &r, &args->loaded_executable);
 }
 
 PJRT_Error *PJRT_Executable_Destroy(PJRT_Executable_Destroy_Args *args) {
@@ -445,5 +480,5 @@ PJRT_Error *PJRT_Executable_DeserializeAndLoad(PJRT_Executable_DeserializeAndLoa
         r.options = args->overridden_serialized_compile_options;
         r.options_size = args->overridden_serialized_compile_options_size;
     }
-    return compile(args->client, &r, &args->loaded_executable);
+    return compile_and_load(args->client, &r, &args->loaded_executable);
 }

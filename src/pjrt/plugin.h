@@ -107,6 +107,16 @@ struct PJRT_Client {
     char platform_version[PLUGIN_TEXT];
 };
 
+/* Which machine a client is of. */
+typedef struct plugin_machine {
+    const char
+        *name; /* of an instance, which has a dot, or of a chip; "": by options, environment */
+    const PJRT_NamedValue *options;
+    size_t n_options;
+    bool is_described_only; /* programs are compiled for it, and do not run on it */
+} plugin_machine;
+
+PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **out);
 void plugin_client_retain(PJRT_Client *client);
 void plugin_client_release(PJRT_Client *client);
 /* pjrt_device.c */

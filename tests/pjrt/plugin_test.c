@@ -48,7 +48,7 @@ static void every_stub_names_itself(void **state) {
 #undef SLOT
 #undef SLOT_VOID
 #undef STUB
-    assert_int_equal(n, 138 - 99);
+    assert_int_equal(n, 138 - 104);
 }
 
 static void no_slot_is_empty(void **state) {
@@ -160,12 +160,16 @@ static void succeeds(PJRT_Error *error) {
     fail_msg("%s", message.message);
 }
 
+static PJRT_Program x_plus_1(void) {
+    return (PJRT_Program){.struct_size = sizeof(PJRT_Program),
+                          .code = (char *)artifact_x_plus_1,
+                          .code_size = sizeof artifact_x_plus_1,
+                          .format = "mlir",
+                          .format_size = 4};
+}
+
 static PJRT_LoadedExecutable *compile_x_plus_1(PJRT_Client *client) {
-    PJRT_Program program = {.struct_size = sizeof program,
-                            .code = (char *)artifact_x_plus_1,
-                            .code_size = sizeof artifact_x_plus_1,
-                            .format = "mlir",
-                            .format_size = 4};
+    PJRT_Program program = x_plus_1();
     PJRT_Client_Compile_Args args = {
         .struct_size = sizeof args, .client = client, .program = &program, .compile_options = ""};
     succeeds(GetPjrtApi()->PJRT_Client_Compile(&args));
@@ -330,6 +334,78 @@ static void threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer(void **
     destroy(client);
 }
 
+static PJRT_TopologyDescription *describe(const char *name) {
+    PJRT_TopologyDescription_Create_Args args = {
+        .struct_size = sizeof args, .topology_name = name, .topology_name_size = strlen(name)};
+    succeeds(GetPjrtApi()->PJRT_TopologyDescription_Create(&args));
+    return args.topology;
+}
+
+static void forget(PJRT_TopologyDescription *topology) {
+    PJRT_TopologyDescription_Destroy_Args args = {.struct_size = sizeof args, .topology = topology};
+    succeeds(GetPjrtApi()->PJRT_TopologyDescription_Destroy(&args));
+}
+
+static uint64_t fingerprint(const PJRT_TopologyDescription *topology) {
+    PJRT_TopologyDescription_Fingerprint_Args args = {.struct_size = sizeof args,
+                                                      .topology = topology};
+    succeeds(GetPjrtApi()->PJRT_TopologyDescription_Fingerprint(&args));
+    return args.fingerprint;
+}
+
+static void a_topology_is_read_back_as_it_was_written(void **state) {
+    (void)state;
+    PJRT_TopologyDescription *there = describe("trn2.48xlarge"), *here = describe("");
+    PJRT_TopologyDescription_Serialize_Args written = {.struct_size = sizeof written,
+                                                       .topology = there};
+    succeeds(GetPjrtApi()->PJRT_TopologyDescription_Serialize(&written));
+    PJRT_TopologyDescription_Deserialize_Args read = {
+        .struct_size = sizeof read,
+        .serialized_topology = written.serialized_bytes,
+        .serialized_topology_size = written.serialized_bytes_size};
+    succeeds(GetPjrtApi()->PJRT_TopologyDescription_Deserialize(&read));
+    assert_true(fingerprint(read.topology) == fingerprint(there));
+    assert_true(fingerprint(here) != fingerprint(there));
+    forget(read.topology);
+    for (size_t n = 0; n < written.serialized_bytes_size; n++) {
+        read.serialized_topology_size = n;
+        refused(GetPjrtApi()->PJRT_TopologyDescription_Deserialize(&read),
+                PJRT_Error_Code_INVALID_ARGUMENT, "bad argument");
+    }
+    written.serialized_topology_deleter(written.serialized_topology);
+    forget(there);
+    forget(here);
+}
+
+static void what_is_compiled_for_a_topology_loads_in_a_client(void **state) {
+    (void)state;
+    PJRT_TopologyDescription *topology = describe("trn2.48xlarge");
+    PJRT_Program program = x_plus_1();
+    PJRT_Compile_Args compile = {.struct_size = sizeof compile,
+                                 .topology = topology,
+                                 .program = &program,
+                                 .compile_options = ""};
+    succeeds(GetPjrtApi()->PJRT_Compile(&compile));
+    forget(topology); /* the executable outlives it */
+    PJRT_Client *client = create();
+    PJRT_Client_Load_Args load = {
+        .struct_size = sizeof load, .client = client, .executable = compile.executable};
+    succeeds(GetPjrtApi()->PJRT_Client_Load(&load));
+    PJRT_Executable_Destroy_Args drop = {.struct_size = sizeof drop,
+                                         .executable = compile.executable};
+    succeeds(GetPjrtApi()->PJRT_Executable_Destroy(&drop));
+    cost_asker runner = {.loaded = load.loaded_executable, .client = client};
+    run_once(&runner);
+    PJRT_LoadedExecutable_Destroy_Args unload = {.struct_size = sizeof unload,
+                                                 .executable = load.loaded_executable};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&unload));
+    destroy(client);
+    program.format_size = 3;
+    compile.topology = describe("");
+    refused(GetPjrtApi()->PJRT_Compile(&compile), PJRT_Error_Code_UNIMPLEMENTED, "'mli'");
+    forget((PJRT_TopologyDescription *)compile.topology);
+}
+
 int main(void) {
     setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
     unsetenv("VTRN_CHIP");
@@ -344,6 +420,8 @@ int main(void) {
         cmocka_unit_test(buffers_and_executables_outlive_their_client),
         cmocka_unit_test(a_device_of_another_client_is_refused),
         cmocka_unit_test(threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer),
+        cmocka_unit_test(a_topology_is_read_back_as_it_was_written),
+        cmocka_unit_test(what_is_compiled_for_a_topology_loads_in_a_client),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

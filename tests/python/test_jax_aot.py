@@ -121,3 +121,32 @@ def test_the_persistent_cache_serves_the_next_process(tmp_path):
     first, second = ([int(n) for n in run[2].split()] for run in lines)
     assert first[0] == 0
     assert second[0] == first[1]
+
+
+def test_a_program_is_compiled_for_a_machine_that_is_not_there():
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc("trn2.48xlarge", "neuron", n_cores="2")
+    assert [d.device_kind for d in topology.devices] == ["NC_v3", "NC_v3"]
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[1])
+    compiled = jax.jit(sines).lower(jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=sharding)).compile()
+    assert compiled.cost_analysis()["flops"] > 0
+    assert compiled.memory_analysis().argument_size_in_bytes == X.nbytes
+
+
+def test_what_was_compiled_for_a_described_machine_runs_here():
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc("", "neuron")
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    compiled = jax.jit(sines).lower(jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=sharding)).compile()
+    loaded = se.deserialize_and_load(*se.serialize(compiled), execution_devices=jax.devices()[:1])
+    np.testing.assert_array_equal(loaded(X), jax.jit(sines)(X))
+
+
+@pytest.mark.parametrize("name, said", [("trn9", "trn9"), ("trn1.9xlarge", "trn1.9xlarge"), ("x" * 300, "300 bytes")])
+def test_a_machine_that_does_not_exist_is_refused(name, said):
+    from jax.experimental import topologies
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match=said):
+        topologies.get_topology_desc(name, "neuron")
