@@ -88,26 +88,6 @@ PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Bu
     return NULL;
 }
 
-PJRT_Error *plugin_buffer_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
-                                 PJRT_Buffer **out) {
-    PJRT_Device *device = memory->device;
-    vtrn_buffer *empty;
-    char *text = strdup(failure);
-    if (!text)
-        return plugin_error(VTRN_OUT_OF_MEMORY(strlen(failure)));
-    PJRT_Error *error = plugin_error(
-        api_buffer_wrap(device->client->device->rt, device->description.id, type, NULL, &empty));
-    if (!error)
-        error = plugin_buffer_wrap(device, empty, out);
-    if (error) {
-        free(text);
-        return error;
-    }
-    (*out)->failure = text;
-    (*out)->buffer->place = memory->place;
-    return NULL;
-}
-
 PJRT_Error *PJRT_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args) {
     ARGS_REQUIRE(args, buffer);
     PJRT_Buffer *b = args->buffer;
@@ -115,7 +95,6 @@ PJRT_Error *PJRT_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args) {
         return NULL;
     PJRT_Client *client = b->device->client;
     vtrn_buffer_destroy(b->buffer);
-    free(b->failure);
     free(b);
     plugin_client_release(client);
     return NULL;
@@ -184,14 +163,12 @@ PJRT_Error *PJRT_Buffer_Memory(PJRT_Buffer_Memory_Args *args) {
 PJRT_Error *PJRT_Buffer_Delete(PJRT_Buffer_Delete_Args *args) {
     ARGS_REQUIRE(args, buffer);
     api_buffer_delete(args->buffer->buffer);
-    atomic_store(&args->buffer->is_failure_deleted, true);
     return NULL;
 }
 
 PJRT_Error *PJRT_Buffer_IsDeleted(PJRT_Buffer_IsDeleted_Args *args) {
     ARGS_REQUIRE(args, is_deleted);
-    args->is_deleted = args->buffer->failure ? atomic_load(&args->buffer->is_failure_deleted)
-                                             : api_buffer_is_deleted(args->buffer->buffer);
+    args->is_deleted = api_buffer_is_deleted(args->buffer->buffer);
     return NULL;
 }
 
@@ -204,7 +181,7 @@ PJRT_Error *PJRT_Buffer_IsOnCpu(PJRT_Buffer_IsOnCpu_Args *args) {
 PJRT_Error *PJRT_Buffer_ReadyEvent(PJRT_Buffer_ReadyEvent_Args *args) {
     ARGS_REQUIRE(args, event);
     args->event = plugin_ready_event();
-    return args->buffer->failure ? plugin_failed_event(args->buffer->failure, &args->event) : NULL;
+    return NULL;
 }
 
 static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer **out) {
@@ -212,8 +189,6 @@ static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer
     if (to->client != buffer->device->client)
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: copying a buffer to another client");
-    if (buffer->failure)
-        return plugin_buffer_failed(memory, &buffer->buffer->type, buffer->failure, out);
     vtrn_buffer *copy;
     PLUGIN_RETURN_IF_ERROR(
         api_buffer_copy(buffer->buffer, to->description.id, memory->place, &copy));
@@ -232,8 +207,6 @@ PJRT_Error *PJRT_Buffer_CopyToMemory(PJRT_Buffer_CopyToMemory_Args *args) {
 
 /* The address stays valid as long as the buffer has its memory: see the reference count below. */
 static vtrn_status host_address(PJRT_Buffer *buffer, void **out) {
-    if (buffer->failure)
-        return VTRN_ERROR(VTRN_CALLBACK, "%s", buffer->failure);
     runtime_memory *m;
     VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer->buffer, &m));
     *out = m->host;

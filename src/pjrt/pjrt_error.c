@@ -134,38 +134,16 @@ PJRT_Error *PJRT_Error_ForEachPayload(PJRT_Error_ForEachPayload_Args *args) {
 }
 
 struct PJRT_Event {
-    char *failure; /* NULL: what was awaited went well */
+    char nothing;
 };
 
-static PJRT_Event ready_event;
-
 PJRT_Event *plugin_ready_event(void) {
-    return &ready_event;
-}
-
-PJRT_Error *plugin_failed_event(const char *failure, PJRT_Event **out) {
-    PJRT_Event *e = malloc(sizeof *e);
-    char *text = strdup(failure);
-    if (!e || !text) {
-        free(e);
-        free(text);
-        return &out_of_memory;
-    }
-    e->failure = text;
-    *out = e;
-    return NULL;
-}
-
-PJRT_Error *plugin_failure(const char *failure) {
-    return failure ? plugin_error_make(PJRT_Error_Code_INTERNAL, "%s", failure) : NULL;
+    static PJRT_Event ready;
+    return &ready;
 }
 
 PJRT_Error *PJRT_Event_Destroy(PJRT_Event_Destroy_Args *args) {
-    ARGS_REQUIRE(args, event);
-    if (args->event && args->event != &ready_event) {
-        free(args->event->failure);
-        free(args->event);
-    }
+    (void)args; /* there is one, for good */
     return NULL;
 }
 
@@ -176,17 +154,17 @@ PJRT_Error *PJRT_Event_IsReady(PJRT_Event_IsReady_Args *args) {
 }
 
 PJRT_Error *PJRT_Event_Error(PJRT_Event_Error_Args *args) {
-    ARGS_REQUIRE(args, event);
-    return plugin_failure(args->event->failure);
+    (void)args;
+    return NULL;
 }
 
 PJRT_Error *PJRT_Event_Await(PJRT_Event_Await_Args *args) {
-    ARGS_REQUIRE(args, event);
-    return plugin_failure(args->event->failure);
+    (void)args;
+    return NULL;
 }
 
 PJRT_Error *PJRT_Event_OnReady(PJRT_Event_OnReady_Args *args) {
     ARGS_REQUIRE(args, user_arg);
-    args->callback(plugin_failure(args->event->failure), args->user_arg);
+    args->callback(NULL, args->user_arg);
     return NULL;
 }

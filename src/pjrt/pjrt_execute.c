@@ -84,70 +84,21 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
     return error;
 }
 
-/* A token, and any tensor without elements, has no value that could be missing: programs that
- * follow may take it. */
-static PJRT_Error *empty_or_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
-                                   PJRT_Buffer **out) {
-    if (type->size_bytes)
-        return plugin_buffer_failed(memory, type, failure, out);
-    PJRT_Device *device = memory->device;
-    vtrn_buffer *empty;
-    PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->description.id,
-                                             type, memory->place, &empty));
-    return plugin_buffer_wrap(device, empty, out);
-}
-
-/* Outputs without a value, and a completion that never comes; when one of them cannot be had, none
- * is given. */
-static PJRT_Error *give_failure(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *device,
-                                const char *failure) {
-    const vtrn_executable *e = args->executable->executable->executable;
-    PJRT_Buffer **out = args->output_lists[0];
-    PJRT_Error *error = NULL;
-    for (int i = 0; i < e->n_outputs; i++)
-        out[i] = NULL;
-    for (int i = 0; i < e->n_outputs && !error; i++)
-        error =
-            empty_or_failed(&device->memory[e->output_place[i]], &e->outputs[i], failure, &out[i]);
-    if (!error && args->device_complete_events)
-        error = plugin_failed_event(failure, &args->device_complete_events[0]);
-    if (error)
-        destroy_all(out, (size_t)e->n_outputs);
-    return error;
-}
-
-/* Of the first argument that has no value. */
-static const char *find_failure(const PJRT_LoadedExecutable_Execute_Args *args) {
-    for (size_t i = 0; i < args->num_args; i++)
-        if (args->argument_lists[0][i]->failure)
-            return args->argument_lists[0][i]->failure;
-    return NULL;
-}
-
-/* A callback fails while the program runs. As XLA has it, that is no error of the call: who awaits
- * an output or the completion gets it. */
+/* A callback that fails is an error of the call, as on XLA's CPU: the program runs in it. */
 static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *device,
                        execute_frame *f) {
     vtrn_executable *e = args->executable->executable->executable;
-    const char *failure = find_failure(args);
-    if (failure)
-        return give_failure(args, device, failure);
-    vtrn_status status = vtrn_execute(e, device->description.id, f->inputs, e->n_inputs, f->keep,
-                                      f->outputs, e->n_outputs);
-    bool is_awaited = args->device_complete_events;
-    for (int i = 0; i < e->n_outputs; i++)
-        is_awaited |= e->outputs[i].size_bytes > 0;
-    if (vtrn_status_category(status) == VTRN_CALLBACK && is_awaited) {
-        PJRT_Error *error = give_failure(args, device, vtrn_status_text(status));
-        vtrn_status_free(status);
-        return error;
+    PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, device->description.id, f->inputs, e->n_inputs, f->keep,
+                                        f->outputs, e->n_outputs));
+    if (e->n_outputs) {
+        PJRT_Error *error =
+            wrap_outputs(device, f->outputs, (size_t)e->n_outputs, args->output_lists[0]);
+        if (error)
+            return error;
     }
-    PJRT_Error *error = plugin_error(status);
-    if (!error && e->n_outputs)
-        error = wrap_outputs(device, f->outputs, (size_t)e->n_outputs, args->output_lists[0]);
-    if (!error && args->device_complete_events)
+    if (args->device_complete_events)
         args->device_complete_events[0] = plugin_ready_event();
-    return error;
+    return NULL;
 }
 
 PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *args) {

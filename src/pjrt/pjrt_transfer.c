@@ -176,8 +176,6 @@ PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: a tiled layout on the host");
     dense_strides(type, c.src_strides);
-    if (args->src->failure)
-        return plugin_failure(args->src->failure);
     runtime_memory *m;
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &m));
     if (type->size_bytes && is_dense(type, c.dst_strides))
@@ -198,8 +196,6 @@ PJRT_Error *PJRT_Buffer_CopyRawToHost(PJRT_Buffer_CopyRawToHost_Args *args) {
                                  "bad argument: %lld bytes from offset %lld of a buffer of %llu",
                                  (long long)args->transfer_size, (long long)args->offset,
                                  (unsigned long long)size);
-    if (args->buffer->failure)
-        return plugin_failure(args->buffer->failure);
     runtime_memory *m;
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->buffer->buffer, &m));
     if (args->transfer_size)

@@ -57,12 +57,9 @@ PJRT_Error *plugin_error_make(PJRT_Error_Code code, const char *format, ...)
 PJRT_Error *plugin_args_too_small(const char *function, size_t given, size_t needed);
 PJRT_Error *plugin_unimplemented(const char *slot);
 
-/* Everything completes before its function returns: one event, always ready, serves all that goes
- * well. */
+/* Everything completes, or fails, before its function returns: one event, always ready, serves all.
+ */
 PJRT_Event *plugin_ready_event(void);
-/* One that says why what is awaited will never come. */
-PJRT_Error *plugin_failed_event(const char *failure, PJRT_Event **out);
-PJRT_Error *plugin_failure(const char *failure); /* NULL: no error */
 
 struct PJRT_Memory {
     const PJRT_Memory_FunctionTable *vtable; /* first, by the ABI */
@@ -126,14 +123,9 @@ void plugin_device_fini(PJRT_Device *device);
 struct PJRT_Buffer {
     vtrn_buffer *buffer;
     PJRT_Device *device; /* its client is kept alive by the buffer */
-    char *failure;       /* why there is no value: a callback of the program that makes it failed */
-    atomic_bool is_failure_deleted;
 };
 
 PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);
-/* A buffer without a value, whose readers get the failure. */
-PJRT_Error *plugin_buffer_failed(PJRT_Memory *memory, const api_type *type, const char *failure,
-                                 PJRT_Buffer **out);
 PJRT_Buffer_Type plugin_type_of(int dtype);
 /* UNIMPLEMENTED names the type. */
 vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out);
