@@ -4,6 +4,7 @@ every Nth test of a large one."""
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import traceback
 import unittest
@@ -21,6 +22,11 @@ def units(path):
     return names
 
 
+def name_of(test):
+    """The same in every process: parameters that are functions print their addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", test.id())
+
+
 class Streamed(unittest.TestResult):
     """Passes each result on as it arrives. A test fails when one of its subtests does."""
 
@@ -31,17 +37,17 @@ class Streamed(unittest.TestResult):
     def startTest(self, test):
         super().startTest(test)
         self.outcome = ("passed", "")
-        self.report.start(test.id())
+        self.report.start(name_of(test))
 
     def stopTest(self, test):
         super().stopTest(test)
-        self.report.result(test.id(), *self.outcome)
+        self.report.result(name_of(test), *self.outcome)
         self.outcome = None
 
     def _set(self, test, outcome, reason):
         if self.outcome is None:  # no test runs: it is a fixture of the class or the module
-            self.report.start(test.id())
-            self.report.result(test.id(), outcome, reason)
+            self.report.start(name_of(test))
+            self.report.result(name_of(test), outcome, reason)
         else:
             self.outcome = (outcome, reason)
 
@@ -103,4 +109,4 @@ def run(path, unit, report):
     if part:
         k, n = (int(x) for x in part.split("/"))
         tests = tests[k - 1::n]
-    unittest.TestSuite(t for t in tests if t.id() not in report.done).run(Streamed(report))
+    unittest.TestSuite(t for t in tests if name_of(t) not in report.done).run(Streamed(report))
