@@ -9,7 +9,7 @@ import functools
 import os
 
 import vtrn
-from vtrn import callbacks, jax_linalg
+from vtrn import callbacks, jax_dlpack, jax_linalg
 
 
 def _named_in_environment() -> str | None:
@@ -64,3 +64,4 @@ def initialize() -> None:
     xla_bridge.register_plugin_callbacks(lambda c_api: _install(path))
     os.register_at_fork(after_in_child=_refuse_in_fork)
     jax_linalg.register()
+    jax_dlpack.register()

@@ -60,6 +60,36 @@ static void read_keep(const PJRT_ExecuteOptions *o, size_t n_inputs, bool *keep)
     }
 }
 
+/* Refuses a buffer that the call donates and takes once more, as XLA does: one of the two would see
+ * what the program made of it. Each donated buffer remembers the number of the call. */
+static PJRT_Error *check_donated(const PJRT_LoadedExecutable_Execute_Args *args, const bool *keep) {
+    static atomic_uint_fast64_t n_calls;
+    const int *alias = args->executable->executable->executable->input_alias;
+    PJRT_Buffer *const *inputs = args->argument_lists ? args->argument_lists[0] : NULL;
+    uint64_t call = atomic_fetch_add_explicit(&n_calls, 1, memory_order_relaxed) + 1;
+    bool is_twice = false;
+    size_t at = 0, n_donated = 0;
+    for (size_t i = 0; i < args->num_args && !is_twice; i++) {
+        if (alias[i] == -1 || keep[i])
+            continue;
+        at = i;
+        n_donated++;
+        is_twice = atomic_exchange_explicit(&inputs[i]->donor, call, memory_order_relaxed) == call;
+    }
+    for (size_t i = 0; n_donated && i < args->num_args && !is_twice; i++) {
+        if (alias[i] != -1 && !keep[i])
+            continue;
+        at = i;
+        is_twice = atomic_load_explicit(&inputs[i]->donor, memory_order_relaxed) == call;
+    }
+    if (!is_twice)
+        return NULL;
+    return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                             "bad argument: argument %zu is a buffer that another argument of the "
+                             "same call donates; pass a copy, or do not donate it",
+                             at);
+}
+
 static void destroy_all(PJRT_Buffer **buffers, size_t n) {
     for (size_t i = 0; i < n; i++) {
         PJRT_Buffer_Destroy_Args destroy = {.struct_size = sizeof destroy, .buffer = buffers[i]};
@@ -121,7 +151,9 @@ PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *ar
     for (size_t i = 0; i < n_inputs; i++)
         f.inputs[i] = args->argument_lists[0][i]->buffer;
     read_keep(args->options, n_inputs, f.keep);
-    error = run(args, device, &f);
+    error = check_donated(args, f.keep);
+    if (!error)
+        error = run(args, device, &f);
     free(f.heap);
     return error;
 }

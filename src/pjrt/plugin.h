@@ -122,7 +122,8 @@ void plugin_device_fini(PJRT_Device *device);
 
 struct PJRT_Buffer {
     vtrn_buffer *buffer;
-    PJRT_Device *device; /* its client is kept alive by the buffer */
+    PJRT_Device *device;        /* its client is kept alive by the buffer */
+    atomic_uint_fast64_t donor; /* number of the last call that donated it */
 };
 
 PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);

@@ -107,6 +107,15 @@ def test_a_donated_argument_is_deleted_and_its_memory_freed():
         np.asarray(x)
 
 
+@pytest.mark.parametrize("donated", [(0,), (0, 1)])
+def test_what_a_call_donates_it_takes_once(donated):
+    f = jax.jit(lambda x, y: x + y, donate_argnums=donated)
+    x = jnp.ones(10)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="argument 1 is a buffer that another argument"):
+        f(x, x)
+    np.testing.assert_array_equal(f(x, x + 1), np.full(10, 3))  # it has not been consumed
+
+
 def test_an_argument_that_is_not_donated_survives():
     x = jax.device_put(np.ones(7, np.float32), neuron())
     y = jax.jit(lambda v: v)(x)

@@ -48,7 +48,7 @@ class Streamed(unittest.TestResult):
         if self.outcome is None:  # no test runs: it is a fixture of the class or the module
             self.report.start(name_of(test))
             self.report.result(name_of(test), outcome, reason)
-        else:
+        elif self.outcome[0] != "skipped":  # what a test that skips itself leaves behind is no failure
             self.outcome = (outcome, reason)
 
     def _bad(self, test, error):

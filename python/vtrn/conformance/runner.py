@@ -10,6 +10,7 @@ import threading
 import time
 
 PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
+LOADING_SECONDS = 300  # at least this long may a worker import and prepare: a loaded machine is slow
 OUTCOMES = (PASSED, FAILED, SKIPPED, CRASHED, HUNG)
 
 
@@ -116,11 +117,11 @@ class Run:
         current = None
         try:
             while True:
+                timeout = self.timeout if current else max(self.timeout, LOADING_SECONDS)
                 try:
-                    message = worker.message(self.timeout)
+                    message = worker.message(timeout)
                 except queue.Empty:
-                    self.add(Result(unit, current or "(loading)", HUNG, f"no result in {self.timeout} s",
-                                    self.timeout))
+                    self.add(Result(unit, current or "(loading)", HUNG, f"no result in {timeout} s", timeout))
                     if current is None:
                         self._write({"finished": unit})
                     return current is None
