@@ -85,11 +85,8 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     lower l = {
         .g = g, .chip = chip, .options = options, .program = program, .build = &build, .plan = &p};
     graph *passed = NULL;
-    vtrn_status status = NULL;
-    if (!options->has_no_passes && !options->reference_only) {
-        status = passes_run(g, &passed);
-        l.g = passed;
-    }
+    vtrn_status status = passes_run(g, options->has_no_passes || options->reference_only, &passed);
+    l.g = passed;
     if (!status)
         status = stages(&l);
     lower_drop_open(&l); /* there are some after an error only */

@@ -1,5 +1,6 @@
 #include "compiler/passes/passes.h"
 
+#include "compiler/passes/alone.h"
 #include "compiler/passes/channels.h"
 #include "compiler/passes/composites.h"
 #include "compiler/passes/dead.h"
@@ -39,12 +40,12 @@ static vtrn_status copy_graph(const graph *g, graph **out) {
     return NULL;
 }
 
-vtrn_status passes_run(const graph *g, graph **out) {
+vtrn_status passes_run(const graph *g, bool is_bare, graph **out) {
     graph *copy;
     *out = NULL;
     VTRN_RETURN_IF_ERROR(copy_graph(g, &copy));
-    vtrn_status status = NULL;
-    for (size_t i = 0; i < sizeof PASSES / sizeof *PASSES && !status; i++)
+    vtrn_status status = alone_simplify(copy);
+    for (size_t i = 0; !is_bare && i < sizeof PASSES / sizeof *PASSES && !status; i++)
         status = PASSES[i](copy);
     if (status)
         graph_destroy(copy);

@@ -5,7 +5,8 @@
 
 #include "compiler/graph/graph.h"
 
-/* A graph of its own, which shares constants, names and attributes with g: destroy it before g. */
-vtrn_status passes_run(const graph *g, graph **out);
+/* A graph of its own, which shares constants, names and attributes with g: destroy it before g.
+ * is_bare: only what is needed to run it at all, on one device. */
+vtrn_status passes_run(const graph *g, bool is_bare, graph **out);
 
 #endif
