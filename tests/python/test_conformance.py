@@ -18,7 +18,9 @@ import jax.numpy as jnp
 
 class Things(unittest.TestCase):
     def test_good(self):
-        self.assertEqual(int(jnp.ones(3).sum()), 3)
+        x = jnp.ones(3)
+        self.assertEqual({d.platform for d in x.devices()}, {"neuron"})
+        self.assertEqual(int(x.sum()), 3)
 
     def test_bad(self):
         self.fail("as told")

@@ -72,7 +72,8 @@ class Streamed(unittest.TestResult):
 
 
 def load(path, file):
-    os.environ.setdefault("JAX_PLATFORMS", "neuron,cpu")
+    # JAX's tests register platforms of their own: it has to choose ours by its priority.
+    os.environ.pop("JAX_PLATFORMS", None)
     tests = pathlib.Path(path) / "tests"
     os.chdir(path)
     sys.path.insert(0, str(tests))
@@ -82,7 +83,21 @@ def load(path, file):
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # what absltest.main() would do
+        flags.FLAGS(sys.argv)
     return module
+
+
+def check_platform(report):
+    """A failure of its own when the tests ran elsewhere: JAX goes on quietly when a platform is missing."""
+    import jax
+
+    platform = jax.default_backend()
+    if platform != "neuron":
+        report.start("(platform)")
+        report.result("(platform)", "failed", f"the tests ran on {platform}, not on neuron")
 
 
 def tests_of(suite):
@@ -110,3 +125,4 @@ def run(path, unit, report):
         k, n = (int(x) for x in part.split("/"))
         tests = tests[k - 1::n]
     unittest.TestSuite(t for t in tests if name_of(t) not in report.done).run(Streamed(report))
+    check_platform(report)
