@@ -110,7 +110,18 @@ static vtrn_status decode_build_options(wire w, plugin_compile_options *out) {
     return NULL;
 }
 
-/* OptionOverrideProto: 1 string, 2 bool, 3 int, 4 double. Only switches exist so far. */
+typedef enum option_kind { OPTION_BOOL, OPTION_INT, OPTION_FLOAT, OPTION_STRING } option_kind;
+
+static const struct {
+    const char *name;
+    option_kind kind;
+} XLA_OPTIONS[] = {
+#define OPTION(name, kind) {name, OPTION_##kind},
+#include "pjrt/xla_options.def"
+#undef OPTION
+};
+
+/* OptionOverrideProto: 1 string, 2 bool, 3 int, 4 double. */
 static bool decode_switch(wire w, bool *out) {
     wire_field f;
     while (w.at < w.end) {
@@ -134,6 +145,39 @@ static bool is_key(wire key, const char *name) {
     return n == strlen(name) && memcmp(key.at, name, n) == 0;
 }
 
+/* Whether an override suits an option of XLA: of its kind, or as text, where only booleans are
+ * read. */
+static bool suits(wire value, option_kind kind) {
+    wire_field f;
+    bool ignored;
+    if (kind == OPTION_BOOL)
+        return decode_switch(value, &ignored);
+    while (value.at < value.end)
+        if (!read_field(&value, &f) || f.number > 4 || (f.number == 1) != (f.type == 2) ||
+            (kind == OPTION_STRING && f.number != 1))
+            return false;
+    return true;
+}
+
+static vtrn_status check_xla_option(wire key, wire value) {
+    static const char *const NAMES[] = {"bool", "int", "float", "string"};
+    int n = (int)(key.end - key.at > 200 ? 200 : key.end - key.at);
+    const char *text = n ? (const char *)key.at : "";
+    for (size_t i = 0; i < sizeof XLA_OPTIONS / sizeof *XLA_OPTIONS; i++) {
+        if (!is_key(key, XLA_OPTIONS[i].name))
+            continue;
+        if (suits(value, XLA_OPTIONS[i].kind))
+            return NULL;
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "compile option '%.*s': what is given is not a valid %s value.", n, text,
+                          NAMES[XLA_OPTIONS[i].kind]);
+    }
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "No such compile option: '%.*s'; there are vtrn_reference_only, vtrn_strict "
+                      "and vtrn_verify, and some of XLA's, which change nothing",
+                      n, text);
+}
+
 /* A map entry: 1 key, 2 value. */
 static vtrn_status decode_override(wire w, plugin_compile_options *out) {
     wire_field f;
@@ -152,10 +196,7 @@ static vtrn_status decode_override(wire w, plugin_compile_options *out) {
                                                     : NULL;
     int n = (int)(key.end - key.at > 200 ? 200 : key.end - key.at);
     if (!flag)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "No such compile option: '%.*s'; there are vtrn_reference_only, "
-                          "vtrn_strict and vtrn_verify",
-                          n, n ? (const char *)key.at : "");
+        return check_xla_option(key, value);
     if (!decode_switch(value, flag))
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile option '%.*s': true or false expected", n,
                           (const char *)key.at);

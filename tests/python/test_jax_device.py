@@ -136,6 +136,16 @@ def test_an_unknown_compile_option_is_named():
     test_x_plus_1()
 
 
+def test_options_that_tell_xla_how_to_work_are_accepted():
+    x = jax.device_put(np.ones(2, np.float32), neuron())
+    options = {"xla_embed_ir_in_executable": True, "xla_dump_max_hlo_modules": 200, "xla_dump_to": "/nowhere",
+               "xla_gpu_auto_spmd_partitioning_memory_budget_ratio": 0.5}  # fmt: skip
+    np.testing.assert_array_equal(jax.jit(lambda v: v + 3, compiler_options=options)(x), [4, 4])
+    for name, value, kind in (("xla_embed_ir_in_executable", "perhaps", "bool"), ("xla_dump_to", 1, "string")):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=f"'{name}': .* is not a valid {kind} value."):
+            jax.jit(lambda v: v + 4, compiler_options={name: value})(x)
+
+
 def test_memory_comes_back_when_arrays_die():
     device = neuron()
     before = device.memory_stats()["bytes_in_use"]
