@@ -73,7 +73,7 @@ def vit(dtype):
     class ViT(nnx.Module):
         def __init__(self, rngs):
             n = (side // patch) ** 2 + 1
-            self.patches = nnx.Conv(3, width, (patch, patch), (patch, patch), "VALID", dtype=dtype, rngs=rngs)
+            self.patches = nnx.Conv(3, width, (patch, patch), (patch, patch), padding="VALID", dtype=dtype, rngs=rngs)
             self.token = nnx.Param(jnp.zeros((1, 1, width)))
             self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, n, width)))
             self.blocks = nnx.List([Block(rngs) for _ in range(2)])

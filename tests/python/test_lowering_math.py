@@ -305,3 +305,35 @@ def test_the_largest_come_first_and_equal_ones_in_order(device, shape, k):
     f = lambda x: lax.top_k(x, k)  # noqa: E731
     for got, expected in zip(run(device, f, x), on_cpu(f, x), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("f, oracle", [(jnp.expm1, np.expm1), (jnp.log1p, np.log1p)],
+                         ids=["expm1", "log1p"])  # fmt: skip
+def test_expm1_and_log1p_of_16_bits_are_rounded_once(device, f, oracle, dtype):
+    """Every number of the type: the nearest to the exact result, or the other one of a tie's two."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    (got,) = run(device, f, every)
+    with np.errstate(all="ignore"):
+        exact = oracle(every.astype(np.float64))
+        spread = np.abs(exact) * 2.0**-20
+        low, high = ((exact + d).astype(dtype).astype(np.float64) for d in (-spread, spread))
+    zero = every.view(np.uint16) << 1 == 0
+    np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(every[zero]))
+    got = got.astype(np.float64)
+    wrong = ~((got >= low) & (got <= high) | (got == exact) | (np.isnan(got) & np.isnan(exact)))
+    assert not wrong.any(), [(float(every[i]), got[i], exact[i]) for i in np.flatnonzero(wrong)[:5]]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("n", [1, 31, 33, 127, 129, 513, 1023])
+def test_elu_of_16_bits_trains_on_the_engines(device, dtype, n):
+    rng = np.random.default_rng(SEED)
+    x, w = (jnp.asarray(rng.standard_normal(s), dtype) for s in ((7, n), (n, 5)))
+
+    def f(x, w):
+        return jax.value_and_grad(lambda w: jnp.mean(jax.nn.elu(x @ w).astype(jnp.float32) ** 2))(w)
+
+    got, want = run(device, f, np.asarray(x), np.asarray(w)), on_cpu(f, x, w)
+    for g, w in zip(got, want):
+        np.testing.assert_allclose(np.float32(g), np.float32(w), rtol=0.02, atol=0.02)

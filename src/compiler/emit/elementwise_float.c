@@ -15,11 +15,23 @@ static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
     return other;
 }
 
+/* Where a node's value is made: its tile, or temporary k in fp32 if that is of a narrower type. */
+static vtrn_ap wide_dst(emit_env *env, const fusion_node *node, int k) {
+    vtrn_ap dst = elementwise_dst_ap(env, node);
+    return dst.dtype == VTRN_DTYPE_FP32 ? dst : elementwise_temp_ap(env, node, k, VTRN_DTYPE_FP32);
+}
+
+/* Rounds to the node's type, once, what was made at wide_dst(). */
+static vtrn_status narrow_dst(emit_env *env, const fusion_node *node, const vtrn_ap *wide) {
+    vtrn_ap dst = elementwise_dst_ap(env, node);
+    return dst.dtype == VTRN_DTYPE_FP32 ? NULL : emit_copy(env->e, &dst, wide);
+}
+
 /* e^x - 1 = 2t / (1 - t) with t = tanh(x / 2) where the difference would cancel. Both functions are
  * of one table set. */
 vtrn_status elementwise_expm1(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
-    vtrn_ap to = elementwise_dst_ap(env, node), from;
+    vtrn_ap to = wide_dst(env, node, 2), from;
     const vtrn_ap *dst = &to, *x = &from;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &from));
     vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
@@ -37,16 +49,22 @@ vtrn_status elementwise_expm1(emit_env *env, const fusion_node *node, const elem
         emit_scalars(env->e, VTRN_ENGINE_VECTOR, dst, dst, STEP(SUBTRACT, 1), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VTRN_ENGINE_VECTOR, &is_small, x, STEP(ABS_MAX, 0),
                                       STEP(IS_LT, 0.6f)));
-    return emit_copy_where(env, dst, &t, &is_small, false);
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, dst, &t, &is_small, false));
+    return narrow_dst(env, node, dst);
 }
 
 /* log(1 + x): with u = 1 + x rounded, log(u) * x / (u - 1) undoes the rounding (u - 1 is exact
  * where it matters); x itself where u is 1. */
 vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
-    vtrn_ap to = elementwise_dst_ap(env, node), from;
+    vtrn_ap to = wide_dst(env, node, 2), from;
     const vtrn_ap *dst = &to, *x = &from;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &from));
+    if (from.dtype != VTRN_DTYPE_FP32) {
+        vtrn_ap narrow = from;
+        from = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
+        VTRN_RETURN_IF_ERROR(emit_copy(env->e, &from, &narrow));
+    }
     vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
             u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap mask = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
@@ -66,7 +84,8 @@ vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elem
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
     VTRN_RETURN_IF_ERROR(
         emit_scalars(env->e, VTRN_ENGINE_VECTOR, &mask, x, STEP(IS_LT, 1), STEP_NONE));
-    return emit_copy_where(env, dst, &t, &mask, false);
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, dst, &t, &mask, false));
+    return narrow_dst(env, node, dst);
 }
 
 /* dst |= sign bit of x, all fp32 */
