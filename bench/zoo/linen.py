@@ -30,7 +30,7 @@ def cnn(dtype):
 
     model = CNN()
     params = model.init(jax.random.key(0), jnp.ones((1, 24, 24, 1)))["params"]
-    state = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.05, 0.9))
+    state = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.02, 0.9))
 
     @jax.jit
     def step(state, images, labels):
@@ -74,7 +74,7 @@ def resnet(dtype):
 
     model = ResNet()
     variables = model.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
-    rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, 5, 20)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 0.02, 5, 20)
     state = TrainState.create(
         apply_fn=model.apply, params=variables["params"], batch_stats=variables["batch_stats"],
         tx=optax.sgd(rate, 0.9, nesterov=True),
