@@ -68,8 +68,11 @@ def compare_floats(got, cpu, exact, moved, dtype, margin):
     for m in moved:
         undecided |= class_of(m) != class_of(exact)
     met = ((true != 0) & (theirs != 0) & (theirs != true)) | ((true == 0) & (theirs == 3))
-    # An infinity stands for what is beyond the type: it is right where the bound reaches there.
+    # An infinity stands for what is beyond the type: it is right where the bound reaches there, and a
+    # finite value where the bound reaches back.
     reaches = ((ours == 2) & (exact + bound > float(info.max))) | ((ours == 1) & (exact - bound < -float(info.max)))
+    with np.errstate(invalid="ignore"):
+        reaches |= (ours == 0) & (np.abs(got - exact) <= bound)
     misplaced = (ours != theirs) & (ours != true) & ~undecided & ~(met & (ours != 0)) & ~reaches
     is_judged = (true == 0) & ~undecided
     with np.errstate(invalid="ignore"):

@@ -107,10 +107,13 @@ def test_infinities_that_met_on_the_way_may_be_of_any_class_but_finite():
 
 
 def test_an_infinity_is_right_where_the_bound_reaches_beyond_the_type():
-    exact = np.array([6.2e4, -6.2e4, 3.0e4])  # float16 ends at 65504
+    exact = np.array([6.2e4, -6.2e4, 3.0e4, 6.7e4, 9.0e4])  # float16 ends at 65504
     moved = [[exact + 2e3], [exact - 2e3]]  # twice as much counts in doubt
     finite = exact.astype(np.float16)
-    for at, value, outcome in ((0, np.inf, "ok"), (1, -np.inf, "ok"), (0, -np.inf, "nonfinite"), (2, np.inf, "nonfinite")):
+    for at, value, outcome in (
+        (0, np.inf, "ok"), (1, -np.inf, "ok"), (0, -np.inf, "nonfinite"), (2, np.inf, "nonfinite"),
+        (3, 6.4e4, "ok"), (4, 6.4e4, "nonfinite"),
+    ):  # fmt: skip
         got = finite.copy()
         got[at] = value
         assert judge.judge([got], [finite], [exact], moved, margin=2.0).outcome == outcome
