@@ -33,6 +33,7 @@ typedef struct task {
     uint8_t chosen;  /* the option that it runs with */
     uint8_t offered; /* engines, a bit each, that have it in their heaps */
     bool is_done;
+    bool is_placed; /* the list has what belongs at this task's place */
 } task;
 
 typedef struct heap {
@@ -329,20 +330,28 @@ static void find_priorities(reorderer *r) {
     }
 }
 
-static vtrn_status permute(const reorderer *r, vtrn_instr *list) {
-    vtrn_instr *copy = malloc(r->in->n * sizeof *copy);
-    if (!copy)
-        return VTRN_OUT_OF_MEMORY(r->in->n * sizeof *copy);
-    memcpy(copy, list, r->in->n * sizeof *copy);
-    for (uint32_t k = 0; k < r->in->n; k++) {
-        uint32_t i = r->order[k];
-        vtrn_instr as[MAX_OPTIONS] = {copy[i]};
-        if (r->tasks[i].chosen)
-            twins_of(r->in->chip, &copy[i], &as[1]);
-        list[k] = as[r->tasks[i].chosen];
+/* Instruction i as the task runs it. */
+static vtrn_instr chosen_of(const reorderer *r, const vtrn_instr *instr, uint32_t i) {
+    vtrn_instr as[MAX_OPTIONS] = {*instr};
+    if (r->tasks[i].chosen)
+        twins_of(r->in->chip, instr, &as[1]);
+    return as[r->tasks[i].chosen];
+}
+
+/* Cycle after cycle, in place: a copy of a long list takes more memory than all else. */
+static void permute(reorderer *r, vtrn_instr *list) {
+    for (uint32_t begin = 0; begin < r->in->n; begin++) {
+        if (r->tasks[begin].is_placed)
+            continue;
+        vtrn_instr first = chosen_of(r, &list[begin], begin);
+        uint32_t k = begin;
+        for (uint32_t i; (i = r->order[k]) != begin; k = i) {
+            list[k] = chosen_of(r, &list[i], i);
+            r->tasks[k].is_placed = true;
+        }
+        list[k] = first;
+        r->tasks[k].is_placed = true;
     }
-    free(copy);
-    return NULL;
 }
 
 static vtrn_status reorder(reorderer *r, vtrn_instr *list) {
@@ -351,7 +360,9 @@ static vtrn_status reorder(reorderer *r, vtrn_instr *list) {
     find_priorities(r);
     double before_ns = listed_ns(r);
     VTRN_RETURN_IF_ERROR(run_all(r));
-    return r->end_ns < before_ns ? permute(r, list) : NULL;
+    if (r->end_ns < before_ns)
+        permute(r, list);
+    return NULL;
 }
 
 vtrn_status reorder_block(const granules_input *in, vtrn_instr *list) {

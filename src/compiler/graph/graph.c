@@ -45,6 +45,20 @@ bool graph_op_has_effect(const graph_op *op) {
     return false;
 }
 
+vtrn_status graph_reserve_values(graph *g, uint32_t n) {
+    if (n <= g->max_values)
+        return NULL;
+    uint32_t max = n > 128 ? 2 * n : 256;
+    graph_type *types = ARENA_NEW(&g->arena, graph_type, max);
+    if (!types)
+        return VTRN_OUT_OF_MEMORY(max * sizeof *types);
+    if (g->n_values)
+        memcpy(types, g->types, g->n_values * sizeof *types);
+    g->types = types;
+    g->max_values = max;
+    return NULL;
+}
+
 void graph_destroy(graph *g) {
     if (!g)
         return;

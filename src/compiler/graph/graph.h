@@ -165,8 +165,8 @@ typedef struct graph_region {
 typedef struct graph {
     arena arena; /* owns everything */
     const char *name;
-    uint32_t n_values;
-    graph_type *types;         /* by value */
+    uint32_t n_values, max_values;
+    graph_type *types;         /* by value; room for max_values */
     graph_region body;         /* @main: args are the parameters, results the outputs */
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
@@ -179,6 +179,9 @@ typedef struct graph {
  * error. Source for the format: StableHLO portable artifacts, VHLO 0.9 to 1.20. */
 vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out);
 void graph_destroy(graph *g); /* NULL is fine */
+
+/* Room for the types of n values, and for more where there was too little. */
+vtrn_status graph_reserve_values(graph *g, uint32_t n);
 
 /* Checks that dimension numbers lie within ranks, that shapes and types agree, so that no later
  * pass has to; the numbers of operands, results and regions are known to suit the kind.

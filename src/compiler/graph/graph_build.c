@@ -33,20 +33,12 @@ static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *
 
 static vtrn_status new_value(graph_builder *b, const graph_type *type, graph_value *out) {
     graph *g = b->g;
-    if (g->n_values == b->max_values) {
-        if (b->max_values >= MAX_VALUES)
-            return VTRN_ERROR(
-                VTRN_UNSUPPORTED,
-                "more than %d values with calls inlined; replace unrolled loops by lax.scan",
-                MAX_VALUES);
-        uint32_t max = b->max_values ? b->max_values * 2 : 256;
-        graph_type *types;
-        GRAPH_NEW(b, types, max);
-        if (g->n_values)
-            memcpy(types, g->types, g->n_values * sizeof *types);
-        g->types = types;
-        b->max_values = max;
-    }
+    if (g->n_values >= MAX_VALUES)
+        return VTRN_ERROR(
+            VTRN_UNSUPPORTED,
+            "more than %d values with calls inlined; replace unrolled loops by lax.scan",
+            MAX_VALUES);
+    VTRN_RETURN_IF_ERROR(graph_reserve_values(g, g->n_values + 1));
     g->types[g->n_values] = *type;
     *out = g->n_values++;
     return NULL;

@@ -29,7 +29,6 @@ typedef struct graph_builder {
     size_t n_ops, max_ops;
     graph_value *map; /* stack of scopes: value of the artifact -> value of the graph */
     size_t n_map, max_map;
-    uint32_t max_values;
     const char *call_place; /* of the call being inlined; NULL: none */
     uint64_t n_visited;     /* work done, against the limit on inlining */
     int depth;

@@ -16,12 +16,9 @@ static vtrn_status grow_values(rewriter *r, uint32_t n) {
     r->maker = maker ? maker : r->maker;
     graph_value *same_as = realloc(r->same_as, max * sizeof *same_as);
     r->same_as = same_as ? same_as : r->same_as;
-    graph_type *types = ARENA_NEW(&r->g->arena, graph_type, max);
-    if (!maker || !same_as || !types)
-        return VTRN_OUT_OF_MEMORY(max * sizeof *types);
-    if (r->g->n_values)
-        memcpy(types, r->g->types, r->g->n_values * sizeof *types);
-    r->g->types = types;
+    if (!maker || !same_as)
+        return VTRN_OUT_OF_MEMORY(max * sizeof *maker);
+    VTRN_RETURN_IF_ERROR(graph_reserve_values(r->g, n));
     for (uint32_t i = r->max_values; i < max; i++) {
         maker[i] = NULL;
         same_as[i] = GRAPH_NO_VALUE;
@@ -65,7 +62,7 @@ static vtrn_status find_all(rewriter *r, graph_value **values, uint32_t n) {
     return NULL;
 }
 
-/* The op is in the graph's arena. */
+/* The op is in the rewriter's arena, and stays at its place until the pass is over. */
 static vtrn_status push(rewriter *r, graph_op *op) {
     if (r->n_ops == r->max_ops) {
         size_t max = r->max_ops * 2 + 256;
@@ -82,7 +79,7 @@ static vtrn_status push(rewriter *r, graph_op *op) {
 }
 
 static vtrn_status copy_op(rewriter *r, const graph_op *op, graph_op **out) {
-    *out = ARENA_NEW(&r->g->arena, graph_op, 1);
+    *out = ARENA_NEW(&r->tmp, graph_op, 1);
     if (!*out)
         return VTRN_OUT_OF_MEMORY(sizeof **out);
     **out = *op;
@@ -134,7 +131,9 @@ static vtrn_status rewrite_region(rewriter *r, graph_region *region, rewrite_fn 
         VTRN_RETURN_IF_ERROR(rewrite_op(r, &region->ops[i], fn, ctx));
     VTRN_RETURN_IF_ERROR(find_all(r, &region->results, region->n_results));
     size_t n = r->n_ops - first;
-    region->ops = ARENA_NEW(&r->g->arena, graph_op, n);
+    /* of the outermost region nobody reads what was there any more */
+    if (r->depth > 1 || n > region->n_ops)
+        region->ops = ARENA_NEW(&r->g->arena, graph_op, n);
     if (!region->ops)
         return VTRN_OUT_OF_MEMORY(n * sizeof *region->ops);
     for (size_t i = 0; i < n; i++)
@@ -146,13 +145,14 @@ static vtrn_status rewrite_region(rewriter *r, graph_region *region, rewrite_fn 
 }
 
 vtrn_status rewrite_graph(graph *g, rewrite_fn *fn, void *ctx) {
-    rewriter r = {.g = g};
+    rewriter r = {.g = g, .tmp = ARENA_EMPTY};
     vtrn_status status = grow_values(&r, g->n_values);
     if (!status)
         status = rewrite_region(&r, &g->body, fn, ctx);
     free(r.maker);
     free(r.same_as);
     free(r.ops);
+    arena_free(&r.tmp);
     return status;
 }
 

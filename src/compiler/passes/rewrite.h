@@ -12,6 +12,7 @@ typedef struct rewriter {
     graph_op **maker;     /* by value: what makes it in the new graph; NULL: an argument */
     graph_value *same_as; /* by value: what is read in its place, or GRAPH_NO_VALUE */
     uint32_t max_values;
+    arena tmp;      /* the new operations, until their region is closed */
     graph_op **ops; /* stack: the new operations of the open regions */
     size_t n_ops, max_ops;
     uint32_t open[REWRITE_MAX_DEPTH]; /* serial numbers of the open regions, outermost first */
