@@ -12,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
@@ -74,6 +75,31 @@ print(json.dumps({name: measure(name) for name in names}))
 """
 
 
+# Writes a chain of about N operations: calls, which compilers inline, of one function of 500.
+CHAIN = """
+import sys
+import jax, jax.numpy as jnp
+from jax import export
+path, n = sys.argv[1], int(sys.argv[2])
+
+@jax.jit
+def part(x, y):
+    for i in range(125):
+        x = jnp.tanh(jnp.sin(x) * y + (1.0 + i * 1e-3))
+    return x
+
+def chain(x, y):
+    for _ in range(n // 500):
+        x = part(x, y)
+    return x
+
+shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+with open(path, "wb") as f:
+    f.write(export.export(jax.jit(chain))(shape, shape).mlir_module_serialized)
+"""
+CHAINS = (500, 5_000, 50_000)
+
+
 def environment() -> dict:
     """JAX on the host: no plugin, no cache of compiled programs."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VTRN_", "PJRT_NAMES"))}
@@ -100,16 +126,36 @@ def measure(names: list) -> dict:
     return ours
 
 
+def measure_chains() -> dict:
+    """Seconds and megabytes of `vtrn compile` for chains of operations."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path, out = os.path.join(directory, "chain.vhlo"), os.path.join(directory, "chain.vtrn")
+        for n in CHAINS:
+            execute([sys.executable, "-c", CHAIN, path, str(n)])
+            begin = time.perf_counter()
+            process = subprocess.Popen([BUILD / "src/cli/vtrn", "compile", path, "-o", out], stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise RuntimeError(f"vtrn compile: a chain of {n} operations: exit code {process.returncode}")
+            figures[f"chain{n}.compile_s"] = time.perf_counter() - begin
+            figures[f"chain{n}.cpu_s"] = usage.ru_utime + usage.ru_stime
+            figures[f"chain{n}.rss_mb"] = usage.ru_maxrss / 1024
+    return figures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     try:
         figures = measure(["x_plus_1", "digits", "chars_fp32", "chars_bf16"])
+        chains = measure_chains()
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    flat = {f"{name}.{key}": value for name, f in figures.items() for key, value in f.items()}
+    flat = {f"{name}.{key}": value for name, f in figures.items() for key, value in f.items()} | chains
     if args.json:
         print(json.dumps(flat, indent=2))
     else:
