@@ -43,6 +43,32 @@ static const char *or_env(const char *given, const char *variable) {
     return given ? given : getenv(variable);
 }
 
+/* Whether a part of the work is done: "off" leaves it out. */
+static vtrn_status read_switch(const char *variable, bool *out) {
+    const char *value = getenv(variable);
+    *out = !value || strcmp(value, "off") != 0;
+    if (!value || !*value || !*out || !strcmp(value, "on"))
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: '%s' is neither on nor off", variable, value);
+}
+
+/* What an execution does: values, times, or both. A checked one needs both. */
+static vtrn_status choose_work(vtrn_device *d) {
+    runtime_device *rt = d->rt;
+    VTRN_RETURN_IF_ERROR(read_switch("VTRN_TIMING", &rt->is_timed));
+    VTRN_RETURN_IF_ERROR(read_switch("VTRN_VALUES", &rt->has_values));
+    if (!rt->is_timed && !rt->has_values)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_TIMING and VTRN_VALUES are both off, which "
+                                             "leaves nothing to do; switch one on");
+    if ((d->is_checking || api_is_set("VTRN_VERIFY")) && !rt->has_values)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "%s looks at values, and VTRN_VALUES is off; leave one "
+                          "of them out",
+                          d->is_checking ? "VTRN_CHECK" : "VTRN_VERIFY");
+    rt->is_timed |= d->is_checking;
+    return NULL;
+}
+
 vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out) {
     return api_device_open(options, true, out);
 }
@@ -69,7 +95,9 @@ vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled
     atomic_init(&d->refs, 1);
     d->is_checking = api_is_set("VTRN_CHECK");
     pthread_mutex_init(&d->lock, NULL);
-    status = is_profiled ? api_profile_register(d) : NULL;
+    status = choose_work(d);
+    if (!status && is_profiled)
+        status = api_profile_register(d);
     if (status) {
         api_device_release(d);
         return status;

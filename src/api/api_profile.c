@@ -56,7 +56,8 @@ vtrn_status vtrn_executable_profile(const vtrn_executable *executable, vtrn_prof
     pthread_mutex_unlock(&l->device->run_lock);
     if (!has_run)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "%s has no profile: it has not run yet; execute it once",
+                          "%s has no profile: it has not run yet, or VTRN_TIMING is off; "
+                          "execute it once",
                           executable->name);
     size_t size = out->struct_size < sizeof p ? out->struct_size : sizeof p;
     p.struct_size = out->struct_size;

@@ -17,7 +17,8 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
     const runtime_program *l = executable->loaded;
     if (l->last_timing < 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "%s has no profile: it has not run yet; execute it once",
+                          "%s has no profile: it has not run yet, or VTRN_TIMING is off; "
+                          "execute it once",
                           executable->name);
     const runtime_timing *last = &l->timings[l->last_timing];
     timing_result timing;

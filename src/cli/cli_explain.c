@@ -166,7 +166,8 @@ static vtrn_status explain_program(const char *path, const uint8_t *bytes, size_
     timing_result timing = {0};
     profile_explanation explanation = {0};
     VTRN_RETURN_IF_ERROR(cli_program_from(path, bytes, size, chip_name, &chip, &program));
-    vtrn_status status = cli_program_time(program, &chip, true, &timing);
+    uint32_t n_blocks;
+    vtrn_status status = cli_program_time(program, &chip, true, &n_blocks, &timing);
     const profile_input input = {.program = program, .chip = &chip, .timing = &timing};
     if (!status)
         status = profile_explain(&input, &explanation);

@@ -5,6 +5,7 @@
 #include "isa/asm.h"
 #include "isa/container.h"
 #include "isa/validate.h"
+#include "runtime/outline.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -81,33 +82,11 @@ vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size
     return status;
 }
 
-/* The blocks in the order in which they run; malloc. */
-static vtrn_status find_trace(const vtrn_program *program, uint32_t **out, uint32_t *n_out) {
-    uint32_t *trace = malloc((program->n_blocks + 1) * sizeof *trace), n = 0;
-    if (!trace)
-        return VTRN_OUT_OF_MEMORY(program->n_blocks * sizeof *trace);
-    for (uint32_t at = 0; n < program->n_blocks; at = program->blocks[at].next[0]) {
-        trace[n++] = at;
-        vtrn_block_end end = (vtrn_block_end)program->blocks[at].end;
-        if (end == VTRN_END_STOP) {
-            *out = trace;
-            *n_out = n;
-            return NULL;
-        }
-        if (end != VTRN_END_JUMP)
-            break;
-    }
-    free(trace);
-    return VTRN_ERROR(VTRN_UNSUPPORTED,
-                      "the program has loops or branches, so its values decide what runs; "
-                      "`vtrn profile FILE --random -o DIR` runs it and times what ran");
-}
-
 vtrn_status cli_program_time(const vtrn_program *program, const vtrn_chip *chip,
-                             bool want_intervals, timing_result *out) {
-    uint32_t *trace, n_trace;
-    VTRN_RETURN_IF_ERROR(find_trace(program, &trace, &n_trace));
-    vtrn_status status = timing_replay(chip, program, trace, n_trace, want_intervals, out);
+                             bool want_intervals, uint32_t *n_blocks, timing_result *out) {
+    uint32_t *trace;
+    VTRN_RETURN_IF_ERROR(runtime_outline(program, chip, &trace, n_blocks));
+    vtrn_status status = timing_replay(chip, program, trace, *n_blocks, want_intervals, out);
     free(trace);
     return status;
 }

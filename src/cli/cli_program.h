@@ -30,9 +30,8 @@ vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out);
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
                              const char *chip_name, vtrn_chip *chip, vtrn_program **out);
 
-/* Replays the program's blocks without its values; out: timing_result_free(). UNSUPPORTED for a
- * program that branches, as its values decide which blocks run. */
+/* Times the blocks that runtime_outline() finds; out: timing_result_free(). */
 vtrn_status cli_program_time(const vtrn_program *program, const vtrn_chip *chip,
-                             bool want_intervals, timing_result *out);
+                             bool want_intervals, uint32_t *n_blocks, timing_result *out);
 
 #endif

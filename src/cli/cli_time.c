@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/cli_program.h"
 #include "profile/profile.h"
+#include "runtime/outline.h"
 
 #include <stdlib.h>
 
@@ -12,6 +13,7 @@ typedef struct timed {
     vtrn_program *program;
     timing_result timing;
     profile_summary summary;
+    uint32_t n_blocks; /* that ran */
 } timed;
 
 static vtrn_status time_file(timed *t, const char *chip_name, const char *out_dir) {
@@ -21,7 +23,7 @@ static vtrn_status time_file(timed *t, const char *chip_name, const char *out_di
     vtrn_status status = cli_program_from(t->path, bytes, size, chip_name, &t->chip, &t->program);
     free(bytes);
     if (!status)
-        status = cli_program_time(t->program, &t->chip, out_dir != NULL, &t->timing);
+        status = cli_program_time(t->program, &t->chip, out_dir != NULL, &t->n_blocks, &t->timing);
     if (status)
         return vtrn_status_annotate(status, "%s", t->path);
     const profile_input input = {.program = t->program, .chip = &t->chip, .timing = &t->timing};
@@ -42,6 +44,9 @@ static void print_text(const timed *t) {
     printf("  MFU       %.3g %%\n  DMA       %.1f %% of the engines' time busy\n", 100 * s->mfu,
            100 * s->dma_busy);
     printf("  HBM       %s read, %s written\n", moved_in, moved_out);
+    if (runtime_has_branches(t->program))
+        printf("  branches  %u blocks ran, as loop counters and arguments of zeros decide\n",
+               t->n_blocks);
 }
 
 static void print_json(const timed *t) {
@@ -65,11 +70,12 @@ static void print_json(const timed *t) {
     cli_json_number(stdout, s->dma_busy);
     printf(", \"mfu\": ");
     cli_json_number(stdout, s->mfu);
-    printf(", \"flops\": %llu, \"instructions\": %u, \"dmas\": %llu, \"hbm_read_bytes\": %llu, "
+    printf(", \"flops\": %llu, \"instructions\": %u, \"blocks_run\": %u, \"dmas\": %llu, "
+           "\"hbm_read_bytes\": %llu, "
            "\"hbm_write_bytes\": %llu, \"reference_ops\": %u, \"reference_ns\": ",
-           (unsigned long long)s->flops, t->program->n_instrs, (unsigned long long)s->n_dmas,
-           (unsigned long long)s->hbm_read_bytes, (unsigned long long)s->hbm_write_bytes,
-           s->n_reference_ops);
+           (unsigned long long)s->flops, t->program->n_instrs, t->n_blocks,
+           (unsigned long long)s->n_dmas, (unsigned long long)s->hbm_read_bytes,
+           (unsigned long long)s->hbm_write_bytes, s->n_reference_ops);
     cli_json_number(stdout, s->custom_ns);
     printf("}\n");
 }
@@ -97,11 +103,13 @@ static int run(const cli_command *self, int argc, char **argv) {
 const cli_command cli_time_command = {
     .name = "time",
     .summary = "say what a program would take, without running it",
-    .help = "usage: vtrn time FILE [--chip NAME] [-o DIR] [--json]\n\n"
-            "FILE is a StableHLO artifact, a program file or assembly text. No value is computed,\n"
-            "so large models take no memory; a program that branches must run (vtrn profile).\n\n"
-            "  --chip NAME      default: the program's own; for an artifact VTRN_CHIP, else trn1\n"
-            "  -o DIR           write profile.html, profile.pftrace and profile.json there\n\n"
-            "example: vtrn time step.mlirbc --chip trn2\n",
+    .help =
+        "usage: vtrn time FILE [--chip NAME] [-o DIR] [--json]\n\n"
+        "FILE is a StableHLO artifact, a program file or assembly text. No value is computed,\n"
+        "so large models take no memory. Loops that count are followed; a branch on other values\n"
+        "goes where arguments of zeros lead, and the output says so.\n\n"
+        "  --chip NAME      default: the program's own; for an artifact VTRN_CHIP, else trn1\n"
+        "  -o DIR           write profile.html, profile.pftrace and profile.json there\n\n"
+        "example: vtrn time step.mlirbc --chip trn2\n",
     .run = run,
 };

@@ -154,6 +154,8 @@ static bool run_block_alone(execution *x, const engine_block_plan *block, uint64
                 op->run(op, &small, row);
             continue;
         }
+        if (x->run->is_outline)
+            continue;
         vtrn_status status = run_step(x, &block->steps[i], true, 0);
         if (__builtin_expect(status != NULL, 0)) {
             fail(x, 0, first_step + i, &block->steps[i].instr, status);
@@ -286,7 +288,8 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
                    .alone = *core,
                    .run = run,
                    .limit = run->max_blocks ? run->max_blocks : UINT32_MAX,
-                   .is_all_alone = run->plan->is_solo || is_habit_alone(&run->habit),
+                   .is_all_alone =
+                       run->plan->is_solo || run->is_outline || is_habit_alone(&run->habit),
                    .failed_step = UINT64_MAX};
     core->owner_shift = run->plan->owner_shift;
     x.alone.n_threads = 1;
@@ -296,7 +299,7 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
         walk_alone(&x, &(place){0});
     else
         team_run(core->team, thread_main, &x);
-    if (!run->plan->is_solo)
+    if (!run->plan->is_solo && !run->is_outline)
         learn(run, x.is_all_alone, now_s() - start_s, team_n_sleeps(core->team) != n_sleeps);
     return first_failure(&x, core->n_threads);
 }

@@ -59,6 +59,7 @@ typedef struct engine_run {
     const uint64_t *slot_base; /* HBM byte address by slot */
     engine_custom_fn custom;
     void *custom_ctx;
+    bool is_outline;     /* only what decides where the program goes: see engine_execute() */
     engine_habit habit;  /* 0 at first; engine_execute() keeps it */
     uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
     /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
@@ -67,7 +68,9 @@ typedef struct engine_run {
     double custom_seconds; /* host time inside custom ops */
 } engine_run;
 
-/* Executes. On error the memories hold whatever was written so far; the core stays usable. */
+/* Executes. is_outline: only instructions in the compact form of engine/small.h run, which is where
+ * loops count; a loop that other values decide sees whatever lies in memory, and max_blocks must
+ * bound it. On error the memories hold whatever was written so far; the core stays usable. */
 vtrn_status engine_execute(engine_core *core, engine_run *run);
 
 #endif

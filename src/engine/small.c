@@ -177,6 +177,21 @@ static void run_dma(const small_op *op, const small_context *c, int row) {
     memmove(dma_address(op, c, row, 0), dma_address(op, c, row, 1), op->n_bytes);
 }
 
+/* A cast goes through fp32. */
+static void run_dma_cast(const small_op *op, const small_context *c, int row) {
+    float x[SMALL_MAX_ELEMENTS];
+    const uint8_t *from = dma_address(op, c, row, 1);
+    uint8_t *to = dma_address(op, c, row, 0);
+    if (op->load[1])
+        op->load[1](from, x, op->n);
+    else
+        memcpy(x, from, op->n * sizeof *x);
+    if (op->store)
+        op->store(x, to, op->n);
+    else
+        memcpy(to, x, op->n * sizeof *x);
+}
+
 small_context small_context_of(const engine_core *core, const uint64_t *slot_base) {
     return (small_context){.base = {[VTRN_SPACE_SBUF] = core->sbuf.base,
                                     [VTRN_SPACE_PSUM] = core->psum.base,
@@ -389,14 +404,15 @@ static bool decode_select(const vtrn_chip *chip, const vtrn_instr *instr, small_
 static bool decode_dma(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out) {
     const vtrn_ap *d = &instr->ap[0], *s = &instr->ap[1];
     out->n = (uint32_t)isa_ap_free_size(d);
-    if (instr->flags & VTRN_FLAG_ACCUMULATE || d->dtype != s->dtype ||
-        !take_operand(chip, instr, 0, out->n, out) || !take_operand(chip, instr, 1, out->n, out))
+    if (instr->flags & VTRN_FLAG_ACCUMULATE || !take_operand(chip, instr, 0, out->n, out) ||
+        !take_operand(chip, instr, 1, out->n, out))
         return false;
-    out->run = run_dma;
     out->n_bytes = out->n * (uint32_t)dtype_size((vtrn_dtype)d->dtype);
     out->slot[0] = d->slot;
     out->slot[1] = s->slot;
-    return true;
+    bool is_same = d->dtype == s->dtype;
+    out->run = is_same ? run_dma : run_dma_cast;
+    return is_same || convert_all(instr, out);
 }
 
 bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out) {

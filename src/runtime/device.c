@@ -125,6 +125,7 @@ vtrn_status runtime_device_open(const char *chip, const char *instance, int n_th
         return VTRN_OUT_OF_MEMORY(sizeof *d);
     atomic_init(&d->refs, 1);
     d->n_forks = process_n_forks();
+    d->is_timed = d->has_values = true;
     pthread_mutex_init(&d->run_lock, NULL);
     pthread_mutex_init(&d->memory_lock, NULL);
     vtrn_status status = choose_machine(chip, instance, d);

@@ -281,15 +281,22 @@ static vtrn_status run_bound(runtime_program *l, const runtime_call *call) {
     run->slot_base = l->bindings[call->core_i].slot_base;
     run->custom = l->custom;
     run->custom_ctx = l->custom_ctx;
+    run->is_outline = !l->device->has_values;
+    run->max_blocks = run->is_outline ? RUNTIME_OUTLINE_BLOCKS : 0;
     run->n_block_trace = 0;
     run->custom_seconds = 0;
     double start = now_seconds();
-    VTRN_RETURN_IF_ERROR(engine_execute(&l->device->cores[call->core_i].engine, run));
+    vtrn_status status = engine_execute(&l->device->cores[call->core_i].engine, run);
+    if (status && run->is_outline && run->n_block_trace == run->max_blocks)
+        return vtrn_status_annotate(status,
+                                    "VTRN_VALUES=off computes no values but loop counters; a loop "
+                                    "that other values end needs VTRN_VALUES=on");
+    VTRN_RETURN_IF_ERROR(status);
     l->functional_seconds = now_seconds() - start;
     l->custom_seconds = run->custom_seconds;
     l->n_executions++;
     l->last_core = call->core_i;
-    return time_run(l);
+    return l->device->is_timed ? time_run(l) : NULL;
 }
 
 static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {

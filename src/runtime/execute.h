@@ -17,7 +17,10 @@ typedef struct runtime_timing {
     bool is_checked;    /* what the blocks of this trace read was checked */
 } runtime_timing;
 
-enum { RUNTIME_MAX_TIMINGS = 8 };
+enum {
+    RUNTIME_MAX_TIMINGS = 8,
+    RUNTIME_OUTLINE_BLOCKS = 10000000, /* without values: more blocks are a loop without end */
+};
 
 /* What a program needs on one core: bound when first run there. */
 typedef struct runtime_binding {

@@ -155,8 +155,7 @@ static vtrn_status emit_hoisted(map_work *x) {
         }
     }
     for (int i = 0; i < x->m->n_consts; i++)
-        VTRN_RETURN_IF_ERROR(
-            fill(x->e, &x->m->consts[i].t, (uint32_t)rows, x->m->consts[i].value));
+        VTRN_RETURN_IF_ERROR(fill(x->e, &x->m->consts[i].t, (uint32_t)rows, x->m->consts[i].value));
     return NULL;
 }
 
