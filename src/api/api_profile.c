@@ -8,7 +8,7 @@ static double share(double part, double whole) {
     return whole > 0 ? part / whole : 0;
 }
 
-static void fill_times(const timing_summary *t, vtrn_profile *p) {
+static void fill_times(const timing_summary *t, const vtrn_chip *chip, vtrn_profile *p) {
     p->step_ns = t->total_ns;
     p->tensor_active = share(t->active_ns[VTRN_ENGINE_TENSOR], t->total_ns);
     p->vector_active = share(t->active_ns[VTRN_ENGINE_VECTOR], t->total_ns);
@@ -16,6 +16,8 @@ static void fill_times(const timing_summary *t, vtrn_profile *p) {
     p->gpsimd_active = share(t->active_ns[VTRN_ENGINE_GPSIMD], t->total_ns);
     p->sync_active = share(t->active_ns[VTRN_ENGINE_SYNC], t->total_ns);
     p->dma_active = share(t->dma_active_ns, t->total_ns);
+    p->flops = t->flops;
+    p->mfu = share((double)t->flops, t->total_ns * 1e-9 * chip->peak_tensor_flops);
     p->hbm_read_bytes = t->hbm_read_bytes;
     p->hbm_write_bytes = t->hbm_write_bytes;
     p->n_instructions = 0; /* a DMA counts once, where it is queued */
@@ -26,8 +28,6 @@ static void fill_times(const timing_summary *t, vtrn_profile *p) {
 static void fill_program(const runtime_program *l, vtrn_profile *p) {
     const vtrn_chip *chip = &l->device->chip;
     const vtrn_program *program = l->program;
-    p->flops = program->flops;
-    p->mfu = share((double)program->flops, p->step_ns * 1e-9 * chip->peak_tensor_flops);
     p->hbm_peak_bytes = l->hbm_peak_bytes;
     p->sbuf_peak_bytes = program->sbuf_peak_bytes * (uint64_t)chip->n_partitions;
     p->psum_peak_bytes = program->psum_peak_bytes * (uint64_t)chip->n_partitions;
@@ -50,7 +50,7 @@ vtrn_status vtrn_executable_profile(const vtrn_executable *executable, vtrn_prof
     pthread_mutex_lock(&l->device->run_lock);
     bool has_run = l->last_timing >= 0;
     if (has_run) {
-        fill_times(&l->timings[l->last_timing].summary, &p);
+        fill_times(&l->timings[l->last_timing].summary, &l->device->chip, &p);
         fill_program(l, &p);
     }
     pthread_mutex_unlock(&l->device->run_lock);

@@ -17,7 +17,7 @@ static void print_counts(const vtrn_program *p) {
     printf(", \"instructions\": %u, \"blocks\": %u, \"slots\": %u, \"customs\": %u, "
            "\"constant_bytes\": %llu, \"scratch_bytes\": %llu, \"flops\": %llu, \"opcodes\": {",
            p->n_instrs, p->n_blocks, p->n_slots, p->n_customs, (unsigned long long)p->data_size,
-           (unsigned long long)p->scratch_size, (unsigned long long)p->flops);
+           (unsigned long long)p->scratch_size, (unsigned long long)program_flops(p));
     bool is_first = true;
     for (int op = 0; op < VTRN_OP_COUNT; op++)
         if (n_op[op]) {

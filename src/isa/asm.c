@@ -440,8 +440,12 @@ static void parse_block(assembler *a) {
     if (a->is_block_open)
         lex_error(&a->x, a->x.at, "the block before ends with stop, jump, branch or switch");
     parse_index(a, "the block's number", a->blocks.n);
-    if (push(a, &a->blocks, sizeof(vtrn_block)))
-        a->is_block_open = true;
+    vtrn_block *block = push(a, &a->blocks, sizeof *block);
+    if (!block)
+        return;
+    a->is_block_open = true;
+    if (lex_accept_word(&a->x, "flops"))
+        block->flops = lex_unsigned(&a->x, "the flops", UINT64_MAX);
 }
 
 static void parse_condition(assembler *a, vtrn_block *b) {
@@ -504,8 +508,6 @@ static void parse_line(assembler *a) {
         parse_outputs(a);
     else if (lex_accept_word(x, "scratch"))
         p->scratch_size = lex_unsigned(x, "the scratch size", UINT64_MAX);
-    else if (lex_accept_word(x, "flops"))
-        p->flops = lex_unsigned(x, "the flops", UINT64_MAX);
     else if (lex_accept_word(x, "sbuf_peak"))
         p->sbuf_peak_bytes = lex_unsigned(x, "the peak", UINT64_MAX);
     else if (lex_accept_word(x, "psum_peak"))

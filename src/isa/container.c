@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    VERSION = 1,
+    VERSION = 2,
     HEADER_BYTES = 24,
     TABLE_ROW_BYTES = 24,
     SIZE_AT = 8,
@@ -101,7 +101,6 @@ static void save_program(writer *w, const vtrn_program *p) {
     string(w, p->chip);
     u8(w, p->gen);
     u64(w, p->scratch_size);
-    u64(w, p->flops);
     u64(w, p->sbuf_peak_bytes);
     u64(w, p->psum_peak_bytes);
     u32(w, p->n_arguments);
@@ -133,6 +132,7 @@ static void save_custom(writer *w, const vtrn_custom *c) {
 static void save_block(writer *w, const vtrn_block *b) {
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         u32(w, b->count[e]);
+    u64(w, b->flops);
     u8(w, b->end);
     bool is_conditional = b->end == VTRN_END_BRANCH || b->end == VTRN_END_SWITCH;
     if (is_conditional) {
@@ -364,7 +364,6 @@ static void load_program(reader *r) {
     p->chip = text(r);
     p->gen = (uint8_t)number(r, 1);
     p->scratch_size = number(r, 8);
-    p->flops = number(r, 8);
     p->sbuf_peak_bytes = number(r, 8);
     p->psum_peak_bytes = number(r, 8);
     p->n_arguments = (uint32_t)number(r, 4);
@@ -410,6 +409,7 @@ static void load_block(reader *r, vtrn_block *b, uint64_t *n_instrs) {
         if (*n_instrs > UINT32_MAX)
             fail(r, "streams hold more than 2^32-1 instructions");
     }
+    b->flops = number(r, 8);
     b->end = (uint8_t)below(r, 1, VTRN_END_SWITCH + 1, "no such end of a block");
     if (b->end == VTRN_END_BRANCH || b->end == VTRN_END_SWITCH) {
         b->cond_slot = (uint32_t)number(r, 4);
@@ -506,7 +506,7 @@ static void load_instrs(reader *r) {
 static void load_blocks(reader *r) {
     vtrn_program *p = r->program;
     uint64_t n_instrs = 0;
-    p->blocks = items(r, 21, sizeof *p->blocks, &p->n_blocks);
+    p->blocks = items(r, 29, sizeof *p->blocks, &p->n_blocks);
     for (uint32_t i = 0; i < p->n_blocks && !r->fault; i++)
         load_block(r, &p->blocks[i], &n_instrs);
 }

@@ -206,8 +206,6 @@ static void print_head(printer *p, const vtrn_program *program) {
         else
             out(p, " %d", program->output_alias[i]);
     out(p, "\nscratch %" PRIu64 "\n", program->scratch_size);
-    if (program->flops)
-        out(p, "flops %" PRIu64 "\n", program->flops);
     if (program->sbuf_peak_bytes)
         out(p, "sbuf_peak %" PRIu64 "\n", program->sbuf_peak_bytes);
     if (program->psum_peak_bytes)
@@ -299,7 +297,10 @@ static void print_blocks(printer *p, const vtrn_program *program) {
     for (uint32_t b = 0; b < program->n_blocks; b++) {
         const vtrn_block *block = &program->blocks[b];
         uint32_t source = UINT32_MAX;
-        out(p, "\nblock %u\n", b);
+        out(p, "\nblock %u", b);
+        if (block->flops)
+            out(p, " flops %" PRIu64, block->flops);
+        out(p, "\n");
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
             for (uint32_t i = 0; i < block->count[e]; i++) {
                 const vtrn_instr *instr = &program->instrs[block->first[e] + i];

@@ -47,6 +47,7 @@ typedef struct vtrn_block {
     int64_t cond_addr;
     uint32_t n_targets;
     const uint32_t *targets;
+    uint64_t flops; /* useful: matmuls' 2*M*N*K as the user wrote them, for MFU */
 } vtrn_block;
 
 /* A reference operation in HBM, or a call of the host. blob is the compiler's, opaque below it. */
@@ -77,9 +78,16 @@ typedef struct vtrn_program {
     const uint8_t *data;              /* constants */
     uint32_t n_arguments, n_outputs;
     int32_t *output_alias; /* per output: argument whose memory it reuses, or -1 */
-    uint64_t flops;        /* useful: matmuls' 2*M*N*K as the user wrote them, for MFU */
     uint64_t sbuf_peak_bytes, psum_peak_bytes; /* a partition */
 } vtrn_program;
+
+/* Of all blocks, each once. */
+static inline uint64_t program_flops(const vtrn_program *p) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->n_blocks; i++)
+        n += p->blocks[i].flops;
+    return n;
+}
 
 void program_destroy(vtrn_program *program); /* NULL is fine */
 /* A call of the host (callback), for which the program stops. */

@@ -92,7 +92,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     VTRN_RETURN_IF_ERROR(
         api_compile(client->device, r->module, r->module_size, &o.compile, &e->executable));
     fingerprint(e->executable->loaded->program, e->fingerprint);
-    plugin_named_float(&e->cost[0], "flops", (float)e->executable->loaded->program->flops);
+    plugin_named_float(&e->cost[0], "flops", (float)program_flops(e->executable->loaded->program));
     atomic_init(&e->n_cost, 1);
     if (!copy_bytes(r->module, r->module_size, &e->module, &e->module_size) ||
         !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||

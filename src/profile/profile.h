@@ -45,7 +45,7 @@ typedef struct profile_summary {
     double step_ns;
     double engine_active[VTRN_ENGINE_COUNT]; /* share of step_ns, 0..1 */
     double dma_active, dma_busy;             /* any ring busy; mean over the DMA engines */
-    double mfu;                              /* program flops / (step * peak_tensor_flops) */
+    double mfu;                              /* flops / (step * peak_tensor_flops) */
     uint64_t flops;
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;

@@ -280,7 +280,7 @@ static vtrn_status explain_idle(const story *s, profile_section *out) {
 static void explain_roofline(const profile_input *in, profile_section *out) {
     const timing_summary *t = &in->timing->summary;
     double bytes = (double)t->hbm_read_bytes + (double)t->hbm_write_bytes;
-    double flops = (double)in->program->flops, step_s = t->total_ns * 1e-9;
+    double flops = (double)t->flops, step_s = t->total_ns * 1e-9;
     double peak = in->chip->peak_tensor_flops, bandwidth = in->chip->hbm_bytes_per_s;
     double bytes_s = share(bytes, bandwidth), flops_s = share(flops, peak);
     profile_buffer *b = sentence(out);

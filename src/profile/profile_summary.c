@@ -47,7 +47,7 @@ static void summarize_price(const profile_input *in, profile_summary *s) {
 void profile_summarize(const profile_input *in, profile_summary *out) {
     const timing_summary *t = &in->timing->summary;
     *out = (profile_summary){.step_ns = t->total_ns,
-                             .flops = in->program->flops,
+                             .flops = t->flops,
                              .n_dmas = t->n_dmas,
                              .hbm_read_bytes = t->hbm_read_bytes,
                              .hbm_write_bytes = t->hbm_write_bytes,

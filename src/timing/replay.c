@@ -242,8 +242,10 @@ static vtrn_status run_blocks(replay_state *r, const uint32_t *block_trace,
     const vtrn_chip *chip = r->model->chip;
     timing_summary *summary = &r->out->summary;
     double t_ns = chip->launch.preamble_ns;
-    for (uint32_t i = 0; i < n_block_trace; i++)
+    for (uint32_t i = 0; i < n_block_trace; i++) {
         VTRN_RETURN_IF_ERROR(run_block(r, block_trace[i], &t_ns));
+        summary->flops += r->model->program->blocks[block_trace[i]].flops;
+    }
     double body_ns = t_ns - chip->launch.preamble_ns;
     summary->total_ns = t_ns + chip->launch.postamble_ns;
     summary->dma_active_ns = r->rings.active_ns;

@@ -24,6 +24,7 @@ typedef struct timing_summary {
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     double custom_ns; /* spent in reference custom ops */
+    uint64_t flops;   /* useful, of the blocks that ran */
 } timing_summary;
 
 typedef struct timing_result {

@@ -436,7 +436,6 @@ vtrn_program *legal_program(legal_rng *r, int gen) {
     p->name = "jit_step";
     p->gen = (uint8_t)gen;
     p->chip = gen == 2 ? "trn1" : gen == 3 ? "trn2" : "trn3";
-    p->flops = 1ull << 40;
     p->sbuf_peak_bytes = 65536;
     p->psum_peak_bytes = 16384;
     fill_tables(r, p);
@@ -447,6 +446,7 @@ vtrn_program *legal_program(legal_rng *r, int gen) {
     static const uint32_t targets[] = {0, 3, 3};
     for (int b = 0; b < N_BLOCKS; b++) {
         vtrn_block *block = &p->blocks[b];
+        block->flops = (uint64_t)b << 40;
         uint32_t n = b == 3 ? 0 : make_list(r, gen, list); /* one block is empty */
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
             block->first[e] = p->n_instrs;

@@ -35,8 +35,8 @@ static void start(step *s) {
                                 .instrs = s->instrs,
                                 .blocks = s->blocks,
                                 .sources = s->sources,
-                                .n_sources = 4,
-                                .flops = 1000000};
+                                .n_sources = 4};
+    s->timing.summary.flops = 1000000;
     s->timing.intervals = s->intervals;
     s->timing.summary.hbm_read_bytes = 4000;
 }

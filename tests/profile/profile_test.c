@@ -116,8 +116,8 @@ static void build_step(step *s, int n_tiles) {
                                 .n_sources = N_OPS,
                                 .sources = sources,
                                 .n_outputs = 1,
-                                .output_alias = alias,
-                                .flops = 16777216ull * (uint64_t)n_tiles};
+                                .output_alias = alias};
+    s->timing.summary.flops = 16777216ull * (uint64_t)n_tiles;
     s->program.instrs = calloc(6 * (size_t)n_tiles, sizeof(vtrn_instr));
     s->timing.intervals = calloc(6 * (size_t)n_tiles, sizeof(timing_interval));
     assert_non_null(s->program.instrs);

@@ -125,7 +125,7 @@ def test_standard_input_and_output_work(matmul, output):
 def test_a_mistake_in_the_text_shows_its_line_and_a_caret(matmul):
     matmul.write_text(matmul.read_text().replace("Tensor matmul", "Tensor matmull"))
     error = vtrn("asm", matmul, code=1)
-    assert f'{matmul}:19: no instruction is called "matmull"' in error
+    assert f'{matmul}:18: no instruction is called "matmull"' in error
     lines = error.splitlines()
     assert lines[1][lines[2].index("^"):].startswith("matmull")
 

@@ -64,6 +64,13 @@ def test_time_alone_is_the_time_of_a_run(f, monkeypatch, tmp_path):
     assert json.loads(done.stdout)["step_ns"] == expected
 
 
+def test_useful_operations_are_counted_each_time_round(tmp_path):
+    artifact = tmp_path / "program.mlirbc"
+    artifact.write_bytes(chip_run.export(counted, *ARGUMENTS))
+    done = subprocess.run([VTRN, "time", artifact, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["flops"] == 7 * 3 * 2 * 33 * 40 * 40
+
+
 def test_values_alone_are_the_values_of_a_run(monkeypatch):
     expected, _ = execute(counted, *ARGUMENTS)
     monkeypatch.setenv("VTRN_TIMING", "off")

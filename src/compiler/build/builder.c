@@ -134,6 +134,10 @@ vtrn_status build_block_begin(builder *b, uint32_t *out_block) {
     return NULL;
 }
 
+void build_count_flops(builder *b, uint64_t n) {
+    b->blocks[b->block_i].flops += n;
+}
+
 void build_block_end(builder *b, uint32_t block_i, vtrn_block_end kind, uint32_t next0,
                      uint32_t next1, uint32_t cond_slot) {
     build_block *block = &b->blocks[block_i];

@@ -15,6 +15,7 @@ typedef struct build_block {
     vtrn_block_end kind;
     uint32_t next[2];
     uint32_t cond_slot; /* of an int32 at its beginning */
+    uint64_t flops;     /* useful ones */
     uint32_t n_targets;
     uint32_t *targets; /* outlive the builder's last use */
 } build_block;
@@ -36,6 +37,7 @@ typedef struct builder {
     uint32_t n_list, cap_list;
     build_block *blocks;
     uint32_t n_blocks, cap_blocks;
+    uint32_t block_i; /* whose instructions are appended now */
     build_slot *slots;
     uint32_t n_slots, cap_slots;
     vtrn_source *sources; /* strings are the caller's until build_finish */
@@ -51,6 +53,8 @@ typedef struct builder {
 /* Appends an instruction of the source at hand, which raises no semaphore. The pointer is valid
  * until the next append; NULL: out of memory. */
 vtrn_instr *build_append(builder *b, vtrn_opcode opcode, vtrn_engine engine);
+/* The user's floating-point operations that the instructions of the block at hand stand for. */
+void build_count_flops(builder *b, uint64_t n);
 /* The n sequences at the end of the list, of which the i-th begins at begin[i], take turns
  * instruction by instruction from now on: while an engine waits for a result of one, it works on
  * another. None may write what another one reads or writes. */

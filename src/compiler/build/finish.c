@@ -56,6 +56,7 @@ static vtrn_status block_end(vtrn_program *p, const build_block *from, vtrn_bloc
     to->next[0] = from->next[0];
     to->next[1] = from->next[1];
     to->cond_slot = from->cond_slot;
+    to->flops = from->flops;
     to->n_targets = from->n_targets;
     if (!from->n_targets)
         return NULL;

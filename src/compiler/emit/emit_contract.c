@@ -424,7 +424,7 @@ static uint64_t passes_in(const contraction *c, double latency_ns) {
 static vtrn_status begin(contract_work *w, contract_banks banks) {
     const contraction *c = w->c;
     const vtrn_chip *chip = c->chip;
-    w->e->build->program->flops += 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch);
+    build_count_flops(w->e->build, 2ull * (uint64_t)(c->n_m * c->n_n * c->n_k * c->n_batch));
     w->a = ring_of(w, true);
     w->b = ring_of(w, false);
     w->natural_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_natural * c->cut.natural_bytes);

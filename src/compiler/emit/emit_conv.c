@@ -37,8 +37,8 @@ vtrn_status conv_work_begin(emitter *e, const conv_plan *c, conv_work *w) {
     w->zeros = place_one(w, c->zero_bytes);
     if (c->spec->is_pooling)
         return NULL;
-    e->build->program->flops +=
-        2ull * (uint64_t)(g->n_out * g->n_in) * (uint64_t)(g->n_taps * g->n_out_pixels);
+    build_count_flops(e->build, 2ull * (uint64_t)(g->n_out * g->n_in) *
+                                    (uint64_t)(g->n_taps * g->n_out_pixels));
     for (int i = 0; c->spec->is_patched && i < CONV_LINE_BUFFERS; i++) {
         w->lines[i] = place_one(w, c->line_bytes);
         w->lines_at[i] = -1;

@@ -32,6 +32,7 @@ static vtrn_status emit_kernel(emitter *e, const kernel *k) {
 static vtrn_status emit_blocks(emitter *e, const kernel_list *list) {
     uint32_t n = 0;
     for (uint32_t b = 0; b < e->build->n_blocks; b++) {
+        e->build->block_i = b;
         e->build->blocks[b].begin = e->build->n_list;
         e->act_table = 0xff;
         for (; n < list->n_kernels && list->kernels[n].block_i == b; n++)
