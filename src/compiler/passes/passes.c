@@ -36,6 +36,9 @@ static vtrn_status copy_graph(const graph *g, graph **out) {
         return VTRN_OUT_OF_MEMORY(sizeof *copy);
     *copy = *g;
     copy->arena = ARENA_EMPTY;
+    copy->max_values = 0;
+    copy->is_body_shared = true;
+    copy->spare_ops = NULL;
     *out = copy;
     return NULL;
 }

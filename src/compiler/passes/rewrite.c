@@ -131,11 +131,18 @@ static vtrn_status rewrite_region(rewriter *r, graph_region *region, rewrite_fn 
         VTRN_RETURN_IF_ERROR(rewrite_op(r, &region->ops[i], fn, ctx));
     VTRN_RETURN_IF_ERROR(find_all(r, &region->results, region->n_results));
     size_t n = r->n_ops - first;
-    /* of the outermost region nobody reads what was there any more */
-    if (r->depth > 1 || n > region->n_ops)
-        region->ops = ARENA_NEW(&r->g->arena, graph_op, n);
+    graph_op *before = region->ops;
+    bool is_body = r->depth == 1;
+    region->ops = is_body && r->g->spare_ops && n <= r->g->n_spare_ops
+                      ? r->g->spare_ops
+                      : ARENA_NEW(&r->g->arena, graph_op, n);
     if (!region->ops)
         return VTRN_OUT_OF_MEMORY(n * sizeof *region->ops);
+    if (is_body) { /* a pass may still hold operations of the body before it, none older */
+        r->g->spare_ops = r->g->is_body_shared ? NULL : before;
+        r->g->n_spare_ops = region->n_ops;
+        r->g->is_body_shared = false;
+    }
     for (size_t i = 0; i < n; i++)
         region->ops[i] = *r->ops[first + i];
     region->n_ops = (uint32_t)n;
