@@ -515,7 +515,9 @@ contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *sh
     search q = {.r = rates_of(chip, shape), .limit_bytes = limit_bytes};
     q.r.memo[0] = q.memo[0];
     q.r.memo[1] = q.memo[1];
-    int most_banks = shape->sum_banks > 1 ? shape->sum_banks / 2 : 1;
+    /* where there is one tile of rows, no other sums wait for banks while these are emptied */
+    bool is_one_tile = shape->a.n_x <= shape->tile_rows && shape->n_batch == 1;
+    int most_banks = is_one_tile || shape->sum_banks < 2 ? shape->sum_banks : shape->sum_banks / 2;
     most_banks = most_banks < CONTRACT_MAX_BLOCK_BANKS ? most_banks : CONTRACT_MAX_BLOCK_BANKS;
     int64_t most = least(most_banks * q.r.bank_cols, shape->b.n_x);
     if (turn_cols)

@@ -23,7 +23,7 @@
 enum {
     CONTRACT_MAX_SLOTS = 64,
     CONTRACT_MAX_TOGETHER = 8,    /* row tiles */
-    CONTRACT_MAX_BLOCK_BANKS = 4, /* PSUM banks of a block of columns */
+    CONTRACT_MAX_BLOCK_BANKS = 8, /* PSUM banks of a block of columns */
 };
 
 typedef struct contract_side {

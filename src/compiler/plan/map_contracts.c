@@ -137,7 +137,7 @@ static double round_trip_ns(const map_plan *m, const contraction *c) {
 /* Whether a contraction is better a kernel of its own: with nothing beside it in SBUF, and free to
  * take k in chunks. */
 static bool pays_alone(const map_plan *m) {
-    const double GAIN = 2; /* less is not worth a kernel that waits for another: assumed */
+    const double GAIN = 1.25; /* less is not worth a kernel that waits for another: assumed */
     for (int i = 0; i < m->n_contracts; i++) {
         const contraction *c = &m->contracts[i];
         double n_products = (double)c->n_batch * (double)c->n_m * (double)c->n_n * (double)c->n_k;
