@@ -51,6 +51,22 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
     return NULL;
 }
 
+/* Replicas that exchange nothing are the same program on each device; others would need each other.
+ */
+static vtrn_status refuse_exchange(const graph_region *region, int64_t n_replicas) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        if (graph_kind_is_collective(op->kind) || op->kind == GRAPH_REPLICA_ID)
+            return VTRN_ERROR(VTRN_UNSUPPORTED,
+                              "%s%s%s among %lld replicas: NeuronCores do not exchange data yet; "
+                              "run the program on one device, NEURON_RT_NUM_CORES=1",
+                              op->name, *op->place ? " at " : "", op->place, (long long)n_replicas);
+        for (uint32_t r = 0; r < op->n_regions; r++)
+            VTRN_RETURN_IF_ERROR(refuse_exchange(op->regions[r], n_replicas));
+    }
+    return NULL;
+}
+
 static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
                                     const compile_options *given, vtrn_executable *e) {
     compile_options options = {
@@ -58,11 +74,14 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
         .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
         .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),
     };
-    if (g->n_partitions > 1 || g->n_replicas > 1)
+    if (g->n_partitions > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "module %s: %lld replicas of %lld partitions: a program runs on one "
                           "NeuronCore; export it without a mesh or sharding",
                           e->name, (long long)g->n_replicas, (long long)g->n_partitions);
+    if (g->n_replicas > 1 || given->n_replicas > 1)
+        VTRN_RETURN_IF_ERROR(refuse_exchange(
+            &g->body, given->n_replicas > g->n_replicas ? given->n_replicas : g->n_replicas));
     vtrn_program *program;
     VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));
     VTRN_RETURN_IF_ERROR(runtime_load(device->rt, program, compile_run_custom, NULL, &e->loaded));

@@ -9,6 +9,7 @@
 typedef struct compile_options {
     bool reference_only; /* every op as a reference custom op: the oracle */
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
+    int64_t n_replicas;  /* that will run the program, each on a device; 0: as the module says */
     bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
     /* Decisions that can be switched off to find a wrong one: */
     bool has_no_passes;    /* operations as the artifact has them */

@@ -201,6 +201,10 @@ const char *graph_kind_name(graph_kind kind); /* "add" */
 static inline bool graph_kind_is_composite(int kind) {
     return kind == GRAPH_ERF || (kind >= GRAPH_GELU && kind <= GRAPH_SOFTPLUS);
 }
+/* Operations in which devices exchange data. */
+static inline bool graph_kind_is_collective(int kind) {
+    return kind >= GRAPH_ALL_REDUCE && kind <= GRAPH_COLLECTIVE_BROADCAST;
+}
 int64_t graph_type_count(const graph_type *t);  /* elements */
 uint64_t graph_type_bytes(const graph_type *t); /* dense bytes */
 /* Whether the operation, or one in its regions, has to run although nothing reads its results. */

@@ -308,6 +308,14 @@ static void get_approx_top_k(attr_reader *r, graph_op *op) {
         arena_printf(&r->b->g->arena, "dim=%lld", (long long)e->ints[0]);
 }
 
+/* Eigh, as XLA's clients write it: "lower,sorted,iterations,tolerance". Ours sorts, and iterates as
+ * long as it takes. */
+static void get_eigh(attr_reader *r, graph_op *op) {
+    const bool is_upper = op->attrs.custom_call.backend_config[0] == '0';
+    op->name = arena_strdup(&r->b->g->arena, "vtrn.eigh", 9);
+    op->attrs.custom_call.backend_config = is_upper ? "lower=0" : "lower=1";
+}
+
 static void get_custom_call(attr_reader *r, graph_op *op) {
     vhlo_string s;
     const vhlo_entry *target = find(r, "call_target_name", true);
@@ -322,6 +330,8 @@ static void get_custom_call(attr_reader *r, graph_op *op) {
         op->attrs.custom_call.backend_config = arena_strdup(&r->b->g->arena, s.text, s.len);
     if (op->name && !strcmp(op->name, "ApproxTopK"))
         get_approx_top_k(r, op);
+    if (op->name && op->attrs.custom_call.backend_config && !strcmp(op->name, "Eigh"))
+        get_eigh(r, op);
     if (!op->name || !op->attrs.custom_call.backend_config)
         r->status = VTRN_OUT_OF_MEMORY(s.len);
 }
@@ -485,15 +495,19 @@ vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op)
     return r.status;
 }
 
+static bool is_integer(const vhlo_entry *e) {
+    return (vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_INTEGER) ||
+            vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_ATTR_INTEGER)) &&
+           e->n_ints == 1;
+}
+
 static vtrn_status module_int(graph_builder *b, const char *name, int64_t *out) {
     const vhlo_entry *e;
     *out = 1;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, b->m->root, name, &e));
     if (!e)
         return NULL;
-    if (!(vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_INTEGER) ||
-          vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_ATTR_INTEGER)) ||
-        e->n_ints != 1 || e->ints[0] < 1)
+    if (!is_integer(e) || e->ints[0] < 1)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "module attribute %s is not a positive integer", name);
     *out = e->ints[0];
     return NULL;
@@ -514,6 +528,56 @@ static vtrn_status main_arg_attrs(graph_builder *b, const vhlo_entry *arg_attrs)
         }
         b->g->arg_is_donated[i] =
             vhlo_entry_is(donor, VHLO_DIALECT_VHLO, VHLO_ATTR_BOOL) && donor->ints[0];
+    }
+    return NULL;
+}
+
+/* An index into the shape of all outputs: [i] is output i, [] the only one; -1: neither. */
+static int64_t output_index(const vhlo_entry *e) {
+    int64_t index = 0;
+    if (!vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_DENSE_ARRAY) ||
+        (e->n_data && e->n_data != sizeof index))
+        return -1;
+    if (e->n_data)
+        memcpy(&index, e->data, sizeof index);
+    return index;
+}
+
+/* An entry of mhlo.input_output_alias: {output_index, alias = {parameter_number, parameter_index,
+ * alias_kind}}. An alias of a part of a parameter is passed over: it only says what may be reused.
+ */
+static vtrn_status module_alias(graph_builder *b, const vhlo_entry *entry) {
+    const vhlo_entry *output, *alias, *parameter, *part;
+    VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, entry, "output_index", &output));
+    VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, entry, "alias", &alias));
+    VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, alias, "parameter_number", &parameter));
+    VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, alias, "parameter_index", &part));
+    bool is_whole =
+        vhlo_entry_is(part, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_DENSE_ARRAY) && !part->n_data;
+    int64_t o = output_index(output);
+    if (!is_integer(parameter) || !is_whole || o < 0)
+        return NULL;
+    int64_t i = parameter->ints[0];
+    if (i < 0 || i >= b->g->body.n_args || o >= b->g->body.n_results)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "mhlo.input_output_alias: parameter %lld and output %lld, there are %u "
+                          "and %u",
+                          (long long)i, (long long)o, b->g->body.n_args, b->g->body.n_results);
+    const graph_type *from = &b->g->types[b->g->body.args[i]];
+    if (graph_type_equal(from, &b->g->types[b->g->body.results[o]]))
+        b->g->arg_alias_output[i] = (int32_t)o;
+    return NULL;
+}
+
+/* How XLA writes donation where JAX marks the parameters. */
+static vtrn_status module_aliases(graph_builder *b) {
+    const vhlo_entry *all, *entry;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, b->m->root, "mhlo.input_output_alias", &all));
+    if (!vhlo_entry_is(all, VHLO_DIALECT_BUILTIN, BUILTIN_ATTR_ARRAY))
+        return NULL;
+    for (uint32_t k = 0; k < all->n_refs; k++) {
+        VTRN_RETURN_IF_ERROR(vhlo_get_attr(b->m, all->refs[k], &entry));
+        VTRN_RETURN_IF_ERROR(module_alias(b, entry));
     }
     return NULL;
 }
@@ -550,6 +614,7 @@ vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main) {
         main_memory_kinds(b, main, "arg_attrs", b->g->body.n_args, b->g->arg_is_on_host));
     VTRN_RETURN_IF_ERROR(
         main_memory_kinds(b, main, "res_attrs", b->g->body.n_results, b->g->result_is_on_host));
+    VTRN_RETURN_IF_ERROR(module_aliases(b));
     const vhlo_entry *arg_attrs;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, main, "arg_attrs", &arg_attrs));
     if (!vhlo_entry_is(arg_attrs, VHLO_DIALECT_VHLO, VHLO_ATTR_ARRAY))

@@ -20,6 +20,12 @@ static const struct {
     int kind;
 } ALIASES[] = {{"dot", GRAPH_DOT_GENERAL}};
 
+/* Custom calls that stand for an operation: XLA writes what StableHLO lacks as calls. */
+static const struct {
+    const char *target;
+    int kind;
+} CALLED_KINDS[] = {{"mhlo.erf", GRAPH_ERF}};
+
 /* Custom calls that change nothing where operand and result have one type. */
 static const char *const IDENTITY_CALLS[] = {
     "Sharding",
@@ -69,11 +75,20 @@ static vtrn_status lookup(graph_builder *b, size_t scope, uint32_t value, graph_
     return NULL;
 }
 
+/* Operands of what passes values on: values and tuples. */
 static vtrn_status map_operands(graph_builder *b, size_t scope, const vhlo_op *v,
                                 graph_value **out) {
     GRAPH_NEW(b, *out, v->n_operands);
     for (uint32_t i = 0; i < v->n_operands; i++)
         VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[i], &(*out)[i]));
+    return NULL;
+}
+
+static vtrn_status refuse_tuples(const graph_value *values, uint32_t n, const char *what) {
+    for (uint32_t i = 0; i < n; i++)
+        if (graph_is_tuple(values[i]))
+            return VTRN_ERROR(VTRN_UNSUPPORTED,
+                              "%s %u is a tuple; take it apart by get_tuple_element", what, i);
     return NULL;
 }
 
@@ -84,9 +99,9 @@ static vtrn_status alias_results(graph_builder *b, size_t scope, const vhlo_op *
     if (n != v->n_results)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u results for %u values", v->n_results, n);
     for (uint32_t i = 0; i < n; i++) {
-        const graph_type *type;
-        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
-        if (!graph_type_equal(type, &b->g->types[values[i]]))
+        bool is_same_type;
+        VTRN_RETURN_IF_ERROR(graph_has_type(b, v->result_types[i], values[i], &is_same_type));
+        if (!is_same_type)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "result %u has another type than its value", i);
         b->map[scope + v->first_result + i] = values[i];
     }
@@ -118,9 +133,9 @@ static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_regi
     for (uint32_t i = 0; i < body->n_values; i++)
         b->map[scope + body->first_value + i] = GRAPH_NO_VALUE;
     for (uint32_t i = 0; i < n_args; i++) {
-        const graph_type *type;
-        VTRN_RETURN_IF_ERROR(graph_convert_type(b, body->arg_types[i], &type));
-        if (!graph_type_equal(type, &b->g->types[args[i]]))
+        bool is_same_type;
+        VTRN_RETURN_IF_ERROR(graph_has_type(b, body->arg_types[i], args[i], &is_same_type));
+        if (!is_same_type)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "argument %u has another type than the parameter",
                               i);
         b->map[scope + body->first_value + i] = args[i];
@@ -226,6 +241,7 @@ static vtrn_status build_region(graph_builder *b, size_t scope, const vhlo_regio
     }
     size_t mark = b->n_ops;
     VTRN_RETURN_IF_ERROR(build_ops(b, scope, v, &r->results, &r->n_results));
+    VTRN_RETURN_IF_ERROR(refuse_tuples(r->results, r->n_results, "result"));
     r->n_ops = (uint32_t)(b->n_ops - mark);
     GRAPH_NEW(b, r->ops, r->n_ops);
     if (r->n_ops)
@@ -292,19 +308,27 @@ static vtrn_status op_name(graph_builder *b, const vhlo_op *v, int kind, const c
 
 static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, int kind) {
     graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
+    const uint32_t *types = v->result_types;
     VTRN_RETURN_IF_ERROR(op_name(b, v, kind, &op.name));
     VTRN_RETURN_IF_ERROR(get_place(b, v->location, &op.place));
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &op.operands));
-    GRAPH_NEW(b, op.results, v->n_results);
-    for (uint32_t i = 0; i < v->n_results; i++) {
+    VTRN_RETURN_IF_ERROR(refuse_tuples(op.operands, op.n_operands, "operand"));
+    if (kind == GRAPH_CUSTOM_CALL)
+        VTRN_RETURN_IF_ERROR(graph_call_result_types(b, v, &op.n_results, &types));
+    GRAPH_NEW(b, op.results, op.n_results);
+    for (uint32_t i = 0; i < op.n_results; i++) {
         const graph_type *type;
-        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, types[i], &type));
         VTRN_RETURN_IF_ERROR(new_value(b, type, &op.results[i]));
     }
     if (v->n_regions && kind != GRAPH_UNKNOWN && !graph_kind_is_composite(kind))
         VTRN_RETURN_IF_ERROR(build_regions(b, scope, v, &op));
-    for (uint32_t i = 0; i < v->n_results; i++)
-        b->map[scope + v->first_result + i] = op.results[i];
+    if (types != v->result_types)
+        VTRN_RETURN_IF_ERROR(
+            graph_tuple_add(b, op.n_results, op.results, &b->map[scope + v->first_result]));
+    else
+        for (uint32_t i = 0; i < op.n_results; i++)
+            b->map[scope + v->first_result + i] = op.results[i];
     VTRN_RETURN_IF_ERROR(graph_decode_attrs(b, v, &op));
     graph_drop_shape_operands(v, &op);
     graph_recognise_regions(&op);
@@ -330,15 +354,32 @@ static vtrn_status build_custom_call(graph_builder *b, size_t scope, const vhlo_
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "call_target_name", &e));
     if (vhlo_entry_string(e, &target) && v->n_operands == 1 && v->n_results == 1) {
         graph_value value;
-        const graph_type *type;
+        bool is_one_type;
         VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[0], &value));
-        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[0], &type));
-        bool is_one_type = graph_type_equal(type, &b->g->types[value]);
+        VTRN_RETURN_IF_ERROR(graph_has_type(b, v->result_types[0], value, &is_one_type));
         for (size_t i = 0; i < sizeof IDENTITY_CALLS / sizeof *IDENTITY_CALLS; i++)
             if (is_one_type && vhlo_string_equal(target, IDENTITY_CALLS[i]))
                 return alias_operands(b, scope, v);
+        for (size_t i = 0; i < sizeof CALLED_KINDS / sizeof *CALLED_KINDS; i++)
+            if (vhlo_string_equal(target, CALLED_KINDS[i].target))
+                return build_kind(b, scope, v, CALLED_KINDS[i].kind);
     }
     return build_kind(b, scope, v, GRAPH_CUSTOM_CALL);
+}
+
+static vtrn_status build_tuple(graph_builder *b, size_t scope, const vhlo_op *v) {
+    graph_value *items, tuple;
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &items));
+    VTRN_RETURN_IF_ERROR(refuse_tuples(items, v->n_operands, "item"));
+    VTRN_RETURN_IF_ERROR(graph_tuple_add(b, v->n_operands, items, &tuple));
+    return alias_results(b, scope, v, &tuple, 1);
+}
+
+static vtrn_status build_tuple_element(graph_builder *b, size_t scope, const vhlo_op *v) {
+    graph_value tuple, item;
+    VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[0], &tuple));
+    VTRN_RETURN_IF_ERROR(graph_tuple_item(b, v, tuple, &item));
+    return alias_results(b, scope, v, &item, 1);
 }
 
 /* Shardy: what says only where data lies is dropped; a manual region on one device is its body. */
@@ -380,6 +421,10 @@ static vtrn_status build_op(graph_builder *b, size_t scope, const vhlo_op *v) {
         return inline_call(b, scope, v, "callee");
     if (name->info && strcmp(name->info->name, "composite") == 0)
         return build_composite(b, scope, v);
+    if (name->info && strcmp(name->info->name, "tuple") == 0)
+        return build_tuple(b, scope, v);
+    if (name->info && strcmp(name->info->name, "get_tuple_element") == 0)
+        return build_tuple_element(b, scope, v);
     int16_t *kind = &b->kinds[v->name_i];
     if (*kind < 0)
         *kind = (int16_t)find_kind(name);
@@ -510,6 +555,7 @@ vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out) {
     vtrn_status status = b.g ? build_graph(&b) : VTRN_OUT_OF_MEMORY(sizeof *b.g);
     free(b.ops);
     free(b.map);
+    free(b.tuples);
     vhlo_destroy(b.m);
     if (status) {
         graph_destroy(b.g);

@@ -16,6 +16,14 @@ typedef struct graph_constant {
     bool is_splat;
 } graph_constant;
 
+/* A tuple is no value of the graph, but what is in it is. The builder's map numbers tuples from
+ * GRAPH_FIRST_TUPLE, above all values. */
+enum { GRAPH_FIRST_TUPLE = 0x80000000u };
+typedef struct graph_tuple {
+    uint32_t n;
+    const graph_value *items;
+} graph_tuple;
+
 typedef struct graph_builder {
     vhlo_module *m;
     graph *g;
@@ -29,6 +37,8 @@ typedef struct graph_builder {
     size_t n_ops, max_ops;
     graph_value *map; /* stack of scopes: value of the artifact -> value of the graph */
     size_t n_map, max_map;
+    graph_tuple *tuples;
+    uint32_t n_tuples, max_tuples;
     const char *call_place; /* of the call being inlined; NULL: none */
     uint64_t n_visited;     /* work done, against the limit on inlining */
     int depth;
@@ -60,6 +70,22 @@ vtrn_status graph_shape_operand(graph_builder *b, graph_value value, int64_t *ou
 /* The value of get_dimension_size. */
 vtrn_status graph_dimension_size(graph_builder *b, const graph_op *op, int64_t dim,
                                  const void **out);
+
+/* graph_tuples.c. A tuple of values that exist. */
+vtrn_status graph_tuple_add(graph_builder *b, uint32_t n, const graph_value *items,
+                            graph_value *out);
+static inline bool graph_is_tuple(graph_value v) {
+    return v >= GRAPH_FIRST_TUPLE && v != GRAPH_NO_VALUE;
+}
+/* Whether a type of the artifact is that of a value or, when it is a tuple's, of each in it. */
+vtrn_status graph_has_type(graph_builder *b, uint32_t type, graph_value value, bool *out);
+/* The types of a custom call's results in the graph: where it gives one tuple, of what is in it. */
+vtrn_status graph_call_result_types(graph_builder *b, const vhlo_op *v, uint32_t *out_n,
+                                    const uint32_t **out_types);
+/* The item that a get_tuple_element takes of a tuple. */
+vtrn_status graph_tuple_item(graph_builder *b, const vhlo_op *v, graph_value tuple,
+                             graph_value *out);
+
 /* Fills op->attrs for op->kind. */
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op);
 /* Attributes of the module and of @main's parameters. */

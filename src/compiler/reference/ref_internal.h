@@ -154,6 +154,8 @@ vtrn_status ref_rng_bit_generator(ref_call *c);
 vtrn_status ref_fft(ref_call *c);
 bool ref_top_k_fits(const graph *g, const graph_op *op); /* whether the types are ApproxTopK's */
 vtrn_status ref_top_k(ref_call *c);
+bool ref_resize_fits(const graph *g, const graph_op *op);
+vtrn_status ref_resize(ref_call *c);
 vtrn_status ref_batch_norm_training(ref_call *c);
 vtrn_status ref_batch_norm_inference(ref_call *c);
 vtrn_status ref_batch_norm_grad(ref_call *c);

@@ -51,6 +51,10 @@ static const struct {
     {"xla.sdy.FuncResultSharding", is_same, ref_identity},
     {VTRN_CALLBACK_NAME, fits_always, callback},
     {"ApproxTopK", ref_top_k_fits, ref_top_k},
+    {"ResizeBilinear", ref_resize_fits, ref_resize},
+    {"ResizeBilinearGrad", ref_resize_fits, ref_resize},
+    {"ResizeNearest", ref_resize_fits, ref_resize},
+    {"ResizeNearestGrad", ref_resize_fits, ref_resize},
 };
 
 static ref_fn find_custom_call(const graph *g, const graph_op *op) {

@@ -26,6 +26,7 @@ typedef struct vhlo_string {
 
 /* Codes of the attributes and types that a reader of the module looks at. */
 enum {
+    BUILTIN_ATTR_ARRAY = 0,
     BUILTIN_ATTR_DICTIONARY = 1,
     BUILTIN_ATTR_STRING = 2,
     BUILTIN_ATTR_INTEGER = 8,
@@ -34,6 +35,7 @@ enum {
     BUILTIN_ATTR_FUSED = 12,
     BUILTIN_ATTR_FUSED_METADATA = 13,
     BUILTIN_ATTR_NAME = 14,
+    BUILTIN_ATTR_DENSE_ARRAY = 17,
     BUILTIN_ATTR_FILE_LINE_COL_RANGE = 22,
     BUILTIN_TYPE_INTEGER = 0,
     BUILTIN_TYPE_INDEX = 1,
@@ -64,6 +66,7 @@ enum {
     VHLO_TYPE_TENSOR = 20,
     VHLO_TYPE_TENSOR_ENCODED = 21,
     VHLO_TYPE_TOKEN = 22,
+    VHLO_TYPE_TUPLE = 23,
 };
 
 /* An attribute or a type. `format` says how it was encoded, a letter a field:
