@@ -62,19 +62,28 @@ static vtrn_status malformed(const char *message) {
     return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile options: malformed %s", message);
 }
 
-/* The first element of a repeated int64, packed or not. */
-static bool first_int(const wire_field *f, int64_t *out) {
+/* The elements of a repeated int64, packed or not: the first max go to out, n counts all. */
+static bool read_ints(const wire_field *f, int64_t *out, int64_t max, int64_t *n) {
     uint64_t v = f->value;
-    wire w = f->bytes;
-    if (f->type == 2 && w.at < w.end && !read_varint(&w, &v))
-        return false;
-    *out = (int64_t)v;
-    return true;
+    if (f->type == 2) {
+        for (wire w = f->bytes; w.at < w.end; ++*n) {
+            if (!read_varint(&w, &v))
+                return false;
+            if (*n < max)
+                out[*n] = (int64_t)v;
+        }
+        return true;
+    }
+    if (*n < max)
+        out[*n] = (int64_t)v;
+    ++*n;
+    return f->type == 0;
 }
 
 /* DeviceAssignmentProto: 3 computation_devices { 1 replica_device_ids }. */
-static vtrn_status decode_assignment(wire w, plugin_compile_options *out) {
+static vtrn_status decode_assignment(wire w, int64_t *out_ids, int64_t max, int64_t *out_n) {
     wire_field f;
+    *out_n = 0;
     while (w.at < w.end) {
         if (!read_field(&w, &f))
             return malformed("DeviceAssignmentProto");
@@ -82,29 +91,38 @@ static vtrn_status decode_assignment(wire w, plugin_compile_options *out) {
             continue;
         wire inner = f.bytes;
         while (inner.at < inner.end)
-            if (!read_field(&inner, &f) || (f.number == 1 && !first_int(&f, &out->device_id)))
+            if (!read_field(&inner, &f) || (f.number == 1 && !read_ints(&f, out_ids, max, out_n)))
                 return malformed("ComputationDevice");
     }
     return NULL;
+}
+
+void compile_options_devices(const plugin_compile_options *o, int64_t *out) {
+    const wire w = {o->assignment, o->assignment + o->assignment_size};
+    int64_t n = 0;
+    for (int64_t i = 0; i < o->n_replicas; i++)
+        out[i] = o->device_id + i;
+    if (o->n_assigned)
+        vtrn_status_free(decode_assignment(w, out, o->n_replicas, &n)); /* decoded before */
 }
 
 /* ExecutableBuildOptionsProto: 1 device_ordinal, 4 num_replicas, 5 num_partitions,
  * 9 device_assignment. */
 static vtrn_status decode_build_options(wire w, plugin_compile_options *out) {
     wire_field f;
-    bool has_assignment = false;
     while (w.at < w.end) {
         if (!read_field(&w, &f))
             return malformed("ExecutableBuildOptionsProto");
-        if (f.number == 1 && f.type == 0 && !has_assignment && (int64_t)f.value >= 0)
+        if (f.number == 1 && f.type == 0 && !out->assignment && (int64_t)f.value >= 0)
             out->device_id = (int64_t)f.value;
         else if (f.number == 4 && f.type == 0)
             out->n_replicas = (int64_t)f.value;
         else if (f.number == 5 && f.type == 0)
             out->n_partitions = (int64_t)f.value;
         else if (f.number == 9 && f.type == 2) {
-            has_assignment = true;
-            VTRN_RETURN_IF_ERROR(decode_assignment(f.bytes, out));
+            out->assignment = f.bytes.at;
+            out->assignment_size = (size_t)(f.bytes.end - f.bytes.at);
+            VTRN_RETURN_IF_ERROR(decode_assignment(f.bytes, &out->device_id, 1, &out->n_assigned));
         }
     }
     return NULL;
@@ -216,11 +234,18 @@ vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compil
         else if (f.number == 7 && f.type == 2)
             VTRN_RETURN_IF_ERROR(decode_override(f.bytes, out));
     }
-    if (out->n_partitions > 1 || out->n_replicas > 1)
+    if (out->n_partitions > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "%lld replicas of %lld partitions: a program runs on one NeuronCore; "
-                          "put its arguments on one device, jax.device_put(x, jax.devices()[0]), "
-                          "and use jax.jit without a mesh (no pmap, no sharding)",
+                          "with JAX put its arguments on one device, jax.device_put(x, "
+                          "jax.devices()[0]), and use jax.jit without a mesh (no pmap, no "
+                          "sharding); with PyTorch leave xr.use_spmd() and mark_sharding out",
                           (long long)out->n_replicas, (long long)out->n_partitions);
+    if (out->n_replicas < 1 || (out->n_assigned && out->n_assigned != out->n_replicas))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "compile options: %lld replicas on %lld assigned devices; give one "
+                          "device for each",
+                          (long long)out->n_replicas, (long long)out->n_assigned);
+    out->compile.n_replicas = out->n_replicas;
     return NULL;
 }

@@ -9,12 +9,19 @@
 
 typedef struct plugin_compile_options {
     int64_t n_replicas, n_partitions; /* 1 when absent */
-    int64_t device_id;                /* of the device assignment, else the ordinal, else 0 */
-    compile_options compile;          /* from env_option_overrides */
+    int64_t device_id;                /* of replica 0: of the device assignment, else the ordinal,
+                                       * else 0 */
+    const uint8_t *assignment;        /* DeviceAssignmentProto, in the bytes decoded; or NULL */
+    size_t assignment_size;
+    int64_t n_assigned;      /* devices that it names */
+    compile_options compile; /* from env_option_overrides; n_replicas too */
 } plugin_compile_options;
 
-/* BAD_ARGUMENT: malformed bytes, or an override that does not exist ("No such compile option").
- * UNSUPPORTED: more than one replica or partition. */
+/* BAD_ARGUMENT: malformed bytes, a device assignment for another number of replicas, or an override
+ * that does not exist ("No such compile option"). UNSUPPORTED: more than one partition. */
 vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compile_options *out);
+
+/* The device of each replica: as assigned, or counted from device_id. out[n_replicas] */
+void compile_options_devices(const plugin_compile_options *o, int64_t *out);
 
 #endif

@@ -190,8 +190,7 @@ static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: copying a buffer to another client");
     vtrn_buffer *copy;
-    PLUGIN_RETURN_IF_ERROR(
-        api_buffer_copy(buffer->buffer, to->description.id, memory->place, &copy));
+    PLUGIN_RETURN_IF_ERROR(api_buffer_copy(buffer->buffer, to->core_i, memory->place, &copy));
     return plugin_buffer_wrap(to, copy, out);
 }
 

@@ -1,5 +1,6 @@
 /* Plugin and client: what the machine is. */
 #include "pjrt/plugin.h"
+#include "pjrt/visible_cores.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,28 +154,7 @@ static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_
     return NULL;
 }
 
-/* NeuronCores that the framework sees: the option, else NEURON_RT_NUM_CORES, else one, since a
- * program runs on one. Frameworks take more devices as an invitation to spread a program over them.
- */
-static PJRT_Error *visible_cores(const client_options *o, const vtrn_device *device, int *out) {
-    const int n_cores = vtrn_device_n_cores(device);
-    const char *text = getenv("NEURON_RT_NUM_CORES");
-    char number[16], *end;
-    snprintf(number, sizeof number, "%d", o->n_cores ? o->n_cores : 1);
-    if (o->n_cores || !text || !*text)
-        text = number;
-    const long n = strtol(text, &end, 10);
-    if (n < 1 || n > n_cores || *end)
-        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
-                                 "bad argument: %s asks for %s NeuronCores; %s has %d: give a "
-                                 "number from 1 to %d, or another VTRN_INSTANCE",
-                                 text == number ? "client option n_cores" : "NEURON_RT_NUM_CORES",
-                                 text, device->rt->instance.name, n_cores, n_cores);
-    *out = (int)n;
-    return NULL;
-}
-
-static bool client_init(PJRT_Client *client, size_t n) {
+static bool client_init(PJRT_Client *client, const int *cores, size_t n) {
     const runtime_device *rt = client->device->rt;
     client->devices = calloc(n, sizeof *client->devices);
     client->device_list = calloc(n, sizeof *client->device_list);
@@ -185,7 +165,7 @@ static bool client_init(PJRT_Client *client, size_t n) {
         return false;
     client->n_devices = (int)n;
     for (int i = 0; i < client->n_devices; i++) {
-        plugin_device_init(client, i, &client->devices[i]);
+        plugin_device_init(client, i, cores[i], &client->devices[i]);
         client->device_list[i] = &client->devices[i];
         for (int k = 0; k < PLUGIN_N_MEMORIES; k++)
             client->memory_list[k * client->n_devices + i] = &client->devices[i].memory[k];
@@ -224,15 +204,15 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->lock, NULL);
     client->device = device;
-    int n_cores = 1;
-    error = visible_cores(&o, device, &n_cores);
-    if (error) {
+    int *cores, n = 0;
+    vtrn_status status = visible_cores(o.n_cores, vtrn_device_n_cores(device),
+                                       device->rt->instance.name, &cores, &n);
+    if (!status && !client_init(client, cores, (size_t)n))
+        status = VTRN_OUT_OF_MEMORY(sizeof(PJRT_Device));
+    free(cores);
+    if (status) {
         client_free(client);
-        return error;
-    }
-    if (!client_init(client, (size_t)n_cores)) {
-        client_free(client);
-        return plugin_error(VTRN_OUT_OF_MEMORY(sizeof(PJRT_Device)));
+        return plugin_error(status);
     }
     *out = client;
     return NULL;
@@ -298,7 +278,16 @@ PJRT_Error *PJRT_Client_LookupDevice(PJRT_Client_LookupDevice_Args *args) {
 
 PJRT_Error *PJRT_Client_LookupAddressableDevice(PJRT_Client_LookupAddressableDevice_Args *args) {
     ARGS_REQUIRE(args, addressable_device);
-    return lookup(args->client, args->local_hardware_id, &args->addressable_device);
+    for (int i = 0; i < args->client->n_devices; i++) {
+        args->addressable_device = &args->client->devices[i];
+        if (args->addressable_device->core_i == args->local_hardware_id)
+            return NULL;
+    }
+    args->addressable_device = NULL;
+    return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                             "bad argument: NeuronCore %d is none of the client's %d; "
+                             "NEURON_RT_VISIBLE_CORES lists them",
+                             args->local_hardware_id, args->client->n_devices);
 }
 
 PJRT_Error *PJRT_Client_AddressableMemories(PJRT_Client_AddressableMemories_Args *args) {

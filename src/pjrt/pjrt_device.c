@@ -54,13 +54,13 @@ static const PJRT_Memory_FunctionTable memory_table = {
     .set_user_data = memory_set_user_data,
 };
 
-static void describe(const runtime_device *rt, int core_i, PJRT_DeviceDescription *out) {
+static void describe(const runtime_device *rt, int id, int core_i, PJRT_DeviceDescription *out) {
     const runtime_core *core = &rt->cores[core_i];
-    out->id = core_i;
+    out->id = id;
     snprintf(out->kind, sizeof out->kind, "NC_v%d", rt->chip.gen);
-    snprintf(out->to_string, sizeof out->to_string, "NeuronDevice(id=%d, chip=%d, core=%d)", core_i,
+    snprintf(out->to_string, sizeof out->to_string, "NeuronDevice(id=%d, chip=%d, core=%d)", id,
              core->chip_i, core->core_in_chip);
-    snprintf(out->debug_string, sizeof out->debug_string, "neuron:%d (%s of %s)", core_i,
+    snprintf(out->debug_string, sizeof out->debug_string, "neuron:%d (%s of %s)", id,
              rt->chip.core_name, rt->instance.name);
     plugin_named_int(&out->attributes[0], "chip", core->chip_i);
     plugin_named_int(&out->attributes[1], "core", core->core_in_chip);
@@ -68,17 +68,18 @@ static void describe(const runtime_device *rt, int core_i, PJRT_DeviceDescriptio
     plugin_named_string(&out->attributes[3], "instance", rt->instance.name);
 }
 
-void plugin_device_init(PJRT_Client *client, int core_i, PJRT_Device *out) {
+void plugin_device_init(PJRT_Client *client, int id, int core_i, PJRT_Device *out) {
     out->client = client;
-    describe(client->device->rt, core_i, &out->description);
+    out->core_i = core_i;
+    describe(client->device->rt, id, core_i, &out->description);
     for (int k = 0; k < PLUGIN_N_MEMORIES; k++) {
         PJRT_Memory *m = &out->memory[k];
         m->vtable = &memory_table;
-        m->id = k * vtrn_device_n_cores(client->device) + core_i;
+        m->id = k * vtrn_device_n_cores(client->device) + id;
         m->place = (api_place)k;
         m->device = out;
         snprintf(m->text, sizeof m->text, "%s(neuron:%d)", k == API_IN_HBM ? "HBM" : "host memory",
-                 core_i);
+                 id);
         out->memories[k] = m;
     }
     out->self[0] = out;
@@ -139,7 +140,7 @@ PJRT_Error *PJRT_Device_IsAddressable(PJRT_Device_IsAddressable_Args *args) {
 
 PJRT_Error *PJRT_Device_LocalHardwareId(PJRT_Device_LocalHardwareId_Args *args) {
     ARGS_REQUIRE(args, local_hardware_id);
-    args->local_hardware_id = args->device->description.id;
+    args->local_hardware_id = args->device->core_i;
     return NULL;
 }
 
@@ -181,7 +182,7 @@ PJRT_Error *PJRT_Device_MemoryStats(PJRT_Device_MemoryStats_Args *args) {
     ARGS_REQUIRE(args, bytes_in_use);
     runtime_device *rt = args->device->client->device->rt;
     hbm_stats stats;
-    runtime_memory_stats(rt, args->device->description.id, &stats);
+    runtime_memory_stats(rt, args->device->core_i, &stats);
     size_t head = offsetof(PJRT_Device_MemoryStats_Args, bytes_in_use);
     size_t known = args->struct_size < sizeof *args ? args->struct_size : sizeof *args;
     memset((char *)args + head, 0, known - head);
@@ -197,7 +198,7 @@ PJRT_Error *PJRT_Device_MemoryStats(PJRT_Device_MemoryStats_Args *args) {
 
 PJRT_Error *PJRT_Device_ClearMemoryStats(PJRT_Device_ClearMemoryStats_Args *args) {
     ARGS_REQUIRE(args, device);
-    runtime_memory_reset_peak(args->device->client->device->rt, args->device->description.id);
+    runtime_memory_reset_peak(args->device->client->device->rt, args->device->core_i);
     return NULL;
 }
 

@@ -9,6 +9,8 @@
 
 static void executable_free(PJRT_Executable *e) {
     vtrn_executable_destroy(e->executable);
+    free(e->devices);
+    free(e->logical_ids);
     free(e->module);
     free(e->options);
     free(e->output_types);
@@ -81,14 +83,45 @@ typedef struct compile_request {
     size_t module_size, options_size;
 } compile_request;
 
+static vtrn_status check_device(const PJRT_Client *client, int64_t id) {
+    return id >= 0 && id < client->n_devices
+               ? NULL
+               : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "compile options: device %lld; the client has devices 0..%d",
+                            (long long)id, client->n_devices - 1);
+}
+
+static vtrn_status assign_devices(PJRT_Client *client, const plugin_compile_options *o,
+                                  PJRT_Executable *e) {
+    /* Before anything is as long as the options say. */
+    VTRN_RETURN_IF_ERROR(check_device(client, o->device_id));
+    if (o->n_replicas > client->n_devices)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "compile options: %lld replicas; the client has %d devices, "
+                          "NEURON_RT_NUM_CORES shows more",
+                          (long long)o->n_replicas, client->n_devices);
+    e->n_replicas = (size_t)o->n_replicas;
+    int64_t *ids = calloc(e->n_replicas, sizeof *ids);
+    e->devices = calloc(e->n_replicas, sizeof *e->devices);
+    e->logical_ids = calloc(e->n_replicas, sizeof *e->logical_ids);
+    vtrn_status status = ids && e->devices && e->logical_ids
+                             ? NULL
+                             : VTRN_OUT_OF_MEMORY(e->n_replicas * sizeof *ids);
+    if (!status)
+        compile_options_devices(o, ids);
+    for (size_t i = 0; !status && i < e->n_replicas; i++) {
+        status = check_device(client, ids[i]);
+        e->devices[i] = status ? NULL : &client->devices[ids[i]];
+        e->logical_ids[i].replica = (int)i;
+    }
+    free(ids);
+    return status;
+}
+
 static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, PJRT_Executable *e) {
     plugin_compile_options o;
     VTRN_RETURN_IF_ERROR(compile_options_decode(r->options, r->options_size, &o));
-    if (o.device_id < 0 || o.device_id >= client->n_devices)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "compile options: device %lld; the client has devices 0..%d",
-                          (long long)o.device_id, client->n_devices - 1);
-    e->device_id = (int)o.device_id;
+    VTRN_RETURN_IF_ERROR(assign_devices(client, &o, e));
     VTRN_RETURN_IF_ERROR(
         api_compile(client->device, r->module, r->module_size, &o.compile, &e->executable));
     fingerprint(e->executable->loaded->program, e->fingerprint);
@@ -101,17 +134,38 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     return NULL;
 }
 
-/* DeviceAssignmentProto {1: 1 replica, 2: 1 computation, 3: {1: [device]}}. */
-static void write_assignment(PJRT_LoadedExecutable *l, int device_id) {
-    uint8_t packed[5], n = 0;
-    uint32_t v = (uint32_t)device_id;
+static size_t write_varint(char *out, size_t v) {
+    size_t n = 0;
     for (; v >= 0x80; v >>= 7)
-        packed[n++] = (uint8_t)(v | 0x80);
-    packed[n++] = (uint8_t)v;
-    const uint8_t head[] = {0x08, 1, 0x10, 1, 0x1a, (uint8_t)(n + 2), 0x0a, n};
-    memcpy(l->assignment, head, sizeof head);
-    memcpy(l->assignment + sizeof head, packed, n);
-    l->assignment_size = sizeof head + n;
+        out[n++] = (char)(v | 0x80);
+    out[n++] = (char)v;
+    return n;
+}
+
+/* DeviceAssignmentProto {1: replicas, 2: 1 computation, 3: {1: [device]}}. */
+static vtrn_status write_assignment(const PJRT_Executable *e, PJRT_LoadedExecutable *l) {
+    enum { MAX_VARINT = 10 };
+    size_t packed_size = 0, head_size;
+    char *packed = malloc(e->n_replicas * MAX_VARINT), head[MAX_VARINT];
+    l->assignment = malloc((e->n_replicas + 5) * MAX_VARINT);
+    if (!packed || !l->assignment) {
+        free(packed);
+        return VTRN_OUT_OF_MEMORY(e->n_replicas * MAX_VARINT);
+    }
+    for (size_t i = 0; i < e->n_replicas; i++)
+        packed_size += write_varint(packed + packed_size, (size_t)e->devices[i]->description.id);
+    char *at = l->assignment;
+    *at++ = 0x08;
+    at += write_varint(at, e->n_replicas);
+    memcpy(at, "\x10\x01\x1a", 3);
+    head_size = write_varint(head, packed_size);
+    at += 3 + write_varint(at + 3, 1 + head_size + packed_size);
+    *at++ = 0x0a;
+    memcpy(at, head, head_size);
+    memcpy(at + head_size, packed, packed_size);
+    l->assignment_size = (size_t)(at - l->assignment) + head_size + packed_size;
+    free(packed);
+    return NULL;
 }
 
 static PJRT_Error *compile(PJRT_Client *client, const compile_request *r, PJRT_Executable **out) {
@@ -135,12 +189,14 @@ static PJRT_Error *compile_and_load(PJRT_Client *client, const compile_request *
     if (!l)
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *l));
     PJRT_Error *error = compile(client, r, &l->executable);
+    if (!error && (error = plugin_error(write_assignment(l->executable, l))))
+        plugin_executable_release(l->executable);
     if (error) {
+        free(l->assignment);
         free(l);
         return error;
     }
     atomic_init(&l->is_deleted, false);
-    write_assignment(l, l->executable->device_id);
     *out = l;
     return NULL;
 }
@@ -193,6 +249,7 @@ PJRT_Error *PJRT_LoadedExecutable_Destroy(PJRT_LoadedExecutable_Destroy_Args *ar
     if (!args->executable)
         return NULL;
     plugin_executable_release(args->executable->executable);
+    free(args->executable->assignment);
     free(args->executable);
     return NULL;
 }
@@ -211,7 +268,7 @@ PJRT_Error *PJRT_Executable_Name(PJRT_Executable_Name_Args *args) {
 
 PJRT_Error *PJRT_Executable_NumReplicas(PJRT_Executable_NumReplicas_Args *args) {
     ARGS_REQUIRE(args, num_replicas);
-    args->num_replicas = 1;
+    args->num_replicas = args->executable->n_replicas;
     return NULL;
 }
 
@@ -365,16 +422,16 @@ PJRT_Error *
 PJRT_LoadedExecutable_AddressableDevices(PJRT_LoadedExecutable_AddressableDevices_Args *args) {
     ARGS_REQUIRE(args, num_addressable_devices);
     const PJRT_Executable *e = args->executable->executable;
-    args->addressable_devices = e->client->devices[e->device_id].self;
-    args->num_addressable_devices = 1;
+    args->addressable_devices = e->devices;
+    args->num_addressable_devices = e->n_replicas;
     return NULL;
 }
 
 PJRT_Error *PJRT_LoadedExecutable_AddressableDeviceLogicalIds(
     PJRT_LoadedExecutable_AddressableDeviceLogicalIds_Args *args) {
     ARGS_REQUIRE(args, num_addressable_device_logical_ids);
-    args->addressable_device_logical_ids = args->executable->logical_ids;
-    args->num_addressable_device_logical_ids = 1;
+    args->addressable_device_logical_ids = args->executable->executable->logical_ids;
+    args->num_addressable_device_logical_ids = args->executable->executable->n_replicas;
     return NULL;
 }
 

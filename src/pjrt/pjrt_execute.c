@@ -36,7 +36,8 @@ static PJRT_Error *check_call(const PJRT_LoadedExecutable_Execute_Args *args) {
                                  "bad argument: the executable has been deleted");
     if (args->num_devices != 1)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
-                                 "bad argument: %zu devices, the executable runs on one",
+                                 "bad argument: %zu devices in one call; an executable runs on one "
+                                 "at a time: call it for each of them",
                                  args->num_devices);
     const PJRT_ExecuteOptions *o = args->options;
     if (o && ARGS_HAVE(o, num_recv_ops) && (o->num_send_ops || o->num_recv_ops))
@@ -118,7 +119,7 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
 static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *device,
                        execute_frame *f) {
     vtrn_executable *e = args->executable->executable->executable;
-    PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, device->description.id, f->inputs, e->n_inputs, f->keep,
+    PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, device->core_i, f->inputs, e->n_inputs, f->keep,
                                         f->outputs, e->n_outputs));
     if (e->n_outputs) {
         PJRT_Error *error =
@@ -137,7 +138,7 @@ PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *ar
     if (error)
         return error;
     PJRT_Executable *e = args->executable->executable;
-    PJRT_Device *device = &e->client->devices[e->device_id];
+    PJRT_Device *device = e->devices[0];
     if (ARGS_HAVE(args, execute_device) && args->execute_device)
         device = args->execute_device;
     if (device->client != e->client)

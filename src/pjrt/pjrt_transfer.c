@@ -97,8 +97,8 @@ static PJRT_Error *make_buffer(PJRT_Memory *memory, PJRT_Buffer_Type type, const
         dtype, n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)n_dims, dims, &full));
     PJRT_Device *device = memory->device;
     vtrn_buffer *buffer;
-    PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->description.id,
-                                             &full, memory->place, &buffer));
+    PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->core_i, &full,
+                                             memory->place, &buffer));
     return plugin_buffer_wrap(device, buffer, out);
 }
 

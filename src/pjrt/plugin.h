@@ -80,6 +80,7 @@ struct PJRT_DeviceDescription {
 
 struct PJRT_Device {
     PJRT_Client *client;
+    int core_i; /* of the machine; its id counts those that are visible */
     PJRT_DeviceDescription description;
     PJRT_Memory memory[PLUGIN_N_MEMORIES]; /* by api_place; the first is the default */
     PJRT_Memory *memories[PLUGIN_N_MEMORIES];
@@ -117,7 +118,7 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
 void plugin_client_retain(PJRT_Client *client);
 void plugin_client_release(PJRT_Client *client);
 /* pjrt_device.c */
-void plugin_device_init(PJRT_Client *client, int core_i, PJRT_Device *out);
+void plugin_device_init(PJRT_Client *client, int id, int core_i, PJRT_Device *out);
 void plugin_device_fini(PJRT_Device *device);
 
 struct PJRT_Buffer {
@@ -138,8 +139,10 @@ struct PJRT_Executable {
     atomic_uint refs;
     PJRT_Client *client;
     vtrn_executable *executable;
-    int device_id; /* the device assignment's one device */
-    char *module;  /* artifact */
+    PJRT_Device **devices;              /* [n_replicas], one a replica; the first is the default */
+    PJRT_LogicalDeviceIds *logical_ids; /* [n_replicas] */
+    size_t n_replicas;
+    char *module; /* artifact */
     size_t module_size;
     char *options; /* CompileOptionsProto as given */
     size_t options_size;
@@ -157,8 +160,7 @@ struct PJRT_Executable {
 struct PJRT_LoadedExecutable {
     PJRT_Executable *executable;
     atomic_bool is_deleted;
-    PJRT_LogicalDeviceIds logical_ids[1];
-    char assignment[32]; /* DeviceAssignmentProto */
+    char *assignment; /* DeviceAssignmentProto */
     size_t assignment_size;
 };
 

@@ -39,6 +39,34 @@ static void the_device_assignment_names_the_device(void **state) {
     assert_int_equal(o.n_partitions, 1);
 }
 
+static void each_replica_has_its_device(void **state) {
+    (void)state;
+    plugin_compile_options o;
+    int64_t devices[3] = {-1, -1, -1};
+    /* build options { replicas 3, partitions 1, assignment {3, 1, {[4, 200, 2]}} } */
+    assert_null(DECODE("\x1a\x12\x20\x03\x28\x01"
+                       "\x4a\x0c\x08\x03\x10\x01\x1a\x06\x0a\x04\x04\xc8\x01\x02",
+                       &o));
+    assert_int_equal(o.n_replicas, 3);
+    assert_int_equal(o.compile.n_replicas, 3);
+    assert_int_equal(o.device_id, 4);
+    compile_options_devices(&o, devices);
+    assert_int_equal(devices[0], 4);
+    assert_int_equal(devices[1], 200);
+    assert_int_equal(devices[2], 2);
+    /* without an assignment they are counted */
+    assert_null(DECODE("\x1a\x02\x20\x03", &o));
+    compile_options_devices(&o, devices);
+    assert_int_equal(devices[2], 2);
+    vtrn_status status = DECODE("\x1a\x0d\x20\x03\x4a\x09\x08\x01\x10\x01\x1a\x03\x0a\x01\x01", &o);
+    assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
+    assert_non_null(strstr(vtrn_status_message(status), "3 replicas on 1 assigned devices"));
+    vtrn_status_free(status);
+    status = DECODE("\x1a\x02\x20\x00", &o);
+    assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
+    vtrn_status_free(status);
+}
+
 static void many_partitions_are_unsupported_in_words(void **state) {
     (void)state;
     plugin_compile_options o;
@@ -87,6 +115,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_means_one_replica_on_device_0),
         cmocka_unit_test(the_device_assignment_names_the_device),
+        cmocka_unit_test(each_replica_has_its_device),
         cmocka_unit_test(many_partitions_are_unsupported_in_words),
         cmocka_unit_test(known_overrides_switch_and_unknown_ones_are_named),
         cmocka_unit_test(random_bytes_never_crash),

@@ -168,12 +168,23 @@ static PJRT_Program x_plus_1(void) {
                           .format_size = 4};
 }
 
-static PJRT_LoadedExecutable *compile_x_plus_1(PJRT_Client *client) {
+static PJRT_Error *compile_with(PJRT_Client *client, const char *options, size_t options_size,
+                                PJRT_LoadedExecutable **out) {
     PJRT_Program program = x_plus_1();
-    PJRT_Client_Compile_Args args = {
-        .struct_size = sizeof args, .client = client, .program = &program, .compile_options = ""};
-    succeeds(GetPjrtApi()->PJRT_Client_Compile(&args));
-    return args.executable;
+    PJRT_Client_Compile_Args args = {.struct_size = sizeof args,
+                                     .client = client,
+                                     .program = &program,
+                                     .compile_options = options,
+                                     .compile_options_size = options_size};
+    PJRT_Error *error = GetPjrtApi()->PJRT_Client_Compile(&args);
+    *out = args.executable;
+    return error;
+}
+
+static PJRT_LoadedExecutable *compile_x_plus_1(PJRT_Client *client) {
+    PJRT_LoadedExecutable *loaded;
+    succeeds(compile_with(client, "", 0, &loaded));
+    return loaded;
 }
 
 static PJRT_Buffer *make_input(PJRT_Client *client) {
@@ -253,6 +264,153 @@ static void a_device_of_another_client_is_refused(void **state) {
     succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&unload));
     destroy(client);
     destroy(other);
+}
+
+static void unload(PJRT_LoadedExecutable *loaded) {
+    PJRT_LoadedExecutable_Destroy_Args args = {.struct_size = sizeof args, .executable = loaded};
+    succeeds(GetPjrtApi()->PJRT_LoadedExecutable_Destroy(&args));
+}
+
+static PJRT_Buffer *make_input_on(PJRT_Client *client, PJRT_Device *device) {
+    PJRT_Buffer *input = make_input(client);
+    PJRT_Buffer_CopyToDevice_Args copy = {
+        .struct_size = sizeof copy, .buffer = input, .dst_device = device};
+    succeeds(GetPjrtApi()->PJRT_Buffer_CopyToDevice(&copy));
+    PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+    return copy.dst_buffer;
+}
+
+/* replicas 2, partitions 1, assignment {2, 1, {[1, 0]}} */
+static const char TWO_REPLICAS[] =
+    "\x1a\x10\x20\x02\x28\x01\x4a\x0a\x08\x02\x10\x01\x1a\x04\x0a\x02\x01\x00";
+
+static void replicas_that_exchange_nothing_run_one_at_a_time(void **state) {
+    (void)state;
+    const PJRT_Api *api = GetPjrtApi();
+    setenv("NEURON_RT_NUM_CORES", "2", 1);
+    PJRT_Client *client = create();
+    unsetenv("NEURON_RT_NUM_CORES");
+    PJRT_LoadedExecutable *loaded;
+    succeeds(compile_with(client, TWO_REPLICAS, sizeof TWO_REPLICAS - 1, &loaded));
+    PJRT_LoadedExecutable_GetExecutable_Args get = {.struct_size = sizeof get,
+                                                    .loaded_executable = loaded};
+    succeeds(api->PJRT_LoadedExecutable_GetExecutable(&get));
+    PJRT_Executable_NumReplicas_Args n = {.struct_size = sizeof n, .executable = get.executable};
+    succeeds(api->PJRT_Executable_NumReplicas(&n));
+    assert_int_equal(n.num_replicas, 2);
+    PJRT_LoadedExecutable_AddressableDeviceLogicalIds_Args ids = {.struct_size = sizeof ids,
+                                                                  .executable = loaded};
+    succeeds(api->PJRT_LoadedExecutable_AddressableDeviceLogicalIds(&ids));
+    assert_int_equal(ids.num_addressable_device_logical_ids, 2);
+    assert_int_equal(ids.addressable_device_logical_ids[1].replica, 1);
+    assert_int_equal(ids.addressable_device_logical_ids[1].partition, 0);
+    PJRT_LoadedExecutable_GetDeviceAssignment_Args assignment = {.struct_size = sizeof assignment,
+                                                                 .executable = loaded};
+    succeeds(api->PJRT_LoadedExecutable_GetDeviceAssignment(&assignment));
+    assert_int_equal(assignment.serialized_bytes_size, 10);
+    assert_memory_equal(assignment.serialized_bytes, TWO_REPLICAS + 8, 10);
+    PJRT_LoadedExecutable_AddressableDevices_Args devices = {.struct_size = sizeof devices,
+                                                             .executable = loaded};
+    succeeds(api->PJRT_LoadedExecutable_AddressableDevices(&devices));
+    assert_int_equal(devices.num_addressable_devices, 2);
+    for (size_t i = 0; i < 2; i++) {
+        PJRT_Device *device = devices.addressable_devices[i];
+        PJRT_Device_LocalHardwareId_Args core = {.struct_size = sizeof core, .device = device};
+        succeeds(api->PJRT_Device_LocalHardwareId(&core));
+        assert_int_equal(core.local_hardware_id, 1 - (int)i);
+        PJRT_Buffer *input = make_input_on(client, device), *output;
+        succeeds(execute(loaded, device, input, &output));
+        PJRT_Buffer_Device_Args where = {.struct_size = sizeof where, .buffer = output};
+        succeeds(api->PJRT_Buffer_Device(&where));
+        assert_ptr_equal(where.device, device);
+        check_and_destroy_output(output);
+        PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+        succeeds(api->PJRT_Buffer_Destroy(&drop));
+    }
+    PJRT_Executable_Destroy_Args drop = {.struct_size = sizeof drop, .executable = get.executable};
+    succeeds(api->PJRT_Executable_Destroy(&drop));
+    unload(loaded);
+    destroy(client);
+}
+
+static void more_replicas_than_devices_are_refused(void **state) {
+    (void)state;
+    PJRT_Client *client = create();
+    PJRT_LoadedExecutable *loaded;
+    refused(compile_with(client, "\x1a\x02\x20\x02", 4, &loaded), PJRT_Error_Code_INVALID_ARGUMENT,
+            "2 replicas; the client has 1 devices");
+    destroy(client);
+}
+
+/* The NeuronCores of the devices that a client shows with one variable set. */
+static int visible_cores_with(const char *name, const char *value, int cores[4]) {
+    setenv(name, value, 1);
+    PJRT_Client *client = create();
+    unsetenv(name);
+    PJRT_Client_Devices_Args devices = {.struct_size = sizeof devices, .client = client};
+    succeeds(GetPjrtApi()->PJRT_Client_Devices(&devices));
+    for (size_t i = 0; i < devices.num_devices; i++) {
+        PJRT_Device *device = devices.devices[i];
+        PJRT_Device_LocalHardwareId_Args core = {.struct_size = sizeof core, .device = device};
+        succeeds(GetPjrtApi()->PJRT_Device_LocalHardwareId(&core));
+        cores[i] = core.local_hardware_id;
+        PJRT_Client_LookupAddressableDevice_Args lookup = {
+            .struct_size = sizeof lookup, .client = client, .local_hardware_id = cores[i]};
+        succeeds(GetPjrtApi()->PJRT_Client_LookupAddressableDevice(&lookup));
+        assert_ptr_equal(lookup.addressable_device, device);
+        PJRT_Buffer *input = make_input_on(client, device), *output;
+        PJRT_LoadedExecutable *loaded = compile_x_plus_1(client);
+        succeeds(execute(loaded, device, input, &output));
+        check_and_destroy_output(output);
+        PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+        succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+        unload(loaded);
+    }
+    destroy(client);
+    return (int)devices.num_devices;
+}
+
+static void variables_choose_the_cores(void **state) {
+    (void)state;
+    int cores[4];
+    assert_int_equal(visible_cores_with("NEURON_RT_VISIBLE_CORES", "1", cores), 1);
+    assert_int_equal(cores[0], 1);
+    assert_int_equal(visible_cores_with("NEURON_RT_VISIBLE_CORES", "0-1", cores), 2);
+    assert_int_equal(visible_cores_with("NEURON_RT_VISIBLE_CORES", "1,0", cores), 2);
+    assert_int_equal(cores[0], 1);
+    assert_int_equal(visible_cores_with("NEURON_PJRT_PROCESSES_NUM_DEVICES", "2", cores), 2);
+    assert_int_equal(visible_cores_with("NEURON_PJRT_WORLD_SIZE", "1", cores), 1);
+    setenv("NEURON_RT_NUM_CORES", "2", 1); /* the list says more than a number */
+    assert_int_equal(visible_cores_with("NEURON_RT_VISIBLE_CORES", "1", cores), 1);
+    unsetenv("NEURON_RT_NUM_CORES");
+}
+
+static PJRT_Error *create_with_variable(const char *name, const char *value) {
+    setenv(name, value, 1);
+    PJRT_Client_Create_Args args = {.struct_size = sizeof args};
+    PJRT_Error *error = GetPjrtApi()->PJRT_Client_Create(&args);
+    unsetenv(name);
+    return error;
+}
+
+static void cores_that_are_not_there_are_refused(void **state) {
+    (void)state;
+    static const char *const lists[] = {"2", "0-2", "1-0", "0,0", "0-",    "-1",
+                                        "a", "0,",  "0 1", ",",   "0-1-1", "99999999999999999999"};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        refused(create_with_variable("NEURON_RT_VISIBLE_CORES", lists[i]),
+                PJRT_Error_Code_INVALID_ARGUMENT, "trn1.2xlarge has NeuronCores 0 to 1");
+    refused(create_with_variable("NEURON_PJRT_PROCESSES_NUM_DEVICES", "3"),
+            PJRT_Error_Code_INVALID_ARGUMENT, "NEURON_PJRT_PROCESSES_NUM_DEVICES asks for 3");
+}
+
+static void several_processes_are_refused(void **state) {
+    (void)state;
+    refused(create_with_variable("NEURON_PJRT_WORLD_SIZE", "2"), PJRT_Error_Code_UNIMPLEMENTED,
+            "NEURON_PJRT_WORLD_SIZE=2: vtrn has no programs over several processes");
+    refused(create_with_variable("NEURON_PJRT_PROCESSES_NUM_DEVICES", "1,1"),
+            PJRT_Error_Code_UNIMPLEMENTED, "NEURON_PJRT_PROCESSES_NUM_DEVICES=1,1");
 }
 
 typedef struct cost_asker {
@@ -410,6 +568,8 @@ int main(void) {
     setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
     unsetenv("VTRN_CHIP");
     unsetenv("VTRN_PROFILE");
+    unsetenv("NEURON_RT_NUM_CORES");
+    unsetenv("NEURON_RT_VISIBLE_CORES");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stub_names_itself),
         cmocka_unit_test(no_slot_is_empty),
@@ -419,6 +579,11 @@ int main(void) {
         cmocka_unit_test(a_program_that_is_no_artifact_is_refused),
         cmocka_unit_test(buffers_and_executables_outlive_their_client),
         cmocka_unit_test(a_device_of_another_client_is_refused),
+        cmocka_unit_test(replicas_that_exchange_nothing_run_one_at_a_time),
+        cmocka_unit_test(more_replicas_than_devices_are_refused),
+        cmocka_unit_test(variables_choose_the_cores),
+        cmocka_unit_test(cores_that_are_not_there_are_refused),
+        cmocka_unit_test(several_processes_are_refused),
         cmocka_unit_test(threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer),
         cmocka_unit_test(a_topology_is_read_back_as_it_was_written),
         cmocka_unit_test(what_is_compiled_for_a_topology_loads_in_a_client),
