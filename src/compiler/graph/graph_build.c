@@ -42,7 +42,8 @@ static vtrn_status new_value(graph_builder *b, const graph_type *type, graph_val
     if (g->n_values >= MAX_VALUES)
         return VTRN_ERROR(
             VTRN_UNSUPPORTED,
-            "more than %d values with calls inlined; replace unrolled loops by lax.scan",
+            "more than %d values with calls inlined; replace unrolled loops by lax.scan, "
+            "and with PyTorch call torch_xla.sync() more often",
             MAX_VALUES);
     VTRN_RETURN_IF_ERROR(graph_reserve_values(g, g->n_values + 1));
     g->types[g->n_values] = *type;
@@ -458,7 +459,8 @@ static vtrn_status build_block(graph_builder *b, size_t scope, const vhlo_region
         if (b->n_visited > MAX_WORK)
             return VTRN_ERROR(VTRN_UNSUPPORTED,
                               "program has more than %d operations and operands "
-                              "with its calls inlined; replace unrolled loops by lax.scan",
+                              "with its calls inlined; replace unrolled loops by lax.scan, "
+                              "and with PyTorch call torch_xla.sync() more often",
                               MAX_WORK);
         if (is_return(op)) {
             if (op->next)
