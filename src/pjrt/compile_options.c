@@ -160,7 +160,7 @@ static bool decode_switch(wire w, bool *out) {
 
 static bool is_key(wire key, const char *name) {
     size_t n = (size_t)(key.end - key.at);
-    return n == strlen(name) && memcmp(key.at, name, n) == 0;
+    return key.at && n == strlen(name) && memcmp(key.at, name, n) == 0;
 }
 
 /* Whether an override suits an option of XLA: of its kind, or as text, where only booleans are

@@ -11,6 +11,7 @@ static void executable_free(PJRT_Executable *e) {
     vtrn_executable_destroy(e->executable);
     free(e->devices);
     free(e->logical_ids);
+    free(e->assignment);
     free(e->module);
     free(e->options);
     free(e->output_types);
@@ -91,6 +92,40 @@ static vtrn_status check_device(const PJRT_Client *client, int64_t id) {
                             (long long)id, client->n_devices - 1);
 }
 
+static size_t write_varint(char *out, size_t v) {
+    size_t n = 0;
+    for (; v >= 0x80; v >>= 7)
+        out[n++] = (char)(v | 0x80);
+    out[n++] = (char)v;
+    return n;
+}
+
+/* DeviceAssignmentProto {1: replicas, 2: 1 computation, 3: {1: [device]}}. */
+static vtrn_status write_assignment(const int64_t *ids, PJRT_Executable *e) {
+    enum { MAX_VARINT = 10 };
+    size_t packed_size = 0, head_size;
+    char *packed = malloc((e->n_replicas + 1) * MAX_VARINT), head[MAX_VARINT];
+    e->assignment = malloc((e->n_replicas + 5) * MAX_VARINT);
+    if (!packed || !e->assignment) {
+        free(packed);
+        return VTRN_OUT_OF_MEMORY(e->n_replicas * MAX_VARINT);
+    }
+    for (size_t i = 0; i < e->n_replicas; i++)
+        packed_size += write_varint(packed + packed_size, (size_t)ids[i]);
+    char *at = e->assignment;
+    *at++ = 0x08;
+    at += write_varint(at, e->n_replicas);
+    memcpy(at, "\x10\x01\x1a", 3);
+    head_size = write_varint(head, packed_size);
+    at += 3 + write_varint(at + 3, 1 + head_size + packed_size);
+    *at++ = 0x0a;
+    memcpy(at, head, head_size);
+    memcpy(at + head_size, packed, packed_size);
+    e->assignment_size = (size_t)(at - e->assignment) + head_size + packed_size;
+    free(packed);
+    return NULL;
+}
+
 static vtrn_status assign_devices(PJRT_Client *client, const plugin_compile_options *o,
                                   PJRT_Executable *e) {
     /* Before anything is as long as the options say. */
@@ -104,16 +139,18 @@ static vtrn_status assign_devices(PJRT_Client *client, const plugin_compile_opti
     int64_t *ids = calloc(e->n_replicas, sizeof *ids);
     e->devices = calloc(e->n_replicas, sizeof *e->devices);
     e->logical_ids = calloc(e->n_replicas, sizeof *e->logical_ids);
-    vtrn_status status = ids && e->devices && e->logical_ids
-                             ? NULL
-                             : VTRN_OUT_OF_MEMORY(e->n_replicas * sizeof *ids);
-    if (!status)
-        compile_options_devices(o, ids);
-    for (size_t i = 0; !status && i < e->n_replicas; i++) {
-        status = check_device(client, ids[i]);
-        e->devices[i] = status ? NULL : &client->devices[ids[i]];
+    if (!ids || !e->devices || !e->logical_ids) {
+        free(ids);
+        return VTRN_OUT_OF_MEMORY(e->n_replicas * sizeof *ids);
+    }
+    compile_options_devices(o, ids);
+    vtrn_status status = NULL;
+    for (size_t i = 0; i < e->n_replicas && !(status = check_device(client, ids[i])); i++) {
+        e->devices[i] = &client->devices[ids[i]];
         e->logical_ids[i].replica = (int)i;
     }
+    if (!status)
+        status = write_assignment(ids, e);
     free(ids);
     return status;
 }
@@ -131,40 +168,6 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
         !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||
         !describe_outputs(e))
         return VTRN_OUT_OF_MEMORY(r->module_size);
-    return NULL;
-}
-
-static size_t write_varint(char *out, size_t v) {
-    size_t n = 0;
-    for (; v >= 0x80; v >>= 7)
-        out[n++] = (char)(v | 0x80);
-    out[n++] = (char)v;
-    return n;
-}
-
-/* DeviceAssignmentProto {1: replicas, 2: 1 computation, 3: {1: [device]}}. */
-static vtrn_status write_assignment(const PJRT_Executable *e, PJRT_LoadedExecutable *l) {
-    enum { MAX_VARINT = 10 };
-    size_t packed_size = 0, head_size;
-    char *packed = malloc(e->n_replicas * MAX_VARINT), head[MAX_VARINT];
-    l->assignment = malloc((e->n_replicas + 5) * MAX_VARINT);
-    if (!packed || !l->assignment) {
-        free(packed);
-        return VTRN_OUT_OF_MEMORY(e->n_replicas * MAX_VARINT);
-    }
-    for (size_t i = 0; i < e->n_replicas; i++)
-        packed_size += write_varint(packed + packed_size, (size_t)e->devices[i]->description.id);
-    char *at = l->assignment;
-    *at++ = 0x08;
-    at += write_varint(at, e->n_replicas);
-    memcpy(at, "\x10\x01\x1a", 3);
-    head_size = write_varint(head, packed_size);
-    at += 3 + write_varint(at + 3, 1 + head_size + packed_size);
-    *at++ = 0x0a;
-    memcpy(at, head, head_size);
-    memcpy(at + head_size, packed, packed_size);
-    l->assignment_size = (size_t)(at - l->assignment) + head_size + packed_size;
-    free(packed);
     return NULL;
 }
 
@@ -189,10 +192,7 @@ static PJRT_Error *compile_and_load(PJRT_Client *client, const compile_request *
     if (!l)
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *l));
     PJRT_Error *error = compile(client, r, &l->executable);
-    if (!error && (error = plugin_error(write_assignment(l->executable, l))))
-        plugin_executable_release(l->executable);
     if (error) {
-        free(l->assignment);
         free(l);
         return error;
     }
@@ -249,7 +249,6 @@ PJRT_Error *PJRT_LoadedExecutable_Destroy(PJRT_LoadedExecutable_Destroy_Args *ar
     if (!args->executable)
         return NULL;
     plugin_executable_release(args->executable->executable);
-    free(args->executable->assignment);
     free(args->executable);
     return NULL;
 }
@@ -442,10 +441,10 @@ static void keep_assignment(PJRT_DeviceAssignmentSerialized *assignment) {
 PJRT_Error *
 PJRT_LoadedExecutable_GetDeviceAssignment(PJRT_LoadedExecutable_GetDeviceAssignment_Args *args) {
     ARGS_REQUIRE(args, serialized_device_assignment_deleter);
-    PJRT_LoadedExecutable *l = args->executable;
-    args->serialized_bytes = l->assignment;
-    args->serialized_bytes_size = l->assignment_size;
-    args->serialized_device_assignment = (PJRT_DeviceAssignmentSerialized *)l->assignment;
+    PJRT_Executable *e = args->executable->executable;
+    args->serialized_bytes = e->assignment;
+    args->serialized_bytes_size = e->assignment_size;
+    args->serialized_device_assignment = (PJRT_DeviceAssignmentSerialized *)e->assignment;
     args->serialized_device_assignment_deleter = keep_assignment;
     return NULL;
 }

@@ -119,8 +119,8 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
 static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *device,
                        execute_frame *f) {
     vtrn_executable *e = args->executable->executable->executable;
-    PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, device->core_i, f->inputs, e->n_inputs, f->keep,
-                                        f->outputs, e->n_outputs));
+    PLUGIN_RETURN_IF_ERROR(
+        vtrn_execute(e, device->core_i, f->inputs, e->n_inputs, f->keep, f->outputs, e->n_outputs));
     if (e->n_outputs) {
         PJRT_Error *error =
             wrap_outputs(device, f->outputs, (size_t)e->n_outputs, args->output_lists[0]);

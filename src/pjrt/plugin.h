@@ -142,6 +142,8 @@ struct PJRT_Executable {
     PJRT_Device **devices;              /* [n_replicas], one a replica; the first is the default */
     PJRT_LogicalDeviceIds *logical_ids; /* [n_replicas] */
     size_t n_replicas;
+    char *assignment; /* DeviceAssignmentProto */
+    size_t assignment_size;
     char *module; /* artifact */
     size_t module_size;
     char *options; /* CompileOptionsProto as given */
@@ -160,8 +162,6 @@ struct PJRT_Executable {
 struct PJRT_LoadedExecutable {
     PJRT_Executable *executable;
     atomic_bool is_deleted;
-    char *assignment; /* DeviceAssignmentProto */
-    size_t assignment_size;
 };
 
 void plugin_executable_release(PJRT_Executable *executable);

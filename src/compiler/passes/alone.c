@@ -4,10 +4,6 @@
 
 #include <string.h>
 
-static bool is_collective(int kind) {
-    return kind >= GRAPH_ALL_REDUCE && kind <= GRAPH_COLLECTIVE_BROADCAST;
-}
-
 static vtrn_status become_zero(rewriter *r, graph_op *op) {
     const graph_type *t = &r->g->types[op->results[0]];
     void *zero = arena_alloc(&r->g->arena, 1, dtype_size((vtrn_dtype)t->dtype));
@@ -50,7 +46,7 @@ static vtrn_status simplify(rewriter *r, void *ctx, graph_op *op, bool *is_dropp
     (void)ctx;
     if (op->kind == GRAPH_PARTITION_ID || op->kind == GRAPH_REPLICA_ID)
         return become_zero(r, op);
-    if (!is_collective(op->kind))
+    if (!graph_kind_is_collective(op->kind))
         return NULL;
     if (op->kind == GRAPH_COLLECTIVE_PERMUTE && op->n_results == 1)
         return permute(r, op, is_dropped);
