@@ -237,9 +237,9 @@ vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compil
     if (out->n_partitions > 1)
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "%lld replicas of %lld partitions: a program runs on one NeuronCore; "
-                          "with JAX put its arguments on one device, jax.device_put(x, "
-                          "jax.devices()[0]), and use jax.jit without a mesh (no pmap, no "
-                          "sharding); with PyTorch leave xr.use_spmd() and mark_sharding out",
+                          "put its arguments on one device, jax.device_put(x, jax.devices()[0]), "
+                          "and use jax.jit without a mesh (no pmap, no sharding; with PyTorch no "
+                          "xr.use_spmd() and no mark_sharding)",
                           (long long)out->n_replicas, (long long)out->n_partitions);
     if (out->n_replicas < 1 || (out->n_assigned && out->n_assigned != out->n_replicas))
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,

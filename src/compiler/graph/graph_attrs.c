@@ -308,14 +308,6 @@ static void get_approx_top_k(attr_reader *r, graph_op *op) {
         arena_printf(&r->b->g->arena, "dim=%lld", (long long)e->ints[0]);
 }
 
-/* Eigh, as XLA's clients write it: "lower,sorted,iterations,tolerance". Ours sorts, and iterates as
- * long as it takes. */
-static void get_eigh(attr_reader *r, graph_op *op) {
-    const bool is_upper = op->attrs.custom_call.backend_config[0] == '0';
-    op->name = arena_strdup(&r->b->g->arena, "vtrn.eigh", 9);
-    op->attrs.custom_call.backend_config = is_upper ? "lower=0" : "lower=1";
-}
-
 static void get_custom_call(attr_reader *r, graph_op *op) {
     vhlo_string s;
     const vhlo_entry *target = find(r, "call_target_name", true);
@@ -330,8 +322,6 @@ static void get_custom_call(attr_reader *r, graph_op *op) {
         op->attrs.custom_call.backend_config = arena_strdup(&r->b->g->arena, s.text, s.len);
     if (op->name && !strcmp(op->name, "ApproxTopK"))
         get_approx_top_k(r, op);
-    if (op->name && op->attrs.custom_call.backend_config && !strcmp(op->name, "Eigh"))
-        get_eigh(r, op);
     if (!op->name || !op->attrs.custom_call.backend_config)
         r->status = VTRN_OUT_OF_MEMORY(s.len);
 }

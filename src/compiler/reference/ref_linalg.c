@@ -31,11 +31,19 @@ static bool eigh_fits(const matrices_call *c) {
     return first >= 0 && first <= n && matrices_size(c, 'd') <= n - first;
 }
 
+/* XLA's clients write "lower,sorted,iterations,tolerance". Ours sorts, and iterates as long as it
+ * takes. */
+static bool is_lower(const matrices_call *c) {
+    if (strcmp(c->op->name, "Eigh") != 0)
+        return matrices_attr(c->op, "lower", 1);
+    return c->op->attrs.custom_call.backend_config[0] != '0';
+}
+
 static bool run_eigh(matrices_call *c) {
     const int64_t n = matrices_size(c, 'n'), d = matrices_size(c, 'd');
     const int64_t first = matrices_attr(c->op, "first", 0);
     double *values = c->work_matrices;
-    if (!matrices_attr(c->op, "lower", 1))
+    if (!is_lower(c))
         use_upper(c, c->in[0], n);
     if (!c->la->eigh(c->in[0], n, values, c->work))
         return false;
@@ -289,6 +297,7 @@ static const matrices_routine TRIANGULAR = {.signature = "snn spq -> spq",
                                             .takes_any = true};
 
 static const matrices_routine ROUTINES[] = {
+    {"Eigh", "snn -> snd rd", eigh_fits, run_eigh, .flops = 9, .n_work_matrices = 1},
     {"Qr", "smn -> smn sk", factors_fit, run_qr, .flops = 2},
     {"ProductOfElementaryHouseholderReflectors", "smn sk -> smn", product_fits, run_product,
      .flops = 2},
