@@ -38,3 +38,15 @@ def test_pip_install_gives_a_command_that_finds_its_chips_and_itself_in_order(tm
     version = call(bin_dir / "python", "-c", "import vtrn; print(vtrn.__version__)", cwd=away)
     assert call(bin_dir / "vtrn", "--version", cwd=away) == f"vtrn {version}"
     assert "no command nonsense" in call(bin_dir / "vtrn", "nonsense", code=2, cwd=away)
+
+    # What PyTorch loads when it is imported, and torch_xla then asks for.
+    code = """
+from importlib.metadata import entry_points
+for entry in entry_points(group="torch.backends"):
+    entry.load()()
+entry_points(group="torch_dynamo_backends")["neuron"].load()
+from libneuronxla.libneuronpjrt_path import libneuronpjrt_path
+print(libneuronpjrt_path())
+"""
+    library = call(bin_dir / "python", "-c", code, cwd=away)
+    assert library.endswith("libvtrn.so\n") and os.path.exists(library.strip())

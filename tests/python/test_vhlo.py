@@ -334,6 +334,17 @@ def test_constants_of_every_type_keep_their_bytes(dtype, tmp_path):
         assert f"{kind}<0x{shown}>" in dump("graph", data, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["i2", "i4", "ui2", "ui4", "f4E2M1FN", "f6E2M3FN", "f6E3M2FN", "f8E4M3FNUZ",
+                                  "f8E5M2FNUZ", "f8E4M3B11FNUZ", "f8E8M0FNU", "f8E3M4", "complex<f64>"])  # fmt: skip
+def test_every_type_is_printed_by_its_name(name, tmp_path):
+    text = f"""func.func @main(%x: tensor<2x3x{name}>) -> tensor<6x{name}> {{
+                 %0 = stablehlo.reshape %x : (tensor<2x3x{name}>) -> tensor<6x{name}>
+                 return %0 : tensor<6x{name}> }}"""
+    with jax_mlir.make_ir_context():
+        data = stablehlo.serialize_portable_artifact_str(text, stablehlo.get_current_version())
+    assert check_graph(data, dump("graph", data, tmp_path)) == 1
+
+
 @pytest.mark.parametrize("data, message", [
     (b"module @m {}", "got MLIR text"), (b"", "got no bytes"), (b"\x7fELF\x02", "7f 45 4c 46"),
     (b"HloModule m", "got HLO text"), (b"ML\xefR\x13x\x00", "bytecode version 9 > 6"),

@@ -13,10 +13,14 @@ typedef struct printer {
 
 static void print_type(printer *p, const graph_type *t) {
     static const char *const NAMES[] = {
-        "i1",   "i8",   "i16",    "i32",      "i64",          "ui8",          "ui16",
-        "ui32", "ui64", "f8E4M3", "f8E4M3FN", "f8E5M2",       "f8E3M4",       "bf16",
-        "f16",  "tf32", "f32",    "f64",      "complex<f32>", "complex<f64>",
+        "i1",           "i8",           "i16",      "i32",        "i64",        "ui8",
+        "ui16",         "ui32",         "ui64",     "f8E4M3",     "f8E4M3FN",   "f8E5M2",
+        "f8E3M4",       "bf16",         "f16",      "tf32",       "f32",        "f64",
+        "complex<f32>", "complex<f64>", "i2",       "i4",         "ui2",        "ui4",
+        "f4E2M1FN",     "f6E2M3FN",     "f6E3M2FN", "f8E4M3FNUZ", "f8E5M2FNUZ", "f8E4M3B11FNUZ",
+        "f8E8M0FNU",
     };
+    _Static_assert(sizeof NAMES / sizeof *NAMES == VTRN_DTYPE_COUNT, "a name for each type");
     if (t->is_token) {
         fputs("!token", p->out);
         return;
