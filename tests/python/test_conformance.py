@@ -8,6 +8,7 @@ import sys
 import conftest
 import pytest
 from paths import BUILD, ROOT
+from vtrn.conformance import runner
 
 if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
@@ -167,6 +168,17 @@ def test_programs_with_expected_values_are_compared(tmp_path):
 def test_wrong_arguments_are_refused_in_words(tmp_path, args, said):
     done = conformance(tmp_path, *args)
     assert done.returncode == 2 and said in done.stderr
+
+
+@pytest.mark.part(3)
+@pytest.mark.parametrize("k", range(1, 49))
+def test_the_harnesses_that_come_with_jax_agree_with_the_cpu(k):
+    worker = runner.Worker("harness", "", f"#{k}/48", ())
+    results = list(iter(lambda: worker.message(300), None))
+    assert results[-1] == {"end": True}, worker.last_words()
+    cases = [r for r in results if "outcome" in r]
+    assert len(cases) > 100
+    assert [r for r in cases if r["outcome"] not in ("passed", "skipped")] == []
 
 
 def test_a_part_of_the_harnesses_agrees_with_the_cpu(tmp_path):
