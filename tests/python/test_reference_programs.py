@@ -111,6 +111,14 @@ def test_a_shape_that_is_a_constant_operand_is_a_shape(name):
     np.testing.assert_array_equal(got, want(x))
 
 
+def test_broadcast_adds_dimensions_in_front():
+    x = np.arange(3, dtype=np.float32)
+    got, = run("""func.func @main(%x: tensor<3xf32>) -> tensor<2x4x3xf32> {
+      %r = stablehlo.broadcast %x, sizes = [2, 4] : (tensor<3xf32>) -> tensor<2x4x3xf32>
+      return %r : tensor<2x4x3xf32> }""", x)
+    np.testing.assert_array_equal(got, np.broadcast_to(x, (2, 4, 3)))
+
+
 def test_a_shape_that_the_program_computes_is_refused_by_name():
     with pytest.raises(Refused, match="computed as the program runs; make it a constant"):
         run("""func.func @main(%x: tensor<3xf32>, %p: tensor<1xi64>) -> tensor<5xf32> {
@@ -119,6 +127,33 @@ def test_a_shape_that_the_program_computes_is_refused_by_name():
           %r = stablehlo.dynamic_pad %x, %v, %p, %p, %i : (tensor<3xf32>, tensor<f32>, tensor<1xi64>,
             tensor<1xi64>, tensor<1xi64>) -> tensor<5xf32>
           return %r : tensor<5xf32> }""", np.zeros(3, np.float32), np.ones(1, np.int64))
+
+
+@pytest.mark.parametrize("start", [(0, 0), (1, 0), (2, 1)])
+def test_a_slice_starts_where_the_program_says(start):
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    got, = run("""func.func @main(%x: tensor<4x3xf32>, %s: tensor<2xi64>) -> tensor<2x2xf32> {
+      %n = stablehlo.constant dense<2> : tensor<2xi64>
+      %l = stablehlo.add %s, %n : tensor<2xi64>
+      %t = stablehlo.constant dense<1> : tensor<2xi64>
+      %r = stablehlo.real_dynamic_slice %x, %s, %l, %t : (tensor<4x3xf32>, tensor<2xi64>,
+        tensor<2xi64>, tensor<2xi64>) -> tensor<2x2xf32>
+      return %r : tensor<2x2xf32> }""", x, np.array(start, np.int64))
+    np.testing.assert_array_equal(got, x[start[0] : start[0] + 2, start[1] : start[1] + 2])
+
+
+SCAN = """func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {
+  %0 = stablehlo.composite "chlo.scan" %x {composite_attributes = {dimension = 0 : i64, is_reverse = REVERSE},
+    decomposition = @impl, version = 1 : i32} : (tensor<4xf32>) -> tensor<4xf32>
+  return %0 : tensor<4xf32> }
+func.func private @impl(%x: tensor<4xf32>) -> tensor<4xf32> { return %x : tensor<4xf32> }"""
+
+
+def test_a_scan_in_reverse_whose_decomposition_runs_forwards_is_refused():
+    x = np.arange(4, dtype=np.float32)
+    np.testing.assert_array_equal(run(SCAN.replace("REVERSE", "false"), x)[0], x)
+    with pytest.raises(Refused, match="chlo.scan in reverse; reverse its operands"):
+        run(SCAN.replace("REVERSE", "true"), x)
 
 
 def test_the_size_of_a_dimension_is_a_constant():

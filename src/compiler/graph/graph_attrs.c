@@ -344,6 +344,20 @@ static void get_constant(attr_reader *r, graph_op *op) {
     op->attrs.constant.is_splat = c.is_splat;
 }
 
+/* Of broadcast, which adds dimensions in front: where those of the operand are. */
+static graph_ints last_dims(attr_reader *r, const graph_op *op) {
+    int rank = r->b->g->types[op->operands[0]].rank;
+    int n_added = r->b->g->types[op->results[0]].rank - rank;
+    int64_t *v = ARENA_NEW(&r->b->g->arena, int64_t, (size_t)rank);
+    if (!v) {
+        r->status = VTRN_OUT_OF_MEMORY((size_t)rank * sizeof *v);
+        return (graph_ints){0, NULL};
+    }
+    for (int i = 0; i < rank; i++)
+        v[i] = n_added + i; /* negative where the result has fewer: refused with the shapes */
+    return (graph_ints){rank, v};
+}
+
 /* The attribute that is the kind's one integer or list of integers. */
 static void get_dims(attr_reader *r, graph_op *op) {
     graph_attrs *a = &op->attrs;
@@ -355,7 +369,9 @@ static void get_dims(attr_reader *r, graph_op *op) {
         a->dims.dims = get_int_list(r, "dimension");
         break;
     case GRAPH_BROADCAST_IN_DIM:
-        a->dims.dims = get_ints(r, "broadcast_dimensions");
+        a->dims.dims = strcmp(r->v->name->info->name, "broadcast") == 0
+                           ? last_dims(r, op)
+                           : get_ints(r, "broadcast_dimensions");
         break;
     case GRAPH_TRANSPOSE:
         a->dims.dims = get_ints(r, "permutation");

@@ -18,7 +18,7 @@ static const struct {
 static const struct {
     const char *name;
     int kind;
-} ALIASES[] = {{"dot", GRAPH_DOT_GENERAL}};
+} ALIASES[] = {{"dot", GRAPH_DOT_GENERAL}, {"broadcast", GRAPH_BROADCAST_IN_DIM}};
 
 /* Custom calls that stand for an operation: XLA writes what StableHLO lacks as calls. */
 static const struct {
@@ -307,6 +307,65 @@ static vtrn_status op_name(graph_builder *b, const vhlo_op *v, int kind, const c
     return *out ? NULL : VTRN_OUT_OF_MEMORY(64);
 }
 
+/* Element i of a vector as a scalar. */
+static vtrn_status push_element(graph_builder *b, const graph_op *reader, graph_value from,
+                                int64_t i, graph_value *out) {
+    graph_type type = {.dtype = b->g->types[from].dtype, .rank = 1, .dims = {1}};
+    graph_op cut = {.kind = GRAPH_SLICE, .name = "stablehlo.slice", .place = reader->place};
+    graph_op scalar = {.kind = GRAPH_RESHAPE, .name = "stablehlo.reshape", .place = reader->place};
+    int64_t *ints;
+    GRAPH_NEW(b, ints, 3);
+    GRAPH_NEW(b, cut.operands, 2);
+    GRAPH_NEW(b, scalar.results, 1);
+    cut.results = scalar.operands = cut.operands + 1;
+    cut.n_operands = cut.n_results = scalar.n_operands = scalar.n_results = 1;
+    ints[0] = i;
+    ints[1] = i + 1;
+    ints[2] = 1;
+    cut.attrs.slice.start = (graph_ints){1, ints};
+    cut.attrs.slice.limit = (graph_ints){1, ints + 1};
+    cut.attrs.slice.stride = (graph_ints){1, ints + 2};
+    cut.operands[0] = from;
+    VTRN_RETURN_IF_ERROR(new_value(b, &type, cut.results));
+    type.rank = 0;
+    VTRN_RETURN_IF_ERROR(new_value(b, &type, out));
+    scalar.results[0] = *out;
+    VTRN_RETURN_IF_ERROR(graph_verify_op(b->g, &cut));
+    VTRN_RETURN_IF_ERROR(push_op(b, &cut));
+    return push_op(b, &scalar);
+}
+
+/* real_dynamic_slice from where the program says, element by element: the type of the result says
+ * how far. */
+static vtrn_status build_computed_slice(graph_builder *b, graph_op *op) {
+    const graph_type from = b->g->types[op->operands[0]], *starts = &b->g->types[op->operands[1]];
+    const graph_type *to = &b->g->types[op->results[0]];
+    graph_value *operands, start = op->operands[1];
+    graph_ints strides;
+    int64_t shape[2], *sizes;
+    VTRN_RETURN_IF_ERROR(graph_shape_operand(b, op->operands[3], shape, &strides));
+    bool is_each = starts->rank == 1 && starts->dims[0] == from.rank && strides.n == from.rank &&
+                   to->rank == from.rank && !from.is_token;
+    for (int64_t i = 0; i < strides.n && is_each; i++)
+        is_each = strides.v[i] == 1;
+    if (!is_each)
+        return VTRN_ERROR(VTRN_UNSUPPORTED, "a slice from where data say, in strides other than 1; "
+                                            "take all elements and cut the result");
+    GRAPH_NEW(b, operands, (size_t)from.rank + 1);
+    GRAPH_NEW(b, sizes, from.rank);
+    memcpy(sizes, to->dims, (size_t)from.rank * sizeof *sizes);
+    operands[0] = op->operands[0];
+    for (int i = 0; i < from.rank; i++)
+        VTRN_RETURN_IF_ERROR(push_element(b, op, start, i, &operands[i + 1]));
+    op->kind = GRAPH_DYNAMIC_SLICE;
+    op->name = "stablehlo.dynamic_slice";
+    op->operands = operands;
+    op->n_operands = (uint32_t)from.rank + 1;
+    op->attrs.dims.dims = (graph_ints){from.rank, sizes};
+    VTRN_RETURN_IF_ERROR(graph_verify_op(b->g, op));
+    return push_op(b, op);
+}
+
 static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, int kind) {
     graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
     const uint32_t *types = v->result_types;
@@ -330,6 +389,8 @@ static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, 
     else
         for (uint32_t i = 0; i < op.n_results; i++)
             b->map[scope + v->first_result + i] = op.results[i];
+    if (kind == GRAPH_SLICE && op.n_operands == 4 && !graph_knows_shape_operand(b, op.operands[1]))
+        return build_computed_slice(b, &op);
     VTRN_RETURN_IF_ERROR(graph_decode_attrs(b, v, &op));
     graph_drop_shape_operands(v, &op);
     graph_recognise_regions(&op);
@@ -337,10 +398,24 @@ static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, 
     return push_op(b, &op);
 }
 
+/* The decomposition that jaxlib 0.10 writes for a scan in reverse runs forwards. */
+static vtrn_status refuse_reverse_scan(graph_builder *b, const vhlo_op *v) {
+    const vhlo_entry *e, *is_reverse;
+    VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "composite_attributes", &e));
+    VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, e, "is_reverse", &is_reverse));
+    if (is_reverse &&
+        !(vhlo_entry_is(is_reverse, VHLO_DIALECT_VHLO, VHLO_ATTR_BOOL) && is_reverse->ints[0] == 0))
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "chlo.scan in reverse; reverse its operands and its results instead");
+    return NULL;
+}
+
 static vtrn_status build_composite(graph_builder *b, size_t scope, const vhlo_op *v) {
     const vhlo_entry *e;
     vhlo_string name;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, v, "name", &e));
+    if (vhlo_entry_string(e, &name) && vhlo_string_equal(name, "chlo.scan"))
+        VTRN_RETURN_IF_ERROR(refuse_reverse_scan(b, v));
     if (vhlo_entry_string(e, &name))
         for (size_t i = 0; i < sizeof KNOWN_COMPOSITES / sizeof *KNOWN_COMPOSITES; i++)
             if (vhlo_string_equal(name, KNOWN_COMPOSITES[i].name) && v->n_results == 1 &&

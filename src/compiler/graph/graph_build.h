@@ -64,6 +64,7 @@ int graph_dynamic_kind(const char *name);
 void graph_drop_shape_operands(const vhlo_op *v, graph_op *op);
 /* Whether an operand of v takes the place of the attribute, and which. */
 bool graph_find_shape_operand(const vhlo_op *v, const char *attr, uint32_t *out);
+bool graph_knows_shape_operand(const graph_builder *b, graph_value value);
 /* The integers of such an operand and its dims[2]; UNSUPPORTED where they are not constant. */
 vtrn_status graph_shape_operand(graph_builder *b, graph_value value, int64_t *out_shape,
                                 graph_ints *out);

@@ -106,6 +106,13 @@ static bool find_elements(const graph_builder *b, graph_value value, int depth, 
     return true;
 }
 
+bool graph_knows_shape_operand(const graph_builder *b, graph_value value) {
+    const graph_type *t = &b->g->types[value];
+    int64_t v[GRAPH_MAX_RANK * 2];
+    return !t->is_token && graph_type_count(t) <= GRAPH_MAX_RANK * 2 &&
+           find_elements(b, value, 0, v);
+}
+
 vtrn_status graph_shape_operand(graph_builder *b, graph_value value, int64_t *out_shape,
                                 graph_ints *out) {
     const graph_type *t = &b->g->types[value];
