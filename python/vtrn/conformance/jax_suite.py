@@ -11,6 +11,8 @@ import unittest
 
 NEEDS_PATH = True
 PART_BYTES = 60_000  # of a test file: more of them make another part
+# They test how JAX finds platforms, and leave its registry without ours.
+LEAVE_OTHER_PLATFORMS = ("xla_bridge_test.py",)
 
 
 def units(path):
@@ -129,4 +131,5 @@ def run(path, unit, report):
         k, n = (int(x) for x in part.split("/"))
         tests = tests[k - 1::n]
     unittest.TestSuite(t for t in tests if name_of(t) not in report.done).run(Streamed(report))
-    check_platform(report)
+    if file not in LEAVE_OTHER_PLATFORMS:
+        check_platform(report)
