@@ -2,12 +2,12 @@
  * Source: docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
 
-enum { AP0 = 1, AP1 = 2, AP2 = 4 };
+enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
 
 /* tensor_tensor_scan */
 
 static void scan_begin(lanes *l) {
-    *(float *)l->extra = l->instr->imm[0].f;
+    *(float *)l->extra = l->s[3];
 }
 
 static void scan_chunk(lanes *l, size_t n) {
@@ -45,7 +45,8 @@ vtrn_status engine_op_TENSOR_TENSOR_SCAN(engine_core *core, const vtrn_instr *in
         return VTRN_ERROR(VTRN_UNDEFINED, "tensor_tensor_scan: %s, %s; only arithmetic is legal",
                           isa_alu_name(instr->op0), isa_alu_name(instr->op1));
     float state;
-    lanes_spec spec = {.streams = AP0 | AP1 | AP2, .row_begin = scan_begin};
+    lanes_spec spec = {
+        .streams = AP0 | AP1 | AP2, .scalars = AP3, .first_imm = 3, .row_begin = scan_begin};
     return lanes_run(core, instr, slot_base, thread_i, &spec, scan_chunk, &state);
 }
 

@@ -352,6 +352,8 @@ static vtrn_status check_scan(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "AC"));
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
+    VTRN_RETURN_IF_ERROR(scalar_dtype(v, 3));
     return not_both_psum(v, 1, 2);
 }
 

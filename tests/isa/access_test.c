@@ -53,7 +53,7 @@ static const expected table[] = {
     {TOUCHES(COPY_PREDICATED, 0, "rw r r -", 0, 0)},
     {TOUCHES(MEMSET, 0, "w - - -", 0, 0)},
     {TOUCHES(RECIPROCAL, 0, "w r - -", 0, 0)},
-    {TOUCHES(TENSOR_TENSOR_SCAN, 0, "w r r -", 0, 0)},
+    {TOUCHES(TENSOR_TENSOR_SCAN, 0, "w r r r", 0, 0)},
     {TOUCHES(TRANSPOSE32, 0, "w rx - -", 0, 0)},
     {TOUCHES(STREAM_SHUFFLE, 0, "w rx - -", 0, 0)},
     {TOUCHES(STREAM_SHUFFLE, 0, "rwk rx - -", 0, 0), .keeps_partition = true},

@@ -312,12 +312,14 @@ def tensor_tensor_scan(t):
     if t.pick("multiplies and adds", (True, False, False)):
         op0, op1 = "multiply", "add"
     r0, r1 = t.flag("reverse0"), t.flag("reverse1")
-    last, want = np.full(n, 0.75, np.float32), np.empty((n, size), np.float32)
+    initial = t.operand("fp32", n, 1) if t.flag("initial tile") else None
+    last = f32(t.fill(initial))[:, 0] if initial is not None else np.full(n, 0.75, np.float32)
+    want = np.empty((n, size), np.float32)
     for i in range(size):
         r = f32(FP32_OPS[op0](last, a[:, i]) if r0 else FP32_OPS[op0](a[:, i], last))
         last = f32(FP32_OPS[op1](b[:, i], r) if r1 else FP32_OPS[op1](r, b[:, i]))
         want[:, i] = last
-    t.run(d, x, y, op0=op0, op1=op1, imm=(0.75, 0.0), flags=r0 * h.REVERSE0 + r1 * h.REVERSE1)
+    t.run(d, x, y, initial, op0=op0, op1=op1, imm=(0.75, 0.0), flags=r0 * h.REVERSE0 + r1 * h.REVERSE1)
     same(t.m.read(d), to_dtype(want, kinds[0]))
 
 
