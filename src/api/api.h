@@ -58,6 +58,8 @@ vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32
 /* A filled-in executable becomes the device's, with one reference for the caller. */
 void api_executable_publish(vtrn_device *device, vtrn_executable *e);
 void api_executable_free(vtrn_executable *e); /* one that was not published */
+/* api_program.c: an executable of the program, which is taken over, also on error. */
+vtrn_status api_program_adopt(vtrn_device *device, vtrn_program *program, vtrn_executable **out);
 /* vtrn_compile() with options; VTRN_REFERENCE_ONLY, VTRN_STRICT and VTRN_VERIFY switch on what they
  * leave off. */
 vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,

@@ -39,14 +39,9 @@ static vtrn_status describe(const vtrn_program *p, vtrn_executable *e) {
     return NULL;
 }
 
-static vtrn_status load(vtrn_device *device, const void *bytes, size_t size, vtrn_executable *e) {
-    const vtrn_chip *chip = &device->rt->chip;
-    vtrn_program *p;
-    if (program_is_container(bytes, size))
-        VTRN_RETURN_IF_ERROR(program_load(bytes, size, NULL, &p));
-    else
-        VTRN_RETURN_IF_ERROR(program_assemble(bytes, size, "program", &p));
-    vtrn_status status = program_validate(p, chip);
+/* Takes the program over. */
+static vtrn_status adopt(vtrn_device *device, vtrn_program *p, vtrn_executable *e) {
+    vtrn_status status = program_validate(p, &device->rt->chip);
     if (!status)
         status = compile_check_customs(p);
     if (!status)
@@ -66,10 +61,22 @@ vtrn_status vtrn_program_load(vtrn_device *device, const void *bytes, size_t siz
                               vtrn_executable **out) {
     *out = NULL;
     VTRN_RETURN_IF_ERROR(runtime_device_check_process(device->rt));
+    vtrn_program *p;
+    if (program_is_container(bytes, size))
+        VTRN_RETURN_IF_ERROR(program_load(bytes, size, NULL, &p));
+    else
+        VTRN_RETURN_IF_ERROR(program_assemble(bytes, size, "program", &p));
+    return api_program_adopt(device, p, out);
+}
+
+vtrn_status api_program_adopt(vtrn_device *device, vtrn_program *program, vtrn_executable **out) {
+    *out = NULL;
     vtrn_executable *e = calloc(1, sizeof *e);
-    if (!e)
+    if (!e) {
+        program_destroy(program);
         return VTRN_OUT_OF_MEMORY(sizeof *e);
-    vtrn_status status = load(device, bytes, size, e);
+    }
+    vtrn_status status = adopt(device, program, e);
     if (status) {
         api_executable_free(e);
         return status;

@@ -378,6 +378,13 @@ static vtrn_status blame(const validation *v, vtrn_status status) {
                                 v->remedy ? v->remedy : "");
 }
 
+vtrn_status program_validate_lone(const vtrn_program *program, const vtrn_chip *chip,
+                                  const vtrn_instr *instr) {
+    validation v = {.program = program, .chip = chip, .instr = instr};
+    vtrn_status status = validate_instr(&v);
+    return status && v.remedy ? vtrn_status_annotate(status, " (%s)", v.remedy) : status;
+}
+
 vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
                                    uint32_t instr_i) {
     if (instr_i >= program->n_instrs)

@@ -27,4 +27,9 @@ vtrn_status program_validate_structure(const vtrn_program *program);
 vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
                                    uint32_t instr_i);
 
+/* The same for an instruction that is not in the program yet: the message says the remedy, and its
+ * place is the caller's to add. */
+vtrn_status program_validate_lone(const vtrn_program *program, const vtrn_chip *chip,
+                                  const vtrn_instr *instr);
+
 #endif

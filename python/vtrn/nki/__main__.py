@@ -1,0 +1,22 @@
+"""python -m vtrn.nki FILE [ARGUMENT ...]: runs a script whose NKI kernels execute on the virtual chip."""
+
+import pathlib
+import runpy
+import sys
+
+import vtrn.nki
+
+
+def main():
+    if len(sys.argv) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    vtrn.nki.install(force=True)
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(pathlib.Path(sys.argv[0]).resolve().parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

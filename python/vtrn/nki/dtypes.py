@@ -1,0 +1,86 @@
+"""Data types: NKI's names for the chip's and NumPy's."""
+
+import ml_dtypes
+import numpy as np
+
+from vtrn.nki._load import DTYPE
+
+# NKI's name, the chip's, NumPy's
+_ROWS = (
+    ("bool_", "pred", np.bool_),
+    ("int8", "int8", np.int8),
+    ("int16", "int16", np.int16),
+    ("int32", "int32", np.int32),
+    ("uint8", "uint8", np.uint8),
+    ("uint16", "uint16", np.uint16),
+    ("uint32", "uint32", np.uint32),
+    ("float16", "fp16", np.float16),
+    ("float32", "fp32", np.float32),
+    ("bfloat16", "bf16", ml_dtypes.bfloat16),
+    ("tfloat32", "tf32", np.float32),
+    ("float8_e4m3", "fp8e4m3", ml_dtypes.float8_e4m3),
+    ("float8_e4m3fn", "fp8e4m3fn", ml_dtypes.float8_e4m3fn),
+    ("float8_e5m2", "fp8e5m2", ml_dtypes.float8_e5m2),
+    ("float8_e8m0fnu", "fp8e8m0fnu", ml_dtypes.float8_e8m0fnu),
+)
+
+
+class DType(str):
+    """A data type: its name, which NumPy takes too, and which equals NumPy's type of that name."""
+
+    __slots__ = ()
+
+    def __eq__(self, other):
+        if isinstance(other, str):
+            return str.__eq__(self, other)
+        try:
+            return str.__eq__(self, np.dtype(other).name)
+        except TypeError:
+            return False
+
+    def __ne__(self, other):
+        return not self == other
+
+    __hash__ = str.__hash__
+
+    @property
+    def itemsize(self):
+        return np.dtype(numpy_of(code_of(self))).itemsize
+
+
+by_code = [None] * len(DTYPE)  # DType by the chip's number
+_numpy = [None] * len(DTYPE)
+_codes = {}  # whatever names a type -> the chip's number
+for _name, _chip, _type in _ROWS:
+    _dtype = DType("bool" if _name == "bool_" else _name)
+    globals()[_name] = _dtype
+    by_code[DTYPE[_chip]] = _dtype
+    _numpy[DTYPE[_chip]] = np.dtype(_type)
+    _codes[_name] = _codes[_dtype] = DTYPE[_chip]
+    if _name != "tfloat32":
+        _codes[_type] = _codes[np.dtype(_type)] = DTYPE[_chip]
+
+IS_FLOAT = [d is not None and "float" in d for d in by_code]
+IS_32_BIT_INTEGER = [d in ("int32", "uint32") for d in by_code]
+IS_SIGNED = [d is not None and str(d).startswith("int") for d in by_code]
+
+
+def code_of(dtype):
+    """The chip's number of a type, whatever names it."""
+    try:
+        return _codes[dtype]
+    except (KeyError, TypeError):
+        pass
+    try:
+        code = _codes[np.dtype(dtype)]
+    except (KeyError, TypeError):
+        raise ValueError(f"Unsupported dtype: {dtype!r}; NKI has {', '.join(d for d in by_code if d)}") from None
+    try:
+        _codes[dtype] = code
+    except TypeError:
+        pass
+    return code
+
+
+def numpy_of(code):
+    return _numpy[code]

@@ -1,0 +1,12 @@
+"""Errors of kernels."""
+
+CATEGORIES = ("", "bad argument", "undefined", "uninitialised", "capacity", "hazard", "deadlock", "unsupported",
+              "unimplemented", "unspecified", "resource", "internal", "callback", "interrupted")
+
+
+class NkiValidationError(Exception):
+    """A kernel breaks a rule of the chip. The message names instruction, rule, values, remedy, file and line."""
+
+    def __init__(self, message, category=2):
+        super().__init__(message)
+        self.category = CATEGORIES[category]

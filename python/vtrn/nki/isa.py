@@ -1,0 +1,445 @@
+"""nki.isa: the instructions. Arguments are checked for kind and named; the rules are the chip's (src/isa)."""
+
+import enum
+
+from vtrn.nki import dtypes, tensor
+from vtrn.nki._load import ALU, GPSIMD, OPCODE, SCALAR, SYNC, TENSOR, VECTOR, core
+from vtrn.nki.errors import NkiValidationError  # noqa: F401 (a name of the module)
+from vtrn.nki.tensor import VirtualRegister, ndarray
+
+_issue, _dma, _matmul, _memset, _shuffle = core.issue, core.dma, core.matmul, core.memset, core.shuffle
+
+
+class engine(enum.Enum):
+    unknown = 0
+    tensor = 1
+    scalar = 2
+    gpsimd = 3
+    dma = 4
+    vector = 5
+    sync = 6
+
+
+unknown_engine, tensor_engine, scalar_engine = engine.unknown, engine.tensor, engine.scalar
+gpsimd_engine, vector_engine, dma_engine_ = engine.gpsimd, engine.vector, engine.dma
+_ENGINES = {engine.tensor: TENSOR, engine.scalar: SCALAR, engine.gpsimd: GPSIMD, engine.vector: VECTOR,
+            engine.sync: SYNC}
+
+
+class reduce_cmd(enum.Enum):
+    idle = 0
+    reset = 1
+    reduce = 2
+    reset_reduce = 3
+    load_reduce = 4
+
+
+class dge_mode(enum.Enum):
+    unknown = 0
+    swdge = 1
+    hwdge = 2
+    none = 3
+
+
+class oob_mode(enum.Enum):
+    error = 0
+    skip = 1
+
+
+class matmul_perf_mode(enum.Enum):
+    none = "none"
+    double_row = "double_row"
+
+
+class nc_version(enum.IntEnum):
+    gen2 = 2
+    gen3 = 3
+    gen4 = 4
+
+
+class dma_engine(enum.Enum):
+    dma = 1
+    gpsimd_dma = 2
+
+
+class NkiInstruction:
+    """What an instruction returns. The virtual chip keeps every dependence of data by itself."""
+
+    def depends_on(self, *producers):
+        return self
+
+
+_DONE = NkiInstruction()
+_REVERSE0, _REVERSE1, _NEGATE, _ACCUMULATE, _OOB_SKIP = 2, 4, 8, 1, 32
+_FIRST_BITWISE = ALU["bitwise_and"]
+
+# Filled by nki.language, whose functions name operations too.
+ALU_OF, ACT_OF = {}, {}
+
+
+def _alu(op):
+    if op is None:
+        return 0
+    try:
+        return ALU_OF[op]
+    except (KeyError, TypeError):
+        raise ValueError(f"{getattr(op, '__name__', op)!r} is no operation of the Vector engine's ALU") from None
+
+
+def _act(op):
+    try:
+        return ACT_OF[op]
+    except (KeyError, TypeError):
+        raise ValueError(f"{getattr(op, '__name__', op)!r} is no function of the Scalar engine") from None
+
+
+def _engine(given, default):
+    if given is engine.unknown or given is None:
+        return default
+    try:
+        return _ENGINES[given]
+    except (KeyError, TypeError):
+        raise ValueError(f"engine {given!r}: this instruction runs on no such engine") from None
+
+
+def _scalar(operand, alu, data_code, on):
+    """A per-partition operand: a tile, a float, or raw bits where the operation works on bits."""
+    if operand is None or isinstance(operand, core.Tensor):
+        return operand
+    if isinstance(operand, VirtualRegister):
+        operand = operand.value
+    if alu >= _FIRST_BITWISE or (on == GPSIMD and dtypes.IS_32_BIT_INTEGER[data_code]):
+        return int(operand)
+    return float(operand)
+
+
+def get_nc_version():
+    return nc_version(tensor.session().chip()["gen"])
+
+
+def get_nc_sub_version():
+    return 0
+
+
+# -- movement
+
+def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode.unknown, engine=engine.unknown,
+             name=None, dst_rmw_op=None, unique_indices=True):
+    flags = 0
+    if dst_rmw_op is not None:
+        if _alu(dst_rmw_op) != ALU["add"]:
+            raise ValueError("dma_copy: dst_rmw_op is nl.add or None")
+        flags = _ACCUMULATE
+    if src._indirect is not None:
+        _gather(dst, src, oob_mode)
+    elif dst._indirect is not None:
+        _scatter(dst, src, oob_mode, flags)
+    else:
+        _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+    return _DONE
+
+
+def _gather(dst, src, mode):
+    index, n_rows = src._indirect
+    flags = _OOB_SKIP if mode is oob_mode.skip else 0
+    _issue(OPCODE["dma_gather"], GPSIMD, flags, 0, 0, 0, dst, src, index, None, 0, n_rows, 0)
+
+
+def _scatter(dst, src, mode, flags):
+    index, n_rows = dst._indirect
+    flags |= _OOB_SKIP if mode is oob_mode.skip else 0
+    _issue(OPCODE["dma_scatter"], GPSIMD, flags, 0, 0, 0, dst, src, index, None, 0, n_rows, 0)
+
+
+_DMA_TRANSPOSE = OPCODE["dma_transpose"]
+
+
+def dma_transpose(dst, src, axes=None, priority=None, dge_mode=dge_mode.unknown, oob_mode=oob_mode.error, name=None):
+    if axes is not None and tuple(axes) != (1, 0):
+        raise NotImplementedError(f"dma_transpose: axes={axes}; (1, 0) is there so far")
+    _issue(_DMA_TRANSPOSE, SYNC, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+    return _DONE
+
+
+_TENSOR_COPY = OPCODE["tensor_copy"]
+
+
+def tensor_copy(dst, src, engine=engine.unknown, name=None, dtype=None):
+    _issue(_TENSOR_COPY, _engine(engine, VECTOR), 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+    return _DONE
+
+
+_COPY_PREDICATED = OPCODE["tensor_copy_predicated"]
+
+
+def tensor_copy_predicated(dst, src, predicate, reverse_pred=False, name=None):
+    if not isinstance(src, core.Tensor):
+        filled = ndarray(dst.shape, dst.dtype)
+        memset(filled, src)
+        src = filled
+    _issue(_COPY_PREDICATED, VECTOR, _REVERSE0 if reverse_pred else 0, 0, 0, 0, dst, src, predicate, None, 0, 0, 0)
+    return _DONE
+
+
+def memset(dst, value, engine=engine.unknown, name=None):
+    number = int(value) if dtypes.IS_32_BIT_INTEGER[dst._dtype] else float(value)
+    _memset(dst, _engine(engine, VECTOR), number)
+    return _DONE
+
+
+def nc_stream_shuffle(dst, src, shuffle_mask, name=None):
+    _shuffle(dst, src, bytes(shuffle_mask))
+    return _DONE
+
+
+# -- Tensor engine
+
+_ACCUMULATES = {None: -1, False: 0, True: 1}
+
+
+def nc_matmul(dst, stationary, moving, is_stationary_onezero=False, is_moving_onezero=False, is_transpose=False,
+              accumulate=None, tile_position=(), tile_size=(), perf_mode=matmul_perf_mode.none, name=None):
+    if perf_mode is not matmul_perf_mode.none:
+        raise NotImplementedError("nc_matmul: perf_mode double_row is not there yet")
+    if is_transpose:
+        return nc_transpose(dst, stationary)
+    _matmul(dst, stationary, moving, _ACCUMULATES[accumulate])
+    return _DONE
+
+
+_PE_TRANSPOSE, _TRANSPOSE32 = OPCODE["pe_transpose"], OPCODE["transpose32"]
+
+
+def nc_transpose(dst, data, engine=engine.unknown, name=None):
+    on = _engine(engine, TENSOR if dst._is_psum else VECTOR)
+    opcode = _PE_TRANSPOSE if on == TENSOR else _TRANSPOSE32
+    _issue(opcode, on, 0, 0, 0, 0, dst, data, None, None, 0, 0, 0)
+    return _DONE
+
+
+# -- Vector engine
+
+_TENSOR_TENSOR = OPCODE["tensor_tensor"]
+_POWER = ALU["power"]
+
+
+def tensor_tensor(dst, data1, data2, op, engine=engine.unknown, name=None, dtype=None):
+    alu = _alu(op)
+    on = VECTOR
+    if engine is not _UNKNOWN:
+        on = _engine(engine, VECTOR)
+    elif alu == _POWER or (dtypes.IS_32_BIT_INTEGER[data1._dtype] and dtypes.IS_32_BIT_INTEGER[data2._dtype]
+                           and alu < _FIRST_BITWISE and not (dst._is_psum or data1._is_psum or data2._is_psum)):
+        on = GPSIMD  # exact, where Vector computes in fp32
+    _issue(_TENSOR_TENSOR, on, 0, alu, 0, 0, dst, data1, data2, None, 0, 0, 0)
+    return _DONE
+
+
+_UNKNOWN = engine.unknown
+_TENSOR_SCALAR = OPCODE["tensor_scalar"]
+
+
+def tensor_scalar(dst, data, op0, operand0, reverse0=False, op1=None, operand1=None, reverse1=False,
+                  engine=engine.unknown, name=None, dtype=None):
+    alu0, alu1 = _alu(op0), _alu(op1)
+    on = _engine(engine, GPSIMD if _POWER in (alu0, alu1) else VECTOR)
+    code = data._dtype
+    _issue(_TENSOR_SCALAR, on, (_REVERSE0 if reverse0 else 0) | (_REVERSE1 if reverse1 else 0), alu0, alu1, 0, dst,
+           data, _scalar(operand0, alu0, code, on), _scalar(operand1, alu1, code, on), 0, 0, 0)
+    return _DONE
+
+
+_SCALAR_TENSOR_TENSOR = OPCODE["scalar_tensor_tensor"]
+
+
+def scalar_tensor_tensor(dst, data, op0, operand0, op1, operand1, reverse0=False, reverse1=False, name=None,
+                         dtype=None):
+    alu0 = _alu(op0)
+    _issue(_SCALAR_TENSOR_TENSOR, VECTOR, (_REVERSE0 if reverse0 else 0) | (_REVERSE1 if reverse1 else 0), alu0,
+           _alu(op1), 0, dst, data, _scalar(operand0, alu0, data._dtype, VECTOR), operand1, 0, 0, 0)
+    return _DONE
+
+
+_TENSOR_REDUCE = OPCODE["tensor_reduce"]
+
+
+def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    n = data.ndim
+    axes = tuple(sorted(a + n if a < 0 else a for a in axes))
+    if axes != tuple(range(n - len(axes), n)) or axes[0] == 0:
+        raise ValueError(f"tensor_reduce: axis={axis} of {n} dimensions; it reduces the last free dimensions")
+    _issue(_TENSOR_REDUCE, VECTOR, _NEGATE if negate else 0, _alu(op), 0, 0, dst, data, None, None, 0, 0, len(axes))
+    return _DONE
+
+
+_PARTITION_REDUCE = OPCODE["tensor_partition_reduce"]
+
+
+def tensor_partition_reduce(dst, op, data, name=None):
+    _issue(_PARTITION_REDUCE, GPSIMD, 0, _alu(op), 0, 0, dst, data, None, None, 0, 0, 0)
+    return _DONE
+
+
+_RECIPROCAL = OPCODE["reciprocal"]
+
+
+def reciprocal(dst, data, name=None):
+    _issue(_RECIPROCAL, VECTOR, 0, 0, 0, 0, dst, data, None, None, 0, 0, 0)
+    return _DONE
+
+
+_SCAN = OPCODE["tensor_tensor_scan"]
+
+
+def tensor_tensor_scan(dst, data0, data1, initial, op0, op1, reverse0=False, reverse1=False, name=None):
+    flags = (_REVERSE0 if reverse0 else 0) | (_REVERSE1 if reverse1 else 0)
+    first = initial if isinstance(initial, core.Tensor) else None
+    core.issue_with(0.0 if first is not None else float(initial), _SCAN, VECTOR, flags, _alu(op0), _alu(op1), 0, dst,
+                    data0, data1, first, 0, 0, 0)
+    return _DONE
+
+
+def _two(opcode, on=VECTOR):
+    def call(dst, data, name=None):
+        _issue(opcode, on, 0, 0, 0, 0, dst, data, None, None, 0, 0, 0)
+        return _DONE
+
+    return call
+
+
+bn_stats, bn_aggr = _two(OPCODE["bn_stats"]), _two(OPCODE["bn_aggr"])
+_MAX8 = OPCODE["max8"]
+
+
+def max8(dst, src, name=None):
+    _issue(_MAX8, VECTOR, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+    return _DONE
+
+
+def nc_find_index8(dst, data, vals, name=None):
+    _issue(OPCODE["find_index8"], VECTOR, 0, 0, 0, 0, dst, data, vals, None, 0, 0, 0)
+    return _DONE
+
+
+def nc_match_replace8(dst, data, vals, imm, dst_idx=None, name=None):
+    if dst_idx is not None:
+        raise NotImplementedError("nc_match_replace8: dst_idx is not there yet; nc_find_index8 gives the indices")
+    core.issue_with(float(imm), OPCODE["match_replace8"], VECTOR, 0, 0, 0, 0, dst, data, vals, None, 0, 0, 0)
+    return _DONE
+
+
+# -- Scalar engine
+
+_ACTIVATE, _READ_SUMS = OPCODE["activate"], OPCODE["act_read_accumulator"]
+
+
+def activation(dst, op, data, bias=None, scale=1.0, reduce_op=None, reduce_res=None, reduce_cmd=reduce_cmd.idle,
+               name=None, dtype=None):
+    if bias is None:
+        bias = -0.0  # the one bias that keeps the sign of a zero
+    elif not isinstance(bias, core.Tensor):
+        bias = float(bias)
+        if bias != 0 and _generation() < 3:
+            filled = ndarray((data.shape[0], 1), dtypes.float32)  # on v2 a bias is a tile
+            memset(filled, bias)
+            bias = filled
+    if not isinstance(scale, core.Tensor):
+        scale = float(scale)
+    flags = 0
+    if reduce_cmd is not _IDLE:
+        flags = _begin_sums(data, reduce_op, reduce_cmd)
+    _issue(_ACTIVATE, SCALAR, flags, 0, 0, _act(op), dst, data, scale, bias, 0, 0, 0)
+    if reduce_res is not None:
+        _read_sums(reduce_res)
+    return _DONE
+
+
+_IDLE, _RESET, _RESET_REDUCE = reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reset_reduce
+
+
+def _generation():
+    return tensor.session().chip()["gen"]
+
+
+def _read_sums(dst):
+    _issue(_READ_SUMS, SCALAR, 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
+    tensor.launch.scalar_sums = "read"
+
+
+def _begin_sums(data, op, cmd):
+    """Brings the registers that sum up into the state that cmd asks for; the flag to sum with."""
+    sums = tensor.launch
+    if cmd is _RESET or cmd is _RESET_REDUCE:
+        if sums.scalar_sums == "dirty":
+            _read_sums(ndarray((data.shape[0], 1), dtypes.float32))
+        sums.scalar_sums = "zero"
+        if cmd is _RESET:
+            return 0
+    elif sums.scalar_sums == "read":
+        raise NotImplementedError("activation: reduce_cmd.reduce after the sums were read; reset them, or read them "
+                                  "once at the end")
+    if op is None or _alu(op) != ALU["add"]:
+        raise ValueError("activation: reduce_op is nl.add")
+    sums.scalar_sums = "dirty"
+    return _ACCUMULATE
+
+
+def activation_reduce(dst, op, data, reduce_op, reduce_res, bias=None, scale=1.0, name=None):
+    return activation(dst, op, data, bias, scale, reduce_op, reduce_res, _RESET_REDUCE)
+
+
+# -- GpSimd engine
+
+_IOTA, _AFFINE_SELECT = OPCODE["iota"], OPCODE["affine_select"]
+
+
+def _pattern(pattern):
+    return tuple((int(step), int(n)) for step, n in pattern)
+
+
+def iota(dst, pattern, offset=0, channel_multiplier=0, name=None):
+    _issue(_IOTA, GPSIMD, 0, 0, 0, 0, dst, None, None, _pattern(pattern), int(offset), channel_multiplier, 0)
+    return _DONE
+
+
+def affine_select(dst, pattern, channel_multiplier, on_true_tile, on_false_value, cmp_op=None, offset=0, name=None):
+    alu = ALU["is_equal"] if cmp_op is None else _alu(cmp_op)
+    core.issue_with(float(on_false_value), _AFFINE_SELECT, GPSIMD, 0, alu, 0, 0, dst, on_true_tile, None,
+                    _pattern(pattern), int(offset), int(channel_multiplier), 0)
+    return _DONE
+
+
+# -- registers
+
+def register_alloc(x=None):
+    return VirtualRegister(x or 0)
+
+
+def register_move(dst, src=None, imm=None):
+    dst.value = int(src if src is not None else imm)
+
+
+def register_load(dst, src):
+    dst.value = int(src.numpy().reshape(()))
+
+
+def register_store(dst, src):
+    memset(dst, int(src))
+
+
+_ABSENT = ("nc_matmul_mx", "tensor_scalar_cumulative", "activate2", "local_gather", "nc_n_gather", "rng", "dropout",
+           "set_rng_seed", "rand_set_state", "rand_get_state", "rand2", "exponential", "sequence_bounds",
+           "tensor_scalar_reduce", "core_barrier", "dma_compute", "quantize_mx", "range_select", "select_reduce",
+           "sendrecv", "nonzero_with_count", "topk")
+
+
+def __getattr__(name):
+    if name in _ABSENT:
+        raise NotImplementedError(f"nki.isa.{name} is not there yet; docs/nki.md lists what is")
+    raise AttributeError(f"module 'nki.isa' has no attribute {name!r}")
+
+
+class constants:
+    dge_mode, oob_mode, matmul_perf_mode = dge_mode, oob_mode, matmul_perf_mode
+    reduce_cmd, engine, dma_engine = reduce_cmd, engine, dma_engine

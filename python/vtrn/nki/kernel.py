@@ -1,0 +1,248 @@
+"""Kernels: nki.jit, nki.simulate, vtrn.nki.profile."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import os
+import pathlib
+import warnings
+
+import numpy as np
+
+from vtrn.nki import dtypes, tensor
+from vtrn.nki._load import HBM, core
+from vtrn.nki.errors import NkiValidationError
+from vtrn.nki.tensor import ARGUMENT, ndarray
+
+core.setup(os.path.dirname(__file__) + os.sep, NkiValidationError, dtypes.by_code, tensor.subscript)
+
+_TARGETS = {"trn1": "trn1", "inf2": "inf2", "gen2": "trn1", "trn2": "trn2", "gen3": "trn2", "trn3": "trn3",
+            "gen4": "trn3"}
+DEFAULT_CHIP = "trn2"
+
+
+def chip_name():
+    """The chip that kernels run on: NEURON_PLATFORM_TARGET_OVERRIDE, else VTRN_CHIP, else trn2."""
+    target = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION")
+    if target:
+        try:
+            return _TARGETS[target]
+        except KeyError:
+            raise ValueError(f"NEURON_PLATFORM_TARGET_OVERRIDE={target}: one of {', '.join(_TARGETS)}") from None
+    return os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
+
+
+@functools.lru_cache
+def _idle_session(chip):
+    return core.Session(chip)
+
+
+def idle_session():
+    """A session without a kernel, for those who ask about the chip."""
+    return _idle_session(chip_name())
+
+
+def _numpy(value):
+    """The array of an argument and what makes a result of its kind of an array; None: no array."""
+    if isinstance(value, np.ndarray):
+        return value, None
+    module = type(value).__module__.partition(".")[0]
+    if module == "torch" and hasattr(value, "detach"):
+        return _torch_array(value), _to_torch
+    if module in ("jax", "jaxlib") and hasattr(value, "__array__") and hasattr(value, "shape"):
+        return np.asarray(value), _to_jax
+    return None, None
+
+
+def _torch_array(value):
+    import ml_dtypes
+    import torch
+
+    value = value.detach().cpu().contiguous()
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()
+
+
+def _to_torch(array):
+    import ml_dtypes
+    import torch
+
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _to_jax(array):
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+class _Run:
+    """One launch of a kernel."""
+
+    def __init__(self, function, grid):
+        self.function, self.grid = function, grid
+        self.session = core.Session(chip_name())
+        self.arguments = []  # (array, tensor, value given)
+        self.make = None  # of results: what kind the arguments are
+        self.outputs, self.result = [], None
+
+    def _take(self, value):
+        array, make = _numpy(value)
+        if array is not None:
+            self.make = self.make or make
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            region = tensor.shared_hbm if self.grid else tensor.hbm
+            made = self.session.tensor(ndarray, array.shape or (1,), dtypes.code_of(array.dtype), HBM, ARGUMENT, data,
+                                       None, region, "")
+            self.arguments.append((array, made, value))
+            return made
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)(self._take(v) for v in value)
+        if isinstance(value, dict):
+            return {k: self._take(v) for k, v in value.items()}
+        return value
+
+    def _give(self, value):
+        if isinstance(value, ndarray):
+            if value._is_on_chip:
+                raise NkiValidationError(f"{self.function.__name__} returns a tensor in {value.buffer.value}; store it "
+                                         "to one in nl.shared_hbm and return that", 2)
+            return self._output(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._give(v) for v in value)
+        return value
+
+    def _output(self, value):
+        data, n_unwritten = value._read()
+        if n_unwritten:
+            warnings.warn(f"{self.function.__name__}: nothing has written {n_unwritten} of the {value.size} elements of "
+                          f"a result of shape {value.shape}", stacklevel=5)
+        if all(value._storage_id != known._storage_id for known in self.outputs):
+            self.outputs.append(value)
+        array = np.frombuffer(bytearray(data), dtypes.numpy_of(value._dtype)).reshape(value.shape)
+        return self.make(array) if self.make else array
+
+    def _update_arguments(self):
+        """What the kernel has written to an argument is seen in the caller's array."""
+        for array, made, value in self.arguments:
+            if made._is_written_to and isinstance(value, np.ndarray):
+                np.copyto(array, made.numpy().reshape(array.shape))
+
+    def run(self, args, kwargs):
+        registers = tensor.Registers(self.grid)
+        before, launch = self.session.begin(), tensor.set_launch(registers)
+        try:
+            args, kwargs = self._take(tuple(args)), self._take(kwargs)
+            for program in itertools.product(*(range(n) for n in self.grid)):
+                registers.program, registers.n_shared = program, 0
+                result = self.function(*args, **kwargs)
+            self.result = self._give(result)
+        finally:
+            tensor.set_launch(launch)
+            self.session.end(before)
+        self.sbuf_bytes, self.psum_bytes = self.session.place(self.outputs)
+        self._update_arguments()
+        return self.result
+
+
+def _grid(key):
+    sizes = key if isinstance(key, tuple) else (key,)
+    if not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes):
+        raise TypeError(f"a launch grid is made of positive integers, not {key!r}")
+    return tuple(int(n) for n in sizes)
+
+
+class Kernel:
+    """A function that executes on the virtual chip. kernel[grid](...) runs it for each program of a grid."""
+
+    def __init__(self, function, grid=()):
+        functools.update_wrapper(self, function)
+        self.func, self.grid = function, grid
+        self.__signature__ = inspect.signature(function)
+
+    def __getitem__(self, key):
+        return Kernel(self.func, _grid(key))
+
+    def __call__(self, *args, **kwargs):
+        if core.current() is not None:  # of another kernel: part of it
+            return self.func(*args, **kwargs)
+        return _Run(self.func, self.grid).run(args, kwargs)
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else functools.partial(self, instance)
+
+
+def jit(fn=None, **kwargs):
+    """Makes a kernel of a function. Options of other back ends are accepted and mean nothing here."""
+    if fn is None:
+        return lambda f: jit(f)
+    return fn if isinstance(fn, Kernel) else Kernel(fn)
+
+
+def simulate(kernel):
+    """A kernel that runs on the virtual chip, as kernels do anyway."""
+    return jit(kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What the chip would have done. Shares are of the latency, 0 to 1."""
+
+    result: object
+    latency_ns: float
+    tensor_active: float
+    vector_active: float
+    scalar_active: float
+    gpsimd_active: float
+    sync_active: float
+    dma_active: float
+    mfu: float
+    flops: int
+    hbm_read_bytes: int
+    hbm_write_bytes: int
+    sbuf_peak_bytes: int
+    psum_peak_bytes: int
+    n_instructions: int
+    directory: str  # of profile.html, profile.pftrace, profile.json
+
+
+class _Profiled:
+    def __init__(self, kernel, directory):
+        self.kernel, self.directory = kernel, directory
+
+    def __getitem__(self, key):
+        return _Profiled(self.kernel[key], self.directory)
+
+    def __call__(self, *args, **kwargs):
+        name = self.kernel.func.__name__
+        run = _Run(self.kernel.func, self.kernel.grid)
+        inputs = []
+        take = run._take
+
+        def copied(value):  # the program starts from what the arguments were before the kernel
+            made = take(value)
+            if isinstance(made, ndarray):
+                inputs.append(made._read()[0])
+            return made
+
+        run._take = copied
+        run.run(args, kwargs)
+        directory = pathlib.Path(self.directory or pathlib.Path("out") / "nki" / name)
+        executable = run.session.finish(name, run.outputs)
+        outputs, figures = run.session.execute(executable, inputs, str(directory))
+        for value, data in zip(run.outputs, outputs):
+            whole = value._view((len(data),), (1,), 0, dtypes.code_of("uint8"))
+            if whole._read()[0] != data:
+                raise NkiValidationError(f"{name}: the program gives another result than the kernel did when it was "
+                                         "written; this is an error of vtrn", 11)
+        return Profile(result=run.result, directory=str(directory), **figures)
+
+
+def profile(kernel, directory=None):
+    """A kernel whose call returns a Profile: result, latency, utilisation. It writes profile.html, a Perfetto trace
+    and profile.json to directory (out/nki/NAME)."""
+    return _Profiled(jit(kernel), directory)

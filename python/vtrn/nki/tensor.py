@@ -1,0 +1,334 @@
+"""nl.ndarray: tensors on the virtual chip, and views of them."""
+
+import enum
+import math
+
+import numpy as np
+
+from vtrn.nki import dtypes
+from vtrn.nki._load import HBM, PSUM, SBUF, core
+
+
+class MemoryRegion(enum.Enum):
+    sbuf = "sbuf"
+    psum = "psum"
+    private_hbm = "private_hbm"
+    shared_hbm = "shared_hbm"
+
+    def __eq__(self, other):
+        return self is other or self.value == other or (other == "hbm" and self.value == "private_hbm")
+
+    __hash__ = enum.Enum.__hash__
+
+
+sbuf, psum, private_hbm, shared_hbm = MemoryRegion
+hbm = private_hbm
+_SPACES = {sbuf: SBUF, psum: PSUM, private_hbm: HBM, shared_hbm: HBM}
+LOCAL, ARGUMENT, CONSTANT = range(3)
+
+
+def region_of(buffer):
+    if isinstance(buffer, MemoryRegion):
+        return buffer
+    name = "private_hbm" if buffer == "hbm" else buffer
+    try:
+        return MemoryRegion(name)
+    except ValueError:
+        raise ValueError(f"buffer {buffer!r} is none of nl.sbuf, nl.psum, nl.hbm, nl.private_hbm, "
+                         "nl.shared_hbm") from None
+
+
+class Registers:
+    """What a launch knows besides the chip: which program of its grid runs, what programs share."""
+
+    def __init__(self, grid=()):
+        self.grid, self.program = grid, (0,) * len(grid)
+        self.shared, self.n_shared = [], 0  # tensors of shared_hbm in the order in which a program makes them
+        self.scalar_sums = "zero"  # registers of the Scalar engine: zero, dirty (summed), or read
+        self.identities = {}  # of shared_identity_matrix
+
+
+launch = None  # Registers of the kernel that runs
+
+
+def set_launch(registers):
+    global launch
+    before, launch = launch, registers
+    return before
+
+
+def session():
+    found = core.current()
+    if found is None:
+        raise RuntimeError("no kernel is running: call this from a function that nki.jit wraps")
+    return found
+
+
+def _shared(cls, shape, code, name):
+    """Programs of a grid make the same tensors of shared_hbm in the same order: they are one."""
+    if launch.n_shared == len(launch.shared):
+        made = session().tensor(cls, shape, code, HBM, LOCAL, None, None, shared_hbm, name)
+        launch.shared.append(made)
+    found = launch.shared[launch.n_shared]
+    launch.n_shared += 1
+    if found.shape != tuple(shape) or found._dtype != code:
+        raise ValueError(f"program {launch.program} makes shared_hbm {tuple(shape)} where the first program made "
+                         f"{found.shape}: programs of a grid make the same shared tensors in the same order")
+    return found
+
+
+class ndarray(core.Tensor):
+    """A tensor in SBUF, PSUM or HBM. nl.ndarray(...) makes one whose elements are undefined."""
+
+    __slots__ = ()
+
+    def __new__(cls, shape, dtype, buffer=sbuf, name="", address=None):
+        region = region_of(buffer)
+        code = dtypes.code_of(dtype)
+        if region is shared_hbm and launch is not None:
+            return _shared(cls, shape, code, name)
+        if region is sbuf or region is psum:
+            if len(shape) < 2:
+                raise ValueError(f"shape {tuple(shape)}: a tile has a partition and a free dimension at least")
+            if address is not None:
+                if address[0]:
+                    raise NotImplementedError(f"address={address}: tiles begin at partition 0")
+                address = address[1]
+        return session().tensor(cls, shape, code, _SPACES[region], LOCAL, None, address, region, name)
+
+    # -- values
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    def numpy(self):
+        """The elements now; what nothing has written is arbitrary."""
+        data, _ = self._read()
+        return np.frombuffer(bytearray(data), dtypes.numpy_of(self._dtype)).reshape(self.shape)
+
+    def __array__(self, dtype=None, copy=None):
+        a = self.numpy()
+        return a if dtype is None else a.astype(dtype)
+
+    def __repr__(self):
+        head = f"{self.buffer.value}{list(self.shape)} {self.dtype}" + (f" {self.name!r}" if self.name else "")
+        try:
+            data, n_unwritten = self._read()
+        except RuntimeError:
+            return f"<{head}: its kernel is over>"
+        if n_unwritten:
+            head += f", {n_unwritten} of {self.size} elements unwritten"
+        if n_unwritten == self.size:
+            return f"<{head}>"
+        return f"<{head}>\n{np.frombuffer(data, dtypes.numpy_of(self._dtype)).reshape(self.shape)}"
+
+    # -- views
+
+    def is_contiguous(self):
+        want = 1
+        for n, step in list(zip(self.shape, self.strides))[:0 if self._is_on_chip else None:-1]:
+            if n != 1 and step != want:
+                return False
+            want *= n
+        return True
+
+    def get_pattern(self):
+        return [list(pair) for pair in zip(self.strides, self.shape)]
+
+    def is_indirect(self):
+        return self._indirect is not None
+
+    def _derived(self, shape, strides, offset=None):
+        out = self._view(shape, strides, self.offset if offset is None else offset, self._dtype)
+        out._indirect = self._indirect
+        return out
+
+    def _keep_partitions(self, dim, what):
+        if self._is_on_chip and dim == 0:
+            raise ValueError(f"{what}: dimension 0 of a tile counts partitions and stays as it is")
+
+    def permute(self, dims):
+        dims = tuple(dims)
+        if sorted(dims) != list(range(self.ndim)):
+            raise ValueError(f"permute{dims}: not a permutation of {self.ndim} dimensions")
+        if dims[0] != 0:
+            self._keep_partitions(0, "permute")
+        return self._derived([self.shape[d] for d in dims], [self.strides[d] for d in dims])
+
+    def broadcast(self, dim, size):
+        self._keep_partitions(dim, "broadcast")
+        shape, strides = list(self.shape), list(self.strides)
+        if shape[dim] != 1:
+            raise ValueError(f"broadcast: dimension {dim} has {shape[dim]} elements, not 1")
+        shape[dim], strides[dim] = size, 0
+        return self._derived(shape, strides)
+
+    def expand_dim(self, dim):
+        self._keep_partitions(dim, "expand_dim")
+        shape, strides = list(self.shape), list(self.strides)
+        shape.insert(dim, 1)
+        strides.insert(dim, 1)
+        return self._derived(shape, strides)
+
+    def squeeze_dim(self, dim):
+        self._keep_partitions(dim, "squeeze_dim")
+        shape, strides = list(self.shape), list(self.strides)
+        if shape.pop(dim) != 1:
+            raise ValueError(f"squeeze_dim: dimension {dim} has {self.shape[dim]} elements, not 1")
+        strides.pop(dim)
+        return self._derived(shape, strides)
+
+    def reshape_dim(self, dim, shape):
+        parts = list(shape)
+        if -1 in parts:
+            known = -math.prod(parts)
+            parts[parts.index(-1)] = self.shape[dim] // known if known else 0
+        if math.prod(parts) != self.shape[dim]:
+            raise ValueError(f"reshape_dim: {tuple(shape)} for a dimension of {self.shape[dim]} elements")
+        if len(parts) > 1:
+            self._keep_partitions(dim, "reshape_dim")
+        steps, step = [], self.strides[dim]
+        for n in reversed(parts):
+            steps.insert(0, step)
+            step *= n
+        return self._derived([*self.shape[:dim], *parts, *self.shape[dim + 1:]],
+                             [*self.strides[:dim], *steps, *self.strides[dim + 1:]])
+
+    def flatten_dims(self, start_dim, end_dim):
+        self._keep_partitions(start_dim, "flatten_dims")
+        for d in range(start_dim, end_dim):
+            if self.strides[d] != self.strides[d + 1] * self.shape[d + 1]:
+                raise ValueError(f"flatten_dims: dimensions {d} and {d + 1} are not contiguous")
+        return self._derived([*self.shape[:start_dim], math.prod(self.shape[start_dim:end_dim + 1]),
+                              *self.shape[end_dim + 1:]],
+                             [*self.strides[:start_dim], self.strides[end_dim], *self.strides[end_dim + 1:]])
+
+    def reshape(self, *shape):
+        shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape = tuple(self.size // known if n == -1 else n for n in shape)
+        if math.prod(shape) != self.size:
+            raise ValueError(f"reshape: {shape} for {self.shape}, which has {self.size} elements")
+        if self._is_on_chip and shape[0] != self.shape[0]:
+            raise ValueError(f"reshape: {shape} for {self.shape}: a tile keeps its partitions")
+        return self._derived(shape, _reshaped_steps(self.shape, self.strides, shape))
+
+    def rearrange(self, pattern, **sizes):
+        raise NotImplementedError("rearrange: use reshape_dim and permute")
+
+    def slice(self, dim, start, end, step=1):
+        return self[(slice(None),) * dim + (slice(start, end, step),)]
+
+    def select(self, dim, index):
+        self._keep_partitions(dim, "select")
+        i = int(index.numpy().reshape(())) if isinstance(index, ndarray) else int(index)
+        if not 0 <= i < self.shape[dim]:
+            raise IndexError(f"select: index {i} of dimension {dim}, which has {self.shape[dim]} elements")
+        return self._derived([*self.shape[:dim], *self.shape[dim + 1:]], [*self.strides[:dim], *self.strides[dim + 1:]],
+                             self.offset + i * self.strides[dim])
+
+    def vector_select(self, dim, vector_offset):
+        if dim != 0 or self._is_on_chip or self._indirect is not None:
+            raise ValueError("vector_select: dimension 0 of a plain tensor in HBM")
+        out = self._derived([vector_offset.shape[0], *self.shape[1:]], self.strides)
+        out._indirect = (vector_offset, self.shape[0])
+        return out
+
+    def ap(self, pattern, offset=None, scalar_offset=None, vector_offset=None, indirect_dim=0, dtype=None):
+        """A pattern of [step, number] pairs, in elements of dtype, outermost first."""
+        code = self._dtype if dtype is None else dtypes.code_of(dtype)
+        ratio = dtypes.numpy_of(self._dtype).itemsize / dtypes.numpy_of(code).itemsize
+        at = int(self.offset * ratio) + (offset or 0)
+        shape, strides = [n for _, n in pattern], [step for step, _ in pattern]
+        if scalar_offset is not None:
+            if vector_offset is not None:
+                raise ValueError("ap: scalar_offset and vector_offset exclude each other")
+            if isinstance(scalar_offset, ndarray):
+                index = int(scalar_offset.numpy().reshape(()))
+            else:
+                index = int(scalar_offset)
+            at += index * math.prod(self.shape[indirect_dim + 1:])
+        if vector_offset is not None:
+            if indirect_dim != 0 or self._is_on_chip:
+                raise ValueError("ap: vector_offset is for dimension 0 of a tensor in HBM")
+            strides[0] = math.prod(self.shape[1:])
+        out = self._view(shape, strides, at, code)
+        if vector_offset is not None:
+            out._indirect = (vector_offset, self.shape[0])
+        return out
+
+    def view(self, dtype):
+        code = dtypes.code_of(dtype)
+        old, new = dtypes.numpy_of(self._dtype).itemsize, dtypes.numpy_of(code).itemsize
+        if self.strides[-1] != 1 and self.shape[-1] != 1 and old != new:
+            raise ValueError("view: the last dimension is not contiguous")
+        if self.shape[-1] * old % new or any(s * old % new for s in self.strides[:-1]) or self.offset * old % new:
+            raise ValueError(f"view: {self.shape} {self.dtype} does not divide into {dtype}")
+        shape = [*self.shape[:-1], self.shape[-1] * old // new]
+        strides = [*(s * old // new for s in self.strides[:-1]), 1 if old != new else self.strides[-1]]
+        return self._view(shape, strides, self.offset * old // new, code)
+
+    reinterpret_cast = view
+
+    def indirect(self, index, num_elem=None):
+        raise NotImplementedError("indirect: tensor indirection of NeuronCore-v4 is not there yet")
+
+
+def _reshaped_steps(old_shape, old_steps, shape):
+    """Steps of the new shape over the same elements; ValueError when no steps give them."""
+    runs = []  # merged dimensions of the old shape: [number, step]
+    for n, step in zip(old_shape, old_steps):
+        if n == 1:
+            continue
+        if runs and runs[-1][1] == step * n:
+            runs[-1] = [runs[-1][0] * n, step]
+        else:
+            runs.append([n, step])
+    steps, i, done = [], len(runs) - 1, 1  # from the inside: `done` elements of run i are used
+    for n in reversed(shape):
+        if n == 1:
+            steps.append(1)
+            continue
+        if i >= 0 and done == runs[i][0]:
+            i, done = i - 1, 1
+        if i < 0 or runs[i][0] % (done * n):
+            raise ValueError(f"reshape: no view of {tuple(old_shape)} with steps {tuple(old_steps)} has shape {shape}")
+        steps.append(runs[i][1] * done)
+        done *= n
+    return steps[::-1]
+
+
+class VirtualRegister:
+    """A register of an engine: its value is known at once, as the kernel executes while it is written."""
+
+    def __init__(self, value=0):
+        self.value = int(value)
+
+    def __index__(self):
+        return self.value
+
+    def __int__(self):
+        return self.value
+
+    def __bool__(self):
+        return self.value != 0
+
+    def __repr__(self):
+        return f"<register {self.value}>"
+
+
+def subscript(tensor, key):
+    """A subscript that is not made of integers, slices and ... alone: called by the extension."""
+    if tensor._indirect is not None:
+        raise IndexError("a view with indirect addressing is not indexed further; index first")
+    items, plain = key if isinstance(key, tuple) else (key,), []
+    for item in items:
+        if isinstance(item, (slice, int)) or item is Ellipsis:
+            plain.append(item)
+        elif hasattr(item, "__index__"):
+            plain.append(item.__index__())
+        else:
+            raise TypeError(f"subscript {item!r} of a tensor: integers, slices, nl.ds and ... are taken")
+    return tensor[tuple(plain)]

@@ -1,0 +1,122 @@
+/* A kernel that executes while it is written: tensors, views of them, and instructions that run at
+ * once and are kept. What the Python extension (nki/python/) is made of; nothing here knows Python.
+ *
+ * Tiles live in the SBUF and PSUM of a core of its own, which has more room than the chip: a tile
+ * stays as long as its holder keeps it, and where it lies on the chip is decided when the list is
+ * complete and it is known when each is last used (nki_place.h). */
+#ifndef VTRN_NKI_NKI_H
+#define VTRN_NKI_NKI_H
+
+#include "isa/isa.h"
+#include "isa/program.h"
+#include "vtrn.h"
+
+enum { NKI_MAX_DIMS = 8 };
+
+typedef struct nki_session nki_session;
+
+/* The memory of one tensor, whose views share it. */
+typedef struct nki_storage {
+    nki_session *session;
+    uint32_t id;
+    uint8_t space; /* vtrn_space */
+    uint8_t dtype; /* as declared */
+    uint32_t n_partitions;
+    uint64_t row_bytes; /* of a partition; in HBM: of the tensor, which has one */
+    uint64_t n_bytes;
+    int64_t addr; /* in a partition of the session's memory, or in its HBM */
+} nki_storage;
+
+/* Elements of a storage: dim 0 outermost. Steps and the offset count elements of dtype; on chip a
+ * partition counts row_bytes / size(dtype) of them. */
+typedef struct nki_view {
+    nki_storage *storage;
+    uint8_t dtype; /* vtrn_dtype */
+    uint8_t n_dims;
+    int64_t offset;
+    int64_t shape[NKI_MAX_DIMS], step[NKI_MAX_DIMS];
+} nki_view;
+
+/* An instruction to be issued. instr: opcode, engine, operations, flags, immediates, arguments; ap
+ * only for operands that are patterns. view: the operands in memory, NULL where absent. */
+typedef struct nki_call {
+    vtrn_instr instr;
+    const nki_view *view[VTRN_MAX_AP];
+    int n_inner;     /* tensor_reduce: innermost dimensions of view[1] that are reduced */
+    uint32_t source; /* number of the place in the kernel, the caller's */
+} nki_call;
+
+typedef enum nki_storage_kind { NKI_LOCAL, NKI_ARGUMENT, NKI_CONSTANT } nki_storage_kind;
+
+/* A tensor to be made. kind: HBM only; data: its bytes, NULL: undefined until written. */
+typedef struct nki_tensor_options {
+    vtrn_space space;
+    vtrn_dtype dtype;
+    nki_storage_kind kind;
+    int n_dims;
+    const int64_t *shape;
+    const void *data;
+    bool is_placed; /* at byte `addr` of each partition, of the chip's memory */
+    int64_t addr;
+} nki_tensor_options;
+
+/* One kernel at a time on a device may be executing so. chip: NULL as vtrn_device_options. */
+VTRN_API vtrn_status vtrn_nki_create(const char *chip, nki_session **out);
+VTRN_API void vtrn_nki_destroy(nki_session *s); /* NULL is fine; storages die with it */
+
+/* Of the session's chip. */
+typedef struct nki_limits {
+    const char *name;
+    int gen, n_partitions;
+    uint32_t sbuf_bytes, psum_bytes, psum_bank_bytes; /* a partition's; of SBUF what is usable */
+} nki_limits;
+
+VTRN_API nki_limits vtrn_nki_limits(const nki_session *s);
+
+/* For the caller's own tables: names by number of instructions (0), ALU operations (1), activation
+ * functions (2) and data types (3); NULL beyond the last. */
+VTRN_API const char *vtrn_nki_name(int table, int i);
+VTRN_API const vtrn_op_info *vtrn_nki_op_info(int opcode); /* NULL: no such opcode */
+
+/* out: the whole tensor, dense. */
+VTRN_API vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options,
+                                     nki_view *out);
+/* Nobody will name the storage any more; its memory is free for others. */
+VTRN_API void vtrn_nki_release(nki_storage *storage);
+
+/* Checks the instruction against the chip's rules, runs it, keeps it. */
+VTRN_API vtrn_status vtrn_nki_issue(nki_session *s, const nki_call *call);
+/* dst = src by DMA, whatever shapes of equal element count they have. */
+VTRN_API vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call);
+/* dst (view[0]) = or += stationary (view[1])^T moving (view[2]). accumulate 0, 1, or -1: the first
+ * matmul into an element of a PSUM tensor overwrites it, later ones add. */
+VTRN_API vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate);
+
+/* Whether an instruction has written to it. */
+VTRN_API bool vtrn_nki_is_written_to(const nki_storage *storage);
+VTRN_API int64_t vtrn_nki_view_bytes(const nki_view *view);
+/* Elements in row-major order, dense, and how many of them nothing has written. */
+VTRN_API vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten);
+
+/* The program of all that was issued. outputs: storages that the kernel returns, each once.
+ * sources: by number, for the program to name. */
+typedef struct nki_finish_options {
+    const char *name;
+    nki_storage *const *outputs;
+    uint32_t n_outputs;
+    const vtrn_source *sources;
+    uint32_t n_sources;
+} nki_finish_options;
+
+/* Gives every tile a place on the chip and checks that all fit: *sbuf_bytes, *psum_bytes of a
+ * partition at the worst moment. CAPACITY names the tiles that live then. */
+VTRN_API vtrn_status vtrn_nki_place(nki_session *s, const nki_finish_options *options,
+                                    uint64_t *sbuf_bytes, uint64_t *psum_bytes);
+/* The executable runs on the session's device with the kernel's arguments as inputs, those that it
+ * writes returned behind the outputs. */
+VTRN_API vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
+                                     vtrn_executable **out);
+VTRN_API vtrn_device *vtrn_nki_device(nki_session *s);
+VTRN_API uint32_t vtrn_nki_n_instrs(const nki_session *s);
+
+#endif

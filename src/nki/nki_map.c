@@ -1,0 +1,115 @@
+/* Which bytes of a tensor were written, to the byte: marks and counts along the pattern of a view.
+ */
+#include "nki/nki_session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t nki_view_elements(const nki_view *view) {
+    uint64_t n = 1;
+    for (int i = 0; i < view->n_dims; i++)
+        n *= (uint64_t)view->shape[i];
+    return n;
+}
+
+/* A view as runs of adjacent bytes at `at` + sum of index * step. */
+typedef struct runs {
+    uint64_t run_bytes, run_elements;
+    int64_t at;
+    int n;
+    int64_t num[NKI_MAX_DIMS], step[NKI_MAX_DIMS]; /* bytes */
+} runs;
+
+static runs runs_of(const nki_view *view) {
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype), adjacent = 1;
+    runs r = {.at = view->offset * size};
+    int n = view->n_dims;
+    for (; n > 0; n--) {
+        if (view->shape[n - 1] == 1)
+            continue;
+        if (view->step[n - 1] != adjacent)
+            break;
+        adjacent *= view->shape[n - 1];
+    }
+    r.run_elements = (uint64_t)adjacent;
+    r.run_bytes = (uint64_t)(adjacent * size);
+    for (int i = 0; i < n; i++) {
+        if (view->shape[i] == 1)
+            continue;
+        r.num[r.n] = view->shape[i];
+        r.step[r.n++] = view->step[i] * size;
+    }
+    return r;
+}
+
+/* Moves on to the next run; false behind the last. */
+static bool next_run(runs *r, int64_t *index) {
+    for (int i = r->n - 1; i >= 0; i--) {
+        r->at += r->step[i];
+        if (++index[i] < r->num[i])
+            return true;
+        r->at -= r->step[i] * r->num[i];
+        index[i] = 0;
+    }
+    return false;
+}
+
+static uint64_t count_ones(const uint8_t *bytes, uint64_t n) {
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n; i++)
+        sum += bytes[i];
+    return sum;
+}
+
+vtrn_status nki_map_mark(nki_map *map, const nki_view *view) {
+    if (map->n_set == map->n_bytes)
+        return NULL;
+    runs r = runs_of(view);
+    if (r.run_bytes == map->n_bytes) {
+        map->n_set = map->n_bytes;
+    } else {
+        if (!map->bytes)
+            map->bytes = calloc(map->n_bytes, 1);
+        if (!map->bytes)
+            return VTRN_OUT_OF_MEMORY(map->n_bytes);
+        int64_t index[NKI_MAX_DIMS] = {0};
+        do {
+            uint8_t *at = map->bytes + r.at;
+            map->n_set += r.run_bytes - count_ones(at, r.run_bytes);
+            memset(at, 1, r.run_bytes);
+        } while (next_run(&r, index));
+    }
+    if (map->n_set == map->n_bytes) {
+        free(map->bytes);
+        map->bytes = NULL;
+    }
+    return NULL;
+}
+
+uint64_t nki_map_count(const nki_map *map, const nki_view *view, uint64_t *first) {
+    uint64_t size = dtype_size((vtrn_dtype)view->dtype);
+    uint64_t all = nki_view_elements(view) * size;
+    if (map->n_set == map->n_bytes)
+        return all;
+    if (!map->bytes) {
+        *first = 0;
+        return 0;
+    }
+    runs r = runs_of(view);
+    int64_t index[NKI_MAX_DIMS] = {0};
+    uint64_t n_set = 0, n_before = 0;
+    bool has_first = false;
+    do {
+        uint64_t n = count_ones(map->bytes + r.at, r.run_bytes);
+        if (n < r.run_bytes && !has_first) {
+            uint64_t i = 0;
+            while (map->bytes[r.at + (int64_t)i])
+                i++;
+            *first = n_before + i / size;
+            has_first = true;
+        }
+        n_set += n;
+        n_before += r.run_elements;
+    } while (next_run(&r, index));
+    return n_set;
+}

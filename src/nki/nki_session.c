@@ -1,0 +1,337 @@
+/* The machine of a kernel and its tensors. */
+#include "nki/nki_session.h"
+
+#include "base/array.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    /* How much more on-chip memory than the chip has: a kernel's tiles live as long as Python holds
+     * them, which is longer than they are used. */
+    ROOMY_SBUF = 4,
+    ROOMY_PSUM = 16,
+};
+
+static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
+static nki_machine *idle; /* of any chip */
+
+static void machine_destroy(nki_machine *m) {
+    engine_core_destroy(&m->core);
+    vtrn_device_close(m->device);
+    free(m);
+}
+
+static vtrn_status machine_init(const char *chip, nki_machine *m) {
+    vtrn_device_options options = {.struct_size = sizeof options, .chip = chip, .n_threads = 1};
+    VTRN_RETURN_IF_ERROR(vtrn_device_open(&options, &m->device));
+    runtime_device *rt = m->device->rt;
+    m->roomy = rt->chip;
+    m->roomy.sbuf_partition_bytes *= ROOMY_SBUF;
+    m->roomy.psum_partition_bytes *= ROOMY_PSUM;
+    return engine_core_create(&m->roomy, rt->chip_hbm[rt->cores[0].chip_i], rt->chip.hbm_bytes,
+                              rt->team, &m->core);
+}
+
+/* An idle machine of the chip, not one of before a fork, or a new one. */
+static vtrn_status machine_take(const char *chip, nki_machine **out) {
+    pthread_mutex_lock(&idle_lock);
+    for (nki_machine **at = &idle; chip && *at; at = &(*at)->next) {
+        nki_machine *m = *at;
+        vtrn_status status = runtime_device_check_process(m->device->rt);
+        bool is_ours = !status && strcmp(m->roomy.name, chip) == 0;
+        vtrn_status_free(status);
+        if (!is_ours)
+            continue;
+        *at = m->next;
+        pthread_mutex_unlock(&idle_lock);
+        *out = m;
+        return NULL;
+    }
+    pthread_mutex_unlock(&idle_lock);
+    nki_machine *m = calloc(1, sizeof *m);
+    if (!m)
+        return VTRN_OUT_OF_MEMORY(sizeof *m);
+    vtrn_status status = machine_init(chip, m);
+    if (status)
+        machine_destroy(m);
+    else
+        *out = m;
+    return status;
+}
+
+static void machine_give(nki_machine *m) {
+    pthread_mutex_lock(&idle_lock);
+    m->next = idle;
+    idle = m;
+    pthread_mutex_unlock(&idle_lock);
+}
+
+static vtrn_status init(nki_session *s, const char *chip) {
+    VTRN_RETURN_IF_ERROR(machine_take(chip, &s->machine));
+    const vtrn_chip *roomy = &s->machine->roomy;
+    VTRN_RETURN_IF_ERROR(nki_pool_init(&s->pool[VTRN_SPACE_SBUF], roomy->sbuf_partition_bytes));
+    return nki_pool_init(&s->pool[VTRN_SPACE_PSUM], roomy->psum_partition_bytes);
+}
+
+vtrn_status vtrn_nki_create(const char *chip, nki_session **out) {
+    *out = NULL;
+    nki_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return VTRN_OUT_OF_MEMORY(sizeof *s);
+    vtrn_status status = init(s, chip);
+    if (status) {
+        vtrn_nki_destroy(s);
+        return status;
+    }
+    *out = s;
+    return NULL;
+}
+
+static void forget(nki_session *s) {
+    for (uint32_t i = 0; i < s->n_records; i++) {
+        nki_record *r = s->records[i];
+        runtime_memory_release(r->memory);
+        free(r->written.bytes);
+        free(r->summed.bytes);
+        free(r);
+    }
+    s->n_records = s->n_slots = s->n_arguments = s->n_list = 0;
+}
+
+void vtrn_nki_destroy(nki_session *s) {
+    if (!s)
+        return;
+    forget(s);
+    free(s->records);
+    free(s->slots);
+    free(s->slot_base);
+    free(s->list);
+    free(s->pool[VTRN_SPACE_SBUF].gaps);
+    free(s->pool[VTRN_SPACE_PSUM].gaps);
+    if (s->machine)
+        machine_give(s->machine);
+    free(s);
+}
+
+nki_limits vtrn_nki_limits(const nki_session *s) {
+    const vtrn_chip *chip = nki_chip(s);
+    return (nki_limits){.name = chip->name,
+                        .gen = chip->gen,
+                        .n_partitions = chip->n_partitions,
+                        .sbuf_bytes =
+                            chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes,
+                        .psum_bytes = chip->psum_partition_bytes,
+                        .psum_bank_bytes = chip->psum_bank_bytes};
+}
+
+const char *vtrn_nki_name(int table, int i) {
+    static const int counts[] = {VTRN_OP_COUNT, VTRN_ALU_COUNT, VTRN_ACT_COUNT, VTRN_DTYPE_COUNT};
+    if (table < 0 || table > 3 || i < 0 || i >= counts[table])
+        return NULL;
+    switch (table) {
+    case 0:
+        return isa_ops[i].mnemonic;
+    case 1:
+        return isa_alu_name((vtrn_alu)i);
+    case 2:
+        return isa_act_name((vtrn_act)i);
+    default:
+        return dtype_name((vtrn_dtype)i);
+    }
+}
+
+const vtrn_op_info *vtrn_nki_op_info(int opcode) {
+    return isa_op_info((vtrn_opcode)opcode);
+}
+
+int64_t vtrn_nki_view_bytes(const nki_view *view) {
+    return (int64_t)(nki_view_elements(view) * dtype_size((vtrn_dtype)view->dtype));
+}
+
+vtrn_device *vtrn_nki_device(nki_session *s) {
+    return s->machine->device;
+}
+
+uint32_t vtrn_nki_n_instrs(const nki_session *s) {
+    return s->n_list;
+}
+
+static vtrn_status add_record(nki_session *s, nki_record **out) {
+    if (!array_grow((void **)&s->records, s->n_records, &s->cap_records, sizeof *s->records))
+        return VTRN_OUT_OF_MEMORY(sizeof *s->records);
+    nki_record *r = calloc(1, sizeof *r);
+    if (!r)
+        return VTRN_OUT_OF_MEMORY(sizeof *r);
+    r->storage.session = s;
+    r->storage.id = s->n_records;
+    r->first = UINT32_MAX;
+    s->records[s->n_records++] = r;
+    *out = r;
+    return NULL;
+}
+
+static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_options *o) {
+    if (s->n_slots == s->cap_slots) {
+        uint32_t cap = s->cap_slots ? s->cap_slots * 2 : 16;
+        vtrn_slot *slots = realloc(s->slots, cap * sizeof *slots);
+        if (slots)
+            s->slots = slots;
+        uint64_t *base = realloc(s->slot_base, cap * sizeof *base);
+        if (base)
+            s->slot_base = base;
+        if (!slots || !base)
+            return VTRN_OUT_OF_MEMORY(cap * sizeof *slots);
+        s->cap_slots = cap;
+    }
+    static const uint8_t kinds[] = {[NKI_LOCAL] = VTRN_SLOT_SCRATCH,
+                                    [NKI_ARGUMENT] = VTRN_SLOT_ARGUMENT,
+                                    [NKI_CONSTANT] = VTRN_SLOT_CONSTANT};
+    VTRN_RETURN_IF_ERROR(
+        runtime_memory_create(s->machine->device->rt, 0, r->storage.n_bytes, &r->memory));
+    r->slot = s->n_slots;
+    r->storage.addr = (int64_t)r->memory->addr;
+    s->slot_base[s->n_slots] = r->memory->addr;
+    s->slots[s->n_slots++] = (vtrn_slot){
+        .kind = kinds[o->kind], .dtype = (uint8_t)o->dtype, .size_bytes = r->storage.n_bytes};
+    if (o->kind == NKI_ARGUMENT)
+        s->slots[r->slot].index = (int32_t)s->n_arguments++;
+    if (o->data) {
+        memcpy(r->memory->host, o->data, r->storage.n_bytes);
+        r->written.n_set = r->written.n_bytes;
+    }
+    return NULL;
+}
+
+static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
+    const vtrn_chip *chip = nki_chip(s);
+    bool is_psum = o->space == VTRN_SPACE_PSUM;
+    uint64_t limit = is_psum ? chip->psum_partition_bytes : chip->sbuf_partition_bytes;
+    const char *name = is_psum ? "PSUM" : "SBUF";
+    if (r->storage.n_partitions > (uint32_t)chip->n_partitions)
+        return VTRN_ERROR(VTRN_CAPACITY,
+                          "a tile of %u partitions; %s of %s has %d; split its first dimension",
+                          r->storage.n_partitions, name, chip->name, chip->n_partitions);
+    if (r->storage.row_bytes > limit)
+        return VTRN_ERROR(VTRN_CAPACITY,
+                          "a tile of %llu bytes a partition; %s of %s has %llu; split its free "
+                          "dimensions",
+                          (unsigned long long)r->storage.row_bytes, name, chip->name,
+                          (unsigned long long)limit);
+    r->is_placed = o->is_placed;
+    r->placed_addr = o->addr;
+    if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit))
+        return VTRN_ERROR(VTRN_CAPACITY,
+                          "a tile placed at byte %lld with %llu bytes a partition; %s of %s has "
+                          "%llu",
+                          (long long)o->addr, (unsigned long long)r->storage.row_bytes, name,
+                          chip->name, (unsigned long long)limit);
+    if (is_psum && o->is_placed && o->addr % chip->psum_bank_bytes)
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
+                          "multiple of %u",
+                          (long long)o->addr, chip->psum_bank_bytes);
+    if (nki_pool_take(&s->pool[o->space], r->storage.row_bytes, &r->storage.addr))
+        return NULL;
+    return VTRN_ERROR(VTRN_CAPACITY,
+                      "the kernel holds %u times the %s of %s in tiles; let go of tiles that it no "
+                      "longer uses (lists of tiles above all)",
+                      is_psum ? ROOMY_PSUM : ROOMY_SBUF, name, chip->name);
+}
+
+static void dense(const nki_tensor_options *o, nki_view *out) {
+    out->n_dims = (uint8_t)o->n_dims;
+    int64_t step = 1;
+    for (int i = o->n_dims - 1; i >= 0; i--) {
+        out->shape[i] = o->shape[i];
+        out->step[i] = step;
+        step *= o->shape[i];
+    }
+}
+
+vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, nki_view *out) {
+    const nki_tensor_options *o = options;
+    bool is_hbm = o->space == VTRN_SPACE_HBM;
+    uint64_t row = dtype_size(o->dtype), n = 0;
+    for (int i = is_hbm ? 0 : 1; i < o->n_dims; i++)
+        if (o->shape[i] < 0 || __builtin_mul_overflow(row, (uint64_t)o->shape[i], &row) ||
+            row > (UINT64_C(1) << 46))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor whose dimension %d is %lld", i,
+                              (long long)o->shape[i]);
+    uint64_t n_partitions = is_hbm ? 1 : (uint64_t)o->shape[0];
+    if (row == 0 || n_partitions == 0 || n_partitions > UINT16_MAX)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor of %llu partitions of %llu bytes",
+                          (unsigned long long)n_partitions, (unsigned long long)row);
+    n = row * n_partitions;
+    nki_record *r;
+    VTRN_RETURN_IF_ERROR(add_record(s, &r));
+    r->storage.space = (uint8_t)o->space;
+    r->storage.dtype = (uint8_t)o->dtype;
+    r->storage.n_partitions = (uint32_t)n_partitions;
+    r->storage.row_bytes = row;
+    r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = n;
+    r->kind = (uint8_t)o->kind;
+    r->is_released = true; /* until it has memory */
+    VTRN_RETURN_IF_ERROR(is_hbm ? add_slot(s, r, o) : take_tile(s, r, o));
+    r->is_released = false;
+    *out = (nki_view){.storage = &r->storage, .dtype = (uint8_t)o->dtype};
+    dense(o, out);
+    return NULL;
+}
+
+void vtrn_nki_release(nki_storage *storage) {
+    nki_record *r = (nki_record *)storage;
+    if (r->is_released)
+        return;
+    r->is_released = true;
+    free(r->written.bytes);
+    free(r->summed.bytes);
+    r->written.bytes = r->summed.bytes = NULL;
+    if (storage->space == VTRN_SPACE_HBM) {
+        if (r->kind == NKI_LOCAL) {
+            runtime_memory_release(r->memory);
+            r->memory = NULL;
+        }
+        return;
+    }
+    /* Without memory for the list of gaps the tile is never used again. */
+    vtrn_status_free(
+        nki_pool_give(&storage->session->pool[storage->space], storage->addr, storage->row_bytes));
+}
+
+bool vtrn_nki_is_written_to(const nki_storage *storage) {
+    return ((const nki_record *)storage)->is_stored_to;
+}
+
+vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten) {
+    const nki_record *r = nki_record_of(view);
+    const nki_session *s = r->storage.session;
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype);
+    uint64_t n = nki_view_elements(view), first = 0;
+    *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
+    bool is_hbm = r->storage.space == VTRN_SPACE_HBM;
+    const engine_memory *m =
+        r->storage.space == VTRN_SPACE_PSUM ? &s->machine->core.psum : &s->machine->core.sbuf;
+    int64_t row = (int64_t)r->storage.row_bytes, index[NKI_MAX_DIMS] = {0}, at = view->offset;
+    uint8_t *to = out;
+    int inner = view->n_dims - 1;
+    bool is_run = view->n_dims && view->step[inner] == 1; /* a run lies in one partition */
+    uint64_t run = is_run && (is_hbm || inner > 0) ? (uint64_t)view->shape[inner] : 1;
+    int last = run > 1 ? inner - 1 : inner;
+    for (uint64_t done = 0; done < n; done += run) {
+        int64_t byte = at * size;
+        const uint8_t *from =
+            is_hbm ? r->memory->host + byte
+                   : m->base + (size_t)(byte / row) * m->stride + r->storage.addr + byte % row;
+        memcpy(to, from, run * (uint64_t)size);
+        to += run * (uint64_t)size;
+        for (int i = last; i >= 0; i--) {
+            at += view->step[i];
+            if (++index[i] < view->shape[i])
+                break;
+            at -= view->step[i] * view->shape[i];
+            index[i] = 0;
+        }
+    }
+    return NULL;
+}

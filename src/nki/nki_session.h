@@ -1,0 +1,101 @@
+/* What the files of a session share. */
+#ifndef VTRN_NKI_NKI_SESSION_H
+#define VTRN_NKI_NKI_SESSION_H
+
+#include "api/api.h"
+#include "engine/core.h"
+#include "nki/nki.h"
+
+/* Which bytes of a storage have a property. */
+typedef struct nki_map {
+    uint8_t *bytes;   /* [n_bytes] 0 or 1; NULL: none has it, or all have */
+    uint64_t n_set;   /* bytes that have it */
+    uint64_t n_bytes; /* in all */
+} nki_map;
+
+typedef struct nki_record {
+    nki_storage storage; /* first: the caller's view of it */
+    uint32_t slot;       /* HBM */
+    uint8_t kind;        /* nki_storage_kind */
+    bool is_released, is_placed, is_stored_to;
+    int64_t placed_addr;
+    runtime_memory *memory; /* HBM */
+    nki_map written;
+    nki_map summed;       /* PSUM: by matmuls */
+    uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
+    int64_t chip_addr;    /* found by nki_place */
+} nki_record;
+
+/* A stretch of a partition that nothing uses. */
+typedef struct nki_gap {
+    int64_t addr;
+    uint64_t size;
+} nki_gap;
+
+typedef struct nki_pool {
+    nki_gap *gaps; /* by address */
+    uint32_t n, cap;
+} nki_pool;
+
+/* An instruction as it was issued: addresses count from the operands' storages. */
+typedef struct nki_issued {
+    vtrn_instr instr;
+    nki_record *operand[VTRN_MAX_AP];
+} nki_issued;
+
+/* What a kernel runs on; kept when the kernel is over, as its memory is costly to map. */
+typedef struct nki_machine {
+    vtrn_device *device;
+    vtrn_chip roomy; /* the chip with more memory on chip */
+    engine_core core;
+    struct nki_machine *next; /* of those that no kernel has */
+} nki_machine;
+
+struct nki_session {
+    nki_machine *machine;
+    nki_pool pool[VTRN_SPACE_HBM]; /* of SBUF and PSUM */
+    nki_record **records;
+    uint32_t n_records, cap_records;
+    vtrn_slot *slots; /* of HBM tensors */
+    uint64_t *slot_base;
+    uint32_t n_slots, cap_slots, n_arguments;
+    nki_issued *list;
+    uint32_t n_list, cap_list;
+    int act_set; /* table of functions that is loaded; -1: none */
+    int next_ring;
+    uint64_t flops;
+};
+
+static inline const vtrn_chip *nki_chip(const nki_session *s) {
+    return &s->machine->device->rt->chip;
+}
+
+/* nki_map.c */
+vtrn_status nki_map_mark(nki_map *map, const nki_view *view);
+/* Bytes of the view that have the property; *first: number of the first element that has it not,
+ * in row-major order. */
+uint64_t nki_map_count(const nki_map *map, const nki_view *view, uint64_t *first);
+uint64_t nki_view_elements(const nki_view *view);
+static inline nki_record *nki_record_of(const nki_view *view) {
+    return (nki_record *)view->storage;
+}
+
+/* nki_pool.c */
+vtrn_status nki_pool_init(nki_pool *pool, uint64_t size);
+bool nki_pool_take(nki_pool *pool, uint64_t size, int64_t *out_addr);
+vtrn_status nki_pool_give(nki_pool *pool, int64_t addr, uint64_t size);
+
+/* nki_operand.c: the operand that names the view, its address relative to the storage's. n_inner:
+ * dimensions that are not merged with those outside of them; *merged_inner: as how many they come
+ * out. */
+vtrn_status nki_operand(const nki_view *view, int n_inner, int *merged_inner, vtrn_ap *out);
+/* Both sides of a dma_copy. */
+vtrn_status nki_dma_operands(const nki_view *dst, const nki_view *src, vtrn_ap *to, vtrn_ap *from);
+/* "sbuf[128, 512] bf16" */
+void nki_view_print(const nki_view *view, char *text, size_t size);
+
+/* nki_place.c */
+vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
+                      uint64_t *psum_bytes);
+
+#endif

@@ -1,0 +1,361 @@
+/* Tensors as Python objects: views of a storage, plain subscripts, attributes. */
+#include "nki/python/ext.h"
+
+#include <structmember.h>
+
+static void storage_dealloc(ext_storage *self) {
+    if (self->session->session)
+        vtrn_nki_release(self->storage);
+    Py_DECREF(self->session);
+    PyObject_Free(self);
+}
+
+PyTypeObject ext_storage_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "vtrn._nki.Storage",
+    .tp_basicsize = sizeof(ext_storage),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_dealloc = (destructor)storage_dealloc,
+    .tp_doc = "Memory of a tensor on the virtual chip.",
+};
+
+ext_tensor *ext_tensor_alloc(PyTypeObject *type, const ext_tensor *like) {
+    ext_tensor *t = (ext_tensor *)type->tp_alloc(type, 0);
+    if (!t || !like)
+        return t;
+    t->view = like->view;
+    t->storage = like->storage;
+    t->buffer = like->buffer;
+    t->name = like->name;
+    Py_XINCREF(t->storage);
+    Py_XINCREF(t->buffer);
+    Py_XINCREF(t->name);
+    return t;
+}
+
+static void tensor_dealloc(ext_tensor *self) {
+    Py_XDECREF(self->storage);
+    Py_XDECREF(self->buffer);
+    Py_XDECREF(self->name);
+    Py_XDECREF(self->indirect);
+    Py_TYPE(self)->tp_free(self);
+}
+
+int ext_integers(PyObject *sequence, int64_t *out, int max, const char *what) {
+    PyObject *fast = PySequence_Fast(sequence, what);
+    if (!fast)
+        return -1;
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(fast);
+    if (n > max) {
+        PyErr_Format(PyExc_ValueError, "%s: %zd dimensions > %d", what, n, max);
+        n = -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *number = PyNumber_Index(PySequence_Fast_GET_ITEM(fast, i));
+        out[i] = number ? PyLong_AsLongLong(number) : -1;
+        Py_XDECREF(number);
+        if (PyErr_Occurred()) {
+            n = -1;
+            break;
+        }
+    }
+    Py_DECREF(fast);
+    return (int)n;
+}
+
+static PyObject *tuple_of(const int64_t *numbers, int n) {
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; tuple && i < n; i++) {
+        PyObject *number = PyLong_FromLongLong(numbers[i]);
+        if (!number) {
+            Py_DECREF(tuple);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(tuple, i, number);
+    }
+    return tuple;
+}
+
+/* A subscript at work: dimensions of the result so far. */
+typedef struct subscript {
+    const ext_tensor *from;
+    nki_view view;
+    int dim; /* of `from` that is next */
+    bool is_on_chip;
+} subscript;
+
+static int out_of_range(const subscript *s, int64_t index) {
+    PyErr_Format(PyExc_IndexError, "index %lld of dimension %d, which has %lld elements",
+                 (long long)index, s->dim, (long long)s->from->view.shape[s->dim]);
+    return -1;
+}
+
+static void take_dim(subscript *s, int64_t shape, int64_t step) {
+    s->view.shape[s->view.n_dims] = shape;
+    s->view.step[s->view.n_dims++] = step;
+    s->dim++;
+}
+
+static int take_all(subscript *s) {
+    take_dim(s, s->from->view.shape[s->dim], s->from->view.step[s->dim]);
+    return 0;
+}
+
+static int take_index(subscript *s, PyObject *item) {
+    int64_t i = PyLong_AsLongLong(item), n = s->from->view.shape[s->dim];
+    if (i == -1 && PyErr_Occurred())
+        return -1;
+    if (i < -n || i >= n)
+        return out_of_range(s, i);
+    int64_t step = s->from->view.step[s->dim];
+    s->view.offset += (i < 0 ? i + n : i) * step;
+    if (s->dim == 0 && s->is_on_chip)
+        take_dim(s, 1, step);
+    else
+        s->dim++;
+    return 0;
+}
+
+static bool bound_of(PyObject *bound, int64_t *out) {
+    if (bound == Py_None)
+        return true;
+    PyObject *number = PyNumber_Index(bound);
+    *out = number ? PyLong_AsLongLong(number) : -1;
+    Py_XDECREF(number);
+    return !PyErr_Occurred();
+}
+
+/* Unlike Python's, a slice that ends beyond the tensor is an error: chips do not clamp. */
+static int take_slice(subscript *s, PyObject *item) {
+    PySliceObject *slice = (PySliceObject *)item;
+    int64_t n = s->from->view.shape[s->dim], step = 1;
+    if (!bound_of(slice->step, &step))
+        return -1;
+    if (step == 0) {
+        PyErr_SetString(PyExc_ValueError, "a slice with step 0");
+        return -1;
+    }
+    int64_t start = step > 0 ? 0 : n - 1, stop = step > 0 ? n : -1;
+    if (!bound_of(slice->start, &start) || !bound_of(slice->stop, &stop))
+        return -1;
+    start += start < 0 && slice->start != Py_None ? n : 0;
+    stop += stop < 0 && slice->stop != Py_None ? n : 0;
+    int64_t count = step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
+    if (start < 0 || start > n || stop > n || stop < -1)
+        return out_of_range(s, start < 0 || start > n ? start : stop - 1);
+    if (count < 1) {
+        PyErr_Format(PyExc_IndexError, "slice %lld:%lld of dimension %d selects nothing",
+                     (long long)start, (long long)stop, s->dim);
+        return -1;
+    }
+    int64_t old = s->from->view.step[s->dim];
+    s->view.offset += start * old;
+    take_dim(s, count, step * old);
+    return 0;
+}
+
+/* On chip a view has a partition and a free dimension at least, in HBM one. */
+static void pad_dims(subscript *s) {
+    int least = s->is_on_chip ? 2 : 1;
+    while (s->view.n_dims < least) {
+        s->view.shape[s->view.n_dims] = 1;
+        s->view.step[s->view.n_dims++] = 1;
+    }
+}
+
+/* 1: not a plain subscript. */
+static int take_item(subscript *s, PyObject *item) {
+    if (s->dim >= s->from->view.n_dims) {
+        PyErr_Format(PyExc_IndexError, "more subscripts than the %d dimensions of the tensor",
+                     s->from->view.n_dims);
+        return -1;
+    }
+    if (PySlice_Check(item))
+        return take_slice(s, item);
+    if (PyLong_Check(item))
+        return take_index(s, item);
+    return 1;
+}
+
+static PyObject *tensor_subscript(ext_tensor *self, PyObject *key) {
+    bool is_tuple = PyTuple_Check(key);
+    Py_ssize_t n = is_tuple ? PyTuple_GET_SIZE(key) : 1;
+    subscript s = {.from = self,
+                   .view = {.storage = self->view.storage,
+                            .dtype = self->view.dtype,
+                            .offset = self->view.offset},
+                   .is_on_chip = self->view.storage->space != VTRN_SPACE_HBM};
+    int result = self->indirect && self->indirect != Py_None ? 1 : 0;
+    for (Py_ssize_t i = 0; i < n && result == 0; i++) {
+        PyObject *item = is_tuple ? PyTuple_GET_ITEM(key, i) : key;
+        if (item == Py_Ellipsis)
+            while (s.dim < self->view.n_dims - (int)(n - i - 1))
+                take_all(&s);
+        else
+            result = take_item(&s, item);
+    }
+    if (result > 0)
+        return PyObject_CallFunctionObjArgs(ext_index, (PyObject *)self, key, NULL);
+    if (result < 0)
+        return NULL;
+    while (s.dim < self->view.n_dims)
+        take_all(&s);
+    pad_dims(&s);
+    ext_tensor *out = ext_tensor_alloc(Py_TYPE(self), self);
+    if (out)
+        out->view = s.view;
+    return (PyObject *)out;
+}
+
+static Py_ssize_t tensor_length(ext_tensor *self) {
+    return (Py_ssize_t)self->view.shape[0];
+}
+
+static PyObject *get_shape(ext_tensor *self, void *unused) {
+    (void)unused;
+    return tuple_of(self->view.shape, self->view.n_dims);
+}
+
+static PyObject *get_strides(ext_tensor *self, void *unused) {
+    (void)unused;
+    return tuple_of(self->view.step, self->view.n_dims);
+}
+
+static PyObject *get_offset(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(self->view.offset);
+}
+
+static PyObject *get_ndim(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(self->view.n_dims);
+}
+
+static PyObject *get_dtype(ext_tensor *self, void *unused) {
+    (void)unused;
+    PyObject *dtype = PyList_GetItem(ext_dtypes, self->view.dtype);
+    Py_XINCREF(dtype);
+    return dtype;
+}
+
+static PyObject *get_dtype_number(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(self->view.dtype);
+}
+
+static PyObject *get_is_on_chip(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->view.storage->space != VTRN_SPACE_HBM);
+}
+
+static PyObject *get_is_psum(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->view.storage->space == VTRN_SPACE_PSUM);
+}
+
+static PyObject *get_row_elements(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(self->view.storage->row_bytes);
+}
+
+static PyObject *get_storage_id(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(self->view.storage->id);
+}
+
+static PyObject *get_is_written_to(ext_tensor *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(vtrn_nki_is_written_to(self->view.storage));
+}
+
+static PyGetSetDef tensor_getset[] = {
+    {"_is_written_to", (getter)get_is_written_to, NULL, "Whether an instruction wrote.", NULL},
+    {"shape", (getter)get_shape, NULL, "Elements by dimension.", NULL},
+    {"strides", (getter)get_strides, NULL, "Steps by dimension, in elements.", NULL},
+    {"offset", (getter)get_offset, NULL, "Of the first element, in elements.", NULL},
+    {"ndim", (getter)get_ndim, NULL, "Number of dimensions.", NULL},
+    {"dtype", (getter)get_dtype, NULL, "Data type.", NULL},
+    {"_dtype", (getter)get_dtype_number, NULL, "Number of the data type.", NULL},
+    {"_is_on_chip", (getter)get_is_on_chip, NULL, "In SBUF or PSUM.", NULL},
+    {"_is_psum", (getter)get_is_psum, NULL, "In PSUM.", NULL},
+    {"_row_bytes", (getter)get_row_elements, NULL, "Bytes of a partition of the tensor.", NULL},
+    {"_storage_id", (getter)get_storage_id, NULL, "Number of the memory.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef tensor_members[] = {
+    {"buffer", T_OBJECT, offsetof(ext_tensor, buffer), READONLY, "Where it lies."},
+    {"name", T_OBJECT, offsetof(ext_tensor, name), READONLY, "Name, or ''."},
+    {"_indirect", T_OBJECT, offsetof(ext_tensor, indirect), 0, "What the address depends on."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* _view(shape, strides, offset, dtype): another view of the same memory. */
+static PyObject *tensor_view(ext_tensor *self, PyObject *args) {
+    PyObject *shape, *strides;
+    long long offset;
+    int dtype;
+    if (!PyArg_ParseTuple(args, "OOLi", &shape, &strides, &offset, &dtype))
+        return NULL;
+    nki_view view = {.storage = self->view.storage, .dtype = (uint8_t)dtype, .offset = offset};
+    int n = ext_integers(shape, view.shape, NKI_MAX_DIMS, "shape");
+    if (n < 0 || ext_integers(strides, view.step, NKI_MAX_DIMS, "strides") != n) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "a stride for each dimension");
+        return NULL;
+    }
+    for (int i = 0; i < n; i++)
+        if (view.shape[i] < 1)
+            return PyErr_Format(PyExc_ValueError, "dimension %d of a view has %lld elements", i,
+                                (long long)view.shape[i]);
+    view.n_dims = (uint8_t)n;
+    ext_tensor *out = ext_tensor_alloc(Py_TYPE(self), self);
+    if (out)
+        out->view = view;
+    return (PyObject *)out;
+}
+
+/* _read(): the elements as bytes, and how many of them nothing has written. */
+static PyObject *tensor_read(ext_tensor *self, PyObject *unused) {
+    (void)unused;
+    int64_t n = self->view.storage->session && self->storage->session->session
+                    ? vtrn_nki_view_bytes(&self->view)
+                    : -1;
+    if (n < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "the kernel of this tensor is over");
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+    if (!bytes)
+        return NULL;
+    uint64_t n_unwritten = 0;
+    vtrn_status status = vtrn_nki_read(&self->view, PyBytes_AS_STRING(bytes), &n_unwritten);
+    if (status) {
+        Py_DECREF(bytes);
+        ext_raise(status, "read");
+        return NULL;
+    }
+    return Py_BuildValue("NK", bytes, (unsigned long long)n_unwritten);
+}
+
+static PyMethodDef tensor_methods[] = {
+    {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
+    {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMappingMethods tensor_mapping = {
+    .mp_length = (lenfunc)tensor_length,
+    .mp_subscript = (binaryfunc)tensor_subscript,
+};
+
+PyTypeObject ext_tensor_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "vtrn._nki.Tensor",
+    .tp_basicsize = sizeof(ext_tensor),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_dealloc = (destructor)tensor_dealloc,
+    .tp_as_mapping = &tensor_mapping,
+    .tp_getset = tensor_getset,
+    .tp_members = tensor_members,
+    .tp_methods = tensor_methods,
+    .tp_doc = "A view of a tensor on the virtual chip.",
+};

@@ -1,0 +1,342 @@
+"""Kernels of vtrn.nki as wholes: what users call, what is checked, what comes out."""
+
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+
+vtrn.nki.install(force=True)
+import nki  # noqa: E402
+import nki.isa as nisa  # noqa: E402
+import nki.language as nl  # noqa: E402
+
+BF16 = ml_dtypes.bfloat16
+rng = np.random.default_rng(3)
+A = rng.standard_normal((128, 512)).astype(np.float32)
+
+
+@nki.jit
+def doubled(a):
+    out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.add(nl.load(a), nl.load(a)))
+    return out
+
+
+@nki.jit
+def matmul(lhs_t, rhs):
+    (k, m), n = lhs_t.shape, rhs.shape[1]
+    out = nl.ndarray((m, n), nl.float32, buffer=nl.shared_hbm)
+    for i in nl.affine_range(m // 128):
+        for j in nl.affine_range(n // 512):
+            total = nl.ndarray((128, 512), nl.float32, buffer=nl.psum)
+            for c in nl.affine_range(k // 128):
+                x, y = nl.ndarray((128, 128), lhs_t.dtype), nl.ndarray((128, 512), rhs.dtype)
+                nisa.dma_copy(x, lhs_t[c * 128:(c + 1) * 128, nl.ds(i * 128, 128)])
+                nisa.dma_copy(y, rhs[c * 128:(c + 1) * 128, nl.ds(j * 512, 512)])
+                nisa.nc_matmul(total, x, y)
+            done = nl.copy(total)
+            nisa.dma_copy(out[i * 128:(i + 1) * 128, j * 512:(j + 1) * 512], done)
+    return out
+
+
+@nki.jit
+def flash_attention(q, k, v):
+    """One head: q, k [d, n], v [n, d], tiles of 128 queries by 512 keys, running maximum and sum."""
+    d, n = q.shape
+    out = nl.ndarray((n, d), nl.float32, buffer=nl.shared_hbm)
+    values = [nl.load(v[j * 128:(j + 1) * 128, :]) for j in range(n // 128)]
+    keys = nl.load(k)
+    for i in nl.affine_range(n // 128):
+        query = nl.load(q[:, i * 128:(i + 1) * 128])
+        largest, total, result = nl.full((128, 1), -1e30, nl.float32), nl.zeros((128, 1), nl.float32), \
+            nl.zeros((128, d), nl.float32)
+        for j in nl.sequential_range(n // 512):
+            scores = nl.ndarray((128, 512), nl.float32, buffer=nl.psum)
+            nisa.nc_matmul(scores, query, keys[:, j * 512:(j + 1) * 512])
+            top, negated, shrink = (nl.ndarray((128, 1), nl.float32) for _ in range(3))
+            nisa.tensor_reduce(top, nl.maximum, scores, 1)
+            nisa.tensor_tensor(top, top, largest, nl.maximum)
+            nisa.tensor_scalar(negated, top, nl.multiply, -1.0)
+            nisa.activation(shrink, nl.exp, largest, bias=negated)
+            weights, partial = nl.ndarray((128, 512), v.dtype), nl.ndarray((128, 1), nl.float32)
+            nisa.activation_reduce(weights, nl.exp, scores, nl.add, partial, bias=negated)
+            nisa.scalar_tensor_tensor(total, total, nl.multiply, shrink, nl.add, partial)
+            product = nl.ndarray((128, d), nl.float32, buffer=nl.psum)
+            for c in range(4):
+                turned = nl.ndarray((128, 128), v.dtype, buffer=nl.psum)
+                nisa.nc_transpose(turned, weights[:, c * 128:(c + 1) * 128])
+                nisa.nc_matmul(product, nl.copy(turned), values[j * 4 + c])
+            nisa.scalar_tensor_tensor(result, result, nl.multiply, shrink, nl.add, product)
+            nisa.tensor_copy(largest, top)
+        nisa.reciprocal(total, total)
+        nisa.tensor_scalar(result, result, nl.multiply, total)
+        nl.store(out[i * 128:(i + 1) * 128, :], result)
+    return out
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_a_kernel_gives_what_numpy_gives():
+    np.testing.assert_array_equal(doubled(A), A + A)
+    np.testing.assert_array_equal(nki.simulate(doubled)(A), A + A)
+    assert doubled(A.astype(BF16)).dtype == BF16
+
+
+def test_a_kernel_keeps_the_face_of_its_function():
+    assert matmul.__name__ == "matmul" and "lhs_t" in str(matmul.__signature__)
+    assert nki.jit(mode="trace")(doubled) is doubled
+
+
+def test_matmul_and_its_profile(tmp_path):
+    a, b = (rng.standard_normal(s).astype(BF16) for s in ((256, 256), (256, 1024)))
+    done = vtrn.nki.profile(matmul, tmp_path)(a, b)
+    np.testing.assert_allclose(done.result, a.astype(np.float32).T @ b.astype(np.float32), rtol=1e-4, atol=1e-4)
+    assert done.flops == 2 * 256 * 256 * 1024
+    assert done.latency_ns > 0 and 0 < done.mfu < 1 and 0 < done.tensor_active < 1
+    assert {p.name for p in tmp_path.iterdir()} >= {"profile.html", "profile.json", "profile.pftrace"}
+    assert "test_nki_kernels.py" in (tmp_path / "profile.html").read_text()
+
+
+def test_flash_attention(tmp_path):
+    d, n = 64, 1024
+    q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((d, n), (d, n), (n, d)))
+    done = vtrn.nki.profile(flash_attention, tmp_path)(q, k, v)
+    want = softmax(q.T.astype(np.float64) @ k) @ v
+    np.testing.assert_allclose(done.result, want, rtol=2e-4, atol=2e-5)
+
+
+def test_layers_of_the_language():
+    """softmax, mean and variance by nl's functions."""
+    def kernel(x, gamma):
+        out = nl.ndarray((2, *x.shape), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.load(x)
+        nl.store(out[0], nl.softmax(tile))
+        scaled = nl.ndarray(x.shape, nl.float32)
+        squares = nl.mean(nl.square(tile), axis=1)
+        nisa.tensor_scalar(scaled, tile, nl.multiply, nl.rsqrt(nl.add(squares, 1e-6)))
+        nl.store(out[1], nl.multiply(scaled, nl.broadcast_to(nl.load(gamma), x.shape)))
+        return out
+
+    gamma = rng.standard_normal((1, 512)).astype(np.float32)
+    got = nki.jit(kernel)(A, gamma)
+    np.testing.assert_allclose(got[0], softmax(A.astype(np.float64)), rtol=1e-5, atol=1e-7)
+    want = A / np.sqrt(np.mean(A.astype(np.float64) ** 2, 1, keepdims=True) + 1e-6) * gamma
+    np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_grid_runs_each_program_on_shared_tensors():
+    def kernel(a):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        i, j = nl.program_id(0), nl.program_id(1)
+        nl.store(out[nl.ds(i * 32, 32), nl.ds(j * 256, 256)],
+                 nl.multiply(nl.load(a[nl.ds(i * 32, 32), nl.ds(j * 256, 256)]), nl.num_programs(0)))
+        return out
+
+    np.testing.assert_array_equal(nki.jit(kernel)[4, 2](A), A * 4)
+
+
+def test_a_kernel_writes_to_its_argument_in_place(tmp_path):
+    def kernel(a):
+        nisa.dma_copy(a[0:64], nl.multiply(nl.load(a[0:64]), 2.0))
+        return a
+
+    a = A.copy()
+    done = vtrn.nki.profile(kernel, tmp_path)(a)
+    want = A.copy()
+    want[:64] *= 2
+    np.testing.assert_array_equal(a, want)
+    np.testing.assert_array_equal(done.result, want)
+
+
+def test_kernels_call_kernels_and_return_structures():
+    def kernel(a):
+        return doubled(a), [doubled(a), None]
+
+    one, (two, none) = nki.jit(kernel)(A)
+    np.testing.assert_array_equal(one, A + A)
+    np.testing.assert_array_equal(two, A + A)
+    assert none is None
+
+
+def test_registers_and_dynamic_loops():
+    def kernel(a, n):
+        out = nl.ndarray((1, 1), nl.float32, buffer=nl.shared_hbm)
+        count, total = nisa.register_alloc(), nl.zeros((1, 1), nl.float32)
+        nisa.register_load(count, nl.load(n))
+        nl.fori_loop(0, count, lambda i: nisa.tensor_tensor(total, total, nl.load(a[0:1, nl.ds(i, 1)]), nl.add))
+        nl.store(out, total)
+        return out
+
+    a = np.arange(10, dtype=np.float32).reshape(1, 10)
+    assert nki.jit(kernel)(a, np.full((1, 1), 7, np.int32))[0, 0] == 21
+
+
+def failure(kernel, *arrays):
+    with pytest.raises(vtrn.nki.NkiValidationError) as e:
+        nki.jit(kernel)(*arrays)
+    return str(e.value)
+
+
+def line_of(kernel, text):
+    import inspect
+
+    lines, first = inspect.getsourcelines(kernel)
+    return f"test_nki_kernels.py:{first + next(i for i, line in enumerate(lines) if text in line)}"
+
+
+def test_an_unwritten_element_is_told_where_it_is_read():
+    def kernel(a):
+        tile = nl.ndarray((128, 512), nl.float32)
+        nisa.dma_copy(tile[:, 0:300], a[:, 0:300])
+        nisa.memset(tile[5:128, 300:512], 0)  # partition rule is broken below, not here
+
+    message = failure(kernel, A)
+    assert "may not start at partition 5" in message and line_of(kernel, "5:128") in message
+
+    def reads(a):
+        tile = nl.ndarray((128, 512), nl.float32)
+        nisa.dma_copy(tile[:, 0:300], a[:, 0:300])
+        nisa.memset(tile[0:64, 300:512], 0)
+        nl.exp(tile)
+
+    message = failure(reads, A)
+    assert "uninitialised" in message and "first [64, 300]" in message and str(64 * 212) in message
+    assert line_of(reads, "nl.exp") in message
+
+
+@pytest.mark.parametrize("text, body", [
+    ("start at partition 16", lambda t, a: nisa.tensor_copy(t[16:80, :], t[16:80, :])),
+    ("128", lambda t, a: nl.load(np_like(a))),
+    ("contracts over 128 partitions", lambda t, a: nisa.nc_matmul(psum(64, 512), t[:, 0:64], t[0:64, :])),
+    ("64 partitions", lambda t, a: nisa.nc_matmul(psum(64, 512), t[:, 0:128], t)),
+    ("does not", lambda t, a: nisa.nc_matmul(nl.ndarray((64, 512), nl.float32), t[:, 0:64], t)),
+    ("elements a partition", lambda t, a: nisa.tensor_tensor(nl.ndarray((128, 512), nl.float32), t, t[:, 0:100],
+                                                             nl.add)),
+    ("raw bits", lambda t, a: nisa.tensor_tensor(t, t, t, nl.bitwise_and)),
+    ("from element", lambda t, a: nisa.tensor_copy(t[:, 0:4], t.ap([[512, 128], [1, 4]], offset=510))),
+    ("does not read PSUM", lambda t, a: nisa.dma_copy(a, psum(128, 512))),
+], ids=["partition start", "partitions", "contraction", "result", "result in SBUF", "elements", "bits", "bounds",
+        "DMA from PSUM"])
+def test_rules_of_the_chip_name_values_and_line(text, body):
+    def kernel(a):
+        body(nl.load(a), a)
+
+    message = failure(kernel, A)
+    assert text in message and "test_nki_kernels.py:" in message, message
+
+
+def psum(*shape):
+    return nl.ndarray(shape, nl.float32, buffer=nl.psum)
+
+
+def np_like(a):
+    return nl.ndarray((256, 4), nl.float32, buffer=nl.hbm)
+
+
+def test_an_index_beyond_a_tensor_is_an_error():
+    def kernel(a):
+        nl.load(a[0:129, 0:4])
+
+    with pytest.raises(IndexError, match="128 of dimension 0, which has 128"):
+        nki.jit(kernel)(A)
+
+
+def test_tiles_that_live_together_must_fit(monkeypatch):
+    """Capacity counts from a tile's first use to its last, not while Python holds it."""
+    def add(total, tile):
+        part = nl.ndarray((128, 1), nl.float32)
+        nisa.tensor_reduce(part, nl.add, tile, 1)
+        nisa.tensor_tensor(total, total, part, nl.add)
+
+    def kernel(a, reads_at_once):
+        out = nl.ndarray((128, 1), nl.float32, buffer=nl.shared_hbm)
+        total, tiles = nl.zeros((128, 1), nl.float32), []
+        for _ in range(6):
+            tiles.append(nl.ndarray((128, 12000), nl.float32))  # 48,000 bytes a partition of 208 KiB usable
+            nisa.memset(tiles[-1], 1.0)
+            if reads_at_once:
+                add(total, tiles[-1])
+        if not reads_at_once:
+            for tile in tiles:
+                add(total, tile)
+        nl.store(out, total)
+        return out
+
+    monkeypatch.setenv("VTRN_CHIP", "trn2")
+    assert (nki.jit(kernel)(A, True) == 72000).all()
+    message = failure(kernel, A, False)
+    assert "SBUF" in message and "48000 bytes" in message and line_of(kernel, "memset") in message
+
+
+def test_tiles_placed_by_hand_may_not_overlap_while_in_use():
+    def kernel(a, offset):
+        one = nl.ndarray((128, 512), nl.float32, address=(0, 0))
+        two = nl.ndarray((128, 512), nl.float32, address=(0, offset))
+        nisa.dma_copy(one, a)
+        nisa.dma_copy(two, a)
+        nisa.tensor_tensor(two, one, two, nl.add)
+
+    nki.jit(kernel)(A, 2048)
+    assert "overlap" in failure(kernel, A, 1024)
+
+
+def test_values_are_there_at_each_line():
+    seen = []
+
+    def kernel(a):
+        tile = nl.load(a[0:2, 0:3])
+        seen.append(str(tile))
+        seen.append(np.asarray(tile))
+
+    nki.jit(kernel)(A)
+    assert "sbuf[2, 3] float32" in seen[0]
+    np.testing.assert_array_equal(seen[1], A[0:2, 0:3])
+
+
+def test_types_compare_with_numpys():
+    assert nl.float32 == np.float32 and nl.bfloat16 == BF16 and nl.float32 != np.float16
+    assert str(nl.float32) == "float32" and np.dtype(nl.bfloat16) == BF16
+    assert nl.ndarray | tuple  # an annotation
+    with pytest.raises(ValueError, match="Unsupported dtype"):
+        doubled(A.astype(np.float64))
+
+
+def test_a_result_that_is_not_all_written_is_told():
+    def kernel(a):
+        out = nl.ndarray((128, 512), nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(out[0:64], a[0:64])
+        return out
+
+    with pytest.warns(UserWarning, match="nothing has written 32768"):
+        nki.jit(kernel)(A)
+
+
+def test_a_script_runs_with_vtrn_in_the_place_of_nki(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""import sys
+import numpy as np
+import nki
+import nki.isa as nisa
+import nki.language as nl
+from nki.typing import tensor
+
+@nki.jit
+def kernel(a):
+    out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.exp(nl.load(a)))
+    return out
+
+print(kernel(np.zeros((2, 3), np.float32)).sum(), sys.argv[1])
+""")
+    done = subprocess.run([sys.executable, "-m", "vtrn.nki", str(script), "word"], capture_output=True, text=True,
+                          env=os.environ)
+    assert done.stdout == "6.0 word\n", done.stderr
