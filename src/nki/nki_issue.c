@@ -237,6 +237,8 @@ static vtrn_status check_matmul_shapes(const nki_call *call) {
     const nki_view *dst = call->view[0], *stationary = call->view[1], *moving = call->view[2];
     int64_t k = stationary->shape[0], m = (int64_t)nki_view_elements(stationary) / (k ? k : 1);
     char a[200], b[200], c[200];
+    if (k == moving->shape[0] && m == dst->shape[0])
+        return NULL;
     nki_view_print(stationary, a, sizeof a);
     nki_view_print(moving, b, sizeof b);
     nki_view_print(dst, c, sizeof c);
@@ -245,12 +247,10 @@ static vtrn_status check_matmul_shapes(const nki_call *call) {
                           "the stationary %s contracts over %lld partitions, the moving %s over "
                           "%lld; give both as many",
                           a, (long long)k, b, (long long)moving->shape[0]);
-    if (m != dst->shape[0])
-        return VTRN_ERROR(VTRN_UNDEFINED,
-                          "dst %s has %lld partitions, the stationary %s has %lld columns; give "
-                          "the result a partition for each",
-                          c, (long long)dst->shape[0], a, (long long)m);
-    return NULL;
+    return VTRN_ERROR(VTRN_UNDEFINED,
+                      "dst %s has %lld partitions, the stationary %s has %lld columns; give the "
+                      "result a partition for each",
+                      c, (long long)dst->shape[0], a, (long long)m);
 }
 
 vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate) {

@@ -76,16 +76,17 @@ static void begin(const nki_view *view, vtrn_ap *out) {
 /* Partitions of an operand on chip. */
 static vtrn_status set_partitions(const nki_view *view, vtrn_ap *out) {
     char text[200];
-    nki_view_print(view, text, sizeof text);
     int64_t n = view->shape[0], row = row_elements(view);
     if (n < 1 || n > UINT16_MAX)
-        return VTRN_ERROR(VTRN_UNDEFINED, "%s: %lld partitions", text, (long long)n);
+        return VTRN_ERROR(VTRN_UNDEFINED, "a view of %lld partitions; split it", (long long)n);
     out->n_partitions = (uint16_t)n;
-    if (n > 1 && view->step[0] % row)
+    if (n > 1 && view->step[0] % row) {
+        nki_view_print(view, text, sizeof text);
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "%s: the outermost step of %lld elements is no multiple of the %lld of a "
                           "partition; on chip the first dimension of a pattern counts partitions",
                           text, (long long)view->step[0], (long long)row);
+    }
     out->partition_step = n > 1 ? view->step[0] / row : 1;
     return NULL;
 }
@@ -144,12 +145,13 @@ static vtrn_status hbm_rows(const nki_view *view, int64_t n_rows, vtrn_ap *out) 
     char text[200];
     dims d[2];
     begin(view, out);
-    nki_view_print(view, text, sizeof text);
-    if (n_rows > UINT16_MAX || !split_rows(view, n_rows, d))
+    if (n_rows > UINT16_MAX || !split_rows(view, n_rows, d)) {
+        nki_view_print(view, text, sizeof text);
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "%s does not split into %lld rows of equal shape; reshape it so that its "
                           "outer dimensions count the partitions",
                           text, (long long)n_rows);
+    }
     dims free = {0};
     out->n_partitions = d[0].n ? (uint16_t)d[0].dim[0].num : 1;
     out->partition_step = d[0].n ? d[0].dim[0].step : 0;

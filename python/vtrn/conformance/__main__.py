@@ -13,6 +13,8 @@ EPILOG = """suites:
   jax PATH        JAX's own tests; PATH: a checkout of JAX at the tag of the installed version
   stablehlo PATH  StableHLO's testdata and interpreter tests; PATH: a checkout of StableHLO
   harness         the primitive harnesses that come with JAX
+  docs PATH       the examples and tests of NKI's documentation; PATH: a checkout of the Neuron SDK
+  samples PATH    nki-samples; PATH: a checkout of it
 
 A run that was interrupted goes on where it stopped; --fresh starts again."""
 

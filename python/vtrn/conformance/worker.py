@@ -11,7 +11,8 @@ import sys
 import time
 import traceback
 
-SUITES = {"jax": "jax_suite", "harness": "harness_suite", "stablehlo": "stablehlo_suite"}
+SUITES = {"jax": "jax_suite", "harness": "harness_suite", "stablehlo": "stablehlo_suite",
+          "docs": "docs_suite", "samples": "samples_suite"}
 
 
 def load(suite):
