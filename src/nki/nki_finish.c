@@ -109,6 +109,7 @@ static vtrn_status stages(finishing *f) {
     VTRN_RETURN_IF_ERROR(add_sources(f));
     VTRN_RETURN_IF_ERROR(add_slots(f));
     VTRN_RETURN_IF_ERROR(add_instrs(f));
+    build_count_flops(&f->build, f->s->flops);
     return build_finish(&f->build);
 }
 
@@ -124,7 +125,6 @@ vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
     p->name = arena_strdup(&p->arena, options->name, strlen(options->name));
     p->chip = arena_strdup(&p->arena, chip->name, strlen(chip->name));
     p->gen = (uint8_t)chip->gen;
-    p->flops = s->flops;
     finishing f = {.s = s, .options = options, .build = {.chip = chip, .program = p}};
     vtrn_status status = p->name && p->chip ? stages(&f) : VTRN_OUT_OF_MEMORY(64);
     build_free(&f.build);
