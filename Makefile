@@ -56,7 +56,9 @@ tools:
 	    command -v git >/dev/null || missing="$$missing git"; \
 	    command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	    pkg-config --exists cmocka 2>/dev/null || missing="$$missing libcmocka-dev"; \
-	    $(PYTHON) -c 'import ensurepip; import venv' 2>/dev/null || missing="$$missing python3-venv";)
+	    $(PYTHON) -c 'import ensurepip; import venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	    [ -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || \
+	        missing="$$missing python3-dev";)
 
 test-tools: tools
 	$(call install, \
