@@ -76,6 +76,8 @@ static int64_t element(const graph_op *constant, const graph_type *t, int64_t i)
     const uint8_t *at = constant->attrs.constant.data;
     at += constant->attrs.constant.is_splat ? 0 : (size_t)i * size;
     int64_t wide = 0;
+    if (!size || size > sizeof wide)
+        return 0; /* no integer type */
     memcpy(&wide, at, size);
     int shift = 64 - 8 * (int)size;
     uint64_t top = (uint64_t)wide << shift;
