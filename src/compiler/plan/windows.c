@@ -5,7 +5,10 @@
 
 #include <string.h>
 
-enum { SHORT_ROW_BYTES = 512 /* a longer run may be cut to occupy more partitions */ };
+enum {
+    SHORT_ROW_BYTES = 512,   /* a longer run may be cut to occupy more partitions */
+    LEAST_PIECE_BYTES = 256, /* shorter ones take longer to start than to move: assumed */
+};
 
 int64_t windows_reach(const address_spec *s) {
     int64_t reach = s->has_base ? s->base_limit : 0;
@@ -37,7 +40,9 @@ window_cut windows_cut(const vtrn_chip *chip, const address_spec *s, int64_t max
         outer *= f[i].size;
     address_factor *run = &f[n - 1];
     if (s->n == 1 && outer < tile_max_rows(chip) && run->size * element_bytes > SHORT_ROW_BYTES) {
-        int64_t pieces = divisor(run->size, tile_max_rows(chip) / outer);
+        int64_t partitions = tile_max_rows(chip) / outer;
+        int64_t worth_it = run->size * element_bytes / LEAST_PIECE_BYTES;
+        int64_t pieces = divisor(run->size, worth_it < partitions ? worth_it : partitions);
         int64_t size = run->size / pieces;
         if (pieces > 1) {
             f[n] = (address_factor){size, run->table, run->array};
