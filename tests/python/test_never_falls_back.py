@@ -261,8 +261,6 @@ CASES = {
 FALLS_BACK = {
     "float remainder",
     "cumlogsumexp",
-    "at max",
-    "at multiply",
     "threefry generator",
     "philox generator",
 }

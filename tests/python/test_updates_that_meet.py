@@ -94,7 +94,54 @@ def test_several_dims_are_indexed_in_every_mode(device, rng, how, mode):
 
     if mode == "clip" and how == "set":
         i, j = i % 13, j % 5
-    check(device, at, x, i, j, u, n_reference_ops=int(how in ("mul", "min", "max")))
+    check(device, at, x, i, j, u)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16, np.int32, np.uint32])
+@pytest.mark.parametrize("how", ["min", "max", "mul"])
+@pytest.mark.parametrize("n, rows, width", [(2, 3, 7), (127, 40, 1), (128, 1, 5), (129, 200, 33), (1025, 60, 3),
+                                            (4097, 9000, 2)])  # fmt: skip
+def test_rows_that_meet_take_the_least_the_greatest_or_the_product(device, rng, n, rows, width, how, dtype):
+    i = rng.integers(-2, rows + 2, n).astype(np.int32)
+    is_int = np.dtype(dtype).kind in "iu"
+    if how == "mul" and not is_int:  # exact in any order
+        i = np.where(np.arange(n) < 300, i % max(1, rows // 2), i)
+        x, u = (rng.choice([1, -1, 2, 0.5], s, p=[0.5, 0.4, 0.05, 0.05]).astype(dtype) for s in ((rows, width), (n, width)))
+    elif is_int:
+        x, u = (rng.integers(0, 1 << 32, s, np.uint32).view(dtype) for s in ((rows, width), (n, width)))
+    else:
+        x, u = (rng.standard_normal(s).astype(dtype) for s in ((rows, width), (n, width)))
+        for special in (np.inf, -np.inf, np.nan):
+            u[rng.random(u.shape) < 0.01] = special
+
+    def at(x, i, u):
+        return getattr(x.at[i], how)(u, mode="drop", wrap_negative_indices=False)
+
+    check(device, at, x, i, u, n_reference_ops=int(how == "mul" and is_int))
+
+
+@pytest.mark.parametrize("how", ["min", "max", "mul"])
+def test_columns_and_elements_that_meet_take_it_too(device, rng, how):
+    x, i, j = whole(rng, (9, 30, 4)), rng.integers(0, 30, (5, 50), np.int32), rng.integers(0, 9, 200, np.int32)
+
+    def at(x, i, j, u, v):
+        return getattr(x.at[:, i], how)(u), getattr(x.at[j, j % 7, j % 3], how)(v)
+
+    u, v = (np.sign(whole(rng, s)) for s in ((9, 5, 50, 4), (200,)))
+    check(device, at, x, i, j, u, v)
+
+
+@pytest.mark.parametrize("how", ["segment_max", "segment_min"])
+def test_gradients_of_segments_run_on_the_engines(device, rng, how):
+    i, x = np.sort(rng.integers(0, 100, 517)).astype(np.int32), rng.standard_normal((517, 6)).astype(np.float32)
+    segments = getattr(jax.ops, how)
+    f = jax.grad(lambda x: jnp.sum(jnp.where(jnp.isfinite(y := segments(x, i, 260)), y, 0) ** 2))
+    check(device, f, x, rtol=1e-5)
+
+
+def test_more_updates_than_blocks_of_them_are_a_reference_op(device, rng):
+    i, u = rng.integers(0, 40, 8200, np.int32), whole(rng, (8200, 3))
+    check(device, lambda i, u: jnp.zeros((40, 3)).at[i].max(u), i, u, n_reference_ops=1)
 
 
 def test_sums_of_many_integers_are_exact(device):

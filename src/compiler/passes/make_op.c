@@ -54,3 +54,21 @@ vtrn_status make_reshape(rewriter *r, const graph_op *like, graph_value v, const
         return NULL;
     return make_plain(r, like, GRAPH_RESHAPE, &v, 1, &type, out);
 }
+
+vtrn_status make_replacing(rewriter *r, const graph_type *type, graph_op *scatter) {
+    arena *home = &r->g->arena;
+    graph_type scalar = {.dtype = type->dtype};
+    graph_region *region = ARENA_NEW(home, graph_region, 1);
+    graph_region **regions = ARENA_NEW(home, graph_region *, 1);
+    graph_value *args = ARENA_NEW(home, graph_value, 2);
+    if (!region || !regions || !args)
+        return VTRN_OUT_OF_MEMORY(sizeof *region);
+    for (int i = 0; i < 2; i++)
+        VTRN_RETURN_IF_ERROR(rewrite_new_value(r, &scalar, &args[i]));
+    *region = (graph_region){.n_args = 2, .args = args, .n_results = 1, .results = &args[1]};
+    regions[0] = region;
+    scatter->regions = regions;
+    scatter->n_regions = 1;
+    scatter->reducer = GRAPH_REDUCER_REPLACE;
+    return NULL;
+}

@@ -17,6 +17,8 @@ vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const gr
 /* v with other dims of as many elements: v itself where the dims are the same. */
 vtrn_status make_reshape(rewriter *r, const graph_op *like, graph_value v, const graph_type *dims,
                          graph_value *out);
+/* Has a scatter of that type write its updates, with a region that returns them. */
+vtrn_status make_replacing(rewriter *r, const graph_type *type, graph_op *scatter);
 /* The name of a kind, as an operation has it. NULL: out of memory. */
 const char *make_name(rewriter *r, graph_kind kind);
 

@@ -10,6 +10,7 @@
 #include "compiler/passes/fold.h"
 #include "compiler/passes/moments.h"
 #include "compiler/passes/row_elements.h"
+#include "compiler/passes/scatter_blocks.h"
 #include "compiler/passes/scatter_into.h"
 #include "compiler/passes/spread.h"
 #include "compiler/passes/stacks.h"
@@ -24,9 +25,9 @@
 static vtrn_status (*const PASSES[])(graph *g) = {
     fold_known,           subexpressions_merge, composites_recognise, moments_normalise,
     subexpressions_merge, dead_remove,          transposes_join,      row_elements_move,
-    subexpressions_merge, dead_remove,          scatter_into_sum,     stacks_recognise,
-    spread_over_parts,    dead_remove,          features_outermost,   channels_outermost,
-    defer_single_values,  early_updates,
+    subexpressions_merge, dead_remove,          scatter_into_sum,     scatter_by_blocks,
+    stacks_recognise,     spread_over_parts,    dead_remove,          features_outermost,
+    channels_outermost,   defer_single_values,  early_updates,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

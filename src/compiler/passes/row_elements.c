@@ -333,25 +333,6 @@ static bool narrows(const graph *g, const graph_op *op) {
            dtype_is_float((vtrn_dtype)g->types[op->results[0]].dtype);
 }
 
-/* A region that returns the update. */
-static vtrn_status make_replacing(rewriter *r, const graph_type *type, graph_op *scatter) {
-    arena *home = &r->g->arena;
-    graph_type scalar = {.dtype = type->dtype};
-    graph_region *region = ARENA_NEW(home, graph_region, 1);
-    graph_region **regions = ARENA_NEW(home, graph_region *, 1);
-    graph_value *args = ARENA_NEW(home, graph_value, 2);
-    if (!region || !regions || !args)
-        return VTRN_OUT_OF_MEMORY(sizeof *region);
-    for (int i = 0; i < 2; i++)
-        VTRN_RETURN_IF_ERROR(rewrite_new_value(r, &scalar, &args[i]));
-    *region = (graph_region){.n_args = 2, .args = args, .n_results = 1, .results = &args[1]};
-    regions[0] = region;
-    scatter->regions = regions;
-    scatter->n_regions = 1;
-    scatter->reducer = GRAPH_REDUCER_REPLACE;
-    return NULL;
-}
-
 static vtrn_status ones(rewriter *r, int rank, graph_ints *out) {
     int64_t *v = ARENA_NEW(&r->g->arena, int64_t, (size_t)rank);
     if (!v)
