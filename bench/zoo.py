@@ -44,7 +44,7 @@ PROGRAMS = {
     "graphs": ("jraph haiku optax", "", "gcn gat molecules"),
     "mcmc": ("blackjax", "", "hmc nuts sgld"),
     "rl": ("rlax optax", "", "ppo dqn vtrace"),
-    "evolution": ("evosax optax", "", "open_es cma_es"),
+    "evolution": ("evosax optax", "", "open_es sep_cma_es"),
 }
 
 
@@ -134,23 +134,24 @@ def reference_ops(result: dict) -> tuple[list[str], float]:
 
 
 def measure(name: str, platform: str, turns: int) -> dict:
-    """The row of one program: losses in each dtype, then times, in fp32, of both sides by turns."""
+    """The row of one program: losses in each dtype; times, in fp32, of both sides by turns."""
     row = {"program": name, "reference_ops": [], "reference_time_share": 0.0}
-    for dtype in dtypes(name):
+    pairs = []
+    for dtype in reversed(dtypes(name)):
         theirs, ours = run(name, dtype, "cpu"), run(name, dtype, platform, is_profiled=True)
         key = "bf16" if dtype == "bfloat16" else "fp32"
         row[f"loss_rel_max_{key}"] = loss_rel_max(ours, theirs)
         ops, share = reference_ops(ours)
         row["reference_ops"] = sorted({*row["reference_ops"], *ops})
         row["reference_time_share"] = max(row["reference_time_share"], share)
-    pairs = []
-    for _ in range(turns):
+        pairs = [(ours, theirs)]
+    for _ in range(turns - 1):
         theirs = run(name, dtypes(name)[0], "cpu")
         pairs.append((run(name, dtypes(name)[0], platform), theirs))
-    if pairs:
-        for key, of in (("step", step_seconds), ("script", lambda r: r["script_s"]), ("process", lambda r: r["process_s"])):
-            row[f"{key}_s"] = statistics.median(of(ours) for ours, _ in pairs)
-            row[f"{key}_vs_xla"] = statistics.median(of(ours) / of(theirs) for ours, theirs in pairs)
+    for key, of in (("step", step_seconds), ("script", lambda r: r["script_s"]), ("process", lambda r: r["process_s"])):
+        row[f"{key}_ms"] = statistics.median(of(ours) for ours, _ in pairs) * 1e3
+        row[f"xla_{key}_ms"] = statistics.median(of(theirs) for _, theirs in pairs) * 1e3
+        row[f"{key}_vs_xla"] = statistics.median(of(ours) / of(theirs) for ours, theirs in pairs)
     return row
 
 
@@ -180,7 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="MODULE or MODULE.FUNCTION; all, if none is given")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--turns", type=int, default=3, help="timed runs of each side; 0 compares losses alone")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each side in fp32 (default 3)")
     parser.add_argument("--platform", default="neuron", help="cpu compares JAX with itself")
     parser.add_argument("--torch", action="store_true", help="the programs in PyTorch instead")
     args = parser.parse_args()

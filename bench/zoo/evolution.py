@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evosax.algorithms import CMA_ES, Open_ES
+from evosax.algorithms import Open_ES, Sep_CMA_ES
 
 import optax
 import samples
@@ -41,11 +41,12 @@ def open_es():
     return state, _step_of(strategy, hyper, fitness_of), ((np.uint32(i),) for i in range(99))
 
 
-def cma_es():
-    """CMA-ES on a rotated ellipsoid: an eigendecomposition a step."""
+def sep_cma_es():
+    """CMA-ES of a diagonal covariance on a rotated ellipsoid. The full one samples along eigenvectors, whose signs
+    are anybody's."""
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((10, 10)))[0].astype(np.float32)
     scale = jnp.asarray(10.0 ** np.linspace(0, 2, 10), jnp.float32)
-    strategy = CMA_ES(population_size=16, solution=jnp.zeros(10))
+    strategy = Sep_CMA_ES(population_size=16, solution=jnp.zeros(10))
     hyper = strategy.default_params
     state = strategy.init(jax.random.key(0), jnp.ones(10), hyper)
     return (state, _step_of(strategy, hyper, lambda p: jnp.sum(scale * (p @ turn - 0.5) ** 2, axis=1)),

@@ -22,7 +22,7 @@ def resnet(dtype):
         return hk.nets.ResNet18(10, resnet_v2=True, bn_config={"decay_rate": 0.9})(images.astype(dtype), is_training=True)
 
     net = hk.transform_with_state(forward)
-    optimiser = optax.chain(optax.trace(0.9), optax.scale_by_schedule(optax.cosine_decay_schedule(0.002, 20)), optax.scale(-1))
+    optimiser = optax.chain(optax.trace(0.9), optax.scale_by_schedule(optax.cosine_decay_schedule(0.0005, 20)), optax.scale(-1))
     params, net_state = net.init(jax.random.key(0), jnp.ones((2, 20, 20, 3)))
 
     @jax.jit

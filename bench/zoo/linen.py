@@ -30,7 +30,7 @@ def cnn(dtype):
 
     model = CNN()
     params = model.init(jax.random.key(0), jnp.ones((1, 24, 24, 1)))["params"]
-    state = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.02, 0.9))
+    state = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.01, 0.9))
 
     @jax.jit
     def step(state, images, labels):

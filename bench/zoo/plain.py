@@ -196,7 +196,7 @@ def decode(dtype):
     n_words, width, heads, layers, length = 211, 64, 4, 3, 48
     keys = iter(jax.random.split(jax.random.key(0), 20))
     params = {
-        "embed": jax.random.normal(next(keys), (n_words, width)),
+        "embed": jax.random.normal(next(keys), (n_words, width)) * 0.2,
         "place": jax.random.normal(next(keys), (length, width)) * 0.1,
         "blocks": [
             {name: _dense(next(keys), *size) for name, size in

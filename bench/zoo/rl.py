@@ -62,9 +62,10 @@ def ppo():
 
     @jax.jit
     def step(state):
-        params, opt_state, x, key = state
-        key, key_roll, key_epoch = jax.random.split(key, 3)
-        x, seen = rollout(params, x, key_roll)
+        params, opt_state, key = state
+        key, key_x, key_roll, key_epoch = jax.random.split(key, 4)
+        # a pole falls exponentially fast: over longer episodes the last bit of a sine would decide
+        x, seen = rollout(params, jax.random.uniform(key_x, (n_envs, 4), minval=-0.05, maxval=0.05), key_roll)
         values = jnp.concatenate([seen["v"], _mlp(params["v"], x)[None, :, 0]])
         advantage = jax.vmap(rlax.truncated_generalized_advantage_estimation, in_axes=(1, 1, None, 1), out_axes=1)
         seen["gain"] = advantage(jnp.ones((n_steps, n_envs)), seen["go"], 0.95, values)
@@ -84,10 +85,9 @@ def ppo():
             return jax.lax.scan(update, carry, batches)
 
         (params, opt_state), losses = jax.lax.scan(epoch, (params, opt_state), jax.random.split(key_epoch, n_epochs))
-        return (params, opt_state, x, key), jnp.mean(losses)
+        return (params, opt_state, key), jnp.mean(losses)
 
-    x = jax.random.uniform(jax.random.key(1), (n_envs, 4), minval=-0.05, maxval=0.05)
-    return (params, optimiser.init(params), x, jax.random.key(2)), step, samples.always()
+    return (params, optimiser.init(params), jax.random.key(2)), step, samples.always()
 
 
 def dqn():

@@ -75,4 +75,4 @@ def implicit():
         loss, grads = jax.value_and_grad(loss_of)(params, images, labels)
         return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), loss
 
-    return params, step, samples.digit_batches(40)
+    return params, step, samples.digit_batches(16)
