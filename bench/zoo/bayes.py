@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from numpyro.infer import NUTS, SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 import samples
@@ -63,7 +63,7 @@ def svi():
 
 
 def mixture():
-    """Inference: MCMC over a Gaussian mixture whose assignments are summed out, then predictions, whole in one step."""
+    """NUTS over a Gaussian mixture whose assignments are summed out; predictions from each draw."""
     rng = np.random.default_rng(0)
     data = np.concatenate([rng.normal(-2, 0.5, 40), rng.normal(1, 1.0, 60)]).astype(np.float32)
 
@@ -76,12 +76,13 @@ def mixture():
             numpyro.sample("y", mixed, obs=data)
 
     kernel = NUTS(model, step_size=0.05, adapt_step_size=False, adapt_mass_matrix=False, max_tree_depth=3)
-    mcmc = MCMC(kernel, num_warmup=0, num_samples=3, progress_bar=False, jit_model_args=True)
-    predict = jax.jit(lambda key, drawn: Predictive(model, drawn)(key, None)["y"])
+    state = kernel.init(jax.random.key(0), 0, None, (data,), {})
 
+    @jax.jit
     def step(state, seed):
-        mcmc.run(jax.random.key(seed), data, extra_fields=("potential_energy",))
-        made = predict(jax.random.key(seed), mcmc.get_samples())
-        return state, jnp.mean(mcmc.get_extra_fields()["potential_energy"]) / 100 + jnp.mean(made**2)
+        state = kernel.sample(state, (data,), {})
+        drawn = jax.tree.map(lambda x: x[None], kernel.postprocess_fn((data,), {})(state.z))
+        made = Predictive(model, drawn)(jax.random.key(seed), None)["y"]
+        return state, state.potential_energy / 100 + jnp.mean(made**2)
 
-    return None, step, ((i,) for i in range(20))
+    return state, step, ((np.uint32(i),) for i in range(20))

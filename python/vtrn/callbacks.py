@@ -310,9 +310,25 @@ def _buffer_callback_rule(
     return _emit_call(ctx, own, operands, ctx.avals_out, has_side_effect)
 
 
+def _rules():
+    """Primitives that call Python, and how they are lowered. JAX before 0.8 has no primitive for printing,
+    before 0.7 none for buffers."""
+    from jax._src import checkify, debugging
+
+    yield debugging.debug_callback_p, debugging.debug_callback_lowering
+    yield checkify.check_p, checkify.check_lowering_rule
+    if hasattr(debugging, "debug_print_p"):
+        yield debugging.debug_print_p, debugging.debug_print_lowering_rule
+    try:
+        from jax._src import buffer_callback
+    except ImportError:
+        return
+    yield buffer_callback.buffer_callback_p, _buffer_callback_rule
+
+
 def install() -> None:
     """Makes JAX lower callbacks for the platform. Its own rules refuse platforms unknown to it."""
-    from jax._src import buffer_callback, callback, checkify, debugging
+    from jax._src import callback
     from jax._src.interpreters import mlir
 
     jaxs_own = callback.emit_python_callback
@@ -322,10 +338,5 @@ def install() -> None:
         return (emit if is_ours else jaxs_own)(ctx, *args, **kwargs)
 
     callback.emit_python_callback = emit_python_callback
-    for primitive, rule in (
-        (debugging.debug_callback_p, debugging.debug_callback_lowering),
-        (debugging.debug_print_p, debugging.debug_print_lowering_rule),
-        (checkify.check_p, checkify.check_lowering_rule),
-        (buffer_callback.buffer_callback_p, _buffer_callback_rule),
-    ):
+    for primitive, rule in _rules():
         mlir.register_lowering(primitive, rule, platform=PLATFORM)

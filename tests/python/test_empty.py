@@ -82,3 +82,20 @@ def test_products_of_nothing_are_zeros_without_a_reference_op(device):
     assert [g.shape for g in got] == [(3, 4), (), (2, 4, 3, 3)]
     assert not got[0].any() and got[1] == 12 and not got[2].any()
     assert executable.profile().n_reference_ops == 0
+
+
+def test_reductions_of_nothing_give_what_they_begin_with_without_a_reference_op(device):
+    def f(z, x):
+        """The gradient of a pad that repeats edges reduces the empty part between them."""
+        edges = jax.grad(lambda x: jnp.sum(jnp.pad(x, ((1, 2), (0, 3)), "edge") ** 2))(x)
+        return z.sum(1), z.sum(), z.max(1, initial=-1.0), z.prod(1), jnp.any(z > 0, 1), edges
+
+    args = [np.zeros((4, 0), np.float32), np.arange(12, dtype=np.float32).reshape(3, 4)]
+    with jax.default_device(jax.devices("cpu")[0]):
+        expected = [np.asarray(e) for e in jax.jit(f)(*args)]
+        exported = jax.export.export(jax.jit(f), platforms=["cpu"])(*args)
+    executable = device.compile(exported.mlir_module_serialized)
+    got = executable(*[args[i] for i in exported.module_kept_var_idx])
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(g, e)
+    assert executable.profile().n_reference_ops == 0

@@ -569,3 +569,14 @@ def test_a_program_whose_callback_is_another_operation_is_refused(tmp_path):
     done = subprocess.run(args, capture_output=True, text=True, timeout=60)
     assert done.returncode > 0
     assert "a callback's name or operation, and not both" in done.stderr
+
+
+def test_versions_of_jax_without_some_primitives_have_rules_for_the_others(monkeypatch):
+    from jax._src import debugging
+    from vtrn import callbacks
+
+    n = len(list(callbacks._rules()))
+    monkeypatch.delattr(debugging, "debug_print_p")
+    monkeypatch.delattr("jax._src.buffer_callback")
+    monkeypatch.setitem(sys.modules, "jax._src.buffer_callback", None)
+    assert len(list(callbacks._rules())) == n - 2

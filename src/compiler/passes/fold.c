@@ -143,6 +143,24 @@ static bool is_reshape(const rewriter *r, const graph_op *op) {
     }
 }
 
+/* A reduction of no elements gives what it begins with. */
+static bool is_of_nothing(const rewriter *r, const graph_op *op) {
+    return op->kind == GRAPH_REDUCE && op->n_operands == 2 &&
+           graph_type_count(type_of(r, op->operands[0])) == 0 &&
+           graph_type_count(type_of(r, op->results[0])) > 0;
+}
+
+/* op becomes an operation of one operand, that of the number k, without attributes. */
+static void become(graph_op *op, graph_kind kind, const char *name, int k) {
+    op->kind = (uint16_t)kind;
+    op->name = name;
+    op->operands += k;
+    op->n_operands = 1;
+    op->n_regions = 0;
+    op->reducer = 0;
+    memset(&op->attrs, 0, sizeof op->attrs);
+}
+
 /* Which dimension of its result each dimension of the operand becomes, for a view that adds
  * dimensions and repeats elements; false: op is none. */
 static bool find_spread(const rewriter *r, const graph_op *op, int64_t *dims) {
@@ -326,12 +344,9 @@ static vtrn_status fold(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) 
         rewrite_replace(r, op->results[0], equal);
         *is_dropped = true;
     } else if (is_reshape(r, op)) {
-        op->kind = GRAPH_RESHAPE;
-        op->name = "stablehlo.reshape";
-        op->n_operands = 1;
-        op->n_regions = 0;
-        op->reducer = 0;
-        memset(&op->attrs, 0, sizeof op->attrs);
+        become(op, GRAPH_RESHAPE, "stablehlo.reshape", 0);
+    } else if (is_of_nothing(r, op)) {
+        become(op, GRAPH_BROADCAST_IN_DIM, "stablehlo.broadcast_in_dim", 1);
     }
     return NULL;
 }
