@@ -77,13 +77,21 @@ static vtrn_status check_equal(const vtrn_instr *instr, const char *what, uint64
                       what, (unsigned long long)src);
 }
 
-/* Elements [from, from + n) of one row, n <= CHUNK_ELEMENTS, in the given mode. */
-static void move_chunk(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap *dst_ap,
-                       uint8_t *dst, uint64_t from, uint64_t n, dma_mode mode, uint8_t *scratch) {
-    uint8_t *src_tmp = scratch, *dst_tmp = src_tmp + CHUNK_BYTES;
+/* How rows that go through buffers are moved. */
+typedef struct chunked_copy {
+    const vtrn_ap *src_ap, *dst_ap; /* of every row */
+    dma_mode mode;
+    uint8_t *scratch; /* of the thread */
+} chunked_copy;
+
+/* Elements [from, from + n) of one row, n <= CHUNK_ELEMENTS. */
+static void move_chunk(const chunked_copy *c, const uint8_t *src, uint8_t *dst, uint64_t from,
+                       uint64_t n) {
+    const vtrn_ap *src_ap = c->src_ap, *dst_ap = c->dst_ap;
+    uint8_t *src_tmp = c->scratch, *dst_tmp = src_tmp + CHUNK_BYTES;
     float *values = (float *)(dst_tmp + CHUNK_BYTES);
     float *old = values + CHUNK_ELEMENTS;
-    switch (mode) {
+    switch (c->mode) {
     case MODE_RAW:
         engine_row_gather(src_ap, src, from, n, src_tmp);
         engine_row_scatter(dst_ap, dst, from, n, src_tmp);
@@ -112,12 +120,11 @@ static void move_chunk(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap 
     }
 }
 
-static void move_row_chunks(const vtrn_ap *src_ap, const uint8_t *src, const vtrn_ap *dst_ap,
-                            uint8_t *dst, uint64_t from, uint64_t end, dma_mode mode,
-                            uint8_t *scratch) {
+static void move_row_chunks(const chunked_copy *c, const uint8_t *src, uint8_t *dst, uint64_t from,
+                            uint64_t end) {
     while (from < end) {
         uint64_t n = end - from < CHUNK_ELEMENTS ? end - from : CHUNK_ELEMENTS;
-        move_chunk(src_ap, src, dst_ap, dst, from, n, mode, scratch);
+        move_chunk(c, src, dst, from, n);
         from += n;
     }
 }
@@ -177,6 +184,7 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
     dma_mode mode;
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move row_move, m = {0};
     bool is_plain = is_straight(src, dst, mode, &row_move);
     int64_t sbuf_step = engine_row_stride(core, sbuf);
@@ -198,8 +206,7 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
             uint8_t *far = hbm_base + folded_offset(hbm, n_row_dims, per_row, r);
             uint8_t *near = engine_row(core, sbuf, slot_base, r);
             if (!is_plain) {
-                move_row_chunks(src, is_store ? near : far, dst, is_store ? far : near, 0, n, mode,
-                                engine_scratch(core, thread_i));
+                move_row_chunks(&copy, is_store ? near : far, is_store ? far : near, 0, n);
                 continue;
             }
             run_straight(&m, instr, mode, is_store ? near : far, is_store ? far : near);
@@ -216,6 +223,7 @@ vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
     dma_mode mode;
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move row_move;
     bool is_plain = is_straight(src, dst, mode, &row_move);
     share s = share_of(core, instr, thread_i);
@@ -232,9 +240,8 @@ vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
             }
         }
         for (int r = s.first; r < s.end; r++)
-            move_row_chunks(src, engine_row(core, src, slot_base, r), dst,
-                            engine_row(core, dst, slot_base, r), 0, n, mode,
-                            engine_scratch(core, thread_i));
+            move_row_chunks(&copy, engine_row(core, src, slot_base, r),
+                            engine_row(core, dst, slot_base, r), 0, n);
     }
     return NULL;
 }
@@ -345,6 +352,7 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(check_indices(instr, dst->n_partitions));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move m;
     bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &m);
     if (is_plain)
@@ -362,7 +370,7 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
             if (is_plain)
                 move_run(&m, from, to);
             else
-                move_row_chunks(src, from, dst, to, 0, n, mode, engine_scratch(core, thread_i));
+                move_row_chunks(&copy, from, to, 0, n);
         }
     return NULL;
 }
@@ -380,6 +388,7 @@ vtrn_status engine_op_DMA_SCATTER(engine_core *core, const vtrn_instr *instr,
     uint64_t first = n * (uint64_t)thread_i / (uint64_t)core->n_threads;
     uint64_t end = n * (uint64_t)(thread_i + 1) / (uint64_t)core->n_threads;
     int64_t pitch = engine_row_stride(core, dst), i;
+    const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move m;
     bool is_plain = core->n_threads == 1 && mode == MODE_RAW && move_of_rows(src, dst, &m);
     if (is_plain)
@@ -395,7 +404,7 @@ vtrn_status engine_op_DMA_SCATTER(engine_core *core, const vtrn_instr *instr,
         if (is_plain)
             move_run(&m, from, to);
         else
-            move_row_chunks(src, from, dst, to, first, end, mode, engine_scratch(core, thread_i));
+            move_row_chunks(&copy, from, to, first, end);
     }
     return NULL;
 }

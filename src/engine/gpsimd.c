@@ -58,8 +58,8 @@ vtrn_status engine_op_IOTA(engine_core *core, const vtrn_instr *instr, const uin
                            int thread_i) {
     VTRN_RETURN_IF_ERROR(check_pattern(instr));
     index_walk w = {.pattern = &instr->ap[3]};
-    lanes_spec spec = {.streams = AP0, .row_begin = index_row_begin};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, iota_chunk, &w);
+    lanes_spec spec = {.chunk = iota_chunk, .streams = AP0, .row_begin = index_row_begin};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &w);
 }
 
 static void affine_select_chunk(lanes *l, size_t n) {
@@ -80,8 +80,9 @@ vtrn_status engine_op_AFFINE_SELECT(engine_core *core, const vtrn_instr *instr,
         return VTRN_ERROR(VTRN_UNDEFINED, "affine_select: %s does not compare",
                           isa_alu_name(instr->op0));
     index_walk w = {.pattern = &instr->ap[3]};
-    lanes_spec spec = {.streams = AP0 | AP1, .row_begin = index_row_begin};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, affine_select_chunk, &w);
+    lanes_spec spec = {
+        .chunk = affine_select_chunk, .streams = AP0 | AP1, .row_begin = index_row_begin};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &w);
 }
 
 /* One row comes out, so its owner does all the work: partition after partition, in order. */
@@ -138,6 +139,6 @@ vtrn_status engine_op_PARTITION_REDUCE(engine_core *core, const vtrn_instr *inst
                              .is_bits = isa_alu_class(instr->op0) == 'B',
                              .is_unsigned = src->dtype == VTRN_DTYPE_UINT32};
     operand_bind(&r.src, core, src, slot_base);
-    lanes_spec spec = {.streams = AP0, .whole_chunks = true};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, reduce_partitions, &r);
+    lanes_spec spec = {.chunk = reduce_partitions, .streams = AP0, .whole_chunks = true};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &r);
 }

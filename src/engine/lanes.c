@@ -468,7 +468,7 @@ static void run_row_converting(lanes *l, const lanes_spec *spec, const dense_str
     }
 }
 
-static void run_row_in_chunks(lanes *l, const lanes_spec *spec, lanes_fn fn, uint64_t n) {
+static void run_row_in_chunks(lanes *l, const lanes_spec *spec, uint64_t n) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (spec->streams >> i & 1)
             operand_at_row(&l->op[i], l->row);
@@ -480,7 +480,7 @@ static void run_row_in_chunks(lanes *l, const lanes_spec *spec, lanes_fn fn, uin
         uint64_t left = n - l->from;
         size_t m = spec->whole_chunks ? (size_t)(left < OPERAND_CHUNK ? left : OPERAND_CHUNK)
                                       : operand_chunk(l->op, spec->streams, left);
-        fn(l, m);
+        spec->chunk(l, m);
         l->from += m;
     }
     if (spec->row_end)
@@ -532,8 +532,9 @@ static operand join_rows(const operand *o, int first, int end) {
     return joined;
 }
 
-static void run_joined_rows(lanes *l, const lanes_spec *spec, lanes_fn fn, unsigned streams,
+static void run_joined_rows(lanes *l, const lanes_spec *spec, unsigned streams,
                             const engine_rows *rows) {
+    lanes_fn chunk = streams != spec->streams ? spec->column : spec->chunk;
     operand apart[VTRN_MAX_AP];
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (streams >> i & 1) {
@@ -544,7 +545,7 @@ static void run_joined_rows(lanes *l, const lanes_spec *spec, lanes_fn fn, unsig
         spec->row_begin(l);
     for (uint64_t left = l->op[0].n; left;) {
         size_t m = left < OPERAND_CHUNK ? (size_t)left : OPERAND_CHUNK;
-        fn(l, m);
+        chunk(l, m);
         left -= m;
     }
     for (int i = 0; i < VTRN_MAX_AP; i++)
@@ -553,7 +554,7 @@ static void run_joined_rows(lanes *l, const lanes_spec *spec, lanes_fn fn, unsig
 }
 
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
-                      int thread_i, const lanes_spec *spec, lanes_fn fn, void *extra) {
+                      int thread_i, const lanes_spec *spec, void *extra) {
     VTRN_RETURN_IF_ERROR(check_shapes(instr, spec));
     lanes l; /* large: fields are set one by one */
     l.core = core;
@@ -571,7 +572,7 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
     while (engine_rows_next(&rows)) {
         if (joined) {
-            run_joined_rows(&l, spec, joined != spec->streams ? spec->column : fn, joined, &rows);
+            run_joined_rows(&l, spec, joined, &rows);
             continue;
         }
         for (l.row = rows.first; l.row < rows.end; l.row++) {
@@ -587,7 +588,7 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
             else if (kind == ROWS_DENSE)
                 run_row_converting(&l, spec, &streams, (size_t)n);
             else
-                run_row_in_chunks(&l, spec, fn, n);
+                run_row_in_chunks(&l, spec, n);
         }
     }
     return NULL;

@@ -101,6 +101,7 @@ typedef void (*lanes_fn)(lanes *l, size_t n);
 /* Which operands go along with ap[0], and which give one value a row. Bit i is operand i; scalar
  * operand i, when absent, is imm[i - first_imm]. */
 typedef struct lanes_spec {
+    lanes_fn chunk; /* the next n elements of a row, or of joined rows */
     unsigned streams, scalars;
     int first_imm;
     bool whole_chunks; /* every chunk but the last of a row has OPERAND_CHUNK elements */
@@ -113,13 +114,14 @@ typedef struct lanes_spec {
     void (*raw_row)(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n);
     /* a row is worked on alike whatever its number: short rows may be joined into longer ones */
     bool can_join_rows;
-    /* may be NULL: fn for joined rows of one element, where scalar operands are streams too */
+    /* may be NULL: instead of chunk for joined rows of one element, where scalar operands are
+     * streams too */
     lanes_fn column;
 } lanes_spec;
 
 /* Checks that all streams have the shape of ap[0], that scalars are [P,1], then runs. */
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
-                      int thread_i, const lanes_spec *spec, lanes_fn fn, void *extra);
+                      int thread_i, const lanes_spec *spec, void *extra);
 
 /* A shape rule is broken: operand ap_i against what. */
 vtrn_status operand_shape_error(const vtrn_instr *instr, int ap_i, const char *rule);

@@ -31,8 +31,8 @@ static void rng_chunk(lanes *l, size_t n) {
 
 vtrn_status engine_op_RNG(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                           int thread_i) {
-    lanes_spec spec = {.streams = AP0};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, rng_chunk, NULL);
+    lanes_spec spec = {.chunk = rng_chunk, .streams = AP0};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
 
 /* Each thread seeds the generators of its own partitions. */
@@ -64,6 +64,7 @@ static void dropout_chunk(lanes *l, size_t n) {
 
 vtrn_status engine_op_DROPOUT(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                               int thread_i) {
-    lanes_spec spec = {.streams = AP0 | AP1, .scalars = AP2, .first_imm = 2};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, dropout_chunk, NULL);
+    lanes_spec spec = {
+        .chunk = dropout_chunk, .streams = AP0 | AP1, .scalars = AP2, .first_imm = 2};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }

@@ -60,7 +60,8 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
     activation a = {.fn = CPU_TABLE(act_kernel_table)->act[instr->func],
                     .accumulates = instr->flags & VTRN_FLAG_ACCUMULATE};
     memcpy(&a.slope, &instr->arg[0], sizeof a.slope);
-    lanes_spec spec = {.streams = AP0 | AP1,
+    lanes_spec spec = {.chunk = activate_chunk,
+                       .streams = AP0 | AP1,
                        .scalars = AP2 | AP3,
                        .first_imm = 2,
                        .dense_row = a.accumulates ? NULL : activate_row,
@@ -72,7 +73,7 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
         spec.row_begin = activate_row_begin;
         spec.row_end = activate_row_end;
     }
-    return lanes_run(core, instr, slot_base, thread_i, &spec, activate_chunk, &a);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &a);
 }
 
 static void read_accumulator(lanes *l, size_t n) {
@@ -85,8 +86,8 @@ vtrn_status engine_op_ACT_READ_ACCUMULATOR(engine_core *core, const vtrn_instr *
                                            const uint64_t *slot_base, int thread_i) {
     if (isa_ap_free_size(&instr->ap[0]) != 1)
         return operand_shape_error(instr, 0, "one sum a partition comes out");
-    lanes_spec spec = {.streams = AP0};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, read_accumulator, NULL);
+    lanes_spec spec = {.chunk = read_accumulator, .streams = AP0};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
 
 /* Tables cost time, not values. */

@@ -110,9 +110,22 @@ typedef struct product {
     bool is_adding, is_direct; /* dst takes the sums as they are */
 } product;
 
-/* Rows [first, end) of a block of sums, n columns from column `from` of dst, the general way. */
-static void store_block(const product *p, const float sums[BLOCK][STRIP], int m, int first, int end,
-                        uint64_t from, int n) {
+/* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
+typedef struct strip {
+    float *b; /* fp32, a multiple of 16 columns, zero beyond n */
+    size_t b_stride;
+    const uint8_t *raw; /* not NULL: the first block converts these rows into b on its way */
+    size_t raw_row_bytes;
+    bool is_raw_bf16;
+    uint64_t from; /* first column of dst */
+    int n;
+} strip;
+
+/* Rows [first, end) of a strip's block of sums, whose row 0 is row m of dst, the general way. */
+static void store_block(const product *p, const strip *s, const float sums[BLOCK][STRIP], int m,
+                        int first, int end) {
+    const uint64_t from = s->from;
+    const int n = s->n;
     const vtrn_ap *dst = &p->instr->ap[0];
     uint8_t tmp[STRIP * MAX_ELEMENT_BYTES];
     for (int r = first; r < end; r++) {
@@ -136,28 +149,16 @@ static void store_block(const product *p, const float sums[BLOCK][STRIP], int m,
     }
 }
 
-/* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
-typedef struct strip {
-    const float *b; /* fp32, a multiple of 16 columns, zero beyond n */
-    size_t b_stride;
-    const uint8_t *raw; /* not NULL: the first block converts these rows into b on its way */
-    size_t raw_row_bytes;
-    bool is_raw_bf16;
-    uint64_t from; /* first column of dst */
-    int n;
-} strip;
-
-static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, float *c,
-                            size_t c_stride, bool is_adding) {
+static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, tensor_sums to) {
     const float *panels = p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
+    const tensor_stationary a = {panels, n_blocks, p->n_k};
     int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
     if (!s->raw) {
-        p->kernels->multiply[width_i](panels, n_blocks, p->n_k, s->b, s->b_stride, c, c_stride,
-                                      is_adding);
+        p->kernels->multiply[width_i](a, tensor_moving_of(s->b, s->b_stride), to);
         return;
     }
     (s->is_raw_bf16 ? p->kernels->multiply_bf16 : p->kernels->multiply_fp32)[width_i](
-        panels, n_blocks, p->n_k, s->raw, s->raw_row_bytes, (float *)s->b, c, c_stride, is_adding);
+        a, (tensor_moving){s->raw, s->raw_row_bytes, s->b}, to);
     s->raw = NULL;
 }
 
@@ -172,14 +173,14 @@ static void multiply_strip(const product *p, strip *s) {
             int n_blocks = (rows.end - r) / BLOCK;
             if (is_direct && r % BLOCK == 0 && n_blocks) {
                 float *c = (float *)engine_chip_row(p->core, dst, r) + s->from;
-                multiply_blocks(p, s, r, n_blocks, c, stride, p->is_adding);
+                multiply_blocks(p, s, r, n_blocks, (tensor_sums){c, stride, p->is_adding});
                 r += n_blocks * BLOCK;
                 continue;
             }
             float sums[BLOCK][STRIP];
             int m = r / BLOCK * BLOCK, end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
-            multiply_blocks(p, s, m, 1, sums[0], STRIP, false);
-            store_block(p, sums, m, r, end, s->from, s->n);
+            multiply_blocks(p, s, m, 1, (tensor_sums){sums[0], STRIP, false});
+            store_block(p, s, sums, m, r, end);
             r = end;
         }
 }

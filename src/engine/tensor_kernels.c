@@ -22,6 +22,15 @@ enum {
 #endif
 };
 
+/* What is left of the stationary tile behind its first block, and where its sums go. */
+static inline tensor_stationary next_block(tensor_stationary a) {
+    return (tensor_stationary){a.panels + TENSOR_PANEL_STRIDE, a.n_blocks - 1, a.n_k};
+}
+
+static inline tensor_sums next_rows(tensor_sums to) {
+    return (tensor_sums){to.c + ROWS * to.stride, to.stride, to.is_adding};
+}
+
 #if defined(__AVX512F__)
 
 /* Where the moving vectors come from. */
@@ -37,9 +46,10 @@ static inline __attribute__((always_inline)) __m512 load_vector(const uint8_t *b
 
 /* 8 rows by 3 vectors: 24 sums, 3 vectors of b and a broadcast in 32 registers; 11 loads feed 24
  * multiply-adds, so the two multipliers and not the two load ports set the pace. */
-static inline __attribute__((always_inline)) void
-multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes, float *strip,
-                 float *c, size_t c_stride, bool is_adding, const int n_vectors, const int from) {
+static inline __attribute__((always_inline)) void multiply_vectors(tensor_stationary a,
+                                                                   tensor_moving b, tensor_sums to,
+                                                                   const int n_vectors,
+                                                                   const int from) {
     __m512 sum[ROWS][3];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
@@ -49,57 +59,52 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
     for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
-            __builtin_prefetch(c + (size_t)r * c_stride + 16 * v, 1);
+            __builtin_prefetch(to.c + (size_t)r * to.stride + 16 * v, 1);
     }
 #pragma GCC unroll K_UNROLL
-    for (int k = 0; k < n_k; k++) {
+    for (int k = 0; k < a.n_k; k++) {
         __m512 moving[3];
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++) {
-            moving[v] = load_vector(b, v, from);
+            moving[v] = load_vector(b.rows, v, from);
             if (from != FROM_STRIP) {
-                _mm512_storeu_ps(strip + 16 * v, moving[v]);
-                _mm_prefetch(b + ROWS_AHEAD * row_bytes + 64 * v, _MM_HINT_T0);
+                _mm512_storeu_ps(b.strip + 16 * v, moving[v]);
+                _mm_prefetch(b.rows + ROWS_AHEAD * b.row_bytes + 64 * v, _MM_HINT_T0);
             }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
-            __m512 weight = _mm512_set1_ps(panel[r]);
+            __m512 weight = _mm512_set1_ps(a.panels[r]);
 #pragma GCC unroll 3
             for (int v = 0; v < n_vectors; v++)
                 sum[r][v] = _mm512_fmadd_ps(weight, moving[v], sum[r][v]);
         }
-        panel += ROWS;
-        b += row_bytes;
+        a.panels += ROWS;
+        b.rows += b.row_bytes;
         if (from != FROM_STRIP)
-            strip += TENSOR_STRIP_COLS;
+            b.strip += TENSOR_STRIP_COLS;
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++) {
-            float *to = c + (size_t)r * c_stride + 16 * v;
+            float *c = to.c + (size_t)r * to.stride + 16 * v;
             __m512 value = sum[r][v];
-            _mm512_storeu_ps(to, is_adding ? _mm512_add_ps(_mm512_loadu_ps(to), value) : value);
+            _mm512_storeu_ps(c, to.is_adding ? _mm512_add_ps(_mm512_loadu_ps(c), value) : value);
         }
 }
 
 #define MULTIPLY_FROM(n_cols, type, from)                                                          \
-    static void multiply_##type##_##n_cols(const float *panels, int n_blocks, int n_k,             \
-                                           const uint8_t *b, size_t row_bytes, float *strip,       \
-                                           float *c, size_t c_stride, bool is_adding) {            \
-        multiply_vectors(panels, n_k, b, row_bytes, strip, c, c_stride, is_adding, n_cols / 16,    \
-                         from);                                                                    \
-        if (n_blocks > 1)                                                                          \
-            multiply_##n_cols(panels + TENSOR_PANEL_STRIDE, n_blocks - 1, n_k, strip,              \
-                              TENSOR_STRIP_COLS, c + ROWS * c_stride, c_stride, is_adding);        \
+    static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
+        multiply_vectors(a, b, to, n_cols / 16, from);                                             \
+        if (a.n_blocks > 1)                                                                        \
+            multiply_##n_cols(next_block(a), tensor_moving_of(b.strip, TENSOR_STRIP_COLS),         \
+                              next_rows(to));                                                      \
     }
 #define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(const float *panels, int n_blocks, int n_k, const float *b,      \
-                                  size_t b_stride, float *c, size_t c_stride, bool is_adding) {    \
-        for (int i = 0; i < n_blocks; i++, panels += TENSOR_PANEL_STRIDE, c += ROWS * c_stride)    \
-            multiply_vectors(panels, n_k, (const uint8_t *)b, b_stride * sizeof *b, NULL, c,       \
-                             c_stride, is_adding, n_cols / 16, FROM_STRIP);                        \
+    static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
+        for (; a.n_blocks; a = next_block(a), to = next_rows(to))                                  \
+            multiply_vectors(a, b, to, n_cols / 16, FROM_STRIP);                                   \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
     MULTIPLY_FROM(n_cols, bf16, FROM_BF16)
@@ -109,65 +114,65 @@ multiply_vectors(const float *panel, int n_k, const uint8_t *b, size_t row_bytes
 
 /* 4 rows by 2 or 3 vectors of 8: at most 12 sums in 16 registers. */
 static inline __attribute__((always_inline)) void
-multiply_part(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
-              size_t c_stride, bool is_adding, const int n_vectors) {
+multiply_part(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_vectors) {
     __m256 sum[4][3];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             sum[r][v] = _mm256_setzero_ps();
-    for (int k = 0; k < n_k; k++) {
+    for (int k = 0; k < a.n_k; k++) {
         __m256 moving[3];
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
-            moving[v] = _mm256_loadu_ps(b + 8 * v);
+            moving[v] = _mm256_loadu_ps((const float *)b.rows + 8 * v);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; r++) {
-            __m256 weight = _mm256_set1_ps(panel[r]);
+            __m256 weight = _mm256_set1_ps(a.panels[r]);
 #pragma GCC unroll 3
             for (int v = 0; v < n_vectors; v++)
                 sum[r][v] = _mm256_fmadd_ps(weight, moving[v], sum[r][v]);
         }
-        panel += ROWS;
-        b += b_stride;
+        a.panels += ROWS;
+        b.rows += b.row_bytes;
     }
 #pragma GCC unroll 4
     for (int r = 0; r < 4; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++) {
-            float *to = c + (size_t)r * c_stride + 8 * v;
+            float *c = to.c + (size_t)r * to.stride + 8 * v;
             __m256 value = sum[r][v];
-            _mm256_storeu_ps(to, is_adding ? _mm256_add_ps(_mm256_loadu_ps(to), value) : value);
+            _mm256_storeu_ps(c, to.is_adding ? _mm256_add_ps(_mm256_loadu_ps(c), value) : value);
         }
 }
 
-static inline __attribute__((always_inline)) void multiply_block(const float *panel, int n_k,
-                                                                 const float *b, size_t b_stride,
-                                                                 float *c, size_t c_stride,
-                                                                 bool is_adding, const int n_cols) {
+static inline __attribute__((always_inline)) void
+multiply_block(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_cols) {
     const int n_vectors = n_cols % 24 ? 2 : 3;
     for (int first = 0; first < n_cols; first += 8 * n_vectors)
         for (int r = 0; r < ROWS; r += 4)
-            multiply_part(panel + r, n_k, b + first, b_stride, c + (size_t)r * c_stride + first,
-                          c_stride, is_adding, n_vectors);
+            multiply_part(
+                (tensor_stationary){a.panels + r, 1, a.n_k},
+                (tensor_moving){b.rows + first * sizeof(float), b.row_bytes, NULL},
+                (tensor_sums){to.c + (size_t)r * to.stride + first, to.stride, to.is_adding},
+                n_vectors);
 }
 
 #else
 
 /* fmaf is exact here as everywhere, if slow: without the instruction it is a library call. */
-static void multiply_block(const float *panel, int n_k, const float *b, size_t b_stride, float *c,
-                           size_t c_stride, bool is_adding, int n_cols) {
+static void multiply_block(tensor_stationary a, tensor_moving b, tensor_sums to, int n_cols) {
     float sum[ROWS][TENSOR_STRIP_COLS] = {0};
-    for (int k = 0; k < n_k; k++)
+    for (int k = 0; k < a.n_k; k++) {
+        const float *row = (const float *)(b.rows + (size_t)k * b.row_bytes);
         for (int r = 0; r < ROWS; r++)
             for (int i = 0; i < n_cols; i++)
-                sum[r][i] =
-                    fmaf(panel[k * ROWS + r], b[(size_t)k * b_stride + (size_t)i], sum[r][i]);
+                sum[r][i] = fmaf(a.panels[k * ROWS + r], row[i], sum[r][i]);
+    }
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < n_cols; i++) {
-            float *to = c + (size_t)r * c_stride + i;
-            *to = is_adding ? *to + sum[r][i] : sum[r][i];
+            float *c = to.c + (size_t)r * to.stride + i;
+            *c = to.is_adding ? *c + sum[r][i] : sum[r][i];
         }
 }
 
@@ -219,18 +224,14 @@ LOADERS(fp32, 4)
 
 #ifndef HAS_FUSED_LOAD
 #define MULTIPLY_FROM(n_cols, type)                                                                \
-    static void multiply_##type##_##n_cols(const float *panels, int n_blocks, int n_k,             \
-                                           const uint8_t *b, size_t row_bytes, float *strip,       \
-                                           float *c, size_t c_stride, bool is_adding) {            \
-        strip_##type(b, row_bytes, n_k, n_cols, strip);                                            \
-        multiply_##n_cols(panels, n_blocks, n_k, strip, TENSOR_STRIP_COLS, c, c_stride,            \
-                          is_adding);                                                              \
+    static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
+        strip_##type(b.rows, b.row_bytes, a.n_k, n_cols, b.strip);                                 \
+        multiply_##n_cols(a, tensor_moving_of(b.strip, TENSOR_STRIP_COLS), to);                    \
     }
 #define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(const float *panels, int n_blocks, int n_k, const float *b,      \
-                                  size_t b_stride, float *c, size_t c_stride, bool is_adding) {    \
-        for (int i = 0; i < n_blocks; i++, panels += TENSOR_PANEL_STRIDE, c += ROWS * c_stride)    \
-            multiply_block(panels, n_k, b, b_stride, c, c_stride, is_adding, n_cols);              \
+    static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
+        for (; a.n_blocks; a = next_block(a), to = next_rows(to))                                  \
+            multiply_block(a, b, to, n_cols);                                                      \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32)                                                                    \
     MULTIPLY_FROM(n_cols, bf16)

@@ -20,19 +20,39 @@ enum {
     TENSOR_PANEL_STRIDE = 128 * TENSOR_BLOCK_ROWS + 16,
 };
 
+/* Columns of the stationary tile: panels[n_blocks][n_k][8], TENSOR_PANEL_STRIDE apart. */
+typedef struct tensor_stationary {
+    const float *panels;
+    int n_blocks, n_k; /* n_blocks at least 1 */
+} tensor_stationary;
+
+/* Columns of the moving tile, as many as fit a strip: n_k rows, row_bytes apart. */
+typedef struct tensor_moving {
+    const uint8_t *rows;
+    size_t row_bytes;
+    float *strip; /* [n_k][48]: where a kernel that converts leaves the rows as fp32 */
+} tensor_moving;
+
+/* Rows that are fp32 already, stride floats apart. */
+static inline tensor_moving tensor_moving_of(const float *rows, size_t stride) {
+    return (tensor_moving){(const uint8_t *)rows, stride * sizeof *rows, NULL};
+}
+
+/* Where the sums of a product go. */
+typedef struct tensor_sums {
+    float *c;
+    size_t stride;  /* floats from row to row */
+    bool is_adding; /* to what is there */
+} tensor_sums;
+
+typedef void (*tensor_multiply)(tensor_stationary a, tensor_moving b, tensor_sums to);
+
 typedef struct tensor_kernels {
-    /* c[8 * n_blocks][n] (+)= panels[k][8 * n_blocks]^T @ b[k][n], n = 16, 32 or 48 by index 0, 1,
-     * 2; strides in floats; n_blocks at least 1 */
-    void (*multiply[3])(const float *panels, int n_blocks, int n_k, const float *b, size_t b_stride,
-                        float *c, size_t c_stride, bool is_adding);
-    /* the same with b[k][n] read as fp32 or bf16 from rows row_bytes apart, and left as fp32 in
-     * strip[k][48] for blocks that follow */
-    void (*multiply_fp32[3])(const float *panels, int n_blocks, int n_k, const uint8_t *b,
-                             size_t row_bytes, float *strip, float *c, size_t c_stride,
-                             bool is_adding);
-    void (*multiply_bf16[3])(const float *panels, int n_blocks, int n_k, const uint8_t *b,
-                             size_t row_bytes, float *strip, float *c, size_t c_stride,
-                             bool is_adding);
+    /* c[8 * n_blocks][n] (+)= a[k][8 * n_blocks]^T @ b[k][n], n = 16, 32 or 48 by index 0, 1, 2; b
+     * is fp32 */
+    tensor_multiply multiply[3];
+    /* the same with b read as fp32 or bf16, and left in the strip for blocks that follow */
+    tensor_multiply multiply_fp32[3], multiply_bf16[3];
     /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48] */
     void (*strip_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*strip_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);

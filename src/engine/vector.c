@@ -68,27 +68,39 @@ THE_OP(TENSOR_TENSOR) {
     vtrn_instr one_op = *instr; /* op1 means nothing here */
     one_op.op1 = VTRN_ALU_NONE;
     VTRN_RETURN_IF_ERROR(alu_path_of(&one_op, AP1 | AP2, &path));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
+    lanes_spec spec = {.chunk = path.kind == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int,
+                       .streams = AP0 | AP1 | AP2,
+                       .can_join_rows = true};
     if (path.kind == PATH_FP32)
         spec.dense_row = tensor_tensor_row;
-    return lanes_run(core, instr, slot_base, thread_i, &spec,
-                     path.kind == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int, &path);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 
 /* tensor_scalar */
 
-static void scalar_fp32(lanes *l, bool is_reversed, uint8_t op, const float *x, float s, float *d,
-                        size_t n) {
-    (is_reversed ? l->alu->st : l->alu->ts)[op](x, s, d, n);
+/* The first (0) or the second (1) operation of an instruction. */
+static inline uint8_t alu_op(const vtrn_instr *instr, int op_i) {
+    return op_i ? instr->op1 : instr->op0;
+}
+
+static inline bool is_reversed(const vtrn_instr *instr, int op_i) {
+    return instr->flags & (op_i ? VTRN_FLAG_REVERSE1 : VTRN_FLAG_REVERSE0);
+}
+
+/* Operation op_i on x and its own scalar operand. */
+static inline void scalar_fp32(lanes *l, int op_i, const float *x, float *d, size_t n) {
+    const vtrn_instr *instr = l->instr;
+    (is_reversed(instr, op_i) ? l->alu->st : l->alu->ts)[alu_op(instr, op_i)](x, l->s[2 + op_i], d,
+                                                                              n);
 }
 
 static void tensor_scalar_fp32(lanes *l, size_t n) {
     const vtrn_instr *instr = l->instr;
     float *d = operand_room_fp32(&l->op[0], n, l->buf[0]);
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
-    scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, l->s[2], d, n);
+    scalar_fp32(l, 0, x, d, n);
     if (instr->op1 != VTRN_ALU_NONE)
-        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, l->s[3], d, n);
+        scalar_fp32(l, 1, d, d, n);
     operand_put_fp32(&l->op[0], n, d);
 }
 
@@ -101,9 +113,10 @@ static const float *take_column(lanes *l, int i, size_t n) {
     return l->buf[i];
 }
 
-static void column_fp32(lanes *l, bool is_reversed, uint8_t op, const float *x, const float *s,
-                        float *d, size_t n) {
-    l->alu->tt[op](is_reversed ? s : x, is_reversed ? x : s, d, n);
+static inline void column_fp32(lanes *l, int op_i, const float *x, const float *s, float *d,
+                               size_t n) {
+    bool swaps = is_reversed(l->instr, op_i);
+    l->alu->tt[alu_op(l->instr, op_i)](swaps ? s : x, swaps ? x : s, d, n);
 }
 
 static void tensor_scalar_column(lanes *l, size_t n) {
@@ -111,9 +124,9 @@ static void tensor_scalar_column(lanes *l, size_t n) {
     float *d = l->buf[0];
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
     const float *s = take_column(l, 2, n), *t = take_column(l, 3, n);
-    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, s, d, n);
+    column_fp32(l, 0, x, s, d, n);
     if (instr->op1 != VTRN_ALU_NONE)
-        column_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, t, d, n);
+        column_fp32(l, 1, d, t, d, n);
     operand_put_fp32(&l->op[0], n, d);
 }
 
@@ -122,11 +135,9 @@ static void tensor_scalar_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     size_t m = OPERAND_CHUNK; /* the second operation finds the chunk in the cache */
     for (size_t i = 0; i < n; i += m) {
         m = n - i < m ? n - i : m;
-        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, p[1] + i, l->s[2], p[0] + i,
-                    m);
+        scalar_fp32(l, 0, p[1] + i, p[0] + i, m);
         if (instr->op1 != VTRN_ALU_NONE)
-            scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, p[0] + i, l->s[3],
-                        p[0] + i, m);
+            scalar_fp32(l, 1, p[0] + i, p[0] + i, m);
     }
 }
 
@@ -157,14 +168,16 @@ static void tensor_scalar_int(lanes *l, size_t n) {
 THE_OP(TENSOR_SCALAR) {
     alu_path path;
     VTRN_RETURN_IF_ERROR(alu_path_of(instr, AP1 | AP2 | AP3, &path));
-    lanes_spec spec = {
-        .streams = AP0 | AP1, .scalars = AP2 | AP3, .first_imm = 2, .can_join_rows = true};
+    lanes_spec spec = {.chunk = path.kind == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int,
+                       .streams = AP0 | AP1,
+                       .scalars = AP2 | AP3,
+                       .first_imm = 2,
+                       .can_join_rows = true};
     if (path.kind == PATH_FP32) {
         spec.dense_row = tensor_scalar_row;
         spec.column = tensor_scalar_column;
     }
-    return lanes_run(core, instr, slot_base, thread_i, &spec,
-                     path.kind == PATH_FP32 ? tensor_scalar_fp32 : tensor_scalar_int, &path);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 
 /* scalar_tensor_tensor */
@@ -175,7 +188,7 @@ static void scalar_tensor_tensor_fp32(lanes *l, size_t n) {
     float *t = l->buf[0], *d = operand_room_fp32(&l->op[0], n, t);
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
     const float *y = operand_take_fp32(&l->op[3], n, l->buf[3]);
-    scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, l->s[2], t, n);
+    scalar_fp32(l, 0, x, t, n);
     if (instr->flags & VTRN_FLAG_REVERSE1)
         l->alu->tt[instr->op1](y, t, d, n);
     else
@@ -190,7 +203,7 @@ static void scalar_tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size
     for (size_t i = 0; i < n; i += m) {
         m = n - i < m ? n - i : m;
         const float *y = p[3] + i;
-        scalar_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, p[1] + i, l->s[2], t, m);
+        scalar_fp32(l, 0, p[1] + i, t, m);
         if (instr->flags & VTRN_FLAG_REVERSE1)
             l->alu->tt[instr->op1](y, t, p[0] + i, m);
         else
@@ -199,12 +212,11 @@ static void scalar_tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size
 }
 
 static void scalar_tensor_tensor_column(lanes *l, size_t n) {
-    const vtrn_instr *instr = l->instr;
     float *d = l->buf[0];
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]), *s = take_column(l, 2, n);
     const float *y = operand_take_fp32(&l->op[3], n, l->buf[3]);
-    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE0, instr->op0, x, s, d, n);
-    column_fp32(l, instr->flags & VTRN_FLAG_REVERSE1, instr->op1, d, y, d, n);
+    column_fp32(l, 0, x, s, d, n);
+    column_fp32(l, 1, d, y, d, n);
     operand_put_fp32(&l->op[0], n, d);
 }
 
@@ -215,13 +227,14 @@ THE_OP(SCALAR_TENSOR_TENSOR) {
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "scalar_tensor_tensor: bit operation %s; only arithmetic is legal",
                           isa_alu_name(instr->op0));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP3,
+    lanes_spec spec = {.chunk = scalar_tensor_tensor_fp32,
+                       .streams = AP0 | AP1 | AP3,
                        .scalars = AP2,
                        .first_imm = 2,
                        .dense_row = scalar_tensor_tensor_row,
                        .can_join_rows = true,
                        .column = scalar_tensor_tensor_column};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, scalar_tensor_tensor_fp32, &path);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 
 /* tensor_copy, memset, reciprocal */
@@ -272,11 +285,12 @@ static void copy_raw_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t n) {
 
 THE_OP(TENSOR_COPY) {
     bool same = instr->ap[0].dtype == instr->ap[1].dtype;
-    lanes_spec spec = {.streams = AP0 | AP1,
+    lanes_spec spec = {.chunk = same ? copy_bits : copy_fp32,
+                       .streams = AP0 | AP1,
                        .dense_row = copy_row,
                        .raw_row = copy_raw_row,
                        .can_join_rows = true};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, same ? copy_bits : copy_fp32, NULL);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
 
 static void memset_chunk(lanes *l, size_t n) {
@@ -303,12 +317,13 @@ static void memset_row(lanes *l) {
 }
 
 THE_OP(MEMSET) {
-    lanes_spec spec = {.streams = AP0, .row_begin = memset_row, .can_join_rows = true};
+    lanes_spec spec = {
+        .chunk = memset_chunk, .streams = AP0, .row_begin = memset_row, .can_join_rows = true};
     uint64_t n_filled = 0;
     if (dtype_size(instr->ap[0].dtype) > 4)
         return VTRN_ERROR(VTRN_UNSUPPORTED, "memset: no engine has the type %s",
                           dtype_name(instr->ap[0].dtype));
-    return lanes_run(core, instr, slot_base, thread_i, &spec, memset_chunk, &n_filled);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &n_filled);
 }
 
 static void reciprocal_chunk(lanes *l, size_t n) {
@@ -318,8 +333,8 @@ static void reciprocal_chunk(lanes *l, size_t n) {
 }
 
 THE_OP(RECIPROCAL) {
-    lanes_spec spec = {.streams = AP0 | AP1, .can_join_rows = true};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, reciprocal_chunk, NULL);
+    lanes_spec spec = {.chunk = reciprocal_chunk, .streams = AP0 | AP1, .can_join_rows = true};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
 
 /* tensor_copy_predicated */
@@ -356,8 +371,8 @@ THE_OP(COPY_PREDICATED) {
             "tensor_copy_predicated: from %s to %s; the types must be the same, of at "
             "most 4 bytes",
             dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[0].dtype));
-    lanes_spec spec = {.streams = AP0 | AP1 | AP2, .can_join_rows = true};
+    lanes_spec spec = {.chunk = copy_predicated, .streams = AP0 | AP1 | AP2, .can_join_rows = true};
     if (size == 4 && dtype_size(instr->ap[2].dtype) == 1)
         spec.raw_row = copy_predicated_row;
-    return lanes_run(core, instr, slot_base, thread_i, &spec, copy_predicated, NULL);
+    return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }

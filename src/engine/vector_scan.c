@@ -45,9 +45,12 @@ vtrn_status engine_op_TENSOR_TENSOR_SCAN(engine_core *core, const vtrn_instr *in
         return VTRN_ERROR(VTRN_UNDEFINED, "tensor_tensor_scan: %s, %s; only arithmetic is legal",
                           isa_alu_name(instr->op0), isa_alu_name(instr->op1));
     float state;
-    lanes_spec spec = {
-        .streams = AP0 | AP1 | AP2, .scalars = AP3, .first_imm = 3, .row_begin = scan_begin};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, scan_chunk, &state);
+    lanes_spec spec = {.chunk = scan_chunk,
+                       .streams = AP0 | AP1 | AP2,
+                       .scalars = AP3,
+                       .first_imm = 3,
+                       .row_begin = scan_begin};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &state);
 }
 
 /* bn_stats, bn_aggr: one row of the source gives a short row of results. Sums are kept in double,
@@ -87,8 +90,8 @@ static vtrn_status run_row_op(engine_core *core, const vtrn_instr *instr, const 
     if (instr->ap[1].n_partitions != instr->ap[0].n_partitions)
         return operand_shape_error(instr, 1, "all operands have the same partitions");
     operand_bind(&r.src, core, &instr->ap[1], slot_base);
-    lanes_spec spec = {.streams = AP0, .whole_chunks = true};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, fn, &r);
+    lanes_spec spec = {.chunk = fn, .streams = AP0, .whole_chunks = true};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &r);
 }
 
 vtrn_status engine_op_BN_STATS(engine_core *core, const vtrn_instr *instr,

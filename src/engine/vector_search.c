@@ -101,8 +101,8 @@ static vtrn_status run_search(engine_core *core, const vtrn_instr *instr, const 
     operand_bind(&s.data, core, &instr->ap[1], slot_base);
     if (has_values)
         operand_bind(&s.values, core, &instr->ap[2], slot_base);
-    lanes_spec spec = {.streams = AP0, .whole_chunks = true};
-    return lanes_run(core, instr, slot_base, thread_i, &spec, fn, &s);
+    lanes_spec spec = {.chunk = fn, .streams = AP0, .whole_chunks = true};
+    return lanes_run(core, instr, slot_base, thread_i, &spec, &s);
 }
 
 static vtrn_status check_eight(const vtrn_instr *instr) {

@@ -105,7 +105,9 @@ static void check_products(void) {
     for (int i = 0; i < 128 * TENSOR_STRIP_COLS; i++)
         moving[i] = (float)(i * 53 % 4093) / 4093 - 0.5f;
     CPU_TABLE(tensor_kernel_table)
-        ->multiply[2](panels, 1, 128, moving, TENSOR_STRIP_COLS, out, TENSOR_STRIP_COLS, false);
+        ->multiply[2]((tensor_stationary){panels, 1, 128},
+                      tensor_moving_of(moving, TENSOR_STRIP_COLS),
+                      (tensor_sums){out, TENSOR_STRIP_COLS, false});
     expect("pe", "matmul", TENSOR_BLOCK_ROWS * TENSOR_STRIP_COLS);
 }
 
