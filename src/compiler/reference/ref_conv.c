@@ -4,8 +4,10 @@
 /* Operands in the class: x[batch][spatial][in channels], w[kernel][in/groups][out channels],
  * y[batch out][spatial out][out channels]. */
 typedef struct conv_plan {
+    ref_class cls;
     int n_spatial;
-    int64_t n_batch, n_in, n_out, n_group_in, batch_groups, feature_groups;
+    int64_t n_batch, n_in, n_out, n_group_in, n_group_out, batch_groups, feature_groups;
+    int64_t n_in_positions, n_out_positions; /* of all spatial dimensions; set where none is 0 */
     int64_t in[GRAPH_MAX_RANK], kernel[GRAPH_MAX_RANK], out[GRAPH_MAX_RANK];
     int64_t stride[GRAPH_MAX_RANK], low[GRAPH_MAX_RANK], in_dilation[GRAPH_MAX_RANK],
         kernel_dilation[GRAPH_MAX_RANK];
@@ -29,7 +31,7 @@ static vtrn_status reorder(ref_call *c, const graph_type *t, const void *src, co
         ds[d] = n;
         n *= dims[d];
     }
-    ref_copy(dst, ds, src, ss, dims, t->rank, size);
+    ref_copy(dst, ds, src, ss, (ref_box){dims, t->rank, size});
     return NULL;
 }
 
@@ -56,21 +58,20 @@ TAP(tap_f64, double)
 TAP(tap_u64, uint64_t)
 TAP(tap_c128, double complex)
 
-/* y[n_out] += x[n_in] w[n_in][n_out] */
-static void tap(ref_class cls, const void *x, const void *w, void *y, int64_t n_in, int64_t n_out,
-                int64_t w_stride) {
-    switch (cls) {
+/* y[n_group_out] += x[n_group_in] w[n_group_in][n_group_out] */
+static void tap(const conv_plan *p, const void *x, const void *w, void *y) {
+    switch (p->cls) {
     case REF_F32:
-        tap_f32(x, w, y, n_in, n_out, w_stride);
+        tap_f32(x, w, y, p->n_group_in, p->n_group_out, p->n_out);
         break;
     case REF_F64:
-        tap_f64(x, w, y, n_in, n_out, w_stride);
+        tap_f64(x, w, y, p->n_group_in, p->n_group_out, p->n_out);
         break;
     case REF_C128:
-        tap_c128(x, w, y, n_in, n_out, w_stride);
+        tap_c128(x, w, y, p->n_group_in, p->n_group_out, p->n_out);
         break;
     default:
-        tap_u64(x, w, y, n_in, n_out, w_stride);
+        tap_u64(x, w, y, p->n_group_in, p->n_group_out, p->n_out);
     }
 }
 
@@ -97,28 +98,24 @@ static int64_t product_of(const int64_t *v, int n) {
 }
 
 /* All channels and batches of one output position and one kernel element. */
-static void position_tap(const conv_plan *p, ref_class cls, const char *x, const char *w, char *y,
-                         int64_t in_spatial, int64_t out_spatial) {
-    const size_t size = ref_class_size(cls);
+static void position_tap(const conv_plan *p, const char *x, const char *w, char *y) {
+    const size_t size = ref_class_size(p->cls);
     const int64_t groups = p->feature_groups * p->batch_groups;
-    const int64_t out_per_group = p->n_out / groups, n_batch_out = p->n_batch / p->batch_groups;
+    const int64_t n_batch_out = p->n_batch / p->batch_groups;
     for (int64_t b = 0; b < n_batch_out; b++)
         for (int64_t g = 0; g < groups; g++) {
             /* Either kind of group, never both: a feature group is a slice of the input channels,
              * a batch group a slice of the batch. */
             const int64_t batch = p->batch_groups > 1 ? g * n_batch_out + b : b;
             const int64_t channel = p->feature_groups > 1 ? g * p->n_group_in : 0;
-            tap(cls, x + (batch * in_spatial * p->n_in + channel) * size,
-                w + g * out_per_group * size,
-                y + (b * out_spatial * p->n_out + g * out_per_group) * size, p->n_group_in,
-                out_per_group, p->n_out);
+            tap(p, x + (batch * p->n_in_positions * p->n_in + channel) * size,
+                w + g * p->n_group_out * size,
+                y + (b * p->n_out_positions * p->n_out + g * p->n_group_out) * size);
         }
 }
 
-static void convolve(const conv_plan *p, ref_class cls, const char *x, const char *w, char *y) {
-    const size_t size = ref_class_size(cls);
-    const int64_t in_spatial = product_of(p->in, p->n_spatial);
-    const int64_t out_spatial = product_of(p->out, p->n_spatial);
+static void convolve(const conv_plan *p, const char *x, const char *w, char *y) {
+    const size_t size = ref_class_size(p->cls);
     int64_t o[GRAPH_MAX_RANK] = {0};
     int64_t flat_o = 0;
     do {
@@ -126,9 +123,9 @@ static void convolve(const conv_plan *p, ref_class cls, const char *x, const cha
         do {
             int64_t at;
             if (input_position(p, o, k, &at))
-                position_tap(p, cls, x + at * p->n_in * size,
+                position_tap(p, x + at * p->n_in * size,
                              w + flat_k * p->n_group_in * p->n_out * size,
-                             y + flat_o * p->n_out * size, in_spatial, out_spatial);
+                             y + flat_o * p->n_out * size);
             flat_k++;
         } while (ref_next(k, p->kernel, p->n_spatial));
         flat_o++;
@@ -137,6 +134,7 @@ static void convolve(const conv_plan *p, ref_class cls, const char *x, const cha
 
 static void fill_plan(ref_call *c, conv_plan *p) {
     const graph_type *x = ref_in_type(c, 0), *w = ref_in_type(c, 1), *t = ref_out_type(c, 0);
+    p->cls = ref_class_of(t->dtype);
     p->n_spatial = (int)c->op->attrs.conv.lhs_spatial.n;
     p->n_batch = x->dims[c->op->attrs.conv.lhs_batch_dim];
     p->n_in = x->dims[c->op->attrs.conv.lhs_feature_dim];
@@ -144,6 +142,7 @@ static void fill_plan(ref_call *c, conv_plan *p) {
     p->n_out = w->dims[c->op->attrs.conv.rhs_out_dim];
     p->batch_groups = c->op->attrs.conv.batch_groups > 0 ? c->op->attrs.conv.batch_groups : 1;
     p->feature_groups = c->op->attrs.conv.feature_groups > 0 ? c->op->attrs.conv.feature_groups : 1;
+    p->n_group_out = p->n_out / (p->feature_groups * p->batch_groups);
     for (int d = 0; d < p->n_spatial; d++) {
         p->in[d] = x->dims[c->op->attrs.conv.lhs_spatial.v[d]];
         p->kernel[d] = w->dims[c->op->attrs.conv.rhs_spatial.v[d]];
@@ -158,13 +157,12 @@ static void fill_plan(ref_call *c, conv_plan *p) {
 
 vtrn_status ref_convolution(ref_call *c) {
     const graph_type *x = ref_in_type(c, 0), *w = ref_in_type(c, 1), *t = ref_out_type(c, 0);
-    const ref_class cls = ref_class_of(t->dtype);
-    const size_t size = ref_class_size(cls);
     conv_plan p = {0};
     fill_plan(c, &p);
+    const size_t size = ref_class_size(p.cls);
     void *x0, *w0, *xp, *wp, *y, *packed;
-    VTRN_RETURN_IF_ERROR(ref_load_all(c, 0, cls, &x0));
-    VTRN_RETURN_IF_ERROR(ref_load_all(c, 1, cls, &w0));
+    VTRN_RETURN_IF_ERROR(ref_load_all(c, 0, p.cls, &x0));
+    VTRN_RETURN_IF_ERROR(ref_load_all(c, 1, p.cls, &w0));
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(x), size, &xp));
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(w), size, &wp));
     VTRN_RETURN_IF_ERROR(ref_scratch(c, ref_count(t), size, &packed));
@@ -179,8 +177,11 @@ vtrn_status ref_convolution(ref_call *c) {
     order[ks.n] = c->op->attrs.conv.rhs_in_dim;
     order[ks.n + 1] = c->op->attrs.conv.rhs_out_dim;
     VTRN_RETURN_IF_ERROR(reorder(c, w, w0, order, size, wp));
-    if (ref_count(t) && ref_count(x) && ref_count(w))
-        convolve(&p, cls, xp, wp, packed);
+    if (ref_count(t) && ref_count(x) && ref_count(w)) {
+        p.n_in_positions = product_of(p.in, p.n_spatial);
+        p.n_out_positions = product_of(p.out, p.n_spatial);
+        convolve(&p, xp, wp, packed);
+    }
 
     /* Back from [batch][spatial][channels] to the order of the result. */
     graph_type from = {.dtype = t->dtype, .rank = t->rank};

@@ -36,7 +36,7 @@ static vtrn_status pack(ref_call *c, uint32_t i, ref_class cls, const int64_t *o
         out_stride[d] = n;
         n *= dims[d];
     }
-    ref_copy(*out, out_stride, whole, in_stride, dims, t->rank, size);
+    ref_copy(*out, out_stride, whole, in_stride, (ref_box){dims, t->rank, size});
     return NULL;
 }
 

@@ -16,8 +16,9 @@ static uint64_t width_mask(int width) {
     }                                                                                              \
     return true
 
-static bool int_unary(graph_kind kind, bool is_signed, const uint64_t *a, uint64_t *o, int64_t n,
-                      int width) {
+static bool int_unary(graph_kind kind, vtrn_dtype t, const uint64_t *a, uint64_t *o, int64_t n) {
+    const bool is_signed = ref_class_of(t) == REF_I64;
+    const int width = ref_width(t);
     const uint64_t mask = width_mask(width);
     switch (kind) {
     case GRAPH_ABS:
@@ -83,8 +84,10 @@ static uint64_t int_power(uint64_t x, uint64_t y, bool is_signed) {
 /* A shift amount is unsigned in the op's width: a negative one is too far. */
 #define SHIFTS_OUT ((y & mask) >= (uint64_t)width)
 
-static bool int_binary(graph_kind kind, bool is_signed, const uint64_t *a, const uint64_t *b,
-                       uint64_t *o, int64_t n, int width) {
+static bool int_binary(graph_kind kind, vtrn_dtype t, const uint64_t *a, const uint64_t *b,
+                       uint64_t *o, int64_t n) {
+    const bool is_signed = ref_class_of(t) == REF_I64;
+    const int width = ref_width(t);
     const uint64_t mask = width_mask(width);
     switch (kind) {
     case GRAPH_ADD:
@@ -137,7 +140,8 @@ static graph_kind pred_kind(graph_kind kind) {
     }
 }
 
-bool ref_unary(graph_kind kind, ref_class cls, const void *a, void *out, int64_t n, int width) {
+bool ref_unary(graph_kind kind, vtrn_dtype t, const void *a, void *out, int64_t n) {
+    const ref_class cls = ref_class_of(t);
     switch (cls) {
     case REF_F32:
     case REF_F64:
@@ -145,12 +149,12 @@ bool ref_unary(graph_kind kind, ref_class cls, const void *a, void *out, int64_t
     case REF_C128:
         return ref_complex_unary(kind, a, out, n);
     default:
-        return int_unary(kind, cls == REF_I64, a, out, n, width);
+        return int_unary(kind, t, a, out, n);
     }
 }
 
-bool ref_binary(graph_kind kind, ref_class cls, const void *a, const void *b, void *out, int64_t n,
-                int width) {
+bool ref_binary(graph_kind kind, vtrn_dtype t, const void *a, const void *b, void *out, int64_t n) {
+    const ref_class cls = ref_class_of(t);
     switch (cls) {
     case REF_F32:
     case REF_F64:
@@ -158,13 +162,14 @@ bool ref_binary(graph_kind kind, ref_class cls, const void *a, const void *b, vo
     case REF_C128:
         return ref_complex_binary(kind, a, b, out, n);
     default:
-        return int_binary(width == 1 ? pred_kind(kind) : kind, cls == REF_I64, a, b, out, n, width);
+        return int_binary(ref_width(t) == 1 ? pred_kind(kind) : kind, t, a, b, out, n);
     }
 }
 
-/* Ops whose result is of another class than the operand. */
-static bool class_changing(graph_kind kind, ref_class from, ref_class to, const void *a,
-                           const void *b, void *out, int64_t n) {
+/* Ops whose result is of another class than the one or two operands. */
+static bool class_changing(graph_kind kind, ref_class from, ref_class to, const void *const *in,
+                           void *out, int64_t n) {
+    const void *a = in[0], *b = in[1];
     const double complex *z = a;
     double *d = out;
     uint64_t *u = out;
@@ -210,8 +215,10 @@ static bool is_class_changing(graph_kind kind, ref_class from) {
 }
 
 /* One block of an arithmetic op; in[] in the operand type, out in the result type. */
-static bool arithmetic_block(graph_kind kind, vtrn_dtype from, vtrn_dtype to, const void *const *in,
-                             void *out, int64_t n, bool is_binary) {
+static bool arithmetic_block(const graph_op *op, vtrn_dtype from, vtrn_dtype to,
+                             const void *const *in, void *out, int64_t n) {
+    const graph_kind kind = (graph_kind)op->kind;
+    const bool is_binary = op->n_operands == 2;
     double complex a[REF_BLOCK], b[REF_BLOCK], o[REF_BLOCK];
     const ref_class cls = ref_class_of(from), to_cls = ref_class_of(to);
     ref_load(from, in[0], a, n);
@@ -221,13 +228,13 @@ static bool arithmetic_block(graph_kind kind, vtrn_dtype from, vtrn_dtype to, co
         memset(b, 0, (size_t)n * sizeof *b);
     bool is_known;
     if (is_class_changing(kind, cls))
-        is_known = class_changing(kind, cls, to_cls, a, b, o, n);
+        is_known = class_changing(kind, cls, to_cls, (const void *const[]){a, b}, o, n);
     else if (cls != to_cls)
         is_known = false;
     else if (is_binary)
-        is_known = ref_binary(kind, cls, a, b, o, n, ref_width(from));
+        is_known = ref_binary(kind, from, a, b, o, n);
     else
-        is_known = ref_unary(kind, cls, a, o, n, ref_width(from));
+        is_known = ref_unary(kind, from, a, o, n);
     if (is_known)
         ref_store(to, o, out, n);
     return is_known;
@@ -334,12 +341,11 @@ static void select_block(size_t size, const uint8_t *pred, const void *a, const 
 
 static bool clamp_block(vtrn_dtype t, const void *const *in, void *out, int64_t n) {
     double complex lo[REF_BLOCK], x[REF_BLOCK], hi[REF_BLOCK], o[REF_BLOCK];
-    const ref_class cls = ref_class_of(t);
     ref_load(t, in[0], lo, n);
     ref_load(t, in[1], x, n);
     ref_load(t, in[2], hi, n);
-    const bool is_known = ref_binary(GRAPH_MAXIMUM, cls, lo, x, o, n, ref_width(t)) &&
-                          ref_binary(GRAPH_MINIMUM, cls, hi, o, x, n, ref_width(t));
+    const bool is_known =
+        ref_binary(GRAPH_MAXIMUM, t, lo, x, o, n) && ref_binary(GRAPH_MINIMUM, t, hi, o, x, n);
     ref_store(t, x, out, n);
     return is_known;
 }
@@ -442,7 +448,7 @@ static bool elementwise_block(const graph *g, const graph_op *op, const void *co
     case GRAPH_REDUCE_PRECISION:
         return reduce_precision_block(op, from, in[0], out, n);
     default:
-        return arithmetic_block(op->kind, from, to, in, out, n, op->n_operands == 2);
+        return arithmetic_block(op, from, to, in, out, n);
     }
 }
 

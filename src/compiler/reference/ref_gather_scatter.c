@@ -117,11 +117,12 @@ vtrn_status ref_gather(ref_call *c) {
     int64_t ds[GRAPH_MAX_RANK], ss[GRAPH_MAX_RANK], idx[GRAPH_MAX_RANK] = {0};
     scale(w.window_stride, size, ds, w.n_window);
     scale(w.operand_stride, size, ss, w.n_window);
+    const ref_box box = {w.window_size, w.n_window, size};
     do {
         int64_t offset;
         walk_start(&w, c->in[1], idx, true, &offset);
         ref_copy((char *)c->out[0] + walk_array_offset(&w, idx) * size, ds,
-                 (const char *)c->in[0] + offset * size, ss, w.window_size, w.n_window, size);
+                 (const char *)c->in[0] + offset * size, ss, box);
     } while (ref_next(idx, w.batch_dims, w.n_batch));
     return NULL;
 }
@@ -176,22 +177,22 @@ static vtrn_status scatter_prepare(ref_call *c, const window_walk *w, scatter_st
 
 static vtrn_status scatter_window(ref_call *c, const window_walk *w, scatter_state *s,
                                   int64_t offset, int64_t update_offset) {
-    const int64_t *dims = w->window_size;
     for (uint32_t i = 0; i < s->n; i++) {
+        const ref_box box = {w->window_size, w->n_window, s->size[i]};
         char *place = (char *)c->out[i] + offset * s->size[i];
         const char *update = (const char *)c->in[s->n + 1 + i] + update_offset * s->size[i];
         if (s->replaces) {
-            ref_copy(place, s->operand[i], update, s->update[i], dims, w->n_window, s->size[i]);
+            ref_copy(place, s->operand[i], update, s->update[i], box);
             return NULL;
         }
-        ref_copy(s->acc[i], s->packed[i], place, s->operand[i], dims, w->n_window, s->size[i]);
-        ref_copy(s->x[i], s->packed[i], update, s->update[i], dims, w->n_window, s->size[i]);
+        ref_copy(s->acc[i], s->packed[i], place, s->operand[i], box);
+        ref_copy(s->x[i], s->packed[i], update, s->update[i], box);
     }
     VTRN_RETURN_IF_ERROR(
         ref_reducer_apply(&s->reducer, s->acc, (const void *const *)s->x, s->n_window));
     for (uint32_t i = 0; i < s->n; i++)
         ref_copy((char *)c->out[i] + offset * s->size[i], s->operand[i], s->acc[i], s->packed[i],
-                 dims, w->n_window, s->size[i]);
+                 (ref_box){w->window_size, w->n_window, s->size[i]});
     return NULL;
 }
 

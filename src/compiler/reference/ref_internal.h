@@ -66,11 +66,9 @@ vtrn_status ref_scratch(ref_call *c, int64_t n, size_t size, void **out);
 vtrn_status ref_unimplemented(const graph_op *op, const char *why);
 vtrn_status ref_malformed(const graph_op *op, const char *rule);
 
-/* One unary or binary op in a class. width is the number of bits of the integer type (1 for PRED).
- * False when the class has no such op. */
-bool ref_unary(graph_kind kind, ref_class cls, const void *a, void *out, int64_t n, int width);
-bool ref_binary(graph_kind kind, ref_class cls, const void *a, const void *b, void *out, int64_t n,
-                int width);
+/* One unary or binary op on numbers of type t, in its class. False: the class has no such op. */
+bool ref_unary(graph_kind kind, vtrn_dtype t, const void *a, void *out, int64_t n);
+bool ref_binary(graph_kind kind, vtrn_dtype t, const void *a, const void *b, void *out, int64_t n);
 int ref_width(vtrn_dtype t);                  /* bits of an integer type, 1 for PRED */
 graph_kind ref_reducer_kind(graph_reducer r); /* GRAPH_UNKNOWN for GENERIC and REPLACE */
 
@@ -88,9 +86,20 @@ bool ref_is_elementwise(graph_kind kind);
 vtrn_status ref_elementwise(const graph *g, const graph_op *op, const void *const *in,
                             void *const *out, int64_t n, bool is_lanes);
 
-/* dst[i...] = src[i...] for dims[rank]; strides in bytes, any sign, src strides may be 0. */
+/* The elements that a copy is of. */
+typedef struct ref_box {
+    const int64_t *dims;
+    int rank;
+    size_t size; /* bytes an element */
+} ref_box;
+
+static inline ref_box ref_box_of(const graph_type *t) {
+    return (ref_box){t->dims, t->rank, dtype_size(t->dtype)};
+}
+
+/* dst[i...] = src[i...] for i in box; strides in bytes, any sign, src strides may be 0. */
 void ref_copy(void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride,
-              const int64_t *dims, int rank, size_t size);
+              ref_box box);
 void ref_fill(void *dst, const void *element, int64_t n, size_t size);
 
 /* A scalar region made ready to be evaluated for many lanes at once. */

@@ -28,10 +28,11 @@ static void copy_row(char *d, int64_t ds, const char *s, int64_t ss, int64_t n, 
 }
 
 void ref_copy(void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride,
-              const int64_t *dims, int rank, size_t size) {
+              ref_box box) {
+    const int64_t *dims = box.dims;
     int64_t n[GRAPH_MAX_RANK * 2], ds[GRAPH_MAX_RANK * 2], ss[GRAPH_MAX_RANK * 2];
     int r = 0;
-    for (int k = 0; k < rank; k++) {
+    for (int k = 0; k < box.rank; k++) {
         if (dims[k] == 0)
             return;
         if (dims[k] == 1)
@@ -49,7 +50,7 @@ void ref_copy(void *dst, const int64_t *dst_stride, const void *src, const int64
         r++;
     }
     if (r == 0) {
-        memcpy(dst, src, size);
+        memcpy(dst, src, box.size);
         return;
     }
     int64_t idx[GRAPH_MAX_RANK * 2] = {0};
@@ -60,14 +61,14 @@ void ref_copy(void *dst, const int64_t *dst_stride, const void *src, const int64
             d += idx[k] * ds[k];
             s += idx[k] * ss[k];
         }
-        copy_row(d, ds[r - 1], s, ss[r - 1], n[r - 1], size);
+        copy_row(d, ds[r - 1], s, ss[r - 1], n[r - 1], box.size);
     } while (ref_next(idx, n, r - 1));
 }
 
 void ref_fill(void *dst, const void *element, int64_t n, size_t size) {
     const int64_t ds = (int64_t)size, ss = 0;
     if (n > 0)
-        ref_copy(dst, &ds, element, &ss, &n, 1, size);
+        ref_copy(dst, &ds, element, &ss, (ref_box){&n, 1, size});
 }
 
 /* Row-major strides in bytes. */
@@ -144,7 +145,7 @@ vtrn_status ref_iota(ref_call *c) {
     int64_t out_stride[GRAPH_MAX_RANK], in_stride[GRAPH_MAX_RANK] = {0};
     byte_strides(t, out_stride);
     in_stride[dim] = (int64_t)dtype_size(t->dtype);
-    ref_copy(c->out[0], out_stride, values, in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, values, in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -157,7 +158,7 @@ vtrn_status ref_broadcast_in_dim(ref_call *c) {
     for (int k = 0; k < f->rank; k++)
         if (f->dims[k] != 1)
             in_stride[dims.v[k]] = own[k];
-    ref_copy(c->out[0], out_stride, c->in[0], in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, c->in[0], in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -168,7 +169,7 @@ vtrn_status ref_transpose(ref_call *c) {
     byte_strides(t, out_stride);
     for (int k = 0; k < t->rank; k++)
         in_stride[k] = own[c->op->attrs.dims.dims.v[k]];
-    ref_copy(c->out[0], out_stride, c->in[0], in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, c->in[0], in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -185,7 +186,7 @@ vtrn_status ref_reverse(ref_call *c) {
         src += (t->dims[dims.v[k]] - 1) * in_stride[dims.v[k]];
         in_stride[dims.v[k]] = -in_stride[dims.v[k]];
     }
-    ref_copy(c->out[0], out_stride, src, in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, src, in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -199,7 +200,7 @@ vtrn_status ref_slice(ref_call *c) {
         src += c->op->attrs.slice.start.v[k] * in_stride[k];
         in_stride[k] *= c->op->attrs.slice.stride.v[k];
     }
-    ref_copy(c->out[0], out_stride, src, in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, src, in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -226,7 +227,7 @@ vtrn_status ref_dynamic_slice(ref_call *c) {
     byte_strides(f, in_stride);
     byte_strides(t, out_stride);
     const char *src = (const char *)c->in[0] + clamped_offset(c, 1, f, t, in_stride);
-    ref_copy(c->out[0], out_stride, src, in_stride, t->dims, t->rank, dtype_size(t->dtype));
+    ref_copy(c->out[0], out_stride, src, in_stride, ref_box_of(t));
     return NULL;
 }
 
@@ -238,7 +239,7 @@ vtrn_status ref_update_in_place(ref_call *c) {
     byte_strides(u, in_stride);
     byte_strides(t, out_stride);
     char *dst = (char *)c->out[0] + clamped_offset(c, 2, t, u, out_stride);
-    ref_copy(dst, out_stride, c->in[1], in_stride, u->dims, u->rank, dtype_size(t->dtype));
+    ref_copy(dst, out_stride, c->in[1], in_stride, ref_box_of(u));
     return NULL;
 }
 
@@ -275,7 +276,7 @@ vtrn_status ref_pad(ref_call *c) {
         dst += (low + first * step) * out_stride[k];
         out_stride[k] *= step;
     }
-    ref_copy(dst, out_stride, src, in_stride, dims, t->rank, size);
+    ref_copy(dst, out_stride, src, in_stride, (ref_box){dims, t->rank, size});
     return NULL;
 }
 
@@ -289,7 +290,7 @@ vtrn_status ref_concatenate(ref_call *c) {
         const graph_type *f = ref_in_type(c, i);
         int64_t in_stride[GRAPH_MAX_RANK];
         byte_strides(f, in_stride);
-        ref_copy(dst, out_stride, c->in[i], in_stride, f->dims, f->rank, dtype_size(t->dtype));
+        ref_copy(dst, out_stride, c->in[i], in_stride, ref_box_of(f));
         dst += f->dims[dim] * out_stride[dim];
     }
     return NULL;

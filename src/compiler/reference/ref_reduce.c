@@ -1,31 +1,31 @@
 /* reduce and map. A recognised reducer of narrow floats accumulates wide and rounds once. */
 #include "compiler/reference/ref_internal.h"
 
-/* The class in which a sum or product is accumulated: fp32 and narrower in double. */
-static ref_class accumulator_class(vtrn_dtype t) {
-    const ref_class c = ref_class_of(t);
-    return c == REF_F32 ? REF_F64 : c;
+/* The type in which a sum or product is accumulated: of fp32 and narrower floats it is fp64. */
+static vtrn_dtype accumulator_type(vtrn_dtype t) {
+    return ref_class_of(t) == REF_F32 ? VTRN_DTYPE_FP64 : t;
 }
 
 /* Folds n elements of x into *acc by halves; x is overwritten. */
-static void fold_row(graph_kind kind, ref_class cls, void *x, void *acc, int64_t n, int width) {
-    const size_t size = ref_class_size(cls);
+static void fold_row(graph_kind kind, vtrn_dtype t, void *x, void *acc, int64_t n) {
+    const size_t size = ref_class_size(ref_class_of(t));
     for (int64_t half = n / 2; n > 1; n -= half, half = n / 2)
-        ref_binary(kind, cls, x, (char *)x + (n - half) * size, x, half, width);
+        ref_binary(kind, t, x, (char *)x + (n - half) * size, x, half);
     if (n == 1)
-        ref_binary(kind, cls, acc, x, acc, 1, width);
+        ref_binary(kind, t, acc, x, acc, 1);
 }
 
-static void fold_sum(ref_class cls, void *x, void *acc, int64_t n, int width) {
+static void fold_sum(vtrn_dtype t, void *x, void *acc, int64_t n) {
+    const ref_class cls = ref_class_of(t);
     if (cls == REF_F64) {
         double s = *(double *)acc;
         for (int64_t i = 0; i < n; i++)
             s += ((const double *)x)[i];
         *(double *)acc = s;
-    } else if (cls == REF_U64 && width == 1) {
-        fold_row(GRAPH_OR, cls, x, acc, n, width);
+    } else if (t == VTRN_DTYPE_PRED) {
+        fold_row(GRAPH_OR, t, x, acc, n);
     } else if (cls == REF_C128) {
-        fold_row(GRAPH_ADD, cls, x, acc, n, width);
+        fold_row(GRAPH_ADD, t, x, acc, n);
     } else {
         uint64_t s = *(uint64_t *)acc;
         for (int64_t i = 0; i < n; i++)
@@ -72,15 +72,14 @@ static void output_strides(ref_call *c, int64_t *strides) {
 
 static vtrn_status reduce_recognised(ref_call *c, graph_kind kind) {
     const graph_type *f = ref_in_type(c, 0), *t = ref_out_type(c, 0);
-    const ref_class cls = accumulator_class(f->dtype);
-    const size_t size = ref_class_size(cls), in_size = dtype_size(f->dtype);
-    const int width = ref_width(f->dtype);
+    const vtrn_dtype wide = accumulator_type(f->dtype);
+    const size_t size = ref_class_size(ref_class_of(wide)), in_size = dtype_size(f->dtype);
     const int64_t n_out = ref_count(t);
     void *acc;
     double complex init, block[REF_BLOCK];
     VTRN_RETURN_IF_ERROR(ref_scratch(c, n_out, size, &acc));
     load_wide(f->dtype, c->in[1], &init, 1);
-    if (!ref_binary(kind, cls, &init, &init, block, 1, width))
+    if (!ref_binary(kind, wide, &init, &init, block, 1))
         return ref_unimplemented(c->op, dtype_name(f->dtype));
     ref_fill(acc, &init, n_out, size);
     if (ref_count(f)) {
@@ -99,11 +98,11 @@ static vtrn_status reduce_recognised(ref_call *c, graph_kind kind) {
                 load_wide(f->dtype, src, block, m);
                 src += m * in_size;
                 if (!is_row_reduced)
-                    ref_binary(kind, cls, a, block, a, m, width);
+                    ref_binary(kind, wide, a, block, a, m);
                 else if (kind == GRAPH_ADD)
-                    fold_sum(cls, block, a, m, width);
+                    fold_sum(wide, block, a, m);
                 else
-                    fold_row(kind, cls, block, a, m, width);
+                    fold_row(kind, wide, block, a, m);
             }
         } while (ref_next(idx, f->dims, f->rank - 1));
     }

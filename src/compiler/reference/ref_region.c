@@ -196,7 +196,7 @@ vtrn_status ref_reducer_apply(ref_reducer *r, void *const *acc, const void *cons
             void *at = (char *)acc[0] + i * r->size[0];
             ref_load(r->dtype, at, a, m);
             ref_load(r->dtype, (const char *)x[0] + i * r->size[0], b, m);
-            if (!ref_binary(r->kind, ref_class_of(r->dtype), a, b, a, m, ref_width(r->dtype)))
+            if (!ref_binary(r->kind, r->dtype, a, b, a, m))
                 return VTRN_ERROR(VTRN_UNIMPLEMENTED, "reduction of %s", dtype_name(r->dtype));
             ref_store(r->dtype, a, at, m);
         }
