@@ -317,19 +317,23 @@ static vtrn_status fill_pass(contract_work *w, uint64_t pass) {
 /* --- products -----------------------------------------------------------------------------------
  */
 
-/* Tile k of the operand's chunk that the pass reads, columns of x from x on. */
+/* Columns [x, x + n_x) of tile k_tile of a chunk. */
+typedef struct chunk_part {
+    int64_t k_tile, x, n_x;
+} chunk_part;
+
+/* A part of the operand's chunk that the pass reads. */
 static vtrn_status operand_tile(const contract_work *w, const contract_ring *r,
-                                const contract_pass *p, int64_t k_tile, int64_t x, int64_t n_x,
-                                tile *t) {
+                                const contract_pass *p, chunk_part part, tile *t) {
     if (r->n) {
-        int64_t first = slot_x(r, x);
-        *t = slot_tile(w, r, find_slot(r, p, first), k_tile, x - first);
+        int64_t first = slot_x(r, part.x);
+        *t = slot_tile(w, r, find_slot(r, p, first), part.k_tile, part.x - first);
         return NULL;
     }
-    int64_t size = contract_pe_size(w->c->chip), k = p->k + k_tile * size;
+    int64_t size = contract_pe_size(w->c->chip), k = p->k + part.k_tile * size;
     view v = contract_operand_view(r->o, p->batch, false);
-    view_part part = {&v, r->o->n_k, k, least(size, w->c->n_k - k), x, n_x};
-    VTRN_CHECK(resident_holds_rows(r->from, &part, (uint8_t)w->c->compute, t),
+    view_part in_view = {&v, r->o->n_k, k, least(size, w->c->n_k - k), part.x, part.n_x};
+    VTRN_CHECK(resident_holds_rows(r->from, &in_view, (uint8_t)w->c->compute, t),
                "placement takes only operands that a resident has");
     return NULL;
 }
@@ -343,8 +347,8 @@ static vtrn_status multiply(contract_work *w, const contract_pass *p, int64_t ti
     uint32_t n_m = (uint32_t)contract_pass_rows(c, p, tile_i);
     uint32_t n_k = (uint32_t)least(size, c->n_k - k), n_n = (uint32_t)contract_pass_cols(c, p);
     tile a, b;
-    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->a, p, k_tile, row, n_m, &a));
-    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->b, p, k_tile, p->col, n_n, &b));
+    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->a, p, (chunk_part){k_tile, row, n_m}, &a));
+    VTRN_RETURN_IF_ERROR(operand_tile(w, &w->b, p, (chunk_part){k_tile, p->col, n_n}, &b));
     EMIT(weights, w->e, LDWEIGHTS, TENSOR);
     weights->ap[1] = tile_ap(&a, n_k, n_m);
     for (uint32_t n = 0, bank = 0; n < n_n; n += (uint32_t)c->bank_cols, bank++) {

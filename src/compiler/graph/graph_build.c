@@ -123,25 +123,29 @@ static vtrn_status check_one_block(const vhlo_region *v) {
                             v->n_blocks);
 }
 
-/* Runs the body of a function or a manual region in place, its arguments being `args`. */
-static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_region *body,
-                                 const graph_value *args, uint32_t n_args,
-                                 graph_value **out_results, uint32_t *out_n) {
+/* Runs the body of a function or a manual region in place of v, whose operands are the arguments.
+ * The values of the body are in scope `inner`. */
+static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_op *v,
+                                 const vhlo_region *body, size_t inner) {
+    graph_value *args = NULL, *results = NULL;
+    uint32_t n_results = 0;
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
     VTRN_RETURN_IF_ERROR(check_one_block(body));
-    if (n_args != body->n_args)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u arguments for %u parameters", n_args,
+    if (v->n_operands != body->n_args)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u arguments for %u parameters", v->n_operands,
                           body->n_args);
     for (uint32_t i = 0; i < body->n_values; i++)
-        b->map[scope + body->first_value + i] = GRAPH_NO_VALUE;
-    for (uint32_t i = 0; i < n_args; i++) {
+        b->map[inner + body->first_value + i] = GRAPH_NO_VALUE;
+    for (uint32_t i = 0; i < v->n_operands; i++) {
         bool is_same_type;
         VTRN_RETURN_IF_ERROR(graph_has_type(b, body->arg_types[i], args[i], &is_same_type));
         if (!is_same_type)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "argument %u has another type than the parameter",
                               i);
-        b->map[scope + body->first_value + i] = args[i];
+        b->map[inner + body->first_value + i] = args[i];
     }
-    return build_ops(b, scope, body, out_results, out_n);
+    VTRN_RETURN_IF_ERROR(build_ops(b, inner, body, &results, &n_results));
+    return alias_results(b, scope, v, results, n_results);
 }
 
 static int compare_names(vhlo_string a, vhlo_string b) {
@@ -207,21 +211,17 @@ static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "function @%s calls itself, but calls are inlined; write a while loop",
                           f->name.text);
-    graph_value *args = NULL, *results = NULL;
-    uint32_t n_results = 0;
     size_t inner = 0, mark = b->n_map;
     const char *place = NULL, *outer_place = b->call_place;
     VTRN_RETURN_IF_ERROR(get_place(b, v->location, &place));
-    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
     VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, f->op), &inner));
     f->is_open = true;
     b->call_place = place;
-    VTRN_RETURN_IF_ERROR(
-        inline_region(b, inner, &f->op->regions[0], args, v->n_operands, &results, &n_results));
+    VTRN_RETURN_IF_ERROR(inline_region(b, scope, v, &f->op->regions[0], inner));
     f->is_open = false;
     b->call_place = outer_place;
     b->n_map = mark;
-    return alias_results(b, scope, v, results, n_results);
+    return NULL;
 }
 
 /* A region of an operation; its operations are moved off the stack when it is complete. */
@@ -470,16 +470,12 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
             return VTRN_ERROR(VTRN_UNSUPPORTED,
                               "manual computation over %lld devices; run the program on one",
                               (long long)b->g->n_partitions);
-        graph_value *args = NULL, *results = NULL;
-        uint32_t n_results = 0;
         size_t mark = b->n_map, inner = scope;
-        VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
         if (v->is_isolated)
             VTRN_RETURN_IF_ERROR(push_scope(b, v->scope_size, &inner));
-        VTRN_RETURN_IF_ERROR(
-            inline_region(b, inner, &v->regions[0], args, v->n_operands, &results, &n_results));
+        VTRN_RETURN_IF_ERROR(inline_region(b, scope, v, &v->regions[0], inner));
         b->n_map = mark;
-        return alias_results(b, scope, v, results, n_results);
+        return NULL;
     }
     if (v->n_operands == 1 && v->n_results == 1 && v->n_regions == 0)
         return alias_operands(b, scope, v); /* sharding_constraint, reshard, collectives */

@@ -112,13 +112,18 @@ vtrn_status rules_dot(const graph *g, const graph_op *op) {
     return NULL;
 }
 
-/* Places of a window along one dimension; all numbers are within the limits. */
-static int64_t count_windows(int64_t dim, int64_t dilation, int64_t low, int64_t high,
-                             int64_t window, int64_t window_dilation, int64_t stride) {
-    __int128 span = dim ? (__int128)(dim - 1) * dilation + 1 : 0;
-    __int128 reach = window ? (__int128)(window - 1) * window_dilation + 1 : 0;
-    span += low + high;
-    return span < reach || window == 0 ? 0 : (int64_t)((span - reach) / stride + 1);
+/* A window that walks along one dimension; all numbers are within the limits. */
+typedef struct window_walk {
+    int64_t dim, dilation, low, high; /* what it walks along */
+    int64_t window, window_dilation, stride;
+} window_walk;
+
+/* Places of the window. */
+static int64_t count_windows(const window_walk *w) {
+    __int128 span = w->dim ? (__int128)(w->dim - 1) * w->dilation + 1 : 0;
+    __int128 reach = w->window ? (__int128)(w->window - 1) * w->window_dilation + 1 : 0;
+    span += w->low + w->high;
+    return span < reach || w->window == 0 ? 0 : (int64_t)((span - reach) / w->stride + 1);
 }
 
 static bool is_permutation(int64_t x, int64_t y, graph_ints rest, int rank) {
@@ -161,10 +166,13 @@ vtrn_status rules_conv(const graph *g, const graph_op *op) {
          "%lld",
          (long long)(batch / bg), (long long)out);
     for (int64_t i = 0; i < n; i++) {
-        int64_t want = count_windows(a->dims[at->conv.lhs_spatial.v[i]], at->conv.lhs_dilation.v[i],
-                                     at->conv.pad_low.v[i], at->conv.pad_high.v[i],
-                                     b->dims[at->conv.rhs_spatial.v[i]], at->conv.rhs_dilation.v[i],
-                                     at->conv.stride.v[i]);
+        int64_t want = count_windows(&(window_walk){.dim = a->dims[at->conv.lhs_spatial.v[i]],
+                                                    .dilation = at->conv.lhs_dilation.v[i],
+                                                    .low = at->conv.pad_low.v[i],
+                                                    .high = at->conv.pad_high.v[i],
+                                                    .window = b->dims[at->conv.rhs_spatial.v[i]],
+                                                    .window_dilation = at->conv.rhs_dilation.v[i],
+                                                    .stride = at->conv.stride.v[i]});
         RULE(r->dims[at->conv.out_spatial.v[i]] == want,
              "spatial dimension %lld of the result is %lld, the window gives %lld; declare that",
              (long long)i, (long long)r->dims[at->conv.out_spatial.v[i]], (long long)want);
@@ -187,9 +195,13 @@ static vtrn_status check_window(const graph_op *op, const graph_type *in, const 
     RULE(out->rank == n, "rank %d, the window gives %d", out->rank, n);
     for (int i = 0; i < n; i++) {
         int64_t want =
-            count_windows(in->dims[i], a->window.base_dilation.v[i], a->window.pad_low.v[i],
-                          a->window.pad_high.v[i], a->window.window.v[i],
-                          a->window.window_dilation.v[i], a->window.stride.v[i]);
+            count_windows(&(window_walk){.dim = in->dims[i],
+                                         .dilation = a->window.base_dilation.v[i],
+                                         .low = a->window.pad_low.v[i],
+                                         .high = a->window.pad_high.v[i],
+                                         .window = a->window.window.v[i],
+                                         .window_dilation = a->window.window_dilation.v[i],
+                                         .stride = a->window.stride.v[i]});
         RULE(out->dims[i] == want, "dimension %d is %lld, the window gives %lld; declare that", i,
              (long long)out->dims[i], (long long)want);
     }

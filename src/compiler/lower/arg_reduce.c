@@ -68,10 +68,22 @@ static vtrn_status counting(lower *l, int64_t rows, int64_t cols, view *out) {
     return build_constant_add(l->build, VTRN_DTYPE_FP32, v, (uint64_t)cols * 4, &out->slot);
 }
 
-/* A fusion over [rows, cols] that finds each row's extreme and its index. */
-static vtrn_status find_extremes(lower *l, const view *x, const view *index, int64_t cols,
-                                 bool is_max, vtrn_dtype index_dtype, fusion **out, fusion_in *best,
-                                 fusion_in *at) {
+/* Elements, and the index of each, of which every row's greatest or least is looked for. */
+typedef struct candidates {
+    view x, index;
+    bool is_max;
+} candidates;
+
+/* A fusion that has found each row's extreme and its index. */
+typedef struct extremes {
+    fusion *f;
+    fusion_in best, at;
+} extremes;
+
+/* Rows of cols candidates; the index comes out in index_dtype. */
+static vtrn_status find_extremes(lower *l, const candidates *c, int64_t cols,
+                                 vtrn_dtype index_dtype, extremes *out) {
+    const view *x = &c->x;
     fusion *f;
     vtrn_dtype dtype;
     fusion_in value, number, hit, picked;
@@ -79,20 +91,20 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
     VTRN_RETURN_IF_ERROR(fusion_open(l, view_count(x), &f));
     f->cols = cols;
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, x, false, &value));
-    VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, index, false, &number));
+    VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &c->index, false, &number));
     fusion_node extreme = {.op = GRAPH_REDUCE,
                            .shape = NODE_ROW,
                            .dtype = (uint8_t)dtype,
-                           .reducer = is_max ? GRAPH_REDUCER_MAXIMUM : GRAPH_REDUCER_MINIMUM,
+                           .reducer = c->is_max ? GRAPH_REDUCER_MAXIMUM : GRAPH_REDUCER_MINIMUM,
                            .is_reduced = true,
                            .n_in = 1,
                            .in = {value}};
-    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &extreme, best));
+    VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &extreme, &out->best));
     fusion_node equal = {.op = GRAPH_COMPARE,
                          .direction = GRAPH_EQ,
                          .dtype = VTRN_DTYPE_UINT8,
                          .n_in = 2,
-                         .in = {value, *best}};
+                         .in = {value, out->best}};
     VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &equal, &hit));
     if (dtype_is_float(dtype)) { /* the extreme of a row with a NaN is NaN, and equals nothing */
         fusion_in is_nan;
@@ -119,8 +131,8 @@ static vtrn_status find_extremes(lower *l, const view *x, const view *index, int
                          .is_reduced = true,
                          .n_in = 1,
                          .in = {picked}};
-    *out = f;
-    return fusion_add(l->build, f, &least, at);
+    out->f = f;
+    return fusion_add(l->build, f, &least, &out->at);
 }
 
 static vtrn_status store_in_scratch(lower *l, fusion *f, fusion_in node, int64_t n, view *out) {
@@ -152,31 +164,29 @@ vtrn_status lower_arg_reduce(lower *l, const graph_op *op, bool *is_done) {
     int64_t cols = 1, n = graph_type_count(t);
     for (int64_t i = 0; i < op->attrs.dims.dims.n; i++)
         cols *= t->dims[op->attrs.dims.dims.v[i]];
-    view x, index, permuted;
-    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[1], &index));
-    if (n == 0 || !fusion_reduced_last(l, op, &index, &permuted) ||
+    candidates c = {.is_max = is_max};
+    view permuted;
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[1], &c.index));
+    if (n == 0 || !fusion_reduced_last(l, op, &c.index, &permuted) ||
         !is_counting(l, &permuted, cols))
         return NULL;
     *is_done = true;
-    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &x));
-    if (!fusion_reduced_last(l, op, &x, &permuted)) {
-        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &x));
-        VTRN_CHECK(fusion_reduced_last(l, op, &x, &permuted), "a dense view can be permuted");
+    VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &c.x));
+    if (!fusion_reduced_last(l, op, &c.x, &permuted)) {
+        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &c.x));
+        VTRN_CHECK(fusion_reduced_last(l, op, &c.x, &permuted), "a dense view can be permuted");
     }
-    x = permuted;
+    c.x = permuted;
     int64_t rows = n / cols;
-    VTRN_RETURN_IF_ERROR(counting(l, rows, cols, &index));
-    fusion *f;
-    fusion_in best, at;
+    VTRN_RETURN_IF_ERROR(counting(l, rows, cols, &c.index));
+    extremes found;
     for (int64_t share; (share = fusion_first_share(l, rows, cols)) > 1; cols = share) {
-        VTRN_RETURN_IF_ERROR(
-            find_extremes(l, &x, &index, cols / share, is_max, VTRN_DTYPE_FP32, &f, &best, &at));
-        VTRN_RETURN_IF_ERROR(store_in_scratch(l, f, best, rows * share, &x));
-        VTRN_RETURN_IF_ERROR(store_in_scratch(l, f, at, rows * share, &index));
-        VTRN_RETURN_IF_ERROR(fusion_close(l, f));
+        VTRN_RETURN_IF_ERROR(find_extremes(l, &c, cols / share, VTRN_DTYPE_FP32, &found));
+        VTRN_RETURN_IF_ERROR(store_in_scratch(l, found.f, found.best, rows * share, &c.x));
+        VTRN_RETURN_IF_ERROR(store_in_scratch(l, found.f, found.at, rows * share, &c.index));
+        VTRN_RETURN_IF_ERROR(fusion_close(l, found.f));
     }
-    VTRN_RETURN_IF_ERROR(
-        find_extremes(l, &x, &index, cols, is_max, VTRN_DTYPE_INT32, &f, &best, &at));
-    VTRN_RETURN_IF_ERROR(fusion_name(l, f, op->results[0], best.node, NULL));
-    return fusion_name(l, f, op->results[1], at.node, NULL);
+    VTRN_RETURN_IF_ERROR(find_extremes(l, &c, cols, VTRN_DTYPE_INT32, &found));
+    VTRN_RETURN_IF_ERROR(fusion_name(l, found.f, op->results[0], found.best.node, NULL));
+    return fusion_name(l, found.f, op->results[1], found.at.node, NULL);
 }

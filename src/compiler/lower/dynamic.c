@@ -149,6 +149,7 @@ typedef struct indexing {
     graph_ints window_dims, skipped, batching, indices_batching, index_map;
     int64_t index_vector_dim;
     int64_t extent[GRAPH_MAX_RANK]; /* of a window, by dim of the table */
+    int64_t table_strides[GRAPH_MAX_RANK], array_strides[GRAPH_MAX_RANK]; /* the caller's */
 } indexing;
 
 static bool has(graph_ints list, int64_t x) {
@@ -187,8 +188,7 @@ static indexing indexing_of(const graph *g, const graph_op *op) {
 }
 
 /* Offsets of the windows that lie in batching dimensions. */
-static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *strides,
-                                 address_spec *s) {
+static vtrn_status batch_offsets(lower *l, const indexing *x, address_spec *s) {
     int32_t *offset = ARENA_NEW(&l->tmp, int32_t, (size_t)s->n);
     if (!offset)
         return VTRN_OUT_OF_MEMORY((size_t)s->n * 4);
@@ -201,8 +201,8 @@ static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *str
             left /= x->indices->dims[d];
             for (int64_t k = 0; k < x->batching.n; k++)
                 if (x->indices_batching.v[k] == d && at) {
-                    sum += at * strides[x->batching.v[k]];
-                    s->base_unit = common_divisor(s->base_unit, strides[x->batching.v[k]]);
+                    sum += at * x->table_strides[x->batching.v[k]];
+                    s->base_unit = common_divisor(s->base_unit, x->table_strides[x->batching.v[k]]);
                 }
         }
         offset[i] = (int32_t)sum;
@@ -215,35 +215,34 @@ static vtrn_status batch_offsets(lower *l, const indexing *x, const int64_t *str
 }
 
 /* Windows, terms and batch positions; table and array are the caller's. */
-static vtrn_status describe(lower *l, const graph_op *op, const indexing *x,
-                            const int64_t *table_strides, const int64_t *array_strides,
-                            address_spec *s, bool *is_ok) {
+static vtrn_status describe(lower *l, const graph_op *op, const indexing *x, address_spec *s,
+                            bool *is_ok) {
     int64_t n_components = x->index_map.n;
     *is_ok =
         dtype_size((vtrn_dtype)x->table->dtype) <= 4 && x->index_vector_dim >= x->indices->rank - 1;
     for (int d = 0, k = 0; d < x->table->rank; d++)
         if (!has(x->skipped, d) && !has(x->batching, d))
-            s->window[s->n_window++] = (address_factor){x->extent[d], table_strides[d],
-                                                        array_strides[x->window_dims.v[k++]]};
+            s->window[s->n_window++] = (address_factor){x->extent[d], x->table_strides[d],
+                                                        x->array_strides[x->window_dims.v[k++]]};
     s->n = 1;
     for (int d = 0; d < x->array->rank; d++) {
         if (has(x->window_dims, d))
             continue;
-        s->batch[s->n_batch++] = (view_factor){x->array->dims[d], array_strides[d]};
+        s->batch[s->n_batch++] = (view_factor){x->array->dims[d], x->array_strides[d]};
         s->n *= x->array->dims[d];
     }
     for (int64_t k = 0; *is_ok && k < n_components; k++) {
         int64_t d = x->index_map.v[k];
         VTRN_RETURN_IF_ERROR(
             address_add_term(l, s, &(address_index){op->operands[1], k, n_components},
-                             x->table->dims[d] - x->extent[d], table_strides[d], is_ok));
+                             x->table->dims[d] - x->extent[d], x->table_strides[d], is_ok));
     }
     if (!*is_ok || (x->batching.n && s->n > MAX_BASES)) {
         *is_ok = false;
         return NULL;
     }
     if (x->batching.n)
-        VTRN_RETURN_IF_ERROR(batch_offsets(l, x, table_strides, s));
+        VTRN_RETURN_IF_ERROR(batch_offsets(l, x, s));
     *is_ok = address_fits(s);
     return NULL;
 }
@@ -258,13 +257,12 @@ static void dense_strides(const graph_type *t, int64_t *strides) {
 
 static vtrn_status lower_any_gather(lower *l, const graph_op *op, bool *is_done) {
     indexing x = indexing_of(l->g, op);
-    int64_t table_strides[GRAPH_MAX_RANK], array_strides[GRAPH_MAX_RANK];
     address_spec s = {0};
     if (graph_type_count(x.table) == 0)
         return NULL;
-    VTRN_RETURN_IF_ERROR(address_table(l, op->operands[0], &s.table, table_strides));
-    dense_strides(x.array, array_strides);
-    VTRN_RETURN_IF_ERROR(describe(l, op, &x, table_strides, array_strides, &s, is_done));
+    VTRN_RETURN_IF_ERROR(address_table(l, op->operands[0], &s.table, x.table_strides));
+    dense_strides(x.array, x.array_strides);
+    VTRN_RETURN_IF_ERROR(describe(l, op, &x, &s, is_done));
     if (!*is_done)
         return NULL;
     VTRN_RETURN_IF_ERROR(lower_result(l, op->results[0], &s.array));
@@ -332,13 +330,12 @@ static vtrn_status lower_any_scatter(lower *l, const graph_op *op, bool *is_done
         !combine_of(op, (vtrn_dtype)l->g->types[op->operands[0]].dtype, &combine))
         return NULL;
     indexing x = indexing_of(l->g, op);
-    int64_t table_strides[GRAPH_MAX_RANK], array_strides[GRAPH_MAX_RANK];
     address_spec s = {.is_skipped = true};
     if (graph_type_count(x.table) == 0 || graph_type_count(x.array) == 0)
         return NULL;
-    dense_strides(x.table, table_strides);
-    VTRN_RETURN_IF_ERROR(address_table(l, op->operands[2], &s.array, array_strides));
-    VTRN_RETURN_IF_ERROR(describe(l, op, &x, table_strides, array_strides, &s, is_done));
+    dense_strides(x.table, x.table_strides);
+    VTRN_RETURN_IF_ERROR(address_table(l, op->operands[2], &s.array, x.array_strides));
+    VTRN_RETURN_IF_ERROR(describe(l, op, &x, &s, is_done));
     if (!*is_done)
         return NULL;
     /* what is read, combined and written back must not be met twice on the way */

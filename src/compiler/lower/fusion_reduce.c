@@ -91,19 +91,18 @@ static reduce_shape shape_of(const graph_op *op, const graph_type *in, int64_t *
     return is_trailing ? SHAPE_TRAILING : is_leading ? SHAPE_LEADING : SHAPE_MIXED;
 }
 
-static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_in in, bool is_column,
-                              vtrn_dtype dtype, int *out_node) {
+/* Adds the reduction that op is. Of node its dtype, operand and is_column are given. */
+static vtrn_status add_reduce(lower *l, fusion *f, const graph_op *op, fusion_node node,
+                              int *out_node) {
     VTRN_CHECK(f->n_nodes < FUSION_MAX_NODES, "room for a reduction");
+    node.op = GRAPH_REDUCE;
+    node.shape = NODE_ROW;
+    node.reducer = op->reducer;
+    node.is_reduced = true;
+    node.n_in = 1;
+    node.source = l->build->source;
     *out_node = f->n_nodes;
-    f->nodes[f->n_nodes++] = (fusion_node){.op = GRAPH_REDUCE,
-                                           .shape = NODE_ROW,
-                                           .dtype = (uint8_t)dtype,
-                                           .reducer = op->reducer,
-                                           .is_column = is_column,
-                                           .is_reduced = true,
-                                           .n_in = 1,
-                                           .in = {in},
-                                           .source = l->build->source};
+    f->nodes[f->n_nodes++] = node;
     return NULL;
 }
 
@@ -174,8 +173,11 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
                                                .dtype = (uint8_t)dtype,
                                                .source_view = v,
                                                .source = l->build->source};
-        VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false,
-                                        dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, &node));
+        VTRN_RETURN_IF_ERROR(add_reduce(
+            l, f, op,
+            (fusion_node){.dtype = (uint8_t)(dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype),
+                          .in = {{.node = 0}}},
+            &node));
         VTRN_RETURN_IF_ERROR(
             scratch_view(l, dtype_is_float(dtype) ? VTRN_DTYPE_FP32 : dtype, rows * share, &v));
         f->nodes[node].is_stored = true;
@@ -193,7 +195,8 @@ static vtrn_status reduce_view(lower *l, const graph_op *op, const view *from, i
                                            .source = l->build->source};
     vtrn_dtype out_dtype;
     fusion_tile_dtype(l->g->types[result].dtype, &out_dtype);
-    VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, (fusion_in){.node = 0}, false, out_dtype, &node));
+    VTRN_RETURN_IF_ERROR(add_reduce(
+        l, f, op, (fusion_node){.dtype = (uint8_t)out_dtype, .in = {{.node = 0}}}, &node));
     return fusion_name(l, f, result, node, NULL);
 }
 
@@ -291,7 +294,8 @@ vtrn_status fusion_reduce(lower *l, const graph_op *op, bool *is_done) {
         if (is_open && shape == SHAPE_TRAILING && !fusion_has_wide_sums(f) &&
             fusion_first_share(l, n / n_reduced, n_reduced) == 1) {
             f->cols = cols;
-            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, false, dtype, &node));
+            VTRN_RETURN_IF_ERROR(add_reduce(
+                l, f, op, (fusion_node){.dtype = (uint8_t)dtype, .in = {operand}}, &node));
             return fusion_name(l, f, op->results[0], node, NULL);
         }
         bool is_row_total = f->cols && from->is_reduced && n == f->n / f->cols && n_reduced == n &&
@@ -299,7 +303,9 @@ vtrn_status fusion_reduce(lower *l, const graph_op *op, bool *is_done) {
                             dtype == VTRN_DTYPE_FP32 && fusion_can_sum(l->chip, f, n, 1) &&
                             f->n_nodes + 1 < FUSION_MAX_NODES;
         if (is_row_total) { /* a loss: the sum of a ROW value over all rows */
-            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
+            VTRN_RETURN_IF_ERROR(add_reduce(
+                l, f, op,
+                (fusion_node){.dtype = (uint8_t)dtype, .in = {operand}, .is_column = true}, &node));
             f->nodes[node].is_total = true;
             return fusion_name(l, f, op->results[0], node, NULL);
         }
@@ -308,7 +314,9 @@ vtrn_status fusion_reduce(lower *l, const graph_op *op, bool *is_done) {
                       (dtype == VTRN_DTYPE_FP32 || dtype == VTRN_DTYPE_BF16);
         if (is_open && shape == SHAPE_LEADING && is_sum) {
             f->cols = cols;
-            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand, true, dtype, &node));
+            VTRN_RETURN_IF_ERROR(add_reduce(
+                l, f, op,
+                (fusion_node){.dtype = (uint8_t)dtype, .in = {operand}, .is_column = true}, &node));
             return fusion_name(l, f, op->results[0], node, NULL);
         }
     }
@@ -331,7 +339,10 @@ vtrn_status fusion_reduce(lower *l, const graph_op *op, bool *is_done) {
         fusion_in operand_in;
         VTRN_RETURN_IF_ERROR(fusion_operand(l, f, op->operands[0], n, &operand_in));
         if (operand_in.node != FUSION_NO_NODE) {
-            VTRN_RETURN_IF_ERROR(add_reduce(l, f, op, operand_in, true, dtype, &node));
+            VTRN_RETURN_IF_ERROR(add_reduce(
+                l, f, op,
+                (fusion_node){.dtype = (uint8_t)dtype, .in = {operand_in}, .is_column = true},
+                &node));
             return fusion_name(l, f, op->results[0], node, NULL);
         }
         VTRN_RETURN_IF_ERROR(fusion_close(l, f));

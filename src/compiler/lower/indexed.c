@@ -84,17 +84,24 @@ static vtrn_status lower_row_gather(lower *l, const graph_op *op) {
     return plan_writes(l->plan, &out);
 }
 
+/* The dimensions by which a gather or scatter finds elements of its operand. */
+typedef struct element_dims {
+    graph_ints batching, indices_batching, index_map;
+    graph_ints gone; /* dimensions of the operand that a window does not have */
+    int64_t index_vector_dim;
+} element_dims;
+
 /* operand [B..., V], indices [B..., 1]: element idx[b] of row b. Both batch dims lead in order. */
-static bool is_element_of_row(graph_ints batching, graph_ints indices_batching,
-                              graph_ints index_map, graph_ints gone, const graph_type *operand,
-                              const graph_type *indices, int64_t index_vector_dim) {
+static bool is_element_of_row(const graph_type *operand, const graph_type *indices,
+                              const element_dims *d) {
     int64_t n = operand->rank - 1;
-    bool is_ok = n >= 1 && batching.n == n && indices_batching.n == n && index_map.n == 1 &&
-                 index_map.v[0] == n && gone.n == 1 && gone.v[0] == n &&
-                 indexed_is_index_type(indices) && indexed_is_table_type(operand) &&
-                 indexed_is_innermost(indices, index_vector_dim) && operand->dims[n] <= MAX_ONE_HOT;
+    bool is_ok =
+        n >= 1 && d->batching.n == n && d->indices_batching.n == n && d->index_map.n == 1 &&
+        d->index_map.v[0] == n && d->gone.n == 1 && d->gone.v[0] == n &&
+        indexed_is_index_type(indices) && indexed_is_table_type(operand) &&
+        indexed_is_innermost(indices, d->index_vector_dim) && operand->dims[n] <= MAX_ONE_HOT;
     for (int64_t i = 0; is_ok && i < n; i++)
-        is_ok = batching.v[i] == i && indices_batching.v[i] == i;
+        is_ok = d->batching.v[i] == i && d->indices_batching.v[i] == i;
     return is_ok && graph_type_count(indices) == graph_type_count(operand) / operand->dims[n];
 }
 
@@ -105,11 +112,13 @@ static bool is_quick_to_fetch(const lower *l, graph_value v) {
     return l->values[v].state == VALUE_VIEW && t->rank > 0 && t->dims[t->rank - 1] >= MIN_COLS;
 }
 
-/* A fusion over [B, V] with the truth of (column == index of the row). */
-static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int64_t cols,
-                                bool is_clamped, fusion **out, fusion_in *is_hit) {
+/* A fusion over the operand [B, V] with the truth of (column == index of the row). A gather clamps
+ * its indices; in a scatter those out of range hit no column. */
+static vtrn_status open_one_hot(lower *l, const graph_op *op, fusion **out, fusion_in *is_hit) {
+    const graph_type *t = &l->g->types[op->operands[0]];
+    int64_t cols = t->dims[t->rank - 1], rows = graph_type_count(t) / cols;
     view index;
-    VTRN_RETURN_IF_ERROR(lower_dense(l, indices, &index));
+    VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[1], &index));
     index.n = 1;
     index.f[0] = (view_factor){rows, 1};
     index.dtype = VTRN_DTYPE_INT32; /* a uint32 index above 2^31 is out of range either way */
@@ -120,7 +129,7 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
     f->cols = cols;
     fusion_in row_index, number;
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &index, true, &row_index));
-    if (is_clamped) {
+    if (op->kind == GRAPH_GATHER) {
         fusion_node clamp = {
             .op = GRAPH_CLAMP,
             .dtype = VTRN_DTYPE_INT32,
@@ -141,12 +150,11 @@ static vtrn_status open_one_hot(lower *l, graph_value indices, int64_t rows, int
 
 static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
     const graph_type *t = &l->g->types[op->operands[0]];
-    int64_t cols = t->dims[t->rank - 1], rows = graph_type_count(t) / cols;
     view operand;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, op->operands[0], &operand));
     fusion *f;
     fusion_in is_hit, value, picked, total;
-    VTRN_RETURN_IF_ERROR(open_one_hot(l, op->operands[1], rows, cols, true, &f, &is_hit));
+    VTRN_RETURN_IF_ERROR(open_one_hot(l, op, &f, &is_hit));
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &operand, false, &value));
     fusion_node select = {.op = GRAPH_SELECT,
                           .dtype = t->dtype,
@@ -166,7 +174,7 @@ static vtrn_status lower_element_gather(lower *l, const graph_op *op) {
 
 static vtrn_status lower_element_scatter(lower *l, const graph_op *op) {
     const graph_type *t = &l->g->types[op->operands[0]];
-    int64_t cols = t->dims[t->rank - 1], rows = graph_type_count(t) / cols;
+    int64_t rows = graph_type_count(t) / t->dims[t->rank - 1];
     double base;
     bool is_zero = lower_splat_float(l, op->operands[0], &base) && base == 0;
     view operand, update;
@@ -177,7 +185,7 @@ static vtrn_status lower_element_scatter(lower *l, const graph_op *op) {
     update.f[0] = (view_factor){rows, 1};
     fusion *f;
     fusion_in is_hit, row, given;
-    VTRN_RETURN_IF_ERROR(open_one_hot(l, op->operands[1], rows, cols, false, &f, &is_hit));
+    VTRN_RETURN_IF_ERROR(open_one_hot(l, op, &f, &is_hit));
     VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &update, true, &row));
     fusion_node select = {
         .op = GRAPH_SELECT, .dtype = t->dtype, .n_in = 3, .in = {is_hit, row, {FUSION_NO_NODE, 0}}};
@@ -201,10 +209,12 @@ vtrn_status lower_indexed(lower *l, const graph_op *op, bool *is_done) {
             return lower_row_gather(l, op);
         }
         if (at->gather.offset_dims.n == 0 && !is_quick_to_fetch(l, op->operands[0]) &&
-            is_element_of_row(at->gather.operand_batching, at->gather.indices_batching,
-                              at->gather.start_index_map, at->gather.collapsed,
-                              &g->types[op->operands[0]], &g->types[op->operands[1]],
-                              at->gather.index_vector_dim)) {
+            is_element_of_row(&g->types[op->operands[0]], &g->types[op->operands[1]],
+                              &(element_dims){.batching = at->gather.operand_batching,
+                                              .indices_batching = at->gather.indices_batching,
+                                              .index_map = at->gather.start_index_map,
+                                              .gone = at->gather.collapsed,
+                                              .index_vector_dim = at->gather.index_vector_dim})) {
             *is_done = true;
             return lower_element_gather(l, op);
         }
@@ -216,10 +226,12 @@ vtrn_status lower_indexed(lower *l, const graph_op *op, bool *is_done) {
             return row_scatter(l, op);
         }
         if (at->scatter.update_window.n == 0 &&
-            is_element_of_row(at->scatter.input_batching, at->scatter.indices_batching,
-                              at->scatter.scatter_dims_to_operand, at->scatter.inserted_window,
-                              &g->types[op->operands[0]], &g->types[op->operands[1]],
-                              at->scatter.index_vector_dim)) {
+            is_element_of_row(&g->types[op->operands[0]], &g->types[op->operands[1]],
+                              &(element_dims){.batching = at->scatter.input_batching,
+                                              .indices_batching = at->scatter.indices_batching,
+                                              .index_map = at->scatter.scatter_dims_to_operand,
+                                              .gone = at->scatter.inserted_window,
+                                              .index_vector_dim = at->scatter.index_vector_dim})) {
             *is_done = true;
             return lower_element_scatter(l, op);
         }

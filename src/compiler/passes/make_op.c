@@ -24,17 +24,6 @@ vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const
     return rewrite_append(r, &made);
 }
 
-vtrn_status make_plain(rewriter *r, const graph_op *like, graph_kind kind,
-                       const graph_value *operands, uint32_t n, const graph_type *type,
-                       graph_value *out) {
-    graph_value in[3];
-    VTRN_CHECK(n <= 3, "an operation without attributes has up to three operands");
-    for (uint32_t i = 0; i < n; i++)
-        in[i] = operands[i];
-    graph_op op = {.kind = (uint16_t)kind, .n_operands = n, .operands = in};
-    return make_op(r, like, &op, type, out);
-}
-
 vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const graph_type *type,
                        graph_value *out) {
     void *data = ARENA_NEW(&r->g->arena, uint64_t, 1);
@@ -52,7 +41,8 @@ vtrn_status make_reshape(rewriter *r, const graph_op *like, graph_value v, const
     *out = v;
     if (graph_type_equal(&type, &r->g->types[v]))
         return NULL;
-    return make_plain(r, like, GRAPH_RESHAPE, &v, 1, &type, out);
+    graph_op op = make_plain(GRAPH_RESHAPE, &v, 1);
+    return make_op(r, like, &op, &type, out);
 }
 
 vtrn_status make_replacing(rewriter *r, const graph_type *type, graph_op *scatter) {

@@ -4,13 +4,14 @@
 
 #include "compiler/passes/rewrite.h"
 
-/* Appends an operation of one result, which *out becomes. Its place is that of `like`. */
+/* Appends an operation of one result, which *out becomes, be it among op->operands. Its place is
+ * that of `like`. */
 vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
                     graph_value *out);
-/* The same of a kind without attributes. */
-vtrn_status make_plain(rewriter *r, const graph_op *like, graph_kind kind,
-                       const graph_value *operands, uint32_t n, const graph_type *type,
-                       graph_value *out);
+/* What make_op takes for a kind without attributes. */
+static inline graph_op make_plain(graph_kind kind, graph_value *operands, uint32_t n) {
+    return (graph_op){.kind = (uint16_t)kind, .n_operands = n, .operands = operands};
+}
 /* A constant, the same in every element. */
 vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const graph_type *type,
                        graph_value *out);

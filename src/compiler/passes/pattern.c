@@ -302,22 +302,20 @@ bool pattern_matches(pattern_match *m, const graph_op *op) {
  */
 
 /* An operation of the elements of `like`, which makes *v; a value that is GRAPH_NO_VALUE is new. */
-static vtrn_status append(pattern_match *m, int kind, const graph_value *operands, uint32_t n,
-                          const graph_op *like, graph_value *v, graph_attrs attrs) {
+static vtrn_status append(pattern_match *m, const graph_op *like, const graph_op *what,
+                          graph_value *v) {
     rewriter *r = m->r;
     arena *home = &r->g->arena;
-    graph_op op = {.kind = (uint16_t)kind,
-                   .n_operands = n,
-                   .n_results = 1,
-                   .operands = ARENA_NEW(home, graph_value, n),
-                   .results = ARENA_NEW(home, graph_value, 1),
-                   .attrs = attrs,
-                   .name = arena_printf(home, "stablehlo.%s", graph_kind_name((graph_kind)kind)),
-                   .place = like->place};
+    graph_op op = *what;
+    op.n_results = 1;
+    op.operands = ARENA_NEW(home, graph_value, op.n_operands);
+    op.results = ARENA_NEW(home, graph_value, 1);
+    op.name = arena_printf(home, "stablehlo.%s", graph_kind_name((graph_kind)op.kind));
+    op.place = like->place;
     if (!op.operands || !op.results || !op.name)
         return VTRN_OUT_OF_MEMORY(sizeof op);
-    for (uint32_t i = 0; i < n; i++)
-        op.operands[i] = operands[i];
+    for (uint32_t i = 0; i < op.n_operands; i++)
+        op.operands[i] = what->operands[i];
     if (*v == GRAPH_NO_VALUE) {
         graph_type type = r->g->types[like->results[0]];
         VTRN_RETURN_IF_ERROR(rewrite_new_value(r, &type, v));
@@ -332,8 +330,9 @@ static vtrn_status append_number(pattern_match *m, double number, const graph_op
     if (!data)
         return VTRN_OUT_OF_MEMORY(sizeof(uint64_t));
     dtype_convert(VTRN_DTYPE_FP64, &number, dtype_of(m->r, like->results[0]), data, 1);
-    return append(m, GRAPH_CONSTANT, NULL, 0, like, v,
-                  (graph_attrs){.constant = {.data = data, .is_splat = true}});
+    graph_op constant = {.kind = GRAPH_CONSTANT,
+                         .attrs = {.constant = {.data = data, .is_splat = true}}};
+    return append(m, like, &constant, v);
 }
 
 /* A value in the type of the result. */
@@ -348,7 +347,8 @@ static vtrn_status converted(pattern_match *m, graph_value from, const graph_op 
         return NULL;
     from = *v;
     *v = GRAPH_NO_VALUE;
-    return append(m, GRAPH_CONVERT, &from, 1, like, v, (graph_attrs){0});
+    graph_op convert = {.kind = GRAPH_CONVERT, .n_operands = 1, .operands = &from};
+    return append(m, like, &convert, v);
 }
 
 static vtrn_status build(pattern_match *m, int node_i, const graph_op *like, graph_value *v) {
@@ -362,7 +362,9 @@ static vtrn_status build(pattern_match *m, int node_i, const graph_op *like, gra
         operands[i] = GRAPH_NO_VALUE;
         VTRN_RETURN_IF_ERROR(build(m, node->args[i], like, &operands[i]));
     }
-    VTRN_RETURN_IF_ERROR(append(m, node->kind, operands, node->n_args, like, v, (graph_attrs){0}));
+    graph_op op = {
+        .kind = (uint16_t)node->kind, .n_operands = (uint32_t)node->n_args, .operands = operands};
+    VTRN_RETURN_IF_ERROR(append(m, like, &op, v));
     if (node->name >= 0)
         m->bound[node->name] = *v;
     return NULL;

@@ -281,7 +281,8 @@ static vtrn_status make_is_inside(rewriter *r, const graph_op *scatter, graph_va
                                               : GRAPH_CMP_UNSIGNED}}};
         VTRN_RETURN_IF_ERROR(make_op(r, scatter, &compare, &truth, &side[k]));
     }
-    return make_plain(r, scatter, GRAPH_AND, side, 2, &truth, out);
+    graph_op both = make_plain(GRAPH_AND, side, 2);
+    return make_op(r, scatter, &both, &truth, out);
 }
 
 /* reduce(-scatter(0, i, u)) -> select(i is inside, -u, 0) */
@@ -296,12 +297,13 @@ static vtrn_status take_sum(rewriter *r, graph_op *op, bool *is_dropped) {
     graph_type type = *updates, dims = *updates, result = *type_of(r, op->results[0]);
     while (n_chain-- > 0) {
         type = with_dtype(&dims, type_of(r, chain[n_chain]->results[0])->dtype);
-        VTRN_RETURN_IF_ERROR(
-            make_plain(r, op, (graph_kind)chain[n_chain]->kind, &in[1], 1, &type, &in[1]));
+        graph_op step = make_plain((graph_kind)chain[n_chain]->kind, &in[1], 1);
+        VTRN_RETURN_IF_ERROR(make_op(r, op, &step, &type, &in[1]));
     }
     VTRN_RETURN_IF_ERROR(make_is_inside(r, scatter, &in[0]));
     VTRN_RETURN_IF_ERROR(make_splat(r, op, 0, &type, &in[2]));
-    VTRN_RETURN_IF_ERROR(make_plain(r, op, GRAPH_SELECT, in, 3, &type, &sum));
+    graph_op select = make_plain(GRAPH_SELECT, in, 3);
+    VTRN_RETURN_IF_ERROR(make_op(r, op, &select, &type, &sum));
     VTRN_RETURN_IF_ERROR(make_reshape(r, op, sum, &result, &sum));
     rewrite_replace(r, op->results[0], sum);
     *is_dropped = true;
@@ -356,10 +358,13 @@ static vtrn_status replace_elements(rewriter *r, graph_op *op, const graph_op *s
     graph_value terms[] = {scatter->operands[2], GRAPH_NO_VALUE};
     graph_type sum = *type_of(r, terms[0]), narrow = with_dtype(&sum, table.dtype);
     VTRN_RETURN_IF_ERROR(sink(&s, y, &terms[1]));
-    VTRN_RETURN_IF_ERROR(make_plain(r, op, GRAPH_ADD, terms, 2, &sum, &in[2]));
+    graph_op add = make_plain(GRAPH_ADD, terms, 2);
+    VTRN_RETURN_IF_ERROR(make_op(r, op, &add, &sum, &in[2]));
     if (op->kind == GRAPH_CONVERT) {
-        VTRN_RETURN_IF_ERROR(make_plain(r, op, GRAPH_CONVERT, &y, 1, &table, &in[0]));
-        VTRN_RETURN_IF_ERROR(make_plain(r, op, GRAPH_CONVERT, &in[2], 1, &narrow, &in[2]));
+        graph_op old = make_plain(GRAPH_CONVERT, &y, 1),
+                 added = make_plain(GRAPH_CONVERT, &in[2], 1);
+        VTRN_RETURN_IF_ERROR(make_op(r, op, &old, &table, &in[0]));
+        VTRN_RETURN_IF_ERROR(make_op(r, op, &added, &narrow, &in[2]));
     }
     graph_value *operands = ARENA_NEW(&r->g->arena, graph_value, 3);
     if (!operands)

@@ -270,12 +270,18 @@ typedef struct box_walk {
     vtrn_status (*fn)(void *ctx, const view_box *box);
     void *ctx;
     int64_t begin;
+    const view_factor *f; /* [n] */
+    int n;
 } box_walk;
 
-static vtrn_status walk(const box_walk *w, const view_factor *f, int n, int64_t begin, int64_t end,
-                        int64_t base, int64_t offset) {
+/* Elements [begin, end) of what factors from f[first] on span; they start at element `base` of the
+ * whole view, with `offset`. */
+static vtrn_status walk(const box_walk *w, int first, int64_t begin, int64_t end, int64_t base,
+                        int64_t offset) {
     if (begin >= end)
         return NULL;
+    const view_factor *f = w->f + first;
+    const int n = w->n - first;
     int64_t inner = 1;
     for (int i = 1; i < n; i++)
         inner *= f[i].size;
@@ -285,10 +291,10 @@ static vtrn_status walk(const box_walk *w, const view_factor *f, int n, int64_t 
     }
     int64_t i0 = begin / inner, i1 = (end - 1) / inner;
     if (i0 == i1 && !(begin % inner == 0 && end % inner == 0))
-        return walk(w, f + 1, n - 1, begin - i0 * inner, end - i0 * inner, base + i0 * inner,
+        return walk(w, first + 1, begin - i0 * inner, end - i0 * inner, base + i0 * inner,
                     offset + i0 * f[0].stride);
     if (begin % inner) {
-        VTRN_RETURN_IF_ERROR(walk(w, f + 1, n - 1, begin - i0 * inner, inner, base + i0 * inner,
+        VTRN_RETURN_IF_ERROR(walk(w, first + 1, begin - i0 * inner, inner, base + i0 * inner,
                                   offset + i0 * f[0].stride));
         i0++;
     }
@@ -302,7 +308,7 @@ static vtrn_status walk(const box_walk *w, const view_factor *f, int n, int64_t 
         VTRN_RETURN_IF_ERROR(w->fn(w->ctx, &box));
     }
     if (end % inner)
-        VTRN_RETURN_IF_ERROR(walk(w, f + 1, n - 1, 0, end % inner, base + whole_end * inner,
+        VTRN_RETURN_IF_ERROR(walk(w, first + 1, 0, end % inner, base + whole_end * inner,
                                   offset + whole_end * f[0].stride));
     return NULL;
 }
@@ -312,8 +318,8 @@ vtrn_status view_for_boxes(const view_factor *f, int n, int64_t begin, int64_t e
     view_factor c[VIEW_MAX_FACTORS];
     memcpy(c, f, (size_t)n * sizeof *f);
     n = coalesce_factors(c, n);
-    box_walk w = {fn, ctx, begin};
-    return walk(&w, c, n, begin, end, 0, 0);
+    box_walk w = {fn, ctx, begin, c, n};
+    return walk(&w, 0, begin, end, 0, 0);
 }
 
 double view_mean_boxes(const view_factor *f, int n, int64_t span) {

@@ -44,14 +44,20 @@ static vtrn_status skip_use_orders(vhlo_cursor *c, uint32_t n_values) {
     return NULL;
 }
 
-static vtrn_status read_indices(vhlo_module *m, vhlo_cursor *c, uint64_t limit, const char *what,
-                                const char *of, uint32_t *out_n, const uint32_t **out) {
-    VTRN_RETURN_IF_ERROR(cursor_count(c, of, out_n));
+/* What indices count. */
+typedef struct index_space {
+    uint64_t limit;         /* indices are less */
+    const char *what, *all; /* for messages: one, and all of them */
+} index_space;
+
+static vtrn_status read_indices(vhlo_module *m, vhlo_cursor *c, const index_space *space,
+                                uint32_t *out_n, const uint32_t **out) {
+    VTRN_RETURN_IF_ERROR(cursor_count(c, space->all, out_n));
     uint32_t *items = ARENA_NEW(&m->arena, uint32_t, *out_n);
     if (!items)
         return VTRN_OUT_OF_MEMORY(*out_n * sizeof *items);
     for (uint32_t i = 0; i < *out_n; i++)
-        VTRN_RETURN_IF_ERROR(cursor_index(c, limit, what, of, &items[i]));
+        VTRN_RETURN_IF_ERROR(cursor_index(c, space->limit, space->what, space->all, &items[i]));
     *out = items;
     return NULL;
 }
@@ -246,13 +252,13 @@ static vtrn_status read_op(vhlo_module *m, vhlo_cursor *c, scope *s, int depth, 
     if (mask & HAS_PROPERTIES)
         VTRN_RETURN_IF_ERROR(read_properties(m, c, op));
     if (mask & HAS_RESULTS) {
-        VTRN_RETURN_IF_ERROR(
-            read_indices(m, c, m->n_types, "type", "types", &op->n_results, &op->result_types));
+        VTRN_RETURN_IF_ERROR(read_indices(m, c, &(index_space){m->n_types, "type", "types"},
+                                          &op->n_results, &op->result_types));
         VTRN_RETURN_IF_ERROR(define_values(c, s, op->n_results, &op->first_result));
     }
     if (mask & HAS_OPERANDS)
-        VTRN_RETURN_IF_ERROR(
-            read_indices(m, c, s->end, "value", "values", &op->n_operands, &op->operands));
+        VTRN_RETURN_IF_ERROR(read_indices(m, c, &(index_space){s->end, "value", "values"},
+                                          &op->n_operands, &op->operands));
     if (mask & HAS_SUCCESSORS)
         return VHLO_ERROR(c, "%s.%s has successor blocks, no operation here has any",
                           op->name->dialect.text, op->name->name.text);
