@@ -47,16 +47,16 @@ static bool set_option(const cli_command *self, const cli_option *o, const char 
     }
 }
 
-static const cli_option *find(const cli_option *options, int n, const char *arg, size_t len) {
-    for (int i = 0; i < n; i++)
-        if (strlen(options[i].name) == len && memcmp(options[i].name, arg, len) == 0)
-            return &options[i];
-    return NULL;
+/* The option of the name arg[len]; where none has it, the last, which has no name. */
+static const cli_option *find(const cli_option *options, const char *arg, size_t len) {
+    while (options->name && (strlen(options->name) != len || memcmp(options->name, arg, len) != 0))
+        options++;
+    return options;
 }
 
 bool cli_parse(const cli_command *self, int argc, char **argv, const cli_option *options,
-               int n_options, cli_list *positionals, int *exit_code) {
-    const cli_option rest = {"arguments", CLI_LIST, positionals};
+               int *exit_code) {
+    const cli_option rest = {"arguments", CLI_LIST, find(options, "", 0)->out};
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *equals = strchr(arg, '=');
         if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -70,8 +70,8 @@ bool cli_parse(const cli_command *self, int argc, char **argv, const cli_option 
             continue;
         }
         size_t len = equals ? (size_t)(equals - arg) : strlen(arg);
-        const cli_option *o = find(options, n_options, arg, len);
-        if (!o || (o->kind == CLI_FLAG && equals)) {
+        const cli_option *o = find(options, arg, len);
+        if (!o->name || (o->kind == CLI_FLAG && equals)) {
             *exit_code = cli_usage(self, "no option %s", arg);
             return false;
         }

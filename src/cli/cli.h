@@ -35,15 +35,16 @@ typedef struct cli_list {
 } cli_list;
 
 typedef struct cli_option {
-    const char *name; /* "--json"; "-o" */
+    const char *name; /* "--json"; "-o"; NULL: positional arguments */
     cli_kind kind;
     void *out; /* bool, const char *, int64_t, cli_list */
 } cli_option;
 
-/* Sorts argv[1..] into options and positionals. False: *exit_code says why to stop (--help was
- * printed, or a usage error was). `--name value` and `--name=value` both work. */
+/* Sorts argv[1..] into options. The last of these is a list without a name, which takes the
+ * positional arguments. False: *exit_code says why to stop (--help was printed, or a usage error
+ * was). `--name value` and `--name=value` both work. */
 bool cli_parse(const cli_command *self, int argc, char **argv, const cli_option *options,
-               int n_options, cli_list *positionals, int *exit_code);
+               int *exit_code);
 /* Prints "vtrn NAME: message" and how to get help; CLI_USAGE. */
 int cli_usage(const cli_command *self, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

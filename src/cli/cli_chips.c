@@ -244,9 +244,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     bool is_json = false, is_timing_wanted = false;
     cli_list names = {.n = 0};
     const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
-                                  {"--timing", CLI_FLAG, &is_timing_wanted}};
+                                  {"--timing", CLI_FLAG, &is_timing_wanted},
+                                  {NULL, CLI_LIST, &names}};
     int code;
-    if (!cli_parse(self, argc, argv, options, 2, &names, &code))
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (names.n > 1)
         return cli_usage(self, "one chip at a time");

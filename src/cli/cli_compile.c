@@ -91,8 +91,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"--chip", CLI_TEXT, &chip},         {"--fuse", CLI_TEXT, &fuse},
         {"--json", CLI_FLAG, &is_json},      {"--resident", CLI_TEXT, &resident},
         {"--pipeline", CLI_TEXT, &pipeline}, {"--schedule", CLI_TEXT, &schedule},
-        {"--passes", CLI_TEXT, &passes}};
-    if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
+        {"--passes", CLI_TEXT, &passes},     {NULL, CLI_LIST, &files}};
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (files.n != 1)
         return cli_usage(self, "one file to compile");

@@ -194,9 +194,9 @@ static void print(const report *r, bool is_json) {
 static int run(const cli_command *self, int argc, char **argv) {
     bool is_json = false;
     cli_list rest = {.n = 0};
-    const cli_option options[] = {{"--json", CLI_FLAG, &is_json}};
+    const cli_option options[] = {{"--json", CLI_FLAG, &is_json}, {NULL, CLI_LIST, &rest}};
     int code;
-    if (!cli_parse(self, argc, argv, options, 1, &rest, &code))
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (rest.n)
         return cli_usage(self, "no arguments");

@@ -208,8 +208,9 @@ static int run(const cli_command *self, int argc, char **argv) {
     printer p = {0};
     cli_list files = {.n = 0};
     int code;
-    const cli_option options[] = {{"--json", CLI_FLAG, &p.is_json}, {"--chip", CLI_TEXT, &chip}};
-    if (!cli_parse(self, argc, argv, options, 2, &files, &code))
+    const cli_option options[] = {
+        {"--json", CLI_FLAG, &p.is_json}, {"--chip", CLI_TEXT, &chip}, {NULL, CLI_LIST, &files}};
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (files.n != 1)
         return cli_usage(self, "one profile to explain");

@@ -90,9 +90,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     bool is_json = false, is_markdown = false;
     cli_list names = {.n = 0};
     const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
-                                  {"--markdown", CLI_FLAG, &is_markdown}};
+                                  {"--markdown", CLI_FLAG, &is_markdown},
+                                  {NULL, CLI_LIST, &names}};
     int code;
-    if (!cli_parse(self, argc, argv, options, 2, &names, &code))
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (names.n > 1)
         return cli_usage(self, "one instruction at a time");

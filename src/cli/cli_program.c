@@ -33,8 +33,9 @@ bool cli_conversion_parse(const cli_command *self, int argc, char **argv, cli_co
     cli_list files = {.n = 0};
     const cli_option options[] = {{"--json", CLI_FLAG, &out->is_json},
                                   {"-o", CLI_TEXT, &out->output},
-                                  {"--chip", CLI_TEXT, &out->chip_name}};
-    if (!cli_parse(self, argc, argv, options, 3, &files, exit_code))
+                                  {"--chip", CLI_TEXT, &out->chip_name},
+                                  {NULL, CLI_LIST, &files}};
+    if (!cli_parse(self, argc, argv, options, exit_code))
         return false;
     if (files.n != 1) {
         *exit_code = cli_usage(self, "one file to %s", self->name);

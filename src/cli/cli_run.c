@@ -244,16 +244,21 @@ static int run(const cli_command *self, int argc, char **argv) {
     job j = {.repeat = 1, .seed = 1, .is_profile = self == &cli_profile};
     bool is_zeros = false;
     cli_list files = {.n = 0};
-    const cli_option options[] = {
-        {"--json", CLI_FLAG, &j.is_json},      {"--random", CLI_FLAG, &j.is_random},
-        {"--zeros", CLI_FLAG, &is_zeros},      {"--seed", CLI_NUMBER, &j.seed},
-        {"--input", CLI_LIST, &j.inputs},      {"-o", CLI_TEXT, &j.out_dir},
-        {"--chip", CLI_TEXT, &j.chip},         {"--instance", CLI_TEXT, &j.instance},
-        {"--threads", CLI_NUMBER, &j.threads}, {"--repeat", CLI_NUMBER, &j.repeat},
-        {"--check", CLI_FLAG, &j.is_checked},  {"--verify", CLI_FLAG, &j.is_verified},
-    };
+    const cli_option options[] = {{"--json", CLI_FLAG, &j.is_json},
+                                  {"--random", CLI_FLAG, &j.is_random},
+                                  {"--zeros", CLI_FLAG, &is_zeros},
+                                  {"--seed", CLI_NUMBER, &j.seed},
+                                  {"--input", CLI_LIST, &j.inputs},
+                                  {"-o", CLI_TEXT, &j.out_dir},
+                                  {"--chip", CLI_TEXT, &j.chip},
+                                  {"--instance", CLI_TEXT, &j.instance},
+                                  {"--threads", CLI_NUMBER, &j.threads},
+                                  {"--repeat", CLI_NUMBER, &j.repeat},
+                                  {"--check", CLI_FLAG, &j.is_checked},
+                                  {"--verify", CLI_FLAG, &j.is_verified},
+                                  {NULL, CLI_LIST, &files}};
     int code;
-    if (!cli_parse(self, argc, argv, options, sizeof options / sizeof *options, &files, &code))
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (files.n != 1)
         return cli_usage(self, "one program to run");

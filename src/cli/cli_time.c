@@ -85,9 +85,11 @@ static int run(const cli_command *self, int argc, char **argv) {
     bool is_json = false;
     cli_list files = {.n = 0};
     int code;
-    const cli_option options[] = {
-        {"--json", CLI_FLAG, &is_json}, {"--chip", CLI_TEXT, &chip}, {"-o", CLI_TEXT, &out_dir}};
-    if (!cli_parse(self, argc, argv, options, 3, &files, &code))
+    const cli_option options[] = {{"--json", CLI_FLAG, &is_json},
+                                  {"--chip", CLI_TEXT, &chip},
+                                  {"-o", CLI_TEXT, &out_dir},
+                                  {NULL, CLI_LIST, &files}};
+    if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (files.n != 1)
         return cli_usage(self, "one program to time");

@@ -59,16 +59,16 @@ static void read_unit(unit *u, double end_ns) {
         u->last_ns = end_ns;
 }
 
-static void write_unit(liveness *l, int memory, unit *u, int64_t bytes, double start_ns,
-                       double end_ns, bool is_kept) {
+static void write_unit(liveness *l, int memory, unit *u, int64_t bytes, const timing_interval *t,
+                       bool is_kept) {
     if (!is_kept || !u->is_live) {
         /* a value that is overwritten while its last reader still runs dies with the write */
-        if (u->is_live && u->last_ns > start_ns)
-            u->last_ns = start_ns > u->born_ns ? start_ns : u->born_ns;
+        if (u->is_live && u->last_ns > t->start_ns)
+            u->last_ns = t->start_ns > u->born_ns ? t->start_ns : u->born_ns;
         end_unit(l, memory, u, bytes);
-        *u = (unit){start_ns, end_ns, true};
+        *u = (unit){t->start_ns, t->end_ns, true};
     }
-    read_unit(u, end_ns);
+    read_unit(u, t->end_ns);
 }
 
 static bool slot_is_resident(const vtrn_slot *slot) {
@@ -98,7 +98,7 @@ static void touch_access(liveness *l, const vtrn_program *p, const vtrn_chip *ch
          i * CHUNK_BYTES < hi && i < (int64_t)l->n_units[memory]; i++) {
         unit *u = &l->units[memory][i];
         if (a->is_written)
-            write_unit(l, memory, u, bytes, t->start_ns, t->end_ns, a->is_read);
+            write_unit(l, memory, u, bytes, t, a->is_read);
         else
             read_unit(u, t->end_ns);
     }
