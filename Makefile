@@ -128,7 +128,7 @@ test-fuzz: build-clang
 # The Python tests of make check: the cheapest files that together touch every part.
 QUICK := $(patsubst %,tests/python/test_%.py, \
     bad_input cli custom_ops donation empty engine_dtype engine_scalar engine_table engine_vector_rows \
-    golden_plans jax_device jax_train layers lowering_copies residents vhlo vhlo_attrs)
+    golden_plans jax_device jax_train layers lowering_copies residents style vhlo vhlo_attrs)
 
 test-quick: venv build
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) $(QUICK)

@@ -62,12 +62,19 @@ static double complex at(const maker *m, const void *a, int64_t rows, int64_t i,
                          : ((const double *)a)[j * rows + i];
 }
 
-/* sum over k of x[i][k] w[k] conj(y[j][k]), for matrices of n_x and n_y rows; w NULL: ones. */
-static double complex product(const maker *m, const void *x, int64_t n_x, int64_t i, const void *y,
-                              int64_t n_y, int64_t j, const double *w, int64_t n) {
+/* Row i of a matrix of n_rows. */
+typedef struct matrix_row {
+    const void *matrix;
+    int64_t n_rows, i;
+} matrix_row;
+
+/* sum over k < n of x[k] w[k] conj(y[k]); w NULL: ones. */
+static double complex product(const maker *m, matrix_row x, matrix_row y, const double *w,
+                              int64_t n) {
     double complex sum = 0;
     for (int64_t k = 0; k < n; k++)
-        sum += at(m, x, n_x, i, k) * (w ? w[k] : 1) * conj(at(m, y, n_y, j, k));
+        sum += at(m, x.matrix, x.n_rows, x.i, k) * (w ? w[k] : 1) *
+               conj(at(m, y.matrix, y.n_rows, y.i, k));
     return sum;
 }
 
@@ -84,8 +91,9 @@ static void check_eigh(maker *m, int64_t n) {
         assert_true(!j || w[j] >= w[j - 1]);
         for (int64_t i = j; i < n; i++) {
             double complex expected = at(m, a, n, i, j);
-            assert_near(product(m, v, n, i, v, n, j, w, n), i == j ? creal(expected) : expected);
-            assert_near(product(m, v, n, i, v, n, j, NULL, n), i == j);
+            assert_near(product(m, (matrix_row){v, n, i}, (matrix_row){v, n, j}, w, n),
+                        i == j ? creal(expected) : expected);
+            assert_near(product(m, (matrix_row){v, n, i}, (matrix_row){v, n, j}, NULL, n), i == j);
         }
     }
     release(m);
@@ -102,12 +110,14 @@ static void check_svd(maker *m, int64_t rows, int64_t n, int64_t n_left) {
     for (int64_t j = 0; j < n; j++) {
         assert_near(s[j], alone[j]);
         for (int64_t i = 0; i < rows; i++)
-            assert_near(product(m, vectors.left, rows, i, vectors.right, n, j, s, n),
+            assert_near(product(m, (matrix_row){vectors.left, rows, i},
+                                (matrix_row){vectors.right, n, j}, s, n),
                         at(m, a, rows, i, j));
     }
     for (int64_t i = 0; i < rows && n_left == rows; i++)
         for (int64_t j = 0; j < rows; j++)
-            assert_near(product(m, vectors.left, rows, i, vectors.left, rows, j, NULL, rows),
+            assert_near(product(m, (matrix_row){vectors.left, rows, i},
+                                (matrix_row){vectors.left, rows, j}, NULL, rows),
                         i == j);
     release(m);
 }

@@ -175,11 +175,18 @@ static bool fits(const vtrn_ap *ap, int64_t n_rows) {
 
 static const int dtypes[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_INT32, VTRN_DTYPE_INT8};
 
-static void plain_copy_element(rig *r, const vtrn_instr *in, const vtrn_ap *dst, int64_t dst_row,
-                               uint64_t dst_i, const vtrn_ap *src, int64_t src_row,
-                               uint64_t src_i) {
-    uint8_t *to = at(r, dst, true, dst_row, dst_i);
-    const uint8_t *from = at(r, src, true, src_row, src_i);
+/* Element i of a row of an operand. */
+typedef struct element {
+    const vtrn_ap *ap;
+    int64_t row;
+    uint64_t i;
+} element;
+
+static void plain_copy_element(rig *r, const vtrn_instr *in, element to_element,
+                               element from_element) {
+    const vtrn_ap *dst = to_element.ap, *src = from_element.ap;
+    uint8_t *to = at(r, dst, true, to_element.row, to_element.i);
+    const uint8_t *from = at(r, src, true, from_element.row, from_element.i);
     if (in->flags & VTRN_FLAG_ACCUMULATE)
         plain_store(to, dst->dtype, plain_load(to, dst->dtype) + plain_load(from, src->dtype));
     else if (dst->dtype == src->dtype)
@@ -231,7 +238,8 @@ static void copies_of_any_shape_match_plain_loops(void **state) {
             uint64_t n_row = isa_ap_free_size(&in->ap[0]);
             for (int row = 0; row < n_rows; row++)
                 for (uint64_t i = 0; i < n_row; i++)
-                    plain_copy_element(r, in, &in->ap[0], row, i, &in->ap[1], row, i);
+                    plain_copy_element(r, in, (element){&in->ap[0], row, i},
+                                       (element){&in->ap[1], row, i});
             rig_ok(rig_run(r));
             expect_equal_memories(r, round);
         }
@@ -280,9 +288,9 @@ static void a_row_in_hbm_may_serve_several_partitions(void **state) {
                 for (uint64_t i = 0; i < n; i++) {
                     int far_row = row / per_row;
                     uint64_t far_i = (uint64_t)(row % per_row) * n + i;
-                    plain_copy_element(r, in, &in->ap[0], is_load ? row : far_row,
-                                       is_load ? i : far_i, &in->ap[1], is_load ? far_row : row,
-                                       is_load ? far_i : i);
+                    plain_copy_element(
+                        r, in, (element){&in->ap[0], is_load ? row : far_row, is_load ? i : far_i},
+                        (element){&in->ap[1], is_load ? far_row : row, is_load ? far_i : i});
                 }
             rig_ok(rig_run(r));
             expect_equal_memories(r, round);
@@ -314,8 +322,8 @@ static void transposes_of_any_shape_match_plain_loops(void **state) {
             take_copy(r);
             for (int row = 0; row < n; row++)
                 for (int i = 0; i < n_rows; i++)
-                    plain_copy_element(r, in, &in->ap[0], row, (uint64_t)i, &in->ap[1], i,
-                                       (uint64_t)row);
+                    plain_copy_element(r, in, (element){&in->ap[0], row, (uint64_t)i},
+                                       (element){&in->ap[1], i, (uint64_t)row});
             rig_ok(rig_run(r));
             expect_equal_memories(r, round);
         }
@@ -394,8 +402,8 @@ static void gathers_and_scatters_match_plain_loops(void **state) {
             for (int row = 0; row < n_rows; row++) {
                 int64_t index = plain_index(r, in, row);
                 for (uint64_t i = 0; index >= 0 && i < n; i++)
-                    plain_copy_element(r, in, &in->ap[0], is_gather ? row : index, i, &in->ap[1],
-                                       is_gather ? index : row, i);
+                    plain_copy_element(r, in, (element){&in->ap[0], is_gather ? row : index, i},
+                                       (element){&in->ap[1], is_gather ? index : row, i});
             }
             rig_ok(rig_run(r));
             expect_equal_memories(r, round);
