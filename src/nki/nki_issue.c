@@ -256,6 +256,7 @@ static vtrn_status check_matmul_shapes(const nki_call *call) {
 vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate) {
     const nki_view *dst = call->view[0], *stationary = call->view[1], *moving = call->view[2];
     VTRN_RETURN_IF_ERROR(check_matmul_shapes(call));
+    VTRN_RETURN_IF_ERROR(nki_view_check(dst));
     nki_record *r = nki_record_of(dst);
     if (accumulate < 0) {
         uint64_t first = 0, all = nki_view_elements(dst) * dtype_size((vtrn_dtype)dst->dtype);

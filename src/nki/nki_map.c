@@ -12,6 +12,23 @@ uint64_t nki_view_elements(const nki_view *view) {
     return n;
 }
 
+vtrn_status nki_view_check(const nki_view *view) {
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype), lo = view->offset, hi = lo;
+    bool is_near = true;
+    for (int i = 0; i < view->n_dims && is_near; i++) {
+        int64_t reach;
+        is_near = !__builtin_mul_overflow(view->shape[i] - 1, view->step[i], &reach) &&
+                  !__builtin_add_overflow(*(reach < 0 ? &lo : &hi), reach, reach < 0 ? &lo : &hi);
+    }
+    int64_t n = (int64_t)view->storage->n_bytes / size;
+    if (is_near && lo >= 0 && hi < n)
+        return NULL;
+    return VTRN_ERROR(VTRN_UNDEFINED,
+                      "a view reaches from element %lld to %lld of a tensor, which has %lld; its "
+                      "pattern or offset is wrong",
+                      (long long)lo, (long long)hi, (long long)n);
+}
+
 /* A view as runs of adjacent bytes at `at` + sum of index * step. */
 typedef struct runs {
     uint64_t run_bytes, run_elements;

@@ -308,6 +308,7 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
     const nki_session *s = r->storage.session;
     int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype);
     uint64_t n = nki_view_elements(view), first = 0;
+    VTRN_RETURN_IF_ERROR(nki_view_check(view));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
     bool is_hbm = r->storage.space == VTRN_SPACE_HBM;
     const engine_memory *m =

@@ -302,6 +302,27 @@ def test_values_are_there_at_each_line():
     np.testing.assert_array_equal(seen[1], A[0:2, 0:3])
 
 
+def test_a_view_beyond_its_tensor_shows_no_other_memory():
+    def kernel(a):
+        return str(nl.load(a).ap([[512, 128], [1, 512]], offset=1000000))
+
+    assert "a view reaches" in failure(kernel, A)
+
+    def multiplies(a):
+        tile = nl.load(a)
+        nisa.nc_matmul(psum(128, 512).ap([[512, 128], [1, 512]], offset=10**9), tile[:, 0:128], tile)
+
+    assert "a view reaches" in failure(multiplies, A)
+
+
+def test_kernels_of_several_threads_take_turns():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        for i, got in enumerate(pool.map(doubled, [A * i for i in range(16)])):
+            np.testing.assert_array_equal(got, A * i + A * i)
+
+
 def test_types_compare_with_numpys():
     assert nl.float32 == np.float32 and nl.bfloat16 == BF16 and nl.float32 != np.float16
     assert str(nl.float32) == "float32" and np.dtype(nl.bfloat16) == BF16

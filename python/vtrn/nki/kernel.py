@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 import pathlib
+import threading
 import warnings
 
 import numpy as np
@@ -14,6 +15,10 @@ from vtrn.nki import dtypes, tensor
 from vtrn.nki._load import HBM, core
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.tensor import ARGUMENT, ndarray
+
+# Kernels take turns: what runs is known to all of the process.
+_turn = threading.RLock()
+_owner = None  # thread of the kernel that runs
 
 core.setup(os.path.dirname(__file__) + os.sep, NkiValidationError, dtypes.by_code, tensor.subscript)
 
@@ -133,6 +138,15 @@ class _Run:
                 np.copyto(array, made.numpy().reshape(array.shape))
 
     def run(self, args, kwargs):
+        global _owner
+        with _turn:
+            before, _owner = _owner, threading.get_ident()
+            try:
+                return self._run(args, kwargs)
+            finally:
+                _owner = before
+
+    def _run(self, args, kwargs):
         registers = tensor.Registers(self.grid)
         before, launch = self.session.begin(), tensor.set_launch(registers)
         try:
@@ -168,7 +182,7 @@ class Kernel:
         return Kernel(self.func, _grid(key))
 
     def __call__(self, *args, **kwargs):
-        if core.current() is not None:  # of another kernel: part of it
+        if _owner == threading.get_ident():  # of another kernel: part of it
             return self.func(*args, **kwargs)
         return _Run(self.func, self.grid).run(args, kwargs)
 

@@ -1,0 +1,207 @@
+/* A kernel through nki.h, without Python: values, checks, places, the program. */
+#include "nki/nki.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+enum { ROWS = 128, COLUMNS = 512 };
+
+static float data[ROWS * COLUMNS], result[ROWS * COLUMNS];
+
+static void must(vtrn_status status) {
+    if (status)
+        fail_msg("%s", vtrn_error_message(status));
+}
+
+static void fails_with(vtrn_status status, const char *text) {
+    assert_non_null(status);
+    if (!strstr(vtrn_error_message(status), text))
+        fail_msg("%s", vtrn_error_message(status));
+    vtrn_error_free(status);
+}
+
+static nki_view make(nki_session *s, vtrn_space space, nki_storage_kind kind, int64_t columns,
+                     const void *bytes) {
+    int64_t shape[] = {ROWS, columns};
+    nki_tensor_options o = {.space = space,
+                            .dtype = VTRN_DTYPE_FP32,
+                            .kind = kind,
+                            .n_dims = 2,
+                            .shape = shape,
+                            .data = bytes};
+    nki_view view;
+    must(vtrn_nki_tensor(s, &o, &view));
+    return view;
+}
+
+static nki_view tile(nki_session *s) {
+    return make(s, VTRN_SPACE_SBUF, NKI_LOCAL, COLUMNS, NULL);
+}
+
+static nki_view columns(nki_view view, int64_t first, int64_t n) {
+    view.offset += first;
+    view.shape[1] = n;
+    return view;
+}
+
+static vtrn_status dma(nki_session *s, const nki_view *dst, const nki_view *src) {
+    nki_call call = {.instr = {.opcode = VTRN_OP_DMA_COPY, .engine = VTRN_ENGINE_SYNC},
+                     .view = {dst, src}};
+    return vtrn_nki_dma(s, &call);
+}
+
+static vtrn_status add(nki_session *s, const nki_view *dst, const nki_view *a, const nki_view *b) {
+    nki_call call = {.instr = {.opcode = VTRN_OP_TENSOR_TENSOR,
+                               .engine = VTRN_ENGINE_VECTOR,
+                               .op0 = VTRN_ALU_ADD},
+                     .view = {dst, a, b}};
+    return vtrn_nki_issue(s, &call);
+}
+
+static nki_session *begin(void) {
+    nki_session *s;
+    must(vtrn_nki_create("trn2", &s));
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        data[i] = (float)(i % 1000);
+    return s;
+}
+
+static void test_the_program_gives_what_the_kernel_gave(void **state) {
+    (void)state;
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data), x = tile(s), y = tile(s);
+    nki_view out = make(s, VTRN_SPACE_HBM, NKI_LOCAL, COLUMNS, NULL);
+    must(dma(s, &x, &in));
+    must(add(s, &y, &x, &x));
+    must(dma(s, &out, &y));
+    uint64_t n_unwritten;
+    must(vtrn_nki_read(&out, result, &n_unwritten));
+    assert_int_equal(n_unwritten, 0);
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        assert_true(result[i] == 2 * data[i]);
+    nki_storage *outputs[] = {out.storage};
+    vtrn_source source = {"nki", "kernel.py:1"};
+    nki_finish_options o = {
+        .name = "doubled", .outputs = outputs, .n_outputs = 1, .sources = &source, .n_sources = 1};
+    vtrn_executable *e;
+    must(vtrn_nki_finish(s, &o, &e));
+    int dtype, rank;
+    int64_t dims[VTRN_MAX_RANK];
+    vtrn_executable_input_type(e, 0, &dtype, &rank, dims);
+    vtrn_buffer *input, *output;
+    must(vtrn_buffer_create(vtrn_nki_device(s), 0, dtype, rank, dims, data, &input));
+    must(vtrn_execute(e, 0, &input, 1, NULL, &output, 1));
+    static float again[ROWS * COLUMNS];
+    must(vtrn_buffer_read(output, again, sizeof again));
+    assert_memory_equal(again, result, sizeof again);
+    must(vtrn_executable_check(e));
+    vtrn_buffer_destroy(input);
+    vtrn_buffer_destroy(output);
+    vtrn_executable_destroy(e);
+    vtrn_nki_destroy(s);
+}
+
+static void test_reads_are_checked_to_the_element(void **state) {
+    (void)state;
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data), x = tile(s), y = tile(s);
+    nki_view left = columns(x, 0, 100), left_in = columns(in, 0, 100), left_y = columns(y, 0, 100);
+    must(dma(s, &left, &left_in));
+    must(add(s, &left_y, &left, &left));
+    nki_view more = columns(x, 0, 101), more_y = columns(y, 0, 101);
+    fails_with(add(s, &more_y, &more, &more),
+               "nothing has written 128 of its elements, first [0, 100]");
+    nki_view beyond = columns(x, 500, 100);
+    fails_with(add(s, &left_y, &beyond, &left), "from element 500 to 599");
+    uint64_t n_unwritten;
+    must(vtrn_nki_read(&more, result, &n_unwritten));
+    assert_int_equal(n_unwritten, ROWS);
+    nki_view outside = x;
+    outside.offset = 1 << 20;
+    fails_with(vtrn_nki_read(&outside, result, &n_unwritten), "a view reaches");
+    vtrn_nki_destroy(s);
+}
+
+static void test_memory_that_is_given_back_is_used_again_and_unwritten(void **state) {
+    (void)state;
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data), y = tile(s);
+    for (int i = 0; i < 2000; i++) { /* 500 times the SBUF */
+        nki_view x = tile(s);
+        fails_with(add(s, &y, &x, &x), "nothing has written");
+        vtrn_nki_release(x.storage);
+    }
+    nki_view x = tile(s);
+    must(dma(s, &x, &in));
+    vtrn_nki_release(x.storage);
+    fails_with(add(s, &y, &x, &x), "a kernel that is over");
+    vtrn_nki_destroy(s);
+}
+
+static void test_capacity_counts_tiles_that_are_used_together(void **state) {
+    (void)state;
+    enum { N = 6, WIDE = 12000 }; /* 48,000 bytes a partition each */
+    for (int together = 0; together < 2; together++) {
+        nki_session *s = begin();
+        nki_view tiles[N];
+        for (int i = 0; i < N; i++) {
+            tiles[i] = make(s, VTRN_SPACE_SBUF, NKI_LOCAL, WIDE, NULL);
+            nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
+                             .view = {&tiles[i]}};
+            must(vtrn_nki_issue(s, &call));
+            if (!together)
+                must(add(s, &tiles[i], &tiles[i], &tiles[i]));
+        }
+        for (int i = 0; together && i < N; i++)
+            must(add(s, &tiles[i], &tiles[i], &tiles[i]));
+        nki_finish_options o = {.name = "wide"};
+        uint64_t sbuf, psum;
+        vtrn_status status = vtrn_nki_place(s, &o, &sbuf, &psum);
+        if (together) {
+            fails_with(status, "4 tiles live with it");
+        } else {
+            must(status);
+            assert_int_equal(sbuf, WIDE * 4);
+        }
+        vtrn_nki_destroy(s);
+    }
+}
+
+static void test_a_matmul_overwrites_first_and_adds_then(void **state) {
+    (void)state;
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data), x = tile(s);
+    nki_view sum = make(s, VTRN_SPACE_PSUM, NKI_LOCAL, COLUMNS, NULL), w = columns(x, 0, ROWS);
+    must(dma(s, &x, &in));
+    static float once[ROWS * COLUMNS];
+    nki_call call = {.view = {&sum, &w, &x}};
+    uint64_t n_unwritten;
+    must(vtrn_nki_matmul(s, &call, -1));
+    must(vtrn_nki_read(&sum, once, &n_unwritten));
+    must(vtrn_nki_matmul(s, &call, -1));
+    must(vtrn_nki_read(&sum, result, &n_unwritten));
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        assert_true(result[i] == once[i] + once[i]);
+    must(vtrn_nki_matmul(s, &call, 0));
+    must(vtrn_nki_read(&sum, result, &n_unwritten));
+    assert_memory_equal(result, once, sizeof once);
+    nki_view narrow = columns(sum, 0, 64);
+    call.view[0] = &narrow;
+    fails_with(vtrn_nki_matmul(s, &call, -1), "elements");
+    vtrn_nki_destroy(s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_program_gives_what_the_kernel_gave),
+        cmocka_unit_test(test_reads_are_checked_to_the_element),
+        cmocka_unit_test(test_memory_that_is_given_back_is_used_again_and_unwritten),
+        cmocka_unit_test(test_capacity_counts_tiles_that_are_used_together),
+        cmocka_unit_test(test_a_matmul_overwrites_first_and_adds_then),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
