@@ -42,7 +42,7 @@ static const char *operand_name(const vtrn_instr *instr, int i) {
 static vtrn_status check_bounds(const issue *x, int i) {
     const vtrn_ap *ap = &x->instr.ap[i];
     const nki_storage *t = x->view[i]->storage;
-    int64_t lo, hi, limit = (int64_t)t->row_bytes, size = (int64_t)dtype_size(ap->dtype);
+    int64_t lo, hi, limit = (int64_t)t->row_bytes, size = nki_element_bytes(x->view[i]);
     isa_ap_rows_extent(ap, access_rows(&x->instr, i), &lo, &hi);
     if (lo < 0 || hi > limit)
         return VTRN_ERROR(
@@ -80,7 +80,7 @@ static vtrn_status unwritten(const issue *x, int i, uint64_t n_set, uint64_t fir
     const nki_view *v = x->view[i];
     char text[200], index[160] = "";
     size_t at = 0;
-    uint64_t inner = nki_view_elements(v), size = dtype_size((vtrn_dtype)v->dtype), rest = first;
+    uint64_t inner = nki_view_elements(v), size = (uint64_t)nki_element_bytes(v), rest = first;
     uint64_t n = inner - n_set / size;
     for (int d = 0; d < v->n_dims && at < sizeof index; d++) {
         inner /= (uint64_t)v->shape[d];
@@ -119,7 +119,7 @@ static vtrn_status check_written(const issue *x) {
             VTRN_RETURN_IF_ERROR(check_table(x, i));
             continue;
         }
-        uint64_t first = 0, all = nki_view_elements(v) * dtype_size((vtrn_dtype)v->dtype);
+        uint64_t first = 0, all = nki_view_elements(v) * (uint64_t)nki_element_bytes(v);
         uint64_t n = nki_map_count(&nki_record_of(v)->written, v, &first);
         if (n < all)
             return unwritten(x, i, n, first);
@@ -259,7 +259,7 @@ vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate
     VTRN_RETURN_IF_ERROR(nki_view_check(dst));
     nki_record *r = nki_record_of(dst);
     if (accumulate < 0) {
-        uint64_t first = 0, all = nki_view_elements(dst) * dtype_size((vtrn_dtype)dst->dtype);
+        uint64_t first = 0, all = nki_view_elements(dst) * (uint64_t)nki_element_bytes(dst);
         uint64_t n = nki_map_count(&r->summed, dst, &first);
         if (n && n < all)
             return VTRN_ERROR(VTRN_UNIMPLEMENTED,

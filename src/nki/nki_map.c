@@ -13,7 +13,7 @@ uint64_t nki_view_elements(const nki_view *view) {
 }
 
 vtrn_status nki_view_check(const nki_view *view) {
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype), lo = view->offset, hi = lo;
+    int64_t size = nki_element_bytes(view), lo = view->offset, hi = lo;
     bool is_near = true;
     for (int i = 0; i < view->n_dims && is_near; i++) {
         int64_t reach;
@@ -38,7 +38,7 @@ typedef struct runs {
 } runs;
 
 static runs runs_of(const nki_view *view) {
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype), adjacent = 1;
+    int64_t size = nki_element_bytes(view), adjacent = 1;
     runs r = {.at = view->offset * size};
     int n = view->n_dims;
     for (; n > 0; n--) {
@@ -104,7 +104,7 @@ vtrn_status nki_map_mark(nki_map *map, const nki_view *view) {
 }
 
 uint64_t nki_map_count(const nki_map *map, const nki_view *view, uint64_t *first) {
-    uint64_t size = dtype_size((vtrn_dtype)view->dtype);
+    uint64_t size = (uint64_t)nki_element_bytes(view);
     uint64_t all = nki_view_elements(view) * size;
     if (map->n_set == map->n_bytes)
         return all;

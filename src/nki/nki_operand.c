@@ -57,13 +57,13 @@ static vtrn_status give(const dims *d, const nki_view *view, vtrn_ap *out) {
 
 /* Elements of the view's dtype in a partition. */
 static int64_t row_elements(const nki_view *view) {
-    return (int64_t)(view->storage->row_bytes / dtype_size((vtrn_dtype)view->dtype));
+    return (int64_t)(view->storage->row_bytes / (uint64_t)nki_element_bytes(view));
 }
 
 static void begin(const nki_view *view, vtrn_ap *out) {
     const nki_record *r = nki_record_of(view);
     *out = (vtrn_ap){.space = r->storage.space, .dtype = view->dtype, .partition_step = 1};
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype);
+    int64_t size = nki_element_bytes(view);
     if (r->storage.space == VTRN_SPACE_HBM) {
         out->slot = r->slot;
         out->addr = view->offset * size;

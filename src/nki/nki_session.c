@@ -146,7 +146,7 @@ const vtrn_op_info *vtrn_nki_op_info(int opcode) {
 }
 
 int64_t vtrn_nki_view_bytes(const nki_view *view) {
-    return (int64_t)(nki_view_elements(view) * dtype_size((vtrn_dtype)view->dtype));
+    return (int64_t)(nki_view_elements(view) * (uint64_t)nki_element_bytes(view));
 }
 
 vtrn_device *vtrn_nki_device(nki_session *s) {
@@ -306,7 +306,7 @@ bool vtrn_nki_is_written_to(const nki_storage *storage) {
 vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten) {
     const nki_record *r = nki_record_of(view);
     const nki_session *s = r->storage.session;
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)view->dtype);
+    int64_t size = nki_element_bytes(view);
     uint64_t n = nki_view_elements(view), first = 0;
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;

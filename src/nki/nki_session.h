@@ -70,6 +70,11 @@ static inline const vtrn_chip *nki_chip(const nki_session *s) {
     return &s->machine->device->rt->chip;
 }
 
+static inline int64_t nki_element_bytes(const nki_view *view) {
+    size_t size = dtype_size((vtrn_dtype)view->dtype);
+    return size ? (int64_t)size : 1; /* every view has a type */
+}
+
 /* nki_map.c */
 vtrn_status nki_map_mark(nki_map *map, const nki_view *view);
 /* Bytes of the view that have the property; *first: number of the first element that has it not,
