@@ -170,8 +170,9 @@ static vtrn_status same_places(const blocks *s, graph_value indices, graph_value
         VTRN_RETURN_IF_ERROR(spread(s, column, false, &pairs, &side[1]));
         VTRN_RETURN_IF_ERROR(make_op(s->r, s->op, &equal, &pairs, &both[1]));
         all = both[1];
+        const graph_op and = make_plain(GRAPH_AND, both, 2);
         if (k > 0)
-            VTRN_RETURN_IF_ERROR(make_plain(s->r, s->op, GRAPH_AND, both, 2, &pairs, &all));
+            VTRN_RETURN_IF_ERROR(make_op(s->r, s->op, &and, &pairs, &all));
     }
     *out = all;
     return NULL;
@@ -198,7 +199,8 @@ static vtrn_status combine_within(const blocks *s, graph_value indices, graph_va
     VTRN_RETURN_IF_ERROR(make_op(s->r, s->op, &turn, &columns, &in[1]));
     VTRN_RETURN_IF_ERROR(spread(s, in[1], false, &cube, &in[1]));
     VTRN_RETURN_IF_ERROR(make_splat(s->r, s->op, s->identity, &cube, &in[2]));
-    VTRN_RETURN_IF_ERROR(make_plain(s->r, s->op, GRAPH_SELECT, in, 3, &cube, &from[0]));
+    const graph_op select = make_plain(GRAPH_SELECT, in, 3);
+    VTRN_RETURN_IF_ERROR(make_op(s->r, s->op, &select, &cube, &from[0]));
     VTRN_RETURN_IF_ERROR(make_splat(s->r, s->op, s->identity, &bare, &from[1]));
     graph_op reduce = {.kind = GRAPH_REDUCE,
                        .reducer = s->op->reducer,
@@ -238,7 +240,8 @@ static vtrn_status write_block(const blocks *s, int64_t first, int64_t m, graph_
     const graph_type type = *type_of(s, in[1]);
     VTRN_RETURN_IF_ERROR(combine_within(s, indices, &in[1]));
     VTRN_RETURN_IF_ERROR(gather(s, *table, indices, &type, &in[0]));
-    VTRN_RETURN_IF_ERROR(make_plain(s->r, s->op, s->combine, in, 2, &type, &updates));
+    const graph_op combine = make_plain(s->combine, in, 2);
+    VTRN_RETURN_IF_ERROR(make_op(s->r, s->op, &combine, &type, &updates));
     graph_value operands[] = {*table, indices, updates};
     graph_op scatter = {.kind = GRAPH_SCATTER, .n_operands = 3, .operands = operands};
     int64_t window[GRAPH_MAX_RANK];
