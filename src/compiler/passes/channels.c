@@ -21,7 +21,7 @@ typedef struct channels {
     graph *g;
     graph_op *ops; /* of the new body */
     uint32_t n_ops, max_ops;
-    uint32_t n_old, max_values;
+    uint32_t n_old;
     twin *twins; /* by value of the old graph */
 } channels;
 
@@ -29,16 +29,7 @@ typedef struct channels {
  */
 
 static vtrn_status new_value(channels *c, const graph_type *type, graph_value *out) {
-    if (c->g->n_values == c->max_values) {
-        uint32_t max = c->max_values + c->max_values / 2 + 64;
-        graph_type *types = ARENA_NEW(&c->g->arena, graph_type, max);
-        if (!types)
-            return VTRN_OUT_OF_MEMORY(max * sizeof *types);
-        if (c->g->n_values)
-            memcpy(types, c->g->types, c->g->n_values * sizeof *types);
-        c->g->types = types;
-        c->max_values = max;
-    }
+    VTRN_RETURN_IF_ERROR(graph_reserve_values(c->g, c->g->n_values + 1));
     *out = c->g->n_values++;
     c->g->types[*out] = *type;
     return NULL;
@@ -586,7 +577,7 @@ vtrn_status channels_outermost(graph *g) {
     free(m.of);
     if (!is_suited)
         return NULL;
-    channels c = {.g = g, .n_old = g->n_values, .max_values = g->n_values};
+    channels c = {.g = g, .n_old = g->n_values};
     c.twins = calloc(g->n_values, sizeof *c.twins);
     vtrn_status status = c.twins ? NULL : VTRN_OUT_OF_MEMORY(g->n_values * sizeof *c.twins);
     for (uint32_t v = 0; v < c.n_old && !status; v++)

@@ -9,6 +9,7 @@ static bool has_body(const graph_op *op) {
 }
 
 static vtrn_status grow_values(rewriter *r, uint32_t n) {
+    VTRN_RETURN_IF_ERROR(graph_reserve_values(r->g, n));
     if (r->maker && r->same_as && n <= r->max_values)
         return NULL;
     uint32_t max = n + n / 2 + 64;
@@ -18,7 +19,6 @@ static vtrn_status grow_values(rewriter *r, uint32_t n) {
     r->same_as = same_as ? same_as : r->same_as;
     if (!maker || !same_as)
         return VTRN_OUT_OF_MEMORY(max * sizeof *maker);
-    VTRN_RETURN_IF_ERROR(graph_reserve_values(r->g, n));
     for (uint32_t i = r->max_values; i < max; i++) {
         maker[i] = NULL;
         same_as[i] = GRAPH_NO_VALUE;
