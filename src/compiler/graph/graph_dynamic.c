@@ -79,10 +79,10 @@ static int64_t element(const graph_op *constant, const graph_type *t, int64_t i)
     if (!size || size > sizeof wide)
         return 0; /* no integer type */
     memcpy(&wide, at, size);
+    if (size == 0 || size >= 8 || !dtype_is_signed_int((vtrn_dtype)t->dtype))
+        return wide;
     int shift = 64 - 8 * (int)size;
-    uint64_t top = (uint64_t)wide << shift;
-    return dtype_is_signed_int((vtrn_dtype)t->dtype) ? (int64_t)top >> shift
-                                                     : (int64_t)(top >> shift);
+    return (int64_t)((uint64_t)wide << shift) >> shift;
 }
 
 /* Writes the elements of a value that is known now to out[0..]; false: it is not known. */
