@@ -166,10 +166,10 @@ typedef struct graph {
     arena arena; /* owns everything */
     const char *name;
     uint32_t n_values, max_values;
-    graph_type *types;         /* by value; room for max_values */
-    graph_region body;         /* @main: args are the parameters, results the outputs */
-    bool is_body_shared;       /* body.ops belongs to the graph of which this one is a copy */
-    graph_op *spare_ops;       /* the body before the last pass, or NULL: memory for the next one */
+    graph_type *types;   /* by value; room for max_values */
+    graph_region body;   /* @main: args are the parameters, results the outputs */
+    bool is_body_shared; /* body.ops belongs to the graph of which this one is a copy */
+    graph_op *spare_ops; /* the body before the last pass, or NULL: memory for the next one */
     uint32_t n_spare_ops;
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
