@@ -215,7 +215,7 @@ static bool take_operand(const vtrn_chip *chip, const vtrn_instr *instr, int i, 
     if (ap->space != VTRN_SPACE_SBUF && ap->space != VTRN_SPACE_PSUM && !is_hbm)
         return false;
     size_t size = dtype_size((vtrn_dtype)ap->dtype);
-    if (!is_hbm && (size == 0 || size > 4))
+    if (size == 0 || ap->addr % (int64_t)size || (!is_hbm && size > 4))
         return false;
     out->space[i] = ap->space;
     out->at[i] = ap->addr;

@@ -98,12 +98,13 @@ static vtrn_status decode_assignment(wire w, int64_t *out_ids, int64_t max, int6
 }
 
 void compile_options_devices(const plugin_compile_options *o, int64_t *out) {
-    const wire w = {o->assignment, o->assignment + o->assignment_size};
     int64_t n = 0;
     for (int64_t i = 0; i < o->n_replicas; i++)
         out[i] = o->device_id + i;
-    if (o->n_assigned)
-        vtrn_status_free(decode_assignment(w, out, o->n_replicas, &n)); /* decoded before */
+    if (!o->n_assigned)
+        return;
+    const wire w = {o->assignment, o->assignment + o->assignment_size};
+    vtrn_status_free(decode_assignment(w, out, o->n_replicas, &n)); /* decoded before */
 }
 
 /* ExecutableBuildOptionsProto: 1 device_ordinal, 4 num_replicas, 5 num_partitions,

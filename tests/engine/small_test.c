@@ -197,12 +197,12 @@ static void copies_between_memories_are_the_same(void **state) {
                 in.ap[i].space = VTRN_SPACE_HBM;
                 in.ap[i].partition = 0;
                 in.ap[i].slot = (uint32_t)i;
-                in.ap[i].addr = rig_below(&seed, 64);
+                in.ap[i].addr = turn % 8 ? 4 * rig_below(&seed, 16) : rig_below(&seed, 64);
                 in.ap[i].partition_step = 600;
             }
         n += compare(r, &in);
     }
-    assert_true(n > 500);
+    assert_true(n > 400);
     rig_destroy(r);
 }
 
