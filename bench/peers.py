@@ -1,9 +1,8 @@
 """Measures large programs against XLA on the host: bench/run peers [--json] [--seconds S]. It never judges.
 
-Each run is a process of its own (bench/peers_programs.py); the two sides take turns, and a ratio is the
+Each run is a process of its own (bench/programs/peers.py); the two sides take turns, and a ratio is the
 median of the turns' ratios. bench/README.md says what each field is. VTRN_BUILD names another build."""
 
-import argparse
 import json
 import math
 import os
@@ -15,9 +14,10 @@ import tempfile
 import time
 import tomllib
 
+from lib import figures
 from train import BUILD, ROOT, environment
 
-PROGRAMS = pathlib.Path(__file__).with_name("peers_programs.py")
+PROGRAMS = pathlib.Path(__file__).parent / "programs/peers.py"
 NAMES = [f"{name}_{kind}" for name in ("gemm1024", "gemm2048", "bert_layer", "resnet50", "gpt2_step") for kind in ("fp32", "bf16")]
 TURNS = 3
 CHIP = "trn1"
@@ -71,17 +71,5 @@ def peers(seconds: float) -> dict:
     return report | {"llama7b_time_only_s": llama["s"], "llama7b_rss_mb": llama["rss_mb"], "llama7b_chip_s": llama["chip_s"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
-    args = parser.parse_args()
-    report = peers(args.seconds)
-    if args.json:
-        print(json.dumps(report, indent=2))
-        return
-    for key, value in report.items():
-        print(f"{key:28} {value:12.4g}")
-
-
-main()
+if __name__ == "__main__":
+    figures.main(__doc__, peers, seconds=1.0)

@@ -1,22 +1,20 @@
 """Measures programs of many small operations: bench/run small [--json] [--seconds S]. It never judges.
 
-Each run is a process of its own (bench/small_programs.py). vtrn and JAX's CPU back end take turns, and
+Each run is a process of its own (bench/programs/small.py). vtrn and JAX's CPU back end take turns, and
 a ratio is the median of the turns' ratios: a neighbour on the same host slows runs down for seconds
 at a time. bench/README.md says what each field is. VTRN_BUILD names another build directory."""
 
-import argparse
 import json
 import math
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
-import time
 
+from lib import figures
 from train import environment
 
-PROGRAMS = pathlib.Path(__file__).with_name("small_programs.py")
+PROGRAMS = pathlib.Path(__file__).parent / "programs/small.py"
 LOOPS = ("neural_ode", "ppo", "lstm", "seq2seq")
 N_INSTRUCTIONS = 32 * 4 * 1_000  # of the program `instructions`: memset, compare, select, subtract
 TURNS = 5
@@ -78,19 +76,5 @@ def small(seconds: float) -> dict:
     return report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each run")
-    args = parser.parse_args()
-    begin = time.perf_counter()
-    report = small(args.seconds)
-    if args.json:
-        print(json.dumps(report, indent=2))
-        return
-    for key, value in report.items():
-        print(f"{key:28} {value:12.4g}")
-    print(f"{time.perf_counter() - begin:.0f} s on {os.cpu_count()} cores")
-
-
-main()
+if __name__ == "__main__":
+    figures.main(__doc__, small, seconds=0.5)

@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+from lib import zoo_rows, zoo_torch
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ZOO = ROOT / "bench/zoo"
 STEPS, WARM_UP = 20, 5
@@ -186,27 +188,12 @@ def main() -> int:
     parser.add_argument("--torch", action="store_true", help="the programs in PyTorch instead")
     args = parser.parse_args()
     if args.torch:
-        if not (ROOT / "bench/zoo_torch.py").exists():
-            raise SystemExit("bench/run zoo: this tree has no programs in PyTorch (bench/zoo_torch.py)")
-        return importlib.import_module("zoo_torch").main(args)
-    rows, failed = [], {}
+        return zoo_torch.main(args)
     print(f"{'program':20} {'fp32':>8} {'bf16':>8} {'script':>7} {'step':>7}  reference ops", file=sys.stderr)
-    for name in programs(args.names):
-        if missing(name):
-            print(f"{name:20} left out: no {', '.join(missing(name))} in this Python", file=sys.stderr)
-            continue
-        try:
-            rows.append(measure(name, args.platform, args.turns))
-            print(line(rows[-1]), file=sys.stderr, flush=True)
-        except RuntimeError as error:
-            failed[name] = str(error)
-            print(f"{name:20} failed: {error}", file=sys.stderr, flush=True)
-    numbers = summary(rows)
-    if args.json:
-        print(json.dumps(numbers | {"failed": failed, "table": rows}, indent=2))
-    else:
-        for key, value in numbers.items():
-            print(f"{key:26} {'none' if value is None else format(value, '.6g')}")
+    rows, failed = zoo_rows.measure_each(
+        programs(args.names), missing, lambda name: measure(name, args.platform, args.turns), line
+    )
+    zoo_rows.show(summary(rows), {"failed": failed, "table": rows}, args.json)
     return 1 if failed else 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 import samples
+import steps
 
 
 def _mlp(params, x):
@@ -18,17 +19,6 @@ def _mlp(params, x):
 def _layers(key, *widths):
     keys = jax.random.split(key, len(widths) - 1)
     return [(jax.random.normal(k, (i, o)) * 0.3 / np.sqrt(i), jnp.zeros(o)) for k, i, o in zip(keys, widths, widths[1:])]
-
-
-def _step_of(optimiser, loss_of):
-    @jax.jit
-    def step(state, *batch):
-        params, opt_state = state
-        loss, grads = jax.value_and_grad(loss_of)(params, *batch)
-        updates, opt_state = optimiser.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), loss
-
-    return step
 
 
 def _moons():
@@ -56,7 +46,7 @@ def spline():
         return -jnp.mean(flow.log_prob(x))
 
     optimiser = optax.adam(3e-3)
-    return (params, optimiser.init(params)), _step_of(optimiser, loss_of), samples.batches(128, _moons())
+    return (params, optimiser.init(params)), steps.of_loss(optimiser, loss_of), samples.batches(128, _moons())
 
 
 def policy():
@@ -80,4 +70,4 @@ def policy():
         return -jnp.mean(gain + 0.01 * pi.entropy()) + 0.1 * jnp.mean(old.kl_divergence(pi))
 
     optimiser = optax.chain(optax.clip(0.5), optax.adam(1e-3))
-    return (params, optimiser.init(params)), _step_of(optimiser, loss_of), batches()
+    return (params, optimiser.init(params)), steps.of_loss(optimiser, loss_of), batches()

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import samples
+import steps
 
 
 def _clubs():
@@ -17,17 +18,6 @@ def _clubs():
     pair = rng.random((100, 100)) < np.where(club[:, None] == club, 0.15, 0.01)
     senders, receivers = (i.astype(np.int32) for i in np.nonzero(pair | np.eye(100, dtype=bool)))
     return club, senders, receivers
-
-
-def _step_of(optimiser, loss_of):
-    @jax.jit
-    def step(state, *batch):
-        params, opt_state = state
-        loss, grads = jax.value_and_grad(loss_of)(params, *batch)
-        updates, opt_state = optimiser.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), loss
-
-    return step
 
 
 def gcn():
@@ -52,7 +42,7 @@ def gcn():
         return -jnp.mean(log_p[known, np.arange(4)])
 
     optimiser = optax.adam(1e-2)
-    return (params, optimiser.init(params)), _step_of(optimiser, loss_of), samples.always()
+    return (params, optimiser.init(params)), steps.of_loss(optimiser, loss_of), samples.always()
 
 
 def gat():
@@ -80,7 +70,7 @@ def gat():
         return optax.softmax_cross_entropy_with_integer_labels(net.apply(params, graph), jnp.asarray(club)).mean()
 
     optimiser = optax.adam(5e-3)
-    return (params, optimiser.init(params)), _step_of(optimiser, loss_of), samples.always()
+    return (params, optimiser.init(params)), steps.of_loss(optimiser, loss_of), samples.always()
 
 
 def molecules():
@@ -119,4 +109,4 @@ def molecules():
         return jnp.sum(optax.sigmoid_binary_cross_entropy(net.apply(params, graph), labels) * mask) / jnp.sum(mask)
 
     optimiser = optax.adam(1e-3)
-    return (params, optimiser.init(params)), _step_of(optimiser, loss_of), batches()
+    return (params, optimiser.init(params)), steps.of_loss(optimiser, loss_of), batches()

@@ -20,7 +20,7 @@ def register() -> None:
         if is_ours(x):
             if copy is False:
                 raise BufferError("an array of a NeuronCore is copied to the host; copy=False forbids it")
-            # On the host it is an array of its own, which nobody else has.
+            # The host array is a copy: no other array shares its memory.
             cpu = xla_bridge.local_devices(backend="cpu")[0]
             x, src_device, stream, copy = dlpack.device_put(x, cpu), cpu, None, None
         return jaxs_tensor(x, stream=stream, src_device=src_device, dl_device=dl_device,

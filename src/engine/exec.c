@@ -144,7 +144,7 @@ static bool run_block(execution *x, const engine_block_plan *block, int thread_i
     return true;
 }
 
-/* The same by thread 0, which meets nobody. */
+/* The same by thread 0 alone: it waits at no barrier. */
 static bool run_block_alone(execution *x, const engine_block_plan *block, uint64_t first_step) {
     const small_context small = small_context_of(x->core, x->run->slot_base);
     for (uint32_t i = 0; i < block->n_steps; i++) {
@@ -212,7 +212,7 @@ static bool walk_block(execution *x, int thread_i, place *p) {
     if (!meet(x, p->step))
         return false;
     p->block_i = next_block(x, block);
-    /* nobody may overwrite the condition before all have read it */
+    /* no thread may overwrite the condition before every thread has read it */
     if (block->end != VTRN_END_JUMP)
         team_barrier(x->core->team);
     return true;

@@ -69,8 +69,9 @@ typedef struct engine_run {
 } engine_run;
 
 /* Executes. is_outline: only instructions in the compact form of engine/small.h run, which is where
- * loops count; a loop that other values decide sees whatever lies in memory, and max_blocks must
- * bound it. On error the memories hold whatever was written so far; the core stays usable. */
+ * loops count. A condition on other values is read from memory that this execution did not write,
+ * so max_blocks must bound the loop. On error the memories hold whatever was written so far; the
+ * core stays usable. */
 vtrn_status engine_execute(engine_core *core, engine_run *run);
 
 #endif

@@ -2,8 +2,8 @@
  * once and are kept. What the Python extension (nki/python/) is made of; nothing here knows Python.
  *
  * Tiles live in the SBUF and PSUM of a core of its own, which has more room than the chip: a tile
- * stays as long as its holder keeps it, and where it lies on the chip is decided when the list is
- * complete and it is known when each is last used (nki_place.h). */
+ * is freed when its holder releases it. Its address on the chip is decided when the list is
+ * complete, since only then the last instruction that names each tile is known (nki_place.h). */
 #ifndef VTRN_NKI_NKI_H
 #define VTRN_NKI_NKI_H
 
@@ -81,7 +81,7 @@ VTRN_API const vtrn_op_info *vtrn_nki_op_info(int opcode); /* NULL: no such opco
 /* out: the whole tensor, dense. */
 VTRN_API vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options,
                                      nki_view *out);
-/* Nobody will name the storage any more; its memory is free for others. */
+/* No later call names the storage: its memory may be given to other tensors. */
 VTRN_API void vtrn_nki_release(nki_storage *storage);
 
 /* Checks the instruction against the chip's rules, runs it, keeps it. */

@@ -1,4 +1,4 @@
-/* Where each tile lies on the chip: by the instructions that first and last name it. */
+/* Gives each tile an address on the chip, by the instructions that first and last name it. */
 #include "nki/nki_session.h"
 
 #include <stdio.h>

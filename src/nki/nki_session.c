@@ -316,7 +316,8 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
     int64_t row = (int64_t)r->storage.row_bytes, index[NKI_MAX_DIMS] = {0}, at = view->offset;
     uint8_t *to = out;
     int inner = view->n_dims - 1;
-    bool is_run = view->n_dims && view->step[inner] == 1; /* a run lies in one partition */
+    bool is_run =
+        view->n_dims && view->step[inner] == 1; /* the elements of a run are in one partition */
     uint64_t run = is_run && (is_hbm || inner > 0) ? (uint64_t)view->shape[inner] : 1;
     int last = run > 1 ? inner - 1 : inner;
     for (uint64_t done = 0; done < n; done += run) {

@@ -290,7 +290,7 @@ except RuntimeError as error:
 def test_examples_train_as_on_the_host(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     monkeypatch.setenv("VTRN_BUILD", str(BUILD))
-    import zoo_torch
+    from lib import zoo_torch
 
     row = zoo_torch.measure(name)
     assert row["loss_rel_max"] <= 1e-5

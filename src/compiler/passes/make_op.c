@@ -6,8 +6,7 @@ const char *make_name(rewriter *r, graph_kind kind) {
     return arena_printf(&r->g->arena, "stablehlo.%s", graph_kind_name(kind));
 }
 
-vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
-                    graph_value *out) {
+vtrn_status make_op_as(rewriter *r, const graph_op *like, const graph_op *op, graph_value result) {
     arena *home = &r->g->arena;
     graph_op made = *op;
     made.n_results = 1;
@@ -19,9 +18,17 @@ vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const
         return VTRN_OUT_OF_MEMORY((op->n_operands + 1) * sizeof(graph_value));
     for (uint32_t i = 0; i < op->n_operands; i++)
         made.operands[i] = op->operands[i];
-    VTRN_RETURN_IF_ERROR(rewrite_new_value(r, type, out));
-    made.results[0] = *out;
+    made.results[0] = result;
     return rewrite_append(r, &made);
+}
+
+vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
+                    graph_value *out) {
+    graph_value result;
+    VTRN_RETURN_IF_ERROR(rewrite_new_value(r, type, &result));
+    VTRN_RETURN_IF_ERROR(make_op_as(r, like, op, result));
+    *out = result;
+    return NULL;
 }
 
 vtrn_status make_splat(rewriter *r, const graph_op *like, double value, const graph_type *type,

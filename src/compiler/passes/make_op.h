@@ -8,6 +8,8 @@
  * that of `like`. */
 vtrn_status make_op(rewriter *r, const graph_op *like, const graph_op *op, const graph_type *type,
                     graph_value *out);
+/* The same with a result that exists. */
+vtrn_status make_op_as(rewriter *r, const graph_op *like, const graph_op *op, graph_value result);
 /* What make_op takes for a kind without attributes. */
 static inline graph_op make_plain(graph_kind kind, graph_value *operands, uint32_t n) {
     return (graph_op){.kind = (uint16_t)kind, .n_operands = n, .operands = operands};

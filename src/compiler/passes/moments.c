@@ -1,5 +1,6 @@
 #include "compiler/passes/moments.h"
 
+#include "compiler/passes/make_op.h"
 #include "compiler/passes/pattern.h"
 #include "compiler/passes/rewrite.h"
 
@@ -82,64 +83,23 @@ static bool find_variance(const rewriter *r, const graph_op *op, variance *out) 
     return is_square_of(r->maker[out->square_sum->operands[0]], out->x);
 }
 
-static vtrn_status append(rewriter *r, graph_op op, const graph_type *type, graph_value *v) {
-    op.n_results = 1;
-    op.results = ARENA_NEW(&r->g->arena, graph_value, 1);
-    if (!op.results)
-        return VTRN_OUT_OF_MEMORY(sizeof *op.results);
-    if (*v == GRAPH_NO_VALUE)
-        VTRN_RETURN_IF_ERROR(rewrite_new_value(r, type, v));
-    op.results[0] = *v;
-    return rewrite_append(r, &op);
-}
-
 /* The mean with the shape of x, as programs write it: then a difference that is there is the same.
  */
-static vtrn_status append_broadcast(rewriter *r, const variance *v, const char *place,
+static vtrn_status append_broadcast(rewriter *r, const variance *v, const graph_op *op,
                                     graph_value *out) {
     graph_type kept = *type_of(r, v->sum->results[0]), full = *type_of(r, v->x);
-    graph_value *operands = ARENA_NEW(&r->g->arena, graph_value, 2);
     int rank = type_of(r, v->mean)->rank == full.rank ? full.rank : kept.rank;
     int64_t *dims = ARENA_NEW(&r->g->arena, int64_t, rank);
-    if (!operands || !dims)
-        return VTRN_OUT_OF_MEMORY(sizeof kept);
-    operands[0] = v->mean;
+    if (!dims)
+        return VTRN_OUT_OF_MEMORY((size_t)rank * sizeof *dims);
     for (int i = 0; i < rank; i++)
         dims[i] = i;
-    graph_op reshape = {.kind = GRAPH_RESHAPE,
-                        .n_operands = 1,
-                        .operands = operands,
-                        .name = "stablehlo.reshape",
-                        .place = place};
-    graph_op broadcast = {.kind = GRAPH_BROADCAST_IN_DIM,
-                          .n_operands = 1,
-                          .operands = operands + 1,
-                          .attrs.dims.dims = {rank, dims},
-                          .name = "stablehlo.broadcast_in_dim",
-                          .place = place};
-    operands[1] = v->mean;
-    if (rank == kept.rank && !graph_type_equal(type_of(r, v->mean), &kept)) {
-        operands[1] = GRAPH_NO_VALUE;
-        VTRN_RETURN_IF_ERROR(append(r, reshape, &kept, &operands[1]));
-    }
-    *out = GRAPH_NO_VALUE;
-    return append(r, broadcast, &full, out);
-}
-
-static vtrn_status append_binary(rewriter *r, graph_kind kind, const char *name,
-                                 const graph_value in[2], const graph_op *like, graph_value *out) {
-    graph_value *operands = ARENA_NEW(&r->g->arena, graph_value, 2);
-    if (!operands)
-        return VTRN_OUT_OF_MEMORY(2 * sizeof *operands);
-    operands[0] = in[0];
-    operands[1] = in[1];
-    graph_type type = *type_of(r, in[0]);
-    graph_op op = {.kind = (uint16_t)kind,
-                   .n_operands = 2,
-                   .operands = operands,
-                   .name = name,
-                   .place = like->place};
-    return append(r, op, &type, out);
+    graph_value mean = v->mean;
+    if (rank == kept.rank)
+        VTRN_RETURN_IF_ERROR(make_reshape(r, op, mean, &kept, &mean));
+    graph_op broadcast = make_plain(GRAPH_BROADCAST_IN_DIM, &mean, 1);
+    broadcast.attrs.dims.dims = (graph_ints){rank, dims};
+    return make_op(r, op, &broadcast, &full, out);
 }
 
 /* The constant that rewrite_splat() found. */
@@ -152,38 +112,27 @@ static const graph_op *constant_behind(const rewriter *r, graph_value v) {
 
 /* The sum of squared differences, divided as the sum of squares was; it makes op's result. */
 static vtrn_status append_variance(rewriter *r, const variance *v, const graph_op *op) {
-    graph_value mean, difference = GRAPH_NO_VALUE, square = GRAPH_NO_VALUE, sum = GRAPH_NO_VALUE;
-    VTRN_RETURN_IF_ERROR(append_broadcast(r, v, op->place, &mean));
-    VTRN_RETURN_IF_ERROR(append_binary(r, GRAPH_SUBTRACT, "stablehlo.subtract",
-                                       (graph_value[]){v->x, mean}, op, &difference));
-    VTRN_RETURN_IF_ERROR(append_binary(r, GRAPH_MULTIPLY, "stablehlo.multiply",
-                                       (graph_value[]){difference, difference}, op, &square));
-    graph_value *operands = ARENA_NEW(&r->g->arena, graph_value, 3);
-    if (!operands)
-        return VTRN_OUT_OF_MEMORY(3 * sizeof *operands);
+    const graph_type full = *type_of(r, v->x), type = *type_of(r, op->results[0]);
+    const graph_type kept = *type_of(r, v->square_sum->results[0]);
+    graph_value in[2] = {v->x}, difference, square, sum;
+    VTRN_RETURN_IF_ERROR(append_broadcast(r, v, op, &in[1]));
+    const graph_op subtract = make_plain(GRAPH_SUBTRACT, in, 2);
+    VTRN_RETURN_IF_ERROR(make_op(r, op, &subtract, &full, &difference));
+    in[0] = in[1] = difference;
+    const graph_op multiply = make_plain(GRAPH_MULTIPLY, in, 2);
+    VTRN_RETURN_IF_ERROR(make_op(r, op, &multiply, &full, &square));
     graph_op reduce = *v->square_sum;
-    graph_type kept = *type_of(r, reduce.results[0]), type = *type_of(r, op->results[0]);
-    operands[0] = square;
-    operands[1] = reduce.operands[1];
-    reduce.operands = operands;
-    VTRN_RETURN_IF_ERROR(append(r, reduce, &kept, &sum));
-    operands[2] = sum;
-    if (!graph_type_equal(&kept, &type)) {
-        graph_op reshape = {.kind = GRAPH_RESHAPE,
-                            .n_operands = 1,
-                            .operands = operands + 2,
-                            .name = "stablehlo.reshape",
-                            .place = op->place};
-        graph_value shaped = GRAPH_NO_VALUE;
-        VTRN_RETURN_IF_ERROR(append(r, reshape, &type, &shaped));
-        sum = shaped;
-    }
-    graph_op number = *constant_behind(r, v->square_division->operands[1]);
-    graph_value n = GRAPH_NO_VALUE, result = op->results[0];
+    in[0] = square;
+    in[1] = reduce.operands[1];
+    reduce.operands = in;
+    VTRN_RETURN_IF_ERROR(make_op(r, v->square_sum, &reduce, &kept, &sum));
+    VTRN_RETURN_IF_ERROR(make_reshape(r, op, sum, &type, &in[0]));
+    const graph_op *constant = constant_behind(r, v->square_division->operands[1]);
+    graph_op number = *constant;
     number.attrs.constant.is_splat = true;
-    VTRN_RETURN_IF_ERROR(append(r, number, &type, &n));
-    return append_binary(r, (graph_kind)v->square_division->kind, v->square_division->name,
-                         (graph_value[]){sum, n}, op, &result);
+    VTRN_RETURN_IF_ERROR(make_op(r, constant, &number, &type, &in[1]));
+    const graph_op divide = make_plain((graph_kind)v->square_division->kind, in, 2);
+    return make_op_as(r, op, &divide, op->results[0]);
 }
 
 static vtrn_status normalise(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {

@@ -1,5 +1,7 @@
 #include "compiler/passes/pattern.h"
 
+#include "compiler/passes/make_op.h"
+
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -304,24 +306,10 @@ bool pattern_matches(pattern_match *m, const graph_op *op) {
 /* An operation of the elements of `like`, which makes *v; a value that is GRAPH_NO_VALUE is new. */
 static vtrn_status append(pattern_match *m, const graph_op *like, const graph_op *what,
                           graph_value *v) {
-    rewriter *r = m->r;
-    arena *home = &r->g->arena;
-    graph_op op = *what;
-    op.n_results = 1;
-    op.operands = ARENA_NEW(home, graph_value, op.n_operands);
-    op.results = ARENA_NEW(home, graph_value, 1);
-    op.name = arena_printf(home, "stablehlo.%s", graph_kind_name((graph_kind)op.kind));
-    op.place = like->place;
-    if (!op.operands || !op.results || !op.name)
-        return VTRN_OUT_OF_MEMORY(sizeof op);
-    for (uint32_t i = 0; i < op.n_operands; i++)
-        op.operands[i] = what->operands[i];
-    if (*v == GRAPH_NO_VALUE) {
-        graph_type type = r->g->types[like->results[0]];
-        VTRN_RETURN_IF_ERROR(rewrite_new_value(r, &type, v));
-    }
-    op.results[0] = *v;
-    return rewrite_append(r, &op);
+    const graph_type type = m->r->g->types[like->results[0]];
+    if (*v != GRAPH_NO_VALUE)
+        return make_op_as(m->r, like, what, *v);
+    return make_op(m->r, like, what, &type, v);
 }
 
 static vtrn_status append_number(pattern_match *m, double number, const graph_op *like,

@@ -1,6 +1,6 @@
 """Programs of many small operations, as bench/small.py times them.
 
-    python bench/small_programs.py NAME SECONDS     # on the back end that JAX chooses
+    python bench/programs/small.py NAME SECONDS     # on the back end that JAX chooses
 
 prints {"s": median seconds of a call, "cpu_s": mean processor seconds of one, "n": calls}. A call is
 one execution of the jitted function."""

@@ -20,7 +20,9 @@ import tempfile
 import time
 import types
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from lib import zoo_rows
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples/torch"
 STEPS, WARM_UP = 20, 5
 # The packages that a program needs besides torch and torch_xla.
@@ -119,19 +121,19 @@ def python() -> str:
 def environment(side: str, name: str) -> dict:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VTRN_", "NEURON_", "PJRT_", "XLA_", "TORCH"))}
     if side == "cpu":
-        return env | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+        return env | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "PYTHONPATH": str(ROOT / "bench")}
     build = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
     env |= {
         "PJRT_DEVICE": "NEURON",
         "VTRN_LIBRARY": str(build / "src/libvtrn.so"),
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(ROOT / "bench")]),
     }
     return env | ({"VTRN_TORCH_NEURON": "1"} if name == "neuron" else {})
 
 
 def run(name: str, side: str, directory: str) -> dict:
     done = subprocess.run(
-        [python(), __file__, "--work", name, side, directory],
+        [python(), "-m", "lib.zoo_torch", "--work", name, side, directory],
         env=environment(side, name),
         capture_output=True,
         text=True,
@@ -209,25 +211,10 @@ def main(args) -> int:
     unknown = [name for name in args.names if name not in PROGRAMS]
     if unknown:
         raise SystemExit(f"bench/run zoo --torch: no program '{unknown[0]}' (there are {', '.join(PROGRAMS)})")
-    rows, failed = [], {}
     head = f"{'program':10} {'loss':>8} {'first':>8} {'last':>8} {'step ms':>9} {'vs PyTorch':>10} {'script s':>8} {'vs PyTorch':>10}"
     print(head, file=sys.stderr)
-    for name in args.names or PROGRAMS:
-        if missing(name):
-            print(f"{name:10} left out: no {', '.join(missing(name))} in {python()}", file=sys.stderr)
-            continue
-        try:
-            rows.append(measure(name))
-            print(line(rows[-1]), file=sys.stderr, flush=True)
-        except RuntimeError as error:
-            failed[name] = str(error)
-            print(f"{name:10} failed: {error}", file=sys.stderr, flush=True)
-    numbers = summary(rows)
-    if args.json:
-        print(json.dumps(numbers | {"torch_failed": failed, "torch_table": rows}, indent=2))
-    else:
-        for key, value in numbers.items():
-            print(f"{key:32} {'none' if value is None else format(value, '.6g')}")
+    rows, failed = zoo_rows.measure_each(args.names or PROGRAMS, missing, measure, line)
+    zoo_rows.show(summary(rows), {"torch_failed": failed, "torch_table": rows}, args.json)
     return 1 if failed else 0
 
 

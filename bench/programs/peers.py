@@ -1,6 +1,6 @@
 """Large programs, as bench/peers.py times them.
 
-    python bench/peers_programs.py NAME SECONDS [OUT]     # on the back end that JAX chooses
+    python bench/programs/peers.py NAME SECONDS [OUT]     # on the back end that JAX chooses
 
 prints {"s": median seconds of a call}. NAME is PROGRAM_TYPE, as in gemm1024_fp32. With OUT the artifact is
 written there, and nothing runs."""
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from accuracy import layers, models_encoder, models_training, models_vision  # noqa: E402
 
 PRECISIONS = {"fp32": layers.FP32, "bf16": layers.BF16}
