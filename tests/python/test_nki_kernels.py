@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -131,6 +132,37 @@ def test_layers_of_the_language():
     np.testing.assert_allclose(got[0], softmax(A.astype(np.float64)), rtol=1e-5, atol=1e-7)
     want = A / np.sqrt(np.mean(A.astype(np.float64) ** 2, 1, keepdims=True) + 1e-6) * gamma
     np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-6)
+
+
+def test_sine_takes_whole_turns_off_first():
+    def kernel(x):
+        out = nl.ndarray(x.shape, nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, nl.sin(nl.load(x)))
+        return out
+
+    x = np.concatenate([rng.uniform(-10, 10, (128, 300)), rng.uniform(-1e5, 1e5, (128, 212))], 1).astype(np.float32)
+    x[0, :9] = [0, -0.0, np.pi, -np.pi, 3 * np.pi, 9.0, 1e-30, np.pi / 2, 1e5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = nki.jit(kernel)(x)
+    np.testing.assert_allclose(got, np.sin(x.astype(np.float64)), rtol=0, atol=1e-6)
+
+
+def test_an_activation_with_angles_that_the_chip_gets_wrong_warns():
+    def kernel(x, scale):
+        tile = nl.load(x)
+        nisa.activation(tile, nl.sin, tile, scale=scale)
+        out = nl.ndarray(x.shape, nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    x = np.full((4, 5), 3.1, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nki.jit(kernel)(x, 1.0)
+    with pytest.warns(UserWarning, match=r"angles up to 9\.3;.*nl\.sin takes whole turns off") as caught:
+        nki.jit(kernel)(x, 3.0)
+    assert caught[0].filename == __file__
 
 
 def test_a_grid_runs_each_program_on_shared_tensors():

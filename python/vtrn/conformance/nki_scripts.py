@@ -26,7 +26,7 @@ def files(path, suite):
     return [str(p.relative_to(path)) for p in found]
 
 
-def stub(name, **names):
+def replace_module(name, **names):
     module = types.ModuleType(name)
     module.__dict__.update(names)
     sys.modules[name] = module
@@ -35,7 +35,7 @@ def stub(name, **names):
         setattr(sys.modules[parent], child, module)
 
 
-def stub_torch_xla():
+def replace_torch_xla():
     """The device of torch_xla is the host's memory: kernels take tensors from there."""
     try:
         import torch
@@ -45,9 +45,9 @@ def stub_torch_xla():
     def device(*unused):
         return torch.device("cpu")
 
-    stub("torch_xla", device=device, sync=lambda: None)
-    stub("torch_xla.core")
-    stub("torch_xla.core.xla_model", xla_device=device, mark_step=lambda: None)
+    replace_module("torch_xla", device=device, sync=lambda: None)
+    replace_module("torch_xla.core")
+    replace_module("torch_xla.core.xla_model", xla_device=device, mark_step=lambda: None)
 
 
 def imports(tree):
@@ -76,7 +76,7 @@ def prepare(path, unit):
     vtrn.nki.install(force=True)
     sys.path.insert(0, str(file.parent))
     if {"torch", "torch_xla"} & imports(tree):
-        stub_torch_xla()
+        replace_torch_xla()
     return file, tree
 
 

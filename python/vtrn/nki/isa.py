@@ -1,9 +1,13 @@
 """nki.isa: the instructions. Arguments are checked for kind and named; the rules are the chip's (src/isa)."""
 
 import enum
+import math
+import warnings
+
+import numpy as np
 
 from vtrn.nki import dtypes, tensor
-from vtrn.nki._load import ALU, GPSIMD, OPCODE, SCALAR, SYNC, TENSOR, VECTOR, core
+from vtrn.nki._load import ACT, ALU, GPSIMD, OPCODE, SCALAR, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.errors import NkiValidationError  # noqa: F401 (a name of the module)
 from vtrn.nki.tensor import VirtualRegister, ndarray
 
@@ -346,16 +350,30 @@ def activation(dst, op, data, bias=None, scale=1.0, reduce_op=None, reduce_res=N
             bias = filled
     if not isinstance(scale, core.Tensor):
         scale = float(scale)
-    flags = 0
+    flags, act = 0, _act(op)
     if reduce_cmd is not _IDLE:
         flags = _begin_sums(data, reduce_op, reduce_cmd)
-    _issue(_ACTIVATE, SCALAR, flags, 0, 0, _act(op), dst, data, scale, bias, 0, 0, 0)
+    if act == _SIN:
+        _warn_of_wide_angles(data, scale, bias)
+    _issue(_ACTIVATE, SCALAR, flags, 0, 0, act, dst, data, scale, bias, 0, 0, 0)
     if reduce_res is not None:
         _read_sums(reduce_res)
     return _DONE
 
 
 _IDLE, _RESET, _RESET_REDUCE = reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reset_reduce
+
+
+_SIN = ACT["sin"]
+
+
+def _warn_of_wide_angles(data, scale, bias):
+    """The chip's sine is a polynomial made for -pi to pi; the vendor's API page gives 27.65 for sin(9)."""
+    angle = np.abs(np.asarray(data, np.float64) * np.asarray(scale, np.float64) + np.asarray(bias, np.float64))
+    widest = angle.max(initial=0)
+    if widest > math.pi * (1 + 1e-5):
+        warnings.warn(f"nki.isa.activation(op=nl.sin): angles up to {widest:.6g}; the chip's function is made for -pi to "
+                      "pi and is wrong beyond, where this gives the sine; nl.sin takes whole turns off first", stacklevel=3)
 
 
 def _generation():

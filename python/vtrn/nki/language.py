@@ -167,8 +167,22 @@ def copy(x, dtype=None):
 isa.ACT_OF[copy] = ACT["copy"]
 
 
+# 2 pi in three parts. The first two have 9 bits each: their products with fewer than 2^15 turns are exact in fp32.
+_TURN = (6.28125, 0.001934051513671875, 1.255665914356996e-06)
+
+
 def sin(x, dtype=None):
-    raise NotImplementedError("nl.sin on a tile: its range reduction is not there yet; nisa.activation takes op=nl.sin")
+    """The activation function takes -pi to pi: whole turns are taken off first. Beyond 1e5 the error grows
+    with x, as the digits of 2 pi end."""
+    turns, rest = ndarray(x.shape, int32, buffer=sbuf), ndarray(x.shape, float32, buffer=sbuf)
+    isa.tensor_copy(rest, x)
+    for _ in range(2):  # of many turns the number may be rounded to a neighbour of the nearest
+        isa.tensor_scalar(turns, rest, multiply, 1 / (2 * math.pi))
+        for part in _TURN:
+            isa.scalar_tensor_tensor(rest, turns, multiply, -part, add, rest)
+    out = _result(x, dtype)
+    isa.activation(out, sin, rest)
+    return out
 
 
 isa.ACT_OF[sin] = ACT["sin"]
