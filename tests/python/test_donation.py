@@ -1,5 +1,7 @@
 """Donated arguments: the output takes their memory where that is safe, and the bits never change."""
 
+import ctypes as ct
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -187,3 +189,87 @@ def test_random_updates_of_slices_and_turns_keep_their_bits(device, seed):
 
     _, ours, theirs = run_both(device, same_turns, args, (0, 1))
     assert_same_bits(ours, theirs)
+
+
+ROWS, WIDTH = 1024, 192
+TABLE, ROW = rand((ROWS, WIDTH), 500), rand((1, WIDTH), 501)
+AT = np.array([7, 1000, 33, 512], np.int32)
+
+
+def one_row(x, row, i):
+    return jax.lax.dynamic_update_slice(x, row, (i, jnp.int32(0)))
+
+
+def two_rows(x, row, i):
+    return one_row(one_row(x, row, i), 2 * row, i + 1)
+
+
+def then(y, read, change=lambda y: y):
+    return change(y), read(y)
+
+
+# Each takes (table, row, index). True: the parts that are updated are all that is written.
+UPDATES = {
+    "a row": (lambda x, row, i: (one_row(x, row, i),), True),
+    "a row that is read": (lambda x, row, i: then(one_row(x, row, i), lambda y: y[:130] @ row[0]), True),
+    "a row of it elsewhere": (lambda x, row, i: (one_row(x, x[5:6] + row, i),), True),
+    "a row where the program says": (lambda x, row, i: (x.at[40:41].set(row * i.astype(x.dtype)),), True),
+    "a part of rows, then all read": (lambda x, row, i: then(x.at[3:5, 10:60].set(i.astype(x.dtype)), lambda y: y @ row[0]), True),
+    "two rows": (lambda x, row, i: (two_rows(x, row, i),), True),
+    "two rows, read between": (
+        lambda x, row, i: then(one_row(x, row, i), lambda y: y @ row[0], lambda y: one_row(y, 2 * row, i + 1)), False),
+    "two rows of it reshaped": (
+        lambda x, row, i: (two_rows(x.reshape(-1, WIDTH // 2), row[:, : WIDTH // 2], i).reshape(ROWS, WIDTH),), True),
+    "rows at indices": (lambda x, row, i: (x.at[i + jnp.arange(4) * 30].set(row * jnp.arange(4, dtype=x.dtype)[:, None]),), True),
+    "rows that may meet, added": (lambda x, row, i: (x.at[(i + jnp.arange(40)) % 7].add(jnp.round(row)),), None),
+    "the old one too": (lambda x, row, i: (one_row(x, row, i), x[::2] * 2), False),
+    "the old one as an output": (lambda x, row, i: (one_row(x, row, i), x), False),
+    "the same output twice": (lambda x, row, i: (one_row(x, row, i),) * 2, None),
+    "in a loop": (lambda x, row, i: (jax.lax.fori_loop(0, 3, lambda k, y: one_row(y, row, i + k), x),), None),
+    "beside a loop": (lambda x, row, i: (one_row(x, row, i), jax.lax.fori_loop(0, i, lambda k, s: s + row, row)), None),
+    "swapped with nothing": (lambda x, row, i: (one_row(x.T, row[:, :1] + jnp.zeros((1, ROWS), x.dtype), i % WIDTH).T,), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chip", ["inf2", "trn2"])
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_donated_table_costs_the_rows_that_are_written(name, chip):
+    f, is_cheap = UPDATES[name]
+    device = capi.Device(chip=chip, threads=2)
+    for dtype in ("float32", "bfloat16"):
+        args = [TABLE.astype(dtype), ROW.astype(dtype), AT[1]]
+        step = lambda *a: jax.tree.map(lambda y, t: y.astype(t.dtype), f(*a), jax.eval_shape(f, *a))  # noqa: E731
+        executable, ours, theirs = run_both(device, step, args, (0,), n_steps=3)
+        assert_same_bits(ours, theirs)
+        for i in AT:
+            ours = executable(args[0], args[1], i)
+            wanted = np.asarray(jax.jit(step)(args[0], args[1], i)[0]).astype(np.float32)
+            sums = {"float32": 1e-5, "bfloat16": 0.1}  # are rounded at other places
+            tolerance = sums[dtype] if "added" in name else 0
+            np.testing.assert_allclose(ours[0].astype(np.float32), wanted, tolerance, tolerance)
+        written = executable.profile().hbm_write_bytes
+        if is_cheap is not None:
+            assert (written < args[0].nbytes / 4) == is_cheap, f"{written} of {args[0].nbytes} bytes"
+    device.close()
+
+
+def test_an_update_in_place_of_an_argument_that_is_kept_works_on_a_copy(device):
+    """The caller may protect a donated argument: then its memory must not change."""
+    args = [TABLE, ROW, AT[0]]
+    executable = compile_step(device, lambda x, row, i: (one_row(x, row, i),), args, (0,))
+    assert aliases(executable, 3)[0] == 0
+    lib, handles, out = device.lib, (ct.c_void_p * 3)(), (ct.c_void_p * 1)()
+    for k, array in enumerate(args):
+        handle, dims = ct.c_void_p(), (ct.c_int64 * 12)(*array.shape)
+        device.check(lib.vtrn_buffer_create(device.handle, 0, capi.DTYPES.index(array.dtype), array.ndim, dims,
+                                            np.asarray(array).ctypes.data_as(ct.c_void_p), ct.byref(handle)))  # fmt: skip
+        handles[k] = handle.value
+    device.check(lib.vtrn_execute(executable.handle, 0, handles, 3, (ct.c_bool * 3)(True), out, 1))
+    kept, got = np.empty_like(TABLE), np.empty_like(TABLE)
+    for array, handle in ((kept, handles[0]), (got, out[0])):
+        device.check(lib.vtrn_buffer_read(ct.c_void_p(handle), array.ctypes.data_as(ct.c_void_p), array.nbytes))
+    for handle in (*handles, *out):
+        lib.vtrn_buffer_destroy(ct.c_void_p(handle))
+    assert kept.tobytes() == TABLE.tobytes()
+    assert got[AT[0]].tobytes() == ROW.tobytes()
+    assert np.delete(got, AT[0], 0).tobytes() == np.delete(TABLE, AT[0], 0).tobytes()

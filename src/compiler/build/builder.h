@@ -25,6 +25,8 @@ typedef struct build_block {
 typedef struct build_slot {
     vtrn_slot slot;
     uint32_t first, last; /* list indices, known in build_finish; first UINT32_MAX: none names it */
+    bool is_in_place;     /* an output of which only parts are written: it begins as the argument
+                             that it was donated */
 } build_slot;
 
 /* Zeroed but for chip and program, it is empty. */

@@ -319,6 +319,14 @@ static bool is_written(const donation *d, const pair *p) {
     return i != NONE;
 }
 
+/* The program was lowered for the output to begin as the argument. */
+static bool is_needed(const builder *b, uint32_t output) {
+    for (uint32_t i = 0; i < b->n_slots; i++)
+        if (b->slots[i].is_in_place && b->slots[i].slot.index == (int32_t)output)
+            return true;
+    return false;
+}
+
 static vtrn_status settle(donation *d, arena *tmp, int32_t *output_alias) {
     const builder *b = d->b;
     VTRN_RETURN_IF_ERROR(find_pairs(d, tmp, output_alias));
@@ -337,6 +345,12 @@ static vtrn_status settle(donation *d, arena *tmp, int32_t *output_alias) {
             b->n_blocks > MAX_BLOCKS || decides_a_branch(d, p) || is_read_in_later_block(d, p);
         if (!is_late)
             VTRN_RETURN_IF_ERROR(is_read_after_write(d, p, &is_late));
+        if (is_late && is_needed(b, p->output))
+            return VTRN_ERROR(VTRN_INTERNAL,
+                              "donation: output %u is updated in the memory of argument %d, which "
+                              "is read afterwards; this is a bug of the compiler, please report "
+                              "the program",
+                              p->output, output_alias[p->output]);
         if (is_late)
             output_alias[p->output] = -1;
     }

@@ -39,17 +39,54 @@ static bool is_shared(const lower *l, graph_value v, uint32_t slot) {
     return false;
 }
 
+/* v is all of a tensor in memory, and is not read again once op is lowered. */
+static bool is_last_of_tensor(const lower *l, graph_value v) {
+    const lower_value *value = &l->values[v];
+    return value->state == VALUE_VIEW && value->uses == 1 && !value->view.offset &&
+           view_is_dense(&value->view) &&
+           l->build->slots[value->view.slot].slot.size_bytes == graph_type_bytes(&l->g->types[v]) &&
+           !is_shared(l, v, value->view.slot);
+}
+
 /* The operand of an update dies with it and has memory of its own: no copy is needed. What an
  * enclosing region made must survive, for the region may run again. */
 static bool is_overwritable(const lower *l, graph_value v) {
-    const lower_value *value = &l->values[v];
-    if (value->state != VALUE_VIEW || value->uses != 1 || value->view.offset ||
-        !view_is_dense(&value->view))
+    if (!is_last_of_tensor(l, v))
         return false;
-    const vtrn_slot *slot = &l->build->slots[value->view.slot].slot;
-    return slot->kind == VTRN_SLOT_SCRATCH &&
-           slot->size_bytes == graph_type_bytes(&l->g->types[v]) && l->region &&
-           region_defines(l->region, v) && !is_shared(l, v, value->view.slot);
+    const build_slot *of = &l->build->slots[l->values[v].view.slot];
+    return (of->slot.kind == VTRN_SLOT_SCRATCH || of->is_in_place) && l->region &&
+           region_defines(l->region, v);
+}
+
+/* The output that v becomes by changes of shape and further updates, or -1. Each update of it is
+ * then in the output's memory, so what it updates must not be read by anything else. */
+static int32_t output_of(const lower *l, graph_value v, bool is_single) {
+    const lower_value *value = &l->values[v];
+    if (value->output >= 0)
+        return value->output;
+    is_single = is_single && value->n_uses == 1;
+    for (uint32_t i = 0; i < value->n_uses; i++) {
+        const graph_op *op = l->ops[l->use_op_i[value->first_use + i]];
+        bool is_update = op->kind == GRAPH_DYNAMIC_UPDATE_SLICE || op->kind == GRAPH_SCATTER;
+        if ((op->kind != GRAPH_RESHAPE && !(is_update && is_single)) || op->operands[0] != v)
+            continue;
+        int32_t output = output_of(l, op->results[0], is_single);
+        if (output >= 0)
+            return output;
+    }
+    return -1;
+}
+
+/* The output that begins as the donated argument v, and of which the update that makes `result`
+ * writes parts; -1: there is none, or another block might still read the argument. */
+static int32_t output_in_place(const lower *l, graph_value v, graph_value result) {
+    if (l->has_control_flow || l->region != &l->g->body || !is_last_of_tensor(l, v))
+        return -1;
+    const vtrn_slot *slot = &l->build->slots[l->values[v].view.slot].slot;
+    if (slot->kind != VTRN_SLOT_ARGUMENT)
+        return -1;
+    int32_t output = output_of(l, result, true);
+    return output >= 0 && l->program->output_alias[output] == slot->index ? output : -1;
 }
 
 vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
@@ -62,9 +99,14 @@ vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out) {
     }
     view from;
     VTRN_RETURN_IF_ERROR(lower_materialise(l, v, &from));
-    if (is_overwritable(l, v)) {
+    const int32_t output = output_in_place(l, v, op->results[0]);
+    if (output >= 0 || is_overwritable(l, v)) {
         VTRN_RETURN_IF_ERROR(lower_close_readers(l, from.slot));
         VTRN_RETURN_IF_ERROR(verify_keep(l, from.slot));
+        if (output >= 0) {
+            from.slot = l->output_slot[output];
+            l->build->slots[from.slot].is_in_place = true;
+        }
         lower_set_view(l, op->results[0], &from);
         *out = from;
         return NULL;

@@ -87,8 +87,9 @@ typedef struct written {
     bool is_any; /* at places that data decide */
 } written;
 
-static bool starts_written(const vtrn_slot *slot) {
-    return slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_CONSTANT;
+static bool starts_written(const build_slot *of) {
+    return of->slot.kind == VTRN_SLOT_ARGUMENT || of->slot.kind == VTRN_SLOT_CONSTANT ||
+           of->is_in_place;
 }
 
 static vtrn_status check_order(const plan *p, const kernel *k, written *state) {
@@ -99,7 +100,7 @@ static vtrn_status check_order(const plan *p, const kernel *k, written *state) {
         const kernel_access *a = &accesses[i];
         const vtrn_slot *slot = &p->build->slots[a->map.slot].slot;
         const written *w = &state[a->map.slot];
-        if (a->is_written || starts_written(slot) || slot->size_bytes == 0)
+        if (a->is_written || starts_written(&p->build->slots[a->map.slot]) || slot->size_bytes == 0)
             continue;
         int64_t need = a->is_whole
                            ? (int64_t)slot->size_bytes
