@@ -199,13 +199,15 @@ static vtrn_status memory_new(runtime_device *device, int core_i, uint64_t size_
     return NULL;
 }
 
-/* Gives whole host pages inside the range back; they read as zero afterwards. */
+/* Gives whole host pages inside the range back, once the host is short of memory: a step that
+ * returns its gradients and allocates them again would spend a third of its time in pages being
+ * cleared. Until then they count as resident. */
 static void trim_pages(const uint8_t *start, uint64_t n_bytes) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t lo = ((uintptr_t)start + page - 1) & ~(page - 1);
     uintptr_t hi = ((uintptr_t)start + n_bytes) & ~(page - 1);
-    if (hi > lo)
-        madvise((void *)lo, hi - lo, MADV_DONTNEED);
+    if (hi > lo && madvise((void *)lo, hi - lo, MADV_FREE))
+        madvise((void *)lo, hi - lo, MADV_DONTNEED); /* a kernel before 4.5 */
 }
 
 static void memory_free(runtime_memory *m) {
