@@ -147,6 +147,24 @@ typedef struct vtrn_chip {
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */
     } launch;
+    /* What collective/collective.h computes with; all 0 in a file without the table. */
+    struct {
+        double start_ns; /* trigger and handshake, whatever the group */
+        double peer_ns;  /* and for each member of the group */
+        /* One write of no bytes with its semaphore: between cores of a chip, between chips of a
+         * node; a hop of a ring; between nodes. */
+        double local_step_ns, step_ns, ring_hop_ns, network_step_ns;
+        double die_crossing_ns;   /* once, where members of a chip are on two dies */
+        int cores_per_die;        /* 0: a chip is one die */
+        double pair_bytes_per_s;  /* between two cores that reduce or gather, each direction */
+        double core_bytes_per_s;  /* of one physical core with all its peers on the chip */
+        double write_bytes_per_s; /* of one core that sends to another on the chip */
+        double mesh_efficiency, ring_efficiency, network_efficiency; /* of the published rates */
+        /* The algorithms that the runtime has for an operation, of which the fastest is taken:
+         * "mesh rdh kangaring". sbuf: where operand and result are in SBUF, every operation. */
+        char all_reduce[CHIP_NAME_MAX], all_gather[CHIP_NAME_MAX], reduce_scatter[CHIP_NAME_MAX];
+        char broadcast[CHIP_NAME_MAX], sbuf[CHIP_NAME_MAX];
+    } collective;
 } vtrn_chip;
 
 typedef struct vtrn_instance {
@@ -156,6 +174,11 @@ typedef struct vtrn_instance {
     double host_gib;
     double dollars_per_hour;      /* 0: not published */
     char topology[CHIP_NAME_MAX]; /* "single", "torus-4x4", "ring-12", ... */
+    /* In each direction: of a link in X or Y (of a chip's port where there is a switch), of a link
+     * in Z. 0: not published, or there is none. */
+    double link_bytes_per_s, z_link_bytes_per_s;
+    int n_nics; /* adapters of the network between instances; 0: none */
+    double nic_bytes_per_s;
 } vtrn_instance;
 
 /* Reads chips/<name>.toml. The name may end with "@version", which the file must then have. Search

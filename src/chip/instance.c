@@ -6,7 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum field { CHIP, N_CHIPS, N_VCPUS, HOST_GIB, DOLLARS, TOPOLOGY, N_FIELDS } field;
+typedef enum field {
+    CHIP,
+    N_CHIPS,
+    N_VCPUS,
+    HOST_GIB,
+    DOLLARS,
+    TOPOLOGY,
+    N_REQUIRED,
+    LINK = N_REQUIRED,
+    Z_LINK,
+    N_NICS,
+    NIC,
+    N_FIELDS,
+} field;
 
 static const struct {
     const char *key;
@@ -19,6 +32,10 @@ static const struct {
     [HOST_GIB] = {"host_gib", false, false, 1, 1e7},
     [DOLLARS] = {"dollars_per_hour", false, false, 0, 1e6}, /* 0: not published */
     [TOPOLOGY] = {"topology", true, false, 0, 0},
+    [LINK] = {"link_bytes_per_s", false, false, 1e6, 1e15},
+    [Z_LINK] = {"z_link_bytes_per_s", false, false, 1e6, 1e15},
+    [N_NICS] = {"nics", false, true, 1, 4096},
+    [NIC] = {"nic_bytes_per_s", false, false, 1e6, 1e15},
 };
 
 typedef struct reading {
@@ -31,7 +48,7 @@ typedef struct reading {
 static vtrn_status close_table(const reading *r) {
     if (!r->n)
         return NULL;
-    for (int i = 0; i < N_FIELDS; i++)
+    for (int i = 0; i < N_REQUIRED; i++)
         if (!(r->seen & (1u << i)))
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: %s is missing in [\"%s\"]; add it", r->file,
                               fields[i].key, r->out[r->n - 1].name);
@@ -90,6 +107,18 @@ static void store(const toml_item *item, field f, vtrn_instance *out) {
         break;
     case DOLLARS:
         out->dollars_per_hour = item->number;
+        break;
+    case LINK:
+        out->link_bytes_per_s = item->number;
+        break;
+    case Z_LINK:
+        out->z_link_bytes_per_s = item->number;
+        break;
+    case N_NICS:
+        out->n_nics = (int)item->number;
+        break;
+    case NIC:
+        out->nic_bytes_per_s = item->number;
         break;
     default:
         memcpy(out->topology, item->text, strlen(item->text) + 1);

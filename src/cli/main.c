@@ -5,14 +5,14 @@
 #include <string.h>
 
 static const cli_command *const commands[] = {
-    &cli_chips,  &cli_run, &cli_profile, &cli_asm,          &cli_compile,
-    &cli_disasm, &cli_isa, &cli_doctor,  &cli_time_command, &cli_explain};
+    &cli_chips, &cli_run,    &cli_profile,      &cli_asm,     &cli_compile,    &cli_disasm,
+    &cli_isa,   &cli_doctor, &cli_time_command, &cli_explain, &cli_collectives};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *f) {
     fprintf(f, "vtrn - a virtual AWS Trainium\n\nusage: vtrn COMMAND [options]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(f, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
+        fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(f, "\n`vtrn COMMAND --help` shows options and an example; every command takes --json.\n"
                "Exit codes: 0 ok, 1 the program's fault, 2 usage, 3 unsupported, 4 internal.\n");
 }
