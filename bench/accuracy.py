@@ -3,8 +3,8 @@
     bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR]
                        [--write DIR] [--read FILE]
 
-Groups: formula, instruction, interval, dma, trace, kernel (the machine model alone), compiled, model
-(through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
+Groups: formula, instruction, interval, dma, trace, kernel (the machine model alone), collective (the model of
+links and algorithms), compiled, model (through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
 --write DIR leaves accuracy.md and accuracy.svg there; --read FILE takes the rows from the --json of an
 earlier run.
 """
@@ -35,9 +35,11 @@ def arguments(groups):
 
 def measure(options, groups):
     """Rows of the groups, and the MFU table."""
-    from accuracy import compiled, machine, models, utilization
+    from accuracy import collectives, compiled, machine, models, utilization
 
     rows = machine.measure(BUILD, groups, options.traces)
+    if "collective" in groups:
+        rows += collectives.measure(BUILD)
     if "compiled" in groups:
         rows += compiled.measure(BUILD)
     if "model" in groups:
@@ -57,8 +59,8 @@ def main():
     else:
         measured, mfu = measure(options, groups)
     if options.json:
-        document = rows.by_group(measured) | {"families": rows.by_family(measured), "mfu": mfu}
-        json.dump(document | {"table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)
+        document = rows.by_group(measured) | {"families": rows.by_family(measured), "instances": rows.by_instance(measured)}
+        json.dump(document | {"mfu": mfu, "table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)
         print()
     else:
         report.print_text(measured, mfu)

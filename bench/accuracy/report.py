@@ -1,7 +1,7 @@
 """The tables of a run, for a terminal and as docs/accuracy.md with its plot."""
 
 from accuracy import scatter
-from accuracy.rows import GROUPS, by_family, by_group, far_off
+from accuracy.rows import GROUPS, by_family, by_group, by_instance, far_off
 
 WHAT = {
     "formula": "the documented cost of an instruction in cycles",
@@ -10,6 +10,8 @@ WHAT = {
     "dma": "latency and throughput of transfers",
     "trace": "a published timeline of a whole kernel, replayed",
     "kernel": "a published kernel, as the program that it compiles to",
+    "collective": "a collective between cores, chips or instances; `bench/accuracy/collectives.csv` says which "
+    "published rows do not count and why",
     "compiled": "the function of a published kernel, written in JAX and compiled by vtrn",
     "model": "a whole model, written in JAX and compiled by vtrn",
 }
@@ -45,6 +47,8 @@ def print_text(rows, mfu):
         print_summaries("group", by_group(rows))
     if by_family(rows):
         print_summaries("family of models", by_family(rows))
+    if by_instance(rows):
+        print_summaries("collectives of", by_instance(rows))
     if mfu:
         print(f"\n{'MFU':54}{'chip':8}{'published':>10}{'ours':>10}")
     for line in mfu:
@@ -146,7 +150,10 @@ def mfu_section(mfu):
 def markdown(rows, mfu):
     summaries = [[name.replace("_", ", ")] + summary_cells(s) for name, s in by_group(rows).items()]
     families = [[name] + summary_cells(s) for name, s in by_family(rows).items()]
+    instances = [[name] + summary_cells(s) for name, s in by_instance(rows).items()]
     parts = [HEAD, "## Groups\n", markdown_table(["group"] + SUMMARY_HEAD, summaries), ""]
+    if instances:
+        parts += ["## Collectives by instance\n", markdown_table(["instance"] + SUMMARY_HEAD, instances), ""]
     if families:
         parts += ["## Families of models\n", markdown_table(["family"] + SUMMARY_HEAD, families), ""]
     if families:

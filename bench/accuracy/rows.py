@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 
-GROUPS = ("formula", "instruction", "interval", "dma", "trace", "kernel", "compiled", "model")
+GROUPS = ("formula", "instruction", "interval", "dma", "trace", "kernel", "collective", "compiled", "model")
 HALVES = ("fitted", "unseen")
 
 
@@ -19,6 +19,7 @@ class Row:
     unit: str
     half: str = "fitted"  # "unseen": no constant and no decision was chosen by looking at it
     family: str = ""  # of a model
+    instance: str = ""  # of a collective: "2 x trn1.32xlarge"
     note: str = ""
 
     @property
@@ -63,6 +64,11 @@ def by_group(rows):
 def by_family(rows):
     families = dict.fromkeys(row.family for row in rows if row.family)
     return {family: summary([row for row in rows if row.family == family]) for family in families}
+
+
+def by_instance(rows):
+    instances = dict.fromkeys(row.instance for row in rows if row.instance)
+    return {instance: summary([row for row in rows if row.instance == instance]) for instance in instances}
 
 
 def far_off(rows, low=0.5, high=2.0):

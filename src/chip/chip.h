@@ -147,7 +147,7 @@ typedef struct vtrn_chip {
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */
     } launch;
-    /* What collective/collective.h computes with; all 0 in a file without the table. */
+    /* What collective/collective.h computes with. */
     struct {
         double start_ns; /* trigger and handshake, whatever the group */
         double peer_ns;  /* and for each member of the group */
@@ -161,7 +161,7 @@ typedef struct vtrn_chip {
         double write_bytes_per_s; /* of one core that sends to another on the chip */
         double mesh_efficiency, ring_efficiency, network_efficiency; /* of the published rates */
         /* The algorithms that the runtime has for an operation, of which the fastest is taken:
-         * "mesh rdh kangaring". sbuf: where operand and result are in SBUF, every operation. */
+         * "mesh,rdh,kangaring". sbuf: where operand and result are in SBUF, every operation. */
         char all_reduce[CHIP_NAME_MAX], all_gather[CHIP_NAME_MAX], reduce_scatter[CHIP_NAME_MAX];
         char broadcast[CHIP_NAME_MAX], sbuf[CHIP_NAME_MAX];
     } collective;

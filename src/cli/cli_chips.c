@@ -91,7 +91,8 @@ static void show_json(const vtrn_chip *c) {
 
 /* The numbers that times follow from. */
 static bool is_timing(const key *k) {
-    static const char *const tables[] = {"clock", "cost", "dma", "control", "custom", "launch"};
+    static const char *const tables[] = {"clock",  "cost",   "dma",       "control",
+                                         "custom", "launch", "collective"};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         if (strcmp(k->table, tables[i]) == 0)
             return true;
@@ -114,6 +115,8 @@ static void show_timing_text(const vtrn_chip *c, const chip_sources *sources) {
         snprintf(name, sizeof name, "%s.%s", k->table, k->name);
         if (k->kind == BOOL)
             snprintf(value, sizeof value, "%s", value_of(c, k) ? "true" : "false");
+        else if (k->kind == TEXT)
+            snprintf(value, sizeof value, "%s", (const char *)c + k->offset);
         else
             snprintf(value, sizeof value, "%.12g %s", value_of(c, k), k->unit);
         printf("  %-36s %-28s %-10s  %s\n", name, value, chip_basis_name(c->basis[i]),
@@ -138,6 +141,8 @@ static void show_timing_json(const vtrn_chip *c, const chip_sources *sources) {
         separator = ", ";
         if (k->kind == BOOL)
             printf(value_of(c, k) ? "true" : "false");
+        else if (k->kind == TEXT)
+            cli_json_text(stdout, (const char *)c + k->offset);
         else
             cli_json_number(stdout, value_of(c, k));
         printf(", \"basis\": \"%s\", \"source\": ", chip_basis_name(c->basis[i]));

@@ -254,8 +254,8 @@ static const char *allowed_algorithms(const collective_topology *t, const collec
 
 static bool has_word(const char *list, const char *word) {
     size_t len = strlen(word);
-    for (const char *at = list; *at; at += strcspn(at, " "), at += strspn(at, " "))
-        if (strncmp(at, word, len) == 0 && (at[len] == ' ' || !at[len]))
+    for (const char *at = list; *at; at += strcspn(at, ","), at += strspn(at, ","))
+        if (strncmp(at, word, len) == 0 && (at[len] == ',' || !at[len]))
             return true;
     return false;
 }

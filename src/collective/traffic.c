@@ -99,7 +99,7 @@ static traffic_phase add_rdh_step(const collective_topology *t, const traffic_pl
         topology_route(t, p.chips[a], p.chips[a ^ 1 << step], bytes, load);
     return (traffic_phase){.latency_ns = passes * t->chip.collective.step_ns,
                            .n_steps = (int)passes,
-                           .efficiency = t->chip.collective.mesh_efficiency};
+                           .efficiency = t->chip.collective.ring_efficiency};
 }
 
 static void keep_longer(traffic_phase *longest, traffic_phase phase) {
@@ -134,49 +134,53 @@ static traffic_phase add_planes(const collective_topology *t, const traffic_plan
     return longest;
 }
 
-/* A domain of the upper levels: the planes of a node, or a node. */
+/* Domains of an upper level, planes of a node or nodes, among the group's chips [first, last). */
+typedef struct level {
+    int first, last;
+    bool is_node;
+} level;
+
+/* Chips from `first` on that are in one domain. */
 typedef struct domain {
-    int first, n_chips, n; /* of the group's chips */
+    int first, n_chips, n; /* n: members */
 } domain;
 
-static int domain_of(const collective_topology *t, int chip, bool is_node) {
-    return is_node ? topology_node_of(t, chip) : topology_plane_of(t, chip);
+static domain next_domain(const collective_topology *t, const traffic_group *g, level l) {
+    domain d = {.first = l.first};
+    int (*domain_of)(const collective_topology *, int) =
+        l.is_node ? topology_node_of : topology_plane_of;
+    int of = domain_of(t, g->chips[l.first]);
+    for (int i = l.first; i < l.last && domain_of(t, g->chips[i]) == of; i++) {
+        d.n_chips++;
+        d.n += g->weights[i];
+    }
+    return d;
 }
 
-/* Each chip's share of the buffer goes once round the domains [first, last) of the group's chips:
- * to the chip at the same place in the next one. */
+static int count_domains(const collective_topology *t, const traffic_group *g, level l) {
+    int n = 0;
+    for (; l.first < l.last; n++)
+        l.first += next_domain(t, g, l).n_chips;
+    return n;
+}
+
+/* Each chip's share of the buffer goes once round the domains: to the chip at the same place in the
+ * next one. Returns how many domains there are. */
 static int add_round(const collective_topology *t, const traffic_plan *plan, const traffic_group *g,
-                     int first, int last, bool is_node, double *load) {
-    int n_domains = 0, at = first;
-    while (at < last) {
-        int of = domain_of(t, g->chips[at], is_node);
-        n_domains++;
-        while (at < last && domain_of(t, g->chips[at], is_node) == of)
-            at++;
-    }
-    if (n_domains < 2)
-        return n_domains;
+                     level l, double *load) {
+    int n_domains = count_domains(t, g, l);
     double part_sent = passes_of(plan->op) * (n_domains - 1) / n_domains * plan->bytes;
-    domain here = {.first = first};
-    for (int d = 0; d < n_domains; d++) {
-        int of = domain_of(t, g->chips[here.first], is_node);
-        for (here.n = here.n_chips = 0; here.first + here.n_chips < last; here.n_chips++) {
-            if (domain_of(t, g->chips[here.first + here.n_chips], is_node) != of)
-                break;
-            here.n += g->weights[here.first + here.n_chips];
-        }
-        int next = here.first + here.n_chips < last ? here.first + here.n_chips : first;
-        int n_next = 0;
-        int of_next = domain_of(t, g->chips[next], is_node);
-        while (next + n_next < last && domain_of(t, g->chips[next + n_next], is_node) == of_next)
-            n_next++;
-        for (int i = 0; i < here.n_chips; i++) {
-            int from = g->chips[here.first + i], to = g->chips[next + i % n_next];
-            double bytes = part_sent * g->weights[here.first + i] / here.n;
+    level rest = l;
+    for (int i = 0; i < n_domains && n_domains > 1; i++) {
+        domain here = next_domain(t, g, rest);
+        rest.first += here.n_chips;
+        domain next = next_domain(t, g, rest.first < rest.last ? rest : l);
+        for (int c = 0; c < here.n_chips; c++) {
+            int from = g->chips[here.first + c], to = g->chips[next.first + c % next.n_chips];
+            double bytes = part_sent * g->weights[here.first + c] / here.n;
             topology_route(t, from, to, bytes / 2, load);
             topology_route(t, to, from, bytes / 2, load);
         }
-        here.first += here.n_chips;
     }
     return n_domains;
 }
@@ -184,17 +188,14 @@ static int add_round(const collective_topology *t, const traffic_plan *plan, con
 static traffic_phase add_upper_level(const collective_topology *t, const traffic_plan *plan,
                                      const traffic_group *g, bool is_node, double *load) {
     int most = 0;
-    if (is_node) {
-        most = add_round(t, plan, g, 0, g->n_chips, true, load);
-    } else {
-        for (int first = 0; first < g->n_chips;) {
-            int last = first, node = topology_node_of(t, g->chips[first]);
-            while (last < g->n_chips && topology_node_of(t, g->chips[last]) == node)
-                last++;
-            int n = add_round(t, plan, g, first, last, false, load);
-            most = n > most ? n : most;
-            first = last;
-        }
+    level nodes = {0, g->n_chips, true};
+    if (is_node)
+        most = add_round(t, plan, g, nodes, load);
+    for (; !is_node && nodes.first < nodes.last;) {
+        domain node = next_domain(t, g, nodes);
+        int n = add_round(t, plan, g, (level){node.first, node.first + node.n_chips, false}, load);
+        most = n > most ? n : most;
+        nodes.first += node.n_chips;
     }
     int hops = most > 1 ? (int)passes_of(plan->op) * (most - 1) : 0;
     double hop = is_node ? t->chip.collective.network_step_ns : t->chip.collective.ring_hop_ns;

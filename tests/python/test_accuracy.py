@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-from accuracy import compiled, layers, machine, models, models_decoder, models_encoder  # noqa: E402
+from accuracy import collectives, compiled, layers, machine, models, models_decoder, models_encoder  # noqa: E402
 from accuracy import models_training, models_vision, report, rows, scatter  # noqa: E402
 
 
@@ -61,6 +61,30 @@ def test_the_machine_program_of_the_build_is_understood():
     assert len(measured) > 50
     assert {r.group for r in measured} <= set(machine.MACHINE_GROUPS)
     assert all(r.published > 0 and r.ours > 0 for r in measured)
+
+
+def test_collectives_are_near_what_was_measured_on_each_instance():
+    """Half of the rows was in view when the constants were chosen; both halves keep the bar."""
+    measured = collectives.measure(BUILD)
+    assert len(measured) > 140
+    for half in (measured, [r for r in measured if r.half == "unseen"]):
+        summaries = rows.by_instance(half)
+        assert len(summaries) == 5
+        for instance, s in summaries.items():
+            assert s["mean_abs_error"] <= 0.10, (instance, s)
+            assert s["worst_abs_error"] <= 0.25, (instance, s)
+
+
+def test_each_row_of_a_collective_counts_or_says_why_not():
+    lines = collectives.read_rows()
+    assert len({line["id"] for line in lines}) == len(lines) > 270
+    for line in lines:
+        assert (line["half"] in rows.HALVES) != bool(line["excluded"]), line
+        assert float(line["us"]) > 0 and int(line["bytes"]) > 0
+        is_hidden = float(line["us"]) < 5 * float(line["dispatch_us"])
+        assert not is_hidden or line["excluded"], line
+    halves = [line["half"] for line in lines if line["half"]]
+    assert abs(halves.count("fitted") - halves.count("unseen")) <= 1
 
 
 def is_documented_rate(line):

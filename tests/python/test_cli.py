@@ -10,7 +10,7 @@ import pytest
 from paths import BUILD, ROOT
 
 VTRN = BUILD / "src/cli/vtrn"
-COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain"]
+COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain", "collectives"]
 
 
 def vtrn(*args, code=0, **kwargs):
@@ -80,6 +80,50 @@ def test_chips_lists_every_chip_file_and_shows_its_numbers():
     assert trn1["memory"]["sbuf_partition_bytes"] == 192 * 1024
     assert trn1["clock"]["tensor_hz"] == 2.8e9
     assert "sbuf_partition_bytes" in vtrn("chips", "trn1")
+
+
+def collectives(*args):
+    return json.loads(vtrn("collectives", *args, "--json"))
+
+
+def test_collectives_prints_a_size_a_row():
+    text = vtrn("collectives", "all_reduce", "--instance", "trn2.48xlarge", "--ranks", "64", "--sizes", "8K:1G")
+    assert len(re.findall(r"(?m)^ +\d+ +[\d.]+ +[\d.]+ +[\d.]+  \w+ +\d+$", text)) == 18
+    table = collectives("all_reduce", "--instance", "trn1.32xlarge", "--ranks", "32", "--sizes", "1K,3M,1G")
+    assert [row["bytes"] for row in table["rows"]] == [1024, 3 << 20, 1 << 30]
+    for row in table["rows"]:
+        assert row["algbw_gb_per_s"] == pytest.approx(row["bytes"] / row["time_us"] / 1e3)
+        assert row["busbw_gb_per_s"] == pytest.approx(row["algbw_gb_per_s"] * 2 * 31 / 32)
+    assert [row["algorithm"] for row in table["rows"]] == ["mesh", "mesh", "ring"]
+    assert table["restriction"] is None
+    assert "multiple of 32" in collectives("all_reduce", "--instance", "trn1.32xlarge", "--ranks", "12")["restriction"]
+
+
+def test_collectives_between_nodes_and_of_groups_at_once():
+    one = collectives("all_gather", "--instance", "trn1.32xlarge", "--ranks", "32", "--sizes", "64M")["rows"][0]
+    two = collectives("all_gather", "--instance", "trn1.32xlarge", "--nodes", "2", "--ranks", "32", "--sizes", "64M")["rows"][0]
+    assert two["time_us"] > one["time_us"] and two["algorithm"] == "hierarchical"
+    permute = ["permute", "--instance", "trn1.32xlarge", "--sizes", "1M"]
+    assert collectives(*permute, "--ranks", "8")["rows"] == collectives(*permute, "--ranks", "8", "--groups", "4")["rows"]
+
+
+@pytest.mark.parametrize("args, code, part", [
+    (["all_reduce"], 2, "--instance is missing"),
+    (["reduce", "--instance", "trn1.32xlarge"], 2, "no operation 'reduce'"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--ranks", "33"], 2, "has 32 NeuronCores"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--sizes", "8X"], 2, "--sizes 8X"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--sizes", "8K:1K"], 2, "--sizes 8K:1K"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--nodes", "0"], 2, "--nodes is 1"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--nodes", "2", "--ranks", "3"], 2, "evenly"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--groups", "3", "--ranks", "16"], 2, "--groups 3"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--algorithm", "tree"], 2, "no algorithm 'tree'"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--algorithm", "rdh"], 1, "cannot run as rdh"),
+    (["all_reduce", "--instance", "trn1.2xlarge", "--nodes", "2"], 1, "no network adapters"),
+    (["all_reduce", "--instance", "inf1.24xlarge"], 1, "nothing is known of collectives on inf1"),
+    (["all_reduce", "--instance", "trn1.32xlarg"], 1, "did you mean 'trn1.32xlarge'"),
+])  # fmt: skip
+def test_collectives_refuses_what_it_cannot_tell(args, code, part):
+    assert part in vtrn("collectives", *args, code=code)
 
 
 def test_what_nobody_published_is_not_shown_as_a_zero():

@@ -21,14 +21,15 @@ ALLOWED = {
     "cost": {"base", "chip", "isa"},
     "engine": {"base", "chip", "isa"},
     "timing": {"base", "chip", "isa", "cost"},
+    "collective": {"base", "chip"},
     "check": {"base", "chip", "isa", "engine", "timing"},
     "compiler": {"base", "chip", "isa", "cost", "engine"},
-    "profile": {"base", "chip", "isa", "engine", "timing"},
-    "runtime": {"base", "chip", "isa", "engine", "timing"},
-    "api": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "check"},
+    "profile": {"base", "chip", "isa", "engine", "timing", "collective"},
+    "runtime": {"base", "chip", "isa", "engine", "timing", "collective"},
+    "api": {"base", "chip", "isa", "engine", "timing", "collective", "runtime", "compiler", "profile", "check"},
     "pjrt": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "api"},
     "cli": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "api"}
-    | {"check"},
+    | {"check", "collective"},
     "nki": {"base", "chip", "isa", "engine", "runtime", "compiler", "api"},
 }
 # Of the compiler, a kernel that is written by hand knows the back end.
