@@ -28,6 +28,7 @@ _Static_assert((int)VTRN_MAX_RANK == (int)GRAPH_MAX_RANK, "the public limit is t
 typedef struct api_type {
     int dtype, rank; /* vtrn_dtype */
     int64_t dims[VTRN_MAX_RANK];
+    uint8_t order[VTRN_MAX_RANK]; /* dims from the slowest to the fastest in memory */
     uint64_t size_bytes;
 } api_type;
 
@@ -80,7 +81,8 @@ struct vtrn_buffer {
  * bytes than any address space. */
 vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *out);
 bool api_type_equal(const api_type *a, const api_type *b);
-/* "fp32[2,3]" */
+void api_type_strides(const api_type *type, int64_t *strides); /* [rank] bytes */
+/* "fp32[2,3]"; with the memory order where it is not row-major. */
 void api_type_print(const api_type *type, char *text, size_t size);
 
 /* A buffer around memory (one reference moves in) or, with memory NULL, an empty shell. */
@@ -110,6 +112,20 @@ vtrn_status api_hold_callbacks(vtrn_executable *e);
 /* api_check.c: HAZARD, and UNINITIALISED in the last run's blocks. */
 vtrn_status api_check_program(const vtrn_executable *e);
 vtrn_status api_check_last_run(const vtrn_executable *e);
+
+/* api_session.c: what runs while a profiler listens; several may. */
+typedef struct api_session api_session;
+vtrn_status api_session_create(api_session **out);
+void api_session_start(api_session *session);
+void api_session_stop(api_session *session);    /* from then on it notes nothing */
+void api_session_destroy(api_session *session); /* NULL is fine */
+/* The XSpace of a stopped session, see profile_xspace(); free *bytes with free(). RESOURCE when
+ * memory is short, now or while it listened. */
+vtrn_status api_session_xspace(const api_session *session, uint8_t **bytes, size_t *size);
+bool api_session_is_listening(void);
+uint64_t api_session_now_ns(void); /* since the epoch */
+/* The executable ran on the core; timing_i as in runtime_call. */
+void api_session_note(vtrn_executable *e, int core_i, uint64_t host_ns, int timing_i);
 
 /* is_profiled false: VTRN_PROFILE asks nothing of this device, on which no program runs. */
 vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled,

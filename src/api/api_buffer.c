@@ -22,6 +22,7 @@ vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *ou
                               "tensor: dim %d is %lld, less than 0; give the number of elements", i,
                               (long long)dims[i]);
         out->dims[i] = dims[i];
+        out->order[i] = (uint8_t)i;
         is_empty |= dims[i] == 0;
         overflows |= __builtin_mul_overflow(size, (uint64_t)dims[i], &size);
     }
@@ -36,7 +37,17 @@ vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *ou
 
 bool api_type_equal(const api_type *a, const api_type *b) {
     return a->dtype == b->dtype && a->rank == b->rank &&
-           memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0;
+           memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0 &&
+           memcmp(a->order, b->order, (size_t)a->rank) == 0;
+}
+
+/* Byte strides of the dims; those of empty dims are of no use, and not 0. */
+void api_type_strides(const api_type *type, int64_t *strides) {
+    int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
+    for (int k = type->rank - 1; k >= 0; k--) {
+        strides[type->order[k]] = stride;
+        stride *= type->dims[type->order[k]];
+    }
 }
 
 void api_type_print(const api_type *type, char *text, size_t size) {
@@ -44,7 +55,13 @@ void api_type_print(const api_type *type, char *text, size_t size) {
     for (int i = 0; i < type->rank && n < size; i++)
         n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? "," : "", (long long)type->dims[i]);
     if (n < size)
-        snprintf(text + n, size - n, "]");
+        n += (size_t)snprintf(text + n, size - n, "]");
+    bool is_plain = true;
+    for (int i = 0; i < type->rank; i++)
+        is_plain &= type->order[i] == i;
+    for (int i = 0; !is_plain && i < type->rank && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%d%s", i ? "," : " in memory order {",
+                              type->order[i], i + 1 < type->rank ? "" : "}");
 }
 
 vtrn_status api_buffer_wrap(runtime_device *rt, int core_i, const api_type *type,

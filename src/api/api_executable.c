@@ -7,9 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static vtrn_status copy_type(const graph *g, graph_value value, api_type *out) {
+/* order: as graph.arg_order; the type of the value has its dims in that order. */
+static vtrn_status copy_type(const graph *g, graph_value value, const uint8_t *order,
+                             api_type *out) {
     const graph_type *t = &g->types[value];
-    return api_type_init(t->dtype, t->rank, t->dims, out);
+    VTRN_RETURN_IF_ERROR(api_type_init(t->dtype, t->rank, t->dims, out));
+    for (int k = 0; order && k < t->rank; k++) {
+        out->order[k] = order[k];
+        out->dims[order[k]] = t->dims[k];
+    }
+    return NULL;
 }
 
 vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32_t n_inputs,
@@ -35,7 +42,8 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
     VTRN_RETURN_IF_ERROR(api_executable_describe(e, g->name && *g->name ? g->name : "main",
                                                  g->body.n_args, g->body.n_results));
     for (int i = 0; i < e->n_inputs; i++) {
-        VTRN_RETURN_IF_ERROR(copy_type(g, g->body.args[i], &e->inputs[i]));
+        VTRN_RETURN_IF_ERROR(
+            copy_type(g, g->body.args[i], g->arg_order ? g->arg_order[i] : NULL, &e->inputs[i]));
         bool is_donated = (g->arg_is_donated && g->arg_is_donated[i]) ||
                           (g->arg_alias_output && g->arg_alias_output[i] >= 0);
         if (is_donated)
@@ -47,7 +55,8 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         e->output_place[o] = g->result_is_on_host[o] ? API_ON_HOST : API_IN_HBM;
     e->has_shardy_ops = g->has_shardy_ops;
     for (int o = 0; o < e->n_outputs; o++)
-        VTRN_RETURN_IF_ERROR(copy_type(g, g->body.results[o], &e->outputs[o]));
+        VTRN_RETURN_IF_ERROR(copy_type(
+            g, g->body.results[o], g->result_order ? g->result_order[o] : NULL, &e->outputs[o]));
     return NULL;
 }
 

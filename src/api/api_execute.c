@@ -158,10 +158,13 @@ static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *
                          .outputs = f->results};
     if (!status) {
         take_donated(e, inputs, keep, f);
+        uint64_t start_ns = api_session_is_listening() ? api_session_now_ns() : 0;
         fenv_t outside;
         float_env_enter(&outside);
         status = runtime_execute(e->loaded, &call);
         float_env_leave(&outside);
+        if (!status && start_ns)
+            api_session_note(e, core_i, start_ns, call.timing_i);
         if (!status && e->device->is_checking)
             status = check_run(e, f);
         settle_donated(e, inputs, f, status != NULL, call.has_written);

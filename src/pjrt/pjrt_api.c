@@ -1,4 +1,5 @@
 /* The function table, and stubs that name themselves. */
+#include "pjrt/pjrt_extensions.h"
 #include "pjrt/plugin.h"
 
 #define SLOT(name)
@@ -15,6 +16,7 @@
 
 static const PJRT_Api api = {
     .struct_size = sizeof(PJRT_Api),
+    .extension_start = &plugin_profiler_extension.base,
     .pjrt_api_version = {.struct_size = sizeof(PJRT_Api_Version),
                          .major_version = PJRT_API_MAJOR,
                          .minor_version = PJRT_API_MINOR},

@@ -83,6 +83,8 @@ PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Bu
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *b));
     }
     *b = (PJRT_Buffer){.buffer = buffer, .device = device};
+    for (int i = 0; i < buffer->type.rank; i++)
+        b->minor_to_major[i] = buffer->type.order[buffer->type.rank - 1 - i];
     plugin_client_retain(device->client);
     *out = b;
     return NULL;
@@ -127,15 +129,14 @@ PJRT_Error *PJRT_Buffer_DynamicDimensionIndices(PJRT_Buffer_DynamicDimensionIndi
     return NULL;
 }
 
-/* Dense row-major. */
+/* The answer lives as long as the buffer. */
 PJRT_Error *PJRT_Buffer_GetMemoryLayout(PJRT_Buffer_GetMemoryLayout_Args *args) {
-    static const int64_t descending[] = {11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
     ARGS_REQUIRE(args, layout);
     size_t rank = (size_t)args->buffer->buffer->type.rank;
     args->layout = (PJRT_Buffer_MemoryLayout){
         .struct_size = sizeof args->layout,
         .tiled = {.struct_size = sizeof args->layout.tiled,
-                  .minor_to_major = descending + (GRAPH_MAX_RANK - rank),
+                  .minor_to_major = args->buffer->minor_to_major,
                   .minor_to_major_size = rank},
         .type = PJRT_Buffer_MemoryLayout_Type_Tiled,
     };

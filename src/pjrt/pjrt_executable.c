@@ -19,6 +19,8 @@ static void executable_free(PJRT_Executable *e) {
     free(e->output_dim_sizes);
     free(e->kinds);
     free(e->kind_sizes);
+    free(e->layouts);
+    free(e->layout_data);
     free(e);
 }
 
@@ -166,7 +168,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     atomic_init(&e->n_cost, 1);
     if (!copy_bytes(r->module, r->module_size, &e->module, &e->module_size) ||
         !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||
-        !describe_outputs(e))
+        !describe_outputs(e) || !plugin_layouts_describe(e))
         return VTRN_OUT_OF_MEMORY(r->module_size);
     return NULL;
 }

@@ -11,14 +11,6 @@ typedef struct strided_copy {
     int64_t dst_strides[GRAPH_MAX_RANK], src_strides[GRAPH_MAX_RANK];
 } strided_copy;
 
-static void dense_strides(const api_type *type, int64_t *strides) {
-    int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
-    for (int i = type->rank - 1; i >= 0; i--) {
-        strides[i] = stride;
-        stride *= type->dims[i];
-    }
-}
-
 static void copy_row(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,
                      size_t element_bytes) {
     if (dst_stride == (int64_t)element_bytes && src_stride == (int64_t)element_bytes) {
@@ -55,30 +47,96 @@ static void copy_strided(const strided_copy *c, char *dst, const char *src) {
     }
 }
 
+/* Byte strides of row-major memory, whatever the order of the type. */
+static void row_major_strides(const api_type *type, int64_t *strides) {
+    api_type plain = *type;
+    for (int i = 0; i < plain.rank; i++)
+        plain.order[i] = (uint8_t)i;
+    api_type_strides(&plain, strides);
+}
+
+/* Whether a tensor with these strides is in memory as the type has it. */
 static bool is_dense(const api_type *type, const int64_t *strides) {
     int64_t dense[GRAPH_MAX_RANK];
-    dense_strides(type, dense);
+    api_type_strides(type, dense);
     for (int i = 0; i < type->rank; i++)
         if (type->dims[i] != 1 && strides[i] != dense[i])
             return false;
     return true;
 }
 
-/* strides NULL: dense. */
+/* strides NULL: row-major. */
 static void copy_from_host(const api_type *type, const int64_t *strides, char *dst,
                            const char *src) {
+    int64_t row_major[GRAPH_MAX_RANK];
     if (type->size_bytes == 0)
         return;
-    if (!strides || is_dense(type, strides)) {
+    row_major_strides(type, row_major);
+    strides = strides ? strides : row_major;
+    if (is_dense(type, strides)) {
         memcpy(dst, src, type->size_bytes);
         return;
     }
     strided_copy c = {.rank = type->rank,
                       .element_bytes = dtype_size((vtrn_dtype)type->dtype),
                       .dims = type->dims};
-    dense_strides(type, c.dst_strides);
+    api_type_strides(type, c.dst_strides);
     memcpy(c.src_strides, strides, (size_t)type->rank * sizeof *strides);
     copy_strided(&c, dst, src);
+}
+
+/* Dims of the layout from the slowest to the fastest; false when it is no permutation of them. */
+static bool read_order(const PJRT_Buffer_MemoryLayout_Tiled *t, int rank, uint8_t *order) {
+    uint32_t seen = 0;
+    if (t->num_tiles != 0 || t->minor_to_major_size != (size_t)rank)
+        return false;
+    for (int i = 0; i < rank; i++) {
+        int64_t d = t->minor_to_major[i];
+        if (d < 0 || d >= rank || (seen >> d & 1))
+            return false;
+        seen |= 1u << d;
+        order[rank - 1 - i] = (uint8_t)d;
+    }
+    return true;
+}
+
+/* Byte strides of the layout that the caller wants; false when it is tiled or no permutation. */
+static bool layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
+                           int64_t *strides) {
+    if (!layout) {
+        row_major_strides(type, strides);
+        return true;
+    }
+    if (layout->type == PJRT_Buffer_MemoryLayout_Type_Strides) {
+        if (layout->strides.num_byte_strides != (size_t)type->rank)
+            return false;
+        memcpy(strides, layout->strides.byte_strides, (size_t)type->rank * sizeof *strides);
+        return true;
+    }
+    api_type wanted = *type;
+    if (!read_order(&layout->tiled, type->rank, wanted.order))
+        return false;
+    api_type_strides(&wanted, strides);
+    return true;
+}
+
+/* The memory order in which a buffer is to be made. layout NULL: row-major. */
+static PJRT_Error *take_layout(const PJRT_Buffer_MemoryLayout *layout, api_type *type) {
+    int64_t row_major[GRAPH_MAX_RANK];
+    if (!layout)
+        return NULL;
+    if (layout->type == PJRT_Buffer_MemoryLayout_Type_Tiled &&
+        read_order(&layout->tiled, type->rank, type->order))
+        return NULL;
+    row_major_strides(type, row_major);
+    if (layout->type == PJRT_Buffer_MemoryLayout_Type_Strides &&
+        layout->strides.num_byte_strides == (size_t)type->rank &&
+        memcmp(layout->strides.byte_strides, row_major, (size_t)type->rank * sizeof *row_major) ==
+            0)
+        return NULL;
+    return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
+                             "unimplemented: a layout with tiles or strides on the device; there "
+                             "are orders of all dimensions");
 }
 
 /* The memory the caller means: one wins over a device, none means the first device's. */
@@ -88,13 +146,23 @@ static PJRT_Memory *choose_memory(PJRT_Client *client, PJRT_Device *device, PJRT
     return &(device ? device : &client->devices[0])->memory[API_IN_HBM];
 }
 
-static PJRT_Error *make_buffer(PJRT_Memory *memory, PJRT_Buffer_Type type, const int64_t *dims,
-                               size_t n_dims, PJRT_Buffer **out) {
+typedef struct wanted_shape {
+    PJRT_Buffer_Type type;
+    const int64_t *dims;
+    size_t n_dims;
+    const PJRT_Buffer_MemoryLayout *layout;
+} wanted_shape;
+
+static PJRT_Error *make_buffer(PJRT_Memory *memory, const wanted_shape *shape, PJRT_Buffer **out) {
     int dtype;
-    PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(type, &dtype));
+    PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(shape->type, &dtype));
     api_type full;
     PLUGIN_RETURN_IF_ERROR(api_type_init(
-        dtype, n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)n_dims, dims, &full));
+        dtype, shape->n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)shape->n_dims,
+        shape->dims, &full));
+    PJRT_Error *error = take_layout(shape->layout, &full);
+    if (error)
+        return error;
     PJRT_Device *device = memory->device;
     vtrn_buffer *buffer;
     PLUGIN_RETURN_IF_ERROR(api_buffer_create(device->client->device->rt, device->core_i, &full,
@@ -110,8 +178,9 @@ PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Ar
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: %zu byte strides for %zu dims",
                                  args->num_byte_strides, args->num_dims);
+    const wanted_shape shape = {args->type, args->dims, args->num_dims, args->device_layout};
     PJRT_Buffer *b = NULL;
-    PJRT_Error *error = make_buffer(memory, args->type, args->dims, args->num_dims, &b);
+    PJRT_Error *error = make_buffer(memory, &shape, &b);
     if (!b) /* and error says why */
         return error;
     copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
@@ -125,37 +194,9 @@ PJRT_Error *
 PJRT_Client_CreateUninitializedBuffer(PJRT_Client_CreateUninitializedBuffer_Args *args) {
     ARGS_REQUIRE(args, buffer);
     PJRT_Memory *memory = choose_memory(args->client, args->device, args->memory);
-    return make_buffer(memory, args->shape_element_type, args->shape_dims, args->shape_num_dims,
-                       &args->buffer);
-}
-
-/* Byte strides of the layout that the caller wants; false when it is tiled or no permutation. */
-static bool layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
-                           int64_t *strides) {
-    if (!layout) {
-        dense_strides(type, strides);
-        return true;
-    }
-    if (layout->type == PJRT_Buffer_MemoryLayout_Type_Strides) {
-        if (layout->strides.num_byte_strides != (size_t)type->rank)
-            return false;
-        memcpy(strides, layout->strides.byte_strides, (size_t)type->rank * sizeof *strides);
-        return true;
-    }
-    const PJRT_Buffer_MemoryLayout_Tiled *t = &layout->tiled;
-    if (t->num_tiles != 0 || t->minor_to_major_size != (size_t)type->rank)
-        return false;
-    int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
-    uint32_t seen = 0;
-    for (int i = 0; i < type->rank; i++) {
-        int64_t d = t->minor_to_major[i];
-        if (d < 0 || d >= type->rank || (seen >> d & 1))
-            return false;
-        seen |= 1u << d;
-        strides[d] = stride;
-        stride *= type->dims[d];
-    }
-    return true;
+    const wanted_shape shape = {args->shape_element_type, args->shape_dims, args->shape_num_dims,
+                                args->shape_layout};
+    return make_buffer(memory, &shape, &args->buffer);
 }
 
 PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
@@ -175,7 +216,7 @@ PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
     if (!layout_strides(type, args->host_layout, c.dst_strides))
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: a tiled layout on the host");
-    dense_strides(type, c.src_strides);
+    api_type_strides(type, c.src_strides);
     runtime_memory *m;
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &m));
     if (type->size_bytes && is_dense(type, c.dst_strides))

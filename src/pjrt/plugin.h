@@ -123,8 +123,9 @@ void plugin_device_fini(PJRT_Device *device);
 
 struct PJRT_Buffer {
     vtrn_buffer *buffer;
-    PJRT_Device *device;        /* its client is kept alive by the buffer */
-    atomic_uint_fast64_t donor; /* number of the last call that donated it */
+    PJRT_Device *device;                   /* its client is kept alive by the buffer */
+    atomic_uint_fast64_t donor;            /* number of the last call that donated it */
+    int64_t minor_to_major[VTRN_MAX_RANK]; /* its memory order, from the fastest */
 };
 
 PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);
@@ -155,6 +156,8 @@ struct PJRT_Executable {
     size_t *output_dim_sizes; /* rank of each */
     const char **kinds;       /* of memory: those of the outputs, then of the inputs */
     size_t *kind_sizes;
+    struct PJRT_Layouts_MemoryLayout **layouts; /* those of the outputs, then of the inputs */
+    struct PJRT_Layouts_MemoryLayout *layout_data;
     PJRT_NamedValue cost[2]; /* an entry never changes once n_cost counts it */
     atomic_int n_cost;
 };
@@ -164,6 +167,8 @@ struct PJRT_LoadedExecutable {
     atomic_bool is_deleted;
 };
 
+/* pjrt_layouts.c: false when memory is short. */
+bool plugin_layouts_describe(PJRT_Executable *executable);
 void plugin_executable_release(PJRT_Executable *executable);
 extern const char *const plugin_memory_kinds[PLUGIN_N_MEMORIES]; /* "device", "pinned_host" */
 extern const char plugin_platform_name[];                        /* "neuron" */

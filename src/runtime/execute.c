@@ -310,6 +310,7 @@ static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {
         bind_call(l, call);
         call->has_written = true;
         status = run_bound(l, call);
+        call->timing_i = !status && l->device->is_timed ? l->last_timing : -1;
     }
     if (status) {
         for (uint32_t o = 0; o < l->program->n_outputs; o++) {
@@ -328,6 +329,7 @@ static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {
 
 vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call) {
     call->has_written = false;
+    call->timing_i = -1;
     runtime_device *d = loaded->device;
     if (call->core_i < 0 || call->core_i >= d->n_cores)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", call->core_i,

@@ -67,6 +67,7 @@ typedef struct runtime_call {
     const bool *may_reuse;
     runtime_memory **outputs; /* [n_outputs] out: a reference each, owned by the caller */
     bool has_written;         /* out: the program ran, so arguments it may reuse have changed */
+    int timing_i;             /* out: of loaded->timings; -1: the run was not timed */
 } runtime_call;
 
 /* Runs to completion. On error no outputs exist; arguments that may be reused hold whatever was

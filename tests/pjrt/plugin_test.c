@@ -1,5 +1,5 @@
 /* The plugin through its function table, as a framework sees it. */
-#include "pjrt/pjrt_args.h"
+#include "pjrt/pjrt_extensions.h"
 
 #include "api/artifact_x_plus_1.h"
 
@@ -564,6 +564,105 @@ static void what_is_compiled_for_a_topology_loads_in_a_client(void **state) {
     forget((PJRT_TopologyDescription *)compile.topology);
 }
 
+static const void *extension(int type) {
+    const PJRT_Extension_Base *e = GetPjrtApi()->extension_start;
+    while (e && e->type != type)
+        e = e->next;
+    assert_non_null(e);
+    return e;
+}
+
+static void extensions_have_the_size_and_the_functions_of_the_abi(void **state) {
+    (void)state;
+    const PJRT_Layouts_Extension *layouts = extension(PJRT_Extension_Type_Layouts);
+    assert_int_equal(layouts->base.struct_size, 80);
+    const PJRT_Profiler_Extension *profiler = extension(PJRT_Extension_Type_Profiler);
+    assert_int_equal(profiler->base.struct_size, 40);
+    assert_int_equal(profiler->profiler_api->struct_size, 80);
+    void *const *slots = (void *const *)((const char *)profiler->profiler_api + 16);
+    for (int i = 0; i < 8; i++)
+        assert_non_null(slots[i]);
+    slots = (void *const *)((const char *)layouts + sizeof layouts->base);
+    for (int i = 0; i < 7; i++)
+        assert_non_null(slots[i]);
+}
+
+static void a_default_layout_is_row_major_and_written_as_xla_prints_it(void **state) {
+    (void)state;
+    const PJRT_Layouts_Extension *layouts = extension(PJRT_Extension_Type_Layouts);
+    PJRT_Client *client = create();
+    static const int64_t dims[12] = {2, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const char *const texts[] = {
+        [0] = "{}", [1] = "{0}", [3] = "{2,1,0}", [12] = "{11,10,9,8,7,6,5,4,3,2,1,0}"};
+    for (size_t rank = 0; rank <= 12; rank++) {
+        PJRT_Layouts_PJRT_Client_GetDefaultLayout_Args args = {.struct_size = sizeof args,
+                                                               .client = client,
+                                                               .type = PJRT_Buffer_Type_BF16,
+                                                               .dims = dims,
+                                                               .num_dims = rank};
+        succeeds(layouts->client_default(&args));
+        PJRT_Layouts_MemoryLayout_Serialize_Args text = {.struct_size = sizeof text,
+                                                         .layout = args.layout};
+        succeeds(layouts->memory_layout_serialize(&text));
+        if (texts[rank])
+            assert_string_equal(text.serialized_bytes, texts[rank]);
+        assert_int_equal(text.serialized_bytes_size, strlen(text.serialized_bytes));
+        text.serialized_layout_deleter(text.serialized_layout);
+        PJRT_Layouts_MemoryLayout_Destroy_Args drop = {.struct_size = sizeof drop,
+                                                       .layout = args.layout};
+        succeeds(layouts->memory_layout_destroy(&drop));
+    }
+    PJRT_Layouts_PJRT_Client_GetDefaultLayout_Args args = {.struct_size = sizeof args,
+                                                           .client = client,
+                                                           .type = PJRT_Buffer_Type_BF16,
+                                                           .dims = dims,
+                                                           .num_dims = 13};
+    refused(layouts->client_default(&args), PJRT_Error_Code_INVALID_ARGUMENT, "rank 13 of 0..12");
+    destroy(client);
+}
+
+/* Both ways of reading a trace: in the profiler's memory, and into the caller's. */
+static void a_profiler_gives_its_trace_in_either_memory(void **state) {
+    (void)state;
+    const PJRT_Profiler_Extension *extension_ = extension(PJRT_Extension_Type_Profiler);
+    const PLUGIN_Profiler_Api *profiler = extension_->profiler_api;
+    PJRT_Client *client = create();
+    PJRT_LoadedExecutable *loaded = compile_x_plus_1(client);
+    PLUGIN_Profiler_Create_Args made = {.struct_size = sizeof made};
+    assert_null(profiler->create(&made));
+    PLUGIN_Profiler_Args args = {.struct_size = sizeof args, .profiler = made.profiler};
+    assert_null(profiler->start(&args));
+    PJRT_Buffer *input = make_input(client), *output;
+    succeeds(execute(loaded, NULL, input, &output));
+    check_and_destroy_output(output);
+    unload(loaded); /* the session keeps what it needs */
+    PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = input};
+    succeeds(GetPjrtApi()->PJRT_Buffer_Destroy(&drop));
+    assert_null(profiler->stop(&args));
+    PLUGIN_Profiler_CollectData_Args data = {.struct_size = sizeof data, .profiler = made.profiler};
+    assert_null(profiler->collect_data(&data));
+    assert_non_null(memmem(data.buffer, data.buffer_size_in_bytes, "NeuronCore 0", 12));
+    uint8_t *copy = malloc(data.buffer_size_in_bytes + 1);
+    PLUGIN_Profiler_CollectData_Args again = data;
+    again.buffer = copy;
+    assert_null(profiler->collect_data(&again));
+    assert_memory_equal(copy, data.buffer, data.buffer_size_in_bytes);
+    again.buffer_size_in_bytes--;
+    PLUGIN_Profiler_Error *error = profiler->collect_data(&again);
+    PLUGIN_Profiler_Error_GetCode_Args code = {.struct_size = sizeof code, .error = error};
+    assert_null(profiler->error_get_code(&code));
+    assert_int_equal(code.code, PJRT_Error_Code_INVALID_ARGUMENT);
+    PLUGIN_Profiler_Error_Message_Args message = {.struct_size = sizeof message, .error = error};
+    profiler->error_message(&message);
+    assert_non_null(strstr(message.message, "room for"));
+    PLUGIN_Profiler_Error_Destroy_Args forget_error = {.struct_size = sizeof forget_error,
+                                                       .error = error};
+    profiler->error_destroy(&forget_error);
+    free(copy);
+    assert_null(profiler->destroy(&args));
+    destroy(client);
+}
+
 int main(void) {
     setenv("VTRN_INSTANCE", "trn1.2xlarge", 1);
     unsetenv("VTRN_CHIP");
@@ -587,6 +686,9 @@ int main(void) {
         cmocka_unit_test(threads_that_ask_for_the_cost_at_once_all_get_a_whole_answer),
         cmocka_unit_test(a_topology_is_read_back_as_it_was_written),
         cmocka_unit_test(what_is_compiled_for_a_topology_loads_in_a_client),
+        cmocka_unit_test(extensions_have_the_size_and_the_functions_of_the_abi),
+        cmocka_unit_test(a_default_layout_is_row_major_and_written_as_xla_prints_it),
+        cmocka_unit_test(a_profiler_gives_its_trace_in_either_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

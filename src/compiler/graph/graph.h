@@ -174,6 +174,10 @@ typedef struct graph {
     uint8_t *arg_is_donated;   /* jax.buffer_donor, by parameter */
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
     uint8_t *arg_is_on_host, *result_is_on_host; /* mhlo.memory_kind of @main: "pinned_host" */
+    /* By parameter and by output: [rank] dims from the slowest to the fastest in memory, of the
+     * type that the artifact has; the graph's is in that order. NULL: row-major. mhlo.layout_mode
+     */
+    const uint8_t **arg_order, **result_order;
     int64_t n_partitions, n_replicas;
     bool has_shardy_ops; /* the artifact had sharding constraints and the like, which are dropped */
 } graph;

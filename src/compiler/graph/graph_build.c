@@ -617,7 +617,8 @@ static vtrn_status build_graph(graph_builder *b) {
                                              : arena_strdup(&b->g->arena, "main", 4);
     if (!b->g->name)
         return VTRN_OUT_OF_MEMORY(64);
-    return graph_decode_module_attrs(b, main->op);
+    VTRN_RETURN_IF_ERROR(graph_decode_module_attrs(b, main->op));
+    return graph_apply_layouts(b, main->op);
 }
 
 vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out) {

@@ -91,5 +91,8 @@ vtrn_status graph_tuple_item(graph_builder *b, const vhlo_op *v, graph_value tup
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op);
 /* Attributes of the module and of @main's parameters. */
 vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main);
+/* graph_layouts.c: gives parameters and outputs the memory layouts that @main asks for. UNSUPPORTED
+ * for tiles. */
+vtrn_status graph_apply_layouts(graph_builder *b, const vhlo_op *main);
 
 #endif
