@@ -9,6 +9,7 @@
 #include "compiler/passes/features_outermost.h"
 #include "compiler/passes/fold.h"
 #include "compiler/passes/moments.h"
+#include "compiler/passes/product_order.h"
 #include "compiler/passes/row_elements.h"
 #include "compiler/passes/scatter_blocks.h"
 #include "compiler/passes/scatter_into.h"
@@ -24,10 +25,10 @@
  * what is dead. */
 static vtrn_status (*const PASSES[])(graph *g) = {
     fold_known,           subexpressions_merge, composites_recognise, moments_normalise,
-    subexpressions_merge, dead_remove,          transposes_join,      row_elements_move,
-    subexpressions_merge, dead_remove,          scatter_into_sum,     scatter_by_blocks,
-    stacks_recognise,     spread_over_parts,    dead_remove,          features_outermost,
-    channels_outermost,   defer_single_values,  early_updates,
+    subexpressions_merge, dead_remove,          transposes_join,      products_order,
+    row_elements_move,    subexpressions_merge, dead_remove,          scatter_into_sum,
+    scatter_by_blocks,    stacks_recognise,     spread_over_parts,    dead_remove,
+    features_outermost,   channels_outermost,   defer_single_values,  early_updates,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */
