@@ -5,6 +5,8 @@
 #include "engine/kernel_loop.h"
 #include "engine/power.h"
 
+#include <string.h>
+
 #define IS_NAN(x)    ((x) != (x))
 #define ONE_IF(cond) ((cond) ? 1.0f : 0.0f)
 
@@ -147,9 +149,25 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
     static float reduce_end_##E(const float lanes[ALU_LANES]) {                                    \
         return end_##E(lanes);                                                                     \
     }                                                                                              \
+    /* What add and end do to rows of fewer than ALU_LANES elements, for ALU_LANES rows at once.   \
+     */                                                                                            \
+    static void reduce_few_##E(const float *x, size_t step, size_t n, float *out) {                \
+        float t[ALU_LANES][ALU_LANES]; /* by lane and row */                                       \
+        for (size_t l = 0; l < ALU_LANES; l++)                                                     \
+            for (size_t r = 0; r < ALU_LANES; r++)                                                 \
+                t[l][r] = l < n ? one_##E(identity, x[r * step + l]) : identity;                   \
+        for (size_t half = ALU_LANES / 2; half; half /= 2)                                         \
+            for (size_t l = 0; l < half; l++)                                                      \
+                for (size_t r = 0; r < ALU_LANES; r++)                                             \
+                    t[l][r] = one_##E(t[l][r], t[l + half][r]);                                    \
+        memcpy(out, t[0], sizeof t[0]);                                                            \
+    }                                                                                              \
     static void reduce_rows_##E(const float *x, size_t n_rows, size_t step, size_t n,              \
                                 float *out) {                                                      \
-        for (size_t r = 0; r < n_rows; r++) {                                                      \
+        size_t r = 0;                                                                              \
+        for (; n < ALU_LANES && r + ALU_LANES <= n_rows; r += ALU_LANES)                           \
+            reduce_few_##E(x + r * step, step, n, out + r);                                        \
+        for (; r < n_rows; r++) {                                                                  \
             float lanes[ALU_LANES];                                                                \
             reduce_begin_##E(lanes);                                                               \
             add_##E(lanes, x + r * step, n);                                                       \

@@ -15,6 +15,7 @@ enum {
     CHUNK =
         10 * STRIP, /* columns converted at a time where no inner loop exists: fills the scratch */
     MAX_ELEMENT_BYTES = 16,
+    LEAST_RUN = 4, /* elements; of shorter runs the general way is as fast */
 };
 _Static_assert(ENGINE_PE_ROWS *CHUNK * sizeof(float) <= ENGINE_SCRATCH_BYTES, "a chunk fits");
 _Static_assert(ENGINE_OWNER_ROWS % BLOCK == 0, "a panel belongs to one thread");
@@ -37,10 +38,55 @@ static void load_row(const vtrn_ap *ap, const uint8_t *row, uint64_t from, size_
         round_to_tf32(out, n);
 }
 
+static bool is_aligned(const vtrn_ap *ap, vtrn_dtype dtype) {
+    return ap->dtype == dtype && ap->addr % (int64_t)dtype_size(dtype) == 0;
+}
+
 /* An operand that the inner loops can read or write as it lies. */
 static bool is_ready(const vtrn_ap *ap, vtrn_dtype dtype) {
-    return ap->dtype == dtype && ap->addr % (int64_t)dtype_size(dtype) == 0 &&
-           engine_ap_is_dense(ap);
+    return is_aligned(ap, dtype) && engine_ap_is_dense(ap);
+}
+
+/* The innermost dim that has more than one element; 0 if none has, or there is none. */
+static int innermost(const vtrn_ap *ap) {
+    int d = ap->n_dims - 1;
+    while (d > 0 && ap->dim[d].num == 1)
+        d--;
+    return d < 0 ? 0 : d;
+}
+
+/* Whether the runs of a row are worth being walked one by one. */
+static bool has_runs(const vtrn_ap *ap, vtrn_dtype dtype) {
+    return is_aligned(ap, dtype) && ap->n_dims > 0 && ap->dim[innermost(ap)].num >= LEAST_RUN;
+}
+
+/* Columns [from, from + n) of a row, n at most a strip. */
+static void find_runs(const vtrn_ap *ap, uint64_t from, int n, tensor_runs *out) {
+    uint64_t place[VTRN_MAX_FREE_DIMS] = {0};
+    const int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype);
+    const int last = innermost(ap);
+    for (int d = ap->n_dims - 1; d >= 0; d--) {
+        place[d] = from % ap->dim[d].num;
+        from /= ap->dim[d].num;
+    }
+    out->n_runs = 0;
+    out->n_cols = n;
+    out->step = ap->dim[last].step;
+    for (int at = 0; at < n;) {
+        uint64_t left = ap->dim[last].num - place[last];
+        int len = n - at < TENSOR_VECTOR_COLS ? n - at : TENSOR_VECTOR_COLS;
+        len = left < (uint64_t)len ? (int)left : len;
+        int64_t offset = 0;
+        for (int d = 0; d <= last; d++)
+            offset += (int64_t)place[d] * ap->dim[d].step;
+        out->run[out->n_runs++] = (tensor_run){.at = at, .n = len, .byte = offset * size};
+        at += len;
+        place[last] += (uint64_t)len;
+        for (int d = last; d > 0 && place[d] == ap->dim[d].num; d--) {
+            place[d] = 0;
+            place[d - 1]++;
+        }
+    }
 }
 
 static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap) {
@@ -108,6 +154,7 @@ typedef struct product {
     const tensor_kernels *kernels;
     int thread_i, n_k;
     bool is_adding, is_direct; /* dst takes the sums as they are */
+    bool is_in_runs;           /* dst takes them a run at a time */
 } product;
 
 /* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
@@ -149,6 +196,16 @@ static void store_block(const product *p, const strip *s, const float sums[BLOCK
     }
 }
 
+/* The same where dst is fp32 and has runs of adjacent elements. */
+static void store_runs(const product *p, const tensor_runs *runs, const float *sums, int first,
+                       int end) {
+    const vtrn_ap *dst = &p->instr->ap[0];
+    tensor_sums to = {.c = (float *)engine_chip_row(p->core, dst, first),
+                      .stride = (size_t)engine_row_stride(p->core, dst) / sizeof(float),
+                      .is_adding = p->is_adding};
+    p->kernels->put_runs(sums, end - first, runs, to);
+}
+
 static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, tensor_sums to) {
     const float *panels = p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
     const tensor_stationary a = {panels, n_blocks, p->n_k};
@@ -166,6 +223,9 @@ static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, ten
 static void multiply_strip(const product *p, strip *s) {
     const vtrn_ap *dst = &p->instr->ap[0];
     bool is_direct = p->is_direct && s->n % TENSOR_VECTOR_COLS == 0;
+    tensor_runs runs;
+    if (p->is_in_runs)
+        find_runs(dst, s->from, s->n, &runs);
     size_t stride = (size_t)engine_row_stride(p->core, dst) / sizeof(float);
     engine_rows rows = engine_rows_of(p->core, dst, p->thread_i);
     while (engine_rows_next(&rows))
@@ -180,7 +240,10 @@ static void multiply_strip(const product *p, strip *s) {
             float sums[BLOCK][STRIP];
             int m = r / BLOCK * BLOCK, end = m + BLOCK < rows.end ? m + BLOCK : rows.end;
             multiply_blocks(p, s, m, 1, (tensor_sums){sums[0], STRIP, false});
-            store_block(p, s, sums, m, r, end);
+            if (p->is_in_runs)
+                store_runs(p, &runs, sums[r - m], r, end);
+            else
+                store_block(p, s, sums, m, r, end);
             r = end;
         }
 }
@@ -210,6 +273,27 @@ static void multiply_dense(const product *p, uint64_t n_cols) {
                                                                         buffer);
             s.raw = NULL;
         }
+        multiply_strip(p, &s);
+    }
+}
+
+/* fp32 or bf16 in runs, as the windows of a convolution have. The runs of a strip are the same in
+ * each row. */
+static void multiply_runs(const product *p, uint64_t n_cols) {
+    const vtrn_ap *moving = &p->instr->ap[1];
+    bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
+    const uint8_t *base = engine_chip_row(p->core, moving, 0);
+    size_t stride = (size_t)engine_row_stride(p->core, moving);
+    float *buffer = engine_scratch(p->core, p->thread_i);
+    for (uint64_t from = 0; from < n_cols; from += STRIP) {
+        tensor_runs runs;
+        strip s = {.b = buffer,
+                   .b_stride = STRIP,
+                   .from = from,
+                   .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP};
+        find_runs(moving, from, s.n, &runs);
+        (is_bf16 ? p->kernels->runs_bf16 : p->kernels->runs_fp32)(base, stride, p->n_k, &runs,
+                                                                  buffer);
         multiply_strip(p, &s);
     }
 }
@@ -267,11 +351,15 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
         .n_k = core->regs->pe[thread_i].n_rows,
         .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
         .is_direct = is_ready(&instr->ap[0], VTRN_DTYPE_FP32),
+        .is_in_runs = has_runs(&instr->ap[0], VTRN_DTYPE_FP32) &&
+                      instr->ap[0].dim[innermost(&instr->ap[0])].step == 1,
     };
     const vtrn_ap *moving = &instr->ap[1];
     uint64_t n_cols = isa_ap_free_size(moving);
     if (is_ready(moving, VTRN_DTYPE_FP32) || is_ready(moving, VTRN_DTYPE_BF16))
         multiply_dense(&p, n_cols);
+    else if (has_runs(moving, VTRN_DTYPE_FP32) || has_runs(moving, VTRN_DTYPE_BF16))
+        multiply_runs(&p, n_cols);
     else
         multiply_any(&p, n_cols);
     return NULL;

@@ -237,6 +237,103 @@ LOADERS(fp32, 4)
     MULTIPLY_FROM(n_cols, bf16)
 #endif
 
+#if defined(__AVX512F__)
+
+static inline __attribute__((always_inline)) __m512 run_fp32(const uint8_t *src, __mmask16 mask,
+                                                             int step) {
+    if (step == 1)
+        return _mm512_maskz_loadu_ps(mask, src);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask,
+                                    _mm512_mullo_epi32(lane, _mm512_set1_epi32(step)), src, 4);
+}
+
+static inline __attribute__((always_inline)) __m512 run_bf16(const uint8_t *src, __mmask16 mask,
+                                                             int step) {
+    if (step == 1)
+        return _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, src)), 16));
+    uint16_t half[16] = {0};
+    for (int i = 0; mask >> i; i++)
+        memcpy(&half[i], src + 2 * (int64_t)step * i, sizeof half[i]);
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)half)), 16));
+}
+
+static inline __mmask16 mask_of(const tensor_run *run) {
+    return (__mmask16)((1u << run->n) - 1);
+}
+
+/* Masks keep from touching what other threads may write behind a run. */
+#define RUNS(type)                                                                                 \
+    static void runs_##type(const uint8_t *src, size_t row_bytes, int n_rows,                      \
+                            const tensor_runs *runs, float *out) {                                 \
+        const int n_whole = runs->n_cols / 16 * 16;                                                \
+        for (int k = 0; k < n_rows; k++, src += row_bytes, out += TENSOR_STRIP_COLS) {             \
+            if (n_whole < runs->n_cols)                                                            \
+                _mm512_storeu_ps(out + n_whole, _mm512_setzero_ps());                              \
+            for (int i = 0; i < runs->n_runs; i++) {                                               \
+                const tensor_run *run = &runs->run[i];                                             \
+                _mm512_mask_storeu_ps(out + run->at, mask_of(run),                                 \
+                                      run_##type(src + run->byte, mask_of(run), runs->step));      \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+static void put_runs(const float *sums, int n_rows, const tensor_runs *runs, tensor_sums to) {
+    for (int r = 0; r < n_rows; r++, sums += TENSOR_STRIP_COLS, to.c += to.stride)
+        for (int i = 0; i < runs->n_runs; i++) {
+            const tensor_run *run = &runs->run[i];
+            float *c = to.c + run->byte / (int64_t)sizeof *c;
+            __mmask16 mask = mask_of(run);
+            __m512 value = _mm512_maskz_loadu_ps(mask, sums + run->at);
+            if (to.is_adding)
+                value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), value);
+            _mm512_mask_storeu_ps(c, mask, value);
+        }
+}
+
+#else
+
+#define RUNS(type)                                                                                 \
+    static void runs_##type(const uint8_t *src, size_t row_bytes, int n_rows,                      \
+                            const tensor_runs *runs, float *out) {                                 \
+        for (int k = 0; k < n_rows; k++, src += row_bytes, out += TENSOR_STRIP_COLS) {             \
+            for (int i = runs->n_cols; i % TENSOR_VECTOR_COLS; i++)                                \
+                out[i] = 0;                                                                        \
+            for (int i = 0; i < runs->n_runs; i++) {                                               \
+                const tensor_run *run = &runs->run[i];                                             \
+                run_##type(src + run->byte, runs->step, run->n, out + run->at);                    \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+static inline void run_fp32(const uint8_t *src, int step, int n, float *out) {
+    for (int i = 0; i < n; i++, src += (int64_t)step * 4)
+        memcpy(out + i, src, sizeof *out);
+}
+
+static inline void run_bf16(const uint8_t *src, int step, int n, float *out) {
+    for (int i = 0; i < n; i++, src += (int64_t)step * 2)
+        load_bf16(src, out + i, 1);
+}
+
+static void put_runs(const float *sums, int n_rows, const tensor_runs *runs, tensor_sums to) {
+    for (int r = 0; r < n_rows; r++, sums += TENSOR_STRIP_COLS, to.c += to.stride)
+        for (int i = 0; i < runs->n_runs; i++) {
+            const tensor_run *run = &runs->run[i];
+            float *c = to.c + run->byte / (int64_t)sizeof *c;
+            const float *value = sums + run->at;
+            for (int j = 0; j < run->n; j++)
+                c[j] = to.is_adding ? c[j] + value[j] : value[j];
+        }
+}
+
+#endif
+
+RUNS(fp32)
+RUNS(bf16)
+
 MULTIPLY(16)
 MULTIPLY(32)
 MULTIPLY(48)
@@ -247,6 +344,9 @@ const tensor_kernels VTRN_AT_LEVEL(tensor_kernel_table) = {
     .multiply_bf16 = {multiply_bf16_16, multiply_bf16_32, multiply_bf16_48},
     .strip_bf16 = strip_bf16,
     .strip_fp32 = strip_fp32,
+    .runs_bf16 = runs_bf16,
+    .runs_fp32 = runs_fp32,
+    .put_runs = put_runs,
     .panels_bf16 = panels_bf16,
     .panels_fp32 = panels_fp32,
 };

@@ -45,6 +45,19 @@ typedef struct tensor_sums {
     bool is_adding; /* to what is there */
 } tensor_sums;
 
+/* Elements of a strip that follow each other in memory too, at the same step. */
+typedef struct tensor_run {
+    int at, n;    /* first column of the strip, columns: 1 to 16 */
+    int64_t byte; /* of the first, from the first byte of a row */
+} tensor_run;
+
+/* How a row's elements make a strip. */
+typedef struct tensor_runs {
+    tensor_run run[TENSOR_STRIP_COLS];
+    int n_runs, n_cols; /* of the strip */
+    int step;           /* elements from one to the next within a run */
+} tensor_runs;
+
 typedef void (*tensor_multiply)(tensor_stationary a, tensor_moving b, tensor_sums to);
 
 typedef struct tensor_kernels {
@@ -56,7 +69,15 @@ typedef struct tensor_kernels {
     /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48] */
     void (*strip_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*strip_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
-    /* the same -> panels of 8 columns, out[(n + 7) / 8][n_rows][8], TENSOR_PANEL_STRIDE apart */
+    /* the same of elements that lie in runs; columns up to the next multiple of 16 become 0 */
+    void (*runs_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, const tensor_runs *runs,
+                      float *out);
+    void (*runs_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, const tensor_runs *runs,
+                      float *out);
+    /* sums[n_rows][48] (+)= into fp32 rows whose elements lie in runs of step 1 */
+    void (*put_runs)(const float *sums, int n_rows, const tensor_runs *runs, tensor_sums to);
+    /* n_rows rows of n bf16 or fp32 numbers -> panels of 8 columns, out[(n + 7) / 8][n_rows][8],
+     * TENSOR_PANEL_STRIDE apart */
     void (*panels_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*panels_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
 } tensor_kernels;

@@ -57,6 +57,17 @@ static void fill_sbuf(rig *r, int dtype, bool is_small_integers) {
     }
 }
 
+/* Rows of a window: adjacent elements or each second one, then a gap. */
+static void make_window(vtrn_ap *ap, uint32_t n) {
+    static const uint32_t widths[] = {55, 27, 14, 13, 7, 6, 5, 4, 3, 2};
+    uint32_t width = n, first = rig_below(&seed, 10);
+    for (uint32_t i = 0; i < 10 && width == n; i++)
+        width = n % widths[(first + i) % 10] ? n : widths[(first + i) % 10];
+    int32_t step = 1 + (int32_t)rig_below(&seed, 2);
+    ap->dim[0] = (vtrn_dim){(int32_t)width * step + (int32_t)rig_below(&seed, 3), n / width};
+    ap->dim[1] = (vtrn_dim){step, width};
+}
+
 static vtrn_ap strided_ap(int space, int dtype, int n_rows, uint32_t n, int64_t addr,
                           bool is_dense) {
     vtrn_ap ap = {.space = (uint8_t)space,
@@ -68,8 +79,12 @@ static vtrn_ap strided_ap(int space, int dtype, int n_rows, uint32_t n, int64_t 
                   .dim = {{1, n}}};
     if (is_dense)
         return ap;
-    uint32_t outer = n % 4 == 0 ? 4 : n % 3 == 0 ? 3 : 1;
     ap.n_dims = 2;
+    if (rig_below(&seed, 2)) {
+        make_window(&ap, n);
+        return ap;
+    }
+    uint32_t outer = n % 4 == 0 ? 4 : n % 3 == 0 ? 3 : 1;
     ap.dim[0] = (vtrn_dim){1, outer}; /* the outer dimension is the adjacent one */
     ap.dim[1] = (vtrn_dim){(int32_t)outer + (int32_t)rig_below(&seed, 2), n / outer};
     return ap;
