@@ -343,6 +343,8 @@ static vtrn_status multiply(contract_work *w, const contract_pass *p, int64_t ti
                             int64_t k_tile) {
     const contraction *c = w->c;
     int64_t size = contract_pe_size(c->chip), k = p->k + k_tile * size;
+    int64_t first = c->cut.n_sums ? p->k : 0,
+            end = c->cut.n_sums ? p->k + contract_pass_k(c, p) : c->n_k;
     int64_t row = p->row + tile_i * c->tile_rows;
     uint32_t n_m = (uint32_t)contract_pass_rows(c, p, tile_i);
     uint32_t n_k = (uint32_t)least(size, c->n_k - k), n_n = (uint32_t)contract_pass_cols(c, p);
@@ -357,7 +359,7 @@ static vtrn_status multiply(contract_work *w, const contract_pass *p, int64_t ti
         matmul->ap[0] = tile_ap(&w->psum[tile_i][bank], n_m, cols);
         matmul->ap[1] = tile_ap_cols(&b, n_k, n, cols);
         matmul->flags =
-            (k == 0 ? 0 : VTRN_FLAG_ACCUMULATE) | (k + size >= c->n_k ? VTRN_FLAG_LAST : 0);
+            (k == first ? 0 : VTRN_FLAG_ACCUMULATE) | (k + size >= end ? VTRN_FLAG_LAST : 0);
     }
     return NULL;
 }
@@ -374,7 +376,7 @@ static vtrn_status run_pass(contract_work *w) {
     assign_ahead(w);
     VTRN_RETURN_IF_ERROR(load_until(w, p.number + w->load_ahead));
     int banks = psum_banks_for(c->chip, contract_pass_cols(c, &p));
-    for (int64_t i = 0; i < n_tiles && p.k == 0; i++)
+    for (int64_t i = 0; i < n_tiles && (p.k == 0 || c->cut.n_sums); i++)
         VTRN_RETURN_IF_ERROR(psum_next(w->e, &w->sums, banks, w->psum[i]));
     uint64_t most = p.number + w->turn_ahead;
     int64_t n_groups = n_tiles * k_tiles, turns = n_turns(w, most), n_turned = 0;
@@ -433,6 +435,7 @@ static vtrn_status begin(contract_work *w, contract_banks banks) {
     w->b = ring_of(w, false);
     w->natural_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_natural * c->cut.natural_bytes);
     w->out_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_out * c->cut.out_bytes);
+    w->sums_addr = emit_sbuf_alloc(w->e, (uint64_t)c->cut.n_sums * c->cut.sums_bytes);
     w->next = w->assigned = w->b_assigned = contract_first_pass();
     double turn_ns = chip->cost.tensor_latency_ns + 2 * chip->cost.vector_latency_ns;
     double load_ns = 2 * (chip->dma.start_ns + chip->dma.complete_ns);
@@ -467,6 +470,29 @@ vtrn_status contract_work_tile(contract_work *w, const contract_part *part, cons
     return NULL;
 }
 
+/* In strips: the sums of a tile of rows so far. */
+static tile strip_sums(const contract_work *w, int64_t row) {
+    const contract_cut *cut = &w->c->cut;
+    tile t = sbuf_tile(w, w->sums_addr + (uint32_t)(row / w->c->tile_rows) * cut->sums_bytes);
+    t.dtype = VTRN_DTYPE_FP32;
+    return t;
+}
+
+/* The sums of a pass and those of the chunks of k before: in `to`, which is that of the chunks
+ * before, or the result where the last chunk is added. */
+static vtrn_status add_sums(contract_work *w, const contract_sums *s, const tile *before,
+                            uint32_t col, const tile *to, uint32_t to_col) {
+    for (uint32_t n = 0, bank = 0; n < s->n_cols; n += s->bank_cols, bank++) {
+        uint32_t cols = (uint32_t)least(s->n_cols - n, s->bank_cols);
+        vtrn_ap dst = tile_ap_cols(to, s->n_rows, to_col + n, cols);
+        vtrn_ap a = tile_ap(&s->banks[bank], s->n_rows, cols);
+        vtrn_ap b = tile_ap_cols(before, s->n_rows, col + n, cols);
+        VTRN_RETURN_IF_ERROR(
+            emit_tensor_tensor(w->e, VTRN_ENGINE_VECTOR, VTRN_ALU_ADD, &dst, &a, &b));
+    }
+    return NULL;
+}
+
 /* The results of a set of row tiles, all of whose k is summed up. */
 static vtrn_status store_tiles(contract_work *w, const contract_pass *p) {
     const contraction *c = w->c;
@@ -480,9 +506,28 @@ static vtrn_status store_tiles(contract_work *w, const contract_pass *p) {
             sbuf_tile(w, w->out_addr + w->flip_out++ % (uint32_t)c->cut.n_out * c->cut.out_bytes);
         t.dtype = o->dtype;
         contract_sums s = {w->psum[i], n_m, (uint32_t)n_n, (uint32_t)c->bank_cols};
-        VTRN_RETURN_IF_ERROR(take_sums(w, &s, &t, 0));
+        if (c->cut.n_sums) {
+            tile before = strip_sums(w, row);
+            VTRN_RETURN_IF_ERROR(add_sums(w, &s, &before, (uint32_t)p->col, &t, 0));
+        } else {
+            VTRN_RETURN_IF_ERROR(take_sums(w, &s, &t, 0));
+        }
         view_part part = {&out, o->n_m, row, n_m, p->col, n_n};
         VTRN_RETURN_IF_ERROR(emit_store(w->e, &part, &t, false));
+    }
+    return NULL;
+}
+
+/* In strips: the sums of a chunk of k, to those of the chunks before. */
+static vtrn_status keep_sums(contract_work *w, const contract_pass *p) {
+    const contraction *c = w->c;
+    for (int64_t i = 0; i < contract_pass_tiles(c, p); i++) {
+        tile kept = strip_sums(w, p->row + i * c->tile_rows);
+        contract_sums s = {w->psum[i], (uint32_t)contract_pass_rows(c, p, i),
+                           (uint32_t)contract_pass_cols(c, p), (uint32_t)c->bank_cols};
+        uint32_t col = (uint32_t)p->col;
+        VTRN_RETURN_IF_ERROR(p->k == 0 ? take_sums(w, &s, &kept, col)
+                                       : add_sums(w, &s, &kept, col, &kept, col));
     }
     return NULL;
 }
@@ -498,6 +543,8 @@ vtrn_status emit_contract_kernel(emitter *e, const kernel *k) {
         VTRN_RETURN_IF_ERROR(run_pass(w));
         if (p.k + contract_pass_k(c, &p) == c->n_k)
             VTRN_RETURN_IF_ERROR(store_tiles(w, &p));
+        else if (c->cut.n_sums)
+            VTRN_RETURN_IF_ERROR(keep_sums(w, &p));
     }
     return NULL;
 }

@@ -45,7 +45,7 @@ typedef struct contract_work {
     bool is_all_assigned, is_b_all_assigned;
     contract_fill fills[CONTRACT_MAX_FILLS]; /* those transposed in the order of their passes */
     uint32_t n_fills;
-    uint32_t natural_addr, out_addr;
+    uint32_t natural_addr, out_addr, sums_addr;
     uint32_t n_natural_loaded, n_natural_turned, flip_out;
     uint64_t load_ahead, turn_ahead; /* passes between a load, a transpose and their use */
     psum_banks sums, turns;

@@ -104,34 +104,56 @@ static vtrn_status replace(rewriter *r, graph_op *op, const graph_op *product, s
     return NULL;
 }
 
-static vtrn_status order(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
-    const products *p = ctx;
-    *is_dropped = false;
-    const graph_op *product = op->kind == GRAPH_TRANSPOSE ? r->maker[op->operands[0]] : NULL;
-    if (!product || product->kind != GRAPH_DOT_GENERAL || op->operands[0] >= p->n_uses ||
-        p->uses[op->operands[0]].n != 1)
-        return NULL;
+/* Whether the product is better made in the order of the transpose; finds its operands. */
+static bool is_worth(const graph *g, const graph_op *product, const graph_op *transpose, side *x,
+                     side *y) {
     const graph_attrs *at = &product->attrs;
-    graph_ints dims = op->attrs.dims.dims;
+    graph_ints dims = transpose->attrs.dims.dims;
     int64_t n_batch = at->dot.lhs_batch.n;
-    side x = side_of(r->g, product->operands[0], at->dot.lhs_batch, at->dot.lhs_contract, n_batch);
-    side y = side_of(r->g, product->operands[1], at->dot.rhs_batch, at->dot.rhs_contract,
-                     n_batch + x.n_free);
+    *x = side_of(g, product->operands[0], at->dot.lhs_batch, at->dot.lhs_contract, n_batch);
+    *y = side_of(g, product->operands[1], at->dot.rhs_batch, at->dot.rhs_contract,
+                 n_batch + x->n_free);
     for (int64_t d = 0; d < n_batch; d++)
         if (dims.v[d] != d)
-            return NULL;
-    if (x.n_free == 0 || y.n_free == 0 || !find_order(&y, dims, n_batch) ||
-        !find_order(&x, dims, n_batch + y.n_free))
-        return NULL;
-    if (is_in_order(&x) && is_in_order(&y)) /* the contraction makes it so by itself */
-        return NULL;
-    return keeps_runs(r->g, &x) && keeps_runs(r->g, &y) ? replace(r, op, product, &x, &y) : NULL;
+            return false;
+    if (x->n_free == 0 || y->n_free == 0 || !find_order(y, dims, n_batch) ||
+        !find_order(x, dims, n_batch + y->n_free))
+        return false;
+    if (is_in_order(x) && is_in_order(y)) /* the contraction makes it so by itself */
+        return false;
+    return keeps_runs(g, x) && keeps_runs(g, y);
+}
+
+static vtrn_status order(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
+    const products *p = ctx;
+    side x, y;
+    *is_dropped = false;
+    const graph_op *product = op->kind == GRAPH_TRANSPOSE ? r->maker[op->operands[0]] : NULL;
+    bool is_alone = product && product->kind == GRAPH_DOT_GENERAL && op->operands[0] < p->n_uses &&
+                    p->uses[op->operands[0]].n == 1;
+    return is_alone && is_worth(r->g, product, op, &x, &y) ? replace(r, op, product, &x, &y) : NULL;
+}
+
+/* Whether there is any such product. */
+static bool has_any(const graph *g, const products *p, const graph_region *region) {
+    for (uint32_t i = 0; i < region->n_ops; i++) {
+        const graph_op *op = &region->ops[i];
+        const value_use *use = op->n_results ? &p->uses[op->results[0]] : NULL;
+        side x, y;
+        if (op->kind == GRAPH_DOT_GENERAL && use->n == 1 && use->user &&
+            use->user->kind == GRAPH_TRANSPOSE && is_worth(g, op, use->user, &x, &y))
+            return true;
+        for (uint32_t k = 0; k < op->n_regions; k++)
+            if (has_any(g, p, op->regions[k]))
+                return true;
+    }
+    return false;
 }
 
 vtrn_status products_order(graph *g) {
     products p = {.n_uses = g->n_values};
     VTRN_RETURN_IF_ERROR(uses_count(g, &p.uses));
-    vtrn_status status = rewrite_graph(g, order, &p);
+    vtrn_status status = has_any(g, &p, &g->body) ? rewrite_graph(g, order, &p) : NULL;
     free(p.uses);
     return status;
 }

@@ -28,6 +28,7 @@ typedef struct rates {
     double bank_ns;                /* a bank-wide matmul */
     double copy_start_ns, copy_col_ns, least_copy_ns;
     double copies_abreast;     /* engines that empty PSUM at the same time */
+    double add_ns;             /* a bank of PSUM added to sums in SBUF; known to strips only */
     struct slot_memo *memo[2]; /* [SLOTS_REMEMBERED], of the stationary and the moving operand */
 } rates;
 
@@ -49,7 +50,8 @@ int64_t contract_pe_size(const vtrn_chip *chip) {
 
 uint64_t contract_cut_bytes(const contract_cut *cut) {
     return (uint64_t)cut->n_a * cut->a_bytes + (uint64_t)cut->n_b * cut->b_bytes +
-           (uint64_t)cut->n_natural * cut->natural_bytes + (uint64_t)cut->n_out * cut->out_bytes;
+           (uint64_t)cut->n_natural * cut->natural_bytes + (uint64_t)cut->n_out * cut->out_bytes +
+           (uint64_t)cut->n_sums * cut->sums_bytes;
 }
 
 /* --- rates --------------------------------------------------------------------------------------
@@ -104,6 +106,17 @@ static rates rates_of(const vtrn_chip *chip, const contract_shape *s) {
     r.least_copy_ns = instr_ns(&r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, out, sums);
     r.copies_abreast = chip->cost.vector_scalar_share_psum ? 1 : 2;
     return r;
+}
+
+/* A bank of PSUM added to sums in SBUF. */
+static double add_bank_ns(const rates *r) {
+    vtrn_ap kept = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, r->s->tile_rows, r->bank_cols);
+    vtrn_ap bank = ap_of(VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, r->s->tile_rows, r->bank_cols);
+    vtrn_instr add = {.opcode = VTRN_OP_TENSOR_TENSOR,
+                      .engine = VTRN_ENGINE_VECTOR,
+                      .op0 = VTRN_ALU_ADD,
+                      .ap = {kept, bank, kept}};
+    return cost_instr(r->chip, &add).ii_ns;
 }
 
 static double matmul_ns(const rates *r, int64_t cols) {
@@ -314,6 +327,32 @@ static cut_work work_of(const rates *r, const contract_cut *cut) {
     return w;
 }
 
+/* The same in strips: each part is loaded once, and each chunk leaves PSUM. */
+static cut_work strips_work_of(const rates *r, const contract_cut *cut) {
+    const contract_shape *s = r->s;
+    double tiles = (double)parts(s->a.n_x, s->tile_rows),
+           chunks = (double)parts(s->n_k, cut->chunk_k);
+    cut_work w = {.f = {.a = tiles * chunks, .b = chunks},
+                  .row_ns = columns_ns(r, s->b.n_x, cut->block_cols),
+                  .a_needed = 1,
+                  .b_needed = 1,
+                  .a_ahead = cut->n_a - 1,
+                  .b_ahead = cut->n_b - 1};
+    w.copies_ns =
+        r->copies_abreast * tiles * chunks * (double)parts(s->b.n_x, r->bank_cols) * r->add_ns;
+    w.a_work_ns = w.row_ns / chunks;
+    w.b_work_ns = tiles * w.a_work_ns;
+    w.store_ns = store_ns(r, s->tile_rows, cut->block_cols);
+    w.out_ns = w.store_ns + r->add_ns + r->chip->dma.store_start_ns + r->chip->dma.complete_ns;
+    return w;
+}
+
+/* What no buffers make faster: matmuls, and emptying PSUM beside them. */
+static double least_ns(const rates *r, const cut_work *w) {
+    double n_tiles = (double)(r->s->n_batch * parts(r->s->a.n_x, r->s->tile_rows));
+    return together_ns(n_tiles * w->row_ns, 0, w->copies_ns / r->copies_abreast);
+}
+
 static void weigh(const rates *r, const cut_work *w, contract_cut *cut) {
     const contract_shape *s = r->s;
     const fills f = w->f;
@@ -349,6 +388,7 @@ static void size_up(const rates *r, contract_cut *cut) {
     cut->b_bytes = rounded(k_tiles * cut->b_span * r->k_size);
     cut->natural_bytes = rounded(cut->natural_cols * r->k_size);
     cut->out_bytes = rounded(cut->block_cols * (int64_t)dtype_size((vtrn_dtype)s->out_dtype));
+    cut->sums_bytes = cut->n_sums ? rounded(s->b.n_x * (int64_t)sizeof(float)) : 0;
     if (!has_natural)
         cut->n_natural = 0;
     if (!s->is_stored)
@@ -401,7 +441,9 @@ static void try_buffers(search *q, contract_cut cut) {
         cut.n_a = 0;
     if (s->b.is_resident && !s->b.turns)
         cut.n_b = 0;
-    const cut_work work = work_of(&q->r, &cut);
+    const cut_work work = cut.n_sums ? strips_work_of(&q->r, &cut) : work_of(&q->r, &cut);
+    if (q->has_best && q->best_bytes <= q->limit_bytes && least_ns(&q->r, &work) >= q->best_score)
+        return;
     for (int i = 0; i < 5; i++) {
         if (i > 0 && !turns && tried[i].n_out == tried[i - 1].n_out)
             continue; /* only buffers for transposing would differ */
@@ -510,6 +552,36 @@ static void try_chunks(search *q, contract_cut cut, int64_t group_rows) {
     }
 }
 
+/* Whole rows of the moving operand, a chunk of k at a time, where PSUM has no room for the sums of
+ * all columns. */
+static void try_strips(search *q) {
+    const contract_shape *s = q->r.s;
+    int64_t tiles = parts(s->a.n_x, s->tile_rows), banks = s->sum_banks < 2 ? 1 : s->sum_banks / 2;
+    banks = least(banks, CONTRACT_MAX_BLOCK_BANKS);
+    if (!s->is_stored || s->n_batch > 1 || s->b.turns || s->b.turns_by_dma || s->b.is_resident ||
+        tiles * parts(s->b.n_x, q->r.bank_cols) <= s->sum_banks)
+        return;
+    contract_cut cut = {.group_rows = s->a.n_x,
+                        .turn_cols = s->b.n_x,
+                        .block_cols = least(banks * q->r.bank_cols, s->b.n_x),
+                        .n_together = 1,
+                        .a_span = s->tile_rows,
+                        .b_span = s->b.n_x,
+                        .n_sums = (int)tiles};
+    q->r.add_ns = add_bank_ns(&q->r);
+    const double adds_ns = (double)(tiles * parts(s->b.n_x, q->r.bank_cols)) * q->r.add_ns;
+    for (cut.chunk_k = q->r.pe; cut.chunk_k < s->n_k; cut.chunk_k *= 2) {
+        if (adds_ns * (double)parts(s->n_k, cut.chunk_k) >= q->best.ns)
+            continue; /* no cut of this chunk can be faster than the best */
+        for (cut.n_b = 2; cut.n_b <= MAX_BUFFERS / 2; cut.n_b++) {
+            cut.n_a = (int)least(cut.n_b * tiles, MAX_BUFFERS);
+            try_buffers(q, cut);
+        }
+        if ((uint64_t)(cut.chunk_k / q->r.pe * s->b.n_x * q->r.k_size) > q->limit_bytes)
+            break;
+    }
+}
+
 contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *shape,
                                  int64_t group_rows, int64_t turn_cols, uint64_t limit_bytes) {
     search q = {.r = rates_of(chip, shape), .limit_bytes = limit_bytes};
@@ -545,5 +617,7 @@ contract_cut contract_choose_cut(const vtrn_chip *chip, const contract_shape *sh
         if (is_last)
             break;
     }
+    if (!shape->keeps_whole_k)
+        try_strips(&q);
     return q.best;
 }

@@ -11,7 +11,15 @@
  * An operand's part for a pass is in a slot: k on the partitions, a tile for each 128 of k. Slots
  * are used again while they hold what a pass needs, so a group's rows stay in SBUF for all its
  * columns where the stationary operand has a slot for each, and a block of columns stays for all
- * rows of the group. */
+ * rows of the group.
+ *
+ * In strips, chunks of k are outermost, and their slots of the moving operand have all columns, so
+ * that HBM is read in whole rows. Each chunk's sums are added up in SBUF:
+ *
+ *     for each batch
+ *       for each chunk of k
+ *         for each tile of rows
+ *           for each block of columns */
 #ifndef VTRN_COMPILER_PLAN_CONTRACT_CUT_H
 #define VTRN_COMPILER_PLAN_CONTRACT_CUT_H
 
@@ -55,8 +63,10 @@ typedef struct contract_cut {
     int64_t b_span;       /* columns of n in a slot: several blocks where wide loads are faster */
     int n_a, n_b;         /* slots; 0: read where the resident is */
     int n_natural, n_out; /* buffers of what is loaded for transposing, and of results */
+    int n_sums;           /* in strips: tiles of rows whose sums are in SBUF; else 0 */
     int64_t natural_cols; /* of k */
-    uint32_t a_bytes, b_bytes, natural_bytes, out_bytes; /* of one of each, a partition */
+    uint32_t a_bytes, b_bytes, natural_bytes, out_bytes,
+        sums_bytes; /* of one of each, a partition */
     double ns;      /* what it takes, by the costs of the chip */
     double pass_ns; /* from one pass to the next */
 } contract_cut;

@@ -17,9 +17,30 @@ static int64_t turn_end(const contraction *c, const contract_pass *p) {
     return least(p->turn + c->cut.turn_cols, c->n_n);
 }
 
+/* The same in strips, which have one group and one turn. */
+static bool next_in_strips(const contraction *c, contract_pass *p) {
+    const contract_cut *cut = &c->cut;
+    p->col += cut->block_cols;
+    if (p->col < c->n_n)
+        return true;
+    p->col = 0;
+    p->row += cut->n_together * c->tile_rows;
+    if (p->row < c->n_m)
+        return true;
+    p->row = 0;
+    p->k += cut->chunk_k;
+    if (p->k < c->n_k)
+        return true;
+    p->k = 0;
+    p->batch++;
+    return p->batch < c->n_batch;
+}
+
 bool contract_next_pass(const contraction *c, contract_pass *p) {
     const contract_cut *cut = &c->cut;
     p->number++;
+    if (cut->n_sums)
+        return next_in_strips(c, p);
     p->k += cut->chunk_k;
     if (p->k < c->n_k)
         return true;

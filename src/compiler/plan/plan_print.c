@@ -51,6 +51,8 @@ static void print_cut(const contraction *c, FILE *out) {
             cut->n_b, (long long)cut->b_span);
     if (cut->n_natural)
         fprintf(out, " + %d natural of %lld", cut->n_natural, (long long)cut->natural_cols);
+    if (cut->n_sums)
+        fputs(", in strips", out);
     fprintf(out, ", banks %d + %d", c->banks.sums, c->banks.turns);
 }
 

@@ -31,6 +31,11 @@ static vtrn_status check_sizes(const plan *p, const kernel *k, const contraction
         return verify_failed(p, k, "slots of %lld columns cut a block of %lld, or a turn of %lld",
                              (long long)cut->b_span, (long long)cut->block_cols,
                              (long long)cut->turn_cols);
+    int64_t tiles = (c->n_m + c->tile_rows - 1) / c->tile_rows;
+    if (cut->n_sums && (c->n_batch > 1 || cut->group_rows < c->n_m || cut->turn_cols < c->n_n ||
+                        cut->n_sums < tiles || cut->sums_bytes < (uint64_t)c->n_n * sizeof(float)))
+        return verify_failed(p, k, "strips keep sums of %d tiles of %u bytes", cut->n_sums,
+                             cut->sums_bytes);
     if (cut->group_rows < c->n_m && cut->group_rows % cut->a_span)
         return verify_failed(p, k, "groups of %lld rows cut a slot of %lld",
                              (long long)cut->group_rows, (long long)cut->a_span);
@@ -49,12 +54,14 @@ vtrn_status verify_cut(const plan *p, const kernel *k, const contraction *c) {
         for (int64_t i = 0; i < contract_pass_tiles(c, &pass); i++)
             rows += contract_pass_rows(c, &pass, i);
         int64_t cols = contract_pass_cols(c, &pass), n_k = contract_pass_k(c, &pass);
+        bool is_next = c->cut.n_sums ? pass.k >= k_next : pass.k == k_next;
         if (rows <= 0 || cols <= 0 || n_k <= 0 || pass.row + rows > c->n_m ||
-            pass.col + cols > c->n_n || pass.k != k_next)
+            pass.col + cols > c->n_n || !is_next)
             return verify_failed(p, k, "a pass of %lld x %lld x %lld products at %lld, %lld, %lld",
                                  (long long)rows, (long long)cols, (long long)n_k,
                                  (long long)pass.row, (long long)pass.col, (long long)pass.k);
-        k_next = pass.k + n_k == c->n_k ? 0 : pass.k + n_k;
+        bool is_last = pass.k + n_k == c->n_k;
+        k_next = c->cut.n_sums ? pass.k : is_last ? 0 : pass.k + n_k;
         n += (double)rows * (double)cols * (double)n_k;
     } while (contract_next_pass(c, &pass));
     double wanted = (double)c->n_batch * (double)c->n_m * (double)c->n_n * (double)c->n_k;
