@@ -115,6 +115,23 @@ typedef struct vtrn_host_callbacks {
  * refused, as before the first call. */
 VTRN_API void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks);
 
+/* Divides a program over partitions; Python's `vtrn` sets one that runs the passes of Shardy in
+ * jaxlib. */
+typedef struct vtrn_partitioner {
+    size_t struct_size; /* sizeof(vtrn_partitioner) */
+    void *ctx;
+    /* artifact: a StableHLO artifact with sharding annotations, for n_partitions devices. 0: the
+     * divided program, a manual computation over all axes, was given to emit in one call. 1: the
+     * artifact is such a program already. Other: it could not be divided, and message, of
+     * message_size bytes, says why, with a NUL at its end. Called on the thread that compiles. */
+    int (*partition)(void *ctx, const void *artifact, size_t size, int n_partitions,
+                     void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
+                     char *message, size_t message_size);
+} vtrn_partitioner;
+
+/* For all devices of the process; partitioner is copied. NULL: there is none. */
+VTRN_API void vtrn_partitioner_set(const vtrn_partitioner *partitioner);
+
 /* is_asked is called now and then while a program runs, on the thread that executes it; true stops
  * the program: vtrn_execute() calls has_stopped, if there is one, and fails as interrupted. NULL:
  * programs run to their end. */

@@ -1,0 +1,67 @@
+/* Calls the host's partitioner on an artifact. */
+#include "api/api_partition.h"
+
+#include "api/api.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static vtrn_partitioner current;
+
+void vtrn_partitioner_set(const vtrn_partitioner *partitioner) {
+    pthread_mutex_lock(&lock);
+    current = partitioner ? *partitioner : (vtrn_partitioner){0};
+    pthread_mutex_unlock(&lock);
+}
+
+typedef struct sink {
+    void *bytes;
+    size_t size;
+    bool is_out_of_memory;
+} sink;
+
+static void keep(void *to, const void *bytes, size_t size) {
+    sink *s = to;
+    free(s->bytes);
+    s->size = size;
+    s->bytes = malloc(size ? size : 1);
+    s->is_out_of_memory = !s->bytes;
+    if (s->bytes)
+        memcpy(s->bytes, bytes, size);
+}
+
+vtrn_status api_partition(const void *artifact, size_t size, int n_partitions, void **out,
+                          size_t *out_size, bool *has_partitioner) {
+    char message[1024] = "it does not say why";
+    sink s = {0};
+    *out = NULL;
+    *out_size = 0;
+    pthread_mutex_lock(&lock);
+    vtrn_partitioner partitioner = current;
+    pthread_mutex_unlock(&lock);
+    *has_partitioner = partitioner.partition != NULL;
+    if (!*has_partitioner)
+        return NULL;
+    int code = partitioner.partition(partitioner.ctx, artifact, size, n_partitions, keep, &s,
+                                     message, sizeof message);
+    message[sizeof message - 1] = 0;
+    vtrn_status status = NULL;
+    if (s.is_out_of_memory)
+        status = VTRN_OUT_OF_MEMORY(s.size);
+    else if (code == 0 && !s.bytes)
+        status = VTRN_ERROR(VTRN_INTERNAL, "the partitioner gave no program");
+    else if (code != 0 && code != 1)
+        status = VTRN_ERROR(VTRN_UNSUPPORTED,
+                            "the program cannot be divided over %d devices: %s; shard_map divides "
+                            "it as you write",
+                            n_partitions, message);
+    if (status || code == 1) {
+        free(s.bytes);
+        return status;
+    }
+    *out = s.bytes;
+    *out_size = s.size;
+    return NULL;
+}
