@@ -1,0 +1,105 @@
+"""Divides a program over devices: Shardy's passes, which jaxlib has, then `localize`.
+
+The plugin's library calls `partition` with an artifact that has sharding annotations, and compiles what it
+gives back: one manual computation over all axes of the mesh, as shard_map writes it.
+"""
+
+import atexit
+import ctypes
+
+from vtrn.partition.shardings import Refused
+
+# Reshards are made explicit for every operation, then named as collectives.
+PASSES = """builtin.module(sdy-propagation-pipeline,func.func(sdy-insert-explicit-reshards{enable-full-version=true}),
+func.func(sdy-reshard-to-collectives),canonicalize,cse)"""
+VERSION = "1.15.0"  # of StableHLO's artifacts; the library reads this and older ones
+
+
+def _context():
+    from jax._src.interpreters import mlir
+
+    return mlir.make_ir_context()
+
+
+def is_manual(module):
+    """Whether @main is one manual computation over all axes, or has nothing to divide."""
+    main = next(op for op in module.body.operations if op.operation.name == "func.func"
+                and str(op.attributes["sym_name"]) == '"main"')  # fmt: skip
+    operations = [op.operation for op in main.regions[0].blocks[0].operations]
+    if len(operations) != 2 or operations[0].name != "sdy.manual_computation":
+        return False
+    text = str(operations[0].attributes["manual_axes"])
+    meshes = [op for op in module.body.operations if op.operation.name == "sdy.mesh"]
+    return all(f'"{axis.name}"' in text for axis in _axes_of(meshes))
+
+
+def _axes_of(meshes):
+    from jaxlib.mlir.dialects import sdy
+
+    return [sdy.MeshAxisAttr(axis) for op in meshes for axis in sdy.MeshAttr(op.attributes["mesh"]).axes]
+
+
+def partition_module(module, n_devices):
+    """In place. Raises Refused."""
+    from jaxlib.mlir import ir, passmanager
+
+    from vtrn.partition.localize import localize
+
+    with module.context, ir.Location.unknown():
+        passmanager.PassManager.parse(PASSES.replace("\n", "")).run(module.operation)
+        localize(module, n_devices)
+        module.operation.verify()
+        passmanager.PassManager.parse("builtin.module(cse,symbol-dce)").run(module.operation)
+
+
+def partition(artifact, n_devices):
+    """The artifact of a manual program, or None if `artifact` is one. Raises Refused."""
+    from jaxlib import _jax
+    from jaxlib.mlir.dialects import stablehlo
+
+    with _context() as context:
+        module = stablehlo.deserialize_portable_artifact(context, artifact)
+        if is_manual(module):
+            return None
+        partition_module(module, n_devices)
+        return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
+
+
+_EMIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+_PARTITION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, _EMIT,
+                              ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)  # fmt: skip
+
+
+class _Partitioner(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("ctx", ctypes.c_void_p), ("partition", _PARTITION)]
+
+
+def _words(error):
+    if isinstance(error, Refused):
+        return " at ".join(map(str, error.args))
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _partition(_, artifact, size, n_devices, emit, sink, message, message_size):
+    try:
+        out = partition(ctypes.string_at(artifact, size), n_devices)
+        if out is None:
+            return 1
+        emit(sink, out, len(out))
+        return 0
+    except Exception as error:  # nothing may pass through C
+        text = _words(error).encode()[: message_size - 1] + b"\0"
+        ctypes.memmove(message, text, len(text))
+        return 2
+
+
+_c_partition = _PARTITION(_partition)
+
+
+def connect(library):
+    """Lets the library call `partition`, until the interpreter ends."""
+    partitioner = _Partitioner(ctypes.sizeof(_Partitioner), None, _c_partition)
+    library.vtrn_partitioner_set.argtypes = [ctypes.POINTER(_Partitioner)]
+    library.vtrn_partitioner_set.restype = None
+    library.vtrn_partitioner_set(ctypes.byref(partitioner))
+    atexit.register(library.vtrn_partitioner_set, None)

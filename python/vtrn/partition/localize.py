@@ -1,0 +1,451 @@
+"""Turns a module whose values Shardy has given shardings into what one device runs.
+
+Types become those of a device's part, in place. Each operation says which sharding it needs of its
+operands (`rules.py`); where a value has another one, the collectives between the two are inserted before the
+operation. So every operation is right on its own, whatever Shardy's collectives were for: these are read as
+no more than changes of sharding.
+"""
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func, sdy
+from jaxlib.mlir.dialects import stablehlo as hlo
+
+from vtrn.partition import rules
+from vtrn.partition.collectives import Collectives, shape_of
+from vtrn.partition.shardings import Axis, Mesh, Refused, fitted, n_shards, normalized, replicated
+
+RESHARDS = ("sdy.all_gather", "sdy.all_slice", "sdy.all_to_all", "sdy.collective_permute", "sdy.all_reduce",
+            "sdy.reshard", "sdy.sharding_constraint")  # fmt: skip
+
+
+def is_tensor(value):
+    return isinstance(value.type, ir.RankedTensorType)
+
+
+class Local:
+    def __init__(self, mesh, shardings):
+        self.mesh = mesh
+        self.collectives = Collectives(mesh)
+        self.env = {}  # the sharding that a value has
+        self.partial = {}  # values that devices have parts of a sum of: (axes, reducer)
+        self.shardings = shardings  # of functions: name -> (of arguments, of results)
+        self.manual = ()  # names of axes that the program divides by itself
+
+    # What Shardy said.
+
+    def axes_of(self, axis):
+        axis = sdy.AxisRefAttr(axis)
+        info = axis.sub_axis_info
+        if info is None:
+            return Axis(axis.name, 1, self.mesh.sizes[axis.name])
+        info = sdy.SubAxisInfoAttr(info)
+        return Axis(axis.name, info.pre_size, info.size)
+
+    def parse(self, sharding, rank):
+        """A TensorShardingAttr, without axes that are manual here."""
+        if sharding is None:
+            return replicated(rank)
+        sharding = sdy.TensorShardingAttr(sharding)
+        if list(sharding.unreduced_axes):
+            raise Refused("a value is declared unreduced")
+        if sharding.mesh_or_ref is not None and rank and any(sdy.DimensionShardingAttr(d).axes
+                                                             for d in sharding.dimension_shardings):
+            name = str(sharding.mesh_or_ref).lstrip("@")
+            if name not in self.mesh.names:
+                raise Refused(f"values are divided over mesh {name} and over mesh {self.mesh.name}, which differ")
+        dims = [[self.axes_of(axis) for axis in sdy.DimensionShardingAttr(d).axes] for d in sharding.dimension_shardings]
+        return tuple(normalized(axis for axis in axes if axis.name not in self.manual) for axes in dims)
+
+    def wanted(self, result, i):
+        """What Shardy gave result i of an operation, as far as its shape allows."""
+        if not is_tensor(result):
+            return ()
+        shape = self.shape(result)
+        attributes = result.owner.attributes
+        if "sdy.sharding" not in attributes:
+            return replicated(len(shape))
+        per_value = sdy.TensorShardingPerValueAttr(attributes["sdy.sharding"])
+        return fitted(self.parse(list(per_value.shardings)[i], len(shape)), shape)
+
+    # Values.
+
+    def shape(self, value):
+        """Of the whole tensor."""
+        shape = shape_of(value)
+        return tuple(n * n_shards(axes) for n, axes in zip(shape, self.env.get(value, replicated(len(shape)))))
+
+    def local_type(self, value, sharding):
+        kind = ir.RankedTensorType(value.type)
+        return ir.RankedTensorType.get([n // n_shards(axes) for n, axes in zip(kind.shape, sharding)],
+                                       kind.element_type)
+
+    def give(self, value, sharding):
+        """An operation's result or a block's argument, of which nobody knows a sharding yet."""
+        if is_tensor(value):
+            value.set_type(self.local_type(value, sharding))
+            self.env[value] = sharding
+
+    def replace(self, result, value, sharding):
+        """A result by what has been computed in its place."""
+        self.env[value] = sharding
+        result.replace_all_uses_with(value)
+        self.dead.append(result.owner)
+
+    def need(self, op, i, sharding):
+        value = op.operands[i]
+        if is_tensor(value) and self.env[value] != sharding:
+            new = self.collectives.reshard(value, self.env[value], sharding)
+            self.env[new] = sharding
+            op.operands[i] = new
+
+    def join(self, result, axes, kind):
+        """Adds up what devices along the axes have, unless a reduce_scatter follows that does."""
+        axes = normalized(axes)
+        if not axes:
+            return
+        uses = list(result.uses)
+        if len(uses) == 1 and uses[0].owner.name == "sdy.reduce_scatter":
+            self.partial[result] = (axes, kind)
+            return
+        with ir.InsertionPoint.after(result.owner):
+            whole = self.collectives.all_reduce(result, axes, kind)
+        result.replace_all_uses_except(whole, [whole.owner.operation])
+        self.env[whole] = self.env[result]
+
+    # Operations.
+
+    def run(self, block):
+        """The operations of a block, in order; its arguments are known."""
+        for op in list(block.operations):
+            with op.location, ir.InsertionPoint(op):
+                self.dead = []
+                try:
+                    self.rewrite(op.operation)
+                except Refused as error:
+                    raise error if error.args[1:] else Refused(f"{op.name}: {error}", place_of(op))
+                for dead in self.dead:
+                    dead.operation.erase()
+
+    def rewrite(self, op):
+        name = op.name
+        if name in CONTROL:
+            CONTROL[name](self, op)
+            return
+        target = self.wanted(op.results[0], 0) if len(op.results) else ()
+        is_known = name in rules.ELEMENTWISE or (name.startswith("chlo.") and self.has_one_shape(op))
+        if name in RESHARDS:
+            self.reshard(op)
+        elif name in rules.RULES:
+            rules.RULES[name](self, op, target)
+        elif is_known:
+            rules.elementwise(self, op, target)
+        else:
+            self.run_whole(op)
+        for attribute in ("sdy.sharding", "sdy.sharding_rule", "mhlo.sharding"):
+            if op not in [dead.operation for dead in self.dead] and attribute in op.attributes:
+                del op.attributes[attribute]
+
+    def has_one_shape(self, op):
+        shapes = {self.shape(v) for v in [*op.operands, *op.results] if is_tensor(v)}
+        return len(shapes) == 1
+
+    def run_whole(self, op):
+        """On every device alike."""
+        for i, operand in enumerate(op.operands):
+            if is_tensor(operand):
+                self.need(op, i, replicated(len(shape_of(operand))))
+        for result in op.results:
+            if is_tensor(result):
+                self.give(result, replicated(len(shape_of(result))))
+
+    def reshard(self, op):
+        result = op.results[0]
+        sharding = op.attributes["out_sharding" if "out_sharding" in op.attributes else "sharding"]
+        shape = self.shape(result)
+        sharding = fitted(self.parse(sharding, len(shape)), shape)
+        value = op.operands[0]
+        self.replace(result, self.collectives.reshard(value, self.env[value], sharding), sharding)
+
+    def reduce_scatter(self, op):
+        value, result = op.operands[0], op.results[0]
+        if value not in self.partial:
+            self.reshard(op)
+            return
+        axes, kind = self.partial.pop(value)
+        shape = self.shape(result)
+        old, new = self.env[value], fitted(self.parse(op.attributes["out_sharding"], len(shape)), shape)
+        gained = {d: new[d][len(old[d]):] for d in range(len(new)) if new[d] != old[d]}
+        is_direct = all(new[d][:len(old[d])] == old[d] for d in gained)
+        if not is_direct or sorted(axis for of in gained.values() for axis in of) != sorted(axes):
+            value = self.collectives.all_reduce(value, axes, kind)
+            value = self.collectives.reshard(value, old, new)
+        else:
+            for d, of in gained.items():
+                value = self.collectives.reduce_scatter(value, d, of, kind)
+        self.replace(result, value, new)
+
+    # Control flow, functions, and what the program divided by itself.
+
+    def end_of(self, block):
+        return block.operations[len(block.operations) - 1]
+
+    def yield_as(self, block, shardings):
+        """The values that a block gives, in these shardings."""
+        end = self.end_of(block)
+        with end.location, ir.InsertionPoint(end):
+            for i, sharding in enumerate(shardings):
+                self.need(end, i, sharding)
+
+    def carried(self, op):
+        """while: values are carried in the shardings of its results."""
+        shardings = [self.wanted(result, i) for i, result in enumerate(op.results)]
+        for i, sharding in enumerate(shardings):
+            self.need(op, i, sharding)
+        for region, of_yield in zip(op.regions, ([()], shardings)):
+            block = region.blocks[0]
+            for argument, sharding in zip(block.arguments, shardings):
+                self.give(argument, sharding)
+            self.inside(block)
+            self.yield_as(block, of_yield)
+        self.give_all(op, shardings)
+
+    def branches(self, op):
+        shardings = [self.wanted(result, i) for i, result in enumerate(op.results)]
+        self.need(op, 0, ())
+        for region in op.regions:
+            self.inside(region.blocks[0])
+            self.yield_as(region.blocks[0], shardings)
+        self.give_all(op, shardings)
+
+    def inside(self, block):
+        dead = self.dead
+        self.run(block)
+        self.dead = dead
+
+    def give_all(self, op, shardings):
+        for result, sharding in zip(op.results, shardings):
+            self.give(result, sharding)
+        if "sdy.sharding" in op.attributes:
+            del op.attributes["sdy.sharding"]
+
+    def call(self, op):
+        arguments, results = self.shardings[ir.FlatSymbolRefAttr(op.attributes["callee"]).value]
+        for i, sharding in enumerate(arguments):
+            self.need(op, i, sharding)
+        self.give_all(op, results)
+
+    def splice(self, op):
+        """A manual computation: its body divides the manual axes by itself."""
+        manual = {ir.StringAttr(axis).value for axis in ir.ArrayAttr.parse(manual_axes_text(op))}
+        ins, outs = (list(sdy.TensorShardingPerValueAttr(op.attributes[name]).shardings)
+                     for name in ("in_shardings", "out_shardings"))
+        block = op.regions[0].blocks[0]
+        outer = self.manual
+        for i, (sharding, argument) in enumerate(zip(ins, block.arguments)):
+            rank = len(shape_of(argument))
+            self.need(op, i, fitted(self.parse(sharding, rank), self.shape(op.operands[i])))
+        self.manual = (*outer, *manual)
+        for argument, sharding, operand in zip(block.arguments, ins, op.operands):
+            free = fitted(self.parse(sharding, len(shape_of(argument))), shape_of(argument))
+            self.give(argument, free)
+            if argument.type != operand.type:
+                raise Refused(f"an argument of {operand.type} does not fit its sharding")
+        self.inside(block)
+        self.yield_as(block, [fitted(self.parse(sharding, len(shape_of(value))), self.shape(value))
+                              for sharding, value in zip(outs, self.end_of(block).operands)])
+        self.manual = outer
+        for argument, operand in zip(block.arguments, op.operands):
+            argument.replace_all_uses_with(operand)
+        values = list(self.end_of(block).operands)
+        for inner in list(block.operations)[:-1]:
+            inner.operation.move_before(op)
+        for result, value, sharding in zip(op.results, values, outs):
+            # The result is a value of its own: its sharding has the manual axes, which value's has not.
+            whole = fitted(self.parse(sharding, len(shape_of(result))), shape_of(result))
+            self.replace(result, hlo.reshape(value.type, value), whole)
+
+
+
+def manual_axes_text(op):
+    text = str(op.attributes["manual_axes"])
+    return "[" + text[text.index("{") + 1:text.rindex("}")] + "]"
+
+
+def place_of(op):
+    return str(op.location).removeprefix("loc(").removesuffix(")")
+
+
+def forget(local, op):
+    local.dead.append(op)
+
+
+def refuse(local, op):
+    raise Refused("there is no rule for it")
+
+
+CONTROL = {
+    "stablehlo.while": Local.carried,
+    "stablehlo.case": Local.branches,
+    "stablehlo.if": Local.branches,
+    "stablehlo.return": lambda local, op: None,
+    "sdy.return": lambda local, op: None,
+    "func.return": lambda local, op: None,
+    "func.call": Local.call,
+    "sdy.manual_computation": Local.splice,
+    "sdy.reduce_scatter": Local.reduce_scatter,
+    "sdy.sharding_group": forget,
+    "sdy.named_computation": refuse,
+}
+
+
+def mesh_of(module, n_devices):
+    """The one mesh that values are divided over; its `names` are all under which the module has it."""
+    meshes = []
+    for op in module.body.operations:
+        if op.operation.name != "sdy.mesh":
+            continue
+        attribute = sdy.MeshAttr(op.attributes["mesh"])
+        axes = [sdy.MeshAxisAttr(axis) for axis in attribute.axes]
+        if not axes:
+            continue
+        mesh = Mesh(ir.StringAttr(op.attributes["sym_name"]).value, {axis.name: axis.size for axis in axes},
+                    list(attribute.device_ids))
+        if mesh.n_devices != n_devices:
+            raise Refused(f"mesh {mesh.name} has {mesh.n_devices} devices, the program {n_devices}")
+        meshes.append((mesh, list(attribute.device_ids)))
+    if not meshes:
+        raise Refused("it has no mesh")
+    mesh, devices = meshes[0]
+    mesh.names = {other.name for other, ids in meshes if other.sizes == mesh.sizes and ids == devices}
+    return mesh
+
+
+def functions_of(module):
+    return [op for op in module.body.operations if op.operation.name == "func.func"]
+
+
+def attributes_of(function, name, n):
+    """The sharding of each argument ("arg_attrs") or result ("res_attrs"); None: none was given."""
+    if name not in function.attributes:
+        return [None] * n
+    return [of["sdy.sharding"] if "sdy.sharding" in of else None
+            for of in map(ir.DictAttr, ir.ArrayAttr(function.attributes[name]))]
+
+
+def signature(local, function, is_main):
+    kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+    sides = []
+    for name, types in (("arg_attrs", kind.inputs), ("res_attrs", kind.results)):
+        side = []
+        for sharding, of in zip(attributes_of(function, name, len(types)), types):
+            if not isinstance(of, ir.RankedTensorType):
+                side.append(())
+                continue
+            sharding = fitted(local.parse(sharding, of.rank), of.shape)
+            side.append(tuple(whole_axes(local.mesh, axes) for axes in sharding) if is_main else sharding)
+        sides.append(side)
+    return sides
+
+
+def whole_axes(mesh, axes):
+    """A manual computation's arguments are divided over whole axes of the mesh."""
+    out = []
+    for axis in axes:
+        if axis.size != mesh.sizes[axis.name]:
+            break
+        out.append(axis)
+    return tuple(out)
+
+
+def sharding_attribute(mesh, sharding):
+    dims = [sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(axis.name) for axis in axes], True) for axes in sharding]
+    return sdy.TensorShardingAttr.get(mesh.name, dims)
+
+
+def with_shardings(function, name, mesh, shardings):
+    """The function's attributes name what its arguments or results have."""
+    old = list(map(ir.DictAttr, ir.ArrayAttr(function.attributes[name]))) if name in function.attributes else []
+    old = old or [ir.DictAttr.get({})] * len(shardings)
+    new = [ir.DictAttr.get({entry.name: entry.attr for entry in of} | {"sdy.sharding": sharding_attribute(mesh, sharding)})
+           for of, sharding in zip(old, shardings)]  # fmt: skip
+    function.attributes[name] = ir.ArrayAttr.get(new)
+
+
+def without_shardings(function):
+    for name in ("arg_attrs", "res_attrs"):
+        if name in function.attributes:
+            old = map(ir.DictAttr, ir.ArrayAttr(function.attributes[name]))
+            function.attributes[name] = ir.ArrayAttr.get([
+                ir.DictAttr.get({entry.name: entry.attr for entry in of if entry.name != "sdy.sharding"}) for of in old])
+
+
+def wrap(function, mesh, arguments, results):
+    """The body becomes that of a manual computation over all axes."""
+    kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+    body = function.regions[0].blocks[0]
+    with function.location:
+        entry = ir.Block.create_at_start(function.regions[0], kind.inputs, [function.location] * len(kind.inputs))
+        with ir.InsertionPoint(entry):
+            op = ir.Operation.create(
+                "sdy.manual_computation", list(kind.results), list(entry.arguments),
+                attributes={
+                    "in_shardings": per_value(mesh, arguments), "out_shardings": per_value(mesh, results),
+                    "manual_axes": sdy.ManualAxesAttr.get([ir.StringAttr.get(name) for name in mesh.sizes])},
+                regions=1)  # fmt: skip
+            func.ReturnOp(list(op.results))
+        body.append_to(op.regions[0])
+        end = body.operations[len(body.operations) - 1]
+        with ir.InsertionPoint(end):
+            ir.Operation.create("sdy.return", [], list(end.operands))
+        end.operation.erase()
+    with_shardings(function, "arg_attrs", mesh, arguments)
+    with_shardings(function, "res_attrs", mesh, results)
+
+
+def per_value(mesh, shardings):
+    return sdy.TensorShardingPerValueAttr.get([sharding_attribute(mesh, sharding) for sharding in shardings])
+
+
+def plain_constants(module):
+    """Constants of Shardy's dialect as StableHLO's, in every region."""
+    found = []
+
+    def visit(op):
+        if op.name == "sdy.constant":
+            found.append(op)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    for op in found:
+        with op.location, ir.InsertionPoint(op):
+            new = hlo.ConstantOp(op.attributes["value"])
+            if "sdy.sharding" in op.attributes:
+                new.attributes["sdy.sharding"] = op.attributes["sdy.sharding"]
+        op.results[0].replace_all_uses_with(new.result)
+        op.erase()
+
+
+def localize(module, n_devices):
+    """Of a module that Shardy has partitioned for n_devices, in place. Raises Refused."""
+    mesh = mesh_of(module, n_devices)
+    plain_constants(module)
+    local = Local(mesh, {})
+    functions = functions_of(module)
+    for function in functions:
+        name = ir.StringAttr(function.attributes["sym_name"]).value
+        local.shardings[name] = signature(local, function, name == "main")
+    for function in functions:
+        name = ir.StringAttr(function.attributes["sym_name"]).value
+        arguments, results = local.shardings[name]
+        body = function.regions[0].blocks[0]
+        for argument, sharding in zip(body.arguments, arguments):
+            local.give(argument, sharding)
+        local.run(body)
+        local.yield_as(body, results)
+        if name == "main":
+            wrap(function, mesh, arguments, results)
+            continue
+        without_shardings(function)
+        end = body.operations[len(body.operations) - 1]
+        function.attributes["function_type"] = ir.TypeAttr.get(
+            ir.FunctionType.get([a.type for a in body.arguments], [o.type for o in end.operands]))
