@@ -45,7 +45,7 @@ struct vtrn_executable {
     api_type *inputs, *outputs;
     int *input_alias;                    /* as vtrn_executable_input_alias() */
     uint8_t *input_place, *output_place; /* api_place that @main asks for */
-    bool has_shardy_ops;                 /* of its artifact: graph.has_shardy_ops */
+    bool has_no_hlo;                     /* of its artifact: graph.has_no_hlo */
     bool is_kept_for_profile;            /* one reference belongs to the device */
     bool holds_callbacks;                /* of its program, until it is destroyed */
     vtrn_executable *prev, *next;        /* in the device's list */

@@ -53,7 +53,7 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         e->input_place[i] = g->arg_is_on_host[i] ? API_ON_HOST : API_IN_HBM;
     for (int o = 0; g->result_is_on_host && o < e->n_outputs; o++)
         e->output_place[o] = g->result_is_on_host[o] ? API_ON_HOST : API_IN_HBM;
-    e->has_shardy_ops = g->has_shardy_ops;
+    e->has_no_hlo = g->has_no_hlo;
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(
             g, g->body.results[o], g->result_order ? g->result_order[o] : NULL, &e->outputs[o]));

@@ -403,10 +403,10 @@ PJRT_Error *PJRT_Executable_OptimizedProgram(PJRT_Executable_OptimizedProgram_Ar
     ARGS_REQUIRE(args, program);
     const PJRT_Executable *e = args->executable;
     PJRT_Program *p = args->program;
-    if (e->executable->has_shardy_ops) /* jaxlib fails on them, and then serialises nothing */
+    if (e->executable->has_no_hlo) /* jaxlib fails on them, and then serialises nothing */
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: the optimized program of a module with sharding "
-                                 "constraints");
+                                 "constraints or asynchronous operations");
     if (p->code && p->code_size < e->module_size)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: room for %zu bytes, the module has %zu",

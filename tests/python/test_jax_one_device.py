@@ -70,3 +70,25 @@ def test_an_exchange_among_several_devices_is_refused():
     with pytest.raises(capi.VtrnError, match="collective_permute.* among 2 devices: the program runs on one"):
         device.compile(artifact)
     device.close()
+
+
+@pytest.mark.parametrize("start", ["psum_start", "all_gather_start", "ppermute_start", "psum_scatter_start"])
+def test_asynchronous_collectives_give_what_they_are_waited_for(start):
+    parallel = pytest.importorskip("jax._src.lax.parallel")
+    if not hasattr(parallel, start):
+        pytest.skip(f"this JAX has no {start}")
+    more = {"ppermute_start": {"perm": [(0, 0)]}, "psum_scatter_start": {"tiled": True}}.get(start, {})
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = np.arange(33.0, dtype=np.float32)
+
+    @jax.jit
+    @jax.shard_map(out_specs=(jax.P("i"), jax.P("i")), check_vma=False)
+    def f(v):
+        future = getattr(parallel, start)(v, "i", **more)
+        busy = v * 2 + 1
+        return future.done().reshape(33), busy
+
+    with jax.set_mesh(mesh):
+        got, busy = f(jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("i"))))
+    np.testing.assert_array_equal(got, x)
+    np.testing.assert_array_equal(busy, x * 2 + 1)

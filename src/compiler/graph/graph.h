@@ -179,7 +179,9 @@ typedef struct graph {
      */
     const uint8_t **arg_order, **result_order;
     int64_t n_partitions, n_replicas;
-    bool has_shardy_ops; /* the artifact had sharding constraints and the like, which are dropped */
+    /* The artifact has what jaxlib cannot write as HLO: sharding constraints and the like, which
+     * are dropped, and asynchronous operations. */
+    bool has_no_hlo;
 } graph;
 
 /* VHLO artifact -> graph. Every error names the op, its place and the rule; nothing is kept on

@@ -76,6 +76,11 @@ static vtrn_status lookup(graph_builder *b, size_t scope, uint32_t value, graph_
     return NULL;
 }
 
+typedef struct graph_list {
+    graph_value *values;
+    uint32_t n;
+} graph_list;
+
 /* Operands of what passes values on: values and tuples. */
 static vtrn_status map_operands(graph_builder *b, size_t scope, const vhlo_op *v,
                                 graph_value **out) {
@@ -123,12 +128,11 @@ static vtrn_status check_one_block(const vhlo_region *v) {
                             v->n_blocks);
 }
 
-/* Runs the body of a function or a manual region in place of v, whose operands are the arguments.
- * The values of the body are in scope `inner`. */
-static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_op *v,
-                                 const vhlo_region *body, size_t inner) {
-    graph_value *args = NULL, *results = NULL;
-    uint32_t n_results = 0;
+/* Builds the body of a function or a region in place of v, whose operands are the arguments. The
+ * values of the body are in scope `inner`. */
+static vtrn_status inline_body(graph_builder *b, size_t scope, const vhlo_op *v,
+                               const vhlo_region *body, size_t inner, graph_list *out) {
+    graph_value *args = NULL;
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &args));
     VTRN_RETURN_IF_ERROR(check_one_block(body));
     if (v->n_operands != body->n_args)
@@ -144,8 +148,14 @@ static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_op *
                               i);
         b->map[inner + body->first_value + i] = args[i];
     }
-    VTRN_RETURN_IF_ERROR(build_ops(b, inner, body, &results, &n_results));
-    return alias_results(b, scope, v, results, n_results);
+    return build_ops(b, inner, body, &out->values, &out->n);
+}
+
+static vtrn_status inline_region(graph_builder *b, size_t scope, const vhlo_op *v,
+                                 const vhlo_region *body, size_t inner) {
+    graph_list results = {0};
+    VTRN_RETURN_IF_ERROR(inline_body(b, scope, v, body, inner, &results));
+    return alias_results(b, scope, v, results.values, results.n);
 }
 
 static int compare_names(vhlo_string a, vhlo_string b) {
@@ -458,12 +468,39 @@ static vtrn_status build_tuple_element(graph_builder *b, size_t scope, const vhl
     return alias_results(b, scope, v, &item, 1);
 }
 
+/* A collective that is started here and waited for elsewhere is done where it is started: what its
+ * future stands for are the results, as a tuple. */
+static vtrn_status build_async_start(graph_builder *b, size_t scope, const vhlo_op *v) {
+    graph_list results = {0};
+    graph_value future;
+    b->g->has_no_hlo = true;
+    if (v->n_regions != 1)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u regions, not 1", v->n_regions);
+    size_t mark = b->n_map, inner = scope;
+    if (v->is_isolated)
+        VTRN_RETURN_IF_ERROR(push_scope(b, v->scope_size, &inner));
+    VTRN_RETURN_IF_ERROR(inline_body(b, scope, v, &v->regions[0], inner, &results));
+    b->n_map = mark;
+    VTRN_RETURN_IF_ERROR(refuse_tuples(results.values, results.n, "result"));
+    VTRN_RETURN_IF_ERROR(graph_tuple_add(b, results.n, results.values, &future));
+    return alias_results(b, scope, v, &future, 1);
+}
+
+static vtrn_status build_async_done(graph_builder *b, size_t scope, const vhlo_op *v) {
+    graph_value future;
+    VTRN_RETURN_IF_ERROR(lookup(b, scope, v->operands[0], &future));
+    if (!graph_is_tuple(future))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "the operand is no future");
+    const graph_tuple *t = &b->tuples[future - GRAPH_FIRST_TUPLE];
+    return alias_results(b, scope, v, t->items, t->n);
+}
+
 /* Shardy: what says only where data lies is dropped; a manual region on one device is its body. */
 static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     vhlo_string name = v->name->name;
     if (v->n_results == 0 && v->n_regions == 0)
         return NULL; /* mesh, sharding_group */
-    b->g->has_shardy_ops = true;
+    b->g->has_no_hlo = true;
     bool is_manual = vhlo_string_equal(name, "manual_computation");
     if (v->n_regions == 1 && (is_manual || vhlo_string_equal(name, "named_computation"))) {
         if (is_manual && b->g->n_partitions > 1)
@@ -482,6 +519,10 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     return build_kind(b, scope, v, GRAPH_UNKNOWN);
 }
 
+static bool is_named(const vhlo_op *v, const char *name) {
+    return v->name->info && strcmp(v->name->info->name, name) == 0;
+}
+
 static vtrn_status build_op(graph_builder *b, size_t scope, const vhlo_op *v) {
     const vhlo_op_name *name = v->name;
     if (name->dialect_id == VHLO_DIALECT_SDY)
@@ -489,14 +530,18 @@ static vtrn_status build_op(graph_builder *b, size_t scope, const vhlo_op *v) {
     if (name->dialect_id == VHLO_DIALECT_BUILTIN &&
         vhlo_string_equal(name->name, "unrealized_conversion_cast"))
         return alias_operands(b, scope, v);
-    if (name->info && strcmp(name->info->name, "call") == 0)
+    if (is_named(v, "call"))
         return inline_call(b, scope, v, "callee");
-    if (name->info && strcmp(name->info->name, "composite") == 0)
+    if (is_named(v, "composite"))
         return build_composite(b, scope, v);
-    if (name->info && strcmp(name->info->name, "tuple") == 0)
+    if (is_named(v, "tuple"))
         return build_tuple(b, scope, v);
-    if (name->info && strcmp(name->info->name, "get_tuple_element") == 0)
+    if (is_named(v, "get_tuple_element"))
         return build_tuple_element(b, scope, v);
+    if (is_named(v, "async_start"))
+        return build_async_start(b, scope, v);
+    if (is_named(v, "async_done"))
+        return build_async_done(b, scope, v);
     int16_t *kind = &b->kinds[v->name_i];
     if (*kind < 0)
         *kind = (int16_t)find_kind(name);

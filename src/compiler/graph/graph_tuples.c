@@ -1,4 +1,4 @@
-/* Tuples of an artifact: bundles of values that the builder takes apart. */
+/* Tuples and futures of an artifact: bundles of values that the builder takes apart. */
 #include "compiler/graph/graph_build.h"
 
 #include "base/array.h"
@@ -22,7 +22,8 @@ static vtrn_status has_plain_type(graph_builder *b, uint32_t type, graph_value v
 vtrn_status graph_has_type(graph_builder *b, uint32_t type, graph_value value, bool *out) {
     const vhlo_entry *e;
     VTRN_RETURN_IF_ERROR(vhlo_get_type(b->m, type, &e));
-    bool is_tuple = vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_TUPLE);
+    bool is_tuple = vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_TUPLE) ||
+                    vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_FUTURE);
     if (is_tuple != graph_is_tuple(value)) {
         *out = false;
         return NULL;

@@ -67,6 +67,7 @@ enum {
     VHLO_TYPE_TENSOR_ENCODED = 21,
     VHLO_TYPE_TOKEN = 22,
     VHLO_TYPE_TUPLE = 23,
+    VHLO_TYPE_FUTURE = 42, /* of asynchronous operations: what they give */
 };
 
 /* An attribute or a type. `format` says how it was encoded, a letter a field:
