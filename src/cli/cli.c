@@ -143,6 +143,17 @@ vtrn_status cli_read(const char *path, uint8_t **out_bytes, size_t *out_size) {
         free(bytes);
         return VTRN_ERROR(VTRN_RESOURCE, "%s: %s", path, strerror(why));
     }
+    size_t length = strlen(path);
+    const char *end = path + (length < 5 ? 0 : length - 5);
+    if (!(n >= 4 && memcmp(bytes, "ML\xefR", 4) == 0) &&
+        (strcmp(end, ".mlir") == 0 || strcmp(end, ".onnx") == 0)) {
+        free(bytes);
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "%s: the command of the Python package makes an artifact of such files; "
+                          "`pip install 'vtrn[onnx]'` brings it, or export one with "
+                          "`python -m vtrn.models %s`",
+                          path, path);
+    }
     bytes[n] = 0;
     *out_bytes = bytes;
     *out_size = n;
