@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import itertools
 import secrets
+import signal
 import threading
 import traceback
 import weakref
@@ -146,11 +147,20 @@ def _interrupts():
             is_interrupted = True
 
 
-_c_call, _c_hold, _c_is_interrupted = _CALL(_call), _HOLD(_hold), _ASKED(_interrupts().send)
+_asking = _interrupts()
+next(_asking)  # what has not begun takes no argument
+_c_call, _c_hold, _c_is_interrupted = _CALL(_call), _HOLD(_hold), _ASKED(_asking.send)
+
+
+def raise_when_stopped(signum: int) -> None:
+    """Python meets this signal, in place of SIGINT, when the program that is running has stopped."""
+    _library.vtrn_interrupt_set(_c_is_interrupted, _raise_again, signum)
 
 
 def connect(library: ctypes.CDLL) -> None:
     """Lets the library call the functions here, until the interpreter ends."""
+    global _library, _raise_again
+    _library = library
     callbacks = _HostCallbacks(ctypes.sizeof(_HostCallbacks), None, _c_call, _c_hold)
     library.vtrn_host_callbacks_set.argtypes = [ctypes.POINTER(_HostCallbacks)]
     library.vtrn_host_callbacks_set.restype = None
@@ -158,8 +168,8 @@ def connect(library: ctypes.CDLL) -> None:
     library.vtrn_interrupt_set.argtypes = [_ASKED, ctypes.c_void_p, ctypes.c_void_p]
     library.vtrn_interrupt_set.restype = None
     # What is raised here cannot pass through C: it is raised anew when the program has stopped.
-    raise_again = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p)
-    library.vtrn_interrupt_set(_c_is_interrupted, raise_again, None)
+    _raise_again = ctypes.cast(ctypes.pythonapi.PyErr_SetInterruptEx, ctypes.c_void_p)
+    raise_when_stopped(signal.SIGINT)
     atexit.register(library.vtrn_host_callbacks_set, None)
     atexit.register(library.vtrn_interrupt_set, _ASKED(), None, None)
 

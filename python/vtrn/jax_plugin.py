@@ -9,7 +9,7 @@ import functools
 import os
 
 import vtrn
-from vtrn import callbacks, jax_dlpack, jax_linalg
+from vtrn import callbacks, jax_dlpack, jax_linalg, profile
 
 
 def _named_in_environment() -> str | None:
@@ -28,6 +28,7 @@ def _install(path: str) -> None:
     if hasattr(library, "vtrn_host_callbacks_set"):
         callbacks.connect(library)
         callbacks.install()
+        profile.write_at_end(library)
 
 
 def _refuse_in_fork() -> None:

@@ -1,16 +1,60 @@
 """Reads the profile that VTRN_PROFILE wrote: python -m vtrn.profile DIR."""
 
+import atexit
 import ctypes
 import json
 import os
+import signal
 import sys
+import threading
+
+
+def _flush(library: ctypes.CDLL) -> str | None:
+    """What went wrong, or None."""
+    library.vtrn_profile_flush.restype = ctypes.c_void_p
+    library.vtrn_error_message.argtypes, library.vtrn_error_message.restype = [ctypes.c_void_p], ctypes.c_char_p
+    library.vtrn_error_free.argtypes = [ctypes.c_void_p]
+    error = library.vtrn_profile_flush()
+    if not error:
+        return None
+    message = library.vtrn_error_message(error).decode(errors="replace")
+    library.vtrn_error_free(error)
+    return message
 
 
 def flush() -> None:
-    """Has the library of this process write its profiles now instead of at its end."""
+    """Has the library of this process write its profiles now instead of at its end. OSError when it cannot."""
     import vtrn
 
-    ctypes.CDLL(vtrn.library_path()).vtrn_profile_flush()
+    if message := _flush(ctypes.CDLL(vtrn.library_path())):
+        raise OSError(message)
+
+
+def write_at_end(library: ctypes.CDLL) -> None:
+    """Where VTRN_PROFILE is set: the profile is written when Python ends, which says so when it fails, and before the
+    process dies of SIGTERM."""
+    if not os.environ.get("VTRN_PROFILE") or not hasattr(library, "vtrn_profile_is_running"):
+        return
+    library.vtrn_profile_is_running.restype = ctypes.c_bool
+
+    def write():
+        if message := _flush(library):
+            print(f"vtrn: the profile is not complete: {message}", file=sys.stderr, flush=True)
+
+    def terminate(signum, _):
+        if library.vtrn_profile_is_running():
+            callbacks.raise_when_stopped(signum)
+            raise KeyboardInterrupt  # stops the program of this thread, and the signal arrives again
+        signal.signal(signum, signal.SIG_DFL)  # another one ends the process at once
+        write()
+        os.kill(os.getpid(), signum)
+
+    from vtrn import callbacks
+
+    atexit.register(write)
+    if threading.current_thread() is threading.main_thread() and \
+            signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def load(directory: str) -> dict:

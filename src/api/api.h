@@ -13,7 +13,9 @@ struct vtrn_device {
     pthread_mutex_t lock;         /* the list below */
     vtrn_executable *executables; /* all that live, or that VTRN_PROFILE still wants */
     char *profile_dir;            /* VTRN_PROFILE, NULL when unset */
-    vtrn_device *next_open;       /* devices whose profile is to be written at exit */
+    bool is_written;              /* what profile_dir is to hold, at so many executions: */
+    uint64_t n_runs_written;
+    vtrn_device *next_open; /* devices whose profile is to be written at exit */
     uint64_t n_compiled;
     bool is_checking; /* VTRN_CHECK: every program when loaded, every run when over */
 };
@@ -130,6 +132,7 @@ void api_session_note(vtrn_executable *e, int core_i, uint64_t host_ns, int timi
 /* is_profiled false: VTRN_PROFILE asks nothing of this device, on which no program runs. */
 vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled,
                             vtrn_device **out);
+bool api_is_executing(void); /* whether this thread is inside vtrn_execute() */
 /* profile_dir.c: what VTRN_PROFILE asks for. */
 vtrn_status api_profile_register(vtrn_device *device); /* at open */
 void api_profile_unregister(vtrn_device *device);      /* at close: writes */

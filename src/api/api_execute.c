@@ -9,6 +9,12 @@
 
 enum { N_ON_STACK = 48 };
 
+static _Thread_local bool is_executing;
+
+bool api_is_executing(void) {
+    return is_executing;
+}
+
 /* One call's working memory, on the stack for small programs. */
 typedef struct call_frame {
     runtime_memory **arguments; /* [n_inputs] held */
@@ -205,8 +211,10 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     VTRN_RETURN_IF_ERROR(frame_init(&f, n_inputs, n_outputs));
     int n_held = 0;
     vtrn_status status = hold_inputs(e, core_i, inputs, &f, &n_held);
+    is_executing = true;
     if (!status)
         status = run_held(executable, core_i, inputs, keep, &f, outputs);
+    is_executing = false;
     for (int i = 0; i < n_held; i++)
         runtime_memory_release(f.arguments[i]);
     free(f.heap);

@@ -1,9 +1,10 @@
 /* VTRN_PROFILE=dir: at close or at exit, the profile of the heaviest executable goes to dir, those
- * of the next ones to dir/<name>-<n>/, and one line for each to dir/summary.json. */
+ * of the next ones to dir/<name>-<n>/, and one line for each to summary.json and index.html. */
 #include "api/api.h"
 
 #include "base/directory.h"
 #include "base/process.h"
+#include "profile/profile_index.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,11 +19,20 @@ static vtrn_device *open_devices;
 typedef struct entry {
     vtrn_executable *executable;
     uint64_t n_executions;
+    uint64_t flops;
     double step_ns, total_simulated_ns;
+    double device_ns; /* total_simulated_ns without the launches */
+    bool computes;    /* an engine was active in the last execution */
 } entry;
 
-static int by_simulated_time(const void *a, const void *b) {
+/* By what they did between launch and completion; programs in which no engine computes, such as
+ * those that fill or copy one array, come last. */
+static int by_device_time(const void *a, const void *b) {
     const entry *x = a, *y = b;
+    if (x->computes != y->computes)
+        return x->computes ? -1 : 1;
+    if (x->device_ns != y->device_ns)
+        return x->device_ns < y->device_ns ? 1 : -1;
     if (x->total_simulated_ns != y->total_simulated_ns)
         return x->total_simulated_ns < y->total_simulated_ns ? 1 : -1;
     uint64_t m = x->executable->serial, n = y->executable->serial;
@@ -51,13 +61,22 @@ static entry *collect(vtrn_device *device, size_t *n) {
     *n = 0;
     if (!all)
         return NULL;
+    const vtrn_chip *chip = &device->rt->chip;
+    double launch_ns = chip->launch.preamble_ns + chip->launch.postamble_ns;
     pthread_mutex_lock(&device->rt->run_lock); /* other threads may be executing */
     for (size_t i = 0; i < n_all; i++) {
         const runtime_program *l = all[i].executable->loaded;
         all[i].n_executions = l->n_executions;
         all[i].total_simulated_ns = l->total_simulated_ns;
-        if (l->last_timing >= 0)
-            all[i].step_ns = l->timings[l->last_timing].summary.total_ns;
+        double device_ns = l->total_simulated_ns - (double)l->n_executions * launch_ns;
+        all[i].device_ns = device_ns > 0 ? device_ns : 0;
+        if (l->last_timing < 0)
+            continue;
+        const timing_summary *last = &l->timings[l->last_timing].summary;
+        all[i].step_ns = last->total_ns;
+        all[i].flops = last->flops;
+        for (int k = 0; k < VTRN_ENGINE_COUNT; k++)
+            all[i].computes |= last->active_ns[k] > 0;
     }
     pthread_mutex_unlock(&device->rt->run_lock);
     for (size_t i = 0; i < n_all; i++) {
@@ -66,7 +85,7 @@ static entry *collect(vtrn_device *device, size_t *n) {
         else
             vtrn_executable_destroy(all[i].executable);
     }
-    qsort(all, n_ran, sizeof *all, by_simulated_time);
+    qsort(all, n_ran, sizeof *all, by_device_time);
     *n = n_ran;
     return all;
 }
@@ -82,35 +101,18 @@ static void safe_name(const char *name, char *out, size_t size) {
     out[n] = '\0';
 }
 
-static void write_summary(const vtrn_device *device, const entry *all, size_t n) {
-    char path[DIRECTORY_PATH_MAX + 32];
-    snprintf(path, sizeof path, "%s/summary.json", device->profile_dir);
-    FILE *f = fopen(path, "w");
-    if (!f)
-        return;
-    const runtime_device *rt = device->rt;
-    fprintf(f, "{\n  \"version\": \"%s\",\n  \"chip\": \"%s\",\n  \"instance\": \"%s\",\n",
-            vtrn_version(), rt->chip.name, rt->instance.name);
-    fprintf(f, "  \"dollars_per_hour\": %.9g,\n  \"instance_cores\": %d,\n  \"executables\": [",
-            rt->instance.dollars_per_hour, rt->n_cores);
-    for (size_t i = 0; i < n; i++) {
-        char name[128];
-        safe_name(all[i].executable->name, name, sizeof name);
-        fprintf(f,
-                "%s\n    {\"name\": \"%s\", \"n\": %llu, \"executions\": %llu, \"step_ns\": %.17g, "
-                "\"total_simulated_ns\": %.17g}",
-                i ? "," : "", name, (unsigned long long)all[i].executable->serial,
-                (unsigned long long)all[i].n_executions, all[i].step_ns, all[i].total_simulated_ns);
-    }
-    fprintf(f, "\n  ]\n}\n");
-    fclose(f);
+/* "<name>-<n>" */
+static void directory_name(const vtrn_executable *e, char *out, size_t size) {
+    char name[128];
+    safe_name(e->name, name, sizeof name);
+    snprintf(out, size, "%s-%llu", name, (unsigned long long)e->serial);
 }
 
-/* Failures here cannot be returned to anyone: they are written beside the profile. */
-static void write_one(const vtrn_executable *e, const char *directory) {
+/* Also written beside the profile: a process that ends tells nobody. */
+static vtrn_status write_one(const vtrn_executable *e, const char *directory) {
     vtrn_status status = vtrn_executable_profile_write(e, directory);
     if (!status)
-        return;
+        return NULL;
     char path[2 * DIRECTORY_PATH_MAX];
     snprintf(path, sizeof path, "%s/error.txt", directory);
     FILE *f = fopen(path, "w");
@@ -118,36 +120,97 @@ static void write_one(const vtrn_executable *e, const char *directory) {
         fprintf(f, "%s\n", vtrn_status_text(status));
         fclose(f);
     }
-    vtrn_status_free(status);
+    return status;
 }
 
-static void write_device(vtrn_device *device) {
+/* Keeps the first failure. */
+static void keep_first(vtrn_status *first, vtrn_status status) {
+    if (*first)
+        vtrn_status_free(status);
+    else
+        *first = status;
+}
+
+enum { DIRECTORY_NAME_MAX = 256 };
+
+static vtrn_status write_index(const vtrn_device *device, const entry *all, size_t n) {
+    profile_index_entry *entries = calloc(n + 1, sizeof *entries);
+    char(*names)[DIRECTORY_NAME_MAX] = calloc(n + 1, sizeof *names);
+    vtrn_status status = entries && names ? NULL : VTRN_OUT_OF_MEMORY(n * sizeof *entries);
+    for (size_t i = 0; i < n && !status; i++) {
+        bool has_profile = i < MAX_PROFILES && all[i].step_ns > 0;
+        directory_name(all[i].executable, names[i], sizeof names[i]);
+        entries[i] = (profile_index_entry){
+            .name = all[i].executable->name,
+            .directory = has_profile ? names[i] : NULL,
+            .serial = all[i].executable->serial,
+            .n_executions = all[i].n_executions,
+            .flops = all[i].flops,
+            .step_ns = all[i].step_ns,
+            .total_simulated_ns = all[i].total_simulated_ns,
+            .device_ns = all[i].device_ns,
+        };
+    }
+    if (!status) {
+        const profile_index index = {&device->rt->chip, &device->rt->instance, device->rt->n_cores,
+                                     entries, n};
+        char path[DIRECTORY_PATH_MAX + 32];
+        snprintf(path, sizeof path, "%s/summary.json", device->profile_dir);
+        keep_first(&status, profile_write_index_json(&index, path));
+        snprintf(path, sizeof path, "%s/index.html", device->profile_dir);
+        keep_first(&status, profile_write_index_html(&index, path));
+    }
+    free(names);
+    free(entries);
+    return status;
+}
+
+/* Under open_lock. What is written already, with nothing run since, is not written again. */
+static vtrn_status write_device(vtrn_device *device) {
     size_t n;
+    uint64_t n_runs = 0;
     entry *all = collect(device, &n);
     if (!all)
-        return;
-    write_summary(device, all, n);
-    for (size_t i = 0; i < n && i < MAX_PROFILES; i++) {
-        const vtrn_executable *e = all[i].executable;
-        char name[128], path[DIRECTORY_PATH_MAX + 256];
-        safe_name(e->name, name, sizeof name);
-        snprintf(path, sizeof path, "%s/%s-%llu", device->profile_dir, name,
-                 (unsigned long long)e->serial);
-        if (i == 0)
-            write_one(e, device->profile_dir);
-        write_one(e, path);
+        return VTRN_OUT_OF_MEMORY(sizeof *all);
+    for (size_t i = 0; i < n; i++)
+        n_runs += all[i].n_executions;
+    vtrn_status status = NULL;
+    if (!device->is_written || n_runs != device->n_runs_written) {
+        status = write_index(device, all, n);
+        for (size_t i = 0; i < n && i < MAX_PROFILES && all[i].step_ns > 0; i++) {
+            const vtrn_executable *e = all[i].executable;
+            char name[DIRECTORY_NAME_MAX], path[DIRECTORY_PATH_MAX + DIRECTORY_NAME_MAX];
+            directory_name(e, name, sizeof name);
+            snprintf(path, sizeof path, "%s/%s", device->profile_dir, name);
+            if (i == 0)
+                keep_first(&status, write_one(e, device->profile_dir));
+            keep_first(&status, write_one(e, path));
+        }
+        device->is_written = status == NULL;
+        device->n_runs_written = n_runs;
     }
     for (size_t i = 0; i < n; i++)
         vtrn_executable_destroy(all[i].executable);
     free(all);
+    return status;
 }
 
-void vtrn_profile_flush(void) {
+bool vtrn_profile_is_running(void) {
+    return api_is_executing();
+}
+
+vtrn_status vtrn_profile_flush(void) {
+    if (api_is_executing())
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "a profile cannot be written on the thread whose program is running; "
+                          "write it when the program has returned");
+    vtrn_status status = NULL;
     pthread_mutex_lock(&open_lock);
     for (vtrn_device *d = open_devices; d; d = d->next_open)
         if (d->rt->n_forks == process_n_forks()) /* a fork did not run what it has */
-            write_device(d);
+            keep_first(&status, write_device(d));
     pthread_mutex_unlock(&open_lock);
+    return status;
 }
 
 /* Devices that nobody closed: plugins are often not asked to. Who closes one now waits for the
@@ -155,7 +218,7 @@ void vtrn_profile_flush(void) {
 static void write_at_exit(void) {
     pthread_mutex_lock(&open_lock);
     for (vtrn_device *d = open_devices; d; d = d->next_open)
-        write_device(d);
+        vtrn_status_free(write_device(d));
     open_devices = NULL;
     pthread_mutex_unlock(&open_lock);
 }
@@ -194,7 +257,7 @@ static bool take_open(vtrn_device *device) {
 void api_profile_unregister(vtrn_device *device) {
     if (!device->profile_dir || !take_open(device))
         return;
-    write_device(device);
+    vtrn_status_free(write_device(device));
     /* The references that kept executables for the profile: see vtrn_compile(). */
     for (;;) {
         pthread_mutex_lock(&device->lock);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Room for size more bytes, or false for good. */
 static bool reserve(profile_buffer *b, size_t size) {
@@ -79,9 +80,7 @@ void profile_json_number(profile_buffer *b, double value) {
         profile_printf(b, "%.9g", value);
 }
 
-vtrn_status profile_buffer_save(const profile_buffer *b, const char *path) {
-    if (b->is_short)
-        return VTRN_OUT_OF_MEMORY(b->size);
+static vtrn_status write_whole(const profile_buffer *b, const char *path) {
     FILE *f = fopen(path, "wb");
     if (!f)
         return VTRN_ERROR(VTRN_RESOURCE, "profile: cannot write %s: %s", path, strerror(errno));
@@ -91,10 +90,27 @@ vtrn_status profile_buffer_save(const profile_buffer *b, const char *path) {
         is_written = false;
         error = errno;
     }
-    if (!is_written)
-        return VTRN_ERROR(VTRN_RESOURCE, "profile: cannot write %zu bytes to %s: %s", b->size, path,
-                          strerror(error));
-    return NULL;
+    if (is_written)
+        return NULL;
+    unlink(path);
+    return VTRN_ERROR(VTRN_RESOURCE, "profile: cannot write %zu bytes to %s: %s", b->size, path,
+                      strerror(error));
+}
+
+vtrn_status profile_buffer_save(const profile_buffer *b, const char *path) {
+    if (b->is_short)
+        return VTRN_OUT_OF_MEMORY(b->size);
+    char *aside;
+    if (asprintf(&aside, "%s.%ld.part", path, (long)getpid()) < 0)
+        return VTRN_OUT_OF_MEMORY(strlen(path));
+    vtrn_status status = write_whole(b, aside);
+    if (!status && rename(aside, path) != 0) {
+        status = VTRN_ERROR(VTRN_RESOURCE, "profile: cannot rename %s to %s: %s", aside, path,
+                            strerror(errno));
+        unlink(aside);
+    }
+    free(aside);
+    return status;
 }
 
 void profile_buffer_free(profile_buffer *b) {

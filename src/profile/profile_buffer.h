@@ -22,6 +22,8 @@ void profile_printf(profile_buffer *b, const char *format, ...)
 void profile_json_string(profile_buffer *b, const char *text);
 /* A finite JSON number; NaN and infinities become 0. */
 void profile_json_number(profile_buffer *b, double value);
+/* Written aside and renamed: the file at path is whole, old or new. RESOURCE names file and reason.
+ */
 vtrn_status profile_buffer_save(const profile_buffer *b, const char *path);
 void profile_buffer_free(profile_buffer *b);
 

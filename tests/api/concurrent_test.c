@@ -122,7 +122,7 @@ static void *work(void *arg) {
         expect(s, succeeds(vtrn_executable_profile(s->executable, &profile)));
         expect(s, api_buffer_is_deleted(in));
         if (round % 8 == 0)
-            vtrn_profile_flush();
+            expect(s, succeeds(vtrn_profile_flush()));
         vtrn_buffer_destroy(in);
         vtrn_executable_destroy(own);
     }
