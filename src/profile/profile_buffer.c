@@ -100,9 +100,11 @@ static vtrn_status write_whole(const profile_buffer *b, const char *path) {
 vtrn_status profile_buffer_save(const profile_buffer *b, const char *path) {
     if (b->is_short)
         return VTRN_OUT_OF_MEMORY(b->size);
-    char *aside;
-    if (asprintf(&aside, "%s.%ld.part", path, (long)getpid()) < 0)
-        return VTRN_OUT_OF_MEMORY(strlen(path));
+    const size_t size = strlen(path) + 32;
+    char *aside = malloc(size);
+    if (!aside)
+        return VTRN_OUT_OF_MEMORY(size);
+    snprintf(aside, size, "%s.%ld.part", path, (long)getpid());
     vtrn_status status = write_whole(b, aside);
     if (!status && rename(aside, path) != 0) {
         status = VTRN_ERROR(VTRN_RESOURCE, "profile: cannot rename %s to %s: %s", aside, path,
