@@ -133,6 +133,9 @@ void api_session_note(vtrn_executable *e, int core_i, uint64_t host_ns, int timi
 vtrn_status api_device_open(const vtrn_device_options *options, bool is_profiled,
                             vtrn_device **out);
 bool api_is_executing(void); /* whether this thread is inside vtrn_execute() */
+/* VTRN_SAMPLES_PER_STEP: training samples that one execution works on, for prices and rates; 0: it
+ * is not set. */
+vtrn_status api_samples_per_step(uint64_t *out);
 /* profile_dir.c: what VTRN_PROFILE asks for. */
 vtrn_status api_profile_register(vtrn_device *device); /* at open */
 void api_profile_unregister(vtrn_device *device);      /* at close: writes */

@@ -66,7 +66,8 @@ static vtrn_status choose_work(vtrn_device *d) {
                           "of them out",
                           d->is_checking ? "VTRN_CHECK" : "VTRN_VERIFY");
     rt->is_timed |= d->is_checking;
-    return NULL;
+    uint64_t ignored; /* a mistake in it is not to be found when the training is over */
+    return api_samples_per_step(&ignored);
 }
 
 vtrn_status vtrn_device_open(const vtrn_device_options *options, vtrn_device **out) {

@@ -4,17 +4,25 @@
 
 #include <stdlib.h>
 
-/* VTRN_SAMPLES_PER_STEP: training samples that one execution works on, for prices and rates. */
-static uint64_t samples_per_step(void) {
+vtrn_status api_samples_per_step(uint64_t *out) {
     const char *text = getenv("VTRN_SAMPLES_PER_STEP");
     char *end;
-    long long n = text ? strtoll(text, &end, 10) : 0;
-    return n > 0 && *end == 0 ? (uint64_t)n : 0;
+    *out = 0;
+    if (!text || !*text)
+        return NULL;
+    long long n = strtoll(text, &end, 10);
+    if (n < 1 || *end)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "VTRN_SAMPLES_PER_STEP: '%s' is no number of samples of 1 or more", text);
+    *out = (uint64_t)n;
+    return NULL;
 }
 
 /* Under run_lock. */
 static vtrn_status write_files(const vtrn_executable *executable, const char *directory) {
     const runtime_program *l = executable->loaded;
+    uint64_t samples_per_step;
+    VTRN_RETURN_IF_ERROR(api_samples_per_step(&samples_per_step));
     if (l->last_timing < 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s has no profile: it has not run yet, or VTRN_TIMING is off; "
@@ -43,7 +51,7 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                                         .custom_seconds = l->custom_seconds,
                                         .n_executions = l->n_executions,
                                         .hbm_peak_bytes = l->hbm_peak_bytes,
-                                        .samples_per_step = samples_per_step()}};
+                                        .samples_per_step = samples_per_step}};
     status = profile_write(&input, directory);
     timing_result_free(&timing);
     return status;

@@ -55,12 +55,11 @@ static vtrn_status save(const vtrn_program *p, const char *path) {
 
 static vtrn_status compile(const char *path, const char *chip_name, const compile_options *options,
                            vtrn_program **out) {
-    const char *env = getenv("VTRN_CHIP");
     uint8_t *bytes;
     size_t size;
     vtrn_chip chip;
     graph *g;
-    VTRN_RETURN_IF_ERROR(chip_load(chip_name ? chip_name : env && *env ? env : "trn1", &chip));
+    VTRN_RETURN_IF_ERROR(cli_chip(chip_name, &chip));
     VTRN_RETURN_IF_ERROR(cli_read(path, &bytes, &size));
     vtrn_status status = graph_from_artifact(bytes, size, &g);
     free(bytes);
@@ -125,7 +124,7 @@ const cli_command cli_compile = {
         "  -o OUT           the program file; - is standard output\n"
         "  --dump STAGES    a list of graph,form,tiles,place,emit: operations, kernels, their\n"
         "                   tiles, their places in SBUF, instructions\n"
-        "  --chip NAME      default VTRN_CHIP, else trn1\n"
+        "  --chip NAME      default VTRN_CHIP, else VTRN_INSTANCE's, else trn1\n"
         "  --passes off     operations as the artifact has them, but for those that are dead\n"
         "  --fuse off       each operation is a kernel of its own\n"
         "  --resident off   every value passes through HBM between kernels\n"

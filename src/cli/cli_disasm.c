@@ -56,7 +56,7 @@ const cli_command cli_disasm = {
             "FILE is a program file or a StableHLO artifact, which is compiled first. The text\n"
             "assembles to the same program byte for byte.\n\n"
             "  -o OUT       default: standard output\n"
-            "  --chip NAME  compile for this chip (default VTRN_CHIP, else trn1)\n"
+            "  --chip NAME  compile for this chip (default VTRN_CHIP, VTRN_INSTANCE's, trn1)\n"
             "  --json       counts instead of text\n\n"
             "example: vtrn disasm step.vtrn | grep matmul\n",
     .run = run,

@@ -224,13 +224,13 @@ static int run(const cli_command *self, int argc, char **argv) {
 const cli_command cli_explain = {
     .name = "explain",
     .summary = "say in sentences what a step's time went to",
-    .help =
-        "usage: vtrn explain PROFILE [--chip NAME] [--json]\n\n"
-        "PROFILE is a folder with a profile, its profile.json, or a program (StableHLO\n"
-        "artifact, program file or assembly text), which is timed without running it. The\n"
-        "answer names the critical path, what bounds the step, what the busiest engine waits\n"
-        "for, and the place under the roofline, all by source line.\n\n"
-        "  --chip NAME      of a program; default: its own, for an artifact VTRN_CHIP or trn1\n\n"
-        "example: vtrn explain profile\n",
+    .help = "usage: vtrn explain PROFILE [--chip NAME] [--json]\n\n"
+            "PROFILE is a folder with a profile, its profile.json, or a program (StableHLO\n"
+            "artifact, program file or assembly text), which is timed without running it. The\n"
+            "answer names the critical path, what bounds the step, what the busiest engine waits\n"
+            "for, and the place under the roofline, all by source line.\n\n"
+            "  --chip NAME      of a program; default: its own, for an artifact VTRN_CHIP, "
+            "VTRN_INSTANCE's or trn1\n\n"
+            "example: vtrn explain profile\n",
     .run = run,
 };

@@ -58,13 +58,24 @@ vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out) {
     return status;
 }
 
+vtrn_status cli_chip(const char *name, vtrn_chip *out) {
+    const char *chip = getenv("VTRN_CHIP"), *instance_name = getenv("VTRN_INSTANCE");
+    vtrn_instance instance;
+    if (!name)
+        name = chip && *chip ? chip : NULL;
+    if (!name && instance_name && *instance_name) {
+        VTRN_RETURN_IF_ERROR(chip_instance_load(instance_name, &instance));
+        name = instance.chip;
+    }
+    return chip_load(name ? name : "trn1", out);
+}
+
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
                              const char *chip_name, vtrn_chip *chip, vtrn_program **out) {
     cli_form form = cli_form_of(bytes, size);
     *out = NULL;
     if (form == CLI_ARTIFACT) {
-        const char *env = getenv("VTRN_CHIP");
-        VTRN_RETURN_IF_ERROR(chip_load(chip_name ? chip_name : env && *env ? env : "trn1", chip));
+        VTRN_RETURN_IF_ERROR(cli_chip(chip_name, chip));
         VTRN_RETURN_IF_ERROR(from_artifact(bytes, size, chip, out));
     } else if (form == CLI_CONTAINER) {
         VTRN_RETURN_IF_ERROR(program_load(bytes, size, NULL, out));

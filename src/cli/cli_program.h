@@ -25,8 +25,12 @@ bool cli_conversion_parse(const cli_command *self, int argc, char **argv, cli_co
 /* Reads the file and makes the program of it, as cli_program_from(). */
 vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out);
 
-/* Loads, assembles or compiles. chip_name NULL: the program's own, for an artifact VTRN_CHIP or
- * trn1. The program is validated against the chip. */
+/* The chip that an artifact is compiled for: the name given, else VTRN_CHIP, else that of
+ * VTRN_INSTANCE, else trn1. */
+vtrn_status cli_chip(const char *name, vtrn_chip *out);
+
+/* Loads, assembles or compiles. chip_name NULL: the program's own, for an artifact as cli_chip().
+ * The program is validated against the chip. */
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,
                              const char *chip_name, vtrn_chip *chip, vtrn_program **out);
 

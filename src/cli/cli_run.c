@@ -7,12 +7,14 @@
 #include "cli/npy.h"
 #include "vtrn.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct job {
     const char *path, *chip, *instance, *out_dir;
     cli_list inputs;
+    bool knows_shapes; /* a compiled program has kept sizes alone */
     bool is_json, is_random, is_profile, is_checked, is_verified;
     int64_t seed, repeat, threads;
     vtrn_device *device;
@@ -49,7 +51,8 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
     size_t size = vtrn_buffer_size(j->in[i]);
     void *bytes = NULL;
     if (i < j->inputs.n) {
-        VTRN_RETURN_IF_ERROR(npy_read(j->inputs.items[i], (vtrn_dtype)dtype, size, &bytes));
+        VTRN_RETURN_IF_ERROR(npy_read(j->inputs.items[i], (vtrn_dtype)dtype, rank,
+                                      j->knows_shapes ? dims : NULL, size, &bytes));
     } else {
         bytes = calloc(size ? size : 1, 1);
         if (!bytes)
@@ -65,13 +68,26 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
 /* The program of the file, for the job's device. */
 static vtrn_status load(job *j, const uint8_t *bytes, size_t size) {
     const compile_options options = {.is_verified = j->is_verified};
-    if (cli_form_of(bytes, size) == CLI_ARTIFACT)
+    j->knows_shapes = cli_form_of(bytes, size) == CLI_ARTIFACT;
+    if (j->knows_shapes)
         return api_compile(j->device, bytes, size, &options, &j->executable);
     if (j->is_verified)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "--verify: a compiled program holds no operations to compare its results "
                           "with; give the StableHLO artifact that it was made from");
     return vtrn_program_load(j->device, bytes, size, &j->executable);
+}
+
+/* What the options ask of values must not be answered where none are computed. */
+static vtrn_status check_values(const job *j) {
+    const char *asks = j->is_verified                 ? "--verify"
+                       : j->is_checked                ? "--check"
+                       : j->out_dir && !j->is_profile ? "-o"
+                                                      : NULL;
+    if (j->device->rt->has_values || !asks)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "%s is about values, and VTRN_VALUES is off; leave one of them out", asks);
 }
 
 static vtrn_status open_job(job *j) {
@@ -83,6 +99,8 @@ static vtrn_status open_job(job *j) {
                                          .n_threads = (int)j->threads};
     VTRN_RETURN_IF_ERROR(cli_read(j->path, &bytes, &size));
     vtrn_status status = vtrn_device_open(&options, &j->device);
+    if (!status)
+        status = check_values(j);
     if (!status)
         status = load(j, bytes, size);
     free(bytes);
@@ -122,6 +140,8 @@ static vtrn_status execute(job *j) {
     if (j->is_checked)
         VTRN_RETURN_IF_ERROR(vtrn_executable_check(j->executable));
     j->profile.struct_size = sizeof j->profile;
+    if (!j->device->rt->is_timed && !j->is_profile)
+        return NULL;
     return vtrn_executable_profile(j->executable, &j->profile);
 }
 
@@ -161,8 +181,26 @@ static void active_of(const vtrn_profile *p, double out[6]) {
     memcpy(out, all, sizeof all);
 }
 
+static void print_outcome(const job *j) {
+    if (j->is_checked)
+        printf("  checked   no race between engines, no read of what nothing wrote\n");
+    if (j->is_verified)
+        printf("  verified  the results of every kernel are what the reference gives\n");
+    if (j->out_dir && j->is_profile)
+        printf("  profile   %s/profile.html, profile.pftrace (Perfetto), profile.json\n",
+               j->out_dir);
+    else if (j->out_dir)
+        printf("  outputs   %s/out0.npy ... (%d)\n", j->out_dir, j->n_out);
+}
+
 static void print_text(const job *j) {
     const vtrn_profile *p = &j->profile;
+    if (!j->device->rt->is_timed) {
+        printf("%s on one core of %s: values alone, VTRN_TIMING is off\n", j->path,
+               vtrn_device_chip_name(j->device));
+        print_outcome(j);
+        return;
+    }
     static const char *const flop_units[] = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", NULL};
     char step[32], moved_in[32], moved_out[32], hbm[32], sbuf[32], psum[32], host[32], flops[32];
     double active[6];
@@ -187,25 +225,12 @@ static void print_text(const job *j) {
     printf("  executed  %llu instructions; %u reference ops, %.1f %% of the host time\n",
            (unsigned long long)p->n_instructions, p->n_reference_ops,
            100 * p->reference_time_share);
-    if (j->is_checked)
-        printf("  checked   no race between engines, no read of what nothing wrote\n");
-    if (j->is_verified)
-        printf("  verified  the results of every kernel are what the reference gives\n");
-    if (j->out_dir && j->is_profile)
-        printf("  profile   %s/profile.html, profile.pftrace (Perfetto), profile.json\n",
-               j->out_dir);
-    else if (j->out_dir)
-        printf("  outputs   %s/out0.npy ... (%d)\n", j->out_dir, j->n_out);
+    print_outcome(j);
 }
 
-static void print_json(const job *j) {
-    const vtrn_profile *p = &j->profile;
+static void print_json_profile(const vtrn_profile *p) {
     double active[6];
     active_of(p, active);
-    printf("{\"program\": ");
-    cli_json_text(stdout, j->path);
-    printf(", \"chip\": ");
-    cli_json_text(stdout, vtrn_device_chip_name(j->device));
     printf(", \"step_ns\": ");
     cli_json_number(stdout, p->step_ns);
     printf(", \"active\": {");
@@ -225,6 +250,15 @@ static void print_json(const job *j) {
     cli_json_number(stdout, p->reference_time_share);
     printf(", \"host_seconds\": ");
     cli_json_number(stdout, p->host_seconds);
+}
+
+static void print_json(const job *j) {
+    printf("{\"program\": ");
+    cli_json_text(stdout, j->path);
+    printf(", \"chip\": ");
+    cli_json_text(stdout, vtrn_device_chip_name(j->device));
+    if (j->device->rt->is_timed)
+        print_json_profile(&j->profile);
     printf(", \"outputs\": %d, \"is_checked\": %s, \"is_verified\": %s}\n", j->n_out,
            j->is_checked ? "true" : "false", j->is_verified ? "true" : "false");
 }
@@ -266,8 +300,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         return cli_usage(self, "-o DIR says where the profile goes");
     if (j.is_random && is_zeros)
         return cli_usage(self, "--random or --zeros, not both");
-    if (j.repeat < 1 || j.threads < 0 || j.threads > 1024)
-        return cli_usage(self, "--repeat is 1 or more, --threads 0 to 1024");
+    if (j.repeat < 1 || j.threads < 0 || j.threads > INT_MAX)
+        return cli_usage(self, "--repeat is 1 or more, --threads 0 (the default) or more");
     j.path = files.items[0];
     vtrn_status status = open_job(&j);
     if (!status && j.inputs.n < j.n_in && !j.is_random && !is_zeros)

@@ -110,7 +110,8 @@ const cli_command cli_time_command = {
         "FILE is a StableHLO artifact, a program file or assembly text. No value is computed,\n"
         "so large models take no memory. Loops that count are followed; a branch on other values\n"
         "goes where arguments of zeros lead, and the output says so.\n\n"
-        "  --chip NAME      default: the program's own; for an artifact VTRN_CHIP, else trn1\n"
+        "  --chip NAME      default: the program's own; for an artifact VTRN_CHIP, VTRN_INSTANCE's "
+        "or trn1\n"
         "  -o DIR           write profile.html, profile.pftrace and profile.json there\n\n"
         "example: vtrn time step.mlirbc --chip trn2\n",
     .run = run,

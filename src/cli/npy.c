@@ -2,6 +2,7 @@
 #include "cli/npy.h"
 
 #include "cli/cli.h"
+#include "vtrn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,37 @@ static const char *value_of(const char *header, const char *key) {
     return at;
 }
 
+/* The next dim of "5, 3)" that is not 1, which moves *at behind it; 1: there is none. */
+static int64_t next_dim(const char **at) {
+    while (**at && **at != ')') {
+        char *end;
+        long long dim = strtoll(*at, &end, 10);
+        if (end == *at)
+            break;
+        *at = end + strspn(end, ", ");
+        if (dim != 1)
+            return dim;
+    }
+    return 1;
+}
+
+static vtrn_status check_shape(const char *path, const char *header, int rank,
+                               const int64_t *dims) {
+    const char *shape = value_of(header, "'shape'");
+    const char *at = shape + (*shape == '(');
+    bool is_same = *shape == '(';
+    for (int d = 0; d < rank; d++)
+        is_same = is_same && (dims[d] == 1 || next_dim(&at) == dims[d]);
+    if (is_same && next_dim(&at) == 1)
+        return NULL;
+    char wanted[VTRN_MAX_RANK * 24] = "";
+    for (int d = 0, len = 0; d < rank; d++)
+        len += snprintf(wanted + len, sizeof wanted - (size_t)len, "%s%lld", d ? ", " : "",
+                        (long long)dims[d]);
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: its shape is %.*s, the program takes (%s)", path,
+                      (int)strcspn(shape, ")") + 1, shape, wanted);
+}
+
 static vtrn_status check_header(const char *path, const char *header, vtrn_dtype t) {
     char want[8];
     const char *descr = value_of(header, "'descr'");
@@ -54,7 +86,8 @@ static vtrn_status check_header(const char *path, const char *header, vtrn_dtype
     return NULL;
 }
 
-vtrn_status npy_read(const char *path, vtrn_dtype t, size_t n_bytes, void **out_bytes) {
+vtrn_status npy_read(const char *path, vtrn_dtype t, int rank, const int64_t *dims, size_t n_bytes,
+                     void **out_bytes) {
     uint8_t *file;
     size_t size;
     VTRN_RETURN_IF_ERROR(cli_read(path, &file, &size));
@@ -76,6 +109,8 @@ vtrn_status npy_read(const char *path, vtrn_dtype t, size_t n_bytes, void **out_
         } else {
             memcpy(header, file + header_at, n_header);
             status = check_header(path, header, t);
+            if (!status && dims)
+                status = check_shape(path, header, rank, dims);
             free(header);
         }
         if (!status && n_data != n_bytes)

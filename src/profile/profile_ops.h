@@ -8,9 +8,11 @@ typedef struct profile_op {
     const char *op, *place;       /* the program's; instructions of one op and place are one row */
     double ns[VTRN_ENGINE_COUNT]; /* its instructions on each engine; no control, no DMA triggers */
     double dma_ns, wait_ns;       /* on the rings, summed; at the heads of queues */
-    double engine_ns;             /* sum of ns */
-    uint64_t n_instrs, n_dmas;    /* executed */
-    uint64_t dma_bytes;           /* written by its DMAs */
+    /* Sum of ns. Instructions of an engine overlap in its pipeline, so the rows' sum is more than
+     * the time in which engines are active. */
+    double engine_ns;
+    uint64_t n_instrs, n_dmas; /* executed */
+    uint64_t dma_bytes;        /* written by its DMAs */
 } profile_op;
 
 typedef struct profile_op_list {

@@ -246,10 +246,9 @@ static vtrn_status run_blocks(replay_state *r, const uint32_t *block_trace,
         VTRN_RETURN_IF_ERROR(run_block(r, block_trace[i], &t_ns));
         summary->flops += r->model->program->blocks[block_trace[i]].flops;
     }
-    double body_ns = t_ns - chip->launch.preamble_ns;
     summary->total_ns = t_ns + chip->launch.postamble_ns;
     summary->dma_active_ns = r->rings.active_ns;
-    summary->dma_busy_share = body_ns > 0 ? r->rings.busy_ns / (body_ns * chip->n_dma_engines) : 0;
+    summary->dma_busy_share = r->rings.busy_ns / (summary->total_ns * chip->n_dma_engines);
     return NULL;
 }
 

@@ -20,7 +20,7 @@ typedef struct timing_summary {
     double total_ns;                     /* launch to completion, preamble and postamble included */
     double active_ns[VTRN_ENGINE_COUNT]; /* union of intervals, setup instructions excluded */
     double dma_active_ns;                /* any ring busy */
-    double dma_busy_share;               /* mean busy share of the core's DMA engines */
+    double dma_busy_share;               /* of total_ns, mean over the core's DMA engines */
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     double custom_ns; /* spent in reference custom ops */

@@ -373,6 +373,69 @@ def test_an_artifact_is_compiled_and_run(tmp_path):
                           np.load(tmp_path / "out/out0.npy").ravel())
 
 
+@pytest.fixture
+def plus_one(tmp_path):
+    """x + 1 of [33, 5]."""
+    import jax
+    import jax.export
+
+    path = tmp_path / "plus_one.mlirbc"
+    f = jax.export.export(jax.jit(lambda x: x + 1), platforms=["cpu"])
+    path.write_bytes(f(jax.ShapeDtypeStruct((33, 5), np.float32)).mlir_module_serialized)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(5, 33), (165,), (3, 11, 5), (33, 5, 2)])
+def test_an_input_of_another_shape_is_refused(plus_one, tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    said = vtrn("run", plus_one, "--input", tmp_path / "x.npy", code=1)
+    assert f"its shape is {shape}, the program takes (33, 5)" in said
+
+
+def test_dims_of_one_do_not_make_another_shape(plus_one, tmp_path):
+    x = np.arange(165, dtype=np.float32).reshape(33, 1, 5, 1)
+    np.save(tmp_path / "x.npy", x)
+    vtrn("run", plus_one, "--input", tmp_path / "x.npy", "-o", tmp_path / "out")
+    np.testing.assert_array_equal(np.load(tmp_path / "out/out0.npy"), x[:, 0, :, 0] + 1)
+
+
+@pytest.mark.parametrize("options", [["--check"], ["--verify"], ["-o", "out"]])
+def test_options_about_values_are_refused_where_there_are_none(plus_one, tmp_path, options):
+    env = os.environ | {"VTRN_VALUES": "off", "VTRN_CHECK": ""}
+    said = vtrn("run", plus_one, "--random", *options, code=1, env=env, cwd=tmp_path)
+    assert f"{options[0]} is about values, and VTRN_VALUES is off" in said
+    vtrn("run", plus_one, "--random", env=env)
+
+
+def test_a_run_without_times_writes_its_outputs(plus_one, tmp_path):
+    env = os.environ | {"VTRN_TIMING": "off", "VTRN_CHECK": ""}
+    out = ["--zeros", "-o", tmp_path / "out"]
+    assert "values alone, VTRN_TIMING is off" in vtrn("run", plus_one, *out, env=env)
+    assert (np.load(tmp_path / "out/out0.npy") == 1).all()
+    said = json.loads(vtrn("run", plus_one, *out, "--json", env=env))
+    assert said["outputs"] == 1 and "step_ns" not in said
+    assert "VTRN_TIMING is off" in vtrn("profile", plus_one, *out, env=env, code=1)
+
+
+def test_every_command_takes_the_chip_of_the_instance(plus_one, tmp_path):
+    env = os.environ | {"VTRN_INSTANCE": "trn2.3xlarge"}
+    env.pop("VTRN_CHIP", None)
+    assert json.loads(vtrn("run", plus_one, "--zeros", "--json", env=env))["chip"] == "trn2"
+    assert json.loads(vtrn("time", plus_one, "--json", env=env))["chip"] == "trn2"
+    assert 'chip "trn2"' in vtrn("disasm", plus_one, env=env)
+
+
+def test_a_number_of_samples_that_is_none_is_refused_before_the_run(plus_one):
+    for text in ("abc", "0", "-1", "8x"):
+        env = os.environ | {"VTRN_SAMPLES_PER_STEP": text}
+        assert f"VTRN_SAMPLES_PER_STEP: '{text}'" in vtrn("run", plus_one, "--zeros", code=1, env=env)
+
+
+def test_dmas_are_not_busier_than_any_dma(plus_one):
+    said = json.loads(vtrn("time", plus_one, "--json"))
+    assert 0 < said["dma_busy"] <= said["active"]["DMA"]
+
+
 def test_values_do_not_depend_on_the_times_of_the_chip(tmp_path):
     jax = pytest.importorskip("jax")
     jnp = jax.numpy
