@@ -95,6 +95,23 @@ VTRN_API vtrn_status vtrn_execute(vtrn_executable *executable, int core_i,
                                   vtrn_buffer *const *inputs, int n_inputs, const bool *keep,
                                   vtrn_buffer **outputs, int n_outputs);
 
+/* Ranks that run the program together: replicas by partitions, 1 for most. */
+VTRN_API int vtrn_executable_n_ranks(const vtrn_executable *executable);
+
+/* One rank of an execution; types are those of a part where the program is one of several
+ * partitions. */
+typedef struct vtrn_rank {
+    int core_i;
+    vtrn_buffer *const *inputs; /* as many as the executable has */
+    vtrn_buffer **outputs;      /* as vtrn_execute() gives them */
+} vtrn_rank;
+
+/* Runs all ranks of the executable together, in order of rank, each on a core of its own: they meet
+ * in collectives. DEADLOCK: ranks wait for others that wait elsewhere or have ended. keep as in
+ * vtrn_execute(), for all ranks. On error no rank has outputs. */
+VTRN_API vtrn_status vtrn_execute_ranks(vtrn_executable *executable, const vtrn_rank *ranks,
+                                        int n_ranks, const bool *keep);
+
 /* Functions of the host that a program calls: a custom_call to "vtrn_host_callback" names one by a
  * number, in decimal, in its backend_config. While it runs, the program stands still. */
 typedef struct vtrn_host_callbacks {

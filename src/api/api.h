@@ -34,6 +34,17 @@ typedef struct api_type {
     uint64_t size_bytes;
 } api_type;
 
+/* How a tensor is cut over the partitions of a program. */
+typedef struct api_sharding {
+    int rank;
+    int64_t n_parts[VTRN_MAX_RANK]; /* of each dimension */
+    int64_t n_copies;               /* of each part */
+    int64_t *partition; /* by part, row by row, and copy: who has it. NULL: each has all of it */
+} api_sharding;
+
+/* s NULL: whole. *out is to be released by free(out->partition), also on error. */
+vtrn_status api_sharding_init(const graph_sharding *s, api_sharding *out);
+
 /* Where a tensor is: in HBM, or in memory of the host that programs take copies from. */
 typedef enum api_place { API_IN_HBM, API_ON_HOST } api_place;
 
@@ -47,10 +58,12 @@ struct vtrn_executable {
     api_type *inputs, *outputs;
     int *input_alias;                    /* as vtrn_executable_input_alias() */
     uint8_t *input_place, *output_place; /* api_place that @main asks for */
-    bool has_no_hlo;                     /* of its artifact: graph.has_no_hlo */
-    bool is_kept_for_profile;            /* one reference belongs to the device */
-    bool holds_callbacks;                /* of its program, until it is destroyed */
-    vtrn_executable *prev, *next;        /* in the device's list */
+    api_sharding *shardings;  /* of outputs, then of inputs; NULL: the program has one partition */
+    uint32_t n_whole_ops;     /* that run on every rank alike: what spmd_localise() counts */
+    bool has_no_hlo;          /* of its artifact: graph.has_no_hlo */
+    bool is_kept_for_profile; /* one reference belongs to the device */
+    bool holds_callbacks;     /* of its program, until it is destroyed */
+    vtrn_executable *prev, *next; /* in the device's list */
 };
 
 /* Under the device's lock, for one of its list: false when its last reference is gone already. */

@@ -2,6 +2,7 @@
 #include "api/api.h"
 
 #include "base/float_env.h"
+#include "compiler/passes/spmd.h"
 #include "isa/container.h"
 
 #include <stdlib.h>
@@ -37,6 +38,21 @@ vtrn_status api_executable_describe(vtrn_executable *e, const char *name, uint32
     return NULL;
 }
 
+static vtrn_status describe_shardings(const graph *g, vtrn_executable *e) {
+    const size_t n = (size_t)e->n_outputs + (size_t)e->n_inputs;
+    if (g->n_partitions <= 1)
+        return NULL;
+    e->shardings = calloc(n + 1, sizeof *e->shardings);
+    if (!e->shardings)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *e->shardings);
+    for (int o = 0; o < e->n_outputs; o++)
+        VTRN_RETURN_IF_ERROR(api_sharding_init(g->result_sharding[o], &e->shardings[o]));
+    for (int i = 0; i < e->n_inputs; i++)
+        VTRN_RETURN_IF_ERROR(
+            api_sharding_init(g->arg_sharding[i], &e->shardings[e->n_outputs + i]));
+    return NULL;
+}
+
 /* Shapes and donation marks of @main, kept when the graph is gone. */
 static vtrn_status describe(const graph *g, vtrn_executable *e) {
     VTRN_RETURN_IF_ERROR(api_executable_describe(e, g->name && *g->name ? g->name : "main",
@@ -53,26 +69,11 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
         e->input_place[i] = g->arg_is_on_host[i] ? API_ON_HOST : API_IN_HBM;
     for (int o = 0; g->result_is_on_host && o < e->n_outputs; o++)
         e->output_place[o] = g->result_is_on_host[o] ? API_ON_HOST : API_IN_HBM;
+    VTRN_RETURN_IF_ERROR(describe_shardings(g, e));
     e->has_no_hlo = g->has_no_hlo;
     for (int o = 0; o < e->n_outputs; o++)
         VTRN_RETURN_IF_ERROR(copy_type(
             g, g->body.results[o], g->result_order ? g->result_order[o] : NULL, &e->outputs[o]));
-    return NULL;
-}
-
-/* Replicas that exchange nothing are the same program on each device; others would need each other.
- */
-static vtrn_status refuse_exchange(const graph_region *region, int64_t n_replicas) {
-    for (uint32_t i = 0; i < region->n_ops; i++) {
-        const graph_op *op = &region->ops[i];
-        if (graph_kind_is_collective(op->kind) || op->kind == GRAPH_REPLICA_ID)
-            return VTRN_ERROR(VTRN_UNSUPPORTED,
-                              "%s%s%s among %lld replicas: NeuronCores do not exchange data yet; "
-                              "run the program on one device, NEURON_RT_NUM_CORES=1",
-                              op->name, *op->place ? " at " : "", op->place, (long long)n_replicas);
-        for (uint32_t r = 0; r < op->n_regions; r++)
-            VTRN_RETURN_IF_ERROR(refuse_exchange(op->regions[r], n_replicas));
-    }
     return NULL;
 }
 
@@ -83,14 +84,6 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
         .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
         .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),
     };
-    if (g->n_partitions > 1)
-        return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "module %s: %lld replicas of %lld partitions: a program runs on one "
-                          "NeuronCore; export it without a mesh or sharding",
-                          e->name, (long long)g->n_replicas, (long long)g->n_partitions);
-    if (g->n_replicas > 1 || given->n_replicas > 1)
-        VTRN_RETURN_IF_ERROR(refuse_exchange(
-            &g->body, given->n_replicas > g->n_replicas ? given->n_replicas : g->n_replicas));
     vtrn_program *program;
     VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));
     VTRN_RETURN_IF_ERROR(runtime_load(device->rt, program, compile_run_custom, NULL, &e->loaded));
@@ -107,6 +100,9 @@ void api_executable_free(vtrn_executable *e) {
     if (e->holds_callbacks)
         vtrn_status_free(compile_hold_callbacks(e->loaded->program, -1));
     runtime_unload(e->loaded);
+    for (int i = 0; e->shardings && i < e->n_outputs + e->n_inputs; i++)
+        free(e->shardings[i].partition);
+    free(e->shardings);
     free(e->inputs);
     free(e->outputs);
     free(e->input_alias);
@@ -163,6 +159,10 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
         status = graph_from_artifact(artifact, size, &g);
+    if (!status && options->n_replicas > g->n_replicas)
+        g->n_replicas = options->n_replicas;
+    if (!status)
+        status = spmd_localise(g, &e->n_whole_ops);
     if (!status)
         status = describe(g, e);
     if (!status)

@@ -15,8 +15,12 @@ bool api_is_executing(void) {
     return is_executing;
 }
 
-/* One call's working memory, on the stack for small programs. */
+/* What a call works on, of one rank; its lists are on the stack for small programs. */
 typedef struct call_frame {
+    int core_i;
+    vtrn_buffer *const *inputs; /* the caller's */
+    vtrn_buffer **outputs;
+    int n_held;                 /* inputs to release */
     runtime_memory **arguments; /* [n_inputs] held */
     runtime_memory **results;   /* [n_outputs] */
     bool *is_taken;             /* [n_inputs] donated: the buffer's own reference is here */
@@ -73,18 +77,17 @@ static vtrn_status move_memory(const vtrn_executable *e, int core_i, api_place t
     return NULL;
 }
 
-/* Holds every input, those on the host as copies. *n_held counts those to release, also on error.
- */
-static vtrn_status hold_inputs(const vtrn_executable *e, int core_i, vtrn_buffer *const *inputs,
-                               call_frame *f, int *n_held) {
-    for (*n_held = 0; *n_held < e->n_inputs;) {
-        int i = *n_held;
+/* Holds every input, those on the host as copies. */
+static vtrn_status hold_inputs(const vtrn_executable *e, call_frame *f) {
+    vtrn_buffer *const *inputs = f->inputs;
+    for (f->n_held = 0; f->n_held < e->n_inputs;) {
+        int i = f->n_held;
         VTRN_RETURN_IF_ERROR(check_input(e, i, inputs[i]));
         vtrn_status status = api_buffer_hold(inputs[i], &f->arguments[i]);
         if (!status) {
-            ++*n_held;
+            f->n_held++;
             if (inputs[i]->place == API_ON_HOST)
-                status = move_memory(e, core_i, API_IN_HBM, &f->arguments[i]);
+                status = move_memory(e, f->core_i, API_IN_HBM, &f->arguments[i]);
         }
         if (status)
             return vtrn_status_annotate(status, "input %d of %s", i, e->name);
@@ -94,8 +97,8 @@ static vtrn_status hold_inputs(const vtrn_executable *e, int core_i, vtrn_buffer
 
 /* From here on nobody else can get hold of a donated input. Who has it already, another thread or
  * another argument of this call, keeps what it sees: then the program works on a copy. */
-static void take_donated(const vtrn_executable *e, vtrn_buffer *const *inputs, const bool *keep,
-                         call_frame *f) {
+static void take_donated(const vtrn_executable *e, const bool *keep, call_frame *f) {
+    vtrn_buffer *const *inputs = f->inputs;
     for (int i = 0; i < e->n_inputs; i++) {
         bool is_donated = e->input_alias[i] != -1 && !(keep && keep[i]), is_alone = false;
         f->is_taken[i] = is_donated && api_buffer_take(inputs[i], f->arguments[i], &is_alone);
@@ -104,8 +107,9 @@ static void take_donated(const vtrn_executable *e, vtrn_buffer *const *inputs, c
 }
 
 /* Consumes what was taken; after a failure only what the program may have written to. */
-static void settle_donated(const vtrn_executable *e, vtrn_buffer *const *inputs,
-                           const call_frame *f, bool has_failed, bool has_written) {
+static void settle_donated(const vtrn_executable *e, const call_frame *f, bool has_failed,
+                           bool has_written) {
+    vtrn_buffer *const *inputs = f->inputs;
     for (int i = 0; i < e->n_inputs; i++) {
         if (!f->is_taken[i])
             continue;
@@ -117,84 +121,94 @@ static void settle_donated(const vtrn_executable *e, vtrn_buffer *const *inputs,
 }
 
 /* What was donated on the host is given up: the program worked on a copy. */
-static void delete_donated_on_host(const vtrn_executable *e, vtrn_buffer *const *inputs,
-                                   const bool *keep) {
+static void delete_donated_on_host(const vtrn_executable *e, const bool *keep,
+                                   const call_frame *f) {
+    vtrn_buffer *const *inputs = f->inputs;
     for (int i = 0; i < e->n_inputs; i++)
         if (inputs[i]->place == API_ON_HOST && e->input_alias[i] != -1 && !(keep && keep[i]))
             api_buffer_delete(inputs[i]);
 }
 
-/* Outputs that belong on the host; on error, no output has memory. */
-static vtrn_status move_outputs(const vtrn_executable *e, int core_i, call_frame *f,
-                                vtrn_buffer **outputs) {
-    vtrn_status status = NULL;
-    for (int o = 0; o < e->n_outputs && !status; o++) {
+/* Outputs that belong on the host. */
+static vtrn_status move_outputs(const vtrn_executable *e, call_frame *f) {
+    for (int o = 0; o < e->n_outputs; o++) {
         if (e->output_place[o] == API_IN_HBM)
             continue;
-        status = move_memory(e, core_i, API_ON_HOST, &f->results[o]);
-        outputs[o]->place = API_ON_HOST;
+        VTRN_RETURN_IF_ERROR(move_memory(e, f->core_i, API_ON_HOST, &f->results[o]));
+        f->outputs[o]->place = API_ON_HOST;
     }
-    for (int o = 0; status && o < e->n_outputs; o++)
-        runtime_memory_release(f->results[o]);
-    return status;
-}
-
-/* Shells for the outputs, made before the run so that nothing can fail after it. */
-static vtrn_status make_shells(const vtrn_executable *e, int core_i, vtrn_buffer **outputs) {
-    for (int o = 0; o < e->n_outputs; o++)
-        VTRN_RETURN_IF_ERROR(
-            api_buffer_wrap(e->device->rt, core_i, &e->outputs[o], NULL, &outputs[o]));
     return NULL;
 }
 
-/* What the run gave is not given out when it read what nothing wrote. */
-static vtrn_status check_run(const vtrn_executable *e, const call_frame *f) {
-    vtrn_status status = api_check_last_run(e);
-    for (int o = 0; status && o < e->n_outputs; o++)
-        runtime_memory_release(f->results[o]);
-    return status;
+/* Shells for the outputs, made before the run so that nothing can fail after it. */
+static vtrn_status make_shells(const vtrn_executable *e, call_frame *f) {
+    for (int o = 0; o < e->n_outputs; o++)
+        VTRN_RETURN_IF_ERROR(
+            api_buffer_wrap(e->device->rt, f->core_i, &e->outputs[o], NULL, &f->outputs[o]));
+    return NULL;
 }
 
-static vtrn_status run_held(vtrn_executable *e, int core_i, vtrn_buffer *const *inputs,
-                            const bool *keep, call_frame *f, vtrn_buffer **outputs) {
-    vtrn_status status = make_shells(e, core_i, outputs);
-    runtime_call call = {.core_i = core_i,
-                         .arguments = f->arguments,
-                         .may_reuse = f->may_reuse,
-                         .outputs = f->results};
-    if (!status) {
-        take_donated(e, inputs, keep, f);
-        uint64_t start_ns = api_session_is_listening() ? api_session_now_ns() : 0;
-        fenv_t outside;
-        float_env_enter(&outside);
-        status = runtime_execute(e->loaded, &call);
-        float_env_leave(&outside);
-        if (!status && start_ns)
-            api_session_note(e, core_i, start_ns, call.timing_i);
-        if (!status && e->device->is_checking)
-            status = check_run(e, f);
-        settle_donated(e, inputs, f, status != NULL, call.has_written);
-        if (!status) {
-            delete_donated_on_host(e, inputs, keep);
-            status = move_outputs(e, core_i, f, outputs);
-        }
-    }
+/* The outputs get what the run gave, or are none. */
+static void settle_outputs(const vtrn_executable *e, call_frame *f, bool has_results,
+                           bool has_failed) {
     for (int o = 0; o < e->n_outputs; o++) {
-        if (!status) {
-            outputs[o]->memory = f->results[o];
-        } else {
-            vtrn_buffer_destroy(outputs[o]);
-            outputs[o] = NULL;
+        if (!has_failed) {
+            f->outputs[o]->memory = f->results[o];
+            continue;
         }
+        if (has_results)
+            runtime_memory_release(f->results[o]);
+        vtrn_buffer_destroy(f->outputs[o]);
+        f->outputs[o] = NULL;
     }
+}
+
+static vtrn_status execute_calls(vtrn_executable *e, runtime_call *calls, int n) {
+    fenv_t outside;
+    float_env_enter(&outside);
+    vtrn_status status = n == 1 ? runtime_execute(e->loaded, calls)
+                                : runtime_execute_ranks(e->loaded, calls, (uint32_t)n);
+    float_env_leave(&outside);
     return status;
 }
 
-vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *const *inputs,
-                         int n_inputs, const bool *keep, vtrn_buffer **outputs, int n_outputs) {
-    const vtrn_executable *e = executable;
-    for (int o = 0; o < n_outputs; o++)
-        outputs[o] = NULL;
+/* What the run gave is not given out when it read what nothing wrote. */
+static vtrn_status run_held(vtrn_executable *e, call_frame *frames, runtime_call *calls, int n,
+                            const bool *keep) {
+    vtrn_status status = NULL;
+    for (int r = 0; r < n && !status; r++)
+        status = make_shells(e, &frames[r]);
+    bool has_results = false, is_ready = !status;
+    for (int r = 0; r < n && is_ready; r++) {
+        take_donated(e, keep, &frames[r]);
+        calls[r] = (runtime_call){.core_i = frames[r].core_i,
+                                  .rank = (uint32_t)r,
+                                  .arguments = frames[r].arguments,
+                                  .may_reuse = frames[r].may_reuse,
+                                  .outputs = frames[r].results};
+    }
+    if (is_ready) {
+        uint64_t start_ns = api_session_is_listening() ? api_session_now_ns() : 0;
+        status = execute_calls(e, calls, n);
+        has_results = !status;
+        if (!status && start_ns)
+            api_session_note(e, frames[0].core_i, start_ns, calls[0].timing_i);
+        if (!status && e->device->is_checking)
+            status = api_check_last_run(e);
+    }
+    for (int r = 0; r < n && is_ready; r++) {
+        settle_donated(e, &frames[r], status != NULL, calls[r].has_written);
+        if (status)
+            continue;
+        delete_donated_on_host(e, keep, &frames[r]);
+        status = move_outputs(e, &frames[r]);
+    }
+    for (int r = 0; r < n; r++)
+        settle_outputs(e, &frames[r], has_results, status != NULL);
+    return status;
+}
+
+static vtrn_status check_execute(const vtrn_executable *e, int n_inputs, int n_outputs) {
     VTRN_RETURN_IF_ERROR(runtime_device_check_process(e->device->rt));
     if (compile_is_in_callback())
         return VTRN_ERROR(VTRN_UNSUPPORTED,
@@ -207,18 +221,73 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
                           "%s: %d inputs and room for %d outputs given, it takes %d and gives %d; "
                           "pass arrays of these lengths",
                           e->name, n_inputs, n_outputs, e->n_inputs, e->n_outputs);
-    call_frame f;
-    VTRN_RETURN_IF_ERROR(frame_init(&f, n_inputs, n_outputs));
-    int n_held = 0;
-    vtrn_status status = hold_inputs(e, core_i, inputs, &f, &n_held);
+    return NULL;
+}
+
+/* frames[n]: core, inputs and outputs are set. */
+static vtrn_status execute_frames(vtrn_executable *e, call_frame *frames, runtime_call *calls,
+                                  int n, const bool *keep) {
+    vtrn_status status = NULL;
+    int n_ready = 0;
+    for (; n_ready < n && !status; n_ready++)
+        status = frame_init(&frames[n_ready], e->n_inputs, e->n_outputs);
+    n_ready -= status != NULL;
+    for (int r = 0; r < n && !status; r++)
+        status = hold_inputs(e, &frames[r]);
     is_executing = true;
     if (!status)
-        status = run_held(executable, core_i, inputs, keep, &f, outputs);
+        status = run_held(e, frames, calls, n, keep);
     is_executing = false;
-    for (int i = 0; i < n_held; i++)
-        runtime_memory_release(f.arguments[i]);
-    free(f.heap);
+    for (int r = 0; r < n_ready; r++) {
+        for (int i = 0; i < frames[r].n_held; i++)
+            runtime_memory_release(frames[r].arguments[i]);
+        free(frames[r].heap);
+    }
     if (vtrn_status_category(status) == VTRN_INTERRUPTED)
         process_has_stopped();
+    return status;
+}
+
+vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *const *inputs,
+                         int n_inputs, const bool *keep, vtrn_buffer **outputs, int n_outputs) {
+    for (int o = 0; o < n_outputs; o++)
+        outputs[o] = NULL;
+    VTRN_RETURN_IF_ERROR(check_execute(executable, n_inputs, n_outputs));
+    call_frame frame;
+    runtime_call call;
+    frame.core_i = core_i;
+    frame.inputs = inputs;
+    frame.outputs = outputs;
+    frame.n_held = 0;
+    return execute_frames(executable, &frame, &call, 1, keep);
+}
+
+int vtrn_executable_n_ranks(const vtrn_executable *executable) {
+    return (int)program_n_ranks(executable->loaded->program);
+}
+
+vtrn_status vtrn_execute_ranks(vtrn_executable *executable, const vtrn_rank *ranks, int n_ranks,
+                               const bool *keep) {
+    const vtrn_executable *e = executable;
+    for (int r = 0; r < n_ranks; r++)
+        memset(ranks[r].outputs, 0, (size_t)e->n_outputs * sizeof(vtrn_buffer *));
+    VTRN_RETURN_IF_ERROR(check_execute(e, e->n_inputs, e->n_outputs));
+    if (n_ranks < 1)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: %d ranks; it has %d", e->name, n_ranks,
+                          vtrn_executable_n_ranks(e));
+    call_frame *frames = calloc((size_t)n_ranks, sizeof *frames);
+    runtime_call *calls = calloc((size_t)n_ranks, sizeof *calls);
+    vtrn_status status = NULL;
+    if (!frames || !calls)
+        status = VTRN_OUT_OF_MEMORY((size_t)n_ranks * sizeof *frames);
+    for (int r = 0; r < n_ranks && !status; r++) {
+        frames[r].core_i = ranks[r].core_i;
+        frames[r].inputs = ranks[r].inputs;
+        frames[r].outputs = ranks[r].outputs;
+    }
+    if (!status)
+        status = execute_frames(executable, frames, calls, n_ranks, keep);
+    free(frames);
+    free(calls);
     return status;
 }

@@ -21,6 +21,9 @@ uint32_t footprint_slot_memory(const vtrn_program *program, uint32_t slot_i, int
         return n_arguments + n_outputs;
     case VTRN_SLOT_SCRATCH:
         break;
+    case VTRN_SLOT_RANK:
+        *base = slot->index * (int64_t)sizeof(uint32_t);
+        return n_arguments + n_outputs + 2;
     }
     *base = (int64_t)slot->offset;
     return n_arguments + n_outputs + 1;

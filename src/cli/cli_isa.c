@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *engine_of(char letter) {
-    static const char letters[] = "TVSGY";
+    static const char letters[] = "TVSGYC";
     return isa_engine_name((vtrn_engine)(strchr(letters, letter) - letters));
 }
 

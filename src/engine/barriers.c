@@ -328,7 +328,8 @@ bool barriers_admit(barriers *b, const vtrn_instr *instr, bool *is_alone) {
         return false;
     accesses a;
     collect(b, instr, &a);
-    *is_alone = instr->opcode == VTRN_OP_CUSTOM_OP || races_itself(&a);
+    *is_alone = instr->opcode == VTRN_OP_CUSTOM_OP || instr->opcode == VTRN_OP_COLLECTIVE ||
+                races_itself(&a);
     if (!b->is_empty && (*is_alone || races(b, &a)))
         return false;
     b->is_empty = false;

@@ -23,6 +23,13 @@ vtrn_status engine_op_CUSTOM_OP(engine_core *core, const vtrn_instr *instr,
     return VTRN_ERROR(VTRN_INTERNAL, "invariant broken: custom_op outside of engine_execute");
 }
 
+/* Cores exchange when all of a group have come to it: exec.c stops there and never comes here. */
+vtrn_status engine_op_COLLECTIVE(engine_core *core, const vtrn_instr *instr,
+                                 const uint64_t *slot_base, int thread_i) {
+    (void)core, (void)instr, (void)slot_base, (void)thread_i;
+    return VTRN_ERROR(VTRN_INTERNAL, "invariant broken: collective outside of engine_walk");
+}
+
 int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]) {
     int n = 0;
     for (int i = 0; i < ap->n_dims; i++) {

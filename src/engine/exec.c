@@ -10,11 +10,7 @@
 #include <time.h>
 
 /* Where a thread is: blocks that it has entered, steps that lie before the next one. */
-typedef struct place {
-    uint32_t block_i, n_blocks;
-    uint64_t step;
-    bool is_over;
-} place;
+typedef engine_walk place;
 
 /* One execution, shared by the threads. */
 typedef struct execution {
@@ -23,6 +19,7 @@ typedef struct execution {
     engine_run *run;
     uint32_t limit;    /* of blocks */
     bool is_all_alone; /* the team is not asked, whatever the plan says */
+    bool may_stop;     /* at collectives */
     /* After blocks that thread 0 did alone: where the team goes on, and the rows and columns of the
      * stationary tile then. Written between two barriers. */
     place resume;
@@ -144,10 +141,15 @@ static bool run_block(execution *x, const engine_block_plan *block, int thread_i
     return true;
 }
 
-/* The same by thread 0 alone: it waits at no barrier. */
-static bool run_block_alone(execution *x, const engine_block_plan *block, uint64_t first_step) {
+static bool is_collective(const execution *x, const engine_step *step) {
+    return x->run->program->instrs[step->instr].opcode == VTRN_OP_COLLECTIVE;
+}
+
+/* The same by thread 0 alone, from step p->at: it waits at no barrier. Stops in front of a
+ * collective, where p->at is its step. */
+static bool run_block_alone(execution *x, const engine_block_plan *block, place *p) {
     const small_context small = small_context_of(x->core, x->run->slot_base);
-    for (uint32_t i = 0; i < block->n_steps; i++) {
+    for (uint32_t i = p->at; i < block->n_steps; i++) {
         const small_op *op = block->small[i];
         if (op) {
             for (int row = 0; row < op->n_rows; row++)
@@ -156,12 +158,19 @@ static bool run_block_alone(execution *x, const engine_block_plan *block, uint64
         }
         if (x->run->is_outline)
             continue;
+        if (x->may_stop && is_collective(x, &block->steps[i])) {
+            p->at = i;
+            p->is_at_collective = true;
+            p->instr = block->steps[i].instr;
+            return true;
+        }
         vtrn_status status = run_step(x, &block->steps[i], true, 0);
         if (__builtin_expect(status != NULL, 0)) {
-            fail(x, 0, first_step + i, &block->steps[i].instr, status);
+            fail(x, 0, p->step + i, &block->steps[i].instr, status);
             return false;
         }
     }
+    p->at = 0;
     return true;
 }
 
@@ -172,7 +181,7 @@ static vtrn_status enter_block(engine_run *run, uint32_t block_i, uint32_t n_blo
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "%s: more than %u blocks executed: a loop that does not end?", name,
                           limit);
-    if (process_is_interrupted())
+    if (!run->is_deaf && process_is_interrupted())
         return VTRN_ERROR(VTRN_INTERRUPTED, "%s: stopped after %u blocks", name, n_blocks);
     return trace_block(run, block_i);
 }
@@ -183,13 +192,18 @@ static void walk_alone(execution *x, place *p) {
     while (x->is_all_alone || run->plan->blocks[p->block_i].is_solo) {
         const vtrn_block *block = &run->program->blocks[p->block_i];
         const engine_block_plan *plan = &run->plan->blocks[p->block_i];
-        vtrn_status status = enter_block(run, p->block_i, p->n_blocks++, x->limit);
+        vtrn_status status = NULL;
+        if (!p->is_inside)
+            status = enter_block(run, p->block_i, p->n_blocks++, x->limit);
         if (status)
             fail(x, 0, p->step, NULL, status);
         p->is_over = true;
-        if (status || !run_block_alone(x, plan, p->step) || block->end == VTRN_END_STOP)
+        if (status || !run_block_alone(x, plan, p))
             return;
-        p->is_over = false;
+        p->is_inside = p->is_at_collective;
+        p->is_over = !p->is_inside && block->end == VTRN_END_STOP;
+        if (p->is_inside || p->is_over)
+            return;
         p->step += plan->n_steps + 1;
         p->block_i = next_block(x, block);
     }
@@ -302,4 +316,21 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
     if (!run->plan->is_solo && !run->is_outline)
         learn(run, x.is_all_alone, now_s() - start_s, team_n_sleeps(core->team) != n_sleeps);
     return first_failure(&x, core->n_threads);
+}
+
+vtrn_status engine_resume(engine_core *core, engine_run *run, engine_walk *walk) {
+    execution x = {.core = core,
+                   .alone = *core,
+                   .run = run,
+                   .limit = run->max_blocks ? run->max_blocks : UINT32_MAX,
+                   .is_all_alone = true,
+                   .may_stop = true,
+                   .failed_step = UINT64_MAX};
+    x.alone.n_threads = 1;
+    if (walk->is_at_collective) {
+        walk->is_at_collective = false;
+        walk->at++;
+    }
+    walk_alone(&x, walk);
+    return first_failure(&x, 1);
 }

@@ -167,9 +167,12 @@ vtrn_status operands_check(const vtrn_program *program, const vtrn_chip *chip,
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (info->roles[i] != '-')
             VTRN_RETURN_IF_ERROR(check_operand(program, chip, instr, i));
-    if (instr->opcode == VTRN_OP_CUSTOM_OP &&
-        (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= program->n_customs))
-        return VTRN_ERROR(VTRN_UNDEFINED, "custom_op: reference operation %d of %u", instr->arg[0],
+    bool is_collective = instr->opcode == VTRN_OP_COLLECTIVE;
+    if ((instr->opcode == VTRN_OP_CUSTOM_OP || is_collective) &&
+        (instr->arg[0] < 0 || (uint32_t)instr->arg[0] >= program->n_customs ||
+         (program->customs[instr->arg[0]].collective != NULL) != is_collective))
+        return VTRN_ERROR(VTRN_UNDEFINED, "%s: %s operation %d of %u", info->mnemonic,
+                          is_collective ? "collective" : "reference", instr->arg[0],
                           program->n_customs);
     return NULL;
 }

@@ -277,8 +277,8 @@ static bool is_any_held(const sequencer *s) {
 /* Everything that can run before the threads meet does; then they meet, and so on. The order is the
  * same for teams of all sizes. */
 static vtrn_status sequence_block(sequencer *s, uint32_t block_i) {
-    static const int turn[] = {VTRN_ENGINE_SYNC, VTRN_ENGINE_GPSIMD, VTRN_ENGINE_SCALAR,
-                               VTRN_ENGINE_VECTOR, VTRN_ENGINE_TENSOR};
+    static const int turn[] = {VTRN_ENGINE_SYNC,   VTRN_ENGINE_GPSIMD, VTRN_ENGINE_SCALAR,
+                               VTRN_ENGINE_VECTOR, VTRN_ENGINE_TENSOR, VTRN_ENGINE_CC};
     uint32_t n_total = 0;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         n_total += s->q.block->count[e];

@@ -61,12 +61,28 @@ typedef struct engine_run {
     void *custom_ctx;
     bool is_outline;     /* only what decides where the program goes: see engine_execute() */
     engine_habit habit;  /* 0 at first; engine_execute() keeps it */
+    bool is_deaf;        /* does not ask whether the user interrupts: another thread does */
     uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
     /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
     uint32_t *block_trace;
     uint32_t n_block_trace, cap_block_trace;
     double custom_seconds; /* host time inside custom ops */
 } engine_run;
+
+/* How far one thread has come that executes alone. All 0: nothing yet. */
+typedef struct engine_walk {
+    uint32_t block_i, n_blocks; /* the block, and how many were entered */
+    uint32_t at;                /* step of the block */
+    uint32_t instr;             /* of the collective */
+    uint64_t step;              /* steps before the block */
+    bool is_inside;             /* the block was entered */
+    bool is_at_collective;      /* its operands are there; its results are not */
+    bool is_over;
+} engine_walk;
+
+/* Executes by the calling thread alone, whatever the plan says, from where the walk is to the next
+ * collective or to the end. Walks of different cores may go on at the same time. */
+vtrn_status engine_resume(engine_core *core, engine_run *run, engine_walk *walk);
 
 /* Executes. is_outline: only instructions in the compact form of engine/small.h run, which is where
  * loops count. A condition on other values is read from memory that this execution did not write,

@@ -13,7 +13,7 @@
 
 #include "isa/program.h"
 
-/* One operand in memory, or one tensor of a custom op. */
+/* One operand in memory, or one tensor of a custom op or collective. */
 typedef struct isa_access {
     const vtrn_ap *ap; /* NULL: the whole of a tensor that a custom op names */
     uint32_t slot;     /* in HBM: which tensor */
@@ -89,7 +89,7 @@ typedef struct access_walk {
 static inline access_walk access_begin(const vtrn_instr *instr, const vtrn_custom *customs,
                                        uint32_t n_customs) {
     access_walk w = {.instr = instr, .n = VTRN_MAX_AP};
-    if (instr->opcode != VTRN_OP_CUSTOM_OP)
+    if (instr->opcode != VTRN_OP_CUSTOM_OP && instr->opcode != VTRN_OP_COLLECTIVE)
         return w;
     bool is_known = instr->arg[0] >= 0 && (uint32_t)instr->arg[0] < n_customs;
     w.custom = is_known ? &customs[instr->arg[0]] : NULL;

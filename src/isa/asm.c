@@ -23,6 +23,7 @@ typedef struct assembler {
     list stream[VTRN_ENGINE_COUNT]; /* of the open block */
     list instrs;
     bool is_block_open, has_head;
+    uint32_t n_exchanges; /* of the last collective */
     uint8_t *data;
 } assembler;
 
@@ -308,6 +309,14 @@ static void parse_head(assembler *a) {
     a->has_head = true;
 }
 
+/* ranks 1 by 8: replicas and partitions */
+static void parse_ranks(assembler *a) {
+    a->program->n_replicas = (uint32_t)lex_unsigned(&a->x, "the number of replicas", UINT32_MAX);
+    lex_expect_word(&a->x, "by");
+    a->program->n_partitions =
+        (uint32_t)lex_unsigned(&a->x, "the number of partitions", UINT32_MAX);
+}
+
 static void parse_outputs(assembler *a) {
     lexer *x = &a->x;
     while (!x->status && !lex_is_end_of_line(x)) {
@@ -338,7 +347,7 @@ static void parse_slot(assembler *a) {
     s->dtype = name(a, "dtype", type_name, VTRN_DTYPE_COUNT);
     s->size_bytes = lex_unsigned(x, "the size", UINT64_MAX);
     lex_expect_word(x, "bytes");
-    if (s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT) {
+    if (program_slot_has_index(s)) {
         lex_expect_word(x, "number");
         s->index = (int32_t)lex_unsigned(x, "the number", UINT32_MAX);
     } else {
@@ -396,6 +405,77 @@ static void parse_custom(assembler *a) {
     else
         c->blob_size = lex_hex(x, blob, capacity);
     c->blob = blob;
+}
+
+static const char *reducer_word(int i) {
+    return reducer_name((unsigned)i);
+}
+static const char *collective_word(int i) {
+    return collective_kind_name((unsigned)i);
+}
+
+/* collective 0 all_reduce add groups 2 by 2: 0 1 2 3 */
+static void parse_collective(assembler *a) {
+    lexer *x = &a->x;
+    lex_blanks(x);
+    const char *at = x->at;
+    uint64_t custom_i = lex_unsigned(x, "the custom's number", UINT32_MAX);
+    vtrn_custom *custom = a->customs.items;
+    if (x->status)
+        return;
+    if (custom_i + 1 != a->customs.n || custom[custom_i].collective) {
+        lex_error(x, at, "a collective follows its custom, once");
+        return;
+    }
+    vtrn_collective *c = ARENA_NEW(&a->program->arena, vtrn_collective, 1);
+    vtrn_exchange *exchanges =
+        ARENA_NEW(&a->program->arena, vtrn_exchange, custom[custom_i].n_inputs);
+    if (!c || !exchanges) {
+        lex_no_memory(x);
+        return;
+    }
+    c->kind = name(a, "kind of collective", collective_word, VTRN_COLLECTIVE_KINDS);
+    c->reducer = name(a, "reducer", reducer_word, VTRN_REDUCERS);
+    lex_expect_word(x, "groups");
+    c->n_groups = (uint32_t)lex_unsigned(x, "the number of groups", UINT32_MAX);
+    lex_expect_word(x, "by");
+    c->group_size = (uint32_t)lex_unsigned(x, "the size of a group", UINT32_MAX);
+    lex_expect(x, ':');
+    list groups = {0};
+    while (!x->status && !lex_is_end_of_line(x)) {
+        int32_t *rank = push(a, &groups, sizeof *rank);
+        if (rank)
+            *rank = lex_accept_word(x, "_") ? -1 : (int32_t)lex_unsigned(x, "a rank", INT32_MAX);
+    }
+    if (!x->status && groups.n != (uint64_t)c->n_groups * c->group_size)
+        lex_error(x, at, "%u ranks for %u groups by %u", groups.n, c->n_groups, c->group_size);
+    c->groups = keep(a, &groups, sizeof(int32_t));
+    free(groups.items);
+    c->exchanges = exchanges;
+    a->n_exchanges = 0;
+    custom[custom_i].collective = c;
+}
+
+/* exchange fp32 1 by 1 of 16 from 0 16 16 to 0 16 16 */
+static void parse_exchange(assembler *a) {
+    lexer *x = &a->x;
+    const vtrn_custom *custom =
+        a->customs.n ? (vtrn_custom *)a->customs.items + a->customs.n - 1 : NULL;
+    if (!custom || !custom->collective || a->n_exchanges == custom->n_inputs) {
+        lex_error(x, x->at, "exchanges follow their collective, one an input");
+        return;
+    }
+    vtrn_exchange *e = (vtrn_exchange *)&custom->collective->exchanges[a->n_exchanges++];
+    e->dtype = name(a, "dtype", type_name, VTRN_DTYPE_COUNT);
+    uint64_t *const fields[] = {&e->n[0],       &e->n[1],         &e->run,
+                                &e->from_place, &e->from_step[0], &e->from_step[1],
+                                &e->to_place,   &e->to_step[0],   &e->to_step[1]};
+    static const char *const words[] = {NULL, "by", "of", "from", NULL, NULL, "to", NULL, NULL};
+    for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+        if (words[f])
+            lex_expect_word(x, words[f]);
+        *fields[f] = lex_unsigned(x, "a number of elements", UINT64_MAX);
+    }
 }
 
 static void parse_data(assembler *a) {
@@ -512,12 +592,18 @@ static void parse_line(assembler *a) {
         p->sbuf_peak_bytes = lex_unsigned(x, "the peak", UINT64_MAX);
     else if (lex_accept_word(x, "psum_peak"))
         p->psum_peak_bytes = lex_unsigned(x, "the peak", UINT64_MAX);
+    else if (lex_accept_word(x, "ranks"))
+        parse_ranks(a);
     else if (lex_accept_word(x, "slot"))
         parse_slot(a);
     else if (lex_accept_word(x, "source"))
         parse_source(a);
     else if (lex_accept_word(x, "custom"))
         parse_custom(a);
+    else if (lex_accept_word(x, "collective"))
+        parse_collective(a);
+    else if (lex_accept_word(x, "exchange"))
+        parse_exchange(a);
     else if (lex_accept_word(x, "data"))
         parse_data(a);
     else if (lex_accept_word(x, "at"))

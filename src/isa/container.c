@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    VERSION = 2,
+    VERSION = 3,
     HEADER_BYTES = 24,
     TABLE_ROW_BYTES = 24,
     SIZE_AT = 8,
@@ -103,6 +103,8 @@ static void save_program(writer *w, const vtrn_program *p) {
     u64(w, p->scratch_size);
     u64(w, p->sbuf_peak_bytes);
     u64(w, p->psum_peak_bytes);
+    u32(w, p->n_replicas);
+    u32(w, p->n_partitions);
     u32(w, p->n_arguments);
     u32(w, p->n_outputs);
     for (uint32_t i = 0; i < p->n_outputs; i++)
@@ -110,12 +112,30 @@ static void save_program(writer *w, const vtrn_program *p) {
 }
 
 static void save_slot(writer *w, const vtrn_slot *s) {
-    bool has_index = s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT;
+    bool has_index = program_slot_has_index(s);
     u8(w, s->kind);
     u8(w, s->dtype);
     u32(w, has_index ? (uint32_t)s->index : 0);
     u64(w, s->size_bytes);
     u64(w, has_index ? 0 : s->offset);
+}
+
+static void save_collective(writer *w, const vtrn_collective *c, uint32_t n_operands) {
+    u8(w, c->kind);
+    u8(w, c->reducer);
+    u32(w, c->n_groups);
+    u32(w, c->group_size);
+    for (size_t i = 0; i < (size_t)c->n_groups * c->group_size; i++)
+        u32(w, (uint32_t)c->groups[i]);
+    for (uint32_t i = 0; i < n_operands; i++) {
+        const vtrn_exchange *x = &c->exchanges[i];
+        const uint64_t fields[] = {x->n[0],       x->n[1],         x->run,
+                                   x->from_place, x->from_step[0], x->from_step[1],
+                                   x->to_place,   x->to_step[0],   x->to_step[1]};
+        u8(w, x->dtype);
+        for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
+            u64(w, fields[f]);
+    }
 }
 
 static void save_custom(writer *w, const vtrn_custom *c) {
@@ -127,6 +147,9 @@ static void save_custom(writer *w, const vtrn_custom *c) {
     u64(w, c->flops);
     u64(w, c->blob_size);
     put(w, c->blob, c->blob_size);
+    u8(w, c->collective != NULL);
+    if (c->collective)
+        save_collective(w, c->collective, c->n_inputs);
 }
 
 static void save_block(writer *w, const vtrn_block *b) {
@@ -366,13 +389,15 @@ static void load_program(reader *r) {
     p->scratch_size = number(r, 8);
     p->sbuf_peak_bytes = number(r, 8);
     p->psum_peak_bytes = number(r, 8);
+    p->n_replicas = (uint32_t)number(r, 4);
+    p->n_partitions = (uint32_t)number(r, 4);
     p->n_arguments = (uint32_t)number(r, 4);
     p->n_outputs = count_of(r, 4);
     p->output_alias = (int32_t *)numbers(r, p->n_outputs);
 }
 
 static void load_slot(reader *r, vtrn_slot *s) {
-    s->kind = (uint8_t)below(r, 1, VTRN_SLOT_SCRATCH + 1, "no such kind of slot");
+    s->kind = (uint8_t)below(r, 1, VTRN_SLOT_RANK + 1, "no such kind of slot");
     s->dtype = (uint8_t)below(r, 1, VTRN_DTYPE_COUNT, "no such dtype");
     s->index = (int32_t)number(r, 4);
     s->size_bytes = number(r, 8);
@@ -382,6 +407,34 @@ static void load_slot(reader *r, vtrn_slot *s) {
 static void load_source(reader *r, vtrn_source *s) {
     s->op = text(r);
     s->place = text(r);
+}
+
+static void load_exchange(reader *r, vtrn_exchange *x) {
+    uint64_t *const fields[] = {&x->n[0],       &x->n[1],         &x->run,
+                                &x->from_place, &x->from_step[0], &x->from_step[1],
+                                &x->to_place,   &x->to_step[0],   &x->to_step[1]};
+    x->dtype = (uint8_t)below(r, 1, VTRN_DTYPE_COUNT, "no such dtype");
+    for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
+        *fields[f] = number(r, 8);
+}
+
+static void load_collective(reader *r, vtrn_custom *custom) {
+    enum { EXCHANGE_BYTES = 1 + 9 * 8 };
+    vtrn_collective *c = alloc(r, 1, sizeof *c);
+    if (!c)
+        return;
+    c->kind = (uint8_t)below(r, 1, VTRN_COLLECTIVE_KINDS, "no such collective");
+    c->reducer = (uint8_t)below(r, 1, VTRN_REDUCERS, "no such reducer");
+    c->n_groups = (uint32_t)number(r, 4);
+    c->group_size = (uint32_t)number(r, 4);
+    c->groups = (int32_t *)numbers(r, (uint64_t)c->n_groups * c->group_size);
+    if (custom->n_inputs > (r->end - r->at) / EXCHANGE_BYTES)
+        fail(r, "a count exceeds the section");
+    vtrn_exchange *x = r->fault ? NULL : alloc(r, custom->n_inputs, sizeof *x);
+    for (uint32_t i = 0; x && i < custom->n_inputs; i++)
+        load_exchange(r, &x[i]);
+    c->exchanges = x;
+    custom->collective = c;
 }
 
 static void load_custom(reader *r, vtrn_custom *c) {
@@ -399,6 +452,8 @@ static void load_custom(reader *r, vtrn_custom *c) {
     memcpy(blob, r->bytes + r->at, c->blob_size);
     r->at += c->blob_size;
     c->blob = blob;
+    if (below(r, 1, 2, "a flag is 0 or 1"))
+        load_collective(r, c);
 }
 
 static void load_block(reader *r, vtrn_block *b, uint64_t *n_instrs) {
@@ -506,7 +561,7 @@ static void load_instrs(reader *r) {
 static void load_blocks(reader *r) {
     vtrn_program *p = r->program;
     uint64_t n_instrs = 0;
-    p->blocks = items(r, 29, sizeof *p->blocks, &p->n_blocks);
+    p->blocks = items(r, 33, sizeof *p->blocks, &p->n_blocks);
     for (uint32_t i = 0; i < p->n_blocks && !r->fault; i++)
         load_block(r, &p->blocks[i], &n_instrs);
 }
@@ -528,7 +583,7 @@ static void load_section(reader *r) {
             load_source(r, &p->sources[i]);
         break;
     case SECTION_CUSTOMS:
-        p->customs = items(r, 28, sizeof *p->customs, &p->n_customs);
+        p->customs = items(r, 29, sizeof *p->customs, &p->n_customs);
         for (uint32_t i = 0; i < p->n_customs && !r->fault; i++)
             load_custom(r, &p->customs[i]);
         break;

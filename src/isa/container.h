@@ -10,7 +10,7 @@
 /* Layout, all numbers little-endian:
  *
  *   0   "VTRN"
- *   4   u16 version (1), u16 number of sections (7)
+ *   4   u16 version (3), u16 number of sections (7)
  *   8   u64 size of the whole file, bytes
  *   16  u64 checksum of the whole file with this field 0
  *   24  section table: {u32 kind, u32 items, u64 offset, u64 size} each, in the order of kinds

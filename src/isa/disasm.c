@@ -206,10 +206,32 @@ static void print_head(printer *p, const vtrn_program *program) {
         else
             out(p, " %d", program->output_alias[i]);
     out(p, "\nscratch %" PRIu64 "\n", program->scratch_size);
+    if (program->n_replicas || program->n_partitions)
+        out(p, "ranks %u by %u\n", program->n_replicas, program->n_partitions);
     if (program->sbuf_peak_bytes)
         out(p, "sbuf_peak %" PRIu64 "\n", program->sbuf_peak_bytes);
     if (program->psum_peak_bytes)
         out(p, "psum_peak %" PRIu64 "\n", program->psum_peak_bytes);
+}
+
+static void print_collective(printer *p, uint32_t custom_i, const vtrn_custom *custom) {
+    const vtrn_collective *c = custom->collective;
+    out(p, "collective %u %s %s groups %u by %u:", custom_i, collective_kind_name(c->kind),
+        reducer_name(c->reducer), c->n_groups, c->group_size);
+    for (size_t i = 0; i < (size_t)c->n_groups * c->group_size; i++)
+        if (c->groups[i] < 0)
+            out(p, " _");
+        else
+            out(p, " %d", c->groups[i]);
+    out(p, "\n");
+    for (uint32_t i = 0; i < custom->n_inputs; i++) {
+        const vtrn_exchange *x = &c->exchanges[i];
+        out(p,
+            "exchange %s %" PRIu64 " by %" PRIu64 " of %" PRIu64 " from %" PRIu64 " %" PRIu64
+            " %" PRIu64 " to %" PRIu64 " %" PRIu64 " %" PRIu64 "\n",
+            dtype_name(x->dtype), x->n[0], x->n[1], x->run, x->from_place, x->from_step[0],
+            x->from_step[1], x->to_place, x->to_step[0], x->to_step[1]);
+    }
 }
 
 static void print_tables(printer *p, const vtrn_program *program) {
@@ -217,7 +239,7 @@ static void print_tables(printer *p, const vtrn_program *program) {
         out(p, "\n");
     for (uint32_t i = 0; i < program->n_slots; i++) {
         const vtrn_slot *s = &program->slots[i];
-        bool has_index = s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT;
+        bool has_index = program_slot_has_index(s);
         out(p, "slot %u %s %s %" PRIu64 " bytes %s %" PRIu64 "\n", i, asm_slot_kinds[s->kind],
             dtype_name(s->dtype), s->size_bytes, has_index ? "number" : "at",
             has_index ? (uint64_t)s->index : s->offset);
@@ -241,6 +263,8 @@ static void print_tables(printer *p, const vtrn_program *program) {
         out(p, "%s flops %" PRIu64 " blob ", c->n_outputs ? "" : " out", c->flops);
         hex(p, c->blob, c->blob_size);
         out(p, "\n");
+        if (c->collective)
+            print_collective(p, i, c);
     }
 }
 

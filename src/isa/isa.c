@@ -34,7 +34,7 @@ static const struct {
 #undef ACT
 };
 
-static const char *const engine_names[] = {"Tensor", "Vector", "Scalar", "GpSimd", "Sync"};
+static const char *const engine_names[] = {"Tensor", "Vector", "Scalar", "GpSimd", "Sync", "CC"};
 
 const char *isa_engine_name(vtrn_engine engine) {
     return (unsigned)engine < VTRN_ENGINE_COUNT ? engine_names[engine] : "unknown";
@@ -69,12 +69,47 @@ int isa_ap_row_dims(const vtrn_ap *hbm, uint32_t n_rows) {
     return n;
 }
 
+const char *collective_kind_name(unsigned kind) {
+    static const char *const NAMES[] = {
+#define COLLECTIVE(e, name) name,
+#include "isa/collective_kinds.def"
+#undef COLLECTIVE
+    };
+    return kind < VTRN_COLLECTIVE_KINDS ? NAMES[kind] : "unknown";
+}
+
+const char *reducer_name(unsigned reducer) {
+    static const char *const NAMES[] = {
+#define REDUCER(e, name) name,
+#include "isa/reducers.def"
+#undef REDUCER
+    };
+    return reducer < VTRN_REDUCERS ? NAMES[reducer] : "unknown";
+}
+
+bool collective_reduces(vtrn_dtype t, unsigned reducer) {
+    bool is_bitwise =
+        reducer == VTRN_REDUCER_AND || reducer == VTRN_REDUCER_OR || reducer == VTRN_REDUCER_XOR;
+    if (reducer == VTRN_REDUCER_NONE || reducer >= VTRN_REDUCER_CUSTOM || dtype_has_no_format(t))
+        return false;
+    if (dtype_is_complex(t))
+        return reducer == VTRN_REDUCER_ADD || reducer == VTRN_REDUCER_MULTIPLY;
+    return !(dtype_is_float(t) && is_bitwise);
+}
+
+bool program_has_collectives(const vtrn_program *program) {
+    for (uint32_t i = 0; i < program->n_customs; i++)
+        if (program->customs[i].collective)
+            return true;
+    return false;
+}
+
 bool program_is_callback(const vtrn_custom *custom) {
     return custom->name && !strcmp(custom->name, VTRN_CALLBACK_NAME);
 }
 
 bool program_is_reference_op(const vtrn_custom *custom) {
-    return custom->n_outputs > 0 && !program_is_callback(custom);
+    return custom->n_outputs > 0 && !custom->collective && !program_is_callback(custom);
 }
 
 uint32_t program_n_reference_ops(const vtrn_program *program) {

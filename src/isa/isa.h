@@ -14,6 +14,7 @@ typedef enum vtrn_engine {
     VTRN_ENGINE_SCALAR,
     VTRN_ENGINE_GPSIMD,
     VTRN_ENGINE_SYNC,
+    VTRN_ENGINE_CC, /* the core's stream of collectives */
     VTRN_ENGINE_COUNT
 } vtrn_engine;
 
@@ -47,6 +48,7 @@ typedef enum vtrn_cost_class {
     COST_DMA_TRANSPOSE,
     COST_DMA_INDIRECT,
     COST_EVENT_SEMAPHORE,
+    COST_COLLECTIVE,
     COST_CLASS_COUNT
 } vtrn_cost_class;
 
@@ -151,7 +153,7 @@ typedef struct vtrn_instr {
 /* A row of the table, for code that is generated from it. */
 typedef struct vtrn_op_info {
     const char *mnemonic;
-    const char *engines; /* letters of TVSGY */
+    const char *engines; /* letters of TVSGYC */
     const char *roles;   /* VTRN_MAX_AP letters */
     uint8_t min_gen;
     uint8_t cost; /* vtrn_cost_class */

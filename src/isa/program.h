@@ -11,7 +11,16 @@ typedef enum vtrn_slot_kind {
     VTRN_SLOT_OUTPUT,   /* index: output number */
     VTRN_SLOT_CONSTANT, /* bytes in the program; bound once at load */
     VTRN_SLOT_SCRATCH,  /* offset in one scratch allocation a load */
+    VTRN_SLOT_RANK,     /* index: vtrn_rank_word. A uint32 that differs between cores; read only */
 } vtrn_slot_kind;
+
+/* What a core that runs a program together with others is, of a grid of replicas by partitions. Its
+ * rank is replica * n_partitions + partition. */
+typedef enum vtrn_rank_word {
+    VTRN_RANK_PARTITION,
+    VTRN_RANK_REPLICA,
+    VTRN_RANK_WORDS
+} vtrn_rank_word;
 
 typedef struct vtrn_slot {
     uint8_t kind;  /* vtrn_slot_kind */
@@ -22,6 +31,12 @@ typedef struct vtrn_slot {
     uint64_t
         offset; /* CONSTANT: into data; SCRATCH: into the scratch allocation. Multiples of 64 */
 } vtrn_slot;
+
+/* Whether the slot's place is named by index, and not by an offset. */
+static inline bool program_slot_has_index(const vtrn_slot *s) {
+    return s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT ||
+           s->kind == VTRN_SLOT_RANK;
+}
 
 /* Where an instruction comes from: shown in profiles and errors. */
 typedef struct vtrn_source {
@@ -50,14 +65,53 @@ typedef struct vtrn_block {
     uint64_t flops; /* useful: matmuls' 2*M*N*K as the user wrote them, for MFU */
 } vtrn_block;
 
-/* A reference operation in HBM, or a call of the host. blob is the compiler's, opaque below it. */
+typedef enum vtrn_collective_kind {
+#define COLLECTIVE(e, name) VTRN_COLLECTIVE_##e,
+#include "isa/collective_kinds.def"
+#undef COLLECTIVE
+    VTRN_COLLECTIVE_KINDS
+} vtrn_collective_kind;
+
+typedef enum vtrn_reducer {
+#define REDUCER(e, name) VTRN_REDUCER_##e,
+#include "isa/reducers.def"
+#undef REDUCER
+    VTRN_REDUCERS
+} vtrn_reducer;
+
+/* How one tensor is exchanged, in elements. The part of it that goes from the member at place s of
+ * a group to the one at place t is n[0] * n[1] runs of `run` elements. Run (i, j) begins at
+ *   t*from_place + i*from_step[0] + j*from_step[1]   of the sender's operand, and at
+ *   s*to_place + i*to_step[0] + j*to_step[1]         of the receiver's result.
+ * What is reduced has to_place 0: the parts of all senders meet at the same place. */
+typedef struct vtrn_exchange {
+    uint8_t dtype; /* vtrn_dtype */
+    uint64_t n[2], run;
+    uint64_t from_place, from_step[2], to_place, to_step[2];
+} vtrn_exchange;
+
+/* A collective, of which the custom op that has it lists the operands, then the results. Every rank
+ * is in one group at most. */
+typedef struct vtrn_collective {
+    uint8_t kind;    /* vtrn_collective_kind */
+    uint8_t reducer; /* vtrn_reducer, of ALL_REDUCE and REDUCE_SCATTER; CUSTOM: of the blob */
+    uint32_t n_groups, group_size;
+    /* Ranks, [n_groups][group_size]; -1 fills short groups up. PERMUTE: pairs of a source and a
+     * target; each rank is one of each at most. BROADCAST: the first sends. */
+    const int32_t *groups;
+    const vtrn_exchange *exchanges; /* by operand; all parts of a rank's result are written */
+} vtrn_collective;
+
+/* A reference operation in HBM, a call of the host, or what a collective instruction exchanges.
+ * blob is the compiler's, opaque below it. */
 typedef struct vtrn_custom {
     const char *name; /* "stablehlo.sort" */
     uint32_t n_inputs, n_outputs;
     const uint32_t *slots; /* inputs, then outputs */
     uint64_t blob_size;
     const void *blob;
-    uint64_t flops; /* estimate, for the cost model */
+    uint64_t flops;                    /* estimate, for the cost model */
+    const vtrn_collective *collective; /* NULL: none */
 } vtrn_custom;
 
 /* Name of a custom op that calls the host. */
@@ -77,7 +131,8 @@ typedef struct vtrn_program {
     uint64_t data_size, scratch_size; /* bytes */
     const uint8_t *data;              /* constants */
     uint32_t n_arguments, n_outputs;
-    int32_t *output_alias; /* per output: argument whose memory it reuses, or -1 */
+    uint32_t n_replicas, n_partitions; /* ranks that run it together; 0 is 1 */
+    int32_t *output_alias;             /* per output: argument whose memory it reuses, or -1 */
     uint64_t sbuf_peak_bytes, psum_peak_bytes; /* a partition */
 } vtrn_program;
 
@@ -89,7 +144,18 @@ static inline uint64_t program_flops(const vtrn_program *p) {
     return n;
 }
 
-void program_destroy(vtrn_program *program); /* NULL is fine */
+void program_destroy(vtrn_program *program);     /* NULL is fine */
+const char *collective_kind_name(unsigned kind); /* "all_reduce" */
+const char *reducer_name(unsigned reducer);      /* "add" */
+/* Whether cores reduce elements of the type by themselves; else the reducer is CUSTOM. */
+bool collective_reduces(vtrn_dtype t, unsigned reducer);
+/* Ranks that run the program together. */
+static inline uint64_t program_n_ranks(const vtrn_program *p) {
+    return (p->n_replicas ? p->n_replicas : 1) * (uint64_t)(p->n_partitions ? p->n_partitions : 1);
+}
+/* Whether they wait for each other. */
+bool program_has_collectives(const vtrn_program *program);
+
 /* A call of the host (callback), for which the program stops. */
 bool program_is_callback(const vtrn_custom *custom);
 /* An operation of the program that runs as its reference: neither a callback nor a check. One

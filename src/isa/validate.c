@@ -6,9 +6,12 @@
 
 #include <stdlib.h>
 
-static const char engine_letters[] = "TVSGY";
+static const char engine_letters[] = "TVSGYC";
 
-enum { MAX_ARGUMENTS = 1 << 24 }; /* more than any caller passes; bounds what is allocated */
+enum { /* more than any caller has; they bound what is allocated */
+       MAX_ARGUMENTS = 1 << 24,
+       MAX_RANKS = 1 << 20,
+};
 
 static const char *space_name(unsigned space) {
     static const char *const names[] = {"nothing", "SBUF", "PSUM", "HBM"};
@@ -291,7 +294,7 @@ static vtrn_status validate_operands(validation *v) {
 static vtrn_status rule_engine(validation *v) {
     const vtrn_instr *instr = v->instr;
     if (instr->engine >= VTRN_ENGINE_COUNT)
-        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use Tensor, Vector, Scalar, GpSimd or Sync",
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "use Tensor, Vector, Scalar, GpSimd, Sync or CC",
                     "%s: engine number %u does not exist", v->info->mnemonic, instr->engine);
     const char *letter = v->info->engines;
     while (*letter && *letter != engine_letters[instr->engine])
@@ -397,7 +400,7 @@ vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip 
 
 static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
     const vtrn_slot *s = &p->slots[i];
-    if (s->kind > VTRN_SLOT_SCRATCH || s->dtype >= VTRN_DTYPE_COUNT)
+    if (s->kind > VTRN_SLOT_RANK || s->dtype >= VTRN_DTYPE_COUNT)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "slot %u: kind %u or dtype %u does not exist", i,
                           s->kind, s->dtype);
     if (s->kind == VTRN_SLOT_ARGUMENT || s->kind == VTRN_SLOT_OUTPUT) {
@@ -405,6 +408,15 @@ static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
         if (s->index < 0 || (uint32_t)s->index >= n)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "slot %u: %s %d; the program has %u", i,
                               s->kind == VTRN_SLOT_ARGUMENT ? "argument" : "output", s->index, n);
+        return NULL;
+    }
+    if (s->kind == VTRN_SLOT_RANK) {
+        if (s->index < 0 || s->index >= VTRN_RANK_WORDS || s->size_bytes != sizeof(uint32_t))
+            return VTRN_ERROR(
+                VTRN_BAD_ARGUMENT,
+                "slot %u: word %d of a rank, %llu bytes; there are 0 (partition) and 1 "
+                "(replica), of 4 bytes",
+                i, s->index, (unsigned long long)s->size_bytes);
         return NULL;
     }
     bool is_constant = s->kind == VTRN_SLOT_CONSTANT;
@@ -420,7 +432,116 @@ static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
     return NULL;
 }
 
+/* Whether the last element of a pattern of runs lies within n elements. */
+static bool runs_fit(const vtrn_exchange *x, uint64_t places, uint64_t place,
+                     const uint64_t step[2], uint64_t n) {
+    uint64_t end = x->run, reach;
+    const uint64_t counts[] = {places, x->n[0], x->n[1]}, steps[] = {place, step[0], step[1]};
+    for (int i = 0; i < 3; i++)
+        if (__builtin_mul_overflow(counts[i] - 1, steps[i], &reach) ||
+            __builtin_add_overflow(end, reach, &end))
+            return false;
+    return end <= n;
+}
+
+static vtrn_status validate_exchange(const vtrn_program *p, const vtrn_custom *custom, uint32_t i) {
+    const vtrn_collective *c = custom->collective;
+    const vtrn_exchange *x = &c->exchanges[i];
+    bool is_gather = c->kind == VTRN_COLLECTIVE_ALL_GATHER || c->kind == VTRN_COLLECTIVE_ALL_TO_ALL;
+    bool is_scatter =
+        c->kind == VTRN_COLLECTIVE_REDUCE_SCATTER || c->kind == VTRN_COLLECTIVE_ALL_TO_ALL;
+    uint64_t size = dtype_size((vtrn_dtype)x->dtype), part, all;
+    if (!size)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operand %u: dtype number %u does not exist", i,
+                          x->dtype);
+    uint64_t from = p->slots[custom->slots[i]].size_bytes / size;
+    uint64_t to = p->slots[custom->slots[custom->n_inputs + i]].size_bytes / size;
+    if (__builtin_mul_overflow(x->n[0], x->n[1], &part) ||
+        __builtin_mul_overflow(part, x->run, &part) ||
+        __builtin_mul_overflow(part, is_gather ? c->group_size : 1, &all))
+        all = UINT64_MAX;
+    if (all == 0 && to == 0)
+        return NULL;
+    if (all != to || !all)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "operand %u: the parts of a result have %llu elements, slot %u has %llu",
+                          i, (unsigned long long)all, custom->slots[custom->n_inputs + i],
+                          (unsigned long long)to);
+    if (!runs_fit(x, is_scatter ? c->group_size : 1, x->from_place, x->from_step, from) ||
+        !runs_fit(x, is_gather ? c->group_size : 1, x->to_place, x->to_step, to))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operand %u: a part lies outside of slot %u or %u", i,
+                          custom->slots[i], custom->slots[custom->n_inputs + i]);
+    return NULL;
+}
+
+/* Every rank in one group at most; of pairs, once a source and once a target. */
+static vtrn_status validate_groups(const vtrn_collective *c, uint64_t n_ranks) {
+    bool is_permute = c->kind == VTRN_COLLECTIVE_PERMUTE;
+    bool needs_full = c->kind != VTRN_COLLECTIVE_ALL_REDUCE && c->kind != VTRN_COLLECTIVE_BROADCAST;
+    uint8_t *seen = calloc(n_ranks + 1, 1);
+    if (!seen)
+        return VTRN_OUT_OF_MEMORY(n_ranks);
+    vtrn_status status = NULL;
+    for (size_t i = 0; i < (size_t)c->n_groups * c->group_size && !status; i++) {
+        int32_t rank = c->groups[i];
+        uint8_t role = is_permute && i % 2 ? 2 : 1;
+        if (rank == -1 && !needs_full && i % c->group_size)
+            continue;
+        if (rank < 0 || (uint64_t)rank >= n_ranks)
+            status =
+                VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                           "group %zu has rank %d; there are 0..%llu, and groups of %s are full",
+                           i / c->group_size, rank, (unsigned long long)n_ranks - 1,
+                           collective_kind_name(c->kind));
+        else if (seen[rank] & role)
+            status = VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                "rank %d is twice in the groups, the second time in %zu", rank,
+                                i / c->group_size);
+        else
+            seen[rank] |= role;
+    }
+    for (uint64_t rank = 0; rank < n_ranks && !status; rank++)
+        if (!seen[rank] && !is_permute && c->kind != VTRN_COLLECTIVE_BROADCAST)
+            status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "no group has rank %llu of %llu",
+                                (unsigned long long)rank, (unsigned long long)n_ranks);
+    free(seen);
+    return status;
+}
+
+static vtrn_status validate_collective(const vtrn_program *p, const vtrn_custom *custom) {
+    const vtrn_collective *c = custom->collective;
+    bool reduces =
+        c->kind == VTRN_COLLECTIVE_ALL_REDUCE || c->kind == VTRN_COLLECTIVE_REDUCE_SCATTER;
+    if (c->kind >= VTRN_COLLECTIVE_KINDS || c->reducer >= VTRN_REDUCERS ||
+        reduces != (c->reducer != VTRN_REDUCER_NONE))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "kind %u with reducer %u does not exist", c->kind,
+                          c->reducer);
+    if (custom->n_inputs != custom->n_outputs || !custom->n_inputs)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u operands for %u results", custom->n_inputs,
+                          custom->n_outputs);
+    if (c->reducer == VTRN_REDUCER_CUSTOM && custom->n_inputs != 1)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "a custom reducer of %u operands; give each its own collective",
+                          custom->n_inputs);
+    for (uint32_t i = 0; reduces && i < custom->n_inputs; i++)
+        if (c->reducer != VTRN_REDUCER_CUSTOM &&
+            !collective_reduces((vtrn_dtype)c->exchanges[i].dtype, c->reducer))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operand %u: cores do not reduce %s by %s", i,
+                              dtype_name((vtrn_dtype)c->exchanges[i].dtype),
+                              reducer_name(c->reducer));
+    if ((c->n_groups && (c->group_size < 1 || c->group_size > 2 * MAX_RANKS)) ||
+        (c->kind == VTRN_COLLECTIVE_PERMUTE && c->group_size != 2 && c->n_groups))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u groups of %u", c->n_groups, c->group_size);
+    VTRN_RETURN_IF_ERROR(validate_groups(c, program_n_ranks(p)));
+    for (uint32_t i = 0; i < custom->n_inputs; i++)
+        VTRN_RETURN_IF_ERROR(validate_exchange(p, custom, i));
+    return NULL;
+}
+
 static vtrn_status validate_tables(const vtrn_program *p) {
+    if (program_n_ranks(p) > MAX_RANKS)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%u replicas of %u partitions; at most %d ranks",
+                          p->n_replicas, p->n_partitions, MAX_RANKS);
     for (uint32_t i = 0; i < p->n_outputs; i++)
         if (p->output_alias &&
             (p->output_alias[i] < -1 ||
@@ -437,6 +558,9 @@ static vtrn_status validate_tables(const vtrn_program *p) {
             if (c->slots[s] >= p->n_slots)
                 return VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom %u (%s): slot %u; the program has %u",
                                   i, c->name, c->slots[s], p->n_slots);
+        vtrn_status status = c->collective ? validate_collective(p, c) : NULL;
+        if (status)
+            return vtrn_status_annotate(status, "collective of custom %u (%s)", i, c->name);
     }
     return NULL;
 }
@@ -529,8 +653,9 @@ static uint8_t *find_writable(const vtrn_program *p) {
             is_argument_open[p->output_alias[i]] = 1;
     for (uint32_t i = 0; i < p->n_slots; i++) {
         const vtrn_slot *s = &p->slots[i];
-        is_writable[i] = s->kind == VTRN_SLOT_ARGUMENT ? is_argument_open[s->index]
-                                                       : s->kind != VTRN_SLOT_CONSTANT;
+        is_writable[i] = s->kind == VTRN_SLOT_ARGUMENT
+                             ? is_argument_open[s->index]
+                             : s->kind != VTRN_SLOT_CONSTANT && s->kind != VTRN_SLOT_RANK;
     }
     free(is_argument_open);
     return is_writable;

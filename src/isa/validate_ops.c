@@ -508,6 +508,9 @@ static vtrn_status check_custom_op(validation *v) {
         RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "name a custom op of the program",
                     "%s: number %d; the program has %u", NAME, i, v->program->n_customs);
     const vtrn_custom *custom = &v->program->customs[i];
+    if ((custom->collective != NULL) != (v->instr->opcode == VTRN_OP_COLLECTIVE))
+        RULE_BROKEN(v, VTRN_BAD_ARGUMENT, "run a collective by collective, all else by custom_op",
+                    "%s: number %d is %s collective", NAME, i, custom->collective ? "a" : "no");
     for (uint32_t k = 0; k < custom->n_outputs; k++) {
         uint32_t slot = custom->slots[custom->n_inputs + k];
         bool is_writable = v->is_writable ? v->is_writable[slot]
@@ -627,6 +630,7 @@ static const struct {
     [VTRN_OP_AFFINE_SELECT] = {check_affine_select, SR},
     [VTRN_OP_PARTITION_REDUCE] = {check_partition_reduce, SR},
     [VTRN_OP_CUSTOM_OP] = {check_custom_op, 0},
+    [VTRN_OP_COLLECTIVE] = {check_custom_op, 0},
     [VTRN_OP_DMA_COPY] = {check_dma_copy, ACC},
     [VTRN_OP_DMA_TRANSPOSE] = {check_dma_transpose, 0},
     [VTRN_OP_DMA_GATHER] = {check_dma_gather, OOB},

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_RANKS = 1 << 20 };
+
 typedef struct wire {
     const uint8_t *at, *end;
 } wire;
@@ -97,14 +99,22 @@ static vtrn_status decode_assignment(wire w, int64_t *out_ids, int64_t max, int6
     return NULL;
 }
 
-void compile_options_devices(const plugin_compile_options *o, int64_t *out) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < o->n_replicas; i++)
+/* The message goes computation by computation, and a computation is a partition. */
+vtrn_status compile_options_devices(const plugin_compile_options *o, int64_t *out) {
+    int64_t n = o->n_replicas * o->n_partitions, n_read = 0;
+    for (int64_t i = 0; i < n; i++)
         out[i] = o->device_id + i;
     if (!o->n_assigned)
-        return;
+        return NULL;
+    int64_t *ids = malloc((size_t)n * sizeof *ids);
+    if (!ids)
+        return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *ids);
     const wire w = {o->assignment, o->assignment + o->assignment_size};
-    vtrn_status_free(decode_assignment(w, out, o->n_replicas, &n)); /* decoded before */
+    vtrn_status status = decode_assignment(w, ids, n, &n_read);
+    for (int64_t i = 0; i < n && !status; i++)
+        out[i % o->n_replicas * o->n_partitions + i / o->n_replicas] = ids[i];
+    free(ids);
+    return status;
 }
 
 /* ExecutableBuildOptionsProto: 1 device_ordinal, 4 num_replicas, 5 num_partitions,
@@ -235,18 +245,14 @@ vtrn_status compile_options_decode(const void *bytes, size_t size, plugin_compil
         else if (f.number == 7 && f.type == 2)
             VTRN_RETURN_IF_ERROR(decode_override(f.bytes, out));
     }
-    if (out->n_partitions > 1)
-        return VTRN_ERROR(VTRN_UNSUPPORTED,
-                          "%lld replicas of %lld partitions: a program runs on one NeuronCore; "
-                          "put its arguments on one device, jax.device_put(x, jax.devices()[0]), "
-                          "and use jax.jit without a mesh (no pmap, no sharding; with PyTorch no "
-                          "xr.use_spmd() and no mark_sharding)",
-                          (long long)out->n_replicas, (long long)out->n_partitions);
-    if (out->n_replicas < 1 || (out->n_assigned && out->n_assigned != out->n_replicas))
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "compile options: %lld replicas on %lld assigned devices; give one "
-                          "device for each",
-                          (long long)out->n_replicas, (long long)out->n_assigned);
+    if (out->n_replicas < 1 || out->n_partitions < 1 || out->n_replicas > MAX_RANKS ||
+        out->n_partitions > MAX_RANKS ||
+        (out->n_assigned && out->n_assigned != out->n_replicas * out->n_partitions))
+        return VTRN_ERROR(
+            VTRN_BAD_ARGUMENT,
+            "compile options: %lld replicas of %lld partitions on %lld assigned devices; "
+            "give one device for each",
+            (long long)out->n_replicas, (long long)out->n_partitions, (long long)out->n_assigned);
     out->compile.n_replicas = out->n_replicas;
     return NULL;
 }

@@ -1,6 +1,7 @@
 /* Executables of the plugin: compile, describe, serialize. */
 #include "base/hash.h"
 #include "pjrt/compile_options.h"
+#include "pjrt/pjrt_wire.h"
 #include "pjrt/plugin.h"
 
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 
 static void executable_free(PJRT_Executable *e) {
+    plugin_free_shardings(e);
     vtrn_executable_destroy(e->executable);
     free(e->devices);
     free(e->logical_ids);
@@ -94,67 +96,95 @@ static vtrn_status check_device(const PJRT_Client *client, int64_t id) {
                             (long long)id, client->n_devices - 1);
 }
 
-static size_t write_varint(char *out, size_t v) {
-    size_t n = 0;
-    for (; v >= 0x80; v >>= 7)
-        out[n++] = (char)(v | 0x80);
-    out[n++] = (char)v;
-    return n;
-}
-
-/* DeviceAssignmentProto {1: replicas, 2: 1 computation, 3: {1: [device]}}. */
+/* DeviceAssignmentProto {1: replicas, 2: computations, 3: {1: [device]} a computation}. */
 static vtrn_status write_assignment(const int64_t *ids, PJRT_Executable *e) {
-    enum { MAX_VARINT = 10 };
-    size_t packed_size = 0, head_size;
-    char *packed = malloc((e->n_replicas + 1) * MAX_VARINT), head[MAX_VARINT];
-    e->assignment = malloc((e->n_replicas + 5) * MAX_VARINT);
+    const size_t n_replicas = e->n_replicas, n_partitions = e->n_partitions;
+    char *packed = malloc((n_replicas + 1) * PJRT_MAX_VARINT), head[PJRT_MAX_VARINT];
+    e->assignment = malloc((n_partitions * (n_replicas + 3) + 4) * PJRT_MAX_VARINT);
     if (!packed || !e->assignment) {
         free(packed);
-        return VTRN_OUT_OF_MEMORY(e->n_replicas * MAX_VARINT);
+        return VTRN_OUT_OF_MEMORY(n_partitions * n_replicas * PJRT_MAX_VARINT);
     }
-    for (size_t i = 0; i < e->n_replicas; i++)
-        packed_size += write_varint(packed + packed_size, (size_t)ids[i]);
     char *at = e->assignment;
     *at++ = 0x08;
-    at += write_varint(at, e->n_replicas);
-    memcpy(at, "\x10\x01\x1a", 3);
-    head_size = write_varint(head, packed_size);
-    at += 3 + write_varint(at + 3, 1 + head_size + packed_size);
-    *at++ = 0x0a;
-    memcpy(at, head, head_size);
-    memcpy(at + head_size, packed, packed_size);
-    e->assignment_size = (size_t)(at - e->assignment) + head_size + packed_size;
+    at += pjrt_write_varint(at, n_replicas);
+    *at++ = 0x10;
+    at += pjrt_write_varint(at, n_partitions);
+    for (size_t p = 0; p < n_partitions; p++) {
+        size_t packed_size = 0;
+        for (size_t r = 0; r < n_replicas; r++)
+            packed_size +=
+                pjrt_write_varint(packed + packed_size, (size_t)ids[r * n_partitions + p]);
+        size_t head_size = pjrt_write_varint(head, packed_size);
+        *at++ = 0x1a;
+        at += pjrt_write_varint(at, 1 + head_size + packed_size);
+        *at++ = 0x0a;
+        memcpy(at, head, head_size);
+        memcpy(at + head_size, packed, packed_size);
+        at += head_size + packed_size;
+    }
+    e->assignment_size = (size_t)(at - e->assignment);
     free(packed);
     return NULL;
+}
+
+static vtrn_status place_ranks(PJRT_Client *client, const int64_t *ids, PJRT_Executable *e) {
+    uint8_t *is_taken = calloc((size_t)client->n_devices, 1);
+    if (!is_taken)
+        return VTRN_OUT_OF_MEMORY((size_t)client->n_devices);
+    vtrn_status status = NULL;
+    for (size_t i = 0; i < e->n_ranks && !status; i++) {
+        status = check_device(client, ids[i]);
+        if (!status && is_taken[ids[i]]++)
+            status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile options: device %lld is assigned twice",
+                                (long long)ids[i]);
+        if (status)
+            break;
+        e->devices[i] = &client->devices[ids[i]];
+        e->logical_ids[i].replica = (int)(i / e->n_partitions);
+        e->logical_ids[i].partition = (int)(i % e->n_partitions);
+    }
+    free(is_taken);
+    return status;
 }
 
 static vtrn_status assign_devices(PJRT_Client *client, const plugin_compile_options *o,
                                   PJRT_Executable *e) {
     /* Before anything is as long as the options say. */
     VTRN_RETURN_IF_ERROR(check_device(client, o->device_id));
-    if (o->n_replicas > client->n_devices)
+    if (o->n_replicas * o->n_partitions > client->n_devices)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "compile options: %lld replicas; the client has %d devices, "
-                          "NEURON_RT_NUM_CORES shows more",
-                          (long long)o->n_replicas, client->n_devices);
+                          "compile options: %lld replicas of %lld partitions; the client has %d "
+                          "devices, NEURON_RT_NUM_CORES or VTRN_INSTANCE shows more",
+                          (long long)o->n_replicas, (long long)o->n_partitions, client->n_devices);
     e->n_replicas = (size_t)o->n_replicas;
-    int64_t *ids = calloc(e->n_replicas, sizeof *ids);
-    e->devices = calloc(e->n_replicas, sizeof *e->devices);
-    e->logical_ids = calloc(e->n_replicas, sizeof *e->logical_ids);
+    e->n_partitions = (size_t)o->n_partitions;
+    e->n_ranks = e->n_replicas * e->n_partitions;
+    int64_t *ids = calloc(e->n_ranks, sizeof *ids);
+    e->devices = calloc(e->n_ranks, sizeof(PJRT_Device *));
+    e->logical_ids = calloc(e->n_ranks, sizeof *e->logical_ids);
     if (!ids || !e->devices || !e->logical_ids) {
         free(ids);
-        return VTRN_OUT_OF_MEMORY(e->n_replicas * sizeof *ids);
+        return VTRN_OUT_OF_MEMORY(e->n_ranks * sizeof *ids);
     }
-    compile_options_devices(o, ids);
-    vtrn_status status = NULL;
-    for (size_t i = 0; i < e->n_replicas && !(status = check_device(client, ids[i])); i++) {
-        e->devices[i] = &client->devices[ids[i]];
-        e->logical_ids[i].replica = (int)i;
-    }
+    vtrn_status status = compile_options_devices(o, ids);
+    if (!status)
+        status = place_ranks(client, ids, e);
     if (!status)
         status = write_assignment(ids, e);
     free(ids);
     return status;
+}
+
+/* The options and the module count partitions by themselves. */
+static vtrn_status check_partitions(const PJRT_Executable *e) {
+    int n_ranks = vtrn_executable_n_ranks(e->executable);
+    if ((size_t)n_ranks == e->n_ranks)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "%s: its module is for %d devices, the compile options are for %zu; let "
+                      "num_replicas and num_partitions of both agree",
+                      e->executable->name, n_ranks, e->n_ranks);
 }
 
 static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, PJRT_Executable *e) {
@@ -163,6 +193,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     VTRN_RETURN_IF_ERROR(assign_devices(client, &o, e));
     VTRN_RETURN_IF_ERROR(
         api_compile(client->device, r->module, r->module_size, &o.compile, &e->executable));
+    VTRN_RETURN_IF_ERROR(check_partitions(e));
     fingerprint(e->executable->loaded->program, e->fingerprint);
     plugin_named_float(&e->cost[0], "flops", (float)program_flops(e->executable->loaded->program));
     atomic_init(&e->n_cost, 1);
@@ -170,7 +201,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
         !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||
         !describe_outputs(e) || !plugin_layouts_describe(e))
         return VTRN_OUT_OF_MEMORY(r->module_size);
-    return NULL;
+    return plugin_describe_shardings(e);
 }
 
 static PJRT_Error *compile(PJRT_Client *client, const compile_request *r, PJRT_Executable **out) {
@@ -275,7 +306,7 @@ PJRT_Error *PJRT_Executable_NumReplicas(PJRT_Executable_NumReplicas_Args *args) 
 
 PJRT_Error *PJRT_Executable_NumPartitions(PJRT_Executable_NumPartitions_Args *args) {
     ARGS_REQUIRE(args, num_partitions);
-    args->num_partitions = 1;
+    args->num_partitions = args->executable->n_partitions;
     return NULL;
 }
 
@@ -424,7 +455,7 @@ PJRT_LoadedExecutable_AddressableDevices(PJRT_LoadedExecutable_AddressableDevice
     ARGS_REQUIRE(args, num_addressable_devices);
     const PJRT_Executable *e = args->executable->executable;
     args->addressable_devices = e->devices;
-    args->num_addressable_devices = e->n_replicas;
+    args->num_addressable_devices = e->n_ranks;
     return NULL;
 }
 
@@ -432,7 +463,7 @@ PJRT_Error *PJRT_LoadedExecutable_AddressableDeviceLogicalIds(
     PJRT_LoadedExecutable_AddressableDeviceLogicalIds_Args *args) {
     ARGS_REQUIRE(args, num_addressable_device_logical_ids);
     args->addressable_device_logical_ids = args->executable->executable->logical_ids;
-    args->num_addressable_device_logical_ids = args->executable->executable->n_replicas;
+    args->num_addressable_device_logical_ids = args->executable->executable->n_ranks;
     return NULL;
 }
 

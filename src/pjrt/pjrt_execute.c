@@ -4,29 +4,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_ON_STACK = 96 };
-
+/* What the ranks of a call take and give, in the API's handles. */
 typedef struct execute_frame {
-    vtrn_buffer **inputs, **outputs;
-    bool *keep;
-    vtrn_buffer *stack_buffers[2 * N_ON_STACK];
-    bool stack_keep[N_ON_STACK];
+    vtrn_rank *ranks;
+    bool *keep; /* [n_inputs] */
     void *heap;
 } execute_frame;
 
-static bool frame_init(execute_frame *f, size_t n_inputs, size_t n_outputs) {
-    f->heap = NULL;
-    f->inputs = f->stack_buffers;
-    f->keep = f->stack_keep;
-    if (n_inputs > N_ON_STACK || n_outputs > N_ON_STACK) {
-        f->heap = malloc((n_inputs + n_outputs) * sizeof *f->inputs + n_inputs);
-        if (!f->heap)
-            return false;
-        f->inputs = f->heap;
-        f->keep = (bool *)(f->inputs + n_inputs + n_outputs);
+static bool frame_init(execute_frame *f, size_t n_ranks, size_t n_inputs, size_t n_outputs) {
+    size_t n = n_inputs + n_outputs;
+    f->heap = calloc(1, n_ranks * (sizeof *f->ranks + n * sizeof(vtrn_buffer *)) + n_inputs + 1);
+    if (!f->heap)
+        return false;
+    f->ranks = f->heap;
+    vtrn_buffer **buffers = (vtrn_buffer **)(f->ranks + n_ranks);
+    for (size_t r = 0; r < n_ranks; r++, buffers += n) {
+        f->ranks[r].inputs = buffers;
+        f->ranks[r].outputs = buffers + n_inputs;
     }
-    f->outputs = f->inputs + n_inputs;
-    memset(f->keep, 0, n_inputs * sizeof *f->keep);
+    f->keep = (bool *)buffers;
     return true;
 }
 
@@ -34,11 +30,12 @@ static PJRT_Error *check_call(const PJRT_LoadedExecutable_Execute_Args *args) {
     if (atomic_load(&args->executable->is_deleted))
         return plugin_error_make(PJRT_Error_Code_FAILED_PRECONDITION,
                                  "bad argument: the executable has been deleted");
-    if (args->num_devices != 1)
-        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
-                                 "bad argument: %zu devices in one call; an executable runs on one "
-                                 "at a time: call it for each of them",
-                                 args->num_devices);
+    const size_t n_ranks = args->executable->executable->n_ranks;
+    if (args->num_devices != n_ranks && args->num_devices != 1)
+        return plugin_error_make(
+            PJRT_Error_Code_INVALID_ARGUMENT,
+            "bad argument: %zu devices in one call; the executable runs on %zu", args->num_devices,
+            n_ranks);
     const PJRT_ExecuteOptions *o = args->options;
     if (o && ARGS_HAVE(o, num_recv_ops) && (o->num_send_ops || o->num_recv_ops))
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
@@ -63,10 +60,11 @@ static void read_keep(const PJRT_ExecuteOptions *o, size_t n_inputs, bool *keep)
 
 /* Refuses a buffer that the call donates and takes once more, as XLA does: one of the two would see
  * what the program made of it. Each donated buffer remembers the number of the call. */
-static PJRT_Error *check_donated(const PJRT_LoadedExecutable_Execute_Args *args, const bool *keep) {
+static PJRT_Error *check_donated(const PJRT_LoadedExecutable_Execute_Args *args, size_t rank,
+                                 const bool *keep) {
     static atomic_uint_fast64_t n_calls;
     const int *alias = args->executable->executable->executable->input_alias;
-    PJRT_Buffer *const *inputs = args->argument_lists ? args->argument_lists[0] : NULL;
+    PJRT_Buffer *const *inputs = args->argument_lists ? args->argument_lists[rank] : NULL;
     uint64_t call = atomic_fetch_add_explicit(&n_calls, 1, memory_order_relaxed) + 1;
     bool is_twice = false;
     size_t at = 0, n_donated = 0;
@@ -115,20 +113,52 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
     return error;
 }
 
+/* Handles around the outputs of all ranks. */
+static PJRT_Error *give_outputs(PJRT_LoadedExecutable_Execute_Args *args, const execute_frame *f,
+                                PJRT_Device *const *devices) {
+    size_t n = (size_t)args->executable->executable->executable->n_outputs;
+    PJRT_Error *error = NULL;
+    size_t n_given = 0;
+    for (size_t r = 0; n && r < args->num_devices; r++) {
+        if (error)
+            for (size_t i = 0; i < n; i++)
+                vtrn_buffer_destroy(f->ranks[r].outputs[i]);
+        else if (!(error = wrap_outputs(devices[r], f->ranks[r].outputs, n, args->output_lists[r])))
+            n_given++;
+    }
+    for (size_t r = 0; error && r < n_given; r++)
+        destroy_all(args->output_lists[r], n);
+    return error;
+}
+
 /* A callback that fails is an error of the call, as on XLA's CPU: the program runs in it. */
-static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *device,
+static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *const *devices,
                        execute_frame *f) {
     vtrn_executable *e = args->executable->executable->executable;
-    PLUGIN_RETURN_IF_ERROR(
-        vtrn_execute(e, device->core_i, f->inputs, e->n_inputs, f->keep, f->outputs, e->n_outputs));
-    if (e->n_outputs) {
-        PJRT_Error *error =
-            wrap_outputs(device, f->outputs, (size_t)e->n_outputs, args->output_lists[0]);
+    const vtrn_rank *first = &f->ranks[0];
+    if (args->num_devices == 1)
+        PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, first->core_i, first->inputs, e->n_inputs, f->keep,
+                                            first->outputs, e->n_outputs));
+    else
+        PLUGIN_RETURN_IF_ERROR(vtrn_execute_ranks(e, f->ranks, (int)args->num_devices, f->keep));
+    PJRT_Error *error = give_outputs(args, f, devices);
+    for (size_t r = 0; !error && args->device_complete_events && r < args->num_devices; r++)
+        args->device_complete_events[r] = plugin_ready_event();
+    return error;
+}
+
+static PJRT_Error *fill_frame(const PJRT_LoadedExecutable_Execute_Args *args,
+                              PJRT_Device *const *devices, execute_frame *f) {
+    read_keep(args->options, args->num_args, f->keep);
+    for (size_t r = 0; r < args->num_devices; r++) {
+        vtrn_buffer **inputs = (vtrn_buffer **)f->ranks[r].inputs; /* the frame's own */
+        f->ranks[r].core_i = devices[r]->core_i;
+        for (size_t i = 0; i < args->num_args; i++)
+            inputs[i] = args->argument_lists[r][i]->buffer;
+        PJRT_Error *error = check_donated(args, r, f->keep);
         if (error)
             return error;
     }
-    if (args->device_complete_events)
-        args->device_complete_events[0] = plugin_ready_event();
     return NULL;
 }
 
@@ -138,23 +168,20 @@ PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *ar
     if (error)
         return error;
     PJRT_Executable *e = args->executable->executable;
-    PJRT_Device *device = e->devices[0];
-    if (ARGS_HAVE(args, execute_device) && args->execute_device)
-        device = args->execute_device;
-    if (device->client != e->client)
+    PJRT_Device *const *devices = e->devices;
+    if (ARGS_HAVE(args, execute_device) && args->execute_device && args->num_devices == 1)
+        devices = &args->execute_device;
+    if (devices[0]->client != e->client)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: the device belongs to another client than the "
                                  "executable");
     size_t n_inputs = args->num_args, n_outputs = (size_t)e->executable->n_outputs;
     execute_frame f;
-    if (!frame_init(&f, n_inputs, n_outputs))
+    if (!frame_init(&f, args->num_devices, n_inputs, n_outputs))
         return plugin_error(VTRN_OUT_OF_MEMORY((n_inputs + n_outputs) * sizeof(void *)));
-    for (size_t i = 0; i < n_inputs; i++)
-        f.inputs[i] = args->argument_lists[0][i]->buffer;
-    read_keep(args->options, n_inputs, f.keep);
-    error = check_donated(args, f.keep);
+    error = fill_frame(args, devices, &f);
     if (!error)
-        error = run(args, device, &f);
+        error = run(args, devices, &f);
     free(f.heap);
     return error;
 }

@@ -4,7 +4,11 @@
 
 #include "pjrt/pjrt_args.h"
 
-enum { PJRT_Extension_Type_Profiler = 1, PJRT_Extension_Type_Layouts = 4 };
+enum {
+    PJRT_Extension_Type_Profiler = 1,
+    PJRT_Extension_Type_Layouts = 4,
+    PJRT_Extension_Type_Shardings = 19,
+};
 
 /* Profiler. Its structs have errors of their own, and `priv` where others have extension_start. */
 typedef struct PLUGIN_Profiler PLUGIN_Profiler;
@@ -137,7 +141,24 @@ typedef struct PJRT_Layouts_Extension {
     PJRT_Error *(*of_parameters)(PJRT_Layouts_PJRT_Executable_GetParameterLayouts_Args *args);
 } PJRT_Layouts_Extension;
 
+/* The Shardings extension's two functions take the same. The lists live as long as the executable.
+ */
+typedef struct PJRT_Shardings_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Executable *executable;
+    size_t n; /* parameters or outputs */
+    const char *const *shardings;
+    const size_t *sharding_sizes;
+} PJRT_Shardings_Args;
+
+typedef struct PJRT_Shardings_Extension {
+    PJRT_Extension_Base base;
+    PJRT_Error *(*parameter_shardings)(PJRT_Shardings_Args *args);
+    PJRT_Error *(*output_shardings)(PJRT_Shardings_Args *args);
+} PJRT_Shardings_Extension;
+
 extern PJRT_Profiler_Extension plugin_profiler_extension; /* the first of the list */
 extern PJRT_Layouts_Extension plugin_layouts_extension;
+extern PJRT_Shardings_Extension plugin_shardings_extension;
 
 #endif

@@ -106,7 +106,9 @@ static PJRT_Error *of_parameters(PJRT_Layouts_PJRT_Executable_GetParameterLayout
 }
 
 PJRT_Layouts_Extension plugin_layouts_extension = {
-    .base = {.struct_size = sizeof plugin_layouts_extension, .type = PJRT_Extension_Type_Layouts},
+    .base = {.struct_size = sizeof plugin_layouts_extension,
+             .type = PJRT_Extension_Type_Layouts,
+             .next = &plugin_shardings_extension.base},
     .memory_layout_destroy = destroy,
     .memory_layout_serialize = serialize,
     .client_default = client_default,

@@ -140,9 +140,9 @@ struct PJRT_Executable {
     atomic_uint refs;
     PJRT_Client *client;
     vtrn_executable *executable;
-    PJRT_Device **devices;              /* [n_replicas], one a replica; the first is the default */
-    PJRT_LogicalDeviceIds *logical_ids; /* [n_replicas] */
-    size_t n_replicas;
+    PJRT_Device **devices; /* [n_ranks], replica by replica; the first is the default */
+    PJRT_LogicalDeviceIds *logical_ids; /* [n_ranks] */
+    size_t n_replicas, n_partitions, n_ranks;
     char *assignment; /* DeviceAssignmentProto */
     size_t assignment_size;
     char *module; /* artifact */
@@ -158,6 +158,8 @@ struct PJRT_Executable {
     size_t *kind_sizes;
     struct PJRT_Layouts_MemoryLayout **layouts; /* those of the outputs, then of the inputs */
     struct PJRT_Layouts_MemoryLayout *layout_data;
+    char **shardings; /* of outputs, then of parameters; NULL: none are reported */
+    size_t *sharding_sizes;
     PJRT_NamedValue cost[2]; /* an entry never changes once n_cost counts it */
     atomic_int n_cost;
 };
@@ -169,6 +171,10 @@ struct PJRT_LoadedExecutable {
 
 /* pjrt_layouts.c: false when memory is short. */
 bool plugin_layouts_describe(PJRT_Executable *executable);
+/* pjrt_shardings.c */
+vtrn_status plugin_describe_shardings(PJRT_Executable *executable);
+void plugin_free_shardings(PJRT_Executable *executable);
+
 void plugin_executable_release(PJRT_Executable *executable);
 extern const char *const plugin_memory_kinds[PLUGIN_N_MEMORIES]; /* "device", "pinned_host" */
 extern const char plugin_platform_name[];                        /* "neuron" */

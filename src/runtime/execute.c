@@ -2,6 +2,8 @@
 #include "runtime/execute.h"
 
 #include "isa/validate.h"
+#include "runtime/ranks.h"
+#include "runtime/times.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,8 @@ static vtrn_status measure_slot(runtime_program *l, uint32_t slot_i) {
         *bytes = s->size_bytes > *bytes ? s->size_bytes : *bytes;
         return NULL;
     }
+    if (s->kind == VTRN_SLOT_RANK)
+        return NULL;
     if (s->kind != VTRN_SLOT_CONSTANT && s->kind != VTRN_SLOT_SCRATCH)
         return bad_slot(p, slot_i, "no such kind");
     uint64_t limit = s->kind == VTRN_SLOT_CONSTANT ? p->data_size : p->scratch_size;
@@ -78,6 +82,7 @@ static vtrn_status prepare(runtime_program *l) {
         VTRN_RETURN_IF_ERROR(measure_slot(l, i));
     VTRN_RETURN_IF_ERROR(read_aliases(l));
     VTRN_RETURN_IF_ERROR(program_validate(p, chip));
+    VTRN_RETURN_IF_ERROR(ranks_prepare(l));
     return engine_plan_create(p, chip, team_size(l->device->team), &l->plan);
 }
 
@@ -109,11 +114,13 @@ void runtime_unload(runtime_program *l) {
     runtime_device *device = l->device;
     for (int i = 0; l->bindings && i < device->n_cores; i++) {
         runtime_memory_release(l->bindings[i].constants);
+        runtime_memory_release(l->bindings[i].rank_words);
         free(l->bindings[i].slot_base);
     }
     for (int i = 0; i < l->n_timings; i++)
         free(l->timings[i].trace);
     free(l->run.block_trace);
+    ranks_release(l);
     free(l->bindings);
     free(l->argument_bytes);
     free(l->output_bytes);
@@ -140,9 +147,13 @@ static vtrn_status bind_core(runtime_program *l, int core_i) {
         VTRN_RETURN_IF_ERROR(runtime_memory_create(l->device, core_i, p->data_size, &b->constants));
         memcpy(b->constants->host, p->data, p->data_size);
     }
-    for (uint32_t i = 0; i < p->n_slots; i++)
+    for (uint32_t i = 0; i < p->n_slots; i++) {
         if (p->slots[i].kind == VTRN_SLOT_CONSTANT && b->constants)
             b->slot_base[i] = b->constants->addr + p->slots[i].offset;
+        if (p->slots[i].kind == VTRN_SLOT_RANK && !b->rank_words)
+            VTRN_RETURN_IF_ERROR(runtime_memory_create(
+                l->device, core_i, VTRN_RANK_WORDS * sizeof(uint32_t), &b->rank_words));
+    }
     b->is_bound = true;
     return NULL;
 }
@@ -188,7 +199,6 @@ static int32_t alias_of(const vtrn_program *p, uint32_t output_i) {
 /* Memory of every output. outputs[] entries are NULL or owned references when this fails. */
 static vtrn_status make_outputs(const runtime_program *l, const runtime_call *call) {
     const vtrn_program *p = l->program;
-    memset(call->outputs, 0, p->n_outputs * sizeof *call->outputs);
     for (uint32_t o = 0; o < p->n_outputs; o++) {
         int32_t a = alias_of(p, o);
         runtime_memory *argument = a < 0 ? NULL : call->arguments[a];
@@ -212,11 +222,18 @@ static vtrn_status make_outputs(const runtime_program *l, const runtime_call *ca
 
 static void bind_call(runtime_program *l, const runtime_call *call) {
     const vtrn_program *p = l->program;
+    const runtime_binding *b = &l->bindings[call->core_i];
+    const uint32_t n_partitions = p->n_partitions ? p->n_partitions : 1;
+    const uint32_t words[VTRN_RANK_WORDS] = {call->rank % n_partitions, call->rank / n_partitions};
+    if (b->rank_words)
+        memcpy(b->rank_words->host, words, sizeof words);
     uint64_t *slot_base = l->bindings[call->core_i].slot_base;
     for (uint32_t i = 0; i < p->n_slots; i++) {
         const vtrn_slot *s = &p->slots[i];
         if (s->kind == VTRN_SLOT_OUTPUT)
             slot_base[i] = call->outputs[s->index]->addr;
+        if (s->kind == VTRN_SLOT_RANK)
+            slot_base[i] = b->rank_words->addr + (uint64_t)s->index * sizeof *words;
         if (s->kind != VTRN_SLOT_ARGUMENT)
             continue;
         /* An aliased argument and its output are one place, whether reused or copied. */
@@ -225,117 +242,124 @@ static void bind_call(runtime_program *l, const runtime_call *call) {
     }
 }
 
-static int find_timing(const runtime_program *l) {
-    for (int i = 0; i < l->n_timings; i++) {
-        const runtime_timing *t = &l->timings[i];
-        if (t->n == l->run.n_block_trace &&
-            memcmp(t->trace, l->run.block_trace, t->n * sizeof *t->trace) == 0)
-            return i;
-    }
-    return -1;
-}
-
-/* A place for a new timing: a free one, or that of the trace seen longest ago. */
-static int claim_timing(runtime_program *l) {
-    if (l->n_timings < RUNTIME_MAX_TIMINGS)
-        return l->n_timings++;
-    int oldest = 0;
-    for (int i = 1; i < l->n_timings; i++)
-        if (l->timings[i].last_used < l->timings[oldest].last_used)
-            oldest = i;
-    free(l->timings[oldest].trace);
-    return oldest;
-}
-
-static vtrn_status time_run(runtime_program *l) {
-    double start = now_seconds();
-    int i = find_timing(l);
-    if (i < 0) {
-        timing_result result = {0};
-        uint32_t n = l->run.n_block_trace;
-        if (!l->model) /* by the first execution: what is loaded and never run costs less */
-            VTRN_RETURN_IF_ERROR(timing_prepare(&l->device->chip, l->program, &l->model));
-        VTRN_RETURN_IF_ERROR(timing_run(l->model, l->run.block_trace, n, NULL, &result));
-        uint32_t *trace = malloc((n + 1) * sizeof *trace);
-        if (!trace) {
-            timing_result_free(&result);
-            return VTRN_OUT_OF_MEMORY(n * sizeof *trace);
-        }
-        if (n)
-            memcpy(trace, l->run.block_trace, n * sizeof *trace);
-        i = claim_timing(l);
-        l->timings[i] = (runtime_timing){.summary = result.summary, .trace = trace, .n = n};
-        timing_result_free(&result);
-    }
-    l->timings[i].last_used = l->n_executions;
-    l->last_timing = i;
-    l->total_simulated_ns += l->timings[i].summary.total_ns;
-    l->timing_seconds = now_seconds() - start;
-    return NULL;
-}
-
-static vtrn_status run_bound(runtime_program *l, const runtime_call *call) {
-    engine_run *run = &l->run;
+static void set_up_run(runtime_program *l, const runtime_call *call, engine_run *run) {
     run->program = l->program;
     run->plan = &l->plan;
     run->slot_base = l->bindings[call->core_i].slot_base;
     run->custom = l->custom;
     run->custom_ctx = l->custom_ctx;
     run->is_outline = !l->device->has_values;
+    run->is_deaf = false;
     run->max_blocks = run->is_outline ? RUNTIME_OUTLINE_BLOCKS : 0;
     run->n_block_trace = 0;
     run->custom_seconds = 0;
+}
+
+/* Whether the outline went on until its limit. */
+static bool is_endless_outline(runtime_program *l, uint32_t n) {
+    for (uint32_t r = 0; r < n; r++) {
+        const engine_run *run = ranks_run_of(l, r);
+        if (run->is_outline && run->n_block_trace == run->max_blocks)
+            return true;
+    }
+    return false;
+}
+
+static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint32_t n) {
+    for (uint32_t r = 0; r < n; r++)
+        set_up_run(l, &calls[r], ranks_run_of(l, r));
     double start = now_seconds();
-    vtrn_status status = engine_execute(&l->device->cores[call->core_i].engine, run);
-    if (status && run->is_outline && run->n_block_trace == run->max_blocks)
+    vtrn_status status = n == 1 ? engine_execute(&l->device->cores[calls[0].core_i].engine, &l->run)
+                                : ranks_run(l, calls);
+    if (status && is_endless_outline(l, n))
         return vtrn_status_annotate(status,
                                     "VTRN_VALUES=off computes no values but loop counters; a loop "
                                     "that other values end needs VTRN_VALUES=on");
     VTRN_RETURN_IF_ERROR(status);
     l->functional_seconds = now_seconds() - start;
-    l->custom_seconds = run->custom_seconds;
+    l->custom_seconds = 0;
+    for (uint32_t r = 0; r < n; r++)
+        l->custom_seconds += ranks_run_of(l, r)->custom_seconds;
     l->n_executions++;
-    l->last_core = call->core_i;
-    return l->device->is_timed ? time_run(l) : NULL;
+    l->last_core = calls[0].core_i;
+    return l->device->is_timed ? times_run(l, calls, n) : NULL;
 }
 
-static vtrn_status execute_locked(runtime_program *l, runtime_call *call) {
-    double start = now_seconds();
-    VTRN_RETURN_IF_ERROR(check_arguments(l, call));
-    VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, call->core_i));
-    VTRN_RETURN_IF_ERROR(bind_core(l, call->core_i));
-    VTRN_RETURN_IF_ERROR(bind_scratch(l, call->core_i));
-    vtrn_status status = make_outputs(l, call);
-    if (!status) {
-        bind_call(l, call);
-        call->has_written = true;
-        status = run_bound(l, call);
-        call->timing_i = !status && l->device->is_timed ? l->last_timing : -1;
+/* All that can fail before the program runs. */
+static vtrn_status bind_all(runtime_program *l, runtime_call *calls, uint32_t n) {
+    for (uint32_t r = 0; r < n; r++) {
+        VTRN_RETURN_IF_ERROR(check_arguments(l, &calls[r]));
+        VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, calls[r].core_i));
+        VTRN_RETURN_IF_ERROR(bind_core(l, calls[r].core_i));
+        VTRN_RETURN_IF_ERROR(bind_scratch(l, calls[r].core_i));
+        VTRN_RETURN_IF_ERROR(make_outputs(l, &calls[r]));
     }
-    if (status) {
-        for (uint32_t o = 0; o < l->program->n_outputs; o++) {
-            runtime_memory_release(call->outputs[o]);
-            call->outputs[o] = NULL;
-        }
-        return status;
-    }
-    hbm_stats memory;
-    runtime_memory_stats(l->device, call->core_i, &memory);
-    if (memory.peak_bytes > l->hbm_peak_bytes)
-        l->hbm_peak_bytes = memory.peak_bytes;
-    l->host_seconds = now_seconds() - start;
     return NULL;
 }
 
-vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call) {
-    call->has_written = false;
-    call->timing_i = -1;
+static vtrn_status execute_locked(runtime_program *l, runtime_call *calls, uint32_t n) {
+    double start = now_seconds();
+    for (uint32_t r = 0; r < n; r++)
+        memset(calls[r].outputs, 0, l->program->n_outputs * sizeof *calls[r].outputs);
+    vtrn_status status = bind_all(l, calls, n);
+    for (uint32_t r = 0; r < n && !status; r++) {
+        bind_call(l, &calls[r]);
+        calls[r].has_written = true;
+    }
+    if (!status)
+        status = run_bound(l, calls, n);
+    for (uint32_t r = 0; r < n && !status && l->device->is_timed; r++)
+        calls[r].timing_i = l->last_timing;
+    for (uint32_t r = 0; r < n; r++) {
+        for (uint32_t o = 0; status && o < l->program->n_outputs; o++) {
+            runtime_memory_release(calls[r].outputs[o]);
+            calls[r].outputs[o] = NULL;
+        }
+        hbm_stats memory;
+        runtime_memory_stats(l->device, calls[r].core_i, &memory);
+        if (!status && memory.peak_bytes > l->hbm_peak_bytes)
+            l->hbm_peak_bytes = memory.peak_bytes;
+    }
+    if (!status)
+        l->host_seconds = now_seconds() - start;
+    return status;
+}
+
+static vtrn_status check_cores(const runtime_program *l, const runtime_call *calls, uint32_t n) {
+    const runtime_device *d = l->device;
+    const uint64_t n_ranks = program_n_ranks(l->program);
+    if (program_has_collectives(l->program) ? n != n_ranks : n != 1 && n != n_ranks)
+        return VTRN_ERROR(
+            VTRN_BAD_ARGUMENT,
+            "program %s is for %llu NeuronCores that exchange data, and was given %u; "
+            "start it on all of them in one call",
+            l->program->name, (unsigned long long)n_ranks, n);
+    for (uint32_t r = 0; r < n; r++) {
+        if (calls[r].core_i < 0 || calls[r].core_i >= d->n_cores)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", calls[r].core_i,
+                              d->instance.name, d->n_cores - 1);
+        for (uint32_t k = 0; k < r; k++)
+            if (calls[k].core_i == calls[r].core_i)
+                return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                  "ranks %u and %u are both on core %d; give each one of its own",
+                                  k, r, calls[r].core_i);
+    }
+    return NULL;
+}
+
+vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, uint32_t n) {
     runtime_device *d = loaded->device;
-    if (call->core_i < 0 || call->core_i >= d->n_cores)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", call->core_i,
-                          d->instance.name, d->n_cores - 1);
+    for (uint32_t r = 0; r < n; r++) {
+        calls[r].has_written = false;
+        calls[r].timing_i = -1;
+    }
+    VTRN_RETURN_IF_ERROR(check_cores(loaded, calls, n));
     pthread_mutex_lock(&d->run_lock);
-    vtrn_status status = execute_locked(loaded, call);
+    vtrn_status status = execute_locked(loaded, calls, n);
     pthread_mutex_unlock(&d->run_lock);
     return status;
+}
+
+vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call) {
+    return runtime_execute_ranks(loaded, call, 1);
 }

@@ -24,11 +24,18 @@ enum {
 
 /* What a program needs on one core: bound when first run there. */
 typedef struct runtime_binding {
-    runtime_memory *constants;
+    runtime_memory *constants, *rank_words;
     uint64_t *slot_base;         /* [n_slots] */
     uint64_t scratch_generation; /* for which the scratch slots are bound */
     bool is_bound;
 } runtime_binding;
+
+/* Who meets in a collective of the program. */
+typedef struct runtime_groups {
+    int32_t *group_of; /* [n_ranks] -1: nobody waits for the rank. NULL: the op is no collective */
+    uint32_t *size;    /* by group; ranks of a permute that are linked by pairs are one group */
+    uint32_t *arrived; /* by group: scratch */
+} runtime_groups;
 
 typedef struct runtime_program {
     runtime_device *device;
@@ -38,6 +45,8 @@ typedef struct runtime_program {
     engine_custom_fn custom;
     void *custom_ctx;
     engine_run run;            /* kept, so that its block trace is allocated once */
+    engine_run *rank_runs;     /* [n_ranks - 1] of ranks behind the first, whose run is above */
+    runtime_groups *groups;    /* [n_customs]; NULL: no collectives */
     runtime_binding *bindings; /* [n_cores] */
     uint64_t *argument_bytes;  /* [n_arguments] what the slots need */
     uint64_t *output_bytes;    /* [n_outputs] */
@@ -61,6 +70,7 @@ void runtime_unload(runtime_program *loaded); /* NULL is fine */
 
 typedef struct runtime_call {
     int core_i;
+    uint32_t rank;                    /* of the program's, for what it reads of VTRN_SLOT_RANK */
     runtime_memory *const *arguments; /* [n_arguments], on the core's chip */
     /* [n_arguments] or NULL (all false): an output that aliases the argument takes its memory over;
      * otherwise it works on a copy and the argument keeps its contents */
@@ -70,8 +80,13 @@ typedef struct runtime_call {
     int timing_i;             /* out: of loaded->timings; -1: the run was not timed */
 } runtime_call;
 
-/* Runs to completion. On error no outputs exist; arguments that may be reused hold whatever was
- * written so far. */
+/* Runs the program's ranks together, calls[n] in order of rank, each on a core of its own, each
+ * core by one thread of the team. BAD_ARGUMENT: other ranks than the program has; DEADLOCK: ranks
+ * wait for others that wait elsewhere or have ended. */
+vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, uint32_t n);
+
+/* Runs to completion, on one core alone. On error no outputs exist; arguments that may be reused
+ * hold whatever was written so far. */
 vtrn_status runtime_execute(runtime_program *loaded, runtime_call *call);
 
 #endif

@@ -29,7 +29,7 @@ static void place_slots(const vtrn_program *p, stage *s) {
         s->slot_base[i] = slot->kind == VTRN_SLOT_CONSTANT  ? slot->offset
                           : slot->kind == VTRN_SLOT_SCRATCH ? scratch + slot->offset
                                                             : at;
-        if (slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_OUTPUT)
+        if (program_slot_has_index(slot))
             at += rounded(slot->size_bytes);
     }
     s->hbm_bytes = at + 64;

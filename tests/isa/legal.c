@@ -113,7 +113,7 @@ static vtrn_ap operand(legal_rng *r, const vtrn_instr *i, vtrn_dtype t, unsigned
 }
 
 static uint8_t pick_engine(legal_rng *r, const vtrn_op_info *info, int gen, vtrn_opcode op) {
-    static const char letters[] = "TVSGY";
+    static const char letters[] = "TVSGYC";
     for (;;) {
         char c = info->engines[legal_random(r, (uint32_t)strlen(info->engines))];
         if (gen == 2 && c == 'S' && (op == VTRN_OP_TENSOR_SCALAR || op == VTRN_OP_TENSOR_COPY))
@@ -348,6 +348,9 @@ static void fill(legal_rng *r, vtrn_instr *i) {
     case VTRN_OP_EVENT_SEMAPHORE:
         fill_special(r, i, p, f);
         break;
+    case VTRN_OP_COLLECTIVE:
+        i->arg[0] = 1;
+        break;
     default:
         fill_vector(r, i, p, f);
     }
@@ -422,11 +425,28 @@ static void fill_tables(legal_rng *r, vtrn_program *p) {
     p->sources[0] = (vtrn_source){"stablehlo.dot_general", "model.py:42"};
     p->sources[1] = (vtrn_source){"fusion(12) \"quoted\\\"", ""};
     p->sources[2] = (vtrn_source){"", "a\nb\t\xc3\xa9"};
-    p->n_customs = 1;
-    p->customs = ARENA_NEW(&p->arena, vtrn_custom, 1);
+    p->n_customs = 2;
+    p->customs = ARENA_NEW(&p->arena, vtrn_custom, 2);
+    p->n_replicas = 1;
+    p->n_partitions = 4;
     static const uint32_t slots[] = {ARGUMENT, SCRATCH};
     static const uint8_t blob[] = {0, 1, 2, 253, 254, 255};
-    p->customs[0] = (vtrn_custom){"stablehlo.sort", 1, 1, slots, sizeof blob, blob, 12345678901ull};
+    p->customs[0] =
+        (vtrn_custom){"stablehlo.sort", 1, 1, slots, sizeof blob, blob, 12345678901ull, NULL};
+    static const int32_t groups[] = {0, 2, 3, 1};
+    static const vtrn_exchange exchange = {.dtype = VTRN_DTYPE_BF16,
+                                           .n = {2, SLOT_BYTES / 32},
+                                           .run = 4,
+                                           .from_place = SLOT_BYTES / 4,
+                                           .from_step = {SLOT_BYTES / 8, 4},
+                                           .to_place = 4,
+                                           .to_step = {SLOT_BYTES / 4, 8}};
+    static const vtrn_collective all_to_all = {.kind = VTRN_COLLECTIVE_ALL_TO_ALL,
+                                               .n_groups = 2,
+                                               .group_size = 2,
+                                               .groups = groups,
+                                               .exchanges = &exchange};
+    p->customs[1] = (vtrn_custom){"stablehlo.all_to_all", 1, 1, slots, 0, blob, 0, &all_to_all};
 }
 
 vtrn_program *legal_program(legal_rng *r, int gen) {

@@ -228,7 +228,7 @@ static const offence offences[] = {
     {2, VTRN_OP_IOTA, pattern_short, VTRN_UNDEFINED, "the pattern ap3"},
     {2, VTRN_OP_AFFINE_SELECT, select_add, VTRN_UNDEFINED, "operation add is not legal"},
     {2, VTRN_OP_PARTITION_REDUCE, reduce_min, VTRN_UNDEFINED, "it has add, max"},
-    {2, VTRN_OP_CUSTOM_OP, custom_7, VTRN_BAD_ARGUMENT, "number 7; the program has 1"},
+    {2, VTRN_OP_CUSTOM_OP, custom_7, VTRN_BAD_ARGUMENT, "number 7; the program has 2"},
     {2, VTRN_OP_DMA_GATHER, no_table_rows, VTRN_BAD_ARGUMENT, "has 0 rows"},
     {2, VTRN_OP_DMA_GATHER, far_table, VTRN_UNDEFINED, "of slot 4, which has 1048576"},
     {2, VTRN_OP_DMA_SCATTER, index_fp32, VTRN_UNDEFINED, "the indices ap2 are fp32"},

@@ -24,7 +24,7 @@ DTYPES = {
 }
 NAMES = {np.dtype(t): name for name, t in DTYPES.items() if name != "tf32"}
 SBUF, PSUM, HBM = 1, 2, 3
-ENGINES = "TVSGY"
+ENGINES = "TVSGYC"
 ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST = (
     1 << i for i in range(8))
 

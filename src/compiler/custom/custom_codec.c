@@ -146,7 +146,8 @@ enum {
     attr_triangular,
     attr_batch_norm,
     attr_custom_call,
-    attr_collective
+    attr_collective,
+    attr_shardings
 };
 
 static const uint8_t attrs_of[] = {

@@ -16,7 +16,8 @@ vtrn_status custom_run(const vtrn_program *program, uint32_t custom_i, void *con
     VTRN_RETURN_IF_ERROR(custom_decode(custom->blob, custom->blob_size, &g));
     const graph_op *op = &g->body.ops[0];
     vtrn_status status;
-    if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
+    if (!custom->collective && /* whose reducer takes two */
+        (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs))
         status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "custom op %s: %u operands, %u slots", custom->name,
                             op->n_operands, custom->n_inputs);
     else

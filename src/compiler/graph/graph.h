@@ -31,6 +31,28 @@ typedef struct graph_type {
 typedef uint32_t graph_value; /* index into graph.values */
 enum { GRAPH_NO_VALUE = 0xffffffffu };
 
+/* A part of a mesh axis, major to minor: the device at place i of the mesh has the coordinate
+ * i / stride % size along it. */
+typedef struct graph_axis {
+    int64_t stride, size;
+} graph_axis;
+
+/* The devices that run a program as an array, row by row. */
+typedef struct graph_mesh {
+    int64_t n_devices;           /* 1: of an empty mesh, which shards nothing */
+    const int64_t *partition_of; /* [n_devices] by place; NULL: the place itself */
+} graph_mesh;
+
+/* How a tensor is cut over a mesh: dimension d into equal parts, one for each combination of the
+ * coordinates along axes[first[d]] .. axes[first[d + 1] - 1], major to minor. Along axes that are
+ * not named, it is the same everywhere. */
+typedef struct graph_sharding {
+    const graph_mesh *mesh;
+    int rank;
+    uint32_t first[13]; /* [rank + 1]; GRAPH_MAX_RANK and one more */
+    const graph_axis *axes;
+} graph_sharding;
+
 /* int64 list in the graph's arena */
 typedef struct graph_ints {
     int64_t n;
@@ -134,6 +156,12 @@ typedef union graph_attrs {
         const char *backend_config;
         bool has_side_effect;
     } custom_call;
+    struct { /* manual_computation, sharding_constraint */
+        const graph_sharding *const *in,
+            *const *out;        /* by operand, by result; the latter's is out[0] */
+        const graph_axis *axes; /* manual ones: the region's values are parts along them */
+        uint32_t n_axes;
+    } shardings;
     struct {
         int64_t channel_id, dim, dim2, split_count, n_groups, group_size;
         const int64_t *groups; /* [n_groups][group_size], -1 pads; permute: pairs */
@@ -178,6 +206,9 @@ typedef struct graph {
      * type that the artifact has; the graph's is in that order. NULL: row-major. mhlo.layout_mode
      */
     const uint8_t **arg_order, **result_order;
+    /* Of @main, by parameter and result; NULL in it: the program does not say. With one partition,
+     * NULL. */
+    const graph_sharding **arg_sharding, **result_sharding;
     int64_t n_partitions, n_replicas;
     /* The artifact has what jaxlib cannot write as HLO: sharding constraints and the like, which
      * are dropped, and asynchronous operations. */

@@ -621,6 +621,7 @@ vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main) {
     VTRN_RETURN_IF_ERROR(
         main_memory_kinds(b, main, "res_attrs", b->g->body.n_results, b->g->result_is_on_host));
     VTRN_RETURN_IF_ERROR(module_aliases(b));
+    VTRN_RETURN_IF_ERROR(graph_sdy_main(b, main));
     const vhlo_entry *arg_attrs;
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, main, "arg_attrs", &arg_attrs));
     if (!vhlo_entry_is(arg_attrs, VHLO_DIALECT_VHLO, VHLO_ATTR_ARRAY))

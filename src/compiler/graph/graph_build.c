@@ -495,18 +495,41 @@ static vtrn_status build_async_done(graph_builder *b, size_t scope, const vhlo_o
     return alias_results(b, scope, v, t->items, t->n);
 }
 
-/* Shardy: what says only where data lies is dropped; a manual region on one device is its body. */
+/* A manual computation or a sharding constraint over several partitions. */
+static vtrn_status build_sharded(graph_builder *b, size_t scope, const vhlo_op *v, int kind) {
+    graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
+    op.name =
+        kind == GRAPH_MANUAL_COMPUTATION ? "sdy.manual_computation" : "sdy.sharding_constraint";
+    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &op.place));
+    VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &op.operands));
+    VTRN_RETURN_IF_ERROR(refuse_tuples(op.operands, op.n_operands, "operand"));
+    GRAPH_NEW(b, op.results, op.n_results);
+    for (uint32_t i = 0; i < op.n_results; i++) {
+        const graph_type *type;
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, v->result_types[i], &type));
+        VTRN_RETURN_IF_ERROR(new_value(b, type, &op.results[i]));
+    }
+    VTRN_RETURN_IF_ERROR(build_regions(b, scope, v, &op));
+    for (uint32_t i = 0; i < op.n_results; i++)
+        b->map[scope + v->first_result + i] = op.results[i];
+    VTRN_RETURN_IF_ERROR(kind == GRAPH_MANUAL_COMPUTATION ? graph_sdy_manual(b, v, &op)
+                                                          : graph_sdy_constraint(b, v, &op));
+    return push_op(b, &op);
+}
+
+/* Shardy: on one device, what says only where data lies is dropped, and a manual region is its
+ * body.
+ */
 static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     vhlo_string name = v->name->name;
     if (v->n_results == 0 && v->n_regions == 0)
         return NULL; /* mesh, sharding_group */
     b->g->has_no_hlo = true;
     bool is_manual = vhlo_string_equal(name, "manual_computation");
+    bool is_alone = b->g->n_partitions <= 1;
+    if (v->n_regions == 1 && is_manual && !is_alone)
+        return build_sharded(b, scope, v, GRAPH_MANUAL_COMPUTATION);
     if (v->n_regions == 1 && (is_manual || vhlo_string_equal(name, "named_computation"))) {
-        if (is_manual && b->g->n_partitions > 1)
-            return VTRN_ERROR(VTRN_UNSUPPORTED,
-                              "manual computation over %lld devices; run the program on one",
-                              (long long)b->g->n_partitions);
         size_t mark = b->n_map, inner = scope;
         if (v->is_isolated)
             VTRN_RETURN_IF_ERROR(push_scope(b, v->scope_size, &inner));
@@ -514,7 +537,11 @@ static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
         b->n_map = mark;
         return NULL;
     }
-    if (v->n_operands == 1 && v->n_results == 1 && v->n_regions == 0)
+    bool is_unary = v->n_operands == 1 && v->n_results == 1 && v->n_regions == 0;
+    if (is_unary && !is_alone &&
+        (vhlo_string_equal(name, "sharding_constraint") || vhlo_string_equal(name, "reshard")))
+        return build_sharded(b, scope, v, GRAPH_SHARDING_CONSTRAINT);
+    if (is_unary && (is_alone || vhlo_string_equal(name, "propagation_barrier")))
         return alias_operands(b, scope, v); /* sharding_constraint, reshard, collectives */
     return build_kind(b, scope, v, GRAPH_UNKNOWN);
 }

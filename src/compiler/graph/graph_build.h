@@ -72,6 +72,13 @@ vtrn_status graph_shape_operand(graph_builder *b, graph_value value, int64_t *ou
 vtrn_status graph_dimension_size(graph_builder *b, const graph_op *op, int64_t dim,
                                  const void **out);
 
+/* graph_sdy.c, for programs of several partitions. A sharding attribute. */
+vtrn_status graph_sdy_sharding(graph_builder *b, const vhlo_entry *e, const graph_sharding **out);
+/* Attributes of a manual computation, of a sharding constraint, and of @main. */
+vtrn_status graph_sdy_manual(graph_builder *b, const vhlo_op *v, graph_op *op);
+vtrn_status graph_sdy_constraint(graph_builder *b, const vhlo_op *v, graph_op *op);
+vtrn_status graph_sdy_main(graph_builder *b, const vhlo_op *main);
+
 /* graph_tuples.c. A tuple of values that exist. */
 vtrn_status graph_tuple_add(graph_builder *b, uint32_t n, const graph_value *items,
                             graph_value *out);

@@ -196,6 +196,29 @@ static void print_collective(printer *p, const graph_op *op) {
     print_ints(p, "groups", (graph_ints){n, op->attrs.collective.groups});
 }
 
+/* "[4*2+1*2, ]": of each dimension the axes that cut it, as stride*size. */
+static void print_sharding(printer *p, const graph_sharding *s) {
+    fputc('[', p->out);
+    for (int d = 0; d < s->rank; d++) {
+        fputs(d ? ", " : "", p->out);
+        for (uint32_t i = s->first[d]; i < s->first[d + 1]; i++)
+            fprintf(p->out, "%s%lld*%lld", i > s->first[d] ? "+" : "", (long long)s->axes[i].stride,
+                    (long long)s->axes[i].size);
+    }
+    fputc(']', p->out);
+}
+
+static void print_shardings(printer *p, const graph_op *op) {
+    for (uint32_t i = 0; op->attrs.shardings.in && i < op->n_operands; i++) {
+        fputs(i ? " " : " in=", p->out);
+        print_sharding(p, op->attrs.shardings.in[i]);
+    }
+    for (uint32_t i = 0; i < op->n_results; i++) {
+        fputs(i ? " " : " out=", p->out);
+        print_sharding(p, op->attrs.shardings.out[i]);
+    }
+}
+
 /* The printer of each kind, by the member of graph_attrs it uses. */
 static void (*const PRINTERS[])(printer *, const graph_op *) = {
 #define G(e, name, attrs) print_##attrs,

@@ -1,6 +1,7 @@
 /* Ops without a lowering: reference operations on HBM tensors, run by the GpSimd engine. */
 #include "compiler/custom/custom_codec.h"
 #include "compiler/lower/lower.h"
+#include "compiler/lower/whole.h"
 #include "compiler/reference/reference.h"
 
 #include <string.h>
@@ -16,6 +17,21 @@ vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom) {
     return NULL;
 }
 
+vtrn_status lower_whole_operand(lower *l, graph_value value, uint32_t *out_slot) {
+    const graph_type *type = &l->g->types[value];
+    view v;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, value, &v));
+    if (v.offset || l->build->slots[v.slot].slot.size_bytes != graph_type_bytes(type)) {
+        view part = view_dense(0, type);
+        VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, v.dtype,
+                                            graph_type_bytes(type), 0, &part.slot));
+        VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &v, &part));
+        v = part;
+    }
+    *out_slot = v.slot;
+    return NULL;
+}
+
 static vtrn_status append_op(lower *l, const graph_op *op) {
     const graph *g = l->g;
     arena *a = &l->program->arena;
@@ -23,21 +39,8 @@ static vtrn_status append_op(lower *l, const graph_op *op) {
     uint32_t *slots = ARENA_NEW(a, uint32_t, n);
     if (!slots)
         return VTRN_OUT_OF_MEMORY(n * sizeof *slots);
-    for (uint32_t i = 0; i < op->n_operands; i++) {
-        view v;
-        VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[i], &v));
-        if (v.offset || l->build->slots[v.slot].slot.size_bytes !=
-                            graph_type_bytes(&g->types[op->operands[i]])) {
-            /* a reference routine sees whole tensors: part of one is copied out */
-            view part = view_dense(0, &g->types[op->operands[i]]);
-            VTRN_RETURN_IF_ERROR(build_slot_add(l->build, VTRN_SLOT_SCRATCH, v.dtype,
-                                                graph_type_bytes(&g->types[op->operands[i]]), 0,
-                                                &part.slot));
-            VTRN_RETURN_IF_ERROR(plan_copy(l->plan, &v, &part));
-            v = part;
-        }
-        slots[i] = v.slot;
-    }
+    for (uint32_t i = 0; i < op->n_operands; i++)
+        VTRN_RETURN_IF_ERROR(lower_whole_operand(l, op->operands[i], &slots[i]));
     for (uint32_t i = 0; i < op->n_results; i++) {
         view v;
         VTRN_RETURN_IF_ERROR(lower_result(l, op->results[i], &v));

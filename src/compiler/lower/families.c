@@ -120,6 +120,15 @@ static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
     [GRAPH_IF] = {lower_control},
     [GRAPH_CASE] = {lower_control},
     [GRAPH_CUSTOM_CALL] = {lower_callback},
+
+    [GRAPH_PARTITION_ID] = {lower_rank_word},
+    [GRAPH_REPLICA_ID] = {lower_rank_word},
+    [GRAPH_ALL_REDUCE] = {lower_collective},
+    [GRAPH_ALL_GATHER] = {lower_collective},
+    [GRAPH_REDUCE_SCATTER] = {lower_collective},
+    [GRAPH_ALL_TO_ALL] = {lower_collective},
+    [GRAPH_COLLECTIVE_PERMUTE] = {lower_collective},
+    [GRAPH_COLLECTIVE_BROADCAST] = {lower_collective},
 };
 
 static lower_fn *const *families_of(uint16_t kind) {
@@ -131,7 +140,7 @@ static lower_fn *const *families_of(uint16_t kind) {
 /* What has no reference routine, or is none of the engines' business. */
 static bool has_no_reference(lower_fn *family) {
     return family == lower_constant || family == lower_view_op || family == lower_control ||
-           family == lower_callback;
+           family == lower_callback || family == lower_collective || family == lower_rank_word;
 }
 
 /* Whether a value of the op has a type without a hardware format: the reference routine computes
@@ -153,6 +162,10 @@ vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
     for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
         if (!is_left_out || has_no_reference(families[i]))
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
-    *is_reference = !is_done;
-    return is_done ? NULL : lower_custom(l, op);
+    /* What ranks exchange, no check can know: it is taken for what it is, as a reference op's
+     * result. */
+    *is_reference = !is_done || families[0] == lower_collective || families[0] == lower_rank_word;
+    if (is_done)
+        return NULL;
+    return lower_custom(l, op);
 }

@@ -109,7 +109,9 @@ vtrn_status lower_dim_last(lower *l, graph_value v, int dim, bool is_reverse, vi
 vtrn_status lower_begin_update(lower *l, const graph_op *op, view *out);
 /* An AFFINE value as a constant in memory. */
 vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
-lower_fn lower_callback; /* custom.c: a call of the host, in a block of its own */
+lower_fn lower_collective; /* collective.c: what ranks exchange */
+lower_fn lower_rank_word;  /* collective.c: partition_id, replica_id */
+lower_fn lower_callback;   /* custom.c: a call of the host, in a block of its own */
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 /* custom.c: a custom op as it is; its memory is the program's. */
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom);

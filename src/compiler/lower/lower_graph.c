@@ -173,6 +173,8 @@ static vtrn_status start(lower *l) {
     p->chip = arena_strdup(&p->arena, l->chip->name, strlen(l->chip->name));
     p->name =
         arena_strdup(&p->arena, g->name ? g->name : "main", strlen(g->name ? g->name : "main"));
+    p->n_replicas = (uint32_t)g->n_replicas;
+    p->n_partitions = (uint32_t)g->n_partitions;
     p->n_arguments = g->body.n_args;
     p->n_outputs = g->body.n_results;
     p->output_alias = ARENA_NEW(&p->arena, int32_t, p->n_outputs);

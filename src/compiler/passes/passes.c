@@ -49,7 +49,7 @@ vtrn_status passes_run(const graph *g, bool is_bare, graph **out) {
     graph *copy;
     *out = NULL;
     VTRN_RETURN_IF_ERROR(copy_graph(g, &copy));
-    vtrn_status status = alone_simplify(copy);
+    vtrn_status status = g->n_partitions * g->n_replicas <= 1 ? alone_simplify(copy) : NULL;
     for (size_t i = 0; !is_bare && i < sizeof PASSES / sizeof *PASSES && !status; i++)
         status = PASSES[i](copy);
     if (status)

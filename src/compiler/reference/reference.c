@@ -6,11 +6,6 @@
 #include "compiler/reference/ref_matrices.h"
 #include "isa/program.h"
 
-static vtrn_status zero_u32(ref_call *c) {
-    memset(c->out[0], 0, dtype_size(ref_out_type(c, 0)->dtype));
-    return NULL;
-}
-
 static vtrn_status token(ref_call *c) {
     (void)c;
     return NULL;
@@ -105,8 +100,6 @@ static const ref_fn functions[GRAPH_KIND_COUNT] = {
     [GRAPH_BATCH_NORM_INFERENCE] = ref_batch_norm_inference,
     [GRAPH_BATCH_NORM_GRAD] = ref_batch_norm_grad,
     [GRAPH_OPTIMIZATION_BARRIER] = ref_identity,
-    [GRAPH_PARTITION_ID] = zero_u32,
-    [GRAPH_REPLICA_ID] = zero_u32,
     [GRAPH_CREATE_TOKEN] = token,
     [GRAPH_AFTER_ALL] = token,
     [GRAPH_CUSTOM_CALL] = custom_call,

@@ -29,6 +29,7 @@ enum {
     BUILTIN_ATTR_ARRAY = 0,
     BUILTIN_ATTR_DICTIONARY = 1,
     BUILTIN_ATTR_STRING = 2,
+    BUILTIN_ATTR_SYMBOL = 4,
     BUILTIN_ATTR_INTEGER = 8,
     BUILTIN_ATTR_CALL_SITE = 10,
     BUILTIN_ATTR_FILE_LINE_COL = 11,
@@ -46,6 +47,17 @@ enum {
     BUILTIN_TYPE_COMPLEX = 9,
     BUILTIN_TYPE_TENSOR = 13,
     BUILTIN_TYPE_TENSOR_ENCODED = 14,
+    SDY_ATTR_AXES = 0, /* of a manual computation */
+    SDY_ATTR_MESH_AXIS = 1,
+    SDY_ATTR_MESH = 2,
+    SDY_ATTR_SUB_AXIS = 3,
+    SDY_ATTR_AXIS = 4,
+    SDY_ATTR_DIM = 5,
+    SDY_ATTR_SHARDING = 6,
+    SDY_ATTR_SHARDINGS = 7, /* by value */
+    SDY_ATTR_SHARDING_V2 = 15,
+    SDY_ATTR_SHARDINGS_V2 = 16,
+    SDY_ATTR_SHARDING_V3 = 17,
     VHLO_ATTR_ARRAY = 1,
     VHLO_ATTR_BOOL = 2,
     VHLO_ATTR_COMPARISON_DIRECTION = 3,
@@ -119,7 +131,8 @@ typedef struct vhlo_op {
     bool is_isolated;             /* its regions number their values from 0 */
     const uint32_t *operands;     /* value numbers in the isolated scope */
     const uint32_t *result_types; /* types */
-    const uint32_t *props;        /* name->n_attrs attributes, or NULL (not in the table) */
+    const uint32_t *props;        /* name->n_attrs attributes, or NULL (not in the table); of sdy
+                                     operations, as many as vhlo_sdy_attrs names */
     struct vhlo_region *regions;
     size_t byte;
 } vhlo_op;
@@ -170,6 +183,8 @@ vtrn_status vhlo_get_type(vhlo_module *m, uint32_t i, const vhlo_entry **out);
  * discardable ones, from the dictionary. NULL in *out when there is none. */
 vtrn_status vhlo_op_attr(vhlo_module *m, const vhlo_op *op, const char *name,
                          const vhlo_entry **out);
+/* Names of the properties of an sdy operation, in their order, by commas; NULL: none is read. */
+const char *vhlo_sdy_attrs(vhlo_string name);
 /* The value of `name` in a builtin or vhlo dictionary attribute; NULL in *out when there is none.
  */
 vtrn_status vhlo_dictionary_get(vhlo_module *m, const vhlo_entry *dictionary, const char *name,

@@ -338,11 +338,27 @@ static int list_find(const char *list, const char *name) {
     return -1;
 }
 
+const char *vhlo_sdy_attrs(vhlo_string name) {
+    static const char *const OPS[][2] = {
+        {"mesh", "mesh,sym_name"},
+        {"manual_computation", "in_shardings,manual_axes,out_shardings"},
+        {"sharding_constraint", "sharding"},
+        {"reshard", "sharding"},
+    };
+    for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++)
+        if (vhlo_string_equal(name, OPS[i][0]))
+            return OPS[i][1];
+    return NULL;
+}
+
 vtrn_status vhlo_op_attr(vhlo_module *m, const vhlo_op *op, const char *name,
                          const vhlo_entry **out) {
     *out = NULL;
-    if (op->props && op->name->info) {
-        int i = list_find(op->name->info->attrs, name);
+    const char *names = op->name->info                             ? op->name->info->attrs
+                        : op->name->dialect_id == VHLO_DIALECT_SDY ? vhlo_sdy_attrs(op->name->name)
+                                                                   : NULL;
+    if (op->props && names) {
+        int i = list_find(names, name);
         if (i >= 0)
             return vhlo_get_attr(m, op->props[i], out);
     }

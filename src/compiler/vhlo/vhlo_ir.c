@@ -193,6 +193,20 @@ static vtrn_status read_module_name(vhlo_module *m, vhlo_cursor *p) {
     return NULL;
 }
 
+static vtrn_status read_sdy_properties(vhlo_module *m, vhlo_cursor *p, vhlo_op *op) {
+    const char *names = vhlo_sdy_attrs(op->name->name);
+    uint32_t n = names != NULL;
+    for (const char *c = names; c && *c; c++)
+        n += *c == ',';
+    uint32_t *props = ARENA_NEW(&m->arena, uint32_t, n);
+    if (!props)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *props);
+    for (uint32_t k = 0; k < n; k++)
+        VTRN_RETURN_IF_ERROR(cursor_index(p, m->n_attrs, "attribute", "attributes", &props[k]));
+    op->props = n ? props : NULL;
+    return NULL;
+}
+
 /* A record of one attribute number per attribute of the table's row. */
 static vtrn_status read_properties(vhlo_module *m, vhlo_cursor *c, vhlo_op *op) {
     uint32_t i;
@@ -202,6 +216,8 @@ static vtrn_status read_properties(vhlo_module *m, vhlo_cursor *c, vhlo_op *op) 
     const uint8_t *data = (const uint8_t *)m->props[i].text;
     size_t pos = (size_t)(data - m->bytes);
     vhlo_cursor p = {m->bytes, pos, pos + m->props[i].len, "property section"};
+    if (op->name->dialect_id == VHLO_DIALECT_SDY)
+        return read_sdy_properties(m, &p, op);
     if (!op->name->info)
         return vhlo_string_equal(op->name->name, "module") ? read_module_name(m, &p) : NULL;
     uint32_t *props = ARENA_NEW(&m->arena, uint32_t, op->name->n_attrs);

@@ -1,0 +1,30 @@
+/* What cores give each other in a collective. */
+#ifndef VTRN_ENGINE_EXCHANGE_H
+#define VTRN_ENGINE_EXCHANGE_H
+
+#include "engine/plan.h"
+
+/* A rank's memory: its tensors as engine_run has them. */
+typedef struct engine_member {
+    uint8_t *hbm;
+    const uint64_t *slot_base;
+} engine_member;
+
+/* One group of a collective of which every member has come. */
+typedef struct engine_exchange {
+    const vtrn_program *program;
+    uint32_t custom_i;
+    const engine_member *members; /* by rank */
+    const int32_t *ranks;         /* of the group; a permute: of one pair, the source first */
+    uint32_t n;
+    engine_custom_fn custom; /* runs reducers that are CUSTOM */
+    void *custom_ctx;
+} engine_exchange;
+
+/* Does share `part` of n_parts; shares may run at the same time. Reductions go from the first
+ * member to the last, floats of 4 bytes and less in fp32 with one rounding at the end, so that the
+ * bits depend neither on the shares nor on who else runs. Ranks -1 and r: r, to whom nobody sends,
+ * gets zeros. */
+vtrn_status engine_exchange_run(const engine_exchange *x, uint32_t part, uint32_t n_parts);
+
+#endif

@@ -1,0 +1,359 @@
+/* Several ranks of one program: each goes on alone up to its next collective; where all members of
+ * a group have come, they exchange and go on.
+ *
+ * Rounds are the same for any number of threads: what a rank does between two collectives does not
+ * depend on the others. */
+#include "runtime/ranks.h"
+
+#include "engine/exchange.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- who meets ---------------------------------------------------------------------------------
+ */
+
+/* The first rank of the set that a rank is in, of ranks linked so far. */
+static int32_t root_of(const int32_t *link, int32_t rank) {
+    while (link[rank] != rank)
+        rank = link[rank];
+    return rank;
+}
+
+/* Pairs link ranks: a source is not to overwrite what its target has not taken. */
+static void link_pairs(const vtrn_collective *c, int32_t *link) {
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        int32_t a = root_of(link, c->groups[2 * g]), b = root_of(link, c->groups[2 * g + 1]);
+        link[a < b ? b : a] = a < b ? a : b;
+    }
+}
+
+static void find_groups(const vtrn_collective *c, uint32_t n_ranks, int32_t *scratch,
+                        runtime_groups *out) {
+    for (uint32_t r = 0; r < n_ranks; r++)
+        out->group_of[r] = -1;
+    if (c->kind != VTRN_COLLECTIVE_PERMUTE) {
+        for (size_t i = 0; i < (size_t)c->n_groups * c->group_size; i++)
+            if (c->groups[i] >= 0)
+                out->group_of[c->groups[i]] = (int32_t)(i / c->group_size);
+    } else {
+        for (uint32_t r = 0; r < n_ranks; r++)
+            scratch[r] = (int32_t)r;
+        link_pairs(c, scratch);
+        for (size_t i = 0; i < (size_t)c->n_groups * 2; i++)
+            out->group_of[c->groups[i]] = root_of(scratch, c->groups[i]);
+    }
+    for (uint32_t r = 0; r < n_ranks; r++)
+        if (out->group_of[r] >= 0)
+            out->size[out->group_of[r]]++;
+}
+
+vtrn_status ranks_prepare(runtime_program *l) {
+    const vtrn_program *p = l->program;
+    uint32_t n = (uint32_t)program_n_ranks(p);
+    if (n > 1) {
+        l->rank_runs = calloc(n - 1, sizeof *l->rank_runs);
+        if (!l->rank_runs)
+            return VTRN_OUT_OF_MEMORY(n * sizeof *l->rank_runs);
+    }
+    if (!program_has_collectives(p))
+        return NULL;
+    l->groups = calloc(p->n_customs, sizeof *l->groups);
+    int32_t *scratch = calloc(n, sizeof *scratch);
+    bool is_short = !l->groups || !scratch;
+    for (uint32_t i = 0; i < p->n_customs && !is_short; i++) {
+        const vtrn_collective *c = p->customs[i].collective;
+        runtime_groups *g = &l->groups[i];
+        if (!c)
+            continue;
+        uint32_t n_groups = c->n_groups > n ? c->n_groups : n;
+        g->group_of = calloc(n, sizeof *g->group_of);
+        g->size = calloc(n_groups, sizeof *g->size);
+        g->arrived = calloc(n_groups, sizeof *g->arrived);
+        is_short = !g->group_of || !g->size || !g->arrived;
+        if (!is_short)
+            find_groups(c, n, scratch, g);
+    }
+    free(scratch);
+    return is_short ? VTRN_OUT_OF_MEMORY(n * sizeof *scratch) : NULL;
+}
+
+void ranks_release(runtime_program *l) {
+    for (uint32_t i = 0; l->groups && i < l->program->n_customs; i++) {
+        free(l->groups[i].group_of);
+        free(l->groups[i].size);
+        free(l->groups[i].arrived);
+    }
+    free(l->groups);
+    for (uint32_t r = 1; l->rank_runs && r < program_n_ranks(l->program); r++)
+        free(l->rank_runs[r - 1].block_trace);
+    free(l->rank_runs);
+}
+
+/* --- an execution ------------------------------------------------------------------------------
+ */
+
+typedef struct rank_state {
+    engine_walk walk;
+    vtrn_status status;
+    uint32_t *n_done; /* by custom: collectives that it has been through */
+    bool goes_on;
+} rank_state;
+
+typedef struct ranks {
+    runtime_program *l;
+    const runtime_call *calls;
+    uint32_t n, n_threads;
+    rank_state *state;      /* [n] */
+    engine_member *members; /* [n] */
+    atomic_uint next;       /* the next of `live` that no thread has taken */
+    uint32_t *live, n_live; /* ranks that go on in this round */
+    engine_exchange *ready; /* of this round */
+    int32_t *silent;        /* [n][2] pairs of nobody and a rank */
+    uint32_t n_ready, max_ready;
+    bool is_over;
+    vtrn_status status; /* of the first rank that failed */
+    vtrn_status thread_status[ENGINE_MAX_THREADS];
+} ranks;
+
+static uint32_t custom_of(const ranks *x, uint32_t rank) {
+    return (uint32_t)x->l->program->instrs[x->state[rank].walk.instr].arg[0];
+}
+
+static const vtrn_source *source_of(const ranks *x, uint32_t rank) {
+    static const vtrn_source none = {"", ""};
+    const vtrn_program *p = x->l->program;
+    uint32_t source = p->instrs[x->state[rank].walk.instr].source;
+    return source < p->n_sources ? &p->sources[source] : &none;
+}
+
+/* "stablehlo.all_reduce at model.py:42, execution 3" */
+static void print_place(const ranks *x, uint32_t rank, char *text, size_t size) {
+    const vtrn_source *s = source_of(x, rank);
+    uint32_t custom_i = custom_of(x, rank);
+    const char *op = s->op && *s->op ? s->op : x->l->program->customs[custom_i].name;
+    bool has_place = s->place && *s->place;
+    snprintf(text, size, "%s%s%s, execution %u", op, has_place ? " at " : "",
+             has_place ? s->place : "", x->state[rank].n_done[custom_i] + 1);
+}
+
+/* Where the first ranks are that a group waits for. */
+static vtrn_status describe_others(const ranks *x, uint32_t waiting, vtrn_status status) {
+    enum { MOST = 4 };
+    const runtime_groups *g = &x->l->groups[custom_of(x, waiting)];
+    int n = 0;
+    for (uint32_t r = 0; r < x->n; r++) {
+        const engine_walk *w = &x->state[r].walk;
+        bool is_there = w->is_at_collective && custom_of(x, r) == custom_of(x, waiting);
+        if (g->group_of[r] != g->group_of[waiting] || is_there)
+            continue;
+        if (n++ == MOST)
+            return vtrn_status_annotate(status, "  and more");
+        char place[300] = "has ended";
+        if (w->is_at_collective) {
+            memcpy(place, "waits in ", 10);
+            print_place(x, r, place + 9, sizeof place - 9);
+        }
+        status =
+            vtrn_status_annotate(status, "  rank %u (core %d) %s", r, x->calls[r].core_i, place);
+    }
+    return status;
+}
+
+/* Ranks wait, and nobody can go on. */
+static vtrn_status diverged(const ranks *x) {
+    char place[300], waiting[120];
+    uint32_t first = 0, n = 0;
+    int len = 0;
+    while (!x->state[first].walk.is_at_collective)
+        first++;
+    const runtime_groups *g = &x->l->groups[custom_of(x, first)];
+    for (uint32_t r = first; r < x->n; r++) {
+        if (!x->state[r].walk.is_at_collective || custom_of(x, r) != custom_of(x, first) ||
+            g->group_of[r] != g->group_of[first])
+            continue;
+        if (len < (int)sizeof waiting - 16)
+            len += snprintf(waiting + len, sizeof waiting - (size_t)len, "%s%u", n ? ", " : "", r);
+        n++;
+    }
+    print_place(x, first, place, sizeof place);
+    vtrn_status status = VTRN_ERROR(
+        VTRN_DEADLOCK,
+        "%s: rank%s %s wait%s for the other members of the group for ever: data sent them another "
+        "way; let all ranks of a group run the same collectives in the same order",
+        place, n == 1 ? "" : "s", waiting, n == 1 ? "s" : "");
+    return describe_others(x, first, status);
+}
+
+static void add_exchange(ranks *x, uint32_t custom_i, const int32_t *members, uint32_t n) {
+    x->ready[x->n_ready++] = (engine_exchange){.program = x->l->program,
+                                               .custom_i = custom_i,
+                                               .members = x->members,
+                                               .ranks = members,
+                                               .n = n,
+                                               .custom = x->l->custom,
+                                               .custom_ctx = x->l->custom_ctx};
+}
+
+/* What is sent to the rank, whose group is complete; of a group that is one exchange, by its first.
+ */
+static void add_exchanges_of(ranks *x, uint32_t rank) {
+    uint32_t custom_i = custom_of(x, rank);
+    const vtrn_collective *c = x->l->program->customs[custom_i].collective;
+    int32_t g = x->l->groups[custom_i].group_of[rank];
+    if (c->kind == VTRN_COLLECTIVE_PERMUTE) {
+        for (uint32_t i = 0; i < c->n_groups; i++)
+            if (c->groups[2 * i + 1] == (int32_t)rank) {
+                add_exchange(x, custom_i, &c->groups[2 * i], 2);
+                return;
+            }
+        g = -1;
+    }
+    if (g < 0) {
+        add_exchange(x, custom_i, &x->silent[2 * (size_t)rank], 2);
+        return;
+    }
+    const int32_t *members = &c->groups[(size_t)g * c->group_size];
+    if (members[0] != (int32_t)rank)
+        return;
+    uint32_t n = 0;
+    while (n < c->group_size && members[n] >= 0)
+        n++;
+    add_exchange(x, custom_i, members, n);
+}
+
+/* Between two rounds, by thread 0: finds the groups that are complete. */
+static void settle(ranks *x) {
+    x->n_ready = x->n_live = 0;
+    atomic_store(&x->next, 0);
+    x->is_over = true;
+    for (uint32_t r = 0; r < x->n; r++) {
+        if (x->status)
+            vtrn_status_free(x->state[r].status);
+        else if (x->state[r].status)
+            x->status = vtrn_status_annotate(x->state[r].status, "on rank %u (core %d)", r,
+                                             x->calls[r].core_i);
+        x->state[r].status = NULL;
+    }
+    if (x->status)
+        return;
+    bool is_any_waiting = false;
+    for (int count = 0; count < 2; count++)
+        for (uint32_t r = 0; r < x->n; r++) {
+            if (!x->state[r].walk.is_at_collective)
+                continue;
+            const runtime_groups *g = &x->l->groups[custom_of(x, r)];
+            is_any_waiting = true;
+            if (g->group_of[r] >= 0)
+                g->arrived[g->group_of[r]] = count ? g->arrived[g->group_of[r]] + 1 : 0;
+        }
+    for (uint32_t r = 0; r < x->n; r++) {
+        if (!x->state[r].walk.is_at_collective)
+            continue;
+        const runtime_groups *g = &x->l->groups[custom_of(x, r)];
+        int32_t group = g->group_of[r];
+        if (group >= 0 && g->arrived[group] != g->size[group])
+            continue;
+        add_exchanges_of(x, r);
+        x->live[x->n_live++] = r;
+    }
+    for (uint32_t i = 0; i < x->n_live; i++)
+        x->state[x->live[i]].n_done[custom_of(x, x->live[i])]++;
+    x->is_over = !is_any_waiting || !x->n_live;
+    if (is_any_waiting && !x->n_live)
+        x->status = diverged(x);
+}
+
+static void meet(const ranks *x) {
+    if (x->n_threads > 1)
+        team_barrier(x->l->device->team);
+}
+
+static void thread_main(void *arg, int thread_i) {
+    ranks *x = arg;
+    for (;;) {
+        uint32_t i;
+        while ((i = atomic_fetch_add(&x->next, 1)) < x->n_live) {
+            uint32_t r = x->live[i];
+            engine_run *run = ranks_run_of(x->l, r);
+            run->is_deaf = thread_i != 0;
+            x->state[r].status = engine_resume(&x->l->device->cores[x->calls[r].core_i].engine, run,
+                                               &x->state[r].walk);
+        }
+        meet(x);
+        if (thread_i == 0)
+            settle(x);
+        meet(x);
+        if (x->is_over)
+            return;
+        for (uint32_t e = 0; e < x->n_ready; e++) {
+            vtrn_status status =
+                engine_exchange_run(&x->ready[e], (uint32_t)thread_i, x->n_threads);
+            if (status && x->thread_status[thread_i])
+                vtrn_status_free(status);
+            else if (status)
+                x->thread_status[thread_i] = status;
+        }
+        meet(x);
+    }
+}
+
+static bool has_callbacks(const vtrn_program *p) {
+    for (uint32_t i = 0; i < p->n_customs; i++)
+        if (program_is_callback(&p->customs[i]))
+            return true;
+    return false;
+}
+
+static vtrn_status start(ranks *x) {
+    const vtrn_program *p = x->l->program;
+    uint32_t *n_done = calloc((size_t)x->n * p->n_customs + 1, sizeof *n_done);
+    x->state = calloc(x->n, sizeof *x->state);
+    x->members = calloc(x->n, sizeof *x->members);
+    x->live = calloc(x->n, sizeof *x->live);
+    x->silent = calloc(2 * (size_t)x->n, sizeof *x->silent);
+    x->ready = calloc(x->n, sizeof *x->ready); /* a rank receives one exchange at a time */
+    if (x->state)
+        x->state[0].n_done = n_done;
+    if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready)
+        return VTRN_OUT_OF_MEMORY(x->n * sizeof *x->state);
+    for (uint32_t r = 0; r < x->n; r++) {
+        const engine_core *core = &x->l->device->cores[x->calls[r].core_i].engine;
+        x->state[r].n_done = n_done + (size_t)r * p->n_customs;
+        x->members[r] = (engine_member){core->hbm, ranks_run_of(x->l, r)->slot_base};
+        x->live[x->n_live++] = r;
+        x->silent[2 * (size_t)r] = -1;
+        x->silent[2 * (size_t)r + 1] = (int32_t)r;
+    }
+    return NULL;
+}
+
+vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
+    ranks x = {.l = l, .calls = calls, .n = (uint32_t)program_n_ranks(l->program)};
+    /* Callbacks are the business of the calling thread. */
+    x.n_threads = has_callbacks(l->program) ? 1 : (uint32_t)team_size(l->device->team);
+    vtrn_status status = start(&x);
+    if (!status) {
+        if (x.n_threads > 1)
+            team_run(l->device->team, thread_main, &x);
+        else
+            thread_main(&x, 0);
+        status = x.status;
+        for (uint32_t t = 0; t < x.n_threads; t++) {
+            if (status)
+                vtrn_status_free(x.thread_status[t]);
+            else
+                status = x.thread_status[t];
+        }
+    }
+    if (x.state)
+        free(x.state[0].n_done);
+    free(x.state);
+    free(x.members);
+    free(x.live);
+    free(x.silent);
+    free(x.ready);
+    return status;
+}
