@@ -35,8 +35,8 @@ static double stream_elements(const vtrn_instr *instr) {
 }
 
 static double engine_hz(const vtrn_chip *chip, int engine) {
-    const double hz[] = {chip->tensor_hz, chip->vector_hz, chip->scalar_hz, chip->gpsimd_hz,
-                         chip->sync_hz};
+    const double hz[] = {chip->tensor_hz, chip->vector_hz, chip->scalar_hz,
+                         chip->gpsimd_hz, chip->sync_hz,   chip->sync_hz};
     return hz[engine];
 }
 
@@ -302,6 +302,10 @@ instr_cost cost_instr(const vtrn_chip *chip, const vtrn_instr *instr) {
         return out;
     case COST_EVENT_SEMAPHORE:
         out.ii_ns = out.latency_ns = chip->cost.event_semaphore_ns;
+        return out;
+    case COST_COLLECTIVE:
+        out.kind = COST_KIND_COLLECTIVE;
+        out.ii_ns = out.latency_ns = chip->dma.trigger_ns;
         return out;
     case COST_CUSTOM_OP:
         out.kind = COST_KIND_CUSTOM;

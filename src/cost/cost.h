@@ -13,11 +13,13 @@
 #include "isa/program.h"
 
 typedef enum cost_kind {
-    COST_KIND_ENGINE,    /* streams through one engine */
-    COST_KIND_MATMUL,    /* streams through the PE array: needs weights */
-    COST_KIND_LDWEIGHTS, /* loads weights in the background of a running matmul */
-    COST_KIND_DMA,       /* the trigger on the queue: what it moves is cost_transfer's */
-    COST_KIND_CUSTOM,    /* a reference operation: cost_custom's */
+    COST_KIND_ENGINE,     /* streams through one engine */
+    COST_KIND_MATMUL,     /* streams through the PE array: needs weights */
+    COST_KIND_LDWEIGHTS,  /* loads weights in the background of a running matmul */
+    COST_KIND_DMA,        /* the trigger on the queue: what it moves is cost_transfer's */
+    COST_KIND_CUSTOM,     /* a reference operation: cost_custom's */
+    COST_KIND_COLLECTIVE, /* the trigger; how long it takes depends on the instance and the others
+                           */
 } cost_kind;
 
 enum {

@@ -72,7 +72,8 @@ static void write_unit(liveness *l, int memory, unit *u, int64_t bytes, const ti
 }
 
 static bool slot_is_resident(const vtrn_slot *slot) {
-    return slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_CONSTANT;
+    return slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_CONSTANT ||
+           slot->kind == VTRN_SLOT_RANK;
 }
 
 static void touch_slot(liveness *l, const vtrn_program *p, uint32_t slot, const timing_interval *t,

@@ -50,30 +50,40 @@ static void each_replica_has_its_device(void **state) {
     assert_int_equal(o.n_replicas, 3);
     assert_int_equal(o.compile.n_replicas, 3);
     assert_int_equal(o.device_id, 4);
-    compile_options_devices(&o, devices);
+    assert_null(compile_options_devices(&o, devices));
     assert_int_equal(devices[0], 4);
     assert_int_equal(devices[1], 200);
     assert_int_equal(devices[2], 2);
     /* without an assignment they are counted */
     assert_null(DECODE("\x1a\x02\x20\x03", &o));
-    compile_options_devices(&o, devices);
+    assert_null(compile_options_devices(&o, devices));
     assert_int_equal(devices[2], 2);
     vtrn_status status = DECODE("\x1a\x0d\x20\x03\x4a\x09\x08\x01\x10\x01\x1a\x03\x0a\x01\x01", &o);
     assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
-    assert_non_null(strstr(vtrn_status_message(status), "3 replicas on 1 assigned devices"));
+    assert_non_null(
+        strstr(vtrn_status_message(status), "3 replicas of 1 partitions on 1 assigned devices"));
     vtrn_status_free(status);
     status = DECODE("\x1a\x02\x20\x00", &o);
     assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
     vtrn_status_free(status);
 }
 
-static void many_partitions_are_unsupported_in_words(void **state) {
+static void each_partition_of_each_replica_has_its_device(void **state) {
     (void)state;
     plugin_compile_options o;
-    vtrn_status status = DECODE("\x1a\x02\x28\x02", &o);
-    assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
-    assert_non_null(strstr(vtrn_status_message(status), "1 replicas of 2 partitions"));
-    assert_non_null(strstr(vtrn_status_message(status), "jax.devices()[0]"));
+    int64_t devices[6];
+    /* replicas 2, partitions 3, assignment {2, 3, {[7, 1]}, {[2, 5]}, {[4, 3]}} */
+    assert_null(DECODE("\x1a\x1c\x20\x02\x28\x03"
+                       "\x4a\x16\x08\x02\x10\x03\x1a\x04\x0a\x02\x07\x01"
+                       "\x1a\x04\x0a\x02\x02\x05\x1a\x04\x0a\x02\x04\x03",
+                       &o));
+    assert_int_equal(o.n_partitions, 3);
+    assert_null(compile_options_devices(&o, devices));
+    static const int64_t expected[6] = {7, 2, 4, 1, 5, 3}; /* replica by replica */
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(devices[i], expected[i]);
+    vtrn_status status = DECODE("\x1a\x02\x28\x00", &o);
+    assert_int_equal(vtrn_status_category(status), VTRN_BAD_ARGUMENT);
     vtrn_status_free(status);
 }
 
@@ -116,7 +126,7 @@ int main(void) {
         cmocka_unit_test(nothing_means_one_replica_on_device_0),
         cmocka_unit_test(the_device_assignment_names_the_device),
         cmocka_unit_test(each_replica_has_its_device),
-        cmocka_unit_test(many_partitions_are_unsupported_in_words),
+        cmocka_unit_test(each_partition_of_each_replica_has_its_device),
         cmocka_unit_test(known_overrides_switch_and_unknown_ones_are_named),
         cmocka_unit_test(random_bytes_never_crash),
     };

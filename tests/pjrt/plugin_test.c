@@ -339,7 +339,7 @@ static void more_replicas_than_devices_are_refused(void **state) {
     PJRT_Client *client = create();
     PJRT_LoadedExecutable *loaded;
     refused(compile_with(client, "\x1a\x02\x20\x02", 4, &loaded), PJRT_Error_Code_INVALID_ARGUMENT,
-            "2 replicas; the client has 1 devices");
+            "2 replicas of 1 partitions; the client has 1 devices");
     destroy(client);
 }
 

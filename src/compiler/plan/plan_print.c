@@ -7,7 +7,8 @@ static void print_slot(const plan *p, uint32_t slot, FILE *out) {
     static const char kinds[] = {[VTRN_SLOT_ARGUMENT] = 'a',
                                  [VTRN_SLOT_OUTPUT] = 'o',
                                  [VTRN_SLOT_SCRATCH] = 't',
-                                 [VTRN_SLOT_CONSTANT] = 'c'};
+                                 [VTRN_SLOT_CONSTANT] = 'c',
+                                 [VTRN_SLOT_RANK] = 'r'};
     fprintf(out, "%c%u", kinds[p->build->slots[slot].slot.kind], slot);
 }
 

@@ -89,7 +89,7 @@ typedef struct written {
 
 static bool starts_written(const build_slot *of) {
     return of->slot.kind == VTRN_SLOT_ARGUMENT || of->slot.kind == VTRN_SLOT_CONSTANT ||
-           of->is_in_place;
+           of->slot.kind == VTRN_SLOT_RANK || of->is_in_place;
 }
 
 static vtrn_status check_order(const plan *p, const kernel *k, written *state) {
