@@ -11,6 +11,8 @@ typedef struct traced {
     vtrn_executable *executable;
     uint32_t *trace; /* [n] */
     uint32_t n;
+    timing_meeting *meetings; /* [n_meetings] of its collectives */
+    size_t n_meetings;
 } traced;
 
 struct api_session {
@@ -78,6 +80,7 @@ void api_session_destroy(api_session *s) {
     for (size_t i = 0; i < s->n_traced; i++) {
         vtrn_executable_destroy(s->traced[i].executable);
         free(s->traced[i].trace);
+        free(s->traced[i].meetings);
     }
     free(s->traced);
     free(s->runs);
@@ -97,6 +100,12 @@ static bool reserve(void **array, size_t n, size_t *capacity, size_t size) {
     return true;
 }
 
+static bool are_meetings_equal(const traced *x, const runtime_timing *t) {
+    size_t n = t ? t->n_meetings : 0;
+    return x->n_meetings == n &&
+           (n == 0 || memcmp(x->meetings, t->meetings, n * sizeof *x->meetings) == 0);
+}
+
 /* Index of the block trace among the session's; false when memory is short. */
 static bool find_traced(api_session *s, vtrn_executable *e, const runtime_timing *t,
                         uint32_t *index) {
@@ -104,7 +113,8 @@ static bool find_traced(api_session *s, vtrn_executable *e, const runtime_timing
     for (size_t i = s->n_traced; i-- > 0;) {
         const traced *x = &s->traced[i];
         if (x->executable == e && x->n == n &&
-            (n == 0 || memcmp(x->trace, t->trace, n * sizeof *t->trace) == 0)) {
+            (n == 0 || memcmp(x->trace, t->trace, n * sizeof *t->trace) == 0) &&
+            are_meetings_equal(x, t)) {
             *index = (uint32_t)i;
             return true;
         }
@@ -113,10 +123,17 @@ static bool find_traced(api_session *s, vtrn_executable *e, const runtime_timing
         return false;
     traced *x = &s->traced[s->n_traced];
     *x = (traced){.executable = e, .n = n, .trace = malloc((n + 1) * sizeof *x->trace)};
-    if (!x->trace)
+    x->n_meetings = t ? t->n_meetings : 0;
+    x->meetings = malloc((x->n_meetings + 1) * sizeof *x->meetings);
+    if (!x->trace || !x->meetings) {
+        free(x->trace);
+        free(x->meetings);
         return false;
+    }
     if (n)
         memcpy(x->trace, t->trace, n * sizeof *x->trace);
+    if (x->n_meetings)
+        memcpy(x->meetings, t->meetings, x->n_meetings * sizeof *x->meetings);
     api_executable_retain_live(e); /* the caller holds it */
     *index = (uint32_t)s->n_traced++;
     return true;
@@ -148,7 +165,8 @@ void api_session_note(vtrn_executable *e, int core_i, uint64_t host_ns, int timi
 
 static vtrn_status trace_again(const traced *x, timing_result *out) {
     const runtime_program *l = x->executable->loaded;
-    const timing_options options = {.want_intervals = true};
+    const timing_options options = {
+        .want_intervals = true, .meetings = x->meetings, .n_meetings = x->n_meetings};
     *out = (timing_result){0};
     return x->n ? timing_run(l->model, x->trace, x->n, &options, out) : NULL;
 }

@@ -18,6 +18,24 @@ vtrn_status api_samples_per_step(uint64_t *out) {
     return NULL;
 }
 
+/* *out is to be freed. */
+static vtrn_status list_ranks(const vtrn_executable *executable, const runtime_timing *t,
+                              profile_rank **out, profile_input *input) {
+    if (!t->ranks)
+        return NULL;
+    profile_rank *ranks = *out = calloc(t->n_ranks, sizeof *ranks);
+    if (!ranks)
+        return VTRN_OUT_OF_MEMORY(t->n_ranks * sizeof *ranks);
+    for (uint32_t r = 0; r < t->n_ranks; r++)
+        ranks[r] = (profile_rank){executable->loaded->estimated_cores[r], t->ranks[r].total_ns,
+                                  t->ranks[r].collective_ns, t->ranks[r].skew_ns};
+    input->ranks = ranks;
+    input->n_ranks = t->n_ranks;
+    input->shown_rank = t->rank;
+    input->n_whole_ops = executable->n_whole_ops;
+    return NULL;
+}
+
 /* Under run_lock. */
 static vtrn_status write_files(const vtrn_executable *executable, const char *directory) {
     const runtime_program *l = executable->loaded;
@@ -30,7 +48,8 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                           executable->name);
     const runtime_timing *last = &l->timings[l->last_timing];
     timing_result timing;
-    const timing_options options = {.want_intervals = true};
+    const timing_options options = {
+        .want_intervals = true, .meetings = last->meetings, .n_meetings = last->n_meetings};
     VTRN_RETURN_IF_ERROR(timing_run(l->model, last->trace, last->n, &options, &timing));
     timing_reliances reliances;
     vtrn_status status = timing_rely(&l->device->chip, l->program, last->trace, last->n,
@@ -52,7 +71,11 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                                         .n_executions = l->n_executions,
                                         .hbm_peak_bytes = l->hbm_peak_bytes,
                                         .samples_per_step = samples_per_step}};
-    status = profile_write(&input, directory);
+    profile_rank *ranks = NULL;
+    status = list_ranks(executable, last, &ranks, &input);
+    if (!status)
+        status = profile_write(&input, directory);
+    free(ranks);
     timing_result_free(&timing);
     return status;
 }

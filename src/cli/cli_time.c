@@ -39,7 +39,8 @@ static void print_text(const timed *t) {
     cli_bytes(moved_out, sizeof moved_out, (double)s->hbm_write_bytes);
     printf("%s on one core of %s: %s simulated\n  active    ", t->path, t->chip.name, step);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        printf("%s %.1f %%, ", isa_engine_name((vtrn_engine)e), 100 * s->engine_active[e]);
+        if (profile_shows_engine(s, e))
+            printf("%s %.1f %%, ", isa_engine_name((vtrn_engine)e), 100 * s->engine_active[e]);
     printf("any DMA %.1f %%\n", 100 * s->dma_active);
     printf("  MFU       %.3g %%\n  DMA       %.1f %% of the engines' time busy\n", 100 * s->mfu,
            100 * s->dma_busy);
@@ -59,6 +60,8 @@ static void print_json(const timed *t) {
     cli_json_number(stdout, s->step_ns);
     printf(", \"active\": {");
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        if (!profile_shows_engine(s, e))
+            continue;
         cli_json_text(stdout, isa_engine_name((vtrn_engine)e));
         printf(": ");
         cli_json_number(stdout, s->engine_active[e]);

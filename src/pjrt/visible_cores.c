@@ -74,14 +74,17 @@ static vtrn_status listed_cores(const char *text, int n_cores, const char *insta
 }
 
 /* Frameworks take more devices as an invitation to spread a program over them, so there is one
- * unless more are asked for. */
+ * unless more are asked for, or an instance is, which has them. */
 static vtrn_status first_cores(int n_asked_for, int n_cores, const char *instance, int *cores,
                                int *out_n) {
     static const char *const NAMES[] = {"NEURON_RT_NUM_CORES", "NEURON_PJRT_PROCESSES_NUM_DEVICES"};
     const char *name = "client option n_cores", *text = NULL;
     char number[16];
     long n = 0;
-    snprintf(number, sizeof number, "%d", n_asked_for ? n_asked_for : 1);
+    snprintf(number, sizeof number, "%d",
+             n_asked_for                 ? n_asked_for
+             : variable("VTRN_INSTANCE") ? n_cores
+                                         : 1);
     for (int i = 0; !n_asked_for && !text && i < 2; i++)
         if ((text = variable(NAMES[i])))
             name = NAMES[i];

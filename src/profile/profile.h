@@ -22,6 +22,14 @@ typedef struct profile_counters {
     uint64_t samples_per_step; /* training samples a step; 0: no samples/s, no price a sample */
 } profile_counters;
 
+/* A rank of a program that several cores run together. */
+typedef struct profile_rank {
+    int core_i;           /* of the machine */
+    double step_ns;       /* launch to completion */
+    double collective_ns; /* collectives, from the last member's arrival on */
+    double skew_ns;       /* before, its collectives waited for others */
+} profile_rank;
+
 /* The profile in sentences, see profile_explain.h. */
 typedef struct profile_explanation profile_explanation;
 
@@ -39,6 +47,9 @@ typedef struct profile_input {
     const profile_explanation
         *explanation; /* NULL: profile_write() makes it, other files omit it */
     profile_counters counters;
+    const profile_rank *ranks;    /* [n_ranks] NULL: the program runs on one core */
+    uint32_t n_ranks, shown_rank; /* whose timing this is: the one that ends last */
+    uint32_t n_whole_ops;         /* operations that every rank does alike, on whole tensors */
 } profile_input;
 
 typedef struct profile_summary {
@@ -61,6 +72,11 @@ typedef struct profile_summary {
     int instance_cores;                 /* NeuronCores of the instance; 0: unknown */
     double dollars_per_million_samples; /* the whole instance paid for this one core; 0: unknown */
 } profile_summary;
+
+/* The queue of collectives is shown where there are some. */
+static inline bool profile_shows_engine(const profile_summary *s, int engine) {
+    return engine != VTRN_ENGINE_CC || s->n_instrs[engine] > 0;
+}
 
 void profile_summarize(const profile_input *input, profile_summary *out);
 

@@ -254,6 +254,8 @@ static void write_lanes(page *p, const slice *slices, size_t n) {
 static void write_engines(profile_buffer *b, const profile_summary *s) {
     profile_printf(b, ",\"engines\":[");
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        if (!profile_shows_engine(s, e))
+            continue;
         profile_printf(b, "%s{\"name\":\"%s\",", e ? "," : "", isa_engine_name((vtrn_engine)e));
         profile_printf(b, "\"active\":");
         profile_json_number(b, s->engine_active[e]);

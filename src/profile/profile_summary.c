@@ -123,6 +123,8 @@ void profile_json_figures(profile_buffer *b, const profile_summary *s, const cha
 static void json_engines(profile_buffer *b, const profile_summary *s) {
     profile_printf(b, ",\n  \"engines\": {");
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        if (!profile_shows_engine(s, e))
+            continue;
         profile_printf(b, "%s\n    \"%s\": {\"active\": ", e ? "," : "",
                        isa_engine_name((vtrn_engine)e));
         profile_json_number(b, s->engine_active[e]);
@@ -178,6 +180,26 @@ static void json_assumed(profile_buffer *b, const timing_reliances *r) {
     profile_printf(b, "]}");
 }
 
+/* The other figures are those of the rank that is shown. */
+static void json_ranks(profile_buffer *b, const profile_input *in) {
+    profile_printf(b,
+                   ",\n  \"ranks\": {\"n\": %" PRIu32 ", \"shown\": %" PRIu32
+                   ", \"whole_ops_on_every_rank\": %" PRIu32 ", \"n_collectives\": %" PRIu64
+                   ", \"times\": [",
+                   in->n_ranks, in->shown_rank, in->n_whole_ops, in->timing->summary.n_collectives);
+    for (uint32_t r = 0; r < in->n_ranks; r++) {
+        const profile_rank *rank = &in->ranks[r];
+        profile_printf(b, "%s\n    {\"core\": %d, \"step_ns\": ", r ? "," : "", rank->core_i);
+        profile_json_number(b, rank->step_ns);
+        profile_printf(b, ", \"collective_ns\": ");
+        profile_json_number(b, rank->collective_ns);
+        profile_printf(b, ", \"waiting_ns\": ");
+        profile_json_number(b, rank->skew_ns);
+        profile_printf(b, "}");
+    }
+    profile_printf(b, "]}");
+}
+
 vtrn_status profile_write_json(const profile_input *in, const char *path) {
     profile_summary s;
     profile_summarize(in, &s);
@@ -190,6 +212,8 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     json_engines(&b, &s);
     json_ops(&b, &list);
     json_customs(&b, in->program);
+    if (in->ranks)
+        json_ranks(&b, in);
     if (in->explanation)
         profile_json_explanation(&b, in->explanation, ",\n  ");
     if (in->reliances)

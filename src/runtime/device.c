@@ -3,6 +3,7 @@
 
 #include "base/cpu.h"
 #include "base/process.h"
+#include "collective/collective.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,7 @@ static void device_destroy(runtime_device *d) {
     for (int i = 0; d->chip_hbm && i < d->n_chips; i++)
         if (d->chip_hbm[i])
             munmap(d->chip_hbm[i], d->chip.hbm_bytes);
+    collective_topology_destroy(d->topology);
     if (d->team)
         team_destroy(d->team);
     pthread_mutex_destroy(&d->run_lock);

@@ -45,9 +45,10 @@ struct runtime_device {
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;
-    uint32_t n_forks;            /* of the process that opened it: process_n_forks() */
-    pthread_mutex_t run_lock;    /* one program runs at a time, on the whole team */
-    pthread_mutex_t memory_lock; /* stacks and the cores' byte counts */
+    struct collective_topology *topology; /* made when first needed, under run_lock */
+    uint32_t n_forks;                     /* of the process that opened it: process_n_forks() */
+    pthread_mutex_t run_lock;             /* one program runs at a time, on the whole team */
+    pthread_mutex_t memory_lock;          /* stacks and the cores' byte counts */
 };
 
 /* chip NULL: the instance's. instance NULL: the default when its chip fits, else the chip's

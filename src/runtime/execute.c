@@ -118,9 +118,11 @@ void runtime_unload(runtime_program *l) {
         free(l->bindings[i].slot_base);
     }
     for (int i = 0; i < l->n_timings; i++)
-        free(l->timings[i].trace);
+        times_free(&l->timings[i]);
     free(l->run.block_trace);
     ranks_release(l);
+    free(l->collective_ns);
+    free(l->estimated_cores);
     free(l->bindings);
     free(l->argument_bytes);
     free(l->output_bytes);

@@ -8,11 +8,25 @@
 #include "runtime/device.h"
 #include "timing/timing.h"
 
+/* Of one of several ranks: from launch to completion, in collectives, and waiting for others. */
+typedef struct runtime_rank_time {
+    double total_ns, collective_ns, skew_ns;
+} runtime_rank_time;
+
 /* The timing of one block trace. A program without data-dependent branches has exactly one. */
 typedef struct runtime_timing {
-    timing_summary summary;
-    uint32_t *trace; /* [n] */
+    timing_summary summary; /* of the rank that ended last */
+    uint32_t *trace;        /* [n] its blocks */
     uint32_t n;
+    /* With several ranks: */
+    uint32_t rank, n_ranks;   /* the rank that ended last, of how many */
+    runtime_rank_time *ranks; /* [n_ranks] NULL: one rank */
+    timing_meeting *meetings; /* [n_meetings] of that rank, to replay it alone */
+    size_t n_meetings;
+    const uint32_t *first; /* [n_first] blocks of rank 0; `trace`, or first_copy */
+    uint32_t *first_copy, n_first;
+    uint32_t *others; /* [n_others] of the ranks behind, each after its length; NULL: as rank 0 */
+    size_t n_others;
     uint64_t last_used; /* execution number, to evict the oldest */
     bool is_checked;    /* what the blocks of this trace read was checked */
 } runtime_timing;
@@ -44,9 +58,11 @@ typedef struct runtime_program {
     timing_model *model; /* made by the first execution */
     engine_custom_fn custom;
     void *custom_ctx;
-    engine_run run;            /* kept, so that its block trace is allocated once */
-    engine_run *rank_runs;     /* [n_ranks - 1] of ranks behind the first, whose run is above */
-    runtime_groups *groups;    /* [n_customs]; NULL: no collectives */
+    engine_run run;         /* kept, so that its block trace is allocated once */
+    engine_run *rank_runs;  /* [n_ranks - 1] of ranks behind the first, whose run is above */
+    runtime_groups *groups; /* [n_customs]; NULL: no collectives */
+    double *collective_ns;  /* [n_customs] what collectives take on estimated_cores; -1: unknown */
+    int *estimated_cores;   /* [n_ranks] */
     runtime_binding *bindings; /* [n_cores] */
     uint64_t *argument_bytes;  /* [n_arguments] what the slots need */
     uint64_t *output_bytes;    /* [n_outputs] */

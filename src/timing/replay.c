@@ -31,7 +31,17 @@ typedef struct replay_state {
     semaphores semaphores;
     double dma_done_ns;
     bool want_intervals;
+    timing_meeting meeting; /* of the collective that runs next */
 } replay_state;
+
+struct timing_walk {
+    replay_state state;
+    timing_result result;
+    const uint32_t *trace;
+    uint32_t n_trace, at; /* blocks, and that which runs */
+    double t_ns;          /* it began */
+    bool is_inside, is_met;
+};
 
 /* The other engine's use of a port that this chip lets one engine have at a time. */
 static double port_free(const replay_state *r, int engine, uint8_t ports) {
@@ -160,6 +170,14 @@ static void run_head(replay_state *r, int engine) {
         q->sbuf_free_ns = q->issue_ns;
     if (timed->cost.ports & COST_PORT_PSUM)
         q->psum_free_ns = q->issue_ns;
+    if (timed->cost.kind == COST_KIND_COLLECTIVE) {
+        start_ns += r->meeting.wait_ns;
+        end_ns = start_ns + timed->cost.latency_ns + r->meeting.run_ns;
+        q->issue_ns = end_ns; /* a stream runs one at a time */
+        r->out->summary.n_collectives++;
+        r->out->summary.collective_ns += r->meeting.run_ns;
+        r->out->summary.skew_ns += r->meeting.wait_ns;
+    }
     count(r, engine, timed, start_ns, end_ns);
     keep_interval(r, instr_i, engine, start_ns, end_ns, start_ns - issue_ns);
     q->ends_ns[instr_i % TIMING_MAX_BACK] = end_ns;
@@ -205,27 +223,41 @@ static vtrn_status deadlock(const replay_state *r, uint32_t block_i) {
                       text);
 }
 
-/* Runs a block from start_ns; out: when the next may start. */
-static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
+static void begin_block(replay_state *r, uint32_t block_i, double t_ns) {
     const vtrn_block *block = &r->model->program->blocks[block_i];
     semaphores_reset(&r->semaphores, &r->model->blocks[block_i]);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         queue_state *q = &r->queues[e];
         q->next = block->first[e];
         q->end = block->first[e] + block->count[e];
-        q->issue_ns = q->done_ns = *t_ns;
+        q->issue_ns = q->done_ns = t_ns;
     }
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         r->queues[e].start_ns = head_start(r, e);
+}
+
+/* Runs until no head can start, or in front of a collective unless *is_met, which it clears. True:
+ * a collective is next. */
+static bool run_heads(replay_state *r, bool *is_met) {
     for (int e; (e = pick(r)) >= 0;) {
+        const timing_instr *timed = &r->model->instrs[r->queues[e].next];
         /* Another engine may have taken the port since the head was looked at. */
-        double start_ns = r->model->instrs[r->queues[e].next].cost.ports ? head_start(r, e)
-                                                                         : r->queues[e].start_ns;
-        if (start_ns > r->queues[e].start_ns)
+        double start_ns = timed->cost.ports ? head_start(r, e) : r->queues[e].start_ns;
+        if (start_ns > r->queues[e].start_ns) {
             r->queues[e].start_ns = start_ns;
-        else
-            run_head(r, e);
+            continue;
+        }
+        if (timed->cost.kind == COST_KIND_COLLECTIVE && !*is_met)
+            return true;
+        if (timed->cost.kind == COST_KIND_COLLECTIVE)
+            *is_met = false;
+        run_head(r, e);
     }
+    return false;
+}
+
+/* out: when the next block may start. */
+static vtrn_status end_block(replay_state *r, uint32_t block_i, double *t_ns) {
     double meet_ns = r->dma_done_ns;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         const queue_state *q = &r->queues[e];
@@ -233,23 +265,44 @@ static vtrn_status run_block(replay_state *r, uint32_t block_i, double *t_ns) {
             return deadlock(r, block_i);
         meet_ns = later_ns(meet_ns, later_ns(q->done_ns, q->issue_ns));
     }
-    *t_ns = later_ns(*t_ns, meet_ns) + cost_block_end_ns(r->model->chip, block->end);
+    *t_ns = later_ns(*t_ns, meet_ns) +
+            cost_block_end_ns(r->model->chip, r->model->program->blocks[block_i].end);
     return NULL;
 }
 
-static vtrn_status run_blocks(replay_state *r, const uint32_t *block_trace,
-                              uint32_t n_block_trace) {
-    const vtrn_chip *chip = r->model->chip;
-    timing_summary *summary = &r->out->summary;
-    double t_ns = chip->launch.preamble_ns;
-    for (uint32_t i = 0; i < n_block_trace; i++) {
-        VTRN_RETURN_IF_ERROR(run_block(r, block_trace[i], &t_ns));
-        summary->flops += r->model->program->blocks[block_trace[i]].flops;
+static void end_trace(timing_walk *w) {
+    const vtrn_chip *chip = w->state.model->chip;
+    timing_summary *summary = &w->result.summary;
+    summary->total_ns = w->t_ns + chip->launch.postamble_ns;
+    summary->dma_active_ns = w->state.rings.active_ns;
+    summary->dma_busy_share = w->state.rings.busy_ns / (summary->total_ns * chip->n_dma_engines);
+}
+
+vtrn_status timing_walk_next(timing_walk *w, timing_stop *out) {
+    replay_state *r = &w->state;
+    const vtrn_program *program = r->model->program;
+    for (; w->at < w->n_trace; w->at++) {
+        uint32_t block_i = w->trace[w->at];
+        if (!w->is_inside)
+            begin_block(r, block_i, w->t_ns);
+        w->is_inside = run_heads(r, &w->is_met);
+        if (w->is_inside) {
+            int e = pick(r);
+            *out = (timing_stop){.custom_i = program->instrs[r->queues[e].next].arg[0],
+                                 .arrival_ns = r->queues[e].start_ns};
+            return NULL;
+        }
+        VTRN_RETURN_IF_ERROR(end_block(r, block_i, &w->t_ns));
+        w->result.summary.flops += program->blocks[block_i].flops;
     }
-    summary->total_ns = t_ns + chip->launch.postamble_ns;
-    summary->dma_active_ns = r->rings.active_ns;
-    summary->dma_busy_share = r->rings.busy_ns / (summary->total_ns * chip->n_dma_engines);
+    end_trace(w);
+    *out = (timing_stop){.is_over = true};
     return NULL;
+}
+
+void timing_walk_meet(timing_walk *w, timing_meeting meeting) {
+    w->state.meeting = meeting;
+    w->is_met = true;
 }
 
 static vtrn_status check_trace(const timing_model *model, const uint32_t *block_trace,
@@ -267,39 +320,67 @@ static vtrn_status check_trace(const timing_model *model, const uint32_t *block_
     return NULL;
 }
 
-vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
-                       uint32_t n_block_trace, const timing_options *options, timing_result *out) {
+vtrn_status timing_walk_begin(const timing_model *model, const uint32_t *block_trace,
+                              uint32_t n_block_trace, const timing_options *options,
+                              timing_walk **out) {
     static const timing_options defaults = {0};
-    memset(out, 0, sizeof *out);
+    *out = NULL;
     if (!options)
         options = &defaults;
     size_t n_intervals;
     VTRN_RETURN_IF_ERROR(check_trace(model, block_trace, n_block_trace, &n_intervals));
-    replay_state *r = calloc(1, sizeof *r);
-    semaphore_update *updates = calloc((size_t)model->max_updates + 1, sizeof *updates);
-    timing_interval *intervals =
-        options->want_intervals ? malloc((n_intervals + 1) * sizeof *intervals) : NULL;
-    vtrn_status status = NULL;
-    if (!r || !updates || (options->want_intervals && !intervals)) {
-        status = VTRN_OUT_OF_MEMORY((n_intervals + 1) * sizeof *intervals);
-    } else {
-        r->model = model;
-        r->out = out;
-        r->semaphores.updates = updates;
-        r->want_intervals = options->want_intervals;
-        out->intervals = intervals;
-        rings_reset(&r->rings, model->chip, options->active_cores_per_stack);
-        if (model->chip->cost.tensor_warm_ns > 0)
-            r->pe.first_window_ns = fmod(options->pe_window_ns, model->chip->cost.tensor_warm_ns) -
-                                    model->chip->cost.tensor_warm_ns;
-        status = run_blocks(r, block_trace, n_block_trace);
+    timing_walk *w = calloc(1, sizeof *w);
+    if (!w)
+        return VTRN_OUT_OF_MEMORY(sizeof *w);
+    replay_state *r = &w->state;
+    r->semaphores.updates = calloc((size_t)model->max_updates + 1, sizeof(semaphore_update));
+    if (options->want_intervals)
+        w->result.intervals = malloc((n_intervals + 1) * sizeof *w->result.intervals);
+    if (!r->semaphores.updates || (options->want_intervals && !w->result.intervals)) {
+        timing_walk_destroy(w);
+        return VTRN_OUT_OF_MEMORY((n_intervals + 1) * sizeof *w->result.intervals);
     }
-    free(r);
-    free(updates);
-    if (status) {
-        free(intervals);
-        memset(out, 0, sizeof *out);
+    r->model = model;
+    r->out = &w->result;
+    r->want_intervals = options->want_intervals;
+    rings_reset(&r->rings, model->chip, options->active_cores_per_stack);
+    if (model->chip->cost.tensor_warm_ns > 0)
+        r->pe.first_window_ns = fmod(options->pe_window_ns, model->chip->cost.tensor_warm_ns) -
+                                model->chip->cost.tensor_warm_ns;
+    w->trace = block_trace;
+    w->n_trace = n_block_trace;
+    w->t_ns = model->chip->launch.preamble_ns;
+    *out = w;
+    return NULL;
+}
+
+void timing_walk_take(timing_walk *w, timing_result *out) {
+    *out = w->result;
+    w->result = (timing_result){.intervals = NULL};
+}
+
+void timing_walk_destroy(timing_walk *w) {
+    if (!w)
+        return;
+    free(w->state.semaphores.updates);
+    free(w->result.intervals);
+    free(w);
+}
+
+vtrn_status timing_run(const timing_model *model, const uint32_t *block_trace,
+                       uint32_t n_block_trace, const timing_options *options, timing_result *out) {
+    timing_walk *w;
+    memset(out, 0, sizeof *out);
+    VTRN_RETURN_IF_ERROR(timing_walk_begin(model, block_trace, n_block_trace, options, &w));
+    timing_stop stop;
+    vtrn_status status;
+    for (size_t k = 0; !(status = timing_walk_next(w, &stop)) && !stop.is_over; k++) {
+        bool is_known = options && k < options->n_meetings;
+        timing_walk_meet(w, is_known ? options->meetings[k] : (timing_meeting){0, 0});
     }
+    if (!status)
+        timing_walk_take(w, out);
+    timing_walk_destroy(w);
     return status;
 }
 

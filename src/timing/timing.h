@@ -24,7 +24,10 @@ typedef struct timing_summary {
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     double custom_ns; /* spent in reference custom ops */
-    uint64_t flops;   /* useful, of the blocks that ran */
+    uint64_t n_collectives;
+    double collective_ns; /* in which they ran, from the last member's arrival on */
+    double skew_ns;       /* in which the core's collectives waited for other members */
+    uint64_t flops;       /* useful, of the blocks that ran */
 } timing_summary;
 
 typedef struct timing_result {
@@ -39,11 +42,43 @@ typedef struct timing_model timing_model;
 vtrn_status timing_prepare(const vtrn_chip *chip, const vtrn_program *program, timing_model **out);
 void timing_model_destroy(timing_model *model); /* NULL is fine */
 
+/* What a collective takes on a core: after its arrival it waits for the others, then it runs. */
+typedef struct timing_meeting {
+    double wait_ns, run_ns;
+} timing_meeting;
+
 typedef struct timing_options {
     bool want_intervals;        /* keep intervals, else the summary only */
     int active_cores_per_stack; /* cores that share the HBM stack's bandwidth; 0 means 1 */
     double pe_window_ns; /* since the launch: a window of the PE array's dI/dt limit begins */
+    const timing_meeting *meetings; /* of the core's collectives, in order; those behind the last
+                                       take no time */
+    size_t n_meetings;
 } timing_options;
+
+/* A replay that stops where the core needs to know when others come. */
+typedef struct timing_walk timing_walk;
+
+/* model and trace must live as long as the walk. Errors as timing_run(). options->meetings is not
+ * read. */
+vtrn_status timing_walk_begin(const timing_model *model, const uint32_t *block_trace,
+                              uint32_t n_block_trace, const timing_options *options,
+                              timing_walk **out);
+/* Where a walk stands: at its end, or in front of a collective, a number of the program's customs,
+ * which the core has reached then. */
+typedef struct timing_stop {
+    bool is_over;
+    int32_t custom_i;
+    double arrival_ns;
+} timing_stop;
+
+/* Goes on to the next collective, or to the end. */
+vtrn_status timing_walk_next(timing_walk *walk, timing_stop *out);
+/* The collective at which the walk stands has been over since then. */
+void timing_walk_meet(timing_walk *walk, timing_meeting meeting);
+/* The result of a walk that has come to its end; freed with it unless taken. */
+void timing_walk_take(timing_walk *walk, timing_result *out);
+void timing_walk_destroy(timing_walk *walk); /* NULL is fine */
 
 /* Replays the blocks of `block_trace` (indices into program->blocks) from the streams themselves:
  * each queue in order, the whole core in order of time. BAD_ARGUMENT for a block that does not

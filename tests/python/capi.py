@@ -43,20 +43,26 @@ class Options(ct.Structure):
                 ("n_threads", ct.c_int)]  # fmt: skip
 
 
+class Rank(ct.Structure):
+    _fields_ = [("core_i", ct.c_int), ("inputs", ct.POINTER(ct.c_void_p)),
+                ("outputs", ct.POINTER(ct.c_void_p))]  # fmt: skip
+
+
 class VtrnError(RuntimeError):
     pass
 
 
 class Device:
-    def __init__(self, chip=None, threads=0):
+    def __init__(self, chip=None, threads=0, instance=None):
         self.lib = ct.CDLL(str(library_path()))
         self.lib.vtrn_error_message.restype = ct.c_char_p
         self.lib.vtrn_buffer_size.restype = ct.c_size_t
         for name in ("vtrn_device_open", "vtrn_compile", "vtrn_buffer_create", "vtrn_buffer_read",
-                     "vtrn_execute", "vtrn_executable_profile", "vtrn_program_load",
+                     "vtrn_execute", "vtrn_execute_ranks", "vtrn_executable_profile", "vtrn_program_load",
                      "vtrn_executable_program"):  # fmt: skip
             getattr(self.lib, name).restype = ct.c_void_p
-        options = Options(ct.sizeof(Options), chip and chip.encode(), None, threads)
+        options = Options(ct.sizeof(Options), chip and chip.encode(),
+                          instance and instance.encode(), threads)
         self.handle = ct.c_void_p()
         self.check(self.lib.vtrn_device_open(ct.byref(options), ct.byref(self.handle)))
 
@@ -94,34 +100,61 @@ class Executable:
         self.lib.vtrn_executable_output_type(self.handle, i, ct.byref(dtype), ct.byref(rank), dims)
         return DTYPES[dtype.value], tuple(dims[: rank.value])
 
+    def _buffer(self, array, core):
+        shape = np.shape(array)
+        array = np.ascontiguousarray(array).reshape(shape)
+        buffer = ct.c_void_p()
+        index = next(k for k, t in enumerate(DTYPES) if t is not None and array.dtype == t)
+        dims = (ct.c_int64 * 12)(*shape)
+        self.device.check(self.lib.vtrn_buffer_create(
+            self.device.handle, core, index, len(shape), dims,
+            array.ctypes.data_as(ct.c_void_p), ct.byref(buffer)))  # fmt: skip
+        return buffer.value
+
+    def _results(self, outputs):
+        results = []
+        for i, output in enumerate(outputs):
+            dtype, shape = self._output_type(i)
+            result = np.empty(shape, dtype)
+            self.device.check(self.lib.vtrn_buffer_read(
+                ct.c_void_p(output), result.ctypes.data_as(ct.c_void_p),
+                ct.c_size_t(result.nbytes)))  # fmt: skip
+            self.lib.vtrn_buffer_destroy(ct.c_void_p(output))
+            results.append(result)
+        return results
+
     def __call__(self, *arrays):
         check, lib = self.device.check, self.lib
         n_out = lib.vtrn_executable_n_outputs(self.handle)
         inputs = (ct.c_void_p * max(1, len(arrays)))()
         for i, array in enumerate(arrays):
-            shape = np.shape(array)
-            array = np.ascontiguousarray(array).reshape(shape)
-            buffer = ct.c_void_p()
-            index = next(k for k, t in enumerate(DTYPES) if t is not None and array.dtype == t)
-            dims = (ct.c_int64 * 12)(*shape)
-            check(lib.vtrn_buffer_create(self.device.handle, 0, index, len(shape), dims,
-                                         array.ctypes.data_as(ct.c_void_p), ct.byref(buffer)))  # fmt: skip
-            inputs[i] = buffer.value
+            inputs[i] = self._buffer(array, 0)
         outputs = (ct.c_void_p * max(1, n_out))()
         try:
             check(lib.vtrn_execute(self.handle, 0, inputs, len(arrays), None, outputs, n_out))
         finally:
             for i in range(len(arrays)):
                 lib.vtrn_buffer_destroy(ct.c_void_p(inputs[i]))
-        results = []
-        for i in range(n_out):
-            dtype, shape = self._output_type(i)
-            result = np.empty(shape, dtype)
-            check(lib.vtrn_buffer_read(ct.c_void_p(outputs[i]), result.ctypes.data_as(ct.c_void_p),
-                                       ct.c_size_t(result.nbytes)))  # fmt: skip
-            lib.vtrn_buffer_destroy(ct.c_void_p(outputs[i]))
-            results.append(result)
-        return results
+        return self._results(outputs[:n_out])
+
+    def run_ranks(self, arrays, cores=None):
+        """arrays: by rank and input; the outputs likewise. cores: of the ranks, else 0, 1, ..."""
+        n_out = self.lib.vtrn_executable_n_outputs(self.handle)
+        cores = cores or list(range(len(arrays)))
+        ranks = (Rank * len(arrays))()
+        keep = []
+        for rank, row, core in zip(ranks, arrays, cores):
+            inputs = (ct.c_void_p * max(1, len(row)))(*[self._buffer(a, core) for a in row])
+            outputs = (ct.c_void_p * max(1, n_out))()
+            keep.append((inputs, outputs))
+            rank.core_i, rank.inputs, rank.outputs = core, inputs, outputs
+        try:
+            self.device.check(self.lib.vtrn_execute_ranks(self.handle, ranks, len(arrays), None))
+        finally:
+            for (inputs, _), row in zip(keep, arrays):
+                for i in range(len(row)):
+                    self.lib.vtrn_buffer_destroy(ct.c_void_p(inputs[i]))
+        return [self._results(outputs[:n_out]) for _, outputs in keep]
 
     def program(self):
         """What vtrn_program_load() takes."""

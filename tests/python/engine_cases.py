@@ -17,7 +17,8 @@ VTRN = os.path.join(h.BUILD, "src/cli/vtrn")
 FLOATS = ["fp32", "bf16", "fp16", "tf32", "fp8e4m3", "fp8e4m3fn", "fp8e5m2", "fp8e3m4"]
 ALL = FLOATS + INTS
 INTS_OF_32_BITS = ["int32", "uint32"]
-LETTERS = {"Tensor": "T", "Vector": "V", "Scalar": "S", "GpSimd": "G", "Sync": "Y"}
+LETTERS = {"Tensor": "T", "Vector": "V", "Scalar": "S", "GpSimd": "G", "Sync": "Y",
+           "CC": "C"}
 np.seterr(all="ignore")
 
 
@@ -617,6 +618,30 @@ def custom_op(t, tmp):
     np.testing.assert_allclose(got, np.abs(np.fft.rfft(x)), rtol=1e-5)
 
 
+@case("collective")
+def collective(t, tmp):
+    """Two ranks; test_collectives.py has all kinds, types and groups."""
+    import capi
+    text = """program "sum" chip "trn1" gen 2
+arguments 1
+outputs _
+ranks 1 by 2
+slot 0 argument fp32 132 bytes number 0
+slot 1 output fp32 132 bytes number 0
+custom 0 "all_reduce" in 0 out 1 flops 0 blob
+collective 0 all_reduce add groups 1 by 2: 1 0
+exchange fp32 1 by 1 of 33 from 0 0 0 to 0 0 0
+block 0
+    CC collective arg0 0
+stop
+"""
+    x = t.rng.standard_normal((2, 33)).astype(np.float32)
+    device = capi.Device("trn1")
+    got = device.load(text.encode()).run_ranks([[row] for row in x])
+    assert all(np.array_equal(y, x[1] + x[0]) for [y] in got)
+    device.close()
+
+
 # --- DMA -----------------------------------------------------------------------------------------
 
 
@@ -734,7 +759,7 @@ def event_semaphore(t, tmp):
     mover = "GpSimd" if engine == "Sync" else "Sync"  # a queue is in order anyway: wait across two
     x = t.rng.standard_normal(1024).astype(np.float32)
     lines = SEMAPHORES.replace("ENGINE", engine).replace("MOVER", mover).splitlines(keepends=True)
-    order = ["Tensor", "Vector", "Scalar", "GpSimd", "Sync"]
+    order = ["Tensor", "Vector", "Scalar", "GpSimd", "Sync", "CC"]
     body = sorted(lines[7:10], key=lambda line: order.index(line.split()[0]))
     got = run_text("".join(lines[:7] + body + lines[10:]).encode(), [x], tmp)
     assert np.array_equal(got.ravel(), x)

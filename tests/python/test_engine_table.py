@@ -25,7 +25,7 @@ def table():
 TABLE = table() if h.lib is not None else {}
 
 
-PROGRAMS = ("custom_op", "event_semaphore")  # run as whole programs, through the command
+PROGRAMS = ("collective", "custom_op", "event_semaphore")  # run as whole programs, through the command
 
 
 def test_every_row_of_the_instruction_table_has_a_case():

@@ -147,10 +147,26 @@ static vtrn_status check_slot(const vtrn_program *p, const vtrn_custom *custom, 
     return NULL;
 }
 
+/* The region of a collective: a map of two tensors, as large as a rank's part, to one. */
+static vtrn_status check_reducer(const vtrn_custom *custom, const graph *g) {
+    const graph_op *op = &g->body.ops[0];
+    const vtrn_exchange *x = &custom->collective->exchanges[0];
+    if (op->kind != GRAPH_MAP || op->n_operands != 2 || op->n_results != 1)
+        BROKEN("the reducer of a collective is no map of two tensors to one; %s", remedy);
+    for (uint32_t i = 0; i < 3; i++) {
+        const graph_type *t = &g->types[i < 2 ? op->operands[i] : op->results[0]];
+        if (t->dtype != x->dtype || (uint64_t)graph_type_count(t) != x->n[0] * x->n[1] * x->run)
+            BROKEN("tensor %u of the reducer differs from what a rank reduces; %s", i, remedy);
+    }
+    return NULL;
+}
+
 static vtrn_status check_decoded(const vtrn_program *p, const vtrn_custom *custom, const graph *g,
                                  uint8_t *is_defined) {
     const graph_op *op = &g->body.ops[0];
-    if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
+    if (custom->collective)
+        VTRN_RETURN_IF_ERROR(check_reducer(custom, g));
+    else if (op->n_operands != custom->n_inputs || op->n_results != custom->n_outputs)
         BROKEN("%u operands and %u results for %u and %u slots; %s", op->n_operands, op->n_results,
                custom->n_inputs, custom->n_outputs, remedy);
     if (program_is_callback(custom) != reference_is_callback(op))
@@ -164,9 +180,9 @@ static vtrn_status check_decoded(const vtrn_program *p, const vtrn_custom *custo
         VTRN_RETURN_IF_ERROR(check_op(g, &g->body.ops[i], is_defined));
     }
     VTRN_RETURN_IF_ERROR(check_op(g, op, is_defined));
-    for (uint32_t i = 0; i < op->n_operands; i++)
+    for (uint32_t i = 0; i < op->n_operands && !custom->collective; i++)
         VTRN_RETURN_IF_ERROR(check_slot(p, custom, i, &g->types[op->operands[i]]));
-    for (uint32_t i = 0; i < op->n_results; i++)
+    for (uint32_t i = 0; i < op->n_results && !custom->collective; i++)
         VTRN_RETURN_IF_ERROR(
             check_slot(p, custom, custom->n_inputs + i, &g->types[op->results[i]]));
     return NULL;
@@ -199,6 +215,8 @@ static vtrn_status check_verification(const vtrn_program *p, const vtrn_custom *
 vtrn_status custom_check(const vtrn_program *p) {
     for (uint32_t i = 0; i < p->n_customs; i++) {
         const vtrn_custom *custom = &p->customs[i];
+        if (custom->collective && custom->collective->reducer != VTRN_REDUCER_CUSTOM)
+            continue;
         bool is_check =
             verify_is_blob(custom->blob, custom->blob_size) && !program_is_callback(custom);
         vtrn_status status =
