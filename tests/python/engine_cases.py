@@ -632,7 +632,7 @@ custom 0 "all_reduce" in 0 out 1 flops 0 blob
 collective 0 all_reduce add groups 1 by 2: 1 0
 exchange fp32 1 by 1 of 33 from 0 0 0 to 0 0 0
 block 0
-    CC collective arg0 0
+    CC collective, arg0 0
 stop
 """
     x = t.rng.standard_normal((2, 33)).astype(np.float32)

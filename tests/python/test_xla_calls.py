@@ -274,7 +274,7 @@ EXCHANGES = {
 
 @pytest.mark.parametrize("name", EXCHANGES)
 @pytest.mark.parametrize("is_in_branch", [False, True])
-def test_replicas_that_depend_on_each_other_are_refused(device, name, is_in_branch):
+def test_replicas_that_depend_on_each_other_run_together(device, name, is_in_branch):
     body, result = EXCHANGES[name], "%0"
     if is_in_branch:
         body = f"""%p = stablehlo.constant dense<true> : tensor<i1>
@@ -283,8 +283,67 @@ def test_replicas_that_depend_on_each_other_are_refused(device, name, is_in_bran
         result = "%r"
     text = main("(%x: tensor<4xf32>) -> tensor<4xf32>", f"{body}\nreturn {result} : tensor<4xf32>",
                 "mhlo.num_replicas = 2 : i32")  # fmt: skip
-    said = refused(device, text)
-    assert f"stablehlo.{name}" in said and "among 2 replicas" in said and "NEURON_RT_NUM_CORES=1" in said
+    x = np.arange(8, dtype=np.float32).reshape(2, 4) + SEED
+    got = np.array([y for [y] in device.compile(artifact(text)).run_ranks([[r] for r in x])])
+    want = {"all_reduce": [x[0] + x[1]] * 2, "collective_permute": [0 * x[0], x[0]],
+            "replica_id": [x[0], x[1] + 1]}[name]  # fmt: skip
+    np.testing.assert_array_equal(got, want)
+
+
+GROUPS = """%0 = "stablehlo.all_reduce"(%x) ({ ADD })
+    {replica_groups = dense<[[0, 1]]> : tensor<1x2xi64>MODE} : (tensor<4xf32>) -> tensor<4xf32>"""
+CHANNEL = ", channel_handle = #stablehlo.channel_handle<handle = 1, type = 1>"
+
+
+@pytest.mark.parametrize("mode,groups", [
+    ("", [[0, 2], [1, 3]]),  # replicas 0 and 1, of each partition by itself
+    (CHANNEL, [[0, 1, 2, 3]]),  # replicas 0 and 1 with all partitions
+    (CHANNEL + ", use_global_device_ids", None),  # devices 0 and 1: 2 and 3 are in no group
+])  # fmt: skip
+def test_groups_are_of_replicas_of_both_or_of_devices(device, mode, groups):
+    body = GROUPS.replace("ADD", ADD).replace("MODE", mode)
+    text = main("(%x: tensor<4xf32>) -> tensor<4xf32>", f"{body}\nreturn %0 : tensor<4xf32>",
+                "mhlo.num_replicas = 2 : i32, mhlo.num_partitions = 2 : i32")  # fmt: skip
+    if groups is None:
+        said = refused(device, text)
+        assert "stablehlo.all_reduce" in said and "no group has device 2 of 4" in said
+        return
+    x = np.arange(16, dtype=np.float32).reshape(4, 4)
+    big = type(device)(instance="trn1.32xlarge")
+    got = [y for [y] in big.compile(artifact(text)).run_ranks([[r] for r in x])]
+    for group in groups:
+        for r in group:
+            np.testing.assert_array_equal(got[r], x[group].sum(0))
+    big.close()
+
+
+def test_a_reducer_that_is_no_single_operation_runs_as_its_region(device):
+    region = """^bb0(%a: tensor<f32>, %b: tensor<f32>):
+      %h = stablehlo.constant dense<0.5> : tensor<f32>
+      %c = stablehlo.multiply %a, %h : tensor<f32>
+      %d = stablehlo.add %c, %b : tensor<f32>
+      stablehlo.return %d : tensor<f32>"""
+    body = f"""%0:2 = "stablehlo.all_reduce"(%x, %y) ({{ {region} }})
+        {{replica_groups = dense<[[1, 2, 0]]> : tensor<1x3xi64>}}
+        : (tensor<33xf32>, tensor<5xf32>) -> (tensor<33xf32>, tensor<5xf32>)
+      %1 = "stablehlo.reduce_scatter"(%x) ({{ {region} }})
+        {{replica_groups = dense<[[1, 2, 0]]> : tensor<1x3xi64>, scatter_dimension = 0 : i64}}
+        : (tensor<33xf32>) -> tensor<11xf32>"""
+    text = main("(%x: tensor<33xf32>, %y: tensor<5xf32>) -> (tensor<33xf32>, tensor<5xf32>, tensor<11xf32>)",
+                f"{body}\nreturn %0#0, %0#1, %1 : tensor<33xf32>, tensor<5xf32>, tensor<11xf32>",
+                "mhlo.num_replicas = 3 : i32")  # fmt: skip
+    rng = np.random.default_rng(SEED)
+    x = rng.standard_normal((3, 33)).astype(np.float32)
+    y = rng.standard_normal((3, 5)).astype(np.float32)
+    big = type(device)(instance="trn1.32xlarge")
+    e = big.compile(artifact(text))
+    again = big.load(e.program())
+    for got in (e.run_ranks(list(zip(x, y))), again.run_ranks(list(zip(x, y)))):
+        want = [(a[1] * 0.5 + a[2]) * 0.5 + a[0] for a in (x, y)]
+        for r, place in ((1, 0), (2, 1), (0, 2)):
+            for a, b in zip(got[r], (*want, want[0][11 * place :][:11])):
+                np.testing.assert_array_equal(a, b)
+    big.close()
 
 
 def test_replicas_that_do_not_are_the_same_program(device):

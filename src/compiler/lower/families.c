@@ -162,10 +162,6 @@ vtrn_status lower_op(lower *l, const graph_op *op, bool *is_reference) {
     for (int i = 0; i < MAX_FAMILIES && families[i] && !is_done; i++)
         if (!is_left_out || has_no_reference(families[i]))
             VTRN_RETURN_IF_ERROR(families[i](l, op, &is_done));
-    /* What ranks exchange, no check can know: it is taken for what it is, as a reference op's
-     * result. */
-    *is_reference = !is_done || families[0] == lower_collective || families[0] == lower_rank_word;
-    if (is_done)
-        return NULL;
-    return lower_custom(l, op);
+    *is_reference = !is_done;
+    return is_done ? NULL : lower_custom(l, op);
 }

@@ -423,11 +423,13 @@ vtrn_status verify_flush(lower *l) {
     return status;
 }
 
-/* Control flow makes its results by copies that were checked, a constant is as it is, and a
- * callback runs once. */
+/* Control flow makes its results by copies that were checked, a constant is as it is, a callback
+ * runs once, and what other ranks send is not known here. */
 static bool is_checked_already(const graph_op *op) {
     return op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE ||
-           op->kind == GRAPH_CONSTANT || reference_is_callback(op);
+           op->kind == GRAPH_CONSTANT || op->kind == GRAPH_PARTITION_ID ||
+           op->kind == GRAPH_REPLICA_ID || graph_kind_is_collective(op->kind) ||
+           reference_is_callback(op);
 }
 
 vtrn_status verify_lowered(lower *l, const graph_op *op, bool is_reference) {
