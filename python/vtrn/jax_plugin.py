@@ -9,7 +9,7 @@ import functools
 import os
 
 import vtrn
-from vtrn import callbacks, jax_dlpack, jax_linalg, profile
+from vtrn import callbacks, jax_dlpack, jax_linalg, partition, profile
 
 
 def _named_in_environment() -> str | None:
@@ -29,6 +29,8 @@ def _install(path: str) -> None:
         callbacks.connect(library)
         callbacks.install()
         profile.write_at_end(library)
+    if hasattr(library, "vtrn_partitioner_set"):
+        partition.connect(library)
 
 
 def _refuse_in_fork() -> None:

@@ -1,6 +1,7 @@
 /* Compiling an artifact and asking an executable about itself. */
 #include "api/api.h"
 
+#include "api/api_partition.h"
 #include "base/float_env.h"
 #include "compiler/passes/spmd.h"
 #include "isa/container.h"
@@ -109,6 +110,7 @@ void api_executable_free(vtrn_executable *e) {
     free(e->input_place);
     free(e->output_place);
     free(e->name);
+    free(e->whole_reason);
     free(e);
 }
 
@@ -141,6 +143,32 @@ void api_executable_publish(vtrn_device *device, vtrn_executable *e) {
     list_add(device, e);
 }
 
+/* The program as the host's partitioner divides it, in place of *g. What it cannot divide runs
+ * whole on every partition; e keeps the reason. The floating-point environment is the host's
+ * meanwhile. */
+static vtrn_status divide(graph **g, const void *artifact, size_t size, fenv_t *outside,
+                          vtrn_executable *e) {
+    void *divided;
+    size_t divided_size;
+    bool has_partitioner;
+    float_env_leave(outside);
+    vtrn_status status = api_partition(artifact, size, (int)(*g)->n_partitions, &divided,
+                                       &divided_size, &has_partitioner);
+    float_env_enter(outside);
+    if (vtrn_status_category(status) == VTRN_UNSUPPORTED) {
+        e->whole_reason = strdup(vtrn_status_message(status));
+        vtrn_status_free(status);
+        return e->whole_reason ? NULL : VTRN_OUT_OF_MEMORY(1);
+    }
+    if (status || !divided)
+        return status;
+    graph_destroy(*g);
+    *g = NULL;
+    status = graph_from_artifact(divided, divided_size, g);
+    free(divided);
+    return status;
+}
+
 vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                          vtrn_executable **out) {
     compile_options options = {0};
@@ -159,6 +187,8 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
         status = graph_from_artifact(artifact, size, &g);
+    if (!status && g->n_partitions > 1)
+        status = divide(&g, artifact, size, &outside, e);
     if (!status && options->n_replicas > g->n_replicas)
         g->n_replicas = options->n_replicas;
     if (!status)
