@@ -58,7 +58,10 @@ def partition(artifact, n_devices):
     from jaxlib.mlir.dialects import stablehlo
 
     with _context() as context:
-        module = stablehlo.deserialize_portable_artifact(context, artifact)
+        try:
+            module = stablehlo.deserialize_portable_artifact(context, artifact)
+        except Exception as error:
+            raise Refused(f"it is no StableHLO artifact that jaxlib reads: {error}") from None
         if is_manual(module):
             return None
         partition_module(module, n_devices)

@@ -1,0 +1,26 @@
+"""python -m vtrn.partition ARTIFACT -o OUT --devices N: divides a StableHLO artifact that has sharding
+annotations, so that C programs and the vtrn command run it on N NeuronCores without Python."""
+
+import argparse
+import pathlib
+import sys
+
+from vtrn import partition
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m vtrn.partition", description=__doc__.split(":", 1)[1])
+    parser.add_argument("artifact", type=pathlib.Path, help="as jax.export or a PJRT plugin gets it")
+    parser.add_argument("-o", "--output", type=pathlib.Path, required=True)
+    parser.add_argument("--devices", type=int, required=True, help="how many the program is for")
+    options = parser.parse_args()
+    artifact = options.artifact.read_bytes()
+    try:
+        out = partition.partition(artifact, options.devices)
+    except partition.Refused as error:
+        sys.exit(f"{parser.prog}: {' at '.join(map(str, error.args))}")
+    options.output.write_bytes(artifact if out is None else out)
+
+
+if __name__ == "__main__":
+    main()
