@@ -50,7 +50,7 @@ def worker():
     assert worker.process.wait(timeout=60) == 0
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 def test_a_sharded_program_gives_what_one_device_gives(name, worker):
     _, arguments, _, _, tolerance = programs.PROGRAMS[name]
@@ -68,7 +68,7 @@ DIVISIONS = [(), ("d",), ("m",), ("d", "m"), ("m", "d")]
 SPECS = [spec for spec in itertools.product(DIVISIONS, repeat=2) if not set(spec[0]) & set(spec[1])]
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(16)
 @pytest.mark.parametrize("new", SPECS, ids=str)
 @pytest.mark.parametrize("old", SPECS, ids=str)
 def test_every_sharding_becomes_every_other(old, new, worker):
