@@ -137,7 +137,8 @@ VTRN_API void vtrn_host_callbacks_set(const vtrn_host_callbacks *callbacks);
 typedef struct vtrn_partitioner {
     size_t struct_size; /* sizeof(vtrn_partitioner) */
     void *ctx;
-    /* artifact: a StableHLO artifact with sharding annotations, for n_partitions devices. 0: the
+    /* artifact: a StableHLO artifact with sharding annotations, for n_partitions devices; 0: for as
+     * many as it says, where the library could not read it. What it returns, 0: the
      * divided program, a manual computation over all axes, was given to emit in one call. 1: the
      * artifact is such a program already. Other: it could not be divided, and message, of
      * message_size bytes, says why, with a NUL at its end. Called on the thread that compiles. */

@@ -143,18 +143,23 @@ void api_executable_publish(vtrn_device *device, vtrn_executable *e) {
     list_add(device, e);
 }
 
-/* The program as the host's partitioner divides it, in place of *g. What it cannot divide runs
- * whole on every partition; e keeps the reason. The floating-point environment is the host's
- * meanwhile. */
-static vtrn_status divide(graph **g, const void *artifact, size_t size, fenv_t *outside,
-                          vtrn_executable *e) {
+/* The program as the host's partitioner divides it, in place of *g, which is NULL where the
+ * artifact could not be read before: unread says why. What cannot be divided runs whole on every
+ * partition; e keeps the reason. The floating-point environment is the host's meanwhile. */
+static vtrn_status divide(graph **g, const void *artifact, size_t size, vtrn_status unread,
+                          fenv_t *outside, vtrn_executable *e) {
     void *divided;
     size_t divided_size;
     bool has_partitioner;
     float_env_leave(outside);
-    vtrn_status status = api_partition(artifact, size, (int)(*g)->n_partitions, &divided,
+    vtrn_status status = api_partition(artifact, size, *g ? (int)(*g)->n_partitions : 0, &divided,
                                        &divided_size, &has_partitioner);
     float_env_enter(outside);
+    if (unread && (status || !divided)) {
+        vtrn_status_free(status);
+        return unread;
+    }
+    vtrn_status_free(unread);
     if (vtrn_status_category(status) == VTRN_UNSUPPORTED) {
         e->whole_reason = strdup(vtrn_status_message(status));
         vtrn_status_free(status);
@@ -187,8 +192,8 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
         status = graph_from_artifact(artifact, size, &g);
-    if (!status && g->n_partitions > 1)
-        status = divide(&g, artifact, size, &outside, e);
+    if (g ? g->n_partitions > 1 : vtrn_status_category(status) == VTRN_UNSUPPORTED)
+        status = divide(&g, artifact, size, status, &outside, e);
     if (!status && options->n_replicas > g->n_replicas)
         g->n_replicas = options->n_replicas;
     if (!status)

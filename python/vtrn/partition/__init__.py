@@ -33,6 +33,13 @@ def is_manual(module):
     return all(f'"{axis.name}"' in text for axis in _axes_of(meshes))
 
 
+def _n_partitions(module):
+    from jaxlib.mlir import ir
+
+    attributes = module.operation.attributes
+    return ir.IntegerAttr(attributes["mhlo.num_partitions"]).value if "mhlo.num_partitions" in attributes else 1
+
+
 def _axes_of(meshes):
     from jaxlib.mlir.dialects import sdy
 
@@ -62,7 +69,8 @@ def partition(artifact, n_devices):
             module = stablehlo.deserialize_portable_artifact(context, artifact)
         except Exception as error:
             raise Refused(f"it is no StableHLO artifact that jaxlib reads: {error}") from None
-        if is_manual(module):
+        n_devices = n_devices or _n_partitions(module)
+        if n_devices == 1 or is_manual(module):
             return None
         partition_module(module, n_devices)
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)

@@ -15,7 +15,8 @@ from vtrn.partition.collectives import Collectives, shape_of
 from vtrn.partition.shardings import Axis, Mesh, Refused, fitted, n_shards, normalized, replicated
 
 RESHARDS = ("sdy.all_gather", "sdy.all_slice", "sdy.all_to_all", "sdy.collective_permute", "sdy.all_reduce",
-            "sdy.reshard", "sdy.sharding_constraint")  # fmt: skip
+            "sdy.reshard", "sdy.sharding_constraint",
+            "sdy.replicated_to_unreduced", "sdy.sharded_to_unreduced")  # fmt: skip
 
 
 def is_tensor(value):
@@ -42,12 +43,11 @@ class Local:
         return Axis(axis.name, info.pre_size, info.size)
 
     def parse(self, sharding, rank):
-        """A TensorShardingAttr, without axes that are manual here."""
+        """A TensorShardingAttr, without axes that are manual here. Sums that it calls unreduced are complete
+        here; only where a function or a manual computation begins or ends, parts of a sum matter."""
         if sharding is None:
             return replicated(rank)
         sharding = sdy.TensorShardingAttr(sharding)
-        if list(sharding.unreduced_axes):
-            raise Refused("a value is declared unreduced")
         if sharding.mesh_or_ref is not None and rank and any(sdy.DimensionShardingAttr(d).axes
                                                              for d in sharding.dimension_shardings):
             name = str(sharding.mesh_or_ref).lstrip("@")
@@ -55,6 +55,10 @@ class Local:
                 raise Refused(f"values are divided over mesh {name} and over mesh {self.mesh.name}, which differ")
         dims = [[self.axes_of(axis) for axis in sdy.DimensionShardingAttr(d).axes] for d in sharding.dimension_shardings]
         return tuple(normalized(axis for axis in axes if axis.name not in self.manual) for axes in dims)
+
+    def unreduced(self, sharding):
+        axes = [] if sharding is None else sdy.TensorShardingAttr(sharding).unreduced_axes
+        return normalized(self.axes_of(axis) for axis in axes)
 
     def wanted(self, result, i):
         """What Shardy gave result i of an operation, as far as its shape allows."""
@@ -244,6 +248,8 @@ class Local:
         for i, (sharding, argument) in enumerate(zip(ins, block.arguments)):
             rank = len(shape_of(argument))
             self.need(op, i, fitted(self.parse(sharding, rank), self.shape(op.operands[i])))
+            if self.unreduced(sharding):
+                rules.keep_once(self, op, i, self.unreduced(sharding))
         self.manual = (*outer, *manual)
         for argument, sharding, operand in zip(block.arguments, ins, op.operands):
             free = fitted(self.parse(sharding, len(shape_of(argument))), shape_of(argument))
@@ -260,6 +266,8 @@ class Local:
         for inner in list(block.operations)[:-1]:
             inner.operation.move_before(op)
         for result, value, sharding in zip(op.results, values, outs):
+            if self.unreduced(sharding):
+                value = self.collectives.all_reduce(value, self.unreduced(sharding), "stablehlo.add")
             # The result is a value of its own: its sharding has the manual axes, which value's has not.
             whole = fitted(self.parse(sharding, len(shape_of(result))), shape_of(result))
             self.replace(result, hlo.reshape(value.type, value), whole)
@@ -341,6 +349,8 @@ def signature(local, function, is_main):
             if not isinstance(of, ir.RankedTensorType):
                 side.append(())
                 continue
+            if is_main and local.unreduced(sharding):
+                raise Refused("an argument or a result of the program is declared unreduced")
             sharding = fitted(local.parse(sharding, of.rank), of.shape)
             side.append(tuple(whole_axes(local.mesh, axes) for axes in sharding) if is_main else sharding)
         sides.append(side)

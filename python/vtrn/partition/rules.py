@@ -452,23 +452,23 @@ def scatter(local, op, target):
         local.need(op, n + 1 + i, tuple(updates))
     local.need(op, n, tuple(indices))
     if partial and not is_identity(op.operands[0], kind):
-        keep_once(local, op, partial)
+        keep_once(local, op, 0, partial)
     for result in op.results:
         local.give(result, tuple(operand))
     local.join(op.results[0], partial, kind)
 
 
-def keep_once(local, op, axes):
-    """Of the devices whose results are added, one adds to what was there and the others to zeros."""
-    kept = op.operands[0]
+def keep_once(local, op, i, axes):
+    """Operand i on one of the devices along the axes, and zeros on the others: parts of a sum."""
+    kept = op.operands[i]
     i1 = ir.IntegerType.get_signless(1)
     is_first = hlo.compare(local.collectives.offset(axes, 1), local.collectives.scalar(0),
                            hlo.ComparisonDirectionAttr.get("EQ"))
     zero = ir.Attribute.parse(f"dense<0.0> : {kept.type}") if "f" in str(tensor((), kept)) else None
     zero = zero or ir.Attribute.parse(f"dense<0> : {kept.type}")
     is_first = hlo.broadcast_in_dim(ir.RankedTensorType.get(shape_of(kept), i1), is_first, [])
-    op.operands[0] = hlo.select(is_first, kept, hlo.constant(zero))
-    local.env[op.operands[0]] = local.env[kept]
+    op.operands[i] = hlo.select(is_first, kept, hlo.constant(zero))
+    local.env[op.operands[i]] = local.env[kept]
 
 
 @rule("all_gather", "reduce_scatter", "all_to_all")
