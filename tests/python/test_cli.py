@@ -10,7 +10,7 @@ import pytest
 from paths import BUILD, ROOT
 
 VTRN = BUILD / "src/cli/vtrn"
-COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain", "collectives"]
+COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain", "collectives", "scale"]
 
 
 def vtrn(*args, code=0, **kwargs):
@@ -124,6 +124,49 @@ def test_collectives_between_nodes_and_of_groups_at_once():
 ])  # fmt: skip
 def test_collectives_refuses_what_it_cannot_tell(args, code, part):
     assert part in vtrn("collectives", *args, code=code)
+
+
+@pytest.fixture
+def step_artifact(tmp_path):
+    """An artifact whose first argument of 16 x 16 is donated."""
+    jax = pytest.importorskip("jax")
+    w, x = (jax.ShapeDtypeStruct(s, np.float32) for s in [(16, 16), (8, 16)])
+    path = tmp_path / "step.mlirbc"
+    step = jax.jit(lambda w, x: w - 0.1 * (x.T @ x), donate_argnums=0)
+    path.write_bytes(jax.export.export(step, platforms=["cpu"])(w, x).mlir_module_serialized)
+    return path
+
+
+def scale(path, *args):
+    return json.loads(vtrn("scale", path, "--json", *args))
+
+
+def test_scale_adds_the_all_reduce_to_one_cores_step(step_artifact):
+    table = scale(step_artifact, "--chip", "trn1", "--gradient-bytes", 20 << 20, "--chips", "1,2,4,...,32")
+    assert [p["chips"] for p in table["points"]] == [1, 2, 4, 8, 16, 32]
+    assert [p["cores"] for p in table["points"]] == [2, 4, 8, 16, 32, 64]
+    assert [p["instances"] for p in table["points"]] == [1, 1, 1, 1, 1, 2]
+    for point in table["points"]:
+        assert point["step_ns"] == pytest.approx(table["core_step_ns"] + point["all_reduce_ns"])
+        assert point["efficiency"] == pytest.approx(table["core_step_ns"] / point["step_ns"])
+        assert point["dollars_per_1000_steps"] == pytest.approx(8.197 / 3600 * point["instances"] * point["step_ns"] / 1e6)
+    pieces = collectives("all_reduce", "--instance", "trn1.32xlarge", "--ranks", "16", "--sizes", "4M,8M")["rows"]
+    assert table["points"][3]["all_reduce_ns"] == pytest.approx(1e3 * (2 * pieces[1]["time_us"] + pieces[0]["time_us"]))
+    assert len(vtrn("scale", step_artifact, "--chips", "1,16").splitlines()) == 4
+
+
+def test_scale_takes_the_donated_arguments_for_the_gradients(step_artifact):
+    assert scale(step_artifact, "--chips", "1")["gradient_bytes"] == 4 * 16 * 16
+
+
+@pytest.mark.parametrize("chips", ["0", "2,1", "1,...,8", "1,2,...", "1,,2", "x", "1,2,...,...,8", "99999999"])
+def test_scale_refuses_counts_that_do_not_rise(chips):
+    assert f"--chips {chips}" in vtrn("scale", "x", "--chips", chips, code=2)
+
+
+def test_scale_needs_gradients_and_a_network(step_artifact):
+    assert "--gradient-bytes" in vtrn("scale", step_artifact, "--gradient-bytes", "0", code=1)
+    assert "no network adapters" in vtrn("scale", step_artifact, "--instance", "trn1.2xlarge", "--chips", "2", code=1)
 
 
 def test_what_nobody_published_is_not_shown_as_a_zero():
