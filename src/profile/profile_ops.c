@@ -69,12 +69,26 @@ static void add_interval(profile_op *op, const vtrn_instr *instr, const timing_i
     }
 }
 
+/* The names of the user's scopes in "train.py:42 in decoder/mlp". */
+const char *profile_scope(const char *place) {
+    const char *at = strstr(place, " in ");
+    return at ? at + 4 : strncmp(place, "in ", 3) == 0 ? place + 3 : "";
+}
+
+/* What jax.random writes for one number is a dozen operations: all are one row. */
+static keyed_source key_of(const vtrn_source *source, uint32_t i) {
+    const char *place = text_of(source->place), *scope = profile_scope(place);
+    size_t n = strlen(scope);
+    bool is_random = n >= 3 && strcmp(scope + n - 3, "rng") == 0 && (n == 3 || scope[n - 4] == '/');
+    return is_random ? (keyed_source){"random numbers", "in rng", i}
+                     : (keyed_source){text_of(source->op), place, i};
+}
+
 /* Sources of the same op and place share a row: group_of[source] = row. Returns the rows. */
 static size_t group_sources(const vtrn_program *program, keyed_source *keys, uint32_t *group_of,
                             profile_op *ops) {
     for (uint32_t i = 0; i < program->n_sources; i++)
-        keys[i] =
-            (keyed_source){text_of(program->sources[i].op), text_of(program->sources[i].place), i};
+        keys[i] = key_of(&program->sources[i], i);
     qsort(keys, program->n_sources, sizeof *keys, compare_sources);
     size_t n = 0;
     for (uint32_t i = 0; i < program->n_sources; i++) {

@@ -26,6 +26,8 @@ vtrn_status profile_op_list_create(const vtrn_program *program, const timing_res
                                    profile_op_list *out);
 void profile_op_list_free(profile_op_list *list);
 
+/* "decoder/mlp" of the place "train.py:42 in decoder/mlp"; "" without a scope. */
+const char *profile_scope(const char *place);
 bool profile_is_dma_lane(const timing_interval *interval);
 /* Counts in the active time of its lane: neither control nor the queueing of a DMA does. */
 bool profile_is_work(const vtrn_instr *instr, const timing_interval *interval);

@@ -142,6 +142,8 @@ static void json_ops(profile_buffer *b, const profile_op_list *list) {
         profile_json_string(b, op->op);
         profile_printf(b, ", \"place\": ");
         profile_json_string(b, op->place);
+        profile_printf(b, ", \"scope\": ");
+        profile_json_string(b, profile_scope(op->place));
         profile_printf(b, ", \"engine_ns\": ");
         profile_json_number(b, op->engine_ns);
         profile_printf(b, ", \"dma_ns\": ");

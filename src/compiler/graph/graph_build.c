@@ -190,22 +190,6 @@ static uint32_t func_scope_size(const graph_builder *b, const vhlo_op *func) {
     return func->is_isolated ? func->scope_size : b->m->root->scope_size;
 }
 
-/* "file:line" of a location; for one without a file, that of the call that is being inlined: JAX
- * puts the body of jax.nn.relu and its like into functions that only their call places. */
-static vtrn_status get_place(graph_builder *b, uint32_t location, const char **out) {
-    if (!b->places[location]) {
-        char text[256];
-        VTRN_RETURN_IF_ERROR(vhlo_location_text(b->m, location, text, sizeof text));
-        b->places[location] = text[0] ? arena_strdup(&b->g->arena, text, strlen(text)) : "";
-        if (!b->places[location])
-            return VTRN_OUT_OF_MEMORY(strlen(text));
-    }
-    *out = b->places[location];
-    if (!**out && b->call_place)
-        *out = b->call_place;
-    return NULL;
-}
-
 static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
                                const char *callee_attr) {
     const vhlo_entry *callee;
@@ -222,14 +206,18 @@ static vtrn_status inline_call(graph_builder *b, size_t scope, const vhlo_op *v,
                           "function @%s calls itself, but calls are inlined; write a while loop",
                           f->name.text);
     size_t inner = 0, mark = b->n_map;
-    const char *place = NULL, *outer_place = b->call_place;
-    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &place));
+    const graph_place outer_place = b->call_place;
+    const bool was_random = b->is_random;
+    graph_place place;
+    VTRN_RETURN_IF_ERROR(graph_get_place(b, v->location, &place));
     VTRN_RETURN_IF_ERROR(push_scope(b, func_scope_size(b, f->op), &inner));
     f->is_open = true;
     b->call_place = place;
+    b->is_random |= graph_is_random(name);
     VTRN_RETURN_IF_ERROR(inline_region(b, scope, v, &f->op->regions[0], inner));
     f->is_open = false;
     b->call_place = outer_place;
+    b->is_random = was_random;
     b->n_map = mark;
     return NULL;
 }
@@ -380,7 +368,7 @@ static vtrn_status build_kind(graph_builder *b, size_t scope, const vhlo_op *v, 
     graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
     const uint32_t *types = v->result_types;
     VTRN_RETURN_IF_ERROR(op_name(b, v, kind, &op.name));
-    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &op.place));
+    VTRN_RETURN_IF_ERROR(graph_place_text(b, v->location, &op.place));
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &op.operands));
     VTRN_RETURN_IF_ERROR(refuse_tuples(op.operands, op.n_operands, "operand"));
     if (kind == GRAPH_CUSTOM_CALL)

@@ -24,13 +24,19 @@ typedef struct graph_tuple {
     const graph_value *items;
 } graph_tuple;
 
+typedef struct graph_place {
+    const char *file;  /* "train.py:42" or "" */
+    const char *scope; /* "decoder/mlp", the user's names, or "" */
+} graph_place;
+
 typedef struct graph_builder {
     vhlo_module *m;
     graph *g;
     graph_func *funcs; /* sorted by name */
     uint32_t n_funcs;
     graph_type **types;        /* by VHLO type; NULL until converted */
-    const char **places;       /* by VHLO attribute; NULL until asked for */
+    graph_place *places;       /* by VHLO attribute; of NULL until asked for */
+    const char *last_place;    /* text */
     graph_constant *constants; /* by VHLO attribute; data NULL until decoded */
     int16_t *kinds;            /* by operation name; -1 until looked up */
     graph_op *ops;             /* stack: the operations of the open regions */
@@ -39,7 +45,8 @@ typedef struct graph_builder {
     size_t n_map, max_map;
     graph_tuple *tuples;
     uint32_t n_tuples, max_tuples;
-    const char *call_place; /* of the call being inlined; NULL: none */
+    graph_place call_place; /* of the call being inlined; of NULL: none */
+    bool is_random;         /* within a function of jax.random */
     uint64_t n_visited;     /* work done, against the limit on inlining */
     int depth;
     bool is_annotated; /* the error in flight already names its operation */
@@ -98,6 +105,11 @@ vtrn_status graph_tuple_item(graph_builder *b, const vhlo_op *v, graph_value tup
 vtrn_status graph_decode_attrs(graph_builder *b, const vhlo_op *v, graph_op *op);
 /* Attributes of the module and of @main's parameters. */
 vtrn_status graph_decode_module_attrs(graph_builder *b, const vhlo_op *main);
+/* graph_places.c: where the operation at the location is, within the call that is being inlined. */
+vtrn_status graph_get_place(graph_builder *b, uint32_t location, graph_place *out);
+/* "train.py:42 in decoder/mlp"; "train.py:42 in decoder/rng" for what jax.random writes. */
+vtrn_status graph_place_text(graph_builder *b, uint32_t location, const char **out);
+bool graph_is_random(vhlo_string function);
 /* graph_layouts.c: gives parameters and outputs the memory layouts that @main asks for. UNSUPPORTED
  * for tiles. */
 vtrn_status graph_apply_layouts(graph_builder *b, const vhlo_op *main);

@@ -203,6 +203,9 @@ const vhlo_op_info *vhlo_op_table(void);
 void vhlo_type_text(vhlo_module *m, uint32_t type, char *text, size_t n_text);
 /* "file.py:42" of a location attribute, "" when it has none. The first file met going inwards. */
 vtrn_status vhlo_location_text(vhlo_module *m, uint32_t location, char *text, size_t n_text);
+/* The outermost name of a location, as JAX gives operations: "jit(f)/mlp/dot_general"; it stays as
+ * it is where there is none. */
+vtrn_status vhlo_location_name(vhlo_module *m, uint32_t location, vhlo_string *out);
 /* The whole module as text for tests and dumps; the caller frees *out_text with free(). */
 vtrn_status vhlo_print(vhlo_module *m, char **out_text);
 

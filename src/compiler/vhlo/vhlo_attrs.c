@@ -410,3 +410,23 @@ vtrn_status vhlo_location_text(vhlo_module *m, uint32_t location, char *text, si
     text[0] = 0;
     return location_at(m, location, 0, text, n_text);
 }
+
+vtrn_status vhlo_location_name(vhlo_module *m, uint32_t location, vhlo_string *out) {
+    const vhlo_entry *e, *name;
+    for (int depth = 0; depth < MAX_LOCATION_DEPTH; depth++) {
+        VTRN_RETURN_IF_ERROR(vhlo_get_attr(m, location, &e));
+        if (!e || e->is_text || e->dialect != VHLO_DIALECT_BUILTIN)
+            return NULL;
+        bool is_fused = e->code == BUILTIN_ATTR_FUSED || e->code == BUILTIN_ATTR_FUSED_METADATA;
+        if (is_fused && e->ints[0] > 0) {
+            location = e->refs[0];
+            continue;
+        }
+        if (e->code != BUILTIN_ATTR_NAME)
+            return NULL;
+        VTRN_RETURN_IF_ERROR(vhlo_get_attr(m, e->refs[0], &name));
+        vhlo_entry_string(name, out);
+        return NULL;
+    }
+    return NULL;
+}
