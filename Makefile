@@ -25,7 +25,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars check test build library tools test-tools venv werror \
     lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
-    fuzz-programs aarch64-tools test-aarch64 clean
+    fuzz-programs aarch64-tools test-aarch64 wheels clean
 
 all: build
 
@@ -168,5 +168,10 @@ test-aarch64: aarch64-tools $(AARCH64_ROOT)/root.ini
 	ninja -j $(JOBS) -C build-aarch64
 	meson test -C build-aarch64 --no-rebuild --print-errorlogs --timeout-multiplier 20
 
+# For any Linux of glibc 2.28 or newer; in dist/.
+WHEEL_PYTHONS ?= python3.11 python3.12 python3.13
+wheels:
+	cross/wheels.sh $(WHEEL_PYTHONS)
+
 clean:
-	rm -rf build build-clang build-tsan build-aarch64 build-aarch64-root out
+	rm -rf build build-clang build-tsan build-aarch64 build-aarch64-root build-wheels dist out
