@@ -488,7 +488,7 @@ static vtrn_status build_sharded(graph_builder *b, size_t scope, const vhlo_op *
     graph_op op = {.kind = (uint16_t)kind, .n_operands = v->n_operands, .n_results = v->n_results};
     op.name =
         kind == GRAPH_MANUAL_COMPUTATION ? "sdy.manual_computation" : "sdy.sharding_constraint";
-    VTRN_RETURN_IF_ERROR(get_place(b, v->location, &op.place));
+    VTRN_RETURN_IF_ERROR(graph_place_text(b, v->location, &op.place));
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &op.operands));
     VTRN_RETURN_IF_ERROR(refuse_tuples(op.operands, op.n_operands, "operand"));
     GRAPH_NEW(b, op.results, op.n_results);
