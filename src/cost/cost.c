@@ -192,10 +192,17 @@ static double weights_cycles(const vtrn_chip *chip, const vtrn_ap *ap, double co
     return columns / chip->cost.ldweights_cols_per_cycle;
 }
 
+/* Two instructions in double_row mode pass the array together. Source: nki.isa.nc_matmul,
+ * "Performance mode". */
+static double row_share(const vtrn_instr *instr) {
+    return instr->flags & VTRN_FLAG_DOUBLE_ROW ? 0.5 : 1;
+}
+
 static void cost_ldweights(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     const vtrn_ap *weights = &instr->ap[1];
     out->kind = COST_KIND_LDWEIGHTS;
-    out->ii_ns = ns(weights_cycles(chip, weights, elements(weights)), chip->tensor_hz);
+    out->ii_ns =
+        ns(weights_cycles(chip, weights, elements(weights)) * row_share(instr), chip->tensor_hz);
     out->latency_ns = out->ii_ns + chip->cost.ldweights_latency_ns;
 }
 
@@ -211,7 +218,8 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, instr_co
     const vtrn_ap *moving = &instr->ap[1];
     double m = instr->ap[0].n_partitions;
     double cycles = fmax(fmin(chip->cost.tensor_min_ii_cycles, m), elements(moving));
-    cycles *= passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr);
+    cycles *=
+        passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr) * row_share(instr);
     out->kind = COST_KIND_MATMUL;
     /* fp32 is two instructions of half the passes each. */
     double n_instrs = moving->dtype == VTRN_DTYPE_FP32 ? 2 : 1;

@@ -37,6 +37,14 @@ static void memory_destroy(engine_memory *m) {
         munmap(m->map, m->map_bytes);
 }
 
+void engine_kept_init(engine_kept *kept) {
+    memset(kept, 0, sizeof *kept);
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
+            kept->rng_state[e][p] =
+                0x9e3779b97f4a7c15u * (uint64_t)(1 + e * ENGINE_MAX_PARTITIONS + p);
+}
+
 static vtrn_status registers_create(int n_threads, engine_registers **out) {
     engine_registers *regs = calloc(1, sizeof *regs);
     if (!regs)
@@ -50,10 +58,7 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
     if (!regs->pe_weights || !regs->scratch)
         return VTRN_OUT_OF_MEMORY(weights_bytes + scratch_bytes);
     memset(regs->pe_weights, 0, weights_bytes);
-    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
-            regs->rng_state[e][p] =
-                0x9e3779b97f4a7c15u * (uint64_t)(1 + e * ENGINE_MAX_PARTITIONS + p);
+    engine_kept_init(&regs->kept);
     return NULL;
 }
 

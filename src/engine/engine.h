@@ -40,7 +40,19 @@ enum {
     ENGINE_PE_ROWS = 128,                        /* most K and M of the PE array */
 };
 
-/* Registers of the engines. Rows of per-partition state belong to the owner of the partition. */
+/* What engines keep of each partition; it belongs to the owner of the partition. */
+typedef struct engine_kept {
+    /* Scalar engine: activate with accumulate adds here. Source: docs/hardware.md, "Scalar engine"
+     */
+    float reduce_regs[ENGINE_MAX_PARTITIONS];
+    /* Vector engine: what its reducing instructions leave. Source: nki.isa, "Accumulator behavior"
+     */
+    float vector_regs[ENGINE_MAX_PARTITIONS];
+    /* random generators, a state a partition and engine; never 0 */
+    uint64_t rng_state[VTRN_ENGINE_COUNT][ENGINE_MAX_PARTITIONS];
+} engine_kept;
+
+/* Registers of the engines. */
 typedef struct engine_registers {
     /* PE array: column m of the stationary tile, fp32, packed by tensor.c; column m is written by
      * engine_owner(core, m) */
@@ -48,13 +60,12 @@ typedef struct engine_registers {
     struct { /* K and M of the last ldweights, as each thread saw it: threads may run ahead */
         int n_rows, n_cols;
     } pe[ENGINE_MAX_THREADS];
-    /* Scalar engine: activate with accumulate adds here. Source: docs/hardware.md, "Scalar engine"
-     */
-    float reduce_regs[ENGINE_MAX_PARTITIONS];
-    /* random generators, a state a partition and engine; never 0 */
-    uint64_t rng_state[VTRN_ENGINE_COUNT][ENGINE_MAX_PARTITIONS];
+    engine_kept kept;
     uint8_t *scratch; /* ENGINE_SCRATCH_BYTES a thread, 64-byte aligned, use engine_scratch() */
 } engine_registers;
+
+/* What a core that nothing ran on keeps. */
+void engine_kept_init(engine_kept *kept);
 
 /* Memory of thread_i's own for the duration of an op. */
 static inline void *engine_scratch(const engine_core *core, int thread_i) {

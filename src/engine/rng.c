@@ -22,7 +22,7 @@ static uint64_t splitmix64(uint64_t x) {
 }
 
 static void rng_chunk(lanes *l, size_t n) {
-    uint64_t *state = &l->core->regs->rng_state[l->instr->engine][l->partition];
+    uint64_t *state = &l->core->regs->kept.rng_state[l->instr->engine][l->partition];
     uint32_t *x = (uint32_t *)l->buf[0];
     for (size_t i = 0; i < n; i++)
         x[i] = next_random(state);
@@ -47,13 +47,13 @@ vtrn_status engine_op_SET_RNG_SEED(engine_core *core, const vtrn_instr *instr,
         if (engine_owner(core, p) != thread_i)
             continue;
         uint64_t state = splitmix64((uint64_t)seed << 32 | (uint64_t)p);
-        core->regs->rng_state[instr->engine][p] = state ? state : 1;
+        core->regs->kept.rng_state[instr->engine][p] = state ? state : 1;
     }
     return NULL;
 }
 
 static void dropout_chunk(lanes *l, size_t n) {
-    uint64_t *state = &l->core->regs->rng_state[l->instr->engine][l->partition];
+    uint64_t *state = &l->core->regs->kept.rng_state[l->instr->engine][l->partition];
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]);
     for (size_t i = 0; i < n; i++) {
         float uniform = (float)(next_random(state) >> 8) * 0x1p-24f;

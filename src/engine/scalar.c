@@ -21,7 +21,7 @@ static void activate_row_begin(lanes *l) {
 
 static void activate_row_end(lanes *l) {
     activation *a = l->extra;
-    l->core->regs->reduce_regs[l->partition] += l->alu->reduce_end[VTRN_ALU_ADD](a->lanes);
+    l->core->regs->kept.reduce_regs[l->partition] += l->alu->reduce_end[VTRN_ALU_ADD](a->lanes);
 }
 
 static void activate_chunk(lanes *l, size_t n) {
@@ -77,7 +77,7 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
 }
 
 static void read_accumulator(lanes *l, size_t n) {
-    float *sum = &l->core->regs->reduce_regs[l->partition];
+    float *sum = &l->core->regs->kept.reduce_regs[l->partition];
     operand_put_fp32(&l->op[0], n, sum);
     *sum = 0.0f;
 }

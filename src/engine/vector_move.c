@@ -54,8 +54,8 @@ static int shuffle_source(const vtrn_instr *instr, int r) {
 static vtrn_status check_shuffle(const vtrn_instr *instr) {
     const vtrn_ap *d = &instr->ap[0], *s = &instr->ap[1];
     VTRN_RETURN_IF_ERROR(check_types(instr));
-    if (d->n_partitions != s->n_partitions || isa_ap_free_size(s) != isa_ap_free_size(d))
-        return operand_shape_error(instr, 1, "both operands have one shape");
+    if (isa_ap_free_size(s) != isa_ap_free_size(d))
+        return operand_shape_error(instr, 1, "both operands have as many elements a partition");
     for (int r = 0; r < d->n_partitions; r++)
         if (shuffle_source(instr, r) >= s->n_partitions ||
             (instr->shuffle[r % BANK] >= BANK && instr->shuffle[r % BANK] != KEEP))

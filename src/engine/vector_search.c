@@ -59,13 +59,34 @@ static void max8_row(lanes *l, size_t n_out) {
     operand_put_fp32(&l->op[0], n_out, best);
 }
 
+/* The first of equal values takes the last place instead, and so on: how nc_match_replace8 numbers
+ * them. */
+static void reverse_equals(const float values[SEARCH_N], int64_t found[SEARCH_N]) {
+    for (int j = 0; j < SEARCH_N; j++) {
+        int equal[SEARCH_N], n = 0;
+        for (int k = 0; k < SEARCH_N; k++)
+            if (values[k] == values[j])
+                equal[n++] = k;
+        if (n == 0 || equal[0] != j)
+            continue;
+        for (int k = 0; k < n / 2; k++) {
+            int64_t first = found[equal[k]];
+            found[equal[k]] = found[equal[n - 1 - k]];
+            found[equal[n - 1 - k]] = first;
+        }
+    }
+}
+
 static void find_index8_row(lanes *l, size_t n_out) {
     search *s = l->extra;
     load_row(l, s);
     int64_t found[SEARCH_N];
     float buf[SEARCH_N];
     operand_at_row(&s->values, l->row);
-    find_all(s, operand_take_fp32(&s->values, SEARCH_N, buf), found);
+    const float *values = operand_take_fp32(&s->values, SEARCH_N, buf);
+    find_all(s, values, found);
+    if (l->instr->flags & VTRN_FLAG_REVERSE0)
+        reverse_equals(values, found);
     uint32_t out[SEARCH_N];
     for (int j = 0; j < SEARCH_N; j++)
         out[j] = (uint32_t)found[j]; /* missing: all ones */

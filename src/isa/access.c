@@ -7,6 +7,8 @@ bool access_keeps(const vtrn_instr *instr) {
     enum { KEEP = 255 /* of a shuffle's mask */ };
     if (instr->opcode == VTRN_OP_STREAM_SHUFFLE)
         return memchr(instr->shuffle, KEEP, sizeof instr->shuffle) != NULL;
+    if (instr->opcode == VTRN_OP_NONZERO_WITH_COUNT)
+        return true; /* partitions that are not the first of 16 */
     return instr->opcode == VTRN_OP_DMA_GATHER && (instr->flags & VTRN_FLAG_OOB_SKIP);
 }
 
@@ -21,6 +23,8 @@ static bool mixes_rows(vtrn_opcode opcode, int ap_i) {
     case VTRN_OP_SET_RNG_SEED:
     case VTRN_OP_DMA_TRANSPOSE:
         return ap_i == 1;
+    case VTRN_OP_LOCAL_GATHER:
+        return ap_i == 2;
     case VTRN_OP_DMA_SCATTER:
         return ap_i >= 1;
     default:
@@ -46,7 +50,14 @@ access_states access_states_of(const vtrn_instr *instr) {
         s.written |= ACCESS_PE_WEIGHTS;
     if (access_reads_weights(instr))
         s.read |= ACCESS_PE_WEIGHTS;
+    if (access_reduces_to_vector_regs(instr) || instr->opcode == VTRN_OP_VECTOR_LOAD_ACCUMULATOR) {
+        s.written |= ACCESS_VECTOR_REGS;
+        s.read |= ACCESS_VECTOR_REGS; /* those of other partitions stay */
+    }
     switch (instr->opcode) {
+    case VTRN_OP_VECTOR_READ_ACCUMULATOR:
+        s.read |= ACCESS_VECTOR_REGS;
+        break;
     case VTRN_OP_ACTIVATE:
         if (isa_act_table_set((vtrn_act)instr->func) != 0) /* set 0 is always there */
             s.read |= ACCESS_ACT_TABLE;

@@ -56,17 +56,25 @@ static inline bool access_is_written(const vtrn_instr *instr, int ap_i) {
     return (role == 'W' || role == 'U') && instr->ap[ap_i].space != VTRN_SPACE_NONE;
 }
 
+/* Whether it leaves a result in the registers of the Vector engine. */
+static inline bool access_reduces_to_vector_regs(const vtrn_instr *instr) {
+    return instr->opcode >= VTRN_OP_TENSOR_SCALAR_REDUCE && instr->opcode <= VTRN_OP_EXPONENTIAL;
+}
+
 /* Whether the result of role W is added to what ap[0] held. An activate accumulates into registers
  * of the Scalar engine. */
 static inline bool access_accumulates(const vtrn_instr *instr) {
-    return (instr->flags & VTRN_FLAG_ACCUMULATE) && instr->opcode != VTRN_OP_ACTIVATE;
+    return (instr->flags & VTRN_FLAG_ACCUMULATE) && instr->opcode != VTRN_OP_ACTIVATE &&
+           !access_reduces_to_vector_regs(instr);
 }
 
 /* Whether the result of role W leaves parts of ap[0] as they were. */
 bool access_keeps(const vtrn_instr *instr);
 
 static inline bool access_is_kept(const vtrn_instr *instr, int ap_i) {
-    bool may_keep = instr->opcode == VTRN_OP_DMA_GATHER || instr->opcode == VTRN_OP_STREAM_SHUFFLE;
+    bool may_keep = instr->opcode == VTRN_OP_DMA_GATHER ||
+                    instr->opcode == VTRN_OP_STREAM_SHUFFLE ||
+                    instr->opcode == VTRN_OP_NONZERO_WITH_COUNT;
     return may_keep && ap_i == 0 && access_keeps(instr);
 }
 
@@ -152,6 +160,8 @@ enum {
     ACCESS_REDUCE_REGS = 1 << 1, /* Scalar: sums of activate, a partition each */
     ACCESS_ACT_TABLE = 1 << 2,   /* Scalar: the loaded set of functions */
     ACCESS_GENERATOR = 1 << 3,   /* of random numbers, a partition each; every engine has one */
+    ACCESS_VECTOR_REGS =
+        1 << 4, /* Vector: results of its reducing instructions, a partition each */
 };
 
 typedef struct access_states {

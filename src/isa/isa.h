@@ -120,6 +120,9 @@ typedef enum vtrn_instr_flag {
     VTRN_FLAG_OOB_SKIP = 1 << 5,
     VTRN_FLAG_CLAMP_INDEX = 1 << 6,
     VTRN_FLAG_LAST = 1 << 7, /* matmul: last of its accumulation group */
+    /* ldweights, matmul: one of two whose fp8 rows share the array, so that both take the time of
+       one */
+    VTRN_FLAG_DOUBLE_ROW = 1 << 8,
 } vtrn_instr_flag;
 
 typedef struct vtrn_wait {

@@ -152,7 +152,21 @@ static vtrn_status contraction_fits(validation *v) {
     return NULL;
 }
 
+/* Source: nki.isa.nc_matmul, "Performance mode" */
+static vtrn_status double_row(validation *v) {
+    if (!(v->instr->flags & VTRN_FLAG_DOUBLE_ROW))
+        return NULL;
+    if (v->chip->gen < 3)
+        RULE_BROKEN(v, VTRN_UNSUPPORTED, "use the ordinary mode",
+                    "%s: double_row on NeuronCore-v%d", NAME, v->chip->gen);
+    if (dtype_size(AP(1)->dtype) != 1)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "cast it to an fp8 type", "%s: double_row of %s", NAME,
+                    dtype_name(AP(1)->dtype));
+    return NULL;
+}
+
 static vtrn_status check_ldweights(validation *v) {
+    VTRN_RETURN_IF_ERROR(double_row(v));
     VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
     VTRN_RETURN_IF_ERROR(contraction_fits(v));
     if (FREE(1) > v->chip->tensor_max_m)
@@ -209,6 +223,7 @@ static vtrn_status matches_stationary(validation *v) {
 }
 
 static vtrn_status check_matmul(validation *v) {
+    VTRN_RETURN_IF_ERROR(double_row(v));
     VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
     VTRN_RETURN_IF_ERROR(psum_dtype(v));
     VTRN_RETURN_IF_ERROR(contraction_fits(v));
@@ -368,7 +383,14 @@ static vtrn_status check_stream_shuffle(validation *v) {
             RULE_BROKEN(v, VTRN_UNDEFINED, "use a partition 0..31, or 255 to keep",
                         "%s: mask[%d] is %u, neither 0..31 nor 255", NAME, i, v->instr->shuffle[i]);
     VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
-    return same_shape(v, 0, 1);
+    for (int r = 0; r < AP(0)->n_partitions; r++) {
+        int from = v->instr->shuffle[r % 32];
+        if (from != 255 && r / 32 * 32 + from >= AP(1)->n_partitions)
+            RULE_BROKEN(v, VTRN_UNDEFINED, "let the mask name partitions of ap1",
+                        "%s: partition %d takes from %d; ap1 has %u", NAME, r, r / 32 * 32 + from,
+                        AP(1)->n_partitions);
+    }
+    return free_size_is(v, 0, FREE(1));
 }
 
 static vtrn_status same_rows(validation *v) {
@@ -415,6 +437,108 @@ static vtrn_status check_match_replace8(validation *v) {
     if (AP(2)->n_partitions != AP(0)->n_partitions)
         return same_shape(v, 0, 2);
     return same_shape(v, 0, 1);
+}
+
+static vtrn_status reduces_to_registers(validation *v, const char *classes) {
+    VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, classes));
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
+    return scalar_dtype(v, 2);
+}
+
+/* Source: nki.isa.tensor_scalar_reduce and tensor_scalar_cumulative, which subtracts too. */
+static vtrn_status check_tensor_scalar_reduce(validation *v) {
+    vtrn_alu op = v->instr->op1;
+    bool is_cumulative = v->instr->opcode == VTRN_OP_TENSOR_SCALAR_CUMULATIVE;
+    if (op != VTRN_ALU_ADD && op != VTRN_ALU_MULTIPLY && op != VTRN_ALU_MAX && op != VTRN_ALU_MIN &&
+        !(is_cumulative && op == VTRN_ALU_SUBTRACT))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "use add, multiply, max or min", "%s: %s does not reduce",
+                    NAME, isa_alu_name(op));
+    return reduces_to_registers(v, "AC");
+}
+
+/* Source: nki.isa.range_select */
+static vtrn_status check_range_select(validation *v) {
+    VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "C"));
+    VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "C"));
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    if (!dtype_is_float(AP(1)->dtype))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert it to a float type", "%s: ap1 is %s, not a float",
+                    NAME, dtype_name(AP(1)->dtype));
+    for (int i = 2; i < 4; i++) {
+        VTRN_RETURN_IF_ERROR(scalar_operand(v, i));
+        VTRN_RETURN_IF_ERROR(scalar_dtype(v, i));
+    }
+    return NULL;
+}
+
+/* Source: nki.isa.select_reduce */
+static vtrn_status check_select_reduce(validation *v) {
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 2));
+    VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
+    if (dtype_is_float(AP(2)->dtype))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "compare into an integer type first",
+                    "%s: the predicate ap2 is %s, not an integer", NAME, dtype_name(AP(2)->dtype));
+    return scalar_dtype(v, 3);
+}
+
+static vtrn_status check_exponential(validation *v) {
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
+    return scalar_dtype(v, 2);
+}
+
+static vtrn_status check_vector_load(validation *v) {
+    return free_size_is(v, 1, 1);
+}
+
+/* Source: nki.isa.nc_n_gather */
+static vtrn_status check_n_gather(validation *v) {
+    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    if (AP(2)->dtype != VTRN_DTYPE_UINT32)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to uint32", "%s: indices ap2 are %s",
+                    NAME, dtype_name(AP(2)->dtype));
+    if (AP(0)->n_partitions != AP(1)->n_partitions)
+        return same_shape(v, 0, 1);
+    return NULL;
+}
+
+enum { GPSIMD_CORE_PARTITIONS = 16 }; /* Source: docs/hardware.md, "GpSimd" */
+
+/* Source: nki.isa.local_gather */
+static vtrn_status check_local_gather(validation *v) {
+    int64_t run = v->instr->arg[0], n = v->instr->arg[1];
+    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
+    if (AP(2)->dtype != VTRN_DTYPE_UINT16)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to uint16", "%s: indices ap2 are %s",
+                    NAME, dtype_name(AP(2)->dtype));
+    if (AP(0)->n_partitions != AP(1)->n_partitions || AP(0)->n_partitions != AP(2)->n_partitions ||
+        AP(0)->n_partitions % GPSIMD_CORE_PARTITIONS)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give all operands as many partitions, a multiple of 16",
+                    "%s: %u, %u and %u partitions", NAME, AP(0)->n_partitions, AP(1)->n_partitions,
+                    AP(2)->n_partitions);
+    if (run < 1 || run > 32 || (run & (run - 1)))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "use 1, 2, 4, 8, 16 or 32", "%s: %lld elements an index",
+                    NAME, (long long)run);
+    if (n < 1 || n > 4096 || (uint64_t)n > FREE(2) * GPSIMD_CORE_PARTITIONS)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give 16 partitions as many indices, and 4096 at most",
+                    "%s: %lld indices a core, whose 16 partitions hold %llu", NAME, (long long)n,
+                    (unsigned long long)FREE(2) * GPSIMD_CORE_PARTITIONS);
+    return free_size_is(v, 0, (uint64_t)(n * run));
+}
+
+/* Source: nki.isa.nonzero_with_count */
+static vtrn_status check_nonzero(validation *v) {
+    if (AP(0)->dtype != VTRN_DTYPE_INT32 ||
+        (AP(1)->dtype != VTRN_DTYPE_INT32 && AP(1)->dtype != VTRN_DTYPE_FP32))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "use int32 from fp32 or int32", "%s: ap0 is %s, ap1 is %s",
+                    NAME, dtype_name(AP(0)->dtype), dtype_name(AP(1)->dtype));
+    if (AP(0)->n_partitions != AP(1)->n_partitions)
+        return same_shape(v, 0, 1);
+    return free_size_is(v, 0, FREE(1) + 1);
 }
 
 static vtrn_status check_set_rng_seed(validation *v) {
@@ -601,8 +725,8 @@ static const struct {
     vtrn_status (*check)(validation *v);
     uint32_t flags; /* legal ones */
 } rules[VTRN_OP_COUNT] = {
-    [VTRN_OP_LDWEIGHTS] = {check_ldweights, 0},
-    [VTRN_OP_MATMUL] = {check_matmul, ACC | SR | VTRN_FLAG_LAST},
+    [VTRN_OP_LDWEIGHTS] = {check_ldweights, VTRN_FLAG_DOUBLE_ROW},
+    [VTRN_OP_MATMUL] = {check_matmul, ACC | SR | VTRN_FLAG_LAST | VTRN_FLAG_DOUBLE_ROW},
     [VTRN_OP_PE_TRANSPOSE] = {check_pe_transpose, 0},
     [VTRN_OP_TENSOR_TENSOR] = {check_tensor_tensor, SR},
     [VTRN_OP_TENSOR_SCALAR] = {check_tensor_scalar, REV0 | REV1 | SR},
@@ -618,17 +742,27 @@ static const struct {
     [VTRN_OP_BN_STATS] = {check_bn_stats, SR},
     [VTRN_OP_BN_AGGR] = {check_bn_aggr, SR},
     [VTRN_OP_MAX8] = {check_max8, SR},
-    [VTRN_OP_FIND_INDEX8] = {check_find_index8, 0},
+    [VTRN_OP_FIND_INDEX8] = {check_find_index8, REV0},
     [VTRN_OP_MATCH_REPLACE8] = {check_match_replace8, SR},
     [VTRN_OP_SET_RNG_SEED] = {check_set_rng_seed, 0},
     [VTRN_OP_RNG] = {check_rng, 0},
     [VTRN_OP_DROPOUT] = {check_dropout, SR},
+    [VTRN_OP_TENSOR_SCALAR_REDUCE] = {check_tensor_scalar_reduce, ACC | REV0 | SR},
+    [VTRN_OP_TENSOR_SCALAR_CUMULATIVE] = {check_tensor_scalar_reduce, ACC | REV0 | SR},
+    [VTRN_OP_RANGE_SELECT] = {check_range_select, ACC | SR},
+    [VTRN_OP_SELECT_REDUCE] = {check_select_reduce, ACC | REV0 | SR},
+    [VTRN_OP_EXPONENTIAL] = {check_exponential, ACC | SR},
+    [VTRN_OP_VECTOR_READ_ACCUMULATOR] = {check_act_read, NEG | SR},
+    [VTRN_OP_VECTOR_LOAD_ACCUMULATOR] = {check_vector_load, 0},
     [VTRN_OP_ACTIVATE] = {check_activate, ACC | SR},
     [VTRN_OP_ACT_READ_ACCUMULATOR] = {check_act_read, SR},
     [VTRN_OP_ACT_TABLE_LOAD] = {check_act_table_load, 0},
     [VTRN_OP_IOTA] = {pattern_fits, SR},
     [VTRN_OP_AFFINE_SELECT] = {check_affine_select, SR},
     [VTRN_OP_PARTITION_REDUCE] = {check_partition_reduce, SR},
+    [VTRN_OP_N_GATHER] = {check_n_gather, 0},
+    [VTRN_OP_LOCAL_GATHER] = {check_local_gather, 0},
+    [VTRN_OP_NONZERO_WITH_COUNT] = {check_nonzero, 0},
     [VTRN_OP_CUSTOM_OP] = {check_custom_op, 0},
     [VTRN_OP_COLLECTIVE] = {check_custom_op, 0},
     [VTRN_OP_DMA_COPY] = {check_dma_copy, ACC},

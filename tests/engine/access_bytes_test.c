@@ -43,7 +43,7 @@ _Static_assert(N_BYTES % CHUNK_BYTES == 0, "whole chunks");
 typedef struct machine {
     _Alignas(64) uint8_t bytes[N_BYTES];
     float weights[N_WEIGHTS];
-    float reduce_regs[N_PARTITIONS];
+    float reduce_regs[N_PARTITIONS], vector_regs[N_PARTITIONS];
     uint64_t generators[VTRN_ENGINE_COUNT][N_PARTITIONS];
 } machine;
 
@@ -70,6 +70,7 @@ static void fill(legal_rng *r, machine *m) {
         m->weights[i] = (float)legal_random(r, 2000) / 1000 - 1;
     for (int p = 0; p < N_PARTITIONS; p++) {
         m->reduce_regs[p] = (float)legal_random(r, 2000) / 1000 - 1;
+        m->vector_regs[p] = (float)legal_random(r, 2000) / 1000 - 1;
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
             m->generators[e][p] = 1 + (uint64_t)legal_random(r, UINT32_MAX) * 7919;
     }
@@ -85,14 +86,16 @@ static bool execute(const vtrn_instr *instr, const machine *from, machine *to) {
     core.hbm = to->bytes + HBM_AT;
     engine_registers *regs = core.regs;
     memcpy(regs->pe_weights, to->weights, sizeof to->weights);
-    memcpy(regs->reduce_regs, to->reduce_regs, sizeof to->reduce_regs);
-    memcpy(regs->rng_state, to->generators, sizeof to->generators);
+    memcpy(regs->kept.reduce_regs, to->reduce_regs, sizeof to->reduce_regs);
+    memcpy(regs->kept.vector_regs, to->vector_regs, sizeof to->vector_regs);
+    memcpy(regs->kept.rng_state, to->generators, sizeof to->generators);
     regs->pe[0].n_rows = instr->ap[1].n_partitions; /* as a load before it would have left */
     regs->pe[0].n_cols = instr->ap[0].n_partitions;
     vtrn_status status = engine_table[instr->opcode](&core, instr, slot_base, 0);
     memcpy(to->weights, regs->pe_weights, sizeof to->weights);
-    memcpy(to->reduce_regs, regs->reduce_regs, sizeof to->reduce_regs);
-    memcpy(to->generators, regs->rng_state, sizeof to->generators);
+    memcpy(to->reduce_regs, regs->kept.reduce_regs, sizeof to->reduce_regs);
+    memcpy(to->vector_regs, regs->kept.vector_regs, sizeof to->vector_regs);
+    memcpy(to->generators, regs->kept.rng_state, sizeof to->generators);
     vtrn_status_free(status);
     return !status;
 }
@@ -151,6 +154,8 @@ static void mix(const vtrn_instr *instr, access_states states) {
                 mixed.bytes[i] = start.bytes[i];
     const machine *weights = states.read & ACCESS_PE_WEIGHTS ? &start : &poison;
     const machine *regs = states.read & ACCESS_REDUCE_REGS ? &start : &poison;
+    const machine *vector = states.read & ACCESS_VECTOR_REGS ? &start : &poison;
+    memcpy(mixed.vector_regs, vector->vector_regs, sizeof mixed.vector_regs);
     const machine *generator = states.read & ACCESS_GENERATOR ? &start : &poison;
     memcpy(mixed.weights, weights->weights, sizeof mixed.weights);
     memcpy(mixed.reduce_regs, regs->reduce_regs, sizeof mixed.reduce_regs);
@@ -224,6 +229,8 @@ static void assert_states_hold(const vtrn_instr *instr, access_states states) {
     }
     if (states.written & ACCESS_REDUCE_REGS)
         assert_memory_equal(end[0].reduce_regs, end[1].reduce_regs, sizeof end[0].reduce_regs);
+    if (states.written & ACCESS_VECTOR_REGS)
+        assert_memory_equal(end[0].vector_regs, end[1].vector_regs, sizeof end[0].vector_regs);
     if (states.written & ACCESS_GENERATOR)
         assert_memory_equal(end[0].generators[instr->engine], end[1].generators[instr->engine],
                             sizeof end[0].generators[0]);
@@ -240,6 +247,7 @@ static void assert_states_hold(const vtrn_instr *instr, access_states states) {
 static bool is_result_equal(const vtrn_instr *instr) {
     return find_difference(&end[0], &end[1], true) < 0 &&
            !memcmp(end[0].reduce_regs, end[1].reduce_regs, sizeof end[0].reduce_regs) &&
+           !memcmp(end[0].vector_regs, end[1].vector_regs, sizeof end[0].vector_regs) &&
            (!(access_states_of(instr).written & ACCESS_GENERATOR) ||
             !memcmp(end[0].generators[instr->engine], end[1].generators[instr->engine],
                     sizeof end[0].generators[0])) &&
@@ -260,8 +268,34 @@ static void try_without(const vtrn_instr *instr, access_states states) {
     }
 }
 
+/* Indices of a gather that are elements of its data; they differ between machines. */
+static void make_indices_legal(const vtrn_instr *instr, machine *m, uint32_t seed) {
+    const vtrn_ap *index = &instr->ap[2];
+    uint32_t n = (uint32_t)isa_ap_free_size(&instr->ap[1]);
+    uint32_t run = instr->opcode == VTRN_OP_LOCAL_GATHER ? (uint32_t)instr->arg[0] : 1;
+    size_t size = dtype_size((vtrn_dtype)index->dtype);
+    for (int p = 0; p < index->n_partitions; p++)
+        for (uint64_t i = 0; i < isa_ap_free_size(index); i++) {
+            int64_t at = 0;
+            uint64_t rest = i;
+            for (int d = index->n_dims - 1; d >= 0; d--) {
+                at += (int64_t)(rest % index->dim[d].num) * index->dim[d].step;
+                rest /= index->dim[d].num;
+            }
+            seed = seed * 1664525 + 1013904223;
+            uint32_t value = (seed >> 8) % (n - run + 1);
+            memcpy(m->bytes + (size_t)(index->partition + p) * SBUF_BYTES + index->addr +
+                       at * (int64_t)size,
+                   &value, size);
+        }
+}
+
 /* False when the engine refuses the instruction. */
 static bool try_instr(const vtrn_instr *instr) {
+    if (instr->opcode == VTRN_OP_N_GATHER || instr->opcode == VTRN_OP_LOCAL_GATHER) {
+        make_indices_legal(instr, &start, 1);
+        make_indices_legal(instr, &poison, 2);
+    }
     access_states states = access_states_of(instr);
     mark_accesses(instr, -1);
     mix(instr, states);

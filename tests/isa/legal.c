@@ -196,7 +196,8 @@ static void fill_vector(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
     case VTRN_OP_STREAM_SHUFFLE:
         i->ap[0].dtype = i->ap[1].dtype = VTRN_DTYPE_FP16;
         for (int k = 0; k < 32; k++)
-            i->shuffle[k] = legal_random(r, 8) ? (uint8_t)legal_random(r, 32) : 255;
+            i->shuffle[k] =
+                legal_random(r, 8) ? (uint8_t)legal_random(r, p % 32 ? p % 32 : 32) : 255;
         break;
     case VTRN_OP_BN_STATS:
         i->ap[0] = sbuf(r, VTRN_DTYPE_FP32, p, 6);
@@ -213,6 +214,28 @@ static void fill_vector(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
         i->ap[0] = sbuf(r, VTRN_DTYPE_UINT32, p, 8);
         i->ap[1] = sbuf(r, VTRN_DTYPE_FP32, p, 8 + f);
         i->ap[2] = sbuf(r, VTRN_DTYPE_FP32, p, 8);
+        break;
+    case VTRN_OP_TENSOR_SCALAR_REDUCE:
+    case VTRN_OP_TENSOR_SCALAR_CUMULATIVE:
+        i->op0 = arithmetic(r);
+        i->op1 = VTRN_ALU_MAX;
+        i->ap[2] = operand(r, i, VTRN_DTYPE_FP32, p, 1);
+        i->flags = VTRN_FLAG_ACCUMULATE;
+        break;
+    case VTRN_OP_RANGE_SELECT:
+        i->op0 = VTRN_ALU_IS_GE;
+        i->op1 = VTRN_ALU_IS_LT;
+        i->ap[1] = operand(r, i, VTRN_DTYPE_FP32, p, f);
+        i->ap[2] = operand(r, i, VTRN_DTYPE_FP32, p, 1);
+        i->arg[0] = -5;
+        break;
+    case VTRN_OP_SELECT_REDUCE:
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT16, p, f);
+        i->imm[0].f = 3.0f;
+        i->flags = VTRN_FLAG_REVERSE0;
+        break;
+    case VTRN_OP_EXPONENTIAL:
+        i->ap[2] = operand(r, i, VTRN_DTYPE_FP32, p, 1);
         break;
     case VTRN_OP_MATCH_REPLACE8:
         i->ap[2] = sbuf(r, VTRN_DTYPE_FP32, p, 8);
@@ -249,6 +272,28 @@ static void fill_special(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
     case VTRN_OP_SET_RNG_SEED:
         i->ap[1] = operand(r, i, VTRN_DTYPE_INT32, 1, 1);
         break;
+    case VTRN_OP_VECTOR_LOAD_ACCUMULATOR:
+        i->ap[1] = operand(r, i, VTRN_DTYPE_BF16, p, 1);
+        break;
+    case VTRN_OP_N_GATHER:
+        i->ap[0] = sbuf(r, VTRN_DTYPE_BF16, p, f);
+        i->ap[1] = sbuf(r, VTRN_DTYPE_BF16, p, 1 + legal_random(r, 200));
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT32, p, f);
+        break;
+    case VTRN_OP_LOCAL_GATHER:
+        i->ap[0] = sbuf(r, VTRN_DTYPE_FP16, 64, 2 * 20);
+        i->ap[1] = sbuf(r, VTRN_DTYPE_FP16, 64, 2 + f);
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT16, 64, 2);
+        i->arg[0] = 2;
+        i->arg[1] = 20;
+        break;
+    case VTRN_OP_NONZERO_WITH_COUNT:
+        i->ap[0] = sbuf(r, VTRN_DTYPE_INT32, p, f + 1);
+        i->ap[1] = sbuf(r, VTRN_DTYPE_FP32, p, f);
+        i->arg[0] = 7;
+        i->arg[1] = -1;
+        break;
+    case VTRN_OP_VECTOR_READ_ACCUMULATOR:
     case VTRN_OP_ACT_READ_ACCUMULATOR:
         i->ap[0] = operand(r, i, VTRN_DTYPE_FP32, p, 1);
         break;
@@ -340,6 +385,11 @@ static void fill(legal_rng *r, vtrn_instr *i) {
     case VTRN_OP_TRANSPOSE32:
     case VTRN_OP_SET_RNG_SEED:
     case VTRN_OP_ACT_READ_ACCUMULATOR:
+    case VTRN_OP_VECTOR_READ_ACCUMULATOR:
+    case VTRN_OP_VECTOR_LOAD_ACCUMULATOR:
+    case VTRN_OP_N_GATHER:
+    case VTRN_OP_LOCAL_GATHER:
+    case VTRN_OP_NONZERO_WITH_COUNT:
     case VTRN_OP_ACT_TABLE_LOAD:
     case VTRN_OP_AFFINE_SELECT:
     case VTRN_OP_IOTA:
@@ -379,6 +429,8 @@ static uint32_t make_list(legal_rng *r, int gen, vtrn_instr *list) {
         for (uint32_t copy = 0; copy <= legal_random(r, 3); copy++) {
             vtrn_instr i = {.opcode = (uint16_t)op, .update_semaphore = VTRN_NO_SEMAPHORE};
             const vtrn_op_info *info = isa_op_info((vtrn_opcode)op);
+            if (info->min_gen > gen)
+                continue;
             i.engine = pick_engine(r, info, gen, (vtrn_opcode)op);
             unsigned k = 1 + legal_random(r, 128), m = 1 + legal_random(r, 128);
             vtrn_dtype t = float_dtype(r);

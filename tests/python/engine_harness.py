@@ -25,8 +25,8 @@ DTYPES = {
 NAMES = {np.dtype(t): name for name, t in DTYPES.items() if name != "tf32"}
 SBUF, PSUM, HBM = 1, 2, 3
 ENGINES = "TVSGYC"
-ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST = (
-    1 << i for i in range(8))
+ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST, DOUBLE_ROW = (
+    1 << i for i in range(9))
 
 # Those that this host has and VTRN_ISA allows. The same cases run at each, so what is covered does
 # not depend on the host.

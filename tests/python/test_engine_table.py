@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import engine_harness as h
+import engine_cases_registers  # noqa: F401 (adds its cases)
 from engine_cases import CASES, FLOATS, LETTERS, N_TRIALS, POOLS, SEED, VTRN, Trial
 from engine_harness import DTYPES, PSUM, Draws, Machine, dense
 from test_engine_vector import BIT_OPS, FP32_OPS, f32
@@ -147,10 +148,18 @@ def test_legal_flags_are_those_that_an_instruction_obeys(name):
     rounded = {"tensor_tensor", "tensor_scalar", "scalar_tensor_tensor", "tensor_reduce",
                "tensor_copy", "memset", "reciprocal", "tensor_tensor_scan", "bn_stats", "bn_aggr",
                "max8", "match_replace8", "dropout", "activate", "act_read_accumulator", "iota",
-               "affine_select", "tensor_partition_reduce", "matmul"}
+               "affine_select", "tensor_partition_reduce", "matmul", "tensor_scalar_reduce",
+               "tensor_scalar_cumulative", "range_select", "select_reduce", "exponential",
+               "vector_read_accumulator"}
+    registers = {"tensor_scalar_reduce", "tensor_scalar_cumulative", "range_select",
+                 "select_reduce", "exponential"}
     swapped = {"tensor_scalar", "scalar_tensor_tensor", "tensor_tensor_scan"}
     want = h.STOCHASTIC * (name in rounded) | (h.REVERSE0 | h.REVERSE1) * (name in swapped)
-    want |= {"matmul": h.ACCUMULATE | h.LAST, "activate": h.ACCUMULATE, "dma_copy": h.ACCUMULATE,
+    want |= h.ACCUMULATE * (name in registers)
+    want |= {"matmul": h.ACCUMULATE | h.LAST | h.DOUBLE_ROW, "ldweights": h.DOUBLE_ROW,
+             "find_index8": h.REVERSE0, "tensor_scalar_reduce": h.REVERSE0,
+             "tensor_scalar_cumulative": h.REVERSE0, "select_reduce": h.REVERSE0,
+             "vector_read_accumulator": h.NEGATE, "activate": h.ACCUMULATE, "dma_copy": h.ACCUMULATE,
              "dma_gather": h.OOB_SKIP | h.CLAMP_INDEX, "tensor_reduce": h.NEGATE,
              "dma_scatter": h.OOB_SKIP | h.CLAMP_INDEX | h.ACCUMULATE,
              "tensor_copy_predicated": h.REVERSE0}.get(name, 0)

@@ -143,6 +143,7 @@ vtrn_status order_graph_make(const granules_input *in, order_graph *out) {
     VTRN_RETURN_IF_ERROR(add_memory_edges(out));
     VTRN_RETURN_IF_ERROR(add_state_edges(out, ACCESS_ACT_TABLE));
     VTRN_RETURN_IF_ERROR(add_state_edges(out, ACCESS_REDUCE_REGS));
+    VTRN_RETURN_IF_ERROR(add_state_edges(out, ACCESS_VECTOR_REGS));
     VTRN_RETURN_IF_ERROR(add_state_edges(out, ACCESS_GENERATOR));
     return add_units(out);
 }

@@ -50,7 +50,7 @@ engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum, size
     core->regs->pe_weights = aligned_alloc(64, (weights + 63) / 64 * 64);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
-            core->regs->rng_state[e][p] = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
+            core->regs->kept.rng_state[e][p] = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
     core->n_threads = 1;
     core->owner_shift = ENGINE_OWNER_SHIFT;
     return core;
