@@ -11,7 +11,10 @@
 #include "isa/program.h"
 #include "vtrn.h"
 
-enum { NKI_MAX_DIMS = 8 };
+enum {
+    NKI_MAX_DIMS = 8,
+    NKI_MAX_CORES = 2, /* that run one kernel and share HBM. Source: NKI, "Logical NeuronCores" */
+};
 
 typedef struct nki_session nki_session;
 
@@ -63,6 +66,15 @@ typedef struct nki_tensor_options {
 /* One kernel at a time on a device may be executing so. chip: NULL as vtrn_device_options. */
 VTRN_API vtrn_status vtrn_nki_create(const char *chip, nki_session **out);
 VTRN_API void vtrn_nki_destroy(nki_session *s); /* NULL is fine; storages die with it */
+
+/* Tiles and instructions from now on are of that core, 0 to NKI_MAX_CORES - 1; at first 0. */
+VTRN_API vtrn_status vtrn_nki_set_core(nki_session *s, int core);
+
+/* Elements that nothing has written, when an instruction reads them: an error, or filled with NaN
+ * (integers with 4), which is counted. Filled is how many were, first what the error would have said
+ * of the first (NULL: none), source where. */
+VTRN_API void vtrn_nki_fill_unwritten(nki_session *s, bool fills);
+VTRN_API uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source);
 
 /* Of the session's chip. */
 typedef struct nki_limits {

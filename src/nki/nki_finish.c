@@ -87,8 +87,10 @@ static vtrn_status add_instrs(finishing *f) {
             const nki_record *r = from->operand[k];
             if (r && r->storage.space == VTRN_SPACE_HBM)
                 to->ap[k].slot = f->slot_of[r->storage.id];
-            else if (r)
-                to->ap[k].addr += r->chip_addr;
+            if (!r || r->storage.space == VTRN_SPACE_HBM)
+                continue;
+            to->ap[k].addr += r->chip_addr;
+            to->ap[k].partition = (uint16_t)(to->ap[k].partition + r->chip_partition);
         }
     }
     build_block_end(&f->build, block, VTRN_END_STOP, 0, 0, 0);
@@ -116,6 +118,13 @@ static vtrn_status stages(finishing *f) {
 vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
                             vtrn_executable **out) {
     *out = NULL;
+    for (uint32_t i = 0; i < s->n_records; i++)
+        if (s->records[i]->core)
+            return VTRN_ERROR(VTRN_UNIMPLEMENTED,
+                              "%s: its programs exchange data while they run, on two cores, and "
+                              "their time is not simulated yet; call the kernel without a profile "
+                              "for its values",
+                              options->name);
     arena home = ARENA_EMPTY;
     vtrn_program *p = ARENA_NEW(&home, vtrn_program, 1);
     if (!p)

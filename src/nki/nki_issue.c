@@ -95,22 +95,160 @@ static vtrn_status unwritten(const issue *x, int i, uint64_t n_set, uint64_t fir
                       operand_name(&x->instr, i), text, (unsigned long long)n, index);
 }
 
-/* Indices choose the rows of a table: all of it counts as read. A scatter that adds nothing reads
- * none. */
-static vtrn_status check_table(const issue *x, int i) {
+enum { GPSIMD_CORE_PARTITIONS = 16 };
+
+/* The elements that the instruction reads or writes in any case: of nonzero_with_count the first
+ * partition of each GpSimd core. */
+static nki_view touched(const issue *x, int i) {
+    nki_view v = *x->view[i];
+    if (x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT) {
+        v.shape[0] = (v.shape[0] + GPSIMD_CORE_PARTITIONS - 1) / GPSIMD_CORE_PARTITIONS;
+        v.step[0] *= GPSIMD_CORE_PARTITIONS;
+    }
+    return v;
+}
+
+/* The error `what` says that the view was not written: it counts, or the view is filled. */
+static vtrn_status refuse_or_fill(issue *x, const nki_view *view, vtrn_status what) {
+    nki_session *s = x->s;
+    if (!s->fills_unwritten || vtrn_status_category(what) != VTRN_UNINITIALISED)
+        return what;
+    if (s->first_filled) {
+        vtrn_status_free(what);
+    } else {
+        s->first_filled = what;
+        s->first_filled_source = x->instr.source;
+    }
+    return nki_view_fill(view, &s->n_filled);
+}
+
+/* Calls of for_rows(): the row of operand ap_i that index number r chooses. */
+typedef vtrn_status (*row_fn)(issue *x, int ap_i, const nki_view *row);
+
+/* Each row of operand ap_i that the indices of a gather or scatter touch: of the table the rows
+ * that they number, of the other operand those whose index is not skipped. */
+static vtrn_status for_rows(issue *x, int ap_i, row_fn call) {
+    const nki_view *index = x->view[2], *v = x->view[ap_i];
+    uint64_t n = nki_view_elements(index), n_unwritten;
+    bool is_table = access_is_table(&x->instr, ap_i);
+    int64_t n_rows = x->instr.arg[1];
+    if (n != (uint64_t)x->instr.ap[2].n_partitions || nki_element_bytes(index) != 4)
+        return NULL; /* the rules refuse it */
+    uint32_t *numbers = malloc((n + 1) * sizeof *numbers);
+    if (!numbers)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *numbers);
+    vtrn_status status = vtrn_nki_read(index, numbers, &n_unwritten);
+    for (uint64_t r = 0; !status && r < n; r++) {
+        int64_t i = index->dtype == VTRN_DTYPE_INT32 ? (int32_t)numbers[r] : numbers[r];
+        nki_view row = *v;
+        if (i < 0 || i >= n_rows)
+            continue; /* skipped, or an error when it runs */
+        row.shape[0] = 1;
+        row.offset += row.step[0] * (is_table ? i : (int64_t)r);
+        status = call(x, ap_i, &row);
+    }
+    free(numbers);
+    return status;
+}
+
+static vtrn_status check_row(issue *x, int i, const nki_view *row) {
+    uint64_t first = 0, all = nki_view_elements(row) * (uint64_t)nki_element_bytes(row);
+    VTRN_RETURN_IF_ERROR(nki_view_check(row));
+    uint64_t n = nki_map_count(&nki_record_of(row)->written, row, &first);
+    if (n == all)
+        return NULL;
+    vtrn_status status = VTRN_ERROR(
+        VTRN_UNINITIALISED,
+        "%s: nothing has written %llu of the %llu bytes of a row that the indices "
+        "select; write it before",
+        operand_name(&x->instr, i), (unsigned long long)(all - n), (unsigned long long)all);
+    return refuse_or_fill(x, row, status);
+}
+
+/* A scatter that adds nothing reads none of its table. */
+static vtrn_status check_table(issue *x, int i) {
     const nki_map *written = &nki_record_of(x->view[i])->written;
     bool is_read = x->instr.opcode == VTRN_OP_DMA_GATHER || access_accumulates(&x->instr);
     if (!is_read || written->n_set == written->n_bytes)
         return NULL;
-    return VTRN_ERROR(VTRN_UNINITIALISED,
-                      "%s: nothing has written %llu of the %llu bytes of the table that indices "
-                      "select from; write all of it before",
-                      operand_name(&x->instr, i),
-                      (unsigned long long)(written->n_bytes - written->n_set),
-                      (unsigned long long)written->n_bytes);
+    return for_rows(x, i, check_row);
 }
 
-static vtrn_status check_written(const issue *x) {
+static vtrn_status mark_row(issue *x, int i, const nki_view *row) {
+    (void)i, (void)x;
+    VTRN_RETURN_IF_ERROR(nki_view_check(row));
+    return nki_map_mark(&nki_record_of(row)->written, row);
+}
+
+/* A transpose moves bits: what was not written is not written in the result, either. Through the
+ * PE array bits pass alone from NeuronCore-v3 on. Source: nki.isa.nc_matmul, "Transpose mode". */
+static bool is_transpose(const issue *x) {
+    switch (x->instr.opcode) {
+    case VTRN_OP_PE_TRANSPOSE:
+        return x->s->machine->roomy.gen >= 3;
+    case VTRN_OP_TRANSPOSE32:
+    case VTRN_OP_DMA_TRANSPOSE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Reads parts of an operand that nothing wrote without using them. */
+static bool may_be_unwritten(const issue *x, int i) {
+    return i == 1 && (is_transpose(x) || x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT);
+}
+
+static nki_view element_of(const nki_view *view, uint64_t i) {
+    nki_view one = {.storage = view->storage,
+                    .dtype = view->dtype,
+                    .n_dims = 1,
+                    .offset = view->offset,
+                    .shape = {1},
+                    .step = {1}};
+    for (int d = view->n_dims - 1; d >= 0; d--) {
+        one.offset += (int64_t)(i % (uint64_t)view->shape[d]) * view->step[d];
+        i /= (uint64_t)view->shape[d];
+    }
+    return one;
+}
+
+static bool is_written(const nki_view *view) {
+    uint64_t first;
+    return nki_map_count(&nki_record_of(view)->written, view, &first) ==
+           nki_view_elements(view) * (uint64_t)nki_element_bytes(view);
+}
+
+static vtrn_status mark_transposed(issue *x) {
+    const nki_view *dst = x->view[0], *src = x->view[1];
+    uint64_t n = nki_view_elements(src), n_rows = (uint64_t)src->shape[0], n_columns = n / n_rows;
+    if (is_written(src))
+        return nki_map_mark(&nki_record_of(dst)->written, dst);
+    for (uint64_t i = 0; i < n; i++) {
+        nki_view from = element_of(src, i);
+        nki_view to = element_of(dst, i % n_columns * n_rows + i / n_columns);
+        if (is_written(&from))
+            VTRN_RETURN_IF_ERROR(nki_map_mark(&nki_record_of(dst)->written, &to));
+    }
+    return NULL;
+}
+
+/* Of nonzero_with_count: the partitions whose data were written. */
+static vtrn_status mark_counted(issue *x) {
+    nki_view dst = touched(x, 0), src = touched(x, 1);
+    int64_t n = dst.shape[0];
+    for (int64_t r = 0; r < n; r++) {
+        nki_view to = dst, from = src;
+        to.shape[0] = from.shape[0] = 1;
+        to.offset += r * to.step[0];
+        from.offset += r * from.step[0];
+        if (is_written(&from))
+            VTRN_RETURN_IF_ERROR(nki_map_mark(&nki_record_of(&to)->written, &to));
+    }
+    return NULL;
+}
+
+static vtrn_status check_written(issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const nki_view *v = x->view[i];
         if (!v || !access_is_read(&x->instr, i) || access_is_kept(&x->instr, i))
@@ -119,15 +257,31 @@ static vtrn_status check_written(const issue *x) {
             VTRN_RETURN_IF_ERROR(check_table(x, i));
             continue;
         }
-        uint64_t first = 0, all = nki_view_elements(v) * (uint64_t)nki_element_bytes(v);
-        uint64_t n = nki_map_count(&nki_record_of(v)->written, v, &first);
-        if (n < all)
-            return unwritten(x, i, n, first);
+        nki_view read = touched(x, i);
+        uint64_t first = 0, all = nki_view_elements(&read) * (uint64_t)nki_element_bytes(v);
+        uint64_t n = nki_map_count(&nki_record_of(v)->written, &read, &first);
+        if (n < all && !(n && may_be_unwritten(x, i)))
+            VTRN_RETURN_IF_ERROR(refuse_or_fill(x, &read, unwritten(x, i, n, first)));
     }
     return NULL;
 }
 
-/* What an instruction that may keep parts of its result leaves unknown stays unwritten. */
+static vtrn_status mark_written(issue *x, int i) {
+    nki_record *r = nki_record_of(x->view[i]);
+    bool is_indexed =
+        x->instr.opcode == VTRN_OP_DMA_GATHER || x->instr.opcode == VTRN_OP_DMA_SCATTER;
+    if (r->written.n_set == r->written.n_bytes)
+        return NULL;
+    if (is_indexed)
+        return for_rows(x, i, mark_row);
+    if (is_transpose(x))
+        return mark_transposed(x);
+    if (x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT)
+        return mark_counted(x);
+    return nki_map_mark(&r->written, x->view[i]);
+}
+
+/* What a shuffle may keep stays unwritten. */
 static vtrn_status mark(issue *x, uint32_t list_i) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         if (!x->view[i])
@@ -136,11 +290,13 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
         if (r->first == UINT32_MAX)
             r->first = list_i;
         r->last = list_i;
+        r->is_contracted |=
+            x->instr.opcode == VTRN_OP_LDWEIGHTS || (x->instr.opcode == VTRN_OP_MATMUL && i == 1);
         if (!access_is_written(&x->instr, i))
             continue;
         r->is_stored_to = true;
-        if (!access_is_kept(&x->instr, i) && !access_is_table(&x->instr, i))
-            VTRN_RETURN_IF_ERROR(nki_map_mark(&r->written, x->view[i]));
+        if (x->instr.opcode != VTRN_OP_STREAM_SHUFFLE || !access_keeps(&x->instr))
+            VTRN_RETURN_IF_ERROR(mark_written(x, i));
         if (x->instr.opcode == VTRN_OP_MATMUL)
             VTRN_RETURN_IF_ERROR(nki_map_mark(&r->summed, x->view[i]));
     }
@@ -178,14 +334,14 @@ static vtrn_status run(issue *x) {
 /* The function's table is there before the activation. */
 static vtrn_status load_table(nki_session *s, const nki_call *call) {
     int set = isa_act_table_set(call->instr.func);
-    if (call->instr.opcode != VTRN_OP_ACTIVATE || set == 0 || set == s->act_set)
+    if (call->instr.opcode != VTRN_OP_ACTIVATE || set == 0 || set == s->act_set[s->core])
         return NULL;
     issue x = {.s = s,
                .instr = {.opcode = VTRN_OP_ACT_TABLE_LOAD,
                          .engine = VTRN_ENGINE_SCALAR,
                          .source = call->source,
                          .arg = {set}}};
-    s->act_set = set;
+    s->act_set[s->core] = set;
     return run(&x);
 }
 
@@ -253,31 +409,106 @@ static vtrn_status check_matmul_shapes(const nki_call *call) {
                       c, (long long)dst->shape[0], a, (long long)m);
 }
 
-vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate) {
+/* One matmul: flags are of both instructions, accumulate is decided. */
+static vtrn_status multiply(nki_session *s, const nki_call *call, bool accumulate) {
     const nki_view *dst = call->view[0], *stationary = call->view[1], *moving = call->view[2];
-    VTRN_RETURN_IF_ERROR(check_matmul_shapes(call));
-    VTRN_RETURN_IF_ERROR(nki_view_check(dst));
-    nki_record *r = nki_record_of(dst);
-    if (accumulate < 0) {
-        uint64_t first = 0, all = nki_view_elements(dst) * (uint64_t)nki_element_bytes(dst);
-        uint64_t n = nki_map_count(&r->summed, dst, &first);
-        if (n && n < all)
-            return VTRN_ERROR(VTRN_UNIMPLEMENTED,
-                              "earlier matmuls wrote a part of dst and this one writes more; pass "
-                              "accumulate=True or False, or write the parts separately");
-        accumulate = n != 0;
-    }
-    nki_call load = {.instr = {.opcode = VTRN_OP_LDWEIGHTS, .engine = VTRN_ENGINE_TENSOR},
+    nki_call load = {.instr = {.opcode = VTRN_OP_LDWEIGHTS,
+                               .engine = VTRN_ENGINE_TENSOR,
+                               .flags = call->instr.flags},
                      .view = {NULL, stationary},
                      .source = call->source};
     VTRN_RETURN_IF_ERROR(vtrn_nki_issue(s, &load));
-    nki_call multiply = {.instr = {.opcode = VTRN_OP_MATMUL,
-                                   .engine = VTRN_ENGINE_TENSOR,
-                                   .flags = accumulate ? VTRN_FLAG_ACCUMULATE : 0},
-                         .view = {dst, moving},
-                         .source = call->source};
-    VTRN_RETURN_IF_ERROR(vtrn_nki_issue(s, &multiply));
+    nki_call product = {
+        .instr = {.opcode = VTRN_OP_MATMUL,
+                  .engine = VTRN_ENGINE_TENSOR,
+                  .flags = call->instr.flags | (accumulate ? VTRN_FLAG_ACCUMULATE : 0)},
+        .view = {dst, moving},
+        .source = call->source};
+    VTRN_RETURN_IF_ERROR(vtrn_nki_issue(s, &product));
     s->flops += 2 * nki_view_elements(stationary) *
                 (nki_view_elements(moving) / (uint64_t)moving->shape[0]);
     return NULL;
+}
+
+/* The part of view that begins at element `from` of its last dimension and has n there. */
+static nki_view columns(const nki_view *view, int64_t from, int64_t n) {
+    nki_view part = *view;
+    part.offset += from * part.step[part.n_dims - 1];
+    part.shape[part.n_dims - 1] = n;
+    return part;
+}
+
+/* A run of columns that all were summed to, or none: how many from `from` on; 0: partitions differ.
+ */
+static int64_t run_of(const nki_view *dst, int64_t from, bool *was_summed) {
+    const nki_map *summed = &nki_record_of(dst)->summed;
+    int64_t end = dst->shape[dst->n_dims - 1], i = from;
+    for (; i < end; i++) {
+        nki_view column = columns(dst, i, 1);
+        uint64_t first = 0;
+        uint64_t all = nki_view_elements(&column) * (uint64_t)nki_element_bytes(&column);
+        uint64_t n = nki_map_count(summed, &column, &first);
+        if (n && n < all)
+            return 0;
+        if (i == from)
+            *was_summed = n != 0;
+        else if (*was_summed != (n != 0))
+            break;
+    }
+    return i - from;
+}
+
+/* Earlier matmuls wrote a part of dst: runs of columns that add, and such that overwrite, apart. */
+static vtrn_status multiply_parts(nki_session *s, const nki_call *call) {
+    const nki_view *dst = call->view[0], *moving = call->view[2];
+    bool is_alike = dst->n_dims == moving->n_dims && dst->n_dims > 1;
+    for (int i = 1; is_alike && i < dst->n_dims; i++)
+        is_alike = dst->shape[i] == moving->shape[i];
+    if (!is_alike)
+        return VTRN_ERROR(VTRN_UNIMPLEMENTED,
+                          "earlier matmuls wrote a part of dst and this one writes more; give dst "
+                          "and moving the same free dimensions, or pass accumulate=True or False");
+    if (dst->n_dims > 2) { /* one index of the outermost free dimension after another */
+        for (int64_t k = 0; k < dst->shape[1]; k++) {
+            nki_view part[2] = {*dst, *moving};
+            for (int v = 0; v < 2; v++) {
+                part[v].offset += k * part[v].step[1];
+                part[v].n_dims--;
+                for (int i = 1; i < part[v].n_dims; i++) {
+                    part[v].shape[i] = part[v].shape[i + 1];
+                    part[v].step[i] = part[v].step[i + 1];
+                }
+            }
+            nki_call row = *call;
+            row.view[0] = &part[0];
+            row.view[2] = &part[1];
+            VTRN_RETURN_IF_ERROR(multiply_parts(s, &row));
+        }
+        return NULL;
+    }
+    for (int64_t from = 0, n; from < dst->shape[1]; from += n) {
+        bool was_summed = false;
+        n = run_of(dst, from, &was_summed);
+        if (n == 0)
+            return VTRN_ERROR(VTRN_UNIMPLEMENTED,
+                              "earlier matmuls wrote some partitions of dst and this one writes "
+                              "more; pass accumulate=True or False");
+        nki_view to = columns(dst, from, n), by = columns(moving, from, n);
+        nki_call part = *call;
+        part.view[0] = &to;
+        part.view[2] = &by;
+        VTRN_RETURN_IF_ERROR(multiply(s, &part, was_summed));
+    }
+    return NULL;
+}
+
+vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate) {
+    const nki_view *dst = call->view[0];
+    VTRN_RETURN_IF_ERROR(check_matmul_shapes(call));
+    VTRN_RETURN_IF_ERROR(nki_view_check(dst));
+    if (accumulate >= 0)
+        return multiply(s, call, accumulate);
+    uint64_t first = 0, all = nki_view_elements(dst) * (uint64_t)nki_element_bytes(dst);
+    uint64_t n = nki_map_count(&nki_record_of(dst)->summed, dst, &first);
+    return n == 0 || n == all ? multiply(s, call, n != 0) : multiply_parts(s, call);
 }

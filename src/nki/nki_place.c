@@ -9,11 +9,19 @@
 typedef struct placing {
     nki_session *s;
     vtrn_space space;
+    int core;
     uint64_t limit, align;
     nki_record **tiles; /* by first use */
     uint32_t n;
     uint64_t peak;
+    bool is_tight; /* the largest tiles first, and small ones beside each other in the partitions */
 } placing;
+
+/* Tiles whose places a new one may not touch. */
+typedef struct living {
+    nki_record **tiles;
+    uint32_t n;
+} living;
 
 static bool lives_with(const nki_record *a, const nki_record *b) {
     return a->first <= b->last && b->first <= a->last;
@@ -36,24 +44,30 @@ static vtrn_status collect(placing *p) {
     if (!p->tiles)
         return VTRN_OUT_OF_MEMORY(s->n_records * sizeof *p->tiles);
     for (uint32_t i = 0; i < s->n_records; i++)
-        if (s->records[i]->storage.space == p->space && s->records[i]->first != UINT32_MAX)
+        if (s->records[i]->storage.space == p->space && s->records[i]->core == p->core &&
+            s->records[i]->first != UINT32_MAX)
             p->tiles[p->n++] = s->records[i];
     if (p->n)
         qsort(p->tiles, p->n, sizeof *p->tiles, by_first);
     return NULL;
 }
 
-/* The first place at or behind `from` that no living tile has. */
-static bool find_place(const placing *p, uint32_t tile_i, nki_record *const *live, uint32_t n_live,
-                       int64_t from, int64_t *out) {
-    const nki_record *tile = p->tiles[tile_i];
+static bool share_partitions(const nki_record *a, uint32_t partition, const nki_record *b) {
+    return partition < b->chip_partition + b->storage.n_partitions &&
+           b->chip_partition < partition + a->storage.n_partitions;
+}
+
+/* The first place at or behind `from`, from a partition on, that no living tile has. */
+static bool find_address(const placing *p, const nki_record *tile, uint32_t partition,
+                         const living *live, int64_t from, int64_t *out) {
     int64_t at = from, size = (int64_t)size_of(p, tile);
     bool has_moved = true;
     while (has_moved && at + size <= (int64_t)p->limit) {
         has_moved = false;
-        for (uint32_t i = 0; i < n_live; i++) {
-            int64_t lo = live[i]->chip_addr, hi = lo + (int64_t)size_of(p, live[i]);
-            if (at < hi && lo < at + size) {
+        for (uint32_t i = 0; i < live->n; i++) {
+            const nki_record *other = live->tiles[i];
+            int64_t lo = other->chip_addr, hi = lo + (int64_t)size_of(p, other);
+            if (at < hi && lo < at + size && share_partitions(tile, partition, other)) {
                 at = (hi + (int64_t)p->align - 1) / (int64_t)p->align * (int64_t)p->align;
                 has_moved = true;
             }
@@ -63,6 +77,25 @@ static bool find_place(const placing *p, uint32_t tile_i, nki_record *const *liv
     return at + size <= (int64_t)p->limit;
 }
 
+/* Sets the tile's place, at the partition that gives the lowest address where is_tight. */
+static bool find_place(const placing *p, nki_record *tile, const living *live, int64_t from) {
+    uint32_t n = tile->storage.n_partitions, max = (uint32_t)nki_chip(p->s)->n_partitions;
+    /* Where a tile may start. Source: docs/hardware.md, "Operands". */
+    uint32_t grid = n > max / 2 ? max : n > max / 4 ? max / 2 : max / 4;
+    bool is_found = false;
+    bool may_move = p->is_tight && p->space == VTRN_SPACE_SBUF && !tile->is_contracted;
+    for (uint32_t partition = 0; partition + n <= (may_move ? max : n); partition += grid) {
+        int64_t at;
+        if (!find_address(p, tile, partition, live, from, &at) ||
+            (is_found && at >= tile->chip_addr))
+            continue;
+        is_found = true;
+        tile->chip_addr = at;
+        tile->chip_partition = partition;
+    }
+    return is_found;
+}
+
 static const char *place_of(const nki_finish_options *o, const nki_session *s,
                             const nki_record *r) {
     uint32_t source = s->list[r->first].instr.source;
@@ -70,23 +103,25 @@ static const char *place_of(const nki_finish_options *o, const nki_session *s,
 }
 
 static vtrn_status overflow(const placing *p, const nki_finish_options *o, const nki_record *tile,
-                            nki_record *const *live, uint32_t n_live) {
+                            const living *live) {
     enum { MAX_SHOWN = 8 };
     uint64_t in_use = 0;
-    for (uint32_t i = 0; i < n_live; i++)
-        in_use += size_of(p, live[i]);
+    for (uint32_t i = 0; i < live->n; i++)
+        in_use += size_of(p, live->tiles[i]);
     vtrn_status status = VTRN_ERROR(
         VTRN_CAPACITY,
         "%s: a tile of %llu bytes a partition does not fit: %u tiles live with it and take %llu of "
         "%llu; use smaller tiles, or read some for the last time before",
         p->space == VTRN_SPACE_PSUM ? "PSUM" : "SBUF", (unsigned long long)tile->storage.row_bytes,
-        n_live, (unsigned long long)in_use, (unsigned long long)p->limit);
+        live->n, (unsigned long long)in_use, (unsigned long long)p->limit);
     status = vtrn_status_annotate(status, "%s, where it is first used", place_of(o, p->s, tile));
-    for (uint32_t i = 0; i < n_live && i < MAX_SHOWN; i++)
+    for (uint32_t i = 0; i < live->n && i < MAX_SHOWN; i++) {
+        const nki_record *other = live->tiles[i];
         status = vtrn_status_annotate(
             status, " %llu bytes at %lld, first used at %s, last by instruction %u",
-            (unsigned long long)live[i]->storage.row_bytes, (long long)live[i]->chip_addr,
-            place_of(o, p->s, live[i]), live[i]->last);
+            (unsigned long long)other->storage.row_bytes, (long long)other->chip_addr,
+            place_of(o, p->s, other), other->last);
+    }
     return status;
 }
 
@@ -101,7 +136,7 @@ static vtrn_status overlap(const placing *p, const nki_finish_options *o, const 
 
 /* Tiles placed by hand that live with the tile join `live`, behind those that are there. */
 static vtrn_status add_placed(const placing *p, const nki_finish_options *o, const nki_record *tile,
-                              nki_record **live, uint32_t *n_live) {
+                              living *live) {
     for (uint32_t i = 0; i < p->n; i++) {
         nki_record *other = p->tiles[i];
         if (!other->is_placed || other == tile || !lives_with(other, tile))
@@ -110,70 +145,127 @@ static vtrn_status add_placed(const placing *p, const nki_finish_options *o, con
         if (tile->is_placed && tile->placed_addr < hi &&
             lo < tile->placed_addr + (int64_t)tile->storage.row_bytes)
             return overlap(p, o, tile, other);
-        live[(*n_live)++] = other;
+        live->tiles[live->n++] = other;
     }
     return NULL;
 }
 
 /* Drops what is over before instruction `first`. */
-static void expire(nki_record **live, uint32_t *n_live, uint32_t first) {
+static void expire(living *live, uint32_t first) {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < *n_live; i++)
-        if (live[i]->last >= first)
-            live[n++] = live[i];
-    *n_live = n;
+    for (uint32_t i = 0; i < live->n; i++)
+        if (live->tiles[i]->last >= first)
+            live->tiles[n++] = live->tiles[i];
+    live->n = n;
 }
 
-static vtrn_status place_all(placing *p, const nki_finish_options *o, nki_record **live) {
-    uint32_t n_live = 0;
-    int64_t cursor = 0; /* tiles take turns, so that one is written while another is read */
+static bool put_where_placed(placing *p) {
     bool has_placed = false;
-    for (uint32_t i = 0; i < p->n; i++)
-        has_placed |= p->tiles[i]->is_placed;
     for (uint32_t i = 0; i < p->n; i++) {
         nki_record *tile = p->tiles[i];
-        expire(live, &n_live, tile->first);
-        uint32_t n = n_live;
-        if (has_placed)
-            VTRN_RETURN_IF_ERROR(add_placed(p, o, tile, live, &n));
-        if (tile->is_placed) {
+        tile->chip_partition = 0;
+        if (tile->is_placed)
             tile->chip_addr = tile->placed_addr;
-        } else {
-            if (!find_place(p, i, live, n, cursor, &tile->chip_addr) &&
-                !find_place(p, i, live, n, 0, &tile->chip_addr))
-                return overflow(p, o, tile, live, n);
+        has_placed |= tile->is_placed;
+    }
+    return has_placed;
+}
+
+/* In the order in which tiles are first used. */
+static vtrn_status place_by_use(placing *p, const nki_finish_options *o, living *live) {
+    int64_t cursor = 0; /* tiles take turns, so that one is written while another is read */
+    bool has_placed = put_where_placed(p);
+    for (uint32_t i = 0; i < p->n; i++) {
+        nki_record *tile = p->tiles[i];
+        expire(live, tile->first);
+        living with = *live;
+        if (has_placed)
+            VTRN_RETURN_IF_ERROR(add_placed(p, o, tile, &with));
+        if (!tile->is_placed) {
+            if (!find_place(p, tile, &with, cursor) && !find_place(p, tile, &with, 0))
+                return overflow(p, o, tile, &with);
             cursor = tile->chip_addr + (int64_t)size_of(p, tile);
         }
         uint64_t in_use = size_of(p, tile);
-        for (uint32_t k = 0; k < n; k++)
-            in_use += size_of(p, live[k]);
+        for (uint32_t k = 0; k < with.n; k++)
+            in_use += size_of(p, with.tiles[k]);
         p->peak = in_use > p->peak ? in_use : p->peak;
         if (!tile->is_placed)
-            live[n_live++] = tile;
+            live->tiles[live->n++] = tile;
     }
     return NULL;
 }
 
-static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtrn_space space,
-                                uint64_t *out_peak) {
+static int by_size(const void *a, const void *b) {
+    const nki_record *x = *(nki_record *const *)a, *y = *(nki_record *const *)b;
+    uint64_t m = x->storage.row_bytes * x->storage.n_partitions;
+    uint64_t n = y->storage.row_bytes * y->storage.n_partitions;
+    if (m != n)
+        return m > n ? -1 : 1;
+    return by_first(a, b);
+}
+
+/* The largest first, each at the lowest place that no placed tile of its time has. False: no room.
+ */
+static bool place_by_size(placing *p, living *live) {
+    put_where_placed(p);
+    p->is_tight = true;
+    p->peak = 0;
+    qsort(p->tiles, p->n, sizeof *p->tiles, by_size);
+    for (uint32_t i = 0; i < p->n; i++) {
+        nki_record *tile = p->tiles[i];
+        live->n = 0;
+        for (uint32_t k = 0; k < p->n; k++)
+            if ((k < i || p->tiles[k]->is_placed) && k != i && lives_with(p->tiles[k], tile))
+                live->tiles[live->n++] = p->tiles[k];
+        if (!tile->is_placed && !find_place(p, tile, live, 0))
+            return false;
+        uint64_t end = (uint64_t)tile->chip_addr + size_of(p, tile);
+        p->peak = end > p->peak ? end : p->peak;
+    }
+    return true;
+}
+
+/* Quickly, or where that leaves no room thoroughly. */
+static vtrn_status place_all(placing *p, const nki_finish_options *o, living *live) {
+    vtrn_status status = place_by_use(p, o, live);
+    if (!status || vtrn_status_category(status) != VTRN_CAPACITY || !place_by_size(p, live))
+        return status;
+    vtrn_status_free(status);
+    return NULL;
+}
+
+static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_space space,
+                              int core, uint64_t *out_peak) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = space == VTRN_SPACE_PSUM;
     placing p = {.s = s,
                  .space = space,
+                 .core = core,
                  .limit = is_psum
                               ? chip->psum_partition_bytes
                               : chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes,
                  .align = is_psum ? chip->psum_bank_bytes : 64};
     vtrn_status status = collect(&p);
-    nki_record **live = NULL;
+    living live = {0};
     if (!status) {
-        live = malloc((2 * (size_t)p.n + 1) * sizeof *live);
-        status = live ? place_all(&p, o, live) : VTRN_OUT_OF_MEMORY(p.n * sizeof *live);
+        live.tiles = malloc((2 * (size_t)p.n + 1) * sizeof(nki_record *));
+        status =
+            live.tiles ? place_all(&p, o, &live) : VTRN_OUT_OF_MEMORY(p.n * sizeof(nki_record *));
     }
-    free(live);
+    free(live.tiles);
     free(p.tiles);
-    *out_peak = p.peak;
+    *out_peak = p.peak > *out_peak ? p.peak : *out_peak;
     return status;
+}
+
+/* Of each core by itself; out_peak is that of the fullest. */
+static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtrn_space space,
+                                uint64_t *out_peak) {
+    *out_peak = 0;
+    for (int core = 0; core < NKI_MAX_CORES; core++)
+        VTRN_RETURN_IF_ERROR(place_core(s, o, space, core, out_peak));
+    return NULL;
 }
 
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

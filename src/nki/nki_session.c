@@ -3,6 +3,7 @@
 
 #include "base/array.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,6 +70,9 @@ static void machine_give(nki_machine *m) {
 
 static vtrn_status init(nki_session *s, const char *chip) {
     VTRN_RETURN_IF_ERROR(machine_take(chip, &s->machine));
+    for (int i = 0; i < NKI_MAX_CORES; i++)
+        engine_kept_init(&s->kept[i]);
+    s->machine->core.regs->kept = s->kept[0]; /* not what another kernel left */
     const vtrn_chip *roomy = &s->machine->roomy;
     VTRN_RETURN_IF_ERROR(nki_pool_init(&s->pool[VTRN_SPACE_SBUF], roomy->sbuf_partition_bytes));
     return nki_pool_init(&s->pool[VTRN_SPACE_PSUM], roomy->psum_partition_bytes);
@@ -97,6 +101,7 @@ static void forget(nki_session *s) {
         free(r);
     }
     s->n_records = s->n_slots = s->n_arguments = s->n_list = 0;
+    vtrn_status_free(s->first_filled);
 }
 
 void vtrn_nki_destroy(nki_session *s) {
@@ -112,6 +117,27 @@ void vtrn_nki_destroy(nki_session *s) {
     if (s->machine)
         machine_give(s->machine);
     free(s);
+}
+
+vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
+    if (core < 0 || core >= NKI_MAX_CORES)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d; a kernel runs on cores 0 to %d", core,
+                          NKI_MAX_CORES - 1);
+    engine_kept *running = &s->machine->core.regs->kept;
+    s->kept[s->core] = *running;
+    *running = s->kept[core];
+    s->core = core;
+    return NULL;
+}
+
+void vtrn_nki_fill_unwritten(nki_session *s, bool fills) {
+    s->fills_unwritten = fills;
+}
+
+uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source) {
+    *first = s->first_filled ? vtrn_status_message(s->first_filled) : NULL;
+    *source = s->first_filled_source;
+    return s->n_filled;
 }
 
 nki_limits vtrn_nki_limits(const nki_session *s) {
@@ -271,6 +297,7 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
     r->storage.row_bytes = row;
     r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = n;
     r->kind = (uint8_t)o->kind;
+    r->core = is_hbm ? 0 : (uint8_t)s->core;
     r->is_released = true; /* until it has memory */
     VTRN_RETURN_IF_ERROR(is_hbm ? add_slot(s, r, o) : take_tile(s, r, o));
     r->is_released = false;
@@ -303,17 +330,53 @@ bool vtrn_nki_is_written_to(const nki_storage *storage) {
     return ((const nki_record *)storage)->is_stored_to;
 }
 
+/* Host address of a storage's byte. */
+static uint8_t *host_of(const nki_record *r, int64_t byte) {
+    const engine_core *core = &r->storage.session->machine->core;
+    const engine_memory *m = r->storage.space == VTRN_SPACE_PSUM ? &core->psum : &core->sbuf;
+    int64_t row = (int64_t)r->storage.row_bytes;
+    if (r->storage.space == VTRN_SPACE_HBM)
+        return r->memory->host + byte;
+    return m->base + (size_t)(byte / row) * m->stride + r->storage.addr + byte % row;
+}
+
+vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled) {
+    nki_record *r = nki_record_of(view);
+    int64_t size = nki_element_bytes(view), index[NKI_MAX_DIMS] = {0};
+    uint64_t n = nki_view_elements(view), first;
+    uint8_t filler[16] = {4};
+    if (dtype_is_float((vtrn_dtype)view->dtype)) {
+        float nan = NAN;
+        dtype_store_fp32((vtrn_dtype)view->dtype, &nan, filler, 1);
+    }
+    nki_view one = {
+        .storage = view->storage, .dtype = view->dtype, .n_dims = 1, .shape = {1}, .step = {1}};
+    one.offset = view->offset;
+    for (uint64_t i = 0; i < n; i++) {
+        if (nki_map_count(&r->written, &one, &first) < (uint64_t)size) {
+            memcpy(host_of(r, one.offset * size), filler, (size_t)size);
+            VTRN_RETURN_IF_ERROR(nki_map_mark(&r->written, &one));
+            ++*n_filled;
+        }
+        for (int d = view->n_dims - 1; d >= 0; d--) {
+            one.offset += view->step[d];
+            if (++index[d] < view->shape[d])
+                break;
+            one.offset -= view->step[d] * view->shape[d];
+            index[d] = 0;
+        }
+    }
+    return NULL;
+}
+
 vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten) {
     const nki_record *r = nki_record_of(view);
-    const nki_session *s = r->storage.session;
     int64_t size = nki_element_bytes(view);
     uint64_t n = nki_view_elements(view), first = 0;
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
     bool is_hbm = r->storage.space == VTRN_SPACE_HBM;
-    const engine_memory *m =
-        r->storage.space == VTRN_SPACE_PSUM ? &s->machine->core.psum : &s->machine->core.sbuf;
-    int64_t row = (int64_t)r->storage.row_bytes, index[NKI_MAX_DIMS] = {0}, at = view->offset;
+    int64_t index[NKI_MAX_DIMS] = {0}, at = view->offset;
     uint8_t *to = out;
     int inner = view->n_dims - 1;
     bool is_run =
@@ -321,11 +384,7 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
     uint64_t run = is_run && (is_hbm || inner > 0) ? (uint64_t)view->shape[inner] : 1;
     int last = run > 1 ? inner - 1 : inner;
     for (uint64_t done = 0; done < n; done += run) {
-        int64_t byte = at * size;
-        const uint8_t *from =
-            is_hbm ? r->memory->host + byte
-                   : m->base + (size_t)(byte / row) * m->stride + r->storage.addr + byte % row;
-        memcpy(to, from, run * (uint64_t)size);
+        memcpy(to, host_of(r, at * size), run * (uint64_t)size);
         to += run * (uint64_t)size;
         for (int i = last; i >= 0; i--) {
             at += view->step[i];

@@ -3,7 +3,7 @@
 #define VTRN_NKI_NKI_SESSION_H
 
 #include "api/api.h"
-#include "engine/core.h"
+#include "engine/engine.h"
 #include "nki/nki.h"
 
 /* Which bytes of a storage have a property. */
@@ -17,13 +17,16 @@ typedef struct nki_record {
     nki_storage storage; /* first: the caller's view of it */
     uint32_t slot;       /* HBM */
     uint8_t kind;        /* nki_storage_kind */
+    uint8_t core;        /* whose tile it is; HBM: 0 */
     bool is_released, is_placed, is_stored_to;
+    bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
     int64_t placed_addr;
     runtime_memory *memory; /* HBM */
     nki_map written;
     nki_map summed;       /* PSUM: by matmuls */
     uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
     int64_t chip_addr;    /* found by nki_place */
+    uint32_t chip_partition;
 } nki_record;
 
 /* A stretch of a partition that nothing uses. */
@@ -61,9 +64,15 @@ struct nki_session {
     uint32_t n_slots, cap_slots, n_arguments;
     nki_issued *list;
     uint32_t n_list, cap_list;
-    int act_set; /* table of functions that is loaded; -1: none */
+    int core;                        /* that runs */
+    int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
+    engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
     int next_ring;
     uint64_t flops;
+    bool fills_unwritten;
+    uint64_t n_filled;
+    vtrn_status first_filled; /* owned; NULL: none */
+    uint32_t first_filled_source;
 };
 
 static inline const vtrn_chip *nki_chip(const nki_session *s) {
@@ -98,6 +107,8 @@ vtrn_status nki_pool_give(nki_pool *pool, int64_t addr, uint64_t size);
 vtrn_status nki_operand(const nki_view *view, int n_inner, int *merged_inner, vtrn_ap *out);
 /* Both sides of a dma_copy. */
 vtrn_status nki_dma_operands(const nki_view *dst, const nki_view *src, vtrn_ap *to, vtrn_ap *from);
+/* Gives elements that nothing has written NaN, integers 4, and marks them; counts them. */
+vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled);
 /* "sbuf[128, 512] bf16" */
 void nki_view_print(const nki_view *view, char *text, size_t size);
 

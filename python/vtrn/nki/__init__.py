@@ -4,7 +4,7 @@ import importlib
 import sys
 import types
 
-from vtrn.nki import isa, language
+from vtrn.nki import collectives, isa, language
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
 
@@ -33,5 +33,7 @@ def install(force=False):
 
     typing = _module("nki.typing", tensor=language.ndarray, mutable_tensor=language.ndarray)
     this.typing, this.dtype = typing, dtypes
-    sys.modules.update({"nki": this, "nki.language": language, "nki.isa": isa, "nki.typing": typing,
+    this.compiler, this.cpu_simulate, this.collectives = _module("nki.compiler"), simulate, collectives
+    sys.modules.update({"nki.compiler": this.compiler, "nki.collectives": collectives,
+                        "nki": this, "nki.language": language, "nki.isa": isa, "nki.typing": typing,
                         "nki.dtype": dtypes, "nki.isa.constants": isa.constants})

@@ -33,6 +33,8 @@ class DType(str):
     def __eq__(self, other):
         if isinstance(other, str):
             return str.__eq__(self, other)
+        if other is None:
+            return False  # which NumPy takes for float64
         try:
             return str.__eq__(self, np.dtype(other).name)
         except TypeError:
@@ -59,6 +61,10 @@ for _name, _chip, _type in _ROWS:
     _codes[_name] = _codes[_dtype] = DTYPE[_chip]
     if _name != "tfloat32":
         _codes[_type] = _codes[np.dtype(_type)] = DTYPE[_chip]
+
+# Four narrow floats in one element. Names only: no instruction takes them yet.
+float8_e4m3fn_x4, float8_e5m2_x4, float4_e2m1fn_x4 = X4_TYPES = tuple(
+    DType(name) for name in ("float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4"))
 
 IS_FLOAT = [d is not None and "float" in d for d in by_code]
 IS_32_BIT_INTEGER = [d in ("int32", "uint32") for d in by_code]

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import dtypes, tensor
+from vtrn.nki import cores, dtypes, tensor
 from vtrn.nki._load import ACT, ALU, GPSIMD, OPCODE, SCALAR, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.errors import NkiValidationError  # noqa: F401 (a name of the module)
 from vtrn.nki.tensor import VirtualRegister, ndarray
@@ -74,7 +74,7 @@ class NkiInstruction:
 
 
 _DONE = NkiInstruction()
-_REVERSE0, _REVERSE1, _NEGATE, _ACCUMULATE, _OOB_SKIP = 2, 4, 8, 1, 32
+_REVERSE0, _REVERSE1, _NEGATE, _ACCUMULATE, _OOB_SKIP, _DOUBLE_ROW = 2, 4, 8, 1, 32, 256
 _FIRST_BITWISE = ALU["bitwise_and"]
 
 # Filled by nki.language, whose functions name operations too.
@@ -155,6 +155,57 @@ def _scatter(dst, src, mode, flags):
     _issue(OPCODE["dma_scatter"], GPSIMD, flags, 0, 0, 0, dst, src, index, None, 0, n_rows, 0)
 
 
+def dma_compute(dst, srcs, reduce_op, scales=None, unique_indices=True, oob_mode=oob_mode.error, name=None):
+    """Sums in fp32: more than two sources, or one that is narrower than what it is added to, by way of HBM."""
+    if _alu(reduce_op) != ALU["add"]:
+        raise ValueError("dma_compute: reduce_op is nl.add")
+    if scales is not None and any(scale != 1.0 for scale in scales):
+        raise ValueError(f"dma_compute: scales={scales}: all are 1.0")
+    if not 2 <= len(srcs) <= 16:
+        raise ValueError(f"dma_compute: {len(srcs)} sources; it takes 2 to 16")
+    indirect = [s for s in srcs if s._indirect is not None]
+    if indirect or dst._indirect is not None:
+        return _indirect_sum(dst, srcs, indirect, oob_mode)
+    into = dst if len(srcs) == 2 and dst.dtype in (srcs[0].dtype, dtypes.float32) and not _overlap(dst, srcs[1]) else \
+        ndarray(dst.shape, dtypes.float32, tensor.private_hbm)
+    if into is not dst or not _is_same_view(dst, srcs[0]):
+        dma_copy(into, srcs[0])
+    for source in srcs[1:]:
+        _dma(into, source, SYNC if into._is_on_chip else GPSIMD, _ACCUMULATE)
+    if into is not dst:
+        dma_copy(dst, into)
+    return _DONE
+
+
+def _overlap(a, b):
+    return a._storage_id == b._storage_id
+
+
+def _is_same_view(a, b):
+    return (a._storage_id, a.offset, a.shape, a.strides) == (b._storage_id, b.offset, b.shape, b.strides)
+
+
+def _indirect_sum(dst, srcs, indirect, mode):
+    if len(srcs) != 2:
+        raise ValueError(f"dma_compute: {len(srcs)} sources with vector_offset; it takes two")
+    if dst._indirect is not None:  # dst[indices] += the other
+        others = [s for s in srcs if s._indirect is None]
+        if len(others) != 1:
+            raise ValueError("dma_compute: a scatter adds one tile to what dst's indices select")
+        _scatter(dst, others[0], mode, _ACCUMULATE)
+        return _DONE
+    other = srcs[1] if indirect[0] is srcs[0] else srcs[0]
+    if not _is_same_view(dst, other):
+        raise ValueError("dma_compute: a gather adds to dst: the other source is dst")
+    rows = ndarray(dst.shape, indirect[0].dtype)
+    if mode is _SKIP:
+        memset(rows, 0)
+    _gather(rows, indirect[0], mode)
+    _dma(dst, rows, SYNC, _ACCUMULATE)
+    return _DONE
+
+
+_SKIP = oob_mode.skip
 _DMA_TRANSPOSE = OPCODE["dma_transpose"]
 
 
@@ -203,11 +254,21 @@ _ACCUMULATES = {None: -1, False: 0, True: 1}
 
 def nc_matmul(dst, stationary, moving, is_stationary_onezero=False, is_moving_onezero=False, is_transpose=False,
               accumulate=None, tile_position=(), tile_size=(), perf_mode=matmul_perf_mode.none, name=None):
-    if perf_mode is not matmul_perf_mode.none:
-        raise NotImplementedError("nc_matmul: perf_mode double_row is not there yet")
     if is_transpose:
         return nc_transpose(dst, stationary)
-    _matmul(dst, stationary, moving, _ACCUMULATES[accumulate])
+    if perf_mode is not matmul_perf_mode.none and matmul_perf_mode(perf_mode) is matmul_perf_mode.double_row:
+        return _double_row(dst, stationary, moving, accumulate)
+    _matmul(dst, stationary, moving, _ACCUMULATES[accumulate], 0)
+    return _DONE
+
+
+def _double_row(dst, stationary, moving, accumulate):
+    """Two rows of fp8 a PE: operands are [K, 2, N], and both halves contract."""
+    for what, tile in (("stationary", stationary), ("moving", moving)):
+        if tile.ndim != 3 or tile.shape[1] != 2:
+            raise ValueError(f"nc_matmul: perf_mode double_row takes {what} of shape (K, 2, N), not {tile.shape}")
+    _matmul(dst, stationary[:, 0], moving[:, 0], _ACCUMULATES[accumulate], _DOUBLE_ROW)
+    _matmul(dst, stationary[:, 1], moving[:, 1], 1, _DOUBLE_ROW)
     return _DONE
 
 
@@ -277,6 +338,103 @@ def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
     return _DONE
 
 
+_READ, _LOAD = OPCODE["vector_read_accumulator"], OPCODE["vector_load_accumulator"]
+
+
+def _begin_row_results(what, data, cmd, init, allowed):
+    """Brings the registers of the Vector engine into the state that cmd asks for; the flag to add to them."""
+    if cmd not in allowed:
+        raise ValueError(f"{what}: reduce_cmd {cmd}; it takes {', '.join(c.name for c in allowed)}")
+    if cmd is not _LOAD_REDUCE:
+        return _ACCUMULATE if cmd is _REDUCE else 0
+    if init is None:
+        raise ValueError(f"{what}: reduce_cmd.load_reduce takes the initial values, too")
+    if not isinstance(init, core.Tensor):
+        filled = ndarray((data.shape[0], 1), dtypes.float32)
+        memset(filled, float(init))
+        init = filled
+    _issue(_LOAD, VECTOR, 0, 0, 0, 0, None, init, None, None, 0, 0, 0)
+    return _ACCUMULATE
+
+
+def _end_row_results(dst, negate=False):
+    if dst is not None:
+        _issue(_READ, VECTOR, _NEGATE if negate else 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
+
+
+_TENSOR_SCALAR_REDUCE, _CUMULATIVE = OPCODE["tensor_scalar_reduce"], OPCODE["tensor_scalar_cumulative"]
+
+
+def tensor_scalar_reduce(dst, data, op0, operand0, reduce_op, reduce_res=None, reverse0=False,
+                         reduce_cmd=reduce_cmd.reset_reduce, reduce_init=None, reduce_res_negate=False, name=None):
+    if reduce_cmd is _IDLE:  # what NKI 0.2 to 0.6 meant by leaving it out
+        reduce_cmd = _RESET_REDUCE
+    flags = _begin_row_results("tensor_scalar_reduce", data, reduce_cmd, reduce_init, _REDUCING)
+    alu = _alu(op0)
+    _issue(_TENSOR_SCALAR_REDUCE, VECTOR, flags | (_REVERSE0 if reverse0 else 0), alu, _alu(reduce_op), 0, dst, data,
+           _scalar(operand0, alu, data._dtype, VECTOR), None, 0, 0, 0)
+    _end_row_results(reduce_res, reduce_res_negate)
+    return _DONE
+
+
+def tensor_scalar_cumulative(dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, name=None):
+    flags = _begin_row_results("tensor_scalar_cumulative", src, reduce_cmd, imm1, _REDUCING)
+    alu = _alu(op0)
+    _issue(_CUMULATIVE, VECTOR, flags, alu, _alu(op1), 0, dst, src, _scalar(imm0, alu, src._dtype, VECTOR), None, 0, 0,
+           0)
+    return _DONE
+
+
+_RANGE_SELECT, _SELECT_REDUCE = OPCODE["range_select"], OPCODE["select_reduce"]
+_LEAST = -3.4028234663852886e38
+
+
+def range_select(dst, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd=reduce_cmd.reset_reduce,
+                 reduce_res=None, reduce_op=None, range_start=0, on_false_value=_LEAST, name=None):
+    if float(np.float32(on_false_value)) != _LEAST:
+        raise ValueError(f"range_select: on_false_value={on_false_value}; the chip has the least fp32 alone, {_LEAST}")
+    _only_maximum("range_select", reduce_op)
+    flags = _begin_row_results("range_select", on_true_tile, reduce_cmd, None, (_RESET_REDUCE, _REDUCE, _IDLE))
+    _issue(_RANGE_SELECT, VECTOR, flags, _alu(comp_op0), _alu(comp_op1), 0, dst, on_true_tile, bound0, bound1,
+           int(range_start), 0, 0)
+    _end_row_results(reduce_res)
+    return _DONE
+
+
+def _only_maximum(what, op):
+    if op is not None and _alu(op) != ALU["max"]:
+        raise ValueError(f"{what}: reduce_op is nl.maximum")
+
+
+def select_reduce(dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
+                  reverse_pred=False, name=None):
+    _only_maximum("select_reduce", reduce_op)
+    flags = _begin_row_results("select_reduce", on_true, reduce_cmd, None, (_IDLE, _RESET_REDUCE, _REDUCE))
+    if not isinstance(on_false, core.Tensor):
+        on_false = float(on_false)
+        core.issue_with(on_false, _SELECT_REDUCE, VECTOR, flags | (_REVERSE0 if reverse_pred else 0), 0, 0, 0, dst,
+                        on_true, predicate, None, 0, 0, 0)
+    else:
+        _issue(_SELECT_REDUCE, VECTOR, flags | (_REVERSE0 if reverse_pred else 0), 0, 0, 0, dst, on_true, predicate,
+               on_false, 0, 0, 0)
+    if reduce_cmd is not _IDLE:
+        _end_row_results(reduce_res)
+    return _DONE
+
+
+_EXPONENTIAL = OPCODE["exponential"]
+
+
+def exponential(dst, src, max_value=0.0, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_init=0.0, name=None):
+    flags = _begin_row_results("exponential", src, reduce_cmd, reduce_init, (_IDLE, *_REDUCING))
+    if not isinstance(max_value, core.Tensor):
+        max_value = float(max_value)
+    _issue(_EXPONENTIAL, VECTOR, flags, 0, 0, 0, dst, src, max_value, None, 0, 0, 0)
+    if reduce_cmd is not _IDLE:
+        _end_row_results(reduce_res)
+    return _DONE
+
+
 _PARTITION_REDUCE = OPCODE["tensor_partition_reduce"]
 
 
@@ -328,7 +486,7 @@ def nc_find_index8(dst, data, vals, name=None):
 
 def nc_match_replace8(dst, data, vals, imm, dst_idx=None, name=None):
     if dst_idx is not None:
-        raise NotImplementedError("nc_match_replace8: dst_idx is not there yet; nc_find_index8 gives the indices")
+        _issue(OPCODE["find_index8"], VECTOR, _REVERSE0, 0, 0, 0, dst_idx, data, vals, None, 0, 0, 0)
     core.issue_with(float(imm), OPCODE["match_replace8"], VECTOR, 0, 0, 0, 0, dst, data, vals, None, 0, 0, 0)
     return _DONE
 
@@ -362,6 +520,8 @@ def activation(dst, op, data, bias=None, scale=1.0, reduce_op=None, reduce_res=N
 
 
 _IDLE, _RESET, _RESET_REDUCE = reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reset_reduce
+_REDUCE, _LOAD_REDUCE = reduce_cmd.reduce, reduce_cmd.load_reduce
+_REDUCING = (_RESET_REDUCE, _REDUCE, _LOAD_REDUCE)
 
 
 _SIN = ACT["sin"]
@@ -428,6 +588,60 @@ def affine_select(dst, pattern, channel_multiplier, on_true_tile, on_false_value
     return _DONE
 
 
+_N_GATHER, _LOCAL_GATHER, _NONZERO = OPCODE["nc_n_gather"], OPCODE["local_gather"], OPCODE["nonzero_with_count"]
+
+
+def nc_n_gather(dst, data, indices, name=None):
+    _issue(_N_GATHER, GPSIMD, 0, 0, 0, 0, dst, data, indices, None, 0, 0, 0)
+    return _DONE
+
+
+def local_gather(dst, src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, name=None):
+    if num_valid_indices is None:
+        num_valid_indices = 16 * math.prod(index.shape[1:])
+    _issue(_LOCAL_GATHER, GPSIMD, 0, 0, 0, 0, dst, src_buffer, index, None, int(num_elem_per_idx),
+           int(num_valid_indices), 0)
+    return _DONE
+
+
+def nonzero_with_count(dst, src, index_offset=0, padding_val=-1, name=None):
+    _issue(_NONZERO, GPSIMD, 0, 0, 0, 0, dst, src, None, None, int(index_offset), int(padding_val), 0)
+    return _DONE
+
+
+# -- two cores
+
+def sendrecv(src, dst, send_to_rank, recv_from_rank, pipe_id, dma_engine=dma_engine.dma, name=None,
+             use_gpsimd_dma=False):
+    me = tensor.launch.program[0] if tensor.launch.program else 0
+    for what, rank in (("send_to_rank", send_to_rank), ("recv_from_rank", recv_from_rank)):
+        if int(rank) != 1 - me:
+            raise ValueError(f"sendrecv: {what}={rank}: core {me} exchanges with core {1 - me}")
+    if dst._dtype != src._dtype or dst.shape[0] != src.shape[0] or math.prod(dst.shape) != math.prod(src.shape):
+        raise ValueError(f"sendrecv: dst {dst.shape} {dst.dtype}, src {src.shape} {src.dtype}: both are alike")
+    if not (src.buffer is tensor.sbuf and dst.buffer is tensor.sbuf):
+        raise ValueError(f"sendrecv: src in {src.buffer.value}, dst in {dst.buffer.value}: both are in SBUF")
+    cores.meet("sendrecv", ("sendrecv", int(pipe_id)), (src, dst), _exchange)
+    return _DONE
+
+
+def _exchange(first, second):
+    running = tensor.session()
+    for me, (to, source) in enumerate(((first[1], second[0]), (second[1], first[0]))):
+        running.set_core(me)
+        _dma(to, source, SYNC, 0)
+
+
+def core_barrier(data, cores, engine=engine.gpsimd, name=None):
+    if tuple(cores) != (0, 1):
+        raise ValueError(f"core_barrier: cores={cores}; it is for (0, 1)")
+    _barrier("core_barrier", ("core_barrier",), None, lambda first, second: None)
+    return _DONE
+
+
+_barrier = cores.meet
+
+
 # -- registers
 
 def register_alloc(x=None):
@@ -446,10 +660,8 @@ def register_store(dst, src):
     memset(dst, int(src))
 
 
-_ABSENT = ("nc_matmul_mx", "tensor_scalar_cumulative", "activate2", "local_gather", "nc_n_gather", "rng", "dropout",
-           "set_rng_seed", "rand_set_state", "rand_get_state", "rand2", "exponential", "sequence_bounds",
-           "tensor_scalar_reduce", "core_barrier", "dma_compute", "quantize_mx", "range_select", "select_reduce",
-           "sendrecv", "nonzero_with_count", "topk")
+_ABSENT = ("nc_matmul_mx", "activate2", "rng", "dropout", "set_rng_seed", "rand_set_state", "rand_get_state", "rand2",
+           "sequence_bounds", "quantize_mx", "topk")
 
 
 def __getattr__(name):

@@ -11,14 +11,14 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import dtypes, tensor
+from vtrn.nki import cores, dtypes, tensor
 from vtrn.nki._load import HBM, core
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.tensor import ARGUMENT, ndarray
 
 # Kernels take turns: what runs is known to all of the process.
 _turn = threading.RLock()
-_owner = None  # thread of the kernel that runs
+_owners = frozenset()  # threads of the kernel that runs
 
 core.setup(os.path.dirname(__file__) + os.sep, NkiValidationError, dtypes.by_code, tensor.subscript)
 
@@ -36,6 +36,14 @@ def chip_name():
         except KeyError:
             raise ValueError(f"NEURON_PLATFORM_TARGET_OVERRIDE={target}: one of {', '.join(_TARGETS)}") from None
     return os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
+
+
+def fills_unwritten():
+    """VTRN_NKI_UNINITIALISED: "error" (the default), or "nan": elements that nothing has written are read as NaN."""
+    policy = os.environ.get("VTRN_NKI_UNINITIALISED", "error")
+    if policy not in ("error", "nan"):
+        raise ValueError(f"VTRN_NKI_UNINITIALISED={policy}: error or nan")
+    return policy == "nan"
 
 
 @functools.lru_cache
@@ -91,6 +99,7 @@ class _Run:
     def __init__(self, function, grid):
         self.function, self.grid = function, grid
         self.session = core.Session(chip_name())
+        self.session.fill_unwritten(fills_unwritten())
         self.arguments = []  # (array, tensor, value given)
         self.make = None  # of results: what kind the arguments are
         self.outputs, self.result = [], None
@@ -131,6 +140,12 @@ class _Run:
         array = np.frombuffer(bytearray(data), dtypes.numpy_of(value._dtype)).reshape(value.shape)
         return self.make(array) if self.make else array
 
+    def _tell_of_fills(self):
+        n, first, place = self.session.filled()
+        if n:
+            warnings.warn(f"{self.function.__name__}: {n} elements that nothing had written were read as NaN (integers as "
+                          f"4); first {first} at {place}", stacklevel=5)
+
     def _update_arguments(self):
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
@@ -138,27 +153,45 @@ class _Run:
                 np.copyto(array, made.numpy().reshape(array.shape))
 
     def run(self, args, kwargs):
-        global _owner
+        global _owners
         with _turn:
-            before, _owner = _owner, threading.get_ident()
+            before, _owners = _owners, {threading.get_ident()}
             try:
                 return self._run(args, kwargs)
             finally:
-                _owner = before
+                _owners = before
+
+    def _programs(self, args, kwargs):
+        """Runs the programs of the grid; what the first returns."""
+        global _owners
+        shared = []
+        programs = [tensor.Registers(self.grid, p, shared) for p in itertools.product(*map(range, self.grid))]
+        if len(programs) == cores.N_CORES and len(self.grid) == 1:
+            def body(i):
+                return self.function(*args, **kwargs)
+
+            turns = cores.Turns(self.session, programs, body)
+            for registers in programs:
+                registers.turns = turns
+            _owners = turns.threads
+            tensor.set_launch(programs[0])
+            return turns.run()
+        results = []
+        for registers in programs:
+            tensor.set_launch(registers)
+            results.append(self.function(*args, **kwargs))
+        return results[0]
 
     def _run(self, args, kwargs):
-        registers = tensor.Registers(self.grid)
-        before, launch = self.session.begin(), tensor.set_launch(registers)
+        before, launch = self.session.begin(), tensor.set_launch(tensor.Registers(self.grid, (), []))
         try:
             args, kwargs = self._take(tuple(args)), self._take(kwargs)
-            for program in itertools.product(*(range(n) for n in self.grid)):
-                registers.program, registers.n_shared = program, 0
-                result = self.function(*args, **kwargs)
-            self.result = self._give(result)
+            self.result = self._give(self._programs(args, kwargs))
         finally:
             tensor.set_launch(launch)
             self.session.end(before)
         self.sbuf_bytes, self.psum_bytes = self.session.place(self.outputs)
+        self._tell_of_fills()
         self._update_arguments()
         return self.result
 
@@ -182,7 +215,7 @@ class Kernel:
         return Kernel(self.func, _grid(key))
 
     def __call__(self, *args, **kwargs):
-        if _owner == threading.get_ident():  # of another kernel: part of it
+        if threading.get_ident() in _owners:  # of another kernel: part of it
             return self.func(*args, **kwargs)
         return _Run(self.func, self.grid).run(args, kwargs)
 

@@ -8,7 +8,7 @@ import numpy as np
 from vtrn.nki import dtypes, isa, tensor
 from vtrn.nki._load import ACT, ALU, HBM, core
 from vtrn.nki.dtypes import (  # noqa: F401 (names of the module)
-    bfloat16, bool_, float8_e4m3, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16, float32, int8, int16, int32,
+    bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn_x4, float8_e5m2_x4, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16, float32, int8, int16, int32,
     tfloat32, uint8, uint16, uint32)
 from vtrn.nki.tensor import (  # noqa: F401
     MemoryRegion, hbm, ndarray, private_hbm, psum, sbuf, shared_hbm)
@@ -18,6 +18,16 @@ NkiTensor = ndarray
 
 class NKIObject:
     """Base of a kernel's own classes."""
+
+    def __init_subclass__(cls, **kwargs):
+        """NKI's compiler takes every attribute of a class for a field, which dataclasses do where it has a type."""
+        super().__init_subclass__(**kwargs)
+        typed = cls.__dict__.get("__annotations__", {})
+        for name, value in list(vars(cls).items()):
+            is_plain = not callable(value) and not hasattr(value, "__get__") and not isinstance(value, (list, dict, set))
+            if is_plain and not name.startswith("__") and name not in typed:
+                typed[name] = object
+        cls.__annotations__ = typed
 
     def __init__(self, **kwargs):
         for name, value in kwargs.items():
@@ -384,8 +394,8 @@ def no_reorder():
 
 
 def program_id(axis=0):
-    grid = tensor.launch.program
-    return grid[axis] if grid else 0
+    program = tensor.launch.program
+    return program[axis] if program else 0
 
 
 def num_programs(axes=0):
@@ -404,8 +414,7 @@ def device_print(print_prefix, tensor):
 
 
 _ABSENT = ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout", "random_seed",
-           "rand", "gather_flattened", "tiles", "blocks", "alloc_tiles", "alloc_blocks", "float8_e5m2_x4",
-           "float8_e4m3fn_x4", "float4_e2m1fn_x4")
+           "rand", "gather_flattened", "tiles", "blocks", "alloc_tiles", "alloc_blocks")
 
 
 def __getattr__(name):

@@ -41,9 +41,10 @@ def region_of(buffer):
 class Registers:
     """What a launch knows besides the chip: which program of its grid runs, what programs share."""
 
-    def __init__(self, grid=()):
-        self.grid, self.program = grid, (0,) * len(grid)
-        self.shared, self.n_shared = [], 0  # tensors of shared_hbm in the order in which a program makes them
+    def __init__(self, grid=(), program=(), shared=None):
+        self.grid, self.program = grid, program
+        self.shared, self.n_shared = shared, 0  # tensors of shared_hbm in the order in which a program makes them
+        self.turns = None  # cores.Turns, where programs may meet
         self.scalar_sums = "zero"  # registers of the Scalar engine: zero, dirty (summed), or read
         self.identities = {}  # of shared_identity_matrix
 

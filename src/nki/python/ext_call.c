@@ -180,16 +180,17 @@ static PyObject *dma(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     return finish(vtrn_nki_dma(s->session, &call), op);
 }
 
-/* matmul(dst, stationary, moving, accumulate) */
+/* matmul(dst, stationary, moving, accumulate, flags) */
 static PyObject *matmul(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
     static const char op[] = "nc_matmul";
     nki_call call = {0};
-    if (n != 4)
-        return PyErr_Format(PyExc_TypeError, "matmul(dst, stationary, moving, accumulate)");
+    if (n != 5)
+        return PyErr_Format(PyExc_TypeError, "matmul(dst, stationary, moving, accumulate, flags)");
     if (!tensors(&call, args, 3, op))
         return NULL;
     int accumulate = (int)PyLong_AsLong(args[3]);
+    call.instr.flags = (uint32_t)PyLong_AsLong(args[4]);
     ext_session *s;
     if (PyErr_Occurred() || !begin(&call, op, &s))
         return NULL;

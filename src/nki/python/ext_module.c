@@ -322,7 +322,43 @@ static PyObject *session_end(ext_session *self, PyObject *before) {
     Py_RETURN_NONE;
 }
 
+/* set_core(i): tiles and instructions from now on are of that core. */
+static PyObject *session_set_core(ext_session *self, PyObject *number) {
+    long core = PyLong_AsLong(number);
+    if (core == -1 && PyErr_Occurred())
+        return NULL;
+    vtrn_status status = vtrn_nki_set_core(self->session, (int)core);
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* fill_unwritten(fills) */
+static PyObject *session_fill_unwritten(ext_session *self, PyObject *fills) {
+    int is_true = PyObject_IsTrue(fills);
+    if (is_true < 0)
+        return NULL;
+    vtrn_nki_fill_unwritten(self->session, is_true);
+    Py_RETURN_NONE;
+}
+
+/* filled(): how many elements, and the first in words. */
+static PyObject *session_filled(ext_session *self, PyObject *unused) {
+    (void)unused;
+    const char *first;
+    uint32_t source;
+    uint64_t n = vtrn_nki_filled(self->session, &first, &source);
+    PyObject *place = first && source < self->places.n ? ext_place_text(&self->places.list[source])
+                                                       : PyUnicode_FromString("");
+    return place ? Py_BuildValue("KsN", (unsigned long long)n, first ? first : "", place) : NULL;
+}
+
 static PyMethodDef session_methods[] = {
+    {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "Whether NaN is read there."},
+    {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
+    {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
@@ -389,7 +425,14 @@ static PyObject *tables(PyObject *self, PyObject *unused) {
     return result;
 }
 
+/* place(): "kernel.py:42", where the kernel is. */
+static PyObject *place(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return ext_place_now();
+}
+
 static PyMethodDef module_methods[] = {
+    {"place", place, METH_NOARGS, "Where the kernel is."},
     {"setup", setup, METH_VARARGS, "Tell the module about the package."},
     {"current", current, METH_NOARGS, "The session of the kernel that runs."},
     {"tables", tables, METH_NOARGS, "Names by number."},

@@ -1,0 +1,133 @@
+"""Two programs of a kernel on the cores of a logical NeuronCore: exchanges, barriers, and what is wrong with them."""
+
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+
+vtrn.nki.install(force=True)
+import nki  # noqa: E402
+import nki.isa as nisa  # noqa: E402
+import nki.language as nl  # noqa: E402
+
+
+@nki.jit
+def swap(a):
+    """Each program takes its half of a, and adds the other's to it."""
+    me = nl.program_id(0)
+    out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    mine, other = nl.load(a[me]), nl.ndarray(a.shape[1:], a.dtype)
+    for pipe in range(3):
+        nisa.sendrecv(src=mine, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=pipe)
+        nisa.tensor_tensor(mine, mine, other, nl.add)
+    nisa.dma_copy(out[me], mine)
+    nisa.core_barrier(out, (0, 1))
+    theirs = nl.load(out[1 - me])
+    back = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(back[me], theirs)
+    return out, back
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 128, 33), (2, 31, 1000)])
+def test_programs_exchange_tiles(shape):
+    a = np.random.default_rng(1).integers(-9, 9, shape).astype(np.float32)
+    out, back = swap[2](a)
+    np.testing.assert_array_equal(out, np.broadcast_to(4 * (a[0] + a[1]), shape))
+    np.testing.assert_array_equal(back, out[::-1])
+
+
+def test_a_run_is_as_any_other_and_leaves_no_thread():
+    a = np.random.default_rng(2).standard_normal((2, 64, 100)).astype(np.float32)
+    first = swap[2](a)[0]
+    n_threads = threading.active_count()
+    for _ in range(3):
+        np.testing.assert_array_equal(swap[2](a)[0], first)
+    assert threading.active_count() == n_threads
+
+
+def kernel_of(first, second):
+    @nki.jit
+    def kernel(a):
+        tile, other = nl.load(a), nl.ndarray(a.shape, a.dtype)
+        me = nl.program_id(0)
+
+        def exchange(pipe):
+            nisa.sendrecv(tile, other, 1 - me, 1 - me, pipe)
+
+        def barrier():
+            nisa.core_barrier(a, (0, 1))
+
+        (first if me == 0 else second)(exchange, barrier)
+        return a
+
+    return kernel
+
+
+@pytest.mark.parametrize("first, second, text", [
+    (lambda x, b: b(), lambda x, b: None, "core 0 waits in core_barrier at .*core 1 is through"),
+    (lambda x, b: None, lambda x, b: b(), "core 1 waits in core_barrier at .*core 0 is through"),
+    (lambda x, b: (x(0), b()), lambda x, b: x(0), "core 0 waits in core_barrier at .*core 1 is through"),
+    (lambda x, b: x(0), lambda x, b: (x(0), x(1)), "core 1 waits in sendrecv at .*core 0 is through"),
+    (lambda x, b: b(), lambda x, b: x(2), "core 1 waits in sendrecv at .*core 0 in core_barrier at"),
+    (lambda x, b: x(1), lambda x, b: x(2), "core 1 waits in sendrecv at .*core 0 in sendrecv at"),
+])
+def test_programs_that_never_meet_are_a_deadlock(first, second, text):
+    n_threads = threading.active_count()
+    with pytest.raises(vtrn.nki.NkiValidationError, match=text) as caught:
+        kernel_of(first, second)[2](np.ones((2, 2), np.float32))
+    assert caught.value.category == "deadlock"
+    assert threading.active_count() == n_threads
+
+
+def test_an_error_of_either_program_ends_the_launch():
+    def fails(x, b):
+        x(0)
+        raise KeyError("mine")
+
+    for first, second in ((fails, lambda x, b: (x(0), b())), (lambda x, b: (x(0), b()), fails)):
+        with pytest.raises(KeyError, match="mine"):
+            kernel_of(first, second)[2](np.ones((2, 2), np.float32))
+
+
+def test_an_exchange_needs_two_programs():
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"kernel\[2\]"):
+        kernel_of(lambda x, b: b(), None)(np.ones((2, 2), np.float32))
+
+
+def test_each_core_has_its_own_memory():
+    """Both programs hold tiles of 120 KiB a partition, which one core has no room for."""
+    @nki.jit
+    def kernel(a):
+        me = nl.program_id(0)
+        out = nl.ndarray((2, *a.shape), a.dtype, buffer=nl.shared_hbm)
+        tile = nl.load(a)
+        nisa.core_barrier(out, (0, 1))
+        nisa.dma_copy(out[me], tile)
+        return out
+
+    a = np.random.default_rng(3).standard_normal((128, 30 * 1024)).astype(np.float32)
+    np.testing.assert_array_equal(kernel[2](a), np.stack([a, a]))
+
+
+def test_each_core_has_its_own_sums():
+    @nki.jit
+    def kernel(a):
+        me = nl.program_id(0)
+        out = nl.ndarray((2, 64, 1), np.float32, buffer=nl.shared_hbm)
+        tile, total, other = nl.load(a[me]), nl.ndarray((64, 1), np.float32), nl.ndarray(a.shape[1:], a.dtype)
+        nisa.activation(tile, nl.copy, tile, reduce_op=nl.add, reduce_cmd=nisa.reduce_cmd.reset_reduce)
+        nisa.sendrecv(tile, other, 1 - me, 1 - me, 0)
+        nisa.activation(tile, nl.copy, tile, reduce_op=nl.add, reduce_res=total, reduce_cmd=nisa.reduce_cmd.reduce)
+        nisa.dma_copy(out[me], total)
+        return out
+
+    a = np.random.default_rng(4).integers(-9, 9, (2, 64, 50)).astype(np.float32)
+    np.testing.assert_array_equal(kernel[2](a), 2 * a.sum(2, keepdims=True))
+
+
+def test_the_time_of_two_cores_is_refused(tmp_path):
+    with pytest.raises(vtrn.nki.NkiValidationError, match="time is not simulated yet"):
+        vtrn.nki.profile(swap, tmp_path)[2](np.ones((2, 4, 4), np.float32))
