@@ -12,7 +12,7 @@ import time
 import traceback
 
 SUITES = {"jax": "jax_suite", "harness": "harness_suite", "stablehlo": "stablehlo_suite",
-          "docs": "docs_suite", "samples": "samples_suite"}
+          "docs": "docs_suite", "samples": "samples_suite", "nkilib": "nkilib_suite"}
 
 
 def load(suite):
