@@ -295,14 +295,14 @@ static vtrn_status check_tensor_scalar(validation *v) {
     return bits_are_integers(v, a, 0, 3);
 }
 
+/* Its scalars may have any type. Source: nki.isa.scalar_tensor_tensor */
 static vtrn_status check_scalar_tensor_tensor(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "AC"));
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "AC"));
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(same_shape(v, 0, 3));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 3));
-    VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
-    return scalar_dtype(v, 2);
+    return scalar_operand(v, 2);
 }
 
 /* Source: docs/hardware.md, "ALU operations" */

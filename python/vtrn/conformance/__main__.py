@@ -15,6 +15,7 @@ EPILOG = """suites:
   harness         the primitive harnesses that come with JAX
   docs PATH       the examples and tests of NKI's documentation; PATH: a checkout of the Neuron SDK
   samples PATH    nki-samples; PATH: a checkout of it
+  nkilib PATH     nki-library's tests in simulation mode; PATH: a checkout of its tag 2.29
 
 A run that was interrupted goes on where it stopped; --fresh starts again."""
 

@@ -115,9 +115,6 @@ def install(path):
         sys.modules["nki_cpu_simulator.nki." + name] = made
     sys.modules["nki_cpu_simulator.nki.isa.constants"] = sys.modules["nki.isa.constants"]
     sys.modules["nki_cpu_simulator.nki.language.dtypes"] = nki.dtype
-    module("neuronxcc").__path__ = []
-    module("neuronxcc.nki").__path__ = []
-    module("neuronxcc.nki.typing", tensor=nki.typing.tensor, mutable_tensor=nki.typing.mutable_tensor)
     module("neuronxcc.starfish").__path__ = []
     module("neuronxcc.starfish.support").__path__ = []
     module("neuronxcc.starfish.support.dtype", static_cast=static_cast)

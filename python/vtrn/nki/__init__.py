@@ -4,7 +4,7 @@ import importlib
 import sys
 import types
 
-from vtrn.nki import collectives, isa, language
+from vtrn.nki import beta1, collectives, isa, language
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
 
@@ -31,6 +31,7 @@ def install(force=False):
     this = sys.modules[__name__]
     from vtrn.nki import dtypes
 
+    beta1.install()
     typing = _module("nki.typing", tensor=language.ndarray, mutable_tensor=language.ndarray)
     this.typing, this.dtype = typing, dtypes
     this.compiler, this.cpu_simulate, this.collectives = _module("nki.compiler"), simulate, collectives

@@ -210,10 +210,43 @@ _DMA_TRANSPOSE = OPCODE["dma_transpose"]
 
 
 def dma_transpose(dst, src, axes=None, priority=None, dge_mode=dge_mode.unknown, oob_mode=oob_mode.error, name=None):
-    if axes is not None and tuple(axes) != (1, 0):
-        raise NotImplementedError(f"dma_transpose: axes={axes}; (1, 0) is there so far")
-    _issue(_DMA_TRANSPOSE, SYNC, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+    n = src.ndim
+    order = list(range(n))
+    order[0], order[-1] = n - 1, 0
+    if axes is not None and list(axes) != order:
+        raise ValueError(f"dma_transpose: axes={tuple(axes)} of {n} dimensions; it swaps the first and the last, "
+                         f"{tuple(order)}")
+    if tuple(dst.shape) != tuple(src.shape[d] for d in order):
+        raise ValueError(f"dma_transpose: dst has shape {dst.shape}; the transpose of {src.shape} has "
+                         f"{tuple(src.shape[d] for d in order)}")
+    if src._indirect is not None:
+        src = _gathered(src, oob_mode)
+    _transpose_parts(dst, src)
     return _DONE
+
+
+def _gathered(src, mode):
+    """What the row numbers select, in HBM: a gather brings at most 128 rows into SBUF at a time."""
+    rows = ndarray(src.shape, src.dtype)
+    if mode is _SKIP:
+        memset(rows, 0)
+    _gather(rows, src, mode)
+    return rows
+
+
+def _transpose_parts(dst, src):
+    """The dimensions between first and last stay: one transpose for each of their numbers."""
+    if src.ndim > 2:
+        for i in range(src.shape[1]):
+            _transpose_parts(_without(dst, 1, i), _without(src, 1, i))
+        return
+    _issue(_DMA_TRANSPOSE, SYNC, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+
+
+def _without(x, dim, i):
+    """The part with number i of dimension dim."""
+    keep = [d for d in range(x.ndim) if d != dim]
+    return x._view([x.shape[d] for d in keep], [x.strides[d] for d in keep], x.offset + i * x.strides[dim], x._dtype)
 
 
 _TENSOR_COPY = OPCODE["tensor_copy"]
@@ -491,6 +524,25 @@ def nc_match_replace8(dst, data, vals, imm, dst_idx=None, name=None):
     return _DONE
 
 
+_RNG, _SEED, _DROPOUT = OPCODE["rng"], OPCODE["set_rng_seed"], OPCODE["dropout"]
+
+
+def rng(dst, engine=engine.unknown, name=None):
+    """Random bits: the chip documents no generator; docs/hardware.md says which this is."""
+    _issue(_RNG, _engine(engine, VECTOR), 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
+    return _DONE
+
+
+def set_rng_seed(src_seeds, engine=engine.unknown, name=None):
+    _issue(_SEED, VECTOR, 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
+    return _DONE
+
+
+def dropout(dst, data, prob, name=None):
+    _issue(_DROPOUT, VECTOR, 0, 0, 0, 0, dst, data, prob if isinstance(prob, core.Tensor) else float(prob), None, 0, 0, 0)
+    return _DONE
+
+
 # -- Scalar engine
 
 _ACTIVATE, _READ_SUMS = OPCODE["activate"], OPCODE["act_read_accumulator"]
@@ -660,7 +712,7 @@ def register_store(dst, src):
     memset(dst, int(src))
 
 
-_ABSENT = ("nc_matmul_mx", "activate2", "rng", "dropout", "set_rng_seed", "rand_set_state", "rand_get_state", "rand2",
+_ABSENT = ("nc_matmul_mx", "activate2", "rand_set_state", "rand_get_state", "rand2",
            "sequence_bounds", "quantize_mx", "topk")
 
 

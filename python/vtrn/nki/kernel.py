@@ -196,6 +196,11 @@ class _Run:
         return self.result
 
 
+def is_running():
+    """Whether the caller is part of a kernel."""
+    return threading.get_ident() in _owners
+
+
 def _grid(key):
     sizes = key if isinstance(key, tuple) else (key,)
     if not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes):
@@ -215,7 +220,7 @@ class Kernel:
         return Kernel(self.func, _grid(key))
 
     def __call__(self, *args, **kwargs):
-        if threading.get_ident() in _owners:  # of another kernel: part of it
+        if is_running():  # of another kernel: part of it
             return self.func(*args, **kwargs)
         return _Run(self.func, self.grid).run(args, kwargs)
 
@@ -259,7 +264,7 @@ class Profile:
 
 class _Profiled:
     def __init__(self, kernel, directory):
-        self.kernel, self.directory = kernel, directory
+        self.kernel, self.directory, self.fills = kernel, directory, False
 
     def __getitem__(self, key):
         return _Profiled(self.kernel[key], self.directory)
@@ -267,6 +272,8 @@ class _Profiled:
     def __call__(self, *args, **kwargs):
         name = self.kernel.func.__name__
         run = _Run(self.kernel.func, self.kernel.grid)
+        if self.fills:
+            run.session.fill_unwritten(True)
         inputs = []
         take = run._take
 

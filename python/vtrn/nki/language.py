@@ -1,6 +1,7 @@
 """nki.language: tensors, types, loops and the operations on tiles, made of instructions."""
 
 import contextlib
+import dataclasses
 import math
 
 import numpy as np
@@ -16,7 +17,22 @@ from vtrn.nki.tensor import (  # noqa: F401
 NkiTensor = ndarray
 
 
-class NKIObject:
+class _NKIObjectType(type):
+    """A field that a dataclass demands may be left out, as NKI's compiler has it: the object has no such attribute."""
+
+    def __call__(cls, *args, **kwargs):
+        missing = ()
+        if dataclasses.is_dataclass(cls):
+            fields = [f for f in dataclasses.fields(cls) if f.init]
+            missing = [f.name for f in fields[len(args):] if f.name not in kwargs and
+                       f.default is f.default_factory is dataclasses.MISSING]
+        made = super().__call__(*args, **kwargs, **dict.fromkeys(missing))
+        for name in missing:
+            made.__dict__.pop(name, None)
+        return made
+
+
+class NKIObject(metaclass=_NKIObjectType):
     """Base of a kernel's own classes."""
 
     def __init_subclass__(cls, **kwargs):

@@ -1,0 +1,167 @@
+"""neuronxcc.nki, the first generation of NKI: kernels whose calls return tiles. docs/nki.md says what there is."""
+
+import functools
+import sys
+import types
+
+from vtrn.nki import kernel as core_kernel, tensor as core_tensor
+from vtrn.nki.beta1 import isa, language
+from vtrn.nki.beta1.tensor import Tensor
+
+
+def _wrapped(value):
+    if isinstance(value, core_tensor.ndarray):
+        return Tensor(value)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_wrapped(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _wrapped(v) for k, v in value.items()}
+    return value
+
+
+def _unwrapped(value):
+    if isinstance(value, Tensor):
+        if value.base._is_on_chip:  # a result that the kernel did not store
+            stored = core_tensor.ndarray(value.shape, value.dtype, core_tensor.shared_hbm)
+            language.store(Tensor(stored), value)
+            return stored
+        return value.raw()
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_unwrapped(v) for v in value)
+    return value
+
+
+def _body(function):
+    @functools.wraps(function)
+    def body(*args, **kwargs):
+        return _unwrapped(function(*_wrapped(args), **_wrapped(kwargs)))
+
+    return body
+
+
+class Kernel(core_kernel.Kernel):
+    """A kernel of the first generation. Called in another kernel it is part of that one."""
+
+    def __init__(self, function, grid=()):
+        super().__init__(function, grid)
+        self.function = function
+
+    def __getitem__(self, key):
+        sizes = key if isinstance(key, tuple) else (key,)
+        return Kernel(self.function, tuple(max(1, n.__index__()) for n in sizes))  # 0 counts as 1 in that generation
+
+    def __call__(self, *args, **kwargs):
+        if core_kernel.is_running():
+            return self.function(*args, **kwargs)
+        run = core_kernel._Run(_body(self.function), self.grid)
+        run.session.fill_unwritten(True)  # masks leave elements that are computed on and not stored
+        return run.run(args, kwargs)
+
+
+def jit(func=None, mode=None, **unused):
+    if func is None:
+        return jit
+    return func if isinstance(func, Kernel) else Kernel(func)
+
+
+trace = jit
+
+
+def simulate_kernel(kernel, *args, **kwargs):
+    return jit(kernel)(*args, **kwargs)
+
+
+def baremetal(func=None, **unused):
+    return jit if func is None else jit(func)
+
+
+class _Latency:
+    """Of nki.benchmark: the simulated time of each call."""
+
+    def __init__(self):
+        self.nc_latency = self
+        self.times_us = []
+
+    def get_latency_percentile(self, percentile):
+        ordered = sorted(self.times_us)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percentile / 100))]
+
+
+class _Benchmarked(Kernel):
+    """Runs, and tells the time that the chip would take."""
+
+    def __getitem__(self, key):
+        made = _Benchmarked(self.function, super().__getitem__(key).grid)
+        made.benchmark_result = self.benchmark_result
+        return made
+
+    def __init__(self, function, grid=()):
+        super().__init__(function, grid)
+        self.benchmark_result = _Latency()
+
+    def __call__(self, *args, **kwargs):
+        if core_kernel.is_running():
+            return self.function(*args, **kwargs)
+        profiled = core_kernel._Profiled(core_kernel.Kernel(_body(self.function), self.grid), None)
+        profiled.fills = True
+        done = profiled(*args, **kwargs)
+        self.benchmark_result.times_us.append(done.latency_ns / 1000)
+        return done.result
+
+
+def benchmark(kernel=None, **unused):
+    if kernel is None:
+        return benchmark
+    return _Benchmarked(kernel.function if isinstance(kernel, Kernel) else kernel)
+
+
+profile = baremetal
+
+
+class _Allocation:
+    """A place that a kernel asks for by hand: the memory counts, the place is found anew."""
+
+    def __init__(self, region):
+        self.region = region
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+    alloc = mod_alloc = __call__
+
+
+def _same(function=None, **unused):
+    return function if function is not None else lambda f: f
+
+
+def _module(name, **names):
+    module = types.ModuleType(name)
+    module.__dict__.update(names)
+    sys.modules[name] = module
+    return module
+
+
+def install():
+    """Makes `neuronxcc.nki` and what is below it name this."""
+    this = sys.modules[__name__]
+    package = _module("neuronxcc")
+    package.__path__ = []
+    compiler = _module("neuronxcc.nki.compiler", sbuf=_Allocation(core_tensor.sbuf), psum=_Allocation(core_tensor.psum),
+                       skip_middle_end_transformations=_same, enable_stack_allocator=_same, no_reorder=_same,
+                       multi_buffer=_same, force_auto_alloc=_same)
+    typing = _module("neuronxcc.nki.typing", tensor=_Annotation(), mutable_tensor=_Annotation())
+    package.nki, this.compiler, this.typing = this, compiler, typing
+    sys.modules.update({"neuronxcc.nki": this, "neuronxcc.nki.language": language, "neuronxcc.nki.isa": isa,
+                        "neuronxcc.nki.isa.constants": isa.constants})
+
+
+class _Annotation:
+    """tensor[128, 512] and the like, which mean nothing when a kernel runs."""
+
+    def __getitem__(self, key):
+        return self
+
+    def __or__(self, other):
+        return self
+
+    __ror__ = __or__

@@ -1,0 +1,189 @@
+"""Index expressions of NKI's first generation: nl.arange, nl.mgrid, and what is made of them by + - * and comparison."""
+
+import numpy as np
+
+
+def _integer(x):
+    return isinstance(x, (int, np.integer)) or (hasattr(x, "__index__") and not isinstance(x, Index))
+
+
+class Index:
+    """const + sum of step[a] * (number along axis a). Axes count from the last one, as NumPy aligns them."""
+
+    __slots__ = ("const", "step", "sizes")
+
+    def __init__(self, const, step, sizes):
+        self.const, self.step, self.sizes = const, step, sizes  # step: {axis: step}; sizes: last axis first
+
+    @property
+    def shape(self):
+        return self.sizes[::-1]
+
+    @property
+    def ndim(self):
+        return len(self.sizes)
+
+    def __getitem__(self, key):
+        """None adds an axis, : keeps one."""
+        key = key if isinstance(key, tuple) else (key,)
+        if Ellipsis not in key:
+            key = (*key, Ellipsis)
+        at, n = key.index(Ellipsis), self.ndim - sum(k is not None for k in key) + 1
+        key = (*key[:at], *[slice(None)] * n, *key[at + 1:])
+        sizes, step, old = [], {}, 0
+        for k in reversed(key):
+            if k is None:
+                sizes.append(1)
+            elif k == slice(None) and old < self.ndim:
+                if old in self.step:
+                    step[len(sizes)] = self.step[old]
+                sizes.append(self.sizes[old])
+                old += 1
+            else:
+                raise IndexError(f"an index expression takes : and None, not {k!r}")
+        if old != self.ndim:
+            raise IndexError(f"an index expression of {self.ndim} axes; the subscript names {old}")
+        return Index(self.const, step, tuple(sizes))
+
+    def __add__(self, other):
+        if _integer(other):
+            return Index(self.const + other.__index__(), self.step, self.sizes)
+        if not isinstance(other, Index):
+            return NotImplemented
+        step = dict(self.step)
+        for a, s in other.step.items():
+            step[a] = step.get(a, 0) + s
+        return Index(self.const + other.const, step, broadcast(self, other))
+
+    __radd__ = __add__
+
+    def __mul__(self, other):
+        if not _integer(other):
+            return NotImplemented
+        n = other.__index__()
+        return Index(self.const * n, {a: s * n for a, s in self.step.items()}, self.sizes)
+
+    __rmul__ = __mul__
+
+    def __neg__(self):
+        return self * -1
+
+    def __sub__(self, other):
+        return self + -1 * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __lt__(self, other):
+        return Mask([self - other + 1], (self, "less", other))
+
+    def __le__(self, other):
+        return Mask([self - other], (self, "less_equal", other))
+
+    def __gt__(self, other):
+        return Mask([other - self + 1], (self, "greater", other))
+
+    def __ge__(self, other):
+        return Mask([other - self], (self, "greater_equal", other))
+
+    def __eq__(self, other):
+        return Mask([self - other, other - self], (self, "equal", other))
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"<index {self.const} + {self.step} over {self.shape}>"
+
+
+def broadcast(*indices):
+    """Sizes of all, last axis first."""
+    n = max(i.ndim for i in indices)
+    sizes = [1] * n
+    for i in indices:
+        for a, size in enumerate(i.sizes):
+            if size != 1 and sizes[a] not in (1, size):
+                raise ValueError(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not "
+                                 "broadcast")
+            sizes[a] = max(sizes[a], size)
+    return tuple(sizes)
+
+
+class Mask:
+    """Where every one of some index expressions is <= 0. comparison: the one that made it, for affine_select."""
+
+    __slots__ = ("terms", "comparison")
+
+    def __init__(self, terms, comparison=None):
+        self.terms, self.comparison = [t for t in terms if isinstance(t, Index)], comparison
+        if any(not isinstance(t, Index) and t > 0 for t in terms):
+            raise ValueError("a mask that holds nowhere")
+
+    def __and__(self, other):
+        if other is True or other is None:
+            return self
+        return Mask(self.terms + other.terms)
+
+    __rand__ = __and__
+
+    def __bool__(self):
+        raise TypeError("a mask has no truth of its own: write & in the place of `and`")
+
+    def box(self, shape):
+        """(start, stop) for each dimension of shape, outermost first."""
+        bounds = [[0, n] for n in shape]
+        for term in self.terms:
+            moving = {a: s for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1}
+            least = term.const + sum(min(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
+            most = term.const + sum(max(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
+            if most <= 0:
+                continue
+            if least > 0:
+                return [(0, 0)] * len(shape)
+            if len(moving) > 1:
+                raise NotImplementedError("a mask over several dimensions at once is no box of elements; use "
+                                          "nisa.affine_select")
+            (a, s), = moving.items()
+            b = bounds[-1 - a]
+            if s > 0:
+                b[1] = min(b[1], -term.const // s + 1)
+            else:
+                b[0] = max(b[0], -(term.const // s))
+        return [(lo, max(lo, hi)) for lo, hi in bounds]
+
+
+def arange(*args):
+    numbers = range(*(a.__index__() for a in args))
+    return Index(numbers.start, {0: numbers.step}, (len(numbers),))
+
+
+class _Grid:
+    """nl.mgrid[a:b, c:d]: an index expression for each dimension, over all of them; .p .x .y .z by name."""
+
+    def __init__(self, indices):
+        self.indices = indices
+
+    def __iter__(self):
+        return iter(self.indices)
+
+    def __getitem__(self, i):
+        return self.indices[i]
+
+    def __len__(self):
+        return len(self.indices)
+
+    p = property(lambda self: self.indices[0])
+    x = property(lambda self: self.indices[-1] if len(self.indices) == 2 else self.indices[1])
+    y = property(lambda self: self.indices[2])
+    z = property(lambda self: self.indices[3])
+
+
+class _MakeGrid:
+    def __getitem__(self, key):
+        key = key if isinstance(key, tuple) else (key,)
+        ranges = [range(k.start or 0, k.stop, k.step or 1) for k in key]
+        sizes = tuple(len(r) for r in reversed(ranges))
+        n = len(ranges)
+        return _Grid([Index(r.start, {n - 1 - d: r.step}, sizes) for d, r in enumerate(ranges)])
+
+
+mgrid = _MakeGrid()

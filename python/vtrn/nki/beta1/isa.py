@@ -1,0 +1,258 @@
+"""neuronxcc.nki.isa: instructions that return their result, made of those of vtrn.nki."""
+
+import math
+
+from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki.beta1 import language as old, tensor as t
+from vtrn.nki.beta1.index import Index
+from vtrn.nki.beta1.tensor import Product, Tensor, like, mask_of
+from vtrn.nki.isa import (  # noqa: F401 (names of the module)
+    constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
+    tensor_engine, unknown_engine, vector_engine)
+
+
+def raw(x):
+    return x.raw() if isinstance(x, Tensor) else x
+
+
+def result(x, dtype, shape=None):
+    return like(x.shape if shape is None else shape, dtype or x.dtype, x.par or 0)
+
+
+def tensor_copy(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
+    return old.apply(lambda d, s: isa.tensor_copy(d, s, engine), (src,), result(src, dtype), mask)
+
+
+def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
+    isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
+    return dst
+
+
+def memset(shape, value, dtype, *, mask=None, engine=unknown_engine, **unused):
+    out = like(shape, dtype)
+    return old.apply(lambda d: isa.memset(d, value, engine), (), out, mask)
+
+
+def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onezero=False, is_transpose=False, mask=None,
+              tile_position=(), tile_size=(), perf_mode="none", **unused):
+    mode = getattr(perf_mode, "value", perf_mode)
+    options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
+    if mask is not None:
+        raise NotImplementedError("nc_matmul: mask; mask what it reads and what is stored")
+    if is_transpose:
+        return nc_transpose(stationary)
+    return Product(stationary, moving, **options)
+
+
+def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):
+    v = data.raw()
+    free = math.prod(v.shape[1:])
+    on_vector = engine is isa.engine.vector
+    out = Tensor(tensor.ndarray((free, v.shape[0]), dtype or data.dtype, tensor.sbuf if on_vector else tensor.psum))
+    part, source = out, data
+    if mask is not None:
+        source = data.boxed(mask_of(mask))
+        n, m = source.shape[0], source.shape[1]
+        part = out.part((m, n), out.base.strides, out.base.offset, 0)
+    isa.nc_transpose(part.raw(), source.raw(), engine)
+    return out
+
+
+def tensor_tensor(data1, data2, op, *, dtype=None, mask=None, engine=unknown_engine, **unused):
+    return old.binary_tiles(op, data1, data2, dtype or old.result_type(data1, data2), mask, engine)
+
+
+def tensor_scalar(data, op0, operand0, reverse0=False, op1=None, operand1=None, reverse1=False, *, dtype=None, mask=None,
+                  engine=unknown_engine, **unused):
+    def call(d, x):
+        n = x.shape[0]
+        a, b = (raw(v)[:n] if isinstance(v, Tensor) else v for v in (operand0, operand1))
+        isa.tensor_scalar(d, x, op0, _fp32(a), reverse0, op1, _fp32(b), reverse1, engine)
+
+    return old.apply(call, (old.on_chip(data),), result(data, dtype), mask)
+
+
+def _fp32(x):
+    """A per-partition operand is fp32: others were cast by the compiler of that generation."""
+    if isinstance(x, tensor.ndarray) and x.dtype != dtypes.float32 and dtypes.IS_FLOAT[x._dtype]:
+        wide = tensor.ndarray(x.shape, dtypes.float32)
+        isa.tensor_copy(wide, x)
+        return wide
+    return x
+
+
+def scalar_tensor_tensor(*, data, op0, operand0, op1, operand1, reverse0=False, reverse1=False, dtype=None, mask=None,
+                         **unused):
+    def call(d, x, y):
+        isa.scalar_tensor_tensor(d, x, op0, _fp32(raw(operand0)), op1, y, reverse0, reverse1)
+
+    if isinstance(operand1, Tensor) and not old.is_column(operand1, data):
+        return old.apply(call, (data, t.broadcast_view(operand1, data.shape)), result(data, dtype), mask)
+    return tensor_scalar(data, op0, operand0, reverse0, op1, operand1, reverse1, dtype=dtype, mask=mask)
+
+
+def tensor_scalar_reduce(*, data, op0, operand0, reduce_op, reduce_res, reverse0=False, dtype=None, mask=None, **unused):
+    def call(d, x):
+        n = x.shape[0]
+        isa.tensor_scalar_reduce(d, x, op0, _fp32(raw(operand0)), reduce_op, reduce_res.raw()[:n], reverse0)
+
+    return old.apply(call, (data,), result(data, dtype), mask)
+
+
+def tensor_reduce(op, data, axis, *, mask=None, dtype=None, negate=False, keepdims=False, **unused):
+    return old.reduce(op, data, axis, dtype or data.dtype, mask, negate, True if data.ndim == 2 else keepdims)
+
+
+def tensor_partition_reduce(op, data, *, mask=None, dtype=None, **unused):
+    out = like((1, *data.shape[1:]), dtype or data.dtype)
+    isa.tensor_partition_reduce(out.raw(), op, data.raw())
+    return out
+
+
+def tensor_tensor_scan(data0, data1, initial, op0, op1, reverse0=False, reverse1=False, *, dtype=None, mask=None,
+                       **unused):
+    out = like(data1.shape, dtype or old.result_type(data0, data1))
+
+    def call(d, x, y):
+        isa.tensor_tensor_scan(d, x, y, raw(initial), op0, op1, reverse0, reverse1)
+
+    return old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
+
+
+def reciprocal(data, *, dtype=None, mask=None, **unused):
+    return old.apply(isa.reciprocal, (data,), result(data, dtype), mask)
+
+
+def activation(op, data, *, bias=None, scale=1.0, reduce_op=None, reduce_res=None, reduce_cmd=reduce_cmd.idle, mask=None,
+               dtype=None, **unused):
+    def call(d, x):
+        n = x.shape[0]
+        a, s = (raw(v)[:n] if isinstance(v, Tensor) else v for v in (bias, scale))
+        res = reduce_res.raw()[:n] if reduce_res is not None else None
+        isa.activation(d, op, x, a, _fp32(s), reduce_op, res, reduce_cmd)
+
+    return old.apply(call, (old.on_chip(data),), result(data, dtype), mask)
+
+
+def activation_reduce(op, data, *, reduce_op, reduce_res, bias=None, scale=1.0, mask=None, dtype=None, **unused):
+    return activation(op, data, bias=bias, scale=scale, reduce_op=nl.add if reduce_op is not None else None,
+                      reduce_res=reduce_res, reduce_cmd=isa.reduce_cmd.reset_reduce, mask=mask, dtype=dtype)
+
+
+def _pattern(expr, n_axes):
+    """(offset, step of the partition, [step, number] of the free axes) of an index expression."""
+    sizes, step = expr.sizes, expr.step
+    free = [[step.get(a, 0), sizes[a]] for a in range(n_axes - 1)][::-1]
+    return expr.const, step.get(n_axes - 1, 0), free
+
+
+def iota(expr, dtype, *, mask=None, **unused):
+    out = like(expr.shape, dtype)
+    offset, partition_step, pattern = _pattern(expr, expr.ndim)
+    isa.iota(out.raw(), pattern, offset, partition_step)
+    return out
+
+
+def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, **unused):
+    x, name, y = pred.comparison
+    difference = x - y
+    n = on_true_tile.ndim
+    padded = Index(difference.const, difference.step, on_true_tile.shape[::-1])
+    offset, partition_step, pattern = _pattern(padded, n)
+    out = result(on_true_tile, dtype)
+    isa.affine_select(out.raw(), pattern, partition_step, on_true_tile.raw(), on_false_value, getattr(nl, name), offset)
+    return out
+
+
+def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd=reduce_cmd.reset_reduce, reduce_res=None,
+                 reduce_op=None, range_start=0, on_false_value=old.fp32.min, mask=None, dtype=None, **unused):
+    def call(d, x):
+        isa.range_select(d, x, comp_op0, comp_op1, bound0.raw(), bound1.raw(), reduce_cmd, raw(reduce_res), None, range_start)
+
+    return old.apply(call, (on_true_tile,), result(on_true_tile, dtype), mask)
+
+
+def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
+                  reverse_pred=False, mask=None, dtype=None, **unused):
+    isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, None,
+                      reverse_pred)
+    return dst
+
+
+def tensor_scalar_cumulative(*, dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, mask=None,
+                             **unused):
+    isa.tensor_scalar_cumulative(dst.raw(), src.raw(), op0, op1, raw(imm0), raw(imm1), reduce_cmd)
+    return dst
+
+
+def bn_stats(data, *, mask=None, dtype=None, **unused):
+    return _of_rows(isa.bn_stats, data, 6, dtype, mask)
+
+
+def bn_aggr(data, *, mask=None, dtype=None, **unused):
+    return _of_rows(isa.bn_aggr, data, 2, dtype, mask)
+
+
+def _of_rows(instruction, data, n, dtype, mask):
+    source = data.boxed(mask_of(mask))
+    out = like((data.shape[0], n), dtype or data.dtype)
+    instruction(out.raw()[:source.raw().shape[0]], source.raw())
+    return out
+
+
+def dropout(data, prob, *, mask=None, dtype=None, **unused):
+    def call(d, x):
+        isa.dropout(d, x, raw(prob)[:x.shape[0]] if isinstance(prob, Tensor) else prob)
+
+    return old.apply(call, (data,), result(data, dtype), mask)
+
+
+def max8(*, src, mask=None, dtype=None, **unused):
+    out = like((src.shape[0], 8), dtype or src.dtype)
+    isa.max8(out.raw(), src.raw())
+    return out
+
+
+def nc_find_index8(*, data, vals, mask=None, dtype=None, **unused):
+    out = like((data.shape[0], 8), dtype or dtypes.uint32)
+    isa.nc_find_index8(out.raw(), data.raw(), vals.raw())
+    return out
+
+
+def nc_match_replace8(*, data, vals, imm, dst_idx=None, mask=None, dtype=None, **unused):
+    out = result(data, dtype)
+    isa.nc_match_replace8(out.raw(), data.raw(), vals.raw(), imm, raw(dst_idx))
+    return out
+
+
+def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, *, mask=None, **unused):
+    n = num_valid_indices or 16 * math.prod(index.shape[1:])
+    out = like((src_buffer.shape[0], n * num_elem_per_idx), src_buffer.dtype)
+    isa.local_gather(out.raw(), src_buffer.raw(), index.raw(), num_elem_per_idx, n)
+    return out if num_elem_per_idx == 1 else out.reshape((src_buffer.shape[0], n, num_elem_per_idx))
+
+
+def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused):
+    isa.nc_stream_shuffle(dst.raw(), src.raw(), shuffle_mask)
+
+
+def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, dge_mode=dge_mode.unknown, **unused):
+    mask = mask_of(mask)
+    to, by = dst.boxed(mask), src.boxed(mask)
+    if to is not None and by is not None:
+        isa.dma_copy(to.raw(), by.raw(), oob_mode=oob_mode, dst_rmw_op=dst_rmw_op)
+
+
+def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
+    v = src.raw()
+    order = list(range(v.ndim))
+    order[0], order[-1] = order[-1], order[0]
+    out = Tensor(tensor.ndarray([v.shape[d] for d in order], dtype or src.dtype))
+    isa.dma_transpose(out.raw(), v, tuple(order))
+    return out
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise NotImplementedError(f"neuronxcc.nki.isa.{name} is not there; docs/nki.md lists what is")

@@ -1,0 +1,360 @@
+"""neuronxcc.nki.language: operations that return tiles, made of those of vtrn.nki."""
+
+import builtins
+import math
+
+import numpy as np
+
+from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki.beta1 import tensor as t
+from vtrn.nki.beta1.index import Index, arange, mgrid  # noqa: F401 (names of the module)
+from vtrn.nki.beta1.tensor import Product, Tensor, like, make, mask_of, par_dim  # noqa: F401
+from vtrn.nki.dtypes import (  # noqa: F401
+    bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn, float8_e4m3fn_x4, float8_e5m2, float8_e5m2_x4,
+    float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
+from vtrn.nki.language import (  # noqa: F401
+    affine_range, device_print, ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf,
+    sequential_range, shared_hbm, static_range, tile_size)
+
+dslice = ds
+
+
+class fp32:
+    min, max = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
+
+
+class constants:
+    @staticmethod
+    def sizeinbytes(dtype):
+        return dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
+
+
+class nc:
+    """Cores of a launch grid's dimension: nl.nc(2) * n counts as 2 n programs, here all on one core."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __mul__(self, other):
+        return self.n * other
+
+    __rmul__ = __mul__
+
+    def __index__(self):
+        return self.n
+
+
+def spmd_dim(n, cores):
+    """A grid's dimension of n times the cores."""
+    return n.__index__() * cores.__index__()
+
+
+def static_cast(x, dtype):
+    if isinstance(x, Tensor):
+        return copy(x, dtype=dtype)
+    return np.asarray(x).astype(dtypes.numpy_of(dtypes.code_of(dtype)))
+
+
+# -- tensors
+
+def ndarray(shape, dtype, *, buffer=None, name="", lazy_initialization=False, **unused):
+    return make(shape, dtype, t.tensor.sbuf if buffer is None else _region(buffer))
+
+
+def _region(buffer):
+    return getattr(buffer, "region", buffer)  # an allocation of nki.compiler
+
+
+def full(shape, fill_value, dtype, *, buffer=None, name="", mask=None, **unused):
+    out = ndarray(shape, dtype, buffer=buffer)
+    t.assign(out, fill_value)
+    return out
+
+
+def zeros(shape, dtype, *, buffer=None, name="", **unused):
+    return full(shape, 0, dtype, buffer=buffer)
+
+
+def ones(shape, dtype, *, buffer=None, name="", **unused):
+    return full(shape, 1, dtype, buffer=buffer)
+
+
+def zeros_like(x, dtype=None, *, buffer=None, name="", **unused):
+    out = empty_like(x, dtype, buffer=buffer)
+    t.assign(out, 0)
+    return out
+
+
+def empty_like(x, dtype=None, *, buffer=None, name="", **unused):
+    return ndarray(_marked(x), dtype or x.dtype, buffer=x.buffer if buffer is None else buffer)
+
+
+def _marked(x):
+    return tuple(par_dim(n) if d == x.par else n for d, n in enumerate(x.shape))
+
+
+def shared_constant(constant, dtype=None, **unused):
+    return Tensor(nl.shared_constant(constant, dtype))
+
+
+def shared_identity_matrix(n, dtype=uint8, **unused):
+    return shared_constant(np.eye(n), dtype)
+
+
+def load(src, *, mask=None, dtype=None, **unused):
+    shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
+    out = like(shape, dtype or src.dtype)
+    _copy_masked(out, src, mask)
+    return out
+
+
+def _copy_masked(target, source, mask):
+    mask = mask_of(mask)
+    if target.ndim != source.ndim:
+        if mask is not None:
+            source, target = (x if x.ndim == builtins.max(source.ndim, target.ndim) else x.expand_dims(0)
+                              for x in (source, target))
+    to, by = target.boxed(mask), source.boxed(mask)
+    if to is not None and by is not None:
+        t.move(to, by)
+
+
+def store(dst, value, *, mask=None, **unused):
+    mask = mask_of(mask)
+    if not isinstance(value, Tensor):
+        part = dst.boxed(mask)
+        if part is not None:
+            t.assign(part, value)
+        return
+    if mask is not None and value.shape != dst.shape:
+        value = t.broadcast_view(value, dst.shape)
+    _copy_masked(dst, value, mask)
+
+
+def load_transpose2d(src, *, mask=None, dtype=None, **unused):
+    return Tensor(nl.load_transpose2d(src.raw(), dtype))
+
+
+def gather_flattened(data, indices, *, mask=None, dtype=None, **unused):
+    out = like(indices.shape, data.dtype, indices.par or 0)
+    isa.nc_n_gather(out.raw(), data.raw(), indices.raw())
+    return out
+
+
+def copy(src, *, mask=None, dtype=None, **unused):
+    out = like(src.shape, dtype or src.dtype, src.par or 0)
+    _copy_masked(out, src, mask)
+    return out
+
+
+def broadcast_to(src, *, shape, **unused):
+    return t.broadcast_view(src, shape)
+
+
+def expand_dims(data, axis):
+    return data.expand_dims(axis)
+
+
+# -- operations
+
+def result_type(x, y):
+    """Of two tiles or numbers."""
+    kinds = [v.dtype for v in (x, y) if isinstance(v, Tensor)]
+    if len(set(kinds)) == 1:
+        return kinds[0]
+    for kind in (float32, bfloat16, float16):
+        if kind in kinds:
+            return kind
+    return kinds[0]
+
+
+def apply(f, inputs, out, mask):
+    """f(result, inputs...) on what the mask leaves of them."""
+    mask = mask_of(mask)
+    boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
+        if mask is not None else inputs
+    part = out.boxed(mask)
+    if part is not None:
+        f(part.raw(), *(x.boxed(mask).raw() if isinstance(x, Tensor) else x for x in boxes))
+    return out
+
+
+def is_column(x, other):
+    """[P, 1] beside [P, F]: an operand of a tensor_scalar."""
+    return isinstance(x, Tensor) and x.ndim == other.ndim == 2 and x.par == other.par == 0 and x.shape[1] == 1 and \
+        other.shape[1] > 1 and x.shape[0] == other.shape[0]
+
+
+def _binary(name):
+    op = getattr(nl, name)
+
+    def call(x, y, *, mask=None, dtype=None, **unused):
+        x, y = (Tensor(nl.shared_constant(v)) if isinstance(v, np.ndarray) and v.ndim else v for v in (x, y))
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+            raise TypeError(f"nl.{name}: {x!r} and {y!r}: one is a tile")
+        kind = dtype or result_type(x, y)
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            data, number, reverse = (x, y, False) if isinstance(x, Tensor) else (y, x, True)
+            return apply(lambda d, v: isa.tensor_scalar(d, v, op, number, reverse0=reverse), (data,),
+                         like(data.shape, kind, data.par or 0), mask)
+        return binary_tiles(op, x, y, kind, mask)
+
+    call.__name__ = name
+    isa.ALU_OF[call] = isa.ALU_OF[op]
+    return call
+
+
+def on_chip(x):
+    return x if x.base._is_on_chip else load(x)
+
+
+def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown):
+    x, y = on_chip(x), on_chip(y)
+    n = builtins.max(x.ndim, y.ndim)
+    x, y = (t.broadcast_view(v, (1,) * (n - v.ndim) + v.shape) if v.ndim < n else v for v in (x, y))
+    shape = tuple(builtins.max(a, b) for a, b in zip(x.shape, y.shape))
+    out = like(shape, kind, x.par or 0)
+    is_bits = isa.ALU_OF[op] >= isa._FIRST_BITWISE
+    for data, column, reverse in ((x, y, False), (y, x, True)):
+        if mask is None and is_column(column, data) and column.dtype == float32 and not is_bits:
+            isa.tensor_scalar(out.raw(), data.raw(), op, column.raw(), reverse0=reverse)
+            return out
+    if x.base._is_psum and y.base._is_psum:
+        y = t.binary_free_copy(y, y.dtype)
+    x, y = t.broadcast_view(x, shape), t.broadcast_view(y, shape)
+    return apply(lambda d, a, b: isa.tensor_tensor(d, a, b, op, engine), (x, y), out, mask)
+
+
+for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal",
+              "greater", "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
+              "bitwise_xor", "left_shift", "right_shift", "abs_max", "abs_min"):
+    globals()[_name] = _binary(_name)
+
+
+def divide(x, y, *, mask=None, dtype=None, **unused):
+    if not isinstance(y, Tensor):
+        return multiply(x, 1.0 / y, mask=mask, dtype=dtype)  # noqa: F821
+    return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask,  # noqa: F821
+                    dtype=dtype or (result_type(x, y) if isinstance(x, Tensor) else y.dtype))
+
+
+def reciprocal(x, *, mask=None, dtype=None, **unused):
+    return apply(isa.reciprocal, (on_chip(x),), like(x.shape, dtype or x.dtype, x.par or 0), mask)
+
+
+isa.ACT_OF[reciprocal] = isa.ACT_OF[nl.reciprocal]
+
+
+def _unary(name):
+    op = getattr(nl, name)
+
+    def call(x, *, mask=None, dtype=None, **unused):
+        x = on_chip(x)
+        return apply(lambda d, v: isa.activation(d, op, v), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
+
+    call.__name__ = name
+    isa.ACT_OF[call] = isa.ACT_OF[op]
+    return call
+
+
+for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "gelu", "gelu_dx", "gelu_apprx_tanh", "silu",
+              "silu_dx", "softplus", "mish", "erf", "square", "abs", "sign", "arctan", "sin"):
+    globals()[_name] = _unary(_name)
+isa.ACT_OF[copy] = isa.ACT_OF[nl.copy]
+
+
+def negative(x, *, mask=None, dtype=None, **unused):
+    return multiply(x, -1.0, mask=mask, dtype=dtype)  # noqa: F821
+
+
+def invert(x, *, mask=None, dtype=None, **unused):
+    return apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
+
+
+def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
+    x = on_chip(x)
+    axes = sorted(a + x.ndim if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
+    if x.par in axes:
+        raise ValueError(f"a reduction over dimension {x.par}, which counts partitions: transpose first")
+    source = x.boxed(mask_of(mask))
+    kept = [d for d in range(x.ndim) if d not in axes]
+    order = kept + axes
+    v = source.base
+    v = v._view([v.shape[d] for d in order], [v.strides[d] for d in order], v.offset, v._dtype)
+    out = like([x.shape[d] if d in kept else 1 for d in range(x.ndim)], kind, x.par or 0)
+    part = out.boxed(None)
+    if mask is not None:
+        part = out.part([source.shape[d] if d in kept else 1 for d in range(x.ndim)], out.base.strides, out.base.offset,
+                        out.par)
+    w = part.base
+    to = w._view([w.shape[d] for d in kept] + [1] * (len(kept) < 2), [w.strides[d] for d in kept] + [1] * (len(kept) < 2),
+                 w.offset, w._dtype)
+    isa.tensor_reduce(to, op, v, tuple(range(len(kept), x.ndim)), negate=negate)
+    if keepdims or len(kept) < 2:
+        return out
+    v = out.base
+    return Tensor(v._view([v.shape[d] for d in kept], [v.strides[d] for d in kept], v.offset, v._dtype),
+                  kept.index(x.par or 0))
+
+
+def _reduction(name, op):
+    def call(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
+        return reduce(op, x, axis, dtype or x.dtype, mask, keepdims=keepdims)
+
+    call.__name__ = name
+    isa.ALU_OF[call] = isa.ALU_OF[op]
+    return call
+
+
+sum, prod = _reduction("sum", nl.add), _reduction("prod", nl.multiply)  # noqa: A001
+max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa: A001
+
+
+def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
+    axes = (axis,) if isinstance(axis, int) else axis
+    total = reduce(nl.add, x, axis, float32, mask, keepdims=keepdims)
+    return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
+
+
+def where(condition, x, y, *, mask=None, dtype=None, **unused):
+    parts = [v.raw() if isinstance(v, Tensor) else v for v in (condition, x, y)]
+    return Tensor(nl.where(*parts, dtype))
+
+
+def softmax(x, axis, *, mask=None, dtype=None, **unused):
+    return Tensor(nl.softmax(x.raw(), -1, dtype))
+
+
+def transpose(x, *, mask=None, dtype=None, **unused):
+    return Tensor(nl.transpose(x.raw(), dtype))
+
+
+def matmul(x, y, *, transpose_x=False, mask=None, **unused):
+    stationary = x if transpose_x else transpose(x)
+    return Product(on_chip(stationary), on_chip(y))
+
+
+def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
+    raise NotImplementedError("nl.loop_reduce: loops execute one after another here; add to a tile instead")
+
+
+def all_reduce(x, op, program_axes, **unused):
+    raise NotImplementedError("nl.all_reduce over programs is not there")
+
+
+def rand(shape, dtype=float32, **unused):
+    """Uniform in [0, 1); outside of a kernel an array."""
+    if tensor.core.current() is None:
+        return np.random.default_rng().random(shape, np.float32).astype(dtypes.numpy_of(dtypes.code_of(dtype)))
+    bits = like(shape, uint32)
+    isa.rng(bits.raw())
+    out = like(shape, dtype)
+    isa.tensor_scalar(bits.raw(), bits.raw(), nl.right_shift, 8)
+    isa.tensor_scalar(out.raw(), bits.raw(), nl.multiply, 2.0**-24)
+    return out
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise NotImplementedError(f"neuronxcc.nki.language.{name} is not there; docs/nki.md lists what is")

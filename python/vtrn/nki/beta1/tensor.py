@@ -1,0 +1,343 @@
+"""Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
+a tensor of vtrn.nki whose partition dimension may stand anywhere."""
+
+import math
+
+import numpy as np
+
+from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
+
+
+class par_dim(int):
+    """Marks the partition dimension of a shape."""
+
+
+class Tensor:
+    """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
+    indirect: (tile of row numbers, number of rows) where they choose dimension 0."""
+
+    __slots__ = ("base", "par", "indirect", "last")
+    __hash__ = object.__hash__
+
+    def __init__(self, base, par=None, indirect=None):
+        self.base, self.indirect, self.last = base, indirect, None
+        self.par = par if par is not None or not base._is_on_chip else 0
+
+    shape = property(lambda self: self.base.shape)
+    dtype = property(lambda self: self.base.dtype)
+    buffer = property(lambda self: self.base.buffer)
+    ndim = property(lambda self: self.base.ndim)
+    size = property(lambda self: math.prod(self.base.shape))
+
+    def raw(self):
+        """As instructions take it: partitions first."""
+        v, order = self.base, None
+        if self.par:
+            order = [self.par, *(d for d in range(v.ndim) if d != self.par)]
+            v = v._view([v.shape[d] for d in order], [v.strides[d] for d in order], v.offset, v._dtype)
+        if v._is_on_chip and v.ndim == 1:
+            v = v._view([v.shape[0], 1], [v.strides[0], 1], v.offset, v._dtype)
+        if self.indirect is not None:
+            v = v._view(v.shape, v.strides, v.offset, v._dtype)
+            v._indirect = self.indirect
+        return v
+
+    def numpy(self):
+        return self.base.numpy()
+
+    def __array__(self, dtype=None, copy=None):
+        return self.base.__array__(dtype)
+
+    def __repr__(self):
+        return repr(self.base)
+
+    # -- parts
+
+    def part(self, shape, strides, offset, par):
+        return Tensor(self.base._view(shape, strides, offset, self.base._dtype), par)
+
+    def __getitem__(self, key):
+        if key is Ellipsis:
+            return Tensor(self.base, self.par)
+        key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
+        n = sum(k is not None for k in key if k is not Ellipsis)
+        if any(k is Ellipsis for k in key):
+            at = next(i for i, k in enumerate(key) if k is Ellipsis)
+            key = (*key[:at], *[slice(None)] * (self.ndim - n), *key[at + 1:])
+        else:
+            key = (*key, *[slice(None)] * (self.ndim - n))
+        if len([k for k in key if k is not None]) != self.ndim:
+            raise IndexError(f"{len(key)} subscripts of a tensor of {self.ndim} dimensions")
+        return self._select(key)
+
+    def _select(self, key):
+        """Integers drop a dimension, slices keep it, index expressions together make dimensions of their own."""
+        found = [k for k in key if isinstance(k, Index)]
+        sizes = broadcast(*found)[::-1] if found else ()
+        shape, strides, offset, d = [], [], self.base.offset, 0
+        axes = None  # where the dimensions of index expressions begin
+        owner = None  # dimension that counts partitions
+        indirect, is_par_dropped = None, False
+        for k in key:
+            if k is None:
+                shape.append(1), strides.append(1)
+                continue
+            n, s = self.shape[d], self.base.strides[d]
+            if isinstance(k, Index):
+                if axes is None:
+                    axes = len(shape)
+                    shape += sizes
+                    strides += [0] * len(sizes)
+                offset += k.const * s
+                for a, step in k.step.items():
+                    strides[axes + len(sizes) - 1 - a] += step * s
+                    if d == self.par and step and sizes[len(sizes) - 1 - a] > 1:
+                        owner = axes + len(sizes) - 1 - a if owner is None else owner
+                is_par_dropped |= d == self.par and owner is None
+            elif isinstance(k, slice):
+                start, stop, step = self._range(k, n)
+                if d == self.par:
+                    owner = len(shape)
+                shape.append(len(range(start, stop, step))), strides.append(s * step)
+                offset += start * s
+            elif isinstance(k, Tensor):
+                indirect = (k.raw(), n)
+                if d != 0 or self.par is not None:
+                    raise NotImplementedError("row numbers from a tile choose dimension 0 of a tensor in HBM")
+                if axes is None and not found:
+                    shape.append(k.shape[0]), strides.append(s)
+                else:
+                    axes, row_step = len(shape), s
+                    shape += sizes
+                    strides += [0] * len(sizes)
+                    shape[axes], strides[axes] = k.shape[0], row_step
+            else:
+                i = k.__index__()
+                if not -n <= i < n:
+                    raise IndexError(f"index {i} of dimension {d}, which has {n} elements")
+                offset += (i + n if i < 0 else i) * s
+                is_par_dropped |= d == self.par
+            d += 1
+        if self.par is not None and owner is None:
+            is_par_dropped = True
+        if is_par_dropped and owner is None:  # one partition: a dimension of 1 counts it
+            if shape and shape[0] == 1:
+                strides[0], owner = 1, 0
+            else:
+                shape, strides, owner = [1, *shape], [1, *strides], 0
+        if self.par is not None and len(shape) == 1:
+            shape, strides = [*shape, 1], [*strides, 1]
+        if self.par is None and not shape:
+            shape, strides = [1], [1]
+        part = self.part(shape, strides, offset, owner)
+        part.indirect = indirect
+        return part
+
+    @staticmethod
+    def _range(k, n):
+        start = 0 if k.start is None else k.start.__index__()
+        stop = n if k.stop is None else k.stop.__index__()
+        if start < 0 or stop < 0:
+            start, stop, _ = slice(start, stop).indices(n)
+        if stop > n:
+            raise IndexError(f"a slice to {stop} of a dimension of {n} elements")
+        return start, stop, k.step or 1
+
+    def boxed(self, mask):
+        """The part for which the mask holds; None: nowhere."""
+        if mask is None:
+            return self
+        box = mask.box(self.shape)
+        if any(lo >= hi for lo, hi in box):
+            return None
+        offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, self.base.strides))
+        part = self.part([hi - lo for lo, hi in box], self.base.strides, offset, self.par)
+        if self.indirect is not None:
+            tile, n = self.indirect
+            part.indirect = (tile[box[0][0]:box[0][1]], n)
+        return part
+
+    def __setitem__(self, key, value):
+        target = self[key]
+        if isinstance(value, Tensor) and value.last is self:
+            return  # target += ..., which has stored it
+        assign(target, value)
+
+    def reshape(self, *shape):
+        shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        return Tensor(self.base.reshape(shape), self.par)
+
+    def view(self, dtype):
+        return Tensor(self.base.view(dtype), self.par)
+
+    def broadcast_to(self, shape):
+        return broadcast_view(self, shape)
+
+    def expand_dims(self, axis):
+        shape, strides = list(self.shape), list(self.base.strides)
+        axis = axis + len(shape) + 1 if axis < 0 else axis
+        shape.insert(axis, 1), strides.insert(axis, 1)
+        par = None if self.par is None else self.par + (axis <= self.par)
+        return self.part(shape, strides, self.base.offset, par)
+
+    def astype(self, dtype):
+        return binary_free_copy(self, dtype)
+
+    # -- operators
+
+    def __iadd__(self, other):
+        accumulate(self, other)
+        self.last = self
+        return self
+
+
+def _operator(name, swap=False):
+    def call(self, other):
+        from vtrn.nki.beta1 import language
+
+        f = getattr(language, name)
+        return f(other, self) if swap else f(self, other)
+
+    return call
+
+
+for _name, _function in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide"),
+                         ("lt", "less"), ("le", "less_equal"), ("gt", "greater"), ("ge", "greater_equal"),
+                         ("and", "bitwise_and"), ("or", "bitwise_or"), ("eq", "equal"), ("ne", "not_equal"),
+                         ("pow", "power")):
+    setattr(Tensor, f"__{_name}__", _operator(_function))
+    if _name in ("add", "sub", "mul", "truediv", "pow"):
+        setattr(Tensor, f"__r{_name}__", _operator(_function, True))
+Tensor.__neg__ = lambda self: self * -1.0
+
+
+class Product(Tensor):
+    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read."""
+
+    __slots__ = ("stationary", "moving", "options", "made")
+
+    def __init__(self, stationary, moving, **options):
+        self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
+        self.indirect, self.last, self.par = None, None, 0
+
+    def into(self, target, accumulate):
+        isa.nc_matmul(target.raw(), self.stationary.raw(), self.moving.raw(), accumulate=accumulate, **self.options)
+
+    @property
+    def base(self):
+        if self.made is None:
+            k, free = self.stationary.raw().shape[0], self.moving.raw().shape[1:]
+            m = self.stationary.size // k
+            if self.options.get("perf_mode"):  # both operands have two rows a partition
+                m, free = m // 2, free[1:]
+            columns = (m, *free)
+            made = Tensor(tensor.ndarray(columns, dtypes.float32, tensor.psum))
+            self.made = made
+            self.into(made, False)
+        return self.made.base
+
+
+def like(shape, dtype, par=0, buffer=tensor.sbuf):
+    """A new tile of that shape."""
+    return make(tuple(par_dim(n) if d == par else n for d, n in enumerate(shape)), dtype, buffer)
+
+
+_BANK_ELEMENTS = 512
+
+
+def make(shape, dtype, buffer):
+    marked = [d for d, n in enumerate(shape) if isinstance(n, par_dim)]
+    shape = tuple(int(n) for n in shape)
+    region = tensor.region_of(buffer)
+    if region not in (tensor.sbuf, tensor.psum):
+        return Tensor(tensor.ndarray(shape, dtype, region))
+    par = marked[0] if marked else 0
+    blocks, free = shape[:par], shape[par + 1:] or (1,)
+    row = math.prod(free)
+    size = dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
+    if region is tensor.psum and blocks:  # each block from the start of a bank
+        row = -(-row * size // 2048) * 2048 // size
+    base = tensor.ndarray((shape[par], math.prod(blocks) * row), dtype, region)
+    strides, step = [], 1
+    for n in reversed(free):
+        strides.insert(0, step)
+        step *= n
+    strides.insert(0, base.strides[0])
+    step = row
+    for n in reversed(blocks):
+        strides.insert(0, step)
+        step *= n
+    return Tensor(base._view((*shape[:par + 1], *free), strides, base.offset, base._dtype), par)
+
+
+def broadcast_view(x, shape):
+    """Dimensions of 1 grow with step 0; partitions that grow are copied by DMA."""
+    shape = tuple(int(n) for n in shape)
+    while x.ndim < len(shape):
+        x = x.expand_dims(0) if x.par is None else x.expand_dims(x.par + 1)
+    if x.shape == shape:
+        return x
+    if any(n not in (1, m) for n, m in zip(x.shape, shape)):
+        raise ValueError(f"broadcast: {x.shape} to {shape}")
+    strides = [0 if n != m else s for n, m, s in zip(x.shape, shape, x.base.strides)]
+    if x.par is not None and x.shape[x.par] != shape[x.par]:
+        source = x if not x.base._is_psum else binary_free_copy(x, x.dtype)
+        spread = like(shape, x.dtype, x.par)
+        view = source.base._view(shape, strides, source.base.offset, source.base._dtype)
+        isa.dma_copy(spread.raw(), Tensor(view, x.par).raw())
+        return spread
+    return x.part(shape, strides, x.base.offset, x.par)
+
+
+def binary_free_copy(x, dtype):
+    out = like(x.shape, dtype, x.par or 0)
+    move(out, x)
+    return out
+
+
+def move(target, source):
+    """Whatever memories they are in."""
+    to, by = target.raw(), source.raw()
+    if not to._is_on_chip and by._is_psum:
+        staged = tensor.ndarray(by.shape, by.dtype)
+        isa.tensor_copy(staged, by)
+        by = staged
+    if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
+        isa.tensor_copy(to, by)
+    else:
+        isa.dma_copy(to, by)
+
+
+def assign(target, value):
+    if isinstance(value, Product) and target.base._is_psum:
+        value.into(target, False)
+    elif isinstance(value, Tensor):
+        if value.shape != target.shape and value.size != target.size:
+            value = broadcast_view(value, target.shape)
+        move(target, value)
+    elif target.base._is_on_chip:
+        isa.memset(target.raw(), value)
+    else:
+        constant = np.full(target.shape, value, dtypes.numpy_of(target.base._dtype))
+        isa.dma_copy(target.raw(), nl.shared_constant(constant))
+
+
+def accumulate(target, value):
+    if isinstance(value, Product) and target.base._is_psum and value.made is None:
+        value.into(target, None)
+        return
+    if not isinstance(value, Tensor):
+        isa.tensor_scalar(target.raw(), target.raw(), nl.add, value)
+        return
+    if target.base._is_psum and value.base._is_psum:
+        value = binary_free_copy(value, value.dtype)
+    isa.tensor_tensor(target.raw(), target.raw(), broadcast_view(value, target.shape).raw(), nl.add)
+
+
+def mask_of(mask):
+    if mask is None or mask is True:
+        return None
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask {mask!r}: a comparison of index expressions")
+    return mask

@@ -1,0 +1,200 @@
+"""Kernels of NKI's first generation, neuronxcc.nki: tiles returned, masks, index expressions, block dimensions."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+
+vtrn.nki.install(force=True)
+import neuronxcc.nki as nki  # noqa: E402
+import neuronxcc.nki.isa as nisa  # noqa: E402
+import neuronxcc.nki.language as nl  # noqa: E402
+from neuronxcc.nki.typing import tensor  # noqa: E402, F401
+
+from vtrn.nki.beta1.index import Index, Mask  # noqa: E402
+
+rng = np.random.default_rng(5)
+
+
+def numbers(*shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+# -- index expressions, against NumPy's integers
+
+
+def evaluate(index):
+    grid = np.indices(index.shape)
+    return index.const + sum(step * grid[index.ndim - 1 - a] for a, step in index.step.items())
+
+
+def test_index_expressions_are_those_of_numpy():
+    i, j = nl.arange(7)[:, None], nl.arange(2, 11, 3)[None, :]
+    a, b = np.arange(7)[:, None], np.arange(2, 11, 3)[None, :]
+    for got, want in ((i + j, a + b), (3 * i - j + 4, 3 * a - b + 4), (10 - i, 10 - a), (-j, -b),
+                      (i[:, :, None] + j[None], a[:, :, None] + b[None])):
+        np.testing.assert_array_equal(np.broadcast_to(evaluate(got), want.shape), want)
+    p, x, y = nl.mgrid[0:2, 3:5, 0:4]
+    for got, want in zip((p, x, y), np.mgrid[0:2, 3:5, 0:4]):
+        np.testing.assert_array_equal(evaluate(got), want)
+
+
+@pytest.mark.parametrize("term", [lambda i: i < 5, lambda i: i >= 3, lambda i: 2 * i + 1 <= 7, lambda i: 9 - i > 4,
+                                  lambda i: i + 4 == 7, lambda i: i < 99, lambda i: i > 99, lambda i: 3 * i > 4])
+def test_masks_are_boxes(term):
+    i = nl.arange(10)[:, None]
+    (lo, hi), _ = term(i).box((10, 4))
+    np.testing.assert_array_equal(np.arange(lo, hi), np.flatnonzero(term(np.arange(10))))
+
+
+def test_a_mask_that_is_no_box_and_its_truth_are_errors():
+    i, j = nl.mgrid[0:8, 0:8]
+    with pytest.raises(NotImplementedError, match="affine_select"):
+        (i < j).box((8, 8))
+    with pytest.raises(TypeError, match="write &"):
+        bool(i < 4 and j < 4)
+    assert isinstance(i, Index) and isinstance((i < 4) & (j < 2), Mask)
+
+
+# -- kernels
+
+
+@nki.jit
+def add_tiles(a, b):
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    n, m = a.shape
+    for k in nl.affine_range((n + 127) // 128):
+        i, j = k * 128 + nl.arange(128)[:, None], nl.arange(m)[None, :]
+        mask = i < n
+        total = nl.load(a[i, j], mask=mask) + nl.load(b[i, j], mask=mask) * 2.0
+        nl.store(out[i, j], value=total, mask=mask)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:.*nothing had written")
+@pytest.mark.parametrize("n", [1, 31, 128, 129, 300])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=str)
+def test_masked_tiles(n, dtype):
+    a, b = numbers(n, 65, dtype=dtype), numbers(n, 65, dtype=dtype)
+    want = (a.astype(np.float32) + (b.astype(np.float32) * 2).astype(dtype).astype(np.float32)).astype(dtype)
+    np.testing.assert_array_equal(add_tiles(a, b).astype(np.float32), want.astype(np.float32))
+
+
+@nki.jit
+def matmul(a_t, b):
+    """Block dimensions, PSUM sums by +=, operands of index expressions."""
+    k, m = a_t.shape
+    _, n = b.shape
+    out = nl.ndarray((m, n), dtype=nl.float32, buffer=nl.shared_hbm)
+    lhs = nl.ndarray((k // 128, nl.par_dim(128), m), dtype=a_t.dtype, buffer=nl.sbuf)
+    i_p, i_m = nl.mgrid[0:128, 0:m]
+    for t in nl.affine_range(k // 128):
+        lhs[t, i_p, i_m] = nl.load(a_t[t * 128 + i_p, i_m])
+    for c in nl.affine_range(n // 64):
+        total = nl.zeros((nl.par_dim(m), 64), dtype=nl.float32, buffer=nl.psum)
+        for t in nl.affine_range(k // 128):
+            total += nisa.nc_matmul(lhs[t], nl.load(b[nl.ds(t * 128, 128), nl.ds(c * 64, 64)]))
+        nl.store(out[:, nl.ds(c * 64, 64)], total)
+    return out
+
+
+def test_matmul_sums_in_psum():
+    a, b = numbers(384, 100), numbers(384, 128)
+    np.testing.assert_allclose(matmul(a, b), a.T @ b, rtol=1e-4, atol=1e-3)
+
+
+@nki.jit
+def softmax(a):
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    x = nl.load(a)
+    x = nl.exp(x - nl.max(x, axis=[1], keepdims=True))
+    nl.store(out, x / nl.sum(x, axis=[1], keepdims=True))
+    return out
+
+
+def test_operators_broadcast_columns():
+    a = numbers(100, 333)
+    e = np.exp(a - a.max(1, keepdims=True))
+    np.testing.assert_allclose(softmax(a), e / e.sum(1, keepdims=True), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape_a, shape_b", [((64, 33), (1, 33)), ((64, 33), (64, 1)), ((1, 33), (64, 1)),
+                                              ((64, 33), (1, 1))])
+def test_tiles_broadcast(shape_a, shape_b):
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((64, 33), dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.add(nl.load(a), nl.load(b)))
+        return out
+
+    a, b = numbers(*shape_a), numbers(*shape_b)
+    np.testing.assert_array_equal(kernel(a, b), a + b)
+
+
+def test_affine_select_iota_and_transposes():
+    @nki.jit
+    def kernel(a):
+        i, j = nl.mgrid[0:128, 0:128]
+        x = nl.load(a[i, j])
+        lower = nisa.affine_select(pred=(j <= i), on_true_tile=x[i, j], on_false_value=-1.0)
+        numbered = nisa.iota(3 * nl.arange(128)[:, None] + nl.arange(128)[None, :], dtype=nl.int32)
+        outs = [nl.ndarray((128, 128), dtype=d, buffer=nl.shared_hbm) for d in (nl.float32, nl.int32, nl.float32)]
+        for out, value in zip(outs, (lower, numbered, nisa.nc_transpose(x))):
+            nl.store(out, value)
+        return tuple(outs)
+
+    a = numbers(128, 128)
+    lower, numbered, turned = kernel(a)
+    np.testing.assert_array_equal(lower, np.where(np.tri(128, dtype=bool), a, -1))
+    np.testing.assert_array_equal(numbered, 3 * np.arange(128)[:, None] + np.arange(128))
+    np.testing.assert_array_equal(turned, a.T)
+
+
+def test_row_numbers_from_a_tile_gather_and_scatter():
+    @nki.jit
+    def kernel(data, numbers_of_rows):
+        i, j = nl.arange(16)[:, None], nl.arange(40)[None, :]
+        index = nl.load(numbers_of_rows[i, nl.arange(1)[None, :]])
+        rows = nl.load(data[index, j])
+        out = nl.ndarray((16, 40), dtype=data.dtype, buffer=nl.shared_hbm)
+        nl.store(out, rows)
+        nl.store(data[index, j], value=rows * 2.0)
+        return out
+
+    data, index = numbers(50, 40), rng.permutation(50)[:16].astype(np.int32)[:, None]
+    want = data[index[:, 0]].copy()
+    np.testing.assert_array_equal(kernel(data, index), want)
+    np.testing.assert_array_equal(data[index[:, 0]], want * 2)
+
+
+def test_a_grid_and_a_kernel_that_writes_to_its_argument():
+    def kernel(a, out):
+        i = nl.program_id(0) * 32 + nl.arange(32)[:, None]
+        j = nl.program_id(1) * 50 + nl.arange(50)[None, :]
+        nl.store(out[i, j], nl.load(a[i, j]) + 1.0)
+
+    a, out = numbers(64, 100), np.zeros((64, 100), np.float32)
+    nki.simulate_kernel(nki.trace(kernel)[2, 2], a, out)
+    np.testing.assert_array_equal(out, a + 1)
+
+
+def test_benchmark_tells_a_latency(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench = nki.benchmark(warmup=1, iters=2)(softmax)
+    a = numbers(64, 100)
+    np.testing.assert_array_equal(bench(a), softmax(a))
+    assert 1 < bench.benchmark_result.nc_latency.get_latency_percentile(99) < 1000
+
+
+def test_decorators_of_the_generation_are_there():
+    for decorated in (nki.jit(mode="simulation"), nki.baremetal, nki.trace, nki.jit):
+        kernel = decorated(add_tiles.function)
+        a = numbers(5, 7)
+        np.testing.assert_array_equal(kernel(a, a), a + a * 2)
+
+
+def test_a_name_that_is_missing_says_so():
+    with pytest.raises(NotImplementedError, match="neuronxcc.nki.language.rms_norm"):
+        nl.rms_norm
