@@ -84,7 +84,7 @@ static void extreme_numbers_survive_text(void **state) {
 static void every_mnemonic_survives_alone(void **state) {
     (void)state;
     legal_rng r = legal_rng_start();
-    vtrn_program *p = legal_program(&r, 3);
+    vtrn_program *p = legal_program(&r, 4);
     bool is_seen[VTRN_OP_COUNT] = {false};
     for (uint32_t i = 0; i < p->n_instrs; i++) {
         char line[1024];
