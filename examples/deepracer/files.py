@@ -1,0 +1,219 @@
+"""The user's three files: model_metadata.json, hyperparameters.json and reward_function.py, read and judged."""
+
+import dataclasses
+import json
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+
+import policy
+
+MAX_STEERING_DEG, SPEED_MPS = 30.0, (0.1, 4.0)
+CAMERAS = ("FRONT_FACING_CAMERA", "LEFT_CAMERA")
+LATER = ("STEREO_CAMERAS", "LIDAR", "SECTOR_LIDAR", "DISCRETIZED_SECTOR_LIDAR")
+
+
+class BadFile(ValueError):
+    """A file of the user's breaks a rule: the message names file, rule, value and remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Actions:
+    """What the car can do. Discrete: choices, pairs (degrees, m/s). Continuous: ranges of degrees and of m/s."""
+
+    choices: tuple = ()
+    ranges: tuple = ()
+
+    @property
+    def is_continuous(self) -> bool:
+        return not self.choices
+
+    @property
+    def n_out(self) -> int:
+        return 2 if self.is_continuous else len(self.choices)
+
+    def command(self, action):
+        """(degrees [N], m/s [N]) of actions, in JAX: int32 [N], or fp32 [N, 2] that is clipped to -1..1."""
+        if self.is_continuous:
+            unit = (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5
+            low, high = (np.array([r[k] for r in self.ranges], np.float32) for k in (0, 1))
+            both = low + (high - low) * unit
+            return both[:, 0], both[:, 1]
+        table = np.array(self.choices, np.float32)
+        chosen = (jnp.arange(self.n_out, dtype=jnp.int32)[None, :] == action[:, None]).astype(jnp.float32)
+        return jnp.sum(chosen * table[:, 0], -1), jnp.sum(chosen * table[:, 1], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    actions: Actions
+    network: str
+    algorithm: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    batch_size: int = 64
+    num_epochs: int = 5
+    lr: float = 0.0003
+    beta_entropy: float = 0.01
+    discount_factor: float = 0.99
+    loss_type: str = "huber"
+    num_episodes_between_training: int = 20
+    exploration_type: str = "categorical"
+    e_greedy_value: float = 0.05
+    epsilon_steps: int = 10000
+    stack_size: int = 1
+    sac_alpha: float = 0.2
+    term_cond_max_episodes: int = 1000
+    term_cond_avg_score: float = 350.0
+
+
+# Lowest and highest value of each number.
+LIMITS = {
+    "batch_size": (1, 8192),
+    "num_epochs": (1, 100),
+    "lr": (1e-8, 1e-1),
+    "beta_entropy": (0, 1),
+    "discount_factor": (0, 1),
+    "num_episodes_between_training": (1, 1000),
+    "e_greedy_value": (0, 1),
+    "epsilon_steps": (0, 10**9),
+    "stack_size": (1, 16),
+    "sac_alpha": (0, 10),
+    "term_cond_max_episodes": (1, 10**9),
+    "term_cond_avg_score": (0, 10**9),
+}
+LOSSES = {"huber": True, "mean squared error": False, "mean_squared_error": False}
+EXPLORATIONS = ("categorical", "e-greedy")
+
+
+def _json(path: str) -> dict:
+    try:
+        with open(path) as f:
+            value = json.load(f)
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise BadFile(f"{path}: not JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise BadFile(f"{path}: the file holds a {type(value).__name__}, not an object {{...}}")
+    return value
+
+
+def _number(path: str, name: str, value, low, high, is_whole=False):
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high or (is_whole and number != int(number)):
+        kind = "a whole number" if is_whole else "a number"
+        raise BadFile(f"{path}: {name} is {value!r}; it must be {kind} from {low:g} to {high:g}")
+    return int(number) if is_whole else number
+
+
+def hyperparameters(path: str) -> tuple:
+    """(Hyperparameters, names in the file that mean nothing here)."""
+    given, unknown = {}, []
+    fields = {f.name: f for f in dataclasses.fields(Hyperparameters)}
+    for name, value in _json(path).items():
+        if name not in fields:
+            unknown.append(name)
+        elif name == "loss_type":
+            if str(value).lower() not in LOSSES:
+                raise BadFile(f"{path}: loss_type is {value!r}; it must be one of {', '.join(LOSSES)}")
+            given[name] = str(value).lower()
+        elif name == "exploration_type":
+            if str(value).lower() not in EXPLORATIONS:
+                raise BadFile(f"{path}: exploration_type is {value!r}; it must be one of {', '.join(EXPLORATIONS)}")
+            given[name] = str(value).lower()
+        else:
+            given[name] = _number(path, name, value, *LIMITS[name], is_whole=fields[name].type in (int, "int"))
+    return Hyperparameters(**given), unknown
+
+
+def metadata(path: str) -> Metadata:
+    given = _json(path)
+    kind = given.get("action_space_type", "discrete")
+    space = given.get("action_space")
+    steering, speed = (-MAX_STEERING_DEG, MAX_STEERING_DEG), SPEED_MPS
+    if kind == "discrete":
+        if not isinstance(space, list) or not 2 <= len(space) <= 30:
+            raise BadFile(f"{path}: action_space must be a list of 2 to 30 actions for action_space_type discrete")
+        choices = []
+        for i, action in enumerate(space):
+            if not isinstance(action, dict) or not {"steering_angle", "speed"} <= set(action):
+                raise BadFile(f"{path}: action_space[{i}] must be an object with steering_angle and speed")
+            choices.append(
+                (
+                    _number(path, f"action_space[{i}].steering_angle", action["steering_angle"], *steering),
+                    _number(path, f"action_space[{i}].speed", action["speed"], *speed),
+                )
+            )
+        actions = Actions(choices=tuple(choices))
+    elif kind == "continuous":
+        ranges = []
+        for name, limits in (("steering_angle", steering), ("speed", speed)):
+            part = space.get(name) if isinstance(space, dict) else None
+            if not isinstance(part, dict) or not {"low", "high"} <= set(part):
+                raise BadFile(f"{path}: action_space.{name} must be an object with low and high")
+            low, high = (_number(path, f"action_space.{name}.{k}", part[k], *limits) for k in ("low", "high"))
+            if low >= high:
+                raise BadFile(f"{path}: action_space.{name}.low is {low:g}, not below high, {high:g}")
+            ranges.append((low, high))
+        actions = Actions(ranges=tuple(ranges))
+    else:
+        raise BadFile(f"{path}: action_space_type is {kind!r}; it must be discrete or continuous")
+    sensors = given.get("sensor", ["FRONT_FACING_CAMERA"])
+    sensors = sensors if isinstance(sensors, list) else [sensors]
+    for sensor in sensors:
+        if sensor in LATER:
+            raise BadFile(f"{path}: sensor {sensor} is not simulated; use {' or '.join(CAMERAS)}")
+        if sensor not in CAMERAS:
+            raise BadFile(f"{path}: no sensor {sensor!r}; use {' or '.join(CAMERAS)}")
+    if len(sensors) != 1:
+        raise BadFile(f"{path}: sensor lists {len(sensors)} sensors; give one, {' or '.join(CAMERAS)}")
+    network = given.get("neural_network", policy.DEFAULT)
+    if network not in policy.NETWORKS:
+        raise BadFile(f"{path}: neural_network is {network!r}; it must be one of {', '.join(policy.NETWORKS)}")
+    algorithm = given.get("training_algorithm", "clipped_ppo")
+    if algorithm not in ("clipped_ppo", "sac"):
+        raise BadFile(f"{path}: training_algorithm is {algorithm!r}; it must be clipped_ppo or sac")
+    if algorithm == "sac" and not actions.is_continuous:
+        raise BadFile(f"{path}: training_algorithm sac needs action_space_type continuous")
+    return Metadata(actions, network, algorithm, str(given.get("version", "5")))
+
+
+def reward_source(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return f.read()
+    except UnicodeDecodeError as e:
+        raise BadFile(f"{path}: not UTF-8 text: {e}") from e
+
+
+class Reward:
+    """A worker's own copy of the user's module, with its own globals. Cars do not see each other's state, as workers of the
+    service do not."""
+
+    def __init__(self, path: str, source: str):
+        self.path = path
+        self.globals = {"__name__": "reward_function", "__file__": os.path.abspath(path)}
+        exec(compile(source, path, "exec"), self.globals)
+        self.function = self.globals.get("reward_function")
+        if not callable(self.function):
+            raise BadFile(f"{path}: the file defines no function reward_function(params)")
+
+    def __call__(self, params: dict) -> float:
+        value = self.function(params)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise BadFile(
+                f"{self.path}: reward_function returned {value!r} at step {params['steps']}, progress "
+                f"{params['progress']:.2f}; it must return a finite number"
+            )
+        return number
