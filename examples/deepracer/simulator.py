@@ -159,6 +159,6 @@ def judge(road: dict, old: dict, new: dict):
     state = new | dict(s=s, progress=progress, steps=steps, still=still, back=back)
     seen = dict(
         x=x, y=y, heading=new["heading"], s=s, progress=progress, steps=steps, wheels=wheels, status=status,
-        before=old["progress"], unbound=unbound, speed=new["vx"],
+        before=old["progress"], unbound=unbound, speed=new["vx"], x0=old["x"], y0=old["y"], heading0=old["heading"],
     )  # fmt: skip
     return state, seen

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import math
 import os
+
+import numpy as np
 
 import simulator
 
@@ -14,7 +17,7 @@ COLUMNS = (
 
 
 def row(params: dict, action, reward: float, status: str, episode: int, waypoint: int, time_s: float, wall_s: float):
-    """The fields of one step as text."""
+    """The fields of one step as text: time_s is the simulator's, wall_s this host's."""
     numbers = [f"{float(a):.6g}" for a in action] if getattr(action, "ndim", 0) else None
     return (
         f"{episode:d}",
@@ -26,7 +29,7 @@ def row(params: dict, action, reward: float, status: str, episode: int, waypoint
         f"{params['speed']:.2f}",
         f"[{' '.join(numbers)}]" if numbers else f"{int(action):d}",
         f"{reward:.4f}",
-        str(status != "in_progress"),
+        str(status not in ("in_progress", "prepare")),
         str(params["all_wheels_on_track"]),
         f"{params['progress']:.4f}",
         f"{waypoint:d}",
@@ -37,6 +40,16 @@ def row(params: dict, action, reward: float, status: str, episode: int, waypoint
         "0",
         f"{wall_s:.4f}",
     )
+
+
+def prepare(params: dict, pose, n_actions: int, episode: int, waypoint: int, time_s: float, wall_s: float):
+    """The row before the first step: the car stands at pose, (x, y, heading in radians) of its origin."""
+    x, y, heading = (float(p) for p in pose)
+    at = dict(params, steps=0, progress=0.0, speed=0.0, steering_angle=0.0, all_wheels_on_track=True)
+    at |= dict(x=x + simulator.REPORTED_AHEAD_M * math.cos(heading), y=y + simulator.REPORTED_AHEAD_M * math.sin(heading))
+    at |= dict(heading=math.degrees(heading))
+    action = np.zeros(n_actions) if n_actions else np.int32(0)
+    return row(at, action, 0.0, "prepare", episode, waypoint, time_s, wall_s)
 
 
 def nearer_waypoint(params: dict) -> int:

@@ -113,6 +113,11 @@ class Trainer:
                     done = self.episodes.add(number, params, reward, status, seen["before"][t], seen["unbound"][t])
                     if done:
                         ended.append(done)
+                    if params["steps"] == 1:
+                        pose = (seen[k][t] for k in ("x0", "y0", "heading0"))
+                        began = frame.time_s - simulator.FRAME_S
+                        n = frame.action[car].size if frame.action.ndim > 1 else 0
+                        rows.append(trace.prepare(params, pose, n, number, waypoint, began, self.seconds()))
                     rows.append(
                         trace.row(
                             params, frame.action[car], reward, status, number, waypoint, frame.time_s, self.seconds()
@@ -210,7 +215,7 @@ class Trainer:
             arrays |= {f"carry/seen/{k}": v for k, v in f.seen.items()}
         about = {
             "metadata": open(self.args.metadata).read(), "hyperparameters": open(self.args.hyperparameters).read(),
-            "track": self.args.track, "cars": self.args.cars, "iteration": self.iteration, "n_steps": self.n_steps,
+            "reward": open(self.args.reward).read(), "track": self.args.track, "cars": self.args.cars, "iteration": self.iteration, "n_steps": self.n_steps,
             "n_updates": self.n_updates, "n_frames": self.world.n_frames, "seconds": self.seconds(),
             "first_lap": self.first_lap, "curve": self.curve, "parts": self.parts, "episodes": self.episodes.state(),
             "carry_time": self.carry[0].time_s if self.carry else 0.0, "rng": self.rng.bit_generator.state,

@@ -35,7 +35,7 @@ def frame(network, actions, params, road, scene, state, stack, is_new, start, no
 
 
 SEEN = ("x", "y", "heading", "s", "progress", "steps", "wheels", "status", "before", "unbound", "speed", "steering", "throttle",
-        "log_p", "value", "entropy")  # fmt: skip
+        "log_p", "value", "entropy", "x0", "y0", "heading0")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -93,9 +93,10 @@ class World:
             noise[forced, rng.integers(0, shape[1], forced.sum())] += 1e6
         return noise.astype(np.float32)
 
-    def step(self, params, rng=None, is_greedy=False) -> Frame:
-        """Drives one frame; params are on self.device."""
-        inputs = jax.device_put((self.stack, self.is_new, self.starts(), self.noise(rng, is_greedy)), self.device)
+    def step(self, params, rng=None, is_greedy=False, start=None) -> Frame:
+        """Drives one frame; params are on self.device. Cars of is_new begin at start, a state, else where it is their turn."""
+        start = start or self.starts()
+        inputs = jax.device_put((self.stack, self.is_new, start, self.noise(rng, is_greedy)), self.device)
         stack, is_new, start, noise = inputs
         self.state, stack, action, seen = self.program(
             params, self.road, self.scene, self.state, stack, is_new, start, noise
