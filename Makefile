@@ -23,7 +23,7 @@ CHECKED := -Dwerror=true -Dbench=false -Doptimization=1 -Ddebug=false -Dc_args=-
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
-.PHONY: all train train-digits train-chars check test build library tools test-tools venv werror \
+.PHONY: all train train-digits train-chars deepracer check test build library tools test-tools venv werror \
     lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
     fuzz-programs aarch64-tools test-aarch64 wheels clean
 
@@ -36,6 +36,15 @@ train-digits: venv library
 
 train-chars: venv library
 	VTRN_PROFILE=$(ROOT)/out/chars $(RUN) examples/chars/train.py
+
+# Trains a car until three laps in a row are clean, then its film and report. TRACK=reinvent_base needs the route file, in a
+# directory of DEEPRACER_TRACKS. RACE_ARGS=--resume goes on after an interruption.
+TRACK ?= bend
+deepracer: venv build
+	VTRN_TIMING=off $(RUN) examples/deepracer/train.py --track $(TRACK) --laps 3 --minutes 60 $(RACE_ARGS)
+	-$(RUN) examples/deepracer/evaluate.py out/deepracer/checkpoint.npz --film out/deepracer/film.html \
+	    --gif out/deepracer/lap.gif
+	$(RUN) examples/deepracer/report.py out/deepracer | tee out/deepracer/report.txt
 
 # Installs with apt-get what is missing; asks it nothing when all is there.
 define install

@@ -85,7 +85,7 @@ class Episodes:
         # A lap ends where the car crosses the line, between two frames.
         part = 1.0
         if status == "lap_complete" and unbound > before:
-            part = (100.0 - before) / (unbound - before)
+            part = float((100.0 - before) / (unbound - before))
         now["elapsed_s"] = (params["steps"] - 1 + part) * simulator.FRAME_S
         now |= {"completion_percentage": params["progress"], "episode_status": status}
         return self.open.pop(number)
