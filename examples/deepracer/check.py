@@ -88,6 +88,7 @@ def _call(path, source, all_params, pipe):
     import files
 
     said = io.StringIO()
+    pipe.send("ready")
     try:
         with contextlib.redirect_stdout(said):
             reward = files.Reward(path, source)
@@ -104,12 +105,13 @@ def _call(path, source, all_params, pipe):
 
 def call_findings(path: str, source: str, track: str):
     """(findings, rewards of the samples or None)."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_call, args=(path, source, samples(track), theirs), daemon=True)
     child.start()
     theirs.close()
     try:
+        ours.recv()  # "ready": the time that the interpreter takes is not the function's
         answer = ours.recv() if ours.poll(MOST_SECONDS) else None
     except EOFError:
         answer = (None, "", (1, "the process that called it ended without an answer"))

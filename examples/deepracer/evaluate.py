@@ -19,7 +19,7 @@ import numpy as np
 import files
 import film
 import simulator
-import trace
+import simtrace
 import tracks
 import world
 
@@ -57,7 +57,7 @@ def read(path: str) -> Driver:
 @dataclasses.dataclass
 class Race:
     laps: list  # [{"lap", "seconds", "faults", "penalty_s"}], of the laps that were finished
-    rows: list  # of trace.row
+    rows: list  # of simtrace.row
     frames: list  # of the film: dicts
     images: list  # uint8 [HEIGHT, WIDTH]
 
@@ -77,13 +77,13 @@ def race(driver: Driver, track, n_laps: int, penalty_s: float, device) -> Race:
         status = int(seen["status"][0])
         told = observer.params(seen | {"steps": np.array([lap_steps]), "time": np.array([now])}, [False])[0]
         reward = driver.reward(told)
-        waypoint = trace.nearer_waypoint(told)
+        waypoint = simtrace.nearer_waypoint(told)
         if lap_steps == 1:
             pose = (seen[k][0] for k in ("x0", "y0", "heading0"))
             n = frame.action.size if frame.action.ndim > 1 else 0
-            result.rows.append(trace.prepare(told, pose, n, len(result.laps), waypoint, lap_start, lap_start))
+            result.rows.append(simtrace.prepare(told, pose, n, len(result.laps), waypoint, lap_start, lap_start))
         result.rows.append(
-            trace.row(told, frame.action[0], reward, simulator.STATUS[status], len(result.laps), waypoint, now, now)
+            simtrace.row(told, frame.action[0], reward, simulator.STATUS[status], len(result.laps), waypoint, now, now)
         )
         result.images.append(frame.images[0, :, :, -1])
         result.frames.append(
@@ -144,7 +144,7 @@ def main(argv=None) -> int:
         return 2
     result = race(driver, track, args.laps, args.penalty, jax.devices()[0])
     beside = os.path.join(os.path.dirname(args.checkpoint) or ".", "evaluation-simtrace", "0-iteration.csv")
-    trace.write_csv(args.trace or beside, result.rows)
+    simtrace.write_csv(args.trace or beside, result.rows)
     print(json.dumps(result.laps) if args.json else table(result, args.laps))
     if args.film:
         film.write_html(args.film, track, result)

@@ -55,8 +55,7 @@ def start(track, s, is_backward):
     s = np.asarray(s, np.float64) % track.length
     x, y, heading = track.at(s)
     heading = np.where(is_backward, heading + np.pi, heading)
-    zeros = np.zeros(len(s), np.float32)
-    state = {name: zeros for name in STATE}
+    state = {name: np.zeros(len(s), np.float32) for name in STATE}
     ahead = np.where(is_backward, -REPORTED_AHEAD_M, REPORTED_AHEAD_M)
     state |= {"x": x, "y": y, "heading": heading, "s": (s + ahead) % track.length}
     state["way"] = np.where(is_backward, -1.0, 1.0)

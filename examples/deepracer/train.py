@@ -21,7 +21,7 @@ import files
 import policy
 import ppo
 import simulator
-import trace
+import simtrace
 import tracks
 import world
 
@@ -74,7 +74,9 @@ class Trainer:
         loss = ppo.Loss(self.metadata.network, actions, self.hyper.beta_entropy, is_huber)
         self.update = jax.jit(functools.partial(ppo.update, loss), donate_argnums=(0, 1))
         self.rng = np.random.default_rng(args.seed)
-        self.episodes, self.carry = trace.Episodes(), []
+        self.episodes, self.carry = simtrace.Episodes(), []
+        # What each car's reward function saw of the episode under way: rows of SEEN, time, is_backward.
+        self.history = [[] for _ in range(args.cars)]
         self.iteration = self.n_steps = self.n_updates = 0
         self.seconds_before, self.first_lap, self.curve = 0.0, None, []
         self.parts = {"drive": 0.0, "reward": 0.0, "update": 0.0}
@@ -106,9 +108,12 @@ class Trainer:
                 seen["time"] = np.array([f.time_s for f in frames])
                 all_params = self.observer.params(seen, [f.is_backward[car] for f in frames])
                 for t, (frame, params) in enumerate(zip(frames, all_params)):
-                    waypoint = trace.nearer_waypoint(params)
+                    waypoint = simtrace.nearer_waypoint(params)
                     status = simulator.STATUS[int(seen["status"][t])]
                     reward = 1e-8 if status == "crashed" else self.rewards[car](params)
+                    self.history[car].append([*(seen[k][t] for k in world.SEEN), frame.time_s, frame.is_backward[car]])
+                    if status != "in_progress":
+                        self.history[car] = []
                     number = self.episodes.number(car, int(frame.episode[car]))
                     done = self.episodes.add(number, params, reward, status, seen["before"][t], seen["unbound"][t])
                     if done:
@@ -117,14 +122,14 @@ class Trainer:
                         pose = (seen[k][t] for k in ("x0", "y0", "heading0"))
                         began = frame.time_s - simulator.FRAME_S
                         n = frame.action[car].size if frame.action.ndim > 1 else 0
-                        rows.append(trace.prepare(params, pose, n, number, waypoint, began, self.seconds()))
+                        rows.append(simtrace.prepare(params, pose, n, number, waypoint, began, self.seconds()))
                     rows.append(
-                        trace.row(
+                        simtrace.row(
                             params, frame.action[car], reward, status, number, waypoint, frame.time_s, self.seconds()
                         )
                     )
                     rewards[t, car] = reward
-            trace.write_log(log, rows)
+            simtrace.write_log(log, rows)
         return rewards, rows, ended
 
     def learn(self, frames, rewards):
@@ -183,7 +188,7 @@ class Trainer:
         for part, a, b in zip(self.parts, starts, starts[1:]):
             self.parts[part] += b - a
         self.iteration += 1
-        trace.write_csv(os.path.join(self.args.out, "training-simtrace", f"{self.iteration - 1}-iteration.csv"), rows)
+        simtrace.write_csv(os.path.join(self.args.out, "training-simtrace", f"{self.iteration - 1}-iteration.csv"), rows)
         laps = [e["elapsed_s"] for e in ended if e["episode_status"] == "lap_complete"]
         if laps and self.first_lap is None:
             self.first_lap = {"minutes": self.seconds() / 60, "steps": self.n_steps, "episode_s": min(laps)}
@@ -209,6 +214,7 @@ class Trainer:
         arrays |= {f"adam/{part}/{k}": v for part in ("m", "v") for k, v in self.adam[part].items()}
         arrays |= {"adam/t": self.adam["t"], "is_new": self.world.is_new, "episode": self.world.episode}
         arrays |= {f"state/{k}": v for k, v in self.world.state.items()}
+        arrays |= {f"history/{car}": np.array(rows) for car, rows in enumerate(self.history) if rows}
         for f in self.carry:
             arrays |= {"carry/images": f.images, "carry/action": f.action, "carry/episode": f.episode}
             arrays |= {"carry/is_backward": f.is_backward, "carry/rewards": self.carry_rewards}
@@ -225,6 +231,15 @@ class Trainer:
         with open(path + ".new", "wb") as f:
             np.savez(f, about=json.dumps(about), **{k: np.asarray(v) for k, v in arrays.items()})
         os.replace(path + ".new", path)
+
+    def remember(self, history: dict) -> None:
+        """Shows each car's reward function the steps of its episode under way again, for the state that it keeps."""
+        for car, rows in history.items():
+            columns = dict(zip((*world.SEEN, "time", "is_backward"), rows.T))
+            with contextlib.redirect_stdout(None):
+                for params in self.observer.params(columns, columns["is_backward"] > 0.5):
+                    self.rewards[int(car)](params)
+            self.history[int(car)] = rows.tolist()
 
     def restore(self) -> None:
         """Goes on where save() was; a ValueError if the files are not those of the checkpoint."""
@@ -256,6 +271,7 @@ class Trainer:
             ]  # fmt: skip
             self.carry_rewards = arrays["carry/rewards"]
             self.world.stack = arrays["carry/images"]
+        self.remember(part("history/"))
         self.episodes.restore(about["episodes"])
         self.rng.bit_generator.state = about["rng"]
         self.iteration, self.n_steps, self.n_updates = about["iteration"], about["n_steps"], about["n_updates"]
@@ -355,7 +371,7 @@ def write_metrics(trainer) -> None:
         "updates": trainer.n_updates, "batch_size": trainer.hyper.batch_size, "seconds": trainer.seconds(),
         "host_seconds": trainer.parts, "first_lap": trainer.first_lap, "curve": trainer.curve,
     }  # fmt: skip
-    trace.write_json(os.path.join(trainer.args.out, "metrics.json"), about)
+    simtrace.write_json(os.path.join(trainer.args.out, "metrics.json"), about)
 
 
 def summary(trainer) -> None:
