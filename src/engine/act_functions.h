@@ -34,13 +34,9 @@ static inline float act_exp_with_tail(float x, float tail) {
     return p * bits_to_float((uint32_t)k_1 << 23) * bits_to_float((uint32_t)(k - k_1) << 23);
 }
 
-/* Clamps let NaN pass. e^89 and e^-104 round to infinity and 0. */
+/* The clamp lets NaN pass. e^89 and e^-104 round to infinity and 0. */
 static inline float act_at_most(float x, float limit) {
     return x > limit ? limit : x;
-}
-
-static inline float act_at_least(float x, float limit) {
-    return x < limit ? limit : x;
 }
 
 /* The 0 below the limit is chosen and not computed: an underflow takes the host a hundred times as
@@ -98,13 +94,10 @@ static inline float act_sigmoid(float x) {
     return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-/* x * share, where the share goes to 0 faster than x grows: -infinity gives -0 as the limit is. */
-static inline float act_gate(float x, float share) {
-    return act_at_least(x, -FLT_MAX) * share;
-}
-
+/* -infinity gives NaN here and in the gelus below, as the product x * share does that a program
+ * writes: the limit is 0, but an overflow must not vanish in it. */
 static inline float act_silu(float x) {
-    return act_gate(x, act_sigmoid(x));
+    return x * act_sigmoid(x);
 }
 
 static inline float act_silu_dx(float x) {
@@ -173,7 +166,7 @@ static inline float act_normal(float x, float *density) {
 
 static inline float act_gelu(float x) {
     float density;
-    return act_gate(x, act_normal(x, &density));
+    return x * act_normal(x, &density);
 }
 
 static inline float act_gelu_dx(float x) {
@@ -184,11 +177,11 @@ static inline float act_gelu_dx(float x) {
 
 static inline float act_gelu_apprx_tanh(float x) {
     /* 0.5 x (1 + tanh u) = x sigmoid(2u) */
-    return act_gate(x, act_sigmoid(1.59576912f * fmaf(0.044715f * x * x, x, x)));
+    return x * act_sigmoid(1.59576912f * fmaf(0.044715f * x * x, x, x));
 }
 
 static inline float act_gelu_apprx_sigmoid(float x) {
-    return act_gate(x, act_sigmoid(1.702f * x));
+    return x * act_sigmoid(1.702f * x);
 }
 
 static inline float act_gelu_apprx_sigmoid_dx(float x) {
@@ -209,7 +202,7 @@ static inline float act_softplus(float x) {
 static inline float act_mish(float x) {
     /* tanh(log(1 + e)) = e(e + 2) / (e(e + 2) + 2) */
     float e = act_exp(act_at_most(x, 30.0f)), n = e * (e + 2.0f);
-    return act_gate(x, n / (n + 2.0f));
+    return x * (n / (n + 2.0f));
 }
 
 /* No range reduction: beyond [-pi, pi] the last cubic goes on. Source: docs/hardware.md, "Scalar

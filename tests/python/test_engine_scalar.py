@@ -30,6 +30,11 @@ def limit(f):
     return g
 
 
+def gated(f):
+    """The limit of x times a share, but for -inf * 0."""
+    return lambda x: np.where(x == -np.inf, np.nan, limit(f)(x))
+
+
 def sin_as_documented(x):
     d = np.abs(x) - np.pi
     return np.where(np.abs(x) > np.float32(np.pi), np.sign(x) * (-d + d**3 / 6), np.sin(x))
@@ -62,18 +67,18 @@ FUNCTIONS = {
     "exp": (np.exp, 2, 0),
     "tanh": (np.tanh, 2, 0),
     "sigmoid": (sigmoid, 2.5, 0),
-    "silu": (limit(lambda x: x * sigmoid(x)), 3, TINY),
+    "silu": (gated(lambda x: x * sigmoid(x)), 3, TINY),
     "silu_dx": (limit(lambda x: sigmoid(x) * (1 + x * sigmoid(-x))), 4, 2e-7),
-    "gelu": (limit(lambda x: x * normal(x)), 6, TINY),
+    "gelu": (gated(lambda x: x * normal(x)), 6, TINY),
     "gelu_dx": (limit(lambda x: normal(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)), 4, 2e-7),
-    "gelu_apprx_tanh": (limit(gelu_apprx_tanh), 4, 3e-7),
-    "gelu_apprx_sigmoid": (limit(lambda x: x * sigmoid(1.702 * x)), 4, 3e-7),
+    "gelu_apprx_tanh": (gated(gelu_apprx_tanh), 4, 3e-7),
+    "gelu_apprx_sigmoid": (gated(lambda x: x * sigmoid(1.702 * x)), 4, 3e-7),
     "gelu_apprx_sigmoid_dx": (
         limit(lambda x: sigmoid(1.702 * x) * (1 + 1.702 * x * sigmoid(-1.702 * x))), 4, 3e-7),
     "erf": (special.erf, 2, 0),
     "erf_dx": (lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x), 3, 0),
     "softplus": (lambda x: np.logaddexp(x, 0), 3, 0),
-    "mish": (limit(mish), 4, TINY),
+    "mish": (gated(mish), 4, TINY),
     "log": (np.log, 2, 0),
     "sqrt": (np.sqrt, 0.5, 0),
     "rsqrt": (lambda x: 1 / np.sqrt(x), 1.5, 0),
