@@ -1,4 +1,5 @@
-"""python -m vtrn.nki FILE [ARGUMENT ...]: runs a script whose NKI kernels execute on the virtual chip."""
+"""python -m vtrn.nki FILE [ARGUMENT ...]: runs a script whose NKI kernels execute on the virtual chip.
+python -m vtrn.nki check FILE ... [--for VERSION] [--json]: what kernels would meet in a version of NKI."""
 
 import pathlib
 import runpy
@@ -11,6 +12,10 @@ def main():
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    if sys.argv[1] == "check":
+        from vtrn.nki import check
+
+        return check.main(sys.argv[2:])
     vtrn.nki.install(force=True)
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(pathlib.Path(sys.argv[0]).resolve().parent))

@@ -400,7 +400,7 @@ def fori_loop(lower, upper, body_fun, step=1):
 
 def while_loop(init, body_fun):
     value = init
-    while value:
+    while int(value) != 0:
         value = body_fun(value)
 
 

@@ -49,6 +49,7 @@ class Registers:
         self.identities = {}  # of shared_identity_matrix
 
 
+register_loops = True  # `while register:` is of the version that is installed
 launch = None  # Registers of the kernel that runs
 
 
@@ -314,6 +315,8 @@ class VirtualRegister:
         return self.value
 
     def __bool__(self):
+        if not register_loops:
+            raise TypeError("a register has no truth while a kernel is traced, from NKI 0.7 on: use nl.while_loop")
         return self.value != 0
 
     def __repr__(self):
