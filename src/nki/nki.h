@@ -70,9 +70,17 @@ VTRN_API void vtrn_nki_destroy(nki_session *s); /* NULL is fine; storages die wi
 /* Tiles and instructions from now on are of that core, 0 to NKI_MAX_CORES - 1; at first 0. */
 VTRN_API vtrn_status vtrn_nki_set_core(nki_session *s, int core);
 
+/* Without values instructions are checked and kept, and not run: for the time of a program alone.
+ * Reading a tensor is an error then. */
+VTRN_API void vtrn_nki_compute_values(nki_session *s, bool computes);
+/* vtrn_execute() on the session's device, without values where the session computes none. */
+VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
+                                      vtrn_buffer *const *inputs, int n_inputs,
+                                      vtrn_buffer **outputs, int n_outputs);
+
 /* Elements that nothing has written, when an instruction reads them: an error, or filled with NaN
- * (integers with 4), which is counted. Filled is how many were, first what the error would have said
- * of the first (NULL: none), source where. */
+ * (integers with 4), which is counted. Filled is how many were, first what the error would have
+ * said of the first (NULL: none), source where. */
 VTRN_API void vtrn_nki_fill_unwritten(nki_session *s, bool fills);
 VTRN_API uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source);
 

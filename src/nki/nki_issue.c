@@ -272,6 +272,8 @@ static vtrn_status mark_written(issue *x, int i) {
         x->instr.opcode == VTRN_OP_DMA_GATHER || x->instr.opcode == VTRN_OP_DMA_SCATTER;
     if (r->written.n_set == r->written.n_bytes)
         return NULL;
+    if (is_indexed && x->s->has_no_values)
+        return NULL; /* which rows is not known */
     if (is_indexed)
         return for_rows(x, i, mark_row);
     if (is_transpose(x))
@@ -326,8 +328,10 @@ static vtrn_status execute(const issue *x) {
 static vtrn_status run(issue *x) {
     x->instr.update_semaphore = VTRN_NO_SEMAPHORE;
     VTRN_RETURN_IF_ERROR(check_rules(x));
-    VTRN_RETURN_IF_ERROR(check_written(x));
-    VTRN_RETURN_IF_ERROR(execute(x));
+    if (!x->s->has_no_values) {
+        VTRN_RETURN_IF_ERROR(check_written(x));
+        VTRN_RETURN_IF_ERROR(execute(x));
+    }
     return keep(x);
 }
 

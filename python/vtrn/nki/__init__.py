@@ -8,8 +8,10 @@ import types
 from vtrn.nki import beta1, collectives, dtypes, isa, language, tensor, versions
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
+from vtrn.nki.tuner import Tuned, tune
 
-__all__ = ["Kernel", "NkiValidationError", "Profile", "install", "isa", "jit", "language", "profile", "simulate"]
+__all__ = ["Kernel", "NkiValidationError", "Profile", "Tuned", "install", "isa", "jit", "language", "profile", "simulate",
+           "tune"]
 _is_vtrn = True
 
 

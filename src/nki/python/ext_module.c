@@ -210,7 +210,7 @@ static vtrn_status run_begin(run *r, nki_session *s, vtrn_executable *e, PyObjec
         if (status)
             return status;
     }
-    return vtrn_execute(e, 0, r->inputs, r->n_inputs, NULL, r->outputs, r->n_outputs);
+    return vtrn_nki_execute(s, e, r->inputs, r->n_inputs, r->outputs, r->n_outputs);
 }
 
 static PyObject *run_outputs(const run *r) {
@@ -335,6 +335,15 @@ static PyObject *session_set_core(ext_session *self, PyObject *number) {
     Py_RETURN_NONE;
 }
 
+/* compute_values(computes) */
+static PyObject *session_compute_values(ext_session *self, PyObject *computes) {
+    int is_true = PyObject_IsTrue(computes);
+    if (is_true < 0)
+        return NULL;
+    vtrn_nki_compute_values(self->session, is_true);
+    Py_RETURN_NONE;
+}
+
 /* fill_unwritten(fills) */
 static PyObject *session_fill_unwritten(ext_session *self, PyObject *fills) {
     int is_true = PyObject_IsTrue(fills);
@@ -356,6 +365,7 @@ static PyObject *session_filled(ext_session *self, PyObject *unused) {
 }
 
 static PyMethodDef session_methods[] = {
+    {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "Whether NaN is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
     {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
