@@ -97,6 +97,7 @@ PJRT_Error *PJRT_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args) {
         return NULL;
     PJRT_Client *client = b->device->client;
     vtrn_buffer_destroy(b->buffer);
+    plugin_event_release(b->filled);
     free(b);
     plugin_client_release(client);
     return NULL;
@@ -181,8 +182,13 @@ PJRT_Error *PJRT_Buffer_IsOnCpu(PJRT_Buffer_IsOnCpu_Args *args) {
 
 PJRT_Error *PJRT_Buffer_ReadyEvent(PJRT_Buffer_ReadyEvent_Args *args) {
     ARGS_REQUIRE(args, event);
-    args->event = plugin_ready_event();
+    PJRT_Event *filled = args->buffer->filled;
+    args->event = filled ? plugin_event_retain(filled) : plugin_ready_event();
     return NULL;
+}
+
+PJRT_Error *plugin_buffer_await(const PJRT_Buffer *buffer) {
+    return buffer->filled ? plugin_event_await(buffer->filled) : NULL;
 }
 
 static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer **out) {
@@ -190,6 +196,9 @@ static PJRT_Error *copy_to(PJRT_Buffer *buffer, PJRT_Memory *memory, PJRT_Buffer
     if (to->client != buffer->device->client)
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: copying a buffer to another client");
+    PJRT_Error *error = plugin_buffer_await(buffer);
+    if (error)
+        return error;
     vtrn_buffer *copy;
     PLUGIN_RETURN_IF_ERROR(api_buffer_copy(buffer->buffer, to->core_i, memory->place, &copy));
     return plugin_buffer_wrap(to, copy, out);

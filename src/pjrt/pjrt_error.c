@@ -1,4 +1,4 @@
-/* Errors and events of the plugin. */
+/* Errors of the plugin. */
 #include "pjrt/plugin.h"
 
 #include <stdio.h>
@@ -130,41 +130,5 @@ PJRT_Error *PJRT_Error_GetCode(PJRT_Error_GetCode_Args *args) {
 /* Never an error: the caller would ask the error for its payloads. */
 PJRT_Error *PJRT_Error_ForEachPayload(PJRT_Error_ForEachPayload_Args *args) {
     (void)args;
-    return NULL;
-}
-
-struct PJRT_Event {
-    char nothing;
-};
-
-PJRT_Event *plugin_ready_event(void) {
-    static PJRT_Event ready;
-    return &ready;
-}
-
-PJRT_Error *PJRT_Event_Destroy(PJRT_Event_Destroy_Args *args) {
-    (void)args; /* there is one, for good */
-    return NULL;
-}
-
-PJRT_Error *PJRT_Event_IsReady(PJRT_Event_IsReady_Args *args) {
-    ARGS_REQUIRE(args, is_ready);
-    args->is_ready = true;
-    return NULL;
-}
-
-PJRT_Error *PJRT_Event_Error(PJRT_Event_Error_Args *args) {
-    (void)args;
-    return NULL;
-}
-
-PJRT_Error *PJRT_Event_Await(PJRT_Event_Await_Args *args) {
-    (void)args;
-    return NULL;
-}
-
-PJRT_Error *PJRT_Event_OnReady(PJRT_Event_OnReady_Args *args) {
-    ARGS_REQUIRE(args, user_arg);
-    args->callback(NULL, args->user_arg);
     return NULL;
 }

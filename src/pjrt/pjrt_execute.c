@@ -153,9 +153,13 @@ static PJRT_Error *fill_frame(const PJRT_LoadedExecutable_Execute_Args *args,
     for (size_t r = 0; r < args->num_devices; r++) {
         vtrn_buffer **inputs = (vtrn_buffer **)f->ranks[r].inputs; /* the frame's own */
         f->ranks[r].core_i = devices[r]->core_i;
-        for (size_t i = 0; i < args->num_args; i++)
+        PJRT_Error *error = NULL;
+        for (size_t i = 0; i < args->num_args && !error; i++) {
             inputs[i] = args->argument_lists[r][i]->buffer;
-        PJRT_Error *error = check_donated(args, r, f->keep);
+            error = plugin_buffer_await(args->argument_lists[r][i]);
+        }
+        if (!error)
+            error = check_donated(args, r, f->keep);
         if (error)
             return error;
     }

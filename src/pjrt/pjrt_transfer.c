@@ -1,6 +1,7 @@
 /* Between host arrays and buffers: any strides on the host, dense row-major on the device. */
 #include "pjrt/plugin.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* A walk over a tensor with byte strides on both sides. */
@@ -65,8 +66,7 @@ static bool is_dense(const api_type *type, const int64_t *strides) {
     return true;
 }
 
-/* strides NULL: row-major. */
-static void copy_from_host(const api_type *type, const int64_t *strides, char *dst,
+void plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
                            const char *src) {
     int64_t row_major[GRAPH_MAX_RANK];
     if (type->size_bytes == 0)
@@ -100,8 +100,7 @@ static bool read_order(const PJRT_Buffer_MemoryLayout_Tiled *t, int rank, uint8_
     return true;
 }
 
-/* Byte strides of the layout that the caller wants; false when it is tiled or no permutation. */
-static bool layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
+bool plugin_layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
                            int64_t *strides) {
     if (!layout) {
         row_major_strides(type, strides);
@@ -146,14 +145,7 @@ static PJRT_Memory *choose_memory(PJRT_Client *client, PJRT_Device *device, PJRT
     return &(device ? device : &client->devices[0])->memory[API_IN_HBM];
 }
 
-typedef struct wanted_shape {
-    PJRT_Buffer_Type type;
-    const int64_t *dims;
-    size_t n_dims;
-    const PJRT_Buffer_MemoryLayout *layout;
-} wanted_shape;
-
-static PJRT_Error *make_buffer(PJRT_Memory *memory, const wanted_shape *shape, PJRT_Buffer **out) {
+PJRT_Error *plugin_buffer_make(PJRT_Memory *memory, const plugin_shape *shape, PJRT_Buffer **out) {
     int dtype;
     PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(shape->type, &dtype));
     api_type full;
@@ -178,13 +170,13 @@ PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Ar
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: %zu byte strides for %zu dims",
                                  args->num_byte_strides, args->num_dims);
-    const wanted_shape shape = {args->type, args->dims, args->num_dims, args->device_layout};
+    const plugin_shape shape = {args->type, args->dims, args->num_dims, args->device_layout};
     PJRT_Buffer *b = NULL;
-    PJRT_Error *error = make_buffer(memory, &shape, &b);
+    PJRT_Error *error = plugin_buffer_make(memory, &shape, &b);
     if (!b) /* and error says why */
         return error;
-    copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
-                   (char *)b->buffer->memory->host, args->data);
+    plugin_copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
+                          (char *)b->buffer->memory->host, args->data);
     args->done_with_host_buffer = plugin_ready_event();
     args->buffer = b;
     return NULL;
@@ -194,36 +186,86 @@ PJRT_Error *
 PJRT_Client_CreateUninitializedBuffer(PJRT_Client_CreateUninitializedBuffer_Args *args) {
     ARGS_REQUIRE(args, buffer);
     PJRT_Memory *memory = choose_memory(args->client, args->device, args->memory);
-    const wanted_shape shape = {args->shape_element_type, args->shape_dims, args->shape_num_dims,
+    const plugin_shape shape = {args->shape_element_type, args->shape_dims, args->shape_num_dims,
                                 args->shape_layout};
-    return make_buffer(memory, &shape, &args->buffer);
+    return plugin_buffer_make(memory, &shape, &args->buffer);
+}
+
+/* A copy to the host that is made when the data are there. */
+typedef struct host_read {
+    api_type type;
+    int64_t strides[GRAPH_MAX_RANK]; /* on the host */
+    void *dst;
+    runtime_memory *memory; /* a reference */
+    PJRT_Event *done;       /* a reference */
+} host_read;
+
+static void read_now(const host_read *r) {
+    if (r->type.size_bytes == 0)
+        return;
+    if (is_dense(&r->type, r->strides)) {
+        memcpy(r->dst, r->memory->host, r->type.size_bytes);
+        return;
+    }
+    strided_copy c = {.rank = r->type.rank,
+                      .element_bytes = dtype_size((vtrn_dtype)r->type.dtype),
+                      .dims = r->type.dims};
+    memcpy(c.dst_strides, r->strides, (size_t)r->type.rank * sizeof *r->strides);
+    api_type_strides(&r->type, c.src_strides);
+    copy_strided(&c, r->dst, (const char *)r->memory->host);
+}
+
+static void finish_read(PJRT_Error *error, void *user_arg) {
+    host_read *r = user_arg;
+    if (!error)
+        read_now(r);
+    plugin_event_set(r->done, error ? error->code : PJRT_Error_Code_OK, error ? error->text : NULL,
+                     error ? strlen(error->text) : 0);
+    PJRT_Error_Destroy_Args destroy = {.struct_size = sizeof destroy, .error = error};
+    PJRT_Error_Destroy(&destroy);
+    runtime_memory_release(r->memory);
+    plugin_event_release(r->done);
+    free(r);
+}
+
+/* Takes the memory of *r over. *done: one reference for the caller. */
+static PJRT_Error *read_later(const host_read *now, PJRT_Event *filled, PJRT_Event **done) {
+    host_read *r = malloc(sizeof *r);
+    vtrn_status status = r ? plugin_event_create(done) : VTRN_OUT_OF_MEMORY(sizeof *r);
+    PJRT_Error *error = NULL;
+    if (!status) {
+        *r = *now;
+        r->done = plugin_event_retain(*done);
+        error = plugin_event_on_ready(filled, finish_read, r);
+        if (!error)
+            return NULL;
+        plugin_event_release(r->done);
+        plugin_event_release(*done);
+    }
+    free(r);
+    runtime_memory_release(now->memory);
+    return status ? plugin_error(status) : error;
 }
 
 PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
     ARGS_REQUIRE(args, event);
-    const api_type *type = &args->src->buffer->type;
+    host_read r = {.type = args->src->buffer->type, .dst = args->dst};
     if (!args->dst) {
-        args->dst_size = type->size_bytes;
+        args->dst_size = r.type.size_bytes;
         return NULL;
     }
-    if (args->dst_size < type->size_bytes)
+    if (args->dst_size < r.type.size_bytes)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: room for %zu bytes, the buffer has %llu",
-                                 args->dst_size, (unsigned long long)type->size_bytes);
-    strided_copy c = {.rank = type->rank,
-                      .element_bytes = dtype_size((vtrn_dtype)type->dtype),
-                      .dims = type->dims};
-    if (!layout_strides(type, args->host_layout, c.dst_strides))
+                                 args->dst_size, (unsigned long long)r.type.size_bytes);
+    if (!plugin_layout_strides(&r.type, args->host_layout, r.strides))
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: a tiled layout on the host");
-    api_type_strides(type, c.src_strides);
-    runtime_memory *m;
-    PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &m));
-    if (type->size_bytes && is_dense(type, c.dst_strides))
-        memcpy(args->dst, m->host, type->size_bytes);
-    else if (type->size_bytes)
-        copy_strided(&c, args->dst, (const char *)m->host);
-    runtime_memory_release(m);
+    PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &r.memory));
+    if (args->src->filled)
+        return read_later(&r, args->src->filled, &args->event);
+    read_now(&r);
+    runtime_memory_release(r.memory);
     args->event = plugin_ready_event();
     return NULL;
 }
@@ -237,6 +279,9 @@ PJRT_Error *PJRT_Buffer_CopyRawToHost(PJRT_Buffer_CopyRawToHost_Args *args) {
                                  "bad argument: %lld bytes from offset %lld of a buffer of %llu",
                                  (long long)args->transfer_size, (long long)args->offset,
                                  (unsigned long long)size);
+    PJRT_Error *error = plugin_buffer_await(args->buffer);
+    if (error)
+        return error;
     runtime_memory *m;
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->buffer->buffer, &m));
     if (args->transfer_size)

@@ -57,9 +57,20 @@ PJRT_Error *plugin_error_make(PJRT_Error_Code code, const char *format, ...)
 PJRT_Error *plugin_args_too_small(const char *function, size_t given, size_t needed);
 PJRT_Error *plugin_unimplemented(const char *slot);
 
-/* Everything completes, or fails, before its function returns: one event, always ready, serves all.
- */
+/* What the plugin is asked for completes, or fails, before its function returns: one event, always
+ * ready, serves all of that. Others are of data that arrive later. */
 PJRT_Event *plugin_ready_event(void);
+vtrn_status plugin_event_create(PJRT_Event **out);
+PJRT_Event *plugin_event_retain(PJRT_Event *event);
+void plugin_event_release(PJRT_Event *event); /* NULL is fine */
+/* Calls those that wait. text is copied. False when it was set before. */
+bool plugin_event_set(PJRT_Event *event, PJRT_Error_Code code, const char *text, size_t text_size);
+bool plugin_event_is_ready(PJRT_Event *event);
+/* The error that it was set with, if any; CANCELLED when the user interrupts the wait. */
+PJRT_Error *plugin_event_await(PJRT_Event *event);
+/* The callback owns the error that it gets. */
+PJRT_Error *plugin_event_on_ready(PJRT_Event *event, PJRT_Event_OnReadyCallback callback,
+                                  void *user_arg);
 
 struct PJRT_Memory {
     const PJRT_Memory_FunctionTable *vtable; /* first, by the ABI */
@@ -126,9 +137,28 @@ struct PJRT_Buffer {
     PJRT_Device *device;                   /* its client is kept alive by the buffer */
     atomic_uint_fast64_t donor;            /* number of the last call that donated it */
     int64_t minor_to_major[VTRN_MAX_RANK]; /* its memory order, from the fastest */
+    PJRT_Event *filled; /* when its data have arrived; NULL: they were there from the start */
 };
 
 PJRT_Error *plugin_buffer_wrap(PJRT_Device *device, vtrn_buffer *buffer, PJRT_Buffer **out);
+/* Waits for data that are on their way. */
+PJRT_Error *plugin_buffer_await(const PJRT_Buffer *buffer);
+
+typedef struct plugin_shape {
+    PJRT_Buffer_Type type;
+    const int64_t *dims;
+    size_t n_dims;
+    const PJRT_Buffer_MemoryLayout *layout; /* NULL: row-major */
+} plugin_shape;
+
+/* pjrt_transfer.c. A buffer of arbitrary contents. */
+PJRT_Error *plugin_buffer_make(PJRT_Memory *memory, const plugin_shape *shape, PJRT_Buffer **out);
+/* Byte strides of a layout that the caller has; false when it is tiled or no permutation. */
+bool plugin_layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
+                           int64_t *strides);
+/* strides NULL: row-major. dst is in the order of the type. */
+void plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
+                           const char *src);
 PJRT_Buffer_Type plugin_type_of(int dtype);
 /* UNIMPLEMENTED names the type. */
 vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out);
