@@ -32,6 +32,7 @@ typedef struct api_type {
     int64_t dims[VTRN_MAX_RANK];
     uint8_t order[VTRN_MAX_RANK]; /* dims from the slowest to the fastest in memory */
     uint64_t size_bytes;
+    bool is_token; /* booleans without an element, of type !stablehlo.token in the artifact */
 } api_type;
 
 /* How a tensor is cut over the partitions of a program. */

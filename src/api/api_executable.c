@@ -14,6 +14,7 @@ static vtrn_status copy_type(const graph *g, graph_value value, const uint8_t *o
                              api_type *out) {
     const graph_type *t = &g->types[value];
     VTRN_RETURN_IF_ERROR(api_type_init(t->dtype, t->rank, t->dims, out));
+    out->is_token = t->is_token;
     for (int k = 0; order && k < t->rank; k++) {
         out->order[k] = order[k];
         out->dims[order[k]] = t->dims[k];

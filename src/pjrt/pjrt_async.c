@@ -146,7 +146,7 @@ PJRT_Error *PJRT_AsyncHostToDeviceTransferManager_TransferLiteral(
     awaited *a = find(args->transfer_manager, args->buffer_index, &error);
     if (!a)
         return error;
-    bool is_same = plugin_type_of(a->type.dtype) == args->shape_element_type &&
+    bool is_same = plugin_type_of(&a->type) == args->shape_element_type &&
                    (size_t)a->type.rank == args->shape_num_dims;
     for (int i = 0; is_same && i < a->type.rank; i++)
         is_same = a->type.dims[i] == args->shape_dims[i];

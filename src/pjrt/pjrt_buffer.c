@@ -52,9 +52,11 @@ static const char *const type_names[] = {
     "S1",         "U1",     "F6E2M3FN", "F6E3M2FN",
 };
 
-PJRT_Buffer_Type plugin_type_of(int dtype) {
+PJRT_Buffer_Type plugin_type_of(const api_type *type) {
+    if (type->is_token)
+        return PJRT_Buffer_Type_TOKEN;
     for (size_t i = 0; i < sizeof type_pairs / sizeof *type_pairs; i++)
-        if ((int)type_pairs[i].dtype == dtype)
+        if ((int)type_pairs[i].dtype == type->dtype)
             return type_pairs[i].pjrt;
     return PJRT_Buffer_Type_INVALID;
 }
@@ -105,21 +107,21 @@ PJRT_Error *PJRT_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args) {
 
 PJRT_Error *PJRT_Buffer_ElementType(PJRT_Buffer_ElementType_Args *args) {
     ARGS_REQUIRE(args, type);
-    args->type = plugin_type_of(args->buffer->buffer->type.dtype);
+    args->type = plugin_type_of(&args->buffer->buffer->type);
     return NULL;
 }
 
 PJRT_Error *PJRT_Buffer_Dimensions(PJRT_Buffer_Dimensions_Args *args) {
     ARGS_REQUIRE(args, num_dims);
     args->dims = args->buffer->buffer->type.dims;
-    args->num_dims = (size_t)args->buffer->buffer->type.rank;
+    args->num_dims = (size_t)plugin_rank_of(&args->buffer->buffer->type);
     return NULL;
 }
 
 PJRT_Error *PJRT_Buffer_UnpaddedDimensions(PJRT_Buffer_UnpaddedDimensions_Args *args) {
     ARGS_REQUIRE(args, num_dims);
     args->unpadded_dims = args->buffer->buffer->type.dims;
-    args->num_dims = (size_t)args->buffer->buffer->type.rank;
+    args->num_dims = (size_t)plugin_rank_of(&args->buffer->buffer->type);
     return NULL;
 }
 
@@ -133,7 +135,7 @@ PJRT_Error *PJRT_Buffer_DynamicDimensionIndices(PJRT_Buffer_DynamicDimensionIndi
 /* The answer lives as long as the buffer. */
 PJRT_Error *PJRT_Buffer_GetMemoryLayout(PJRT_Buffer_GetMemoryLayout_Args *args) {
     ARGS_REQUIRE(args, layout);
-    size_t rank = (size_t)args->buffer->buffer->type.rank;
+    size_t rank = (size_t)plugin_rank_of(&args->buffer->buffer->type);
     args->layout = (PJRT_Buffer_MemoryLayout){
         .struct_size = sizeof args->layout,
         .tiled = {.struct_size = sizeof args->layout.tiled,

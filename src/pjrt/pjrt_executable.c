@@ -71,10 +71,10 @@ static bool describe_outputs(PJRT_Executable *e) {
     int64_t *dims = e->output_dims;
     for (size_t i = 0; i < n; i++) {
         const api_type *t = &x->outputs[i];
-        e->output_types[i] = plugin_type_of(t->dtype);
-        e->output_dim_sizes[i] = (size_t)t->rank;
-        memcpy(dims, t->dims, (size_t)t->rank * sizeof *dims);
-        dims += t->rank;
+        e->output_types[i] = plugin_type_of(t);
+        e->output_dim_sizes[i] = (size_t)plugin_rank_of(t);
+        memcpy(dims, t->dims, e->output_dim_sizes[i] * sizeof *dims);
+        dims += e->output_dim_sizes[i];
     }
     for (size_t i = 0; i < n_kinds; i++) {
         e->kinds[i] = plugin_memory_kinds[i < n ? x->output_place[i] : x->input_place[i - n]];

@@ -26,7 +26,7 @@ static PJRT_Error *make_layout(const api_type *type, PJRT_Layouts_MemoryLayout *
     *out = calloc(1, sizeof **out);
     if (!*out)
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof **out));
-    print_layout(type->order, type->rank, *out);
+    print_layout(type->order, plugin_rank_of(type), *out);
     return NULL;
 }
 
@@ -86,7 +86,7 @@ bool plugin_layouts_describe(PJRT_Executable *e) {
         const api_type *type = i < n_outputs ? &x->outputs[i] : &x->inputs[i - n_outputs];
         e->layouts[i] = &e->layout_data[i];
         e->layouts[i]->is_executables = true;
-        print_layout(type->order, type->rank, e->layouts[i]);
+        print_layout(type->order, plugin_rank_of(type), e->layouts[i]);
     }
     return true;
 }

@@ -146,13 +146,17 @@ static PJRT_Memory *choose_memory(PJRT_Client *client, PJRT_Device *device, PJRT
 }
 
 PJRT_Error *plugin_buffer_make(PJRT_Memory *memory, const plugin_shape *shape, PJRT_Buffer **out) {
-    int dtype;
-    PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(shape->type, &dtype));
+    static const int64_t none = 0;
+    bool is_token = shape->type == PJRT_Buffer_Type_TOKEN;
+    int dtype = VTRN_DTYPE_PRED;
+    if (!is_token)
+        PLUGIN_RETURN_IF_ERROR(plugin_dtype_of(shape->type, &dtype));
     api_type full;
-    PLUGIN_RETURN_IF_ERROR(api_type_init(
-        dtype, shape->n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)shape->n_dims,
-        shape->dims, &full));
-    PJRT_Error *error = take_layout(shape->layout, &full);
+    int rank = shape->n_dims > GRAPH_MAX_RANK ? GRAPH_MAX_RANK + 1 : (int)shape->n_dims;
+    PLUGIN_RETURN_IF_ERROR(is_token ? api_type_init(dtype, 1, &none, &full)
+                                    : api_type_init(dtype, rank, shape->dims, &full));
+    full.is_token = is_token;
+    PJRT_Error *error = is_token ? NULL : take_layout(shape->layout, &full);
     if (error)
         return error;
     PJRT_Device *device = memory->device;

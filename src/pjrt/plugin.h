@@ -159,7 +159,10 @@ bool plugin_layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout 
 /* strides NULL: row-major. dst is in the order of the type. */
 void plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
                            const char *src);
-PJRT_Buffer_Type plugin_type_of(int dtype);
+PJRT_Buffer_Type plugin_type_of(const api_type *type);
+static inline int plugin_rank_of(const api_type *type) { /* as PJRT has it: a token has no dims */
+    return type->is_token ? 0 : type->rank;
+}
 /* UNIMPLEMENTED names the type. */
 vtrn_status plugin_dtype_of(PJRT_Buffer_Type type, int *out);
 void plugin_named_string(PJRT_NamedValue *out, const char *name, const char *value);

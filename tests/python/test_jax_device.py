@@ -170,3 +170,11 @@ def test_an_operation_may_run_as_its_reference():
     options = {"vtrn_reference_only": True}
     y = jax.jit(lambda v: jnp.exp(v) + 1, compiler_options=options)(x)
     np.testing.assert_allclose(np.asarray(y), np.exp(np.asarray(x)) + 1, rtol=1e-6)
+
+
+def test_tokens_are_arrays_of_no_kind():
+    token = jax.jit(jax.lax.create_token)(1.0)
+    y, after = jax.jit(lambda x, t: (x + 1, jax.lax.after_all(t)))(np.float32(1), token)
+    assert y == 2 and type(after) is type(token)
+    with pytest.raises(RuntimeError, match="token-shape"):
+        np.asarray(after._buf)
