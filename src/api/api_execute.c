@@ -191,8 +191,8 @@ static vtrn_status run_held(vtrn_executable *e, call_frame *frames, runtime_call
         uint64_t start_ns = api_session_is_listening() ? api_session_now_ns() : 0;
         status = execute_calls(e, calls, n);
         has_results = !status;
-        if (!status && start_ns)
-            api_session_note(e, frames[0].core_i, start_ns, calls[0].timing_i);
+        for (int r = 0; r < n && !status && start_ns; r++)
+            api_session_note(e, frames[r].core_i, start_ns, calls[r].timing_i);
         if (!status && e->device->is_checking)
             status = api_check_last_run(e);
     }

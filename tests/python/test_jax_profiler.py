@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import conftest
 import numpy as np
@@ -122,3 +125,27 @@ def test_values_are_the_same_under_a_profiler(tmp_path):
     seen = []
     trace(tmp_path, lambda: seen.append(np.asarray(layer(x, x))))
     assert seen[0].tobytes() == alone.tobytes()
+
+
+TWO_CORES = """
+import sys, jax, jax.numpy as jnp
+f = jax.pmap(lambda v: jax.lax.psum(v * 2, "i"), axis_name="i")
+x = jnp.ones((2, 64))
+f(x).block_until_ready()
+with jax.profiler.trace(sys.argv[1]):
+    f(x).block_until_ready()
+"""
+
+
+def test_each_core_of_a_program_has_its_plane(tmp_path):
+    done = subprocess.run([sys.executable, "-c", TWO_CORES, tmp_path], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "NEURON_RT_NUM_CORES": "2"})
+    if "partition" in done.stderr and done.returncode:
+        pytest.skip("this build runs no program on two cores")
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.rglob("*.xplane.pb")
+    planes = [p for p in jax.profiler.ProfileData.from_file(str(file)).planes if "NeuronCore" in p.name]
+    assert [p.name.partition(" (")[0] for p in planes] == [f"/device:CUSTOM:NeuronCore {i}" for i in range(2)]
+    names = [[r.name for r in lines_of(plane)["XLA Modules"]] for plane in planes]
+    (both,) = set(names[0]) & set(names[1])  # others cut the argument on one core
+    assert [n.count(both) for n in names] == [1, 1]
