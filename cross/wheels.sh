@@ -20,6 +20,6 @@ done
 for python in "$@"; do
     rm -rf "$work/made"
     CC=$work/cc AR=$work/ar "$python" -m pip wheel --no-deps --wheel-dir "$work/made" "$root"
-    PATH=$work/venv/bin:$PATH "$work/venv/bin/auditwheel" repair --plat "manylinux_2_28_$machine" \
+    PATH=$work/venv/bin:$PATH "$work/venv/bin/python" -m auditwheel repair --plat "manylinux_2_28_$machine" \
         --wheel-dir "$root/dist" "$work"/made/*.whl
 done
