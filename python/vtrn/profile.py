@@ -37,12 +37,14 @@ def write_at_end(library: ctypes.CDLL) -> None:
         return
     library.vtrn_profile_is_running.restype = ctypes.c_bool
 
+    owner = os.getpid()  # a fork of it has nothing to write
+
     def write():
-        if message := _flush(library):
+        if os.getpid() == owner and (message := _flush(library)):
             print(f"vtrn: the profile is not complete: {message}", file=sys.stderr, flush=True)
 
     def terminate(signum, _):
-        if library.vtrn_profile_is_running():
+        if os.getpid() == owner and library.vtrn_profile_is_running():
             callbacks.raise_when_stopped(signum)
             raise KeyboardInterrupt  # stops the program of this thread, and the signal arrives again
         signal.signal(signum, signal.SIG_DFL)  # another one ends the process at once

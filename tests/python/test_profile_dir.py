@@ -164,3 +164,17 @@ except OSError as e:
     lines = out.splitlines()
     assert lines[0] == "True" and "Not a directory" in lines[1], (out, error)
     assert "the profile is not complete" in error
+
+
+def test_a_fork_that_is_terminated_writes_nothing(tmp_path):
+    code = START + """
+import signal
+if (pid := os.fork()) == 0:
+    time.sleep(60)
+time.sleep(0.2)
+os.kill(pid, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.path.exists(os.environ["VTRN_PROFILE"] + "/profile.json"))
+"""
+    out, error = end(start(code, tmp_path))
+    assert out == "-15 False\n", error
+    check_whole(tmp_path)
