@@ -218,6 +218,9 @@ typedef struct graph {
 /* VHLO artifact -> graph. Every error names the op, its place and the rule; nothing is kept on
  * error. Source for the format: StableHLO portable artifacts, VHLO 0.9 to 1.20. */
 vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out);
+/* The devices that an artifact is for, also where it holds what no graph can; 1 when it cannot be
+ * read at all. */
+int64_t graph_n_partitions_of(const void *bytes, size_t size);
 void graph_destroy(graph *g); /* NULL is fine */
 
 /* Room for the types of n values, and for more where there was too little. */

@@ -519,6 +519,17 @@ static vtrn_status module_int(graph_builder *b, const char *name, int64_t *out) 
     return NULL;
 }
 
+int64_t graph_n_partitions_of(const void *bytes, size_t size) {
+    graph_builder b = {0};
+    int64_t n = 1;
+    vtrn_status status = vhlo_read(bytes, size, &b.m);
+    if (!status)
+        status = module_int(&b, "mhlo.num_partitions", &n);
+    vtrn_status_free(status);
+    vhlo_destroy(b.m);
+    return n;
+}
+
 static vtrn_status main_arg_attrs(graph_builder *b, const vhlo_entry *arg_attrs) {
     for (uint32_t i = 0; i < arg_attrs->n_refs && i < b->g->body.n_args; i++) {
         const vhlo_entry *dictionary, *alias, *donor;
