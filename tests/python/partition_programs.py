@@ -135,6 +135,16 @@ add("rows set", lambda x, i, u: x.at[i].set(u), (X, np.array([1, 5, 3], np.int32
 add("rows added", lambda x, i, u: x.at[i].add(u), (X, integers(8, 16), normal(16, 16)), (OVER_M, P("d"), DM))
 add("rows added to the whole", lambda x, i, u: x.at[i].add(u), (X, integers(8, 16), normal(16, 16)),
     (WHOLE, P("d"), D), WHOLE)
+add("rows of a divided table, clamped", lambda e, i: e.at[i].get(mode="clip"), (normal(32, 16), integers(80, 8, 4) - 20),
+    (M, D))
+add("flags of a divided table", lambda e, i: (e > 0)[i], (normal(32, 16), integers(32, 8).astype(np.uint8)), (M, P("d")))
+add("integers of a divided table", lambda e, i: e[i], (integers(99, 32), integers(32, 8)), (P("d"), WHOLE))
+add("rows set in a divided table", lambda x, i, u: x.at[i].set(u, mode="drop"),
+    (normal(32, 16), np.array([40, 5, 31, -50, 0], np.int32), normal(5, 16)), (D, WHOLE, WHOLE), D)
+add("rows added to a divided table", lambda x, i, u: x.at[i].add(u), (normal(32, 16), integers(32, 8), normal(8, 16)),
+    (M, P("d"), D), M)
+add("largest rows in a divided table", lambda x, i, u: x.at[i].max(u), (normal(32, 16), integers(32, 8), normal(8, 16)),
+    (M, P("d"), D), M)
 add("gather in rows", lambda a, i: jnp.take_along_axis(a, i, 1), (X, integers(16, 8, 5)), (D, D))
 add("reshape", lambda x: x.reshape(4, 2, 16).transpose(2, 0, 1).reshape(16, 8), (X,), (DM,))
 add("reshape to heads", lambda x: x.reshape(8, 4, 4).transpose(1, 0, 2).reshape(4, 32), (X,), (DM,))
@@ -155,6 +165,8 @@ add("rows in another order", lambda mesh, x: constrained(x, mesh, P(("m", "d"), 
 add("reductions", lambda x: (x.sum(), x.max(), x.min(0), x.prod(1), jnp.any(x > 2), jnp.all(x > -9, 0)), (X,), (DM,))
 add("integers", lambda x: (x.sum(0), (x * 3 + 1) % 7, x.max(1)), (integers(100, 8, 16),), (DM,))
 add("argmax", lambda x: (jnp.argmax(x, 1), jnp.argmin(x, 0)), (X,), (DM,))
+add("argmax of equals", lambda x: (jnp.argmax(x > 0, 1), jnp.argmax(x * np.nan, 0)), (X,), (DM,))
+add("argmax of all", lambda x: jnp.argmax(x), (X,), (DM,))
 add("cumsum", lambda x: jnp.cumsum(x, 1), (X,), (DM,))
 add("cumsum of rows", lambda x: jnp.cumsum(x, 0), (X,), (DM,))
 add("cummax", lambda x: lax.cummax(x, 1), (X,), (DM,))

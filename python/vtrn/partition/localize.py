@@ -142,7 +142,9 @@ class Local:
         elif name in rules.RULES:
             rules.RULES[name](self, op, target)
         elif is_known:
-            rules.elementwise(self, op, target)
+            # Shardy has no rule for most of CHLO: what it says of a result need not fit the operand.
+            is_unary = name.startswith("chlo.") and len(op.operands) == 1
+            rules.elementwise(self, op, self.env[op.operands[0]] if is_unary else target)
         else:
             self.run_whole(op)
         for attribute in ("sdy.sharding", "sdy.sharding_rule", "mhlo.sharding"):

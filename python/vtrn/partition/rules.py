@@ -10,7 +10,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from vtrn.partition.collectives import shape_of, tensor
-from vtrn.partition.shardings import n_shards, names_of, replicated
+from vtrn.partition.shardings import n_shards, names_of, normalized, replicated
 
 ELEMENTWISE = {f"stablehlo.{name}" for name in (
     "abs add and atan2 cbrt ceil clamp compare complex convert cosine count_leading_zeros divide exponential "
@@ -270,7 +270,8 @@ def reduce(local, op, target):
     needed = [() if d in dims else next(rest) for d in range(rank)]
     kind = reducer_of(op) if n == 1 else None
     partial = []
-    if kind and is_identity(op.operands[1], kind):
+    is_free = not kind or is_identity(op.operands[1], kind)
+    if is_free and all(local.env[op.operands[i]] == local.env[op.operands[0]] for i in range(n)):
         taken = names_of(target)
         for d in dims:
             axes = local.env[op.operands[0]][d]
@@ -282,7 +283,30 @@ def reduce(local, op, target):
         local.need(op, i, tuple(needed))
         local.need(op, n + i, ())
         local.give(op.results[i], target)
-    local.join(op.results[0], partial, kind)
+    if kind:
+        local.join(op.results[0], partial, kind)
+    elif partial:
+        reduce_parts(local, op, partial)
+
+
+def reduce_parts(local, op, axes):
+    """What the devices along the axes have found is gathered and reduced again. (A reduction may take its
+    initial values as often as it likes.)"""
+    n, found = len(op.results), list(op.results)
+    with ir.InsertionPoint.after(op):
+        parts = [hlo.reshape(tensor((1, *shape_of(value)), value), value) for value in found]
+        parts = [local.collectives.all_gather(part, 0, normalized(axes)) for part in parts]
+        again = op.clone()
+    again.attributes["dimensions"] = ir.DenseI64ArrayAttr.get([0])
+    for i, part in enumerate(parts):
+        again.operands[i] = part
+    if "sdy.sharding" in again.attributes:
+        del again.attributes["sdy.sharding"]
+    for i in range(n):
+        first = next(use.owner for use in found[i].uses if use.owner.name == "stablehlo.reshape" and
+                     shape_of(use.owner.results[0]) == (1, *shape_of(found[i])))  # fmt: skip
+        found[i].replace_all_uses_except(again.results[i], [first.operation])
+        local.env[again.results[i]] = local.env[found[i]]
 
 
 def has_plain_window(op, dim, rank):
@@ -416,10 +440,65 @@ def gather(local, op, target):
         indices[i] = given[r] = target[r]
     for d, i in zip(batching, numbers.start_indices_batching_dims):
         operand[d] = indices[i]
+    axes = indexed_axes(local, op, list(numbers.start_index_map), names_of([*given, *operand, *indices]))
+    if axes and sizes[numbers.start_index_map[0]] == 1:
+        operand[numbers.start_index_map[0]] = axes
+    else:
+        axes = ()
     local.need(op, 0, tuple(operand))
     local.need(op, 1, tuple(indices))
+    n_rows = shape_of(op.operands[0])[numbers.start_index_map[0]] if axes else 0
+    if axes:
+        whole_index = hlo.clamp(local.collectives.scalar(0), as_i32(op.operands[1]),
+                                local.collectives.scalar(n_rows * n_shards(axes) - 1))
+        op.operands[1] = from_own_part(local, whole_index, axes, n_rows)
     op.attributes["slice_sizes"] = ir.DenseI64ArrayAttr.get(sizes)
     local.give(op.results[0], tuple(given))
+    if axes:
+        keep_found(local, op, numbers, n_rows, axes)
+
+
+def indexed_axes(local, op, index_map, taken):
+    """The axes of the one dimension that indices address, if nothing else is divided over them."""
+    axes = local.env[op.operands[0]][index_map[0]] if len(index_map) == 1 else ()
+    kind = ir.RankedTensorType(op.operands[0].type).element_type
+    return () if names_of([axes]) & taken or isinstance(kind, ir.ComplexType) else axes
+
+
+def as_i32(value):
+    i32 = ir.IntegerType.get_signless(32)
+    return hlo.convert(ir.RankedTensorType.get(shape_of(value), i32), value)
+
+
+def from_own_part(local, indices, axes, n_rows):
+    """Indices into the whole as indices into the device's own rows; others are below 0 or too large."""
+    offset = local.collectives.offset(axes, n_rows)
+    return hlo.subtract(indices, hlo.broadcast_in_dim(indices.type, offset, []))
+
+
+def keep_found(local, op, numbers, n_rows, axes):
+    """Of a gather, zeros where another device has the row; their sum is the whole."""
+    result, index = op.results[0], op.operands[1]
+    shape = shape_of(result)
+    with ir.InsertionPoint.after(op):
+        i1 = ir.IntegerType.get_signless(1)
+        low = hlo.broadcast_in_dim(index.type, local.collectives.scalar(0), [])
+        high = hlo.broadcast_in_dim(index.type, local.collectives.scalar(n_rows), [])
+        is_own = hlo.and_(hlo.compare(index, low, hlo.ComparisonDirectionAttr.get("GE")),
+                          hlo.compare(index, high, hlo.ComparisonDirectionAttr.get("LT")))
+        places = without(list(numbers.offset_dims), len(shape))
+        is_own = hlo.reshape(ir.RankedTensorType.get([shape[d] for d in places], i1), is_own)
+        is_own = hlo.broadcast_in_dim(ir.RankedTensorType.get(shape, i1), is_own, places)
+        kept = hlo.SelectOp(is_own, result, zeros(result.type))
+        is_flag = str(ir.RankedTensorType(result.type).element_type) == "i1"
+        whole = local.collectives.all_reduce(kept.result, normalized(axes), f"stablehlo.{'or' if is_flag else 'add'}")
+    result.replace_all_uses_except(whole, [kept.operation])
+    local.env[whole] = local.env[result]
+
+
+def zeros(kind):
+    is_float = isinstance(ir.RankedTensorType(kind).element_type, ir.FloatType)
+    return hlo.constant(ir.Attribute.parse(f"dense<{'0.0' if is_float else '0' if 'i1>' not in str(kind) else 'false'}> : {kind}"))
 
 
 @rule("scatter")
@@ -439,18 +518,27 @@ def scatter(local, op, target):
         operand[d] = indices[i] = target[d]
         updates[dict(pairs)[i]] = target[d]
     kind = reducer_of(op) if n == 1 else None
-    partial, taken = [], names_of(operand)
+    index_map = list(numbers.scattered_dims_to_operand_dims)
+    partial, taken = [], names_of([*operand, *indices])
+    axes = target[index_map[0]] if len(index_map) == 1 and index_map[0] in numbers.inserted_window_dims else ()
+    axes = () if names_of([axes]) & taken else axes
+    if axes:
+        operand[index_map[0]] = axes
+        taken |= names_of([axes])
     for i, u in pairs:
-        axes = local.env[op.operands[n + 1]][u]
-        is_free = not indices[i] and kind == "stablehlo.add" and not names_of([axes]) & taken
+        added = local.env[op.operands[n + 1]][u]
+        is_free = not indices[i] and kind == "stablehlo.add" and not names_of([added]) & taken
         if is_free and i not in numbers.scatter_indices_batching_dims:
-            indices[i] = updates[u] = axes
-            partial += axes
-            taken |= names_of([axes])
+            indices[i] = updates[u] = added
+            partial += added
+            taken |= names_of([added])
     for i in range(n):
         local.need(op, i, tuple(operand))
         local.need(op, n + 1 + i, tuple(updates))
     local.need(op, n, tuple(indices))
+    if axes:  # what belongs to another device is out of bounds, and is left out
+        n_rows = shape_of(op.operands[0])[index_map[0]]
+        op.operands[n] = from_own_part(local, as_i32(op.operands[n]), axes, n_rows)
     if partial and not is_identity(op.operands[0], kind):
         keep_once(local, op, 0, partial)
     for result in op.results:
@@ -464,10 +552,8 @@ def keep_once(local, op, i, axes):
     i1 = ir.IntegerType.get_signless(1)
     is_first = hlo.compare(local.collectives.offset(axes, 1), local.collectives.scalar(0),
                            hlo.ComparisonDirectionAttr.get("EQ"))
-    zero = ir.Attribute.parse(f"dense<0.0> : {kept.type}") if "f" in str(tensor((), kept)) else None
-    zero = zero or ir.Attribute.parse(f"dense<0> : {kept.type}")
     is_first = hlo.broadcast_in_dim(ir.RankedTensorType.get(shape_of(kept), i1), is_first, [])
-    op.operands[i] = hlo.select(is_first, kept, hlo.constant(zero))
+    op.operands[i] = hlo.select(is_first, kept, zeros(kept.type))
     local.env[op.operands[i]] = local.env[kept]
 
 
