@@ -39,8 +39,10 @@ typedef struct api_type {
 typedef struct api_sharding {
     int rank;
     int64_t n_parts[VTRN_MAX_RANK]; /* of each dimension */
-    int64_t n_copies;               /* of each part */
-    int64_t *partition; /* by part, row by row, and copy: who has it. NULL: each has all of it */
+    int64_t n_copies;               /* of each part, or of each part of its sum */
+    int64_t n_unreduced;            /* parts of a sum that a part of the tensor is; 1: the sum */
+    /* By part, row by row, part of its sum and copy: who has it. NULL: each has all of it. */
+    int64_t *partition;
 } api_sharding;
 
 /* s NULL: whole. *out is to be released by free(out->partition), also on error. */

@@ -13,6 +13,15 @@ static int64_t tile_at(const graph_sharding *s, int64_t place) {
     return tile;
 }
 
+/* The same of the parts of a sum. */
+static int64_t summand_at(const graph_sharding *s, int64_t place) {
+    int64_t summand = 0;
+    for (uint32_t i = 0; i < s->n_unreduced; i++)
+        summand =
+            summand * s->unreduced[i].size + place / s->unreduced[i].stride % s->unreduced[i].size;
+    return summand;
+}
+
 vtrn_status api_sharding_init(const graph_sharding *s, api_sharding *out) {
     *out = (api_sharding){.rank = 0};
     if (!s)
@@ -25,6 +34,14 @@ vtrn_status api_sharding_init(const graph_sharding *s, api_sharding *out) {
             out->n_parts[d] *= s->axes[i].size;
         n_tiles *= out->n_parts[d];
     }
+    out->n_unreduced = 1;
+    for (uint32_t i = 0; i < s->n_unreduced; i++)
+        out->n_unreduced *= s->unreduced[i].size;
+    n_tiles *= out->n_unreduced;
+    if (n % n_tiles)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "a sharding and its unreduced axes have %lld parts for %lld devices",
+                          (long long)n_tiles, (long long)n);
     out->n_copies = n / n_tiles;
     out->partition = calloc((size_t)n, sizeof *out->partition);
     int64_t *n_placed = calloc((size_t)n_tiles, sizeof *n_placed);
@@ -33,7 +50,7 @@ vtrn_status api_sharding_init(const graph_sharding *s, api_sharding *out) {
         return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *out->partition);
     }
     for (int64_t place = 0; place < n; place++) {
-        int64_t tile = tile_at(s, place);
+        int64_t tile = tile_at(s, place) * out->n_unreduced + summand_at(s, place);
         out->partition[tile * out->n_copies + n_placed[tile]++] =
             s->mesh->partition_of ? s->mesh->partition_of[place] : place;
     }

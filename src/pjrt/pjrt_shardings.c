@@ -7,7 +7,16 @@
 #include <string.h>
 
 /* Of OpSharding. Source: xla_data.proto. */
-enum { TYPE_OTHER = 3, FIELD_TYPE = 1, FIELD_DIMS = 3, FIELD_DEVICES = 4, FIELD_REPLICATES = 6 };
+enum {
+    TYPE_REPLICATED = 0,
+    TYPE_OTHER = 3,
+    TYPE_UNREDUCED = 6,
+    FIELD_TYPE = 1,
+    FIELD_DIMS = 3,
+    FIELD_DEVICES = 4,
+    FIELD_REPLICATES = 6,
+    FIELD_LAST_TYPES = 8,
+};
 
 /* A field of packed numbers, or its size alone with out NULL. */
 static size_t write_packed(char *out, int field, const int64_t *values, size_t n) {
@@ -25,13 +34,20 @@ static size_t write_packed(char *out, int field, const int64_t *values, size_t n
 /* No bytes: replicated, which is the type with number 0. */
 static vtrn_status serialize(const api_sharding *s, size_t n_partitions, char **out,
                              size_t *out_size) {
-    int64_t dims[VTRN_MAX_RANK + 1];
-    size_t n_dims = (size_t)s->rank;
+    int64_t dims[VTRN_MAX_RANK + 2], last_types[2];
+    size_t n_dims = (size_t)s->rank, n_last = 0;
+    bool is_sum = s->partition && s->n_unreduced > 1;
     *out_size = 0;
     memcpy(dims, s->n_parts, n_dims * sizeof *dims);
-    if (s->partition && s->n_copies > 1)
+    if (is_sum) {
+        last_types[n_last++] = TYPE_UNREDUCED;
+        dims[n_dims++] = s->n_unreduced;
+    }
+    if (s->partition && s->n_copies > 1) {
+        last_types[n_last++] = TYPE_REPLICATED;
         dims[n_dims++] = s->n_copies;
-    size_t room = 8;
+    }
+    size_t room = 16;
     if (s->partition)
         room += write_packed(NULL, FIELD_DIMS, dims, n_dims) +
                 write_packed(NULL, FIELD_DEVICES, s->partition, n_partitions);
@@ -41,10 +57,17 @@ static vtrn_status serialize(const api_sharding *s, size_t n_partitions, char **
     if (!s->partition)
         return NULL;
     *at++ = FIELD_TYPE << 3;
+    if (is_sum && (size_t)s->n_unreduced == n_partitions) {
+        *at++ = TYPE_UNREDUCED;
+        *out_size = (size_t)(at - *out);
+        return NULL;
+    }
     *at++ = TYPE_OTHER;
     at += write_packed(at, FIELD_DIMS, dims, n_dims);
     at += write_packed(at, FIELD_DEVICES, s->partition, n_partitions);
-    if (s->n_copies > 1) {
+    if (is_sum) {
+        at += write_packed(at, FIELD_LAST_TYPES, last_types, n_last);
+    } else if (s->n_copies > 1) {
         *at++ = FIELD_REPLICATES << 3;
         *at++ = 1;
     }

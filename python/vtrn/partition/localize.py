@@ -202,6 +202,20 @@ class Local:
             for i, sharding in enumerate(shardings):
                 self.need(end, i, sharding)
 
+    def complete(self, body, of_arguments, of_results):
+        """Sums that begin or end in parts: arguments are added up first, results are left to one device."""
+        for argument, axes in zip(body.arguments, of_arguments):
+            if axes:
+                with ir.InsertionPoint.at_block_begin(body):
+                    whole = self.collectives.all_reduce(argument, axes, "stablehlo.add")
+                argument.replace_all_uses_except(whole, [whole.owner.operation])
+        end = self.end_of(body)
+        with end.location, ir.InsertionPoint(end):
+            for i, axes in enumerate(of_results):
+                if axes:
+                    self.env.setdefault(end.operands[i], replicated(len(shape_of(end.operands[i]))))
+                    rules.keep_once(self, end, i, axes)
+
     def carried(self, op):
         """while: values are carried in the shardings of its results."""
         shardings = [self.wanted(result, i) for i, result in enumerate(op.results)]
@@ -351,12 +365,16 @@ def signature(local, function, is_main):
             if not isinstance(of, ir.RankedTensorType):
                 side.append(())
                 continue
-            if is_main and local.unreduced(sharding):
-                raise Refused("an argument or a result of the program is declared unreduced")
             sharding = fitted(local.parse(sharding, of.rank), of.shape)
             side.append(tuple(whole_axes(local.mesh, axes) for axes in sharding) if is_main else sharding)
         sides.append(side)
     return sides
+
+
+def sums_of(local, function, arguments, results):
+    """The axes along which devices have parts of a sum, of each argument and each result."""
+    return [[local.unreduced(sharding) for sharding in attributes_of(function, name, len(of))]
+            for name, of in (("arg_attrs", arguments), ("res_attrs", results))]
 
 
 def whole_axes(mesh, axes):
@@ -369,17 +387,20 @@ def whole_axes(mesh, axes):
     return tuple(out)
 
 
-def sharding_attribute(mesh, sharding):
+def sharding_attribute(mesh, sharding, sums=()):
     dims = [sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(axis.name) for axis in axes], True) for axes in sharding]
-    return sdy.TensorShardingAttr.get(mesh.name, dims)
+    return sdy.TensorShardingAttr.get(mesh.name, dims, [], [sdy.AxisRefAttr.get(axis.name) for axis in sums])
 
 
-def with_shardings(function, name, mesh, shardings):
-    """The function's attributes name what its arguments or results have."""
+def with_shardings(function, name, mesh, shardings, sums):
+    """The function's attributes name what its arguments or results have. The library takes parts of sums
+    from programs alone that know of them, as the mark says."""
     old = list(map(ir.DictAttr, ir.ArrayAttr(function.attributes[name]))) if name in function.attributes else []
     old = old or [ir.DictAttr.get({})] * len(shardings)
-    new = [ir.DictAttr.get({entry.name: entry.attr for entry in of} | {"sdy.sharding": sharding_attribute(mesh, sharding)})
-           for of, sharding in zip(old, shardings)]  # fmt: skip
+    new = []
+    for of, sharding, axes in zip(old, shardings, sums):
+        entries = {entry.name: entry.attr for entry in of} | {"sdy.sharding": sharding_attribute(mesh, sharding, axes)}
+        new.append(ir.DictAttr.get(entries | ({"vtrn.unreduced": ir.StringAttr.get("sum")} if axes else {})))
     function.attributes[name] = ir.ArrayAttr.get(new)
 
 
@@ -391,7 +412,7 @@ def without_shardings(function):
                 ir.DictAttr.get({entry.name: entry.attr for entry in of if entry.name != "sdy.sharding"}) for of in old])
 
 
-def wrap(function, mesh, arguments, results):
+def wrap(function, mesh, arguments, results, sums):
     """The body becomes that of a manual computation over all axes."""
     kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
     body = function.regions[0].blocks[0]
@@ -410,8 +431,8 @@ def wrap(function, mesh, arguments, results):
         with ir.InsertionPoint(end):
             ir.Operation.create("sdy.return", [], list(end.operands))
         end.operation.erase()
-    with_shardings(function, "arg_attrs", mesh, arguments)
-    with_shardings(function, "res_attrs", mesh, results)
+    with_shardings(function, "arg_attrs", mesh, arguments, sums[0])
+    with_shardings(function, "res_attrs", mesh, results, sums[1])
 
 
 def per_value(mesh, shardings):
@@ -452,10 +473,12 @@ def localize(module, n_devices):
         body = function.regions[0].blocks[0]
         for argument, sharding in zip(body.arguments, arguments):
             local.give(argument, sharding)
+        sums = sums_of(local, function, arguments, results) if name == "main" else None
         local.run(body)
         local.yield_as(body, results)
         if name == "main":
-            wrap(function, mesh, arguments, results)
+            local.complete(body, *sums)
+            wrap(function, mesh, arguments, results, sums)
             continue
         without_shardings(function)
         end = body.operations[len(body.operations) - 1]

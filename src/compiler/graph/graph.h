@@ -51,6 +51,10 @@ typedef struct graph_sharding {
     int rank;
     uint32_t first[13]; /* [rank + 1]; GRAPH_MAX_RANK and one more */
     const graph_axis *axes;
+    /* Of @main's parameters and results, in a program that a partitioner divided: devices that
+     * differ along these have parts of a sum. */
+    uint32_t n_unreduced;
+    const graph_axis *unreduced;
 } graph_sharding;
 
 /* int64 list in the graph's arena */

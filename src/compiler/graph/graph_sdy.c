@@ -129,12 +129,29 @@ static vtrn_status decode_axis(graph_builder *b, const named_mesh *mesh, uint32_
     return NULL;
 }
 
-vtrn_status graph_sdy_sharding(graph_builder *b, const vhlo_entry *e, const graph_sharding **out) {
+/* "aAAA": the mesh; the numbers of dimensions, replicated and unreduced axes, and these. */
+static vtrn_status decode_unreduced(graph_builder *b, const vhlo_entry *e, const named_mesh *mesh,
+                                    graph_sharding *s) {
+    graph_axis *axes;
+    int64_t n = e->ints[2], first = 1 + e->ints[0] + e->ints[1];
+    if (n < 0 || e->ints[1] < 0 || first + n > e->n_refs)
+        return malformed("unreduced axes of a sharding");
+    GRAPH_NEW(b, axes, (size_t)n);
+    for (int64_t i = 0; i < n; i++)
+        VTRN_RETURN_IF_ERROR(decode_axis(b, mesh, e->refs[first + i], &axes[i]));
+    s->n_unreduced = (uint32_t)n;
+    s->unreduced = axes;
+    return NULL;
+}
+
+static vtrn_status decode_sharding(graph_builder *b, const vhlo_entry *e, bool takes_unreduced,
+                                   const graph_sharding **out) {
     *out = NULL;
     bool is_later = is_sdy(e, SDY_ATTR_SHARDING_V2) || is_sdy(e, SDY_ATTR_SHARDING_V3);
     if ((!is_sdy(e, SDY_ATTR_SHARDING) && !is_later) || e->n_ints < 2 || e->n_refs < 1)
         return malformed("sharding");
-    if (is_later && e->n_ints > 2 && e->ints[2] > 0)
+    bool has_unreduced = is_later && e->n_ints > 2 && e->ints[2] > 0;
+    if (has_unreduced && (!takes_unreduced || is_sdy(e, SDY_ATTR_SHARDING_V3)))
         return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "a sharding with unreduced axes; reduce the value with psum first");
     int64_t n_dims = e->ints[0];
@@ -164,8 +181,14 @@ vtrn_status graph_sdy_sharding(graph_builder *b, const vhlo_entry *e, const grap
         for (int64_t i = 0; i < dims[d]->ints[0]; i++)
             VTRN_RETURN_IF_ERROR(decode_axis(b, &mesh, dims[d]->refs[i], &axes[s->first[d + 1]++]));
     }
+    if (has_unreduced)
+        VTRN_RETURN_IF_ERROR(decode_unreduced(b, e, &mesh, s));
     *out = s;
     return NULL;
+}
+
+vtrn_status graph_sdy_sharding(graph_builder *b, const vhlo_entry *e, const graph_sharding **out) {
+    return decode_sharding(b, e, false, out);
 }
 
 /* A list of n shardings, one a value. */
@@ -252,7 +275,7 @@ vtrn_status graph_sdy_constraint(graph_builder *b, const vhlo_op *v, graph_op *o
 static vtrn_status main_shardings(graph_builder *b, const vhlo_op *main, const char *attrs_name,
                                   const graph_value *values, uint32_t n,
                                   const graph_sharding ***out) {
-    const vhlo_entry *attrs, *dictionary, *e, *other;
+    const vhlo_entry *attrs, *dictionary, *e, *other, *takes_unreduced;
     GRAPH_NEW(b, *out, n);
     VTRN_RETURN_IF_ERROR(vhlo_op_attr(b->m, main, attrs_name, &attrs));
     if (!vhlo_entry_is(attrs, VHLO_DIALECT_VHLO, VHLO_ATTR_ARRAY))
@@ -269,7 +292,10 @@ static vtrn_status main_shardings(graph_builder *b, const vhlo_op *main, const c
                               attrs_name[0] == 'a' ? "argument" : "result", i);
         if (!e)
             continue;
-        VTRN_RETURN_IF_ERROR(graph_sdy_sharding(b, e, &(*out)[i]));
+        /* The partitioner's mark: the program knows that it takes or gives parts of a sum. */
+        VTRN_RETURN_IF_ERROR(
+            vhlo_dictionary_get(b->m, dictionary, "vtrn.unreduced", &takes_unreduced));
+        VTRN_RETURN_IF_ERROR(decode_sharding(b, e, takes_unreduced != NULL, &(*out)[i]));
         VTRN_RETURN_IF_ERROR(check_ranks(b, &(*out)[i], &values[i], 1));
     }
     return NULL;

@@ -103,6 +103,10 @@ static bool is_whole(const graph_sharding *s) {
     return true;
 }
 
+static bool has_unreduced(const graph_sharding *s) {
+    return s && s->n_unreduced;
+}
+
 static bool is_mesh_equal(const graph_sharding *a, const graph_sharding *b) {
     const int64_t *p = a->mesh->partition_of, *q = b->mesh->partition_of;
     for (int64_t i = 0; i < a->mesh->n_devices; i++)
@@ -426,7 +430,7 @@ static vtrn_status cut_arguments(spmd *x) {
         graph_value arg = g->body.args[i];
         if (!g->arg_sharding[i])
             VTRN_RETURN_IF_ERROR(choose_sharding(x, arg, &g->arg_sharding[i]));
-        if (is_whole(g->arg_sharding[i]))
+        if (is_whole(g->arg_sharding[i]) && !has_unreduced(g->arg_sharding[i]))
             g->arg_sharding[i] = NULL;
         VTRN_RETURN_IF_ERROR(vtrn_status_annotate(
             cut_type(&x->whole[arg], g->arg_sharding[i], &g->types[arg]), "argument %u", i));
@@ -444,7 +448,7 @@ static vtrn_status cut_results(spmd *x) {
         const graph_sharding **s = &g->result_sharding[i];
         if (!*s)
             *s = x->hint[v] ? x->hint[v] : x->held[v].s;
-        if (is_whole(*s))
+        if (is_whole(*s) && !has_unreduced(*s))
             *s = NULL;
         VTRN_RETURN_IF_ERROR(
             vtrn_status_annotate(cut_type(&x->whole[v], *s, &part), "result %u", i));
