@@ -16,7 +16,7 @@ from vtrn.partition.shardings import Axis, Mesh, Refused, fitted, n_shards, norm
 
 RESHARDS = ("sdy.all_gather", "sdy.all_slice", "sdy.all_to_all", "sdy.collective_permute", "sdy.all_reduce",
             "sdy.reshard", "sdy.sharding_constraint",
-            "sdy.replicated_to_unreduced", "sdy.sharded_to_unreduced")  # fmt: skip
+            "sdy.replicated_to_unreduced")  # fmt: skip
 
 
 def is_tensor(value):
@@ -28,7 +28,9 @@ class Local:
         self.mesh = mesh
         self.collectives = Collectives(mesh)
         self.env = {}  # the sharding that a value has
-        self.partial = {}  # values that devices have parts of a sum of: (axes, reducer)
+        # Values of which devices along the axes have parts: (axes, what joins them). Where something else
+        # than the end of a program or a reduce_scatter reads one, it is joined first.
+        self.partial = {}
         self.shardings = shardings  # of functions: name -> (of arguments, of results)
         self.manual = ()  # names of axes that the program divides by itself
 
@@ -43,8 +45,8 @@ class Local:
         return Axis(axis.name, info.pre_size, info.size)
 
     def parse(self, sharding, rank):
-        """A TensorShardingAttr, without axes that are manual here. Sums that it calls unreduced are complete
-        here; only where a function or a manual computation begins or ends, parts of a sum matter."""
+        """A TensorShardingAttr, without axes that are manual here. Which of them it calls unreduced,
+        `unreduced` tells."""
         if sharding is None:
             return replicated(rank)
         sharding = sdy.TensorShardingAttr(sharding)
@@ -59,6 +61,13 @@ class Local:
     def unreduced(self, sharding):
         axes = [] if sharding is None else sdy.TensorShardingAttr(sharding).unreduced_axes
         return normalized(self.axes_of(axis) for axis in axes)
+
+    def unreduced_of(self, result):
+        """Of an operation's only result."""
+        attributes = result.owner.attributes
+        if "sdy.sharding" not in attributes or len(result.owner.results) != 1:
+            return ()
+        return self.unreduced(list(sdy.TensorShardingPerValueAttr(attributes["sdy.sharding"]).shardings)[0])
 
     def wanted(self, result, i):
         """What Shardy gave result i of an operation, as far as its shape allows."""
@@ -95,15 +104,28 @@ class Local:
         result.replace_all_uses_with(value)
         self.dead.append(result.owner)
 
-    def need(self, op, i, sharding):
-        value = op.operands[i]
-        if is_tensor(value) and self.env[value] != sharding:
-            new = self.collectives.reshard(value, self.env[value], sharding)
+    def whole(self, value):
+        """The value, not parts of it that are yet to be joined."""
+        if value not in self.partial:
+            return value
+        axes, kind = self.partial[value]
+        new = self.collectives.all_reduce(value, axes, kind)
+        self.env[new] = self.env[value]
+        return new
+
+    def need(self, op, i, sharding, has_parts=False):
+        """has_parts: the operation takes parts of a sum; these are divided as the sum would be."""
+        if not is_tensor(op.operands[i]):
+            return
+        value = op.operands[i] if has_parts else self.whole(op.operands[i])
+        new = self.collectives.reshard(value, self.env[value], sharding)
+        if new != op.operands[i]:
             self.env[new] = sharding
             op.operands[i] = new
 
     def join(self, result, axes, kind):
-        """Adds up what devices along the axes have, unless a reduce_scatter follows that does."""
+        """Joins what devices along the axes have, but for axes along which it is to stay in parts: that a
+        reduce_scatter joins, or that Shardy calls unreduced."""
         axes = normalized(axes)
         if not axes:
             return
@@ -111,10 +133,17 @@ class Local:
         if len(uses) == 1 and uses[0].owner.name == "sdy.reduce_scatter":
             self.partial[result] = (axes, kind)
             return
-        with ir.InsertionPoint.after(result.owner):
-            whole = self.collectives.all_reduce(result, axes, kind)
-        result.replace_all_uses_except(whole, [whole.owner.operation])
-        self.env[whole] = self.env[result]
+        kept = [axis for axis in self.unreduced_of(result) if kind == "stablehlo.add"]
+        kept = tuple(kept) if set(kept) <= set(axes) else ()
+        left = tuple(axis for axis in axes if axis not in kept)
+        whole = result
+        if left:
+            with ir.InsertionPoint.after(result.owner):
+                whole = self.collectives.all_reduce(result, left, kind)
+            result.replace_all_uses_except(whole, [whole.owner.operation])
+            self.env[whole] = self.env[result]
+        if kept:
+            self.partial[whole] = (kept, kind)
 
     # Operations.
 
@@ -169,15 +198,32 @@ class Local:
         sharding = op.attributes["out_sharding" if "out_sharding" in op.attributes else "sharding"]
         shape = self.shape(result)
         sharding = fitted(self.parse(sharding, len(shape)), shape)
-        value = op.operands[0]
+        value = self.whole(op.operands[0])
         self.replace(result, self.collectives.reshard(value, self.env[value], sharding), sharding)
+
+    def scatter_to_sum(self, op):
+        """sharded_to_unreduced: what a device has stands at its place among zeros."""
+        result, value = op.results[0], self.whole(op.operands[0])
+        shape, old = self.shape(result), self.env[value]
+        new = fitted(self.parse(op.attributes["out_sharding"], len(shape)), shape)
+        axes = self.unreduced(op.attributes["out_sharding"])
+        lost = {d: old[d][len(new[d]):] for d in range(len(new)) if old[d] != new[d]}
+        is_direct = all(old[d][:len(new[d])] == new[d] for d in lost)
+        if not is_direct or sorted(axis for of in lost.values() for axis in of) != sorted(axes):
+            self.reshard(op)
+            return
+        starts = [self.collectives.offset(lost[d], n) if d in lost else self.collectives.scalar(0)
+                  for d, n in enumerate(shape_of(value))]
+        whole = hlo.dynamic_update_slice(rules.zeros(self.local_type(result, new)), value, starts)
+        self.replace(result, whole, new)
+        self.partial[whole] = (axes, "stablehlo.add")
 
     def reduce_scatter(self, op):
         value, result = op.operands[0], op.results[0]
         if value not in self.partial:
             self.reshard(op)
             return
-        axes, kind = self.partial.pop(value)
+        axes, kind = self.partial[value]
         shape = self.shape(result)
         old, new = self.env[value], fitted(self.parse(op.attributes["out_sharding"], len(shape)), shape)
         gained = {d: new[d][len(old[d]):] for d in range(len(new)) if new[d] != old[d]}
@@ -195,26 +241,18 @@ class Local:
     def end_of(self, block):
         return block.operations[len(block.operations) - 1]
 
-    def yield_as(self, block, shardings):
-        """The values that a block gives, in these shardings."""
+    def yield_as(self, block, shardings, sums=None):
+        """The values that a block gives, in these shardings, as parts of sums along these axes: what is no
+        such part is left to one device."""
         end = self.end_of(block)
         with end.location, ir.InsertionPoint(end):
             for i, sharding in enumerate(shardings):
-                self.need(end, i, sharding)
-
-    def complete(self, body, of_arguments, of_results):
-        """Sums that begin or end in parts: arguments are added up first, results are left to one device."""
-        for argument, axes in zip(body.arguments, of_arguments):
-            if axes:
-                with ir.InsertionPoint.at_block_begin(body):
-                    whole = self.collectives.all_reduce(argument, axes, "stablehlo.add")
-                argument.replace_all_uses_except(whole, [whole.owner.operation])
-        end = self.end_of(body)
-        with end.location, ir.InsertionPoint(end):
-            for i, axes in enumerate(of_results):
-                if axes:
-                    self.env.setdefault(end.operands[i], replicated(len(shape_of(end.operands[i]))))
+                axes = sums[i] if sums else ()
+                is_part = axes and sorted(self.partial.get(end.operands[i], ((),))[0]) == sorted(axes)
+                self.need(end, i, sharding, is_part)
+                if axes and not is_part:
                     rules.keep_once(self, end, i, axes)
+
 
     def carried(self, op):
         """while: values are carried in the shardings of its results."""
@@ -282,11 +320,12 @@ class Local:
         for inner in list(block.operations)[:-1]:
             inner.operation.move_before(op)
         for result, value, sharding in zip(op.results, values, outs):
-            if self.unreduced(sharding):
-                value = self.collectives.all_reduce(value, self.unreduced(sharding), "stablehlo.add")
             # The result is a value of its own: its sharding has the manual axes, which value's has not.
             whole = fitted(self.parse(sharding, len(shape_of(result))), shape_of(result))
-            self.replace(result, hlo.reshape(value.type, value), whole)
+            value = hlo.reshape(value.type, value)
+            self.replace(result, value, whole)
+            if self.unreduced(sharding):
+                self.partial[value] = (self.unreduced(sharding), "stablehlo.add")
 
 
 
@@ -317,6 +356,7 @@ CONTROL = {
     "func.call": Local.call,
     "sdy.manual_computation": Local.splice,
     "sdy.reduce_scatter": Local.reduce_scatter,
+    "sdy.sharded_to_unreduced": Local.scatter_to_sum,
     "sdy.sharding_group": forget,
     "sdy.named_computation": refuse,
 }
@@ -473,11 +513,13 @@ def localize(module, n_devices):
         body = function.regions[0].blocks[0]
         for argument, sharding in zip(body.arguments, arguments):
             local.give(argument, sharding)
-        sums = sums_of(local, function, arguments, results) if name == "main" else None
+        sums = sums_of(local, function, arguments, results) if name == "main" else (None, None)
+        for argument, axes in zip(body.arguments, sums[0] or ()):
+            if axes:
+                local.partial[argument] = (axes, "stablehlo.add")
         local.run(body)
-        local.yield_as(body, results)
+        local.yield_as(body, results, sums[1])
         if name == "main":
-            local.complete(body, *sums)
             wrap(function, mesh, arguments, results, sums)
             continue
         without_shardings(function)
