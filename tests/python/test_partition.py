@@ -189,3 +189,16 @@ def test_the_command_writes_a_manual_program(tmp_path):
     source.write_bytes(b"nonsense")
     done = run_command(source, "-o", out, "--devices", 8)
     assert done.returncode == 1 and "is no StableHLO artifact" in done.stderr
+
+
+@pytest.mark.parametrize("text, own", [("a", "d1:2"), ("b", "d2:2"), ("c", "m"), ("a1:2", "d1:2")])
+def test_axes_of_another_mesh_are_parts_of_ones_own(text, own):
+    mesh, other = Mesh("mesh", {"d": 4, "m": 2}), Mesh("other", {"a": 2, "b": 2, "c": 2})
+    axis = Axis(text[0], 1, 2)
+    found = mesh.own_axes(other, axis)
+    assert shardings.normalized(found) == axes_of(own)
+    assert mesh.indices(found) == other.indices([axis])
+    wide = Mesh("wide", {"e": 8})
+    for axis in (Axis("e", 1, 8), Axis("e", 2, 2), Axis("e", 1, 4)):
+        assert mesh.indices(mesh.own_axes(wide, axis)) == wide.indices([axis])
+    assert Mesh("three", {"t": 3, "u": 4}).own_axes(Mesh("four", {"v": 4, "w": 3}), Axis("v", 1, 4)) is None

@@ -36,13 +36,24 @@ class Local:
 
     # What Shardy said.
 
-    def axes_of(self, axis):
+    def axes_of(self, axis, mesh):
         axis = sdy.AxisRefAttr(axis)
         info = axis.sub_axis_info
         if info is None:
-            return Axis(axis.name, 1, self.mesh.sizes[axis.name])
-        info = sdy.SubAxisInfoAttr(info)
-        return Axis(axis.name, info.pre_size, info.size)
+            axis = Axis(axis.name, 1, mesh.sizes[axis.name])
+        else:
+            info = sdy.SubAxisInfoAttr(info)
+            axis = Axis(axis.name, info.pre_size, info.size)
+        axes = [axis] if mesh is self.mesh else self.mesh.own_axes(mesh, axis)
+        if axes is None:
+            raise Refused(f"axis {axis.name} of mesh {mesh.name} is none of mesh {self.mesh.name}'s")
+        return axes
+
+    def mesh_of(self, sharding):
+        name = str(sharding.mesh_or_ref).lstrip("@").strip('"')
+        if name not in self.mesh.by_name:
+            raise Refused(f"a value is divided over {name}, which has other devices than mesh {self.mesh.name}")
+        return self.mesh.by_name[name]
 
     def parse(self, sharding, rank):
         """A TensorShardingAttr, without axes that are manual here. Which of them it calls unreduced,
@@ -50,17 +61,15 @@ class Local:
         if sharding is None:
             return replicated(rank)
         sharding = sdy.TensorShardingAttr(sharding)
-        if sharding.mesh_or_ref is not None and rank and any(sdy.DimensionShardingAttr(d).axes
-                                                             for d in sharding.dimension_shardings):
-            name = str(sharding.mesh_or_ref).lstrip("@")
-            if name not in self.mesh.names:
-                raise Refused(f"values are divided over mesh {name} and over mesh {self.mesh.name}, which differ")
-        dims = [[self.axes_of(axis) for axis in sdy.DimensionShardingAttr(d).axes] for d in sharding.dimension_shardings]
+        dims = [list(sdy.DimensionShardingAttr(d).axes) for d in sharding.dimension_shardings]
+        mesh = self.mesh_of(sharding) if any(dims) else self.mesh
+        dims = [[part for axis in axes for part in self.axes_of(axis, mesh)] for axes in dims]
         return tuple(normalized(axis for axis in axes if axis.name not in self.manual) for axes in dims)
 
     def unreduced(self, sharding):
-        axes = [] if sharding is None else sdy.TensorShardingAttr(sharding).unreduced_axes
-        return normalized(self.axes_of(axis) for axis in axes)
+        axes = [] if sharding is None else list(sdy.TensorShardingAttr(sharding).unreduced_axes)
+        mesh = self.mesh_of(sdy.TensorShardingAttr(sharding)) if axes else self.mesh
+        return normalized(part for axis in axes for part in self.axes_of(axis, mesh))
 
     def unreduced_of(self, result):
         """Of an operation's only result."""
@@ -298,6 +307,8 @@ class Local:
         ins, outs = (list(sdy.TensorShardingPerValueAttr(op.attributes[name]).shardings)
                      for name in ("in_shardings", "out_shardings"))
         block = op.regions[0].blocks[0]
+        if not manual <= set(self.mesh.sizes):
+            raise Refused(f"shard_map divides axes {', '.join(sorted(manual))}, the program mesh {self.mesh.name}")
         outer = self.manual
         for i, (sharding, argument) in enumerate(zip(ins, block.arguments)):
             rank = len(shape_of(argument))
@@ -363,7 +374,8 @@ CONTROL = {
 
 
 def mesh_of(module, n_devices):
-    """The one mesh that values are divided over; its `names` are all under which the module has it."""
+    """The mesh that values are divided over; `by_name` has it and others of the same devices, whose axes are
+    taken for parts of its own."""
     meshes = []
     for op in module.body.operations:
         if op.operation.name != "sdy.mesh":
@@ -380,7 +392,7 @@ def mesh_of(module, n_devices):
     if not meshes:
         raise Refused("it has no mesh")
     mesh, devices = meshes[0]
-    mesh.names = {other.name for other, ids in meshes if other.sizes == mesh.sizes and ids == devices}
+    mesh.by_name = {other.name: mesh if other.sizes == mesh.sizes else other for other, ids in meshes if ids == devices}
     return mesh
 
 

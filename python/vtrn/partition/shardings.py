@@ -106,6 +106,22 @@ class Mesh:
             raise Refused(f"mesh {name} has the devices {list(ids)}, not 0 to {self.n_devices - 1}")
         self._places = {device: dict(zip(self.sizes, at)) for device, at in zip(ids, positions)}
 
+    def own_axes(self, other, axis):
+        """An axis of another mesh of the same devices in the same order, as axes of this one; None: it has
+        no such."""
+        low = math.prod(list(other.sizes.values())[list(other.sizes).index(axis.name) + 1:])
+        low *= other.sizes[axis.name] // (axis.pre * axis.size)
+        high, out, stride = low * axis.size, [], self.n_devices
+        for name, size in self.sizes.items():
+            top, stride = stride, stride // size
+            first, last = max(low, stride), min(high, top)
+            if first >= last:
+                continue
+            if top % last or last % first or first % stride:
+                return None
+            out.append(Axis(name, top // last, last // first))
+        return out if math.prod(part.size for part in out) == axis.size else None
+
     def _stride(self, axis):
         return self.sizes[axis.name] // (axis.pre * axis.size)
 
