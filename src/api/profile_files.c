@@ -33,6 +33,7 @@ static vtrn_status list_ranks(const vtrn_executable *executable, const runtime_t
     input->n_ranks = t->n_ranks;
     input->shown_rank = t->rank;
     input->n_whole_ops = executable->n_whole_ops;
+    input->whole_reason = executable->whole_reason;
     return NULL;
 }
 

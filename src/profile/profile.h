@@ -50,6 +50,7 @@ typedef struct profile_input {
     const profile_rank *ranks;    /* [n_ranks] NULL: the program runs on one core */
     uint32_t n_ranks, shown_rank; /* whose timing this is: the one that ends last */
     uint32_t n_whole_ops;         /* operations that every rank does alike, on whole tensors */
+    const char *whole_reason;     /* why no partitioner divided them; NULL: none was asked */
 } profile_input;
 
 typedef struct profile_summary {

@@ -186,9 +186,14 @@ static void json_assumed(profile_buffer *b, const timing_reliances *r) {
 static void json_ranks(profile_buffer *b, const profile_input *in) {
     profile_printf(b,
                    ",\n  \"ranks\": {\"n\": %" PRIu32 ", \"shown\": %" PRIu32
-                   ", \"whole_ops_on_every_rank\": %" PRIu32 ", \"n_collectives\": %" PRIu64
-                   ", \"times\": [",
-                   in->n_ranks, in->shown_rank, in->n_whole_ops, in->timing->summary.n_collectives);
+                   ", \"whole_ops_on_every_rank\": %" PRIu32 ", \"undivided_because\": ",
+                   in->n_ranks, in->shown_rank, in->n_whole_ops);
+    if (in->whole_reason)
+        profile_json_string(b, in->whole_reason);
+    else
+        profile_printf(b, "null");
+    profile_printf(b, ", \"n_collectives\": %" PRIu64 ", \"times\": [",
+                   in->timing->summary.n_collectives);
     for (uint32_t r = 0; r < in->n_ranks; r++) {
         const profile_rank *rank = &in->ranks[r];
         profile_printf(b, "%s\n    {\"core\": %d, \"step_ns\": ", r ? "," : "", rank->core_i);

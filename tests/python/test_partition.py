@@ -202,3 +202,30 @@ def test_axes_of_another_mesh_are_parts_of_ones_own(text, own):
     for axis in (Axis("e", 1, 8), Axis("e", 2, 2), Axis("e", 1, 4)):
         assert mesh.indices(mesh.own_axes(wide, axis)) == wide.indices([axis])
     assert Mesh("three", {"t": 3, "u": 4}).own_axes(Mesh("four", {"v": 4, "w": 3}), Axis("v", 1, 4)) is None
+
+
+UNDIVIDED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from vtrn import partition
+def refuse(artifact, n_devices):
+    raise {error}
+partition.partition = refuse
+mesh = Mesh(np.array(jax.devices("neuron")), ("d",))
+x = np.arange(32, dtype=np.float32).reshape(8, 4)
+f = jax.jit(lambda x: x @ x.T, in_shardings=NamedSharding(mesh, P("d")), out_shardings=NamedSharding(mesh, P(None, "d")))
+np.testing.assert_array_equal(np.asarray(f(x)), x @ x.T)
+"""
+
+
+@pytest.mark.parametrize("error, reason", [
+    ('partition.Refused("the rule for this is missing", "model.py:7")', "the rule for this is missing at model.py:7"),
+    ('KeyError("axis")', "KeyError: 'axis'"),
+])  # fmt: skip
+def test_what_cannot_be_divided_runs_whole_and_the_profile_says_why(error, reason, tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "neuron,cpu", "NEURON_RT_NUM_CORES": "8", "VTRN_INSTANCE": "trn2.3xlarge",
+                                "VTRN_PROFILE": str(tmp_path)}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", UNDIVIDED.format(error=error)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads(path.read_text()).get("ranks") for path in tmp_path.rglob("profile.json")]
+    assert any(of and of["whole_ops_on_every_rank"] > 0 and reason in of["undivided_because"] for of in ranks)
