@@ -190,6 +190,58 @@ add("cholesky", lambda a: jnp.linalg.cholesky(a @ a.transpose(0, 2, 1) + 8 * jnp
 add("triangular solve", lambda a, b: jax.scipy.linalg.solve_triangular(jnp.tril(a) + 8 * jnp.eye(16), b, lower=True),
     (normal(16, 16), normal(16, 8)), (D, OVER_M), None, 1e-4)
 
+# A language model: scanned layers that are computed again in the gradient, tied embeddings, Adam. Weights are
+# divided over both axes (FSDP and tensor parallel), the batch over d.
+
+WIDTH, HEADS_OF_MODEL, WORDS, LAYERS = 16, 2, 32, 3
+
+
+def norm(x, scale):
+    return x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * scale
+
+
+def layer(x, w):
+    q, k, v = (jnp.einsum("btd,dhk->bthk", norm(x, w["scale"]), w[name]) for name in "qkv")
+    mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
+    scores = jax.nn.softmax(jnp.where(mask, jnp.einsum("bthk,bshk->bhts", q, k), -1e9))
+    x = x + jnp.einsum("bhts,bshk,hkd->btd", scores, v, w["o"])
+    return x + jax.nn.gelu(norm(x, w["scale"]) @ w["up"]) @ w["down"]
+
+
+def model_loss(weights, tokens):
+    x = weights["words"][tokens[:, :-1]]
+    x, _ = lax.scan(lambda x, w: (jax.checkpoint(layer)(x, w), None), x, weights["layers"])
+    logits = jax.nn.log_softmax(norm(x, 1.0) @ weights["words"].T)
+    return -jnp.mean(jnp.take_along_axis(logits, tokens[:, 1:, None], -1))
+
+
+def model_step(state, tokens):
+    weights, m, v, count = state
+    loss, gradient = jax.value_and_grad(model_loss)(weights, tokens)
+    m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
+    v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, v, gradient)
+    count += 1
+    weights = jax.tree.map(lambda w, m, v: w - 0.01 * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.99**count)) + 1e-3), weights, m, v)
+    return (weights, m, v, count), loss
+
+
+def model_state():
+    k = WIDTH // HEADS_OF_MODEL
+    shapes = {"q": (WIDTH, HEADS_OF_MODEL, k), "k": (WIDTH, HEADS_OF_MODEL, k), "v": (WIDTH, HEADS_OF_MODEL, k),
+              "o": (HEADS_OF_MODEL, k, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH), "scale": (WIDTH,)}
+    weights = {"words": 0.3 * normal(WORDS, WIDTH),
+               "layers": {name: 0.3 * normal(LAYERS, *shape) for name, shape in shapes.items()}}
+    zeros = jax.tree.map(np.zeros_like, weights)
+    return weights, zeros, zeros, np.float32(0)
+
+
+MODEL_SPECS = {"words": P("m", "d"), "layers": {
+    "q": P(None, "d", "m", None), "k": P(None, "d", "m", None), "v": P(None, "d", "m", None), "o": P(None, "m", None, "d"),
+    "up": P(None, "d", "m"), "down": P(None, "m", "d"), "scale": P(None, None)}}  # fmt: skip
+STATE_SPECS = (MODEL_SPECS, MODEL_SPECS, MODEL_SPECS, P())
+add("language model step", model_step, (model_state(), integers(WORDS, 8, 9)), (STATE_SPECS, P("d", None)),
+    (STATE_SPECS, P()))
+
 # What the program divides by itself, wholly or along some axes, in what it does not.
 
 
