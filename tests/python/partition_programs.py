@@ -288,6 +288,10 @@ add("shard_map that passes on", either(
     lambda mesh, a: divided(passed_on, P("d"), P("d"), axis_names={"d"})(mesh, a) + 1,
     lambda a: jnp.roll(indexed(a), 8, 0) + 1), (X,), (DM,))  # fmt: skip
 
+add("shard_map of several results", either(
+    lambda mesh, a, b: divided(lambda a, b: (lax.psum(a @ b, "m"), a * 2), (P(None, "m"), M), (P(None, None), P(None, "m")),
+                               axis_names={"m"})(mesh, a, b), lambda a, b: (a @ b, a * 2)), (X, W), (DM, M))  # fmt: skip
+
 NEEDS_MESH = {name for name in PROGRAMS if name.startswith("shard_map")} | {
     "transpose, asked for", "axes swapped", "gathered", "all in rows", "rows in another order"}  # fmt: skip
 

@@ -111,7 +111,8 @@ class Local:
         """A result by what has been computed in its place."""
         self.env[value] = sharding
         result.replace_all_uses_with(value)
-        self.dead.append(result.owner)
+        if result.owner.operation not in self.dead:
+            self.dead.append(result.owner.operation)
 
     def whole(self, value):
         """The value, not parts of it that are yet to be joined."""
@@ -131,6 +132,13 @@ class Local:
         if new != op.operands[i]:
             self.env[new] = sharding
             op.operands[i] = new
+
+    def need_sum(self, op, i, sharding, axes):
+        """An operand as parts of a sum along the axes: what is no such part is left to one device."""
+        is_part = bool(axes) and sorted(self.partial.get(op.operands[i], ((),))[0]) == sorted(axes)
+        self.need(op, i, sharding, is_part)
+        if axes and not is_part:
+            rules.keep_once(self, op, i, axes)
 
     def join(self, result, axes, kind):
         """Joins what devices along the axes have, but for axes along which it is to stay in parts: that a
@@ -166,7 +174,7 @@ class Local:
                 except Refused as error:
                     raise error if error.args[1:] else Refused(f"{op.name}: {error}", place_of(op))
                 for dead in self.dead:
-                    dead.operation.erase()
+                    dead.erase()
 
     def rewrite(self, op):
         name = op.name
@@ -186,7 +194,7 @@ class Local:
         else:
             self.run_whole(op)
         for attribute in ("sdy.sharding", "sdy.sharding_rule", "mhlo.sharding"):
-            if op not in [dead.operation for dead in self.dead] and attribute in op.attributes:
+            if op not in self.dead and attribute in op.attributes:
                 del op.attributes[attribute]
 
     def has_one_shape(self, op):
@@ -251,16 +259,11 @@ class Local:
         return block.operations[len(block.operations) - 1]
 
     def yield_as(self, block, shardings, sums=None):
-        """The values that a block gives, in these shardings, as parts of sums along these axes: what is no
-        such part is left to one device."""
+        """The values that a block gives, in these shardings, as parts of sums along these axes."""
         end = self.end_of(block)
         with end.location, ir.InsertionPoint(end):
             for i, sharding in enumerate(shardings):
-                axes = sums[i] if sums else ()
-                is_part = axes and sorted(self.partial.get(end.operands[i], ((),))[0]) == sorted(axes)
-                self.need(end, i, sharding, is_part)
-                if axes and not is_part:
-                    rules.keep_once(self, end, i, axes)
+                self.need_sum(end, i, sharding, sums[i] if sums else ())
 
 
     def carried(self, op):
@@ -312,9 +315,8 @@ class Local:
         outer = self.manual
         for i, (sharding, argument) in enumerate(zip(ins, block.arguments)):
             rank = len(shape_of(argument))
-            self.need(op, i, fitted(self.parse(sharding, rank), self.shape(op.operands[i])))
-            if self.unreduced(sharding):
-                rules.keep_once(self, op, i, self.unreduced(sharding))
+            new = fitted(self.parse(sharding, rank), self.shape(op.operands[i]))
+            self.need_sum(op, i, new, self.unreduced(sharding))
         self.manual = (*outer, *manual)
         for argument, sharding, operand in zip(block.arguments, ins, op.operands):
             free = fitted(self.parse(sharding, len(shape_of(argument))), shape_of(argument))
