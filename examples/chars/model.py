@@ -88,9 +88,10 @@ def loss_of(params: dict, tokens, targets, dtype):
     return -jnp.mean(jnp.sum(log_p * jax.nn.one_hot(targets, N_CHARS), axis=-1))
 
 
-def train_step(params: dict, moments: dict, tokens, targets, dtype):
-    """(params, moments, loss) after one step of Adam; params and moments are fp32."""
-    loss, grads = jax.value_and_grad(loss_of)(params, tokens, targets, dtype)
+def train_step(params: dict, moments: dict, tokens, targets, dtype, mean=lambda v: v):
+    """(params, moments, loss) after one step of Adam; params and moments are fp32. mean: over the
+    devices that have a part of the batch each."""
+    loss, grads = mean(jax.value_and_grad(loss_of)(params, tokens, targets, dtype))
     count = moments["count"] + 1.0
     first = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, moments["first"], grads)
     second = jax.tree.map(lambda m, g: BETA2 * m + (1 - BETA2) * g * g, moments["second"], grads)
@@ -102,6 +103,20 @@ def train_step(params: dict, moments: dict, tokens, targets, dtype):
         second,
     )
     return params, {"count": count, "first": first, "second": second}, loss
+
+
+def data_parallel_step(mesh, dtype):
+    """train_step over all devices of the mesh, whose one axis cuts the batch."""
+    [axis] = mesh.axis_names
+    whole, cut = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(axis)
+
+    def step(params, moments, tokens, targets):
+        return train_step(params, moments, tokens, targets, dtype, lambda v: jax.lax.pmean(v, axis))
+
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(whole, whole, cut, cut), out_specs=whole, check_vma=False),
+        donate_argnums=(0, 1),
+    )
 
 
 def init_moments(params: dict) -> dict:

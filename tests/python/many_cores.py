@@ -3,6 +3,7 @@ a process of its own: as many CPU devices must be asked for before JAX starts. P
 case -> "" or what went wrong."""
 
 import json
+import pathlib
 import sys
 import traceback
 
@@ -251,6 +252,25 @@ def ranks_that_wait_for_each_other_in_vain_are_named():
     else:
         raise AssertionError("it ran")
     compare(mapped(lambda a: lax.psum(a, "x"), P("x"), P(), (8,), ("x",)), x)  # the device goes on
+
+
+@case
+def the_chars_step_learns_on_two_and_eight_cores_what_it_does_on_one():
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples" / "chars"))
+    import model
+
+    data, _ = model.load_text()
+    curves = []
+    for n in (1, 2, 8):
+        step = model.data_parallel_step(Mesh(devices("neuron", n), ("d",)), jnp.float32)
+        params = model.init_params()
+        moments, losses = model.init_moments(params), []
+        for tokens, targets in model.batches(data, 4):
+            params, moments, loss = step(params, moments, tokens.astype(np.int32),
+                                         targets.astype(np.int32))  # fmt: skip
+            losses.append(float(loss))
+        curves.append(losses)
+    np.testing.assert_allclose(curves[1:], [curves[0]] * 2, rtol=1e-5)
 
 
 def main():
