@@ -96,6 +96,11 @@ vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm
     return status;
 }
 
+void engine_core_use_small_pages(engine_core *core) {
+    madvise(core->sbuf.map, core->sbuf.map_bytes, MADV_NOHUGEPAGE);
+    madvise(core->psum.map, core->psum.map_bytes, MADV_NOHUGEPAGE);
+}
+
 void engine_core_destroy(engine_core *core) {
     memory_destroy(&core->sbuf);
     memory_destroy(&core->psum);

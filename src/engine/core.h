@@ -46,6 +46,9 @@ typedef struct engine_core {
 /* hbm: reserved address space shared by the cores of a device, zero pages until touched. */
 vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm_bytes,
                                team *threads, engine_core *out);
+/* Before the memories are touched: the host keeps small pages for them, as far as they are written.
+ */
+void engine_core_use_small_pages(engine_core *core);
 void engine_core_destroy(engine_core *core);
 
 #endif

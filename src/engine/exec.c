@@ -181,7 +181,8 @@ static vtrn_status enter_block(engine_run *run, uint32_t block_i, uint32_t n_blo
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "%s: more than %u blocks executed: a loop that does not end?", name,
                           limit);
-    if (!run->is_deaf && process_is_interrupted())
+    if (run->is_stopped ? atomic_load_explicit(run->is_stopped, memory_order_relaxed)
+                        : process_is_interrupted())
         return VTRN_ERROR(VTRN_INTERRUPTED, "%s: stopped after %u blocks", name, n_blocks);
     return trace_block(run, block_i);
 }

@@ -5,6 +5,8 @@
 #include "engine/core.h"
 #include "engine/small.h"
 
+#include <stdatomic.h>
+
 /* One instruction in an order of execution that respects every queue and every semaphore. */
 typedef struct engine_step {
     uint32_t instr;        /* index into program->instrs */
@@ -59,9 +61,9 @@ typedef struct engine_run {
     const uint64_t *slot_base; /* HBM byte address by slot */
     engine_custom_fn custom;
     void *custom_ctx;
-    bool is_outline;     /* only what decides where the program goes: see engine_execute() */
-    engine_habit habit;  /* 0 at first; engine_execute() keeps it */
-    bool is_deaf;        /* does not ask whether the user interrupts: another thread does */
+    bool is_outline;    /* only what decides where the program goes: see engine_execute() */
+    engine_habit habit; /* 0 at first; engine_execute() keeps it */
+    const atomic_bool *is_stopped; /* by another thread, which hears the user; NULL: asks itself */
     uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
     /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
     uint32_t *block_trace;

@@ -40,6 +40,7 @@ struct runtime_device {
     vtrn_chip chip;
     vtrn_instance instance;
     int n_chips, n_cores, n_stacks; /* of the whole instance */
+    int n_ready;                    /* cores that have executed something */
     team *team;
     bool is_timed, has_values; /* true but where the user leaves one out */
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */

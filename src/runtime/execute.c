@@ -134,7 +134,28 @@ void runtime_unload(runtime_program *l) {
     runtime_device_release(device);
 }
 
-/* Constants into HBM, once for each core. */
+/* Constants into HBM: each core has room for them, and those whose address space begins below the
+ * first copy read that one. */
+static vtrn_status bind_constants(runtime_program *l, int core_i) {
+    runtime_binding *b = &l->bindings[core_i];
+    const vtrn_program *p = l->program;
+    const uint8_t *hbm = l->device->chip_hbm[l->device->cores[core_i].chip_i];
+    if (!p->data_size)
+        return NULL;
+    if (!b->constants)
+        VTRN_RETURN_IF_ERROR(runtime_memory_create(l->device, core_i, p->data_size, &b->constants));
+    const bool is_shared = l->constants && l->constants->host >= hbm;
+    const uint8_t *host = is_shared ? l->constants->host : b->constants->host;
+    if (!is_shared) {
+        memcpy(b->constants->host, p->data, p->data_size);
+        l->constants = b->constants;
+    }
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        if (p->slots[i].kind == VTRN_SLOT_CONSTANT)
+            b->slot_base[i] = (uint64_t)(host - hbm) + p->slots[i].offset;
+    return NULL;
+}
+
 static vtrn_status bind_core(runtime_program *l, int core_i) {
     runtime_binding *b = &l->bindings[core_i];
     const vtrn_program *p = l->program;
@@ -145,13 +166,8 @@ static vtrn_status bind_core(runtime_program *l, int core_i) {
         if (!b->slot_base)
             return VTRN_OUT_OF_MEMORY(p->n_slots * sizeof(uint64_t));
     }
-    if (p->data_size && !b->constants) {
-        VTRN_RETURN_IF_ERROR(runtime_memory_create(l->device, core_i, p->data_size, &b->constants));
-        memcpy(b->constants->host, p->data, p->data_size);
-    }
+    VTRN_RETURN_IF_ERROR(bind_constants(l, core_i));
     for (uint32_t i = 0; i < p->n_slots; i++) {
-        if (p->slots[i].kind == VTRN_SLOT_CONSTANT && b->constants)
-            b->slot_base[i] = b->constants->addr + p->slots[i].offset;
         if (p->slots[i].kind == VTRN_SLOT_RANK && !b->rank_words)
             VTRN_RETURN_IF_ERROR(runtime_memory_create(
                 l->device, core_i, VTRN_RANK_WORDS * sizeof(uint32_t), &b->rank_words));
@@ -251,7 +267,7 @@ static void set_up_run(runtime_program *l, const runtime_call *call, engine_run 
     run->custom = l->custom;
     run->custom_ctx = l->custom_ctx;
     run->is_outline = !l->device->has_values;
-    run->is_deaf = false;
+    run->is_stopped = NULL;
     run->max_blocks = run->is_outline ? RUNTIME_OUTLINE_BLOCKS : 0;
     run->n_block_trace = 0;
     run->custom_seconds = 0;

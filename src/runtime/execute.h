@@ -58,11 +58,12 @@ typedef struct runtime_program {
     timing_model *model; /* made by the first execution */
     engine_custom_fn custom;
     void *custom_ctx;
-    engine_run run;         /* kept, so that its block trace is allocated once */
-    engine_run *rank_runs;  /* [n_ranks - 1] of ranks behind the first, whose run is above */
-    runtime_groups *groups; /* [n_customs]; NULL: no collectives */
-    double *collective_ns;  /* [n_customs] what collectives take on estimated_cores; -1: unknown */
-    int *estimated_cores;   /* [n_ranks] */
+    engine_run run;            /* kept, so that its block trace is allocated once */
+    engine_run *rank_runs;     /* [n_ranks - 1] of ranks behind the first, whose run is above */
+    runtime_groups *groups;    /* [n_customs]; NULL: no collectives */
+    runtime_memory *constants; /* of one of the bindings; others may read them there */
+    double *collective_ns; /* [n_customs] what collectives take on estimated_cores; -1: unknown */
+    int *estimated_cores;  /* [n_ranks] */
     runtime_binding *bindings; /* [n_cores] */
     uint64_t *argument_bytes;  /* [n_arguments] what the slots need */
     uint64_t *output_bytes;    /* [n_outputs] */

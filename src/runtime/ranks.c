@@ -5,12 +5,14 @@
  * depend on the others. */
 #include "runtime/ranks.h"
 
+#include "base/process.h"
 #include "engine/exchange.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* --- who meets ---------------------------------------------------------------------------------
  */
@@ -109,6 +111,10 @@ typedef struct ranks {
     rank_state *state;      /* [n] */
     engine_member *members; /* [n] */
     atomic_uint next;       /* the next of `live` that no thread has taken */
+    atomic_uint n_busy;     /* threads but the first that may execute ranks in this round */
+    atomic_bool is_stopped; /* by the user, whom the first thread hears */
+    pthread_mutex_t lock;   /* with `idle`: the first thread waits until n_busy is 0 */
+    pthread_cond_t idle;
     uint32_t *live, n_live; /* ranks that go on in this round */
     engine_exchange *ready; /* of this round */
     int32_t *silent;        /* [n][2] pairs of nobody and a rank */
@@ -228,6 +234,7 @@ static void add_exchanges_of(ranks *x, uint32_t rank) {
 static void settle(ranks *x) {
     x->n_ready = x->n_live = 0;
     atomic_store(&x->next, 0);
+    atomic_store(&x->n_busy, x->n_threads - 1);
     x->is_over = true;
     for (uint32_t r = 0; r < x->n; r++) {
         if (x->status)
@@ -271,17 +278,49 @@ static void meet(const ranks *x) {
         team_barrier(x->l->device->team);
 }
 
+/* By the first thread, which has no rank left to execute while others may never end. */
+static void listen(ranks *x) {
+    enum { ASK_NS = 20000000, SECOND_NS = 1000000000 };
+    pthread_mutex_lock(&x->lock);
+    while (atomic_load(&x->n_busy)) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += ASK_NS;
+        until.tv_sec += until.tv_nsec / SECOND_NS;
+        until.tv_nsec %= SECOND_NS;
+        pthread_cond_timedwait(&x->idle, &x->lock, &until);
+        if (process_is_interrupted())
+            atomic_store(&x->is_stopped, true);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void go_on(ranks *x, uint32_t rank, int thread_i) {
+    engine_run *run = ranks_run_of(x->l, rank);
+    run->is_stopped = thread_i ? &x->is_stopped : NULL;
+    x->state[rank].status = engine_resume(&x->l->device->cores[x->calls[rank].core_i].engine, run,
+                                          &x->state[rank].walk);
+    run->is_stopped = NULL;
+}
+
+/* Executes ranks that no other thread has taken. */
+static void take_ranks(ranks *x, int thread_i) {
+    uint32_t i;
+    while ((i = atomic_fetch_add(&x->next, 1)) < x->n_live)
+        go_on(x, x->live[i], thread_i);
+    if (thread_i && atomic_fetch_sub(&x->n_busy, 1) == 1) {
+        pthread_mutex_lock(&x->lock); /* not between the first thread's look and its sleep */
+        pthread_cond_signal(&x->idle);
+        pthread_mutex_unlock(&x->lock);
+    }
+    if (!thread_i)
+        listen(x);
+}
+
 static void thread_main(void *arg, int thread_i) {
     ranks *x = arg;
     for (;;) {
-        uint32_t i;
-        while ((i = atomic_fetch_add(&x->next, 1)) < x->n_live) {
-            uint32_t r = x->live[i];
-            engine_run *run = ranks_run_of(x->l, r);
-            run->is_deaf = thread_i != 0;
-            x->state[r].status = engine_resume(&x->l->device->cores[x->calls[r].core_i].engine, run,
-                                               &x->state[r].walk);
-        }
+        take_ranks(x, thread_i);
         meet(x);
         if (thread_i == 0)
             settle(x);
@@ -334,6 +373,9 @@ vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
     ranks x = {.l = l, .calls = calls, .n = (uint32_t)program_n_ranks(l->program)};
     /* Callbacks are the business of the calling thread. */
     x.n_threads = has_callbacks(l->program) ? 1 : (uint32_t)team_size(l->device->team);
+    atomic_init(&x.n_busy, x.n_threads - 1);
+    pthread_mutex_init(&x.lock, NULL);
+    pthread_cond_init(&x.idle, NULL);
     vtrn_status status = start(&x);
     if (!status) {
         if (x.n_threads > 1)
@@ -348,6 +390,8 @@ vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
                 status = x.thread_status[t];
         }
     }
+    pthread_mutex_destroy(&x.lock);
+    pthread_cond_destroy(&x.idle);
     if (x.state)
         free(x.state[0].n_done);
     free(x.state);

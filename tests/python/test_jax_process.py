@@ -45,6 +45,47 @@ def test_an_interrupt_stops_an_endless_loop_and_the_device_goes_on(threads):
     assert out == "stopped\n[2.0, 2.0, 2.0]\n"
 
 
+ENDLESS_RANK = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+mesh = Mesh(np.array(jax.devices("neuron")[:2]), ("x",))
+def endless(a):
+    b = jax.lax.while_loop(lambda v: v[0] < 2, lambda v: v * 1, a)
+    return jax.lax.psum(b, "x")
+def over(f):
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P("x"), out_specs=P(), check_vma=False))
+g = over(lambda a: jax.lax.psum(a, "x"))
+g(jnp.zeros(4)).block_until_ready()
+for rank in (0, 1):  # either thread has the rank that never ends
+    print("running", flush=True)
+    x = jnp.full(4, 3.0).at[2 * rank].set(0)
+    try:
+        over(endless)(x).block_until_ready()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    except BaseException as error:
+        print(type(error), error, flush=True)
+print(g(jnp.ones(4)).tolist(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_an_interrupt_stops_a_rank_that_others_wait_for(threads):
+    env = {**os.environ, "VTRN_THREADS": threads, "NEURON_RT_NUM_CORES": "2"}
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS_RANK], stdout=subprocess.PIPE, text=True,
+                               env=env)  # fmt: skip
+    try:
+        for _ in range(2):
+            assert process.stdout.readline() == "running\n"
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "stopped\n"
+        out, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert out == "[2.0, 2.0]\n"
+
+
 FORKED = """
 import os
 import jax, jax.numpy as jnp
