@@ -190,6 +190,34 @@ def test_other_instances_run_them_and_say_how_long_they_take(chip, instance, gen
     d.close()
 
 
+def copies(n, first_waits=""):
+    """20 copies of an argument of n elements, one behind the other."""
+    lines = [f"    Sync dma_copy hbm[2, 0, 1*0]:fp32(1:{n}), hbm[0, 0, 1*0]:fp32(1:{n}), ring 0, inc s1+16"
+             + (f", wait s1>={16 * k}" if k else first_waits) for k in range(20)]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def test_a_collective_runs_beside_what_does_not_wait_for_it(device):
+    n = 1 << 16
+    text = program("all_reduce", "add", [[0, 1]], np.float32, n, n,
+                   f"1 by 1 of {n} from 0 0 0 to 0 0 0", 2)  # fmt: skip
+    text = text.replace("source 0", f"slot 2 scratch fp32 {4 * n} bytes at 0\nsource 0", 1)
+    text = text.replace("ranks", f"scratch {4 * n}\nranks", 1)
+    line = "    CC collective, arg0 0, @0\n"
+    x = draw(np.random.default_rng(2), np.float32, (2, n))
+
+    def step(body):
+        e = device.load(text.replace(line, body).encode())
+        e.run_ranks([[row] for row in x])
+        return e.profile().step_ns
+
+    exchange = step(line)
+    beside = step(line + copies(n))
+    behind = step(line.replace("@0", "@0, inc s0") + copies(n, ", wait s0>=1"))
+    launch_ns = 20000
+    assert behind - beside > 0.9 * (exchange - launch_ns)
+
+
 # --- ranks that part company ----------------------------------------------------------------------
 
 DIVERGING = """program "test" chip "trn1" gen 2
