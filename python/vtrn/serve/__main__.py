@@ -1,0 +1,28 @@
+"""The commands that Python runs: vtrn serve, vtrn serve-replay, vtrn bench."""
+
+import os
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    # Functions are traced here and run through the library, not through JAX's plugin.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    try:
+        if name == "serve":
+            from vtrn.serve import command as module
+        elif name == "serve-replay":
+            from vtrn.serve import replay as module
+        elif name == "bench":
+            from vtrn.serve import bench as module
+        else:
+            print("usage: python -m vtrn.serve serve|serve-replay|bench ...", file=sys.stderr)
+            return 2
+    except ModuleNotFoundError as error:
+        print(f"vtrn {name}: the Python package {error.name} is missing; pip install 'vtrn[serve]'", file=sys.stderr)
+        return 3
+    return module.main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,168 @@
+"""Which step a decoder takes next: continuous batching over slots, prompts in chunks, prefixes reused.
+
+It has no clock, no thread and no device, so the live server and the replay on the virtual clock run the same code.
+"""
+
+import collections
+import dataclasses
+import random
+
+from vtrn.serve.decoder_engine import Buckets, Choice
+from vtrn.serve.errors import RequestError, bad_request, overloaded
+from vtrn.serve.programs import bucket_for
+
+
+@dataclasses.dataclass(eq=False)
+class Sequence:
+    prompt: list[int]
+    max_new: int
+    choice: Choice = Choice()
+    seed: int = 0
+    end_ids: frozenset[int] = frozenset()
+
+    slot: int = -1
+    n_filled: int = 0  # tokens whose keys and values are in the cache
+    n_reused: int = 0  # of the prompt: the slot had them already
+    tokens: list[int] = dataclasses.field(default_factory=list)  # new ones
+    finish: str | None = None  # "stop", "length", "cancelled"
+
+    def __post_init__(self):
+        self._random = random.Random(self.seed)
+
+    def uniform(self) -> float:
+        return self._random.random()
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.n_filled < len(self.prompt)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+    sequence: Sequence
+    start: int
+    tokens: list[int]
+    is_last: bool  # the step's token is the sequence's first
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    sequences: list[Sequence]
+
+
+class Schedule:
+    def __init__(self, buckets: Buckets, max_waiting: int = 128, name: str = "the decoder"):
+        self.buckets, self.max_waiting, self.name = buckets, max_waiting, name
+        self.waiting: collections.deque[Sequence] = collections.deque()
+        self.slots: list[Sequence | None] = [None] * buckets.n_slots
+        self._held: list[list[int]] = [[] for _ in self.slots]  # tokens whose rows a slot has
+        self._was_prefill = False
+
+    @property
+    def n_running(self) -> int:
+        return sum(s is not None for s in self.slots)
+
+    @property
+    def cache_use(self) -> float:
+        """Of all rows, those of sequences that run."""
+        return sum(s.n_filled for s in self.slots if s) / (self.buckets.n_slots * self.buckets.capacity)
+
+    def check(self, n_prompt: int, max_new: int) -> None:
+        if n_prompt == 0:
+            raise bad_request("the prompt has no tokens; send some text", "prompt")
+        if max_new < 1:
+            raise bad_request(f"max_tokens is {max_new}; ask for at least one", "max_tokens")
+        if n_prompt + max_new > self.buckets.capacity:
+            raise bad_request(f"the prompt has {n_prompt} tokens and {max_new} more are asked for: {self.name} holds "
+                              f"{self.buckets.capacity} together, its longest bucket; shorten either", "prompt")  # fmt: skip
+
+    def submit(self, sequence: Sequence) -> None:
+        self.check(len(sequence.prompt), sequence.max_new)
+        if len(self.waiting) >= self.max_waiting:
+            raise overloaded(self.name, len(self.waiting), self.max_waiting)
+        self.waiting.append(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """The slot is free at once; no step may be under way."""
+        sequence.finish = sequence.finish or "cancelled"
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        if sequence.slot >= 0 and self.slots[sequence.slot] is sequence:
+            self.slots[sequence.slot] = None
+
+    def next_step(self) -> Prefill | Decode | None:
+        """None: there is nothing to do. A prompt's chunks and steps of decoding take turns."""
+        self._admit()
+        running = [s for s in self.slots if s]
+        prefilling = [s for s in running if s.is_prefilling]
+        decoding = [s for s in running if not s.is_prefilling]
+        if prefilling and not (decoding and self._was_prefill):
+            self._was_prefill = True
+            return self._chunk(prefilling[0])
+        self._was_prefill = False
+        return Decode(decoding) if decoding else None
+
+    def _admit(self) -> None:
+        while self.waiting and None in self.slots:
+            sequence = self.waiting.popleft()
+            free = [i for i, s in enumerate(self.slots) if s is None]
+            shared = {i: _common(self._held[i], sequence.prompt) for i in free}
+            slot = max(free, key=lambda i: (shared[i], -i))
+            # The last token is computed in any case: its logits are asked for. A short prefix is not worth a slot
+            # that makes decoding take a larger batch.
+            least = self.buckets.prompt[0]
+            if shared[slot] < least:
+                slot = free[0]
+            sequence.slot = slot
+            sequence.n_filled = sequence.n_reused = (
+                min(shared[slot], len(sequence.prompt) - 1) if shared[slot] >= least else 0
+            )
+            self._held[slot] = sequence.prompt[: sequence.n_filled]
+            self.slots[slot] = sequence
+
+    def _chunk(self, sequence: Sequence) -> Prefill:
+        start = sequence.n_filled
+        left = len(sequence.prompt) - start
+        n = min(left, self.buckets.prompt[-1])
+        bucket = bucket_for(list(self.buckets.prompt), n)
+        if start + bucket > self.buckets.capacity:  # rows of padding must fit, too: some tokens are computed again
+            start = self.buckets.capacity - bucket
+            n = min(len(sequence.prompt) - start, bucket)
+        return Prefill(sequence, start, sequence.prompt[start : start + n], start + n == len(sequence.prompt))
+
+    def complete(self, step: Prefill | Decode, tokens: list[int]) -> list[Sequence]:
+        """Takes the step's tokens in; gives the sequences that have a new one."""
+        if isinstance(step, Prefill):
+            sequence = step.sequence
+            sequence.n_filled = step.start + len(step.tokens)
+            self._held[sequence.slot] = sequence.prompt[: sequence.n_filled]
+            if not step.is_last:
+                return []
+            self._append(sequence, tokens[0])
+            return [sequence]
+        for sequence, token in zip(step.sequences, tokens):
+            sequence.n_filled += 1
+            self._held[sequence.slot].append(sequence.tokens[-1])
+            self._append(sequence, token)
+        return step.sequences
+
+    def _append(self, sequence: Sequence, token: int) -> None:
+        sequence.tokens.append(token)
+        if token in sequence.end_ids:
+            sequence.finish = "stop"
+        elif len(sequence.tokens) >= sequence.max_new:
+            sequence.finish = "length"
+        if sequence.finish:
+            self.slots[sequence.slot] = None
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    n = 0
+    for x, y in zip(a, b):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+__all__ = ["Decode", "Prefill", "RequestError", "Schedule", "Sequence"]

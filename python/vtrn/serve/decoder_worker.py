@@ -1,0 +1,189 @@
+"""A thread that runs a decoder's steps and tells each request of its tokens as they are made."""
+
+import dataclasses
+import threading
+import typing
+
+from vtrn.serve.accounting import ModelMeters, now
+from vtrn.serve.decoder_engine import DecoderEngine, StepResult
+from vtrn.serve.decoder_schedule import Decode, Prefill, Schedule, Sequence
+from vtrn.serve.errors import RequestError
+
+
+@dataclasses.dataclass(eq=False)
+class Generation:
+    """A request's way through the decoder. on_token(token, finish) and on_error(error) run on the worker's thread."""
+
+    sequence: Sequence
+    on_token: typing.Callable[[int, str | None], None]
+    on_error: typing.Callable[[Exception], None]
+    arrival: float = dataclasses.field(default_factory=now)
+    started: float | None = None
+    token_times: list[float] = dataclasses.field(default_factory=list)
+    prefill_ns: float = 0.0  # of the chip, steps that it took part in
+    decode_ns: float = 0.0
+    dollars: float | None = 0.0
+    n_steps: int = 0
+    n_rows: int = 0
+    n_bucket_rows: int = 0
+    bucket: str = ""
+    is_cancelled: bool = False
+
+    def parameters(self, core_i: int) -> dict:
+        """Chip time beside wall time, as the answer's `metrics`."""
+        n = len(self.sequence.tokens)
+        start, times = self.started or self.arrival, self.token_times
+        wall = {
+            "time_to_first_token_ms": 1e3 * (times[0] - self.arrival) if times else None,
+            "queue_time_ms": 1e3 * (start - self.arrival),
+            "generation_time_ms": 1e3 * (times[-1] - start) if times else None,
+            "mean_itl_ms": 1e3 * (times[-1] - times[0]) / (n - 1) if n > 1 else None,
+            "tokens_per_second": n / (times[-1] - start) if times and times[-1] > start else None,
+        }
+        chip = {
+            "chip_time_us": (self.prefill_ns + self.decode_ns) / 1e3,
+            "chip_time_to_first_token_us": self.prefill_ns / 1e3,
+            "chip_time_per_output_token_us": self.decode_ns / 1e3 / (n - 1) if n > 1 else None,
+        }
+        rounded = {k: round(v, 3) for k, v in {**wall, **chip}.items() if v is not None}
+        rounded["batch"] = round(self.n_rows / max(1, self.n_steps), 2)
+        rounded["bucket"] = self.bucket
+        rounded["padding_percent"] = round(100 * (1 - self.n_rows / max(1, self.n_bucket_rows)), 2)
+        rounded["prompt_tokens_reused"] = self.sequence.n_reused
+        rounded["core"] = core_i
+        if self.dollars is not None and n:
+            rounded["dollars_per_million_tokens"] = round(self.dollars / n * 1e6, 6)
+        return rounded
+
+
+class DecoderWorker:
+    def __init__(self, name: str, engine: DecoderEngine, schedule: Schedule):
+        self.name, self.engine, self.schedule, self.meters = name, engine, schedule, ModelMeters()
+        self._generations: dict[Sequence, Generation] = {}
+        self._lock = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._serve, name=f"{name}@{engine.core_i}")
+        self._thread.start()
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self.schedule.waiting)
+
+    @property
+    def n_running(self) -> int:
+        return self.schedule.n_running
+
+    def submit(self, generation: Generation) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise RequestError(503, f"{self.name} is shutting down; send the request to another server")
+            try:
+                self.schedule.submit(generation.sequence)
+            except RequestError as error:
+                if error.status == 503:
+                    self.meters.add_failure("rejected")
+                raise
+            self._generations[generation.sequence] = generation
+            self._lock.notify()
+
+    def cancel(self, generation: Generation) -> None:
+        """Its client is gone: it leaves its slot after the step under way."""
+        with self._lock:
+            generation.is_cancelled = True
+            self._lock.notify()
+
+    def close(self) -> None:
+        """What waits and runs is finished first."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify()
+        self._thread.join()
+
+    def _drop_cancelled(self) -> None:
+        for sequence, generation in list(self._generations.items()):
+            if generation.is_cancelled:
+                self.schedule.cancel(sequence)
+                del self._generations[sequence]
+                self.meters.add_failure("cancelled")
+
+    def _next(self) -> Prefill | Decode | None:
+        with self._lock:
+            while True:
+                self._drop_cancelled()
+                step = self.schedule.next_step()
+                if step or (self._is_closed and not self._generations):
+                    return step
+                self._lock.wait()
+
+    def _serve(self) -> None:
+        while (step := self._next()) is not None:
+            sequences = [step.sequence] if isinstance(step, Prefill) else step.sequences
+            generations = [self._generations[s] for s in sequences]
+            start = now()
+            for g in generations:
+                g.started = g.started or start
+            try:
+                result = run_step(self.engine, step)
+            except Exception as error:  # the server goes on with the others
+                self._fail(generations, error)
+                continue
+            self._account(step, generations, result, start)
+            with self._lock:
+                changed = self.schedule.complete(step, result.tokens)
+            for sequence in changed:
+                self._tell(self._generations[sequence])
+
+    def _fail(self, generations: list[Generation], error: Exception) -> None:
+        with self._lock:
+            for g in generations:
+                self.schedule.cancel(g.sequence)
+                del self._generations[g.sequence]
+        for g in generations:
+            self.meters.add_failure("failure")
+            g.on_error(error)
+
+    def _account(self, step, generations: list[Generation], result: StepResult, start: float) -> None:
+        profile = result.profile
+        self.meters.add_step(result.bucket, result.rows, result.bucket_rows, profile, now() - start)
+        price = profile.dollars_per_hour / 3600 / profile.instance_cores * profile.step_ns * 1e-9 / len(generations)
+        is_prefill = isinstance(step, Prefill)
+        for g in generations:
+            g.prefill_ns += profile.step_ns if is_prefill else 0
+            g.decode_ns += 0 if is_prefill else profile.step_ns
+            g.dollars = g.dollars + price if price else None
+            g.bucket = result.bucket
+            if not is_prefill:
+                g.n_steps += 1
+                g.n_rows += result.rows
+                g.n_bucket_rows += result.bucket_rows
+        if is_prefill:
+            with self.meters.lock:
+                self.meters.n_prompt_tokens += len(step.tokens)
+
+    def _tell(self, g: Generation) -> None:
+        sequence, time = g.sequence, now()
+        with self.meters.lock:
+            self.meters.n_new_tokens += 1
+            if g.token_times:
+                self.meters.per_token.add(time - g.token_times[-1])
+            else:
+                self.meters.first_token.add(time - g.arrival)
+                self.meters.n_reused_tokens += sequence.n_reused
+        g.token_times.append(time)
+        if sequence.finish:
+            with self._lock:
+                self._generations.pop(sequence, None)
+            self.meters.add_answer(time - g.arrival, (g.started or g.arrival) - g.arrival)
+        g.on_token(sequence.tokens[-1], sequence.finish)
+
+
+def run_step(engine: DecoderEngine, step: Prefill | Decode) -> StepResult:
+    if isinstance(step, Prefill):
+        s = step.sequence
+        uniform = s.uniform() if step.is_last and s.choice.temperature else 0.0
+        return engine.prefill(s.slot, step.start, step.tokens, s.choice, uniform)
+    running = step.sequences
+    return engine.decode(
+        {s.slot: s.tokens[-1] for s in running}, {s.slot: s.n_filled for s in running},
+        {s.slot: s.choice for s in running}, {s.slot: s.uniform() if s.choice.temperature else 0.0 for s in running},
+    )  # fmt: skip

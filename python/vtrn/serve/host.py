@@ -1,0 +1,127 @@
+"""The server's inside, without a protocol: a machine, the models on its cores, and who runs them."""
+
+import dataclasses
+import pathlib
+
+import vtrn
+from vtrn.serve import weights
+from vtrn.serve.batcher import Batcher, BatchLimits
+from vtrn.serve.decoder_engine import Buckets, DecoderEngine
+from vtrn.serve.decoder_schedule import Schedule
+from vtrn.serve.decoder_worker import DecoderWorker
+from vtrn.serve.programs import Programs
+from vtrn.serve.runtime import Device, VtrnError
+from vtrn.serve.tensor_models import EncoderModel, StoredModel
+from vtrn.serve.text import TextService
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `vtrn serve` is told."""
+
+    models: tuple[str, ...] = ("minilm", "smollm2")
+    instance: str | None = None
+    chip: str | None = None
+    cores: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # by model; else the next free core
+    repository: pathlib.Path | None = None
+    dtype: str = "bf16"
+    buckets: Buckets = Buckets()
+    limits: BatchLimits = BatchLimits()
+    max_waiting: int = 128  # generations
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    model: str
+    cores: tuple[int, ...]
+    weight_bytes: int
+    cache_bytes: int = 0
+
+
+class Host:
+    """Close it to let what waits finish and the device go."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.device = Device(settings.instance, settings.chip)
+        self.programs = Programs(self.device)
+        self.batchers: dict[str, Batcher] = {}  # the Open Inference Protocol's models
+        self.texts: dict[str, TextService] = {}  # generate text
+        self.placements: list[Placement] = []
+        self.is_closing = False
+        try:
+            for name in settings.models:
+                self._add(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _cores_for(self, name: str) -> tuple[int, ...]:
+        cores = self.settings.cores.get(name, (len(self.placements) % self.device.n_cores,))
+        for c in cores:
+            if not 0 <= c < self.device.n_cores:
+                raise VtrnError(f"model {name} is placed on core {c}; {self.device.chip} has cores 0 to "
+                                f"{self.device.n_cores - 1} here")  # fmt: skip
+        return cores
+
+    def _add(self, name: str) -> None:
+        if name in self.batchers or name in self.texts:
+            raise VtrnError(f"model {name} is named twice; give each model once")
+        cores = self._cores_for(name)
+        if name == "minilm":
+            config, w = weights.load_minilm()
+            self.add_batched(EncoderModel(name, self.device, self.programs, config, w, weights.minilm_tokenizer(),
+                                          self.settings.dtype, cores), cores)  # fmt: skip
+        elif name == "smollm2":
+            self.add_text(name, weights.load_smollm2(), cores)
+        else:
+            folder = (self.settings.repository or pathlib.Path()) / name
+            if not (folder / "model.export").is_file():
+                raise VtrnError(f"there is no model {name}: known are minilm, smollm2 and folders of the model repository "
+                                f"with a model.export ({folder} has none)")  # fmt: skip
+            self.add_batched(StoredModel(folder, self.device, self.programs, cores), cores)
+
+    def add_batched(self, model, cores) -> None:
+        self.batchers[model.name] = Batcher(model, list(cores), self.settings.limits)
+        self.placements.append(Placement(model.name, tuple(cores), model.weight_bytes))
+
+    def add_text(self, name: str, model: weights.TextModel, cores) -> None:
+        if len(cores) != 1:
+            raise VtrnError(f"model {name} runs on one core, {len(cores)} were given; name one")
+        engine = DecoderEngine(self.device, self.programs, model.config, model.weights, self.settings.dtype,
+                               buckets=self.settings.buckets, core_i=cores[0])  # fmt: skip
+        schedule = Schedule(self.settings.buckets, self.settings.max_waiting, name)
+        self.texts[name] = TextService(name, model, DecoderWorker(name, engine, schedule))
+        self.placements.append(Placement(name, tuple(cores), engine.weight_bytes, engine.cache_bytes))
+
+    def warm_up(self) -> None:
+        """Makes the programs of the smallest buckets, so that first requests do not wait for the compiler."""
+        for batcher in self.batchers.values():
+            if isinstance(batcher.model, EncoderModel):
+                for batch in batcher.model.batches[:2]:
+                    batcher.model.program(batch, batcher.model.lengths[1])
+        for text in self.texts.values():
+            engine, b = text.worker.engine, self.settings.buckets
+            engine.prefill_program(b.prompt[0], b.prompt[0], True)
+            for batch in b.batch[:2]:
+                engine.decode_program(batch, b.length[0], True)
+
+    def placement_text(self) -> str:
+        lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.device.n_cores} NeuronCores here"]
+        for p in self.placements:
+            cache = f", {p.cache_bytes / 2**20:.1f} MiB of cache" if p.cache_bytes else ""
+            cores = ", ".join(map(str, p.cores))
+            lines.append(f"  {p.model}: core {cores}, {p.weight_bytes / 2**20:.1f} MiB of weights a core{cache}")
+        for core in range(self.device.n_cores):
+            shared = [p.model for p in self.placements if core in p.cores]
+            if len(shared) > 1:
+                lines.append(f"  core {core} is shared by {' and '.join(shared)}: their calls take turns")
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        self.is_closing = True
+        for batcher in self.batchers.values():
+            batcher.close()
+        for text in self.texts.values():
+            text.worker.close()
+        self.device.close()

@@ -1,0 +1,122 @@
+"""The HTTP front: both protocols, /metrics and the live page, on one port."""
+
+import asyncio
+import pathlib
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from vtrn.serve import metrics, oip, openai_api
+from vtrn.serve.errors import RequestError
+from vtrn.serve.host import Host
+
+MAX_BODY_BYTES = 32 << 20
+PAGE = pathlib.Path(__file__).with_name("page.html")
+
+
+def body_reader(limit: int):
+    async def read(request: Request) -> bytes:
+        announced = request.headers.get("content-length", "0")
+        parts, n = [], int(announced) if announced.isdigit() else 0
+        too_large = RequestError(413, f"the body is larger than {limit} bytes; send less in a request")
+        if n > limit:
+            raise too_large
+        n = 0
+        async for part in request.stream():
+            n += len(part)
+            if n > limit:
+                raise too_large
+            parts.append(part)
+        return b"".join(parts)
+
+    return read
+
+
+def _protocol_error(request: Request, error: RequestError) -> Response:
+    """In the form of the protocol that the path belongs to."""
+    if request.url.path.startswith("/v1"):
+        response = openai_api.error_response(error)
+    else:
+        response = oip.json_response({"error": error.message}, error.status)
+    if error.status == 503:
+        response.headers["Retry-After"] = "1"
+    if error.status == 413:
+        response.headers["Connection"] = "close"
+    return response
+
+
+def make_app(host: Host, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+    app = FastAPI(title="vtrn serve", docs_url=None, redoc_url=None, openapi_url=None)
+    read_body = body_reader(max_body_bytes)
+    app.include_router(oip.router(host, read_body))
+    app.include_router(openai_api.router(host, read_body))
+
+    @app.get("/")
+    async def page():
+        return Response(PAGE.read_text(encoding="utf-8"), media_type="text/html")
+
+    @app.get("/health")
+    async def health():
+        return Response(status_code=503 if host.is_closing else 200)
+
+    @app.get("/state")
+    async def state():
+        return oip.json_response(metrics.state(host))
+
+    @app.get("/metrics")
+    async def prometheus():
+        return Response(metrics.prometheus(host), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError):
+        return _protocol_error(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException):
+        what = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+        return _protocol_error(request, RequestError(error.status_code, what.get(error.status_code, str(error.detail))))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception):
+        return _protocol_error(request, RequestError(500, f"the call failed: {error}"))
+
+    return app
+
+
+class _Server(uvicorn.Server):
+    """SIGTERM and ctrl-C: no new connections, requests under way are answered, then the end. Twice: at once."""
+
+    def __init__(self, config: uvicorn.Config, host: Host):
+        super().__init__(config)
+        self._host = host
+
+    def handle_exit(self, sig: int, frame) -> None:
+        self._host.is_closing = True
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # uvicorn would raise them again at the end: this end is no failure
+
+
+def serve(host: Host, address: str, port: int, on_ready=None) -> None:
+    """Until a signal comes. The address is the caller's choice; 127.0.0.1 is for this machine alone."""
+    config = uvicorn.Config(make_app(host), host=address, port=port, log_level="warning", access_log=False,
+                            timeout_graceful_shutdown=60, backlog=2048)  # fmt: skip
+    server = _Server(config, host)
+
+    async def run():
+        task = asyncio.ensure_future(server.serve())
+        while not server.started and not task.done():
+            await asyncio.sleep(0.01)
+        if server.started and on_ready:
+            on_ready(server.servers[0].sockets[0].getsockname()[1])
+        await task
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        pass
+    finally:
+        host.close()
+
+
+__all__ = ["make_app", "serve"]

@@ -1,0 +1,261 @@
+"""The routes that OpenAI's clients use: /v1/models, completions, chat/completions (streamed, too) and embeddings.
+
+Answers carry an object `metrics` with chip time beside wall time, as vLLM's per-request metrics.
+"""
+
+import asyncio
+import base64
+import json
+import time
+import uuid
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from vtrn.serve.decoder_engine import Choice
+from vtrn.serve.decoder_worker import Generation
+from vtrn.serve.errors import RequestError, bad_request
+from vtrn.serve.host import Host
+from vtrn.serve.oip import call, json_response, parsed_json
+from vtrn.serve.tensor_models import EncoderModel
+from vtrn.serve.text import TextService, TextStream
+
+DEFAULT_NEW_TOKENS = 16  # of a completion; a chat goes on to its end
+
+# What clients send and nothing here heeds; anything else that is not known is refused, unless it is null.
+IGNORED = {"user", "store", "metadata", "service_tier", "stream_options", "model", "prompt", "messages", "stream",
+           "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "n", "echo", "best_of",
+           "frequency_penalty", "presence_penalty", "ignore_eos"}  # fmt: skip
+NEUTRAL = {"n": 1, "best_of": 1, "frequency_penalty": 0, "presence_penalty": 0, "echo": False}
+
+
+def error_response(error: RequestError):
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    body = {"message": error.message, "type": kind, "param": error.parameter, "code": error.status}
+    return json_response({"error": body}, error.status)
+
+
+def _number(body: dict, name: str, default, low, high, kind=(int, float)):
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) not in (kind if isinstance(kind, tuple) else (kind,)) or not low <= value <= high:
+        raise bad_request(f"{name} is {json.dumps(value)[:60]}; it has to be a number from {low} to {high}", name)
+    return value
+
+
+def _stops(body: dict) -> list[str]:
+    stop = body.get("stop") or []
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or len(stop) > 16 or not all(isinstance(s, str) and s for s in stop):
+        raise bad_request("stop has to be a text or a list of up to 16 texts", "stop")
+    return stop
+
+
+def _check_known(body: dict) -> None:
+    for name, value in body.items():
+        if name not in IGNORED and value is not None:
+            raise bad_request(f"{name} is not supported here; leave it out", name)
+    for name, neutral in NEUTRAL.items():
+        if body.get(name) not in (None, neutral):
+            raise bad_request(f"{name} other than {json.dumps(neutral)} is not supported here; leave it out", name)
+
+
+class _Run:
+    """A generation seen from the event loop: an async stream of (text, finish)."""
+
+    def __init__(self, service: TextService, ids: list[int], body: dict, default_new: int):
+        room = service.worker.schedule.buckets.capacity - len(ids)
+        limit = body.get("max_completion_tokens")
+        max_new = _number(body, "max_tokens" if limit is None else "max_completion_tokens",
+                          min(default_new, max(room, 1)), 1, 1 << 20, int)  # fmt: skip
+        choice = Choice(_number(body, "temperature", 1.0, 0, 10), _number(body, "top_k", 0, 0, 1 << 20, int),
+                        _number(body, "top_p", 1.0, 0, 1))  # fmt: skip
+        seed = _number(body, "seed", uuid.uuid4().int & 0xFFFFFFFF, -(2**63), 2**63, int)
+        self.service, self.text = service, TextStream(service.model.tokenizer, _stops(body))
+        self.sequence = service.sequence(ids, max_new, choice, seed)
+        if body.get("ignore_eos"):
+            self.sequence.end_ids = frozenset()
+        self._queue: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def put(item):
+            try:
+                loop.call_soon_threadsafe(self._queue.put_nowait, item)
+            except RuntimeError:  # the loop has ended: nobody listens any more
+                pass
+
+        self.generation = Generation(self.sequence, lambda token, finish: put((token, finish)), lambda e: put((e, None)))
+        service.worker.submit(self.generation)
+
+    async def pieces(self):
+        """(new text, None) for each token, at last ("", finish)."""
+        try:
+            while True:
+                token, finish = await self._queue.get()
+                if isinstance(token, Exception):
+                    raise token
+                if token not in self.sequence.end_ids:
+                    yield self.text.add(token), None
+                if self.text.is_stopped:
+                    finish = "stop"
+                if finish:
+                    yield self.text.end(), finish
+                    return
+        finally:
+            if not self.sequence.finish:
+                self.service.worker.cancel(self.generation)
+
+    def usage(self) -> dict:
+        n_prompt, n = len(self.sequence.prompt), len(self.sequence.tokens)
+        return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n,
+                "prompt_tokens_details": {"cached_tokens": self.sequence.n_reused}}  # fmt: skip
+
+    def metrics(self) -> dict:
+        return self.generation.parameters(self.service.worker.engine.core_i)
+
+
+def _sse(value) -> str:
+    return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n"
+
+
+def router(host: Host, read_body) -> APIRouter:
+    routes = APIRouter()
+    started = int(time.time())
+    embedders = {n: b for n, b in host.batchers.items() if isinstance(b.model, EncoderModel)}
+
+    def model_of(body: dict, known: dict, what: str):
+        name = body.get("model")
+        if name not in known:
+            raise RequestError(404, f"no model {name!r} makes {what}; there are {', '.join(known) or 'none'}", "model")
+        return known[name]
+
+    @routes.get("/v1/models")
+    async def models():
+        names = [*host.texts, *host.batchers]
+        return json_response({"object": "list", "data": [
+            {"id": n, "object": "model", "created": started, "owned_by": "vtrn"} for n in names]})  # fmt: skip
+
+    @routes.get("/v1/models/{name}")
+    async def model(name: str):
+        if name not in host.texts and name not in host.batchers:
+            raise RequestError(404, f"there is no model {name!r}", "model")
+        return json_response({"id": name, "object": "model", "created": started, "owned_by": "vtrn"})
+
+    async def generate(request: Request, is_chat: bool):
+        body = parsed_json(await read_body(request))
+        _check_known(body)
+        service = model_of(body, host.texts, "text")
+        if is_chat:
+            ids = service.encode(service.chat_prompt(body.get("messages")))
+        else:
+            ids = _prompt_ids(service, body.get("prompt"))
+        run = _Run(service, ids, body, 1 << 20 if is_chat else DEFAULT_NEW_TOKENS)
+        kind = "chat.completion" if is_chat else "text_completion"
+        head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}", "created": int(time.time()),
+                "model": service.name, "object": kind}  # fmt: skip
+        if body.get("stream"):
+            head["object"] = "chat.completion.chunk" if is_chat else kind
+            usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            return StreamingResponse(_stream(run, head, is_chat, usage), media_type="text/event-stream",
+                                     headers={"Cache-Control": "no-cache"})  # fmt: skip
+        finish = await _until_gone(request, _finish(run))
+        if is_chat:
+            part = {"message": {"role": "assistant", "content": run.text.text}}
+        else:
+            part = {"text": run.text.text}
+        head["choices"] = [{"index": 0, **part, "logprobs": None, "finish_reason": finish}]
+        metrics = {**run.metrics(), "instance": host.device.instance_name}
+        return json_response({**head, "usage": run.usage(), "metrics": metrics})
+
+    async def _stream(run: _Run, head: dict, is_chat: bool, with_usage: bool):
+        def chunk(part, finish=None, **more):
+            return _sse({**head, "choices": [{"index": 0, **part, "logprobs": None, "finish_reason": finish}], **more})
+
+        try:
+            if is_chat:
+                yield chunk({"delta": {"role": "assistant", "content": ""}})
+            async for text, finish in run.pieces():
+                if text:
+                    yield chunk({"delta": {"content": text}} if is_chat else {"text": text})
+                if finish:
+                    metrics = {**run.metrics(), "instance": host.device.instance_name}
+                    yield chunk({"delta": {}} if is_chat else {"text": ""}, finish, metrics=metrics)
+            if with_usage:
+                yield _sse({**head, "choices": [], "usage": run.usage()})
+        except Exception as error:  # the status is sent already: the stream says it
+            yield _sse({"error": {"message": str(error), "type": "server_error", "param": None, "code": 500}})
+        yield _sse("[DONE]")
+
+    @routes.post("/v1/chat/completions")
+    async def chat(request: Request):
+        return await generate(request, True)
+
+    @routes.post("/v1/completions")
+    async def completions(request: Request):
+        return await generate(request, False)
+
+    @routes.post("/v1/embeddings")
+    async def embeddings(request: Request):
+        body = parsed_json(await read_body(request))
+        batcher = model_of(body, embedders, "embeddings")
+        texts = body.get("input")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
+            raise bad_request("input has to be a text or a list of texts, none of them empty", "input")
+        if body.get("dimensions") not in (None, batcher.model.config.width):
+            raise bad_request(f"dimensions has to be {batcher.model.config.width}", "dimensions")
+        encoding = body.get("encoding_format") or "float"
+        if encoding not in ("float", "base64"):
+            raise bad_request("encoding_format has to be float or base64", "encoding_format")
+        rows = batcher.model.tokenize(texts)
+        answer = await call(batcher, rows)
+        data = [{"object": "embedding", "index": i, "embedding": _encoded(row, encoding)} for i, row in enumerate(answer.rows)]  # fmt: skip
+        n = sum(map(len, rows))
+        return json_response({"object": "list", "data": data, "model": batcher.model.name,
+                              "usage": {"prompt_tokens": n, "total_tokens": n},
+                              "metrics": {**answer.parameters, "instance": host.device.instance_name}})  # fmt: skip
+
+    return routes
+
+
+def _encoded(row: np.ndarray, encoding: str):
+    if encoding == "base64":
+        return base64.b64encode(np.ascontiguousarray(row, "<f4").tobytes()).decode()
+    return row.tolist()
+
+
+def _prompt_ids(service: TextService, prompt) -> list[int]:
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return service.encode(prompt)
+    if isinstance(prompt, list) and prompt and all(type(i) is int for i in prompt):
+        return prompt
+    raise bad_request("prompt has to be one text or one list of tokens", "prompt")
+
+
+async def _finish(run: _Run) -> str:
+    finish = None
+    async for _, finish in run.pieces():
+        pass
+    return finish
+
+
+async def _until_gone(request: Request, work):
+    """The result of `work`; a client that hangs up meanwhile ends it."""
+    task = asyncio.ensure_future(work)
+
+    async def watch():
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.25)
+        task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise RequestError(499, "the client hung up") from None
+    finally:
+        watcher.cancel()

@@ -1,0 +1,169 @@
+"""Models that the Open Inference Protocol serves: what they take and give, and how rows of requests share a program.
+
+A row is one element of the first axis of the inputs. The encoder takes sentences of any length, padded to a bucket;
+a stored model is a folder with model.export (jax.export) and model.toml.
+"""
+
+import dataclasses
+import pathlib
+import tomllib
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax import export
+
+from vtrn.serve.batcher import BatchResult
+from vtrn.serve.errors import bad_request
+from vtrn.serve.models import encoder
+from vtrn.serve.programs import Programs, artifact_of, bucket_for
+from vtrn.serve.runtime import Device
+
+# The protocol's names of element types; BYTES is text.
+DATATYPES = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
+    "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16,
+    "BF16": ml_dtypes.bfloat16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
+}  # fmt: skip
+DATATYPE_NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # -1: any
+
+
+def checked_inputs(specs: list[TensorSpec], given: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    """The tensors as the specs ask for them; a RequestError names the first that is missing, unknown or wrong."""
+    known = {s.name for s in specs}
+    for name in given:
+        if name not in known:
+            raise bad_request(f"{model} has no input {name!r}; its inputs are {', '.join(sorted(known))}", name)
+    for spec in specs:
+        if spec.name not in given:
+            raise bad_request(f"input {spec.name!r} of {model} is missing; its inputs are {', '.join(sorted(known))}", spec.name)  # fmt: skip
+        array = given[spec.name]
+        datatype = DATATYPE_NAMES.get(array.dtype)
+        if datatype != spec.datatype:
+            raise bad_request(f"input {spec.name!r} of {model} is {spec.datatype}, {datatype} was sent; convert it", spec.name)  # fmt: skip
+        if len(array.shape) != len(spec.shape) or any(w not in (-1, n) for w, n in zip(spec.shape, array.shape)):
+            raise bad_request(f"input {spec.name!r} of {model} has shape {list(spec.shape)} (-1: any), "
+                              f"{list(array.shape)} was sent", spec.name)  # fmt: skip
+        if not array.shape or array.shape[0] == 0:
+            raise bad_request(f"input {spec.name!r} of {model} has no rows; send at least one", spec.name)
+    rows = {name: given[name].shape[0] for name in known}
+    if len(set(rows.values())) > 1:
+        raise bad_request(f"the inputs of {model} have different numbers of rows: {rows}")
+    return given
+
+
+class EncoderModel:
+    """Sentences to embeddings. `weights` as vtrn.serve.models.encoder names them, matrices kept in dtype."""
+
+    platform = "vtrn_jax"
+
+    def __init__(self, name: str, device: Device, programs: Programs, config: encoder.EncoderConfig, weights,
+                 tokenizer, dtype: str = "bf16", cores=(0,), batches=(1, 2, 4, 8, 16, 32),
+                 lengths=(16, 32, 64, 128, 256, 512)):  # fmt: skip
+        self.name, self.config, self.tokenizer, self.version = name, config, tokenizer, "1"
+        self._device, self._programs = device, programs
+        self.batches, self.lengths = list(batches), [n for n in lengths if n <= config.max_tokens]
+        self.max_rows = self.batches[-1]
+        self.inputs = [TensorSpec("text", "BYTES", (-1,))]
+        self.outputs = [TensorSpec("embedding", "FP32", (-1, config.width))]
+        kind = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}[dtype]
+        stored = {n: w.astype(kind) if w.ndim == 2 and w.dtype == np.float32 else w for n, w in weights.items()}
+        self._shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in stored.items()}
+        self.weight_bytes = sum(w.nbytes for w in stored.values())
+        self._weights = {c: [device.put(stored[n], c) for n in sorted(stored)] for c in cores}
+
+    def rows_of(self, inputs: dict[str, np.ndarray]) -> list[list[int]]:
+        texts = []
+        for raw in checked_inputs(self.inputs, inputs, self.name)["text"].reshape(-1):
+            try:
+                texts.append(raw.decode("utf-8") if isinstance(raw, bytes) else str(raw))
+            except UnicodeDecodeError:
+                raise bad_request(f"input 'text' of {self.name} is not UTF-8", "text") from None
+        return self.tokenize(texts)
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        rows = [e.ids for e in self.tokenizer.encode_batch(texts)]
+        for i, row in enumerate(rows):
+            if len(row) > self.lengths[-1]:
+                raise bad_request(f"text {i} has {len(row)} tokens, the longest bucket of {self.name} holds "
+                                  f"{self.lengths[-1]}; cut it", "text")  # fmt: skip
+        return rows
+
+    def outputs_of(self, rows: list) -> dict[str, np.ndarray]:
+        return {"embedding": np.stack(rows)}
+
+    def program(self, batch: int, length: int):
+        def function(weights, ids, is_token):
+            return (encoder.encode(self.config, weights, ids, is_token),)
+
+        ints = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+        return self._programs.get(f"{self.name}/b{batch}_s{length}", lambda: artifact_of(function, self._shapes, ints, ints))  # fmt: skip
+
+    def run(self, rows: list[list[int]], core_i: int) -> BatchResult:
+        batch, length = bucket_for(self.batches, len(rows)), bucket_for(self.lengths, max(map(len, rows)))
+        ids, is_token = np.zeros((batch, length), np.int32), np.zeros((batch, length), np.int32)
+        is_token[len(rows) :, 0] = 1  # padding rows have a mean, too
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], is_token[i, : len(row)] = row, 1
+        program = self.program(batch, length)
+        buffers = [self._device.put(a, core_i) for a in (ids, is_token)]
+        out = program.executable([*self._weights[core_i], *buffers], core_i)[0].numpy()
+        padding = 100 * (1 - sum(map(len, rows)) / ids.size)
+        return BatchResult(list(out[: len(rows)]), f"b{batch}_s{length}", batch, padding, program.executable.profile())
+
+
+class StoredModel:
+    """A folder of a model repository: model.export, serialised by jax.export, and model.toml."""
+
+    platform = "vtrn_jax_export"
+
+    def __init__(self, folder: pathlib.Path, device: Device, programs: Programs, cores=(0,)):
+        self.name, self.version, self.cores, self.weight_bytes = folder.name, "1", list(cores), 0
+        text = (folder / "model.toml").read_text(encoding="utf-8") if (folder / "model.toml").exists() else ""
+        settings = tomllib.loads(text)
+        exported = export.deserialize(bytearray((folder / "model.export").read_bytes()))
+        self._device = device
+        n_in, n_out = len(exported.in_avals), len(exported.out_avals)
+        self.inputs = _specs(settings.get("inputs"), [f"input_{i}" for i in range(n_in)], exported.in_avals)
+        self.outputs = _specs(settings.get("outputs"), [f"output_{i}" for i in range(n_out)], exported.out_avals)
+        self.max_rows = exported.in_avals[0].shape[0]
+        self._kept = exported.module_kept_var_idx
+        self._types = exported.in_avals
+        self._program = programs.get(f"{self.name}/b{self.max_rows}", lambda: exported.mlir_module_serialized)
+
+    def rows_of(self, inputs):
+        given = checked_inputs(self.inputs, inputs, self.name)
+        return list(zip(*(given[s.name] for s in self.inputs)))
+
+    def outputs_of(self, rows):
+        return {s.name: np.stack([row[i] for row in rows]) for i, s in enumerate(self.outputs)}
+
+    def run(self, rows, core_i) -> BatchResult:
+        arrays = []
+        for i, aval in enumerate(self._types):
+            array = np.zeros(aval.shape, aval.dtype)
+            array[: len(rows)] = [row[i] for row in rows]
+            arrays.append(array)
+        buffers = [self._device.put(arrays[i], core_i) for i in self._kept]
+        out = [b.numpy() for b in self._program.executable(buffers, core_i)]
+        padding = 100 * (1 - len(rows) / self.max_rows)
+        return BatchResult(list(zip(*(o[: len(rows)] for o in out))), f"b{self.max_rows}", self.max_rows, padding,
+                           self._program.executable.profile())  # fmt: skip
+
+
+def _specs(names, default, avals) -> list[TensorSpec]:
+    names = names or default
+    if len(names) != len(avals):
+        raise ValueError(f"model.toml names {len(names)} tensors, the model has {len(avals)}")
+    batches = {a.shape[0] if a.shape else None for a in avals}
+    if None in batches or len(batches) != 1:
+        raise ValueError("a served model takes and gives tensors whose first axis is the batch")
+    return [TensorSpec(n, DATATYPE_NAMES[np.dtype(a.dtype)], (-1, *a.shape[1:])) for n, a in zip(names, avals)]

@@ -1,0 +1,210 @@
+"""The served networks: values against plain JAX on the CPU, caches, batches, the choice of tokens, what a step moves."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jax")
+
+import jax
+import jax.numpy as jnp
+from serve_models import BUCKETS, DECODER, ENCODER, ByteTokenizer, random_weights, text_model
+
+from vtrn.serve.decoder_engine import Buckets, Choice, DecoderEngine
+from vtrn.serve.decoder_schedule import Schedule, Sequence
+from vtrn.serve.decoder_worker import run_step
+from vtrn.serve.models import decoder, encoder, sampling
+from vtrn.serve.programs import Programs, artifact_of
+from vtrn.serve.runtime import Device, VtrnError
+from vtrn.serve.tensor_models import EncoderModel
+
+
+@pytest.fixture(scope="module")
+def device():
+    device = Device("inf2.xlarge", n_threads=2)
+    yield device
+    device.close()
+
+
+def plain_logits(weights, ids):
+    """The whole sequence at once, without cache, buckets or rotated halves' tricks: complex numbers rotate."""
+    c = DECODER
+    n = len(ids)
+    norm = lambda x, s: x / np.sqrt((x * x).mean(-1, keepdims=True) + c.epsilon) * s  # noqa: E731
+    w = {k: np.asarray(v, np.float64) for k, v in weights.items()}
+    x = w["tokens"][ids]
+    turns = np.exp(1j * np.arange(n)[:, None] * c.rope_base ** (-np.arange(c.head // 2) / (c.head // 2)))
+    for i in range(c.n_layers):
+        h = norm(x, w[f"{i}.attention_norm.scale"])
+        q, k, v = (np.reshape(h @ w[f"{i}.{m}.weight"], (n, -1, c.head)) for m in "qkv")
+        pairs = [(t[..., : c.head // 2] + 1j * t[..., c.head // 2 :]) * turns[:, None] for t in (q, k)]
+        q, k = (np.concatenate([t.real, t.imag], -1) for t in pairs)
+        k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, 1) for t in (k, v))
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(c.head)
+        scores = np.where(np.tril(np.ones((n, n), bool)), scores, -np.inf)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        x = x + np.einsum("hqk,khd->qhd", shares, v).reshape(n, -1) @ w[f"{i}.o.weight"]
+        h = norm(x, w[f"{i}.mlp_norm.scale"])
+        gate = h @ w[f"{i}.gate.weight"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[f"{i}.up.weight"])) @ w[f"{i}.down.weight"]
+    return norm(x, w["norm.scale"]) @ w["tokens"].T
+
+
+def plain_tokens(weights, prompt, n):
+    ids = list(prompt)
+    for _ in range(n):
+        ids.append(int(plain_logits(weights, ids)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def run_all(engine, sequences):
+    schedule = Schedule(engine.buckets)
+    steps = []
+    for s in sequences:
+        schedule.submit(s)
+    while (step := schedule.next_step()) is not None:
+        result = run_step(engine, step)
+        steps.append(result)
+        schedule.complete(step, result.tokens)
+    return steps
+
+
+PROMPTS = [[5], list(range(40, 47)), list(range(100, 108)), [7] * 9, list(range(31)), list(range(32)), list(range(33)),
+           list(range(200, 270)), [int(i) for i in np.random.default_rng(3).integers(0, 384, 100)]]  # fmt: skip
+
+
+def test_tokens_are_those_of_the_whole_sequence_at_once(device):
+    """Prompts around the buckets' edges, in chunks, together in a batch that changes: continuous batching."""
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    sequences = [Sequence(p, 6 + i) for i, p in enumerate(PROMPTS)]
+    steps = run_all(engine, sequences)
+    for s in sequences:
+        assert s.tokens == plain_tokens(model.weights, s.prompt, s.max_new), s.prompt
+        assert s.finish == "length"
+    assert {r.bucket for r in steps} >= {"prefill_s8_l8", "prefill_s32_l32", "prefill_s32_l128", "decode_b4_l128"}
+    assert all(r.profile.n_reference_ops == 0 for r in steps)
+
+
+def test_a_prefix_that_a_slot_has_is_not_computed_again(device):
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    schedule = Schedule(BUCKETS)
+    prompt = list(range(60))
+    for more, n_reused in (([], 0), ([9, 9, 9], 60), ([9, 9, 9], 62), (list(range(50)), 60)):
+        s = Sequence(prompt + more, 4)
+        schedule.submit(s)
+        while (step := schedule.next_step()) is not None:
+            schedule.complete(step, run_step(engine, step).tokens)
+        assert s.n_reused == n_reused
+        assert s.tokens == plain_tokens(model.weights, s.prompt, 4)
+
+
+@pytest.mark.parametrize("dtype,largest", [("fp32", 1e-4), ("bf16", 0.08), ("fp16", 0.02)])
+def test_logits_are_near_those_in_float64(device, dtype, largest):
+    """What a step leaves out is the choice: the program without it."""
+    model = text_model()
+    kind = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
+    weights = {n: jnp.asarray(w, kind) if w.ndim == 2 else w for n, w in model.weights.items()}
+    cache = decoder.empty_cache(DECODER, 1, 32, kind)
+    ids = np.array(PROMPTS[4] + [0], np.int32)
+    args = (weights, cache, ids, np.int32(0), np.int32(0), np.int32(31))
+    f = lambda *a: decoder.prefill_chunk(DECODER, 32, *a, kind)  # noqa: E731
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), args)
+    executable = device.compile(artifact_of(f, *shapes, donated=(1,)))
+    got = executable([device.put(np.asarray(x)) for x in jax.tree.leaves(args)])[0].numpy()[0]
+    want = plain_logits(model.weights, PROMPTS[4])[-1]
+    assert np.abs(got - want).max() / np.abs(want).max() < largest
+    assert executable.profile().n_reference_ops == 0
+
+
+def test_a_decode_step_moves_weights_and_the_rows_that_it_reads(device):
+    """The donated cache is not copied, whatever its capacity: 1.05 of the bytes that must move."""
+    config = decoder.DecoderConfig(2, 512, 8, 4, 64, 1024, 4096, 4096)
+    weights = random_weights(decoder.weight_shapes(config), 4)
+    moved = {}
+    for capacity in (512, 4096):
+        buckets = Buckets((32,), (1,), (256, capacity))
+        engine = DecoderEngine(device, Programs(device), config, weights, "bf16", buckets=buckets)
+        profile = engine.decode({0: 3}, {0: 100}, {0: Choice()}, {}).profile
+        moved[capacity] = profile.hbm_read_bytes + profile.hbm_write_bytes
+        needed = engine.weight_bytes + 256 * config.cache_bytes_per_token(2)
+        assert moved[capacity] <= 1.05 * needed
+    assert abs(moved[4096] - moved[512]) < 0.001 * moved[512]
+
+
+def choices(logits, temperature, top_k, top_p, uniform):
+    """Tokens that may be chosen: sums of floats put the boundaries between tokens a little elsewhere."""
+    z = logits.astype(np.float64)
+    if temperature == 0:
+        return {int(z.argmax())}
+    p = np.exp((z - z.max()) / temperature)
+    order = np.argsort(-p, kind="stable")
+    p[order[top_k or len(p) :]] = 0
+    n = int((np.cumsum(p[order]) < top_p * p.sum() * (1 - 1e-6)).sum()) + 1
+    p[order[n:]] = 0
+    ends = np.cumsum(p) / p.sum()
+    return set(range(int((ends <= uniform - 1e-5).sum()), int((ends <= uniform + 1e-5).sum()) + 1))
+
+
+@pytest.mark.parametrize("vocabulary", [5, 127, 128, 1000, 49152])
+def test_sampled_tokens_are_those_of_sorted_probabilities(device, vocabulary):
+    b, rng = 4, np.random.default_rng([7, vocabulary])
+    floats = jax.ShapeDtypeStruct((b,), jnp.float32)
+    artifact = artifact_of(lambda *a: (sampling.sample(*a),), jax.ShapeDtypeStruct((b, vocabulary), jnp.float32), *[floats] * 4)  # fmt: skip
+    executable = device.compile(artifact)
+    for _ in range(12):
+        logits = (rng.standard_normal((b, vocabulary)) * 3).astype(np.float32)
+        columns = [rng.choice(c, b) for c in ([0, 0.3, 1, 1.7], [0, 1, 3, 40], [0.05, 0.5, 0.95, 1])] + [rng.random(b)]
+        columns = [c.astype(np.float32) for c in columns]
+        got = executable([device.put(x) for x in (logits, *columns)])[0].numpy()
+        for i in range(b):
+            t, k, p, u = (float(c[i]) for c in columns)
+            assert int(got[i]) in choices(logits[i], t, int(k), p, u), (t, k, p, u)
+    assert executable.profile().n_reference_ops == 0
+
+
+def test_a_seed_gives_the_same_text_whatever_runs_beside_it(device):
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    choice = Choice(temperature=1.0, top_p=0.9)
+    alone = Sequence([3, 4, 5], 10, choice, seed=11)
+    run_all(engine, [alone])
+    other = [Sequence([9, 8], 12, choice, seed=1), Sequence([3, 4, 5], 10, choice, seed=12), Sequence([1], 4)]
+    again = Sequence([3, 4, 5], 10, choice, seed=11)
+    run_all(engine, [other[0], again, *other[1:]])
+    assert again.tokens == alone.tokens
+    assert other[1].tokens != alone.tokens
+
+
+@pytest.mark.parametrize("dtype,least", [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.9999)])
+def test_embeddings_are_those_of_each_sentence_alone(device, dtype, least):
+    weights = random_weights(encoder.weight_shapes(ENCODER), 2)
+    model = EncoderModel("encoder", device, Programs(device), ENCODER, weights, ByteTokenizer(), dtype, (0,), (1, 4), (8, 32))
+    rows = [[1], [2, 3, 4], list(range(8)), list(range(100, 109)), list(range(32))]
+    for batch in (rows[:1], rows[1:4], rows[1:]):
+        result = model.run(batch, 0)
+        assert result.profile.n_reference_ops == 0
+        for row, got in zip(batch, result.rows):
+            ids = np.array([row], np.int32)
+            want = np.asarray(encoder.encode(ENCODER, weights, ids, np.ones_like(ids)))[0]
+            assert float(got @ want) >= least
+
+
+def test_prompts_that_no_bucket_holds_are_refused(device):
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    with pytest.raises(ValueError, match="no bucket holds 33 tokens"):
+        engine.prefill(0, 0, list(range(33)), Choice(), 0.0)
+    with pytest.raises(ValueError, match="no bucket holds 8 tokens at position 125"):
+        engine.prefill(0, 125, list(range(8)), Choice(), 0.0)
+
+
+def test_the_library_says_what_is_wrong(device):
+    with pytest.raises(VtrnError, match="no_such"):
+        Device("no_such.xlarge")
+    with pytest.raises(VtrnError, match="no chip has elements of complex256|convert the array"):
+        device.put(np.zeros(3, np.longdouble))
+    buffer = device.put(np.zeros((2, 3), np.float32))
+    with pytest.raises(VtrnError, match="does not fit"):
+        buffer.write(np.zeros((3, 2), np.float32))
