@@ -147,6 +147,10 @@ typedef struct vtrn_chip {
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */
     } launch;
+    struct {
+        double call_ns;     /* of the runtime on the host, a call */
+        double bytes_per_s; /* of a copy to or from the device */
+    } host;                 /* for models of serving; no program's time contains them */
     /* What collective/collective.h computes with. */
     struct {
         double start_ns; /* trigger and handshake, whatever the group */
