@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is open to the network")
     p.add_argument("--port", type=int, default=8000, help="0: any that is free")
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of weights, matmuls and cache")
+    p.add_argument("--weights", choices=("int8", "fp8"), help="a decoder's dense layers, kept in a byte an element")
+    p.add_argument("--cache", choices=("fp8",), help="a decoder's keys and values; default as --dtype")
     p.add_argument("--max-batch", type=int, default=32, help="rows that share a call")
     p.add_argument("--max-delay-us", type=int, default=2000, help="how long the first of them waits for others")
     p.add_argument("--max-queue", type=int, default=1024, help="rows that may wait")
@@ -53,7 +55,7 @@ def settings_of(args) -> Settings:
     instance = args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge"
     return Settings(
         models=tuple(args.models), instance=instance, cores=dict(args.cores), repository=args.repository,
-        dtype=args.dtype, buckets=buckets, max_waiting=args.max_waiting,
+        dtype=args.dtype, kept=args.weights, cache=args.cache, buckets=buckets, max_waiting=args.max_waiting,
         limits=BatchLimits(args.max_batch, args.max_delay_us, args.max_queue),
     )  # fmt: skip
 

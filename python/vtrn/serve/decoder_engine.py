@@ -4,12 +4,14 @@ It knows slots and positions, no requests: decoder_queue.py decides what runs ne
 """
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from vtrn.serve import quantise
 from vtrn.serve.models import decoder, sampling
 from vtrn.serve.programs import Program, Programs, artifact_of, bucket_for
 from vtrn.serve.runtime import Device, Profile
@@ -50,46 +52,59 @@ class StepResult:
     profile: Profile
 
 
-class DecoderEngine:
-    """`weights` as vtrn.serve.models.decoder names them; matrices are stored in `dtype` unless quantised."""
+FLOATS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32, "fp8": ml_dtypes.float8_e4m3}
 
-    def __init__(self, device: Device, programs: Programs, config: decoder.DecoderConfig, weights, dtype: str = "bf16",
-                 cache_dtype: str | None = None, buckets: Buckets = Buckets(), core_i: int = 0):  # fmt: skip
-        self.config, self.buckets, self.core_i, self._device, self._programs = config, buckets, core_i, device, programs
-        self.dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}[dtype]
-        kept = {None: self.dtype, "fp8e4m3": ml_dtypes.float8_e4m3, "bf16": jnp.bfloat16, "fp32": jnp.float32}
-        self.cache_dtype = np.dtype(kept[cache_dtype])
-        stored = {name: self._stored(name, w) for name, w in weights.items()}
-        self._names = sorted(stored)
-        self._shapes = {n: jax.ShapeDtypeStruct(stored[n].shape, stored[n].dtype) for n in self._names}
-        self._weights = [device.put(stored[n], core_i) for n in self._names]
-        self.weight_bytes = sum(stored[n].nbytes for n in self._names)
-        shape = (buckets.n_slots, buckets.capacity, config.n_kv_heads, config.head)
-        self._cache_shape = jax.ShapeDtypeStruct(shape, self.cache_dtype)
-        self._cache = [device.put(np.zeros(shape, self.cache_dtype), core_i) for _ in range(2 * config.n_layers)]
 
-    def _stored(self, name: str, weight):
-        is_matrix = weight.ndim == 2 and weight.dtype == np.float32
-        return np.asarray(weight).astype(self.dtype) if is_matrix else weight
+@dataclasses.dataclass(frozen=True)
+class ProgramSpec:
+    name: str
+    make_artifact: typing.Callable[[], bytes]
+
+
+class DecoderShapes:
+    """The programs of a decoder, which its shapes decide: nothing here has values.
+
+    dtype: bf16, fp16 or fp32, of matmuls and of matrices; weights: None, or int8 or fp8 for matrices in a byte an
+    element; cache: None for dtype, or fp8."""
+
+    def __init__(self, config: decoder.DecoderConfig, buckets: Buckets, dtype: str = "bf16", weights: str | None = None,
+                 cache: str | None = None):  # fmt: skip
+        self.config, self.buckets = config, buckets
+        self.dtype, self.weights, self.cache_dtype = np.dtype(FLOATS[dtype]), weights, np.dtype(FLOATS[cache or dtype])
+        self.weight_shapes = {}
+        for name, shape in decoder.weight_shapes(config).items():
+            kind = self.dtype if len(shape) == 2 else np.float32
+            if weights and quantise.is_quantised(name, shape):
+                kind = quantise.KINDS[weights][0]
+                self.weight_shapes[f"{name}_scale"] = jax.ShapeDtypeStruct((shape[quantise.scale_axis(name)],), jnp.float32)
+            self.weight_shapes[name] = jax.ShapeDtypeStruct(shape, kind)
+        self.weight_names = sorted(self.weight_shapes)
+        cache_shape = (buckets.n_slots, buckets.capacity, config.n_kv_heads, config.head)
+        self.cache_shapes = (jax.ShapeDtypeStruct(cache_shape, self.cache_dtype),) * (2 * config.n_layers)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(s.size * s.dtype.itemsize for s in self.weight_shapes.values())
 
     @property
     def cache_bytes(self) -> int:
-        return sum(b.type.dtype.itemsize * int(np.prod(b.type.shape)) for b in self._cache)
+        return sum(s.size * s.dtype.itemsize for s in self.cache_shapes)
 
-    # --- programs
+    def stored(self, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """fp32 weights as the programs take them."""
+        if self.weights:
+            weights = quantise.quantise_all(weights, self.weights)
+        return {n: np.asarray(weights[n]).astype(s.dtype) for n, s in self.weight_shapes.items()}
 
-    def _choice_shapes(self, n: int, is_greedy: bool):
-        return () if is_greedy else (jax.ShapeDtypeStruct((n,), jnp.float32),) * 4
-
-    def decode_program(self, batch: int, length: int, is_greedy: bool) -> Program:
+    def decode(self, batch: int, length: int, is_greedy: bool) -> ProgramSpec:
         def step(weights, cache, tokens, positions, *choice):
             logits, cache = decoder.decode_step(self.config, length, weights, cache, tokens, positions, self.dtype)
             return (sampling.greedy(logits) if is_greedy else sampling.sample(logits, *choice)), cache
 
         ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
-        return self._make(f"decode_b{batch}_l{length}", step, (ints, ints), batch, is_greedy)
+        return self._spec(f"decode_b{batch}_l{length}", step, (ints, ints), batch, is_greedy)
 
-    def prefill_program(self, n: int, length: int, is_greedy: bool) -> Program:
+    def prefill(self, n: int, length: int, is_greedy: bool) -> ProgramSpec:
         def chunk(weights, cache, ids, slot, start, n_tokens, *choice):
             logits, cache = decoder.prefill_chunk(
                 self.config, length, weights, cache, ids, slot, start, n_tokens, self.dtype
@@ -98,15 +113,41 @@ class DecoderEngine:
 
         one = jax.ShapeDtypeStruct((), jnp.int32)
         shapes = (jax.ShapeDtypeStruct((n,), jnp.int32), one, one, one)
-        return self._make(f"prefill_s{n}_l{length}", chunk, shapes, 1, is_greedy)
+        return self._spec(f"prefill_s{n}_l{length}", chunk, shapes, 1, is_greedy)
 
-    def _make(self, name, function, shapes, n_choices, is_greedy) -> Program:
-        shapes = (self._shapes, (self._cache_shape,) * len(self._cache), *shapes)
-        choice = self._choice_shapes(n_choices, is_greedy)
-        name = name if is_greedy else f"{name}_sampled"
-        return self._programs.get(
-            f"{id(self)}/{name}", lambda: artifact_of(function, *shapes, *choice, donated=(1,))
-        )
+    def _spec(self, name, function, shapes, n_choices, is_greedy) -> ProgramSpec:
+        choice = () if is_greedy else (jax.ShapeDtypeStruct((n_choices,), jnp.float32),) * 4
+        shapes = (self.weight_shapes, self.cache_shapes, *shapes, *choice)
+        return ProgramSpec(name if is_greedy else f"{name}_sampled", lambda: artifact_of(function, *shapes, donated=(1,)))
+
+
+class DecoderEngine:
+    """`weights` in fp32 as vtrn.serve.models.decoder names them; the rest as DecoderShapes has it."""
+
+    def __init__(self, device: Device, programs: Programs, config: decoder.DecoderConfig, weights, dtype: str = "bf16",
+                 buckets: Buckets = Buckets(), core_i: int = 0, kept: str | None = None, cache: str | None = None):  # fmt: skip
+        self.shapes = DecoderShapes(config, buckets, dtype, kept, cache)
+        self.buckets, self.core_i, self._device, self._programs = buckets, core_i, device, programs
+        stored = self.shapes.stored(weights)
+        self._weights = [device.put(stored[n], core_i) for n in self.shapes.weight_names]
+        self._cache = [device.put(np.zeros(s.shape, s.dtype), core_i) for s in self.shapes.cache_shapes]
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.shapes.weight_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.shapes.cache_bytes
+
+    def decode_program(self, batch: int, length: int, is_greedy: bool) -> Program:
+        return self._get(self.shapes.decode(batch, length, is_greedy))
+
+    def prefill_program(self, n: int, length: int, is_greedy: bool) -> Program:
+        return self._get(self.shapes.prefill(n, length, is_greedy))
+
+    def _get(self, spec: ProgramSpec) -> Program:
+        return self._programs.get(f"{id(self)}/{spec.name}", spec.make_artifact)
 
     # --- steps
 

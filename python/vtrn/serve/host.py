@@ -25,6 +25,8 @@ class Settings:
     cores: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # by model; else the next free core
     repository: pathlib.Path | None = None
     dtype: str = "bf16"
+    kept: str | None = None  # int8 or fp8: a decoder's weights in a byte an element
+    cache: str | None = None  # fp8: keys and values
     buckets: Buckets = Buckets()
     limits: BatchLimits = BatchLimits()
     max_waiting: int = 128  # generations
@@ -89,7 +91,7 @@ class Host:
         if len(cores) != 1:
             raise VtrnError(f"model {name} runs on one core, {len(cores)} were given; name one")
         engine = DecoderEngine(self.device, self.programs, model.config, model.weights, self.settings.dtype,
-                               buckets=self.settings.buckets, core_i=cores[0])  # fmt: skip
+                               self.settings.buckets, cores[0], self.settings.kept, self.settings.cache)  # fmt: skip
         schedule = Schedule(self.settings.buckets, self.settings.max_waiting, name)
         self.texts[name] = TextService(name, model, DecoderWorker(name, engine, schedule))
         self.placements.append(Placement(name, tuple(cores), engine.weight_bytes, engine.cache_bytes))

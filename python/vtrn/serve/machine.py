@@ -1,0 +1,73 @@
+"""Chips, instances and times, asked of the vtrn command: what is simulated without values or a device."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import vtrn
+from vtrn.serve.runtime import VtrnError
+
+
+def command_path() -> pathlib.Path:
+    """The program beside the library: in a package, or in a build tree."""
+    folder = pathlib.Path(vtrn.library_path()).parent
+    for path in (folder / "vtrn", folder / "cli" / "vtrn"):
+        if path.is_file():
+            return path
+    raise VtrnError(f"there is no vtrn command in {folder}; build it, or install the package")
+
+
+def _asked(*arguments: str, environment: dict | None = None):
+    done = subprocess.run([command_path(), *arguments, "--json"], capture_output=True, text=True,
+                          env={**os.environ, **(environment or {})})  # fmt: skip
+    if done.returncode:
+        raise VtrnError(done.stderr.strip() or f"vtrn {arguments[0]} failed")
+    return json.loads(done.stdout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    name: str
+    chip: str
+    n_cores: int
+    dollars_per_hour: float  # 0: not published
+    host_call_ns: float
+    host_bytes_per_s: float
+    peak_flops: float  # of a core
+    is_executable: bool
+
+    def host_ns(self, n_bytes: int) -> float:
+        """What a call costs beside the program: the runtime's call, inputs in and outputs out."""
+        return self.host_call_ns + n_bytes / self.host_bytes_per_s * 1e9
+
+
+@functools.cache
+def instances() -> dict[str, Instance]:
+    known, found = _asked("chips"), {}
+    chips = {c["name"]: c for c in known["chips"]}
+    for i in known["instances"]:
+        chip = chips[i["chip"]]
+        host = _asked("chips", i["chip"])["host"]
+        found[i["name"]] = Instance(i["name"], i["chip"], i["chips"] * chip["cores"], i["dollars_per_hour"],
+                                    host["call_ns"], host["bytes_per_s"], chip["peak_tensor_flops"],
+                                    chip["executable"])  # fmt: skip
+    return found
+
+
+def instance(name: str) -> Instance:
+    if name not in instances():
+        raise VtrnError(f"there is no instance {name!r}; there are {', '.join(instances())}")
+    return instances()[name]
+
+
+def time_artifact(artifact: bytes, chip: str, flags: str = "") -> dict:
+    """What `vtrn time` says of a program: step_ns, bytes, active shares. No value is computed. flags: as in
+    NEURON_CC_FLAGS."""
+    with tempfile.NamedTemporaryFile(suffix=".mlirbc") as f:
+        f.write(artifact)
+        f.flush()
+        return _asked("time", f.name, "--chip", chip, environment={"NEURON_CC_FLAGS": flags} if flags else None)
