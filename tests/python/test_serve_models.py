@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from serve_models import BUCKETS, DECODER, ENCODER, ByteTokenizer, random_weights, text_model
 
-from vtrn.serve.decoder_engine import Buckets, Choice, DecoderEngine
+from vtrn.serve import quantise
+from vtrn.serve.decoder_engine import FLOATS, Buckets, Choice, DecoderEngine
 from vtrn.serve.decoder_schedule import Schedule, Sequence
 from vtrn.serve.decoder_worker import run_step
 from vtrn.serve.models import decoder, encoder, sampling
@@ -25,7 +26,7 @@ def device():
     device.close()
 
 
-def plain_logits(weights, ids):
+def plain_logits(weights, ids, cached=lambda x: x):
     """The whole sequence at once, without cache, buckets or rotated halves' tricks: complex numbers rotate."""
     c = DECODER
     n = len(ids)
@@ -38,7 +39,7 @@ def plain_logits(weights, ids):
         q, k, v = (np.reshape(h @ w[f"{i}.{m}.weight"], (n, -1, c.head)) for m in "qkv")
         pairs = [(t[..., : c.head // 2] + 1j * t[..., c.head // 2 :]) * turns[:, None] for t in (q, k)]
         q, k = (np.concatenate([t.real, t.imag], -1) for t in pairs)
-        k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, 1) for t in (k, v))
+        k, v = (np.repeat(cached(t), c.n_heads // c.n_kv_heads, 1) for t in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(c.head)
         scores = np.where(np.tril(np.ones((n, n), bool)), scores, -np.inf)
         shares = np.exp(scores - scores.max(-1, keepdims=True))
@@ -100,20 +101,21 @@ def test_a_prefix_that_a_slot_has_is_not_computed_again(device):
         assert s.tokens == plain_tokens(model.weights, s.prompt, 4)
 
 
-@pytest.mark.parametrize("dtype,largest", [("fp32", 1e-4), ("bf16", 0.08), ("fp16", 0.02)])
-def test_logits_are_near_those_in_float64(device, dtype, largest):
+@pytest.mark.parametrize("dtype,kept,largest", [("fp32", None, 1e-4), ("bf16", None, 0.08), ("fp16", None, 0.02), ("fp32", "fp8", 0.01)])
+def test_logits_are_near_those_in_float64(device, dtype, kept, largest):
     """What a step leaves out is the choice: the program without it."""
     model = text_model()
     kind = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
     weights = {n: jnp.asarray(w, kind) if w.ndim == 2 else w for n, w in model.weights.items()}
-    cache = decoder.empty_cache(DECODER, 1, 32, kind)
+    cache = decoder.empty_cache(DECODER, 1, 32, FLOATS[kept or dtype])
     ids = np.array(PROMPTS[4] + [0], np.int32)
     args = (weights, cache, ids, np.int32(0), np.int32(0), np.int32(31))
     f = lambda *a: decoder.prefill_chunk(DECODER, 32, *a, kind)  # noqa: E731
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), args)
     executable = device.compile(artifact_of(f, *shapes, donated=(1,)))
     got = executable([device.put(np.asarray(x)) for x in jax.tree.leaves(args)])[0].numpy()[0]
-    want = plain_logits(model.weights, PROMPTS[4])[-1]
+    rounded = (lambda x: np.float64(x.astype(FLOATS[kept]))) if kept else (lambda x: x)
+    want = plain_logits(model.weights, PROMPTS[4], rounded)[-1]
     assert np.abs(got - want).max() / np.abs(want).max() < largest
     assert executable.profile().n_reference_ops == 0
 
@@ -189,6 +191,39 @@ def test_embeddings_are_those_of_each_sentence_alone(device, dtype, least):
             ids = np.array([row], np.int32)
             want = np.asarray(encoder.encode(ENCODER, weights, ids, np.ones_like(ids)))[0]
             assert float(got @ want) >= least
+
+
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_quantised_weights_give_the_tokens_of_what_they_stand_for(device, kept):
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", BUCKETS, kept=kept)
+    assert engine.weight_bytes < sum(w.nbytes for w in model.weights.values()) / 3
+    stand_for = {}
+    for name, w in model.weights.items():
+        stand_for[name] = w
+        if quantise.is_quantised(name, w.shape):
+            axis = quantise.scale_axis(name)
+            stored, scale = quantise.quantised(w, kept, axis)
+            stand_for[name] = np.float32(stored) * np.expand_dims(scale, 1 - axis)
+            assert np.abs(stand_for[name] - w).max() <= np.abs(w).max() * (0.004 if kept == "int8" else 0.04)
+    sequences = [Sequence(p, 8) for p in PROMPTS[2:7]]
+    steps = run_all(engine, sequences)
+    for s in sequences:
+        assert s.tokens == plain_tokens(stand_for, s.prompt, 8)
+    assert all(r.profile.n_reference_ops == 0 for r in steps)
+
+
+def test_an_fp8_cache_halves_what_a_step_reads_of_it(device):
+    model = text_model()
+    engines = [DecoderEngine(device, Programs(device), DECODER, model.weights, "bf16", BUCKETS, cache=c) for c in (None, "fp8")]
+    assert engines[0].cache_bytes == 2 * engines[1].cache_bytes
+    read = []
+    for engine in engines:
+        profile = engine.decode({0: 1, 3: 2}, {0: 100, 3: 90}, {0: Choice(), 3: Choice()}, {}).profile
+        assert profile.n_reference_ops == 0
+        read.append(profile.hbm_read_bytes)
+    rows = 4 * 128 * DECODER.cache_bytes_per_token(1)
+    assert rows * 0.8 < read[0] - read[1] < rows * 1.2
 
 
 def test_prompts_that_no_bucket_holds_are_refused(device):

@@ -73,7 +73,7 @@ class Host:
         if name == "minilm":
             config, w = weights.load_minilm()
             self.add_batched(EncoderModel(name, self.device, self.programs, config, w, weights.minilm_tokenizer(),
-                                          self.settings.dtype, cores), cores)  # fmt: skip
+                                          self.settings.dtype, cores, kept=self.settings.kept), cores)  # fmt: skip
         elif name == "smollm2":
             self.add_text(name, weights.load_smollm2(), cores)
         else:

@@ -14,7 +14,9 @@ import ml_dtypes
 import numpy as np
 from jax import export
 
+from vtrn.serve import quantise
 from vtrn.serve.batcher import BatchResult
+from vtrn.serve.decoder_engine import FLOATS
 from vtrn.serve.errors import bad_request
 from vtrn.serve.models import encoder
 from vtrn.serve.programs import Programs, artifact_of, bucket_for
@@ -61,21 +63,24 @@ def checked_inputs(specs: list[TensorSpec], given: dict[str, np.ndarray], model:
 
 
 class EncoderModel:
-    """Sentences to embeddings. `weights` as vtrn.serve.models.encoder names them, matrices kept in dtype."""
+    """Sentences to embeddings. `weights` as vtrn.serve.models.encoder names them, matrices in dtype, or kept in a
+    byte an element as int8 or fp8."""
 
     platform = "vtrn_jax"
 
     def __init__(self, name: str, device: Device, programs: Programs, config: encoder.EncoderConfig, weights,
                  tokenizer, dtype: str = "bf16", cores=(0,), batches=(1, 2, 4, 8, 16, 32),
-                 lengths=(16, 32, 64, 128, 256, 512)):  # fmt: skip
+                 lengths=(16, 32, 64, 128, 256, 512), kept: str | None = None):  # fmt: skip
         self.name, self.config, self.tokenizer, self.version = name, config, tokenizer, "1"
         self._device, self._programs = device, programs
         self.batches, self.lengths = list(batches), [n for n in lengths if n <= config.max_tokens]
         self.max_rows = self.batches[-1]
         self.inputs = [TensorSpec("text", "BYTES", (-1,))]
         self.outputs = [TensorSpec("embedding", "FP32", (-1, config.width))]
-        kind = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}[dtype]
-        stored = {n: w.astype(kind) if w.ndim == 2 and w.dtype == np.float32 else w for n, w in weights.items()}
+        self.dtype = np.dtype(FLOATS[dtype])
+        if kept:
+            weights = quantise.quantise_all(weights, kept)
+        stored = {n: w.astype(self.dtype) if w.ndim == 2 and w.dtype == np.float32 else w for n, w in weights.items()}
         self._shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in stored.items()}
         self.weight_bytes = sum(w.nbytes for w in stored.values())
         self._weights = {c: [device.put(stored[n], c) for n in sorted(stored)] for c in cores}
@@ -102,7 +107,7 @@ class EncoderModel:
 
     def program(self, batch: int, length: int):
         def function(weights, ids, is_token):
-            return (encoder.encode(self.config, weights, ids, is_token),)
+            return (encoder.encode(self.config, weights, ids, is_token, self.dtype),)
 
         ints = jax.ShapeDtypeStruct((batch, length), jnp.int32)
         return self._programs.get(f"{self.name}/b{batch}_s{length}", lambda: artifact_of(function, self._shapes, ints, ints))  # fmt: skip

@@ -56,15 +56,24 @@ static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *
     return NULL;
 }
 
+/* Whether a DMA converts: floats, and integers of a byte, which every float of two bytes and more
+ * holds exactly. */
+static bool is_cast_by_dma(vtrn_dtype from, vtrn_dtype to) {
+    bool is_byte = from == VTRN_DTYPE_INT8 || from == VTRN_DTYPE_UINT8;
+    return dtype_is_float(to) && dtype_size(to) <= 4 &&
+           (is_byte ? dtype_size(to) >= 2 : dtype_is_float(from) && dtype_size(from) <= 4);
+}
+
 vtrn_status lower_cast(lower *l, const graph_op *op, bool *is_done) {
     const lower_value *from = &l->values[op->operands[0]];
     vtrn_dtype to = (vtrn_dtype)l->g->types[op->results[0]].dtype;
-    if (from->state != VALUE_VIEW || !dtype_is_float((vtrn_dtype)from->view.dtype) ||
-        !dtype_is_float(to) || dtype_size((vtrn_dtype)from->view.dtype) > 4 || dtype_size(to) > 4)
+    if (from->state != VALUE_VIEW || !is_cast_by_dma((vtrn_dtype)from->view.dtype, to))
         return NULL;
     bool is_there = from->view.dtype == to; /* narrow.h */
     if (!is_there && !l->values[op->results[0]].is_contracted)
-        return cast_in_order(l, op, from->view, is_done);
+        return dtype_is_float((vtrn_dtype)from->view.dtype)
+                   ? cast_in_order(l, op, from->view, is_done)
+                   : NULL;
     /* or only contractions read it: DMA casts while they load */
     lower_set_view(l, op->results[0], &from->view);
     *is_done = true;

@@ -147,6 +147,20 @@ def prefill_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot,
     slot, those of padding too: the next chunk or token overwrites them before anything reads them. length: how many
     rows are read, at least start + s.
     """
+    x, cache = _chunk(config, length, weights, cache, ids, slot, start, dtype)
+    last = jax.lax.dynamic_slice(x, (n_tokens - 1, jnp.int32(0)), (1, config.width))
+    return _logits(config, weights, last, dtype), cache
+
+
+def chunk_logits(config: DecoderConfig, length: int, weights, cache, ids, dtype):
+    """Logits fp32[s, vocabulary] behind each token of a text that begins with ids int32[s]: to score it."""
+    zero = jnp.int32(0)
+    x, _ = _chunk(config, length, weights, cache, ids, zero, zero, dtype)
+    return _logits(config, weights, x, dtype)
+
+
+def _chunk(config, length, weights, cache, ids, slot, start, dtype):
+    """Hidden states fp32[s, w] and the cache."""
     s = ids.shape[0]
     groups = config.n_heads // config.n_kv_heads
     positions = start + jnp.arange(s, dtype=jnp.int32)
@@ -173,8 +187,7 @@ def prefill_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot,
         mixed = jnp.einsum("kgsl,lkd->skgd", shares, values, preferred_element_type=jnp.float32)
         x = x + _dense(weights, f"{i}.o", mixed.reshape(s, -1), dtype)
         x = x + _mlp(weights, i, _norm(config, weights, f"{i}.mlp_norm", x), dtype)
-    last = jax.lax.dynamic_slice(x, (n_tokens - 1, zero), (1, config.width))
-    return _logits(config, weights, last, dtype), tuple(cache)
+    return x, tuple(cache)
 
 
 def empty_cache(config: DecoderConfig, n_slots: int, capacity: int, dtype):
