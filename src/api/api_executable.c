@@ -3,6 +3,7 @@
 
 #include "api/api_partition.h"
 #include "base/float_env.h"
+#include "compiler/cc_flags.h"
 #include "compiler/passes/spmd.h"
 #include "isa/container.h"
 
@@ -86,6 +87,11 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
         .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
         .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),
     };
+    VTRN_RETURN_IF_ERROR(cc_flags_parse(getenv("NEURON_CC_FLAGS"), &options));
+    if (given->has_auto_cast)
+        options.auto_cast = given->auto_cast;
+    if (given->auto_cast_type)
+        options.auto_cast_type = given->auto_cast_type;
     vtrn_program *program;
     VTRN_RETURN_IF_ERROR(compile_graph(g, &device->rt->chip, &options, &program));
     VTRN_RETURN_IF_ERROR(runtime_load(device->rt, program, compile_run_custom, NULL, &e->loaded));

@@ -1,6 +1,7 @@
 /* vtrn compile: a StableHLO artifact to a program file, with the stages on the way as text. */
 #include "cli/cli.h"
 #include "cli/cli_program.h"
+#include "compiler/cc_flags.h"
 #include "compiler/compile.h"
 #include "isa/asm.h"
 #include "isa/container.h"
@@ -82,15 +83,22 @@ static void report(const vtrn_program *p) {
 static int run(const cli_command *self, int argc, char **argv) {
     const char *dump = NULL, *output = NULL, *chip = NULL, *fuse = NULL, *resident = NULL;
     const char *pipeline = NULL, *schedule = NULL, *passes = NULL;
+    const char *cast = NULL, *cast_type = NULL;
     bool is_json = false;
     cli_list files = {.n = 0};
     int code;
-    const cli_option options[] = {
-        {"--dump", CLI_TEXT, &dump},         {"-o", CLI_TEXT, &output},
-        {"--chip", CLI_TEXT, &chip},         {"--fuse", CLI_TEXT, &fuse},
-        {"--json", CLI_FLAG, &is_json},      {"--resident", CLI_TEXT, &resident},
-        {"--pipeline", CLI_TEXT, &pipeline}, {"--schedule", CLI_TEXT, &schedule},
-        {"--passes", CLI_TEXT, &passes},     {NULL, CLI_LIST, &files}};
+    const cli_option options[] = {{"--dump", CLI_TEXT, &dump},
+                                  {"-o", CLI_TEXT, &output},
+                                  {"--chip", CLI_TEXT, &chip},
+                                  {"--fuse", CLI_TEXT, &fuse},
+                                  {"--json", CLI_FLAG, &is_json},
+                                  {"--resident", CLI_TEXT, &resident},
+                                  {"--pipeline", CLI_TEXT, &pipeline},
+                                  {"--schedule", CLI_TEXT, &schedule},
+                                  {"--passes", CLI_TEXT, &passes},
+                                  {"--auto-cast", CLI_TEXT, &cast},
+                                  {"--auto-cast-type", CLI_TEXT, &cast_type},
+                                  {NULL, CLI_LIST, &files}};
     if (!cli_parse(self, argc, argv, options, &code))
         return code;
     if (files.n != 1)
@@ -104,7 +112,13 @@ static int run(const cli_command *self, int argc, char **argv) {
         return cli_usage(self,
                          "--passes, --fuse, --resident, --pipeline and --schedule are on or off");
     vtrn_program *p = NULL;
-    vtrn_status status = compile(files.items[0], chip, &o, &p);
+    vtrn_status status = cc_flags_parse(getenv("NEURON_CC_FLAGS"), &o);
+    if (!status && cast)
+        status = cc_flags_set("auto-cast", cast, strlen(cast), &o);
+    if (!status && cast_type)
+        status = cc_flags_set("auto-cast-type", cast_type, strlen(cast_type), &o);
+    if (!status)
+        status = compile(files.items[0], chip, &o, &p);
     if (p && o.dump_stages >> EMIT & 1)
         status = print_emitted(p);
     if (p && !status && output)
@@ -129,6 +143,8 @@ const cli_command cli_compile = {
         "  --fuse off       each operation is a kernel of its own\n"
         "  --resident off   every value passes through HBM between kernels\n"
         "  --pipeline off   one tile at a time\n"
+        "  --auto-cast none|matmult|all, --auto-cast-type bf16|fp16|tf32|fp8_e4m3    fp32\n"
+        "                   operations in a narrower type; default NEURON_CC_FLAGS, else none\n"
         "  --schedule off   instructions stay in the order in which kernels emit them\n"
         "  --json           name, chip and counts\n\n"
         "The five switches find a wrong decision of the compiler: if a result is right without\n"

@@ -1,6 +1,7 @@
 /* Program files of every form: container, assembly text, StableHLO artifact. */
 #include "cli/cli_program.h"
 
+#include "compiler/cc_flags.h"
 #include "compiler/compile.h"
 #include "isa/asm.h"
 #include "isa/container.h"
@@ -20,7 +21,8 @@ cli_form cli_form_of(const uint8_t *bytes, size_t size) {
 static vtrn_status from_artifact(const uint8_t *bytes, size_t size, const vtrn_chip *chip,
                                  vtrn_program **out) {
     graph *g = NULL;
-    const compile_options options = {0};
+    compile_options options = {0};
+    VTRN_RETURN_IF_ERROR(cc_flags_parse(getenv("NEURON_CC_FLAGS"), &options));
     VTRN_RETURN_IF_ERROR(graph_from_artifact(bytes, size, &g));
     vtrn_status status = compile_graph(g, chip, &options, out);
     graph_destroy(g);

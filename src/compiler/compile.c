@@ -85,7 +85,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     lower l = {
         .g = g, .chip = chip, .options = options, .program = program, .build = &build, .plan = &p};
     graph *passed = NULL;
-    vtrn_status status = passes_run(g, options->has_no_passes || options->reference_only, &passed);
+    vtrn_status status = passes_run(g, options, &passed);
     l.g = passed;
     if (!status)
         status = stages(&l);

@@ -2,15 +2,23 @@
 #ifndef VTRN_COMPILER_OPTIONS_H
 #define VTRN_COMPILER_OPTIONS_H
 
+#include "base/dtype.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+
+/* Which fp32 operations are done in a narrower type. */
+typedef enum auto_cast { AUTO_CAST_NONE, AUTO_CAST_MATMULT, AUTO_CAST_ALL } auto_cast;
 
 typedef struct compile_options {
     bool reference_only; /* every op as a reference custom op: the oracle */
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
     int64_t n_replicas;  /* that will run the program, each on a device; 0: as the module says */
     bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
+    auto_cast auto_cast;
+    bool has_auto_cast;        /* it was asked for, and goes before the environment's */
+    vtrn_dtype auto_cast_type; /* VTRN_DTYPE_PRED, 0: bf16 */
     /* Decisions that can be switched off to find a wrong one: */
     bool has_no_passes;    /* operations as the artifact has them */
     bool has_no_fusion;    /* each operation is a kernel of its own */

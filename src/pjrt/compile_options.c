@@ -1,6 +1,8 @@
 /* A protobuf wire reader and the three messages it walks. Field numbers are XLA's. */
 #include "pjrt/compile_options.h"
 
+#include "compiler/cc_flags.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,10 +203,24 @@ static vtrn_status check_xla_option(wire key, wire value) {
                           "compile option '%.*s': what is given is not a valid %s value.", n, text,
                           NAMES[XLA_OPTIONS[i].kind]);
     }
-    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                      "No such compile option: '%.*s'; there are vtrn_reference_only, vtrn_strict "
-                      "and vtrn_verify, and some of XLA's, which change nothing",
-                      n, text);
+    return VTRN_ERROR(
+        VTRN_BAD_ARGUMENT,
+        "No such compile option: '%.*s'; there are auto_cast, auto_cast_type, "
+        "vtrn_reference_only, vtrn_strict and vtrn_verify, and some of XLA's, which change nothing",
+        n, text);
+}
+
+/* The vendor's two flags, as text. */
+static vtrn_status decode_cast(wire key, wire value, plugin_compile_options *out) {
+    wire_field f;
+    const char *name = is_key(key, "auto_cast") ? "auto-cast" : "auto-cast-type";
+    while (value.at < value.end)
+        if (!read_field(&value, &f) || f.number != 1 || f.type != 2)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "compile option %s: text expected", name);
+        else
+            VTRN_RETURN_IF_ERROR(cc_flags_set(name, (const char *)f.bytes.at,
+                                              (size_t)(f.bytes.end - f.bytes.at), &out->compile));
+    return NULL;
 }
 
 /* A map entry: 1 key, 2 value. */
@@ -219,6 +235,8 @@ static vtrn_status decode_override(wire w, plugin_compile_options *out) {
         else if (f.number == 2 && f.type == 2)
             value = f.bytes;
     }
+    if (is_key(key, "auto_cast") || is_key(key, "auto_cast_type"))
+        return decode_cast(key, value, out);
     bool *flag = is_key(key, "vtrn_reference_only") ? &out->compile.reference_only
                  : is_key(key, "vtrn_strict")       ? &out->compile.is_strict
                  : is_key(key, "vtrn_verify")       ? &out->compile.is_verified

@@ -75,7 +75,7 @@ static void output(maker *m, graph_value v) {
 
 static graph *run(const maker *m) {
     graph *out = NULL;
-    vtrn_status status = passes_run(&m->g, false, &out);
+    vtrn_status status = passes_run(&m->g, &(compile_options){0}, &out);
     if (status)
         fail_msg("%s", vtrn_status_message(status));
     return out;

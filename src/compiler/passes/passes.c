@@ -1,6 +1,7 @@
 #include "compiler/passes/passes.h"
 
 #include "compiler/passes/alone.h"
+#include "compiler/passes/auto_cast.h"
 #include "compiler/passes/channels.h"
 #include "compiler/passes/composites.h"
 #include "compiler/passes/dead.h"
@@ -45,11 +46,14 @@ static vtrn_status copy_graph(const graph *g, graph **out) {
     return NULL;
 }
 
-vtrn_status passes_run(const graph *g, bool is_bare, graph **out) {
+vtrn_status passes_run(const graph *g, const compile_options *options, graph **out) {
+    bool is_bare = options->has_no_passes || options->reference_only;
     graph *copy;
     *out = NULL;
     VTRN_RETURN_IF_ERROR(copy_graph(g, &copy));
-    vtrn_status status = g->n_partitions * g->n_replicas <= 1 ? alone_simplify(copy) : NULL;
+    vtrn_status status = auto_cast_apply(copy, options);
+    if (!status && g->n_partitions * g->n_replicas <= 1)
+        status = alone_simplify(copy);
     for (size_t i = 0; !is_bare && i < sizeof PASSES / sizeof *PASSES && !status; i++)
         status = PASSES[i](copy);
     if (status)

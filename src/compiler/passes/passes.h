@@ -4,9 +4,11 @@
 #define VTRN_COMPILER_PASSES_PASSES_H
 
 #include "compiler/graph/graph.h"
+#include "compiler/options.h"
 
 /* A graph of its own, which shares constants, names and attributes with g: destroy it before g.
- * is_bare: only what is needed to run it at all, on one device. */
-vtrn_status passes_run(const graph *g, bool is_bare, graph **out);
+ * Without passes, or for the reference, only what is needed to run it at all, on one device, and
+ * the casts that are asked for. */
+vtrn_status passes_run(const graph *g, const compile_options *options, graph **out);
 
 #endif
