@@ -290,11 +290,11 @@ def test_a_client_that_hangs_up_mid_stream_frees_its_slot(server):
 
 def test_more_generations_than_fit_are_refused_and_the_rest_lose_nothing(server):
     host, port = server
-    n = 40  # 4 slots, 8 wait
+    n = 40  # 8 wait; how many of those before have a slot by then is the scheduler's
     with concurrent.futures.ThreadPoolExecutor(n) as pool:
         answers = list(pool.map(lambda i: chat(port, max_tokens=20, seed=i), range(n)))
     statuses = [a[0] for a in answers]
-    assert set(statuses) <= {200, 503} and statuses.count(200) >= 12
+    assert set(statuses) <= {200, 503} and statuses.count(200) >= 8
     texts = {a[2]["choices"][0]["message"]["content"] for a in answers if a[0] == 200}
     assert len(texts) == 1
     for status, headers, answer in answers:
@@ -339,7 +339,7 @@ def test_sigterm_under_load_answers_what_was_taken():
         port = int(process.stdout.readline())
         model_state = lambda: send(port, "GET", "/state")[2]["models"][-1]  # noqa: E731
         chat(port)  # the programs are made
-        answers, n = [], 10
+        answers, n = [], 8
         threads = [threading.Thread(target=lambda: answers.append(chat(port, max_tokens=60, ignore_eos=True))) for _ in range(n)]  # fmt: skip
         for t in threads:
             t.start()
@@ -353,7 +353,7 @@ def test_sigterm_under_load_answers_what_was_taken():
         assert process.wait(60) == 0
         with pytest.raises(OSError):
             send(port, "GET", "/v2")
-        assert process.stdout.read().startswith("ended 11")
+        assert process.stdout.read().startswith("ended 9")
     finally:
         process.kill()
         process.wait()

@@ -3,11 +3,17 @@
 import os
 import sys
 
+from vtrn.serve import arguments as read
+
+arguments_of = {"serve": read.serve, "serve-replay": read.replay, "bench": read.bench}
+
 
 def main(arguments: list[str]) -> int:
     # Functions are traced here and run through the library, not through JAX's plugin.
     os.environ["JAX_PLATFORMS"] = "cpu"
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name in arguments_of:
+        arguments_of[name]().parse_args(rest)  # wrong usage is said before a missing package is
     try:
         if name == "serve":
             from vtrn.serve import command as module

@@ -5,14 +5,14 @@ out) and the chip's. One worker a core does one after the other; two workers hid
 program, and wait for each other.
 """
 
-import argparse
 import json
 import pathlib
 import sys
 
 import numpy as np
 
-from vtrn.serve.machine import Instance, instance, time_artifact
+from vtrn.serve import arguments as read
+from vtrn.serve.machine import Instance, instance, rests_on, time_artifact
 from vtrn.serve.replay import STYLE, table_html, write_csv
 from vtrn.serve.runtime import VtrnError
 
@@ -51,7 +51,7 @@ def row_of(model: dict, timed: dict, machine: Instance, n_models: int, workers: 
     row |= {"chip_time_ms": timed["step_ns"] / 1e6, "core_busy_percent": 100 * timed["step_ns"] / between,
             "mfu_percent": 100 * mfu, "hbm_bytes": timed["hbm_read_bytes"] + timed["hbm_write_bytes"],
             "reference_ops": timed["reference_ops"], "is_pareto": False,
-            "rests_on": f"{timed['assumed_numbers']} assumed numbers of {machine.chip}" if timed.get("assumed_numbers") else ""}  # fmt: skip
+            "rests_on": rests_on(machine.chip) or ""}  # fmt: skip
     return row
 
 
@@ -85,20 +85,6 @@ def read_model(path: pathlib.Path, batch: int | None, n_resident: int) -> tuple[
     return {"name": name, "file": path.name, "batch": batch, "bytes": n_bytes}, exported.mlir_module_serialized
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("vtrn bench", description=__doc__)
-    p.add_argument("model", type=pathlib.Path)
-    p.add_argument("--instances", default="inf2.xlarge,trn1.2xlarge,trn2.3xlarge")
-    p.add_argument("--batch", type=int, help="inferences a call; default: the first axis of the first input")
-    p.add_argument("--resident", type=int, default=0, metavar="N", help="the first N arguments are weights, on the device")
-    p.add_argument("--auto-cast", choices=("none", "matmult", "all"))
-    p.add_argument("--auto-cast-type", choices=("bf16", "fp16", "tf32", "fp8_e4m3"))
-    p.add_argument("--csv", type=pathlib.Path)
-    p.add_argument("--html", type=pathlib.Path)
-    p.add_argument("--json", action="store_true")
-    return p
-
-
 def run(args) -> list[dict]:
     model, artifact = read_model(args.model, args.batch, args.resident)
     flags = [f"--{k}={v}" for k, v in (("auto-cast", args.auto_cast), ("auto-cast-type", args.auto_cast_type)) if v]
@@ -117,7 +103,7 @@ def run(args) -> list[dict]:
 
 
 def main(arguments: list[str]) -> int:
-    args = parser().parse_args(arguments)
+    args = read.bench().parse_args(arguments)
     try:
         rows = run(args)
         if args.csv:

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from vtrn.serve import quantise
+from vtrn.serve.buckets import Buckets
 from vtrn.serve.models import decoder, sampling
 from vtrn.serve.programs import Program, Programs, artifact_of, bucket_for
 from vtrn.serve.runtime import Device, Profile
@@ -24,23 +25,6 @@ class Choice:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Buckets:
-    """Sizes that programs exist for, each ascending."""
-
-    prompt: tuple[int, ...] = (32, 128, 512)  # tokens of a chunk of a prompt
-    batch: tuple[int, ...] = (1, 4, 8)  # sequences of a decode step
-    length: tuple[int, ...] = (128, 512, 1024)  # tokens a step looks back at; the last is the capacity of a slot
-
-    @property
-    def capacity(self) -> int:
-        return self.length[-1]
-
-    @property
-    def n_slots(self) -> int:
-        return self.batch[-1]
 
 
 @dataclasses.dataclass(frozen=True)

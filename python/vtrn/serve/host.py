@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 import vtrn
-from vtrn.serve import weights
+from vtrn.serve import machine, weights
 from vtrn.serve.batcher import Batcher, BatchLimits
 from vtrn.serve.decoder_engine import Buckets, DecoderEngine
 from vtrn.serve.decoder_schedule import Schedule
@@ -51,6 +51,9 @@ class Host:
         self.texts: dict[str, TextService] = {}  # generate text
         self.placements: list[Placement] = []
         self.is_closing = False
+        self.about = {"instance": self.device.instance_name}  # of every answer
+        if (assumed := machine.rests_on(self.device.chip)) is not None:
+            self.about["rests_on"] = assumed
         try:
             for name in settings.models:
                 self._add(name)

@@ -64,6 +64,18 @@ def instance(name: str) -> Instance:
     return instances()[name]
 
 
+@functools.cache
+def rests_on(chip: str) -> str | None:
+    """What every time on the chip rests on, where hardly anything of it was published: inf1. Others' assumed numbers
+    are in their profiles, with what each changes."""
+    constants = _asked("chips", chip, "--timing")["constants"]
+    assumed = [f"{c['table']}.{c['name']}" for c in constants if c["basis"] == "assumed" and c["value"] != 0]
+    if 2 * len(assumed) < len(constants):
+        return None
+    return (f"{len(assumed)} of {len(constants)} numbers of {chip} are assumed, as {', '.join(assumed[:3])} "
+            f"(vtrn chips {chip} --timing); fp32 products are taken in bf16 unless --auto-cast-type says fp16")  # fmt: skip
+
+
 def time_artifact(artifact: bytes, chip: str, flags: str = "") -> dict:
     """What `vtrn time` says of a program: step_ns, bytes, active shares. No value is computed. flags: as in
     NEURON_CC_FLAGS."""

@@ -131,7 +131,7 @@ def _json_data(array: np.ndarray) -> list:
     return array.reshape(-1).tolist()
 
 
-def answer_of(batcher: Batcher, header: dict, answer: Answer, instance: str) -> Response:
+def answer_of(batcher: Batcher, header: dict, answer: Answer, about: dict) -> Response:
     model = batcher.model
     arrays, specs = model.outputs_of(answer.rows), {s.name: s for s in model.outputs}
     all_binary = bool((header.get("parameters") or {}).get("binary_data_output"))
@@ -149,7 +149,7 @@ def answer_of(batcher: Batcher, header: dict, answer: Answer, instance: str) -> 
             tensor["data"] = _json_data(array)
         outputs.append(tensor)
     body = {"model_name": model.name, "model_version": model.version, "outputs": outputs,
-            "parameters": {**answer.parameters, "instance": instance}}  # fmt: skip
+            "parameters": {**answer.parameters, **about}}  # fmt: skip
     if "id" in header:
         body["id"] = header["id"]
     if not parts:
@@ -198,7 +198,6 @@ def split_body(request: Request, body: bytes) -> tuple[dict, memoryview]:
 
 def router(host: Host, read_body) -> APIRouter:
     routes = APIRouter()
-    instance = host.device.instance_name
 
     def batcher_of(name: str, version: str | None = None) -> Batcher:
         if name not in host.batchers:
@@ -254,6 +253,6 @@ def router(host: Host, read_body) -> APIRouter:
         header, binary = split_body(request, await read_body(request))
         _check_outputs(batcher, header)
         rows = batcher.model.rows_of(parse_inputs(header, binary))
-        return answer_of(batcher, header, await call(batcher, rows), instance)
+        return answer_of(batcher, header, await call(batcher, rows), host.about)
 
     return routes

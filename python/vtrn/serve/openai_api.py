@@ -166,7 +166,7 @@ def router(host: Host, read_body) -> APIRouter:
         else:
             part = {"text": run.text.text}
         head["choices"] = [{"index": 0, **part, "logprobs": None, "finish_reason": finish}]
-        metrics = {**run.metrics(), "instance": host.device.instance_name}
+        metrics = {**run.metrics(), **host.about}
         return json_response({**head, "usage": run.usage(), "metrics": metrics})
 
     async def _stream(run: _Run, head: dict, is_chat: bool, with_usage: bool):
@@ -180,7 +180,7 @@ def router(host: Host, read_body) -> APIRouter:
                 if text:
                     yield chunk({"delta": {"content": text}} if is_chat else {"text": text})
                 if finish:
-                    metrics = {**run.metrics(), "instance": host.device.instance_name}
+                    metrics = {**run.metrics(), **host.about}
                     yield chunk({"delta": {}} if is_chat else {"text": ""}, finish, metrics=metrics)
             if with_usage:
                 yield _sse({**head, "choices": [], "usage": run.usage()})
@@ -215,7 +215,7 @@ def router(host: Host, read_body) -> APIRouter:
         n = sum(map(len, rows))
         return json_response({"object": "list", "data": data, "model": batcher.model.name,
                               "usage": {"prompt_tokens": n, "total_tokens": n},
-                              "metrics": {**answer.parameters, "instance": host.device.instance_name}})  # fmt: skip
+                              "metrics": {**answer.parameters, **host.about}})  # fmt: skip
 
     return routes
 

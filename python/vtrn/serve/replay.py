@@ -4,7 +4,6 @@ Steps take what the timing model says of their programs, and the host's cost of 
 computed. Nothing waits for a clock and nothing is drawn without the seed, so a trace gives the same report every time.
 """
 
-import argparse
 import csv
 import dataclasses
 import heapq
@@ -14,11 +13,12 @@ import pathlib
 import random
 import sys
 
-from vtrn.serve.command import _sizes
-from vtrn.serve.decoder_engine import Buckets, DecoderShapes
+from vtrn.serve import arguments as read
+from vtrn.serve.buckets import Buckets
+from vtrn.serve.decoder_engine import DecoderShapes
 from vtrn.serve.decoder_schedule import Prefill, Schedule, Sequence
 from vtrn.serve.errors import RequestError
-from vtrn.serve.machine import Instance, instance, time_artifact
+from vtrn.serve.machine import Instance, instance, rests_on, time_artifact
 from vtrn.serve.models.decoder import DecoderConfig
 from vtrn.serve.programs import bucket_for
 from vtrn.serve.runtime import VtrnError
@@ -271,26 +271,6 @@ COLUMNS = ["request_rate", "completed", "failed", "request_throughput", "request
            "padding_percent", "dollars_per_million_output_tokens"]  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("vtrn serve-replay", description=__doc__)
-    b = Buckets()
-    p.add_argument("trace", type=pathlib.Path)
-    p.add_argument("--model", choices=sorted(MODELS), default="smollm2")
-    p.add_argument("--rate")
-    p.add_argument("--instance")
-    p.add_argument("--goodput", action="append", default=[])
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
-    p.add_argument("--max-waiting", type=int, default=128)
-    p.add_argument("--prompt-buckets", type=_sizes, default=b.prompt)
-    p.add_argument("--batch-buckets", type=_sizes, default=b.batch)
-    p.add_argument("--length-buckets", type=_sizes, default=b.length)
-    p.add_argument("--html", type=pathlib.Path)
-    p.add_argument("--csv", type=pathlib.Path)
-    p.add_argument("--json", action="store_true")
-    return p
-
-
 def run(args) -> dict:
     import os
 
@@ -303,11 +283,11 @@ def run(args) -> dict:
         served, use = simulate(requests, arrivals(requests, rate, args.seed), steps, args.max_waiting)
         rows.append(report(served, use, rate, limits, machine))
     return {"model": args.model, "instance": machine.name, "chip": machine.chip, "dtype": args.dtype, "cores": 1,
-            "clock": "virtual", "rows": rows}  # fmt: skip
+            "clock": "virtual", "rests_on": rests_on(machine.chip), "rows": rows}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
-    args = parser().parse_args(arguments)
+    args = read.replay().parse_args(arguments)
     try:
         result = run(args)
         rows = result["rows"]
@@ -333,4 +313,6 @@ def main(arguments: list[str]) -> int:
                  r["core_busy_percent"], r["dollars_per_million_output_tokens"]]  # fmt: skip
         widths = (8, 6, 7, 8, 8, 8, 10, 9, 10, 9, 6, 10)
         print(" ".join(("-" if c is None else f"{c:.4g}").rjust(w) for c, w in zip(cells, widths)))
+    if result["rests_on"]:
+        print(f"rests on: {result['rests_on']}")
     return 0

@@ -1,0 +1,98 @@
+"""Arguments of the commands: read before anything is imported that may be missing, so that wrong usage is said so."""
+
+import argparse
+import pathlib
+import sys
+
+from vtrn.serve.buckets import Buckets
+
+MODELS = ("smollm2",)  # that replay knows the shapes of
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage exits with 2 and the words of the vtrn command."""
+
+    file: str | None = None  # the name of the one positional that must be given
+
+    def parse_args(self, *args, **kwargs):
+        parsed = super().parse_args(*args, **kwargs)
+        if self.file and getattr(parsed, self.file) is None:
+            self.error(f"a file is needed: {self.file}")
+        return parsed
+
+    def error(self, message: str):
+        unknown = message.removeprefix("unrecognized arguments: ")
+        what = f"no option {unknown}" if unknown != message else message
+        print(f"{self.prog}: {what}\n  `{self.prog} --help` shows options and an example", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(x) for x in text.split(","))
+    if any(a >= b for a, b in zip((0, *sizes), sizes)):
+        raise argparse.ArgumentTypeError("ascending numbers, with commas between")
+    return sizes
+
+
+def _cores(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, cores = text.partition("=")
+    return name, tuple(int(c) for c in cores.split(","))
+
+
+def serve() -> Parser:
+    p = Parser("vtrn serve")
+    default = Buckets()
+    p.add_argument("models", nargs="*", default=["minilm", "smollm2"], help="minilm, smollm2, or folders of --repository")
+    p.add_argument("--instance", default=None, help="the machine; default VTRN_INSTANCE, else inf2.xlarge")
+    p.add_argument("--repository", type=pathlib.Path, help="a folder of folders with model.export and model.toml")
+    p.add_argument("--cores", type=_cores, action="append", default=[], metavar="MODEL=0,1", help="where a model runs")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is open to the network")
+    p.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of weights, matmuls and cache")
+    p.add_argument("--weights", choices=("int8", "fp8"), help="a decoder's dense layers, kept in a byte an element")
+    p.add_argument("--cache", choices=("fp8",), help="a decoder's keys and values; default as --dtype")
+    p.add_argument("--max-batch", type=int, default=32, help="rows that share a call")
+    p.add_argument("--max-delay-us", type=int, default=2000, help="how long the first of them waits for others")
+    p.add_argument("--max-queue", type=int, default=1024, help="rows that may wait")
+    p.add_argument("--max-waiting", type=int, default=128, help="generations that may wait")
+    p.add_argument("--prompt-buckets", type=_sizes, default=default.prompt)
+    p.add_argument("--batch-buckets", type=_sizes, default=default.batch)
+    p.add_argument("--length-buckets", type=_sizes, default=default.length)
+    p.add_argument("--json", action="store_true", help="one object when the server is ready")
+    return p
+
+
+def replay() -> Parser:
+    p = Parser("vtrn serve-replay")
+    b = Buckets()
+    p.file = "trace"
+    p.add_argument("trace", type=pathlib.Path, nargs="?")
+    p.add_argument("--model", choices=MODELS, default="smollm2")
+    p.add_argument("--rate")
+    p.add_argument("--instance")
+    p.add_argument("--goodput", action="append", default=[])
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
+    p.add_argument("--max-waiting", type=int, default=128)
+    p.add_argument("--prompt-buckets", type=_sizes, default=b.prompt)
+    p.add_argument("--batch-buckets", type=_sizes, default=b.batch)
+    p.add_argument("--length-buckets", type=_sizes, default=b.length)
+    p.add_argument("--html", type=pathlib.Path)
+    p.add_argument("--csv", type=pathlib.Path)
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def bench() -> Parser:
+    p = Parser("vtrn bench")
+    p.file = "model"
+    p.add_argument("model", type=pathlib.Path, nargs="?")
+    p.add_argument("--instances", default="inf1.xlarge,inf2.xlarge,trn1.2xlarge,trn2.3xlarge")
+    p.add_argument("--batch", type=int, help="inferences a call; default: the first axis of the first input")
+    p.add_argument("--resident", type=int, default=0, metavar="N", help="the first N arguments are weights, on the device")
+    p.add_argument("--auto-cast", choices=("none", "matmult", "all"))
+    p.add_argument("--auto-cast-type", choices=("bf16", "fp16", "tf32", "fp8_e4m3"))
+    p.add_argument("--csv", type=pathlib.Path)
+    p.add_argument("--html", type=pathlib.Path)
+    p.add_argument("--json", action="store_true")
+    return p
