@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef enum key_kind { TEXT, BOOL, INT, U32, U64, REAL } key_kind;
-typedef enum key_when { ALWAYS, RUN, OPTIONAL } key_when;
+typedef enum key_when { ALWAYS, RUN, EXCHANGE, OPTIONAL } key_when;
 
 typedef struct key_row {
     const char *table, *key;
@@ -70,7 +70,8 @@ static void keep_source(reading *r, int key, const char *comment) {
 }
 
 static bool is_required(const key_row *row, const vtrn_chip *chip) {
-    return row->when == ALWAYS || (row->when == RUN && chip->is_executable);
+    return row->when == ALWAYS ||
+           (chip->is_executable && (row->when == RUN || (row->when == EXCHANGE && chip->gen > 1)));
 }
 
 static vtrn_status unknown_key(const toml_item *item) {

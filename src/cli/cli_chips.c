@@ -9,7 +9,7 @@ enum { MAX_CHIPS = 64 };
 
 typedef enum key_kind { TEXT, BOOL, INT, U32, U64, REAL } key_kind;
 
-typedef enum key_when { ALWAYS, RUN, OPTIONAL } key_when;
+typedef enum key_when { ALWAYS, RUN, EXCHANGE, OPTIONAL } key_when;
 
 typedef struct key {
     const char *table, *name, *unit;

@@ -45,6 +45,10 @@ static void print_text(const timed *t) {
     printf("  MFU       %.3g %%\n  DMA       %.1f %% of the engines' time busy\n", 100 * s->mfu,
            100 * s->dma_busy);
     printf("  HBM       %s read, %s written\n", moved_in, moved_out);
+    if (t->chip.gen == 1)
+        printf("  products  fp32 operands as bf16, or as --auto-cast-type says: the array of %s "
+               "takes no fp32; most numbers of %s are assumed (vtrn chips %s --timing)\n",
+               t->chip.core_name, t->chip.name, t->chip.name);
     if (runtime_has_branches(t->program))
         printf("  branches  %u blocks ran, as loop counters and arguments of zeros decide\n",
                t->n_blocks);

@@ -58,6 +58,21 @@ static vtrn_status stages(lower *l) {
     return build_finish(l->build);
 }
 
+/* NeuronCore-v1 has no fp32 in its array, and neither tf32 nor fp8: products of fp32 are cast, to
+ * bf16 where nothing else is asked for, as the vendor's compiler does by default. */
+static vtrn_status suit_chip(const vtrn_chip *chip, compile_options *options) {
+    if (chip->gen > 1)
+        return NULL;
+    if (options->auto_cast == AUTO_CAST_NONE)
+        options->auto_cast = AUTO_CAST_MATMULT;
+    vtrn_dtype to = options->auto_cast_type;
+    if (to && to != VTRN_DTYPE_BF16 && to != VTRN_DTYPE_FP16)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "--auto-cast-type %s: the array of %s takes bf16 and fp16; choose one",
+                          dtype_name(to), chip->core_name);
+    return NULL;
+}
+
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
                           vtrn_program **out) {
     static const compile_options none = {0};
@@ -68,13 +83,14 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
                           "trn1, inf2, trn2 or trn3",
                           chip->name);
     VTRN_RETURN_IF_ERROR(schedule_supports(chip));
+    compile_options own = options ? *options : none;
+    options = &own;
+    VTRN_RETURN_IF_ERROR(suit_chip(chip, &own));
     arena home = ARENA_EMPTY;
     vtrn_program *program = ARENA_NEW(&home, vtrn_program, 1);
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
-    if (!options)
-        options = &none;
     builder build = {.chip = chip, .program = program, .keeps_order = options->has_no_schedule};
     contract_memo cuts = {0};
     plan p = {.chip = chip,

@@ -132,7 +132,10 @@ static vtrn_status elementwise(validation *v) {
 /* Source: docs/hardware.md, "Tensor engine" */
 static vtrn_status matmul_dtype(validation *v, int i) {
     vtrn_dtype t = AP(i)->dtype;
-    bool is_legal = dtype_is_float(t) && (t != VTRN_DTYPE_FP8E4M3FN || v->chip->gen >= 4);
+    /* v1 takes bf16 and fp16; fp32 there stands for passes of bf16 parts (fp32_passes) */
+    bool is_on_v1 = dtype_size(t) == 2 || t == VTRN_DTYPE_FP32;
+    bool is_legal = dtype_is_float(t) && (t != VTRN_DTYPE_FP8E4M3FN || v->chip->gen >= 4) &&
+                    (v->chip->gen > 1 || is_on_v1);
     if (!is_legal)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "cast it to bf16 or fp32",
                     "%s: ap%d is %s; the tensor engine of NeuronCore-v%d does not take it", NAME, i,

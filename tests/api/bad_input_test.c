@@ -338,8 +338,6 @@ static void an_unknown_chip_is_refused_with_the_known_ones(void **state) {
     (void)state;
     refused(open_chip("trn9"), BAD_ARGUMENT, "no chip 'trn9'", "known are", "trn1", "trn2", NULL);
     refused(open_chip("trm1"), BAD_ARGUMENT, "no chip 'trm1'", "did you mean 'trn1'?", NULL);
-    refused(open_chip("inf1"), UNSUPPORTED, "chip inf1: too few of its numbers", "choose another",
-            NULL);
 }
 
 static void an_unknown_instance_is_refused_with_the_nearest(void **state) {

@@ -47,7 +47,7 @@ static void each_chip_file_loads(void **state) {
         vtrn_chip chip;
         assert_null(chip_load(names[i], &chip));
         assert_string_equal(chip.name, names[i]);
-        assert_int_equal(chip.is_executable, strcmp(names[i], "inf1") != 0);
+        assert_true(chip.is_executable);
         if (chip.is_executable)
             assert_true(chip.peak_tensor_flops == 128.0 * 128 * 2 * chip.tensor_hz);
     }

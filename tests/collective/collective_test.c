@@ -357,7 +357,7 @@ static void time_is_monotone_on_every_instance(void **state) {
         int n_nodes = all[i].n_nics && all[i].n_chips <= 16 ? 1 + i % 3 : 1;
         collective_topology *t, *slow;
         vtrn_status status = collective_topology_create(&all[i], &chip, 1, n_nodes, &t);
-        if (!chip.is_executable) {
+        if (chip.gen == 1) { /* has no collectives */
             assert_refused(status, "[collective]");
             continue;
         }

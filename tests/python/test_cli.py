@@ -170,16 +170,55 @@ def test_scale_needs_gradients_and_a_network(step_artifact):
     assert "no network adapters" in vtrn("scale", step_artifact, "--instance", "trn1.2xlarge", "--chips", "2", code=1)
 
 
-def test_what_nobody_published_is_not_shown_as_a_zero():
-    text = vtrn("chips", "inf1")
+SPARSE_CHIP = """[chip]
+name = "sparse"
+version = 1
+core_name = "NeuronCore-v1"
+generation = 1
+cores = 4
+executable = false
+[memory]
+hbm_bytes = 8589934592
+hbm_stacks = 2
+hbm_bytes_per_s = 26843545600
+[clock]
+sync_hz = 1.0e9
+peak_tensor_flops = 16e12
+[limits]
+semaphores = 32
+dma_engines = 3
+dma_queues = 16
+[host]
+call_ns = 0
+bytes_per_s = 0
+"""
+
+
+def test_what_nobody_published_is_not_shown_as_a_zero(tmp_path):
+    path = tmp_path / "sparse.toml"
+    path.write_text(SPARSE_CHIP)
+    text = vtrn("chips", path)
     assert re.search(r"(?m)^  sbuf_partition_bytes +not published$", text)
     assert re.search(r"(?m)^  hbm_bytes +8589934592 bytes$", text)
     assert "not published" not in vtrn("chips", "trn1")
-    inf1 = json.loads(vtrn("chips", "inf1", "--json"))
-    assert inf1["memory"]["sbuf_partition_bytes"] is None and inf1["chip"]["executable"] is False
-    assert inf1["limits"]["semaphores"] == 32
-    row = next(line for line in vtrn("chips").splitlines() if line.startswith("inf1 "))
+    sparse = json.loads(vtrn("chips", path, "--json"))
+    assert sparse["memory"]["sbuf_partition_bytes"] is None and sparse["chip"]["executable"] is False
+    assert sparse["limits"]["semaphores"] == 32
+    listed = vtrn("chips", env={**os.environ, "VTRN_CHIPS_PATH": str(tmp_path)})
+    row = next(line for line in listed.splitlines() if line.startswith("sparse "))
     assert "not published" in row and "0 B" not in row
+
+
+def test_a_chip_of_too_few_numbers_runs_nothing(tmp_path, add):
+    path = tmp_path / "sparse.toml"
+    path.write_text(SPARSE_CHIP)
+    assert "sparse" in vtrn("run", add, "--random", "--chip", path, code=3)
+
+
+def test_most_of_inf1_is_assumed_and_said_so():
+    constants = json.loads(vtrn("chips", "inf1", "--timing", "--json"))["constants"]
+    assert sum(c["basis"] == "assumed" for c in constants) > 40
+    assert json.loads(vtrn("chips", "inf1", "--json"))["chip"]["executable"] is True
 
 
 def test_a_typo_in_a_name_gets_the_near_one():

@@ -706,7 +706,8 @@ static void a_chip_without_published_numbers_is_refused(void **state) {
     (void)state;
     vtrn_chip chip;
     const uint32_t trace[] = {0};
-    assert_null(chip_load("inf1", &chip));
+    assert_null(chip_load("inf2", &chip));
+    chip.is_executable = false;
     tiny_init(&t);
     vtrn_status status = timing_replay(&chip, tiny_finish(&t), trace, 1, false, &result);
     assert_int_equal(vtrn_status_category(status), VTRN_UNSUPPORTED);
