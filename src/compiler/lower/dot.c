@@ -87,9 +87,9 @@ vtrn_dtype contract_result_dtype(const lower *l, graph_value v) {
 }
 
 vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, bool is_row_major) {
-    int64_t row_step;
+    fusion_rows rows;
     spec->origin.result = spec->out;
-    if (is_row_major && contract_is_tileable(l->plan, spec, &row_step)) {
+    if (is_row_major && contract_is_tileable(l->plan, spec, &rows.step, &rows.batch)) {
         contract_spec *kept = ARENA_NEW(&l->tmp, contract_spec, 1);
         if (!kept)
             return VTRN_OUT_OF_MEMORY(sizeof *kept);
@@ -97,7 +97,8 @@ vtrn_status contract_finish(lower *l, graph_value result, contract_spec *spec, b
         int64_t cols = 1;
         for (int i = 0; i < spec->out.n_n; i++)
             cols *= spec->out.n[i].size;
-        return fusion_contract(l, kept, result, contract_result_dtype(l, result), cols, row_step);
+        rows.cols = cols;
+        return fusion_contract(l, kept, result, contract_result_dtype(l, result), rows);
     }
     view out;
     bool is_part = false;

@@ -193,12 +193,13 @@ void lower_drop_open(lower *l) {
 }
 
 vtrn_status fusion_contract(lower *l, const contract_spec *spec, graph_value result,
-                            vtrn_dtype dtype, int64_t cols, int64_t row_step) {
+                            vtrn_dtype dtype, fusion_rows rows) {
     fusion *f = NULL;
     fusion_in made = {.node = FUSION_NO_NODE};
     VTRN_RETURN_IF_ERROR(fusion_open(l, count_of(l, result), &f));
-    f->cols = cols;
-    f->row_step = row_step;
+    f->cols = rows.cols;
+    f->row_step = rows.step;
+    f->batch_rows = rows.batch;
     f->n_contracts = 1;
     fusion_node node = {.op = FUSION_CONTRACT, .dtype = (uint8_t)dtype, .spec = spec};
     VTRN_RETURN_IF_ERROR(fusion_add(l->build, f, &node, &made));
@@ -245,8 +246,10 @@ static vtrn_status merge(lower *l, fusion *a, fusion *b) {
     }
     if (!a->cols)
         a->cols = b->cols;
-    if (!a->row_step)
+    if (!a->row_step) {
         a->row_step = b->row_step;
+        a->batch_rows = b->batch_rows;
+    }
     a->n_contracts += b->n_contracts;
     if (!a->conv)
         a->conv = b->conv;
@@ -274,6 +277,12 @@ static bool can_be_rows(const fusion *rows, const fusion *f, int n_new) {
         if (rows->nodes[i].op == GRAPH_REDUCE || rows->nodes[i].is_reduced)
             return false;
     return true;
+}
+
+/* Whether the tiles of both can have the same rows. */
+static bool has_same_rows(const fusion *a, const fusion *b) {
+    return !a->row_step || !b->row_step ||
+           (a->row_step == b->row_step && a->batch_rows == b->batch_rows);
 }
 
 /* The nodes of `rows` become values of one a row in f. */
@@ -311,8 +320,7 @@ static vtrn_status choose_fusion(lower *l, const graph_op *op, int64_t n, int n_
             is_usable = chosen->n == f->n &&
                         (!chosen->cols || !f->cols || chosen->cols == f->cols) &&
                         chosen->n_nodes + f->n_nodes + n_new <= FUSION_MAX_NODES &&
-                        (!chosen->row_step || !f->row_step || chosen->row_step == f->row_step) &&
-                        fusion_can_merge(l->chip, chosen, f);
+                        has_same_rows(chosen, f) && fusion_can_merge(l->chip, chosen, f);
             if (is_usable) {
                 VTRN_RETURN_IF_ERROR(merge(l, chosen, f));
                 continue;

@@ -8,10 +8,16 @@
 vtrn_status fusion_open(lower *l, int64_t n, fusion **out);
 /* A load of n (or n/cols: is_reduced) elements. */
 vtrn_status fusion_add_load(lower *l, fusion *f, const view *v, bool is_reduced, fusion_in *out);
+/* The rows of a result that is made in tiles: their columns, the rows of a tile, and of a batch
+ * whose last tile has fewer (0: none has). */
+typedef struct fusion_rows {
+    int64_t cols, step, batch;
+} fusion_rows;
+
 /* A fusion that begins with a contraction's tiles of dtype, as `result`. The spec outlives the
  * fusion. */
 vtrn_status fusion_contract(lower *l, const struct contract_spec *spec, graph_value result,
-                            vtrn_dtype dtype, int64_t cols, int64_t row_step);
+                            vtrn_dtype dtype, fusion_rows rows);
 /* A fusion that begins with a convolution's or a pooling's tiles of dtype, as `result`: rows are
  * channels, columns pixels. It takes no reductions. */
 vtrn_status fusion_convolve(lower *l, const struct conv_spec *spec, graph_value result,

@@ -307,14 +307,13 @@ kernel_demand contract_kernel_demand(const contraction *c) {
     return (kernel_demand){.sbuf_bytes = contract_bytes(c), .psum_banks = banks + least.turns};
 }
 
-bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step) {
+bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step,
+                          int64_t *batch_rows) {
     enum { SHARE = 2 /* of SBUF is left to what uses the tiles */ };
     contraction c;
     contract_start(p, spec, &c);
     *row_step = c.tile_rows;
-    bool is_aligned = c.n_batch == 1 || c.n_m % c.tile_rows == 0;
-    if (!is_aligned)
-        return false;
+    *batch_rows = c.n_batch == 1 || c.n_m % c.tile_rows == 0 ? 0 : c.n_m;
     uint64_t limit_bytes = p->sbuf_limit / SHARE;
     contract_cut_tiles(&c, contract_least_banks(p->chip, spec), 0, 0, limit_bytes);
     return contract_bytes(&c) <= limit_bytes;

@@ -76,9 +76,10 @@ typedef struct contraction {
     contract_cut cut;
 } contraction;
 
-/* True when spec can be made tile by tile: rows of a tile that are in one batch, all k in SBUF.
- * *row_step: rows of a tile. */
-bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step);
+/* True when spec can be made tile by tile, with all k in SBUF. *row_step: rows of a tile;
+ * *batch_rows: of a batch, where its last tile has fewer, else 0. */
+bool contract_is_tileable(const plan *p, const contract_spec *spec, int64_t *row_step,
+                          int64_t *batch_rows);
 /* The fewest banks that make a tile: one for its sums, and one for transposes if there are any. */
 contract_banks contract_least_banks(const vtrn_chip *chip, const contract_spec *spec);
 /* Describes it; all operands are loaded, and it has no cut yet. */

@@ -315,8 +315,8 @@ bool conv_takes(const conv_plan *c, const resident *r) {
     const view *v = &c->spec->image;
     const conv_geometry *g = &c->spec->geometry;
     bool is_one_tile = g->n_in <= contract_pe_size(c->chip) && g->n_in <= r->row_step;
-    return !c->spec->is_patched && v->slot == r->slot && v->offset == 0 && view_is_dense(v) &&
-           r->rows == g->n_in && r->cols == g->n_in_pixels &&
+    return !c->spec->is_patched && !r->batch_rows && v->slot == r->slot && v->offset == 0 &&
+           view_is_dense(v) && r->rows == g->n_in && r->cols == g->n_in_pixels &&
            r->dtype == (uint8_t)c->spec->compute && v->dtype == (uint8_t)c->spec->compute &&
            (is_one_tile || r->row_step == contract_pe_size(c->chip));
 }

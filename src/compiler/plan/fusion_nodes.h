@@ -103,6 +103,7 @@ typedef struct fusion {
     int64_t n;             /* elements of FULL */
     int64_t cols;          /* 0: not fixed yet */
     int64_t row_step;      /* rows of a tile when a contraction sets them, else 0 */
+    int64_t batch_rows;    /* a tile ends with each so many rows; 0: anywhere */
     int64_t first_op_cols; /* innermost size of the first op's result; 0: it has one dim */
     int n_contracts;
     const struct conv_spec *conv; /* of its one FUSION_CONV node, or NULL */

@@ -67,7 +67,7 @@ static vtrn_status move_out(plan *p, fusion *f, fusion_node *node, fusion_parts 
         f->nodes[to.node].store_view = result;
     }
     if (--f->n_contracts == 0)
-        f->row_step = 0;
+        f->row_step = f->batch_rows = 0;
     return NULL;
 }
 

@@ -72,7 +72,7 @@ static void next_in_passes(const map_plan *m, tile_turn *turn) {
 bool fusion_next_turn(const map_plan *m, tile_turn *turn) {
     if (m->is_flat)
         return next_flat_turn(m, turn);
-    int64_t n_rows = m->f->n / m->cols, step = fusion_row_step(m);
+    int64_t n_rows = m->f->n / m->cols;
     switch (m->form) {
     case FUSION_WHOLE:
         next_in_rows(m, turn);
@@ -86,9 +86,8 @@ bool fusion_next_turn(const map_plan *m, tile_turn *turn) {
     }
     if (turn->r >= n_rows || turn->c >= m->cols)
         return false;
-    int64_t rows = n_rows - turn->r, cols = m->cols - turn->c;
-    cols = turn->is_row_stage ? 1 : cols;
-    turn->rows = (uint32_t)(rows < step ? rows : step);
+    int64_t cols = turn->is_row_stage ? 1 : m->cols - turn->c;
+    turn->rows = (uint32_t)fusion_tile_rows(m, turn->r);
     turn->cols = (uint32_t)(cols < m->size.tile_cols ? cols : m->size.tile_cols);
     if (m->f->conv)
         turn->cols = (uint32_t)conv_tile_cols(&m->conv, turn->c);

@@ -271,6 +271,13 @@ int64_t fusion_row_step(const map_plan *m) {
     return m->f->row_step ? m->f->row_step : tile_max_rows(m->p->chip);
 }
 
+int64_t fusion_tile_rows(const map_plan *m, int64_t r) {
+    int64_t end = m->f->n / m->cols, step = fusion_row_step(m), batch = m->f->batch_rows;
+    if (batch)
+        end = (r / batch + 1) * batch;
+    return end - r < step ? end - r : step;
+}
+
 int64_t map_node_cols(const map_plan *m, const fusion_node *node) {
     return node->shape == NODE_ROW ? 1 : m->cols;
 }
@@ -292,10 +299,9 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const resident *
         (node->shape == NODE_ROW && (fusion_row_is_widened(&row) || node->has_negative)) ||
         (m->is_flat && !view_split_at(&v, m->cols, &n_outer)))
         return false;
-    int64_t n_rows = m->f->n / m->cols, step = fusion_row_step(m);
-    for (int64_t at = 0; at < n_rows; at += step) {
-        view_part part = {
-            &v, n_outer, at, n_rows - at < step ? n_rows - at : step, 0, map_node_cols(m, node)};
+    for (int64_t at = 0, rows; at < m->f->n / m->cols; at += rows) {
+        rows = fusion_tile_rows(m, at);
+        view_part part = {&v, n_outer, at, rows, 0, map_node_cols(m, node)};
         if (!resident_holds(r, &part, node->dtype, NULL))
             return false;
     }

@@ -109,6 +109,8 @@ vtrn_status fusion_split(plan *p, fusion *f, fusion_parts *out);
 bool fusion_has_row_reduction(const fusion *f);
 /* Rows of a tile, when it has all of them. */
 int64_t fusion_row_step(const map_plan *m);
+/* Rows of the tile that begins at row r, not flat: up to the end of its batch. */
+int64_t fusion_tile_rows(const map_plan *m, int64_t r);
 /* Integers of 32 bits have no reduction that is exact: halves are combined on GpSimd. */
 bool fusion_is_tree_reduce(const fusion *f, const fusion_node *node);
 

@@ -7,10 +7,24 @@ uint32_t resident_pitch(uint8_t dtype, int64_t cols) {
     return sbuf_round((uint64_t)cols * dtype_size((vtrn_dtype)dtype));
 }
 
+int64_t resident_tiles(int64_t rows, int64_t row_step, int64_t batch_rows) {
+    int64_t batch = batch_rows ? batch_rows : rows;
+    int64_t n_batches = batch ? rows / batch : 0;
+    return n_batches * ((batch + row_step - 1) / row_step);
+}
+
+/* The row among those of its batch. */
+static int64_t row_of_batch(const resident *r, int64_t row) {
+    return r->batch_rows ? row % r->batch_rows : row;
+}
+
 tile resident_tile(const resident *r, int64_t row, int64_t col) {
+    int64_t before = r->batch_rows ? row / r->batch_rows * r->batch_rows : 0;
+    int64_t tile_i =
+        resident_tiles(before, r->row_step, r->batch_rows) + (row - before) / r->row_step;
     return (tile){.space = VTRN_SPACE_SBUF,
                   .dtype = r->dtype,
-                  .addr = r->addr + (uint32_t)(row / r->row_step) * r->pitch +
+                  .addr = r->addr + (uint32_t)tile_i * r->pitch +
                           (uint32_t)((uint64_t)col * dtype_size((vtrn_dtype)r->dtype))};
 }
 
@@ -47,10 +61,11 @@ static bool holds(const resident *r, const view_part *part, uint8_t dtype, tile 
         return false;
     int64_t at = v->offset + row.offset + col.offset;
     int64_t first_row = at / r->cols, first_col = at % r->cols;
-    int64_t partition = first_row % r->row_step;
+    int64_t in_batch = row_of_batch(r, first_row), partition = in_batch % r->row_step;
     bool is_there = at >= 0 && (part->n_rows == 1 || row.stride == r->cols) &&
                     (part->n_cols == 1 || col.stride == 1) &&
                     partition + part->n_rows <= r->row_step &&
+                    (!r->batch_rows || in_batch + part->n_rows <= r->batch_rows) &&
                     first_row + part->n_rows <= r->rows && first_col + part->n_cols <= r->cols;
     if (!is_there)
         return false;

@@ -6,11 +6,12 @@
 #include "compiler/plan/view.h"
 
 /* A row-major [rows, cols] tensor: row r is on partition r % row_step, at addr + r / row_step *
- * pitch, its columns side by side. HBM holds the same elements. */
+ * pitch, its columns side by side. Where batch_rows is not 0, that holds of the rows of each batch,
+ * which begins at the next multiple of pitch. HBM holds the same elements. */
 typedef struct resident {
     uint32_t slot; /* the tensor in HBM */
     uint8_t dtype;
-    int64_t rows, cols, row_step;
+    int64_t rows, cols, row_step, batch_rows;
     uint32_t addr, pitch, n_bytes; /* of a partition */
     uint32_t maker_i;              /* kernel that computes it */
     uint32_t n_takers;             /* kernels that can read it here, in order */
@@ -22,13 +23,16 @@ typedef struct resident {
 /* Bytes from one row to the row row_step below it. */
 uint32_t resident_pitch(uint8_t dtype, int64_t cols);
 
+/* Tiles of row_step rows or fewer. */
+int64_t resident_tiles(int64_t rows, int64_t row_step, int64_t batch_rows);
+
 /* Whether the part is in the resident as tiles of dtype have it, from partition 0 on; *out (may be
  * NULL): where. */
 bool resident_holds(const resident *r, const view_part *part, uint8_t dtype, tile *out);
 /* The same, from any partition on at which an operand of so many rows may start. */
 bool resident_holds_rows(const resident *r, const view_part *part, uint8_t dtype, tile *out);
 
-/* Where the resident keeps rows from r, a multiple of row_step, and columns from c. */
+/* Where the resident keeps rows from r, the first of a tile, and columns from c. */
 tile resident_tile(const resident *r, int64_t row, int64_t col);
 
 #endif
