@@ -11,6 +11,7 @@ enum {
     LEAST_BLOCK_COLS = 16,
     MAX_SPAN = 8,    /* row tiles in a slot */
     MAX_BUFFERS = 8, /* of operands that stream, so that transfers overlap */
+    MANY_BUFFERS = 16,
     MAX_OUT = 8,
 };
 
@@ -427,6 +428,13 @@ static void try_cut(search *q, const cut_work *work, contract_cut cut) {
     q->has_best = true;
 }
 
+/* Of what streams: many, where each of many batches has small parts of its own. */
+static int most_buffers(const contract_shape *s) {
+    enum { SMALL = 64 /* rows or columns: assumed */ };
+    bool is_small = s->n_batch > MAX_BUFFERS && s->a.n_x <= SMALL && s->b.n_x <= SMALL;
+    return is_small ? MANY_BUFFERS : MAX_BUFFERS;
+}
+
 /* With buffers as SBUF has room for them. */
 static void try_buffers(search *q, contract_cut cut) {
     const contract_shape *s = q->r.s;
@@ -435,7 +443,11 @@ static void try_buffers(search *q, contract_cut cut) {
     const struct {
         int64_t natural_cols;
         int n_natural, n_out;
-    } tried[] = {{wide, 4, MAX_OUT}, {cut.chunk_k, 2, 2}, {wide, 2, 2}, {pe, 2, 2}, {pe, 1, 1}};
+    } tried[] = {{wide, most_buffers(s) > MAX_BUFFERS ? MANY_BUFFERS : 4, MAX_OUT},
+                 {cut.chunk_k, 2, 2},
+                 {wide, 2, 2},
+                 {pe, 2, 2},
+                 {pe, 1, 1}};
     const bool turns = s->a.turns || s->b.turns;
     if (s->a.is_resident && !s->a.turns)
         cut.n_a = 0;
@@ -456,11 +468,15 @@ static void try_buffers(search *q, contract_cut cut) {
     }
 }
 
+static int more_buffers(const contract_shape *s, int n) {
+    return 2 * n == MAX_BUFFERS ? most_buffers(s) : 2 * n;
+}
+
 static void try_b_slots(search *q, contract_cut cut) {
     const contract_shape *s = q->r.s;
     int64_t slots = parts(s->b.n_x, cut.b_span);
     bool is_whole = cut.chunk_k >= s->n_k;
-    for (int n = 1; n <= MAX_BUFFERS; n *= 2) {
+    for (int n = 1; n <= most_buffers(s); n = more_buffers(s, n)) {
         cut.n_b = n;
         try_buffers(q, cut);
         if (is_whole && s->n_batch == 1 && n >= slots)
@@ -491,7 +507,7 @@ static void try_a(search *q, contract_cut cut) {
     const contract_shape *s = q->r.s;
     int64_t group_slots = parts(least(cut.group_rows, s->a.n_x), cut.a_span);
     int64_t needed = parts(cut.n_together * s->tile_rows, cut.a_span);
-    for (int64_t n = 1; n <= MAX_BUFFERS; n *= 2) {
+    for (int n = 1; n <= most_buffers(s); n = more_buffers(s, n)) {
         cut.n_a = (int)(n * needed);
         if (cut.n_a <= CONTRACT_MAX_SLOTS)
             try_b(q, cut);

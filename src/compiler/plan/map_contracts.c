@@ -121,23 +121,37 @@ static void try_blocks(map_plan *m, order *best) {
     }
 }
 
+/* ns between loads of a tile of the result, which are parts of its rows where these are long. */
+static double load_back_ns(const contraction *c) {
+    enum { COLS = 1024 /* of the tiles of a kernel that loads them: assumed */ };
+    uint8_t dtype = c->spec->out.dtype;
+    vtrn_ap part = {.dtype = dtype,
+                    .n_dims = 1,
+                    .n_partitions = (uint16_t)c->tile_rows,
+                    .partition_step = c->n_n,
+                    .dim = {{1, (uint32_t)(c->n_n < COLS ? c->n_n : COLS)}}};
+    vtrn_instr dma = {.opcode = VTRN_OP_DMA_COPY, .engine = VTRN_ENGINE_SYNC, .ap = {part, part}};
+    dma.ap[0].space = VTRN_SPACE_SBUF;
+    dma.ap[1].space = VTRN_SPACE_HBM;
+    transfer_cost load = cost_transfer(c->chip, &dma);
+    return cost_transfer_interval_ns(c->chip, &load, 1) * (double)c->n_n / part.dim[0].num;
+}
+
 /* ns of a result on its way from a contraction's own kernel to this one, by way of HBM. */
 static double round_trip_ns(const map_plan *m, const contraction *c) {
     double size = (double)dtype_size((vtrn_dtype)c->spec->out.dtype), rows = (double)c->tile_rows;
     transfer_cost store =
         cost_tile_transfer(c->chip, true, rows, (double)c->n_n * size, (double)c->n_n * size);
-    transfer_cost load =
-        cost_tile_transfer(c->chip, false, rows, (double)c->n_n * size, (double)c->n_n * size);
     double n_tiles = (double)m->f->n / ((double)m->cols * rows);
     double latency_ns = c->chip->dma.start_ns + c->chip->dma.complete_ns;
-    return 2 * latency_ns + n_tiles * (cost_transfer_interval_ns(c->chip, &store, 1) +
-                                       cost_transfer_interval_ns(c->chip, &load, 1));
+    return 2 * latency_ns +
+           n_tiles * (cost_transfer_interval_ns(c->chip, &store, 1) + load_back_ns(c));
 }
 
 /* Whether a contraction is better a kernel of its own: with nothing beside it in SBUF, and free to
  * take k in chunks. */
 static bool pays_alone(const map_plan *m) {
-    const double GAIN = 1.25; /* less is not worth a kernel that waits for another: assumed */
+    const double GAIN = 1.45; /* less is not worth a kernel that waits for another: assumed */
     for (int i = 0; i < m->n_contracts; i++) {
         const contraction *c = &m->contracts[i];
         double n_products = (double)c->n_batch * (double)c->n_m * (double)c->n_n * (double)c->n_k;
