@@ -40,8 +40,15 @@ static void fingerprint(const vtrn_program *p, char out[17]) {
     hash = hash_bytes(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
     hash = hash_bytes(hash, p->slots, p->n_slots * sizeof *p->slots);
     hash = hash_bytes(hash, p->data, p->data_size);
-    for (uint32_t i = 0; i < p->n_customs; i++)
+    for (uint32_t i = 0; i < p->n_customs; i++) {
+        const vtrn_collective *c = p->customs[i].collective;
         hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
+        if (!c)
+            continue;
+        const uint32_t head[] = {c->kind, c->reducer, c->n_groups, c->group_size};
+        hash = hash_bytes(hash, head, sizeof head);
+        hash = hash_bytes(hash, c->groups, (size_t)c->n_groups * c->group_size * sizeof *c->groups);
+    }
     snprintf(out, 17, "%016llx", (unsigned long long)hash);
 }
 

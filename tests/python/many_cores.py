@@ -209,6 +209,9 @@ def executables_say_where_they_run():
     runtime = c.runtime_executable()
     assert [d.id for d in runtime.local_devices()] == [3, 1]
     assert c.memory_analysis().output_size_in_bytes == 2 * 3 * 4
+    prints = [mapped(lambda a: lax.psum(a, axis), P(("x", "y")), P(), (2, 2))("neuron").lower(
+        numbers(4, 3)).compile().runtime_executable().fingerprint for axis in ("x", "y")]
+    assert prints[0] != prints[1]  # the groups alone differ
     np.testing.assert_array_equal(np.asarray(c(numbers(4, 3))), numbers(4, 3).reshape(2, 2, 3).sum(0))
 
 
