@@ -509,6 +509,37 @@ static vtrn_status validate_groups(const vtrn_collective *c, uint64_t n_ranks) {
     return status;
 }
 
+/* Whether the slots lie in the same memory, in part or whole. */
+static bool share_memory(const vtrn_program *p, uint32_t a, uint32_t b) {
+    const vtrn_slot *x = &p->slots[a], *y = &p->slots[b];
+    if (x->kind == VTRN_SLOT_SCRATCH && y->kind == VTRN_SLOT_SCRATCH)
+        return x->offset < y->offset + y->size_bytes && y->offset < x->offset + x->size_bytes;
+    if (x->kind == y->kind)
+        return x->kind == VTRN_SLOT_ARGUMENT || x->kind == VTRN_SLOT_OUTPUT ? x->index == y->index
+                                                                            : a == b;
+    const vtrn_slot *output = x->kind == VTRN_SLOT_OUTPUT ? x : y;
+    const vtrn_slot *argument = output == x ? y : x;
+    return output->kind == VTRN_SLOT_OUTPUT && argument->kind == VTRN_SLOT_ARGUMENT &&
+           p->output_alias && p->output_alias[output->index] == argument->index;
+}
+
+/* Members read operands while others write results: only where each element is read by all before
+ * it is written may they be one. */
+static vtrn_status validate_places(const vtrn_program *p, const vtrn_custom *custom) {
+    for (uint32_t i = 0; i < custom->n_inputs; i++)
+        for (uint32_t o = 0; o < custom->n_outputs; o++) {
+            uint32_t in = custom->slots[i], out = custom->slots[custom->n_inputs + o];
+            bool is_in_place = i == o && custom->collective->kind == VTRN_COLLECTIVE_ALL_REDUCE;
+            if (!is_in_place && p->slots[in].size_bytes && p->slots[out].size_bytes &&
+                share_memory(p, in, out))
+                return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                  "operand %u (slot %u) and result %u (slot %u) share memory; give "
+                                  "the result its own",
+                                  i, in, o, out);
+        }
+    return NULL;
+}
+
 static vtrn_status validate_collective(const vtrn_program *p, const vtrn_custom *custom) {
     const vtrn_collective *c = custom->collective;
     bool reduces =
@@ -536,7 +567,7 @@ static vtrn_status validate_collective(const vtrn_program *p, const vtrn_custom 
     VTRN_RETURN_IF_ERROR(validate_groups(c, program_n_ranks(p)));
     for (uint32_t i = 0; i < custom->n_inputs; i++)
         VTRN_RETURN_IF_ERROR(validate_exchange(p, custom, i));
-    return NULL;
+    return validate_places(p, custom);
 }
 
 static vtrn_status validate_tables(const vtrn_program *p) {

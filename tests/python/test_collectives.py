@@ -297,6 +297,18 @@ def test_a_table_that_makes_no_sense_is_refused(device, old, new, message):
     assert message in str(error.value)
 
 
+def test_only_an_all_reduce_may_write_where_it_reads(device):
+    x = np.arange(64, dtype=np.float32).reshape(4, 16)
+    for got, want in zip(run(device, GOOD.replace("outputs _", "outputs 0"), x),
+                         [x[0] + x[1]] * 2 + [x[2] + x[3]] * 2):  # fmt: skip
+        same_bits(got, want)
+    text = program("all_to_all", "none", [[0, 1], [2, 3]], np.float32, 16, 16,
+                   "1 by 1 of 8 from 8 0 0 to 8 0 0", 4)  # fmt: skip
+    run(device, text, x)
+    with pytest.raises(capi.VtrnError, match=r"operand 0 \(slot 0\) and result 0 \(slot 1\) share memory"):
+        run(device, text.replace("outputs _", "outputs 0"), x)
+
+
 def test_fewer_cores_than_ranks_and_one_core_twice_are_refused(device):
     e = device.load(GOOD.encode())
     x = np.ones(16, np.float32)
