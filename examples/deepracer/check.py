@@ -87,20 +87,17 @@ def _call(path, source, all_params, pipe):
     """Runs in a process of its own: an endless loop there is ended, and its prints are kept."""
     import files
 
-    said = io.StringIO()
+    said, reward = io.StringIO(), None
     pipe.send("ready")
     try:
         with contextlib.redirect_stdout(said):
             reward = files.Reward(path, source)
             values = [reward(p) for p in all_params]
         pipe.send((values, said.getvalue(), None))
-    except BaseException as e:  # whatever the user's function raises is a finding
-        lines, trace = [], e.__traceback__
-        while trace:
-            if trace.tb_frame.f_code.co_filename == path:
-                lines.append(trace.tb_lineno)
-            trace = trace.tb_next
-        pipe.send((None, said.getvalue(), (lines[-1] if lines else 1, f"{type(e).__name__}: {e}")))
+    except files.BadFile as e:
+        pipe.send((None, said.getvalue(), (reward.line_of(e.__cause__) if reward and e.__cause__ else 1, str(e))))
+    except BaseException as e:  # whatever the file raises while it is imported is a finding
+        pipe.send((None, said.getvalue(), (1, f"{type(e).__name__}: {e}")))
 
 
 def call_findings(path: str, source: str, track: str):

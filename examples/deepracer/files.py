@@ -205,8 +205,23 @@ class Reward:
         if not callable(self.function):
             raise BadFile(f"{path}: the file defines no function reward_function(params)")
 
+    def line_of(self, error: BaseException) -> int:
+        """The last line of the user's file that an exception passed through; 1 if none."""
+        line, frame = 1, error.__traceback__
+        while frame:
+            if frame.tb_frame.f_code.co_filename == self.path:
+                line = frame.tb_lineno
+            frame = frame.tb_next
+        return line
+
     def __call__(self, params: dict) -> float:
-        value = self.function(params)
+        try:
+            value = self.function(params)
+        except Exception as e:
+            raise BadFile(
+                f"{self.path}:{self.line_of(e)}: reward_function raised {type(e).__name__}: {e}; at step "
+                f"{params['steps']}, progress {params['progress']:.2f}"
+            ) from e
         try:
             number = float(value)
         except (TypeError, ValueError):

@@ -79,6 +79,7 @@ class Trainer:
         self.history = [[] for _ in range(args.cars)]
         self.iteration = self.n_steps = self.n_updates = 0
         self.seconds_before, self.first_lap, self.curve = 0.0, None, []
+        self.log_bytes = 0  # of the training log, at the checkpoint
         self.parts = {"drive": 0.0, "reward": 0.0, "update": 0.0}
 
     def seconds(self) -> float:
@@ -225,7 +226,7 @@ class Trainer:
             "n_updates": self.n_updates, "n_frames": self.world.n_frames, "seconds": self.seconds(),
             "first_lap": self.first_lap, "curve": self.curve, "parts": self.parts, "episodes": self.episodes.state(),
             "carry_time": self.carry[0].time_s if self.carry else 0.0, "rng": self.rng.bit_generator.state,
-            "platform": self.device.platform, "alternate": self.args.alternate,
+            "platform": self.device.platform, "alternate": self.args.alternate, "log_bytes": self.log_bytes,
         }  # fmt: skip
         path = os.path.join(self.args.out, name)
         with open(path + ".new", "wb") as f:
@@ -276,7 +277,7 @@ class Trainer:
         self.rng.bit_generator.state = about["rng"]
         self.iteration, self.n_steps, self.n_updates = about["iteration"], about["n_steps"], about["n_updates"]
         self.seconds_before, self.first_lap, self.curve = about["seconds"], about["first_lap"], about["curve"]
-        self.parts = about["parts"]
+        self.parts, self.log_bytes = about["parts"], about["log_bytes"]
 
 
 def arguments(argv=None):
@@ -335,7 +336,7 @@ def main(argv=None) -> int:
         trainer.track, trainer.metadata, EVALUATION_CARS, trainer.hyper.stack_size, trainer.device
     ).program
     clean = []
-    with open(os.path.join(args.out, "training.log"), "a" if args.resume else "w") as log:
+    with open_log(os.path.join(args.out, "training.log"), trainer.log_bytes) as log:
         try:
             while (
                 (not args.iterations or trainer.iteration < args.iterations)
@@ -344,6 +345,7 @@ def main(argv=None) -> int:
             ):
                 point, ended = trainer.iterate(log)
                 log.flush()
+                trainer.log_bytes = log.tell()
                 if args.laps and point["laps"] * 4 >= max(1, point["episodes"]):
                     clean = clean_laps(trainer)
                     point["evaluated_laps"] = clean
@@ -356,11 +358,22 @@ def main(argv=None) -> int:
                 if scores and np.mean(scores) >= trainer.hyper.term_cond_avg_score:
                     line.show(f"the mean score is {np.mean(scores):.1f}, term_cond_avg_score is reached", is_last=True)
                     break
+        except (files.BadFile, FloatingPointError) as e:
+            print(f"deepracer: {e}", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             line.show(f"stopped; --resume goes on from {os.path.join(args.out, CHECKPOINT)}", is_last=True)
             return 130
     summary(trainer)
     return 0
+
+
+def open_log(path: str, n_bytes: int):
+    """The log, cut to n_bytes: an iteration that was interrupted is done again, and written again."""
+    log = open(path, "r+" if n_bytes and os.path.exists(path) else "w")
+    log.truncate(n_bytes)
+    log.seek(0, os.SEEK_END)
+    return log
 
 
 def write_metrics(trainer) -> None:

@@ -1,7 +1,7 @@
 """examples/deepracer: tracks, camera, car, files, PPO, checkpoints, logs and films, against oracles of NumPy's."""
 
 import csv
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -526,12 +526,16 @@ def checkpoint(directory):
 
 def test_a_training_that_goes_on_from_its_checkpoint_has_the_bits_of_one_without_a_stop(small, trained, tmp_path):
     assert train.main([*small, "--iterations", "1", "--out", str(tmp_path)]) == 0
+    with open(tmp_path / "training.log", "a") as log:
+        log.write("SIM_TRACE_LOG: of an iteration that a kill cut off\n")
     assert train.main([*small, "--iterations", "2", "--out", str(tmp_path), "--resume"]) == 0
     (ours, arrays), (theirs, whole) = checkpoint(tmp_path), checkpoint(trained)
     assert arrays.keys() == whole.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(arrays[name], value, err_msg=name)
     assert ours["rng"] == theirs["rng"] and ours["episodes"] == theirs["episodes"]
+    logs = [(d / "training.log").read_text().splitlines() for d in (tmp_path, trained)]
+    assert len(logs[0]) == len(logs[1]) and not any("cut off" in line for line in logs[0])
     traces = [sorted((d / "training-simtrace").iterdir()) for d in (tmp_path, trained)]
     for a, b in zip(*traces):
         rows = [[r[:-1] for r in csv.reader(p.open())] for p in (a, b)]  # all but the wall clock
@@ -573,6 +577,12 @@ def test_deepracer_utils_reads_the_log(trained, monkeypatch):
             assert episode["progress"] == pytest.approx(float(mine[-1]["progress"]))
 
 
+def test_a_reward_that_raises_ends_the_run_with_its_line(small, tmp_path, capsys):
+    (tmp_path / "r.py").write_text("def reward_function(params):\n    return params['nothing']\n")
+    assert train.main([*small, "--reward", str(tmp_path / "r.py"), "--out", str(tmp_path)]) == 2
+    assert "r.py:2: reward_function raised KeyError: 'nothing'; at step 1" in capsys.readouterr().err
+
+
 def test_a_broken_file_ends_the_run_with_one_line(small, tmp_path, capsys):
     bad = tmp_path / "m.json"
     bad.write_text("{")
@@ -608,6 +618,18 @@ def a_race(monkeypatch, throttle, n_laps, track="oval"):
     return evaluate.race(driver, tracks.load(track), n_laps, 5.0, NEURON)
 
 
+def laps_by_deepracer_utils(path, monkeypatch):
+    """Seconds of each lap as deepracer-utils counts them; None where it is not installed."""
+    monkeypatch.delitem(sys.modules, "deepracer", raising=False)
+    if not importlib.util.find_spec("deepracer"):
+        return None
+    logs = importlib.import_module("deepracer.logs")
+    frame = logs.SimulationLogsIO.convert_to_pandas(logs.SimulationLogsIO.load_data(path))
+    told = logs.AnalysisUtils.simulation_agg(frame, is_eval=True).sort_values("episode")
+    assert (told["complete"] == 1).all()
+    return told["time"].tolist()
+
+
 def test_laps_are_timed_at_the_line_and_agree_with_the_log(monkeypatch, tmp_path):
     result = a_race(monkeypatch, -0.3, 2)  # tanh(-0.3) of 0.5..4: 1.74 m/s
     if any(lap["faults"] for lap in result.laps):
@@ -617,6 +639,11 @@ def test_laps_are_timed_at_the_line_and_agree_with_the_log(monkeypatch, tmp_path
     for lap in result.laps:
         stamps = [float(r["tstamp"]) for r in rows if int(r["episode"]) == lap["lap"] - 1]
         assert 0 <= max(stamps) - min(stamps) - lap["seconds"] <= 1 / 15 + 1e-6
+    with open(tmp_path / "evaluation.log", "w") as log:
+        simtrace.write_log(log, result.rows)
+    told = laps_by_deepracer_utils(str(tmp_path / "evaluation.log"), monkeypatch)
+    for lap, seconds in zip(result.laps, told or []):
+        assert abs(seconds - lap["seconds"]) < 1 / 15
     total = sum(lap["seconds"] for lap in result.laps)
     assert 0 <= result.frames[-1]["time"] - total <= 1 / 15
     assert [r["episode_status"] for r in rows].count("lap_complete") == 2
