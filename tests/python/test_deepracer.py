@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import zlib
 
@@ -735,6 +736,26 @@ def test_a_checkpoint_races_and_reports(trained, tmp_path, monkeypatch, capsys):
     assert evaluate.main(argv) == 1  # it has learnt nothing in two iterations
     assert "not finished: 0 of 1 laps" in capsys.readouterr().out
     assert (trained / "evaluation-simtrace" / "0-iteration.csv").exists() and (tmp_path / "f.gif").stat().st_size > 1000
+
+
+@pytest.mark.skipif(not COMMAND.exists(), reason="no vtrn command was built")
+def test_the_report_has_every_part_and_the_exported_policy_answers_as_the_checkpoint(trained, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("VTRN_COMMAND", str(COMMAND))
+    assert report.main([str(trained), "--export"]) == 0
+    said = capsys.readouterr().out
+    for part in ("camera", "policy", "update", "the DeepRacer service", "batch 1 on inf2", "reference ops"):
+        assert part in said
+    driver = evaluate.read(str(trained / "checkpoint.npz"))
+    image = np.random.default_rng(SEED).integers(0, 256, (1, 120, 160, 1), dtype=np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    artifact = str(trained / "programs" / "trained_policy.vhlo")
+    command = [str(COMMAND), "run", artifact, "--input", str(tmp_path / "image.npy"), "--chip", "inf2", "-o", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    with jax.default_device(jax.devices("cpu")[0]):
+        out, value = (np.asarray(a, np.float64) for a in policy.apply(driver.metadata.network, driver.params, image))
+    want = np.exp(out) / np.exp(out).sum()
+    np.testing.assert_allclose(np.load(tmp_path / "out0.npy"), want, rtol=1e-4)
+    np.testing.assert_allclose(np.load(tmp_path / "out1.npy"), value, rtol=1e-3, atol=1e-4)
 
 
 def test_gymnasium_has_the_spaces_of_deepracer_v0():
