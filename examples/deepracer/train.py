@@ -245,6 +245,8 @@ class Trainer:
     def restore(self) -> None:
         """Goes on where save() was; a ValueError if the files are not those of the checkpoint."""
         path = os.path.join(self.args.out, CHECKPOINT)
+        if not os.path.exists(path):
+            raise ValueError(f"{path}: no checkpoint is there; train without --resume")
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
         about = json.loads(str(arrays["about"]))
@@ -362,7 +364,8 @@ def main(argv=None) -> int:
             print(f"deepracer: {e}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            line.show(f"stopped; --resume goes on from {os.path.join(args.out, CHECKPOINT)}", is_last=True)
+            done = f"--resume goes on behind iteration {trainer.iteration}" if trainer.iteration else "before the first checkpoint"
+            line.show(f"stopped; {done}", is_last=True)
             return 130
     summary(trainer)
     return 0

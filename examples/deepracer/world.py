@@ -135,8 +135,7 @@ class _Way:
     def __init__(self, track):
         self.track = track
         self.waypoints = [(float(x), float(y)) for x, y in track.centre]
-        a, b = track.centre[:-1], track.inner[:-1] - track.centre[:-1]
-        step = np.diff(track.centre, axis=0)
+        step, b = np.diff(track.centre, axis=0), track.inner[:-1] - track.centre[:-1]
         self.is_inner_left = np.median(step[:, 0] * b[:, 1] - step[:, 1] * b[:, 0]) > 0
 
     @staticmethod
