@@ -269,8 +269,10 @@ static vtrn_status explain_idle(const story *s, profile_section *out) {
     put_time(b, idle.idle_ns);
     profile_printf(b, ", ");
     put_share(b, idle.idle_ns, total_ns);
-    profile_printf(b, " of the step, in %" PRIu32 " gap%s", idle.n_gaps,
-                   idle.n_gaps == 1 ? "" : "s");
+    profile_printf(b, " of the step: in %" PRIu32 " gap%s before its instructions, and ",
+                   idle.n_gaps, idle.n_gaps == 1 ? "" : "s");
+    put_time(b, idle.after_ns);
+    profile_printf(b, " behind the last of them");
     for (size_t i = 0; i < idle.n_waits && i < MAX_WAITS; i++)
         explain_wait(s, &idle.waits[i], out);
     profile_idle_free(&idle);

@@ -220,7 +220,8 @@ vtrn_status profile_idle_create(const vtrn_program *program, const timing_result
             busy_until_ns = v->end_ns;
     }
     if (timing->summary.total_ns > busy_until_ns)
-        out->idle_ns += timing->summary.total_ns - busy_until_ns;
+        out->after_ns = timing->summary.total_ns - busy_until_ns;
+    out->idle_ns += out->after_ns;
     out->n_waits = merge_kinds(out->waits, out->n_waits);
     return NULL;
 }

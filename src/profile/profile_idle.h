@@ -44,7 +44,8 @@ typedef struct profile_wait {
 } profile_wait;
 
 typedef struct profile_idle {
-    double idle_ns; /* before, between and after its instructions, of the whole step */
+    double idle_ns;  /* before, between and after its instructions, of the whole step */
+    double after_ns; /* the part of it behind its last instruction, which is no gap */
     uint32_t n_gaps;
     profile_wait *waits; /* the most time first */
     size_t n_waits;
