@@ -134,7 +134,8 @@ vtrn_status engine_op_TENSOR_REDUCE(engine_core *core, const vtrn_instr *instr,
             operand_at_row(&l.op[0], row);
             operand_at_row(&l.op[1], row);
             if (instr->flags & VTRN_FLAG_STOCHASTIC)
-                l.op[0].rng = &core->regs->kept.rng_state[instr->engine][instr->ap[0].partition + row];
+                l.op[0].rng =
+                    &core->regs->kept.rng_state[instr->engine][instr->ap[0].partition + row];
             if (r.is_serial)
                 reduce_serial(&l, &r);
             else if (r.n <= OPERAND_CHUNK)

@@ -107,7 +107,8 @@ static void any_number_of_threads_gives_the_same_bits(void **state) {
         run(one, &instr);
         run(many, &instr);
         assert_memory_equal(one->sbuf, many->sbuf, N_BYTES);
-        assert_memory_equal(one->regs.kept.rng_state, many->regs.kept.rng_state, sizeof one->regs.kept.rng_state);
+        assert_memory_equal(one->regs.kept.rng_state, many->regs.kept.rng_state,
+                            sizeof one->regs.kept.rng_state);
         free_core(one);
         free_core(many);
     }
