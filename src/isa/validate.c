@@ -123,17 +123,27 @@ static vtrn_status rule_pattern(validation *v, int i) {
     return NULL;
 }
 
-/* Elements that an instruction of Vector, Scalar or GpSimd takes a partition: 64K from SBUF, 4K
- * from PSUM. Source: docs/hardware.md, "Operands". */
+/* Elements of a row that are not the same element again. */
+static uint64_t distinct_elements(const vtrn_ap *ap) {
+    uint64_t n = 1;
+    for (int d = 0; d < ap->n_dims; d++)
+        n *= ap->dim[d].step ? ap->dim[d].num : 1;
+    return n;
+}
+
+/* Elements that an instruction of Vector, Scalar or GpSimd takes a partition: 64K from SBUF, and
+ * from PSUM as many as a partition has room for, 4K. Source: nki.isa, "Tile size" of these
+ * instructions. */
 static vtrn_status rule_free_size(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
-    uint64_t limit = ap->space == VTRN_SPACE_PSUM ? 4096 : 65536;
-    if (v->is_dma || v->free_size[i] <= limit)
+    bool is_psum = ap->space == VTRN_SPACE_PSUM;
+    uint64_t limit = is_psum ? 4096 : 65536;
+    uint64_t n = is_psum ? distinct_elements(ap) : v->free_size[i];
+    if (v->is_dma || n <= limit)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis",
                 "%s: ap%d: %llu elements a partition > %llu (from %s)", v->info->mnemonic, i,
-                (unsigned long long)v->free_size[i], (unsigned long long)limit,
-                space_name(ap->space));
+                (unsigned long long)n, (unsigned long long)limit, space_name(ap->space));
 }
 
 /* A destination that writes an element twice has no defined value. */

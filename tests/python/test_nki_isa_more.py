@@ -296,3 +296,25 @@ def test_tiles_of_few_partitions_share_bytes_where_room_is_short():
     a = numbers((128, 60 * 256))
     got = vtrn.nki.jit(kernel)(a)
     np.testing.assert_array_equal(got[64:], a[:64] + a[:64] + a[:64] + a[:64])
+
+
+@pytest.mark.parametrize("op, ref", [(nl.abs, np.abs), (nl.relu, lambda a: np.maximum(a, 0))], ids=["abs", "relu"])
+def test_operations_of_one_operand(op, ref):
+    a = numbers((128, 300))
+    got, most = two(lambda d, r, x: nisa.tensor_scalar_reduce(d, x, op, 0.0, nl.maximum, r), (a,),
+                    (a.shape, np.float32), ((128, 1), np.float32))
+    np.testing.assert_array_equal(got, ref(a))
+    np.testing.assert_array_equal(most, ref(a).max(1, keepdims=True))
+    got = run(lambda d, x: nisa.tensor_scalar(d, x, nl.multiply, -2.0, op1=op), (a,), a.shape)
+    np.testing.assert_array_equal(got, ref(a * -2))
+
+
+def test_a_tile_of_psum_may_be_read_more_often_than_it_has_room():
+    a, b = numbers((64, 1)), numbers((64, 10000))
+
+    def body(d, x, y):
+        tile = nl.ndarray((64, 1), np.float32, buffer=nl.psum)
+        nisa.tensor_copy(tile, x)
+        nisa.tensor_tensor(d, y, tile.broadcast(1, 10000), nl.add)
+
+    np.testing.assert_array_equal(run(body, (a, b), b.shape), a + b)

@@ -79,6 +79,7 @@ _FIRST_BITWISE = ALU["bitwise_and"]
 
 # Filled by nki.language, whose functions name operations too.
 ALU_OF, ACT_OF = {}, {}
+UNARY_OF = {}  # operations of one operand: the ALU's, and what stands for the second
 
 
 def _alu(op):
@@ -88,6 +89,13 @@ def _alu(op):
         return ALU_OF[op]
     except (KeyError, TypeError):
         raise ValueError(f"{getattr(op, '__name__', op)!r} is no operation of the Vector engine's ALU") from None
+
+
+def _alu_and_operand(op, operand):
+    """An operation of one operand has None or 0 for the second."""
+    if op in UNARY_OF and not isinstance(operand, core.Tensor) and not operand:
+        return UNARY_OF[op]
+    return _alu(op), operand
 
 
 def _act(op):
@@ -339,7 +347,8 @@ _TENSOR_SCALAR = OPCODE["tensor_scalar"]
 
 def tensor_scalar(dst, data, op0, operand0, reverse0=False, op1=None, operand1=None, reverse1=False,
                   engine=engine.unknown, name=None, dtype=None):
-    alu0, alu1 = _alu(op0), _alu(op1)
+    alu0, operand0 = _alu_and_operand(op0, operand0)
+    alu1, operand1 = _alu_and_operand(op1, operand1)
     on = _engine(engine, GPSIMD if _POWER in (alu0, alu1) else VECTOR)
     code = data._dtype
     _issue(_TENSOR_SCALAR, on, (_REVERSE0 if reverse0 else 0) | (_REVERSE1 if reverse1 else 0), alu0, alu1, 0, dst,
@@ -403,7 +412,7 @@ def tensor_scalar_reduce(dst, data, op0, operand0, reduce_op, reduce_res=None, r
     if reduce_cmd is _IDLE:  # what NKI 0.2 to 0.6 meant by leaving it out
         reduce_cmd = _RESET_REDUCE
     flags = _begin_row_results("tensor_scalar_reduce", data, reduce_cmd, reduce_init, _REDUCING)
-    alu = _alu(op0)
+    alu, operand0 = _alu_and_operand(op0, operand0)
     _issue(_TENSOR_SCALAR_REDUCE, VECTOR, flags | (_REVERSE0 if reverse0 else 0), alu, _alu(reduce_op), 0, dst, data,
            _scalar(operand0, alu, data._dtype, VECTOR), None, 0, 0, 0)
     _end_row_results(reduce_res, reduce_res_negate)

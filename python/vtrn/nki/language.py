@@ -173,6 +173,7 @@ softplus, mish = _unary("softplus", "softplus"), _unary("mish", "mish")
 erf, erf_dx = _unary("erf", "erf"), _unary("erf_dx", "erf_dx")
 square, abs, sign = _unary("square", "square"), _unary("abs", "abs"), _unary("sign", "sign")  # noqa: A001
 arctan = _unary("arctan", "arctan")
+isa.UNARY_OF.update({abs: (ALU["abs_max"], 0.0), relu: (ALU["max"], 0.0)})
 
 
 def reciprocal(x, dtype=None):

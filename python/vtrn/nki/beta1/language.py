@@ -254,6 +254,8 @@ def _unary(name):
 
     call.__name__ = name
     isa.ACT_OF[call] = isa.ACT_OF[op]
+    if op in isa.UNARY_OF:
+        isa.UNARY_OF[call] = isa.UNARY_OF[op]
     return call
 
 
