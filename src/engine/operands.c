@@ -22,7 +22,8 @@ static bool add_reach(int64_t step, int64_t num, int64_t *low, int64_t *high) {
     return true;
 }
 
-static vtrn_status check_dims(const char *name, int ap_i, const vtrn_ap *ap, bool is_written) {
+/* must_differ: no two elements are one. */
+static vtrn_status check_dims(const char *name, int ap_i, const vtrn_ap *ap, bool must_differ) {
     if (ap->n_dims > VTRN_MAX_FREE_DIMS)
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has %d free dimensions; at most %d", name,
                           ap_i, ap->n_dims, VTRN_MAX_FREE_DIMS);
@@ -31,7 +32,7 @@ static vtrn_status check_dims(const char *name, int ap_i, const vtrn_ap *ap, boo
         if (ap->dim[i].num == 0)
             return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d: free dimension %d has no elements",
                               name, ap_i, i);
-        if (is_written && ap->dim[i].step == 0 && ap->dim[i].num > 1)
+        if (must_differ && ap->dim[i].step == 0 && ap->dim[i].num > 1)
             return VTRN_ERROR(VTRN_UNDEFINED,
                               "%s: operand %d writes %u elements to one address (step 0 in free "
                               "dimension %d); broadcast is for sources",
@@ -144,7 +145,8 @@ static vtrn_status check_operand(const vtrn_program *program, const vtrn_chip *c
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has unknown data type %d", info->mnemonic,
                           ap_i, ap->dtype);
     VTRN_RETURN_IF_ERROR(check_space(instr, ap_i));
-    VTRN_RETURN_IF_ERROR(check_dims(info->mnemonic, ap_i, ap, access_is_written(instr, ap_i)));
+    bool must_differ = access_is_written(instr, ap_i) && !access_may_repeat(instr);
+    VTRN_RETURN_IF_ERROR(check_dims(info->mnemonic, ap_i, ap, must_differ));
     if (access_rows(instr, ap_i) < 1)
         return VTRN_ERROR(VTRN_UNDEFINED, "%s: operand %d has no rows", info->mnemonic, ap_i);
     if (ap->space != VTRN_SPACE_HBM)

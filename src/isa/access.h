@@ -68,6 +68,13 @@ static inline bool access_accumulates(const vtrn_instr *instr) {
            !access_reduces_to_vector_regs(instr);
 }
 
+/* Whether the result may name an element more than once: where a row's sum counts the row itself
+ * may be dropped so, as nki-library does. One thread writes a row, in order: its last element
+ * stays. */
+static inline bool access_may_repeat(const vtrn_instr *instr) {
+    return instr->opcode == VTRN_OP_ACTIVATE && (instr->flags & VTRN_FLAG_ACCUMULATE);
+}
+
 /* Whether the result of role W leaves parts of ap[0] as they were. */
 bool access_keeps(const vtrn_instr *instr);
 

@@ -146,14 +146,14 @@ static vtrn_status rule_free_size(validation *v, int i) {
                 (unsigned long long)n, (unsigned long long)limit, space_name(ap->space));
 }
 
-/* A destination that writes an element twice has no defined value. */
+/* A destination that writes an element twice has no defined value, but for access_may_repeat(). */
 static vtrn_status rule_no_broadcast(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     if (!access_is_written(v->instr, i))
         return NULL;
     bool is_broadcast = ap->partition_step == 0 && ap->n_partitions > 1 &&
                         !access_is_table(v->instr, i); /* whose rows come from the indices */
-    if (is_broadcast || v->is_repeating)
+    if (is_broadcast || (v->is_repeating && !access_may_repeat(v->instr)))
         RULE_BROKEN(v, VTRN_UNDEFINED, "only sources may have a step of 0",
                     "%s: ap%d: the destination names an element more than once", v->info->mnemonic,
                     i);

@@ -318,3 +318,21 @@ def test_a_tile_of_psum_may_be_read_more_often_than_it_has_room():
         nisa.tensor_tensor(d, y, tile.broadcast(1, 10000), nl.add)
 
     np.testing.assert_array_equal(run(body, (a, b), b.shape), a + b)
+
+
+@pytest.mark.parametrize("n", [1, 33, 1025, 5000])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=str)
+def test_a_row_whose_sum_counts_may_be_dropped_into_one_element(n, dtype, tmp_path):
+    a = numbers((128, n))
+
+    def body(d, r, x):
+        sink = nl.ndarray((128, 1), dtype)
+        nisa.activation_reduce(sink.ap([[1, 128], [0, n]]), nl.square, x, nl.add, r)
+        nisa.tensor_copy(d, sink)
+
+    last, total = two(body, (a,), ((128, 1), np.float32), ((128, 1), np.float32), tmp_path)
+    np.testing.assert_array_equal(last, f32((a[:, -1:] * a[:, -1:]).astype(dtype)))
+    np.testing.assert_allclose(total[:, 0], (a.astype(np.float64)**2).sum(1), rtol=1e-5)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="more than once"):
+        two(lambda d, r, x: nisa.activation(d.ap([[1, 128], [0, 2]]), nl.square, x[:, :1].broadcast(1, 2)), (a,),
+            ((128, 1), np.float32), ((128, 1), np.float32))
