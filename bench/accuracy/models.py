@@ -86,7 +86,8 @@ def measure(build, is_quick, family=None):
         timed = time_artifact(build, artifact, line["chip"])
         rows.append((lines.index(line), Row(
             "model", name_of(line), line["chip"], line["source"], float(line["milliseconds"]),
-            timed["step_ns"] / 1e6, "ms", line["half"], line["family"], line["note"] or bound_of(timed),
+            timed["step_ns"] / 1e6, "ms", line["half"], line["family"],
+            note=line["note"] or bound_of(timed),
         )))
     if sys.stderr.isatty():
         print("\r" + " " * 90 + "\r", end="", file=sys.stderr)

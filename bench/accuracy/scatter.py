@@ -17,6 +17,7 @@ MARKS = {
     "dma": ("#e69f00", "square"),
     "trace": ("#009e73", "triangle"),
     "kernel": ("#cc79a7", "triangle-down"),
+    "collective": ("#7a5195", "square"),
     "compiled": ("#8a6d00", "plus"),
     "model": ("#d55e00", "cross"),
 }
