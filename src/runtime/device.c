@@ -10,8 +10,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Large pages make a core some percent faster, and have the host keep all of its SBUF where a program
- * uses a part of each partition: of dozens of cores that is gigabytes. */
+/* Large pages make a core some percent faster, and have the host keep all of its SBUF where a
+ * program uses a part of each partition: of dozens of cores that is gigabytes. */
 enum { MAX_LARGE_PAGED_CORES = 8 };
 
 static const char default_instance[] = "trn1.2xlarge";
