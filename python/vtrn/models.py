@@ -100,7 +100,7 @@ def artifact(path, shapes=None):
 
 
 def main(args):
-    if len(args) not in (1, 2):
+    if len(args) not in (1, 2) or args[0].startswith("-"):
         sys.exit("usage: python -m vtrn.models FILE [ARTIFACT]: makes ARTIFACT, or FILE.vhlo, of an .mlir or .onnx file")
     try:
         data = artifact(args[0])

@@ -66,7 +66,9 @@ static vtrn_status compile(const char *path, const char *chip_name, const compil
     free(bytes);
     if (status)
         return vtrn_status_annotate(status, "%s", path);
-    status = compile_graph(g, &chip, options, out);
+    status = cli_check_ranks((uint64_t)(g->n_partitions * g->n_replicas));
+    if (!status)
+        status = compile_graph(g, &chip, options, out);
     graph_destroy(g);
     return vtrn_status_annotate(status, "%s", path);
 }

@@ -18,13 +18,25 @@ cli_form cli_form_of(const uint8_t *bytes, size_t size) {
     return size >= 4 && memcmp(bytes, "ML\xefR", 4) == 0 ? CLI_ARTIFACT : CLI_ASSEMBLY;
 }
 
+vtrn_status cli_check_ranks(uint64_t n_ranks) {
+    if (n_ranks <= 1)
+        return NULL;
+    return VTRN_ERROR(VTRN_UNSUPPORTED,
+                      "the program is for %llu NeuronCores that exchange data, and the command has "
+                      "one; run it from JAX, with VTRN_PROFILE for its times, or give the program "
+                      "of one core: `vtrn scale` says what copies of it take",
+                      (unsigned long long)n_ranks);
+}
+
 static vtrn_status from_artifact(const uint8_t *bytes, size_t size, const vtrn_chip *chip,
                                  vtrn_program **out) {
     graph *g = NULL;
     compile_options options = {0};
     VTRN_RETURN_IF_ERROR(cc_flags_parse(getenv("NEURON_CC_FLAGS"), &options));
     VTRN_RETURN_IF_ERROR(graph_from_artifact(bytes, size, &g));
-    vtrn_status status = compile_graph(g, chip, &options, out);
+    vtrn_status status = cli_check_ranks((uint64_t)(g->n_partitions * g->n_replicas));
+    if (!status)
+        status = compile_graph(g, chip, &options, out);
     graph_destroy(g);
     return status;
 }
@@ -99,6 +111,7 @@ vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size
 vtrn_status cli_program_time(const vtrn_program *program, const vtrn_chip *chip,
                              bool want_intervals, uint32_t *n_blocks, timing_result *out) {
     uint32_t *trace;
+    VTRN_RETURN_IF_ERROR(cli_check_ranks(program_n_ranks(program)));
     VTRN_RETURN_IF_ERROR(runtime_outline(program, chip, &trace, n_blocks));
     vtrn_status status = timing_replay(chip, program, trace, *n_blocks, want_intervals, out);
     free(trace);

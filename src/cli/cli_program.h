@@ -29,6 +29,9 @@ vtrn_status cli_conversion_open(const cli_conversion *c, vtrn_program **out);
  * VTRN_INSTANCE, else trn1. */
 vtrn_status cli_chip(const char *name, vtrn_chip *out);
 
+/* UNSUPPORTED where a program is for several cores that exchange data: the command has one. */
+vtrn_status cli_check_ranks(uint64_t n_ranks);
+
 /* Loads, assembles or compiles. chip_name NULL: the program's own, for an artifact as cli_chip().
  * The program is validated against the chip. */
 vtrn_status cli_program_from(const char *path, const uint8_t *bytes, size_t size,

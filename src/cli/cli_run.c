@@ -106,6 +106,9 @@ static vtrn_status open_job(job *j) {
     free(bytes);
     if (status)
         return vtrn_status_annotate(status, "%s", j->path);
+    status = cli_check_ranks(program_n_ranks(j->executable->loaded->program));
+    if (status)
+        return vtrn_status_annotate(status, "%s", j->path);
     j->n_in = vtrn_executable_n_inputs(j->executable);
     j->n_out = vtrn_executable_n_outputs(j->executable);
     if (j->inputs.n > j->n_in)

@@ -508,6 +508,22 @@ def test_every_command_takes_the_chip_of_the_instance(plus_one, tmp_path):
     assert 'chip "trn2"' in vtrn("disasm", plus_one, env=env)
 
 
+@pytest.mark.parametrize("command", [["run", "--random"], ["time"], ["explain"], ["compile", "-o", "out.vprog"]])
+def test_a_program_of_several_cores_is_refused(tmp_path, command):
+    """No command may say of one core what is the work of two."""
+    import jax
+    import jax.export
+    from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+    divided = NamedSharding(AbstractMesh((2,), ("d",)), PartitionSpec("d"))
+    f = jax.jit(lambda x: x.sum(0), in_shardings=divided)
+    artifact = jax.export.export(f, platforms=["cpu"])(jax.ShapeDtypeStruct((8, 8), np.float32))
+    path = tmp_path / "two.mlirbc"
+    path.write_bytes(artifact.mlir_module_serialized)
+    said = vtrn(command[0], path, *command[1:], code=3, cwd=tmp_path)
+    assert "for 2 NeuronCores that exchange data" in said and "vtrn scale" in said
+
+
 def test_a_number_of_samples_that_is_none_is_refused_before_the_run(plus_one):
     for text in ("abc", "0", "-1", "8x"):
         env = os.environ | {"VTRN_SAMPLES_PER_STEP": text}

@@ -1,5 +1,5 @@
 """python -m vtrn.partition ARTIFACT -o OUT --devices N: divides a StableHLO artifact that has sharding
-annotations, so that C programs and the vtrn command run it on N NeuronCores without Python."""
+annotations, so that C programs run it on N NeuronCores without Python."""
 
 import argparse
 import pathlib
