@@ -393,3 +393,22 @@ print(kernel(np.zeros((2, 3), np.float32)).sum(), sys.argv[1])
     done = subprocess.run([sys.executable, "-m", "vtrn.nki", str(script), "word"], capture_output=True, text=True,
                           env=os.environ)
     assert done.stdout == "6.0 word\n", done.stderr
+
+
+def test_what_python_cannot_do_with_a_tile_says_what_does():
+    @nki.jit
+    def compares(x):
+        tile = nl.load(x)
+        return nl.zeros((1, 1), nl.float32) if tile > 3 else tile
+
+    with pytest.raises(TypeError, match="not compared by Python.*nl.greater"):
+        compares(np.ones((4, 4), np.float32))
+
+    @nki.jit
+    def copies(x):
+        tile = nl.ndarray((1, 3), nl.float32, nl.sbuf)
+        nisa.dma_copy(tile, x)
+        return tile
+
+    with pytest.raises(TypeError, match="dma_copy: src is a list, not a tensor"):
+        copies([1.0, 2.0, 3.0])

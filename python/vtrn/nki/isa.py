@@ -142,6 +142,9 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
         if _alu(dst_rmw_op) != ALU["add"]:
             raise ValueError("dma_copy: dst_rmw_op is nl.add or None")
         flags = _ACCUMULATE
+    for role, operand in (("dst", dst), ("src", src)):
+        if not isinstance(operand, tensor.ndarray):
+            raise TypeError(f"dma_copy: {role} is a {type(operand).__name__}, not a tensor; give the kernel an array")
     if src._indirect is not None:
         _gather(dst, src, oob_mode)
     elif dst._indirect is not None:

@@ -113,6 +113,13 @@ class ndarray(core.Tensor):
         a = self.numpy()
         return a if dtype is None else a.astype(dtype)
 
+    def _compare(self, _):
+        raise TypeError(
+            "a tile is not compared by Python: nl.greater(tile, 3) and its like give a tile of the answers; what a "
+            "kernel branches on is a Python number, or a register (nisa.register_load)")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _compare
+
     def __repr__(self):
         head = f"{self.buffer.value}{list(self.shape)} {self.dtype}" + (f" {self.name!r}" if self.name else "")
         try:
