@@ -205,6 +205,8 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
                                   graph_n_partitions_of(artifact, size) > 1;
     if (is_for_several)
         status = divide(&g, artifact, size, status, &outside, e);
+    if (!status && !g)
+        status = VTRN_ERROR(VTRN_INTERNAL, "the partitioner left no program");
     if (!status && options->n_replicas > g->n_replicas)
         g->n_replicas = options->n_replicas;
     if (!status)

@@ -146,12 +146,12 @@ static vtrn_status build(collective_topology *t) {
                           t->instance.name, t->instance.topology);
     t->n_chips = t->n_nodes * t->instance.n_chips;
     size_t n_chips = (size_t)t->n_chips;
-    size_t capacity = n_chips * TOPOLOGY_N_DIRECTIONS;
+    size_t capacity = n_chips * TOPOLOGY_N_DIRECTIONS + 1;
     if (t->n_nodes > 1)
         capacity += 2 * (size_t)t->n_nodes * (size_t)t->instance.n_nics;
     t->links = calloc(capacity, sizeof *t->links);
     t->link_kinds = calloc(capacity, sizeof *t->link_kinds);
-    t->out_links = calloc(n_chips, sizeof *t->out_links);
+    t->out_links = calloc(n_chips + 1, sizeof *t->out_links);
     if (!t->links || !t->link_kinds || !t->out_links)
         return VTRN_OUT_OF_MEMORY(capacity * sizeof *t->links);
     for (int c = 0; c < t->n_chips; c++)

@@ -113,6 +113,10 @@ vtrn_status compile_options_devices(const plugin_compile_options *o, int64_t *ou
         return VTRN_OUT_OF_MEMORY((size_t)n * sizeof *ids);
     const wire w = {o->assignment, o->assignment + o->assignment_size};
     vtrn_status status = decode_assignment(w, ids, n, &n_read);
+    if (!status && n_read != n)
+        status = VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "compile options: %lld devices are assigned to %lld ranks",
+                            (long long)n_read, (long long)n);
     for (int64_t i = 0; i < n && !status; i++)
         out[i % o->n_replicas * o->n_partitions + i / o->n_replicas] = ids[i];
     free(ids);

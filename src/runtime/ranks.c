@@ -356,6 +356,8 @@ static vtrn_status start(ranks *x) {
     x->ready = calloc(x->n, sizeof *x->ready); /* a rank receives one exchange at a time */
     if (x->state)
         x->state[0].n_done = n_done;
+    else
+        free(n_done);
     if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready)
         return VTRN_OUT_OF_MEMORY(x->n * sizeof *x->state);
     for (uint32_t r = 0; r < x->n; r++) {

@@ -258,7 +258,7 @@ static vtrn_status check_shapes(const graph_op *op, const graph_type *from, cons
 
 static uint8_t kind_of(const graph_op *op) {
     static const uint8_t KINDS[] = {
-        [GRAPH_ALL_REDUCE - GRAPH_ALL_REDUCE] = VTRN_COLLECTIVE_ALL_REDUCE,
+        [0] = VTRN_COLLECTIVE_ALL_REDUCE,
         [GRAPH_ALL_GATHER - GRAPH_ALL_REDUCE] = VTRN_COLLECTIVE_ALL_GATHER,
         [GRAPH_REDUCE_SCATTER - GRAPH_ALL_REDUCE] = VTRN_COLLECTIVE_REDUCE_SCATTER,
         [GRAPH_ALL_TO_ALL - GRAPH_ALL_REDUCE] = VTRN_COLLECTIVE_ALL_TO_ALL,

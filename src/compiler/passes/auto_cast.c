@@ -31,7 +31,7 @@ static vtrn_status cast_operands(rewriter *r, graph_op *op, vtrn_dtype to) {
 }
 
 static vtrn_status cast_product(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
-    (void)is_dropped;
+    *is_dropped = false;
     const casting *c = ctx;
     return is_product(op) ? cast_operands(r, op, c->to) : NULL;
 }
@@ -103,7 +103,7 @@ static bool was_fp32(const casting *c, graph_value v) {
 }
 
 static vtrn_status cast_all(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
-    (void)is_dropped;
+    *is_dropped = false;
     const casting *c = ctx;
     graph_type *types = r->g->types;
     if (op->kind == GRAPH_CONSTANT)

@@ -140,7 +140,7 @@ static bool has_any(const graph *g, const products *p, const graph_region *regio
         const graph_op *op = &region->ops[i];
         const value_use *use = op->n_results ? &p->uses[op->results[0]] : NULL;
         side x, y;
-        if (op->kind == GRAPH_DOT_GENERAL && use->n == 1 && use->user &&
+        if (op->kind == GRAPH_DOT_GENERAL && use && use->n == 1 && use->user &&
             use->user->kind == GRAPH_TRANSPOSE && is_worth(g, op, use->user, &x, &y))
             return true;
         for (uint32_t k = 0; k < op->n_regions; k++)

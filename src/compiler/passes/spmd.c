@@ -116,7 +116,7 @@ static bool is_mesh_equal(const graph_sharding *a, const graph_sharding *b) {
 }
 
 static bool is_equal(const graph_sharding *a, const graph_sharding *b) {
-    if (is_whole(a) || is_whole(b))
+    if (!a || !b || is_whole(a) || is_whole(b))
         return is_whole(a) && is_whole(b);
     for (int d = 0; d < a->rank; d++)
         if (n_common(a, b, d) != n_axes_of(a, d) || n_axes_of(a, d) != n_axes_of(b, d))
