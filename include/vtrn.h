@@ -184,8 +184,8 @@ VTRN_API vtrn_status vtrn_executable_profile(const vtrn_executable *executable, 
 VTRN_API vtrn_status vtrn_executable_profile_write(const vtrn_executable *executable,
                                                    const char *directory);
 
-/* Writes now what VTRN_PROFILE makes every open device write at its end, where nobody hears of a
- * failure. RESOURCE names the file and the reason: every file is whole, or as it was. UNSUPPORTED
+/* Writes now what VTRN_PROFILE makes every open device write at its end, where a failure cannot be
+ * returned. RESOURCE names the file and the reason: every file is whole, or as it was. UNSUPPORTED
  * from within a program: a callback, or a function of vtrn_interrupt_set(). */
 VTRN_API vtrn_status vtrn_profile_flush(void);
 /* Whether this thread is within a program, where vtrn_profile_flush() is refused. */

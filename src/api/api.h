@@ -41,7 +41,8 @@ typedef struct api_sharding {
     int64_t n_parts[VTRN_MAX_RANK]; /* of each dimension */
     int64_t n_copies;               /* of each part, or of each part of its sum */
     int64_t n_unreduced;            /* parts of a sum that a part of the tensor is; 1: the sum */
-    /* By part, row by row, part of its sum and copy: who has it. NULL: each has all of it. */
+    /* By part, row by row, part of its sum and copy: the partition that has it. NULL: each has all
+     * of it. */
     int64_t *partition;
 } api_sharding;
 

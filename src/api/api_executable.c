@@ -199,7 +199,7 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
         status = graph_from_artifact(artifact, size, &g);
-    /* What one device runs is no business of the partitioner, whose reader trusts its input. */
+    /* Programs of one device skip the partitioner, whose reader of artifacts trusts its input. */
     bool is_for_several = g ? g->n_partitions > 1
                             : vtrn_status_category(status) == VTRN_UNSUPPORTED &&
                                   graph_n_partitions_of(artifact, size) > 1;

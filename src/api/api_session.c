@@ -21,7 +21,7 @@ struct api_session {
     profile_run *runs;
     size_t n_runs, run_capacity;
     uint64_t start_ns;
-    bool is_short; /* an execution is missing for want of memory */
+    bool is_short; /* an execution was not recorded: the host ran out of memory */
     api_session *next;
 };
 

@@ -108,7 +108,7 @@ static void directory_name(const vtrn_executable *e, char *out, size_t size) {
     snprintf(out, size, "%s-%llu", name, (unsigned long long)e->serial);
 }
 
-/* Also written beside the profile: a process that ends tells nobody. */
+/* A failure is also written beside the profile: at the end of a process no caller gets it. */
 static vtrn_status write_one(const vtrn_executable *e, const char *directory) {
     vtrn_status status = vtrn_executable_profile_write(e, directory);
     if (!status)

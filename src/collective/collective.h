@@ -94,8 +94,8 @@ vtrn_status collective_estimate(const collective_topology *topology,
 vtrn_status collective_link_bytes(const collective_topology *topology,
                                   const collective_request *request, double *link_bytes);
 
-/* Whether the real runtime accepts groups of this size and placement; NULL: it does, or nobody
- * knows. A static sentence with the rule otherwise. The simulator runs them all the same. */
+/* The rule by which the vendor's runtime refuses groups of this size and placement, as a static
+ * sentence; NULL: no such rule is published. The simulator runs the groups in either case. */
 const char *collective_restriction(const collective_topology *topology,
                                    const collective_request *request);
 

@@ -2,6 +2,7 @@
  * last. */
 #include "engine/exchange.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +102,11 @@ static void permute(const tensor *t, uint32_t part) {
 /* --- reductions --------------------------------------------------------------------------------
  */
 
+#define IS_NAN(x) ((x) != (x))
+/* Whether two zeros are -0 and another one: +0 is above -0, as on the engines. Integers have one.
+ */
+#define TAKES_ZERO(low, high) ((low) == 0 && (high) == 0 && signbit((double)(low)))
+
 /* acc = acc `reducer` x, elementwise. NaN of either side is the result of maximum and minimum. */
 #define LOOP(expr)                                                                                 \
     do {                                                                                           \
@@ -116,10 +122,10 @@ static void permute(const tensor *t, uint32_t part) {
         LOOP((wide)acc[i] * (wide)x[i]);                                                           \
         break;                                                                                     \
     case VTRN_REDUCER_MAXIMUM:                                                                     \
-        LOOP(x[i] > acc[i] || x[i] != x[i] ? x[i] : acc[i]);                                       \
+        LOOP(x[i] > acc[i] || IS_NAN(x[i]) || TAKES_ZERO(acc[i], x[i]) ? x[i] : acc[i]);           \
         break;                                                                                     \
     case VTRN_REDUCER_MINIMUM:                                                                     \
-        LOOP(x[i] < acc[i] || x[i] != x[i] ? x[i] : acc[i]);                                       \
+        LOOP(x[i] < acc[i] || IS_NAN(x[i]) || TAKES_ZERO(x[i], acc[i]) ? x[i] : acc[i]);           \
         break
 
 #define REDUCE_FLOAT(name, type)                                                                   \

@@ -23,8 +23,8 @@ typedef struct engine_exchange {
 
 /* Does share `part` of n_parts; shares may run at the same time. Reductions go from the first
  * member to the last, floats of 4 bytes and less in fp32 with one rounding at the end, so that the
- * bits depend neither on the shares nor on who else runs. Ranks -1 and r: r, to whom nobody sends,
- * gets zeros. */
+ * bits depend neither on the shares nor on other exchanges. Ranks -1 and r: no rank sends to r,
+ * whose result becomes zeros. */
 vtrn_status engine_exchange_run(const engine_exchange *x, uint32_t part, uint32_t n_parts);
 
 #endif

@@ -189,7 +189,7 @@ vtrn_status engine_op_VECTOR_READ_ACCUMULATOR(engine_core *core, const vtrn_inst
     return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
 
-/* Each thread loads the registers of its own partitions, whose numbers lie there. */
+/* Each thread loads the registers of its own partitions, which hold their numbers. */
 vtrn_status engine_op_VECTOR_LOAD_ACCUMULATOR(engine_core *core, const vtrn_instr *instr,
                                               const uint64_t *slot_base, int thread_i) {
     const vtrn_ap *from = &instr->ap[1];

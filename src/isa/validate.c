@@ -443,7 +443,7 @@ static vtrn_status validate_slot(const vtrn_program *p, uint32_t i) {
     return NULL;
 }
 
-/* Whether the last element of a pattern of runs lies within n elements. */
+/* Whether the last element of a pattern of runs is within n elements. */
 static bool runs_fit(const vtrn_exchange *x, uint64_t places, uint64_t place,
                      const uint64_t step[2], uint64_t n) {
     uint64_t end = x->run, reach;
@@ -480,7 +480,7 @@ static vtrn_status validate_exchange(const vtrn_program *p, const vtrn_custom *c
                           (unsigned long long)to);
     if (!runs_fit(x, is_scatter ? c->group_size : 1, x->from_place, x->from_step, from) ||
         !runs_fit(x, is_gather ? c->group_size : 1, x->to_place, x->to_step, to))
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operand %u: a part lies outside of slot %u or %u", i,
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "operand %u: a part is outside of slot %u or %u", i,
                           custom->slots[i], custom->slots[custom->n_inputs + i]);
     return NULL;
 }
@@ -519,7 +519,7 @@ static vtrn_status validate_groups(const vtrn_collective *c, uint64_t n_ranks) {
     return status;
 }
 
-/* Whether the slots lie in the same memory, in part or whole. */
+/* Whether the slots share memory, in part or whole. */
 static bool share_memory(const vtrn_program *p, uint32_t a, uint32_t b) {
     const vtrn_slot *x = &p->slots[a], *y = &p->slots[b];
     if (x->kind == VTRN_SLOT_SCRATCH && y->kind == VTRN_SLOT_SCRATCH)

@@ -46,7 +46,7 @@ typedef struct runtime_binding {
 
 /* Who meets in a collective of the program. */
 typedef struct runtime_groups {
-    int32_t *group_of; /* [n_ranks] -1: nobody waits for the rank. NULL: the op is no collective */
+    int32_t *group_of; /* [n_ranks] -1: the rank is in no group. NULL: the op is no collective */
     uint32_t *size;    /* by group; ranks of a permute that are linked by pairs are one group */
     uint32_t *arrived; /* by group: scratch */
 } runtime_groups;

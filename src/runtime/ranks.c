@@ -117,7 +117,7 @@ typedef struct ranks {
     pthread_cond_t idle;
     uint32_t *live, n_live; /* ranks that go on in this round */
     engine_exchange *ready; /* of this round */
-    int32_t *silent;        /* [n][2] pairs of nobody and a rank */
+    int32_t *silent;        /* [n][2] pairs of -1 and a rank */
     uint32_t n_ready, max_ready;
     bool is_over;
     vtrn_status status; /* of the first rank that failed */
@@ -168,7 +168,7 @@ static vtrn_status describe_others(const ranks *x, uint32_t waiting, vtrn_status
     return status;
 }
 
-/* Ranks wait, and nobody can go on. */
+/* Ranks wait in collectives, and no group is complete. */
 static vtrn_status diverged(const ranks *x) {
     char place[300], waiting[120];
     uint32_t first = 0, n = 0;
@@ -373,7 +373,7 @@ static vtrn_status start(ranks *x) {
 
 vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
     ranks x = {.l = l, .calls = calls, .n = (uint32_t)program_n_ranks(l->program)};
-    /* Callbacks are the business of the calling thread. */
+    /* Only the calling thread may call back into the host. */
     x.n_threads = has_callbacks(l->program) ? 1 : (uint32_t)team_size(l->device->team);
     atomic_init(&x.n_busy, x.n_threads - 1);
     pthread_mutex_init(&x.lock, NULL);

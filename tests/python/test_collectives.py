@@ -108,6 +108,17 @@ def test_an_all_reduce_goes_from_the_first_rank_to_the_last(device, dtype):
         same_bits(got[3], x[3])
 
 
+@pytest.mark.parametrize("dtype", [d for d in NAMES if NAMES[d] in FLOATS and np.dtype(d).kind != "c"])
+def test_plus_zero_is_above_minus_zero_whatever_the_order(device, dtype):
+    x = np.array(list(itertools.product([0.0, -0.0], repeat=3))).T.astype(dtype)  # [rank][case]
+    n = x.shape[1]
+    is_minus = np.signbit(x.astype(np.float32))
+    for op, want in (("maximum", is_minus.all(0)), ("minimum", is_minus.any(0))):
+        text = program("all_reduce", op, [[0, 1, 2]], dtype, n, n, f"1 by 1 of {n} from 0 0 0 to 0 0 0", 3)
+        for got in run(device, text, x):
+            np.testing.assert_array_equal(np.signbit(got.astype(np.float32)), want)
+
+
 def test_a_nan_of_any_rank_is_the_maximum(device):
     x = np.array([[1, np.nan, 2], [np.nan, 5, 3], [0, 1, -np.inf]], np.float32)
     for op in ("maximum", "minimum"):
@@ -279,7 +290,7 @@ GOOD = program("all_reduce", "add", [[0, 1], [2, 3]], np.float32, 16, 16,
     ("2 by 2: 0 1 2 3", "2 by 2: 0 1 2", "3 ranks for 2 groups by 2"),
     ("of 16 from", "of 17 from", "the parts of a result have 17 elements"),
     ("from 0 0 0", "from 4 0 0", None),
-    ("1 by 1 of 16 from 0 0 0", "2 by 1 of 8 from 0 9 0", "a part lies outside of slot 0 or 1"),
+    ("1 by 1 of 16 from 0 0 0", "2 by 1 of 8 from 0 9 0", "a part is outside of slot 0 or 1"),
     ("add groups", "and groups", "cores do not reduce fp32 by and"),
     ("add groups", "none groups", "kind 0 with reducer 0 does not exist"),
     ("CC collective, arg0 0", "GpSimd custom_op, arg0 0", "is a collective"),

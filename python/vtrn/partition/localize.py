@@ -102,7 +102,7 @@ class Local:
                                        kind.element_type)
 
     def give(self, value, sharding):
-        """An operation's result or a block's argument, of which nobody knows a sharding yet."""
+        """An operation's result or a block's argument, whose sharding is not known yet."""
         if is_tensor(value):
             value.set_type(self.local_type(value, sharding))
             self.env[value] = sharding

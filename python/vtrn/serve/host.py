@@ -1,4 +1,4 @@
-"""The server's inside, without a protocol: a machine, the models on its cores, and who runs them."""
+"""The server's inside, without a protocol: a machine, the models on its cores, and the threads that run them."""
 
 import dataclasses
 import pathlib

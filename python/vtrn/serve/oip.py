@@ -171,7 +171,7 @@ def _check_outputs(batcher: Batcher, header: dict) -> None:
 
 
 async def call(batcher: Batcher, rows: list) -> Answer:
-    """Waits without holding up others; who goes away withdraws its request."""
+    """Waits without blocking the event loop; a client that disconnects withdraws its request."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 

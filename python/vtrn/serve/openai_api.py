@@ -83,7 +83,7 @@ class _Run:
         def put(item):
             try:
                 loop.call_soon_threadsafe(self._queue.put_nowait, item)
-            except RuntimeError:  # the loop has ended: nobody listens any more
+            except RuntimeError:  # the event loop has ended, and the answer with it
                 pass
 
         self.generation = Generation(self.sequence, lambda token, finish: put((token, finish)), lambda e: put((e, None)))

@@ -505,8 +505,7 @@ static vtrn_status build_sharded(graph_builder *b, size_t scope, const vhlo_op *
     return push_op(b, &op);
 }
 
-/* Shardy: on one device, what says only where data lies is dropped, and a manual region is its
- * body.
+/* Shardy: on one device, operations that place data are dropped, and a manual region is its body.
  */
 static vtrn_status build_sdy(graph_builder *b, size_t scope, const vhlo_op *v) {
     vhlo_string name = v->name->name;

@@ -103,25 +103,16 @@ static vtrn_status read_layouts(graph_builder *b, const vhlo_op *main, const bor
     return NULL;
 }
 
-/* Replaces the parameter by one in memory order, from which the old value is made. */
-static vtrn_status reorder_argument(graph_builder *b, uint32_t i, graph_op *op) {
-    graph_region *body = &b->g->body;
-    const uint8_t *order = b->g->arg_order[i];
-    graph_value inside = body->args[i], outside;
+/* Replaces *value, a parameter or a result of the body, by one in memory order; op turns one into
+ * the other. */
+static vtrn_status reorder(graph_builder *b, graph_value *value, const uint8_t *order,
+                           bool is_parameter, graph_op *op) {
+    graph_value inside = *value, outside;
     graph_type type = reordered(&b->g->types[inside], order);
     VTRN_RETURN_IF_ERROR(new_value(b, &type, &outside));
-    body->args[i] = outside;
-    return make_transpose(b, outside, inside, order, true, op);
-}
-
-static vtrn_status reorder_result(graph_builder *b, uint32_t o, graph_op *op) {
-    graph_region *body = &b->g->body;
-    const uint8_t *order = b->g->result_order[o];
-    graph_value inside = body->results[o], outside;
-    graph_type type = reordered(&b->g->types[inside], order);
-    VTRN_RETURN_IF_ERROR(new_value(b, &type, &outside));
-    body->results[o] = outside;
-    return make_transpose(b, inside, outside, order, false, op);
+    *value = outside;
+    graph_value from = is_parameter ? outside : inside, to = is_parameter ? inside : outside;
+    return make_transpose(b, from, to, order, is_parameter, op);
 }
 
 /* A parameter whose memory differs in shape from its output's is given up all the same. */
@@ -154,13 +145,14 @@ vtrn_status graph_apply_layouts(graph_builder *b, const vhlo_op *main) {
     GRAPH_NEW(b, ops, body->n_ops + n_more);
     for (uint32_t i = 0; i < body->n_args; i++)
         if (g->arg_order[i])
-            VTRN_RETURN_IF_ERROR(reorder_argument(b, i, &ops[n++]));
+            VTRN_RETURN_IF_ERROR(reorder(b, &body->args[i], b->g->arg_order[i], true, &ops[n++]));
     if (body->n_ops)
         memcpy(ops + n, body->ops, body->n_ops * sizeof *ops);
     n += body->n_ops;
     for (uint32_t o = 0; o < body->n_results; o++)
         if (g->result_order[o])
-            VTRN_RETURN_IF_ERROR(reorder_result(b, o, &ops[n++]));
+            VTRN_RETURN_IF_ERROR(
+                reorder(b, &body->results[o], b->g->result_order[o], false, &ops[n++]));
     body->ops = ops;
     body->n_ops = n;
     for (uint32_t i = 0; i < body->n_args; i++)

@@ -1,5 +1,4 @@
-/* Collectives: an instruction each, which says who exchanges what; and what a rank knows of itself.
- */
+/* Collectives: an instruction each, with its groups and exchanges; and the ids of a rank. */
 #include "compiler/custom/custom_codec.h"
 #include "compiler/lower/lower.h"
 #include "compiler/lower/whole.h"
@@ -26,7 +25,7 @@ vtrn_status lower_rank_word(lower *l, const graph_op *op, bool *is_done) {
     return NULL;
 }
 
-/* --- who exchanges -----------------------------------------------------------------------------
+/* --- groups ------------------------------------------------------------------------------------
  */
 
 typedef enum grouping {
