@@ -108,6 +108,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     lower_drop_open(&l); /* there are some after an error only */
     build_free(&build);
     plan_free(&p);
+    lower_drop_natives(&l);
     arena_free(&l.tmp);
     graph_destroy(passed);
     if (status)

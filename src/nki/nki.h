@@ -136,6 +136,11 @@ VTRN_API vtrn_status vtrn_nki_place(nki_session *s, const nki_finish_options *op
  * writes returned behind the outputs. */
 VTRN_API vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
                                      vtrn_executable **out);
+/* The list as it is, for a larger program to take in: a container (isa/container.h) whose blocks
+ * follow each other, without semaphores; in a block engine after engine. The caller frees *out. An
+ * argument that is written is an output too, behind those of the options if it is none of them. */
+VTRN_API vtrn_status vtrn_nki_record(nki_session *s, const nki_finish_options *options, void **out,
+                                     size_t *out_size);
 VTRN_API vtrn_device *vtrn_nki_device(nki_session *s);
 VTRN_API uint32_t vtrn_nki_n_instrs(const nki_session *s);
 

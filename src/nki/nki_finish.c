@@ -1,7 +1,9 @@
 /* From what was issued to an executable: slots, addresses on the chip, semaphores. */
 #include "compiler/build/finish.h"
+#include "isa/container.h"
 #include "nki/nki_session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +14,7 @@ typedef struct finishing {
     builder build;
     uint32_t *slot_of; /* [n_records] */
     uint32_t n_outputs;
+    bool fills; /* tiles of which elements are read that nothing has written */
 } finishing;
 
 static bool is_output(const finishing *f, const nki_record *r, uint32_t *out_index) {
@@ -73,12 +76,54 @@ static vtrn_status add_slots(finishing *f) {
     return NULL;
 }
 
+/* The tile holds NaN, or 4 in integers, wherever the kernel reads what nothing has written. */
+static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) {
+    const nki_storage *t = &r->storage;
+    if (t->space == VTRN_SPACE_HBM)
+        return VTRN_ERROR(VTRN_UNINITIALISED,
+                          "%s reads elements of a tensor in HBM that nothing has written; write "
+                          "them before",
+                          f->options->name);
+    vtrn_instr *fill = build_append(&f->build, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
+    if (!fill)
+        return VTRN_OUT_OF_MEMORY(sizeof *fill);
+    fill->source = source;
+    if (dtype_is_float((vtrn_dtype)t->dtype))
+        fill->imm[0].f = NAN;
+    else
+        fill->imm[0].bits = 4;
+    fill->ap[0] = (vtrn_ap){.space = t->space,
+                            .dtype = t->dtype,
+                            .n_dims = 1,
+                            .partition = (uint16_t)r->chip_partition,
+                            .n_partitions = (uint16_t)t->n_partitions,
+                            .addr = r->chip_addr,
+                            .partition_step = 1};
+    fill->ap[0].dim[0] = (vtrn_dim){1, (uint32_t)(t->row_bytes / dtype_size((vtrn_dtype)t->dtype))};
+    return NULL;
+}
+
+static vtrn_status add_fills(finishing *f, uint32_t i) {
+    const nki_issued *issued = &f->s->list[i];
+    for (int k = 0; k < VTRN_MAX_AP; k++) {
+        const nki_record *r = issued->operand[k];
+        bool is_known = false;
+        for (int j = 0; j < k; j++)
+            is_known |= issued->operand[j] == r;
+        if (r && r->is_filled && r->first == i && !is_known)
+            VTRN_RETURN_IF_ERROR(add_fill(f, r, issued->instr.source));
+    }
+    return NULL;
+}
+
 static vtrn_status add_instrs(finishing *f) {
     nki_session *s = f->s;
     uint32_t block;
     VTRN_RETURN_IF_ERROR(build_block_begin(&f->build, &block));
     for (uint32_t i = 0; i < s->n_list; i++) {
         const nki_issued *from = &s->list[i];
+        if (f->fills)
+            VTRN_RETURN_IF_ERROR(add_fills(f, i));
         vtrn_instr *to = build_append(&f->build, from->instr.opcode, from->instr.engine);
         if (!to)
             return VTRN_OUT_OF_MEMORY(sizeof *to);
@@ -105,19 +150,82 @@ static vtrn_status add_sources(finishing *f) {
     return NULL;
 }
 
-static vtrn_status stages(finishing *f) {
+static vtrn_status make_list(finishing *f) {
     vtrn_program *p = f->build.program;
     VTRN_RETURN_IF_ERROR(nki_place(f->s, f->options, &p->sbuf_peak_bytes, &p->psum_peak_bytes));
     VTRN_RETURN_IF_ERROR(add_sources(f));
     VTRN_RETURN_IF_ERROR(add_slots(f));
     VTRN_RETURN_IF_ERROR(add_instrs(f));
     build_count_flops(&f->build, f->s->flops);
+    return NULL;
+}
+
+static vtrn_status schedule(finishing *f) {
+    VTRN_RETURN_IF_ERROR(make_list(f));
     return build_finish(&f->build);
 }
 
-vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
-                            vtrn_executable **out) {
-    *out = NULL;
+static vtrn_status record_slots(finishing *f) {
+    builder *b = &f->build;
+    vtrn_program *p = b->program;
+    p->slots = ARENA_NEW(&p->arena, vtrn_slot, b->n_slots);
+    if (!p->slots)
+        return VTRN_OUT_OF_MEMORY(b->n_slots * sizeof *p->slots);
+    p->n_slots = b->n_slots;
+    for (uint32_t i = 0; i < b->n_slots; i++) {
+        vtrn_slot *slot = &p->slots[i];
+        *slot = b->slots[i].slot;
+        if (slot->kind != VTRN_SLOT_SCRATCH)
+            continue;
+        slot->offset = p->scratch_size;
+        p->scratch_size = (p->scratch_size + slot->size_bytes + 63) & ~UINT64_C(63);
+    }
+    return NULL;
+}
+
+/* A block ends before an instruction of an engine that comes before the last one's. */
+static vtrn_status record_blocks(finishing *f) {
+    const builder *b = &f->build;
+    vtrn_program *p = b->program;
+    p->blocks = ARENA_NEW(&p->arena, vtrn_block, b->n_list + 1);
+    if (!p->blocks)
+        return VTRN_OUT_OF_MEMORY(b->n_list * sizeof *p->blocks);
+    vtrn_block *block = p->blocks;
+    for (uint32_t i = 0; i < b->n_list; i++) {
+        uint8_t engine = b->list[i].engine;
+        if (i && engine < b->list[i - 1].engine) {
+            block->end = VTRN_END_JUMP;
+            block->next[0] = (uint32_t)(block + 1 - p->blocks);
+            block++;
+        }
+        if (!block->count[engine]++)
+            block->first[engine] = i;
+    }
+    block->end = VTRN_END_STOP;
+    p->blocks[0].flops = b->blocks[0].flops;
+    p->n_blocks = (uint32_t)(block + 1 - p->blocks);
+    return NULL;
+}
+
+/* The builder lends its tables to the program. */
+static vtrn_status record(finishing *f, void **out, size_t *out_size) {
+    builder *b = &f->build;
+    vtrn_program *p = b->program;
+    VTRN_RETURN_IF_ERROR(make_list(f));
+    VTRN_RETURN_IF_ERROR(record_slots(f));
+    VTRN_RETURN_IF_ERROR(record_blocks(f));
+    p->instrs = b->list;
+    p->n_instrs = b->n_list;
+    p->sources = b->sources;
+    p->n_sources = b->n_sources;
+    p->data = b->data;
+    p->data_size = b->n_data;
+    return program_save(p, out, out_size);
+}
+
+/* An empty program of the session's chip, with room for the options' name. */
+static vtrn_status begin(const nki_session *s, const nki_finish_options *options,
+                         vtrn_program **out) {
     for (uint32_t i = 0; i < s->n_records; i++)
         if (s->records[i]->core)
             return VTRN_ERROR(VTRN_UNIMPLEMENTED,
@@ -134,13 +242,42 @@ vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
     p->name = arena_strdup(&p->arena, options->name, strlen(options->name));
     p->chip = arena_strdup(&p->arena, chip->name, strlen(chip->name));
     p->gen = (uint8_t)chip->gen;
-    finishing f = {.s = s, .options = options, .build = {.chip = chip, .program = p}};
-    vtrn_status status = p->name && p->chip ? stages(&f) : VTRN_OUT_OF_MEMORY(64);
-    build_free(&f.build);
-    free(f.slot_of);
+    *out = p;
+    if (p->name && p->chip)
+        return NULL;
+    program_destroy(p);
+    return VTRN_OUT_OF_MEMORY(strlen(options->name));
+}
+
+static void end(finishing *f) {
+    build_free(&f->build);
+    free(f->slot_of);
+}
+
+vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
+                            vtrn_executable **out) {
+    *out = NULL;
+    vtrn_program *p;
+    VTRN_RETURN_IF_ERROR(begin(s, options, &p));
+    finishing f = {.s = s, .options = options, .build = {.chip = nki_chip(s), .program = p}};
+    vtrn_status status = schedule(&f);
+    end(&f);
     if (status) {
         program_destroy(p);
         return status;
     }
     return api_program_adopt(s->machine->device, p, out);
+}
+
+vtrn_status vtrn_nki_record(nki_session *s, const nki_finish_options *options, void **out,
+                            size_t *out_size) {
+    *out = NULL;
+    vtrn_program *p;
+    VTRN_RETURN_IF_ERROR(begin(s, options, &p));
+    finishing f = {.s = s, .options = options, .build = {.chip = nki_chip(s), .program = p}};
+    f.fills = true;
+    vtrn_status status = record(&f, out, out_size);
+    program_destroy(p);
+    end(&f);
+    return status;
 }

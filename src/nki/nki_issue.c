@@ -119,6 +119,7 @@ static vtrn_status refuse_or_fill(issue *x, const nki_view *view, vtrn_status wh
         s->first_filled = what;
         s->first_filled_source = x->instr.source;
     }
+    nki_record_of(view)->is_filled = true;
     return nki_view_fill(view, &s->n_filled);
 }
 
@@ -171,6 +172,8 @@ static vtrn_status check_table(issue *x, int i) {
     bool is_read = x->instr.opcode == VTRN_OP_DMA_GATHER || access_accumulates(&x->instr);
     if (!is_read || written->n_set == written->n_bytes)
         return NULL;
+    if (x->s->has_no_values) /* which rows are read is not known */
+        return written->n_set ? NULL : unwritten(x, i, 0, 0);
     return for_rows(x, i, check_row);
 }
 
@@ -272,9 +275,7 @@ static vtrn_status mark_written(issue *x, int i) {
         x->instr.opcode == VTRN_OP_DMA_GATHER || x->instr.opcode == VTRN_OP_DMA_SCATTER;
     if (r->written.n_set == r->written.n_bytes)
         return NULL;
-    if (is_indexed && x->s->has_no_values)
-        return NULL; /* which rows is not known */
-    if (is_indexed)
+    if (is_indexed && !x->s->has_no_values) /* else which rows is not known: all may be */
         return for_rows(x, i, mark_row);
     if (is_transpose(x))
         return mark_transposed(x);
@@ -328,10 +329,9 @@ static vtrn_status execute(const issue *x) {
 static vtrn_status run(issue *x) {
     x->instr.update_semaphore = VTRN_NO_SEMAPHORE;
     VTRN_RETURN_IF_ERROR(check_rules(x));
-    if (!x->s->has_no_values) {
-        VTRN_RETURN_IF_ERROR(check_written(x));
+    VTRN_RETURN_IF_ERROR(check_written(x));
+    if (!x->s->has_no_values)
         VTRN_RETURN_IF_ERROR(execute(x));
-    }
     return keep(x);
 }
 

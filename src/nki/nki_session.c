@@ -241,8 +241,9 @@ static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_opti
         s->slots[r->slot].index = (int32_t)s->n_arguments++;
     if (o->data) {
         memcpy(r->memory->host, o->data, r->storage.n_bytes);
-        r->written.n_set = r->written.n_bytes;
     }
+    if (o->data || o->kind == NKI_ARGUMENT)
+        r->written.n_set = r->written.n_bytes;
     return NULL;
 }
 

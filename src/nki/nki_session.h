@@ -19,6 +19,7 @@ typedef struct nki_record {
     uint8_t kind;        /* nki_storage_kind */
     uint8_t core;        /* whose tile it is; HBM: 0 */
     bool is_released, is_placed, is_stored_to;
+    bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
     bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
     int64_t placed_addr;
     runtime_memory *memory; /* HBM */

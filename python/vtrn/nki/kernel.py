@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 import pathlib
+import sys
 import threading
 import warnings
 
@@ -27,15 +28,20 @@ _TARGETS = {"trn1": "trn1", "inf2": "inf2", "gen2": "trn1", "trn2": "trn2", "gen
 DEFAULT_CHIP = "trn2"
 
 
+def chip_of_target():
+    """The chip that NEURON_PLATFORM_TARGET_OVERRIDE names, or None."""
+    target = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION")
+    if not target:
+        return None
+    try:
+        return _TARGETS[target]
+    except KeyError:
+        raise ValueError(f"NEURON_PLATFORM_TARGET_OVERRIDE={target}: one of {', '.join(_TARGETS)}") from None
+
+
 def chip_name():
     """The chip that kernels run on: NEURON_PLATFORM_TARGET_OVERRIDE, else VTRN_CHIP, else trn2."""
-    target = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION")
-    if target:
-        try:
-            return _TARGETS[target]
-        except KeyError:
-            raise ValueError(f"NEURON_PLATFORM_TARGET_OVERRIDE={target}: one of {', '.join(_TARGETS)}") from None
-    return os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
+    return chip_of_target() or os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
 
 
 def fills_unwritten():
@@ -96,9 +102,9 @@ def _to_jax(array):
 class _Run:
     """One launch of a kernel."""
 
-    def __init__(self, function, grid):
+    def __init__(self, function, grid, chip=None):
         self.function, self.grid = function, grid
-        self.session = core.Session(chip_name())
+        self.session = core.Session(chip or chip_name())
         self.session.fill_unwritten(fills_unwritten())
         self.arguments = []  # (array, tensor, value given)
         self.make = None  # of results: what kind the arguments are
@@ -208,6 +214,12 @@ def _grid(key):
     return tuple(int(n) for n in sizes)
 
 
+def _jax_call():
+    from vtrn.nki import jax_call
+
+    return jax_call
+
+
 class Kernel:
     """A function that executes on the virtual chip. kernel[grid](...) runs it for each program of a grid."""
 
@@ -222,6 +234,8 @@ class Kernel:
     def __call__(self, *args, **kwargs):
         if is_running():  # of another kernel: part of it
             return self.func(*args, **kwargs)
+        if "jax" in sys.modules and (jax_call := _jax_call()).is_traced(args, kwargs):
+            return jax_call.call(self.func, self.grid, args, kwargs)
         return _Run(self.func, self.grid).run(args, kwargs)
 
     def __get__(self, instance, owner=None):

@@ -119,7 +119,7 @@ static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
     [GRAPH_WHILE] = {lower_control},
     [GRAPH_IF] = {lower_control},
     [GRAPH_CASE] = {lower_control},
-    [GRAPH_CUSTOM_CALL] = {lower_callback},
+    [GRAPH_CUSTOM_CALL] = {lower_callback, lower_native},
 
     [GRAPH_PARTITION_ID] = {lower_rank_word},
     [GRAPH_REPLICA_ID] = {lower_rank_word},
@@ -140,7 +140,8 @@ static lower_fn *const *families_of(uint16_t kind) {
 /* What has no reference routine, or is none of the engines' business. */
 static bool has_no_reference(lower_fn *family) {
     return family == lower_constant || family == lower_view_op || family == lower_control ||
-           family == lower_callback || family == lower_collective || family == lower_rank_word;
+           family == lower_callback || family == lower_native || family == lower_collective ||
+           family == lower_rank_word;
 }
 
 /* Whether a value of the op has a type without a hardware format: the reference routine computes

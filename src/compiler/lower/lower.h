@@ -58,6 +58,7 @@ typedef struct lower {
     struct fusion *fusions;     /* open ones, oldest first */
     const uint32_t *arg_slot, *output_slot; /* by parameter, by output */
     struct verify *verify;                  /* verify.c; NULL: no checks */
+    struct native_body *natives;            /* native.c: programs of kernels written by hand */
 } lower;
 
 /* --- values.c --- */
@@ -112,6 +113,9 @@ vtrn_status lower_affine_constant(lower *l, graph_value v, view *out);
 lower_fn lower_collective; /* collective.c: what ranks exchange */
 lower_fn lower_rank_word;  /* collective.c: partition_id, replica_id */
 lower_fn lower_callback;   /* custom.c: a call of the host, in a block of its own */
+lower_fn lower_native;     /* native.c: a kernel that was written by hand */
+bool lower_is_native(const graph_op *op);
+void lower_drop_natives(lower *l); /* the plan and the list of instructions name them until then */
 vtrn_status lower_custom(lower *l, const graph_op *op); /* custom.c: reference operation */
 /* custom.c: a custom op as it is; its memory is the program's. */
 vtrn_status lower_custom_append(lower *l, const vtrn_custom *custom);

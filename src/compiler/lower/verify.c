@@ -424,12 +424,13 @@ vtrn_status verify_flush(lower *l) {
 }
 
 /* Control flow makes its results by copies that were checked, a constant is as it is, a callback
- * runs once, and what other ranks send is not known here. */
+ * runs once, what other ranks send is not known here, and a kernel written by hand has no
+ * reference. */
 static bool is_checked_already(const graph_op *op) {
     return op->kind == GRAPH_WHILE || op->kind == GRAPH_IF || op->kind == GRAPH_CASE ||
            op->kind == GRAPH_CONSTANT || op->kind == GRAPH_PARTITION_ID ||
            op->kind == GRAPH_REPLICA_ID || graph_kind_is_collective(op->kind) ||
-           reference_is_callback(op);
+           reference_is_callback(op) || lower_is_native(op);
 }
 
 vtrn_status verify_lowered(lower *l, const graph_op *op, bool is_reference) {

@@ -6,6 +6,7 @@
 
 #include "compiler/plan/view.h"
 #include "isa/isa.h"
+#include "isa/program.h"
 
 /* Equal element counts; the i-th element of `from` becomes the i-th of `to`, cast when the dtypes
  * differ. */
@@ -116,5 +117,15 @@ typedef struct kernel_row_pairs {
 typedef struct kernel_custom {
     uint32_t custom_i; /* of the program */
 } kernel_custom;
+
+/* A kernel that was written by hand, in NKI for instance. Its list is the body's: block after
+ * block, and in a block engine after engine. Addresses in SBUF and PSUM count from what the kernel
+ * gets. */
+typedef struct kernel_native {
+    const vtrn_program *body;   /* the form stage's, until the program is finished */
+    const uint32_t *slots;      /* of the program, by slot of the body */
+    const vtrn_source *sources; /* the body's, in the scope of the call; kept until then, too */
+    int psum_banks;
+} kernel_native;
 
 #endif

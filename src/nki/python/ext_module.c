@@ -193,6 +193,33 @@ static PyObject *session_finish(ext_session *self, PyObject *args) {
     return result;
 }
 
+/* record(name, outputs): the list of instructions as bytes. */
+static PyObject *session_record(ext_session *self, PyObject *args) {
+    PyObject *outputs, *texts = NULL, *result = NULL;
+    nki_finish_options o = {.n_sources = self->places.n};
+    if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
+        return NULL;
+    nki_storage **storages = storages_of(outputs, &o.n_outputs);
+    vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
+    if (sources) {
+        void *bytes;
+        size_t size;
+        o.outputs = storages;
+        o.sources = sources;
+        vtrn_status status = vtrn_nki_record(self->session, &o, &bytes, &size);
+        if (status) {
+            ext_raise(status, NULL);
+        } else {
+            result = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
+            free(bytes);
+        }
+    }
+    free(sources);
+    free(storages);
+    Py_XDECREF(texts);
+    return result;
+}
+
 /* Buffers of one execution. */
 typedef struct run {
     vtrn_buffer **inputs, **outputs;
@@ -372,6 +399,7 @@ static PyMethodDef session_methods[] = {
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
+    {"record", (PyCFunction)session_record, METH_VARARGS, "The instructions as bytes."},
     {"execute", (PyCFunction)session_execute, METH_VARARGS, "Run the program."},
     {"chip", (PyCFunction)session_chip, METH_NOARGS, "Limits of the chip."},
     {"n_instructions", (PyCFunction)session_n_instrs, METH_NOARGS, "How many were issued."},

@@ -4,7 +4,7 @@ import functools
 import sys
 import types
 
-from vtrn.nki import kernel as core_kernel, tensor as core_tensor
+from vtrn.nki import jax_call, kernel as core_kernel, tensor as core_tensor
 from vtrn.nki.beta1 import isa, language
 from vtrn.nki.beta1.tensor import Tensor
 
@@ -53,6 +53,8 @@ class Kernel(core_kernel.Kernel):
     def __call__(self, *args, **kwargs):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
+        if "jax" in sys.modules and jax_call.is_traced(args, kwargs):
+            return jax_call.call(_body(self.function), self.grid, args, kwargs, fills=True)
         run = core_kernel._Run(_body(self.function), self.grid)
         run.session.fill_unwritten(True)  # masks leave elements that are computed on and not stored
         return run.run(args, kwargs)
