@@ -29,8 +29,9 @@ import jax, numpy as np
 import files, policy, ppo, tracks, world
 track, cars, batch_size = tracks.load({track!r}), {cars}, 64
 metadata = files.metadata({example!r} + "/model_metadata.json")
-params = policy.init(metadata.network, metadata.actions, 1, 0)
-loss = ppo.Loss(metadata.network, metadata.actions, 0.01, True)
+setup = world.setup(metadata, 1)
+params = policy.init(setup.network, setup.actions, 0)
+loss = ppo.Loss(setup.network, setup.actions, 0.01, True)
 rng = np.random.default_rng(0)
 batch = dict(
     image=rng.integers(0, 255, (batch_size, 120, 160, 1), dtype=np.uint8),
@@ -42,7 +43,7 @@ batch = dict(
 sides = {{}}
 for name in ("neuron", "cpu"):
     device = jax.devices(name)[0]
-    side = sides[name] = dict(world=world.World(track, metadata, cars, device=device), device=device, drive=[], update=[])
+    side = sides[name] = dict(world=world.World(track, setup, cars, device), device=device, drive=[], update=[])
     side["params"] = jax.device_put(params, device)
     side["trained"] = jax.device_put((params, ppo.init_adam(params)), device)
     side["batch"] = jax.device_put(batch, device)
@@ -92,9 +93,9 @@ def measure_speed(numbers: dict, args) -> None:
     numbers["update_vs_xla"] = theirs["update"] / ours["update"]
     code = (
         f"import sys, json, tempfile; sys.path.insert(0, {str(EXAMPLE)!r})\n"
-        "import files, policy, report, tracks\n"
+        "import files, report, tracks, world\n"
         f"m = files.metadata({str(EXAMPLE / 'model_metadata.json')!r})\n"
-        f"p = report.programs(m.network, m.actions, tracks.load({args.track!r}), {CARS}, 1, 64)\n"
+        f"p = report.programs(world.setup(m, 1), tracks.load({args.track!r}), {CARS}, 64)\n"
         "with tempfile.TemporaryDirectory() as d:\n"
         "    t = report.chip_times(p, 'trn1', d)\n"
         "    b = report.chip_times({'policy_batch1': p['policy_batch1']}, 'inf2', d)\n"

@@ -3,7 +3,7 @@
 Road and dashes are ellipses on the ground. Whether a ground point (x, y) is inside one is a quadratic form, thus the
 scalar product of six coefficients with (x^2, xy, y^2, x, y, 1); what a pixel sees of the ground is fixed in the car's
 frame, so its six features are constants. An image is features [pixels, 6] times coefficients [6, ellipses], and the
-minimum over the ellipses."""
+minimum over the ellipses. Objects are boxes that each pixel's ray meets or does not."""
 
 import math
 
@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import objects
+
 WIDTH, HEIGHT = 160, 120
 FIELD_OF_VIEW_RAD, PITCH_RAD = 1.13, 0.2618  # horizontal; down
 AHEAD_M, ABOVE_M = 0.145, 0.130  # of the middle between the axles
+STEREO_M = (0.03, -0.03)  # to the left, of the two cameras of STEREO_CAMERAS
 ROWS = 4  # parts of the image have a multiple of as many rows: 640 pixels, 5 for each partition
 FAR_M = 12.0  # the ground ends in haze here
 ROAD_SPACING_M = 0.12
@@ -21,6 +24,7 @@ DASH_LENGTH_M, DASH_WIDTH_M, DASH_PERIOD_M = 0.18, 0.04, 0.36
 BORDER_M = 0.05  # width of the white line, inside the road's edge
 # Luminance of what a pixel shows, 0..255.
 SKY, FIELD, ROAD, BORDER, DASH = 190.0, 110.0, 55.0, 235.0, 175.0
+SIDE_LIGHT = 0.8  # of an object's long sides, in parts of its ends: assumed
 # Rows of pixels in two parts: what is nearer needs fewer ellipses. Number of them, and the point ahead of the car
 # whose nearest ellipses are drawn.
 NEAR_M = 1.1
@@ -28,11 +32,22 @@ NEAR = dict(road=24, dash=8, ahead=0.65)
 FAR = dict(road=96, dash=32, ahead=2.4)
 
 
-def ground_of_rows():
-    """(x [rows], left [rows, WIDTH], first row) in metres ahead and left of the car, of each row that shows ground."""
+def _plane():
+    """(down [HEIGHT], right [WIDTH]): where the rows and columns of pixels are on a plane at distance 1 of the lens."""
     focal = WIDTH / 2 / math.tan(FIELD_OF_VIEW_RAD / 2)
-    down = (np.arange(HEIGHT) - (HEIGHT - 1) / 2) / focal
-    right = (np.arange(WIDTH) - (WIDTH - 1) / 2) / focal
+    return (np.arange(HEIGHT) - (HEIGHT - 1) / 2) / focal, (np.arange(WIDTH) - (WIDTH - 1) / 2) / focal
+
+
+def rays():
+    """(dx, dy, dz) [HEIGHT * WIDTH]: the directions of the pixels in the car's frame, x ahead, y left, z up."""
+    down, right = (a.reshape(-1) for a in np.meshgrid(*_plane(), indexing="ij"))
+    ahead = math.cos(PITCH_RAD) - down * math.sin(PITCH_RAD)
+    return ahead, -right, -(math.sin(PITCH_RAD) + down * math.cos(PITCH_RAD))
+
+
+def ground_of_rows():
+    """(x [rows], left [rows, WIDTH], first row) in metres ahead and left of the lens's foot, of each row that shows ground."""
+    down, right = _plane()
     falls = math.sin(PITCH_RAD) + down * math.cos(PITCH_RAD)
     with np.errstate(divide="ignore"):
         t = ABOVE_M / falls
@@ -131,13 +146,30 @@ def _paint(tables, pose, rows, part):
     return shade.reshape(x.shape[0], len(rows[0]), WIDTH)
 
 
-def images(tables, x, y, heading):
-    """uint8 [cars, HEIGHT, WIDTH] for cars at (x, y) in metres, heading in radians; tables as scene() gives them."""
+def _with_objects(shade, race, near, aside):
+    """shade [cars, HEIGHT, WIDTH] with the objects of a race in front; near: their poses in the cars' frames."""
+    flown, is_side = objects.flights(race, near, (AHEAD_M, aside, ABOVE_M), rays())
+    colour = race.of_each("shade")[:, None]
+    colour = jnp.where(is_side, colour * SIDE_LIGHT, colour)
+    shade, nearest = shade.reshape(len(shade), -1), objects.FAR_M
+    for k in range(race.n):
+        shade = jnp.where(flown[:, k] < nearest, colour[:, k], shade)
+        nearest = jnp.minimum(flown[:, k], nearest)
+    return shade.reshape(-1, HEIGHT, WIDTH)
+
+
+def images(tables, x, y, heading, boxes=None, aside=0.0):
+    """uint8 [cars, HEIGHT, WIDTH] for cars at (x, y) in metres, heading in radians; tables as scene() gives them. boxes: a
+    race and the poses of its objects in the cars' frames; aside: metres of the lens to the left of the car's middle."""
     ahead, left, first = ground_of_rows()
+    left = left + aside
     pixel = np.abs(left[:, 0] - left[:, 1])
     n_far = -(-int(np.argmax(ahead < NEAR_M)) // ROWS) * ROWS
     pose = x, y, jnp.cos(heading), jnp.sin(heading)
     far = _paint(tables, pose, (ahead[:n_far], left[:n_far], pixel[:n_far]), FAR)
     near = _paint(tables, pose, (ahead[n_far:], left[n_far:], pixel[n_far:]), NEAR)
     sky = jnp.full((x.shape[0], first, WIDTH), SKY, jnp.float32)
-    return jnp.concatenate([sky, far, near], 1).astype(jnp.uint8)
+    shade = jnp.concatenate([sky, far, near], 1)
+    if boxes:
+        shade = _with_objects(shade, *boxes, aside)
+    return shade.astype(jnp.uint8)

@@ -1,7 +1,7 @@
 """Races a trained car: python examples/deepracer/evaluate.py CHECKPOINT [--laps 3] [--film film.html] [--gif lap.gif].
 
 A time trial by the service's rules: one car, the laps without a stop; whoever leaves the road is put back one metre and
-pays a penalty. Laps are timed at the line, between two frames."""
+pays a penalty, as does who touches an object. Laps are timed at the line, between two frames."""
 
 import argparse
 import dataclasses
@@ -18,6 +18,8 @@ import numpy as np
 
 import files
 import film
+import objects
+import sac
 import simulator
 import simtrace
 import tracks
@@ -35,6 +37,11 @@ class Driver:
     stack: int
     track: str
     reward: files.Reward
+    race: objects.Race = objects.Race()
+
+    @property
+    def setup(self) -> world.Setup:
+        return world.setup(self.metadata, self.stack, self.race)
 
 
 def read(path: str) -> Driver:
@@ -50,8 +57,12 @@ def read(path: str) -> Driver:
                 f.write(about[name])
         metadata = files.metadata(os.path.join(directory, "metadata"))
         hyper, _ = files.hyperparameters(os.path.join(directory, "hyperparameters"))
+    if metadata.algorithm == "sac":
+        params = sac.part(params, "policy")
     reward = files.Reward("reward_function.py", about["reward"])
-    return Driver(params, metadata, hyper.stack_size, about["track"], reward)
+    given = about["race"]
+    race = objects.Race(**given | {"object_positions": tuple(tuple(p) for p in given["object_positions"])})
+    return Driver(params, metadata, hyper.stack_size, about["track"], reward, race)
 
 
 @dataclasses.dataclass
@@ -64,10 +75,10 @@ class Race:
 
 def race(driver: Driver, track, n_laps: int, penalty_s: float, device) -> Race:
     """n_laps laps, or as many as the car gets round in before MOST_FAULTS faults."""
-    car = world.World(track, driver.metadata, 1, driver.stack, device)
-    observer, params = world.Observer(track), jax.device_put(driver.params, device)
-    result = Race([], [], [], [])
-    start = simulator.start(track, [0.0], np.array([False]))
+    car = world.World(track, driver.setup, 1, device)
+    observer, params = world.Observer(track, driver.race), jax.device_put(driver.params, device)
+    result, layouts = Race([], [], [], []), car.layouts()
+    start = simulator.start(track, [0.0], np.array([False]), layouts)
     paid = lap_start = lap_paid = 0.0
     lap_faults = faults = lap_steps = 0
     while len(result.laps) < n_laps and faults < MOST_FAULTS:
@@ -76,7 +87,7 @@ def race(driver: Driver, track, n_laps: int, penalty_s: float, device) -> Race:
         now, lap_steps = frame.time_s + paid, lap_steps + 1
         status = int(seen["status"][0])
         told = observer.params(seen | {"steps": np.array([lap_steps]), "time": np.array([now])}, [False])[0]
-        reward = driver.reward(told)
+        reward = 1e-8 if status == simulator.CRASHED else driver.reward(told)
         waypoint = simtrace.nearer_waypoint(told)
         if lap_steps == 1:
             pose = (seen[k][0] for k in ("x0", "y0", "heading0"))
@@ -90,7 +101,7 @@ def race(driver: Driver, track, n_laps: int, penalty_s: float, device) -> Race:
             dict(
                 x=told["x"], y=told["y"], heading=told["heading"], steer=told["steering_angle"], speed=float(seen["speed"][0]),
                 throttle=told["speed"], reward=reward, progress=told["progress"], lap=len(result.laps), time=now,
-                status=simulator.STATUS[status],
+                status=simulator.STATUS[status], objects=boxes_of(driver.race, seen),
             )
         )  # fmt: skip
         car.is_new[:] = False
@@ -108,10 +119,32 @@ def race(driver: Driver, track, n_laps: int, penalty_s: float, device) -> Race:
             faults, lap_faults, paid, lap_paid = faults + 1, lap_faults + 1, paid + penalty_s, lap_paid + penalty_s
             car.is_new[:] = True
             back = simulator.REPORTED_AHEAD_M + BACK_M
-            start = simulator.start(track, [float(seen["s"][0]) - back], np.array([False]))
+            now_at = [o | placed(track, driver.race, seen) for o in layouts]
+            start = simulator.start(track, [float(seen["s"][0]) - back], np.array([False]), now_at)
+            if layouts:  # what drives has driven on
+                start |= {k: np.asarray(car.state[k]) for k in (*objects.STATE, "object_frames")}
             progress = seen["progress"][0] - 100 * BACK_M / track.length
             start["progress"] = np.array([progress], np.float32)
     return result
+
+
+def boxes_of(race: objects.Race, seen: dict) -> list:
+    """[x, y, heading in degrees, length, width] in metres of each object in a frame."""
+    at = [[float(seen[f"object_{k}{i}"][0]) for k in ("x", "y", "cos", "sin")] for i in range(race.n)]
+    sizes = zip(race.of_each("size", 0).tolist(), race.of_each("size", 1).tolist())
+    return [[x, y, float(np.degrees(np.arctan2(sin, cos))), *size] for (x, y, cos, sin), size in zip(at, sizes)]
+
+
+def placed(track, race: objects.Race, seen: dict) -> dict:
+    """What objects.free_lane asks of the objects in a frame, by objects.STATE: metres along the centre line of the nearest
+    waypoint, and whether the outer border is nearer than the inner one."""
+    at = np.array([[seen[f"object_{k}{i}"][0] for k in ("x", "y")] for i in range(race.n)], np.float64)
+
+    def nearest(line):
+        return np.hypot(*(at[:, None] - line[:-1]).transpose(2, 0, 1))
+
+    is_outer = nearest(track.outer).min(1) < nearest(track.inner).min(1)
+    return {"object_s": track.along[np.argmin(nearest(track.centre), 1)], "object_lane": is_outer.astype(np.float32)}
 
 
 def table(result: Race, n_laps: int) -> str:
@@ -129,8 +162,10 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--track", help="another track than it was trained on")
+    parser.add_argument("--race", help="JSON file of another race than it was trained in: NUMBER_OF_OBSTACLES and so on")
     parser.add_argument("--laps", type=int, default=3)
-    parser.add_argument("--penalty", type=float, default=5.0, help="seconds for leaving the road (default 5)")
+    parser.add_argument("--penalty", type=float, default=5.0, help="seconds for leaving the road, and for touching "
+                        "an object (default 5)")  # fmt: skip
     parser.add_argument("--film", help="write the race as one HTML file")
     parser.add_argument("--gif", help="write it as a GIF, every third frame")
     parser.add_argument("--trace", help="write its steps as CSV (default: evaluation-simtrace/ beside the checkpoint)")
@@ -139,6 +174,8 @@ def main(argv=None) -> int:
     try:
         driver = read(args.checkpoint)
         track = tracks.load(args.track or driver.track)
+        if args.race:
+            driver = dataclasses.replace(driver, race=files.race(args.race))
     except (OSError, ValueError) as e:
         print(f"evaluate: {e}", file=sys.stderr)
         return 2

@@ -8,11 +8,12 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
+import lidar
+import objects
 import policy
 
 MAX_STEERING_DEG, SPEED_MPS = 30.0, (0.1, 4.0)
-CAMERAS = ("FRONT_FACING_CAMERA", "LEFT_CAMERA")
-LATER = ("STEREO_CAMERAS", "LIDAR", "SECTOR_LIDAR", "DISCRETIZED_SECTOR_LIDAR")
+CAMERAS = ("FRONT_FACING_CAMERA", "LEFT_CAMERA", "STEREO_CAMERAS")
 
 
 class BadFile(ValueError):
@@ -52,6 +53,17 @@ class Metadata:
     network: str
     algorithm: str
     version: str
+    camera: str = CAMERAS[0]
+    scanner: lidar.Lidar | None = None
+
+    @property
+    def is_stereo(self) -> bool:
+        return self.camera == "STEREO_CAMERAS"
+
+    def net(self, stack: int) -> policy.Network:
+        """The network for the last stack images of one camera; two cameras give one pair, as the service does it."""
+        n_lidar = self.scanner.n if self.scanner else 0
+        return policy.Network(self.network, 2 if self.is_stereo else stack, n_lidar, self.is_stereo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +177,7 @@ def metadata(path: str) -> Metadata:
         actions = Actions(ranges=tuple(ranges))
     else:
         raise BadFile(f"{path}: action_space_type is {kind!r}; it must be discrete or continuous")
-    sensors = given.get("sensor", ["FRONT_FACING_CAMERA"])
-    sensors = sensors if isinstance(sensors, list) else [sensors]
-    for sensor in sensors:
-        if sensor in LATER:
-            raise BadFile(f"{path}: sensor {sensor} is not simulated; use {' or '.join(CAMERAS)}")
-        if sensor not in CAMERAS:
-            raise BadFile(f"{path}: no sensor {sensor!r}; use {' or '.join(CAMERAS)}")
-    if len(sensors) != 1:
-        raise BadFile(f"{path}: sensor lists {len(sensors)} sensors; give one, {' or '.join(CAMERAS)}")
+    sees, scans = _sensors(path, given)
     network = given.get("neural_network", policy.DEFAULT)
     if network not in policy.NETWORKS:
         raise BadFile(f"{path}: neural_network is {network!r}; it must be one of {', '.join(policy.NETWORKS)}")
@@ -182,7 +186,82 @@ def metadata(path: str) -> Metadata:
         raise BadFile(f"{path}: training_algorithm is {algorithm!r}; it must be clipped_ppo or sac")
     if algorithm == "sac" and not actions.is_continuous:
         raise BadFile(f"{path}: training_algorithm sac needs action_space_type continuous")
-    return Metadata(actions, network, algorithm, str(given.get("version", "5")))
+    return Metadata(actions, network, algorithm, str(given.get("version", "5")), sees, scans)
+
+
+def _sensors(path: str, given: dict):
+    """(camera, lidar.Lidar or None) of a model_metadata.json."""
+    sensors = given.get("sensor", [CAMERAS[0]])
+    sensors = sensors if isinstance(sensors, list) else [sensors]
+    for sensor in sensors:
+        if sensor not in CAMERAS + lidar.KINDS:
+            raise BadFile(f"{path}: no sensor {sensor!r}; use {', '.join(CAMERAS + lidar.KINDS)}")
+    cameras, lidars = ([s for s in sensors if s in kinds] for kinds in (CAMERAS, lidar.KINDS))
+    if len(cameras) != 1 or len(lidars) > 1:
+        raise BadFile(f"{path}: sensor is {sensors}; it must have one camera of {', '.join(CAMERAS)} and at most one lidar")
+    if not lidars or lidars[0] != "DISCRETIZED_SECTOR_LIDAR":
+        return cameras[0], lidar.Lidar(lidars[0]) if lidars else None
+    config = given.get("lidar_config", {})
+    if not isinstance(config, dict):
+        raise BadFile(f"{path}: lidar_config must be an object")
+    sectors = _number(path, "lidar_config.num_sectors", config.get("num_sectors", 8), 1, lidar.BEAMS, is_whole=True)
+    if lidar.BEAMS % sectors:
+        raise BadFile(f"{path}: lidar_config.num_sectors is {sectors}; it must divide {lidar.BEAMS}, the number of beams")
+    values = _number(path, "lidar_config.num_values_per_sector", config.get("num_values_per_sector", 4), 1, 64, is_whole=True)
+    reach = lidar.NEAR_M, lidar.FAR_M
+    clip = _number(path, "lidar_config.clipping_dist", config.get("clipping_dist", 2.0), *reach)
+    return cameras[0], lidar.Lidar(lidars[0], sectors, values, clip)
+
+
+# Lowest and highest value of each number of a race.
+RACE_LIMITS = {
+    "number_of_obstacles": (0, 20),
+    "number_of_bot_cars": (0, 20),
+    "min_distance_between_obstacles": (0, 50),
+    "min_distance_between_bot_cars": (0, 100),
+    "bot_car_speed": (0.01, 4),
+    "lower_lane_change_time": (0.1, 1000),
+    "upper_lane_change_time": (0.1, 1000),
+    "lane_change_distance": (0.1, 100),
+}
+
+
+def race(path: str, given: dict | None = None) -> objects.Race:
+    """The race configuration in the JSON file at path, or in given: NUMBER_OF_OBSTACLES and the other fields of
+    objects.Race in capitals, as the service's worlds have them."""
+    given = _json(path) if given is None else given
+    fields, out = {f.name.upper(): f for f in dataclasses.fields(objects.Race)}, {}
+    for key, value in given.items():
+        if key not in fields:
+            raise BadFile(f"{path}: {key} cannot be simulated; known: {', '.join(fields)}")
+        name = fields[key].name
+        if name in RACE_LIMITS:
+            is_whole = name.startswith("number")
+            out[name] = _number(path, key, value, *RACE_LIMITS[name], is_whole=is_whole)
+        elif name == "object_positions":
+            out[name] = _positions(path, value)
+        elif str(value).lower() in ("true", "1", "yes", "false", "0", "no"):
+            out[name] = str(value).lower() in ("true", "1", "yes")
+        else:
+            raise BadFile(f"{path}: {key} is {value!r}; it must be true or false")
+    made = objects.Race(**out)
+    if made.lower_lane_change_time > made.upper_lane_change_time:
+        raise BadFile(f"{path}: LOWER_LANE_CHANGE_TIME is above UPPER_LANE_CHANGE_TIME")
+    return made
+
+
+def _positions(path: str, value) -> tuple:
+    """Pairs (part of the track, lane) of OBJECT_POSITIONS: texts "0.25,-1", or pairs of numbers."""
+    out = []
+    for i, one in enumerate(value if isinstance(value, list) else [None]):
+        one = one.split(",") if isinstance(one, str) else one
+        if not isinstance(one, (list, tuple)) or len(one) != 2:
+            raise BadFile(f'{path}: OBJECT_POSITIONS must be a list of texts "PART,LANE", lane 1 or -1')
+        side = _number(path, f"OBJECT_POSITIONS[{i}], the lane,", one[1], -1, 1, is_whole=True)
+        if side == 0:
+            raise BadFile(f"{path}: OBJECT_POSITIONS[{i}] has lane 0; it must be 1, the inner lane, or -1, the outer one")
+        out.append((_number(path, f"OBJECT_POSITIONS[{i}], the part of the track,", one[0], 0, 1), side))
+    return tuple(out)
 
 
 def reward_source(path: str) -> str:

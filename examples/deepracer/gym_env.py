@@ -3,8 +3,9 @@
     import gymnasium, gym_env  # importing it registers the id
     env = gymnasium.make("deepracer-v0", world_name="bend", reward_function=my_function)
 
-The camera sees luminance; its three channels are equal. STEREO_CAMERAS and LIDAR are not simulated."""
+The camera sees luminance; its three channels are equal. LIDAR gives metres, sectors what the network would be given."""
 
+import functools
 import json
 import os
 import tempfile
@@ -15,6 +16,8 @@ import numpy as np
 
 import camera
 import files
+import lidar
+import objects
 import simulator
 import tracks
 import world
@@ -28,8 +31,8 @@ def _is_true(value) -> bool:
 
 
 class DeepracerGymEnv(gymnasium.Env):
-    """One car. agent_config is a dict or the path of a model_metadata.json, track_config a dict of TRACK_KEYS; other keys
-    of the container's configuration are refused, since they would change nothing."""
+    """One car. agent_config is a dict or the path of a model_metadata.json, track_config a dict of TRACK_KEYS and of what
+    files.race reads; other keys of the container's configuration are refused, since they would change nothing."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
 
@@ -45,10 +48,9 @@ class DeepracerGymEnv(gymnasium.Env):
                 self.agent = files.metadata(path)
         else:
             self.agent = files.metadata(path)
-        unknown = set(track_config or {}) - set(TRACK_KEYS)
-        if unknown:
-            raise ValueError(f"track_config: {', '.join(sorted(unknown))} cannot be simulated; known: {', '.join(TRACK_KEYS)}")
-        config = TRACK_KEYS | (track_config or {})
+        given = track_config or {}
+        race = files.race("track_config", {k: v for k, v in given.items() if k not in TRACK_KEYS})
+        config = TRACK_KEYS | given
         self.track = tracks.load(world_name or config["WORLD_NAME"])
         self.moves_start = _is_true(config["CHANGE_START_POSITION"])
         self.alternates = _is_true(config["ALTERNATE_DRIVING_DIRECTION"])
@@ -56,37 +58,53 @@ class DeepracerGymEnv(gymnasium.Env):
             own = os.path.join(HERE, "reward_function.py")
             reward_function = files.Reward(own, files.reward_source(own))
         self.reward_function, self.render_mode = reward_function, render_mode
-        box = gymnasium.spaces.Box(0, 255, (3, camera.HEIGHT, camera.WIDTH), np.uint8)
-        self.observation_space = gymnasium.spaces.Dict({"FRONT_FACING_CAMERA": box})
+        self.setup = world.setup(self.agent, 1, race)
+        self.observation_space = gymnasium.spaces.Dict(self._spaces())
         if self.agent.actions.is_continuous:
             self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float64)
         else:
             self.action_space = gymnasium.spaces.Discrete(self.agent.actions.n_out)
-        self.observer = world.Observer(self.track)
-        self.road, self.scene = jax.device_put((simulator.road(self.track), camera.scene(self.track)))
-        self._look = jax.jit(lambda scene, s: camera.images(scene, s["x"], s["y"], s["heading"]))
+        self.observer = world.Observer(self.track, race)
+        self.place = jax.device_put({"road": simulator.road(self.track), "scene": camera.scene(self.track)})
+        self._look = jax.jit(functools.partial(world.sense, self.setup))
         self._act = jax.jit(self._frame)
         self.episode, self.image = -1, None
 
-    def _frame(self, road, scene, state, action):
-        steering, throttle = self.agent.actions.command(action)
-        state, seen = simulator.judge(road, state, simulator.drive(state, steering, throttle))
-        image = camera.images(scene, state["x"], state["y"], state["heading"])
-        return state, image, seen | dict(steering=steering, throttle=throttle)
+    def _spaces(self) -> dict:
+        rows = 2 if self.agent.is_stereo else 3
+        spaces = {self.agent.camera: gymnasium.spaces.Box(0, 255, (rows, camera.HEIGHT, camera.WIDTH), np.uint8)}
+        scanner = self.agent.scanner
+        if scanner:
+            low, high = lidar.CLIP_M if scanner.kind == "LIDAR" else (0.0, 1.0)
+            spaces[scanner.kind] = gymnasium.spaces.Box(low, high, (scanner.n,), np.float32)
+        return spaces
 
-    def _observation(self, image):
-        self.image = np.asarray(image)[0]
-        return {"FRONT_FACING_CAMERA": np.repeat(self.image[None], 3, 0)}
+    def _frame(self, place, state, action, noise):
+        steering, throttle = self.agent.actions.command(action)
+        driven = simulator.drive(state, steering, throttle)
+        state, seen = simulator.judge(place["road"], state, driven, self.setup.race)
+        return state, world.sense(self.setup, place, state, noise), seen | dict(steering=steering, throttle=throttle)
+
+    def _noise(self) -> dict:
+        return {"lidar": self.np_random.standard_normal((1, lidar.BEAMS)).astype(np.float32)}
+
+    def _observation(self, sensed):
+        self.image, scan = np.asarray(sensed[0])[0], sensed[1]
+        image = np.moveaxis(self.image, -1, 0)
+        seen = {self.agent.camera: image if self.agent.is_stereo else np.repeat(image, 3, 0)}
+        return seen if scan is None else seen | {self.agent.scanner.kind: np.asarray(scan)[0]}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        # Chance has no part in an episode but for where it begins: a seed begins the round of starts anew.
+        # Chance places objects and adds the lidar's noise; a seed begins the round of starts anew.
         self.episode = 0 if seed is not None else self.episode + 1
         self.is_backward = self.alternates and self.episode % 2 == 1
         part = world.START_STEP * self.episode % 1.0 if self.moves_start else 0.0
-        self.state = simulator.start(self.track, [part * self.track.length], np.array([self.is_backward]))
+        chance = int(self.np_random.integers(1 << 31))
+        layouts = [objects.layout(self.track, self.setup.race, chance)] if self.setup.race.n else ()
+        self.state = simulator.start(self.track, [part * self.track.length], np.array([self.is_backward]), layouts)
         self.time_s, self.is_over = 0.0, False
-        return self._observation(self._look(self.scene, self.state)), {}
+        return self._observation(self._look(self.place, self.state, self._noise())), {}
 
     def step(self, action):
         if self.image is None or self.is_over:
@@ -94,7 +112,7 @@ class DeepracerGymEnv(gymnasium.Env):
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
         kind = np.float32 if self.agent.actions.is_continuous else np.int32
-        self.state, image, seen = self._act(self.road, self.scene, self.state, np.asarray([action], kind))
+        self.state, sensed, seen = self._act(self.place, self.state, np.asarray([action], kind), self._noise())
         self.time_s += simulator.FRAME_S
         seen = {k: np.asarray(v) for k, v in seen.items()} | {"time": np.array([self.time_s])}
         params = self.observer.params(seen, [self.is_backward])[0]
@@ -102,10 +120,11 @@ class DeepracerGymEnv(gymnasium.Env):
         self.is_over = status != "in_progress"
         truncated = status == "time_up"
         info = {"reward_params": params, "episode_status": status}
-        return self._observation(image), float(self.reward_function(params)), self.is_over and not truncated, truncated, info
+        reward = 1e-8 if status == "crashed" else float(self.reward_function(params))
+        return self._observation(sensed), reward, self.is_over and not truncated, truncated, info
 
     def render(self):
-        return np.repeat(self.image[..., None], 3, -1)
+        return np.repeat(self.image[..., :1], 3, -1)
 
 
 if "deepracer-v0" not in gymnasium.registry:

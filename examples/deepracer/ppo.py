@@ -33,13 +33,13 @@ def adam(params: dict, state: dict, grads: dict, lr):
 class Loss:
     """What the loss is made with; hashable, so that jit may close over it."""
 
-    network: str
+    network: policy.Network
     actions: object
     beta_entropy: float
     is_huber: bool
 
     def __call__(self, params, batch, clip):
-        out, value = policy.apply(self.network, params, batch["image"])
+        out, value = policy.apply(self.network, params, batch["image"], batch.get("lidar"))
         log_p, entropy = policy.log_prob(self.actions, params, out, batch["action"])
         ratio = jnp.exp(log_p - batch["log_p"])
         gain = jnp.minimum(
@@ -59,7 +59,7 @@ class Loss:
 
 def update(loss: Loss, params: dict, state: dict, batch: dict, lr, clip):
     """(params, Adam's state, [policy loss, value loss, entropy, KL]) after one minibatch: image uint8
-    [B, HEIGHT, WIDTH, stack], action, log_p, advantage, target [B]."""
+    [B, HEIGHT, WIDTH, channels], lidar [B, n_lidar] where there is one, action, log_p, advantage, target [B]."""
     grads, terms = jax.grad(loss, has_aux=True)(params, batch, clip)
     params, state = adam(params, state, grads, lr)
     return params, state, terms

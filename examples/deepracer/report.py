@@ -26,7 +26,7 @@ import evaluate
 import files
 import policy
 import ppo
-import simulator
+import sac
 import tracks
 import world
 
@@ -34,49 +34,75 @@ SERVICE_DOLLARS_PER_HOUR, FRAMES_PER_SECOND = 3.50, 15  # of the console service
 TRAINING, INFERENCE = ("trn1", "trn1.2xlarge"), ("inf2", "inf2.xlarge")
 
 
-def programs(network, actions, track, n_cars, stack, batch_size) -> dict:
+def programs(setup: world.Setup, track, n_cars, batch_size) -> dict:
     """StableHLO artifacts by part; camera and policy are also inside of frame."""
-    params = policy.init(network, actions, stack, 0)
-    road, scene = simulator.road(track), camera.scene(track)
-    state = simulator.start(track, np.arange(n_cars) / n_cars * track.length, np.zeros(n_cars, bool))
-    images = np.zeros((n_cars, camera.HEIGHT, camera.WIDTH, stack), np.uint8)
-    noise = np.zeros((n_cars, actions.n_out), np.float32)
-    act_shape = (batch_size, 2) if actions.is_continuous else (batch_size,)
-    batch = {
-        "image": np.zeros((batch_size, *images.shape[1:]), np.uint8),
-        "action": np.zeros(act_shape, np.float32 if actions.is_continuous else np.int32),
-        **{k: np.zeros(batch_size, np.float32) for k in ("log_p", "advantage", "target")},
-    }
-    pose = state["x"], state["y"], state["heading"]
-    loss = ppo.Loss(network, actions, 0.01, True)
-    apply = functools.partial(policy.apply, network)
-    is_new = np.zeros(n_cars, bool)
+    network, actions = setup.network, setup.actions
+    learner = sac if setup.is_sac else policy
+    params = learner.init(network, actions, 0)
+    driver = sac.part(params, "policy") if setup.is_sac else params
+    # A world gives the arguments of a frame as it has them.
+    cars = world.World(track, setup, n_cars)
+    noise = cars.noise(np.random.default_rng(0), is_greedy=True)
+    inputs = {"is_new": cars.is_new, "start": cars.start, "noise": noise}
+    place, images = cars.place, cars.stack
+    scan = np.zeros((n_cars, network.n_lidar), np.float32) if network.n_lidar else None
+
+    def look(place, state, noise):
+        return world.sense(setup, place, state, noise)
+
+    def act(params, images, scan, noise):
+        return world.decide(setup, params, images, scan, noise)[0]
+
+    one = [None if a is None else a[:1] for a in (images, scan, noise["action"])]
+    update, batch, more = update_call(setup, params, batch_size)
     calls = {
-        "camera": (jax.jit(camera.images), (scene, *pose)),
-        "policy": (jax.jit(apply), (params, images)),
-        "frame": (
-            jax.jit(functools.partial(world.frame, network, actions)),
-            (params, road, scene, state, images, is_new, state, noise),
-        ),
-        "update": (
-            jax.jit(functools.partial(ppo.update, loss), donate_argnums=(0, 1)),
-            (params, ppo.init_adam(params), batch, np.float32(0), np.float32(0.2)),
-        ),
-        "policy_batch1": (jax.jit(apply), (params, images[:1])),
+        "camera": (jax.jit(look), (place, cars.start, noise)),
+        "policy": (jax.jit(act), (driver, images, scan, noise["action"])),
+        "frame": (cars.program, (driver, place, cars.start, images, inputs)),
+        "update": (update, (params, ppo.init_adam(sac.trained(params)), batch, np.float32(0), more)),
+        "policy_batch1": (jax.jit(act), (driver, *one)),
     }
     return {k: export.export(f, platforms=["neuron"])(*args).mlir_module_serialized for k, (f, args) in calls.items()}
 
 
+def update_call(setup: world.Setup, params: dict, batch_size: int) -> tuple:
+    """(the compiled update, a minibatch, its last argument)."""
+    actions, n = setup.actions, batch_size
+    seen = {"image": np.zeros((n, camera.HEIGHT, camera.WIDTH, setup.network.channels), np.uint8)}
+    if setup.network.n_lidar:
+        seen["lidar"] = np.zeros((n, setup.network.n_lidar), np.float32)
+    action = np.zeros((n, 2), np.float32) if actions.is_continuous else np.zeros(n, np.int32)
+
+    def floats(*names):
+        return {k: np.zeros(n, np.float32) for k in names}
+
+    if setup.is_sac:
+        loss = sac.Loss(setup.network, 0.2, 0.99, True)
+        batch = seen | {f"next_{k}": v for k, v in seen.items()} | {"action": action} | floats("reward", "goes_on")
+        more = np.zeros((n, actions.n_out), np.float32)
+    else:
+        loss = ppo.Loss(setup.network, actions, 0.01, True)
+        batch, more = seen | {"action": action} | floats("log_p", "advantage", "target"), np.float32(0.2)
+    update = sac.update if setup.is_sac else ppo.update
+    return jax.jit(functools.partial(update, loss), donate_argnums=(0, 1)), batch, more
+
+
 def exported_policy(driver: evaluate.Driver) -> bytes:
-    """The trained policy with its weights inside: uint8 images [1, HEIGHT, WIDTH, stack] -> (probabilities or means of the
-    actions, value). A StableHLO artifact, as `vtrn run`, `vtrn time` and jax.export take it."""
+    """The trained policy with its weights inside: uint8 images [1, HEIGHT, WIDTH, channels], and the lidar's numbers
+    [1, n_lidar] where it has one -> probabilities or means of the actions, and the value but for SAC. A StableHLO artifact,
+    as `vtrn run`, `vtrn time` and jax.export take it."""
+    setup = driver.setup
 
-    def act(images):
-        out, value = policy.apply(driver.metadata.network, driver.params, images)
-        return jnp.tanh(out) if driver.metadata.actions.is_continuous else jax.nn.softmax(out), value
+    def act(images, scan=None):
+        if setup.is_sac:
+            return jnp.tanh(sac.distribution(setup.network, driver.params, images, scan)[0])
+        out, value = policy.apply(setup.network, driver.params, images, scan)
+        return jnp.tanh(out) if setup.actions.is_continuous else jax.nn.softmax(out), value
 
-    images = np.zeros((1, camera.HEIGHT, camera.WIDTH, driver.stack), np.uint8)
-    return export.export(jax.jit(act), platforms=["neuron"])(images).mlir_module_serialized
+    seen = [np.zeros((1, camera.HEIGHT, camera.WIDTH, setup.network.channels), np.uint8)]
+    if setup.network.n_lidar:
+        seen.append(np.zeros((1, setup.network.n_lidar), np.float32))
+    return export.export(jax.jit(act), platforms=["neuron"])(*seen).mlir_module_serialized
 
 
 def vtrn_command() -> str:
@@ -156,9 +182,7 @@ def report(directory: str, export_to: str | None = None) -> dict:
         metrics = json.load(f)
     driver = evaluate.read(os.path.join(directory, "checkpoint.npz"))
     track = tracks.load(driver.track)
-    artifacts = programs(
-        driver.metadata.network, driver.metadata.actions, track, metrics["cars"], driver.stack, metrics["batch_size"]
-    )
+    artifacts = programs(driver.setup, track, metrics["cars"], metrics["batch_size"])
     del artifacts["policy_batch1"]
     with tempfile.TemporaryDirectory() as scratch:
         place = export_to or scratch

@@ -7,6 +7,8 @@ circle. The model's origin is the middle between the axles."""
 import jax.numpy as jnp
 import numpy as np
 
+import objects
+
 FRAME_S, SUBSTEPS = 1 / 15, 4
 FRONT_M, REAR_M, HALF_TRACK_M = 0.0823, 0.0817, 0.081
 MASS_KG, FRICTION, GRAVITY = 7.54, 0.5, 9.81
@@ -26,7 +28,7 @@ STATE = ("x", "y", "heading", "vx", "vy", "yaw_rate", "steering", "wheel", "s", 
 
 
 def road(track) -> dict:
-    """Arrays of a track as the simulator reads them: segments of the centre line and of both borders."""
+    """Arrays of a track as the simulator reads them: segments of the centre line, of both borders and of both lanes."""
     start, step = track.centre[:-1], np.diff(track.centre, axis=0)
     borders = np.concatenate(
         [np.concatenate([b[:-1], b[1:]], 1) for b in (track.inner, track.outer)]
@@ -47,24 +49,31 @@ def road(track) -> dict:
         "edge_y1": borders[:, 3],
         "edge_slope": slope,
     }
-    return {k: np.asarray(v, np.float32) for k, v in out.items()} | {"lap": np.float32(track.length)}
+    out = {k: np.asarray(v, np.float32) for k, v in out.items()}
+    return out | objects.lanes(track) | {"lap": np.float32(track.length)}
 
 
-def start(track, s, is_backward):
-    """State [N] of cars that stand on the centre line, s [N] metres from the start line, facing where they are to go."""
+def start(track, s, is_backward, layouts=()):
+    """State [N] of cars that stand on the centre line, s [N] metres from the start line, facing where they are to go; or on
+    the other lane than an object that is near. layouts: what objects.layout gives, for each car, where there are objects."""
     s = np.asarray(s, np.float64) % track.length
     x, y, heading = track.at(s)
+    if layouts:
+        aside = [objects.free_lane(track, at, o["object_s"], o["object_lane"]) for at, o in zip(s, layouts)]
+        x, y = x - aside * np.sin(heading), y + aside * np.cos(heading)
     heading = np.where(is_backward, heading + np.pi, heading)
     state = {name: np.zeros(len(s), np.float32) for name in STATE}
     ahead = np.where(is_backward, -REPORTED_AHEAD_M, REPORTED_AHEAD_M)
     state |= {"x": x, "y": y, "heading": heading, "s": (s + ahead) % track.length}
     state["way"] = np.where(is_backward, -1.0, 1.0)
+    if layouts:
+        state |= {k: np.stack([o[k] for o in layouts]) for k in objects.STATE} | {"object_frames": np.zeros(len(s))}
     return {k: np.asarray(v, np.float32) for k, v in state.items()}
 
 
 def choose(is_new, new: dict, old: dict) -> dict:
     """The state with the cars of is_new [N] replaced."""
-    return {k: jnp.where(is_new, new[k], old[k]) for k in old}
+    return {k: jnp.where(is_new.reshape(-1, *[1] * (old[k].ndim - 1)), new[k], old[k]) for k in old}
 
 
 def _friction(vx, vy, yaw, along, across, arm, gain):
@@ -135,7 +144,12 @@ def wheels_on_road(road: dict, state: dict):
     return crossings - 2 * jnp.floor(crossings * 0.5) > 0.5
 
 
-def judge(road: dict, old: dict, new: dict):
+def boxes(race, road: dict, state: dict) -> dict:
+    """The poses of the race's objects now: objects.poses."""
+    return objects.poses(race, road, state, state["object_frames"] * FRAME_S)
+
+
+def judge(road: dict, old: dict, new: dict, race=objects.Race()):
     """(state with progress and counters, telemetry): old and new are before and after a frame."""
     x = new["x"] + REPORTED_AHEAD_M * jnp.cos(new["heading"])
     y = new["y"] + REPORTED_AHEAD_M * jnp.sin(new["heading"])
@@ -154,10 +168,17 @@ def judge(road: dict, old: dict, new: dict):
     status = jnp.where(back >= BACK_STEPS, float(REVERSED), status)
     status = jnp.where(still >= STILL_STEPS, float(IMMOBILIZED), status)
     status = jnp.where(wheels < 0.5, float(OFF_TRACK), status)
+    told = {}
+    if race.n:
+        new = new | {"object_frames": old["object_frames"] + 1}
+        now = boxes(race, road, new)
+        near = objects.seen_from(now, new["x"], new["y"], new["heading"])
+        status = jnp.where(objects.is_touched(race, near), float(CRASHED), status)
+        told = {f"object_{k}{i}": now[k][:, i] for i in range(race.n) for k in ("x", "y", "cos", "sin")}
     status = jnp.where(progress >= 100.0, float(LAP_COMPLETE), status)
     state = new | dict(s=s, progress=progress, steps=steps, still=still, back=back)
     seen = dict(
         x=x, y=y, heading=new["heading"], s=s, progress=progress, steps=steps, wheels=wheels, status=status,
         before=old["progress"], unbound=unbound, speed=new["vx"], x0=old["x"], y0=old["y"], heading0=old["heading"],
     )  # fmt: skip
-    return state, seen
+    return state, seen | told

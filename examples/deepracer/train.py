@@ -5,7 +5,7 @@ virtual chip, cpu for the host. The run goes on from its last checkpoint with --
 
 import argparse
 import contextlib
-import functools
+import dataclasses
 import json
 import os
 import sys
@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 import files
-import policy
-import ppo
+import learners
+import objects
 import simulator
 import simtrace
 import tracks
@@ -58,26 +58,22 @@ class Trainer:
         self.hyper, unknown = files.hyperparameters(args.hyperparameters)
         for name in unknown:
             print(f"{args.hyperparameters}: {name} means nothing here", file=sys.stderr)
-        if self.metadata.algorithm == "sac":
-            raise files.BadFile(f"{args.metadata}: training_algorithm sac is not there yet; use clipped_ppo")
         source = files.reward_source(args.reward)
         self.rewards = [files.Reward(args.reward, source) for _ in range(args.cars)]
-        actions, stack = self.metadata.actions, self.hyper.stack_size
+        actions = self.metadata.actions
         greedy = self.hyper.exploration_type == "e-greedy" and not actions.is_continuous
         epsilon = (self.hyper.e_greedy_value, self.hyper.epsilon_steps) if greedy else None
-        self.world = world.World(self.track, self.metadata, args.cars, stack, self.device, args.alternate, epsilon)
-        self.observer = world.Observer(self.track)
-        params = policy.init(self.metadata.network, actions, stack, args.seed)
-        self.params = jax.device_put(params, self.device)
-        self.adam = jax.device_put(ppo.init_adam(params), self.device)
-        is_huber = files.LOSSES[self.hyper.loss_type]
-        loss = ppo.Loss(self.metadata.network, actions, self.hyper.beta_entropy, is_huber)
-        self.update = jax.jit(functools.partial(ppo.update, loss), donate_argnums=(0, 1))
+        race = files.race(args.race) if args.race else objects.Race()
+        self.setup = world.setup(self.metadata, self.hyper.stack_size, race)
+        self.world = world.World(self.track, self.setup, args.cars, self.device, args.alternate, epsilon)
+        self.observer = world.Observer(self.track, race)
+        learner = learners.Sac if self.setup.is_sac else learners.Ppo
+        self.learner = learner(self.setup, self.hyper, self.device, args.seed)
         self.rng = np.random.default_rng(args.seed)
         self.episodes, self.carry = simtrace.Episodes(), []
-        # What each car's reward function saw of the episode under way: rows of SEEN, time, is_backward.
+        # What each car's reward function saw of the episode under way: rows of Setup.seen_names, time, is_backward.
         self.history = [[] for _ in range(args.cars)]
-        self.iteration = self.n_steps = self.n_updates = 0
+        self.iteration = self.n_steps = 0
         self.seconds_before, self.first_lap, self.curve = 0.0, None, []
         self.log_bytes = 0  # of the training log, at the checkpoint
         self.parts = {"drive": 0.0, "reward": 0.0, "update": 0.0}
@@ -89,7 +85,7 @@ class Trainer:
         """Drives until enough episodes have ended: frames, the last one of the iteration before first."""
         frames, ended, n = list(self.carry), 0, 0
         while ended < self.hyper.num_episodes_between_training and n * self.args.cars < self.args.max_steps:
-            frames.append(self.world.step(self.params, self.rng))
+            frames.append(self.world.step(self.learner.driver, self.rng))
             n += 1
             ended += int(self.world.is_new.sum())
             progress = frames[-1].seen["progress"]
@@ -105,14 +101,14 @@ class Trainer:
         rewards, rows, ended = np.zeros((len(frames), self.args.cars)), [], []
         with contextlib.redirect_stdout(log):
             for car in range(self.args.cars):
-                seen = {k: np.array([f.seen[k][car] for f in frames]) for k in world.SEEN}
+                seen = {k: np.array([f.seen[k][car] for f in frames]) for k in self.setup.seen_names}
                 seen["time"] = np.array([f.time_s for f in frames])
                 all_params = self.observer.params(seen, [f.is_backward[car] for f in frames])
                 for t, (frame, params) in enumerate(zip(frames, all_params)):
                     waypoint = simtrace.nearer_waypoint(params)
                     status = simulator.STATUS[int(seen["status"][t])]
                     reward = 1e-8 if status == "crashed" else self.rewards[car](params)
-                    self.history[car].append([*(seen[k][t] for k in world.SEEN), frame.time_s, frame.is_backward[car]])
+                    self.history[car].append([*(seen[k][t] for k in self.setup.seen_names), frame.time_s, frame.is_backward[car]])
                     if status != "in_progress":
                         self.history[car] = []
                     number = self.episodes.number(car, int(frame.episode[car]))
@@ -133,46 +129,8 @@ class Trainer:
             simtrace.write_log(log, rows)
         return rewards, rows, ended
 
-    def learn(self, frames, rewards):
-        """Updates the networks from frames; the last one gives the value of where its cars are and is kept."""
-        values = np.array([f.seen["value"] for f in frames])
-        is_end = np.array([f.seen["status"] != simulator.IN_PROGRESS for f in frames[:-1]])
-        advantage, target = ppo.advantages(rewards[:-1], values, is_end, self.hyper.discount_factor)
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        data = {
-            "image": np.concatenate([f.images for f in frames[:-1]]),
-            "action": np.concatenate([f.action for f in frames[:-1]]),
-            "log_p": np.concatenate([f.seen["log_p"] for f in frames[:-1]]),
-            "advantage": advantage.reshape(-1),
-            "target": target.reshape(-1),
-        }
-        n, size = len(data["log_p"]), self.hyper.batch_size
-        clip = np.float32(ppo.clip_at(self.n_steps))
-        n_batches, terms = -(-n // size), []
-        for epoch in range(self.hyper.num_epochs):
-            order = np.resize(self.rng.permutation(n), n_batches * size)
-            for b in range(n_batches):
-                rows = order[b * size : (b + 1) * size]
-                batch = jax.device_put({k: v[rows] for k, v in data.items()}, self.device)
-                self.params, self.adam, now = self.update(
-                    self.params, self.adam, batch, np.float32(self.hyper.lr), clip
-                )
-                terms.append(now)
-                self.n_updates += 1
-                if b % 4 == 0:
-                    np.asarray(now)
-                    self.line.show(
-                        f"iteration {self.iteration + 1}: update, epoch {epoch + 1} of {self.hyper.num_epochs}, "
-                        f"{b + 1} of {n_batches} batches  ({self.seconds():.0f} s)"
-                    )
-        terms = np.mean([np.asarray(t) for t in terms], 0)
-        if not np.isfinite(terms).all():
-            raise FloatingPointError(
-                f"iteration {self.iteration + 1}: the loss is {terms.tolist()}; VTRN_VERIFY=1 finds the kernel, a lower "
-                "lr may avoid it"
-            )
-        self.carry = [frames[-1]]
-        return dict(zip(("policy_loss", "value_loss", "entropy", "kl"), terms.tolist()))
+    def show_update(self, text: str) -> None:
+        self.line.show(f"iteration {self.iteration + 1}: update, {text}  ({self.seconds():.0f} s)")
 
     def iterate(self, log):
         """One iteration: drive, judge, learn. Its row of the learning curve."""
@@ -184,7 +142,8 @@ class Trainer:
             rewards = np.concatenate([self.carry_rewards, rewards])
         self.carry_rewards = rewards[-1:]
         starts.append(time.monotonic())
-        terms = self.learn(frames, rewards)
+        terms = self.learner.learn(frames, rewards, self.n_steps, self.rng, self.show_update)
+        self.carry = frames[-1:] if self.learner.carries else []
         starts.append(time.monotonic())
         for part, a, b in zip(self.parts, starts, starts[1:]):
             self.parts[part] += b - a
@@ -195,7 +154,7 @@ class Trainer:
             self.first_lap = {"minutes": self.seconds() / 60, "steps": self.n_steps, "episode_s": min(laps)}
         done = [e["completion_percentage"] for e in ended] or [0.0]
         point = {
-            "iteration": self.iteration, "seconds": self.seconds(), "steps": self.n_steps, "updates": self.n_updates,
+            "iteration": self.iteration, "seconds": self.seconds(), "steps": self.n_steps, "updates": self.learner.n_updates,
             "episodes": len(ended), "progress_mean": float(np.mean(done)), "progress_max": float(np.max(done)),
             "laps": len(laps), "lap_s": min(laps, default=None), "reward_per_step": float(rewards.mean()),
             "score_mean": float(np.mean([e["reward_score"] for e in ended])) if ended else None, **terms,
@@ -211,22 +170,22 @@ class Trainer:
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Writes all of the training's state: a file that is whole, or the one before."""
-        arrays = {f"params/{k}": v for k, v in self.params.items()}
-        arrays |= {f"adam/{part}/{k}": v for part in ("m", "v") for k, v in self.adam[part].items()}
-        arrays |= {"adam/t": self.adam["t"], "is_new": self.world.is_new, "episode": self.world.episode}
+        arrays = self.learner.arrays() | {"is_new": self.world.is_new, "episode": self.world.episode}
         arrays |= {f"state/{k}": v for k, v in self.world.state.items()}
+        arrays["stack"] = self.world.stack
         arrays |= {f"history/{car}": np.array(rows) for car, rows in enumerate(self.history) if rows}
         for f in self.carry:
             arrays |= {"carry/images": f.images, "carry/action": f.action, "carry/episode": f.episode}
             arrays |= {"carry/is_backward": f.is_backward, "carry/rewards": self.carry_rewards}
-            arrays |= {f"carry/seen/{k}": v for k, v in f.seen.items()}
+            arrays |= {f"carry/seen/{k}": v for k, v in f.seen.items()} | ({} if f.lidar is None else {"carry/lidar": f.lidar})
         about = {
             "metadata": open(self.args.metadata).read(), "hyperparameters": open(self.args.hyperparameters).read(),
             "reward": open(self.args.reward).read(), "track": self.args.track, "cars": self.args.cars, "iteration": self.iteration, "n_steps": self.n_steps,
-            "n_updates": self.n_updates, "n_frames": self.world.n_frames, "seconds": self.seconds(),
+            "n_updates": self.learner.n_updates, "n_frames": self.world.n_frames, "seconds": self.seconds(),
             "first_lap": self.first_lap, "curve": self.curve, "parts": self.parts, "episodes": self.episodes.state(),
             "carry_time": self.carry[0].time_s if self.carry else 0.0, "rng": self.rng.bit_generator.state,
             "platform": self.device.platform, "alternate": self.args.alternate, "log_bytes": self.log_bytes,
+            "race": dataclasses.asdict(self.setup.race),
         }  # fmt: skip
         path = os.path.join(self.args.out, name)
         with open(path + ".new", "wb") as f:
@@ -236,7 +195,7 @@ class Trainer:
     def remember(self, history: dict) -> None:
         """Shows each car's reward function the steps of its episode under way again, for the state that it keeps."""
         for car, rows in history.items():
-            columns = dict(zip((*world.SEEN, "time", "is_backward"), rows.T))
+            columns = dict(zip((*self.setup.seen_names, "time", "is_backward"), rows.T))
             with contextlib.redirect_stdout(None):
                 for params in self.observer.params(columns, columns["is_backward"] > 0.5):
                     self.rewards[int(car)](params)
@@ -253,31 +212,30 @@ class Trainer:
         for name, mine in (("cars", self.args.cars), ("track", self.args.track), ("alternate", self.args.alternate)):
             if about[name] != mine:
                 raise ValueError(f"{path}: the checkpoint was made with {name} {about[name]}, this run has {mine}")
+        if about["race"] != json.loads(json.dumps(dataclasses.asdict(self.setup.race))):
+            raise ValueError(f"{path}: the checkpoint was made with another race; give the same --race")
         if json.loads(about["metadata"]) != json.load(open(self.args.metadata)):
             raise ValueError(f"{path}: the checkpoint was made with another model_metadata.json; train anew without --resume")
 
         def part(prefix):
             return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
-        self.params = jax.device_put(part("params/"), self.device)
-        adam = {"m": part("adam/m/"), "v": part("adam/v/"), "t": arrays["adam/t"]}
-        self.adam = jax.device_put(adam, self.device)
+        self.learner.restore(part, about)
         self.world.state = jax.device_put(part("state/"), self.device)
         self.world.is_new, self.world.episode = arrays["is_new"], arrays["episode"]
-        self.world.n_frames = about["n_frames"]
+        self.world.n_frames, self.world.stack = about["n_frames"], arrays["stack"]
         if "carry/images" in arrays:
             self.carry = [
                 world.Frame(
                     arrays["carry/images"], arrays["carry/action"], part("carry/seen/"), arrays["carry/episode"],
-                    arrays["carry/is_backward"], about["carry_time"],
+                    arrays["carry/is_backward"], about["carry_time"], arrays.get("carry/lidar"),
                 )
             ]  # fmt: skip
             self.carry_rewards = arrays["carry/rewards"]
-            self.world.stack = arrays["carry/images"]
         self.remember(part("history/"))
         self.episodes.restore(about["episodes"])
         self.rng.bit_generator.state = about["rng"]
-        self.iteration, self.n_steps, self.n_updates = about["iteration"], about["n_steps"], about["n_updates"]
+        self.iteration, self.n_steps = about["iteration"], about["n_steps"]
         self.seconds_before, self.first_lap, self.curve = about["seconds"], about["first_lap"], about["curve"]
         self.parts, self.log_bytes = about["parts"], about["log_bytes"]
 
@@ -289,6 +247,7 @@ def arguments(argv=None):
     ):  # fmt: skip
         parser.add_argument(f"--{name}", default=os.path.join(HERE, file), help="default: the one of this directory")
     parser.add_argument("--track", default="bend")
+    parser.add_argument("--race", help="JSON file of what stands and drives on the road: NUMBER_OF_OBSTACLES and so on")
     parser.add_argument("--out", default=os.path.join("out", "deepracer"), help="directory of log, traces and checkpoints")
     parser.add_argument("--cars", type=int, default=32, help="cars that drive at once (default 32)")
     parser.add_argument("--max-steps", type=int, default=4096, help="steps of all cars after which an iteration ends "
@@ -307,11 +266,11 @@ def arguments(argv=None):
 
 def clean_laps(trainer) -> list:
     """Times of laps in a row that one evaluation of few cars finished, the most probable action each time."""
-    cars = world.World(trainer.track, trainer.metadata, EVALUATION_CARS, trainer.hyper.stack_size, trainer.device)
+    cars = world.World(trainer.track, trainer.setup, EVALUATION_CARS, trainer.device)
     cars.program = trainer.evaluation
     laps, running = [], np.ones(EVALUATION_CARS, bool)
     while running.any() and cars.n_frames < simulator.MAX_STEPS:
-        frame = cars.step(trainer.params, is_greedy=True)
+        frame = cars.step(trainer.learner.driver, is_greedy=True)
         status, seen = frame.seen["status"], frame.seen
         for car in np.flatnonzero(running & (status != simulator.IN_PROGRESS)):
             running[car] = False
@@ -334,9 +293,7 @@ def main(argv=None) -> int:
     except (files.BadFile, FileNotFoundError, ValueError) as e:
         print(f"deepracer: {e}", file=sys.stderr)
         return 2
-    trainer.evaluation = world.World(
-        trainer.track, trainer.metadata, EVALUATION_CARS, trainer.hyper.stack_size, trainer.device
-    ).program
+    trainer.evaluation = world.World(trainer.track, trainer.setup, EVALUATION_CARS, trainer.device).program
     clean = []
     with open_log(os.path.join(args.out, "training.log"), trainer.log_bytes) as log:
         try:
@@ -361,7 +318,7 @@ def main(argv=None) -> int:
                     line.show(f"the mean score is {np.mean(scores):.1f}, term_cond_avg_score is reached", is_last=True)
                     break
         except (files.BadFile, FloatingPointError) as e:
-            print(f"deepracer: {e}", file=sys.stderr)
+            print(f"deepracer: iteration {trainer.iteration + 1}: {e}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             done = f"--resume goes on behind iteration {trainer.iteration}" if trainer.iteration else "before the first checkpoint"
@@ -384,7 +341,7 @@ def write_metrics(trainer) -> None:
     about = {
         "track": trainer.track.name, "length_m": trainer.track.length, "cars": trainer.args.cars,
         "platform": trainer.device.platform, "network": trainer.metadata.network, "steps": trainer.n_steps,
-        "updates": trainer.n_updates, "batch_size": trainer.hyper.batch_size, "seconds": trainer.seconds(),
+        "updates": trainer.learner.n_updates, "batch_size": trainer.hyper.batch_size, "seconds": trainer.seconds(),
         "host_seconds": trainer.parts, "first_lap": trainer.first_lap, "curve": trainer.curve,
     }  # fmt: skip
     simtrace.write_json(os.path.join(trainer.args.out, "metrics.json"), about)

@@ -17,29 +17,9 @@ if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
 jax = pytest.importorskip("jax")
 
-EXAMPLE = paths.ROOT / "examples" / "deepracer"
-NAMES = "camera check evaluate files film policy ppo report simtrace simulator tracks train world".split()
-# The example's modules have plain names, which other tests use too: they are there for this file's tests alone.
-before = {name: sys.modules.pop(name, None) for name in NAMES}
-sys.path.insert(0, str(EXAMPLE))
-MODULES = {name: importlib.import_module(name) for name in NAMES}
+from deepracer_modules import EXAMPLE, MODULES, example  # noqa: E402, F401 - the fixture is found by its name
+
 globals().update(MODULES)
-sys.path.remove(str(EXAMPLE))
-for name, module in before.items():
-    sys.modules.pop(name)
-    if module:
-        sys.modules[name] = module
-
-
-@pytest.fixture(autouse=True, scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(EXAMPLE), *(p for p in sys.path if p != str(paths.ROOT / "bench"))])
-        for name, module in MODULES.items():
-            patch.setitem(sys.modules, name, module)
-        yield
-    sys.modules.pop("gym_env", None)
-
 
 SEED = int(os.environ.get("VTRN_TEST_SEED", "1"))
 COMMAND = paths.BUILD / "src" / "cli" / "vtrn"
@@ -315,6 +295,7 @@ def test_metadata_of_both_kinds_is_read(tmp_path):
     turn = [{"steering_angle": a, "speed": 0.6, "index": i} for i, a in enumerate((-30, 0, 30))]
     told = files.metadata(written(tmp_path / "d", action_space=turn, sensor=["FRONT_FACING_CAMERA"], version="5"))
     assert told.actions.choices == ((-30, 0.6), (0, 0.6), (30, 0.6)) and told.network == policy.DEFAULT
+    assert told.net(3) == policy.Network(channels=3)
     space = {"speed": {"low": 0.5, "high": 4}, "steering_angle": {"low": -30, "high": 20}}
     told = files.metadata(written(tmp_path / "c", action_space=space, action_space_type="continuous"))
     steering, speed = on_neuron(told.actions.command, np.float32([[-1, -1], [0, 0], [1, 1], [9, -9]]))
@@ -329,8 +310,11 @@ def test_metadata_of_both_kinds_is_read(tmp_path):
         (dict(action_space=[{"speed": 1}] * 2), r"action_space\[0\] must be"),
         (dict(action_space=[{"speed": 9, "steering_angle": 0}] * 2), r"speed is 9; it must be a number from 0.1 to 4"),
         (dict(action_space=[{"speed": 1, "steering_angle": 31}] * 2), "steering_angle is 31"),
-        (dict(sensor=["LIDAR"]), "LIDAR is not simulated"),
+        (dict(sensor=["LIDAR"]), "one camera"),
+        (dict(sensor=["LEFT_CAMERA", "STEREO_CAMERAS"]), "one camera"),
+        (dict(sensor=["LEFT_CAMERA", "LIDAR", "SECTOR_LIDAR"]), "at most one lidar"),
         (dict(sensor=["SONAR"]), "no sensor"),
+        (dict(sensor=["LEFT_CAMERA", "DISCRETIZED_SECTOR_LIDAR"], lidar_config={"num_sectors": 7}), "must divide 64"),
         (dict(neural_network="WIDE"), "neural_network is 'WIDE'"),
         (dict(training_algorithm="dqn"), "training_algorithm is 'dqn'"),
         (dict(training_algorithm="sac"), "sac needs action_space_type continuous"),
@@ -426,38 +410,52 @@ def test_advantages_are_the_sums_that_define_them():
             assert target[t, c] == pytest.approx(want + values[t, c], abs=1e-5)
 
 
-def minibatch(actions, rng, size, stack=1):
+def minibatch(network, actions, rng, size):
     if actions.is_continuous:
         action = rng.normal(size=(size, 2)).astype(np.float32)
     else:
         action = rng.integers(0, actions.n_out, size).astype(np.int32)
     floats = {k: rng.normal(size=size).astype(np.float32) for k in ("log_p", "advantage", "target")}
     floats["log_p"] = floats["log_p"] * np.float32(0.1) - np.float32(1.1)
-    return {"image": rng.integers(0, 256, (size, 120, 160, stack), dtype=np.uint8), "action": action} | floats
+    return sensed(network, rng, size) | {"action": action} | floats
 
 
-@pytest.mark.parametrize("network", policy.NETWORKS)
-@pytest.mark.parametrize("actions", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def sensed(network, rng, size, prefix=""):
+    out = {f"{prefix}image": rng.integers(0, 256, (size, 120, 160, network.channels), dtype=np.uint8)}
+    if network.n_lidar:
+        out[f"{prefix}lidar"] = rng.random((size, network.n_lidar), np.float32)
+    return out
+
+
+NETS = [policy.Network(name) for name in policy.NETWORKS]
+SENSES = [policy.Network(policy.DEFAULT, 2, 0, True), policy.Network("DEEP_CONVOLUTIONAL_NETWORK", 2, 8, True)]
+
+
+def is_the_update_of_the_cpu(grads, *args):
+    ours, theirs = on_neuron(grads, *args), None
+    with jax.default_device(jax.devices("cpu")[0]):
+        theirs = jax.tree.map(np.asarray, jax.jit(grads)(*args))
+    np.testing.assert_allclose(ours[0][1], theirs[0][1], rtol=1e-4, atol=1e-5)
+    for name, g in theirs[1].items():
+        np.testing.assert_allclose(ours[1][name], g, rtol=1e-3, atol=1e-4 * max(1e-3, np.abs(g).max()), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "network, actions", [(n, DISCRETE) for n in NETS + SENSES] + [(NETS[0], CONTINUOUS)], ids=lambda v: getattr(v, "name", "")
+)
 def test_an_update_is_that_of_jax_on_the_cpu(network, actions):
-    if actions is CONTINUOUS and network != policy.DEFAULT:
-        pytest.skip("the head is the same for each network")
-    params = policy.init(network, actions, 1, SEED)
-    batch = minibatch(actions, np.random.default_rng(SEED), 3)
+    params = policy.init(network, actions, SEED)
+    batch = minibatch(network, actions, np.random.default_rng(SEED), 3)
     loss = ppo.Loss(network, actions, 0.01, True)
     grads = jax.value_and_grad(lambda p, b: loss(p, b, np.float32(0.2)), has_aux=True)
-    (_, ours), our_grads = on_neuron(grads, params, batch)
-    with jax.default_device(jax.devices("cpu")[0]):
-        (_, theirs), their_grads = jax.tree.map(np.asarray, jax.jit(grads)(params, batch))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    for name, g in their_grads.items():
-        np.testing.assert_allclose(our_grads[name], g, rtol=1e-3, atol=1e-4 * max(1e-3, np.abs(g).max()), err_msg=name)
+    is_the_update_of_the_cpu(grads, params, batch)
 
 
 def test_the_shallow_network_has_the_size_of_the_services():
-    params = policy.init(policy.DEFAULT, DISCRETE, 1, 0)
+    params = policy.init(policy.Network(), DISCRETE, 0)
     trunk = sum(v.size for k, v in params.items() if k.startswith(("conv", "dense")))
     assert trunk == 2080 + 32832 + 36928 + 5767680
-    assert policy.n_macs(policy.DEFAULT, 0) == pytest.approx(22.2e6, rel=0.01)
+    assert policy.n_macs(policy.Network(), 0) == pytest.approx(22.2e6, rel=0.01)
 
 
 def test_adam_is_the_textbooks():
@@ -472,11 +470,21 @@ def test_adam_is_the_textbooks():
     np.testing.assert_allclose(p["w"], want, rtol=1e-4)
 
 
+ROAD_WORKS = objects.Race(number_of_obstacles=2, number_of_bot_cars=2, is_lane_change=True)
+STEREO_RACE = world.Setup(policy.Network(policy.DEFAULT, 2, 8, True), DISCRETE, ROAD_WORKS, lidar.Lidar("SECTOR_LIDAR"))
+SAC_RACE = world.Setup(policy.Network(n_lidar=64), CONTINUOUS, ROAD_WORKS, lidar.Lidar("LIDAR"), True)
+
+
 @pytest.mark.skipif(not COMMAND.exists(), reason="no vtrn command was built")
-@pytest.mark.parametrize("network, actions", [(n, DISCRETE) for n in policy.NETWORKS] + [(policy.DEFAULT, CONTINUOUS)])
-def test_no_part_of_the_loop_has_a_reference_op(tmp_path, monkeypatch, network, actions):
+@pytest.mark.parametrize(
+    "setup",
+    [world.Setup(policy.Network(n.name, 2), DISCRETE) for n in NETS]
+    + [world.Setup(policy.Network(channels=2), CONTINUOUS), STEREO_RACE, SAC_RACE],
+    ids=lambda s: f"{s.network.name}-{'sac' if s.is_sac else 'ppo'}-{s.race.n}-{s.actions.n_out}",
+)
+def test_no_part_of_the_loop_has_a_reference_op(tmp_path, monkeypatch, setup):
     monkeypatch.setenv("VTRN_COMMAND", str(COMMAND))
-    programs = report.programs(network, actions, tracks.load("bend"), 2, 2, 4)
+    programs = report.programs(setup, tracks.load("bend"), 2, 4)
     times = report.chip_times(programs, "trn1", str(tmp_path))
     assert {k: t["reference_ops"] for k, t in times.items()} == dict.fromkeys(programs, 0)
     cost = report.bill(times, steps=3000, updates=10, n_cars=2, dollars_per_hour=3600.0)
@@ -610,7 +618,7 @@ class Scripted(world.World):
 
 def a_race(monkeypatch, throttle, n_laps, track="oval"):
     space = files.Actions(ranges=((-30.0, 30.0), (0.5, 4.0)))
-    params = policy.init(policy.DEFAULT, space, 1, 0)
+    params = policy.init(policy.Network(), space, 0)
     params["action"] = np.zeros_like(params["action"])
     monkeypatch.setattr(Scripted, "throttle", throttle, raising=False)
     monkeypatch.setattr(world, "World", Scripted)
@@ -752,7 +760,7 @@ def test_the_report_has_every_part_and_the_exported_policy_answers_as_the_checkp
     command = [str(COMMAND), "run", artifact, "--input", str(tmp_path / "image.npy"), "--chip", "inf2", "-o", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     with jax.default_device(jax.devices("cpu")[0]):
-        out, value = (np.asarray(a, np.float64) for a in policy.apply(driver.metadata.network, driver.params, image))
+        out, value = (np.asarray(a, np.float64) for a in policy.apply(driver.setup.network, driver.params, image))
     want = np.exp(out) / np.exp(out).sum()
     np.testing.assert_allclose(np.load(tmp_path / "out0.npy"), want, rtol=1e-4)
     np.testing.assert_allclose(np.load(tmp_path / "out1.npy"), value, rtol=1e-3, atol=1e-4)
