@@ -54,6 +54,13 @@ bool dtype_is_on_engines(vtrn_dtype t) {
     return !dtype_has_no_format(t) && dtype_size(t) <= 4;
 }
 
+vtrn_dtype dtype_of_packed(vtrn_dtype t) {
+    return t == VTRN_DTYPE_FP8E4M3FN_X4   ? VTRN_DTYPE_FP8E4M3FN
+           : t == VTRN_DTYPE_FP8E5M2_X4   ? VTRN_DTYPE_FP8E5M2
+           : t == VTRN_DTYPE_FP4E2M1FN_X4 ? VTRN_DTYPE_FP4E2M1FN
+                                          : t;
+}
+
 bool dtype_is_complex(vtrn_dtype t) {
     return is_known(t) && types[t].kind == 'C';
 }

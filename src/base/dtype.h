@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* DTYPE(ENUM, name, size_bytes, kind): kind is F(loat), S(igned), U(nsigned), B(ool), C(omplex). */
+/* DTYPE(ENUM, name, size_bytes, kind): kind is F(loat), S(igned), U(nsigned), B(ool), C(omplex),
+ * X (packed). */
 #define VTRN_DTYPES(DTYPE)                                                                         \
     DTYPE(PRED, "pred", 1, B)                                                                      \
     DTYPE(INT8, "int8", 1, S)                                                                      \
@@ -39,7 +40,11 @@
     DTYPE(FP8E4M3FNUZ, "fp8e4m3fnuz", 1, F)       /* one NaN, no infinity, no -0; max 240 */       \
     DTYPE(FP8E5M2FNUZ, "fp8e5m2fnuz", 1, F)       /* max 57344 */                                  \
     DTYPE(FP8E4M3B11FNUZ, "fp8e4m3b11fnuz", 1, F) /* max 30 */                                     \
-    DTYPE(FP8E8M0FNU, "fp8e8m0fnu", 1, F)         /* powers of two: a scale */
+    DTYPE(FP8E8M0FNU, "fp8e8m0fnu", 1, F)         /* powers of two: a scale */                     \
+    /* Four narrow floats in one element, the first in the lowest bits: moved, and MX operands. */ \
+    DTYPE(FP8E4M3FN_X4, "fp8e4m3fn_x4", 4, X)                                                      \
+    DTYPE(FP8E5M2_X4, "fp8e5m2_x4", 4, X)                                                          \
+    DTYPE(FP4E2M1FN_X4, "fp4e2m1fn_x4", 2, X)
 
 typedef enum vtrn_dtype {
 #define DTYPE(e, name, size, kind) VTRN_DTYPE_##e,
@@ -58,6 +63,8 @@ int dtype_bits(vtrn_dtype t); /* of a value: fewer than its bytes have for the n
 bool dtype_has_no_format(vtrn_dtype t);
 /* Whether engines compute with the type: it has a format, of 4 bytes at most. */
 bool dtype_is_on_engines(vtrn_dtype t);
+/* Of a packed type that of its four values, else t. */
+vtrn_dtype dtype_of_packed(vtrn_dtype t);
 bool dtype_is_complex(vtrn_dtype t);
 bool dtype_is_float(vtrn_dtype t);
 bool dtype_is_signed_int(vtrn_dtype t);

@@ -171,4 +171,8 @@ const dtype_kernels VTRN_AT_LEVEL(dtype_kernel_table) = {
     BOTH(FP8E5M2FNUZ, fp8e5m2fnuz),
     BOTH(FP8E4M3B11FNUZ, fp8e4m3b11fnuz),
     BOTH(FP8E8M0FNU, fp8e8m0fnu),
+    /* packed ones are never converted */
+    BOTH(FP8E4M3FN_X4, uint32),
+    BOTH(FP8E5M2_X4, uint32),
+    BOTH(FP4E2M1FN_X4, uint16),
 };

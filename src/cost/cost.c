@@ -109,6 +109,9 @@ static double stream_cycles(const vtrn_chip *chip, const vtrn_instr *instr, vtrn
         return is_in_sbuf(&instr->ap[1]) && is_in_sbuf(&instr->ap[2])
                    ? n * chip->cost.vector_two_input_factor
                    : n;
+    case COST_QUANTIZE_MX: /* four elements a cycle. Source: NKI guide trainium3_arch, "MX data-type
+                              Quantization" */
+        return elements(&instr->ap[0]);
     case COST_MEMSET:
         return n / memset_speedup(chip, instr);
     case COST_RECIPROCAL:

@@ -101,6 +101,8 @@ static vtrn_status check_space(const vtrn_instr *instr, int ap_i) {
     int allowed = SBUF | PSUM;
     switch (instr->opcode) {
     case VTRN_OP_LDWEIGHTS:
+    case VTRN_OP_LDWEIGHTS_MX:
+    case VTRN_OP_MATMUL_MX:
     case VTRN_OP_MATMUL:
     case VTRN_OP_PE_TRANSPOSE:
         allowed = ap_i == 0 ? PSUM : SBUF;

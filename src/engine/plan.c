@@ -2,6 +2,7 @@
 #include "engine/plan.h"
 
 #include "engine/plan_parts.h"
+#include "isa/access.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -182,7 +183,7 @@ static void count_work(sequencer *s, const vtrn_instr *instr, bool is_alone) {
     if (!ap)
         return;
     uint64_t row_work = isa_ap_free_size(ap);
-    if (instr->opcode == VTRN_OP_MATMUL)
+    if (access_reads_weights(instr))
         row_work = row_work * instr->ap[1].n_partitions / matmul_macs_per_work;
     s->work += row_work * ap->n_partitions;
     if (is_alone) {

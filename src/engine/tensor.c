@@ -18,6 +18,7 @@ enum {
     LEAST_RUN = 4, /* elements; of shorter runs the general way is as fast */
 };
 _Static_assert(ENGINE_PE_ROWS *CHUNK * sizeof(float) <= ENGINE_SCRATCH_BYTES, "a chunk fits");
+_Static_assert(4 * ENGINE_PE_ROWS * STRIP * sizeof(float) <= ENGINE_SCRATCH_BYTES, "an MX strip");
 _Static_assert(ENGINE_OWNER_ROWS % BLOCK == 0, "a panel belongs to one thread");
 
 /* tf32 keeps 10 bits of the mantissa, round to nearest even. */
@@ -141,6 +142,7 @@ vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
                           ap->n_partitions, (unsigned long long)n_cols, ENGINE_PE_ROWS);
     core->regs->pe[thread_i].n_rows = ap->n_partitions;
     core->regs->pe[thread_i].n_cols = (int)n_cols;
+    core->regs->pe[thread_i].is_mx = false;
     engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
     while (engine_rows_next(&columns))
         load_panels(core, ap, ap->n_partitions, columns.first, columns.end);
@@ -153,6 +155,8 @@ typedef struct product {
     const vtrn_instr *instr;
     const tensor_kernels *kernels;
     int thread_i, n_k;
+    const float *panels; /* of the stationary tile, panel_stride floats apart */
+    size_t panel_stride;
     bool is_adding, is_direct; /* dst takes the sums as they are */
     bool is_in_runs;           /* dst takes them a run at a time */
 } product;
@@ -207,7 +211,7 @@ static void store_runs(const product *p, const tensor_runs *runs, const float *s
 }
 
 static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, tensor_sums to) {
-    const float *panels = p->core->regs->pe_weights + (size_t)(m / BLOCK) * TENSOR_PANEL_STRIDE;
+    const float *panels = p->panels + (size_t)(m / BLOCK) * p->panel_stride;
     const tensor_stationary a = {panels, n_blocks, p->n_k};
     int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
     if (!s->raw) {
@@ -323,7 +327,12 @@ static void multiply_any(const product *p, uint64_t n_cols) {
 static vtrn_status check_product(const engine_core *core, const vtrn_instr *instr, int thread_i) {
     const vtrn_ap *dst = &instr->ap[0], *moving = &instr->ap[1];
     int n_rows = core->regs->pe[thread_i].n_rows, n_cols = core->regs->pe[thread_i].n_cols;
+    bool is_mx = instr->opcode == VTRN_OP_MATMUL_MX;
     VTRN_RETURN_IF_ERROR(check_operand_type(instr, moving));
+    if (is_mx != core->regs->pe[thread_i].is_mx)
+        return VTRN_ERROR(VTRN_UNDEFINED, "%s: the stationary tile %s",
+                          is_mx ? "matmul_mx" : "matmul",
+                          is_mx ? "was not loaded by ldweights_mx" : "is an MX tile");
     if (moving->n_partitions != n_rows || dst->n_partitions != n_cols)
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "matmul: moving tile of %d rows into %d rows of dst; the stationary tile "
@@ -349,6 +358,8 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
         .kernels = CPU_TABLE(tensor_kernel_table),
         .thread_i = thread_i,
         .n_k = core->regs->pe[thread_i].n_rows,
+        .panels = core->regs->pe_weights,
+        .panel_stride = TENSOR_PANEL_STRIDE,
         .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
         .is_direct = is_ready(&instr->ap[0], VTRN_DTYPE_FP32),
         .is_in_runs = has_runs(&instr->ap[0], VTRN_DTYPE_FP32) &&
@@ -362,6 +373,130 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
         multiply_runs(&p, n_cols);
     else
         multiply_any(&p, n_cols);
+    return NULL;
+}
+
+/* --- MX -----------------------------------------------------------------------------------------
+ *
+ * Row 4p + e of an MX tile are values e of partition p's elements, times their scales. */
+
+enum {
+    MX_VALUES = 4,
+    MX_GROUP = 8 /* partitions with one scale */,
+    MX_QUADRANT = 32,
+    MX_BIAS = 127
+};
+
+/* 2^(byte - 127); 255 is NaN. Source: OCP Microscaling Formats, E8M0 */
+static float scale_of(uint8_t byte) {
+    float scale;
+    dtype_load_fp32(VTRN_DTYPE_FP8E8M0FNU, &byte, &scale, 1);
+    return scale;
+}
+
+/* The partition of the scales' operand that has those of partition p. */
+static int scale_row(int p) {
+    return p / MX_QUADRANT * MX_QUADRANT + p % MX_QUADRANT / MX_GROUP;
+}
+
+/* Packed elements [from, from + n) of partition p. */
+typedef struct mx_part {
+    int p;
+    uint64_t from;
+    size_t n;
+} mx_part;
+
+/* Their values, scaled: out[4][stride]. */
+static void load_mx_row(const engine_core *core, const vtrn_instr *instr, mx_part at, float *out,
+                        size_t stride) {
+    const vtrn_ap *data = &instr->ap[1], *scales = &instr->ap[2];
+    uint8_t packed[STRIP * MX_VALUES], codes[STRIP * MX_VALUES], exponents[STRIP];
+    float values[STRIP * MX_VALUES];
+    engine_row_gather(data, engine_chip_row(core, data, at.p), at.from, at.n, packed);
+    engine_row_gather(scales, engine_chip_row(core, scales, scale_row(at.p)), at.from, at.n,
+                      exponents);
+    bool is_fp4 = data->dtype == VTRN_DTYPE_FP4E2M1FN_X4;
+    for (size_t i = 0; is_fp4 && i < at.n * MX_VALUES; i++)
+        codes[i] = packed[i / 2] >> (i % 2 ? 4 : 0) & 0xf;
+    dtype_load_fp32(dtype_of_packed((vtrn_dtype)data->dtype), is_fp4 ? codes : packed, values,
+                    at.n * MX_VALUES);
+    for (size_t i = 0; i < at.n; i++) {
+        float scale = scale_of(exponents[i]);
+        for (size_t e = 0; e < MX_VALUES; e++)
+            out[e * stride + i] = values[i * MX_VALUES + e] * scale;
+    }
+}
+
+static vtrn_status check_mx(const vtrn_instr *instr, int data_i) {
+    const vtrn_ap *data = &instr->ap[data_i], *scales = &instr->ap[2];
+    if (dtype_of_packed((vtrn_dtype)data->dtype) != data->dtype && data->n_partitions > 0 &&
+        data->n_partitions % MX_QUADRANT == 0 && data->n_partitions <= ENGINE_PE_ROWS &&
+        scales->dtype == VTRN_DTYPE_UINT8 &&
+        scales->n_partitions > scale_row(data->n_partitions - 1) &&
+        isa_ap_free_size(scales) >= isa_ap_free_size(data))
+        return NULL;
+    return VTRN_ERROR(
+        VTRN_UNDEFINED,
+        "%s: packed data of %d partitions of %llu with scales of %d of %llu; MX takes "
+        "whole quadrants of 32, with 4 partitions of scales in each",
+        isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, data->n_partitions,
+        (unsigned long long)isa_ap_free_size(data), scales->n_partitions,
+        (unsigned long long)isa_ap_free_size(scales));
+}
+
+vtrn_status engine_op_LDWEIGHTS_MX(engine_core *core, const vtrn_instr *instr,
+                                   const uint64_t *slot_base, int thread_i) {
+    (void)slot_base;
+    const vtrn_ap *data = &instr->ap[1];
+    uint64_t n_cols = isa_ap_free_size(data);
+    VTRN_RETURN_IF_ERROR(check_mx(instr, 1));
+    if (n_cols > ENGINE_PE_ROWS)
+        return VTRN_ERROR(VTRN_UNDEFINED, "ldweights_mx: %llu columns; at most %d",
+                          (unsigned long long)n_cols, ENGINE_PE_ROWS);
+    core->regs->pe[thread_i].n_rows = data->n_partitions;
+    core->regs->pe[thread_i].n_cols = (int)n_cols;
+    core->regs->pe[thread_i].is_mx = true;
+    engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
+    while (engine_rows_next(&columns))
+        for (int m = columns.first; m < columns.end; m += BLOCK) {
+            float *panel = core->regs->pe_mx_weights + (size_t)(m / BLOCK) * TENSOR_MX_PANEL_STRIDE;
+            size_t n = (size_t)(columns.end - m < BLOCK ? columns.end - m : BLOCK);
+            for (int p = 0; p < data->n_partitions; p++, panel += MX_VALUES * BLOCK) {
+                memset(panel, 0, MX_VALUES * BLOCK * sizeof *panel);
+                load_mx_row(core, instr, (mx_part){p, (uint64_t)m, n}, panel, BLOCK);
+            }
+        }
+    return NULL;
+}
+
+vtrn_status engine_op_MATMUL_MX(engine_core *core, const vtrn_instr *instr,
+                                const uint64_t *slot_base, int thread_i) {
+    (void)slot_base;
+    const vtrn_ap *moving = &instr->ap[1];
+    VTRN_RETURN_IF_ERROR(check_mx(instr, 1));
+    VTRN_RETURN_IF_ERROR(check_product(core, instr, thread_i));
+    product p = {
+        .core = core,
+        .instr = instr,
+        .kernels = CPU_TABLE(tensor_kernel_table),
+        .thread_i = thread_i,
+        .n_k = MX_VALUES * moving->n_partitions,
+        .panels = core->regs->pe_mx_weights,
+        .panel_stride = TENSOR_MX_PANEL_STRIDE,
+        .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
+    };
+    float *buffer = engine_scratch(core, thread_i);
+    uint64_t n_cols = isa_ap_free_size(moving);
+    for (uint64_t from = 0; from < n_cols; from += STRIP) {
+        size_t n = n_cols - from < STRIP ? (size_t)(n_cols - from) : STRIP;
+        if (n < STRIP)
+            memset(buffer, 0, (size_t)p.n_k * STRIP * sizeof *buffer);
+        for (int r = 0; r < moving->n_partitions; r++)
+            load_mx_row(core, instr, (mx_part){r, from, n}, buffer + (size_t)r * MX_VALUES * STRIP,
+                        STRIP);
+        strip s = {.b = buffer, .b_stride = STRIP, .from = from, .n = (int)n};
+        multiply_strip(&p, &s);
+    }
     return NULL;
 }
 

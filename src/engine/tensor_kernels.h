@@ -18,6 +18,7 @@ enum {
     /* floats from panel to panel: 128 rows of 8, and a cache line more, so that the same row of all
      * panels does not fall into one cache set */
     TENSOR_PANEL_STRIDE = 128 * TENSOR_BLOCK_ROWS + 16,
+    TENSOR_MX_PANEL_STRIDE = 4 * 128 * TENSOR_BLOCK_ROWS + 16,
 };
 
 /* Columns of the stationary tile: panels[n_blocks][n_k][8], TENSOR_PANEL_STRIDE apart. */

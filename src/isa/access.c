@@ -23,6 +23,11 @@ static bool mixes_rows(vtrn_opcode opcode, int ap_i) {
     case VTRN_OP_SET_RNG_SEED:
     case VTRN_OP_DMA_TRANSPOSE:
         return ap_i == 1;
+    case VTRN_OP_LDWEIGHTS_MX:
+    case VTRN_OP_MATMUL_MX:
+        return ap_i >= 1;
+    case VTRN_OP_QUANTIZE_MX:
+        return ap_i == 1;
     case VTRN_OP_LOCAL_GATHER:
         return ap_i == 2;
     case VTRN_OP_DMA_SCATTER:

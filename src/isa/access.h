@@ -82,6 +82,8 @@ static inline bool access_is_kept(const vtrn_instr *instr, int ap_i) {
     bool may_keep = instr->opcode == VTRN_OP_DMA_GATHER ||
                     instr->opcode == VTRN_OP_STREAM_SHUFFLE ||
                     instr->opcode == VTRN_OP_NONZERO_WITH_COUNT;
+    if (instr->opcode == VTRN_OP_QUANTIZE_MX) /* scales lie in 4 partitions of 32 */
+        return ap_i == 2 && instr->ap[2].n_partitions > 4;
     return may_keep && ap_i == 0 && access_keeps(instr);
 }
 
@@ -179,10 +181,11 @@ access_states access_states_of(const vtrn_instr *instr);
 
 /* Its ACCESS_PE_WEIGHTS alone: what a pe_transpose moves passes as weights too. */
 static inline bool access_writes_weights(const vtrn_instr *instr) {
-    return instr->opcode == VTRN_OP_LDWEIGHTS || instr->opcode == VTRN_OP_PE_TRANSPOSE;
+    return instr->opcode == VTRN_OP_LDWEIGHTS || instr->opcode == VTRN_OP_PE_TRANSPOSE ||
+           instr->opcode == VTRN_OP_LDWEIGHTS_MX;
 }
 static inline bool access_reads_weights(const vtrn_instr *instr) {
-    return instr->opcode == VTRN_OP_MATMUL;
+    return instr->opcode == VTRN_OP_MATMUL || instr->opcode == VTRN_OP_MATMUL_MX;
 }
 
 #endif

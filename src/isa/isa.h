@@ -35,6 +35,7 @@ typedef enum vtrn_cost_class {
     COST_TENSOR_REDUCE,
     COST_COPY_PREDICATED,
     COST_MEMSET,
+    COST_QUANTIZE_MX,
     COST_RECIPROCAL,
     COST_SCAN,
     COST_BN_AGGR,

@@ -70,6 +70,9 @@ static vtrn_status rule_dtype(validation *v, int i) {
                     "%s: ap%d: dtype number %u does not exist", v->info->mnemonic, i, ap->dtype);
     /* 64-bit types and those without a hardware format move but are not computed with.
      * Source: docs/hardware.md, "Numbers" */
+    bool is_packed = dtype_of_packed(ap->dtype) != ap->dtype;
+    if (is_packed && validate_takes_packed(v->instr->opcode, i))
+        return NULL;
     if (!dtype_is_on_engines(ap->dtype) && !v->is_dma)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "move it by DMA or compute in a 32-bit type",
                     "%s: ap%d: no engine computes in %s", v->info->mnemonic, i,
@@ -166,6 +169,10 @@ static vtrn_status rule_partition_start(validation *v, int i) {
     const vtrn_ap *ap = &v->instr->ap[i];
     unsigned n = ap->n_partitions, grid = n > 64 ? 128 : n > 32 ? 64 : 32;
     if (v->is_dma || (ap->partition & (grid - 1)) == 0)
+        return NULL;
+    /* MX scales of up to four tiles share a quadrant. Source: NKI, "Packing Scale Values" */
+    if (i == 2 && validate_has_scales(v->instr->opcode) && ap->partition % 32 % 4 == 0 &&
+        ap->partition % 32 <= 12)
         return NULL;
     RULE_BROKEN(v, VTRN_UNDEFINED, "move the operand or use DMA",
                 "%s: ap%d: %u partitions may not start at partition %u (%s)", v->info->mnemonic, i,

@@ -216,6 +216,9 @@ static vtrn_status matches_stationary(validation *v) {
                     "%s: ap0 has %u partitions, the stationary tile has %u columns", NAME,
                     AP(0)->n_partitions, v->stationary_m);
     vtrn_dtype a = v->stationary_dtype, b = AP(1)->dtype;
+    if ((dtype_of_packed(a) != a) != (dtype_of_packed(b) != b))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of the same kind first",
+                    "%s: stationary %s with moving %s", NAME, dtype_name(a), dtype_name(b));
     bool is_legacy_mix = (a == VTRN_DTYPE_FP8E4M3 && b == VTRN_DTYPE_FP8E4M3FN) ||
                          (b == VTRN_DTYPE_FP8E4M3 && a == VTRN_DTYPE_FP8E4M3FN);
     if (is_full_width(a) != is_full_width(b) || is_legacy_mix)
@@ -225,11 +228,8 @@ static vtrn_status matches_stationary(validation *v) {
     return NULL;
 }
 
-static vtrn_status check_matmul(validation *v) {
-    VTRN_RETURN_IF_ERROR(double_row(v));
-    VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
-    VTRN_RETURN_IF_ERROR(psum_dtype(v));
-    VTRN_RETURN_IF_ERROR(contraction_fits(v));
+/* Columns of the moving tile and the shape of the result. */
+static vtrn_status moving_fits(validation *v) {
     if (FREE(1) > v->chip->tensor_max_n)
         RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of that size",
                     "%s: moving free size %llu > %d (%s, NeuronCore-v%d)", NAME,
@@ -240,8 +240,87 @@ static vtrn_status check_matmul(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "split the weights into tiles of fewer columns",
                     "%s: ap0 has %u partitions > %d", NAME, AP(0)->n_partitions,
                     v->chip->tensor_max_m);
-    VTRN_RETURN_IF_ERROR(one_bank(v, 0));
+    return one_bank(v, 0);
+}
+
+static vtrn_status check_matmul(validation *v) {
+    VTRN_RETURN_IF_ERROR(double_row(v));
+    VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
+    VTRN_RETURN_IF_ERROR(psum_dtype(v));
+    VTRN_RETURN_IF_ERROR(contraction_fits(v));
+    VTRN_RETURN_IF_ERROR(moving_fits(v));
     return matches_stationary(v);
+}
+
+bool validate_has_scales(vtrn_opcode opcode) {
+    return opcode == VTRN_OP_LDWEIGHTS_MX || opcode == VTRN_OP_MATMUL_MX ||
+           opcode == VTRN_OP_QUANTIZE_MX;
+}
+
+bool validate_takes_packed(vtrn_opcode opcode, int i) {
+    return ((opcode == VTRN_OP_LDWEIGHTS_MX || opcode == VTRN_OP_MATMUL_MX) && i == 1) ||
+           (opcode == VTRN_OP_QUANTIZE_MX && i == 0);
+}
+
+/* Packed elements in whole quadrants, and a scale for each 8 partitions of a quadrant. Source:
+ * nki.isa.nc_matmul_mx, "Tile size", and nki.isa.quantize_mx, "Layout" */
+static vtrn_status mx_operands(validation *v, int data_i) {
+    enum { QUADRANT = 32, SCALES = 4 /* of a quadrant */ };
+    uint32_t n = AP(data_i)->n_partitions, least = n - QUADRANT + SCALES;
+    if (dtype_of_packed(AP(data_i)->dtype) == AP(data_i)->dtype)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "view it as one of float8_e4m3fn_x4 and its like",
+                    "%s: ap%d is %s, no packed type", NAME, data_i, dtype_name(AP(data_i)->dtype));
+    if (n % QUADRANT || n > (unsigned)v->chip->n_partitions)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "pad it to whole quadrants",
+                    "%s: ap%d has %u partitions; MX works on whole quadrants of 32", NAME, data_i,
+                    n);
+    if (AP(2)->dtype != VTRN_DTYPE_UINT8)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "view them as uint8", "%s: scales are %s", NAME,
+                    dtype_name(AP(2)->dtype));
+    if (AP(2)->n_partitions < least)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give each quadrant its 4 partitions of scales",
+                    "%s: scales in %u partitions, those of %u lie in %u", NAME, AP(2)->n_partitions,
+                    n, least);
+    if (FREE(2) < FREE(data_i))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "give each column its scales",
+                    "%s: %llu columns of scales for %llu of data", NAME,
+                    (unsigned long long)FREE(2), (unsigned long long)FREE(data_i));
+    return NULL;
+}
+
+static vtrn_status check_ldweights_mx(validation *v) {
+    VTRN_RETURN_IF_ERROR(mx_operands(v, 1));
+    if (FREE(1) > v->chip->tensor_max_m || FREE(1) % 2)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of 128, or pad it",
+                    "%s: stationary free size %llu; it is even and at most %d", NAME,
+                    (unsigned long long)FREE(1), v->chip->tensor_max_m);
+    v->stationary_k = AP(1)->n_partitions;
+    v->stationary_m = (uint32_t)FREE(1);
+    v->stationary_dtype = AP(1)->dtype;
+    return NULL;
+}
+
+static vtrn_status check_matmul_mx(validation *v) {
+    VTRN_RETURN_IF_ERROR(mx_operands(v, 1));
+    VTRN_RETURN_IF_ERROR(psum_dtype(v));
+    VTRN_RETURN_IF_ERROR(moving_fits(v));
+    return matches_stationary(v);
+}
+
+static vtrn_status check_quantize_mx(validation *v) {
+    vtrn_dtype t = AP(0)->dtype, from = AP(1)->dtype;
+    VTRN_RETURN_IF_ERROR(mx_operands(v, 0));
+    if (t == VTRN_DTYPE_FP4E2M1FN_X4 || (from != VTRN_DTYPE_BF16 && from != VTRN_DTYPE_FP16))
+        RULE_BROKEN(v, VTRN_UNDEFINED, "quantise bf16 or fp16 to an fp8 type",
+                    "%s: %s from %s; it makes float8_e4m3fn_x4 or float8_e5m2_x4 of 16-bit floats",
+                    NAME, dtype_name(t), dtype_name(from));
+    for (int i = 0; i < 3; i++)
+        if (AP(i)->space != VTRN_SPACE_SBUF)
+            RULE_BROKEN(v, VTRN_UNDEFINED, "copy it to SBUF", "%s: ap%d is not in SBUF", NAME, i);
+    if (AP(1)->n_partitions != AP(0)->n_partitions)
+        return same_shape(v, 0, 1);
+    VTRN_RETURN_IF_ERROR(free_size_is(v, 2, FREE(0)));
+    return free_size_is(v, 1, 4 * FREE(0));
 }
 
 static vtrn_status check_pe_transpose(validation *v) {
@@ -731,6 +810,9 @@ static const struct {
     [VTRN_OP_LDWEIGHTS] = {check_ldweights, VTRN_FLAG_DOUBLE_ROW},
     [VTRN_OP_MATMUL] = {check_matmul, ACC | SR | VTRN_FLAG_LAST | VTRN_FLAG_DOUBLE_ROW},
     [VTRN_OP_PE_TRANSPOSE] = {check_pe_transpose, 0},
+    [VTRN_OP_LDWEIGHTS_MX] = {check_ldweights_mx, 0},
+    [VTRN_OP_MATMUL_MX] = {check_matmul_mx, ACC | VTRN_FLAG_LAST},
+    [VTRN_OP_QUANTIZE_MX] = {check_quantize_mx, 0},
     [VTRN_OP_TENSOR_TENSOR] = {check_tensor_tensor, SR},
     [VTRN_OP_TENSOR_SCALAR] = {check_tensor_scalar, REV0 | REV1 | SR},
     [VTRN_OP_SCALAR_TENSOR_TENSOR] = {check_scalar_tensor_tensor, REV0 | REV1 | SR},

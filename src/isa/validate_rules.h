@@ -32,6 +32,12 @@ typedef struct validation {
  * queues are already known to be legal. */
 vtrn_status validate_opcode(validation *v);
 
+/* Whether operand i may be of a packed type (dtype_of_packed). */
+bool validate_takes_packed(vtrn_opcode opcode, int i);
+
+/* Whether operand 2 is the scales of an MX tile. */
+bool validate_has_scales(vtrn_opcode opcode);
+
 /* Flags that the opcode knows. */
 uint32_t validate_legal_flags(vtrn_opcode opcode);
 

@@ -45,8 +45,9 @@ typedef struct nki_view {
 typedef struct nki_call {
     vtrn_instr instr;
     const nki_view *view[VTRN_MAX_AP];
-    int n_inner;     /* tensor_reduce: innermost dimensions of view[1] that are reduced */
-    uint32_t source; /* number of the place in the kernel, the caller's */
+    const nki_view *scale[2]; /* matmul of MX tiles: of stationary and moving; else NULL */
+    int n_inner;              /* tensor_reduce: innermost dimensions of view[1] that are reduced */
+    uint32_t source;          /* number of the place in the kernel, the caller's */
 } nki_call;
 
 typedef enum nki_storage_kind { NKI_LOCAL, NKI_ARGUMENT, NKI_CONSTANT } nki_storage_kind;

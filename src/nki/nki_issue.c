@@ -31,6 +31,9 @@ static const char *const operand_names[VTRN_OP_COUNT][VTRN_MAX_AP] = {
     [VTRN_OP_AFFINE_SELECT] = {"dst", "on_true_tile"},
     [VTRN_OP_FIND_INDEX8] = {"dst", "data", "vals"},
     [VTRN_OP_MATCH_REPLACE8] = {"dst", "data", "vals"},
+    [VTRN_OP_LDWEIGHTS_MX] = {NULL, "stationary", "stationary_scale"},
+    [VTRN_OP_MATMUL_MX] = {"dst", "moving", "moving_scale"},
+    [VTRN_OP_QUANTIZE_MX] = {"dst", "src", "dst_scale"},
 };
 
 static const char *operand_name(const vtrn_instr *instr, int i) {
@@ -95,15 +98,29 @@ static vtrn_status unwritten(const issue *x, int i, uint64_t n_set, uint64_t fir
                       operand_name(&x->instr, i), text, (unsigned long long)n, index);
 }
 
-enum { GPSIMD_CORE_PARTITIONS = 16 };
+enum { GPSIMD_CORE_PARTITIONS = 16, MX_QUADRANT = 32, MX_QUADRANT_SCALES = 4 };
+
+static bool is_mx(int opcode) {
+    return opcode == VTRN_OP_LDWEIGHTS_MX || opcode == VTRN_OP_MATMUL_MX ||
+           opcode == VTRN_OP_QUANTIZE_MX;
+}
 
 /* The elements that the instruction reads or writes in any case: of nonzero_with_count the first
- * partition of each GpSimd core. */
+ * partition of each GpSimd core, of MX scales the first of each quadrant. */
 static nki_view touched(const issue *x, int i) {
     nki_view v = *x->view[i];
     if (x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT) {
         v.shape[0] = (v.shape[0] + GPSIMD_CORE_PARTITIONS - 1) / GPSIMD_CORE_PARTITIONS;
         v.step[0] *= GPSIMD_CORE_PARTITIONS;
+    }
+    if (i == 2 && is_mx(x->instr.opcode) && v.n_dims < NKI_MAX_DIMS) {
+        const nki_view *data = x->view[x->instr.opcode == VTRN_OP_QUANTIZE_MX ? 0 : 1];
+        memmove(&v.shape[1], &v.shape[0], (size_t)v.n_dims * sizeof *v.shape);
+        memmove(&v.step[1], &v.step[0], (size_t)v.n_dims * sizeof *v.step);
+        v.n_dims++;
+        v.step[0] *= MX_QUADRANT;
+        v.shape[0] = data->shape[0] / MX_QUADRANT;
+        v.shape[1] = MX_QUADRANT_SCALES;
     }
     return v;
 }
@@ -281,7 +298,8 @@ static vtrn_status mark_written(issue *x, int i) {
         return mark_transposed(x);
     if (x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT)
         return mark_counted(x);
-    return nki_map_mark(&r->written, x->view[i]);
+    nki_view written = touched(x, i);
+    return nki_map_mark(&r->written, &written);
 }
 
 /* What a shuffle may keep stays unwritten. */
@@ -294,13 +312,13 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
             r->first = list_i;
         r->last = list_i;
         r->is_contracted |=
-            x->instr.opcode == VTRN_OP_LDWEIGHTS || (x->instr.opcode == VTRN_OP_MATMUL && i == 1);
+            access_writes_weights(&x->instr) || (access_reads_weights(&x->instr) && i >= 1);
         if (!access_is_written(&x->instr, i))
             continue;
         r->is_stored_to = true;
         if (x->instr.opcode != VTRN_OP_STREAM_SHUFFLE || !access_keeps(&x->instr))
             VTRN_RETURN_IF_ERROR(mark_written(x, i));
-        if (x->instr.opcode == VTRN_OP_MATMUL)
+        if (access_reads_weights(&x->instr))
             VTRN_RETURN_IF_ERROR(nki_map_mark(&r->summed, x->view[i]));
     }
     return NULL;
@@ -416,20 +434,21 @@ static vtrn_status check_matmul_shapes(const nki_call *call) {
 /* One matmul: flags are of both instructions, accumulate is decided. */
 static vtrn_status multiply(nki_session *s, const nki_call *call, bool accumulate) {
     const nki_view *dst = call->view[0], *stationary = call->view[1], *moving = call->view[2];
-    nki_call load = {.instr = {.opcode = VTRN_OP_LDWEIGHTS,
+    const bool is_scaled = call->scale[0] != NULL;
+    nki_call load = {.instr = {.opcode = is_scaled ? VTRN_OP_LDWEIGHTS_MX : VTRN_OP_LDWEIGHTS,
                                .engine = VTRN_ENGINE_TENSOR,
                                .flags = call->instr.flags},
-                     .view = {NULL, stationary},
+                     .view = {NULL, stationary, call->scale[0]},
                      .source = call->source};
     VTRN_RETURN_IF_ERROR(vtrn_nki_issue(s, &load));
     nki_call product = {
-        .instr = {.opcode = VTRN_OP_MATMUL,
+        .instr = {.opcode = is_scaled ? VTRN_OP_MATMUL_MX : VTRN_OP_MATMUL,
                   .engine = VTRN_ENGINE_TENSOR,
                   .flags = call->instr.flags | (accumulate ? VTRN_FLAG_ACCUMULATE : 0)},
-        .view = {dst, moving},
+        .view = {dst, moving, call->scale[1]},
         .source = call->source};
     VTRN_RETURN_IF_ERROR(vtrn_nki_issue(s, &product));
-    s->flops += 2 * nki_view_elements(stationary) *
+    s->flops += (is_scaled ? 8 : 2) * nki_view_elements(stationary) *
                 (nki_view_elements(moving) / (uint64_t)moving->shape[0]);
     return NULL;
 }
@@ -468,7 +487,7 @@ static vtrn_status multiply_parts(nki_session *s, const nki_call *call) {
     bool is_alike = dst->n_dims == moving->n_dims && dst->n_dims > 1;
     for (int i = 1; is_alike && i < dst->n_dims; i++)
         is_alike = dst->shape[i] == moving->shape[i];
-    if (!is_alike)
+    if (!is_alike || call->scale[0])
         return VTRN_ERROR(VTRN_UNIMPLEMENTED,
                           "earlier matmuls wrote a part of dst and this one writes more; give dst "
                           "and moving the same free dimensions, or pass accumulate=True or False");

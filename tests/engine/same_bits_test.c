@@ -90,6 +90,8 @@ static void check_operations(void) {
 static void check_conversions(void) {
     static uint8_t stored[16 * N];
     for (int t = 0; t < VTRN_DTYPE_COUNT; t++) {
+        if (dtype_of_packed((vtrn_dtype)t) != (vtrn_dtype)t)
+            continue; /* never converted */
         dtype_store_fp32((vtrn_dtype)t, x, stored, N);
         dtype_load_fp32((vtrn_dtype)t, stored, out, N);
         expect("convert", dtype_name((vtrn_dtype)t), N);

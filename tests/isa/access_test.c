@@ -95,6 +95,10 @@ static const expected table[] = {
     {TOUCHES(DMA_SCATTER, ACC | SKIP, "rwt rx rix -", 0, 0)},
     {TOUCHES(EVENT_SEMAPHORE, 0, "- - - -", 0, 0)},
     {TOUCHES(COLLECTIVE, 0, "- - - -", 0, 0)}, /* its tensors, as those of a custom op */
+    {TOUCHES(LDWEIGHTS_MX, 0, "- rx rx -", 0, PE)},
+    {TOUCHES(MATMUL_MX, 0, "w rx rx -", PE, 0)},
+    {TOUCHES(MATMUL_MX, ACC, "rw rx rx -", PE, 0)},
+    {TOUCHES(QUANTIZE_MX, 0, "w rx rwk -", 0, 0)},
 };
 enum { N_EXPECTED = sizeof table / sizeof *table, N_TABLE_ROWS = 77 };
 

@@ -130,6 +130,16 @@ static void fill_tensor(legal_rng *r, vtrn_instr *i, unsigned k, unsigned m, vtr
     case VTRN_OP_LDWEIGHTS:
         i->ap[1] = sbuf(r, t, k, m);
         break;
+    case VTRN_OP_LDWEIGHTS_MX:
+        i->ap[1] = sbuf(r, VTRN_DTYPE_FP8E4M3FN_X4, k, m);
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT8, k, m);
+        break;
+    case VTRN_OP_MATMUL_MX:
+        i->ap[0] = on_chip(r, VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, m, n);
+        i->ap[1] = sbuf(r, VTRN_DTYPE_FP4E2M1FN_X4, k, n);
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT8, k, n);
+        i->flags = legal_random(r, 2) ? VTRN_FLAG_ACCUMULATE : 0;
+        break;
     case VTRN_OP_MATMUL:
         i->ap[0] = on_chip(r, VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, m, n);
         i->ap[1] = sbuf(r, t, k, n);
@@ -269,6 +279,12 @@ static void fill_special(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
         i->ap[0] = operand(r, i, VTRN_DTYPE_BF16, a, b);
         i->ap[1] = operand(r, i, VTRN_DTYPE_BF16, b, a);
         break;
+    case VTRN_OP_QUANTIZE_MX:
+        i->ap[0] = sbuf(r, VTRN_DTYPE_FP8E5M2_X4, 64, f);
+        i->ap[1] = sbuf(r, VTRN_DTYPE_FP16, 64, 4 * f);
+        i->ap[2] = sbuf(r, VTRN_DTYPE_UINT8, 64, f);
+        i->arg[0] = legal_random(r, 2);
+        break;
     case VTRN_OP_SET_RNG_SEED:
         i->ap[1] = operand(r, i, VTRN_DTYPE_INT32, 1, 1);
         break;
@@ -390,6 +406,7 @@ static void fill(legal_rng *r, vtrn_instr *i) {
     case VTRN_OP_N_GATHER:
     case VTRN_OP_LOCAL_GATHER:
     case VTRN_OP_NONZERO_WITH_COUNT:
+    case VTRN_OP_QUANTIZE_MX:
     case VTRN_OP_ACT_TABLE_LOAD:
     case VTRN_OP_AFFINE_SELECT:
     case VTRN_OP_IOTA:
@@ -418,8 +435,13 @@ static void fill_common(legal_rng *r, vtrn_instr *i) {
     i->source = legal_random(r, 3);
 }
 
+static bool is_mx_product(vtrn_opcode op) {
+    return op == VTRN_OP_LDWEIGHTS_MX || op == VTRN_OP_MATMUL_MX;
+}
+
 static bool is_tensor_op(vtrn_opcode op) {
-    return op == VTRN_OP_LDWEIGHTS || op == VTRN_OP_MATMUL || op == VTRN_OP_PE_TRANSPOSE;
+    return op == VTRN_OP_LDWEIGHTS || op == VTRN_OP_MATMUL || op == VTRN_OP_PE_TRANSPOSE ||
+           is_mx_product(op);
 }
 
 /* The list of a block in no order; layout() sorts it into streams. */
@@ -434,9 +456,13 @@ static uint32_t make_list(legal_rng *r, int gen, vtrn_instr *list) {
             i.engine = pick_engine(r, info, gen, (vtrn_opcode)op);
             unsigned k = 1 + legal_random(r, 128), m = 1 + legal_random(r, 128);
             vtrn_dtype t = float_dtype(r);
-            if (op == VTRN_OP_MATMUL) { /* its weights come right before it */
+            if (is_mx_product((vtrn_opcode)op)) {
+                k = 32 * (1 + legal_random(r, 4));
+                m += m % 2;
+            }
+            if (op == VTRN_OP_MATMUL || op == VTRN_OP_MATMUL_MX) { /* weights right before it */
                 vtrn_instr w = i;
-                w.opcode = VTRN_OP_LDWEIGHTS;
+                w.opcode = op == VTRN_OP_MATMUL ? VTRN_OP_LDWEIGHTS : VTRN_OP_LDWEIGHTS_MX;
                 fill_tensor(r, &w, k, m, t);
                 fill_common(r, &w);
                 list[n++] = w;

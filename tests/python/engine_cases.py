@@ -74,7 +74,7 @@ class Trial:
         """Somewhere of its own in the memory, any pattern, any first partition."""
         dims, first = self.dims(size, is_source) if size > 1 else random_dims(
             self.rng, size, is_source)
-        itemsize = np.dtype(DTYPES[dtype]).itemsize
+        itemsize = np.dtype(h.PACKED.get(dtype) or DTYPES[dtype]).itemsize
         span = first + sum(max(0, step * (num - 1)) for step, num in dims) + 1
         at = -(-self.base[space] // itemsize) * itemsize
         self.base[space] = at + span * itemsize

@@ -22,6 +22,7 @@ DTYPES = {
     "uint16": np.uint16,
     "uint32": np.uint32,
 }
+PACKED = {"fp8e4m3fn_x4": np.uint32, "fp8e5m2_x4": np.uint32, "fp4e2m1fn_x4": np.uint16}
 NAMES = {np.dtype(t): name for name, t in DTYPES.items() if name != "tf32"}
 SBUF, PSUM, HBM = 1, 2, 3
 ENGINES = "TVSGYC"
@@ -122,7 +123,8 @@ class Operand:
     PSUM row r lies in partition `partition` + r, in HBM `pitch` elements after row r - 1."""
 
     def __init__(self, dtype, n, dims, addr=0, partition=0, space=SBUF, pitch=1):
-        self.name, self.dtype, self.n, self.dims = dtype, np.dtype(DTYPES[dtype]), n, list(dims)
+        self.name, self.dtype = dtype, np.dtype(PACKED.get(dtype) or DTYPES[dtype])
+        self.n, self.dims = n, list(dims)
         self.addr, self.partition, self.space, self.pitch = addr, partition, space, pitch
 
     def offsets(self):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import engine_harness as h
+import engine_cases_mx  # noqa: F401 (adds its cases)
 import engine_cases_registers  # noqa: F401 (adds its cases)
 from engine_cases import CASES, FLOATS, LETTERS, N_TRIALS, POOLS, SEED, VTRN, Trial
 from engine_harness import DTYPES, PSUM, Draws, Machine, dense
@@ -156,7 +157,7 @@ def test_legal_flags_are_those_that_an_instruction_obeys(name):
     swapped = {"tensor_scalar", "scalar_tensor_tensor", "tensor_tensor_scan"}
     want = h.STOCHASTIC * (name in rounded) | (h.REVERSE0 | h.REVERSE1) * (name in swapped)
     want |= h.ACCUMULATE * (name in registers)
-    want |= {"matmul": h.ACCUMULATE | h.LAST | h.DOUBLE_ROW, "ldweights": h.DOUBLE_ROW,
+    want |= {"matmul": h.ACCUMULATE | h.LAST | h.DOUBLE_ROW, "matmul_mx": h.ACCUMULATE | h.LAST, "ldweights": h.DOUBLE_ROW,
              "find_index8": h.REVERSE0, "tensor_scalar_reduce": h.REVERSE0,
              "tensor_scalar_cumulative": h.REVERSE0, "select_reduce": h.REVERSE0,
              "vector_read_accumulator": h.NEGATE, "activate": h.ACCUMULATE, "dma_copy": h.ACCUMULATE,

@@ -5,7 +5,7 @@ import os
 import sys
 import types
 
-from vtrn.nki import beta1, collectives, dtypes, isa, language, tensor, versions
+from vtrn.nki import beta1, collectives, dtypes, isa, isa_mx, language, tensor, versions
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
 from vtrn.nki.tuner import Tuned, tune
@@ -47,6 +47,7 @@ def install(force=False, version=None):
         of_language = versions.module_of(version, language, "nki.language")
         nki = versions.module_of(version, this, "nki")
         nki.isa, nki.language, nki.__path__ = of_isa, of_language, []
+    isa_mx.doubles_scales = version is None or versions.number(version) >= versions.number("0.5")
     tensor.register_loops = version is None or versions.number(version) < versions.number("0.7")
     sys.modules.update({"nki.compiler": this.compiler, "nki.collectives": collectives, "nki": nki,
                         "nki.language": of_language, "nki.isa": of_isa, "nki.typing": typing, "nki.dtype": dtypes})

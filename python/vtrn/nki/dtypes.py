@@ -22,6 +22,10 @@ _ROWS = (
     ("float8_e4m3fn", "fp8e4m3fn", ml_dtypes.float8_e4m3fn),
     ("float8_e5m2", "fp8e5m2", ml_dtypes.float8_e5m2),
     ("float8_e8m0fnu", "fp8e8m0fnu", ml_dtypes.float8_e8m0fnu),
+    # Four narrow floats in one element, the first in the lowest bits; NumPy has the bits.
+    ("float8_e4m3fn_x4", "fp8e4m3fn_x4", np.uint32),
+    ("float8_e5m2_x4", "fp8e5m2_x4", np.uint32),
+    ("float4_e2m1fn_x4", "fp4e2m1fn_x4", np.uint16),
 )
 
 
@@ -59,15 +63,14 @@ for _name, _chip, _type in _ROWS:
     by_code[DTYPE[_chip]] = _dtype
     _numpy[DTYPE[_chip]] = np.dtype(_type)
     _codes[_name] = _codes[_dtype] = DTYPE[_chip]
-    if _name != "tfloat32":
+    if _name != "tfloat32" and not _name.endswith("_x4"):
         _codes[_type] = _codes[np.dtype(_type)] = DTYPE[_chip]
 
-# Four narrow floats in one element. Names only: no instruction takes them yet.
-float8_e4m3fn_x4, float8_e5m2_x4, float4_e2m1fn_x4 = X4_TYPES = tuple(
-    DType(name) for name in ("float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4"))
+X4_TYPES = tuple(d for d in by_code if d is not None and d.endswith("_x4"))
 
-IS_FLOAT = [d is not None and "float" in d for d in by_code]
+IS_FLOAT = [d is not None and "float" in d and not d.endswith("_x4") for d in by_code]
 IS_32_BIT_INTEGER = [d in ("int32", "uint32") for d in by_code]
+IS_BITS = [d is not None and (d.endswith("_x4") or "e8m0" in d) for d in by_code]  # no engine computes with them
 IS_SIGNED = [d is not None and str(d).startswith("int") for d in by_code]
 
 

@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import cores, dtypes, tensor
+from vtrn.nki import cores, dtypes, isa_mx, tensor
 from vtrn.nki._load import ACT, ALU, GPSIMD, OPCODE, SCALAR, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.errors import NkiValidationError  # noqa: F401 (a name of the module)
+from vtrn.nki.isa_mx import nc_matmul_mx, quantize_mx  # noqa: F401 (names of the module)
 from vtrn.nki.tensor import VirtualRegister, ndarray
 
 _issue, _dma, _matmul, _memset, _shuffle = core.issue, core.dma, core.matmul, core.memset, core.shuffle
@@ -264,6 +265,8 @@ _TENSOR_COPY = OPCODE["tensor_copy"]
 
 
 def tensor_copy(dst, src, engine=engine.unknown, name=None, dtype=None):
+    if dtypes.IS_BITS[dst._dtype] and dst._dtype == src._dtype:
+        dst, src = isa_mx.bits(dst), isa_mx.bits(src)
     _issue(_TENSOR_COPY, _engine(engine, VECTOR), 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
     return _DONE
 
@@ -281,6 +284,8 @@ def tensor_copy_predicated(dst, src, predicate, reverse_pred=False, name=None):
 
 
 def memset(dst, value, engine=engine.unknown, name=None):
+    if dtypes.IS_BITS[dst._dtype] and value == 0:
+        dst = isa_mx.bits(dst)
     number = int(value) if dtypes.IS_32_BIT_INTEGER[dst._dtype] else float(value)
     _memset(dst, _engine(engine, VECTOR), number)
     return _DONE
@@ -724,8 +729,7 @@ def register_store(dst, src):
     memset(dst, int(src))
 
 
-_ABSENT = ("nc_matmul_mx", "activate2", "rand_set_state", "rand_get_state", "rand2",
-           "sequence_bounds", "quantize_mx", "topk")
+_ABSENT = ("activate2", "rand_set_state", "rand_get_state", "rand2", "sequence_bounds", "topk")
 
 
 def __getattr__(name):

@@ -9,7 +9,8 @@ import numpy as np
 from vtrn.nki import dtypes, isa, tensor
 from vtrn.nki._load import ACT, ALU, HBM, core
 from vtrn.nki.dtypes import (  # noqa: F401 (names of the module)
-    bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn_x4, float8_e5m2_x4, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16, float32, int8, int16, int32,
+    bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn_x4, float8_e5m2_x4, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16,
+    float32, int8, int16, int32,
     tfloat32, uint8, uint16, uint32)
 from vtrn.nki.tensor import (  # noqa: F401
     MemoryRegion, hbm, ndarray, private_hbm, psum, sbuf, shared_hbm)

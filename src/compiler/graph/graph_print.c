@@ -18,7 +18,7 @@ static void print_type(printer *p, const graph_type *t) {
         "f8E3M4",       "bf16",         "f16",      "tf32",       "f32",        "f64",
         "complex<f32>", "complex<f64>", "i2",       "i4",         "ui2",        "ui4",
         "f4E2M1FN",     "f6E2M3FN",     "f6E3M2FN", "f8E4M3FNUZ", "f8E5M2FNUZ", "f8E4M3B11FNUZ",
-        "f8E8M0FNU",
+        "f8E8M0FNU",    "f8E4M3FNx4",   "f8E5M2x4", "f4E2M1FNx4",
     };
     _Static_assert(sizeof NAMES / sizeof *NAMES == VTRN_DTYPE_COUNT, "a name for each type");
     if (t->is_token) {

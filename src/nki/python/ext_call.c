@@ -197,6 +197,27 @@ static PyObject *matmul(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     return finish(vtrn_nki_matmul(s->session, &call, accumulate), op);
 }
 
+/* matmul_mx(dst, stationary, moving, stationary_scale, moving_scale, accumulate) */
+static PyObject *matmul_mx(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    (void)self;
+    static const char op[] = "nc_matmul_mx";
+    nki_call call = {0};
+    if (n != 6)
+        return PyErr_Format(PyExc_TypeError, "matmul_mx takes 6 arguments");
+    if (!tensors(&call, args, 3, op))
+        return NULL;
+    for (int i = 0; i < 2; i++) {
+        if (!ext_is_tensor(args[3 + i]))
+            return bad("scales are a tensor, not", args[3 + i]);
+        call.scale[i] = &((ext_tensor *)args[3 + i])->view;
+    }
+    int accumulate = (int)PyLong_AsLong(args[5]);
+    ext_session *s;
+    if (PyErr_Occurred() || !begin(&call, op, &s))
+        return NULL;
+    return finish(vtrn_nki_matmul(s->session, &call, accumulate), op);
+}
+
 /* shuffle(dst, src, mask): mask is bytes of 32. */
 static PyObject *shuffle(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
@@ -220,6 +241,7 @@ PyMethodDef ext_call_methods[] = {
     {"memset", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, "Issue a memset."},
     {"dma", (PyCFunction)(void (*)(void))dma, METH_FASTCALL, "Issue a dma_copy."},
     {"matmul", (PyCFunction)(void (*)(void))matmul, METH_FASTCALL, "Issue a matmul."},
+    {"matmul_mx", (PyCFunction)(void (*)(void))matmul_mx, METH_FASTCALL, "Issue an MX matmul."},
     {"shuffle", (PyCFunction)(void (*)(void))shuffle, METH_FASTCALL, "Issue a stream_shuffle."},
     {NULL, NULL, 0, NULL},
 };
