@@ -8,7 +8,7 @@ import sys
 import conftest
 import pytest
 from paths import BUILD, ROOT
-from vtrn.conformance import runner
+from vtrn.conformance import runner, worker
 
 if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
@@ -160,10 +160,43 @@ def test_programs_with_expected_values_are_compared(tmp_path):
     assert (document["passed"], document["failed"]) == (4, 2)
 
 
+MANY_TESTS = """
+import unittest
+
+class Many(unittest.TestCase):
+    pass
+
+for i in range(40):
+    setattr(Many, f"test_{i}", lambda self: None)
+"""
+
+
+def test_a_fraction_is_a_sample_that_a_larger_one_goes_on_from(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "many_test.py").write_text(MANY_TESTS)
+    results = tmp_path / "out" / "jax.jsonl"
+
+    def run(fraction, *more):
+        conformance(tmp_path, "jax", tmp_path, "--fraction", fraction, *more)
+        return [json.loads(line)["case"] for line in results.read_text().splitlines() if "case" in line]
+
+    quarter = run("1/4")
+    assert len(quarter) == 10
+    assert run("1/4") == quarter
+    half = run("1/2")
+    assert half[:10] == quarter and len(set(half)) == len(half) == 20
+    assert run("1/4") == half  # what a larger fraction finished is finished
+    assert set(run("1/4", "--fresh")) == set(quarter)
+    assert len(run("1/40", "--fresh")) == worker.LEAST_CASES
+    assert len(run("1")) == 40
+
+
 @pytest.mark.parametrize("args, said", [
     (("jax", "/no/such/folder"), "jax needs the path of a checkout: /no/such/folder is not a folder"),
     (("jax", "."), "no unit of jax is left to run"),
     (("poetry",), "invalid choice: 'poetry'"),
+    (("jax", ".", "--fraction", "3/2"), "more than 0, at most 1"),
+    (("docs", ".", "--fraction", "1/2"), "docs has no --fraction"),
 ])
 def test_wrong_arguments_are_refused_in_words(tmp_path, args, said):
     done = conformance(tmp_path, *args)

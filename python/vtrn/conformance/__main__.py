@@ -34,6 +34,8 @@ def arguments():
     parser.add_argument("path", nargs="?", default="")
     parser.add_argument("--only", metavar="TEXT", help="units whose name contains TEXT; several with commas")
     parser.add_argument("--part", metavar="K/N", help="every Nth unit, from the Kth (1..N)")
+    parser.add_argument("--fraction", type=share, default=1.0, metavar="K/N",
+                        help="a sample of each unit's cases, the same each time; a larger one later goes on from it")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
@@ -41,6 +43,14 @@ def arguments():
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     return parser, parser.parse_args()
+
+
+def share(text):
+    k, _, n = text.partition("/")
+    value = int(k) / int(n or 1)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("more than 0, at most 1")
+    return value
 
 
 def chosen(units, only, part):
@@ -58,13 +68,16 @@ def show_progress(run, n_units):
     minutes = (time.monotonic() - run.started) / 60
     end = "\r" if sys.stderr.isatty() else "\n"
     if end == "\r" or sum(counts.values()) % 100 == 0:
-        print(f"{len(run.finished_units)} of {n_units} units, {sum(counts.values())} cases, {n_bad} bad, "
+        n_finished = sum(map(run.is_finished, run.fraction_run))
+        print(f"{n_finished} of {n_units} units, {sum(counts.values())} cases, {n_bad} bad, "
               f"{counts[runner.SKIPPED]} skipped, {minutes:.1f} min", end=end, file=sys.stderr, flush=True)
 
 
 def main():
     parser, args = arguments()
     suite = worker.load(args.suite)
+    if args.fraction < 1 and not getattr(suite, "SAMPLES", False):
+        parser.error(f"{args.suite} has no --fraction: choose with --only or --part")
     if suite.NEEDS_PATH and not pathlib.Path(args.path).is_dir():
         parser.error(f"{args.suite} needs the path of a checkout: {args.path or 'none'} is not a folder")
     try:
@@ -75,7 +88,7 @@ def main():
         parser.error(f"no unit of {args.suite} is left to run: see PATH, --only and --part")
     if args.fresh:
         (args.out / f"{args.suite}.jsonl").unlink(missing_ok=True)
-    run = runner.Run(args.suite, args.path, args.out, args.timeout)
+    run = runner.Run(args.suite, args.path, args.out, args.timeout, args.fraction)
     try:
         run.run(units, args.jobs, show_progress)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import sys
 import traceback
 import unittest
 
-NEEDS_PATH = True
+NEEDS_PATH = SAMPLES = True
 PART_BYTES = 60_000  # of a test file: more of them make another part
 # They test how JAX finds platforms, and leave its registry without ours.
 LEAVE_OTHER_PLATFORMS = ("xla_bridge_test.py",)
@@ -147,6 +147,6 @@ def run(path, unit, report):
     if part:
         k, n = (int(x) for x in part.split("/"))
         tests = tests[k - 1::n]
-    unittest.TestSuite(t for t in tests if name_of(t) not in report.done).run(Streamed(report))
+    unittest.TestSuite(report.left(tests, name_of)).run(Streamed(report))
     if file not in LEAVE_OTHER_PLATFORMS:
         check_platform(report)

@@ -26,11 +26,11 @@ class Result:
 class Worker:
     """A process that runs the cases of one unit after another: worker.py tells its protocol."""
 
-    def __init__(self, suite, path, unit, done):
+    def __init__(self, suite, path, unit, done, fraction=1.0):
         command = [sys.executable, "-m", "vtrn.conformance.worker", suite, path or ""]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
-        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done)}) + "\n")
+        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), "fraction": fraction}) + "\n")
         self.process.stdin.close()
         self.lines = queue.Queue()
         self.errors = collections.deque(maxlen=30)
@@ -60,12 +60,12 @@ class Worker:
 class Run:
     """The results of a suite so far, in OUT/SUITE.jsonl; one line a case."""
 
-    def __init__(self, suite, path, out, timeout=300):
-        self.suite, self.path, self.timeout = suite, path, timeout
+    def __init__(self, suite, path, out, timeout=300, fraction=1.0):
+        self.suite, self.path, self.timeout, self.fraction = suite, path, timeout, fraction
         out.mkdir(parents=True, exist_ok=True)
         self.file = out / f"{suite}.jsonl"
         self.results = {}
-        self.finished_units = set()
+        self.fraction_run = {}  # of a unit's cases, for each unit that was run to its end
         self.lock = threading.Lock()
         self.started = time.monotonic()
         if self.file.exists():
@@ -74,7 +74,8 @@ class Run:
 
     def _take(self, record):
         if "finished" in record:
-            self.finished_units.add(record["finished"])
+            unit = record["finished"]
+            self.fraction_run[unit] = max(self.fraction_run.get(unit, 0), record.get("fraction", 1.0))
         else:
             result = Result(**record)
             self.results[result.unit, result.case] = result
@@ -84,6 +85,12 @@ class Run:
             f.write(json.dumps(record) + "\n")
             self._take(record)
 
+    def _finish(self, unit):
+        self._write({"finished": unit, "fraction": self.fraction})
+
+    def is_finished(self, unit):
+        return self.fraction_run.get(unit, 0) >= self.fraction
+
     def add(self, result):
         self._write(dataclasses.asdict(result))
 
@@ -91,7 +98,7 @@ class Run:
         """Runs what is not finished. progress(run, n_units) is called after each result."""
         waiting = queue.Queue()
         for unit in units:
-            if unit not in self.finished_units:
+            if not self.is_finished(unit):
                 waiting.put(unit)
 
         def work():
@@ -113,7 +120,7 @@ class Run:
     def _run_unit(self, unit, progress):
         """True when the unit is finished; False when its worker ended early and another must go on."""
         done = {case for u, case in self.results if u == unit}
-        worker = Worker(self.suite, self.path, unit, done)
+        worker = Worker(self.suite, self.path, unit, done, self.fraction)
         current = None
         try:
             while True:
@@ -123,14 +130,14 @@ class Run:
                 except queue.Empty:
                     self.add(Result(unit, current or "(loading)", HUNG, f"no result in {timeout} s", timeout))
                     if current is None:
-                        self._write({"finished": unit})
+                        self._finish(unit)
                     return current is None
                 if message is None:
                     break
                 if "start" in message:
                     current = message["start"]
                 elif "end" in message:
-                    self._write({"finished": unit})
+                    self._finish(unit)
                     return True
                 else:
                     self.add(Result(unit, **message))
@@ -141,7 +148,7 @@ class Run:
             code = worker.process.wait()
         self.add(Result(unit, current or "(loading)", CRASHED, f"exit {code}: {worker.last_words()}"))
         if current is None:
-            self._write({"finished": unit})
+            self._finish(unit)
         return current is None
 
     def counts(self):

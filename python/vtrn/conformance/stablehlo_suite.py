@@ -10,7 +10,7 @@ import numpy as np
 from vtrn.conformance import compare
 from vtrn.conformance.worker import Skip
 
-NEEDS_PATH = True
+NEEDS_PATH = SAMPLES = True
 FILES_OF_A_UNIT = 60
 ULPS = 3  # of expect_close
 # What a file can have that this process has no means for.
@@ -160,7 +160,8 @@ def run(path, unit, report):
     testdata, interpret = folders(path)
     if unit.startswith("testdata#"):
         k = int(unit.partition("#")[2])
-        for file in sorted(testdata.glob("*.mlir"))[k * FILES_OF_A_UNIT:(k + 1) * FILES_OF_A_UNIT]:
+        files = sorted(testdata.glob("*.mlir"))[k * FILES_OF_A_UNIT:(k + 1) * FILES_OF_A_UNIT]
+        for file in report.left(files, lambda f: f.name):
             report.run(file.name, lambda: run_module(file.read_text(), "main"))
         return
     text = with_custom_checks((interpret / unit.removeprefix("interpret/")).read_text())

@@ -1,11 +1,13 @@
 """python -m vtrn.conformance.worker SUITE PATH: runs one unit of a suite for the runner.
 
-One line of JSON comes in: {"unit": NAME, "done": [cases not to run again]}. Lines of JSON go out:
+One line of JSON comes in: {"unit": NAME, "done": [cases not to run again], "fraction": of the cases}. Lines of JSON go out:
 {"start": case} before a case, {"case", "outcome", "reason", "seconds"} after it, {"end": true} when
 the unit is through. A worker that ends without {"end"} has crashed in the case that it started."""
 
+import hashlib
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -15,6 +17,9 @@ SUITES = {"jax": "jax_suite", "harness": "harness_suite", "stablehlo": "stablehl
           "docs": "docs_suite", "samples": "samples_suite", "nkilib": "nkilib_suite"}
 
 
+LEAST_CASES = 8  # of a unit, whatever the fraction
+
+
 def load(suite):
     return importlib.import_module("vtrn.conformance." + SUITES[suite])
 
@@ -22,8 +27,16 @@ def load(suite):
 class Report:
     """What a suite calls. Skip: raised by a case that does not apply."""
 
-    def __init__(self, stream, done):
-        self.stream, self.done = stream, frozenset(done)
+    def __init__(self, stream, done, fraction=1.0):
+        self.stream, self.done, self.fraction = stream, frozenset(done), fraction
+
+    def left(self, cases, name_of):
+        """Those of a unit's cases that are to run, in their order. A fraction takes the same cases each time, at
+        random, and a larger one takes those of a smaller one and more."""
+        n = min(len(cases), max(LEAST_CASES, math.ceil(len(cases) * self.fraction)))
+        names = sorted((name_of(c) for c in cases), key=lambda name: hashlib.sha256(name.encode()).digest())
+        taken = set(names[:n]) - self.done
+        return [c for c in cases if name_of(c) in taken]
 
     def say(self, **message):
         self.stream.write(json.dumps(message) + "\n")
@@ -60,7 +73,7 @@ def main():
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
-    report = Report(stream, request["done"])
+    report = Report(stream, request["done"], request.get("fraction", 1.0))
     load(sys.argv[1]).run(sys.argv[2], request["unit"], report)
     report.say(end=True)
 
