@@ -92,3 +92,17 @@ def test_asynchronous_collectives_give_what_they_are_waited_for(start):
         got, busy = f(jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("i"))))
     np.testing.assert_array_equal(got, x)
     np.testing.assert_array_equal(busy, x * 2 + 1)
+
+
+def test_what_is_kept_for_a_sink_is_in_the_compiled_text_and_changes_no_value():
+    if not hasattr(jax.lax, "dce_sink"):
+        pytest.skip("this JAX has no dce_sink")
+
+    def f(v):
+        jax.lax.dce_sink(v + 1, prevent_mlir_dce=True)
+        return v * 2
+
+    x = np.arange(5, dtype=np.float32)
+    compiled = jax.jit(f).lower(x).compile()
+    assert "dce_sink" in compiled.as_text() and "add" in compiled.as_text()
+    np.testing.assert_array_equal(compiled(x), x * 2)

@@ -188,6 +188,8 @@ CASES = {
     "cond": (lambda p, x: lax.cond(p, lambda v: v + 1, lambda v: v * 2, x), np.bool_(True), rand(9)),
     "switch": (lambda i, x: lax.switch(i, [lambda v: v + 1, lambda v: v * 2, lambda v: -v], x),
                np.int32(2), rand(9)),
+    "a branch gives back what is there": (
+        lambda i, x: (lambda y: lax.switch(i, [lambda: y, lambda: y * 2, lambda: x[1]]))(jnp.exp(x[0])), np.int32(0), rand(9)),
     "empty": (lambda x: x + 1, np.zeros((0, 3), np.float32)),
     "sums of pairs": (lambda x: jnp.repeat(x, 2, 1).reshape(9, 7, 2, 90, 4).sum(2), rand(9, 7, 90, 4)),
     "extremes of few": (lambda x: (x.max(1), x.min((1, 2)), (x * 2).prod(2)), rand(40, 3, 2, 70)),

@@ -88,14 +88,36 @@ def test_tuples_are_taken_apart(device):
     np.testing.assert_array_equal(same, i)
 
 
+def test_tuples_are_in_tuples(device):
+    nested = f"tuple<{PAIR}, tensor<3xf32>>"
+    body = f"""%0 = stablehlo.tuple %x, %i : {PAIR}
+        %1 = stablehlo.add %x, %x : tensor<3xf32>
+        %2 = stablehlo.tuple %0, %1 : {nested}
+        %3 = stablehlo.get_tuple_element %2[0] : ({nested}) -> {PAIR}
+        %4 = stablehlo.get_tuple_element %3[1] : ({PAIR}) -> tensor<2xi32>
+        %5 = stablehlo.get_tuple_element %2[1] : ({nested}) -> tensor<3xf32>
+        return %4, %5 : tensor<2xi32>, tensor<3xf32>"""
+    x, i = np.array([1, 2, 3], np.float32), np.array([7, -8], np.int32)
+    same, doubled = run(device, main("(%x: tensor<3xf32>, %i: tensor<2xi32>) -> (tensor<2xi32>, tensor<3xf32>)", body), x, i)
+    np.testing.assert_array_equal(same, i)
+    np.testing.assert_array_equal(doubled, 2 * x)
+
+
+def test_tuples_that_name_very_many_items_are_refused(device):
+    """Each tuple twice in the next: 14 of them name 2^15 - 2 items."""
+    kinds = ["tensor<3xf32>", *(f"!t{k}" for k in range(14))]
+    lines = [f"%{k + 1} = stablehlo.tuple %{k}, %{k} : !t{k}" for k in range(14)]
+    aliases = "\n".join(f"!t{k} = tuple<{kinds[k]}, {kinds[k]}>" for k in range(14))
+    body = "\n".join(["%0 = stablehlo.add %x, %x : tensor<3xf32>", *lines, "return %0 : tensor<3xf32>"])
+    said = refused(device, aliases + "\n" + main("(%x: tensor<3xf32>) -> tensor<3xf32>", body))
+    assert "a tuple of more than 8192 items" in said
+
+
 def test_tuples_where_there_can_be_none_are_refused_in_words(device):
     make = f"%0 = stablehlo.tuple %x, %i : {PAIR}\n"
     signature = "(%x: tensor<3xf32>, %i: tensor<2xi32>) -> "
     said = refused(device, main(signature + PAIR, make + f"return %0 : {PAIR}"))
     assert "result 0 is a tuple; take it apart by get_tuple_element" in said
-    nested = f"tuple<{PAIR}, tensor<3xf32>>"
-    body = make + f"%1 = stablehlo.tuple %0, %x : {nested}\nreturn %x : tensor<3xf32>"
-    assert "item 0 is a tuple" in refused(device, main(signature + "tensor<3xf32>", body))
     body = make + f"%1 = stablehlo.custom_call @f(%0) : ({PAIR}) -> tensor<3xf32>\nreturn %1 : tensor<3xf32>"
     assert "operand 0 is a tuple" in refused(device, main(signature + "tensor<3xf32>", body))
     said = refused(device, main(f"(%t: {PAIR}) -> tensor<3xf32>",

@@ -34,6 +34,10 @@ static const char *const IDENTITY_CALLS[] = {
     "SPMDShardToFullShape",
 };
 
+/* Custom calls without results that do nothing: they keep what makes their operands in the module.
+ */
+static const char *const EMPTY_CALLS[] = {"dce_sink"};
+
 static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *v,
                              graph_value **out_results, uint32_t *out_n);
 
@@ -438,13 +442,16 @@ static vtrn_status build_custom_call(graph_builder *b, size_t scope, const vhlo_
             if (vhlo_string_equal(target, CALLED_KINDS[i].target))
                 return build_kind(b, scope, v, CALLED_KINDS[i].kind);
     }
+    if (vhlo_entry_string(e, &target) && v->n_results == 0)
+        for (size_t i = 0; i < sizeof EMPTY_CALLS / sizeof *EMPTY_CALLS; i++)
+            if (vhlo_string_equal(target, EMPTY_CALLS[i]))
+                return NULL;
     return build_kind(b, scope, v, GRAPH_CUSTOM_CALL);
 }
 
 static vtrn_status build_tuple(graph_builder *b, size_t scope, const vhlo_op *v) {
     graph_value *items, tuple;
     VTRN_RETURN_IF_ERROR(map_operands(b, scope, v, &items));
-    VTRN_RETURN_IF_ERROR(refuse_tuples(items, v->n_operands, "item"));
     VTRN_RETURN_IF_ERROR(graph_tuple_add(b, v->n_operands, items, &tuple));
     return alias_results(b, scope, v, &tuple, 1);
 }

@@ -12,15 +12,14 @@ vtrn_status graph_tuple_add(graph_builder *b, uint32_t n, const graph_value *ite
     return NULL;
 }
 
-static vtrn_status has_plain_type(graph_builder *b, uint32_t type, graph_value value, bool *out) {
-    const graph_type *t;
-    VTRN_RETURN_IF_ERROR(graph_convert_type(b, type, &t));
-    *out = graph_type_equal(t, &b->g->types[value]);
-    return NULL;
-}
+enum {
+    MAX_ITEMS = 8192
+}; /* that a tuple has with those in it: few tuples of tuples name very many */
 
-vtrn_status graph_has_type(graph_builder *b, uint32_t type, graph_value value, bool *out) {
+static vtrn_status has_type(graph_builder *b, uint32_t type, graph_value value, uint32_t *n_items,
+                            bool *out) {
     const vhlo_entry *e;
+    const graph_type *plain;
     VTRN_RETURN_IF_ERROR(vhlo_get_type(b->m, type, &e));
     bool is_tuple = vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_TUPLE) ||
                     vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_FUTURE);
@@ -28,13 +27,25 @@ vtrn_status graph_has_type(graph_builder *b, uint32_t type, graph_value value, b
         *out = false;
         return NULL;
     }
-    if (!is_tuple)
-        return has_plain_type(b, type, value, out);
+    if (!is_tuple) {
+        VTRN_RETURN_IF_ERROR(graph_convert_type(b, type, &plain));
+        *out = graph_type_equal(plain, &b->g->types[value]);
+        return NULL;
+    }
     const graph_tuple *t = &b->tuples[value - GRAPH_FIRST_TUPLE];
+    *n_items += t->n;
+    if (*n_items > MAX_ITEMS)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "a tuple of more than %d items, with those of tuples in it", MAX_ITEMS);
     *out = e->n_refs == t->n;
     for (uint32_t i = 0; *out && i < t->n; i++)
-        VTRN_RETURN_IF_ERROR(has_plain_type(b, e->refs[i], t->items[i], out));
+        VTRN_RETURN_IF_ERROR(has_type(b, e->refs[i], t->items[i], n_items, out));
     return NULL;
+}
+
+vtrn_status graph_has_type(graph_builder *b, uint32_t type, graph_value value, bool *out) {
+    uint32_t n_items = 0;
+    return has_type(b, type, value, &n_items, out);
 }
 
 vtrn_status graph_call_result_types(graph_builder *b, const vhlo_op *v, uint32_t *out_n,

@@ -19,13 +19,16 @@ static void mark_read(bool *is_read, const graph_op *op) {
         is_read[op->operands[i]] = true;
 }
 
-/* What the operations of a region read, captured values included. */
+/* What a region reads, captured values included: its operations, and the region itself where it
+ * gives a value back. */
 static void mark_region(bool *is_read, const graph_region *region) {
     for (uint32_t i = 0; i < region->n_ops; i++) {
         mark_read(is_read, &region->ops[i]);
         for (uint32_t k = 0; k < region->ops[i].n_regions; k++)
             mark_region(is_read, region->ops[i].regions[k]);
     }
+    for (uint32_t i = 0; i < region->n_results; i++)
+        is_read[region->results[i]] = true;
 }
 
 vtrn_status defer_single_values(graph *g) {
