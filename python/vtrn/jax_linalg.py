@@ -7,11 +7,28 @@ src/compiler/reference/ref_linalg.c and passes its parameters as "name=number" t
 from collections.abc import Sequence
 from typing import Any
 
+# What the rules call, beside XLA's own Qr. Exported programs name them: a name and what its parameters
+# mean do not change.
+ROUTINES = (
+    "eig",
+    "eigh",
+    "hessenberg",
+    "lu",
+    "qr_pivoted",
+    "reflections_apply",
+    "schur",
+    "svd",
+    "tridiagonal",
+    "tridiagonal_solve",
+)
+
 
 def register() -> None:
     """Adds the rules; the platform must be known to JAX."""
     from jax import lax
     from jax import numpy as jnp
+    from jax._src import core
+    from jax._src.export import _export
     from jax._src.interpreters import mlir
     from jax._src.lax import ann, linalg
 
@@ -20,10 +37,14 @@ def register() -> None:
         if dtype == jnp.float16:  # JAX has no factorisation of these on any platform.
             raise NotImplementedError(f"Unsupported dtype {dtype} in {target}: convert to float32 first")
         module = ctx.module_context
+        # Dimensions that an export leaves open are computed by the program, beside the operands.
+        is_open = not all(core.is_constant_shape(aval.shape) for aval in avals)
+        shapes = [mlir.eval_dynamic_shape_as_tensor(ctx, aval.shape) for aval in avals] if is_open else None
         return mlir.custom_call(
-            target if target[0].isupper() else f"vtrn.{target}",
+            f"vtrn.{target}" if target in ROUTINES else target,
             result_types=[mlir.aval_to_ir_type(module, aval) for aval in avals],
             operands=operands,
+            result_shapes=shapes,
             backend_config=" ".join(f"{name}={int(value)}" for name, value in params.items()),
             api_version=1,
         ).results
@@ -111,3 +132,5 @@ def register() -> None:
         primitive = getattr(linalg, name, None) or getattr(ann, name, None)
         if primitive is not None:  # Not every version of JAX has each.
             mlir.register_lowering(primitive, rule, platform="neuron")
+    # jax.export writes only calls that it knows to be stable; a version without the set refuses these.
+    getattr(_export, "_CUSTOM_CALL_TARGETS_GUARANTEED_STABLE", set()).update(f"vtrn.{name}" for name in ROUTINES)
