@@ -144,6 +144,12 @@ def test_a_crash_and_a_hang_cost_one_test_each_and_a_run_goes_on(tmp_path):
     conformance(tmp_path, "jax", tmp_path, "--timeout", "4")
     assert outcomes(tmp_path, "jax")["test_hang"] == "passed"
     assert len(results.read_text().splitlines()) == len(kept) + 2
+    # What failed runs once more when that is asked for, and counts as it then ends.
+    tests = tmp_path / "tests" / "things_test.py"
+    tests.write_text(JAX_TESTS.replace('self.fail("as told")', "pass").replace("os._exit(7)", "pass"))
+    document = json.loads(conformance(tmp_path, "jax", tmp_path, "--again").stdout)
+    assert (document["executed"], document["passed"], document["skipped"]) == (5, 4, 1)
+    assert outcomes(tmp_path, "jax")["test_bad"] == outcomes(tmp_path, "jax")["test_crash"] == "passed"
 
 
 def test_programs_with_expected_values_are_compared(tmp_path):

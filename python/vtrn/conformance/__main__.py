@@ -41,6 +41,7 @@ def arguments():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
                         help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--again", action="store_true", help="run what failed once more")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     return parser, parser.parse_args()
 
@@ -89,6 +90,8 @@ def main():
     if args.fresh:
         (args.out / f"{args.suite}.jsonl").unlink(missing_ok=True)
     run = runner.Run(args.suite, args.path, args.out, args.timeout, args.fraction)
+    if args.again:
+        run.forget_failures()
     try:
         run.run(units, args.jobs, show_progress)
     except KeyboardInterrupt:

@@ -91,6 +91,12 @@ class Run:
     def is_finished(self, unit):
         return self.fraction_run.get(unit, 0) >= self.fraction
 
+    def forget_failures(self):
+        """Their cases are to run again, whatever was finished."""
+        for unit, case in [key for key, r in self.results.items() if r.outcome not in (PASSED, SKIPPED)]:
+            del self.results[unit, case]
+            self.fraction_run.pop(unit, None)
+
     def add(self, result):
         self._write(dataclasses.asdict(result))
 
