@@ -145,6 +145,11 @@ typedef struct vtrn_partitioner {
     int (*partition)(void *ctx, const void *artifact, size_t size, int n_partitions,
                      void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
                      char *message, size_t message_size);
+    /* The artifact of what one device runs of such a program, with the shapes of its parts and
+     * without annotations; as partition. NULL: none is made. */
+    int (*one_device)(void *ctx, const void *artifact, size_t size,
+                      void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
+                      char *message, size_t message_size);
 } vtrn_partitioner;
 
 /* For all devices of the process; partitioner is copied. NULL: there is none. */

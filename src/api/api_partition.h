@@ -14,4 +14,8 @@
 vtrn_status api_partition(const void *artifact, size_t size, int n_partitions, void **out,
                           size_t *out_size, bool *has_partitioner);
 
+/* What one device runs of the artifact, without annotations: *out is malloc'ed, the caller's to
+ * free. UNSUPPORTED, with the partitioner's own words, when it cannot. Thread-safe. */
+vtrn_status api_one_device(const void *artifact, size_t size, void **out, size_t *out_size);
+
 #endif

@@ -1,4 +1,5 @@
 /* Executables of the plugin: compile, describe, serialize. */
+#include "api/api_partition.h"
 #include "base/hash.h"
 #include "pjrt/compile_options.h"
 #include "pjrt/pjrt_wire.h"
@@ -15,6 +16,10 @@ static void executable_free(PJRT_Executable *e) {
     free(e->logical_ids);
     free(e->assignment);
     free(e->module);
+    plugin_text *text = atomic_load_explicit(&e->one_device, memory_order_relaxed);
+    if (text)
+        free(text->bytes);
+    free(text);
     free(e->options);
     free(e->output_types);
     free(e->output_dims);
@@ -435,23 +440,58 @@ PJRT_Executable_GetCompiledMemoryStats(PJRT_Executable_GetCompiledMemoryStats_Ar
     return NULL;
 }
 
-/* Asked twice: first for the size, then with room for the code. The module comes back as it came.
- */
+/* What XLA's converter to HLO reads: the module as it came, or, where that has sharding
+ * annotations, what one device runs of it. That is made when it is first asked for, by code of the
+ * host's that may wait for other threads, so no lock is held. */
+static vtrn_status readable_module(PJRT_Executable *e, const char **out, size_t *size) {
+    *out = e->module;
+    *size = e->module_size;
+    if (!e->executable->has_no_hlo)
+        return NULL;
+    plugin_text *known = atomic_load_explicit(&e->one_device, memory_order_acquire);
+    if (!known) {
+        void *bytes;
+        size_t n;
+        VTRN_RETURN_IF_ERROR(api_one_device(e->module, e->module_size, &bytes, &n));
+        plugin_text *made = malloc(sizeof *made);
+        if (!made) {
+            free(bytes);
+            return VTRN_OUT_OF_MEMORY(sizeof *made);
+        }
+        *made = (plugin_text){bytes, n};
+        if (atomic_compare_exchange_strong(&e->one_device, &known, made)) {
+            known = made;
+        } else {
+            free(made->bytes);
+            free(made);
+        }
+    }
+    *out = known->bytes;
+    *size = known->size;
+    return NULL;
+}
+
+/* Asked twice: first for the size, then with room for the code. */
 PJRT_Error *PJRT_Executable_OptimizedProgram(PJRT_Executable_OptimizedProgram_Args *args) {
     ARGS_REQUIRE(args, program);
-    const PJRT_Executable *e = args->executable;
     PJRT_Program *p = args->program;
-    if (e->executable->has_no_hlo) /* jaxlib fails on them, and then serialises nothing */
-        return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
-                                 "unimplemented: the optimized program of a module with sharding "
-                                 "constraints or asynchronous operations");
-    if (p->code && p->code_size < e->module_size)
+    const char *module;
+    size_t size;
+    vtrn_status status = readable_module(args->executable, &module, &size);
+    if (status) { /* jaxlib reads UNIMPLEMENTED as "there is no text" and goes on */
+        PJRT_Error *error = plugin_error_make(
+            PJRT_Error_Code_UNIMPLEMENTED,
+            "unimplemented: the optimized program of this module: %s", vtrn_status_message(status));
+        vtrn_status_free(status);
+        return error;
+    }
+    if (p->code && p->code_size < size)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: room for %zu bytes, the module has %zu",
-                                 p->code_size, e->module_size);
+                                 p->code_size, size);
     if (p->code)
-        memcpy(p->code, e->module, e->module_size);
-    p->code_size = e->module_size;
+        memcpy(p->code, module, size);
+    p->code_size = size;
     p->format = "mlir";
     p->format_size = 4;
     return NULL;

@@ -169,6 +169,11 @@ void plugin_named_string(PJRT_NamedValue *out, const char *name, const char *val
 void plugin_named_int(PJRT_NamedValue *out, const char *name, int64_t value);
 void plugin_named_float(PJRT_NamedValue *out, const char *name, float value);
 
+typedef struct plugin_text {
+    char *bytes;
+    size_t size;
+} plugin_text;
+
 struct PJRT_Executable {
     atomic_uint refs;
     PJRT_Client *client;
@@ -180,7 +185,8 @@ struct PJRT_Executable {
     size_t assignment_size;
     char *module; /* artifact */
     size_t module_size;
-    char *options; /* CompileOptionsProto as given */
+    _Atomic(plugin_text *) one_device; /* its module, once it was asked for */
+    char *options;                     /* CompileOptionsProto as given */
     size_t options_size;
     char fingerprint[17];
     /* answers that must live as long as the executable */

@@ -1,6 +1,7 @@
 """Runs programs of partition_programs.py on eight NeuronCores: a line of JSON in, a line out.
 
-{"program": name} -> {"file": .npz of the results, "partition": how the library divided it}
+{"program": name} -> {"file": .npz of the results, "partition": how the library divided it, "text": of what one device
+runs, "shapes": of its parts of the arguments}
 {"specs": [old, new]} -> the same of an identity between two shardings
 """
 
@@ -49,10 +50,11 @@ def run(mesh, query):
         function, arguments, specs, out = (lambda x: x * 1), (programs.X,), (old,), new
     if out is not None:
         options["out_shardings"] = place(out)
+    compiled = jax.jit(function, in_shardings=place(specs), **options).lower(*arguments).compile()
     with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
-        results = jax.tree.leaves(jax.jit(function, in_shardings=place(specs), **options)(*arguments))
-        np.savez(file, *map(np.asarray, results))
-    return file.name
+        np.savez(file, *map(np.asarray, jax.tree.leaves(compiled(*arguments))))
+    parts = zip(jax.tree.leaves(compiled.input_shardings[0]), jax.tree.leaves(arguments), strict=True)
+    return {"file": file.name, "text": compiled.as_text(), "shapes": [s.shard_shape(np.shape(a)) for s, a in parts]}
 
 
 def main():
@@ -62,7 +64,7 @@ def main():
     for line in sys.stdin:
         SEEN.clear()
         try:
-            answer = {"file": run(mesh, json.loads(line)), "partition": SEEN[-1] if SEEN else "none"}
+            answer = run(mesh, json.loads(line)) | {"partition": SEEN[0] if SEEN else "none"}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

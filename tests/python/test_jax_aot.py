@@ -89,7 +89,7 @@ def test_a_compiled_program_says_what_it_needs():
     assert memory.output_size_in_bytes == 4 * 9
     assert compiled.cost_analysis()["flops"] == 2 * 3 * 3 * 4
     assert "HloModule" in compiled.as_text()
-    assert jax.jit(normal).lower(jax.random.key(7)).compile().as_text() is None
+    assert "f32[5]" in jax.jit(normal).lower(jax.random.key(7)).compile().as_text()
 
 
 CACHED = """

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -39,7 +40,7 @@ class Worker:
         with np.load(answer["file"]) as file:
             results = [file[name] for name in file.files]
         os.unlink(answer["file"])
-        return results, answer["partition"]
+        return results, answer
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +56,18 @@ def worker():
 def test_a_sharded_program_gives_what_one_device_gives(name, worker):
     _, arguments, _, _, tolerance = programs.PROGRAMS[name]
     wanted = jax.tree.leaves(jax.jit(programs.function_of(name, None))(*arguments))
-    results, how = worker.ask(program=name)
-    assert how == ("manual" if name == "shard_map" else "divided")
+    results, told = worker.ask(program=name)
+    assert told["partition"] == ("manual" if name == "shard_map" else "divided")
     assert len(results) == len(wanted)
     for ours, want in zip(results, map(np.asarray, wanted)):
         assert ours.shape == want.shape and ours.dtype == want.dtype
         bound = tolerance * (1 + np.abs(want.astype(np.float64)).max(initial=0))
         np.testing.assert_allclose(ours.astype(np.float64), want.astype(np.float64), rtol=0, atol=bound)
+    # The text is that of one device: its parts of the arguments, and the collectives between them.
+    assert "num_partitions=8" in told["text"]
+    layout = re.search(r"entry_computation_layout=\{\((.*?)\)->", told["text"]).group(1)
+    shapes = [[int(n) for n in dims.split(",") if n] for dims in re.findall(r"\w+\[([\d,]*)\]", layout)]
+    assert shapes == told["shapes"]
 
 
 DIVISIONS = [(), ("d",), ("m",), ("d", "m"), ("m", "d")]

@@ -83,13 +83,36 @@ def partition(artifact, n_devices):
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
 
 
+def one_device(artifact):
+    """The artifact of what one of its devices runs, with the shapes of its parts and no annotations. Raises Refused."""
+    from jaxlib import _jax
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    from vtrn.partition.unannotated import unannotated
+
+    with _context() as context, ir.Location.unknown(context):
+        module = stablehlo.deserialize_portable_artifact(context, artifact)
+        n_devices = _n_partitions(module)
+        if n_devices > 1 and not is_manual(module):
+            partition_module(module, n_devices)
+        unannotated(module)
+        module.operation.verify()
+        return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
+
+
 _EMIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 _PARTITION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, _EMIT,
                               ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)  # fmt: skip
 
 
+_ONE_DEVICE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, _EMIT, ctypes.c_void_p,
+                               ctypes.c_void_p, ctypes.c_size_t)  # fmt: skip
+
+
 class _Partitioner(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("ctx", ctypes.c_void_p), ("partition", _PARTITION)]
+    _fields_ = [("struct_size", ctypes.c_size_t), ("ctx", ctypes.c_void_p), ("partition", _PARTITION),
+                ("one_device", _ONE_DEVICE)]  # fmt: skip
 
 
 def _words(error):
@@ -98,9 +121,9 @@ def _words(error):
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _partition(_, artifact, size, n_devices, emit, sink, message, message_size):
+def _answer(make, emit, sink, message, message_size):
     try:
-        out = partition(ctypes.string_at(artifact, size), n_devices)
+        out = make()
         if out is None:
             return 1
         emit(sink, out, len(out))
@@ -111,12 +134,20 @@ def _partition(_, artifact, size, n_devices, emit, sink, message, message_size):
         return 2
 
 
-_c_partition = _PARTITION(_partition)
+def _partition(_, artifact, size, n_devices, *where):
+    return _answer(lambda: partition(ctypes.string_at(artifact, size), n_devices), *where)
+
+
+def _one_device(_, artifact, size, *where):
+    return _answer(lambda: one_device(ctypes.string_at(artifact, size)), *where)
+
+
+_c_partition, _c_one_device = _PARTITION(_partition), _ONE_DEVICE(_one_device)
 
 
 def connect(library):
     """Lets the library call `partition`, until the interpreter ends."""
-    partitioner = _Partitioner(ctypes.sizeof(_Partitioner), None, _c_partition)
+    partitioner = _Partitioner(ctypes.sizeof(_Partitioner), None, _c_partition, _c_one_device)
     library.vtrn_partitioner_set.argtypes = [ctypes.POINTER(_Partitioner)]
     library.vtrn_partitioner_set.restype = None
     library.vtrn_partitioner_set(ctypes.byref(partitioner))
