@@ -107,6 +107,20 @@ void engine_core_use_small_pages(engine_core *core) {
     madvise(core->psum.map, core->psum.map_bytes, MADV_NOHUGEPAGE);
 }
 
+vtrn_status engine_core_grow(engine_core *core, vtrn_space space, size_t row_bytes) {
+    bool is_psum = space == VTRN_SPACE_PSUM;
+    engine_memory *m = is_psum ? &core->psum : &core->sbuf, grown;
+    VTRN_CHECK(row_bytes > m->row_bytes, "a memory grows");
+    VTRN_RETURN_IF_ERROR(
+        memory_create(is_psum ? "PSUM" : "SBUF", m->n_partitions, row_bytes, &grown));
+    for (int i = 0; i < m->n_partitions; i++)
+        memcpy(grown.base + (size_t)i * grown.stride, m->base + (size_t)i * m->stride,
+               m->row_bytes);
+    memory_destroy(m);
+    *m = grown;
+    return NULL;
+}
+
 void engine_core_destroy(engine_core *core) {
     memory_destroy(&core->sbuf);
     memory_destroy(&core->psum);

@@ -49,6 +49,9 @@ vtrn_status engine_core_create(const vtrn_chip *chip, uint8_t *hbm, uint64_t hbm
 /* Before the memories are touched: the host keeps small pages for them, as far as they are written.
  */
 void engine_core_use_small_pages(engine_core *core);
+/* Gives the partitions of SBUF or PSUM room for row_bytes, more than they have; what is in them
+ * stays, at the same offsets. RESOURCE: the host has no memory, and nothing has changed. */
+vtrn_status engine_core_grow(engine_core *core, vtrn_space space, size_t row_bytes);
 void engine_core_destroy(engine_core *core);
 
 #endif

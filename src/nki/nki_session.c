@@ -9,9 +9,11 @@
 
 enum {
     /* How much more on-chip memory than the chip has: a kernel's tiles live as long as Python holds
-     * them, which is longer than they are used. */
+     * them, which is longer than they are used. It grows as far as the host may be
+     * asked for, 4 GiB. */
     ROOMY_SBUF = 4,
     ROOMY_PSUM = 16,
+    MAX_ROOMY_PARTITION_BYTES = 32 << 20,
 };
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -62,6 +64,10 @@ static vtrn_status machine_take(const char *chip, nki_machine **out) {
 }
 
 static void machine_give(nki_machine *m) {
+    if (m->has_grown) { /* which no other kernel may need */
+        machine_destroy(m);
+        return;
+    }
     pthread_mutex_lock(&idle_lock);
     m->next = idle;
     idle = m;
@@ -247,6 +253,28 @@ static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_opti
     return NULL;
 }
 
+/* Doubles SBUF or PSUM of the session's core, until a tile of row_bytes has room. */
+static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
+    nki_machine *m = s->machine;
+    bool is_psum = space == VTRN_SPACE_PSUM;
+    const vtrn_chip *chip = nki_chip(s);
+    uint32_t *has = is_psum ? &m->roomy.psum_partition_bytes : &m->roomy.sbuf_partition_bytes;
+    uint64_t chip_has =
+        (uint64_t)(is_psum ? chip->psum_partition_bytes : chip->sbuf_partition_bytes);
+    uint64_t before = (uint64_t)*has, after = 2 * before;
+    VTRN_CHECK(row_bytes <= before, "a tile is not larger than the chip's memory");
+    if (after > MAX_ROOMY_PARTITION_BYTES)
+        return VTRN_ERROR(VTRN_CAPACITY,
+                          "the kernel holds %llu times the %s of %s in tiles; let go of tiles that "
+                          "it no longer uses (lists of tiles above all)",
+                          (unsigned long long)(before / chip_has), is_psum ? "PSUM" : "SBUF",
+                          chip->name);
+    VTRN_RETURN_IF_ERROR(engine_core_grow(&m->core, space, after));
+    m->has_grown = true;
+    *has = (uint32_t)after;
+    return nki_pool_give(&s->pool[space], (int64_t)before, after - before);
+}
+
 static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = o->space == VTRN_SPACE_PSUM;
@@ -275,12 +303,9 @@ static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_opt
                           "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
                           "multiple of %u",
                           (long long)o->addr, chip->psum_bank_bytes);
-    if (nki_pool_take(&s->pool[o->space], r->storage.row_bytes, &r->storage.addr))
-        return NULL;
-    return VTRN_ERROR(VTRN_CAPACITY,
-                      "the kernel holds %u times the %s of %s in tiles; let go of tiles that it no "
-                      "longer uses (lists of tiles above all)",
-                      is_psum ? ROOMY_PSUM : ROOMY_SBUF, name, chip->name);
+    while (!nki_pool_take(&s->pool[o->space], r->storage.row_bytes, &r->storage.addr))
+        VTRN_RETURN_IF_ERROR(grow(s, o->space, r->storage.row_bytes));
+    return NULL;
 }
 
 static void dense(const nki_tensor_options *o, nki_view *out) {

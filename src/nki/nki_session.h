@@ -52,6 +52,7 @@ typedef struct nki_machine {
     vtrn_device *device;
     vtrn_chip roomy; /* the chip with more memory on chip */
     engine_core core;
+    bool has_grown; /* beyond roomy's first sizes */
     struct nki_machine *next; /* of those that no kernel has */
 } nki_machine;
 

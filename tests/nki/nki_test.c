@@ -142,6 +142,29 @@ static void test_memory_that_is_given_back_is_used_again_and_unwritten(void **st
     vtrn_nki_destroy(s);
 }
 
+static void test_tiles_that_python_still_holds_cost_no_capacity(void **state) {
+    (void)state;
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data), first = tile(s), x = first;
+    must(dma(s, &first, &in));
+    for (int i = 0; i < 1000; i++) { /* 10 times the SBUF, of which two tiles are in use */
+        nki_view y = tile(s);
+        must(add(s, &y, &x, &x));
+        x = y;
+        must(dma(s, &x, &in));
+    }
+    uint64_t n_unwritten, sbuf, psum;
+    must(vtrn_nki_read(&first, result, &n_unwritten));
+    assert_int_equal(n_unwritten, 0);
+    assert_memory_equal(result, data, sizeof data);
+    must(vtrn_nki_read(&x, result, &n_unwritten));
+    assert_memory_equal(result, data, sizeof data);
+    nki_finish_options o = {.name = "held"};
+    must(vtrn_nki_place(s, &o, &sbuf, &psum));
+    assert_int_equal(sbuf, 2 * COLUMNS * sizeof(float));
+    vtrn_nki_destroy(s);
+}
+
 static void test_capacity_counts_tiles_that_are_used_together(void **state) {
     (void)state;
     enum { N = 6, WIDE = 12000 }; /* 48,000 bytes a partition each */
@@ -200,6 +223,7 @@ int main(void) {
         cmocka_unit_test(test_the_program_gives_what_the_kernel_gave),
         cmocka_unit_test(test_reads_are_checked_to_the_element),
         cmocka_unit_test(test_memory_that_is_given_back_is_used_again_and_unwritten),
+        cmocka_unit_test(test_tiles_that_python_still_holds_cost_no_capacity),
         cmocka_unit_test(test_capacity_counts_tiles_that_are_used_together),
         cmocka_unit_test(test_a_matmul_overwrites_first_and_adds_then),
     };

@@ -1,5 +1,8 @@
 """nki-library's own tests in simulation mode: PATH is a checkout at tag 2.29. A unit is every Nth test of a file."""
 
+import fcntl
+import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -45,6 +48,8 @@ class Plugin:
         if self.part:
             k, n = self.part
             items = items[k - 1::n]
+        if self.report.sample > 1:  # of what runs
+            items = [i for i in items if not i.get_closest_marker("skip")][::self.report.sample]
         session.items[:] = [i for i in items if i.nodeid.partition("::")[2] not in self.report.done]
         for item in session.items:
             if item.get_closest_marker("trace_only"):
@@ -73,16 +78,45 @@ class Plugin:
         self.report.result(self.name, *self.outcome)
 
 
+def remember_pairs(name, folder):
+    """Drawing the shapes of a file's tests, so that all pairs of values are there, takes a minute of some files: the
+    parts of a file share what the first has drawn, in a file of folder."""
+    from test.utils import coverage_parametrized_tests as drawing
+
+    draw, n_drawn = drawing._create_all_pairs, 0
+
+    def remembered(values, filter_func=None):
+        nonlocal n_drawn
+        n_drawn += 1
+        key = hashlib.sha256(f"{name} {n_drawn} {values!r}".encode()).hexdigest()
+        with open(os.path.join(folder, f"pairs-{key}"), "a+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)  # another part may be drawing the same
+            f.seek(0)
+            known = f.read()
+            if known:
+                return [[column[i] for column, i in zip(values, row)] for row in json.loads(known)]
+            rows = [list(row) for row in draw(values, filter_func)]
+            f.write(json.dumps([[next(i for i, w in enumerate(column) if w is v) for column, v in zip(values, row)]
+                                for row in rows]))
+        return rows
+
+    drawing._create_all_pairs = remembered
+
+
 def run(path, unit, report):
     name, _, part = unit.partition("#")
     path = str(pathlib.Path(path).resolve())
     os.chdir(path)
     sys.path[:0] = [path, os.path.join(path, "src"), os.path.join(path, "src", "nkilib_src")]
-    sys.dont_write_bytecode = True  # the checkout stays as it is
+    # The checkout stays as it is.
+    sys.pycache_prefix = os.path.join(tempfile.gettempdir(), f"vtrn-conformance-{os.getuid()}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NEURON_PYTHONHASHSEED", "0")  # by which it draws shapes: parts of a file must agree on them
     # Its kernels compute on padding that nothing wrote, and leave the results out.
     os.environ["VTRN_NKI_UNINITIALISED"] = "nan"
     nkilib_stubs.install(path)
+    os.makedirs(sys.pycache_prefix, exist_ok=True)
+    remember_pairs(name, sys.pycache_prefix)
 
     with tempfile.TemporaryDirectory() as out:
         code = pytest.main(["-c", "test/pytest.ini", "--rootdir", path, f"{TESTS}/{name}", "-q", "--tb=short", "-p", "no:cacheprovider",
