@@ -275,6 +275,12 @@ static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
     return nki_pool_give(&s->pool[space], (int64_t)before, after - before);
 }
 
+static vtrn_status take(nki_session *s, vtrn_space space, uint64_t row_bytes, int64_t *out_addr) {
+    while (!nki_pool_take(&s->pool[space], row_bytes, out_addr))
+        VTRN_RETURN_IF_ERROR(grow(s, space, row_bytes));
+    return NULL;
+}
+
 static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = o->space == VTRN_SPACE_PSUM;
@@ -303,8 +309,12 @@ static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_opt
                           "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
                           "multiple of %u",
                           (long long)o->addr, chip->psum_bank_bytes);
-    while (!nki_pool_take(&s->pool[o->space], r->storage.row_bytes, &r->storage.addr))
-        VTRN_RETURN_IF_ERROR(grow(s, o->space, r->storage.row_bytes));
+    if (!o->is_placed)
+        return take(s, o->space, r->storage.row_bytes, &r->storage.addr);
+    if (!s->placed[s->core][o->space].is_there)
+        VTRN_RETURN_IF_ERROR(take(s, o->space, limit, &s->placed[s->core][o->space].addr));
+    s->placed[s->core][o->space].is_there = true;
+    r->storage.addr = s->placed[s->core][o->space].addr + o->addr;
     return NULL;
 }
 
@@ -364,6 +374,8 @@ void vtrn_nki_release(nki_storage *storage) {
         }
         return;
     }
+    if (r->is_placed)
+        return;
     /* Without memory for the list of gaps the tile is never used again. */
     vtrn_status_free(
         nki_pool_give(&storage->session->pool[storage->space], storage->addr, storage->row_bytes));

@@ -52,13 +52,19 @@ typedef struct nki_machine {
     vtrn_device *device;
     vtrn_chip roomy; /* the chip with more memory on chip */
     engine_core core;
-    bool has_grown; /* beyond roomy's first sizes */
+    bool has_grown;           /* beyond roomy's first sizes */
     struct nki_machine *next; /* of those that no kernel has */
 } nki_machine;
 
 struct nki_session {
     nki_machine *machine;
     nki_pool pool[VTRN_SPACE_HBM]; /* of SBUF and PSUM */
+    /* Memory as large as the chip's, for tiles placed by hand: a tile overwrites what was placed
+     * there before, and nki_place.c refuses the kernel if both are in use. */
+    struct {
+        bool is_there;
+        int64_t addr;
+    } placed[NKI_MAX_CORES][VTRN_SPACE_HBM];
     nki_record **records;
     uint32_t n_records, cap_records;
     vtrn_slot *slots; /* of HBM tensors */

@@ -1,6 +1,7 @@
 """The suites docs and samples of the conformance runner, on a tree of our own."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,89 @@ def test_scripts_and_unit_tests_are_told_apart_by_what_they_say(tmp_path):
     assert document["passed"] == 3 and document["failed"] == 2 and document["skipped"] == 2, done.stdout + done.stderr
     assert {(r["unit"], r["case"]) for r in document["failures"]} == {
         ("nki/examples/wrong.py", "script"), ("nki/test/test_things.py", "Things.test_wrong")}
+
+
+LIBRARY = {  # what the suite nkilib looks for in a checkout
+    "test/__init__.py": "", "test/utils/__init__.py": "", "test/pytest.ini": "[pytest]\nmarkers =\n    trace_only: is\n",
+    "test/utils/test_orchestrator.py": "class Orchestrator:\n    pass\n",
+    "test/utils/coverage_parametrized_tests.py": """
+def _create_all_pairs(values, filter_func=None):
+    with open("DRAWN", "a") as f:
+        f.write("x")
+    return [(a, b) for a in values[0] for b in values[1] if filter_func([a, b])]
+""",
+    "test/utils/pytest_test_metadata.py": """
+def discover_pytest_test_metadata_marks(root):
+    with open("DISCOVERED", "a") as f:
+        f.write("x")
+    return {"fast": "is"}
+""",
+    "test/conftest.py": """
+from .utils.pytest_test_metadata import discover_pytest_test_metadata_marks
+
+def pytest_addoption(parser):
+    for name in ("--test-mode", "--platform-target", "--output-directory"):
+        parser.addoption(name)
+    parser.addoption("--force-local-cleanup", action="store_true")
+    parser.addini("artifacts_dir", "")
+
+def pytest_configure(config):
+    for name, text in discover_pytest_test_metadata_marks(config.rootpath).items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+""",
+    "test/integration/nkilib/test_sums.py": """
+import numpy as np
+import pytest
+import nki
+import nki.language as nl
+from test.utils import coverage_parametrized_tests as drawing
+
+@nki.jit
+def total(a, b):
+    out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.add(nl.load(a), nl.load(b)))
+    return out
+
+PAIRS = drawing._create_all_pairs([[1, True, 2.0], [0.0, None, 3]], lambda row: row[1] is not None)
+
+@pytest.mark.fast
+@pytest.mark.parametrize("x, y", PAIRS)
+def test_sum(x, y):
+    a, b = (np.full((4, 8), n, np.float32) for n in (x, y))
+    assert (nki.cpu_simulate(total)[2](a, b) == x + y).all() and x is not True
+
+@pytest.mark.trace_only
+def test_trace():
+    pass
+""" + "#" * 12_000,
+}
+
+
+def nkilib(tmp_path, files, *options):
+    """The summary of a run over a checkout that has the files."""
+    for name, text in files.items():
+        file = tmp_path / "library" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run([sys.executable, "-m", "vtrn.conformance", "nkilib", str(tmp_path / "library"), "--json", "--jobs",
+                           "1", "--out", str(tmp_path / "out"), *options], capture_output=True, text=True,
+                          env=os.environ | {"TMPDIR": str(tmp_path / "tmp")})
+    return json.loads(done.stdout), done
+
+
+def test_parts_of_a_file_of_nki_library_share_what_the_first_has_drawn(tmp_path):
+    document, done = nkilib(tmp_path, LIBRARY)
+    assert (document["passed"], document["failed"], document["skipped"]) == (4, 2, 1), done.stdout + done.stderr
+    assert {r["case"] for r in document["failures"]} == {"test_sum[True-0.0]", "test_sum[True-3]"}
+    records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
+    assert {r["unit"] for r in records if "unit" in r} == {"test_sums.py#1/2", "test_sums.py#2/2"}
+    assert (tmp_path / "library/DRAWN").read_text() == (tmp_path / "library/DISCOVERED").read_text() == "x"
+
+
+def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):
+    large = "import time\n\ndef test_large():\n    x = bytearray(1_500_000_000)\n    time.sleep(100)\n"
+    files = LIBRARY | {"test/integration/nkilib/test_sums.py": large + "\ndef test_small():\n    pass\n"}
+    document, done = nkilib(tmp_path, files, "--memory", "1.2")
+    assert (document["passed"], document["crashed"]) == (1, 1), done.stdout + done.stderr
+    assert "more than 1.2 GB" in document["failures"][0]["reason"]

@@ -321,6 +321,51 @@ def test_tiles_placed_by_hand_may_not_overlap_while_in_use():
     assert "overlap" in failure(kernel, A, 1024)
 
 
+def test_what_is_placed_by_hand_overwrites_what_was_there():
+    def kernel(a):
+        out = nl.ndarray((2, 128, 512), a.dtype, buffer=nl.shared_hbm)
+        held = []
+        for i in range(2):
+            tile = nl.ndarray((128, 512), nl.float32, address=(0, 1024))
+            nisa.dma_copy(tile, a)
+            nisa.tensor_scalar(tile, tile, nl.multiply, float(i + 1))
+            nisa.dma_copy(out[i], tile)
+            held.append(tile)
+        unwritten = nl.ndarray((128, 512), nl.float32, address=(0, 1024))
+        if late:
+            nisa.dma_copy(out[0], unwritten)
+        return out
+
+    late = False
+    assert np.array_equal(nki.jit(kernel)(A), np.stack([A, 2 * A]))
+    late = True
+    assert "nothing has written" in failure(kernel, A)
+
+
+def test_a_scalar_offset_beyond_its_dimension_is_skipped_or_an_error():
+    def kernel(a, row, mode, stores=False):
+        out = nl.ndarray((4, 128), a.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, a[0:4, 0:128])
+        number = nl.ndarray((1, 1), nl.int32)
+        nisa.memset(number, row)
+        tile = nl.full((1, 128), 7.0, nl.float32)
+        if stores:
+            nisa.dma_copy(out.ap([[128, 1], [1, 128]], scalar_offset=number, indirect_dim=0), tile, oob_mode=mode)
+        else:
+            nisa.dma_copy(tile, a.ap([[512, 1], [1, 128]], scalar_offset=number, indirect_dim=0), oob_mode=mode)
+            nisa.dma_copy(out[0:1], tile)
+        return out
+
+    run = nki.jit(kernel)
+    error, skip = nisa.oob_mode.error, nisa.oob_mode.skip
+    assert np.array_equal(run(A, 5, error)[0], A[5, :128])
+    for row in (128, -1):
+        assert (run(A, row, skip)[0] == 7).all()
+        assert np.array_equal(run(A, row, skip, True), A[:4, :128])
+        with pytest.raises(IndexError, match=f"scalar_offset is {row}, and dimension 0 has 128"):
+            run(A, row, error)
+
+
 def test_values_are_there_at_each_line():
     seen = []
 

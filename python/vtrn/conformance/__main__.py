@@ -38,6 +38,8 @@ def arguments():
                         help="a sample of each unit's cases, the same each time; a larger one later goes on from it")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
+    parser.add_argument("--memory", type=float, metavar="GB",
+                        help="a worker that uses more is ended: its case has crashed")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
                         help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
@@ -89,7 +91,8 @@ def main():
         parser.error(f"no unit of {args.suite} is left to run: see PATH, --only and --part")
     if args.fresh:
         (args.out / f"{args.suite}.jsonl").unlink(missing_ok=True)
-    run = runner.Run(args.suite, args.path, args.out, args.timeout, args.fraction)
+    run = runner.Run(args.suite, args.path, args.out, args.timeout, args.fraction,
+                     args.memory and int(args.memory * 1e9))
     if args.again:
         run.forget_failures()
     try:

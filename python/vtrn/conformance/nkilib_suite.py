@@ -1,6 +1,7 @@
 """nki-library's own tests in simulation mode: PATH is a checkout at tag 2.29. A unit is every Nth test of a file."""
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from vtrn.conformance import nkilib_stubs
 
-NEEDS_PATH = True
+NEEDS_PATH = SAMPLES = True
 TESTS = "test/integration/nkilib"
 PART_BYTES = 12_000  # of a test file: more of them make another part
 
@@ -34,6 +35,10 @@ def units(path):
     return names
 
 
+def name_of(item):
+    return item.nodeid.partition("::")[2]
+
+
 class Plugin:
     """Runs the chosen tests and passes each result on."""
 
@@ -48,9 +53,11 @@ class Plugin:
         if self.part:
             k, n = self.part
             items = items[k - 1::n]
-        if self.report.sample > 1:  # of what runs
-            items = [i for i in items if not i.get_closest_marker("skip")][::self.report.sample]
-        session.items[:] = [i for i in items if i.nodeid.partition("::")[2] not in self.report.done]
+        if self.report.fraction < 1:  # of what runs
+            items = [i for i in items if not i.get_closest_marker("skip")]
+        gc.collect()
+        gc.freeze()  # thousands of tests, which no collection looks through again
+        session.items[:] = self.report.left(items, name_of)
         for item in session.items:
             if item.get_closest_marker("trace_only"):
                 item.add_marker(pytest.mark.skip(reason="needs the vendor's compiler (trace_only)"))
@@ -103,12 +110,32 @@ def remember_pairs(name, folder):
     drawing._create_all_pairs = remembered
 
 
+def remember_marks(folder):
+    """Each pytest reads all test files for their marks, some seconds long: the first one's answer is kept in folder."""
+    from test.utils import pytest_test_metadata
+
+    discover = pytest_test_metadata.discover_pytest_test_metadata_marks
+
+    def remembered(root):
+        file = pathlib.Path(folder, "marks-" + hashlib.sha256(str(root).encode()).hexdigest())
+        if file.exists():
+            return json.loads(file.read_text())
+        marks = discover(root)
+        part = file.with_suffix(f".{os.getpid()}")  # renamed when it is whole
+        part.write_text(json.dumps(marks))
+        part.rename(file)
+        return marks
+
+    pytest_test_metadata.discover_pytest_test_metadata_marks = remembered
+
+
 def run(path, unit, report):
     name, _, part = unit.partition("#")
     path = str(pathlib.Path(path).resolve())
     os.chdir(path)
     sys.path[:0] = [path, os.path.join(path, "src"), os.path.join(path, "src", "nkilib_src")]
-    # The checkout stays as it is.
+    # The checkout stays as it is, and yet is not compiled again by every worker.
+    sys.dont_write_bytecode = False
     sys.pycache_prefix = os.path.join(tempfile.gettempdir(), f"vtrn-conformance-{os.getuid()}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("NEURON_PYTHONHASHSEED", "0")  # by which it draws shapes: parts of a file must agree on them
@@ -117,6 +144,7 @@ def run(path, unit, report):
     nkilib_stubs.install(path)
     os.makedirs(sys.pycache_prefix, exist_ok=True)
     remember_pairs(name, sys.pycache_prefix)
+    remember_marks(sys.pycache_prefix)
 
     with tempfile.TemporaryDirectory() as out:
         code = pytest.main(["-c", "test/pytest.ini", "--rootdir", path, f"{TESTS}/{name}", "-q", "--tb=short", "-p", "no:cacheprovider",

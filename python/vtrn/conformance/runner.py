@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 
 PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
+MEMORY_POLL_SECONDS = 1
 LOADING_SECONDS = 300  # at least this long may a worker import and prepare: a loaded machine is slow
 OUTCOMES = (PASSED, FAILED, SKIPPED, CRASHED, HUNG)
 
@@ -23,19 +25,32 @@ class Result:
     seconds: float = 0.0
 
 
+def resident_bytes(pid):
+    """Memory that the process has touched; 0 when it is gone or the host does not tell."""
+    try:
+        with open(f"/proc/{pid}/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 class Worker:
     """A process that runs the cases of one unit after another: worker.py tells its protocol."""
 
-    def __init__(self, suite, path, unit, done, fraction=1.0):
+    def __init__(self, suite, path, unit, done, fraction=1.0, max_bytes=None):
         command = [sys.executable, "-m", "vtrn.conformance.worker", suite, path or ""]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
+                                        stderr=subprocess.PIPE, text=True,
+                                        env={"PYTHONHASHSEED": "0", **os.environ})  # the same cases each time
         self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), "fraction": fraction}) + "\n")
         self.process.stdin.close()
         self.lines = queue.Queue()
         self.errors = collections.deque(maxlen=30)
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._read_errors, daemon=True).start()
+        self.excess = None  # what is said of a worker that was ended for its memory
+        if max_bytes:
+            threading.Thread(target=self._watch_memory, args=(max_bytes,), daemon=True).start()
 
     def _read(self):
         for line in self.process.stdout:
@@ -46,6 +61,15 @@ class Worker:
         for line in self.process.stderr:
             self.errors.append(line.rstrip())
 
+    def _watch_memory(self, max_bytes):
+        while self.process.poll() is None:
+            n_bytes = resident_bytes(self.process.pid)
+            if n_bytes > max_bytes:
+                self.excess = f"used {n_bytes / 1e9:.1f} GB of memory, more than {max_bytes / 1e9:.1f} GB"
+                self.process.kill()
+                return
+            time.sleep(MEMORY_POLL_SECONDS)
+
     def message(self, timeout):
         """The next message as a dict; None at the end of the unit. Raises queue.Empty."""
         while (line := self.lines.get(timeout=timeout)) is not None:
@@ -54,13 +78,16 @@ class Worker:
         return None
 
     def last_words(self):
+        if self.excess:
+            return self.excess
         return next((line for line in reversed(self.errors) if line.strip()), "no message")
 
 
 class Run:
     """The results of a suite so far, in OUT/SUITE.jsonl; one line a case."""
 
-    def __init__(self, suite, path, out, timeout=300, fraction=1.0):
+    def __init__(self, suite, path, out, timeout=300, fraction=1.0, max_bytes=None):
+        self.max_bytes = max_bytes  # of a worker
         self.suite, self.path, self.timeout, self.fraction = suite, path, timeout, fraction
         out.mkdir(parents=True, exist_ok=True)
         self.file = out / f"{suite}.jsonl"
@@ -126,7 +153,7 @@ class Run:
     def _run_unit(self, unit, progress):
         """True when the unit is finished; False when its worker ended early and another must go on."""
         done = {case for u, case in self.results if u == unit}
-        worker = Worker(self.suite, self.path, unit, done, self.fraction)
+        worker = Worker(self.suite, self.path, unit, done, self.fraction, self.max_bytes)
         current = None
         try:
             while True:

@@ -146,12 +146,21 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
     for role, operand in (("dst", dst), ("src", src)):
         if not isinstance(operand, tensor.ndarray):
             raise TypeError(f"dma_copy: {role} is a {type(operand).__name__}, not a tensor; give the kernel an array")
+        if isinstance(operand._indirect, tensor.Outside):
+            return _skip("dma_copy", operand._indirect, oob_mode)
     if src._indirect is not None:
         _gather(dst, src, oob_mode)
     elif dst._indirect is not None:
         _scatter(dst, src, oob_mode, flags)
     else:
         _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+    return _DONE
+
+
+def _skip(what, outside, mode):
+    """The operand's scalar_offset is none of its tensor: nothing is moved, or it is an error."""
+    if mode is not _SKIP:
+        raise IndexError(f"{what}: {outside}; give a number of the dimension, or oob_mode.skip")
     return _DONE
 
 
@@ -175,6 +184,9 @@ def dma_compute(dst, srcs, reduce_op, scales=None, unique_indices=True, oob_mode
         raise ValueError(f"dma_compute: scales={scales}: all are 1.0")
     if not 2 <= len(srcs) <= 16:
         raise ValueError(f"dma_compute: {len(srcs)} sources; it takes 2 to 16")
+    for operand in (dst, *srcs):
+        if isinstance(operand._indirect, tensor.Outside):
+            return _skip("dma_compute", operand._indirect, oob_mode)
     indirect = [s for s in srcs if s._indirect is not None]
     if indirect or dst._indirect is not None:
         return _indirect_sum(dst, srcs, indirect, oob_mode)
@@ -231,6 +243,8 @@ def dma_transpose(dst, src, axes=None, priority=None, dge_mode=dge_mode.unknown,
     if tuple(dst.shape) != tuple(src.shape[d] for d in order):
         raise ValueError(f"dma_transpose: dst has shape {dst.shape}; the transpose of {src.shape} has "
                          f"{tuple(src.shape[d] for d in order)}")
+    if isinstance(src._indirect, tensor.Outside):
+        return _skip("dma_transpose", src._indirect, oob_mode)
     if src._indirect is not None:
         src = _gathered(src, oob_mode)
     _transpose_parts(dst, src)

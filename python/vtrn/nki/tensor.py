@@ -79,6 +79,16 @@ def _shared(cls, shape, code, name):
     return found
 
 
+class Outside:
+    """What a view's scalar_offset says: a number that the dimension has not."""
+
+    def __init__(self, index, dim, n):
+        self.index, self.dim, self.n = index, dim, n
+
+    def __str__(self):
+        return f"scalar_offset is {self.index}, and dimension {self.dim} has {self.n}"
+
+
 class ndarray(core.Tensor):
     """A tensor in SBUF, PSUM or HBM. nl.ndarray(...) makes one whose elements are undefined."""
 
@@ -251,6 +261,7 @@ class ndarray(core.Tensor):
         ratio = dtypes.numpy_of(self._dtype).itemsize / dtypes.numpy_of(code).itemsize
         at = int(self.offset * ratio) + (offset or 0)
         shape, strides = [n for _, n in pattern], [step for step, _ in pattern]
+        outside = None
         if scalar_offset is not None:
             if vector_offset is not None:
                 raise ValueError("ap: scalar_offset and vector_offset exclude each other")
@@ -259,6 +270,8 @@ class ndarray(core.Tensor):
             else:
                 index = int(scalar_offset)
             at += index * math.prod(self.shape[indirect_dim + 1:])
+            if not 0 <= index < self.shape[indirect_dim] and not self._is_on_chip:
+                outside = Outside(index, indirect_dim, self.shape[indirect_dim])
         if vector_offset is not None:
             if indirect_dim != 0 or self._is_on_chip:
                 raise ValueError("ap: vector_offset is for dimension 0 of a tensor in HBM")
@@ -266,7 +279,15 @@ class ndarray(core.Tensor):
         out = self._view(shape, strides, at, code)
         if vector_offset is not None:
             out._indirect = (vector_offset, self.shape[0])
+        elif outside and not out._is_inside():
+            out._indirect = outside
         return out
+
+    def _is_inside(self):
+        """Whether all elements are of the tensor, which is in HBM."""
+        reach = [(n - 1) * step for n, step in zip(self.shape, self.strides)]
+        low, high = (self.offset + sum(r for r in reach if sign * r > 0) for sign in (-1, 1))
+        return low >= 0 and high < self._row_bytes // self.dtype.itemsize
 
     def view(self, dtype):
         code = dtypes.code_of(dtype)
