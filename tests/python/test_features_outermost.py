@@ -144,6 +144,29 @@ def test_a_value_that_others_read_keeps_its_features_innermost(tmp_path):
     assert ("1", "0") in re.findall(r"dot_general %(\d+), %(\d+)", text), text
 
 
+def narrow_heads(batch, tokens, n_heads=4, width=64):
+    """Scores of heads whose products are in bf16 and all else in fp32."""
+
+    def f(x, wq, wk, b):
+        split = lambda w: (jnp.dot(x, w, preferred_element_type=jnp.float32) + b).reshape(batch, tokens, n_heads, width)  # noqa: E731
+        q, k = split(wq).astype(jnp.bfloat16), split(wk).astype(jnp.bfloat16)
+        return (jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32),)
+
+    size = n_heads * width
+    x, wq, wk = drawn((batch * tokens, 96), (96, size), (96, size), dtype=BF16)
+    return f, (x, wq, wk, *drawn((size,)))
+
+
+@pytest.mark.parametrize("batch, tokens, is_turned", [(2, 128, True), (3, 200, True), (30, 10, False), (6, 50, False)])
+def test_a_conversion_before_the_scores_changes_nothing(batch, tokens, is_turned, tmp_path):
+    """Heads of few tokens stay as they are: their columns would be short transfers."""
+    f, args = narrow_heads(batch, tokens)
+    text = dump(f, *args, stage="graph", tmp_path=tmp_path)
+    assert (("1", "0") in re.findall(r"dot_general %(\d+), %(\d+)", text)) == is_turned, text
+    got, want = run(f, *args)[0], on_cpu(f, *args)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-2, atol=np.abs(want).max() / 100)
+
+
 def test_few_tokens_stay_as_they_are(tmp_path):
     for rows in (8, 128, 255):
         text = dump(FORMS["relu"], *layer_arguments(rows, 640, 128, 256), stage="graph", tmp_path=tmp_path)

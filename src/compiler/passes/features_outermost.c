@@ -13,6 +13,12 @@ enum {
      * rows. Of w: fewer leave rows of the array empty. Assumed. */
     LEAST_COLUMNS = 256,
     LEAST_FEATURES = 128,
+    /* Of x in a batch of the product that reads the result: fewer are short transfers, which the
+     * rows of several batches are not, unless SBUF has no room for the result: a transfer of it
+     * is as long as the run. Assumed. */
+    LEAST_RUN = 128,
+    LEAST_LONG_RUN = 512,
+    MOST_KEPT = 4 << 20, /* elements */
     NONE = -1,
 };
 
@@ -130,27 +136,37 @@ static void ask_product(const use *u, const factors *v, votes *out) {
     const graph_attrs *at = &u->op->attrs;
     graph_ints summed = u->operand == 0 ? at->dot.lhs_contract : at->dot.rhs_contract;
     bool sums[2] = {false, false}; /* x's, w's */
+    bool has_run = at->dot.lhs_batch.n == 0;
+    int64_t n = 1;
+    for (int i = 0; i < v->n; i++)
+        n *= v->f[i].size;
+    int64_t least_run = n > MOST_KEPT ? LEAST_LONG_RUN : LEAST_RUN;
     for (int64_t k = 0; k < summed.n; k++)
         for (int i = v->first[summed.v[k]]; i < v->first[summed.v[k] + 1]; i++)
             sums[v->f[i].is_feature] |= v->f[i].is_inner;
-    out->with += sums[1] && !sums[0];
-    out->against += !sums[1] || sums[0];
+    for (int i = 0; i < v->n; i++)
+        has_run |= !v->f[i].is_feature && v->f[i].is_inner && v->f[i].size >= least_run;
+    out->with += sums[1] && !sums[0] && has_run;
+    out->against += !sums[1] || sums[0] || !has_run;
+}
+
+/* The factors of what op makes of its operand, if that is the operand's elements in other dims. */
+static bool follow(const finder *f, const graph_op *op, const factors *at, factors *next) {
+    *next = *at;
+    if (op->kind == GRAPH_RESHAPE)
+        return reshape_factors(at, &f->g->types[op->results[0]], next);
+    if (op->kind == GRAPH_TRANSPOSE)
+        return permute_factors(at, op->attrs.dims.dims, next);
+    return op->kind == GRAPH_CONVERT;
 }
 
 static void ask_readers(const finder *f, graph_value v, const factors *at, int depth, votes *out) {
     for (int64_t i = f->first[v]; i != NONE; i = f->uses[i].next) {
         const use *u = &f->uses[i];
         factors next;
-        bool is_view = false;
-        if (u->op && u->op->kind == GRAPH_DOT_GENERAL) {
+        if (u->op && u->op->kind == GRAPH_DOT_GENERAL)
             ask_product(u, at, out);
-            continue;
-        }
-        if (u->op && depth > 0 && u->op->kind == GRAPH_RESHAPE)
-            is_view = reshape_factors(at, &f->g->types[u->op->results[0]], &next);
-        else if (u->op && depth > 0 && u->op->kind == GRAPH_TRANSPOSE)
-            is_view = permute_factors(at, u->op->attrs.dims.dims, &next);
-        if (is_view)
+        else if (u->op && depth > 0 && follow(f, u->op, at, &next))
             ask_readers(f, u->op->results[0], &next, depth - 1, out);
         else
             out->against++;
