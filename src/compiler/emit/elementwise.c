@@ -7,7 +7,7 @@
 #include <string.h>
 
 uint32_t elementwise_dst_cols(const emit_env *env, const fusion_node *node) {
-    return node->shape == NODE_ROW ? 1 : env->cols;
+    return node->shape != NODE_ROW ? env->cols : env->n_side ? env->n_side : 1;
 }
 
 static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
@@ -15,6 +15,22 @@ static vtrn_ap stretched(const tile *t, uint32_t rows, uint32_t cols) {
     if (cols > 1)
         ap.dim[0].step = 0;
     return ap;
+}
+
+/* What has fewer dims than a tile with batches side by side: a value for each batch, or for each of
+ * a batch's columns. */
+static vtrn_ap spread_over_batches(const emit_env *env, const tile *t, bool is_row) {
+    uint32_t n_cols = env->cols / env->n_side;
+    vtrn_ap ap = tile_ap(t, env->rows, n_cols);
+    ap.n_dims = 2;
+    ap.dim[0] = (vtrn_dim){is_row, env->n_side};
+    ap.dim[1] = (vtrn_dim){!is_row, n_cols};
+    return ap;
+}
+
+static bool is_spread(const emit_env *env, const fusion_node *node, const fusion_node *in) {
+    return env->n_side && node->shape != NODE_ROW &&
+           (in->shape == NODE_COL || (in->shape == NODE_ROW && !in->is_hoisted));
 }
 
 vtrn_status elementwise_const_tile(const emit_env *env, double value, uint8_t dtype,
@@ -39,7 +55,11 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
         return NULL;
     }
     const fusion_node *in = &env->f->nodes[node->in[k].node];
-    if (in->shape == NODE_ROW)
+    if (is_spread(env, node, in))
+        *out = spread_over_batches(env, &in->t, in->shape == NODE_ROW);
+    else if (in->shape == NODE_ROW && env->n_side && !in->is_hoisted)
+        *out = tile_ap(&in->t, env->rows, cols);
+    else if (in->shape == NODE_ROW)
         *out = stretched(&in->t, env->rows, cols);
     else if (in->shape == NODE_COL)
         *out = tile_ap_cols(&in->t, env->rows, env->col0 + env->first, cols);
@@ -198,6 +218,17 @@ vtrn_status elementwise_compare(emit_env *env, const fusion_node *node, const el
     return emit_binary(env, node, op, elementwise_compare_alu(node));
 }
 
+/* With batches side by side: what the reciprocal is taken of, a divisor of one value a row once. */
+static vtrn_status whole_divisor(const emit_env *env, const fusion_node *node,
+                                 const fusion_node *divisor, vtrn_ap *from) {
+    if (divisor->shape != NODE_ROW)
+        return elementwise_tensor_in(env, node, 1, from);
+    *from = tile_ap(&divisor->t, env->rows, divisor->is_hoisted ? 1 : env->n_side);
+    if (divisor->is_hoisted)
+        from->dim[0] = (vtrn_dim){0, env->n_side};
+    return NULL;
+}
+
 /* No engine divides: multiply by the reciprocal. */
 vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
@@ -211,11 +242,14 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];
     inverse.dtype = VTRN_DTYPE_FP32;
-    uint32_t inverse_cols = divisor->shape == NODE_ROW ? 1 : elementwise_dst_cols(env, node);
+    uint32_t inverse_cols = elementwise_dst_cols(env, divisor->shape == NODE_ROW ? divisor : node);
     vtrn_ap to = tile_ap(&inverse, env->rows, inverse_cols), from;
-    from = divisor->shape == NODE_COL
-               ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
-               : tile_ap(&divisor->t, env->rows, inverse_cols);
+    if (env->n_side)
+        VTRN_RETURN_IF_ERROR(whole_divisor(env, node, divisor, &from));
+    else
+        from = divisor->shape == NODE_COL
+                   ? tile_ap_cols(&divisor->t, env->rows, env->col0, inverse_cols)
+                   : tile_ap(&divisor->t, env->rows, inverse_cols);
     bool is_inverse =
         num->node < 0 && num->imm == 1 && inverse_cols == elementwise_dst_cols(env, node);
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
@@ -224,13 +258,15 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
     if (is_inverse)
         return NULL;
     vtrn_ap factor = stretched(&inverse, env->rows, elementwise_dst_cols(env, node));
-    if (inverse_cols > 1)
+    if (is_spread(env, node, divisor) && divisor->shape == NODE_ROW)
+        factor = spread_over_batches(env, &inverse, true);
+    else if (inverse_cols > 1)
         factor = to;
     if (num->node < 0)
         return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &factor,
                             STEP(MULTIPLY, (float)num->imm), STEP_NONE);
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
-    if (inverse_cols == 1)
+    if (inverse_cols == 1 && !env->n_side)
         return emit_scaled(env->e, &dst, &a, 0, &to);
     return emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &dst, &a, &factor);
 }

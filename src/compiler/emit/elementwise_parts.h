@@ -10,8 +10,9 @@ typedef struct emit_env {
     emitter *e;
     fusion *f;
     uint32_t rows, cols;
-    uint32_t col0;  /* first column, for COL operands */
-    uint32_t first; /* column of the tiles with which the columns at hand begin */
+    uint32_t col0;   /* first column, for COL operands */
+    uint32_t n_side; /* batches side by side in the tile (sides.h); 0: a tile has one */
+    uint32_t first;  /* column of the tiles with which the columns at hand begin */
     tile temps[ELEMENTWISE_MAX_TEMPS];
     const fusion_const *consts;
     int n_consts;

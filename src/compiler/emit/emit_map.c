@@ -3,6 +3,7 @@
 #include "compiler/emit/emit_contract.h"
 #include "compiler/emit/emit_conv.h"
 #include "compiler/emit/emit_kernels.h"
+#include "compiler/emit/emit_sides.h"
 #include "compiler/emit/emit_transfer.h"
 #include "compiler/plan/fusion_fold.h"
 #include "compiler/plan/fusion_sums.h"
@@ -21,6 +22,7 @@ typedef struct map_work {
     uint32_t col_base[2]; /* FUSION_COLUMN_BLOCKS: of the column operands' buffers */
     uint32_t row_base[2]; /* FUSION_PASSES: of the buffers of values of one a row */
     contract_work *contracts;
+    sides_work sides; /* where batches are side by side: of the one contraction */
     conv_work conv;
     int64_t row_block; /* of the turn at hand */
 } map_work;
@@ -72,6 +74,8 @@ static vtrn_status place_contracts_and_sums(map_work *x) {
     map_share_banks(x->m, share);
     if (x->f->conv)
         return conv_work_begin(x->e, &x->m->conv, &x->conv);
+    if (x->f->n_side)
+        return sides_work_begin(x->e, x->m->contracts, &x->m->sides, share[0], &x->sides);
     x->contracts = ARENA_NEW(&x->e->tmp, contract_work, (size_t)x->m->n_contracts);
     if (!x->contracts && x->m->n_contracts)
         return VTRN_OUT_OF_MEMORY(sizeof *x->contracts);
@@ -138,6 +142,17 @@ static vtrn_status load_rows_once(map_work *x, fusion_node *node, int64_t rows) 
     return NULL;
 }
 
+/* Batches [batch, batch + n) of a tile, from memory or to it. */
+static vtrn_status move_sides(map_work *x, const fusion_node *node, int64_t batch, int64_t n) {
+    view v;
+    sides_view cut;
+    int64_t n_cols = node->shape == NODE_ROW ? 1 : x->m->cols;
+    VTRN_CHECK(map_sides_cut(x->m, &node->at, n_cols, &v, &cut),
+               "batches are side by side where their tensors can be cut");
+    return node->op == FUSION_LOAD ? emit_sides_load(x->e, &cut, batch, n, &node->t)
+                                   : emit_sides_store(x->e, &cut, batch, n, &node->t);
+}
+
 /* What does not change from tile to tile. */
 static vtrn_status emit_hoisted(map_work *x) {
     fusion *f = x->f;
@@ -148,7 +163,9 @@ static vtrn_status emit_hoisted(map_work *x) {
         if (!node->is_live || !node->is_hoisted)
             continue;
         x->e->build->source = node->source;
-        if (node->shape == NODE_COL && x->m->form != FUSION_COLUMN_BLOCKS) {
+        if (node->is_of_batch) {
+            VTRN_RETURN_IF_ERROR(move_sides(x, node, 0, 1));
+        } else if (node->shape == NODE_COL && x->m->form != FUSION_COLUMN_BLOCKS) {
             VTRN_RETURN_IF_ERROR(load_columns(x, node, rows, 0, x->m->cols));
         } else if (node->shape == NODE_ROW) {
             VTRN_RETURN_IF_ERROR(load_rows_once(x, node, rows));
@@ -349,7 +366,7 @@ static vtrn_status take_moment(map_work *x, const fusion_node *node) {
 /* Whether Scalar may add up the rows of a node, as it copies its tile onto itself. */
 static bool may_sum_on_scalar(const map_work *x, const fusion_node *node) {
     const fusion_node *from = &x->f->nodes[node->in[0].node];
-    return node->reducer == GRAPH_REDUCER_ADD && !node->is_only_negative &&
+    return node->reducer == GRAPH_REDUCER_ADD && !node->is_only_negative && !x->f->n_side &&
            from->shape == NODE_FULL && from->op != FUSION_LOAD && !from->is_stored &&
            !from->is_hoisted && !from->taken && x->m->form == FUSION_WHOLE &&
            dtype_is_float((vtrn_dtype)from->dtype) && dtype_is_float((vtrn_dtype)node->dtype);
@@ -368,6 +385,16 @@ static vtrn_status emit_sum_on_scalar(map_work *x, const fusion_node *node, cons
     return NULL;
 }
 
+/* A value for each row of each batch. */
+static void reduce_each_batch(const map_work *x, const fusion_node *from, vtrn_instr *reduce) {
+    uint32_t n_cols = x->env.cols / x->env.n_side;
+    bool is_row = from->shape == NODE_ROW, is_once = is_row && from->is_hoisted;
+    reduce->ap[0].dim[0].num = x->env.n_side;
+    reduce->ap[1].n_dims = 2;
+    reduce->ap[1].dim[0] = (vtrn_dim){is_once ? 0 : is_row ? 1 : (int32_t)n_cols, x->env.n_side};
+    reduce->ap[1].dim[1] = (vtrn_dim){is_row ? 0 : 1, n_cols};
+}
+
 /* The columns at hand into a tile of one value a row. */
 static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const tile *to) {
     const fusion_node *from = &x->f->nodes[node->in[0].node];
@@ -381,6 +408,8 @@ static vtrn_status emit_reduce_to(map_work *x, const fusion_node *node, const ti
     reduce->flags = node->is_only_negative ? VTRN_FLAG_NEGATE : 0;
     reduce->ap[0] = tile_ap(to, x->env.rows, 1);
     reduce->ap[1] = columns(x, from, 0, x->env.cols);
+    if (x->env.n_side)
+        reduce_each_batch(x, from, reduce);
     return NULL;
 }
 
@@ -456,6 +485,8 @@ static view turn_view(const view *v, const tile_turn *turn) {
 }
 
 static vtrn_status load_node(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    if (x->f->n_side)
+        return move_sides(x, node, turn->r / turn->rows, turn->n_blocks);
     if (!node->taken && x->m->is_flat) {
         view part = turn_view(&node->source_view, turn);
         VTRN_RETURN_IF_ERROR(
@@ -471,6 +502,8 @@ static vtrn_status load_node(map_work *x, const fusion_node *node, const tile_tu
 }
 
 static vtrn_status store_node(map_work *x, const fusion_node *node, const tile_turn *turn) {
+    if (x->f->n_side)
+        return move_sides(x, node, turn->r / turn->rows, turn->n_blocks);
     if (x->m->is_flat) {
         view part = turn_view(&node->store_view, turn);
         return emit_store(x->e, &(view_part){&part, 1, 0, turn->rows, 0, turn->cols}, &node->t,
@@ -504,6 +537,23 @@ static vtrn_status emit_pooling(map_work *x, const fusion_node *node, const tile
     return conv_work_pool(&x->conv, &part, &node->t);
 }
 
+/* The sums of all batches of a tile, for the node that reads them in PSUM or into their tile. */
+static vtrn_status emit_sides(map_work *x, const fusion_node *node, int contract,
+                              const tile_turn *turn) {
+    fusion_node *product = &x->f->nodes[contract];
+    tile bank;
+    x->e->build->source = product->source;
+    VTRN_RETURN_IF_ERROR(sides_work_sums(&x->sides, turn->r / turn->rows, &bank));
+    x->e->build->source = node->source;
+    if (node == product) {
+        vtrn_ap to = tile_ap(&node->t, turn->rows, turn->cols);
+        vtrn_ap from = tile_ap(&bank, turn->rows, turn->cols);
+        return emit_scaled(x->e, &to, &from, 1, NULL);
+    }
+    product->t = bank;
+    return elementwise_emit(&x->env, node);
+}
+
 /* A node that takes the sums of a contraction where they are, in PSUM, as they are made. */
 static vtrn_status emit_on_sums(map_work *x, const fusion_node *node, int contract,
                                 const tile_turn *turn) {
@@ -533,6 +583,8 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
         return load_node(x, node, turn);
     if (node->is_column)
         return emit_column_sum(x, node, turn);
+    if (node->op == FUSION_CONTRACT && x->f->n_side)
+        return emit_sides(x, node, (int)(node - x->f->nodes), turn);
     if (node->op == FUSION_CONTRACT)
         return contract_work_tile(&x->contracts[node->contract],
                                   &(contract_part){turn->r, turn->rows, turn->c, turn->cols},
@@ -546,6 +598,8 @@ static vtrn_status emit_node(map_work *x, fusion_node *node, const tile_turn *tu
     if (node->moments >= 0)
         return take_moment(x, node);
     int contract = fold_contract_of(x->f, node);
+    if (contract >= 0 && x->f->n_side)
+        return emit_sides(x, node, contract, turn);
     if (contract >= 0)
         return emit_on_sums(x, node, contract, turn);
     VTRN_RETURN_IF_ERROR(elementwise_emit(&x->env, node));
@@ -559,7 +613,8 @@ static vtrn_status finish_node(map_work *x, const fusion_node *node, const tile_
     if (x->m->form == FUSION_PASSES &&
         (node->op == GRAPH_REDUCE ? !turn->is_row_end : node->stage != turn->pass))
         return NULL; /* it is not complete, or was stored by an earlier pass */
-    VTRN_RETURN_IF_ERROR(widen_row(x->e, node, turn->rows));
+    if (!x->f->n_side)
+        VTRN_RETURN_IF_ERROR(widen_row(x->e, node, turn->rows));
     return node->is_stored ? store_node(x, node, turn) : NULL;
 }
 
@@ -627,6 +682,7 @@ static void enter_turn(map_work *x, fusion_node *node, const tile_turn *turns, i
     x->row_block = turn->r / fusion_row_step(x->m);
     x->env.rows = turn->rows;
     x->env.cols = turn->cols;
+    x->env.n_side = x->f->n_side ? turn->n_blocks : 0;
     x->env.col0 = x->m->form == FUSION_COLUMN_BLOCKS ? 0 : (uint32_t)turn->c;
     for (int k = 0; k < ELEMENTWISE_MAX_TEMPS; k++)
         x->env.temps[k] =

@@ -214,7 +214,14 @@ uint64_t contract_bytes(const contraction *c) {
     return contract_cut_bytes(&c->cut);
 }
 
+/* Without a cut (sides.h): what is transposed, a batch at a time. */
+static bool batches_take(const contraction *c, const contract_operand *o, const resident *r) {
+    return r && contract_turns(c->chip, o) && operand_takes(c, o, r, false);
+}
+
 bool contract_takes(const contraction *c, const resident *r) {
+    if (!c->limit_bytes)
+        return batches_take(c, &c->spec->a, r) || batches_take(c, &c->spec->b, r);
     return operand_takes(c, &c->spec->a, r, true) || operand_takes(c, &c->spec->b, r, true);
 }
 
@@ -244,6 +251,11 @@ static bool are_on_same_rows(const contraction *c, const resident *a, const resi
 }
 
 void contract_take(contraction *c, const resident *a, const resident *b) {
+    if (!c->limit_bytes) {
+        c->a_from = batches_take(c, &c->spec->a, a) ? a : NULL;
+        c->b_from = batches_take(c, &c->spec->b, b) ? b : NULL;
+        return;
+    }
     bool has_rows = a && b && are_on_same_rows(c, a, b);
     const resident *a_from = a && operand_takes(c, &c->spec->a, a, has_rows) ? a : NULL;
     const resident *b_from = b && operand_takes(c, &c->spec->b, b, has_rows) ? b : NULL;

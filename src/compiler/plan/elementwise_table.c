@@ -135,7 +135,7 @@ bool elementwise_is_exact_int(uint8_t dtype) {
 }
 
 bool elementwise_is_scalar(const fusion *f, const fusion_node *node, int k) {
-    return node->in[k].node < 0 || f->nodes[node->in[k].node].shape == NODE_ROW;
+    return node->in[k].node < 0 || (f->nodes[node->in[k].node].shape == NODE_ROW && !f->n_side);
 }
 
 uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k) {

@@ -42,7 +42,8 @@ const elementwise_op *elementwise_op_of(const fusion *f, const fusion_node *node
 
 /* Operands of a node. */
 bool elementwise_is_exact_int(uint8_t dtype); /* 32-bit integers: exact on GpSimd */
-/* An operand that varies along no column of a FULL node: an immediate or one value a row. */
+/* An operand that varies along no column of a FULL node: an immediate, or one value a row where a
+ * tile has one batch. */
 bool elementwise_is_scalar(const fusion *f, const fusion_node *node, int k);
 uint8_t elementwise_in_dtype(const fusion *f, const fusion_node *node, int k);
 

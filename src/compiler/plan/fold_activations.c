@@ -120,7 +120,8 @@ void fold_activations(fusion *f, bool has_whole_rows) {
     int n_uses[FUSION_MAX_NODES], n_negative[FUSION_MAX_NODES] = {0};
     vtrn_act func;
     fusion_count_uses(f, n_uses);
-    fold_sums(f);
+    if (!f->n_side) /* the engine has one register a partition */
+        fold_sums(f);
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
         if (!node->is_live || node->is_folded || node->is_exit || node->folds >= 0 ||

@@ -5,7 +5,8 @@
  *
  *     FULL   a tile [rows, cols]
  *     ROW    one value a row: a tile [rows, 1]; reductions over cols make it, FULL ops take it as a
- *            per-partition scalar
+ *            per-partition scalar. With n_side batches side by side in the columns: [rows, n_side],
+ *            and no scalar
  *     COL    one value a column: loaded once, whole or block by block, replicated on all partitions
  *
  * The dims of tensors do not matter, only linear order: a reshape costs nothing. */
@@ -80,6 +81,7 @@ typedef struct fusion_node {
     int slot;               /* FULL: which tile buffer */
     uint32_t buffer_offset; /* of t in the buffers of an iteration or of a block of columns */
     uint32_t turn_addr[FUSION_MAX_ABREAST]; /* of t, for each of the tiles abreast */
+    bool is_of_batch;                 /* COL: [rows, cols] of a batch, the same as all others */
     int n_row_blocks;                 /* ROW, hoisted: tiles, one for each row block; else 0 */
     uint32_t row_addr;                /* of the first of them */
     bool stays_in_sbuf;               /* a result that has no buffer of its own */
@@ -104,6 +106,7 @@ typedef struct fusion {
     int64_t cols;          /* 0: not fixed yet */
     int64_t row_step;      /* rows of a tile when a contraction sets them, else 0 */
     int64_t batch_rows;    /* a tile ends with each so many rows; 0: anywhere */
+    int64_t n_side;        /* batches side by side in a tile (sides.h); 0: a tile has one */
     int64_t first_op_cols; /* innermost size of the first op's result; 0: it has one dim */
     int n_contracts;
     const struct conv_spec *conv; /* of its one FUSION_CONV node, or NULL */

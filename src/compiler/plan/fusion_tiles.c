@@ -62,7 +62,8 @@ static uint32_t bytes_of_cols(int64_t cols, uint32_t size) {
 }
 
 static void set_tile_cols(const fusion_demand *d, int64_t cols, fusion_tiling *t) {
-    uint32_t row_bytes = (uint32_t)d->n_rows * FUSION_ROW_TILE_BYTES;
+    uint32_t row_tile_bytes = d->row_tile_bytes ? d->row_tile_bytes : FUSION_ROW_TILE_BYTES;
+    uint32_t row_bytes = (uint32_t)d->n_rows * row_tile_bytes;
     bool is_in_passes = d->form == FUSION_PASSES;
     t->tile_cols = cols;
     t->slot_bytes = bytes_of_cols(cols, element_bytes(d));

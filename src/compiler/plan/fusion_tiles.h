@@ -9,8 +9,8 @@
 enum {
     FUSION_MAX_ABREAST = 4, /* tiles whose operations alternate: one's latency is another's work */
     FUSION_MAX_BUFFERS = 2 * FUSION_MAX_ABREAST, /* some tiles compute while the next ones load */
-    FUSION_ROW_TILE_BYTES = 64,                  /* a tile of one value a row */
-    FUSION_MAX_TILE_COLS = 2048,                 /* where no reduction covers more */
+    FUSION_ROW_TILE_BYTES = 64,  /* a tile of one value a row, where it has one column */
+    FUSION_MAX_TILE_COLS = 2048, /* where no reduction covers more */
 };
 
 /* How the loop over tiles runs, and what the kernel therefore holds. */
@@ -28,21 +28,22 @@ typedef enum fusion_form {
 /* What a kernel holds in a form. */
 typedef struct fusion_demand {
     fusion_form form;
-    bool is_flat;           /* rows mean nothing: a tile takes the next elements */
-    bool has_whole_rows;    /* FUSION_WHOLE: tiles hold rows as they are */
-    int n_partitions;       /* of the chip */
-    int64_t n;              /* elements of the iteration space */
-    int64_t cols;           /* of a row; 0: flat, and not cut into rows */
-    uint32_t element_bytes; /* of the full tiles' widest type; 0: of the widest there is */
-    int n_full;             /* full tiles that an iteration holds at once, temporaries included */
-    int n_rows;             /* tiles of one value a row of an iteration */
-    int n_cols;             /* column operands */
-    int n_sums;             /* sums over all rows, a row of results each */
-    int n_wide_sums;        /* of them those that leave after each block of columns */
-    int64_t max_cols;       /* of a block, for these; 0: any */
-    bool has_fixed_cols;    /* all blocks have max_cols columns: those of a convolution's tile */
-    int64_t turn_cols;      /* of a block, as contractions make them; 0: any */
-    uint64_t fixed_bytes;   /* of a partition, for what no tile size changes */
+    bool is_flat;            /* rows mean nothing: a tile takes the next elements */
+    bool has_whole_rows;     /* FUSION_WHOLE: tiles hold rows as they are */
+    int n_partitions;        /* of the chip */
+    int64_t n;               /* elements of the iteration space */
+    int64_t cols;            /* of a row; 0: flat, and not cut into rows */
+    uint32_t element_bytes;  /* of the full tiles' widest type; 0: of the widest there is */
+    int n_full;              /* full tiles that an iteration holds at once, temporaries included */
+    int n_rows;              /* tiles of one value a row of an iteration */
+    int n_cols;              /* column operands */
+    int n_sums;              /* sums over all rows, a row of results each */
+    int n_wide_sums;         /* of them those that leave after each block of columns */
+    int64_t max_cols;        /* of a block, for these; 0: any */
+    bool has_fixed_cols;     /* all blocks have max_cols columns: those of a convolution's tile */
+    int64_t turn_cols;       /* of a block, as contractions make them; 0: any */
+    uint64_t fixed_bytes;    /* of a partition, for what no tile size changes */
+    uint32_t row_tile_bytes; /* of a tile of one value a row; 0: FUSION_ROW_TILE_BYTES */
     int max_abreast;
 } fusion_demand;
 

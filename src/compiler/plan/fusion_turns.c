@@ -24,6 +24,21 @@ static bool next_flat_turn(const map_plan *m, tile_turn *turn) {
     return true;
 }
 
+/* The next batches that are side by side. */
+static bool next_batches(const map_plan *m, tile_turn *turn) {
+    int64_t rows = fusion_row_step(m), n_rows = m->f->n / m->cols;
+    turn->r += (int64_t)turn->rows * turn->n_blocks;
+    int64_t left = (n_rows - turn->r) / rows;
+    if (left <= 0)
+        return false;
+    turn->rows = (uint32_t)rows;
+    turn->n_blocks = (uint32_t)(left < m->f->n_side ? left : m->f->n_side);
+    turn->cols = (uint32_t)m->cols * turn->n_blocks;
+    turn->is_last = left <= m->f->n_side;
+    turn->is_row_end = true;
+    return true;
+}
+
 /* To the next tile, in the order of each form. A turn of no rows is before the first tile. */
 static void next_in_rows(const map_plan *m, tile_turn *turn) {
     turn->c += turn->cols;
@@ -72,6 +87,8 @@ static void next_in_passes(const map_plan *m, tile_turn *turn) {
 bool fusion_next_turn(const map_plan *m, tile_turn *turn) {
     if (m->is_flat)
         return next_flat_turn(m, turn);
+    if (m->f->n_side)
+        return next_batches(m, turn);
     int64_t n_rows = m->f->n / m->cols;
     switch (m->form) {
     case FUSION_WHOLE:

@@ -11,17 +11,6 @@ enum {
     MIN_TURN_COLS = 256,
 };
 
-static void start_contracts(map_plan *m) {
-    m->n_contracts = 0;
-    for (int i = 0; i < m->f->n_nodes; i++) {
-        fusion_node *node = &m->f->nodes[i];
-        if (!node->is_live || node->op != FUSION_CONTRACT)
-            continue;
-        node->contract = m->n_contracts;
-        contract_start(m->p, node->spec, &m->contracts[m->n_contracts++]);
-    }
-}
-
 void map_share_banks(const map_plan *m, contract_banks share[FUSION_MAX_CONTRACTS]) {
     enum { MAX_TURNS = 2 /* one is transposed to while the other is emptied */ };
     int n_left = m->p->chip->n_psum_banks - map_least_banks(m);
@@ -166,9 +155,19 @@ static bool pays_alone(const map_plan *m) {
     return false;
 }
 
+void map_start_contracts(map_plan *m) {
+    m->n_contracts = 0;
+    for (int i = 0; i < m->f->n_nodes; i++) {
+        fusion_node *node = &m->f->nodes[i];
+        if (!node->is_live || node->op != FUSION_CONTRACT)
+            continue;
+        node->contract = m->n_contracts;
+        contract_start(m->p, node->spec, &m->contracts[m->n_contracts++]);
+    }
+}
+
 bool map_layout_contracts(map_plan *m) {
     order best = {0};
-    start_contracts(m);
     bool is_whole = fusion_has_row_reduction(m->f);
     if (!fusion_has_wide_sums(m->f)) {
         order o = {.form = FUSION_WHOLE, .turn_cols = m->cols, .group_rows = m->f->n / m->cols};
@@ -185,7 +184,7 @@ bool map_layout_contracts(map_plan *m) {
 
 bool map_limit(map_plan *m, uint64_t room_bytes) {
     uint64_t own = map_own_bytes(m, room_bytes);
-    if (m->n_contracts == 0 || own >= room_bytes)
+    if (m->n_contracts == 0 || m->f->n_side || own >= room_bytes)
         return false;
     for (int i = 0; i < m->n_contracts; i++)
         if (!contract_limit(&m->contracts[i], (room_bytes - own) / (uint64_t)m->n_contracts))

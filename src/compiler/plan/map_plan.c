@@ -32,6 +32,11 @@ static int row_blocks(const map_plan *m) {
     return (int)((m->f->n / m->cols + step - 1) / step);
 }
 
+uint32_t map_row_tile_bytes(const map_plan *m) {
+    uint32_t n_bytes = sbuf_round((uint64_t)m->f->n_side * sizeof(float));
+    return n_bytes > FUSION_ROW_TILE_BYTES ? n_bytes : FUSION_ROW_TILE_BYTES;
+}
+
 uint64_t map_held_bytes(const fusion_node *node) {
     uint64_t n = node->n_row_blocks ? (uint64_t)node->n_row_blocks : 1;
     return n * FUSION_ROW_TILE_BYTES;
@@ -79,6 +84,12 @@ static vtrn_status shape_load(map_plan *m, fusion_node *node) {
         }
     }
     node->n_row_blocks = 0;
+    node->is_of_batch = node->shape == NODE_FULL && map_sides_repeat(m, &node->at);
+    if (node->is_of_batch) {
+        node->shape = NODE_COL;
+        node->is_hoisted = true;
+        return NULL;
+    }
     if (node->shape == NODE_ROW && view_is_repeated(node->at.f, node->n_outer)) {
         node->is_hoisted = true;
         node->at.n = node->n_outer = 1;
@@ -263,7 +274,7 @@ void map_place_in_buffers(map_plan *m) {
             continue;
         }
         node->buffer_offset = row_at;
-        row_at += FUSION_ROW_TILE_BYTES;
+        row_at += map_row_tile_bytes(m);
     }
 }
 
@@ -294,8 +305,8 @@ bool map_load_takes(const map_plan *m, const fusion_node *node, const resident *
     view v = m->is_flat ? node->source_view : node->at;
     int n_outer = node->n_outer;
     tile row = {.dtype = node->dtype};
-    if (m->form == FUSION_PASSES || !node->is_live || node->op != FUSION_LOAD || node->is_hoisted ||
-        !m->cols || v.slot != r->slot || !is_side_by_side(m, node) ||
+    if (m->form == FUSION_PASSES || m->f->n_side || !node->is_live || node->op != FUSION_LOAD ||
+        node->is_hoisted || !m->cols || v.slot != r->slot || !is_side_by_side(m, node) ||
         (node->shape == NODE_ROW && (fusion_row_is_widened(&row) || node->has_negative)) ||
         (m->is_flat && !view_split_at(&v, m->cols, &n_outer)))
         return false;
@@ -321,7 +332,7 @@ bool map_takes(const map_plan *m, const resident *r) {
 bool map_can_keep(const map_plan *m, const fusion_node *node) {
     return m->form != FUSION_PASSES && m->cols && node->is_live && node->is_stored &&
            !node->is_accumulated && !node->is_column && !node->is_hoisted &&
-           is_side_by_side(m, node);
+           !(m->f->n_side && node->shape == NODE_ROW) && is_side_by_side(m, node);
 }
 
 /* PSUM banks of the kernel's sums over its rows. */
@@ -386,7 +397,8 @@ static fusion_demand demand_of(map_plan *m) {
                        .is_flat = m->is_flat,
                        .has_whole_rows = m->n_contracts > 0,
                        .n = f->n,
-                       .cols = m->cols,
+                       .cols = f->n_side ? f->n_side * m->cols : m->cols,
+                       .row_tile_bytes = map_row_tile_bytes(m),
                        .element_bytes = widest_element(f),
                        .n_full = m->n_slots + count_temps(f),
                        .fixed_bytes = (uint64_t)m->n_consts * FUSION_ROW_TILE_BYTES,
@@ -422,7 +434,7 @@ uint64_t map_own_bytes(map_plan *m, uint64_t limit_bytes) {
 uint64_t map_size(map_plan *m) {
     fusion_demand d = demand_of(m);
     for (int i = 0; i < m->n_contracts; i++)
-        d.fixed_bytes += contract_bytes(&m->contracts[i]);
+        d.fixed_bytes += m->f->n_side ? map_sides_bytes(m) : contract_bytes(&m->contracts[i]);
     m->size = fusion_tiles(&d, m->p->sbuf_limit);
     return m->size.n_bytes;
 }
@@ -544,6 +556,24 @@ static vtrn_status note_rows(map_plan *m) {
     return NULL;
 }
 
+static vtrn_status shape_anew(map_plan *m) {
+    m->n_consts = 0;
+    VTRN_RETURN_IF_ERROR(shape_nodes(m));
+    find_consts(m);
+    return NULL;
+}
+
+/* Batches side by side, where they are small and that fits. */
+static vtrn_status layout_sides(map_plan *m) {
+    if (!map_choose_sides(m))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(shape_anew(m));
+    if (m->n_consts <= FUSION_MAX_CONSTS && map_size(m) <= m->p->sbuf_limit)
+        return NULL;
+    m->f->n_side = 0;
+    return shape_anew(m);
+}
+
 vtrn_status map_layout(map_plan *m, bool *fits) {
     mark_live(m->f);
     VTRN_RETURN_IF_ERROR(turn_loads(m));
@@ -558,7 +588,9 @@ vtrn_status map_layout(map_plan *m, bool *fits) {
         *fits = m->size.n_bytes <= m->p->sbuf_limit;
         return *fits ? note_rows(m) : NULL;
     }
-    if (m->f->n_contracts && !map_layout_contracts(m)) {
+    map_start_contracts(m);
+    VTRN_RETURN_IF_ERROR(layout_sides(m));
+    if (m->f->n_contracts && !m->f->n_side && !map_layout_contracts(m)) {
         *fits = false;
         return NULL;
     }

@@ -7,6 +7,7 @@
 #include "compiler/plan/conv_plan.h"
 #include "compiler/plan/elementwise_table.h"
 #include "compiler/plan/fusion_nodes.h"
+#include "compiler/plan/sides.h"
 
 typedef struct map_plan {
     plan *p;
@@ -27,7 +28,8 @@ typedef struct map_plan {
     /* FUSION_COLUMN_BLOCKS of contractions: rows that share a block of columns before the next one,
      * and columns of the blocks. 0: all, and as is cheapest. */
     int64_t group_rows, turn_cols;
-    conv_plan conv; /* where the fusion has one */
+    map_sides sides; /* of the one contraction, where batches are side by side */
+    conv_plan conv;  /* where the fusion has one */
     conv_exit exit;
 } map_plan;
 
@@ -35,7 +37,7 @@ typedef struct map_plan {
 typedef struct tile_turn {
     int64_t r, c; /* first row and column */
     uint32_t rows, cols;
-    uint32_t n_blocks;       /* flat: blocks of `rows` rows that lie side by side in the columns */
+    uint32_t n_blocks;       /* of `rows` rows side by side in the columns: flat, or batches */
     uint32_t row_cols;       /* elements from one row to the next */
     uint32_t base, row_base; /* where its tiles begin, and those of one value a row */
     int pass;                /* FUSION_PASSES */
@@ -53,10 +55,26 @@ vtrn_status map_layout(map_plan *m, bool *fits);
 uint64_t map_size(map_plan *m);
 /* The same without contractions, when SBUF has limit_bytes a partition. */
 uint64_t map_own_bytes(map_plan *m, uint64_t limit_bytes);
+/* map_contracts.c: describes the contractions of live nodes, without their cuts. */
+void map_start_contracts(map_plan *m);
 /* map_contracts.c: chooses the order of tiles that is cheapest for the contractions; false where
  * one is better a kernel of its own, or does not fit. */
 bool map_layout_contracts(map_plan *m);
-/* SBUF of a partition for a value of one a row that is loaded once. */
+/* map_sides.c: whether the kernel's tiles have several batches, and how many: sets f->n_side. Nodes
+ * have their shapes, and are to get them anew. */
+bool map_choose_sides(map_plan *m);
+/* SBUF of a partition for the operands of the contraction. */
+uint64_t map_sides_bytes(const map_plan *m);
+/* The view of a load or of a result, cut into batches, rows and columns. `v` is where its factors
+ * are. False: no factors make each of the three. */
+bool map_sides_cut(const map_plan *m, const view *at, int64_t n_cols, view *v, sides_view *out);
+/* Whether all batches of the view, which has the columns of the kernel, are the same elements. */
+bool map_sides_repeat(const map_plan *m, const view *at);
+/* An operand, with x on the rows (is_natural) or with k. */
+sides_view map_sides_operand(const contract_operand *o, bool is_natural);
+/* SBUF of a partition for a tile of one value a row. */
+uint32_t map_row_tile_bytes(const map_plan *m);
+/* The same for a value of one a row that is loaded once. */
 uint64_t map_held_bytes(const fusion_node *node);
 /* Columns of the node's tiles that hold whole rows. */
 int64_t map_node_cols(const map_plan *m, const fusion_node *node);

@@ -103,8 +103,9 @@ static bool describe_resident(const placer *s, const map_plan *m, const fusion_n
     int64_t n = view_count(v), cols = map_node_cols(m, node), rows = n / cols;
     int64_t row_step = fusion_row_step(m);
     int64_t batch_rows = m->is_flat ? 0 : m->f->batch_rows;
-    uint64_t n_bytes =
-        (uint64_t)resident_tiles(rows, row_step, batch_rows) * resident_pitch(node->dtype, cols);
+    uint32_t pitch = m->f->n_side ? (uint32_t)((uint64_t)cols * dtype_size((vtrn_dtype)node->dtype))
+                                  : resident_pitch(node->dtype, cols);
+    uint64_t n_bytes = sbuf_round((uint64_t)resident_tiles(rows, row_step, batch_rows) * pitch);
     vtrn_dtype in_memory;
     fusion_tile_dtype((vtrn_dtype)v->dtype, &in_memory);
     if (slot->kind != VTRN_SLOT_SCRATCH || v->offset || !view_is_dense(v) || n % cols ||
@@ -117,7 +118,7 @@ static bool describe_resident(const placer *s, const map_plan *m, const fusion_n
                     .cols = cols,
                     .row_step = row_step,
                     .batch_rows = batch_rows,
-                    .pitch = resident_pitch(node->dtype, cols),
+                    .pitch = pitch,
                     .n_bytes = (uint32_t)n_bytes};
     return true;
 }

@@ -57,6 +57,14 @@ static void print_cut(const contraction *c, FILE *out) {
     fprintf(out, ", banks %d + %d", c->banks.sums, c->banks.turns);
 }
 
+static void print_sides(const map_sides *s, FILE *out) {
+    const sides_operand *in[] = {&s->a, &s->b};
+    fprintf(out, ", %lld batches side by side", (long long)s->n);
+    for (int i = 0; i < 2; i++)
+        fprintf(out, "%s %s%d loaded", i ? " +" : ", buffers", in[i]->turns ? "natural " : "",
+                in[i]->n_loaded);
+}
+
 static void print_convolution(const plan *p, const conv_spec *s, FILE *out) {
     const conv_geometry *g = &s->geometry;
     if (s->is_pooling)
@@ -111,7 +119,7 @@ static void print_node(const plan *p, const kernel *k, int i, plan_stage stage, 
     if (node->op == FUSION_CONV)
         print_convolution(p, (m ? m->f : (const fusion *)k->spec)->conv, out);
     if (node->op == FUSION_CONTRACT && m)
-        print_cut(&m->contracts[node->contract], out);
+        m->f->n_side ? print_sides(&m->sides, out) : print_cut(&m->contracts[node->contract], out);
     if (stage > PLAN_FORMED)
         fprintf(out, ", %s%s%s", shapes[node->shape], node->is_hoisted ? ", once" : "",
                 node->is_folded    ? (node->op == FUSION_CONTRACT ? ", read in PSUM" : ", folded")

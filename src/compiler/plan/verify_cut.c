@@ -69,3 +69,29 @@ vtrn_status verify_cut(const plan *p, const kernel *k, const contraction *c) {
         return verify_failed(p, k, "its passes take %.0f products of %.0f", n, wanted);
     return NULL;
 }
+
+static vtrn_status check_operand(const plan *p, const kernel *k, const contraction *c,
+                                 const sides_operand *o, int64_t n) {
+    int64_t loaded_cols = n * (o->turns ? c->n_k : o->n_x), used_cols = n * o->n_x;
+    if (o->n_x > contract_pe_size(c->chip) || o->n_loaded < SIDES_AHEAD + !o->turns ||
+        (o->turns && o->n_turned < SIDES_TURNED) ||
+        o->loaded_bytes < (uint64_t)loaded_cols * c->element_bytes ||
+        o->turned_bytes < (uint64_t)used_cols * c->element_bytes ||
+        (o->turns && used_cols * c->element_bytes > c->chip->psum_bank_bytes))
+        return verify_failed(p, k,
+                             "an operand of %lld batches of %lld has %d buffers of %u bytes, and "
+                             "%d of %u",
+                             (long long)n, (long long)o->n_x, o->n_loaded, o->loaded_bytes,
+                             o->n_turned, o->turned_bytes);
+    return NULL;
+}
+
+vtrn_status verify_sides(const plan *p, const kernel *k, const contraction *c, const map_sides *s) {
+    if (s->n < 1 || s->n > c->n_batch || s->n * c->n_n > psum_cols(c->chip) ||
+        c->n_k > contract_pe_size(c->chip) || s->a.n_x != c->n_m || s->b.n_x != c->n_n)
+        return verify_failed(p, k, "%lld of %lld batches of %lld x %lld x %lld are side by side",
+                             (long long)s->n, (long long)c->n_batch, (long long)c->n_m,
+                             (long long)c->n_n, (long long)c->n_k);
+    VTRN_RETURN_IF_ERROR(check_operand(p, k, c, &s->a, s->n));
+    return check_operand(p, k, c, &s->b, s->n);
+}

@@ -266,6 +266,10 @@ static vtrn_status check_contraction(const plan *p, const graph *g, const kernel
 
 static vtrn_status check_contractions(const plan *p, const graph *g, const kernel *k) {
     const map_plan *m = k->kind == KERNEL_MAP ? k->spec : NULL;
+    if (m && m->f->n_side) {
+        VTRN_RETURN_IF_ERROR(verify_sides(p, k, m->contracts, &m->sides));
+        return verify_contraction(p, g, k, m->contracts[0].spec);
+    }
     for (int i = 0; m && i < m->n_contracts; i++)
         VTRN_RETURN_IF_ERROR(check_contraction(p, g, k, &m->contracts[i]));
     if (m && m->f->conv)

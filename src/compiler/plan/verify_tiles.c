@@ -8,7 +8,7 @@
  * row block, or row blocks of a block of columns, in groups of rows. */
 static void advance(const map_plan *m, const tile_turn *turn, int64_t cols, int64_t *r,
                     int64_t *c) {
-    if (m->is_flat) {
+    if (m->is_flat || m->f->n_side) {
         *r += (int64_t)turn->rows * turn->n_blocks;
     } else if (m->form == FUSION_COLUMN_BLOCKS) {
         int64_t n_rows = m->f->n / cols, group = *r / fusion_group_rows(m) * fusion_group_rows(m);
