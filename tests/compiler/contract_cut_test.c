@@ -73,6 +73,19 @@ static void rows_are_loaded_whole_where_parts_of_them_are_slow(void **state) {
     assert_true(fast.ns < slow.ns);
 }
 
+/* Weights of a product of one tile of rows come in whole rows where PSUM has room for the sums:
+ * their first part is loaded before the product's turn. */
+static void weights_of_few_rows_are_loaded_whole(void **state) {
+    (void)state;
+    const vtrn_chip chip = trn1();
+    static const int64_t rows[] = {1, 8, 128};
+    for (int i = 0; i < 3; i++) {
+        contract_shape s = product_of(rows[i], 576, 1536, VTRN_DTYPE_BF16);
+        contract_cut cut = contract_choose_cut(&chip, &s, 0, 0, TRN1_BYTES);
+        assert_int_equal(cut.b_span, 1536);
+    }
+}
+
 /* Weights wider than PSUM, whose parts load slowly: in strips, for one row of x or for a tile. */
 static void wide_weights_are_loaded_in_strips(void **state) {
     (void)state;
@@ -142,6 +155,7 @@ int main(void) {
         cmocka_unit_test(more_room_is_never_slower),
         cmocka_unit_test(large_products_are_bound_by_the_tensor_engine),
         cmocka_unit_test(rows_are_loaded_whole_where_parts_of_them_are_slow),
+        cmocka_unit_test(weights_of_few_rows_are_loaded_whole),
         cmocka_unit_test(wide_weights_are_loaded_in_strips),
         cmocka_unit_test(tiles_of_a_fusion_have_all_of_k),
         cmocka_unit_test(a_long_k_is_taken_in_chunks),

@@ -29,6 +29,18 @@ static void rows_under_a_reduction_are_whole_where_they_fit(void **state) {
     assert_true(fusion_tiles(&softmax, LEAST_BYTES).n_bytes > LEAST_BYTES);
 }
 
+static void one_tile_has_one_buffer(void **state) {
+    (void)state;
+    fusion_demand d = softmax;
+    d.is_one_tile = true;
+    fusion_tiling t = fusion_tiles(&d, TRN1_BYTES);
+    assert_int_equal(t.n_buffers, 1);
+    assert_int_equal(t.n_abreast, 1);
+    d.has_whole_rows = false; /* columns are cut: several tiles after all */
+    d.cols = 100000;
+    assert_true(fusion_tiles(&d, TRN1_BYTES).n_buffers > 1);
+}
+
 static void column_operands_are_whole_or_in_blocks(void **state) {
     (void)state;
     fusion_demand d = {.n_partitions = 128,
@@ -91,6 +103,7 @@ static void more_sbuf_never_makes_tiles_narrower(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_under_a_reduction_are_whole_where_they_fit),
+        cmocka_unit_test(one_tile_has_one_buffer),
         cmocka_unit_test(column_operands_are_whole_or_in_blocks),
         cmocka_unit_test(blocks_fit_or_are_the_least),
         cmocka_unit_test(more_sbuf_never_makes_tiles_narrower),

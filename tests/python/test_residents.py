@@ -62,6 +62,14 @@ CHAINS = {
         lambda x, w: end(jnp.tanh(x)).T @ end(x @ w),
         (X, W),
     ),
+    "one row through two layers": (
+        lambda x, w, v: jax.nn.silu((x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5)) @ w) @ v,
+        (rand((1, 576), 4), rand((576, 768), 5), rand((768, 128), 6)),
+    ),
+    "a few rows of each batch": (
+        lambda q, k, v: jnp.einsum("bgl,bld->bgd", jax.nn.softmax(jnp.einsum("bgd,bdl->bgl", q, k), -1), v),
+        (rand((4, 3, 64), 7), rand((4, 64, 128), 8), rand((4, 128, 64), 9)),
+    ),
     "row by row": (
         lambda x, y: y / end(jnp.sum(x * x, axis=1, keepdims=True)),
         (X, X + 2),

@@ -167,7 +167,7 @@ static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
 static vtrn_status open_slot(granules *g, uint32_t slot_i, const isa_access *first, slot_track *t) {
     const vtrn_slot *slot = &g->in->slots[slot_i];
     t->is_touched = true;
-    int shift = 9;
+    int shift = GRANULE_SHIFT;
     while ((slot->size_bytes >> shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
         shift++;
     isa_access whole = {.is_written = false};

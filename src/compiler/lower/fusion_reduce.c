@@ -134,7 +134,7 @@ bool fusion_reduced_last(const lower *l, const graph_op *op, const view *operand
 
 /* Smallest share of `cols` that fills partitions and fits a tile; 1: no need. */
 int64_t fusion_first_share(const lower *l, int64_t rows, int64_t cols) {
-    if ((cols <= MAX_REDUCE_COLS && (rows >= 16 || cols < 512)) || rows >= tile_max_rows(l->chip))
+    if (cols <= MAX_REDUCE_COLS || rows >= tile_max_rows(l->chip))
         return 1;
     int64_t best = 1;
     for (int64_t k = 2; k <= cols / 16; k++) {

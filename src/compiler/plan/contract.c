@@ -49,10 +49,18 @@ static int64_t n_descriptors(const vtrn_chip *chip, int64_t rows, int64_t cols, 
     return (rows < per_engine ? rows : per_engine) * ((cols + run - 1) / run);
 }
 
+/* A few rows, each of elements side by side: they come by few long transfers, or stay in SBUF from
+ * the kernel that made them, where k on the partitions would take a transfer of single elements. */
+static bool is_few_rows(const contract_operand *o, int64_t n_x, int64_t n_k) {
+    enum { MAX_ROWS = 8, MIN_K = 32 /* assumed */ };
+    return n_x <= MAX_ROWS && n_k >= MIN_K && view_run(o->k, o->n_k) >= n_k;
+}
+
 bool contract_turns(const vtrn_chip *chip, const contract_operand *o) {
     int64_t n_x = size_of(o->x, o->n_x), n_k = size_of(o->k, o->n_k);
-    return n_k > 1 && n_descriptors(chip, n_k, n_x, run_of(chip, o->x, o->n_x)) >
-                          n_descriptors(chip, n_x, n_k, run_of(chip, o->k, o->n_k)) + TURN_COST;
+    return is_few_rows(o, n_x, n_k) ||
+           (n_k > 1 && n_descriptors(chip, n_k, n_x, run_of(chip, o->x, o->n_x)) >
+                           n_descriptors(chip, n_x, n_k, run_of(chip, o->k, o->n_k)) + TURN_COST);
 }
 
 view contract_operand_view(const contract_operand *o, int64_t batch, bool is_natural) {

@@ -19,6 +19,11 @@ enum {
  * assumed. */
 static const double SEEN_SHARE = 0.25;
 
+/* Where one tile of rows passes, what streams through it is most of what is moved, as weights are,
+ * and is loaded while kernels before still compute: of the time that the first part takes to come,
+ * the share that it costs. Assumed. */
+static const double EARLY_SHARE = 0.05;
+
 /* What single steps take on the chip, for a shape. */
 typedef struct rates {
     const vtrn_chip *chip;
@@ -376,7 +381,8 @@ static void weigh(const rates *r, const cut_work *w, contract_cut *cut) {
     if (cut->n_b && f.b > 1)
         stalls_ns += stall_ns(r, &b, f.b, w->b_ahead, cut, w->b_work_ns);
     double ns = together_ns(pe_ns + stalls_ns, moved_ns, copies_ns / r->copies_abreast);
-    cut->ns = ns + a.latency_ns + b.latency_ns;
+    bool is_one_tile = s->a.n_x <= s->tile_rows && s->n_batch == 1;
+    cut->ns = ns + a.latency_ns + b.latency_ns * (is_one_tile ? EARLY_SHARE : 1);
     double n_sets = (double)(s->n_batch * parts(parts(s->a.n_x, s->tile_rows), cut->n_together));
     cut->pass_ns = ns / (n_sets * n_blocks * (double)parts(s->n_k, cut->chunk_k));
 }

@@ -99,6 +99,8 @@ static fusion_tiling whole_tiles(const fusion_demand *d, uint64_t limit_bytes) {
     while (t.n_abreast > 1 && t.iter_bytes * (uint32_t)t.n_abreast > ABREAST_BYTES)
         t.n_abreast /= 2;
     t.n_buffers = 2 * t.n_abreast;
+    if (d->is_one_tile && t.tile_cols >= d->cols) /* no other overlaps with it */
+        t.n_buffers = t.n_abreast = 1;
     t.n_bytes = bytes_of(d, &t);
     fusion_tiling more = t;
     more.n_buffers = LONG_BUFFERS;

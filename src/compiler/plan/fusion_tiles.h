@@ -33,6 +33,7 @@ typedef struct fusion_demand {
     int n_partitions;        /* of the chip */
     int64_t n;               /* elements of the iteration space */
     int64_t cols;            /* of a row; 0: flat, and not cut into rows */
+    bool is_one_tile;        /* all rows are in one tile, if it has all columns */
     uint32_t element_bytes;  /* of the full tiles' widest type; 0: of the widest there is */
     int n_full;              /* full tiles that an iteration holds at once, temporaries included */
     int n_rows;              /* tiles of one value a row of an iteration */

@@ -399,6 +399,8 @@ static fusion_demand demand_of(map_plan *m) {
                        .n = f->n,
                        .cols = f->n_side ? f->n_side * m->cols : m->cols,
                        .row_tile_bytes = map_row_tile_bytes(m),
+                       .is_one_tile = m->form == FUSION_WHOLE && !m->is_flat && !f->n_side &&
+                                      m->cols && fusion_tile_rows(m, 0) == f->n / m->cols,
                        .element_bytes = widest_element(f),
                        .n_full = m->n_slots + count_temps(f),
                        .fixed_bytes = (uint64_t)m->n_consts * FUSION_ROW_TILE_BYTES,
