@@ -144,6 +144,7 @@ def smollm2(args, references, model):
     from vtrn.serve.decoder_engine import Buckets, DecoderEngine
     from vtrn.serve.decoder_schedule import Schedule, Sequence
     from vtrn.serve.decoder_worker import run_step
+    from vtrn.serve.models import decoder
     from vtrn.serve.programs import Programs
 
     device = device_of()
@@ -159,7 +160,7 @@ def smollm2(args, references, model):
         schedule.complete(step, run_step(engine, step).tokens)
     references.look(programs)
     device.close()
-    want = reference_tokens(model.config, jax.device_put(model.weights), prompts)
+    want = reference_tokens(model.config, jax.device_put(decoder.lay_out(model.config, model.weights, 128)), prompts)
     figures = {"smollm2_tokens_equal": sum(s.tokens == t for s, t in zip(sequences, want)) / len(prompts)}
     for name, (dtype, kept) in {"fp32": ("fp32", None), "bf16": ("bf16", None), "int8": ("bf16", "int8"), "fp8": ("bf16", "fp8")}.items():
         figures[f"smollm2_ppl_{name}"] = perplexity(model, dtype, kept, references)
@@ -204,6 +205,7 @@ def decode(args, references, model):
     import jax.numpy as jnp
     import numpy as np
 
+    from vtrn.serve import quantise
     from vtrn.serve.decoder_engine import Buckets, Choice, DecoderEngine
     from vtrn.serve.models import decoder
     from vtrn.serve.programs import Programs
@@ -215,7 +217,8 @@ def decode(args, references, model):
         engine = DecoderEngine(device, programs, model.config, model.weights, dtype, Buckets((32,), (1, 8), (128,)))
         profile = engine.decode({0: 1}, {0: 100}, {0: choice}, {}).profile
         kind = {"bf16": jnp.bfloat16, "fp32": jnp.float32}[dtype]
-        w = jax.device_put({n: w.astype(kind) if w.ndim == 2 else w for n, w in model.weights.items()})
+        laid_out = decoder.lay_out(model.config, model.weights, 128)
+        w = jax.device_put({n: w.astype(kind) if quantise.is_matrix(n) else w for n, w in laid_out.items()})
         step = jax.jit(functools.partial(decoder.decode_step, model.config, 128, dtype=kind), donate_argnums=(1,))
         cache, token, position = decoder.empty_cache(model.config, 1, 128, kind), np.array([1], np.int32), np.array([100], np.int32)
         ours, theirs = [], []
@@ -230,7 +233,7 @@ def decode(args, references, model):
         suffix = "" if dtype == "fp32" else f"_{dtype}"
         figures[f"decode_vs_xla{suffix}"] = statistics.median(ours[1:]) / statistics.median(theirs[1:])
         if dtype == "bf16":
-            needed = engine.weight_bytes + 128 * model.config.cache_bytes_per_token(2)
+            needed = engine.shapes.step_bytes + 128 * model.config.cache_bytes_per_token(2)
             figures["decode_bytes_ratio"] = (profile.hbm_read_bytes + profile.hbm_write_bytes) / needed
             figures["decode_chip_ms"] = profile.step_ns / 1e6
             figures["tokens_per_second_b1"] = 1 / statistics.median(ours[1:])

@@ -21,7 +21,7 @@ typedef struct cli_command {
 
 extern const cli_command cli_chips, cli_run, cli_asm, cli_compile, cli_disasm, cli_isa, cli_profile,
     cli_doctor, cli_time_command, cli_explain, cli_collectives, cli_scale, cli_serve,
-    cli_serve_replay, cli_bench;
+    cli_serve_replay, cli_serve_export, cli_bench;
 
 /* Options. */
 

@@ -1,5 +1,5 @@
-/* vtrn serve, serve-replay and bench: the package's Python does them; here are their names and
- * help. */
+/* vtrn serve, serve-replay, serve-export and bench: the package's Python does them; here are their
+ * names and help. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -57,6 +57,8 @@ const cli_command cli_serve = {
         "  --host A, --port N     default 127.0.0.1 and 8000; 0.0.0.0 is open to the network\n"
         "  --dtype T              bf16, fp16 or fp32\n"
         "  --weights T            int8 or fp8: dense layers kept in a byte an element\n"
+        "  --cache fp8            keys and values in a byte an element\n"
+        "  --draft N              tokens that a lone greedy text guesses ahead (0: none)\n"
         "  --max-batch N          rows that share a call (32)\n"
         "  --max-delay-us N       how long the first of them waits for others (2000)\n"
         "  --max-queue N          rows that may wait (1024); --max-waiting N: generations (128)\n"
@@ -81,6 +83,22 @@ const cli_command cli_serve_replay = {
         "  --seed N               of arrivals at a rate (1)\n"
         "  --html FILE, --csv FILE, --json        reports\n\n"
         "example: vtrn serve-replay trace.jsonl --model smollm2 --rate 1:64 --html curves.html\n",
+    .run = run,
+};
+
+const cli_command cli_serve_export = {
+    .name = "serve-export",
+    .summary = "write networks that come with vtrn into a model repository",
+    .help =
+        "usage: vtrn serve-export MODEL ... [--repository DIR] [options]\n\n"
+        "MODEL is resnet50, vit_b16 (random weights: their shapes and times) or silero_vad (the\n"
+        "weights of the Python package). Each becomes a folder, which vtrn serve --repository\n"
+        "serves, and whose model.export vtrn bench takes.\n\n"
+        "  --repository DIR       default models\n"
+        "  --batch N              rows of a call (1)\n"
+        "  --dtype T              bf16, fp16 or fp32, of matrices and products\n\n"
+        "example: vtrn serve-export resnet50 --batch 8 && vtrn bench "
+        "models/resnet50/model.export\n",
     .run = run,
 };
 

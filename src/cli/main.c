@@ -5,9 +5,9 @@
 #include <string.h>
 
 static const cli_command *const commands[] = {
-    &cli_chips,       &cli_run,   &cli_profile, &cli_asm,          &cli_compile,
-    &cli_disasm,      &cli_isa,   &cli_doctor,  &cli_time_command, &cli_explain,
-    &cli_collectives, &cli_scale, &cli_serve,   &cli_serve_replay, &cli_bench};
+    &cli_chips, &cli_run,          &cli_profile,      &cli_asm,     &cli_compile,     &cli_disasm,
+    &cli_isa,   &cli_doctor,       &cli_time_command, &cli_explain, &cli_collectives, &cli_scale,
+    &cli_serve, &cli_serve_replay, &cli_serve_export, &cli_bench};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *f) {

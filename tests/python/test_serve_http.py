@@ -119,6 +119,31 @@ def test_openais_client_completes_streams_and_embeds(server):
         client.completions.create(model="text", prompt=[1] * 200, max_tokens=3)
 
 
+def test_n_choices_are_those_of_their_seeds(server):
+    """Choice i is the text of seed + i, streamed or whole; usage counts the prompt once."""
+    openai = pytest.importorskip("openai")
+    host, port = server
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    asked = {"model": "text", "prompt": [5, 6, 7], "max_tokens": 6, "temperature": 1}
+    alone = [client.completions.create(**asked, seed=20 + i).choices[0].text for i in range(5)]
+    assert len(set(alone)) > 2
+    whole = client.completions.create(**asked, seed=20, n=5)
+    assert [c.text for c in whole.choices] == alone and [c.index for c in whole.choices] == list(range(5))
+    assert whole.usage.prompt_tokens == 3 and whole.usage.completion_tokens == 30
+    assert all(c.metrics["chip_time_us"] > 0 for c in whole.choices)
+    texts = [""] * 5
+    for chunk in client.completions.create(**asked, seed=20, n=5, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == alone
+    before = host.texts["text"].worker.n_running
+    with pytest.raises(openai.InternalServerError, match="full|waiting"):  # 4 slots and 8 places to wait
+        client.completions.create(**{**asked, "max_tokens": 40}, seed=1, n=16)
+    deadline = time.monotonic() + 30
+    while host.texts["text"].worker.n_running + host.texts["text"].worker.n_waiting > before:
+        assert time.monotonic() < deadline, "choices of a refused request run on"
+        time.sleep(0.05)
+
+
 def test_routes_of_health_metadata_and_metrics(server):
     _, port = server
     infer(port, ["a"])
@@ -187,7 +212,9 @@ WRONG_V1 = {
     "a negative temperature": ({"temperature": -1}, "temperature is"),
     "no tokens": ({"max_tokens": 0}, "max_tokens is 0"),
     "more tokens than the longest bucket": ({"max_tokens": 4000}, "its longest bucket"),
-    "two choices": ({"n": 2}, "n other than 1"),
+    "no choices": ({"n": 0}, "n is 0"),
+    "half a choice": ({"n": 1.5}, "n is 1.5"),
+    "the best of more": ({"n": 1, "best_of": 2}, "best_of other than n"),
     "what is not supported": ({"logit_bias": {"5": 1}}, "logit_bias is not supported"),
     "a stop of numbers": ({"stop": [1]}, "stop has to be"),
 }

@@ -1,5 +1,7 @@
 """The served networks: values against plain JAX on the CPU, caches, batches, the choice of tokens, what a step moves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,8 @@ import jax.numpy as jnp
 from serve_models import BUCKETS, DECODER, ENCODER, ByteTokenizer, random_weights, text_model
 
 from vtrn.serve import quantise
-from vtrn.serve.decoder_engine import FLOATS, Buckets, Choice, DecoderEngine
-from vtrn.serve.decoder_schedule import Schedule, Sequence
+from vtrn.serve.decoder_engine import FLOATS, Buckets, Choice, DecoderEngine, DecoderShapes
+from vtrn.serve.decoder_schedule import Schedule, Sequence, guess
 from vtrn.serve.decoder_worker import run_step
 from vtrn.serve.models import decoder, encoder, sampling
 from vtrn.serve.programs import Programs, artifact_of
@@ -87,6 +89,43 @@ def test_tokens_are_those_of_the_whole_sequence_at_once(device):
     assert all(r.profile.n_reference_ops == 0 for r in steps)
 
 
+def test_guesses_change_no_token(device):
+    """A lone greedy sequence has guesses from its own text checked, several in a step. Prompts that repeat themselves, to
+    the end of a slot and of what was asked for; beside another sequence, single steps."""
+    # The last token says most of what follows, so texts end in circles.
+    weights = {n: w * (0.45 if n.endswith(("o.weight", "down.weight")) else 1) for n, w in text_model().weights.items()}
+    buckets = dataclasses.replace(BUCKETS, draft=4)
+    engine = DecoderEngine(device, Programs(device), DECODER, weights, "fp32", buckets=buckets)
+    repeated = [[3, 4, 5, 6] * 8, [9, 1, 9, 1, 9], [7] * 40, PROMPTS[7], [int(i) for i in np.arange(120) % 7]]
+    made = []
+    for prompt in repeated:
+        n_new = min(30, 128 - len(prompt))
+        made.append(s := Sequence(prompt, n_new))
+        steps = run_all(engine, [s])
+        assert s.tokens == plain_tokens(weights, prompt, n_new)
+        n_prefills = sum(r.bucket.startswith("prefill") for r in steps)
+        assert len(steps) - n_prefills == n_new - 1 - s.n_accepted and s.n_accepted <= s.n_guessed
+    s = Sequence(repeated[0], 30)
+    assert any(r.bucket.startswith("verify_s5") for r in run_all(engine, [s]))
+    assert s.n_accepted > 10 and sum(s.n_accepted for s in made) < sum(s.n_guessed for s in made)
+    end = Sequence(repeated[0], 30, end_ids=frozenset([s.tokens[12]]))
+    run_all(engine, [end])
+    assert end.tokens == s.tokens[: s.tokens.index(s.tokens[12]) + 1] and end.finish == "stop"
+    pair = [Sequence(repeated[0], 8), Sequence(repeated[1], 8)]
+    assert not any(r.bucket.startswith("verify") for r in run_all(engine, pair)[:6])
+    for s in pair:
+        assert s.tokens == plain_tokens(weights, s.prompt, 8)
+    random = Sequence(repeated[0], 8, Choice(temperature=1.0))
+    assert not any(r.bucket.startswith("verify") for r in run_all(engine, [random]))
+
+
+def test_guesses_are_what_followed_the_same_end_last():
+    assert guess([1, 2, 3, 9, 1, 2, 3, 8, 7, 1, 2, 3], 2) == [8, 7]
+    assert guess([5, 1, 2, 6, 1, 2], 3) == [6, 1, 2]
+    assert guess([1, 2, 3, 4], 3) == [] and guess([1], 3) == [] and guess([], 3) == []
+    assert guess([7, 7, 7, 7], 3) == [7, 7, 7] and guess([8, 1, 2, 3, 1, 2, 3], 4) == [1, 2, 3, 1]
+
+
 def test_a_prefix_that_a_slot_has_is_not_computed_again(device):
     model = text_model()
     engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
@@ -106,7 +145,8 @@ def test_logits_are_near_those_in_float64(device, dtype, kept, largest):
     """What a step leaves out is the choice: the program without it."""
     model = text_model()
     kind = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
-    weights = {n: jnp.asarray(w, kind) if w.ndim == 2 else w for n, w in model.weights.items()}
+    laid_out = decoder.lay_out(DECODER, model.weights, 32)
+    weights = {n: jnp.asarray(w, kind) if quantise.is_matrix(n) else w for n, w in laid_out.items()}
     cache = decoder.empty_cache(DECODER, 1, 32, FLOATS[kept or dtype])
     ids = np.array(PROMPTS[4] + [0], np.int32)
     args = (weights, cache, ids, np.int32(0), np.int32(0), np.int32(31))
@@ -121,7 +161,8 @@ def test_logits_are_near_those_in_float64(device, dtype, kept, largest):
 
 
 def test_a_decode_step_moves_weights_and_the_rows_that_it_reads(device):
-    """The donated cache is not copied, whatever its capacity: 1.05 of the bytes that must move."""
+    """The donated cache is not copied, whatever its capacity, nor are tables read whole: 1.05 of the bytes that must
+    move."""
     config = decoder.DecoderConfig(2, 512, 8, 4, 64, 1024, 4096, 4096)
     weights = random_weights(decoder.weight_shapes(config), 4)
     moved = {}
@@ -130,7 +171,7 @@ def test_a_decode_step_moves_weights_and_the_rows_that_it_reads(device):
         engine = DecoderEngine(device, Programs(device), config, weights, "bf16", buckets=buckets)
         profile = engine.decode({0: 3}, {0: 100}, {0: Choice()}, {}).profile
         moved[capacity] = profile.hbm_read_bytes + profile.hbm_write_bytes
-        needed = engine.weight_bytes + 256 * config.cache_bytes_per_token(2)
+        needed = engine.shapes.step_bytes + 256 * config.cache_bytes_per_token(2)
         assert moved[capacity] <= 1.05 * needed
     assert abs(moved[4096] - moved[512]) < 0.001 * moved[512]
 
@@ -197,11 +238,11 @@ def test_embeddings_are_those_of_each_sentence_alone(device, dtype, least):
 def test_quantised_weights_give_the_tokens_of_what_they_stand_for(device, kept):
     model = text_model()
     engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", BUCKETS, kept=kept)
-    assert engine.weight_bytes < sum(w.nbytes for w in model.weights.values()) / 3
+    assert engine.shapes.step_bytes < DecoderShapes(DECODER, BUCKETS, "fp32").step_bytes / 3
     stand_for = {}
     for name, w in model.weights.items():
         stand_for[name] = w
-        if quantise.is_quantised(name, w.shape):
+        if quantise.is_matrix(name):
             axis = quantise.scale_axis(name)
             stored, scale = quantise.quantised(w, kept, axis)
             stand_for[name] = np.float32(stored) * np.expand_dims(scale, 1 - axis)

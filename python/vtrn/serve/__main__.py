@@ -1,11 +1,11 @@
-"""The commands that Python runs: vtrn serve, vtrn serve-replay, vtrn bench."""
+"""The commands that Python runs: vtrn serve, vtrn serve-replay, vtrn serve-export, vtrn bench."""
 
 import os
 import sys
 
 from vtrn.serve import arguments as read
 
-arguments_of = {"serve": read.serve, "serve-replay": read.replay, "bench": read.bench}
+arguments_of = {"serve": read.serve, "serve-replay": read.replay, "bench": read.bench, "serve-export": read.store}
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +21,10 @@ def main(arguments: list[str]) -> int:
             from vtrn.serve import replay as module
         elif name == "bench":
             from vtrn.serve import bench as module
+        elif name == "serve-export":
+            from vtrn.serve import store as module
         else:
-            print("usage: python -m vtrn.serve serve|serve-replay|bench ...", file=sys.stderr)
+            print("usage: python -m vtrn.serve serve|serve-replay|serve-export|bench ...", file=sys.stderr)
             return 2
     except ModuleNotFoundError as error:
         print(f"vtrn {name}: the Python package {error.name} is missing; pip install 'vtrn[serve]'", file=sys.stderr)

@@ -55,7 +55,7 @@ class ModelMeters:
         self.lock = threading.Lock()
         self.n_success = self.n_failure = self.n_cancelled = self.n_rejected = 0
         self.n_rows = self.n_padding = self.n_steps = 0
-        self.n_prompt_tokens = self.n_new_tokens = self.n_reused_tokens = 0
+        self.n_prompt_tokens = self.n_new_tokens = self.n_reused_tokens = self.n_guessed = self.n_accepted = 0
         self.chip_ns = self.busy_seconds = self.reference_ns = 0.0
         self.latency, self.queue = Histogram(LATENCIES), Histogram(LATENCIES)
         self.first_token, self.per_token = Histogram(LATENCIES), Histogram(LATENCIES)

@@ -58,6 +58,7 @@ def serve() -> Parser:
     p.add_argument("--prompt-buckets", type=_sizes, default=default.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=default.batch)
     p.add_argument("--length-buckets", type=_sizes, default=default.length)
+    p.add_argument("--draft", type=int, default=0, metavar="N", help="tokens that a lone greedy text guesses ahead; 0: none")
     p.add_argument("--json", action="store_true", help="one object when the server is ready")
     return p
 
@@ -83,13 +84,26 @@ def replay() -> Parser:
     return p
 
 
+STORED = ("resnet50", "vit_b16", "silero_vad")  # that serve-export writes
+
+
+def store() -> Parser:
+    p = Parser("vtrn serve-export")
+    p.add_argument("models", nargs="+", choices=STORED, metavar="MODEL", help=f"one or several of {', '.join(STORED)}")
+    p.add_argument("--repository", type=pathlib.Path, default=pathlib.Path("models"), help="the folder that gets a folder each")
+    p.add_argument("--batch", type=int, default=1, help="rows of a call")
+    p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of matrices and products")
+    return p
+
+
 def bench() -> Parser:
     p = Parser("vtrn bench")
     p.file = "model"
     p.add_argument("model", type=pathlib.Path, nargs="?")
     p.add_argument("--instances", default="inf1.xlarge,inf2.xlarge,trn1.2xlarge,trn2.3xlarge")
     p.add_argument("--batch", type=int, help="inferences a call; default: the first axis of the first input")
-    p.add_argument("--resident", type=int, default=0, metavar="N", help="the first N arguments are weights, on the device")
+    p.add_argument("--resident", type=int, metavar="N",
+                   help="the first N arguments are weights, on the device; default: as model.toml beside it says, else 0")
     p.add_argument("--auto-cast", choices=("none", "matmult", "all"))
     p.add_argument("--auto-cast-type", choices=("bf16", "fp16", "tf32", "fp8_e4m3"))
     p.add_argument("--csv", type=pathlib.Path)

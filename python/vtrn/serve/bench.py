@@ -8,6 +8,7 @@ program, and wait for each other.
 import json
 import pathlib
 import sys
+import tomllib
 
 import numpy as np
 
@@ -67,9 +68,22 @@ def mark_pareto(rows: list[dict]) -> None:
         )  # fmt: skip
 
 
-def read_model(path: pathlib.Path, batch: int | None, n_resident: int) -> tuple[dict, bytes]:
+def resident_of(path: pathlib.Path) -> int:
+    """How many arguments are weights, by model.toml beside the function."""
+    described = path.with_name("model.toml")
+    named = tomllib.loads(described.read_text(encoding="utf-8")).get("weights") if described.is_file() else None
+    if named is None:
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path.with_name(named), "numpy") as f:
+        return len(f.keys())
+
+
+def read_model(path: pathlib.Path, batch: int | None, n_resident: int | None) -> tuple[dict, bytes]:
     from jax import export
 
+    n_resident = resident_of(path) if n_resident is None else n_resident
     try:
         exported = export.deserialize(bytearray(path.read_bytes()))
     except OSError:

@@ -56,9 +56,9 @@ class DecoderShapes:
         self.config, self.buckets = config, buckets
         self.dtype, self.weights, self.cache_dtype = np.dtype(FLOATS[dtype]), weights, np.dtype(FLOATS[cache or dtype])
         self.weight_shapes = {}
-        for name, shape in decoder.weight_shapes(config).items():
-            kind = self.dtype if len(shape) == 2 else np.float32
-            if weights and quantise.is_quantised(name, shape):
+        for name, shape in decoder.program_shapes(config, buckets.capacity).items():
+            kind = self.dtype if quantise.is_matrix(name) else np.float32
+            if weights and quantise.is_matrix(name):
                 kind = quantise.KINDS[weights][0]
                 self.weight_shapes[f"{name}_scale"] = jax.ShapeDtypeStruct((shape[quantise.scale_axis(name)],), jnp.float32)
             self.weight_shapes[name] = jax.ShapeDtypeStruct(shape, kind)
@@ -71,6 +71,12 @@ class DecoderShapes:
         return sum(s.size * s.dtype.itemsize for s in self.weight_shapes.values())
 
     @property
+    def step_bytes(self) -> int:
+        """Of weights that a step for one token reads: all but tables, of which it takes a row."""
+        tables = ("tokens", "tokens_scale", "rotation")
+        return sum(s.size * s.dtype.itemsize // (s.shape[0] if n in tables else 1) for n, s in self.weight_shapes.items())
+
+    @property
     def cache_bytes(self) -> int:
         return sum(s.size * s.dtype.itemsize for s in self.cache_shapes)
 
@@ -78,6 +84,7 @@ class DecoderShapes:
         """fp32 weights as the programs take them."""
         if self.weights:
             weights = quantise.quantise_all(weights, self.weights)
+        weights = decoder.lay_out(self.config, weights, self.buckets.capacity)
         return {n: np.asarray(weights[n]).astype(s.dtype) for n, s in self.weight_shapes.items()}
 
     def decode(self, batch: int, length: int, is_greedy: bool) -> ProgramSpec:
@@ -98,6 +105,16 @@ class DecoderShapes:
         one = jax.ShapeDtypeStruct((), jnp.int32)
         shapes = (jax.ShapeDtypeStruct((n,), jnp.int32), one, one, one)
         return self._spec(f"prefill_s{n}_l{length}", chunk, shapes, 1, is_greedy)
+
+    def verify(self, length: int) -> ProgramSpec:
+        """The likeliest token behind each of the last one and buckets.draft guessed ones."""
+
+        def check(weights, cache, ids, slot, start):
+            logits, cache = decoder.verify_chunk(self.config, length, weights, cache, ids, slot, start, self.dtype)
+            return sampling.greedy(logits), cache
+
+        n, one = self.buckets.draft + 1, jax.ShapeDtypeStruct((), jnp.int32)
+        return self._spec(f"verify_s{n}_l{length}", check, (jax.ShapeDtypeStruct((n,), jnp.int32), one, one), 1, True)
 
     def _spec(self, name, function, shapes, n_choices, is_greedy) -> ProgramSpec:
         choice = () if is_greedy else (jax.ShapeDtypeStruct((n_choices,), jnp.float32),) * 4
@@ -130,6 +147,9 @@ class DecoderEngine:
     def prefill_program(self, n: int, length: int, is_greedy: bool) -> Program:
         return self._get(self.shapes.prefill(n, length, is_greedy))
 
+    def verify_program(self, length: int) -> Program:
+        return self._get(self.shapes.verify(length))
+
     def _get(self, spec: ProgramSpec) -> Program:
         return self._programs.get(f"{id(self)}/{spec.name}", spec.make_artifact)
 
@@ -158,6 +178,18 @@ class DecoderEngine:
         scalars = [np.int32(slot), np.int32(start), np.int32(len(tokens))]
         out, profile = self._run(program, [ids, *scalars], [] if is_greedy else [choice], [uniform])
         return StepResult([int(out[0])], f"prefill_s{n}_l{length}", len(tokens), n, profile)
+
+    def verify(self, slot: int, start: int, tokens: list[int]) -> StepResult:
+        """The likeliest token behind each of `tokens`, of which the first is the sequence's last one, at position start, and
+        the others are guesses."""
+        n = self.buckets.draft + 1
+        length = bucket_for(list(self.buckets.length), start + n)
+        if len(tokens) > n or length is None:
+            raise ValueError(f"no program checks {len(tokens)} tokens at position {start}: {n} of at most {self.buckets.capacity}")
+        ids = np.zeros(n, np.int32)
+        ids[: len(tokens)] = tokens
+        out, profile = self._run(self.verify_program(length), [ids, np.int32(slot), np.int32(start)], [], [])
+        return StepResult([int(t) for t in out[: len(tokens)]], f"verify_s{n}_l{length}", len(tokens), n, profile)
 
     def decode(self, tokens: dict[int, int], positions: dict[int, int], choices: dict[int, Choice],
                uniforms: dict[int, float]) -> StepResult:  # fmt: skip

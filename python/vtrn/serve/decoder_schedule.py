@@ -23,6 +23,8 @@ class Sequence:
     slot: int = -1
     n_filled: int = 0  # tokens whose keys and values are in the cache
     n_reused: int = 0  # of the prompt: the slot had them already
+    n_guessed: int = 0  # tokens that steps of several checked
+    n_accepted: int = 0  # of these, those that were right
     tokens: list[int] = dataclasses.field(default_factory=list)  # new ones
     finish: str | None = None  # "stop", "length", "cancelled"
 
@@ -48,6 +50,30 @@ class Prefill:
 @dataclasses.dataclass(frozen=True)
 class Decode:
     sequences: list[Sequence]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """A decode step of one sequence that checks guesses of what follows."""
+
+    sequence: Sequence
+    tokens: list[int]  # the last one made, and the guesses
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [self.sequence]
+
+
+def guess(ids: list[int], n_most: int) -> list[int]:
+    """What followed the last time that the text ended as it does, in its last three tokens or two: prompt lookup. What
+    goes round in a circle is guessed to go on so."""
+    for n in (3, 2):
+        end = ids[-n:]
+        for at in range(len(ids) - n - 1, -1, -1):
+            if ids[at : at + n] == end:
+                period = len(ids) - n - at
+                return [ids[at + n + i % period] for i in range(n_most)]
+    return []
 
 
 class Schedule:
@@ -90,7 +116,7 @@ class Schedule:
         if sequence.slot >= 0 and self.slots[sequence.slot] is sequence:
             self.slots[sequence.slot] = None
 
-    def next_step(self) -> Prefill | Decode | None:
+    def next_step(self) -> Prefill | Decode | Verify | None:
         """None: there is nothing to do. A prompt's chunks and steps of decoding take turns."""
         self._admit()
         running = [s for s in self.slots if s]
@@ -100,7 +126,18 @@ class Schedule:
             self._was_prefill = True
             return self._chunk(prefilling[0])
         self._was_prefill = False
+        if len(decoding) == 1 and (step := self._checked(decoding[0])):
+            return step
         return Decode(decoding) if decoding else None
+
+    def _checked(self, s: Sequence) -> Verify | None:
+        """Guesses for a lone greedy sequence, if its text has any: a step of several tokens takes the chip hardly longer,
+        as both load all weights. The tokens are those of single steps."""
+        n = self.buckets.draft
+        if not n or s.choice.temperature or s.n_filled + n + 1 > self.buckets.capacity:
+            return None
+        guesses = guess(s.prompt + s.tokens, min(n, s.max_new - len(s.tokens) - 1))
+        return Verify(s, [s.tokens[-1], *guesses]) if guesses else None
 
     def _admit(self) -> None:
         while self.waiting and None in self.slots:
@@ -130,8 +167,8 @@ class Schedule:
             n = min(len(sequence.prompt) - start, bucket)
         return Prefill(sequence, start, sequence.prompt[start : start + n], start + n == len(sequence.prompt))
 
-    def complete(self, step: Prefill | Decode, tokens: list[int]) -> list[Sequence]:
-        """Takes the step's tokens in; gives the sequences that have a new one."""
+    def complete(self, step: Prefill | Decode | Verify, tokens: list[int]) -> list[Sequence]:
+        """Takes the step's tokens in; gives the sequences that have a new one, once for each."""
         if isinstance(step, Prefill):
             sequence = step.sequence
             sequence.n_filled = step.start + len(step.tokens)
@@ -140,11 +177,29 @@ class Schedule:
                 return []
             self._append(sequence, tokens[0])
             return [sequence]
+        if isinstance(step, Verify):
+            return self._accept(step, tokens)
         for sequence, token in zip(step.sequences, tokens):
-            sequence.n_filled += 1
-            self._held[sequence.slot].append(sequence.tokens[-1])
-            self._append(sequence, token)
+            self._advance(sequence, token)
         return step.sequences
+
+    def _advance(self, sequence: Sequence, token: int) -> None:
+        sequence.n_filled += 1
+        self._held[sequence.slot].append(sequence.tokens[-1])
+        self._append(sequence, token)
+
+    def _accept(self, step: Verify, tokens: list[int]) -> list[Sequence]:
+        """Guesses count up to the first that is not what the step says follows."""
+        s = step.sequence
+        s.n_guessed += len(step.tokens) - 1
+        changed = []
+        for i, token in enumerate(tokens):
+            self._advance(s, token)
+            changed.append(s)
+            if s.finish or i + 1 == len(tokens) or step.tokens[i + 1] != token:
+                break
+            s.n_accepted += 1
+        return changed
 
     def _append(self, sequence: Sequence, token: int) -> None:
         sequence.tokens.append(token)
@@ -165,4 +220,4 @@ def _common(a: list[int], b: list[int]) -> int:
     return n
 
 
-__all__ = ["Decode", "Prefill", "RequestError", "Schedule", "Sequence"]
+__all__ = ["Decode", "Prefill", "RequestError", "Schedule", "Sequence", "Verify"]

@@ -6,7 +6,7 @@ import typing
 
 from vtrn.serve.accounting import ModelMeters, now
 from vtrn.serve.decoder_engine import DecoderEngine, StepResult
-from vtrn.serve.decoder_schedule import Decode, Prefill, Schedule, Sequence
+from vtrn.serve.decoder_schedule import Decode, Prefill, Schedule, Sequence, Verify
 from vtrn.serve.errors import RequestError
 
 
@@ -28,6 +28,7 @@ class Generation:
     n_bucket_rows: int = 0
     bucket: str = ""
     is_cancelled: bool = False
+    n_told: int = 0  # tokens that on_token was called for
 
     def parameters(self, core_i: int) -> dict:
         """Chip time beside wall time, as the answer's `metrics`."""
@@ -50,6 +51,8 @@ class Generation:
         rounded["bucket"] = self.bucket
         rounded["padding_percent"] = round(100 * (1 - self.n_rows / max(1, self.n_bucket_rows)), 2)
         rounded["prompt_tokens_reused"] = self.sequence.n_reused
+        if self.sequence.n_guessed:
+            rounded["tokens_guessed"], rounded["tokens_accepted"] = self.sequence.n_guessed, self.sequence.n_accepted
         rounded["core"] = core_i
         if self.dollars is not None and n:
             rounded["dollars_per_million_tokens"] = round(self.dollars / n * 1e6, 6)
@@ -106,7 +109,7 @@ class DecoderWorker:
                 del self._generations[sequence]
                 self.meters.add_failure("cancelled")
 
-    def _next(self) -> Prefill | Decode | None:
+    def _next(self) -> Prefill | Decode | Verify | None:
         with self._lock:
             while True:
                 self._drop_cancelled()
@@ -129,9 +132,14 @@ class DecoderWorker:
                 continue
             self._account(step, generations, result, start)
             with self._lock:
+                before = (generations[0].sequence.n_guessed, generations[0].sequence.n_accepted)
                 changed = self.schedule.complete(step, result.tokens)
-            for sequence in changed:
-                self._tell(self._generations[sequence])
+            if isinstance(step, Verify):
+                with self.meters.lock:
+                    self.meters.n_guessed += step.sequence.n_guessed - before[0]
+                    self.meters.n_accepted += step.sequence.n_accepted - before[1]
+            for g in [self._generations[s] for s in changed]:
+                self._tell(g)
 
     def _fail(self, generations: list[Generation], error: Exception) -> None:
         with self._lock:
@@ -154,8 +162,8 @@ class DecoderWorker:
             g.bucket = result.bucket
             if not is_prefill:
                 g.n_steps += 1
-                g.n_rows += result.rows
-                g.n_bucket_rows += result.bucket_rows
+                g.n_rows += 1 if isinstance(step, Verify) else result.rows
+                g.n_bucket_rows += 1 if isinstance(step, Verify) else result.bucket_rows
         if is_prefill:
             with self.meters.lock:
                 self.meters.n_prompt_tokens += len(step.tokens)
@@ -170,14 +178,18 @@ class DecoderWorker:
                 self.meters.first_token.add(time - g.arrival)
                 self.meters.n_reused_tokens += sequence.n_reused
         g.token_times.append(time)
-        if sequence.finish:
+        token, g.n_told = sequence.tokens[g.n_told], g.n_told + 1
+        finish = sequence.finish if g.n_told == len(sequence.tokens) else None
+        if finish:
             with self._lock:
                 self._generations.pop(sequence, None)
             self.meters.add_answer(time - g.arrival, (g.started or g.arrival) - g.arrival)
-        g.on_token(sequence.tokens[-1], sequence.finish)
+        g.on_token(token, finish)
 
 
-def run_step(engine: DecoderEngine, step: Prefill | Decode) -> StepResult:
+def run_step(engine: DecoderEngine, step: Prefill | Decode | Verify) -> StepResult:
+    if isinstance(step, Verify):
+        return engine.verify(step.sequence.slot, step.sequence.n_filled, step.tokens)
     if isinstance(step, Prefill):
         s = step.sequence
         uniform = s.uniform() if step.is_last and s.choice.temperature else 0.0

@@ -110,6 +110,8 @@ class Host:
             engine.prefill_program(b.prompt[0], b.prompt[0], True)
             for batch in b.batch[:2]:
                 engine.decode_program(batch, b.length[0], True)
+            if b.draft:
+                engine.verify_program(b.length[0])
 
     def placement_text(self) -> str:
         lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.device.n_cores} NeuronCores here"]

@@ -78,6 +78,8 @@ def _decoder(text: _Text, name: str, m: ModelMeters, worker) -> None:
     text.add("vllm:prompt_tokens_total", "counter", "Prompt tokens computed.", m.n_prompt_tokens, **label)
     text.add("vllm:generation_tokens_total", "counter", "Tokens generated.", m.n_new_tokens, **label)
     text.add("vllm:kv_cache_usage_perc", "gauge", "Of the cache's rows, those in use.", worker.schedule.cache_use, **label)
+    text.add("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed.", m.n_guessed, **label)
+    text.add("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens guessed right.", m.n_accepted, **label)
     text.add("vllm:prefix_cache_hits_total", "counter", "Prompt tokens taken from the cache.", m.n_reused_tokens, **label)
 
 

@@ -27,7 +27,8 @@ DEFAULT_NEW_TOKENS = 16  # of a completion; a chat goes on to its end
 IGNORED = {"user", "store", "metadata", "service_tier", "stream_options", "model", "prompt", "messages", "stream",
            "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "n", "echo", "best_of",
            "frequency_penalty", "presence_penalty", "ignore_eos"}  # fmt: skip
-NEUTRAL = {"n": 1, "best_of": 1, "frequency_penalty": 0, "presence_penalty": 0, "echo": False}
+MAX_CHOICES = 16
+NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "echo": False}
 
 
 def error_response(error: RequestError):
@@ -65,14 +66,14 @@ def _check_known(body: dict) -> None:
 class _Run:
     """A generation seen from the event loop: an async stream of (text, finish)."""
 
-    def __init__(self, service: TextService, ids: list[int], body: dict, default_new: int):
+    def __init__(self, service: TextService, ids: list[int], body: dict, default_new: int, choice_i: int = 0):
         room = service.worker.schedule.buckets.capacity - len(ids)
         limit = body.get("max_completion_tokens")
         max_new = _number(body, "max_tokens" if limit is None else "max_completion_tokens",
                           min(default_new, max(room, 1)), 1, 1 << 20, int)  # fmt: skip
         choice = Choice(_number(body, "temperature", 1.0, 0, 10), _number(body, "top_k", 0, 0, 1 << 20, int),
                         _number(body, "top_p", 1.0, 0, 1))  # fmt: skip
-        seed = _number(body, "seed", uuid.uuid4().int & 0xFFFFFFFF, -(2**63), 2**63, int)
+        seed = _number(body, "seed", uuid.uuid4().int & 0xFFFFFFFF, -(2**63), 2**63, int) + choice_i
         self.service, self.text = service, TextStream(service.model.tokenizer, _stops(body))
         self.sequence = service.sequence(ids, max_new, choice, seed)
         if body.get("ignore_eos"):
@@ -104,16 +105,63 @@ class _Run:
                     yield self.text.end(), finish
                     return
         finally:
-            if not self.sequence.finish:
-                self.service.worker.cancel(self.generation)
+            self.cancel()
 
-    def usage(self) -> dict:
-        n_prompt, n = len(self.sequence.prompt), len(self.sequence.tokens)
-        return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n,
-                "prompt_tokens_details": {"cached_tokens": self.sequence.n_reused}}  # fmt: skip
+    def cancel(self) -> None:
+        if not self.sequence.finish:
+            self.service.worker.cancel(self.generation)
 
     def metrics(self) -> dict:
         return self.generation.parameters(self.service.worker.engine.core_i)
+
+
+def _runs(service: TextService, ids: list[int], body: dict, default_new: int) -> list[_Run]:
+    """One for each of n choices, with seeds one after the other; none is left behind where one is refused."""
+    n = _number(body, "n", 1, 1, MAX_CHOICES, int)
+    if body.get("best_of") not in (None, n):
+        raise bad_request("best_of other than n is not supported here; leave it out", "best_of")
+    runs: list[_Run] = []
+    try:
+        for i in range(n):
+            runs.append(_Run(service, ids, body, default_new, i))
+    except RequestError:
+        for run in runs:
+            run.cancel()
+        raise
+    return runs
+
+
+def _usage(runs: list[_Run]) -> dict:
+    n_prompt, n = len(runs[0].sequence.prompt), sum(len(run.sequence.tokens) for run in runs)
+    return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n,
+            "prompt_tokens_details": {"cached_tokens": runs[0].sequence.n_reused}}  # fmt: skip
+
+
+async def _merged(runs: list[_Run]):
+    """(index, text, finish) of all runs as they come; what one raises ends all."""
+    queue: asyncio.Queue = asyncio.Queue()
+
+    async def feed(i: int) -> None:
+        try:
+            async for text, finish in runs[i].pieces():
+                queue.put_nowait((i, text, finish))
+        except Exception as error:
+            queue.put_nowait((i, error, None))
+
+    tasks = [asyncio.ensure_future(feed(i)) for i in range(len(runs))]
+    try:
+        n_left = len(runs)
+        while n_left:
+            i, text, finish = await queue.get()
+            if isinstance(text, Exception):
+                raise text
+            n_left -= finish is not None
+            yield i, text, finish
+    finally:
+        for task in tasks:
+            task.cancel()
+        for run in runs:
+            run.cancel()
 
 
 def _sse(value) -> str:
@@ -151,39 +199,39 @@ def router(host: Host, read_body) -> APIRouter:
             ids = service.encode(service.chat_prompt(body.get("messages")))
         else:
             ids = _prompt_ids(service, body.get("prompt"))
-        run = _Run(service, ids, body, 1 << 20 if is_chat else DEFAULT_NEW_TOKENS)
+        runs = _runs(service, ids, body, 1 << 20 if is_chat else DEFAULT_NEW_TOKENS)
         kind = "chat.completion" if is_chat else "text_completion"
         head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}", "created": int(time.time()),
                 "model": service.name, "object": kind}  # fmt: skip
         if body.get("stream"):
             head["object"] = "chat.completion.chunk" if is_chat else kind
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return StreamingResponse(_stream(run, head, is_chat, usage), media_type="text/event-stream",
+            return StreamingResponse(_stream(runs, head, is_chat, usage), media_type="text/event-stream",
                                      headers={"Cache-Control": "no-cache"})  # fmt: skip
-        finish = await _until_gone(request, _finish(run))
-        if is_chat:
-            part = {"message": {"role": "assistant", "content": run.text.text}}
-        else:
-            part = {"text": run.text.text}
-        head["choices"] = [{"index": 0, **part, "logprobs": None, "finish_reason": finish}]
-        metrics = {**run.metrics(), **host.about}
-        return json_response({**head, "usage": run.usage(), "metrics": metrics})
+        finishes = await _until_gone(request, _finish(runs))
+        head["choices"] = []
+        for i, run in enumerate(runs):
+            part = {"message": {"role": "assistant", "content": run.text.text}} if is_chat else {"text": run.text.text}
+            choice = {"index": i, **part, "logprobs": None, "finish_reason": finishes[i]}
+            metrics = {"metrics": {**run.metrics(), **host.about}}
+            head["choices"].append(choice if len(runs) == 1 else {**choice, **metrics})
+        return json_response({**head, "usage": _usage(runs), **(metrics if len(runs) == 1 else {})})
 
-    async def _stream(run: _Run, head: dict, is_chat: bool, with_usage: bool):
-        def chunk(part, finish=None, **more):
-            return _sse({**head, "choices": [{"index": 0, **part, "logprobs": None, "finish_reason": finish}], **more})
+    async def _stream(runs: list[_Run], head: dict, is_chat: bool, with_usage: bool):
+        def chunk(i, part, finish=None, **more):
+            return _sse({**head, "choices": [{"index": i, **part, "logprobs": None, "finish_reason": finish}], **more})
 
         try:
-            if is_chat:
-                yield chunk({"delta": {"role": "assistant", "content": ""}})
-            async for text, finish in run.pieces():
+            for i in range(len(runs) if is_chat else 0):
+                yield chunk(i, {"delta": {"role": "assistant", "content": ""}})
+            async for i, text, finish in _merged(runs):
                 if text:
-                    yield chunk({"delta": {"content": text}} if is_chat else {"text": text})
+                    yield chunk(i, {"delta": {"content": text}} if is_chat else {"text": text})
                 if finish:
-                    metrics = {**run.metrics(), **host.about}
-                    yield chunk({"delta": {}} if is_chat else {"text": ""}, finish, metrics=metrics)
+                    metrics = {**runs[i].metrics(), **host.about}
+                    yield chunk(i, {"delta": {}} if is_chat else {"text": ""}, finish, metrics=metrics)
             if with_usage:
-                yield _sse({**head, "choices": [], "usage": run.usage()})
+                yield _sse({**head, "choices": [], "usage": _usage(runs)})
         except Exception as error:  # the status is sent already: the stream says it
             yield _sse({"error": {"message": str(error), "type": "server_error", "param": None, "code": 500}})
         yield _sse("[DONE]")
@@ -236,11 +284,12 @@ def _prompt_ids(service: TextService, prompt) -> list[int]:
     raise bad_request("prompt has to be one text or one list of tokens", "prompt")
 
 
-async def _finish(run: _Run) -> str:
-    finish = None
-    async for _, finish in run.pieces():
-        pass
-    return finish
+async def _finish(runs: list[_Run]) -> list[str]:
+    """Why each of them ended."""
+    finishes = [""] * len(runs)
+    async for i, _, finish in _merged(runs):
+        finishes[i] = finish or finishes[i]
+    return finishes
 
 
 async def _until_gone(request: Request, work):

@@ -10,9 +10,9 @@ import numpy as np
 KINDS = {"int8": (np.int8, 127.0), "fp8": (ml_dtypes.float8_e4m3, 240.0)}
 
 
-def is_quantised(name: str, shape: tuple[int, ...]) -> bool:
-    """Dense layers, and the embedding that is the output layer too."""
-    return len(shape) == 2 and (name.endswith(".weight") or name == "tokens")
+def is_matrix(name: str) -> bool:
+    """Dense layers, and the embedding that is the output layer too: what is quantised."""
+    return name.endswith(".weight") or name == "tokens"
 
 
 def scale_axis(name: str) -> int:
@@ -33,7 +33,7 @@ def quantised(weight: np.ndarray, kind: str, axis: int) -> tuple[np.ndarray, np.
 def quantise_all(weights: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     out = {}
     for name, w in weights.items():
-        if is_quantised(name, w.shape):
+        if is_matrix(name):
             out[name], out[f"{name}_scale"] = quantised(w, kind, scale_axis(name))
         else:
             out[name] = w

@@ -126,22 +126,27 @@ class EncoderModel:
 
 
 class StoredModel:
-    """A folder of a model repository: model.export, serialised by jax.export, and model.toml."""
+    """A folder of a model repository: model.export, serialised by jax.export, and model.toml. What that names as weights
+    are the first arguments, in the order of their names: they stay on the device."""
 
     platform = "vtrn_jax_export"
 
     def __init__(self, folder: pathlib.Path, device: Device, programs: Programs, cores=(0,)):
-        self.name, self.version, self.cores, self.weight_bytes = folder.name, "1", list(cores), 0
+        self.name, self.version, self.cores = folder.name, "1", list(cores)
         text = (folder / "model.toml").read_text(encoding="utf-8") if (folder / "model.toml").exists() else ""
         settings = tomllib.loads(text)
         exported = export.deserialize(bytearray((folder / "model.export").read_bytes()))
-        self._device = device
-        n_in, n_out = len(exported.in_avals), len(exported.out_avals)
-        self.inputs = _specs(settings.get("inputs"), [f"input_{i}" for i in range(n_in)], exported.in_avals)
+        self._device, self.about = device, settings.get("about")
+        weights = _weights_of(folder, settings, exported.in_avals)
+        self.weight_bytes = sum(w.nbytes for w in weights)
+        self._types = exported.in_avals[len(weights) :]
+        n_in, n_out = len(self._types), len(exported.out_avals)
+        self.inputs = _specs(settings.get("inputs"), [f"input_{i}" for i in range(n_in)], self._types)
         self.outputs = _specs(settings.get("outputs"), [f"output_{i}" for i in range(n_out)], exported.out_avals)
-        self.max_rows = exported.in_avals[0].shape[0]
-        self._kept = exported.module_kept_var_idx
-        self._types = exported.in_avals
+        self.max_rows = self._types[0].shape[0]
+        kept = exported.module_kept_var_idx
+        self._kept = [i - len(weights) for i in kept if i >= len(weights)]
+        self._weights = {c: [device.put(weights[i], c) for i in kept if i < len(weights)] for c in cores}
         self._program = programs.get(f"{self.name}/b{self.max_rows}", lambda: exported.mlir_module_serialized)
 
     def rows_of(self, inputs):
@@ -158,10 +163,30 @@ class StoredModel:
             array[: len(rows)] = [row[i] for row in rows]
             arrays.append(array)
         buffers = [self._device.put(arrays[i], core_i) for i in self._kept]
-        out = [b.numpy() for b in self._program.executable(buffers, core_i)]
+        out = [b.numpy() for b in self._program.executable([*self._weights[core_i], *buffers], core_i)]
         padding = 100 * (1 - len(rows) / self.max_rows)
         return BatchResult(list(zip(*(o[: len(rows)] for o in out))), f"b{self.max_rows}", self.max_rows, padding,
                            self._program.executable.profile())  # fmt: skip
+
+
+def _weights_of(folder: pathlib.Path, settings: dict, avals) -> list[np.ndarray]:
+    """The tensors of the safetensors file that model.toml names, by name, as the first arguments take them."""
+    named = settings.get("weights")
+    if named is None:
+        return []
+    from safetensors.numpy import load_file
+
+    path = (folder / str(named)).resolve()
+    if folder.resolve() not in path.parents:
+        raise ValueError(f"weights of {folder / 'model.toml'} has to name a file of its folder, it is {named!r}")
+    stored = load_file(path)
+    weights = [stored[name] for name in sorted(stored)]
+    if len(weights) >= len(avals):
+        raise ValueError(f"{path} has {len(weights)} tensors, the model takes {len(avals)} arguments with its inputs")
+    for name, w, aval in zip(sorted(stored), weights, avals):
+        if w.shape != aval.shape or w.dtype != aval.dtype:
+            raise ValueError(f"{path}: {name} is {w.dtype}{list(w.shape)}, the model takes {aval.dtype}{list(aval.shape)}")
+    return weights
 
 
 def _specs(names, default, avals) -> list[TensorSpec]:

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from vtrn.serve.models import decoder, encoder
+from vtrn.serve.models import decoder, encoder, vad
 
 
 class MissingPackage(RuntimeError):
@@ -165,6 +165,16 @@ def _gguf_tokenizer(reader):
 
 def load_smollm2() -> TextModel:
     return load_gguf(smollm2_file())
+
+
+def load_silero_vad() -> dict[str, np.ndarray]:
+    """fp32 weights by the names of vad.weight_shapes()."""
+    from safetensors.numpy import load_file
+
+    path = _folder("silero_vad", "silero-vad") / "data" / "silero_vad_16k.safetensors"
+    if not path.is_file():
+        raise MissingPackage(f"{path} is not there; install silero-vad 6.2 or later")
+    return _checked(load_file(path), vad.weight_shapes())
 
 
 def minilm_tokenizer():

@@ -2,15 +2,23 @@
 of the next token, all on the device.
 
 Keys and values of past tokens are a tensor a layer each, [n_slots, capacity, n_kv_heads, head]: a sequence has a
-slot, a token a row. Programs take them donated and write the new rows only. Weights are a dict of arrays, dense
-layers as [in, out]; a quantised one is int8 or fp8 with a scale for each output feature beside it.
+slot, a token a row. Programs take them donated and write the new rows only.
+
+Weights are a dict of arrays, dense layers as [in, out]. Programs take them as lay_out() has them: queries, keys and
+values are one product, and the output layer is the embedding transposed, for a product reads whole rows of weights. The first elements of the rotation's pairs of all query and key heads stand before the second
+ones, so that the rotation is arithmetic on two stretches of a row; rows of the key cache are in that order, too. A
+quantised matrix is int8 or fp8 with a scale for each output feature beside it.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+# Columns of zeros behind the output layer's: rows of a vocabulary of 49152 are a multiple of 4 KiB apart, and would share
+# banks of HBM (strided_pitch_bytes of the chip file).
+HEAD_PAD = 64
 NEVER = -1e30  # in place of scores that do not count: finite, so that rows of nothing else have no NaN
 
 
@@ -32,7 +40,7 @@ class DecoderConfig:
 
 
 def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """The output layer is the embedding."""
+    """As models are stored. The output layer is the embedding."""
     w, inner, kv = config.width, config.inner, config.n_kv_heads * config.head
     shapes = {"tokens": (config.vocabulary, w), "norm.scale": (w,)}
     for i in range(config.n_layers):
@@ -43,6 +51,45 @@ def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
             f"{i}.down.weight": (inner, w),
         }  # fmt: skip
     return shapes
+
+
+def n_rotated(config: DecoderConfig) -> int:
+    """Pairs of a token that are rotated: of all query and key heads."""
+    return (config.n_heads + config.n_kv_heads) * config.head // 2
+
+
+def program_shapes(config: DecoderConfig, capacity: int) -> dict[str, tuple[int, ...]]:
+    """As programs take them; positions are below capacity."""
+    w, inner, kv = config.width, config.inner, config.n_kv_heads * config.head
+    shapes = {"tokens": (config.vocabulary, w), "norm.scale": (w,), "head.weight": (w, config.vocabulary + HEAD_PAD),
+              "rotation": (capacity, 2, n_rotated(config))}  # fmt: skip
+    for i in range(config.n_layers):
+        shapes |= {
+            f"{i}.attention_norm.scale": (w,), f"{i}.qkv.weight": (w, config.n_heads * config.head + 2 * kv),
+            f"{i}.o.weight": (config.n_heads * config.head, w), f"{i}.mlp_norm.scale": (w,),
+            f"{i}.gate.weight": (w, inner), f"{i}.up.weight": (w, inner), f"{i}.down.weight": (inner, w),
+        }  # fmt: skip
+    return shapes
+
+
+def lay_out(config: DecoderConfig, weights: dict[str, np.ndarray], capacity: int) -> dict[str, np.ndarray]:
+    """Weights by the names of weight_shapes(), and perhaps their scales -> by those of program_shapes()."""
+    out = {"rotation": rotation(config, capacity)}
+    for name, weight in weights.items():
+        layer, _, part = name.partition(".")
+        if part.startswith("q.weight"):
+            q, k, v = (weights[f"{layer}.{m}{part[1:]}"] for m in "qkv")
+            q, k = (np.reshape(m, (*m.shape[:-1], -1, 2, config.head // 2)) for m in (q, k))
+            halves = [m[..., half, :] for half in (0, 1) for m in (q, k)]
+            rows = [m.reshape(*v.shape[:-1], -1) for m in (*halves, v)]
+            out[f"{layer}.qkv{part[1:]}"] = np.concatenate(rows, -1)
+        elif not part.startswith(("k.weight", "v.weight")):
+            out[name] = weight
+        if name == "tokens":
+            out["head.weight"] = np.pad(weight.T, ((0, 0), (0, HEAD_PAD)))
+        elif name == "tokens_scale":
+            out["head.weight_scale"] = np.pad(weight, (0, HEAD_PAD))
+    return out
 
 
 def _norm(config, weights, name, x):
@@ -59,48 +106,49 @@ def _dense(weights, name, x, dtype):
     return product if scale is None else product * scale
 
 
-def rotation(config: DecoderConfig, positions):
-    """Cosine and sine fp32[positions, head / 2] of the rotary embedding."""
+def rotation(config: DecoderConfig, capacity: int) -> np.ndarray:
+    """Cosine and sine, fp32[capacity, 2, n_rotated()], of the rotary embedding by position: a row is what one token's
+    pairs of all heads are multiplied with."""
     half = config.head // 2
-    frequencies = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rotate(x, cos, sin):
-    """x fp32[rows, heads, head]: elements i and i + head / 2 are a pair."""
-    a, b = jnp.split(x, 2, axis=-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    angles = np.arange(capacity)[:, None] * config.rope_base ** (-np.arange(half) / half)
+    return np.tile(np.stack([np.cos(angles), np.sin(angles)], 1), n_rotated(config) // half).astype(np.float32)
 
 
 def _mlp(weights, i, x, dtype):
+    x = x.astype(dtype)  # once, for both products
     inner = jax.nn.silu(_dense(weights, f"{i}.gate", x, dtype)) * _dense(weights, f"{i}.up", x, dtype)
     return _dense(weights, f"{i}.down", inner, dtype)
 
 
 def _qkv(config, weights, i, x, angles, dtype):
-    """Queries, keys and values of rows x[rows, w]: [rows, heads, head], rotated."""
-    normed = _norm(config, weights, f"{i}.attention_norm", x)
-    q, k, v = (_dense(weights, f"{i}.{n}", normed, dtype).reshape(x.shape[0], -1, config.head) for n in ("q", "k", "v"))
-    return _rotate(q, *angles), _rotate(k, *angles), v
+    """Of rows x[rows, w]: queries [rows, 2, n_kv_heads, groups, head / 2] and keys [rows, 2, n_kv_heads * head / 2],
+    both rotated, and values [rows, 1, n_kv_heads * head].
+    """
+    half, n_kv = config.head // 2, config.n_kv_heads
+    made = _dense(weights, f"{i}.qkv", _norm(config, weights, f"{i}.attention_norm", x), dtype)
+    n = n_rotated(config)
+    a, b, v = made[:, :n], made[:, n : 2 * n], made[:, 2 * n :]
+    cos, sin = angles[:, 0], angles[:, 1]
+    rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape[0], 2, n)
+    q, k = rotated[:, :, : config.n_heads * half], rotated[:, :, config.n_heads * half :]
+    groups = config.n_heads // n_kv
+    return q.reshape(-1, 2, n_kv, groups, half), k, v[:, None]
 
 
 def _logits(config, weights, x, dtype):
     """x[rows, w] -> fp32[rows, vocabulary]."""
-    normed = _norm(config, weights, "norm", x).astype(dtype)
-    w = weights["tokens"]
-    product = jax.lax.dot_general(
-        normed, w.astype(dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
-    scale = weights.get("tokens_scale")
-    return product if scale is None else product * scale
+    return _dense(weights, "head", _norm(config, weights, "norm", x), dtype)[:, : config.vocabulary]
 
 
 def _embed(weights, ids):
-    x = weights["tokens"][ids].astype(jnp.float32)
+    x = _rows_of(weights["tokens"], ids).astype(jnp.float32)
     scale = weights.get("tokens_scale")
-    return x if scale is None else x * scale[ids][:, None]
+    return x if scale is None else x * _rows_of(scale, ids)[:, None]
+
+
+def _rows_of(table, indices):
+    """Nothing is spent on indices out of bounds: the device clamps them in any case."""
+    return table.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, positions, dtype):
@@ -109,9 +157,8 @@ def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, posi
     still writes the row of its position.
     """
     b = tokens.shape[0]
-    groups = config.n_heads // config.n_kv_heads
     capacity = cache[0].shape[1]
-    angles = rotation(config, positions)
+    angles = _rows_of(weights["rotation"], positions)
     x = _embed(weights, tokens)
     is_past = jnp.arange(length)[None, :] <= positions[:, None]
     mask = jnp.where(is_past, 0.0, NEVER)
@@ -122,8 +169,9 @@ def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, posi
         for j, new in ((2 * i, k), (2 * i + 1, v)):
             cache[j] = _write_rows(cache[j], new, rows)
         keys, values = (cache[j][:b, :length].astype(dtype) for j in (2 * i, 2 * i + 1))
-        q = q.reshape(b, config.n_kv_heads, groups, config.head).astype(dtype)
-        scores = jnp.einsum("bkgd,blkd->bkgl", q, keys, preferred_element_type=jnp.float32) * config.head**-0.5
+        keys = keys.reshape(b, length, 2, config.n_kv_heads, -1)
+        scores = jnp.einsum("bckgd,blckd->bkgl", q.astype(dtype), keys, preferred_element_type=jnp.float32)
+        scores = scores * config.head**-0.5
         shares = jax.nn.softmax(scores + mask[:, None, None, :], axis=-1).astype(dtype)
         mixed = jnp.einsum("bkgl,blkd->bkgd", shares, values, preferred_element_type=jnp.float32)
         x = x + _dense(weights, f"{i}.o", mixed.reshape(b, -1), dtype)
@@ -131,13 +179,27 @@ def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, posi
     return _logits(config, weights, x, dtype), tuple(cache)
 
 
+def _slice(x, starts, sizes):
+    """Starts are never negative, so nothing is spent on those."""
+    return jax.lax.dynamic_slice(x, _ints(starts), sizes, allow_negative_indices=False)
+
+
+def _put(x, new, starts):
+    return jax.lax.dynamic_update_slice(x, new, _ints(starts), allow_negative_indices=False)
+
+
+def _ints(values):
+    return tuple(jnp.int32(v) for v in values)
+
+
 def _write_rows(tensor, new, rows):
-    """tensor[slots, capacity, heads, head] with row rows[i] of slots * capacity replaced by new[i, heads, head]."""
-    flat = tensor.reshape(-1, tensor.shape[2] * tensor.shape[3])
-    new = new.reshape(new.shape[0], -1).astype(tensor.dtype)
+    """tensor[slots, capacity, heads, head] with row rows[i] of slots * capacity replaced by new[i, n, m], where n * m is
+    heads * head."""
+    flat = tensor.reshape(-1, *new.shape[1:])
+    new = new.astype(tensor.dtype)
     if new.shape[0] == 1:
-        return jax.lax.dynamic_update_slice(flat, new, (rows[0], 0)).reshape(tensor.shape)
-    written = flat.at[rows].set(new, mode="promise_in_bounds", unique_indices=True)
+        return _put(flat, new, (rows[0], 0, 0)).reshape(tensor.shape)
+    written = flat.at[rows].set(new, mode="promise_in_bounds", unique_indices=True, wrap_negative_indices=False)
     return written.reshape(tensor.shape)
 
 
@@ -148,8 +210,16 @@ def prefill_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot,
     rows are read, at least start + s.
     """
     x, cache = _chunk(config, length, weights, cache, ids, slot, start, dtype)
-    last = jax.lax.dynamic_slice(x, (n_tokens - 1, jnp.int32(0)), (1, config.width))
+    last = _slice(x, (n_tokens - 1, 0), (1, config.width))
     return _logits(config, weights, last, dtype), cache
+
+
+def verify_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot, start, dtype):
+    """Logits fp32[s, vocabulary] behind each of the tokens ids int32[s] of a sequence at positions start and after, and
+    the cache with their rows. Rows of tokens that turn out to be others are overwritten before anything reads them.
+    """
+    x, cache = _chunk(config, length, weights, cache, ids, slot, start, dtype)
+    return _logits(config, weights, x, dtype), cache
 
 
 def chunk_logits(config: DecoderConfig, length: int, weights, cache, ids, dtype):
@@ -162,27 +232,27 @@ def chunk_logits(config: DecoderConfig, length: int, weights, cache, ids, dtype)
 def _chunk(config, length, weights, cache, ids, slot, start, dtype):
     """Hidden states fp32[s, w] and the cache."""
     s = ids.shape[0]
-    groups = config.n_heads // config.n_kv_heads
     positions = start + jnp.arange(s, dtype=jnp.int32)
-    angles = rotation(config, positions)
+    angles = _slice(weights["rotation"], (start, 0, 0), (s, *weights["rotation"].shape[1:]))
     x = _embed(weights, ids)
     mask = jnp.where(jnp.arange(length)[None, :] <= positions[:, None], 0.0, NEVER)
-    zero = jnp.int32(0)
     cache = list(cache)
     for i in range(config.n_layers):
         q, k, v = _qkv(config, weights, i, x, angles, dtype)
         parts = []
         for j, new in ((2 * i, k), (2 * i + 1, v)):
             kept = cache[j].dtype
-            cache[j] = jax.lax.dynamic_update_slice(cache[j], new[None].astype(kept), (slot, start, zero, zero))
+            new = new.reshape(s, *cache[j].shape[2:])
+            cache[j] = _put(cache[j], new[None].astype(kept), (slot, start, 0, 0))
             if length == s:  # then start is 0, and the chunk attends to itself
                 parts.append(new.astype(kept).astype(dtype))
             else:
-                whole = jax.lax.dynamic_slice(cache[j], (slot, zero, zero, zero), (1, length, *cache[j].shape[2:]))
+                whole = _slice(cache[j], (slot, 0, 0, 0), (1, length, *cache[j].shape[2:]))
                 parts.append(whole[0].astype(dtype))
         keys, values = parts
-        q = q.reshape(s, config.n_kv_heads, groups, config.head).astype(dtype)
-        scores = jnp.einsum("skgd,lkd->kgsl", q, keys, preferred_element_type=jnp.float32) * config.head**-0.5
+        keys = keys.reshape(length, 2, config.n_kv_heads, -1)
+        scores = jnp.einsum("sckgd,lckd->kgsl", q.astype(dtype), keys, preferred_element_type=jnp.float32)
+        scores = scores * config.head**-0.5
         shares = jax.nn.softmax(scores + mask[None, None], axis=-1).astype(dtype)
         mixed = jnp.einsum("kgsl,lkd->skgd", shares, values, preferred_element_type=jnp.float32)
         x = x + _dense(weights, f"{i}.o", mixed.reshape(s, -1), dtype)
