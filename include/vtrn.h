@@ -103,7 +103,7 @@ VTRN_API int vtrn_executable_n_ranks(const vtrn_executable *executable);
 typedef struct vtrn_rank {
     int core_i;
     vtrn_buffer *const *inputs; /* as many as the executable has */
-    vtrn_buffer **outputs;      /* as vtrn_execute() gives them */
+    vtrn_buffer **outputs;      /* as vtrn_execute() gives them; NULL: the core is another process's */
 } vtrn_rank;
 
 /* Runs all ranks of the executable together, in order of rank, each on a core of its own: they meet

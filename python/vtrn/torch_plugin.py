@@ -27,6 +27,8 @@ def configure_environment() -> None:
         return
     # Programs then come as StableHLO artifacts; HLO, which it sends otherwise, is not read.
     os.environ.setdefault("XLA_STABLEHLO_COMPILE", "1")
+    # Its processes divide no program: each would compute as if it were alone.
+    os.environ["VTRN_REFUSE_PROCESSES"] = "1"
     # torch_xla tells the plugin of torchrun's processes, but not under SPMD.
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("XLA_USE_SPMD", "0") == "1":
         os.environ.setdefault("NEURON_PJRT_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))

@@ -18,6 +18,8 @@ bool api_is_executing(void) {
 /* What a call works on, of one rank; its lists are on the stack for small programs. */
 typedef struct call_frame {
     int core_i;
+    uint32_t rank;
+    runtime_call *call;
     vtrn_buffer *const *inputs; /* the caller's */
     vtrn_buffer **outputs;
     int n_held;                 /* inputs to release */
@@ -172,32 +174,45 @@ static vtrn_status execute_calls(vtrn_executable *e, runtime_call *calls, int n)
     return status;
 }
 
+/* What a call takes of its frame. */
+static void fill_call(const call_frame *f) {
+    *f->call = (runtime_call){.core_i = f->core_i,
+                              .rank = f->rank,
+                              .arguments = f->arguments,
+                              .may_reuse = f->may_reuse,
+                              .outputs = f->results};
+}
+
+/* The calls of all ranks, and the frames of those that run in this process. */
+typedef struct call_list {
+    call_frame *frames;
+    runtime_call *calls;
+    int n_frames, n_calls;
+} call_list;
+
 /* What the run gave is not given out when it read what nothing wrote. */
-static vtrn_status run_held(vtrn_executable *e, call_frame *frames, runtime_call *calls, int n,
-                            const bool *keep) {
+static vtrn_status run_held(vtrn_executable *e, const call_list *l, const bool *keep) {
+    call_frame *frames = l->frames;
+    const int n = l->n_frames;
     vtrn_status status = NULL;
     for (int r = 0; r < n && !status; r++)
         status = make_shells(e, &frames[r]);
     bool has_results = false, is_ready = !status;
     for (int r = 0; r < n && is_ready; r++) {
         take_donated(e, keep, &frames[r]);
-        calls[r] = (runtime_call){.core_i = frames[r].core_i,
-                                  .rank = (uint32_t)r,
-                                  .arguments = frames[r].arguments,
-                                  .may_reuse = frames[r].may_reuse,
-                                  .outputs = frames[r].results};
+        fill_call(&frames[r]);
     }
     if (is_ready) {
         uint64_t start_ns = api_session_is_listening() ? api_session_now_ns() : 0;
-        status = execute_calls(e, calls, n);
+        status = execute_calls(e, l->calls, l->n_calls);
         has_results = !status;
         for (int r = 0; r < n && !status && start_ns; r++)
-            api_session_note(e, frames[r].core_i, start_ns, calls[r].timing_i);
+            api_session_note(e, frames[r].core_i, start_ns, frames[r].call->timing_i);
         if (!status && e->device->is_checking)
             status = api_check_last_run(e);
     }
     for (int r = 0; r < n && is_ready; r++) {
-        settle_donated(e, &frames[r], status != NULL, calls[r].has_written);
+        settle_donated(e, &frames[r], status != NULL, frames[r].call->has_written);
         if (status)
             continue;
         delete_donated_on_host(e, keep, &frames[r]);
@@ -224,24 +239,23 @@ static vtrn_status check_execute(const vtrn_executable *e, int n_inputs, int n_o
     return NULL;
 }
 
-/* frames[n]: core, inputs and outputs are set. */
-static vtrn_status execute_frames(vtrn_executable *e, call_frame *frames, runtime_call *calls,
-                                  int n, const bool *keep) {
+/* Frames: core, rank, call, inputs and outputs are set. */
+static vtrn_status execute_frames(vtrn_executable *e, const call_list *l, const bool *keep) {
     vtrn_status status = NULL;
     int n_ready = 0;
-    for (; n_ready < n && !status; n_ready++)
-        status = frame_init(&frames[n_ready], e->n_inputs, e->n_outputs);
+    for (; n_ready < l->n_frames && !status; n_ready++)
+        status = frame_init(&l->frames[n_ready], e->n_inputs, e->n_outputs);
     n_ready -= status != NULL;
-    for (int r = 0; r < n && !status; r++)
-        status = hold_inputs(e, &frames[r]);
+    for (int r = 0; r < l->n_frames && !status; r++)
+        status = hold_inputs(e, &l->frames[r]);
     is_executing = true;
     if (!status)
-        status = run_held(e, frames, calls, n, keep);
+        status = run_held(e, l, keep);
     is_executing = false;
     for (int r = 0; r < n_ready; r++) {
-        for (int i = 0; i < frames[r].n_held; i++)
-            runtime_memory_release(frames[r].arguments[i]);
-        free(frames[r].heap);
+        for (int i = 0; i < l->frames[r].n_held; i++)
+            runtime_memory_release(l->frames[r].arguments[i]);
+        free(l->frames[r].heap);
     }
     if (vtrn_status_category(status) == VTRN_INTERRUPTED)
         process_has_stopped();
@@ -256,38 +270,65 @@ vtrn_status vtrn_execute(vtrn_executable *executable, int core_i, vtrn_buffer *c
     call_frame frame;
     runtime_call call;
     frame.core_i = core_i;
+    frame.rank = 0;
+    frame.call = &call;
     frame.inputs = inputs;
     frame.outputs = outputs;
     frame.n_held = 0;
-    return execute_frames(executable, &frame, &call, 1, keep);
+    return execute_frames(executable, &(call_list){&frame, &call, 1, 1}, keep);
 }
 
 int vtrn_executable_n_ranks(const vtrn_executable *executable) {
     return (int)program_n_ranks(executable->loaded->program);
 }
 
+/* Frames of the ranks that have inputs here. */
+static vtrn_status fill_list(const vtrn_executable *e, const vtrn_rank *ranks, call_list *l) {
+    const runtime_device *rt = e->device->rt;
+    for (int r = 0; r < l->n_calls; r++) {
+        const int core_i = ranks[r].core_i;
+        l->calls[r] = (runtime_call){.core_i = core_i, .rank = (uint32_t)r, .timing_i = -1};
+        bool is_elsewhere =
+            core_i >= 0 && core_i < rt->n_cores && runtime_core_is_remote(rt, core_i);
+        if (is_elsewhere != !ranks[r].outputs)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "%s: rank %d, on core %d of %s, has %s outputs; a rank has inputs and "
+                              "outputs in the process of its core alone",
+                              e->name, r, core_i, is_elsewhere ? "another process" : "this process",
+                              is_elsewhere ? "" : "no");
+        if (is_elsewhere)
+            continue;
+        call_frame *f = &l->frames[l->n_frames++];
+        f->core_i = core_i;
+        f->rank = (uint32_t)r;
+        f->call = &l->calls[r];
+        f->inputs = ranks[r].inputs;
+        f->outputs = ranks[r].outputs;
+    }
+    return NULL;
+}
+
 vtrn_status vtrn_execute_ranks(vtrn_executable *executable, const vtrn_rank *ranks, int n_ranks,
                                const bool *keep) {
     const vtrn_executable *e = executable;
     for (int r = 0; r < n_ranks; r++)
-        memset(ranks[r].outputs, 0, (size_t)e->n_outputs * sizeof(vtrn_buffer *));
+        if (ranks[r].outputs)
+            memset(ranks[r].outputs, 0, (size_t)e->n_outputs * sizeof(vtrn_buffer *));
     VTRN_RETURN_IF_ERROR(check_execute(e, e->n_inputs, e->n_outputs));
     if (n_ranks < 1)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: %d ranks; it has %d", e->name, n_ranks,
                           vtrn_executable_n_ranks(e));
-    call_frame *frames = calloc((size_t)n_ranks, sizeof *frames);
-    runtime_call *calls = calloc((size_t)n_ranks, sizeof *calls);
+    call_list l = {.frames = calloc((size_t)n_ranks, sizeof *l.frames),
+                   .calls = calloc((size_t)n_ranks, sizeof *l.calls),
+                   .n_calls = n_ranks};
     vtrn_status status = NULL;
-    if (!frames || !calls)
-        status = VTRN_OUT_OF_MEMORY((size_t)n_ranks * sizeof *frames);
-    for (int r = 0; r < n_ranks && !status; r++) {
-        frames[r].core_i = ranks[r].core_i;
-        frames[r].inputs = ranks[r].inputs;
-        frames[r].outputs = ranks[r].outputs;
-    }
+    if (!l.frames || !l.calls)
+        status = VTRN_OUT_OF_MEMORY((size_t)n_ranks * sizeof *l.frames);
     if (!status)
-        status = execute_frames(executable, frames, calls, n_ranks, keep);
-    free(frames);
-    free(calls);
+        status = fill_list(e, ranks, &l);
+    if (!status)
+        status = execute_frames(executable, &l, keep);
+    free(l.frames);
+    free(l.calls);
     return status;
 }

@@ -228,8 +228,17 @@ vtrn_status api_profile_register(vtrn_device *device) {
     const char *directory = getenv("VTRN_PROFILE");
     if (!directory || !*directory)
         return NULL;
-    VTRN_RETURN_IF_ERROR(vtrn_status_annotate(directory_make(directory), "VTRN_PROFILE"));
-    device->profile_dir = strdup(directory);
+    char path[DIRECTORY_PATH_MAX];
+    const transport *t = device->rt->transport; /* each process writes its own profile */
+    int n = t ? snprintf(path, sizeof path, "%s/process-%d", directory, transport_process_i(t))
+              : snprintf(path, sizeof path, "%s", directory);
+    if (n >= (int)sizeof path)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_PROFILE: a path of more than %zu bytes",
+                          sizeof path - 1);
+    if (t)
+        VTRN_RETURN_IF_ERROR(vtrn_status_annotate(directory_make(directory), "VTRN_PROFILE"));
+    VTRN_RETURN_IF_ERROR(vtrn_status_annotate(directory_make(path), "VTRN_PROFILE"));
+    device->profile_dir = strdup(path);
     if (!device->profile_dir)
         return VTRN_OUT_OF_MEMORY(strlen(directory));
     pthread_mutex_lock(&open_lock);

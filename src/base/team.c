@@ -155,7 +155,7 @@ uint32_t team_n_sleeps(team *t) {
     return atomic_load_explicit(&t->n_sleeps, memory_order_relaxed);
 }
 
-static int usable_cores(void) {
+int team_usable_cores(void) {
     cpu_set_t set;
     if (!sched_getaffinity(0, sizeof set, &set))
         return CPU_COUNT(&set);
@@ -166,7 +166,7 @@ static int usable_cores(void) {
 static vtrn_status decide_size(int *n_threads) {
     const char *wanted = getenv("VTRN_THREADS");
     if (!wanted || !*wanted) {
-        int n = usable_cores();
+        int n = team_usable_cores();
         *n_threads = n < TEAM_MAX_THREADS ? n : TEAM_MAX_THREADS;
         return NULL;
     }
@@ -213,7 +213,7 @@ vtrn_status team_create(int n_threads, team **out) {
         return VTRN_OUT_OF_MEMORY(size);
     t->n_threads = 1;
     t->n_forks = process_n_forks();
-    t->max_spins = n_threads <= usable_cores() ? TEAM_SPINS : 0;
+    t->max_spins = n_threads <= team_usable_cores() ? TEAM_SPINS : 0;
     atomic_init(&t->n_spins, t->max_spins);
     atomic_init(&t->n_sleeps, 0);
     t->is_stopping = false;

@@ -13,6 +13,8 @@ typedef struct team team;
 vtrn_status team_create(int n_threads, team **out);
 void team_destroy(team *t);
 int team_size(const team *t);
+/* Cores of the host that this process may use. */
+int team_usable_cores(void);
 
 /* Calls fn(arg, thread_i) on each thread (thread 0 is the caller) and returns when all are done.
  * Callers on several threads take turns; fn must not call team_run. */

@@ -43,6 +43,11 @@ static uint8_t *base_of(const tensor *t, uint32_t place, uint32_t slot) {
     return m->hbm + m->slot_base[slot];
 }
 
+/* Whether the member at a place of the group receives in another process. */
+static bool is_remote(const tensor *t, uint64_t place) {
+    return t->x->members[t->x->ranks[place]].is_remote;
+}
+
 /* Run `run_i` of what the sender gives to the receiver, as an element of the sender's operand. */
 static uint64_t from_of(const tensor *t, uint32_t receiver, uint64_t run_i) {
     const vtrn_exchange *e = t->e;
@@ -75,7 +80,7 @@ static void gather(const tensor *t, uint32_t part, uint32_t n_parts) {
         range runs = {u % n_runs, n_runs};
         if (all.end - u < runs.end - runs.first)
             runs.end = runs.first + (all.end - u);
-        for (uint32_t sender = 0; sender < t->x->n; sender++)
+        for (uint32_t sender = 0; sender < t->x->n && !is_remote(t, receiver); sender++)
             copy_runs(t, sender, receiver, runs);
         u += runs.end - runs.first;
     }
@@ -84,18 +89,19 @@ static void gather(const tensor *t, uint32_t part, uint32_t n_parts) {
 static void broadcast(const tensor *t, uint32_t part, uint32_t n_parts) {
     range receivers = share(t->x->n, part, n_parts);
     for (uint64_t r = receivers.first; r < receivers.end; r++)
-        copy_runs(t, 0, (uint32_t)r, (range){0, t->e->n[0] * t->e->n[1]});
+        if (!is_remote(t, r))
+            copy_runs(t, 0, (uint32_t)r, (range){0, t->e->n[0] * t->e->n[1]});
 }
 
 /* The result of the second rank becomes zeros. */
 static void zero(const tensor *t, uint32_t part) {
-    if (!part)
+    if (!part && !is_remote(t, 1))
         memset(base_of(t, 1, t->out_slot), 0,
                (size_t)(t->e->n[0] * t->e->n[1] * t->e->run) * t->size);
 }
 
 static void permute(const tensor *t, uint32_t part) {
-    if (!part)
+    if (!part && !is_remote(t, 1))
         copy_runs(t, 0, 1, (range){0, t->e->n[0] * t->e->n[1]});
 }
 
@@ -263,11 +269,14 @@ static void reduce(const tensor *t, uint32_t part, uint32_t n_parts) {
     for (uint64_t u = units.first; u < units.end; u++) {
         uint32_t receiver = (uint32_t)(u / per_receiver);
         uint64_t run = u % per_receiver / n_chunks, at = u % n_chunks * CHUNK;
+        if (!is_same && is_remote(t, receiver))
+            continue;
         size_t n = t->e->run - at < CHUNK ? (size_t)(t->e->run - at) : CHUNK;
         reduce_chunk(t, receiver, from_of(t, receiver, run) + at, n, out);
         uint64_t to = to_of(t, 0, run) + at;
         for (uint32_t m = is_same ? 0 : receiver; m < (is_same ? t->x->n : receiver + 1); m++)
-            memcpy(base_of(t, m, t->out_slot) + to * t->size, out, n * t->size);
+            if (!is_remote(t, m))
+                memcpy(base_of(t, m, t->out_slot) + to * t->size, out, n * t->size);
     }
 }
 
@@ -322,17 +331,30 @@ static vtrn_status reduce_by_region(const tensor *t, uint32_t part) {
     const bool is_same = t->e->from_place == 0;
     for (uint32_t receiver = 0; receiver < (is_same ? 1 : t->x->n) && !status; receiver++) {
         uint8_t *result = NULL;
+        if (!is_same && is_remote(t, receiver))
+            continue;
         status = reduce_for(t, receiver, buffers, &result);
         for (uint32_t m = is_same ? 0 : receiver; !status && m < (is_same ? t->x->n : receiver + 1);
              m++)
-            unpack(t, m, result);
+            if (!is_remote(t, m))
+                unpack(t, m, result);
     }
     free(memory);
     return status;
 }
 
+/* Whether a member of the group receives here. */
+static bool has_receivers(const engine_exchange *x) {
+    for (uint32_t m = 0; m < x->n; m++)
+        if (x->ranks[m] >= 0 && !x->members[x->ranks[m]].is_remote)
+            return true;
+    return false;
+}
+
 vtrn_status engine_exchange_run(const engine_exchange *x, uint32_t part, uint32_t n_parts) {
     const vtrn_custom *custom = &x->program->customs[x->custom_i];
+    if (!has_receivers(x))
+        return NULL;
     for (uint32_t i = 0; i < custom->n_inputs; i++) {
         const tensor t = tensor_of(x, i);
         if (t.e->n[0] * t.e->n[1] * t.e->run == 0)

@@ -8,6 +8,7 @@
 typedef struct engine_member {
     uint8_t *hbm;
     const uint64_t *slot_base;
+    bool is_remote; /* of another process: its operands are here as copies, its results are not */
 } engine_member;
 
 /* One group of a collective of which every member has come. */
@@ -24,7 +25,7 @@ typedef struct engine_exchange {
 /* Does share `part` of n_parts; shares may run at the same time. Reductions go from the first
  * member to the last, floats of 4 bytes and less in fp32 with one rounding at the end, so that the
  * bits depend neither on the shares nor on other exchanges. Ranks -1 and r: no rank sends to r,
- * whose result becomes zeros. */
+ * whose result becomes zeros. Nothing is written for members of other processes. */
 vtrn_status engine_exchange_run(const engine_exchange *x, uint32_t part, uint32_t n_parts);
 
 #endif

@@ -1,6 +1,7 @@
 /* The instruction table as data, and what follows from a row or an access pattern alone. */
 #include "isa/isa.h"
 
+#include "base/hash.h"
 #include "isa/program.h"
 
 #include <stdlib.h>
@@ -117,6 +118,23 @@ uint32_t program_n_reference_ops(const vtrn_program *program) {
     for (uint32_t i = 0; i < program->n_customs; i++)
         n += program_is_reference_op(&program->customs[i]);
     return n;
+}
+
+uint64_t program_fingerprint(const vtrn_program *p) {
+    uint64_t hash = HASH_START;
+    hash = hash_bytes(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
+    hash = hash_bytes(hash, p->slots, p->n_slots * sizeof *p->slots);
+    hash = hash_bytes(hash, p->data, p->data_size);
+    for (uint32_t i = 0; i < p->n_customs; i++) {
+        const vtrn_collective *c = p->customs[i].collective;
+        hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
+        if (!c)
+            continue;
+        const uint32_t head[] = {c->kind, c->reducer, c->n_groups, c->group_size};
+        hash = hash_bytes(hash, head, sizeof head);
+        hash = hash_bytes(hash, c->groups, (size_t)c->n_groups * c->group_size * sizeof *c->groups);
+    }
+    return hash;
 }
 
 void program_destroy(vtrn_program *program) {

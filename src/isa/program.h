@@ -156,6 +156,10 @@ static inline uint64_t program_n_ranks(const vtrn_program *p) {
 /* Whether they wait for each other. */
 bool program_has_collectives(const vtrn_program *program);
 
+/* The same for programs that execute and exchange the same, in every process; what they are called
+ * and where they come from is left out. */
+uint64_t program_fingerprint(const vtrn_program *program);
+
 /* A call of the host (callback), for which the program stops. */
 bool program_is_callback(const vtrn_custom *custom);
 /* An operation of the program that runs as its reference: neither a callback nor a check. One

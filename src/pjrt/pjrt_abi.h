@@ -177,8 +177,36 @@ typedef void (*PJRT_Error_PayloadVisitor)(const char *, size_t, const char *, si
 /* The callback owns the error. */
 typedef void (*PJRT_Event_OnReadyCallback)(PJRT_Error *error, void *user_arg);
 
-typedef PJRT_Error *(*PJRT_KeyValueGetCallback)(void *args);
-typedef PJRT_Error *(*PJRT_KeyValuePutCallback)(void *args);
+/* Makes the error that a callback of the caller returns. */
+typedef PJRT_Error *(*PJRT_CallbackError)(PJRT_Error_Code code, const char *message,
+                                          size_t message_size);
+
+typedef struct PJRT_KeyValueGetCallback_Args {
+    size_t struct_size;
+    PJRT_Extension_Base *extension_start;
+    const char *key;
+    size_t key_size;
+    int timeout_in_ms;
+    PJRT_CallbackError *callback_error;
+    void *user_arg;
+    char *value;
+    size_t value_size;
+    void (*value_deleter_callback)(char *value);
+} PJRT_KeyValueGetCallback_Args;
+
+typedef struct PJRT_KeyValuePutCallback_Args {
+    size_t struct_size;
+    PJRT_Extension_Base *extension_start;
+    const char *key;
+    size_t key_size;
+    const char *value;
+    size_t value_size;
+    PJRT_CallbackError *callback_error;
+    void *user_arg;
+} PJRT_KeyValuePutCallback_Args;
+
+typedef PJRT_Error *(*PJRT_KeyValueGetCallback)(PJRT_KeyValueGetCallback_Args *args);
+typedef PJRT_Error *(*PJRT_KeyValuePutCallback)(PJRT_KeyValuePutCallback_Args *args);
 typedef PJRT_Error *(*PJRT_KeyValueTryGetCallback)(void *args);
 
 /* Since 0.107 an error begins with this table, since 0.105 a memory with the next. */

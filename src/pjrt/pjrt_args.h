@@ -103,6 +103,13 @@ typedef struct PJRT_Client_Destroy_Args {
     PJRT_Client *client;
 } PJRT_Client_Destroy_Args;
 
+typedef struct PJRT_Client_UpdateGlobalProcessInfo_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Client *client;
+    struct PJRT_ProcessInfo *process_infos;
+    size_t num_process_infos;
+} PJRT_Client_UpdateGlobalProcessInfo_Args;
+
 typedef struct PJRT_Client_PlatformName_Args {
     PJRT_ARGS_HEAD;
     PJRT_Client *client;

@@ -63,7 +63,7 @@ PJRT_Error *PJRT_Client_CreateBuffersForAsyncHostToDevice(
                                  "bad argument: %zu layouts for %zu shapes",
                                  args->num_device_layouts, n);
     PJRT_Memory *memory =
-        args->memory ? args->memory : &args->client->devices[0].memory[API_IN_HBM];
+        args->memory ? args->memory : &args->client->own_devices[0]->memory[API_IN_HBM];
     PJRT_AsyncHostToDeviceTransferManager *m = calloc(1, sizeof *m + n * sizeof *m->items);
     if (!m)
         return plugin_error(VTRN_OUT_OF_MEMORY(n * sizeof *m->items));

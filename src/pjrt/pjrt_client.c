@@ -1,4 +1,5 @@
 /* Plugin and client: what the machine is. */
+#include "pjrt/pjrt_processes.h"
 #include "pjrt/plugin.h"
 #include "pjrt/visible_cores.h"
 
@@ -83,6 +84,7 @@ static void client_free(PJRT_Client *client) {
     pthread_mutex_destroy(&client->lock);
     free(client->devices);
     free(client->device_list);
+    free(client->own_devices);
     free(client->memory_list);
     free(client->topology.descriptions);
     free(client);
@@ -95,7 +97,7 @@ void plugin_client_release(PJRT_Client *client) {
 
 typedef struct client_options {
     char chip[256], instance[256];
-    int n_threads, n_cores;
+    int n_threads, n_cores, node_id, num_nodes; /* the last two: -1 when not given */
 } client_options;
 
 static bool is_named(const PJRT_NamedValue *v, const char *name) {
@@ -128,7 +130,8 @@ static bool take_count(const PJRT_NamedValue *v, int *out) {
 }
 
 static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_options *out) {
-    *out = (client_options){.n_cores = 0};
+    int ignored;
+    *out = (client_options){.node_id = -1, .num_nodes = -1};
     for (size_t i = 0; i < n; i++) {
         const PJRT_NamedValue *v = &values[i];
         bool is_good = true;
@@ -140,6 +143,12 @@ static PJRT_Error *read_options(const PJRT_NamedValue *values, size_t n, client_
             is_good = take_count(v, &out->n_threads);
         else if (is_named(v, "n_cores"))
             is_good = take_count(v, &out->n_cores);
+        else if (is_named(v, "node_id"))
+            is_good = take_count(v, &out->node_id);
+        else if (is_named(v, "num_nodes"))
+            is_good = take_count(v, &out->num_nodes);
+        else if (is_named(v, "partition_index")) /* of JAX's slices, of which a machine is one */
+            is_good = take_count(v, &ignored);
         else if (v->name_size < 13 || memcmp(v->name, "ml_framework_", 13) != 0)
             return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                      "bad argument: no such client option '%.*s'; there are chip, "
@@ -158,25 +167,74 @@ static bool client_init(PJRT_Client *client, const int *cores, size_t n) {
     const runtime_device *rt = client->device->rt;
     client->devices = calloc(n, sizeof *client->devices);
     client->device_list = calloc(n, sizeof *client->device_list);
+    client->own_devices = calloc(n, sizeof *client->own_devices);
     client->memory_list = calloc(n * PLUGIN_N_MEMORIES, sizeof *client->memory_list);
     client->topology.descriptions = calloc(n, sizeof *client->topology.descriptions);
-    if (!client->devices || !client->device_list || !client->memory_list ||
+    if (!client->devices || !client->device_list || !client->own_devices || !client->memory_list ||
         !client->topology.descriptions)
         return false;
     client->n_devices = (int)n;
     for (int i = 0; i < client->n_devices; i++) {
-        plugin_device_init(client, i, cores[i], &client->devices[i]);
-        client->device_list[i] = &client->devices[i];
-        for (int k = 0; k < PLUGIN_N_MEMORIES; k++)
-            client->memory_list[k * client->n_devices + i] = &client->devices[i].memory[k];
-        client->topology.descriptions[i] = &client->devices[i].description;
+        PJRT_Device *d = &client->devices[i];
+        plugin_device_init(client, i, cores[i], d);
+        client->device_list[i] = d;
+        if (d->is_own)
+            client->own_devices[client->n_own++] = d;
+        client->topology.descriptions[i] = &d->description;
     }
+    for (int i = 0; i < client->n_own; i++)
+        for (int k = 0; k < PLUGIN_N_MEMORIES; k++)
+            client->memory_list[k * client->n_own + i] = &client->own_devices[i]->memory[k];
     client->topology.client = client;
     plugin_named_string(&client->topology.attributes[0], "chip", rt->chip.name);
     plugin_named_string(&client->topology.attributes[1], "instance", rt->instance.name);
     snprintf(client->platform_version, sizeof client->platform_version, "vtrn %s, chip %s",
              vtrn_version(), rt->chip.name);
     return true;
+}
+
+/* Processes of one host share its cores, unless the user says how many threads each has. */
+static int threads_of(const client_options *o, const transport *t) {
+    const char *wanted = getenv("VTRN_THREADS");
+    if (o->n_threads || !t || (wanted && *wanted))
+        return o->n_threads;
+    int n = team_usable_cores() / transport_n_on_this_host(t);
+    return n > 1 ? n : 1;
+}
+
+/* Opens the machine; with a transport, which it takes over, also on error, as one process of it.
+ * *cores: those that devices stand for, [*n] made by malloc. */
+static vtrn_status open_machine(const client_options *o, const plugin_machine *machine,
+                                transport *t, vtrn_device **device, int **cores, int *n) {
+    vtrn_device_options options = {
+        .struct_size = sizeof options,
+        .chip = *o->chip ? o->chip : NULL,
+        .instance = *o->instance ? o->instance : NULL,
+        .n_threads = machine->is_described_only ? 1 : threads_of(o, t),
+    };
+    vtrn_status status = api_device_open(&options, false, device);
+    if (status) {
+        transport_close(t);
+        return status;
+    }
+    runtime_device *rt = (*device)->rt;
+    core_choice choice;
+    status = visible_cores(
+        &(core_request){.n_asked_for = o->n_cores,
+                        .n_cores = rt->n_cores,
+                        .instance = rt->instance.name,
+                        .process_i = t ? transport_process_i(t) : 0,
+                        .n_processes = t ? transport_n_processes(t) : 1},
+        &choice);
+    *cores = choice.cores;
+    *n = choice.n;
+    if (t) {
+        status = plugin_processes_join(rt, t, &choice, status, cores, n);
+        free(choice.cores);
+    }
+    if (!status && !machine->is_described_only)
+        status = api_profile_register(*device);
+    return status;
 }
 
 PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **out) {
@@ -188,25 +246,21 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
     char *from_name = strchr(name, '.') ? o.instance : o.chip; /* trn2.48xlarge, trn2 */
     if (!*from_name)
         snprintf(from_name, sizeof o.chip, "%s", name);
-    vtrn_device_options options = {
-        .struct_size = sizeof options,
-        .chip = *o.chip ? o.chip : NULL,
-        .instance = *o.instance ? o.instance : NULL,
-        .n_threads = machine->is_described_only ? 1 : o.n_threads,
-    };
-    vtrn_device *device;
-    PLUGIN_RETURN_IF_ERROR(api_device_open(&options, !machine->is_described_only, &device));
+    plugin_processes processes = {0, 1};
+    transport *t = NULL;
+    if (machine->create)
+        PLUGIN_RETURN_IF_ERROR(plugin_processes_find(o.node_id, o.num_nodes, &processes));
+    if (processes.n > 1)
+        PLUGIN_RETURN_IF_ERROR(plugin_processes_connect(&processes, machine->create, &t));
     PJRT_Client *client = calloc(1, sizeof *client);
     if (!client) {
-        vtrn_device_close(device);
+        transport_close(t);
         return plugin_error(VTRN_OUT_OF_MEMORY(sizeof *client));
     }
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->lock, NULL);
-    client->device = device;
-    int *cores, n = 0;
-    vtrn_status status = visible_cores(o.n_cores, vtrn_device_n_cores(device),
-                                       device->rt->instance.name, &cores, &n);
+    int *cores = NULL, n = 0;
+    vtrn_status status = open_machine(&o, machine, t, &client->device, &cores, &n);
     if (!status && !client_init(client, cores, (size_t)n))
         status = VTRN_OUT_OF_MEMORY(sizeof(PJRT_Device));
     free(cores);
@@ -221,7 +275,10 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
 PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
     ARGS_REQUIRE(args, client);
     const plugin_machine machine = {
-        .name = "", .options = args->create_options, .n_options = args->num_options};
+        .name = "",
+        .options = args->create_options,
+        .n_options = args->num_options,
+        .create = args};
     return plugin_client_create(&machine, &args->client);
 }
 
@@ -244,7 +301,15 @@ PJRT_Error *PJRT_Client_PlatformVersion(PJRT_Client_PlatformVersion_Args *args) 
 
 PJRT_Error *PJRT_Client_ProcessIndex(PJRT_Client_ProcessIndex_Args *args) {
     ARGS_REQUIRE(args, process_index);
-    args->process_index = 0;
+    const transport *t = args->client->device->rt->transport;
+    args->process_index = t ? transport_process_i(t) : 0;
+    return NULL;
+}
+
+/* What the framework knows of other processes: their connections tell sooner. */
+PJRT_Error *
+PJRT_Client_UpdateGlobalProcessInfo(PJRT_Client_UpdateGlobalProcessInfo_Args *args) {
+    (void)args;
     return NULL;
 }
 
@@ -257,8 +322,8 @@ PJRT_Error *PJRT_Client_Devices(PJRT_Client_Devices_Args *args) {
 
 PJRT_Error *PJRT_Client_AddressableDevices(PJRT_Client_AddressableDevices_Args *args) {
     ARGS_REQUIRE(args, num_addressable_devices);
-    args->addressable_devices = args->client->device_list;
-    args->num_addressable_devices = (size_t)args->client->n_devices;
+    args->addressable_devices = args->client->own_devices;
+    args->num_addressable_devices = (size_t)args->client->n_own;
     return NULL;
 }
 
@@ -278,8 +343,8 @@ PJRT_Error *PJRT_Client_LookupDevice(PJRT_Client_LookupDevice_Args *args) {
 
 PJRT_Error *PJRT_Client_LookupAddressableDevice(PJRT_Client_LookupAddressableDevice_Args *args) {
     ARGS_REQUIRE(args, addressable_device);
-    for (int i = 0; i < args->client->n_devices; i++) {
-        args->addressable_device = &args->client->devices[i];
+    for (int i = 0; i < args->client->n_own; i++) {
+        args->addressable_device = args->client->own_devices[i];
         if (args->addressable_device->core_i == args->local_hardware_id)
             return NULL;
     }
@@ -287,17 +352,17 @@ PJRT_Error *PJRT_Client_LookupAddressableDevice(PJRT_Client_LookupAddressableDev
     return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                              "bad argument: NeuronCore %d is none of the client's %d; "
                              "NEURON_RT_VISIBLE_CORES lists them",
-                             args->local_hardware_id, args->client->n_devices);
+                             args->local_hardware_id, args->client->n_own);
 }
 
 PJRT_Error *PJRT_Client_AddressableMemories(PJRT_Client_AddressableMemories_Args *args) {
     ARGS_REQUIRE(args, num_addressable_memories);
     args->addressable_memories = args->client->memory_list;
-    args->num_addressable_memories = (size_t)args->client->n_devices * PLUGIN_N_MEMORIES;
+    args->num_addressable_memories = (size_t)args->client->n_own * PLUGIN_N_MEMORIES;
     return NULL;
 }
 
-/* Row-major [replicas][partitions]: devices in order, from 0. */
+/* Row-major [replicas][partitions]: devices in order, those of this process where they suffice. */
 PJRT_Error *PJRT_Client_DefaultDeviceAssignment(PJRT_Client_DefaultDeviceAssignment_Args *args) {
     ARGS_REQUIRE(args, default_assignment);
     int64_t n = (int64_t)args->num_replicas * args->num_partitions;
@@ -308,8 +373,10 @@ PJRT_Error *PJRT_Client_DefaultDeviceAssignment(PJRT_Client_DefaultDeviceAssignm
                                  "for %zu entries",
                                  args->num_replicas, args->num_partitions, args->client->n_devices,
                                  args->default_assignment_size);
+    const PJRT_Client *client = args->client;
+    PJRT_Device *const *devices = n <= client->n_own ? client->own_devices : client->device_list;
     for (int i = 0; i < n; i++)
-        args->default_assignment[i] = i;
+        args->default_assignment[i] = devices[i]->description.id;
     return NULL;
 }
 

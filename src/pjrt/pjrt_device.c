@@ -69,8 +69,11 @@ static void describe(const runtime_device *rt, int id, int core_i, PJRT_DeviceDe
 }
 
 void plugin_device_init(PJRT_Client *client, int id, int core_i, PJRT_Device *out) {
+    const runtime_device *rt = client->device->rt;
     out->client = client;
     out->core_i = core_i;
+    out->is_own = !runtime_core_is_remote(rt, core_i);
+    out->description.process_i = rt->transport ? rt->core_process[core_i] : 0;
     describe(client->device->rt, id, core_i, &out->description);
     for (int k = 0; k < PLUGIN_N_MEMORIES; k++) {
         PJRT_Memory *m = &out->memory[k];
@@ -103,7 +106,7 @@ PJRT_Error *PJRT_DeviceDescription_Id(PJRT_DeviceDescription_Id_Args *args) {
 
 PJRT_Error *PJRT_DeviceDescription_ProcessIndex(PJRT_DeviceDescription_ProcessIndex_Args *args) {
     ARGS_REQUIRE(args, process_index);
-    args->process_index = 0;
+    args->process_index = args->device_description->process_i;
     return NULL;
 }
 
@@ -134,7 +137,7 @@ PJRT_Error *PJRT_Device_GetDescription(PJRT_Device_GetDescription_Args *args) {
 
 PJRT_Error *PJRT_Device_IsAddressable(PJRT_Device_IsAddressable_Args *args) {
     ARGS_REQUIRE(args, is_addressable);
-    args->is_addressable = true;
+    args->is_addressable = args->device->is_own;
     return NULL;
 }
 
@@ -160,7 +163,7 @@ PJRT_Error *PJRT_Device_GetAttributes(PJRT_Device_GetAttributes_Args *args) {
 PJRT_Error *PJRT_Device_AddressableMemories(PJRT_Device_AddressableMemories_Args *args) {
     ARGS_REQUIRE(args, num_memories);
     args->memories = args->device->memories;
-    args->num_memories = PLUGIN_N_MEMORIES;
+    args->num_memories = args->device->is_own ? PLUGIN_N_MEMORIES : 0;
     return NULL;
 }
 

@@ -13,6 +13,7 @@ static void executable_free(PJRT_Executable *e) {
     plugin_free_shardings(e);
     vtrn_executable_destroy(e->executable);
     free(e->devices);
+    free(e->own_devices);
     free(e->logical_ids);
     free(e->assignment);
     free(e->module);
@@ -41,20 +42,7 @@ void plugin_executable_release(PJRT_Executable *e) {
 
 /* Of the program, not of the artifact: that one carries the user's source places. */
 static void fingerprint(const vtrn_program *p, char out[17]) {
-    uint64_t hash = HASH_START;
-    hash = hash_bytes(hash, p->instrs, p->n_instrs * sizeof *p->instrs);
-    hash = hash_bytes(hash, p->slots, p->n_slots * sizeof *p->slots);
-    hash = hash_bytes(hash, p->data, p->data_size);
-    for (uint32_t i = 0; i < p->n_customs; i++) {
-        const vtrn_collective *c = p->customs[i].collective;
-        hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
-        if (!c)
-            continue;
-        const uint32_t head[] = {c->kind, c->reducer, c->n_groups, c->group_size};
-        hash = hash_bytes(hash, head, sizeof head);
-        hash = hash_bytes(hash, c->groups, (size_t)c->n_groups * c->group_size * sizeof *c->groups);
-    }
-    snprintf(out, 17, "%016llx", (unsigned long long)hash);
+    snprintf(out, 17, "%016llx", (unsigned long long)program_fingerprint(p));
 }
 
 static bool copy_bytes(const void *bytes, size_t size, char **out, size_t *out_size) {
@@ -153,8 +141,11 @@ static vtrn_status place_ranks(PJRT_Client *client, const int64_t *ids, PJRT_Exe
         if (status)
             break;
         e->devices[i] = &client->devices[ids[i]];
-        e->logical_ids[i].replica = (int)(i / e->n_partitions);
-        e->logical_ids[i].partition = (int)(i % e->n_partitions);
+        if (!e->devices[i]->is_own)
+            continue;
+        e->own_devices[e->n_own] = e->devices[i];
+        e->logical_ids[e->n_own].replica = (int)(i / e->n_partitions);
+        e->logical_ids[e->n_own++].partition = (int)(i % e->n_partitions);
     }
     free(is_taken);
     return status;
@@ -174,8 +165,9 @@ static vtrn_status assign_devices(PJRT_Client *client, const plugin_compile_opti
     e->n_ranks = e->n_replicas * e->n_partitions;
     int64_t *ids = calloc(e->n_ranks, sizeof *ids);
     e->devices = calloc(e->n_ranks, sizeof(PJRT_Device *));
+    e->own_devices = calloc(e->n_ranks, sizeof(PJRT_Device *));
     e->logical_ids = calloc(e->n_ranks, sizeof *e->logical_ids);
-    if (!ids || !e->devices || !e->logical_ids) {
+    if (!ids || !e->devices || !e->own_devices || !e->logical_ids) {
         free(ids);
         return VTRN_OUT_OF_MEMORY(e->n_ranks * sizeof *ids);
     }
@@ -501,8 +493,8 @@ PJRT_Error *
 PJRT_LoadedExecutable_AddressableDevices(PJRT_LoadedExecutable_AddressableDevices_Args *args) {
     ARGS_REQUIRE(args, num_addressable_devices);
     const PJRT_Executable *e = args->executable->executable;
-    args->addressable_devices = e->devices;
-    args->num_addressable_devices = e->n_ranks;
+    args->addressable_devices = e->own_devices;
+    args->num_addressable_devices = e->n_own;
     return NULL;
 }
 
@@ -510,7 +502,7 @@ PJRT_Error *PJRT_LoadedExecutable_AddressableDeviceLogicalIds(
     PJRT_LoadedExecutable_AddressableDeviceLogicalIds_Args *args) {
     ARGS_REQUIRE(args, num_addressable_device_logical_ids);
     args->addressable_device_logical_ids = args->executable->executable->logical_ids;
-    args->num_addressable_device_logical_ids = args->executable->executable->n_ranks;
+    args->num_addressable_device_logical_ids = args->executable->executable->n_own;
     return NULL;
 }
 

@@ -6,8 +6,10 @@
 
 /* What the ranks of a call take and give, in the API's handles. */
 typedef struct execute_frame {
-    vtrn_rank *ranks;
-    bool *keep; /* [n_inputs] */
+    vtrn_rank *ranks; /* [n_ranks] those of other processes have no buffers */
+    size_t n_ranks;
+    PJRT_Device *const *devices; /* [n_ranks] */
+    bool *keep;                  /* [n_inputs] */
     void *heap;
 } execute_frame;
 
@@ -17,8 +19,12 @@ static bool frame_init(execute_frame *f, size_t n_ranks, size_t n_inputs, size_t
     if (!f->heap)
         return false;
     f->ranks = f->heap;
+    f->n_ranks = n_ranks;
     vtrn_buffer **buffers = (vtrn_buffer **)(f->ranks + n_ranks);
     for (size_t r = 0; r < n_ranks; r++, buffers += n) {
+        f->ranks[r].core_i = f->devices[r]->core_i;
+        if (!f->devices[r]->is_own)
+            continue;
         f->ranks[r].inputs = buffers;
         f->ranks[r].outputs = buffers + n_inputs;
     }
@@ -30,12 +36,12 @@ static PJRT_Error *check_call(const PJRT_LoadedExecutable_Execute_Args *args) {
     if (atomic_load(&args->executable->is_deleted))
         return plugin_error_make(PJRT_Error_Code_FAILED_PRECONDITION,
                                  "bad argument: the executable has been deleted");
-    const size_t n_ranks = args->executable->executable->n_ranks;
-    if (args->num_devices != n_ranks && args->num_devices != 1)
-        return plugin_error_make(
-            PJRT_Error_Code_INVALID_ARGUMENT,
-            "bad argument: %zu devices in one call; the executable runs on %zu", args->num_devices,
-            n_ranks);
+    const size_t n_own = args->executable->executable->n_own;
+    if (args->num_devices != n_own && args->num_devices != 1)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: %zu devices in one call; the executable runs on "
+                                 "%zu of this process",
+                                 args->num_devices, n_own);
     const PJRT_ExecuteOptions *o = args->options;
     if (o && ARGS_HAVE(o, num_recv_ops) && (o->num_send_ops || o->num_recv_ops))
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
@@ -113,17 +119,19 @@ static PJRT_Error *wrap_outputs(PJRT_Device *device, vtrn_buffer **buffers, size
     return error;
 }
 
-/* Handles around the outputs of all ranks. */
-static PJRT_Error *give_outputs(PJRT_LoadedExecutable_Execute_Args *args, const execute_frame *f,
-                                PJRT_Device *const *devices) {
+/* Handles around the outputs of the ranks here. */
+static PJRT_Error *give_outputs(PJRT_LoadedExecutable_Execute_Args *args, const execute_frame *f) {
     size_t n = (size_t)args->executable->executable->executable->n_outputs;
     PJRT_Error *error = NULL;
-    size_t n_given = 0;
-    for (size_t r = 0; n && r < args->num_devices; r++) {
+    size_t n_given = 0, own = 0;
+    for (size_t r = 0; n && r < f->n_ranks; r++) {
+        if (!f->devices[r]->is_own)
+            continue;
+        PJRT_Buffer **out = args->output_lists[own++];
         if (error)
             for (size_t i = 0; i < n; i++)
                 vtrn_buffer_destroy(f->ranks[r].outputs[i]);
-        else if (!(error = wrap_outputs(devices[r], f->ranks[r].outputs, n, args->output_lists[r])))
+        else if (!(error = wrap_outputs(f->devices[r], f->ranks[r].outputs, n, out)))
             n_given++;
     }
     for (size_t r = 0; error && r < n_given; r++)
@@ -132,36 +140,37 @@ static PJRT_Error *give_outputs(PJRT_LoadedExecutable_Execute_Args *args, const 
 }
 
 /* A callback that fails is an error of the call, as on XLA's CPU: the program runs in it. */
-static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, PJRT_Device *const *devices,
-                       execute_frame *f) {
+static PJRT_Error *run(PJRT_LoadedExecutable_Execute_Args *args, execute_frame *f) {
     vtrn_executable *e = args->executable->executable->executable;
     const vtrn_rank *first = &f->ranks[0];
-    if (args->num_devices == 1)
+    if (f->n_ranks == 1)
         PLUGIN_RETURN_IF_ERROR(vtrn_execute(e, first->core_i, first->inputs, e->n_inputs, f->keep,
                                             first->outputs, e->n_outputs));
     else
-        PLUGIN_RETURN_IF_ERROR(vtrn_execute_ranks(e, f->ranks, (int)args->num_devices, f->keep));
-    PJRT_Error *error = give_outputs(args, f, devices);
+        PLUGIN_RETURN_IF_ERROR(vtrn_execute_ranks(e, f->ranks, (int)f->n_ranks, f->keep));
+    PJRT_Error *error = give_outputs(args, f);
     for (size_t r = 0; !error && args->device_complete_events && r < args->num_devices; r++)
         args->device_complete_events[r] = plugin_ready_event();
     return error;
 }
 
-static PJRT_Error *fill_frame(const PJRT_LoadedExecutable_Execute_Args *args,
-                              PJRT_Device *const *devices, execute_frame *f) {
+static PJRT_Error *fill_frame(const PJRT_LoadedExecutable_Execute_Args *args, execute_frame *f) {
+    size_t own = 0;
     read_keep(args->options, args->num_args, f->keep);
-    for (size_t r = 0; r < args->num_devices; r++) {
+    for (size_t r = 0; r < f->n_ranks; r++) {
+        if (!f->devices[r]->is_own)
+            continue;
         vtrn_buffer **inputs = (vtrn_buffer **)f->ranks[r].inputs; /* the frame's own */
-        f->ranks[r].core_i = devices[r]->core_i;
         PJRT_Error *error = NULL;
         for (size_t i = 0; i < args->num_args && !error; i++) {
-            inputs[i] = args->argument_lists[r][i]->buffer;
-            error = plugin_buffer_await(args->argument_lists[r][i]);
+            inputs[i] = args->argument_lists[own][i]->buffer;
+            error = plugin_buffer_await(args->argument_lists[own][i]);
         }
         if (!error)
-            error = check_donated(args, r, f->keep);
+            error = check_donated(args, own, f->keep);
         if (error)
             return error;
+        own++;
     }
     return NULL;
 }
@@ -172,20 +181,27 @@ PJRT_Error *PJRT_LoadedExecutable_Execute(PJRT_LoadedExecutable_Execute_Args *ar
     if (error)
         return error;
     PJRT_Executable *e = args->executable->executable;
-    PJRT_Device *const *devices = e->devices;
-    if (ARGS_HAVE(args, execute_device) && args->execute_device && args->num_devices == 1)
-        devices = &args->execute_device;
-    if (devices[0]->client != e->client)
+    execute_frame f = {.devices = e->devices};
+    size_t n_inputs = args->num_args, n_outputs = (size_t)e->executable->n_outputs;
+    size_t n_ranks = e->n_ranks;
+    if (args->num_devices == 1 && e->n_own != 1) /* one rank of several, where they do not meet */
+        n_ranks = 1;
+    if (ARGS_HAVE(args, execute_device) && args->execute_device && n_ranks == 1)
+        f.devices = &args->execute_device;
+    if (f.devices[0]->client != e->client)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
                                  "bad argument: the device belongs to another client than the "
                                  "executable");
-    size_t n_inputs = args->num_args, n_outputs = (size_t)e->executable->n_outputs;
-    execute_frame f;
-    if (!frame_init(&f, args->num_devices, n_inputs, n_outputs))
+    if (n_ranks == 1 && !f.devices[0]->is_own)
+        return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
+                                 "bad argument: device %d belongs to process %d, and only that "
+                                 "one runs programs on it",
+                                 f.devices[0]->description.id, f.devices[0]->description.process_i);
+    if (!frame_init(&f, n_ranks, n_inputs, n_outputs))
         return plugin_error(VTRN_OUT_OF_MEMORY((n_inputs + n_outputs) * sizeof(void *)));
-    error = fill_frame(args, devices, &f);
+    error = fill_frame(args, &f);
     if (!error)
-        error = run(args, devices, &f);
+        error = run(args, &f);
     free(f.heap);
     return error;
 }

@@ -142,7 +142,7 @@ static PJRT_Error *take_layout(const PJRT_Buffer_MemoryLayout *layout, api_type 
 static PJRT_Memory *choose_memory(PJRT_Client *client, PJRT_Device *device, PJRT_Memory *memory) {
     if (memory)
         return memory;
-    return &(device ? device : &client->devices[0])->memory[API_IN_HBM];
+    return &(device ? device : client->own_devices[0])->memory[API_IN_HBM];
 }
 
 PJRT_Error *plugin_buffer_make(PJRT_Memory *memory, const plugin_shape *shape, PJRT_Buffer **out) {

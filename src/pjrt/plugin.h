@@ -84,14 +84,15 @@ struct PJRT_Memory {
 enum { PLUGIN_N_ATTRIBUTES = 4, PLUGIN_N_MEMORIES = 2, PLUGIN_TEXT = 96 };
 
 struct PJRT_DeviceDescription {
-    int id;
+    int id, process_i;
     char kind[16], to_string[PLUGIN_TEXT], debug_string[PLUGIN_TEXT];
     PJRT_NamedValue attributes[PLUGIN_N_ATTRIBUTES];
 };
 
 struct PJRT_Device {
     PJRT_Client *client;
-    int core_i; /* of the machine; its id counts those that are visible */
+    int core_i;    /* of the machine; its id counts those that are visible */
+    bool is_own;   /* this process reaches it */
     PJRT_DeviceDescription description;
     PJRT_Memory memory[PLUGIN_N_MEMORIES]; /* by api_place; the first is the default */
     PJRT_Memory *memories[PLUGIN_N_MEMORIES];
@@ -108,10 +109,11 @@ struct PJRT_Client {
     atomic_uint refs; /* the creator's, and one a buffer and an executable */
     vtrn_device *device;
     pthread_mutex_t lock; /* user data of memories, cost of executables */
-    int n_devices;
-    PJRT_Device *devices;      /* [n_devices] */
+    int n_devices, n_own;      /* of all processes, of this one */
+    PJRT_Device *devices;      /* [n_devices] process by process */
     PJRT_Device **device_list; /* [n_devices] */
-    PJRT_Memory **memory_list; /* [n_devices * PLUGIN_N_MEMORIES] */
+    PJRT_Device **own_devices; /* [n_own], a part of device_list */
+    PJRT_Memory **memory_list; /* [n_own * PLUGIN_N_MEMORIES] */
     PJRT_TopologyDescription topology;
     char platform_version[PLUGIN_TEXT];
 };
@@ -123,6 +125,7 @@ typedef struct plugin_machine {
     const PJRT_NamedValue *options;
     size_t n_options;
     bool is_described_only; /* programs are compiled for it, and do not run on it */
+    const PJRT_Client_Create_Args *create; /* NULL: it is no process among others */
 } plugin_machine;
 
 PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **out);
@@ -179,8 +182,9 @@ struct PJRT_Executable {
     PJRT_Client *client;
     vtrn_executable *executable;
     PJRT_Device **devices; /* [n_ranks], replica by replica; the first is the default */
-    PJRT_LogicalDeviceIds *logical_ids; /* [n_ranks] */
-    size_t n_replicas, n_partitions, n_ranks;
+    PJRT_Device **own_devices; /* [n_own] those of this process, in the same order */
+    PJRT_LogicalDeviceIds *logical_ids; /* [n_own] */
+    size_t n_replicas, n_partitions, n_ranks, n_own;
     char *assignment; /* DeviceAssignmentProto */
     size_t assignment_size;
     char *module; /* artifact */

@@ -113,6 +113,8 @@ static void device_destroy(runtime_device *d) {
         if (d->chip_hbm[i])
             munmap(d->chip_hbm[i], d->chip.hbm_bytes);
     collective_topology_destroy(d->topology);
+    transport_close(d->transport);
+    free(d->core_process);
     if (d->team)
         team_destroy(d->team);
     pthread_mutex_destroy(&d->run_lock);
@@ -151,6 +153,11 @@ vtrn_status runtime_device_open(const char *chip, const char *instance, int n_th
     }
     *out = d;
     return NULL;
+}
+
+void runtime_device_join(runtime_device *device, transport *t, int *core_process) {
+    device->transport = t;
+    device->core_process = core_process;
 }
 
 vtrn_status runtime_device_check_process(const runtime_device *device) {
@@ -239,6 +246,12 @@ static vtrn_status check_core(const runtime_device *device, int core_i) {
     if (core_i < 0 || core_i >= device->n_cores)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d: %s has cores 0..%d", core_i,
                           device->instance.name, device->n_cores - 1);
+    if (runtime_core_is_remote(device, core_i))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d belongs to %s; only that process reaches it",
+                          core_i,
+                          device->core_process[core_i] < 0
+                              ? "no process"
+                              : transport_name(device->transport, device->core_process[core_i]));
     return NULL;
 }
 

@@ -7,6 +7,7 @@
 #include "chip/chip.h"
 #include "engine/core.h"
 #include "runtime/hbm.h"
+#include "transport/transport.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -46,6 +47,8 @@ struct runtime_device {
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;
+    transport *transport; /* to other processes, which have some of the cores; NULL: there are none */
+    int *core_process;    /* [n_cores] with a transport: who has the core, or -1 */
     struct collective_topology *topology; /* made when first needed, under run_lock */
     uint32_t n_forks;                     /* of the process that opened it: process_n_forks() */
     pthread_mutex_t run_lock;             /* one program runs at a time, on the whole team */
@@ -61,6 +64,15 @@ vtrn_status runtime_device_open(const char *chip, const char *instance, int n_th
                                 runtime_device **out);
 void runtime_device_retain(runtime_device *device);
 void runtime_device_release(runtime_device *device); /* the last one frees everything */
+
+/* Makes the machine one of several processes, before anything is on it: takes over the transport
+ * and core_process[n_cores], which malloc() made. */
+void runtime_device_join(runtime_device *device, transport *t, int *core_process);
+/* Whether another process has the core. */
+static inline bool runtime_core_is_remote(const runtime_device *device, int core_i) {
+    return device->transport &&
+           device->core_process[core_i] != transport_process_i(device->transport);
+}
 
 /* HBM on the core's stack, one reference. Contents undefined. CAPACITY as hbm_alloc(). */
 vtrn_status runtime_memory_create(runtime_device *device, int core_i, uint64_t size_bytes,

@@ -2,6 +2,7 @@
 #include "runtime/execute.h"
 
 #include "isa/validate.h"
+#include "runtime/peers.h"
 #include "runtime/ranks.h"
 #include "runtime/times.h"
 
@@ -283,12 +284,17 @@ static bool is_endless_outline(runtime_program *l, uint32_t n) {
     return false;
 }
 
-static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint32_t n) {
+static bool is_remote(const runtime_program *l, const runtime_call *call) {
+    return runtime_core_is_remote(l->device, call->core_i);
+}
+
+static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint32_t n,
+                             runtime_peers *peers) {
     for (uint32_t r = 0; r < n; r++)
         set_up_run(l, &calls[r], ranks_run_of(l, r));
     double start = now_seconds();
     vtrn_status status = n == 1 ? engine_execute(&l->device->cores[calls[0].core_i].engine, &l->run)
-                                : ranks_run(l, calls);
+                                : ranks_run(l, calls, n, peers);
     if (status && is_endless_outline(l, n))
         return vtrn_status_annotate(status,
                                     "VTRN_VALUES=off computes no values but loop counters; a loop "
@@ -299,13 +305,22 @@ static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint
     for (uint32_t r = 0; r < n; r++)
         l->custom_seconds += ranks_run_of(l, r)->custom_seconds;
     l->n_executions++;
-    l->last_core = calls[0].core_i;
-    return l->device->is_timed ? times_run(l, calls, n) : NULL;
+    uint32_t first = 0;
+    while (is_remote(l, &calls[first]))
+        first++;
+    l->last_core = calls[first].core_i;
+    if (!l->device->is_timed)
+        return NULL;
+    if (peers)
+        VTRN_RETURN_IF_ERROR(peers_share_traces(peers));
+    return times_run(l, calls, n);
 }
 
 /* All that can fail before the program runs. */
 static vtrn_status bind_all(runtime_program *l, runtime_call *calls, uint32_t n) {
     for (uint32_t r = 0; r < n; r++) {
+        if (is_remote(l, &calls[r]))
+            continue;
         VTRN_RETURN_IF_ERROR(check_arguments(l, &calls[r]));
         VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, calls[r].core_i));
         VTRN_RETURN_IF_ERROR(bind_core(l, calls[r].core_i));
@@ -315,29 +330,41 @@ static vtrn_status bind_all(runtime_program *l, runtime_call *calls, uint32_t n)
     return NULL;
 }
 
+/* The outputs of a rank here are given, or are none. */
+static void settle_call(runtime_program *l, const runtime_call *call, bool has_failed) {
+    for (uint32_t o = 0; has_failed && o < l->program->n_outputs; o++) {
+        runtime_memory_release(call->outputs[o]);
+        call->outputs[o] = NULL;
+    }
+    hbm_stats memory;
+    runtime_memory_stats(l->device, call->core_i, &memory);
+    if (!has_failed && memory.peak_bytes > l->hbm_peak_bytes)
+        l->hbm_peak_bytes = memory.peak_bytes;
+}
+
 static vtrn_status execute_locked(runtime_program *l, runtime_call *calls, uint32_t n) {
     double start = now_seconds();
     for (uint32_t r = 0; r < n; r++)
-        memset(calls[r].outputs, 0, l->program->n_outputs * sizeof *calls[r].outputs);
+        if (!is_remote(l, &calls[r]))
+            memset(calls[r].outputs, 0, l->program->n_outputs * sizeof *calls[r].outputs);
     vtrn_status status = bind_all(l, calls, n);
+    runtime_peers *peers = NULL;
+    if (peers_are_needed(l, calls, n))
+        status = peers_begin(l, calls, n, status, &peers);
     for (uint32_t r = 0; r < n && !status; r++) {
+        if (is_remote(l, &calls[r]))
+            continue;
         bind_call(l, &calls[r]);
         calls[r].has_written = true;
     }
     if (!status)
-        status = run_bound(l, calls, n);
+        status = run_bound(l, calls, n, peers);
+    peers_end(peers);
     for (uint32_t r = 0; r < n && !status && l->device->is_timed; r++)
         calls[r].timing_i = l->last_timing;
-    for (uint32_t r = 0; r < n; r++) {
-        for (uint32_t o = 0; status && o < l->program->n_outputs; o++) {
-            runtime_memory_release(calls[r].outputs[o]);
-            calls[r].outputs[o] = NULL;
-        }
-        hbm_stats memory;
-        runtime_memory_stats(l->device, calls[r].core_i, &memory);
-        if (!status && memory.peak_bytes > l->hbm_peak_bytes)
-            l->hbm_peak_bytes = memory.peak_bytes;
-    }
+    for (uint32_t r = 0; r < n; r++)
+        if (!is_remote(l, &calls[r]))
+            settle_call(l, &calls[r], status != NULL);
     if (!status)
         l->host_seconds = now_seconds() - start;
     return status;
@@ -365,6 +392,27 @@ static vtrn_status check_cores(const runtime_program *l, const runtime_call *cal
     return NULL;
 }
 
+/* Ranks that exchange nothing are timed and run without those of other processes. */
+static vtrn_status execute_own(runtime_program *l, runtime_call *calls, uint32_t n) {
+    runtime_call *own = calloc(n, sizeof *own);
+    if (!own)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *own);
+    uint32_t n_own = 0;
+    for (uint32_t r = 0; r < n; r++)
+        if (!is_remote(l, &calls[r]))
+            own[n_own++] = calls[r];
+    vtrn_status status =
+        n_own ? execute_locked(l, own, n_own)
+              : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                           "program %s runs on NeuronCores of other processes alone",
+                           l->program->name);
+    for (uint32_t r = n; r-- > 0;)
+        if (!is_remote(l, &calls[r]) && n_own)
+            calls[r] = own[--n_own];
+    free(own);
+    return status;
+}
+
 vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, uint32_t n) {
     runtime_device *d = loaded->device;
     for (uint32_t r = 0; r < n; r++) {
@@ -373,7 +421,9 @@ vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, 
     }
     VTRN_RETURN_IF_ERROR(check_cores(loaded, calls, n));
     pthread_mutex_lock(&d->run_lock);
-    vtrn_status status = execute_locked(loaded, calls, n);
+    vtrn_status status = d->transport && !program_has_collectives(loaded->program)
+                             ? execute_own(loaded, calls, n)
+                             : execute_locked(loaded, calls, n);
     pthread_mutex_unlock(&d->run_lock);
     return status;
 }

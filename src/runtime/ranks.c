@@ -7,6 +7,7 @@
 
 #include "base/process.h"
 #include "engine/exchange.h"
+#include "runtime/peers.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -118,6 +119,8 @@ typedef struct ranks {
     uint32_t *live, n_live; /* ranks that go on in this round */
     engine_exchange *ready; /* of this round */
     int32_t *silent;        /* [n][2] pairs of -1 and a rank */
+    runtime_peers *peers;   /* processes that have the other ranks; NULL: this one has all */
+    uint32_t *places;       /* [n] with peers: the instructions of the collectives that ranks are at */
     uint32_t n_ready, max_ready;
     bool is_over;
     vtrn_status status; /* of the first rank that failed */
@@ -145,6 +148,10 @@ static void print_place(const ranks *x, uint32_t rank, char *text, size_t size) 
              has_place ? s->place : "", x->state[rank].n_done[custom_i] + 1);
 }
 
+static bool is_remote(const ranks *x, uint32_t rank) {
+    return x->peers && runtime_core_is_remote(x->l->device, x->calls[rank].core_i);
+}
+
 /* Where the first ranks are that a group waits for. */
 static vtrn_status describe_others(const ranks *x, uint32_t waiting, vtrn_status status) {
     enum { MOST = 4 };
@@ -164,6 +171,33 @@ static vtrn_status describe_others(const ranks *x, uint32_t waiting, vtrn_status
         }
         status =
             vtrn_status_annotate(status, "  rank %u (core %d) %s", r, x->calls[r].core_i, place);
+    }
+    return status;
+}
+
+/* Who waits here, and whom for, when another process is lost. */
+static vtrn_status describe_loss(const ranks *x, vtrn_status status) {
+    enum { MOST = 4 };
+    uint32_t n_waiting = 0, n_lost = 0;
+    for (uint32_t r = 0; r < x->n; r++) {
+        const engine_walk *w = &x->state[r].walk;
+        char place[300];
+        if (is_remote(x, r) || !w->is_at_collective || n_waiting++ >= MOST)
+            continue;
+        print_place(x, r, place, sizeof place);
+        status = vtrn_status_annotate(status, "  rank %u (core %d) waits in %s", r,
+                                      x->calls[r].core_i, place);
+    }
+    for (uint32_t r = 0; r < x->n; r++) {
+        char place[300] = "its first collective";
+        if (!peers_lack(x->peers, r) || n_lost++ >= MOST)
+            continue;
+        if (x->state[r].walk.is_at_collective)
+            print_place(x, r, place, sizeof place);
+        status = vtrn_status_annotate(status, "  rank %u (core %d, %s) did not %s %s", r,
+                                      x->calls[r].core_i, peers_process_of(x->peers, r),
+                                      x->state[r].walk.is_at_collective ? "get beyond" : "reach",
+                                      place);
     }
     return status;
 }
@@ -230,22 +264,51 @@ static void add_exchanges_of(ranks *x, uint32_t rank) {
     add_exchange(x, custom_i, members, n);
 }
 
-/* Between two rounds, by thread 0: finds the groups that are complete. */
-static void settle(ranks *x) {
-    x->n_ready = x->n_live = 0;
-    atomic_store(&x->next, 0);
-    atomic_store(&x->n_busy, x->n_threads - 1);
-    x->is_over = true;
+/* The failure of the lowest rank of this process, if any; another thread's exchange counts as that
+ * of its first rank. */
+static vtrn_status take_failure(ranks *x, uint32_t *rank) {
+    vtrn_status status = NULL;
     for (uint32_t r = 0; r < x->n; r++) {
-        if (x->status)
+        if (status)
             vtrn_status_free(x->state[r].status);
-        else if (x->state[r].status)
-            x->status = vtrn_status_annotate(x->state[r].status, "on rank %u (core %d)", r,
-                                             x->calls[r].core_i);
+        else if (x->state[r].status) {
+            status = vtrn_status_annotate(x->state[r].status, "on rank %u (core %d)",
+                                          x->calls[r].rank, x->calls[r].core_i);
+            *rank = r;
+        }
         x->state[r].status = NULL;
     }
-    if (x->status)
+    for (uint32_t t = 0; t < x->n_threads; t++) {
+        if (status)
+            vtrn_status_free(x->thread_status[t]);
+        else
+            status = x->thread_status[t];
+        x->thread_status[t] = NULL;
+    }
+    return status;
+}
+
+/* Tells the other processes where the ranks are, and learns where theirs are. */
+static void share_places(ranks *x, vtrn_status own, uint32_t own_rank) {
+    for (uint32_t r = 0; r < x->n; r++)
+        x->places[r] =
+            x->state[r].walk.is_at_collective ? x->state[r].walk.instr : (uint32_t)PEERS_AT_END;
+    x->status = peers_share_places(x->peers, x->places, own, own_rank);
+    if (x->status) {
+        x->status = describe_loss(x, x->status);
         return;
+    }
+    for (uint32_t r = 0; r < x->n; r++) {
+        if (!is_remote(x, r))
+            continue;
+        x->state[r].walk.is_at_collective = x->places[r] != PEERS_AT_END;
+        if (x->state[r].walk.is_at_collective)
+            x->state[r].walk.instr = x->places[r];
+    }
+}
+
+/* How many members of each group are there; whether any rank waits. */
+static bool count_arrivals(ranks *x) {
     bool is_any_waiting = false;
     for (int count = 0; count < 2; count++)
         for (uint32_t r = 0; r < x->n; r++) {
@@ -256,21 +319,45 @@ static void settle(ranks *x) {
             if (g->group_of[r] >= 0)
                 g->arrived[g->group_of[r]] = count ? g->arrived[g->group_of[r]] + 1 : 0;
         }
+    return is_any_waiting;
+}
+
+/* Between two rounds, by thread 0: finds the groups that are complete. */
+static void settle(ranks *x) {
+    uint32_t failed_rank = 0, n_met = 0;
+    x->n_ready = x->n_live = 0;
+    atomic_store(&x->next, 0);
+    atomic_store(&x->n_busy, x->n_threads - 1);
+    x->is_over = true;
+    x->status = take_failure(x, &failed_rank);
+    if (x->peers)
+        share_places(x, x->status, failed_rank);
+    if (x->status)
+        return;
+    bool is_any_waiting = count_arrivals(x);
     for (uint32_t r = 0; r < x->n; r++) {
         if (!x->state[r].walk.is_at_collective)
             continue;
-        const runtime_groups *g = &x->l->groups[custom_of(x, r)];
+        uint32_t custom_i = custom_of(x, r);
+        const runtime_groups *g = &x->l->groups[custom_i];
         int32_t group = g->group_of[r];
         if (group >= 0 && g->arrived[group] != g->size[group])
             continue;
         add_exchanges_of(x, r);
-        x->live[x->n_live++] = r;
+        x->state[r].n_done[custom_i]++;
+        n_met++;
+        if (!is_remote(x, r))
+            x->live[x->n_live++] = r;
     }
-    for (uint32_t i = 0; i < x->n_live; i++)
-        x->state[x->live[i]].n_done[custom_of(x, x->live[i])]++;
-    x->is_over = !is_any_waiting || !x->n_live;
-    if (is_any_waiting && !x->n_live)
+    x->is_over = !n_met;
+    if (is_any_waiting && !n_met)
         x->status = diverged(x);
+    if (x->peers && n_met)
+        x->status = peers_share_operands(x->peers, x->ready, x->n_ready, x->members);
+    if (x->peers && n_met && x->status) {
+        x->status = describe_loss(x, x->status);
+        x->is_over = true;
+    }
 }
 
 static void meet(const ranks *x) {
@@ -354,25 +441,30 @@ static vtrn_status start(ranks *x) {
     x->live = calloc(x->n, sizeof *x->live);
     x->silent = calloc(2 * (size_t)x->n, sizeof *x->silent);
     x->ready = calloc(x->n, sizeof *x->ready); /* a rank receives one exchange at a time */
+    x->places = calloc(x->n, sizeof *x->places);
     if (x->state)
         x->state[0].n_done = n_done;
     else
         free(n_done);
-    if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready)
+    if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready ||
+        !x->places)
         return VTRN_OUT_OF_MEMORY(x->n * sizeof *x->state);
     for (uint32_t r = 0; r < x->n; r++) {
         const engine_core *core = &x->l->device->cores[x->calls[r].core_i].engine;
         x->state[r].n_done = n_done + (size_t)r * p->n_customs;
-        x->members[r] = (engine_member){core->hbm, ranks_run_of(x->l, r)->slot_base};
-        x->live[x->n_live++] = r;
+        x->members[r] =
+            (engine_member){core->hbm, ranks_run_of(x->l, r)->slot_base, is_remote(x, r)};
+        if (!is_remote(x, r))
+            x->live[x->n_live++] = r;
         x->silent[2 * (size_t)r] = -1;
         x->silent[2 * (size_t)r + 1] = (int32_t)r;
     }
     return NULL;
 }
 
-vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
-    ranks x = {.l = l, .calls = calls, .n = (uint32_t)program_n_ranks(l->program)};
+vtrn_status ranks_run(runtime_program *l, const runtime_call *calls, uint32_t n,
+                      runtime_peers *peers) {
+    ranks x = {.l = l, .calls = calls, .n = n, .peers = peers};
     /* Only the calling thread may call back into the host. */
     x.n_threads = has_callbacks(l->program) ? 1 : (uint32_t)team_size(l->device->team);
     atomic_init(&x.n_busy, x.n_threads - 1);
@@ -385,12 +477,6 @@ vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
         else
             thread_main(&x, 0);
         status = x.status;
-        for (uint32_t t = 0; t < x.n_threads; t++) {
-            if (status)
-                vtrn_status_free(x.thread_status[t]);
-            else
-                status = x.thread_status[t];
-        }
     }
     pthread_mutex_destroy(&x.lock);
     pthread_cond_destroy(&x.idle);
@@ -401,5 +487,6 @@ vtrn_status ranks_run(runtime_program *l, const runtime_call *calls) {
     free(x.live);
     free(x.silent);
     free(x.ready);
+    free(x.places);
     return status;
 }
