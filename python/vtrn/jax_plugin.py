@@ -7,6 +7,8 @@ VTRN_CHIP, VTRN_INSTANCE, VTRN_PROFILE and VTRN_THREADS are read by the library 
 import ctypes
 import functools
 import os
+import sys
+import types
 
 import vtrn
 from vtrn import callbacks, jax_dlpack, jax_linalg, partition, profile
@@ -21,6 +23,23 @@ def _named_in_environment() -> str | None:
     return None
 
 
+def _end_soon(library: ctypes.CDLL) -> None:
+    """An uncaught error ends the process at once when others are lost: JAX would wait for them, for some
+    100 s, in the barrier of its shutdown."""
+    shown = sys.excepthook
+
+    def end(kind: type, error: BaseException, trace: types.TracebackType | None) -> None:
+        shown(kind, error, trace)
+        if library.vtrn_has_lost_processes():
+            library.vtrn_profile_flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    library.vtrn_has_lost_processes.restype = ctypes.c_bool
+    sys.excepthook = end
+
+
 @functools.cache
 def _install(path: str) -> None:
     """Once the platform is registered: rules for what JAX lowers on platforms that it knows only."""
@@ -31,6 +50,8 @@ def _install(path: str) -> None:
         profile.write_at_end(library)
     if hasattr(library, "vtrn_partitioner_set"):
         partition.connect(library)
+    if hasattr(library, "vtrn_has_lost_processes"):
+        _end_soon(library)
 
 
 def _refuse_in_fork() -> None:

@@ -22,6 +22,10 @@ const char *vtrn_version(void) {
     return VTRN_VERSION;
 }
 
+bool vtrn_has_lost_processes(void) {
+    return transport_has_lost_processes();
+}
+
 void vtrn_free(void *p) {
     free(p);
 }

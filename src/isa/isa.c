@@ -127,7 +127,8 @@ uint64_t program_fingerprint(const vtrn_program *p) {
     hash = hash_bytes(hash, p->data, p->data_size);
     for (uint32_t i = 0; i < p->n_customs; i++) {
         const vtrn_collective *c = p->customs[i].collective;
-        hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
+        if (!program_is_callback(&p->customs[i]))
+            hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
         if (!c)
             continue;
         const uint32_t head[] = {c->kind, c->reducer, c->n_groups, c->group_size};

@@ -157,7 +157,8 @@ static inline uint64_t program_n_ranks(const vtrn_program *p) {
 bool program_has_collectives(const vtrn_program *program);
 
 /* The same for programs that execute and exchange the same, in every process; what they are called
- * and where they come from is left out. */
+ * and where they come from is left out, and which functions of the host they call: each process
+ * numbers its own. */
 uint64_t program_fingerprint(const vtrn_program *program);
 
 /* A call of the host (callback), for which the program stops. */

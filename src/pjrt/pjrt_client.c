@@ -246,7 +246,7 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
     char *from_name = strchr(name, '.') ? o.instance : o.chip; /* trn2.48xlarge, trn2 */
     if (!*from_name)
         snprintf(from_name, sizeof o.chip, "%s", name);
-    plugin_processes processes = {0, 1};
+    plugin_processes processes = {.n = 1};
     transport *t = NULL;
     if (machine->create)
         PLUGIN_RETURN_IF_ERROR(plugin_processes_find(o.node_id, o.num_nodes, &processes));

@@ -42,7 +42,11 @@ void plugin_executable_release(PJRT_Executable *e) {
 
 /* Of the program, not of the artifact: that one carries the user's source places. */
 static void fingerprint(const vtrn_program *p, char out[17]) {
-    snprintf(out, 17, "%016llx", (unsigned long long)program_fingerprint(p));
+    uint64_t hash = program_fingerprint(p);
+    for (uint32_t i = 0; i < p->n_customs; i++)
+        if (program_is_callback(&p->customs[i]))
+            hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
+    snprintf(out, 17, "%016llx", (unsigned long long)hash);
 }
 
 static bool copy_bytes(const void *bytes, size_t size, char **out, size_t *out_size) {

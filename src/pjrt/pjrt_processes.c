@@ -24,14 +24,14 @@ static int n_listed(const char *list) {
 vtrn_status plugin_processes_find(int node_id, int num_nodes, plugin_processes *out) {
     const char *list = variable("NEURON_PJRT_PROCESSES_NUM_DEVICES");
     const char *index = variable("NEURON_PJRT_PROCESS_INDEX");
-    *out = (plugin_processes){0, 1};
+    *out = (plugin_processes){.n = 1};
     if (num_nodes >= 1) {
-        *out = (plugin_processes){node_id, num_nodes};
+        *out = (plugin_processes){node_id, num_nodes, true};
     } else if (list && index && n_listed(list) > 1 && variable("NEURON_RT_ROOT_COMM_ID") &&
                !variable("VTRN_REFUSE_PROCESSES")) {
         char *end;
         long n = strtol(index, &end, 10);
-        *out = (plugin_processes){*end ? -1 : (int)n, n_listed(list)};
+        *out = (plugin_processes){*end ? -1 : (int)n, n_listed(list), false};
     }
     if (out->self < 0 || out->self >= out->n)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
@@ -102,7 +102,7 @@ vtrn_status plugin_processes_connect(const plugin_processes *p,
                                      const PJRT_Client_Create_Args *args, transport **out) {
     const char *root = variable("NEURON_RT_ROOT_COMM_ID");
     const transport_store store = {(void *)args, store_put, store_get};
-    bool has_store = args && args->kv_get_callback && args->kv_put_callback;
+    bool has_store = p->has_store && args->kv_get_callback && args->kv_put_callback;
     if (!has_store && !root)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "process %d of %d cannot find the others: call "

@@ -7,7 +7,8 @@
 
 /* Which process the client is. */
 typedef struct plugin_processes {
-    int self, n; /* 0 of 1: it is alone */
+    int self, n;    /* 0 of 1: it is alone */
+    bool has_store; /* the framework connected them: its callbacks can be called */
 } plugin_processes;
 
 /* By what the framework says (node_id and num_nodes; -1: nothing), else by NEURON_PJRT_PROCESS_INDEX

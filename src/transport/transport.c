@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,12 @@
 #include <unistd.h>
 
 enum { POLL_MS = 20, SECOND_NS = 1000000000 };
+
+static atomic_bool has_lost;
+
+bool transport_has_lost_processes(void) {
+    return atomic_load(&has_lost);
+}
 
 int64_t transport_now_ns(void) {
     struct timespec t;
@@ -259,6 +266,7 @@ static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd 
 
 /* Tells the other processes why, as far as their sockets take it now, and ends the connections. */
 static void give_up(transport *t, vtrn_status status) {
+    atomic_store(&has_lost, true);
     t->why_broken = strdup(vtrn_status_message(status));
     const char *why = t->why_broken ? t->why_broken : "";
     link_head head = {LINK_MAGIC, true, strlen(why)};

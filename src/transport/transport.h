@@ -59,6 +59,8 @@ typedef struct transport_message {
  * One thread at a time. */
 vtrn_status transport_exchange(transport *t, const transport_message *sends, size_t n_sends,
                                const transport_message *receives, size_t n_receives);
+/* Whether any transport of this process failed so. */
+bool transport_has_lost_processes(void);
 /* After an exchange failed: whether it lacked something of the process. */
 bool transport_is_missing(const transport *t, int process_i);
 

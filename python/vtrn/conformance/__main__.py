@@ -10,7 +10,8 @@ import time
 from vtrn.conformance import runner, worker
 
 EPILOG = """suites:
-  jax PATH        JAX's own tests; PATH: a checkout of JAX at the tag of the installed version
+  jax PATH        JAX's own tests; PATH: a checkout of JAX at the tag of the installed version. With
+                  --processes N its tests of several processes
   stablehlo PATH  StableHLO's testdata and interpreter tests; PATH: a checkout of StableHLO
   harness         the primitive harnesses that come with JAX
   docs PATH       the examples and tests of NKI's documentation; PATH: a checkout of the Neuron SDK
@@ -30,13 +31,17 @@ def positive(text):
 def arguments():
     parser = argparse.ArgumentParser("python -m vtrn.conformance", epilog=EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=sorted(worker.SUITES))
+    parser.add_argument("suite", choices=sorted(worker.SUITES.keys() - {"processes"}))
     parser.add_argument("path", nargs="?", default="")
     parser.add_argument("--only", metavar="TEXT", help="units whose name contains TEXT; several with commas")
     parser.add_argument("--part", metavar="K/N", help="every Nth unit, from the Kth (1..N)")
     parser.add_argument("--fraction", type=share, default=1.0, metavar="K/N",
                         help="a sample of each unit's cases, the same each time; a larger one later goes on from it")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
+    parser.add_argument("--devices", type=positive, metavar="N",
+                        help="NeuronCores of each worker, of VTRN_INSTANCE or else of a trn1.32xlarge")
+    parser.add_argument("--processes", type=positive, metavar="N",
+                        help="of the jax suite: its tests of several processes, with N of them")
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
     parser.add_argument("--memory", type=float, metavar="GB",
                         help="a worker that uses more is ended: its case has crashed")
@@ -76,11 +81,24 @@ def show_progress(run, n_units):
               f"{counts[runner.SKIPPED]} skipped, {minutes:.1f} min", end=end, file=sys.stderr, flush=True)
 
 
+def show_devices(n_devices, n_processes):
+    """Lets workers see as many NeuronCores."""
+    if n_devices or n_processes:
+        os.environ.setdefault("VTRN_INSTANCE", "trn1.32xlarge")
+        os.environ["NEURON_RT_NUM_CORES"] = str(n_devices or 2)
+    if n_processes:
+        os.environ["VTRN_CONFORMANCE_PROCESSES"] = str(n_processes)
+
+
 def main():
     parser, args = arguments()
-    suite = worker.load(args.suite)
+    if args.processes and args.suite != "jax":
+        parser.error("--processes is of the jax suite")
+    show_devices(args.devices, args.processes)
+    name = "processes" if args.processes else args.suite
+    suite = worker.load(name)
     if args.fraction < 1 and not getattr(suite, "SAMPLES", False):
-        parser.error(f"{args.suite} has no --fraction: choose with --only or --part")
+        parser.error(f"{name} has no --fraction: choose with --only or --part")
     if suite.NEEDS_PATH and not pathlib.Path(args.path).is_dir():
         parser.error(f"{args.suite} needs the path of a checkout: {args.path or 'none'} is not a folder")
     try:
@@ -90,9 +108,8 @@ def main():
     if not units:
         parser.error(f"no unit of {args.suite} is left to run: see PATH, --only and --part")
     if args.fresh:
-        (args.out / f"{args.suite}.jsonl").unlink(missing_ok=True)
-    run = runner.Run(args.suite, args.path, args.out, args.timeout, args.fraction,
-                     args.memory and int(args.memory * 1e9))
+        (args.out / f"{name}.jsonl").unlink(missing_ok=True)
+    run = runner.Run(name, args.path, args.out, args.timeout, args.fraction, args.memory and int(args.memory * 1e9))
     if args.again:
         run.forget_failures()
     try:
@@ -101,7 +118,7 @@ def main():
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
     document = runner.summary(run)
-    (args.out / f"{args.suite}.txt").write_text(runner.table(document) + "\n")
+    (args.out / f"{name}.txt").write_text(runner.table(document) + "\n")
     print(json.dumps(document, indent=1) if args.json else runner.table(document))
     return 1 if document["failures"] else 0
 

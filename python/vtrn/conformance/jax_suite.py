@@ -85,7 +85,7 @@ def run_what_runs_everywhere():
     test_util.test_device_matches = lambda types: own(types) or {"cpu", "gpu", "tpu"} <= set(types)
 
 
-def load(path, file):
+def load(path, file, arguments=()):
     # JAX's tests register platforms of their own: it has to choose ours by its priority.
     os.environ.pop("JAX_PLATFORMS", None)
     tests = pathlib.Path(path) / "tests"
@@ -94,10 +94,10 @@ def load(path, file):
 
     # The wheel leaves out modules that only tests need.
     jax._src.__path__.append(str(pathlib.Path(path) / "jax" / "_src"))
-    sys.path.insert(0, str(tests))
+    sys.path.insert(0, str((tests / file).parent))
     run_what_runs_everywhere()
     # Flags are JAX's; ours, and the runner's, are not for it.
-    sys.argv = [str(tests / file)]
+    sys.argv = [str(tests / file), *arguments]
     spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, tests / file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

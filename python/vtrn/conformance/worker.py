@@ -14,7 +14,7 @@ import time
 import traceback
 
 SUITES = {"jax": "jax_suite", "harness": "harness_suite", "stablehlo": "stablehlo_suite",
-          "docs": "docs_suite", "samples": "samples_suite", "nkilib": "nkilib_suite"}
+          "processes": "processes_suite", "docs": "docs_suite", "samples": "samples_suite", "nkilib": "nkilib_suite"}
 
 
 LEAST_CASES = 8  # of a unit, whatever the fraction
