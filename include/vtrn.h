@@ -103,7 +103,7 @@ VTRN_API int vtrn_executable_n_ranks(const vtrn_executable *executable);
 typedef struct vtrn_rank {
     int core_i;
     vtrn_buffer *const *inputs; /* as many as the executable has */
-    vtrn_buffer **outputs;      /* as vtrn_execute() gives them; NULL: the core is another process's */
+    vtrn_buffer **outputs; /* as vtrn_execute() gives them; NULL: the core is another process's */
 } vtrn_rank;
 
 /* Runs all ranks of the executable together, in order of rank, each on a core of its own: they meet
@@ -112,8 +112,8 @@ typedef struct vtrn_rank {
 VTRN_API vtrn_status vtrn_execute_ranks(vtrn_executable *executable, const vtrn_rank *ranks,
                                         int n_ranks, const bool *keep);
 
-/* Whether the connection with another process of the same programs was lost: no program over several
- * processes runs any more. */
+/* Whether the connection with another process of the same programs was lost: no program over
+ * several processes runs any more. */
 VTRN_API bool vtrn_has_lost_processes(void);
 
 /* Functions of the host that a program calls: a custom_call to "vtrn_host_callback" names one by a

@@ -291,11 +291,12 @@ static vtrn_status fill_list(const vtrn_executable *e, const vtrn_rank *ranks, c
         bool is_elsewhere =
             core_i >= 0 && core_i < rt->n_cores && runtime_core_is_remote(rt, core_i);
         if (is_elsewhere != !ranks[r].outputs)
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                              "%s: rank %d, on core %d of %s, has %s outputs; a rank has inputs and "
-                              "outputs in the process of its core alone",
-                              e->name, r, core_i, is_elsewhere ? "another process" : "this process",
-                              is_elsewhere ? "" : "no");
+            return VTRN_ERROR(
+                VTRN_BAD_ARGUMENT,
+                "%s: rank %d, on core %d of %s, has %s outputs; a rank has inputs and "
+                "outputs in the process of its core alone",
+                e->name, r, core_i, is_elsewhere ? "another process" : "this process",
+                is_elsewhere ? "" : "no");
         if (is_elsewhere)
             continue;
         call_frame *f = &l->frames[l->n_frames++];

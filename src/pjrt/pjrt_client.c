@@ -219,13 +219,12 @@ static vtrn_status open_machine(const client_options *o, const plugin_machine *m
     }
     runtime_device *rt = (*device)->rt;
     core_choice choice;
-    status = visible_cores(
-        &(core_request){.n_asked_for = o->n_cores,
-                        .n_cores = rt->n_cores,
-                        .instance = rt->instance.name,
-                        .process_i = t ? transport_process_i(t) : 0,
-                        .n_processes = t ? transport_n_processes(t) : 1},
-        &choice);
+    status = visible_cores(&(core_request){.n_asked_for = o->n_cores,
+                                           .n_cores = rt->n_cores,
+                                           .instance = rt->instance.name,
+                                           .process_i = t ? transport_process_i(t) : 0,
+                                           .n_processes = t ? transport_n_processes(t) : 1},
+                           &choice);
     *cores = choice.cores;
     *n = choice.n;
     if (t) {
@@ -274,11 +273,10 @@ PJRT_Error *plugin_client_create(const plugin_machine *machine, PJRT_Client **ou
 
 PJRT_Error *PJRT_Client_Create(PJRT_Client_Create_Args *args) {
     ARGS_REQUIRE(args, client);
-    const plugin_machine machine = {
-        .name = "",
-        .options = args->create_options,
-        .n_options = args->num_options,
-        .create = args};
+    const plugin_machine machine = {.name = "",
+                                    .options = args->create_options,
+                                    .n_options = args->num_options,
+                                    .create = args};
     return plugin_client_create(&machine, &args->client);
 }
 
@@ -307,8 +305,7 @@ PJRT_Error *PJRT_Client_ProcessIndex(PJRT_Client_ProcessIndex_Args *args) {
 }
 
 /* What the framework knows of other processes: their connections tell sooner. */
-PJRT_Error *
-PJRT_Client_UpdateGlobalProcessInfo(PJRT_Client_UpdateGlobalProcessInfo_Args *args) {
+PJRT_Error *PJRT_Client_UpdateGlobalProcessInfo(PJRT_Client_UpdateGlobalProcessInfo_Args *args) {
     (void)args;
     return NULL;
 }

@@ -34,8 +34,7 @@ vtrn_status plugin_processes_find(int node_id, int num_nodes, plugin_processes *
         *out = (plugin_processes){*end ? -1 : (int)n, n_listed(list), false};
     }
     if (out->self < 0 || out->self >= out->n)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "process %s of %d: processes are counted from 0 to %d",
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "process %s of %d: processes are counted from 0 to %d",
                           index ? index : "-1", out->n, out->n - 1);
     if (out->n > 1 && index && num_nodes >= 1 && atoi(index) != out->self)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
@@ -77,8 +76,7 @@ static vtrn_status store_put(void *ctx, const char *key, const char *value) {
     return status_of(args->kv_put_callback(&put), key);
 }
 
-static vtrn_status store_get(void *ctx, const char *key, int timeout_ms, char *value,
-                             size_t size) {
+static vtrn_status store_get(void *ctx, const char *key, int timeout_ms, char *value, size_t size) {
     const PJRT_Client_Create_Args *args = ctx;
     PJRT_CallbackError callback_error = make_error;
     PJRT_KeyValueGetCallback_Args get = {
@@ -98,11 +96,12 @@ static vtrn_status store_get(void *ctx, const char *key, int timeout_ms, char *v
     return NULL;
 }
 
-vtrn_status plugin_processes_connect(const plugin_processes *p,
-                                     const PJRT_Client_Create_Args *args, transport **out) {
+vtrn_status plugin_processes_connect(const plugin_processes *p, const PJRT_Client_Create_Args *args,
+                                     transport **out) {
     const char *root = variable("NEURON_RT_ROOT_COMM_ID");
     const transport_store store = {(void *)args, store_put, store_get};
-    bool has_store = p->has_store && args->kv_get_callback && args->kv_put_callback;
+    bool has_store = p->has_store && ARGS_HAVE(args, kv_put_user_arg) && args->kv_get_callback &&
+                     args->kv_put_callback;
     if (!has_store && !root)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "process %d of %d cannot find the others: call "
@@ -206,8 +205,8 @@ static vtrn_status assign(const runtime_device *d, const transport *t, const car
                                   "ask for fewer (NEURON_RT_NUM_CORES counts those of one "
                                   "process), start fewer than %d processes, or set another "
                                   "VTRN_INSTANCE",
-                                  transport_name(t, i), cards[i].n, k, d->n_cores,
-                                  d->instance.name, n);
+                                  transport_name(t, i), cards[i].n, k, d->n_cores, d->instance.name,
+                                  n);
             owner[next] = i;
         }
     return NULL;
@@ -242,9 +241,8 @@ static vtrn_status settle(const runtime_device *d, const transport *t, const car
     return NULL;
 }
 
-vtrn_status plugin_processes_join(runtime_device *device, transport *t,
-                                  const core_choice *choice, vtrn_status failure, int **cores,
-                                  int *n) {
+vtrn_status plugin_processes_join(runtime_device *device, transport *t, const core_choice *choice,
+                                  vtrn_status failure, int **cores, int *n) {
     const size_t n_processes = (size_t)transport_n_processes(t);
     card *cards = calloc(n_processes, sizeof *cards);
     int *owner = calloc((size_t)device->n_cores, sizeof *owner);

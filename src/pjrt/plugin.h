@@ -91,8 +91,8 @@ struct PJRT_DeviceDescription {
 
 struct PJRT_Device {
     PJRT_Client *client;
-    int core_i;    /* of the machine; its id counts those that are visible */
-    bool is_own;   /* this process reaches it */
+    int core_i;  /* of the machine; its id counts those that are visible */
+    bool is_own; /* this process reaches it */
     PJRT_DeviceDescription description;
     PJRT_Memory memory[PLUGIN_N_MEMORIES]; /* by api_place; the first is the default */
     PJRT_Memory *memories[PLUGIN_N_MEMORIES];
@@ -108,7 +108,7 @@ struct PJRT_TopologyDescription {
 struct PJRT_Client {
     atomic_uint refs; /* the creator's, and one a buffer and an executable */
     vtrn_device *device;
-    pthread_mutex_t lock; /* user data of memories, cost of executables */
+    pthread_mutex_t lock;      /* user data of memories, cost of executables */
     int n_devices, n_own;      /* of all processes, of this one */
     PJRT_Device *devices;      /* [n_devices] process by process */
     PJRT_Device **device_list; /* [n_devices] */
@@ -124,7 +124,7 @@ typedef struct plugin_machine {
         *name; /* of an instance, which has a dot, or of a chip; "": by options, environment */
     const PJRT_NamedValue *options;
     size_t n_options;
-    bool is_described_only; /* programs are compiled for it, and do not run on it */
+    bool is_described_only;                /* programs are compiled for it, and do not run on it */
     const PJRT_Client_Create_Args *create; /* NULL: it is no process among others */
 } plugin_machine;
 
@@ -181,7 +181,7 @@ struct PJRT_Executable {
     atomic_uint refs;
     PJRT_Client *client;
     vtrn_executable *executable;
-    PJRT_Device **devices; /* [n_ranks], replica by replica; the first is the default */
+    PJRT_Device **devices;     /* [n_ranks], replica by replica; the first is the default */
     PJRT_Device **own_devices; /* [n_own] those of this process, in the same order */
     PJRT_LogicalDeviceIds *logical_ids; /* [n_own] */
     size_t n_replicas, n_partitions, n_ranks, n_own;

@@ -22,11 +22,12 @@ static bool read_number(const char **at, long *out) {
 }
 
 static vtrn_status several_processes(const char *name, const char *text) {
-    return VTRN_ERROR(VTRN_UNSUPPORTED,
-                      "%s=%s: vtrn has no programs over several processes of PyTorch, and each would "
-                      "compute as if it were alone; start one process (python script.py, no "
-                      "torchrun or spawn). JAX's processes call jax.distributed.initialize()",
-                      name, text);
+    return VTRN_ERROR(
+        VTRN_UNSUPPORTED,
+        "%s=%s: vtrn has no programs over several processes of PyTorch, and each would "
+        "compute as if it were alone; start one process (python script.py, no "
+        "torchrun or spawn). JAX's processes call jax.distributed.initialize()",
+        name, text);
 }
 
 /* Launchers say how many processes there are, and this one did not connect with the others. */
@@ -92,8 +93,8 @@ static vtrn_status number_of_list(const char *list, const core_request *r, char 
 }
 
 /* How many cores, as text, and who says so. Frameworks take more devices as an invitation to spread
- * a program over them, so there is one unless more are asked for, or an instance is, which has them;
- * several processes share it evenly. */
+ * a program over them, so there is one unless more are asked for, or an instance is, which has
+ * them; several processes share it evenly. */
 static vtrn_status count_asked_for(const core_request *r, const char **name, char out[16]) {
     const char *list = variable("NEURON_PJRT_PROCESSES_NUM_DEVICES");
     const char *number = variable("NEURON_RT_NUM_CORES");

@@ -47,8 +47,9 @@ struct runtime_device {
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;
-    transport *transport; /* to other processes, which have some of the cores; NULL: there are none */
-    int *core_process;    /* [n_cores] with a transport: who has the core, or -1 */
+    transport
+        *transport;    /* to other processes, which have some of the cores; NULL: there are none */
+    int *core_process; /* [n_cores] with a transport: who has the core, or -1 */
     struct collective_topology *topology; /* made when first needed, under run_lock */
     uint32_t n_forks;                     /* of the process that opened it: process_n_forks() */
     pthread_mutex_t run_lock;             /* one program runs at a time, on the whole team */

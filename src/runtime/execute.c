@@ -401,11 +401,11 @@ static vtrn_status execute_own(runtime_program *l, runtime_call *calls, uint32_t
     for (uint32_t r = 0; r < n; r++)
         if (!is_remote(l, &calls[r]))
             own[n_own++] = calls[r];
-    vtrn_status status =
-        n_own ? execute_locked(l, own, n_own)
-              : VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                           "program %s runs on NeuronCores of other processes alone",
-                           l->program->name);
+    vtrn_status status = n_own
+                             ? execute_locked(l, own, n_own)
+                             : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                                          "program %s runs on NeuronCores of other processes alone",
+                                          l->program->name);
     for (uint32_t r = n; r-- > 0;)
         if (!is_remote(l, &calls[r]) && n_own)
             calls[r] = own[--n_own];

@@ -99,8 +99,8 @@ typedef struct runtime_call {
 
 /* Runs the program's ranks together, calls[n] in order of rank, each on a core of its own, each
  * core by one thread of the team. Of a rank on another process's core only core_i and rank count:
- * that process calls with the same ranks, and executes those that are its own. BAD_ARGUMENT: other ranks than the program has; DEADLOCK: ranks
- * wait for others that wait elsewhere or have ended. */
+ * that process calls with the same ranks, and executes those that are its own. BAD_ARGUMENT: other
+ * ranks than the program has; DEADLOCK: ranks wait for others that wait elsewhere or have ended. */
 vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, uint32_t n);
 
 /* Runs to completion, on one core alone. On error no outputs exist; arguments that may be reused

@@ -27,10 +27,10 @@ struct runtime_peers {
     transport *t;
     uint32_t n; /* ranks */
     int self, n_processes;
-    int *process_of;    /* [n] */
-    uint32_t *n_ranks;  /* [n_processes] of the execution; 0: the process has no part in it */
-    uint8_t *receives;  /* [n_processes] scratch */
-    copy *copies;       /* [n] */
+    int *process_of;   /* [n] */
+    uint32_t *n_ranks; /* [n_processes] of the execution; 0: the process has no part in it */
+    uint8_t *receives; /* [n_processes] scratch */
+    copy *copies;      /* [n] */
     messages out, in;
 };
 
@@ -55,8 +55,7 @@ static bool is_peer(const runtime_peers *p, int process_i) {
 }
 
 static vtrn_status deliver(runtime_peers *p) {
-    vtrn_status status =
-        transport_exchange(p->t, p->out.list, p->out.n, p->in.list, p->in.n);
+    vtrn_status status = transport_exchange(p->t, p->out.list, p->out.n, p->in.list, p->in.n);
     p->out.n = p->in.n = 0;
     return status;
 }
@@ -234,7 +233,8 @@ static vtrn_status describe(runtime_peers *p) {
     }
     if (!p->n_ranks[p->self])
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
-                          "program %s runs on NeuronCores of other processes alone", p->l->program->name);
+                          "program %s runs on NeuronCores of other processes alone",
+                          p->l->program->name);
     return NULL;
 }
 

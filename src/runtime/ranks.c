@@ -120,7 +120,7 @@ typedef struct ranks {
     engine_exchange *ready; /* of this round */
     int32_t *silent;        /* [n][2] pairs of -1 and a rank */
     runtime_peers *peers;   /* processes that have the other ranks; NULL: this one has all */
-    uint32_t *places;       /* [n] with peers: the instructions of the collectives that ranks are at */
+    uint32_t *places; /* [n] with peers: the instructions of the collectives that ranks are at */
     uint32_t n_ready, max_ready;
     bool is_over;
     vtrn_status status; /* of the first rank that failed */
@@ -194,10 +194,10 @@ static vtrn_status describe_loss(const ranks *x, vtrn_status status) {
             continue;
         if (x->state[r].walk.is_at_collective)
             print_place(x, r, place, sizeof place);
-        status = vtrn_status_annotate(status, "  rank %u (core %d, %s) did not %s %s", r,
-                                      x->calls[r].core_i, peers_process_of(x->peers, r),
-                                      x->state[r].walk.is_at_collective ? "get beyond" : "reach",
-                                      place);
+        status =
+            vtrn_status_annotate(status, "  rank %u (core %d, %s) did not %s %s", r,
+                                 x->calls[r].core_i, peers_process_of(x->peers, r),
+                                 x->state[r].walk.is_at_collective ? "get beyond" : "reach", place);
     }
     return status;
 }
@@ -446,8 +446,7 @@ static vtrn_status start(ranks *x) {
         x->state[0].n_done = n_done;
     else
         free(n_done);
-    if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready ||
-        !x->places)
+    if (!n_done || !x->state || !x->members || !x->live || !x->silent || !x->ready || !x->places)
         return VTRN_OUT_OF_MEMORY(x->n * sizeof *x->state);
     for (uint32_t r = 0; r < x->n; r++) {
         const engine_core *core = &x->l->device->cores[x->calls[r].core_i].engine;

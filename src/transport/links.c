@@ -178,8 +178,9 @@ static vtrn_status gather_by_store(bootstrap *b) {
         record *r = &b->records[i];
         if (sscanf(text, "%63s %d %llu %d %127s", r->address, &r->port, &r->secret, &r->pid,
                    r->host) != 5)
-            return VTRN_ERROR(VTRN_RESOURCE, "%s left '%s', which is no address; run the same "
-                                             "version of vtrn in all processes",
+            return VTRN_ERROR(VTRN_RESOURCE,
+                              "%s left '%s', which is no address; run the same "
+                              "version of vtrn in all processes",
                               who, text);
     }
     return NULL;

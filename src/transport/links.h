@@ -14,11 +14,11 @@ typedef struct link_head {
 enum { LINK_MAGIC = 0x314d5456 /* "VTM1" */ };
 
 typedef struct peer_link {
-    int fd;              /* -1: this process, or none */
+    int fd; /* -1: this process, or none */
     char name[TRANSPORT_TEXT], host[128];
     size_t send_i, n_sent; /* message of the list, and bytes of it that are sent, head included */
     size_t receive_i, n_received;
-    link_head head; /* of the message that is being received */
+    link_head head;  /* of the message that is being received */
     int64_t last_ns; /* when bytes went either way */
     bool is_missing;
 } peer_link;
@@ -26,7 +26,7 @@ typedef struct peer_link {
 struct transport {
     int process_i, n;
     int watchdog_seconds;
-    peer_link *links;     /* [n] */
+    peer_link *links; /* [n] */
     char *why_broken; /* NULL: it works */
 };
 

@@ -217,7 +217,8 @@ static vtrn_status check_watchdog(transport *t, list sends, list receives) {
         bool waits = i != t->process_i && (k->send_i < sends.n || k->receive_i < receives.n);
         k->is_missing = waits && now - k->last_ns > limit_ns;
         if (k->is_missing && len < (int)sizeof names - TRANSPORT_TEXT)
-            len += snprintf(names + len, sizeof names - (size_t)len, "%s%s", n ? ", " : "", k->name);
+            len +=
+                snprintf(names + len, sizeof names - (size_t)len, "%s%s", n ? ", " : "", k->name);
         n += k->is_missing;
     }
     if (!n)

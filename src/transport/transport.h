@@ -54,9 +54,9 @@ typedef struct transport_message {
 } transport_message;
 
 /* Sends and receives all messages at the same time; those between two processes are in the order of
- * the lists of both. RESOURCE when a process has ended, gave up, or shows nothing for the watchdog's
- * time: then no later exchange succeeds, and the other processes are told. INTERRUPTED by the user.
- * One thread at a time. */
+ * the lists of both. RESOURCE when a process has ended, gave up, or shows nothing for the
+ * watchdog's time: then no later exchange succeeds, and the other processes are told. INTERRUPTED
+ * by the user. One thread at a time. */
 vtrn_status transport_exchange(transport *t, const transport_message *sends, size_t n_sends,
                                const transport_message *receives, size_t n_receives);
 /* Whether any transport of this process failed so. */
