@@ -16,6 +16,7 @@ ULPS = 3  # of expect_close
 # What a file can have that this process has no means for.
 BEYOND = {"interpreter.run_parallel": "runs functions on several devices, by a dialect of StableHLO's interpreter",
           "interpreter.probe": "writes values aside, by a dialect of StableHLO's interpreter",
+          "!quant.": "jaxlib cannot read types of MLIR's dialect quant",
           "f6E": "XLA has no array of 6-bit floats"}
 ALMOST = 1e-4  # of expect_almost_eq
 
