@@ -112,3 +112,19 @@ def test_a_fork_is_refused_with_a_reason_and_the_parent_goes_on(tmp_path):
     )
     assert done.stdout == "True\nTrue\n7\n900.0\n", done.stderr
     assert (tmp_path / "profile.json").exists()
+
+
+FEWER_PLATFORMS = """
+import jax
+from jax._src import xla_bridge
+all_known = xla_bridge.known_platforms
+xla_bridge.known_platforms = lambda: all_known() - {"tpu"}
+print(jax.jit(lambda x: x + 1)(1.0), jax.default_backend())
+"""
+
+
+def test_a_platform_that_jax_does_not_know_stops_no_start():
+    """checkify names the TPU where it is imported."""
+    env = {**os.environ, "JAX_PLATFORMS": "neuron,cpu"}
+    done = subprocess.run([sys.executable, "-c", FEWER_PLATFORMS], capture_output=True, text=True, env=env, timeout=300)
+    assert done.stdout == "2.0 neuron\n", done.stderr
