@@ -70,14 +70,14 @@ def chosen(units, only, part):
     return units
 
 
-def show_progress(run, n_units):
+def show_progress(run, units):
     counts = run.counts()
     n_bad = counts[runner.FAILED] + counts[runner.CRASHED] + counts[runner.HUNG]
     minutes = (time.monotonic() - run.started) / 60
     end = "\r" if sys.stderr.isatty() else "\n"
     if end == "\r" or sum(counts.values()) % 100 == 0:
-        n_finished = sum(map(run.is_finished, run.fraction_run))
-        print(f"{n_finished} of {n_units} units, {sum(counts.values())} cases, {n_bad} bad, "
+        n_finished = sum(map(run.is_finished, units))
+        print(f"{n_finished} of {len(units)} units, {sum(counts.values())} cases, {n_bad} bad, "
               f"{counts[runner.SKIPPED]} skipped, {minutes:.1f} min", end=end, file=sys.stderr, flush=True)
 
 

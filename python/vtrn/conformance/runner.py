@@ -128,7 +128,7 @@ class Run:
         self._write(dataclasses.asdict(result))
 
     def run(self, units, jobs, progress):
-        """Runs what is not finished. progress(run, n_units) is called after each result."""
+        """Runs what is not finished. progress(run, units) is called after each result."""
         waiting = queue.Queue()
         for unit in units:
             if not self.is_finished(unit):
@@ -140,7 +140,7 @@ class Run:
                     unit = waiting.get_nowait()
                 except queue.Empty:
                     return
-                while not self._run_unit(unit, lambda: progress(self, len(units))):
+                while not self._run_unit(unit, lambda: progress(self, units)):
                     pass
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
