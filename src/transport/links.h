@@ -1,9 +1,12 @@
-/* What a transport is made of: connected sockets, one to each other process. Private to the folder.
- */
+/* What a transport is made of: a stream of bytes to each other process, over sockets or MPI.
+ * Private to the folder. */
 #ifndef VTRN_TRANSPORT_LINKS_H
 #define VTRN_TRANSPORT_LINKS_H
 
 #include "transport/transport.h"
+
+#include <poll.h>
+#include <sys/uio.h>
 
 /* Goes before the bytes of every message. */
 typedef struct link_head {
@@ -11,10 +14,11 @@ typedef struct link_head {
     uint64_t size;              /* of the bytes behind it */
 } link_head;
 
-enum { LINK_MAGIC = 0x314d5456 /* "VTM1" */ };
+enum { LINK_MAGIC = 0x314d5456 /* "VTM1" */, LINK_POLL_MS = 20 };
 
 typedef struct peer_link {
-    int fd; /* -1: this process, or none */
+    int fd;                 /* of a socket; -1: this process, or none */
+    struct mpi_stream *mpi; /* NULL: it is a socket */
     char name[TRANSPORT_TEXT], host[128];
     size_t send_i, n_sent; /* message of the list, and bytes of it that are sent, head included */
     size_t receive_i, n_received;
@@ -23,15 +27,30 @@ typedef struct peer_link {
     bool is_missing;
 } peer_link;
 
+/* How bytes move; nothing here waits but `wait`. */
+typedef struct link_kind {
+    /* Bytes taken; 0: none now; -1: the process has ended. n_parts is 1 or 2. */
+    int64_t (*write)(peer_link *k, const struct iovec *parts, int n_parts);
+    int64_t (*read)(peer_link *k, void *to, size_t room); /* likewise */
+    /* For a moment, until something moves: polled[n] as poll() has it, of sockets. */
+    void (*wait)(struct pollfd *polled, int n);
+    void (*end)(peer_link *k);   /* what is written arrives; nothing more is */
+    void (*close)(peer_link *k); /* frees it */
+} link_kind;
+
 struct transport {
     int process_i, n;
     int watchdog_seconds;
+    const link_kind *kind;
     peer_link *links; /* [n] */
     char *why_broken; /* NULL: it works */
 };
 
+extern const link_kind socket_kind, mpi_kind;
+
 int64_t transport_now_ns(void);
-/* Fills in t->links, whose entries are unconnected. */
-vtrn_status links_connect(transport *t, const transport_options *options);
+/* Fill in t->links, whose entries are unconnected. */
+vtrn_status sockets_connect(transport *t, const transport_options *options);
+vtrn_status mpi_connect(transport *t);
 
 #endif

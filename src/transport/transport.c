@@ -1,22 +1,17 @@
-/* Messages over connected sockets, without a thread of their own: all that an exchange sends and
+/* Messages over streams of bytes, without a thread of their own: all that an exchange sends and
  * receives goes on at the same time, so that no two processes wait for each other's buffers. */
 #include "transport/transport.h"
 
 #include "base/process.h"
 #include "transport/links.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { POLL_MS = 20, SECOND_NS = 1000000000 };
+enum { SECOND_NS = 1000000000 };
 
 static atomic_bool has_lost;
 
@@ -45,6 +40,18 @@ vtrn_status transport_watchdog_seconds(int *out) {
     return NULL;
 }
 
+static vtrn_status connect_all(transport *t, const transport_options *options) {
+    const char *kind = getenv("VTRN_TRANSPORT");
+    if (!kind || !*kind || !strcmp(kind, "tcp")) {
+        t->kind = &socket_kind;
+        return sockets_connect(t, options);
+    }
+    if (strcmp(kind, "mpi") != 0)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_TRANSPORT: '%s' is neither tcp nor mpi", kind);
+    t->kind = &mpi_kind;
+    return mpi_connect(t);
+}
+
 vtrn_status transport_open(const transport_options *options, transport **out) {
     *out = NULL;
     const int n = options->n_processes;
@@ -65,7 +72,7 @@ vtrn_status transport_open(const transport_options *options, transport **out) {
         links[i].fd = -1;
     vtrn_status status = transport_watchdog_seconds(&t->watchdog_seconds);
     if (!status)
-        status = links_connect(t, options);
+        status = connect_all(t, options);
     if (status) {
         transport_close(t);
         return status;
@@ -74,12 +81,16 @@ vtrn_status transport_open(const transport_options *options, transport **out) {
     return NULL;
 }
 
+static bool is_connected(const peer_link *k) {
+    return k->fd >= 0 || k->mpi;
+}
+
 void transport_close(transport *t) {
     if (!t)
         return;
     for (int i = 0; i < t->n; i++)
-        if (t->links[i].fd >= 0)
-            close(t->links[i].fd);
+        if (is_connected(&t->links[i]))
+            t->kind->close(&t->links[i]);
     free(t->links);
     free(t->why_broken);
     free(t);
@@ -126,12 +137,9 @@ static vtrn_status has_ended(const peer_link *k) {
     return VTRN_ERROR(VTRN_RESOURCE, "%s has ended, or its host cannot be reached", k->name);
 }
 
-static bool would_block(void) {
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-}
-
-/* Sends what the socket takes of the messages from k->send_i on. */
-static vtrn_status send_some(list l, int process_i, peer_link *k) {
+/* Sends what the stream takes of the messages from k->send_i on. */
+static vtrn_status send_some(const transport *t, list l, int process_i) {
+    peer_link *k = &t->links[process_i];
     while (k->send_i < l.n) {
         const transport_message *m = &l.messages[k->send_i];
         link_head head = {.magic = LINK_MAGIC, .size = m->size};
@@ -139,10 +147,9 @@ static vtrn_status send_some(list l, int process_i, peer_link *k) {
         struct iovec parts[2] = {{(char *)&head + k->n_sent, sizeof head - k->n_sent},
                                  {(char *)m->bytes + of_body, m->size - of_body}};
         bool is_body = k->n_sent >= sizeof head;
-        struct msghdr message = {.msg_iov = &parts[is_body], .msg_iovlen = is_body ? 1 : 2};
-        ssize_t n = sendmsg(k->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0)
-            return would_block() ? NULL : has_ended(k);
+        int64_t n = t->kind->write(k, &parts[is_body], is_body ? 1 : 2);
+        if (n <= 0)
+            return n ? has_ended(k) : NULL;
         k->last_ns = transport_now_ns();
         k->n_sent += (size_t)n;
         if (k->n_sent < sizeof head + m->size)
@@ -154,23 +161,26 @@ static vtrn_status send_some(list l, int process_i, peer_link *k) {
 }
 
 /* The other process gave up and says why. */
-static vtrn_status read_goodbye(const peer_link *k) {
+static vtrn_status read_goodbye(const transport *t, peer_link *k) {
     char text[2000] = "";
     size_t n = 0;
-    struct pollfd p = {k->fd, POLLIN, 0};
-    while (n < sizeof text - 1 && n < k->head.size && poll(&p, 1, POLL_MS) > 0) {
-        ssize_t got = recv(k->fd, text + n, sizeof text - 1 - n, MSG_DONTWAIT);
-        if (got <= 0)
+    const size_t size = k->head.size < sizeof text - 1 ? (size_t)k->head.size : sizeof text - 1;
+    struct timespec pause = {0, 1000000};
+    for (int tries = 0; n < size && tries < LINK_POLL_MS; tries++) {
+        int64_t got = t->kind->read(k, text + n, size - n);
+        if (got < 0)
             break;
         n += (size_t)got;
+        if (n < size)
+            nanosleep(&pause, NULL);
     }
     text[n] = 0;
     return VTRN_ERROR(VTRN_RESOURCE, "%s gave up: %s", k->name, text);
 }
 
-static vtrn_status check_head(const peer_link *k, const transport_message *m) {
+static vtrn_status check_head(const transport *t, peer_link *k, const transport_message *m) {
     if (k->head.magic == LINK_MAGIC && k->head.is_goodbye)
-        return read_goodbye(k);
+        return read_goodbye(t, k);
     if (k->head.magic == LINK_MAGIC && k->head.size == m->size)
         return NULL;
     return VTRN_ERROR(VTRN_RESOURCE,
@@ -180,7 +190,8 @@ static vtrn_status check_head(const peer_link *k, const transport_message *m) {
 }
 
 /* Receives what has arrived of the messages from k->receive_i on. */
-static vtrn_status receive_some(list l, int process_i, peer_link *k) {
+static vtrn_status receive_some(const transport *t, list l, int process_i) {
+    peer_link *k = &t->links[process_i];
     while (k->receive_i < l.n) {
         const transport_message *m = &l.messages[k->receive_i];
         const size_t head_size = sizeof k->head;
@@ -188,15 +199,15 @@ static vtrn_status receive_some(list l, int process_i, peer_link *k) {
         size_t at = is_body ? k->n_received - head_size : k->n_received;
         char *to = is_body ? m->bytes : (char *)&k->head;
         size_t room = (is_body ? m->size : head_size) - at;
-        ssize_t n = room ? recv(k->fd, to + at, room, MSG_DONTWAIT) : 0;
-        if (n < 0 && would_block())
-            return NULL;
-        if (n < 0 || (n == 0 && room))
+        int64_t n = room ? t->kind->read(k, to + at, room) : 0;
+        if (n < 0)
             return has_ended(k);
+        if (n == 0 && room)
+            return NULL;
         k->n_received += (size_t)n;
         k->last_ns = transport_now_ns();
         if (k->n_received == head_size)
-            VTRN_RETURN_IF_ERROR(check_head(k, m));
+            VTRN_RETURN_IF_ERROR(check_head(t, k, m));
         if (k->n_received < head_size + m->size)
             continue;
         k->n_received = 0;
@@ -250,9 +261,9 @@ static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd 
         if (i == t->process_i)
             continue;
         /* What arrived goes first: it tells why a process that does not take more has ended. */
-        vtrn_status status = receive_some(receives, i, k);
+        vtrn_status status = receive_some(t, receives, i);
         if (!status)
-            status = send_some(sends, i, k);
+            status = send_some(t, sends, i);
         if (status) {
             k->is_missing = true;
             return status;
@@ -265,7 +276,7 @@ static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd 
     return NULL;
 }
 
-/* Tells the other processes why, as far as their sockets take it now, and ends the connections. */
+/* Tells the other processes why, as far as their streams take it now, and ends the connections. */
 static void give_up(transport *t, vtrn_status status) {
     atomic_store(&has_lost, true);
     t->why_broken = strdup(vtrn_status_message(status));
@@ -273,13 +284,12 @@ static void give_up(transport *t, vtrn_status status) {
     link_head head = {LINK_MAGIC, true, strlen(why)};
     for (int i = 0; i < t->n; i++) {
         peer_link *k = &t->links[i];
-        if (k->fd < 0)
+        if (!is_connected(k))
             continue;
         struct iovec parts[2] = {{&head, sizeof head}, {(char *)why, strlen(why)}};
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-        if (!k->n_sent && sendmsg(k->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        if (!k->n_sent && t->kind->write(k, parts, 2) < 0)
             k->is_missing = true;
-        shutdown(k->fd, SHUT_WR);
+        t->kind->end(k);
     }
 }
 
@@ -291,7 +301,7 @@ static vtrn_status exchange(transport *t, list sends, list receives) {
         VTRN_RETURN_IF_ERROR(go_on(t, sends, receives, polled, &n));
         if (!n)
             return NULL;
-        poll(polled, (nfds_t)n, POLL_MS);
+        t->kind->wait(polled, n);
         if (process_is_interrupted())
             return VTRN_ERROR(VTRN_INTERRUPTED,
                               "the user stopped the wait for other processes; start all of them "

@@ -1,5 +1,6 @@
 """One process of several that run the same programs; test_jax_processes.py starts them. Usage:
-processes_worker.py CASE INDEX COUNT PORT. Prints what the case returns, as JSON, on its last line."""
+processes_worker.py CASE INDEX COUNT PORT. INDEX "mpi": that of MPI's launcher. Prints what the case
+returns, as JSON, on its last line."""
 
 import hashlib
 import json
@@ -16,7 +17,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-INDEX, COUNT, PORT = (int(a) for a in sys.argv[2:5])
+IS_MPI = sys.argv[2] == "mpi"
+COUNT, PORT = (int(a) for a in sys.argv[3:5])
+INDEX = int(next(os.environ[name] for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ)
+            if IS_MPI else sys.argv[2])  # fmt: skip
 CASES = {}
 
 
@@ -248,7 +252,9 @@ def main():
     if COUNT > 1 and "NEURON_RT_ROOT_COMM_ID" not in os.environ:
         jax.distributed.initialize(f"127.0.0.1:{PORT}", COUNT, INDEX)
     result = CASES[sys.argv[1]]()
-    print(json.dumps(result), flush=True)
+    print(json.dumps([INDEX, result] if IS_MPI else result), flush=True)
+    if IS_MPI and "error" not in json.dumps(result):
+        return jax.distributed.shutdown()
     os._exit(0)  # the coordinator of jax.distributed would wait for processes that have ended
 
 

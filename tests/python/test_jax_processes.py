@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -171,3 +172,58 @@ def test_a_process_that_does_not_come_is_named():
                  "NEURON_PJRT_PROCESS_INDEX": "0", "VTRN_WATCHDOG_SECONDS": "2"}  # fmt: skip
     [process] = finish(start("opens", 1, variables))
     assert "process 1 did not open its NeuronCores within 2 s" in process[1]["error"]
+
+
+def values_in(text):
+    """The JSON lists in a text of which two processes may have written one line."""
+    decoder, at = json.JSONDecoder(), 0
+    while (at := text.find("[", at)) >= 0:
+        value, at = decoder.raw_decode(text, at)
+        yield value
+
+
+def launch(case, n, **variables):
+    """The results by process, of processes that MPI's launcher starts."""
+    env = {**os.environ, "NEURON_RT_NUM_CORES": str(N_CORES // n), "VTRN_INSTANCE": "trn1.32xlarge",
+           "VTRN_TRANSPORT": "mpi", "VTRN_WATCHDOG_SECONDS": "60", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+           "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+           "OMPI_MCA_rmaps_base_oversubscribe": "1", **variables}  # fmt: skip
+    command = ["mpirun", "-n", str(n), sys.executable, WORKER, case, "mpi", str(n), str(free_port())]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    try:
+        stdout, stderr = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    results = dict(values_in(stdout))
+    assert sorted(results) == list(range(n)), (process.returncode, stdout, stderr[-3000:])
+    return [results[i] for i in range(n)], process.returncode
+
+
+needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="no MPI is installed")
+
+
+@needs_mpi
+@pytest.mark.parametrize("n", [2, 4])
+def test_over_mpi_the_bits_and_times_are_those_of_one_process(n):
+    results, code = launch("collectives", n)
+    for name, (digests, seconds) in alone("collectives").items():
+        assert joined([r[name][0] for r in results]) == digests, name
+        assert [r[name][1] for r in results] == [seconds] * n, name
+    assert code == 0
+
+
+@needs_mpi
+def test_over_mpi_programs_that_differ_are_refused_and_all_go_on():
+    results, _ = launch("programs_differ", 2)
+    for first, again in results:
+        assert "the programs of processes differ" in first["error"] and again["error"] == ""
+
+
+@pytest.mark.parametrize("variables,said", [
+    ({"VTRN_MPI_LIBRARY": "libno_such_mpi.so"}, "libno_such_mpi.so"),
+    ({"VTRN_MPI_LIBRARY": "libm.so.6"}, "libm.so.6 has no MPI_Init_thread"),
+    ({"VTRN_TRANSPORT": "smoke"}, "'smoke' is neither tcp nor mpi"),
+])  # fmt: skip
+def test_mpi_that_is_not_there_is_an_error(variables, said):
+    for result in run("opens", 2, {"VTRN_TRANSPORT": "mpi", **variables}):
+        assert said in result["error"], result

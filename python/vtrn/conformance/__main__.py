@@ -85,7 +85,7 @@ def show_devices(n_devices, n_processes):
     """Lets workers see as many NeuronCores."""
     if n_devices or n_processes:
         os.environ.setdefault("VTRN_INSTANCE", "trn1.32xlarge")
-        os.environ["NEURON_RT_NUM_CORES"] = str(n_devices or 2)
+        os.environ["NEURON_RT_NUM_CORES"] = str(n_devices or max(1, 8 // n_processes))
     if n_processes:
         os.environ["VTRN_CONFORMANCE_PROCESSES"] = str(n_processes)
 

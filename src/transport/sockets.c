@@ -1,5 +1,4 @@
-/* Connecting every process with every other: addresses are left in a store, or told to process 0.
- */
+/* Sockets between all processes: addresses are left in a store, or told to process 0. */
 #include "transport/links.h"
 
 #include "base/process.h"
@@ -18,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { POLL_MS = 20, RETRY_US = 20000, SECOND_NS = 1000000000 };
+enum { POLL_MS = LINK_POLL_MS, RETRY_US = 20000, SECOND_NS = 1000000000 };
 
 /* What a process says of itself. */
 typedef struct record {
@@ -146,6 +145,39 @@ static void resolve(const char *host, char out[64]) {
     inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)found->ai_addr)->sin_addr, out, 64);
     freeaddrinfo(found);
 }
+
+/* --- streams -----------------------------------------------------------------------------------
+ */
+
+static int64_t moved(ssize_t n) {
+    if (n >= 0)
+        return n;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : -1;
+}
+
+static int64_t socket_write(peer_link *k, const struct iovec *parts, int n_parts) {
+    struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)n_parts};
+    return moved(sendmsg(k->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+static int64_t socket_read(peer_link *k, void *to, size_t room) {
+    ssize_t n = recv(k->fd, to, room, MSG_DONTWAIT);
+    return n ? moved(n) : -1;
+}
+
+static void socket_wait(struct pollfd *polled, int n) {
+    poll(polled, (nfds_t)n, LINK_POLL_MS);
+}
+
+static void socket_end(peer_link *k) {
+    shutdown(k->fd, SHUT_WR);
+}
+
+static void socket_close(peer_link *k) {
+    close(k->fd);
+}
+
+const link_kind socket_kind = {socket_write, socket_read, socket_wait, socket_end, socket_close};
 
 /* --- what all say of themselves ------------------------------------------------------------------
  */
@@ -335,7 +367,7 @@ static vtrn_status describe_self(bootstrap *b) {
     return listen_at(own->address, 0, &b->listener, &own->port);
 }
 
-vtrn_status links_connect(transport *t, const transport_options *options) {
+vtrn_status sockets_connect(transport *t, const transport_options *options) {
     bootstrap b = {.t = t, .o = options, .listener = -1};
     b.deadline_ns = transport_now_ns() + (int64_t)t->watchdog_seconds * SECOND_NS;
     b.records = calloc((size_t)t->n, sizeof *b.records);
