@@ -24,16 +24,16 @@ enum {
 typedef void *handle;
 #define AS_INT(h) ((int)(intptr_t)(h))
 
-typedef int isend_ptr(const void *, int, handle, int, int, handle, void *);
-typedef int isend_int(const void *, int, int, int, int, int, void *);
-typedef int recv_ptr(void *, int, handle, int, int, handle, void *);
-typedef int recv_int(void *, int, int, int, int, int, void *);
-typedef int iprobe_ptr(int, int, handle, int *, void *);
-typedef int iprobe_int(int, int, int, int *, void *);
-typedef int count_ptr(const void *, handle, int *);
-typedef int count_int(const void *, int, int *);
-typedef int comm_ptr(handle, int *);
-typedef int comm_int(int, int *);
+typedef int (*isend_ptr)(const void *, int, handle, int, int, handle, void *);
+typedef int (*isend_int)(const void *, int, int, int, int, int, void *);
+typedef int (*recv_ptr)(void *, int, handle, int, int, handle, void *);
+typedef int (*recv_int)(void *, int, int, int, int, int, void *);
+typedef int (*iprobe_ptr)(int, int, handle, int *, void *);
+typedef int (*iprobe_int)(int, int, int, int *, void *);
+typedef int (*count_ptr)(const void *, handle, int *);
+typedef int (*count_int)(const void *, int, int *);
+typedef int (*comm_ptr)(handle, int *);
+typedef int (*comm_int)(int, int *);
 
 /* The library, loaded once a process. */
 static struct mpi {
@@ -184,9 +184,9 @@ static vtrn_status open_library(void) {
 static int comm_number(void *function) {
     int n = -1;
     if (mpi.has_int_handles)
-        ((comm_int *)function)(AS_INT(mpi.world), &n);
+        ((comm_int)function)(AS_INT(mpi.world), &n);
     else
-        ((comm_ptr *)function)(mpi.world, &n);
+        ((comm_ptr)function)(mpi.world, &n);
     return n;
 }
 
@@ -213,10 +213,10 @@ static int64_t mpi_write(peer_link *k, const struct iovec *parts, int n_parts) {
     if (!n) /* an empty body needs no message */
         return 0;
     int failed = mpi.has_int_handles
-                     ? ((isend_int *)mpi.isend)(s->out, (int)n, AS_INT(mpi.byte), s->rank, TAG,
-                                                AS_INT(mpi.world), &s->request)
-                     : ((isend_ptr *)mpi.isend)(s->out, (int)n, mpi.byte, s->rank, TAG, mpi.world,
-                                                &s->request);
+                     ? ((isend_int)mpi.isend)(s->out, (int)n, AS_INT(mpi.byte), s->rank, TAG,
+                                              AS_INT(mpi.world), &s->request)
+                     : ((isend_ptr)mpi.isend)(s->out, (int)n, mpi.byte, s->rank, TAG, mpi.world,
+                                              &s->request);
     s->is_sending = !failed;
     return failed ? -1 : (int64_t)n;
 }
@@ -226,18 +226,18 @@ static bool take_chunk(struct mpi_stream *s) {
     uint8_t status[STATUS_BYTES] = {0};
     int is_there = 0, n = 0;
     const handle w = mpi.world, b = mpi.byte;
-    if (mpi.has_int_handles ? ((iprobe_int *)mpi.iprobe)(s->rank, TAG, AS_INT(w), &is_there, status)
-                            : ((iprobe_ptr *)mpi.iprobe)(s->rank, TAG, w, &is_there, status))
+    if (mpi.has_int_handles ? ((iprobe_int)mpi.iprobe)(s->rank, TAG, AS_INT(w), &is_there, status)
+                            : ((iprobe_ptr)mpi.iprobe)(s->rank, TAG, w, &is_there, status))
         return false;
     s->n_in = s->at = 0;
     if (!is_there)
         return true;
     int failed = mpi.has_int_handles
-                     ? ((recv_int *)mpi.recv)(s->in, CHUNK_BYTES, AS_INT(b), s->rank, TAG,
-                                              AS_INT(w), status) ||
-                           ((count_int *)mpi.get_count)(status, AS_INT(b), &n)
-                     : ((recv_ptr *)mpi.recv)(s->in, CHUNK_BYTES, b, s->rank, TAG, w, status) ||
-                           ((count_ptr *)mpi.get_count)(status, b, &n);
+                     ? ((recv_int)mpi.recv)(s->in, CHUNK_BYTES, AS_INT(b), s->rank, TAG, AS_INT(w),
+                                            status) ||
+                           ((count_int)mpi.get_count)(status, AS_INT(b), &n)
+                     : ((recv_ptr)mpi.recv)(s->in, CHUNK_BYTES, b, s->rank, TAG, w, status) ||
+                           ((count_ptr)mpi.get_count)(status, b, &n);
     s->n_in = failed || n < 0 ? 0 : (size_t)n;
     return !failed;
 }
