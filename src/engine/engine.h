@@ -38,6 +38,7 @@ enum {
     ENGINE_OWNER_ROWS = 1 << ENGINE_OWNER_SHIFT, /* partitions that always have the same owner */
     ENGINE_SCRATCH_BYTES = 256 * 1024,           /* a thread: room for converted strips */
     ENGINE_PE_ROWS = 128,                        /* most K and M of the PE array */
+    ENGINE_COMING = 2,                           /* instructions that a matmul may look at */
 };
 
 /* What engines keep of each partition; it belongs to the owner of the partition. */
@@ -61,6 +62,8 @@ typedef struct engine_registers {
     struct { /* K and M of the last ldweights, as each thread saw it: threads may run ahead */
         int n_rows, n_cols;
         bool is_mx;
+        /* the instructions behind a matmul, for the caches' sake; NULL: nothing is known */
+        const vtrn_instr *coming[ENGINE_COMING];
     } pe[ENGINE_MAX_THREADS];
     engine_kept kept;
     uint8_t *scratch; /* ENGINE_SCRATCH_BYTES a thread, 64-byte aligned, use engine_scratch() */

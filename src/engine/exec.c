@@ -86,13 +86,26 @@ static vtrn_status run_custom(execution *x, uint32_t custom_i) {
     return status;
 }
 
+/* Tells a matmul what is behind it, so that its last columns ask for the next one's first. */
+static void announce(execution *x, const engine_block_plan *block, uint32_t step_i, int thread_i) {
+    const vtrn_instr *instrs = x->run->program->instrs;
+    for (uint32_t i = 0; i < ENGINE_COMING; i++) {
+        uint32_t next = step_i + 1 + i;
+        x->core->regs->pe[thread_i].coming[i] =
+            next < block->n_steps ? &instrs[block->steps[next].instr] : NULL;
+    }
+}
+
 /* is_alone: thread 0 does all of it. */
-static vtrn_status run_step(execution *x, const engine_step *step, bool is_alone, int thread_i) {
-    const vtrn_instr *instr = &x->run->program->instrs[step->instr];
+static vtrn_status run_step(execution *x, const engine_block_plan *block, uint32_t step_i,
+                            bool is_alone, int thread_i) {
+    const vtrn_instr *instr = &x->run->program->instrs[block->steps[step_i].instr];
     if (is_alone && thread_i != 0)
         return NULL;
     if (instr->opcode == VTRN_OP_CUSTOM_OP)
         return run_custom(x, (uint32_t)instr->arg[0]);
+    if (instr->opcode == VTRN_OP_MATMUL)
+        announce(x, block, step_i, thread_i);
     return engine_table[instr->opcode](is_alone ? &x->alone : x->core, instr, x->run->slot_base,
                                        thread_i);
 }
@@ -132,7 +145,7 @@ static bool run_block(execution *x, const engine_block_plan *block, int thread_i
             return false;
         if (has_failed)
             continue;
-        vtrn_status status = run_step(x, step, step->is_alone, thread_i);
+        vtrn_status status = run_step(x, block, i, step->is_alone, thread_i);
         if (__builtin_expect(status != NULL, 0)) {
             fail(x, thread_i, first_step + i, &step->instr, status);
             has_failed = true;
@@ -164,7 +177,7 @@ static bool run_block_alone(execution *x, const engine_block_plan *block, place 
             p->instr = block->steps[i].instr;
             return true;
         }
-        vtrn_status status = run_step(x, &block->steps[i], true, 0);
+        vtrn_status status = run_step(x, block, i, true, 0);
         if (__builtin_expect(status != NULL, 0)) {
             fail(x, 0, p->step + i, &block->steps[i].instr, status);
             return false;

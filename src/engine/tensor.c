@@ -15,6 +15,7 @@ enum {
     CHUNK =
         10 * STRIP, /* columns converted at a time where no inner loop exists: fills the scratch */
     MAX_ELEMENT_BYTES = 16,
+    LINE = 64,     /* bytes that a cache takes at once */
     LEAST_RUN = 4, /* elements; of shorter runs the general way is as fast */
 };
 _Static_assert(ENGINE_PE_ROWS *CHUNK * sizeof(float) <= ENGINE_SCRATCH_BYTES, "a chunk fits");
@@ -46,6 +47,11 @@ static bool is_aligned(const vtrn_ap *ap, vtrn_dtype dtype) {
 /* An operand that the inner loops can read or write as it lies. */
 static bool is_ready(const vtrn_ap *ap, vtrn_dtype dtype) {
     return is_aligned(ap, dtype) && engine_ap_is_dense(ap);
+}
+
+/* A moving tile of whole strips as they lie. */
+static bool is_strippable(const vtrn_ap *ap) {
+    return is_ready(ap, VTRN_DTYPE_FP32) || is_ready(ap, VTRN_DTYPE_BF16);
 }
 
 /* The innermost dim that has more than one element; 0 if none has, or there is none. */
@@ -157,6 +163,7 @@ typedef struct product {
     int thread_i, n_k;
     const float *panels; /* of the stationary tile, panel_stride floats apart */
     size_t panel_stride;
+    int n_blocks;              /* of rows of dst that the thread owns; at least 1 */
     bool is_adding, is_direct; /* dst takes the sums as they are */
     bool is_in_runs;           /* dst takes them a run at a time */
 } product;
@@ -170,6 +177,7 @@ typedef struct strip {
     bool is_raw_bf16;
     uint64_t from; /* first column of dst */
     int n;
+    tensor_ahead ahead;
 } strip;
 
 /* Rows [first, end) of a strip's block of sums, whose row 0 is row m of dst, the general way. */
@@ -214,13 +222,16 @@ static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, ten
     const float *panels = p->panels + (size_t)(m / BLOCK) * p->panel_stride;
     const tensor_stationary a = {panels, n_blocks, p->n_k};
     int width_i = (s->n + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS - 1;
-    if (!s->raw) {
-        p->kernels->multiply[width_i](a, tensor_moving_of(s->b, s->b_stride), to);
-        return;
-    }
-    (s->is_raw_bf16 ? p->kernels->multiply_bf16 : p->kernels->multiply_fp32)[width_i](
-        a, (tensor_moving){s->raw, s->raw_row_bytes, s->b}, to);
+    tensor_moving b = tensor_moving_of(s->b, s->b_stride);
+    if (s->raw)
+        b = (tensor_moving){.rows = s->raw, .row_bytes = s->raw_row_bytes, .strip = s->b};
+    b.ahead = s->ahead;
+    const tensor_multiply *multiply = !s->raw          ? p->kernels->multiply
+                                      : s->is_raw_bf16 ? p->kernels->multiply_bf16
+                                                       : p->kernels->multiply_fp32;
+    multiply[width_i](a, b, to);
     s->raw = NULL;
+    s->ahead = tensor_ahead_behind(s->ahead, n_blocks);
 }
 
 /* All rows of dst that the thread owns, the columns of one strip. */
@@ -252,6 +263,29 @@ static void multiply_strip(const product *p, strip *s) {
         }
 }
 
+/* The strip of a dense moving tile that begins with column `from`. */
+static tensor_ahead ahead_of(const product *p, const vtrn_ap *moving, uint64_t from) {
+    const size_t size = dtype_size((vtrn_dtype)moving->dtype);
+    const uint8_t *rows = engine_chip_row(p->core, moving, 0) + from * size;
+    return (tensor_ahead){
+        .rows = rows,
+        .row_bytes = (size_t)engine_row_stride(p->core, moving),
+        .n_rows = moving->n_partitions,
+        .n_lines = (int)(((uintptr_t)rows % LINE + STRIP * size + LINE - 1) / LINE),
+        .n_rows_each = (moving->n_partitions + p->n_blocks - 1) / p->n_blocks,
+    };
+}
+
+/* The first strip of the matmul that comes next. */
+static tensor_ahead ahead_of_coming(const product *p) {
+    const vtrn_instr *const *coming = p->core->regs->pe[p->thread_i].coming;
+    for (int i = 0; i < ENGINE_COMING && coming[i]; i++)
+        if (coming[i]->opcode == VTRN_OP_MATMUL)
+            return is_strippable(&coming[i]->ap[1]) ? ahead_of(p, &coming[i]->ap[1], 0)
+                                                    : (tensor_ahead){0};
+    return (tensor_ahead){0};
+}
+
 /* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128
  * pages, and reading them in place for each of 16 blocks would miss the first-level TLB each time.
  */
@@ -271,6 +305,8 @@ static void multiply_dense(const product *p, uint64_t n_cols) {
             .from = from,
             .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP,
         };
+        bool is_last = from + STRIP >= n_cols;
+        s.ahead = is_last ? ahead_of_coming(p) : ahead_of(p, moving, from + STRIP);
         if (s.n % TENSOR_VECTOR_COLS) {
             memset(buffer, 0, (size_t)p->n_k * STRIP * sizeof *buffer);
             (is_bf16 ? p->kernels->strip_bf16 : p->kernels->strip_fp32)(s.raw, stride, p->n_k, s.n,
@@ -324,6 +360,14 @@ static void multiply_any(const product *p, uint64_t n_cols) {
     }
 }
 
+static int count_blocks(const engine_core *core, const vtrn_ap *dst, int thread_i) {
+    int n_blocks = 0;
+    engine_rows rows = engine_rows_of(core, dst, thread_i);
+    while (engine_rows_next(&rows))
+        n_blocks += (rows.end + BLOCK - 1) / BLOCK - rows.first / BLOCK;
+    return n_blocks;
+}
+
 static vtrn_status check_product(const engine_core *core, const vtrn_instr *instr, int thread_i) {
     const vtrn_ap *dst = &instr->ap[0], *moving = &instr->ap[1];
     int n_rows = core->regs->pe[thread_i].n_rows, n_cols = core->regs->pe[thread_i].n_cols;
@@ -360,6 +404,7 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
         .n_k = core->regs->pe[thread_i].n_rows,
         .panels = core->regs->pe_weights,
         .panel_stride = TENSOR_PANEL_STRIDE,
+        .n_blocks = count_blocks(core, &instr->ap[0], thread_i),
         .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
         .is_direct = is_ready(&instr->ap[0], VTRN_DTYPE_FP32),
         .is_in_runs = has_runs(&instr->ap[0], VTRN_DTYPE_FP32) &&
@@ -367,7 +412,9 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
     };
     const vtrn_ap *moving = &instr->ap[1];
     uint64_t n_cols = isa_ap_free_size(moving);
-    if (is_ready(moving, VTRN_DTYPE_FP32) || is_ready(moving, VTRN_DTYPE_BF16))
+    if (!p.n_blocks)
+        return NULL;
+    if (is_strippable(moving))
         multiply_dense(&p, n_cols);
     else if (has_runs(moving, VTRN_DTYPE_FP32) || has_runs(moving, VTRN_DTYPE_BF16))
         multiply_runs(&p, n_cols);

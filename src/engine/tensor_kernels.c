@@ -13,12 +13,13 @@ enum {
     /* rows of the moving tile asked for ahead of their use: rows lie a partition apart, which no
      * hardware prefetcher follows */
     ROWS_AHEAD = 8,
+    K_GROUP = 8, /* rows of both tiles between two requests to the caches */
 /* Unrolled so that the branch history holds a whole block, and its end is foreseen. With the
  * sanitizers' checks in it that would compile for a minute. */
 #ifdef VTRN_SANITIZED
     K_UNROLL = 1,
 #else
-    K_UNROLL = 8,
+    K_UNROLL = K_GROUP,
 #endif
 };
 
@@ -27,8 +28,22 @@ static inline tensor_stationary next_block(tensor_stationary a) {
     return (tensor_stationary){a.panels + TENSOR_PANEL_STRIDE, a.n_blocks - 1, a.n_k};
 }
 
+/* The moving tile for the blocks behind the first, which left it in the strip. */
+static inline tensor_moving behind_first(tensor_moving b) {
+    tensor_moving rest = tensor_moving_of(b.strip, TENSOR_STRIP_COLS);
+    rest.ahead = b.ahead;
+    return rest;
+}
+
 static inline tensor_sums next_rows(tensor_sums to) {
     return (tensor_sums){to.c + ROWS * to.stride, to.stride, to.is_adding};
+}
+
+/* One of the rows that move next enters the second-level cache. */
+static inline void ask_for_row(tensor_ahead *a) {
+    for (int line = 0; line < a->n_lines; line++)
+        __builtin_prefetch(a->rows + 64 * line, 0, 2);
+    a->rows += a->row_bytes;
 }
 
 #if defined(__AVX512F__)
@@ -44,46 +59,68 @@ static inline __attribute__((always_inline)) __m512 load_vector(const uint8_t *b
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+/* a * b + sum. As assembly, because a sum that may change its register (the compiler knows three
+ * forms of the instruction) is copied to and fro where all registers are in use. */
+static inline __attribute__((always_inline)) __m512 multiply_add(__m512 a, __m512 b, __m512 sum) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
+
+/* The next row of the stationary and of the moving tile enters the sums. */
+static inline __attribute__((always_inline)) void
+add_products(__m512 sum[ROWS][3], tensor_stationary *a, tensor_moving *b, const int n_vectors,
+             const int from) {
+    __m512 moving[3];
+#pragma GCC unroll 3
+    for (int v = 0; v < n_vectors; v++) {
+        moving[v] = load_vector(b->rows, v, from);
+        if (from != FROM_STRIP)
+            _mm512_storeu_ps(b->strip + 16 * v, moving[v]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+        __m512 weight = _mm512_set1_ps(a->panels[r]);
+#pragma GCC unroll 3
+        for (int v = 0; v < n_vectors; v++)
+            sum[r][v] = multiply_add(weight, moving[v], sum[r][v]);
+    }
+    /* Loads of the next row stay behind this, as no register is free for them. */
+    __asm__ volatile("" ::: "memory");
+    a->panels += ROWS;
+    b->rows += b->row_bytes;
+    if (from != FROM_STRIP)
+        b->strip += TENSOR_STRIP_COLS;
+}
+
 /* 8 rows by 3 vectors: 24 sums, 3 vectors of b and a broadcast in 32 registers; 11 loads feed 24
- * multiply-adds, so the two multipliers and not the two load ports set the pace. */
+ * multiply-adds, so the two multipliers and not the two load ports set the pace. What is asked for
+ * ahead is spread over the groups of k: a burst would hold up the loads behind it. */
 static inline __attribute__((always_inline)) void multiply_vectors(tensor_stationary a,
                                                                    tensor_moving b, tensor_sums to,
                                                                    const int n_vectors,
                                                                    const int from) {
     __m512 sum[ROWS][3];
+    const int n_ahead = tensor_ahead_now(&b.ahead);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             sum[r][v] = _mm512_setzero_ps();
-    for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 3
-        for (int v = 0; v < n_vectors; v++)
-            __builtin_prefetch(to.c + (size_t)r * to.stride + 16 * v, 1);
-    }
-#pragma GCC unroll K_UNROLL
-    for (int k = 0; k < a.n_k; k++) {
-        __m512 moving[3];
-#pragma GCC unroll 3
-        for (int v = 0; v < n_vectors; v++) {
-            moving[v] = load_vector(b.rows, v, from);
-            if (from != FROM_STRIP) {
-                _mm512_storeu_ps(b.strip + 16 * v, moving[v]);
-                _mm_prefetch(b.rows + ROWS_AHEAD * b.row_bytes + 64 * v, _MM_HINT_T0);
-            }
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            __m512 weight = _mm512_set1_ps(a.panels[r]);
+    int k = 0;
+    for (int group = 0; k + K_GROUP <= a.n_k; k += K_GROUP, group++) {
+        if (group < ROWS) {
 #pragma GCC unroll 3
             for (int v = 0; v < n_vectors; v++)
-                sum[r][v] = _mm512_fmadd_ps(weight, moving[v], sum[r][v]);
+                __builtin_prefetch(to.c + (size_t)group * to.stride + 16 * v, 1);
         }
-        a.panels += ROWS;
-        b.rows += b.row_bytes;
-        if (from != FROM_STRIP)
-            b.strip += TENSOR_STRIP_COLS;
+        if (group < n_ahead)
+            ask_for_row(&b.ahead);
+#pragma GCC unroll K_UNROLL
+        for (int i = 0; i < K_GROUP; i++)
+            add_products(sum, &a, &b, n_vectors, from);
     }
+    for (; k < a.n_k; k++)
+        add_products(sum, &a, &b, n_vectors, from);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
@@ -97,14 +134,16 @@ static inline __attribute__((always_inline)) void multiply_vectors(tensor_statio
 #define MULTIPLY_FROM(n_cols, type, from)                                                          \
     static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
         multiply_vectors(a, b, to, n_cols / 16, from);                                             \
+        b.ahead = tensor_ahead_behind(b.ahead, 1);                                                 \
         if (a.n_blocks > 1)                                                                        \
-            multiply_##n_cols(next_block(a), tensor_moving_of(b.strip, TENSOR_STRIP_COLS),         \
-                              next_rows(to));                                                      \
+            multiply_##n_cols(next_block(a), behind_first(b), next_rows(to));                      \
     }
 #define MULTIPLY(n_cols)                                                                           \
     static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
-        for (; a.n_blocks; a = next_block(a), to = next_rows(to))                                  \
+        for (; a.n_blocks; a = next_block(a), to = next_rows(to)) {                                \
             multiply_vectors(a, b, to, n_cols / 16, FROM_STRIP);                                   \
+            b.ahead = tensor_ahead_behind(b.ahead, 1);                                             \
+        }                                                                                          \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
     MULTIPLY_FROM(n_cols, bf16, FROM_BF16)
@@ -148,14 +187,17 @@ multiply_part(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_
 
 static inline __attribute__((always_inline)) void
 multiply_block(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_cols) {
-    const int n_vectors = n_cols % 24 ? 2 : 3;
-    for (int first = 0; first < n_cols; first += 8 * n_vectors)
-        for (int r = 0; r < ROWS; r += 4)
+    const int n_vectors = n_cols % 24 ? 2 : 3, n_ahead = tensor_ahead_now(&b.ahead);
+    for (int first = 0, asked = 0; first < n_cols; first += 8 * n_vectors)
+        for (int r = 0; r < ROWS; r += 4) {
+            for (int end = asked + (n_ahead + 3) / 4; asked < end && asked < n_ahead; asked++)
+                ask_for_row(&b.ahead);
             multiply_part(
                 (tensor_stationary){a.panels + r, 1, a.n_k},
-                (tensor_moving){b.rows + first * sizeof(float), b.row_bytes, NULL},
+                (tensor_moving){.rows = b.rows + first * sizeof(float), .row_bytes = b.row_bytes},
                 (tensor_sums){to.c + (size_t)r * to.stride + first, to.stride, to.is_adding},
                 n_vectors);
+        }
 }
 
 #else
@@ -226,12 +268,14 @@ LOADERS(fp32, 4)
 #define MULTIPLY_FROM(n_cols, type)                                                                \
     static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
         strip_##type(b.rows, b.row_bytes, a.n_k, n_cols, b.strip);                                 \
-        multiply_##n_cols(a, tensor_moving_of(b.strip, TENSOR_STRIP_COLS), to);                    \
+        multiply_##n_cols(a, behind_first(b), to);                                                 \
     }
 #define MULTIPLY(n_cols)                                                                           \
     static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
-        for (; a.n_blocks; a = next_block(a), to = next_rows(to))                                  \
+        for (; a.n_blocks; a = next_block(a), to = next_rows(to)) {                                \
             multiply_block(a, b, to, n_cols);                                                      \
+            b.ahead = tensor_ahead_behind(b.ahead, 1);                                             \
+        }                                                                                          \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32)                                                                    \
     MULTIPLY_FROM(n_cols, bf16)

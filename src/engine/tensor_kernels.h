@@ -27,16 +27,40 @@ typedef struct tensor_stationary {
     int n_blocks, n_k; /* n_blocks at least 1 */
 } tensor_stationary;
 
+/* Rows that move next, asked for while a strip is multiplied, some with each block: rows that lie a
+ * partition apart are followed by no hardware prefetcher. Addresses need not be valid. */
+typedef struct tensor_ahead {
+    const uint8_t *rows;
+    size_t row_bytes;
+    int n_rows, n_lines; /* left to be asked for; cache lines of each */
+    int n_rows_each;     /* with each block */
+} tensor_ahead;
+
+/* How many rows the next block asks for. */
+static inline int tensor_ahead_now(const tensor_ahead *a) {
+    return a->n_rows < a->n_rows_each ? a->n_rows : a->n_rows_each;
+}
+
+/* What is left to be asked for behind n_blocks blocks. */
+static inline tensor_ahead tensor_ahead_behind(tensor_ahead a, int n_blocks) {
+    int n = n_blocks * a.n_rows_each;
+    n = n < a.n_rows ? n : a.n_rows;
+    a.n_rows -= n;
+    a.rows += (size_t)n * a.row_bytes;
+    return a;
+}
+
 /* Columns of the moving tile, as many as fit a strip: n_k rows, row_bytes apart. */
 typedef struct tensor_moving {
     const uint8_t *rows;
     size_t row_bytes;
     float *strip; /* [n_k][48]: where a kernel that converts leaves the rows as fp32 */
+    tensor_ahead ahead;
 } tensor_moving;
 
 /* Rows that are fp32 already, stride floats apart. */
 static inline tensor_moving tensor_moving_of(const float *rows, size_t stride) {
-    return (tensor_moving){(const uint8_t *)rows, stride * sizeof *rows, NULL};
+    return (tensor_moving){.rows = (const uint8_t *)rows, .row_bytes = stride * sizeof *rows};
 }
 
 /* Where the sums of a product go. */

@@ -106,9 +106,10 @@ static void check_products(void) {
         panels[i] = (float)(i * 37 % 1009) / 1009 - 0.5f;
     for (int i = 0; i < 128 * TENSOR_STRIP_COLS; i++)
         moving[i] = (float)(i * 53 % 4093) / 4093 - 0.5f;
+    tensor_moving b = tensor_moving_of(moving, TENSOR_STRIP_COLS);
+    b.ahead = (tensor_ahead){NULL, 1 << 20, 200, 4, 100}; /* no rows of anything */
     CPU_TABLE(tensor_kernel_table)
-        ->multiply[2]((tensor_stationary){panels, 1, 128},
-                      tensor_moving_of(moving, TENSOR_STRIP_COLS),
+        ->multiply[2]((tensor_stationary){panels, 1, 128}, b,
                       (tensor_sums){out, TENSOR_STRIP_COLS, false});
     expect("pe", "matmul", TENSOR_BLOCK_ROWS * TENSOR_STRIP_COLS);
 }
