@@ -16,7 +16,9 @@ typedef struct queue_state {
     uint32_t next, end; /* of the block's stream: indices into program->instrs */
     double issue_ns;    /* the queue may look at its next instruction */
     double done_ns;     /* its instructions so far have all completed */
-    double start_ns;    /* of the head, by what is known; INFINITY while it is blocked */
+    /* of the head: its queue and its own operands are ready; its semaphores are raised */
+    double ready_ns, reached_ns[VTRN_MAX_WAITS];
+    double start_ns; /* of the head, by what is known; INFINITY while it is blocked */
     double ends_ns[TIMING_MAX_BACK]; /* of its last instructions, by index modulo TIMING_MAX_BACK */
     double active_until_ns;
     double sbuf_free_ns, psum_free_ns; /* its use of shared ports ends */
@@ -66,24 +68,39 @@ static double dependences(const vtrn_chip *chip, const queue_state *q, const tim
     return ns;
 }
 
-/* Earliest start of the head of a queue. */
+/* Earliest start of the head of a queue that has one. */
 static double head_start(const replay_state *r, int engine) {
     const queue_state *q = &r->queues[engine];
-    if (q->next == q->end)
-        return INFINITY;
     const timing_instr *timed = &r->model->instrs[q->next];
-    double start_ns = later_ns(q->issue_ns, dependences(r->model->chip, q, timed));
-    for (int w = 0; w < timed->n_waits; w++) {
-        double reached_ns =
-            semaphores_reach(&r->semaphores, timed->wait_semaphore[w], timed->wait_value[w]);
-        if (reached_ns > q->issue_ns) /* the queue slept: it takes time to wake */
-            start_ns = later_ns(start_ns, reached_ns + r->model->chip->cost.semaphore_wake_ns);
-    }
+    double start_ns = q->ready_ns;
+    for (int w = 0; w < timed->n_waits; w++)
+        if (q->reached_ns[w] > q->issue_ns) /* the queue slept: it takes time to wake */
+            start_ns =
+                later_ns(start_ns, q->reached_ns[w] + r->model->chip->cost.semaphore_wake_ns);
     if (timed->cost.ports)
         start_ns = later_ns(start_ns, port_free(r, engine, timed->cost.ports));
     if (timed->cost.kind == COST_KIND_MATMUL || timed->cost.kind == COST_KIND_LDWEIGHTS)
         start_ns = pe_start(&r->pe, &timed->cost, start_ns);
     return start_ns;
+}
+
+static void find_reached(replay_state *r, queue_state *q, int w) {
+    const timing_instr *timed = &r->model->instrs[q->next];
+    q->reached_ns[w] =
+        semaphores_reach(&r->semaphores, timed->wait_semaphore[w], timed->wait_value[w]);
+}
+
+/* The queue looks at its next instruction. */
+static void take_head(replay_state *r, int engine) {
+    queue_state *q = &r->queues[engine];
+    q->start_ns = INFINITY;
+    if (q->next == q->end)
+        return;
+    const timing_instr *timed = &r->model->instrs[q->next];
+    q->ready_ns = later_ns(q->issue_ns, dependences(r->model->chip, q, timed));
+    for (int w = 0; w < timed->n_waits; w++)
+        find_reached(r, q, w);
+    q->start_ns = head_start(r, engine);
 }
 
 static void keep_interval(replay_state *r, uint32_t instr_i, int lane, double start_ns,
@@ -98,17 +115,18 @@ static void keep_interval(replay_state *r, uint32_t instr_i, int lane, double st
         };
 }
 
-/* A semaphore changed: heads that wait for it may start now. */
-static void wake_waiters(replay_state *r, int semaphore) {
+/* A semaphore changed at t_ns: heads that wait for it may start now. Where it is high enough before
+ * that, nothing changes. */
+static void wake_waiters(replay_state *r, int semaphore, double t_ns) {
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         queue_state *q = &r->queues[e];
         if (q->next == q->end)
             continue;
         const timing_instr *timed = &r->model->instrs[q->next];
         for (int w = 0; w < timed->n_waits; w++)
-            if (timed->wait_semaphore[w] == semaphore) {
+            if (timed->wait_semaphore[w] == semaphore && t_ns < q->reached_ns[w]) {
+                find_reached(r, q, w);
                 q->start_ns = head_start(r, e);
-                break;
             }
     }
 }
@@ -117,7 +135,7 @@ static void post(replay_state *r, const timing_instr *timed, double t_ns) {
     if (timed->update_semaphore == VTRN_NO_SEMAPHORE)
         return;
     semaphores_post(&r->semaphores, timed->update_semaphore, t_ns, timed->update_value);
-    wake_waiters(r, timed->update_semaphore);
+    wake_waiters(r, timed->update_semaphore, t_ns);
 }
 
 /* The trigger on the queue, then the transfer. Returns when the semaphore changes. */
@@ -188,7 +206,7 @@ static void run_head(replay_state *r, int engine) {
         signal_ns = run_dma(r, instr_i, engine, end_ns);
     else if (timed->cost.kind == COST_KIND_CUSTOM)
         count_custom(r, &r->model->program->instrs[instr_i]);
-    q->start_ns = head_start(r, engine);
+    take_head(r, engine);
     post(r, timed, signal_ns);
 }
 
@@ -233,7 +251,7 @@ static void begin_block(replay_state *r, uint32_t block_i, double t_ns) {
         q->issue_ns = q->done_ns = t_ns;
     }
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        r->queues[e].start_ns = head_start(r, e);
+        take_head(r, e);
 }
 
 /* Runs until no head can start, or in front of a collective unless *is_met, which it clears. True:

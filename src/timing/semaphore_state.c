@@ -28,6 +28,8 @@ double semaphores_reach(const semaphores *s, int semaphore, uint32_t value) {
         return -INFINITY;
     if (!hi || history[hi - 1].sum < value)
         return INFINITY;
+    if (hi == 1 || history[hi - 2].sum < value) /* most often the last update is awaited */
+        return history[hi - 1].t_ns;
     while (lo < hi) {
         uint32_t middle = lo + (hi - lo) / 2;
         if (history[middle].sum >= value)
