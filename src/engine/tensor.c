@@ -338,6 +338,18 @@ static void multiply_runs(const product *p, uint64_t n_cols) {
     }
 }
 
+/* One row of dst: each column of the moving tile meets one weight, so the tile is read as it lies.
+ */
+static void multiply_one_row(const product *p, uint64_t n_cols) {
+    const vtrn_ap *moving = &p->instr->ap[1];
+    tensor_multiply_row multiply = moving->dtype == VTRN_DTYPE_BF16 ? p->kernels->multiply_row_bf16
+                                                                    : p->kernels->multiply_row_fp32;
+    tensor_moving b = {.rows = engine_chip_row(p->core, moving, 0),
+                       .row_bytes = (size_t)engine_row_stride(p->core, moving)};
+    float *c = (float *)engine_chip_row(p->core, &p->instr->ap[0], 0);
+    multiply(p->core->regs->pe_weights, p->n_k, b, (int)n_cols, (tensor_sums){c, 0, p->is_adding});
+}
+
 /* Any type and pattern: rows are converted a chunk at a time. */
 static void multiply_any(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
@@ -414,7 +426,9 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
     uint64_t n_cols = isa_ap_free_size(moving);
     if (!p.n_blocks)
         return NULL;
-    if (is_strippable(moving))
+    if (is_strippable(moving) && p.is_direct && instr->ap[0].n_partitions == 1)
+        multiply_one_row(&p, n_cols);
+    else if (is_strippable(moving))
         multiply_dense(&p, n_cols);
     else if (has_runs(moving, VTRN_DTYPE_FP32) || has_runs(moving, VTRN_DTYPE_BF16))
         multiply_runs(&p, n_cols);

@@ -375,6 +375,94 @@ static void put_runs(const float *sums, int n_rows, const tensor_runs *runs, ten
 
 #endif
 
+/* Vectors of the widest kind of the level, for products of one row. */
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+typedef __m512 lanes;
+#define LANES_ZERO           _mm512_setzero_ps()
+#define LANES_SET(x)         _mm512_set1_ps(x)
+#define LANES_FMA(a, b, sum) _mm512_fmadd_ps(a, b, sum)
+#define LANES_ADD(a, b)      _mm512_add_ps(a, b)
+#define LANES_LOAD(at)       _mm512_loadu_ps(at)
+#define LANES_STORE(at, x)   _mm512_storeu_ps(at, x)
+#elif defined(__AVX2__)
+enum { LANES = 8 };
+typedef __m256 lanes;
+#define LANES_ZERO           _mm256_setzero_ps()
+#define LANES_SET(x)         _mm256_set1_ps(x)
+#define LANES_FMA(a, b, sum) _mm256_fmadd_ps(a, b, sum)
+#define LANES_ADD(a, b)      _mm256_add_ps(a, b)
+#define LANES_LOAD(at)       _mm256_loadu_ps(at)
+#define LANES_STORE(at, x)   _mm256_storeu_ps(at, x)
+#else
+enum { LANES = 1 };
+typedef float lanes;
+#define LANES_ZERO           0.0f
+#define LANES_SET(x)         (x)
+#define LANES_FMA(a, b, sum) fmaf(a, b, sum)
+#define LANES_ADD(a, b)      ((a) + (b))
+#define LANES_LOAD(at)       (*(at))
+#define LANES_STORE(at, x)   (*(at) = (x))
+#endif
+
+/* n_vectors vectors of columns: they lie side by side, and their sums in registers, so that a row
+ * is read at once. */
+#define MULTIPLY_ROW(type, size)                                                                   \
+    static inline __attribute__((always_inline)) void multiply_vectors_of_row_##type(              \
+        const float *panel, int n_k, tensor_moving b, tensor_sums to, const int n_vectors) {       \
+        lanes sum[16];                                                                             \
+        _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++) sum[v] = LANES_ZERO;          \
+        for (int k = 0; k < n_k; k++, b.rows += b.row_bytes, panel += ROWS) {                      \
+            lanes weight = LANES_SET(*panel);                                                      \
+            for (int byte = 0; byte < n_vectors * LANES * size; byte += 64)                        \
+                __builtin_prefetch(b.rows + ROWS_AHEAD * b.row_bytes + byte);                      \
+            _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++) {                         \
+                float row[LANES];                                                                  \
+                load_##type(b.rows + v * LANES * size, row, LANES);                                \
+                sum[v] = LANES_FMA(weight, LANES_LOAD(row), sum[v]);                               \
+            }                                                                                      \
+        }                                                                                          \
+        _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++) {                             \
+            float *c = to.c + v * LANES;                                                           \
+            LANES_STORE(c, to.is_adding ? LANES_ADD(LANES_LOAD(c), sum[v]) : sum[v]);              \
+        }                                                                                          \
+    }                                                                                              \
+    static void multiply_row_##type(const float *panel, int n_k, tensor_moving b, int n,           \
+                                    tensor_sums to) {                                              \
+        int done = 0;                                                                              \
+        for (; n - done >= 8 * LANES; done += 8 * LANES)                                           \
+            multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done *size),                  \
+                                           sums_of(to, done), 8);                                  \
+        for (; n - done >= 4 * LANES; done += 4 * LANES)                                           \
+            multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done * size),                 \
+                                           sums_of(to, done), 4);                                  \
+        for (; n - done >= LANES; done += LANES)                                                   \
+            multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done *size),                  \
+                                           sums_of(to, done), 1);                                  \
+        for (; done < n; done++) {                                                                 \
+            float sum = 0, x;                                                                      \
+            const uint8_t *at = b.rows + (ptrdiff_t)done * size;                                   \
+            for (int k = 0; k < n_k; k++, at += b.row_bytes) {                                     \
+                load_##type(at, &x, 1);                                                            \
+                sum = fmaf(panel[k * ROWS], x, sum);                                               \
+            }                                                                                      \
+            to.c[done] = to.is_adding ? to.c[done] + sum : sum;                                    \
+        }                                                                                          \
+    }
+
+static inline tensor_moving columns_of(tensor_moving b, int first_byte) {
+    b.rows += first_byte;
+    return b;
+}
+
+static inline tensor_sums sums_of(tensor_sums to, int first) {
+    to.c += first;
+    return to;
+}
+
+MULTIPLY_ROW(fp32, 4)
+MULTIPLY_ROW(bf16, 2)
+
 RUNS(fp32)
 RUNS(bf16)
 
@@ -386,6 +474,8 @@ const tensor_kernels VTRN_AT_LEVEL(tensor_kernel_table) = {
     .multiply = {multiply_16, multiply_32, multiply_48},
     .multiply_fp32 = {multiply_fp32_16, multiply_fp32_32, multiply_fp32_48},
     .multiply_bf16 = {multiply_bf16_16, multiply_bf16_32, multiply_bf16_48},
+    .multiply_row_fp32 = multiply_row_fp32,
+    .multiply_row_bf16 = multiply_row_bf16,
     .strip_bf16 = strip_bf16,
     .strip_fp32 = strip_fp32,
     .runs_bf16 = runs_bf16,

@@ -85,12 +85,18 @@ typedef struct tensor_runs {
 
 typedef void (*tensor_multiply)(tensor_stationary a, tensor_moving b, tensor_sums to);
 
+/* c[n] (+)= a[k][8]^T @ b[k][n] for the first column of a panel, any n. rows: n_k rows of numbers,
+ * row_bytes apart, read as they lie and once. */
+typedef void (*tensor_multiply_row)(const float *panel, int n_k, tensor_moving b, int n,
+                                    tensor_sums to);
+
 typedef struct tensor_kernels {
     /* c[8 * n_blocks][n] (+)= a[k][8 * n_blocks]^T @ b[k][n], n = 16, 32 or 48 by index 0, 1, 2; b
      * is fp32 */
     tensor_multiply multiply[3];
     /* the same with b read as fp32 or bf16, and left in the strip for blocks that follow */
     tensor_multiply multiply_fp32[3], multiply_bf16[3];
+    tensor_multiply_row multiply_row_fp32, multiply_row_bf16;
     /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48] */
     void (*strip_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*strip_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);

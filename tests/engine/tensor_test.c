@@ -110,6 +110,8 @@ static shape random_shape(int round) {
                .is_weights_dense = rig_below(&seed, 3),
                .is_dst_dense = rig_below(&seed, 3),
                .is_adding = rig_below(&seed, 2)};
+    if (!rig_below(&seed, 4))
+        s.m = 1; /* has loops of its own */
     s.dst_partition = (int)rig_below(&seed, 129 - (uint32_t)s.m);
     if (rig_below(&seed, 2))
         s.dst_partition = 0;
@@ -202,6 +204,32 @@ static void levels_and_thread_numbers_give_equal_bits_and_touch_nothing_else(voi
         rig_destroy(rigs[i]);
 }
 
+static void a_product_of_one_row_has_the_bits_of_one_of_several(void **state) {
+    (void)state;
+    static float several[512];
+    rig *r = rig_create(2);
+    for (int round = 0; round < 24; round++) {
+        shape s = random_shape(round % 2);
+        s.is_moving_dense = s.is_dst_dense = true;
+        s.dst_partition = 0;
+        uint64_t seed_of_round = rig_random(&seed);
+        for (s.m = 2; s.m > 0; s.m--) {
+            seed = seed_of_round;
+            rig_clear(r);
+            fill_sbuf(r, s.dtype, false);
+            fill_psum(r, 3);
+            add_product(r, &s);
+            rig_ok(rig_run(r));
+            const uint8_t *row = r->core.psum.base + DST_ADDR;
+            if (s.m > 1)
+                memcpy(several, row, s.n * sizeof *several);
+            else
+                assert_memory_equal(several, row, s.n * sizeof *several);
+        }
+    }
+    rig_destroy(r);
+}
+
 static void transposes_keep_every_bit(void **state) {
     (void)state;
     static const int dtypes[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_INT8};
@@ -254,6 +282,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_match_double_precision_within_the_bound_of_fp32),
         cmocka_unit_test(levels_and_thread_numbers_give_equal_bits_and_touch_nothing_else),
+        cmocka_unit_test(a_product_of_one_row_has_the_bits_of_one_of_several),
         cmocka_unit_test(transposes_keep_every_bit),
         cmocka_unit_test(a_moving_tile_that_does_not_fit_the_weights_is_refused),
     };
