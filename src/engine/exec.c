@@ -86,28 +86,35 @@ static vtrn_status run_custom(execution *x, uint32_t custom_i) {
     return status;
 }
 
+static const vtrn_instr *instr_of(const execution *x, const engine_block_plan *block,
+                                  uint32_t step_i) {
+    const vtrn_instr *in_place = block->in_place ? block->in_place[step_i] : NULL;
+    return in_place ? in_place : &x->run->program->instrs[block->steps[step_i].instr];
+}
+
 /* Tells a matmul what is behind it, so that its last columns ask for the next one's first. */
 static void announce(execution *x, const engine_block_plan *block, uint32_t step_i, int thread_i) {
-    const vtrn_instr *instrs = x->run->program->instrs;
     for (uint32_t i = 0; i < ENGINE_COMING; i++) {
         uint32_t next = step_i + 1 + i;
         x->core->regs->pe[thread_i].coming[i] =
-            next < block->n_steps ? &instrs[block->steps[next].instr] : NULL;
+            next < block->n_steps ? instr_of(x, block, next) : NULL;
     }
 }
 
 /* is_alone: thread 0 does all of it. */
 static vtrn_status run_step(execution *x, const engine_block_plan *block, uint32_t step_i,
                             bool is_alone, int thread_i) {
-    const vtrn_instr *instr = &x->run->program->instrs[block->steps[step_i].instr];
-    if (is_alone && thread_i != 0)
+    const vtrn_instr *instr = instr_of(x, block, step_i);
+    if (block->steps[step_i].is_left_out || (is_alone && thread_i != 0))
         return NULL;
     if (instr->opcode == VTRN_OP_CUSTOM_OP)
         return run_custom(x, (uint32_t)instr->arg[0]);
     if (instr->opcode == VTRN_OP_MATMUL)
         announce(x, block, step_i, thread_i);
-    return engine_table[instr->opcode](is_alone ? &x->alone : x->core, instr, x->run->slot_base,
-                                       thread_i);
+    vtrn_status status = engine_table[instr->opcode](is_alone ? &x->alone : x->core, instr,
+                                                     x->run->slot_base, thread_i);
+    x->core->regs->pe[thread_i].coming[0] = NULL; /* they do not outlive the plan */
+    return status;
 }
 
 static uint32_t next_block(const execution *x, const vtrn_block *block) {

@@ -1,12 +1,14 @@
 /* The inner loops of strided moves at one instruction-set level. */
 #include "engine/move_kernels.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 enum {
     LONG_RUN_BYTES = 1024, /* from here on the library's copy is as fast */
     TILE = 8,              /* a side of the tile that is transposed in registers */
     LINE_BYTES = 64,
+    SAME_SETS_BYTES = 4096, /* lines so far apart share the sets of a first-level cache */
     /* How far ahead of a run the lines of a later one are asked for: rows of partitions lie in
      * pages of their own, where no hardware prefetcher follows. Short runs are more often in the
      * cache than not. */
@@ -183,17 +185,33 @@ static inline void transpose_tile(const uint8_t *src, int64_t src_row, uint8_t *
     }
 }
 
+/* Whether a transpose goes by rows of src, a tile's height at a time: it reads memory in order
+ * then, and writes lines of as many rows of dst as src has columns, which stay in the first-level
+ * cache unless they all fall into the same sets of it. */
+static inline bool is_by_rows(int64_t dst_row) {
+    return dst_row % SAME_SETS_BYTES != 0;
+}
+
 static void transpose4(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
                        uint64_t n_rows, uint64_t n_cols) {
-    uint64_t full_rows = n_rows / TILE * TILE, full_cols = n_cols / TILE * TILE;
-    for (uint64_t c = 0; c < full_cols; c += TILE)
-        for (uint64_t r = 0; r < full_rows; r += TILE) {
-            if (c % (LINE_BYTES / 4) == 0)
-                ask_for_lines(src + (int64_t)r * src_row + (int64_t)c * 4 + LINE_BYTES, src_row,
-                              TILE);
-            transpose_tile(src + (int64_t)r * src_row + (int64_t)c * 4, src_row,
-                           dst + (int64_t)c * dst_row + (int64_t)r * 4, dst_row);
-        }
+    const uint64_t full_rows = n_rows / TILE * TILE, full_cols = n_cols / TILE * TILE;
+    const uint64_t per_line = LINE_BYTES / 4;
+    if (is_by_rows(dst_row))
+        for (uint64_t r = 0; r < full_rows; r += TILE)
+            for (uint64_t c = 0; c < full_cols; c += TILE) {
+                const uint8_t *at = src + (int64_t)r * src_row + (int64_t)c * 4;
+                if (c % per_line == 0)
+                    ask_for_lines(at + TILE * src_row, src_row, TILE);
+                transpose_tile(at, src_row, dst + (int64_t)c * dst_row + (int64_t)r * 4, dst_row);
+            }
+    else
+        for (uint64_t c = 0; c < full_cols; c += TILE)
+            for (uint64_t r = 0; r < full_rows; r += TILE) {
+                const uint8_t *at = src + (int64_t)r * src_row + (int64_t)c * 4;
+                if (c % per_line == 0)
+                    ask_for_lines(at + LINE_BYTES, src_row, TILE);
+                transpose_tile(at, src_row, dst + (int64_t)c * dst_row + (int64_t)r * 4, dst_row);
+            }
     for (uint64_t c = 0; c < n_cols; c++)
         for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
             *(element4 *)(dst + (int64_t)c * dst_row + (int64_t)r * 4) =
@@ -235,15 +253,24 @@ static inline void transpose_tile2(const uint8_t *src, int64_t src_row, uint8_t 
 
 static void transpose2(const uint8_t *src, int64_t src_row, uint8_t *dst, int64_t dst_row,
                        uint64_t n_rows, uint64_t n_cols) {
-    uint64_t full_rows = n_rows / (2 * TILE) * (2 * TILE), full_cols = n_cols / TILE * TILE;
-    for (uint64_t c = 0; c < full_cols; c += TILE)
-        for (uint64_t r = 0; r < full_rows; r += 2 * TILE) {
-            if (c % (LINE_BYTES / 2) == 0)
-                ask_for_lines(src + (int64_t)r * src_row + (int64_t)c * 2 + LINE_BYTES, src_row,
-                              2 * TILE);
-            transpose_tile2(src + (int64_t)r * src_row + (int64_t)c * 2, src_row,
-                            dst + (int64_t)c * dst_row + (int64_t)r * 2, dst_row);
-        }
+    const uint64_t height = 2 * TILE, per_line = LINE_BYTES / 2;
+    const uint64_t full_rows = n_rows / height * height, full_cols = n_cols / TILE * TILE;
+    if (is_by_rows(dst_row))
+        for (uint64_t r = 0; r < full_rows; r += height)
+            for (uint64_t c = 0; c < full_cols; c += TILE) {
+                const uint8_t *at = src + (int64_t)r * src_row + (int64_t)c * 2;
+                if (c % per_line == 0)
+                    ask_for_lines(at + (int64_t)height * src_row, src_row, (int)height);
+                transpose_tile2(at, src_row, dst + (int64_t)c * dst_row + (int64_t)r * 2, dst_row);
+            }
+    else
+        for (uint64_t c = 0; c < full_cols; c += TILE)
+            for (uint64_t r = 0; r < full_rows; r += height) {
+                const uint8_t *at = src + (int64_t)r * src_row + (int64_t)c * 2;
+                if (c % per_line == 0)
+                    ask_for_lines(at + LINE_BYTES, src_row, (int)height);
+                transpose_tile2(at, src_row, dst + (int64_t)c * dst_row + (int64_t)r * 2, dst_row);
+            }
     for (uint64_t c = 0; c < n_cols; c++)
         for (uint64_t r = c < full_cols ? full_rows : 0; r < n_rows; r++)
             *(element2 *)(dst + (int64_t)c * dst_row + (int64_t)r * 2) =

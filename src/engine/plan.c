@@ -1,6 +1,7 @@
 /* Makes the plan: in-order queues under semaphores become one order of steps. */
 #include "engine/plan.h"
 
+#include "engine/in_place.h"
 #include "engine/plan_parts.h"
 #include "isa/access.h"
 
@@ -176,29 +177,42 @@ static const vtrn_ap *split_operand(const vtrn_instr *instr) {
     return instr->ap[1].space == VTRN_SPACE_NONE ? NULL : &instr->ap[1];
 }
 
-/* Adds what each thread has to do. */
-static void count_work(sequencer *s, const vtrn_instr *instr, bool is_alone) {
-    const vtrn_ap *ap = split_operand(instr);
-    int n_threads = s->plan->n_threads;
-    if (!ap)
-        return;
-    uint64_t row_work = isa_ap_free_size(ap);
-    if (access_reads_weights(instr))
-        row_work = row_work * instr->ap[1].n_partitions / matmul_macs_per_work;
-    s->work += row_work * ap->n_partitions;
-    if (is_alone) {
-        for (int split = 0; split < N_SPLITS; split++)
-            s->share[split][0] += row_work * ap->n_partitions;
-        return;
-    }
-    int row = ap->partition, end = row + ap->n_partitions;
+/* Adds what each thread has to do for rows [row, end) of a partition each. */
+static void count_rows(sequencer *s, int row, int end, uint64_t row_work) {
     for (int group = row / ENGINE_OWNER_ROWS; row < end; group++) {
         int next = (group + 1) * ENGINE_OWNER_ROWS;
         next = next < end ? next : end;
         for (int split = 0; split < N_SPLITS; split++)
-            s->share[split][(group >> split) % n_threads] += row_work * (uint64_t)(next - row);
+            s->share[split][(group >> split) % s->plan->n_threads] +=
+                row_work * (uint64_t)(next - row);
         row = next;
     }
+}
+
+/* Adds what a step costs each thread. What is read in place is read by each thread that has a part
+ * in it, from far away. */
+static void count_work(sequencer *s, uint32_t step_i) {
+    const engine_step *step = &s->block->steps[step_i];
+    const vtrn_instr *instr = &s->q.program->instrs[step->instr];
+    const vtrn_ap *ap = split_operand(instr);
+    if (!ap || step->is_left_out)
+        return;
+    uint64_t row_work = isa_ap_free_size(ap), far_work = 0;
+    if (access_reads_weights(instr))
+        row_work = row_work * instr->ap[1].n_partitions / matmul_macs_per_work;
+    if (s->block->in_place && s->block->in_place[step_i])
+        far_work = isa_ap_free_size(&instr->ap[1]) * instr->ap[1].n_partitions;
+    s->work += row_work * ap->n_partitions + far_work;
+    if (step->is_alone) {
+        for (int split = 0; split < N_SPLITS; split++)
+            s->share[split][0] += row_work * ap->n_partitions + far_work;
+        return;
+    }
+    count_rows(s, ap->partition, ap->partition + ap->n_partitions, row_work);
+    int n_groups = (ap->n_partitions + ENGINE_OWNER_ROWS - 1) / ENGINE_OWNER_ROWS;
+    for (int t = 0; t < s->plan->n_threads && t < n_groups; t++)
+        for (int split = 0; split < N_SPLITS; split++)
+            s->share[split][t] += far_work;
 }
 
 /* The threads meet: the slowest of them counts. */
@@ -213,6 +227,19 @@ static void settle_work(sequencer *s) {
     }
     s->solo_work += s->work;
     s->work = 0;
+}
+
+/* What the block takes, by one thread and by the team. */
+static void weigh_block(sequencer *s) {
+    for (uint32_t i = 0; i < s->block->n_steps; i++) {
+        if (s->block->steps[i].needs_barrier) {
+            settle_work(s);
+            for (int split = 0; split < N_SPLITS; split++)
+                s->team_work[split] += barrier_work;
+        }
+        count_work(s, i);
+    }
+    settle_work(s);
 }
 
 /* The compact form of the step, where there is one. */
@@ -235,7 +262,6 @@ static void take(sequencer *s, int engine, const vtrn_instr *instr, bool is_alon
         .is_alone = is_alone,
     };
     s->has_met = false;
-    count_work(s, instr, is_alone);
     s->has_short_weights |=
         instr->opcode == VTRN_OP_LDWEIGHTS && dtype_size(instr->ap[1].dtype) < 4;
     if (instr->update_semaphore != VTRN_NO_SEMAPHORE)
@@ -293,19 +319,22 @@ static vtrn_status sequence_block(sequencer *s, uint32_t block_i) {
         if (!is_any_held(s))
             return deadlock(&s->q, block_i);
         barriers_meet(s->barriers);
-        settle_work(s);
-        for (int split = 0; split < N_SPLITS; split++)
-            s->team_work[split] += barrier_work;
         memset(s->is_held, 0, sizeof s->is_held);
         s->has_met = true;
         s->plan->n_barriers++;
     }
-    settle_work(s);
     return NULL;
 }
 
-static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, barriers *b,
-                            bool is_solo_allowed, engine_plan *out) {
+/* tools->in_place is NULL where all copies are made. */
+typedef struct plan_tools {
+    barriers *barriers;
+    in_place *in_place;
+    unsigned freedom; /* PLAN_MAY_ bits */
+} plan_tools;
+
+static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
+                            const plan_tools *tools, engine_plan *out) {
     out->n_blocks = program->n_blocks;
     out->blocks = ARENA_NEW(&out->arena, engine_block_plan, program->n_blocks);
     if (!out->blocks)
@@ -326,12 +355,17 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, 
             return VTRN_OUT_OF_MEMORY(n * sizeof(engine_step));
         sequencer s = {.q = {.program = program, .block = &program->blocks[i]},
                        .chip = chip,
-                       .barriers = b,
+                       .barriers = tools->barriers,
                        .plan = out,
                        .block = &out->blocks[i]};
         VTRN_RETURN_IF_ERROR(sequence_block(&s, i));
+        if (tools->in_place)
+            VTRN_RETURN_IF_ERROR(
+                in_place_find(tools->in_place, &program->blocks[i], &out->blocks[i], &out->arena));
+        weigh_block(&s);
+        bool may_be_solo = tools->freedom & PLAN_MAY_BE_SOLO;
         out->blocks[i].is_solo =
-            out->n_threads == 1 || (is_solo_allowed && s.solo_work <= s.team_work[0] + wake_work);
+            out->n_threads == 1 || (may_be_solo && s.solo_work <= s.team_work[0] + wake_work);
         out->is_solo &= out->blocks[i].is_solo;
         for (int split = 0; split < N_SPLITS; split++)
             team_work[split] += s.team_work[split];
@@ -345,7 +379,7 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip, 
 }
 
 vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
-                        bool is_solo_allowed, engine_plan *out) {
+                        unsigned freedom, engine_plan *out) {
     *out = (engine_plan){.n_threads = n_threads};
     if (n_threads < 1 || n_threads > ENGINE_MAX_THREADS)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a plan for %d threads; give 1 to %d", n_threads,
@@ -353,9 +387,13 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
     if (!program->n_blocks)
         return VTRN_ERROR(VTRN_UNDEFINED, "a program without blocks");
     arena memory = ARENA_EMPTY;
-    barriers *b = barriers_create(&memory, program, chip);
+    plan_tools tools = {.barriers = barriers_create(&memory, program, chip), .freedom = freedom};
+    bool may_skip = freedom & PLAN_MAY_SKIP_SBUF;
+    if (may_skip)
+        tools.in_place = in_place_create(&memory, program, chip);
+    bool is_ready = tools.barriers && (tools.in_place || !may_skip);
     vtrn_status status =
-        b ? sequence(program, chip, b, is_solo_allowed, out) : VTRN_OUT_OF_MEMORY(memory.total);
+        is_ready ? sequence(program, chip, &tools, out) : VTRN_OUT_OF_MEMORY(memory.total);
     arena_free(&memory);
     if (status)
         engine_plan_destroy(out);
@@ -364,7 +402,7 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
 
 vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
                                engine_plan *out) {
-    return plan_create(program, chip, n_threads, true, out);
+    return plan_create(program, chip, n_threads, PLAN_MAY_BE_SOLO | PLAN_MAY_SKIP_SBUF, out);
 }
 
 void engine_plan_destroy(engine_plan *plan) {

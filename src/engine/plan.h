@@ -12,7 +12,8 @@ typedef struct engine_step {
     uint32_t instr;        /* index into program->instrs */
     uint8_t needs_barrier; /* threads meet before it */
     uint8_t is_alone;      /* thread 0 does all of it (the next step then needs a barrier) */
-    uint8_t reserved[2];
+    uint8_t is_left_out;   /* a copy whose readers read HBM: see engine/in_place.h */
+    uint8_t reserved;
 } engine_step;
 
 /* The steps of one block, in execution order. */
@@ -21,6 +22,9 @@ typedef struct engine_block_plan {
     bool is_solo; /* the team would not be sooner done: thread 0 does it all */
     engine_step *steps;
     const small_op **small; /* by step, for thread 0 alone; NULL: the general path */
+    /* by step: what stands for an instruction that reads HBM in place; NULL: nothing. The array is
+     * NULL where no step has one. */
+    const vtrn_instr **in_place;
 } engine_block_plan;
 
 typedef struct engine_plan {
@@ -37,7 +41,8 @@ typedef struct engine_plan {
  * barriers. DEADLOCK when engines wait for what nobody raises: the message lists each blocked
  * engine, its instruction, the semaphore, its value, the value awaited, and who would raise it.
  * UNDEFINED when an operand lies outside its memory or slot, names a space that the instruction
- * cannot reach, or is missing: whatever passes here cannot make an engine touch foreign memory. */
+ * cannot reach, or is missing: whatever passes here cannot make an engine touch foreign memory.
+ * What SBUF and PSUM hold behind the program's end is left open. */
 vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
                                engine_plan *out);
 void engine_plan_destroy(engine_plan *plan);

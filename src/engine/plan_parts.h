@@ -8,9 +8,15 @@
 
 /* plan.c */
 
-/* engine_plan_create; is_solo_allowed false wakes the team however little there is to do. */
+/* What a plan may do for speed. */
+enum {
+    PLAN_MAY_BE_SOLO = 1 << 0,   /* not wake the team where there is little to do */
+    PLAN_MAY_SKIP_SBUF = 1 << 1, /* leave out copies: SBUF is not looked at afterwards */
+};
+
+/* engine_plan_create; freedom: PLAN_MAY_ bits, all of which engine_plan_create gives. */
 vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
-                        bool is_solo_allowed, engine_plan *out);
+                        unsigned freedom, engine_plan *out);
 
 /* operands.c */
 

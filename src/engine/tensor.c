@@ -1,7 +1,7 @@
 /* Tensor engine: stationary tile, products with a moving tile into PSUM, transposes.
  *
  * The stationary tile is kept in panels of 8 columns, panel[k][8] in fp32. A moving tile passes in
- * strips of 48 columns, converted to fp32.
+ * strips of 48 columns, converted to fp32. Both may lie in HBM here: see engine/in_place.h.
  * Source of dtypes and accumulation: docs/hardware.md, "Tensor engine"; a product is rounded once
  * (fused multiply-add), k ascending, which the vendor leaves open. */
 #include "engine/engine.h"
@@ -112,9 +112,10 @@ static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap
 }
 
 /* Panels of columns [first, end) of the stationary tile; first is a multiple of 8. */
-static void load_panels(engine_core *core, const vtrn_ap *ap, int n_rows, int first, int end) {
+static void load_panels(engine_core *core, const vtrn_ap *ap, const uint8_t *base, int first,
+                        int end) {
     const tensor_kernels *kernels = CPU_TABLE(tensor_kernel_table);
-    const uint8_t *base = engine_chip_row(core, ap, 0);
+    const int n_rows = ap->n_partitions;
     size_t stride = (size_t)engine_row_stride(core, ap);
     bool is_fp32 = is_ready(ap, VTRN_DTYPE_FP32), is_bf16 = is_ready(ap, VTRN_DTYPE_BF16);
     float *panels = core->regs->pe_weights + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
@@ -138,7 +139,6 @@ static void load_panels(engine_core *core, const vtrn_ap *ap, int n_rows, int fi
 
 vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
                                 const uint64_t *slot_base, int thread_i) {
-    (void)slot_base;
     const vtrn_ap *ap = &instr->ap[1];
     uint64_t n_cols = isa_ap_free_size(ap);
     VTRN_RETURN_IF_ERROR(check_operand_type(instr, ap));
@@ -151,7 +151,7 @@ vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
     core->regs->pe[thread_i].is_mx = false;
     engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
     while (engine_rows_next(&columns))
-        load_panels(core, ap, ap->n_partitions, columns.first, columns.end);
+        load_panels(core, ap, engine_row(core, ap, slot_base, 0), columns.first, columns.end);
     return NULL;
 }
 
@@ -159,6 +159,7 @@ vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
 typedef struct product {
     engine_core *core;
     const vtrn_instr *instr;
+    const uint64_t *slot_base;
     const tensor_kernels *kernels;
     int thread_i, n_k;
     const float *panels; /* of the stationary tile, panel_stride floats apart */
@@ -266,7 +267,7 @@ static void multiply_strip(const product *p, strip *s) {
 /* The strip of a dense moving tile that begins with column `from`. */
 static tensor_ahead ahead_of(const product *p, const vtrn_ap *moving, uint64_t from) {
     const size_t size = dtype_size((vtrn_dtype)moving->dtype);
-    const uint8_t *rows = engine_chip_row(p->core, moving, 0) + from * size;
+    const uint8_t *rows = engine_row(p->core, moving, p->slot_base, 0) + from * size;
     return (tensor_ahead){
         .rows = rows,
         .row_bytes = (size_t)engine_row_stride(p->core, moving),
@@ -292,7 +293,7 @@ static tensor_ahead ahead_of_coming(const product *p) {
 static void multiply_dense(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
-    const uint8_t *base = engine_chip_row(p->core, moving, 0);
+    const uint8_t *base = engine_row(p->core, moving, p->slot_base, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
     float *buffer = engine_scratch(p->core, p->thread_i);
     for (uint64_t from = 0; from < n_cols; from += STRIP) {
@@ -322,7 +323,7 @@ static void multiply_dense(const product *p, uint64_t n_cols) {
 static void multiply_runs(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
-    const uint8_t *base = engine_chip_row(p->core, moving, 0);
+    const uint8_t *base = engine_row(p->core, moving, p->slot_base, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
     float *buffer = engine_scratch(p->core, p->thread_i);
     for (uint64_t from = 0; from < n_cols; from += STRIP) {
@@ -344,7 +345,7 @@ static void multiply_one_row(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     tensor_multiply_row multiply = moving->dtype == VTRN_DTYPE_BF16 ? p->kernels->multiply_row_bf16
                                                                     : p->kernels->multiply_row_fp32;
-    tensor_moving b = {.rows = engine_chip_row(p->core, moving, 0),
+    tensor_moving b = {.rows = engine_row(p->core, moving, p->slot_base, 0),
                        .row_bytes = (size_t)engine_row_stride(p->core, moving)};
     float *c = (float *)engine_chip_row(p->core, &p->instr->ap[0], 0);
     multiply(p->core->regs->pe_weights, p->n_k, b, (int)n_cols, (tensor_sums){c, 0, p->is_adding});
@@ -358,7 +359,7 @@ static void multiply_any(const product *p, uint64_t n_cols) {
         size_t n = n_cols - from < CHUNK ? (size_t)(n_cols - from) : CHUNK;
         for (int k = 0; k < p->n_k; k++) {
             float *row = chunk + (size_t)k * CHUNK;
-            load_row(moving, engine_chip_row(p->core, moving, k), from, n, row);
+            load_row(moving, engine_row(p->core, moving, p->slot_base, k), from, n, row);
             for (size_t i = n; i < CHUNK && i % TENSOR_VECTOR_COLS; i++)
                 row[i] = 0;
         }
@@ -406,11 +407,11 @@ static vtrn_status check_product(const engine_core *core, const vtrn_instr *inst
 
 vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                              int thread_i) {
-    (void)slot_base;
     VTRN_RETURN_IF_ERROR(check_product(core, instr, thread_i));
     product p = {
         .core = core,
         .instr = instr,
+        .slot_base = slot_base,
         .kernels = CPU_TABLE(tensor_kernel_table),
         .thread_i = thread_i,
         .n_k = core->regs->pe[thread_i].n_rows,
@@ -562,12 +563,13 @@ vtrn_status engine_op_MATMUL_MX(engine_core *core, const vtrn_instr *instr,
 }
 
 /* One dst row of a transpose that converts: element f of each source row. */
-static void transpose_row_converting(engine_core *core, const vtrn_instr *instr, int f) {
+static void transpose_row_converting(engine_core *core, const vtrn_instr *instr,
+                                     const uint64_t *slot_base, int f) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     float values[ENGINE_PE_ROWS];
     uint8_t tmp[ENGINE_PE_ROWS * MAX_ELEMENT_BYTES];
     for (int p = 0; p < src->n_partitions; p++)
-        load_row(src, engine_chip_row(core, src, p), (uint64_t)f, 1, &values[p]);
+        load_row(src, engine_row(core, src, slot_base, p), (uint64_t)f, 1, &values[p]);
     engine_row_store_fp32(dst, engine_chip_row(core, dst, f), 0, src->n_partitions, values, tmp);
 }
 
@@ -592,7 +594,7 @@ vtrn_status engine_op_PE_TRANSPOSE(engine_core *core, const vtrn_instr *instr,
             continue;
         }
         for (int f = rows.first; f < rows.end; f++)
-            transpose_row_converting(core, instr, f);
+            transpose_row_converting(core, instr, slot_base, f);
     }
     return NULL;
 }

@@ -434,7 +434,7 @@ typedef float lanes;
             multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done *size),                  \
                                            sums_of(to, done), 8);                                  \
         for (; n - done >= 4 * LANES; done += 4 * LANES)                                           \
-            multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done * size),                 \
+            multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done *size),                  \
                                            sums_of(to, done), 4);                                  \
         for (; n - done >= LANES; done += LANES)                                                   \
             multiply_vectors_of_row_##type(panel, n_k, columns_of(b, done *size),                  \

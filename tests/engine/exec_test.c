@@ -180,7 +180,7 @@ static void any_number_of_threads_gives_the_memories_of_one(void **state) {
 
 static uint32_t n_barriers_of(rig *r) {
     engine_plan plan;
-    rig_ok(plan_create(&r->program, &r->chip, 2, false, &plan));
+    rig_ok(plan_create(&r->program, &r->chip, 2, 0, &plan));
     uint32_t n = plan.n_barriers;
     engine_plan_destroy(&plan);
     return n;
@@ -237,7 +237,7 @@ static void blocks_follow_branches_and_a_loop_without_end_is_stopped(void **stat
         r->program.blocks = blocks;
         r->program.n_blocks = 2;
         engine_plan plan;
-        rig_ok(plan_create(&r->program, &r->chip, n_threads, false, &plan));
+        rig_ok(plan_create(&r->program, &r->chip, n_threads, 0, &plan));
         engine_run run = {.program = &r->program, .plan = &plan, .slot_base = r->slot_base};
         rig_ok(engine_execute(&r->core, &run));
         assert_int_equal(run.n_block_trace, 11);

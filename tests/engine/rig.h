@@ -114,7 +114,7 @@ static inline void rig_clear(rig *r) {
 /* Plans for the whole team, however little there is to do, and runs. */
 static inline vtrn_status rig_run(rig *r) {
     engine_plan plan;
-    vtrn_status status = plan_create(&r->program, &r->chip, team_size(r->threads), false, &plan);
+    vtrn_status status = plan_create(&r->program, &r->chip, team_size(r->threads), 0, &plan);
     if (status)
         return status;
     plan.owner_shift += r->coarser;

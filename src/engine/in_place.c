@@ -1,0 +1,272 @@
+/* Which copies from HBM to SBUF are left out. See in_place.h for what holds of them.
+ *
+ * SBUF is a grid of cells; a cell knows which copy's bytes it holds, of those that may be left out.
+ * A walk over the steps sees who reads and who overwrites them. */
+#include "engine/in_place.h"
+
+#include "engine/engine.h"
+#include "isa/access.h"
+
+#include <string.h>
+
+enum {
+    CELL_BYTES = 64,
+    CELL_ROWS = ENGINE_OWNER_ROWS,
+    N_GROUPS = ENGINE_MAX_PARTITIONS / CELL_ROWS,
+};
+
+/* CELL_BYTES of CELL_ROWS partitions: what of it is a tile's. */
+typedef struct cell {
+    uint32_t tile; /* 0: none */
+    uint16_t rows; /* bit r: row r */
+} cell;
+_Static_assert(CELL_ROWS == 16, "a bit a row");
+
+/* What a copy brings. */
+typedef struct tile {
+    uint32_t step, n_cells; /* n_cells hold rows of it still */
+    const vtrn_instr *copy;
+    bool is_needed; /* in SBUF */
+    bool is_read;   /* by the tensor engine, in place */
+} tile;
+
+typedef struct reader {
+    uint32_t step, tile;
+} reader;
+
+struct in_place {
+    const vtrn_program *program;
+    arena *memory;
+    bool *is_constant; /* by slot: nothing writes it while the program runs */
+    uint32_t n_columns;
+    cell *cells; /* [n_columns][N_GROUPS] */
+    tile *tiles; /* tile 0 does not exist */
+    reader *readers;
+    uint32_t n_tiles, n_readers, cap_steps;
+};
+
+/* Cells [first_column, end_column) x [first_group, end_group) that an operand touches. */
+typedef struct area {
+    int64_t lo, hi; /* bytes of a partition */
+    int row, end_row;
+    uint32_t first_column, end_column, first_group, end_group;
+} area;
+
+static void find_constants(in_place *p) {
+    const vtrn_program *program = p->program;
+    for (uint32_t i = 0; i < program->n_slots; i++) {
+        const vtrn_slot *slot = &program->slots[i];
+        p->is_constant[i] = slot->kind == VTRN_SLOT_ARGUMENT || slot->kind == VTRN_SLOT_CONSTANT;
+        for (uint32_t o = 0; slot->kind == VTRN_SLOT_ARGUMENT && o < program->n_outputs; o++)
+            if (program->output_alias && program->output_alias[o] == slot->index)
+                p->is_constant[i] = false;
+    }
+    for (uint32_t i = 0; i < program->n_instrs; i++) {
+        isa_access a;
+        access_walk w = access_begin(&program->instrs[i], program->customs, program->n_customs);
+        while (access_next(&w, &a))
+            if (a.space == VTRN_SPACE_HBM && a.is_written)
+                p->is_constant[a.slot] = false;
+    }
+}
+
+in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip *chip) {
+    in_place *p = ARENA_NEW(a, in_place, 1);
+    if (!p)
+        return NULL;
+    p->program = program;
+    p->memory = a;
+    p->n_columns = (chip->sbuf_partition_bytes + CELL_BYTES - 1) / CELL_BYTES;
+    p->cells = ARENA_NEW(a, cell, (size_t)p->n_columns * N_GROUPS);
+    p->is_constant = ARENA_NEW(a, bool, program->n_slots);
+    if (!p->cells || !p->is_constant)
+        return NULL;
+    find_constants(p);
+    return p;
+}
+
+static area area_of(const isa_access *a) {
+    area out = {.row = a->ap->partition};
+    access_extent(a, 0, &out.lo, &out.hi);
+    out.end_row = out.row + (a->ap->partition_step ? (int)a->n_rows : 1);
+    out.first_column = (uint32_t)(out.lo / CELL_BYTES);
+    out.end_column = (uint32_t)((out.hi + CELL_BYTES - 1) / CELL_BYTES);
+    out.first_group = (uint32_t)(out.row / CELL_ROWS);
+    out.end_group = (uint32_t)((out.end_row + CELL_ROWS - 1) / CELL_ROWS);
+    return out;
+}
+
+/* The rows of a group that an operand touches, as bits. */
+static uint16_t rows_of(const area *at, uint32_t group) {
+    int first = at->row - (int)group * CELL_ROWS, end = at->end_row - (int)group * CELL_ROWS;
+    first = first < 0 ? 0 : first;
+    end = end > CELL_ROWS ? CELL_ROWS : end;
+    return (uint16_t)((1u << end) - (1u << first));
+}
+
+static cell *cell_at(in_place *p, uint32_t column, uint32_t group) {
+    return &p->cells[(size_t)column * N_GROUPS + group];
+}
+
+/* Whether the step brings whole cells that may be left out. */
+static bool is_candidate(const in_place *p, const engine_block_plan *block, uint32_t step_i) {
+    const vtrn_instr *instr = &p->program->instrs[block->steps[step_i].instr];
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    if (instr->opcode != VTRN_OP_DMA_COPY || instr->flags || block->small[step_i] ||
+        dst->space != VTRN_SPACE_SBUF || src->space != VTRN_SPACE_HBM || dst->dtype != src->dtype)
+        return false;
+    uint64_t n_bytes = isa_ap_free_size(dst) * dtype_size((vtrn_dtype)dst->dtype);
+    return p->is_constant[src->slot] && dst->n_partitions == src->n_partitions &&
+           isa_ap_free_size(src) == isa_ap_free_size(dst) && engine_ap_is_dense(dst) &&
+           engine_ap_is_dense(src) && dst->addr % CELL_BYTES == 0 && n_bytes % CELL_BYTES == 0 &&
+           dst->partition % CELL_ROWS == 0 && dst->n_partitions % CELL_ROWS == 0;
+}
+
+/* The tile of which the operand reads a part, as a tile of the tensor engine does; 0: none. */
+static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const isa_access *a,
+                                   const area *at) {
+    bool is_tensor = instr->opcode == VTRN_OP_LDWEIGHTS || instr->opcode == VTRN_OP_MATMUL ||
+                     instr->opcode == VTRN_OP_PE_TRANSPOSE;
+    uint32_t id = cell_at(p, at->first_column, at->first_group)->tile;
+    if (!is_tensor || a->ap_i != 1 || !id || a->ap->partition_step != 1)
+        return 0;
+    const vtrn_ap *dst = &p->tiles[id].copy->ap[0];
+    int64_t end = dst->addr + (int64_t)(isa_ap_free_size(dst) * dtype_size(dst->dtype));
+    if (a->ap->dtype != dst->dtype || at->lo < dst->addr || at->hi > end ||
+        at->row < dst->partition || at->end_row > dst->partition + dst->n_partitions)
+        return 0;
+    for (uint32_t column = at->first_column; column < at->end_column; column++)
+        for (uint32_t group = at->first_group; group < at->end_group; group++) {
+            const cell *c = cell_at(p, column, group);
+            if (c->tile != id || rows_of(at, group) & ~c->rows)
+                return 0;
+        }
+    return id;
+}
+
+static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, const isa_access *a) {
+    area at = area_of(a);
+    uint32_t id = tile_read_in_place(p, instr, a, &at);
+    if (id) {
+        p->tiles[id].is_read = true;
+        p->readers[p->n_readers++] = (reader){step_i, id};
+        return;
+    }
+    for (uint32_t column = at.first_column; column < at.end_column; column++)
+        for (uint32_t group = at.first_group; group < at.end_group; group++) {
+            const cell *c = cell_at(p, column, group);
+            p->tiles[c->tile].is_needed |= (c->rows & rows_of(&at, group)) != 0;
+        }
+}
+
+/* id: the tile that is written, or 0. Where old bytes of a row stay beside new ones, SBUF must hold
+ * them. */
+static void note_write(in_place *p, const isa_access *a, uint32_t id) {
+    area at = area_of(a);
+    bool is_dense = engine_ap_is_dense(a->ap) && !a->is_table;
+    for (uint32_t column = at.first_column; column < at.end_column; column++) {
+        bool is_whole = is_dense && at.lo <= (int64_t)column * CELL_BYTES &&
+                        at.hi >= (int64_t)(column + 1) * CELL_BYTES;
+        for (uint32_t group = at.first_group; group < at.end_group; group++) {
+            cell *c = cell_at(p, column, group);
+            uint16_t rows = rows_of(&at, group);
+            tile *old = &p->tiles[c->tile];
+            old->is_needed |= !is_whole && (c->rows & rows);
+            c->rows &= (uint16_t)~rows;
+            if (id) /* a copy that may be left out writes whole cells */
+                c->rows = rows;
+            if (!c->rows || id) {
+                old->n_cells--;
+                c->tile = id;
+                p->tiles[id].n_cells++;
+            }
+        }
+    }
+}
+
+static void walk_step(in_place *p, const engine_block_plan *block, uint32_t step_i) {
+    const vtrn_instr *instr = &p->program->instrs[block->steps[step_i].instr];
+    isa_access a;
+    access_walk w = access_begin(instr, p->program->customs, p->program->n_customs);
+    while (access_next(&w, &a))
+        if (a.space == VTRN_SPACE_SBUF && a.is_read)
+            note_read(p, step_i, instr, &a);
+    uint32_t id = 0;
+    if (is_candidate(p, block, step_i)) {
+        id = p->n_tiles++;
+        p->tiles[id] = (tile){.step = step_i, .copy = instr};
+    }
+    w = access_begin(instr, p->program->customs, p->program->n_customs);
+    while (access_next(&w, &a))
+        if (a.space == VTRN_SPACE_SBUF && a.is_written)
+            note_write(p, &a, id);
+}
+
+/* The same instruction with its operand 1 in HBM, where the copy would have taken it from. */
+static vtrn_instr reading_hbm(const vtrn_instr *instr, const vtrn_instr *copy) {
+    vtrn_instr out = *instr;
+    const vtrn_ap *dst = &copy->ap[0], *src = &copy->ap[1];
+    vtrn_ap *ap = &out.ap[1];
+    int64_t row_bytes = src->partition_step * (int64_t)dtype_size((vtrn_dtype)src->dtype);
+    ap->addr += src->addr - dst->addr + (ap->partition - dst->partition) * row_bytes;
+    ap->space = VTRN_SPACE_HBM;
+    ap->slot = src->slot;
+    ap->partition = 0;
+    ap->partition_step = src->partition_step;
+    return out;
+}
+
+/* A copy that nothing reads stays: somebody may look at SBUF for it. */
+static bool is_left_out(const tile *t, bool is_last_block) {
+    return t->is_read && !t->is_needed && (!t->n_cells || is_last_block);
+}
+
+static vtrn_status replace_readers(const in_place *p, engine_block_plan *block, arena *kept) {
+    for (uint32_t i = 0; i < p->n_readers; i++) {
+        const tile *t = &p->tiles[p->readers[i].tile];
+        uint32_t step_i = p->readers[i].step;
+        if (!block->steps[t->step].is_left_out)
+            continue;
+        vtrn_instr *instr = ARENA_NEW(kept, vtrn_instr, 1);
+        if (!instr)
+            return VTRN_OUT_OF_MEMORY(sizeof *instr);
+        *instr = reading_hbm(&p->program->instrs[block->steps[step_i].instr], t->copy);
+        block->in_place[step_i] = instr;
+    }
+    return NULL;
+}
+
+/* Room for a tile and a reader a step. */
+static vtrn_status make_room(in_place *p, uint32_t n_steps) {
+    if (n_steps > p->cap_steps) {
+        p->tiles = ARENA_NEW(p->memory, tile, (size_t)n_steps + 1);
+        p->readers = ARENA_NEW(p->memory, reader, n_steps);
+        p->cap_steps = n_steps;
+    }
+    return p->tiles && p->readers ? NULL : VTRN_OUT_OF_MEMORY(n_steps * sizeof(tile));
+}
+
+vtrn_status in_place_find(in_place *p, const vtrn_block *ends, engine_block_plan *block,
+                          arena *kept) {
+    bool is_any = false;
+    for (uint32_t i = 0; i < block->n_steps && !is_any; i++)
+        is_any = is_candidate(p, block, i);
+    if (!is_any)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(make_room(p, block->n_steps));
+    memset(p->cells, 0, (size_t)p->n_columns * N_GROUPS * sizeof *p->cells);
+    p->tiles[0] = (tile){0};
+    p->n_tiles = 1;
+    p->n_readers = 0;
+    for (uint32_t i = 0; i < block->n_steps; i++)
+        walk_step(p, block, i);
+    for (uint32_t i = 1; i < p->n_tiles; i++)
+        block->steps[p->tiles[i].step].is_left_out =
+            is_left_out(&p->tiles[i], ends->end == VTRN_END_STOP);
+    if (!p->n_readers)
+        return NULL;
+    block->in_place = ARENA_NEW(kept, const vtrn_instr *, block->n_steps);
+    if (!block->in_place)
+        return VTRN_OUT_OF_MEMORY(block->n_steps * sizeof *block->in_place);
+    return replace_readers(p, block, kept);
+}
