@@ -148,8 +148,9 @@ static inline uint8_t *engine_chip_row(const engine_core *core, const vtrn_ap *a
 /* The same in any space; slot_base is read for HBM only. */
 static inline uint8_t *engine_row(const engine_core *core, const vtrn_ap *ap,
                                   const uint64_t *slot_base, int r) {
-    if (ap->space == VTRN_SPACE_HBM)
-        return core->hbm + slot_base[ap->slot] + ap->addr + r * engine_row_stride(core, ap);
+    if (ap->space == VTRN_SPACE_HBM) /* as numbers: a slot may lie outside of HBM's mapping */
+        return (uint8_t *)((uintptr_t)core->hbm + slot_base[ap->slot] +
+                           (uint64_t)(ap->addr + r * engine_row_stride(core, ap)));
     return engine_chip_row(core, ap, r);
 }
 

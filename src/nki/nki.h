@@ -52,7 +52,9 @@ typedef struct nki_call {
 
 typedef enum nki_storage_kind { NKI_LOCAL, NKI_ARGUMENT, NKI_CONSTANT } nki_storage_kind;
 
-/* A tensor to be made. kind: HBM only; data: its bytes, NULL: undefined until written. */
+/* A tensor to be made. kind: HBM only; data: its bytes, NULL: undefined until written. An
+ * argument's are the caller's to keep, as they are, until the tensor is released: they are read
+ * there, and copied before the first instruction that writes to them. */
 typedef struct nki_tensor_options {
     vtrn_space space;
     vtrn_dtype dtype;

@@ -54,7 +54,7 @@ static vtrn_status add_hbm(finishing *f, const nki_record *r) {
         return build_slot_add(&f->build, VTRN_SLOT_OUTPUT, t, r->storage.n_bytes, (int32_t)output_i,
                               slot);
     if (r->kind == NKI_CONSTANT)
-        return build_constant_add(&f->build, t, r->memory->host, r->storage.n_bytes, slot);
+        return build_constant_add(&f->build, t, r->host, r->storage.n_bytes, slot);
     return build_slot_add(&f->build, VTRN_SLOT_SCRATCH, t, r->storage.n_bytes, 0, slot);
 }
 

@@ -339,6 +339,9 @@ static vtrn_status execute(const issue *x) {
     nki_session *s = x->s;
     vtrn_instr instr = x->instr;
     for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (x->view[i] && access_is_written(&instr, i))
+            VTRN_RETURN_IF_ERROR(nki_own(s, nki_record_of(x->view[i])));
+    for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             instr.ap[i].addr += x->view[i]->storage->addr;
     return engine_table[instr.opcode](&s->machine->core, &instr, s->slot_base, 0);

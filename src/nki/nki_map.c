@@ -78,51 +78,105 @@ static uint64_t count_ones(const uint8_t *bytes, uint64_t n) {
     return sum;
 }
 
+static bool is_whole(const nki_map *map) {
+    return map->n_set == map->n_bytes;
+}
+
+/* From ranges to bytes: there are too many. */
+static vtrn_status spell_out(nki_map *map) {
+    map->bytes = calloc(map->n_bytes, 1);
+    if (!map->bytes)
+        return VTRN_OUT_OF_MEMORY(map->n_bytes);
+    for (uint32_t i = 0; i < map->n_ranges; i++)
+        memset(map->bytes + map->range[i].lo, 1, map->range[i].hi - map->range[i].lo);
+    map->n_ranges = 0;
+    return NULL;
+}
+
+/* Adds a range, joined with those that it meets. False: there is no room for it. */
+static bool add_range(nki_map *map, uint64_t lo, uint64_t hi) {
+    enum { MAX_RANGES = sizeof map->range / sizeof *map->range };
+    uint32_t first = 0, end, n = map->n_ranges;
+    while (first < n && map->range[first].hi < lo)
+        first++;
+    for (end = first; end < n && map->range[end].lo <= hi; end++) {
+        lo = map->range[end].lo < lo ? map->range[end].lo : lo;
+        hi = map->range[end].hi > hi ? map->range[end].hi : hi;
+        map->n_set -= map->range[end].hi - map->range[end].lo;
+    }
+    if (n - (end - first) == MAX_RANGES)
+        return false;
+    memmove(&map->range[first + 1], &map->range[end], (n - end) * sizeof *map->range);
+    map->range[first] = (nki_range){lo, hi};
+    map->n_ranges = n - (end - first) + 1;
+    map->n_set += hi - lo;
+    return true;
+}
+
+static vtrn_status mark_run(nki_map *map, uint64_t lo, uint64_t n) {
+    if (!map->bytes) {
+        if (add_range(map, lo, lo + n))
+            return NULL;
+        VTRN_RETURN_IF_ERROR(spell_out(map));
+    }
+    map->n_set += n - count_ones(map->bytes + lo, n);
+    memset(map->bytes + lo, 1, n);
+    return NULL;
+}
+
 vtrn_status nki_map_mark(nki_map *map, const nki_view *view) {
-    if (map->n_set == map->n_bytes)
+    if (is_whole(map))
         return NULL;
     runs r = runs_of(view);
     if (r.run_bytes == map->n_bytes) {
         map->n_set = map->n_bytes;
     } else {
-        if (!map->bytes)
-            map->bytes = calloc(map->n_bytes, 1);
-        if (!map->bytes)
-            return VTRN_OUT_OF_MEMORY(map->n_bytes);
         int64_t index[NKI_MAX_DIMS] = {0};
-        do {
-            uint8_t *at = map->bytes + r.at;
-            map->n_set += r.run_bytes - count_ones(at, r.run_bytes);
-            memset(at, 1, r.run_bytes);
-        } while (next_run(&r, index));
+        do
+            VTRN_RETURN_IF_ERROR(mark_run(map, (uint64_t)r.at, r.run_bytes));
+        while (next_run(&r, index));
     }
-    if (map->n_set == map->n_bytes) {
+    if (is_whole(map)) {
         free(map->bytes);
         map->bytes = NULL;
     }
     return NULL;
 }
 
+/* Bytes of [lo, lo + n) that have the property; *missing: the first that has it not, where one is.
+ */
+static uint64_t count_run(const nki_map *map, uint64_t lo, uint64_t n, uint64_t *missing) {
+    uint64_t n_set = 0, hi = lo + n;
+    if (map->bytes) {
+        n_set = count_ones(map->bytes + lo, n);
+        for (*missing = lo; n_set < n && map->bytes[*missing];)
+            ++*missing;
+        return n_set;
+    }
+    *missing = lo;
+    for (uint32_t i = 0; i < map->n_ranges; i++) {
+        uint64_t from = map->range[i].lo > lo ? map->range[i].lo : lo;
+        uint64_t to = map->range[i].hi < hi ? map->range[i].hi : hi;
+        if (from >= to)
+            continue;
+        n_set += to - from;
+        *missing = from == *missing ? to : *missing;
+    }
+    return n_set;
+}
+
 uint64_t nki_map_count(const nki_map *map, const nki_view *view, uint64_t *first) {
     uint64_t size = (uint64_t)nki_element_bytes(view);
-    uint64_t all = nki_view_elements(view) * size;
-    if (map->n_set == map->n_bytes)
-        return all;
-    if (!map->bytes) {
-        *first = 0;
-        return 0;
-    }
+    if (is_whole(map))
+        return nki_view_elements(view) * size;
     runs r = runs_of(view);
     int64_t index[NKI_MAX_DIMS] = {0};
     uint64_t n_set = 0, n_before = 0;
     bool has_first = false;
     do {
-        uint64_t n = count_ones(map->bytes + r.at, r.run_bytes);
+        uint64_t missing, n = count_run(map, (uint64_t)r.at, r.run_bytes, &missing);
         if (n < r.run_bytes && !has_first) {
-            uint64_t i = 0;
-            while (map->bytes[r.at + (int64_t)i])
-                i++;
-            *first = n_before + i / size;
+            *first = n_before + (missing - (uint64_t)r.at) / size;
             has_first = true;
         }
         n_set += n;

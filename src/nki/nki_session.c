@@ -220,6 +220,36 @@ static vtrn_status add_record(nki_session *s, nki_record **out) {
     return NULL;
 }
 
+/* Whether the caller's bytes serve as they lie: aligned as any element is. */
+static bool is_lent(const nki_tensor_options *o) {
+    enum { LARGEST_ELEMENT_BYTES = 16 };
+    return o->data && o->kind == NKI_ARGUMENT && (uintptr_t)o->data % LARGEST_ELEMENT_BYTES == 0;
+}
+
+/* The slot's place is outside of HBM's mapping, as a number from its beginning. */
+static void lend(nki_session *s, nki_record *r, const void *data) {
+    r->host = (uint8_t *)(uintptr_t)data; /* not written: own_written() copies before that */
+    s->slot_base[r->slot] = (uint64_t)((uintptr_t)data - (uintptr_t)s->machine->core.hbm);
+}
+
+/* Memory in HBM for the tensor; data: its bytes, or NULL. */
+static vtrn_status take_hbm(nki_session *s, nki_record *r, const void *data) {
+    VTRN_RETURN_IF_ERROR(
+        runtime_memory_create(s->machine->device->rt, 0, r->storage.n_bytes, &r->memory));
+    r->host = r->memory->host;
+    r->storage.addr = (int64_t)r->memory->addr;
+    s->slot_base[r->slot] = r->memory->addr;
+    if (data)
+        memcpy(r->host, data, r->storage.n_bytes);
+    return NULL;
+}
+
+vtrn_status nki_own(nki_session *s, nki_record *r) {
+    if (r->storage.space != VTRN_SPACE_HBM || r->memory)
+        return NULL;
+    return take_hbm(s, r, r->host);
+}
+
 static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     if (s->n_slots == s->cap_slots) {
         uint32_t cap = s->cap_slots ? s->cap_slots * 2 : 16;
@@ -236,18 +266,15 @@ static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_opti
     static const uint8_t kinds[] = {[NKI_LOCAL] = VTRN_SLOT_SCRATCH,
                                     [NKI_ARGUMENT] = VTRN_SLOT_ARGUMENT,
                                     [NKI_CONSTANT] = VTRN_SLOT_CONSTANT};
-    VTRN_RETURN_IF_ERROR(
-        runtime_memory_create(s->machine->device->rt, 0, r->storage.n_bytes, &r->memory));
     r->slot = s->n_slots;
-    r->storage.addr = (int64_t)r->memory->addr;
-    s->slot_base[s->n_slots] = r->memory->addr;
+    if (is_lent(o))
+        lend(s, r, o->data);
+    else
+        VTRN_RETURN_IF_ERROR(take_hbm(s, r, o->data));
     s->slots[s->n_slots++] = (vtrn_slot){
         .kind = kinds[o->kind], .dtype = (uint8_t)o->dtype, .size_bytes = r->storage.n_bytes};
     if (o->kind == NKI_ARGUMENT)
         s->slots[r->slot].index = (int32_t)s->n_arguments++;
-    if (o->data) {
-        memcpy(r->memory->host, o->data, r->storage.n_bytes);
-    }
     if (o->data || o->kind == NKI_ARGUMENT)
         r->written.n_set = r->written.n_bytes;
     return NULL;
@@ -391,7 +418,7 @@ static uint8_t *host_of(const nki_record *r, int64_t byte) {
     const engine_memory *m = r->storage.space == VTRN_SPACE_PSUM ? &core->psum : &core->sbuf;
     int64_t row = (int64_t)r->storage.row_bytes;
     if (r->storage.space == VTRN_SPACE_HBM)
-        return r->memory->host + byte;
+        return r->host + byte;
     return m->base + (size_t)(byte / row) * m->stride + r->storage.addr + byte % row;
 }
 

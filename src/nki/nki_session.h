@@ -6,11 +6,18 @@
 #include "engine/engine.h"
 #include "nki/nki.h"
 
-/* Which bytes of a storage have a property. */
+/* Bytes [lo, hi). */
+typedef struct nki_range {
+    uint64_t lo, hi;
+} nki_range;
+
+/* Which bytes of a storage have a property: those of a few ranges, or as told byte by byte. */
 typedef struct nki_map {
-    uint8_t *bytes;   /* [n_bytes] 0 or 1; NULL: none has it, or all have */
+    uint8_t *bytes;   /* [n_bytes] 0 or 1; NULL: all have it, or those of the ranges */
     uint64_t n_set;   /* bytes that have it */
     uint64_t n_bytes; /* in all */
+    uint32_t n_ranges;
+    nki_range range[8]; /* ascending, with gaps between them */
 } nki_map;
 
 typedef struct nki_record {
@@ -22,7 +29,8 @@ typedef struct nki_record {
     bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
     bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
     int64_t placed_addr;
-    runtime_memory *memory; /* HBM */
+    runtime_memory *memory; /* HBM; NULL: the caller's */
+    uint8_t *host;          /* HBM: its bytes */
     nki_map written;
     nki_map summed;       /* PSUM: by matmuls */
     uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
@@ -91,6 +99,9 @@ static inline int64_t nki_element_bytes(const nki_view *view) {
     size_t size = dtype_size((vtrn_dtype)view->dtype);
     return size ? (int64_t)size : 1; /* every view has a type */
 }
+
+/* nki_session.c: what is written has memory of its own, and not the caller's. */
+vtrn_status nki_own(nki_session *s, nki_record *r);
 
 /* nki_map.c */
 vtrn_status nki_map_mark(nki_map *map, const nki_view *view);

@@ -1,6 +1,7 @@
 """Kernels of vtrn.nki as wholes: what users call, what is checked, what comes out."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -457,3 +458,69 @@ def test_what_python_cannot_do_with_a_tile_says_what_does():
 
     with pytest.raises(TypeError, match="dma_copy: src is a list, not a tensor"):
         copies([1.0, 2.0, 3.0])
+
+
+def test_unwritten_elements_are_known_whatever_was_written_in_whatever_order():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        n, found, mask = 40, {}, np.zeros((40, 24), bool)
+
+        @nki.jit
+        def kernel(x):
+            out = nl.ndarray((n, 24), nl.float32, buffer=nl.shared_hbm)
+            t = nl.ndarray((n, 24), nl.float32, buffer=nl.sbuf)
+            for _ in range(rng.integers(1, 30)):
+                r0, c0 = rng.integers(0, n), rng.integers(0, 24)
+                r1, c1 = rng.integers(r0 + 1, n + 1), rng.integers(c0 + 1, 25) if rng.integers(2) else 24
+                c0 = c0 if c1 != 24 or rng.integers(2) else 0
+                nisa.dma_copy(dst=out[r0:r1, c0:c1], src=x[r0:r1, c0:c1])
+                nisa.dma_copy(dst=t[r0:r1, c0:c1], src=x[r0:r1, c0:c1])
+                mask[r0:r1, c0:c1] = True
+                for y in (out, t):
+                    found["n"] = y._array()[1]
+                    assert found["n"] == (~mask).sum()
+            if not mask.all():
+                first = [int(i) for i in np.argwhere(~mask)[0]]
+                with pytest.raises(vtrn.nki.NkiValidationError, match=re.escape(f"first [{first[0]}, {first[1]}]")):
+                    nisa.tensor_copy(dst=nl.ndarray((n, 24), nl.float32, buffer=nl.sbuf), src=t)
+            return out
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kernel(np.zeros((n, 24), np.float32))
+
+
+def test_an_argument_is_read_where_it_lies_and_never_written_there_before_the_kernel_is_over():
+    @nki.jit
+    def kernel(x, fails):
+        one = nl.ndarray((1, x.shape[1]), x.dtype, buffer=nl.sbuf)
+        nisa.memset(one, 7.0)
+        nisa.dma_copy(dst=x[1:2], src=one)
+        assert (x.numpy()[1] == 7).all()
+        if fails:
+            raise KeyError("on purpose")
+        return x
+
+    memory = np.zeros(64 * 4 + 8, np.uint8)
+    for a in (np.arange(64, dtype=np.float32).reshape(4, 16), memory[4:4 + 256].view(np.float32).reshape(4, 16)):
+        before = a.copy()
+        with pytest.raises(KeyError):
+            kernel(a, True)
+        np.testing.assert_array_equal(a, before)
+        got = kernel(a, False)
+        before[1] = 7
+        np.testing.assert_array_equal(got, before)
+        np.testing.assert_array_equal(a, before)
+    frozen = np.ones((4, 16), np.float32)
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(add_one(frozen), frozen + 1)
+
+
+@nki.jit
+def add_one(x):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    t = nl.ndarray(x.shape, x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=t, src=x)
+    nisa.tensor_scalar(dst=t, data=t, op0=nl.add, operand0=1.0)
+    nisa.dma_copy(dst=out, src=t)
+    return out

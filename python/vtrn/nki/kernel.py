@@ -137,13 +137,12 @@ class _Run:
         return value
 
     def _output(self, value):
-        data, n_unwritten = value._read()
+        array, n_unwritten = value._array()
         if n_unwritten:
             warnings.warn(f"{self.function.__name__}: nothing has written {n_unwritten} of the {value.size} elements of "
                           f"a result of shape {value.shape}", stacklevel=5)
         if all(value._storage_id != known._storage_id for known in self.outputs):
             self.outputs.append(value)
-        array = np.frombuffer(bytearray(data), dtypes.numpy_of(value._dtype)).reshape(value.shape)
         return self.make(array) if self.make else array
 
     def _tell_of_fills(self):

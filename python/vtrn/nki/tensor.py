@@ -116,8 +116,12 @@ class ndarray(core.Tensor):
 
     def numpy(self):
         """The elements now; what nothing has written is arbitrary."""
-        data, _ = self._read()
-        return np.frombuffer(bytearray(data), dtypes.numpy_of(self._dtype)).reshape(self.shape)
+        return self._array()[0]
+
+    def _array(self):
+        """The elements as an array, and how many of them nothing has written."""
+        array = np.empty(self.shape, dtypes.numpy_of(self._dtype))
+        return array, self._read_into(array.reshape(-1).view(np.uint8))
 
     def __array__(self, dtype=None, copy=None):
         a = self.numpy()

@@ -31,6 +31,7 @@ typedef struct ext_session {
 typedef struct ext_storage {
     PyObject_HEAD ext_session *session;
     nki_storage *storage;
+    Py_buffer lent; /* the caller's bytes of an argument, held while it lives */
 } ext_storage;
 
 typedef struct ext_tensor {

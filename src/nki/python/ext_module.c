@@ -86,7 +86,11 @@ static PyObject *session_tensor(ext_session *self, PyObject *args) {
         return NULL;
     }
     vtrn_status status = vtrn_nki_tensor(self->session, &o, &t->view);
-    PyBuffer_Release(&bytes);
+    storage->lent = (Py_buffer){0};
+    if (!status && o.kind == NKI_ARGUMENT)
+        storage->lent = bytes;
+    else
+        PyBuffer_Release(&bytes);
     if (status) {
         PyObject_Free(storage);
         Py_DECREF(t);

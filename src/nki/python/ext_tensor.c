@@ -6,6 +6,7 @@
 static void storage_dealloc(ext_storage *self) {
     if (self->session->session)
         vtrn_nki_release(self->storage);
+    PyBuffer_Release(&self->lent);
     Py_DECREF(self->session);
     PyObject_Free(self);
 }
@@ -314,17 +315,20 @@ static PyObject *tensor_view(ext_tensor *self, PyObject *args) {
     return (PyObject *)out;
 }
 
+/* Bytes of the view; -1: its kernel is over. */
+static int64_t bytes_of(const ext_tensor *self) {
+    bool is_alive = self->view.storage->session && self->storage->session->session;
+    if (is_alive)
+        return vtrn_nki_view_bytes(&self->view);
+    PyErr_SetString(PyExc_RuntimeError, "the kernel of this tensor is over");
+    return -1;
+}
+
 /* _read(): the elements as bytes, and how many of them nothing has written. */
 static PyObject *tensor_read(ext_tensor *self, PyObject *unused) {
     (void)unused;
-    int64_t n = self->view.storage->session && self->storage->session->session
-                    ? vtrn_nki_view_bytes(&self->view)
-                    : -1;
-    if (n < 0) {
-        PyErr_SetString(PyExc_RuntimeError, "the kernel of this tensor is over");
-        return NULL;
-    }
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+    int64_t n = bytes_of(self);
+    PyObject *bytes = n < 0 ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
     if (!bytes)
         return NULL;
     uint64_t n_unwritten = 0;
@@ -337,9 +341,28 @@ static PyObject *tensor_read(ext_tensor *self, PyObject *unused) {
     return Py_BuildValue("NK", bytes, (unsigned long long)n_unwritten);
 }
 
+/* _read_into(buffer): the elements into bytes of Python's; how many of them nothing has written. */
+static PyObject *tensor_read_into(ext_tensor *self, PyObject *to) {
+    int64_t n = bytes_of(self);
+    Py_buffer buffer;
+    if (n < 0 || PyObject_GetBuffer(to, &buffer, PyBUF_WRITABLE) < 0)
+        return NULL;
+    uint64_t n_unwritten = 0;
+    vtrn_status status = NULL;
+    if (buffer.len == n)
+        status = vtrn_nki_read(&self->view, buffer.buf, &n_unwritten);
+    else
+        PyErr_Format(PyExc_ValueError, "%zd bytes for %lld", buffer.len, (long long)n);
+    PyBuffer_Release(&buffer);
+    if (status)
+        ext_raise(status, "read");
+    return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(n_unwritten);
+}
+
 static PyMethodDef tensor_methods[] = {
     {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
     {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
+    {"_read_into", (PyCFunction)tensor_read_into, METH_O, "The same into a buffer."},
     {NULL, NULL, 0, NULL},
 };
 
