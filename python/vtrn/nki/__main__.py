@@ -1,5 +1,7 @@
 """python -m vtrn.nki FILE [ARGUMENT ...]: runs a script whose NKI kernels execute on the virtual chip.
-python -m vtrn.nki check FILE ... [--for VERSION] [--json]: what kernels would meet in a version of NKI."""
+python -m vtrn.nki check FILE ... [--for VERSION] [--json]: what kernels would meet in a version of NKI.
+python -m vtrn.nki tune FILE:KERNEL --space NAME=VALUE,VALUE ... --shape NAME=N,N:TYPE ...: variants by simulated
+latency (--help)."""
 
 import pathlib
 import runpy
@@ -16,6 +18,10 @@ def main():
         from vtrn.nki import check
 
         return check.main(sys.argv[2:])
+    if sys.argv[1] == "tune":
+        from vtrn.nki import tune_command
+
+        return tune_command.main(sys.argv[2:])
     vtrn.nki.install(force=True)
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(pathlib.Path(sys.argv[0]).resolve().parent))

@@ -47,6 +47,7 @@ class Registers:
         self.turns = None  # cores.Turns, where programs may meet
         self.scalar_sums = "zero"  # registers of the Scalar engine: zero, dirty (summed), or read
         self.identities = {}  # of shared_identity_matrix
+        self.loop_sums = {}  # of the first generation's loop_reduce, by where they are stored
 
 
 register_loops = True  # `while register:` is of the version that is installed

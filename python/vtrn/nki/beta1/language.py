@@ -336,8 +336,23 @@ def matmul(x, y, *, transpose_x=False, mask=None, **unused):
     return Product(on_chip(stationary), on_chip(y))
 
 
+def _range(*bounds, **unused):
+    values = range(*(b.__index__() for b in bounds))
+    for i in values:
+        yield t.LoopIndex(i, i == values[0])
+
+
+affine_range = sequential_range = static_range = _range
+
+
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
-    raise NotImplementedError("nl.loop_reduce: loops execute one after another here; add to a tile instead")
+    """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor, which
+    holds the result so far in each turn."""
+    if mask is not None:
+        raise NotImplementedError("nl.loop_reduce: with a mask; put the elements beyond it to 0 before")
+    if not loop_indices or not all(isinstance(i, t.LoopIndex) for i in loop_indices):
+        raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
+    return t.LoopSum(x, op, all(i.is_first for i in loop_indices))
 
 
 def all_reduce(x, op, program_axes, **unused):

@@ -238,6 +238,36 @@ class Product(Tensor):
         return self.made.base
 
 
+class LoopIndex(int):
+    """The value of a loop's variable; is_first in the loop's first turn."""
+
+    def __new__(cls, value, is_first):
+        self = super().__new__(cls, value)
+        self.is_first = is_first
+        return self
+
+
+class LoopSum(Tensor):
+    """What loop_reduce returns: where it is stored, x of the first turn, then joined with each further one. Sums are
+    kept in fp32 beside what is stored."""
+
+    __slots__ = ("op", "is_first")
+
+    def __init__(self, x, op, is_first):
+        super().__init__(x.base, x.par, x.indirect)
+        self.op, self.is_first = op, is_first
+
+    def into(self, target):
+        kept = tensor.launch.loop_sums
+        key = target.base._storage_id, target.base.offset, target.shape, target.base._dtype
+        if self.is_first:
+            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
+            move(kept[key], self)
+        else:
+            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), self.raw(), self.op)
+        move(target, kept[key])
+
+
 def like(shape, dtype, par=0, buffer=tensor.sbuf):
     """A new tile of that shape."""
     return make(tuple(par_dim(n) if d == par else n for d, n in enumerate(shape)), dtype, buffer)
@@ -312,6 +342,8 @@ def move(target, source):
 def assign(target, value):
     if isinstance(value, Product) and target.base._is_psum:
         value.into(target, False)
+    elif isinstance(value, LoopSum):
+        value.into(target)
     elif isinstance(value, Tensor):
         if value.shape != target.shape and value.size != target.size:
             value = broadcast_view(value, target.shape)
