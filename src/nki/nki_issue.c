@@ -18,29 +18,6 @@ typedef struct issue {
     const nki_view *view[VTRN_MAX_AP];
 } issue;
 
-static const char *const operand_names[VTRN_OP_COUNT][VTRN_MAX_AP] = {
-    [VTRN_OP_LDWEIGHTS] = {NULL, "stationary"},
-    [VTRN_OP_MATMUL] = {"dst", "moving"},
-    [VTRN_OP_PE_TRANSPOSE] = {"dst", "data"},
-    [VTRN_OP_TENSOR_TENSOR] = {"dst", "data1", "data2"},
-    [VTRN_OP_TENSOR_SCALAR] = {"dst", "data", "operand0", "operand1"},
-    [VTRN_OP_SCALAR_TENSOR_TENSOR] = {"dst", "data", "operand0", "operand1"},
-    [VTRN_OP_ACTIVATE] = {"dst", "data", "scale", "bias"},
-    [VTRN_OP_TENSOR_TENSOR_SCAN] = {"dst", "data0", "data1"},
-    [VTRN_OP_COPY_PREDICATED] = {"dst", "src", "predicate"},
-    [VTRN_OP_AFFINE_SELECT] = {"dst", "on_true_tile"},
-    [VTRN_OP_FIND_INDEX8] = {"dst", "data", "vals"},
-    [VTRN_OP_MATCH_REPLACE8] = {"dst", "data", "vals"},
-    [VTRN_OP_LDWEIGHTS_MX] = {NULL, "stationary", "stationary_scale"},
-    [VTRN_OP_MATMUL_MX] = {"dst", "moving", "moving_scale"},
-    [VTRN_OP_QUANTIZE_MX] = {"dst", "src", "dst_scale"},
-};
-
-static const char *operand_name(const vtrn_instr *instr, int i) {
-    const char *name = operand_names[instr->opcode][i];
-    return name ? name : i == 0 ? "dst" : i == 1 ? "src" : "operand";
-}
-
 /* Inside of the tensor, which is more than inside of its memory. */
 static vtrn_status check_bounds(const issue *x, int i) {
     const vtrn_ap *ap = &x->instr.ap[i];
@@ -50,13 +27,13 @@ static vtrn_status check_bounds(const issue *x, int i) {
     if (lo < 0 || hi > limit)
         return VTRN_ERROR(
             VTRN_UNDEFINED, "%s reaches from element %lld to %lld of %s, which has %lld",
-            operand_name(&x->instr, i), (long long)(lo / size), (long long)(hi / size - 1),
+            nki_operand_name(&x->instr, i), (long long)(lo / size), (long long)(hi / size - 1),
             t->space == VTRN_SPACE_HBM ? "a tensor in HBM" : "a partition of a tile",
             (long long)(limit / size));
     int64_t last = ap->partition + ap->partition_step * (ap->n_partitions - 1);
     if (t->space != VTRN_SPACE_HBM && (last < 0 || last >= t->n_partitions))
         return VTRN_ERROR(VTRN_UNDEFINED, "%s names partitions %u to %lld of a tile of %u",
-                          operand_name(&x->instr, i), ap->partition, (long long)last,
+                          nki_operand_name(&x->instr, i), ap->partition, (long long)last,
                           t->n_partitions);
     return NULL;
 }
@@ -72,7 +49,8 @@ static vtrn_status check_rules(const issue *x) {
                             .n_slots = s->n_slots,
                             .n_arguments = s->n_arguments,
                             .gen = (uint8_t)s->machine->roomy.gen};
-    VTRN_RETURN_IF_ERROR(program_validate_lone(&program, nki_chip(s), &placed));
+    VTRN_RETURN_IF_ERROR(
+        nki_name_operands(&placed, program_validate_lone(&program, nki_chip(s), &placed)));
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i])
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));
@@ -95,7 +73,7 @@ static vtrn_status unwritten(const issue *x, int i, uint64_t n_set, uint64_t fir
     return VTRN_ERROR(VTRN_UNINITIALISED,
                       "%s, %s: nothing has written %llu of its elements, first [%s]; write them "
                       "(memset, dma_copy) or read less",
-                      operand_name(&x->instr, i), text, (unsigned long long)n, index);
+                      nki_operand_name(&x->instr, i), text, (unsigned long long)n, index);
 }
 
 enum { GPSIMD_CORE_PARTITIONS = 16, MX_QUADRANT = 32, MX_QUADRANT_SCALES = 4 };
@@ -179,7 +157,7 @@ static vtrn_status check_row(issue *x, int i, const nki_view *row) {
         VTRN_UNINITIALISED,
         "%s: nothing has written %llu of the %llu bytes of a row that the indices "
         "select; write it before",
-        operand_name(&x->instr, i), (unsigned long long)(all - n), (unsigned long long)all);
+        nki_operand_name(&x->instr, i), (unsigned long long)(all - n), (unsigned long long)all);
     return refuse_or_fill(x, row, status);
 }
 
@@ -344,7 +322,8 @@ static vtrn_status execute(const issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             instr.ap[i].addr += x->view[i]->storage->addr;
-    return engine_table[instr.opcode](&s->machine->core, &instr, s->slot_base, 0);
+    return nki_name_operands(
+        &instr, engine_table[instr.opcode](&s->machine->core, &instr, s->slot_base, 0));
 }
 
 static vtrn_status run(issue *x) {
@@ -378,7 +357,7 @@ static vtrn_status operands(issue *x, const nki_call *call) {
             continue;
         if (x->view[i]->storage->session != x->s || nki_record_of(x->view[i])->is_released)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s is a tensor of a kernel that is over",
-                              operand_name(&x->instr, i));
+                              nki_operand_name(&x->instr, i));
         VTRN_RETURN_IF_ERROR(nki_operand(x->view[i], n_inner, &merged, &x->instr.ap[i]));
         if (n_inner)
             x->instr.arg[0] = merged;

@@ -131,6 +131,11 @@ vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled);
 /* "sbuf[128, 512] bf16" */
 void nki_view_print(const nki_view *view, char *text, size_t size);
 
+/* nki_names.c: the operand as the kernel's call names it. */
+const char *nki_operand_name(const vtrn_instr *instr, int i);
+/* The error with operands named so, and not by number. Consumes the status; OK stays OK. */
+vtrn_status nki_name_operands(const vtrn_instr *instr, vtrn_status status);
+
 /* nki_place.c */
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes);

@@ -524,3 +524,28 @@ def add_one(x):
     nisa.tensor_scalar(dst=t, data=t, op0=nl.add, operand0=1.0)
     nisa.dma_copy(dst=out, src=t)
     return out
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda t: nisa.tensor_tensor(t((128, 8)), t((128, 8)), t((128, 9)), nl.add),
+     "tensor_tensor: dst has 8 elements a partition, data2 has 9"),
+    (lambda t: nisa.tensor_scalar(t((128, 8)), t((128, 8)), nl.add, t((64, 1))),
+     "the scalar operand0 has 64 partitions, dst has 128"),
+    (lambda t: nisa.nc_matmul(t((128, 8), buffer=nl.psum), t((128, 128), nl.int32), t((128, 8), nl.int32)),
+     "stationary is int32"),
+    (lambda t: nisa.activation(t((128, 8)), nl.exp, t((64, 8))), "dst has 128 partitions, data has 64"),
+])
+def test_errors_name_operands_as_the_call_does(call, said):
+    def tile(shape, dtype=nl.float32, buffer=nl.sbuf):
+        x = nl.ndarray(shape, dtype, buffer=buffer)
+        if buffer is nl.sbuf:
+            nisa.memset(x, 0)
+        return x
+
+    @nki.jit
+    def kernel():
+        call(tile)
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match=re.escape(said)) as e:
+        kernel()
+    assert not re.search(r"\bap[0-9]", str(e.value))
