@@ -136,3 +136,62 @@ def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):
     document, done = nkilib(tmp_path, files, "--memory", "1.2")
     assert (document["passed"], document["crashed"]) == (1, 1), done.stdout + done.stderr
     assert "more than 1.2 GB" in document["failures"][0]["reason"]
+
+
+ADDITION = """import logging
+import neuronxcc.nki as nki
+import neuronxcc.nki.language as nl
+logging.disable(logging.OFF)
+
+@nki.jit
+def vector_add_naive(a_vec, b_vec):
+    out = nl.ndarray(shape=a_vec.shape, dtype=a_vec.dtype, buffer=nl.hbm)
+    nl.store(out, value=nl.add(nl.load(a_vec), nl.load(b_vec)))
+    return out
+
+@nki.jit
+def vector_add_tiled(a_vec, b_vec):
+    out = nl.ndarray(shape=a_vec.shape, dtype=a_vec.dtype, buffer=nl.hbm)
+    for i in nl.affine_range(a_vec.shape[0] // 128):
+        part = slice(i * 128, (i + 1) * 128)
+        nl.store(out[part], value=nl.load(a_vec[part]))
+    return out
+"""
+HANDOUT = """import neuronxcc.nki as nki
+
+@nki.compiler.skip_middle_end_transformations
+@nki.jit
+def fused_conv2d_maxpool(X, W, bias, pool_size=1):
+    raise RuntimeError("Please fill your implementation of the kernel")
+"""
+
+
+def test_the_assignments_kernels_tell_their_latency(tmp_path):
+    for part, name, text in (("part1", "kernels.py", ADDITION), ("part2", "conv2d.py", HANDOUT)):
+        (tmp_path / "a" / part).mkdir(parents=True)
+        (tmp_path / "a" / part / name).write_text(text)
+    done = subprocess.run([sys.executable, "-m", "vtrn.conformance", "asst4", str(tmp_path), "--json", "--out",
+                           str(tmp_path / "out")], capture_output=True, text=True)
+    document = json.loads(done.stdout)
+    assert document["passed"] == 1 and document["failed"] == 1, done.stdout + done.stderr
+    (unit, case, note), = document["notes"]
+    assert case == "vector_add_naive of 128" and note.endswith(" us") and float(note[:-3]) > 5
+    (failure,) = document["failures"]
+    assert failure["case"] == "vector_add_tiled of 25600" and "differs from NumPy" in failure["reason"]
+    assert document["skips"]["the handout leaves this kernel to the student"] == 9
+
+
+def test_the_assignments_reference_is_a_convolution_with_a_maximum():
+    import numpy as np
+
+    from vtrn.conformance import asst4_suite
+
+    rng = np.random.default_rng(0)
+    x, w, bias = rng.random((2, 3, 7, 8)), rng.random((4, 3, 3, 3)), rng.random(4)
+    got = asst4_suite.convolution(x, w, bias, 2)
+    plain = np.zeros((2, 4, 5, 6))
+    for b, o, i, j in np.ndindex(*plain.shape):
+        plain[b, o, i, j] = (x[b, :, i:i + 3, j:j + 3] * w[o]).sum() + bias[o]
+    for b, o, i, j in np.ndindex(*got.shape):
+        assert abs(got[b, o, i, j] - plain[b, o, 2 * i:2 * i + 2, 2 * j:2 * j + 2].max()) < 1e-4
+    assert got.shape == (2, 4, 2, 3)

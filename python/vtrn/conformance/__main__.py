@@ -15,6 +15,7 @@ EPILOG = """suites:
   stablehlo PATH  StableHLO's testdata and interpreter tests; PATH: a checkout of StableHLO
   harness         the primitive harnesses that come with JAX
   docs PATH       the examples and tests of NKI's documentation; PATH: a checkout of the Neuron SDK
+  asst4 PATH      the kernels of Stanford's CS149, assignment 4, or of a solution, with their latency
   samples PATH    nki-samples; PATH: a checkout of it
   nkilib PATH     nki-library's tests in simulation mode; PATH: a checkout of its tag 2.29
 

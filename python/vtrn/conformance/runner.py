@@ -202,6 +202,7 @@ def summary(run):
         "passed_share": counts[PASSED] / n_executed if n_executed else None,
         "units": {unit: dict(c) for unit, c in sorted(units.items())},
         "skips": dict(skips.most_common()),
+        "notes": [(r.unit, r.case, r.reason) for r in run.results.values() if r.outcome == "passed" and r.reason],
         "failures": [dataclasses.asdict(r) for r in run.results.values()
                      if r.outcome not in (PASSED, SKIPPED)],
     }
@@ -219,6 +220,9 @@ def table(document):
     for r in document["failures"]:
         reason = r["reason"].strip().splitlines()
         lines.append(f"  {r['unit'].split('#')[0]} {r['case']}: {r['outcome']}: {reason[-1][:200] if reason else ''}")
+    if document["notes"]:
+        lines += ["", "passed cases say:"]
+        lines += [f"  {unit.split('#')[0]} {case}: {note}" for unit, case, note in document["notes"]]
     if document["skips"]:
         lines += ["", "skipped because:"]
         lines += [f"  {n:6} {reason}" for reason, n in document["skips"].items()]

@@ -68,6 +68,7 @@ class _Recording(kernels._Run):
     def __init__(self, function, grid):
         super().__init__(function, grid, chip_name())
         self.session.compute_values(False)
+        self.has_values = False
         self.traced, self.structure = [], None
 
     def _take(self, value):

@@ -106,6 +106,7 @@ class _Run:
         self.function, self.grid = function, grid
         self.session = core.Session(chip or chip_name())
         self.session.fill_unwritten(fills_unwritten())
+        self.has_values = True
         self.arguments = []  # (array, tensor, value given)
         self.make = None  # of results: what kind the arguments are
         self.outputs, self.result = [], None
@@ -171,6 +172,8 @@ class _Run:
         global _owners
         shared = []
         programs = [tensor.Registers(self.grid, p, shared) for p in itertools.product(*map(range, self.grid))]
+        for registers in programs:
+            registers.has_values = self.has_values
         if len(programs) == cores.N_CORES and len(self.grid) == 1:
             def body(i):
                 return self.function(*args, **kwargs)

@@ -46,7 +46,9 @@ class Registers:
         self.shared, self.n_shared = shared, 0  # tensors of shared_hbm in the order in which a program makes them
         self.turns = None  # cores.Turns, where programs may meet
         self.scalar_sums = "zero"  # registers of the Scalar engine: zero, dirty (summed), or read
+        self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
+        self.extremes = {}  # of activate2: the row of largest or smallest values that is kept
         self.loop_sums = {}  # of the first generation's loop_reduce, by where they are stored
 
 
@@ -306,6 +308,32 @@ class ndarray(core.Tensor):
         return self._view(shape, strides, self.offset * old // new, code)
 
     reinterpret_cast = view
+
+    def rearrange(self, src_pattern, dst_pattern, fixed_sizes=None):
+        """Splits, orders and merges dimensions by name: (("b", ("h", "w")), ("b", "w", "h"), {"h": 4})."""
+        sizes = dict(fixed_sizes or {})
+        if len(src_pattern) != self.ndim:
+            raise ValueError(f"rearrange: {src_pattern} for a tensor of {self.ndim} dimensions")
+        found = self
+        for d in reversed(range(self.ndim)):
+            names = src_pattern[d]
+            if isinstance(names, str):
+                sizes.setdefault(names, self.shape[d])
+                if sizes[names] != self.shape[d]:
+                    raise ValueError(f"rearrange: {names} is {sizes[names]}, and dimension {d} has {self.shape[d]} elements")
+            else:
+                found = found.reshape_dim(d, [sizes.get(n, -1) for n in names])
+        names = [n for group in src_pattern for n in ((group,) if isinstance(group, str) else group)]
+        wanted = [n for group in dst_pattern for n in ((group,) if isinstance(group, str) else group)]
+        if sorted(names) != sorted(wanted) or len(set(names)) != len(names):
+            raise ValueError(f"rearrange: {src_pattern} and {dst_pattern} name the same dimensions, each once")
+        found = found.permute([names.index(n) for n in wanted])
+        at = 0
+        for group in dst_pattern:
+            if not isinstance(group, str):
+                found = found.flatten_dims(at, at + len(group) - 1)
+            at += 1
+        return found
 
     def indirect(self, index, num_elem=None):
         raise NotImplementedError("indirect: tensor indirection of NeuronCore-v4 is not there yet")

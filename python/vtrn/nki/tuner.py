@@ -63,6 +63,7 @@ class _TimedRun(kernels._Run):
     def __init__(self, function, grid, has_values):
         super().__init__(function, grid)
         self.session.compute_values(has_values)
+        self.has_values = has_values
         self.inputs = []
 
     def _take(self, value):

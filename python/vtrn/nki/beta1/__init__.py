@@ -1,6 +1,7 @@
 """neuronxcc.nki, the first generation of NKI: kernels whose calls return tiles. docs/nki.md says what there is."""
 
 import functools
+import logging
 import sys
 import types
 
@@ -146,6 +147,8 @@ def _module(name, **names):
 def install():
     """Makes `neuronxcc.nki` and what is below it name this."""
     this = sys.modules[__name__]
+    if not hasattr(logging, "OFF"):  # a level above all, which the vendor's package adds and kernels' scripts name
+        logging.OFF = logging.CRITICAL + 10
     package = _module("neuronxcc")
     package.__path__ = []
     compiler = _module("neuronxcc.nki.compiler", sbuf=_Allocation(core_tensor.sbuf), psum=_Allocation(core_tensor.psum),

@@ -225,6 +225,12 @@ def nc_match_replace8(*, data, vals, imm, dst_idx=None, mask=None, dtype=None, *
     return out
 
 
+def sequence_bounds(*, segment_ids, dtype=None, **unused):
+    out = tensor.ndarray((1, 2, segment_ids.size), dtype or segment_ids.dtype)
+    isa.sequence_bounds(out, raw(segment_ids))
+    return Tensor(out)
+
+
 def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, *, mask=None, **unused):
     n = num_valid_indices or 16 * math.prod(index.shape[1:])
     out = like((src_buffer.shape[0], n * num_elem_per_idx), src_buffer.dtype)
