@@ -95,7 +95,7 @@ def main(arguments):
     try:
         tuned = vtrn.nki.tune(kernel, space, jobs=args.jobs)(**others)
     except (ValueError, TypeError) as e:
-        print(f"tune: {e}", file=sys.stderr)
+        print(f"tune: {str(e).removeprefix('tune: ')}", file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps({"best": _row(tuned.best), "variants": [_row(v) for v in tuned.variants],
