@@ -35,9 +35,9 @@ def tune(tmp_path, *arguments):
 def test_the_fastest_variant_is_told_with_the_front(tmp_path, others):
     done = tune(tmp_path, "--space", "columns=64,256,512", *others, "--set", "factor=2.0", "--jobs", "1", "--json")
     found = json.loads(done.stdout)
-    assert found["best"]["parameters"] == {"columns": 512}
+    assert found["best"]["parameters"] == {"columns": 256}  # one part is loaded while another is multiplied
     times = {v["parameters"]["columns"]: v["latency_ns"] for v in found["variants"]}
-    assert times[64] > times[256] > times[512] > 0 and len(found["pareto"]) == 3
+    assert times[64] > times[512] > times[256] > 0 and len(found["pareto"]) == 2
 
 
 def test_the_table_is_for_people(tmp_path):
