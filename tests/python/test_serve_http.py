@@ -186,6 +186,9 @@ WRONG_V2 = {
     "data of another kind": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [1]}]}, 400, "have to be text"),
     "ragged data": ({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": [["a"], "b"]}]}, 400, "mixes lists"),
     "the same input twice": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}] * 2}, 400, "sent twice"),
+    "parameters that are no object": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"], "parameters": 5}]}, 400, "parameters has to be"),
+    "half a character": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a\ud800"]}]}, 400, "character 1 of the text"),
+    "an integer beyond all floats": ({"inputs": [{"name": "text", "shape": [1], "datatype": "FP32", "data": [10**400]}]}, 400, "beyond FP32"),
     "an unknown output": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}], "outputs": [{"name": "y"}]}, 400, "no output 'y'"),
     "a text beyond the longest bucket": ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a" * 33]}]}, 400, "33 tokens, the longest bucket"),
     "more rows than the queue holds": ({"inputs": [{"name": "text", "shape": [65], "datatype": "BYTES", "data": ["a"] * 65}]}, 413, "several requests"),
@@ -216,6 +219,10 @@ WRONG_V1 = {
     "half a choice": ({"n": 1.5}, "n is 1.5"),
     "the best of more": ({"n": 1, "best_of": 2}, "best_of other than n"),
     "what is not supported": ({"logit_bias": {"5": 1}}, "logit_bias is not supported"),
+    "half a character": ({"messages": [{"role": "user", "content": "\udfff"}]}, "character"),
+    "a stream of text": ({"stream": "yes"}, "stream is"),
+    "a stream of one": ({"stream": 1}, "stream is 1"),
+    "options of a stream that are no object": ({"stream": True, "stream_options": 5}, "stream_options has to be"),
     "a stop of numbers": ({"stop": [1]}, "stop has to be"),
 }
 

@@ -15,3 +15,12 @@ def bad_request(message: str, parameter: str | None = None) -> RequestError:
 
 def overloaded(what: str, n: int, limit: int) -> RequestError:
     return RequestError(503, f"the queue of {what} is full: {n} of {limit} are waiting; send it again later")
+
+
+def whole_text(text: str, parameter: str) -> str:
+    """The text, unless it has halves of characters: JSON can name those, no encoding has them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise bad_request(f"character {error.start} of the text is half of a surrogate pair; send whole characters", parameter) from None
+    return text

@@ -38,6 +38,7 @@ class Placement:
     cores: tuple[int, ...]
     weight_bytes: int
     cache_bytes: int = 0
+    about: str | None = None  # what model.toml says of the model
 
 
 class Host:
@@ -88,7 +89,7 @@ class Host:
 
     def add_batched(self, model, cores) -> None:
         self.batchers[model.name] = Batcher(model, list(cores), self.settings.limits)
-        self.placements.append(Placement(model.name, tuple(cores), model.weight_bytes))
+        self.placements.append(Placement(model.name, tuple(cores), model.weight_bytes, about=model.about))
 
     def add_text(self, name: str, model: weights.TextModel, cores) -> None:
         if len(cores) != 1:
@@ -118,7 +119,8 @@ class Host:
         for p in self.placements:
             cache = f", {p.cache_bytes / 2**20:.1f} MiB of cache" if p.cache_bytes else ""
             cores = ", ".join(map(str, p.cores))
-            lines.append(f"  {p.model}: core {cores}, {p.weight_bytes / 2**20:.1f} MiB of weights a core{cache}")
+            about = f"; {p.about}" if p.about else ""
+            lines.append(f"  {p.model}: core {cores}, {p.weight_bytes / 2**20:.1f} MiB of weights a core{cache}{about}")
         for core in range(self.device.n_cores):
             shared = [p.model for p in self.placements if core in p.cores]
             if len(shared) > 1:

@@ -33,6 +33,13 @@ def parsed_json(body: bytes) -> dict:
     return value
 
 
+def _parameters(of: dict) -> dict:
+    value = of.get("parameters")
+    if value is not None and not isinstance(value, dict):
+        raise bad_request("parameters has to be an object", "parameters")
+    return value or {}
+
+
 def _flat(data, name: str) -> list:
     """Nested lists, as the protocol allows them, in order."""
     if not isinstance(data, list):
@@ -71,7 +78,10 @@ def _array_of_json(data, datatype: str, shape: list[int], name: str) -> np.ndarr
         info = np.iinfo(dtype)
         if not all(type(x) is int and info.min <= x <= info.max for x in data):
             raise bad_request(f"input {name!r}: an element is no {datatype}", name)
-    return np.array(data, dtype).reshape(shape)
+    try:
+        return np.array(data, dtype).reshape(shape)
+    except OverflowError:  # an integer that no float is near
+        raise bad_request(f"input {name!r}: an element is beyond {datatype}", name) from None
 
 
 def _array_of_bytes(raw: memoryview, datatype: str, shape: list[int], name: str) -> np.ndarray:
@@ -108,7 +118,7 @@ def parse_inputs(header: dict, binary: memoryview) -> dict[str, np.ndarray]:
             raise bad_request(f"input {name!r}: there is no datatype {datatype!r}; there are {', '.join(DATATYPES)}", name)
         if name in arrays:
             raise bad_request(f"input {name!r} was sent twice", name)
-        size = (tensor.get("parameters") or {}).get("binary_data_size")
+        size = _parameters(tensor).get("binary_data_size")
         if size is not None:
             if type(size) is not int or size < 0 or at + size > len(binary):
                 raise bad_request(f"input {name!r}: {size} bytes of binary data are announced, {len(binary) - at} are left", name)  # fmt: skip
@@ -134,14 +144,14 @@ def _json_data(array: np.ndarray) -> list:
 def answer_of(batcher: Batcher, header: dict, answer: Answer, about: dict) -> Response:
     model = batcher.model
     arrays, specs = model.outputs_of(answer.rows), {s.name: s for s in model.outputs}
-    all_binary = bool((header.get("parameters") or {}).get("binary_data_output"))
+    all_binary = bool(_parameters(header).get("binary_data_output"))
     wanted = header.get("outputs") or [{"name": s.name} for s in model.outputs]
     outputs, parts = [], []
     for asked in wanted:
         name = asked["name"]
         array = arrays[name]
         tensor = {"name": name, "datatype": specs[name].datatype, "shape": list(array.shape)}
-        if (asked.get("parameters") or {}).get("binary_data", all_binary):
+        if _parameters(asked).get("binary_data", all_binary):
             raw = np.ascontiguousarray(array).tobytes()
             tensor["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
@@ -224,8 +234,9 @@ def router(host: Host, read_body) -> APIRouter:
         model = batcher_of(name, version).model
         tensors = [[{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
                    for specs in (model.inputs, model.outputs)]  # fmt: skip
+        about = {"parameters": {"about": model.about}} if model.about else {}
         return json_response({"name": name, "versions": [model.version], "platform": model.platform,
-                              "inputs": tensors[0], "outputs": tensors[1]})  # fmt: skip
+                              "inputs": tensors[0], "outputs": tensors[1], **about})  # fmt: skip
 
     @routes.get("/v2/models/{name}/ready")
     @routes.get("/v2/models/{name}/versions/{version}/ready")

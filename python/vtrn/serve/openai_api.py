@@ -37,6 +37,13 @@ def error_response(error: RequestError):
     return json_response({"error": body}, error.status)
 
 
+def _flag(body: dict, name: str) -> bool:
+    value = body.get(name)
+    if value is not None and type(value) is not bool:
+        raise bad_request(f"{name} is {json.dumps(value)[:60]}; it has to be true or false", name)
+    return bool(value)
+
+
 def _number(body: dict, name: str, default, low, high, kind=(int, float)):
     value = body.get(name)
     if value is None:
@@ -76,7 +83,7 @@ class _Run:
         seed = _number(body, "seed", uuid.uuid4().int & 0xFFFFFFFF, -(2**63), 2**63, int) + choice_i
         self.service, self.text = service, TextStream(service.model.tokenizer, _stops(body))
         self.sequence = service.sequence(ids, max_new, choice, seed)
-        if body.get("ignore_eos"):
+        if _flag(body, "ignore_eos"):
             self.sequence.end_ids = frozenset()
         self._queue: asyncio.Queue = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -194,6 +201,10 @@ def router(host: Host, read_body) -> APIRouter:
     async def generate(request: Request, is_chat: bool):
         body = parsed_json(await read_body(request))
         _check_known(body)
+        is_streamed, options = _flag(body, "stream"), body.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise bad_request("stream_options has to be an object", "stream_options")
+        with_usage = _flag(options, "include_usage")
         service = model_of(body, host.texts, "text")
         if is_chat:
             ids = service.encode(service.chat_prompt(body.get("messages")))
@@ -203,10 +214,9 @@ def router(host: Host, read_body) -> APIRouter:
         kind = "chat.completion" if is_chat else "text_completion"
         head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}", "created": int(time.time()),
                 "model": service.name, "object": kind}  # fmt: skip
-        if body.get("stream"):
+        if is_streamed:
             head["object"] = "chat.completion.chunk" if is_chat else kind
-            usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return StreamingResponse(_stream(runs, head, is_chat, usage), media_type="text/event-stream",
+            return StreamingResponse(_stream(runs, head, is_chat, with_usage), media_type="text/event-stream",
                                      headers={"Cache-Control": "no-cache"})  # fmt: skip
         finishes = await _until_gone(request, _finish(runs))
         head["choices"] = []

@@ -17,7 +17,7 @@ from jax import export
 from vtrn.serve import quantise
 from vtrn.serve.batcher import BatchResult
 from vtrn.serve.decoder_engine import FLOATS
-from vtrn.serve.errors import bad_request
+from vtrn.serve.errors import bad_request, whole_text
 from vtrn.serve.models import encoder
 from vtrn.serve.programs import Programs, artifact_of, bucket_for
 from vtrn.serve.runtime import Device
@@ -67,6 +67,7 @@ class EncoderModel:
     byte an element as int8 or fp8."""
 
     platform = "vtrn_jax"
+    about: str | None = None
 
     def __init__(self, name: str, device: Device, programs: Programs, config: encoder.EncoderConfig, weights,
                  tokenizer, dtype: str = "bf16", cores=(0,), batches=(1, 2, 4, 8, 16, 32),
@@ -95,7 +96,7 @@ class EncoderModel:
         return self.tokenize(texts)
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
-        rows = [e.ids for e in self.tokenizer.encode_batch(texts)]
+        rows = [e.ids for e in self.tokenizer.encode_batch([whole_text(t, "text") for t in texts])]
         for i, row in enumerate(rows):
             if len(row) > self.lengths[-1]:
                 raise bad_request(f"text {i} has {len(row)} tokens, the longest bucket of {self.name} holds "

@@ -5,7 +5,7 @@ import dataclasses
 from vtrn.serve.decoder_engine import Choice
 from vtrn.serve.decoder_schedule import Sequence
 from vtrn.serve.decoder_worker import DecoderWorker
-from vtrn.serve.errors import bad_request
+from vtrn.serve.errors import bad_request, whole_text
 from vtrn.serve.weights import TextModel
 
 
@@ -54,7 +54,7 @@ class TextService:
     worker: DecoderWorker
 
     def encode(self, prompt: str) -> list[int]:
-        return self.model.tokenizer.encode(prompt).ids
+        return self.model.tokenizer.encode(whole_text(prompt, "prompt")).ids
 
     def sequence(self, ids: list[int], max_new: int, choice: Choice, seed: int) -> Sequence:
         self.worker.schedule.check(len(ids), max_new)
