@@ -55,6 +55,8 @@ const cli_command cli_serve = {
         "  --repository DIR       folders with model.export (jax.export) and model.toml\n"
         "  --cores MODEL=0,1      where a model runs; repeat it\n"
         "  --host A, --port N     default 127.0.0.1 and 8000; 0.0.0.0 is open to the network\n"
+        "  --grpc-port N          the Open Inference Protocol over gRPC, too (pip install "
+        "'vtrn[grpc]')\n"
         "  --dtype T              bf16, fp16 or fp32\n"
         "  --weights T            int8 or fp8: dense layers kept in a byte an element\n"
         "  --cache fp8            keys and values in a byte an element\n"

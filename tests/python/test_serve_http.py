@@ -403,6 +403,11 @@ def test_the_command_says_what_it_cannot_do():
     assert got.returncode == 1 and "core 7" in got.stderr
     got = run("minilm", "--instance", "inf9.xlarge")
     assert got.returncode == 1 and "inf9" in got.stderr
+    for option, text in (("--port", "70000"), ("--grpc-port", "-1")):
+        got = run("minilm", option, text)
+        assert got.returncode == 2 and f"{text} is no port" in got.stderr
+    got = run("minilm", "--draft", "128")
+    assert got.returncode == 1 and "--draft is 128" in got.stderr
 
 
 # --- pieces

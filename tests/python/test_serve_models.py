@@ -140,6 +140,25 @@ def test_a_prefix_that_a_slot_has_is_not_computed_again(device):
         assert s.tokens == plain_tokens(model.weights, s.prompt, 4)
 
 
+def test_a_prefix_of_a_sequence_that_runs_is_copied(device):
+    """Prompts that begin alike, at once: the rows of the first are copied to the slots of the others. One begins as a text
+    that was made a moment ago, too."""
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    prompt = list(range(60))
+    sequences = [Sequence(prompt + more, 6) for more in ([], [9, 9, 9], [8])] + [Sequence([3] * 20, 3), Sequence(prompt, 4)]
+    steps = run_all(engine, sequences)
+    assert [s.n_reused for s in sequences] == [0, 60, 60, 0, 59]
+    for s in sequences:
+        assert s.tokens == plain_tokens(model.weights, s.prompt, s.max_new), s.prompt
+    copies = [r for r in steps if r.bucket.startswith("copy")]
+    assert [r.bucket for r in copies] == ["copy_l128"] * 2
+    assert all(r.profile.n_reference_ops == 0 and r.profile.step_ns < steps[0].profile.step_ns for r in copies)
+    first, again = Sequence(prompt, 20), Sequence(prompt + sequences[0].tokens[:3] + [1], 3)
+    run_all(engine, [first, again])
+    assert again.tokens == plain_tokens(model.weights, again.prompt, 3)
+
+
 @pytest.mark.parametrize("dtype,kept,largest", [("fp32", None, 1e-4), ("bf16", None, 0.08), ("fp16", None, 0.02), ("fp32", "fp8", 0.01)])
 def test_logits_are_near_those_in_float64(device, dtype, kept, largest):
     """What a step leaves out is the choice: the program without it."""

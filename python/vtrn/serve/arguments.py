@@ -39,6 +39,13 @@ def _cores(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(c) for c in cores.split(","))
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{port} is no port; from 1 to 65535, or 0 for any that is free")
+    return port
+
+
 def serve() -> Parser:
     p = Parser("vtrn serve")
     default = Buckets()
@@ -47,7 +54,8 @@ def serve() -> Parser:
     p.add_argument("--repository", type=pathlib.Path, help="a folder of folders with model.export and model.toml")
     p.add_argument("--cores", type=_cores, action="append", default=[], metavar="MODEL=0,1", help="where a model runs")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is open to the network")
-    p.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    p.add_argument("--port", type=_port, default=8000, help="0: any that is free")
+    p.add_argument("--grpc-port", type=_port, metavar="N", help="the Open Inference Protocol over gRPC, too (needs grpcio); 0: any that is free")
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of weights, matmuls and cache")
     p.add_argument("--weights", choices=("int8", "fp8"), help="a decoder's dense layers, kept in a byte an element")
     p.add_argument("--cache", choices=("fp8",), help="a decoder's keys and values; default as --dtype")

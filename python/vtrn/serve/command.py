@@ -36,13 +36,32 @@ def main(arguments: list[str]) -> int:
         print(f"vtrn serve: {error}", file=sys.stderr)
         return 1
 
+    door = None
+    if args.grpc_port is not None:
+        try:
+            from vtrn.serve.grpc_door import GrpcDoor
+
+            door = GrpcDoor(host, args.host, args.grpc_port)
+        except ModuleNotFoundError:
+            print("vtrn serve: --grpc-port needs the Python package grpcio; pip install 'vtrn[grpc]'", file=sys.stderr)
+        except RuntimeError as error:
+            print(f"vtrn serve: port {args.grpc_port} of {args.host} cannot be served over gRPC: {error}", file=sys.stderr)
+        if door is None:
+            host.close()
+            return 1
+
     def ready(port: int) -> None:
         url = f"http://{args.host}:{port}"
         if args.json:
-            print(json.dumps({"url": url, "instance": host.device.instance_name, "models": args.models}), flush=True)
+            grpc = {"grpc": f"{args.host}:{door.port}"} if door else {}
+            print(json.dumps({"url": url, **grpc, "instance": host.device.instance_name, "models": args.models}), flush=True)
             return
         print(f"{host.placement_text()}\n{url} is ready: /v1 for OpenAI's clients, /v2 for the Open Inference Protocol, "
-              "/metrics, a live page at /; ctrl-C stops", flush=True)  # fmt: skip
+              f"/metrics, a live page at /{f'; gRPC at {args.host}:{door.port}' if door else ''}; ctrl-C stops", flush=True)  # fmt: skip
 
-    http.serve(host, args.host, args.port, ready)
+    try:
+        http.serve(host, args.host, args.port, ready)
+    finally:
+        if door:
+            door.stop()
     return 0

@@ -116,6 +116,15 @@ class DecoderShapes:
         n, one = self.buckets.draft + 1, jax.ShapeDtypeStruct((), jnp.int32)
         return self._spec(f"verify_s{n}_l{length}", check, (jax.ShapeDtypeStruct((n,), jnp.int32), one, one), 1, True)
 
+    def copy(self, length: int) -> ProgramSpec:
+        """Rows of one slot into another."""
+
+        def copy(cache, source, target):
+            return decoder.copy_rows(length, cache, source, target)
+
+        one = jax.ShapeDtypeStruct((), jnp.int32)
+        return ProgramSpec(f"copy_l{length}", lambda: artifact_of(copy, self.cache_shapes, one, one, donated=(0,)))
+
     def _spec(self, name, function, shapes, n_choices, is_greedy) -> ProgramSpec:
         choice = () if is_greedy else (jax.ShapeDtypeStruct((n_choices,), jnp.float32),) * 4
         shapes = (self.weight_shapes, self.cache_shapes, *shapes, *choice)
@@ -190,6 +199,15 @@ class DecoderEngine:
         ids[: len(tokens)] = tokens
         out, profile = self._run(self.verify_program(length), [ids, np.int32(slot), np.int32(start)], [], [])
         return StepResult([int(t) for t in out[: len(tokens)]], f"verify_s{n}_l{length}", len(tokens), n, profile)
+
+    def copy(self, source: int, target: int, n: int) -> StepResult:
+        """The first n rows of slot source into slot target, and those behind them up to a bucket: nothing reads these
+        before they are written anew."""
+        length = bucket_for(list(self.buckets.length), n)
+        program = self._get(self.shapes.copy(length))
+        buffers = [self._device.put(np.int32(slot), self.core_i) for slot in (source, target)]
+        self._cache = program.executable([*self._cache, *buffers], self.core_i)
+        return StepResult([], f"copy_l{length}", n, length, program.executable.profile())
 
     def decode(self, tokens: dict[int, int], positions: dict[int, int], choices: dict[int, Choice],
                uniforms: dict[int, float]) -> StepResult:  # fmt: skip

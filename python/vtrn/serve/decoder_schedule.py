@@ -46,6 +46,23 @@ class Prefill:
     tokens: list[int]
     is_last: bool  # the step's token is the sequence's first
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [self.sequence]
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """Rows of another slot, whose tokens the sequence's prompt begins with, into its own."""
+
+    sequence: Sequence
+    source: int  # slot
+    n: int  # rows
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [self.sequence]
+
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
@@ -116,7 +133,7 @@ class Schedule:
         if sequence.slot >= 0 and self.slots[sequence.slot] is sequence:
             self.slots[sequence.slot] = None
 
-    def next_step(self) -> Prefill | Decode | Verify | None:
+    def next_step(self) -> Prefill | Copy | Decode | Verify | None:
         """None: there is nothing to do. A prompt's chunks and steps of decoding take turns."""
         self._admit()
         running = [s for s in self.slots if s]
@@ -124,7 +141,7 @@ class Schedule:
         decoding = [s for s in running if not s.is_prefilling]
         if prefilling and not (decoding and self._was_prefill):
             self._was_prefill = True
-            return self._chunk(prefilling[0])
+            return self._copied(prefilling[0]) or self._chunk(prefilling[0])
         self._was_prefill = False
         if len(decoding) == 1 and (step := self._checked(decoding[0])):
             return step
@@ -157,6 +174,14 @@ class Schedule:
             self._held[slot] = sequence.prompt[: sequence.n_filled]
             self.slots[slot] = sequence
 
+    def _copied(self, sequence: Sequence) -> Copy | None:
+        """What a slot in use has of the prompt's beginning, if that is worth a step: it cannot be taken over. The last
+        token is computed in any case."""
+        shared = [_common(held, sequence.prompt) for held in self._held]
+        source = max(range(len(shared)), key=lambda i: (shared[i], -i))
+        n = min(shared[source], len(sequence.prompt) - 1)
+        return Copy(sequence, source, n) if n - sequence.n_filled >= self.buckets.prompt[0] else None
+
     def _chunk(self, sequence: Sequence) -> Prefill:
         start = sequence.n_filled
         left = len(sequence.prompt) - start
@@ -167,7 +192,7 @@ class Schedule:
             n = min(len(sequence.prompt) - start, bucket)
         return Prefill(sequence, start, sequence.prompt[start : start + n], start + n == len(sequence.prompt))
 
-    def complete(self, step: Prefill | Decode | Verify, tokens: list[int]) -> list[Sequence]:
+    def complete(self, step: Prefill | Copy | Decode | Verify, tokens: list[int]) -> list[Sequence]:
         """Takes the step's tokens in; gives the sequences that have a new one, once for each."""
         if isinstance(step, Prefill):
             sequence = step.sequence
@@ -179,6 +204,10 @@ class Schedule:
             return [sequence]
         if isinstance(step, Verify):
             return self._accept(step, tokens)
+        if isinstance(step, Copy):
+            step.sequence.n_filled = step.sequence.n_reused = step.n
+            self._held[step.sequence.slot] = step.sequence.prompt[: step.n]
+            return []
         for sequence, token in zip(step.sequences, tokens):
             self._advance(sequence, token)
         return step.sequences
@@ -220,4 +249,4 @@ def _common(a: list[int], b: list[int]) -> int:
     return n
 
 
-__all__ = ["Decode", "Prefill", "RequestError", "Schedule", "Sequence", "Verify"]
+__all__ = ["Copy", "Decode", "Prefill", "RequestError", "Schedule", "Sequence", "Verify"]

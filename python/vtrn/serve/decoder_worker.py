@@ -6,7 +6,7 @@ import typing
 
 from vtrn.serve.accounting import ModelMeters, now
 from vtrn.serve.decoder_engine import DecoderEngine, StepResult
-from vtrn.serve.decoder_schedule import Decode, Prefill, Schedule, Sequence, Verify
+from vtrn.serve.decoder_schedule import Copy, Decode, Prefill, Schedule, Sequence, Verify
 from vtrn.serve.errors import RequestError
 
 
@@ -109,7 +109,7 @@ class DecoderWorker:
                 del self._generations[sequence]
                 self.meters.add_failure("cancelled")
 
-    def _next(self) -> Prefill | Decode | Verify | None:
+    def _next(self) -> Prefill | Copy | Decode | Verify | None:
         with self._lock:
             while True:
                 self._drop_cancelled()
@@ -120,8 +120,7 @@ class DecoderWorker:
 
     def _serve(self) -> None:
         while (step := self._next()) is not None:
-            sequences = [step.sequence] if isinstance(step, Prefill) else step.sequences
-            generations = [self._generations[s] for s in sequences]
+            generations = [self._generations[s] for s in step.sequences]
             start = now()
             for g in generations:
                 g.started = g.started or start
@@ -154,7 +153,7 @@ class DecoderWorker:
         profile = result.profile
         self.meters.add_step(result.bucket, result.rows, result.bucket_rows, profile, now() - start)
         price = profile.dollars_per_hour / 3600 / profile.instance_cores * profile.step_ns * 1e-9 / len(generations)
-        is_prefill = isinstance(step, Prefill)
+        is_prefill = isinstance(step, Prefill | Copy)
         for g in generations:
             g.prefill_ns += profile.step_ns if is_prefill else 0
             g.decode_ns += 0 if is_prefill else profile.step_ns
@@ -164,7 +163,7 @@ class DecoderWorker:
                 g.n_steps += 1
                 g.n_rows += 1 if isinstance(step, Verify) else result.rows
                 g.n_bucket_rows += 1 if isinstance(step, Verify) else result.bucket_rows
-        if is_prefill:
+        if isinstance(step, Prefill):
             with self.meters.lock:
                 self.meters.n_prompt_tokens += len(step.tokens)
 
@@ -187,7 +186,9 @@ class DecoderWorker:
         g.on_token(token, finish)
 
 
-def run_step(engine: DecoderEngine, step: Prefill | Decode | Verify) -> StepResult:
+def run_step(engine: DecoderEngine, step: Prefill | Copy | Decode | Verify) -> StepResult:
+    if isinstance(step, Copy):
+        return engine.copy(step.source, step.sequence.slot, step.n)
     if isinstance(step, Verify):
         return engine.verify(step.sequence.slot, step.sequence.n_filled, step.tokens)
     if isinstance(step, Prefill):

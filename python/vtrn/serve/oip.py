@@ -169,7 +169,15 @@ def answer_of(batcher: Batcher, header: dict, answer: Answer, about: dict) -> Re
                     headers={"Inference-Header-Content-Length": str(len(text))})  # fmt: skip
 
 
-def _check_outputs(batcher: Batcher, header: dict) -> None:
+def batcher_of(host: Host, name: str, version: str | None = None) -> Batcher:
+    if name not in host.batchers:
+        raise RequestError(404, f"there is no model {name!r}; there are {', '.join(host.batchers) or 'none'}")
+    if version not in (None, host.batchers[name].model.version):
+        raise RequestError(404, f"model {name!r} has no version {version}; it has {host.batchers[name].model.version}")
+    return host.batchers[name]
+
+
+def check_outputs(batcher: Batcher, header: dict) -> None:
     known = [s.name for s in batcher.model.outputs]
     outputs = header.get("outputs")
     if outputs is not None and not isinstance(outputs, list):
@@ -209,13 +217,6 @@ def split_body(request: Request, body: bytes) -> tuple[dict, memoryview]:
 def router(host: Host, read_body) -> APIRouter:
     routes = APIRouter()
 
-    def batcher_of(name: str, version: str | None = None) -> Batcher:
-        if name not in host.batchers:
-            raise RequestError(404, f"there is no model {name!r}; there are {', '.join(host.batchers) or 'none'}")
-        if version not in (None, host.batchers[name].model.version):
-            raise RequestError(404, f"model {name!r} has no version {version}; it has {host.batchers[name].model.version}")
-        return host.batchers[name]
-
     @routes.get("/v2")
     async def server():
         return json_response({"name": "vtrn", "version": vtrn.__version__, "extensions": ["binary_tensor_data"]})
@@ -231,7 +232,7 @@ def router(host: Host, read_body) -> APIRouter:
     @routes.get("/v2/models/{name}")
     @routes.get("/v2/models/{name}/versions/{version}")
     async def metadata(name: str, version: str | None = None):
-        model = batcher_of(name, version).model
+        model = batcher_of(host, name, version).model
         tensors = [[{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
                    for specs in (model.inputs, model.outputs)]  # fmt: skip
         about = {"parameters": {"about": model.about}} if model.about else {}
@@ -241,12 +242,12 @@ def router(host: Host, read_body) -> APIRouter:
     @routes.get("/v2/models/{name}/ready")
     @routes.get("/v2/models/{name}/versions/{version}/ready")
     async def model_ready(name: str, version: str | None = None):
-        batcher_of(name, version)
+        batcher_of(host, name, version)
         return json_response({"name": name, "ready": not host.is_closing}, 503 if host.is_closing else 200)
 
     @routes.get("/v2/models/{name}/stats")
     async def stats(name: str):
-        batcher = batcher_of(name)
+        batcher = batcher_of(host, name)
         m = batcher.meters
         return json_response({"model_stats": [{
             "name": name, "version": batcher.model.version, "inference_count": m.n_rows, "execution_count": m.n_steps,
@@ -260,9 +261,9 @@ def router(host: Host, read_body) -> APIRouter:
     @routes.post("/v2/models/{name}/infer")
     @routes.post("/v2/models/{name}/versions/{version}/infer")
     async def infer(name: str, request: Request, version: str | None = None):
-        batcher = batcher_of(name, version)
+        batcher = batcher_of(host, name, version)
         header, binary = split_body(request, await read_body(request))
-        _check_outputs(batcher, header)
+        check_outputs(batcher, header)
         rows = batcher.model.rows_of(parse_inputs(header, binary))
         return answer_of(batcher, header, await call(batcher, rows), host.about)
 

@@ -16,7 +16,7 @@ import sys
 from vtrn.serve import arguments as read
 from vtrn.serve.buckets import Buckets
 from vtrn.serve.decoder_engine import DecoderShapes
-from vtrn.serve.decoder_schedule import Prefill, Schedule, Sequence
+from vtrn.serve.decoder_schedule import Copy, Prefill, Schedule, Sequence
 from vtrn.serve.errors import RequestError
 from vtrn.serve.machine import Instance, instance, rests_on, time_artifact
 from vtrn.serve.models.decoder import DecoderConfig
@@ -86,6 +86,9 @@ class StepTimes:
             n = bucket_for(list(self.buckets.prompt), len(step.tokens))
             length = n if step.start == 0 else bucket_for(list(self.buckets.length), step.start + n)
             spec, rows, moved = self.shapes.prefill(n, length, True), n, 4 * n + 16
+        elif isinstance(step, Copy):
+            rows = bucket_for(list(self.buckets.length), step.n)
+            spec, moved = self.shapes.copy(rows), 8
         else:
             rows = bucket_for(list(self.buckets.batch), max(s.slot for s in step.sequences) + 1)
             length = bucket_for(list(self.buckets.length), max(s.n_filled for s in step.sequences) + 1)
@@ -133,7 +136,7 @@ def simulate(requests: list[Request], times: list[float], step_times: StepTimes,
         ns, _, bucket_rows = step_times.of(step)
         now += ns * 1e-9
         busy += ns * 1e-9
-        rows = len(step.tokens) if isinstance(step, Prefill) else len(step.sequences)
+        rows = len(step.tokens) if isinstance(step, Prefill) else step.n if isinstance(step, Copy) else len(step.sequences)
         use = {"steps": use["steps"] + 1, "rows": use["rows"] + rows, "bucket_rows": use["bucket_rows"] + bucket_rows}
         for s in schedule.complete(step, [0] * (1 if isinstance(step, Prefill) else rows)):
             by_sequence[s].times.append(now)

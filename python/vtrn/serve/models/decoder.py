@@ -203,6 +203,12 @@ def _write_rows(tensor, new, rows):
     return written.reshape(tensor.shape)
 
 
+def copy_rows(length: int, cache, source, target):
+    """The cache with the first `length` rows of slot source in slot target, too."""
+    sizes = [(1, length, *c.shape[2:]) for c in cache]
+    return tuple(_put(c, _slice(c, (source, 0, 0, 0), n), (target, 0, 0, 0)) for c, n in zip(cache, sizes))
+
+
 def prefill_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot, start, n_tokens, dtype):
     """A chunk of one sequence's prompt: ids int32[s], of which the first n_tokens count, stand at positions start and
     after -> logits fp32[1, vocabulary] behind the last of them, and the cache. The chunk's rows are written to the
