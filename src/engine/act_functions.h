@@ -89,9 +89,19 @@ static inline float act_tanh(float x) {
     return act_with_sign(a < 0.625f ? small : large, x); /* -0 too */
 }
 
+/* The quotient by the rounded 1 + e, mended by what the sum and the division lost. */
 static inline float act_sigmoid(float x) {
-    float e = act_exp_of_minus(act_abs(x));
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+    float e = act_exp_of_minus(act_abs(x)), n = x < 0.0f ? e : 1.0f;
+    float d = 1.0f + e, lost = e - (d - 1.0f), inverse = 1.0f / d, q = n * inverse;
+    return fmaf(fmaf(-q, lost, fmaf(-q, d, n)), inverse, q);
+}
+
+/* 1 / sqrt(x): the rounded quotient, mended by what root and division lost. */
+static inline float act_rsqrt(float x) {
+    float root = sqrtf(x), y = 1.0f / root;
+    float lost = fmaf(-y, root, 1.0f) - 0.5f * (fmaf(-root, root, x) * y) * y;
+    float mended = fmaf(y, lost, y);
+    return x > 0.0f && x < INFINITY ? mended : y;
 }
 
 /* -infinity gives NaN here and in the gelus below, as the product x * share does that a program
@@ -189,14 +199,14 @@ static inline float act_gelu_apprx_sigmoid_dx(float x) {
     return fmaf(act_abs(u) == INFINITY ? 0.0f : u, s * t, s);
 }
 
-/* log(1 + e) for 0 <= e <= 1: the second term mends the rounding of 1 + e. */
-static inline float act_log1p(float e) {
-    float u = 1.0f + e;
-    return act_log(u) + (e - (u - 1.0f)) / u;
-}
-
+/* max(x, 0) + log(1 + e) with e = e^-|x|: log(u) for u, 1 + e rounded, and what this rounding and
+ * that of the first sum lost. */
 static inline float act_softplus(float x) {
-    return (x < 0.0f ? 0.0f : x) + act_log1p(act_exp_of_minus(act_abs(x)));
+    float e = act_exp_of_minus(act_abs(x)), u = 1.0f + e;
+    float base = x < 0.0f ? 0.0f : x, log_u = act_log(u), y = base + log_u;
+    float added = y - base, lost = (base - (y - added)) + (log_u - added);
+    float mended = y + fmaf(e - (u - 1.0f), 1.0f / u, lost);
+    return y < INFINITY ? mended : y;
 }
 
 static inline float act_mish(float x) {

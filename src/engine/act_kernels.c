@@ -28,7 +28,7 @@
     M(MISH, act_mish(v))                                                                           \
     M(LOG, act_log(v))                                                                             \
     M(SQRT, sqrtf(v))                                                                              \
-    M(RSQRT, 1.0f / sqrtf(v))                                                                      \
+    M(RSQRT, act_rsqrt(v))                                                                         \
     M(RECIPROCAL, 1.0f / v)                                                                        \
     M(SIN, act_sin(v))                                                                             \
     M(ARCTAN, act_arctan(v))

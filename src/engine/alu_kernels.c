@@ -116,22 +116,56 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
     M(LOGICAL_XOR, 0.0f, LANES_ONE_IF((acc != 0.0f) ^ (v != 0.0f)),                                \
       ONE_IF((x != 0.0f) != (y != 0.0f)))
 
+/* left = left op right, of two values of sixteen lanes, where expr says op of acc and v */
+#define JOIN(left, right, expr)                                                                    \
+    do {                                                                                           \
+        lanes_f acc = (left), v = (right);                                                         \
+        (left) = (expr);                                                                           \
+    } while (0)
+
 #define REDUCE_KERNELS(E, identity, lanes_expr, expr)                                              \
     static void reduce_begin_##E(float lanes[ALU_LANES]) {                                         \
         for (int l = 0; l < ALU_LANES; l++)                                                        \
             lanes[l] = identity;                                                                   \
     }                                                                                              \
-    static inline void add_##E(float lanes[ALU_LANES], const float *x, size_t n) {                 \
-        lanes_f acc = *(const lanes_f *)lanes;                                                     \
+    /* sums = the parts of a block of at most ALU_BLOCK elements, joined */                        \
+    static inline void block_##E(float sums[ALU_LANES], const float *x, size_t n) {                \
+        float last[ALU_LANES];                                                                     \
+        reduce_begin_##E(last);                                                                    \
+        const lanes_f none = *(const lanes_f *)last;                                               \
+        lanes_f part[4] = {none, none, none, none};                                                \
         size_t i = 0;                                                                              \
-        for (; i + ALU_LANES <= n; i += ALU_LANES) {                                               \
-            lanes_f v = *(const lanes_f *)(x + i);                                                 \
-            acc = lanes_expr;                                                                      \
+        for (; i + 4 * ALU_LANES <= n; i += 4 * ALU_LANES)                                         \
+            for (size_t k = 0; k < 4; k++)                                                         \
+                JOIN(part[k], *(const lanes_f *)(x + i + k * ALU_LANES), lanes_expr);              \
+        for (size_t k = 0; i < n; i += ALU_LANES, k++) {                                           \
+            if (n - i < ALU_LANES) {                                                               \
+                memcpy(last, x + i, (n - i) * sizeof *x);                                          \
+                JOIN(part[k], *(const lanes_f *)last, lanes_expr);                                 \
+            } else {                                                                               \
+                JOIN(part[k], *(const lanes_f *)(x + i), lanes_expr);                              \
+            }                                                                                      \
         }                                                                                          \
-        *(lanes_f *)lanes = acc;                                                                   \
-        for (size_t l = 0; l < n - i; l++) {                                                       \
-            float a = lanes[l], b = x[i + l];                                                      \
-            lanes[l] = one_##E(a, b);                                                              \
+        JOIN(part[0], part[2], lanes_expr);                                                        \
+        JOIN(part[1], part[3], lanes_expr);                                                        \
+        JOIN(part[0], part[1], lanes_expr);                                                        \
+        *(lanes_f *)sums = part[0];                                                                \
+    }                                                                                              \
+    static inline void add_##E(float lanes[ALU_LANES], const float *x, size_t n) {                 \
+        for (size_t i = 0; i < n; i += 4 * ALU_BLOCK) {                                            \
+            float sums[4][ALU_LANES];                                                              \
+            size_t left = n - i;                                                                   \
+            for (size_t k = 0, from = 0; k < 4; k++, from += ALU_BLOCK) {                          \
+                if (from < left)                                                                   \
+                    block_##E(sums[k], x + i + from,                                               \
+                              left - from < ALU_BLOCK ? left - from : ALU_BLOCK);                  \
+                else                                                                               \
+                    reduce_begin_##E(sums[k]);                                                     \
+            }                                                                                      \
+            JOIN(*(lanes_f *)sums[0], *(const lanes_f *)sums[1], lanes_expr);                      \
+            JOIN(*(lanes_f *)sums[2], *(const lanes_f *)sums[3], lanes_expr);                      \
+            JOIN(*(lanes_f *)sums[0], *(const lanes_f *)sums[2], lanes_expr);                      \
+            JOIN(*(lanes_f *)lanes, *(const lanes_f *)sums[0], lanes_expr);                        \
         }                                                                                          \
     }                                                                                              \
     static inline float end_##E(const float lanes[ALU_LANES]) {                                    \

@@ -6,16 +6,23 @@
 #include "base/cpu.h"
 #include "isa/isa.h"
 
-enum { ALU_LANES = 16 }; /* partial results of a reduction, whatever the vector width */
+enum {
+    ALU_LANES = 16,  /* partial results of a reduction, whatever the vector width */
+    ALU_BLOCK = 256, /* elements of a row that are reduced among themselves first */
+};
 
 typedef struct alu_kernels {
     /* class A and C, fp32; ts: x op s, st: s op x */
     void (*tt[VTRN_ALU_COUNT])(const float *x, const float *y, float *dst, size_t n);
     void (*ts[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
     void (*st[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
-    /* Reductions; NULL where the op has none. Element i of a row goes to lane i % ALU_LANES, in
-     * ascending i; then lane l takes lane l+8, l+4, l+2, l+1. begin fills the lanes with the
-     * identity; add takes n elements that start at a multiple of ALU_LANES of the row. */
+    /* Reductions; NULL where the op has none. Element i of a row belongs to lane i % ALU_LANES. Of
+     * a block of ALU_BLOCK elements, or what is left of the row, a lane has four parts: its
+     * elements k, k+4, k+8, k+12 are part k. Parts are joined as ((0, 2), (1, 3)), four blocks as
+     * ((0, 1), (2, 3)), then to what the lane has of the row before; where there is nothing the
+     * identity stands. So the error of a sum grows with a thousandth of its terms. At the end lane
+     * l takes lane l+8, l+4, l+2, l+1. begin fills the lanes with the identity; add takes n
+     * elements that start at a multiple of 4 * ALU_BLOCK of the row. */
     void (*reduce_begin[VTRN_ALU_COUNT])(float lanes[ALU_LANES]);
     void (*reduce_add[VTRN_ALU_COUNT])(float lanes[ALU_LANES], const float *x, size_t n);
     float (*reduce_end[VTRN_ALU_COUNT])(const float lanes[ALU_LANES]);

@@ -277,16 +277,31 @@ def test_copy_predicated_takes_dense_rows_under_a_mask_of_bytes(flags, rng, leve
 
 
 def lanes_reduce(f, x, identity):
-    """Sixteen lanes, then halves: the order the header states."""
-    n = -(-x.shape[-1] // 16) * 16
-    p = np.full((*x.shape[:-1], n), identity, np.float32)
-    p[..., :x.shape[-1]] = x
-    acc = np.full((*x.shape[:-1], 16), identity, np.float32)
-    for i in range(0, n, 16):
-        acc = f32(f(acc, p[..., i:i + 16]))
+    """Sixteen lanes of four parts by blocks of 256 elements, then halves: the order the header states."""
+    nothing = np.full((*x.shape[:-1], 16), identity, np.float32)
+
+    def join(*terms):
+        acc = terms[0]
+        for term in terms[1:]:
+            acc = f32(f(acc, term))
+        return acc
+
+    def block(x):
+        n = x.shape[-1]
+        rows = np.full((*x.shape[:-1], -(-n // 16) * 16), identity, np.float32)
+        rows[..., :n] = x
+        rows = rows.reshape(*x.shape[:-1], -1, 16)
+        part = [join(nothing, *(rows[..., j, :] for j in range(k, rows.shape[-2], 4))) for k in range(4)]
+        return join(join(part[0], part[2]), join(part[1], part[3]))
+
+    lanes = nothing
+    for i in range(0, x.shape[-1], 1024):
+        four = [block(x[..., j:min(j + 256, i + 1024)]) if j < x.shape[-1] else nothing
+                for j in range(i, i + 1024, 256)]
+        lanes = join(lanes, join(join(four[0], four[1]), join(four[2], four[3])))
     for half in (8, 4, 2, 1):
-        acc = f32(f(acc[..., :half], acc[..., half:2 * half]))
-    return acc[..., 0]
+        lanes = join(lanes[..., :half], lanes[..., half:2 * half])
+    return lanes[..., 0]
 
 
 REDUCTIONS = {"add": -0.0, "multiply": 1.0, "max": -np.inf, "min": np.inf, "abs_max": 0.0,

@@ -117,6 +117,58 @@ def test_zeros_are_ordered_by_their_sign(dtype, device):
         np.testing.assert_array_equal(np.signbit(g), np.signbit(e), f"result {i}")
 
 
+def of_every_exponent(rng, n, low=-126, high=128):
+    return (rng.choice([-1, 1], n) * np.exp2(rng.uniform(low, high, n))).astype(np.float32)
+
+
+def in_ulps(got, exact):
+    ulp = np.exp2(np.maximum(np.floor(np.log2(np.abs(exact))), -126) - 23)
+    return np.abs(got.astype(np.float64) - exact) / ulp
+
+
+def test_quotients_of_fp32_tensors_are_rounded_once(device):
+    rng = np.random.default_rng(SEED)
+    a, b = of_every_exponent(rng, 100_000, -110, 127), of_every_exponent(rng, 100_000, -126, 127.9)
+    with np.errstate(over="ignore"):
+        exact = a.astype(np.float64) / b
+        is_normal = (np.abs(exact) >= 2.0**-116) & np.isfinite(exact.astype(np.float32))
+    got, one = run(device, lambda a, b: (a / b, b / b), a, b)
+    assert in_ulps(got, exact)[is_normal].max() < 0.51
+    np.testing.assert_array_equal(one, 1)
+    # near overflow, and where what is left over is subnormal, a product with the reciprocal
+    a, b = of_every_exponent(rng, 100_000, -149, 128), of_every_exponent(rng, 100_000, -125, 126)
+    with np.errstate(over="ignore"):
+        exact = a.astype(np.float64) / b
+        is_normal = (np.abs(exact) >= 2.0**-126) & (np.abs(exact) < 2.0**127)
+    (got,) = run(device, lambda a, b: a / b, a, b)
+    assert in_ulps(got, exact)[is_normal].max() < 1.6
+
+
+def test_quotients_of_what_is_no_number_are_those_of_ieee(device):
+    some = np.float32([0, -0.0, 1, -3, 3.4e38, -3.4e38, 2e-38, np.inf, -np.inf, np.nan])
+    a, b = (np.tile(v.ravel(), 3) for v in np.meshgrid(some, some))
+    with np.errstate(all="ignore"):
+        want = a / b
+    (got,) = run(device, lambda a, b: a / b, a, b)
+    np.testing.assert_array_max_ulp(got[np.isfinite(want)], want[np.isfinite(want)], 1)
+    np.testing.assert_array_equal(got[~np.isfinite(want)], want[~np.isfinite(want)])
+    np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+
+
+def test_log1p_and_atan_at_their_edges(device):
+    x = np.float32([0, -0.0, 1e-30, -1e-30, 2.0**-24, -(2.0**-24), 1, -1, -1.5, 3.4e38, np.inf, -np.inf, np.nan])
+    log1p, atan = run(device, lambda x: (jnp.log1p(x), jnp.arctan(x)), x)
+    with np.errstate(all="ignore"):
+        want = np.log1p(x.astype(np.float64)), np.arctan(x.astype(np.float64))
+    for got, exact in zip((log1p, atan), want):
+        np.testing.assert_array_max_ulp(got, exact.astype(np.float32), 2)
+        np.testing.assert_array_equal(np.signbit(got[:6]), np.signbit(exact[:6]))
+    x = np.concatenate([of_every_exponent(np.random.default_rng(SEED), 50_000, -120, 120),
+                        np.linspace(-2, 2, 20_001, dtype=np.float32)])
+    (got,) = run(device, jnp.arctan, x)
+    assert in_ulps(got[x != 0], np.arctan(x[x != 0].astype(np.float64))).max() < 1.3
+
+
 def test_atan2_knows_every_octant(device):
     rng = np.random.default_rng(SEED)
     special = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, 1e-30, -1e30, np.nan, 3], np.float32)

@@ -229,7 +229,7 @@ static vtrn_status whole_divisor(const emit_env *env, const fusion_node *node,
     return NULL;
 }
 
-/* No engine divides: multiply by the reciprocal. */
+/* No engine divides: multiply by the reciprocal, mended where the plan says so. */
 vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
     vtrn_ap dst = elementwise_dst_ap(env, node), a;
@@ -238,6 +238,12 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &a));
         return emit_scalars(env->e, VTRN_ENGINE_VECTOR, &dst, &a,
                             STEP(MULTIPLY, (float)(1.0 / den->imm)), STEP_NONE);
+    }
+    if (node->is_exact) {
+        vtrn_ap ap[3] = {dst};
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &ap[1]));
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &ap[2]));
+        return elementwise_quotient(env, node, ap, 0);
     }
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];

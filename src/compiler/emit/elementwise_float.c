@@ -3,11 +3,18 @@
  */
 #include "compiler/emit/elementwise_parts.h"
 
+#include <float.h>
 #include <math.h>
 
 static const vtrn_engine VECTOR = VTRN_ENGINE_VECTOR, GPSIMD = VTRN_ENGINE_GPSIMD;
 
-static const float PI = 3.14159274f, HALF_PI = 1.57079637f;
+/* A number in two parts, the second what fp32 cannot hold of it. */
+typedef struct two_floats {
+    float high, low;
+} two_floats;
+
+static const two_floats PI = {3.14159274f, -8.74227766e-08f};
+static const two_floats HALF_PI = {1.57079637f, -4.37113883e-08f};
 
 static vtrn_ap as(const vtrn_ap *ap, vtrn_dtype t) {
     vtrn_ap other = *ap;
@@ -53,39 +60,40 @@ vtrn_status elementwise_expm1(emit_env *env, const fusion_node *node, const elem
     return narrow_dst(env, node, dst);
 }
 
-/* log(1 + x): with u = 1 + x rounded, log(u) * x / (u - 1) undoes the rounding (u - 1 is exact
- * where it matters); x itself where u is 1. */
+/* log(1 + x) = log(u) + (x - (u - 1)) / u: u is 1 + x rounded, and x - (u - 1) what the rounding
+ * lost, exact where it matters. The bounds keep -1 and infinity out of the second term. 0 - log(u)
+ * is +0 where u is 1, so that the difference has the sign of x there. */
 vtrn_status elementwise_log1p(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
-    vtrn_ap to = wide_dst(env, node, 2), from;
-    const vtrn_ap *dst = &to, *x = &from;
-    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &from));
-    if (from.dtype != VTRN_DTYPE_FP32) {
-        vtrn_ap narrow = from;
-        from = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
-        VTRN_RETURN_IF_ERROR(emit_copy(env->e, &from, &narrow));
-    }
-    vtrn_ap t = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32),
-            u = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
-    vtrn_ap mask = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VTRN_ENGINE_VECTOR, &u, x, STEP(ADD, 1), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, dst, &u, 1));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &u, &u, STEP(SUBTRACT, 1), STEP_NONE));
+    vtrn_ap dst = wide_dst(env, node, 3), x;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &x));
+    vtrn_ap u = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap inverse = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap lost = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    const float least = 0x1p-30f, most = FLT_MAX;
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &u, &x, STEP(ADD, 1), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_LOG, &dst, &u, 1));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &u, &u, STEP(MAX, least), STEP(MIN, most)));
     EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
-    reciprocal->ap[0] = t;
+    reciprocal->ap[0] = inverse;
     reciprocal->ap[1] = u;
+    EMIT(loss, env->e, SCALAR_TENSOR_TENSOR, VECTOR);
+    loss->op0 = loss->op1 = VTRN_ALU_SUBTRACT;
+    loss->flags = VTRN_FLAG_REVERSE1; /* x - (u - 1) */
+    loss->ap[0] = lost;
+    loss->ap[1] = u;
+    loss->imm[0].f = 1;
+    loss->ap[3] = x;
     VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, x));
-    VTRN_RETURN_IF_ERROR(
-        emit_tensor_tensor(env->e, VTRN_ENGINE_VECTOR, VTRN_ALU_MULTIPLY, &t, &t, dst));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &mask, &u, STEP(IS_EQUAL, 0), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &t, x, &mask, false));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &mask, x, STEP(IS_LT, 1), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(emit_copy_where(env, dst, &t, &mask, false));
-    return narrow_dst(env, node, dst);
+        emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MULTIPLY, &lost, &lost, &inverse));
+    EMIT(sum, env->e, SCALAR_TENSOR_TENSOR, VECTOR);
+    sum->op0 = sum->op1 = VTRN_ALU_SUBTRACT;
+    sum->flags = VTRN_FLAG_REVERSE0 | VTRN_FLAG_REVERSE1; /* lost - (0 - log u) */
+    sum->ap[0] = dst;
+    sum->ap[1] = dst;
+    sum->imm[0].f = 0;
+    sum->ap[3] = lost;
+    return narrow_dst(env, node, &dst);
 }
 
 /* dst |= sign bit of x, all fp32 */
@@ -101,15 +109,53 @@ static vtrn_status copy_sign(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     return emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
 }
 
+/* dst = from - a */
+static vtrn_status emit_angle_from(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
+                                   two_floats from) {
+    EMIT(instr, env->e, TENSOR_SCALAR, VECTOR);
+    instr->op0 = instr->op1 = VTRN_ALU_SUBTRACT;
+    instr->flags = VTRN_FLAG_REVERSE1; /* high - (a - low) */
+    instr->ap[0] = *dst;
+    instr->ap[1] = *a;
+    instr->imm[0].f = from.low;
+    instr->imm[1].f = from.high;
+    return NULL;
+}
+
+/* The angle of y over 1: the table has it up to pi/2, and the reciprocal's beyond. */
+static vtrn_status emit_atan(emit_env *env, const fusion_node *node) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), in;
+    vtrn_ap y = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
+    vtrn_ap a = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
+    vtrn_ap b = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
+    vtrn_ap mask = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in));
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &y, &in, STEP(ABS_MAX, 0), STEP_NONE));
+    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
+    reciprocal->ap[0] = b;
+    reciprocal->ap[1] = y;
+    VTRN_RETURN_IF_ERROR(
+        emit_scalars(env->e, VECTOR, &mask, &y, STEP(IS_GT, HALF_PI.high), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &y, &b, &mask, false));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &y, 1));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, HALF_PI));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
+    VTRN_RETURN_IF_ERROR(emit_copy(env->e, &y, &in));
+    VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
+    return emit_copy(env->e, &dst, &a);
+}
+
 /* The angle of the smaller magnitude over the larger is at most pi/4; the octants give the rest. */
 vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elementwise_op *op) {
     (void)op;
+    if (node->in[1].node < 0 && node->in[1].imm == 1 && node->in[0].node >= 0)
+        return emit_atan(env, node);
     vtrn_ap dst = elementwise_dst_ap(env, node), in_y, in_x;
     vtrn_ap y = elementwise_temp_ap(env, node, 0, VTRN_DTYPE_FP32);
     vtrn_ap x = elementwise_temp_ap(env, node, 1, VTRN_DTYPE_FP32);
     vtrn_ap a = elementwise_temp_ap(env, node, 2, VTRN_DTYPE_FP32);
     vtrn_ap b = elementwise_temp_ap(env, node, 3, VTRN_DTYPE_FP32);
-    vtrn_ap scale = elementwise_temp_ap(env, node, 4, VTRN_DTYPE_FP32);
+    vtrn_ap q = elementwise_temp_ap(env, node, 4, VTRN_DTYPE_FP32), scale = q;
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &in_y));
     VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &in_x));
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &y, &in_y, STEP(ABS_MAX, 0), STEP_NONE));
@@ -126,27 +172,21 @@ vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elem
         emit_scalar_tensor(env, &b, &scale, STEP(ADD, 0x1p22f), VTRN_ALU_MULTIPLY, &b));
     /* of two zeros: 0 over anything else is 0 */
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &a, STEP(MAX, 0x1p-127f), STEP_NONE));
-    EMIT(reciprocal, env->e, RECIPROCAL, VECTOR);
-    reciprocal->ap[0] = a;
-    reciprocal->ap[1] = a;
-    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MULTIPLY, &a, &a, &b));
+    VTRN_RETURN_IF_ERROR(elementwise_quotient(env, node, (vtrn_ap[]){q, b, a}, 5));
     /* two infinities: 1.0 is both the mask and the quotient */
-    vtrn_ap is_infinite = as(&scale, VTRN_DTYPE_UINT32);
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VECTOR, &scale, &b, STEP(IS_EQUAL, INFINITY), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &scale, &is_infinite, false));
-    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &a, 1));
+    vtrn_ap is_infinite = as(&a, VTRN_DTYPE_UINT32);
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &b, STEP(IS_EQUAL, INFINITY), STEP_NONE));
+    VTRN_RETURN_IF_ERROR(emit_copy_where(env, &q, &a, &is_infinite, false));
+    VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &q, 1));
     vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &b, &a, STEP(MULTIPLY, -1), STEP(ADD, HALF_PI)));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     /* the sign bit: an x of -0 is to the left, too */
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &x, &in_x));
     vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &mask, &sign, STEP(IS_LT, 0), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(
-        emit_scalars(env->e, VTRN_ENGINE_VECTOR, &b, &a, STEP(MULTIPLY, -1), STEP(ADD, PI)));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &y, &in_y));
     VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));

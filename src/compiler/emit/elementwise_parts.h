@@ -53,6 +53,11 @@ vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap 
 vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
                             const vtrn_ap *mask, bool is_inverse);
 
+/* elementwise_quotient.c: ap[0] = ap[1] / ap[2], rounded once; ap[0] is neither of the others.
+ * Takes five temporaries from number first_temp on. */
+vtrn_status elementwise_quotient(emit_env *env, const fusion_node *node, const vtrn_ap ap[3],
+                                 int first_temp);
+
 /* A node with another one folded into it */
 vtrn_status elementwise_folded(emit_env *env, const fusion_node *node);
 

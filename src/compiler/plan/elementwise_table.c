@@ -112,7 +112,9 @@ bool elementwise_activation_of(const fusion *f, const fusion_node *node, vtrn_ac
 }
 
 int elementwise_n_temps(const fusion *f, const fusion_node *node) {
-    return elementwise_op_of(f, node)->n_temps;
+    enum { QUOTIENT_TEMPS = 5 };
+    return node->op == GRAPH_DIVIDE && node->is_exact ? QUOTIENT_TEMPS
+                                                      : elementwise_op_of(f, node)->n_temps;
 }
 
 /* Operand k is a constant that the instructions take from memory. */

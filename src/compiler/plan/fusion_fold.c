@@ -28,6 +28,39 @@ static void normalise(fusion_node *node) {
     }
 }
 
+/* Whether whatever reads node i scales it, or adds it to another tile: it is rounded again there.
+ */
+static bool is_only_added(const fusion *f, int i) {
+    bool is_added = !f->nodes[i].is_stored;
+    for (int n = i + 1; is_added && n < f->n_nodes; n++) {
+        const fusion_node *node = &f->nodes[n];
+        for (int k = 0; node->is_live && k < node->n_in; k++) {
+            if (node->in[k].node != i)
+                continue;
+            int other = node->n_in == 2 ? node->in[1 - k].node : FUSION_NO_NODE;
+            bool is_tile = other >= 0 && other != i && f->nodes[other].shape != NODE_ROW;
+            bool is_scaled = node->op == GRAPH_MULTIPLY && !is_tile && other != i;
+            bool is_sum = node->op == GRAPH_ADD || node->op == GRAPH_SUBTRACT;
+            is_added = is_added && ((is_sum && is_tile) || (is_scaled && is_only_added(f, n)));
+        }
+    }
+    return is_added;
+}
+
+/* A quotient of two full tiles in fp32 is rounded once, unless the last bit is lost anyway: its
+ * reciprocal takes as long as eight products, the correction as long as twelve more. Of rows, whose
+ * instructions take their start-up time alone, and of what a row or a constant divides, the
+ * correction would be most of the work; a narrower type has no such bits. */
+static void find_exact_quotients(fusion *f) {
+    for (int i = 0; i < f->n_nodes; i++) {
+        fusion_node *node = &f->nodes[i];
+        int num = node->in[0].node, den = node->in[1].node;
+        node->is_exact = node->is_live && node->op == GRAPH_DIVIDE && node->shape == NODE_FULL &&
+                         node->dtype == VTRN_DTYPE_FP32 && num >= 0 && den >= 0 &&
+                         f->nodes[den].shape != NODE_ROW && !is_only_added(f, i);
+    }
+}
+
 void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit) {
     for (int i = 0; i < f->n_nodes; i++) {
         fusion_node *node = &f->nodes[i];
@@ -45,4 +78,5 @@ void fusion_fold(fusion *f, bool has_whole_rows, conv_exit *exit) {
     elementwise_fold(f);
     fold_activations(f, has_whole_rows);
     fold_contracts(f);
+    find_exact_quotients(f);
 }
