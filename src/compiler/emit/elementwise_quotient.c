@@ -3,6 +3,7 @@
 #include "compiler/emit/elementwise_parts.h"
 #include "compiler/emit/steps.h"
 
+#include <float.h>
 #include <math.h>
 
 /* The operands of a quotient, its result and the temporaries, all of one shape. */
@@ -17,7 +18,8 @@ typedef struct quotient {
 /* dst = num / den within a hair of half an ulp. With q = num * inverse in 8 bits and den as the sum
  * of 8 and 16 bits, products of the parts are exact, and so is what is left of num; its quotient is
  * small, and q plus that is rounded once. Where anything is infinite, or overflows on the way, the
- * product stays, and so does a zero, for the sum would lose its sign. */
+ * product stays; so it does for numerators that are subnormal, whose rest has no bits, or 0, for
+ * the sum would lose the sign. */
 static vtrn_status divide_exactly(quotient *x) {
     steps *s = &x->s;
     step_reciprocal(s, &x->inverse, x->den);
@@ -32,7 +34,8 @@ static vtrn_status divide_exactly(quotient *x) {
     step_tensor(s, &x->rest, &x->rest, VTRN_ALU_MULTIPLY, &x->inverse);
     step_tensor(s, &x->rest, &x->short_q, VTRN_ALU_ADD, &x->rest);
     step_scalar(s, &x->low, &x->rest, STEP(ABS_MAX, 0), STEP(IS_LT, INFINITY));
-    step_tensor(s, &x->is_better, &x->low, VTRN_ALU_LOGICAL_AND, x->dst);
+    step_scalar(s, &x->inverse, x->num, STEP(ABS_MAX, 0), STEP(IS_GE, FLT_MIN));
+    step_tensor(s, &x->is_better, &x->low, VTRN_ALU_LOGICAL_AND, &x->inverse);
     step_copy_where(s, x->dst, &x->rest, &x->is_better);
     return s->status;
 }

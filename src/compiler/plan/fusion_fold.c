@@ -48,8 +48,8 @@ static bool is_only_added(const fusion *f, int i) {
 }
 
 /* A quotient of two full tiles in fp32 is rounded once, unless the last bit is lost anyway: its
- * reciprocal takes as long as eight products, the correction as long as twelve more. Of rows, whose
- * instructions take their start-up time alone, and of what a row or a constant divides, the
+ * reciprocal takes as long as eight products, the correction as long as thirteen more. Of rows,
+ * whose instructions take their start-up time alone, and of what a row or a constant divides, the
  * correction would be most of the work; a narrower type has no such bits. */
 static void find_exact_quotients(fusion *f) {
     for (int i = 0; i < f->n_nodes; i++) {
