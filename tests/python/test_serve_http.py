@@ -144,6 +144,32 @@ def test_n_choices_are_those_of_their_seeds(server):
         time.sleep(0.05)
 
 
+def test_log_probabilities_stand_beside_their_tokens(server):
+    openai = pytest.importorskip("openai")
+    _, port = server
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    asked = {"model": "text", "prompt": [5, 6, 7], "max_tokens": 6, "temperature": 0}
+    plain = client.completions.create(**asked).choices[0]
+    for n in (0, 1):
+        choice = client.completions.create(**asked, logprobs=n).choices[0]
+        assert choice.text == plain.text and plain.logprobs is None
+        known = choice.logprobs
+        assert len(known.tokens) == len(known.token_logprobs) == 6 and all(-20 < v <= 0 for v in known.token_logprobs)
+        assert known.text_offset == [sum(map(len, known.tokens[:i])) for i in range(6)]
+        assert known.top_logprobs == ([{t: v} for t, v in zip(known.tokens, known.token_logprobs)] if n else None)
+    messages = [{"role": "user", "content": "hello"}]
+    asked = {"model": "text", "messages": messages, "max_tokens": 6, "temperature": 1, "seed": 4, "logprobs": True}
+    content = client.chat.completions.create(**asked).choices[0].logprobs.content
+    assert len(content) == 6 and all(c.logprob <= 0 and c.top_logprobs == [] for c in content)
+    assert all(c.bytes is None or bytes(c.bytes).decode() == c.token for c in content)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    streamed = [c for k in chunks if k.choices[0].logprobs for c in k.choices[0].logprobs.content]
+    assert streamed == content and chunks[0].choices[0].logprobs is None
+    for more in ({"logprobs": 5}, {"logprobs": 1, "temperature": 1}, {"logprobs": True}):
+        with pytest.raises(openai.BadRequestError, match="logprobs is"):
+            client.completions.create(**{"model": "text", "prompt": "a", "max_tokens": 2, **more})
+
+
 def test_routes_of_health_metadata_and_metrics(server):
     _, port = server
     infer(port, ["a"])
@@ -220,6 +246,8 @@ WRONG_V1 = {
     "the best of more": ({"n": 1, "best_of": 2}, "best_of other than n"),
     "what is not supported": ({"logit_bias": {"5": 1}}, "logit_bias is not supported"),
     "half a character": ({"messages": [{"role": "user", "content": "\udfff"}]}, "character"),
+    "alternatives": ({"logprobs": True, "top_logprobs": 5}, "top_logprobs is 5"),
+    "alternatives of nothing": ({"temperature": 0, "top_logprobs": 1}, "top_logprobs is 1"),
     "a stream of text": ({"stream": "yes"}, "stream is"),
     "a stream of one": ({"stream": 1}, "stream is 1"),
     "options of a stream that are no object": ({"stream": True, "stream_options": 5}, "stream_options has to be"),

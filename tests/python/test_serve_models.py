@@ -226,6 +226,39 @@ def test_sampled_tokens_are_those_of_sorted_probabilities(device, vocabulary):
     assert executable.profile().n_reference_ops == 0
 
 
+def log_softmax(logits):
+    z = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def test_log_probabilities_are_those_of_the_logits(device):
+    """Of rows of any vocabulary with a peak or without; of sequences, before temperature and top-p, greedy and not."""
+    rng = np.random.default_rng(11)
+    for vocabulary in (5, 128, 1000):
+        logits = (rng.standard_normal((4, vocabulary)) * [[1], [30], [0.01], [5]]).astype(np.float32)
+        tokens = rng.integers(0, vocabulary, 4).astype(np.int32)
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (logits, tokens)]
+        executable = device.compile(artifact_of(lambda *a: (sampling.log_probability(*a),), *shapes))
+        got = executable([device.put(a) for a in (logits, tokens)])[0].numpy()
+        np.testing.assert_allclose(got, log_softmax(logits)[np.arange(4), tokens], rtol=2e-6, atol=2e-6)
+        assert executable.profile().n_reference_ops == 0
+    model = text_model()
+    engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)
+    kinds = [Choice(has_logprob=True), Choice(1.5, 5, 0.9, has_logprob=True), Choice()]
+    sequences = [Sequence([3, 4, 5], 6, c, seed=2) for c in kinds]
+    schedule, logprobs = Schedule(BUCKETS), {s: [] for s in sequences}
+    for s in sequences:
+        schedule.submit(s)
+    while (step := schedule.next_step()) is not None:
+        result = run_step(engine, step)
+        for s, logprob in zip(schedule.complete(step, result.tokens), result.logprobs or []):
+            logprobs[s].append(logprob)
+    for s in sequences[:2]:
+        rows = plain_logits(model.weights, s.prompt + s.tokens)[2:-1]
+        np.testing.assert_allclose(logprobs[s], log_softmax(rows)[np.arange(6), s.tokens], atol=2e-4)
+    assert sequences[2].tokens == sequences[0].tokens
+
+
 def test_a_seed_gives_the_same_text_whatever_runs_beside_it(device):
     model = text_model()
     engine = DecoderEngine(device, Programs(device), DECODER, model.weights, "fp32", buckets=BUCKETS)

@@ -25,6 +25,7 @@ class Choice:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    has_logprob: bool = False  # the token's log probability is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StepResult:
     rows: int  # of the batch that computed something that counts
     bucket_rows: int
     profile: Profile
+    logprobs: list[float] | None = None  # of the tokens, if any choice asks for them
 
 
 FLOATS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32, "fp8": ml_dtypes.float8_e4m3}
@@ -87,24 +89,24 @@ class DecoderShapes:
         weights = decoder.lay_out(self.config, weights, self.buckets.capacity)
         return {n: np.asarray(weights[n]).astype(s.dtype) for n, s in self.weight_shapes.items()}
 
-    def decode(self, batch: int, length: int, is_greedy: bool) -> ProgramSpec:
+    def decode(self, batch: int, length: int, is_greedy: bool, has_logprobs: bool = False) -> ProgramSpec:
         def step(weights, cache, tokens, positions, *choice):
             logits, cache = decoder.decode_step(self.config, length, weights, cache, tokens, positions, self.dtype)
-            return (sampling.greedy(logits) if is_greedy else sampling.sample(logits, *choice)), cache
+            return _chosen(logits, choice, is_greedy, has_logprobs), cache
 
         ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
-        return self._spec(f"decode_b{batch}_l{length}", step, (ints, ints), batch, is_greedy)
+        return self._spec(f"decode_b{batch}_l{length}", step, (ints, ints), batch, is_greedy, has_logprobs)
 
-    def prefill(self, n: int, length: int, is_greedy: bool) -> ProgramSpec:
+    def prefill(self, n: int, length: int, is_greedy: bool, has_logprobs: bool = False) -> ProgramSpec:
         def chunk(weights, cache, ids, slot, start, n_tokens, *choice):
             logits, cache = decoder.prefill_chunk(
                 self.config, length, weights, cache, ids, slot, start, n_tokens, self.dtype
             )
-            return (sampling.greedy(logits) if is_greedy else sampling.sample(logits, *choice)), cache
+            return _chosen(logits, choice, is_greedy, has_logprobs), cache
 
         one = jax.ShapeDtypeStruct((), jnp.int32)
         shapes = (jax.ShapeDtypeStruct((n,), jnp.int32), one, one, one)
-        return self._spec(f"prefill_s{n}_l{length}", chunk, shapes, 1, is_greedy)
+        return self._spec(f"prefill_s{n}_l{length}", chunk, shapes, 1, is_greedy, has_logprobs)
 
     def verify(self, length: int) -> ProgramSpec:
         """The likeliest token behind each of the last one and buckets.draft guessed ones."""
@@ -125,10 +127,16 @@ class DecoderShapes:
         one = jax.ShapeDtypeStruct((), jnp.int32)
         return ProgramSpec(f"copy_l{length}", lambda: artifact_of(copy, self.cache_shapes, one, one, donated=(0,)))
 
-    def _spec(self, name, function, shapes, n_choices, is_greedy) -> ProgramSpec:
+    def _spec(self, name, function, shapes, n_choices, is_greedy, has_logprobs=False) -> ProgramSpec:
         choice = () if is_greedy else (jax.ShapeDtypeStruct((n_choices,), jnp.float32),) * 4
         shapes = (self.weight_shapes, self.cache_shapes, *shapes, *choice)
-        return ProgramSpec(name if is_greedy else f"{name}_sampled", lambda: artifact_of(function, *shapes, donated=(1,)))
+        name = f"{name}{'' if is_greedy else '_sampled'}{'_logprobs' if has_logprobs else ''}"
+        return ProgramSpec(name, lambda: artifact_of(function, *shapes, donated=(1,)))
+
+
+def _chosen(logits, choice, is_greedy: bool, has_logprobs: bool):
+    tokens = sampling.greedy(logits) if is_greedy else sampling.sample(logits, *choice)
+    return (tokens, sampling.log_probability(logits, tokens)) if has_logprobs else tokens
 
 
 class DecoderEngine:
@@ -150,11 +158,11 @@ class DecoderEngine:
     def cache_bytes(self) -> int:
         return self.shapes.cache_bytes
 
-    def decode_program(self, batch: int, length: int, is_greedy: bool) -> Program:
-        return self._get(self.shapes.decode(batch, length, is_greedy))
+    def decode_program(self, batch: int, length: int, is_greedy: bool, has_logprobs: bool = False) -> Program:
+        return self._get(self.shapes.decode(batch, length, is_greedy, has_logprobs))
 
-    def prefill_program(self, n: int, length: int, is_greedy: bool) -> Program:
-        return self._get(self.shapes.prefill(n, length, is_greedy))
+    def prefill_program(self, n: int, length: int, is_greedy: bool, has_logprobs: bool = False) -> Program:
+        return self._get(self.shapes.prefill(n, length, is_greedy, has_logprobs))
 
     def verify_program(self, length: int) -> Program:
         return self._get(self.shapes.verify(length))
@@ -164,14 +172,16 @@ class DecoderEngine:
 
     # --- steps
 
-    def _run(self, program: Program, arguments, choices, uniforms) -> tuple[np.ndarray, Profile]:
+    def _run(self, program: Program, arguments, choices, uniforms) -> tuple[list[np.ndarray], Profile]:
+        """Tokens, and their log probabilities if the program gives them."""
         if choices:
             columns = ([c.temperature for c in choices], [c.top_k for c in choices], [c.top_p for c in choices], uniforms)
             arguments = [*arguments, *(np.array(c, np.float32) for c in columns)]
         buffers = [self._device.put(a, self.core_i) for a in arguments]
         outputs = program.executable([*self._weights, *self._cache, *buffers], self.core_i)
-        self._cache = outputs[1:]
-        return outputs[0].numpy(), program.executable.profile()
+        n = len(outputs) - len(self._cache)
+        self._cache = outputs[n:]
+        return [o.numpy() for o in outputs[:n]], program.executable.profile()
 
     def prefill(self, slot: int, start: int, tokens: list[int], choice: Choice, uniform: float) -> StepResult:
         """A chunk of a prompt at positions start and after; the result's token is the one behind it."""
@@ -181,12 +191,12 @@ class DecoderEngine:
             raise ValueError(f"no bucket holds {len(tokens)} tokens at position {start}: prompts {self.buckets.prompt}, "
                              f"lengths {self.buckets.length}")  # fmt: skip
         is_greedy = choice.temperature == 0
-        program = self.prefill_program(n, length, is_greedy)
+        program = self.prefill_program(n, length, is_greedy, choice.has_logprob)
         ids = np.zeros(n, np.int32)
         ids[: len(tokens)] = tokens
         scalars = [np.int32(slot), np.int32(start), np.int32(len(tokens))]
         out, profile = self._run(program, [ids, *scalars], [] if is_greedy else [choice], [uniform])
-        return StepResult([int(out[0])], f"prefill_s{n}_l{length}", len(tokens), n, profile)
+        return StepResult([int(out[0][0])], f"prefill_s{n}_l{length}", len(tokens), n, profile, _floats(out[1:], [0]))
 
     def verify(self, slot: int, start: int, tokens: list[int]) -> StepResult:
         """The likeliest token behind each of `tokens`, of which the first is the sequence's last one, at position start, and
@@ -197,7 +207,7 @@ class DecoderEngine:
             raise ValueError(f"no program checks {len(tokens)} tokens at position {start}: {n} of at most {self.buckets.capacity}")
         ids = np.zeros(n, np.int32)
         ids[: len(tokens)] = tokens
-        out, profile = self._run(self.verify_program(length), [ids, np.int32(slot), np.int32(start)], [], [])
+        (out,), profile = self._run(self.verify_program(length), [ids, np.int32(slot), np.int32(start)], [], [])
         return StepResult([int(t) for t in out[: len(tokens)]], f"verify_s{n}_l{length}", len(tokens), n, profile)
 
     def copy(self, source: int, target: int, n: int) -> StepResult:
@@ -215,7 +225,7 @@ class DecoderEngine:
         batch = bucket_for(list(self.buckets.batch), max(tokens) + 1)
         length = bucket_for(list(self.buckets.length), max(positions.values()) + 1)
         is_greedy = all(c.temperature == 0 for c in choices.values())
-        program = self.decode_program(batch, length, is_greedy)
+        program = self.decode_program(batch, length, is_greedy, any(c.has_logprob for c in choices.values()))
         # Slots that take no part may hold a prompt half computed. They write their last row, which no sequence has:
         # prompt and new tokens fit into the capacity, and the last token is never fed back.
         spare = self.buckets.capacity - 1
@@ -223,4 +233,9 @@ class DecoderEngine:
                 for of, other in ((tokens, 0), (positions, spare))]  # fmt: skip
         out, profile = self._run(program, rows, [] if is_greedy else [choices.get(i, Choice()) for i in range(batch)],
                                  [uniforms.get(i, 0.0) for i in range(batch)])  # fmt: skip
-        return StepResult([int(out[i]) for i in tokens], f"decode_b{batch}_l{length}", len(tokens), batch, profile)
+        return StepResult([int(out[0][i]) for i in tokens], f"decode_b{batch}_l{length}", len(tokens), batch, profile,
+                          _floats(out[1:], tokens))  # fmt: skip
+
+
+def _floats(out: list[np.ndarray], rows) -> list[float] | None:
+    return [float(out[0][i]) for i in rows] if out else None

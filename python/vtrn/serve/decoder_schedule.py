@@ -151,7 +151,7 @@ class Schedule:
         """Guesses for a lone greedy sequence, if its text has any: a step of several tokens takes the chip hardly longer,
         as both load all weights. The tokens are those of single steps."""
         n = self.buckets.draft
-        if not n or s.choice.temperature or s.n_filled + n + 1 > self.buckets.capacity:
+        if not n or s.choice.temperature or s.choice.has_logprob or s.n_filled + n + 1 > self.buckets.capacity:
             return None
         guesses = guess(s.prompt + s.tokens, min(n, s.max_new - len(s.tokens) - 1))
         return Verify(s, [s.tokens[-1], *guesses]) if guesses else None

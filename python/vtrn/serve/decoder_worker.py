@@ -29,6 +29,7 @@ class Generation:
     bucket: str = ""
     is_cancelled: bool = False
     n_told: int = 0  # tokens that on_token was called for
+    logprobs: list[float] = dataclasses.field(default_factory=list)  # of the tokens, if the choice asks for them
 
     def parameters(self, core_i: int) -> dict:
         """Chip time beside wall time, as the answer's `metrics`."""
@@ -133,6 +134,8 @@ class DecoderWorker:
             with self._lock:
                 before = (generations[0].sequence.n_guessed, generations[0].sequence.n_accepted)
                 changed = self.schedule.complete(step, result.tokens)
+            for s, logprob in zip(changed, result.logprobs or []):
+                self._generations[s].logprobs.append(logprob)
             if isinstance(step, Verify):
                 with self.meters.lock:
                     self.meters.n_guessed += step.sequence.n_guessed - before[0]

@@ -26,8 +26,9 @@ DEFAULT_NEW_TOKENS = 16  # of a completion; a chat goes on to its end
 # What clients send and nothing here heeds; anything else that is not known is refused, unless it is null.
 IGNORED = {"user", "store", "metadata", "service_tier", "stream_options", "model", "prompt", "messages", "stream",
            "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "n", "echo", "best_of",
-           "frequency_penalty", "presence_penalty", "ignore_eos"}  # fmt: skip
+           "frequency_penalty", "presence_penalty", "ignore_eos", "logprobs", "top_logprobs"}  # fmt: skip
 MAX_CHOICES = 16
+HELLO = {"role": "assistant", "content": ""}  # what a stream of a chat begins with
 NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "echo": False}
 
 
@@ -61,6 +62,19 @@ def _stops(body: dict) -> list[str]:
     return stop
 
 
+def _wants_logprobs(body: dict, is_chat: bool) -> bool:
+    """Log probabilities are those of the tokens chosen; the likeliest one is that at temperature 0."""
+    most = 1 if body.get("temperature") == 0 else 0
+    if is_chat:
+        wants, n, name = _flag(body, "logprobs"), body.get("top_logprobs"), "top_logprobs"
+    else:
+        wants, n, name = body.get("logprobs") is not None, body.get("logprobs"), "logprobs"
+    if n is not None and (type(n) is not int or not 0 <= n <= most or is_chat and not wants):
+        why = "with logprobs, the token that is chosen, and, at temperature 0, no more than the likeliest"
+        raise bad_request(f"{name} is {json.dumps(n)[:60]}; what is known is 0 to {most} here: {why}", name)
+    return wants
+
+
 def _check_known(body: dict) -> None:
     for name, value in body.items():
         if name not in IGNORED and value is not None:
@@ -73,13 +87,15 @@ def _check_known(body: dict) -> None:
 class _Run:
     """A generation seen from the event loop: an async stream of (text, finish)."""
 
-    def __init__(self, service: TextService, ids: list[int], body: dict, default_new: int, choice_i: int = 0):
+    def __init__(self, service: TextService, ids: list[int], body: dict, is_chat: bool, choice_i: int = 0):
         room = service.worker.schedule.buckets.capacity - len(ids)
         limit = body.get("max_completion_tokens")
         max_new = _number(body, "max_tokens" if limit is None else "max_completion_tokens",
-                          min(default_new, max(room, 1)), 1, 1 << 20, int)  # fmt: skip
+                          min(1 << 20 if is_chat else DEFAULT_NEW_TOKENS, max(room, 1)), 1, 1 << 20, int)  # fmt: skip
         choice = Choice(_number(body, "temperature", 1.0, 0, 10), _number(body, "top_k", 0, 0, 1 << 20, int),
-                        _number(body, "top_p", 1.0, 0, 1))  # fmt: skip
+                        _number(body, "top_p", 1.0, 0, 1), _wants_logprobs(body, is_chat))  # fmt: skip
+        self.n_top = body.get("top_logprobs" if is_chat else "logprobs") or 0
+        self._is_chat, self._n_given, self._offset = is_chat, 0, 0  # tokens whose log probabilities were given, characters
         seed = _number(body, "seed", uuid.uuid4().int & 0xFFFFFFFF, -(2**63), 2**63, int) + choice_i
         self.service, self.text = service, TextStream(service.model.tokenizer, _stops(body))
         self.sequence = service.sequence(ids, max_new, choice, seed)
@@ -114,6 +130,24 @@ class _Run:
         finally:
             self.cancel()
 
+    def logprobs(self) -> dict | None:
+        """Of the tokens since the last call that are part of the text."""
+        if not self.sequence.choice.has_logprob:
+            return None
+        rows = []
+        for token, logprob in zip(self.sequence.tokens[self._n_given : self.generation.n_told], self.generation.logprobs[self._n_given :]):
+            self._n_given += 1
+            if token not in self.sequence.end_ids and not (self.text.is_stopped and self._offset >= len(self.text.text)):
+                text = self.service.model.tokenizer.decode([token])
+                rows.append((text, logprob, self._offset))
+                self._offset += len(text)
+        if not self._is_chat:
+            texts, values, offsets = zip(*rows) if rows else ((), (), ())
+            tops = [{t: v} for t, v, _ in rows] if self.n_top else None
+            return {"tokens": list(texts), "token_logprobs": list(values), "top_logprobs": tops, "text_offset": list(offsets)}
+        content = [{"token": t, "logprob": v, "bytes": None if "\ufffd" in t else list(t.encode())} for t, v, _ in rows]
+        return {"content": [{**c, "top_logprobs": [dict(c)] if self.n_top else []} for c in content], "refusal": None}
+
     def cancel(self) -> None:
         if not self.sequence.finish:
             self.service.worker.cancel(self.generation)
@@ -122,7 +156,7 @@ class _Run:
         return self.generation.parameters(self.service.worker.engine.core_i)
 
 
-def _runs(service: TextService, ids: list[int], body: dict, default_new: int) -> list[_Run]:
+def _runs(service: TextService, ids: list[int], body: dict, is_chat: bool) -> list[_Run]:
     """One for each of n choices, with seeds one after the other; none is left behind where one is refused."""
     n = _number(body, "n", 1, 1, MAX_CHOICES, int)
     if body.get("best_of") not in (None, n):
@@ -130,7 +164,7 @@ def _runs(service: TextService, ids: list[int], body: dict, default_new: int) ->
     runs: list[_Run] = []
     try:
         for i in range(n):
-            runs.append(_Run(service, ids, body, default_new, i))
+            runs.append(_Run(service, ids, body, is_chat, i))
     except RequestError:
         for run in runs:
             run.cancel()
@@ -210,7 +244,7 @@ def router(host: Host, read_body) -> APIRouter:
             ids = service.encode(service.chat_prompt(body.get("messages")))
         else:
             ids = _prompt_ids(service, body.get("prompt"))
-        runs = _runs(service, ids, body, 1 << 20 if is_chat else DEFAULT_NEW_TOKENS)
+        runs = _runs(service, ids, body, is_chat)
         kind = "chat.completion" if is_chat else "text_completion"
         head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}", "created": int(time.time()),
                 "model": service.name, "object": kind}  # fmt: skip
@@ -222,18 +256,19 @@ def router(host: Host, read_body) -> APIRouter:
         head["choices"] = []
         for i, run in enumerate(runs):
             part = {"message": {"role": "assistant", "content": run.text.text}} if is_chat else {"text": run.text.text}
-            choice = {"index": i, **part, "logprobs": None, "finish_reason": finishes[i]}
+            choice = {"index": i, **part, "logprobs": run.logprobs(), "finish_reason": finishes[i]}
             metrics = {"metrics": {**run.metrics(), **host.about}}
             head["choices"].append(choice if len(runs) == 1 else {**choice, **metrics})
         return json_response({**head, "usage": _usage(runs), **(metrics if len(runs) == 1 else {})})
 
     async def _stream(runs: list[_Run], head: dict, is_chat: bool, with_usage: bool):
         def chunk(i, part, finish=None, **more):
-            return _sse({**head, "choices": [{"index": i, **part, "logprobs": None, "finish_reason": finish}], **more})
+            logprobs = runs[i].logprobs() if part.get("delta") != HELLO else None
+            return _sse({**head, "choices": [{"index": i, **part, "logprobs": logprobs, "finish_reason": finish}], **more})
 
         try:
             for i in range(len(runs) if is_chat else 0):
-                yield chunk(i, {"delta": {"role": "assistant", "content": ""}})
+                yield chunk(i, {"delta": HELLO})
             async for i, text, finish in _merged(runs):
                 if text:
                     yield chunk(i, {"delta": {"content": text}} if is_chat else {"text": text})

@@ -35,6 +35,18 @@ def _total(x):
     return x.sum(-1).sum(-1)
 
 
+def log_probability(logits, tokens):
+    """logits fp32[b, vocabulary], tokens int32[b] -> fp32[b]: of each token, before temperature, top-k and top-p."""
+    b, vocabulary = logits.shape
+    padded = jnp.pad(logits, ((0, 0), (0, -vocabulary % N_BLOCK)), constant_values=-jnp.inf)
+    x = padded.reshape(b, -1, N_BLOCK)
+    top = x.max(-1).max(-1)
+    total = _total(jnp.exp(x - top[:, None, None]))
+    index = jnp.arange(x.shape[1] * N_BLOCK, dtype=jnp.int32).reshape(1, -1, N_BLOCK)
+    chosen = _total(jnp.where(index == tokens[:, None, None], x, 0.0))
+    return chosen - top - jnp.log(total)
+
+
 def sample(logits, temperature, top_k, top_p, uniform):
     """One token for each sequence: logits fp32[b, vocabulary], the rest fp32[b].
 
