@@ -8,7 +8,12 @@ from accuracy.models_encoder import GPT2_CONFIGS, gpt2_layer, gpt2_params
 
 
 def gpt2_loss(p, config, params, tokens):
-    """Mean cross entropy of the next token; the output layer is the embedding."""
+    """Mean cross entropy of the next token; the output layer is the embedding.
+
+    The logits are a product in the model's dtype, as `flax.linen.Embed.attend` or an autocast `lm_head`
+    makes them; the loss takes them in fp32. So their gradient is rounded to that dtype on its way back, and
+    the two products behind it have operands of it, as all others.
+    """
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     n_rows = inputs.shape[1]
     x = (params["words"][inputs] + params["positions"][:n_rows]).astype(p.between)
@@ -16,7 +21,7 @@ def gpt2_loss(p, config, params, tokens):
     for layer in params["layers"]:
         x, _ = gpt2_layer(p, config, layer, x, bias)
     x = layers.layer_norm(params["norm"], x, 1e-5)
-    logits = jnp.einsum("brw,vw->brv", x, params["words"].astype(x.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.einsum("brw,vw->brv", x, params["words"].astype(x.dtype)).astype(jnp.float32)
     score = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, -1) - score)
 
