@@ -104,8 +104,6 @@ all their rows were in view.)
 OUTLIERS = """
 What families that are off by more than 30 % have in common:
 
-- CLIP: each of 800 heads of ten tokens has transfers and instructions of its own, of ten partitions, and they wait
-  for each other; ten by ten scores of many heads would fit one instruction.
 - EXAONE's prompt: the published program reads 3.7 times its weights.
 - ResNet: vtrn is faster than what was published, whose time contains the host's and the images' copies; at
   batch 8 the MFU of ResNet-50 is 0.25 where 0.20 was published.
