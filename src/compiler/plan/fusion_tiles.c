@@ -35,7 +35,7 @@ static int64_t even_cols(int64_t cols, int64_t want) {
 /* Whether the tiles of the usual size would be many. */
 static bool is_long(const fusion_demand *d) {
     int64_t row_bytes = (int64_t)element_bytes(d) * d->n_full;
-    return d->form == FUSION_WHOLE && row_bytes &&
+    return d->form != FUSION_COLUMN_BLOCKS && row_bytes &&
            BUFFER_BYTES / row_bytes * d->n_partitions * MANY_TILES < d->n;
 }
 
@@ -174,7 +174,10 @@ static fusion_tiling cut_tiles(const fusion_demand *demand, uint64_t limit_bytes
             more.n_bytes > limit_bytes)
             break;
     }
-    return t;
+    fusion_tiling more = t;
+    more.n_buffers = LONG_BUFFERS;
+    more.n_bytes = bytes_of(d, &more);
+    return is_long(d) && t.n_buffers < LONG_BUFFERS && more.n_bytes <= limit_bytes ? more : t;
 }
 
 /* Tiles of given columns, as many abreast as fit. */
