@@ -18,6 +18,7 @@
 #include "compiler/passes/stacks.h"
 #include "compiler/passes/subexpressions.h"
 #include "compiler/passes/transposes.h"
+#include "compiler/passes/widen_late.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ static vtrn_status (*const PASSES[])(graph *g) = {
     row_elements_move,    subexpressions_merge, dead_remove,          scatter_into_sum,
     scatter_by_blocks,    stacks_recognise,     spread_over_parts,    dead_remove,
     features_outermost,   channels_outermost,   defer_single_values,  early_updates,
+    widen_late,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */
