@@ -62,6 +62,33 @@ def test_a_mask_of_infinities(rng):
     check(attend, *heads(rng, 6, 12, 5, 16), mask, tolerance=TOLERANCE[FP32])
 
 
+@pytest.mark.parametrize("where", ["all", "head", "row", "key", "number"])
+def test_a_choice_by_a_mask(rng, where):
+    """A mask that is a tensor of some dims, or that a comparison makes."""
+    sizes = {"all": (6, 5, 12, 12), "head": (1, 5, 1, 1), "row": (6, 1, 12, 1), "key": (1, 1, 1, 12), "number": ()}
+    mask = rng.random(sizes[where]).astype(FP32)
+
+    def f(q, k, v, mask):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * 0.25
+        scores = jnp.where(mask > 0.4, scores, -1e9)
+        weights = jnp.where(scores < -1e8, 0.0, jax.nn.softmax(scores, -1))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+    check(f, *heads(rng, 6, 12, 5, 16), mask, tolerance=TOLERANCE[FP32])
+
+
+def test_a_causal_mask_is_side_by_side_too(rng, tmp_path):
+    args = heads(rng, 12, 10, 8, 64)
+
+    def f(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+        weights = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((10, 10), bool)), scores, -1e9), -1)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+    check(f, *args, tolerance=TOLERANCE[FP32])
+    assert len(re.findall("batches side by side", dump(f, *args, stage="place", tmp_path=tmp_path))) == 2
+
+
 def test_infinities_and_nan_stay_in_their_batch(rng):
     q, k, v = heads(rng, 7, 13, 3, 20)
     q[1, 4, 2, 0], k[2, 3, 1, 4], v[3, 0, 0, 0], v[5, 2, 1, 7] = np.nan, np.inf, np.nan, -np.inf

@@ -66,6 +66,13 @@ static bool suits(const map_plan *m, const fusion_node *node) {
         return false;
     if (node->op == FUSION_LOAD || node->op == FUSION_CONTRACT)
         return true;
+    if (node->op < FUSION_LOAD && node->op != GRAPH_REDUCE) {
+        const int emitter = elementwise_op_of(m->f, node)->emitter;
+        if (emitter == ELEMENTWISE_BY_SELECT)
+            return dtype_is_float((vtrn_dtype)node->dtype);
+        if (emitter == ELEMENTWISE_BY_COMPARE)
+            return fold_reads_as_fp32(m->f, node);
+    }
     return dtype_is_float((vtrn_dtype)node->dtype) && fold_reads_as_fp32(m->f, node);
 }
 
