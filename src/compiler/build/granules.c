@@ -11,6 +11,10 @@ enum {
     GRANULE_SHIFT = 6,  /* bytes of a partition that are tracked as one */
     QUADRANT = 32,      /* partitions that are tracked as one: operands start at multiples of it */
     MAX_GRANULES = 256, /* of an HBM tensor */
+    /* Tiles of small tensors are a few hundred bytes, as heads of single tokens are; for others
+     * finer granules only take time. */
+    SMALL_SLOT_BYTES = 32 << 10,
+    LEAST_SLOT_SHIFT = 9,
     /* Where a tile's store meets the next one's load in a granule, the load has a wait that it does
      * not need: 8 KiB is where tiles of 128 rows begin. */
     MAX_IN_PLACE = 4096,
@@ -167,7 +171,7 @@ static bool slots_overlap(const vtrn_slot *a, const vtrn_slot *b) {
 static vtrn_status open_slot(granules *g, uint32_t slot_i, const isa_access *first, slot_track *t) {
     const vtrn_slot *slot = &g->in->slots[slot_i];
     t->is_touched = true;
-    int shift = GRANULE_SHIFT;
+    int shift = slot->size_bytes <= SMALL_SLOT_BYTES ? GRANULE_SHIFT : LEAST_SLOT_SHIFT;
     while ((slot->size_bytes >> shift) > (t->is_in_place ? MAX_IN_PLACE : MAX_GRANULES))
         shift++;
     isa_access whole = {.is_written = false};
