@@ -172,7 +172,8 @@ static vtrn_status check_card(const transport *t, const card *first, const card 
                           "VTRN_CHIP and the chip files be the same in all processes",
                           transport_name(t, i), c->instance, c->chip, transport_name(t, 0),
                           first->instance, first->chip,
-                          strcmp(c->instance, first->instance) || strcmp(c->chip, first->chip)
+                          strcmp(c->instance, first->instance) != 0 ||
+                                  strcmp(c->chip, first->chip) != 0
                               ? ""
                               : " with other numbers");
     return NULL;

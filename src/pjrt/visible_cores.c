@@ -119,7 +119,7 @@ static vtrn_status count_asked_for(const core_request *r, const char **name, cha
 
 static vtrn_status first_cores(const core_request *r, core_choice *out) {
     const char *name;
-    char text[16];
+    char text[16] = "";
     VTRN_RETURN_IF_ERROR(count_asked_for(r, &name, text));
     const char *end = text;
     long n = 0;

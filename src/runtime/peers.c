@@ -338,7 +338,7 @@ static vtrn_status make_copy(runtime_peers *p, const vtrn_custom *custom, copy *
         return NULL;
     free(c->bytes);
     c->size = 0;
-    c->bytes = malloc(size);
+    c->bytes = malloc(size + 1);
     if (!c->bytes)
         return VTRN_OUT_OF_MEMORY(size);
     c->size = size;

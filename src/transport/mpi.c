@@ -225,7 +225,7 @@ static int64_t mpi_write(peer_link *k, const struct iovec *parts, int n_parts) {
 static bool take_chunk(struct mpi_stream *s) {
     uint8_t status[STATUS_BYTES] = {0};
     int is_there = 0, n = 0;
-    const handle w = mpi.world, b = mpi.byte;
+    handle w = mpi.world, b = mpi.byte;
     if (mpi.has_int_handles ? ((iprobe_int)mpi.iprobe)(s->rank, TAG, AS_INT(w), &is_there, status)
                             : ((iprobe_ptr)mpi.iprobe)(s->rank, TAG, w, &is_there, status))
         return false;
