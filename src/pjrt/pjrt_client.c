@@ -65,6 +65,12 @@ PJRT_Error *PJRT_Plugin_Attributes(PJRT_Plugin_Attributes_Args *args) {
          .value_size = 1},
         VERSION_LIST("stablehlo_current_version", current),
         VERSION_LIST("stablehlo_minimum_version", minimum),
+        {.struct_size = sizeof(PJRT_NamedValue),
+         .name = "supports_cross_host_transfers",
+         .name_size = sizeof "supports_cross_host_transfers" - 1,
+         .type = PJRT_NamedValue_kBool,
+         .bool_value = true,
+         .value_size = 1},
     };
 #undef VERSION_LIST
     ARGS_REQUIRE(args, num_attributes);

@@ -7,6 +7,7 @@
 enum {
     PJRT_Extension_Type_Profiler = 1,
     PJRT_Extension_Type_Layouts = 4,
+    PJRT_Extension_Type_CrossHostTransfers = 12,
     PJRT_Extension_Type_Shardings = 19,
 };
 
@@ -157,8 +158,53 @@ typedef struct PJRT_Shardings_Extension {
     PJRT_Error *(*output_shardings)(PJRT_Shardings_Args *args);
 } PJRT_Shardings_Extension;
 
+/* Cross-host transfers. Ids are of the client's devices, keys those that both processes have. */
+typedef struct PJRT_CrossHostSend_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Client *client;
+    size_t num_buffers;
+    PJRT_Buffer **buffers;
+    const int32_t *dst_global_device_ids;
+    const int64_t *transfer_keys;
+    PJRT_Event **send_events;
+} PJRT_CrossHostSend_Args;
+
+typedef struct PJRT_CrossHostReceive_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Client *client;
+    size_t num_shapes;
+    size_t *shape_num_dims;
+    const int64_t **dims;
+    PJRT_Buffer_Type *element_types;
+    PJRT_Buffer_MemoryLayout **layouts;
+    PJRT_Device *device;
+    const int32_t *src_global_device_ids;
+    const int64_t *transfer_keys;
+    PJRT_Buffer **buffers;
+} PJRT_CrossHostReceive_Args;
+
+typedef struct PJRT_CopyToRemoteDevice_Args {
+    PJRT_ARGS_HEAD;
+    PJRT_Buffer *buffer;
+    PJRT_Event *event;
+    char **serialized_descriptor;
+    size_t *serialized_descriptor_size;
+    void *user_arg;
+    void (*on_done)(PJRT_Error *error, bool sends_were_enqueued, void *user_arg);
+} PJRT_CopyToRemoteDevice_Args;
+
+/* The first two are of an older protocol, by descriptors. */
+typedef struct PJRT_CrossHost_Extension {
+    PJRT_Extension_Base base;
+    PJRT_Error *(*make_receive_buffers)(void *args);
+    void (*copy_to_remote_device)(PJRT_CopyToRemoteDevice_Args *args);
+    PJRT_Error *(*receive_buffers)(PJRT_CrossHostReceive_Args *args);
+    PJRT_Error *(*send_buffers)(PJRT_CrossHostSend_Args *args);
+} PJRT_CrossHost_Extension;
+
 extern PJRT_Profiler_Extension plugin_profiler_extension; /* the first of the list */
 extern PJRT_Layouts_Extension plugin_layouts_extension;
 extern PJRT_Shardings_Extension plugin_shardings_extension;
+extern PJRT_CrossHost_Extension plugin_cross_host_extension;
 
 #endif

@@ -126,7 +126,8 @@ static PJRT_Error *parameter_shardings(PJRT_Shardings_Args *args) {
 
 PJRT_Shardings_Extension plugin_shardings_extension = {
     .base = {.struct_size = sizeof(PJRT_Shardings_Extension),
-             .type = PJRT_Extension_Type_Shardings},
+             .type = PJRT_Extension_Type_Shardings,
+             .next = &plugin_cross_host_extension.base},
     .parameter_shardings = parameter_shardings,
     .output_shardings = output_shardings,
 };

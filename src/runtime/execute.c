@@ -251,7 +251,7 @@ static void bind_call(runtime_program *l, const runtime_call *call) {
         const vtrn_slot *s = &p->slots[i];
         if (s->kind == VTRN_SLOT_OUTPUT)
             slot_base[i] = call->outputs[s->index]->addr;
-        if (s->kind == VTRN_SLOT_RANK)
+        if (s->kind == VTRN_SLOT_RANK && b->rank_words)
             slot_base[i] = b->rank_words->addr + (uint64_t)s->index * sizeof *words;
         if (s->kind != VTRN_SLOT_ARGUMENT)
             continue;

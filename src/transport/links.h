@@ -8,11 +8,25 @@
 #include <poll.h>
 #include <sys/uio.h>
 
+typedef enum link_message {
+    LINK_IN_ORDER, /* the next one of an exchange */
+    LINK_GOODBYE,  /* why its sender gave up */
+    LINK_KEYED,    /* kept until somebody asks for its key */
+} link_message;
+
 /* Goes before the bytes of every message. */
 typedef struct link_head {
-    uint32_t magic, is_goodbye; /* a goodbye says why its sender gave up */
-    uint64_t size;              /* of the bytes behind it */
+    uint32_t magic, kind; /* link_message */
+    uint64_t size, key;   /* of the bytes behind it; of a keyed one */
 } link_head;
+
+/* A keyed message that has arrived. */
+typedef struct link_item {
+    struct link_item *next;
+    uint64_t key;
+    size_t size;
+    char bytes[];
+} link_item;
 
 enum { LINK_MAGIC = 0x314d5456 /* "VTM1" */, LINK_POLL_MS = 20 };
 
@@ -22,8 +36,11 @@ typedef struct peer_link {
     char name[TRANSPORT_TEXT], host[128];
     size_t send_i, n_sent; /* message of the list, and bytes of it that are sent, head included */
     size_t receive_i, n_received;
-    link_head head;  /* of the message that is being received */
-    int64_t last_ns; /* when bytes went either way */
+    link_head head;   /* of the message that is being received */
+    char *body;       /* where the bytes behind it go; NULL: not known yet */
+    link_item *item;  /* whose bytes they are; NULL: an exchange's */
+    link_item *inbox; /* in any order */
+    int64_t last_ns;  /* when bytes went either way */
     bool is_missing;
 } peer_link;
 
@@ -42,8 +59,9 @@ struct transport {
     int process_i, n;
     int watchdog_seconds;
     const link_kind *kind;
-    peer_link *links; /* [n] */
-    char *why_broken; /* NULL: it works */
+    peer_link *links;  /* [n] */
+    char *why_broken;  /* NULL: it works */
+    bool is_listening; /* keyed messages are taken, also where nothing is expected */
 };
 
 extern const link_kind socket_kind, mpi_kind;

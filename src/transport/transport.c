@@ -88,9 +88,16 @@ static bool is_connected(const peer_link *k) {
 void transport_close(transport *t) {
     if (!t)
         return;
-    for (int i = 0; i < t->n; i++)
-        if (is_connected(&t->links[i]))
-            t->kind->close(&t->links[i]);
+    for (int i = 0; i < t->n; i++) {
+        peer_link *k = &t->links[i];
+        if (is_connected(k))
+            t->kind->close(k);
+        for (link_item *item = k->inbox, *next; item; item = next) {
+            next = item->next;
+            free(item);
+        }
+        free(k->item);
+    }
     free(t->links);
     free(t->why_broken);
     free(t);
@@ -125,6 +132,8 @@ bool transport_is_missing(const transport *t, int process_i) {
 typedef struct list {
     const transport_message *messages;
     size_t n;
+    uint32_t kind; /* link_message, of what is sent */
+    uint64_t key;
 } list;
 
 static size_t next_of(list l, size_t from, int process_i) {
@@ -142,7 +151,7 @@ static vtrn_status send_some(const transport *t, list l, int process_i) {
     peer_link *k = &t->links[process_i];
     while (k->send_i < l.n) {
         const transport_message *m = &l.messages[k->send_i];
-        link_head head = {.magic = LINK_MAGIC, .size = m->size};
+        link_head head = {LINK_MAGIC, l.kind, m->size, l.key};
         size_t of_body = k->n_sent > sizeof head ? k->n_sent - sizeof head : 0;
         struct iovec parts[2] = {{(char *)&head + k->n_sent, sizeof head - k->n_sent},
                                  {(char *)m->bytes + of_body, m->size - of_body}};
@@ -178,40 +187,81 @@ static vtrn_status read_goodbye(const transport *t, peer_link *k) {
     return VTRN_ERROR(VTRN_RESOURCE, "%s gave up: %s", k->name, text);
 }
 
-static vtrn_status check_head(const transport *t, peer_link *k, const transport_message *m) {
-    if (k->head.magic == LINK_MAGIC && k->head.is_goodbye)
+/* Where the bytes behind a head go; k->body stays NULL while no exchange expects them. */
+static vtrn_status accept_head(const transport *t, peer_link *k, const transport_message *m) {
+    static char nowhere[1];
+    const link_head *h = &k->head;
+    const bool is_ours = h->magic == LINK_MAGIC;
+    if (is_ours && h->kind == LINK_GOODBYE)
         return read_goodbye(t, k);
-    if (k->head.magic == LINK_MAGIC && k->head.size == m->size)
+    if (is_ours && h->kind == LINK_KEYED) {
+        k->item = malloc(sizeof *k->item + h->size);
+        if (!k->item)
+            return VTRN_OUT_OF_MEMORY(h->size);
+        k->item->key = h->key;
+        k->item->size = h->size;
+        k->body = k->item->bytes;
         return NULL;
+    }
+    if (is_ours && !m)
+        return NULL;
+    if (is_ours && m && h->size == m->size) {
+        k->body = m->size ? m->bytes : nowhere;
+        return NULL;
+    }
     return VTRN_ERROR(VTRN_RESOURCE,
                       "%s sent %llu bytes where %zu were expected; let all processes run the same "
                       "programs in the same order, with the same version of vtrn",
-                      k->name, (unsigned long long)k->head.size, m->size);
+                      k->name, (unsigned long long)h->size, m ? m->size : 0);
 }
 
-/* Receives what has arrived of the messages from k->receive_i on. */
-static vtrn_status receive_some(const transport *t, list l, int process_i) {
-    peer_link *k = &t->links[process_i];
-    while (k->receive_i < l.n) {
-        const transport_message *m = &l.messages[k->receive_i];
-        const size_t head_size = sizeof k->head;
-        bool is_body = k->n_received >= head_size;
-        size_t at = is_body ? k->n_received - head_size : k->n_received;
-        char *to = is_body ? m->bytes : (char *)&k->head;
-        size_t room = (is_body ? m->size : head_size) - at;
-        int64_t n = room ? t->kind->read(k, to + at, room) : 0;
+/* A message has arrived. */
+static void settle_message(list l, int process_i, peer_link *k) {
+    k->n_received = 0;
+    k->body = NULL;
+    if (k->item) {
+        k->item->next = k->inbox;
+        k->inbox = k->item;
+        k->item = NULL;
+    } else {
+        k->receive_i = next_of(l, k->receive_i + 1, process_i);
+    }
+}
+
+/* Reads up to byte `end` of the message, head included. False: that is all for now, or failed. */
+static bool read_up_to(const transport *t, peer_link *k, size_t end, vtrn_status *failed) {
+    const size_t head_size = sizeof k->head;
+    while (k->n_received < end) {
+        char *to = end > head_size ? k->body + (k->n_received - head_size)
+                                   : (char *)&k->head + k->n_received;
+        int64_t n = t->kind->read(k, to, end - k->n_received);
         if (n < 0)
-            return has_ended(k);
-        if (n == 0 && room)
-            return NULL;
+            *failed = has_ended(k);
+        if (n <= 0)
+            return false;
         k->n_received += (size_t)n;
         k->last_ns = transport_now_ns();
-        if (k->n_received == head_size)
-            VTRN_RETURN_IF_ERROR(check_head(t, k, m));
-        if (k->n_received < head_size + m->size)
-            continue;
-        k->n_received = 0;
-        k->receive_i = next_of(l, k->receive_i + 1, process_i);
+    }
+    return true;
+}
+
+/* Receives what has arrived of the messages from k->receive_i on, and of keyed ones before them. */
+static vtrn_status receive_some(const transport *t, list l, int process_i) {
+    peer_link *k = &t->links[process_i];
+    vtrn_status failed = NULL;
+    while (k->receive_i < l.n || t->is_listening) {
+        if (!k->body) {
+            if (!read_up_to(t, k, sizeof k->head, &failed))
+                return failed;
+            VTRN_RETURN_IF_ERROR(
+                accept_head(t, k, k->receive_i < l.n ? &l.messages[k->receive_i] : NULL));
+            if (!k->body)
+                return NULL;
+        }
+        size_t end = sizeof k->head + k->head.size;
+        if (end > sizeof k->head && !read_up_to(t, k, end, &failed))
+            return failed;
+        settle_message(l, process_i, k);
     }
     return NULL;
 }
@@ -246,16 +296,17 @@ static void begin(transport *t, list sends, list receives) {
         peer_link *k = &t->links[i];
         k->send_i = next_of(sends, 0, i);
         k->receive_i = next_of(receives, 0, i);
-        k->n_sent = k->n_received = 0;
+        k->n_sent = 0; /* what is being received goes on */
         k->last_ns = now;
         k->is_missing = false;
     }
 }
 
-/* Goes on with every process; *n_waits: with how many more is to be done. */
+/* Goes on with every process; *n_polled: those to poll. *is_done: all is sent and received. */
 static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd *polled,
-                         int *n_waits) {
-    *n_waits = 0;
+                         int *n_polled, bool *is_done) {
+    *n_polled = 0;
+    *is_done = true;
     for (int i = 0; i < t->n; i++) {
         peer_link *k = &t->links[i];
         if (i == t->process_i)
@@ -268,9 +319,12 @@ static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd 
             k->is_missing = true;
             return status;
         }
-        bool sends_more = k->send_i < sends.n, receives_more = k->receive_i < receives.n;
+        bool sends_more = k->send_i < sends.n;
+        bool has_head = k->n_received == sizeof k->head && !k->body; /* for an exchange to come */
+        bool receives_more = k->receive_i < receives.n || (t->is_listening && !has_head);
+        *is_done &= !sends_more && k->receive_i >= receives.n;
         if (sends_more || receives_more)
-            polled[(*n_waits)++] = (struct pollfd){
+            polled[(*n_polled)++] = (struct pollfd){
                 k->fd, (short)((sends_more ? POLLOUT : 0) | (receives_more ? POLLIN : 0)), 0};
     }
     return NULL;
@@ -281,7 +335,7 @@ static void give_up(transport *t, vtrn_status status) {
     atomic_store(&has_lost, true);
     t->why_broken = strdup(vtrn_status_message(status));
     const char *why = t->why_broken ? t->why_broken : "";
-    link_head head = {LINK_MAGIC, true, strlen(why)};
+    link_head head = {LINK_MAGIC, LINK_GOODBYE, strlen(why), 0};
     for (int i = 0; i < t->n; i++) {
         peer_link *k = &t->links[i];
         if (!is_connected(k))
@@ -293,32 +347,97 @@ static void give_up(transport *t, vtrn_status status) {
     }
 }
 
+static vtrn_status interrupted(void) {
+    return VTRN_ERROR(VTRN_INTERRUPTED,
+                      "the user stopped the wait for other processes; start all of them again");
+}
+
 static vtrn_status exchange(transport *t, list sends, list receives) {
     struct pollfd polled[TRANSPORT_MAX_PROCESSES];
     begin(t, sends, receives);
     for (;;) {
         int n = 0;
-        VTRN_RETURN_IF_ERROR(go_on(t, sends, receives, polled, &n));
-        if (!n)
+        bool is_done;
+        VTRN_RETURN_IF_ERROR(go_on(t, sends, receives, polled, &n, &is_done));
+        if (is_done)
             return NULL;
         t->kind->wait(polled, n);
         if (process_is_interrupted())
-            return VTRN_ERROR(VTRN_INTERRUPTED,
-                              "the user stopped the wait for other processes; start all of them "
-                              "again");
+            return interrupted();
         VTRN_RETURN_IF_ERROR(check_watchdog(t, sends, receives));
     }
 }
 
+static vtrn_status check_connected(const transport *t) {
+    if (!t->why_broken)
+        return NULL;
+    return VTRN_ERROR(VTRN_RESOURCE,
+                      "the processes are no longer connected, since: %s; start all of them again",
+                      t->why_broken);
+}
+
 vtrn_status transport_exchange(transport *t, const transport_message *sends, size_t n_sends,
                                const transport_message *receives, size_t n_receives) {
-    if (t->why_broken)
-        return VTRN_ERROR(VTRN_RESOURCE,
-                          "the processes are no longer connected, since: %s; start all of them "
-                          "again",
-                          t->why_broken);
-    vtrn_status status = exchange(t, (list){sends, n_sends}, (list){receives, n_receives});
+    VTRN_RETURN_IF_ERROR(check_connected(t));
+    vtrn_status status = exchange(t, (list){.messages = sends, .n = n_sends},
+                                  (list){.messages = receives, .n = n_receives});
     if (status)
         give_up(t, status);
     return status;
+}
+
+/* --- keyed messages ----------------------------------------------------------------------------
+ */
+
+vtrn_status transport_send(transport *t, const transport_message *message, uint64_t key) {
+    VTRN_RETURN_IF_ERROR(check_connected(t));
+    t->is_listening = true; /* the other one may be sending, too */
+    vtrn_status status = exchange(t, (list){message, 1, LINK_KEYED, key}, (list){.n = 0});
+    t->is_listening = false;
+    if (status)
+        give_up(t, status);
+    return status;
+}
+
+static link_item *take_item(peer_link *k, uint64_t key) {
+    link_item **at = &k->inbox;
+    while (*at && (*at)->key != key)
+        at = &(*at)->next;
+    link_item *found = *at;
+    if (found)
+        *at = found->next;
+    return found;
+}
+
+static vtrn_status give_item(const peer_link *k, link_item *item, const transport_message *m) {
+    bool fits = item->size == m->size;
+    size_t size = item->size;
+    if (fits && size)
+        memcpy(m->bytes, item->bytes, size);
+    free(item);
+    return fits ? NULL
+                : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                             "%s sent an array of %zu bytes, %zu were expected; let the arrays of "
+                             "all processes have the same shape and type",
+                             k->name, size, m->size);
+}
+
+vtrn_status transport_try_receive(transport *t, const transport_message *message, uint64_t key,
+                                  bool *has_come) {
+    peer_link *k = &t->links[message->process_i];
+    *has_come = true;
+    link_item *item = take_item(k, key);
+    if (!item) {
+        VTRN_RETURN_IF_ERROR(check_connected(t));
+        t->is_listening = true;
+        vtrn_status status = receive_some(t, (list){.n = 0}, message->process_i);
+        t->is_listening = false;
+        if (status) {
+            give_up(t, status);
+            return status;
+        }
+        item = take_item(k, key);
+    }
+    *has_come = item != NULL;
+    return item ? give_item(k, item, message) : NULL;
 }

@@ -59,6 +59,14 @@ typedef struct transport_message {
  * by the user. One thread at a time. */
 vtrn_status transport_exchange(transport *t, const transport_message *sends, size_t n_sends,
                                const transport_message *receives, size_t n_receives);
+/* Messages that do not wait for their turn: whoever asks for the key gets the bytes, whatever else
+ * is exchanged meanwhile. Sends one; it returns when all is on its way, or fails as an exchange. */
+vtrn_status transport_send(transport *t, const transport_message *message, uint64_t key);
+/* Does not wait. *has_come false: the message of the key has not arrived. BAD_ARGUMENT: it has
+ * another size. */
+vtrn_status transport_try_receive(transport *t, const transport_message *message, uint64_t key,
+                                  bool *has_come);
+
 /* Whether any transport of this process failed so. */
 bool transport_has_lost_processes(void);
 /* After an exchange failed: whether it lacked something of the process. */

@@ -585,6 +585,11 @@ static void extensions_have_the_size_and_the_functions_of_the_abi(void **state) 
     slots = (void *const *)((const char *)layouts + sizeof layouts->base);
     for (int i = 0; i < 7; i++)
         assert_non_null(slots[i]);
+    const PJRT_CrossHost_Extension *cross_host = extension(PJRT_Extension_Type_CrossHostTransfers);
+    assert_int_equal(cross_host->base.struct_size, 56);
+    slots = (void *const *)((const char *)cross_host + sizeof cross_host->base);
+    for (int i = 0; i < 4; i++)
+        assert_non_null(slots[i]);
 }
 
 static void a_default_layout_is_row_major_and_written_as_xla_prints_it(void **state) {

@@ -216,6 +216,24 @@ def executables_say_where_they_run():
 
 
 @case
+def programs_of_meshes_of_other_shapes():
+    """Each axis of a mesh may be a part of an axis of another."""
+    one, two, three = (mesh("neuron", shape, names) for shape, names in (
+        ((4, 2), ("x", "y")), ((2, 4), ("x", "y")), ((8,), ("z",))))  # fmt: skip
+    x = numbers(16, 8)
+    for m, spec in ((two, P("y")), (two, P("x", "y")), (two, P(None, "x")), (three, P("z")), (three, P(None, "z"))):
+        want = NamedSharding(m, spec)
+        y = jax.jit(lambda a: a * 2 + 1, out_shardings=want)(jax.device_put(x, NamedSharding(one, P("x", "y"))))
+        assert y.sharding.is_equivalent_to(want, 2)
+        for shard in y.addressable_shards:
+            assert np.array_equal(np.asarray(shard.data), (x * 2 + 1)[shard.index])
+    sums = jax.jit(lambda a, b: (a @ b, (a * a).sum(0)), out_shardings=(NamedSharding(two, P("y", "x")), None))
+    got = sums(jax.device_put(x, NamedSharding(one, P(None, "x"))), jax.device_put(x.T.copy(), NamedSharding(three, P())))
+    for a, b in zip(got, (x @ x.T, (x * x).sum(0))):
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-4)
+
+
+@case
 def operations_outside_of_manual_regions():
     def outer(p):
         inner = jax.shard_map(lambda t: lax.psum(t, "x"), mesh=mesh(p), in_specs=P("x"), out_specs=P())

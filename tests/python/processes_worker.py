@@ -113,6 +113,40 @@ def sharded_jit():
     return digests(y)
 
 
+def halves(x, first, second):
+    """Rows over two devices of the processes `first` and `second`."""
+    two = [jax.local_devices(process_index=i)[k] for k, i in enumerate((first, second))]
+    return shared(x, Mesh(np.array(two), ("x",)), P("x")), NamedSharding(Mesh(np.array(two[::-1]), ("x",)), P("x"))
+
+
+@case
+def arrays_that_move():
+    """device_put between processes, of more than sockets buffer, in both directions at once, and beside programs."""
+    x = numbers(2, 3_000_001)
+    for k in range(3):
+        y, other_way_round = halves(x + k, 0, 1)
+        z = jax.device_put(y, other_way_round)
+        assert float(sum_of(mesh())(shared(numbers(8, 4), mesh(), P("x"))).addressable_data(0).sum()) != 0
+        for shard in z.addressable_shards:
+            assert shard.device.process_index == INDEX
+            np.testing.assert_array_equal(np.asarray(shard.data), (x + k)[shard.index])
+    flags = jax.device_put(np.arange(7) % 2 == 0, jax.local_devices(process_index=1)[0])
+    back = jax.device_put(flags, jax.local_devices(process_index=0)[1])
+    return [np.asarray(s.data).tolist() for s in back.addressable_shards]
+
+
+@case
+def one_never_sends():
+    [device] = jax.local_devices(process_index=1)[:1]
+    y = jax.device_put(np.ones(5, np.float32), device)
+    if INDEX == 1:
+        time.sleep(8)
+        return {"error": ""}
+    result = error_of(lambda: jax.device_put(y, jax.local_devices(process_index=0)[0]))
+    time.sleep(6)
+    return result
+
+
 @case
 def chars():
     """The loss of data-parallel training, and the weights behind it."""

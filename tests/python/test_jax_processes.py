@@ -109,6 +109,16 @@ def test_a_killed_process_is_named_by_all_others_at_once():
         assert first["seconds"] < 30 and again["seconds"] < 5
 
 
+def test_arrays_move_between_processes():
+    first, second = run("arrays_that_move", 2)
+    assert first == [[True, False, True, False, True, False, True]] and second == []
+
+
+def test_an_array_that_is_not_sent_is_an_error():
+    result, _ = run("one_never_sends", 2, {"VTRN_WATCHDOG_SECONDS": "2"})
+    assert "process 1 (pid " in result["error"] and "did not send an array within 2 s" in result["error"], result
+
+
 def test_an_error_that_is_not_caught_ends_the_process_with_code_1():
     (code, _, stderr), killed = finish(start("nobody_catches_it", 2, {}))
     assert code == 1 and killed[0] == -9

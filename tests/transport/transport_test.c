@@ -140,6 +140,44 @@ static void all_exchange_at_once_and_in_order(void **state) {
         ok(all[i].status);
 }
 
+/* Both send more than sockets buffer before either asks for anything; then an exchange, then keys
+ * in another order than they were sent in. */
+static void send_by_key(process *p) {
+    const int other = 1 - p->self;
+    char *out = malloc(BIG), *in = malloc(BIG), small = (char)(5 + p->self), got = 0;
+    bool has_come = true;
+    memset(out, 60 + p->self, BIG);
+    transport_message big = {other, out, BIG}, one = {other, &small, 1}, back = {other, &got, 1};
+    transport_message take_big = {other, in, BIG};
+    p->status = transport_try_receive(p->t, &take_big, 9, &has_come);
+    if (!p->status && has_come)
+        p->status = VTRN_ERROR(VTRN_INTERNAL, "no key 9 was sent");
+    if (!p->status)
+        p->status = transport_send(p->t, &big, 7);
+    if (!p->status)
+        p->status = transport_send(p->t, &one, 8);
+    if (!p->status)
+        p->status = transport_exchange(p->t, &one, 1, &back, 1);
+    if (!p->status && got != 5 + other)
+        p->status = VTRN_ERROR(VTRN_INTERNAL, "the exchange gave %d", got);
+    for (uint64_t key = 8; key >= 7 && !p->status; key--)
+        do {
+            p->status = transport_try_receive(p->t, key == 8 ? &back : &take_big, key, &has_come);
+        } while (!p->status && !has_come);
+    if (!p->status && (got != 5 + other || in[0] != 60 + other || in[BIG - 1] != 60 + other))
+        p->status = VTRN_ERROR(VTRN_INTERNAL, "other bytes than were sent");
+    free(out);
+    free(in);
+}
+
+static void keyed_messages_wait_until_they_are_asked_for(void **state) {
+    (void)state;
+    process all[2];
+    run(all, 2, 0, send_by_key);
+    ok(all[0].status);
+    ok(all[1].status);
+}
+
 /* Process 1 ends; the others wait for it, then try again. */
 static void lose_one(process *p) {
     char byte = 0;
@@ -236,6 +274,7 @@ static void bad_options_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_exchange_at_once_and_in_order),
+        cmocka_unit_test(keyed_messages_wait_until_they_are_asked_for),
         cmocka_unit_test(one_that_has_ended_is_named),
         cmocka_unit_test(one_that_shows_nothing_is_named),
         cmocka_unit_test(messages_of_other_sizes_are_refused),

@@ -6,6 +6,9 @@ operation. So every operation is right on its own, whatever Shardy's collectives
 no more than changes of sharding.
 """
 
+import itertools
+import operator
+
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func, sdy
 from jaxlib.mlir.dialects import stablehlo as hlo
@@ -375,6 +378,38 @@ CONTROL = {
 }
 
 
+def has_manual(module):
+    found = []
+
+    def visit(op):
+        found.extend([True] * (op.name == "sdy.manual_computation"))
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return bool(found)
+
+
+def refined(module, meshes, devices):
+    """A mesh of the same devices, added to the module, of whose axes each axis of the meshes is made: so what
+    is divided over any of them is divided over whole axes. None: they have no common parts, or a shard_map
+    names axes of its own."""
+    n = meshes[0].n_devices
+    strides = {1, n}
+    for mesh in meshes:
+        strides |= {n // size for size in itertools.accumulate(mesh.sizes.values(), operator.mul)}
+    order = sorted(strides, reverse=True)
+    if has_manual(module) or any(high % low for high, low in itertools.pairwise(order)):
+        return None
+    name, sizes = "parts", {f"part{i}": high // low for i, (high, low) in enumerate(itertools.pairwise(order))}
+    while any(mesh.name == name for mesh in meshes):
+        name += "_"
+    axes = [sdy.MeshAxisAttr.get(axis, size) for axis, size in sizes.items()]
+    with ir.InsertionPoint.at_block_begin(module.body):
+        ir.Operation.create("sdy.mesh", attributes={"sym_name": ir.StringAttr.get(name),
+                                                    "mesh": sdy.MeshAttr.get(axes, devices)})  # fmt: skip
+    return Mesh(name, sizes, devices)
+
+
 def mesh_of(module, n_devices):
     """The mesh that values are divided over; `by_name` has it and others of the same devices, whose axes are
     taken for parts of its own."""
@@ -394,6 +429,8 @@ def mesh_of(module, n_devices):
     if not meshes:
         raise Refused("it has no mesh")
     mesh, devices = meshes[0]
+    if len({tuple(other.sizes.values()) for other, ids in meshes if ids == devices}) > 1:
+        mesh = refined(module, [other for other, ids in meshes if ids == devices], devices) or mesh
     mesh.by_name = {other.name: mesh if other.sizes == mesh.sizes else other for other, ids in meshes if ids == devices}
     return mesh
 
