@@ -216,6 +216,38 @@ def executables_say_where_they_run():
 
 
 @case
+def callbacks_outside_of_shard_map_run_once():
+    from jax.experimental import io_callback
+
+    seen = []
+
+    def note(a):
+        seen.append(np.asarray(a))
+        return np.asarray(a) * 2
+
+    x = numbers(8, 6)
+    y = jax.device_put(x, NamedSharding(mesh("neuron"), P("x", "y")))
+    kind = jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    def told(a):
+        jax.debug.callback(note, a + 1)
+        return a
+
+    for f, want, told_of in (
+        (lambda a: io_callback(note, kind, a) + 1, x * 2 + 1, x),
+        (lambda a: jax.pure_callback(note, kind, a * 3) + 1, x * 6 + 1, x * 3),
+        (told, x, x + 1),
+        (lambda a: io_callback(lambda t: seen.append(t) or t > 0, jax.ShapeDtypeStruct(x.shape, np.bool_), a), x > 0, x),
+    ):  # fmt: skip
+        seen.clear()
+        out = jax.jit(f)(y)
+        jax.effects_barrier()
+        np.testing.assert_allclose(np.asarray(out), want, rtol=1e-6)
+        assert len(seen) == 1, len(seen)
+        np.testing.assert_allclose(seen[0], told_of, rtol=1e-6)
+
+
+@case
 def programs_of_meshes_of_other_shapes():
     """Each axis of a mesh may be a part of an axis of another."""
     one, two, three = (mesh("neuron", shape, names) for shape, names in (

@@ -27,6 +27,11 @@ class Collectives:
     def _groups(self, axes):
         return ir.DenseIntElementsAttr.get(np.array(self.mesh.groups(axes), np.int64))
 
+    def broadcast(self, value):
+        """The first device's."""
+        groups = ir.DenseIntElementsAttr.get(np.arange(self.mesh.n_devices, dtype=np.int64)[None])
+        return hlo.collective_broadcast(value, groups, channel_handle=self._channel())
+
     def scalar(self, number):
         return hlo.constant(ir.DenseElementsAttr.get(np.array(number, np.int32)))
 

@@ -22,6 +22,16 @@ RESHARDS = ("sdy.all_gather", "sdy.all_slice", "sdy.all_to_all", "sdy.collective
             "sdy.replicated_to_unreduced")  # fmt: skip
 
 
+CALLBACK = "vtrn_host_callback"  # as vtrn.callbacks names it
+
+
+def zero_of(kind):
+    """An attribute of the element type."""
+    if isinstance(kind, ir.ComplexType):
+        return ir.Attribute.parse(f"#complex.number<:{kind.element_type} 0.0, 0.0>")
+    return ir.FloatAttr.get(kind, 0.0) if isinstance(kind, ir.FloatType) else ir.IntegerAttr.get(kind, 0)
+
+
 def is_tensor(value):
     return isinstance(value.type, ir.RankedTensorType)
 
@@ -194,6 +204,8 @@ class Local:
             # Shardy has no rule for most of CHLO: what it says of a result need not fit the operand.
             is_unary = name.startswith("chlo.") and len(op.operands) == 1
             rules.elementwise(self, op, self.env[op.operands[0]] if is_unary else target)
+        elif self.is_callback(op):
+            self.run_on_first(op)
         else:
             self.run_whole(op)
         for attribute in ("sdy.sharding", "sdy.sharding_rule", "mhlo.sharding"):
@@ -203,6 +215,31 @@ class Local:
     def has_one_shape(self, op):
         shapes = {self.shape(v) for v in [*op.operands, *op.results] if is_tensor(v)}
         return len(shapes) == 1
+
+    def is_callback(self, op):
+        """Whether it calls the host for all devices together: in a shard_map each device calls."""
+        return (op.name == "stablehlo.custom_call" and not self.manual
+                and ir.StringAttr(op.attributes["call_target_name"]).value == CALLBACK
+                and all(map(is_tensor, [*op.operands, *op.results])))  # fmt: skip
+
+    def run_on_first(self, op):
+        """Once, by the first device, which gives the others what the host gave."""
+        self.run_whole(op)
+        device = hlo.convert(ir.RankedTensorType.get([], ir.IntegerType.get_signless(32)), hlo.partition_id())
+        kinds = [result.type for result in op.results]
+        choice = ir.Operation.create("stablehlo.case", kinds, [device], regions=2)
+        first, others = (region.blocks.append() for region in choice.regions)
+        with ir.InsertionPoint(others):  # what is not there has any value
+            nothing = [hlo.constant(ir.DenseElementsAttr.get_splat(kind, zero_of(kind.element_type))) for kind in kinds]
+            ir.Operation.create("stablehlo.return", [], nothing)
+        with ir.InsertionPoint.after(choice):
+            given = [self.collectives.broadcast(value) for value in choice.results]
+        for result, value in zip(op.results, given):
+            self.env[value] = self.env[result]
+            result.replace_all_uses_with(value)
+        with ir.InsertionPoint(first):
+            end = ir.Operation.create("stablehlo.return", [], list(op.results))
+        op.move_before(end)
 
     def run_whole(self, op):
         """On every device alike."""
