@@ -73,6 +73,10 @@ VTRN_API void vtrn_nki_destroy(nki_session *s); /* NULL is fine; storages die wi
 /* Tiles and instructions from now on are of that core, 0 to NKI_MAX_CORES - 1; at first 0. */
 VTRN_API vtrn_status vtrn_nki_set_core(nki_session *s, int core);
 
+/* Both cores wait for each other here: what follows in the list begins when each has done what is
+ * before. */
+VTRN_API vtrn_status vtrn_nki_meet(nki_session *s);
+
 /* Without values instructions are checked and kept, and not run: for the time of a program alone.
  * Reading a tensor is an error then. */
 VTRN_API void vtrn_nki_compute_values(nki_session *s, bool computes);
@@ -144,6 +148,19 @@ VTRN_API vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *o
  * argument that is written is an output too, behind those of the options if it is none of them. */
 VTRN_API vtrn_status vtrn_nki_record(nki_session *s, const nki_finish_options *options, void **out,
                                      size_t *out_size);
+/* What two cores that run at the same time take. Where they meet, each first ends what it has
+ * begun.
+ */
+typedef struct nki_times {
+    double latency_ns;                   /* of the later core */
+    double active_ns[VTRN_ENGINE_COUNT]; /* mean of the cores */
+    double dma_active_ns, wait_ns;       /* mean of the cores; wait: for each other */
+    uint64_t flops, hbm_read_bytes, hbm_write_bytes, n_instrs;
+    uint64_t sbuf_bytes, psum_bytes; /* of a partition of the fuller core */
+    double peak_flops;               /* of one core, a second */
+} nki_times;
+VTRN_API vtrn_status vtrn_nki_time_cores(nki_session *s, const nki_finish_options *options,
+                                         nki_times *out);
 VTRN_API vtrn_device *vtrn_nki_device(nki_session *s);
 VTRN_API uint32_t vtrn_nki_n_instrs(const nki_session *s);
 

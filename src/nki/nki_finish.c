@@ -14,6 +14,7 @@ typedef struct finishing {
     builder build;
     uint32_t *slot_of; /* [n_records] */
     uint32_t n_outputs;
+    int core;   /* whose instructions are taken; -1: all */
     bool fills; /* tiles of which elements are read that nothing has written */
 } finishing;
 
@@ -55,6 +56,9 @@ static vtrn_status add_hbm(finishing *f, const nki_record *r) {
                               slot);
     if (r->kind == NKI_CONSTANT)
         return build_constant_add(&f->build, t, r->host, r->storage.n_bytes, slot);
+    if (f->core >= 0) /* the other core may read it */
+        return build_slot_add(&f->build, VTRN_SLOT_OUTPUT, t, r->storage.n_bytes,
+                              (int32_t)f->n_outputs++, slot);
     return build_slot_add(&f->build, VTRN_SLOT_SCRATCH, t, r->storage.n_bytes, 0, slot);
 }
 
@@ -116,29 +120,60 @@ static vtrn_status add_fills(finishing *f, uint32_t i) {
     return NULL;
 }
 
+static vtrn_status add_instr(finishing *f, const nki_issued *from) {
+    vtrn_instr *to = build_append(&f->build, from->instr.opcode, from->instr.engine);
+    if (!to)
+        return VTRN_OUT_OF_MEMORY(sizeof *to);
+    *to = from->instr;
+    for (int k = 0; k < VTRN_MAX_AP; k++) {
+        const nki_record *r = from->operand[k];
+        if (r && r->storage.space == VTRN_SPACE_HBM)
+            to->ap[k].slot = f->slot_of[r->storage.id];
+        if (!r || r->storage.space == VTRN_SPACE_HBM)
+            continue;
+        to->ap[k].addr += r->chip_addr;
+        to->ap[k].partition = (uint16_t)(to->ap[k].partition + r->chip_partition);
+    }
+    return NULL;
+}
+
+/* Ends the block at hand, and begins one more: the next. */
+static vtrn_status next_block(finishing *f) {
+    uint32_t last = f->build.n_blocks - 1, next;
+    build_block_end(&f->build, last, VTRN_END_JUMP, last + 1, 0, 0);
+    return build_block_begin(&f->build, &next);
+}
+
+/* A block in which the core waits for the other. */
+static vtrn_status add_meeting(finishing *f) {
+    static const vtrn_collective meeting = {.kind = VTRN_COLLECTIVE_ALL_REDUCE};
+    uint32_t custom_i;
+    VTRN_RETURN_IF_ERROR(next_block(f));
+    VTRN_RETURN_IF_ERROR(build_custom_add(
+        &f->build, &(vtrn_custom){.name = "core_barrier", .collective = &meeting}, &custom_i));
+    vtrn_instr *wait = build_append(&f->build, VTRN_OP_COLLECTIVE, VTRN_ENGINE_CC);
+    if (!wait)
+        return VTRN_OUT_OF_MEMORY(sizeof *wait);
+    wait->arg[0] = (int32_t)custom_i;
+    return next_block(f);
+}
+
 static vtrn_status add_instrs(finishing *f) {
     nki_session *s = f->s;
-    uint32_t block;
+    uint32_t block, meet = 0;
     VTRN_RETURN_IF_ERROR(build_block_begin(&f->build, &block));
     for (uint32_t i = 0; i < s->n_list; i++) {
-        const nki_issued *from = &s->list[i];
+        for (; f->core >= 0 && meet < s->n_meets && s->meets[meet] == i; meet++)
+            VTRN_RETURN_IF_ERROR(add_meeting(f));
+        if (f->core >= 0 && s->list[i].core != f->core)
+            continue;
         if (f->fills)
             VTRN_RETURN_IF_ERROR(add_fills(f, i));
-        vtrn_instr *to = build_append(&f->build, from->instr.opcode, from->instr.engine);
-        if (!to)
-            return VTRN_OUT_OF_MEMORY(sizeof *to);
-        *to = from->instr;
-        for (int k = 0; k < VTRN_MAX_AP; k++) {
-            const nki_record *r = from->operand[k];
-            if (r && r->storage.space == VTRN_SPACE_HBM)
-                to->ap[k].slot = f->slot_of[r->storage.id];
-            if (!r || r->storage.space == VTRN_SPACE_HBM)
-                continue;
-            to->ap[k].addr += r->chip_addr;
-            to->ap[k].partition = (uint16_t)(to->ap[k].partition + r->chip_partition);
-        }
+        VTRN_RETURN_IF_ERROR(add_instr(f, &s->list[i]));
     }
-    build_block_end(&f->build, block, VTRN_END_STOP, 0, 0, 0);
+    for (; f->core >= 0 && meet < s->n_meets; meet++)
+        VTRN_RETURN_IF_ERROR(add_meeting(f));
+    build_block_end(&f->build, f->build.n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
     return NULL;
 }
 
@@ -156,7 +191,8 @@ static vtrn_status make_list(finishing *f) {
     VTRN_RETURN_IF_ERROR(add_sources(f));
     VTRN_RETURN_IF_ERROR(add_slots(f));
     VTRN_RETURN_IF_ERROR(add_instrs(f));
-    build_count_flops(&f->build, f->s->flops);
+    if (f->core <= 0)
+        build_count_flops(&f->build, f->s->flops);
     return NULL;
 }
 
@@ -226,13 +262,6 @@ static vtrn_status record(finishing *f, void **out, size_t *out_size) {
 /* An empty program of the session's chip, with room for the options' name. */
 static vtrn_status begin(const nki_session *s, const nki_finish_options *options,
                          vtrn_program **out) {
-    for (uint32_t i = 0; i < s->n_records; i++)
-        if (s->records[i]->core)
-            return VTRN_ERROR(VTRN_UNIMPLEMENTED,
-                              "%s: its programs exchange data while they run, on two cores, and "
-                              "their time is not simulated yet; call the kernel without a profile "
-                              "for its values",
-                              options->name);
     arena home = ARENA_EMPTY;
     vtrn_program *p = ARENA_NEW(&home, vtrn_program, 1);
     if (!p)
@@ -249,23 +278,46 @@ static vtrn_status begin(const nki_session *s, const nki_finish_options *options
     return VTRN_OUT_OF_MEMORY(strlen(options->name));
 }
 
+static vtrn_status refuse_two_cores(const nki_session *s, const nki_finish_options *options) {
+    for (uint32_t i = 0; i < s->n_records; i++)
+        if (s->records[i]->core)
+            return VTRN_ERROR(VTRN_UNSUPPORTED,
+                              "%s: its programs exchange data while they run, on two cores, and "
+                              "this is a program of one; launch it outside of a jitted function, "
+                              "or with one program",
+                              options->name);
+    return NULL;
+}
+
 static void end(finishing *f) {
     build_free(&f->build);
     free(f->slot_of);
+}
+
+/* The scheduled program of a core, or of the one that there is (-1). */
+static vtrn_status finish(nki_session *s, const nki_finish_options *options, int core,
+                          vtrn_program **out) {
+    VTRN_RETURN_IF_ERROR(begin(s, options, out));
+    finishing f = {
+        .s = s, .options = options, .core = core, .build = {.chip = nki_chip(s), .program = *out}};
+    vtrn_status status = schedule(&f);
+    end(&f);
+    if (status)
+        program_destroy(*out);
+    return status;
+}
+
+vtrn_status nki_core_program(nki_session *s, const nki_finish_options *options, int core,
+                             vtrn_program **out) {
+    return finish(s, options, core, out);
 }
 
 vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
                             vtrn_executable **out) {
     *out = NULL;
     vtrn_program *p;
-    VTRN_RETURN_IF_ERROR(begin(s, options, &p));
-    finishing f = {.s = s, .options = options, .build = {.chip = nki_chip(s), .program = p}};
-    vtrn_status status = schedule(&f);
-    end(&f);
-    if (status) {
-        program_destroy(p);
-        return status;
-    }
+    VTRN_RETURN_IF_ERROR(refuse_two_cores(s, options));
+    VTRN_RETURN_IF_ERROR(finish(s, options, -1, &p));
     return api_program_adopt(s->machine->device, p, out);
 }
 
@@ -273,9 +325,13 @@ vtrn_status vtrn_nki_record(nki_session *s, const nki_finish_options *options, v
                             size_t *out_size) {
     *out = NULL;
     vtrn_program *p;
+    VTRN_RETURN_IF_ERROR(refuse_two_cores(s, options));
     VTRN_RETURN_IF_ERROR(begin(s, options, &p));
-    finishing f = {.s = s, .options = options, .build = {.chip = nki_chip(s), .program = p}};
-    f.fills = true;
+    finishing f = {.s = s,
+                   .options = options,
+                   .core = -1,
+                   .fills = true,
+                   .build = {.chip = nki_chip(s), .program = p}};
     vtrn_status status = record(&f, out, out_size);
     program_destroy(p);
     end(&f);

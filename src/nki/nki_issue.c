@@ -308,6 +308,7 @@ static vtrn_status keep(issue *x) {
         return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *s->list);
     nki_issued *kept = &s->list[s->n_list];
     kept->instr = x->instr;
+    kept->core = (uint8_t)s->core;
     for (int i = 0; i < VTRN_MAX_AP; i++)
         kept->operand[i] = x->view[i] ? nki_record_of(x->view[i]) : NULL;
     return mark(x, s->n_list++);

@@ -118,6 +118,7 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->slots);
     free(s->slot_base);
     free(s->list);
+    free(s->meets);
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
     if (s->machine)
@@ -133,6 +134,13 @@ vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
     s->kept[s->core] = *running;
     *running = s->kept[core];
     s->core = core;
+    return NULL;
+}
+
+vtrn_status vtrn_nki_meet(nki_session *s) {
+    if (!array_grow((void **)&s->meets, s->n_meets, &s->cap_meets, sizeof *s->meets))
+        return VTRN_OUT_OF_MEMORY(s->n_meets * sizeof *s->meets);
+    s->meets[s->n_meets++] = s->n_list;
     return NULL;
 }
 

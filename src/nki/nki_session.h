@@ -53,6 +53,7 @@ typedef struct nki_pool {
 typedef struct nki_issued {
     vtrn_instr instr;
     nki_record *operand[VTRN_MAX_AP];
+    uint8_t core;
 } nki_issued;
 
 /* What a kernel runs on; kept when the kernel is over, as its memory is costly to map. */
@@ -80,6 +81,8 @@ struct nki_session {
     uint32_t n_slots, cap_slots, n_arguments;
     nki_issued *list;
     uint32_t n_list, cap_list;
+    uint32_t *meets; /* where in the list the cores meet, ascending */
+    uint32_t n_meets, cap_meets;
     int core;                        /* that runs */
     int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
     engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
@@ -135,6 +138,11 @@ void nki_view_print(const nki_view *view, char *text, size_t size);
 const char *nki_operand_name(const vtrn_instr *instr, int i);
 /* The error with operands named so, and not by number. Consumes the status; OK stays OK. */
 vtrn_status nki_name_operands(const vtrn_instr *instr, vtrn_status status);
+
+/* nki_finish.c: what one core does, in blocks between which it meets the other; program_destroy().
+ */
+vtrn_status nki_core_program(nki_session *s, const nki_finish_options *options, int core,
+                             vtrn_program **out);
 
 /* nki_place.c */
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

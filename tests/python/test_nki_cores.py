@@ -128,6 +128,69 @@ def test_each_core_has_its_own_sums():
     np.testing.assert_array_equal(kernel[2](a), 2 * a.sum(2, keepdims=True))
 
 
-def test_the_time_of_two_cores_is_refused(tmp_path):
-    with pytest.raises(vtrn.nki.NkiValidationError, match="time is not simulated yet"):
-        vtrn.nki.profile(swap, tmp_path)[2](np.ones((2, 4, 4), np.float32))
+def busy(n_each, has_barrier):
+    """Program i does n_each[i] instructions, then both may meet, then each does one more."""
+    @nki.jit
+    def kernel(a):
+        me = nl.program_id(0)
+        out = nl.ndarray((2, *a.shape), a.dtype, buffer=nl.shared_hbm)
+        x = nl.load(a)
+        for _ in range(n_each[me]):
+            nisa.tensor_scalar(x, x, nl.add, 1.0)
+        nisa.dma_copy(out[me], x)
+        if has_barrier:
+            nisa.core_barrier(out, (0, 1))
+        nisa.tensor_scalar(x, x, nl.add, 1.0)
+        nisa.dma_copy(out[me], x)
+        return out
+
+    return kernel
+
+
+A = np.zeros((128, 512), np.float32)
+
+
+@pytest.mark.parametrize("has_barrier", [False, True])
+def test_two_cores_work_at_the_same_time(has_barrier):
+    done = {n: vtrn.nki.profile(busy(n, has_barrier))[2](A) for n in ((40, 0), (0, 40), (40, 40))}
+    times = {n: d.latency_ns for n, d in done.items()}
+    assert times[40, 0] == times[0, 40]
+    assert times[40, 40] == pytest.approx(times[40, 0], rel=0.02)  # they share HBM
+    np.testing.assert_array_equal(done[40, 0].result[:, 0, 0], [41, 1])
+    assert done[40, 40].n_instructions > done[40, 0].n_instructions + 39
+    assert done[40, 40].vector_active > 1.5 * done[40, 0].vector_active  # the mean of both
+
+
+def test_what_follows_a_barrier_begins_when_both_have_come():
+    short, late, none = (vtrn.nki.profile(busy(n, True))[2](A).latency_ns for n in ((0, 0), (0, 40), (0, 80)))
+    assert late - short > 30 * 512 / 1.4 and none - late == pytest.approx(late - short, rel=0.1)
+    apart = vtrn.nki.profile(busy((0, 40), False))[2](A).latency_ns
+    assert late > apart
+
+
+def test_an_exchange_takes_time_of_both_cores_and_the_tuner_knows_it(tmp_path):
+    a = np.random.default_rng(1).integers(-9, 9, (2, 64, 100)).astype(np.float32)
+    done = vtrn.nki.profile(swap, tmp_path)[2](a)
+    np.testing.assert_array_equal(done.result[0], np.broadcast_to(4 * (a[0] + a[1]), a.shape))
+    assert done.directory == "" and done.latency_ns > 8000  # 3 exchanges, a load and two stores, each some 2 us
+    again = vtrn.nki.profile(swap, tmp_path)[2](a)
+    assert again.latency_ns == done.latency_ns
+
+    @nki.jit
+    def kernel(a, n):
+        out, me = nl.ndarray((2, 128, 64), a.dtype, buffer=nl.shared_hbm), nl.program_id(0)
+        x, y = nl.load(a), nl.ndarray(a.shape, a.dtype)
+        for i in range(n):
+            nisa.sendrecv(src=x, dst=y, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+        nisa.dma_copy(out[me], x)
+        return out
+
+    tuned = vtrn.nki.tune(kernel[2], {"n": [3, 1, 2]})(np.ones((128, 64), np.float32))
+    times = {v.parameters["n"]: v.latency_ns for v in tuned.variants}
+    assert times[1] < times[2] < times[3] and tuned.best.parameters == {"n": 1}
+
+
+def test_two_cores_are_refused_in_a_program_of_one():
+    jax = pytest.importorskip("jax")
+    with pytest.raises(vtrn.nki.NkiValidationError, match="this is a program of one"):
+        jax.jit(lambda a: swap[2](a))(np.ones((2, 4, 4), np.float32))

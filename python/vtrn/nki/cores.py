@@ -28,9 +28,10 @@ class _Wait:
 
 
 class Turns:
-    """The programs of a launch grid of two. body(i) runs program i and gives what it returns."""
+    """The programs of a launch grid of two. is_timed: each has a core of its own in any case. body(i) runs program i and gives what it returns."""
 
-    def __init__(self, session, registers, body):
+    def __init__(self, session, registers, body, is_timed=False):
+        self.is_timed = is_timed  # programs that do not meet have a core each then, too
         self.session, self.registers, self.body = session, registers, body
         self.changed = threading.Condition()
         self.turn = 0
@@ -43,9 +44,12 @@ class Turns:
         try:
             self.results[0] = self.body(0)
             self.is_over[0] = True
-            if self.thread is None:  # they never met: one after the other, on one core
+            if self.thread is None:  # they never met: one after the other
                 tensor.set_launch(self.registers[1])
+                if self.is_timed:
+                    self.session.set_core(1)
                 self.body(1)
+                self.session.set_core(0)
             else:
                 if self.waits[1]:
                     self._fail(f"core 1 waits in {self.waits[1]}, and core 0 is through")
@@ -78,6 +82,7 @@ class Turns:
             return
         if theirs.key != key:
             self._fail(f"core {me} waits in {mine}, core {other} in {theirs}: they wait for each other")
+        self.session.meet()
         action(*((data, theirs.data) if me == 0 else (theirs.data, data)))
         self._resume(me)
         self.waits[other] = None

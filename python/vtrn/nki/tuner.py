@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from vtrn.nki import kernel as kernels
+from vtrn.nki import cores, kernel as kernels
 from vtrn.nki.errors import NkiValidationError
 
 
@@ -64,6 +64,7 @@ class _TimedRun(kernels._Run):
         super().__init__(function, grid)
         self.session.compute_values(has_values)
         self.has_values = has_values
+        self.is_timed = grid == (cores.N_CORES,)
         self.inputs = []
 
     def _take(self, value):
@@ -85,8 +86,12 @@ def _time(kernel, parameters, args, kwargs, has_values=False):
     run = _TimedRun(kernel.func, kernel.grid, has_values)
     try:
         run.run(args, {**kwargs, **parameters})
-        executable = run.session.finish(kernel.func.__name__, run.outputs)
-        _, figures = run.session.execute(executable, run.inputs, None)
+        name = kernel.func.__name__
+        if run.is_timed:
+            figures = run.session.time_cores(name, run.outputs)
+        else:
+            executable = run.session.finish(name, run.outputs)
+            _, figures = run.session.execute(executable, run.inputs, None)
     except NkiValidationError as e:
         if e.category == "unsupported" and "only times are simulated" in str(e) and not has_values:
             return _time(kernel, parameters, args, kwargs, True)  # its instructions depend on data

@@ -197,6 +197,58 @@ static PyObject *session_finish(ext_session *self, PyObject *args) {
     return result;
 }
 
+static double share(double part, double whole) {
+    return whole > 0 ? part / whole : 0;
+}
+
+/* time_cores(name, outputs): the figures of profile_of() for two cores, with what they waited for
+ * each other. */
+static PyObject *session_time_cores(ext_session *self, PyObject *args) {
+    PyObject *outputs, *texts = NULL, *result = NULL;
+    nki_finish_options o = {.n_sources = self->places.n};
+    if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
+        return NULL;
+    nki_storage **storages = storages_of(outputs, &o.n_outputs);
+    vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
+    if (sources) {
+        nki_times t;
+        o.outputs = storages;
+        o.sources = sources;
+        vtrn_status status = vtrn_nki_time_cores(self->session, &o, &t);
+        uint64_t n_partitions = (uint64_t)vtrn_nki_limits(self->session).n_partitions;
+        double ns = t.latency_ns;
+        if (status)
+            ext_raise(status, NULL);
+        else
+            result = Py_BuildValue(
+                "{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
+                share(t.active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
+                share(t.active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
+                share(t.active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
+                share(t.active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
+                share(t.active_ns[VTRN_ENGINE_SYNC], ns), "dma_active", share(t.dma_active_ns, ns),
+                "mfu", share((double)t.flops, NKI_MAX_CORES * t.peak_flops * ns * 1e-9), "flops",
+                t.flops, "hbm_read_bytes", t.hbm_read_bytes, "hbm_write_bytes", t.hbm_write_bytes,
+                "sbuf_peak_bytes", t.sbuf_bytes * n_partitions, "psum_peak_bytes",
+                t.psum_bytes * n_partitions, "n_instructions", t.n_instrs);
+    }
+    free(sources);
+    free(storages);
+    Py_XDECREF(texts);
+    return result;
+}
+
+/* meet(): the two cores wait for each other here. */
+static PyObject *session_meet(ext_session *self, PyObject *unused) {
+    (void)unused;
+    vtrn_status status = vtrn_nki_meet(self->session);
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* record(name, outputs): the list of instructions as bytes. */
 static PyObject *session_record(ext_session *self, PyObject *args) {
     PyObject *outputs, *texts = NULL, *result = NULL;
@@ -403,6 +455,8 @@ static PyMethodDef session_methods[] = {
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
+    {"meet", (PyCFunction)session_meet, METH_NOARGS, "The cores wait for each other."},
+    {"time_cores", (PyCFunction)session_time_cores, METH_VARARGS, "What two cores take."},
     {"record", (PyCFunction)session_record, METH_VARARGS, "The instructions as bytes."},
     {"execute", (PyCFunction)session_execute, METH_VARARGS, "Run the program."},
     {"chip", (PyCFunction)session_chip, METH_NOARGS, "Limits of the chip."},

@@ -106,7 +106,7 @@ class _Benchmarked(Kernel):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
         profiled = core_kernel._Profiled(core_kernel.Kernel(_body(self.function), self.grid), None)
-        profiled.fills = True
+        profiled.fills, profiled.has_cores = True, False
         done = profiled(*args, **kwargs)
         self.benchmark_result.times_us.append(done.latency_ns / 1000)
         return done.result
