@@ -198,3 +198,54 @@ def test_decorators_of_the_generation_are_there():
 def test_a_name_that_is_missing_says_so():
     with pytest.raises(NotImplementedError, match="neuronxcc.nki.language.rms_norm"):
         nl.rms_norm
+
+
+A = np.random.default_rng(11).standard_normal((128, 512)).astype(np.float32)
+
+
+def test_masks_are_joined_by_and_too():
+    np.testing.assert_array_equal(masked_by_and(A[:128, :64]), np.pad(A[:100, :40], ((0, 28), (0, 24))))
+
+
+@nki.jit
+def masked_by_and(x):
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.zeros(x.shape, x.dtype))
+    i, j = nl.mgrid[0:128, 0:64]
+    tile = nl.load(x[i, j], mask=(i < 100 and j < 40))
+    my_mask = i < 100 and j < 40
+    nl.store(out[i, j], tile, mask=my_mask)
+    return out
+
+
+@pytest.mark.parametrize("name, holds", [
+    ("tail", lambda i, j: i * 64 + j < 5000), ("lower", lambda i, j: i >= j), ("upper", lambda i, j: j >= i),
+    ("steep", lambda i, j: 3 * i + 2 * j < 200), ("box too", lambda i, j: (i - j < 20) & (j < 50) & (i >= 3))])
+def test_masks_over_two_dimensions_are_cut_into_boxes(name, holds):
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.zeros(x.shape, x.dtype))
+        i, j = nl.mgrid[0:128, 0:64]
+        tile = nl.load(x[i, j], mask=holds(i, j))
+        nl.store(out[i, j], tile, mask=holds(i, j))
+        return out
+
+    i, j = np.mgrid[0:128, 0:64]
+    x = A[:128, :64]
+    np.testing.assert_array_equal(kernel(x), np.where(holds(i, j), x, 0))
+
+
+def test_single_elements_anywhere_are_set():
+    @nki.jit
+    def kernel():
+        t = nl.zeros((32, 10), dtype=nl.uint32)
+        for i in nl.static_range(32):
+            t[i, i % 10] = i
+        out = nl.ndarray((32, 10), dtype=nl.uint32, buffer=nl.shared_hbm)
+        nl.store(out, t)
+        return out
+
+    want = np.zeros((32, 10), np.uint32)
+    want[np.arange(32), np.arange(32) % 10] = np.arange(32)
+    np.testing.assert_array_equal(kernel(), want)

@@ -6,7 +6,7 @@ import sys
 import types
 
 from vtrn.nki import jax_call, kernel as core_kernel, tensor as core_tensor
-from vtrn.nki.beta1 import isa, language
+from vtrn.nki.beta1 import isa, language, masks
 from vtrn.nki.beta1.tensor import Tensor
 
 
@@ -64,7 +64,7 @@ class Kernel(core_kernel.Kernel):
 def jit(func=None, mode=None, **unused):
     if func is None:
         return jit
-    return func if isinstance(func, Kernel) else Kernel(func)
+    return func if isinstance(func, Kernel) else Kernel(masks.joined(func))
 
 
 trace = jit

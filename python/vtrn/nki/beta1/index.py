@@ -128,6 +128,44 @@ class Mask:
     def __bool__(self):
         raise TypeError("a mask has no truth of its own: write & in the place of `and`")
 
+    def boxes(self, shape):
+        """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
+        term over two dimensions cuts the outer one into runs that have the same elements of the inner one."""
+        sloped = [t for t in self.terms if self._is_sloped(t, shape)]
+        box = Mask([t for t in self.terms if not self._is_sloped(t, shape)]).box(shape)
+        if not sloped or any(lo >= hi for lo, hi in box):
+            return [box]
+        (term,), found = sloped[:1], []
+        axes = sorted(a for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1)
+        if len(sloped) > 1 or len(axes) != 2:
+            raise NotImplementedError("masks over several dimensions at once: one term, over two dimensions; use "
+                                      "nisa.affine_select")
+        inner, outer = axes
+        (first, end), (start, stop) = box[-1 - inner], box[-1 - outer]
+        step, last = term.step[inner], None
+        for i in range(start, stop):
+            rest = -(term.const + term.step[outer] * i)  # step * j <= rest
+            if step > 0:
+                columns = first, min(end, rest // step + 1)
+            else:
+                columns = max(first, -(rest // -step)), end
+            if columns[0] >= columns[1]:
+                last = None
+            elif columns == last:
+                found[-1][-1 - outer] = found[-1][-1 - outer][0], i + 1
+            else:
+                last = columns
+                found.append(list(box))
+                found[-1][-1 - outer], found[-1][-1 - inner] = (i, i + 1), columns
+        return [tuple(b) for b in found]
+
+    @staticmethod
+    def _is_sloped(term, shape):
+        moving = {a: s for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1}
+        least = term.const + sum(min(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
+        most = term.const + sum(max(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
+        return len(moving) > 1 and least <= 0 < most
+
     def box(self, shape):
         """(start, stop) for each dimension of shape, outermost first."""
         bounds = [[0, n] for n in shape]

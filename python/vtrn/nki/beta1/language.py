@@ -114,9 +114,12 @@ def _copy_masked(target, source, mask):
         if mask is not None:
             source, target = (x if x.ndim == builtins.max(source.ndim, target.ndim) else x.expand_dims(0)
                               for x in (source, target))
-    to, by = target.boxed(mask), source.boxed(mask)
-    if to is not None and by is not None:
-        t.move(to, by)
+    if mask is None:
+        t.move(target, source)
+        return
+    boxes = [b for b in mask.boxes(target.shape) if all(lo < hi for lo, hi in b)]
+    for box in boxes:
+        (t.move if len(boxes) == 1 else t.transfer)(target.box_part(box), source.box_part(box))
 
 
 def store(dst, value, *, mask=None, **unused):

@@ -151,6 +151,10 @@ class Tensor:
         box = mask.box(self.shape)
         if any(lo >= hi for lo, hi in box):
             return None
+        return self.box_part(box)
+
+    def box_part(self, box):
+        """The elements of (start, stop) by dimension."""
         offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, self.base.strides))
         part = self.part([hi - lo for lo, hi in box], self.base.strides, offset, self.par)
         if self.indirect is not None:
@@ -339,6 +343,21 @@ def move(target, source):
         isa.dma_copy(to, by)
 
 
+def _starts_where_engines_do(v):
+    """Engines begin at partitions 0, 32, 64 and 96, or 0 and 64, as their operand has up to 32 or 64; DMA anywhere."""
+    start = v.offset * dtypes.numpy_of(v._dtype).itemsize // v._row_bytes
+    n = v.shape[0]
+    return start % (128 if n > 64 else 64 if n > 32 else 32) == 0
+
+
+def transfer(target, source):
+    """By DMA, which begins at any partition."""
+    to, by = target.raw(), source.raw()
+    if by._is_psum or to._is_psum:
+        raise NotImplementedError("a mask over several dimensions of a tile in PSUM; copy it to SBUF before")
+    isa.dma_copy(to, by)
+
+
 def assign(target, value):
     if isinstance(value, Product) and target.base._is_psum:
         value.into(target, False)
@@ -348,7 +367,7 @@ def assign(target, value):
         if value.shape != target.shape and value.size != target.size:
             value = broadcast_view(value, target.shape)
         move(target, value)
-    elif target.base._is_on_chip:
+    elif target.base._is_on_chip and _starts_where_engines_do(target.raw()):
         isa.memset(target.raw(), value)
     else:
         constant = np.full(target.shape, value, dtypes.numpy_of(target.base._dtype))
