@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -314,3 +315,61 @@ def test_programs_of_a_grid_are_recorded_one_after_the_other():
     a = draw(384, 64)
     got = np.asarray(jax.jit(lambda x: halves[3](x))(a))
     np.testing.assert_array_equal(got, a * np.repeat([2, 3, 4], 128)[:, None].astype(np.float32))
+
+
+@vtrn.nki.jit
+def wide(x):
+    """x + 39 through tiles that go round in all of SBUF."""
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    for i in range(40):
+        t = nl.ndarray((128, 3000), nl.float32)
+        nisa.memset(t, float(i))
+        nisa.dma_copy(dst=t[:, 0:x.shape[1]], src=x)
+        p = nl.ndarray((128, 512), nl.float32, buffer=nl.psum)
+        nisa.tensor_copy(p, t[:, 0:512])
+        nisa.tensor_scalar(p, p, nl.add, float(i))
+        nisa.tensor_copy(t[:, 0:512], p)
+        nisa.dma_copy(dst=out, src=t[:, 0:x.shape[1]])
+    return out
+
+
+def test_a_kernel_that_fills_sbuf_leaves_what_others_keep_there():
+    x, w = draw(128, 512), draw(512, 512, seed=1)
+
+    @jax.jit
+    def f(x, w):
+        h = jnp.tanh(x @ w)
+        k = wide(x)
+        y = jax.nn.softmax(h @ w)
+        return (y + h) * k, wide(h) @ w
+
+    got = f(x, w)
+    h = np.tanh(x @ w)
+    e = np.exp(h @ w - (h @ w).max(1, keepdims=True))
+    np.testing.assert_allclose(np.asarray(got[0]), (e / e.sum(1, keepdims=True) + h) * (x + 39), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(np.asarray(got[1]), (h + 39) @ w, rtol=1e-3, atol=2e-2)
+
+
+MANY = """
+    import jax, numpy as np
+    from jax.sharding import Mesh, PartitionSpec as P
+    from test_nki_jax import add, draw
+
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    a, b = draw(256, 64), draw(256, 64, seed=1)
+    f = jax.jit(jax.shard_map(lambda a, b: add(a, b) * 2, mesh=mesh, in_specs=(P("x"), P("x")), out_specs=P("x")))
+    assert len(jax.devices()) == 2 and (np.asarray(f(a, b)) == (a + b) * 2).all()
+"""
+
+
+def test_a_kernel_runs_in_a_shard_map():
+    env = {**os.environ, "NEURON_RT_NUM_CORES": "2", "JAX_PLATFORMS": "neuron,cpu"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(MANY)], env=env, cwd=pathlib.Path(__file__).parent, check=True)
+
+
+def test_a_recorded_kernel_is_exported_with_its_program():
+    a = draw(128, 8)
+    check = jax.export.DisabledSafetyCheck.custom_call(jax_call.TARGET)
+    made = jax.export.export(jax.jit(lambda a: add(a, a)), platforms=["neuron"], disabled_checks=[check])(a)
+    got = jax.export.deserialize(made.serialize()).call(a)
+    np.testing.assert_array_equal(np.asarray(got), a + a)
