@@ -249,3 +249,40 @@ def test_single_elements_anywhere_are_set():
     want = np.zeros((32, 10), np.uint32)
     want[np.arange(32), np.arange(32) % 10] = np.arange(32)
     np.testing.assert_array_equal(kernel(), want)
+
+
+def test_searches_take_masks():
+    @nki.jit
+    def kernel(x):
+        i, j = nl.mgrid[0:128, 0:512]
+        t = nl.load(x)
+        top = nisa.max8(src=t[i, j], mask=(i < 64) & (j < 256))
+        place = nisa.nc_find_index8(data=t[i, j], vals=top, mask=(i < 64) & (j < 256))
+        new = nisa.nc_match_replace8(data=t[i, j], vals=top, imm=-9.0, mask=(i < 64) & (j < 256))
+        out = [nl.ndarray((64, n), dtype=d, buffer=nl.shared_hbm) for n, d in ((8, nl.float32), (8, nl.uint32), (256, nl.float32))]
+        for o, v in zip(out, (top[0:64], place[0:64], new[0:64, 0:256])):
+            nl.store(o, v)
+        return tuple(out)
+
+    x = A[:64, :256]
+    top, place, new = kernel(A)
+    want = np.argsort(-x, axis=1)[:, :8]
+    np.testing.assert_array_equal(place, want)
+    np.testing.assert_array_equal(top, np.take_along_axis(x, want, 1))
+    replaced = x.copy()
+    np.put_along_axis(replaced, want, -9, 1)
+    np.testing.assert_array_equal(new, replaced)
+
+
+@pytest.mark.parametrize("call", [
+    lambda t, m: nisa.tensor_partition_reduce(np.add, t, mask=m), lambda t, m: nl.softmax(t, 1, mask=m),
+    lambda t, m: nisa.tensor_copy_predicated(src=t, dst=t, predicate=t, mask=m), lambda t, m: nl.mean(t, 1, mask=m),
+    lambda t, m: nisa.nc_stream_shuffle(t, t, [0] * 32, mask=m), lambda t, m: nl.matmul(t, t, mask=m)])
+def test_masks_that_would_not_count_are_refused(call):
+    @nki.jit
+    def kernel(x):
+        i, j = nl.mgrid[0:128, 0:512]
+        call(nl.load(x), i < 100)
+
+    with pytest.raises(NotImplementedError, match="mask"):
+        kernel(A)

@@ -24,6 +24,7 @@ def tensor_copy(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
 
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
+    t.refuse_mask(mask, "tensor_copy_predicated", dst)
     isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
     return dst
 
@@ -104,6 +105,7 @@ def tensor_reduce(op, data, axis, *, mask=None, dtype=None, negate=False, keepdi
 
 
 def tensor_partition_reduce(op, data, *, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "tensor_partition_reduce", data)
     out = like((1, *data.shape[1:]), dtype or data.dtype)
     isa.tensor_partition_reduce(out.raw(), op, data.raw())
     return out
@@ -174,6 +176,7 @@ def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd
 
 def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
                   reverse_pred=False, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "select_reduce", dst)
     isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, None,
                       reverse_pred)
     return dst
@@ -181,6 +184,7 @@ def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_
 
 def tensor_scalar_cumulative(*, dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, mask=None,
                              **unused):
+    t.refuse_mask(mask, "tensor_scalar_cumulative", dst)
     isa.tensor_scalar_cumulative(dst.raw(), src.raw(), op0, op1, raw(imm0), raw(imm1), reduce_cmd)
     return dst
 
@@ -208,20 +212,26 @@ def dropout(data, prob, *, mask=None, dtype=None, **unused):
 
 
 def max8(*, src, mask=None, dtype=None, **unused):
-    out = like((src.shape[0], 8), dtype or src.dtype)
-    isa.max8(out.raw(), src.raw())
+    out, part = like((src.shape[0], 8), dtype or src.dtype), src.boxed(mask_of(mask))
+    if part is not None:
+        isa.max8(out.raw()[:part.raw().shape[0]], part.raw())
     return out
 
 
 def nc_find_index8(*, data, vals, mask=None, dtype=None, **unused):
-    out = like((data.shape[0], 8), dtype or dtypes.uint32)
-    isa.nc_find_index8(out.raw(), data.raw(), vals.raw())
+    out, part = like((data.shape[0], 8), dtype or dtypes.uint32), data.boxed(mask_of(mask))
+    if part is not None:
+        n = part.raw().shape[0]
+        isa.nc_find_index8(out.raw()[:n], part.raw(), vals.raw()[:n])
     return out
 
 
 def nc_match_replace8(*, data, vals, imm, dst_idx=None, mask=None, dtype=None, **unused):
-    out = result(data, dtype)
-    isa.nc_match_replace8(out.raw(), data.raw(), vals.raw(), imm, raw(dst_idx))
+    out, mask = result(data, dtype), mask_of(mask)
+    part, to = data.boxed(mask), out.boxed(mask)
+    if part is not None:
+        n = part.raw().shape[0]
+        isa.nc_match_replace8(to.raw(), part.raw(), vals.raw()[:n], imm, None if dst_idx is None else raw(dst_idx)[:n])
     return out
 
 
@@ -239,6 +249,7 @@ def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, 
 
 
 def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused):
+    t.refuse_mask(mask, "nc_stream_shuffle", dst)
     isa.nc_stream_shuffle(dst.raw(), src.raw(), shuffle_mask)
 
 

@@ -317,7 +317,8 @@ max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa:
 
 def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     axes = (axis,) if isinstance(axis, int) else axis
-    total = reduce(nl.add, x, axis, float32, mask, keepdims=keepdims)
+    t.refuse_mask(mask, "nl.mean", x)
+    total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
     return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
 
 
@@ -327,6 +328,7 @@ def where(condition, x, y, *, mask=None, dtype=None, **unused):
 
 
 def softmax(x, axis, *, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "nl.softmax", x)
     return Tensor(nl.softmax(x.raw(), -1, dtype))
 
 
@@ -335,6 +337,8 @@ def transpose(x, *, mask=None, dtype=None, **unused):
 
 
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
+    if mask is not None:
+        raise NotImplementedError("nl.matmul: mask; mask what it reads and what is stored")
     stationary = x if transpose_x else transpose(x)
     return Product(on_chip(stationary), on_chip(y))
 

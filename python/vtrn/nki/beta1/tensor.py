@@ -386,6 +386,13 @@ def accumulate(target, value):
     isa.tensor_tensor(target.raw(), target.raw(), broadcast_view(value, target.shape).raw(), nl.add)
 
 
+def refuse_mask(mask, what, x):
+    """An instruction that does not mask takes masks that leave all of x."""
+    mask = mask_of(mask)
+    if mask is not None and mask.boxes(x.shape) != [[(0, n) for n in x.shape]]:
+        raise NotImplementedError(f"{what}: a mask; use a part of its operands, as x[0:n], in its place")
+
+
 def mask_of(mask):
     if mask is None or mask is True:
         return None
