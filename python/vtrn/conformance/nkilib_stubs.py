@@ -10,6 +10,8 @@ import types
 import ml_dtypes
 import numpy as np
 
+from vtrn.nki import dtypes, isa_mx
+
 # Packages that reach other machines or draw charts: a simulation never calls them.
 EMPTY = ("fabric2", "paramiko", "boto3", "botocore", "aws_embedded_metrics", "plotext", "debugpy", "pytest_html")
 
@@ -57,24 +59,50 @@ def module(name, **names):
 
 # -- neuron_dtypes
 
-class X4(str):
-    """Four narrow floats that are moved as one element: held as unsigned integers, the first lowest."""
-
-    def __new__(cls, name, element, word, bits):
-        self = super().__new__(cls, name)
-        self.element, self.word, self.bits = element, np.dtype(word), bits
-        return self
+# Four narrow floats that are moved as one element, the first lowest.
+PACKED = dtypes.packed_types()
+ELEMENTS = {"float8_e4m3fn_x4": ml_dtypes.float8_e4m3fn, "float8_e5m2_x4": ml_dtypes.float8_e5m2,
+            "float4_e2m1fn_x4": ml_dtypes.float4_e2m1fn}
 
 
-X4_TYPES = {t: t for t in (X4("float8_e4m3fn_x4", ml_dtypes.float8_e4m3fn, np.uint32, 8),
-                           X4("float8_e5m2_x4", ml_dtypes.float8_e5m2, np.uint32, 8),
-                           X4("float4_e2m1fn_x4", ml_dtypes.float4_e2m1fn, np.uint16, 4))}
+def packed_name(dtype):
+    """The name of a packed type, whatever says it; None of another type."""
+    if isinstance(dtype, np.dtype) and dtype.names:
+        return dtype.names[0]
+    return str(dtype) if str(dtype) in PACKED else None
+
+
+def unpack(array):
+    """The floats of packed elements, as fp32: four times as many in the last dimension."""
+    name = packed_name(array.dtype)
+    bits = array[name][..., None]
+    width = bits.dtype.itemsize * 2
+    parts = (bits >> (np.arange(4, dtype=bits.dtype) * width)) & ((1 << width) - 1)
+    values = parts.astype(np.uint8).view(ELEMENTS[name]).astype(np.float32)
+    return values.reshape(*array.shape[:-1], 4 * array.shape[-1])
+
+
+def pack(values, name):
+    """The packed elements of floats, a quarter as many in the last dimension."""
+    parts = np.ascontiguousarray(values, np.float32).astype(ELEMENTS[name]).view(np.uint8)
+    word = PACKED[name][name]
+    width = word.itemsize * 2
+    parts = (parts & ((1 << width) - 1)).astype(word).reshape(*values.shape[:-1], values.shape[-1] // 4, 4)
+    bits = np.bitwise_or.reduce(parts << (np.arange(4, dtype=word) * width), axis=-1)
+    return bits.view(PACKED[name])
 
 
 def static_cast(array, dtype):
     """The array in another type, rounded to nearest even; one above a type's range is infinite or NaN, as ml_dtypes
-    has it."""
+    has it. To and from packed types the last dimension changes by four."""
     array = np.asarray(array)
+    name = packed_name(dtype)
+    if packed_name(array.dtype) == name and name:
+        return array
+    if packed_name(array.dtype):
+        array = unpack(array)
+    if name:
+        return pack(array, name)
     target = np.dtype(np.float32) if str(dtype) == "tfloat32" else np.dtype(str(dtype) if isinstance(dtype, str) else dtype)
     return array.astype(target)
 
@@ -95,17 +123,30 @@ def sizeinbytes(dtype):
     return np.dtype(str(dtype) if isinstance(dtype, str) else dtype).itemsize
 
 
+def take_numpy_types():
+    """nki-library's reference looks types up by their text, which of NumPy's packed ones is another."""
+    for name, library in list(sys.modules.items()):
+        if name.endswith(".mx_torch_common"):
+            def quantize_to_mx(data, out_x4_dtype, call=library.quantize_to_mx):
+                return call(data, getattr(dtypes, packed_name(out_x4_dtype) or "", out_x4_dtype))
+
+            library.quantize_to_mx = quantize_to_mx
+
+
 def install(path):
     """Puts everything in place; path: the checkout."""
     import vtrn.nki
 
     vtrn.nki.install(force=True)
+    isa_mx.doubles_scales = False  # at tag 2.29 a scale is that of OCP's sample algorithm
+    dtypes.results_say_packed = True
+    np.sctypeDict.update(PACKED)  # np.zeros(shape, nl.float8_e4m3fn_x4) makes an array
     nki = sys.modules["nki"]
     sys.meta_path.append(_EmptyPackages())
     names = {name: getattr(ml_dtypes, name) for name in ("bfloat16", "float8_e4m3", "float8_e4m3fn", "float8_e5m2",
                                                          "float8_e8m0fnu", "float4_e2m1fn")}
     module("neuron_dtypes", static_cast=static_cast, is_float_type=is_float_type, sizeinbytes=sizeinbytes,
-           finfo=ml_dtypes.finfo, **{str(t): t for t in X4_TYPES}, **names)
+           finfo=ml_dtypes.finfo, **PACKED, **names)
     # The private simulator's name for the package.
     parts = {"builtin": types.ModuleType("builtin"), "tensor": types.ModuleType("tensor"),
              **{name: sys.modules["nki." + name] for name in ("compiler", "isa", "language", "typing")}}

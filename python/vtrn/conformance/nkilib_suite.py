@@ -49,6 +49,7 @@ class Plugin:
         from test.utils.test_orchestrator import Orchestrator
 
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
+        nkilib_stubs.take_numpy_types()
         items = session.items
         if self.part:
             k, n = self.part

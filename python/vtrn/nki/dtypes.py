@@ -40,7 +40,8 @@ class DType(str):
         if other is None:
             return False  # which NumPy takes for float64
         try:
-            return str.__eq__(self, np.dtype(other).name)
+            dtype = np.dtype(other)
+            return str.__eq__(self, dtype.names[0] if dtype in _packed else dtype.name)
         except TypeError:
             return False
 
@@ -57,13 +58,17 @@ class DType(str):
 by_code = [None] * len(DTYPE)  # DType by the chip's number
 _numpy = [None] * len(DTYPE)
 _codes = {}  # whatever names a type -> the chip's number
+_packed = {}  # NumPy's type of a packed one, if an array is to say which it is: a field of that name -> its name
 for _name, _chip, _type in _ROWS:
     _dtype = DType("bool" if _name == "bool_" else _name)
     globals()[_name] = _dtype
     by_code[DTYPE[_chip]] = _dtype
     _numpy[DTYPE[_chip]] = np.dtype(_type)
     _codes[_name] = _codes[_dtype] = DTYPE[_chip]
-    if _name != "tfloat32" and not _name.endswith("_x4"):
+    if _name.endswith("_x4"):
+        _fields = np.dtype([(_name, _type)])
+        _codes[_fields], _packed[_fields] = DTYPE[_chip], _dtype
+    elif _name != "tfloat32":
         _codes[_type] = _codes[np.dtype(_type)] = DTYPE[_chip]
 
 X4_TYPES = tuple(d for d in by_code if d is not None and d.endswith("_x4"))
@@ -93,3 +98,16 @@ def code_of(dtype):
 
 def numpy_of(code):
     return _numpy[code]
+
+
+results_say_packed = False  # or have the bits of a packed type alone
+
+
+def result_type(code):
+    """NumPy's type of what a kernel returns."""
+    return packed_types()[by_code[code]] if results_say_packed and by_code[code] in X4_TYPES else _numpy[code]
+
+
+def packed_types():
+    """NumPy's types of arrays that say which packed type they hold, by its name: of one field, the bits."""
+    return {str(name): fields for fields, name in _packed.items()}

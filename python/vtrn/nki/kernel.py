@@ -145,6 +145,7 @@ class _Run:
                           f"a result of shape {value.shape}", stacklevel=5)
         if all(value._storage_id != known._storage_id for known in self.outputs):
             self.outputs.append(value)
+        array = array.view(dtypes.result_type(value._dtype))
         return self.make(array) if self.make else array
 
     def _tell_of_fills(self):
@@ -157,7 +158,7 @@ class _Run:
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
             if made._is_written_to and isinstance(value, np.ndarray):
-                np.copyto(array, made.numpy().reshape(array.shape))
+                np.copyto(array, made.numpy().reshape(array.shape).view(array.dtype))
 
     def run(self, args, kwargs):
         global _owners

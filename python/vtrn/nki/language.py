@@ -1,5 +1,6 @@
 """nki.language: tensors, types, loops and the operations on tiles, made of instructions."""
 
+import builtins
 import contextlib
 import dataclasses
 import math
@@ -389,10 +390,10 @@ def ds(start, size):
 
 def affine_range(start, stop=None, step=1):
     start, stop, step = (int(n) if n is not None else None for n in (start, stop, step))
-    return range(start) if stop is None else range(start, stop, step)
+    return builtins.range(start) if stop is None else builtins.range(start, stop, step)
 
 
-sequential_range = static_range = dynamic_range = affine_range
+sequential_range = static_range = dynamic_range = range = affine_range  # noqa: A001
 
 
 def fori_loop(lower, upper, body_fun, step=1):
