@@ -194,3 +194,25 @@ def test_two_cores_are_refused_in_a_program_of_one():
     jax = pytest.importorskip("jax")
     with pytest.raises(vtrn.nki.NkiValidationError, match="this is a program of one"):
         jax.jit(lambda a: swap[2](a))(np.ones((2, 4, 4), np.float32))
+
+
+def test_a_launch_over_two_cores_leaves_nothing_behind():
+    import gc
+    import weakref
+
+    seen = []
+
+    def kernel(a):
+        tile = nl.load(a)
+        seen.append(weakref.ref(nl.program_id.__globals__["tensor"].launch.turns))
+        nisa.core_barrier(tile, (0, 1))
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    gc.disable()  # a cycle would keep the session, and its memory, until Python looks for cycles
+    try:
+        nki.jit(kernel)[2](np.ones((4, 8), np.float32))
+        assert len(seen) == 2 and seen[0]() is None
+    finally:
+        gc.enable()

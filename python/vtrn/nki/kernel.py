@@ -185,7 +185,11 @@ class _Run:
                 registers.turns = turns
             _owners = turns.threads
             tensor.set_launch(programs[0])
-            return turns.run()
+            try:
+                return turns.run()
+            finally:  # no cycle keeps the session, and its memory, until Python looks for cycles
+                for registers in programs:
+                    registers.turns = None
         results = []
         for registers in programs:
             tensor.set_launch(registers)
