@@ -5,9 +5,14 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+from vtrn.conformance import nkilib_stubs  # noqa: E402
+from vtrn.nki import dtypes  # noqa: E402
 
 KERNEL = """import numpy as np
 import nki
@@ -195,3 +200,34 @@ def test_the_assignments_reference_is_a_convolution_with_a_maximum():
     for b, o, i, j in np.ndindex(*got.shape):
         assert abs(got[b, o, i, j] - plain[b, o, 2 * i:2 * i + 2, 2 * j:2 * j + 2].max()) < 1e-4
     assert got.shape == (2, 4, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4"])
+def test_packed_arrays_hold_what_ml_dtypes_rounds_to(name):
+    values = np.random.default_rng(1).normal(size=(8, 64)).astype(np.float32) * 3
+    packed = nkilib_stubs.static_cast(values, name)
+    element = getattr(ml_dtypes, name.removesuffix("_x4"))
+    assert packed.shape == (8, 16) and packed.dtype == nkilib_stubs.PACKED[name]
+    assert [n for n in nkilib_stubs.PACKED if getattr(vtrn.nki.language, n) == packed.dtype] == [name]
+    assert np.array_equal(nkilib_stubs.static_cast(packed, np.float32), values.astype(element).astype(np.float32))
+    codes = values.astype(element).view(np.uint8).reshape(8, 16, 4).astype(np.uint32)
+    width = 8 if "float8" in name else 4
+    bits = sum((codes[..., i] & (1 << width) - 1) << width * i for i in range(4))
+    assert np.array_equal(packed.view(packed.dtype[name]), bits)
+
+
+def test_a_kernel_knows_the_packed_type_of_an_array(monkeypatch):
+    nl, seen = vtrn.nki.language, []
+
+    def kernel(a):
+        seen.append(a.dtype)
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(a))
+        return out
+
+    packed = nkilib_stubs.pack(np.ones((32, 16), np.float32), "float8_e5m2_x4")
+    assert np.array_equal(vtrn.nki.jit(kernel)(packed), packed.view(np.uint32))  # the bits
+    monkeypatch.setattr(dtypes, "results_say_packed", True)
+    result = vtrn.nki.jit(kernel)(packed)
+    assert result.dtype == packed.dtype and np.array_equal(result, packed)
+    assert seen == [nl.float8_e5m2_x4] * 2

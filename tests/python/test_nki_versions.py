@@ -100,7 +100,8 @@ def test_each_version_has_its_names(installed):
                     getattr(modules[row.module], row.name)
         assert hasattr(nl, "load") == (version != "0.2")
         assert hasattr(nl, "fori_loop") == (version >= "0.6")
-        assert hasattr(nisa, "constants") == (version <= "0.5")
+        assert hasattr(nisa, "constants") == hasattr(nl, "range") == (version <= "0.5")
+        assert version > "0.5" or list(nl.range(1, 6, 2)) == [1, 3, 5]
 
 
 @pytest.mark.parametrize("version", versions.VERSIONS)
