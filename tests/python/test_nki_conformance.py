@@ -60,6 +60,7 @@ def test_scripts_and_unit_tests_are_told_apart_by_what_they_say(tmp_path):
 LIBRARY = {  # what the suite nkilib looks for in a checkout
     "test/__init__.py": "", "test/utils/__init__.py": "", "test/pytest.ini": "[pytest]\nmarkers =\n    trace_only: is\n",
     "test/utils/test_orchestrator.py": "class Orchestrator:\n    pass\n",
+    "test/utils/simulation_setup.py": "_LARGE_SHAPE_PATTERNS = ['4096']\n",
     "test/utils/coverage_parametrized_tests.py": """
 def _create_all_pairs(values, filter_func=None):
     with open("DRAWN", "a") as f:
@@ -119,7 +120,7 @@ def nkilib(tmp_path, files, *options):
         file = tmp_path / "library" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").mkdir(exist_ok=True)
     done = subprocess.run([sys.executable, "-m", "vtrn.conformance", "nkilib", str(tmp_path / "library"), "--json", "--jobs",
                            "1", "--out", str(tmp_path / "out"), *options], capture_output=True, text=True,
                           env=os.environ | {"TMPDIR": str(tmp_path / "tmp")})
@@ -133,6 +134,15 @@ def test_parts_of_a_file_of_nki_library_share_what_the_first_has_drawn(tmp_path)
     records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
     assert {r["unit"] for r in records if "unit" in r} == {"test_sums.py#1/2", "test_sums.py#2/2"}
     assert (tmp_path / "library/DRAWN").read_text() == (tmp_path / "library/DISCOVERED").read_text() == "x"
+
+
+def test_slow_tests_are_a_run_of_their_own(tmp_path):
+    files = LIBRARY | {"test/integration/nkilib/test_sums.py": "def test_4096():\n    pass\n\ndef test_small():\n    pass\n"}
+    nkilib(tmp_path, files)
+    nkilib(tmp_path, {}, "--slow")
+    records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
+    assert [(r["unit"], r["case"]) for r in records if "case" in r] == [
+        ("test_sums.py", "test_4096"), ("test_sums.py", "test_small"), ("slow/test_sums.py", "test_4096")]
 
 
 def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):

@@ -44,6 +44,8 @@ def arguments():
     parser.add_argument("--processes", type=positive, metavar="N",
                         help="of the jax suite: its tests of several processes, with N of them")
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
+    parser.add_argument("--slow", action="store_true",
+                        help="nkilib: the tests that its simulation mode leaves out as too slow, instead of the others")
     parser.add_argument("--memory", type=float, metavar="GB",
                         help="a worker that uses more is ended: its case has crashed")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
@@ -100,6 +102,10 @@ def main():
     suite = worker.load(name)
     if args.fraction < 1 and not getattr(suite, "SAMPLES", False):
         parser.error(f"{name} has no --fraction: choose with --only or --part")
+    if args.slow and args.suite != "nkilib":
+        parser.error("--slow is for nkilib")
+    if args.slow:
+        os.environ[suite.SLOW] = "1"  # of nki-library, and the workers have it from here
     if suite.NEEDS_PATH and not pathlib.Path(args.path).is_dir():
         parser.error(f"{args.suite} needs the path of a checkout: {args.path or 'none'} is not a folder")
     try:

@@ -14,6 +14,7 @@ import pytest
 from vtrn.conformance import nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
+SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
 TESTS = "test/integration/nkilib"
 PART_BYTES = 12_000  # of a test file: more of them make another part
 
@@ -32,7 +33,18 @@ def units(path):
             continue  # a helper of others
         n = -(-file.stat().st_size // PART_BYTES)
         names += [name] if n == 1 else [f"{name}#{k}/{n}" for k in range(1, n + 1)]
-    return names
+    return ["slow/" + name for name in names] if runs_slow() else names
+
+
+def runs_slow():
+    return os.environ.get(SLOW) == "1"
+
+
+def is_slow(item):
+    from test.utils import simulation_setup
+
+    return bool(item.get_closest_marker("slow_simulation")) or any(
+        text in item.name for text in simulation_setup._LARGE_SHAPE_PATTERNS)
 
 
 def name_of(item):
@@ -50,7 +62,7 @@ class Plugin:
 
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
-        items = session.items
+        items = session.items if not runs_slow() else [i for i in session.items if is_slow(i)]
         if self.part:
             k, n = self.part
             items = items[k - 1::n]
@@ -131,7 +143,7 @@ def remember_marks(folder):
 
 
 def run(path, unit, report):
-    name, _, part = unit.partition("#")
+    name, _, part = unit.removeprefix("slow/").partition("#")
     path = str(pathlib.Path(path).resolve())
     os.chdir(path)
     sys.path[:0] = [path, os.path.join(path, "src"), os.path.join(path, "src", "nkilib_src")]
