@@ -60,7 +60,13 @@ def test_scripts_and_unit_tests_are_told_apart_by_what_they_say(tmp_path):
 LIBRARY = {  # what the suite nkilib looks for in a checkout
     "test/__init__.py": "", "test/utils/__init__.py": "", "test/pytest.ini": "[pytest]\nmarkers =\n    trace_only: is\n",
     "test/utils/test_orchestrator.py": "class Orchestrator:\n    pass\n",
-    "test/utils/simulation_setup.py": "_LARGE_SHAPE_PATTERNS = ['4096']\n",
+    "test/utils/simulation_setup.py": """
+_LARGE_SHAPE_PATTERNS = ["4096"]
+
+def simulate_kernel(kernel_func, kernel_input, lnc_count):
+    import nki
+    return nki.cpu_simulate(kernel_func)[lnc_count](**dict(kernel_input.items()))
+""",
     "test/utils/coverage_parametrized_tests.py": """
 def _create_all_pairs(values, filter_func=None):
     with open("DRAWN", "a") as f:
@@ -91,7 +97,7 @@ import numpy as np
 import pytest
 import nki
 import nki.language as nl
-from test.utils import coverage_parametrized_tests as drawing
+from test.utils import coverage_parametrized_tests as drawing, simulation_setup
 
 @nki.jit
 def total(a, b):
@@ -105,7 +111,10 @@ PAIRS = drawing._create_all_pairs([[1, True, 2.0], [0.0, None, 3]], lambda row: 
 @pytest.mark.parametrize("x, y", PAIRS)
 def test_sum(x, y):
     a, b = (np.full((4, 8), n, np.float32) for n in (x, y))
-    assert (nki.cpu_simulate(total)[2](a, b) == x + y).all() and x is not True
+    assert (simulation_setup.simulate_kernel(total, {"a": a, "b": b}, 2) == x + y).all() and x is not True
+
+def test_ranks():
+    simulation_setup.simulate_kernel(total, object(), 2)
 
 @pytest.mark.trace_only
 def test_trace():
@@ -129,7 +138,8 @@ def nkilib(tmp_path, files, *options):
 
 def test_parts_of_a_file_of_nki_library_share_what_the_first_has_drawn(tmp_path):
     document, done = nkilib(tmp_path, LIBRARY)
-    assert (document["passed"], document["failed"], document["skipped"]) == (4, 2, 1), done.stdout + done.stderr
+    assert (document["passed"], document["failed"], document["skipped"]) == (4, 2, 2), done.stdout + done.stderr
+    assert any("several ranks" in reason for reason in document["skips"])
     assert {r["case"] for r in document["failures"]} == {"test_sum[True-0.0]", "test_sum[True-3]"}
     records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
     assert {r["unit"] for r in records if "unit" in r} == {"test_sums.py#1/2", "test_sums.py#2/2"}

@@ -1,6 +1,7 @@
 """nki-library's own tests in simulation mode: PATH is a checkout at tag 2.29. A unit is every Nth test of a file."""
 
 import fcntl
+import functools
 import gc
 import hashlib
 import json
@@ -51,6 +52,21 @@ def name_of(item):
     return item.nodeid.partition("::")[2]
 
 
+def skip_several_ranks(setup):
+    """The simulation mode cannot give each rank its inputs: it asks their generator for items, which it has not."""
+    simulate = setup.simulate_kernel
+    if hasattr(simulate, "__wrapped__"):
+        return
+
+    @functools.wraps(simulate)
+    def simulate_kernel(kernel_func, kernel_input, lnc_count):
+        if not hasattr(kernel_input, "items"):
+            pytest.skip("runs on several ranks, whose inputs the simulation mode cannot make")
+        return simulate(kernel_func, kernel_input, lnc_count)
+
+    setup.simulate_kernel = simulate_kernel
+
+
 class Plugin:
     """Runs the chosen tests and passes each result on."""
 
@@ -76,6 +92,12 @@ class Plugin:
                 item.add_marker(pytest.mark.skip(reason="needs the vendor's compiler (trace_only)"))
             elif "/collectives/" in item.nodeid:
                 item.add_marker(pytest.mark.skip(reason="runs on several chips, which the simulation mode has not"))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        from test.utils import simulation_setup
+
+        skip_several_ranks(simulation_setup)
 
     def pytest_collectreport(self, report):
         if report.failed:
