@@ -7,6 +7,7 @@
 enum {
     AP0 = 1,
     SEARCH_N = 8,
+    SEARCH_BLOCK = 64,                             /* elements that are looked at together */
     SEARCH_MAX_ELEMENTS = ENGINE_SCRATCH_BYTES / 4 /* fp32 rows in a thread's scratch */
 };
 
@@ -26,6 +27,33 @@ static void load_row(lanes *l, search *s) {
     }
 }
 
+/* The first element from `from` on that equals value, or n. Blocks without one are passed at once:
+ * a loop without an exit is what the compiler makes vectors of. */
+static uint64_t find_equal(const float *row, uint64_t from, uint64_t n, float value) {
+    for (; from + SEARCH_BLOCK <= n; from += SEARCH_BLOCK) {
+        uint32_t is_there = 0;
+        for (int i = 0; i < SEARCH_BLOCK; i++)
+            is_there |= row[from + (uint64_t)i] == value;
+        if (is_there)
+            break;
+    }
+    while (from < n && !(row[from] == value))
+        from++;
+    return from;
+}
+
+/* The first element from `from` on that is greater than value, or a few before it, or n. */
+static uint64_t pass_not_greater(const float *row, uint64_t from, uint64_t n, float value) {
+    for (; from + SEARCH_BLOCK <= n; from += SEARCH_BLOCK) {
+        uint32_t is_there = 0;
+        for (int i = 0; i < SEARCH_BLOCK; i++)
+            is_there |= row[from + (uint64_t)i] > value;
+        if (is_there)
+            break;
+    }
+    return from;
+}
+
 /* found[j] = index of values[j]: the first that no equal value before it took, or -1. */
 static void find_all(const search *s, const float values[SEARCH_N], int64_t found[SEARCH_N]) {
     for (int j = 0; j < SEARCH_N; j++) {
@@ -34,11 +62,9 @@ static void find_all(const search *s, const float values[SEARCH_N], int64_t foun
         for (int k = 0; k < j; k++)
             if (values[k] == values[j])
                 from = found[k] < 0 ? s->n : (uint64_t)found[k] + 1;
-        for (uint64_t i = from; i < s->n; i++)
-            if (s->row[i] == values[j]) {
-                found[j] = (int64_t)i;
-                break;
-            }
+        uint64_t at = find_equal(s->row, from, s->n, values[j]);
+        if (at < s->n)
+            found[j] = (int64_t)at;
     }
 }
 
@@ -48,6 +74,10 @@ static void max8_row(lanes *l, size_t n_out) {
     float best[SEARCH_N];
     int n_best = 0;
     for (uint64_t i = 0; i < s->n; i++) {
+        if (n_best == SEARCH_N && i % SEARCH_BLOCK == 0)
+            i = pass_not_greater(s->row, i, s->n, best[SEARCH_N - 1]);
+        if (i == s->n)
+            break;
         float x = s->row[i];
         if (n_best == SEARCH_N && !(x > best[SEARCH_N - 1]))
             continue;

@@ -336,3 +336,23 @@ def test_a_row_whose_sum_counts_may_be_dropped_into_one_element(n, dtype, tmp_pa
     with pytest.raises(vtrn.nki.NkiValidationError, match="more than once"):
         two(lambda d, r, x: nisa.activation(d.ap([[1, 128], [0, 2]]), nl.square, x[:, :1].broadcast(1, 2)), (a,),
             ((128, 1), np.float32), ((128, 1), np.float32))
+
+
+@pytest.mark.parametrize("n", (8, 63, 64, 65, 200, 1000))
+def test_searches_of_long_rows_find_each_place(n):
+    values = rng.permutation(np.arange(n)).astype(np.float32)
+    rows = np.stack([np.roll(values, r) for r in range(32)])
+    rows[5, n // 2] = np.nan
+    ties = np.repeat(rng.integers(0, 5, (32, -(-n // 4))), 4, axis=1)[:, :n].astype(np.float32)
+    for a in (rows, ties, -np.sort(-rows), np.sort(rows), np.full((32, n), -np.inf, np.float32)):
+        largest = run(lambda d, x: nisa.max8(d, x), (a,), (32, 8))
+        want = -np.sort(-np.where(np.isnan(a), -np.inf, a))[:, :8]
+        if not np.isnan(a).any():
+            assert np.array_equal(largest, want)
+        found = run(lambda d, x, v: nisa.nc_find_index8(d, x, v), (a, want), (32, 8), np.uint32)
+        for r in range(32):
+            taken = set()
+            for j in range(8):
+                places = [i for i in np.flatnonzero(a[r] == want[r, j]) if i not in taken]
+                assert found[r, j] == (places[0] if places else 2**32 - 1)
+                taken |= set(places[:1])
