@@ -13,6 +13,7 @@ enum {
     CELL_BYTES = 64,
     CELL_ROWS = ENGINE_OWNER_ROWS,
     N_GROUPS = ENGINE_MAX_PARTITIONS / CELL_ROWS,
+    MAX_HOLES = 4,
 };
 
 /* CELL_BYTES of CELL_ROWS partitions: what of it is a tile's. */
@@ -22,12 +23,20 @@ typedef struct cell {
 } cell;
 _Static_assert(CELL_ROWS == 16, "a bit a row");
 
+/* Bytes of partitions [row, end_row). */
+typedef struct rectangle {
+    int64_t lo, hi;
+    int row, end_row;
+} rectangle;
+
 /* What a copy brings. */
 typedef struct tile {
     uint32_t step, n_cells; /* n_cells hold rows of it still */
     const vtrn_instr *copy;
     bool is_needed; /* in SBUF */
     bool is_read;   /* by the tensor engine, in place */
+    uint8_t n_holes;
+    rectangle hole[MAX_HOLES]; /* overwritten, in cells that hold other bytes of the row still */
 } tile;
 
 typedef struct reader {
@@ -42,13 +51,12 @@ struct in_place {
     cell *cells; /* [n_columns][N_GROUPS] */
     tile *tiles; /* tile 0 does not exist */
     reader *readers;
-    uint32_t n_tiles, n_readers, cap_steps;
+    uint32_t n_tiles, n_readers, cap_tiles, cap_readers;
 };
 
 /* Cells [first_column, end_column) x [first_group, end_group) that an operand touches. */
 typedef struct area {
-    int64_t lo, hi; /* bytes of a partition */
-    int row, end_row;
+    rectangle bytes;
     uint32_t first_column, end_column, first_group, end_group;
 } area;
 
@@ -86,19 +94,22 @@ in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip
 }
 
 static area area_of(const isa_access *a) {
-    area out = {.row = a->ap->partition};
-    access_extent(a, 0, &out.lo, &out.hi);
-    out.end_row = out.row + (a->ap->partition_step ? (int)a->n_rows : 1);
-    out.first_column = (uint32_t)(out.lo / CELL_BYTES);
-    out.end_column = (uint32_t)((out.hi + CELL_BYTES - 1) / CELL_BYTES);
-    out.first_group = (uint32_t)(out.row / CELL_ROWS);
-    out.end_group = (uint32_t)((out.end_row + CELL_ROWS - 1) / CELL_ROWS);
-    return out;
+    rectangle b = {.row = a->ap->partition};
+    access_extent(a, 0, &b.lo, &b.hi);
+    b.end_row = b.row + (a->ap->partition_step ? (int)a->n_rows : 1);
+    return (area){
+        .bytes = b,
+        .first_column = (uint32_t)(b.lo / CELL_BYTES),
+        .end_column = (uint32_t)((b.hi + CELL_BYTES - 1) / CELL_BYTES),
+        .first_group = (uint32_t)(b.row / CELL_ROWS),
+        .end_group = (uint32_t)((b.end_row + CELL_ROWS - 1) / CELL_ROWS),
+    };
 }
 
 /* The rows of a group that an operand touches, as bits. */
 static uint16_t rows_of(const area *at, uint32_t group) {
-    int first = at->row - (int)group * CELL_ROWS, end = at->end_row - (int)group * CELL_ROWS;
+    int first = at->bytes.row - (int)group * CELL_ROWS;
+    int end = at->bytes.end_row - (int)group * CELL_ROWS;
     first = first < 0 ? 0 : first;
     end = end > CELL_ROWS ? CELL_ROWS : end;
     return (uint16_t)((1u << end) - (1u << first));
@@ -106,6 +117,32 @@ static uint16_t rows_of(const area *at, uint32_t group) {
 
 static cell *cell_at(in_place *p, uint32_t column, uint32_t group) {
     return &p->cells[(size_t)column * N_GROUPS + group];
+}
+
+static bool contains(const rectangle *outer, const rectangle *inner) {
+    return outer->lo <= inner->lo && inner->hi <= outer->hi && outer->row <= inner->row &&
+           inner->end_row <= outer->end_row;
+}
+
+static bool meets(const rectangle *a, const rectangle *b) {
+    return a->lo < b->hi && b->lo < a->hi && a->row < b->end_row && b->row < a->end_row;
+}
+
+/* Whether all that is read was written behind the copy, by one instruction. */
+static bool is_in_a_hole(const tile *t, const rectangle *bytes) {
+    for (int i = 0; i < t->n_holes; i++)
+        if (contains(&t->hole[i], bytes))
+            return true;
+    return false;
+}
+
+static void add_hole(tile *t, const rectangle *bytes) {
+    if (is_in_a_hole(t, bytes))
+        return;
+    if (t->n_holes == MAX_HOLES)
+        t->is_needed = true;
+    else
+        t->hole[t->n_holes++] = *bytes;
 }
 
 /* Whether the step brings whole cells that may be left out. */
@@ -130,11 +167,19 @@ static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const i
     uint32_t id = cell_at(p, at->first_column, at->first_group)->tile;
     if (!is_tensor || a->ap_i != 1 || !id || a->ap->partition_step != 1)
         return 0;
-    const vtrn_ap *dst = &p->tiles[id].copy->ap[0];
-    int64_t end = dst->addr + (int64_t)(isa_ap_free_size(dst) * dtype_size(dst->dtype));
-    if (a->ap->dtype != dst->dtype || at->lo < dst->addr || at->hi > end ||
-        at->row < dst->partition || at->end_row > dst->partition + dst->n_partitions)
+    const tile *t = &p->tiles[id];
+    const vtrn_ap *dst = &t->copy->ap[0];
+    const rectangle all = {
+        .lo = dst->addr,
+        .hi = dst->addr + (int64_t)(isa_ap_free_size(dst) * dtype_size((vtrn_dtype)dst->dtype)),
+        .row = dst->partition,
+        .end_row = dst->partition + dst->n_partitions,
+    };
+    if (a->ap->dtype != dst->dtype || !contains(&all, &at->bytes))
         return 0;
+    for (int i = 0; i < t->n_holes; i++)
+        if (meets(&t->hole[i], &at->bytes))
+            return 0;
     for (uint32_t column = at->first_column; column < at->end_column; column++)
         for (uint32_t group = at->first_group; group < at->end_group; group++) {
             const cell *c = cell_at(p, column, group);
@@ -155,23 +200,30 @@ static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, con
     for (uint32_t column = at.first_column; column < at.end_column; column++)
         for (uint32_t group = at.first_group; group < at.end_group; group++) {
             const cell *c = cell_at(p, column, group);
-            p->tiles[c->tile].is_needed |= (c->rows & rows_of(&at, group)) != 0;
+            tile *t = &p->tiles[c->tile];
+            if ((c->rows & rows_of(&at, group)) && !is_in_a_hole(t, &at.bytes))
+                t->is_needed = true;
         }
 }
 
-/* id: the tile that is written, or 0. Where old bytes of a row stay beside new ones, SBUF must hold
- * them. */
+/* id: the tile that is written, or 0. */
 static void note_write(in_place *p, const isa_access *a, uint32_t id) {
     area at = area_of(a);
-    bool is_dense = engine_ap_is_dense(a->ap) && !a->is_table;
+    bool is_dense = engine_ap_is_dense(a->ap) && !a->is_table && !a->is_kept;
     for (uint32_t column = at.first_column; column < at.end_column; column++) {
-        bool is_whole = is_dense && at.lo <= (int64_t)column * CELL_BYTES &&
-                        at.hi >= (int64_t)(column + 1) * CELL_BYTES;
+        bool is_whole = is_dense && at.bytes.lo <= (int64_t)column * CELL_BYTES &&
+                        at.bytes.hi >= (int64_t)(column + 1) * CELL_BYTES;
         for (uint32_t group = at.first_group; group < at.end_group; group++) {
             cell *c = cell_at(p, column, group);
             uint16_t rows = rows_of(&at, group);
             tile *old = &p->tiles[c->tile];
-            old->is_needed |= !is_whole && (c->rows & rows);
+            if (!is_whole && (c->rows & rows)) {
+                if (is_dense)
+                    add_hole(old, &at.bytes);
+                else
+                    old->is_needed = true;
+                continue;
+            }
             c->rows &= (uint16_t)~rows;
             if (id) /* a copy that may be left out writes whole cells */
                 c->rows = rows;
@@ -236,24 +288,26 @@ static vtrn_status replace_readers(const in_place *p, engine_block_plan *block, 
     return NULL;
 }
 
-/* Room for a tile and a reader a step. */
-static vtrn_status make_room(in_place *p, uint32_t n_steps) {
-    if (n_steps > p->cap_steps) {
-        p->tiles = ARENA_NEW(p->memory, tile, (size_t)n_steps + 1);
-        p->readers = ARENA_NEW(p->memory, reader, n_steps);
-        p->cap_steps = n_steps;
+static vtrn_status make_room(in_place *p, uint32_t n_tiles, uint32_t n_readers) {
+    if (n_tiles > p->cap_tiles) {
+        p->tiles = ARENA_NEW(p->memory, tile, n_tiles);
+        p->cap_tiles = n_tiles;
     }
-    return p->tiles && p->readers ? NULL : VTRN_OUT_OF_MEMORY(n_steps * sizeof(tile));
+    if (n_readers > p->cap_readers) {
+        p->readers = ARENA_NEW(p->memory, reader, n_readers);
+        p->cap_readers = n_readers;
+    }
+    return p->tiles && p->readers ? NULL : VTRN_OUT_OF_MEMORY(n_tiles * sizeof(tile));
 }
 
 vtrn_status in_place_find(in_place *p, const vtrn_block *ends, engine_block_plan *block,
                           arena *kept) {
-    bool is_any = false;
-    for (uint32_t i = 0; i < block->n_steps && !is_any; i++)
-        is_any = is_candidate(p, block, i);
-    if (!is_any)
+    uint32_t n_candidates = 0;
+    for (uint32_t i = 0; i < block->n_steps; i++)
+        n_candidates += is_candidate(p, block, i);
+    if (!n_candidates)
         return NULL;
-    VTRN_RETURN_IF_ERROR(make_room(p, block->n_steps));
+    VTRN_RETURN_IF_ERROR(make_room(p, n_candidates + 1, block->n_steps));
     memset(p->cells, 0, (size_t)p->n_columns * N_GROUPS * sizeof *p->cells);
     p->tiles[0] = (tile){0};
     p->n_tiles = 1;
