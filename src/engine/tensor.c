@@ -178,7 +178,7 @@ typedef struct strip {
     bool is_raw_bf16;
     uint64_t from; /* first column of dst */
     int n;
-    tensor_ahead ahead;
+    tensor_coming coming;
 } strip;
 
 /* Rows [first, end) of a strip's block of sums, whose row 0 is row m of dst, the general way. */
@@ -226,13 +226,13 @@ static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, ten
     tensor_moving b = tensor_moving_of(s->b, s->b_stride);
     if (s->raw)
         b = (tensor_moving){.rows = s->raw, .row_bytes = s->raw_row_bytes, .strip = s->b};
-    b.ahead = s->ahead;
+    b.coming = s->coming;
     const tensor_multiply *multiply = !s->raw          ? p->kernels->multiply
                                       : s->is_raw_bf16 ? p->kernels->multiply_bf16
                                                        : p->kernels->multiply_fp32;
     multiply[width_i](a, b, to);
     s->raw = NULL;
-    s->ahead = tensor_ahead_behind(s->ahead, n_blocks);
+    s->coming = tensor_coming_behind(s->coming, n_blocks);
 }
 
 /* All rows of dst that the thread owns, the columns of one strip. */
@@ -264,27 +264,35 @@ static void multiply_strip(const product *p, strip *s) {
         }
 }
 
-/* The strip of a dense moving tile that begins with column `from`. */
-static tensor_ahead ahead_of(const product *p, const vtrn_ap *moving, uint64_t from) {
-    const size_t size = dtype_size((vtrn_dtype)moving->dtype);
-    const uint8_t *rows = engine_row(p->core, moving, p->slot_base, 0) + from * size;
+/* Columns [from, from + n) of a dense tile. */
+static tensor_ahead ahead_of(const product *p, const vtrn_ap *tile, uint64_t from, uint64_t n) {
+    const size_t size = dtype_size((vtrn_dtype)tile->dtype);
+    const uint8_t *rows = engine_row(p->core, tile, p->slot_base, 0) + from * size;
     return (tensor_ahead){
         .rows = rows,
-        .row_bytes = (size_t)engine_row_stride(p->core, moving),
-        .n_rows = moving->n_partitions,
-        .n_lines = (int)(((uintptr_t)rows % LINE + STRIP * size + LINE - 1) / LINE),
-        .n_rows_each = (moving->n_partitions + p->n_blocks - 1) / p->n_blocks,
+        .row_bytes = (size_t)engine_row_stride(p->core, tile),
+        .n_rows = tile->n_partitions,
+        .n_lines = (int)(((uintptr_t)rows % LINE + n * size + LINE - 1) / LINE),
+        .n_rows_each = (tile->n_partitions + p->n_blocks - 1) / p->n_blocks,
     };
 }
 
-/* The first strip of the matmul that comes next. */
-static tensor_ahead ahead_of_coming(const product *p) {
+/* What the instructions behind the matmul read first: weights, the first strip of a moving tile. */
+static tensor_coming coming_of(const product *p) {
     const vtrn_instr *const *coming = p->core->regs->pe[p->thread_i].coming;
-    for (int i = 0; i < ENGINE_COMING && coming[i]; i++)
-        if (coming[i]->opcode == VTRN_OP_MATMUL)
-            return is_strippable(&coming[i]->ap[1]) ? ahead_of(p, &coming[i]->ap[1], 0)
-                                                    : (tensor_ahead){0};
-    return (tensor_ahead){0};
+    tensor_coming out = {.moving.n_rows = 0};
+    for (int i = 0; i < ENGINE_COMING && coming[i]; i++) {
+        const vtrn_ap *tile = &coming[i]->ap[1];
+        bool is_weights = coming[i]->opcode == VTRN_OP_LDWEIGHTS;
+        if ((!is_weights && coming[i]->opcode != VTRN_OP_MATMUL) || !is_strippable(tile))
+            break;
+        if (!is_weights) {
+            out.moving = ahead_of(p, tile, 0, STRIP);
+            break;
+        }
+        out.weights = ahead_of(p, tile, 0, isa_ap_free_size(tile));
+    }
+    return out;
 }
 
 /* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128
@@ -307,7 +315,10 @@ static void multiply_dense(const product *p, uint64_t n_cols) {
             .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP,
         };
         bool is_last = from + STRIP >= n_cols;
-        s.ahead = is_last ? ahead_of_coming(p) : ahead_of(p, moving, from + STRIP);
+        if (is_last)
+            s.coming = coming_of(p);
+        else
+            s.coming.moving = ahead_of(p, moving, from + STRIP, STRIP);
         if (s.n % TENSOR_VECTOR_COLS) {
             memset(buffer, 0, (size_t)p->n_k * STRIP * sizeof *buffer);
             (is_bf16 ? p->kernels->strip_bf16 : p->kernels->strip_fp32)(s.raw, stride, p->n_k, s.n,
@@ -333,6 +344,8 @@ static void multiply_runs(const product *p, uint64_t n_cols) {
                    .from = from,
                    .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP};
         find_runs(moving, from, s.n, &runs);
+        if (from + STRIP >= n_cols)
+            s.coming = coming_of(p);
         (is_bf16 ? p->kernels->runs_bf16 : p->kernels->runs_fp32)(base, stride, p->n_k, &runs,
                                                                   buffer);
         multiply_strip(p, &s);

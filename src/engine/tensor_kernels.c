@@ -31,7 +31,7 @@ static inline tensor_stationary next_block(tensor_stationary a) {
 /* The moving tile for the blocks behind the first, which left it in the strip. */
 static inline tensor_moving behind_first(tensor_moving b) {
     tensor_moving rest = tensor_moving_of(b.strip, TENSOR_STRIP_COLS);
-    rest.ahead = b.ahead;
+    rest.coming = b.coming;
     return rest;
 }
 
@@ -39,7 +39,7 @@ static inline tensor_sums next_rows(tensor_sums to) {
     return (tensor_sums){to.c + ROWS * to.stride, to.stride, to.is_adding};
 }
 
-/* One of the rows that move next enters the second-level cache. */
+/* One of the rows that are needed next enters the second-level cache. */
 static inline void ask_for_row(tensor_ahead *a) {
     for (int line = 0; line < a->n_lines; line++)
         __builtin_prefetch(a->rows + 64 * line, 0, 2);
@@ -100,7 +100,8 @@ static inline __attribute__((always_inline)) void multiply_vectors(tensor_statio
                                                                    const int n_vectors,
                                                                    const int from) {
     __m512 sum[ROWS][3];
-    const int n_ahead = tensor_ahead_now(&b.ahead);
+    const int n_moving = tensor_ahead_now(&b.coming.moving);
+    const int n_weights = tensor_ahead_now(&b.coming.weights);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
@@ -113,8 +114,10 @@ static inline __attribute__((always_inline)) void multiply_vectors(tensor_statio
             for (int v = 0; v < n_vectors; v++)
                 __builtin_prefetch(to.c + (size_t)group * to.stride + 16 * v, 1);
         }
-        if (group < n_ahead)
-            ask_for_row(&b.ahead);
+        if (group < n_moving)
+            ask_for_row(&b.coming.moving);
+        if (group < n_weights)
+            ask_for_row(&b.coming.weights);
 #pragma GCC unroll K_UNROLL
         for (int i = 0; i < K_GROUP; i++)
             add_products(sum, &a, &b, n_vectors, from);
@@ -134,7 +137,7 @@ static inline __attribute__((always_inline)) void multiply_vectors(tensor_statio
 #define MULTIPLY_FROM(n_cols, type, from)                                                          \
     static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
         multiply_vectors(a, b, to, n_cols / 16, from);                                             \
-        b.ahead = tensor_ahead_behind(b.ahead, 1);                                                 \
+        b.coming = tensor_coming_behind(b.coming, 1);                                              \
         if (a.n_blocks > 1)                                                                        \
             multiply_##n_cols(next_block(a), behind_first(b), next_rows(to));                      \
     }
@@ -142,7 +145,7 @@ static inline __attribute__((always_inline)) void multiply_vectors(tensor_statio
     static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
         for (; a.n_blocks; a = next_block(a), to = next_rows(to)) {                                \
             multiply_vectors(a, b, to, n_cols / 16, FROM_STRIP);                                   \
-            b.ahead = tensor_ahead_behind(b.ahead, 1);                                             \
+            b.coming = tensor_coming_behind(b.coming, 1);                                          \
         }                                                                                          \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
@@ -187,11 +190,11 @@ multiply_part(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_
 
 static inline __attribute__((always_inline)) void
 multiply_block(tensor_stationary a, tensor_moving b, tensor_sums to, const int n_cols) {
-    const int n_vectors = n_cols % 24 ? 2 : 3, n_ahead = tensor_ahead_now(&b.ahead);
+    const int n_vectors = n_cols % 24 ? 2 : 3, n_ahead = tensor_ahead_now(&b.coming.moving);
     for (int first = 0, asked = 0; first < n_cols; first += 8 * n_vectors)
         for (int r = 0; r < ROWS; r += 4) {
             for (int end = asked + (n_ahead + 3) / 4; asked < end && asked < n_ahead; asked++)
-                ask_for_row(&b.ahead);
+                ask_for_row(&b.coming.moving);
             multiply_part(
                 (tensor_stationary){a.panels + r, 1, a.n_k},
                 (tensor_moving){.rows = b.rows + first * sizeof(float), .row_bytes = b.row_bytes},
@@ -274,7 +277,7 @@ LOADERS(fp32, 4)
     static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
         for (; a.n_blocks; a = next_block(a), to = next_rows(to)) {                                \
             multiply_block(a, b, to, n_cols);                                                      \
-            b.ahead = tensor_ahead_behind(b.ahead, 1);                                             \
+            b.coming = tensor_coming_behind(b.coming, 1);                                          \
         }                                                                                          \
     }                                                                                              \
     MULTIPLY_FROM(n_cols, fp32)                                                                    \

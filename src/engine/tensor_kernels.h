@@ -27,8 +27,8 @@ typedef struct tensor_stationary {
     int n_blocks, n_k; /* n_blocks at least 1 */
 } tensor_stationary;
 
-/* Rows that move next, asked for while a strip is multiplied, some with each block: rows that lie a
- * partition apart are followed by no hardware prefetcher. Addresses need not be valid. */
+/* Rows asked for while a strip is multiplied, some with each block: rows that lie a partition apart
+ * are followed by no hardware prefetcher. Addresses need not be valid. */
 typedef struct tensor_ahead {
     const uint8_t *rows;
     size_t row_bytes;
@@ -50,12 +50,22 @@ static inline tensor_ahead tensor_ahead_behind(tensor_ahead a, int n_blocks) {
     return a;
 }
 
+/* What a strip asks for: the rows that move next, and the next stationary tile. */
+typedef struct tensor_coming {
+    tensor_ahead moving, weights;
+} tensor_coming;
+
+static inline tensor_coming tensor_coming_behind(tensor_coming c, int n_blocks) {
+    return (tensor_coming){tensor_ahead_behind(c.moving, n_blocks),
+                           tensor_ahead_behind(c.weights, n_blocks)};
+}
+
 /* Columns of the moving tile, as many as fit a strip: n_k rows, row_bytes apart. */
 typedef struct tensor_moving {
     const uint8_t *rows;
     size_t row_bytes;
     float *strip; /* [n_k][48]: where a kernel that converts leaves the rows as fp32 */
-    tensor_ahead ahead;
+    tensor_coming coming;
 } tensor_moving;
 
 /* Rows that are fp32 already, stride floats apart. */
