@@ -99,6 +99,19 @@ def test_values_pass_through_loops_updates_and_constants(dtype):
                     rounded(n * constant.astype(np.float32), dtype)])
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, jnp.float8_e4m3fn, jnp.float8_e5m2], ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize("method, ufunc", [("max", np.maximum), ("min", np.minimum), ("multiply", np.multiply)])
+def test_scatters_combine_where_a_type_has_no_infinity(dtype, method, ufunc):
+    """Places met by none, one and two updates; a block of places without any needs what changes nothing."""
+    x, updates = values(dtype), values(dtype, (3, 8), 1)
+    if method == "multiply":  # exactly, in whatever order
+        updates = np.where(updates > dtype(1), 2, 1).astype(dtype)
+    at, want = np.array([1, 1, 4]), x.copy()
+    for i, row in zip(at, updates):
+        want[i] = ufunc(want[i].astype(np.float32), row.astype(np.float32)).astype(dtype)
+    check(lambda x, u: getattr(x.at[at], method)(u), (x, updates), [want])
+
+
 @each_int
 def test_weights_of_few_bits_multiply_activations(dtype):
     w, x = values(dtype, (96, 40), seed=6), np.random.default_rng(SEED).standard_normal((16, 96)).astype(np.float32)

@@ -24,6 +24,15 @@ static const graph_type *type_of(const blocks *s, graph_value v) {
     return &s->r->g->types[v];
 }
 
+/* Whether the type has the value: several narrow floats have no infinity, and make NaN of it. */
+static bool has_value(vtrn_dtype t, double value) {
+    float in = (float)value, out;
+    uint32_t bits = 0;
+    dtype_store_fp32(t, &in, &bits, 1);
+    dtype_load_fp32(t, &bits, &out, 1);
+    return out == in;
+}
+
 /* The operation of the scatter's region, and what it leaves as it is. */
 static bool read_reducer(blocks *s, const graph_type *t) {
     bool is_float = dtype_is_float((vtrn_dtype)t->dtype);
@@ -35,15 +44,15 @@ static bool read_reducer(blocks *s, const graph_type *t) {
     case GRAPH_REDUCER_MAXIMUM:
         s->combine = GRAPH_MAXIMUM;
         s->identity = is_float ? -INFINITY : is_signed ? INT32_MIN : 0;
-        return true;
+        return !is_float || has_value((vtrn_dtype)t->dtype, s->identity);
     case GRAPH_REDUCER_MINIMUM:
         s->combine = GRAPH_MINIMUM;
         s->identity = is_float ? INFINITY : is_signed ? INT32_MAX : UINT32_MAX;
-        return true;
+        return !is_float || has_value((vtrn_dtype)t->dtype, s->identity);
     case GRAPH_REDUCER_MULTIPLY:
         s->combine = GRAPH_MULTIPLY;
         s->identity = 1;
-        return is_float;
+        return is_float && has_value((vtrn_dtype)t->dtype, 1);
     default:
         return false;
     }
