@@ -144,7 +144,13 @@ def test_a_crash_and_a_hang_cost_one_test_each_and_a_run_goes_on(tmp_path):
     conformance(tmp_path, "jax", tmp_path, "--timeout", "4")
     assert outcomes(tmp_path, "jax")["test_hang"] == "passed"
     assert len(results.read_text().splitlines()) == len(kept) + 2
-    # What failed runs once more when that is asked for, and counts as it then ends.
+    # What failed in the chosen units runs once more when that is asked for, and counts as it then ends.
+    (tmp_path / "tests" / "one_test.py").write_text("raise ImportError")
+    document = json.loads(conformance(tmp_path, "jax", tmp_path, "--only", "one_test").stdout)
+    assert (document["executed"], document["failed"]) == (6, 3)
+    (tmp_path / "tests" / "one_test.py").write_text("# nothing\n")
+    document = json.loads(conformance(tmp_path, "jax", tmp_path, "--only", "one_test", "--again").stdout)
+    assert (document["executed"], document["failed"]) == (5, 2)
     tests = tmp_path / "tests" / "things_test.py"
     tests.write_text(JAX_TESTS.replace('self.fail("as told")', "pass").replace("os._exit(7)", "pass"))
     document = json.loads(conformance(tmp_path, "jax", tmp_path, "--again").stdout)

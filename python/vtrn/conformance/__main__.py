@@ -118,7 +118,7 @@ def main():
         (args.out / f"{name}.jsonl").unlink(missing_ok=True)
     run = runner.Run(name, args.path, args.out, args.timeout, args.fraction, args.memory and int(args.memory * 1e9))
     if args.again:
-        run.forget_failures()
+        run.forget_failures(units)
     try:
         run.run(units, args.jobs, show_progress)
     except KeyboardInterrupt:

@@ -103,6 +103,10 @@ class Run:
         if "finished" in record:
             unit = record["finished"]
             self.fraction_run[unit] = max(self.fraction_run.get(unit, 0), record.get("fraction", 1.0))
+        elif "again" in record:
+            self.fraction_run.pop(record["again"], None)
+            for key in self._failures_of(record["again"]):
+                del self.results[key]
         else:
             result = Result(**record)
             self.results[result.unit, result.case] = result
@@ -118,11 +122,14 @@ class Run:
     def is_finished(self, unit):
         return self.fraction_run.get(unit, 0) >= self.fraction
 
-    def forget_failures(self):
-        """Their cases are to run again, whatever was finished."""
-        for unit, case in [key for key, r in self.results.items() if r.outcome not in (PASSED, SKIPPED)]:
-            del self.results[unit, case]
-            self.fraction_run.pop(unit, None)
+    def _failures_of(self, unit):
+        return [key for key, r in self.results.items() if r.unit == unit and r.outcome not in (PASSED, SKIPPED)]
+
+    def forget_failures(self, units):
+        """What failed in these units is to run again, whatever was finished."""
+        for unit in units:
+            if self._failures_of(unit):
+                self._write({"again": unit})
 
     def add(self, result):
         self._write(dataclasses.asdict(result))
