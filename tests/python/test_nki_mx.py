@@ -230,3 +230,21 @@ def test_chips_before_trainium3_refuse(monkeypatch):
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn2")
     with pytest.raises(vtrn.nki.NkiValidationError, match="quantize_mx"):
         quantized(np.zeros((32, 16), ml_dtypes.bfloat16), "float8_e4m3fn_x4", 4)
+
+
+def test_a_decorator_names_the_chip_where_the_environment_names_none(monkeypatch):
+    @vtrn.nki.jit(platform_target="trn3")
+    def kernel(x):
+        assert nisa.get_nc_version() == nisa.nc_version.gen4
+        return quantized.func(x, "float8_e5m2_x4", 4)
+
+    x = np.ones((32, 16), ml_dtypes.bfloat16)
+    monkeypatch.delenv("NEURON_PLATFORM_TARGET_OVERRIDE")
+    kernel(x)
+    vtrn.nki.profile(kernel)(x)
+    assert vtrn.nki.tune(kernel, {})(x).best.latency_ns > 0
+    monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn2")
+    with pytest.raises(AssertionError):
+        kernel(x)
+    with pytest.raises(ValueError, match="platform_target=trn9"):
+        vtrn.nki.jit(platform_target="trn9")(quantized.func)

@@ -28,20 +28,23 @@ _TARGETS = {"trn1": "trn1", "inf2": "inf2", "gen2": "trn1", "trn2": "trn2", "gen
 DEFAULT_CHIP = "trn2"
 
 
+def _target(name, what):
+    try:
+        return _TARGETS[name]
+    except KeyError:
+        raise ValueError(f"{what}={name}: one of {', '.join(_TARGETS)}") from None
+
+
 def chip_of_target():
     """The chip that NEURON_PLATFORM_TARGET_OVERRIDE names, or None."""
     target = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or os.environ.get("NKI_NC_VERSION")
-    if not target:
-        return None
-    try:
-        return _TARGETS[target]
-    except KeyError:
-        raise ValueError(f"NEURON_PLATFORM_TARGET_OVERRIDE={target}: one of {', '.join(_TARGETS)}") from None
+    return _target(target, "NEURON_PLATFORM_TARGET_OVERRIDE") if target else None
 
 
-def chip_name():
-    """The chip that kernels run on: NEURON_PLATFORM_TARGET_OVERRIDE, else VTRN_CHIP, else trn2."""
-    return chip_of_target() or os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
+def chip_name(asked=None):
+    """The chip that kernels run on: NEURON_PLATFORM_TARGET_OVERRIDE, else what the kernel's decorator asks for, else
+    VTRN_CHIP, else trn2."""
+    return chip_of_target() or asked or os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
 
 
 def fills_unwritten():
@@ -231,30 +234,32 @@ def _jax_call():
 class Kernel:
     """A function that executes on the virtual chip. kernel[grid](...) runs it for each program of a grid."""
 
-    def __init__(self, function, grid=()):
+    def __init__(self, function, grid=(), chip=None):
         functools.update_wrapper(self, function)
-        self.func, self.grid = function, grid
+        self.func, self.grid, self.chip = function, grid, chip
         self.__signature__ = inspect.signature(function)
 
     def __getitem__(self, key):
-        return Kernel(self.func, _grid(key))
+        return Kernel(self.func, _grid(key), self.chip)
 
     def __call__(self, *args, **kwargs):
         if is_running():  # of another kernel: part of it
             return self.func(*args, **kwargs)
         if "jax" in sys.modules and (jax_call := _jax_call()).is_traced(args, kwargs):
             return jax_call.call(self.func, self.grid, args, kwargs)
-        return _Run(self.func, self.grid).run(args, kwargs)
+        return _Run(self.func, self.grid, chip_name(self.chip)).run(args, kwargs)
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)
 
 
-def jit(fn=None, **kwargs):
-    """Makes a kernel of a function. Options of other back ends are accepted and mean nothing here."""
+def jit(fn=None, platform_target=None, **kwargs):
+    """Makes a kernel of a function, for the chip of a target where one is named and the environment names none. Options
+    of other back ends are accepted and mean nothing here."""
     if fn is None:
-        return lambda f: jit(f)
-    return fn if isinstance(fn, Kernel) else Kernel(fn)
+        return lambda f: jit(f, platform_target)
+    chip = _target(platform_target, "platform_target") if platform_target else None
+    return fn if isinstance(fn, Kernel) else Kernel(fn, (), chip)
 
 
 def simulate(kernel):
@@ -295,7 +300,7 @@ class _Profiled:
 
     def __call__(self, *args, **kwargs):
         name = self.kernel.func.__name__
-        run = _Run(self.kernel.func, self.kernel.grid)
+        run = _Run(self.kernel.func, self.kernel.grid, chip_name(self.kernel.chip))
         if self.fills:
             run.session.fill_unwritten(True)
         inputs = []

@@ -60,8 +60,9 @@ class Tuned:
 class _TimedRun(kernels._Run):
     """A launch of which only the time is simulated."""
 
-    def __init__(self, function, grid, has_values):
-        super().__init__(function, grid)
+    def __init__(self, kernel, has_values):
+        grid = kernel.grid
+        super().__init__(kernel.func, grid, kernels.chip_name(kernel.chip))
         self.session.compute_values(has_values)
         self.has_values = has_values
         self.is_timed = grid == (cores.N_CORES,)
@@ -83,7 +84,7 @@ class _TimedRun(kernels._Run):
 
 
 def _time(kernel, parameters, args, kwargs, has_values=False):
-    run = _TimedRun(kernel.func, kernel.grid, has_values)
+    run = _TimedRun(kernel, has_values)
     try:
         run.run(args, {**kwargs, **parameters})
         name = kernel.func.__name__
