@@ -45,6 +45,7 @@ def replace_torch_xla():
     def device(*unused):
         return torch.device("cpu")
 
+    replace_module("torch_neuronx")  # imported for its effect on a device
     replace_module("torch_xla", device=device, sync=lambda: None)
     replace_module("torch_xla.core")
     replace_module("torch_xla.core.xla_model", xla_device=device, mark_step=lambda: None)
