@@ -39,12 +39,14 @@ static inline tensor_sums next_rows(tensor_sums to) {
     return (tensor_sums){to.c + ROWS * to.stride, to.stride, to.is_adding};
 }
 
+#if defined(__AVX2__)
 /* One of the rows that are needed next enters the second-level cache. */
 static inline void ask_for_row(tensor_ahead *a) {
     for (int line = 0; line < a->n_lines; line++)
         __builtin_prefetch(a->rows + 64 * line, 0, 2);
     a->rows += a->row_bytes;
 }
+#endif
 
 #if defined(__AVX512F__)
 
