@@ -71,10 +71,12 @@ def run(path, unit, report):
     command = [sys.executable, "-m", "vtrn.conformance.processes_suite", path, unit, str(n), str(free_port())]
     messages = queue.Queue()
     processes = [Process(command, i, json.dumps(sorted(report.done)) + "\n", messages) for i in range(n)]
-    results, started, n_ended = {}, None, 0
+    results, started, ended = {}, None, set()
     try:
-        while n_ended < n:
+        while len(ended) < n:
             number, message = messages.get()
+            if message is None and number in ended:
+                continue
             if message is None:  # a worker without an end has crashed in the case that it started
                 code = processes[number].process.wait()
                 sys.exit(f"process {number} of {n} has ended with code {code}")
@@ -82,7 +84,7 @@ def run(path, unit, report):
                 started = message["start"]
                 report.start(started)
             elif "end" in message:
-                n_ended += 1
+                ended.add(number)
             elif "outcome" in message:
                 case = results.setdefault(message["case"], {})
                 case[number] = message["outcome"], message["reason"]
