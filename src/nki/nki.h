@@ -85,10 +85,12 @@ VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executabl
                                       vtrn_buffer *const *inputs, int n_inputs,
                                       vtrn_buffer **outputs, int n_outputs);
 
-/* Elements that nothing has written, when an instruction reads them: an error, or filled with NaN
- * (integers with 4), which is counted. Filled is how many were, first what the error would have
- * said of the first (NULL: none), source where. */
-VTRN_API void vtrn_nki_fill_unwritten(nki_session *s, bool fills);
+typedef enum nki_fill { NKI_FILL_NONE, NKI_FILL_NAN, NKI_FILL_ZERO } nki_fill;
+
+/* Elements that nothing has written, when an instruction reads them: an error (NONE), or filled
+ * with NaN (integers with 4) or zeros, which is counted. Filled is how many were, first what the
+ * error would have said of the first (NULL: none), source where. */
+VTRN_API void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill);
 VTRN_API uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source);
 
 /* Of the session's chip. */

@@ -80,7 +80,8 @@ static vtrn_status add_slots(finishing *f) {
     return NULL;
 }
 
-/* The tile holds NaN, or 4 in integers, wherever the kernel reads what nothing has written. */
+/* The tile holds NaN, or 4 in integers, or zeros, wherever the kernel reads what nothing has
+ * written. */
 static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) {
     const nki_storage *t = &r->storage;
     if (t->space == VTRN_SPACE_HBM)
@@ -92,10 +93,11 @@ static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) 
     if (!fill)
         return VTRN_OUT_OF_MEMORY(sizeof *fill);
     fill->source = source;
+    bool is_zero = f->s->fill == NKI_FILL_ZERO;
     if (dtype_is_float((vtrn_dtype)t->dtype))
-        fill->imm[0].f = NAN;
+        fill->imm[0].f = is_zero ? 0.0f : NAN;
     else
-        fill->imm[0].bits = 4;
+        fill->imm[0].bits = is_zero ? 0 : 4;
     fill->ap[0] = (vtrn_ap){.space = t->space,
                             .dtype = t->dtype,
                             .n_dims = 1,

@@ -106,7 +106,7 @@ static nki_view touched(const issue *x, int i) {
 /* The error `what` says that the view was not written: it counts, or the view is filled. */
 static vtrn_status refuse_or_fill(issue *x, const nki_view *view, vtrn_status what) {
     nki_session *s = x->s;
-    if (!s->fills_unwritten || vtrn_status_category(what) != VTRN_UNINITIALISED)
+    if (!s->fill || vtrn_status_category(what) != VTRN_UNINITIALISED)
         return what;
     if (s->first_filled) {
         vtrn_status_free(what);

@@ -161,8 +161,8 @@ vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
     return status;
 }
 
-void vtrn_nki_fill_unwritten(nki_session *s, bool fills) {
-    s->fills_unwritten = fills;
+void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill) {
+    s->fill = fill;
 }
 
 uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source) {
@@ -434,8 +434,9 @@ vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled) {
     nki_record *r = nki_record_of(view);
     int64_t size = nki_element_bytes(view), index[NKI_MAX_DIMS] = {0};
     uint64_t n = nki_view_elements(view), first;
-    uint8_t filler[16] = {4};
-    if (dtype_is_float((vtrn_dtype)view->dtype)) {
+    bool is_zero = r->storage.session->fill == NKI_FILL_ZERO;
+    uint8_t filler[16] = {is_zero ? 0 : 4};
+    if (!is_zero && dtype_is_float((vtrn_dtype)view->dtype)) {
         float nan = NAN;
         dtype_store_fp32((vtrn_dtype)view->dtype, &nan, filler, 1);
     }

@@ -88,7 +88,8 @@ struct nki_session {
     engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
     int next_ring;
     uint64_t flops;
-    bool has_no_values, fills_unwritten;
+    bool has_no_values;
+    nki_fill fill;
     uint64_t n_filled;
     vtrn_status first_filled; /* owned; NULL: none */
     uint32_t first_filled_source;

@@ -260,7 +260,7 @@ def test_a_shuffle_may_spread_one_partition():
     np.testing.assert_array_equal(got, np.tile(a, (4, 1)))
 
 
-def test_unwritten_elements_are_nan_where_asked(monkeypatch):
+def test_unwritten_elements_are_nan_or_zero_where_asked(monkeypatch):
     def kernel(a):
         x = nl.ndarray((4, 8), np.float32)
         nisa.dma_copy(x[:, :4], a)
@@ -277,6 +277,10 @@ def test_unwritten_elements_are_nan_where_asked(monkeypatch):
         got = vtrn.nki.jit(kernel)(a)
     np.testing.assert_array_equal(got[:, :4], a + 1)
     assert np.isnan(got[:, 4:]).all()
+    monkeypatch.setenv("VTRN_NKI_UNINITIALISED", "zero")
+    with pytest.warns(UserWarning, match="16 elements that nothing had written were read as zero"):
+        got = vtrn.nki.jit(kernel)(a)
+    np.testing.assert_array_equal(got, np.pad(a, ((0, 0), (0, 4))) + 1)
 
 
 def test_tiles_of_few_partitions_share_bytes_where_room_is_short():

@@ -198,8 +198,9 @@ def test_reads_of_what_nothing_wrote_are_found_when_the_function_is_traced():
     assert e.value.category == "uninitialised"
 
 
-def test_unwritten_elements_are_nan_where_the_policy_says_so(monkeypatch):
-    monkeypatch.setenv("VTRN_NKI_UNINITIALISED", "nan")
+@pytest.mark.parametrize("policy, value", [("nan", np.nan), ("zero", 0.0)])
+def test_unwritten_elements_are_what_the_policy_says(monkeypatch, policy, value):
+    monkeypatch.setenv("VTRN_NKI_UNINITIALISED", policy)
 
     @vtrn.nki.jit
     def careless(x):
@@ -213,7 +214,7 @@ def test_unwritten_elements_are_nan_where_the_policy_says_so(monkeypatch):
     with pytest.warns(UserWarning, match="nothing had written"):
         got = np.asarray(jax.jit(careless)(a))
     np.testing.assert_array_equal(got[:, :32], a[:, :32])
-    assert np.isnan(got[:, 32:]).all()
+    np.testing.assert_array_equal(got[:, 32:], np.full((128, 32), value, np.float32))
 
 
 def test_a_loop_over_data_is_refused_since_there_are_no_values():

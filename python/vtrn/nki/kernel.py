@@ -47,12 +47,16 @@ def chip_name(asked=None):
     return chip_of_target() or asked or os.environ.get("VTRN_CHIP") or DEFAULT_CHIP
 
 
+FILLS = ("error", "nan", "zero")  # as nki_fill in src/nki/nki.h
+
+
 def fills_unwritten():
-    """VTRN_NKI_UNINITIALISED: "error" (the default), or "nan": elements that nothing has written are read as NaN."""
+    """VTRN_NKI_UNINITIALISED: what an instruction does that reads elements which nothing has written; "error" is the
+    default, "nan" and "zero" are what it reads. Its number in FILLS."""
     policy = os.environ.get("VTRN_NKI_UNINITIALISED", "error")
-    if policy not in ("error", "nan"):
-        raise ValueError(f"VTRN_NKI_UNINITIALISED={policy}: error or nan")
-    return policy == "nan"
+    if policy not in FILLS:
+        raise ValueError(f"VTRN_NKI_UNINITIALISED={policy}: {', '.join(FILLS)}")
+    return FILLS.index(policy)
 
 
 @functools.lru_cache
@@ -154,8 +158,9 @@ class _Run:
     def _tell_of_fills(self):
         n, first, place = self.session.filled()
         if n:
-            warnings.warn(f"{self.function.__name__}: {n} elements that nothing had written were read as NaN (integers as "
-                          f"4); first {first} at {place}", stacklevel=5)
+            read_as = "zero" if os.environ.get("VTRN_NKI_UNINITIALISED") == "zero" else "NaN (integers as 4)"
+            warnings.warn(f"{self.function.__name__}: {n} elements that nothing had written were read as {read_as}; first "
+                          f"{first} at {place}", stacklevel=5)
 
     def _update_arguments(self):
         """What the kernel has written to an argument is seen in the caller's array."""

@@ -427,12 +427,12 @@ static PyObject *session_compute_values(ext_session *self, PyObject *computes) {
     Py_RETURN_NONE;
 }
 
-/* fill_unwritten(fills) */
+/* fill_unwritten(a number of nki_fill) */
 static PyObject *session_fill_unwritten(ext_session *self, PyObject *fills) {
-    int is_true = PyObject_IsTrue(fills);
-    if (is_true < 0)
+    long fill = PyLong_AsLong(fills);
+    if (fill == -1 && PyErr_Occurred())
         return NULL;
-    vtrn_nki_fill_unwritten(self->session, is_true);
+    vtrn_nki_fill_unwritten(self->session, (nki_fill)fill);
     Py_RETURN_NONE;
 }
 
@@ -449,7 +449,7 @@ static PyObject *session_filled(ext_session *self, PyObject *unused) {
 
 static PyMethodDef session_methods[] = {
     {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
-    {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "Whether NaN is read there."},
+    {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
     {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
