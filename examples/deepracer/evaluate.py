@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE]
@@ -46,9 +47,13 @@ class Driver:
 
 def read(path: str) -> Driver:
     """The driver of a checkpoint; errors name the file."""
-    with np.load(path, allow_pickle=False) as file:
-        if "about" not in file.files:
-            raise ValueError(f"{path}: not a checkpoint of train.py: it has no entry 'about'")
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path}: not a checkpoint of train.py, or a damaged one: {e}") from e
+    if not isinstance(file, np.lib.npyio.NpzFile) or "about" not in file.files:
+        raise ValueError(f"{path}: not a checkpoint of train.py: it has no entry 'about'")
+    with file:
         about = json.loads(str(file["about"]))
         params = {k[len("params/") :]: file[k] for k in file.files if k.startswith("params/")}
     with tempfile.TemporaryDirectory() as directory:
@@ -171,6 +176,11 @@ def main(argv=None) -> int:
     parser.add_argument("--trace", help="write its steps as CSV (default: evaluation-simtrace/ beside the checkpoint)")
     parser.add_argument("--json", action="store_true", help="print the laps as JSON")
     args = parser.parse_args(argv)
+    if args.laps < 1:
+        parser.error("--laps must be at least 1")
+    for path in filter(None, (args.film, args.gif)):
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            parser.error(f"{path}: there is no such directory")
     try:
         driver = read(args.checkpoint)
         track = tracks.load(args.track or driver.track)

@@ -279,7 +279,12 @@ class Reward:
     def __init__(self, path: str, source: str):
         self.path = path
         self.globals = {"__name__": "reward_function", "__file__": os.path.abspath(path)}
-        exec(compile(source, path, "exec"), self.globals)
+        try:
+            exec(compile(source, path, "exec"), self.globals)
+        except SyntaxError as e:
+            raise BadFile(f"{path}:{e.lineno or 1}: {e.msg}") from e
+        except Exception as e:
+            raise BadFile(f"{path}:{self.line_of(e)}: the file raised {type(e).__name__}: {e}") from e
         self.function = self.globals.get("reward_function")
         if not callable(self.function):
             raise BadFile(f"{path}: the file defines no function reward_function(params)")

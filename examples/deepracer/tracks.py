@@ -56,6 +56,8 @@ class Track:
 def from_route(name: str, route) -> Track:
     """The track of an [N, 6] route array. A ValueError says which rule the array breaks."""
     route = np.asarray(route)
+    if not np.issubdtype(route.dtype, np.number) or np.iscomplexobj(route):
+        raise ValueError(f"{name}: a route has real numbers, this array has {route.dtype}")
     if route.ndim != 2 or route.shape[1] != 6 or route.shape[0] < 4:
         raise ValueError(f"{name}: a route is an array [N, 6] with N >= 4, this one is {list(route.shape)}")
     route = route.astype(np.float64)
@@ -82,7 +84,11 @@ def load(name: str) -> Track:
     places += [os.path.join(d, f"{name}.npy") for d in directories]
     for path in places:
         if os.path.exists(path):
-            return from_route(os.path.splitext(os.path.basename(path))[0], np.load(path, allow_pickle=False))
+            try:
+                route = np.load(path, allow_pickle=False)
+            except (ValueError, EOFError) as e:
+                raise ValueError(f"{path}: no array of numbers that NumPy wrote; a route file is one of [N, 6]") from e
+            return from_route(os.path.splitext(os.path.basename(path))[0], route)
     raise FileNotFoundError(
         f"no track '{name}': it is neither one of {', '.join(OWN)} nor a file ({', '.join(places) or 'NAME.npy'}); "
         "give the path of a route file, or set DEEPRACER_TRACKS to the directory that holds it"

@@ -261,6 +261,8 @@ def arguments(argv=None):
     args = parser.parse_args(argv)
     if args.cars < 1 or args.max_steps < args.cars:
         parser.error("--cars must be at least 1, and --max-steps at least as many")
+    if args.seed < 0 or (args.iterations is not None and args.iterations < 1):
+        parser.error("--seed must be 0 or more, and --iterations 1 or more")
     return args
 
 

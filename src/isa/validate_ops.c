@@ -3,16 +3,12 @@
 
 #include <string.h>
 
-#define AP(i)   (&v->instr->ap[i])
-#define FREE(i) (v->free_size[i])
-#define NAME    (v->info->mnemonic)
-
 static bool is_absent(const validation *v, int i) {
     return v->instr->ap[i].space == VTRN_SPACE_NONE;
 }
 
 /* Equal rows and equal elements a row. */
-static vtrn_status same_shape(validation *v, int a, int b) {
+vtrn_status validate_same_shape(validation *v, int a, int b) {
     if (AP(a)->n_partitions != AP(b)->n_partitions)
         RULE_BROKEN(v, VTRN_UNDEFINED, "give both as many partitions",
                     "%s: ap%d has %u partitions, ap%d has %u", NAME, a, AP(a)->n_partitions, b,
@@ -25,7 +21,7 @@ static vtrn_status same_shape(validation *v, int a, int b) {
 }
 
 /* ap0[F, P] against ap1[P, F]. */
-static vtrn_status transposed_shape(validation *v, unsigned limit) {
+vtrn_status validate_transposed_shape(validation *v, unsigned limit) {
     if (AP(0)->n_partitions != FREE(1) || FREE(0) != AP(1)->n_partitions)
         RULE_BROKEN(v, VTRN_UNDEFINED, "swap partitions and elements of ap0",
                     "%s: ap0 [%u, %llu] is not the transpose of ap1 [%u, %llu]", NAME,
@@ -38,7 +34,7 @@ static vtrn_status transposed_shape(validation *v, unsigned limit) {
     return NULL;
 }
 
-static vtrn_status same_dtype(validation *v, int a, int b) {
+vtrn_status validate_same_dtype(validation *v, int a, int b) {
     if (AP(a)->dtype != AP(b)->dtype)
         RULE_BROKEN(v, VTRN_UNDEFINED, "copy first, with a cast",
                     "%s: ap%d is %s, ap%d is %s: it moves bits and does not cast", NAME, a,
@@ -55,7 +51,7 @@ static vtrn_status not_both_psum(validation *v, int a, int b) {
     return NULL;
 }
 
-static vtrn_status free_size_is(validation *v, int i, uint64_t want) {
+vtrn_status validate_free_size_is(validation *v, int i, uint64_t want) {
     if (FREE(i) != want)
         RULE_BROKEN(v, VTRN_UNDEFINED, "give the operand that many",
                     "%s: ap%d has %llu elements a partition, not %llu", NAME, i,
@@ -110,7 +106,7 @@ static vtrn_status scalar_operand(validation *v, int i) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "give a scalar for each partition",
                     "%s: the scalar ap%d has %u partitions, ap0 has %u", NAME, i,
                     AP(i)->n_partitions, AP(0)->n_partitions);
-    return free_size_is(v, i, 1);
+    return validate_free_size_is(v, i, 1);
 }
 
 /* Scalars are fp32; raw-bit operations and integer data take integers. Source: docs/hardware.md,
@@ -126,216 +122,13 @@ static vtrn_status scalar_dtype(validation *v, int i) {
 }
 
 static vtrn_status elementwise(validation *v) {
-    return same_shape(v, 0, 1);
-}
-
-/* Source: docs/hardware.md, "Tensor engine" */
-static vtrn_status matmul_dtype(validation *v, int i) {
-    vtrn_dtype t = AP(i)->dtype;
-    /* v1 takes bf16 and fp16; fp32 there stands for passes of bf16 parts (fp32_passes) */
-    bool is_on_v1 = dtype_size(t) == 2 || t == VTRN_DTYPE_FP32;
-    bool is_legal = dtype_is_float(t) && (t != VTRN_DTYPE_FP8E4M3FN || v->chip->gen >= 4) &&
-                    (v->chip->gen > 1 || is_on_v1);
-    if (!is_legal)
-        RULE_BROKEN(v, VTRN_UNSUPPORTED, "cast it to bf16 or fp32",
-                    "%s: ap%d is %s; the tensor engine of NeuronCore-v%d does not take it", NAME, i,
-                    dtype_name(t), v->chip->gen);
-    return NULL;
-}
-
-static bool is_full_width(vtrn_dtype t) {
-    return t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_TF32;
-}
-
-static vtrn_status contraction_fits(validation *v) {
-    if (AP(1)->n_partitions > v->chip->tensor_max_k)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the contraction and accumulate",
-                    "%s: contraction size %u > %d (rows of the PE array)", NAME,
-                    AP(1)->n_partitions, v->chip->tensor_max_k);
-    return NULL;
-}
-
-/* Source: nki.isa.nc_matmul, "Performance mode" */
-static vtrn_status double_row(validation *v) {
-    if (!(v->instr->flags & VTRN_FLAG_DOUBLE_ROW))
-        return NULL;
-    if (v->chip->gen < 3)
-        RULE_BROKEN(v, VTRN_UNSUPPORTED, "use the ordinary mode",
-                    "%s: double_row on NeuronCore-v%d", NAME, v->chip->gen);
-    if (dtype_size(AP(1)->dtype) != 1)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "cast it to an fp8 type", "%s: double_row of %s", NAME,
-                    dtype_name(AP(1)->dtype));
-    return NULL;
-}
-
-static vtrn_status check_ldweights(validation *v) {
-    VTRN_RETURN_IF_ERROR(double_row(v));
-    VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
-    VTRN_RETURN_IF_ERROR(contraction_fits(v));
-    if (FREE(1) > v->chip->tensor_max_m)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of 128",
-                    "%s: stationary free size %llu > %d (columns of the PE array)", NAME,
-                    (unsigned long long)FREE(1), v->chip->tensor_max_m);
-    v->stationary_k = AP(1)->n_partitions;
-    v->stationary_m = (uint32_t)FREE(1);
-    v->stationary_dtype = AP(1)->dtype;
-    return NULL;
-}
-
-/* A result lies in one bank until NeuronCore-v4. Source: docs/hardware.md, "Tensor engine" */
-static vtrn_status one_bank(validation *v, int i) {
-    if (v->chip->gen >= 4)
-        return NULL;
-    int64_t lo, hi, bank = v->chip->psum_bank_bytes;
-    isa_ap_extent(AP(i), &lo, &hi); /* inside PSUM: 32 bits hold it */
-    if ((uint32_t)lo / (uint32_t)bank != (uint32_t)(hi - 1) / (uint32_t)bank)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "start the result at a bank",
-                    "%s: ap%d: bytes %lld..%lld of PSUM cross a bank of %lld (NeuronCore-v%d)",
-                    NAME, i, (long long)lo, (long long)hi - 1, (long long)bank, v->chip->gen);
-    return NULL;
-}
-
-static vtrn_status psum_dtype(validation *v) {
-    if (AP(0)->dtype == VTRN_DTYPE_FP32 || (AP(0)->dtype == VTRN_DTYPE_BF16 && v->chip->gen >= 4))
-        return NULL;
-    RULE_BROKEN(v, VTRN_UNDEFINED, "cast when copying out of PSUM",
-                "%s: ap0 is %s; PSUM accumulates in fp32%s (NeuronCore-v%d)", NAME,
-                dtype_name(AP(0)->dtype), v->chip->gen >= 4 ? " or bf16" : "", v->chip->gen);
-}
-
-/* What a matmul needs of the weights before it. Source: docs/hardware.md, "Tensor engine" */
-static vtrn_status matches_stationary(validation *v) {
-    if (!v->stationary_k)
-        return NULL;
-    if (v->stationary_k != AP(1)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of that contraction size first",
-                    "%s: contraction size %u, the stationary tile has %u", NAME,
-                    AP(1)->n_partitions, v->stationary_k);
-    if (v->stationary_m != AP(0)->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "give the result a partition for each column of the weights",
-                    "%s: ap0 has %u partitions, the stationary tile has %u columns", NAME,
-                    AP(0)->n_partitions, v->stationary_m);
-    vtrn_dtype a = v->stationary_dtype, b = AP(1)->dtype;
-    if ((dtype_of_packed(a) != a) != (dtype_of_packed(b) != b))
-        RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of the same kind first",
-                    "%s: stationary %s with moving %s", NAME, dtype_name(a), dtype_name(b));
-    bool is_legacy_mix = (a == VTRN_DTYPE_FP8E4M3 && b == VTRN_DTYPE_FP8E4M3FN) ||
-                         (b == VTRN_DTYPE_FP8E4M3 && a == VTRN_DTYPE_FP8E4M3FN);
-    if (is_full_width(a) != is_full_width(b) || is_legacy_mix)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "cast one of them",
-                    "%s: stationary %s with moving %s (fp32 and tf32 go only with each other)",
-                    NAME, dtype_name(a), dtype_name(b));
-    return NULL;
-}
-
-/* Columns of the moving tile and the shape of the result. */
-static vtrn_status moving_fits(validation *v) {
-    if (FREE(1) > v->chip->tensor_max_n)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of that size",
-                    "%s: moving free size %llu > %d (%s, NeuronCore-v%d)", NAME,
-                    (unsigned long long)FREE(1), v->chip->tensor_max_n,
-                    v->chip->gen < 4 ? "one PSUM bank" : "all PSUM banks", v->chip->gen);
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, FREE(1)));
-    if (AP(0)->n_partitions > v->chip->tensor_max_m)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the weights into tiles of fewer columns",
-                    "%s: ap0 has %u partitions > %d", NAME, AP(0)->n_partitions,
-                    v->chip->tensor_max_m);
-    return one_bank(v, 0);
-}
-
-static vtrn_status check_matmul(validation *v) {
-    VTRN_RETURN_IF_ERROR(double_row(v));
-    VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
-    VTRN_RETURN_IF_ERROR(psum_dtype(v));
-    VTRN_RETURN_IF_ERROR(contraction_fits(v));
-    VTRN_RETURN_IF_ERROR(moving_fits(v));
-    return matches_stationary(v);
-}
-
-bool validate_has_scales(vtrn_opcode opcode) {
-    return opcode == VTRN_OP_LDWEIGHTS_MX || opcode == VTRN_OP_MATMUL_MX ||
-           opcode == VTRN_OP_QUANTIZE_MX;
-}
-
-bool validate_takes_packed(vtrn_opcode opcode, int i) {
-    return ((opcode == VTRN_OP_LDWEIGHTS_MX || opcode == VTRN_OP_MATMUL_MX) && i == 1) ||
-           (opcode == VTRN_OP_QUANTIZE_MX && i == 0);
-}
-
-/* Packed elements in whole quadrants, and a scale for each 8 partitions of a quadrant. Source:
- * nki.isa.nc_matmul_mx, "Tile size", and nki.isa.quantize_mx, "Layout" */
-static vtrn_status mx_operands(validation *v, int data_i) {
-    enum { QUADRANT = 32, SCALES = 4 /* of a quadrant */ };
-    uint32_t n = AP(data_i)->n_partitions, least = n - QUADRANT + SCALES;
-    if (dtype_of_packed(AP(data_i)->dtype) == AP(data_i)->dtype)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "view it as one of float8_e4m3fn_x4 and its like",
-                    "%s: ap%d is %s, no packed type", NAME, data_i, dtype_name(AP(data_i)->dtype));
-    if (n % QUADRANT || n > (unsigned)v->chip->n_partitions)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "pad it to whole quadrants",
-                    "%s: ap%d has %u partitions; MX works on whole quadrants of 32", NAME, data_i,
-                    n);
-    if (AP(2)->dtype != VTRN_DTYPE_UINT8)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "view them as uint8", "%s: scales are %s", NAME,
-                    dtype_name(AP(2)->dtype));
-    if (AP(2)->n_partitions < least)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "give each quadrant its 4 partitions of scales",
-                    "%s: scales in %u partitions, those of %u lie in %u", NAME, AP(2)->n_partitions,
-                    n, least);
-    if (FREE(2) < FREE(data_i))
-        RULE_BROKEN(v, VTRN_UNDEFINED, "give each column its scales",
-                    "%s: %llu columns of scales for %llu of data", NAME,
-                    (unsigned long long)FREE(2), (unsigned long long)FREE(data_i));
-    return NULL;
-}
-
-static vtrn_status check_ldweights_mx(validation *v) {
-    VTRN_RETURN_IF_ERROR(mx_operands(v, 1));
-    if (FREE(1) > v->chip->tensor_max_m || FREE(1) % 2)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of 128, or pad it",
-                    "%s: stationary free size %llu; it is even and at most %d", NAME,
-                    (unsigned long long)FREE(1), v->chip->tensor_max_m);
-    v->stationary_k = AP(1)->n_partitions;
-    v->stationary_m = (uint32_t)FREE(1);
-    v->stationary_dtype = AP(1)->dtype;
-    return NULL;
-}
-
-static vtrn_status check_matmul_mx(validation *v) {
-    VTRN_RETURN_IF_ERROR(mx_operands(v, 1));
-    VTRN_RETURN_IF_ERROR(psum_dtype(v));
-    VTRN_RETURN_IF_ERROR(moving_fits(v));
-    return matches_stationary(v);
-}
-
-static vtrn_status check_quantize_mx(validation *v) {
-    vtrn_dtype t = AP(0)->dtype, from = AP(1)->dtype;
-    VTRN_RETURN_IF_ERROR(mx_operands(v, 0));
-    if (t == VTRN_DTYPE_FP4E2M1FN_X4 || (from != VTRN_DTYPE_BF16 && from != VTRN_DTYPE_FP16))
-        RULE_BROKEN(v, VTRN_UNDEFINED, "quantise bf16 or fp16 to an fp8 type",
-                    "%s: %s from %s; it makes float8_e4m3fn_x4 or float8_e5m2_x4 of 16-bit floats",
-                    NAME, dtype_name(t), dtype_name(from));
-    for (int i = 0; i < 3; i++)
-        if (AP(i)->space != VTRN_SPACE_SBUF)
-            RULE_BROKEN(v, VTRN_UNDEFINED, "copy it to SBUF", "%s: ap%d is not in SBUF", NAME, i);
-    if (AP(1)->n_partitions != AP(0)->n_partitions)
-        return same_shape(v, 0, 1);
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 2, FREE(0)));
-    return free_size_is(v, 1, 4 * FREE(0));
-}
-
-static vtrn_status check_pe_transpose(validation *v) {
-    v->stationary_k = 0; /* the data itself is loaded as the stationary tile */
-    VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
-    VTRN_RETURN_IF_ERROR(transposed_shape(v, (unsigned)v->chip->tensor_max_m));
-    if (AP(0)->dtype != VTRN_DTYPE_FP32)
-        VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
-    return one_bank(v, 0);
+    return validate_same_shape(v, 0, 1);
 }
 
 static vtrn_status check_tensor_tensor(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "ACB"));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 2));
     return bits_are_integers(v, v->instr->op0, 0, 2);
 }
@@ -369,7 +162,7 @@ static vtrn_status check_tensor_scalar(validation *v) {
                     "%s: %s and %s: both work on raw bits or neither", NAME, isa_alu_name(a),
                     isa_alu_name(b));
     VTRN_RETURN_IF_ERROR(scalar_engine_alu(v));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     for (int i = 2; i < 4; i++) {
         VTRN_RETURN_IF_ERROR(scalar_operand(v, i));
         VTRN_RETURN_IF_ERROR(scalar_dtype(v, i));
@@ -381,8 +174,8 @@ static vtrn_status check_tensor_scalar(validation *v) {
 static vtrn_status check_scalar_tensor_tensor(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "AC"));
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "AC"));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 3));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 3));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 3));
     return scalar_operand(v, 2);
 }
@@ -418,9 +211,9 @@ static vtrn_status check_tensor_reduce(validation *v) {
     uint64_t kept = 1;
     for (int d = 0; d < AP(1)->n_dims - n; d++)
         kept *= AP(1)->dim[d].num;
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, kept));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 0, kept));
     if (AP(0)->n_partitions != AP(1)->n_partitions)
-        return same_shape(v, 0, 1);
+        return validate_same_shape(v, 0, 1);
     return bits_are_integers(v, v->instr->op0, 0, 1);
 }
 
@@ -430,13 +223,13 @@ static vtrn_status check_tensor_copy(validation *v) {
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "use activate with the function copy",
                     "%s: Scalar has it from NeuronCore-v3, %s is v%d", NAME, v->chip->name,
                     v->chip->gen);
-    return same_shape(v, 0, 1);
+    return validate_same_shape(v, 0, 1);
 }
 
 static vtrn_status check_copy_predicated(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 2));
     if (dtype_is_float(AP(2)->dtype))
         RULE_BROKEN(v, VTRN_UNDEFINED, "compare into an integer type first",
@@ -447,16 +240,16 @@ static vtrn_status check_copy_predicated(validation *v) {
 static vtrn_status check_scan(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "AC"));
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "AC"));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
     VTRN_RETURN_IF_ERROR(scalar_dtype(v, 3));
     return not_both_psum(v, 1, 2);
 }
 
 static vtrn_status check_transpose32(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
-    return transposed_shape(v, 32);
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
+    return validate_transposed_shape(v, 32);
 }
 
 static vtrn_status check_stream_shuffle(validation *v) {
@@ -464,7 +257,7 @@ static vtrn_status check_stream_shuffle(validation *v) {
         if (v->instr->shuffle[i] >= 32 && v->instr->shuffle[i] != 255)
             RULE_BROKEN(v, VTRN_UNDEFINED, "use a partition 0..31, or 255 to keep",
                         "%s: mask[%d] is %u, neither 0..31 nor 255", NAME, i, v->instr->shuffle[i]);
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
     for (int r = 0; r < AP(0)->n_partitions; r++) {
         int from = v->instr->shuffle[r % 32];
         if (from != 255 && r / 32 * 32 + from >= AP(1)->n_partitions)
@@ -472,18 +265,18 @@ static vtrn_status check_stream_shuffle(validation *v) {
                         "%s: partition %d takes from %d; ap1 has %u", NAME, r, r / 32 * 32 + from,
                         AP(1)->n_partitions);
     }
-    return free_size_is(v, 0, FREE(1));
+    return validate_free_size_is(v, 0, FREE(1));
 }
 
 static vtrn_status same_rows(validation *v) {
     if (AP(0)->n_partitions != AP(1)->n_partitions)
-        return same_shape(v, 0, 1);
+        return validate_same_shape(v, 0, 1);
     return NULL;
 }
 
 static vtrn_status check_bn_stats(validation *v) {
     VTRN_RETURN_IF_ERROR(free_size_within(v, 1, 1, 512));
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, 6));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 0, 6));
     return same_rows(v);
 }
 
@@ -493,21 +286,21 @@ static vtrn_status check_bn_aggr(validation *v) {
                     "give count, mean and variance for each chunk, as bn_stats does",
                     "%s: ap1 has %llu elements a partition, not triples", NAME,
                     (unsigned long long)FREE(1));
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 0, 2));
     return same_rows(v);
 }
 
 /* Source: docs/hardware.md, "Vector engine" */
 static vtrn_status check_max8(validation *v) {
     VTRN_RETURN_IF_ERROR(free_size_within(v, 1, 8, 16384));
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, 8));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 0, 8));
     return same_rows(v);
 }
 
 static vtrn_status check_find_index8(validation *v) {
     VTRN_RETURN_IF_ERROR(free_size_within(v, 1, 8, 16384));
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 2, 8));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 2, 8));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
     if (AP(0)->dtype != VTRN_DTYPE_UINT16 && AP(0)->dtype != VTRN_DTYPE_UINT32)
         RULE_BROKEN(v, VTRN_UNDEFINED, "make the result uint16 or uint32",
                     "%s: indices ap0 are %s, not uint16 or uint32", NAME, dtype_name(AP(0)->dtype));
@@ -515,15 +308,15 @@ static vtrn_status check_find_index8(validation *v) {
 }
 
 static vtrn_status check_match_replace8(validation *v) {
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 2, 8));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 2, 8));
     if (AP(2)->n_partitions != AP(0)->n_partitions)
-        return same_shape(v, 0, 2);
-    return same_shape(v, 0, 1);
+        return validate_same_shape(v, 0, 2);
+    return validate_same_shape(v, 0, 1);
 }
 
 static vtrn_status reduces_to_registers(validation *v, const char *classes) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, classes));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     return scalar_dtype(v, 2);
 }
@@ -543,7 +336,7 @@ static vtrn_status check_tensor_scalar_reduce(validation *v) {
 static vtrn_status check_range_select(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "C"));
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op1, "C"));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     if (!dtype_is_float(AP(1)->dtype))
         RULE_BROKEN(v, VTRN_UNDEFINED, "convert it to a float type", "%s: ap1 is %s, not a float",
                     NAME, dtype_name(AP(1)->dtype));
@@ -556,8 +349,8 @@ static vtrn_status check_range_select(validation *v) {
 
 /* Source: nki.isa.select_reduce */
 static vtrn_status check_select_reduce(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
     VTRN_RETURN_IF_ERROR(not_both_psum(v, 1, 2));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
     if (dtype_is_float(AP(2)->dtype))
@@ -567,24 +360,24 @@ static vtrn_status check_select_reduce(validation *v) {
 }
 
 static vtrn_status check_exponential(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     return scalar_dtype(v, 2);
 }
 
 static vtrn_status check_vector_load(validation *v) {
-    return free_size_is(v, 1, 1);
+    return validate_free_size_is(v, 1, 1);
 }
 
 /* Source: nki.isa.nc_n_gather */
 static vtrn_status check_n_gather(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 2));
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 2));
     if (AP(2)->dtype != VTRN_DTYPE_UINT32)
         RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to uint32", "%s: indices ap2 are %s",
                     NAME, dtype_name(AP(2)->dtype));
     if (AP(0)->n_partitions != AP(1)->n_partitions)
-        return same_shape(v, 0, 1);
+        return validate_same_shape(v, 0, 1);
     return NULL;
 }
 
@@ -593,7 +386,7 @@ enum { GPSIMD_CORE_PARTITIONS = 16 }; /* Source: docs/hardware.md, "GpSimd" */
 /* Source: nki.isa.local_gather */
 static vtrn_status check_local_gather(validation *v) {
     int64_t run = v->instr->arg[0], n = v->instr->arg[1];
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
     if (AP(2)->dtype != VTRN_DTYPE_UINT16)
         RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to uint16", "%s: indices ap2 are %s",
                     NAME, dtype_name(AP(2)->dtype));
@@ -609,7 +402,7 @@ static vtrn_status check_local_gather(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "give 16 partitions as many indices, and 4096 at most",
                     "%s: %lld indices a core, whose 16 partitions hold %llu", NAME, (long long)n,
                     (unsigned long long)FREE(2) * GPSIMD_CORE_PARTITIONS);
-    return free_size_is(v, 0, (uint64_t)(n * run));
+    return validate_free_size_is(v, 0, (uint64_t)(n * run));
 }
 
 /* Source: nki.isa.nonzero_with_count */
@@ -619,8 +412,8 @@ static vtrn_status check_nonzero(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "use int32 from fp32 or int32", "%s: ap0 is %s, ap1 is %s",
                     NAME, dtype_name(AP(0)->dtype), dtype_name(AP(1)->dtype));
     if (AP(0)->n_partitions != AP(1)->n_partitions)
-        return same_shape(v, 0, 1);
-    return free_size_is(v, 0, FREE(1) + 1);
+        return validate_same_shape(v, 0, 1);
+    return validate_free_size_is(v, 0, FREE(1) + 1);
 }
 
 static vtrn_status check_set_rng_seed(validation *v) {
@@ -644,13 +437,13 @@ static vtrn_status check_rng(validation *v) {
 static vtrn_status check_dropout(validation *v) {
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     VTRN_RETURN_IF_ERROR(scalar_dtype(v, 2));
-    return same_shape(v, 0, 1);
+    return validate_same_shape(v, 0, 1);
 }
 
 /* Source: docs/hardware.md, "Scalar engine": scale fp32, bias anything but tf32; on v2 a bias is a
  * tensor. */
 static vtrn_status check_activate(validation *v) {
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 3));
     if (!is_absent(v, 2) && AP(2)->dtype != VTRN_DTYPE_FP32)
@@ -667,7 +460,7 @@ static vtrn_status check_activate(validation *v) {
 }
 
 static vtrn_status check_act_read(validation *v) {
-    return free_size_is(v, 0, 1);
+    return validate_free_size_is(v, 0, 1);
 }
 
 static vtrn_status check_act_table_load(validation *v) {
@@ -690,7 +483,7 @@ static vtrn_status pattern_fits(validation *v) {
 
 static vtrn_status check_affine_select(validation *v) {
     VTRN_RETURN_IF_ERROR(wants_alu(v, v->instr->op0, "C"));
-    VTRN_RETURN_IF_ERROR(same_shape(v, 0, 1));
+    VTRN_RETURN_IF_ERROR(validate_same_shape(v, 0, 1));
     return pattern_fits(v);
 }
 
@@ -704,7 +497,7 @@ static vtrn_status check_partition_reduce(validation *v) {
     if (AP(0)->n_partitions != 1)
         RULE_BROKEN(v, VTRN_UNDEFINED, "write the result to one partition",
                     "%s: ap0 has %u partitions, not 1", NAME, AP(0)->n_partitions);
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 0, FREE(1)));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 0, FREE(1)));
     return bits_are_integers(v, op, 0, 1);
 }
 
@@ -746,7 +539,7 @@ static vtrn_status check_dma_copy(validation *v) {
     int hbm = AP(0)->space == VTRN_SPACE_HBM ? 0 : 1;
     if (AP(hbm)->space != VTRN_SPACE_HBM || AP(!hbm)->space != VTRN_SPACE_SBUF ||
         AP(hbm)->n_partitions >= AP(!hbm)->n_partitions)
-        return same_shape(v, 0, 1);
+        return validate_same_shape(v, 0, 1);
     if (isa_ap_row_dims(AP(hbm), AP(!hbm)->n_partitions) < 0)
         RULE_BROKEN(v, VTRN_UNDEFINED, "make its outer dimensions count the partitions of a row",
                     "%s: %u rows in HBM cannot serve %u partitions", NAME, AP(hbm)->n_partitions,
@@ -765,8 +558,8 @@ static vtrn_status check_dma_transpose(validation *v) {
     if (size != 2 && size != 4)
         RULE_BROKEN(v, VTRN_UNDEFINED, "convert it to a 2- or 4-byte type, or name its bits as one",
                     "%s: %s; it moves 2- and 4-byte elements", NAME, dtype_name(AP(1)->dtype));
-    VTRN_RETURN_IF_ERROR(same_dtype(v, 0, 1));
-    return transposed_shape(v, UINT16_MAX);
+    VTRN_RETURN_IF_ERROR(validate_same_dtype(v, 0, 1));
+    return validate_transposed_shape(v, UINT16_MAX);
 }
 
 /* table: the operand in HBM whose rows are indexed; rows: the other one. */
@@ -778,12 +571,12 @@ static vtrn_status check_indirect(validation *v, int table, int rows) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "convert the indices to int32",
                     "%s: the indices ap2 are %s, not 32-bit integers", NAME,
                     dtype_name(AP(2)->dtype));
-    VTRN_RETURN_IF_ERROR(free_size_is(v, 2, 1));
+    VTRN_RETURN_IF_ERROR(validate_free_size_is(v, 2, 1));
     if (AP(2)->n_partitions != AP(rows)->n_partitions)
         RULE_BROKEN(v, VTRN_UNDEFINED, "give an index for each row", "%s: %u indices for %u rows",
                     NAME, AP(2)->n_partitions, AP(rows)->n_partitions);
     VTRN_RETURN_IF_ERROR(castable(v, table, rows));
-    return free_size_is(v, rows, FREE(table));
+    return validate_free_size_is(v, rows, FREE(table));
 }
 
 static vtrn_status check_dma_gather(validation *v) {
@@ -807,12 +600,12 @@ static const struct {
     vtrn_status (*check)(validation *v);
     uint32_t flags; /* legal ones */
 } rules[VTRN_OP_COUNT] = {
-    [VTRN_OP_LDWEIGHTS] = {check_ldweights, VTRN_FLAG_DOUBLE_ROW},
-    [VTRN_OP_MATMUL] = {check_matmul, ACC | SR | VTRN_FLAG_LAST | VTRN_FLAG_DOUBLE_ROW},
-    [VTRN_OP_PE_TRANSPOSE] = {check_pe_transpose, 0},
-    [VTRN_OP_LDWEIGHTS_MX] = {check_ldweights_mx, 0},
-    [VTRN_OP_MATMUL_MX] = {check_matmul_mx, ACC | VTRN_FLAG_LAST},
-    [VTRN_OP_QUANTIZE_MX] = {check_quantize_mx, 0},
+    [VTRN_OP_LDWEIGHTS] = {validate_ldweights, VTRN_FLAG_DOUBLE_ROW},
+    [VTRN_OP_MATMUL] = {validate_matmul, ACC | SR | VTRN_FLAG_LAST | VTRN_FLAG_DOUBLE_ROW},
+    [VTRN_OP_PE_TRANSPOSE] = {validate_pe_transpose, 0},
+    [VTRN_OP_LDWEIGHTS_MX] = {validate_ldweights_mx, 0},
+    [VTRN_OP_MATMUL_MX] = {validate_matmul_mx, ACC | VTRN_FLAG_LAST},
+    [VTRN_OP_QUANTIZE_MX] = {validate_quantize_mx, 0},
     [VTRN_OP_TENSOR_TENSOR] = {check_tensor_tensor, SR},
     [VTRN_OP_TENSOR_SCALAR] = {check_tensor_scalar, REV0 | REV1 | SR},
     [VTRN_OP_SCALAR_TENSOR_TENSOR] = {check_scalar_tensor_tensor, REV0 | REV1 | SR},

@@ -28,6 +28,26 @@ typedef struct validation {
         return VTRN_ERROR((category), __VA_ARGS__);                                                \
     } while (0)
 
+/* For the rules of one instruction, named v. */
+#define AP(i)   (&v->instr->ap[i])
+#define FREE(i) (v->free_size[i])
+#define NAME    (v->info->mnemonic)
+
+/* Equal rows and equal elements a row. */
+vtrn_status validate_same_shape(validation *v, int a, int b);
+/* ap0[F, P] against ap1[P, F], at most limit each. */
+vtrn_status validate_transposed_shape(validation *v, unsigned limit);
+vtrn_status validate_same_dtype(validation *v, int a, int b);
+vtrn_status validate_free_size_is(validation *v, int i, uint64_t want);
+
+/* validate_tensor.c */
+vtrn_status validate_ldweights(validation *v);
+vtrn_status validate_matmul(validation *v);
+vtrn_status validate_ldweights_mx(validation *v);
+vtrn_status validate_matmul_mx(validation *v);
+vtrn_status validate_quantize_mx(validation *v);
+vtrn_status validate_pe_transpose(validation *v);
+
 /* Rules of one opcode: shapes, dtypes, operations, arguments. Memory ranges, partitions, spaces and
  * queues are already known to be legal. */
 vtrn_status validate_opcode(validation *v);

@@ -14,6 +14,7 @@ enum {
     ROOMY_SBUF = 4,
     ROOMY_PSUM = 16,
     MAX_ROOMY_PARTITION_BYTES = 32 << 20,
+    MAX_IDLE = 2, /* machines that wait for the next kernel */
 };
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -63,15 +64,21 @@ static vtrn_status machine_take(const char *chip, nki_machine **out) {
     return status;
 }
 
+/* Few machines stay: each has address space for the HBM of an instance, terabytes of it on
+ * Trainium3, and a process has 128 terabytes. */
 static void machine_give(nki_machine *m) {
-    if (m->has_grown) { /* which no other kernel may need */
-        machine_destroy(m);
-        return;
-    }
     pthread_mutex_lock(&idle_lock);
-    m->next = idle;
-    idle = m;
+    int n = 0;
+    for (const nki_machine *i = idle; i; i = i->next)
+        n++;
+    bool is_kept = n < MAX_IDLE && !m->has_grown; /* one that has grown no other kernel may need */
+    if (is_kept) {
+        m->next = idle;
+        idle = m;
+    }
     pthread_mutex_unlock(&idle_lock);
+    if (!is_kept)
+        machine_destroy(m);
 }
 
 static vtrn_status init(nki_session *s, const char *chip) {

@@ -289,6 +289,31 @@ def test_a_race_is_read():
     assert told.n == 4
 
 
+@pytest.mark.parametrize("source, said", [("def f(:\n", r"r.py:1: "), ("\nimport nothing_of_the_kind\n", "r.py:2: the file raised ModuleNot")])
+def test_a_reward_file_that_cannot_be_read_names_its_line(source, said):
+    with pytest.raises(files.BadFile, match=said):
+        files.Reward("r.py", source)
+
+
+def test_files_that_are_none_are_refused_by_name(tmp_path, capsys):
+    (tmp_path / "text.npy").write_text("0 1 2 3 4 5")
+    with pytest.raises(ValueError, match="text.npy: no array of numbers"):
+        tracks.load(str(tmp_path / "text.npy"))
+    np.save(tmp_path / "words.npy", np.array([["a"] * 6] * 5))
+    with pytest.raises(ValueError, match="real numbers"):
+        tracks.load(str(tmp_path / "words.npy"))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("cut.npz", "words.npy", "text.npy"):
+        assert evaluate.main([str(tmp_path / name)]) == 2
+        assert f"{name}: not a checkpoint of train.py" in capsys.readouterr().err
+    for argv in (["--laps", "0"], ["--film", str(tmp_path / "none" / "f.html")]):
+        with pytest.raises(SystemExit):
+            evaluate.main([str(tmp_path / "cut.npz"), *argv])
+    for argv in (["--iterations", "0"], ["--seed", "-1"]):
+        with pytest.raises(SystemExit):
+            train.arguments(argv)
+
+
 # SAC
 
 

@@ -8,9 +8,14 @@ static double in_reach(double x) {
     return x < -1e4 ? -1e4 : x > 1e4 ? 1e4 : x;
 }
 
+/* x * share, which is -0 where no type has the share, and NaN where x is infinite there. */
+static double shared(double x, double share) {
+    return share != 0 ? x * share : isinf(x) ? x * 0 : -0.0;
+}
+
 static double ref_silu(double x) {
     const double gate = 1 / (1 + exp(-in_reach(x)));
-    return gate == 0 ? -0.0 : x * gate;
+    return shared(x, gate);
 }
 
 static double ref_silu_dx(double x) {
@@ -20,7 +25,7 @@ static double ref_silu_dx(double x) {
 
 static double ref_gelu(double x) {
     const double share = erfc(-in_reach(x) * M_SQRT1_2) / 2;
-    return share == 0 ? -0.0 : x * share;
+    return shared(x, share);
 }
 
 static double ref_gelu_dx(double x) {
@@ -31,7 +36,7 @@ static double ref_gelu_dx(double x) {
 static double ref_gelu_tanh(double x) {
     const double t = in_reach(x), u = M_2_SQRTPI * M_SQRT1_2 * (t + 0.044715 * t * t * t);
     const double share = 1 / (1 + exp(-2 * u));
-    return share == 0 ? -0.0 : x * share;
+    return shared(x, share);
 }
 
 #define T           float
