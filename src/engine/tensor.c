@@ -267,12 +267,12 @@ static void multiply_strip(const product *p, strip *s) {
 /* Columns [from, from + n) of a dense tile. */
 static tensor_ahead ahead_of(const product *p, const vtrn_ap *tile, uint64_t from, uint64_t n) {
     const size_t size = dtype_size((vtrn_dtype)tile->dtype);
-    const uint8_t *rows = engine_row(p->core, tile, p->slot_base, 0) + from * size;
+    const uintptr_t rows = (uintptr_t)engine_row(p->core, tile, p->slot_base, 0) + from * size;
     return (tensor_ahead){
         .rows = rows,
         .row_bytes = (size_t)engine_row_stride(p->core, tile),
         .n_rows = tile->n_partitions,
-        .n_lines = (int)(((uintptr_t)rows % LINE + n * size + LINE - 1) / LINE),
+        .n_lines = (int)((rows % LINE + n * size + LINE - 1) / LINE),
         .n_rows_each = (tile->n_partitions + p->n_blocks - 1) / p->n_blocks,
     };
 }

@@ -43,7 +43,7 @@ static inline tensor_sums next_rows(tensor_sums to) {
 /* One of the rows that are needed next enters the second-level cache. */
 static inline void ask_for_row(tensor_ahead *a) {
     for (int line = 0; line < a->n_lines; line++)
-        __builtin_prefetch(a->rows + 64 * line, 0, 2);
+        __builtin_prefetch((const void *)(a->rows + 64 * (size_t)line), 0, 2);
     a->rows += a->row_bytes;
 }
 #endif

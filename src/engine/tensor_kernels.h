@@ -30,7 +30,7 @@ typedef struct tensor_stationary {
 /* Rows asked for while a strip is multiplied, some with each block: rows that lie a partition apart
  * are followed by no hardware prefetcher. Addresses need not be valid. */
 typedef struct tensor_ahead {
-    const uint8_t *rows;
+    uintptr_t rows; /* an address, since what it points at may be nothing */
     size_t row_bytes;
     int n_rows, n_lines; /* left to be asked for; cache lines of each */
     int n_rows_each;     /* with each block */

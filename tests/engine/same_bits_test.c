@@ -107,7 +107,7 @@ static void check_products(void) {
     for (int i = 0; i < 128 * TENSOR_STRIP_COLS; i++)
         moving[i] = (float)(i * 53 % 4093) / 4093 - 0.5f;
     tensor_moving b = tensor_moving_of(moving, TENSOR_STRIP_COLS);
-    b.coming.moving = (tensor_ahead){NULL, 1 << 20, 200, 4, 100}; /* no rows of anything */
+    b.coming.moving = (tensor_ahead){0, 1 << 20, 200, 4, 100}; /* no rows of anything */
     b.coming.weights = b.coming.moving;
     CPU_TABLE(tensor_kernel_table)
         ->multiply[2]((tensor_stationary){panels, 1, 128}, b,
