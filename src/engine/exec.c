@@ -131,6 +131,11 @@ static uint32_t next_block(const execution *x, const vtrn_block *block) {
 
 static vtrn_status trace_block(engine_run *run, uint32_t block_i) {
     if (run->n_block_trace == run->cap_block_trace) {
+        if (run->cap_block_trace > UINT32_MAX / 2)
+            return VTRN_ERROR(VTRN_RESOURCE,
+                              "%u blocks executed, as many as are kept for a program's time: let "
+                              "its loops take fewer turns in one execution",
+                              run->n_block_trace);
         uint32_t cap = run->cap_block_trace ? run->cap_block_trace * 2 : 16;
         uint32_t *grown = realloc(run->block_trace, (size_t)cap * sizeof *grown);
         if (!grown)
