@@ -131,8 +131,10 @@ uint64_t program_fingerprint(const vtrn_program *p) {
             hash = hash_bytes(hash, p->customs[i].blob, p->customs[i].blob_size);
         if (!c)
             continue;
-        const uint32_t head[] = {c->kind, c->reducer, c->n_groups, c->group_size};
-        hash = hash_bytes(hash, head, sizeof head);
+        hash = hash_bytes(hash, &c->kind, sizeof c->kind);
+        hash = hash_bytes(hash, &c->reducer, sizeof c->reducer);
+        hash = hash_bytes(hash, &c->n_groups, sizeof c->n_groups);
+        hash = hash_bytes(hash, &c->group_size, sizeof c->group_size);
         hash = hash_bytes(hash, c->groups, (size_t)c->n_groups * c->group_size * sizeof *c->groups);
     }
     return hash;

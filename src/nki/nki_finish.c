@@ -89,6 +89,9 @@ static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) 
                           "%s reads elements of a tensor in HBM that nothing has written; write "
                           "them before",
                           f->options->name);
+    const uint64_t element_bytes = dtype_size((vtrn_dtype)t->dtype);
+    if (!element_bytes)
+        return VTRN_ERROR(VTRN_INTERNAL, "%s has a tile without a type", f->options->name);
     vtrn_instr *fill = build_append(&f->build, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
     if (!fill)
         return VTRN_OUT_OF_MEMORY(sizeof *fill);
@@ -105,7 +108,7 @@ static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) 
                             .n_partitions = (uint16_t)t->n_partitions,
                             .addr = r->chip_addr,
                             .partition_step = 1};
-    fill->ap[0].dim[0] = (vtrn_dim){1, (uint32_t)(t->row_bytes / dtype_size((vtrn_dtype)t->dtype))};
+    fill->ap[0].dim[0] = (vtrn_dim){1, (uint32_t)(t->row_bytes / element_bytes)};
     return NULL;
 }
 

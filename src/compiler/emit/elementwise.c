@@ -55,16 +55,16 @@ vtrn_status elementwise_tensor_in(const emit_env *env, const fusion_node *node, 
         return NULL;
     }
     const fusion_node *in = &env->f->nodes[node->in[k].node];
+    bool is_sums = in->shape == NODE_FULL && in->op == FUSION_CONTRACT && in->is_folded;
+    bool is_row_of_each = in->shape == NODE_ROW && env->n_side && !in->is_hoisted;
     if (is_spread(env, node, in))
         *out = spread_over_batches(env, &in->t, in->shape == NODE_ROW);
-    else if (in->shape == NODE_ROW && env->n_side && !in->is_hoisted)
+    else if (is_row_of_each || is_sums) /* of the columns at hand: rows of batches, sums in PSUM */
         *out = tile_ap(&in->t, env->rows, cols);
     else if (in->shape == NODE_ROW)
         *out = stretched(&in->t, env->rows, cols);
     else if (in->shape == NODE_COL)
         *out = tile_ap_cols(&in->t, env->rows, env->col0 + env->first, cols);
-    else if (in->op == FUSION_CONTRACT && in->is_folded) /* sums of the columns at hand, in PSUM */
-        *out = tile_ap(&in->t, env->rows, cols);
     else
         *out = tile_ap_cols(&in->t, env->rows, env->first, cols);
     return NULL;
