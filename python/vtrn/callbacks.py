@@ -328,7 +328,7 @@ def _rules():
     yield debugging.debug_callback_p, debugging.debug_callback_lowering
     try:
         from jax._src import checkify
-    except NotImplementedError:  # Nobody can import it where JAX's registry lacks a platform that it names.
+    except NotImplementedError:  # importing it fails where JAX's registry lacks a platform that it names
         pass
     else:
         yield checkify.check_p, checkify.check_lowering_rule

@@ -268,7 +268,7 @@ static vtrn_instr reading_hbm(const vtrn_instr *instr, const vtrn_instr *copy) {
     return out;
 }
 
-/* A copy that nothing reads stays: somebody may look at SBUF for it. */
+/* A copy that no instruction reads is made: a caller may read SBUF after the program. */
 static bool is_left_out(const tile *t, bool is_last_block) {
     return t->is_read && !t->is_needed && (!t->n_cells || is_last_block);
 }

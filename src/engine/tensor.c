@@ -352,8 +352,8 @@ static void multiply_runs(const product *p, uint64_t n_cols) {
     }
 }
 
-/* One row of dst: each column of the moving tile meets one weight, so the tile is read as it lies.
- */
+/* One row of dst: an element of the moving tile is multiplied by one weight and not used again, so
+ * the tile is read as it lies. */
 static void multiply_one_row(const product *p, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     tensor_multiply_row multiply = moving->dtype == VTRN_DTYPE_BF16 ? p->kernels->multiply_row_bf16

@@ -40,6 +40,13 @@ static vtrn_status double_row(validation *v) {
     return NULL;
 }
 
+/* The instructions behind multiply by ap1. */
+static void keep_stationary(validation *v) {
+    v->stationary_k = AP(1)->n_partitions;
+    v->stationary_m = (uint32_t)FREE(1);
+    v->stationary_dtype = AP(1)->dtype;
+}
+
 vtrn_status validate_ldweights(validation *v) {
     VTRN_RETURN_IF_ERROR(double_row(v));
     VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
@@ -48,9 +55,7 @@ vtrn_status validate_ldweights(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of 128",
                     "%s: stationary free size %llu > %d (columns of the PE array)", NAME,
                     (unsigned long long)FREE(1), v->chip->tensor_max_m);
-    v->stationary_k = AP(1)->n_partitions;
-    v->stationary_m = (uint32_t)FREE(1);
-    v->stationary_dtype = AP(1)->dtype;
+    keep_stationary(v);
     return NULL;
 }
 
@@ -166,9 +171,7 @@ vtrn_status validate_ldweights_mx(validation *v) {
         RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis into tiles of 128, or pad it",
                     "%s: stationary free size %llu; it is even and at most %d", NAME,
                     (unsigned long long)FREE(1), v->chip->tensor_max_m);
-    v->stationary_k = AP(1)->n_partitions;
-    v->stationary_m = (uint32_t)FREE(1);
-    v->stationary_dtype = AP(1)->dtype;
+    keep_stationary(v);
     return NULL;
 }
 

@@ -1,4 +1,5 @@
 #include "runtime/peers.h"
+#include "base/array.h"
 
 #include "base/hash.h"
 #include "runtime/ranks.h"
@@ -11,7 +12,7 @@ enum { NAME_BYTES = 64, MAX_TEXT_BYTES = 1 << 16 };
 
 typedef struct messages {
     transport_message *list;
-    size_t n, max;
+    uint32_t n, max;
 } messages;
 
 /* The operands of a rank elsewhere. */
@@ -38,14 +39,8 @@ struct runtime_peers {
  */
 
 static vtrn_status add(messages *m, int process_i, void *bytes, size_t size) {
-    if (m->n == m->max) {
-        size_t max = m->max ? 2 * m->max : 16;
-        transport_message *grown = realloc(m->list, max * sizeof *grown);
-        if (!grown)
-            return VTRN_OUT_OF_MEMORY(max * sizeof *grown);
-        m->list = grown;
-        m->max = max;
-    }
+    if (!array_grow((void **)&m->list, m->n, &m->max, sizeof *m->list))
+        return VTRN_OUT_OF_MEMORY((m->n + 1) * sizeof *m->list);
     m->list[m->n++] = (transport_message){process_i, bytes, size};
     return NULL;
 }
@@ -87,7 +82,7 @@ static failure failure_of(vtrn_status status, uint32_t rank) {
 static vtrn_status make_failure(const runtime_peers *p, int process_i, failure f,
                                 const char *text) {
     vtrn_category category = (vtrn_category)f.category;
-    if (category == VTRN_INTERRUPTED) /* there; here nobody asked for it */
+    if (category == VTRN_INTERRUPTED) /* of that process; this one has had no signal */
         category = VTRN_RESOURCE;
     return vtrn_status_annotate(VTRN_ERROR(category, "%.*s", (int)f.size, text), "%s",
                                 transport_name(p->t, process_i));

@@ -184,15 +184,16 @@ def test_results_are_tuples_views_and_values_of_python():
     assert told == ["so"]
 
 
-def test_reads_of_what_nothing_wrote_are_found_when_the_function_is_traced():
-    @vtrn.nki.jit
-    def careless(x):
-        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
-        t = nl.ndarray((128, 64), x.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=t[:, 0:32], src=x[:, 0:32])
-        nisa.dma_copy(dst=out, src=t)
-        return out
+@vtrn.nki.jit
+def careless(x):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    t = nl.ndarray((128, 64), x.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=t[:, 0:32], src=x[:, 0:32])
+    nisa.dma_copy(dst=out, src=t)
+    return out
 
+
+def test_reads_of_what_nothing_wrote_are_found_when_the_function_is_traced():
     with pytest.raises(vtrn.nki.NkiValidationError, match="nothing has written 4096 of its elements") as e:
         jax.jit(careless)(draw(128, 64))
     assert e.value.category == "uninitialised"
@@ -201,14 +202,6 @@ def test_reads_of_what_nothing_wrote_are_found_when_the_function_is_traced():
 @pytest.mark.parametrize("policy, value", [("nan", np.nan), ("zero", 0.0)])
 def test_unwritten_elements_are_what_the_policy_says(monkeypatch, policy, value):
     monkeypatch.setenv("VTRN_NKI_UNINITIALISED", policy)
-
-    @vtrn.nki.jit
-    def careless(x):
-        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
-        t = nl.ndarray((128, 64), x.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=t[:, 0:32], src=x[:, 0:32])
-        nisa.dma_copy(dst=out, src=t)
-        return out
 
     a = draw(128, 64)
     with pytest.warns(UserWarning, match="nothing had written"):

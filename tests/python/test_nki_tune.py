@@ -54,6 +54,14 @@ def test_a_variant_that_does_not_fit_is_told():
     assert "out of capacity" in tuned.variants[0].error
 
 
+def test_a_variant_that_raises_is_told_whatever_it_raises():
+    def kernel(a, factor):
+        return scale(a, 512, factor=float({"two": 2.0}[factor]))
+
+    tuned = vtrn.nki.tune(kernel, {"factor": ["two", "three"]})(A)
+    assert tuned.best.parameters == {"factor": "two"} and tuned.variants[1].error == "KeyError: 'three'"
+
+
 def test_a_parameter_that_changes_the_result_is_an_error():
     def kernel(a, columns):
         return scale(a, columns, factor=float(columns))

@@ -47,8 +47,11 @@ def test_the_table_is_for_people(tmp_path):
 
 @pytest.mark.parametrize("arguments, said", [
     (("--shape", "x=128,512"), "--space names no parameter"),
-    (("--space", "columns"), "NAME=... is needed"),
+    (("--space", "columns"), "NAME=VALUE is needed"),
+    (("--space", "columns="), "a value behind = is needed"),
+    (("--space", "=64"), "a name before = is needed"),
     (("--space", "columns=64", "--shape", "x=128,a"), "128,512:bfloat16"),
+    (("--space", "columns=64", "--shape", "x=128,-4"), "a dimension is -4"),
     (("--space", "columns=64", "--shape", "x=128,512"), "factor"),
     (("--space", "columns=64", "--args", "absent"), "no such function"),
 ])

@@ -28,7 +28,8 @@ def _value(text):
 def _pair(text, what):
     name, separator, rest = text.partition("=")
     if not separator or not name or not rest:
-        raise SystemExit(f"tune: {what} {text!r}: NAME=... is needed")
+        missing = "a value behind =" if separator and name else "a name before =" if separator else "NAME=VALUE"
+        raise SystemExit(f"tune: {what} {text!r}: {missing} is needed")
     return name, rest
 
 
@@ -38,6 +39,8 @@ def _array(text, rng):
     try:
         dtype = vtrn.nki.dtypes.numpy_of(vtrn.nki.dtypes.code_of(dtype or "float32"))
         shape = tuple(int(n) for n in shape.split(","))
+        if min(shape) < 1:
+            raise ValueError(f"a dimension is {min(shape)}")
     except ValueError as e:
         raise SystemExit(f"tune: --shape {text!r}: {e}; it is numbers, then :TYPE, as in 128,512:bfloat16") from None
     if dtype.kind in "iu":
@@ -49,6 +52,8 @@ def _load(target):
     path, separator, name = target.rpartition(":")
     if not separator:
         raise SystemExit(f"tune: {target!r}: FILE:KERNEL is needed")
+    if not pathlib.Path(path).is_file():
+        raise SystemExit(f"tune: {path}: there is no such file; FILE:KERNEL names a Python file and a function of it")
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
     names = runpy.run_path(path, run_name="vtrn_tune")
     if not callable(names.get(name)):

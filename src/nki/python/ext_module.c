@@ -173,8 +173,11 @@ static void executable_drop(PyObject *capsule) {
     vtrn_executable_destroy(PyCapsule_GetPointer(capsule, "vtrn_executable"));
 }
 
-/* finish(name, outputs): the executable, in a capsule. */
-static PyObject *session_finish(ext_session *self, PyObject *args) {
+/* What a method makes of a session's finished program; NULL with Python's error set. */
+typedef PyObject *(*ending)(nki_session *session, const nki_finish_options *options);
+
+/* Arguments (name, outputs) as options, which hold as long as make runs. */
+static PyObject *end_session(ext_session *self, PyObject *args, ending make) {
     PyObject *outputs, *texts = NULL, *result = NULL;
     nki_finish_options o = {.n_sources = self->places.n};
     if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
@@ -182,60 +185,60 @@ static PyObject *session_finish(ext_session *self, PyObject *args) {
     nki_storage **storages = storages_of(outputs, &o.n_outputs);
     vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
     if (sources) {
-        vtrn_executable *executable;
         o.outputs = storages;
         o.sources = sources;
-        vtrn_status status = vtrn_nki_finish(self->session, &o, &executable);
-        if (status)
-            ext_raise(status, NULL);
-        else
-            result = PyCapsule_New(executable, "vtrn_executable", executable_drop);
+        result = make(self->session, &o);
     }
     free(sources);
     free(storages);
     Py_XDECREF(texts);
     return result;
+}
+
+static PyObject *make_executable(nki_session *session, const nki_finish_options *options) {
+    vtrn_executable *executable;
+    vtrn_status status = vtrn_nki_finish(session, options, &executable);
+    if (!status)
+        return PyCapsule_New(executable, "vtrn_executable", executable_drop);
+    ext_raise(status, NULL);
+    return NULL;
+}
+
+/* finish(name, outputs): the executable, in a capsule. */
+static PyObject *session_finish(ext_session *self, PyObject *args) {
+    return end_session(self, args, make_executable);
 }
 
 static double share(double part, double whole) {
     return whole > 0 ? part / whole : 0;
 }
 
+static PyObject *make_times(nki_session *session, const nki_finish_options *options) {
+    nki_times t;
+    vtrn_status status = vtrn_nki_time_cores(session, options, &t);
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
+    }
+    uint64_t n_partitions = (uint64_t)vtrn_nki_limits(session).n_partitions;
+    double ns = t.latency_ns;
+    return Py_BuildValue(
+        "{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
+        share(t.active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
+        share(t.active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
+        share(t.active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
+        share(t.active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
+        share(t.active_ns[VTRN_ENGINE_SYNC], ns), "dma_active", share(t.dma_active_ns, ns), "mfu",
+        share((double)t.flops, NKI_MAX_CORES * t.peak_flops * ns * 1e-9), "flops", t.flops,
+        "hbm_read_bytes", t.hbm_read_bytes, "hbm_write_bytes", t.hbm_write_bytes, "sbuf_peak_bytes",
+        t.sbuf_bytes * n_partitions, "psum_peak_bytes", t.psum_bytes * n_partitions,
+        "n_instructions", t.n_instrs);
+}
+
 /* time_cores(name, outputs): the figures of profile_of() for two cores, with what they waited for
  * each other. */
 static PyObject *session_time_cores(ext_session *self, PyObject *args) {
-    PyObject *outputs, *texts = NULL, *result = NULL;
-    nki_finish_options o = {.n_sources = self->places.n};
-    if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
-        return NULL;
-    nki_storage **storages = storages_of(outputs, &o.n_outputs);
-    vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
-    if (sources) {
-        nki_times t;
-        o.outputs = storages;
-        o.sources = sources;
-        vtrn_status status = vtrn_nki_time_cores(self->session, &o, &t);
-        uint64_t n_partitions = (uint64_t)vtrn_nki_limits(self->session).n_partitions;
-        double ns = t.latency_ns;
-        if (status)
-            ext_raise(status, NULL);
-        else
-            result = Py_BuildValue(
-                "{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
-                share(t.active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
-                share(t.active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
-                share(t.active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
-                share(t.active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
-                share(t.active_ns[VTRN_ENGINE_SYNC], ns), "dma_active", share(t.dma_active_ns, ns),
-                "mfu", share((double)t.flops, NKI_MAX_CORES * t.peak_flops * ns * 1e-9), "flops",
-                t.flops, "hbm_read_bytes", t.hbm_read_bytes, "hbm_write_bytes", t.hbm_write_bytes,
-                "sbuf_peak_bytes", t.sbuf_bytes * n_partitions, "psum_peak_bytes",
-                t.psum_bytes * n_partitions, "n_instructions", t.n_instrs);
-    }
-    free(sources);
-    free(storages);
-    Py_XDECREF(texts);
-    return result;
+    return end_session(self, args, make_times);
 }
 
 /* meet(): the two cores wait for each other here. */
@@ -249,31 +252,22 @@ static PyObject *session_meet(ext_session *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *make_record(nki_session *session, const nki_finish_options *options) {
+    void *bytes;
+    size_t size;
+    vtrn_status status = vtrn_nki_record(session, options, &bytes, &size);
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
+    }
+    PyObject *result = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
+    free(bytes);
+    return result;
+}
+
 /* record(name, outputs): the list of instructions as bytes. */
 static PyObject *session_record(ext_session *self, PyObject *args) {
-    PyObject *outputs, *texts = NULL, *result = NULL;
-    nki_finish_options o = {.n_sources = self->places.n};
-    if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
-        return NULL;
-    nki_storage **storages = storages_of(outputs, &o.n_outputs);
-    vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
-    if (sources) {
-        void *bytes;
-        size_t size;
-        o.outputs = storages;
-        o.sources = sources;
-        vtrn_status status = vtrn_nki_record(self->session, &o, &bytes, &size);
-        if (status) {
-            ext_raise(status, NULL);
-        } else {
-            result = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
-            free(bytes);
-        }
-    }
-    free(sources);
-    free(storages);
-    Py_XDECREF(texts);
-    return result;
+    return end_session(self, args, make_record);
 }
 
 /* Buffers of one execution. */
