@@ -112,9 +112,10 @@ typedef struct vtrn_rank {
 VTRN_API vtrn_status vtrn_execute_ranks(vtrn_executable *executable, const vtrn_rank *ranks,
                                         int n_ranks, const bool *keep);
 
-/* Whether the connection with another process of the same programs was lost: no program over
- * several processes runs any more. */
-VTRN_API bool vtrn_has_lost_processes(void);
+/* For the end of the process: the others learn at once that it runs no more programs with them,
+ * instead of by the watchdog. Where MPI moves the bytes, its launcher tells them. False: there are
+ * no others. */
+VTRN_API bool vtrn_leave_processes(void);
 
 /* Functions of the host that a program calls: a custom_call to "vtrn_host_callback" names one by a
  * number, in decimal, in its backend_config. While it runs, the program stands still. */

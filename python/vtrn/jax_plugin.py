@@ -4,6 +4,7 @@ tree through the namespace package of that name.
 VTRN_CHIP, VTRN_INSTANCE, VTRN_PROFILE and VTRN_THREADS are read by the library itself.
 """
 
+import atexit
 import ctypes
 import functools
 import os
@@ -24,20 +25,22 @@ def _named_in_environment() -> str | None:
 
 
 def _end_soon(library: ctypes.CDLL) -> None:
-    """An uncaught error ends the process at once when others are lost: JAX would wait for them, for some
-    100 s, in the barrier of its shutdown."""
+    """What ends one of several processes is told to the others before JAX's shutdown, which waits for them: they may be
+    waiting for this process. After an uncaught error there is no such shutdown, as its coordinator would end a
+    process that waits in it by SIGABRT once the others have gone."""
     shown = sys.excepthook
 
     def end(kind: type, error: BaseException, trace: types.TracebackType | None) -> None:
         shown(kind, error, trace)
-        if library.vtrn_has_lost_processes():
+        if library.vtrn_leave_processes():
             library.vtrn_profile_flush()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)
 
-    library.vtrn_has_lost_processes.restype = ctypes.c_bool
+    library.vtrn_leave_processes.restype = ctypes.c_bool
     sys.excepthook = end
+    atexit.register(library.vtrn_leave_processes)
 
 
 @functools.cache
@@ -50,7 +53,7 @@ def _install(path: str) -> None:
         profile.write_at_end(library)
     if hasattr(library, "vtrn_partitioner_set"):
         partition.connect(library)
-    if hasattr(library, "vtrn_has_lost_processes"):
+    if hasattr(library, "vtrn_leave_processes"):
         _end_soon(library)
 
 

@@ -22,8 +22,8 @@ const char *vtrn_version(void) {
     return VTRN_VERSION;
 }
 
-bool vtrn_has_lost_processes(void) {
-    return transport_has_lost_processes();
+bool vtrn_leave_processes(void) {
+    return transport_leave_all();
 }
 
 void vtrn_free(void *p) {

@@ -36,6 +36,7 @@ static const char *const category_names[] = {
     [VTRN_INTERNAL] = "internal",
     [VTRN_CALLBACK] = "host callback",
     [VTRN_INTERRUPTED] = "interrupted",
+    [VTRN_UNAVAILABLE] = "unavailable",
 };
 
 /* Messages quote names from the user's files. What is no text in UTF-8 becomes '?', so that every

@@ -22,6 +22,7 @@ typedef enum vtrn_category {
     VTRN_INTERNAL,      /* our own invariant broke */
     VTRN_CALLBACK,      /* a function of the host that the program calls failed */
     VTRN_INTERRUPTED,   /* the user asked the run to stop */
+    VTRN_UNAVAILABLE,   /* another process of the same programs has ended or does not answer */
 } vtrn_category;
 
 /* NULL is OK. A non-NULL status is owned by whoever received it; vtrn_status_free() releases it. */

@@ -134,7 +134,7 @@ static void *receive_main(void *arg) {
             continue;
         for (size_t i = 0; i < r->n; i++)
             if (!r->items[i].is_over)
-                set_event(&r->items[i], VTRN_ERROR(VTRN_RESOURCE,
+                set_event(&r->items[i], VTRN_ERROR(VTRN_UNAVAILABLE,
                                                    "%s did not send an array within %d s; "
                                                    "VTRN_WATCHDOG_SECONDS sets the time",
                                                    transport_name(r->client->device->rt->transport,

@@ -71,6 +71,8 @@ static PJRT_Error_Code code_of(vtrn_category category) {
         return PJRT_Error_Code_CANCELLED;
     case VTRN_DEADLOCK:
         return PJRT_Error_Code_ABORTED;
+    case VTRN_UNAVAILABLE:
+        return PJRT_Error_Code_UNAVAILABLE;
     case VTRN_UNSUPPORTED:
     case VTRN_UNIMPLEMENTED:
     case VTRN_UNSPECIFIED:

@@ -83,7 +83,7 @@ static vtrn_status make_failure(const runtime_peers *p, int process_i, failure f
                                 const char *text) {
     vtrn_category category = (vtrn_category)f.category;
     if (category == VTRN_INTERRUPTED) /* of that process; this one has had no signal */
-        category = VTRN_RESOURCE;
+        category = VTRN_UNAVAILABLE;
     return vtrn_status_annotate(VTRN_ERROR(category, "%.*s", (int)f.size, text), "%s",
                                 transport_name(p->t, process_i));
 }

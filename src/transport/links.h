@@ -42,6 +42,7 @@ typedef struct peer_link {
     link_item *inbox; /* in any order */
     int64_t last_ns;  /* when bytes went either way */
     bool is_missing;
+    bool has_ended; /* it sends no more */
 } peer_link;
 
 /* How bytes move; nothing here waits but `wait`. */
@@ -59,9 +60,10 @@ struct transport {
     int process_i, n;
     int watchdog_seconds;
     const link_kind *kind;
-    peer_link *links;  /* [n] */
-    char *why_broken;  /* NULL: it works */
-    bool is_listening; /* keyed messages are taken, also where nothing is expected */
+    peer_link *links;       /* [n] */
+    char *why_broken;       /* NULL: it works */
+    bool is_listening;      /* keyed messages are taken, also where nothing is expected */
+    struct transport *next; /* of all that are open */
 };
 
 extern const link_kind socket_kind, mpi_kind;

@@ -47,7 +47,7 @@ static vtrn_status system_error(const char *what) {
 }
 
 static vtrn_status late(const bootstrap *b, const char *who) {
-    return VTRN_ERROR(VTRN_RESOURCE,
+    return VTRN_ERROR(VTRN_UNAVAILABLE,
                       "process %d: %s did not open its NeuronCores within %d s; start all %d "
                       "processes, and look at what that one says. VTRN_WATCHDOG_SECONDS sets the "
                       "time",

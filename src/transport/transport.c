@@ -5,6 +5,7 @@
 #include "base/process.h"
 #include "transport/links.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,8 @@
 enum { SECOND_NS = 1000000000 };
 
 static atomic_bool has_lost;
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static transport *all_open;
 
 bool transport_has_lost_processes(void) {
     return atomic_load(&has_lost);
@@ -77,6 +80,10 @@ vtrn_status transport_open(const transport_options *options, transport **out) {
         transport_close(t);
         return status;
     }
+    pthread_mutex_lock(&open_lock);
+    t->next = all_open;
+    all_open = t;
+    pthread_mutex_unlock(&open_lock);
     *out = t;
     return NULL;
 }
@@ -85,9 +92,29 @@ static bool is_connected(const peer_link *k) {
     return k->fd >= 0 || k->mpi;
 }
 
+bool transport_leave_all(void) {
+    bool is_any = false;
+    pthread_mutex_lock(&open_lock);
+    for (transport *t = all_open; t; t = t->next)
+        for (int i = 0; i < t->n; i++) {
+            is_any |= is_connected(&t->links[i]);
+            if (t->links[i].fd >= 0) /* the end of MPI's processes is its launcher's to tell */
+                t->kind->end(&t->links[i]);
+        }
+    pthread_mutex_unlock(&open_lock);
+    return is_any;
+}
+
 void transport_close(transport *t) {
     if (!t)
         return;
+    pthread_mutex_lock(&open_lock);
+    for (transport **at = &all_open; *at; at = &(*at)->next)
+        if (*at == t) {
+            *at = t->next;
+            break;
+        }
+    pthread_mutex_unlock(&open_lock);
     for (int i = 0; i < t->n; i++) {
         peer_link *k = &t->links[i];
         if (is_connected(k))
@@ -143,7 +170,7 @@ static size_t next_of(list l, size_t from, int process_i) {
 }
 
 static vtrn_status has_ended(const peer_link *k) {
-    return VTRN_ERROR(VTRN_RESOURCE, "%s has ended, or its host cannot be reached", k->name);
+    return VTRN_ERROR(VTRN_UNAVAILABLE, "%s has ended, or its host cannot be reached", k->name);
 }
 
 /* Sends what the stream takes of the messages from k->send_i on. */
@@ -184,7 +211,7 @@ static vtrn_status read_goodbye(const transport *t, peer_link *k) {
             nanosleep(&pause, NULL);
     }
     text[n] = 0;
-    return VTRN_ERROR(VTRN_RESOURCE, "%s gave up: %s", k->name, text);
+    return VTRN_ERROR(VTRN_UNAVAILABLE, "%s gave up: %s", k->name, text);
 }
 
 /* Where the bytes behind a head go; k->body stays NULL while no exchange expects them. */
@@ -209,7 +236,7 @@ static vtrn_status accept_head(const transport *t, peer_link *k, const transport
         k->body = m->size ? m->bytes : nowhere;
         return NULL;
     }
-    return VTRN_ERROR(VTRN_RESOURCE,
+    return VTRN_ERROR(VTRN_UNAVAILABLE,
                       "%s sent %llu bytes where %zu were expected; let all processes run the same "
                       "programs in the same order, with the same version of vtrn",
                       k->name, (unsigned long long)h->size, m ? m->size : 0);
@@ -235,8 +262,10 @@ static bool read_up_to(const transport *t, peer_link *k, size_t end, vtrn_status
         char *to = end > head_size ? k->body + (k->n_received - head_size)
                                    : (char *)&k->head + k->n_received;
         int64_t n = t->kind->read(k, to, end - k->n_received);
-        if (n < 0)
+        if (n < 0) {
+            k->has_ended = true;
             *failed = has_ended(k);
+        }
         if (n <= 0)
             return false;
         k->n_received += (size_t)n;
@@ -284,7 +313,7 @@ static vtrn_status check_watchdog(transport *t, list sends, list receives) {
     }
     if (!n)
         return NULL;
-    return VTRN_ERROR(VTRN_RESOURCE,
+    return VTRN_ERROR(VTRN_UNAVAILABLE,
                       "%s showed nothing for %d s: it hangs, computes for longer, or does not run "
                       "the same programs; VTRN_WATCHDOG_SECONDS sets the time",
                       names, t->watchdog_seconds);
@@ -313,6 +342,10 @@ static vtrn_status go_on(transport *t, list sends, list receives, struct pollfd 
             continue;
         /* What arrived goes first: it tells why a process that does not take more has ended. */
         vtrn_status status = receive_some(t, receives, i);
+        if (status && k->has_ended && k->send_i >= sends.n && k->receive_i >= receives.n) {
+            vtrn_status_free(status); /* only listened to: the exchange lacks nothing of it */
+            continue;
+        }
         if (!status)
             status = send_some(t, sends, i);
         if (status) {
@@ -371,7 +404,7 @@ static vtrn_status exchange(transport *t, list sends, list receives) {
 static vtrn_status check_connected(const transport *t) {
     if (!t->why_broken)
         return NULL;
-    return VTRN_ERROR(VTRN_RESOURCE,
+    return VTRN_ERROR(VTRN_UNAVAILABLE,
                       "the processes are no longer connected, since: %s; start all of them again",
                       t->why_broken);
 }
@@ -432,11 +465,12 @@ vtrn_status transport_try_receive(transport *t, const transport_message *message
         t->is_listening = true;
         vtrn_status status = receive_some(t, (list){.n = 0}, message->process_i);
         t->is_listening = false;
-        if (status) {
-            give_up(t, status);
-            return status;
-        }
         item = take_item(k, key);
+        if (status && (!item || !k->has_ended))
+            give_up(t, status);
+        if (status && !item)
+            return status;
+        vtrn_status_free(status); /* it ended behind the message */
     }
     *has_come = item != NULL;
     return item ? give_item(k, item, message) : NULL;

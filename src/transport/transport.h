@@ -34,8 +34,8 @@ typedef struct transport_options {
  * BAD_ARGUMENT: it is no number from 1 to 86400. */
 vtrn_status transport_watchdog_seconds(int *out);
 
-/* Connects all processes with each other; every one calls it. RESOURCE names the one that does not
- * come. */
+/* Connects all processes with each other; every one calls it. UNAVAILABLE names the one that does
+ * not come. */
 vtrn_status transport_open(const transport_options *options, transport **out);
 void transport_close(transport *t); /* NULL is fine */
 
@@ -54,7 +54,7 @@ typedef struct transport_message {
 } transport_message;
 
 /* Sends and receives all messages at the same time; those between two processes are in the order of
- * the lists of both. RESOURCE when a process has ended, gave up, or shows nothing for the
+ * the lists of both. UNAVAILABLE when a process has ended, gave up, or shows nothing for the
  * watchdog's time: then no later exchange succeeds, and the other processes are told. INTERRUPTED
  * by the user. One thread at a time. */
 vtrn_status transport_exchange(transport *t, const transport_message *sends, size_t n_sends,
@@ -67,6 +67,9 @@ vtrn_status transport_send(transport *t, const transport_message *message, uint6
 vtrn_status transport_try_receive(transport *t, const transport_message *message, uint64_t key,
                                   bool *has_come);
 
+/* For the end of the process: the others find at once that it exchanges no more. False: there are
+ * no others. Thread-safe. */
+bool transport_leave_all(void);
 /* Whether any transport of this process failed so. */
 bool transport_has_lost_processes(void);
 /* After an exchange failed: whether it lacked something of the process. */

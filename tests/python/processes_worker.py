@@ -194,6 +194,25 @@ def one_is_killed():
     return error_of(lambda: sum_of(m)(x)), error_of(lambda: sum_of(m)(x))
 
 
+def one_leaves(leave):
+    m = mesh()
+    x = shared(numbers(8, 64), m, P("x"))
+    sum_of(m)(x)
+    if INDEX == 1:
+        leave()
+    return error_of(lambda: sum_of(m)(x))
+
+
+@case
+def one_raises():
+    return one_leaves(lambda: {}["of the user's"])
+
+
+@case
+def one_exits():
+    return one_leaves(lambda: sys.exit(3))
+
+
 @case
 def one_is_killed_in_a_program():
     m = mesh()

@@ -109,6 +109,16 @@ def test_a_killed_process_is_named_by_all_others_at_once():
         assert first["seconds"] < 30 and again["seconds"] < 5
 
 
+@pytest.mark.parametrize("case", ["one_raises", "one_exits"])
+def test_a_process_that_leaves_is_named_at_once(case):
+    (first_code, told, first_stderr), (own_code, _, stderr) = finish(start(case, 2, {}))
+    assert first_code == 0, first_stderr
+    assert "unavailable: process 1 (pid " in told["error"] and "has ended" in told["error"], told
+    assert told["seconds"] < 30
+    if case == "one_raises":  # the end by sys.exit goes through JAX's shutdown, whose coordinator has gone here
+        assert own_code == 1 and "KeyError" in stderr, stderr
+
+
 def test_arrays_move_between_processes():
     first, second = run("arrays_that_move", 2)
     assert first == [[True, False, True, False, True, False, True]] and second == []
@@ -122,7 +132,7 @@ def test_an_array_that_is_not_sent_is_an_error():
 def test_an_error_that_is_not_caught_ends_the_process_with_code_1():
     (code, _, stderr), killed = finish(start("nobody_catches_it", 2, {}))
     assert code == 1 and killed[0] == -9
-    assert "resource: process 1 (pid " in stderr, stderr
+    assert "unavailable: process 1 (pid " in stderr, stderr
 
 
 def test_a_process_killed_within_a_program_is_named_with_the_collective():

@@ -179,6 +179,48 @@ static void keyed_messages_wait_until_they_are_asked_for(void **state) {
 }
 
 /* Process 1 ends; the others wait for it, then try again. */
+/* The last process sends and ends; the first one looks only later, and the second exchanges with
+ * the first meanwhile, which needs nothing of the last. */
+static void send_and_end(process *p) {
+    struct timespec later = {0, 100000000};
+    int number = 7, got = 0;
+    bool has_come = false;
+    if (p->self == N - 1) {
+        p->status = transport_send(p->t, &(transport_message){0, &number, sizeof number}, 5);
+        return;
+    }
+    nanosleep(&later, NULL);
+    if (p->self == 1)
+        p->status = transport_send(p->t, &(transport_message){0, &number, sizeof number}, 6);
+    for (uint64_t key = 6; p->self == 0 && key >= 5 && !p->status; key--) {
+        transport_message m = {key == 5 ? N - 1 : 1, &got, sizeof got};
+        do
+            p->status = transport_try_receive(p->t, &m, key, &has_come);
+        while (!p->status && !has_come);
+        if (!p->status && got != number)
+            p->status = VTRN_ERROR(VTRN_INTERNAL, "%d came, not %d", got, number);
+        got = 0;
+    }
+    if (!p->status && p->self == 0) { /* it has ended, and that is told now */
+        transport_message m = {N - 1, &got, sizeof got};
+        p->status = transport_try_receive(p->t, &m, 9, &has_come);
+        if (!p->status || vtrn_status_category(p->status) != VTRN_UNAVAILABLE)
+            p->status = VTRN_ERROR(VTRN_INTERNAL, "an ended process was not told");
+        else {
+            vtrn_status_free(p->status);
+            p->status = NULL;
+        }
+    }
+}
+
+static void a_message_arrives_though_its_sender_has_ended(void **state) {
+    (void)state;
+    process all[N];
+    run(all, N, 0, send_and_end);
+    for (int i = 0; i < N; i++)
+        ok(all[i].status);
+}
+
 static void lose_one(process *p) {
     char byte = 0;
     transport_message m = {1, &byte, 1};
@@ -275,6 +317,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_exchange_at_once_and_in_order),
         cmocka_unit_test(keyed_messages_wait_until_they_are_asked_for),
+        cmocka_unit_test(a_message_arrives_though_its_sender_has_ended),
         cmocka_unit_test(one_that_has_ended_is_named),
         cmocka_unit_test(one_that_shows_nothing_is_named),
         cmocka_unit_test(messages_of_other_sizes_are_refused),

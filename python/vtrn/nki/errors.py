@@ -1,7 +1,7 @@
 """Errors of kernels."""
 
 CATEGORIES = ("", "bad argument", "undefined", "uninitialised", "capacity", "hazard", "deadlock", "unsupported",
-              "unimplemented", "unspecified", "resource", "internal", "callback", "interrupted")
+              "unimplemented", "unspecified", "resource", "internal", "callback", "interrupted", "unavailable")
 
 
 class NkiValidationError(Exception):
