@@ -66,6 +66,8 @@ def serve() -> Parser:
     p.add_argument("--prompt-buckets", type=_sizes, default=default.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=default.batch)
     p.add_argument("--length-buckets", type=_sizes, default=default.length)
+    p.add_argument("--block-size", type=int, default=0, metavar="N", help="a paged cache, of blocks of N tokens; 0: a stretch a sequence")
+    p.add_argument("--cache-blocks", type=int, default=0, metavar="N", help="blocks of the paged cache; default: as many as all sequences may need")
     p.add_argument("--draft", type=int, default=0, metavar="N", help="tokens that a lone greedy text guesses ahead; 0: none")
     p.add_argument("--json", action="store_true", help="one object when the server is ready")
     return p
@@ -86,6 +88,8 @@ def replay() -> Parser:
     p.add_argument("--prompt-buckets", type=_sizes, default=b.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=b.batch)
     p.add_argument("--length-buckets", type=_sizes, default=b.length)
+    p.add_argument("--block-size", type=int, default=0, metavar="N", help="a paged cache, of blocks of N tokens; 0: a stretch a sequence")
+    p.add_argument("--cache-blocks", type=int, default=0, metavar="N", help="blocks of the paged cache; default: as many as all sequences may need")
     p.add_argument("--html", type=pathlib.Path)
     p.add_argument("--csv", type=pathlib.Path)
     p.add_argument("--json", action="store_true")

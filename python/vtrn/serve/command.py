@@ -16,7 +16,9 @@ def settings_of(args) -> Settings:
 
     if not 0 <= args.draft < args.length_buckets[0]:
         raise VtrnError(f"--draft is {args.draft}; it has to be from 0 to {args.length_buckets[0] - 1}, below the least length bucket")
-    buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets, args.draft)
+    buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets, args.draft, args.block_size, args.cache_blocks)
+    if (fault := buckets.fault()) is not None:
+        raise VtrnError(fault)
     instance = args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge"
     return Settings(
         models=tuple(args.models), instance=instance, cores=dict(args.cores), repository=args.repository,

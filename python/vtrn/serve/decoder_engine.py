@@ -65,8 +65,11 @@ class DecoderShapes:
                 self.weight_shapes[f"{name}_scale"] = jax.ShapeDtypeStruct((shape[quantise.scale_axis(name)],), jnp.float32)
             self.weight_shapes[name] = jax.ShapeDtypeStruct(shape, kind)
         self.weight_names = sorted(self.weight_shapes)
-        cache_shape = (buckets.n_slots, buckets.capacity, config.n_kv_heads, config.head)
+        cache_shape = (*self._rows(), config.n_kv_heads, config.head)
         self.cache_shapes = (jax.ShapeDtypeStruct(cache_shape, self.cache_dtype),) * (2 * config.n_layers)
+
+    def _rows(self) -> tuple[int, int]:
+        return self.buckets.n_slots, self.buckets.capacity
 
     @property
     def weight_bytes(self) -> int:
@@ -92,7 +95,7 @@ class DecoderShapes:
     def decode(self, batch: int, length: int, is_greedy: bool, has_logprobs: bool = False) -> ProgramSpec:
         def step(weights, cache, tokens, positions, *choice):
             logits, cache = decoder.decode_step(self.config, length, weights, cache, tokens, positions, self.dtype)
-            return _chosen(logits, choice, is_greedy, has_logprobs), cache
+            return chosen(logits, choice, is_greedy, has_logprobs), cache
 
         ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
         return self._spec(f"decode_b{batch}_l{length}", step, (ints, ints), batch, is_greedy, has_logprobs)
@@ -102,7 +105,7 @@ class DecoderShapes:
             logits, cache = decoder.prefill_chunk(
                 self.config, length, weights, cache, ids, slot, start, n_tokens, self.dtype
             )
-            return _chosen(logits, choice, is_greedy, has_logprobs), cache
+            return chosen(logits, choice, is_greedy, has_logprobs), cache
 
         one = jax.ShapeDtypeStruct((), jnp.int32)
         shapes = (jax.ShapeDtypeStruct((n,), jnp.int32), one, one, one)
@@ -134,7 +137,7 @@ class DecoderShapes:
         return ProgramSpec(name, lambda: artifact_of(function, *shapes, donated=(1,)))
 
 
-def _chosen(logits, choice, is_greedy: bool, has_logprobs: bool):
+def chosen(logits, choice, is_greedy: bool, has_logprobs: bool):
     tokens = sampling.greedy(logits) if is_greedy else sampling.sample(logits, *choice)
     return (tokens, sampling.log_probability(logits, tokens)) if has_logprobs else tokens
 
@@ -142,9 +145,11 @@ def _chosen(logits, choice, is_greedy: bool, has_logprobs: bool):
 class DecoderEngine:
     """`weights` in fp32 as vtrn.serve.models.decoder names them; the rest as DecoderShapes has it."""
 
+    shapes_of = DecoderShapes
+
     def __init__(self, device: Device, programs: Programs, config: decoder.DecoderConfig, weights, dtype: str = "bf16",
                  buckets: Buckets = Buckets(), core_i: int = 0, kept: str | None = None, cache: str | None = None):  # fmt: skip
-        self.shapes = DecoderShapes(config, buckets, dtype, kept, cache)
+        self.shapes = self.shapes_of(config, buckets, dtype, kept, cache)
         self.buckets, self.core_i, self._device, self._programs = buckets, core_i, device, programs
         stored = self.shapes.stored(weights)
         self._weights = [device.put(stored[n], core_i) for n in self.shapes.weight_names]
@@ -166,6 +171,18 @@ class DecoderEngine:
 
     def verify_program(self, length: int) -> Program:
         return self._get(self.shapes.verify(length))
+
+    def warm_up(self) -> None:
+        """Makes the programs of the smallest buckets."""
+        self.prefill_program(self.buckets.prompt[0], self.buckets.prompt[0], True)
+        self._warm_up_decoding()
+
+    def _warm_up_decoding(self) -> None:
+        b = self.buckets
+        for batch in b.batch[:2]:
+            self.decode_program(batch, b.length[0], True)
+        if b.draft:
+            self.verify_program(b.length[0])
 
     def _get(self, spec: ProgramSpec) -> Program:
         return self._programs.get(f"{id(self)}/{spec.name}", spec.make_artifact)
@@ -196,7 +213,7 @@ class DecoderEngine:
         ids[: len(tokens)] = tokens
         scalars = [np.int32(slot), np.int32(start), np.int32(len(tokens))]
         out, profile = self._run(program, [ids, *scalars], [] if is_greedy else [choice], [uniform])
-        return StepResult([int(out[0][0])], f"prefill_s{n}_l{length}", len(tokens), n, profile, _floats(out[1:], [0]))
+        return StepResult([int(out[0][0])], f"prefill_s{n}_l{length}", len(tokens), n, profile, floats(out[1:], [0]))
 
     def verify(self, slot: int, start: int, tokens: list[int]) -> StepResult:
         """The likeliest token behind each of `tokens`, of which the first is the sequence's last one, at position start, and
@@ -234,8 +251,8 @@ class DecoderEngine:
         out, profile = self._run(program, rows, [] if is_greedy else [choices.get(i, Choice()) for i in range(batch)],
                                  [uniforms.get(i, 0.0) for i in range(batch)])  # fmt: skip
         return StepResult([int(out[0][i]) for i in tokens], f"decode_b{batch}_l{length}", len(tokens), batch, profile,
-                          _floats(out[1:], tokens))  # fmt: skip
+                          floats(out[1:], tokens))  # fmt: skip
 
 
-def _floats(out: list[np.ndarray], rows) -> list[float] | None:
+def floats(out: list[np.ndarray], rows) -> list[float] | None:
     return [float(out[0][i]) for i in rows] if out else None

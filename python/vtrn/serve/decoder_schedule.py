@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import random
 
+from vtrn.serve.blocks import common
 from vtrn.serve.decoder_engine import Buckets, Choice
 from vtrn.serve.errors import RequestError, bad_request, overloaded
 from vtrn.serve.programs import bucket_for
@@ -21,7 +22,10 @@ class Sequence:
     end_ids: frozenset[int] = frozenset()
 
     slot: int = -1
+    blocks: list[int] = dataclasses.field(default_factory=list)  # of a paged cache, in order
     n_filled: int = 0  # tokens whose keys and values are in the cache
+    n_to_fill: int = 0  # before the next one can be chosen: the prompt, and after a preemption the tokens made, too
+    n_preempted: int = 0  # times that its blocks were taken
     n_reused: int = 0  # of the prompt: the slot had them already
     n_guessed: int = 0  # tokens that steps of several checked
     n_accepted: int = 0  # of these, those that were right
@@ -30,13 +34,18 @@ class Sequence:
 
     def __post_init__(self):
         self._random = random.Random(self.seed)
+        self.n_to_fill = len(self.prompt)
 
     def uniform(self) -> float:
         return self._random.random()
 
     @property
     def is_prefilling(self) -> bool:
-        return self.n_filled < len(self.prompt)
+        return self.n_filled < self.n_to_fill
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +62,13 @@ class Prefill:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """Rows of another slot, whose tokens the sequence's prompt begins with, into its own."""
+    """Rows of another slot, whose tokens the sequence's prompt begins with, into its own. Of a paged cache: those of another
+    block into the sequence's block `target`."""
 
     sequence: Sequence
-    source: int  # slot
-    n: int  # rows
+    source: int  # slot, or block
+    n: int  # rows of the sequence that are there then
+    target: int = -1  # block
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -103,7 +114,10 @@ class Schedule:
 
     @property
     def n_running(self) -> int:
-        return sum(s is not None for s in self.slots)
+        return len(self._running())
+
+    def _running(self) -> list[Sequence]:
+        return [s for s in self.slots if s]
 
     @property
     def cache_use(self) -> float:
@@ -130,13 +144,13 @@ class Schedule:
         sequence.finish = sequence.finish or "cancelled"
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if sequence.slot >= 0 and self.slots[sequence.slot] is sequence:
-            self.slots[sequence.slot] = None
+        elif sequence in self._running():
+            self._release(sequence)
 
     def next_step(self) -> Prefill | Copy | Decode | Verify | None:
         """None: there is nothing to do. A prompt's chunks and steps of decoding take turns."""
         self._admit()
-        running = [s for s in self.slots if s]
+        running = self._running()
         prefilling = [s for s in running if s.is_prefilling]
         decoding = [s for s in running if not s.is_prefilling]
         if prefilling and not (decoding and self._was_prefill):
@@ -145,7 +159,10 @@ class Schedule:
         self._was_prefill = False
         if len(decoding) == 1 and (step := self._checked(decoding[0])):
             return step
-        return Decode(decoding) if decoding else None
+        fitted = self._fitted(decoding)
+        if decoding and not fitted:  # all of them wait again
+            return self.next_step()
+        return Decode(fitted) if fitted else None
 
     def _checked(self, s: Sequence) -> Verify | None:
         """Guesses for a lone greedy sequence, if its text has any: a step of several tokens takes the chip hardly longer,
@@ -160,7 +177,7 @@ class Schedule:
         while self.waiting and None in self.slots:
             sequence = self.waiting.popleft()
             free = [i for i, s in enumerate(self.slots) if s is None]
-            shared = {i: _common(self._held[i], sequence.prompt) for i in free}
+            shared = {i: common(self._held[i], sequence.prompt) for i in free}
             slot = max(free, key=lambda i: (shared[i], -i))
             # The last token is computed in any case: its logits are asked for. A short prefix is not worth a slot
             # that makes decoding take a larger batch.
@@ -171,13 +188,13 @@ class Schedule:
             sequence.n_filled = sequence.n_reused = (
                 min(shared[slot], len(sequence.prompt) - 1) if shared[slot] >= least else 0
             )
-            self._held[slot] = sequence.prompt[: sequence.n_filled]
+            del self._held[slot][sequence.n_filled :]
             self.slots[slot] = sequence
 
     def _copied(self, sequence: Sequence) -> Copy | None:
         """What a slot in use has of the prompt's beginning, if that is worth a step: it cannot be taken over. The last
         token is computed in any case."""
-        shared = [_common(held, sequence.prompt) for held in self._held]
+        shared = [common(held, sequence.prompt) for held in self._held]
         source = max(range(len(shared)), key=lambda i: (shared[i], -i))
         n = min(shared[source], len(sequence.prompt) - 1)
         return Copy(sequence, source, n) if n - sequence.n_filled >= self.buckets.prompt[0] else None
@@ -197,7 +214,7 @@ class Schedule:
         if isinstance(step, Prefill):
             sequence = step.sequence
             sequence.n_filled = step.start + len(step.tokens)
-            self._held[sequence.slot] = sequence.prompt[: sequence.n_filled]
+            self._written(sequence)
             if not step.is_last:
                 return []
             self._append(sequence, tokens[0])
@@ -205,8 +222,9 @@ class Schedule:
         if isinstance(step, Verify):
             return self._accept(step, tokens)
         if isinstance(step, Copy):
-            step.sequence.n_filled = step.sequence.n_reused = step.n
-            self._held[step.sequence.slot] = step.sequence.prompt[: step.n]
+            step.sequence.n_reused += step.n - step.sequence.n_filled
+            step.sequence.n_filled = step.n
+            self._written(step.sequence)
             return []
         for sequence, token in zip(step.sequences, tokens):
             self._advance(sequence, token)
@@ -214,7 +232,7 @@ class Schedule:
 
     def _advance(self, sequence: Sequence, token: int) -> None:
         sequence.n_filled += 1
-        self._held[sequence.slot].append(sequence.tokens[-1])
+        self._written(sequence)
         self._append(sequence, token)
 
     def _accept(self, step: Verify, tokens: list[int]) -> list[Sequence]:
@@ -237,16 +255,22 @@ class Schedule:
         elif len(sequence.tokens) >= sequence.max_new:
             sequence.finish = "length"
         if sequence.finish:
-            self.slots[sequence.slot] = None
+            self._release(sequence)
 
+    # --- the cache: a slot a sequence. vtrn.serve.paged_schedule has blocks.
 
-def _common(a: list[int], b: list[int]) -> int:
-    n = 0
-    for x, y in zip(a, b):
-        if x != y:
-            break
-        n += 1
-    return n
+    def _fitted(self, decoding: list[Sequence]) -> list[Sequence]:
+        """Of these, those that have room for a token: all."""
+        return decoding
+
+    def _written(self, sequence: Sequence) -> None:
+        """The cache has rows of the sequence's first n_filled tokens."""
+        held = self._held[sequence.slot]
+        del held[sequence.n_filled :]
+        held += sequence.ids[len(held) : sequence.n_filled]
+
+    def _release(self, sequence: Sequence) -> None:
+        self.slots[sequence.slot] = None
 
 
 __all__ = ["Copy", "Decode", "Prefill", "RequestError", "Schedule", "Sequence", "Verify"]

@@ -8,6 +8,7 @@ from vtrn.serve.accounting import ModelMeters, now
 from vtrn.serve.decoder_engine import DecoderEngine, StepResult
 from vtrn.serve.decoder_schedule import Copy, Decode, Prefill, Schedule, Sequence, Verify
 from vtrn.serve.errors import RequestError
+from vtrn.serve.paged_engine import PagedEngine
 
 
 @dataclasses.dataclass(eq=False)
@@ -190,6 +191,8 @@ class DecoderWorker:
 
 
 def run_step(engine: DecoderEngine, step: Prefill | Copy | Decode | Verify) -> StepResult:
+    if isinstance(engine, PagedEngine):
+        return engine.run(step)
     if isinstance(step, Copy):
         return engine.copy(step.source, step.sequence.slot, step.n)
     if isinstance(step, Verify):

@@ -9,6 +9,8 @@ from vtrn.serve.batcher import Batcher, BatchLimits
 from vtrn.serve.decoder_engine import Buckets, DecoderEngine
 from vtrn.serve.decoder_schedule import Schedule
 from vtrn.serve.decoder_worker import DecoderWorker
+from vtrn.serve.paged_engine import PagedEngine
+from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
 from vtrn.serve.runtime import Device, VtrnError
 from vtrn.serve.tensor_models import EncoderModel, StoredModel
@@ -94,9 +96,11 @@ class Host:
     def add_text(self, name: str, model: weights.TextModel, cores) -> None:
         if len(cores) != 1:
             raise VtrnError(f"model {name} runs on one core, {len(cores)} were given; name one")
-        engine = DecoderEngine(self.device, self.programs, model.config, model.weights, self.settings.dtype,
-                               self.settings.buckets, cores[0], self.settings.kept, self.settings.cache)  # fmt: skip
-        schedule = Schedule(self.settings.buckets, self.settings.max_waiting, name)
+        buckets = self.settings.buckets
+        kind = PagedEngine if buckets.block else DecoderEngine
+        engine = kind(self.device, self.programs, model.config, model.weights, self.settings.dtype,
+                      buckets, cores[0], self.settings.kept, self.settings.cache)  # fmt: skip
+        schedule = (PagedSchedule if buckets.block else Schedule)(buckets, self.settings.max_waiting, name)
         self.texts[name] = TextService(name, model, DecoderWorker(name, engine, schedule))
         self.placements.append(Placement(name, tuple(cores), engine.weight_bytes, engine.cache_bytes))
 
@@ -107,12 +111,7 @@ class Host:
                 for batch in batcher.model.batches[:2]:
                     batcher.model.program(batch, batcher.model.lengths[1])
         for text in self.texts.values():
-            engine, b = text.worker.engine, self.settings.buckets
-            engine.prefill_program(b.prompt[0], b.prompt[0], True)
-            for batch in b.batch[:2]:
-                engine.decode_program(batch, b.length[0], True)
-            if b.draft:
-                engine.verify_program(b.length[0])
+            text.worker.engine.warm_up()
 
     def placement_text(self) -> str:
         lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.device.n_cores} NeuronCores here"]

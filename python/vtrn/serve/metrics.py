@@ -8,6 +8,7 @@ import resource
 
 from vtrn.serve.accounting import Histogram, ModelMeters
 from vtrn.serve.host import Host
+from vtrn.serve.paged_schedule import PagedSchedule
 
 
 def _labels(**labels) -> str:
@@ -77,7 +78,14 @@ def _decoder(text: _Text, name: str, m: ModelMeters, worker) -> None:
     text.histogram("vllm:time_per_output_token_seconds", "Wall clock.", m.per_token, **label)
     text.add("vllm:prompt_tokens_total", "counter", "Prompt tokens computed.", m.n_prompt_tokens, **label)
     text.add("vllm:generation_tokens_total", "counter", "Tokens generated.", m.n_new_tokens, **label)
-    text.add("vllm:kv_cache_usage_perc", "gauge", "Of the cache's rows, those in use.", worker.schedule.cache_use, **label)
+    text.add("vllm:kv_cache_usage_perc", "gauge", "Of the cache's rows or blocks, those in use.", worker.schedule.cache_use, **label)
+    if isinstance(worker.schedule, PagedSchedule):
+        pool = worker.schedule.pool
+        text.add("vllm:cache_config_info", "gauge", "The cache's blocks.", 1, **label, block_size=pool.size, num_gpu_blocks=pool.n_blocks)
+        blocks = {"used": pool.n_used, "cached": pool.n_cached, "free": pool.n_free - pool.n_cached}
+        for kind, n in blocks.items():
+            text.add("vtrn:kv_cache_blocks", "gauge", "Of sequences that run, free with a text's rows, and free.", n, **label, state=kind)
+        text.add("vllm:num_preemptions_total", "counter", "Sequences whose blocks were taken.", worker.schedule.n_preemptions, **label)
     text.add("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed.", m.n_guessed, **label)
     text.add("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens guessed right.", m.n_accepted, **label)
     text.add("vllm:prefix_cache_hits_total", "counter", "Prompt tokens taken from the cache.", m.n_reused_tokens, **label)

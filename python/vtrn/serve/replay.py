@@ -20,6 +20,8 @@ from vtrn.serve.decoder_schedule import Copy, Prefill, Schedule, Sequence
 from vtrn.serve.errors import RequestError
 from vtrn.serve.machine import Instance, instance, rests_on, time_artifact
 from vtrn.serve.models.decoder import DecoderConfig
+from vtrn.serve.paged_engine import PagedShapes, buckets_of
+from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import bucket_for
 from vtrn.serve.runtime import VtrnError
 
@@ -77,22 +79,31 @@ class StepTimes:
     """Nanoseconds of the decoder's programs on one core, each timed once."""
 
     def __init__(self, config: DecoderConfig, buckets: Buckets, dtype: str, machine: Instance):
-        self.shapes, self.buckets, self.machine = DecoderShapes(config, buckets, dtype), buckets, machine
+        kind = PagedShapes if buckets.block else DecoderShapes
+        self.shapes, self.buckets, self.machine = kind(config, buckets, dtype), buckets, machine
         self._known: dict[str, float] = {}
 
     def of(self, step) -> tuple[float, str, int]:
         """(ns, bucket, rows of the bucket)"""
-        if isinstance(step, Prefill):
-            n = bucket_for(list(self.buckets.prompt), len(step.tokens))
-            length = n if step.start == 0 else bucket_for(list(self.buckets.length), step.start + n)
-            spec, rows, moved = self.shapes.prefill(n, length, True), n, 4 * n + 16
+        if self.buckets.block:
+            rows, length = buckets_of(step, self.buckets)
+            table = 4 * -(-length // self.buckets.block)
+            moved = 8 * rows + table + 12 if isinstance(step, Prefill) else 8 if isinstance(step, Copy) else rows * (16 + table)
+        elif isinstance(step, Prefill):
+            rows = bucket_for(list(self.buckets.prompt), len(step.tokens))
+            length = rows if step.start == 0 else bucket_for(list(self.buckets.length), step.start + rows)
+            moved = 4 * rows + 16
         elif isinstance(step, Copy):
-            rows = bucket_for(list(self.buckets.length), step.n)
-            spec, moved = self.shapes.copy(rows), 8
+            rows = length = bucket_for(list(self.buckets.length), step.n)
+            moved = 8
         else:
             rows = bucket_for(list(self.buckets.batch), max(s.slot for s in step.sequences) + 1)
             length = bucket_for(list(self.buckets.length), max(s.n_filled for s in step.sequences) + 1)
-            spec, moved = self.shapes.decode(rows, length, True), 12 * rows
+            moved = 12 * rows
+        if isinstance(step, Prefill):
+            spec = self.shapes.prefill(rows, length, True)
+        else:
+            spec = self.shapes.copy(length) if isinstance(step, Copy) else self.shapes.decode(rows, length, True)
         if spec.name not in self._known:
             self._known[spec.name] = time_artifact(spec.make_artifact(), self.machine.chip)["step_ns"]
         return self._known[spec.name] + self.machine.host_ns(moved), spec.name, rows
@@ -109,7 +120,7 @@ class Served:
 
 def simulate(requests: list[Request], times: list[float], step_times: StepTimes, max_waiting: int) -> tuple[list[Served], dict]:
     """One decoder on one core; requests that the queue or a bucket does not hold are refused, as the server does."""
-    schedule = Schedule(step_times.buckets, max_waiting)
+    schedule = (PagedSchedule if step_times.buckets.block else Schedule)(step_times.buckets, max_waiting)
     order = sorted(range(len(requests)), key=lambda i: (times[i], i))
     served = [Served(times[i], requests[i].n_prompt) for i in range(len(requests))]
     by_sequence: dict[Sequence, Served] = {}
@@ -136,11 +147,16 @@ def simulate(requests: list[Request], times: list[float], step_times: StepTimes,
         ns, _, bucket_rows = step_times.of(step)
         now += ns * 1e-9
         busy += ns * 1e-9
-        rows = len(step.tokens) if isinstance(step, Prefill) else step.n if isinstance(step, Copy) else len(step.sequences)
+        rows = min(_rows_of(step), bucket_rows)
         use = {"steps": use["steps"] + 1, "rows": use["rows"] + rows, "bucket_rows": use["bucket_rows"] + bucket_rows}
-        for s in schedule.complete(step, [0] * (1 if isinstance(step, Prefill) else rows)):
+        for s in schedule.complete(step, [0] * len(step.sequences)):
             by_sequence[s].times.append(now)
-    return served, {**use, "busy_s": busy, "end_s": now}
+    preemptions = schedule.n_preemptions if isinstance(schedule, PagedSchedule) else 0
+    return served, {**use, "busy_s": busy, "end_s": now, "preemptions": preemptions}
+
+
+def _rows_of(step) -> int:
+    return len(step.tokens) if isinstance(step, Prefill) else step.n if isinstance(step, Copy) else len(step.sequences)
 
 
 def _prompt(request: Request, i: int) -> list[int]:
@@ -194,6 +210,7 @@ def report(served: list[Served], use: dict, rate: float | None, limits: dict[str
         row |= {f"p{p}_{name}_ms": percentile(values, p) for p in PERCENTILES}
     row["core_busy_percent"] = 100 * use["busy_s"] / seconds
     row["padding_percent"] = 100 * (1 - use["rows"] / use["bucket_rows"]) if use["bucket_rows"] else None
+    row["preemptions"] = use["preemptions"]
     reused = sum(s.sequence.n_reused for s in done)
     row["prefix_reused_percent"] = 100 * reused / n_in if n_in else None
     # One core of the instance works at this; the others are paid by what runs there.
@@ -279,7 +296,9 @@ def run(args) -> dict:
 
     machine = instance(args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge")
     requests, limits = read_trace(args.trace), limits_of(args.goodput)
-    buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets)
+    buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets, 0, args.block_size, args.cache_blocks)
+    if (fault := buckets.fault()) is not None:
+        raise VtrnError(fault)
     steps = StepTimes(MODELS[args.model], buckets, args.dtype, machine)
     rows = []
     for rate in rates_of(args.rate):

@@ -11,6 +11,7 @@ quantised matrix is int8 or fp8 with a scale for each output feature beside it.
 """
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -156,19 +157,42 @@ def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, posi
     fp32[b, vocabulary] and the cache. Rows up to `length`, the bucket, are read. A slot that takes no part
     still writes the row of its position.
     """
+    b, capacity = tokens.shape[0], cache[0].shape[1]
+    rows = jnp.arange(b, dtype=jnp.int32) * capacity + positions
+    access = CacheAccess(lambda c: c[:b, :length], lambda c, new: _write_rows(c, new, rows))
+    return _decode(config, length, weights, cache, tokens, positions, access, dtype)
+
+
+def decode_step_paged(config: DecoderConfig, length: int, weights, cache, tokens, positions, rows, tables, dtype):
+    """The same over a cache of blocks, [n_blocks, block, n_kv_heads, head]: token i of sequence j is row i % block of block
+    tables[j, i // block] (int32[b, length / block]). rows int32[b]: where each token's keys and values are written, of all
+    n_blocks * block; no two are equal, and one beyond them is not written.
+    """
+    write = (lambda c, new: _write_rows(c, new, rows)) if tokens.shape[0] == 1 else (lambda c, new: _scatter_rows(c, new, rows))
+    return _decode(config, length, weights, cache, tokens, positions, CacheAccess(lambda c: _blocks_of(c, tables), write), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheAccess:
+    """How a step reads and writes a tensor of the cache: read(tensor) -> [b, length, n_kv_heads, head] of what is past, and
+    write(tensor, new rows) -> tensor."""
+
+    read: typing.Callable | None  # None: nothing is past
+    write: typing.Callable
+
+
+def _decode(config, length, weights, cache, tokens, positions, access, dtype):
     b = tokens.shape[0]
-    capacity = cache[0].shape[1]
     angles = _rows_of(weights["rotation"], positions)
     x = _embed(weights, tokens)
     is_past = jnp.arange(length)[None, :] <= positions[:, None]
     mask = jnp.where(is_past, 0.0, NEVER)
-    rows = jnp.arange(b, dtype=jnp.int32) * capacity + positions
     cache = list(cache)
     for i in range(config.n_layers):
         q, k, v = _qkv(config, weights, i, x, angles, dtype)
         for j, new in ((2 * i, k), (2 * i + 1, v)):
-            cache[j] = _write_rows(cache[j], new, rows)
-        keys, values = (cache[j][:b, :length].astype(dtype) for j in (2 * i, 2 * i + 1))
+            cache[j] = access.write(cache[j], new)
+        keys, values = (access.read(cache[j]).astype(dtype) for j in (2 * i, 2 * i + 1))
         keys = keys.reshape(b, length, 2, config.n_kv_heads, -1)
         scores = jnp.einsum("bckgd,blckd->bkgl", q.astype(dtype), keys, preferred_element_type=jnp.float32)
         scores = scores * config.head**-0.5
@@ -177,6 +201,12 @@ def decode_step(config: DecoderConfig, length: int, weights, cache, tokens, posi
         x = x + _dense(weights, f"{i}.o", mixed.reshape(b, -1), dtype)
         x = x + _mlp(weights, i, _norm(config, weights, f"{i}.mlp_norm", x), dtype)
     return _logits(config, weights, x, dtype), tuple(cache)
+
+
+def _blocks_of(tensor, tables):
+    """tensor[n_blocks, block, heads, head], tables int32[b, n] -> [b, n * block, heads, head]."""
+    whole = tensor.reshape(tensor.shape[0], -1)
+    return _rows_of(whole, tables).reshape(tables.shape[0], -1, *tensor.shape[2:])
 
 
 def _slice(x, starts, sizes):
@@ -203,6 +233,18 @@ def _write_rows(tensor, new, rows):
     return written.reshape(tensor.shape)
 
 
+def _scatter_rows(tensor, new, rows):
+    """The same of any number of rows; those beyond the tensor are left out."""
+    flat = tensor.reshape(-1, *new.shape[1:])
+    written = flat.at[rows].set(new.astype(tensor.dtype), mode="drop", unique_indices=True, wrap_negative_indices=False)
+    return written.reshape(tensor.shape)
+
+
+def copy_block(cache, source, target):
+    """The cache with block source in block target, too."""
+    return copy_rows(cache[0].shape[1], cache, source, target)
+
+
 def copy_rows(length: int, cache, source, target):
     """The cache with the first `length` rows of slot source in slot target, too."""
     sizes = [(1, length, *c.shape[2:]) for c in cache]
@@ -215,27 +257,58 @@ def prefill_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot,
     slot, those of padding too: the next chunk or token overwrites them before anything reads them. length: how many
     rows are read, at least start + s.
     """
-    x, cache = _chunk(config, length, weights, cache, ids, slot, start, dtype)
-    last = _slice(x, (n_tokens - 1, 0), (1, config.width))
-    return _logits(config, weights, last, dtype), cache
+    access = _slot_access(cache, ids.shape[0], length, slot, start)
+    x, cache = _chunk(config, length, weights, cache, ids, start, access, dtype)
+    return _last_logits(config, weights, x, n_tokens, dtype), cache
+
+
+def prefill_chunk_paged(config: DecoderConfig, length: int, weights, cache, ids, rows, table, start, n_tokens, dtype):
+    """The same over a cache of blocks, with rows int32[s] and table int32[length / block] as decode_step_paged() has them.
+    Rows of padding lie beyond the tensor. length is at least start + n_tokens; 0: start is 0, and the chunk attends to
+    itself.
+    """
+    access = _table_access(rows, table) if length else CacheAccess(None, lambda c, new: _scatter_rows(c, new, rows))
+    x, cache = _chunk(config, length or ids.shape[0], weights, cache, ids, start, access, dtype)
+    return _last_logits(config, weights, x, n_tokens, dtype), cache
 
 
 def verify_chunk(config: DecoderConfig, length: int, weights, cache, ids, slot, start, dtype):
     """Logits fp32[s, vocabulary] behind each of the tokens ids int32[s] of a sequence at positions start and after, and
     the cache with their rows. Rows of tokens that turn out to be others are overwritten before anything reads them.
     """
-    x, cache = _chunk(config, length, weights, cache, ids, slot, start, dtype)
+    x, cache = _chunk(config, length, weights, cache, ids, start, _slot_access(cache, ids.shape[0], length, slot, start), dtype)
+    return _logits(config, weights, x, dtype), cache
+
+
+def verify_chunk_paged(config: DecoderConfig, length: int, weights, cache, ids, rows, table, start, dtype):
+    """The same over a cache of blocks."""
+    x, cache = _chunk(config, length, weights, cache, ids, start, _table_access(rows, table), dtype)
     return _logits(config, weights, x, dtype), cache
 
 
 def chunk_logits(config: DecoderConfig, length: int, weights, cache, ids, dtype):
     """Logits fp32[s, vocabulary] behind each token of a text that begins with ids int32[s]: to score it."""
     zero = jnp.int32(0)
-    x, _ = _chunk(config, length, weights, cache, ids, zero, zero, dtype)
+    x, _ = _chunk(config, length, weights, cache, ids, zero, _slot_access(cache, ids.shape[0], length, zero, zero), dtype)
     return _logits(config, weights, x, dtype)
 
 
-def _chunk(config, length, weights, cache, ids, slot, start, dtype):
+def _last_logits(config, weights, x, n_tokens, dtype):
+    return _logits(config, weights, _slice(x, (n_tokens - 1, 0), (1, config.width)), dtype)
+
+
+def _slot_access(cache, s, length, slot, start) -> CacheAccess:
+    """Where length is s, start is 0."""
+    sizes = (1, length, *cache[0].shape[2:])
+    read = None if length == s else lambda c: _slice(c, (slot, 0, 0, 0), sizes)[0]
+    return CacheAccess(read, lambda c, new: _put(c, new[None], (slot, start, 0, 0)))
+
+
+def _table_access(rows, table) -> CacheAccess:
+    return CacheAccess(lambda c: _blocks_of(c, table[None])[0], lambda c, new: _scatter_rows(c, new, rows))
+
+
+def _chunk(config, length, weights, cache, ids, start, access, dtype):
     """Hidden states fp32[s, w] and the cache."""
     s = ids.shape[0]
     positions = start + jnp.arange(s, dtype=jnp.int32)
@@ -247,14 +320,9 @@ def _chunk(config, length, weights, cache, ids, slot, start, dtype):
         q, k, v = _qkv(config, weights, i, x, angles, dtype)
         parts = []
         for j, new in ((2 * i, k), (2 * i + 1, v)):
-            kept = cache[j].dtype
-            new = new.reshape(s, *cache[j].shape[2:])
-            cache[j] = _put(cache[j], new[None].astype(kept), (slot, start, 0, 0))
-            if length == s:  # then start is 0, and the chunk attends to itself
-                parts.append(new.astype(kept).astype(dtype))
-            else:
-                whole = _slice(cache[j], (slot, 0, 0, 0), (1, length, *cache[j].shape[2:]))
-                parts.append(whole[0].astype(dtype))
+            new = new.reshape(s, *cache[j].shape[2:]).astype(cache[j].dtype)
+            cache[j] = access.write(cache[j], new)
+            parts.append((access.read(cache[j]) if access.read else new).astype(dtype))
         keys, values = parts
         keys = keys.reshape(length, 2, config.n_kv_heads, -1)
         scores = jnp.einsum("sckgd,lckd->kgsl", q.astype(dtype), keys, preferred_element_type=jnp.float32)
