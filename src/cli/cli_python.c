@@ -61,6 +61,8 @@ const cli_command cli_serve = {
         "  --weights T            int8 or fp8: dense layers kept in a byte an element\n"
         "  --cache fp8            keys and values in a byte an element\n"
         "  --draft N              tokens that a lone greedy text guesses ahead (0: none)\n"
+        "  --draft-model FILE     a GGUF file whose network guesses, or layers:N of the model's own\n"
+        "  --block-size N         a paged cache, of blocks of N tokens, and --cache-blocks N of them\n"
         "  --max-batch N          rows that share a call (32)\n"
         "  --max-delay-us N       how long the first of them waits for others (2000)\n"
         "  --max-queue N          rows that may wait (1024); --max-waiting N: generations (128)\n"

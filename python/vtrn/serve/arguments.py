@@ -69,6 +69,8 @@ def serve() -> Parser:
     p.add_argument("--block-size", type=int, default=0, metavar="N", help="a paged cache, of blocks of N tokens; 0: a stretch a sequence")
     p.add_argument("--cache-blocks", type=int, default=0, metavar="N", help="blocks of the paged cache; default: as many as all sequences may need")
     p.add_argument("--draft", type=int, default=0, metavar="N", help="tokens that a lone greedy text guesses ahead; 0: none")
+    p.add_argument("--draft-model", metavar="FILE", help="a smaller network that guesses in place of the text: a GGUF file of the "
+                   "same vocabulary, or layers:N for the model's own first N layers")  # fmt: skip
     p.add_argument("--json", action="store_true", help="one object when the server is ready")
     return p
 

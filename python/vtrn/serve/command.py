@@ -16,13 +16,15 @@ def settings_of(args) -> Settings:
 
     if not 0 <= args.draft < args.length_buckets[0]:
         raise VtrnError(f"--draft is {args.draft}; it has to be from 0 to {args.length_buckets[0] - 1}, below the least length bucket")
+    if args.draft_model and not args.draft:
+        raise VtrnError("--draft-model guesses as many tokens as --draft says; give --draft, 4 for one")
     buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets, args.draft, args.block_size, args.cache_blocks)
     if (fault := buckets.fault()) is not None:
         raise VtrnError(fault)
     instance = args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge"
     return Settings(
         models=tuple(args.models), instance=instance, cores=dict(args.cores), repository=args.repository,
-        dtype=args.dtype, kept=args.weights, cache=args.cache, buckets=buckets, max_waiting=args.max_waiting,
+        dtype=args.dtype, kept=args.weights, cache=args.cache, draft_model=args.draft_model, buckets=buckets, max_waiting=args.max_waiting,
         limits=BatchLimits(args.max_batch, args.max_delay_us, args.max_queue),
     )  # fmt: skip
 

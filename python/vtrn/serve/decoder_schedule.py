@@ -29,6 +29,7 @@ class Sequence:
     n_reused: int = 0  # of the prompt: the slot had them already
     n_guessed: int = 0  # tokens that steps of several checked
     n_accepted: int = 0  # of these, those that were right
+    guesses: list[int] = dataclasses.field(default_factory=list)  # of a draft network, of what follows
     tokens: list[int] = dataclasses.field(default_factory=list)  # new ones
     finish: str | None = None  # "stop", "length", "cancelled"
 
@@ -92,6 +93,21 @@ class Verify:
         return [self.sequence]
 
 
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A draft network is asked for guesses of what follows; the next step of the sequence checks them."""
+
+    sequence: Sequence
+    n: int
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [self.sequence]
+
+
+Step = Prefill | Copy | Decode | Verify | Draft
+
+
 def guess(ids: list[int], n_most: int) -> list[int]:
     """What followed the last time that the text ended as it does, in its last three tokens or two: prompt lookup. What
     goes round in a circle is guessed to go on so."""
@@ -111,6 +127,7 @@ class Schedule:
         self.slots: list[Sequence | None] = [None] * buckets.n_slots
         self._held: list[list[int]] = [[] for _ in self.slots]  # tokens whose rows a slot has
         self._was_prefill = False
+        self.has_drafter = False  # a draft network makes the guesses, in place of the text itself
 
     @property
     def n_running(self) -> int:
@@ -147,7 +164,7 @@ class Schedule:
         elif sequence in self._running():
             self._release(sequence)
 
-    def next_step(self) -> Prefill | Copy | Decode | Verify | None:
+    def next_step(self) -> Step | None:
         """None: there is nothing to do. A prompt's chunks and steps of decoding take turns."""
         self._admit()
         running = self._running()
@@ -164,13 +181,16 @@ class Schedule:
             return self.next_step()
         return Decode(fitted) if fitted else None
 
-    def _checked(self, s: Sequence) -> Verify | None:
-        """Guesses for a lone greedy sequence, if its text has any: a step of several tokens takes the chip hardly longer,
+    def _checked(self, s: Sequence) -> Verify | Draft | None:
+        """Guesses for a lone greedy sequence, if there are any: a step of several tokens takes the chip hardly longer,
         as both load all weights. The tokens are those of single steps."""
         n = self.buckets.draft
         if not n or s.choice.temperature or s.choice.has_logprob or s.n_filled + n + 1 > self.buckets.capacity:
             return None
-        guesses = guess(s.prompt + s.tokens, min(n, s.max_new - len(s.tokens) - 1))
+        n = min(n, s.max_new - len(s.tokens) - 1)
+        if self.has_drafter and n > 0 and not s.guesses:
+            return Draft(s, n)
+        guesses = s.guesses if self.has_drafter else guess(s.ids, n)
         return Verify(s, [s.tokens[-1], *guesses]) if guesses else None
 
     def _admit(self) -> None:
@@ -209,7 +229,7 @@ class Schedule:
             n = min(len(sequence.prompt) - start, bucket)
         return Prefill(sequence, start, sequence.prompt[start : start + n], start + n == len(sequence.prompt))
 
-    def complete(self, step: Prefill | Copy | Decode | Verify, tokens: list[int]) -> list[Sequence]:
+    def complete(self, step: Step, tokens: list[int]) -> list[Sequence]:
         """Takes the step's tokens in; gives the sequences that have a new one, once for each."""
         if isinstance(step, Prefill):
             sequence = step.sequence
@@ -221,6 +241,9 @@ class Schedule:
             return [sequence]
         if isinstance(step, Verify):
             return self._accept(step, tokens)
+        if isinstance(step, Draft):
+            step.sequence.guesses = tokens
+            return []
         if isinstance(step, Copy):
             step.sequence.n_reused += step.n - step.sequence.n_filled
             step.sequence.n_filled = step.n
@@ -232,6 +255,7 @@ class Schedule:
 
     def _advance(self, sequence: Sequence, token: int) -> None:
         sequence.n_filled += 1
+        sequence.guesses = []
         self._written(sequence)
         self._append(sequence, token)
 
@@ -273,4 +297,4 @@ class Schedule:
         self.slots[sequence.slot] = None
 
 
-__all__ = ["Copy", "Decode", "Prefill", "RequestError", "Schedule", "Sequence", "Verify"]
+__all__ = ["Copy", "Decode", "Draft", "Prefill", "RequestError", "Schedule", "Sequence", "Step", "Verify"]

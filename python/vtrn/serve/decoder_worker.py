@@ -6,7 +6,8 @@ import typing
 
 from vtrn.serve.accounting import ModelMeters, now
 from vtrn.serve.decoder_engine import DecoderEngine, StepResult
-from vtrn.serve.decoder_schedule import Copy, Decode, Prefill, Schedule, Sequence, Verify
+from vtrn.serve.decoder_schedule import Copy, Draft, Prefill, Schedule, Sequence, Step, Verify
+from vtrn.serve.draft import Drafter
 from vtrn.serve.errors import RequestError
 from vtrn.serve.paged_engine import PagedEngine
 
@@ -23,6 +24,7 @@ class Generation:
     token_times: list[float] = dataclasses.field(default_factory=list)
     prefill_ns: float = 0.0  # of the chip, steps that it took part in
     decode_ns: float = 0.0
+    draft_ns: float = 0.0  # of decode_ns, the draft network's
     dollars: float | None = 0.0
     n_steps: int = 0
     n_rows: int = 0
@@ -55,6 +57,8 @@ class Generation:
         rounded["prompt_tokens_reused"] = self.sequence.n_reused
         if self.sequence.n_guessed:
             rounded["tokens_guessed"], rounded["tokens_accepted"] = self.sequence.n_guessed, self.sequence.n_accepted
+            if self.draft_ns:
+                rounded["chip_time_draft_us"] = round(self.draft_ns / 1e3, 3)
         rounded["core"] = core_i
         if self.dollars is not None and n:
             rounded["dollars_per_million_tokens"] = round(self.dollars / n * 1e6, 6)
@@ -62,8 +66,9 @@ class Generation:
 
 
 class DecoderWorker:
-    def __init__(self, name: str, engine: DecoderEngine, schedule: Schedule):
+    def __init__(self, name: str, engine: DecoderEngine, schedule: Schedule, drafter: Drafter | None = None):
         self.name, self.engine, self.schedule, self.meters = name, engine, schedule, ModelMeters()
+        self.drafter, schedule.has_drafter = drafter, drafter is not None
         self._generations: dict[Sequence, Generation] = {}
         self._lock = threading.Condition()
         self._is_closed = False
@@ -111,7 +116,7 @@ class DecoderWorker:
                 del self._generations[sequence]
                 self.meters.add_failure("cancelled")
 
-    def _next(self) -> Prefill | Copy | Decode | Verify | None:
+    def _next(self) -> Step | None:
         with self._lock:
             while True:
                 self._drop_cancelled()
@@ -127,7 +132,7 @@ class DecoderWorker:
             for g in generations:
                 g.started = g.started or start
             try:
-                result = run_step(self.engine, step)
+                result = run_step(self.engine, step, self.drafter)
             except Exception as error:  # the server goes on with the others
                 self._fail(generations, error)
                 continue
@@ -161,9 +166,10 @@ class DecoderWorker:
         for g in generations:
             g.prefill_ns += profile.step_ns if is_prefill else 0
             g.decode_ns += 0 if is_prefill else profile.step_ns
+            g.draft_ns += profile.step_ns if isinstance(step, Draft) else 0
             g.dollars = g.dollars + price if price else None
             g.bucket = result.bucket
-            if not is_prefill:
+            if not is_prefill and not isinstance(step, Draft):
                 g.n_steps += 1
                 g.n_rows += 1 if isinstance(step, Verify) else result.rows
                 g.n_bucket_rows += 1 if isinstance(step, Verify) else result.bucket_rows
@@ -190,7 +196,9 @@ class DecoderWorker:
         g.on_token(token, finish)
 
 
-def run_step(engine: DecoderEngine, step: Prefill | Copy | Decode | Verify) -> StepResult:
+def run_step(engine: DecoderEngine, step: Step, drafter: Drafter | None = None) -> StepResult:
+    if isinstance(step, Draft):
+        return drafter.propose(step.sequence.ids, step.n)
     if isinstance(engine, PagedEngine):
         return engine.run(step)
     if isinstance(step, Copy):

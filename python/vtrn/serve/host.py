@@ -9,6 +9,7 @@ from vtrn.serve.batcher import Batcher, BatchLimits
 from vtrn.serve.decoder_engine import Buckets, DecoderEngine
 from vtrn.serve.decoder_schedule import Schedule
 from vtrn.serve.decoder_worker import DecoderWorker
+from vtrn.serve.draft import Drafter, first_layers
 from vtrn.serve.paged_engine import PagedEngine
 from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
@@ -29,6 +30,7 @@ class Settings:
     dtype: str = "bf16"
     kept: str | None = None  # int8 or fp8: a decoder's weights in a byte an element
     cache: str | None = None  # fp8: keys and values
+    draft_model: str | None = None  # a GGUF file, or layers:N
     buckets: Buckets = Buckets()
     limits: BatchLimits = BatchLimits()
     max_waiting: int = 128  # generations
@@ -53,6 +55,7 @@ class Host:
         self.batchers: dict[str, Batcher] = {}  # the Open Inference Protocol's models
         self.texts: dict[str, TextService] = {}  # generate text
         self.placements: list[Placement] = []
+        self.drafts: dict[str, Placement] = {}  # by the model that they guess for
         self.is_closing = False
         self.about = {"instance": self.device.instance_name}  # of every answer
         if (assumed := machine.rests_on(self.device.chip)) is not None:
@@ -101,8 +104,25 @@ class Host:
         engine = kind(self.device, self.programs, model.config, model.weights, self.settings.dtype,
                       buckets, cores[0], self.settings.kept, self.settings.cache)  # fmt: skip
         schedule = (PagedSchedule if buckets.block else Schedule)(buckets, self.settings.max_waiting, name)
-        self.texts[name] = TextService(name, model, DecoderWorker(name, engine, schedule))
+        drafter = self._drafter(model, cores[0]) if self.settings.draft_model else None
+        self.texts[name] = TextService(name, model, DecoderWorker(name, engine, schedule, drafter))
         self.placements.append(Placement(name, tuple(cores), engine.weight_bytes, engine.cache_bytes))
+        if drafter:
+            self.drafts[name] = Placement(f"{name}'s draft, {self.settings.draft_model}", tuple(cores),
+                                          drafter.engine.weight_bytes, drafter.engine.cache_bytes)  # fmt: skip
+
+    def _drafter(self, model: weights.TextModel, core_i: int) -> Drafter:
+        named = self.settings.draft_model
+        if named.startswith("layers:"):
+            n = int(named[7:]) if named[7:].isdecimal() else 0
+            config, w = first_layers(model.config, model.weights, n)
+        else:
+            draft = weights.load_gguf(pathlib.Path(named))
+            config, w = draft.config, draft.weights
+        if config.vocabulary != model.config.vocabulary:
+            raise VtrnError(f"--draft-model {named} has a vocabulary of {config.vocabulary} tokens, the model one of "
+                            f"{model.config.vocabulary}; a draft has the same tokenizer")  # fmt: skip
+        return Drafter(self.device, self.programs, config, w, self.settings.dtype, self.settings.buckets, core_i, self.settings.kept)
 
     def warm_up(self) -> None:
         """Makes the programs of the smallest buckets, so that first requests do not wait for the compiler."""
@@ -112,10 +132,12 @@ class Host:
                     batcher.model.program(batch, batcher.model.lengths[1])
         for text in self.texts.values():
             text.worker.engine.warm_up()
+            if text.worker.drafter:
+                text.worker.drafter.warm_up()
 
     def placement_text(self) -> str:
         lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.device.n_cores} NeuronCores here"]
-        for p in self.placements:
+        for p in [*self.placements, *self.drafts.values()]:
             cache = f", {p.cache_bytes / 2**20:.1f} MiB of cache" if p.cache_bytes else ""
             cores = ", ".join(map(str, p.cores))
             about = f"; {p.about}" if p.about else ""

@@ -127,7 +127,7 @@ def _neuron_monitor(text: _Text, host: Host) -> None:
              neuroncore_per_device_count=n)  # fmt: skip
     for i, seconds in enumerate(core_use(host)):
         text.add("vtrn:neuroncore_chip_seconds_total", "counter", "Simulated time that a core worked.", seconds, **label, neuroncore=i)  # fmt: skip
-    device_bytes = sum((p.weight_bytes + p.cache_bytes) * len(p.cores) for p in host.placements)
+    device_bytes = sum((p.weight_bytes + p.cache_bytes) * len(p.cores) for p in [*host.placements, *host.drafts.values()])
     text.add("neuron_runtime_memory_used_bytes", "gauge", "Weights and caches.", device_bytes, **label,
              memory_location="neuron_device")  # fmt: skip
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

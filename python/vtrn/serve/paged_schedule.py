@@ -3,7 +3,7 @@ and gives them all back when others that came before it need them."""
 
 from vtrn.serve.blocks import ROOT, BlockPool, common
 from vtrn.serve.buckets import Buckets
-from vtrn.serve.decoder_schedule import Copy, Prefill, Schedule, Sequence, Verify
+from vtrn.serve.decoder_schedule import Copy, Draft, Prefill, Schedule, Sequence, Verify
 from vtrn.serve.programs import bucket_for
 
 
@@ -108,9 +108,10 @@ class PagedSchedule(Schedule):
 
     # --- tokens
 
-    def _checked(self, s: Sequence) -> Verify | None:
+    def _checked(self, s: Sequence) -> Verify | Draft | None:
         step = super()._checked(s)
-        return step if step and self._grow(s, s.n_filled + len(step.tokens)) else None
+        n = self.buckets.draft + 1
+        return step if step and self._grow(s, s.n_filled + n) else None
 
     def _fitted(self, decoding: list[Sequence]) -> list[Sequence]:
         """Those that have a block for the next token. Where there is none, the sequence that was admitted last waits again."""
