@@ -1,7 +1,8 @@
 """The chars training, data parallel over several NeuronCores: bench/run scale [--json]. It never judges.
 
 Loss curves of 50 steps in fp32 against one core; whether threads change a bit; what two host threads
-gain with two cores over one thread, in turns. VTRN_BUILD names another build directory."""
+gain with two cores over one thread, in turns; a step over 256 cores of an UltraServer against one
+core's, in both modes that compute fewer values. VTRN_BUILD names another build directory."""
 
 import argparse
 import json
@@ -10,19 +11,21 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
 STEPS, TIMED_STEPS, TURNS = 50, 12, 5
+ULTRASERVER, MODES = "trn2-ultraserver", ("off", "one-rank")
 
 
-def run(cores, steps=STEPS, **extra):
+def run(cores, steps=STEPS, *args, **extra):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VTRN_", "NEURON_"))}
     env |= {"JAX_PLATFORMS": "neuron,cpu", "VTRN_LIBRARY": str(BUILD / "src/libvtrn.so"),
             "PYTHONPATH": str(ROOT / "python"), "VTRN_INSTANCE": "trn1.32xlarge",
             "NEURON_RT_NUM_CORES": str(cores), **extra}  # fmt: skip
     script = ROOT / "bench" / "programs" / "scale.py"
-    done = subprocess.run([sys.executable, script, str(steps), "float32"], capture_output=True,
+    done = subprocess.run([sys.executable, script, str(steps), "float32", *args], capture_output=True,
                           text=True, env=env)  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr)
@@ -35,14 +38,30 @@ def simulated(cores, directory):
     return next(p for p in profiles if p["name"] == "jit_step")
 
 
-def main():
-    import tempfile
+def ultraserver():
+    """Four cores of each of 64 chips, a batch each. Processor time is what counts where other processes
+    have the host's cores."""
+    visible = ",".join(f"{8 * chip}-{8 * chip + 3}" for chip in range(64))
+    out, ratios, cpu = {}, {m: [] for m in MODES}, {m: [] for m in MODES}
+    for _ in range(3):
+        one = run(1, TIMED_STEPS, "each", VTRN_INSTANCE=ULTRASERVER)
+        for mode in MODES:
+            many = run(256, TIMED_STEPS, "each", VTRN_INSTANCE=ULTRASERVER, VTRN_VALUES=mode,
+                       NEURON_RT_VISIBLE_CORES=visible)  # fmt: skip
+            ratios[mode].append(many["step_s"] / one["step_s"])
+            cpu[mode].append(many["step_cpu_s"] / one["step_cpu_s"])
+            out["rss_gb"] = max(many["rss_gb"], out.get("rss_gb", 0))
+            if mode == "one-rank":
+                out["ultraserver_losses_equal"] = many["losses"] == one["losses"]
+    for mode in MODES:
+        name = mode.replace("-", "_") if mode != "off" else "time_only"
+        out[f"ultraserver_step_vs_one_{name}"] = statistics.median(ratios[mode])
+        out[f"ultraserver_cpu_vs_one_{name}"] = statistics.median(cpu[mode])
+    out["ultraserver_step_vs_one"] = max(statistics.median(r) for r in ratios.values())
+    return out
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--cores", default="2,8", help="numbers of cores that are compared with one")
-    args = parser.parse_args()
-    cores = [int(n) for n in args.cores.split(",")]
+
+def training(cores):
     one = run(1)
     out, worst = {}, 0.0
     for n in cores:
@@ -66,11 +85,24 @@ def main():
         shares.append(alone["busiest_thread_s"] / both["busiest_thread_s"])
     out["rank_parallel_speedup"] = statistics.median(ratios)
     out["rank_parallel_work_split"] = statistics.median(shares)
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=["ultraserver"], help="this part alone")
+    parser.add_argument("--cores", default="2,8", help="numbers of cores that are compared with one")
+    args = parser.parse_args()
+    cores = [int(n) for n in args.cores.split(",")]
+    out = ultraserver()
+    if not args.only:
+        out |= training(cores)
     if args.json:
         print(json.dumps(out))
         return
     for key, value in out.items():
-        print(f"{key:24} {value if isinstance(value, bool) else format(value, '.4g')}")
+        print(f"{key:36} {value if isinstance(value, bool) else format(value, '.4g')}")
 
 
 main()

@@ -1,5 +1,5 @@
 """The chars training on some NeuronCores, data parallel: one JSON line with losses, a digest of what
-was learnt, and the time of a step. scale.py STEPS DTYPE"""
+was learnt, and the time of a step. scale.py STEPS DTYPE [each]: a batch in all, or for each of them"""
 
 import hashlib
 import json
@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-steps, dtype = int(sys.argv[1]), jnp.dtype(sys.argv[2])
+steps, dtype, is_each = int(sys.argv[1]), jnp.dtype(sys.argv[2]), sys.argv[3:] == ["each"]
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
 step = model.data_parallel_step(mesh, dtype)
 params = model.init_params()
 moments = model.init_moments(params)
 data, _ = model.load_text()
-losses, times, cpu = [], [], []
+losses, times, cpu, process_s = [], [], [], []
+cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
 
 
 def busy_s():
@@ -32,15 +33,19 @@ def busy_s():
 
 
 for tokens, targets in model.batches(data, steps):
-    start = time.perf_counter()
-    params, moments, loss = step(params, moments, tokens.astype(np.int32), targets.astype(np.int32))
+    batch = [np.tile(t.astype(np.int32), (mesh.size if is_each else 1, 1)) for t in (tokens, targets)]
+    if is_each:
+        batch = jax.block_until_ready(jax.device_put(batch, cut))
+    start, process_start = time.perf_counter(), time.process_time()
+    params, moments, loss = step(params, moments, *batch)
     losses.append(float(loss))
     times.append(time.perf_counter() - start)
+    process_s.append(time.process_time() - process_start)
     cpu.append(busy_s())
 digest = hashlib.sha256()
 for leaf in jax.tree.leaves(params):
     digest.update(np.asarray(leaf).tobytes())
 busiest_s = max(cpu[-1][t] - cpu[1].get(t, 0) for t in cpu[-1]) / (steps - 2)
 print(json.dumps({"losses": losses, "digest": digest.hexdigest(), "step_s": statistics.median(times[2:]),
-                  "busiest_thread_s": busiest_s,
+                  "busiest_thread_s": busiest_s, "step_cpu_s": statistics.median(process_s[2:]),
                   "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))  # fmt: skip

@@ -122,6 +122,8 @@ bool api_buffer_is_deleted(vtrn_buffer *buffer);
 /* A buffer whose contents are arbitrary. */
 vtrn_status api_buffer_create(runtime_device *rt, int core_i, const api_type *type, api_place place,
                               vtrn_buffer **out);
+/* BAD_ARGUMENT where the memory is an output of a rank that was not computed. */
+vtrn_status api_memory_check(const runtime_memory *memory);
 /* A copy, perhaps on another core of the machine or in the other memory. */
 vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, api_place place, vtrn_buffer **out);
 

@@ -186,14 +186,25 @@ static vtrn_status check_size(const vtrn_buffer *buffer, size_t size) {
         text, (unsigned long long)buffer->type.size_bytes, size);
 }
 
+vtrn_status api_memory_check(const runtime_memory *memory) {
+    if (!memory->lacks_values)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "an array on core %d has no values: VTRN_VALUES computes those of some ranks "
+                      "alone, and this is of another one; read the shard of rank 0 "
+                      "(addressable_shards[0].data), or compute all with VTRN_VALUES=on",
+                      memory->core_i);
+}
+
 vtrn_status vtrn_buffer_read(const vtrn_buffer *buffer, void *dst, size_t size) {
     VTRN_RETURN_IF_ERROR(check_size(buffer, size));
     runtime_memory *m;
     VTRN_RETURN_IF_ERROR(api_buffer_hold((vtrn_buffer *)buffer, &m));
-    if (size)
+    vtrn_status status = api_memory_check(m);
+    if (size && !status)
         memcpy(dst, m->host, size);
     runtime_memory_release(m);
-    return NULL;
+    return status;
 }
 
 vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, size_t size) {
@@ -202,6 +213,7 @@ vtrn_status vtrn_buffer_write(vtrn_buffer *buffer, const void *src, size_t size)
     VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer, &m));
     if (size)
         memcpy(m->host, src, size);
+    m->lacks_values = false;
     runtime_memory_release(m);
     return NULL;
 }
@@ -211,7 +223,9 @@ vtrn_status api_buffer_copy(vtrn_buffer *buffer, int core_i, api_place place, vt
     runtime_memory *from;
     VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer, &from));
     vtrn_status status = api_buffer_create(buffer->rt, core_i, &buffer->type, place, out);
-    if (!status && buffer->type.size_bytes)
+    if (!status)
+        (*out)->memory->lacks_values = from->lacks_values;
+    if (!status && buffer->type.size_bytes && !from->lacks_values)
         memcpy((*out)->memory->host, from->host, buffer->type.size_bytes);
     runtime_memory_release(from);
     return status;

@@ -56,11 +56,65 @@ static vtrn_status read_switch(const char *variable, bool *out) {
     return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s: '%s' is neither on nor off", variable, value);
 }
 
+/* "4", "0-3", "0,2,8-11": the ranks, ascending, and rank 0. */
+static vtrn_status read_ranks(const char *text, runtime_device *rt) {
+    enum { MAX_RANKS = 1 << 16 };
+    bool *is_listed = calloc(MAX_RANKS, 1);
+    rt->value_ranks = calloc(MAX_RANKS, sizeof *rt->value_ranks);
+    if (!is_listed || !rt->value_ranks) {
+        free(is_listed);
+        return VTRN_OUT_OF_MEMORY(MAX_RANKS * sizeof *rt->value_ranks);
+    }
+    bool is_good = *text != '\0';
+    for (const char *at = text; *at && is_good;) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = first;
+        is_good = *at >= '0' && *at <= '9';
+        if (is_good && *end == '-') {
+            at = end + 1;
+            is_good = *at >= '0' && *at <= '9';
+            last = strtoul(at, &end, 10);
+        }
+        is_good =
+            is_good && first <= last && last < MAX_RANKS && (!*end || (*end == ',' && end[1]));
+        for (unsigned long r = first; is_good && r <= last; r++)
+            is_listed[r] = true;
+        at = *end ? end + 1 : end;
+    }
+    for (uint32_t r = 0; r < MAX_RANKS && is_good; r++)
+        if (is_listed[r] || r == 0)
+            rt->value_ranks[rt->n_value_ranks++] = r;
+    free(is_listed);
+    return is_good
+               ? NULL
+               : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "VTRN_VALUES: '%s' are no ranks; write ranks:0,4 or ranks:0-3", text);
+}
+
+/* VTRN_VALUES: of all ranks, of some, or of none. */
+static vtrn_status read_values(runtime_device *rt) {
+    static const char prefix[] = "ranks:";
+    const char *value = getenv("VTRN_VALUES");
+    rt->has_values = true;
+    if (!value || !*value || !strcmp(value, "on"))
+        return NULL;
+    if (!strcmp(value, "one-rank"))
+        return read_ranks("0", rt);
+    if (!strncmp(value, prefix, sizeof prefix - 1))
+        return read_ranks(value + sizeof prefix - 1, rt);
+    rt->has_values = strcmp(value, "off") != 0;
+    return !rt->has_values
+               ? NULL
+               : VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "VTRN_VALUES: '%s' is neither on nor off, nor one-rank, nor ranks:0,4",
+                            value);
+}
+
 /* What an execution does: values, times, or both. A checked one needs both. */
 static vtrn_status choose_work(vtrn_device *d) {
     runtime_device *rt = d->rt;
     VTRN_RETURN_IF_ERROR(read_switch("VTRN_TIMING", &rt->is_timed));
-    VTRN_RETURN_IF_ERROR(read_switch("VTRN_VALUES", &rt->has_values));
+    VTRN_RETURN_IF_ERROR(read_values(rt));
     if (!rt->is_timed && !rt->has_values)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_TIMING and VTRN_VALUES are both off, which "
                                              "leaves nothing to do; switch one on");

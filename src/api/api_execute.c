@@ -72,7 +72,8 @@ static vtrn_status move_memory(const vtrn_executable *e, int core_i, api_place t
     VTRN_RETURN_IF_ERROR(to == API_ON_HOST
                              ? runtime_host_memory_create(e->device->rt, core_i, size, &copy)
                              : runtime_memory_create(e->device->rt, core_i, size, &copy));
-    if (size)
+    copy->lacks_values = (*m)->lacks_values;
+    if (size && !copy->lacks_values)
         memcpy(copy->host, (*m)->host, size);
     runtime_memory_release(*m);
     *m = copy;

@@ -152,8 +152,14 @@ static vtrn_status write_index(const vtrn_device *device, const entry *all, size
         };
     }
     if (!status) {
-        const profile_index index = {&device->rt->chip, &device->rt->instance, device->rt->n_cores,
-                                     entries, n};
+        const runtime_device *rt = device->rt;
+        const profile_index index = {
+            .chip = &rt->chip,
+            .instance = &rt->instance,
+            .n_cores = rt->n_cores,
+            .values = {!rt->has_values, rt->value_ranks, rt->n_value_ranks},
+            .entries = entries,
+            .n = n};
         char path[DIRECTORY_PATH_MAX + 32];
         snprintf(path, sizeof path, "%s/summary.json", device->profile_dir);
         keep_first(&status, profile_write_index_json(&index, path));

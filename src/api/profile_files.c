@@ -72,6 +72,16 @@ static vtrn_status write_files(const vtrn_executable *executable, const char *di
                                         .n_executions = l->n_executions,
                                         .hbm_peak_bytes = l->hbm_peak_bytes,
                                         .samples_per_step = samples_per_step}};
+    const runtime_device *d = l->device;
+    input.values.are_left_out = !d->has_values;
+    if (last->n_ranks > 1) {
+        input.values.ranks = d->value_ranks;
+        input.values.n = d->n_value_ranks;
+        while (input.values.n && d->value_ranks[input.values.n - 1] >= last->n_ranks)
+            input.values.n--;
+        if (input.values.n == last->n_ranks)
+            input.values.n = 0;
+    }
     profile_rank *ranks = NULL;
     status = list_ranks(executable, last, &ranks, &input);
     if (!status)

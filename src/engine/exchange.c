@@ -37,10 +37,17 @@ static tensor tensor_of(const engine_exchange *x, uint32_t i) {
                     dtype_size((vtrn_dtype)e->dtype)};
 }
 
-/* Element 0 of the tensor in the memory of the member at a place of the group. */
-static uint8_t *base_of(const tensor *t, uint32_t place, uint32_t slot) {
+/* Element 0 of the operand that the member at a place of the group gives. */
+static const uint8_t *operand_of(const tensor *t, uint32_t place) {
+    const int32_t *ranks = t->x->sources ? t->x->sources : t->x->ranks;
+    const engine_member *m = &t->x->members[ranks[place]];
+    return m->hbm + m->slot_base[t->in_slot];
+}
+
+/* Element 0 of the result of the member at a place. */
+static uint8_t *result_of(const tensor *t, uint32_t place) {
     const engine_member *m = &t->x->members[t->x->ranks[place]];
-    return m->hbm + m->slot_base[slot];
+    return m->hbm + m->slot_base[t->out_slot];
 }
 
 /* Whether the member at a place of the group receives in another process. */
@@ -64,8 +71,8 @@ static uint64_t to_of(const tensor *t, uint32_t sender, uint64_t run_i) {
  */
 
 static void copy_runs(const tensor *t, uint32_t sender, uint32_t receiver, range runs) {
-    const uint8_t *from = base_of(t, sender, t->in_slot);
-    uint8_t *to = base_of(t, receiver, t->out_slot);
+    const uint8_t *from = operand_of(t, sender);
+    uint8_t *to = result_of(t, receiver);
     for (uint64_t r = runs.first; r < runs.end; r++)
         memcpy(to + to_of(t, sender, r) * t->size, from + from_of(t, receiver, r) * t->size,
                t->e->run * t->size);
@@ -96,8 +103,7 @@ static void broadcast(const tensor *t, uint32_t part, uint32_t n_parts) {
 /* The result of the second rank becomes zeros. */
 static void zero(const tensor *t, uint32_t part) {
     if (!part && !is_remote(t, 1))
-        memset(base_of(t, 1, t->out_slot), 0,
-               (size_t)(t->e->n[0] * t->e->n[1] * t->e->run) * t->size);
+        memset(result_of(t, 1), 0, (size_t)(t->e->n[0] * t->e->n[1] * t->e->run) * t->size);
 }
 
 static void permute(const tensor *t, uint32_t part) {
@@ -238,22 +244,40 @@ static reduce_fn *reduces_directly(vtrn_dtype t) {
     }
 }
 
+/* How often an operand that counts for so many members is reduced; sums of fp32 multiply it. */
+static uint32_t n_turns(const tensor *t, uint32_t times, bool is_direct) {
+    unsigned reducer = t->c->reducer;
+    bool adds_up = reducer == VTRN_REDUCER_ADD
+                       ? is_direct
+                       : reducer == VTRN_REDUCER_MULTIPLY || reducer == VTRN_REDUCER_XOR;
+    return adds_up || !times ? times : 1;
+}
+
 /* n elements from element `at` of the run on, of all members, to `out`. */
-static void reduce_chunk(const tensor *t, uint32_t receiver, uint64_t from, size_t n, void *out) {
+static void reduce_chunk(const tensor *t, uint64_t from, size_t n, void *out) {
     vtrn_dtype dtype = (vtrn_dtype)t->e->dtype;
     reduce_fn *direct = reduces_directly(dtype);
     float acc[CHUNK], x[CHUNK];
-    (void)receiver;
+    bool is_first = true;
     for (uint32_t m = 0; m < t->x->n; m++) {
-        const uint8_t *in = base_of(t, m, t->in_slot) + from * t->size;
-        if (direct && m == 0)
-            memcpy(out, in, n * t->size);
-        else if (direct)
-            direct(t->c->reducer, out, in, n);
-        else
-            dtype_load_fp32(dtype, in, m ? x : acc, n);
-        if (!direct && m)
-            reduce_fp32(t->c->reducer, acc, x, n);
+        const uint8_t *in = operand_of(t, m) + from * t->size;
+        const uint32_t times = t->x->times ? t->x->times[m] : 1;
+        float *own = is_first ? acc : x;
+        if (!direct && times)
+            dtype_load_fp32(dtype, in, own, n);
+        if (!direct && times > 1 && t->c->reducer == VTRN_REDUCER_ADD)
+            for (size_t i = 0; i < n; i++)
+                own[i] *= (float)times;
+        for (uint32_t turn = n_turns(t, times, direct != NULL); turn-- > 0; is_first = false) {
+            if (direct && is_first)
+                memcpy(out, in, n * t->size);
+            else if (direct)
+                direct(t->c->reducer, out, in, n);
+            else if (is_first && turn)
+                memcpy(x, acc, n * sizeof *x); /* for the turns to come */
+            else if (!is_first)
+                reduce_fp32(t->c->reducer, acc, x, n);
+        }
     }
     if (!direct)
         dtype_store_fp32(dtype, acc, out, n);
@@ -272,11 +296,11 @@ static void reduce(const tensor *t, uint32_t part, uint32_t n_parts) {
         if (!is_same && is_remote(t, receiver))
             continue;
         size_t n = t->e->run - at < CHUNK ? (size_t)(t->e->run - at) : CHUNK;
-        reduce_chunk(t, receiver, from_of(t, receiver, run) + at, n, out);
+        reduce_chunk(t, from_of(t, receiver, run) + at, n, out);
         uint64_t to = to_of(t, 0, run) + at;
         for (uint32_t m = is_same ? 0 : receiver; m < (is_same ? t->x->n : receiver + 1); m++)
             if (!is_remote(t, m))
-                memcpy(base_of(t, m, t->out_slot) + to * t->size, out, n * t->size);
+                memcpy(result_of(t, m) + to * t->size, out, n * t->size);
     }
 }
 
@@ -284,14 +308,14 @@ static void reduce(const tensor *t, uint32_t part, uint32_t n_parts) {
  */
 
 static void pack(const tensor *t, uint32_t sender, uint32_t receiver, uint8_t *out) {
-    const uint8_t *from = base_of(t, sender, t->in_slot);
+    const uint8_t *from = operand_of(t, sender);
     size_t bytes = t->e->run * t->size;
     for (uint64_t r = 0; r < t->e->n[0] * t->e->n[1]; r++)
         memcpy(out + r * bytes, from + from_of(t, receiver, r) * t->size, bytes);
 }
 
 static void unpack(const tensor *t, uint32_t receiver, const uint8_t *in) {
-    uint8_t *to = base_of(t, receiver, t->out_slot);
+    uint8_t *to = result_of(t, receiver);
     size_t bytes = t->e->run * t->size;
     for (uint64_t r = 0; r < t->e->n[0] * t->e->n[1]; r++)
         memcpy(to + to_of(t, 0, r) * t->size, in + r * bytes, bytes);

@@ -109,6 +109,8 @@ static vtrn_status run_step(execution *x, const engine_block_plan *block, uint32
         return NULL;
     if (instr->opcode == VTRN_OP_CUSTOM_OP)
         return run_custom(x, (uint32_t)instr->arg[0]);
+    if (instr->opcode == VTRN_OP_COLLECTIVE && x->run->exchange)
+        return x->run->exchange(x->run->exchange_ctx, (uint32_t)instr->arg[0]);
     if (instr->opcode == VTRN_OP_MATMUL)
         announce(x, block, step_i, thread_i);
     vtrn_status status = engine_table[instr->opcode](is_alone ? &x->alone : x->core, instr,

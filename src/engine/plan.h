@@ -60,12 +60,17 @@ typedef struct engine_habit {
     uint32_t n_alone, n_team; /* executions to come by one thread; by the team without a trial */
 } engine_habit;
 
+/* What collective custom_i of a rank that is executed alone gives it. */
+typedef vtrn_status (*engine_exchange_fn)(void *ctx, uint32_t custom_i);
+
 typedef struct engine_run {
     const vtrn_program *program;
     const engine_plan *plan;
     const uint64_t *slot_base; /* HBM byte address by slot */
     engine_custom_fn custom;
     void *custom_ctx;
+    engine_exchange_fn exchange; /* NULL: engine_execute() gets no program with collectives */
+    void *exchange_ctx;
     bool is_outline;    /* only what decides where the program goes: see engine_execute() */
     engine_habit habit; /* 0 at first; engine_execute() keeps it */
     const atomic_bool *is_stopped; /* by another thread, which hears the user; NULL: asks itself */

@@ -220,9 +220,10 @@ PJRT_Error *PJRT_Buffer_CopyToMemory(PJRT_Buffer_CopyToMemory_Args *args) {
 static vtrn_status host_address(PJRT_Buffer *buffer, void **out) {
     runtime_memory *m;
     VTRN_RETURN_IF_ERROR(api_buffer_hold(buffer->buffer, &m));
+    vtrn_status status = api_memory_check(m);
     *out = m->host;
     runtime_memory_release(m);
-    return NULL;
+    return status;
 }
 
 PJRT_Error *PJRT_Buffer_UnsafePointer(PJRT_Buffer_UnsafePointer_Args *args) {

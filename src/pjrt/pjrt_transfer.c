@@ -204,12 +204,13 @@ typedef struct host_read {
     PJRT_Event *done;       /* a reference */
 } host_read;
 
-static void read_now(const host_read *r) {
+static vtrn_status read_now(const host_read *r) {
+    VTRN_RETURN_IF_ERROR(api_memory_check(r->memory));
     if (r->type.size_bytes == 0)
-        return;
+        return NULL;
     if (is_dense(&r->type, r->strides)) {
         memcpy(r->dst, r->memory->host, r->type.size_bytes);
-        return;
+        return NULL;
     }
     strided_copy c = {.rank = r->type.rank,
                       .element_bytes = dtype_size((vtrn_dtype)r->type.dtype),
@@ -217,12 +218,13 @@ static void read_now(const host_read *r) {
     memcpy(c.dst_strides, r->strides, (size_t)r->type.rank * sizeof *r->strides);
     api_type_strides(&r->type, c.src_strides);
     copy_strided(&c, r->dst, (const char *)r->memory->host);
+    return NULL;
 }
 
 static void finish_read(PJRT_Error *error, void *user_arg) {
     host_read *r = user_arg;
     if (!error)
-        read_now(r);
+        error = plugin_error(read_now(r));
     plugin_event_set(r->done, error ? error->code : PJRT_Error_Code_OK, error ? error->text : NULL,
                      error ? strlen(error->text) : 0);
     PJRT_Error_Destroy_Args destroy = {.struct_size = sizeof destroy, .error = error};
@@ -268,8 +270,9 @@ PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->src->buffer, &r.memory));
     if (args->src->filled)
         return read_later(&r, args->src->filled, &args->event);
-    read_now(&r);
+    vtrn_status status = read_now(&r);
     runtime_memory_release(r.memory);
+    PLUGIN_RETURN_IF_ERROR(status);
     args->event = plugin_ready_event();
     return NULL;
 }
@@ -288,9 +291,11 @@ PJRT_Error *PJRT_Buffer_CopyRawToHost(PJRT_Buffer_CopyRawToHost_Args *args) {
         return error;
     runtime_memory *m;
     PLUGIN_RETURN_IF_ERROR(api_buffer_hold(args->buffer->buffer, &m));
-    if (args->transfer_size)
+    vtrn_status status = api_memory_check(m);
+    if (args->transfer_size && !status)
         memcpy(args->dst, m->host + args->offset, (size_t)args->transfer_size);
     runtime_memory_release(m);
+    PLUGIN_RETURN_IF_ERROR(status);
     args->event = plugin_ready_event();
     return NULL;
 }

@@ -22,6 +22,13 @@ typedef struct profile_counters {
     uint64_t samples_per_step; /* training samples a step; 0: no samples/s, no price a sample */
 } profile_counters;
 
+/* Whose values the execution computed; times are of all. */
+typedef struct profile_values {
+    bool are_left_out;     /* nobody's */
+    const uint32_t *ranks; /* [n] of these; n 0: of all */
+    uint32_t n;
+} profile_values;
+
 /* A rank of a program that several cores run together. */
 typedef struct profile_rank {
     int core_i;           /* of the machine */
@@ -47,6 +54,7 @@ typedef struct profile_input {
     const profile_explanation
         *explanation; /* NULL: profile_write() makes it, other files omit it */
     profile_counters counters;
+    profile_values values;
     const profile_rank *ranks;    /* [n_ranks] NULL: the program runs on one core */
     uint32_t n_ranks, shown_rank; /* whose timing this is: the one that ends last */
     uint32_t n_whole_ops;         /* operations that every rank does alike, on whole tensors */
@@ -78,6 +86,9 @@ typedef struct profile_summary {
 static inline bool profile_shows_engine(const profile_summary *s, int engine) {
     return engine != VTRN_ENGINE_CC || s->n_instrs[engine] > 0;
 }
+
+/* What the values of such an execution are not, as a sentence; NULL: they are those of the run. */
+const char *profile_values_note(const profile_values *values);
 
 void profile_summarize(const profile_input *input, profile_summary *out);
 

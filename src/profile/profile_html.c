@@ -310,6 +310,7 @@ static void write_data(page *p, const profile_op_list *ops, const slice *slices,
         n_instructions += s.n_instrs[e];
     profile_printf(b, "{\"version\":\"%s\"", VTRN_VERSION);
     profile_json_names(b, in, ",");
+    profile_json_values(b, &in->values, ",");
     profile_printf(b, ",\"n_instructions\":%" PRIu64 ",\"n_intervals\":%zu,\"n_shown\":%zu",
                    n_instructions, in->timing->n_intervals, n);
     profile_json_figures(b, &s, ",");

@@ -2,6 +2,7 @@
 #include "profile/profile_index.h"
 
 #include "profile/profile_buffer.h"
+#include "profile/profile_summary.h"
 
 #include <inttypes.h>
 
@@ -13,6 +14,7 @@ vtrn_status profile_write_index_json(const profile_index *index, const char *pat
     profile_json_string(&b, index->instance->name);
     profile_printf(&b, ",\n  \"dollars_per_hour\": %.9g,\n  \"instance_cores\": %d",
                    index->instance->dollars_per_hour, index->n_cores);
+    profile_json_values(&b, &index->values, ",\n  ");
     profile_printf(&b, ",\n  \"executables\": [");
     for (size_t i = 0; i < index->n; i++) {
         const profile_index_entry *e = &index->entries[i];
@@ -84,6 +86,7 @@ static const char head[] =
 
 vtrn_status profile_write_index_html(const profile_index *index, const char *path) {
     profile_buffer b = {0};
+    const char *note = profile_values_note(&index->values);
     double all_ns = 0;
     size_t n_written = 0;
     for (size_t i = 0; i < index->n; i++) {
@@ -97,10 +100,10 @@ vtrn_status profile_write_index_html(const profile_index *index, const char *pat
         &b,
         ". The program with the most device time (simulated, without launches) is first, those "
         "that only move data are last. "
-        "%zu of %zu have a profile.</p>\n<table><tr><th>program</th><th>device time</th>"
+        "%zu of %zu have a profile.</p>\n<table>%s%s%s<tr><th>program</th><th>device time</th>"
         "<th>share</th><th>executions</th><th>last execution</th>"
         "<th>FLOP an execution</th></tr>\n",
-        n_written, index->n);
+        n_written, index->n, note ? "<caption>" : "", note ? note : "", note ? "</caption>" : "");
     for (size_t i = 0; i < index->n; i++)
         write_row(&b, &index->entries[i], all_ns);
     profile_printf(&b, "</table></html>\n");

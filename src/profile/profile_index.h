@@ -2,7 +2,7 @@
 #ifndef VTRN_PROFILE_PROFILE_INDEX_H
 #define VTRN_PROFILE_PROFILE_INDEX_H
 
-#include "chip/chip.h"
+#include "profile/profile.h"
 
 typedef struct profile_index_entry {
     const char *name;      /* of the executable */
@@ -17,6 +17,7 @@ typedef struct profile_index {
     const vtrn_chip *chip;
     const vtrn_instance *instance;
     int n_cores;
+    profile_values values;
     const profile_index_entry *entries; /* [n] in the order in which they are shown */
     size_t n;
 } profile_index;

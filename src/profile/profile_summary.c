@@ -82,6 +82,31 @@ void profile_json_names(profile_buffer *b, const profile_input *in, const char *
     text(b, between, "instance", in->instance ? in->instance->name : "");
 }
 
+const char *profile_values_note(const profile_values *v) {
+    if (v->are_left_out)
+        return "times only: no values were computed";
+    if (v->n)
+        return "not the values of the whole run: in collectives the ranks that were computed gave "
+               "for all others";
+    return NULL;
+}
+
+void profile_json_values(profile_buffer *b, const profile_values *v, const char *between) {
+    profile_printf(b, "%s\"values\": {\"of\": \"%s\"", between,
+                   v->are_left_out ? "none"
+                   : v->n          ? "some"
+                                   : "all");
+    for (uint32_t i = 0; i < v->n; i++)
+        profile_printf(b, "%s%" PRIu32, i ? ", " : ", \"ranks\": [", v->ranks[i]);
+    if (v->n)
+        profile_printf(b, "]");
+    if (profile_values_note(v)) {
+        profile_printf(b, ", \"note\": ");
+        profile_json_string(b, profile_values_note(v));
+    }
+    profile_printf(b, "}");
+}
+
 void profile_json_figures(profile_buffer *b, const profile_summary *s, const char *between) {
     const struct {
         const char *key;
@@ -215,6 +240,7 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     profile_buffer b = {0};
     profile_printf(&b, "{\n  \"version\": 1");
     profile_json_names(&b, in, ",\n  ");
+    profile_json_values(&b, &in->values, ",\n  ");
     profile_json_figures(&b, &s, ",\n  ");
     json_engines(&b, &s);
     json_ops(&b, &list);

@@ -7,6 +7,8 @@
 
 /* `between` comes before each member: ",", or ",\n  " for people. */
 void profile_json_names(profile_buffer *b, const profile_input *in, const char *between);
+/* "values": whose were computed. */
+void profile_json_values(profile_buffer *b, const profile_values *values, const char *between);
 void profile_json_figures(profile_buffer *b, const profile_summary *s, const char *between);
 
 #endif

@@ -104,6 +104,8 @@ static void describe_process(writer *w, const profile_input *in) {
     profile_proto_varint(&w->inner, PROCESS_PID, CORE_PID);
     profile_buffer name = {0};
     profile_printf(&name, "NeuronCore 0 (%s)", in->chip->name);
+    if (profile_values_note(&in->values))
+        profile_printf(&name, ", %s", profile_values_note(&in->values));
     profile_proto_bytes(&w->inner, PROCESS_NAME, name.data, name.size);
     profile_buffer_free(&name);
     profile_proto_varint(&w->message, TRACK_UUID, UUID_PROCESS);

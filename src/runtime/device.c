@@ -115,6 +115,7 @@ static void device_destroy(runtime_device *d) {
     collective_topology_destroy(d->topology);
     transport_close(d->transport);
     free(d->core_process);
+    free(d->value_ranks);
     if (d->team)
         team_destroy(d->team);
     pthread_mutex_destroy(&d->run_lock);
@@ -207,6 +208,7 @@ static vtrn_status memory_new(runtime_device *device, int core_i, uint64_t size_
     m->block = block;
     m->addr = hbm_block_addr(block);
     m->size_bytes = size_bytes;
+    m->lacks_values = false;
     m->host = device->chip_hbm[core->chip_i] + m->addr;
     *out = m;
     return NULL;

@@ -23,6 +23,7 @@ typedef struct runtime_memory {
     uint64_t addr;       /* in the address space of the core's chip, bytes */
     uint64_t size_bytes; /* as asked for */
     uint8_t *host;       /* where it lies on the host */
+    bool lacks_values;   /* it is of a rank that was timed and not computed */
 } runtime_memory;
 
 typedef struct runtime_core {
@@ -44,6 +45,8 @@ struct runtime_device {
     int n_ready;                    /* cores that have executed something */
     team *team;
     bool is_timed, has_values; /* true but where the user leaves one out */
+    /* Ranks whose values are computed, ascending, 0 among them; n_value_ranks 0: all of them. */
+    uint32_t *value_ranks, n_value_ranks;
     uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;

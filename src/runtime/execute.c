@@ -216,7 +216,7 @@ static int32_t alias_of(const vtrn_program *p, uint32_t output_i) {
 }
 
 /* Memory of every output. outputs[] entries are NULL or owned references when this fails. */
-static vtrn_status make_outputs(const runtime_program *l, const runtime_call *call) {
+static vtrn_status make_outputs(const runtime_program *l, const runtime_call *call, bool executes) {
     const vtrn_program *p = l->program;
     for (uint32_t o = 0; o < p->n_outputs; o++) {
         int32_t a = alias_of(p, o);
@@ -233,7 +233,7 @@ static vtrn_status make_outputs(const runtime_program *l, const runtime_call *ca
         VTRN_RETURN_IF_ERROR(
             runtime_memory_create(l->device, call->core_i, size, &call->outputs[o]));
         /* The program works in place: give it a copy to work on, and keep the argument. */
-        if (argument)
+        if (argument && executes)
             memcpy(call->outputs[o]->host, argument->host, argument->size_bytes);
     }
     return NULL;
@@ -274,6 +274,11 @@ static void set_up_run(runtime_program *l, const runtime_call *call, engine_run 
     run->custom_seconds = 0;
 }
 
+/* Of the n ranks of a call; one that runs by itself is. */
+static bool is_executed(const runtime_program *l, uint32_t n, uint32_t rank) {
+    return n == 1 || ranks_is_executed(l, rank);
+}
+
 /* Whether the outline went on until its limit. */
 static bool is_endless_outline(runtime_program *l, uint32_t n) {
     for (uint32_t r = 0; r < n; r++) {
@@ -291,10 +296,11 @@ static bool is_remote(const runtime_program *l, const runtime_call *call) {
 static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint32_t n,
                              runtime_peers *peers) {
     for (uint32_t r = 0; r < n; r++)
-        set_up_run(l, &calls[r], ranks_run_of(l, r));
+        if (is_executed(l, n, r))
+            set_up_run(l, &calls[r], ranks_run_of(l, r));
     double start = now_seconds();
-    vtrn_status status = n == 1 ? engine_execute(&l->device->cores[calls[0].core_i].engine, &l->run)
-                                : ranks_run(l, calls, n, peers);
+    vtrn_status status =
+        ranks_is_alone(l, n) ? ranks_run_alone(l, calls, n) : ranks_run(l, calls, n, peers);
     if (status && is_endless_outline(l, n))
         return vtrn_status_annotate(status,
                                     "VTRN_VALUES=off computes no values but loop counters; a loop "
@@ -303,7 +309,8 @@ static vtrn_status run_bound(runtime_program *l, const runtime_call *calls, uint
     l->functional_seconds = now_seconds() - start;
     l->custom_seconds = 0;
     for (uint32_t r = 0; r < n; r++)
-        l->custom_seconds += ranks_run_of(l, r)->custom_seconds;
+        if (is_executed(l, n, r))
+            l->custom_seconds += ranks_run_of(l, r)->custom_seconds;
     l->n_executions++;
     uint32_t first = 0;
     while (is_remote(l, &calls[first]))
@@ -322,10 +329,12 @@ static vtrn_status bind_all(runtime_program *l, runtime_call *calls, uint32_t n)
         if (is_remote(l, &calls[r]))
             continue;
         VTRN_RETURN_IF_ERROR(check_arguments(l, &calls[r]));
-        VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, calls[r].core_i));
+        const bool executes = is_executed(l, n, r);
+        if (executes)
+            VTRN_RETURN_IF_ERROR(runtime_core_ready(l->device, calls[r].core_i));
         VTRN_RETURN_IF_ERROR(bind_core(l, calls[r].core_i));
         VTRN_RETURN_IF_ERROR(bind_scratch(l, calls[r].core_i));
-        VTRN_RETURN_IF_ERROR(make_outputs(l, &calls[r]));
+        VTRN_RETURN_IF_ERROR(make_outputs(l, &calls[r], executes));
     }
     return NULL;
 }
@@ -342,6 +351,15 @@ static void settle_call(runtime_program *l, const runtime_call *call, bool has_f
         l->hbm_peak_bytes = memory.peak_bytes;
 }
 
+/* Outputs of a rank that was not computed have no values, nor has what comes of such. */
+static void mark_outputs(const runtime_program *l, const runtime_call *call, bool is_computed) {
+    bool lacks_values = !is_computed;
+    for (uint32_t i = 0; i < l->program->n_arguments; i++)
+        lacks_values |= call->arguments[i]->lacks_values;
+    for (uint32_t o = 0; o < l->program->n_outputs; o++)
+        call->outputs[o]->lacks_values = lacks_values;
+}
+
 static vtrn_status execute_locked(runtime_program *l, runtime_call *calls, uint32_t n) {
     double start = now_seconds();
     for (uint32_t r = 0; r < n; r++)
@@ -354,7 +372,8 @@ static vtrn_status execute_locked(runtime_program *l, runtime_call *calls, uint3
     for (uint32_t r = 0; r < n && !status; r++) {
         if (is_remote(l, &calls[r]))
             continue;
-        bind_call(l, &calls[r]);
+        if (is_executed(l, n, r))
+            bind_call(l, &calls[r]);
         calls[r].has_written = true;
     }
     if (!status)
@@ -362,9 +381,13 @@ static vtrn_status execute_locked(runtime_program *l, runtime_call *calls, uint3
     peers_end(peers);
     for (uint32_t r = 0; r < n && !status && l->device->is_timed; r++)
         calls[r].timing_i = l->last_timing;
-    for (uint32_t r = 0; r < n; r++)
-        if (!is_remote(l, &calls[r]))
-            settle_call(l, &calls[r], status != NULL);
+    for (uint32_t r = 0; r < n; r++) {
+        if (is_remote(l, &calls[r]))
+            continue;
+        settle_call(l, &calls[r], status != NULL);
+        if (!status && l->device->has_values)
+            mark_outputs(l, &calls[r], is_executed(l, n, r));
+    }
     if (!status)
         l->host_seconds = now_seconds() - start;
     return status;
@@ -420,6 +443,12 @@ vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, 
         calls[r].timing_i = -1;
     }
     VTRN_RETURN_IF_ERROR(check_cores(loaded, calls, n));
+    if (d->transport && d->n_value_ranks)
+        return VTRN_ERROR(
+            VTRN_UNSUPPORTED,
+            "VTRN_VALUES: the values of some ranks alone are computed in one process, "
+            "and the NeuronCores are those of several; leave it out, or run one "
+            "process");
     pthread_mutex_lock(&d->run_lock);
     vtrn_status status = d->transport && !program_has_collectives(loaded->program)
                              ? execute_own(loaded, calls, n)

@@ -47,8 +47,14 @@ typedef struct runtime_binding {
 /* Who meets in a collective of the program. */
 typedef struct runtime_groups {
     int32_t *group_of; /* [n_ranks] -1: the rank is in no group. NULL: the op is no collective */
-    uint32_t *size;    /* by group; ranks of a permute that are linked by pairs are one group */
+    uint32_t *size; /* by group, of ranks that are executed; ranks of a permute that are linked by
+                       pairs are one group */
     uint32_t *arrived; /* by group: scratch */
+    /* By place in the collective's groups, where not all ranks are executed: which member gives for
+     * the one that has the place, and for how many of them it counts in a sum. NULL: each itself.
+     */
+    int32_t *sources;
+    uint32_t *times;
 } runtime_groups;
 
 typedef struct runtime_program {
@@ -58,9 +64,12 @@ typedef struct runtime_program {
     timing_model *model; /* made by the first execution */
     engine_custom_fn custom;
     void *custom_ctx;
-    engine_run run;            /* kept, so that its block trace is allocated once */
-    engine_run *rank_runs;     /* [n_ranks - 1] of ranks behind the first, whose run is above */
-    runtime_groups *groups;    /* [n_customs]; NULL: no collectives */
+    engine_run run;         /* kept, so that its block trace is allocated once */
+    engine_run *rank_runs;  /* [n_ranks - 1] of ranks behind the first, whose run is above */
+    runtime_groups *groups; /* [n_customs]; NULL: no collectives */
+    uint32_t *stand_in;  /* [n_ranks] whose run is a rank's: itself where it is executed. NULL: all
+                            are */
+    uint32_t n_executed; /* ranks */
     runtime_memory *constants; /* of one of the bindings; others may read them there */
     double *collective_ns; /* [n_customs] what collectives take on estimated_cores; -1: unknown */
     int *estimated_cores;  /* [n_ranks] */

@@ -8,6 +8,7 @@
 #include "base/process.h"
 #include "engine/exchange.h"
 #include "runtime/peers.h"
+#include "runtime/stand_ins.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -33,8 +34,9 @@ static void link_pairs(const vtrn_collective *c, int32_t *link) {
     }
 }
 
-static void find_groups(const vtrn_collective *c, uint32_t n_ranks, int32_t *scratch,
+static void find_groups(const runtime_program *l, const vtrn_collective *c, int32_t *scratch,
                         runtime_groups *out) {
+    const uint32_t n_ranks = (uint32_t)program_n_ranks(l->program);
     for (uint32_t r = 0; r < n_ranks; r++)
         out->group_of[r] = -1;
     if (c->kind != VTRN_COLLECTIVE_PERMUTE) {
@@ -49,7 +51,7 @@ static void find_groups(const vtrn_collective *c, uint32_t n_ranks, int32_t *scr
             out->group_of[c->groups[i]] = root_of(scratch, c->groups[i]);
     }
     for (uint32_t r = 0; r < n_ranks; r++)
-        if (out->group_of[r] >= 0)
+        if (out->group_of[r] >= 0 && ranks_is_executed(l, r))
             out->size[out->group_of[r]]++;
 }
 
@@ -61,6 +63,7 @@ vtrn_status ranks_prepare(runtime_program *l) {
         if (!l->rank_runs)
             return VTRN_OUT_OF_MEMORY(n * sizeof *l->rank_runs);
     }
+    VTRN_RETURN_IF_ERROR(stand_ins_choose(l));
     if (!program_has_collectives(p))
         return NULL;
     l->groups = calloc(p->n_customs, sizeof *l->groups);
@@ -77,10 +80,10 @@ vtrn_status ranks_prepare(runtime_program *l) {
         g->arrived = calloc(n_groups, sizeof *g->arrived);
         is_short = !g->group_of || !g->size || !g->arrived;
         if (!is_short)
-            find_groups(c, n, scratch, g);
+            find_groups(l, c, scratch, g);
     }
     free(scratch);
-    return is_short ? VTRN_OUT_OF_MEMORY(n * sizeof *scratch) : NULL;
+    return is_short ? VTRN_OUT_OF_MEMORY(n * sizeof *scratch) : stand_ins_find_sources(l);
 }
 
 void ranks_release(runtime_program *l) {
@@ -88,8 +91,11 @@ void ranks_release(runtime_program *l) {
         free(l->groups[i].group_of);
         free(l->groups[i].size);
         free(l->groups[i].arrived);
+        free(l->groups[i].sources);
+        free(l->groups[i].times);
     }
     free(l->groups);
+    free(l->stand_in);
     for (uint32_t r = 1; l->rank_runs && r < program_n_ranks(l->program); r++)
         free(l->rank_runs[r - 1].block_trace);
     free(l->rank_runs);
@@ -160,7 +166,7 @@ static vtrn_status describe_others(const ranks *x, uint32_t waiting, vtrn_status
     for (uint32_t r = 0; r < x->n; r++) {
         const engine_walk *w = &x->state[r].walk;
         bool is_there = w->is_at_collective && custom_of(x, r) == custom_of(x, waiting);
-        if (g->group_of[r] != g->group_of[waiting] || is_there)
+        if (g->group_of[r] != g->group_of[waiting] || is_there || !ranks_is_executed(x->l, r))
             continue;
         if (n++ == MOST)
             return vtrn_status_annotate(status, "  and more");
@@ -227,41 +233,55 @@ static vtrn_status diverged(const ranks *x) {
     return describe_others(x, first, status);
 }
 
-static void add_exchange(ranks *x, uint32_t custom_i, const int32_t *members, uint32_t n) {
-    x->ready[x->n_ready++] = (engine_exchange){.program = x->l->program,
-                                               .custom_i = custom_i,
-                                               .members = x->members,
-                                               .ranks = members,
-                                               .n = n,
-                                               .custom = x->l->custom,
-                                               .custom_ctx = x->l->custom_ctx};
+static engine_exchange exchange_of(const runtime_program *l, const engine_member *members,
+                                   uint32_t custom_i) {
+    return (engine_exchange){.program = l->program,
+                             .custom_i = custom_i,
+                             .members = members,
+                             .custom = l->custom,
+                             .custom_ctx = l->custom_ctx};
 }
 
-/* What is sent to the rank, whose group is complete; of a group that is one exchange, by its first.
- */
-static void add_exchanges_of(ranks *x, uint32_t rank) {
-    uint32_t custom_i = custom_of(x, rank);
-    const vtrn_collective *c = x->l->program->customs[custom_i].collective;
-    int32_t g = x->l->groups[custom_i].group_of[rank];
-    if (c->kind == VTRN_COLLECTIVE_PERMUTE) {
-        for (uint32_t i = 0; i < c->n_groups; i++)
-            if (c->groups[2 * i + 1] == (int32_t)rank) {
-                add_exchange(x, custom_i, &c->groups[2 * i], 2);
-                return;
-            }
-        g = -1;
+/* What the first `n` places from place `at` of the collective's groups exchange. */
+static void set_places(const runtime_program *l, size_t at, uint32_t n, engine_exchange *out) {
+    const runtime_groups *g = &l->groups[out->custom_i];
+    out->ranks = &l->program->customs[out->custom_i].collective->groups[at];
+    out->sources = g->sources ? &g->sources[at] : NULL;
+    out->times = g->times ? &g->times[at] : NULL;
+    out->n = n;
+}
+
+/* What is sent to the rank, whose group is complete. False: it is part of the exchange of the first
+ * member that is executed. silent: -1 and the rank. */
+static bool find_exchange(const runtime_program *l, uint32_t rank, const int32_t *silent,
+                          engine_exchange *out) {
+    const vtrn_collective *c = l->program->customs[out->custom_i].collective;
+    const int32_t group = l->groups[out->custom_i].group_of[rank];
+    const bool is_permute = c->kind == VTRN_COLLECTIVE_PERMUTE;
+    for (uint32_t i = 0; is_permute && i < c->n_groups; i++)
+        if (c->groups[2 * i + 1] == (int32_t)rank) {
+            set_places(l, 2 * (size_t)i, 2, out);
+            return true;
+        }
+    if (is_permute || group < 0) {
+        out->ranks = silent;
+        out->n = 2;
+        return true;
     }
-    if (g < 0) {
-        add_exchange(x, custom_i, &x->silent[2 * (size_t)rank], 2);
-        return;
-    }
-    const int32_t *members = &c->groups[(size_t)g * c->group_size];
-    if (members[0] != (int32_t)rank)
-        return;
-    uint32_t n = 0;
-    while (n < c->group_size && members[n] >= 0)
+    const size_t at = (size_t)group * c->group_size;
+    uint32_t n = 0, first = 0;
+    while (n < c->group_size && c->groups[at + n] >= 0)
         n++;
-    add_exchange(x, custom_i, members, n);
+    while (!ranks_is_executed(l, (uint32_t)c->groups[at + first]))
+        first++;
+    set_places(l, at, n, out);
+    return c->groups[at + first] == (int32_t)rank;
+}
+
+static void add_exchanges_of(ranks *x, uint32_t rank) {
+    engine_exchange *e = &x->ready[x->n_ready];
+    *e = exchange_of(x->l, x->members, custom_of(x, rank));
+    x->n_ready += find_exchange(x->l, rank, &x->silent[2 * (size_t)rank], e);
 }
 
 /* The failure of the lowest rank of this process, if any; another thread's exchange counts as that
@@ -451,14 +471,44 @@ static vtrn_status start(ranks *x) {
     for (uint32_t r = 0; r < x->n; r++) {
         const engine_core *core = &x->l->device->cores[x->calls[r].core_i].engine;
         x->state[r].n_done = n_done + (size_t)r * p->n_customs;
-        x->members[r] =
-            (engine_member){core->hbm, ranks_run_of(x->l, r)->slot_base, is_remote(x, r)};
-        if (!is_remote(x, r))
+        x->members[r] = (engine_member){core->hbm, ranks_run_of(x->l, r)->slot_base,
+                                        is_remote(x, r) || !ranks_is_executed(x->l, r)};
+        if (!x->members[r].is_remote)
             x->live[x->n_live++] = r;
         x->silent[2 * (size_t)r] = -1;
         x->silent[2 * (size_t)r + 1] = (int32_t)r;
     }
     return NULL;
+}
+
+/* A rank that is executed alone, as far as an exchange is concerned. */
+typedef struct alone {
+    runtime_program *l;
+    engine_member *members; /* [n ranks] */
+    int32_t silent[2];
+} alone;
+
+static vtrn_status exchange_alone(void *ctx, uint32_t custom_i) {
+    const alone *a = ctx;
+    engine_exchange e = exchange_of(a->l, a->members, custom_i);
+    find_exchange(a->l, 0, a->silent, &e);
+    return engine_exchange_run(&e, 0, 1);
+}
+
+vtrn_status ranks_run_alone(runtime_program *l, const runtime_call *calls, uint32_t n) {
+    engine_run *run = ranks_run_of(l, 0);
+    engine_core *core = &l->device->cores[calls[0].core_i].engine;
+    alone a = {.l = l, .members = calloc(n, sizeof *a.members), .silent = {-1, 0}};
+    if (!a.members)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *a.members);
+    for (uint32_t r = 0; r < n; r++)
+        a.members[r] = (engine_member){core->hbm, run->slot_base, r > 0};
+    run->exchange = l->groups ? exchange_alone : NULL;
+    run->exchange_ctx = &a;
+    vtrn_status status = engine_execute(core, run);
+    run->exchange = NULL;
+    free(a.members);
+    return status;
 }
 
 vtrn_status ranks_run(runtime_program *l, const runtime_call *calls, uint32_t n,

@@ -27,7 +27,8 @@ void times_free(runtime_timing *t) {
  */
 
 static bool is_trace_equal(const engine_run *a, const uint32_t *trace, uint32_t n) {
-    return a->n_block_trace == n && (!n || !memcmp(a->block_trace, trace, n * sizeof *trace));
+    return a->n_block_trace == n &&
+           (a->block_trace == trace || !n || !memcmp(a->block_trace, trace, n * sizeof *trace));
 }
 
 /* Whether every rank ran the blocks that the first one ran. */
