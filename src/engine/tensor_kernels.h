@@ -60,6 +60,15 @@ static inline tensor_coming tensor_coming_behind(tensor_coming c, int n_blocks) 
                            tensor_ahead_behind(c.weights, n_blocks)};
 }
 
+/* The same asked for in n_parts parts of a block. */
+static inline tensor_coming tensor_coming_split(tensor_coming c, int n_parts) {
+    c.moving.n_rows = tensor_ahead_now(&c.moving);
+    c.weights.n_rows = tensor_ahead_now(&c.weights);
+    c.moving.n_rows_each = (c.moving.n_rows + n_parts - 1) / n_parts;
+    c.weights.n_rows_each = (c.weights.n_rows + n_parts - 1) / n_parts;
+    return c;
+}
+
 /* Columns of the moving tile, as many as fit a strip: n_k rows, row_bytes apart. */
 typedef struct tensor_moving {
     const uint8_t *rows;
