@@ -65,6 +65,7 @@ typedef struct vtrn_chip {
         double min_ii_cycles;        /* minimum initiation interval of Vector and Scalar */
         double tensor_min_ii_cycles; /* and of a matmul */
         double fp32_passes;          /* PE passes of fp32 against bf16 */
+        double int8_speedup;         /* of int8 in the PE array against bf16; 0: it takes none */
         double ldweights_cols_per_cycle;
         double tensor_latency_ns; /* beyond the stream and a cycle for each column of the array */
         double vector_latency_ns, scalar_latency_ns, gpsimd_latency_ns;

@@ -61,6 +61,7 @@ static vtrn_status stages(lower *l) {
 /* NeuronCore-v1 has no fp32 in its array, and neither tf32 nor fp8: products of fp32 are cast, to
  * bf16 where nothing else is asked for, as the vendor's compiler does by default. */
 static vtrn_status suit_chip(const vtrn_chip *chip, compile_options *options) {
+    options->takes_int8 = chip->cost.int8_speedup > 0;
     if (chip->gen > 1)
         return NULL;
     if (options->auto_cast == AUTO_CAST_NONE)

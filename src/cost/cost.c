@@ -185,7 +185,9 @@ static void cost_gpsimd(const vtrn_chip *chip, const vtrn_instr *instr, instr_co
     out->latency_ns = out->ii_ns + chip->cost.gpsimd_latency_ns;
 }
 
-static double passes(const vtrn_ap *ap, double fp32_passes) {
+static double passes(const vtrn_chip *chip, const vtrn_ap *ap, double fp32_passes) {
+    if (ap->dtype == VTRN_DTYPE_INT8 && chip->cost.int8_speedup > 0)
+        return 1 / chip->cost.int8_speedup;
     return ap->dtype == VTRN_DTYPE_FP32 ? fp32_passes : 1;
 }
 
@@ -221,8 +223,8 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, instr_co
     const vtrn_ap *moving = &instr->ap[1];
     double m = instr->ap[0].n_partitions;
     double cycles = fmax(fmin(chip->cost.tensor_min_ii_cycles, m), elements(moving));
-    cycles *=
-        passes(moving, chip->cost.fp32_passes) * stride_factor(chip, instr) * row_share(instr);
+    cycles *= passes(chip, moving, chip->cost.fp32_passes) * stride_factor(chip, instr) *
+              row_share(instr);
     out->kind = COST_KIND_MATMUL;
     /* fp32 is two instructions of half the passes each. */
     double n_instrs = moving->dtype == VTRN_DTYPE_FP32 ? 2 : 1;
@@ -234,7 +236,7 @@ static void cost_matmul(const vtrn_chip *chip, const vtrn_instr *instr, instr_co
 static void cost_pe_transpose(const vtrn_chip *chip, const vtrn_instr *instr, instr_cost *out) {
     const vtrn_ap *data = &instr->ap[1];
     double cycles = fmax(data->n_partitions, fmin(chip->cost.tensor_min_ii_cycles, elements(data)));
-    double n_passes = passes(data, chip->cost.fp32_transpose_passes);
+    double n_passes = passes(chip, data, chip->cost.fp32_transpose_passes);
     double load = data->dtype == VTRN_DTYPE_FP32
                       ? n_passes / chip->cost.ldweights_fp32_cols_per_cycle
                       : 1 / chip->cost.ldweights_cols_per_cycle;

@@ -8,6 +8,7 @@ static vtrn_status matmul_dtype(validation *v, int i) {
     bool is_on_v1 = dtype_size(t) == 2 || t == VTRN_DTYPE_FP32;
     bool is_legal = dtype_is_float(t) && (t != VTRN_DTYPE_FP8E4M3FN || v->chip->gen >= 4) &&
                     (v->chip->gen > 1 || is_on_v1);
+    is_legal |= t == VTRN_DTYPE_INT8 && v->chip->cost.int8_speedup > 0;
     if (!is_legal)
         RULE_BROKEN(v, VTRN_UNSUPPORTED, "cast it to bf16 or fp32",
                     "%s: ap%d is %s; the tensor engine of NeuronCore-v%d does not take it", NAME, i,

@@ -7,6 +7,10 @@
 #include <string.h>
 
 bool contract_dtype(const vtrn_chip *chip, vtrn_dtype a, vtrn_dtype b, vtrn_dtype *out) {
+    if (a == VTRN_DTYPE_INT8 && b == a && chip->cost.int8_speedup > 0) {
+        *out = a;
+        return true;
+    }
     bool is_ok = dtype_is_float(a) && dtype_is_float(b) && dtype_size(a) <= 4 && dtype_size(b) <= 4;
     /* fp32 mixes with nothing narrower; other types are all exact in bf16's or their own width. The
      * PE array takes fp8e4m3fn from v4; bf16 holds it exactly. */

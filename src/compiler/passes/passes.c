@@ -9,6 +9,7 @@
 #include "compiler/passes/early.h"
 #include "compiler/passes/features_outermost.h"
 #include "compiler/passes/fold.h"
+#include "compiler/passes/int_products.h"
 #include "compiler/passes/moments.h"
 #include "compiler/passes/narrow_products.h"
 #include "compiler/passes/product_order.h"
@@ -57,6 +58,8 @@ vtrn_status passes_run(const graph *g, const compile_options *options, graph **o
     vtrn_status status = auto_cast_apply(copy, options);
     if (!status && g->n_partitions * g->n_replicas <= 1)
         status = alone_simplify(copy);
+    if (!status && !is_bare)
+        status = int_products_widen(copy, options->takes_int8);
     for (size_t i = 0; !is_bare && i < sizeof PASSES / sizeof *PASSES && !status; i++)
         status = PASSES[i](copy);
     if (status)
