@@ -1,6 +1,7 @@
 """What nki-library's tests import and the public repository lacks: stand-ins of our own. Types of the vendor's
 packages are made of ml_dtypes; what only talks to other machines is empty."""
 
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -159,6 +160,8 @@ def install(path):
     module("neuronxcc.starfish").__path__ = []
     module("neuronxcc.starfish.support").__path__ = []
     module("neuronxcc.starfish.support.dtype", static_cast=static_cast)
+    if importlib.util.find_spec("attr") is None:
+        module("attr", dataclass=dataclasses.dataclass)
     # Two files that the checkout imports and does not have.
     module("test.utils.perf_analysis_private", analyze_trace=Nothing)
     module("test.utils.scripts").__path__ = []

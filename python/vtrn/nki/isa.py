@@ -2,6 +2,7 @@
 
 import enum
 import math
+import struct
 import warnings
 
 import numpy as np
@@ -564,7 +565,7 @@ def rng(dst, engine=engine.unknown, name=None):
     return _DONE
 
 
-def set_rng_seed(src_seeds, engine=engine.unknown, name=None):
+def set_rng_seed(src_seeds, name=None):
     _issue(_SEED, VECTOR, 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
     return _DONE
 
@@ -580,7 +581,21 @@ _ACTIVATE, _READ_SUMS = OPCODE["activate"], OPCODE["act_read_accumulator"]
 
 
 def activation(dst, op, data, bias=None, scale=1.0, reduce_op=None, reduce_res=None, reduce_cmd=reduce_cmd.idle,
-               name=None, dtype=None):
+               name=None, dtype=None, engine=engine.scalar):
+    _only_scalar("activation", engine)
+    activate(dst, op, data, (scale, bias), (reduce_op, reduce_res, reduce_cmd))
+    return _DONE
+
+
+def _only_scalar(what, asked):
+    if asked not in (engine.scalar, engine.unknown, None):
+        other = ", and on GpSimd from Trainium3 on, which is not there yet" if asked is engine.gpsimd else ""
+        raise NotImplementedError(f"{what}: {asked}; it runs on the Scalar engine{other}")
+
+
+def activate(dst, op, data, scale_and_bias, reduction, slope=0.0):
+    """op(data * scale + bias). reduction: operation, tile of the results or None, reduce_cmd. slope: prelu's."""
+    (scale, bias), (reduce_op, reduce_res, cmd) = scale_and_bias, reduction
     if bias is None:
         bias = -0.0  # the one bias that keeps the sign of a zero
     elif not isinstance(bias, core.Tensor):
@@ -592,14 +607,14 @@ def activation(dst, op, data, bias=None, scale=1.0, reduce_op=None, reduce_res=N
     if not isinstance(scale, core.Tensor):
         scale = float(scale)
     flags, act = 0, _act(op)
-    if reduce_cmd is not _IDLE:
-        flags = _begin_sums(data, reduce_op, reduce_cmd)
+    if cmd is not _IDLE:
+        flags = _begin_sums(data, reduce_op, cmd)
     if act == _SIN:
         _warn_of_wide_angles(data, scale, bias)
-    _issue(_ACTIVATE, SCALAR, flags, 0, 0, act, dst, data, scale, bias, 0, 0, 0)
+    slope_bits = struct.unpack("<I", struct.pack("<f", slope))[0] if slope else 0
+    _issue(_ACTIVATE, SCALAR, flags, 0, 0, act, dst, data, scale, bias, slope_bits, 0, 0)
     if reduce_res is not None:
         _read_sums(reduce_res)
-    return _DONE
 
 
 _IDLE, _RESET, _RESET_REDUCE = reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reset_reduce
@@ -618,7 +633,7 @@ def _warn_of_wide_angles(data, scale, bias):
     widest = angle.max(initial=0)
     if widest > math.pi * (1 + 1e-5):
         warnings.warn(f"nki.isa.activation(op=nl.sin): angles up to {widest:.6g}; the chip's function is made for -pi to "
-                      "pi and is wrong beyond, where this gives the sine; nl.sin takes whole turns off first", stacklevel=3)
+                      "pi and is wrong beyond, where this gives the sine; nl.sin takes whole turns off first", stacklevel=4)
 
 
 def _generation():

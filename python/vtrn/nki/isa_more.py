@@ -44,21 +44,32 @@ _EXTREMES = ("maximum", "minimum", "abs_max", "abs_min")
 
 
 def activate2(dst, op, data, imm0, imm1, op0, op1, relu_param=0.0, reverse0=False, reverse1=False, reduce_op=None,
-              reduce_res=None, reduce_cmd=isa.reduce_cmd.idle, name=None):
+              reduce_res=None, reduce_cmd=isa.reduce_cmd.idle, name=None, engine=isa.engine.scalar):
     _generation4("activate2")
     ops = tuple("bypass" if x is None else x.__name__ for x in (op0, op1))
     for reverse, used, what in ((reverse0, ops[0], "reverse0"), (reverse1, ops[1], "reverse1")):
         if reverse and used == "bypass":
             raise ValueError(f"activate2: {what} without an operation to reverse")
-    if isinstance(relu_param, core.Tensor) or relu_param:
-        raise NotImplementedError("activate2: relu_param; no function of nki.language takes one here")
-    scale, bias = _scale_and_bias(ops, imm0, imm1, reverse0, reverse1, data.shape[0])
+    isa._only_scalar("activate2", engine)
+    shift = _scale_and_bias(ops, imm0, imm1, reverse0, reverse1, data.shape[0])
+    if op is nl.prelu and isinstance(relu_param, core.Tensor):
+        # max(y, 0) + slope min(y, 0), whose slope is a number a partition
+        below = ndarray(data.shape, dtypes.float32)
+        isa.activate(below, nl.copy, data, shift, _NO_REDUCTION)
+        isa.tensor_scalar(below, below, nl.minimum, 0.0, op1=nl.multiply, operand1=relu_param)
+        above = ndarray(data.shape, dtypes.float32)
+        isa.activate(above, nl.relu, data, shift, _NO_REDUCTION)
+        isa.tensor_tensor(above, above, below, nl.add)
+        op, data, shift, relu_param = nl.copy, above, (1.0, None), 0.0
+    slope = float(relu_param) if op is nl.prelu else 0.0  # other functions have no parameter
     if reduce_cmd is isa.reduce_cmd.idle or reduce_op is None or reduce_op.__name__ not in _EXTREMES:
-        isa.activation(dst, op, data, bias=bias, scale=scale, reduce_op=reduce_op, reduce_res=reduce_res,
-                       reduce_cmd=reduce_cmd)
+        isa.activate(dst, op, data, shift, (reduce_op, reduce_res, reduce_cmd), slope)
         return
-    isa.activation(dst, op, data, bias=bias, scale=scale)
+    isa.activate(dst, op, data, shift, _NO_REDUCTION, slope)
     _reduce_extreme(dst, reduce_op, reduce_res, reduce_cmd)
+
+
+_NO_REDUCTION = (None, None, isa.reduce_cmd.idle)
 
 
 def _reduce_extreme(data, op, result, cmd):

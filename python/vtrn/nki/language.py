@@ -16,7 +16,7 @@ from vtrn.nki.dtypes import (  # noqa: F401 (names of the module)
 from vtrn.nki.tensor import (  # noqa: F401
     MemoryRegion, hbm, ndarray, private_hbm, psum, sbuf, shared_hbm)
 
-NkiTensor = ndarray
+NkiTensor, DType = ndarray, dtypes.DType
 
 
 class _NKIObjectType(type):
@@ -175,6 +175,18 @@ softplus, mish = _unary("softplus", "softplus"), _unary("mish", "mish")
 erf, erf_dx = _unary("erf", "erf"), _unary("erf_dx", "erf_dx")
 square, abs, sign = _unary("square", "square"), _unary("abs", "abs"), _unary("sign", "sign")  # noqa: A001
 arctan = _unary("arctan", "arctan")
+
+
+def prelu(*_, **__):
+    """max(x, 0) + relu_param * min(x, 0): a name for nisa.activate2, which has relu_param."""
+    raise TypeError("nl.prelu is the op of nisa.activate2(op=nl.prelu, relu_param=), and no function of tiles")
+
+
+def average(*_, **__):
+    raise NotImplementedError("nl.average: NKI's documentation has the name and nothing that takes it; use nl.mean")
+
+
+isa.ACT_OF[prelu] = ACT["prelu"]
 isa.UNARY_OF.update({abs: (ALU["abs_max"], 0.0), relu: (ALU["max"], 0.0)})
 
 
@@ -200,15 +212,20 @@ isa.ACT_OF[copy] = ACT["copy"]
 _TURN = (6.28125, 0.001934051513671875, 1.255665914356996e-06)
 
 
+def take_whole_turns_off(rest, turns):
+    """Brings the fp32 tile rest to about -pi to pi. turns: a tile of int32, for the numbers of turns."""
+    for _ in range(2):  # of many turns the number may be rounded to a neighbour of the nearest
+        isa.tensor_scalar(turns, rest, multiply, 1 / (2 * math.pi))
+        for part in _TURN:
+            isa.scalar_tensor_tensor(rest, turns, multiply, -part, add, rest)
+
+
 def sin(x, dtype=None):
     """The activation function takes -pi to pi: whole turns are taken off first. Beyond 1e5 the error grows
     with x, as the digits of 2 pi end."""
     turns, rest = ndarray(x.shape, int32, buffer=sbuf), ndarray(x.shape, float32, buffer=sbuf)
     isa.tensor_copy(rest, x)
-    for _ in range(2):  # of many turns the number may be rounded to a neighbour of the nearest
-        isa.tensor_scalar(turns, rest, multiply, 1 / (2 * math.pi))
-        for part in _TURN:
-            isa.scalar_tensor_tensor(rest, turns, multiply, -part, add, rest)
+    take_whole_turns_off(rest, turns)
     out = _result(x, dtype)
     isa.activation(out, sin, rest)
     return out
@@ -238,13 +255,12 @@ def _reduction(name, alu):
             raise ValueError(f"nl.{name}: axis={axis}; dimension 0 of a tile counts partitions: transpose it first, or "
                              "multiply by ones")
         kept = [d for d in range(n) if d not in axes]
+        whole = [1 if d in axes else x.shape[d] for d in range(n)]
         x = x.permute(kept + axes)
         shape = [x.shape[i] for i in range(len(kept))]
         out = ndarray(shape + [1] * (len(shape) < 2), x.dtype if dtype is None else dtype)
         isa.tensor_reduce(out, call, x, tuple(range(len(kept), n)))
-        for a in axes if keepdims and out.ndim < n else ():
-            out = out.expand_dim(a)
-        return out
+        return out.reshape(whole) if keepdims else out
 
     call.__name__ = call.__qualname__ = name
     isa.ALU_OF[call] = ALU[alu]
@@ -432,11 +448,17 @@ def device_print(print_prefix, tensor):
     print(print_prefix, tensor)
 
 
-_ABSENT = ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout", "random_seed",
-           "rand", "gather_flattened", "tiles", "blocks", "alloc_tiles", "alloc_blocks")
+# Of language_more, which is made of this module.
+_COMPOSED = ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout", "random_seed",
+             "rand", "gather_flattened")
+_ABSENT = ("tiles", "blocks", "alloc_tiles", "alloc_blocks")
 
 
 def __getattr__(name):
+    if name in _COMPOSED:
+        from vtrn.nki import language_more
+
+        return getattr(language_more, name)
     if name in _ABSENT:
         raise NotImplementedError(f"nki.language.{name} is not there yet; docs/nki.md lists what is")
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")

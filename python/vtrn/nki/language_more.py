@@ -1,0 +1,291 @@
+"""nki.language: functions of tiles that take many instructions. Source: the API pages of nki.language, NKI 0.6."""
+
+import math
+
+from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki._load import core
+from vtrn.nki.tensor import ndarray
+
+_float32, _int32, _uint8, _uint32 = nl.float32, nl.int32, nl.uint8, nl.uint32
+_WHOLE = 2.0**23  # fp32 has no fractions from here on
+
+
+def _wide(x):
+    """x in fp32, in a tile of its own."""
+    out = ndarray(x.shape, _float32)
+    isa.tensor_copy(out, x)
+    return out
+
+
+def _narrow(x, like, dtype):
+    dtype = like.dtype if dtype is None else dtype
+    return x if x.dtype == dtype else nl.copy(x, dtype)
+
+
+# -- whole numbers
+
+def _floor(x):
+    """The floor of an fp32 tile: the nearest number, or one less. Whole numbers, infinities and NaN stay."""
+    nearest, out = ndarray(x.shape, _int32), ndarray(x.shape, _float32)
+    above, has_fraction = ndarray(x.shape, _float32), ndarray(x.shape, _uint8)
+    isa.tensor_copy(nearest, x)
+    floor = _wide(nearest)
+    isa.tensor_tensor(above, floor, x, nl.greater)
+    isa.tensor_tensor(floor, floor, above, nl.subtract)
+    isa.tensor_scalar(has_fraction, x, nl.abs_max, 0.0, op1=nl.less, operand1=_WHOLE)
+    isa.tensor_copy(out, x)
+    isa.tensor_copy_predicated(out, floor, has_fraction)
+    return out
+
+
+def floor(x, dtype=None):
+    """The largest whole number that is not above x."""
+    if not dtypes.IS_FLOAT[x._dtype]:
+        return nl.copy(x, dtype)
+    return _narrow(_floor(_wide(x)), x, dtype)
+
+
+def ceil(x, dtype=None):
+    """The least whole number that is not below x."""
+    if not dtypes.IS_FLOAT[x._dtype]:
+        return nl.copy(x, dtype)
+    out = _floor(nl.negative(x, _float32))
+    isa.tensor_scalar(out, out, nl.multiply, -1.0)
+    return _narrow(out, x, dtype)
+
+
+def trunc(x, dtype=None):
+    """x without its fraction."""
+    if not dtypes.IS_FLOAT[x._dtype]:
+        return nl.copy(x, dtype)
+    sign, size = ndarray(x.shape, _float32), ndarray(x.shape, _float32)
+    isa.activation(sign, nl.sign, x)
+    isa.tensor_scalar(size, x, nl.abs_max, 0.0)
+    out = _floor(size)
+    isa.tensor_tensor(out, out, sign, nl.multiply)
+    return _narrow(out, x, dtype)
+
+
+# -- angles
+
+def _turned(x):
+    """x less whole turns, in fp32: about -pi to pi."""
+    rest, turns = _wide(x), ndarray(x.shape, _int32)
+    nl.take_whole_turns_off(rest, turns)
+    return rest
+
+
+def cos(x, dtype=None):
+    """The sine of pi/2 - |x|, once x is between -pi and pi: the activation function's range."""
+    rest, out = _turned(x), ndarray(x.shape, x.dtype if dtype is None else dtype)
+    isa.tensor_scalar(rest, rest, nl.abs_max, 0.0)
+    isa.tensor_scalar(rest, rest, nl.subtract, math.pi / 2, reverse0=True)
+    isa.activation(out, nl.sin, rest)
+    return out
+
+
+def tan(x, dtype=None):
+    above, below = nl.sin(x, _float32), cos(x, _float32)
+    isa.reciprocal(below, below)
+    isa.tensor_tensor(above, above, below, nl.multiply)
+    return _narrow(above, x, dtype)
+
+
+# -- remainders
+
+def _same_shape(what, x, y):
+    """Both as tiles: a number becomes one."""
+    if not isinstance(x, core.Tensor) and not isinstance(y, core.Tensor):
+        raise TypeError(f"nl.{what}: a tile and a tile or number, not two numbers")
+    like = x if isinstance(x, core.Tensor) else y
+
+    def tile(z):
+        if isinstance(z, core.Tensor):
+            return z
+        return nl.full(like.shape, z, like.dtype if float(z).is_integer() else _float32)
+
+    x, y = tile(x), tile(y)
+    if x.shape != y.shape:
+        raise ValueError(f"nl.{what}: x has shape {x.shape}, y {y.shape}; both are alike, or one is a number")
+    return x, y
+
+
+def _is_32_bit(x, y):
+    return dtypes.IS_32_BIT_INTEGER[x._dtype] and dtypes.IS_32_BIT_INTEGER[y._dtype]
+
+
+def _remainder_of_integers(x, y):
+    """x less y times the nearest quotient, exactly: the quotient comes from fp32, twice, since it has 24 digits."""
+    rest = nl.copy(x, _int32)
+    inverse, quotient, product = ndarray(x.shape, _float32), ndarray(x.shape, _float32), ndarray(x.shape, _int32)
+    whole = ndarray(x.shape, _int32)
+    isa.tensor_copy(inverse, y)
+    isa.reciprocal(inverse, inverse)
+    for _ in range(2):
+        isa.tensor_tensor(quotient, rest, inverse, nl.multiply)
+        isa.tensor_copy(whole, quotient)
+        isa.tensor_tensor(product, whole, y, nl.multiply)
+        isa.tensor_tensor(rest, rest, product, nl.subtract)
+    return rest
+
+
+def _add_where(rest, y, first, op, limit):
+    """rest += y where first op limit holds; limit: a tile or a number."""
+    is_so, raised = ndarray(rest.shape, _uint8), ndarray(rest.shape, rest.dtype)
+    if isinstance(limit, core.Tensor):
+        isa.tensor_tensor(is_so, first, limit, op)
+    else:
+        isa.tensor_scalar(is_so, first, op, limit)
+    isa.tensor_tensor(raised, rest, y, nl.add)
+    isa.tensor_copy_predicated(rest, raised, is_so)
+
+
+_HIGH_BITS = 0xFFFFF000  # of fp32: sign, exponent and 11 of 23 digits
+
+
+def _remainder_of_sizes(x, y):
+    """|x| less |y| times the floor of their quotient, in fp32. Up to quotients of 2^12 all products are exact: y is
+    taken in two parts of 12 digits."""
+    rest, size, high, low = (ndarray(x.shape, _float32) for _ in range(4))
+    quotient = ndarray(x.shape, _float32)
+    isa.tensor_scalar(rest, x, nl.abs_max, 0.0)
+    isa.tensor_scalar(size, y, nl.abs_max, 0.0)
+    is_less, whole_x = ndarray(x.shape, _uint8), nl.copy(rest)
+    isa.tensor_tensor(is_less, rest, size, nl.less)
+    isa.tensor_scalar(high.view(_uint32), size.view(_uint32), nl.bitwise_and, _HIGH_BITS)
+    isa.tensor_tensor(low, size, high, nl.subtract)
+    inverse, part = ndarray(x.shape, _float32), ndarray(x.shape, _float32)
+    isa.reciprocal(inverse, size)
+    for _ in range(2):
+        isa.tensor_tensor(quotient, rest, inverse, nl.multiply)
+        quotient = trunc(quotient)
+        for digits in (high, low):
+            isa.tensor_tensor(part, digits, quotient, nl.multiply)
+            isa.tensor_tensor(rest, rest, part, nl.subtract)
+    minus = nl.negative(size)
+    _add_where(rest, size, rest, nl.less, 0.0)
+    _add_where(rest, minus, rest, nl.greater_equal, size)
+    isa.tensor_copy_predicated(rest, whole_x, is_less)
+    return rest
+
+
+def fmod(x, y, dtype=None):
+    """The remainder of x / y with the sign of x. In fp32: exact up to quotients of 2^12; of 32-bit integers: exact."""
+    x, y = _same_shape("fmod", x, y)
+    if _is_32_bit(x, y):
+        rest, size = _remainder_of_integers(x, y), nl.maximum(y, nl.multiply(y, -1))
+        minus = nl.multiply(size, -1)
+        # The nearest quotient leaves at most half of y: a remainder of the other sign than x takes y once more.
+        sign_differs = nl.multiply(nl.sign(rest, _float32), nl.sign(x, _float32))
+        toward = nl.where(nl.less(x, 0, _uint8), minus, size)
+        _add_where(rest, toward, sign_differs, nl.less, 0.0)
+        return _narrow(rest, x, dtype)
+    rest, sign = _remainder_of_sizes(x, y), ndarray(x.shape, _float32)
+    isa.activation(sign, nl.sign, x)
+    isa.tensor_tensor(rest, rest, sign, nl.multiply)
+    return _narrow(rest, x, dtype)
+
+
+def mod(x, y, dtype=None):
+    """The remainder of x / y with the sign of y, as Python's %."""
+    x, y = _same_shape("mod", x, y)
+    rest = _remainder_of_integers(x, y) if _is_32_bit(x, y) else fmod(x, y, _float32)
+    signs = nl.multiply(nl.sign(rest, _float32), nl.sign(y, _float32))
+    _add_where(rest, y, signs, nl.less, 0.0)
+    return _narrow(rest, x, dtype)
+
+
+# -- reductions
+
+def _last_axes(what, x, axis):
+    """The axes counted from 0, which are the last ones; and the number of their elements."""
+    n = x.ndim
+    axes = sorted(a + n if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
+    if axes != list(range(n - len(axes), n)) or axes[0] == 0:
+        raise ValueError(f"nl.{what}: axis={axis} of {n} dimensions; it takes the last free dimensions")
+    return tuple(axes), math.prod(x.shape[a] for a in axes)
+
+
+def _spread(row, shape):
+    """A view of a tile whose dimensions of 1 are repeated."""
+    for d, n in enumerate(shape):
+        if d and row.shape[d] == 1 and n != 1:
+            row = row.broadcast(d, n)
+    return row
+
+
+def var(x, axis, dtype=None, keepdims=False):
+    """The mean square of the differences from the mean. The result keeps the dimensions, as the API page says."""
+    axes, n = _last_axes("var", x, axis)
+    mean = nl.mean(x, axes, _float32, keepdims=True)
+    rest = ndarray(x.shape, _float32)
+    isa.tensor_tensor(rest, x, _spread(mean, x.shape), nl.subtract)
+    isa.tensor_tensor(rest, rest, rest, nl.multiply)
+    return nl.multiply(nl.sum(rest, axes, keepdims=True), 1.0 / n, x.dtype if dtype is None else dtype)
+
+
+def all(x, axis, dtype=None):  # noqa: A001 (its name)
+    """1 where no element along the axes is 0."""
+    axes, _ = _last_axes("all", x, axis)
+    return nl.min(nl.not_equal(x, 0.0, _float32), axes, x.dtype if dtype is None else dtype)
+
+
+def rms_norm(x, w, axis, n, epsilon=1e-06, dtype=None, compute_dtype=None):
+    """x / sqrt(sum(x^2) / n + epsilon) * w."""
+    axes, _ = _last_axes("rms_norm", x, axis)
+    kind = _float32 if compute_dtype is None else compute_dtype
+    squares = nl.multiply(x, x, kind)
+    scale = nl.sum(squares, axes, _float32, keepdims=True)
+    isa.tensor_scalar(scale, scale, nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
+    isa.activation(scale, nl.rsqrt, scale)
+    out = ndarray(x.shape, kind)
+    isa.tensor_tensor(out, x, _spread(scale, x.shape), nl.multiply)
+    if w.shape[0] != x.shape[0]:
+        w = nl.broadcast_to(w, (x.shape[0], *w.shape[1:]))
+    result = ndarray(x.shape, x.dtype if dtype is None else dtype)
+    isa.tensor_tensor(result, out, _spread(w, x.shape), nl.multiply)
+    return result
+
+
+# -- chance
+
+def random_seed(seed):
+    isa.set_rng_seed(seed)
+
+
+def rand(shape, dtype, buffer=nl.sbuf, name=""):
+    """Uniform in [0, 1): 24 random bits an element, rounded to dtype."""
+    shape = tuple(shape)
+    out = ndarray(shape, dtype, buffer, name)
+    if not out._is_on_chip:
+        rows = out.reshape((1, *shape)) if len(shape) == 1 else out
+        for first in range(0, rows.shape[0], nl.tile_size.pmax):
+            part = rows[first:min(first + nl.tile_size.pmax, rows.shape[0])]
+            isa.dma_copy(part, rand(part.shape, dtype))
+        return out
+    bits, uniform = ndarray(shape, _uint32), ndarray(shape, _float32)
+    isa.rng(bits)
+    isa.tensor_scalar(bits, bits, nl.right_shift, 8)
+    isa.tensor_copy(uniform, bits)
+    isa.tensor_scalar(out, uniform, nl.multiply, 2.0**-24)
+    return out
+
+
+def dropout(x, rate, dtype=None):
+    """x with each element 0 with probability rate; what stays is not scaled."""
+    out = ndarray(x.shape, x.dtype)
+    isa.dropout(out, x, rate)
+    return _narrow(out, x, dtype)
+
+
+# -- gathers
+
+def gather_flattened(data, indices, axis=0, dtype=None):
+    """out[p, i] is element indices[p, i] of data's partition p."""
+    if axis != 0:
+        raise ValueError(f"nl.gather_flattened: axis={axis}; elements are gathered in each partition, which is axis=0")
+    out = ndarray(indices.shape, data.dtype)
+    if indices.dtype != _uint32:
+        indices = nl.copy(indices, _uint32)
+    isa.nc_n_gather(out, data, indices)
+    return _narrow(out, data, dtype)
