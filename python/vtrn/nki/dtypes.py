@@ -11,6 +11,7 @@ _ROWS = (
     ("int8", "int8", np.int8),
     ("int16", "int16", np.int16),
     ("int32", "int32", np.int32),
+    ("int64", "int64", np.int64),  # of scalars: moved by DMA, and no engine's
     ("uint8", "uint8", np.uint8),
     ("uint16", "uint16", np.uint16),
     ("uint32", "uint32", np.uint32),

@@ -3,6 +3,8 @@
 CATEGORIES = ("", "bad argument", "undefined", "uninitialised", "capacity", "hazard", "deadlock", "unsupported",
               "unimplemented", "unspecified", "resource", "internal", "callback", "interrupted", "unavailable")
 
+UNINITIALISED = CATEGORIES.index("uninitialised")
+
 
 class NkiValidationError(Exception):
     """A kernel breaks a rule of the chip. The message names instruction, rule, values, remedy, file and line."""

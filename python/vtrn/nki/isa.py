@@ -1,6 +1,7 @@
 """nki.isa: the instructions. Arguments are checked for kind and named; the rules are the chip's (src/isa)."""
 
 import enum
+import importlib
 import math
 import struct
 import warnings
@@ -753,22 +754,24 @@ def register_move(dst, src=None, imm=None):
 
 
 def register_load(dst, src):
-    dst.value = int(src.numpy().reshape(()))
+    dst.value = tensor.read_number("register_load: src", src)
 
 
 def register_store(dst, src):
-    memset(dst, int(src))
+    from vtrn.nki import scalars
+
+    scalars.put_number(dst, int(src))
 
 
 _ABSENT = ("rand_set_state", "rand_get_state", "topk")
-_COMPOSED = ("activate2", "rand2", "sequence_bounds")  # of isa_more, which is made of this module
+# Of modules that are made of this one.
+_COMPOSED = {"activate2": "isa_more", "rand2": "isa_more", "sequence_bounds": "isa_more", "NkiScalar": "scalars",
+             "scalar_load": "scalars", "scalar_store": "scalars"}
 
 
 def __getattr__(name):
     if name in _COMPOSED:
-        from vtrn.nki import isa_more
-
-        return getattr(isa_more, name)
+        return getattr(importlib.import_module("vtrn.nki." + _COMPOSED[name]), name)
     if name in _ABSENT:
         raise NotImplementedError(f"nki.isa.{name} is not there yet; docs/nki.md lists what is")
     raise AttributeError(f"module 'nki.isa' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import dataclasses
+import importlib
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from vtrn.nki import dtypes, isa, tensor
 from vtrn.nki._load import ACT, ALU, HBM, core
 from vtrn.nki.dtypes import (  # noqa: F401 (names of the module)
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn_x4, float8_e5m2_x4, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16,
-    float32, int8, int16, int32,
+    float32, int8, int16, int32, int64,
     tfloat32, uint8, uint16, uint32)
 from vtrn.nki.tensor import (  # noqa: F401
     MemoryRegion, hbm, ndarray, private_hbm, psum, sbuf, shared_hbm)
@@ -413,8 +414,9 @@ sequential_range = static_range = dynamic_range = range = affine_range  # noqa: 
 
 
 def fori_loop(lower, upper, body_fun, step=1):
-    for i in range(int(lower), int(upper), step):
-        body_fun(i)
+    from vtrn.nki import scalars
+
+    scalars.fori_loop(lower, upper, body_fun, step)
 
 
 def while_loop(init, body_fun):
@@ -448,17 +450,16 @@ def device_print(print_prefix, tensor):
     print(print_prefix, tensor)
 
 
-# Of language_more, which is made of this module.
-_COMPOSED = ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout", "random_seed",
-             "rand", "gather_flattened")
-_ABSENT = ("tiles", "blocks", "alloc_tiles", "alloc_blocks")
+# Of modules that are made of this one.
+_OF_MODULE = {
+    "language_more": ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout",
+                      "random_seed", "rand", "gather_flattened"),
+    "grids": ("NkiBlockGrid", "NkiGrid", "NkiTileGrid", "alloc_blocks", "alloc_tiles", "blocks", "tiles"),
+}
+_COMPOSED = {name: module for module, names in _OF_MODULE.items() for name in names}
 
 
 def __getattr__(name):
     if name in _COMPOSED:
-        from vtrn.nki import language_more
-
-        return getattr(language_more, name)
-    if name in _ABSENT:
-        raise NotImplementedError(f"nki.language.{name} is not there yet; docs/nki.md lists what is")
+        return getattr(importlib.import_module("vtrn.nki." + _COMPOSED[name]), name)
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")

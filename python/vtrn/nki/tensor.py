@@ -2,11 +2,13 @@
 
 import enum
 import math
+import os
 
 import numpy as np
 
 from vtrn.nki import dtypes
 from vtrn.nki._load import HBM, PSUM, SBUF, core
+from vtrn.nki.errors import UNINITIALISED, NkiValidationError
 
 
 class MemoryRegion(enum.Enum):
@@ -110,6 +112,11 @@ class ndarray(core.Tensor):
                     raise NotImplementedError(f"address={address}: tiles begin at partition 0")
                 address = address[1]
         return session().tensor(cls, shape, code, _SPACES[region], LOCAL, None, address, region, name)
+
+    @property
+    def data(self):
+        """Itself, as the data of a grid of tiles is the tensor to compute with."""
+        return self
 
     # -- values
 
@@ -249,11 +256,19 @@ class ndarray(core.Tensor):
 
     def select(self, dim, index):
         self._keep_partitions(dim, "select")
-        i = int(index.numpy().reshape(())) if isinstance(index, ndarray) else int(index)
+        i = self._index("select: index", index)
         if not 0 <= i < self.shape[dim]:
             raise IndexError(f"select: index {i} of dimension {dim}, which has {self.shape[dim]} elements")
         return self._derived([*self.shape[:dim], *self.shape[dim + 1:]], [*self.strides[:dim], *self.strides[dim + 1:]],
                              self.offset + i * self.strides[dim])
+
+    def _index(self, what, index):
+        """The int that a number, a register, a scalar or a tensor of one element is."""
+        if isinstance(index, ndarray):
+            return read_number(what, index)
+        if getattr(index, "dtype", None) == "int64" and self._is_on_chip and not isinstance(index, np.integer):
+            raise TypeError(f"{what} is int64; in SBUF and PSUM it has 32 bits")
+        return index.value if hasattr(index, "is_comparison") else int(index)
 
     def vector_select(self, dim, vector_offset):
         if dim != 0 or self._is_on_chip or self._indirect is not None:
@@ -272,10 +287,7 @@ class ndarray(core.Tensor):
         if scalar_offset is not None:
             if vector_offset is not None:
                 raise ValueError("ap: scalar_offset and vector_offset exclude each other")
-            if isinstance(scalar_offset, ndarray):
-                index = int(scalar_offset.numpy().reshape(()))
-            else:
-                index = int(scalar_offset)
+            index = self._index("scalar_offset", scalar_offset)
             at += index * math.prod(self.shape[indirect_dim + 1:])
             if not 0 <= index < self.shape[indirect_dim] and not self._is_on_chip:
                 outside = Outside(index, indirect_dim, self.shape[indirect_dim])
@@ -361,6 +373,20 @@ def _reshaped_steps(old_shape, old_steps, shape):
         steps.append(runs[i][1] * done)
         done *= n
     return steps[::-1]
+
+
+def read_number(what, tile):
+    """The int in a tensor of one element, by which a kernel loops or addresses."""
+    array, n_unwritten = tile._array()
+    if array.size != 1:
+        raise ValueError(f"{what} has shape {tile.shape}; it is one element")
+    if n_unwritten:
+        policy = os.environ.get("VTRN_NKI_UNINITIALISED", "error")
+        if policy == "error":
+            raise NkiValidationError(f"{what}: nothing has written {tile!r}, and its value decides what is done; write it "
+                                     "before", UNINITIALISED)
+        return 0 if policy == "zero" else 4
+    return int(array.reshape(()))
 
 
 class VirtualRegister:

@@ -46,6 +46,7 @@ ROWS = (
     Row(NL, "fori_loop", "0.6", None, "use nl.dynamic_range"),
     Row(NL, "while_loop", "0.6", None, "use `while register:`"),
     Row(NL, "no_reorder", "0.3", None, "leave it out"),
+    Row(NL, "int64", "0.7", None, "use nl.int32"),
     Row(NL, "tiles", "0.7", None, "slice the tensor"),
     Row(NL, "blocks", "0.7", None, "slice the tensor"),
     Row(NL, "alloc_tiles", "0.7", None, "use a list of nl.ndarray"),
