@@ -241,3 +241,58 @@ def test_grids_refuse_shapes_that_are_none():
                                                                     dtype=nl.float32)),
     ):
         kernel(x, error, text, call)
+
+
+# -- configurations
+
+def add_one(x):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(x)
+    nisa.tensor_scalar(tile, tile, nl.add, 1.0 + nl.program_id(0))
+    if nl.program_id(0) == nl.num_programs() - 1:
+        nl.store(out, tile)
+    return out
+
+
+def test_jit_takes_configurations():
+    config = nki.compiler.CompileConfig(non_ssa_legalization=True, address_rotation=nki.compiler.AddressRotation.DISABLE)
+    x = np.zeros((2, 3), np.float32)
+    assert nki.jit(compile_config=config)(add_one)(x).max() == 1
+    assert nki.jit(add_one, compile_config=config, specialization_config=nki.compiler.SpecializationConfig())(x).max() == 1
+    with pytest.raises(TypeError, match="is a nki.compiler.CompileConfig"):
+        nki.jit(compile_config={"prefetch_auto": True})(add_one)
+    with pytest.raises(TypeError, match="prefetch_auto=1; it is True or False"):
+        nki.compiler.CompileConfig(prefetch_auto=1)
+
+
+def test_a_kernel_within_another_has_its_configuration():
+    Config, Special = nki.compiler.CompileConfig, nki.compiler.SpecializationConfig
+    inner = nki.jit(add_one, compile_config=Config(dead_code_elim=True))
+    x = np.zeros((2, 3), np.float32)
+
+    def outer(x):
+        return inner(x)
+
+    assert nki.jit(outer, compile_config=Config(dead_code_elim=True))(x).max() == 1
+    with pytest.raises(ValueError, match="add_one is part of outer.*dead_code_elim=True in False; give both the same"):
+        nki.jit(outer)(x)
+    with pytest.warns(UserWarning, match="outer's is taken"):
+        assert nki.jit(outer, specialization_config=Special(allow_nested_config_override=True))(x).max() == 1
+    plain = nki.jit(add_one)
+    assert nki.jit(lambda x: plain(x), compile_config=Config(dead_code_elim=True))(x).max() == 1
+
+
+def test_the_environment_says_how_many_cores_a_launch_has(monkeypatch):
+    kernel, x = nki.jit(add_one), np.zeros((2, 3), np.float32)
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "2")
+    assert kernel(x).max() == 2 and kernel[2](x).max() == 2
+    assert vtrn.nki.profile(kernel)(x).result.max() == 2
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"add_one\[1\]: LNC mismatch.*launch add_one\[2\]"):
+        kernel[1](x)
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "1")
+    assert kernel(x).max() == 1
+    with pytest.raises(vtrn.nki.NkiValidationError, match="NCC_EVRF066"):
+        kernel[2](x)
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "3")
+    with pytest.raises(ValueError, match="are 1 or 2"):
+        kernel(x)

@@ -5,7 +5,7 @@ import os
 import sys
 import types
 
-from vtrn.nki import beta1, collectives, dtypes, isa, isa_mx, language, tensor, versions
+from vtrn.nki import beta1, collectives, compiler, dtypes, isa, isa_mx, language, tensor, versions
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
 from vtrn.nki.tuner import Tuned, tune
@@ -40,7 +40,7 @@ def install(force=False, version=None):
     beta1.install()
     typing = _module("nki.typing", tensor=language.ndarray, mutable_tensor=language.ndarray)
     this.typing, this.dtype = typing, dtypes
-    this.compiler, this.cpu_simulate, this.collectives = _module("nki.compiler"), simulate, collectives
+    this.compiler, this.cpu_simulate, this.collectives = compiler, simulate, collectives
     nki, of_isa, of_language = this, isa, language
     if version is not None:
         of_isa = versions.module_of(version, isa, "nki.isa")

@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import cores, dtypes, tensor
+from vtrn.nki import compiler, cores, dtypes, tensor
 from vtrn.nki._load import HBM, core
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.tensor import ARGUMENT, ndarray
@@ -230,6 +230,30 @@ def _grid(key):
     return tuple(int(n) for n in sizes)
 
 
+LNC = "NEURON_LOGICAL_NC_CONFIG"
+
+
+def launch_grid(grid, name):
+    """The grid of a launch: what kernel[grid] says, else as many programs as a logical NeuronCore has cores, which the
+    environment may say. Source: nki.jit, NKI 0.7."""
+    text = os.environ.get(LNC)
+    if not text:
+        return grid
+    if text not in ("1", "2"):
+        raise ValueError(f"{LNC}={text}: the NeuronCores of a logical one are 1 or 2")
+    lnc = int(text)
+    if not grid:
+        return (lnc,) if lnc > 1 else ()
+    if grid != (lnc,):
+        raise NkiValidationError(f"{name}[{', '.join(map(str, grid))}]: LNC mismatch: the launch has "
+                                 f"{' x '.join(map(str, grid))} programs and {LNC} is {lnc}, which the vendor's compiler refuses "
+                                 f"(NCC_EVRF066); launch {name}[{lnc}], or unset {LNC}", 1)
+    return grid
+
+
+_running = None  # the kernel that was called, others of which may be part of it
+
+
 def _jax_call():
     from vtrn.nki import jax_call
 
@@ -239,32 +263,43 @@ def _jax_call():
 class Kernel:
     """A function that executes on the virtual chip. kernel[grid](...) runs it for each program of a grid."""
 
-    def __init__(self, function, grid=(), chip=None):
+    def __init__(self, function, grid=(), chip=None, configs=compiler.Configs()):
         functools.update_wrapper(self, function)
-        self.func, self.grid, self.chip = function, grid, chip
+        self.func, self.grid, self.chip, self.configs = function, grid, chip, configs
         self.__signature__ = inspect.signature(function)
 
     def __getitem__(self, key):
-        return Kernel(self.func, _grid(key), self.chip)
+        return Kernel(self.func, _grid(key), self.chip, self.configs)
 
     def __call__(self, *args, **kwargs):
+        global _running
         if is_running():  # of another kernel: part of it
+            if _running is not None:
+                _running.configs.check_nested(_running.func.__name__, self.configs, self.func.__name__)
             return self.func(*args, **kwargs)
-        if "jax" in sys.modules and (jax_call := _jax_call()).is_traced(args, kwargs):
-            return jax_call.call(self.func, self.grid, args, kwargs)
-        return _Run(self.func, self.grid, chip_name(self.chip)).run(args, kwargs)
+        before, _running = _running, self
+        try:
+            grid = launch_grid(self.grid, self.func.__name__)
+            if "jax" in sys.modules and (jax_call := _jax_call()).is_traced(args, kwargs):
+                return jax_call.call(self.func, grid, args, kwargs)
+            return _Run(self.func, grid, chip_name(self.chip)).run(args, kwargs)
+        finally:
+            _running = before
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)
 
 
-def jit(fn=None, platform_target=None, **kwargs):
+def jit(fn=None, platform_target=None, compile_config=None, specialization_config=None, **kwargs):
     """Makes a kernel of a function, for the chip of a target where one is named and the environment names none. Options
     of other back ends are accepted and mean nothing here."""
-    if fn is None:
-        return lambda f: jit(f, platform_target)
+    configs = compiler.Configs(compile_config, specialization_config)
     chip = _target(platform_target, "platform_target") if platform_target else None
-    return fn if isinstance(fn, Kernel) else Kernel(fn, (), chip)
+
+    def made(f):
+        return f if isinstance(f, Kernel) else Kernel(f, (), chip, configs)
+
+    return made if fn is None else made(fn)
 
 
 def simulate(kernel):
@@ -305,7 +340,8 @@ class _Profiled:
 
     def __call__(self, *args, **kwargs):
         name = self.kernel.func.__name__
-        run = _Run(self.kernel.func, self.kernel.grid, chip_name(self.kernel.chip))
+        grid = launch_grid(self.kernel.grid, name) if self.has_cores else self.kernel.grid
+        run = _Run(self.kernel.func, grid, chip_name(self.kernel.chip))
         if self.fills:
             run.session.fill_unwritten(True)
         inputs = []

@@ -61,7 +61,7 @@ class _TimedRun(kernels._Run):
     """A launch of which only the time is simulated."""
 
     def __init__(self, kernel, has_values):
-        grid = kernel.grid
+        grid = kernels.launch_grid(kernel.grid, kernel.func.__name__)
         super().__init__(kernel.func, grid, kernels.chip_name(kernel.chip))
         self.session.compute_values(has_values)
         self.has_values = has_values
