@@ -40,9 +40,11 @@ static void memory_destroy(engine_memory *m) {
 void engine_kept_init(engine_kept *kept) {
     memset(kept, 0, sizeof *kept);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
-            kept->rng_state[e][p] =
-                0x9e3779b97f4a7c15u * (uint64_t)(1 + e * ENGINE_MAX_PARTITIONS + p);
+        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++) {
+            engine_generator *g = &kept->generator[e][p];
+            g->state = 0x9e3779b97f4a7c15u * (uint64_t)(1 + e * ENGINE_MAX_PARTITIONS + p);
+            engine_seed_xorwow(g, e, p, 0);
+        }
 }
 
 static vtrn_status registers_create(int n_threads, engine_registers **out) {

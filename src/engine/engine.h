@@ -42,6 +42,14 @@ enum {
 };
 
 /* What engines keep of each partition; it belongs to the owner of the partition. */
+/* Random numbers of a partition and engine. */
+typedef struct engine_generator {
+    uint64_t state; /* never 0 */
+    /* of XORWOW generators x, y, z, w, v and the counter; GpSimd has one, Vector four that take
+     * turns */
+    uint32_t xorwow[4][6];
+} engine_generator;
+
 typedef struct engine_kept {
     /* Scalar engine: activate with accumulate adds here. Source: docs/hardware.md, "Scalar engine"
      */
@@ -49,8 +57,7 @@ typedef struct engine_kept {
     /* Vector engine: what its reducing instructions leave. Source: nki.isa, "Accumulator behavior"
      */
     float vector_regs[ENGINE_MAX_PARTITIONS];
-    /* random generators, a state a partition and engine; never 0 */
-    uint64_t rng_state[VTRN_ENGINE_COUNT][ENGINE_MAX_PARTITIONS];
+    engine_generator generator[VTRN_ENGINE_COUNT][ENGINE_MAX_PARTITIONS];
 } engine_kept;
 
 /* Registers of the engines. */
@@ -69,6 +76,8 @@ typedef struct engine_registers {
     uint8_t *scratch; /* ENGINE_SCRATCH_BYTES a thread, 64-byte aligned, use engine_scratch() */
 } engine_registers;
 
+/* rng.c: the XORWOW generators of an engine's partition begin anew, by a seed. */
+void engine_seed_xorwow(engine_generator *generator, int engine, int partition, uint32_t seed);
 /* What a core that nothing ran on keeps. */
 void engine_kept_init(engine_kept *kept);
 

@@ -473,7 +473,7 @@ static void run_row_in_chunks(lanes *l, const lanes_spec *spec, uint64_t n) {
         if (spec->streams >> i & 1)
             operand_at_row(&l->op[i], l->row);
     if (l->instr->flags & VTRN_FLAG_STOCHASTIC)
-        l->op[0].rng = &l->core->regs->kept.rng_state[l->instr->engine][l->partition];
+        l->op[0].rng = &l->core->regs->kept.generator[l->instr->engine][l->partition].state;
     if (spec->row_begin)
         spec->row_begin(l);
     for (l->from = 0; l->from < n;) {

@@ -204,7 +204,7 @@ static void store_block(const product *p, const strip *s, const float sums[BLOCK
         }
         dtype_store_fp32_stochastic(
             (vtrn_dtype)dst->dtype, values, tmp, (size_t)n,
-            &p->core->regs->kept.rng_state[VTRN_ENGINE_TENSOR][dst->partition + r]);
+            &p->core->regs->kept.generator[VTRN_ENGINE_TENSOR][dst->partition + r].state);
         engine_row_scatter(dst, row, from, (uint64_t)n, tmp);
     }
 }

@@ -135,7 +135,7 @@ vtrn_status engine_op_TENSOR_REDUCE(engine_core *core, const vtrn_instr *instr,
             operand_at_row(&l.op[1], row);
             if (instr->flags & VTRN_FLAG_STOCHASTIC)
                 l.op[0].rng =
-                    &core->regs->kept.rng_state[instr->engine][instr->ap[0].partition + row];
+                    &core->regs->kept.generator[instr->engine][instr->ap[0].partition + row].state;
             if (r.is_serial)
                 reduce_serial(&l, &r);
             else if (r.n <= OPERAND_CHUNK)

@@ -81,6 +81,10 @@ access_states access_states_of(const vtrn_instr *instr) {
     case VTRN_OP_SET_RNG_SEED:
         s.written |= ACCESS_GENERATOR;
         break;
+    case VTRN_OP_RAND_GET_STATE:
+        s.read |= ACCESS_GENERATOR;
+        break;
+    case VTRN_OP_RAND_SET_STATE: /* those of other partitions stay */
     case VTRN_OP_RNG:
     case VTRN_OP_DROPOUT:
         s.read |= ACCESS_GENERATOR;

@@ -434,6 +434,30 @@ static vtrn_status check_rng(validation *v) {
     return NULL;
 }
 
+/* Source: nki.isa.rand_set_state, rand_get_state. i: number of the operand. */
+static vtrn_status check_rand_state(validation *v, int i) {
+    bool is_vector = v->instr->engine == VTRN_ENGINE_VECTOR;
+    uint64_t n = is_vector ? 24 : 6;
+    if (is_vector && v->chip->gen < 4)
+        RULE_BROKEN(v, VTRN_UNSUPPORTED, "use GpSimd",
+                    "%s: Vector has it from NeuronCore-v4, %s is v%d", NAME, v->chip->name,
+                    v->chip->gen);
+    if (AP(i)->dtype != VTRN_DTYPE_UINT32)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "use uint32", "%s: ap%d is %s, and a state uint32", NAME, i,
+                    dtype_name(AP(i)->dtype));
+    return validate_free_size_is(v, i, n);
+}
+
+static vtrn_status check_rand_set_state(validation *v) {
+    if (AP(1)->space != VTRN_SPACE_SBUF)
+        RULE_BROKEN(v, VTRN_UNDEFINED, "copy it to SBUF", "%s: ap1 is not in SBUF", NAME);
+    return check_rand_state(v, 1);
+}
+
+static vtrn_status check_rand_get_state(validation *v) {
+    return check_rand_state(v, 0);
+}
+
 static vtrn_status check_dropout(validation *v) {
     VTRN_RETURN_IF_ERROR(scalar_operand(v, 2));
     VTRN_RETURN_IF_ERROR(scalar_dtype(v, 2));
@@ -624,6 +648,8 @@ static const struct {
     [VTRN_OP_MATCH_REPLACE8] = {check_match_replace8, SR},
     [VTRN_OP_SET_RNG_SEED] = {check_set_rng_seed, 0},
     [VTRN_OP_RNG] = {check_rng, 0},
+    [VTRN_OP_RAND_SET_STATE] = {check_rand_set_state, 0},
+    [VTRN_OP_RAND_GET_STATE] = {check_rand_get_state, 0},
     [VTRN_OP_DROPOUT] = {check_dropout, SR},
     [VTRN_OP_TENSOR_SCALAR_REDUCE] = {check_tensor_scalar_reduce, ACC | REV0 | SR},
     [VTRN_OP_TENSOR_SCALAR_CUMULATIVE] = {check_tensor_scalar_reduce, ACC | REV0 | SR},

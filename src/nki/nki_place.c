@@ -235,26 +235,39 @@ static vtrn_status place_all(placing *p, const nki_finish_options *o, living *li
     return NULL;
 }
 
+static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
+    vtrn_status status = collect(p);
+    living live = {0};
+    if (!status) {
+        live.tiles = malloc((2 * (size_t)p->n + 1) * sizeof(nki_record *));
+        status =
+            live.tiles ? place_all(p, o, &live) : VTRN_OUT_OF_MEMORY(p->n * sizeof(nki_record *));
+    }
+    free(live.tiles);
+    free(p->tiles);
+    return status;
+}
+
 static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_space space,
                               int core, uint64_t *out_peak) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = space == VTRN_SPACE_PSUM;
-    placing p = {.s = s,
-                 .space = space,
-                 .core = core,
-                 .limit = is_psum
-                              ? chip->psum_partition_bytes
-                              : chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes,
-                 .align = is_psum ? chip->psum_bank_bytes : 64};
-    vtrn_status status = collect(&p);
-    living live = {0};
-    if (!status) {
-        live.tiles = malloc((2 * (size_t)p.n + 1) * sizeof(nki_record *));
-        status =
-            live.tiles ? place_all(&p, o, &live) : VTRN_OUT_OF_MEMORY(p.n * sizeof(nki_record *));
+    const placing fresh = {.s = s,
+                           .space = space,
+                           .core = core,
+                           .limit = is_psum ? chip->psum_partition_bytes
+                                            : chip->sbuf_partition_bytes -
+                                                  chip->sbuf_reserved_partition_bytes,
+                           .align = is_psum ? chip->psum_bank_bytes : 64};
+    placing p = fresh;
+    vtrn_status status = place_tiles(&p, o);
+    if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+        vtrn_status_free(status);
+        p = fresh;
+        status = nki_split(s, space, core);
+        if (!status)
+            status = place_tiles(&p, o);
     }
-    free(live.tiles);
-    free(p.tiles);
     *out_peak = p.peak > *out_peak ? p.peak : *out_peak;
     return status;
 }

@@ -221,7 +221,7 @@ uint32_t vtrn_nki_n_instrs(const nki_session *s) {
     return s->n_list;
 }
 
-static vtrn_status add_record(nki_session *s, nki_record **out) {
+vtrn_status nki_record_add(nki_session *s, nki_record **out) {
     if (!array_grow((void **)&s->records, s->n_records, &s->cap_records, sizeof *s->records))
         return VTRN_OUT_OF_MEMORY(sizeof *s->records);
     nki_record *r = calloc(1, sizeof *r);
@@ -385,7 +385,7 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
                           (unsigned long long)n_partitions, (unsigned long long)row);
     n = row * n_partitions;
     nki_record *r;
-    VTRN_RETURN_IF_ERROR(add_record(s, &r));
+    VTRN_RETURN_IF_ERROR(nki_record_add(s, &r));
     r->storage.space = (uint8_t)o->space;
     r->storage.dtype = (uint8_t)o->dtype;
     r->storage.n_partitions = (uint32_t)n_partitions;

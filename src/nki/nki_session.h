@@ -36,6 +36,7 @@ typedef struct nki_record {
     uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
     int64_t chip_addr;    /* found by nki_place */
     uint32_t chip_partition;
+    struct nki_record *part; /* nki_split.c: what instructions name; it or a later one */
 } nki_record;
 
 /* A stretch of a partition that nothing uses. */
@@ -106,6 +107,13 @@ static inline int64_t nki_element_bytes(const nki_view *view) {
 
 /* nki_session.c: what is written has memory of its own, and not the caller's. */
 vtrn_status nki_own(nki_session *s, nki_record *r);
+
+/* nki_session.c: a record of nothing yet. */
+vtrn_status nki_record_add(nki_session *s, nki_record **out);
+
+/* nki_split.c: makes records of their own of the parts of a core's tiles, each from an instruction
+ * that overwrites the tile to the last before the next; the list names them. */
+vtrn_status nki_split(nki_session *s, vtrn_space space, int core);
 
 /* nki_map.c */
 vtrn_status nki_map_mark(nki_map *map, const nki_view *view);

@@ -44,7 +44,7 @@ typedef struct machine {
     _Alignas(64) uint8_t bytes[N_BYTES];
     float weights[N_WEIGHTS];
     float reduce_regs[N_PARTITIONS], vector_regs[N_PARTITIONS];
-    uint64_t generators[VTRN_ENGINE_COUNT][N_PARTITIONS];
+    engine_generator generators[VTRN_ENGINE_COUNT][N_PARTITIONS];
 } machine;
 
 static machine start, poison, mixed, end[2];
@@ -61,6 +61,13 @@ static const uint64_t slot_base[N_SLOTS] = {0, SLOT_BYTES, 2 * SLOT_BYTES, 3 * S
 /* By opcode and operand: whether poisoning it alone has changed a result. */
 static bool is_needed[VTRN_OP_COUNT][VTRN_MAX_AP], is_claimed[VTRN_OP_COUNT][VTRN_MAX_AP];
 
+static engine_generator random_generator(legal_rng *r) {
+    engine_generator g = {.state = 1 + (uint64_t)legal_random(r, UINT32_MAX) * 7919};
+    for (int i = 0; i < 24; i++)
+        g.xorwow[i / 6][i % 6] = legal_random(r, UINT32_MAX);
+    return g;
+}
+
 static void fill(legal_rng *r, machine *m) {
     for (size_t i = 0; i < N_BYTES; i += 4) {
         uint32_t bits = legal_random(r, UINT32_MAX);
@@ -72,7 +79,7 @@ static void fill(legal_rng *r, machine *m) {
         m->reduce_regs[p] = (float)legal_random(r, 2000) / 1000 - 1;
         m->vector_regs[p] = (float)legal_random(r, 2000) / 1000 - 1;
         for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-            m->generators[e][p] = 1 + (uint64_t)legal_random(r, UINT32_MAX) * 7919;
+            m->generators[e][p] = random_generator(r);
     }
 }
 
@@ -88,14 +95,14 @@ static bool execute(const vtrn_instr *instr, const machine *from, machine *to) {
     memcpy(regs->pe_weights, to->weights, sizeof to->weights);
     memcpy(regs->kept.reduce_regs, to->reduce_regs, sizeof to->reduce_regs);
     memcpy(regs->kept.vector_regs, to->vector_regs, sizeof to->vector_regs);
-    memcpy(regs->kept.rng_state, to->generators, sizeof to->generators);
+    memcpy(regs->kept.generator, to->generators, sizeof to->generators);
     regs->pe[0].n_rows = instr->ap[1].n_partitions; /* as a load before it would have left */
     regs->pe[0].n_cols = instr->ap[0].n_partitions;
     vtrn_status status = engine_table[instr->opcode](&core, instr, slot_base, 0);
     memcpy(to->weights, regs->pe_weights, sizeof to->weights);
     memcpy(to->reduce_regs, regs->kept.reduce_regs, sizeof to->reduce_regs);
     memcpy(to->vector_regs, regs->kept.vector_regs, sizeof to->vector_regs);
-    memcpy(to->generators, regs->kept.rng_state, sizeof to->generators);
+    memcpy(to->generators, regs->kept.generator, sizeof to->generators);
     vtrn_status_free(status);
     return !status;
 }

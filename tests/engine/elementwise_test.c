@@ -36,7 +36,7 @@ static bench_core *new_core(int n_threads, uint32_t seed) {
     }
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
-            c->regs.kept.rng_state[e][p] = (uint64_t)(e + 1) << 32 | (uint64_t)(p + 1);
+            c->regs.kept.generator[e][p].state = (uint64_t)(e + 1) << 32 | (uint64_t)(p + 1);
     c->regs.scratch = malloc((size_t)n_threads * ENGINE_SCRATCH_BYTES);
     assert_non_null(c->regs.scratch);
     c->core.sbuf = (engine_memory){c->sbuf, ROW_BYTES, ROW_BYTES, ENGINE_MAX_PARTITIONS, NULL, 0};
@@ -107,8 +107,8 @@ static void any_number_of_threads_gives_the_same_bits(void **state) {
         run(one, &instr);
         run(many, &instr);
         assert_memory_equal(one->sbuf, many->sbuf, N_BYTES);
-        assert_memory_equal(one->regs.kept.rng_state, many->regs.kept.rng_state,
-                            sizeof one->regs.kept.rng_state);
+        assert_memory_equal(one->regs.kept.generator, many->regs.kept.generator,
+                            sizeof one->regs.kept.generator);
         free_core(one);
         free_core(many);
     }

@@ -65,6 +65,8 @@ static const expected table[] = {
     {TOUCHES(MATCH_REPLACE8, 0, "w r r -", 0, 0)},
     {TOUCHES(SET_RNG_SEED, 0, "- rx - -", 0, GEN)},
     {TOUCHES(RNG, 0, "w - - -", GEN, GEN)},
+    {TOUCHES(RAND_SET_STATE, 0, "- r - -", GEN, GEN)},
+    {TOUCHES(RAND_GET_STATE, 0, "w - - -", GEN, 0)},
     {TOUCHES(DROPOUT, 0, "w r r -", GEN, GEN)},
     {TOUCHES(ACTIVATE, 0, "w r r r", 0, 0), .func = VTRN_ACT_COPY},
     {TOUCHES(ACTIVATE, 0, "w r r r", TABLE, 0), .func = VTRN_ACT_EXP},

@@ -120,6 +120,8 @@ static uint8_t pick_engine(legal_rng *r, const vtrn_op_info *info, int gen, vtrn
             continue;
         if (gen == 2 && c == 'G' && op == VTRN_OP_RNG)
             continue;
+        if (gen < 4 && c == 'V' && (op == VTRN_OP_RAND_SET_STATE || op == VTRN_OP_RAND_GET_STATE))
+            continue;
         return (uint8_t)(strchr(letters, c) - letters);
     }
 }
@@ -288,6 +290,12 @@ static void fill_special(legal_rng *r, vtrn_instr *i, unsigned p, unsigned f) {
     case VTRN_OP_SET_RNG_SEED:
         i->ap[1] = operand(r, i, VTRN_DTYPE_INT32, 1, 1);
         break;
+    case VTRN_OP_RAND_SET_STATE:
+        i->ap[1] = sbuf(r, VTRN_DTYPE_UINT32, p, i->engine == VTRN_ENGINE_VECTOR ? 24 : 6);
+        break;
+    case VTRN_OP_RAND_GET_STATE:
+        i->ap[0] = sbuf(r, VTRN_DTYPE_UINT32, p, i->engine == VTRN_ENGINE_VECTOR ? 24 : 6);
+        break;
     case VTRN_OP_VECTOR_LOAD_ACCUMULATOR:
         i->ap[1] = operand(r, i, VTRN_DTYPE_BF16, p, 1);
         break;
@@ -400,6 +408,8 @@ static void fill(legal_rng *r, vtrn_instr *i) {
     case VTRN_OP_RNG:
     case VTRN_OP_TRANSPOSE32:
     case VTRN_OP_SET_RNG_SEED:
+    case VTRN_OP_RAND_SET_STATE:
+    case VTRN_OP_RAND_GET_STATE:
     case VTRN_OP_ACT_READ_ACCUMULATOR:
     case VTRN_OP_VECTOR_READ_ACCUMULATOR:
     case VTRN_OP_VECTOR_LOAD_ACCUMULATOR:

@@ -460,6 +460,52 @@ def seed(t, value):
     return splitmix(np.uint64(value << 32) | np.arange(128, dtype=np.uint64))
 
 
+def xorwow(words, n):
+    """n outputs of each row's generators, six words each, which take turns; advances them."""
+    generators, out = words.reshape(len(words), -1, 6), []
+    for i in range(n):
+        s = generators[:, i % generators.shape[1]]
+        x = s[:, 0] ^ s[:, 0] >> np.uint32(2)
+        last = s[:, 4] ^ s[:, 4] << np.uint32(4) ^ x ^ x << np.uint32(1)
+        s[:, :4] = s[:, 1:5].copy()
+        s[:, 4] = last
+        s[:, 5] += np.uint32(362437)
+        out.append(last + s[:, 5])
+    return np.stack(out, 1)
+
+
+def first_words(engine, seed, rows):
+    """The state that rows of XORWOW generators begin with."""
+    number = {"V": 1, "G": 3}[engine]
+    at = np.uint64(seed << 32 | number << 16) | (np.asarray(rows, np.uint64) << np.uint64(8))[:, None]
+    return splitmix(at | np.arange(24 if engine == "V" else 6, dtype=np.uint64)).astype(np.uint32)
+
+
+@case("rand_set_state", None, ["uint32"])
+def rand_set_state(t):
+    n, size = t.integer(1, 33), t.integer(1, 60)
+    words = t.rng.integers(0, 1 << 32, (n, 24 if t.engine == "V" else 6)).astype(np.uint32)
+    s = t.operand("uint32", n, words.shape[1])
+    d = dense("uint32", n, size, 8192, partition=s.partition)
+    words = np.array(t.fill(s, words), np.uint32)
+    t.m.run("rand_set_state", None, s, engine=t.engine, n_threads=t.threads)
+    t.m.run("rng", d, engine=t.engine, n_threads=t.threads, arg=(int(t.engine == "V"), 0))
+    assert np.array_equal(t.m.read(d), xorwow(words, size))
+
+
+@case("rand_get_state", ["uint32"])
+def rand_get_state(t):
+    n = t.integer(1, 33)
+    d = t.operand("uint32", n, 24 if t.engine == "V" else 6, False)
+    words = first_words(t.engine, 0, range(d.partition, d.partition + n))
+    t.m.restart()
+    bits = dense("uint32", n, 7, 8192, partition=d.partition)
+    t.m.run("rng", bits, engine=t.engine, n_threads=t.threads, arg=(int(t.engine == "V"), 0))
+    assert np.array_equal(t.m.read(bits), xorwow(words, 7))
+    t.run(d)
+    assert np.array_equal(t.m.read(d), words)
+
+
 @case("set_rng_seed", None, ["uint32"])
 def set_rng_seed(t):
     state = seed(t, t.integer(0, 1 << 32))
@@ -474,12 +520,12 @@ def rng(t):
     d = t.operand(kind, n, size, False)
     if t.engine == "V":
         state = seed(t, t.integer(0, 1 << 32))[d.partition:d.partition + n]
-    else:  # GpSimd cannot be seeded: the state that the harness begins with
-        state = np.arange(3001 + d.partition, 3001 + d.partition + n, dtype=np.uint64) * \
-            np.uint64(0x9E3779B97F4A7C15)
+        want = xorshift(state, size)
+    else:  # GpSimd has no seed: the state that the harness begins with
         t.m.restart()
+        want = xorwow(first_words("G", 0, range(d.partition, d.partition + n)), size)
     t.run(d)
-    assert np.array_equal(t.m.read(d), xorshift(state, size).astype(kind))
+    assert np.array_equal(t.m.read(d), want.astype(kind))
 
 
 @case("dropout", ALL, ALL, ["fp32"])

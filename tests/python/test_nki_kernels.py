@@ -549,3 +549,29 @@ def test_errors_name_operands_as_the_call_does(call, said):
     with pytest.raises(vtrn.nki.NkiValidationError, match=re.escape(said)) as e:
         kernel()
     assert not re.search(r"\bap[0-9]", str(e.value))
+
+
+def test_a_tile_that_is_overwritten_whole_may_be_placed_anew():
+    """Three tiles take half of SBUF each, and no two of them hold what is read later at a time."""
+    columns = nl.tile_size.sbuf_fmax // 2 - 64
+
+    def kernel(a, rows, part=None):
+        tiles = [nl.ndarray((128, columns), nl.float32) for _ in range(3)]
+        total = nl.zeros((rows, 8), nl.float32)
+        for i in range(7):
+            tile = tiles[i % 3]
+            if part:
+                nisa.memset(tile[:, 0:part], float(i))
+                nisa.memset(tile[:, part:columns], float(i))
+            else:
+                nisa.tensor_scalar(tile, nl.load(a).broadcast(1, columns), nl.add, float(i))
+            nisa.tensor_tensor(total, total, tile[0:rows, columns - 8:columns], nl.add)
+        out = nl.ndarray((rows, 8), nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, total)
+        return out
+
+    a = np.arange(128, dtype=np.float32).reshape(128, 1)
+    done = vtrn.nki.profile(nki.jit(kernel), directory="out/test/split")(a, 128)
+    np.testing.assert_array_equal(done.result, np.broadcast_to(7 * a + 21, (128, 8)))
+    with pytest.raises(vtrn.nki.NkiValidationError, match="does not fit"):  # each write leaves something that may be read
+        nki.jit(kernel)(a, 128, part=100)

@@ -560,9 +560,10 @@ def nc_match_replace8(dst, data, vals, imm, dst_idx=None, name=None):
 _RNG, _SEED, _DROPOUT = OPCODE["rng"], OPCODE["set_rng_seed"], OPCODE["dropout"]
 
 
-def rng(dst, engine=engine.unknown, name=None):
-    """Random bits: the chip documents no generator; docs/hardware.md says which this is."""
-    _issue(_RNG, _engine(engine, VECTOR), 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
+def rng(dst, engine=engine.vector, name=None):
+    """Random bits: GpSimd's and Trainium3's generators are XORWOW; docs/hardware.md says what the others are."""
+    on = _engine(engine, VECTOR)
+    _issue(_RNG, on, 0, 0, 0, 0, dst, None, None, None, int(on == VECTOR and _generation() >= 4), 0, 0)
     return _DONE
 
 
@@ -571,8 +572,19 @@ def set_rng_seed(src_seeds, name=None):
     return _DONE
 
 
+def rand_set_state(src_seeds, engine=engine.gpsimd, name=None):
+    _issue(OPCODE["rand_set_state"], _engine(engine, GPSIMD), 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
+    return _DONE
+
+
+def rand_get_state(dst, engine=engine.gpsimd, name=None):
+    _issue(OPCODE["rand_get_state"], _engine(engine, GPSIMD), 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
+    return _DONE
+
+
 def dropout(dst, data, prob, name=None):
-    _issue(_DROPOUT, VECTOR, 0, 0, 0, 0, dst, data, prob if isinstance(prob, core.Tensor) else float(prob), None, 0, 0, 0)
+    _issue(_DROPOUT, VECTOR, 0, 0, 0, 0, dst, data, prob if isinstance(prob, core.Tensor) else float(prob), None,
+           int(_generation() >= 4), 0, 0)
     return _DONE
 
 
@@ -763,17 +775,14 @@ def register_store(dst, src):
     scalars.put_number(dst, int(src))
 
 
-_ABSENT = ("rand_set_state", "rand_get_state", "topk")
 # Of modules that are made of this one.
-_COMPOSED = {"activate2": "isa_more", "rand2": "isa_more", "sequence_bounds": "isa_more", "NkiScalar": "scalars",
-             "scalar_load": "scalars", "scalar_store": "scalars"}
+_COMPOSED = {"activate2": "isa_more", "rand2": "isa_more", "sequence_bounds": "isa_more", "topk": "isa_topk",
+             "NkiScalar": "scalars", "scalar_load": "scalars", "scalar_store": "scalars"}
 
 
 def __getattr__(name):
     if name in _COMPOSED:
         return getattr(importlib.import_module("vtrn.nki." + _COMPOSED[name]), name)
-    if name in _ABSENT:
-        raise NotImplementedError(f"nki.isa.{name} is not there yet; docs/nki.md lists what is")
     raise AttributeError(f"module 'nki.isa' has no attribute {name!r}")
 
 

@@ -51,8 +51,11 @@ engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum, size
     size_t mx_weights = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_MX_PANEL_STRIDE;
     core->regs->pe_mx_weights = aligned_alloc(64, (mx_weights + 63) / 64 * 64);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++)
-            core->regs->kept.rng_state[e][p] = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
+        for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++) {
+            engine_generator *g = &core->regs->kept.generator[e][p];
+            g->state = (uint64_t)(e * 1000 + p + 1) * 0x9e3779b97f4a7c15u;
+            engine_seed_xorwow(g, e, p, 0);
+        }
     core->n_threads = 1;
     core->owner_shift = ENGINE_OWNER_SHIFT;
     return core;
