@@ -145,8 +145,9 @@ typedef struct vtrn_partitioner {
     /* artifact: a StableHLO artifact with sharding annotations, for n_partitions devices; 0: for as
      * many as it says, where the library could not read it. What it returns, 0: the
      * divided program, a manual computation over all axes, was given to emit in one call. 1: the
-     * artifact is such a program already. Other: it could not be divided, and message, of
-     * message_size bytes, says why, with a NUL at its end. Called on the thread that compiles. */
+     * artifact is such a program already. 3: the program is wrong, and is refused. Other: it could
+     * not be divided, and runs whole. Message, of message_size bytes, says why, with a NUL at its
+     * end. Called on the thread that compiles. */
     int (*partition)(void *ctx, const void *artifact, size_t size, int n_partitions,
                      void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
                      char *message, size_t message_size);

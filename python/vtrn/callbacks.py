@@ -320,6 +320,55 @@ def _buffer_callback_rule(
     return _emit_call(ctx, own, operands, ctx.avals_out, has_side_effect)
 
 
+class ShardingCallback:
+    """A function that is told, while a program compiles, how a value is divided."""
+
+    def __init__(self, function):
+        self.function = function
+
+
+def tell_sharding(number: int, sharding) -> None:
+    """sharding: XLA's. What another process has lowered is nobody's here."""
+    with _lock:
+        known = _known.get(number)
+    if known is not None:
+        known.function(sharding)
+
+
+def _inspect_sharding_rule(ctx, value, *, callback):
+    """What JAX's rule does where there are several devices; its own puts an address into the program."""
+    from jax._src import mesh as mesh_lib
+    from jax._src import sharding_impls
+    from jax._src.interpreters import mlir
+
+    context = ctx.module_context.axis_context
+    is_manual = isinstance(context, sharding_impls.SPMDAxisContext)
+    mesh = context.mesh if is_manual else mesh_lib.thread_resources.env.physical_mesh
+    devices = context.mesh._flat_devices_tuple if is_manual else context.device_assignment
+    abstract = None if is_manual else context.abstract_mesh
+    if abstract is not None:
+        mesh = mesh_lib.Mesh(np.array(devices).reshape(abstract.axis_sizes), abstract.axis_names)
+
+    def tell(sharding):
+        if mesh.empty:
+            return callback(sharding_impls.GSPMDSharding(devices, sharding))
+        spec = sharding_impls.PartitionSpec()
+        if not sharding.is_manual():
+            spec = sharding_impls.parse_flatten_op_sharding(sharding, mesh)[0]
+        return callback(sharding_impls.NamedSharding(mesh, spec))
+
+    if len(devices) == 1:
+        tell(sharding_impls.replicated_hlo_sharding)
+        return []
+    number, own = next(_numbers), ShardingCallback(tell)
+    with _lock:
+        _known[number] = own
+    ctx.module_context.add_keepalive(own)
+    mlir.custom_call("vtrn_inspect_sharding", result_types=[], operands=[value], backend_config=str(number),
+                     has_side_effect=True)  # fmt: skip
+    return []
+
+
 def _rules():
     """Primitives that call Python, and how they are lowered. JAX before 0.8 has no primitive for printing,
     before 0.7 none for buffers."""
@@ -332,6 +381,7 @@ def _rules():
         pass
     else:
         yield checkify.check_p, checkify.check_lowering_rule
+    yield debugging.inspect_sharding_p, _inspect_sharding_rule
     if hasattr(debugging, "debug_print_p"):
         yield debugging.debug_print_p, debugging.debug_print_lowering_rule
     try:

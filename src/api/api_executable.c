@@ -100,6 +100,9 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
     for (int i = 0; i < e->n_inputs; i++)
         if (e->loaded->argument_output[i] >= 0)
             e->input_alias[i] = e->loaded->argument_output[i];
+        else if (g->n_partitions > 1 && e->input_place[i] == API_IN_HBM)
+            e->input_alias[i] =
+                -1; /* JAX cannot tell which parts fit; XLA keeps those that do not */
     VTRN_RETURN_IF_ERROR(api_hold_callbacks(e));
     return device->is_checking ? api_check_program(e) : NULL;
 }
@@ -118,6 +121,7 @@ void api_executable_free(vtrn_executable *e) {
     free(e->output_place);
     free(e->name);
     free(e->whole_reason);
+    free(e->divided);
     free(e);
 }
 
@@ -176,15 +180,18 @@ static vtrn_status divide(graph **g, const void *artifact, size_t size, vtrn_sta
         return status;
     graph_destroy(*g);
     *g = NULL;
-    status = graph_from_artifact(divided, divided_size, g);
-    free(divided);
-    return status;
+    e->divided = divided;
+    e->divided_size = divided_size;
+    return graph_from_artifact(divided, divided_size, g);
 }
 
 vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                          vtrn_executable **out) {
     compile_options options = {0};
-    return api_compile(device, artifact, size, &options, out);
+    VTRN_RETURN_IF_ERROR(api_compile(device, artifact, size, &options, out));
+    free((*out)->divided);
+    (*out)->divided = NULL;
+    return NULL;
 }
 
 vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PARTITIONER_SAYS_WRONG = 3 };
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static vtrn_partitioner current;
 
@@ -78,7 +80,9 @@ vtrn_status api_partition(const void *artifact, size_t size, int n_partitions, v
     int code = partitioner.partition(partitioner.ctx, artifact, size, n_partitions, keep, &s,
                                      message, sizeof message);
     message[sizeof message - 1] = 0;
-    if (code != 0 && code != 1)
+    if (code == PARTITIONER_SAYS_WRONG)
+        failed = VTRN_ERROR(VTRN_BAD_ARGUMENT, "while the program was divided: %s", message);
+    else if (code != 0 && code != 1)
         failed = VTRN_ERROR(VTRN_UNSUPPORTED,
                             "the program cannot be divided over %d devices: %s; shard_map divides "
                             "it as you write",

@@ -194,6 +194,7 @@ PJRT_Error *PJRT_Device_MemoryStats(PJRT_Device_MemoryStats_Args *args) {
     SET_STAT(num_allocs, stats.n_allocations);
     SET_STAT(largest_alloc_size, stats.largest_alloc_bytes);
     SET_STAT(bytes_limit, stats.capacity_bytes);
+    SET_STAT(bytes_reservable_limit, stats.capacity_bytes);
     SET_STAT(bytes_reserved, rt->chip.hbm_reserved_stack_bytes);
     SET_STAT(largest_free_block_bytes, stats.largest_free_bytes);
     return NULL;

@@ -195,6 +195,18 @@ static vtrn_status check_partitions(const PJRT_Executable *e) {
                       e->executable->name, n_ranks, e->n_ranks);
 }
 
+/* What was divided is kept so: to divide again would call the program's own functions again, or in
+ * another process not find them. */
+static bool keep_module(const compile_request *r, PJRT_Executable *e) {
+    vtrn_executable *x = e->executable;
+    if (!x->divided)
+        return copy_bytes(r->module, r->module_size, &e->module, &e->module_size);
+    e->module = x->divided;
+    e->module_size = x->divided_size;
+    x->divided = NULL;
+    return true;
+}
+
 static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, PJRT_Executable *e) {
     plugin_compile_options o;
     VTRN_RETURN_IF_ERROR(compile_options_decode(r->options, r->options_size, &o));
@@ -205,7 +217,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     fingerprint(e->executable->loaded->program, e->fingerprint);
     plugin_named_float(&e->cost[0], "flops", (float)program_flops(e->executable->loaded->program));
     atomic_init(&e->n_cost, 1);
-    if (!copy_bytes(r->module, r->module_size, &e->module, &e->module_size) ||
+    if (!keep_module(r, e) ||
         !copy_bytes(r->options, r->options_size, &e->options, &e->options_size) ||
         !describe_outputs(e) || !plugin_layouts_describe(e))
         return VTRN_OUT_OF_MEMORY(r->module_size);

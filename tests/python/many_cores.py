@@ -326,11 +326,11 @@ def the_chars_step_learns_on_two_and_eight_cores_what_it_does_on_one():
     np.testing.assert_allclose(curves[1:], [curves[0]] * 2, rtol=1e-5)
 
 
-def main():
+def main(cases):
     results = {}
-    for name in sys.argv[1:] or CASES:
+    for name in sys.argv[1:] or cases:
         try:
-            CASES[name]()
+            cases[name]()
             results[name] = ""
         except Exception:
             results[name] = traceback.format_exc()[-3000:]
@@ -338,4 +338,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(CASES)

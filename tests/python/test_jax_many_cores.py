@@ -1,4 +1,4 @@
-"""JAX programs over 8 NeuronCores against JAX on 8 CPU devices: the cases of many_cores.py."""
+"""JAX programs over 8 NeuronCores against JAX on 8 CPU devices: the cases of many_cores.py and many_cores_jit.py."""
 
 import ast
 import json
@@ -14,15 +14,18 @@ if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
 pytest.importorskip("jax")
 
-SCRIPT = pathlib.Path(__file__).with_name("many_cores.py")
-NAMES = [f.name for f in ast.parse(SCRIPT.read_text()).body
-         if isinstance(f, ast.FunctionDef) and f.decorator_list]  # fmt: skip
+SCRIPT, OF_JIT = (pathlib.Path(__file__).with_name(name) for name in ("many_cores.py", "many_cores_jit.py"))
 
 
-def run_script(*names, **environment):
+def cases_of(script):
+    return [f.name for f in ast.parse(script.read_text()).body
+            if isinstance(f, ast.FunctionDef) and any(getattr(d, "id", "") == "case" for d in f.decorator_list)]  # fmt: skip
+
+
+def run_script(*names, script=SCRIPT, **environment):
     env = {**os.environ, "NEURON_RT_NUM_CORES": "8", "VTRN_INSTANCE": "trn1.32xlarge",
            "XLA_FLAGS": "--xla_force_host_platform_device_count=8", **environment}  # fmt: skip
-    done = subprocess.run([sys.executable, SCRIPT, *names], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, script, *names], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -32,7 +35,17 @@ def results():
     return run_script()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.fixture(scope="module")
+def results_of_jit():
+    return run_script(script=OF_JIT)
+
+
+@pytest.mark.parametrize("name", cases_of(OF_JIT))
+def test_jit_over_eight_cores_keeps_its_word(results_of_jit, name):
+    assert results_of_jit[name] == "", results_of_jit[name]
+
+
+@pytest.mark.parametrize("name", cases_of(SCRIPT))
 def test_eight_cores_compute_what_eight_cpus_do(results, name):
     assert results[name] == "", results[name]
 

@@ -175,3 +175,9 @@ def test_no_file_is_too_long_to_read():
 def test_no_file_names_a_machine():
     home = re.compile(r"""["' =:](/root|/home/\w+|/work)/""")
     assert not [str(p.relative_to(ROOT)) for p in OURS if home.search(p.read_text())]
+
+
+def test_the_package_that_is_installed_has_every_module():
+    listed = set(re.findall(r"'(vtrn/.*)'", (ROOT / "python/meson.build").read_text()))
+    there = {str(p.relative_to(ROOT / "python")) for p in (ROOT / "python/vtrn").rglob("*.py")}
+    assert there <= listed, there - listed

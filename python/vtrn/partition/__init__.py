@@ -7,10 +7,11 @@ gives back: one manual computation over all axes of the mesh, as shard_map write
 import atexit
 import ctypes
 
-from vtrn.partition.shardings import Refused
+from vtrn.partition.shardings import Failed, Refused
 
+PROPAGATION = "builtin.module(sdy-propagation-pipeline)"
 # Reshards are made explicit for every operation, then named as collectives.
-PASSES = """builtin.module(sdy-propagation-pipeline,func.func(sdy-insert-explicit-reshards{enable-full-version=true}),
+RESHARDS = """builtin.module(func.func(sdy-insert-explicit-reshards{enable-full-version=true}),
 func.func(sdy-reshard-to-collectives),canonicalize,cse)"""
 VERSION = "1.15.0"  # of StableHLO's artifacts; the library reads this and older ones
 
@@ -54,22 +55,31 @@ def _axes_of(meshes):
 
 
 def partition_module(module, n_devices):
-    """In place. Raises Refused."""
+    """In place. Raises Refused, and Failed."""
     from jaxlib.mlir import ir, passmanager
 
+    from vtrn.partition import calls, custom
     from vtrn.partition.localize import localize
 
     with module.context, ir.Location.unknown():
-        passmanager.PassManager.parse(PASSES.replace("\n", "")).run(module.operation)
+        if calls.has_unreduced(module):
+            calls.inline_all(module)
+            passmanager.PassManager.parse("builtin.module(symbol-dce)").run(module.operation)
+        passmanager.PassManager.parse(PROPAGATION).run(module.operation)
+        custom.forget_rules(module)
+        passmanager.PassManager.parse(RESHARDS.replace("\n", "")).run(module.operation)
         localize(module, n_devices)
         module.operation.verify()
         passmanager.PassManager.parse("builtin.module(cse,symbol-dce)").run(module.operation)
 
 
 def partition(artifact, n_devices):
-    """The artifact of a manual program, or None if `artifact` is one. Raises Refused."""
+    """The artifact of a manual program, or None if `artifact` is one. Raises Refused, and Failed."""
+    from jax._src.lib import xla_client
     from jaxlib import _jax
     from jaxlib.mlir.dialects import stablehlo
+
+    from vtrn.partition import custom
 
     with _context() as context:
         try:
@@ -78,8 +88,17 @@ def partition(artifact, n_devices):
             raise Refused(f"it is no StableHLO artifact that jaxlib reads: {error}") from None
         n_devices = n_devices or _n_partitions(module)
         if n_devices == 1 or is_manual(module):
+            custom.tell_all(module, xla_client.HloSharding.manual())
             return None
-        partition_module(module, n_devices)
+        try:
+            partition_module(module, n_devices)
+        except Refused as refused:
+            whole = stablehlo.deserialize_portable_artifact(context, artifact)
+            if custom.calls_of(whole, custom.PARTITIONED):
+                raise Failed("a function with custom_partitioning needs a program that can be divided",
+                             _words(refused)) from refused  # fmt: skip
+            custom.tell_all(whole, xla_client.HloSharding.replicate())
+            raise
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
 
 
@@ -101,6 +120,7 @@ def one_device(artifact):
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
 
 
+DIVIDED, MANUAL, UNDIVIDED, WRONG = range(4)  # what vtrn_partitioner.partition returns
 _EMIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 _PARTITION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, _EMIT,
                               ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)  # fmt: skip
@@ -116,7 +136,7 @@ class _Partitioner(ctypes.Structure):
 
 
 def _words(error):
-    if isinstance(error, Refused):
+    if isinstance(error, (Refused, Failed)):
         return " at ".join(map(str, error.args))
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
@@ -125,13 +145,13 @@ def _answer(make, emit, sink, message, message_size):
     try:
         out = make()
         if out is None:
-            return 1
+            return MANUAL
         emit(sink, out, len(out))
-        return 0
+        return DIVIDED
     except Exception as error:  # nothing may pass through C
         text = _words(error).encode()[: message_size - 1] + b"\0"
         ctypes.memmove(message, text, len(text))
-        return 2
+        return WRONG if isinstance(error, Failed) else UNDIVIDED
 
 
 def _partition(_, artifact, size, n_devices, *where):

@@ -13,9 +13,10 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func, sdy
 from jaxlib.mlir.dialects import stablehlo as hlo
 
-from vtrn.partition import rules
+from vtrn.partition import custom, rules
 from vtrn.partition.collectives import Collectives, shape_of
-from vtrn.partition.shardings import Axis, Mesh, Refused, fitted, n_shards, normalized, replicated
+from vtrn.partition.shardings import (Axis, Failed, Mesh, Refused, fitted, n_shards, normalized, replicated,
+                                      whole_axes)  # fmt: skip
 
 RESHARDS = ("sdy.all_gather", "sdy.all_slice", "sdy.all_to_all", "sdy.collective_permute", "sdy.all_reduce",
             "sdy.reshard", "sdy.sharding_constraint",
@@ -32,19 +33,27 @@ def zero_of(kind):
     return ir.FloatAttr.get(kind, 0.0) if isinstance(kind, ir.FloatType) else ir.IntegerAttr.get(kind, 0)
 
 
+def nothing(kind):
+    """A value of the type: zeros, or a token."""
+    if not isinstance(kind, ir.RankedTensorType):
+        return ir.Operation.create("stablehlo.create_token", [kind]).result
+    return hlo.constant(ir.DenseElementsAttr.get_splat(kind, zero_of(kind.element_type)))
+
+
 def is_tensor(value):
     return isinstance(value.type, ir.RankedTensorType)
 
 
 class Local:
-    def __init__(self, mesh, shardings):
-        self.mesh = mesh
+    def __init__(self, module, mesh):
+        self.module, self.mesh = module, mesh
         self.collectives = Collectives(mesh)
         self.env = {}  # the sharding that a value has
         # Values of which devices along the axes have parts: (axes, what joins them). Where something else
         # than the end of a program or a reduce_scatter reads one, it is joined first.
         self.partial = {}
-        self.shardings = shardings  # of functions: name -> (of arguments, of results)
+        self.shardings = {}  # of functions: name -> (of arguments, of results)
+        self.sums = {}  # likewise, the axes along which they are parts of sums
         self.manual = ()  # names of axes that the program divides by itself
 
     # What Shardy said.
@@ -75,6 +84,8 @@ class Local:
             return replicated(rank)
         sharding = sdy.TensorShardingAttr(sharding)
         dims = [list(sdy.DimensionShardingAttr(d).axes) for d in sharding.dimension_shardings]
+        if len(dims) != rank:  # on one device, of a callback: it has no dimensions
+            return replicated(rank)
         mesh = self.mesh_of(sharding) if any(dims) else self.mesh
         dims = [[part for axis in axes for part in self.axes_of(axis, mesh)] for axes in dims]
         return tuple(normalized(axis for axis in axes if axis.name not in self.manual) for axes in dims)
@@ -86,10 +97,13 @@ class Local:
 
     def unreduced_of(self, result):
         """Of an operation's only result."""
-        attributes = result.owner.attributes
-        if "sdy.sharding" not in attributes or len(result.owner.results) != 1:
-            return ()
-        return self.unreduced(list(sdy.TensorShardingPerValueAttr(attributes["sdy.sharding"]).shardings)[0])
+        return self.sums_of(result.owner)[0] if len(result.owner.results) == 1 else ()
+
+    def sums_of(self, op):
+        """The axes along which each result is to stay in parts of a sum."""
+        if "sdy.sharding" not in op.attributes:
+            return [()] * len(op.results)
+        return list(map(self.unreduced, sdy.TensorShardingPerValueAttr(op.attributes["sdy.sharding"]).shardings))
 
     def wanted(self, result, i):
         """What Shardy gave result i of an operation, as far as its shape allows."""
@@ -101,6 +115,10 @@ class Local:
             return replicated(len(shape))
         per_value = sdy.TensorShardingPerValueAttr(attributes["sdy.sharding"])
         return fitted(self.parse(list(per_value.shardings)[i], len(shape)), shape)
+
+    def fit(self, sharding, value):
+        """A TensorShardingAttr, as far as the value's shape allows; of a token (), which is not divided."""
+        return fitted(self.parse(sharding, len(shape_of(value))), self.shape(value)) if is_tensor(value) else ()
 
     # Values.
 
@@ -124,8 +142,11 @@ class Local:
         """A result by what has been computed in its place."""
         self.env[value] = sharding
         result.replace_all_uses_with(value)
-        if result.owner.operation not in self.dead:
-            self.dead.append(result.owner.operation)
+        self.forget(result.owner.operation)
+
+    def forget(self, op):
+        if op not in self.dead:
+            self.dead.append(op)
 
     def whole(self, value):
         """The value, not parts of it that are yet to be joined."""
@@ -184,8 +205,8 @@ class Local:
                 self.dead = []
                 try:
                     self.rewrite(op.operation)
-                except Refused as error:
-                    raise error if error.args[1:] else Refused(f"{op.name}: {error}", place_of(op))
+                except (Refused, Failed) as error:
+                    raise error if error.args[1:] else type(error)(f"{op.name}: {error}", place_of(op)) from error
                 for dead in self.dead:
                     dead.erase()
 
@@ -194,6 +215,28 @@ class Local:
         if name in CONTROL:
             CONTROL[name](self, op)
             return
+        if name in rules.LINEAR and self.unreduced_of(op.results[0]):
+            self.add_parts(op)
+            return
+        self.rewrite_plain(op)
+
+    def add_parts(self, op):
+        """Of a sum that stays in parts: a linear operation does with the parts what it does with the sum."""
+        axes, result = self.unreduced_of(op.results[0]), op.results[0]
+        parts = {}
+        for i, value in enumerate(op.operands):
+            is_part = sorted(self.partial.get(value, ((),))[0]) == sorted(axes)
+            if not is_part and value not in parts:
+                self.need(op, i, self.env[value])
+                rules.keep_once(self, op, i, axes)
+            elif value in self.partial:
+                parts[value] = self.partial.pop(value)
+        self.rewrite_plain(op)
+        self.partial |= parts
+        self.partial[result] = (axes, "stablehlo.add")
+
+    def rewrite_plain(self, op):
+        name = op.name
         target = self.wanted(op.results[0], 0) if len(op.results) else ()
         is_known = name in rules.ELEMENTWISE or (name.startswith("chlo.") and self.has_one_shape(op))
         if name in RESHARDS:
@@ -206,6 +249,8 @@ class Local:
             rules.elementwise(self, op, self.env[op.operands[0]] if is_unary else target)
         elif self.is_callback(op):
             self.run_on_first(op)
+        elif name == "stablehlo.custom_call" and custom.target_of(op) in CUSTOM:
+            CUSTOM[custom.target_of(op)](self, op)
         else:
             self.run_whole(op)
         for attribute in ("sdy.sharding", "sdy.sharding_rule", "mhlo.sharding"):
@@ -219,8 +264,7 @@ class Local:
     def is_callback(self, op):
         """Whether it calls the host for all devices together: in a shard_map each device calls."""
         return (op.name == "stablehlo.custom_call" and not self.manual
-                and ir.StringAttr(op.attributes["call_target_name"]).value == CALLBACK
-                and all(map(is_tensor, [*op.operands, *op.results])))  # fmt: skip
+                and ir.StringAttr(op.attributes["call_target_name"]).value == CALLBACK)  # fmt: skip
 
     def run_on_first(self, op):
         """Once, by the first device, which gives the others what the host gave."""
@@ -230,12 +274,12 @@ class Local:
         choice = ir.Operation.create("stablehlo.case", kinds, [device], regions=2)
         first, others = (region.blocks.append() for region in choice.regions)
         with ir.InsertionPoint(others):  # what is not there has any value
-            nothing = [hlo.constant(ir.DenseElementsAttr.get_splat(kind, zero_of(kind.element_type))) for kind in kinds]
-            ir.Operation.create("stablehlo.return", [], nothing)
+            ir.Operation.create("stablehlo.return", [], list(map(nothing, kinds)))
         with ir.InsertionPoint.after(choice):
-            given = [self.collectives.broadcast(value) for value in choice.results]
+            given = [self.collectives.broadcast(value) if is_tensor(value) else value for value in choice.results]
         for result, value in zip(op.results, given):
-            self.env[value] = self.env[result]
+            if is_tensor(value):
+                self.env[value] = self.env[result]
             result.replace_all_uses_with(value)
         with ir.InsertionPoint(first):
             end = ir.Operation.create("stablehlo.return", [], list(op.results))
@@ -305,44 +349,50 @@ class Local:
             for i, sharding in enumerate(shardings):
                 self.need_sum(end, i, sharding, sums[i] if sums else ())
 
-
     def carried(self, op):
         """while: values are carried in the shardings of its results."""
-        shardings = [self.wanted(result, i) for i, result in enumerate(op.results)]
+        shardings, sums = [self.wanted(result, i) for i, result in enumerate(op.results)], self.sums_of(op)
         for i, sharding in enumerate(shardings):
-            self.need(op, i, sharding)
-        for region, of_yield in zip(op.regions, ([()], shardings)):
+            self.need_sum(op, i, sharding, sums[i])
+        for region, yielded in zip(op.regions, (([()],), (shardings, sums))):
             block = region.blocks[0]
-            for argument, sharding in zip(block.arguments, shardings):
-                self.give(argument, sharding)
+            self.take(block.arguments, shardings, sums)
             self.inside(block)
-            self.yield_as(block, of_yield)
-        self.give_all(op, shardings)
+            self.yield_as(block, *yielded)
+        self.give_all(op, shardings, sums)
 
     def branches(self, op):
-        shardings = [self.wanted(result, i) for i, result in enumerate(op.results)]
+        shardings, sums = [self.wanted(result, i) for i, result in enumerate(op.results)], self.sums_of(op)
         self.need(op, 0, ())
         for region in op.regions:
             self.inside(region.blocks[0])
-            self.yield_as(region.blocks[0], shardings)
-        self.give_all(op, shardings)
+            self.yield_as(region.blocks[0], shardings, sums)
+        self.give_all(op, shardings, sums)
 
     def inside(self, block):
         dead = self.dead
         self.run(block)
         self.dead = dead
 
-    def give_all(self, op, shardings):
-        for result, sharding in zip(op.results, shardings):
-            self.give(result, sharding)
+    def take(self, values, shardings, sums):
+        """Values that come from elsewhere, as results of an operation with regions or arguments of a block."""
+        for value, sharding, axes in zip(values, shardings, sums):
+            self.give(value, sharding)
+            if axes:
+                self.partial[value] = (axes, "stablehlo.add")
+
+    def give_all(self, op, shardings, sums):
+        self.take(op.results, shardings, sums)
         if "sdy.sharding" in op.attributes:
             del op.attributes["sdy.sharding"]
 
     def call(self, op):
-        arguments, results = self.shardings[ir.FlatSymbolRefAttr(op.attributes["callee"]).value]
+        name = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
+        arguments, results = self.shardings[name]
+        sums, of_results = self.sums[name]
         for i, sharding in enumerate(arguments):
-            self.need(op, i, sharding)
-        self.give_all(op, results)
+            self.need_sum(op, i, sharding, sums[i])
+        self.give_all(op, results, of_results)
 
     def splice(self, op):
         """A manual computation: its body divides the manual axes by itself."""
@@ -353,30 +403,29 @@ class Local:
         if not manual <= set(self.mesh.sizes):
             raise Refused(f"shard_map divides axes {', '.join(sorted(manual))}, the program mesh {self.mesh.name}")
         outer = self.manual
-        for i, (sharding, argument) in enumerate(zip(ins, block.arguments)):
-            rank = len(shape_of(argument))
-            new = fitted(self.parse(sharding, rank), self.shape(op.operands[i]))
-            self.need_sum(op, i, new, self.unreduced(sharding))
+        for i, sharding in enumerate(ins):
+            self.need_sum(op, i, self.fit(sharding, op.operands[i]), self.unreduced(sharding))
         self.manual = (*outer, *manual)
         for argument, sharding, operand in zip(block.arguments, ins, op.operands):
-            free = fitted(self.parse(sharding, len(shape_of(argument))), shape_of(argument))
-            self.give(argument, free)
+            self.give(argument, self.fit(sharding, argument))
             if argument.type != operand.type:
                 raise Refused(f"an argument of {operand.type} does not fit its sharding")
         self.inside(block)
-        self.yield_as(block, [fitted(self.parse(sharding, len(shape_of(value))), self.shape(value))
-                              for sharding, value in zip(outs, self.end_of(block).operands)])
+        self.yield_as(block, [self.fit(sharding, value) for sharding, value in zip(outs, self.end_of(block).operands)])
         self.manual = outer
         for argument, operand in zip(block.arguments, op.operands):
             argument.replace_all_uses_with(operand)
+        self.forget(op)
         values = list(self.end_of(block).operands)
         for inner in list(block.operations)[:-1]:
             inner.operation.move_before(op)
         for result, value, sharding in zip(op.results, values, outs):
+            if not is_tensor(value):
+                result.replace_all_uses_with(value)
+                continue
             # The result is a value of its own: its sharding has the manual axes, which value's has not.
-            whole = fitted(self.parse(sharding, len(shape_of(result))), shape_of(result))
             value = hlo.reshape(value.type, value)
-            self.replace(result, value, whole)
+            self.replace(result, value, self.fit(sharding, result))
             if self.unreduced(sharding):
                 self.partial[value] = (self.unreduced(sharding), "stablehlo.add")
 
@@ -391,13 +440,11 @@ def place_of(op):
     return str(op.location).removeprefix("loc(").removesuffix(")")
 
 
-def forget(local, op):
-    local.dead.append(op)
-
-
 def refuse(local, op):
     raise Refused("there is no rule for it")
 
+
+CUSTOM = {custom.PARTITIONED: custom.run_function, custom.INSPECTED: custom.inspect}
 
 CONTROL = {
     "stablehlo.while": Local.carried,
@@ -410,7 +457,7 @@ CONTROL = {
     "sdy.manual_computation": Local.splice,
     "sdy.reduce_scatter": Local.reduce_scatter,
     "sdy.sharded_to_unreduced": Local.scatter_to_sum,
-    "sdy.sharding_group": forget,
+    "sdy.sharding_group": Local.forget,
     "sdy.named_computation": refuse,
 }
 
@@ -505,16 +552,6 @@ def sums_of(local, function, arguments, results):
             for name, of in (("arg_attrs", arguments), ("res_attrs", results))]
 
 
-def whole_axes(mesh, axes):
-    """A manual computation's arguments are divided over whole axes of the mesh."""
-    out = []
-    for axis in axes:
-        if axis.size != mesh.sizes[axis.name]:
-            break
-        out.append(axis)
-    return tuple(out)
-
-
 def sharding_attribute(mesh, sharding, sums=()):
     dims = [sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(axis.name) for axis in axes], True) for axes in sharding]
     return sdy.TensorShardingAttr.get(mesh.name, dims, [], [sdy.AxisRefAttr.get(axis.name) for axis in sums])
@@ -590,21 +627,17 @@ def localize(module, n_devices):
     """Of a module that Shardy has partitioned for n_devices, in place. Raises Refused."""
     mesh = mesh_of(module, n_devices)
     plain_constants(module)
-    local = Local(mesh, {})
+    local = Local(module, mesh)
     functions = functions_of(module)
     for function in functions:
         name = ir.StringAttr(function.attributes["sym_name"]).value
         local.shardings[name] = signature(local, function, name == "main")
+        local.sums[name] = sums_of(local, function, *local.shardings[name])
     for function in functions:
         name = ir.StringAttr(function.attributes["sym_name"]).value
         arguments, results = local.shardings[name]
-        body = function.regions[0].blocks[0]
-        for argument, sharding in zip(body.arguments, arguments):
-            local.give(argument, sharding)
-        sums = sums_of(local, function, arguments, results) if name == "main" else (None, None)
-        for argument, axes in zip(body.arguments, sums[0] or ()):
-            if axes:
-                local.partial[argument] = (axes, "stablehlo.add")
+        sums, body = local.sums[name], function.regions[0].blocks[0]
+        local.take(body.arguments, arguments, sums[0])
         local.run(body)
         local.yield_as(body, results, sums[1])
         if name == "main":

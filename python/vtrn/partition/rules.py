@@ -18,6 +18,9 @@ ELEMENTWISE = {f"stablehlo.{name}" for name in (
     "popcnt power real reduce_precision remainder round_nearest_afz round_nearest_even rsqrt select shift_left "
     "shift_right_arithmetic shift_right_logical sign sine sqrt subtract tan tanh xor map all_reduce").split()}  # fmt: skip
 
+# Of a sum's parts each, they give parts of the sum's result.
+LINEAR = {f"stablehlo.{name}" for name in "add subtract negate convert reshape transpose broadcast_in_dim".split()}
+
 # Reducers whose partial results an all_reduce joins, and what leaves its operand as it is.
 IDENTITIES = {
     "stablehlo.add": lambda kind: 0,

@@ -13,6 +13,10 @@ class Refused(Exception):
     """The program cannot be divided; the message says why."""
 
 
+class Failed(Exception):
+    """A function of the user's, called while the program is divided, has failed: the program is wrong."""
+
+
 class Axis(NamedTuple):
     name: str
     pre: int
@@ -92,6 +96,12 @@ def fitted(sharding, shape):
             axes.pop()
         out.append(tuple(axes))
     return tuple(out)
+
+
+def whole_axes(mesh, axes):
+    """Of a dimension's axes those in front that are whole axes of the mesh: a manual computation's arguments are divided
+    over no others."""
+    return tuple(itertools.takewhile(lambda axis: axis.size == mesh.sizes[axis.name], axes))
 
 
 class Mesh:

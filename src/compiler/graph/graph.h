@@ -207,9 +207,10 @@ typedef struct graph {
     int32_t *arg_alias_output; /* tf.aliasing_output: output number or -1, by parameter */
     uint8_t *arg_is_on_host, *result_is_on_host; /* mhlo.memory_kind of @main: "pinned_host" */
     /* By parameter and by output: [rank] dims from the slowest to the fastest in memory, of the
-     * type that the artifact has; the graph's is in that order. NULL: row-major. mhlo.layout_mode
-     */
+     * type that the artifact has; the graph's is in that order, once graph_apply_layouts() has run.
+     * NULL: row-major. mhlo.layout_mode */
     const uint8_t **arg_order, **result_order;
+    uint8_t *is_result_order_free; /* by output: the program leaves its order to the compiler */
     /* Of @main, by parameter and result; NULL in it: the program does not say. With one partition,
      * NULL. */
     const graph_sharding **arg_sharding, **result_sharding;
@@ -226,6 +227,10 @@ vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out);
  * read at all. */
 int64_t graph_n_partitions_of(const void *bytes, size_t size);
 void graph_destroy(graph *g); /* NULL is fine */
+
+/* Gives parameters and outputs the order in memory that the program asks for. Of a program of one
+ * partition graph_from_artifact() does it; of others what cuts the shapes: orders are of parts. */
+vtrn_status graph_apply_layouts(graph *g);
 
 /* Room for the types of n values, and for more where there was too little. */
 vtrn_status graph_reserve_values(graph *g, uint32_t n);

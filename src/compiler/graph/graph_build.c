@@ -34,9 +34,9 @@ static const char *const IDENTITY_CALLS[] = {
     "SPMDShardToFullShape",
 };
 
-/* Custom calls without results that do nothing: they keep what makes their operands in the module.
- */
-static const char *const EMPTY_CALLS[] = {"dce_sink"};
+/* Custom calls without results that do nothing when they run: they keep what makes their operands
+ * in the module, or ask for a sharding when it is divided. */
+static const char *const EMPTY_CALLS[] = {"dce_sink", "vtrn_inspect_sharding"};
 
 static vtrn_status build_ops(graph_builder *b, size_t scope, const vhlo_region *v,
                              graph_value **out_results, uint32_t *out_n);
@@ -684,7 +684,8 @@ static vtrn_status build_graph(graph_builder *b) {
     if (!b->g->name)
         return VTRN_OUT_OF_MEMORY(64);
     VTRN_RETURN_IF_ERROR(graph_decode_module_attrs(b, main->op));
-    return graph_apply_layouts(b, main->op);
+    VTRN_RETURN_IF_ERROR(graph_read_layouts(b, main->op));
+    return b->g->n_partitions > 1 ? NULL : graph_apply_layouts(b->g);
 }
 
 vtrn_status graph_from_artifact(const void *bytes, size_t size, graph **out) {

@@ -110,8 +110,8 @@ vtrn_status graph_get_place(graph_builder *b, uint32_t location, graph_place *ou
 /* "train.py:42 in decoder/mlp"; "train.py:42 in decoder/rng" for what jax.random writes. */
 vtrn_status graph_place_text(graph_builder *b, uint32_t location, const char **out);
 bool graph_is_random(vhlo_string function);
-/* graph_layouts.c: gives parameters and outputs the memory layouts that @main asks for. UNSUPPORTED
+/* graph_layouts.c: what memory layouts @main asks for, for graph_apply_layouts(). UNSUPPORTED
  * for tiles. */
-vtrn_status graph_apply_layouts(graph_builder *b, const vhlo_op *main);
+vtrn_status graph_read_layouts(graph_builder *b, const vhlo_op *main);
 
 #endif

@@ -1,5 +1,6 @@
 /* Memory layouts that @main asks for: inside the module every tensor is row-major, so parameters
- * and outputs in another order pass through a transpose. */
+ * and outputs in another order pass through a transpose. An output that may have any order gets the
+ * one that its last transposes need not be carried out for. */
 #include "compiler/graph/graph_build.h"
 
 #include <string.h>
@@ -39,46 +40,13 @@ static vtrn_status read_layout(vhlo_string text, const graph_type *type, uint8_t
     return NULL;
 }
 
-static vtrn_status new_value(graph_builder *b, const graph_type *type, graph_value *out) {
-    VTRN_RETURN_IF_ERROR(graph_reserve_values(b->g, b->g->n_values + 1));
-    *out = b->g->n_values++;
-    b->g->types[*out] = *type;
-    return NULL;
-}
-
-/* The type of a row-major tensor whose dims are those of `type` in the given order. */
-static graph_type reordered(const graph_type *type, const uint8_t *order) {
-    graph_type t = *type;
-    for (int k = 0; k < type->rank; k++)
-        t.dims[k] = type->dims[order[k]];
-    return t;
-}
-
-static vtrn_status make_transpose(graph_builder *b, graph_value from, graph_value to,
-                                  const uint8_t *order, bool is_inverse, graph_op *op) {
-    int rank = b->g->types[from].rank;
-    int64_t *dims;
-    GRAPH_NEW(b, dims, (size_t)rank);
-    GRAPH_NEW(b, op->operands, 1);
-    GRAPH_NEW(b, op->results, 1);
-    for (int k = 0; k < rank; k++)
-        dims[is_inverse ? order[k] : k] = is_inverse ? k : order[k];
-    op->kind = GRAPH_TRANSPOSE;
-    op->name = "stablehlo.transpose";
-    op->place = "";
-    op->n_operands = op->n_results = 1;
-    op->operands[0] = from;
-    op->results[0] = to;
-    op->attrs.dims.dims = (graph_ints){.n = rank, .v = dims};
-    return NULL;
-}
-
 /* The parameters, or the outputs, of @main. */
 typedef struct border {
     const char *attrs_name, *what;
     uint32_t n;
     const graph_value *values; /* [n] */
     const uint8_t **orders;    /* [n] out: NULL stays where they are row-major */
+    uint8_t *is_free;          /* [n] out, or NULL: the program takes any order */
 } border;
 
 static vtrn_status read_layouts(graph_builder *b, const vhlo_op *main, const border *side) {
@@ -93,6 +61,8 @@ static vtrn_status read_layouts(graph_builder *b, const vhlo_op *main, const bor
         VTRN_RETURN_IF_ERROR(vhlo_dictionary_get(b->m, dictionary, "mhlo.layout_mode", &mode));
         if (!mode || !vhlo_entry_string(mode, &text))
             continue;
+        if (side->is_free)
+            side->is_free[i] = vhlo_string_equal(text, "auto");
         uint8_t *order;
         GRAPH_NEW(b, order, GRAPH_MAX_RANK);
         vtrn_status status = read_layout(text, &b->g->types[side->values[i]], order, &is_plain);
@@ -103,16 +73,104 @@ static vtrn_status read_layouts(graph_builder *b, const vhlo_op *main, const bor
     return NULL;
 }
 
+vtrn_status graph_read_layouts(graph_builder *b, const vhlo_op *main) {
+    graph *g = b->g;
+    graph_region *body = &g->body;
+    GRAPH_NEW(b, g->arg_order, body->n_args);
+    GRAPH_NEW(b, g->result_order, body->n_results);
+    GRAPH_NEW(b, g->is_result_order_free, body->n_results);
+    const border parameters = {"arg_attrs", "parameter",  body->n_args,
+                               body->args,  g->arg_order, NULL};
+    const border outputs = {"res_attrs",   "output",        body->n_results,
+                            body->results, g->result_order, g->is_result_order_free};
+    VTRN_RETURN_IF_ERROR(read_layouts(b, main, &parameters));
+    return read_layouts(b, main, &outputs);
+}
+
+/* --- applied -----------------------------------------------------------------------------------
+ */
+
+static vtrn_status new_value(graph *g, const graph_type *type, graph_value *out) {
+    VTRN_RETURN_IF_ERROR(graph_reserve_values(g, g->n_values + 1));
+    *out = g->n_values++;
+    g->types[*out] = *type;
+    return NULL;
+}
+
+/* The type of a row-major tensor whose dims are those of `type` in the given order. */
+static graph_type reordered(const graph_type *type, const uint8_t *order) {
+    graph_type t = *type;
+    for (int k = 0; k < type->rank; k++)
+        t.dims[k] = type->dims[order[k]];
+    return t;
+}
+
+static vtrn_status make_transpose(graph *g, graph_value from, graph_value to, const int64_t *dims,
+                                  graph_op *op) {
+    op->operands = arena_alloc(&g->arena, 1, sizeof *op->operands);
+    op->results = arena_alloc(&g->arena, 1, sizeof *op->results);
+    if (!op->operands || !op->results)
+        return VTRN_OUT_OF_MEMORY(2 * sizeof *op->operands);
+    op->kind = GRAPH_TRANSPOSE;
+    op->name = "stablehlo.transpose";
+    op->place = "";
+    op->n_operands = op->n_results = 1;
+    op->operands[0] = from;
+    op->results[0] = to;
+    op->attrs.dims.dims = (graph_ints){.n = g->types[from].rank, .v = dims};
+    return NULL;
+}
+
 /* Replaces *value, a parameter or a result of the body, by one in memory order; op turns one into
  * the other. */
-static vtrn_status reorder(graph_builder *b, graph_value *value, const uint8_t *order,
-                           bool is_parameter, graph_op *op) {
+static vtrn_status reorder(graph *g, graph_value *value, const uint8_t *order, bool is_parameter,
+                           graph_op *op) {
     graph_value inside = *value, outside;
-    graph_type type = reordered(&b->g->types[inside], order);
-    VTRN_RETURN_IF_ERROR(new_value(b, &type, &outside));
+    graph_type type = reordered(&g->types[inside], order);
+    int64_t *dims = arena_alloc(&g->arena, (size_t)type.rank, sizeof *dims);
+    if (!dims)
+        return VTRN_OUT_OF_MEMORY((size_t)type.rank * sizeof *dims);
+    for (int k = 0; k < type.rank; k++)
+        dims[is_parameter ? order[k] : k] = is_parameter ? k : order[k];
+    VTRN_RETURN_IF_ERROR(new_value(g, &type, &outside));
     *value = outside;
-    graph_value from = is_parameter ? outside : inside, to = is_parameter ? inside : outside;
-    return make_transpose(b, from, to, order, is_parameter, op);
+    return make_transpose(g, is_parameter ? outside : inside, is_parameter ? inside : outside, dims,
+                          op);
+}
+
+/* The operation of the body that makes the value, if it is a transpose. */
+static const graph_op *transpose_of(const graph *g, graph_value value) {
+    for (uint32_t i = g->body.n_ops; i-- > 0;) {
+        const graph_op *op = &g->body.ops[i];
+        for (uint32_t k = 0; k < op->n_results; k++)
+            if (op->results[k] == value)
+                return op->kind == GRAPH_TRANSPOSE ? op : NULL;
+    }
+    return NULL;
+}
+
+/* The order in which output o has the memory of what its last transposes start from. */
+static vtrn_status choose_order(graph *g, uint32_t o) {
+    graph_value value = g->body.results[o];
+    const int rank = g->types[value].rank;
+    uint8_t *order = arena_alloc(&g->arena, GRAPH_MAX_RANK, sizeof *order);
+    const graph_op *op;
+    bool is_plain = true;
+    if (!order)
+        return VTRN_OUT_OF_MEMORY(GRAPH_MAX_RANK);
+    int at[GRAPH_MAX_RANK]; /* dimension of `value` that the output's is */
+    for (int k = 0; k < rank; k++)
+        at[k] = k;
+    for (; (op = transpose_of(g, value)); value = op->operands[0])
+        for (int k = 0; k < rank; k++)
+            at[k] = (int)op->attrs.dims.dims.v[at[k]];
+    for (int k = 0; k < rank; k++) {
+        order[at[k]] = (uint8_t)k;
+        is_plain &= at[k] == k;
+    }
+    if (!is_plain)
+        g->result_order[o] = order;
+    return NULL;
 }
 
 /* A parameter whose memory differs in shape from its output's is given up all the same. */
@@ -124,35 +182,31 @@ static void drop_alias(graph *g, uint32_t i) {
     g->arg_is_donated[i] = true;
 }
 
-vtrn_status graph_apply_layouts(graph_builder *b, const vhlo_op *main) {
-    graph *g = b->g;
+vtrn_status graph_apply_layouts(graph *g) {
     graph_region *body = &g->body;
-    GRAPH_NEW(b, g->arg_order, body->n_args);
-    GRAPH_NEW(b, g->result_order, body->n_results);
-    const border parameters = {"arg_attrs", "parameter", body->n_args, body->args, g->arg_order};
-    const border outputs = {"res_attrs", "output", body->n_results, body->results, g->result_order};
-    VTRN_RETURN_IF_ERROR(read_layouts(b, main, &parameters));
-    VTRN_RETURN_IF_ERROR(read_layouts(b, main, &outputs));
-    uint32_t n_more = 0;
+    uint32_t n_more = 0, n = 0;
+    for (uint32_t o = 0; o < body->n_results; o++)
+        if (g->is_result_order_free[o])
+            VTRN_RETURN_IF_ERROR(choose_order(g, o));
     for (uint32_t i = 0; i < body->n_args; i++)
         n_more += g->arg_order[i] != NULL;
     for (uint32_t o = 0; o < body->n_results; o++)
         n_more += g->result_order[o] != NULL;
     if (n_more == 0)
         return NULL;
-    graph_op *ops;
-    uint32_t n = 0;
-    GRAPH_NEW(b, ops, body->n_ops + n_more);
+    graph_op *ops = arena_alloc(&g->arena, body->n_ops + n_more, sizeof *ops);
+    if (!ops)
+        return VTRN_OUT_OF_MEMORY((body->n_ops + n_more) * sizeof *ops);
     for (uint32_t i = 0; i < body->n_args; i++)
         if (g->arg_order[i])
-            VTRN_RETURN_IF_ERROR(reorder(b, &body->args[i], b->g->arg_order[i], true, &ops[n++]));
+            VTRN_RETURN_IF_ERROR(reorder(g, &body->args[i], g->arg_order[i], true, &ops[n++]));
     if (body->n_ops)
         memcpy(ops + n, body->ops, body->n_ops * sizeof *ops);
     n += body->n_ops;
     for (uint32_t o = 0; o < body->n_results; o++)
         if (g->result_order[o])
             VTRN_RETURN_IF_ERROR(
-                reorder(b, &body->results[o], b->g->result_order[o], false, &ops[n++]));
+                reorder(g, &body->results[o], g->result_order[o], false, &ops[n++]));
     body->ops = ops;
     body->n_ops = n;
     for (uint32_t i = 0; i < body->n_args; i++)

@@ -207,12 +207,16 @@ static vtrn_status decode_list(graph_builder *b, const vhlo_entry *e, uint32_t n
     return NULL;
 }
 
+/* To Shardy a token has no dimensions. */
 static vtrn_status check_ranks(graph_builder *b, const graph_sharding *const *shardings,
                                const graph_value *values, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        if (shardings[i]->rank != b->g->types[values[i]].rank)
+    for (uint32_t i = 0; i < n; i++) {
+        const graph_type *type = &b->g->types[values[i]];
+        int rank = type->is_token ? 0 : type->rank;
+        if (shardings[i]->rank != rank)
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a sharding of rank %d for value %u of rank %d",
-                              shardings[i]->rank, i, b->g->types[values[i]].rank);
+                              shardings[i]->rank, i, rank);
+    }
     return NULL;
 }
 

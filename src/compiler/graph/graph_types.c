@@ -178,7 +178,8 @@ vtrn_status graph_convert_type(graph_builder *b, uint32_t type, const graph_type
         vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_TYPE_TENSOR) ||
         vhlo_entry_is(e, VHLO_DIALECT_BUILTIN, BUILTIN_TYPE_TENSOR_ENCODED))
         VTRN_RETURN_IF_ERROR(convert_tensor(b, type, e, t));
-    else if (vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_TOKEN))
+    else if (vhlo_entry_is(e, VHLO_DIALECT_VHLO, VHLO_TYPE_TOKEN) ||
+             vhlo_entry_is(e, VHLO_DIALECT_STABLEHLO, STABLEHLO_TYPE_TOKEN))
         *t = GRAPH_TOKEN_TYPE;
     else
         return refuse_type(b, type, "neither a ranked tensor nor a token");

@@ -468,25 +468,39 @@ static void loosen_aliases(graph *g) {
     }
 }
 
-/* Orders of dims in memory are of whole tensors, and so are the types that have them. */
-static vtrn_status refuse_orders(const graph *g) {
-    bool has_order = false;
-    for (uint32_t i = 0; g->arg_order && i < g->body.n_args; i++)
-        has_order |= g->arg_order[i] != NULL;
-    for (uint32_t i = 0; g->result_order && i < g->body.n_results; i++)
-        has_order |= g->result_order[i] != NULL;
-    return !has_order
-               ? NULL
-               : VTRN_ERROR(
-                     VTRN_UNSUPPORTED,
-                     "a memory order other than row-major (jax.experimental.layout) of an array "
-                     "over %lld devices; leave the layout out",
-                     (long long)g->n_partitions);
+static bool is_set(const uint8_t *flags, uint32_t i) {
+    return flags && flags[i];
+}
+
+static bool may_share(const graph *g, uint32_t arg, uint32_t result, bool is_loose) {
+    const graph_type *a = &g->types[g->body.args[arg]], *r = &g->types[g->body.results[result]];
+    return is_set(g->arg_is_on_host, arg) == is_set(g->result_is_on_host, result) &&
+           (is_loose ? graph_type_bytes(a) == graph_type_bytes(r) : graph_type_equal(a, r));
+}
+
+/* Which parts have one size is known here, and was not where the program was written: a donated
+ * parameter gives its memory to an output that no other gives it to, of its type or else of its
+ * size. */
+static vtrn_status pair_donated(graph *g) {
+    bool *is_taken = arena_alloc(&g->arena, g->body.n_results, sizeof *is_taken);
+    if (!is_taken)
+        return VTRN_OUT_OF_MEMORY(g->body.n_results);
+    for (uint32_t i = 0; i < g->body.n_args; i++)
+        if (g->arg_alias_output[i] >= 0)
+            is_taken[g->arg_alias_output[i]] = true;
+    for (int is_loose = 0; is_loose < 2; is_loose++)
+        for (uint32_t i = 0; i < g->body.n_args; i++)
+            for (uint32_t o = 0;
+                 o < g->body.n_results && g->arg_is_donated[i] && g->arg_alias_output[i] < 0; o++)
+                if (!is_taken[o] && may_share(g, i, o, is_loose)) {
+                    is_taken[o] = true;
+                    g->arg_alias_output[i] = (int32_t)o;
+                }
+    return NULL;
 }
 
 static vtrn_status localise(spmd *x) {
     graph *g = x->g;
-    VTRN_RETURN_IF_ERROR(refuse_orders(g));
     NEW(x, x->held, g->n_values);
     NEW(x, x->hint, g->n_values);
     NEW(x, x->whole, g->n_values);
@@ -502,7 +516,8 @@ static vtrn_status localise(spmd *x) {
         memcpy(g->body.ops, x->ops, x->n_ops * sizeof *x->ops);
     g->body.n_ops = x->n_ops;
     loosen_aliases(g);
-    return NULL;
+    VTRN_RETURN_IF_ERROR(graph_apply_layouts(g));
+    return pair_donated(g);
 }
 
 vtrn_status spmd_localise(graph *g, uint32_t *n_whole) {

@@ -16,6 +16,7 @@ typedef enum vhlo_dialect {
     VHLO_DIALECT_BUILTIN,
     VHLO_DIALECT_VHLO,
     VHLO_DIALECT_SDY,
+    VHLO_DIALECT_STABLEHLO, /* types of values of sdy operations, which VHLO does not convert */
 } vhlo_dialect;
 
 /* NUL-terminated inside the artifact; may hold further NULs before len. */
@@ -58,6 +59,7 @@ enum {
     SDY_ATTR_SHARDING_V2 = 15,
     SDY_ATTR_SHARDINGS_V2 = 16,
     SDY_ATTR_SHARDING_V3 = 17,
+    STABLEHLO_TYPE_TOKEN = 0,
     VHLO_ATTR_ARRAY = 1,
     VHLO_ATTR_BOOL = 2,
     VHLO_ATTR_COMPARISON_DIRECTION = 3,

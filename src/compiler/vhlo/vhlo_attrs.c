@@ -39,6 +39,8 @@ static const char *format_of(const vhlo_entry *e, uint64_t code) {
         return e->is_type ? ROW(VHLO_TYPES) : ROW(VHLO_ATTRS);
     if (e->dialect == VHLO_DIALECT_SDY && !e->is_type)
         return ROW(SDY_ATTRS);
+    if (e->dialect == VHLO_DIALECT_STABLEHLO && e->is_type)
+        return code == STABLEHLO_TYPE_TOKEN ? "" : NULL;
     return NULL;
 #undef ROW
 }

@@ -163,6 +163,19 @@ static vtrn_status read_names(vhlo_module *m, vhlo_cursor *c) {
     return NULL;
 }
 
+static uint8_t dialect_named(vhlo_string name) {
+    static const char *const NAMES[] = {
+        [VHLO_DIALECT_BUILTIN] = "builtin",
+        [VHLO_DIALECT_VHLO] = "vhlo",
+        [VHLO_DIALECT_SDY] = "sdy",
+        [VHLO_DIALECT_STABLEHLO] = "stablehlo",
+    };
+    for (uint8_t i = VHLO_DIALECT_BUILTIN; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (vhlo_string_equal(name, NAMES[i]))
+            return i;
+    return VHLO_DIALECT_OTHER;
+}
+
 static vtrn_status read_dialects(vhlo_module *m, vhlo_cursor *c) {
     VTRN_RETURN_IF_ERROR(cursor_count(c, "dialects", &m->n_dialects));
     NEW(m, m->dialects, m->n_dialects);
@@ -178,10 +191,7 @@ static vtrn_status read_dialects(vhlo_module *m, vhlo_cursor *c) {
             if (id != SECTION_DIALECT_VERSION)
                 return VHLO_ERROR(c, "section %d where the version of a dialect should be", id);
         }
-        m->dialect_ids[i] = vhlo_string_equal(m->dialects[i], "builtin") ? VHLO_DIALECT_BUILTIN
-                            : vhlo_string_equal(m->dialects[i], "vhlo")  ? VHLO_DIALECT_VHLO
-                            : vhlo_string_equal(m->dialects[i], "sdy")   ? VHLO_DIALECT_SDY
-                                                                         : VHLO_DIALECT_OTHER;
+        m->dialect_ids[i] = dialect_named(m->dialects[i]);
     }
     return read_names(m, c);
 }
