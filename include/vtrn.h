@@ -78,7 +78,8 @@ VTRN_API void vtrn_executable_output_type(const vtrn_executable *executable, int
 /* The output whose memory input i becomes after execution, or -1. -2: donated, any output. */
 VTRN_API int vtrn_executable_input_alias(const vtrn_executable *executable, int i);
 
-/* A dense row-major tensor in a core's HBM. data NULL: contents undefined. Copies at once. */
+/* A dense row-major tensor in a core's HBM. data NULL: contents undefined. Copies at once. Values
+ * of 2 and 4 bits are packed, in data too: the first in the lowest bits of the first byte. */
 VTRN_API vtrn_status vtrn_buffer_create(vtrn_device *device, int core_i, int dtype, int rank,
                                         const int64_t *dims, const void *data, vtrn_buffer **out);
 VTRN_API void vtrn_buffer_destroy(vtrn_buffer *buffer);      /* NULL is fine */

@@ -31,7 +31,8 @@ typedef struct api_type {
     int dtype, rank; /* vtrn_dtype */
     int64_t dims[VTRN_MAX_RANK];
     uint8_t order[VTRN_MAX_RANK]; /* dims from the slowest to the fastest in memory */
-    uint64_t size_bytes;
+    uint64_t size_bytes;          /* of a buffer */
+    uint64_t host_bytes;          /* at the host, where values of 2 and 4 bits take a byte each */
     bool is_token; /* booleans without an element, of type !stablehlo.token in the artifact */
 } api_type;
 

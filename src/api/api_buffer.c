@@ -14,7 +14,7 @@ vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *ou
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "tensor: rank %d of 0..%d; merge dimensions", rank,
                           GRAPH_MAX_RANK);
     *out = (api_type){.dtype = dtype, .rank = rank};
-    uint64_t size = dtype_size((vtrn_dtype)dtype);
+    uint64_t size = dtype_size((vtrn_dtype)dtype); /* of a value at the host */
     bool is_empty = false, overflows = false;
     for (int i = 0; i < rank; i++) {
         if (dims[i] < 0)
@@ -31,7 +31,8 @@ vtrn_status api_type_init(int dtype, int rank, const int64_t *dims, api_type *ou
     else if (overflows || size > (uint64_t)INT64_MAX)
         return VTRN_ERROR(VTRN_CAPACITY,
                           "tensor: more than 2^63 bytes; use a smaller shape or type");
-    out->size_bytes = size;
+    out->host_bytes = size;
+    out->size_bytes = dtype_packed_size((vtrn_dtype)dtype, size / dtype_size((vtrn_dtype)dtype));
     return NULL;
 }
 
@@ -41,7 +42,7 @@ bool api_type_equal(const api_type *a, const api_type *b) {
            memcmp(a->order, b->order, (size_t)a->rank) == 0;
 }
 
-/* Byte strides of the dims; those of empty dims are of no use, and not 0. */
+/* Byte strides of the dims at the host; those of empty dims are of no use, and not 0. */
 void api_type_strides(const api_type *type, int64_t *strides) {
     int64_t stride = (int64_t)dtype_size((vtrn_dtype)type->dtype);
     for (int k = type->rank - 1; k >= 0; k--) {

@@ -59,6 +59,15 @@ static inline size_t dtype_size(vtrn_dtype t) { /* bytes; 0 for what is no dtype
     return (unsigned)t < VTRN_DTYPE_COUNT ? dtype_sizes[t] : 0;
 }
 int dtype_bits(vtrn_dtype t); /* of a value: fewer than its bytes have for the narrowest types */
+/* Buffers and arguments of programs hold values of 2 and 4 bits packed, the first in the lowest
+ * bits of the first byte; inside a program, and to the host, each stands in the low bits of a byte.
+ */
+int dtype_per_byte(vtrn_dtype t); /* 4 or 2 of the types that are packed, else 1 */
+uint64_t dtype_packed_size(vtrn_dtype t, uint64_t n); /* bytes of n values in a buffer */
+/* n values between a byte each and a buffer; of a type that is not packed, a copy. Bits beyond the
+ * last value are 0, and so are those beyond a value's own. src and dst do not overlap. */
+void dtype_pack(vtrn_dtype t, const void *src, void *dst, size_t n);
+void dtype_unpack(vtrn_dtype t, const void *src, void *dst, size_t n);
 /* Whether no NeuronCore has a format for the type: it moves uncast, and reference ops compute. */
 bool dtype_has_no_format(vtrn_dtype t);
 /* Whether engines compute with the type: it has a format, of 4 bytes at most. */

@@ -43,12 +43,29 @@ static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *sta
     }
 }
 
+/* n values to or from a buffer, as NumPy has them: a byte each where buffers pack them. */
+static vtrn_status move_values(vtrn_buffer *buffer, bool is_write, void *values, size_t n) {
+    const vtrn_dtype t = (vtrn_dtype)buffer->type.dtype;
+    size_t size = vtrn_buffer_size(buffer);
+    void *packed = malloc(size ? size : 1);
+    if (!packed)
+        return VTRN_OUT_OF_MEMORY(size);
+    if (is_write)
+        dtype_pack(t, values, packed, n);
+    vtrn_status status =
+        is_write ? vtrn_buffer_write(buffer, packed, size) : vtrn_buffer_read(buffer, packed, size);
+    if (!is_write && !status)
+        dtype_unpack(t, packed, values, n);
+    free(packed);
+    return status;
+}
+
 static vtrn_status make_input(job *j, int i, uint64_t *state) {
     int dtype, rank;
     int64_t dims[VTRN_MAX_RANK];
     vtrn_executable_input_type(j->executable, i, &dtype, &rank, dims);
     VTRN_RETURN_IF_ERROR(vtrn_buffer_create(j->device, 0, dtype, rank, dims, NULL, &j->in[i]));
-    size_t size = vtrn_buffer_size(j->in[i]);
+    size_t size = (size_t)j->in[i]->type.host_bytes;
     void *bytes = NULL;
     if (i < j->inputs.n) {
         VTRN_RETURN_IF_ERROR(npy_read(j->inputs.items[i], (vtrn_dtype)dtype, rank,
@@ -60,7 +77,8 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
         if (j->is_random)
             fill_random((vtrn_dtype)dtype, bytes, size, state);
     }
-    vtrn_status status = vtrn_buffer_write(j->in[i], bytes, size);
+    size_t n = size / dtype_size((vtrn_dtype)dtype);
+    vtrn_status status = move_values(j->in[i], true, bytes, n);
     free(bytes);
     return status;
 }
@@ -153,11 +171,11 @@ static vtrn_status write_output(const job *j, int o) {
     int64_t dims[VTRN_MAX_RANK];
     char path[DIRECTORY_PATH_MAX + 32];
     vtrn_executable_output_type(j->executable, o, &dtype, &rank, dims);
-    size_t size = vtrn_buffer_size(j->out[o]);
+    size_t size = (size_t)j->out[o]->type.host_bytes;
     void *bytes = malloc(size ? size : 1);
     if (!bytes)
         return VTRN_OUT_OF_MEMORY(size);
-    vtrn_status status = vtrn_buffer_read(j->out[o], bytes, size);
+    vtrn_status status = move_values(j->out[o], false, bytes, size / dtype_size((vtrn_dtype)dtype));
     snprintf(path, sizeof path, "%s/out%d.npy", j->out_dir, o);
     if (!status)
         status = npy_write(path, (vtrn_dtype)dtype, rank, dims, bytes, size);

@@ -164,7 +164,13 @@ PJRT_Error *PJRT_AsyncHostToDeviceTransferManager_TransferLiteral(
     error = begin(args->transfer_manager, a, true);
     if (error)
         return error;
-    plugin_copy_from_host(&a->type, strides, (char *)a->memory->host, args->data);
+    vtrn_status status =
+        plugin_copy_from_host(&a->type, strides, (char *)a->memory->host, args->data);
+    if (status) {
+        const char *why = vtrn_status_message(status);
+        plugin_event_set(a->filled, PJRT_Error_Code_RESOURCE_EXHAUSTED, why, strlen(why));
+        return plugin_error(status);
+    }
     plugin_event_set(a->filled, PJRT_Error_Code_OK, NULL, 0);
     args->done_with_h2d_transfer = plugin_ready_event();
     return NULL;

@@ -1,4 +1,5 @@
-/* Between host arrays and buffers: any strides on the host, dense row-major on the device. */
+/* Between host arrays and buffers: any strides on the host; on the device dense, in the order of
+ * the type, and packed where values have less than a byte. */
 #include "pjrt/plugin.h"
 
 #include <stdlib.h>
@@ -66,23 +67,50 @@ static bool is_dense(const api_type *type, const int64_t *strides) {
     return true;
 }
 
-void plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
-                           const char *src) {
-    int64_t row_major[GRAPH_MAX_RANK];
-    if (type->size_bytes == 0)
-        return;
-    row_major_strides(type, row_major);
-    strides = strides ? strides : row_major;
-    if (is_dense(type, strides)) {
-        memcpy(dst, src, type->size_bytes);
-        return;
-    }
+/* From dst's strides to src's: one side is the host, the other is in the order of the type. */
+static void copy_reordered(const api_type *type, char *dst, const int64_t *dst_strides,
+                           const char *src, const int64_t *src_strides) {
     strided_copy c = {.rank = type->rank,
                       .element_bytes = dtype_size((vtrn_dtype)type->dtype),
                       .dims = type->dims};
-    api_type_strides(type, c.dst_strides);
-    memcpy(c.src_strides, strides, (size_t)type->rank * sizeof *strides);
+    memcpy(c.dst_strides, dst_strides, (size_t)type->rank * sizeof *dst_strides);
+    memcpy(c.src_strides, src_strides, (size_t)type->rank * sizeof *src_strides);
     copy_strided(&c, dst, src);
+}
+
+/* The values of an array in the order of the type, a byte each where a buffer packs them; the
+ * caller frees *out. */
+static vtrn_status make_unpacked(const api_type *type, char **out) {
+    *out = malloc((size_t)type->host_bytes);
+    return *out ? NULL : VTRN_OUT_OF_MEMORY((size_t)type->host_bytes);
+}
+
+static bool is_packed(const api_type *type) {
+    return dtype_per_byte((vtrn_dtype)type->dtype) > 1;
+}
+
+vtrn_status plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
+                                  const char *src) {
+    int64_t row_major[GRAPH_MAX_RANK], dense[GRAPH_MAX_RANK];
+    if (type->size_bytes == 0)
+        return NULL;
+    row_major_strides(type, row_major);
+    strides = strides ? strides : row_major;
+    const size_t n = (size_t)(type->host_bytes / dtype_size((vtrn_dtype)type->dtype));
+    if (is_dense(type, strides)) {
+        dtype_pack((vtrn_dtype)type->dtype, src, dst, n);
+        return NULL;
+    }
+    char *values = dst;
+    if (is_packed(type))
+        VTRN_RETURN_IF_ERROR(make_unpacked(type, &values));
+    api_type_strides(type, dense);
+    copy_reordered(type, values, dense, src, strides);
+    if (values != dst) {
+        dtype_pack((vtrn_dtype)type->dtype, values, dst, n);
+        free(values);
+    }
+    return NULL;
 }
 
 /* Dims of the layout from the slowest to the fastest; false when it is no permutation of them. */
@@ -179,8 +207,14 @@ PJRT_Error *PJRT_Client_BufferFromHostBuffer(PJRT_Client_BufferFromHostBuffer_Ar
     PJRT_Error *error = plugin_buffer_make(memory, &shape, &b);
     if (!b) /* and error says why */
         return error;
-    plugin_copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
-                          (char *)b->buffer->memory->host, args->data);
+    vtrn_status status =
+        plugin_copy_from_host(&b->buffer->type, has_strides ? args->byte_strides : NULL,
+                              (char *)b->buffer->memory->host, args->data);
+    if (status) {
+        PJRT_Buffer_Destroy_Args drop = {.struct_size = sizeof drop, .buffer = b};
+        PJRT_Buffer_Destroy(&drop);
+        return plugin_error(status);
+    }
     args->done_with_host_buffer = plugin_ready_event();
     args->buffer = b;
     return NULL;
@@ -205,19 +239,25 @@ typedef struct host_read {
 } host_read;
 
 static vtrn_status read_now(const host_read *r) {
+    const api_type *type = &r->type;
+    const char *src = (const char *)r->memory->host;
+    int64_t dense[GRAPH_MAX_RANK];
     VTRN_RETURN_IF_ERROR(api_memory_check(r->memory));
-    if (r->type.size_bytes == 0)
+    if (type->size_bytes == 0)
         return NULL;
-    if (is_dense(&r->type, r->strides)) {
-        memcpy(r->dst, r->memory->host, r->type.size_bytes);
+    const size_t n = (size_t)(type->host_bytes / dtype_size((vtrn_dtype)type->dtype));
+    if (is_dense(type, r->strides)) {
+        dtype_unpack((vtrn_dtype)type->dtype, src, r->dst, n);
         return NULL;
     }
-    strided_copy c = {.rank = r->type.rank,
-                      .element_bytes = dtype_size((vtrn_dtype)r->type.dtype),
-                      .dims = r->type.dims};
-    memcpy(c.dst_strides, r->strides, (size_t)r->type.rank * sizeof *r->strides);
-    api_type_strides(&r->type, c.src_strides);
-    copy_strided(&c, r->dst, (const char *)r->memory->host);
+    char *values = NULL;
+    if (is_packed(type)) {
+        VTRN_RETURN_IF_ERROR(make_unpacked(type, &values));
+        dtype_unpack((vtrn_dtype)type->dtype, src, values, n);
+    }
+    api_type_strides(type, dense);
+    copy_reordered(type, r->dst, r->strides, values ? values : src, dense);
+    free(values);
     return NULL;
 }
 
@@ -257,13 +297,13 @@ PJRT_Error *PJRT_Buffer_ToHostBuffer(PJRT_Buffer_ToHostBuffer_Args *args) {
     ARGS_REQUIRE(args, event);
     host_read r = {.type = args->src->buffer->type, .dst = args->dst};
     if (!args->dst) {
-        args->dst_size = r.type.size_bytes;
+        args->dst_size = r.type.host_bytes;
         return NULL;
     }
-    if (args->dst_size < r.type.size_bytes)
+    if (args->dst_size < r.type.host_bytes)
         return plugin_error_make(PJRT_Error_Code_INVALID_ARGUMENT,
-                                 "bad argument: room for %zu bytes, the buffer has %llu",
-                                 args->dst_size, (unsigned long long)r.type.size_bytes);
+                                 "bad argument: room for %zu bytes, the array has %llu",
+                                 args->dst_size, (unsigned long long)r.type.host_bytes);
     if (!plugin_layout_strides(&r.type, args->host_layout, r.strides))
         return plugin_error_make(PJRT_Error_Code_UNIMPLEMENTED,
                                  "unimplemented: a tiled layout on the host");

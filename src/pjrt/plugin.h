@@ -160,8 +160,8 @@ PJRT_Error *plugin_buffer_make(PJRT_Memory *memory, const plugin_shape *shape, P
 bool plugin_layout_strides(const api_type *type, const PJRT_Buffer_MemoryLayout *layout,
                            int64_t *strides);
 /* strides NULL: row-major. dst is in the order of the type. */
-void plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
-                           const char *src);
+vtrn_status plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
+                                  const char *src);
 PJRT_Buffer_Type plugin_type_of(const api_type *type);
 static inline int plugin_rank_of(const api_type *type) { /* as PJRT has it: a token has no dims */
     return type->is_token ? 0 : type->rank;

@@ -11,7 +11,30 @@ DTYPES = [
     np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
     ml_dtypes.float8_e4m3, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e3m4,
     ml_dtypes.bfloat16, np.float16, None, np.float32, np.float64, np.complex64, np.complex128,
+    ml_dtypes.int2, ml_dtypes.int4, ml_dtypes.uint2, ml_dtypes.uint4, ml_dtypes.float4_e2m1fn,
 ]  # fmt: skip
+
+
+def bits_of(dtype):
+    """Of a value in a buffer: those of less than a byte are packed."""
+    name = np.dtype(dtype).name
+    return 2 if "int2" in name else 4 if "int4" in name or "float4" in name else 8 * np.dtype(dtype).itemsize
+
+
+def pack(array):
+    """The bytes of a buffer: the first value in the lowest bits."""
+    bits = bits_of(array.dtype)
+    if bits >= 8:
+        return array
+    codes = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
+    codes = np.pad(codes, (0, -len(codes) % (8 // bits))).reshape(-1, 8 // bits)
+    return (codes << (np.arange(8 // bits, dtype=np.uint8) * bits)).sum(1).astype(np.uint8)
+
+
+def unpack(packed, shape, dtype):
+    bits = bits_of(dtype)
+    codes = packed[:, None] >> (np.arange(8 // bits, dtype=np.uint8) * bits) & ((1 << bits) - 1)
+    return codes.reshape(-1)[: int(np.prod(shape))].astype(np.uint8).view(dtype).reshape(shape)
 
 
 def library_path():
@@ -106,6 +129,7 @@ class Executable:
         buffer = ct.c_void_p()
         index = next(k for k, t in enumerate(DTYPES) if t is not None and array.dtype == t)
         dims = (ct.c_int64 * 12)(*shape)
+        array = pack(array)
         self.device.check(self.lib.vtrn_buffer_create(
             self.device.handle, core, index, len(shape), dims,
             array.ctypes.data_as(ct.c_void_p), ct.byref(buffer)))  # fmt: skip
@@ -116,11 +140,13 @@ class Executable:
         for i, output in enumerate(outputs):
             dtype, shape = self._output_type(i)
             result = np.empty(shape, dtype)
+            if bits_of(dtype) < 8:
+                result = pack(np.zeros(shape, dtype))
             self.device.check(self.lib.vtrn_buffer_read(
                 ct.c_void_p(output), result.ctypes.data_as(ct.c_void_p),
                 ct.c_size_t(result.nbytes)))  # fmt: skip
             self.lib.vtrn_buffer_destroy(ct.c_void_p(output))
-            results.append(result)
+            results.append(unpack(result, shape, dtype) if bits_of(dtype) < 8 else result)
         return results
 
     def __call__(self, *arrays):

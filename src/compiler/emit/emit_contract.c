@@ -4,6 +4,7 @@
 
 #include "compiler/emit/emit_kernels.h"
 #include "compiler/emit/emit_transfer.h"
+#include "compiler/emit/emit_unpack.h"
 #include "compiler/plan/resident.h"
 
 static int64_t least(int64_t a, int64_t b) {
@@ -140,6 +141,31 @@ static tile natural_tile(const contract_work *w, uint32_t i) {
     return sbuf_tile(w, w->natural_addr + (n ? i % n : 0) * w->c->cut.natural_bytes);
 }
 
+/* The part into the tile. Packed values go by way of the bytes from `bytes_addr` on, and are
+ * unpacked from there. */
+static vtrn_status load_part(contract_work *w, const view_part *part, const tile *t,
+                             uint32_t bytes_addr) {
+    const vtrn_dtype dtype = (vtrn_dtype)part->v->dtype;
+    const int64_t per = dtype_per_byte(dtype);
+    if (per == 1)
+        return emit_load(w->e, part, t);
+    const view bytes = view_of_bytes(part->v);
+    VTRN_CHECK(part->c0 % per == 0 && part->n_cols % per == 0,
+               "packed operands are cut between bytes");
+    view_part packed = {&bytes,       part->n_outer,  part->r0,
+                        part->n_rows, part->c0 / per, part->n_cols / per};
+    unpacking u = {.dtype = dtype,
+                   .rows = (uint32_t)part->n_rows,
+                   .cols = (uint32_t)part->n_cols,
+                   .packed = sbuf_tile(w, bytes_addr),
+                   .dst = *t};
+    u.packed.dtype = VTRN_DTYPE_UINT8;
+    u.spare = u.packed;
+    u.spare.addr += contract_packed_bytes((uint8_t)dtype, part->n_cols) / 2;
+    VTRN_RETURN_IF_ERROR(emit_load(w->e, &packed, &u.packed));
+    return emit_unpack(w->e, &u);
+}
+
 static vtrn_status load_item(contract_work *w, contract_fill *f) {
     const contract_ring *r = f->ring;
     const contract_slot *s = &r->slots[f->slot];
@@ -152,14 +178,23 @@ static vtrn_status load_item(contract_work *w, contract_fill *f) {
             return NULL;
         tile t = natural_tile(w, w->n_natural_loaded++);
         view_part part = {&v, r->o->n_x, s->x + p.x, p.n_x, s->k + p.k, p.n_k};
-        return emit_load(w->e, &part, &t);
+        uint32_t numbers = sbuf_round((uint64_t)w->c->cut.natural_cols * w->c->element_bytes);
+        return load_part(w, &part, &t, t.addr + numbers);
     }
     int64_t k = item * size, n_k = least(size, least(w->c->cut.chunk_k, w->c->n_k - s->k) - k);
     int64_t n_x = least(r->span, r->n_x - s->x);
     tile t = slot_tile(w, r, f->slot, item, 0);
     view_part down = {&v, r->o->n_k, s->k + k, n_k, s->x, n_x};
     view_part across = {&v, r->o->n_x, s->x, n_x, s->k + k, n_k};
-    return r->turns_by_dma ? emit_load_turned(w->e, &across, &t) : emit_load(w->e, &down, &t);
+    if (r->turns_by_dma)
+        return emit_load_turned(w->e, &across, &t);
+    /* the bytes of packed values are behind all tiles of the slot */
+    int64_t k_tiles = parts(w->c->cut.chunk_k, size);
+    uint32_t numbers = sbuf_round((uint64_t)(k_tiles * r->span) * w->c->element_bytes);
+    uint32_t bytes = contract_packed_bytes(r->o->dtype, r->span);
+    return load_part(w, &down, &t,
+                     r->addr + (uint32_t)f->slot * r->slot_bytes + numbers +
+                         (uint32_t)item * bytes);
 }
 
 /* The next load of the fill; false where it has none, or no buffer for it. */

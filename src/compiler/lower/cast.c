@@ -56,10 +56,10 @@ static vtrn_status cast_in_order(lower *l, const graph_op *op, view from, bool *
     return NULL;
 }
 
-/* Whether a DMA converts: floats, and integers of a byte, which every float of two bytes and more
- * holds exactly. */
+/* Whether a DMA converts, or a contraction when it unpacks: floats, and integers of a byte and
+ * less, which every float of two bytes and more holds exactly. */
 static bool is_cast_by_dma(vtrn_dtype from, vtrn_dtype to) {
-    bool is_byte = from == VTRN_DTYPE_INT8 || from == VTRN_DTYPE_UINT8;
+    bool is_byte = dtype_is_int(from) && dtype_size(from) == 1;
     return dtype_is_float(to) && dtype_size(to) <= 4 &&
            (is_byte ? dtype_size(to) >= 2 : dtype_is_float(from) && dtype_size(from) <= 4);
 }

@@ -36,7 +36,9 @@ static vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
     if (op->kind == GRAPH_OPTIMIZATION_BARRIER && op->n_operands != 1)
         return NULL;
     lower_value *from = &l->values[op->operands[0]], *to = &l->values[op->results[0]];
-    if (from->state == VALUE_SPLAT && op->kind != GRAPH_BITCAST_CONVERT) {
+    bool is_of_bits =
+        op->kind == GRAPH_BITCAST_CONVERT || op->kind == GRAPH_UNPACK || op->kind == GRAPH_PACK;
+    if (from->state == VALUE_SPLAT && !is_of_bits) {
         to->state = VALUE_SPLAT;
         to->splat_bits = from->splat_bits;
         *is_done = true;
@@ -51,6 +53,25 @@ static vtrn_status lower_view_op(lower *l, const graph_op *op, bool *is_done) {
     }
     lower_set_view(l, op->results[0], &result);
     *is_done = true;
+    return NULL;
+}
+
+/* Values that only contractions read stay packed in memory: they are unpacked when they are in SBUF
+ * (passes/small_types.h). Their view has the type of the packed values. */
+static vtrn_status lower_packed(lower *l, const graph_op *op, bool *is_done) {
+    static const vtrn_dtype types[2][2] = {{VTRN_DTYPE_UINT2, VTRN_DTYPE_UINT4},
+                                           {VTRN_DTYPE_INT2, VTRN_DTYPE_INT4}};
+    const graph_type *type = &l->g->types[op->results[0]];
+    const int64_t bits = op->attrs.dims.dims.v[0];
+    if (bits == 8)
+        return NULL;
+    *is_done = true;
+    view bytes;
+    VTRN_RETURN_IF_ERROR(lower_dense(l, op->operands[0], &bytes));
+    view v = view_dense(bytes.slot, type);
+    v.dtype = (uint8_t)types[dtype_is_signed_int((vtrn_dtype)type->dtype)][bits == 4];
+    v.offset = bytes.offset * (8 / bits);
+    lower_set_view(l, op->results[0], &v);
     return NULL;
 }
 
@@ -100,6 +121,8 @@ static const family_list families_by_kind[GRAPH_KIND_COUNT] = {
     [GRAPH_REVERSE] = {lower_view_op},
     [GRAPH_SLICE] = {lower_view_op},
     [GRAPH_BITCAST_CONVERT] = {lower_view_op},
+    [GRAPH_UNPACK] = {lower_packed, lower_view_op},
+    [GRAPH_PACK] = {lower_view_op},
     [GRAPH_OPTIMIZATION_BARRIER] = {lower_view_op},
     [GRAPH_PAD] = {lower_pad_sum, lower_movement},
     [GRAPH_CONCATENATE] = {lower_movement},

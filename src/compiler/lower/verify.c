@@ -441,6 +441,9 @@ vtrn_status verify_lowered(lower *l, const graph_op *op, bool is_reference) {
     for (uint32_t i = 0; i < op->n_results; i++) {
         const graph_value value = op->results[i];
         v->ran_as_reference[value] = is_reference;
+        if (l->values[value].state == VALUE_VIEW &&
+            dtype_per_byte((vtrn_dtype)l->values[value].view.dtype) > 1)
+            continue; /* its readers are checked, from the packed bytes on */
         if (is_checked_already(op) || !has_elements(l, value)) {
             if (l->values[value].state == VALUE_VIEW)
                 VTRN_RETURN_IF_ERROR(set_known(l, value, &l->values[value].view));

@@ -16,6 +16,7 @@
 #include "compiler/passes/row_elements.h"
 #include "compiler/passes/scatter_blocks.h"
 #include "compiler/passes/scatter_into.h"
+#include "compiler/passes/small_types.h"
 #include "compiler/passes/spread.h"
 #include "compiler/passes/stacks.h"
 #include "compiler/passes/subexpressions.h"
@@ -55,13 +56,17 @@ vtrn_status passes_run(const graph *g, const compile_options *options, graph **o
     graph *copy;
     *out = NULL;
     VTRN_RETURN_IF_ERROR(copy_graph(g, &copy));
-    vtrn_status status = auto_cast_apply(copy, options);
+    vtrn_status status = small_types_widen(copy);
+    if (!status)
+        status = auto_cast_apply(copy, options);
     if (!status && g->n_partitions * g->n_replicas <= 1)
         status = alone_simplify(copy);
     if (!status && !is_bare)
         status = int_products_widen(copy, options->takes_int8);
     for (size_t i = 0; !is_bare && i < sizeof PASSES / sizeof *PASSES && !status; i++)
         status = PASSES[i](copy);
+    if (!status)
+        status = small_types_expand(copy, is_bare);
     if (status)
         graph_destroy(copy);
     else

@@ -58,6 +58,8 @@ static bool is_few_rows(const contract_operand *o, int64_t n_x, int64_t n_k) {
 
 bool contract_turns(const vtrn_chip *chip, const contract_operand *o) {
     int64_t n_x = size_of(o->x, o->n_x), n_k = size_of(o->k, o->n_k);
+    if (dtype_per_byte((vtrn_dtype)o->dtype) > 1) /* only values side by side are unpacked */
+        return view_run(o->k, o->n_k) > 1;
     return is_few_rows(o, n_x, n_k) ||
            (n_k > 1 && n_descriptors(chip, n_k, n_x, run_of(chip, o->x, o->n_x)) >
                            n_descriptors(chip, n_x, n_k, run_of(chip, o->k, o->n_k)) + TURN_COST);
@@ -286,6 +288,8 @@ vtrn_status contract_accesses(plan *p, const contract_spec *spec) {
         add_factors(&v, in[i]->batch, in[i]->n_batch);
         add_factors(&v, in[i]->k, in[i]->n_k);
         add_factors(&v, in[i]->x, in[i]->n_x);
+        VTRN_CHECK(view_packs(&v), "packed operands have whole bytes in each row");
+        v = view_of_bytes(&v);
         VTRN_RETURN_IF_ERROR(plan_reads(p, &v));
     }
     return NULL;

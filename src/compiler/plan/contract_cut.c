@@ -54,6 +54,11 @@ int64_t contract_pe_size(const vtrn_chip *chip) {
     return least(chip->n_partitions, least(chip->tensor_max_k, chip->tensor_max_m));
 }
 
+uint32_t contract_packed_bytes(uint8_t dtype, int64_t n) {
+    int64_t per = dtype_per_byte((vtrn_dtype)dtype);
+    return per == 1 ? 0 : 2 * rounded(parts(n, per));
+}
+
 uint64_t contract_cut_bytes(const contract_cut *cut) {
     return (uint64_t)cut->n_a * cut->a_bytes + (uint64_t)cut->n_b * cut->b_bytes +
            (uint64_t)cut->n_natural * cut->natural_bytes + (uint64_t)cut->n_out * cut->out_bytes +
@@ -145,11 +150,14 @@ static double store_ns(const rates *r, int64_t rows, int64_t cols) {
 
 /* The same of loads; with turns_by_dma, rows and columns are those in HBM. */
 static double load_ns(const rates *r, const contract_side *side, int64_t rows, int64_t cols) {
-    int64_t run = least(side->run, cols);
+    const int64_t per = dtype_per_byte((vtrn_dtype)side->dtype);
+    const uint8_t dtype = per > 1 ? VTRN_DTYPE_UINT8 : side->dtype;
+    cols = parts(cols, per);
+    int64_t run = least(parts(side->run, per), cols);
     vtrn_instr dma = {.opcode = VTRN_OP_DMA_COPY, .engine = VTRN_ENGINE_SYNC};
-    dma.ap[0] = ap_of(VTRN_SPACE_SBUF, r->s->dtype, rows, cols);
-    dma.ap[1] = ap_of(VTRN_SPACE_HBM, side->dtype, rows, run);
-    dma.ap[1].partition_step = side->pitch;
+    dma.ap[0] = ap_of(VTRN_SPACE_SBUF, per > 1 ? dtype : r->s->dtype, rows, cols);
+    dma.ap[1] = ap_of(VTRN_SPACE_HBM, dtype, rows, run);
+    dma.ap[1].partition_step = parts(side->pitch, per);
     if (run < cols) { /* runs that are apart */
         dma.ap[1].n_dims = 2;
         dma.ap[1].dim[0] = (vtrn_dim){(int32_t)(2 * run), (uint32_t)parts(cols, run)};
@@ -161,6 +169,18 @@ static double load_ns(const rates *r, const contract_side *side, int64_t rows, i
     }
     transfer_cost cost = cost_transfer(r->chip, &dma);
     return cost_transfer_interval_ns(r->chip, &cost, 1);
+}
+
+/* Vector and Scalar, to make numbers of [rows, cols] packed values; 0 of types that are not. */
+static double unpack_ns(const rates *r, const contract_side *side, int64_t rows, int64_t cols) {
+    const int64_t per = dtype_per_byte((vtrn_dtype)side->dtype);
+    if (per == 1)
+        return 0;
+    vtrn_ap words = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_UINT32, rows, parts(cols, 4 * per));
+    vtrn_ap bytes = ap_of(VTRN_SPACE_SBUF, VTRN_DTYPE_UINT8, rows, parts(cols, per));
+    vtrn_ap to = ap_of(VTRN_SPACE_SBUF, r->s->dtype, rows, parts(cols, per));
+    return (double)per * (instr_ns(r, VTRN_OP_TENSOR_SCALAR, VTRN_ENGINE_VECTOR, words, words) +
+                          instr_ns(r, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, to, bytes));
 }
 
 /* --- a slot --------------------------------------------------------------------------------------
@@ -195,11 +215,13 @@ static slot_cost weigh_slot(const rates *r, const contract_side *side, const con
         c.turn_ns = (double)(x_tiles * k_tiles) * r->turn_ns;
         int64_t per_bank = r->chip->psum_bank_bytes / (x_rows * r->k_size);
         double copies = (double)(x_tiles * parts(k_tiles, per_bank < 1 ? 1 : per_bank));
-        c.copy_ns = copies * r->copy_start_ns + (double)(span * k_tiles) * r->copy_col_ns;
+        c.copy_ns = (double)loads * unpack_ns(r, side, x_rows, cut->natural_cols);
+        c.copy_ns += copies * r->copy_start_ns + (double)(span * k_tiles) * r->copy_col_ns;
     } else if (!side->is_resident) {
         int64_t k = least(cut->chunk_k, r->pe);
         double one_ns = side->turns_by_dma ? load_ns(r, side, span, k) : load_ns(r, side, k, span);
         c.load_ns = (double)k_tiles * one_ns;
+        c.copy_ns = (double)k_tiles * unpack_ns(r, side, k, span);
     }
     c.latency_ns = c.load_ns + c.turn_ns + c.copy_ns + (side->turns ? r->turn_latency_ns : 0);
     c.buffer_ns += side->is_resident || !side->turns ? 0 : c.turn_ns + c.copy_ns;
@@ -394,6 +416,13 @@ static void size_up(const rates *r, contract_cut *cut) {
     cut->a_bytes = rounded(k_tiles * cut->a_span * r->k_size);
     cut->b_bytes = rounded(k_tiles * cut->b_span * r->k_size);
     cut->natural_bytes = rounded(cut->natural_cols * r->k_size);
+    if (!s->a.turns)
+        cut->a_bytes += (uint32_t)k_tiles * contract_packed_bytes(s->a.dtype, cut->a_span);
+    if (!s->b.turns)
+        cut->b_bytes += (uint32_t)k_tiles * contract_packed_bytes(s->b.dtype, cut->b_span);
+    const uint32_t of_a = s->a.turns ? contract_packed_bytes(s->a.dtype, cut->natural_cols) : 0;
+    const uint32_t of_b = s->b.turns ? contract_packed_bytes(s->b.dtype, cut->natural_cols) : 0;
+    cut->natural_bytes += of_a > of_b ? of_a : of_b;
     cut->out_bytes = rounded(cut->block_cols * (int64_t)dtype_size((vtrn_dtype)s->out_dtype));
     cut->sums_bytes = cut->n_sums ? rounded(s->b.n_x * (int64_t)sizeof(float)) : 0;
     if (!has_natural)

@@ -74,6 +74,10 @@ typedef struct contract_cut {
 /* Rows and columns of a full tile of weights. */
 int64_t contract_pe_size(const vtrn_chip *chip);
 
+/* SBUF of a partition for the bytes of n packed values that are on their way to a tile: those that
+ * are loaded, and as many to work in. 0 of types that are not packed. */
+uint32_t contract_packed_bytes(uint8_t dtype, int64_t n);
+
 /* SBUF of a partition. */
 uint64_t contract_cut_bytes(const contract_cut *cut);
 

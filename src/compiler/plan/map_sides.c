@@ -120,7 +120,8 @@ bool map_choose_sides(map_plan *m) {
     if (m->n_contracts != 1 || m->is_flat || f->batch_rows || c->n_batch < LEAST_BATCHES ||
         c->n_m > MOST_ROWS || c->n_n > MOST_COLS || c->n_k > contract_pe_size(c->chip) ||
         m->cols != c->n_n || f->row_step != c->n_m || f->n != c->n_batch * c->n_m * c->n_n ||
-        m->p->options->has_no_pipeline)
+        m->p->options->has_no_pipeline || dtype_per_byte((vtrn_dtype)c->spec->a.dtype) > 1 ||
+        dtype_per_byte((vtrn_dtype)c->spec->b.dtype) > 1)
         return false;
     for (int i = 0; i < f->n_nodes; i++)
         if (f->nodes[i].is_live && !suits(m, &f->nodes[i]))

@@ -33,6 +33,15 @@ static void operand_index(const graph_op *op, const graph_type *in, const graph_
     }
 }
 
+/* Elements of the narrower type in one of the wider, of a bitcast_convert that changes the type's
+ * size: of the operand (is_in) or of the result; else 1. */
+static int64_t share_of(const graph_op *op, const graph_type *in, const graph_type *out,
+                        bool is_in) {
+    const int64_t a = (int64_t)dtype_size((vtrn_dtype)in->dtype),
+                  b = (int64_t)dtype_size((vtrn_dtype)out->dtype), share = is_in ? a / b : b / a;
+    return op->kind == GRAPH_BITCAST_CONVERT && share > 1 ? share : 1;
+}
+
 /* The graph, and where its values are. */
 typedef struct views {
     const graph *g;
@@ -59,13 +68,17 @@ static vtrn_status check_op(const views *x, const graph_op *op) {
             "plan: %s %s: a view has %lld elements, the tensor %lld; this is a bug of "
             "the compiler, please report the program",
             op->name, op->place, (long long)view_count(to_view), (long long)graph_type_count(out));
+    const int64_t of_in = share_of(op, in, out, true), of_out = share_of(op, in, out, false);
     for (int i = 0; i < SAMPLE_COUNT; i++) {
         int64_t at[GRAPH_MAX_RANK] = {0}, from[GRAPH_MAX_RANK] = {0};
         int64_t linear = sample_index(graph_type_count(out), i);
         sample_unravel(out, linear, at);
         operand_index(op, in, out, at, from);
-        int64_t is = sample_element(to_view, linear);
-        int64_t wanted = sample_element(from_view, sample_ravel(in, from));
+        int64_t is = sample_element(to_view, linear) * of_out;
+        int64_t wanted =
+            of_in * of_out == 1
+                ? sample_element(from_view, sample_ravel(in, from))
+                : sample_element(from_view, linear * of_out / of_in) * of_in + linear % of_in;
         if (is != wanted)
             return VTRN_ERROR(VTRN_INTERNAL,
                               "plan: %s %s: element %lld of the result is element %lld of tensor "

@@ -145,6 +145,34 @@ bool view_dim_strides(const view *v, const int64_t *dims, int n, int64_t *stride
     return true;
 }
 
+bool view_packs(const view *v) {
+    const int64_t per = dtype_per_byte((vtrn_dtype)v->dtype);
+    bool packs = v->offset % per == 0;
+    int n_whole = 0;
+    for (int i = 0; i < v->n; i++) {
+        bool is_whole = v->f[i].stride == 1 && v->f[i].size % per == 0;
+        n_whole += is_whole;
+        packs = packs && (is_whole || v->f[i].size == 1 || v->f[i].stride % per == 0);
+    }
+    return per == 1 || (packs && n_whole == 1);
+}
+
+view view_of_bytes(const view *v) {
+    const int64_t per = dtype_per_byte((vtrn_dtype)v->dtype);
+    view bytes = *v;
+    if (per == 1)
+        return bytes;
+    bytes.dtype = VTRN_DTYPE_UINT8;
+    bytes.offset /= per;
+    for (int i = 0; i < bytes.n; i++) {
+        if (bytes.f[i].stride == 1)
+            bytes.f[i].size /= bytes.f[i].size == 1 ? 1 : per;
+        else
+            bytes.f[i].stride /= per;
+    }
+    return bytes;
+}
+
 bool view_is_view_kind(graph_kind kind) {
     switch (kind) {
     case GRAPH_BROADCAST_IN_DIM:
@@ -198,6 +226,38 @@ static bool single_factor(view *src, int begin, int end, view_factor *out) {
     return true;
 }
 
+/* Elements as others of the same bytes: as many, or several narrower ones for each, side by side,
+ * or the reverse. */
+static bool apply_bitcast(const graph_type *in, const graph_type *result, const view *src,
+                          view *out) {
+    const int64_t from = dtype_bits(in->dtype), to = dtype_bits(result->dtype);
+    *out = *src;
+    out->dtype = result->dtype;
+    if (from == to)
+        return graph_type_count(in) == graph_type_count(result);
+    if (from % 8 || to % 8 || in->dtype == VTRN_DTYPE_PRED || result->dtype == VTRN_DTYPE_PRED)
+        return false;
+    if (from > to) {
+        const view_factor parts = {from / to, 1};
+        out->offset *= parts.size;
+        for (int i = 0; i < out->n; i++)
+            out->f[i].stride *= parts.size;
+        return append(out, &parts, 1);
+    }
+    const int64_t n = to / from;
+    view_coalesce(out);
+    bool is_whole = out->n > 0 && out->offset % n == 0 && out->f[out->n - 1].stride == 1 &&
+                    out->f[out->n - 1].size % n == 0;
+    for (int i = 0; is_whole && i < out->n; i++) {
+        is_whole = i + 1 == out->n || out->f[i].stride % n == 0;
+        out->f[i].stride /= i + 1 == out->n ? 1 : n;
+    }
+    if (is_whole)
+        out->f[out->n - 1].size /= n;
+    out->offset /= n;
+    return is_whole;
+}
+
 bool view_apply(const graph *g, const graph_op *op, const view *operand, view *out) {
     const graph_type *in = &g->types[op->operands[0]], *result = &g->types[op->results[0]];
     view src = *operand;
@@ -214,10 +274,12 @@ bool view_apply(const graph *g, const graph_op *op, const view *operand, view *o
         *out = src;
         return graph_type_count(in) == graph_type_count(result);
     case GRAPH_BITCAST_CONVERT:
+        return apply_bitcast(in, result, &src, out);
+    case GRAPH_UNPACK: /* of bytes: codes of another type */
+    case GRAPH_PACK:
         *out = src;
         out->dtype = result->dtype;
-        return dtype_bits(in->dtype) == dtype_bits(result->dtype) &&
-               graph_type_count(in) == graph_type_count(result);
+        return op->attrs.dims.dims.v[0] == 8;
     case GRAPH_BROADCAST_IN_DIM:
         return apply_broadcast(op, in, result, &src, out);
     case GRAPH_TRANSPOSE:

@@ -26,6 +26,11 @@ view view_dense(uint32_t slot, const graph_type *type);
 int64_t view_count(const view *v);
 bool view_is_dense(const view *v); /* contiguous, ascending */
 bool view_is_same(const view *a, const view *b);
+/* A view of packed values (dtype_per_byte) as one of their bytes: along the innermost factor whose
+ * elements are side by side, so many of them are one. view_packs: whether that is possible. Of
+ * other types the view as it is. */
+bool view_packs(const view *v);
+view view_of_bytes(const view *v);
 /* Every index of the factors names the same element. */
 bool view_is_repeated(const view_factor *f, int n);
 
@@ -49,7 +54,7 @@ bool view_split_at(view *v, int64_t inner, int *n_outer);
 
 /* The view of op's result given its operand's view and types. False when the op is no view change
  * or cannot be expressed. Knows broadcast_in_dim, reshape, transpose, slice, reverse,
- * bitcast_convert of equal size, optimization_barrier. */
+ * bitcast_convert between types of whole bytes, optimization_barrier. */
 bool view_apply(const graph *g, const graph_op *op, const view *operand, view *out);
 
 /* True for the kinds that view_apply may express. */

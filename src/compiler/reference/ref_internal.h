@@ -139,6 +139,8 @@ vtrn_status ref_run(ref_call *c);
 
 /* The ops, one function each; see reference.c for the table. */
 vtrn_status ref_bitcast_convert(ref_call *c);
+vtrn_status ref_unpack(ref_call *c);
+vtrn_status ref_pack(ref_call *c);
 vtrn_status ref_constant(ref_call *c);
 vtrn_status ref_iota(ref_call *c);
 vtrn_status ref_broadcast_in_dim(ref_call *c);

@@ -119,6 +119,43 @@ vtrn_status ref_bitcast_convert(ref_call *c) {
     return NULL;
 }
 
+/* Whether bytes and values are as many as belong together; the rest of the bytes is left out. */
+static bool packs(const graph_op *op, const graph_type *bytes, const graph_type *values) {
+    const int64_t bits = op->attrs.dims.dims.n == 1 ? op->attrs.dims.dims.v[0] : 0;
+    return (bits == 2 || bits == 4 || bits == 8) && dtype_size(bytes->dtype) == 1 &&
+           dtype_size(values->dtype) == 1 && ref_count(values) <= ref_count(bytes) * (8 / bits);
+}
+
+vtrn_status ref_unpack(ref_call *c) {
+    const graph_type *t = ref_out_type(c, 0);
+    if (!packs(c->op, ref_in_type(c, 0), t))
+        return ref_malformed(c->op, "there are as many bytes as the result's values fill");
+    const int bits = (int)c->op->attrs.dims.dims.v[0];
+    const uint8_t *from = c->in[0];
+    uint8_t *to = c->out[0];
+    for (size_t i = 0; i < (size_t)ref_count(t); i++) {
+        const uint32_t code =
+            from[i * (size_t)bits / 8] >> (i * (size_t)bits % 8) & ((1u << bits) - 1);
+        const uint32_t sign = dtype_is_signed_int(t->dtype) ? 1u << (bits - 1) : 0;
+        to[i] = (uint8_t)((code ^ sign) - sign);
+    }
+    return NULL;
+}
+
+vtrn_status ref_pack(ref_call *c) {
+    const graph_type *t = ref_out_type(c, 0), *f = ref_in_type(c, 0);
+    if (!packs(c->op, t, f))
+        return ref_malformed(c->op, "there are as many bytes as the operand's values fill");
+    const int bits = (int)c->op->attrs.dims.dims.v[0];
+    const uint8_t *from = c->in[0];
+    uint8_t *to = c->out[0];
+    memset(to, 0, (size_t)ref_count(t));
+    for (size_t i = 0; i < (size_t)ref_count(f); i++)
+        to[i * (size_t)bits / 8] |=
+            (uint8_t)((from[i] & ((1u << bits) - 1)) << (i * (size_t)bits % 8));
+    return NULL;
+}
+
 vtrn_status ref_constant(ref_call *c) {
     const graph_type *t = ref_out_type(c, 0);
     const size_t size = dtype_size(t->dtype);

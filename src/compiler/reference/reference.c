@@ -103,6 +103,8 @@ static const ref_fn functions[GRAPH_KIND_COUNT] = {
     [GRAPH_CREATE_TOKEN] = token,
     [GRAPH_AFTER_ALL] = token,
     [GRAPH_CUSTOM_CALL] = custom_call,
+    [GRAPH_UNPACK] = ref_unpack,
+    [GRAPH_PACK] = ref_pack,
 };
 
 bool reference_supports(const graph *g, const graph_op *op) {
