@@ -111,6 +111,24 @@ static int builtin_scalar(const vhlo_entry *e) {
         return VTRN_DTYPE_FP32;
     case BUILTIN_TYPE_F64:
         return VTRN_DTYPE_FP64;
+    case BUILTIN_TYPE_F8E5M2:
+        return VTRN_DTYPE_FP8E5M2;
+    case BUILTIN_TYPE_F8E4M3:
+        return VTRN_DTYPE_FP8E4M3;
+    case BUILTIN_TYPE_F8E4M3FN:
+        return VTRN_DTYPE_FP8E4M3FN;
+    case BUILTIN_TYPE_F8E5M2FNUZ:
+        return VTRN_DTYPE_FP8E5M2FNUZ;
+    case BUILTIN_TYPE_F8E4M3FNUZ:
+        return VTRN_DTYPE_FP8E4M3FNUZ;
+    case BUILTIN_TYPE_F8E4M3B11FNUZ:
+        return VTRN_DTYPE_FP8E4M3B11FNUZ;
+    case BUILTIN_TYPE_F8E3M4:
+        return VTRN_DTYPE_FP8E3M4;
+    case BUILTIN_TYPE_F4E2M1FN:
+        return VTRN_DTYPE_FP4E2M1FN;
+    case BUILTIN_TYPE_F8E8M0FNU:
+        return VTRN_DTYPE_FP8E8M0FNU;
     default:
         return -1;
     }

@@ -14,8 +14,8 @@ static const char *const BUILTIN_ATTRS[] = {
     "A", "Aa", "aa", "",   "tv", "tvb", "tb", "tvS", "taa", "a",  "aV",
 };
 static const char *const BUILTIN_TYPES[] = {
-    "v",   "",     "TT", "",   "",    "",  "",  "",   "",  "t",
-    "Zta", "aZta", "",   "Zt", "aZt", "T", "t", "at", "t", "Zt",
+    "v",  "",  "TT", "",   "", "", "", "", "", "t", "Zta", "aZta", "", "Zt", "aZt", "T", "t",
+    "at", "t", "Zt", NULL, "", "", "", "", "", "",  "",    "",     "", "",   "",    "",
 };
 static const char *const VHLO_ATTRS[] = {
     NULL, "A", "v",  "v", "v", "v", "P", "v",    "tF", "tI", "ZzZ", "v",  "v",
@@ -115,7 +115,11 @@ static vtrn_status push_list(decode *d, vtrn_status (*push)(decode *), int per_i
 /* Storage width in bits of a scalar type; 0 when it is none. */
 static uint32_t scalar_bits(const vhlo_entry *type) {
     if (type->dialect == VHLO_DIALECT_BUILTIN) {
-        static const uint8_t FLOATS[] = {0, 64, 0, 16, 16, 32, 64, 80, 128};
+        static const uint8_t FLOATS[] = {
+            [1] = 64,  [3] = 16, [4] = 16, [5] = 32, [6] = 64, [7] = 80, [8] = 128,
+            [21] = 19, [22] = 8, [23] = 8, [24] = 8, [25] = 8, [26] = 8, [27] = 8,
+            [28] = 8,  [29] = 4, [30] = 6, [31] = 6, [32] = 8,
+        };
         if (type->code == BUILTIN_TYPE_INTEGER) {
             uint64_t bits = (uint64_t)type->ints[0] >> 2;
             return bits <= MAX_INTEGER_BITS ? (uint32_t)bits : 0;

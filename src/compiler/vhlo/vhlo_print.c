@@ -39,8 +39,24 @@ static void print_types(printer *p, const vhlo_entry *e, int64_t first, int64_t 
 }
 
 static void print_builtin_type(printer *p, const vhlo_entry *e, int depth) {
-    static const char *const NAMES[] = {NULL,  "index", NULL,  "bf16", "f16",
-                                        "f32", "f64",   "f80", "f128"};
+    static const char *const NAMES[] = {
+        [1] = "index",
+        [3] = "bf16",
+        [4] = "f16",
+        [5] = "f32",
+        [6] = "f64",
+        [7] = "f80",
+        [8] = "f128",
+        [22] = "f8E5M2",
+        [23] = "f8E4M3",
+        [24] = "f8E4M3FN",
+        [25] = "f8E5M2FNUZ",
+        [26] = "f8E4M3FNUZ",
+        [27] = "f8E4M3B11FNUZ",
+        [28] = "f8E3M4",
+        [29] = "f4E2M1FN",
+        [32] = "f8E8M0FNU",
+    };
     if (e->code == BUILTIN_TYPE_INTEGER) {
         static const char *const SIGNS[] = {"i", "si", "ui", "?"};
         fprintf(p->out, "%s%lld", SIGNS[e->ints[0] & 3], (long long)(e->ints[0] >> 2));
