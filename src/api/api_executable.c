@@ -83,6 +83,7 @@ static vtrn_status describe(const graph *g, vtrn_executable *e) {
 static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
                                     const compile_options *given, vtrn_executable *e) {
     compile_options options = {
+        .instance = &device->rt->instance,
         .reference_only = given->reference_only || api_is_set("VTRN_REFERENCE_ONLY"),
         .is_strict = given->is_strict || api_is_set("VTRN_STRICT"),
         .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),

@@ -9,9 +9,6 @@
 
 enum { MAX_COUNTS = 64, MAX_CORES = 1 << 16 };
 
-/* neuronx-cc cuts a longer all_reduce into pieces of this size (its pass SimpleAllReduceTiling). */
-static const int64_t BUCKET_BYTES = 8 << 20;
-
 /* What a run of the command asks for, and what it found out about the program. */
 typedef struct query {
     const cli_command *self;
@@ -137,8 +134,10 @@ static vtrn_status all_reduce(const query *q, point *p) {
     vtrn_status status = devices ? NULL : VTRN_OUT_OF_MEMORY(p->n_cores);
     for (int i = 0; !status && i < p->n_cores; i++)
         devices[i] = i;
-    const int64_t sizes[] = {BUCKET_BYTES, q->gradient_bytes % BUCKET_BYTES};
-    const int64_t counts[] = {q->gradient_bytes / BUCKET_BYTES, sizes[1] > 0};
+    const int64_t most = q->chip.collective.bucket_bytes ? (int64_t)q->chip.collective.bucket_bytes
+                                                         : q->gradient_bytes;
+    const int64_t sizes[] = {most, q->gradient_bytes % most};
+    const int64_t counts[] = {q->gradient_bytes / most, sizes[1] > 0};
     for (int i = 0; i < 2 && !status; i++) {
         collective_request request = {.op = COLLECTIVE_ALL_REDUCE,
                                       .bytes = (uint64_t)sizes[i],

@@ -1,6 +1,7 @@
 /* Graph -> program: the order of things. */
 #include "compiler/compile.h"
 
+#include "collective/collective.h"
 #include "compiler/build/finish.h"
 #include "compiler/build/semaphores.h"
 #include "compiler/custom/custom_check.h"
@@ -74,6 +75,15 @@ static vtrn_status suit_chip(const vtrn_chip *chip, compile_options *options) {
     return NULL;
 }
 
+/* NULL where collectives have no times: which ones, the run says. */
+static collective_topology *topology_of(const graph *g, const vtrn_chip *chip,
+                                        const compile_options *options) {
+    collective_topology *t = NULL;
+    if (options->instance && g->n_partitions * g->n_replicas > 1)
+        vtrn_status_free(collective_topology_create(options->instance, chip, 1, 1, &t));
+    return t;
+}
+
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
                           vtrn_program **out) {
     static const compile_options none = {0};
@@ -92,7 +102,11 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
-    builder build = {.chip = chip, .program = program, .keeps_order = options->has_no_schedule};
+    collective_topology *topology = topology_of(g, chip, options);
+    builder build = {.chip = chip,
+                     .program = program,
+                     .topology = topology,
+                     .keeps_order = options->has_no_schedule};
     contract_memo cuts = {0};
     plan p = {.chip = chip,
               .cuts = &cuts,
@@ -108,6 +122,7 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
         status = stages(&l);
     lower_drop_open(&l); /* there are some after an error only */
     build_free(&build);
+    collective_topology_destroy(topology);
     plan_free(&p);
     lower_drop_natives(&l);
     arena_free(&l.tmp);

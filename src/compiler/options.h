@@ -3,6 +3,7 @@
 #define VTRN_COMPILER_OPTIONS_H
 
 #include "base/dtype.h"
+#include "chip/chip.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,7 +16,8 @@ typedef struct compile_options {
     bool reference_only; /* every op as a reference custom op: the oracle */
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
     int64_t n_replicas;  /* that will run the program, each on a device; 0: as the module says */
-    bool is_verified;    /* each kernel is followed by a check of its results (lower/verify.h) */
+    const vtrn_instance *instance; /* that runs it, for the times of collectives; NULL: not known */
+    bool is_verified; /* each kernel is followed by a check of its results (lower/verify.h) */
     auto_cast auto_cast;
     bool has_auto_cast;        /* it was asked for, and goes before the environment's */
     vtrn_dtype auto_cast_type; /* VTRN_DTYPE_PRED, 0: bf16 */

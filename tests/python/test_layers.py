@@ -24,7 +24,7 @@ ALLOWED = {
     "collective": {"base", "chip"},
     "transport": {"base"},
     "check": {"base", "chip", "isa", "engine", "timing"},
-    "compiler": {"base", "chip", "isa", "cost", "engine"},
+    "compiler": {"base", "chip", "isa", "cost", "engine", "collective"},
     "profile": {"base", "chip", "isa", "engine", "timing", "collective"},
     "runtime": {"base", "chip", "isa", "engine", "timing", "collective", "transport"},
     "api": {"base", "chip", "isa", "engine", "timing", "collective", "transport", "runtime", "compiler", "profile", "check"},

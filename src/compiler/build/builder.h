@@ -49,6 +49,8 @@ typedef struct builder {
     uint32_t n_customs, cap_customs;
     uint8_t *data; /* of constants */
     uint64_t n_data, cap_data;
+    /* Of the machine that is to run ranks, for the times of collectives; NULL: not known. */
+    const struct collective_topology *topology;
     bool keeps_order; /* build_finish leaves the list in the order in which it was appended */
 } builder;
 

@@ -3,6 +3,7 @@
 
 #include "compiler/build/dead_stores.h"
 #include "compiler/build/donate.h"
+#include "compiler/build/joint_exchange.h"
 #include "compiler/build/reorder.h"
 #include "compiler/build/scratch.h"
 #include "compiler/build/semaphores.h"
@@ -121,8 +122,12 @@ static bool is_straight(const builder *b) {
 /* In an order that keeps the engines busy. */
 static vtrn_status reorder_blocks(builder *b) {
     vtrn_slot *slots = malloc((b->n_slots + 1) * sizeof *slots);
-    if (!slots)
+    bool *joins = calloc((size_t)b->n_list + 1, sizeof *joins);
+    if (!slots || !joins) {
+        free(slots);
+        free(joins);
         return VTRN_OUT_OF_MEMORY(b->n_slots * sizeof *slots);
+    }
     for (uint32_t i = 0; i < b->n_slots; i++)
         slots[i] = b->slots[i].slot;
     vtrn_status status = NULL;
@@ -136,8 +141,11 @@ static vtrn_status reorder_blocks(builder *b) {
                              .output_alias = b->program->output_alias,
                              .list = list,
                              .n = b->blocks[i].end - b->blocks[i].begin};
-        status = reorder_block(&in, list);
+        status = reorder_block(&in, b->topology, list, joins + b->blocks[i].begin);
     }
+    if (!status)
+        status = exchange_join(b, joins);
+    free(joins);
     free(slots);
     return status;
 }

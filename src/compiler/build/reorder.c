@@ -1,6 +1,7 @@
 #include "compiler/build/reorder.h"
 
 #include "compiler/build/core_model.h"
+#include "compiler/build/joint_exchange.h"
 #include "compiler/build/order_graph.h"
 #include "compiler/build/twins.h"
 
@@ -33,6 +34,7 @@ typedef struct task {
     uint8_t chosen;  /* the option that it runs with */
     uint8_t offered; /* engines, a bit each, that have it in their heaps */
     bool is_done;
+    bool joins;     /* a collective, part of the one before it in the order */
     bool is_placed; /* the list has what belongs at this task's place */
 } task;
 
@@ -43,6 +45,7 @@ typedef struct heap {
 
 typedef struct reorderer {
     const granules_input *in;
+    const struct collective_topology *topology;
     order_graph graph;
     task *tasks; /* by list index */
     core_model core;
@@ -52,7 +55,8 @@ typedef struct reorderer {
     heap beyond;                      /* too far ahead, by list index */
     uint32_t next[VTRN_ENGINE_COUNT]; /* the rest of its unit, or NONE */
     uint32_t oldest;                  /* the first that is not done */
-    uint32_t *order;
+    uint32_t *order, *spare;
+    double *exchange_ns; /* by list index: of a collective, without its trigger */
     uint32_t n_done;
     double end_ns;
 } reorderer;
@@ -209,13 +213,14 @@ static void release(reorderer *r, uint32_t i, double start_ns, double done_ns) {
     }
 }
 
-/* Runs a task with its chosen option from start_ns at the earliest. */
-static void run(reorderer *r, uint32_t i, double start_ns) {
+/* Runs a task with its chosen option from start_ns at the earliest, until when it says. */
+static double run(reorderer *r, uint32_t i, double start_ns) {
     task *t = &r->tasks[i];
     const option *o = &t->options[t->chosen];
     double done_ns = core_run(&r->core, o->engine, &o->cost, &t->transfer, &start_ns);
     r->end_ns = later_of(r->end_ns, done_ns);
     release(r, i, start_ns, done_ns);
+    return done_ns;
 }
 
 static void reset(reorderer *r) {
@@ -236,20 +241,67 @@ static double listed_ns(reorderer *r) {
     return r->end_ns;
 }
 
+static const vtrn_custom *custom_of(const reorderer *r, uint32_t i) {
+    return &r->in->customs[r->in->list[i].arg[0]];
+}
+
+/* Places the ready collectives that one can be joined with behind it in the order, and gives it the
+ * time of all. */
+static void join_ready(reorderer *r, uint32_t first, double start_ns) {
+    heap *now = &r->now[VTRN_ENGINE_CC];
+    const uint64_t most = r->in->chip->collective.bucket_bytes;
+    uint64_t bytes = exchange_bytes(custom_of(r, first), r->in->slots);
+    uint32_t n_kept = 0, n_joined = 0;
+    for (uint32_t n = now->n; n; n--) {
+        uint32_t i = pop(now, ranked(r, VTRN_ENGINE_CC, by_priority));
+        task *t = &r->tasks[i];
+        uint64_t more = exchange_bytes(custom_of(r, i), r->in->slots);
+        if (t->is_done)
+            continue;
+        if (t->options[0].ready_ns > start_ns || bytes + more > most ||
+            !exchange_can_join(custom_of(r, first), custom_of(r, i))) {
+            r->spare[n_kept++] = i;
+            continue;
+        }
+        bytes += more;
+        n_joined++;
+        t->is_done = t->joins = true;
+        r->order[r->n_done++] = i;
+    }
+    while (n_kept)
+        push(now, ranked(r, VTRN_ENGINE_CC, by_priority), r->spare[--n_kept]);
+    if (!n_joined)
+        return;
+    instr_cost *cost = &r->tasks[first].options[0].cost;
+    cost->latency_ns = cost->ii_ns =
+        cost->latency_ns - r->exchange_ns[first] +
+        exchange_ns(r->topology, r->in->chip, custom_of(r, first), bytes);
+}
+
+static void make_followers_ready(reorderer *r, uint32_t i) {
+    for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next)
+        if (r->tasks[r->graph.edges[k].to].n_unmet == 0)
+            make_ready(r, r->graph.edges[k].to);
+}
+
 static void run_next(reorderer *r, int e, uint32_t i, double start_ns) {
     task *t = &r->tasks[i];
+    const uint32_t place = r->n_done;
     if (r->next[e] == NONE)
         pop(&r->now[e], ranked(r, e, by_priority));
     r->next[e] = r->graph.nodes[i].unit_next;
     r->order[r->n_done++] = i;
     t->is_done = true;
     t->chosen = (uint8_t)(option_on(t, e) - t->options);
+    if (e == VTRN_ENGINE_CC)
+        join_ready(r, i, start_ns);
     while (r->oldest < r->in->n && r->tasks[r->oldest].is_done)
         r->oldest++;
-    run(r, i, start_ns);
-    for (uint32_t k = r->graph.nodes[i].first_edge; k != NONE; k = r->graph.edges[k].next)
-        if (r->tasks[r->graph.edges[k].to].n_unmet == 0)
-            make_ready(r, r->graph.edges[k].to);
+    double done_ns = run(r, i, start_ns);
+    for (uint32_t k = place + 1; k < r->n_done; k++)
+        release(r, r->order[k], start_ns, done_ns);
+    for (uint32_t k = place; k < r->n_done; k++)
+        make_followers_ready(r, r->order[k]);
     while (r->beyond.n && r->beyond.at[0] < r->oldest + LOOK_AHEAD)
         make_ready(r, pop(&r->beyond, ranked(r, 0, by_index)));
 }
@@ -291,6 +343,11 @@ static void find_options(reorderer *r, uint32_t n_on[VTRN_ENGINE_COUNT]) {
                 (option){.cost = cost_instr(chip, &as[k]), .engine = (uint8_t)as[k].engine};
             n_on[as[k].engine]++;
         }
+        if (t->options[0].cost.kind == COST_KIND_COLLECTIVE) {
+            r->exchange_ns[i] = exchange_ns(r->topology, chip, custom_of(r, i),
+                                            exchange_bytes(custom_of(r, i), r->in->slots));
+            t->options[0].cost.ii_ns = t->options[0].cost.latency_ns += r->exchange_ns[i];
+        }
         if (t->options[0].cost.kind == COST_KIND_DMA)
             t->transfer = cost_transfer(chip, &as[0]);
     }
@@ -302,7 +359,9 @@ static vtrn_status prepare(reorderer *r) {
     r->tasks = ARENA_NEW(tmp, task, n);
     r->order = ARENA_NEW(tmp, uint32_t, n);
     r->beyond.at = ARENA_NEW(tmp, uint32_t, n);
-    bool is_ok = r->tasks && r->order && r->beyond.at;
+    r->exchange_ns = ARENA_NEW(tmp, double, n);
+    r->spare = ARENA_NEW(tmp, uint32_t, n);
+    bool is_ok = r->tasks && r->order && r->beyond.at && r->exchange_ns && r->spare;
     if (is_ok)
         find_options(r, n_on);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
@@ -354,22 +413,26 @@ static void permute(reorderer *r, vtrn_instr *list) {
     }
 }
 
-static vtrn_status reorder(reorderer *r, vtrn_instr *list) {
+static vtrn_status reorder(reorderer *r, vtrn_instr *list, bool *joins) {
     VTRN_RETURN_IF_ERROR(order_graph_make(r->in, &r->graph));
     VTRN_RETURN_IF_ERROR(prepare(r));
     find_priorities(r);
     double before_ns = listed_ns(r);
     VTRN_RETURN_IF_ERROR(run_all(r));
-    if (r->end_ns < before_ns)
-        permute(r, list);
+    if (r->end_ns >= before_ns)
+        return NULL;
+    permute(r, list);
+    for (uint32_t k = 0; k < r->in->n; k++)
+        joins[k] = r->tasks[r->order[k]].joins;
     return NULL;
 }
 
-vtrn_status reorder_block(const granules_input *in, vtrn_instr *list) {
+vtrn_status reorder_block(const granules_input *in, const struct collective_topology *topology,
+                          vtrn_instr *list, bool *joins) {
     if (in->n < 2)
         return NULL;
-    reorderer r = {.in = in};
-    vtrn_status status = reorder(&r, list);
+    reorderer r = {.in = in, .topology = topology};
+    vtrn_status status = reorder(&r, list, joins);
     order_graph_free(&r.graph);
     return status;
 }

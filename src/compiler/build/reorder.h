@@ -10,7 +10,13 @@
 
 #include "compiler/build/granules.h"
 
-/* in->list is `list`, which is permuted in place. Scratch slots may be without addresses. */
-vtrn_status reorder_block(const granules_input *in, vtrn_instr *list);
+struct collective_topology;
+
+/* in->list is `list`, which is permuted in place. Scratch slots may be without addresses. Sums of
+ * several cores whose operands are all there when their queue is free stand one behind the other,
+ * marked in joins[n], which is false before: they are to become one, of bucket_bytes at most, so
+ * that they wait once for all members and not each. topology as in exchange_ns(). */
+vtrn_status reorder_block(const granules_input *in, const struct collective_topology *topology,
+                          vtrn_instr *list, bool *joins);
 
 #endif

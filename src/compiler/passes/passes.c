@@ -7,6 +7,7 @@
 #include "compiler/passes/dead.h"
 #include "compiler/passes/defer.h"
 #include "compiler/passes/early.h"
+#include "compiler/passes/early_exchanges.h"
 #include "compiler/passes/features_outermost.h"
 #include "compiler/passes/fold.h"
 #include "compiler/passes/int_products.h"
@@ -34,7 +35,7 @@ static vtrn_status (*const PASSES[])(graph *g) = {
     products_order,    row_elements_move,    subexpressions_merge, dead_remove,
     scatter_into_sum,  scatter_by_blocks,    stacks_recognise,     spread_over_parts,
     dead_remove,       features_outermost,   channels_outermost,   defer_single_values,
-    early_updates,     widen_late,
+    early_updates,     widen_late,           early_exchanges,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */
