@@ -46,6 +46,7 @@ def arguments():
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
     parser.add_argument("--slow", action="store_true",
                         help="nkilib: the tests that its simulation mode leaves out as too slow, instead of the others")
+    parser.add_argument("--fast", action="store_true", help="nkilib: the tests that it marks as fast, instead of all")
     parser.add_argument("--memory", type=float, metavar="GB",
                         help="a worker that uses more is ended: its case has crashed")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
@@ -102,8 +103,12 @@ def main():
     suite = worker.load(name)
     if args.fraction < 1 and not getattr(suite, "SAMPLES", False):
         parser.error(f"{name} has no --fraction: choose with --only or --part")
-    if args.slow and args.suite != "nkilib":
-        parser.error("--slow is for nkilib")
+    if (args.slow or args.fast) and args.suite != "nkilib":
+        parser.error("--slow and --fast are for nkilib")
+    if args.slow and args.fast:
+        parser.error("--slow or --fast")
+    if args.fast:
+        os.environ[suite.FAST] = "1"
     if args.slow:
         os.environ[suite.SLOW] = "1"  # of nki-library, and the workers have it from here
     if suite.NEEDS_PATH and not pathlib.Path(args.path).is_dir():

@@ -16,6 +16,7 @@ from vtrn.conformance import nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
 SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
+FAST = "VTRN_CONFORMANCE_FAST"  # 1: what nki-library marks as fast, without the rest
 TESTS = "test/integration/nkilib"
 PART_BYTES = 12_000  # of a test file: more of them make another part
 
@@ -34,7 +35,11 @@ def units(path):
             continue  # a helper of others
         n = -(-file.stat().st_size // PART_BYTES)
         names += [name] if n == 1 else [f"{name}#{k}/{n}" for k in range(1, n + 1)]
-    return ["slow/" + name for name in names] if runs_slow() else names
+    return [f"{kind}/{name}" for name in names] if (kind := kind_of_run()) else names
+
+
+def kind_of_run():
+    return "slow" if runs_slow() else "fast" if os.environ.get(FAST) == "1" else ""
 
 
 def runs_slow():
@@ -79,6 +84,8 @@ class Plugin:
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
         items = session.items if not runs_slow() else [i for i in session.items if is_slow(i)]
+        if kind_of_run() == "fast":
+            items = [i for i in items if i.get_closest_marker("fast") and not is_slow(i)]
         if self.part:
             k, n = self.part
             items = items[k - 1::n]
@@ -165,7 +172,7 @@ def remember_marks(folder):
 
 
 def run(path, unit, report):
-    name, _, part = unit.removeprefix("slow/").partition("#")
+    name, _, part = unit.removeprefix("slow/").removeprefix("fast/").partition("#")
     path = str(pathlib.Path(path).resolve())
     os.chdir(path)
     sys.path[:0] = [path, os.path.join(path, "src"), os.path.join(path, "src", "nkilib_src")]

@@ -51,6 +51,7 @@ class Registers:
         self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
         self.extremes = {}  # of activate2: the row of largest or smallest values that is kept
+        self.prepared = None  # of nki.collectives: what waits for its trigger
         self.loop_sums = {}  # of the first generation's loop_reduce, by where they are stored
 
 

@@ -1,0 +1,288 @@
+"""nki.collectives between the ranks of a launch, against NumPy."""
+
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import vtrn.nki
+
+vtrn.nki.install(force=True)
+import nki  # noqa: E402
+import nki.collectives as ncc  # noqa: E402
+import nki.isa as nisa  # noqa: E402
+import nki.language as nl  # noqa: E402
+
+rng = np.random.default_rng(9)
+TYPES = [np.float32, ml_dtypes.bfloat16, np.int32]
+
+
+def inputs(n, shape, dtype=np.float32):
+    return [rng.integers(-50, 50, shape).astype(dtype) for _ in range(n)]
+
+
+def collective(call, shape_of, buffer=nl.hbm):
+    """A kernel that copies its argument, calls, and returns the result."""
+    @nki.jit
+    def kernel(x):
+        src = nl.ndarray(x.shape, x.dtype, buffer=buffer)
+        nisa.dma_copy(dst=src, src=x)
+        dst = nl.ndarray(shape_of(x.shape), x.dtype, buffer=buffer)
+        call(src, dst)
+        out = nl.ndarray(dst.shape, dst.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=dst)
+        return out
+
+    return kernel
+
+
+ALL = ncc.ReplicaGroup([[0, 1, 2, 3]])
+HALVES = ncc.ReplicaGroup([[0, 2], [3, 1]])
+
+
+def members(groups, rank):
+    return next(g for g in groups.groups if rank in g)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("groups", [ALL, HALVES])
+@pytest.mark.parametrize("buffer", [nl.hbm, nl.sbuf])
+@pytest.mark.parametrize("op, want", [(nl.add, np.sum), (nl.maximum, np.max), (nl.minimum, np.min)])
+def test_all_reduce(dtype, groups, buffer, op, want):
+    kernel = collective(lambda s, d: ncc.all_reduce([s], [d], groups, op), lambda s: s, buffer)
+    x = inputs(4, (16, 5), dtype)
+    for rank, got in enumerate(vtrn.nki.run_ranks(kernel, x)):
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, want(np.stack([x[m] for m in members(groups, rank)]).astype(np.float64), 0).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("groups", [ALL, HALVES])
+@pytest.mark.parametrize("buffer, dim", [(nl.hbm, 0), (nl.sbuf, 0), (nl.sbuf, 1)])
+def test_all_gather(dtype, groups, buffer, dim):
+    n = len(groups.groups[0])
+    kernel = collective(lambda s, d: ncc.all_gather([s], [d], groups, dim), lambda s: (s[0] * n, s[1]) if dim == 0 else
+                        (s[0], s[1] * n), buffer)
+    x = inputs(4, (16, 5), dtype)
+    for rank, got in enumerate(vtrn.nki.run_ranks(kernel, x)):
+        np.testing.assert_array_equal(got, np.concatenate([x[m] for m in members(groups, rank)], dim))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("groups", [ALL, HALVES])
+def test_reduce_scatter_and_all_to_all(dtype, groups):
+    n = len(groups.groups[0])
+    x = inputs(4, (8, 3), dtype)
+    scatter = collective(lambda s, d: ncc.reduce_scatter([s], [d], groups, 0, nl.add), lambda s: (s[0] // n, s[1]))
+    exchange = collective(lambda s, d: ncc.all_to_all([s], [d], groups, 0), lambda s: s)
+    for rank, (a, b) in enumerate(zip(vtrn.nki.run_ranks(scatter, x), vtrn.nki.run_ranks(exchange, x))):
+        group = members(groups, rank)
+        i = group.index(rank)
+        total = sum(x[m].astype(np.float64) for m in group)
+        np.testing.assert_array_equal(a, np.split(total, n)[i].astype(dtype))
+        np.testing.assert_array_equal(b, np.concatenate([np.split(x[m], n)[i] for m in group]))
+
+
+def test_sums_add_in_fp32_and_round_once():
+    x = [np.full((1, 1), v, ml_dtypes.bfloat16) for v in (256.0, 1.0, 1.0)]
+    kernel = collective(lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([[0, 1, 2]]), nl.add), lambda s: s)
+    assert vtrn.nki.run_ranks(kernel, x)[2].astype(np.float32) == 258  # in bfloat16 each 1 would be lost
+
+
+def test_several_tensors_at_once_and_several_calls():
+    @nki.jit
+    def kernel(x, y):
+        a, b = (nl.ndarray(t.shape, t.dtype, buffer=nl.shared_hbm) for t in (x, y))
+        ncc.all_reduce([x, y], [a, b], ALL, nl.add)
+        c = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        ncc.all_reduce([a], [c], HALVES, nl.add)
+        return b, c
+
+    x, y = inputs(4, (3, 4)), inputs(4, (2, 7))
+    for b, c in vtrn.nki.run_ranks(kernel, list(zip(x, y))):
+        np.testing.assert_array_equal(b, sum(y))
+        np.testing.assert_array_equal(c, 2 * sum(x))
+    named = vtrn.nki.run_ranks(kernel, [{"y": b, "x": a} for a, b in zip(x, y)])
+    np.testing.assert_array_equal(named[3][0], sum(y))
+
+
+def test_permutes_by_pairs_leave_others_as_they_are():
+    @nki.jit
+    def kernel(x):
+        src = nl.ndarray(x.shape, x.dtype, buffer=nl.hbm)
+        nisa.dma_copy(dst=src, src=x)
+        dst = nl.zeros(x.shape, x.dtype, buffer=nl.shared_hbm)
+        ncc.collective_permute([src], [dst], [(0, 1), (1, 3), (3, 0)])
+        return dst
+
+    x = inputs(4, (2, 3))
+    got = vtrn.nki.run_ranks(kernel, x)
+    for rank, want in enumerate((x[3], x[0], np.zeros((2, 3)), x[1])):
+        np.testing.assert_array_equal(got[rank], want)
+
+
+def test_a_ring_says_whose_data_come():
+    group = ncc.ReplicaGroup([[2, 0, 1]])
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((3, *x.shape), x.dtype, buffer=nl.shared_hbm)
+        now = [nl.ndarray(x.shape, x.dtype, buffer=nl.hbm) for _ in range(2)]
+        nisa.dma_copy(dst=now[0], src=x)
+        nisa.dma_copy(dst=now[1], src=x)
+        for i in range(3):
+            whose = ncc.collective_permute_implicit_current_processing_rank_id(i, group)
+            nisa.dma_copy(dst=out.select(0, whose), src=now[0])
+            following = [nl.ndarray(x.shape, x.dtype, buffer=nl.hbm) for _ in range(2)]
+            ncc.collective_permute_implicit([[t] for t in now], [[t] for t in following], group, channel_ids=[0, 1])
+            now = following
+        back = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        ncc.collective_permute_implicit_reduce([[now[0]]], [[x]], [[back]], group, nl.add)
+        me = nl.ndarray((1, 1), nl.int32, buffer=nl.sbuf)
+        nisa.register_store(me, ncc.rank_id())
+        number = nl.ndarray((1, 1), nl.int32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=number, src=me)
+        return out, back, number
+
+    x = inputs(3, (2, 3))
+    for rank, (out, back, number) in enumerate(vtrn.nki.run_ranks(kernel, x)):
+        np.testing.assert_array_equal(out, np.stack(x))
+        np.testing.assert_array_equal(back, 2 * x[{2: 1, 0: 2, 1: 0}[rank]])
+        assert number[0, 0] == rank
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+@pytest.mark.parametrize("buffer", [nl.hbm, nl.sbuf])
+@pytest.mark.parametrize("is_known", [False, True])
+def test_exchanges_whose_lengths_are_data(is_prepared, buffer, is_known):
+    groups = ncc.ReplicaGroup([[0, 1, 2]])
+
+    def kernel_of(call, prepare, trigger, size):
+        @nki.jit
+        def kernel(x, meta):
+            shape = meta.shape if buffer is nl.hbm else (1, *meta.shape)
+            table = nl.ndarray(shape, nl.uint32, buffer=buffer)
+            nisa.dma_copy(dst=table, src=meta)
+            dst = nl.zeros((size,), x.dtype, buffer=nl.shared_hbm)
+            if is_prepared:
+                trigger(prepare([x], [dst], groups, table, recv_counts_known=is_known))
+            else:
+                call([x], [dst], groups, table, recv_counts_known=is_known)
+            out = nl.ndarray(meta.shape, nl.uint32, buffer=nl.shared_hbm)
+            nisa.dma_copy(dst=out, src=table)
+            return dst, out
+
+        return kernel
+
+    x = [np.arange(10, dtype=np.float32) + 100 * r for r in range(3)]
+    counts = np.array([[1, 0, 3], [2, 2, 0], [4, 1, 1]], np.uint32)  # from rank to rank
+    displs = np.array([[0, 0, 5], [8, 1, 0], [2, 9, 0]], np.uint32)
+    metas = [np.stack([counts[r], displs[r], np.full(3, 77, np.uint32)]) for r in range(3)]
+    got = vtrn.nki.run_ranks(kernel_of(ncc.all_to_all_v, ncc.all_to_all_v_prepare, ncc.all_to_all_v_trigger, 12), list(zip(x, metas)))
+    for r, (dst, meta) in enumerate(got):
+        want = np.zeros(12, np.float32)
+        for s in range(3):
+            run = x[s][displs[s, r]:displs[s, r] + counts[s, r]]
+            want[4 * s:4 * s + len(run)] = run
+        np.testing.assert_array_equal(dst, want)
+        np.testing.assert_array_equal(meta[2], [77] * 3 if is_known else counts[:, r])
+    got = vtrn.nki.run_ranks(kernel_of(ncc.all_gather_v, ncc.all_gather_v_prepare, ncc.all_gather_v_trigger, 12), list(zip(x, metas)))
+    for dst, meta in got:
+        want = np.zeros(12, np.float32)
+        for s in range(3):
+            run = x[s][displs[s, 0]:displs[s, 0] + counts[s, 0]]
+            want[4 * s:4 * s + len(run)] = run
+        np.testing.assert_array_equal(dst, want)
+        np.testing.assert_array_equal(meta[2], [77] * 3 if is_known else counts[:, 0])
+
+
+def test_one_prepare_waits_for_its_trigger():
+    one = ncc.ReplicaGroup([[0]])
+
+    @nki.jit
+    def kernel(x, meta, how):
+        dst = nl.zeros((4,), x.dtype, buffer=nl.shared_hbm)
+        first = ncc.all_gather_v_prepare([x], [dst], one, meta)
+        if how == "twice":
+            ncc.all_to_all_v_prepare([x], [dst], one, meta)
+        ncc.all_gather_v_trigger(first)
+        if how == "again":
+            ncc.all_gather_v_trigger(first)
+        return dst
+
+    x, meta = np.arange(4, dtype=np.float32), np.array([[4], [0], [0]], np.uint32)
+    np.testing.assert_array_equal(kernel(x, meta, ""), x)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="all_gather_v_prepare has not been triggered"):
+        kernel(x, meta, "twice")
+    with pytest.raises(vtrn.nki.NkiValidationError, match="takes what the last all_gather_v_prepare gave, once"):
+        kernel(x, meta, "again")
+
+
+def test_each_rank_may_have_two_cores():
+    @nki.jit
+    def kernel(x):
+        me = nl.program_id(0)
+        src, dst = nl.load(x[me]), nl.ndarray((4, 12), x.dtype)
+        ncc.all_gather([src], [dst], ALL, 1)
+        other = nl.ndarray((4, 12), x.dtype)
+        nisa.sendrecv(src=dst, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+        out = nl.ndarray((2, 4, 12), x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out[me], src=other)
+        return out
+
+    x = inputs(4, (2, 4, 3))
+    for got in vtrn.nki.run_ranks(kernel[2], x):
+        np.testing.assert_array_equal(got, np.stack([np.concatenate([y[1 - c] for y in x], 1) for c in range(2)]))
+
+
+def test_what_is_wrong_is_told_and_leaves_no_thread():
+    n_threads = threading.active_count()
+    x = inputs(2, (4, 4))
+    pair = ncc.ReplicaGroup([[0, 1]])
+    ring = collective(lambda s, d: ncc.all_reduce([s], [d], pair, nl.add), lambda s: s)
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"several ranks and this launch one; launch.*run_ranks"):
+        ring(x[0])
+
+    @nki.jit
+    def uneven(x, n):
+        dst = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        for _ in range(n):
+            ncc.all_reduce([x], [dst], pair, nl.add)
+        return dst
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"deadlock: rank 0 waits in all_reduce at .*test_nki_collectives.py:\d+ "
+                                                          "for rank 1; rank 1 is through") as caught:
+        vtrn.nki.run_ranks(uneven, [(x[0], 2), (x[1], 1)])
+    assert caught.value.category == "deadlock"
+
+    @nki.jit
+    def different(x, call):
+        dst = nl.ndarray((8, 4), x.dtype, buffer=nl.shared_hbm)
+        ncc.all_reduce([x], [dst[0:4]], pair, nl.add) if call else ncc.all_gather([x], [dst], pair, 0)
+        return x
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match="all_reduce of rank 1 .* meets all_gather of rank 0 at .*the same order"):
+        vtrn.nki.run_ranks(different, [(x[0], False), (x[1], True)])
+    for call, error, text in (
+        (lambda s, d: ncc.all_reduce([s], [d], pair, nl.multiply), ValueError, "op=multiply; nl.add, nl.maximum"),
+        (lambda s, d: ncc.all_reduce(s, [d], pair, nl.add), TypeError, "srcs is a list of tensors"),
+        (lambda s, d: ncc.all_reduce([nl.load(s)], [d], pair, nl.add), ValueError, "all are in one of them"),
+        (lambda s, d: ncc.all_gather([s], [d], pair, 1), ValueError, "collective_dim=1"),
+        (lambda s, d: ncc.all_gather([s], [d], pair, 0), ValueError, "the result has"),
+        (lambda s, d: ncc.all_to_all([s[0:3]], [d[0:3]], pair, 0), ValueError, "does not divide by the 2 ranks"),
+        (lambda s, d: ncc.all_reduce([d], [s], pair, nl.add), vtrn.nki.NkiValidationError, "nothing has written 16"),
+        (lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([[0]]), nl.add), ValueError, "rank 1 is in none"),
+        (lambda s, d: ncc.collective_permute([s], [d], [(0, 1), (0, 0)]), ValueError, "a source once"),
+        (lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([[0, 1, 5]]), nl.add), ValueError, "has rank 5"),
+    ):
+        with pytest.raises(error, match=text):
+            vtrn.nki.run_ranks(collective(call, lambda s: s), x)
+    np.testing.assert_array_equal(vtrn.nki.run_ranks(ring, x)[0], x[0] + x[1])
+    assert threading.active_count() == n_threads
+
+
+def test_a_rank_alone_needs_no_others():
+    one = ncc.ReplicaGroup([[0]])
+    x = inputs(1, (4, 4))[0]
+    np.testing.assert_array_equal(collective(lambda s, d: ncc.all_reduce([s], [d], one, nl.add), lambda s: s)(x), x)
