@@ -2,6 +2,8 @@
 #include "nki/nki_session.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 void nki_view_print(const nki_view *view, char *text, size_t size) {
     static const char *const spaces[] = {"", "sbuf", "psum", "hbm"};
@@ -36,8 +38,30 @@ static vtrn_status add(dims *d, int64_t num, int64_t step) {
     return NULL;
 }
 
-static vtrn_status give(const dims *d, const nki_view *view, vtrn_ap *out) {
+/* On chip a dimension that is longer than an instruction counts becomes two: numbers have 16 bits,
+ * and steps 16 with a sign (isa/validate.c). */
+static void divide_long(dims *d) {
+    for (int i = 0; i < d->n && d->n < VTRN_MAX_FREE_DIMS; i++) {
+        vtrn_dim whole = d->dim[i];
+        if (whole.num <= UINT16_MAX || !whole.step)
+            continue;
+        uint32_t part = (uint32_t)(INT16_MAX / llabs((long long)whole.step));
+        while (part > 1 && whole.num % part)
+            part--;
+        if (part < 2 || whole.num / part > UINT16_MAX)
+            continue;
+        int64_t step = (int64_t)whole.step * part;
+        memmove(&d->dim[i + 1], &d->dim[i], (size_t)(d->n - i) * sizeof d->dim[0]);
+        d->n++;
+        d->dim[i] = (vtrn_dim){(int32_t)step, whole.num / part};
+        d->dim[i + 1].num = part;
+    }
+}
+
+static vtrn_status give(dims *d, const nki_view *view, vtrn_ap *out) {
     char text[200];
+    if (!d->n_closed && view->storage->space != VTRN_SPACE_HBM)
+        divide_long(d);
     if (d->n > VTRN_MAX_FREE_DIMS) {
         nki_view_print(view, text, sizeof text);
         return VTRN_ERROR(VTRN_UNDEFINED,
@@ -91,7 +115,16 @@ static vtrn_status set_partitions(const nki_view *view, vtrn_ap *out) {
     return NULL;
 }
 
+static vtrn_status check_not_empty(const nki_view *view) {
+    char text[200];
+    if (nki_view_elements(view))
+        return NULL;
+    nki_view_print(view, text, sizeof text);
+    return VTRN_ERROR(VTRN_UNDEFINED, "%s has no elements; leave the instruction out", text);
+}
+
 vtrn_status nki_operand(const nki_view *view, int n_inner, int *merged_inner, vtrn_ap *out) {
+    VTRN_RETURN_IF_ERROR(check_not_empty(view));
     begin(view, out);
     dims d = {0};
     if (view->storage->space == VTRN_SPACE_HBM) {
@@ -165,6 +198,8 @@ static vtrn_status hbm_rows(const nki_view *view, int64_t n_rows, vtrn_ap *out) 
 vtrn_status nki_dma_operands(const nki_view *dst, const nki_view *src, vtrn_ap *to, vtrn_ap *from) {
     bool to_hbm = dst->storage->space == VTRN_SPACE_HBM;
     bool from_hbm = src->storage->space == VTRN_SPACE_HBM;
+    VTRN_RETURN_IF_ERROR(check_not_empty(dst));
+    VTRN_RETURN_IF_ERROR(check_not_empty(src));
     if (to_hbm && from_hbm) {
         int64_t n_rows = dst->shape[0];
         dims d[2];

@@ -575,3 +575,40 @@ def test_a_tile_that_is_overwritten_whole_may_be_placed_anew():
     np.testing.assert_array_equal(done.result, np.broadcast_to(7 * a + 21, (128, 8)))
     with pytest.raises(vtrn.nki.NkiValidationError, match="does not fit"):  # each write leaves something that may be read
         nki.jit(kernel)(a, 128, part=100)
+
+
+def test_an_empty_view_is_a_view_that_no_instruction_takes():
+    @nki.jit
+    def kernel(a, use):
+        tile = nl.load(a)
+        for view in (a[0:0], a[3:3, 1:4], tile[:, 2:2]):
+            assert 0 in view.shape and view.size == 0
+        use(tile)
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    a = np.arange(20, dtype=np.float32).reshape(4, 5)
+    np.testing.assert_array_equal(kernel(a, lambda t: None), a)
+    for use in (lambda t: nisa.dma_copy(dst=t[:, 0:0], src=t[:, 1:1]), lambda t: nisa.tensor_scalar(t[:, 0:0], t[:, 0:0], nl.add, 1.0)):
+        with pytest.raises(vtrn.nki.NkiValidationError, match=r"sbuf\[4, 0\] fp32 has no elements; leave the instruction out"):
+            kernel(a, use)
+
+
+@pytest.mark.parametrize("n", [65536, 70000, 131072])
+def test_a_run_longer_than_a_size_field_is_two_dimensions(n):
+    @nki.jit
+    def kernel(a):
+        tile = nl.ndarray((4, n), nl.uint8)
+        nisa.dma_copy(dst=tile, src=a)
+        other = nl.ndarray((4, n), nl.uint8)
+        if n == 65536:
+            nisa.tensor_copy(other, tile)
+        else:  # more than one instruction of an engine takes
+            nisa.dma_copy(dst=other, src=tile)
+        out = nl.ndarray((4, n), nl.uint8, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=other)
+        return out
+
+    a = np.random.default_rng(1).integers(0, 255, (4, n)).astype(np.uint8)
+    np.testing.assert_array_equal(kernel(a), a)

@@ -10,8 +10,10 @@ import pathlib
 import sys
 import tempfile
 
+import numpy as np
 import pytest
 
+import vtrn.nki
 from vtrn.conformance import nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
@@ -57,19 +59,42 @@ def name_of(item):
     return item.nodeid.partition("::")[2]
 
 
-def skip_several_ranks(setup):
-    """The simulation mode cannot give each rank its inputs: it asks their generator for items, which it has not."""
-    simulate = setup.simulate_kernel
+def _arguments(kernel, rank):
+    """A rank's arguments by name, as the kernel has them."""
+    given = kernel.kernel_input or {}
+    given = given if hasattr(given, "items") else given.for_rank(rank)
+    return {name.removesuffix(".must_alias_input"): value for name, value in given.items()}
+
+
+def run_several_ranks(orchestrator):
+    """The simulation mode runs one rank, and fails where tests have inputs for each of several: these run by run_ranks, and
+    their results lie where those of a device would."""
+    from test.utils import common_dataclasses, test_orchestrator
+
+    simulate = orchestrator._run_simulator_inference
     if hasattr(simulate, "__wrapped__"):
         return
 
     @functools.wraps(simulate)
-    def simulate_kernel(kernel_func, kernel_input, lnc_count):
-        if not hasattr(kernel_input, "items"):
-            pytest.skip("runs on several ranks, whose inputs the simulation mode cannot make")
-        return simulate(kernel_func, kernel_input, lnc_count)
+    def inference(self, kernel):
+        n_ranks = kernel.inference_args.collective_ranks
+        if n_ranks <= 1 and hasattr(kernel.kernel_input or {}, "items"):
+            return simulate(self, kernel)
+        os.environ["NKI_NC_VERSION"] = kernel.compiler_input.platform_target.get_nc_gen()
+        lnc = kernel.compiler_input.logical_nc_config
+        results = vtrn.nki.run_ranks(vtrn.nki.jit(kernel.kernel_func)[lnc], [_arguments(kernel, r) for r in range(n_ranks)])
+        folder = os.path.join(self.fs_config.artifacts_output_directory_path, test_orchestrator.INF_ARTIFACT_DIR_NAME)
+        for rank, result in enumerate(results):
+            golden = common_dataclasses.normalize_golden_output(kernel.validation_args.golden_output, rank)
+            given = list(result) if isinstance(result, (list, tuple)) else [] if result is None else [result]
+            if len(given) != len(golden):
+                raise RuntimeError(f"rank {rank}: the kernel gives {len(given)} results, the test expects {', '.join(golden)}")
+            arrays = {name: np.asarray(array, getattr(want, "dtype", None)) for array, (name, want) in zip(given, golden.items())}
+            to = os.path.join(folder, f"output_worker_{rank}") if n_ranks > 1 else folder
+            self.__dump_tensors__(to, arrays, lambda name: name)
+        return folder
 
-    setup.simulate_kernel = simulate_kernel
+    orchestrator._run_simulator_inference = inference
 
 
 class Plugin:
@@ -97,14 +122,12 @@ class Plugin:
         for item in session.items:
             if item.get_closest_marker("trace_only"):
                 item.add_marker(pytest.mark.skip(reason="needs the vendor's compiler (trace_only)"))
-            elif "/collectives/" in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason="runs on several chips, which the simulation mode has not"))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
-        from test.utils import simulation_setup
+        from test.utils.test_orchestrator import Orchestrator
 
-        skip_several_ranks(simulation_setup)
+        run_several_ranks(Orchestrator)
 
     def pytest_collectreport(self, report):
         if report.failed:

@@ -143,11 +143,7 @@ static int take_slice(subscript *s, PyObject *item) {
     int64_t count = step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
     if (start < 0 || start > n || stop > n || stop < -1)
         return out_of_range(s, start < 0 || start > n ? start : stop - 1);
-    if (count < 1) {
-        PyErr_Format(PyExc_IndexError, "slice %lld:%lld of dimension %d selects nothing",
-                     (long long)start, (long long)stop, s->dim);
-        return -1;
-    }
+    count = count < 0 ? 0 : count; /* an empty view, which no instruction takes */
     int64_t old = s->from->view.step[s->dim];
     s->view.offset += start * old;
     take_dim(s, count, step * old);
