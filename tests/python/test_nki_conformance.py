@@ -59,7 +59,23 @@ def test_scripts_and_unit_tests_are_told_apart_by_what_they_say(tmp_path):
 
 LIBRARY = {  # what the suite nkilib looks for in a checkout
     "test/__init__.py": "", "test/utils/__init__.py": "", "test/pytest.ini": "[pytest]\nmarkers =\n    trace_only: is\n",
-    "test/utils/test_orchestrator.py": "class Orchestrator:\n    pass\n",
+    "test/utils/test_orchestrator.py": """
+import numpy as np
+
+INF_ARTIFACT_DIR_NAME = "results"
+
+class Orchestrator:
+    def _run_simulator_inference(self, kernel):
+        raise AttributeError("the simulation mode has no ranks")
+
+    def __dump_tensors__(self, folder, tensors, name_of):
+        for name, array in tensors.items():
+            self.written[folder, name_of(name)] = array
+""",
+    "test/utils/common_dataclasses.py": """
+def normalize_golden_output(golden, rank=0):
+    return golden.for_rank(rank)
+""",
     "test/utils/simulation_setup.py": """
 _LARGE_SHAPE_PATTERNS = ["4096"]
 
@@ -113,8 +129,32 @@ def test_sum(x, y):
     a, b = (np.full((4, 8), n, np.float32) for n in (x, y))
     assert (simulation_setup.simulate_kernel(total, {"a": a, "b": b}, 2) == x + y).all() and x is not True
 
+class PerRank:
+    def __init__(self, of):
+        self.for_rank = of
+
 def test_ranks():
-    simulation_setup.simulate_kernel(total, object(), 2)
+    from types import SimpleNamespace as Some
+    from test.utils.test_orchestrator import Orchestrator
+    import nki.collectives as ncc
+
+    def shared(a):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        ncc.all_reduce([a], [out], ncc.ReplicaGroup([[0, 1, 2]]), nl.add)
+        return out
+
+    self = Orchestrator()
+    self.written, self.fs_config = {}, Some(artifacts_output_directory_path="here")
+    of_rank = lambda rank: np.full((2, 2), rank + 1, np.float32)
+    kernel = Some(kernel_func=shared, inference_args=Some(collective_ranks=3), kernel_input=PerRank(lambda r: {"a.must_alias_input": of_rank(r)}),
+                  compiler_input=Some(logical_nc_config=1, platform_target=Some(get_nc_gen=lambda: "gen3")),
+                  validation_args=Some(golden_output=PerRank(lambda r: {"y": of_rank(r)})))
+    assert self._run_simulator_inference(kernel) == "here/results"
+    assert sorted(self.written) == [(f"here/results/output_worker_{r}", "y") for r in range(3)]
+    assert all((x == 6).all() for x in self.written.values())
+    kernel.inference_args.collective_ranks, kernel.kernel_input = 1, {}
+    with pytest.raises(AttributeError, match="no ranks"):
+        self._run_simulator_inference(kernel)
 
 @pytest.mark.trace_only
 def test_trace():
@@ -138,8 +178,7 @@ def nkilib(tmp_path, files, *options):
 
 def test_parts_of_a_file_of_nki_library_share_what_the_first_has_drawn(tmp_path):
     document, done = nkilib(tmp_path, LIBRARY)
-    assert (document["passed"], document["failed"], document["skipped"]) == (4, 2, 2), done.stdout + done.stderr
-    assert any("several ranks" in reason for reason in document["skips"])
+    assert (document["passed"], document["failed"], document["skipped"]) == (5, 2, 1), done.stdout + done.stderr
     assert {r["case"] for r in document["failures"]} == {"test_sum[True-0.0]", "test_sum[True-3]"}
     records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
     assert {r["unit"] for r in records if "unit" in r} == {"test_sums.py#1/2", "test_sums.py#2/2"}
@@ -153,6 +192,13 @@ def test_slow_tests_are_a_run_of_their_own(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
     assert [(r["unit"], r["case"]) for r in records if "case" in r] == [
         ("test_sums.py", "test_4096"), ("test_sums.py", "test_small"), ("slow/test_sums.py", "test_4096")]
+
+
+def test_fast_tests_are_a_run_of_their_own(tmp_path):
+    text = "import pytest\n\n@pytest.mark.fast\ndef test_quick():\n    pass\n\ndef test_other():\n    pass\n"
+    nkilib(tmp_path, LIBRARY | {"test/integration/nkilib/test_sums.py": text}, "--fast")
+    records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
+    assert [(r["unit"], r["case"]) for r in records if "case" in r] == [("fast/test_sums.py", "test_quick")]
 
 
 def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):
