@@ -1,5 +1,6 @@
 /* Runs a plan: every thread walks the same steps and does its share of each. */
 #include "base/process.h"
+#include "engine/columns.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/plan_parts.h"
@@ -17,9 +18,10 @@ typedef struct execution {
     engine_core *core;
     engine_core alone; /* the same core as one thread sees it who does everything */
     engine_run *run;
-    uint32_t limit;    /* of blocks */
-    bool is_all_alone; /* the team is not asked, whatever the plan says */
-    bool may_stop;     /* at collectives */
+    uint32_t limit;        /* of blocks */
+    bool is_all_alone;     /* the team is not asked, whatever the plan says */
+    bool may_stop;         /* at collectives */
+    columns_work *divided; /* NULL: thread 0 does stretches as it does all else */
     /* After blocks that thread 0 did alone: where the team goes on, and the rows and columns of the
      * stationary tile then. Written between two barriers. */
     place resume;
@@ -88,8 +90,7 @@ static vtrn_status run_custom(execution *x, uint32_t custom_i) {
 
 static const vtrn_instr *instr_of(const execution *x, const engine_block_plan *block,
                                   uint32_t step_i) {
-    const vtrn_instr *in_place = block->in_place ? block->in_place[step_i] : NULL;
-    return in_place ? in_place : &x->run->program->instrs[block->steps[step_i].instr];
+    return engine_step_instr(x->run->program, block, step_i);
 }
 
 /* Tells a matmul what is behind it, so that its last columns ask for the next one's first. */
@@ -176,7 +177,14 @@ static bool is_collective(const execution *x, const engine_step *step) {
  * collective, where p->at is its step. */
 static bool run_block_alone(execution *x, const engine_block_plan *block, place *p) {
     const small_context small = small_context_of(x->core, x->run->slot_base);
+    const uint32_t n_stretches = x->divided ? block->n_stretches : 0;
+    uint32_t stretch_i = 0;
     for (uint32_t i = p->at; i < block->n_steps; i++) {
+        if (stretch_i < n_stretches && block->stretches[stretch_i].first == i) {
+            columns_run(x->divided, block, &block->stretches[stretch_i]);
+            i = block->stretches[stretch_i++].end - 1;
+            continue;
+        }
         const small_op *op = block->small[i];
         if (op) {
             for (int row = 0; row < op->n_rows; row++)
@@ -281,6 +289,17 @@ static void thread_main(void *arg, int thread_i) {
     }
 }
 
+/* Thread 0 does all but parts of stretches. */
+static void divided_main(void *arg, int thread_i) {
+    execution *x = arg;
+    if (thread_i) {
+        columns_help(x->divided, thread_i);
+        return;
+    }
+    walk_alone(x, &(place){0});
+    columns_end(x->divided);
+}
+
 static vtrn_status first_failure(execution *x, int n_threads) {
     int first = -1;
     for (int i = 0; i < n_threads; i++)
@@ -323,26 +342,36 @@ static void learn(engine_run *run, bool was_alone, double seconds, bool has_slep
 }
 
 vtrn_status engine_execute(engine_core *core, engine_run *run) {
-    if (!run->plan->is_solo && run->plan->n_threads != core->n_threads)
+    const engine_plan *plan = run->plan;
+    if (!plan->is_solo && plan->n_threads != core->n_threads)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a plan for %d threads on a core with %d",
-                          run->plan->n_threads, core->n_threads);
+                          plan->n_threads, core->n_threads);
+    bool is_for_team =
+        !run->is_outline && (!plan->is_solo || (plan->is_divided && core->n_threads > 1));
+    bool is_alone = !is_for_team || is_habit_alone(&run->habit);
     execution x = {.core = core,
                    .alone = *core,
                    .run = run,
                    .limit = run->max_blocks ? run->max_blocks : UINT32_MAX,
-                   .is_all_alone =
-                       run->plan->is_solo || run->is_outline || is_habit_alone(&run->habit),
+                   .is_all_alone = is_alone || plan->is_solo,
                    .failed_step = UINT64_MAX};
-    core->owner_shift = run->plan->owner_shift;
+    columns_work divided;
+    core->owner_shift = plan->owner_shift;
     x.alone.n_threads = 1;
     double start_s = now_s();
     uint32_t n_sleeps = team_n_sleeps(core->team);
-    if (x.is_all_alone)
+    if (is_alone) {
         walk_alone(&x, &(place){0});
-    else
+    } else if (plan->is_solo) {
+        columns_begin(&divided, &x.alone, run, core->n_threads);
+        x.divided = &divided;
+        team_run(core->team, divided_main, &x);
+    } else {
         team_run(core->team, thread_main, &x);
-    if (!run->plan->is_solo && !run->is_outline)
-        learn(run, x.is_all_alone, now_s() - start_s, team_n_sleeps(core->team) != n_sleeps);
+    }
+    bool has_slept = team_n_sleeps(core->team) != n_sleeps || (x.divided && divided.has_waited);
+    if (is_for_team)
+        learn(run, is_alone, now_s() - start_s, has_slept);
     return first_failure(&x, core->n_threads);
 }
 

@@ -1,6 +1,7 @@
 /* Makes the plan: in-order queues under semaphores become one order of steps. */
 #include "engine/plan.h"
 
+#include "engine/columns.h"
 #include "engine/in_place.h"
 #include "engine/plan_parts.h"
 #include "isa/access.h"
@@ -13,6 +14,9 @@
  * each thread reads what lies in the other's cache. Measured on two cores with digits (41,000
  * elements between two barriers) and chars (220,000): without gain, and 1.7 times as fast. */
 static const uint64_t wake_work = 65536, barrier_work = 25000;
+
+/* Of HBM that stretches of products read, for the team to be woken: one core takes 0.1 ms. */
+static const uint64_t least_divided_bytes = 2 << 20;
 
 /* A matmul does K multiply-adds an element of dst; about 16 of them take as long as an element of
  * an elementwise instruction. */
@@ -341,6 +345,7 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
         return VTRN_OUT_OF_MEMORY(program->n_blocks * sizeof *out->blocks);
     out->is_solo = true;
     uint64_t team_work[N_SPLITS] = {0};
+    uint64_t n_divided_bytes = 0;
     bool has_short_weights = false;
     for (uint32_t i = 0; i < program->n_blocks; i++) {
         VTRN_RETURN_IF_ERROR(check_block(program, i));
@@ -367,10 +372,14 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
         out->blocks[i].is_solo =
             out->n_threads == 1 || (may_be_solo && s.solo_work <= s.team_work[0] + wake_work);
         out->is_solo &= out->blocks[i].is_solo;
+        if (out->n_threads > 1 && out->blocks[i].is_solo)
+            VTRN_RETURN_IF_ERROR(
+                columns_find(program, &out->blocks[i], &out->arena, &n_divided_bytes));
         for (int split = 0; split < N_SPLITS; split++)
             team_work[split] += s.team_work[split];
         has_short_weights |= s.has_short_weights;
     }
+    out->is_divided = out->is_solo && n_divided_bytes >= least_divided_bytes;
     out->owner_shift = ENGINE_OWNER_SHIFT;
     for (int split = 1; split < N_SPLITS && has_short_weights; split++)
         if ((double)team_work[split] <= most_imbalance * (double)team_work[0])

@@ -16,6 +16,11 @@ typedef struct engine_step {
     uint8_t reserved;
 } engine_step;
 
+/* Steps [first, end) whose products' columns the threads divide: see engine/columns.h. */
+typedef struct engine_stretch {
+    uint32_t first, end;
+} engine_stretch;
+
 /* The steps of one block, in execution order. */
 typedef struct engine_block_plan {
     uint32_t n_steps;
@@ -25,12 +30,22 @@ typedef struct engine_block_plan {
     /* by step: what stands for an instruction that reads HBM in place; NULL: nothing. The array is
      * NULL where no step has one. */
     const vtrn_instr **in_place;
+    const engine_stretch *stretches; /* [n_stretches] ascending; of solo blocks only */
+    uint32_t n_stretches;
 } engine_block_plan;
+
+/* What a step executes. */
+static inline const vtrn_instr *engine_step_instr(const vtrn_program *program,
+                                                  const engine_block_plan *block, uint32_t step_i) {
+    const vtrn_instr *in_place = block->in_place ? block->in_place[step_i] : NULL;
+    return in_place ? in_place : &program->instrs[block->steps[step_i].instr];
+}
 
 typedef struct engine_plan {
     arena arena;
     int n_threads;   /* the team that is to run it */
     bool is_solo;    /* every block is */
+    bool is_divided; /* and the team is worth waking for their stretches */
     int owner_shift; /* engine_core.owner_shift for it */
     uint32_t n_barriers;
     uint32_t n_blocks;

@@ -4,6 +4,7 @@
  * strips of 48 columns, converted to fp32. Both may lie in HBM here: see engine/in_place.h.
  * Source of dtypes and accumulation: docs/hardware.md, "Tensor engine"; a product is rounded once
  * (fused multiply-add), k ascending, which the vendor leaves open. */
+#include "engine/tensor.h"
 #include "engine/engine.h"
 #include "engine/tensor_kernels.h"
 
@@ -111,21 +112,40 @@ static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap
     }
 }
 
-/* Panels of columns [first, end) of the stationary tile; first is a multiple of 8. */
-static void load_panels(engine_core *core, const vtrn_ap *ap, const uint8_t *base, int first,
-                        int end) {
+/* A column alone in its panel. What lies beside it is multiplied in vain. */
+static void load_column(const uint8_t *src, size_t stride, bool is_bf16, int n_rows, float *panel) {
+    for (int k = 0; k < n_rows; k++, src += stride, panel += BLOCK) {
+        uint16_t half;
+        uint32_t bits;
+        if (is_bf16) {
+            memcpy(&half, src, sizeof half);
+            bits = (uint32_t)half << 16;
+        } else {
+            memcpy(&bits, src, sizeof bits);
+        }
+        memcpy(panel, &bits, sizeof bits);
+    }
+}
+
+/* Columns [first, end) of the stationary tile into its panels; first is a multiple of 8. */
+static void load_panels(const engine_core *core, const vtrn_ap *ap, const uint8_t *base, int first,
+                        int end, float *tile) {
     const tensor_kernels *kernels = CPU_TABLE(tensor_kernel_table);
     const int n_rows = ap->n_partitions;
     size_t stride = (size_t)engine_row_stride(core, ap);
     bool is_fp32 = is_ready(ap, VTRN_DTYPE_FP32), is_bf16 = is_ready(ap, VTRN_DTYPE_BF16);
-    float *panels = core->regs->pe_weights + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
+    float *panels = tile + (size_t)(first / BLOCK) * TENSOR_PANEL_STRIDE;
+    const uint8_t *src = base + (size_t)first * dtype_size((vtrn_dtype)ap->dtype);
     int n = end - first;
+    if (n == 1 && (is_fp32 || is_bf16)) {
+        load_column(src, stride, is_bf16, n_rows, panels);
+        return;
+    }
     if (n % BLOCK) /* columns that do not exist weigh nothing */
         memset(panels + (size_t)(n / BLOCK) * TENSOR_PANEL_STRIDE, 0,
                (size_t)n_rows * BLOCK * sizeof *panels);
     if (is_fp32 || is_bf16) {
-        (is_fp32 ? kernels->panels_fp32 : kernels->panels_bf16)(
-            base + (size_t)first * dtype_size((vtrn_dtype)ap->dtype), stride, n_rows, n, panels);
+        (is_fp32 ? kernels->panels_fp32 : kernels->panels_bf16)(src, stride, n_rows, n, panels);
         return;
     }
     for (int k = 0; k < n_rows; k++) {
@@ -151,7 +171,8 @@ vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
     core->regs->pe[thread_i].is_mx = false;
     engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
     while (engine_rows_next(&columns))
-        load_panels(core, ap, engine_row(core, ap, slot_base, 0), columns.first, columns.end);
+        load_panels(core, ap, engine_row(core, ap, slot_base, 0), columns.first, columns.end,
+                    core->regs->pe_weights);
     return NULL;
 }
 
@@ -295,16 +316,17 @@ static tensor_coming coming_of(const product *p) {
     return out;
 }
 
-/* Dense fp32 or bf16. The first block of a strip leaves it behind as fp32: 128 rows lie in 128
- * pages, and reading them in place for each of 16 blocks would miss the first-level TLB each time.
+/* Columns [first, n_cols), dense fp32 or bf16. The first block of a strip leaves it behind as fp32:
+ * 128 rows lie in 128 pages, and reading them in place for each of 16 blocks would miss the
+ * first-level TLB each time.
  */
-static void multiply_dense(const product *p, uint64_t n_cols) {
+static void multiply_dense(const product *p, uint64_t first, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
     bool is_bf16 = moving->dtype == VTRN_DTYPE_BF16;
     const uint8_t *base = engine_row(p->core, moving, p->slot_base, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
     float *buffer = engine_scratch(p->core, p->thread_i);
-    for (uint64_t from = 0; from < n_cols; from += STRIP) {
+    for (uint64_t from = first; from < n_cols; from += STRIP) {
         strip s = {
             .b = buffer,
             .b_stride = STRIP,
@@ -354,14 +376,15 @@ static void multiply_runs(const product *p, uint64_t n_cols) {
 
 /* One row of dst: an element of the moving tile is multiplied by one weight and not used again, so
  * the tile is read as it lies. */
-static void multiply_one_row(const product *p, uint64_t n_cols) {
+static void multiply_one_row(const product *p, uint64_t first, uint64_t n_cols) {
     const vtrn_ap *moving = &p->instr->ap[1];
+    const size_t first_byte = first * dtype_size((vtrn_dtype)moving->dtype);
     tensor_multiply_row multiply = moving->dtype == VTRN_DTYPE_BF16 ? p->kernels->multiply_row_bf16
                                                                     : p->kernels->multiply_row_fp32;
-    tensor_moving b = {.rows = engine_row(p->core, moving, p->slot_base, 0),
+    tensor_moving b = {.rows = engine_row(p->core, moving, p->slot_base, 0) + first_byte,
                        .row_bytes = (size_t)engine_row_stride(p->core, moving)};
-    float *c = (float *)engine_chip_row(p->core, &p->instr->ap[0], 0);
-    multiply(p->core->regs->pe_weights, p->n_k, b, (int)n_cols, (tensor_sums){c, 0, p->is_adding});
+    float *c = (float *)engine_chip_row(p->core, &p->instr->ap[0], 0) + first;
+    multiply(p->panels, p->n_k, b, (int)(n_cols - first), (tensor_sums){c, 0, p->is_adding});
 }
 
 /* Any type and pattern: rows are converted a chunk at a time. */
@@ -441,14 +464,88 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
     if (!p.n_blocks)
         return NULL;
     if (is_strippable(moving) && p.is_direct && instr->ap[0].n_partitions == 1)
-        multiply_one_row(&p, n_cols);
+        multiply_one_row(&p, 0, n_cols);
     else if (is_strippable(moving))
-        multiply_dense(&p, n_cols);
+        multiply_dense(&p, 0, n_cols);
     else if (has_runs(moving, VTRN_DTYPE_FP32) || has_runs(moving, VTRN_DTYPE_BF16))
         multiply_runs(&p, n_cols);
     else
         multiply_any(&p, n_cols);
     return NULL;
+}
+
+/* --- parts of the columns --- */
+
+enum { PART_PANELS = 128 * 1024 }; /* bytes of scratch before the stationary tile of a part */
+_Static_assert(PART_PANELS >= ENGINE_PE_ROWS * STRIP * sizeof(float), "behind a strip");
+_Static_assert(PART_PANELS + ENGINE_PE_ROWS / BLOCK * TENSOR_PANEL_STRIDE * sizeof(float) <=
+                   ENGINE_SCRATCH_BYTES,
+               "a part's stationary tile fits");
+
+bool tensor_is_divisible_load(const vtrn_instr *instr) {
+    const vtrn_ap *ap = &instr->ap[1];
+    return instr->opcode == VTRN_OP_LDWEIGHTS && is_strippable(ap) &&
+           ap->space != VTRN_SPACE_PSUM && isa_ap_free_size(ap) <= ENGINE_PE_ROWS &&
+           ap->n_partitions <= ENGINE_PE_ROWS;
+}
+
+bool tensor_is_divisible(const vtrn_instr *load, const vtrn_instr *instr) {
+    const vtrn_ap *dst = &instr->ap[0], *moving = &instr->ap[1];
+    return instr->opcode == VTRN_OP_MATMUL && is_strippable(moving) &&
+           moving->space != VTRN_SPACE_PSUM && is_ready(dst, VTRN_DTYPE_FP32) &&
+           dst->space == VTRN_SPACE_PSUM && moving->n_partitions == load->ap[1].n_partitions &&
+           dst->n_partitions == isa_ap_free_size(&load->ap[1]) &&
+           isa_ap_free_size(moving) == isa_ap_free_size(dst);
+}
+
+static void load_part(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
+                      tensor_part *part, float *panels) {
+    const vtrn_ap *ap = &instr->ap[1];
+    const int n_cols = (int)isa_ap_free_size(ap);
+    part->n_k = ap->n_partitions;
+    load_panels(core, ap, engine_row(core, ap, slot_base, 0), 0, n_cols, panels);
+    if (part->thread_i)
+        return;
+    core->regs->pe[0].n_rows = part->n_k;
+    core->regs->pe[0].n_cols = n_cols;
+    core->regs->pe[0].is_mx = false;
+}
+
+void tensor_do_part(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
+                    tensor_part *part) {
+    float *panels = core->regs->pe_weights;
+    if (part->thread_i)
+        panels = (float *)((uint8_t *)engine_scratch(core, part->thread_i) + PART_PANELS);
+    if (instr->opcode == VTRN_OP_LDWEIGHTS) {
+        load_part(core, instr, slot_base, part, panels);
+        return;
+    }
+    const vtrn_ap *dst = &instr->ap[0];
+    const uint64_t n_cols = isa_ap_free_size(dst);
+    const uint64_t n_units = (n_cols + TENSOR_VECTOR_COLS - 1) / TENSOR_VECTOR_COLS;
+    const uint64_t n_parts = (uint64_t)part->n_parts, part_i = (uint64_t)part->part_i;
+    uint64_t first = n_units * part_i / n_parts * TENSOR_VECTOR_COLS;
+    uint64_t end = n_units * (part_i + 1) / n_parts * TENSOR_VECTOR_COLS;
+    end = end < n_cols ? end : n_cols;
+    product p = {
+        .core = core,
+        .instr = instr,
+        .slot_base = slot_base,
+        .kernels = CPU_TABLE(tensor_kernel_table),
+        .thread_i = part->thread_i,
+        .n_k = part->n_k,
+        .panels = panels,
+        .panel_stride = TENSOR_PANEL_STRIDE,
+        .n_blocks = (dst->n_partitions + BLOCK - 1) / BLOCK,
+        .is_adding = instr->flags & VTRN_FLAG_ACCUMULATE,
+        .is_direct = true,
+    };
+    if (first >= end)
+        return;
+    if (dst->n_partitions == 1)
+        multiply_one_row(&p, first, end);
+    else
+        multiply_dense(&p, first, end);
 }
 
 /* --- MX -----------------------------------------------------------------------------------------
