@@ -83,15 +83,26 @@ static inline float abs_min(float x, float y) {
     }
 FLOAT_OPS(FLOAT_KERNELS)
 
-/* Sixteen lanes as one value: the compiler splits it into what the level has. */
-typedef float lanes_f __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
+/* Sixteen lanes as vectors that the level has: of longer ones GCC compares element by element. */
+#if defined(__AVX512F__)
+enum { PIECE_BYTES = 64 };
+#elif defined(__AVX2__)
+enum { PIECE_BYTES = 32 };
+#else
+enum { PIECE_BYTES = 16 };
+#endif
+enum { N_PIECES = ALU_LANES * (int)sizeof(float) / PIECE_BYTES };
+typedef float piece_f __attribute__((vector_size(PIECE_BYTES), aligned(4), may_alias));
+typedef int32_t piece_i __attribute__((vector_size(PIECE_BYTES), aligned(4), may_alias));
+typedef struct __attribute__((may_alias)) lanes_f {
+    piece_f piece[N_PIECES];
+} lanes_f;
 
-#define BLEND(mask, x, y) ((lanes_f)(((mask) & (lanes_i)(x)) | (~(mask) & (lanes_i)(y))))
-#define LANES_AND(x, m)   ((lanes_f)((lanes_i)(x) & (m)))
-#define LANES_OR(x, m)    ((lanes_f)((lanes_i)(x) | (m)))
-#define LANES_ABS(x)      ((lanes_f)((lanes_i)(x)&0x7fffffff))
-#define LANES_ONE_IF(m)   ((lanes_f)((m)&0x3f800000))
+#define BLEND(mask, x, y) ((piece_f)(((mask) & (piece_i)(x)) | (~(mask) & (piece_i)(y))))
+#define LANES_AND(x, m)   ((piece_f)((piece_i)(x) & (m)))
+#define LANES_OR(x, m)    ((piece_f)((piece_i)(x) | (m)))
+#define LANES_ABS(x)      ((piece_f)((piece_i)(x)&0x7fffffff))
+#define LANES_ONE_IF(m)   ((piece_f)((m)&0x3f800000))
 
 /* Reductions: M(enum, identity, acc op x on lanes, x op y on one). The identity leaves every value
  * as it is, -0 and NaN included. */
@@ -99,9 +110,9 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
     M(ADD, -0.0f, acc + v, x + y)                                                                  \
     M(MULTIPLY, 1.0f, acc *v, x *y)                                                                \
     M(MAX, -INFINITY,                                                                              \
-      LANES_AND(BLEND((acc > v) | (acc != acc), acc, v), (lanes_i)acc | ~(acc == v)),              \
+      LANES_AND(BLEND((acc > v) | (acc != acc), acc, v), (piece_i)acc | ~(acc == v)),              \
       maximum(x, y))                                                                               \
-    M(MIN, INFINITY, LANES_OR(BLEND((acc < v) | (acc != acc), acc, v), (lanes_i)acc &(acc == v)),  \
+    M(MIN, INFINITY, LANES_OR(BLEND((acc < v) | (acc != acc), acc, v), (piece_i)acc &(acc == v)),  \
       minimum(x, y))                                                                               \
     M(ABS_MAX, 0.0f,                                                                               \
       BLEND((LANES_ABS(acc) > LANES_ABS(v)) | (acc != acc), LANES_ABS(acc), LANES_ABS(v)),         \
@@ -119,8 +130,10 @@ typedef int32_t lanes_i __attribute__((vector_size(64), aligned(4), may_alias));
 /* left = left op right, of two values of sixteen lanes, where expr says op of acc and v */
 #define JOIN(left, right, expr)                                                                    \
     do {                                                                                           \
-        lanes_f acc = (left), v = (right);                                                         \
-        (left) = (expr);                                                                           \
+        for (int p = 0; p < N_PIECES; p++) {                                                       \
+            piece_f acc = (left).piece[p], v = (right).piece[p];                                   \
+            (left).piece[p] = (expr);                                                              \
+        }                                                                                          \
     } while (0)
 
 #define REDUCE_KERNELS(E, identity, lanes_expr, expr)                                              \
