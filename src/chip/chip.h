@@ -43,6 +43,7 @@ typedef struct vtrn_chip {
     int n_partitions;
     uint32_t sbuf_partition_bytes;          /* physical */
     uint32_t sbuf_reserved_partition_bytes; /* kept by the compiler */
+    uint32_t weights_partition_bytes;       /* for weights that stay between calls; 0: none do */
     uint32_t psum_partition_bytes, psum_bank_bytes;
     int n_psum_banks;
     uint64_t hbm_bytes; /* a chip */

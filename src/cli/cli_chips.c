@@ -224,7 +224,7 @@ static void list_json(const vtrn_chip *chips, int n_chips, const vtrn_instance *
                "\"topology\": ",
                s->n_chips, s->n_vcpus, s->host_gib, s->dollars_per_hour);
         cli_json_text(stdout, s->topology);
-        printf("}");
+        printf(", \"link_bytes_per_s\": %.17g}", s->link_bytes_per_s);
     }
     printf("]}\n");
 }

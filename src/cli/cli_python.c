@@ -111,13 +111,15 @@ const cli_command cli_serve_export = {
 const cli_command cli_bench = {
     .name = "bench",
     .summary = "throughput, latency and price of a model over instances",
-    .help = "usage: vtrn bench MODEL.export [--instances A,B,...] [options]\n\n"
-            "MODEL.export is a function serialised by jax.export. It is compiled for each instance "
-            "and\n"
-            "timed on the virtual clock, with one core and all, one worker a core and two.\n\n"
-            "  --instances A,B,...    default inf1.xlarge,inf2.xlarge,trn1.2xlarge,trn2.3xlarge\n"
-            "  --auto-cast none|matmult|all --auto-cast-type bf16|fp16|tf32|fp8_e4m3\n"
-            "  --csv FILE, --html FILE, --json        reports, with neuronperf's columns\n\n"
-            "example: vtrn bench model.export --instances inf1.xlarge,inf2.xlarge,trn1.2xlarge\n",
+    .help =
+        "usage: vtrn bench MODEL.export [--instances A,B,...] [options]\n\n"
+        "MODEL.export is a function serialised by jax.export. It is compiled for each instance "
+        "and\n"
+        "timed on the virtual clock, with one core and all, one worker a core and two.\n\n"
+        "  --instances A,B,...    default inf1.xlarge,inf2.xlarge,trn1.2xlarge,trn2.3xlarge\n"
+        "  --pipeline-cores N     layers dealt out over N cores of inf1, each with its weights\n"
+        "  --auto-cast none|matmult|all --auto-cast-type bf16|fp16|tf32|fp8_e4m3\n"
+        "  --csv FILE, --html FILE, --json        reports, with neuronperf's columns\n\n"
+        "example: vtrn bench model.export --instances inf1.xlarge,inf2.xlarge,trn1.2xlarge\n",
     .run = run,
 };

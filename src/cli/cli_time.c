@@ -1,6 +1,7 @@
 /* vtrn time: what a program takes on the chip, from the timing model alone. No values exist. */
 #include "cli/cli.h"
 #include "cli/cli_program.h"
+#include "compiler/cc_flags.h"
 #include "profile/profile.h"
 #include "runtime/outline.h"
 
@@ -14,7 +15,30 @@ typedef struct timed {
     timing_result timing;
     profile_summary summary;
     uint32_t n_blocks; /* that ran */
+    uint32_t n_weights, n_stay;
+    uint64_t weight_bytes, stay_bytes;
 } timed;
+
+/* Weights by what the environment says of them, in bytes as they are stored. */
+static vtrn_status count_weights(timed *t) {
+    compile_options flags = {0};
+    VTRN_RETURN_IF_ERROR(cc_flags_parse(getenv("NEURON_CC_FLAGS"), &flags));
+    for (uint32_t i = 0; i < t->program->n_slots; i++) {
+        const vtrn_slot *s = &t->program->slots[i];
+        if (s->kind != VTRN_SLOT_ARGUMENT || (!s->stays && (uint32_t)s->index >= flags.n_weights))
+            continue;
+        t->n_weights++;
+        t->n_stay += s->stays;
+        t->weight_bytes += s->size_bytes;
+        t->stay_bytes += s->stays ? s->size_bytes : 0;
+    }
+    return NULL;
+}
+
+/* Of the weights that stay, once, at the rate of a core's part of the memory. */
+static double load_ns(const timed *t) {
+    return (double)t->stay_bytes / t->chip.hbm_bytes_per_s * 1e9;
+}
 
 static vtrn_status time_file(timed *t, const char *chip_name, const char *out_dir) {
     uint8_t *bytes;
@@ -28,6 +52,7 @@ static vtrn_status time_file(timed *t, const char *chip_name, const char *out_di
         return vtrn_status_annotate(status, "%s", t->path);
     const profile_input input = {.program = t->program, .chip = &t->chip, .timing = &t->timing};
     profile_summarize(&input, &t->summary);
+    VTRN_RETURN_IF_ERROR(count_weights(t));
     return out_dir ? profile_write(&input, out_dir) : NULL;
 }
 
@@ -45,6 +70,16 @@ static void print_text(const timed *t) {
     printf("  MFU       %.3g %%\n  DMA       %.1f %% of the engines' time busy\n", 100 * s->mfu,
            100 * s->dma_busy);
     printf("  HBM       %s read, %s written\n", moved_in, moved_out);
+    if (t->n_weights) {
+        char all[32], stay[32], load[32];
+        cli_bytes(all, sizeof all, (double)t->weight_bytes);
+        cli_bytes(stay, sizeof stay, (double)t->stay_bytes);
+        cli_time(load, sizeof load, load_ns(t));
+        printf("  weights   %u of %u stay on the chip, %s of %s: loaded once, in %s; %s\n",
+               t->n_stay, t->n_weights, stay, all, load,
+               t->n_stay < t->n_weights ? "the others are read in each call"
+                                        : "none is read again");
+    }
     if (t->chip.gen == 1)
         printf("  products  fp32 operands as bf16, or as --auto-cast-type says: the array of %s "
                "takes no fp32; most numbers of %s are assumed (vtrn chips %s --timing)\n",
@@ -52,6 +87,16 @@ static void print_text(const timed *t) {
     if (runtime_has_branches(t->program))
         printf("  branches  %u blocks ran, as loop counters and arguments of zeros decide\n",
                t->n_blocks);
+}
+
+/* The numbers of the arguments. */
+static void print_staying(const timed *t) {
+    const char *comma = "";
+    for (uint32_t i = 0; i < t->program->n_slots; i++)
+        if (t->program->slots[i].stays) {
+            printf("%s%d", comma, t->program->slots[i].index);
+            comma = ", ";
+        }
 }
 
 static void print_json(const timed *t) {
@@ -84,6 +129,16 @@ static void print_json(const timed *t) {
            (unsigned long long)s->n_dmas, (unsigned long long)s->hbm_read_bytes,
            (unsigned long long)s->hbm_write_bytes, s->n_reference_ops);
     cli_json_number(stdout, s->custom_ns);
+    if (t->n_weights) {
+        printf(", \"weights\": {\"given\": %u, \"bytes\": %llu, \"stay_bytes\": %llu, "
+               "\"load_ns\": ",
+               t->n_weights, (unsigned long long)t->weight_bytes,
+               (unsigned long long)t->stay_bytes);
+        cli_json_number(stdout, load_ns(t));
+        printf(", \"stay\": [");
+        print_staying(t);
+        printf("]}");
+    }
     printf("}\n");
 }
 

@@ -6,7 +6,24 @@ static bool is_text(const char *value, size_t n, const char *word) {
     return strlen(word) == n && memcmp(value, word, n) == 0;
 }
 
+/* How many arguments are weights. */
+static vtrn_status set_weights(const char *value, size_t n, compile_options *out) {
+    uint64_t number = 0;
+    for (size_t i = 0; i < n && number <= UINT32_MAX; i++)
+        number = value[i] < '0' || value[i] > '9' ? (uint64_t)UINT32_MAX + 1
+                                                  : number * 10 + (uint64_t)(value[i] - '0');
+    if (!n || number > UINT32_MAX)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "--weights-stay is '%.*s'; it is how many of the first arguments are "
+                          "weights",
+                          (int)(n > 80 ? 80 : n), value);
+    out->n_weights = (uint32_t)number;
+    return NULL;
+}
+
 vtrn_status cc_flags_set(const char *name, const char *value, size_t n, compile_options *out) {
+    if (strcmp(name, "weights-stay") == 0)
+        return set_weights(value, n, out);
     static const char *const CASTS[] = {"none", "matmult", "all"};
     static const struct {
         const char *name;
@@ -34,7 +51,7 @@ vtrn_status cc_flags_set(const char *name, const char *value, size_t n, compile_
 
 vtrn_status cc_flags_parse(const char *text, compile_options *out) {
     static const char SPACES[] = " \t\n\r\"'";
-    static const char *const NAMES[] = {"auto-cast-type", "auto-cast"};
+    static const char *const NAMES[] = {"auto-cast-type", "auto-cast", "weights-stay"};
     for (const char *at = text; at && *at;) {
         at += strspn(at, SPACES);
         size_t n = strcspn(at, SPACES), n_name = strcspn(at, " \t\n\r\"'=");

@@ -4,6 +4,7 @@
 #include "collective/collective.h"
 #include "compiler/build/finish.h"
 #include "compiler/build/semaphores.h"
+#include "compiler/build/weights_stay.h"
 #include "compiler/custom/custom_check.h"
 #include "compiler/custom/custom_run.h"
 #include "compiler/emit/emit_kernels.h"
@@ -84,6 +85,32 @@ static collective_topology *topology_of(const graph *g, const vtrn_chip *chip,
     return t;
 }
 
+/* SBUF of a partition that weights take, 0: none is to stay. Elements of a byte may be widened when
+ * they are loaded. */
+static vtrn_status weights_room(const vtrn_chip *chip, const graph *g,
+                                const compile_options *options, uint32_t *out) {
+    uint64_t n_bytes = 0;
+    *out = 0;
+    if (!options->n_weights)
+        return NULL;
+    if (!chip->weights_partition_bytes)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "--weights-stay: %s reads weights from HBM in every call; leave it out",
+                          chip->core_name);
+    if (options->n_weights > g->body.n_args)
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "--weights-stay is %u; the program has %u arguments",
+                          options->n_weights, g->body.n_args);
+    for (uint32_t i = 0; i < options->n_weights; i++) {
+        const graph_type *t = &g->types[g->body.args[i]];
+        size_t size = dtype_size((vtrn_dtype)t->dtype);
+        n_bytes += (uint64_t)graph_type_count(t) * (size == 1 ? 2 : size);
+    }
+    uint64_t rows = (uint64_t)chip->n_partitions, each = (n_bytes + rows - 1) / rows;
+    *out = each < chip->weights_partition_bytes ? (uint32_t)((each + 63) / 64 * 64)
+                                                : chip->weights_partition_bytes;
+    return NULL;
+}
+
 vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_options *options,
                           vtrn_program **out) {
     static const compile_options none = {0};
@@ -102,6 +129,12 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     if (!program)
         return VTRN_OUT_OF_MEMORY(sizeof *program);
     program->arena = home;
+    uint32_t stay_bytes = 0;
+    vtrn_status refused = weights_room(chip, g, options, &stay_bytes);
+    if (refused) {
+        program_destroy(program);
+        return refused;
+    }
     collective_topology *topology = topology_of(g, chip, options);
     builder build = {.chip = chip,
                      .program = program,
@@ -112,7 +145,8 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
               .cuts = &cuts,
               .options = options,
               .build = &build,
-              .sbuf_limit = chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes};
+              .sbuf_limit =
+                  chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes - stay_bytes};
     lower l = {
         .g = g, .chip = chip, .options = options, .program = program, .build = &build, .plan = &p};
     graph *passed = NULL;
@@ -120,6 +154,9 @@ vtrn_status compile_graph(const graph *g, const vtrn_chip *chip, const compile_o
     l.g = passed;
     if (!status)
         status = stages(&l);
+    if (!status && stay_bytes)
+        status = weights_stay_mark(program, options->n_weights,
+                                   (uint64_t)stay_bytes * (uint64_t)chip->n_partitions);
     lower_drop_open(&l); /* there are some after an error only */
     build_free(&build);
     collective_topology_destroy(topology);

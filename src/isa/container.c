@@ -111,9 +111,11 @@ static void save_program(writer *w, const vtrn_program *p) {
         u32(w, p->output_alias ? (uint32_t)p->output_alias[i] : UINT32_MAX);
 }
 
+enum { SLOT_STAYS = 0x80 /* of the byte of a slot's kind */ };
+
 static void save_slot(writer *w, const vtrn_slot *s) {
     bool has_index = program_slot_has_index(s);
-    u8(w, s->kind);
+    u8(w, (uint8_t)(s->kind | (s->stays ? SLOT_STAYS : 0)));
     u8(w, s->dtype);
     u32(w, has_index ? (uint32_t)s->index : 0);
     u64(w, s->size_bytes);
@@ -397,7 +399,11 @@ static void load_program(reader *r) {
 }
 
 static void load_slot(reader *r, vtrn_slot *s) {
-    s->kind = (uint8_t)below(r, 1, VTRN_SLOT_RANK + 1, "no such kind of slot");
+    uint32_t kind = below(r, 1, SLOT_STAYS + VTRN_SLOT_RANK + 1, "no such kind of slot");
+    s->stays = kind == SLOT_STAYS + VTRN_SLOT_ARGUMENT;
+    if (kind > VTRN_SLOT_RANK && !s->stays)
+        fail(r, "no such kind of slot");
+    s->kind = r->fault ? 0 : (uint8_t)(kind & (SLOT_STAYS - 1));
     s->dtype = (uint8_t)below(r, 1, VTRN_DTYPE_COUNT, "no such dtype");
     s->index = (int32_t)number(r, 4);
     s->size_bytes = number(r, 8);

@@ -25,7 +25,7 @@ typedef enum vtrn_rank_word {
 typedef struct vtrn_slot {
     uint8_t kind;  /* vtrn_slot_kind */
     uint8_t dtype; /* vtrn_dtype, for display */
-    uint16_t reserved;
+    bool stays; /* ARGUMENT: its loads read what an earlier call left on the chip: no bytes move */
     int32_t index;
     uint64_t size_bytes;
     uint64_t

@@ -135,6 +135,12 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
     return NULL;
 }
 
+static bool is_load_of_what_stays(const vtrn_program *program, const vtrn_instr *instr) {
+    const vtrn_ap *src = &instr->ap[1];
+    return src->space == VTRN_SPACE_HBM && src->slot < program->n_slots &&
+           program->slots[src->slot].stays;
+}
+
 static void prepare_instr(timing_model *model, uint32_t i) {
     const vtrn_instr *instr = &model->program->instrs[i];
     timing_instr *out = &model->instrs[i];
@@ -151,6 +157,10 @@ static void prepare_instr(timing_model *model, uint32_t i) {
         out->cost.ii_ns = out->cost.latency_ns = cost_custom(model->chip, model->program, instr).ns;
     if (out->cost.kind != COST_KIND_DMA)
         return;
+    if (is_load_of_what_stays(model->program, instr)) {
+        out->cost = (instr_cost){.kind = COST_KIND_ENGINE, .is_setup = true};
+        return;
+    }
     out->dma = model->n_transfers;
     model->transfers[model->n_transfers++] = cost_transfer(model->chip, instr);
 }

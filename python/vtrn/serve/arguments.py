@@ -118,6 +118,7 @@ def bench() -> Parser:
     p.add_argument("--batch", type=int, help="inferences a call; default: the first axis of the first input")
     p.add_argument("--resident", type=int, metavar="N",
                    help="the first N arguments are weights, on the device; default: as model.toml beside it says, else 0")
+    p.add_argument("--pipeline-cores", type=int, default=0, metavar="N", help="a pipeline over N cores of inf1, with layers dealt out over them")
     p.add_argument("--auto-cast", choices=("none", "matmult", "all"))
     p.add_argument("--auto-cast-type", choices=("bf16", "fp16", "tf32", "fp8_e4m3"))
     p.add_argument("--csv", type=pathlib.Path)

@@ -39,6 +39,8 @@ class Instance:
     host_bytes_per_s: float
     peak_flops: float  # of a core
     is_executable: bool
+    cores_per_chip: int = 1
+    link_bytes_per_s: float = 0.0  # between two chips, one direction; 0: none is published
 
     def host_ns(self, n_bytes: int) -> float:
         """What a call costs beside the program: the runtime's call, inputs in and outputs out."""
@@ -54,7 +56,7 @@ def instances() -> dict[str, Instance]:
         host = _asked("chips", i["chip"])["host"]
         found[i["name"]] = Instance(i["name"], i["chip"], i["chips"] * chip["cores"], i["dollars_per_hour"],
                                     host["call_ns"], host["bytes_per_s"], chip["peak_tensor_flops"],
-                                    chip["executable"])  # fmt: skip
+                                    chip["executable"], chip["cores"], i.get("link_bytes_per_s") or 0.0)  # fmt: skip
     return found
 
 
@@ -74,6 +76,23 @@ def rests_on(chip: str) -> str | None:
         return None
     return (f"{len(assumed)} of {len(constants)} numbers of {chip} are assumed, as {', '.join(assumed[:3])} "
             f"(vtrn chips {chip} --timing); fp32 products are taken in bf16 unless --auto-cast-type says fp16")  # fmt: skip
+
+
+@functools.cache
+def keeps_weights(chip: str) -> bool:
+    """Whether weights may stay on the chip between calls: inf1."""
+    return _asked("chips", chip)["memory"]["weights_partition_bytes"] > 0
+
+
+def time_with_weights(artifact: bytes, chip: str, n_weights: int, flags: str = "") -> dict:
+    """The same of a program whose first arguments are weights: those that stay on the chip, where the chip keeps any and
+    that is faster (what they take, the work has not), and `weights` says how many bytes do."""
+    timed = time_artifact(artifact, chip, flags)
+    if n_weights and keeps_weights(chip):
+        kept = time_artifact(artifact, chip, f"{flags} --weights-stay={n_weights}")
+        if kept["step_ns"] < timed["step_ns"]:
+            return kept
+    return timed
 
 
 def time_artifact(artifact: bytes, chip: str, flags: str = "") -> dict:
