@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from lib import parallel
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("VTRN_BUILD") or ROOT / "build").resolve()
 STEPS, TIMED_STEPS, TURNS = 50, 12, 5
@@ -63,12 +65,10 @@ def ultraserver():
 
 def training(cores):
     one = run(1)
-    out, worst = {}, 0.0
+    out = {}
     for n in cores:
         many = run(n)
-        rel = max(abs(a - b) / abs(b) for a, b in zip(many["losses"], one["losses"], strict=True))
-        worst = max(worst, rel)
-        out[f"loss_rel_max_{n}"] = rel
+        out[f"loss_rel_max_{n}"] = max(abs(a - b) / abs(b) for a, b in zip(many["losses"], one["losses"], strict=True))
         out[f"rss_gb_{n}"] = many["rss_gb"]
         with tempfile.TemporaryDirectory() as directory:
             profile = simulated(n, pathlib.Path(directory))
@@ -76,8 +76,7 @@ def training(cores):
         out[f"collective_us_{n}"] = profile["ranks"]["times"][0]["collective_ns"] / 1000
     with tempfile.TemporaryDirectory() as directory:
         out["chip_step_us_1"] = simulated(1, pathlib.Path(directory))["step_ns"] / 1000
-    out["loss_rel_max"] = worst
-    out["bits_equal"] = len({run(cores[0], 10, VTRN_THREADS=str(t))["digest"] for t in (1, 2, 3)}) == 1
+    out["bits_equal_threads"] = len({run(cores[0], 10, VTRN_THREADS=str(t))["digest"] for t in (1, 2, 3)}) == 1
     ratios, shares = [], []
     for _ in range(TURNS):
         alone, both = (run(2, TIMED_STEPS, VTRN_THREADS=t) for t in ("1", "2"))
@@ -91,13 +90,19 @@ def training(cores):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=["ultraserver"], help="this part alone")
+    parser.add_argument("--only", choices=["ultraserver", "parallel"], help="this part alone")
     parser.add_argument("--cores", default="2,8", help="numbers of cores that are compared with one")
     args = parser.parse_args()
     cores = [int(n) for n in args.cores.split(",")]
-    out = ultraserver()
+    out = {}
+    if args.only != "parallel":
+        out |= ultraserver()
     if not args.only:
         out |= training(cores)
+    if args.only != "ultraserver":
+        out |= parallel.figures(cores, STEPS)
+        out["loss_rel_max"] = max(value for key, value in out.items() if key.startswith("loss_rel_max_"))
+        out["bits_equal"] = all(value for key, value in out.items() if key.startswith("bits_equal_"))
     if args.json:
         print(json.dumps(out))
         return

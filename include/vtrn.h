@@ -157,6 +157,11 @@ typedef struct vtrn_partitioner {
     int (*one_device)(void *ctx, const void *artifact, size_t size,
                       void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
                       char *message, size_t message_size);
+    /* As partition, of an artifact that vtrn_compile() was given: it may come from a file, and be
+     * damaged, where what a PJRT client compiles was written just before. NULL: partition. */
+    int (*partition_file)(void *ctx, const void *artifact, size_t size, int n_partitions,
+                          void (*emit)(void *sink, const void *bytes, size_t size), void *sink,
+                          char *message, size_t message_size);
 } vtrn_partitioner;
 
 /* For all devices of the process; partitioner is copied. NULL: there is none. */

@@ -86,7 +86,7 @@ void api_executable_free(vtrn_executable *e); /* one that was not published */
 vtrn_status api_program_adopt(vtrn_device *device, vtrn_program *program, vtrn_executable **out);
 /* vtrn_compile() with options; VTRN_REFERENCE_ONLY, VTRN_STRICT and VTRN_VERIFY switch on what they
  * leave off. */
-vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
+vtrn_status api_compile(vtrn_device *device, const void *bytes, size_t size,
                         const compile_options *options, vtrn_executable **out);
 
 struct vtrn_buffer {

@@ -155,17 +155,22 @@ void api_executable_publish(vtrn_device *device, vtrn_executable *e) {
     list_add(device, e);
 }
 
+typedef struct source {
+    const void *bytes;
+    size_t size;
+    bool is_fresh; /* as api_partition() takes it */
+} source;
+
 /* The program as the host's partitioner divides it, in place of *g, which is NULL where the
  * artifact could not be read before: unread says why. What cannot be divided runs whole on every
  * partition; e keeps the reason. The floating-point environment is the host's meanwhile. */
-static vtrn_status divide(graph **g, const void *artifact, size_t size, vtrn_status unread,
-                          fenv_t *outside, vtrn_executable *e) {
+static vtrn_status divide(graph **g, const source *a, vtrn_status unread, fenv_t *outside,
+                          vtrn_executable *e) {
     void *divided;
     size_t divided_size;
-    bool has_partitioner;
     float_env_leave(outside);
-    vtrn_status status = api_partition(artifact, size, *g ? (int)(*g)->n_partitions : 0, &divided,
-                                       &divided_size, &has_partitioner);
+    vtrn_status status = api_partition(a->bytes, a->size, *g ? (int)(*g)->n_partitions : 0,
+                                       a->is_fresh, &divided, &divided_size);
     float_env_enter(outside);
     if (unread && (status || !divided)) {
         vtrn_status_free(status);
@@ -195,7 +200,7 @@ vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
     return NULL;
 }
 
-vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
+vtrn_status api_compile(vtrn_device *device, const void *bytes, size_t size,
                         const compile_options *options, vtrn_executable **out) {
     *out = NULL;
     vtrn_executable *e = calloc(1, sizeof *e);
@@ -206,13 +211,13 @@ vtrn_status api_compile(vtrn_device *device, const void *artifact, size_t size,
     float_env_enter(&outside); /* constants are computed here */
     vtrn_status status = runtime_device_check_process(device->rt);
     if (!status)
-        status = graph_from_artifact(artifact, size, &g);
+        status = graph_from_artifact(bytes, size, &g);
     /* Programs of one device skip the partitioner, whose reader of artifacts trusts its input. */
     bool is_for_several = g ? g->n_partitions > 1
                             : vtrn_status_category(status) == VTRN_UNSUPPORTED &&
-                                  graph_n_partitions_of(artifact, size) > 1;
+                                  graph_n_partitions_of(bytes, size) > 1;
     if (is_for_several)
-        status = divide(&g, artifact, size, status, &outside, e);
+        status = divide(&g, &(source){bytes, size, options->is_fresh}, status, &outside, e);
     if (!status && !g)
         status = VTRN_ERROR(VTRN_INTERNAL, "the partitioner left no program");
     if (!status && options->n_replicas > g->n_replicas)

@@ -66,17 +66,18 @@ static vtrn_status take(sink *s, int code, vtrn_status failed, void **out, size_
     return NULL;
 }
 
-vtrn_status api_partition(const void *artifact, size_t size, int n_partitions, void **out,
-                          size_t *out_size, bool *has_partitioner) {
+vtrn_status api_partition(const void *artifact, size_t size, int n_partitions, bool is_fresh,
+                          void **out, size_t *out_size) {
     char message[1024] = "it does not say why";
     sink s = {0};
     vtrn_status failed = NULL;
     *out = NULL;
     *out_size = 0;
     vtrn_partitioner partitioner = partitioner_now();
-    *has_partitioner = partitioner.partition != NULL;
-    if (!*has_partitioner)
+    if (!partitioner.partition)
         return NULL;
+    if (!is_fresh && partitioner.partition_file)
+        partitioner.partition = partitioner.partition_file;
     int code = partitioner.partition(partitioner.ctx, artifact, size, n_partitions, keep, &s,
                                      message, sizeof message);
     message[sizeof message - 1] = 0;

@@ -17,6 +17,7 @@ typedef struct compile_options {
     bool is_strict;      /* UNIMPLEMENTED instead of a custom op */
     int64_t n_replicas;  /* that will run the program, each on a device; 0: as the module says */
     const vtrn_instance *instance; /* that runs it, for the times of collectives; NULL: not known */
+    bool is_fresh;    /* the artifact was written by this process, not read from a file */
     bool is_verified; /* each kernel is followed by a check of its results (lower/verify.h) */
     auto_cast auto_cast;
     bool has_auto_cast;        /* it was asked for, and goes before the environment's */

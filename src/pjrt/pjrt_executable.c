@@ -211,6 +211,7 @@ static vtrn_status compile_into(PJRT_Client *client, const compile_request *r, P
     plugin_compile_options o;
     VTRN_RETURN_IF_ERROR(compile_options_decode(r->options, r->options_size, &o));
     VTRN_RETURN_IF_ERROR(assign_devices(client, &o, e));
+    o.compile.is_fresh = true; /* or was stored with a checksum */
     VTRN_RETURN_IF_ERROR(
         api_compile(client->device, r->module, r->module_size, &o.compile, &e->executable));
     VTRN_RETURN_IF_ERROR(check_partitions(e));

@@ -114,6 +114,34 @@ def ordered_callbacks_in_a_shard_map_run_on_each_core():
         assert seen == [(2, 8)] * 8, seen
 
 
+@case
+def a_program_that_divides_nothing_calls_once():
+    seen, everywhere = [], jax.make_mesh((8,), ("x",), devices=jax.devices("neuron"))
+
+    def f():
+        io_callback(lambda v: seen.append(v.shape), None, jnp.ones(3), ordered=False)
+        return jnp.arange(8.0)
+
+    y = jax.jit(f, out_shardings=NamedSharding(everywhere, P()))()
+    jax.effects_barrier()
+    np.testing.assert_array_equal(y, np.arange(8.0))
+    with jax.set_mesh(everywhere):
+        np.testing.assert_array_equal(jax.jit(lambda: (io_callback(lambda: seen.append(()), None), jnp.ones(4))[1])(), np.ones(4))
+    jax.effects_barrier()
+    assert seen == [(3,), ()], seen
+
+
+@case
+def a_callback_does_not_see_the_mesh_of_its_caller():
+    explicit = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices("neuron"))
+    with jax.set_mesh(explicit):
+        x = jax.device_put(numbers(8, 16), P("x"))
+        y = jax.jit(lambda a: jax.pure_callback(lambda v: jnp.asarray(v) + 1, same(a), a))(x)
+        local = jax.shard_map(lambda a: jax.pure_callback(lambda v: v * 2.0, same(a), a), in_specs=P("x"), out_specs=P("x"))
+        np.testing.assert_array_equal(local(x), numbers(8, 16) * 2)
+    np.testing.assert_array_equal(y, numbers(8, 16) + 1)
+
+
 # Functions that divide themselves.
 
 

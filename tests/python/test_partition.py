@@ -197,6 +197,49 @@ def test_the_command_writes_a_manual_program(tmp_path):
     assert done.returncode == 1 and "is no StableHLO artifact" in done.stderr
 
 
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+COMPILED = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import capi
+from vtrn import partition
+from vtrn.partition import apart
+device = capi.Device(instance="trn2.3xlarge")
+partition.connect(device.lib)
+artifact = pathlib.Path(sys.argv[1]).read_bytes()
+device.compile(artifact)
+apart.CHILD = {killed!r}
+try:
+    device.compile(artifact)
+except capi.VtrnError as error:
+    print(error)
+"""
+
+
+def test_a_file_on_which_jaxlibs_reader_crashes_is_an_error(tmp_path, monkeypatch):
+    from vtrn.partition import apart
+
+    source = exported(tmp_path)
+    script = COMPILED.format(tests=str(WORKER.parent), killed=KILLED)
+    done = subprocess.run([sys.executable, "-c", script, source], capture_output=True, text=True)
+    assert "bad argument: while the program was divided: jaxlib's reader has ended by SIGSEGV" in done.stdout, done.stderr
+    monkeypatch.setattr(apart, "CHILD", KILLED)
+    with pytest.raises(shardings.Failed, match="the file is damaged"):
+        apart.partition(source.read_bytes(), 8)
+    monkeypatch.setattr(apart, "CHILD", "raise SystemExit('it has no memory')")
+    with pytest.raises(shardings.Refused, match="code 1: it has no memory"):
+        apart.partition(source.read_bytes(), 8)
+
+
+def test_damaged_files_end_in_errors(tmp_path):
+    source, out = exported(tmp_path), tmp_path / "divided.mlirbc"
+    whole = source.read_bytes()
+    for at in range(len(whole) // 3, len(whole), len(whole) // 5):
+        source.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1:])
+        done = run_command(source, "-o", out, "--devices", 8)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("text, own", [("a", "d1:2"), ("b", "d2:2"), ("c", "m"), ("a1:2", "d1:2")])
 def test_axes_of_another_mesh_are_parts_of_ones_own(text, own):
     mesh, other = Mesh("mesh", {"d": 4, "m": 2}), Mesh("other", {"a": 2, "b": 2, "c": 2})

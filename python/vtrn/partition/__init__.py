@@ -7,6 +7,8 @@ gives back: one manual computation over all axes of the mesh, as shard_map write
 import atexit
 import ctypes
 
+from vtrn.partition import apart
+from vtrn.partition.apart import DIVIDED, MANUAL, UNDIVIDED, WRONG
 from vtrn.partition.shardings import Failed, Refused
 
 PROPAGATION = "builtin.module(sdy-propagation-pipeline)"
@@ -96,7 +98,7 @@ def partition(artifact, n_devices):
             whole = stablehlo.deserialize_portable_artifact(context, artifact)
             if custom.calls_of(whole, custom.PARTITIONED):
                 raise Failed("a function with custom_partitioning needs a program that can be divided",
-                             _words(refused)) from refused  # fmt: skip
+                             words_of(refused)) from refused  # fmt: skip
             custom.tell_all(whole, xla_client.HloSharding.replicate())
             raise
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
@@ -120,7 +122,6 @@ def one_device(artifact):
         return _jax.mlir.serialize_portable_artifact(module, VERSION, True)
 
 
-DIVIDED, MANUAL, UNDIVIDED, WRONG = range(4)  # what vtrn_partitioner.partition returns
 _EMIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 _PARTITION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, _EMIT,
                               ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)  # fmt: skip
@@ -132,10 +133,10 @@ _ONE_DEVICE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, c
 
 class _Partitioner(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t), ("ctx", ctypes.c_void_p), ("partition", _PARTITION),
-                ("one_device", _ONE_DEVICE)]  # fmt: skip
+                ("one_device", _ONE_DEVICE), ("partition_file", _PARTITION)]  # fmt: skip
 
 
-def _words(error):
+def words_of(error):
     if isinstance(error, (Refused, Failed)):
         return " at ".join(map(str, error.args))
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -149,7 +150,7 @@ def _answer(make, emit, sink, message, message_size):
         emit(sink, out, len(out))
         return DIVIDED
     except Exception as error:  # nothing may pass through C
-        text = _words(error).encode()[: message_size - 1] + b"\0"
+        text = words_of(error).encode()[: message_size - 1] + b"\0"
         ctypes.memmove(message, text, len(text))
         return WRONG if isinstance(error, Failed) else UNDIVIDED
 
@@ -162,12 +163,16 @@ def _one_device(_, artifact, size, *where):
     return _answer(lambda: one_device(ctypes.string_at(artifact, size)), *where)
 
 
-_c_partition, _c_one_device = _PARTITION(_partition), _ONE_DEVICE(_one_device)
+def _partition_file(_, artifact, size, n_devices, *where):
+    return _answer(lambda: apart.partition(ctypes.string_at(artifact, size), n_devices), *where)
+
+
+_c_partition, _c_one_device, _c_partition_file = _PARTITION(_partition), _ONE_DEVICE(_one_device), _PARTITION(_partition_file)
 
 
 def connect(library):
     """Lets the library call `partition`, until the interpreter ends."""
-    partitioner = _Partitioner(ctypes.sizeof(_Partitioner), None, _c_partition, _c_one_device)
+    partitioner = _Partitioner(ctypes.sizeof(_Partitioner), None, _c_partition, _c_one_device, _c_partition_file)
     library.vtrn_partitioner_set.argtypes = [ctypes.POINTER(_Partitioner)]
     library.vtrn_partitioner_set.restype = None
     library.vtrn_partitioner_set(ctypes.byref(partitioner))

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 from vtrn import partition
+from vtrn.partition import apart
 
 
 def main():
@@ -16,8 +17,8 @@ def main():
     options = parser.parse_args()
     artifact = options.artifact.read_bytes()
     try:
-        out = partition.partition(artifact, options.devices)
-    except partition.Refused as error:
+        out = apart.partition(artifact, options.devices)
+    except (partition.Failed, partition.Refused) as error:
         sys.exit(f"{parser.prog}: {' at '.join(map(str, error.args))}")
     options.output.write_bytes(artifact if out is None else out)
 

@@ -473,6 +473,17 @@ def has_manual(module):
     return bool(found)
 
 
+def add_mesh(module, sizes, devices):
+    """Its name."""
+    taken = {ir.StringAttr(op.attributes["sym_name"]).value for op in module.body.operations}
+    name = next(name for i in itertools.count() if (name := f"parts{i or ''}") not in taken)
+    axes = [sdy.MeshAxisAttr.get(axis, size) for axis, size in sizes.items()]
+    with ir.InsertionPoint.at_block_begin(module.body):
+        ir.Operation.create("sdy.mesh", attributes={"sym_name": ir.StringAttr.get(name),
+                                                    "mesh": sdy.MeshAttr.get(axes, devices)})  # fmt: skip
+    return name
+
+
 def refined(module, meshes, devices):
     """A mesh of the same devices, added to the module, of whose axes each axis of the meshes is made: so what
     is divided over any of them is divided over whole axes. None: they have no common parts, or a shard_map
@@ -484,14 +495,8 @@ def refined(module, meshes, devices):
     order = sorted(strides, reverse=True)
     if has_manual(module) or any(high % low for high, low in itertools.pairwise(order)):
         return None
-    name, sizes = "parts", {f"part{i}": high // low for i, (high, low) in enumerate(itertools.pairwise(order))}
-    while any(mesh.name == name for mesh in meshes):
-        name += "_"
-    axes = [sdy.MeshAxisAttr.get(axis, size) for axis, size in sizes.items()]
-    with ir.InsertionPoint.at_block_begin(module.body):
-        ir.Operation.create("sdy.mesh", attributes={"sym_name": ir.StringAttr.get(name),
-                                                    "mesh": sdy.MeshAttr.get(axes, devices)})  # fmt: skip
-    return Mesh(name, sizes, devices)
+    sizes = {f"part{i}": high // low for i, (high, low) in enumerate(itertools.pairwise(order))}
+    return Mesh(add_mesh(module, sizes, devices), sizes, devices)
 
 
 def mesh_of(module, n_devices):
@@ -510,8 +515,8 @@ def mesh_of(module, n_devices):
         if mesh.n_devices != n_devices:
             raise Refused(f"mesh {mesh.name} has {mesh.n_devices} devices, the program {n_devices}")
         meshes.append((mesh, list(attribute.device_ids)))
-    if not meshes:
-        raise Refused("it has no mesh")
+    if not meshes:  # nothing is divided; but callbacks run once
+        return Mesh(add_mesh(module, {"all": n_devices}, []), {"all": n_devices})
     mesh, devices = meshes[0]
     if len({tuple(other.sizes.values()) for other, ids in meshes if ids == devices}) > 1:
         mesh = refined(module, [other for other, ids in meshes if ids == devices], devices) or mesh

@@ -109,6 +109,7 @@ class Mesh:
 
     def __init__(self, name, sizes, devices=()):
         self.name, self.sizes = name, dict(sizes)
+        self.by_name = {}  # this mesh and others of the same devices, whose axes are taken for parts of its own
         self.n_devices = math.prod(self.sizes.values())
         positions = itertools.product(*(range(size) for size in self.sizes.values()))
         ids = list(devices) or range(self.n_devices)
