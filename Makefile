@@ -5,6 +5,7 @@
 PYTHON ?= python3
 BUILD := build
 VENV := .venv
+TORCH_VENV ?= .venv-torch
 JOBS ?= $(shell nproc)
 ROOT := $(CURDIR)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -26,7 +27,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars deepracer serve test-serve check test build library tools test-tools \
     venv werror lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
-    fuzz-programs aarch64-tools test-aarch64 wheels clean
+    test-torch fuzz-programs aarch64-tools test-aarch64 wheels clean
 
 all: build
 
@@ -157,7 +158,17 @@ test-quick: venv build
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) $(QUICK)
 
 test-python: venv build
+	@[ -f $(TORCH_VENV)/.ready ] || echo "PyTorch's tests are left out: make test-torch runs them in an environment of 3 GB"
 	VTRN_BUILD=$(ROOT)/$(BUILD) $(VENV)/bin/python -m pytest -q -n $(JOBS) tests/python tests/differential
+
+# PyTorch on the chip against PyTorch on the host. An environment without CUDA's libraries, 3 GB, is made first: tests/torch/slim.py.
+test-torch: build $(TORCH_VENV)/.ready
+	VTRN_BUILD=$(ROOT)/$(BUILD) $(TORCH_VENV)/bin/python -m pytest -q tests/python/test_torch_plugin.py tests/python/test_torch_xla.py \
+	    tests/python/test_torch_use.py
+
+$(TORCH_VENV)/.ready: tests/torch/slim.py | tools
+	$(PYTHON) tests/torch/slim.py $(TORCH_VENV)
+	touch $@
 
 # Random programs against JAX on the CPU: COUNT, SEED, FAMILY=name,name. An interrupted run goes on where it stopped.
 fuzz-programs: venv build

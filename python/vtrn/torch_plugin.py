@@ -5,6 +5,7 @@ torch_xla asks the module `libneuronxla` of AWS's package for the plugin's libra
 installed, a module of ours answers to the name.
 """
 
+import ctypes
 import importlib.abc
 import importlib.machinery
 import os
@@ -34,6 +35,16 @@ def configure_environment() -> None:
         os.environ.setdefault("NEURON_PJRT_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
 
 
+def _library_path() -> str:
+    """What torch_xla loads; the profile that VTRN_PROFILE asks for is written when Python ends, or gets SIGTERM."""
+    path = vtrn.library_path()
+    if os.environ.get("VTRN_PROFILE") and _is_neuron_chosen():
+        from vtrn import profile
+
+        profile.write_at_end(ctypes.CDLL(path))
+    return path
+
+
 class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Behind all other finders: what they find is not asked for here."""
 
@@ -49,7 +60,7 @@ class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if module.__name__ == PACKAGE:
             module.configure_environment = configure_environment
         else:
-            module.libneuronpjrt_path = vtrn.library_path
+            module.libneuronpjrt_path = _library_path
 
 
 def autoload() -> None:

@@ -191,7 +191,8 @@ static vtrn_status check_partitions(const PJRT_Executable *e) {
         return NULL;
     return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                       "%s: its module is for %d devices, the compile options are for %zu; let "
-                      "num_replicas and num_partitions of both agree",
+                      "num_replicas and num_partitions of both agree (PyTorch: SPMD over several "
+                      "devices is not there; leave xr.use_spmd() out)",
                       e->executable->name, n_ranks, e->n_ranks);
 }
 

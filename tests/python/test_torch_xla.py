@@ -1,22 +1,27 @@
 """Scripts in PyTorch, as Trainium's users write them, on the virtual chip against PyTorch on the host.
 
-Runs with torch 2.9.1 and torch_xla 2.9.0 only (pip install vtrn[torch], 7 GB), which the project's own environment
-does not have: VTRN_BUILD=build PYTHON -m pytest tests/python/test_torch_xla.py with a Python that has them."""
+Runs with torch 2.9.1 and torch_xla 2.9.0 only, which the project's own environment does not have: make test-torch
+makes one that has, or VTRN_BUILD=build PYTHON -m pytest tests/python/test_torch_xla.py with a Python that has them."""
 
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import conftest
 import pytest
 from paths import BUILD, ROOT
+from test_profile_dir import check_whole
 
 if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
 if importlib.util.find_spec("torch_xla") is None:
-    pytest.skip("no torch_xla: pip install vtrn[torch] has it", allow_module_level=True)
+    pytest.skip("no torch_xla: make test-torch brings it", allow_module_level=True)
+
+sys.path.insert(0, str(ROOT / "bench"))
+from lib import zoo_torch  # noqa: E402
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(("NEURON_", "PJRT_", "XLA_", "TORCH"))} | {
     "VTRN_LIBRARY": conftest.LIBRARY,
@@ -212,7 +217,34 @@ xs.mark_sharding(x, xs.Mesh(np.array(range(2)), (2, 1), ("x", "y")), ("x", "y"))
 print((x + 1).cpu())
 """
     said = fails(["-c", "import torch, torch_xla\n" + code], NEURON_RT_NUM_CORES="2")
-    assert "replicas of 2 partitions" in said and "xr.use_spmd()" in said
+    assert "module is for 1 devices" in said and "leave xr.use_spmd() out" in said
+
+
+STEPS = """
+import signal, sys, time, torch, torch_xla
+w = torch.ones(64, 64, device=torch_xla.device())
+for _ in range(3):
+    w = torch.tanh(w @ w)
+    torch_xla.sync(wait=True)
+if "train" in sys.argv:
+    print("running", flush=True)
+while "train" in sys.argv:
+    w = torch.tanh(w @ w)
+    torch_xla.sync()
+"""
+
+
+@pytest.mark.parametrize("what", ["ends", "train"])
+def test_the_profile_is_written_at_the_end_and_at_sigterm(tmp_path, what):
+    process = subprocess.Popen([sys.executable, "-c", STEPS, what], env=ENV | {"VTRN_PROFILE": str(tmp_path)}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    if what == "train":
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode == (-signal.SIGTERM if what == "train" else 0), error
+    programs = check_whole(tmp_path)["executables"]
+    assert sum(p["executions"] for p in programs if p["flops"] >= 2 * 64**3) >= 3
 
 
 def test_other_devices_of_torch_xla_stay_what_they_are():
@@ -286,12 +318,11 @@ except RuntimeError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "cnn", "dropout", "dynamo", "neuron"])
+@pytest.mark.parametrize("name", zoo_torch.PROGRAMS)
 def test_examples_train_as_on_the_host(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     monkeypatch.setenv("VTRN_BUILD", str(BUILD))
-    from lib import zoo_torch
-
+    if absent := zoo_torch.missing(name):
+        pytest.skip(f"no {', '.join(absent)}: make test-torch brings it")
     row = zoo_torch.measure(name)
-    assert row["loss_rel_max"] <= 1e-5
+    assert row["loss_rel_max_bf16"] <= 2e-2 if name in zoo_torch.BF16 else row["loss_rel_max"] <= 1e-5
     assert row["losses"][1] < row["losses"][0]
