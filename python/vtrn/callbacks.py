@@ -6,6 +6,7 @@ number; the library calls `_call` with that number when the program comes to it.
 """
 
 import atexit
+import contextlib
 import ctypes
 import itertools
 import secrets
@@ -103,11 +104,28 @@ def _as_array(value):
     return np.asarray(dtypes.canonicalize_value(np.asarray(value)))
 
 
+@contextlib.contextmanager
+def _outside_of_meshes():
+    """A callback runs on the thread that called the program, whose mesh (jax.set_mesh) is not for the arrays of the host
+    that it gets."""
+    from jax._src import config
+
+    names = ("abstract_mesh_context_manager", "device_context")
+    contexts = [getattr(config, name) for name in names if hasattr(config, name)]
+    before = [context.swap_local(config.config_ext.unset) for context in contexts]
+    try:
+        yield
+    finally:
+        for context, value in zip(contexts, before):
+            context.set_local(value)
+
+
 def _call(_, number, inputs, outputs, message, message_size):
     try:
         with _lock:
             callback = _held[number][0]
-        callback(inputs, outputs)
+        with _outside_of_meshes():
+            callback(inputs, outputs)
         return 0
     except BaseException as error:  # noqa: BLE001: none may pass through C
         text = "".join(traceback.format_exception(error)).encode()

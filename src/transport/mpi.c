@@ -69,10 +69,11 @@ static const char *variable(const char *name) {
     return text && *text ? text : NULL;
 }
 
-/* Under Open MPI's launcher only its own library knows the other processes; so for the others. */
+/* Under Open MPI's launcher only its own library knows the other processes; so for the others.
+ * libmpich.so.12 is Debian's name of MPICH's. */
 static vtrn_status load(void) {
     static const char *const abi[] = {"libmpi_abi.so.1", "libmpi_abi.so.0", "libmpi.so.12",
-                                      "libmpi.so.40", NULL},
+                                      "libmpich.so.12",  "libmpi.so.40",    NULL},
                              *const open_mpi[] = {"libmpi.so.40", NULL};
     const char *given[] = {variable("VTRN_MPI_LIBRARY"), NULL};
     const char *const *names = given[0] ? given : variable("OMPI_COMM_WORLD_SIZE") ? open_mpi : abi;

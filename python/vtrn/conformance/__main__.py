@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import sys
 import time
 
@@ -43,6 +44,8 @@ def arguments():
                         help="NeuronCores of each worker, of VTRN_INSTANCE or else of a trn1.32xlarge")
     parser.add_argument("--processes", type=positive, metavar="N",
                         help="of the jax suite: its tests of several processes, with N of them")
+    parser.add_argument("--mpi", nargs="?", const="mpirun", metavar="LAUNCHER",
+                        help="with --processes: LAUNCHER, mpirun where none is named, starts them, and they talk by MPI")
     parser.add_argument("--timeout", type=positive, default=300, help="seconds for one case")
     parser.add_argument("--slow", action="store_true",
                         help="nkilib: the tests that its simulation mode leaves out as too slow, instead of the others")
@@ -98,6 +101,12 @@ def main():
     parser, args = arguments()
     if args.processes and args.suite != "jax":
         parser.error("--processes is of the jax suite")
+    if args.mpi and not args.processes:
+        parser.error("--mpi needs --processes")
+    if args.mpi and not shutil.which(args.mpi):
+        parser.error(f"there is no {args.mpi}: install MPI, or name its launcher")
+    if args.mpi:
+        os.environ |= {"VTRN_TRANSPORT": "mpi", worker.load("processes").LAUNCHER: args.mpi}
     show_devices(args.devices, args.processes)
     name = "processes" if args.processes else args.suite
     suite = worker.load(name)
