@@ -166,7 +166,7 @@ typedef struct vtrn_chip {
         double core_bytes_per_s;  /* of one physical core with all its peers on the chip */
         double write_bytes_per_s; /* of one core that sends to another on the chip */
         double mesh_efficiency, ring_efficiency, network_efficiency; /* of the published rates */
-        /* The most that the compiler makes one all_reduce or reduce_scatter of. */
+        /* The most that the compiler makes one all_reduce or reduce_scatter of; 0: each alone. */
         uint64_t bucket_bytes;
         /* The algorithms that the runtime has for an operation, of which the fastest is taken:
          * "mesh,rdh,kangaring". sbuf: where operand and result are in SBUF, every operation. */
