@@ -1,6 +1,6 @@
 """One process of several that run the same programs; test_jax_processes.py starts them. Usage:
-processes_worker.py CASE INDEX COUNT PORT. INDEX "mpi": that of MPI's launcher. Prints what the case
-returns, as JSON, on its last line."""
+processes_worker.py CASE INDEX COUNT PORT [FOLDER]. INDEX "mpi": that of MPI's launcher. Prints what the case
+returns, as JSON, on its last line; with FOLDER into the file FOLDER/INDEX, as a launcher mixes what is printed."""
 
 import hashlib
 import json
@@ -305,7 +305,10 @@ def main():
     if COUNT > 1 and "NEURON_RT_ROOT_COMM_ID" not in os.environ:
         jax.distributed.initialize(f"127.0.0.1:{PORT}", COUNT, INDEX)
     result = CASES[sys.argv[1]]()
-    print(json.dumps([INDEX, result] if IS_MPI else result), flush=True)
+    if IS_MPI:
+        pathlib.Path(sys.argv[5], str(INDEX)).write_text(json.dumps(result))
+    else:
+        print(json.dumps(result), flush=True)
     if IS_MPI and "error" not in json.dumps(result):
         return jax.distributed.shutdown()
     os._exit(0)  # the coordinator of jax.distributed would wait for processes that have ended

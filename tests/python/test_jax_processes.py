@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 
 import conftest
 import pytest
@@ -194,29 +195,22 @@ def test_a_process_that_does_not_come_is_named():
     assert "process 1 did not open its NeuronCores within 2 s" in process[1]["error"]
 
 
-def values_in(text):
-    """The JSON lists in a text of which two processes may have written one line."""
-    decoder, at = json.JSONDecoder(), 0
-    while (at := text.find("[", at)) >= 0:
-        value, at = decoder.raw_decode(text, at)
-        yield value
-
-
 def launch(case, n, **variables):
     """The results by process, of processes that MPI's launcher starts."""
     env = {**os.environ, "NEURON_RT_NUM_CORES": str(N_CORES // n), "VTRN_INSTANCE": "trn1.32xlarge",
            "VTRN_TRANSPORT": "mpi", "VTRN_WATCHDOG_SECONDS": "60", "OMPI_ALLOW_RUN_AS_ROOT": "1",
            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
            "OMPI_MCA_rmaps_base_oversubscribe": "1", **variables}  # fmt: skip
-    command = ["mpirun", "-n", str(n), sys.executable, WORKER, case, "mpi", str(n), str(free_port())]
-    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-    try:
-        stdout, stderr = process.communicate(timeout=SECONDS)
-    finally:
-        process.kill()
-    results = dict(values_in(stdout))
-    assert sorted(results) == list(range(n)), (process.returncode, stdout, stderr[-3000:])
-    return [results[i] for i in range(n)], process.returncode
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["mpirun", "-n", str(n), sys.executable, WORKER, case, "mpi", str(n), str(free_port()), folder]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+        try:
+            stdout, stderr = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+        files = [pathlib.Path(folder, str(i)) for i in range(n)]
+        assert all(f.exists() for f in files), (process.returncode, stdout[-1000:], stderr[-3000:])
+        return [json.loads(f.read_text()) for f in files], process.returncode
 
 
 needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="no MPI is installed")
