@@ -93,6 +93,13 @@ typedef enum nki_fill { NKI_FILL_NONE, NKI_FILL_NAN, NKI_FILL_ZERO } nki_fill;
 VTRN_API void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill);
 VTRN_API uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *source);
 
+/* Which program of a launch of two runs from now on: 0 or 1; -1, as at first: no such launch. What
+ * both do to the same bytes of HBM is then followed between their meetings. */
+VTRN_API void vtrn_nki_set_program(nki_session *s, int program);
+/* How often the order of two accesses counted and nothing said it; first: of which bytes (NULL:
+ * never), source: where the later and the earlier access are. */
+VTRN_API uint64_t vtrn_nki_races(const nki_session *s, const char **first, uint32_t source[2]);
+
 /* Of the session's chip. */
 typedef struct nki_limits {
     const char *name;

@@ -331,9 +331,18 @@ static vtrn_status run(issue *x) {
     x->instr.update_semaphore = VTRN_NO_SEMAPHORE;
     VTRN_RETURN_IF_ERROR(check_rules(x));
     VTRN_RETURN_IF_ERROR(check_written(x));
-    if (!x->s->has_no_values)
-        VTRN_RETURN_IF_ERROR(execute(x));
-    return keep(x);
+    if (x->s->has_no_values)
+        return keep(x);
+    void *before = NULL;
+    vtrn_status status = nki_race_begin(x->s, &x->instr, x->view, &before);
+    if (!status)
+        status = execute(x);
+    if (!status)
+        status = keep(x);
+    if (!status)
+        status = nki_race_end(x->s, &x->instr, x->view, before);
+    free(before);
+    return status;
 }
 
 /* The function's table is there before the activation. */

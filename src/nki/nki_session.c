@@ -96,6 +96,7 @@ vtrn_status vtrn_nki_create(const char *chip, nki_session **out) {
     nki_session *s = calloc(1, sizeof *s);
     if (!s)
         return VTRN_OUT_OF_MEMORY(sizeof *s);
+    s->program = -1;
     vtrn_status status = init(s, chip);
     if (status) {
         vtrn_nki_destroy(s);
@@ -111,10 +112,12 @@ static void forget(nki_session *s) {
         runtime_memory_release(r->memory);
         free(r->written.bytes);
         free(r->summed.bytes);
+        nki_sharing_free(r->sharing);
         free(r);
     }
     s->n_records = s->n_slots = s->n_arguments = s->n_list = 0;
     vtrn_status_free(s->first_filled);
+    vtrn_status_free(s->first_race);
 }
 
 void vtrn_nki_destroy(nki_session *s) {

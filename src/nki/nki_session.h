@@ -36,7 +36,8 @@ typedef struct nki_record {
     uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
     int64_t chip_addr;    /* found by nki_place */
     uint32_t chip_partition;
-    struct nki_record *part; /* nki_split.c: what instructions name; it or a later one */
+    struct nki_sharing *sharing; /* nki_race.c; NULL: one program alone has named it */
+    struct nki_record *part;     /* nki_split.c: what instructions name; it or a later one */
 } nki_record;
 
 /* A stretch of a partition that nothing uses. */
@@ -94,6 +95,10 @@ struct nki_session {
     uint64_t n_filled;
     vtrn_status first_filled; /* owned; NULL: none */
     uint32_t first_filled_source;
+    int program; /* of a launch of two, that runs; -1: not of one */
+    uint64_t n_races;
+    vtrn_status first_race;  /* owned; NULL: none */
+    uint32_t race_source[2]; /* of the later access and the earlier one */
 };
 
 static inline const vtrn_chip *nki_chip(const nki_session *s) {
@@ -114,6 +119,14 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
 /* nki_split.c: makes records of their own of the parts of a core's tiles, each from an instruction
  * that overwrites the tile to the last before the next; the list names them. */
 vtrn_status nki_split(nki_session *s, vtrn_space space, int core);
+
+/* nki_race.c: around what an instruction does. *out_before: bytes that the other program knows and
+ * this instruction writes, or NULL; the caller frees them. */
+vtrn_status nki_race_begin(nki_session *s, const vtrn_instr *instr, const nki_view *const *view,
+                           void **out_before);
+vtrn_status nki_race_end(nki_session *s, const vtrn_instr *instr, const nki_view *const *view,
+                         const void *before);
+void nki_sharing_free(struct nki_sharing *sharing); /* NULL is fine */
 
 /* nki_map.c */
 vtrn_status nki_map_mark(nki_map *map, const nki_view *view);

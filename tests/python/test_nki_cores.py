@@ -216,3 +216,86 @@ def test_a_launch_over_two_cores_leaves_nothing_behind():
         assert len(seen) == 2 and seen[0]() is None
     finally:
         gc.enable()
+
+
+def race_kernel(body):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        tile = nl.load(a)
+        body(nl.program_id(0), out, tile)
+        return out
+
+    return kernel
+
+
+HALF = np.arange(32, dtype=np.float32).reshape(8, 4)
+
+
+def halves(me, out, tile):
+    nisa.dma_copy(dst=out[4 * me:4 * me + 4], src=tile[4 * me:4 * me + 4])
+
+
+def alike(me, out, tile):  # both write the same values
+    nisa.dma_copy(dst=out, src=tile)
+
+
+def ordered(me, out, tile):
+    halves(me, out, tile)
+    nisa.core_barrier(out, (0, 1))
+    nisa.dma_copy(dst=tile[4 * (1 - me):4 * (1 - me) + 4], src=out[4 * me:4 * me + 4])
+    nisa.core_barrier(out, (0, 1))
+    nisa.dma_copy(dst=tile, src=out)
+    both = nl.ndarray(tile.shape, tile.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=both, src=tile)  # the same values of either, which each may read back
+    nisa.dma_copy(dst=tile, src=both)
+
+
+def overwrites(me, out, tile):
+    nisa.tensor_scalar(tile, tile, nl.add, float(me))
+    nisa.dma_copy(dst=out[:, 1:3], src=tile[:, 1:3])
+    nisa.dma_copy(dst=out[:, 0:1], src=tile[:, 0:1])
+    nisa.dma_copy(dst=out[:, 3:4], src=tile[:, 3:4])
+
+
+def reads(me, out, tile):
+    if me == 0:
+        nisa.dma_copy(dst=out, src=tile)
+    else:
+        nisa.dma_copy(dst=tile, src=out)
+
+
+def reads_before(me, out, tile):
+    nisa.dma_copy(dst=out, src=tile)
+    nisa.core_barrier(out, (0, 1))
+    if me == 0:
+        nisa.dma_copy(dst=tile, src=out)
+    else:
+        nisa.tensor_scalar(tile, tile, nl.add, 1.0)
+        nisa.dma_copy(dst=out, src=tile)
+
+
+@pytest.mark.parametrize("body", [halves, alike, ordered])
+def test_programs_that_a_barrier_orders_do_not_race(body, monkeypatch):
+    monkeypatch.setenv("VTRN_NKI_RACES", "error")
+    np.testing.assert_array_equal(race_kernel(body)[2](HALF), HALF)
+
+
+@pytest.mark.parametrize("body, text", [
+    (overwrites, r"core 1 overwrites 64 bytes of hbm\[8, 2\] fp32 that core 0 wrote, and nothing orders the two; put nisa.core_barrier"),
+    (reads, r"core 1 reads 128 bytes of hbm\[8, 4\] fp32 that core 0 wrote"),
+    (reads_before, r"core (1 overwrites 128 bytes.* that core 0 reads|0 reads 128 bytes .* that core 1 wrote)"),
+])
+def test_accesses_of_two_cores_that_nothing_orders_are_told(body, text, monkeypatch):
+    place = r"; at .*test_nki_cores.py:\d+, and before at .*test_nki_cores.py:\d+"
+    with pytest.warns(UserWarning, match="kernel: race: " + text + ".*" + place):
+        race_kernel(body)[2](HALF)
+    monkeypatch.setenv("VTRN_NKI_RACES", "error")
+    with pytest.raises(vtrn.nki.NkiValidationError, match=text) as caught:
+        race_kernel(body)[2](HALF)
+    assert caught.value.category == "hazard"
+    monkeypatch.setenv("VTRN_NKI_RACES", "ignore")
+    race_kernel(body)[2](HALF)
+    monkeypatch.setenv("VTRN_NKI_RACES", "often")
+    with pytest.raises(ValueError, match="warn, error, ignore"):
+        race_kernel(body)[2](HALF)

@@ -42,10 +42,12 @@ class Turns:
     def run(self):
         """What program 0 returns."""
         try:
+            self.session.set_program(0)
             self.results[0] = self.body(0)
             self.is_over[0] = True
             if self.thread is None:  # they never met: one after the other
                 tensor.set_launch(self.registers[1])
+                self.session.set_program(1)
                 if self.is_timed:
                     self.session.set_core(1)
                 self.body(1)
@@ -93,6 +95,7 @@ class Turns:
 
     def _resume(self, me):
         tensor.set_launch(self.registers[me])
+        self.session.set_program(me)
         self.session.set_core(me)
 
     def _pass_turn(self, to):

@@ -50,6 +50,9 @@ def chip_name(asked=None):
 FILLS = ("error", "nan", "zero")  # as nki_fill in src/nki/nki.h
 
 
+RACES = ("warn", "error", "ignore")
+
+
 def fills_unwritten():
     """VTRN_NKI_UNINITIALISED: what an instruction does that reads elements which nothing has written; "error" is the
     default, "nan" and "zero" are what it reads. Its number in FILLS."""
@@ -162,6 +165,20 @@ class _Run:
             warnings.warn(f"{self.function.__name__}: {n} elements that nothing had written were read as {read_as}; first "
                           f"{first} at {place}", stacklevel=5)
 
+    def _tell_of_races(self):
+        """Of the two programs of a launch: VTRN_NKI_RACES is "warn", the default, "error" or "ignore"."""
+        policy = os.environ.get("VTRN_NKI_RACES", "warn")
+        if policy not in RACES:
+            raise ValueError(f"VTRN_NKI_RACES={policy}: {', '.join(RACES)}")
+        n, first, place, before = self.session.races()
+        if not n or policy == "ignore":
+            return
+        text = (f"{self.function.__name__}: race: {first}; at {place}, and before at {before}"
+                + (f"; {n} accesses are such" if n > 1 else ""))
+        if policy == "error":
+            raise NkiValidationError(text, 5)
+        warnings.warn(text, stacklevel=5)
+
     def _update_arguments(self):
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
@@ -214,6 +231,7 @@ class _Run:
             self.session.end(before)
         self.sbuf_bytes, self.psum_bytes = self.session.place(self.outputs)
         self._tell_of_fills()
+        self._tell_of_races()
         self._update_arguments()
         return self.result
 

@@ -441,10 +441,40 @@ static PyObject *session_filled(ext_session *self, PyObject *unused) {
     return place ? Py_BuildValue("KsN", (unsigned long long)n, first ? first : "", place) : NULL;
 }
 
+/* set_program(i): which of two programs runs; -1: none of two */
+static PyObject *session_set_program(ext_session *self, PyObject *number) {
+    long program = PyLong_AsLong(number);
+    if (program == -1 && PyErr_Occurred())
+        return NULL;
+    vtrn_nki_set_program(self->session, (int)program);
+    Py_RETURN_NONE;
+}
+
+/* races(): how many, the first, its place, and that of the access before it */
+static PyObject *session_races(ext_session *self, PyObject *unused) {
+    (void)unused;
+    const char *first;
+    uint32_t source[2];
+    uint64_t n = vtrn_nki_races(self->session, &first, source);
+    PyObject *place[2];
+    for (int i = 0; i < 2; i++) {
+        bool is_known = first && source[i] < self->places.n;
+        place[i] =
+            is_known ? ext_place_text(&self->places.list[source[i]]) : PyUnicode_FromString("");
+    }
+    if (place[0] && place[1])
+        return Py_BuildValue("KsNN", (unsigned long long)n, first ? first : "", place[0], place[1]);
+    Py_XDECREF(place[0]);
+    Py_XDECREF(place[1]);
+    return NULL;
+}
+
 static PyMethodDef session_methods[] = {
     {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
+    {"set_program", (PyCFunction)session_set_program, METH_O, "Which of two programs runs."},
+    {"races", (PyCFunction)session_races, METH_NOARGS, "Accesses that nothing orders."},
     {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
