@@ -155,3 +155,48 @@ def test_the_environment_chooses(installed, monkeypatch):
     with pytest.raises(ValueError, match="NKI 1.0: one of 0.2"):
         installed(None)
     monkeypatch.delenv("VTRN_NKI_VERSION")
+
+
+PYTHON = '''import nki
+import nki.language as nl
+
+@nki.jit
+def inner(x):
+    return x
+
+@nki.jit(mode="auto")
+def kernel(x, sizes=[1, 2], *, flag=None):
+    if flag is None and sizes is not flag:
+        return inner(x)
+    table = {1: x, "two": x}
+    def numbers():
+        yield 1
+    return table["two"]
+
+def outside(x, flag=None):
+    return kernel(x, [3], flag) if flag is None else {1: 2}
+'''
+
+
+def test_python_that_the_compiler_does_not_take_is_told():
+    def found(version, strict=False):
+        return {(f.line, f.message.partition(" (a rule")[0]) for f in check.check(PYTHON, version, strict=strict)
+                if "a rule of the compilers" in f.message and f.level == ("error" if strict else "warning")}
+
+    since_2 = {(11, "kernel inner is called by a kernel; call its plain function"), (14, "`yield` in a kernel; return a list or tuple"),
+               (12, "a dictionary whose keys are no strings, in a kernel; use strings")}
+    since_3 = {(9, "kernel kernel has arguments behind *; put those with defaults at the end"),
+               (9, "kernel kernel has a list for a default; make it a tuple"), (10, "`is None` in a kernel; use `==`"),
+               (10, "`is not` in a kernel; use `!=`"), (18, "a list for kernel kernel; give it a tuple")}
+    assert found("0.2") == since_2
+    assert found("0.3") == found("0.6", strict=True) == since_2 | since_3
+    assert not found("0.7")
+
+
+def test_the_command_is_strict_if_asked(tmp_path, capsys):
+    file = tmp_path / "k.py"
+    file.write_text("import nki\n\n@nki.jit\ndef kernel(x, n=None):\n    return x if n is None else n\n")
+    assert check.main([str(file), "--for", "0.6"]) == 0 and "1 warnings" in capsys.readouterr().out
+    assert check.main([str(file), "--for", "0.6", "--strict", "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["line"], finding["level"]) == (5, "error")
