@@ -399,10 +399,13 @@ static void load_program(reader *r) {
 }
 
 static void load_slot(reader *r, vtrn_slot *s) {
-    uint32_t kind = below(r, 1, SLOT_STAYS + VTRN_SLOT_RANK + 1, "no such kind of slot");
-    s->stays = kind == SLOT_STAYS + VTRN_SLOT_ARGUMENT;
-    if (kind > VTRN_SLOT_RANK && !s->stays)
+    size_t at = r->at;
+    uint64_t kind = number(r, 1);
+    s->stays = kind == (SLOT_STAYS | VTRN_SLOT_ARGUMENT);
+    if (kind > VTRN_SLOT_RANK && !s->stays) {
+        r->at = at; /* the message names where it stands */
         fail(r, "no such kind of slot");
+    }
     s->kind = r->fault ? 0 : (uint8_t)(kind & (SLOT_STAYS - 1));
     s->dtype = (uint8_t)below(r, 1, VTRN_DTYPE_COUNT, "no such dtype");
     s->index = (int32_t)number(r, 4);
