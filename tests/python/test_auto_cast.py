@@ -142,3 +142,16 @@ def test_jax_compiles_with_it_and_the_option_goes_before_the_environment(rng, mo
     np.testing.assert_allclose(got, x @ w, rtol=1e-4, atol=1e-4)
     with pytest.raises(Exception, match="there are none, matmult and all"):
         lowered.compile(compiler_options={"auto_cast": "yes"})
+
+
+@pytest.mark.parametrize("kind", ROUND)
+def test_none_changes_no_bit_whatever_the_type(rng, monkeypatch, kind):
+    x, w = rng.standard_normal((33, 100)).astype(np.float32), rng.standard_normal((100, 70)).astype(np.float32)
+    f = lambda x, w: (jnp.tanh(x @ w), jax.nn.softmax(x))  # noqa: E731
+    plain = compiled(monkeypatch, "", "inf2", f, x, w)
+    for flags in (f"--auto-cast=none --auto-cast-type={kind}", f"--auto-cast-type {kind}"):
+        for a, b in zip(plain, compiled(monkeypatch, flags, "inf2", f, x, w)):
+            np.testing.assert_array_equal(a, b)
+    narrow = compiled(monkeypatch, f"--auto-cast=matmult --auto-cast-type={kind}", "inf2", f, x, w)
+    assert not np.array_equal(narrow[0], plain[0])
+    np.testing.assert_array_equal(narrow[1], plain[1])  # no product

@@ -1,7 +1,9 @@
 """A paged cache: blocks taken, shared, copied and given back; tokens are those of the contiguous one."""
 
 import dataclasses
+import json
 import random
+import urllib.request
 
 import numpy as np
 import pytest
@@ -180,3 +182,27 @@ def test_random_loads_leave_no_block_and_share_no_writer():
 def test_block_sizes_that_do_not_fit_are_refused(block, n, words):
     assert words in dataclasses.replace(BUCKETS, block=block, n_cache_blocks=n).fault()
     assert PAGED.fault() is None and BUCKETS.fault() is None
+
+
+def test_a_server_with_blocks_answers_and_counts_them():
+    """Through HTTP, with openai's client: the text of the contiguous server, and the blocks in /metrics."""
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("fastapi")
+    from serve_models import make_host, running
+
+    texts = []
+    for buckets in (BUCKETS, dataclasses.replace(BUCKETS, block=16, n_cache_blocks=12)):
+        with running(make_host(buckets=buckets)) as port:
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=300)
+            ask = lambda seed: client.completions.create(model="text", prompt="abc" * 12, max_tokens=20, temperature=0, seed=seed)  # noqa: E731
+            texts.append([ask(i).choices[0].text for i in range(2)])
+            metrics, state = (urllib.request.urlopen(f"http://127.0.0.1:{port}{p}").read() for p in ("/metrics", "/state"))
+    metrics, state = metrics.decode(), json.loads(state)
+    assert texts[0] == texts[1] and texts[1][0] == texts[1][1]
+    lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert lines['vllm:cache_config_info{model_name="text",block_size="16",num_gpu_blocks="12"}'] == "1"
+    blocks = {k: int(lines[f'vtrn:kv_cache_blocks{{model_name="text",state="{k}"}}']) for k in ("used", "cached", "free")}
+    assert blocks["used"] == 0 and sum(blocks.values()) == 12 and blocks["cached"] == 3  # 55 tokens of both
+    assert lines['vllm:num_preemptions_total{model_name="text"}'] == "0"
+    assert lines['vllm:prefix_cache_hits_total{model_name="text"}'] == "32"
+    assert next(m for m in state["models"] if m["name"] == "text")["cache"] == 0.0

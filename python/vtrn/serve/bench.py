@@ -172,6 +172,34 @@ def run(args) -> list[dict]:
     return rows
 
 
+COLOURS = ["#2a78d6", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0e7490"]
+
+
+def curves_html(rows: list[dict]) -> str:
+    """Latency over throughput, a line an instance."""
+    w, h, names = 640, 260, list(dict.fromkeys(r["instance_type"] for r in rows))
+    top, right = max(r["latency_ms_p50"] for r in rows), max(r["throughput_avg"] for r in rows)
+    lines = []
+    for k, name in enumerate(names):
+        points = sorted((r["throughput_avg"], r["latency_ms_p50"]) for r in rows if r["instance_type"] == name)
+        at = [(55 + (w - 200) * x / right, h - 30 - (h - 50) * y / top) for x, y in points]
+        colour = COLOURS[k % len(COLOURS)]
+        lines.append(f'<polyline style="stroke:{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in at)}"/>')
+        lines += [f'<circle style="fill:{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in at]
+        lines.append(f'<text style="fill:{colour}" x="{w - 130}" y="{24 + 16 * k}">{name}</text>')
+    return (f'<figure><figcaption>latency over results a second</figcaption><svg viewBox="0 0 {w} {h}" style="width:40rem">'
+            f'{"".join(lines)}<text x="4" y="20">{top:.3g} ms</text><text x="4" y="{h - 28}">0</text>'
+            f'<text x="{w - 190}" y="{h - 8}">{right:,.0f}/s</text></svg></figure>')  # fmt: skip
+
+
+def page_html(title: str, rows: list[dict]) -> str:
+    columns = [*PRINTED, *(c for c in (*OF_PIPELINE, "weights_on_chip_mib", "weights_mib") if any(r[c] not in (None, 1) for r in rows))]
+    notes = "".join(f"<p>{n} rests on {t}</p>" for n, t in dict.fromkeys((r["instance_type"], r["rests_on"]) for r in rows) if t)
+    return (f"<!doctype html><title>{title}</title>{STYLE}<style>body{{max-width:none}}th{{font-size:12px}}</style><h1>{title}</h1>"
+            f"{curves_html(rows)}{table_html(rows, columns)}{notes}<p>Times of the virtual clock; Pareto: no other row is both "
+            "faster and cheaper.</p>")  # fmt: skip
+
+
 def main(arguments: list[str]) -> int:
     args = read.bench().parse_args(arguments)
     try:
@@ -180,9 +208,7 @@ def main(arguments: list[str]) -> int:
             write_csv(args.csv, rows)
         if args.html:
             title = f"{rows[0]['model_name']}: which instance should serve it?"
-            args.html.write_text(f"<!doctype html><title>{title}</title>{STYLE}<h1>{title}</h1>"
-                                 f"{table_html(rows, [*PRINTED, *OF_PIPELINE, 'weights_on_chip_mib', 'weights_mib', 'rests_on'])}<p>Times of the virtual clock; Pareto: no other row is both "
-                                 "faster and cheaper.</p>", encoding="utf-8")  # fmt: skip
+            args.html.write_text(page_html(title, rows), encoding="utf-8")
     except (VtrnError, OSError) as error:
         print(f"vtrn bench: {error}", file=sys.stderr)
         return 1

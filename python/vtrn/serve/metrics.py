@@ -135,6 +135,14 @@ def _neuron_monitor(text: _Text, host: Host) -> None:
     text.add("system_vcpu_count", "gauge", "Of this host.", os.cpu_count(), **label)
 
 
+def _blocks(worker) -> dict | None:
+    if worker is None or not isinstance(worker.schedule, PagedSchedule):
+        return None
+    pool = worker.schedule.pool
+    return {"size": pool.size, "used": pool.n_used, "cached": pool.n_cached, "free": pool.n_free - pool.n_cached,
+            "preemptions": worker.schedule.n_preemptions}  # fmt: skip
+
+
 def state(host: Host) -> dict:
     models = []
     for name, m, queue, worker in _served(host):
@@ -146,7 +154,8 @@ def state(host: Host) -> dict:
                 "chip_seconds": m.chip_ns * 1e-9, "busy_seconds": m.busy_seconds, "tokens": m.n_new_tokens,
                 "latency": {"bounds": m.latency.bounds, "counts": m.latency.counts},
                 "buckets": dict(m.by_bucket), "reference_share": m.reference_ns / m.chip_ns if m.chip_ns else 0.0,
-                "cache": worker.schedule.cache_use if worker else None,
+                "cache": worker.schedule.cache_use if worker else None, "blocks": _blocks(worker),
+                "guessed": m.n_guessed, "accepted": m.n_accepted,
             })  # fmt: skip
     return {
         "instance": host.device.instance_name, "chip": host.device.chip, "cores": core_use(host),

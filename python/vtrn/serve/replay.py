@@ -279,7 +279,9 @@ circle{fill:#2a78d6}text{font-size:11px;fill:#666}</style>"""
 
 def table_html(rows: list[dict], columns: list[str]) -> str:
     def cell(value):
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+        if isinstance(value, float):
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return "" if value is None or value is False else "yes" if value is True else html.escape(str(value))
 
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell(r.get(c))}</td>" for c in columns) + "</tr>" for r in rows)
