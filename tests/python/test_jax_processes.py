@@ -241,3 +241,32 @@ def test_over_mpi_programs_that_differ_are_refused_and_all_go_on():
 def test_mpi_that_is_not_there_is_an_error(variables, said):
     for result in run("opens", 2, {"VTRN_TRANSPORT": "mpi", **variables}):
         assert said in result["error"], result
+
+
+OF_ONE_THREAD = """
+int MPI_Init_thread(int *c, char ***v, int wanted, int *level) { return *level = 0; }
+int MPI_Initialized(int *is) { return *is = 0; }
+int MPI_Finalized(int *is) { return *is = 0; }
+int MPI_Query_thread(int *level) { return *level = 0; }
+int MPI_Finalize(void) { return 0; }
+int MPI_Test(void) { return 1; }
+int MPI_Isend(void) { return 1; }
+int MPI_Recv(void) { return 1; }
+int MPI_Iprobe(void) { return 1; }
+int MPI_Get_count(void) { return 1; }
+int MPI_Comm_rank(int comm, int *rank) { return *rank = 0; }
+int MPI_Comm_size(int comm, int *size) { *size = 1; return 0; }
+"""
+
+
+def test_mpi_for_one_thread_alone_is_an_error(tmp_path):
+    source, library = tmp_path / "mpi.c", tmp_path / "libmpi_single.so"
+    source.write_text(OF_ONE_THREAD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    for result in run("opens", 2, {"VTRN_TRANSPORT": "mpi", "VTRN_MPI_LIBRARY": str(library)}):
+        assert "allows calls from its first thread only" in result["error"], result
+
+
+def test_more_processes_than_cores_are_refused_in_all():
+    for result in run("opens", 4, {"VTRN_INSTANCE": "trn1.2xlarge", "NEURON_RT_NUM_CORES": "1"}):
+        assert "trn1.2xlarge" in result["error"] and "2" in result["error"], result
