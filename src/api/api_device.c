@@ -110,6 +110,15 @@ static vtrn_status read_values(runtime_device *rt) {
                             value);
 }
 
+/* VTRN_NAN: whether one that a rank gives to others ends the program. */
+static vtrn_status read_nans(bool *out) {
+    const char *value = getenv("VTRN_NAN");
+    *out = value && !strcmp(value, "refuse");
+    if (!value || !*value || *out || !strcmp(value, "ignore"))
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "VTRN_NAN: '%s' is neither refuse nor ignore", value);
+}
+
 /* What an execution does: values, times, or both. A checked one needs both. */
 static vtrn_status choose_work(vtrn_device *d) {
     runtime_device *rt = d->rt;
@@ -124,6 +133,7 @@ static vtrn_status choose_work(vtrn_device *d) {
                           "of them out",
                           d->is_checking ? "VTRN_CHECK" : "VTRN_VERIFY");
     rt->is_timed |= d->is_checking;
+    VTRN_RETURN_IF_ERROR(read_nans(&rt->refuses_nans));
     uint64_t ignored; /* a mistake in it is not to be found when the training is over */
     return api_samples_per_step(&ignored);
 }

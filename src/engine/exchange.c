@@ -367,6 +367,52 @@ static vtrn_status reduce_by_region(const tensor *t, uint32_t part) {
     return status;
 }
 
+/* --- NaN ---------------------------------------------------------------------------------------
+ */
+
+/* The first NaN of n elements; n: there is none. */
+static uint64_t find_nan(vtrn_dtype dtype, const uint8_t *in, uint64_t n) {
+    float x[CHUNK];
+    double wide;
+    const size_t size = dtype_size(dtype);
+    for (uint64_t at = 0; at < n;) {
+        size_t k = n - at < CHUNK ? (size_t)(n - at) : CHUNK, i = 0;
+        if (dtype == VTRN_DTYPE_FP64)
+            for (; i < k; i++) {
+                memcpy(&wide, in + (at + i) * size, sizeof wide);
+                if (isnan(wide))
+                    return at + i;
+            }
+        else
+            dtype_load_fp32(dtype, in + at * size, x, k);
+        for (; i < k; i++)
+            if (isnan(x[i]))
+                return at + i;
+        at += k;
+    }
+    return n;
+}
+
+bool engine_exchange_find_nan(const engine_exchange *x, engine_nan *out) {
+    const vtrn_custom *custom = &x->program->customs[x->custom_i];
+    for (uint32_t m = 0; m < x->n; m++)
+        for (uint32_t i = 0; i < custom->n_inputs; i++) {
+            const tensor t = tensor_of(x, i);
+            const vtrn_dtype dtype = (vtrn_dtype)t.e->dtype;
+            bool has_nans = dtype_is_float(dtype);
+            if (!has_nans || x->ranks[m] < 0 || x->members[x->ranks[m]].is_remote)
+                continue;
+            const uint64_t n = x->program->slots[t.in_slot].size_bytes / t.size;
+            const engine_member *member = &x->members[x->ranks[m]];
+            uint64_t at = find_nan(dtype, member->hbm + member->slot_base[t.in_slot], n);
+            if (at == n)
+                continue;
+            *out = (engine_nan){x->ranks[m], i, at};
+            return true;
+        }
+    return false;
+}
+
 /* Whether a member of the group receives here. */
 static bool has_receivers(const engine_exchange *x) {
     for (uint32_t m = 0; m < x->n; m++)

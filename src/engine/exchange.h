@@ -27,6 +27,15 @@ typedef struct engine_exchange {
     void *custom_ctx;
 } engine_exchange;
 
+/* The first NaN among the operands, by member, operand and element: where it is. False: none of
+ * them has one. Operands of members of other processes are not looked at. */
+typedef struct engine_nan {
+    int32_t rank;
+    uint32_t operand_i;
+    uint64_t element;
+} engine_nan;
+bool engine_exchange_find_nan(const engine_exchange *x, engine_nan *out);
+
 /* Does share `part` of n_parts; shares may run at the same time. Reductions go from the first
  * member to the last, floats of 4 bytes and less in fp32 with one rounding at the end, so that the
  * bits depend neither on the shares nor on other exchanges. An operand that counts for several in

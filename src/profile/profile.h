@@ -35,6 +35,10 @@ typedef struct profile_rank {
     double step_ns;       /* launch to completion */
     double collective_ns; /* collectives, from the last member's arrival on */
     double skew_ns;       /* before, its collectives waited for others */
+    /* Its intervals; ranks that do the same at the same time have the same. NULL: not kept. */
+    const timing_result *timing;
+    const timing_meeting *meetings; /* [n_meetings] of its collectives, in order */
+    size_t n_meetings;
 } profile_rank;
 
 /* The profile in sentences, see profile_explain.h. */
@@ -55,10 +59,12 @@ typedef struct profile_input {
         *explanation; /* NULL: profile_write() makes it, other files omit it */
     profile_counters counters;
     profile_values values;
-    const profile_rank *ranks;    /* [n_ranks] NULL: the program runs on one core */
-    uint32_t n_ranks, shown_rank; /* whose timing this is: the one that ends last */
-    uint32_t n_whole_ops;         /* operations that every rank does alike, on whole tensors */
-    const char *whole_reason;     /* why no partitioner divided them; NULL: none was asked */
+    const profile_rank *ranks;                  /* [n_ranks] NULL: the program runs on one core */
+    uint32_t n_ranks, shown_rank;               /* whose timing this is: the one that ends last */
+    double free_step_ns;                        /* its step if collectives took no time */
+    const struct collective_topology *topology; /* of the machine; NULL: links are left out */
+    uint32_t n_whole_ops;     /* operations that every rank does alike, on whole tensors */
+    const char *whole_reason; /* why no partitioner divided them; NULL: none was asked */
 } profile_input;
 
 typedef struct profile_summary {

@@ -1,5 +1,6 @@
 /* profile.html: the page of report.html with the profile's data put into it. */
 #include "profile/profile_buffer.h"
+#include "profile/profile_comm.h"
 #include "profile/profile_explain.h"
 #include "profile/profile_ops.h"
 #include "profile/profile_summary.h"
@@ -12,7 +13,7 @@
 extern const char report_html[];
 extern const size_t report_html_size;
 
-enum { MAX_SLICES = 20000, MAX_OPS = 1500 };
+enum { MAX_SLICES = 20000, MAX_OPS = 1500, MAX_MORE_SLICES = 40000, MIN_MORE_SLICES = 500 };
 
 /* A bar of the timeline: one interval, or several short neighbours of one lane. */
 typedef struct slice {
@@ -34,8 +35,8 @@ static int compare_slices(const void *a, const void *b) {
     return (x->instr > y->instr) - (x->instr < y->instr);
 }
 
-static slice *slices_create(const profile_input *in, const profile_op_list *ops, size_t *n_out) {
-    const timing_result *t = in->timing;
+static slice *slices_create(const profile_input *in, const timing_result *t,
+                            const profile_op_list *ops, size_t *n_out) {
     slice *slices = malloc((t->n_intervals + 1) * sizeof *slices);
     size_t n = 0;
     for (size_t i = 0; slices && i < t->n_intervals; i++) {
@@ -90,9 +91,9 @@ static size_t merge_within(slice *slices, size_t n, double width_ns) {
     return out;
 }
 
-static size_t merge_to_limit(slice *slices, size_t n, double total_ns) {
-    double width_ns = total_ns / (4 * MAX_SLICES);
-    for (int round = 0; n > MAX_SLICES && round < 64; round++, width_ns *= 1.5)
+static size_t merge_to_limit(slice *slices, size_t n, double total_ns, size_t most) {
+    double width_ns = total_ns / (4 * (double)most);
+    for (int round = 0; n > most && round < 64; round++, width_ns *= 1.5)
         n = merge_within(slices, n, width_ns);
     return n;
 }
@@ -235,7 +236,7 @@ static void write_lane(page *p, const slice *s, size_t n) {
 }
 
 static void write_lanes(page *p, const slice *slices, size_t n) {
-    profile_printf(p->out, ",\"lanes\":[");
+    profile_printf(p->out, "[");
     for (size_t first = 0; first < n;) {
         size_t end = first;
         while (end < n && slices[end].lane == slices[first].lane)
@@ -244,11 +245,71 @@ static void write_lanes(page *p, const slice *slices, size_t n) {
         write_lane(p, slices + first, end - first);
         first = end;
     }
-    profile_printf(p->out, "],\"titles\":[");
+    profile_printf(p->out, "]");
+}
+
+/* Behind all lanes. */
+static void write_texts(page *p) {
+    profile_printf(p->out, ",\"titles\":[");
     profile_append(p->out, p->titles.json.data, p->titles.json.size);
     profile_printf(p->out, "],\"shapes\":[");
     profile_append(p->out, p->shapes.json.data, p->shapes.json.size);
     profile_printf(p->out, "]");
+}
+
+/* Whether a rank before this one has the same timeline; the shown one's is written already. */
+static bool is_written(const profile_input *in, uint32_t rank) {
+    const timing_result *t = in->ranks[rank].timing;
+    if (!t || t == in->timing)
+        return true;
+    for (uint32_t r = 0; r < rank; r++)
+        if (in->ranks[r].timing == t)
+            return true;
+    return false;
+}
+
+/* "more": timelines of the other ranks, of fewer slices; "rank_lanes": which of them is a rank's,
+ * -1: that of the shown one, -2: none. */
+static vtrn_status write_more_lanes(page *p, const profile_op_list *ops) {
+    const profile_input *in = p->in;
+    size_t n_more = 0;
+    for (uint32_t r = 0; r < in->n_ranks; r++)
+        n_more += !is_written(in, r);
+    size_t most = n_more ? MAX_MORE_SLICES / n_more : 0;
+    most = most < MIN_MORE_SLICES ? MIN_MORE_SLICES : most;
+    profile_printf(p->out, ",\"more\":[");
+    const char *separator = "";
+    for (uint32_t r = 0; r < in->n_ranks; r++) {
+        size_t n = 0;
+        if (is_written(in, r))
+            continue;
+        slice *slices = slices_create(in, in->ranks[r].timing, ops, &n);
+        if (!slices)
+            return VTRN_OUT_OF_MEMORY(in->ranks[r].timing->n_intervals * sizeof *slices);
+        n = merge_to_limit(slices, n, in->ranks[r].step_ns, most);
+        profile_printf(p->out, "%s", separator);
+        write_lanes(p, slices, n);
+        separator = ",";
+        free(slices);
+    }
+    profile_printf(p->out, "],\"rank_lanes\":[");
+    int n_lists = 0;
+    for (uint32_t r = 0; r < in->n_ranks; r++) {
+        const timing_result *t = in->ranks[r].timing;
+        const bool is_own = !is_written(in, r);
+        int at = !t ? -2 : t == in->timing ? -1 : n_lists, before = 0;
+        for (uint32_t k = 0; k < r && t && t != in->timing && !is_own; k++) {
+            if (in->ranks[k].timing == t) {
+                at = before;
+                break;
+            }
+            before += !is_written(in, k);
+        }
+        n_lists += is_own;
+        profile_printf(p->out, "%s%d", r ? "," : "", at);
+    }
+    profile_printf(p->out, "]");
+    return NULL;
 }
 
 static void write_engines(profile_buffer *b, const profile_summary *s) {
@@ -272,9 +333,10 @@ static void write_ops(profile_buffer *b, const profile_op_list *list) {
         profile_json_string(b, op->op);
         profile_printf(b, ",\"place\":");
         profile_json_string(b, op->place);
-        profile_printf(b, ",\"ns\":[%.1f,%.1f,%.1f,%.1f,%.1f],\"dma_ns\":%.1f,\"wait\":%.1f",
-                       op->ns[0], op->ns[1], op->ns[2], op->ns[3], op->ns[4], op->dma_ns,
-                       op->wait_ns);
+        profile_printf(b, ",\"ns\":[");
+        for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+            profile_printf(b, "%s%.1f", e ? "," : "", op->ns[e]);
+        profile_printf(b, "],\"dma_ns\":%.1f,\"wait\":%.1f", op->dma_ns, op->wait_ns);
         profile_printf(b, ",\"dma_bytes\":%" PRIu64 ",\"n\":%" PRIu64 "}", op->dma_bytes,
                        op->n_instrs);
     }
@@ -300,7 +362,7 @@ static void write_memory(profile_buffer *b, const profile_input *in) {
     profile_printf(b, "}");
 }
 
-static void write_data(page *p, const profile_op_list *ops, const slice *slices, size_t n) {
+static vtrn_status write_data(page *p, const profile_op_list *ops, const slice *slices, size_t n) {
     const profile_input *in = p->in;
     profile_buffer *b = p->out;
     profile_summary s;
@@ -315,12 +377,21 @@ static void write_data(page *p, const profile_op_list *ops, const slice *slices,
                    n_instructions, in->timing->n_intervals, n);
     profile_json_figures(b, &s, ",");
     write_engines(b, &s);
+    profile_printf(b, ",\"lanes\":");
     write_lanes(p, slices, n);
+    if (in->ranks) {
+        VTRN_RETURN_IF_ERROR(write_more_lanes(p, ops));
+        VTRN_RETURN_IF_ERROR(profile_json_ranks(b, in, ","));
+        if (in->topology)
+            VTRN_RETURN_IF_ERROR(profile_json_comm(b, in, ","));
+    }
+    write_texts(p);
     write_ops(b, ops);
     write_memory(b, in);
     if (in->explanation)
         profile_json_explanation(b, in->explanation, ",");
     profile_printf(b, "}");
+    return NULL;
 }
 
 /* The page up to the marker, the data, the rest. */
@@ -329,7 +400,7 @@ static vtrn_status write_page(page *p, const profile_op_list *ops, const slice *
     const char *at = memmem(report_html, report_html_size, marker, sizeof marker - 1);
     VTRN_CHECK(at != NULL, "report.html has the marker");
     profile_append(p->out, report_html, (size_t)(at - report_html));
-    write_data(p, ops, slices, n);
+    VTRN_RETURN_IF_ERROR(write_data(p, ops, slices, n));
     at += sizeof marker - 1;
     profile_append(p->out, at, report_html_size - (size_t)(at - report_html));
     return NULL;
@@ -341,14 +412,14 @@ vtrn_status profile_write_html(const profile_input *in, const char *path) {
     profile_buffer out = {0};
     page p = {.in = in, .out = &out};
     size_t n = 0;
-    slice *slices = slices_create(in, &ops, &n);
+    slice *slices = slices_create(in, in->timing, &ops, &n);
     bool has_titles = text_list_create(&p.titles);
     bool has_shapes = text_list_create(&p.shapes);
     vtrn_status status = NULL;
     if (!slices || !has_titles || !has_shapes) {
         status = VTRN_OUT_OF_MEMORY(in->timing->n_intervals * sizeof *slices);
     } else {
-        n = merge_to_limit(slices, n, in->timing->summary.total_ns);
+        n = merge_to_limit(slices, n, in->timing->summary.total_ns, MAX_SLICES);
         status = write_page(&p, &ops, slices, n);
         out.is_short |= p.titles.json.is_short | p.shapes.json.is_short;
         if (!status)

@@ -1,7 +1,9 @@
 /* The figures of a step, and profile.json. */
 #include "profile/profile_summary.h"
+#include "profile/profile_comm.h"
 #include "profile/profile_explain.h"
 #include "profile/profile_ops.h"
+#include "profile/profile_overlap.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -208,17 +210,25 @@ static void json_assumed(profile_buffer *b, const timing_reliances *r) {
 }
 
 /* The other figures are those of the rank that is shown. */
-static void json_ranks(profile_buffer *b, const profile_input *in) {
+vtrn_status profile_json_ranks(profile_buffer *b, const profile_input *in, const char *between) {
+    double exposed_ns, hidden_ns;
+    VTRN_RETURN_IF_ERROR(profile_exposed_ns(in->program, in->timing, &exposed_ns, &hidden_ns));
     profile_printf(b,
-                   ",\n  \"ranks\": {\"n\": %" PRIu32 ", \"shown\": %" PRIu32
+                   "%s\"ranks\": {\"n\": %" PRIu32 ", \"shown\": %" PRIu32
                    ", \"whole_ops_on_every_rank\": %" PRIu32 ", \"undivided_because\": ",
-                   in->n_ranks, in->shown_rank, in->n_whole_ops);
+                   between, in->n_ranks, in->shown_rank, in->n_whole_ops);
     if (in->whole_reason)
         profile_json_string(b, in->whole_reason);
     else
         profile_printf(b, "null");
-    profile_printf(b, ", \"n_collectives\": %" PRIu64 ", \"times\": [",
-                   in->timing->summary.n_collectives);
+    profile_printf(
+        b, ", \"n_collectives\": %" PRIu64 ", \"exposed_ns\": ", in->timing->summary.n_collectives);
+    profile_json_number(b, exposed_ns);
+    profile_printf(b, ", \"hidden_ns\": ");
+    profile_json_number(b, hidden_ns);
+    profile_printf(b, ", \"step_ns_without_collectives\": ");
+    profile_json_number(b, in->free_step_ns);
+    profile_printf(b, ", \"times\": [");
     for (uint32_t r = 0; r < in->n_ranks; r++) {
         const profile_rank *rank = &in->ranks[r];
         profile_printf(b, "%s\n    {\"core\": %d, \"step_ns\": ", r ? "," : "", rank->core_i);
@@ -230,6 +240,7 @@ static void json_ranks(profile_buffer *b, const profile_input *in) {
         profile_printf(b, "}");
     }
     profile_printf(b, "]}");
+    return NULL;
 }
 
 vtrn_status profile_write_json(const profile_input *in, const char *path) {
@@ -245,14 +256,16 @@ vtrn_status profile_write_json(const profile_input *in, const char *path) {
     json_engines(&b, &s);
     json_ops(&b, &list);
     json_customs(&b, in->program);
-    if (in->ranks)
-        json_ranks(&b, in);
+    vtrn_status status = in->ranks ? profile_json_ranks(&b, in, ",\n  ") : NULL;
+    if (!status && in->ranks && in->topology)
+        status = profile_json_comm(&b, in, ",\n  ");
     if (in->explanation)
         profile_json_explanation(&b, in->explanation, ",\n  ");
     if (in->reliances)
         json_assumed(&b, in->reliances);
     profile_printf(&b, "\n}\n");
-    vtrn_status status = profile_buffer_save(&b, path);
+    if (!status)
+        status = profile_buffer_save(&b, path);
     profile_buffer_free(&b);
     profile_op_list_free(&list);
     return status;

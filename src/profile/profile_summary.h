@@ -9,6 +9,8 @@
 void profile_json_names(profile_buffer *b, const profile_input *in, const char *between);
 /* "values": whose were computed. */
 void profile_json_values(profile_buffer *b, const profile_values *values, const char *between);
+/* "ranks": of a program over several cores, how long each took. RESOURCE: out of memory. */
+vtrn_status profile_json_ranks(profile_buffer *b, const profile_input *in, const char *between);
 void profile_json_figures(profile_buffer *b, const profile_summary *s, const char *between);
 
 #endif

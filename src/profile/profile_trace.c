@@ -60,7 +60,9 @@ enum {
     UUID_PROCESS = 1,
     UUID_COUNTER = 2, /* three of them */
     UUID_LANE = 16,
+    UUID_CORE_SHIFT = 20, /* more than the lanes of a core take */
     CORE_PID = 1,
+    MAX_INTERVALS = 400000, /* of all cores; of those behind, collectives alone */
     RANK_COUNTER = 1 << 20, /* below all lanes */
 };
 
@@ -71,10 +73,14 @@ enum { NOTE_OP = 1, NOTE_PLACE, NOTE_OPERANDS, NOTE_WAIT, NOTE_BYTES, N_NOTES = 
 typedef struct writer {
     profile_buffer out, packet, message, inner, interned;
     profile_strings names, strings;
+    uint64_t core_uuid; /* added to those of the core at hand */
+    bool has_begun;
 } writer;
 
 /* Ends the packet being built. */
-static void emit(writer *w, bool is_first) {
+static void emit(writer *w) {
+    const bool is_first = !w->has_begun;
+    w->has_begun = true;
     profile_proto_varint(&w->packet, PACKET_SEQUENCE_ID, SEQUENCE_ID);
     if (w->interned.size)
         profile_proto_message(&w->packet, PACKET_INTERNED_DATA, &w->interned);
@@ -98,48 +104,53 @@ static uint32_t intern(writer *w, profile_strings *table, int kind, const char *
     return iid;
 }
 
-static void describe_process(writer *w, const profile_input *in) {
-    for (int i = 0; i < N_NOTES; i++)
+/* A core's group of tracks: of a program on one core, core_i is 0. */
+static void describe_core(writer *w, const profile_input *in, const profile_rank *rank) {
+    const int core_i = rank ? rank->core_i : 0;
+    for (int i = 0; i < N_NOTES && !w->has_begun; i++)
         intern_record(w, INTERNED_ANNOTATION_NAMES, (uint64_t)i + 1, annotation_names[i]);
-    profile_proto_varint(&w->inner, PROCESS_PID, CORE_PID);
+    w->core_uuid = (uint64_t)core_i << UUID_CORE_SHIFT;
+    profile_proto_varint(&w->inner, PROCESS_PID, (uint64_t)(CORE_PID + core_i));
     profile_buffer name = {0};
-    profile_printf(&name, "NeuronCore 0 (%s)", in->chip->name);
+    profile_printf(&name, "NeuronCore %d (%s)", core_i, in->chip->name);
+    if (rank)
+        profile_printf(&name, ", rank %d", (int)(rank - in->ranks));
     if (profile_values_note(&in->values))
         profile_printf(&name, ", %s", profile_values_note(&in->values));
     profile_proto_bytes(&w->inner, PROCESS_NAME, name.data, name.size);
     profile_buffer_free(&name);
-    profile_proto_varint(&w->message, TRACK_UUID, UUID_PROCESS);
+    profile_proto_varint(&w->message, TRACK_UUID, w->core_uuid + UUID_PROCESS);
     profile_proto_message(&w->message, TRACK_PROCESS, &w->inner);
     profile_proto_varint(&w->message, TRACK_CHILD_ORDERING, CHILD_ORDERING_EXPLICIT);
     profile_proto_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
-    emit(w, true);
+    emit(w);
 }
 
-static uint64_t row_uuid(int lane, int row) {
-    return UUID_LANE + (uint64_t)lane * PROFILE_MAX_ROWS + (uint64_t)row;
+static uint64_t row_uuid(const writer *w, int lane, int row) {
+    return w->core_uuid + UUID_LANE + (uint64_t)lane * PROFILE_MAX_ROWS + (uint64_t)row;
 }
 
 /* Instructions of an engine overlap (weights load behind a running matmul, a pipeline drains while
  * the next fills), slices of a track must not. A lane therefore has rows: tracks of one name and
  * parent, which Perfetto draws as one. Threads would not do: their tracks are never merged. */
 static void describe_row(writer *w, int lane, int row, const char *name) {
-    profile_proto_varint(&w->message, TRACK_UUID, row_uuid(lane, row));
+    profile_proto_varint(&w->message, TRACK_UUID, row_uuid(w, lane, row));
     profile_proto_text(&w->message, TRACK_NAME, name);
-    profile_proto_varint(&w->message, TRACK_PARENT, UUID_PROCESS);
+    profile_proto_varint(&w->message, TRACK_PARENT, w->core_uuid + UUID_PROCESS);
     profile_proto_varint(&w->message, TRACK_SIBLING_RANK, (uint64_t)lane);
     profile_proto_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
-    emit(w, false);
+    emit(w);
 }
 
 static void describe_counter(writer *w, int i, const char *name) {
     profile_proto_varint(&w->inner, COUNTER_UNIT, COUNTER_UNIT_BYTES);
-    profile_proto_varint(&w->message, TRACK_UUID, UUID_COUNTER + (uint64_t)i);
+    profile_proto_varint(&w->message, TRACK_UUID, w->core_uuid + UUID_COUNTER + (uint64_t)i);
     profile_proto_text(&w->message, TRACK_NAME, name);
-    profile_proto_varint(&w->message, TRACK_PARENT, UUID_PROCESS);
+    profile_proto_varint(&w->message, TRACK_PARENT, w->core_uuid + UUID_PROCESS);
     profile_proto_message(&w->message, TRACK_COUNTER, &w->inner);
     profile_proto_varint(&w->message, TRACK_SIBLING_RANK, RANK_COUNTER + (uint64_t)i);
     profile_proto_message(&w->packet, PACKET_TRACK_DESCRIPTOR, &w->message);
-    emit(w, false);
+    emit(w);
 }
 
 static uint64_t whole_ns(double ns) {
@@ -187,7 +198,7 @@ static void slice_begin(writer *w, const profile_input *in, const timing_interva
     profile_proto_varint(&w->message, EVENT_TRACK, track);
     profile_proto_varint(&w->packet, PACKET_TIMESTAMP, start_ns);
     profile_proto_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
-    emit(w, false);
+    emit(w);
 }
 
 static void slice_end(writer *w, uint64_t track, uint64_t end_ns) {
@@ -195,20 +206,33 @@ static void slice_end(writer *w, uint64_t track, uint64_t end_ns) {
     profile_proto_varint(&w->message, EVENT_TRACK, track);
     profile_proto_varint(&w->packet, PACKET_TIMESTAMP, end_ns);
     profile_proto_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
-    emit(w, false);
+    emit(w);
 }
 
 static void counter(writer *w, int i, double t_ns, uint64_t value) {
     profile_proto_varint(&w->message, EVENT_TYPE, EVENT_COUNTER);
-    profile_proto_varint(&w->message, EVENT_TRACK, UUID_COUNTER + (uint64_t)i);
+    profile_proto_varint(&w->message, EVENT_TRACK, w->core_uuid + UUID_COUNTER + (uint64_t)i);
     profile_proto_varint(&w->message, EVENT_COUNTER_VALUE, value);
     profile_proto_varint(&w->packet, PACKET_TIMESTAMP, whole_ns(t_ns));
     profile_proto_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
-    emit(w, false);
+    emit(w);
 }
 
+/* In the row of its stream, before the collective begins. */
+static void write_waiting(writer *w, uint64_t track, uint64_t start_ns, uint64_t end_ns) {
+    uint32_t name = intern(w, &w->names, INTERNED_EVENT_NAMES, "waits for other members");
+    profile_proto_varint(&w->message, EVENT_TYPE, EVENT_BEGIN);
+    profile_proto_varint(&w->message, EVENT_NAME_IID, name);
+    profile_proto_varint(&w->message, EVENT_TRACK, track);
+    profile_proto_varint(&w->packet, PACKET_TIMESTAMP, start_ns);
+    profile_proto_message(&w->packet, PACKET_TRACK_EVENT, &w->message);
+    emit(w);
+    slice_end(w, track, end_ns);
+}
+
+/* waited_ns: of a collective, for other members. */
 static void write_slice(writer *w, const profile_input *in, const timing_interval *t,
-                        profile_rows *rows) {
+                        double waited_ns, profile_rows *rows) {
     if (t->lane != rows->lane)
         *rows = (profile_rows){.lane = t->lane};
     uint64_t start_ns = whole_ns(t->start_ns), end_ns = whole_ns(t->end_ns);
@@ -219,20 +243,56 @@ static void write_slice(writer *w, const profile_input *in, const timing_interva
         describe_row(w, t->lane, row, name);
         rows->n++;
     }
+    if (waited_ns > 0 && whole_ns(t->start_ns - waited_ns) >= rows->end_ns[row])
+        write_waiting(w, row_uuid(w, t->lane, row), whole_ns(t->start_ns - waited_ns), start_ns);
     if (start_ns < rows->end_ns[row]) /* all rows taken: more than any engine overlaps */
         start_ns = rows->end_ns[row];
     end_ns = end_ns > start_ns ? end_ns : start_ns;
     rows->end_ns[row] = end_ns;
-    slice_begin(w, in, t, row_uuid(t->lane, row), start_ns);
-    slice_end(w, row_uuid(t->lane, row), end_ns);
+    slice_begin(w, in, t, row_uuid(w, t->lane, row), start_ns);
+    slice_end(w, row_uuid(w, t->lane, row), end_ns);
 }
 
-static void write_slices(writer *w, const profile_input *in, const timing_interval **order,
-                         size_t n) {
+/* A core's slices; of a rank that is_brief the collectives alone. */
+static void write_slices(writer *w, const profile_input *in, const timing_result *timing,
+                         const timing_interval **order, const profile_rank *rank, bool is_brief) {
     profile_rows rows = {.lane = -1};
-    for (size_t i = 0; i < n; i++)
-        if (order[i]->instr < in->program->n_instrs)
-            write_slice(w, in, order[i], &rows);
+    size_t k = 0; /* collectives so far */
+    for (size_t i = 0; i < timing->n_intervals; i++) {
+        const timing_interval *t = order[i];
+        if (t->instr >= in->program->n_instrs || (is_brief && t->lane != VTRN_ENGINE_CC))
+            continue;
+        const bool is_collective =
+            in->program->instrs[t->instr].opcode == VTRN_OP_COLLECTIVE && t->lane == VTRN_ENGINE_CC;
+        const bool has_waited = is_collective && rank && k < rank->n_meetings;
+        write_slice(w, in, t, has_waited ? rank->meetings[k].wait_ns : 0, &rows);
+        k += is_collective;
+    }
+}
+
+/* Each core of the run, in order of rank; those that do the same have the same order of slices. */
+static vtrn_status write_cores(writer *w, const profile_input *in) {
+    const timing_interval **order = NULL;
+    const timing_result *sorted = NULL;
+    size_t n_intervals = 0;
+    for (uint32_t r = 0; r < in->n_ranks; r++) {
+        const profile_rank *rank = &in->ranks[r];
+        if (!rank->timing)
+            continue;
+        if (rank->timing != sorted) {
+            free(order);
+            sorted = rank->timing;
+            order = profile_sort_lanes(sorted);
+            if (!order)
+                return VTRN_OUT_OF_MEMORY(sorted->n_intervals * sizeof *order);
+        }
+        bool is_brief = r != in->shown_rank && n_intervals + sorted->n_intervals > MAX_INTERVALS;
+        n_intervals += is_brief ? 0 : sorted->n_intervals;
+        describe_core(w, in, rank);
+        write_slices(w, in, sorted, order, rank, is_brief);
+    }
+    free(order);
+    return NULL;
 }
 
 static void write_counters(writer *w, const profile_input *in) {
@@ -253,12 +313,19 @@ vtrn_status profile_write_perfetto(const profile_input *in, const char *path) {
     if (!order)
         return VTRN_OUT_OF_MEMORY(n * sizeof *order);
     writer w = {0};
-    describe_process(&w, in);
-    write_slices(&w, in, order, n);
+    vtrn_status status = NULL;
+    if (in->n_ranks) {
+        status = write_cores(&w, in);
+        w.core_uuid = (uint64_t)in->ranks[in->shown_rank].core_i << UUID_CORE_SHIFT;
+    } else {
+        describe_core(&w, in, NULL);
+        write_slices(&w, in, in->timing, order, NULL, false);
+    }
     write_counters(&w, in);
     w.out.is_short |= w.names.is_short | w.strings.is_short | w.packet.is_short |
                       w.message.is_short | w.inner.is_short | w.interned.is_short;
-    vtrn_status status = profile_buffer_save(&w.out, path);
+    if (!status)
+        status = profile_buffer_save(&w.out, path);
     profile_buffer_free(&w.out);
     profile_buffer_free(&w.packet);
     profile_buffer_free(&w.message);

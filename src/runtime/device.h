@@ -44,6 +44,7 @@ struct runtime_device {
     int n_chips, n_cores, n_stacks; /* of the whole instance */
     int n_ready;                    /* cores that have executed something */
     team *team;
+    bool refuses_nans;         /* that a rank gives to a collective */
     bool is_timed, has_values; /* true but where the user leaves one out */
     /* Ranks whose values are computed, ascending, 0 among them; n_value_ranks 0: all of them. */
     uint32_t *value_ranks, n_value_ranks;

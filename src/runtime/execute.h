@@ -19,10 +19,15 @@ typedef struct runtime_timing {
     uint32_t *trace;        /* [n] its blocks */
     uint32_t n;
     /* With several ranks: */
-    uint32_t rank, n_ranks;   /* the rank that ended last, of how many */
-    runtime_rank_time *ranks; /* [n_ranks] NULL: one rank */
-    timing_meeting *meetings; /* [n_meetings] of that rank, to replay it alone */
+    uint32_t rank, n_ranks;         /* the rank that ended last, of how many */
+    runtime_rank_time *ranks;       /* [n_ranks] NULL: one rank */
+    const timing_meeting *meetings; /* [n_meetings] of that rank, to replay it alone */
     size_t n_meetings;
+    struct runtime_meetings {
+        timing_meeting *list;
+        size_t n;
+    } * walks;             /* [n_walks] of all ranks */
+    uint32_t n_walks;      /* as many as ranks; 1: all ranks do the same at the same time */
     const uint32_t *first; /* [n_first] blocks of rank 0; `trace`, or first_copy */
     uint32_t *first_copy, n_first;
     uint32_t *others; /* [n_others] of the ranks behind, each after its length; NULL: as rank 0 */
@@ -30,6 +35,14 @@ typedef struct runtime_timing {
     uint64_t last_used; /* execution number, to evict the oldest */
     bool is_checked;    /* what the blocks of this trace read was checked */
 } runtime_timing;
+
+/* What it takes to replay one of several ranks alone. */
+typedef struct runtime_replay {
+    const uint32_t *trace;
+    uint32_t n;
+    const timing_meeting *meetings;
+    size_t n_meetings;
+} runtime_replay;
 
 enum {
     RUNTIME_MAX_TIMINGS = 8,
@@ -93,6 +106,8 @@ typedef struct runtime_program {
 vtrn_status runtime_load(runtime_device *device, vtrn_program *program, engine_custom_fn custom,
                          void *custom_ctx, runtime_program **out);
 void runtime_unload(runtime_program *loaded); /* NULL is fine */
+
+runtime_replay runtime_replay_of(const runtime_timing *timing, uint32_t rank);
 
 typedef struct runtime_call {
     int core_i;

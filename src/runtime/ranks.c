@@ -278,10 +278,37 @@ static bool find_exchange(const runtime_program *l, uint32_t rank, const int32_t
     return c->groups[at + first] == (int32_t)rank;
 }
 
+/* Names the first rank that gives a NaN to the exchange, where the user asks for that. */
+static vtrn_status check_nans(const runtime_program *l, const runtime_call *calls,
+                              const engine_exchange *e, const char *place, int32_t *rank) {
+    engine_nan nan;
+    if (!l->device->refuses_nans || e->ranks[0] < 0 || !engine_exchange_find_nan(e, &nan))
+        return NULL;
+    *rank = nan.rank;
+    return VTRN_ERROR(
+        VTRN_UNDEFINED,
+        "%s: rank %d (core %d) gives NaN, in element %llu of operand %u, and its group "
+        "all would get it; look at what that rank computes before (VTRN_NAN=ignore "
+        "lets it pass)",
+        place, nan.rank, calls[nan.rank].core_i, (unsigned long long)nan.element, nan.operand_i);
+}
+
 static void add_exchanges_of(ranks *x, uint32_t rank) {
     engine_exchange *e = &x->ready[x->n_ready];
     *e = exchange_of(x->l, x->members, custom_of(x, rank));
-    x->n_ready += find_exchange(x->l, rank, &x->silent[2 * (size_t)rank], e);
+    if (!find_exchange(x->l, rank, &x->silent[2 * (size_t)rank], e))
+        return;
+    x->n_ready++;
+    if (!x->l->device->refuses_nans)
+        return;
+    char place[300];
+    int32_t culprit = 0;
+    print_place(x, rank, place, sizeof place);
+    vtrn_status status = check_nans(x->l, x->calls, e, place, &culprit);
+    if (status && x->state[culprit].status)
+        vtrn_status_free(status);
+    else if (status) /* known to all processes in the next round */
+        x->state[culprit].status = status;
 }
 
 /* The failure of the lowest rank of this process, if any; another thread's exchange counts as that
@@ -404,6 +431,8 @@ static void listen(ranks *x) {
 
 static void go_on(ranks *x, uint32_t rank, int thread_i) {
     engine_run *run = ranks_run_of(x->l, rank);
+    if (x->state[rank].status) /* it gave a NaN */
+        return;
     run->is_stopped = thread_i ? &x->is_stopped : NULL;
     x->state[rank].status = engine_resume(&x->l->device->cores[x->calls[rank].core_i].engine, run,
                                           &x->state[rank].walk);
@@ -484,6 +513,7 @@ static vtrn_status start(ranks *x) {
 /* A rank that is executed alone, as far as an exchange is concerned. */
 typedef struct alone {
     runtime_program *l;
+    const runtime_call *calls;
     engine_member *members; /* [n ranks] */
     int32_t silent[2];
 } alone;
@@ -492,13 +522,16 @@ static vtrn_status exchange_alone(void *ctx, uint32_t custom_i) {
     const alone *a = ctx;
     engine_exchange e = exchange_of(a->l, a->members, custom_i);
     find_exchange(a->l, 0, a->silent, &e);
+    int32_t rank;
+    VTRN_RETURN_IF_ERROR(
+        check_nans(a->l, a->calls, &e, a->l->program->customs[custom_i].name, &rank));
     return engine_exchange_run(&e, 0, 1);
 }
 
 vtrn_status ranks_run_alone(runtime_program *l, const runtime_call *calls, uint32_t n) {
     engine_run *run = ranks_run_of(l, 0);
     engine_core *core = &l->device->cores[calls[0].core_i].engine;
-    alone a = {.l = l, .members = calloc(n, sizeof *a.members), .silent = {-1, 0}};
+    alone a = {.l = l, .calls = calls, .members = calloc(n, sizeof *a.members), .silent = {-1, 0}};
     if (!a.members)
         return VTRN_OUT_OF_MEMORY(n * sizeof *a.members);
     for (uint32_t r = 0; r < n; r++)

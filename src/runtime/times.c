@@ -18,7 +18,9 @@ void times_free(runtime_timing *t) {
     free(t->trace);
     free(t->first_copy);
     free(t->others);
-    free(t->meetings);
+    for (uint32_t i = 0; i < t->n_walks; i++)
+        free(t->walks[i].list);
+    free(t->walks);
     free(t->ranks);
     *t = (runtime_timing){.trace = NULL};
 }
@@ -281,10 +283,18 @@ static vtrn_status keep_results(meet_state *m, runtime_timing *out) {
         }
         timing_result_free(&result);
     }
+    out->walks = calloc(m->n_walks, sizeof *out->walks);
+    if (!out->walks)
+        return VTRN_OUT_OF_MEMORY(m->n_walks * sizeof *out->walks);
+    out->n_walks = m->n_walks;
+    for (uint32_t r = 0; r < m->n_walks; r++) {
+        out->walks[r].list = m->walks[r].meetings;
+        out->walks[r].n = m->walks[r].n_meetings;
+        m->walks[r].meetings = NULL;
+    }
     out->rank = last;
-    out->meetings = m->walks[last].meetings;
-    out->n_meetings = m->walks[last].n_meetings;
-    m->walks[last].meetings = NULL;
+    out->meetings = out->walks[last].list;
+    out->n_meetings = out->walks[last].n;
     return NULL;
 }
 
@@ -336,6 +346,21 @@ static vtrn_status keep_traces(runtime_program *l, uint32_t n_ranks, runtime_tim
         return VTRN_OUT_OF_MEMORY(t->n_others * sizeof *t->others);
     list_others(l, n_ranks, t->others);
     return NULL;
+}
+
+runtime_replay runtime_replay_of(const runtime_timing *t, uint32_t rank) {
+    const uint32_t walk = rank < t->n_walks ? rank : 0;
+    runtime_replay of = {.trace = t->first, .n = t->n_first};
+    const uint32_t *at = t->others;
+    for (uint32_t r = 1; at && r <= rank; at += 1 + *at, r++) {
+        of.trace = at + 1;
+        of.n = *at;
+    }
+    if (walk < t->n_walks) {
+        of.meetings = t->walks[walk].list;
+        of.n_meetings = t->walks[walk].n;
+    }
+    return of;
 }
 
 static vtrn_status time_new(runtime_program *l, const runtime_call *calls, uint32_t n_ranks,
