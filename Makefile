@@ -27,7 +27,8 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 .NOTPARALLEL:
 .PHONY: all train train-digits train-chars deepracer serve test-serve check test build library tools test-tools \
     venv werror lint test-format test-c build-clang test-sanitizers test-threads test-fuzz test-python test-quick \
-    test-torch fuzz-programs aarch64-tools test-aarch64 wheels clean
+    test-torch fuzz-programs aarch64-tools test-aarch64 wheels \
+    wheels-aarch64 clean
 
 all: build
 
@@ -206,6 +207,11 @@ test-aarch64: aarch64-tools $(AARCH64_ROOT)/root.ini
 WHEEL_PYTHONS ?= python3.11 python3.12 python3.13
 wheels:
 	cross/wheels.sh $(WHEEL_PYTHONS)
+
+# The same for aarch64, compiled on this host; the command of each is run in QEMU.
+wheels-aarch64: aarch64-tools build
+	MACHINE=aarch64 cross/wheels.sh $(WHEEL_PYTHONS)
+	cross/check_wheels.sh $(BUILD)/src/cli/vtrn dist/*aarch64.whl
 
 clean:
 	rm -rf build build-clang build-tsan build-aarch64 build-aarch64-root build-wheels dist out
