@@ -172,5 +172,6 @@ VTRN_API vtrn_status vtrn_nki_time_cores(nki_session *s, const nki_finish_option
                                          nki_times *out);
 VTRN_API vtrn_device *vtrn_nki_device(nki_session *s);
 VTRN_API uint32_t vtrn_nki_n_instrs(const nki_session *s);
+VTRN_API uint32_t vtrn_nki_source(const nki_session *s, uint32_t instr_i); /* of an instruction */
 
 #endif

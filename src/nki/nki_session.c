@@ -224,6 +224,10 @@ uint32_t vtrn_nki_n_instrs(const nki_session *s) {
     return s->n_list;
 }
 
+uint32_t vtrn_nki_source(const nki_session *s, uint32_t instr_i) {
+    return s->list[instr_i].instr.source;
+}
+
 vtrn_status nki_record_add(nki_session *s, nki_record **out) {
     if (!array_grow((void **)&s->records, s->n_records, &s->cap_records, sizeof *s->records))
         return VTRN_OUT_OF_MEMORY(sizeof *s->records);

@@ -1,5 +1,7 @@
 """python -m vtrn.nki FILE [ARGUMENT ...]: runs a script whose NKI kernels execute on the virtual chip.
 python -m vtrn.nki check FILE ... [--for VERSION] [--json]: what kernels would meet in a version of NKI.
+python -m vtrn.nki estimate FILE:KERNEL --shape NAME=N,N:TYPE ...: instructions by line, memory and time, before anything is
+computed (--help).
 python -m vtrn.nki tune FILE:KERNEL --space NAME=VALUE,VALUE ... --shape NAME=N,N:TYPE ...: variants by simulated
 latency (--help)."""
 
@@ -18,6 +20,10 @@ def main():
         from vtrn.nki import check
 
         return check.main(sys.argv[2:])
+    if sys.argv[1] == "estimate":
+        from vtrn.nki import estimate
+
+        return estimate.main(sys.argv[2:])
     if sys.argv[1] == "tune":
         from vtrn.nki import tune_command
 

@@ -18,6 +18,36 @@ _EXAMPLE = """example:
 """
 
 
+def add_arguments(parser):
+    """What both commands take for a kernel and its arguments."""
+    parser.add_argument("kernel", metavar="FILE:KERNEL")
+    parser.add_argument("--shape", action="append", default=[], metavar="NAME=N,N:TYPE",
+                        help="an array of random numbers for a parameter")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one value for a parameter")
+    parser.add_argument("--args", metavar="FUNCTION", help="a function of the file that returns the kernel's other "
+                                                           "arguments by name, instead of --shape")
+    parser.add_argument("--lnc", type=int, metavar="N", help="launch on so many cores: kernel[N]")
+    parser.add_argument("--json", action="store_true")
+
+
+def kernel_and_arguments(parser, args):
+    """The kernel as launched, and its arguments by name."""
+    vtrn.nki.install(force=True)
+    names, kernel = _load(args.kernel)
+    kernel = vtrn.nki.jit(kernel)
+    if args.lnc:
+        kernel = kernel[args.lnc]
+    rng = np.random.default_rng(0)
+    others = {}
+    if args.args:
+        if not callable(names.get(args.args)):
+            parser.error(f"--args {args.args}: the file has no such function")
+        others.update(names[args.args]())
+    others.update((name, _array(text, rng)) for name, text in (_pair(s, "--shape") for s in args.shape))
+    others.update((name, _value(text)) for name, text in (_pair(s, "--set") for s in args.set))
+    return kernel, others
+
+
 def _value(text):
     try:
         return ast.literal_eval(text)
@@ -29,7 +59,7 @@ def _pair(text, what):
     name, separator, rest = text.partition("=")
     if not separator or not name or not rest:
         missing = "a value behind =" if separator and name else "a name before =" if separator else "NAME=VALUE"
-        raise SystemExit(f"tune: {what} {text!r}: {missing} is needed")
+        raise SystemExit(f"{what} {text!r}: {missing} is needed")
     return name, rest
 
 
@@ -42,7 +72,7 @@ def _array(text, rng):
         if min(shape) < 1:
             raise ValueError(f"a dimension is {min(shape)}")
     except ValueError as e:
-        raise SystemExit(f"tune: --shape {text!r}: {e}; it is numbers, then :TYPE, as in 128,512:bfloat16") from None
+        raise SystemExit(f"--shape {text!r}: {e}; it is numbers, then :TYPE, as in 128,512:bfloat16") from None
     if dtype.kind in "iu":
         return rng.integers(0, 8, shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)
@@ -51,14 +81,14 @@ def _array(text, rng):
 def _load(target):
     path, separator, name = target.rpartition(":")
     if not separator:
-        raise SystemExit(f"tune: {target!r}: FILE:KERNEL is needed")
+        raise SystemExit(f"{target!r}: FILE:KERNEL is needed")
     if not pathlib.Path(path).is_file():
-        raise SystemExit(f"tune: {path}: there is no such file; FILE:KERNEL names a Python file and a function of it")
+        raise SystemExit(f"{path}: there is no such file; FILE:KERNEL names a Python file and a function of it")
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
     names = runpy.run_path(path, run_name="vtrn_tune")
     if not callable(names.get(name)):
         kernels = sorted(k for k, v in names.items() if isinstance(v, vtrn.nki.Kernel))
-        raise SystemExit(f"tune: {path} has no function {name!r}; its kernels: {', '.join(kernels) or 'none'}")
+        raise SystemExit(f"{path} has no function {name!r}; its kernels: {', '.join(kernels) or 'none'}")
     return names, names[name]
 
 
@@ -69,34 +99,15 @@ def _row(variant):
 def main(arguments):
     parser = argparse.ArgumentParser("python -m vtrn.nki tune", description=__doc__, epilog=_EXAMPLE,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kernel", metavar="FILE:KERNEL")
+    add_arguments(parser)
     parser.add_argument("--space", action="append", default=[], metavar="NAME=VALUE,...",
                         help="values of a parameter; all combinations are tried")
-    parser.add_argument("--shape", action="append", default=[], metavar="NAME=N,N:TYPE",
-                        help="an array of random numbers for a parameter")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one value for a parameter")
-    parser.add_argument("--args", metavar="FUNCTION", help="a function of the file that returns the kernel's other "
-                                                           "arguments by name, instead of --shape")
-    parser.add_argument("--lnc", type=int, metavar="N", help="launch on so many cores: kernel[N]")
     parser.add_argument("--jobs", type=int, help="processes (all cores of the host)")
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
     if not args.space:
         parser.error("--space names no parameter")
-    vtrn.nki.install(force=True)
-    names, kernel = _load(args.kernel)
-    kernel = vtrn.nki.jit(kernel)
-    if args.lnc:
-        kernel = kernel[args.lnc]
+    kernel, others = kernel_and_arguments(parser, args)
     space = {name: [_value(v) for v in values.split(",")] for name, values in (_pair(s, "--space") for s in args.space)}
-    rng = np.random.default_rng(0)
-    others = {}
-    if args.args:
-        if not callable(names.get(args.args)):
-            parser.error(f"--args {args.args}: the file has no such function")
-        others.update(names[args.args]())
-    others.update((name, _array(text, rng)) for name, text in (_pair(s, "--shape") for s in args.shape))
-    others.update((name, _value(text)) for name, text in (_pair(s, "--set") for s in args.set))
     try:
         tuned = vtrn.nki.tune(kernel, space, jobs=args.jobs)(**others)
     except (ValueError, TypeError) as e:

@@ -469,10 +469,33 @@ static PyObject *session_races(ext_session *self, PyObject *unused) {
     return NULL;
 }
 
+/* lines(): [(place, how many instructions it has issued), ...] in the order of the places */
+static PyObject *session_lines(ext_session *self, PyObject *unused) {
+    (void)unused;
+    uint32_t n_places = self->places.n;
+    uint64_t *count = PyMem_Calloc((size_t)n_places + 1, sizeof *count);
+    PyObject *lines = count ? PyList_New(0) : PyErr_NoMemory();
+    for (uint32_t i = 0; lines && i < vtrn_nki_n_instrs(self->session); i++)
+        if (vtrn_nki_source(self->session, i) < n_places)
+            count[vtrn_nki_source(self->session, i)]++;
+    for (uint32_t i = 0; lines && i < n_places; i++) {
+        if (!count[i])
+            continue;
+        PyObject *line = Py_BuildValue("NK", ext_place_text(&self->places.list[i]),
+                                       (unsigned long long)count[i]);
+        if (!line || PyList_Append(lines, line))
+            Py_CLEAR(lines);
+        Py_XDECREF(line);
+    }
+    PyMem_Free(count);
+    return lines;
+}
+
 static PyMethodDef session_methods[] = {
     {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
+    {"lines", (PyCFunction)session_lines, METH_NOARGS, "Instructions by place in the kernel."},
     {"set_program", (PyCFunction)session_set_program, METH_O, "Which of two programs runs."},
     {"races", (PyCFunction)session_races, METH_NOARGS, "Accesses that nothing orders."},
     {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
