@@ -234,18 +234,21 @@ static inline float act_sin(float x) {
 static inline float act_arctan(float x) {
     float a = act_abs(x);
     float t = a > 1.0f ? 1.0f / a : a, z = t * t;
-    float p = fmaf(z, 1.134878257e-03f, -7.422637660e-03f);
-    p = fmaf(z, p, 2.276034094e-02f);
-    p = fmaf(z, p, -4.494644701e-02f);
-    p = fmaf(z, p, 6.759572029e-02f);
-    p = fmaf(z, p, -8.818848431e-02f);
-    p = fmaf(z, p, 1.106024459e-01f);
-    p = fmaf(z, p, -1.428013146e-01f);
-    p = fmaf(z, p, 1.999969333e-01f);
+    float p = fmaf(z, 1.144904993e-03f, -7.480540778e-03f);
+    p = fmaf(z, p, 2.290146612e-02f);
+    p = fmaf(z, p, -4.513565451e-02f);
+    p = fmaf(z, p, 6.774802506e-02f);
+    p = fmaf(z, p, -8.826380968e-02f);
+    p = fmaf(z, p, 1.106249243e-01f);
+    p = fmaf(z, p, -1.428051144e-01f);
+    p = fmaf(z, p, 1.999972463e-01f);
     p = fmaf(z, p, -3.333332837e-01f);
     float y = fmaf(t * z, p, t);
-    y = a > 1.0f ? (1.57079637f - y) + -4.37113883e-08f : y;
-    return act_with_sign(y, x);
+    /* beyond 1, pi/2 - (t + lost + t z p), rounded once: lost is what 1/a has beyond t */
+    float lost = a < 0x1p60f ? fmaf(-t, a, 1.0f) * t / (1.0f + z) : 0.0f;
+    float high = 1.57079637f - t, rest = (1.57079637f - high) - t;
+    float far = high + fmaf(-t * z, p, (rest - lost) + -4.37113883e-08f);
+    return act_with_sign(a > 1.0f ? far : y, x);
 }
 
 #endif

@@ -74,7 +74,7 @@ def awkward_floats():
     """Each finite code of each small format, every midpoint between neighbours, their fp32
     neighbours, and random bit patterns."""
     parts = [np.array([0, -0.0, np.inf, -np.inf, np.nan, -np.nan], np.float32)]
-    for dtype in SHORT_FLOATS.values():
+    for dtype in FLOATS.values():
         v = all_codes(dtype).astype(np.float32)
         v = np.unique(v[np.isfinite(v)])
         mid = ((v[1:].astype(np.float64) + v[:-1]) / 2).astype(np.float32)

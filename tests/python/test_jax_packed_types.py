@@ -291,6 +291,19 @@ def test_loops_branches_sorting_and_constants(dtype):
         same(got, cut(expected, dtype))
 
 
+@pytest.mark.parametrize("n", [16, 17, 1001])
+def test_floats_of_4_bits_are_decoded_on_the_engines(n):
+    x = np.resize(np.arange(16, dtype=np.uint8), n).view(ml_dtypes.float4_e2m1fn)
+    device = capi.Device(threads=2)
+    executable = device.compile(export(lambda x: [x.astype(t) for t in (jnp.float32, jnp.bfloat16, jnp.float16)], x))
+    for got in executable(x):
+        np.testing.assert_array_equal(got.astype(np.float32), x.astype(np.float32))
+        np.testing.assert_array_equal(np.signbit(got.astype(np.float32)), np.signbit(x.astype(np.float32)))
+    assert executable.profile().n_reference_ops == 0
+    executable.destroy()
+    device.close()
+
+
 # --- products --------------------------------------------------------------------------------------
 
 SIZES = [(1, 2, 4), (1, 576, 192), (31, 33, 128), (129, 128, 516), (4, 1000, 511), (7, 129, 33), (130, 300, 24)]

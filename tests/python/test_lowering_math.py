@@ -135,13 +135,18 @@ def test_quotients_of_fp32_tensors_are_rounded_once(device):
     got, one = run(device, lambda a, b: (a / b, b / b), a, b)
     assert in_ulps(got, exact)[is_normal].max() < 0.51
     np.testing.assert_array_equal(one, 1)
-    # near overflow, and where what is left over is subnormal, a product with the reciprocal
-    a, b = of_every_exponent(rng, 100_000, -149, 128), of_every_exponent(rng, 100_000, -125, 126)
-    with np.errstate(over="ignore"):
+    # numerators and divisors of all magnitudes, subnormal ones and those with a subnormal reciprocal
+    a, b = of_every_exponent(rng, 200_000, -149, 128), of_every_exponent(rng, 200_000, -149, 128)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         exact = a.astype(np.float64) / b
-        is_normal = (np.abs(exact) >= 2.0**-126) & (np.abs(exact) < 2.0**127)
+        rounded = exact.astype(np.float32)
     (got,) = run(device, lambda a, b: a / b, a, b)
-    assert in_ulps(got, exact)[is_normal].max() < 1.6
+    is_normal = (np.abs(exact) >= 2.0**-116) & (np.abs(exact) < 2.0**127)
+    assert is_normal.sum() > 100_000 and in_ulps(got, exact)[is_normal].max() < 0.51
+    is_small = np.abs(exact) < 2.0**-116
+    assert in_ulps(got, exact)[is_small].max() <= 1.5
+    is_beyond = np.abs(exact) > 2.0**128
+    np.testing.assert_array_equal(got[is_beyond], rounded[is_beyond])
 
 
 def test_quotients_of_what_is_no_number_are_those_of_ieee(device):
@@ -153,6 +158,15 @@ def test_quotients_of_what_is_no_number_are_those_of_ieee(device):
     np.testing.assert_array_max_ulp(got[np.isfinite(want)], want[np.isfinite(want)], 1)
     np.testing.assert_array_equal(got[~np.isfinite(want)], want[~np.isfinite(want)])
     np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+
+
+def test_angles_beyond_an_eighth_of_a_circle_are_within_an_ulp(device):
+    rng = np.random.default_rng(SEED)
+    x = np.concatenate([rng.uniform(1.5, 4, 100_000), np.exp2(rng.uniform(-20, 100, 100_000))]).astype(np.float32)
+    y = np.exp2(rng.uniform(-20, 20, x.size)).astype(np.float32) * rng.choice([-1, 1], x.size).astype(np.float32)
+    one, two = run(device, lambda x, y: (jnp.arctan(x), jnp.arctan2(y, x - 3)), x, y)
+    assert in_ulps(one, np.arctan(x.astype(np.float64))).max() <= 1
+    assert in_ulps(two, np.arctan2(y.astype(np.float64), (x - np.float32(3)).astype(np.float64))).max() <= 1.5
 
 
 def test_log1p_and_atan_at_their_edges(device):

@@ -243,7 +243,7 @@ vtrn_status elementwise_divide(emit_env *env, const fusion_node *node, const ele
         vtrn_ap ap[3] = {dst};
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 0, &ap[1]));
         VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, 1, &ap[2]));
-        return elementwise_quotient(env, node, ap, 0);
+        return elementwise_quotient_of_any(env, node, ap);
     }
     const fusion_node *divisor = &env->f->nodes[den->node];
     tile inverse = env->temps[0];

@@ -109,16 +109,24 @@ static vtrn_status copy_sign(emit_env *env, const vtrn_ap *dst, const vtrn_ap *x
     return emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_BITWISE_OR, &bits, &bits, &sign);
 }
 
-/* dst = from - a */
+/* dst = from - a, rounded once, with t for what the difference of the high part loses. */
 static vtrn_status emit_angle_from(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
-                                   two_floats from) {
-    EMIT(instr, env->e, TENSOR_SCALAR, VECTOR);
-    instr->op0 = instr->op1 = VTRN_ALU_SUBTRACT;
-    instr->flags = VTRN_FLAG_REVERSE1; /* high - (a - low) */
-    instr->ap[0] = *dst;
-    instr->ap[1] = *a;
-    instr->imm[0].f = from.low;
-    instr->imm[1].f = from.high;
+                                   const vtrn_ap *t, two_floats from) {
+    EMIT(difference, env->e, TENSOR_SCALAR, VECTOR);
+    difference->op0 = VTRN_ALU_SUBTRACT;
+    difference->flags = VTRN_FLAG_REVERSE0; /* high - a */
+    difference->ap[0] = *dst;
+    difference->ap[1] = *a;
+    difference->imm[0].f = from.high;
+    VTRN_RETURN_IF_ERROR(
+        emit_scalar_tensor(env, t, dst, STEP(SUBTRACT, from.high), VTRN_ALU_ADD, a));
+    EMIT(sum, env->e, SCALAR_TENSOR_TENSOR, VECTOR);
+    sum->op0 = sum->op1 = VTRN_ALU_SUBTRACT;
+    sum->flags = VTRN_FLAG_REVERSE1; /* dst - (t - low) */
+    sum->ap[0] = *dst;
+    sum->ap[1] = *t;
+    sum->imm[0].f = from.low;
+    sum->ap[3] = *dst;
     return NULL;
 }
 
@@ -138,7 +146,7 @@ static vtrn_status emit_atan(emit_env *env, const fusion_node *node) {
         emit_scalars(env->e, VECTOR, &mask, &y, STEP(IS_GT, HALF_PI.high), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &y, &b, &mask, false));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &y, 1));
-    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, HALF_PI));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, &y, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &y, &in));
     VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));
@@ -172,21 +180,27 @@ vtrn_status elementwise_atan2(emit_env *env, const fusion_node *node, const elem
         emit_scalar_tensor(env, &b, &scale, STEP(ADD, 0x1p22f), VTRN_ALU_MULTIPLY, &b));
     /* of two zeros: 0 over anything else is 0 */
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &a, STEP(MAX, 0x1p-127f), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(elementwise_quotient(env, node, (vtrn_ap[]){q, b, a}, 5));
+    vtrn_ap lost;
+    VTRN_RETURN_IF_ERROR(elementwise_quotient(env, node, (vtrn_ap[]){q, b, a}, 5, &lost));
     /* two infinities: 1.0 is both the mask and the quotient */
     vtrn_ap is_infinite = as(&a, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &a, &b, STEP(IS_EQUAL, INFINITY), STEP_NONE));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &q, &a, &is_infinite, false));
     VTRN_RETURN_IF_ERROR(emit_activate(env, VTRN_ACT_ARCTAN, &a, &q, 1));
+    /* the angle of what the quotient lost, times 1 - q / 2, which is near enough to 1 / (1 + q^2)
+     */
+    VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &b, &q, STEP(MULTIPLY, -0.5f), STEP(ADD, 1)));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_MULTIPLY, &b, &b, &lost));
+    VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_ADD, &a, &a, &b));
     vtrn_ap mask = as(&x, VTRN_DTYPE_UINT32);
     VTRN_RETURN_IF_ERROR(emit_tensor_tensor(env->e, VECTOR, VTRN_ALU_IS_GT, &mask, &y, &x));
-    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, HALF_PI));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, &q, HALF_PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     /* the sign bit: an x of -0 is to the left, too */
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &x, &in_x));
     vtrn_ap sign = as(&x, VTRN_DTYPE_INT32);
     VTRN_RETURN_IF_ERROR(emit_scalars(env->e, VECTOR, &mask, &sign, STEP(IS_LT, 0), STEP_NONE));
-    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, PI));
+    VTRN_RETURN_IF_ERROR(emit_angle_from(env, &b, &a, &q, PI));
     VTRN_RETURN_IF_ERROR(emit_copy_where(env, &a, &b, &mask, false));
     VTRN_RETURN_IF_ERROR(emit_copy(env->e, &y, &in_y));
     VTRN_RETURN_IF_ERROR(copy_sign(env, &a, &y, &b));

@@ -54,9 +54,14 @@ vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
                             const vtrn_ap *mask, bool is_inverse);
 
 /* elementwise_quotient.c: ap[0] = ap[1] / ap[2], rounded once; ap[0] is neither of the others.
- * Takes five temporaries from number first_temp on. */
+ * Takes five temporaries from number first_temp on. Of numerators below 2^-119 the quotient is
+ * within 1.3 ulp, by divisors outside of 2^-126 to 2^126 it has fewer bits. *lost, one of the
+ * temporaries, is what the quotient has beyond ap[0]. */
 vtrn_status elementwise_quotient(emit_env *env, const fusion_node *node, const vtrn_ap ap[3],
-                                 int first_temp);
+                                 int first_temp, vtrn_ap *lost);
+/* The same of all numbers, with the first seven temporaries. */
+vtrn_status elementwise_quotient_of_any(emit_env *env, const fusion_node *node,
+                                        const vtrn_ap ap[3]);
 
 /* A node with another one folded into it */
 vtrn_status elementwise_folded(emit_env *env, const fusion_node *node);

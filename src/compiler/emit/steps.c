@@ -73,6 +73,11 @@ void step_copy(steps *s, const vtrn_ap *dst, const vtrn_ap *a) {
     append(s, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, dst, a);
 }
 
+void step_zero(steps *s, const vtrn_ap *dst) {
+    static const vtrn_ap none = {0};
+    append(s, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR, dst, &none);
+}
+
 void step_reciprocal(steps *s, const vtrn_ap *dst, const vtrn_ap *a) {
     append(s, VTRN_OP_RECIPROCAL, VTRN_ENGINE_VECTOR, dst, a);
 }

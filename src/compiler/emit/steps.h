@@ -28,6 +28,7 @@ void step_exact(steps *s, const vtrn_ap *dst, const vtrn_ap *a, vtrn_alu op, con
 /* dst = a op on GpSimd */
 void step_exact_scalar(steps *s, const vtrn_ap *dst, const vtrn_ap *a, step_op op);
 void step_copy(steps *s, const vtrn_ap *dst, const vtrn_ap *a);
+void step_zero(steps *s, const vtrn_ap *dst);
 void step_reciprocal(steps *s, const vtrn_ap *dst, const vtrn_ap *a);
 /* dst = a where mask is not 0 */
 void step_copy_where(steps *s, const vtrn_ap *dst, const vtrn_ap *a, const vtrn_ap *mask);

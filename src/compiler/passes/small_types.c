@@ -89,10 +89,11 @@ static vtrn_status make_packing(widening *w, op_list *list, graph_kind kind, int
 
 static vtrn_status make_number(widening *w, op_list *list, const graph_type *type, int number,
                                graph_value *out) {
-    uint8_t *data = ARENA_NEW(&w->g->arena, uint8_t, 1);
+    uint64_t *data = ARENA_NEW(&w->g->arena, uint64_t, 1);
+    const double value = number;
     if (!data)
-        return VTRN_OUT_OF_MEMORY(1);
-    *data = (uint8_t)number;
+        return VTRN_OUT_OF_MEMORY(sizeof *data);
+    dtype_convert(VTRN_DTYPE_FP64, &value, (vtrn_dtype)type->dtype, data, 1);
     graph_op op = {.kind = GRAPH_CONSTANT};
     op.attrs.constant.data = data;
     op.attrs.constant.is_splat = true;
@@ -199,6 +200,40 @@ static vtrn_status bitcast(widening *w, op_list *list, graph_op *op) {
     return push_cut(w, list, op);
 }
 
+/* *v in another type, by an operation of that kind. */
+static vtrn_status make_typed(widening *w, op_list *list, graph_kind kind, graph_value *v,
+                              vtrn_dtype t) {
+    graph_type type = w->g->types[*v];
+    graph_value to;
+    type.dtype = (uint8_t)t;
+    VTRN_RETURN_IF_ERROR(new_value(w, type, &to));
+    VTRN_RETURN_IF_ERROR(kind == GRAPH_PACK ? make_packing(w, list, kind, 8, *v, to)
+                                            : make_unary(w, list, kind, *v, to));
+    *v = to;
+    return NULL;
+}
+
+/* A float of 4 bits from its code: sign, exponent and mantissa in their places of an fp16, whose
+ * exponent has a bias that is larger by 14. */
+static vtrn_status decode(widening *w, op_list *list, const graph_op *op) {
+    graph_value v = op->operands[0], sign;
+    VTRN_RETURN_IF_ERROR(make_typed(w, list, GRAPH_PACK, &v, VTRN_DTYPE_UINT8));
+    VTRN_RETURN_IF_ERROR(make_typed(w, list, GRAPH_CONVERT, &v, VTRN_DTYPE_UINT32));
+    sign = v;
+    VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_AND, &v, 7, GRAPH_NO_VALUE));
+    VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_SHIFT_LEFT, &v, 9, GRAPH_NO_VALUE));
+    VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_AND, &sign, 8, GRAPH_NO_VALUE));
+    VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_SHIFT_LEFT, &sign, 12, GRAPH_NO_VALUE));
+    const graph_value both[] = {v, sign};
+    VTRN_RETURN_IF_ERROR(new_value(w, w->g->types[v], &v));
+    VTRN_RETURN_IF_ERROR(make(w, list, (graph_op){.kind = GRAPH_OR, .n_operands = 2}, both, v));
+    VTRN_RETURN_IF_ERROR(make_typed(w, list, GRAPH_CONVERT, &v, VTRN_DTYPE_UINT16));
+    VTRN_RETURN_IF_ERROR(make_typed(w, list, GRAPH_BITCAST_CONVERT, &v, VTRN_DTYPE_FP16));
+    VTRN_RETURN_IF_ERROR(make_typed(w, list, GRAPH_CONVERT, &v, VTRN_DTYPE_FP32));
+    VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_MULTIPLY, &v, 1 << 14, GRAPH_NO_VALUE));
+    return make_unary(w, list, GRAPH_CONVERT, v, op->results[0]);
+}
+
 static vtrn_status convert(widening *w, op_list *list, graph_op *op) {
     const vtrn_dtype to = (vtrn_dtype)w->was[op->results[0]];
     if (!was_small(w, op->results[0]))
@@ -280,8 +315,17 @@ static bool has_small_value(const widening *w, const graph_op *op) {
     return is_found;
 }
 
+/* Whether the operation makes a float of engines of one of 4 bits. */
+static bool is_decoded(const widening *w, const graph_op *op) {
+    const vtrn_dtype to = (vtrn_dtype)w->g->types[op->results[0]].dtype;
+    return w->g->types[op->operands[0]].dtype == VTRN_DTYPE_FP4E2M1FN &&
+           (to == VTRN_DTYPE_FP32 || to == VTRN_DTYPE_BF16 || to == VTRN_DTYPE_FP16);
+}
+
 static vtrn_status widen_op(widening *w, op_list *list, graph_op *op) {
     w->place = op->place;
+    if (op->kind == GRAPH_CONVERT && is_decoded(w, op))
+        return decode(w, list, op);
     if (!has_small_value(w, op))
         return push(list, op);
     switch ((graph_kind)op->kind) {

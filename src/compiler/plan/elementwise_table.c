@@ -112,7 +112,7 @@ bool elementwise_activation_of(const fusion *f, const fusion_node *node, vtrn_ac
 }
 
 int elementwise_n_temps(const fusion *f, const fusion_node *node) {
-    enum { QUOTIENT_TEMPS = 5 };
+    enum { QUOTIENT_TEMPS = 7 };
     return node->op == GRAPH_DIVIDE && node->is_exact ? QUOTIENT_TEMPS
                                                       : elementwise_op_of(f, node)->n_temps;
 }
