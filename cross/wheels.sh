@@ -35,6 +35,7 @@ END
 for python in "$@"; do
     rm -rf "$made"
     if [ "$machine" = "$host" ]; then
+        plat=manylinux_2_28_$machine
         CC=$cc AR=$ar "$python" -m pip wheel --no-deps --wheel-dir "$made" "$root"
     else
         # Not isolated: pip would install build tools of the other processor.
@@ -43,6 +44,8 @@ for python in "$@"; do
             "$python" -m venv "$tools"
             "$tools/bin/pip" install --quiet 'meson>=1.10' meson-python ninja
         }
+        # auditwheel takes no name of another processor, but finds the lowest glibc that will do; the compiler knows none beyond 2.28.
+        plat=auto
         of_python=$work/python-$machine
         "$python" "$root/cross/python_for.py" "$machine" "$cc" "$of_python"
         _PYTHON_HOST_PLATFORM=linux-$machine PATH=$tools/bin:$work/venv/bin:$PATH "$tools/bin/python" -m pip wheel --no-deps \
@@ -53,6 +56,6 @@ for python in "$@"; do
             --config-settings=setup-args=-Dstrip=false \
             --config-settings=setup-args=-Dc_link_args=-s "$root"
     fi
-    PATH=$work/venv/bin:$PATH "$work/venv/bin/python" -m auditwheel repair --plat "manylinux_2_28_$machine" \
+    PATH=$work/venv/bin:$PATH "$work/venv/bin/python" -m auditwheel repair --plat "$plat" \
         --wheel-dir "$root/dist" "$made"/*.whl
 done
