@@ -174,11 +174,13 @@ def test_arithmetic_of_all_pairs(dtype):
     mask = (1 << bits) - 1
     by = b & mask  # shifts take the count without a sign
     is_cut = by >= bits
+    half = 1 << (bits - 1)
+    filled = ((a & mask) ^ half) - half  # the highest bit in all those above, of an unsigned type too
     quotient = np.array([-1 if y == 0 else int(x / y) for x, y in zip(a, b, strict=True)])
     rest = np.array([x if y == 0 else x - y * int(x / y) for x, y in zip(a, b, strict=True)])
     want = [a + b, a - b, a * b, np.maximum(a, b), np.minimum(a, b), a & b, a | b, a ^ b, quotient, rest,
             np.where(is_cut, 0, a << np.minimum(by, bits)), np.where(is_cut, 0, (a & mask) >> np.minimum(by, bits)),
-            a >> np.minimum(by, bits)]
+            filled >> np.minimum(by, bits)]
 
     def f(a, b):
         return [a + b, a - b, a * b, lax.max(a, b), lax.min(a, b), a & b, a | b, a ^ b, lax.div(a, b), lax.rem(a, b),

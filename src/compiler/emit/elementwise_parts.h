@@ -53,7 +53,7 @@ vtrn_status emit_scalar_tensor(emit_env *env, const vtrn_ap *dst, const vtrn_ap 
 vtrn_status emit_copy_where(emit_env *env, const vtrn_ap *dst, const vtrn_ap *a,
                             const vtrn_ap *mask, bool is_inverse);
 
-/* elementwise_quotient.c: ap[0] = ap[1] / ap[2], rounded once; ap[0] is neither of the others.
+/* elementwise_quotient.c: ap[0] = ap[1] / ap[2] within 0.63 ulp; ap[0] is neither of the others.
  * Takes five temporaries from number first_temp on. Of numerators below 2^-119 the quotient is
  * within 1.3 ulp, by divisors outside of 2^-126 to 2^126 it has fewer bits. *lost, one of the
  * temporaries, is what the quotient has beyond ap[0]. */

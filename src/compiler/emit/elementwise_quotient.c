@@ -1,5 +1,5 @@
-/* Quotients that are rounded once, of engines that do not divide: a product with the reciprocal and
- * what it leaves. Source: docs/hardware.md, "Numbers". */
+/* Quotients within a hair of half an ulp, of engines that do not divide: a product with the
+ * reciprocal and what it leaves. Source: docs/hardware.md, "Numbers". */
 #include "compiler/emit/elementwise_parts.h"
 #include "compiler/emit/steps.h"
 

@@ -265,9 +265,10 @@ static vtrn_status constant(widening *w, op_list *list, graph_op *op) {
     return push(list, op);
 }
 
-/* Counts bits, or shifts in zeros: of the bits that the small type has. */
+/* Counts bits, or shifts in zeros or the highest bit: of the bits that the small type has. */
 static vtrn_status of_bits(widening *w, op_list *list, graph_op *op) {
     const vtrn_dtype t = (vtrn_dtype)w->was[op->results[0]];
+    const int sign = 1 << (dtype_bits(t) - 1);
     graph_value *operands = ARENA_NEW(&w->g->arena, graph_value, op->n_operands);
     if (!operands)
         return VTRN_OUT_OF_MEMORY(op->n_operands * sizeof *operands);
@@ -275,6 +276,11 @@ static vtrn_status of_bits(widening *w, op_list *list, graph_op *op) {
     op->operands = operands;
     VTRN_RETURN_IF_ERROR(
         make_with(w, list, GRAPH_AND, &operands[0], (1 << dtype_bits(t)) - 1, GRAPH_NO_VALUE));
+    if (op->kind == GRAPH_SHIFT_RIGHT_ARITHMETIC) { /* the bits above become the highest one */
+        VTRN_RETURN_IF_ERROR(make_with(w, list, GRAPH_XOR, &operands[0], sign, GRAPH_NO_VALUE));
+        VTRN_RETURN_IF_ERROR(
+            make_with(w, list, GRAPH_SUBTRACT, &operands[0], sign, GRAPH_NO_VALUE));
+    }
     if (op->kind != GRAPH_COUNT_LEADING_ZEROS)
         return push_cut(w, list, op);
     graph_value counted;
@@ -337,6 +343,7 @@ static vtrn_status widen_op(widening *w, op_list *list, graph_op *op) {
         return bitcast(w, list, op);
     case GRAPH_POPCNT:
     case GRAPH_COUNT_LEADING_ZEROS:
+    case GRAPH_SHIFT_RIGHT_ARITHMETIC:
     case GRAPH_SHIFT_RIGHT_LOGICAL:
         return of_bits(w, list, op);
     default:

@@ -47,7 +47,7 @@ static bool is_only_added(const fusion *f, int i) {
     return is_added;
 }
 
-/* A quotient of two full tiles in fp32 is rounded once, unless the last bit is lost anyway: its
+/* A quotient of two full tiles in fp32 is corrected, unless the last bit is lost anyway: its
  * reciprocal takes as long as eight products, the correction as long as eighteen more. Of rows,
  * whose instructions take their start-up time alone, and of what a row or a constant divides, the
  * correction would be most of the work; a narrower type has no such bits. */

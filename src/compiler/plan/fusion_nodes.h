@@ -67,7 +67,7 @@ typedef struct fusion_node {
     bool has_negative;      /* ROW: its negative is beside the value, for a bias */
     bool is_only_negative;  /* of a reduction: only the negative is read */
     bool is_square;         /* x * x, as an activation */
-    bool is_exact;          /* a quotient that is rounded once, at the price of some products */
+    bool is_exact;          /* a quotient that is corrected, at the price of some products */
     bool is_moments;        /* a sum along the rows: its tile has mean and variance instead */
     int moments;            /* a mean or variance: where is_moments has it, or FUSION_NO_NODE */
     bool is_summed;         /* a reduction whose terms the activation adds up */
