@@ -1,5 +1,6 @@
 """vtrn serve over HTTP: both protocols by clients of others, and what a server must take from the world."""
 
+import asyncio
 import concurrent.futures
 import http.client
 import json
@@ -19,7 +20,10 @@ for package in ("jax", "fastapi", "uvicorn"):
 
 from serve_models import DECODER, make_host, running
 
+from vtrn.serve import http as front
+from vtrn.serve import listeners
 from vtrn.serve.errors import RequestError
+from vtrn.serve.runtime import VtrnError
 from vtrn.serve.text import TextStream
 
 ROW = list(range(16))
@@ -294,6 +298,23 @@ def test_a_body_of_100_mb_is_refused_before_it_is_read(server):
     assert infer(port, ["still there"])[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/v2/models/encoder/infer", "/v1/completions"])
+def test_a_client_that_hangs_up_before_its_body_is_complete_is_no_failure(server, path):
+    """What the application raises, uvicorn writes into the log."""
+    host, _ = server
+    parts = iter([{"type": "http.request", "body": b'{"inp', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(parts)
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path, "raw_path": path.encode(),
+             "query_string": b"", "root_path": "", "scheme": "http", "headers": [(b"content-length", b"100")], "server": ("x", 80)}  # fmt: skip
+    asyncio.run(front.make_app(host)(scope, receive, send))
+
+
 def test_binary_data_that_does_not_fit_its_header_is_refused(server):
     _, port = server
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
@@ -385,9 +406,9 @@ SERVER = """
 import signal, sys, os
 sys.path.insert(0, {tests!r})
 from serve_models import make_host
-from vtrn.serve import http
+from vtrn.serve import http, listeners
 host = make_host()
-http.serve(host, "127.0.0.1", 0, lambda port: print(port, flush=True))
+http.serve(host, listeners.bound("127.0.0.1", 0), lambda port: print(port, flush=True))
 print("ended", host.texts["text"].worker.meters.n_success, flush=True)
 """
 
@@ -434,8 +455,43 @@ def test_the_command_says_what_it_cannot_do():
     for option, text in (("--port", "70000"), ("--grpc-port", "-1")):
         got = run("minilm", option, text)
         assert got.returncode == 2 and f"{text} is no port" in got.stderr
+    for option, text, words in (("--cores", "foo=0", "foo, which is not served"), ("--max-waiting", "0", "0 is too small"),
+                                ("--max-waiting", "-1", "-1 is too small"), ("--max-queue", "0", "0 is too small"),
+                                ("--max-batch", "0", "0 is too small"), ("--max-delay-us", "-1", "-1 is too small")):  # fmt: skip
+        got = run("no_such_model", option, text)
+        assert got.returncode == 2 and words in got.stderr, option
+    got = run("minilm", "--cores", "minilm=0", "--cores", "minilm=1")
+    assert got.returncode == 2 and "places minilm twice" in got.stderr
     got = run("minilm", "--draft", "128")
     assert got.returncode == 1 and "--draft is 128" in got.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_models_are_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option in ("--port", "--grpc-port"):
+            free = [] if option == "--port" else ["--port", "0"]
+            got = subprocess.run([sys.executable, "-m", "vtrn.serve", "serve", "no_such_model", option, str(port), *free],
+                                 capture_output=True, text=True)  # fmt: skip
+            want = f"vtrn serve: port {port} of 127.0.0.1 is taken; choose another with {option}\n"
+            assert got.returncode == 1 and got.stderr == want
+
+
+def test_of_two_servers_that_bind_a_port_the_second_to_listen_is_told():
+    first = listeners.bound("127.0.0.1", 0)
+    port = first[0].getsockname()[1]
+    second = listeners.bound("127.0.0.1", port)
+    try:
+        listeners.listen(first, "127.0.0.1")
+        with pytest.raises(VtrnError, match=f"port {port} of 127.0.0.1 is taken"):
+            listeners.listen(second, "127.0.0.1")
+    finally:
+        listeners.close(first + second)
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(VtrnError, match="port 0 of 192.0.2.1 cannot be listened at"):
+        listeners.bound("192.0.2.1", 0)
 
 
 # --- pieces

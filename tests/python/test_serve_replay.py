@@ -130,10 +130,15 @@ def test_wrong_traces_name_the_line(tmp_path):
     path = tmp_path / "t.jsonl"
     for text, part in (("", "no requests"), ("{", ":1:"), ('{"prompt_tokens": 3}', "output_tokens"),
                        ('{"prompt_tokens": 3, "output_tokens": 1}\n{"prompt_tokens": 0, "output_tokens": 1}', ":2:"),
-                       ("[1]", ":1:"), ('{"prompt_tokens": 1, "output_tokens": 1, "arrival_s": -1}', "arrival_s")):  # fmt: skip
+                       ("[1]", ":1: a line has to be an object;"),
+                       ('{"prompt_tokens": 1, "output_tokens": 1, "shared_tokens": Infinity}', ":1:"),
+                       ('{"prompt_tokens": 1, "output_tokens": 1, "arrival_s": -1}', "arrival_s")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(VtrnError, match=part):
             replay.read_trace(path)
+    path.write_bytes(b"PK\3\4\xff\xfe")
+    with pytest.raises(VtrnError, match="no text in UTF-8 .byte 4 is 0xff"):
+        replay.read_trace(path)
     path.write_text('{"prompt_tokens": 3, "output_tokens": 1}')
     got = Ended(replay, path)
     assert got.returncode == 1 and "give --rate" in got.stderr and "Traceback" not in got.stderr
@@ -200,3 +205,15 @@ def test_bench_refuses_what_is_no_model(stored, tmp_path):
     for arguments in ([tmp_path / "x.export"], [tmp_path / "none.export"], [stored, "--instances", "inf9"]):
         got = Ended(bench, *arguments)
         assert got.returncode == 1 and "Traceback" not in got.stderr, arguments
+
+
+def test_bench_refuses_arguments_that_the_function_does_not_have(stored):
+    got = Ended(bench, stored, "--resident", "99")
+    assert got.returncode == 1 and "--resident: 99" in got.stderr and "has 1 argument\n" in got.stderr
+    got = Ended(bench, stored, "--resident", "1")
+    assert got.returncode == 1 and "leaves no input" in got.stderr and "--batch" in got.stderr
+    assert bench.read_model(stored, 4, 1)[0]["batch"] == 4
+    for option, text in (("--resident", "-1"), ("--pipeline-cores", "0"), ("--pipeline-cores", "-1"), ("--batch", "0")):
+        with pytest.raises(SystemExit) as ended:
+            bench.main([str(stored), option, text])
+        assert ended.value.code == 2, option

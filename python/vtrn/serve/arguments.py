@@ -18,7 +18,13 @@ class Parser(argparse.ArgumentParser):
         parsed = super().parse_args(*args, **kwargs)
         if self.file and getattr(parsed, self.file) is None:
             self.error(f"a file is needed: {self.file}")
+        if (fault := self.fault(parsed)) is not None:
+            self.error(fault)
         return parsed
+
+    def fault(self, parsed: argparse.Namespace) -> str | None:
+        """What is wrong with options that are right one by one."""
+        return None
 
     def error(self, message: str):
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -39,6 +45,18 @@ def _cores(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(c) for c in cores.split(","))
 
 
+def _from(least: int):
+    """A whole number that is not below least."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is too small; a whole number from {least}")
+        return value
+
+    return number
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port < 1 << 16:
@@ -46,8 +64,19 @@ def _port(text: str) -> int:
     return port
 
 
+class _ServeParser(Parser):
+    def fault(self, parsed: argparse.Namespace) -> str | None:
+        placed = [name for name, _ in parsed.cores]
+        for name in placed:
+            if name not in parsed.models:
+                return f"--cores names {name}, which is not served; models are {', '.join(parsed.models)}"
+            if placed.count(name) > 1:
+                return f"--cores places {name} twice; give all its cores at once, as {name}=0,1"
+        return None
+
+
 def serve() -> Parser:
-    p = Parser("vtrn serve")
+    p = _ServeParser("vtrn serve")
     default = Buckets()
     p.add_argument("models", nargs="*", default=["minilm", "smollm2"], help="minilm, smollm2, or folders of --repository")
     p.add_argument("--instance", default=None, help="the machine; default VTRN_INSTANCE, else inf2.xlarge")
@@ -59,10 +88,10 @@ def serve() -> Parser:
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of weights, matmuls and cache")
     p.add_argument("--weights", choices=("int8", "fp8"), help="a decoder's dense layers, kept in a byte an element")
     p.add_argument("--cache", choices=("fp8",), help="a decoder's keys and values; default as --dtype")
-    p.add_argument("--max-batch", type=int, default=32, help="rows that share a call")
-    p.add_argument("--max-delay-us", type=int, default=2000, help="how long the first of them waits for others")
-    p.add_argument("--max-queue", type=int, default=1024, help="rows that may wait")
-    p.add_argument("--max-waiting", type=int, default=128, help="generations that may wait")
+    p.add_argument("--max-batch", type=_from(1), default=32, help="rows that share a call")
+    p.add_argument("--max-delay-us", type=_from(0), default=2000, help="how long the first of them waits for others")
+    p.add_argument("--max-queue", type=_from(1), default=1024, help="rows that may wait")
+    p.add_argument("--max-waiting", type=_from(1), default=128, help="generations that may wait")
     p.add_argument("--prompt-buckets", type=_sizes, default=default.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=default.batch)
     p.add_argument("--length-buckets", type=_sizes, default=default.length)
@@ -86,7 +115,7 @@ def replay() -> Parser:
     p.add_argument("--goodput", action="append", default=[])
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
-    p.add_argument("--max-waiting", type=int, default=128)
+    p.add_argument("--max-waiting", type=_from(1), default=128)
     p.add_argument("--prompt-buckets", type=_sizes, default=b.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=b.batch)
     p.add_argument("--length-buckets", type=_sizes, default=b.length)
@@ -105,7 +134,7 @@ def store() -> Parser:
     p = Parser("vtrn serve-export")
     p.add_argument("models", nargs="+", choices=STORED, metavar="MODEL", help=f"one or several of {', '.join(STORED)}")
     p.add_argument("--repository", type=pathlib.Path, default=pathlib.Path("models"), help="the folder that gets a folder each")
-    p.add_argument("--batch", type=int, default=1, help="rows of a call")
+    p.add_argument("--batch", type=_from(1), default=1, help="rows of a call")
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of matrices and products")
     return p
 
@@ -115,10 +144,10 @@ def bench() -> Parser:
     p.file = "model"
     p.add_argument("model", type=pathlib.Path, nargs="?")
     p.add_argument("--instances", default="inf1.xlarge,inf2.xlarge,trn1.2xlarge,trn2.3xlarge")
-    p.add_argument("--batch", type=int, help="inferences a call; default: the first axis of the first input")
-    p.add_argument("--resident", type=int, metavar="N",
+    p.add_argument("--batch", type=_from(1), help="inferences a call; default: the first axis of the first input")
+    p.add_argument("--resident", type=_from(0), metavar="N",
                    help="the first N arguments are weights, on the device; default: as model.toml beside it says, else 0")
-    p.add_argument("--pipeline-cores", type=int, default=0, metavar="N", help="a pipeline over N cores of inf1, with layers dealt out over them")
+    p.add_argument("--pipeline-cores", type=_from(1), metavar="N", help="a pipeline over N cores of inf1, with layers dealt out over them")
     p.add_argument("--auto-cast", choices=("none", "matmult", "all"))
     p.add_argument("--auto-cast-type", choices=("bf16", "fp16", "tf32", "fp8_e4m3"))
     p.add_argument("--csv", type=pathlib.Path)

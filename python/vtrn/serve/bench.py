@@ -133,6 +133,7 @@ def resident_of(path: pathlib.Path) -> int:
 def read_model(path: pathlib.Path, batch: int | None, n_resident: int | None) -> tuple[dict, bytes]:
     from jax import export
 
+    named = "weights of model.toml" if n_resident is None else "--resident"
     n_resident = resident_of(path) if n_resident is None else n_resident
     try:
         exported = export.deserialize(bytearray(path.read_bytes()))
@@ -140,6 +141,12 @@ def read_model(path: pathlib.Path, batch: int | None, n_resident: int | None) ->
         raise
     except Exception as error:
         raise VtrnError(f"{path} is no function serialised by jax.export: {error}") from None
+    n_arguments = len(exported.in_avals)
+    has = f"the function of {path} has {n_arguments} argument{'s' * (n_arguments != 1)}"
+    if not 0 <= n_resident <= n_arguments:
+        raise VtrnError(f"{named}: {n_resident} arguments are to stay on the device; {has}")
+    if batch is None and n_resident and n_resident == n_arguments:
+        raise VtrnError(f"{named}: {n_resident} leaves no input that tells the batch, {has}; leave one, or give --batch")
     inputs = [a for i, a in enumerate(exported.in_avals) if i in exported.module_kept_var_idx and i >= n_resident]
     first = inputs[0].shape if inputs else ()
     if batch is None:

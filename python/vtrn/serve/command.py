@@ -1,9 +1,11 @@
 """vtrn serve: models on a virtual machine behind HTTP."""
 
 import json
+import socket
 import sys
 
 from vtrn.serve import arguments as read
+from vtrn.serve import listeners
 from vtrn.serve.batcher import BatchLimits
 from vtrn.serve.buckets import Buckets
 from vtrn.serve.host import Host, Settings
@@ -31,14 +33,30 @@ def settings_of(args) -> Settings:
 
 def main(arguments: list[str]) -> int:
     args = read.serve().parse_args(arguments)
-    from vtrn.serve import http  # what it needs, the other commands do not
-
+    sockets: list[socket.socket] = []
     try:
-        host = Host(settings_of(args))
-        host.warm_up()
+        settings = settings_of(args)
+        sockets += listeners.bound(args.host, args.port)
+        if args.grpc_port:
+            listeners.close(listeners.bound(args.host, args.grpc_port, "--grpc-port"))  # gRPC binds it itself
+        return _serve(args, settings, sockets)
     except (VtrnError, MissingPackage, OSError, ValueError) as error:
         print(f"vtrn serve: {error}", file=sys.stderr)
         return 1
+    finally:
+        listeners.close(sockets)
+
+
+def _serve(args, settings: Settings, sockets: list[socket.socket]) -> int:
+    from vtrn.serve import http  # what it needs, the other commands do not
+
+    host = Host(settings)
+    try:
+        host.warm_up()
+        listeners.listen(sockets, args.host)
+    except BaseException:
+        host.close()
+        raise
 
     door = None
     if args.grpc_port is not None:
@@ -64,7 +82,7 @@ def main(arguments: list[str]) -> int:
               f"/metrics, a live page at /{f'; gRPC at {args.host}:{door.port}' if door else ''}; ctrl-C stops", flush=True)  # fmt: skip
 
     try:
-        http.serve(host, args.host, args.port, ready)
+        http.serve(host, sockets, ready)
     finally:
         if door:
             door.stop()

@@ -2,14 +2,17 @@
 
 import asyncio
 import pathlib
+import socket
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from vtrn.serve import metrics, oip, openai_api
 from vtrn.serve.errors import RequestError
 from vtrn.serve.host import Host
+from vtrn.serve.listeners import BACKLOG
 
 MAX_BODY_BYTES = 32 << 20
 DRAINED = 2  # times the limit
@@ -83,6 +86,10 @@ def make_app(host: Host, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
         what = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
         return _protocol_error(request, RequestError(error.status_code, what.get(error.status_code, str(error.detail))))
 
+    @app.exception_handler(ClientDisconnect)
+    async def hung_up(request: Request, error: ClientDisconnect):
+        return Response(status_code=400)  # that nobody reads: no failure of the server, and nothing for its log
+
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception):
         return _protocol_error(request, RequestError(500, f"the call failed: {error}"))
@@ -103,14 +110,14 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()  # uvicorn would raise them again at the end: this end is no failure
 
 
-def serve(host: Host, address: str, port: int, on_ready=None) -> None:
-    """Until a signal comes. The address is the caller's choice; 127.0.0.1 is for this machine alone."""
-    config = uvicorn.Config(make_app(host), host=address, port=port, log_level="warning", access_log=False,
-                            timeout_graceful_shutdown=60, backlog=2048)  # fmt: skip
+def serve(host: Host, listeners: list[socket.socket], on_ready=None) -> None:
+    """Until a signal comes. The sockets are those of listeners.bound."""
+    config = uvicorn.Config(make_app(host), log_level="warning", access_log=False,
+                            timeout_graceful_shutdown=60, backlog=BACKLOG)  # fmt: skip
     server = _Server(config, host)
 
     async def run():
-        task = asyncio.ensure_future(server.serve())
+        task = asyncio.ensure_future(server.serve(listeners))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
         if server.started and on_ready:

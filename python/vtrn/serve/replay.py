@@ -40,12 +40,19 @@ class Request:
 
 
 def read_trace(path: pathlib.Path) -> list[Request]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise VtrnError(f"{path} is no text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); a trace has an object "
+                        "of JSON a line") from None  # fmt: skip
     requests = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             r = json.loads(line)
+            if not isinstance(r, dict):
+                raise ValueError("a line has to be an object")
             n_prompt, n_output = r["prompt_tokens"], r["output_tokens"]
             arrival = r.get("arrival_s")
             if type(n_prompt) is not int or type(n_output) is not int or n_prompt < 1 or n_output < 1:
@@ -53,7 +60,7 @@ def read_trace(path: pathlib.Path) -> list[Request]:
             if arrival is not None and not 0 <= arrival < 1e9:
                 raise ValueError(f"arrival_s is {arrival}; it has to be seconds from the start")
             requests.append(Request(n_prompt, n_output, arrival, r.get("session"), int(r.get("shared_tokens", 0))))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error
             raise VtrnError(f"{path}:{number}: {what}; a line is {{\"prompt_tokens\": 100, \"output_tokens\": 20}}, "
                             "with arrival_s for its own pace") from None  # fmt: skip
