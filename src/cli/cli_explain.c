@@ -141,6 +141,10 @@ static void print_sections(reader *r, printer *p, char *text) {
 static vtrn_status explain_json(const char *path, const char *json, printer *p) {
     static const char key[] = "\"explanation\":";
     const char *at = strstr(json, key);
+    if (!at && !strstr(json, "\"version\": 1"))
+        return VTRN_ERROR(
+            VTRN_BAD_ARGUMENT,
+            "%s is no profile: it has no \"version\": 1; give profile.json or its folder", path);
     if (!at)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "%s explains nothing: an older vtrn wrote it; write the profile again",

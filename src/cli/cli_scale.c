@@ -250,7 +250,9 @@ static int run(const cli_command *self, int argc, char **argv) {
     q.path = files.items[0];
     int n = parse_counts(q.counts ? q.counts : "1,2,4,...,64", counts);
     if (!n)
-        return cli_usage(self, "--chips %s: rising numbers, as 1,2,4,...,64", q.counts);
+        return cli_usage(self,
+                         "--chips %s: at most %d rising numbers from 1 to %d, as 1,2,4,...,64",
+                         q.counts, MAX_COUNTS, MAX_CORES);
     vtrn_status status = print_table(&q, counts, n);
     return status ? cli_fail(status) : CLI_OK;
 }

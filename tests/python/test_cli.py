@@ -162,7 +162,8 @@ def test_scale_takes_the_donated_arguments_for_the_gradients(step_artifact):
 
 @pytest.mark.parametrize("chips", ["0", "2,1", "1,...,8", "1,2,...", "1,,2", "x", "1,2,...,...,8", "99999999"])
 def test_scale_refuses_counts_that_do_not_rise(chips):
-    assert f"--chips {chips}" in vtrn("scale", "x", "--chips", chips, code=2)
+    said = vtrn("scale", "x", "--chips", chips, code=2)
+    assert f"--chips {chips}" in said and "at most 64 rising numbers from 1 to 65536" in said
 
 
 def test_scale_needs_gradients_and_a_network(step_artifact):
@@ -421,6 +422,7 @@ def test_a_path_has_no_more_time_than_the_step(layer, tmp_path):
 
 @pytest.mark.parametrize("text, error", [
     ('{"version": 1}', "an older vtrn wrote it"),
+    ('{"version": "1.0"}', "is no profile"),
     ('{"explanation": [{"title": "a", "sentences": ["b" "c"}]}', "not as vtrn writes it"),
     ('{"explanation": [{"title": "a", "sentences": ["\\u12"]}]}', "not as vtrn writes it"),
     ('{"explanation": [{"title": "a', "not as vtrn writes it"),
