@@ -296,3 +296,31 @@ def test_the_environment_says_how_many_cores_a_launch_has(monkeypatch):
     monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "3")
     with pytest.raises(ValueError, match="are 1 or 2"):
         kernel(x)
+
+
+@pytest.mark.parametrize("bounds, said", [
+    ((0, "3"), "fori_loop: upper is '3'; a bound is an int, a register or an NkiScalar"),
+    ((0, 3.7), "fori_loop: upper is 3.7"),
+    ((0, None), "fori_loop: upper is None"),
+    ((np.float32(1), 3), "fori_loop: lower is .*1.0"),
+])
+def test_bounds_of_loops_are_integers(bounds, said):
+    @nki.jit
+    def kernel(x):
+        nl.fori_loop(*bounds, lambda i: None)
+        return x
+
+    with pytest.raises(TypeError, match=said):
+        kernel(np.zeros((1, 1), np.int32))
+
+
+def test_numpys_integers_bound_loops():
+    rounds = []
+
+    @nki.jit
+    def kernel(x):
+        nl.fori_loop(np.int64(1), np.int8(3), rounds.append)
+        return x
+
+    kernel(np.zeros((1, 1), np.int32))
+    assert len(rounds) == 2

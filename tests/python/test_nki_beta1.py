@@ -286,3 +286,14 @@ def test_masks_that_would_not_count_are_refused(call):
 
     with pytest.raises(NotImplementedError, match="mask"):
         kernel(A)
+
+
+@pytest.mark.parametrize("ask", [lambda tile: 1 if tile else 2, lambda tile: 1 if tile == 0 else 2])
+def test_a_tile_is_no_condition(ask):
+    @nki.jit
+    def kernel(x):
+        ask(nl.load(x))
+        return x
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"a tile has no truth for `if`(.|\n)*test_nki_beta1\.py:[0-9]+"):
+        kernel(numbers(128, 8))

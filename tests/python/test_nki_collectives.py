@@ -286,3 +286,29 @@ def test_a_rank_alone_needs_no_others():
     one = ncc.ReplicaGroup([[0]])
     x = inputs(1, (4, 4))[0]
     np.testing.assert_array_equal(collective(lambda s, d: ncc.all_reduce([s], [d], one, nl.add), lambda s: s)(x), x)
+
+
+@pytest.mark.parametrize("name, call, shape_of", [
+    ("all_reduce", lambda s, d: ncc.all_reduce([s], [d], ALL, nl.add), lambda s: s),
+    ("all_gather", lambda s, d: ncc.all_gather([s], [d], ALL, 0), lambda s: (s[0] * 4, s[1])),
+    ("reduce_scatter", lambda s, d: ncc.reduce_scatter([s], [d], ALL, 0, nl.add), lambda s: (s[0] // 4, s[1])),
+    ("all_to_all", lambda s, d: ncc.all_to_all([s], [d], ALL, 0), lambda s: s),
+    ("collective_permute_implicit", lambda s, d: ncc.collective_permute_implicit([[s]], [[d]], ALL), lambda s: s),
+])
+@pytest.mark.parametrize("other, said", [
+    ((np.float32, (16, 3)), "float32 (16, 3)"),
+    ((np.int32, (16, 5)), "int32 (16, 5)"),
+])
+def test_ranks_whose_tensors_differ_are_named(name, call, shape_of, other, said):
+    x = [*inputs(3, (16, 5)), np.ones(other[1], other[0])]
+    with pytest.raises(vtrn.nki.NkiValidationError) as e:
+        vtrn.nki.run_ranks(collective(call, shape_of), x)
+    assert str(e.value).startswith(f"{name}: rank 0 gives float32 (16, 5); ") and f"rank 3 gives {said}: " in str(e.value)
+    assert "test_nki_collectives.py:" in str(e.value)
+
+
+def test_a_permute_to_another_shape_names_both_ranks():
+    kernel = collective(lambda s, d: ncc.collective_permute([s], [d], [(0, 1)]), lambda s: s)
+    with pytest.raises(vtrn.nki.NkiValidationError,
+                       match=r"collective_permute: rank 0 sends float32 \(4, 2\), and dsts of rank 1 is float32 \(4, 3\)"):
+        vtrn.nki.run_ranks(kernel, [np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)])

@@ -72,3 +72,15 @@ def test_a_kernel_whose_loops_read_data_is_computed(estimate, tmp_path):
 def test_what_does_not_fit_together_is_one_line(estimate):
     done = estimate("--set", "nothing=3")
     assert done.returncode == 1 and done.stderr.startswith("estimate: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shape", ["99999999999999,256", "9999999999999999999,9999999999999999999"])
+def test_a_shape_beyond_the_hosts_memory_is_one_line(estimate, shape):
+    done = estimate("--shape", f"a={shape}")
+    assert done.returncode == 1 and "GiB of memory and the host has" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_is_no_python_is_one_line(estimate, tmp_path):
+    (tmp_path / "k.py").write_text(TEXT + "\ndef broken(:\n")
+    done = estimate()
+    assert done.returncode == 1 and "k.py: invalid syntax" in done.stderr and len(done.stderr.splitlines()) == 1

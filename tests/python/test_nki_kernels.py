@@ -460,6 +460,77 @@ def test_what_python_cannot_do_with_a_tile_says_what_does():
         copies([1.0, 2.0, 3.0])
 
 
+@pytest.mark.parametrize("ask, said", [
+    (lambda tile: 1 if tile else 2, "a tile has no truth for `if`"),
+    (lambda tile: not tile, "a tile has no truth for `if`"),
+    (lambda tile: tile == 0, "a tile is not compared with int by Python.*nl.equal"),
+    (lambda tile: tile != 1.5, "a tile is not compared with float by Python.*nl.equal"),
+    (lambda tile: tile == np.float32(0), "a tile is not compared with float32 by Python"),
+    (lambda tile: tile == nisa.register_alloc(), "a tile is not compared with VirtualRegister by Python"),
+])
+def test_a_tile_is_no_condition(ask, said):
+    @nki.jit
+    def kernel(x):
+        ask(nl.load(x))
+        return x
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match=said) as e:
+        kernel(A)
+    assert re.search(r"\n  at .*test_nki_kernels\.py:[0-9]+", str(e.value))
+
+
+def test_tensors_are_found_by_identity():
+    @nki.jit
+    def kernel(x, bias=None):
+        one, other = nl.load(x), nl.load(x)
+        assert one == one and not one != one and one != other and not one == other
+        assert one != None and not one == None  # noqa: E711
+        assert [other, one].index(one) == 1 and {one: 1, other: 2}[other] == 2
+        assert bias if bias is not None else x  # an argument that was given
+        return x
+
+    kernel(A), kernel(A, A)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda f: f([1.0, 2.0], [3.0, 4.0]), r"added: argument a is a list.*\.shape, at .*np\.asarray\(a\)"),
+    (lambda f: f(A, (3.0, 4.0)), r"added: argument b is a tuple.*np\.asarray\(b\)"),
+])
+def test_a_list_for_an_array_is_named(call, said):
+    @nki.jit
+    def added(a, b):
+        out = nl.ndarray(a.shape, b.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.add(nl.load(a), nl.load(b)))
+        return out
+
+    with pytest.raises(TypeError, match=said):
+        call(added)
+
+
+@pytest.mark.parametrize("given, said", [
+    (lambda f: f(A, A.astype(np.float64)), "second: argument b: Unsupported dtype.*cast it to float32"),
+    (lambda f: f(A, b=[A, A.astype(np.uint64)]), "second: argument b: Unsupported dtype.*cast it to uint32"),
+])
+def test_an_argument_of_a_type_that_nki_has_not_is_named(given, said):
+    @nki.jit
+    def second(a, b):
+        return a
+
+    with pytest.raises(ValueError, match=said):
+        given(second)
+
+
+def test_the_command_tells_what_it_takes(tmp_path):
+    def command(*arguments):
+        return subprocess.run([sys.executable, "-m", "vtrn.nki", *arguments], capture_output=True, text=True, env=os.environ)
+
+    for option in ("-h", "--help"):
+        done = command(option)
+        assert done.returncode == 0 and all(f"vtrn.nki {name} " in done.stdout for name in ("check", "estimate", "tune"))
+    done = command(str(tmp_path / "nofile.py"))
+    assert done.returncode == 2 and "nofile.py: there is no such file" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_unwritten_elements_are_known_whatever_was_written_in_whatever_order():
     rng = np.random.default_rng(5)
     for _ in range(20):

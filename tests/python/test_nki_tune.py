@@ -90,3 +90,8 @@ def test_a_kernel_whose_loops_depend_on_data_is_timed_with_values():
 def test_a_space_without_a_legal_point_says_why():
     with pytest.raises(ValueError, match="no variant is legal.*columns do not divide"):
         vtrn.nki.tune(scale, {"columns": [1000]})(A)
+
+
+def test_no_processes_are_refused():
+    with pytest.raises(ValueError, match="tune: jobs=0; at least one process"):
+        vtrn.nki.tune(lambda x, n: x, {"n": [1]}, jobs=0)

@@ -54,6 +54,8 @@ def test_the_table_is_for_people(tmp_path):
     (("--space", "columns=64", "--shape", "x=128,-4"), "a dimension is -4"),
     (("--space", "columns=64", "--shape", "x=128,512"), "factor"),
     (("--space", "columns=64", "--args", "absent"), "no such function"),
+    (("--space", "columns=64", "--jobs", "0"), "--jobs 0: at least one process is needed"),
+    (("--space", "columns=64", "--jobs", "-3"), "--jobs -3: at least one process is needed"),
 ])
 def test_what_is_wrong_is_said(tmp_path, arguments, said):
     done = tune(tmp_path, *arguments)

@@ -28,6 +28,13 @@ def main():
         from vtrn.nki import tune_command
 
         return tune_command.main(sys.argv[2:])
+    if sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if not pathlib.Path(sys.argv[1]).exists():
+        print(f"{sys.argv[1]}: there is no such file; python -m vtrn.nki takes a script, or check, estimate or tune (--help)",
+              file=sys.stderr)
+        return 2
     vtrn.nki.install(force=True)
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(pathlib.Path(sys.argv[0]).resolve().parent))

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, ranks, tensor
+from vtrn.nki._load import core
 from vtrn.nki.errors import UNINITIALISED, NkiValidationError
 from vtrn.nki.language import NKIObject
 from vtrn.nki.tensor import VirtualRegister, ndarray
@@ -100,6 +101,21 @@ def _meet(what, group, data, compute):
     return ranks.meet(what, group, data, compute)
 
 
+def _meet_alike(what, group, data, compute):
+    """_meet, where each rank gives a list of arrays of the same shapes and types."""
+    def checked(all_data):
+        kinds = [[(str(a.dtype), a.shape) for a in arrays] for arrays in all_data]
+        if any(kind != kinds[0] for kind in kinds):
+            given = "; ".join(f"rank {rank} gives {', '.join(f'{dtype} {shape}' for dtype, shape in kind)}"
+                              for rank, kind in zip(group, kinds))
+            place = core.place()
+            raise NkiValidationError(f"{what}: {given}: the ranks of a group give tensors of the same shapes and types"
+                                     + (f"\n  at {place}" if place else ""), 1)
+        return compute(all_data)
+
+    return _meet(what, group, data, checked)
+
+
 # -- operations
 
 def all_reduce(srcs, dsts, replica_group, op, priority=None, name=None):
@@ -109,7 +125,8 @@ def all_reduce(srcs, dsts, replica_group, op, priority=None, name=None):
         _check_shape("all_reduce", d, s.shape)
     group = replica_group.of("all_reduce", ranks.rank())
     data = [_read("all_reduce", s) for s in srcs]
-    results = _meet("all_reduce", group, data, lambda all_data: [[reduce(list(x)) for x in zip(*all_data)]] * len(all_data))
+    results = _meet_alike("all_reduce", group, data,
+                          lambda all_data: [[reduce(list(x)) for x in zip(*all_data)]] * len(all_data))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -123,8 +140,8 @@ def all_gather(srcs, dsts, replica_group, collective_dim, priority=None, name=No
         want[collective_dim] *= len(group)
         _check_shape("all_gather", d, want)
     data = [_read("all_gather", s) for s in srcs]
-    results = _meet("all_gather", group, data, lambda all_data: [[np.concatenate(x, collective_dim) for x in zip(*all_data)]]
-                    * len(all_data))
+    results = _meet_alike("all_gather", group, data,
+                          lambda all_data: [[np.concatenate(x, collective_dim) for x in zip(*all_data)]] * len(all_data))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -147,7 +164,7 @@ def reduce_scatter(srcs, dsts, replica_group, collective_dim, op, priority=None,
         sums = [np.split(reduce(list(x)), len(group)) for x in zip(*all_data)]
         return [[parts[i] for parts in sums] for i in range(len(group))]
 
-    results = _meet("reduce_scatter", group, [_read("reduce_scatter", s) for s in srcs], compute)
+    results = _meet_alike("reduce_scatter", group, [_read("reduce_scatter", s) for s in srcs], compute)
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -165,7 +182,7 @@ def all_to_all(srcs, dsts, replica_group, collective_dim, priority=None, name=No
         return [[np.concatenate([parts[j][k][i] for j in range(len(group))]) for k in range(len(srcs))]
                 for i in range(len(group))]
 
-    results = _meet("all_to_all", group, [_read("all_to_all", s) for s in srcs], compute)
+    results = _meet_alike("all_to_all", group, [_read("all_to_all", s) for s in srcs], compute)
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -188,8 +205,12 @@ def collective_permute(srcs, dsts, source_target_pairs, priority=None, name=None
         return [all_data[members.index(source_of[m])] if m in source_of else None for m in members]
 
     result = _meet("collective_permute", members, _read("collective_permute", srcs[0]) if is_source else None, compute)
-    if result is not None:
-        _write(dsts[0], result)
+    if result is None:
+        return
+    if (result.dtype, result.shape) != (dtypes.numpy_of(dsts[0]._dtype), tuple(dsts[0].shape)):
+        raise NkiValidationError(f"collective_permute: rank {source_of[me]} sends {result.dtype} {result.shape}, and dsts of rank "
+                                 f"{me} is {dsts[0].dtype} {tuple(dsts[0].shape)}; both have one shape and type", 1)
+    _write(dsts[0], result)
 
 
 # -- rings
@@ -206,7 +227,7 @@ def _check_channels(what, by_channel, channel_ids):
 
 def _pass_on(what, group, arrays, dsts):
     """Each rank's arrays go to its successor."""
-    results = _meet(what, group, arrays, lambda all_data: [all_data[i - 1] for i in range(len(group))])
+    results = _meet_alike(what, group, arrays, lambda all_data: [all_data[i - 1] for i in range(len(group))])
     for (d,), array in zip(dsts, results):
         _write(d, array)
 

@@ -12,3 +12,7 @@ class NkiValidationError(Exception):
     def __init__(self, message, category=2):
         super().__init__(message)
         self.category = CATEGORIES[category]
+
+
+class NkiTypeError(NkiValidationError, TypeError):
+    """A kernel does with a tile what Python does with numbers."""

@@ -61,7 +61,7 @@ def main(arguments):
     kernel, others = tune_command.kernel_and_arguments(parser, args)
     try:
         found = estimate(kernel, **others)
-    except (TypeError, ValueError, IndexError) as e:
+    except (TypeError, ValueError, IndexError, MemoryError) as e:
         print(f"estimate: {e}", file=sys.stderr)
         return 1
     if args.json:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import threading
+import traceback
 import warnings
 
 import numpy as np
@@ -109,6 +110,23 @@ def _to_jax(array):
     return jnp.asarray(array)
 
 
+def _check_types(what, value):
+    """Raises the error of an array of a type that NKI has not."""
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            _check_types(what, v)
+    elif isinstance(value, dict):
+        for v in value.values():
+            _check_types(what, v)
+    else:
+        array, _ = _numpy(value)
+        try:
+            dtypes.code_of(array.dtype if array is not None else "float32")
+        except ValueError as error:
+            cast = {"f": "; cast it to float32", "i": "; cast it to int32", "u": "; cast it to uint32"}
+            raise ValueError(f"{what}: {error}{cast.get(array.dtype.kind, '')}") from None
+
+
 class _Run:
     """One launch of a kernel."""
 
@@ -137,6 +155,28 @@ class _Run:
         if isinstance(value, dict):
             return {k: self._take(v) for k, v in value.items()}
         return value
+
+    def _named(self, args, kwargs):
+        """Pairs of parameter and argument."""
+        given = inspect.signature(self.function).bind_partial(*args, **kwargs).arguments
+        return list(given.items())
+
+    def _taken(self, args, kwargs):
+        try:
+            return self._take(tuple(args)), self._take(kwargs)
+        except ValueError:
+            for name, value in self._named(args, kwargs):
+                _check_types(f"{self.function.__name__}: argument {name}", value)
+            raise
+
+    def _tell_of_list(self, error, args, kwargs):
+        """The error of an attribute of arrays of an argument that is a list."""
+        for name, value in self._named(args, kwargs):
+            if value is error.obj and isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                raise TypeError(f"{self.function.__name__}: argument {name} is a {type(value).__name__}, and the kernel takes it "
+                                f"as an array (.{error.name}, at {frame.filename}:{frame.lineno}); give it np.asarray({name}) "
+                                "of a type that NKI has, such as np.float32") from error
 
     def _give(self, value):
         if isinstance(value, ndarray):
@@ -224,8 +264,12 @@ class _Run:
     def _run(self, args, kwargs):
         before, launch = self.session.begin(), tensor.set_launch(tensor.Registers(self.grid, (), []))
         try:
-            args, kwargs = self._take(tuple(args)), self._take(kwargs)
-            self.result = self._give(self._programs(args, kwargs))
+            args, kwargs = self._taken(args, kwargs)
+            try:
+                self.result = self._give(self._programs(args, kwargs))
+            except AttributeError as error:
+                self._tell_of_list(error, args, kwargs)
+                raise
         finally:
             tensor.set_launch(launch)
             self.session.end(before)

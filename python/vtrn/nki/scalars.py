@@ -1,5 +1,7 @@
 """NkiScalar: one integer that a kernel reads from memory and computes with. Source: NKI 0.7, "NKI Scalar Values"."""
 
+import operator
+
 import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
@@ -123,7 +125,12 @@ def put_number(dst, number):
 def _bound(what, value):
     if isinstance(value, NkiScalar) and value.dtype != dtypes.int32:
         raise TypeError(f"fori_loop: {what} is {value.dtype}; a bound has 32 bits")
-    return number_of(value, f"as {what} of fori_loop")
+    if isinstance(value, (NkiScalar, VirtualRegister)):
+        return number_of(value, f"as {what} of fori_loop")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"fori_loop: {what} is {value!r}; a bound is an int, a register or an NkiScalar") from None
 
 
 def fori_loop(lower, upper, body_fun, step=1):

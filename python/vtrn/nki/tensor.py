@@ -8,7 +8,7 @@ import numpy as np
 
 from vtrn.nki import dtypes
 from vtrn.nki._load import HBM, PSUM, SBUF, core
-from vtrn.nki.errors import UNINITIALISED, NkiValidationError
+from vtrn.nki.errors import UNINITIALISED, NkiTypeError, NkiValidationError
 
 
 class MemoryRegion(enum.Enum):
@@ -95,6 +95,22 @@ class Outside:
         return f"scalar_offset is {self.index}, and dimension {self.dim} has {self.n}"
 
 
+def no_truth():
+    """What a tile is refused with as a condition of Python."""
+    return NkiTypeError(_placed(
+        "a tile has no truth for `if`, `while`, `and`, `or` and `not`: nl.equal(tile, 0) and its like give a tile of the "
+        "answers, `tile is None` asks whether there is one; what a kernel branches on is a Python number or a register "
+        "(nisa.register_load)"))
+
+
+def _placed(text):
+    place = core.place()
+    return f"{text}\n  at {place}" if place else text
+
+
+_NUMBERS = int, float, complex, np.generic, np.ndarray
+
+
 class ndarray(core.Tensor):
     """A tensor in SBUF, PSUM or HBM. nl.ndarray(...) makes one whose elements are undefined."""
 
@@ -139,11 +155,29 @@ class ndarray(core.Tensor):
         return a if dtype is None else a.astype(dtype)
 
     def _compare(self, _):
-        raise TypeError(
+        raise NkiTypeError(_placed(
             "a tile is not compared by Python: nl.greater(tile, 3) and its like give a tile of the answers; what a "
-            "kernel branches on is a Python number, or a register (nisa.register_load)")
+            "kernel branches on is a Python number, or a register (nisa.register_load)"))
 
     __lt__ = __le__ = __gt__ = __ge__ = _compare
+    __hash__ = core.Tensor.__hash__
+
+    def __eq__(self, other):
+        """Whether it is the same object, as `tensor == None` and `tensor in list` ask; its elements are not compared."""
+        if isinstance(other, _NUMBERS) or hasattr(other, "is_comparison") or isinstance(other, VirtualRegister):
+            raise NkiTypeError(_placed(
+                f"a tile is not compared with {type(other).__name__} by Python, which would find it different whatever its "
+                "elements are: nl.equal(tile, 0) and nl.not_equal give a tile of the answers; what a kernel branches on is "
+                "a Python number or a register (nisa.register_load)"))
+        return NotImplemented
+
+    def __ne__(self, other):
+        return NotImplemented if self.__eq__(other) is NotImplemented else True
+
+    def __bool__(self):
+        if self._is_on_chip:
+            raise no_truth()
+        return True  # of a tensor in HBM: an optional argument was given
 
     def __repr__(self):
         head = f"{self.buffer.value}{list(self.shape)} {self.dtype}" + (f" {self.name!r}" if self.name else "")

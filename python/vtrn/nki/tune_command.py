@@ -4,6 +4,8 @@ import argparse
 import ast
 import dataclasses
 import json
+import math
+import os
 import pathlib
 import runpy
 import sys
@@ -73,6 +75,10 @@ def _array(text, rng):
             raise ValueError(f"a dimension is {min(shape)}")
     except ValueError as e:
         raise SystemExit(f"--shape {text!r}: {e}; it is numbers, then :TYPE, as in 128,512:bfloat16") from None
+    n_bytes, room = math.prod(shape) * (dtype.itemsize + 8), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > room:  # the numbers are drawn in 64 bits
+        raise SystemExit(f"--shape {text!r}: numbers for it take {n_bytes / 2**30:.1f} GiB of memory and the host has "
+                         f"{room / 2**30:.1f}; give a smaller shape")
     if dtype.kind in "iu":
         return rng.integers(0, 8, shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)
@@ -85,7 +91,10 @@ def _load(target):
     if not pathlib.Path(path).is_file():
         raise SystemExit(f"{path}: there is no such file; FILE:KERNEL names a Python file and a function of it")
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
-    names = runpy.run_path(path, run_name="vtrn_tune")
+    try:
+        names = runpy.run_path(path, run_name="vtrn_tune")
+    except SyntaxError as e:
+        raise SystemExit(f"{path}: {e}") from None
     if not callable(names.get(name)):
         kernels = sorted(k for k, v in names.items() if isinstance(v, vtrn.nki.Kernel))
         raise SystemExit(f"{path} has no function {name!r}; its kernels: {', '.join(kernels) or 'none'}")
@@ -104,6 +113,8 @@ def main(arguments):
                         help="values of a parameter; all combinations are tried")
     parser.add_argument("--jobs", type=int, help="processes (all cores of the host)")
     args = parser.parse_args(arguments)
+    if args.jobs is not None and args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least one process is needed; without --jobs all cores of the host work")
     if not args.space:
         parser.error("--space names no parameter")
     kernel, others = kernel_and_arguments(parser, args)

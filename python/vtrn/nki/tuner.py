@@ -147,6 +147,8 @@ def tune(kernel, space, jobs=1, rtol=2e-2):
     points = [dict(zip(names, values)) for values in itertools.product(*space.values())]
     if not points:
         raise ValueError("tune: the space has no point")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"tune: jobs={jobs}; at least one process, or None for all cores of the host")
     jobs = min(len(points), os.cpu_count() if jobs is None else jobs)
 
     def call(*args, **kwargs):
