@@ -33,8 +33,10 @@ static const char *parse_size(const char *text, double *bytes) {
             *bytes *= 1024;
         end++;
     }
+    if (*bytes > 1e15)
+        return NULL;
     *bytes = (double)(uint64_t)*bytes;
-    return *bytes <= 1e15 ? end : NULL;
+    return end;
 }
 
 /* "8K:1G": each twice the one before; "8K,3M": these. 0: neither. */
@@ -242,7 +244,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         return cli_usage(self, "--instance is missing");
     int n_sizes = parse_sizes(q.sizes ? q.sizes : "1K:1G", sizes);
     if (!n_sizes)
-        return cli_usage(self, "--sizes %s: write FIRST:LAST or A,B,C, as 8K:1G", q.sizes);
+        return cli_usage(
+            self, "--sizes %s: write FIRST:LAST or A,B,C, as 8K:1G, of 1 to 1e15 bytes", q.sizes);
     if (q.algorithm && !is_algorithm(q.algorithm))
         return cli_usage(self, "no algorithm '%s'", q.algorithm);
     if (q.n_nodes < 1 || q.n_nodes > 1024 || q.lnc < 0 || q.lnc > 64)

@@ -43,6 +43,15 @@ static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *sta
     }
 }
 
+/* Codes of packed integers become bytes of the same value. */
+static void extend_signs(vtrn_dtype t, uint8_t *bytes, size_t n) {
+    if (dtype_per_byte(t) == 1 || !dtype_is_signed_int(t))
+        return;
+    const int half = 1 << (dtype_bits(t) - 1);
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = (uint8_t)((bytes[i] ^ half) - half);
+}
+
 /* n values to or from a buffer, as NumPy has them: a byte each where buffers pack them. */
 static vtrn_status move_values(vtrn_buffer *buffer, bool is_write, void *values, size_t n) {
     const vtrn_dtype t = (vtrn_dtype)buffer->type.dtype;
@@ -54,10 +63,27 @@ static vtrn_status move_values(vtrn_buffer *buffer, bool is_write, void *values,
         dtype_pack(t, values, packed, n);
     vtrn_status status =
         is_write ? vtrn_buffer_write(buffer, packed, size) : vtrn_buffer_read(buffer, packed, size);
-    if (!is_write && !status)
+    if (!is_write && !status) {
         dtype_unpack(t, packed, values, n);
+        extend_signs(t, values, n);
+    }
     free(packed);
     return status;
+}
+
+/* Whether the bytes of a file are values of a type that buffers pack. */
+static vtrn_status check_file(const char *path, vtrn_dtype t, const void *values, size_t n) {
+    if (dtype_per_byte(t) == 1)
+        return NULL;
+    const int count = 1 << dtype_bits(t), low = dtype_is_signed_int(t) ? -count / 2 : 0;
+    for (size_t i = 0; i < n; i++) {
+        int value = low ? ((const int8_t *)values)[i] : ((const uint8_t *)values)[i];
+        if (value < low || value >= low + count)
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "%s: element %zu is %d; %s has %d to %d, a byte each in the file",
+                              path, i, value, dtype_name(t), low, low + count - 1);
+    }
+    return NULL;
 }
 
 static vtrn_status make_input(job *j, int i, uint64_t *state) {
@@ -78,7 +104,10 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
             fill_random((vtrn_dtype)dtype, bytes, size, state);
     }
     size_t n = size / dtype_size((vtrn_dtype)dtype);
-    vtrn_status status = move_values(j->in[i], true, bytes, n);
+    vtrn_status status =
+        i < j->inputs.n ? check_file(j->inputs.items[i], (vtrn_dtype)dtype, bytes, n) : NULL;
+    if (!status)
+        status = move_values(j->in[i], true, bytes, n);
     free(bytes);
     return status;
 }

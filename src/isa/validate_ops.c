@@ -61,7 +61,7 @@ vtrn_status validate_free_size_is(validation *v, int i, uint64_t want) {
 
 static vtrn_status free_size_within(validation *v, int i, uint64_t lo, uint64_t hi) {
     if (FREE(i) < lo || FREE(i) > hi)
-        RULE_BROKEN(v, VTRN_UNDEFINED, "split the free axis",
+        RULE_BROKEN(v, VTRN_UNDEFINED, FREE(i) < lo ? "pad the free axis" : "split the free axis",
                     "%s: ap%d has %llu elements a partition, outside %llu..%llu", NAME, i,
                     (unsigned long long)FREE(i), (unsigned long long)lo, (unsigned long long)hi);
     return NULL;

@@ -114,6 +114,7 @@ def test_collectives_between_nodes_and_of_groups_at_once():
     (["all_reduce", "--instance", "trn1.32xlarge", "--ranks", "33"], 2, "has 32 NeuronCores"),
     (["all_reduce", "--instance", "trn1.32xlarge", "--sizes", "8X"], 2, "--sizes 8X"),
     (["all_reduce", "--instance", "trn1.32xlarge", "--sizes", "8K:1K"], 2, "--sizes 8K:1K"),
+    (["all_reduce", "--instance", "trn1.32xlarge", "--sizes", "99999999999G"], 2, "of 1 to 1e15 bytes"),
     (["all_reduce", "--instance", "trn1.32xlarge", "--nodes", "0"], 2, "--nodes is 1"),
     (["all_reduce", "--instance", "trn1.32xlarge", "--nodes", "2", "--ranks", "3"], 2, "evenly"),
     (["all_reduce", "--instance", "trn1.32xlarge", "--groups", "3", "--ranks", "16"], 2, "--groups 3"),

@@ -2,12 +2,14 @@
 that a product reads; with the values that Python's integers give, at sizes that fill no byte and offsets inside of one."""
 
 import operator
+import subprocess
 
 import conftest
 import ml_dtypes
 import numpy as np
 import pytest
 from common import SEED
+from paths import BUILD
 
 if not conftest.HAS_PLUGIN:
     pytest.skip("no libvtrn.so was built", allow_module_level=True)
@@ -370,3 +372,23 @@ def test_weights_in_loops_and_of_scales(dtype):
     want = [layers, again, (x @ n[0]) * scale, x @ (n[2] * scale), w.astype(np.int32).sum(1)]
     for got, expected in zip(run(f, x, w, scale), want, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+# --- files of the command line ---------------------------------------------------------------------
+
+
+@each_int
+def test_vtrn_run_takes_and_gives_a_byte_a_value(dtype, tmp_path):
+    low, high = bounds(dtype)
+    byte = np.int8 if low else np.uint8
+    x = np.arange(low, high + 1).astype(byte)
+    (tmp_path / "f.vhlo").write_bytes(export(lambda x: ~x, jax.ShapeDtypeStruct(x.shape, dtype)))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "large.npy", np.where(x == 1, high + 1, x).astype(byte))
+    command = [BUILD / "src/cli/vtrn", "run", tmp_path / "f.vhlo", "-o", tmp_path / "out", "--input"]
+    subprocess.run([*command, tmp_path / "x.npy"], check=True, capture_output=True)
+    got = np.load(tmp_path / "out/out0.npy")
+    np.testing.assert_array_equal(got.view(byte), cut(~x.astype(np.int64), dtype).astype(byte))
+    refused = subprocess.run([*command, tmp_path / "large.npy"], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert f"element {1 - low} is {high + 1}; {np.dtype(dtype).name} has {low} to {high}" in refused.stderr
