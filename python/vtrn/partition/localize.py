@@ -473,6 +473,13 @@ def has_manual(module):
     return bool(found)
 
 
+def has_gspmd(module):
+    """Whether arguments or results of functions have shardings without a mesh."""
+    functions = [op for op in module.body.operations if op.operation.name == "func.func"]
+    lists = [ir.ArrayAttr(f.attributes[of]) for f in functions for of in ("arg_attrs", "res_attrs") if of in f.attributes]
+    return any("mhlo.sharding" in ir.DictAttr(entry) for entries in lists for entry in entries)
+
+
 def add_mesh(module, sizes, devices):
     """Its name."""
     taken = {ir.StringAttr(op.attributes["sym_name"]).value for op in module.body.operations}
@@ -515,6 +522,8 @@ def mesh_of(module, n_devices):
         if mesh.n_devices != n_devices:
             raise Refused(f"mesh {mesh.name} has {mesh.n_devices} devices, the program {n_devices}")
         meshes.append((mesh, list(attribute.device_ids)))
+    if not meshes and has_gspmd(module):
+        raise Refused("its shardings are GSPMD's, and Shardy is not asked")
     if not meshes:  # nothing is divided; but callbacks run once
         return Mesh(add_mesh(module, {"all": n_devices}, []), {"all": n_devices})
     mesh, devices = meshes[0]
