@@ -43,6 +43,11 @@ static void fill_random(vtrn_dtype t, void *bytes, size_t n_bytes, uint64_t *sta
     }
 }
 
+static size_t n_values(const vtrn_buffer *buffer) {
+    const size_t size = dtype_size((vtrn_dtype)buffer->type.dtype);
+    return size ? (size_t)buffer->type.host_bytes / size : 0;
+}
+
 /* Codes of packed integers become bytes of the same value. */
 static void extend_signs(vtrn_dtype t, uint8_t *bytes, size_t n) {
     if (dtype_per_byte(t) == 1 || !dtype_is_signed_int(t))
@@ -103,7 +108,7 @@ static vtrn_status make_input(job *j, int i, uint64_t *state) {
         if (j->is_random)
             fill_random((vtrn_dtype)dtype, bytes, size, state);
     }
-    size_t n = size / dtype_size((vtrn_dtype)dtype);
+    size_t n = n_values(j->in[i]);
     vtrn_status status =
         i < j->inputs.n ? check_file(j->inputs.items[i], (vtrn_dtype)dtype, bytes, n) : NULL;
     if (!status)
@@ -204,7 +209,7 @@ static vtrn_status write_output(const job *j, int o) {
     void *bytes = malloc(size ? size : 1);
     if (!bytes)
         return VTRN_OUT_OF_MEMORY(size);
-    vtrn_status status = move_values(j->out[o], false, bytes, size / dtype_size((vtrn_dtype)dtype));
+    vtrn_status status = move_values(j->out[o], false, bytes, n_values(j->out[o]));
     snprintf(path, sizeof path, "%s/out%d.npy", j->out_dir, o);
     if (!status)
         status = npy_write(path, (vtrn_dtype)dtype, rank, dims, bytes, size);

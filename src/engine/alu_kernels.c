@@ -178,7 +178,8 @@ typedef struct __attribute__((may_alias)) lanes_f {
             JOIN(*(lanes_f *)sums[0], *(const lanes_f *)sums[1], lanes_expr);                      \
             JOIN(*(lanes_f *)sums[2], *(const lanes_f *)sums[3], lanes_expr);                      \
             JOIN(*(lanes_f *)sums[0], *(const lanes_f *)sums[2], lanes_expr);                      \
-            JOIN(*(lanes_f *)lanes, *(const lanes_f *)sums[0], lanes_expr);                        \
+            lanes_f *all = (lanes_f *)lanes;                                                       \
+            JOIN(*all, *(const lanes_f *)sums[0], lanes_expr);                                     \
         }                                                                                          \
     }                                                                                              \
     static inline float end_##E(const float lanes[ALU_LANES]) {                                    \

@@ -399,7 +399,7 @@ bool engine_exchange_find_nan(const engine_exchange *x, engine_nan *out) {
         for (uint32_t i = 0; i < custom->n_inputs; i++) {
             const tensor t = tensor_of(x, i);
             const vtrn_dtype dtype = (vtrn_dtype)t.e->dtype;
-            bool has_nans = dtype_is_float(dtype);
+            bool has_nans = dtype_is_float(dtype) && t.size > 0;
             if (!has_nans || x->ranks[m] < 0 || x->members[x->ranks[m]].is_remote)
                 continue;
             const uint64_t n = x->program->slots[t.in_slot].size_bytes / t.size;

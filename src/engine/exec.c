@@ -356,6 +356,7 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
                    .is_all_alone = is_alone || plan->is_solo,
                    .failed_step = UINT64_MAX};
     columns_work divided;
+    bool has_waited = false;
     core->owner_shift = plan->owner_shift;
     x.alone.n_threads = 1;
     double start_s = now_s();
@@ -366,10 +367,11 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
         columns_begin(&divided, &x.alone, run, core->n_threads);
         x.divided = &divided;
         team_run(core->team, divided_main, &x);
+        has_waited = divided.has_waited;
     } else {
         team_run(core->team, thread_main, &x);
     }
-    bool has_slept = team_n_sleeps(core->team) != n_sleeps || (x.divided && divided.has_waited);
+    bool has_slept = team_n_sleeps(core->team) != n_sleeps || has_waited;
     if (is_for_team)
         learn(run, is_alone, now_s() - start_s, has_slept);
     return first_failure(&x, core->n_threads);

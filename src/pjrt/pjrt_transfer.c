@@ -89,6 +89,11 @@ static bool is_packed(const api_type *type) {
     return dtype_per_byte((vtrn_dtype)type->dtype) > 1;
 }
 
+static size_t n_values(const api_type *type) {
+    const size_t size = dtype_size((vtrn_dtype)type->dtype);
+    return size ? (size_t)type->host_bytes / size : 0;
+}
+
 vtrn_status plugin_copy_from_host(const api_type *type, const int64_t *strides, char *dst,
                                   const char *src) {
     int64_t row_major[GRAPH_MAX_RANK], dense[GRAPH_MAX_RANK];
@@ -96,7 +101,7 @@ vtrn_status plugin_copy_from_host(const api_type *type, const int64_t *strides, 
         return NULL;
     row_major_strides(type, row_major);
     strides = strides ? strides : row_major;
-    const size_t n = (size_t)(type->host_bytes / dtype_size((vtrn_dtype)type->dtype));
+    const size_t n = n_values(type);
     if (is_dense(type, strides)) {
         dtype_pack((vtrn_dtype)type->dtype, src, dst, n);
         return NULL;
@@ -245,7 +250,7 @@ static vtrn_status read_now(const host_read *r) {
     VTRN_RETURN_IF_ERROR(api_memory_check(r->memory));
     if (type->size_bytes == 0)
         return NULL;
-    const size_t n = (size_t)(type->host_bytes / dtype_size((vtrn_dtype)type->dtype));
+    const size_t n = n_values(type);
     if (is_dense(type, r->strides)) {
         dtype_unpack((vtrn_dtype)type->dtype, src, r->dst, n);
         return NULL;

@@ -74,7 +74,7 @@ static void add_to_matrix(const vtrn_collective *c, double bytes, const uint32_t
 /* Ranks, or the chips that they are on. */
 static vtrn_status make_sides(const profile_input *in, uint32_t *side_of, profile_comm *out) {
     out->is_by_chip = in->n_ranks > PROFILE_MOST_SIDES;
-    out->sides = malloc(((size_t)in->n_ranks + 1) * sizeof *out->sides);
+    out->sides = calloc((size_t)in->n_ranks + 1, sizeof *out->sides);
     if (!out->sides)
         return VTRN_OUT_OF_MEMORY(in->n_ranks * sizeof *out->sides);
     for (uint32_t r = 0; r < in->n_ranks; r++) {

@@ -110,7 +110,7 @@ static void describe_core(writer *w, const profile_input *in, const profile_rank
     for (int i = 0; i < N_NOTES && !w->has_begun; i++)
         intern_record(w, INTERNED_ANNOTATION_NAMES, (uint64_t)i + 1, annotation_names[i]);
     w->core_uuid = (uint64_t)core_i << UUID_CORE_SHIFT;
-    profile_proto_varint(&w->inner, PROCESS_PID, (uint64_t)(CORE_PID + core_i));
+    profile_proto_varint(&w->inner, PROCESS_PID, (uint64_t)CORE_PID + (uint64_t)core_i);
     profile_buffer name = {0};
     profile_printf(&name, "NeuronCore %d (%s)", core_i, in->chip->name);
     if (rank)

@@ -38,8 +38,11 @@ static void operand_index(const graph_op *op, const graph_type *in, const graph_
 static int64_t share_of(const graph_op *op, const graph_type *in, const graph_type *out,
                         bool is_in) {
     const int64_t a = (int64_t)dtype_size((vtrn_dtype)in->dtype),
-                  b = (int64_t)dtype_size((vtrn_dtype)out->dtype), share = is_in ? a / b : b / a;
-    return op->kind == GRAPH_BITCAST_CONVERT && share > 1 ? share : 1;
+                  b = (int64_t)dtype_size((vtrn_dtype)out->dtype);
+    if (op->kind != GRAPH_BITCAST_CONVERT || a == 0 || b == 0)
+        return 1;
+    const int64_t share = is_in ? a / b : b / a;
+    return share > 1 ? share : 1;
 }
 
 /* The graph, and where its values are. */

@@ -170,9 +170,9 @@ static uint8_t dialect_named(vhlo_string name) {
         [VHLO_DIALECT_SDY] = "sdy",
         [VHLO_DIALECT_STABLEHLO] = "stablehlo",
     };
-    for (uint8_t i = VHLO_DIALECT_BUILTIN; i < sizeof NAMES / sizeof *NAMES; i++)
+    for (size_t i = VHLO_DIALECT_BUILTIN; i < sizeof NAMES / sizeof *NAMES; i++)
         if (vhlo_string_equal(name, NAMES[i]))
-            return i;
+            return (uint8_t)i;
     return VHLO_DIALECT_OTHER;
 }
 

@@ -474,7 +474,9 @@ static PyObject *session_lines(ext_session *self, PyObject *unused) {
     (void)unused;
     uint32_t n_places = self->places.n;
     uint64_t *count = PyMem_Calloc((size_t)n_places + 1, sizeof *count);
-    PyObject *lines = count ? PyList_New(0) : PyErr_NoMemory();
+    if (!count)
+        return PyErr_NoMemory();
+    PyObject *lines = PyList_New(0);
     for (uint32_t i = 0; lines && i < vtrn_nki_n_instrs(self->session); i++)
         if (vtrn_nki_source(self->session, i) < n_places)
             count[vtrn_nki_source(self->session, i)]++;
