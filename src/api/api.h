@@ -66,7 +66,7 @@ struct vtrn_executable {
     api_sharding *shardings; /* of outputs, then of inputs; NULL: the program has one partition */
     uint32_t n_whole_ops;    /* that run on every rank alike: what spmd_localise() counts */
     char *whole_reason;      /* why the host's partitioner left them so; NULL: it did not */
-    void *divided;           /* the artifact that it made, until somebody takes it; or NULL */
+    void *divided;           /* the artifact that it made, until a caller takes it; or NULL */
     size_t divided_size;
     bool has_no_hlo;              /* of its artifact: graph.has_no_hlo */
     bool is_kept_for_profile;     /* one reference belongs to the device */

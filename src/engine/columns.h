@@ -8,8 +8,8 @@
  * in the same way. A column's sum is made as ever, so bits do not
  * depend on the number of parts.
  *
- * A part is done by whoever takes it first: its thread, or the first one, when that is through with
- * its own. So nobody waits for a thread that has no core. */
+ * A part is taken once: by its own thread, or by the first one when its own part is done. So the
+ * first thread does not wait for one that has no core and has not begun. */
 #ifndef VTRN_ENGINE_COLUMNS_H
 #define VTRN_ENGINE_COLUMNS_H
 
@@ -42,7 +42,7 @@ typedef struct columns_work {
 
 void columns_begin(columns_work *w, engine_core *alone, const engine_run *run, int n_threads);
 
-/* The first thread does the stretch, with whoever helps. */
+/* The first thread calls it: does the stretch, with the threads that are in columns_help(). */
 void columns_run(columns_work *w, const engine_block_plan *block, const engine_stretch *stretch);
 
 /* The first thread is through with the program. */

@@ -112,7 +112,7 @@ static vtrn_status check_operand_type(const vtrn_instr *instr, const vtrn_ap *ap
     }
 }
 
-/* A column alone in its panel. What lies beside it is multiplied in vain. */
+/* A column alone in its panel. Products with the columns beside it are not used. */
 static void load_column(const uint8_t *src, size_t stride, bool is_bf16, int n_rows, float *panel) {
     for (int k = 0; k < n_rows; k++, src += stride, panel += BLOCK) {
         uint16_t half;

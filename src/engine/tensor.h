@@ -15,7 +15,7 @@ typedef struct tensor_part {
 bool tensor_is_divisible_load(const vtrn_instr *instr);
 
 /* Whether the product's columns may be divided behind the load: it is a matmul whose operands fit
- * the stationary tile and have the form that the inner loops read and write as it lies. */
+ * the stationary tile and have the form in which the inner loops read and write them. */
 bool tensor_is_divisible(const vtrn_instr *load, const vtrn_instr *instr);
 
 /* Does the part of one such instruction. The core is that of one thread who does everything. */

@@ -24,7 +24,7 @@ typedef struct profile_counters {
 
 /* Whose values the execution computed; times are of all. */
 typedef struct profile_values {
-    bool are_left_out;     /* nobody's */
+    bool are_left_out;     /* of no rank */
     const uint32_t *ranks; /* [n] of these; n 0: of all */
     uint32_t n;
 } profile_values;

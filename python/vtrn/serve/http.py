@@ -88,7 +88,7 @@ def make_app(host: Host, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(request: Request, error: ClientDisconnect):
-        return Response(status_code=400)  # that nobody reads: no failure of the server, and nothing for its log
+        return Response(status_code=400)  # the client has closed: the server did not fail, and logs nothing
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception):
