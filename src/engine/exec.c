@@ -315,32 +315,6 @@ static vtrn_status first_failure(execution *x, int n_threads) {
     return instr_annotate(x->failure[first].status, x->run->program, x->failure[first].instr);
 }
 
-enum { ALONE_RUNS = 15, TEAM_RUNS = 63 }; /* until the other way is tried again */
-
-static bool is_habit_alone(engine_habit *h) {
-    if (h->n_alone)
-        h->n_alone--;
-    else if (!h->is_on_trial)
-        return false;
-    return true;
-}
-
-/* A team that slept at its barriers may have had to wait for a core. */
-static void learn(engine_run *run, bool was_alone, double seconds, bool has_slept) {
-    engine_habit *h = &run->habit;
-    if (!was_alone) {
-        h->team_s = seconds;
-        h->n_blocks = run->n_block_trace;
-        h->is_on_trial = has_slept && !h->n_team;
-        h->n_team -= h->n_team > 0;
-    } else if (h->is_on_trial) {
-        bool is_sooner = run->n_block_trace == h->n_blocks && seconds < h->team_s;
-        h->n_alone = is_sooner ? ALONE_RUNS : 0;
-        h->n_team = is_sooner ? 0 : TEAM_RUNS;
-        h->is_on_trial = false;
-    }
-}
-
 vtrn_status engine_execute(engine_core *core, engine_run *run) {
     const engine_plan *plan = run->plan;
     if (!plan->is_solo && plan->n_threads != core->n_threads)
@@ -348,7 +322,7 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
                           plan->n_threads, core->n_threads);
     bool is_for_team =
         !run->is_outline && (!plan->is_solo || (plan->is_divided && core->n_threads > 1));
-    bool is_alone = !is_for_team || is_habit_alone(&run->habit);
+    bool is_alone = !is_for_team || habit_is_alone(&run->habit);
     execution x = {.core = core,
                    .alone = *core,
                    .run = run,
@@ -373,7 +347,7 @@ vtrn_status engine_execute(engine_core *core, engine_run *run) {
     }
     bool has_slept = team_n_sleeps(core->team) != n_sleeps || has_waited;
     if (is_for_team)
-        learn(run, is_alone, now_s() - start_s, has_slept);
+        habit_learn(&run->habit, now_s() - start_s, run->n_block_trace, has_slept);
     return first_failure(&x, core->n_threads);
 }
 

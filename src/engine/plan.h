@@ -3,6 +3,7 @@
 #define VTRN_ENGINE_PLAN_H
 
 #include "engine/core.h"
+#include "engine/habit.h"
 #include "engine/small.h"
 
 #include <stdatomic.h>
@@ -66,15 +67,6 @@ void engine_plan_destroy(engine_plan *plan);
 typedef vtrn_status (*engine_custom_fn)(void *ctx, const vtrn_program *program, uint32_t custom_i,
                                         void *const *inputs, void *const *outputs);
 
-/* Whether the team is worth waking, as past executions showed: on a host whose cores are in use, a
- * thread alone is sooner done. */
-typedef struct engine_habit {
-    double team_s; /* the last execution by the team, of so many blocks */
-    uint32_t n_blocks;
-    bool is_on_trial;         /* the next execution is by one thread, to see */
-    uint32_t n_alone, n_team; /* executions to come by one thread; by the team without a trial */
-} engine_habit;
-
 /* What collective custom_i of a rank that is executed alone gives it. */
 typedef vtrn_status (*engine_exchange_fn)(void *ctx, uint32_t custom_i);
 
@@ -87,7 +79,7 @@ typedef struct engine_run {
     engine_exchange_fn exchange; /* NULL: engine_execute() gets no program with collectives */
     void *exchange_ctx;
     bool is_outline;    /* only what decides where the program goes: see engine_execute() */
-    engine_habit habit; /* 0 at first; engine_execute() keeps it */
+    engine_habit habit; /* engine_execute() keeps it */
     const atomic_bool *is_stopped; /* by another thread, which hears the user; NULL: asks itself */
     uint32_t max_blocks; /* limit on executed blocks (a while that never ends); 0: 2^32-1 */
     /* out: the blocks that ran, for timing; grown with malloc, owned by the caller */
