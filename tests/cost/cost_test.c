@@ -6,27 +6,17 @@
 
 static tiny t;
 
-static vtrn_ap sbuf(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
-    return tiny_ap(VTRN_SPACE_SBUF, dtype, partitions, n, addr);
-}
-
-static vtrn_ap psum(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
-    return tiny_ap(VTRN_SPACE_PSUM, dtype, partitions, n, addr);
-}
-
-static vtrn_ap hbm(vtrn_dtype dtype, int partitions, uint32_t n) {
-    return tiny_ap(VTRN_SPACE_HBM, dtype, partitions, n, 0);
-}
-
 static void add_matmul(vtrn_dtype dtype, uint32_t n) {
-    tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0}, sbuf(dtype, 128, 128, 0));
-    tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, n, 0),
-              sbuf(dtype, 128, n, 4096));
+    tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0},
+              tiny_sbuf(dtype, 128, 128, 0));
+    tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, tiny_psum(VTRN_DTYPE_FP32, 128, n, 0),
+              tiny_sbuf(dtype, 128, n, 4096));
 }
 
 static vtrn_instr *add_load(int partitions, uint32_t n) {
     return tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
-                     sbuf(VTRN_DTYPE_FP32, partitions, n, 0), hbm(VTRN_DTYPE_FP32, partitions, n));
+                     tiny_sbuf(VTRN_DTYPE_FP32, partitions, n, 0),
+                     tiny_hbm(VTRN_DTYPE_FP32, partitions, n));
 }
 
 static void a_result_crosses_the_columns_that_it_has(void **state) {
@@ -64,8 +54,9 @@ static void vector_formulas_of_v2_are_the_documented_ones(void **state) {
     vtrn_chip chip;
     assert_null(chip_load("trn1", &chip));
     tiny_init(&t);
-    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
-    vtrn_ap p32 = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
+    vtrn_ap f32 = tiny_sbuf(VTRN_DTYPE_FP32, 128, 1000, 0),
+            b16 = tiny_sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
+    vtrn_ap p32 = tiny_psum(VTRN_DTYPE_FP32, 128, 1000, 0);
     vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
     add->op0 = VTRN_ALU_ADD;
     add->ap[2] = f32;
@@ -85,7 +76,7 @@ static void vector_formulas_of_v2_are_the_documented_ones(void **state) {
     zero->imm[0].f = 1;
     assert_ns(vector_cycles(&chip, zero), 1000);
     vtrn_instr *reduce = tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
-                                   sbuf(VTRN_DTYPE_BF16, 128, 1, 0), b16);
+                                   tiny_sbuf(VTRN_DTYPE_BF16, 128, 1, 0), b16);
     reduce->op0 = VTRN_ALU_ADD;
     assert_ns(vector_cycles(&chip, reduce), 500);
     reduce->op0 = VTRN_ALU_MULTIPLY;
@@ -97,12 +88,13 @@ static void vector_modes_of_v3_double_and_quadruple_the_rate(void **state) {
     vtrn_chip chip;
     assert_null(chip_load("trn2", &chip));
     tiny_init(&t);
-    vtrn_ap f32 = sbuf(VTRN_DTYPE_FP32, 128, 1000, 0), b16 = sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
+    vtrn_ap f32 = tiny_sbuf(VTRN_DTYPE_FP32, 128, 1000, 0),
+            b16 = tiny_sbuf(VTRN_DTYPE_BF16, 128, 1000, 0);
     vtrn_instr *copy = tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, b16, b16);
     assert_ns(vector_cycles(&chip, copy), 250);
     copy->ap[0] = f32;
     assert_ns(vector_cycles(&chip, copy), 500);
-    copy->ap[1] = psum(VTRN_DTYPE_FP32, 128, 1000, 0);
+    copy->ap[1] = tiny_psum(VTRN_DTYPE_FP32, 128, 1000, 0);
     assert_ns(vector_cycles(&chip, copy), 1000);
     vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, f32, f32);
     add->ap[2] = f32;
@@ -164,8 +156,9 @@ static void hbm_to_hbm_copies_use_all_engines(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
     tiny_init(&t);
-    vtrn_instr *dma = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
-                                hbm(VTRN_DTYPE_FP32, 1, 65536), hbm(VTRN_DTYPE_FP32, 1, 65536));
+    vtrn_instr *dma =
+        tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, tiny_hbm(VTRN_DTYPE_FP32, 1, 65536),
+                  tiny_hbm(VTRN_DTYPE_FP32, 1, 65536));
     transfer_cost transfer = cost_transfer(&chip, dma);
     assert_int_equal(transfer.n_engines, 16);
     assert_ns(transfer.engine_ns, 4 * 10 + 16384 / 10.0);
@@ -181,8 +174,9 @@ static void a_dma_holds_its_queue_for_the_trigger_alone(void **state) {
     assert_int_equal(cost.kind, COST_KIND_DMA);
     assert_ns(cost.ii_ns, 100);
     assert_ns(cost.latency_ns, 100);
-    vtrn_instr *gather = tiny_add2(&t, VTRN_OP_DMA_GATHER, VTRN_ENGINE_GPSIMD,
-                                   sbuf(VTRN_DTYPE_FP32, 128, 64, 0), hbm(VTRN_DTYPE_FP32, 1, 64));
+    vtrn_instr *gather =
+        tiny_add2(&t, VTRN_OP_DMA_GATHER, VTRN_ENGINE_GPSIMD,
+                  tiny_sbuf(VTRN_DTYPE_FP32, 128, 64, 0), tiny_hbm(VTRN_DTYPE_FP32, 1, 64));
     assert_ns(cost_instr(&chip, gather).ii_ns, 1000);
 }
 

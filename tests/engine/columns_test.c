@@ -1,33 +1,20 @@
 /* Products whose columns threads divide: the bits are those of one thread that makes all copies. */
 #include "base/cpu.h"
-#include "rig.h"
+#include "draft.h"
 
 #include "test_seed.h"
 
 enum {
     READ_BYTES = 2 << 20,  /* of the slot that weights come from */
     WRITE_BYTES = 1 << 19, /* of the slot that results go to */
-    MAX_DRAFT = 256,
-    TILE_COLS = 512, /* of each copy */
-    N_GROUPS = 14,   /* copy, loads, products, result */
+    TILE_COLS = 512,       /* of each copy */
+    N_GROUPS = 14,         /* copy, loads, products, result */
     ROUNDS = 12,
     N_TEAMS = 4,
 };
 static const int team_sizes[N_TEAMS] = {2, 3, 5, 11}; /* more than there are parts, too */
 
 static uint64_t seed;
-
-typedef struct draft {
-    vtrn_instr instr[MAX_DRAFT];
-    int n;
-} draft;
-
-static vtrn_instr *draft_add(draft *d, vtrn_opcode opcode, vtrn_engine engine) {
-    assert_true(d->n < MAX_DRAFT);
-    vtrn_instr *in = &d->instr[d->n++];
-    *in = (vtrn_instr){.opcode = (uint16_t)opcode, .engine = (uint8_t)engine};
-    return in;
-}
 
 static vtrn_ap tile_ap(int space, int dtype, int n_rows, int64_t addr, uint32_t n) {
     return (vtrn_ap){.space = (uint8_t)space,
@@ -94,22 +81,6 @@ static void make_draft(draft *d) {
     }
 }
 
-/* Each instruction waits for the one before it. */
-static void deal(const draft *d, rig *r) {
-    rig_clear(r);
-    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        for (int i = 0; i < d->n; i++) {
-            if (d->instr[i].engine != e)
-                continue;
-            vtrn_instr *in = rig_add(r, (vtrn_opcode)d->instr[i].opcode, (vtrn_engine)e);
-            *in = d->instr[i];
-            in->n_waits = i > 0;
-            in->wait[0] = (vtrn_wait){0, 0, (uint32_t)i};
-            in->update_semaphore = 0;
-            in->update_value = 1;
-        }
-}
-
 static rig *new_rig(int n_threads) {
     rig *r = rig_create(n_threads);
     rig_add_slot(r, READ_BYTES);
@@ -163,10 +134,10 @@ static void divided_columns_have_the_bits_of_one_thread(void **state) {
         draft d;
         make_draft(&d);
         cpu_level_set((cpu_level)(round % ((int)highest + 1)));
-        deal(&d, plain);
+        draft_deal(&d, plain);
         assert_int_equal(run(plain, 0), 0);
         for (int i = 0; i < N_TEAMS; i++) {
-            deal(&d, divided[i]);
+            draft_deal(&d, divided[i]);
             n_stretches += run(divided[i], PLAN_MAY_SKIP_SBUF | PLAN_MAY_BE_SOLO);
             expect_equal(plain, divided[i], round);
         }
@@ -193,7 +164,7 @@ static void a_stretch_is_loads_and_products_that_read_hbm(void **state) {
         in->ap[0] = tile_ap(VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, 1, 0, TILE_COLS);
         in->ap[1] = tile;
     }
-    deal(&d, r);
+    draft_deal(&d, r);
     rig_ok(plan_create(&r->program, &r->chip, 2, PLAN_MAY_SKIP_SBUF | PLAN_MAY_BE_SOLO, &plan));
     assert_true(plan.is_divided);
     assert_int_equal(plan.blocks[0].n_stretches,
@@ -203,7 +174,7 @@ static void a_stretch_is_loads_and_products_that_read_hbm(void **state) {
     d.instr[5].ap[0].n_dims = 2; /* sums that do not lie in one run: the general way */
     d.instr[5].ap[0].dim[0] = (vtrn_dim){TILE_COLS, 2};
     d.instr[5].ap[0].dim[1] = (vtrn_dim){1, TILE_COLS / 2};
-    deal(&d, r);
+    draft_deal(&d, r);
     rig_ok(plan_create(&r->program, &r->chip, 2, PLAN_MAY_SKIP_SBUF | PLAN_MAY_BE_SOLO, &plan));
     assert_int_equal(plan.blocks[0].n_stretches, 2);
     assert_int_equal(plan.blocks[0].stretches[0].end, 5); /* with the load, whose product is not */

@@ -1,5 +1,5 @@
 /* Copies that the tensor engine reads past: nothing that the program writes may differ. */
-#include "rig.h"
+#include "draft.h"
 
 #include "test_seed.h"
 
@@ -7,17 +7,10 @@ enum {
     N_SLOTS = 3, /* read only, read and written, written */
     SLOT_BYTES = 1 << 18,
     AREA_BYTES = 2048, /* of a partition that the programs use */
-    MAX_DRAFT = 64,
     ROUNDS = 150,
 };
 
 static uint64_t seed;
-
-/* Instructions in program order, before they are dealt over the engines' queues. */
-typedef struct draft {
-    vtrn_instr instr[MAX_DRAFT];
-    int n;
-} draft;
 
 static vtrn_ap tile_ap(int space, int partition, int n_rows, int64_t addr, uint32_t n) {
     return (vtrn_ap){.space = (uint8_t)space,
@@ -35,13 +28,6 @@ static vtrn_ap hbm_tile(uint32_t slot, int n_rows, int64_t addr, int64_t step, u
     ap.slot = slot;
     ap.partition_step = step;
     return ap;
-}
-
-static vtrn_instr *draft_add(draft *d, vtrn_opcode opcode, vtrn_engine engine) {
-    assert_true(d->n < MAX_DRAFT);
-    vtrn_instr *in = &d->instr[d->n++];
-    *in = (vtrn_instr){.opcode = (uint16_t)opcode, .engine = (uint8_t)engine};
-    return in;
 }
 
 /* Mostly whole cells of the planner (64 bytes of 16 partitions), so that some copies can be left
@@ -154,22 +140,6 @@ static void make_draft(draft *d) {
     }
 }
 
-/* Each instruction waits for the one before it. */
-static void deal(const draft *d, rig *r) {
-    rig_clear(r);
-    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
-        for (int i = 0; i < d->n; i++) {
-            if (d->instr[i].engine != e)
-                continue;
-            vtrn_instr *in = rig_add(r, (vtrn_opcode)d->instr[i].opcode, (vtrn_engine)e);
-            *in = d->instr[i];
-            in->n_waits = i > 0;
-            in->wait[0] = (vtrn_wait){0, 0, (uint32_t)i};
-            in->update_semaphore = 0;
-            in->update_value = 1;
-        }
-}
-
 static rig *new_rig(int n_threads) {
     rig *r = rig_create(n_threads);
     for (int i = 0; i < N_SLOTS; i++)
@@ -219,8 +189,8 @@ static void random_programs_have_the_bits_of_all_copies_made(void **state) {
         draft d;
         make_draft(&d);
         rig *r = in_place[round % 3];
-        deal(&d, plain);
-        deal(&d, r);
+        draft_deal(&d, plain);
+        draft_deal(&d, r);
         fill(plain);
         fill(r);
         assert_int_equal(run(plain, 0), 0);
@@ -245,7 +215,7 @@ static void make_transpose_of_a_tile(draft *d) {
 }
 
 static int left_out_of(rig *r, const draft *d) {
-    deal(d, r);
+    draft_deal(d, r);
     fill(r);
     return run(r, PLAN_MAY_SKIP_SBUF);
 }
@@ -311,7 +281,7 @@ static void a_copy_is_made_where_another_block_may_read_it(void **state) {
     rig *r = new_rig(1);
     draft d;
     make_transpose_of_a_tile(&d);
-    deal(&d, r);
+    draft_deal(&d, r);
     fill(r);
     vtrn_block blocks[2] = {r->block, {.end = VTRN_END_STOP}};
     blocks[0].end = VTRN_END_JUMP;
@@ -327,7 +297,7 @@ static void a_copy_from_an_argument_that_an_output_replaces_is_made(void **state
     rig *r = new_rig(1);
     draft d;
     make_transpose_of_a_tile(&d);
-    deal(&d, r);
+    draft_deal(&d, r);
     fill(r);
     int32_t alias = 0;
     r->program.n_outputs = 1;

@@ -15,18 +15,6 @@
 static tiny t;
 static timing_result result;
 
-static vtrn_ap sbuf(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
-    return tiny_ap(VTRN_SPACE_SBUF, dtype, partitions, n, addr);
-}
-
-static vtrn_ap psum(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
-    return tiny_ap(VTRN_SPACE_PSUM, dtype, partitions, n, addr);
-}
-
-static vtrn_ap hbm(vtrn_dtype dtype, int partitions, uint32_t n) {
-    return tiny_ap(VTRN_SPACE_HBM, dtype, partitions, n, 0);
-}
-
 static void replay(const vtrn_chip *chip) {
     const uint32_t trace[] = {0};
     vtrn_status status = timing_replay(chip, tiny_finish(&t), trace, 1, true, &result);
@@ -68,8 +56,8 @@ static void independent_instructions_of_a_queue_start_an_initiation_interval_apa
     tiny_init(&t);
     for (int i = 0; i < 3; i++)
         tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR,
-                  sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + i * 4096),
-                  sbuf(VTRN_DTYPE_FP32, 128, 512, 0));
+                  tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + i * 4096),
+                  tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 0));
     replay(&chip);
     assert_interval(VTRN_ENGINE_SCALAR, 0, 0, 512 + 170);
     assert_interval(VTRN_ENGINE_SCALAR, 1, 562, 562 + 682);
@@ -83,7 +71,8 @@ static void an_instruction_waits_for_the_result_it_reads_in_its_own_queue(void *
     (void)state;
     vtrn_chip chip = round_chip();
     tiny_init(&t);
-    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0), b = sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
+    vtrn_ap a = tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 0),
+            b = tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
     tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, b, a);
     tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, a, b);
     replay(&chip);
@@ -96,10 +85,11 @@ static void a_waiting_queue_starts_when_the_semaphore_arrives_and_it_has_woken(v
     (void)state;
     vtrn_chip chip = round_chip();
     tiny_init(&t);
-    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0), b = sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
+    vtrn_ap a = tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 0),
+            b = tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 4096);
     tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, b, a), 7, 1);
     tiny_wait(tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
-                        sbuf(VTRN_DTYPE_FP32, 128, 1, 8192), b),
+                        tiny_sbuf(VTRN_DTYPE_FP32, 128, 1, 8192), b),
               7, 1);
     replay(&chip);
     double start_ns = 682 + 10 + 20;
@@ -112,13 +102,13 @@ static void a_wait_for_a_sum_takes_the_update_that_completes_it(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
     tiny_init(&t);
-    vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, 512, 0);
+    vtrn_ap a = tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 0);
     for (int i = 0; i < 2; i++)
         tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR,
-                              sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + 4096 * i), a),
+                              tiny_sbuf(VTRN_DTYPE_FP32, 128, 512, 4096 + 4096 * i), a),
                     7, 3);
     tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_REDUCE, VTRN_ENGINE_VECTOR,
-                          sbuf(VTRN_DTYPE_FP32, 128, 1, 20000), a),
+                          tiny_sbuf(VTRN_DTYPE_FP32, 128, 1, 20000), a),
                 7, 1);
     tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_SYNC), 7, 5);
     replay(&chip);
@@ -154,9 +144,10 @@ static void blocks_meet_and_pay_for_the_branch_between_them(void **state) {
 }
 
 static void add_matmul(vtrn_dtype dtype, uint32_t n) {
-    tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0}, sbuf(dtype, 128, 128, 0));
-    tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, n, 0),
-              sbuf(dtype, 128, n, 4096));
+    tiny_add2(&t, VTRN_OP_LDWEIGHTS, VTRN_ENGINE_TENSOR, (vtrn_ap){0},
+              tiny_sbuf(dtype, 128, 128, 0));
+    tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, tiny_psum(VTRN_DTYPE_FP32, 128, n, 0),
+              tiny_sbuf(dtype, 128, n, 4096));
 }
 
 static void weights_load_behind_the_running_matmul(void **state) {
@@ -196,8 +187,8 @@ static void the_pe_array_is_cold_until_a_window_was_half_busy(void **state) {
     chip.cost.tensor_cold_latency_ns = 60;
     tiny_init(&t);
     for (int i = 0; i < 12; i++)
-        tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, 512, 0),
-                  sbuf(VTRN_DTYPE_BF16, 128, 512, 4096));
+        tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, tiny_psum(VTRN_DTYPE_FP32, 128, 512, 0),
+                  tiny_sbuf(VTRN_DTYPE_BF16, 128, 512, 4096));
     replay(&chip);
     /* Cold: 1024 ns each, so four fill the first window; then 512. */
     assert_ns(result.intervals[0].end_ns, 1024 + 150 + 60);
@@ -222,8 +213,9 @@ static void a_window_of_the_pe_array_counts_work_and_begins_where_it_is_told(voi
     for (int i = 0; i < 3; i++) {
         tiny_init(&t);
         for (int k = 0; k < 16; k++)
-            tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, psum(VTRN_DTYPE_FP32, 128, 512, 0),
-                      sbuf(VTRN_DTYPE_BF16, 128, 512, 4096));
+            tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR,
+                      tiny_psum(VTRN_DTYPE_FP32, 128, 512, 0),
+                      tiny_sbuf(VTRN_DTYPE_BF16, 128, 512, 4096));
         timing_model *model;
         timing_options options = {.want_intervals = true, .pe_window_ns = begins_ns[i]};
         assert_null(timing_prepare(&chip, tiny_finish(&t), &model));
@@ -245,11 +237,12 @@ static void an_idle_window_makes_the_pe_array_cold_again(void **state) {
     chip.cost.tensor_cold_factor = 2;
     chip.cost.tensor_cold_latency_ns = 0;
     tiny_init(&t);
-    vtrn_ap in = sbuf(VTRN_DTYPE_BF16, 128, 512, 4096), out = psum(VTRN_DTYPE_FP32, 128, 512, 0);
+    vtrn_ap in = tiny_sbuf(VTRN_DTYPE_BF16, 128, 512, 4096),
+            out = tiny_psum(VTRN_DTYPE_FP32, 128, 512, 0);
     for (int i = 0; i < 6; i++)
         tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, out, in);
     tiny_wait(tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR, out, in), 1, 1);
-    vtrn_ap far = sbuf(VTRN_DTYPE_FP32, 128, 14000, 0);
+    vtrn_ap far = tiny_sbuf(VTRN_DTYPE_FP32, 128, 14000, 0);
     tiny_signal(tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, far, far), 1, 1);
     replay(&chip);
     timing_interval last = {0};
@@ -267,12 +260,13 @@ static double overlapped_end(bool is_shared) {
     chip.cost.vector_overhead_ns = 0;
     chip.cost.vector_two_input_factor = 1;
     tiny_init(&t);
-    vtrn_instr *add =
-        tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR,
-                  sbuf(VTRN_DTYPE_FP32, 128, 2000, 0), sbuf(VTRN_DTYPE_FP32, 128, 2000, 8000));
+    vtrn_instr *add = tiny_add2(&t, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR,
+                                tiny_sbuf(VTRN_DTYPE_FP32, 128, 2000, 0),
+                                tiny_sbuf(VTRN_DTYPE_FP32, 128, 2000, 8000));
     add->ap[2] = add->ap[1];
-    tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_GPSIMD, sbuf(VTRN_DTYPE_FP32, 128, 1000, 30000),
-              sbuf(VTRN_DTYPE_FP32, 128, 1000, 40000));
+    tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_GPSIMD,
+              tiny_sbuf(VTRN_DTYPE_FP32, 128, 1000, 30000),
+              tiny_sbuf(VTRN_DTYPE_FP32, 128, 1000, 40000));
     replay(&chip);
     double end_ns = interval(VTRN_ENGINE_GPSIMD, 0).end_ns;
     timing_result_free(&result);
@@ -307,9 +301,9 @@ static void a_custom_op_costs_its_arithmetic_or_its_traffic(void **state) {
 }
 
 static vtrn_instr *add_load(int partitions, uint32_t n, int queue) {
-    vtrn_instr *dma =
-        tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, sbuf(VTRN_DTYPE_FP32, partitions, n, 0),
-                  hbm(VTRN_DTYPE_FP32, partitions, n));
+    vtrn_instr *dma = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
+                                tiny_sbuf(VTRN_DTYPE_FP32, partitions, n, 0),
+                                tiny_hbm(VTRN_DTYPE_FP32, partitions, n));
     dma->queue = (uint8_t)queue;
     return dma;
 }
@@ -472,10 +466,10 @@ static void more_elements_are_never_faster(void **state) {
         for (int i = 0; i < 2; i++) {
             uint32_t size = i ? more : n;
             tiny_init(&t);
-            vtrn_ap in = opcodes[kind] == VTRN_OP_DMA_COPY ? hbm(dtype, rows, size)
-                                                           : sbuf(dtype, rows, size, 0);
-            vtrn_instr *instr =
-                tiny_add2(&t, opcodes[kind], engines[kind], sbuf(dtype, rows, size, 65536), in);
+            vtrn_ap in = opcodes[kind] == VTRN_OP_DMA_COPY ? tiny_hbm(dtype, rows, size)
+                                                           : tiny_sbuf(dtype, rows, size, 0);
+            vtrn_instr *instr = tiny_add2(&t, opcodes[kind], engines[kind],
+                                          tiny_sbuf(dtype, rows, size, 65536), in);
             if (opcodes[kind] == VTRN_OP_TENSOR_TENSOR)
                 instr->ap[2] = in;
             replay(&chip);
@@ -495,11 +489,11 @@ static void random_program(uint64_t *seed) {
     for (int i = 0; i < 200; i++) {
         int kind = (int)(random_u32(seed) % 5);
         uint32_t n = 1 + random_u32(seed) % 512;
-        vtrn_ap a = sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
-        vtrn_ap b = sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
+        vtrn_ap a = tiny_sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
+        vtrn_ap b = tiny_sbuf(VTRN_DTYPE_FP32, 128, n, (int64_t)(random_u32(seed) % 16) * 2048);
         vtrn_instr *instr =
             kind == 0   ? tiny_add2(&t, VTRN_OP_MATMUL, VTRN_ENGINE_TENSOR,
-                                    psum(VTRN_DTYPE_FP32, 128, n, 0), a)
+                                    tiny_psum(VTRN_DTYPE_FP32, 128, n, 0), a)
             : kind == 1 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_VECTOR, a, b)
             : kind == 2 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_SCALAR, a, b)
             : kind == 3 ? tiny_add2(&t, VTRN_OP_TENSOR_COPY, VTRN_ENGINE_GPSIMD, a, b)
@@ -520,8 +514,8 @@ static void random_pipeline(uint64_t *seed) {
     for (int i = 0; i < 60; i++) {
         uint32_t n = 1 + random_u32(seed) % 2048;
         int rows = 1 + (int)(random_u32(seed) % 128);
-        vtrn_ap tile = sbuf(VTRN_DTYPE_FP32, rows, n, i % 8 * 8192);
-        vtrn_ap far = hbm(VTRN_DTYPE_FP32, rows, n);
+        vtrn_ap tile = tiny_sbuf(VTRN_DTYPE_FP32, rows, n, i % 8 * 8192);
+        vtrn_ap far = tiny_hbm(VTRN_DTYPE_FP32, rows, n);
         vtrn_instr *load = tiny_add2(&t, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, tile, far);
         tiny_signal(load, 0, 16);
         vtrn_engine engine = random_u32(seed) % 2 ? VTRN_ENGINE_VECTOR : VTRN_ENGINE_SCALAR;

@@ -32,6 +32,18 @@ static inline vtrn_ap tiny_ap(vtrn_space space, vtrn_dtype dtype, int partitions
     return ap;
 }
 
+static inline vtrn_ap tiny_sbuf(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
+    return tiny_ap(VTRN_SPACE_SBUF, dtype, partitions, n, addr);
+}
+
+static inline vtrn_ap tiny_psum(vtrn_dtype dtype, int partitions, uint32_t n, int64_t addr) {
+    return tiny_ap(VTRN_SPACE_PSUM, dtype, partitions, n, addr);
+}
+
+static inline vtrn_ap tiny_hbm(vtrn_dtype dtype, int partitions, uint32_t n) {
+    return tiny_ap(VTRN_SPACE_HBM, dtype, partitions, n, 0);
+}
+
 static inline void tiny_init(tiny *t) {
     memset(t, 0, sizeof *t);
 }

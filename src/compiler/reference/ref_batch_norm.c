@@ -46,6 +46,18 @@ static void store_double(ref_call *c, uint32_t i, const double *v) {
     }
 }
 
+/* A number of each feature. */
+typedef struct norm_features {
+    const double *mean, *var, *scale, *offset;
+} norm_features;
+
+static void normalise(double *x, const norm_shape *s, const norm_features *of, double epsilon) {
+    for (int64_t i = 0; i < s->n; i++) {
+        const int64_t f = feature_of(s, i);
+        x[i] = (x[i] - of->mean[f]) / sqrt(of->var[f] + epsilon) * of->scale[f] + of->offset[f];
+    }
+}
+
 vtrn_status ref_batch_norm_training(ref_call *c) {
     norm_shape s = {0};
     double *x, *scale, *offset, *mean, *var;
@@ -61,11 +73,7 @@ vtrn_status ref_batch_norm_training(ref_call *c) {
         const double d = x[i] - mean[feature_of(&s, i)];
         var[feature_of(&s, i)] += d * d / (double)s.per_feature;
     }
-    for (int64_t i = 0; i < s.n; i++) {
-        const int64_t f = feature_of(&s, i);
-        x[i] = (x[i] - mean[f]) / sqrt(var[f] + c->op->attrs.batch_norm.epsilon) * scale[f] +
-               offset[f];
-    }
+    normalise(x, &s, &(norm_features){mean, var, scale, offset}, c->op->attrs.batch_norm.epsilon);
     store_double(c, 0, x);
     store_double(c, 1, mean);
     store_double(c, 2, var);
@@ -81,11 +89,7 @@ vtrn_status ref_batch_norm_inference(ref_call *c) {
     VTRN_RETURN_IF_ERROR(load_double(c, 2, &offset));
     VTRN_RETURN_IF_ERROR(load_double(c, 3, &mean));
     VTRN_RETURN_IF_ERROR(load_double(c, 4, &var));
-    for (int64_t i = 0; i < s.n; i++) {
-        const int64_t f = feature_of(&s, i);
-        x[i] = (x[i] - mean[f]) / sqrt(var[f] + c->op->attrs.batch_norm.epsilon) * scale[f] +
-               offset[f];
-    }
+    normalise(x, &s, &(norm_features){mean, var, scale, offset}, c->op->attrs.batch_norm.epsilon);
     store_double(c, 0, x);
     return NULL;
 }
