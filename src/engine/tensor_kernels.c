@@ -42,178 +42,136 @@ static inline tensor_sums next_rows(tensor_sums to) {
     return (tensor_sums){to.c + ROWS * to.stride, to.stride, to.is_adding};
 }
 
+/* Vectors of the widest kind of the level. A part of a product has PART_ROWS rows and up to 3
+ * vectors of columns, so that its sums stay in registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, PART_ROWS = 8 };
+typedef __m512 lanes;
+#define LANES_ZERO           _mm512_setzero_ps()
+#define LANES_SET(x)         _mm512_set1_ps(x)
+#define LANES_FMA(a, b, sum) _mm512_fmadd_ps(a, b, sum)
+#define LANES_ADD(a, b)      _mm512_add_ps(a, b)
+#define LANES_LOAD(at)       _mm512_loadu_ps(at)
+#define LANES_STORE(at, x)   _mm512_storeu_ps(at, x)
+#elif defined(__AVX2__)
+enum { LANES = 8, PART_ROWS = 4 };
+typedef __m256 lanes;
+#define LANES_ZERO           _mm256_setzero_ps()
+#define LANES_SET(x)         _mm256_set1_ps(x)
+#define LANES_FMA(a, b, sum) _mm256_fmadd_ps(a, b, sum)
+#define LANES_ADD(a, b)      _mm256_add_ps(a, b)
+#define LANES_LOAD(at)       _mm256_loadu_ps(at)
+#define LANES_STORE(at, x)   _mm256_storeu_ps(at, x)
+#else
+enum { LANES = 1 };
+typedef float lanes;
+#define LANES_ZERO           0.0f
+#define LANES_SET(x)         (x)
+#define LANES_FMA(a, b, sum) fmaf(a, b, sum)
+#define LANES_ADD(a, b)      ((a) + (b))
+#define LANES_LOAD(at)       (*(at))
+#define LANES_STORE(at, x)   (*(at) = (x))
+#endif
+
+#if defined(__AVX512F__)
+
+static inline __attribute__((always_inline)) lanes load_wide(const uint8_t *b) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/* a * b + sum. As assembly, because a sum that may change its register (the compiler knows three
+ * forms of the instruction) is copied to and fro where all registers are in use. */
+static inline __attribute__((always_inline)) lanes multiply_add(lanes a, lanes b, lanes sum) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
+
+/* Loads of the next row stay behind this, as no register is free for them. */
+#define HOLD_LOADS() __asm__ volatile("" ::: "memory")
+
+#elif defined(__AVX2__)
+
+static inline __attribute__((always_inline)) lanes load_wide(const uint8_t *b) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)b));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+static inline __attribute__((always_inline)) lanes multiply_add(lanes a, lanes b, lanes sum) {
+    return LANES_FMA(a, b, sum);
+}
+
+#define HOLD_LOADS() (void)0
+
+#endif
+
 #if defined(__AVX2__)
+
+/* Where the moving vectors come from. */
+enum { FROM_STRIP, FROM_FP32, FROM_BF16 };
+
 /* One of the rows that are needed next enters the second-level cache. */
 static inline void ask_for_row(tensor_ahead *a) {
     for (int line = 0; line < a->n_lines; line++)
         __builtin_prefetch((const void *)(a->rows + 64 * (size_t)line), 0, 2);
     a->rows += a->row_bytes;
 }
-#endif
 
-#if defined(__AVX512F__)
-
-/* Where the moving vectors come from. */
-enum { FROM_STRIP, FROM_FP32, FROM_BF16 };
-
-static inline __attribute__((always_inline)) __m512 load_vector(const uint8_t *b, int v,
-                                                                const int from) {
-    if (from != FROM_BF16)
-        return _mm512_loadu_ps((const float *)b + 16 * v);
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b + v));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
-/* a * b + sum. As assembly, because a sum that may change its register (the compiler knows three
- * forms of the instruction) is copied to and fro where all registers are in use. */
-static inline __attribute__((always_inline)) __m512 multiply_add(__m512 a, __m512 b, __m512 sum) {
-    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
+/* n sums, wherever in a line they begin. */
+static inline __attribute__((always_inline)) void ask_for_sums(const float *c, const int n) {
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i += 15)
+        __builtin_prefetch(c + i, 1);
 }
 
 /* The next row of the stationary and of the moving tile enters the sums. */
 static inline __attribute__((always_inline)) void
-add_products(__m512 sum[ROWS][3], tensor_stationary *a, tensor_moving *b, const int n_vectors,
+add_products(lanes sum[PART_ROWS][3], tensor_stationary *a, tensor_moving *b, const int n_vectors,
              const int from) {
-    __m512 moving[3];
+    const int size = from == FROM_BF16 ? 2 : 4;
+    lanes moving[3];
 #pragma GCC unroll 3
     for (int v = 0; v < n_vectors; v++) {
-        moving[v] = load_vector(b->rows, v, from);
+        const uint8_t *at = b->rows + v * LANES * size;
+        moving[v] = from == FROM_BF16 ? load_wide(at) : LANES_LOAD((const float *)at);
         if (from != FROM_STRIP)
-            _mm512_storeu_ps(b->strip + 16 * v, moving[v]);
+            LANES_STORE(b->strip + LANES * v, moving[v]);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-        __m512 weight = _mm512_set1_ps(a->panels[r]);
+    for (int r = 0; r < PART_ROWS; r++) {
+        lanes weight = LANES_SET(a->panels[r]);
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
             sum[r][v] = multiply_add(weight, moving[v], sum[r][v]);
     }
-    /* Loads of the next row stay behind this, as no register is free for them. */
-    __asm__ volatile("" ::: "memory");
+    HOLD_LOADS();
     a->panels += ROWS;
     b->rows += b->row_bytes;
     if (from != FROM_STRIP)
         b->strip += TENSOR_STRIP_COLS;
 }
 
-/* 8 rows by 3 vectors: 24 sums, 3 vectors of b and a broadcast in 32 registers; 11 loads feed 24
- * multiply-adds, so the two multipliers and not the two load ports set the pace. What is asked for
- * ahead is spread over the groups of k: a burst would hold up the loads behind it. */
-static inline __attribute__((always_inline)) void multiply_vectors(tensor_stationary a,
-                                                                   tensor_moving b, tensor_sums to,
-                                                                   const int n_vectors,
-                                                                   const int from) {
-    __m512 sum[ROWS][3];
-    const int n_moving = tensor_ahead_now(&b.coming.moving);
-    const int n_weights = tensor_ahead_now(&b.coming.weights);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 3
-        for (int v = 0; v < n_vectors; v++)
-            sum[r][v] = _mm512_setzero_ps();
-    int k = 0;
-    for (int group = 0; k + K_GROUP <= a.n_k; k += K_GROUP, group++) {
-        if (group < ROWS) {
-#pragma GCC unroll 3
-            for (int v = 0; v < n_vectors; v++)
-                __builtin_prefetch(to.c + (size_t)group * to.stride + 16 * v, 1);
-        }
-        if (group < n_moving)
-            ask_for_row(&b.coming.moving);
-        if (group < n_weights)
-            ask_for_row(&b.coming.weights);
-#pragma GCC unroll K_UNROLL
-        for (int i = 0; i < K_GROUP; i++)
-            add_products(sum, &a, &b, n_vectors, from);
-    }
-    for (; k < a.n_k; k++)
-        add_products(sum, &a, &b, n_vectors, from);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 3
-        for (int v = 0; v < n_vectors; v++) {
-            float *c = to.c + (size_t)r * to.stride + 16 * v;
-            __m512 value = sum[r][v];
-            _mm512_storeu_ps(c, to.is_adding ? _mm512_add_ps(_mm512_loadu_ps(c), value) : value);
-        }
-}
-
-#define MULTIPLY_FROM(n_cols, type, from)                                                          \
-    static void multiply_##type##_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) { \
-        multiply_vectors(a, b, to, n_cols / 16, from);                                             \
-        b.coming = tensor_coming_behind(b.coming, 1);                                              \
-        if (a.n_blocks > 1)                                                                        \
-            multiply_##n_cols(next_block(a), behind_first(b), next_rows(to));                      \
-    }
-#define MULTIPLY(n_cols)                                                                           \
-    static void multiply_##n_cols(tensor_stationary a, tensor_moving b, tensor_sums to) {          \
-        for (; a.n_blocks; a = next_block(a), to = next_rows(to)) {                                \
-            multiply_vectors(a, b, to, n_cols / 16, FROM_STRIP);                                   \
-            b.coming = tensor_coming_behind(b.coming, 1);                                          \
-        }                                                                                          \
-    }                                                                                              \
-    MULTIPLY_FROM(n_cols, fp32, FROM_FP32)                                                         \
-    MULTIPLY_FROM(n_cols, bf16, FROM_BF16)
-#define HAS_FUSED_LOAD 1
-
-#elif defined(__AVX2__)
-
-/* Where the moving vectors come from. */
-enum { FROM_STRIP, FROM_FP32, FROM_BF16 };
-
-static inline __attribute__((always_inline)) __m256 load_vector(const uint8_t *b, int v,
-                                                                const int from) {
-    if (from != FROM_BF16)
-        return _mm256_loadu_ps((const float *)b + 8 * v);
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)b + v));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-}
-
-/* The next row of the stationary and of the moving tile enters the sums. */
-static inline __attribute__((always_inline)) void
-add_products(__m256 sum[4][3], tensor_stationary *a, tensor_moving *b, const int n_vectors,
-             const int from) {
-    __m256 moving[3];
-#pragma GCC unroll 3
-    for (int v = 0; v < n_vectors; v++) {
-        moving[v] = load_vector(b->rows, v, from);
-        if (from != FROM_STRIP)
-            _mm256_storeu_ps(b->strip + 8 * v, moving[v]);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) {
-        __m256 weight = _mm256_broadcast_ss(a->panels + r);
-#pragma GCC unroll 3
-        for (int v = 0; v < n_vectors; v++)
-            sum[r][v] = _mm256_fmadd_ps(weight, moving[v], sum[r][v]);
-    }
-    a->panels += ROWS;
-    b->rows += b->row_bytes;
-    if (from != FROM_STRIP)
-        b->strip += TENSOR_STRIP_COLS;
-}
-
-/* 4 rows by 2 or 3 vectors of 8: at most 12 sums in 16 registers. Columns of dst are asked for in
- * time, and what is asked for ahead is spread over the groups of k. */
+/* With AVX-512, 8 rows by 3 vectors: 24 sums, 3 vectors of b and a broadcast in 32 registers; 11
+ * loads feed 24 multiply-adds, so the two multipliers and not the two load ports set the pace. With
+ * AVX2, 4 rows by 2 or 3 vectors: at most 12 sums in 16 registers. Columns of dst are asked for in
+ * time, and what is asked for ahead is spread over the groups of k: a burst would hold up the loads
+ * behind it. */
 static inline __attribute__((always_inline)) void multiply_part(tensor_stationary a,
                                                                 tensor_moving b, tensor_sums to,
                                                                 const int n_vectors,
                                                                 const int from) {
-    __m256 sum[4][3];
+    lanes sum[PART_ROWS][3];
     const int n_moving = tensor_ahead_now(&b.coming.moving);
     const int n_weights = tensor_ahead_now(&b.coming.weights);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 8
+    for (int r = 0; r < PART_ROWS; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++)
-            sum[r][v] = _mm256_setzero_ps();
+            sum[r][v] = LANES_ZERO;
     int k = 0;
     for (int group = 0; k + K_GROUP <= a.n_k; k += K_GROUP, group++) {
-        if (group < 4) {
-            __builtin_prefetch(to.c + (size_t)group * to.stride, 1);
-            __builtin_prefetch(to.c + (size_t)group * to.stride + 8 * n_vectors - 1, 1);
-        }
+        if (group < PART_ROWS)
+            ask_for_sums(to.c + (size_t)group * to.stride, n_vectors * LANES);
         if (group < n_moving)
             ask_for_row(&b.coming.moving);
         if (group < n_weights)
@@ -224,38 +182,42 @@ static inline __attribute__((always_inline)) void multiply_part(tensor_stationar
     }
     for (; k < a.n_k; k++)
         add_products(sum, &a, &b, n_vectors, from);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 8
+    for (int r = 0; r < PART_ROWS; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < n_vectors; v++) {
-            float *c = to.c + (size_t)r * to.stride + 8 * v;
-            __m256 value = sum[r][v];
-            _mm256_storeu_ps(c, to.is_adding ? _mm256_add_ps(_mm256_loadu_ps(c), value) : value);
+            float *c = to.c + (size_t)r * to.stride + LANES * v;
+            lanes value = sum[r][v];
+            LANES_STORE(c, to.is_adding ? LANES_ADD(LANES_LOAD(c), value) : value);
         }
 }
 
-/* A block is 2 or 4 parts, which share what is asked for. The upper rows convert the moving columns
- * on their way, the lower ones find them in the strip. */
+/* A block is 1, 2 or 4 parts, which share what is asked for. The upper rows convert the moving
+ * columns on their way, lower ones find them in the strip. */
 static inline __attribute__((always_inline)) void multiply_block(tensor_stationary a,
                                                                  tensor_moving b, tensor_sums to,
                                                                  const int n_cols, const int from) {
-    const int n_vectors = n_cols % 24 ? 2 : 3, n_parts = 2 * n_cols / (8 * n_vectors);
-    const int size = from == FROM_BF16 ? 2 : 4;
-    tensor_coming coming = tensor_coming_split(b.coming, n_parts);
-    for (int first = 0; first < n_cols; first += 8 * n_vectors) {
-        tensor_moving part = {
-            .rows = b.rows + first * size, .row_bytes = b.row_bytes, .coming = coming};
+    const int n_vectors = n_cols / LANES <= 3 ? n_cols / LANES : n_cols / LANES % 3 == 0 ? 3 : 2;
+    const int part_cols = n_vectors * LANES, size = from == FROM_BF16 ? 2 : 4;
+    const int n_parts = ROWS / PART_ROWS * n_cols / part_cols;
+    tensor_coming coming = n_parts > 1 ? tensor_coming_split(b.coming, n_parts) : b.coming;
+    for (int first = 0; first < n_cols; first += part_cols) {
+        tensor_moving part = {.rows = b.rows + first * size, .row_bytes = b.row_bytes};
         if (from != FROM_STRIP)
             part.strip = b.strip + first;
+        part.coming = coming;
         multiply_part(a, part, (tensor_sums){to.c + first, to.stride, to.is_adding}, n_vectors,
                       from);
         if (from != FROM_STRIP)
             part = tensor_moving_of(b.strip + first, TENSOR_STRIP_COLS);
-        part.coming = coming = tensor_coming_behind(coming, 1);
-        multiply_part((tensor_stationary){a.panels + 4, 1, a.n_k}, part,
-                      (tensor_sums){to.c + 4 * to.stride + first, to.stride, to.is_adding},
-                      n_vectors, FROM_STRIP);
         coming = tensor_coming_behind(coming, 1);
+        for (int r = PART_ROWS; r < ROWS; r += PART_ROWS) {
+            part.coming = coming;
+            multiply_part((tensor_stationary){a.panels + r, 1, a.n_k}, part,
+                          (tensor_sums){to.c + r * to.stride + first, to.stride, to.is_adding},
+                          n_vectors, FROM_STRIP);
+            coming = tensor_coming_behind(coming, 1);
+        }
     }
 }
 
@@ -450,36 +412,6 @@ static void put_runs(const float *sums, int n_rows, const tensor_runs *runs, ten
         }
 }
 
-#endif
-
-/* Vectors of the widest kind of the level, for products of one row. */
-#if defined(__AVX512F__)
-enum { LANES = 16 };
-typedef __m512 lanes;
-#define LANES_ZERO           _mm512_setzero_ps()
-#define LANES_SET(x)         _mm512_set1_ps(x)
-#define LANES_FMA(a, b, sum) _mm512_fmadd_ps(a, b, sum)
-#define LANES_ADD(a, b)      _mm512_add_ps(a, b)
-#define LANES_LOAD(at)       _mm512_loadu_ps(at)
-#define LANES_STORE(at, x)   _mm512_storeu_ps(at, x)
-#elif defined(__AVX2__)
-enum { LANES = 8 };
-typedef __m256 lanes;
-#define LANES_ZERO           _mm256_setzero_ps()
-#define LANES_SET(x)         _mm256_set1_ps(x)
-#define LANES_FMA(a, b, sum) _mm256_fmadd_ps(a, b, sum)
-#define LANES_ADD(a, b)      _mm256_add_ps(a, b)
-#define LANES_LOAD(at)       _mm256_loadu_ps(at)
-#define LANES_STORE(at, x)   _mm256_storeu_ps(at, x)
-#else
-enum { LANES = 1 };
-typedef float lanes;
-#define LANES_ZERO           0.0f
-#define LANES_SET(x)         (x)
-#define LANES_FMA(a, b, sum) fmaf(a, b, sum)
-#define LANES_ADD(a, b)      ((a) + (b))
-#define LANES_LOAD(at)       (*(at))
-#define LANES_STORE(at, x)   (*(at) = (x))
 #endif
 
 /* n_vectors vectors of columns: they lie side by side, and their sums in registers, so that a row
