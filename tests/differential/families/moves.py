@@ -136,7 +136,12 @@ def reduced(b, x):
     """Reductions that take dimensions away, of something computed."""
     axis = b.choose(0, 1, 1, 2)
     shape = tuple(d for i, d in enumerate(x.shape) if i != axis)
-    y = b.let(f"jnp.tanh({x}).{b.choose('sum', 'mean', 'max', 'min')}({axis})", shape)
+    kind = b.choose("sum", "mean", "max", "min")
+    if kind in ("max", "min"):
+        # In a short type many values near 1 round to it, and how many decides the gradient of each.
+        y = b.let(f"jnp.tanh({x}.astype(float32) * 0.25).{kind}({axis}).astype({x}.dtype)", shape)
+    else:
+        y = b.let(f"jnp.tanh({x}).{kind}({axis})", shape)
     if b.chance(0.5):
         return b.let(f"{y} * {y}.mean()", shape)
     other = b.input((*shape, b.dim("Q", most=129)))
