@@ -25,7 +25,7 @@ def door():
     host = make_host(limits=BatchLimits(max_batch=8, max_delay_us=500, max_queue=16))
     door = GrpcDoor(host, "127.0.0.1", 0, 1 << 20)
     yield host, door
-    door.stop(5)
+    door.stop()
     host.close()
 
 

@@ -92,6 +92,9 @@ def serve() -> Parser:
     p.add_argument("--max-delay-us", type=_from(0), default=2000, help="how long the first of them waits for others")
     p.add_argument("--max-queue", type=_from(1), default=1024, help="rows that may wait")
     p.add_argument("--max-waiting", type=_from(1), default=128, help="generations that may wait")
+    p.add_argument("--stop-seconds", type=_from(0), default=60, metavar="N", help="after SIGTERM: how long answers under way may take")
+    p.add_argument("--stop-client-seconds", type=_from(0), default=5, metavar="N",
+                   help="after SIGTERM: how long a client may take to send the rest of its request, or not read its answer")
     p.add_argument("--prompt-buckets", type=_sizes, default=default.prompt)
     p.add_argument("--batch-buckets", type=_sizes, default=default.batch)
     p.add_argument("--length-buckets", type=_sizes, default=default.length)

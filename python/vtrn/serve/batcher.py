@@ -56,7 +56,7 @@ class Batcher:
         self._max_rows = min(limits.max_batch, model.max_rows)
         self._jobs: collections.deque[_Job] = collections.deque()
         self._n_rows = 0  # that wait
-        self._n_running = 0
+        self._running: set[_Job] = set()
         self._lock = threading.Condition()
         self._is_closed = False
         self._threads = [threading.Thread(target=self._serve, args=(c,), name=f"{model.name}@{c}") for c in cores]
@@ -69,7 +69,7 @@ class Batcher:
 
     @property
     def n_running(self) -> int:
-        return self._n_running
+        return sum(len(job.rows) for job in tuple(self._running))
 
     def submit(self, rows: list, done) -> typing.Callable[[], None]:
         """done(answer, error) is called on a thread of the batcher. Gives a function that withdraws the request."""
@@ -95,6 +95,17 @@ class Batcher:
                 job.is_cancelled = True
 
         return cancel
+
+    def abandon(self, error: Exception) -> None:
+        """Those that wait and run are told the error, nothing more is taken. The call under way ends; its answers are dropped."""
+        with self._lock:
+            self._is_closed = True
+            jobs = [job for job in (*self._jobs, *self._running) if not job.is_cancelled]
+            for job in jobs:
+                job.is_cancelled = True
+            self._lock.notify_all()
+        for job in jobs:
+            job.done(None, error)
 
     def close(self) -> None:
         """What waits is served first."""
@@ -125,7 +136,7 @@ class Batcher:
                     continue
                 taken.append(job)
                 n += len(job.rows)
-            self._n_running += n
+            self._running.update(taken)
             return taken
 
     def _serve(self, core_i: int) -> None:
@@ -134,7 +145,7 @@ class Batcher:
                 try:
                     self._run(jobs, core_i)
                 finally:
-                    self._n_running -= sum(len(j.rows) for j in jobs)
+                    self._running.difference_update(jobs)
 
     def _run(self, jobs: list[_Job], core_i: int) -> None:
         start = now()
@@ -160,8 +171,9 @@ class Batcher:
             price = dollars_per_million(result.profile, len(rows))
             if price is not None:
                 parameters["dollars_per_million"] = round(price, 6)
-            self.meters.add_answer(end - job.arrival, start - job.arrival)
-            job.done(Answer(result.rows[at : at + len(job.rows)], parameters), None)
+            if not job.is_cancelled:
+                self.meters.add_answer(end - job.arrival, start - job.arrival)
+                job.done(Answer(result.rows[at : at + len(job.rows)], parameters), None)
             at += len(job.rows)
 
 

@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(args, settings: Settings, sockets: list[socket.socket]) -> int:
     from vtrn.serve import http  # what it needs, the other commands do not
+    from vtrn.serve.stopping import StopLimits
 
     host = Host(settings)
     try:
@@ -81,9 +82,6 @@ def _serve(args, settings: Settings, sockets: list[socket.socket]) -> int:
         print(f"{host.placement_text()}\n{url} is ready: /v1 for OpenAI's clients, /v2 for the Open Inference Protocol, "
               f"/metrics, a live page at /{f'; gRPC at {args.host}:{door.port}' if door else ''}; ctrl-C stops", flush=True)  # fmt: skip
 
-    try:
-        http.serve(host, sockets, ready)
-    finally:
-        if door:
-            door.stop()
+    limits = StopLimits(args.stop_seconds, args.stop_client_seconds)
+    http.serve(host, sockets, ready, limits, (lambda: door.stop(limits)) if door else None)
     return 0

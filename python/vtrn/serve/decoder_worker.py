@@ -102,6 +102,17 @@ class DecoderWorker:
             generation.is_cancelled = True
             self._lock.notify()
 
+    def abandon(self, error: Exception) -> None:
+        """Those that wait and run are told the error, nothing more is taken. The step under way ends."""
+        with self._lock:
+            self._is_closed = True
+            generations = [g for g in self._generations.values() if not g.is_cancelled]
+            for g in generations:
+                g.is_cancelled = True
+            self._lock.notify()
+        for g in generations:
+            g.on_error(error)
+
     def close(self) -> None:
         """What waits and runs is finished first."""
         with self._lock:

@@ -5,6 +5,7 @@ Requests are checked as those over HTTP are, and refused with gRPC's codes. Outp
 
 import concurrent.futures
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -14,6 +15,7 @@ from vtrn.serve import oip, wire
 from vtrn.serve.batcher import Answer, Batcher
 from vtrn.serve.errors import RequestError, bad_request
 from vtrn.serve.host import Host
+from vtrn.serve.stopping import LAST_SECONDS, TICK_SECONDS, StopLimits
 
 MAX_BODY_BYTES = 32 << 20
 N_THREADS = 64  # calls that wait at a time; more wait in gRPC's queue
@@ -91,6 +93,7 @@ class GrpcDoor:
 
     def __init__(self, host: Host, address: str, port: int, max_body_bytes: int = MAX_BODY_BYTES):
         self._host = host
+        self._lock, self._n_under_way = threading.Lock(), 0  # calls whose messages are complete
         methods = {"ServerLive": self._live, "ServerReady": self._ready, "ModelReady": self._model_ready,
                    "ServerMetadata": self._server, "ModelMetadata": self._metadata, "ModelInfer": self._infer}  # fmt: skip
         handlers = {n: grpc.unary_unary_rpc_method_handler(self._guarded(m)) for n, m in methods.items()}
@@ -105,14 +108,21 @@ class GrpcDoor:
         self.port = self._rpc.add_insecure_port(f"{address}:{port}")
         self._rpc.start()
 
-    def stop(self, seconds: float = 60) -> None:
-        """No new calls; those under way have the time to be answered."""
-        self._rpc.stop(seconds).wait()
+    def stop(self, limits: StopLimits = StopLimits()) -> None:
+        """No new calls; those under way have the time to be answered, and clients that of limits to complete a message."""
+        start, is_over = time.monotonic(), self._rpc.stop(limits.total_seconds + LAST_SECONDS)
+        while not is_over.wait(TICK_SECONDS):
+            if time.monotonic() - start >= limits.client_seconds and not self._n_under_way:
+                self._rpc.stop(0).wait()
 
     def _guarded(self, method):
         """What a method refuses or fails with becomes the call's status."""
 
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            with self._lock:
+                self._n_under_way += 1
+            if not context.add_callback(self._ended):  # the client is gone already
+                self._ended()
             try:
                 return method(wire.fields(raw), context)
             except RequestError as error:
@@ -124,6 +134,10 @@ class GrpcDoor:
             context.abort(code, message)
 
         return call
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._n_under_way -= 1
 
     def _batcher(self, request: wire.Fields) -> Batcher:
         return oip.batcher_of(self._host, wire.text(request, 1), wire.text(request, 2) or None)

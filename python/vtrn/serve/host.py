@@ -148,6 +148,12 @@ class Host:
                 lines.append(f"  core {core} is shared by {' and '.join(shared)}: their calls take turns")
         return "\n".join(lines)
 
+    def abandon(self, error: Exception) -> None:
+        """Nothing more is taken, and requests under way are told the error; close() then waits for calls that run, not for others."""
+        self.is_closing = True
+        for queue in (*self.batchers.values(), *(t.worker for t in self.texts.values())):
+            queue.abandon(error)
+
     def close(self) -> None:
         self.is_closing = True
         for batcher in self.batchers.values():

@@ -13,15 +13,38 @@ from vtrn.serve import metrics, oip, openai_api
 from vtrn.serve.errors import RequestError
 from vtrn.serve.host import Host
 from vtrn.serve.listeners import BACKLOG
+from vtrn.serve.stopping import StoppingServer, StopLimits
 
 MAX_BODY_BYTES = 32 << 20
 DRAINED = 2  # times the limit
 PAGE = pathlib.Path(__file__).with_name("page.html")
 
 
-def body_reader(limit: int):
-    async def read(request: Request) -> bytes:
-        announced = request.headers.get("content-length", "0")
+class BodyReader:
+    """Reads whole bodies of up to `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._reading: set[asyncio.Timeout] = set()
+
+    async def __call__(self, request: Request) -> bytes:
+        patience = asyncio.timeout(None)
+        try:
+            async with patience:
+                self._reading.add(patience)
+                return await self._read(request)
+        except TimeoutError:
+            raise RequestError(408, "the server stops and the body is not complete; send the request to another server") from None
+        finally:
+            self._reading.discard(patience)
+
+    def release(self) -> None:
+        """Refuses the requests whose bodies are not complete."""
+        while self._reading:
+            self._reading.pop().reschedule(0)
+
+    async def _read(self, request: Request) -> bytes:
+        limit, announced = self._limit, request.headers.get("content-length", "0")
         parts, n = [], 0
         n_announced = int(announced) if announced.isdigit() else 0
         too_large = RequestError(413, f"the body is larger than {limit} bytes; send less in a request")
@@ -39,8 +62,6 @@ def body_reader(limit: int):
             raise too_large
         return b"".join(parts)
 
-    return read
-
 
 def _protocol_error(request: Request, error: RequestError) -> Response:
     """In the form of the protocol that the path belongs to."""
@@ -50,14 +71,14 @@ def _protocol_error(request: Request, error: RequestError) -> Response:
         response = oip.json_response({"error": error.message}, error.status)
     if error.status == 503:
         response.headers["Retry-After"] = "1"
-    if error.status == 413:
+    if error.status in (408, 413):
         response.headers["Connection"] = "close"
     return response
 
 
 def make_app(host: Host, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     app = FastAPI(title="vtrn serve", docs_url=None, redoc_url=None, openapi_url=None)
-    read_body = body_reader(max_body_bytes)
+    read_body = app.state.read_body = BodyReader(max_body_bytes)
     app.include_router(oip.router(host, read_body))
     app.include_router(openai_api.router(host, read_body))
 
@@ -97,24 +118,12 @@ def make_app(host: Host, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     return app
 
 
-class _Server(uvicorn.Server):
-    """SIGTERM and ctrl-C: no new connections, requests under way are answered, then the end. Twice: at once."""
-
-    def __init__(self, config: uvicorn.Config, host: Host):
-        super().__init__(config)
-        self._host = host
-
-    def handle_exit(self, sig: int, frame) -> None:
-        self._host.is_closing = True
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # uvicorn would raise them again at the end: this end is no failure
-
-
-def serve(host: Host, listeners: list[socket.socket], on_ready=None) -> None:
-    """Until a signal comes. The sockets are those of listeners.bound."""
-    config = uvicorn.Config(make_app(host), log_level="warning", access_log=False,
-                            timeout_graceful_shutdown=60, backlog=BACKLOG)  # fmt: skip
-    server = _Server(config, host)
+def serve(host: Host, listeners: list[socket.socket], on_ready=None, limits: StopLimits = StopLimits(), stop_others=None) -> None:
+    """Until a signal comes. The sockets are those of listeners.bound; stop_others() ends other doors and returns when they
+    are shut: it is called when the signal has come, on a thread of its own."""
+    app = make_app(host)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", lifespan="off", backlog=BACKLOG)
+    server = StoppingServer(config, host, app.state.read_body.release, limits, stop_others)
 
     async def run():
         task = asyncio.ensure_future(server.serve(listeners))
