@@ -62,6 +62,10 @@ enum { VTRN_MAX_RANK = 12 };
  */
 VTRN_API vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                                   vtrn_executable **out);
+/* The same with flags as NEURON_CC_FLAGS has them, which count after those of the environment;
+ * NULL: none. BAD_ARGUMENT: a value that a flag has not. */
+VTRN_API vtrn_status vtrn_compile_flags(vtrn_device *device, const void *artifact, size_t size,
+                                        const char *flags, vtrn_executable **out);
 /* A program container (what vtrn_executable_program gives) or assembly text -> executable. Inputs
  * and outputs are vectors: a program knows sizes, not shapes. Everything in it is checked, the
  * bodies of custom ops too: it may come from anywhere. */

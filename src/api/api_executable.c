@@ -89,6 +89,7 @@ static vtrn_status compile_and_load(vtrn_device *device, const graph *g,
         .is_verified = given->is_verified || api_is_set("VTRN_VERIFY"),
     };
     VTRN_RETURN_IF_ERROR(cc_flags_parse(getenv("NEURON_CC_FLAGS"), &options));
+    VTRN_RETURN_IF_ERROR(cc_flags_parse(given->flags, &options));
     if (given->has_auto_cast)
         options.auto_cast = given->auto_cast;
     if (given->auto_cast_type)
@@ -193,7 +194,12 @@ static vtrn_status divide(graph **g, const source *a, vtrn_status unread, fenv_t
 
 vtrn_status vtrn_compile(vtrn_device *device, const void *artifact, size_t size,
                          vtrn_executable **out) {
-    compile_options options = {0};
+    return vtrn_compile_flags(device, artifact, size, NULL, out);
+}
+
+vtrn_status vtrn_compile_flags(vtrn_device *device, const void *artifact, size_t size,
+                               const char *flags, vtrn_executable **out) {
+    compile_options options = {.flags = flags};
     VTRN_RETURN_IF_ERROR(api_compile(device, artifact, size, &options, out));
     free((*out)->divided);
     (*out)->divided = NULL;

@@ -22,6 +22,7 @@ typedef struct compile_options {
     auto_cast auto_cast;
     bool has_auto_cast;        /* it was asked for, and goes before the environment's */
     vtrn_dtype auto_cast_type; /* VTRN_DTYPE_PRED, 0: bf16 */
+    const char *flags;         /* as NEURON_CC_FLAGS has them, behind those; NULL: none */
     uint32_t n_weights;        /* the first arguments: they may stay on the chip between calls */
     bool takes_int8;           /* the chip's array does: compile_graph() sets it */
     /* Decisions that can be switched off to find a wrong one: */

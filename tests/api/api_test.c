@@ -172,6 +172,21 @@ static void every_truncation_of_an_artifact_is_refused(void **state) {
     vtrn_device_close(device);
 }
 
+static void flags_of_the_compiler_are_taken_or_named(void **state) {
+    (void)state;
+    vtrn_device *device = open_device();
+    const size_t size = sizeof artifact_x_plus_1;
+    vtrn_executable *e;
+    ok(vtrn_compile_flags(device, artifact_x_plus_1, size, "--auto-cast=matmult -O2", &e));
+    vtrn_executable_destroy(e);
+    refused(vtrn_compile_flags(device, artifact_x_plus_1, size, "--auto-cast=some", &e),
+            BAD_ARGUMENT, "some");
+    vtrn_status status =
+        vtrn_compile_flags(device, artifact_x_plus_1, size, "--weights-stay=1", &e);
+    refused(status, vtrn_error_category(status), "reads weights from HBM in every call");
+    vtrn_device_close(device);
+}
+
 static void wrong_arguments_are_named(void **state) {
     (void)state;
     vtrn_device *device = open_device();
@@ -246,6 +261,7 @@ int main(void) {
         cmocka_unit_test(the_profile_exists_once_it_has_run),
         cmocka_unit_test(the_program_can_be_taken_out),
         cmocka_unit_test(every_truncation_of_an_artifact_is_refused),
+        cmocka_unit_test(flags_of_the_compiler_are_taken_or_named),
         cmocka_unit_test(wrong_arguments_are_named),
         cmocka_unit_test(values_do_not_depend_on_the_rounding_mode_of_the_thread),
     };

@@ -9,13 +9,13 @@ from vtrn.serve.runtime import Profile
 US = 1e-3  # of a nanosecond
 
 
-def dollars_per_million(profile: Profile, n: float) -> float | None:
-    """Of calls that give n results each, with this core busy and the others paid by what runs there; None: no price
-    is published for the instance."""
+def dollars_per_million(profile: Profile, n: float, core_ns: float | None = None) -> float | None:
+    """Of calls that give n results each and take core_ns of cores (default: the program's time), with these busy and the others
+    paid by what runs there; None: no price is published for the instance."""
     if not profile.dollars_per_hour or not n:
         return None
     core_second = profile.dollars_per_hour / 3600 / profile.instance_cores
-    return core_second * profile.step_ns * 1e-9 / n * 1e6
+    return core_second * (profile.step_ns if core_ns is None else core_ns) * 1e-9 / n * 1e6
 
 
 class Histogram:

@@ -45,6 +45,13 @@ def _cores(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(c) for c in cores.split(","))
 
 
+def _count_of(text: str) -> tuple[str, int]:
+    name, _, n = text.partition("=")
+    if not n.isdecimal() or int(n) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODEL=N with a whole number from 1")
+    return name, int(n)
+
+
 def _from(least: int):
     """A whole number that is not below least."""
 
@@ -72,6 +79,9 @@ class _ServeParser(Parser):
                 return f"--cores names {name}, which is not served; models are {', '.join(parsed.models)}"
             if placed.count(name) > 1:
                 return f"--cores places {name} twice; give all its cores at once, as {name}=0,1"
+        for name, _ in parsed.pipeline_cores:
+            if name not in parsed.models:
+                return f"--pipeline-cores names {name}, which is not served; models are {', '.join(parsed.models)}"
         return None
 
 
@@ -82,6 +92,8 @@ def serve() -> Parser:
     p.add_argument("--instance", default=None, help="the machine; default VTRN_INSTANCE, else inf2.xlarge")
     p.add_argument("--repository", type=pathlib.Path, help="a folder of folders with model.export and model.toml")
     p.add_argument("--cores", type=_cores, action="append", default=[], metavar="MODEL=0,1", help="where a model runs")
+    p.add_argument("--pipeline-cores", type=_count_of, action="append", default=[], metavar="MODEL=N",
+                   help="a model of --repository dealt out over N cores of inf1; default: as its model.toml says")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is open to the network")
     p.add_argument("--port", type=_port, default=8000, help="0: any that is free")
     p.add_argument("--grpc-port", type=_port, metavar="N", help="the Open Inference Protocol over gRPC, too (needs grpcio); 0: any that is free")
@@ -139,6 +151,9 @@ def store() -> Parser:
     p.add_argument("--repository", type=pathlib.Path, default=pathlib.Path("models"), help="the folder that gets a folder each")
     p.add_argument("--batch", type=_from(1), default=1, help="rows of a call")
     p.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of matrices and products")
+    p.add_argument("--pipeline-cores", type=_from(1), default=1, metavar="N", help="of inf1: vtrn serve deals the network out over N cores")
+    p.add_argument("--weights-stay", choices=("true", "false"), help="of inf1: all weights have to stay on the chip between calls, or none; "
+                   "default: those that have room, where that is faster")  # fmt: skip
     return p
 
 

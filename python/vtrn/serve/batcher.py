@@ -1,5 +1,5 @@
 """Dynamic batching of a model whose rows are independent: those that wait share a call, up to a number of rows and a
-delay. One thread serves each core that has the model."""
+delay. One thread serves each core that has the model, or each stage of a pipeline."""
 
 import collections
 import dataclasses
@@ -18,6 +18,8 @@ class BatchResult:
     bucket_rows: int
     padding_percent: float  # of the elements that the program computed, those that no row asked for
     profile: Profile
+    core_ns: float | None = None  # that the call takes of cores, if not the program's time
+    about: dict = dataclasses.field(default_factory=dict)  # of the answer
 
 
 class BatchModel(typing.Protocol):
@@ -166,9 +168,9 @@ class Batcher:
                 "queue_time_us": round((start - job.arrival) * 1e6, 1),
                 "wall_time_us": round((end - start) * 1e6, 1),
                 "batch": len(rows), "bucket": result.bucket, "padding_percent": round(result.padding_percent, 2),
-                "core": core_i,
+                **(result.about or {"core": core_i}),
             }  # fmt: skip
-            price = dollars_per_million(result.profile, len(rows))
+            price = dollars_per_million(result.profile, len(rows), result.core_ns)
             if price is not None:
                 parameters["dollars_per_million"] = round(price, 6)
             if not job.is_cancelled:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vtrn.serve import arguments as read
 from vtrn.serve.machine import Instance, instance, keeps_weights, rests_on, time_with_weights
-from vtrn.serve.pipeline import cut
+from vtrn.serve.pipeline import cut, n_sent
 from vtrn.serve.replay import STYLE, table_html, write_csv
 from vtrn.serve.runtime import VtrnError
 
@@ -94,10 +94,9 @@ def time_pipeline(artifact: bytes, n_weights: int, machine: Instance, n: int, fl
     program, stages, stage_ns = cut(artifact, n, time_of)
     timed = [known[s.first, s.end] for s in stages]
     # From a stage's last operation to the next chip; on one chip, results are in its memory already.
-    for i, s in enumerate(stages[:-1]):
+    for i in range(len(stages) - 1):
         if (i + 1) % machine.cores_per_chip == 0:
-            sent = sum(program.n_bytes(v) for v in {v for later in stages[i + 1 :] for v in later.takes} if 0 <= v.op_i < s.end)
-            stage_ns[i] += sent / machine.link_bytes_per_s * 1e9
+            stage_ns[i] += n_sent(program, stages, i) / machine.link_bytes_per_s * 1e9
     sums = ("step_ns", "flops", "hbm_read_bytes", "hbm_write_bytes", "reference_ops")
     out = {name: sum(t[name] for t in timed) for name in sums} | {"stage_ns": stage_ns, "step_ns": sum(stage_ns)}
     kept = [t["weights"] for t in timed if "weights" in t]

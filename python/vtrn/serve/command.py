@@ -25,7 +25,7 @@ def settings_of(args) -> Settings:
         raise VtrnError(fault)
     instance = args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge"
     return Settings(
-        models=tuple(args.models), instance=instance, cores=dict(args.cores), repository=args.repository,
+        models=tuple(args.models), instance=instance, cores=dict(args.cores), pipelines=dict(args.pipeline_cores), repository=args.repository,
         dtype=args.dtype, kept=args.weights, cache=args.cache, draft_model=args.draft_model, buckets=buckets, max_waiting=args.max_waiting,
         limits=BatchLimits(args.max_batch, args.max_delay_us, args.max_queue),
     )  # fmt: skip

@@ -14,8 +14,11 @@ from vtrn.serve.paged_engine import PagedEngine
 from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
 from vtrn.serve.runtime import Device, VtrnError
-from vtrn.serve.tensor_models import EncoderModel, StoredModel
+from vtrn.serve.stages import Kept, Pipeline, Wanted
+from vtrn.serve.tensor_models import EncoderModel, StoredModel, settings_of, wanted_of
 from vtrn.serve.text import TextService
+
+BUILT_IN = ("minilm", "smollm2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Settings:
     instance: str | None = None
     chip: str | None = None
     cores: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # by model; else the next free core
+    pipelines: dict[str, int] = dataclasses.field(default_factory=dict)  # cores that share a stored model; else as model.toml says
     repository: pathlib.Path | None = None
     dtype: str = "bf16"
     kept: str | None = None  # int8 or fp8: a decoder's weights in a byte an element
@@ -43,6 +47,9 @@ class Placement:
     weight_bytes: int
     cache_bytes: int = 0
     about: str | None = None  # what model.toml says of the model
+    n_stages: int = 1  # of a pipeline, a core each
+    stay_bytes: int = 0  # of weight_bytes, those on the chip between calls
+    load_ns: float = 0.0  # of these, once
 
 
 class Host:
@@ -61,24 +68,49 @@ class Host:
         if (assumed := machine.rests_on(self.device.chip)) is not None:
             self.about["rests_on"] = assumed
         try:
+            wanted = {name: self._wanted(name) for name in settings.models}
+            cores = self._deal_cores(wanted)
             for name in settings.models:
-                self._add(name)
+                others = {c for other in settings.models if other != name for c in cores[other]}
+                self._add(name, cores[name], dataclasses.replace(wanted[name], is_alone=not others & set(cores[name])))
         except BaseException:
             self.close()
             raise
 
-    def _cores_for(self, name: str) -> tuple[int, ...]:
-        cores = self.settings.cores.get(name, (len(self.placements) % self.device.n_cores,))
-        for c in cores:
-            if not 0 <= c < self.device.n_cores:
-                raise VtrnError(f"model {name} is placed on core {c}; {self.device.chip} has cores 0 to "
-                                f"{self.device.n_cores - 1} here")  # fmt: skip
-        return cores
+    def _folder(self, name: str) -> pathlib.Path:
+        return (self.settings.repository or pathlib.Path()) / name
 
-    def _add(self, name: str) -> None:
+    def _wanted(self, name: str) -> Wanted:
+        if name in BUILT_IN:
+            if name in self.settings.pipelines:
+                raise VtrnError(f"--pipeline-cores {name}={self.settings.pipelines[name]}: only folders of --repository are dealt out; leave it out")
+            return Wanted()
+        folder = self._folder(name)
+        if not (folder / "model.export").is_file():
+            raise VtrnError(f"there is no model {name}: known are minilm, smollm2 and folders of the model repository "
+                            f"with a model.export ({folder} has none)")  # fmt: skip
+        wanted = wanted_of(folder, settings_of(folder))
+        return dataclasses.replace(wanted, pipeline_cores=self.settings.pipelines.get(name, wanted.pipeline_cores))
+
+    def _deal_cores(self, wanted: dict[str, Wanted]) -> dict[str, tuple[int, ...]]:
+        """Those that --cores says, else the next in turn."""
+        dealt, n, at = {}, self.device.n_cores, 0
+        for name, w in wanted.items():
+            if w.pipeline_cores > n:
+                raise VtrnError(f"model {name}: pipeline_cores is {w.pipeline_cores}; {self.device.instance_name} has {n} cores here")
+            cores = dealt[name] = self.settings.cores.get(name) or tuple((at + i) % n for i in range(w.pipeline_cores))
+            at += w.pipeline_cores
+            for c in cores:
+                if not 0 <= c < n:
+                    raise VtrnError(f"model {name} is placed on core {c}; {self.device.chip} has cores 0 to {n - 1} here")
+            if len(cores) % w.pipeline_cores or w.pipeline_cores > 1 and len(set(cores)) < len(cores):
+                raise VtrnError(f"model {name} is dealt out over {w.pipeline_cores} cores, and --cores names {', '.join(map(str, cores))}; name "
+                                f"{w.pipeline_cores} for each pipeline, each once")  # fmt: skip
+        return dealt
+
+    def _add(self, name: str, cores: tuple[int, ...], wanted: Wanted) -> None:
         if name in self.batchers or name in self.texts:
             raise VtrnError(f"model {name} is named twice; give each model once")
-        cores = self._cores_for(name)
         if name == "minilm":
             config, w = weights.load_minilm()
             self.add_batched(EncoderModel(name, self.device, self.programs, config, w, weights.minilm_tokenizer(),
@@ -86,15 +118,14 @@ class Host:
         elif name == "smollm2":
             self.add_text(name, weights.load_smollm2(), cores)
         else:
-            folder = (self.settings.repository or pathlib.Path()) / name
-            if not (folder / "model.export").is_file():
-                raise VtrnError(f"there is no model {name}: known are minilm, smollm2 and folders of the model repository "
-                                f"with a model.export ({folder} has none)")  # fmt: skip
-            self.add_batched(StoredModel(folder, self.device, self.programs, cores), cores)
+            self.add_batched(StoredModel(self._folder(name), self.device, self.programs, cores, wanted), cores)
 
     def add_batched(self, model, cores) -> None:
-        self.batchers[model.name] = Batcher(model, list(cores), self.settings.limits)
-        self.placements.append(Placement(model.name, tuple(cores), model.weight_bytes, about=model.about))
+        plan = getattr(model, "plan", None)
+        self.batchers[model.name] = Batcher(model, plan.lanes if plan else list(cores), self.settings.limits)
+        kept = plan.kept if plan else Kept()
+        n_stages = len(plan.cores[0]) if isinstance(plan, Pipeline) else 1
+        self.placements.append(Placement(model.name, tuple(cores), model.weight_bytes, 0, model.about, n_stages, kept.stay_bytes, kept.load_ns))
 
     def add_text(self, name: str, model: weights.TextModel, cores) -> None:
         if len(cores) != 1:
@@ -141,7 +172,9 @@ class Host:
             cache = f", {p.cache_bytes / 2**20:.1f} MiB of cache" if p.cache_bytes else ""
             cores = ", ".join(map(str, p.cores))
             about = f"; {p.about}" if p.about else ""
-            lines.append(f"  {p.model}: core {cores}, {p.weight_bytes / 2**20:.1f} MiB of weights a core{cache}{about}")
+            per = "a core" if p.n_stages == 1 else f"dealt out over {p.n_stages} cores"
+            stay = f", {p.stay_bytes / 2**20:.1f} of them on the chip between calls, loaded once in {p.load_ns / 1e6:.3g} ms" if p.stay_bytes else ""
+            lines.append(f"  {p.model}: core {cores}, {p.weight_bytes / 2**20:.1f} MiB of weights {per}{stay}{cache}{about}")
         for core in range(self.device.n_cores):
             shared = [p.model for p in self.placements if core in p.cores]
             if len(shared) > 1:

@@ -84,6 +84,12 @@ def keeps_weights(chip: str) -> bool:
     return _asked("chips", chip)["memory"]["weights_partition_bytes"] > 0
 
 
+def weights_room(chip: str) -> int:
+    """Bytes of a core that weights may take between calls."""
+    memory = _asked("chips", chip)["memory"]
+    return memory["weights_partition_bytes"] * memory["partitions"]
+
+
 def time_with_weights(artifact: bytes, chip: str, n_weights: int, flags: str = "") -> dict:
     """The same of a program whose first arguments are weights: those that stay on the chip, where the chip keeps any and
     that is faster (what they take, the work has not), and `weights` says how many bytes do."""

@@ -7,7 +7,7 @@ import os
 import resource
 
 from vtrn.serve.accounting import Histogram, ModelMeters
-from vtrn.serve.host import Host
+from vtrn.serve.host import Host, Placement
 from vtrn.serve.paged_schedule import PagedSchedule
 
 
@@ -110,13 +110,20 @@ def _programs(text: _Text, host: Host) -> None:
         text.add("vllm_neuron:model_load_size_bytes", "gauge", "Weights on a core.", p.weight_bytes, model_name=p.model)
 
 
+def stage_ns(host: Host, p: Placement) -> list[float]:
+    """Of a pipeline's stages; [] of another model, and before the first call."""
+    return host.batchers[p.model].model.plan.stage_ns() if p.n_stages > 1 else []
+
+
 def core_use(host: Host) -> list[float]:
     """Chip seconds that each core has worked."""
     used = [0.0] * host.device.n_cores
     for p in host.placements:
         meters = host.batchers[p.model].meters if p.model in host.batchers else host.texts[p.model].worker.meters
-        for c in p.cores:
-            used[c] += meters.chip_ns * 1e-9 / len(p.cores)
+        times = stage_ns(host, p)
+        shares = [t / sum(times) for t in times] or [1.0]
+        for i, c in enumerate(p.cores):
+            used[c] += meters.chip_ns * 1e-9 * shares[i % len(shares)] * len(shares) / len(p.cores)
     return used
 
 
@@ -127,7 +134,7 @@ def _neuron_monitor(text: _Text, host: Host) -> None:
              neuroncore_per_device_count=n)  # fmt: skip
     for i, seconds in enumerate(core_use(host)):
         text.add("vtrn:neuroncore_chip_seconds_total", "counter", "Simulated time that a core worked.", seconds, **label, neuroncore=i)  # fmt: skip
-    device_bytes = sum((p.weight_bytes + p.cache_bytes) * len(p.cores) for p in [*host.placements, *host.drafts.values()])
+    device_bytes = sum((p.weight_bytes + p.cache_bytes) * len(p.cores) // p.n_stages for p in [*host.placements, *host.drafts.values()])
     text.add("neuron_runtime_memory_used_bytes", "gauge", "Weights and caches.", device_bytes, **label,
              memory_location="neuron_device")  # fmt: skip
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -159,7 +166,9 @@ def state(host: Host) -> dict:
             })  # fmt: skip
     return {
         "instance": host.device.instance_name, "chip": host.device.chip, "cores": core_use(host),
-        "placements": [{"model": p.model, "cores": p.cores, "weight_bytes": p.weight_bytes, "cache_bytes": p.cache_bytes}
+        "placements": [{"model": p.model, "cores": p.cores, "weight_bytes": p.weight_bytes, "cache_bytes": p.cache_bytes,
+                        "pipeline_cores": p.n_stages, "stage_us": [round(t / 1e3, 3) for t in stage_ns(host, p)],
+                        "weights_on_chip_bytes": p.stay_bytes, "weights_load_us": round(p.load_ns / 1e3, 3)}
                        for p in host.placements],
         "models": models, "programs": len(host.programs.by_name), "is_closing": host.is_closing,
     }  # fmt: skip

@@ -192,6 +192,12 @@ def cut(artifact: bytes, n_stages: int, time_of: typing.Callable[[Stage], float]
     return program, best[1], best[2]
 
 
+def n_sent(program: Program, stages: list[Stage], i: int) -> int:
+    """Bytes of results of stages up to i that later ones read."""
+    read = {v for later in stages[i + 1 :] for v in later.takes}
+    return sum(program.n_bytes(v) for v in read if 0 <= v.op_i < stages[i].end)
+
+
 def run(program: Program, stages: list[Stage], arguments: list, call: typing.Callable) -> list:
     """The whole's results. call(stage number, operands) gives what a stage gives."""
     values = {Value(-1, i): a for i, a in enumerate(arguments)}

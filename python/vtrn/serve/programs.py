@@ -33,14 +33,14 @@ class Programs:
         self.by_name: dict[str, Program] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str, make_artifact) -> Program:
-        """make_artifact() gives the StableHLO of a program that does not exist yet."""
+    def get(self, name: str, make_artifact, flags: str = "") -> Program:
+        """make_artifact() gives the StableHLO of a program that does not exist yet; flags as in NEURON_CC_FLAGS, behind those."""
         with self._lock:
             if name not in self.by_name:
                 start = time.perf_counter()
                 artifact = make_artifact()
                 traced = time.perf_counter()
-                executable = self.device.compile(artifact)
+                executable = self.device.compile(artifact, flags)
                 done = time.perf_counter()
                 self.by_name[name] = Program(name, executable, traced - start, done - traced)
             return self.by_name[name]

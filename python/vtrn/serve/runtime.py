@@ -88,7 +88,7 @@ def _library() -> ct.CDLL:
     lib.vtrn_buffer_size.restype = ct.c_size_t
     lib.vtrn_device_chip_name.restype = ct.c_char_p
     lib.vtrn_dtype_from_name.restype = ct.c_bool
-    for name in ("vtrn_device_open", "vtrn_compile", "vtrn_buffer_create", "vtrn_buffer_read", "vtrn_buffer_write",
+    for name in ("vtrn_device_open", "vtrn_compile_flags", "vtrn_buffer_create", "vtrn_buffer_read", "vtrn_buffer_write",
                  "vtrn_execute", "vtrn_executable_profile"):  # fmt: skip
         getattr(lib, name).restype = ct.c_void_p
     return lib
@@ -137,10 +137,10 @@ class Device:
         named = instance or os.environ.get("VTRN_INSTANCE")
         self.instance_name = named or ("trn1.2xlarge" if self.chip == "trn1" else f"the smallest of {self.chip}")
 
-    def compile(self, artifact: bytes) -> "Executable":
-        """A program of a StableHLO artifact, as jax.export gives it."""
+    def compile(self, artifact: bytes, flags: str = "") -> "Executable":
+        """A program of a StableHLO artifact, as jax.export gives it. flags: as in NEURON_CC_FLAGS, and they count after those."""
         handle = ct.c_void_p()
-        _check(self._lib.vtrn_compile(self.handle, artifact, ct.c_size_t(len(artifact)), ct.byref(handle)))
+        _check(self._lib.vtrn_compile_flags(self.handle, artifact, ct.c_size_t(len(artifact)), flags.encode(), ct.byref(handle)))
         return Executable(self, handle)
 
     def put(self, array, core_i: int = 0) -> "Buffer":
@@ -220,6 +220,10 @@ class Executable:
                 _check(self._lib.vtrn_executable_profile(self.handle, ct.byref(raw)))
                 self._profile = Profile(**{f.name: getattr(raw, f.name) for f in dataclasses.fields(Profile)})
             return self._profile
+
+    def known_profile(self) -> Profile | None:
+        """None: nothing asked for it yet."""
+        return self._profile
 
     def __del__(self):
         if self.handle:

@@ -58,8 +58,9 @@ ENTRIES = {
 }  # fmt: skip
 
 
-def write(name: str, repository: pathlib.Path, batch: int, dtype: str) -> tuple[pathlib.Path, str]:
-    """The folder repository/name, and where its weights are from. Matrices are in dtype, vectors in fp32."""
+def write(name: str, repository: pathlib.Path, batch: int, dtype: str, more: str = "") -> tuple[pathlib.Path, str]:
+    """The folder repository/name, and where its weights are from. Matrices are in dtype, vectors in fp32. more: further lines of
+    model.toml."""
     entry = ENTRIES[name]
     weights, origin = entry.weights()
     kept = {n: w.astype(FLOATS[dtype]) if w.ndim > 1 else w for n, w in weights.items()}
@@ -75,15 +76,17 @@ def write(name: str, repository: pathlib.Path, batch: int, dtype: str) -> tuple[
     (folder / "model.export").write_bytes(exported.serialize())
     (folder / "model.toml").write_text(
         f"about = {json.dumps(origin)}\nweights = \"weights.safetensors\"\ninputs = {json.dumps(list(entry.inputs))}\n"
-        f"outputs = {json.dumps(entry.outputs)}\n", encoding="utf-8")  # fmt: skip
+        f"outputs = {json.dumps(entry.outputs)}\n{more}", encoding="utf-8")  # fmt: skip
     return folder, origin
 
 
 def main(arguments: list[str]) -> int:
     args = read.store().parse_args(arguments)
+    more = f"pipeline_cores = {args.pipeline_cores}\n" if args.pipeline_cores > 1 else ""
+    more += f"weights_stay = {args.weights_stay}\n" if args.weights_stay else ""
     try:
         for name in args.models:
-            folder, origin = write(name, args.repository, args.batch, args.dtype)
+            folder, origin = write(name, args.repository, args.batch, args.dtype, more)
             print(f"{folder}: batch {args.batch}, {args.dtype}, {origin}")
     except (MissingPackage, OSError) as error:
         print(f"vtrn serve-export: {error}", file=sys.stderr)

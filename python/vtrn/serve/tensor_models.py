@@ -21,6 +21,7 @@ from vtrn.serve.errors import bad_request, whole_text
 from vtrn.serve.models import encoder
 from vtrn.serve.programs import Programs, artifact_of, bucket_for
 from vtrn.serve.runtime import Device
+from vtrn.serve.stages import Pipeline, Wanted, Whole
 
 # The protocol's names of element types; BYTES is text.
 DATATYPES = {
@@ -132,12 +133,12 @@ class StoredModel:
 
     platform = "vtrn_jax_export"
 
-    def __init__(self, folder: pathlib.Path, device: Device, programs: Programs, cores=(0,)):
-        self.name, self.version, self.cores = folder.name, "1", list(cores)
-        text = (folder / "model.toml").read_text(encoding="utf-8") if (folder / "model.toml").exists() else ""
-        settings = tomllib.loads(text)
+    def __init__(self, folder: pathlib.Path, device: Device, programs: Programs, cores=(0,), wanted: Wanted | None = None):
+        self.name, self.version = folder.name, "1"
+        settings = settings_of(folder)
+        wanted = wanted or wanted_of(folder, settings)
         exported = export.deserialize(bytearray((folder / "model.export").read_bytes()))
-        self._device, self.about = device, settings.get("about")
+        self.about = settings.get("about")
         weights = _weights_of(folder, settings, exported.in_avals)
         self.weight_bytes = sum(w.nbytes for w in weights)
         self._types = exported.in_avals[len(weights) :]
@@ -147,8 +148,10 @@ class StoredModel:
         self.max_rows = self._types[0].shape[0]
         kept = exported.module_kept_var_idx
         self._kept = [i - len(weights) for i in kept if i >= len(weights)]
-        self._weights = {c: [device.put(weights[i], c) for i in kept if i < len(weights)] for c in cores}
-        self._program = programs.get(f"{self.name}/b{self.max_rows}", lambda: exported.mlir_module_serialized)
+        kind = Pipeline if wanted.pipeline_cores > 1 else Whole
+        self.plan = kind(device, programs, f"{self.name}/b{self.max_rows}", exported.mlir_module_serialized,
+                         [weights[i] for i in kept if i < len(weights)], cores, wanted)  # fmt: skip
+        self.lanes = self.plan.lanes
 
     def rows_of(self, inputs):
         given = checked_inputs(self.inputs, inputs, self.name)
@@ -163,11 +166,25 @@ class StoredModel:
             array = np.zeros(aval.shape, aval.dtype)
             array[: len(rows)] = [row[i] for row in rows]
             arrays.append(array)
-        buffers = [self._device.put(arrays[i], core_i) for i in self._kept]
-        out = [b.numpy() for b in self._program.executable([*self._weights[core_i], *buffers], core_i)]
+        result = self.plan.run([arrays[i] for i in self._kept], core_i)
         padding = 100 * (1 - len(rows) / self.max_rows)
-        return BatchResult(list(zip(*(o[: len(rows)] for o in out))), f"b{self.max_rows}", self.max_rows, padding,
-                           self._program.executable.profile())  # fmt: skip
+        return BatchResult(list(zip(*(o[: len(rows)] for o in result.outputs))), f"b{self.max_rows}", self.max_rows, padding,
+                           result.profile, result.core_ns, result.about)  # fmt: skip
+
+
+def settings_of(folder: pathlib.Path) -> dict:
+    path = folder / "model.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def wanted_of(folder: pathlib.Path, settings: dict) -> Wanted:
+    """What model.toml says of cores and weights."""
+    n, stay = settings.get("pipeline_cores", 1), settings.get("weights_stay")
+    if type(n) is not int or n < 1:
+        raise ValueError(f"pipeline_cores of {folder / 'model.toml'} is {n!r}; it has to be a whole number from 1")
+    if stay not in (None, True, False) or type(stay) is int:
+        raise ValueError(f"weights_stay of {folder / 'model.toml'} is {stay!r}; it has to be true or false, or is left out")
+    return Wanted(n, stay)
 
 
 def _weights_of(folder: pathlib.Path, settings: dict, avals) -> list[np.ndarray]:
