@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-    MAX_TAPS = FUSION_MAX_NODES / 4 - 2, /* two loads, a product and a sum each */
+    MAX_TAPS = FUSION_MAX_NODES / 4 - 2,     /* two loads, a product and a sum each */
+    MAX_INT_TAPS = FUSION_MAX_NODES / 6 - 2, /* and two conversions */
 };
 
 /* A dim of a convolution as the operands see it. */
@@ -84,9 +85,11 @@ static int64_t n_taps(const conv *c) {
 }
 
 static bool is_depthwise(const conv *c) {
+    bool is_float = dtype_is_float(c->lhs.dtype) && dtype_is_float(c->rhs.dtype);
     return c->groups > 1 && c->batch_groups == 1 &&
            c->groups == c->lhs_t.dims[c->at->conv.lhs_feature_dim] &&
-           c->groups == c->rhs_t->dims[c->at->conv.rhs_out_dim] && n_taps(c) <= MAX_TAPS;
+           c->groups == c->rhs_t->dims[c->at->conv.rhs_out_dim] &&
+           n_taps(c) <= (is_float ? MAX_TAPS : MAX_INT_TAPS);
 }
 
 /* What a tap of every window sees, and the weights that go with it, in the order of the result. */
@@ -130,6 +133,16 @@ static int64_t depthwise_cols(const conv *c) {
     return pixels * c->groups;
 }
 
+/* What a product of floats takes: integers that were not widened in memory are, else the product
+ * would be one of integers. */
+static vtrn_status load_float(lower *l, fusion *f, const view *v, fusion_in *out) {
+    VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, v, false, out));
+    if (dtype_is_float(v->dtype))
+        return NULL;
+    fusion_node widen = {.op = GRAPH_CONVERT, .dtype = VTRN_DTYPE_FP32, .n_in = 1, .in = {*out}};
+    return fusion_add(l->build, f, &widen, out);
+}
+
 static vtrn_status emit_depthwise(const conv *c) {
     lower *l = c->l;
     fusion *f;
@@ -141,8 +154,8 @@ static vtrn_status emit_depthwise(const conv *c) {
         view lhs, rhs;
         fusion_in x, weight, product;
         tap_views(c, tap, &lhs, &rhs);
-        VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &lhs, false, &x));
-        VTRN_RETURN_IF_ERROR(fusion_add_load(l, f, &rhs, false, &weight));
+        VTRN_RETURN_IF_ERROR(load_float(l, f, &lhs, &x));
+        VTRN_RETURN_IF_ERROR(load_float(l, f, &rhs, &weight));
         fusion_node multiply = {.op = GRAPH_MULTIPLY,
                                 .dtype = taps > 1 ? VTRN_DTYPE_FP32 : c->out_t->dtype,
                                 .n_in = 2,
