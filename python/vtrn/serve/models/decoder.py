@@ -20,6 +20,8 @@ import numpy as np
 # Columns of zeros behind the output layer's: rows of a vocabulary of 49152 are a multiple of 4 KiB apart, and would share
 # banks of HBM (strided_pitch_bytes of the chip file).
 HEAD_PAD = 64
+N_PARTITIONS = 128
+FULL_RATE_BYTES = 512  # of a run of memory: docs/hardware.md, "DMA rates that contradict each other"
 NEVER = -1e30  # in place of scores that do not count: finite, so that rows of nothing else have no NaN
 
 
@@ -168,8 +170,14 @@ def decode_step_paged(config: DecoderConfig, length: int, weights, cache, tokens
     tables[j, i // block] (int32[b, length / block]). rows int32[b]: where each token's keys and values are written, of all
     n_blocks * block; no two are equal, and one beyond them is not written.
     """
-    write = (lambda c, new: _write_rows(c, new, rows)) if tokens.shape[0] == 1 else (lambda c, new: _scatter_rows(c, new, rows))
-    return _decode(config, length, weights, cache, tokens, positions, CacheAccess(lambda c: _blocks_of(c, tables), write), dtype)
+    b = tokens.shape[0]
+    write = (lambda c, new: _write_rows(c, new, rows)) if b == 1 else (lambda c, new: _scatter_rows(c, new, rows))
+
+    def read_before(c, new):  # the gather does not wait for this token
+        new = new.astype(c.dtype).reshape(b, 1, *c.shape[2:])
+        return jax.lax.dynamic_update_slice(_blocks_of(c, tables), new, (0, length - 1, 0, 0))
+
+    return _decode(config, length, weights, cache, tokens, positions, CacheAccess(None, write, read_before), dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,20 +187,27 @@ class CacheAccess:
 
     read: typing.Callable | None  # None: nothing is past
     write: typing.Callable
+    # (tensor before write, new rows) -> as read, with the new row of each sequence last: no past row can be there, for the longest
+    # sequence has length - 1 of them.
+    read_before: typing.Callable | None = None
 
 
 def _decode(config, length, weights, cache, tokens, positions, access, dtype):
     b = tokens.shape[0]
     angles = _rows_of(weights["rotation"], positions)
     x = _embed(weights, tokens)
-    is_past = jnp.arange(length)[None, :] <= positions[:, None]
-    mask = jnp.where(is_past, 0.0, NEVER)
+    columns, here = jnp.arange(length)[None, :], positions[:, None]
+    counts = (columns < here) | (columns == length - 1) if access.read_before else columns <= here
+    mask = jnp.where(counts, 0.0, NEVER)
     cache = list(cache)
     for i in range(config.n_layers):
         q, k, v = _qkv(config, weights, i, x, angles, dtype)
+        seen = []
         for j, new in ((2 * i, k), (2 * i + 1, v)):
+            past = access.read_before(cache[j], new) if access.read_before else None
             cache[j] = access.write(cache[j], new)
-        keys, values = (access.read(cache[j]).astype(dtype) for j in (2 * i, 2 * i + 1))
+            seen.append((access.read(cache[j]) if past is None else past).astype(dtype))
+        keys, values = seen
         keys = keys.reshape(b, length, 2, config.n_kv_heads, -1)
         scores = jnp.einsum("bckgd,blckd->bkgl", q.astype(dtype), keys, preferred_element_type=jnp.float32)
         scores = scores * config.head**-0.5
@@ -205,8 +220,18 @@ def _decode(config, length, weights, cache, tokens, positions, access, dtype):
 
 def _blocks_of(tensor, tables):
     """tensor[n_blocks, block, heads, head], tables int32[b, n] -> [b, n * block, heads, head]."""
-    whole = tensor.reshape(tensor.shape[0], -1)
-    return _rows_of(whole, tables).reshape(tables.shape[0], -1, *tensor.shape[2:])
+    n = _pieces_of(tensor, tables.size)
+    pieces = tensor.reshape(tensor.shape[0] * n, -1)
+    rows = (tables[..., None] * n + jnp.arange(n, dtype=jnp.int32)).reshape(tables.shape[0], -1)
+    return _rows_of(pieces, rows).reshape(tables.shape[0], -1, *tensor.shape[2:])
+
+
+def _pieces_of(tensor, n_blocks: int) -> int:
+    """Into how many equal pieces a block is cut to be gathered: what a partition takes is one, and partitions receive side by
+    side, so as many as give all of them work; none below what DMAs move at their full rate."""
+    block, row_bytes = tensor.shape[1], tensor.shape[2] * tensor.shape[3] * tensor.dtype.itemsize
+    fit = [n for n in range(1, block + 1) if block % n == 0 and block // n * row_bytes >= FULL_RATE_BYTES]
+    return max((n for n in fit if n * n_blocks <= N_PARTITIONS), default=1)
 
 
 def _slice(x, starts, sizes):
