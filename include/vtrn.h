@@ -191,7 +191,9 @@ typedef struct vtrn_profile {
     double mfu; /* useful FLOPs / (step time * the core's bf16 peak) */
     uint64_t flops;
     uint64_t hbm_read_bytes, hbm_write_bytes;
-    uint64_t hbm_peak_bytes, sbuf_peak_bytes, psum_peak_bytes; /* of the core */
+    /* Of the core; of SBUF and PSUM up to where tiles are placed (profile.json's
+     * *_placed_peak_bytes). */
+    uint64_t hbm_peak_bytes, sbuf_peak_bytes, psum_peak_bytes;
     double reference_time_share; /* of the host time: work done by reference custom ops */
     uint32_t n_reference_ops;
     uint64_t n_instructions;

@@ -82,6 +82,13 @@ def _seconds(value: float) -> str:
     return _scaled(value * 1e9, 1000, "ns us ms s")
 
 
+def _on_chip(p: dict, memory: str) -> str:
+    """Where tiles are placed, and most of what is live; older profiles have the first alone, under another name."""
+    placed, live = p.get(f"{memory}_placed_peak_bytes", p.get(f"{memory}_peak_bytes", 0)), p.get(f"{memory}_live_peak_bytes", 0)
+    figures = [f"{kind} {_bytes(n)}" for kind, n in (("placed", placed), ("live", live)) if n]
+    return f"{memory.upper()} {' and '.join(figures) or '0 B'} of {_bytes(p[f'{memory}_capacity_bytes'])}"
+
+
 def text(p: dict, seconds_per_step: float | None = None) -> str:
     """The report for people. seconds_per_step: host time as the caller measured it, else that of
     the profile's last execution."""
@@ -97,9 +104,7 @@ def text(p: dict, seconds_per_step: float | None = None) -> str:
         ("HBM moved", f"{_bytes(p['hbm_read_bytes'])} read, {_bytes(p['hbm_write_bytes'])} written"),
         (
             "peak",
-            f"HBM {_bytes(p['hbm_peak_bytes'])}, SBUF {_bytes(p['sbuf_peak_bytes'])} of "
-            f"{_bytes(p['sbuf_capacity_bytes'])}, PSUM {_bytes(p['psum_peak_bytes'])} of "
-            f"{_bytes(p['psum_capacity_bytes'])}",
+            f"HBM {_bytes(p['hbm_peak_bytes'])}, {_on_chip(p, 'sbuf')}, {_on_chip(p, 'psum')}",
         ),
     ]
     if p["dollars_per_million_samples"] > 0:
@@ -133,7 +138,14 @@ def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    print(text(load(sys.argv[1])))
+    try:
+        print(text(load(sys.argv[1])))
+    except OSError as error:
+        print(f"vtrn.profile: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except (ValueError, KeyError) as error:
+        print(f"vtrn.profile: {sys.argv[1]}/profile.json is no whole profile ({error}); write it again", file=sys.stderr)
+        return 1
     return 0
 
 

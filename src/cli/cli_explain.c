@@ -138,8 +138,30 @@ static void print_sections(reader *r, printer *p, char *text) {
     expect(r, ']');
 }
 
+/* Whether all that the text begins is ended: objects, lists, strings. */
+static bool is_whole(const char *json) {
+    size_t depth = 0;
+    bool is_string = false;
+    for (const char *at = json; *at; at++) {
+        if (is_string && *at == '\\' && at[1])
+            at++;
+        else if (*at == '"')
+            is_string = !is_string;
+        else if (!is_string && (*at == '{' || *at == '['))
+            depth++;
+        else if (!is_string && (*at == '}' || *at == ']') && depth)
+            depth--;
+    }
+    return depth == 0 && !is_string;
+}
+
 static vtrn_status explain_json(const char *path, const char *json, printer *p) {
     static const char key[] = "\"explanation\":";
+    if (!is_whole(json))
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "%s breaks off after %zu bytes: it was not written to its end; write the "
+                          "profile again",
+                          path, strlen(json));
     const char *at = strstr(json, key);
     if (!at && !strstr(json, "\"version\": 1"))
         return VTRN_ERROR(

@@ -75,7 +75,11 @@ typedef struct profile_summary {
     uint64_t flops;
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
-    uint64_t hbm_peak_bytes, sbuf_peak_bytes, psum_peak_bytes; /* of the core, bytes in all */
+    uint64_t hbm_peak_bytes; /* of the core, as all that follow */
+    /* Up to where tiles are placed, in all partitions; 0: the program does not say. */
+    uint64_t sbuf_placed_peak_bytes, psum_placed_peak_bytes;
+    /* Most that a value which is still needed lies in; 0: nothing was live, or not followed. */
+    uint64_t sbuf_live_peak_bytes, psum_live_peak_bytes;
     uint64_t hbm_capacity_bytes, sbuf_capacity_bytes, psum_capacity_bytes; /* of the core */
     double reference_time_share; /* custom_seconds / functional_seconds */
     uint32_t n_reference_ops;    /* custom ops in the program */

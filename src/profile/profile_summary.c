@@ -16,18 +16,16 @@ static void summarize_memory(const profile_input *in, profile_summary *s) {
     for (size_t i = 0; i < in->n_memory; i++) {
         const profile_memory_sample *m = &in->memory[i];
         s->hbm_peak_bytes = m->hbm_bytes > s->hbm_peak_bytes ? m->hbm_bytes : s->hbm_peak_bytes;
-        s->sbuf_peak_bytes =
-            m->sbuf_bytes > s->sbuf_peak_bytes ? m->sbuf_bytes : s->sbuf_peak_bytes;
-        s->psum_peak_bytes =
-            m->psum_bytes > s->psum_peak_bytes ? m->psum_bytes : s->psum_peak_bytes;
+        s->sbuf_live_peak_bytes =
+            m->sbuf_bytes > s->sbuf_live_peak_bytes ? m->sbuf_bytes : s->sbuf_live_peak_bytes;
+        s->psum_live_peak_bytes =
+            m->psum_bytes > s->psum_live_peak_bytes ? m->psum_bytes : s->psum_live_peak_bytes;
     }
     uint64_t n_partitions = (uint64_t)in->chip->n_partitions;
     if (in->counters.hbm_peak_bytes)
         s->hbm_peak_bytes = in->counters.hbm_peak_bytes;
-    if (in->program->sbuf_peak_bytes)
-        s->sbuf_peak_bytes = in->program->sbuf_peak_bytes * n_partitions;
-    if (in->program->psum_peak_bytes)
-        s->psum_peak_bytes = in->program->psum_peak_bytes * n_partitions;
+    s->sbuf_placed_peak_bytes = in->program->sbuf_peak_bytes * n_partitions;
+    s->psum_placed_peak_bytes = in->program->psum_peak_bytes * n_partitions;
     s->sbuf_capacity_bytes = in->chip->sbuf_partition_bytes * n_partitions;
     s->psum_capacity_bytes = in->chip->psum_partition_bytes * n_partitions;
     if (in->chip->n_cores > 0)
@@ -125,8 +123,10 @@ void profile_json_figures(profile_buffer *b, const profile_summary *s, const cha
         {"hbm_read_bytes", (double)s->hbm_read_bytes},
         {"hbm_write_bytes", (double)s->hbm_write_bytes},
         {"hbm_peak_bytes", (double)s->hbm_peak_bytes},
-        {"sbuf_peak_bytes", (double)s->sbuf_peak_bytes},
-        {"psum_peak_bytes", (double)s->psum_peak_bytes},
+        {"sbuf_placed_peak_bytes", (double)s->sbuf_placed_peak_bytes},
+        {"sbuf_live_peak_bytes", (double)s->sbuf_live_peak_bytes},
+        {"psum_placed_peak_bytes", (double)s->psum_placed_peak_bytes},
+        {"psum_live_peak_bytes", (double)s->psum_live_peak_bytes},
         {"hbm_capacity_bytes", (double)s->hbm_capacity_bytes},
         {"sbuf_capacity_bytes", (double)s->sbuf_capacity_bytes},
         {"psum_capacity_bytes", (double)s->psum_capacity_bytes},

@@ -449,6 +449,12 @@ vtrn_status runtime_execute_ranks(runtime_program *loaded, runtime_call *calls, 
             "VTRN_VALUES: the values of some ranks alone are computed in one process, "
             "and the NeuronCores are those of several; leave it out, or run one "
             "process");
+    const uint32_t last_rank = d->n_value_ranks ? d->value_ranks[d->n_value_ranks - 1] : 0;
+    if (n > 1 && last_rank >= n) /* a program on one core is always computed */
+        return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                          "VTRN_VALUES: rank %u: program %s has %u ranks, 0 to %u; name ranks that "
+                          "each program on several NeuronCores has",
+                          last_rank, loaded->program->name, n, n - 1);
     pthread_mutex_lock(&d->run_lock);
     vtrn_status status = d->transport && !program_has_collectives(loaded->program)
                              ? execute_own(loaded, calls, n)

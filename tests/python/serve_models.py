@@ -7,9 +7,14 @@ import threading
 import numpy as np
 
 from vtrn.serve.batcher import BatchLimits
-from vtrn.serve.decoder_engine import Buckets
+from vtrn.serve.decoder_engine import Buckets, DecoderEngine
+from vtrn.serve.decoder_schedule import Schedule
+from vtrn.serve.decoder_worker import run_step
 from vtrn.serve.host import Host, Settings
 from vtrn.serve.models import decoder, encoder
+from vtrn.serve.paged_engine import PagedEngine
+from vtrn.serve.paged_schedule import PagedSchedule
+from vtrn.serve.runtime import Device
 from vtrn.serve.tensor_models import EncoderModel
 from vtrn.serve.weights import TextModel
 
@@ -63,6 +68,31 @@ def make_host(instance="inf2.xlarge", buckets=BUCKETS, limits=BatchLimits(max_ba
                      ByteTokenizer(), dtype, (0,), batches=(1, 4, 8), lengths=(8, 32)), (0,))  # fmt: skip
     host.add_text("text", text_model(), (1,))
     return host
+
+
+def make_device():
+    return Device("inf2.xlarge", n_threads=2)
+
+
+def engine_of(device, programs, buckets, dtype="fp32", cache=None, weights=None):
+    kind = PagedEngine if buckets.block else DecoderEngine
+    return kind(device, programs, DECODER, text_model().weights if weights is None else weights, dtype, buckets, cache=cache)
+
+
+def drive(engine, sequences, schedule=None, drafter=None, look=None):
+    """Runs all to their end; gives steps and results. look(schedule, step) is called before a step runs."""
+    schedule = schedule or (PagedSchedule if engine.buckets.block else Schedule)(engine.buckets)
+    schedule.has_drafter = drafter is not None
+    for s in sequences:
+        schedule.submit(s)
+    steps = []
+    while (step := schedule.next_step()) is not None:
+        if look:
+            look(schedule, step)
+        result = run_step(engine, step, drafter)
+        steps.append((step, result))
+        schedule.complete(step, result.tokens)
+    return steps
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -372,8 +373,25 @@ def test_time_writes_the_profile_that_a_run_writes_but_for_the_host(layer, tmp_p
     vtrn("time", layer, "-o", tmp_path / "a")
     vtrn("profile", layer, "--zeros", "-o", tmp_path / "b")
     a, b = (json.loads((tmp_path / d / "profile.json").read_text()) for d in "ab")
-    for key in ["step_ns", "engines", "top_ops", "explanation", "sbuf_peak_bytes"]:
+    for key in ["step_ns", "engines", "top_ops", "explanation", "sbuf_placed_peak_bytes", "sbuf_live_peak_bytes"]:
         assert a[key] == b[key], key
+
+
+def test_profiles_tell_what_is_placed_from_what_is_live(layer, tmp_path):
+    """Of two figures of SBUF and PSUM, in profile.json, in the page and in words."""
+    from vtrn import profile
+
+    vtrn("time", layer, "-o", tmp_path)
+    p, page = profile.load(tmp_path), (tmp_path / "profile.html").read_text()
+    program = vtrn("disasm", layer)
+    for memory in ("sbuf", "psum"):
+        placed, live = p[f"{memory}_placed_peak_bytes"], p[f"{memory}_live_peak_bytes"]
+        assert placed == 128 * int(re.search(rf"{memory}_peak (\d+)", program)[1])  # as the program says of a partition
+        assert 0 < live <= placed <= p[f"{memory}_capacity_bytes"] and f"{memory}_peak_bytes" not in p
+        samples = json.loads(re.search(rf'"{memory}":(\[[\d,.e+]*\])', page)[1])
+        assert max(samples) == live
+        assert f"{memory.upper()} live, at most" in page and f"{memory.upper()} placed, up to" in page
+        assert f"{memory.upper()} placed {profile._bytes(placed)} and live {profile._bytes(live)} of" in profile.text(p)
 
 
 def test_time_refuses_a_loop_that_values_end(tmp_path):
@@ -424,14 +442,29 @@ def test_a_path_has_no_more_time_than_the_step(layer, tmp_path):
 @pytest.mark.parametrize("text, error", [
     ('{"version": 1}', "an older vtrn wrote it"),
     ('{"version": "1.0"}', "is no profile"),
-    ('{"explanation": [{"title": "a", "sentences": ["b" "c"}]}', "not as vtrn writes it"),
+    ('{"explanation": [{"title": "a", "sentences": ["b": "c"]}]}', "not as vtrn writes it"),
     ('{"explanation": [{"title": "a", "sentences": ["\\u12"]}]}', "not as vtrn writes it"),
-    ('{"explanation": [{"title": "a', "not as vtrn writes it"),
-    ('{"explanation": ', "not as vtrn writes it"),
+    ('{"explanation": [{"title": "a', "breaks off after 29 bytes"),
+    ('{"explanation": ', "breaks off after 16 bytes"),
+    ('{"version": 1, "name": "{", ', "breaks off after 28 bytes"),
+    ('{"explanation": }', "not as vtrn writes it"),
 ])
 def test_explain_refuses_what_is_no_explanation(tmp_path, text, error):
     (tmp_path / "profile.json").write_text(text)
     assert error in vtrn("explain", tmp_path, code=1)
+
+
+def test_a_profile_that_breaks_off_is_said_so_wherever_it_does(layer, tmp_path):
+    vtrn("time", layer, "-o", tmp_path)
+    whole = (tmp_path / "profile.json").read_text()
+    for n in [*range(1, len(whole) - 1, 97), len(whole.rstrip()) - 1]:
+        (tmp_path / "profile.json").write_text(whole[:n])
+        said = vtrn("explain", tmp_path, code=1)
+        assert f"breaks off after {n} bytes" in said and "Critical path" not in said
+    done = subprocess.run([sys.executable, "-m", "vtrn.profile", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and "profile.json is no whole profile" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-m", "vtrn.profile", tmp_path / "nothing"], capture_output=True, text=True)
+    assert done.returncode == 1 and "No such file" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_explain_reads_every_escape(tmp_path):

@@ -163,6 +163,13 @@ def test_all_modes_give_the_same_time(tmp_path):
     assert len(times) == 1
 
 
+def test_ranks_that_a_program_does_not_have_are_refused():
+    tried = STEP.replace("jax.block", "try: jax.block") + "except Exception as error: print(error)"
+    said = run("ranks:99", tried)
+    assert "VTRN_VALUES: rank 99: program" in said and "has 8 ranks, 0 to 7" in said
+    assert "VTRN_VALUES: rank 8: program" in run("ranks:1-8", tried) and not run("ranks:7", tried)
+
+
 @pytest.mark.parametrize("values", ["ranks:", "ranks:a", "ranks:3-1", "ranks:1,", "ranks:-1", "one", "ranks:99999999"])
 def test_what_names_no_ranks_is_refused(values):
     code = "import jax\ntry: jax.devices('neuron')\nexcept Exception as e: print(e)"

@@ -192,6 +192,10 @@ def test_the_command_writes_a_manual_program(tmp_path):
     assert partition.partition(out.read_bytes(), 8) is None  # it is one already
     done = run_command(source, "-o", out, "--devices", 4)
     assert done.returncode == 1 and "mesh mesh has 8 devices, the program 4" in done.stderr
+    for read, written in ((tmp_path / "nofile", out), (tmp_path, out), (source, tmp_path / "no" / "folder")):
+        done = run_command(read, "-o", written, "--devices", 8)
+        named = written if read == source else read
+        assert done.returncode == 1 and done.stderr.startswith(f"python -m vtrn.partition: {named}: ") and "Traceback" not in done.stderr
     source.write_bytes(b"nonsense")
     done = run_command(source, "-o", out, "--devices", 8)
     assert done.returncode == 1 and "is no StableHLO artifact" in done.stderr

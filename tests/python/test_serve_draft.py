@@ -6,38 +6,23 @@ import pytest
 
 pytest.importorskip("jax")
 
-from serve_models import BUCKETS, DECODER, make_host, text_model
+from serve_models import BUCKETS, DECODER, drive, engine_of, make_device, make_host, text_model
 from test_serve_models import plain_tokens
 
-from vtrn.serve.decoder_engine import DecoderEngine
 from vtrn.serve.decoder_schedule import Draft, Schedule, Sequence, Verify
-from vtrn.serve.decoder_worker import run_step
 from vtrn.serve.draft import Drafter, first_layers
-from vtrn.serve.paged_engine import PagedEngine
 from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
-from vtrn.serve.runtime import Device, VtrnError
+from vtrn.serve.runtime import VtrnError
 
 DRAFTED = dataclasses.replace(BUCKETS, draft=4)
 
 
 @pytest.fixture(scope="module")
 def device():
-    device = Device("inf2.xlarge", n_threads=2)
+    device = make_device()
     yield device
     device.close()
-
-
-def drive(engine, schedule, drafter, sequences):
-    schedule.has_drafter = True
-    for s in sequences:
-        schedule.submit(s)
-    steps = []
-    while (step := schedule.next_step()) is not None:
-        result = run_step(engine, step, drafter)
-        steps.append((step, result))
-        schedule.complete(step, result.tokens)
-    return steps
 
 
 @pytest.mark.parametrize("block", [0, 16])
@@ -47,14 +32,14 @@ def test_a_draft_changes_no_token(device, draft, block):
     weights = text_model().weights
     buckets = dataclasses.replace(DRAFTED, block=block)
     programs = Programs(device)
-    engine = (PagedEngine if block else DecoderEngine)(device, programs, DECODER, weights, "fp32", buckets)
+    engine = engine_of(device, programs, buckets)
     config, w = {"itself": (DECODER, weights), "first layer": first_layers(DECODER, weights, 1),
                  "another": (DECODER, text_model(seed=7).weights)}[draft]  # fmt: skip
     drafter = Drafter(device, programs, config, w, "fp32", buckets)
     schedule = (PagedSchedule if block else Schedule)(buckets)
     for prompt, n_new in (([5], 20), (list(range(40, 75)), 20), ([9, 1, 9, 1, 9], 12), ([7] * 100, 28)):
         s = Sequence(prompt, n_new)
-        steps = drive(engine, schedule, drafter, [s])
+        steps = drive(engine, [s], schedule, drafter)
         assert s.tokens == plain_tokens(weights, prompt, n_new)
         checks = [step for step, _ in steps if isinstance(step, Verify)]
         assert checks and s.n_guessed == sum(len(c.tokens) - 1 for c in checks)
@@ -64,7 +49,7 @@ def test_a_draft_changes_no_token(device, draft, block):
         assert len(drafts) == len(checks)
         assert all(r.profile.step_ns > 0 and r.profile.n_reference_ops == 0 for r in drafts)
     pair = [Sequence([3, 1, 2], 8), Sequence([8, 8], 12)]
-    drive(engine, schedule, drafter, pair)
+    drive(engine, pair, schedule, drafter)
     for s in pair:
         assert s.tokens == plain_tokens(weights, s.prompt, s.max_new)
 

@@ -9,7 +9,7 @@ pytest.importorskip("jax")
 
 import jax
 import jax.numpy as jnp
-from serve_models import BUCKETS, DECODER, ENCODER, ByteTokenizer, random_weights, text_model
+from serve_models import BUCKETS, DECODER, ENCODER, ByteTokenizer, drive, make_device, random_weights, text_model
 
 from vtrn.serve import quantise
 from vtrn.serve.decoder_engine import FLOATS, Buckets, Choice, DecoderEngine, DecoderShapes
@@ -23,7 +23,7 @@ from vtrn.serve.tensor_models import EncoderModel
 
 @pytest.fixture(scope="module")
 def device():
-    device = Device("inf2.xlarge", n_threads=2)
+    device = make_device()
     yield device
     device.close()
 
@@ -61,15 +61,7 @@ def plain_tokens(weights, prompt, n):
 
 
 def run_all(engine, sequences):
-    schedule = Schedule(engine.buckets)
-    steps = []
-    for s in sequences:
-        schedule.submit(s)
-    while (step := schedule.next_step()) is not None:
-        result = run_step(engine, step)
-        steps.append(result)
-        schedule.complete(step, result.tokens)
-    return steps
+    return [result for _, result in drive(engine, sequences)]
 
 
 PROMPTS = [[5], list(range(40, 47)), list(range(100, 108)), [7] * 9, list(range(31)), list(range(32)), list(range(33)),

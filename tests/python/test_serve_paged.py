@@ -10,25 +10,24 @@ import pytest
 
 pytest.importorskip("jax")
 
-from serve_models import BUCKETS, DECODER, text_model
+import serve_models
+from serve_models import BUCKETS, DECODER, engine_of, make_device, text_model
 from test_serve_models import PROMPTS, plain_tokens
 
 from vtrn.serve.blocks import ROOT, BlockPool
 from vtrn.serve.buckets import Buckets
-from vtrn.serve.decoder_engine import Choice, DecoderEngine
-from vtrn.serve.decoder_schedule import Copy, Prefill, Schedule, Sequence
-from vtrn.serve.decoder_worker import run_step
+from vtrn.serve.decoder_engine import Choice
+from vtrn.serve.decoder_schedule import Copy, Prefill, Sequence
 from vtrn.serve.paged_engine import PagedEngine
 from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
-from vtrn.serve.runtime import Device
 
 PAGED = dataclasses.replace(BUCKETS, block=16)
 
 
 @pytest.fixture(scope="module")
 def device():
-    device = Device("inf2.xlarge", n_threads=2)
+    device = make_device()
     yield device
     device.close()
 
@@ -38,25 +37,13 @@ def programs(device):
     return Programs(device)
 
 
-def engine_of(device, programs, buckets=PAGED, dtype="fp32", cache=None):
-    kind = PagedEngine if buckets.block else DecoderEngine
-    return kind(device, programs, DECODER, text_model().weights, dtype, buckets, cache=cache)
-
-
 def drive(engine, sequences, schedule=None):
     """Runs all to their end; gives steps and results. No block is left over."""
-    schedule = schedule or (PagedSchedule if engine.buckets.block else Schedule)(engine.buckets)
-    for s in sequences:
-        schedule.submit(s)
-    steps = []
-    while (step := schedule.next_step()) is not None:
-        if engine.buckets.block:
-            never_written_twice(schedule, step)
-        result = run_step(engine, step)
-        steps.append((step, result))
-        schedule.complete(step, result.tokens)
-    if engine.buckets.block:
-        assert schedule.pool.n_free == schedule.pool.n_blocks
+    if not engine.buckets.block:
+        return serve_models.drive(engine, sequences, schedule)
+    schedule = schedule or PagedSchedule(engine.buckets)
+    steps = serve_models.drive(engine, sequences, schedule, look=never_written_twice)
+    assert schedule.pool.n_free == schedule.pool.n_blocks
     return steps
 
 
@@ -105,7 +92,7 @@ def test_tokens_are_those_of_the_contiguous_cache(device, dtype, cache, block):
 def test_prompts_that_begin_alike_share_blocks(device, programs):
     """Whole blocks are shared while both run and after the first has ended; a beginning within a block is copied."""
     weights = text_model().weights
-    engine = engine_of(device, programs)
+    engine = engine_of(device, programs, PAGED)
     schedule = PagedSchedule(PAGED)
     begin = list(range(60, 108))  # three blocks
     first, second = Sequence([*begin, 1, 2, 3], 12), Sequence([*begin, 9, 8], 12)
@@ -135,7 +122,7 @@ def test_a_full_pool_preempts_the_last_and_no_token_changes(device, programs):
     for s in sequences[:4]:
         assert s.tokens == plain_tokens(weights, s.prompt, 60) and s.finish == "length"
     alone = Sequence(list(range(200, 220)), 40, Choice(temperature=0.9), seed=5)
-    drive(engine_of(device, Programs(device)), [alone])
+    drive(engine_of(device, Programs(device), PAGED), [alone])
     assert sequences[4].tokens == alone.tokens
 
 

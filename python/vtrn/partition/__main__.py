@@ -15,12 +15,14 @@ def main():
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True)
     parser.add_argument("--devices", type=int, required=True, help="how many the program is for")
     options = parser.parse_args()
-    artifact = options.artifact.read_bytes()
     try:
+        artifact = options.artifact.read_bytes()
         out = apart.partition(artifact, options.devices)
+        options.output.write_bytes(artifact if out is None else out)
     except (partition.Failed, partition.Refused) as error:
         sys.exit(f"{parser.prog}: {' at '.join(map(str, error.args))}")
-    options.output.write_bytes(artifact if out is None else out)
+    except OSError as error:
+        sys.exit(f"{parser.prog}: {error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -39,10 +39,16 @@ def _inline(call, function):
     block = copy.operation.regions[0].blocks[0]
     for argument, operand in zip(block.arguments, call.operands):
         argument.replace_all_uses_with(operand)
-    *inside, end = list(block.operations)
-    for op in inside:
-        op.operation.move_before(call)
-    for result, value in zip(call.results, end.operands):
-        result.replace_all_uses_with(value)
+    move_body(block, call)
     copy.operation.erase()
     call.erase()
+
+
+def move_body(block, op):
+    """The operations of the block stand before op, whose results are what the block returns; the block keeps its end, op is
+    left to be erased."""
+    *inside, end = list(block.operations)
+    for inner in inside:
+        inner.operation.move_before(op)
+    for result, value in zip(op.results, end.operands):
+        result.replace_all_uses_with(value)

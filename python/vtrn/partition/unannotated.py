@@ -2,6 +2,7 @@
 
 from jaxlib.mlir import ir
 
+from vtrn.partition.calls import move_body
 from vtrn.partition.shardings import Refused
 
 BODIES = ("sdy.manual_computation", "sdy.named_computation")
@@ -49,12 +50,8 @@ def _inline(op):
                 raise Refused("a value is divided in two ways, which has no one type")
             outer.set_type(inner.type)
         inner.replace_all_uses_with(outer)
-    *inside, end = list(body.operations)
-    for inner in inside:
-        inner.operation.move_before(op)
-    for result, value in zip(op.results, end.operands):
-        result.replace_all_uses_with(value)
-    end.operation.erase()
+    move_body(body, op)
+    body.operations[len(body.operations) - 1].operation.erase()
     op.erase()
 
 

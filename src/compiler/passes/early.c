@@ -1,5 +1,7 @@
 #include "compiler/passes/early.h"
 
+#include "compiler/passes/uses.h"
+
 #include <stdlib.h>
 
 enum { NONE = UINT32_MAX };
@@ -7,7 +9,7 @@ enum { NONE = UINT32_MAX };
 typedef struct mover {
     const graph_region *body;
     uint32_t *maker;   /* by value: the operation of the body, or NONE */
-    uint32_t *n_uses;  /* by value */
+    value_use *uses;   /* by value */
     uint32_t *n_moved; /* by value: of them by operations that move */
     bool *is_output;   /* by value */
     bool *moves;       /* by operation */
@@ -26,26 +28,14 @@ static bool is_light(const graph_op *op) {
            (op->kind <= GRAPH_CONVERT || is_view(op) || op->kind == GRAPH_CONSTANT);
 }
 
-static void count_uses(mover *m, const graph_region *region) {
-    for (uint32_t i = 0; i < region->n_ops; i++) {
-        const graph_op *op = &region->ops[i];
-        for (uint32_t k = 0; k < op->n_operands; k++)
-            m->n_uses[op->operands[k]]++;
-        for (uint32_t k = 0; k < op->n_regions; k++)
-            count_uses(m, op->regions[k]);
-    }
-    for (uint32_t i = 0; i < region->n_results; i++)
-        m->n_uses[region->results[i]]++;
-}
-
 /* Outputs that are put together of parts, and what only these need. */
 static void mark_moving(mover *m) {
     for (uint32_t i = m->body->n_ops; i-- > 0;) {
         const graph_op *op = &m->body->ops[i];
         bool is_stack = op->kind == GRAPH_CONCATENATE && m->is_output[op->results[0]] &&
-                        m->n_uses[op->results[0]] == 1;
-        m->moves[i] = !is_stack && is_light(op) && m->n_uses[op->results[0]] > 0 &&
-                      m->n_moved[op->results[0]] == m->n_uses[op->results[0]];
+                        m->uses[op->results[0]].n == 1;
+        m->moves[i] = !is_stack && is_light(op) && m->uses[op->results[0]].n > 0 &&
+                      m->n_moved[op->results[0]] == m->uses[op->results[0]].n;
         for (uint32_t k = 0; k < op->n_operands && (is_stack || m->moves[i]); k++)
             m->n_moved[op->operands[k]]++;
     }
@@ -155,7 +145,7 @@ static vtrn_status reorder(graph *g, const mover *m) {
 }
 
 static vtrn_status move(graph *g, mover *m) {
-    if (!m->maker || !m->n_uses || !m->n_moved || !m->is_output || !m->moves || !m->ready)
+    if (!m->maker || !m->uses || !m->n_moved || !m->is_output || !m->moves || !m->ready)
         return VTRN_OUT_OF_MEMORY((size_t)g->n_values * sizeof *m->maker);
     for (uint32_t i = 0; i < g->n_values; i++)
         m->maker[i] = NONE;
@@ -164,7 +154,6 @@ static vtrn_status move(graph *g, mover *m) {
             m->maker[g->body.ops[i].results[k]] = i;
     for (uint32_t i = 0; i < g->body.n_results; i++)
         m->is_output[g->body.results[i]] = true;
-    count_uses(m, &g->body);
     mark_moving(m);
     VTRN_RETURN_IF_ERROR(find_ready(m));
     return reorder(g, m);
@@ -174,14 +163,15 @@ vtrn_status early_updates(graph *g) {
     size_t n = (size_t)g->n_values + 1, n_ops = (size_t)g->body.n_ops + 1;
     mover m = {.body = &g->body, .n_values = g->n_values};
     m.maker = calloc(n, sizeof *m.maker);
-    m.n_uses = calloc(n, sizeof *m.n_uses);
     m.n_moved = calloc(n, sizeof *m.n_moved);
     m.is_output = calloc(n, sizeof *m.is_output);
     m.moves = calloc(n_ops, sizeof *m.moves);
     m.ready = calloc(n_ops, sizeof *m.ready);
-    vtrn_status status = move(g, &m);
+    vtrn_status status = uses_count(g, &m.uses);
+    if (!status)
+        status = move(g, &m);
     free(m.maker);
-    free(m.n_uses);
+    free(m.uses);
     free(m.n_moved);
     free(m.is_output);
     free(m.moves);

@@ -1,14 +1,17 @@
 #include "compiler/passes/early_exchanges.h"
 
+#include "compiler/passes/uses.h"
+
 #include <stdlib.h>
 
 enum { NONE = UINT32_MAX };
 
 typedef struct mover {
     const graph_region *body;
-    uint32_t *maker, *n_uses, *n_moved; /* by value: as its operation moves, so many uses do */
-    bool *moves;                        /* by operation */
-    uint32_t *behind;                   /* by operation: that behind which it is placed */
+    uint32_t *maker, *n_moved; /* by value: as its operation moves, so many uses do */
+    value_use *uses;           /* by value */
+    bool *moves;               /* by operation */
+    uint32_t *behind;          /* by operation: that behind which it is placed */
 } mover;
 
 /* What moves by itself: its operand is a result, and others wait for no part of it. */
@@ -27,24 +30,12 @@ static bool is_heavy(const graph_op *op) {
     return op->kind == GRAPH_DOT_GENERAL || op->kind == GRAPH_CONVOLUTION || op->n_regions > 0;
 }
 
-static void count_uses(mover *m, const graph_region *region) {
-    for (uint32_t i = 0; i < region->n_ops; i++) {
-        const graph_op *op = &region->ops[i];
-        for (uint32_t k = 0; k < op->n_operands; k++)
-            m->n_uses[op->operands[k]]++;
-        for (uint32_t k = 0; k < op->n_regions; k++)
-            count_uses(m, op->regions[k]);
-    }
-    for (uint32_t i = 0; i < region->n_results; i++)
-        m->n_uses[region->results[i]]++;
-}
-
 /* Sums, and light operations that nothing but these needs. False: there are no sums. */
 static bool mark_moving(mover *m) {
     bool is_any = false;
     for (uint32_t i = m->body->n_ops; i-- > 0;) {
         const graph_op *op = &m->body->ops[i];
-        uint32_t n = op->n_results == 1 ? m->n_uses[op->results[0]] : 0;
+        uint32_t n = op->n_results == 1 ? m->uses[op->results[0]].n : 0;
         m->moves[i] = is_sum(op) || (is_light(op) && n && m->n_moved[op->results[0]] == n);
         is_any |= is_sum(op);
         for (uint32_t k = 0; k < op->n_operands && m->moves[i]; k++)
@@ -106,26 +97,27 @@ static vtrn_status reorder(graph *g, const mover *m) {
 
 vtrn_status early_exchanges(graph *g) {
     const size_t n = (size_t)g->n_values + 1, n_ops = (size_t)g->body.n_ops + 1;
-    uint32_t *by_value = calloc(3 * n, sizeof *by_value), *by_op = calloc(n_ops, sizeof *by_op);
+    uint32_t *by_value = calloc(2 * n, sizeof *by_value), *by_op = calloc(n_ops, sizeof *by_op);
     bool *moves = calloc(n_ops, sizeof *moves);
     mover m = {.body = &g->body, .moves = moves, .behind = by_op};
     vtrn_status status =
-        by_value && by_op && moves ? NULL : VTRN_OUT_OF_MEMORY(3 * n * sizeof *by_value);
+        by_value && by_op && moves ? NULL : VTRN_OUT_OF_MEMORY(2 * n * sizeof *by_value);
+    if (!status)
+        status = uses_count(g, &m.uses);
     if (!status) {
         m.maker = by_value;
-        m.n_uses = by_value + n;
-        m.n_moved = by_value + 2 * n;
+        m.n_moved = by_value + n;
         for (size_t v = 0; v < n; v++)
             m.maker[v] = NONE;
         for (uint32_t i = 0; i < g->body.n_ops; i++)
             for (uint32_t k = 0; k < g->body.ops[i].n_results; k++)
                 m.maker[g->body.ops[i].results[k]] = i;
-        count_uses(&m, &g->body);
         if (mark_moving(&m)) {
             find_places(&m);
             status = reorder(g, &m);
         }
     }
+    free(m.uses);
     free(by_value);
     free(by_op);
     free(moves);

@@ -27,10 +27,11 @@ typedef struct side {
     graph_ints dims;
 } side;
 
-/* Elements [from, from + n) of what is contracted; stays: as they are, else in bf16. */
+/* Elements [from, from + n) of what is contracted. */
 typedef struct part_of_k {
     int64_t from, n;
-    bool stays;
+    int64_t groups; /* of the first operand's features, each of which has these elements */
+    bool stays;     /* as they are, else in bf16 */
 } part_of_k;
 
 /* [at.from, at.from + at.n) of v along a dim. */
@@ -70,13 +71,15 @@ static vtrn_status cut(rewriter *r, const graph_op *like, graph_value v, int64_t
     return make_op(r, like, &op, &type, out);
 }
 
-/* The same features of each of n groups: dim has the groups' features one after the other. */
+/* The same features of each group: dim has the groups' features one after the other. */
 static vtrn_status cut_groups(rewriter *r, const graph_op *like, graph_value v, int64_t dim,
-                              int64_t n_groups, part_of_k at, graph_value *out) {
+                              part_of_k at, graph_value *out) {
     graph_type whole = r->g->types[v], apart = whole;
-    int64_t each = whole.dims[dim] / n_groups;
-    if (n_groups == 1 || at.n == each)
-        return cut(r, like, v, dim, (part_of_k){at.from, n_groups * at.n, at.stays}, out);
+    const int64_t n_groups = at.groups, each = whole.dims[dim] / n_groups;
+    if (n_groups == 1 || at.n == each) {
+        at.n *= n_groups;
+        return cut(r, like, v, dim, at, out);
+    }
     for (int d = apart.rank++; d > dim; d--)
         apart.dims[d] = whole.dims[d - 1];
     apart.dims[dim] = n_groups;
@@ -175,9 +178,9 @@ static vtrn_status widen(rewriter *r, void *ctx, graph_op *op, bool *is_dropped)
     bool stays = *takes_int8 && from[0] == VTRN_DTYPE_INT8 && from[1] == VTRN_DTYPE_INT8;
     graph_value sum = GRAPH_NO_VALUE;
     for (int64_t at = 0; at < p.k; at += p.n_most) {
-        part_of_k taken = {at, p.k - at < p.n_most ? p.k - at : p.n_most, stays};
+        part_of_k taken = {at, p.k - at < p.n_most ? p.k - at : p.n_most, p.groups, stays};
         graph_value part[2], made;
-        VTRN_RETURN_IF_ERROR(cut_groups(r, op, p.a.v, p.a.dims.v[p.of], p.groups, taken, &part[0]));
+        VTRN_RETURN_IF_ERROR(cut_groups(r, op, p.a.v, p.a.dims.v[p.of], taken, &part[0]));
         VTRN_RETURN_IF_ERROR(cut(r, op, p.b.v, p.b.dims.v[p.of], taken, &part[1]));
         VTRN_RETURN_IF_ERROR(multiply(r, op, part[0], part[1], &made));
         if (sum != GRAPH_NO_VALUE) {
