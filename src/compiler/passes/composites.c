@@ -3,6 +3,7 @@
 #include "compiler/passes/pattern.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
     const char *title, *from, *to;
@@ -18,6 +19,7 @@ enum { N_RULES = sizeof TEXTS / sizeof *TEXTS };
 
 typedef struct recogniser {
     pattern rules[N_RULES];
+    bool is_read[N_RULES]; /* the rule is in rules */
     graph_value *erfc_of; /* by value of the graph before: see pattern_match */
     uint32_t n_values;
 } recogniser;
@@ -33,12 +35,29 @@ static void note(recogniser *c, const pattern_match *m, const graph_op *op) {
         c->erfc_of[op->results[0]] = pattern_unwidened(m->r, m->bound[operand->name]);
 }
 
+/* Whether the text is a form of operations of that kind. */
+static bool begins_with(const char *text, const char *kind) {
+    size_t n = strlen(kind);
+    return strncmp(text, kind, n) == 0 && text[n] == '(';
+}
+
+/* Rules are read when the first operation comes that they could be of: the long ones take longer
+ * than all else that a small program needs. */
+static vtrn_status read_rule(recogniser *c, int i) {
+    if (c->is_read[i])
+        return NULL;
+    c->is_read[i] = true;
+    return pattern_parse(TEXTS[i].title, TEXTS[i].from, TEXTS[i].to, &c->rules[i]);
+}
+
 static vtrn_status recognise(rewriter *r, void *ctx, graph_op *op, bool *is_dropped) {
     recogniser *c = ctx;
+    const char *kind = graph_kind_name((graph_kind)op->kind);
     for (int i = 0; i < N_RULES; i++) {
-        const pattern *rule = &c->rules[i];
-        if (rule->nodes[rule->from].kind != op->kind)
+        if (!begins_with(TEXTS[i].from, kind))
             continue;
+        VTRN_RETURN_IF_ERROR(read_rule(c, i));
+        const pattern *rule = &c->rules[i];
         pattern_match m = {.r = r, .rule = rule, .erfc_of = c->erfc_of, .n_known = c->n_values};
         if (!pattern_matches(&m, op))
             continue;
@@ -52,13 +71,6 @@ static vtrn_status recognise(rewriter *r, void *ctx, graph_op *op, bool *is_drop
     return NULL;
 }
 
-static vtrn_status parse_rules(recogniser *c) {
-    for (int i = 0; i < N_RULES; i++)
-        VTRN_RETURN_IF_ERROR(
-            pattern_parse(TEXTS[i].title, TEXTS[i].from, TEXTS[i].to, &c->rules[i]));
-    return NULL;
-}
-
 vtrn_status composites_recognise(graph *g) {
     recogniser *c = calloc(1, sizeof *c);
     graph_value *erfc_of = malloc((g->n_values + 1) * sizeof *erfc_of);
@@ -68,9 +80,7 @@ vtrn_status composites_recognise(graph *g) {
         c->n_values = g->n_values;
         for (uint32_t i = 0; i < g->n_values; i++)
             erfc_of[i] = GRAPH_NO_VALUE;
-        status = parse_rules(c);
-        if (!status)
-            status = rewrite_graph(g, recognise, c);
+        status = rewrite_graph(g, recognise, c);
     }
     free(erfc_of);
     free(c);

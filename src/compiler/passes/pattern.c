@@ -41,15 +41,19 @@ static int add_node(reader *r, pattern_node node) {
     return r->p->n_nodes++;
 }
 
-static int find_name(reader *r, char letter) {
+static int add_name(reader *r, char letter) {
     pattern *p = r->p;
-    for (int i = 0; i < p->n_names; i++)
-        if (p->names[i] == letter)
-            return i;
     if (p->n_names == PATTERN_MAX_NAMES)
         return fail(r, "too many names");
     p->names[p->n_names] = letter;
     return p->n_names++;
+}
+
+static int find_name(reader *r, char letter) {
+    for (int i = 0; i < r->p->n_names; i++)
+        if (r->p->names[i] == letter)
+            return i;
+    return add_name(r, letter);
 }
 
 static void set_kind(reader *r, const char *word, size_t n, pattern_node *node) {
@@ -60,6 +64,7 @@ static void set_kind(reader *r, const char *word, size_t n, pattern_node *node) 
     } OTHERS[] = {{"eq", GRAPH_COMPARE, GRAPH_EQ},
                   {"ne", GRAPH_COMPARE, GRAPH_NE},
                   {"lt", GRAPH_COMPARE, GRAPH_LT},
+                  {"le", GRAPH_COMPARE, GRAPH_LE},
                   {"erfc", PATTERN_ERFC, 0}};
     for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
         if (strlen(OTHERS[i].word) == n && memcmp(word, OTHERS[i].word, n) == 0) {
@@ -79,19 +84,43 @@ static void set_kind(reader *r, const char *word, size_t n, pattern_node *node) 
 
 static int read_expression(reader *r);
 
+static int add_binary(reader *r, graph_kind kind, int a, int b) {
+    pattern_node node = {.kind = (uint16_t)kind,
+                         .name = -1,
+                         .n_args = 2,
+                         .args = {(uint16_t)a, (uint16_t)b}};
+    return add_node(r, node);
+}
+
 /* The rest of horner(z, a, b, c), from a on. */
 static int read_horner(reader *r, int z) {
     int sum = read_expression(r);
     while (!r->error && take(r, ',')) {
         int c = read_expression(r);
-        pattern_node product = {
-            .kind = GRAPH_MULTIPLY, .name = -1, .n_args = 2, .args = {(uint8_t)sum, (uint8_t)z}};
-        int of_z = add_node(r, product);
-        pattern_node total = {
-            .kind = GRAPH_ADD, .name = -1, .n_args = 2, .args = {(uint8_t)of_z, (uint8_t)c}};
-        sum = add_node(r, total);
+        sum = add_binary(r, GRAPH_ADD, add_binary(r, GRAPH_MULTIPLY, sum, z), c);
     }
     return take(r, ')') ? sum : fail(r, "a call without its end");
+}
+
+/* The rest of clenshaw(y, a, b, c), from a on. Each sum is read by the two behind it, so it has a
+ * name: without one matching would take both ways down at every step. The form of the first two has
+ * y * 0 and no sum before it. */
+static int read_clenshaw(reader *r, int y) {
+    pattern_node zero = {.kind = PATTERN_NUMBER, .name = -1};
+    int last = add_node(r, zero), before = -1, before_that = -1;
+    do {
+        int of_y = add_binary(r, GRAPH_MULTIPLY, y, last);
+        int rest = before_that < 0 ? of_y : add_binary(r, GRAPH_SUBTRACT, of_y, before);
+        int sum = add_binary(r, GRAPH_ADD, rest, read_expression(r));
+        r->p->nodes[sum].name = (int8_t)add_name(r, 0);
+        before_that = before;
+        before = last;
+        last = sum;
+    } while (!r->error && take(r, ','));
+    if (before_that < 0)
+        return fail(r, "a series of less than two terms");
+    return take(r, ')') ? add_binary(r, GRAPH_SUBTRACT, last, before_that)
+                        : fail(r, "a call without its end");
 }
 
 static int read_call(reader *r, const char *word, size_t n, int name) {
@@ -100,11 +129,15 @@ static int read_call(reader *r, const char *word, size_t n, int name) {
         int z = read_expression(r);
         return take(r, ',') ? read_horner(r, z) : fail(r, "a polynomial without coefficients");
     }
+    if (n == 8 && memcmp(word, "clenshaw", n) == 0) {
+        int y = read_expression(r);
+        return take(r, ',') ? read_clenshaw(r, y) : fail(r, "a series without coefficients");
+    }
     set_kind(r, word, n, &node);
     do {
         if (node.n_args == PATTERN_MAX_ARGS)
             return fail(r, "too many operands");
-        node.args[node.n_args++] = (uint8_t)read_expression(r);
+        node.args[node.n_args++] = (uint16_t)read_expression(r);
     } while (!r->error && take(r, ','));
     return take(r, ')') ? add_node(r, node) : fail(r, "a call without its end");
 }
@@ -133,7 +166,7 @@ static int read_expression(reader *r) {
         r->at += n + 1;
         return read_call(r, word, n, name);
     }
-    if (n != 1)
+    if (!isalpha((unsigned char)word[0]) || isalpha((unsigned char)word[1]))
         return read_number(r);
     r->at++;
     pattern_node node = {.kind = PATTERN_NAME, .name = (int8_t)find_name(r, *word)};
@@ -194,7 +227,8 @@ static bool is_associative(int kind) {
 static bool is_commutative(const pattern_node *node) {
     return is_associative(node->kind) || node->kind == GRAPH_MAXIMUM ||
            node->kind == GRAPH_MINIMUM ||
-           (node->kind == GRAPH_COMPARE && node->direction != GRAPH_LT);
+           (node->kind == GRAPH_COMPARE &&
+            (node->direction == GRAPH_EQ || node->direction == GRAPH_NE));
 }
 
 /* The constant is the number as far as its type can tell. */
@@ -306,7 +340,9 @@ bool pattern_matches(pattern_match *m, const graph_op *op) {
 /* An operation of the elements of `like`, which makes *v; a value that is GRAPH_NO_VALUE is new. */
 static vtrn_status append(pattern_match *m, const graph_op *like, const graph_op *what,
                           graph_value *v) {
-    const graph_type type = m->r->g->types[like->results[0]];
+    graph_type type = m->r->g->types[like->results[0]];
+    if (what->kind == GRAPH_COMPARE || what->kind == GRAPH_IS_FINITE)
+        type.dtype = VTRN_DTYPE_PRED;
     if (*v != GRAPH_NO_VALUE)
         return make_op_as(m->r, like, what, *v);
     return make_op(m->r, like, what, &type, v);
@@ -323,12 +359,12 @@ static vtrn_status append_number(pattern_match *m, double number, const graph_op
     return append(m, like, &constant, v);
 }
 
-/* A value in the type of the result. */
+/* A value in the type of the result; a truth value stays one. */
 static vtrn_status converted(pattern_match *m, graph_value from, const graph_op *like,
                              graph_value *v) {
     const vtrn_dtype to = dtype_of(m->r, like->results[0]);
     *v = from;
-    if (dtype_of(m->r, from) == to)
+    if (dtype_of(m->r, from) == to || dtype_of(m->r, from) == VTRN_DTYPE_PRED)
         return NULL;
     *v = pattern_unwidened(m->r, from);
     if (dtype_of(m->r, *v) == to)
@@ -352,6 +388,10 @@ static vtrn_status build(pattern_match *m, int node_i, const graph_op *like, gra
     }
     graph_op op = {
         .kind = (uint16_t)node->kind, .n_operands = (uint32_t)node->n_args, .operands = operands};
+    if (op.kind == GRAPH_COMPARE) {
+        op.attrs.compare.direction = (graph_direction)node->direction;
+        op.attrs.compare.type = GRAPH_CMP_FLOAT;
+    }
     VTRN_RETURN_IF_ERROR(append(m, like, &op, v));
     if (node->name >= 0)
         m->bound[node->name] = *v;

@@ -2,10 +2,11 @@
  *
  *     add(multiply(s=logistic(x), c), multiply(s, subtract(1, s), x, c))
  *
- * A call is an operation of the graph by its name; eq, ne and lt are comparisons, horner(z, a, b,
- * c) is (a * z + b) * z + c. A name stands for any value and, where it is written again, for the
- * same one; name=call gives one to what a call matches. A number stands for a constant of that
- * value in every element. Sums and products of any number of operands match in any order and
+ * A call is an operation of the graph by its name; eq, ne, lt and le are comparisons, horner(z, a, b,
+ * c) is (a * z + b) * z + c, clenshaw(y, a, b, ...) the two last sums b(n) - b(n - 2) of a Chebyshev
+ * series, where b(k) = y * b(k - 1) - b(k - 2) + its coefficient. A name, which is a letter,
+ * stands for any value and, where it is written again, for the same one; name=call gives one to what
+ * a call matches. A number stands for a constant of that value in every element. Sums and products of any number of operands match in any order and
  * association, and operations of two operands in either order where that changes nothing.
  * Conversions between floats are passed over. */
 #ifndef VTRN_COMPILER_PASSES_PATTERN_H
@@ -14,8 +15,8 @@
 #include "compiler/passes/rewrite.h"
 
 enum {
-    PATTERN_MAX_NODES = 192,
-    PATTERN_MAX_NAMES = 12,
+    PATTERN_MAX_NODES = 400,
+    PATTERN_MAX_NAMES = 64,
     PATTERN_MAX_ARGS = 6,
     PATTERN_NUMBER = GRAPH_KIND_COUNT,
     PATTERN_NAME,
@@ -27,7 +28,7 @@ typedef struct pattern_node {
     uint8_t direction; /* of a comparison */
     int8_t name;       /* that a call binds, or that a PATTERN_NAME is; -1: none */
     uint8_t n_args;
-    uint8_t args[PATTERN_MAX_ARGS];
+    uint16_t args[PATTERN_MAX_ARGS];
     double number;
 } pattern_node;
 
@@ -36,7 +37,7 @@ typedef struct pattern {
     int from, to; /* nodes */
     int n_nodes, n_names;
     pattern_node nodes[PATTERN_MAX_NODES];
-    char names[PATTERN_MAX_NAMES]; /* one letter each */
+    char names[PATTERN_MAX_NAMES]; /* one letter each; 0: has none in the text */
 } pattern;
 
 /* What a rule is matched in. */
