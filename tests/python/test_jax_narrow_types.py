@@ -1,5 +1,5 @@
 """Types that no engine has, integers of 2 and 4 bits and floats of 4 to 8, as a JAX program uses them:
-moved and converted as written, computed by reference ops. The oracle computes in float32 with NumPy and
+moved and converted as written, computed on wider types where an engine can. The oracle computes in float32 with NumPy and
 rounds with ml_dtypes: XLA on the CPU aborts on some of these programs, and has others wrong."""
 
 import conftest

@@ -20,7 +20,7 @@ enum { N_RULES = sizeof TEXTS / sizeof *TEXTS };
 typedef struct recogniser {
     pattern rules[N_RULES];
     bool is_read[N_RULES]; /* the rule is in rules */
-    graph_value *erfc_of; /* by value of the graph before: see pattern_match */
+    graph_value *erfc_of;  /* by value of the graph before: see pattern_match */
     uint32_t n_values;
 } recogniser;
 

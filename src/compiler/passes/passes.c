@@ -17,6 +17,7 @@
 #include "compiler/passes/row_elements.h"
 #include "compiler/passes/scatter_blocks.h"
 #include "compiler/passes/scatter_into.h"
+#include "compiler/passes/small_floats.h"
 #include "compiler/passes/small_types.h"
 #include "compiler/passes/spread.h"
 #include "compiler/passes/stacks.h"
@@ -30,12 +31,12 @@
 /* In this order: forms are recognised by values that are the same, make some that are, and leave
  * what is dead. */
 static vtrn_status (*const PASSES[])(graph *g) = {
-    fold_known,        narrow_products,      subexpressions_merge, composites_recognise,
-    moments_normalise, subexpressions_merge, dead_remove,          transposes_join,
-    products_order,    row_elements_move,    subexpressions_merge, dead_remove,
-    scatter_into_sum,  scatter_by_blocks,    stacks_recognise,     spread_over_parts,
-    dead_remove,       features_outermost,   channels_outermost,   defer_single_values,
-    early_updates,     widen_late,           early_exchanges,
+    small_floats_compute, fold_known,        narrow_products,      subexpressions_merge,
+    composites_recognise, moments_normalise, subexpressions_merge, dead_remove,
+    transposes_join,      products_order,    row_elements_move,    subexpressions_merge,
+    dead_remove,          scatter_into_sum,  scatter_by_blocks,    stacks_recognise,
+    spread_over_parts,    dead_remove,       features_outermost,   channels_outermost,
+    defer_single_values,  early_updates,     widen_late,           early_exchanges,
 };
 
 /* What passes change is copied: the types, and by rewrite_graph() the regions. */

@@ -85,10 +85,8 @@ static void set_kind(reader *r, const char *word, size_t n, pattern_node *node) 
 static int read_expression(reader *r);
 
 static int add_binary(reader *r, graph_kind kind, int a, int b) {
-    pattern_node node = {.kind = (uint16_t)kind,
-                         .name = -1,
-                         .n_args = 2,
-                         .args = {(uint16_t)a, (uint16_t)b}};
+    pattern_node node = {
+        .kind = (uint16_t)kind, .name = -1, .n_args = 2, .args = {(uint16_t)a, (uint16_t)b}};
     return add_node(r, node);
 }
 
