@@ -126,3 +126,20 @@ def test_products_sum_in_fp32(small, tmp_path):
     got = run(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32), (x, y), tmp_path)
     x, y = x.astype(np.float64), y.astype(np.float64)
     assert np.max(np.abs(got - x @ y) / (np.abs(x) @ np.abs(y))) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_extremes_of_fp8_without_infinity(name, tmp_path):
+    """OCP's e4m3, which engines have: JAX begins with the type's last number, for there is no infinity."""
+    small = ml_dtypes.float8_e4m3fn
+    rng = np.random.default_rng(SEED)
+    x = rng.integers(0, 256, (130, 129), dtype=np.uint8).view(small)
+    x = np.where(np.isnan(x.astype(np.float32)), small(-448 if name == "max" else 448), x)
+    x[7] = small(-448 if name == "max" else 448)
+    x[5, 3] = np.nan
+    got = run(lambda v: (getattr(v, name)(1)), (x,), tmp_path)
+    assert_same(got, getattr(x.astype(np.float32), name)(1).astype(small))
+    pooled = run(lambda v: jax.lax.reduce_window(v, small(-448), jax.lax.max, (2, 3), (1, 2), "SAME"), (x,), tmp_path)
+    with jax.default_device(jax.devices("cpu")[0]):
+        want = jax.lax.reduce_window(x.astype(np.float32), -np.inf, jax.lax.max, (2, 3), (1, 2), "SAME")
+    assert_same(pooled, np.asarray(want).astype(small))

@@ -35,8 +35,10 @@ static bool reducer_is_native(const graph_op *op, vtrn_dtype t) {
     }
 }
 
-/* The smallest or greatest value of a type. */
+/* The smallest or greatest value of a type: OCP's FP8 has no infinity. */
 static double extreme(vtrn_dtype t, bool is_greatest) {
+    if (t == VTRN_DTYPE_FP8E4M3FN)
+        return is_greatest ? 448 : -448;
     if (dtype_is_float(t))
         return is_greatest ? INFINITY : -INFINITY;
     if (t == VTRN_DTYPE_PRED)
