@@ -209,26 +209,12 @@ def copy(x, dtype=None):
 isa.ACT_OF[copy] = ACT["copy"]
 
 
-# 2 pi in three parts. The first two have 9 bits each: their products with fewer than 2^15 turns are exact in fp32.
-_TURN = (6.28125, 0.001934051513671875, 1.255665914356996e-06)
-
-
-def take_whole_turns_off(rest, turns):
-    """Brings the fp32 tile rest to about -pi to pi. turns: a tile of int32, for the numbers of turns."""
-    for _ in range(2):  # of many turns the number may be rounded to a neighbour of the nearest
-        isa.tensor_scalar(turns, rest, multiply, 1 / (2 * math.pi))
-        for part in _TURN:
-            isa.scalar_tensor_tensor(rest, turns, multiply, -part, add, rest)
-
-
 def sin(x, dtype=None):
-    """The activation function takes -pi to pi: whole turns are taken off first. Beyond 1e5 the error grows
-    with x, as the digits of 2 pi end."""
-    turns, rest = ndarray(x.shape, int32, buffer=sbuf), ndarray(x.shape, float32, buffer=sbuf)
-    isa.tensor_copy(rest, x)
-    take_whole_turns_off(rest, turns)
+    """The activation function takes -pi to pi: the angle is reduced first, exactly for every fp32."""
+    from vtrn.nki import angles
+
     out = _result(x, dtype)
-    isa.activation(out, sin, rest)
+    angles.sin_into(out, x)
     return out
 
 
@@ -452,8 +438,9 @@ def device_print(print_prefix, tensor):
 
 # Of modules that are made of this one.
 _OF_MODULE = {
-    "language_more": ("cos", "tan", "ceil", "floor", "trunc", "fmod", "mod", "var", "all", "rms_norm", "dropout",
+    "language_more": ("cos", "tan", "ceil", "floor", "trunc", "var", "all", "rms_norm", "dropout",
                       "random_seed", "rand", "gather_flattened"),
+    "remainders": ("fmod", "mod"),
     "grids": ("NkiBlockGrid", "NkiGrid", "NkiTileGrid", "alloc_blocks", "alloc_tiles", "blocks", "tiles"),
 }
 _COMPOSED = {name: module for module, names in _OF_MODULE.items() for name in names}

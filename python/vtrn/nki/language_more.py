@@ -2,8 +2,7 @@
 
 import math
 
-from vtrn.nki import dtypes, isa, language as nl, tensor
-from vtrn.nki._load import core
+from vtrn.nki import angles, dtypes, isa, language as nl
 from vtrn.nki.tensor import ndarray
 
 _float32, _int32, _uint8, _uint32 = nl.float32, nl.int32, nl.uint8, nl.uint32
@@ -68,131 +67,16 @@ def trunc(x, dtype=None):
 
 # -- angles
 
-def _turned(x):
-    """x less whole turns, in fp32: about -pi to pi."""
-    rest, turns = _wide(x), ndarray(x.shape, _int32)
-    nl.take_whole_turns_off(rest, turns)
-    return rest
-
-
 def cos(x, dtype=None):
-    """The sine of pi/2 - |x|, once x is between -pi and pi: the activation function's range."""
-    rest, out = _turned(x), ndarray(x.shape, x.dtype if dtype is None else dtype)
-    isa.tensor_scalar(rest, rest, nl.abs_max, 0.0)
-    isa.tensor_scalar(rest, rest, nl.subtract, math.pi / 2, reverse0=True)
-    isa.activation(out, nl.sin, rest)
+    out = ndarray(x.shape, x.dtype if dtype is None else dtype)
+    angles.cos_into(out, x)
     return out
 
 
 def tan(x, dtype=None):
-    above, below = nl.sin(x, _float32), cos(x, _float32)
-    isa.reciprocal(below, below)
-    isa.tensor_tensor(above, above, below, nl.multiply)
-    return _narrow(above, x, dtype)
-
-
-# -- remainders
-
-def _same_shape(what, x, y):
-    """Both as tiles: a number becomes one."""
-    if not isinstance(x, core.Tensor) and not isinstance(y, core.Tensor):
-        raise TypeError(f"nl.{what}: a tile and a tile or number, not two numbers")
-    like = x if isinstance(x, core.Tensor) else y
-
-    def tile(z):
-        if isinstance(z, core.Tensor):
-            return z
-        return nl.full(like.shape, z, like.dtype if float(z).is_integer() else _float32)
-
-    x, y = tile(x), tile(y)
-    if x.shape != y.shape:
-        raise ValueError(f"nl.{what}: x has shape {x.shape}, y {y.shape}; both are alike, or one is a number")
-    return x, y
-
-
-def _is_32_bit(x, y):
-    return dtypes.IS_32_BIT_INTEGER[x._dtype] and dtypes.IS_32_BIT_INTEGER[y._dtype]
-
-
-def _remainder_of_integers(x, y):
-    """x less y times the nearest quotient, exactly: the quotient comes from fp32, twice, since it has 24 digits."""
-    rest = nl.copy(x, _int32)
-    inverse, quotient, product = ndarray(x.shape, _float32), ndarray(x.shape, _float32), ndarray(x.shape, _int32)
-    whole = ndarray(x.shape, _int32)
-    isa.tensor_copy(inverse, y)
-    isa.reciprocal(inverse, inverse)
-    for _ in range(2):
-        isa.tensor_tensor(quotient, rest, inverse, nl.multiply)
-        isa.tensor_copy(whole, quotient)
-        isa.tensor_tensor(product, whole, y, nl.multiply)
-        isa.tensor_tensor(rest, rest, product, nl.subtract)
-    return rest
-
-
-def _add_where(rest, y, first, op, limit):
-    """rest += y where first op limit holds; limit: a tile or a number."""
-    is_so, raised = ndarray(rest.shape, _uint8), ndarray(rest.shape, rest.dtype)
-    if isinstance(limit, core.Tensor):
-        isa.tensor_tensor(is_so, first, limit, op)
-    else:
-        isa.tensor_scalar(is_so, first, op, limit)
-    isa.tensor_tensor(raised, rest, y, nl.add)
-    isa.tensor_copy_predicated(rest, raised, is_so)
-
-
-_HIGH_BITS = 0xFFFFF000  # of fp32: sign, exponent and 11 of 23 digits
-
-
-def _remainder_of_sizes(x, y):
-    """|x| less |y| times the floor of their quotient, in fp32. Up to quotients of 2^12 all products are exact: y is
-    taken in two parts of 12 digits."""
-    rest, size, high, low = (ndarray(x.shape, _float32) for _ in range(4))
-    quotient = ndarray(x.shape, _float32)
-    isa.tensor_scalar(rest, x, nl.abs_max, 0.0)
-    isa.tensor_scalar(size, y, nl.abs_max, 0.0)
-    is_less, whole_x = ndarray(x.shape, _uint8), nl.copy(rest)
-    isa.tensor_tensor(is_less, rest, size, nl.less)
-    isa.tensor_scalar(high.view(_uint32), size.view(_uint32), nl.bitwise_and, _HIGH_BITS)
-    isa.tensor_tensor(low, size, high, nl.subtract)
-    inverse, part = ndarray(x.shape, _float32), ndarray(x.shape, _float32)
-    isa.reciprocal(inverse, size)
-    for _ in range(2):
-        isa.tensor_tensor(quotient, rest, inverse, nl.multiply)
-        quotient = trunc(quotient)
-        for digits in (high, low):
-            isa.tensor_tensor(part, digits, quotient, nl.multiply)
-            isa.tensor_tensor(rest, rest, part, nl.subtract)
-    minus = nl.negative(size)
-    _add_where(rest, size, rest, nl.less, 0.0)
-    _add_where(rest, minus, rest, nl.greater_equal, size)
-    isa.tensor_copy_predicated(rest, whole_x, is_less)
-    return rest
-
-
-def fmod(x, y, dtype=None):
-    """The remainder of x / y with the sign of x. In fp32: exact up to quotients of 2^12; of 32-bit integers: exact."""
-    x, y = _same_shape("fmod", x, y)
-    if _is_32_bit(x, y):
-        rest, size = _remainder_of_integers(x, y), nl.maximum(y, nl.multiply(y, -1))
-        minus = nl.multiply(size, -1)
-        # The nearest quotient leaves at most half of y: a remainder of the other sign than x takes y once more.
-        sign_differs = nl.multiply(nl.sign(rest, _float32), nl.sign(x, _float32))
-        toward = nl.where(nl.less(x, 0, _uint8), minus, size)
-        _add_where(rest, toward, sign_differs, nl.less, 0.0)
-        return _narrow(rest, x, dtype)
-    rest, sign = _remainder_of_sizes(x, y), ndarray(x.shape, _float32)
-    isa.activation(sign, nl.sign, x)
-    isa.tensor_tensor(rest, rest, sign, nl.multiply)
-    return _narrow(rest, x, dtype)
-
-
-def mod(x, y, dtype=None):
-    """The remainder of x / y with the sign of y, as Python's %."""
-    x, y = _same_shape("mod", x, y)
-    rest = _remainder_of_integers(x, y) if _is_32_bit(x, y) else fmod(x, y, _float32)
-    signs = nl.multiply(nl.sign(rest, _float32), nl.sign(y, _float32))
-    _add_where(rest, y, signs, nl.less, 0.0)
-    return _narrow(rest, x, dtype)
+    out = ndarray(x.shape, x.dtype if dtype is None else dtype)
+    angles.tan_into(out, x)
+    return out
 
 
 # -- reductions

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki import angles, dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import tensor as t
 from vtrn.nki.beta1.index import Index, arange, mgrid  # noqa: F401 (names of the module)
 from vtrn.nki.beta1.tensor import Product, Tensor, like, make, mask_of, par_dim  # noqa: F401
@@ -263,9 +263,23 @@ def _unary(name):
 
 
 for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "gelu", "gelu_dx", "gelu_apprx_tanh", "silu",
-              "silu_dx", "softplus", "mish", "erf", "square", "abs", "sign", "arctan", "sin"):
+              "silu_dx", "softplus", "mish", "erf", "square", "abs", "sign", "arctan"):
     globals()[_name] = _unary(_name)
 isa.ACT_OF[copy] = isa.ACT_OF[nl.copy]
+
+
+def _wave(name, into):
+    """Of any angle: the activation function of the Scalar engine takes -pi to pi."""
+    def call(x, *, mask=None, dtype=None, **unused):
+        x = on_chip(x)
+        return apply(into, (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
+
+    call.__name__ = name
+    return call
+
+
+sin, cos, tan = _wave("sin", angles.sin_into), _wave("cos", angles.cos_into), _wave("tan", angles.tan_into)
+isa.ACT_OF[sin] = isa.ACT_OF[nl.sin]
 
 
 def negative(x, *, mask=None, dtype=None, **unused):
