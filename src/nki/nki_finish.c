@@ -303,8 +303,11 @@ static void end(finishing *f) {
 static vtrn_status finish(nki_session *s, const nki_finish_options *options, int core,
                           vtrn_program **out) {
     VTRN_RETURN_IF_ERROR(begin(s, options, out));
-    finishing f = {
-        .s = s, .options = options, .core = core, .build = {.chip = nki_chip(s), .program = *out}};
+    finishing f = {.s = s,
+                   .options = options,
+                   .core = core,
+                   .fills = core < 0, /* the two cores of a launch compute no values here */
+                   .build = {.chip = nki_chip(s), .program = *out}};
     vtrn_status status = schedule(&f);
     end(&f);
     if (status)

@@ -45,6 +45,9 @@ static vtrn_status check_rules(const issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             placed.ap[i].addr += nki_record_of(x->view[i])->placed_addr;
+    for (int i = 0; i < VTRN_MAX_AP; i++) /* the rules know slots, and kernels tensors */
+        if (x->view[i] && x->view[i]->storage->space == VTRN_SPACE_HBM)
+            VTRN_RETURN_IF_ERROR(check_bounds(x, i));
     vtrn_program program = {.slots = s->slots,
                             .n_slots = s->n_slots,
                             .n_arguments = s->n_arguments,

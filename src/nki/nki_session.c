@@ -181,8 +181,7 @@ uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *sou
     return s->n_filled;
 }
 
-nki_limits vtrn_nki_limits(const nki_session *s) {
-    const vtrn_chip *chip = nki_chip(s);
+static nki_limits limits_of(const vtrn_chip *chip) {
     return (nki_limits){.name = chip->name,
                         .gen = chip->gen,
                         .n_partitions = chip->n_partitions,
@@ -190,6 +189,10 @@ nki_limits vtrn_nki_limits(const nki_session *s) {
                             chip->sbuf_partition_bytes - chip->sbuf_reserved_partition_bytes,
                         .psum_bytes = chip->psum_partition_bytes,
                         .psum_bank_bytes = chip->psum_bank_bytes};
+}
+
+nki_limits vtrn_nki_limits(const nki_session *s) {
+    return limits_of(nki_chip(s));
 }
 
 const char *vtrn_nki_name(int table, int i) {
@@ -330,29 +333,38 @@ static vtrn_status take(nki_session *s, vtrn_space space, uint64_t row_bytes, in
     return NULL;
 }
 
+/* What kernels have of a partition, and as text. */
+static uint64_t capacity(const vtrn_chip *chip, bool is_psum, char *text, size_t size) {
+    nki_limits l = limits_of(chip);
+    int n = snprintf(text, size, "%s of %s has %u", is_psum ? "PSUM" : "SBUF", l.name,
+                     is_psum ? l.psum_bytes : l.sbuf_bytes);
+    if (!is_psum && chip->sbuf_reserved_partition_bytes && n > 0 && (size_t)n < size)
+        snprintf(text + n, size - (size_t)n, " for kernels, %u being reserved",
+                 chip->sbuf_reserved_partition_bytes);
+    return is_psum ? l.psum_bytes : l.sbuf_bytes;
+}
+
 static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = o->space == VTRN_SPACE_PSUM;
-    uint64_t limit = is_psum ? chip->psum_partition_bytes : chip->sbuf_partition_bytes;
-    const char *name = is_psum ? "PSUM" : "SBUF";
+    char has[100];
+    uint64_t limit = capacity(chip, is_psum, has, sizeof has);
     if (r->storage.n_partitions > (uint32_t)chip->n_partitions)
         return VTRN_ERROR(VTRN_CAPACITY,
                           "a tile of %u partitions; %s of %s has %d; split its first dimension",
-                          r->storage.n_partitions, name, chip->name, chip->n_partitions);
+                          r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name,
+                          chip->n_partitions);
     if (r->storage.row_bytes > limit)
         return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile of %llu bytes a partition; %s of %s has %llu; split its free "
-                          "dimensions",
-                          (unsigned long long)r->storage.row_bytes, name, chip->name,
-                          (unsigned long long)limit);
+                          "a tile of %llu bytes a partition; %s; split its free dimensions",
+                          (unsigned long long)r->storage.row_bytes, has);
     r->is_placed = o->is_placed;
     r->placed_addr = o->addr;
     if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit))
         return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile placed at byte %lld with %llu bytes a partition; %s of %s has "
-                          "%llu",
-                          (long long)o->addr, (unsigned long long)r->storage.row_bytes, name,
-                          chip->name, (unsigned long long)limit);
+                          "a tile placed at byte %lld with %llu bytes a partition; %s; place it "
+                          "lower, or make it smaller",
+                          (long long)o->addr, (unsigned long long)r->storage.row_bytes, has);
     if (is_psum && o->is_placed && o->addr % chip->psum_bank_bytes)
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
@@ -387,7 +399,13 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
             return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor whose dimension %d is %lld", i,
                               (long long)o->shape[i]);
     uint64_t n_partitions = is_hbm ? 1 : (uint64_t)o->shape[0];
-    if (row == 0 || n_partitions == 0 || n_partitions > UINT16_MAX)
+    for (int i = 0; i < o->n_dims; i++)
+        if (!o->shape[i])
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "a tensor without elements: dimension %d is 0; leave out what "
+                              "computes on it",
+                              i);
+    if (n_partitions > UINT16_MAX)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor of %llu partitions of %llu bytes",
                           (unsigned long long)n_partitions, (unsigned long long)row);
     n = row * n_partitions;
@@ -479,7 +497,10 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
     int64_t size = nki_element_bytes(view);
     uint64_t n = nki_view_elements(view), first = 0;
     if (r->storage.session->has_no_values)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, "a value is looked at while only times are simulated");
+        return VTRN_ERROR(VTRN_UNSUPPORTED, 
+                          "a value is looked at where there is none: JAX traces the kernel, or "
+                          "only its time is computed; look at it in a call of the kernel by "
+                          "itself");
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
     bool is_hbm = r->storage.space == VTRN_SPACE_HBM;

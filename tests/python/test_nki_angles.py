@@ -136,8 +136,8 @@ def test_the_price_is_what_the_page_says():
             nl.store(out, function(nl.load(source), nl.float32))
             return out
 
-        return vtrn.nki.profile(kernel)(np.ones((128, 64), dtype)).n_instructions - 2  # load, store
+        return vtrn.nki.profile(kernel)(np.ones((128, 64), dtype)).n_instructions - 3  # load, store, the end
 
     counts = {name: (n_instructions(getattr(nl, name), np.float32), n_instructions(getattr(nl, name), np.float16))
               for name in ("sin", "cos", "tan")}
-    assert counts == {"sin": (59, 19), "cos": (58, 18), "tan": (65, 25)}
+    assert counts == {"sin": (58, 18), "cos": (57, 17), "tan": (64, 24)}

@@ -288,7 +288,8 @@ def test_masks_that_would_not_count_are_refused(call):
         kernel(A)
 
 
-@pytest.mark.parametrize("ask", [lambda tile: 1 if tile else 2, lambda tile: 1 if tile == 0 else 2])
+@pytest.mark.parametrize("ask", [lambda tile: 1 if tile[0:1, 0:1] else 2, lambda tile: 1 if tile == 0 else 2,
+                                 lambda tile: 1 if tile > 0 else 2, lambda tile: 1 if np.float32(0) > tile else 2])
 def test_a_tile_is_no_condition(ask):
     @nki.jit
     def kernel(x):
@@ -297,3 +298,84 @@ def test_a_tile_is_no_condition(ask):
 
     with pytest.raises(vtrn.nki.NkiValidationError, match=r"a tile has no truth for `if`(.|\n)*test_nki_beta1\.py:[0-9]+"):
         kernel(numbers(128, 8))
+
+
+def test_conditions_on_loop_indices_and_registers_are_python():
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        for i in nl.affine_range(4):
+            tile = nl.load(x[32 * i:32 * i + 32])
+            if i > 0 and i != 3 and not i == 2:
+                tile = tile * 2
+            nl.store(out[32 * i:32 * i + 32], tile)
+        assert tile != None and not tile == None  # noqa: E711
+        return out
+
+    x = numbers(128, 8)
+    want = x.copy()
+    want[32:64] *= 2
+    np.testing.assert_array_equal(kernel(x), want)
+
+
+def test_numpys_numbers_leave_operators_to_the_tile():
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, np.float32(2) * nl.load(x) + np.float32(1))
+        return out
+
+    x = numbers(128, 8)
+    np.testing.assert_array_equal(kernel(x), x * 2 + 1)
+
+
+@pytest.mark.parametrize("rows", [100, 128])
+def test_index_expressions_stay_within_their_dimension(rows):
+    """Elements beyond a row are those of the next one, where there is one."""
+    def run(use):
+        @nki.jit
+        def kernel(x):
+            i, j = nl.arange(rows)[:, None], nl.arange(64)[None, :]
+            use(x, i, j)
+            return x
+
+        return kernel(numbers(128, 64))
+
+    said = r"a subscript of dimension 1 of a tensor in (private_hbm|sbuf) of shape \(128, 64\) goes from (1|-1) to (64|62)(.|\n)*at .*py"
+    for use in (lambda x, i, j: nl.load(x[i, j + 1]), lambda x, i, j: nl.store(x[i, j + 1], 0.0),
+                lambda x, i, j: nl.load(x[i, j - 1]), lambda x, i, j: nl.copy(nl.load(x)[i, j + 1]),
+                lambda x, i, j: nl.sum(nl.load(x)[i, j + 1], axis=1), lambda x, i, j: nl.load(x[i, j + 1], mask=j < 64)):
+        with pytest.raises(vtrn.nki.NkiValidationError, match=said):
+            run(use)
+    run(lambda x, i, j: nl.load(x[i, j + 1], mask=j + 1 < 64))
+    run(lambda x, i, j: nl.load(x[i, j - 1], mask=j >= 1))
+    run(lambda x, i, j: nl.add(nl.load(x)[i, j + 1], 1.0, mask=j < 63))
+    run(lambda x, i, j: nl.load(x[1, j + 1], mask=j < 63))
+
+
+def test_an_axis_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match="axis=5 of a tile of shape"):
+        nki.jit(lambda x: nl.sum(nl.load(x), axis=5))(numbers(128, 8))
+
+
+def test_kernels_are_profiled_estimated_and_tuned(tmp_path):
+    from vtrn.nki import estimate
+
+    @nki.jit
+    def kernel(x, columns=64):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        for c in nl.affine_range(x.shape[1] // columns):
+            i, j = nl.arange(128)[:, None], nl.arange(columns)[None, :]
+            tile = nl.load(x[i, j + c * columns], mask=i < 100)
+            nl.store(out[i, j + c * columns], nl.exp(tile))
+        return out
+
+    x = numbers(128, 512)
+    done = vtrn.nki.profile(kernel, tmp_path)(x)
+    assert (done.n_instructions, done.latency_ns > 1000) == (33, True)  # load, activation, store and fill each turn, and the end
+    assert (tmp_path / "profile.html").exists()
+    np.testing.assert_allclose(done.result[:100], np.exp(x[:100]), rtol=2e-6)
+    assert estimate.estimate(kernel, x).latency_ns == done.latency_ns
+    tuned = vtrn.nki.tune(kernel, {"columns": [64, 256]})(x)
+    assert tuned.best.parameters == {"columns": 256}
+    assert vtrn.nki.profile(kernel[2])(x).result.shape == x.shape

@@ -367,3 +367,29 @@ def test_a_recorded_kernel_is_exported_with_its_program():
     made = jax.export.export(jax.jit(lambda a: add(a, a)), platforms=["neuron"], disabled_checks=[check])(a)
     got = jax.export.deserialize(made.serialize()).call(a)
     np.testing.assert_array_equal(np.asarray(got), a + a)
+
+
+@vtrn.nki.jit
+def scaled(x, s=1.0):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(x)
+    print("tile", tile)
+    nl.store(out, nl.multiply(tile, s))
+    return out
+
+
+def test_a_printed_tile_has_no_values_while_jax_traces(capsys):
+    x = draw(128, 64)
+    np.testing.assert_array_equal(jax.jit(lambda x: scaled(x, 2.0))(x), 2 * x)
+    assert "tile <sbuf[128, 64] float32: no values, as JAX traces the kernel" in capsys.readouterr().out
+
+
+def test_a_number_that_jax_traces_is_named_where_the_kernel_fails():
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"s: JAX traces this number, so that the kernel has a tensor(.|\n)*static"):
+        jax.jit(scaled)(draw(128, 64), 2.0)
+    jax.jit(scaled, static_argnames="s")(draw(128, 64), s=2.0)
+
+
+def test_an_argument_without_elements_is_named():
+    with pytest.raises(ValueError, match=r"scaled: argument x has shape \(0, 64\), which has no elements"):
+        jax.jit(scaled)(draw(128, 64)[:0])

@@ -461,11 +461,14 @@ def test_what_python_cannot_do_with_a_tile_says_what_does():
 
 
 @pytest.mark.parametrize("ask, said", [
-    (lambda tile: 1 if tile else 2, "a tile has no truth for `if`"),
-    (lambda tile: not tile, "a tile has no truth for `if`"),
+    (lambda tile: 1 if tile[0:1, 0:1] else 2, "a tile has no truth for `if`"),
+    (lambda tile: not tile[3:4, 5:6], "a tile has no truth for `if`"),
     (lambda tile: tile == 0, "a tile is not compared with int by Python.*nl.equal"),
     (lambda tile: tile != 1.5, "a tile is not compared with float by Python.*nl.equal"),
     (lambda tile: tile == np.float32(0), "a tile is not compared with float32 by Python"),
+    (lambda tile: np.float32(0) == tile, "a tile is not compared with float32 by Python"),
+    (lambda tile: np.zeros(3) != tile, "a tile is not compared with ndarray by Python"),
+    (lambda tile: np.float32(0) > tile, "a tile is not compared by Python"),
     (lambda tile: tile == nisa.register_alloc(), "a tile is not compared with VirtualRegister by Python"),
 ])
 def test_a_tile_is_no_condition(ask, said):
@@ -477,6 +480,74 @@ def test_a_tile_is_no_condition(ask, said):
     with pytest.raises(vtrn.nki.NkiValidationError, match=said) as e:
         kernel(A)
     assert re.search(r"\n  at .*test_nki_kernels\.py:[0-9]+", str(e.value))
+
+
+def test_an_optional_tile_that_was_given_is_true_with_a_warning():
+    """nki-library's kernels ask so, of tiles in SBUF too."""
+    @nki.jit
+    def kernel(x):
+        tile = nl.load(x)
+        return x if tile and not None else None
+
+    with pytest.warns(UserWarning, match="a tile as a condition is true, whatever its elements: nl.equal") as warned:
+        assert kernel(A) is not None
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize("take, said", [
+    (lambda x: nl.load(x)[:, 1:A.shape[1] + 1], r"subscript slice\(1, {1}, None\) of a tensor in sbuf of shape \({0}, .*\): index {2}"),
+    (lambda x: x[0:A.shape[0] + 1], r"subscript slice\(0, .*of a tensor in private_hbm .*: index {0} of dimension 0"),
+    (lambda x: nl.load(x)[0, 0, 0], "there are more of them than dimensions"),
+    (lambda x: nl.load(x).select(1, 9999), "select: index 9999 of dimension 1 of a tensor in sbuf of shape"),
+    (lambda x: nl.ndarray((4, 300), nl.float32, name="scores")[4:5], "of a tensor scores in sbuf of shape"),
+])
+def test_a_subscript_out_of_range_names_tensor_and_line(take, said):
+    @nki.jit
+    def kernel(x):
+        take(x)
+        return x
+
+    said = said.replace("{0}", str(A.shape[0])).replace("{1}", str(A.shape[1] + 1)).replace("{2}", str(A.shape[1]))
+    with pytest.raises(IndexError, match=said) as e:
+        kernel(A)
+    assert re.search(r"\n  at .*test_nki_kernels\.py:[0-9]+", str(e.value))
+
+
+@pytest.mark.parametrize("call, kind, said", [
+    (lambda t: nl.sum(t, axis=5), ValueError, r"nl.sum: axis=5 of a tile of shape .*; its axes are 0 to 1"),
+    (lambda t: nl.mean(t, axis=(1, 1)), ValueError, "nl.mean: axis="),
+    (lambda t: nl.var(t, axis=-5), ValueError, "nl.var: axis=-5 of a tile"),
+    (lambda t: nl.softmax(t, axis=2), ValueError, "nl.softmax: axis=2 of a tile"),
+    (lambda t: nl.softmax(t.reshape((t.shape[0], 2, -1))), ValueError, "nl.softmax: .* all free dimensions at once"),
+    (lambda t: nl.max(t, axis=1.0), TypeError, "nl.max: axis=1.0; it is an integer"),
+    (lambda t: nisa.tensor_reduce(t, nl.add, t, axis=9), ValueError, "tensor_reduce: axis=9 of a tile"),
+    (lambda t: nl.ndarray((128, 0), nl.float32), vtrn.nki.NkiValidationError, "without elements: dimension 1 is 0"),
+])
+def test_axes_and_shapes_that_are_wrong_are_told(call, kind, said):
+    @nki.jit
+    def kernel(x):
+        call(nl.load(x))
+        return x
+
+    with pytest.raises(kind, match=said):
+        kernel(A)
+
+
+def test_an_argument_without_elements_is_named():
+    with pytest.raises(ValueError, match=r"argument x has shape \(0, 8\), which has no elements"):
+        nki.jit(lambda x: x)(np.zeros((0, 8), np.float32))
+
+
+@pytest.mark.parametrize("make", [lambda room: nl.ndarray((128, room + 4), nl.uint8),
+                                  lambda room: nl.ndarray((128, 4), nl.uint8, address=(0, room - 2))])
+def test_what_a_kernel_has_of_sbuf_is_one_figure(make):
+    @nki.jit
+    def kernel(x):
+        make(nl.tile_size.total_available_sbuf_size)
+        return x
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match="SBUF of trn2 has 212992 for kernels, 16384 being reserved"):
+        kernel(A)
 
 
 def test_tensors_are_found_by_identity():

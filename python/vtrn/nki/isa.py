@@ -395,9 +395,7 @@ _TENSOR_REDUCE = OPCODE["tensor_reduce"]
 
 
 def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    n = data.ndim
-    axes = tuple(sorted(a + n if a < 0 else a for a in axes))
+    axes, n = tuple(tensor.axes_of("tensor_reduce", data, axis)), data.ndim
     if axes != tuple(range(n - len(axes), n)) or axes[0] == 0:
         raise ValueError(f"tensor_reduce: axis={axis} of {n} dimensions; it reduces the last free dimensions")
     _issue(_TENSOR_REDUCE, VECTOR, _NEGATE if negate else 0, _alu(op), 0, 0, dst, data, None, None, 0, 0, len(axes))

@@ -103,10 +103,22 @@ class _Recording(kernels._Run):
                 raise NkiValidationError(f"{self.function.__name__} writes to an argument of shape {made.shape} and does "
                                          "not return it; JAX's arrays do not change, so return the argument", 7)
 
+    def _tell_of_scalars(self, error, args, kwargs):
+        """An error of a kernel that was given a number which JAX traces may come of that."""
+        names = [name for name, value in self._named(args, kwargs) if is_tracer(value) and not value.shape]
+        if names and error.args and isinstance(error.args[0], str):
+            error.args = (f"{error.args[0]}\n  {', '.join(names)}: JAX traces this number, so that the kernel has a tensor of "
+                          "shape (1,) in HBM for it: load it, or make it static (jax.jit(static_argnames=), functools.partial)",
+                          *error.args[1:])
+
     def record(self, args, kwargs):
         import jax
 
-        self.structure = self.run(args, kwargs)
+        try:
+            self.structure = self.run(args, kwargs)
+        except (NkiValidationError, TypeError, ValueError) as error:
+            self._tell_of_scalars(error, args, kwargs)
+            raise
         avals = []
         for v in self.outputs:
             dtype = dtypes.numpy_of(v._dtype)

@@ -111,7 +111,7 @@ def _to_jax(array):
 
 
 def _check_types(what, value):
-    """Raises the error of an array of a type that NKI has not."""
+    """Raises the error of an array of a type that NKI has not, or without elements."""
     if isinstance(value, (list, tuple)):
         for v in value:
             _check_types(what, v)
@@ -119,6 +119,8 @@ def _check_types(what, value):
         for v in value.values():
             _check_types(what, v)
     else:
+        if 0 in (getattr(value, "shape", None) or ()):
+            raise ValueError(f"{what} has shape {tuple(value.shape)}, which has no elements; leave the call out")
         array, _ = _numpy(value)
         try:
             dtypes.code_of(array.dtype if array is not None else "float32")
@@ -164,7 +166,7 @@ class _Run:
     def _taken(self, args, kwargs):
         try:
             return self._take(tuple(args)), self._take(kwargs)
-        except ValueError:
+        except (ValueError, NkiValidationError):
             for name, value in self._named(args, kwargs):
                 _check_types(f"{self.function.__name__}: argument {name}", value)
             raise
@@ -325,6 +327,9 @@ def _jax_call():
 class Kernel:
     """A function that executes on the virtual chip. kernel[grid](...) runs it for each program of a grid."""
 
+    fills = False  # elements that nothing has written are read as NaN, whatever the environment says
+    has_cores = True  # a grid of two is the cores of an LNC, and no programs of one core
+
     def __init__(self, function, grid=(), chip=None, configs=compiler.Configs()):
         functools.update_wrapper(self, function)
         self.func, self.grid, self.chip, self.configs = function, grid, chip, configs
@@ -394,8 +399,8 @@ class Profile:
 
 class _Profiled:
     def __init__(self, kernel, directory):
-        self.kernel, self.directory, self.fills = kernel, directory, False
-        self.has_cores = True  # a grid of two is the cores of an LNC, and no programs of one core
+        self.kernel, self.directory = kernel, directory
+        self.fills, self.has_cores = kernel.fills, kernel.has_cores
 
     def __getitem__(self, key):
         return _Profiled(self.kernel[key], self.directory)

@@ -236,8 +236,7 @@ for _ufunc, _act in ((np.exp, "exp"), (np.sqrt, "sqrt"), (np.square, "square"), 
 
 def _reduction(name, alu):
     def call(x, axis, dtype=None, keepdims=False):
-        n = x.ndim
-        axes = sorted(a + n if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
+        n, axes = x.ndim, tensor.axes_of(f"nl.{name}", x, axis)
         if axes[0] == 0:
             raise ValueError(f"nl.{name}: axis={axis}; dimension 0 of a tile counts partitions: transpose it first, or "
                              "multiply by ones")
@@ -259,8 +258,8 @@ prod = _reduction("prod", "multiply")
 
 
 def mean(x, axis, dtype=None, keepdims=False):
+    axes = tensor.axes_of("nl.mean", x, axis)
     total = sum(x, axis, float32, keepdims)
-    axes = (axis,) if isinstance(axis, int) else axis
     return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), x.dtype if dtype is None else dtype)
 
 
@@ -277,6 +276,10 @@ def where(condition, x, y, dtype=None):
 
 
 def softmax(x, axis=-1, dtype=None):
+    axes = tensor.axes_of("nl.softmax", x, axis)
+    if 0 in axes or any(n != 1 and d not in axes for d, n in enumerate(x.shape) if d):
+        raise ValueError(f"nl.softmax: axis={axis} of a tile of shape {x.shape}; it takes all free dimensions at once: view the "
+                         "tile so (reshape), or take a part at a time")
     largest = max(x, axis, float32, keepdims=True)
     shifted = ndarray(x.shape, float32)
     isa.tensor_scalar(shifted, x, subtract, largest)

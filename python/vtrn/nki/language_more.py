@@ -2,7 +2,7 @@
 
 import math
 
-from vtrn.nki import angles, dtypes, isa, language as nl
+from vtrn.nki import angles, dtypes, isa, language as nl, tensor
 from vtrn.nki.tensor import ndarray
 
 _float32, _int32, _uint8, _uint32 = nl.float32, nl.int32, nl.uint8, nl.uint32
@@ -83,8 +83,7 @@ def tan(x, dtype=None):
 
 def _last_axes(what, x, axis):
     """The axes counted from 0, which are the last ones; and the number of their elements."""
-    n = x.ndim
-    axes = sorted(a + n if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
+    n, axes = x.ndim, tensor.axes_of(f"nl.{what}", x, axis)
     if axes != list(range(n - len(axes), n)) or axes[0] == 0:
         raise ValueError(f"nl.{what}: axis={axis} of {n} dimensions; it takes the last free dimensions")
     return tuple(axes), math.prod(x.shape[a] for a in axes)

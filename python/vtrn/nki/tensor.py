@@ -2,7 +2,9 @@
 
 import enum
 import math
+import operator
 import os
+import warnings
 
 import numpy as np
 
@@ -95,12 +97,13 @@ class Outside:
         return f"scalar_offset is {self.index}, and dimension {self.dim} has {self.n}"
 
 
+_NO_TRUTH = ("nl.equal(tile, 0) and its like give a tile of the answers, `tile is None` asks whether there is one; what a "
+             "kernel branches on is a Python number or a register (nisa.register_load)")
+
+
 def no_truth():
     """What a tile is refused with as a condition of Python."""
-    return NkiTypeError(_placed(
-        "a tile has no truth for `if`, `while`, `and`, `or` and `not`: nl.equal(tile, 0) and its like give a tile of the "
-        "answers, `tile is None` asks whether there is one; what a kernel branches on is a Python number or a register "
-        "(nisa.register_load)"))
+    return NkiTypeError(_placed(f"a tile has no truth for `if`, `while`, `and`, `or` and `not`: {_NO_TRUTH}"))
 
 
 def _placed(text):
@@ -159,6 +162,7 @@ class ndarray(core.Tensor):
             "a tile is not compared by Python: nl.greater(tile, 3) and its like give a tile of the answers; what a "
             "kernel branches on is a Python number, or a register (nisa.register_load)"))
 
+    __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
     __lt__ = __le__ = __gt__ = __ge__ = _compare
     __hash__ = core.Tensor.__hash__
 
@@ -175,12 +179,20 @@ class ndarray(core.Tensor):
         return NotImplemented if self.__eq__(other) is NotImplemented else True
 
     def __bool__(self):
+        return self._is_given()
+
+    def _is_given(self):
+        """An optional tensor that was given is true, as nki-library's kernels ask. One element is more likely a value."""
         if self._is_on_chip:
-            raise no_truth()
-        return True  # of a tensor in HBM: an optional argument was given
+            if self.size == 1:
+                raise no_truth()
+            warnings.warn(f"a tile as a condition is true, whatever its elements: {_NO_TRUTH}", stacklevel=3)
+        return True
 
     def __repr__(self):
         head = f"{self.buffer.value}{list(self.shape)} {self.dtype}" + (f" {self.name!r}" if self.name else "")
+        if launch is not None and not launch.has_values:
+            return f"<{head}: no values, as JAX traces the kernel or only its time is computed>"
         try:
             data, n_unwritten = self._read()
         except RuntimeError:
@@ -293,7 +305,8 @@ class ndarray(core.Tensor):
         self._keep_partitions(dim, "select")
         i = self._index("select: index", index)
         if not 0 <= i < self.shape[dim]:
-            raise IndexError(f"select: index {i} of dimension {dim}, which has {self.shape[dim]} elements")
+            raise IndexError(_placed(f"select: index {i} of dimension {dim} of a tensor in {self.buffer.value} of shape "
+                                     f"{self.shape}, which has {self.shape[dim]} elements there"))
         return self._derived([*self.shape[:dim], *self.shape[dim + 1:]], [*self.strides[:dim], *self.strides[dim + 1:]],
                              self.offset + i * self.strides[dim])
 
@@ -408,6 +421,19 @@ def _reshaped_steps(old_shape, old_steps, shape):
         steps.append(runs[i][1] * done)
         done *= n
     return steps[::-1]
+
+
+def axes_of(what, x, axis):
+    """The axes of a reduction, counted from 0, ascending."""
+    n = len(x.shape)
+    try:
+        axes = [operator.index(axis)] if not isinstance(axis, (list, tuple)) else [operator.index(a) for a in axis]
+    except TypeError:
+        raise TypeError(f"{what}: axis={axis!r}; it is an integer or several") from None
+    found = sorted(a + n if a < 0 else a for a in axes)
+    if not found or found[0] < 0 or found[-1] >= n or len(set(found)) < len(found):
+        raise ValueError(f"{what}: axis={axis} of a tile of shape {tuple(x.shape)}; its axes are 0 to {n - 1}, each at most once")
+    return found
 
 
 def read_number(what, tile):

@@ -84,10 +84,26 @@ typedef struct subscript {
     bool is_on_chip;
 } subscript;
 
-static int out_of_range(const subscript *s, int64_t index) {
-    PyErr_Format(PyExc_IndexError, "index %lld of dimension %d, which has %lld elements",
-                 (long long)index, s->dim, (long long)s->from->view.shape[s->dim]);
+/* An IndexError that names the tensor and the kernel's line. */
+static int refuse_subscript(const ext_tensor *t, const char *what, PyObject *item) {
+    PyObject *shape = tuple_of(t->view.shape, t->view.n_dims), *place = ext_place_now();
+    PyObject *region = t->buffer ? PyObject_GetAttrString(t->buffer, "value") : NULL;
+    bool has_name = t->name && PyUnicode_Check(t->name) && PyUnicode_GET_LENGTH(t->name);
+    if (shape && place && (region || !t->buffer))
+        PyErr_Format(PyExc_IndexError, "subscript %R of a tensor%s%V in %V of shape %R: %s%s%U",
+                     item, has_name ? " " : "", has_name ? t->name : NULL, "", region, "memory",
+                     shape, what, PyUnicode_GET_LENGTH(place) ? "\n  at " : "", place);
+    Py_XDECREF(shape);
+    Py_XDECREF(place);
+    Py_XDECREF(region);
     return -1;
+}
+
+static int out_of_range(const subscript *s, int64_t index, PyObject *item) {
+    char what[120];
+    snprintf(what, sizeof what, "index %lld of dimension %d, which has %lld elements",
+             (long long)index, s->dim, (long long)s->from->view.shape[s->dim]);
+    return refuse_subscript(s->from, what, item);
 }
 
 static void take_dim(subscript *s, int64_t shape, int64_t step) {
@@ -106,7 +122,7 @@ static int take_index(subscript *s, PyObject *item) {
     if (i == -1 && PyErr_Occurred())
         return -1;
     if (i < -n || i >= n)
-        return out_of_range(s, i);
+        return out_of_range(s, i, item);
     int64_t step = s->from->view.step[s->dim];
     s->view.offset += (i < 0 ? i + n : i) * step;
     if (s->dim == 0 && s->is_on_chip)
@@ -142,7 +158,7 @@ static int take_slice(subscript *s, PyObject *item) {
     stop += stop < 0 && slice->stop != Py_None ? n : 0;
     int64_t count = step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
     if (start < 0 || start > n || stop > n || stop < -1)
-        return out_of_range(s, start < 0 || start > n ? start : stop - 1);
+        return out_of_range(s, start < 0 || start > n ? start : stop - 1, item);
     count = count < 0 ? 0 : count; /* an empty view, which no instruction takes */
     int64_t old = s->from->view.step[s->dim];
     s->view.offset += start * old;
@@ -162,9 +178,7 @@ static void pad_dims(subscript *s) {
 /* 1: not a plain subscript. */
 static int take_item(subscript *s, PyObject *item) {
     if (s->dim >= s->from->view.n_dims) {
-        PyErr_Format(PyExc_IndexError, "more subscripts than the %d dimensions of the tensor",
-                     s->from->view.n_dims);
-        return -1;
+        return refuse_subscript(s->from, "there are more of them than dimensions", item);
     }
     if (PySlice_Check(item))
         return take_slice(s, item);

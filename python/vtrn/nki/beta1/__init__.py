@@ -41,10 +41,14 @@ def _body(function):
 
 
 class Kernel(core_kernel.Kernel):
-    """A kernel of the first generation. Called in another kernel it is part of that one."""
+    """A kernel of the first generation. Called in another kernel it is part of that one. func: what runs, and takes and
+    gives tensors of vtrn.nki; function: the kernel itself."""
+
+    fills = True  # masks leave elements that are computed on and not stored
+    has_cores = False
 
     def __init__(self, function, grid=()):
-        super().__init__(function, grid)
+        super().__init__(_body(function), grid)
         self.function = function
 
     def __getitem__(self, key):
@@ -55,9 +59,9 @@ class Kernel(core_kernel.Kernel):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
         if "jax" in sys.modules and jax_call.is_traced(args, kwargs):
-            return jax_call.call(_body(self.function), self.grid, args, kwargs, fills=True)
-        run = core_kernel._Run(_body(self.function), self.grid)
-        run.session.fill_unwritten(True)  # masks leave elements that are computed on and not stored
+            return jax_call.call(self.func, self.grid, args, kwargs, fills=True)
+        run = core_kernel._Run(self.func, self.grid)
+        run.session.fill_unwritten(True)
         return run.run(args, kwargs)
 
 
@@ -105,9 +109,7 @@ class _Benchmarked(Kernel):
     def __call__(self, *args, **kwargs):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
-        profiled = core_kernel._Profiled(core_kernel.Kernel(_body(self.function), self.grid), None)
-        profiled.fills, profiled.has_cores = True, False
-        done = profiled(*args, **kwargs)
+        done = core_kernel._Profiled(self, None)(*args, **kwargs)
         self.benchmark_result.times_us.append(done.latency_ns / 1000)
         return done.result
 

@@ -292,10 +292,11 @@ def invert(x, *, mask=None, dtype=None, **unused):
 
 def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     x = on_chip(x)
-    axes = sorted(a + x.ndim if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
+    axes = t.tensor.axes_of(f"a reduction by nl.{getattr(op, '__name__', op)}", x, axis)
     if x.par in axes:
         raise ValueError(f"a reduction over dimension {x.par}, which counts partitions: transpose first")
     source = x.boxed(mask_of(mask))
+    source.check_inside()
     kept = [d for d in range(x.ndim) if d not in axes]
     order = kept + axes
     v = source.base
@@ -330,7 +331,7 @@ max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa:
 
 
 def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
-    axes = (axis,) if isinstance(axis, int) else axis
+    axes = t.tensor.axes_of("nl.mean", x, axis)
     t.refuse_mask(mask, "nl.mean", x)
     total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
     return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821

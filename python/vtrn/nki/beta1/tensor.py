@@ -7,6 +7,7 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
+from vtrn.nki.errors import NkiValidationError
 
 
 class par_dim(int):
@@ -15,13 +16,15 @@ class par_dim(int):
 
 class Tensor:
     """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
-    indirect: (tile of row numbers, number of rows) where they choose dimension 0."""
+    indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
+    their dimension, which a mask may bring back before the elements are read."""
 
-    __slots__ = ("base", "par", "indirect", "last")
+    __slots__ = ("base", "par", "indirect", "last", "beyond")
     __hash__ = object.__hash__
+    __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
 
     def __init__(self, base, par=None, indirect=None):
-        self.base, self.indirect, self.last = base, indirect, None
+        self.base, self.indirect, self.last, self.beyond = base, indirect, None, ()
         self.par = par if par is not None or not base._is_on_chip else 0
 
     shape = property(lambda self: self.base.shape)
@@ -32,6 +35,7 @@ class Tensor:
 
     def raw(self):
         """As instructions take it: partitions first."""
+        self.check_inside()
         v, order = self.base, None
         if self.par:
             order = [self.par, *(d for d in range(v.ndim) if d != self.par)]
@@ -50,12 +54,17 @@ class Tensor:
         return self.base.__array__(dtype)
 
     def __bool__(self):
-        return bool(self.base)  # which refuses on the chip
+        return self.base._is_given()
 
     def __repr__(self):
         return repr(self.base)
 
     # -- parts
+
+    def check_inside(self):
+        """Elements beyond a dimension are those of another row, or none: which nobody meant."""
+        for reach in self.beyond:
+            raise NkiValidationError(tensor._placed(reach.text()))
 
     def part(self, shape, strides, offset, par):
         return Tensor(self.base._view(shape, strides, offset, self.base._dtype), par)
@@ -63,6 +72,7 @@ class Tensor:
     def __getitem__(self, key):
         if key is Ellipsis:
             return Tensor(self.base, self.par)
+        self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
         if any(k is Ellipsis for k in key):
@@ -81,7 +91,7 @@ class Tensor:
         shape, strides, offset, d = [], [], self.base.offset, 0
         axes = None  # where the dimensions of index expressions begin
         owner = None  # dimension that counts partitions
-        indirect, is_par_dropped = None, False
+        indirect, is_par_dropped, reaches = None, False, []
         for k in key:
             if k is None:
                 shape.append(1), strides.append(1)
@@ -93,6 +103,7 @@ class Tensor:
                     shape += sizes
                     strides += [0] * len(sizes)
                 offset += k.const * s
+                reaches.append((k, d, n))
                 for a, step in k.step.items():
                     strides[axes + len(sizes) - 1 - a] += step * s
                     if d == self.par and step and sizes[len(sizes) - 1 - a] > 1:
@@ -129,13 +140,20 @@ class Tensor:
                 strides[0], owner = 1, 0
             else:
                 shape, strides, owner = [1, *shape], [1, *strides], 0
+                axes = None if axes is None else axes + 1
         if self.par is not None and len(shape) == 1:
             shape, strides = [*shape, 1], [*strides, 1]
         if self.par is None and not shape:
             shape, strides = [1], [1]
         part = self.part(shape, strides, offset, owner)
         part.indirect = indirect
+        for k, d, n in reaches:
+            step = {axes + len(sizes) - 1 - a: s for a, s in k.step.items() if s}
+            part.keep_beyond(Reach(k.const, step, shape, (self, d, n)))
         return part
+
+    def keep_beyond(self, *reaches):
+        self.beyond = (*self.beyond, *(r for r in reaches if r.is_beyond()))
 
     @staticmethod
     def _range(k, n):
@@ -163,6 +181,7 @@ class Tensor:
         if self.indirect is not None:
             tile, n = self.indirect
             part.indirect = (tile[box[0][0]:box[0][1]], n)
+        part.keep_beyond(*(r.boxed(box) for r in self.beyond))
         return part
 
     def __setitem__(self, key, value):
@@ -172,10 +191,12 @@ class Tensor:
         assign(target, value)
 
     def reshape(self, *shape):
+        self.check_inside()
         shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         return Tensor(self.base.reshape(shape), self.par)
 
     def view(self, dtype):
+        self.check_inside()
         return Tensor(self.base.view(dtype), self.par)
 
     def broadcast_to(self, shape):
@@ -186,7 +207,9 @@ class Tensor:
         axis = axis + len(shape) + 1 if axis < 0 else axis
         shape.insert(axis, 1), strides.insert(axis, 1)
         par = None if self.par is None else self.par + (axis <= self.par)
-        return self.part(shape, strides, self.base.offset, par)
+        part = self.part(shape, strides, self.base.offset, par)
+        part.beyond = tuple(r.expanded(axis) for r in self.beyond)
+        return part
 
     def astype(self, dtype):
         return binary_free_copy(self, dtype)
@@ -203,10 +226,56 @@ def _operator(name, swap=False):
     def call(self, other):
         from vtrn.nki.beta1 import language
 
+        if other is None and name in ("equal", "not_equal"):  # an optional tensor that was given
+            return name == "not_equal"
         f = getattr(language, name)
-        return f(other, self) if swap else f(self, other)
+        found = f(other, self) if swap else f(self, other)
+        return Answers(found.base, found.par) if name in _COMPARISONS else found
 
     return call
+
+
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+
+
+class Answers(Tensor):
+    """What a comparison of tiles gives: no condition of Python."""
+
+    __slots__ = ()
+
+    def __bool__(self):
+        raise tensor.no_truth()
+
+
+class Reach:
+    """The numbers that an index expression has over a part: const and steps by dimension. of: the tensor, which of its
+    dimensions they count, and how long that is."""
+
+    __slots__ = ("const", "step", "shape", "of")
+
+    def __init__(self, const, step, shape, of):
+        self.const, self.step, self.shape, self.of = const, step, tuple(shape), of
+
+    def bounds(self):
+        ends = [s * (self.shape[d] - 1) for d, s in self.step.items()]
+        return self.const + sum(e for e in ends if e < 0), self.const + sum(e for e in ends if e > 0)
+
+    def is_beyond(self):
+        low, high = self.bounds()
+        return math.prod(self.shape) > 0 and (low < 0 or high >= self.of[2])
+
+    def boxed(self, box):
+        const = self.const + sum(s * box[d][0] for d, s in self.step.items())
+        return Reach(const, self.step, [hi - lo for lo, hi in box], self.of)
+
+    def expanded(self, axis):
+        step = {d + (axis <= d): s for d, s in self.step.items()}
+        return Reach(self.const, step, (*self.shape[:axis], 1, *self.shape[axis:]), self.of)
+
+    def text(self):
+        (whole, d, n), (low, high) = self.of, self.bounds()
+        return (f"a subscript of dimension {d} of a tensor in {whole.buffer.value} of shape {whole.shape} goes from {low} to "
+                f"{high}, and the dimension has {n} elements; mask what is beyond, or read less")
 
 
 for _name, _function in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide"),
@@ -226,7 +295,7 @@ class Product(Tensor):
 
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
-        self.indirect, self.last, self.par = None, None, 0
+        self.indirect, self.last, self.par, self.beyond = None, None, 0, ()
 
     def into(self, target, accumulate):
         isa.nc_matmul(target.raw(), self.stationary.raw(), self.moving.raw(), accumulate=accumulate, **self.options)
@@ -322,9 +391,12 @@ def broadcast_view(x, shape):
         source = x if not x.base._is_psum else binary_free_copy(x, x.dtype)
         spread = like(shape, x.dtype, x.par)
         view = source.base._view(shape, strides, source.base.offset, source.base._dtype)
+        x.check_inside()
         isa.dma_copy(spread.raw(), Tensor(view, x.par).raw())
         return spread
-    return x.part(shape, strides, x.base.offset, x.par)
+    part = x.part(shape, strides, x.base.offset, x.par)
+    part.beyond = x.beyond
+    return part
 
 
 def binary_free_copy(x, dtype):
