@@ -136,7 +136,7 @@ def test_the_price_is_what_the_page_says():
             nl.store(out, function(nl.load(source), nl.float32))
             return out
 
-        return vtrn.nki.profile(kernel)(np.ones((128, 64), dtype)).n_instructions - 3  # load, store, the end
+        return vtrn.nki.profile(kernel)(np.ones((128, 64), dtype)).n_instructions - 3  # load, store, the table of the sine
 
     counts = {name: (n_instructions(getattr(nl, name), np.float32), n_instructions(getattr(nl, name), np.float16))
               for name in ("sin", "cos", "tan")}

@@ -372,7 +372,7 @@ def test_kernels_are_profiled_estimated_and_tuned(tmp_path):
 
     x = numbers(128, 512)
     done = vtrn.nki.profile(kernel, tmp_path)(x)
-    assert (done.n_instructions, done.latency_ns > 1000) == (33, True)  # load, activation, store and fill each turn, and the end
+    assert (done.n_instructions, done.latency_ns > 1000) == (33, True)  # load, activation, store and fill each turn, and the table of exp
     assert (tmp_path / "profile.html").exists()
     np.testing.assert_allclose(done.result[:100], np.exp(x[:100]), rtol=2e-6)
     assert estimate.estimate(kernel, x).latency_ns == done.latency_ns
