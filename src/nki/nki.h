@@ -142,6 +142,7 @@ typedef struct nki_finish_options {
     uint32_t n_outputs;
     const vtrn_source *sources;
     uint32_t n_sources;
+    int n_ranks; /* of the launch, for vtrn_nki_walk_begin() */
 } nki_finish_options;
 
 /* Gives every tile a place on the chip and checks that all fit: *sbuf_bytes, *psum_bytes of a
@@ -170,6 +171,38 @@ typedef struct nki_times {
 } nki_times;
 VTRN_API vtrn_status vtrn_nki_time_cores(nki_session *s, const nki_finish_options *options,
                                          nki_times *out);
+/* A rank's kernel on its one core, from collective to collective: vtrn_nki_meet() said where. A new
+ * walk stands at the first, or is over. Ranks share the HBM as far as its stack's cores go. */
+typedef struct nki_walk nki_walk;
+VTRN_API vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_options *options,
+                                         nki_walk **out);
+/* arrival_ns: when the rank came to the collective at which the walk stands. */
+VTRN_API bool vtrn_nki_walk_is_over(const nki_walk *walk, double *arrival_ns);
+/* The rank waits for the others, then the collective runs; goes on to the next one. */
+VTRN_API vtrn_status vtrn_nki_walk_meet(nki_walk *walk, double wait_ns, double run_ns);
+/* Once, of a walk that is over. */
+VTRN_API void vtrn_nki_walk_take(nki_walk *walk, nki_times *out);
+VTRN_API void vtrn_nki_walk_drop(nki_walk *walk); /* NULL is fine */
+/* What is issued from now on gives a rank what others sent, whose time is the collective's. */
+VTRN_API void vtrn_nki_exchanging(nki_session *s, bool is_exchanging);
+
+/* A collective between ranks, rank i being NeuronCore i of the instance. */
+typedef struct nki_exchange {
+    const char *instance; /* NULL: the smallest one of the chip that has n_ranks cores */
+    const char *op;       /* as collective_op_name() */
+    int n_ranks;          /* of the launch */
+    uint64_t bytes;       /* as in collective_request */
+    const int *devices;   /* [n_groups][group_size]; -1 fills up */
+    int n_groups, group_size;
+    bool is_in_sbuf;
+} nki_exchange;
+typedef struct nki_exchange_time {
+    double duration_ns;
+    const char *algorithm; /* static */
+    char instance[32];
+} nki_exchange_time;
+VTRN_API vtrn_status vtrn_nki_exchange_time(const nki_session *s, const nki_exchange *exchange,
+                                            nki_exchange_time *out);
 VTRN_API vtrn_device *vtrn_nki_device(nki_session *s);
 VTRN_API uint32_t vtrn_nki_n_instrs(const nki_session *s);
 VTRN_API uint32_t vtrn_nki_source(const nki_session *s, uint32_t instr_i); /* of an instruction */

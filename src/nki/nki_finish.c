@@ -16,6 +16,7 @@ typedef struct finishing {
     uint32_t n_outputs;
     int core;   /* whose instructions are taken; -1: all */
     bool fills; /* tiles of which elements are read that nothing has written */
+    bool is_rank;
 } finishing;
 
 static bool is_output(const finishing *f, const nki_record *r, uint32_t *out_index) {
@@ -172,6 +173,8 @@ static vtrn_status add_instrs(finishing *f) {
             VTRN_RETURN_IF_ERROR(add_meeting(f));
         if (f->core >= 0 && s->list[i].core != f->core)
             continue;
+        if (f->is_rank && s->list[i].is_exchange)
+            continue;
         if (f->fills)
             VTRN_RETURN_IF_ERROR(add_fills(f, i));
         VTRN_RETURN_IF_ERROR(add_instr(f, &s->list[i]));
@@ -300,12 +303,13 @@ static void end(finishing *f) {
 }
 
 /* The scheduled program of a core, or of the one that there is (-1). */
-static vtrn_status finish(nki_session *s, const nki_finish_options *options, int core,
+static vtrn_status finish(nki_session *s, const nki_finish_options *options, int core, bool is_rank,
                           vtrn_program **out) {
     VTRN_RETURN_IF_ERROR(begin(s, options, out));
     finishing f = {.s = s,
                    .options = options,
                    .core = core,
+                   .is_rank = is_rank,
                    .fills = core < 0, /* the two cores of a launch compute no values here */
                    .build = {.chip = nki_chip(s), .program = *out}};
     vtrn_status status = schedule(&f);
@@ -316,8 +320,8 @@ static vtrn_status finish(nki_session *s, const nki_finish_options *options, int
 }
 
 vtrn_status nki_core_program(nki_session *s, const nki_finish_options *options, int core,
-                             vtrn_program **out) {
-    return finish(s, options, core, out);
+                             bool is_rank, vtrn_program **out) {
+    return finish(s, options, core, is_rank, out);
 }
 
 vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
@@ -325,7 +329,7 @@ vtrn_status vtrn_nki_finish(nki_session *s, const nki_finish_options *options,
     *out = NULL;
     vtrn_program *p;
     VTRN_RETURN_IF_ERROR(refuse_two_cores(s, options));
-    VTRN_RETURN_IF_ERROR(finish(s, options, -1, &p));
+    VTRN_RETURN_IF_ERROR(finish(s, options, -1, false, &p));
     return api_program_adopt(s->machine->device, p, out);
 }
 

@@ -312,6 +312,7 @@ static vtrn_status keep(issue *x) {
     nki_issued *kept = &s->list[s->n_list];
     kept->instr = x->instr;
     kept->core = (uint8_t)s->core;
+    kept->is_exchange = s->is_exchanging;
     for (int i = 0; i < VTRN_MAX_AP; i++)
         kept->operand[i] = x->view[i] ? nki_record_of(x->view[i]) : NULL;
     return mark(x, s->n_list++);

@@ -56,6 +56,7 @@ typedef struct nki_issued {
     vtrn_instr instr;
     nki_record *operand[VTRN_MAX_AP];
     uint8_t core;
+    bool is_exchange; /* gives a rank what others sent: the collective before it takes the time */
 } nki_issued;
 
 /* What a kernel runs on; kept when the kernel is over, as its memory is costly to map. */
@@ -85,6 +86,7 @@ struct nki_session {
     uint32_t n_list, cap_list;
     uint32_t *meets; /* where in the list the cores meet, ascending */
     uint32_t n_meets, cap_meets;
+    bool is_exchanging; /* what is issued now is_exchange */
     int core;                        /* that runs */
     int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
     engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
@@ -162,9 +164,10 @@ const char *nki_operand_name(const vtrn_instr *instr, int i);
 vtrn_status nki_name_operands(const vtrn_instr *instr, vtrn_status status);
 
 /* nki_finish.c: what one core does, in blocks between which it meets the other; program_destroy().
+ * is_rank: the kernel's one core, which meets other ranks, without what the exchanges with them do.
  */
 vtrn_status nki_core_program(nki_session *s, const nki_finish_options *options, int core,
-                             vtrn_program **out);
+                             bool is_rank, vtrn_program **out);
 
 /* nki_place.c */
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

@@ -1,5 +1,9 @@
 """nki.collectives between the ranks of a launch, against NumPy."""
 
+import json
+import os
+import pathlib
+import subprocess
 import threading
 
 import ml_dtypes
@@ -312,3 +316,89 @@ def test_a_permute_to_another_shape_names_both_ranks():
     with pytest.raises(vtrn.nki.NkiValidationError,
                        match=r"collective_permute: rank 0 sends float32 \(4, 2\), and dsts of rank 1 is float32 \(4, 3\)"):
         vtrn.nki.run_ranks(kernel, [np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)])
+
+
+# -- time
+
+def busy(call, shape_of):
+    """As collective(), where rank x[0, 0] has more to do before."""
+    @nki.jit
+    def kernel(x, n):
+        t = nl.load(x)
+        for _ in range(n):
+            t = nl.exp(t)
+        src, dst = nl.ndarray(x.shape, x.dtype, buffer=nl.hbm), nl.ndarray(shape_of(x.shape), x.dtype, buffer=nl.hbm)
+        nisa.dma_copy(dst=src, src=x)
+        call(src, dst)
+        out = nl.ndarray(dst.shape, dst.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=dst)
+        return out
+
+    return kernel
+
+
+def collective_ns(op, n_bytes, ranks, instance):
+    """What the command says."""
+    build = pathlib.Path(os.environ.get("VTRN_BUILD", "build"))
+    said = subprocess.run([build / "src/cli/vtrn", "collectives", op, "--instance", instance, "--ranks", str(ranks), "--lnc", "1",
+                           "--sizes", str(n_bytes), "--json"], capture_output=True, text=True, check=True)
+    return json.loads(said.stdout)["rows"][0]["time_us"] * 1000
+
+
+@pytest.mark.parametrize("op, call, shape_of, n_bytes", [
+    ("all_reduce", lambda s, d: ncc.all_reduce([s], [d], ALL, nl.add), lambda s: s, 128 * 512 * 4),
+    ("all_gather", lambda s, d: ncc.all_gather([s], [d], ALL, 0), lambda s: (4 * s[0], s[1]), 4 * 128 * 512 * 4),
+    ("reduce_scatter", lambda s, d: ncc.reduce_scatter([s], [d], ALL, 0, nl.add), lambda s: (s[0] // 4, s[1]), 128 * 512 * 4),
+    ("all_to_all", lambda s, d: ncc.all_to_all([s], [d], ALL, 0), lambda s: s, 128 * 512 * 4),
+    ("permute", lambda s, d: ncc.collective_permute([s], [d], [(0, 1), (1, 2), (2, 3), (3, 0)]), lambda s: s, 128 * 512 * 4),
+    ("permute", lambda s, d: ncc.collective_permute_implicit([[s]], [[d]], ALL), lambda s: s, 128 * 512 * 4),
+])
+def test_the_time_of_a_collective_is_the_models(op, call, shape_of, n_bytes):
+    xs = inputs(4, (128, 512))
+    done = vtrn.nki.profile_ranks(busy(call, shape_of), [(x, 30 * (rank == 2)) for rank, x in enumerate(xs)])
+    (exchange,) = done.exchanges
+    assert done.instance == "trn2.3xlarge" and exchange.group == (0, 1, 2, 3) and exchange.n_bytes == n_bytes
+    assert exchange.duration_ns == pytest.approx(collective_ns(op, n_bytes, 4, "trn2.3xlarge"), rel=1e-6)
+    assert "test_nki_collectives.py:" in exchange.place
+    # rank 2 comes last, and all go on together
+    assert exchange.wait_ns[2] == 0 and min(exchange.wait_ns[r] for r in (0, 1, 3)) > 5000
+    assert done.wait_ns == exchange.wait_ns
+    assert done.latency_ns > exchange.begins_ns + exchange.duration_ns
+    assert max(p.latency_ns for p in done.ranks) - min(p.latency_ns for p in done.ranks) < 2000
+    for mine, alone in zip(done.results, vtrn.nki.run_ranks(busy(call, shape_of), [(x, 0) for x in xs])):
+        np.testing.assert_array_equal(mine, alone)
+
+
+def test_groups_and_several_collectives_have_their_times():
+    @nki.jit
+    def kernel(x):
+        a, b = nl.ndarray(x.shape, x.dtype, buffer=nl.hbm), nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=a, src=x)
+        ncc.all_reduce([a], [b], HALVES, nl.add)
+        ncc.all_reduce([b], [a], ALL, nl.add)
+        nisa.dma_copy(dst=b, src=a)
+        return b
+
+    done = vtrn.nki.profile_ranks(kernel, inputs(4, (128, 64)), instance="trn2.48xlarge")
+    assert done.instance == "trn2.48xlarge"
+    assert [e.group for e in done.exchanges] == [tuple(g) for g in HALVES.groups] + [(0, 1, 2, 3)]
+    assert done.exchanges[2].begins_ns >= max(e.begins_ns + e.duration_ns for e in done.exchanges[:2])
+    alone = vtrn.nki.profile_ranks(kernel_without_exchange, inputs(4, (128, 64)))
+    assert not alone.exchanges and alone.latency_ns < done.latency_ns and alone.wait_ns == (0,) * 4
+
+
+@nki.jit
+def kernel_without_exchange(x):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.load(x))
+    return out
+
+
+def test_what_has_no_time_of_ranks_is_told(monkeypatch):
+    with pytest.raises(NotImplementedError, match="kernels of one program"):
+        vtrn.nki.profile_ranks(kernel_without_exchange[2], inputs(2, (128, 64)))
+    reduces = collective(lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([[0, 1]]), nl.add), lambda s: s)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="instance trn1.2xlarge has chips trn1, and the kernel is for trn2"):
+        vtrn.nki.profile_ranks(reduces, inputs(2, (128, 64)), instance="trn1.2xlarge")
+    monkeypatch.setenv("VTRN_INSTANCE", "trn2.48xlarge")
+    assert vtrn.nki.profile_ranks(reduces, inputs(2, (128, 64))).instance == "trn2.48xlarge"

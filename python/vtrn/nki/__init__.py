@@ -8,10 +8,10 @@ import types
 from vtrn.nki import beta1, collectives, compiler, dtypes, isa, isa_mx, language, tensor, versions
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.kernel import Kernel, Profile, jit, profile, simulate
-from vtrn.nki.ranks import run_ranks
+from vtrn.nki.ranks import profile_ranks, run_ranks
 from vtrn.nki.tuner import Tuned, tune
 
-__all__ = ["Kernel", "NkiValidationError", "Profile", "Tuned", "install", "isa", "jit", "language", "profile", "run_ranks",
+__all__ = ["Kernel", "NkiValidationError", "Profile", "Tuned", "install", "isa", "jit", "language", "profile", "profile_ranks", "run_ranks",
            "simulate", "tune"]
 _is_vtrn = True
 

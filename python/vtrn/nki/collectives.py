@@ -4,6 +4,7 @@ nki.collectives, NKI 0.6, and of the calls that prepare and trigger, 0.7.
 Sums add in fp32 (integers exactly) in the order of the group, and round once."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -43,7 +44,24 @@ def _read(what, tile):
 
 
 def _write(dst, array):
-    isa.dma_copy(dst, nl.shared_constant(np.ascontiguousarray(array).reshape(dst.shape)))
+    running = tensor.session()
+    running.exchanging(True)
+    try:
+        isa.dma_copy(dst, nl.shared_constant(np.ascontiguousarray(array).reshape(dst.shape)))
+    finally:
+        running.exchanging(False)
+
+
+def _moves(op, tensors, groups):
+    """What a collective moves, for its time. tensors: a member's operands; of all_gather its results."""
+    n_bytes = sum(math.prod(t.shape) * dtypes.numpy_of(t._dtype).itemsize for t in tensors)
+    groups = getattr(groups, "groups", groups)
+    return ranks.Moves(op, n_bytes, tuple(tuple(int(r) for r in group) for group in groups), bool(tensors[0]._is_on_chip))
+
+
+def _ring(replica_group):
+    """Pairs of each rank and its successor."""
+    return [(group[i], group[(i + 1) % len(group)]) for group in replica_group.groups for i in range(len(group)) if len(group) > 1]
 
 
 def _check(what, srcs, dsts, takes_sbuf=True, takes_several=True):
@@ -96,12 +114,12 @@ def _reduction(what, op):
     return reduce
 
 
-def _meet(what, group, data, compute):
+def _meet(what, group, data, compute, moves):
     """What compute gives for this rank: it is called once, with the data of the group's ranks in its order, and gives a list."""
-    return ranks.meet(what, group, data, compute)
+    return ranks.meet(what, group, data, compute, moves)
 
 
-def _meet_alike(what, group, data, compute):
+def _meet_alike(what, group, data, compute, moves):
     """_meet, where each rank gives a list of arrays of the same shapes and types."""
     def checked(all_data):
         kinds = [[(str(a.dtype), a.shape) for a in arrays] for arrays in all_data]
@@ -113,7 +131,7 @@ def _meet_alike(what, group, data, compute):
                                      + (f"\n  at {place}" if place else ""), 1)
         return compute(all_data)
 
-    return _meet(what, group, data, checked)
+    return _meet(what, group, data, checked, moves)
 
 
 # -- operations
@@ -126,7 +144,8 @@ def all_reduce(srcs, dsts, replica_group, op, priority=None, name=None):
     group = replica_group.of("all_reduce", ranks.rank())
     data = [_read("all_reduce", s) for s in srcs]
     results = _meet_alike("all_reduce", group, data,
-                          lambda all_data: [[reduce(list(x)) for x in zip(*all_data)]] * len(all_data))
+                          lambda all_data: [[reduce(list(x)) for x in zip(*all_data)]] * len(all_data),
+                          _moves("all_reduce", srcs, replica_group))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -141,7 +160,8 @@ def all_gather(srcs, dsts, replica_group, collective_dim, priority=None, name=No
         _check_shape("all_gather", d, want)
     data = [_read("all_gather", s) for s in srcs]
     results = _meet_alike("all_gather", group, data,
-                          lambda all_data: [[np.concatenate(x, collective_dim) for x in zip(*all_data)]] * len(all_data))
+                          lambda all_data: [[np.concatenate(x, collective_dim) for x in zip(*all_data)]] * len(all_data),
+                          _moves("all_gather", dsts, replica_group))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -164,7 +184,8 @@ def reduce_scatter(srcs, dsts, replica_group, collective_dim, op, priority=None,
         sums = [np.split(reduce(list(x)), len(group)) for x in zip(*all_data)]
         return [[parts[i] for parts in sums] for i in range(len(group))]
 
-    results = _meet_alike("reduce_scatter", group, [_read("reduce_scatter", s) for s in srcs], compute)
+    results = _meet_alike("reduce_scatter", group, [_read("reduce_scatter", s) for s in srcs], compute,
+                          _moves("reduce_scatter", srcs, replica_group))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -182,7 +203,8 @@ def all_to_all(srcs, dsts, replica_group, collective_dim, priority=None, name=No
         return [[np.concatenate([parts[j][k][i] for j in range(len(group))]) for k in range(len(srcs))]
                 for i in range(len(group))]
 
-    results = _meet_alike("all_to_all", group, [_read("all_to_all", s) for s in srcs], compute)
+    results = _meet_alike("all_to_all", group, [_read("all_to_all", s) for s in srcs], compute,
+                          _moves("all_to_all", srcs, replica_group))
     for d, array in zip(dsts, results):
         _write(d, array)
 
@@ -204,7 +226,8 @@ def collective_permute(srcs, dsts, source_target_pairs, priority=None, name=None
     def compute(all_data):
         return [all_data[members.index(source_of[m])] if m in source_of else None for m in members]
 
-    result = _meet("collective_permute", members, _read("collective_permute", srcs[0]) if is_source else None, compute)
+    result = _meet("collective_permute", members, _read("collective_permute", srcs[0]) if is_source else None, compute,
+                   _moves("permute", srcs, pairs))
     if result is None:
         return
     if (result.dtype, result.shape) != (dtypes.numpy_of(dsts[0]._dtype), tuple(dsts[0].shape)):
@@ -225,9 +248,11 @@ def _check_channels(what, by_channel, channel_ids):
             raise ValueError(f"{what}: a list of one tensor for each channel")
 
 
-def _pass_on(what, group, arrays, dsts):
+def _pass_on(what, replica_group, arrays, dsts):
     """Each rank's arrays go to its successor."""
-    results = _meet_alike(what, group, arrays, lambda all_data: [all_data[i - 1] for i in range(len(group))])
+    group = replica_group.of(what, ranks.rank())
+    results = _meet_alike(what, group, arrays, lambda all_data: [all_data[i - 1] for i in range(len(group))],
+                          _moves("permute", [d for d, in dsts], _ring(replica_group)))
     for (d,), array in zip(dsts, results):
         _write(d, array)
 
@@ -238,8 +263,7 @@ def collective_permute_implicit(srcs_by_channel, dsts_by_channel, replica_group,
     for srcs, dsts in zip(srcs_by_channel, dsts_by_channel):
         _check(what, srcs, dsts)
         _check_shape(what, dsts[0], srcs[0].shape)
-    group = replica_group.of(what, ranks.rank())
-    _pass_on(what, group, [_read(what, s) for (s,) in srcs_by_channel], dsts_by_channel)
+    _pass_on(what, replica_group, [_read(what, s) for (s,) in srcs_by_channel], dsts_by_channel)
 
 
 def collective_permute_implicit_reduce(srcs0_by_channel, srcs1_by_channel, dsts_by_channel, replica_group, op, channel_ids=(0,),
@@ -251,9 +275,9 @@ def collective_permute_implicit_reduce(srcs0_by_channel, srcs1_by_channel, dsts_
         for srcs in (a, b):
             _check(what, srcs, dsts)
             _check_shape(what, dsts[0], srcs[0].shape)
-    group = replica_group.of(what, ranks.rank())
+    replica_group.of(what, ranks.rank())
     sums = [reduce([_read(what, a), _read(what, b)]) for (a,), (b,) in zip(srcs0_by_channel, srcs1_by_channel)]
-    _pass_on(what, group, sums, dsts_by_channel)
+    _pass_on(what, replica_group, sums, dsts_by_channel)
 
 
 def collective_permute_implicit_current_processing_rank_id(iteration_id, replica_group, channel_id=0, name=None):
@@ -278,6 +302,7 @@ class _Counted:
     src: ndarray
     dst: ndarray
     metadata: ndarray
+    replica_group: ReplicaGroup
     group: tuple
     counts_known: bool
     has_rdispls: bool
@@ -303,7 +328,9 @@ class _Counted:
             if at + count > src.size:
                 raise IndexError(f"{self.what}: rank {self.group[me]} sends elements {at} to {at + count} of {src.size}")
             sent.append(src[at:at + count])
-        received = _meet(self.what, self.group, sent, lambda everything: [[s[i] for s in everything] for i in range(n)])
+        moves = _moves("all_gather", [self.dst], self.replica_group) if self.is_gather else \
+            _moves("all_to_all", [self.src], self.replica_group)
+        received = _meet(self.what, self.group, sent, lambda everything: [[s[i] for s in everything] for i in range(n)], moves)
         slot = self.dst.size // n
         flat = self.dst.reshape((self.dst.size,))
         for i, run in enumerate(received):
@@ -345,7 +372,7 @@ def _counted(what, srcs, dsts, replica_group, metadata_tensor, recv_counts_known
     want = (1, rows, len(group)) if metadata_tensor._is_on_chip else (rows, len(group))
     if metadata_tensor.dtype != dtypes.uint32 or tuple(metadata_tensor.shape) != want:
         raise ValueError(f"{what}: metadata_tensor is {metadata_tensor.dtype} {metadata_tensor.shape}; it is uint32 {want}")
-    return _Counted(what, srcs[0], dsts[0], metadata_tensor, group, recv_counts_known, has_rdispls, is_gather)
+    return _Counted(what, srcs[0], dsts[0], metadata_tensor, replica_group, group, recv_counts_known, has_rdispls, is_gather)
 
 
 def all_gather_v(srcs, dsts, replica_group, metadata_tensor, recv_counts_known=False, has_rdispls=False, priority=None, name=None):

@@ -72,6 +72,15 @@ static inline bool ext_is_tensor(PyObject *o) {
 /* Integers of a tuple or list, at most max. -1: exception. */
 int ext_integers(PyObject *sequence, int64_t *out, int max, const char *what);
 
+/* ext_walk.c */
+/* The figures of a profile: of one core, or the mean of several. */
+PyObject *ext_figures(const nki_times *times, int n_partitions, int n_cores);
+/* A walk of the session's kernel, in a capsule. */
+PyObject *ext_walk(nki_session *session, const nki_finish_options *options);
+PyObject *ext_exchanging(ext_session *self, PyObject *is_exchanging);
+PyObject *ext_exchange_time(ext_session *self, PyObject *args);
+extern PyMethodDef ext_walk_methods[];
+
 /* ext_call.c */
 extern PyMethodDef ext_call_methods[];
 

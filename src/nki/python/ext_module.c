@@ -180,7 +180,7 @@ typedef PyObject *(*ending)(nki_session *session, const nki_finish_options *opti
 static PyObject *end_session(ext_session *self, PyObject *args, ending make) {
     PyObject *outputs, *texts = NULL, *result = NULL;
     nki_finish_options o = {.n_sources = self->places.n};
-    if (!PyArg_ParseTuple(args, "sO!", &o.name, &PyList_Type, &outputs))
+    if (!PyArg_ParseTuple(args, "sO!|i", &o.name, &PyList_Type, &outputs, &o.n_ranks))
         return NULL;
     nki_storage **storages = storages_of(outputs, &o.n_outputs);
     vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
@@ -209,30 +209,13 @@ static PyObject *session_finish(ext_session *self, PyObject *args) {
     return end_session(self, args, make_executable);
 }
 
-static double share(double part, double whole) {
-    return whole > 0 ? part / whole : 0;
-}
-
 static PyObject *make_times(nki_session *session, const nki_finish_options *options) {
     nki_times t;
     vtrn_status status = vtrn_nki_time_cores(session, options, &t);
-    if (status) {
-        ext_raise(status, NULL);
-        return NULL;
-    }
-    uint64_t n_partitions = (uint64_t)vtrn_nki_limits(session).n_partitions;
-    double ns = t.latency_ns;
-    return Py_BuildValue(
-        "{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
-        share(t.active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
-        share(t.active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
-        share(t.active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
-        share(t.active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
-        share(t.active_ns[VTRN_ENGINE_SYNC], ns), "dma_active", share(t.dma_active_ns, ns), "mfu",
-        share((double)t.flops, NKI_MAX_CORES * t.peak_flops * ns * 1e-9), "flops", t.flops,
-        "hbm_read_bytes", t.hbm_read_bytes, "hbm_write_bytes", t.hbm_write_bytes, "sbuf_peak_bytes",
-        t.sbuf_bytes * n_partitions, "psum_peak_bytes", t.psum_bytes * n_partitions,
-        "n_instructions", t.n_instrs);
+    if (!status)
+        return ext_figures(&t, vtrn_nki_limits(session).n_partitions, NKI_MAX_CORES);
+    ext_raise(status, NULL);
+    return NULL;
 }
 
 /* time_cores(name, outputs): the figures of profile_of() for two cores, with what they waited for
@@ -241,7 +224,12 @@ static PyObject *session_time_cores(ext_session *self, PyObject *args) {
     return end_session(self, args, make_times);
 }
 
-/* meet(): the two cores wait for each other here. */
+/* walk(name, outputs, n_ranks): of a rank from collective to collective, see ext_walk.c. */
+static PyObject *session_walk(ext_session *self, PyObject *args) {
+    return end_session(self, args, ext_walk);
+}
+
+/* meet(): the two cores, or the ranks, wait for each other here. */
 static PyObject *session_meet(ext_session *self, PyObject *unused) {
     (void)unused;
     vtrn_status status = vtrn_nki_meet(self->session);
@@ -506,6 +494,9 @@ static PyMethodDef session_methods[] = {
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
     {"meet", (PyCFunction)session_meet, METH_NOARGS, "The cores wait for each other."},
     {"time_cores", (PyCFunction)session_time_cores, METH_VARARGS, "What two cores take."},
+    {"walk", (PyCFunction)session_walk, METH_VARARGS, "A rank from collective to collective."},
+    {"exchanging", (PyCFunction)ext_exchanging, METH_O, "Whether what others sent comes now."},
+    {"exchange_time", (PyCFunction)ext_exchange_time, METH_VARARGS, "What a collective takes."},
     {"record", (PyCFunction)session_record, METH_VARARGS, "The instructions as bytes."},
     {"execute", (PyCFunction)session_execute, METH_VARARGS, "Run the program."},
     {"chip", (PyCFunction)session_chip, METH_NOARGS, "Limits of the chip."},
@@ -595,6 +586,7 @@ PyMODINIT_FUNC PyInit__nki(void) {
         return NULL;
     PyObject *m = PyModule_Create(&module);
     if (!m || PyModule_AddFunctions(m, ext_call_methods) < 0 ||
+        PyModule_AddFunctions(m, ext_walk_methods) < 0 ||
         PyModule_AddObjectRef(m, "Session", (PyObject *)&ext_session_type) < 0 ||
         PyModule_AddObjectRef(m, "Tensor", (PyObject *)&ext_tensor_type) < 0) {
         Py_XDECREF(m);
