@@ -379,3 +379,62 @@ def test_kernels_are_profiled_estimated_and_tuned(tmp_path):
     tuned = vtrn.nki.tune(kernel, {"columns": [64, 256]})(x)
     assert tuned.best.parameters == {"columns": 256}
     assert vtrn.nki.profile(kernel[2])(x).result.shape == x.shape
+
+
+def test_what_is_stored_already_is_not_copied_to_itself():
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((128, 64), dtype=nl.float32, buffer=nl.shared_hbm)
+        p = nl.zeros((128, 64), nl.float32, buffer=nl.psum)
+        for _ in nl.affine_range(3):
+            p[...] += nl.matmul(nl.load(a), nl.load(b), transpose_x=True)
+        s = nl.zeros((128, 64), nl.float32)
+        s[0:128, 0:64] += nl.copy(p)
+        nl.store(out, s)
+        return out
+
+    from vtrn.nki import estimate
+
+    a, b = numbers(128, 128), numbers(128, 64)
+    np.testing.assert_allclose(kernel(a, b), 3 * a.T @ b, rtol=1e-4, atol=1e-4)
+    # zeros twice, in each turn two loads, weights, matmul; copy, addition, store
+    assert estimate.estimate(kernel, a, b).n_instructions == 2 + 3 * 4 + 3
+
+
+@pytest.mark.parametrize("buffer", ["sbuf", "psum"])
+def test_blocks_whose_places_are_taken_in_turn(buffer):
+    """64 blocks of half of a memory: two live at a time, or banks that a function names."""
+    import neuronxcc.nki.compiler as ncc
+
+    columns = 20000 if buffer == "sbuf" else 512
+    place = ncc.sbuf.mod_alloc(base_addr=0, num_free_tiles=(2, 1)) if buffer == "sbuf" else \
+        ncc.psum.alloc(lambda block, partitions, n_bytes: (block[0] % 2, 0, 0))
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        t = nl.ndarray((32, 2, nl.par_dim(128), columns), dtype=nl.float32, buffer=place)
+        i, j = nl.mgrid[0:128, 0:columns]
+        for n in nl.affine_range(32):
+            for m in range(2):
+                t[n, m, i, j] = nl.copy(nl.load(x[n, m, i, j]))
+                nl.store(out[n, m, i, j], nl.copy(t[n, m, i, j]))
+        with pytest.raises(NotImplementedError, match="blocks have places in turn: integers in the first 2 dimensions"):
+            t[0:2]
+        with pytest.raises(IndexError, match="index 32 of dimension 0, which has 32"):
+            t[32, 0]
+        return out
+
+    x = np.broadcast_to(rng.standard_normal((32, 2, 128, 1)), (32, 2, 128, columns)).astype(np.float32)
+    np.testing.assert_array_equal(kernel(x), x)
+
+
+def test_numpys_functions_name_operations():
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((128, 1), dtype=x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nisa.tensor_reduce(np.max, nisa.activation(np.copy, nl.load(x), scale=2.0), axis=1))
+        return out
+
+    x = numbers(128, 8)
+    np.testing.assert_array_equal(kernel(x), 2 * x.max(1, keepdims=True))

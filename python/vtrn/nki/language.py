@@ -227,10 +227,13 @@ def negative(x, dtype=None):
 
 for _ufunc, _alu in ((np.add, "add"), (np.subtract, "subtract"), (np.multiply, "multiply"), (np.maximum, "max"),
                      (np.minimum, "min"), (np.equal, "is_equal"), (np.less, "is_lt"), (np.greater, "is_gt"),
-                     (np.less_equal, "is_le"), (np.greater_equal, "is_ge")):
+                     (np.less_equal, "is_le"), (np.greater_equal, "is_ge"), (np.max, "max"), (np.min, "min"), (np.sum, "add"),
+                     (np.prod, "multiply"), (np.not_equal, "not_equal"), (np.logical_and, "logical_and"),
+                     (np.logical_or, "logical_or"), (np.logical_xor, "logical_xor"), (np.bitwise_and, "bitwise_and"),
+                     (np.bitwise_or, "bitwise_or"), (np.bitwise_xor, "bitwise_xor"), (np.power, "power")):
     isa.ALU_OF[_ufunc] = ALU[_alu]
 for _ufunc, _act in ((np.exp, "exp"), (np.sqrt, "sqrt"), (np.square, "square"), (np.tanh, "tanh"), (np.log, "log"),
-                     (np.abs, "abs")):
+                     (np.abs, "abs"), (np.copy, "copy"), (np.sign, "sign")):
     isa.ACT_OF[_ufunc] = ACT[_act]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import sys
 import types
 
@@ -124,15 +125,24 @@ profile = baremetal
 
 
 class _Allocation:
-    """A place that a kernel asks for by hand: the memory counts, the place is found anew."""
+    """A place that a kernel asks for by hand: the memory counts, the place is found anew. slot: what names the place of a
+    block, of allocations by which several blocks have one."""
 
-    def __init__(self, region):
-        self.region = region
+    def __init__(self, region, slot=None):
+        self.region, self.slot = region, slot
 
     def __call__(self, *args, **kwargs):
         return self
 
-    alloc = mod_alloc = __call__
+    def alloc(self, func=None, **unused):
+        return _Allocation(self.region, func) if callable(func) else self
+
+    def mod_alloc(self, *, num_bank_tiles=(), num_par_tiles=(), num_free_tiles=(), **unused):
+        counts = [tuple(n) for n in (num_bank_tiles, num_par_tiles, num_free_tiles) if n]
+        if not counts:
+            return self
+        turns = [math.prod(n) for n in zip(*counts)]
+        return _Allocation(self.region, lambda block, *_: tuple(i % n for i, n in zip(block, turns)))
 
 
 def _same(function=None, **unused):

@@ -58,6 +58,8 @@ def static_cast(x, dtype):
 # -- tensors
 
 def ndarray(shape, dtype, *, buffer=None, name="", lazy_initialization=False, **unused):
+    if getattr(buffer, "slot", None):
+        return t.make_blocks(shape, dtype, buffer.region, buffer.slot)
     return make(shape, dtype, t.tensor.sbuf if buffer is None else _region(buffer))
 
 

@@ -1,6 +1,7 @@
 """Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
 a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
+import itertools
 import math
 
 import numpy as np
@@ -19,12 +20,12 @@ class Tensor:
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
     their dimension, which a mask may bring back before the elements are read."""
 
-    __slots__ = ("base", "par", "indirect", "last", "beyond")
+    __slots__ = ("base", "par", "indirect", "beyond")
     __hash__ = object.__hash__
     __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
 
     def __init__(self, base, par=None, indirect=None):
-        self.base, self.indirect, self.last, self.beyond = base, indirect, None, ()
+        self.base, self.indirect, self.beyond = base, indirect, ()
         self.par = par if par is not None or not base._is_on_chip else 0
 
     shape = property(lambda self: self.base.shape)
@@ -186,8 +187,8 @@ class Tensor:
 
     def __setitem__(self, key, value):
         target = self[key]
-        if isinstance(value, Tensor) and value.last is self:
-            return  # target += ..., which has stored it
+        if type(value) is Tensor and value.par == target.par and isa._is_same_view(value.base, target.base):
+            return  # of target += ..., which has stored it
         assign(target, value)
 
     def reshape(self, *shape):
@@ -218,7 +219,6 @@ class Tensor:
 
     def __iadd__(self, other):
         accumulate(self, other)
-        self.last = self
         return self
 
 
@@ -295,7 +295,7 @@ class Product(Tensor):
 
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
-        self.indirect, self.last, self.par, self.beyond = None, None, 0, ()
+        self.indirect, self.par, self.beyond = None, 0, ()
 
     def into(self, target, accumulate):
         isa.nc_matmul(target.raw(), self.stationary.raw(), self.moving.raw(), accumulate=accumulate, **self.options)
@@ -349,7 +349,56 @@ def like(shape, dtype, par=0, buffer=tensor.sbuf):
     return make(tuple(par_dim(n) if d == par else n for d, n in enumerate(shape)), dtype, buffer)
 
 
-_BANK_ELEMENTS = 512
+class Blocks:
+    """A tensor whose allocation gives blocks their places in turn: slot(block, partitions, bytes of one) names the place of
+    a block, which others have before and after it. Subscripts are integers in the block dimensions."""
+
+    def __init__(self, shape, dtype, region, slot):
+        par = next(d for d, n in enumerate(shape) if isinstance(n, par_dim))
+        self.shape, self.dtype, self.buffer = tuple(int(n) for n in shape), dtypes.by_code[dtypes.code_of(dtype)], region
+        self.n_blocks, self.block, self.slot, self.tiles = self.shape[:par], shape[par:], slot, {}
+
+    ndim = property(lambda self: len(self.shape))
+
+    def _of(self, key):
+        """The tile of the block that a subscript names, and the rest of the subscript."""
+        key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
+        index, rest, n = key[:len(self.n_blocks)], key[len(self.n_blocks):], len(self.n_blocks)
+        if len(index) < n or any(isinstance(i, Index) or not hasattr(i, "__index__") for i in index):
+            raise NotImplementedError(f"a subscript of a tensor of shape {self.shape}, whose {math.prod(self.n_blocks)} blocks have "
+                                      f"places in turn: integers in the first {n} dimensions")
+        index = tuple(i.__index__() for i in index)
+        for d, (i, size) in enumerate(zip(index, self.n_blocks)):
+            if not 0 <= i < size:
+                raise IndexError(f"index {i} of dimension {d}, which has {size} elements")
+        n_bytes = math.prod(self.block[1:]) * dtypes.numpy_of(dtypes.code_of(self.dtype)).itemsize
+        place = self.slot(index, int(self.block[0]), n_bytes)
+        held, tile = self.tiles.get(place, (None, None))
+        if held != index:  # what the place held is over
+            tile = make(self.block, self.dtype, self.buffer)
+            self.tiles[place] = index, tile
+        return tile, rest or (Ellipsis,)
+
+    def __getitem__(self, key):
+        tile, rest = self._of(key)
+        return tile[rest]
+
+    def __setitem__(self, key, value):
+        tile, rest = self._of(key)
+        tile[rest] = value
+
+
+def make_blocks(shape, dtype, buffer, slot):
+    """As make(), of blocks in turn where they have fewer places than there are blocks."""
+    par = next((d for d, n in enumerate(shape) if isinstance(n, par_dim)), 0)
+    n_bytes = math.prod(int(n) for n in shape[par + 1:]) * dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
+    blocks = list(itertools.product(*(range(int(n)) for n in shape[:par])))
+    if par and len({slot(block, int(shape[par]), n_bytes) for block in blocks}) < len(blocks):
+        return Blocks(shape, dtype, tensor.region_of(buffer), slot)
+    return make(shape, dtype, buffer)
+
+
+_BANK_BYTES = 2048
 
 
 def make(shape, dtype, buffer):
@@ -363,7 +412,7 @@ def make(shape, dtype, buffer):
     row = math.prod(free)
     size = dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
     if region is tensor.psum and blocks:  # each block from the start of a bank
-        row = -(-row * size // 2048) * 2048 // size
+        row = -(-row * size // _BANK_BYTES) * _BANK_BYTES // size
     base = tensor.ndarray((shape[par], math.prod(blocks) * row), dtype, region)
     strides, step = [], 1
     for n in reversed(free):
