@@ -763,3 +763,18 @@ def test_the_first_kernel_of_the_readme_runs(tmp_path):
     done = subprocess.run([sys.executable, "-m", "vtrn.nki", "first.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2. 2." in done.stdout and (tmp_path / "out/nki/add/profile.html").exists()
+
+
+@pytest.mark.parametrize("target, said", [("trn2", "tensor indirection is NeuronCore-v4's, and this is v3"),
+                                          ("trn3", "tensor indirection of NeuronCore-v4 is not there yet")])
+def test_tensor_indirection_says_what_there_is(target, said, monkeypatch):
+    monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", target)
+
+    @nki.jit
+    def kernel(x):
+        tile = nl.load(x)
+        tile.indirect(nl.copy(tile, nl.uint32))
+        return x
+
+    with pytest.raises(NotImplementedError, match=said + "; nisa.local_gather"):
+        kernel(A)

@@ -396,7 +396,11 @@ class ndarray(core.Tensor):
         return found
 
     def indirect(self, index, num_elem=None):
-        raise NotImplementedError("indirect: tensor indirection of NeuronCore-v4 is not there yet")
+        gen = session().chip()["gen"]
+        has = "is NeuronCore-v4's" if gen < 4 else "of NeuronCore-v4 is not there yet"
+        raise NotImplementedError(_placed(f"indirect: tensor indirection {has}{f', and this is v{gen}' if gen < 4 else ''}; "
+                                          "nisa.local_gather and nc_n_gather gather by free-dimension offsets, and what they "
+                                          "gave is an operand"))
 
 
 def _reshaped_steps(old_shape, old_steps, shape):
