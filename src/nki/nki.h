@@ -133,6 +133,8 @@ VTRN_API bool vtrn_nki_is_written_to(const nki_storage *storage);
 VTRN_API int64_t vtrn_nki_view_bytes(const nki_view *view);
 /* Elements in row-major order, dense, and how many of them nothing has written. */
 VTRN_API vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten);
+/* What nothing has written becomes 0, and counts as written: memory is used again and again. */
+VTRN_API vtrn_status vtrn_nki_zero_unwritten(const nki_view *view);
 
 /* The program of all that was issued. outputs: storages that the kernel returns, each once.
  * sources: by number, for the program to name. */

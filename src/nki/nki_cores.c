@@ -85,8 +85,7 @@ static void add(const timed_core *c, int n_cores, nki_times *out) {
 static vtrn_status run(nki_session *s, const nki_finish_options *options,
                        timed_core cores[NKI_MAX_CORES], nki_times *out) {
     for (int i = 0; i < NKI_MAX_CORES; i++)
-        VTRN_RETURN_IF_ERROR(
-            start(s, options, (part){i, false, NKI_MAX_CORES}, &cores[i]));
+        VTRN_RETURN_IF_ERROR(start(s, options, (part){i, false, NKI_MAX_CORES}, &cores[i]));
     while (!cores[0].stop.is_over && !cores[1].stop.is_over)
         VTRN_RETURN_IF_ERROR(meet(nki_chip(s), cores));
     VTRN_CHECK(cores[0].stop.is_over && cores[1].stop.is_over, "cores meet equally often");
@@ -112,8 +111,7 @@ struct nki_walk {
     timed_core core;
 };
 
-vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_options *options,
-                                nki_walk **out) {
+vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_options *options, nki_walk **out) {
     *out = NULL;
     const vtrn_chip *chip = nki_chip(s);
     int share = options->n_ranks < chip->cores_per_stack ? options->n_ranks : chip->cores_per_stack;
@@ -153,7 +151,8 @@ void vtrn_nki_walk_drop(nki_walk *walk) {
 
 enum { MAX_INSTANCES = 64 };
 
-/* The instance of that name, or of the chip the one with the fewest chips that has as many cores. */
+/* The instance of that name, or of the chip the one with the fewest chips that has as many cores.
+ */
 static vtrn_status instance_of(const vtrn_chip *chip, const char *name, int n_cores,
                                vtrn_instance *out) {
     if (name)

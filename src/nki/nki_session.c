@@ -350,10 +350,9 @@ static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_opt
     char has[100];
     uint64_t limit = capacity(chip, is_psum, has, sizeof has);
     if (r->storage.n_partitions > (uint32_t)chip->n_partitions)
-        return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile of %u partitions; %s of %s has %d; split its first dimension",
-                          r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name,
-                          chip->n_partitions);
+        return VTRN_ERROR(
+            VTRN_CAPACITY, "a tile of %u partitions; %s of %s has %d; split its first dimension",
+            r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name, chip->n_partitions);
     if (r->storage.row_bytes > limit)
         return VTRN_ERROR(VTRN_CAPACITY,
                           "a tile of %llu bytes a partition; %s; split its free dimensions",
@@ -492,12 +491,23 @@ vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled) {
     return NULL;
 }
 
+vtrn_status vtrn_nki_zero_unwritten(const nki_view *view) {
+    nki_session *s = nki_record_of(view)->storage.session;
+    nki_fill before = s->fill;
+    uint64_t n_filled = 0;
+    VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    s->fill = NKI_FILL_ZERO;
+    vtrn_status status = nki_view_fill(view, &n_filled);
+    s->fill = before;
+    return status;
+}
+
 vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten) {
     const nki_record *r = nki_record_of(view);
     int64_t size = nki_element_bytes(view);
     uint64_t n = nki_view_elements(view), first = 0;
     if (r->storage.session->has_no_values)
-        return VTRN_ERROR(VTRN_UNSUPPORTED, 
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
                           "a value is looked at where there is none: JAX traces the kernel, or "
                           "only its time is computed; look at it in a call of the kernel by "
                           "itself");

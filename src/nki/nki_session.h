@@ -86,7 +86,7 @@ struct nki_session {
     uint32_t n_list, cap_list;
     uint32_t *meets; /* where in the list the cores meet, ascending */
     uint32_t n_meets, cap_meets;
-    bool is_exchanging; /* what is issued now is_exchange */
+    bool is_exchanging;              /* what is issued now is_exchange */
     int core;                        /* that runs */
     int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
     engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */

@@ -778,3 +778,25 @@ def test_tensor_indirection_says_what_there_is(target, said, monkeypatch):
 
     with pytest.raises(NotImplementedError, match=said + "; nisa.local_gather"):
         kernel(A)
+
+
+def test_what_nothing_wrote_of_a_result_is_zero():
+    """Not what an earlier kernel left in the same memory."""
+    @nki.jit
+    def whole(x):
+        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(x))
+        return out
+
+    @nki.jit
+    def part(x):
+        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        nl.store(out[0:3, 1:4], nl.load(x[0:3, 1:4]))
+        return out
+
+    want = np.zeros_like(A)
+    want[0:3, 1:4] = A[0:3, 1:4]
+    for _ in range(3):
+        whole(A)
+        with pytest.warns(UserWarning, match="nothing has written .* elements of a result of shape .*; they are 0"):
+            np.testing.assert_array_equal(part(A), want)

@@ -194,7 +194,9 @@ class _Run:
         array, n_unwritten = value._array()
         if n_unwritten:
             warnings.warn(f"{self.function.__name__}: nothing has written {n_unwritten} of the {value.size} elements of "
-                          f"a result of shape {value.shape}", stacklevel=5)
+                          f"a result of shape {value.shape}; they are 0", stacklevel=5)
+            value._zero_unwritten()
+            array, _ = value._array()
         if all(value._storage_id != known._storage_id for known in self.outputs):
             self.outputs.append(value)
         array = array.view(dtypes.result_type(value._dtype))

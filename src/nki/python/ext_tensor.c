@@ -351,6 +351,16 @@ static PyObject *tensor_read(ext_tensor *self, PyObject *unused) {
     return Py_BuildValue("NK", bytes, (unsigned long long)n_unwritten);
 }
 
+/* _zero_unwritten(): elements that nothing has written become 0. */
+static PyObject *tensor_zero_unwritten(ext_tensor *self, PyObject *unused) {
+    (void)unused;
+    vtrn_status status = vtrn_nki_zero_unwritten(&self->view);
+    if (!status)
+        Py_RETURN_NONE;
+    ext_raise(status, "read");
+    return NULL;
+}
+
 /* _read_into(buffer): the elements into bytes of Python's; how many of them nothing has written. */
 static PyObject *tensor_read_into(ext_tensor *self, PyObject *to) {
     int64_t n = bytes_of(self);
@@ -373,6 +383,8 @@ static PyMethodDef tensor_methods[] = {
     {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
     {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
     {"_read_into", (PyCFunction)tensor_read_into, METH_O, "The same into a buffer."},
+    {"_zero_unwritten", (PyCFunction)tensor_zero_unwritten, METH_NOARGS,
+     "Zeros where nothing wrote."},
     {NULL, NULL, 0, NULL},
 };
 
