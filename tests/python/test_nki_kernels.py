@@ -800,3 +800,19 @@ def test_what_nothing_wrote_of_a_result_is_zero():
         whole(A)
         with pytest.warns(UserWarning, match="nothing has written .* elements of a result of shape .*; they are 0"):
             np.testing.assert_array_equal(part(A), want)
+
+
+def test_a_pattern_of_a_views_own_rows_goes_on_by_partitions():
+    """nki-library takes views for dense tiles."""
+    @nki.jit
+    def kernel(x):
+        tile = nl.load(x)
+        half = tile[0:4, 3:8]
+        out = nl.ndarray((4, 4), x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.copy(half.ap([[5, 4], [1, 4]], offset=1)))
+        with pytest.raises(vtrn.nki.NkiValidationError, match="no multiple of the 10 of a partition"):
+            nl.copy(half.ap([[4, 4], [1, 4]]))
+        return out
+
+    x = np.arange(40, dtype=np.float32).reshape(4, 10)
+    np.testing.assert_array_equal(kernel(x), x[:, 4:8])
