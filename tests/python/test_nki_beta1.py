@@ -438,3 +438,26 @@ def test_numpys_functions_name_operations():
 
     x = numbers(128, 8)
     np.testing.assert_array_equal(kernel(x), 2 * x.max(1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["floor", "ceil", "trunc", "mod", "fmod"])
+def test_whole_numbers_and_remainders_take_masks_and_numbers(name):
+    is_remainder = name.endswith("mod")
+    x, y = numbers(128, 40) * 100, np.abs(numbers(128, 40)) + np.float32(0.5)
+
+    @nki.jit
+    def kernel(x, y):
+        out = nl.zeros(x.shape, x.dtype, buffer=nl.shared_hbm)
+        i, j = nl.mgrid[0:128, 0:40]
+        a, b = nl.load(x), nl.load(y)
+        f = getattr(nl, name)
+        nl.store(out[i, j], f(a, b, mask=j < 30) if is_remainder else f(a, mask=j < 30), mask=j < 30)
+        numbered = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        nl.store(numbered, f(a, 7.0) if is_remainder else f(a))
+        return out, numbered
+
+    got, numbered = kernel(x, y)
+    f = getattr(np, name)
+    np.testing.assert_array_equal(got[:, :30], (f(x, y) if is_remainder else f(x))[:, :30])
+    assert not got[:, 30:].any()
+    np.testing.assert_array_equal(numbered, f(x, np.float32(7)) if is_remainder else f(x))

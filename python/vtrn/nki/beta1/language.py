@@ -284,6 +284,33 @@ sin, cos, tan = _wave("sin", angles.sin_into), _wave("cos", angles.cos_into), _w
 isa.ACT_OF[sin] = isa.ACT_OF[nl.sin]
 
 
+def _composed(name):
+    """Of many instructions, whose result is copied to where the mask leaves it."""
+    function = getattr(nl, name)
+
+    def call(*operands, mask=None, dtype=None, **unused):
+        tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands]
+        first = next((x for x in tiles if isinstance(x, Tensor)), None)
+        if first is None:
+            raise TypeError(f"nl.{name}: {', '.join(map(repr, operands))}: one is a tile")
+        kind = dtype or (result_type(*tiles) if len(tiles) == 2 else first.dtype)
+        shape = np.broadcast_shapes(*(x.shape for x in tiles if isinstance(x, Tensor)))
+        tiles = [t.broadcast_view(x, shape) if isinstance(x, Tensor) and x.shape != shape else x for x in tiles]
+        numbers = {i: x for i, x in enumerate(tiles) if not isinstance(x, Tensor)}
+
+        def compute(to, *parts):
+            rest = iter(parts)
+            isa.tensor_copy(to, function(*(numbers[i] if i in numbers else next(rest) for i in range(len(tiles))), dtype=kind))
+
+        return apply(compute, [x for x in tiles if isinstance(x, Tensor)], like(shape, kind, first.par or 0), mask)
+
+    call.__name__ = name
+    return call
+
+
+floor, ceil, trunc, mod, fmod = map(_composed, ("floor", "ceil", "trunc", "mod", "fmod"))
+
+
 def negative(x, *, mask=None, dtype=None, **unused):
     return multiply(x, -1.0, mask=mask, dtype=dtype)  # noqa: F821
 
