@@ -816,3 +816,20 @@ def test_a_pattern_of_a_views_own_rows_goes_on_by_partitions():
 
     x = np.arange(40, dtype=np.float32).reshape(4, 10)
     np.testing.assert_array_equal(kernel(x), x[:, 4:8])
+
+
+def test_rows_behind_an_offset_are_counted_from_it():
+    """As nki-library scatters into the second half of a tensor."""
+    @nki.jit
+    def kernel(x, rows):
+        out = nl.ndarray((16, 5), x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=nl.zeros((16, 5), x.dtype))
+        nisa.dma_copy(dst=out.ap([[5, 4], [1, 5]], offset=40, vector_offset=nl.load(rows)), src=nl.load(x))
+        return out
+
+    x, rows = np.arange(20, dtype=np.float32).reshape(4, 5), np.array([[7], [0], [3], [2]], np.int32)
+    want = np.zeros((16, 5), np.float32)
+    want[8 + rows[:, 0]] = x
+    np.testing.assert_array_equal(kernel(x, rows), want)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="index 8 of row 0 is outside of the tensor's 8 rows"):
+        kernel(x, np.array([[8], [0], [3], [2]], np.int32))

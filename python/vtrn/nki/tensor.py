@@ -348,8 +348,8 @@ class ndarray(core.Tensor):
                 raise ValueError("ap: vector_offset is for dimension 0 of a tensor in HBM")
             strides[0] = math.prod(self.shape[1:])
         out = self._view(shape, strides, at, code)
-        if vector_offset is not None:
-            out._indirect = (vector_offset, self.shape[0])
+        if vector_offset is not None:  # rows that are left from the offset on
+            out._indirect = (vector_offset, self.shape[0] - (offset or 0) // max(1, strides[0]))
         elif outside and not out._is_inside():
             out._indirect = outside
         return out
