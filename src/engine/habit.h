@@ -1,5 +1,5 @@
-/* Whether a program's next execution is worth waking the team for, as its past executions showed: on
- * a host whose cores are in use, a thread alone is sooner done. */
+/* Whether a program's next execution is worth waking the team for, as its past executions showed:
+ * on a host whose cores are in use, a thread alone is sooner done. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,8 @@ typedef enum habit_phase {
     HABIT_COLD,  /* the next execution is the first: it also fills memory and caches */
     HABIT_TEAM,  /* the team executes; n_left more executions before a trial may begin */
     HABIT_TRIAL, /* a thread alone has the next execution, to see */
-    HABIT_AGAIN, /* the team has it, so that a pause of the host in one of its two does not decide */
+    HABIT_AGAIN, /* the team has it, so that a pause of the host in one of its two does not decide
+                  */
     HABIT_ALONE, /* a thread alone has the next n_left executions */
 } habit_phase;
 

@@ -301,9 +301,9 @@ static void a_value_that_others_read_stays(void **state) {
 
 static void malformed_rules_are_named(void **state) {
     (void)state;
-    static const char *const BAD[] = {"tanh(x",    "tanh(x) y",          "wave(x)", "add(x,)",
-                                      "horner(x)", "add(a,b,c,d,e,f,g)", "",
-                                      "clenshaw(x)", "clenshaw(x, 1)"};
+    static const char *const BAD[] = {"tanh(x",  "tanh(x) y",   "wave(x)",
+                                      "add(x,)", "horner(x)",   "add(a,b,c,d,e,f,g)",
+                                      "",        "clenshaw(x)", "clenshaw(x, 1)"};
     pattern p;
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         vtrn_status status = pattern_parse("one", BAD[i], "tanh(x)", &p);

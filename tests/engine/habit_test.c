@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-/* Executions of one program on a host where the team and one thread take so long. Returns how many of
- * the n executions one thread had. */
+/* Executions of one program on a host where the team and one thread take so long. Returns how many
+ * of the n executions one thread had. */
 static int n_alone_of(engine_habit *h, int n, double team_s, double alone_s) {
     int n_alone = 0;
     for (int i = 0; i < n; i++) {

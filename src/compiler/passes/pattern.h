@@ -2,13 +2,14 @@
  *
  *     add(multiply(s=logistic(x), c), multiply(s, subtract(1, s), x, c))
  *
- * A call is an operation of the graph by its name; eq, ne, lt and le are comparisons, horner(z, a, b,
- * c) is (a * z + b) * z + c, clenshaw(y, a, b, ...) the two last sums b(n) - b(n - 2) of a Chebyshev
- * series, where b(k) = y * b(k - 1) - b(k - 2) + its coefficient. A name, which is a letter,
- * stands for any value and, where it is written again, for the same one; name=call gives one to what
- * a call matches. A number stands for a constant of that value in every element. Sums and products of any number of operands match in any order and
- * association, and operations of two operands in either order where that changes nothing.
- * Conversions between floats are passed over. */
+ * A call is an operation of the graph by its name; eq, ne, lt and le are comparisons, horner(z, a,
+ * b, c) is (a * z + b) * z + c, clenshaw(y, a, b, ...) the two last sums b(n) - b(n - 2) of a
+ * Chebyshev series, where b(k) = y * b(k - 1) - b(k - 2) + its coefficient. A name, which is a
+ * letter, stands for any value and, where it is written again, for the same one; name=call gives
+ * one to what a call matches. A number stands for a constant of that value in every element. Sums
+ * and products of any number of operands match in any order and association, and operations of two
+ * operands in either order where that changes nothing. Conversions between floats are passed over.
+ */
 #ifndef VTRN_COMPILER_PASSES_PATTERN_H
 #define VTRN_COMPILER_PASSES_PATTERN_H
 
