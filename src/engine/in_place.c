@@ -14,6 +14,7 @@ enum {
     CELL_ROWS = ENGINE_OWNER_ROWS,
     N_GROUPS = ENGINE_MAX_PARTITIONS / CELL_ROWS,
     MAX_HOLES = 4,
+    MAX_RUNS = 16, /* of an operand that does not lie in one run */
 };
 
 /* CELL_BYTES of CELL_ROWS partitions: what of it is a tile's. */
@@ -106,6 +107,44 @@ static area area_of(const isa_access *a) {
     };
 }
 
+/* Bytes [lo, hi) of the area's rows. */
+static area narrowed(area at, int64_t lo, int64_t hi) {
+    at.bytes.lo = lo;
+    at.bytes.hi = hi;
+    at.first_column = (uint32_t)(lo / CELL_BYTES);
+    at.end_column = (uint32_t)((hi + CELL_BYTES - 1) / CELL_BYTES);
+    return at;
+}
+
+/* What an operand touches, as areas all of whose bytes it does where *is_exact; else one around
+ * them. Returns how many. A column of numbers that are a tile apart is as many areas. */
+static int areas_of(const isa_access *a, area out[MAX_RUNS], bool *is_exact) {
+    const area all = area_of(a);
+    *is_exact = !a->is_table && !a->is_kept;
+    out[0] = all;
+    if (!*is_exact || engine_ap_is_dense(a->ap))
+        return 1;
+    vtrn_dim dims[VTRN_MAX_FREE_DIMS];
+    const int64_t size = (int64_t)dtype_size((vtrn_dtype)a->ap->dtype);
+    int n_dims = engine_ap_merge(a->ap, dims), n_runs = 1;
+    int64_t run_bytes = size;
+    if (dims[n_dims - 1].step == 1)
+        run_bytes *= dims[--n_dims].num;
+    for (int d = 0; d < n_dims && n_runs <= MAX_RUNS; d++)
+        n_runs *= dims[d].num < MAX_RUNS ? (int)dims[d].num : MAX_RUNS + 1;
+    if (n_runs > MAX_RUNS) {
+        *is_exact = false;
+        return 1;
+    }
+    for (int i = 0; i < n_runs; i++) {
+        int64_t lo = a->ap->addr;
+        for (int d = n_dims - 1, rest = i; d >= 0; rest /= (int)dims[d--].num)
+            lo += rest % (int64_t)dims[d].num * dims[d].step * size;
+        out[i] = narrowed(all, lo, lo + run_bytes);
+    }
+    return n_runs;
+}
+
 /* The rows of a group that an operand touches, as bits. */
 static uint16_t rows_of(const area *at, uint32_t group) {
     int first = at->bytes.row - (int)group * CELL_ROWS;
@@ -189,6 +228,17 @@ static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const i
     return id;
 }
 
+/* Bytes of the area are read from SBUF. */
+static void need_tiles(in_place *p, const area *at) {
+    for (uint32_t column = at->first_column; column < at->end_column; column++)
+        for (uint32_t group = at->first_group; group < at->end_group; group++) {
+            const cell *c = cell_at(p, column, group);
+            tile *t = &p->tiles[c->tile];
+            if ((c->rows & rows_of(at, group)) && !is_in_a_hole(t, &at->bytes))
+                t->is_needed = true;
+        }
+}
+
 static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, const isa_access *a) {
     area at = area_of(a);
     uint32_t id = tile_read_in_place(p, instr, a, &at);
@@ -197,29 +247,24 @@ static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, con
         p->readers[p->n_readers++] = (reader){step_i, id};
         return;
     }
-    for (uint32_t column = at.first_column; column < at.end_column; column++)
-        for (uint32_t group = at.first_group; group < at.end_group; group++) {
-            const cell *c = cell_at(p, column, group);
-            tile *t = &p->tiles[c->tile];
-            if ((c->rows & rows_of(&at, group)) && !is_in_a_hole(t, &at.bytes))
-                t->is_needed = true;
-        }
+    area part[MAX_RUNS];
+    bool is_exact;
+    for (int i = areas_of(a, part, &is_exact); i-- > 0;)
+        need_tiles(p, &part[i]);
 }
 
-/* id: the tile that is written, or 0. */
-static void note_write(in_place *p, const isa_access *a, uint32_t id) {
-    area at = area_of(a);
-    bool is_dense = engine_ap_is_dense(a->ap) && !a->is_table && !a->is_kept;
-    for (uint32_t column = at.first_column; column < at.end_column; column++) {
-        bool is_whole = is_dense && at.bytes.lo <= (int64_t)column * CELL_BYTES &&
-                        at.bytes.hi >= (int64_t)(column + 1) * CELL_BYTES;
-        for (uint32_t group = at.first_group; group < at.end_group; group++) {
+/* id: the tile that is written, or 0. is_exact: all bytes of the area are. */
+static void write_area(in_place *p, const area *at, bool is_exact, uint32_t id) {
+    for (uint32_t column = at->first_column; column < at->end_column; column++) {
+        bool is_whole = is_exact && at->bytes.lo <= (int64_t)column * CELL_BYTES &&
+                        at->bytes.hi >= (int64_t)(column + 1) * CELL_BYTES;
+        for (uint32_t group = at->first_group; group < at->end_group; group++) {
             cell *c = cell_at(p, column, group);
-            uint16_t rows = rows_of(&at, group);
+            uint16_t rows = rows_of(at, group);
             tile *old = &p->tiles[c->tile];
             if (!is_whole && (c->rows & rows)) {
-                if (is_dense)
-                    add_hole(old, &at.bytes);
+                if (is_exact)
+                    add_hole(old, &at->bytes);
                 else
                     old->is_needed = true;
                 continue;
@@ -234,6 +279,13 @@ static void note_write(in_place *p, const isa_access *a, uint32_t id) {
             }
         }
     }
+}
+
+static void note_write(in_place *p, const isa_access *a, uint32_t id) {
+    area part[MAX_RUNS];
+    bool is_exact;
+    for (int i = areas_of(a, part, &is_exact); i-- > 0;)
+        write_area(p, &part[i], is_exact, id);
 }
 
 static void walk_step(in_place *p, const engine_block_plan *block, uint32_t step_i) {

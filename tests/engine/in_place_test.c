@@ -7,7 +7,7 @@ enum {
     N_SLOTS = 3, /* read only, read and written, written */
     SLOT_BYTES = 1 << 18,
     AREA_BYTES = 2048, /* of a partition that the programs use */
-    ROUNDS = 150,
+    ROUNDS = 600,
 };
 
 static uint64_t seed;
@@ -122,12 +122,43 @@ static void add_elementwise(draft *d) {
         in->ap[1] = src;
 }
 
+/* Columns of a few numbers that lie apart, of tiles mostly: written, or stored as they lie. */
+static void add_columns(draft *d) {
+    uint32_t n_each = 1 + rig_below(&seed, 3), n_columns = 2 + rig_below(&seed, 18);
+    uint32_t step = n_each + rig_below(&seed, (AREA_BYTES / 4 - n_each) / n_columns - n_each + 1);
+    vtrn_ap columns = random_tile(random_rows(), (n_columns - 1) * step + n_each);
+    columns.n_dims = 2;
+    columns.dim[0] = (vtrn_dim){(int32_t)step, n_columns};
+    columns.dim[1] = (vtrn_dim){1, n_each};
+    vtrn_instr *in = draft_add(d, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
+    in->ap[0] = columns;
+    in->imm[0].f = (float)d->n;
+    if (rig_below(&seed, 2))
+        return;
+    if (rig_below(&seed, 2)) { /* numbers of one of them, or beside it */
+        columns.addr +=
+            4 * (int64_t)(rig_below(&seed, n_columns) * step + rig_below(&seed, n_each));
+        columns.n_dims = 1;
+        columns.dim[0] = (vtrn_dim){1, 1 + rig_below(&seed, 2)};
+        columns.addr -= columns.addr + 8 > AREA_BYTES ? 4 : 0;
+    } else if (!rig_below(&seed, 3)) { /* bytes beside them, too */
+        columns.dim[1].num += n_each < step;
+        columns.addr -= 4 * (columns.addr > 0 && !rig_below(&seed, 2));
+    }
+    in = draft_add(d, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
+    in->ap[0] = hbm_tile(2, columns.n_partitions, 4 * rig_below(&seed, 1000), 100,
+                         (uint32_t)isa_ap_free_size(&columns));
+    in->ap[1] = columns;
+}
+
 static void make_draft(draft *d) {
     d->n = 0;
     add_copy(d);
     for (int i = 0, n = 4 + (int)rig_below(&seed, 24); i < n; i++) {
-        uint32_t kind = rig_below(&seed, 16);
-        if (kind < 6)
+        uint32_t kind = rig_below(&seed, 18);
+        if (kind >= 16)
+            add_columns(d);
+        else if (kind < 6)
             add_copy(d);
         else if (kind < 10)
             add_product(d);
@@ -263,6 +294,24 @@ static void a_copy_is_made_where_bytes_beside_new_ones_are_needed(void **state) 
     assert_int_equal(left_out_of(r, &d), 0);
     in->ap[0] = tile_ap(VTRN_SPACE_SBUF, 5, 1, 512, 64); /* the whole row */
     assert_int_equal(left_out_of(r, &d), 1);
+
+    make_transpose_of_a_tile(&d);
+    in = draft_add(&d, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
+    in->ap[0] = tile_ap(VTRN_SPACE_SBUF, 0, 128, 516, 2);
+    in->ap[0].n_dims = 2;
+    in->ap[0].dim[0] = (vtrn_dim){32, 2}; /* two columns of two numbers, 32 apart */
+    in->ap[0].dim[1] = (vtrn_dim){1, 2};
+    store = draft_add(&d, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
+    store->ap[0] = hbm_tile(2, 128, 0, 4, 4);
+    store->ap[1] = in->ap[0];
+    assert_int_equal(left_out_of(r, &d), 1);
+    store->ap[1].addr += 4;
+    assert_int_equal(left_out_of(r, &d), 0);
+    store->ap[0] = hbm_tile(2, 128, 0, 1, 1);
+    store->ap[1] = tile_ap(VTRN_SPACE_SBUF, 0, 128, 516 + 32 * 4 + 4, 1);
+    assert_int_equal(left_out_of(r, &d), 1);
+    store->ap[1].addr += 4;
+    assert_int_equal(left_out_of(r, &d), 0);
 
     make_transpose_of_a_tile(&d);
     in = draft_add(&d, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
