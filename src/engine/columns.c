@@ -14,6 +14,7 @@ enum {
     SPINS = 2000,  /* some 20 to 100 us */
     YIELDS = 2000, /* some ms, as far as others have the core */
     MAX_SUMS = 16, /* ranges of PSUM in a stretch */
+    CACHE_LINE_BYTES = 64,
 };
 
 /* Bytes of a partition of PSUM that products of a stretch write. Threads divide a range always in
@@ -148,22 +149,69 @@ void columns_end(columns_work *w) {
     atomic_store_explicit(&w->is_over, true, memory_order_release);
 }
 
+/* What products read that are still to come: steps [step, end) of a block, from a row of the
+ * first's moving tile on. Each thread that waits has rows of its own. */
+typedef struct glance {
+    const engine_block_plan *block;
+    uint32_t step, end;
+    int first_row, row, row_step;
+} glance;
+
+/* Of the stretch behind the one of which the caller has taken a part. */
+static glance behind_stretch(const columns_work *w, int thread_i) {
+    const engine_stretch *next = w->stretch + 1;
+    if (next == w->block->stretches + w->block->n_stretches)
+        return (glance){.end = 0};
+    return (glance){.block = w->block,
+                    .step = next->first,
+                    .end = next->end,
+                    .first_row = thread_i - 1,
+                    .row = thread_i - 1,
+                    .row_step = w->n_parts - 1};
+}
+
+/* Asks the caches for a row, of all its columns: what other threads multiply lies nearer then, too.
+ * False: all was asked for. */
+static bool look_ahead(const columns_work *w, glance *g) {
+    for (; g->step < g->end; g->step++, g->row = g->first_row) {
+        const vtrn_instr *instr = engine_step_instr(w->run->program, g->block, g->step);
+        const vtrn_ap *tile = &instr->ap[1];
+        if (instr->opcode != VTRN_OP_MATMUL || tile->space != VTRN_SPACE_HBM ||
+            g->row >= tile->n_partitions)
+            continue;
+        const uint8_t *row = engine_row(w->core, tile, w->run->slot_base, 0) +
+                             g->row * (int64_t)engine_row_stride(w->core, tile);
+        g->row += g->row_step;
+        const size_t n = isa_ap_free_size(tile) * dtype_size((vtrn_dtype)tile->dtype);
+        for (size_t i = 0; i < n; i += CACHE_LINE_BYTES)
+            __builtin_prefetch(row + i, 0, 2);
+        return true;
+    }
+    return false;
+}
+
 void columns_help(columns_work *w, int thread_i) {
     if (thread_i >= w->n_parts)
         return;
     uint32_t seen = 0;
+    glance coming = {.end = 0};
     for (int n_waits = 0; !atomic_load_explicit(&w->is_over, memory_order_acquire);) {
         uint32_t number = atomic_load_explicit(&w->posted, memory_order_acquire);
         if (number == seen) {
+            if (look_ahead(w, &coming))
+                continue;
             pause_briefly(n_waits);
             n_waits += n_waits < SPINS;
             continue;
         }
         seen = number;
         n_waits = 0;
+        coming.end = 0;
         if (!take(w, thread_i, number))
             continue;
         do_part(w, thread_i, thread_i);
+        /* Once this part is done the first thread may post another stretch. */
+        coming = behind_stretch(w, thread_i);
         atomic_fetch_add_explicit(&w->n_done, 1, memory_order_release);
     }
 }

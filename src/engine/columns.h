@@ -8,6 +8,9 @@
  * in the same way. A column's sum is made as ever, so bits do not
  * depend on the number of parts.
  *
+ * A thread that waits for the next stretch asks the caches for what it will read: memory is what
+ * such a program waits for, and the first thread's steps between stretches leave it idle.
+ *
  * A part is taken once: by its own thread, or by the first one when its own part is done. So the
  * first thread does not wait for one that has no core and has not begun. */
 #ifndef VTRN_ENGINE_COLUMNS_H
