@@ -133,6 +133,10 @@ VTRN_API bool vtrn_nki_is_written_to(const nki_storage *storage);
 VTRN_API int64_t vtrn_nki_view_bytes(const nki_view *view);
 /* Elements in row-major order, dense, and how many of them nothing has written. */
 VTRN_API vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten);
+/* By element in row-major order, whether something has written it, or may have: which rows a
+ * scatter writes is not known where there are no values. */
+VTRN_API vtrn_status vtrn_nki_written(const nki_view *view, uint8_t *is_written,
+                                      uint64_t *n_unwritten);
 /* What nothing has written becomes 0, and counts as written: memory is used again and again. */
 VTRN_API vtrn_status vtrn_nki_zero_unwritten(const nki_view *view);
 

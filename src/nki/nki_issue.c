@@ -200,20 +200,6 @@ static bool may_be_unwritten(const issue *x, int i) {
     return i == 1 && (is_transpose(x) || x->instr.opcode == VTRN_OP_NONZERO_WITH_COUNT);
 }
 
-static nki_view element_of(const nki_view *view, uint64_t i) {
-    nki_view one = {.storage = view->storage,
-                    .dtype = view->dtype,
-                    .n_dims = 1,
-                    .offset = view->offset,
-                    .shape = {1},
-                    .step = {1}};
-    for (int d = view->n_dims - 1; d >= 0; d--) {
-        one.offset += (int64_t)(i % (uint64_t)view->shape[d]) * view->step[d];
-        i /= (uint64_t)view->shape[d];
-    }
-    return one;
-}
-
 static bool is_written(const nki_view *view) {
     uint64_t first;
     return nki_map_count(&nki_record_of(view)->written, view, &first) ==
@@ -226,8 +212,8 @@ static vtrn_status mark_transposed(issue *x) {
     if (is_written(src))
         return nki_map_mark(&nki_record_of(dst)->written, dst);
     for (uint64_t i = 0; i < n; i++) {
-        nki_view from = element_of(src, i);
-        nki_view to = element_of(dst, i % n_columns * n_rows + i / n_columns);
+        nki_view from = nki_element_of(src, i);
+        nki_view to = nki_element_of(dst, i % n_columns * n_rows + i / n_columns);
         if (is_written(&from))
             VTRN_RETURN_IF_ERROR(nki_map_mark(&nki_record_of(dst)->written, &to));
     }

@@ -12,6 +12,20 @@ uint64_t nki_view_elements(const nki_view *view) {
     return n;
 }
 
+nki_view nki_element_of(const nki_view *view, uint64_t i) {
+    nki_view one = {.storage = view->storage,
+                    .dtype = view->dtype,
+                    .n_dims = 1,
+                    .offset = view->offset,
+                    .shape = {1},
+                    .step = {1}};
+    for (int d = view->n_dims - 1; d >= 0; d--) {
+        one.offset += (int64_t)(i % (uint64_t)view->shape[d]) * view->step[d];
+        i /= (uint64_t)view->shape[d];
+    }
+    return one;
+}
+
 vtrn_status nki_view_check(const nki_view *view) {
     int64_t size = nki_element_bytes(view), lo = view->offset, hi = lo;
     bool is_near = true;

@@ -502,6 +502,22 @@ vtrn_status vtrn_nki_zero_unwritten(const nki_view *view) {
     return status;
 }
 
+vtrn_status vtrn_nki_written(const nki_view *view, uint8_t *is_written, uint64_t *n_unwritten) {
+    const nki_record *r = nki_record_of(view);
+    const uint64_t size = (uint64_t)nki_element_bytes(view), n = nki_view_elements(view);
+    uint64_t first;
+    VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    *n_unwritten = n - nki_map_count(&r->written, view, &first) / size;
+    for (uint64_t i = 0; i < n; i++) {
+        is_written[i] = true;
+        if (!*n_unwritten)
+            continue;
+        nki_view one = nki_element_of(view, i);
+        is_written[i] = nki_map_count(&r->written, &one, &first) == size;
+    }
+    return NULL;
+}
+
 vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten) {
     const nki_record *r = nki_record_of(view);
     int64_t size = nki_element_bytes(view);

@@ -136,6 +136,8 @@ vtrn_status nki_map_mark(nki_map *map, const nki_view *view);
  * in row-major order. */
 uint64_t nki_map_count(const nki_map *map, const nki_view *view, uint64_t *first);
 uint64_t nki_view_elements(const nki_view *view);
+/* Element i in row-major order, as a view. */
+nki_view nki_element_of(const nki_view *view, uint64_t i);
 /* UNDEFINED when the view names elements beyond its tensor. */
 vtrn_status nki_view_check(const nki_view *view);
 static inline nki_record *nki_record_of(const nki_view *view) {

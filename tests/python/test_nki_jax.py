@@ -393,3 +393,29 @@ def test_a_number_that_jax_traces_is_named_where_the_kernel_fails():
 def test_an_argument_without_elements_is_named():
     with pytest.raises(ValueError, match=r"scaled: argument x has shape \(0, 64\), which has no elements"):
         jax.jit(scaled)(draw(128, 64)[:0])
+
+
+@vtrn.nki.jit
+def upper_half(a):
+    whole = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+    row = nl.ndarray((4, a.shape[1]), nl.bfloat16, buffer=nl.shared_hbm)
+    tile = nl.load(a)
+    nl.store(whole[0:64], tile[0:64])
+    nl.store(row[1:2], tile[1:2])
+    return whole, (row,)
+
+
+def test_what_no_kernel_writes_of_a_result_is_zero_inside_jit():
+    a = jnp.asarray(np.arange(1, 4097, dtype=np.float32).reshape(128, 32))
+    (a * 5.0).block_until_ready()  # memory that is given back with numbers in it
+    with pytest.warns(UserWarning) as told:
+        whole, (row,) = jax.jit(lambda v: upper_half(v + 0.0))(a)
+    assert [str(w.message).split(": ", 1)[1] for w in told] == [
+        "nothing writes 2048 of the 4096 elements of a result of shape (128, 32); they are 0",
+        "nothing writes 96 of the 128 elements of a result of shape (4, 32); they are 0"]
+    want = np.array(a)
+    want[64:] = 0
+    np.testing.assert_array_equal(whole, want)
+    row = np.asarray(row.astype(jnp.float32))
+    np.testing.assert_array_equal(row[1], np.asarray(a[1].astype(jnp.bfloat16).astype(jnp.float32)))
+    assert not row[[0, 2, 3]].any()

@@ -833,3 +833,19 @@ def test_rows_behind_an_offset_are_counted_from_it():
     np.testing.assert_array_equal(kernel(x, rows), want)
     with pytest.raises(vtrn.nki.NkiValidationError, match="index 8 of row 0 is outside of the tensor's 8 rows"):
         kernel(x, np.array([[8], [0], [3], [2]], np.int32))
+
+
+def test_two_tiles_that_python_compares_are_told_apart_with_a_warning():
+    @vtrn.nki.jit
+    def kernel(a):
+        x, y = nl.load(a), nl.load(a)
+        assert x == x and y in [None, y]
+        with pytest.warns(UserWarning, match="whether they are one object"):
+            assert not x == y
+        with pytest.warns(UserWarning, match="whether they are one object"):
+            assert x != y
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, x)
+        return out
+
+    kernel(np.ones((8, 4), np.float32))

@@ -202,3 +202,13 @@ def test_prelu_has_the_slope_of_activate2(monkeypatch, slope_is_tile):
     np.testing.assert_allclose(run(function, x, s), np.where(y > 0, y, y * (s if slope_is_tile else 0.25)), rtol=1e-6)
     with pytest.raises(TypeError, match="activate2"):
         run(lambda a: nl.prelu(a), x)
+
+
+@pytest.mark.parametrize("name", ["mod", "fmod"])
+def test_a_fraction_beside_32_bit_integers_is_refused(name):
+    @vtrn.nki.jit
+    def kernel(a):
+        return getattr(nl, name)(nl.load(a), 2.5)
+
+    with pytest.raises(TypeError, match="2.5 beside a tile of int32, which floats do not hold beyond 2"):
+        kernel(np.full((1, 4), 16777217, np.int32))

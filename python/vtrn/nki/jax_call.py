@@ -5,13 +5,17 @@ import dataclasses
 import functools
 import math
 import sys
+import warnings
 
-from vtrn.nki import dtypes, kernel as kernels, tensor
+import numpy as np
+
+from vtrn.nki import dtypes, isa, kernel as kernels, language as nl, tensor
 from vtrn.nki._load import HBM
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.tensor import ARGUMENT, ndarray
 
 TARGET = "AwsNeuronCustomNativeKernel"
+_MOST_GAPS = 4096  # places of a result that nothing writes: each costs a DMA
 
 
 def is_tracer(value):
@@ -95,7 +99,25 @@ class _Recording(kernels._Run):
             self.outputs.append(value)
         if value._dtype != self.outputs[i]._dtype:
             raise NkiValidationError(f"{self.function.__name__} returns one tensor as two types; return one of them", 7)
+        self._zero_unwritten(value)
         return _Part(i, value.offset, value.shape)
+
+    def _zero_unwritten(self, value):
+        """What nothing writes of a result is 0, as it is outside of JAX: the program stores zeros there."""
+        written = value._written()
+        if written is None:
+            return
+        written = np.frombuffer(written, np.uint8) != 0
+        ends = np.flatnonzero(np.diff(np.concatenate(([True], written, [True]))))
+        n = int(written.size - np.count_nonzero(written))
+        what = f"{self.function.__name__}: nothing writes {n} of the {value.size} elements of a result of shape {value.shape}"
+        if ends.size > 2 * _MOST_GAPS:
+            raise NkiValidationError(f"{what}, in {ends.size // 2} places; write them, for JAX would see what the memory held", 3)
+        warnings.warn(f"{what}; they are 0", stacklevel=8)
+        row = value.reshape((value.size,))
+        zeros = nl.shared_constant(np.zeros(np.diff(ends)[::2].max(), dtypes.numpy_of(value._dtype)))
+        for first, end in ends.reshape(-1, 2).tolist():
+            isa.dma_copy(row[first:end], zeros[0:end - first])
 
     def _update_arguments(self):
         for value, made in self.traced:
@@ -189,9 +211,9 @@ def _as_jax(value, made):
 def _results(structure, results):
     if isinstance(structure, _Part):
         whole, n = results[structure.output], math.prod(structure.shape)
-        if whole.size == n:
-            return whole.reshape(structure.shape)
-        return whole.reshape(-1)[structure.first:structure.first + n].reshape(structure.shape)
+        if whole.size != n:
+            whole = whole.reshape(-1)[structure.first:structure.first + n]
+        return whole.reshape(structure.shape)
     if isinstance(structure, (list, tuple)):
         return type(structure)(_results(s, results) for s in structure)
     return structure

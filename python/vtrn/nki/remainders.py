@@ -23,7 +23,12 @@ def _operands(what, x, y):
     def tile(z):
         if isinstance(z, core.Tensor):
             return z
-        return nl.full(like.shape, z, like.dtype if float(z).is_integer() else _float32)
+        if float(z).is_integer():
+            return nl.full(like.shape, z, like.dtype)
+        if dtypes.IS_32_BIT_INTEGER[like._dtype]:
+            raise TypeError(f"nl.{what}: {z} beside a tile of {like.dtype}, which floats do not hold beyond 2^24; copy the tile "
+                            "to nl.float32 where its numbers are below")
+        return nl.full(like.shape, z, _float32)
 
     x, y = tile(x), tile(y)
     if x.shape != y.shape:

@@ -173,6 +173,9 @@ class ndarray(core.Tensor):
                 f"a tile is not compared with {type(other).__name__} by Python, which would find it different whatever its "
                 "elements are: nl.equal(tile, 0) and nl.not_equal give a tile of the answers; what a kernel branches on is "
                 "a Python number or a register (nisa.register_load)"))
+        if self._is_on_chip and isinstance(other, core.Tensor) and self is not other:
+            warnings.warn("two tiles are compared by Python, which asks whether they are one object and not what they hold: "
+                          "nl.equal(tile, other) gives a tile of the answers", stacklevel=2)
         return NotImplemented
 
     def __ne__(self, other):

@@ -351,6 +351,28 @@ static PyObject *tensor_read(ext_tensor *self, PyObject *unused) {
     return Py_BuildValue("NK", bytes, (unsigned long long)n_unwritten);
 }
 
+/* _written(): None where all elements are written, or may be; else a byte an element, 0 where none
+ * is. */
+static PyObject *tensor_written(ext_tensor *self, PyObject *unused) {
+    (void)unused;
+    int64_t n = 1;
+    for (int i = 0; i < self->view.n_dims; i++)
+        n *= self->view.shape[i];
+    PyObject *bytes = bytes_of(self) < 0 ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+    if (!bytes)
+        return NULL;
+    uint64_t n_unwritten = 0;
+    vtrn_status status =
+        vtrn_nki_written(&self->view, (uint8_t *)PyBytes_AS_STRING(bytes), &n_unwritten);
+    if (!status && n_unwritten)
+        return bytes;
+    Py_DECREF(bytes);
+    if (!status)
+        Py_RETURN_NONE;
+    ext_raise(status, "read");
+    return NULL;
+}
+
 /* _zero_unwritten(): elements that nothing has written become 0. */
 static PyObject *tensor_zero_unwritten(ext_tensor *self, PyObject *unused) {
     (void)unused;
@@ -383,6 +405,7 @@ static PyMethodDef tensor_methods[] = {
     {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
     {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
     {"_read_into", (PyCFunction)tensor_read_into, METH_O, "The same into a buffer."},
+    {"_written", (PyCFunction)tensor_written, METH_NOARGS, "Which elements something has written."},
     {"_zero_unwritten", (PyCFunction)tensor_zero_unwritten, METH_NOARGS,
      "Zeros where nothing wrote."},
     {NULL, NULL, 0, NULL},
