@@ -41,8 +41,14 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _cores(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, cores = text.partition("=")
-    return name, tuple(int(c) for c in cores.split(","))
+    name, _, listed = text.partition("=")
+    cores = listed.split(",")
+    if not all(c.isdecimal() for c in cores):
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODEL=CORES with numbers of cores, as {name or 'MODEL'}=0 or {name or 'MODEL'}=0,1")
+    numbers = tuple(map(int, cores))
+    if (twice := [c for c in numbers if numbers.count(c) > 1]):
+        raise argparse.ArgumentTypeError(f"{text!r} names core {twice[0]} twice; name each core once")
+    return name, numbers
 
 
 def _count_of(text: str) -> tuple[str, int]:

@@ -1,11 +1,12 @@
 """vtrn serve: models on a virtual machine behind HTTP."""
 
 import json
+import os
 import socket
 import sys
 
 from vtrn.serve import arguments as read
-from vtrn.serve import listeners
+from vtrn.serve import listeners, machine
 from vtrn.serve.batcher import BatchLimits
 from vtrn.serve.buckets import Buckets
 from vtrn.serve.host import Host, Settings
@@ -13,9 +14,23 @@ from vtrn.serve.runtime import VtrnError
 from vtrn.serve.weights import MissingPackage
 
 
-def settings_of(args) -> Settings:
-    import os
+DEFAULT_INSTANCE = "inf2.xlarge"
 
+
+def _instance_of(args) -> str:
+    """What was asked for, else the default. VTRN_CHIP alone stands for no instance here."""
+    asked = args.instance or os.environ.get("VTRN_INSTANCE")
+    name, chip = asked or DEFAULT_INSTANCE, os.environ.get("VTRN_CHIP")
+    fitting = [i.name for i in machine.instances().values() if i.chip == chip] if chip else []
+    if fitting and name not in fitting:
+        who = "--instance" if args.instance else "VTRN_INSTANCE" if asked else "the instance of vtrn serve, unless --instance says otherwise,"
+        more = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
+        raise VtrnError(f"VTRN_CHIP is {chip}, and {who} is {name}, which has other chips; give --instance {fitting[0]}"
+                        f"{more}, or unset VTRN_CHIP")  # fmt: skip
+    return name
+
+
+def settings_of(args) -> Settings:
     if not 0 <= args.draft < args.length_buckets[0]:
         raise VtrnError(f"--draft is {args.draft}; it has to be from 0 to {args.length_buckets[0] - 1}, below the least length bucket")
     if args.draft_model and not args.draft:
@@ -23,9 +38,9 @@ def settings_of(args) -> Settings:
     buckets = Buckets(args.prompt_buckets, args.batch_buckets, args.length_buckets, args.draft, args.block_size, args.cache_blocks)
     if (fault := buckets.fault()) is not None:
         raise VtrnError(fault)
-    instance = args.instance or os.environ.get("VTRN_INSTANCE") or "inf2.xlarge"
     return Settings(
-        models=tuple(args.models), instance=instance, cores=dict(args.cores), pipelines=dict(args.pipeline_cores), repository=args.repository,
+        models=tuple(args.models), instance=_instance_of(args), n_cores=os.environ.get("NEURON_RT_NUM_CORES", ""), cores=dict(args.cores),
+        pipelines=dict(args.pipeline_cores), repository=args.repository,
         dtype=args.dtype, kept=args.weights, cache=args.cache, draft_model=args.draft_model, buckets=buckets, max_waiting=args.max_waiting,
         limits=BatchLimits(args.max_batch, args.max_delay_us, args.max_queue),
     )  # fmt: skip

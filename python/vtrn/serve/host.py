@@ -1,6 +1,7 @@
 """The server's inside, without a protocol: a machine, the models on its cores, and the threads that run them."""
 
 import dataclasses
+import os
 import pathlib
 
 import vtrn
@@ -28,6 +29,7 @@ class Settings:
     models: tuple[str, ...] = ("minilm", "smollm2")
     instance: str | None = None
     chip: str | None = None
+    n_cores: str = ""  # NEURON_RT_NUM_CORES; else all
     cores: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # by model; else the next free core
     pipelines: dict[str, int] = dataclasses.field(default_factory=dict)  # cores that share a stored model; else as model.toml says
     repository: pathlib.Path | None = None
@@ -52,10 +54,31 @@ class Placement:
     load_ns: float = 0.0  # of these, once
 
 
+def refuse_halves() -> None:
+    """Answers are values with their times, so a server without either has none to give."""
+    if os.environ.get("VTRN_VALUES") == "off":
+        raise VtrnError("VTRN_VALUES is off, so answers would be what lies in memory; unset it. `vtrn bench` and `vtrn serve-replay` "
+                        "time models without values")  # fmt: skip
+    if os.environ.get("VTRN_TIMING") == "off":
+        raise VtrnError("VTRN_TIMING is off, and answers say what the chip would have taken; unset it")
+
+
+def n_cores_of(device: Device, text: str) -> int:
+    """How many models are dealt out over: as many as the text asks for, else all."""
+    n = device.n_cores
+    if not text:
+        return n
+    if not text.isdecimal() or not 1 <= int(text) <= n:
+        raise VtrnError(f"NEURON_RT_NUM_CORES asks for {text} NeuronCores; {device.instance_name} has {n} here: give a number from 1 to "
+                        f"{n}, or another --instance")  # fmt: skip
+    return int(text)
+
+
 class Host:
     """Close it to let what waits finish and the device go."""
 
     def __init__(self, settings: Settings):
+        refuse_halves()
         self.settings = settings
         self.device = Device(settings.instance, settings.chip)
         self.programs = Programs(self.device)
@@ -68,6 +91,7 @@ class Host:
         if (assumed := machine.rests_on(self.device.chip)) is not None:
             self.about["rests_on"] = assumed
         try:
+            self.n_cores = n_cores_of(self.device, settings.n_cores)
             wanted = {name: self._wanted(name) for name in settings.models}
             cores = self._deal_cores(wanted)
             for name in settings.models:
@@ -94,15 +118,17 @@ class Host:
 
     def _deal_cores(self, wanted: dict[str, Wanted]) -> dict[str, tuple[int, ...]]:
         """Those that --cores says, else the next in turn."""
-        dealt, n, at = {}, self.device.n_cores, 0
+        dealt, n, at = {}, self.n_cores, 0
         for name, w in wanted.items():
             if w.pipeline_cores > n:
                 raise VtrnError(f"model {name}: pipeline_cores is {w.pipeline_cores}; {self.device.instance_name} has {n} cores here")
             cores = dealt[name] = self.settings.cores.get(name) or tuple((at + i) % n for i in range(w.pipeline_cores))
             at += w.pipeline_cores
             for c in cores:
+                if cores.count(c) > 1 and w.pipeline_cores == 1:
+                    raise VtrnError(f"model {name} is placed on core {c} twice; name each core once")
                 if not 0 <= c < n:
-                    raise VtrnError(f"model {name} is placed on core {c}; {self.device.chip} has cores 0 to {n - 1} here")
+                    raise VtrnError(f"model {name} is placed on core {c}; {self.device.chip} has {f'cores 0 to {n - 1}' if n > 1 else 'core 0 alone'} here")
             if len(cores) % w.pipeline_cores or w.pipeline_cores > 1 and len(set(cores)) < len(cores):
                 raise VtrnError(f"model {name} is dealt out over {w.pipeline_cores} cores, and --cores names {', '.join(map(str, cores))}; name "
                                 f"{w.pipeline_cores} for each pipeline, each once")  # fmt: skip
@@ -167,7 +193,7 @@ class Host:
                 text.worker.drafter.warm_up()
 
     def placement_text(self) -> str:
-        lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.device.n_cores} NeuronCores here"]
+        lines = [f"vtrn {vtrn.__version__}: {self.device.chip}, {self.n_cores} NeuronCore{'s' * (self.n_cores > 1)} here"]
         for p in [*self.placements, *self.drafts.values()]:
             cache = f", {p.cache_bytes / 2**20:.1f} MiB of cache" if p.cache_bytes else ""
             cores = ", ".join(map(str, p.cores))
