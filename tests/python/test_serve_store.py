@@ -20,7 +20,7 @@ from vtrn.serve import bench, store
 from vtrn.serve.machine import command_path
 from vtrn.serve.models import vad, vision
 from vtrn.serve.programs import Programs
-from vtrn.serve.runtime import Device
+from vtrn.serve.runtime import Device, VtrnError
 from vtrn.serve.tensor_models import StoredModel
 
 
@@ -129,7 +129,7 @@ WRONG = {
     "weights of another type": (lambda w: {**w, "b": w["b"].astype(np.float16)}, None, "b is float16"),
     "more weights than arguments": (lambda w: {**w, "z": w["b"], "zz": w["b"]}, None, "has 4 tensors, the model takes 3 arguments"),
     "weights of another folder": (None, "../w.safetensors", "has to name a file of its folder"),
-    "a number": (None, 3, "No such file|has to name"),
+    "a number": (None, 3, "has to name"),
 }
 
 
@@ -141,7 +141,7 @@ def test_wrong_weights_of_a_stored_model_are_named(device, linear, name):
         save_file(change(weights), folder / "w.safetensors")
     else:
         (folder / "model.toml").write_text(f"weights = {named!r}\n".replace("'", '"'))
-    with pytest.raises((ValueError, OSError), match=text):
+    with pytest.raises((ValueError, VtrnError), match=text):
         StoredModel(folder, device, Programs(device))
 
 

@@ -8,7 +8,6 @@ program, and wait for each other.
 import json
 import pathlib
 import sys
-import tomllib
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from vtrn.serve import arguments as read
 from vtrn.serve.machine import Instance, instance, keeps_weights, rests_on, time_with_weights
 from vtrn.serve.pipeline import cut, n_sent
 from vtrn.serve.replay import STYLE, table_html, write_csv
+from vtrn.serve.repository import exported_of, n_weights_of, settings_of, weights_path
 from vtrn.serve.runtime import VtrnError
 
 SECONDS = 60.0  # of the virtual clock, as neuronperf measures
@@ -119,27 +119,14 @@ def mark_pareto(rows: list[dict]) -> None:
 
 def resident_of(path: pathlib.Path) -> int:
     """How many arguments are weights, by model.toml beside the function."""
-    described = path.with_name("model.toml")
-    named = tomllib.loads(described.read_text(encoding="utf-8")).get("weights") if described.is_file() else None
-    if named is None:
-        return 0
-    from safetensors import safe_open
-
-    with safe_open(path.with_name(named), "numpy") as f:
-        return len(f.keys())
+    named = weights_path(path.parent, settings_of(path.parent))
+    return 0 if named is None else n_weights_of(named)
 
 
 def read_model(path: pathlib.Path, batch: int | None, n_resident: int | None) -> tuple[dict, bytes]:
-    from jax import export
-
     named = "weights of model.toml" if n_resident is None else "--resident"
     n_resident = resident_of(path) if n_resident is None else n_resident
-    try:
-        exported = export.deserialize(bytearray(path.read_bytes()))
-    except OSError:
-        raise
-    except Exception as error:
-        raise VtrnError(f"{path} is no function serialised by jax.export: {error}") from None
+    exported = exported_of(path)
     n_arguments = len(exported.in_avals)
     has = f"the function of {path} has {n_arguments} argument{'s' * (n_arguments != 1)}"
     if not 0 <= n_resident <= n_arguments:

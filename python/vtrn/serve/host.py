@@ -14,9 +14,10 @@ from vtrn.serve.draft import Drafter, first_layers
 from vtrn.serve.paged_engine import PagedEngine
 from vtrn.serve.paged_schedule import PagedSchedule
 from vtrn.serve.programs import Programs
+from vtrn.serve.repository import settings_of
 from vtrn.serve.runtime import Device, VtrnError
 from vtrn.serve.stages import Kept, Pipeline, Wanted
-from vtrn.serve.tensor_models import EncoderModel, StoredModel, settings_of, wanted_of
+from vtrn.serve.tensor_models import EncoderModel, StoredModel, wanted_of
 from vtrn.serve.text import TextService
 
 BUILT_IN = ("minilm", "smollm2")

@@ -71,12 +71,12 @@ def _program(programs: Programs, name: str, artifact: bytes, said: dict) -> tupl
 class Whole:
     """A program, and its weights on each core."""
 
-    def __init__(self, device: Device, programs: Programs, name: str, artifact: bytes, weights: list[np.ndarray], cores, wanted: Wanted):
+    def __init__(self, device: Device, programs: Programs, name: str, bucket: str, artifact: bytes, weights: list[np.ndarray], cores, wanted: Wanted):  # fmt: skip
         self._device, self.lanes = device, list(cores)
         said = {}
         if weights and (machine.keeps_weights(device.chip) or wanted.weights_stay):
             said = timed(name, artifact, device.chip, len(weights), wanted)
-        self.program, self.kept = _program(programs, name, artifact, said)
+        self.program, self.kept = _program(programs, f"{name}/{bucket}", artifact, said)
         self._weights = {c: [device.put(w, c) for w in weights] for c in self.lanes}
         self.stage_ns = lambda: []
 
@@ -94,7 +94,7 @@ def _said(kept: Kept) -> dict:
 class Pipeline:
     """Stages, a core each, chip after chip; several of them where there are cores for it. A lane is one of them."""
 
-    def __init__(self, device: Device, programs: Programs, name: str, artifact: bytes, weights: list[np.ndarray], cores, wanted: Wanted):
+    def __init__(self, device: Device, programs: Programs, name: str, bucket: str, artifact: bytes, weights: list[np.ndarray], cores, wanted: Wanted):  # fmt: skip
         n, cores = wanted.pipeline_cores, list(cores)
         if not machine.keeps_weights(device.chip):
             raise VtrnError(f"model {name}: pipeline_cores is {n}, and {device.chip} has no NeuronCore pipeline, its cores share products "
@@ -112,7 +112,7 @@ class Pipeline:
         if wanted.weights_stay:  # of the cut that was chosen; another may have too much on a core
             for stage in self._stages:
                 known[stage.first, stage.end] = timed(name, stage.artifact, device.chip, sum(map(self._is_weight, stage.takes)), wanted)
-        made = [_program(programs, f"{name}/stage{i}", s.artifact, known[s.first, s.end]) for i, s in enumerate(self._stages)]
+        made = [_program(programs, f"{name}/{bucket}/stage{i}", s.artifact, known[s.first, s.end]) for i, s in enumerate(self._stages)]
         self._programs = [program for program, _ in made]
         self.kept = Kept(sum(k.stay_bytes for _, k in made), sum(k.load_ns for _, k in made))
         self._cores = [cores[i : i + n] for i in range(0, len(cores), n)]

@@ -6,13 +6,11 @@ a stored model is a folder with model.export (jax.export) and model.toml.
 
 import dataclasses
 import pathlib
-import tomllib
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax import export
 
 from vtrn.serve import quantise
 from vtrn.serve.batcher import BatchResult
@@ -20,7 +18,8 @@ from vtrn.serve.decoder_engine import FLOATS
 from vtrn.serve.errors import bad_request, whole_text
 from vtrn.serve.models import encoder
 from vtrn.serve.programs import Programs, artifact_of, bucket_for
-from vtrn.serve.runtime import Device
+from vtrn.serve.repository import exported_of, settings_of, weights_of, weights_path
+from vtrn.serve.runtime import Device, VtrnError
 from vtrn.serve.stages import Pipeline, Wanted, Whole
 
 # The protocol's names of element types; BYTES is text.
@@ -137,20 +136,26 @@ class StoredModel:
         self.name, self.version = folder.name, "1"
         settings = settings_of(folder)
         wanted = wanted or wanted_of(folder, settings)
-        exported = export.deserialize(bytearray((folder / "model.export").read_bytes()))
+        exported = exported_of(folder / "model.export")
         self.about = settings.get("about")
         weights = _weights_of(folder, settings, exported.in_avals)
         self.weight_bytes = sum(w.nbytes for w in weights)
         self._types = exported.in_avals[len(weights) :]
-        n_in, n_out = len(self._types), len(exported.out_avals)
-        self.inputs = _specs(settings.get("inputs"), [f"input_{i}" for i in range(n_in)], self._types)
-        self.outputs = _specs(settings.get("outputs"), [f"output_{i}" for i in range(n_out)], exported.out_avals)
+        self.inputs = _specs(folder, "input", settings.get("inputs"), self._types)
+        self.outputs = _specs(folder, "output", settings.get("outputs"), exported.out_avals)
         self.max_rows = self._types[0].shape[0]
+        if (given := exported.out_avals[0].shape[0]) != self.max_rows:
+            raise VtrnError(f"{folder / 'model.export'} takes {self.max_rows} rows and gives {given}; a served model gives a row for each that it takes")
         kept = exported.module_kept_var_idx
         self._kept = [i - len(weights) for i in kept if i >= len(weights)]
         kind = Pipeline if wanted.pipeline_cores > 1 else Whole
-        self.plan = kind(device, programs, f"{self.name}/b{self.max_rows}", exported.mlir_module_serialized,
-                         [weights[i] for i in kept if i < len(weights)], cores, wanted)  # fmt: skip
+        try:
+            self.plan = kind(device, programs, self.name, f"b{self.max_rows}", exported.mlir_module_serialized,
+                             [weights[i] for i in kept if i < len(weights)], cores, wanted)  # fmt: skip
+        except (VtrnError, ValueError) as error:  # of stages, which name the model, or of the compiler, which does not know it
+            if f"model {self.name}: " in str(error):
+                raise
+            raise VtrnError(f"{folder / 'model.export'}: {error}", getattr(error, "category", 0)) from None
         self.lanes = self.plan.lanes
 
     def rows_of(self, inputs):
@@ -172,11 +177,6 @@ class StoredModel:
                            result.profile, result.core_ns, result.about)  # fmt: skip
 
 
-def settings_of(folder: pathlib.Path) -> dict:
-    path = folder / "model.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def wanted_of(folder: pathlib.Path, settings: dict) -> Wanted:
     """What model.toml says of cores and weights."""
     n, stay = settings.get("pipeline_cores", 1), settings.get("weights_stay")
@@ -189,15 +189,10 @@ def wanted_of(folder: pathlib.Path, settings: dict) -> Wanted:
 
 def _weights_of(folder: pathlib.Path, settings: dict, avals) -> list[np.ndarray]:
     """The tensors of the safetensors file that model.toml names, by name, as the first arguments take them."""
-    named = settings.get("weights")
-    if named is None:
+    path = weights_path(folder, settings)
+    if path is None:
         return []
-    from safetensors.numpy import load_file
-
-    path = (folder / str(named)).resolve()
-    if folder.resolve() not in path.parents:
-        raise ValueError(f"weights of {folder / 'model.toml'} has to name a file of its folder, it is {named!r}")
-    stored = load_file(path)
+    stored = weights_of(path)
     weights = [stored[name] for name in sorted(stored)]
     if len(weights) >= len(avals):
         raise ValueError(f"{path} has {len(weights)} tensors, the model takes {len(avals)} arguments with its inputs")
@@ -207,11 +202,22 @@ def _weights_of(folder: pathlib.Path, settings: dict, avals) -> list[np.ndarray]
     return weights
 
 
-def _specs(names, default, avals) -> list[TensorSpec]:
-    names = names or default
-    if len(names) != len(avals):
-        raise ValueError(f"model.toml names {len(names)} tensors, the model has {len(avals)}")
-    batches = {a.shape[0] if a.shape else None for a in avals}
-    if None in batches or len(batches) != 1:
-        raise ValueError("a served model takes and gives tensors whose first axis is the batch")
+def _specs(folder: pathlib.Path, kind: str, names: list[str] | None, avals) -> list[TensorSpec]:
+    """kind: input or output."""
+    path = folder / "model.export"
+    if names and len(names) != len(avals):
+        raise VtrnError(f"{kind}s of {folder / 'model.toml'} names {len(names)} tensor{'s' * (len(names) != 1)}, {', '.join(names)}; the function has "
+                        f"{len(avals)} {kind}{'s' * (len(avals) != 1)}{' beside its weights' * (kind == 'input')}: name each, in their order")  # fmt: skip
+    if not avals:
+        raise VtrnError(f"{path} has no {kind}s{' beside its weights' * (kind == 'input')}; a served model takes and gives tensors")
+    names = names or [f"{kind}_{i}" for i in range(len(avals))]
+    for name, a in zip(names, avals):
+        if not a.shape or a.shape[0] != avals[0].shape[0]:
+            raise VtrnError(f"{path}: {kind} {name} is {a.dtype}{list(a.shape)}; a served model takes and gives tensors whose first axis is the batch, "
+                            "the same of all")  # fmt: skip
+        if not all(isinstance(n, int) for n in a.shape):
+            raise VtrnError(f"{path}: {kind} {name} is {a.dtype}[{', '.join(map(str, a.shape))}]; export it with numbers for all sizes")
+        if np.dtype(a.dtype) not in DATATYPE_NAMES:
+            raise VtrnError(f"{path}: {kind} {name} is of {a.dtype}, for which the protocol has no name; convert it to one of "
+                            f"{', '.join(d for d in DATATYPES if d != 'BYTES')}")  # fmt: skip
     return [TensorSpec(n, DATATYPE_NAMES[np.dtype(a.dtype)], (-1, *a.shape[1:])) for n, a in zip(names, avals)]
