@@ -83,6 +83,7 @@ def test_fewer_cores_are_all_that_models_are_dealt_out_over(repository, capsys, 
     ("inf1", None, [], "VTRN_CHIP is inf1, and the instance of vtrn serve, unless --instance says otherwise, is inf2.xlarge.*give --instance inf1.xlarge .*or unset VTRN_CHIP"),
     ("inf1", "trn1.2xlarge", [], "VTRN_CHIP is inf1, and VTRN_INSTANCE is trn1.2xlarge, which has other chips"),
     ("inf1", None, ["--instance", "trn1.2xlarge"], "VTRN_CHIP is inf1, and --instance is trn1.2xlarge, which has other chips"),
+    ("inf1", None, ["--instance", "inf9"], "no instance 'inf9'"),
 ])  # fmt: skip
 def test_a_chip_of_another_instance_is_told_who_named_the_instance(repository, capsys, monkeypatch, chip, instance, options, words):
     monkeypatch.setenv("VTRN_CHIP", chip)

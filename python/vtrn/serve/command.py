@@ -13,7 +13,6 @@ from vtrn.serve.host import Host, Settings
 from vtrn.serve.runtime import VtrnError
 from vtrn.serve.weights import MissingPackage
 
-
 DEFAULT_INSTANCE = "inf2.xlarge"
 
 
@@ -22,7 +21,7 @@ def _instance_of(args) -> str:
     asked = args.instance or os.environ.get("VTRN_INSTANCE")
     name, chip = asked or DEFAULT_INSTANCE, os.environ.get("VTRN_CHIP")
     fitting = [i.name for i in machine.instances().values() if i.chip == chip] if chip else []
-    if fitting and name not in fitting:
+    if fitting and name not in fitting and name in machine.instances():
         who = "--instance" if args.instance else "VTRN_INSTANCE" if asked else "the instance of vtrn serve, unless --instance says otherwise,"
         more = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
         raise VtrnError(f"VTRN_CHIP is {chip}, and {who} is {name}, which has other chips; give --instance {fitting[0]}"
