@@ -3,6 +3,7 @@ tree's with the library of the build."""
 
 import importlib.util
 import os
+import signal
 import sys
 import zlib
 
@@ -12,6 +13,10 @@ from common import SEED
 from paths import BUILD, ROOT
 
 LIBRARY = os.path.abspath(os.environ.get("VTRN_LIBRARY") or BUILD / "src" / "libvtrn.so")
+
+# A background job of a shell without job control ignores interrupts, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["JAX_PLATFORMS"] = "neuron,cpu"
 # Whatever a test compiles must be free of races and of reads of what nothing wrote.

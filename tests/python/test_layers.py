@@ -31,7 +31,7 @@ ALLOWED = {
     "pjrt": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "api", "transport"},
     "cli": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "profile", "api"}
     | {"check", "collective"},
-    "nki": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "api"},
+    "nki": {"base", "chip", "isa", "engine", "timing", "runtime", "compiler", "collective", "api"},
 }
 # Of the compiler, a kernel that is written by hand knows the back end.
 NKI_COMPILER_STAGE = "build"
