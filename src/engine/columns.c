@@ -170,8 +170,9 @@ static glance behind_stretch(const columns_work *w, int thread_i) {
                     .row_step = w->n_parts - 1};
 }
 
-/* Asks the caches for a row, of all its columns: what other threads multiply lies nearer then, too.
- * False: all was asked for. */
+/* Prefetches one row of a moving tile, with the columns of all threads, into the second-level
+ * cache: the other threads read what this one has fetched from there, which is sooner than from
+ * memory. False: no row of the stretch is left. */
 static bool look_ahead(const columns_work *w, glance *g) {
     for (; g->step < g->end; g->step++, g->row = g->first_row) {
         const vtrn_instr *instr = engine_step_instr(w->run->program, g->block, g->step);

@@ -78,7 +78,7 @@ typedef struct profile_summary {
     uint64_t hbm_peak_bytes; /* of the core, as all that follow */
     /* Up to where tiles are placed, in all partitions; 0: the program does not say. */
     uint64_t sbuf_placed_peak_bytes, psum_placed_peak_bytes;
-    /* Most that a value which is still needed lies in; 0: nothing was live, or not followed. */
+    /* Most bytes that held values still to be read; 0: none did, or the profile has no samples. */
     uint64_t sbuf_live_peak_bytes, psum_live_peak_bytes;
     uint64_t hbm_capacity_bytes, sbuf_capacity_bytes, psum_capacity_bytes; /* of the core */
     double reference_time_share; /* custom_seconds / functional_seconds */

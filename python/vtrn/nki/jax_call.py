@@ -126,7 +126,7 @@ class _Recording(kernels._Run):
                                          "not return it; JAX's arrays do not change, so return the argument", 7)
 
     def _tell_of_scalars(self, error, args, kwargs):
-        """An error of a kernel that was given a number which JAX traces may come of that."""
+        """Names the numbers that JAX traces in an error of the kernel: they may be its cause."""
         names = [name for name, value in self._named(args, kwargs) if is_tracer(value) and not value.shape]
         if names and error.args and isinstance(error.args[0], str):
             error.args = (f"{error.args[0]}\n  {', '.join(names)}: JAX traces this number, so that the kernel has a tensor of "
