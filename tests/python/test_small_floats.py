@@ -7,6 +7,7 @@ import conftest
 import ml_dtypes
 import numpy as np
 import pytest
+from chip_run import export
 from common import SEED
 from paths import BUILD
 
@@ -25,11 +26,6 @@ each_wide = pytest.mark.parametrize("wide", WIDE, ids=lambda t: np.dtype(t).name
 
 def codes(small):
     return np.arange(16 if small is ml_dtypes.float4_e2m1fn else 256, dtype=np.uint8).view(small)
-
-
-def export(f, *args):
-    with jax.default_device(jax.devices("cpu")[0]):
-        return jax.export.export(jax.jit(f), platforms=["cpu"])(*args).mlir_module_serialized
 
 
 def assert_no_reference_op(artifact, tmp_path):

@@ -4,12 +4,12 @@ import subprocess
 
 import capi
 import jax
-import jax.export
 import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
 from scipy import special
+from chip_run import export
 from common import SEED
 from paths import BUILD
 
@@ -34,11 +34,6 @@ def device():
     d = capi.Device(threads=2)
     yield d
     d.close()
-
-
-def export(f, *args):
-    with jax.default_device(jax.devices("cpu")[0]):
-        return jax.export.export(jax.jit(f), platforms=["cpu"])(*args).mlir_module_serialized
 
 
 def ulps(got, truth):
