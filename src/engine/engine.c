@@ -46,6 +46,13 @@ int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]) {
     return n;
 }
 
+bool engine_are_rows_apart(const vtrn_instr *instr, int ap_i) {
+    const vtrn_ap *d = &instr->ap[0], *a = &instr->ap[ap_i];
+    return a->space != d->space || a->partition == d->partition ||
+           a->partition + a->n_partitions <= d->partition ||
+           d->partition + d->n_partitions <= a->partition;
+}
+
 bool engine_ap_is_dense(const vtrn_ap *ap) {
     vtrn_dim d[VTRN_MAX_FREE_DIMS];
     return engine_ap_merge(ap, d) == 1 && d[0].step == 1;

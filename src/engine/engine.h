@@ -166,6 +166,9 @@ static inline uint8_t *engine_row(const engine_core *core, const vtrn_ap *ap,
 /* Is a row one run of adjacent elements in order (after merging of dimensions)? */
 bool engine_ap_is_dense(const vtrn_ap *ap);
 
+/* Rows of operand ap_i and of dst are the same memory row by row, or never the same. */
+bool engine_are_rows_apart(const vtrn_instr *instr, int ap_i);
+
 /* Copies ap's free dimensions with unit dimensions dropped and mergeable neighbours merged; at
  * least one dimension comes out. Returns the number. */
 int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]);

@@ -2,6 +2,7 @@
 #include "engine/lanes.h"
 
 #include "base/dtype_kernels.h"
+#include "engine/move_short.h"
 
 #include <string.h>
 
@@ -53,38 +54,6 @@ static inline void advance(operand *o, size_t n) {
 
 static inline bool is_in_place(const operand *o, size_t n) {
     return operand_run(o) >= n && (operand_step(o) == 1 || n == 1);
-}
-
-typedef uint8_t vector16 __attribute__((vector_size(16), may_alias, aligned(1)));
-
-/* memmove of a short run without the call. Everything is read before anything is written. */
-static inline void move_short(void *dst, const void *src, size_t n_bytes) {
-    uint8_t *d = dst;
-    const uint8_t *s = src;
-    if (n_bytes > 128) {
-        memmove(dst, src, n_bytes);
-    } else if (n_bytes > 64) {
-        const uint8_t *end = s + n_bytes - 64;
-        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + 16);
-        vector16 c = *(const vector16 *)(s + 32), e = *(const vector16 *)(s + 48);
-        vector16 f = *(const vector16 *)end, g = *(const vector16 *)(end + 16);
-        vector16 h = *(const vector16 *)(end + 32), i = *(const vector16 *)(end + 48);
-        *(vector16 *)d = a, *(vector16 *)(d + 16) = b;
-        *(vector16 *)(d + 32) = c, *(vector16 *)(d + 48) = e;
-        d += n_bytes - 64;
-        *(vector16 *)d = f, *(vector16 *)(d + 16) = g;
-        *(vector16 *)(d + 32) = h, *(vector16 *)(d + 48) = i;
-    } else if (n_bytes > 32) {
-        const uint8_t *end = s + n_bytes - 32;
-        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + 16);
-        vector16 c = *(const vector16 *)end, e = *(const vector16 *)(end + 16);
-        *(vector16 *)d = a, *(vector16 *)(d + 16) = b;
-        d += n_bytes - 32;
-        *(vector16 *)d = c, *(vector16 *)(d + 16) = e;
-    } else {
-        vector16 a = *(const vector16 *)s, b = *(const vector16 *)(s + n_bytes - 16);
-        *(vector16 *)d = a, *(vector16 *)(d + n_bytes - 16) = b;
-    }
 }
 
 /* Equal runs of the innermost dimension, `pitch` bytes apart. */
@@ -487,14 +456,6 @@ static void run_row_in_chunks(lanes *l, const lanes_spec *spec, uint64_t n) {
         spec->row_end(l);
 }
 
-/* Rows of operand ap_i and of dst are the same memory row by row, or never the same. */
-static bool are_rows_apart(const vtrn_instr *instr, int ap_i) {
-    const vtrn_ap *d = &instr->ap[0], *a = &instr->ap[ap_i];
-    return a->space != d->space || a->partition == d->partition ||
-           a->partition + a->n_partitions <= d->partition ||
-           d->partition + d->n_partitions <= a->partition;
-}
-
 /* The streams of joined rows: scalar operands too where a column is worked on. Bit i is operand i;
  * 0: rows stay apart. */
 static unsigned joined_streams(const lanes *l, const lanes_spec *spec, uint64_t n, bool is_dense) {
@@ -511,7 +472,7 @@ static unsigned joined_streams(const lanes *l, const lanes_spec *spec, uint64_t 
         }
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (streams >> i & 1 &&
-            (!are_rows_apart(l->instr, i) || l->op[i].row_stride % l->op[i].size ||
+            (!engine_are_rows_apart(l->instr, i) || l->op[i].row_stride % l->op[i].size ||
              l->op[i].row_stride / l->op[i].size > INT32_MAX))
             return 0;
     return streams;

@@ -253,10 +253,11 @@ static vtrn_status decode_step(sequencer *s, const vtrn_instr *instr) {
     small_op op, *kept;
     if (!small_decode(s->chip, instr, &op))
         return NULL;
-    kept = ARENA_NEW(&s->plan->arena, small_op, 1);
+    size_t n_bytes = small_bytes(&op);
+    kept = arena_alloc(&s->plan->arena, 1, n_bytes);
     if (!kept)
-        return VTRN_OUT_OF_MEMORY(sizeof *kept);
-    *kept = op;
+        return VTRN_OUT_OF_MEMORY(n_bytes);
+    memcpy(kept, &op, n_bytes);
     s->block->small[s->block->n_steps] = kept;
     return NULL;
 }

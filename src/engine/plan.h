@@ -103,10 +103,10 @@ typedef struct engine_walk {
  * collective or to the end. Walks of different cores may go on at the same time. */
 vtrn_status engine_resume(engine_core *core, engine_run *run, engine_walk *walk);
 
-/* Executes. is_outline: only instructions in the compact form of engine/small.h run, which is where
- * loops count. A condition on other values is read from memory that this execution did not write,
- * so max_blocks must bound the loop. On error the memories hold whatever was written so far; the
- * core stays usable. */
+/* Executes. is_outline: only instructions of few rows in the compact form of engine/small.h run,
+ * which is where loops count. A condition on other values is read from memory that this execution
+ * did not write, so max_blocks must bound the loop. On error the memories hold whatever was written
+ * so far; the core stays usable. */
 vtrn_status engine_execute(engine_core *core, engine_run *run);
 
 #endif

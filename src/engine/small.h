@@ -1,16 +1,17 @@
-/* Instructions of a few rows of few elements, decoded once: which kernel, where the operands
+/* Instructions of few elements, decoded once: which kernel, where the operands
  * lie, which conversions. They take nanoseconds then, where checking and binding operands would
  * take most of the time. Values are those of the general path, bit for bit. */
 #ifndef VTRN_ENGINE_SMALL_H
 #define VTRN_ENGINE_SMALL_H
 
 #include "engine/core.h"
+#include "engine/pack.h"
 
 enum {
-    SMALL_MAX_ELEMENTS = 512, /* of a row */
-    SMALL_MAX_ROWS = 16,
-    /* Rows of less are gathered into one where there are several of them: that is the general
-     * path's work. */
+    SMALL_MAX_ELEMENTS = 512, /* of a row that is worked on where it is */
+    SMALL_MAX_ALL = 8192,     /* of all rows */
+    SMALL_MAX_OUTLINE_ROWS = 16,
+    /* Rows of less are gathered into one where there are several of them. */
     SMALL_LEAST_ELEMENTS = 16,
 };
 
@@ -18,6 +19,7 @@ enum {
 typedef struct small_context {
     uint8_t *base[VTRN_SPACE_HBM + 1];
     const uint64_t *slot_base;
+    uint8_t *scratch; /* of the thread */
 } small_context;
 
 typedef struct small_op small_op;
@@ -41,7 +43,7 @@ typedef union small_kernel {
 
 struct small_op {
     small_fn run;
-    small_kernel kernel[2];
+    small_kernel kernel[2];       /* of an operand that is packed or a tensor: tt or itt */
     small_load load[VTRN_MAX_AP]; /* by operand; NULL: is fp32, or taken as it is */
     small_store store;            /* NULL likewise */
     int64_t at[VTRN_MAX_AP];      /* from the base of its space, or from its slot */
@@ -49,15 +51,27 @@ struct small_op {
     uint8_t space[VTRN_MAX_AP];   /* VTRN_SPACE_NONE: the immediate */
     uint8_t n_rows;
     uint8_t flags;
+    uint8_t packed;   /* bit i: operand i is gathered, or scattered, by pack[i] */
     uint32_t slot[2]; /* of dst and src in HBM */
-    uint32_t n;       /* elements a row */
+    uint32_t n;       /* elements a row; where some operand is packed, of the whole one row */
     uint32_t n_bytes; /* of what is moved as it is */
     union {
         float f[2];
         uint32_t bits[2];
     } imm;
     float slope;
+    packing pack[VTRN_MAX_AP]; /* the last: read only where something is packed */
 };
+
+/* What is to be kept of an op. */
+static inline size_t small_bytes(const small_op *op) {
+    return op->packed ? sizeof *op : offsetof(small_op, pack);
+}
+
+/* Work so small that counters and conditions of loops may be what it computes. */
+static inline bool small_is_for_outline(const small_op *op) {
+    return !op->packed && op->n_rows <= SMALL_MAX_OUTLINE_ROWS;
+}
 
 /* False: the instruction needs the general path, which also says what is wrong with it. */
 bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out);
