@@ -171,6 +171,27 @@ static bool is_square(const emit_env *env, const fusion_node *node, vtrn_alu alu
            dtype_is_float((vtrn_dtype)env->f->nodes[k].dtype);
 }
 
+/* dst = a alu b of integers, at most one of which is a constant that is no tile. */
+static vtrn_status emit_binary_bits(emit_env *env, const fusion_node *node, vtrn_engine engine,
+                                    vtrn_alu alu) {
+    vtrn_ap dst = elementwise_dst_ap(env, node), a, b;
+    int second = node->in[1].node < 0 ? 1 : node->in[0].node < 0 ? 0 : 1, first = 1 - second;
+    VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, first, &a));
+    if (node->in[second].node >= 0) {
+        VTRN_RETURN_IF_ERROR(elementwise_tensor_in(env, node, second, &b));
+        return emit_tensor_tensor(env->e, engine, alu, &dst, &a, &b);
+    }
+    vtrn_instr *instr = emit_append(env->e, VTRN_OP_TENSOR_SCALAR, engine);
+    if (!instr)
+        return VTRN_OUT_OF_MEMORY(sizeof *instr);
+    instr->op0 = (uint8_t)alu;
+    instr->ap[0] = dst;
+    instr->ap[1] = a;
+    instr->imm[0].bits = (uint32_t)(int64_t)node->in[second].imm;
+    instr->flags = second == 0 ? VTRN_FLAG_REVERSE0 : 0;
+    return NULL;
+}
+
 /* dst = a alu b, whatever the operands are. */
 static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const elementwise_op *op,
                                vtrn_alu alu) {
@@ -178,6 +199,8 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const ele
     const fusion *f = env->f;
     vtrn_engine engine = elementwise_engine_of(op);
     bool is_row = node->shape == NODE_ROW;
+    if (op->constants == ELEMENTWISE_BITS)
+        return emit_binary_bits(env, node, engine, alu);
     bool a_is_scalar = elementwise_is_scalar(f, node, 0) && !(is_row && node->in[0].node >= 0);
     bool b_is_scalar = elementwise_is_scalar(f, node, 1) && !(is_row && node->in[1].node >= 0);
     if (op->constants == ELEMENTWISE_TILE || (!a_is_scalar && !b_is_scalar)) {

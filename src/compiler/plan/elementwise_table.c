@@ -121,6 +121,8 @@ int elementwise_n_temps(const fusion *f, const fusion_node *node) {
 static bool is_tile(const elementwise_op *op, const fusion_node *node, int k) {
     if (node->in[k].node >= 0 || op->constants == ELEMENTWISE_IMMEDIATE)
         return false;
+    if (op->constants == ELEMENTWISE_BITS)
+        return k == 0 && node->in[1].node < 0;
     return op->constants != ELEMENTWISE_SELECTED || k == (node->reuses == 1 ? 2 : 1);
 }
 

@@ -15,8 +15,10 @@ typedef enum elementwise_emitter_id {
 /* Which constant operands instructions take from memory. */
 typedef enum elementwise_constants {
     ELEMENTWISE_IMMEDIATE, /* none */
-    ELEMENTWISE_TILE,      /* all */
-    ELEMENTWISE_SELECTED,  /* the value of a select that is copied over the other one */
+    /* the first of two constants; else immediates are the bits of integers. Rows are no scalars */
+    ELEMENTWISE_BITS,
+    ELEMENTWISE_TILE,     /* all */
+    ELEMENTWISE_SELECTED, /* the value of a select that is copied over the other one */
 } elementwise_constants;
 
 /* A row of elementwise_ops.def, which says what the fields are. */
