@@ -345,3 +345,62 @@ def test_scalar_adds_up_rows_where_vector_has_more_to_do(tmp_path):
     assert made.count("act_read_accumulator") > 0
     made = instructions(lambda x: x.sum(-1), args[0], tmp_path=tmp_path)
     assert "act_read_accumulator" not in made and made.count("tensor_reduce.add") == 4
+
+
+CONSTANT_OPS = {
+    "add": lax.add, "subtract": lax.sub, "multiply": lax.mul, "maximum": lax.max, "minimum": lax.min, "and": lax.bitwise_and,
+    "or": lax.bitwise_or, "xor": lax.bitwise_xor, "shift left": lax.shift_left, "less": lax.lt, "equal": lax.eq,
+    "shift right": lax.shift_right_logical, "arithmetic shift": lax.shift_right_arithmetic,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8, np.uint16])
+@pytest.mark.parametrize("shape", [(7,), (40, 3)])
+def test_constants_of_integer_operations_are_exact_on_either_side(dtype, shape):
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(SEED)
+    x, row = (rng.integers(info.min, info.max, s, dtype, endpoint=True) for s in (shape, shape[:1] + (1,) * (len(shape) - 1)))
+
+    def f(x, row):
+        tiles, numbers = (x, jnp.broadcast_to(row, x.shape)), (0, info.max, info.min, 5, 31)
+        constants = [jnp.full(x.shape, n, dtype) for n in numbers]
+        return [op(*pair) for op in CONSTANT_OPS.values() for t in tiles for c in constants for pair in ((t, c), (c, t))] + [
+            op(*tiles) for op in CONSTANT_OPS.values()]  # fmt: skip
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        want = jax.jit(f)(x, row)
+    for got, exact in zip(chip_run.run(f, x, row), want):
+        np.testing.assert_array_equal(got, np.asarray(exact))
+
+
+def test_constants_of_integer_operations_take_no_tiles(tmp_path):
+    """Rounds as threefry has them."""
+
+    def f(x, y):
+        for k in (13, 15, 26, 6):
+            x = x + y
+            y = x ^ (y << np.uint32(k) | y >> np.uint32(32 - k))
+        return x + np.uint32(0x1BD11BDA), y
+
+    words = np.zeros((40, 3), np.uint32)
+    made = instructions(f, words, words, tmp_path=tmp_path)
+    assert made.count("memset") == 0, made
+    assert "tensor_scalar.shift_left" in made and "tensor_scalar.add" in made
+    assert not any(i.startswith("tensor_tensor.shift") for i in made), made
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.int8, np.uint16, np.int32])
+def test_a_number_before_a_row_keeps_its_value(dtype):
+    """Comparisons have results of a byte, in which the number does not fit."""
+    row = np.arange(40).reshape(40, 1).astype(dtype)
+    numbers = (1.5, 21, 300) if dtype in (np.float32, BF16) else (-3, 21, 100) if dtype != np.uint16 else (21, 65535)
+
+    def f(row):
+        tile = jnp.broadcast_to(row, (40, 3))
+        numbers_before = [jnp.full(tile.shape, n, dtype) for n in numbers]
+        return [op(n, tile) for n in numbers_before for op in (lax.lt, lax.ge, lax.eq, lax.max, lax.sub)]
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        want = jax.jit(f)(row)
+    for got, exact in zip(chip_run.run(f, row), want):
+        np.testing.assert_array_equal(got, np.asarray(exact))

@@ -211,9 +211,13 @@ static vtrn_status emit_binary(emit_env *env, const fusion_node *node, const ele
         return emit_tensor_tensor(env->e, engine, alu, &dst, &a, &b);
     }
     int scalar = b_is_scalar ? 1 : 0, tensor = 1 - scalar;
+    if (node->in[tensor].node < 0 && node->in[scalar].node >= 0) {
+        scalar = tensor; /* of a number and a row, dst's type may not hold the number */
+        tensor = 1 - scalar;
+    }
     const fusion_in *s = &node->in[scalar];
     const tile *row = s->node >= 0 ? &f->nodes[s->node].t : NULL;
-    if (node->in[tensor].node < 0) { /* both immediates, or an immediate with a row */
+    if (node->in[tensor].node < 0) { /* both immediates */
         VTRN_RETURN_IF_ERROR(emit_fill(env, &dst, node->in[tensor].imm));
         a = dst;
     } else {
