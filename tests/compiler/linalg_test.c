@@ -226,8 +226,55 @@ static void factors_of_complex_matrices_give_the_matrix(void **state) {
     run_all(&linalg_complex, true);
 }
 
+/* LU with row pivots, one column after the other. */
+static void plain_lu(double *a, int64_t m, int64_t n, int64_t *pivots) {
+    for (int64_t k = 0; k < m && k < n; k++) {
+        int64_t best = k;
+        for (int64_t i = k + 1; i < m; i++)
+            if (fabs(a[k * m + i]) > fabs(a[k * m + best]))
+                best = i;
+        pivots[k] = best;
+        for (int64_t j = 0; j < n; j++) {
+            double kept = a[j * m + k];
+            a[j * m + k] = a[j * m + best];
+            a[j * m + best] = kept;
+        }
+        if (a[k * m + k] == 0)
+            continue;
+        double inverse = 1 / a[k * m + k];
+        for (int64_t i = k + 1; i < m; i++)
+            a[k * m + i] = inverse * a[k * m + i];
+        for (int64_t j = k + 1; j < n; j++)
+            for (int64_t i = k + 1; i < m; i++)
+                a[j * m + i] += -a[j * m + k] * a[k * m + i];
+    }
+}
+
+/* Panels of columns do with each element what a column at a time does, in the same order; of
+ * columns that are zero, too. */
+static void lu_by_panels_gives_the_bits_of_lu_by_columns(void **state) {
+    (void)state;
+    static const int64_t sizes[][2] = {{32, 32},  {33, 33},  {70, 70},
+                                       {100, 37}, {37, 100}, {97, 65}};
+    maker m = {.la = &linalg_real, .state = test_seed()};
+    for (size_t t = 0; t < sizeof sizes / sizeof *sizes; t++) {
+        const int64_t rows = sizes[t][0], n = sizes[t][1];
+        double *a = random_scalars(&m, rows * n);
+        for (int64_t j = 6; j < n; j += 29)
+            memset(a + j * rows, 0, (size_t)rows * sizeof *a);
+        double *expected = copy_of(&m, a, rows * n);
+        int64_t *pivots = zeros(&m, n, sizeof *pivots), *plain = zeros(&m, n, sizeof *plain);
+        m.la->lu(a, rows, n, pivots);
+        plain_lu(expected, rows, n, plain);
+        assert_memory_equal(pivots, plain, (size_t)n * sizeof *pivots);
+        assert_memory_equal(a, expected, (size_t)(rows * n) * sizeof *a);
+        release(&m);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lu_by_panels_gives_the_bits_of_lu_by_columns),
         cmocka_unit_test(factors_of_real_matrices_give_the_matrix),
         cmocka_unit_test(factors_of_complex_matrices_give_the_matrix),
     };

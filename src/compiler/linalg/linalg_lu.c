@@ -2,28 +2,94 @@
  */
 #include "compiler/linalg/linalg_routines.h"
 
+enum {
+    PANEL = 32, /* columns whose updates a column takes while it is in the cache */
+    GROUP = 4,  /* of these at once, while an element is in a register */
+};
+
+static int64_t lesser(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Brings the largest element of column k of m rows to row k, in columns [first, end), and divides
+ * by it. */
+static int64_t pivot_column(scalar *a, int64_t m, int64_t k, int64_t first, int64_t end) {
+    scalar *column = a + k * m;
+    int64_t best = k;
+    for (int64_t i = k + 1; i < m; i++)
+        if (magnitude1(column[i]) > magnitude1(column[best]))
+            best = i;
+    if (best != k)
+        for (int64_t j = first; j < end; j++)
+            swap(1, a + j * m + k, a + j * m + best);
+    const scalar pivot = column[k];
+    if (pivot == 0)
+        return best;
+    if (magnitude1(pivot) > 1e-140 && magnitude1(pivot) < 1e140)
+        scale(m - k - 1, quotient(1, pivot), column + k + 1);
+    else
+        for (int64_t i = k + 1; i < m; i++)
+            column[i] = quotient(column[i], pivot);
+    return best;
+}
+
+/* Takes column k, times its own element k, from column y. */
+static void eliminate(const scalar *a, int64_t m, int64_t k, scalar *y) {
+    if (a[k * m + k] != 0)
+        add_scaled(m - k - 1, -y[k], a + k * m + k + 1, y + k + 1);
+}
+
+/* The same of columns k to k + GROUP, in that order for each element. */
+static void eliminate_group(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
+    scalar factor[GROUP];
+    bool is_zero = false;
+    for (int g = 0; g < GROUP; g++)
+        is_zero |= a[(k + g) * m + k + g] == 0;
+    for (int g = 0; g < GROUP && is_zero; g++)
+        eliminate(a, m, k + g, y);
+    if (is_zero)
+        return;
+    const scalar *restrict x = a + k * m;
+    for (int g = 0; g < GROUP; g++) { /* the rows of the group, which it changes itself */
+        for (int h = 0; h < g; h++)
+            y[k + g] += times(factor[h], x[h * m + k + g]);
+        factor[g] = -y[k + g];
+    }
+    for (int64_t i = k + GROUP; i < m; i++) {
+        scalar sum = y[i];
+        for (int g = 0; g < GROUP; g++)
+            sum += times(factor[g], x[g * m + i]);
+        y[i] = sum;
+    }
+}
+
+/* Panel by panel. Each element has the operations of an elimination column by column, in the same
+ * order. */
 void LINALG(lu)(void *matrix, int64_t m, int64_t n, int64_t *pivots) {
     scalar *a = matrix;
-    for (int64_t k = 0; k < m && k < n; k++) {
-        scalar *column = a + k * m;
-        int64_t best = k;
-        for (int64_t i = k + 1; i < m; i++)
-            if (magnitude1(column[i]) > magnitude1(column[best]))
-                best = i;
-        pivots[k] = best;
-        if (best != k)
-            for (int64_t j = 0; j < n; j++)
-                swap(1, a + j * m + k, a + j * m + best);
-        if (column[k] == 0)
-            continue;
-        const scalar pivot = column[k];
-        if (magnitude1(pivot) > 1e-140 && magnitude1(pivot) < 1e140)
-            scale(m - k - 1, quotient(1, pivot), column + k + 1);
-        else
-            for (int64_t i = k + 1; i < m; i++)
-                column[i] = quotient(column[i], pivot);
-        for (int64_t j = k + 1; j < n; j++)
-            add_scaled(m - k - 1, -a[j * m + k], column + k + 1, a + j * m + k + 1);
+    const int64_t n_pivots = lesser(m, n);
+    for (int64_t first = 0; first < n_pivots; first += PANEL) {
+        const int64_t end = lesser(first + PANEL, n_pivots);
+        for (int64_t k = first; k < end; k++) {
+            pivots[k] = pivot_column(a, m, k, first, end);
+            for (int64_t j = k + 1; j < end; j++)
+                eliminate(a, m, k, a + j * m);
+        }
+        for (int64_t j = 0; j < n; j++) {
+            if (j == first)
+                j = end;
+            if (j == n)
+                break;
+            scalar *y = a + j * m;
+            for (int64_t k = first; k < end; k++)
+                if (pivots[k] != k)
+                    swap(1, y + k, y + pivots[k]);
+            int64_t k = j < first ? end : first;
+            for (; k + GROUP <= end; k += GROUP)
+                eliminate_group(a, m, k, y);
+            for (; k < end; k++)
+                eliminate(a, m, k, y);
+        }
     }
 }
 
