@@ -102,9 +102,43 @@ static const char *place_of(const nki_finish_options *o, const nki_session *s,
     return source < o->n_sources ? o->sources[source].place : "";
 }
 
+/* Tiles of one size that one line of the kernel makes. */
+typedef struct residents {
+    const char *place;
+    uint64_t row_bytes, total;
+    uint32_t n, last; /* the last instruction that names one of them */
+} residents;
+
+enum { MAX_RESIDENTS = 64 };
+
+static uint32_t group_residents(const placing *p, const nki_finish_options *o, const living *live,
+                                residents *out) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < live->n; i++) {
+        const nki_record *r = live->tiles[i];
+        const char *place = place_of(o, p->s, r);
+        uint32_t k = 0;
+        while (k < n && (out[k].row_bytes != r->storage.row_bytes || strcmp(out[k].place, place)))
+            k++;
+        if (k == MAX_RESIDENTS)
+            continue;
+        if (k == n)
+            out[n++] = (residents){.place = place, .row_bytes = r->storage.row_bytes};
+        out[k].n++;
+        out[k].total += size_of(p, r);
+        out[k].last = r->last > out[k].last ? r->last : out[k].last;
+    }
+    return n;
+}
+
+static int by_total(const void *a, const void *b) {
+    const residents *x = a, *y = b;
+    return x->total != y->total ? (x->total > y->total ? -1 : 1) : strcmp(x->place, y->place);
+}
+
 static vtrn_status overflow(const placing *p, const nki_finish_options *o, const nki_record *tile,
                             const living *live) {
-    enum { MAX_SHOWN = 8 };
+    enum { MAX_SHOWN = 12 };
     uint64_t in_use = 0;
     for (uint32_t i = 0; i < live->n; i++)
         in_use += size_of(p, live->tiles[i]);
@@ -114,14 +148,15 @@ static vtrn_status overflow(const placing *p, const nki_finish_options *o, const
         "%llu; use smaller tiles, or read some for the last time before",
         p->space == VTRN_SPACE_PSUM ? "PSUM" : "SBUF", (unsigned long long)tile->storage.row_bytes,
         live->n, (unsigned long long)in_use, (unsigned long long)p->limit);
-    status = vtrn_status_annotate(status, "%s, where it is first used", place_of(o, p->s, tile));
-    for (uint32_t i = 0; i < live->n && i < MAX_SHOWN; i++) {
-        const nki_record *other = live->tiles[i];
+    status = vtrn_status_annotate(status, "%s, where instruction %u is the first to use it",
+                                  place_of(o, p->s, tile), tile->first);
+    residents groups[MAX_RESIDENTS];
+    uint32_t n = group_residents(p, o, live, groups);
+    qsort(groups, n, sizeof *groups, by_total);
+    for (uint32_t i = 0; i < n && i < MAX_SHOWN; i++)
         status = vtrn_status_annotate(
-            status, " %llu bytes at %lld, first used at %s, last by instruction %u",
-            (unsigned long long)other->storage.row_bytes, (long long)other->chip_addr,
-            place_of(o, p->s, other), other->last);
-    }
+            status, " %u of %llu bytes, first used at %s, last by instruction %u", groups[i].n,
+            (unsigned long long)groups[i].row_bytes, groups[i].place, groups[i].last);
     return status;
 }
 

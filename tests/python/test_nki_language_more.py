@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import vtrn.nki
-from vtrn.nki import isa as nisa, language as nl
+from vtrn.nki import errors, isa as nisa, language as nl
 
 rng = np.random.default_rng(11)
 
@@ -118,7 +118,7 @@ def test_remainders_take_numbers():
     np.testing.assert_array_equal(run(lambda t: nl.fmod(100.0, nl.add(t, 12.5)), x), np.fmod(np.float32(100), x + 12.5))
     small, large = np.array([[1.0, -2.0]], np.float32), np.array([[np.inf, 1e30]], np.float32)
     np.testing.assert_array_equal(run(nl.fmod, small, large), small)
-    with pytest.raises(ValueError, match="x has shape"):
+    with pytest.raises(errors.NkiValidationError, match="nl.fmod: tiles of shapes"):
         run(nl.fmod, x, x[:, :3])
 
 
@@ -212,3 +212,52 @@ def test_a_fraction_beside_32_bit_integers_is_refused(name):
 
     with pytest.raises(TypeError, match="2.5 beside a tile of int32, which floats do not hold beyond 2"):
         kernel(np.full((1, 4), 16777217, np.int32))
+
+
+# -- operands of other shapes, and of no kind
+
+
+BINARY = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "maximum": np.maximum, "minimum": np.minimum,
+          "power": np.power, "mod": np.mod, "fmod": np.fmod, "less": np.less, "equal": np.equal, "not_equal": np.not_equal,
+          "logical_and": np.logical_and}
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.int32], ids=str)
+def test_a_column_is_repeated_beside_a_tile(name, is_swapped, dtype):
+    if np.dtype(dtype).kind == "i" and name == "divide":
+        pytest.skip("of whole numbers there is no division")
+    x, column = rng.integers(1, 7, (33, 4, 9)).astype(dtype), rng.integers(1, 5, (33, 1, 1)).astype(dtype)
+    x, y = (column, x) if is_swapped else (x, column)
+    want = BINARY[name](x.astype(np.float32), y.astype(np.float32)).astype(dtype).astype(np.float32)
+    got = run(getattr(nl, name), x, y).astype(np.float32)
+    np.testing.assert_allclose(got, want, rtol=2**-7 if dtype == ml_dtypes.bfloat16 else 1e-6)
+
+
+def test_rows_of_each_partition_and_columns_are_repeated_in_bitwise_operations_and_where():
+    x, row, column = (rng.integers(0, 1000, (8, *n)).astype(np.int32) for n in ((3, 5), (1, 5), (3, 1)))
+    np.testing.assert_array_equal(run(nl.bitwise_xor, x, row), x ^ row)
+    np.testing.assert_array_equal(run(nl.add, row, column), row + column)
+    np.testing.assert_array_equal(run(lambda a, b: nl.where(nl.greater(a, b, dtype=nl.uint8), a, b), x, column), np.maximum(x, column))
+
+
+def test_tiles_that_do_not_fit_and_operands_of_no_kind_are_told():
+    x = np.ones((4, 6), np.float32)
+    for name in ("add", "mod", "divide"):
+        with pytest.raises(errors.NkiValidationError, match=rf"(?s)nl\.\w+: tiles of shapes.*\(4, 6\).*nl.broadcast_to.*\n  at {__file__}"):
+            run(getattr(nl, name), x, x[:1])
+    for name in ("add", "mod"):
+        with pytest.raises(errors.NkiTypeError, match=rf"nl.{name}: an operand is None.*\n  at {__file__}"):
+            run(lambda t: getattr(nl, name)(t, None), x)
+
+
+OPERATORS = ["x + 1", "1 - x", "x * x", "2 / x", "x // 2", "x % 2", "x ** 2", "x @ x", "x << 1", "x >> 1", "x & 1", "1 | x", "x ^ x",
+             "-x", "+x", "~x", "abs(x)", "round(x)", "float(x)", "int(x)", "divmod(x, 2)", "np.float32(2) * x",
+             "np.ones((4, 6)) + x", "x < 2"]
+
+
+@pytest.mark.parametrize("text", OPERATORS)
+def test_operators_of_python_are_told_by_their_line_and_what_stands_for_them(text):
+    with pytest.raises(errors.NkiTypeError, match="(?s)(nl\\.|register|the tile itself).*\n  at my_kernel.py:1"):
+        run(lambda x: eval(compile(text, "my_kernel.py", "eval"), {"x": x, "np": np}), np.ones((4, 6), np.float32))

@@ -4,6 +4,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -97,11 +98,22 @@ def run_several_ranks(orchestrator):
     orchestrator._run_simulator_inference = inference
 
 
+class _XdistHooks:
+    """What nki-library's conftest implements of pytest-xdist's hooks, which pytest refuses where nobody specifies them."""
+
+    def pytest_configure_node(self, node):
+        pass
+
+
 class Plugin:
     """Runs the chosen tests and passes each result on."""
 
     def __init__(self, report, part):
         self.report, self.part, self.outcome = report, part, None
+
+    def pytest_addhooks(self, pluginmanager):
+        if importlib.util.find_spec("xdist") is None:
+            pluginmanager.add_hookspecs(_XdistHooks)
 
     def pytest_collection_finish(self, session):
         from test.utils.test_orchestrator import Orchestrator

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from vtrn.nki import dtypes, isa, tensor
+from vtrn.nki import dtypes, isa, operators, tensor
 from vtrn.nki._load import ACT, ALU, HBM, core
 from vtrn.nki.dtypes import (  # noqa: F401 (names of the module)
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn_x4, float8_e5m2_x4, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, float16,
@@ -101,21 +101,42 @@ def _result(x, dtype):
 def _binary(name, alu):
     def call(x, y, dtype=None):
         if isinstance(x, core.Tensor) and isinstance(y, core.Tensor):
-            if x._is_psum and y._is_psum:
-                y = copy(y)
-            out = _result(x, dtype)
-            isa.tensor_tensor(out, x, y, call)
-        elif isinstance(x, core.Tensor):
+            return _of_tiles(call, x, y, dtype)
+        for z in (x, y):
+            if not isinstance(z, core.Tensor) and not operators.is_number(z):
+                raise operators.refusal(f"nl.{name}: an operand is {operators.text_of(z)}, and no tile or number")
+        if isinstance(x, core.Tensor):
             out = _result(x, dtype)
             isa.tensor_scalar(out, x, call, y)
-        else:
+        elif isinstance(y, core.Tensor):
             out = _result(y, dtype)
             isa.tensor_scalar(out, y, call, x, reverse0=True)
+        else:
+            raise operators.refusal(f"nl.{name}: {operators.text_of(x)} and {operators.text_of(y)}: one is a tile")
         return out
 
     call.__name__ = call.__qualname__ = name
     isa.ALU_OF[call] = ALU[alu]
     return call
+
+
+def _of_tiles(function, x, y, dtype):
+    """Of two tiles. A column, of one element a partition, is repeated. Tiles of other dimensions and as many elements are
+    taken in their order."""
+    is_alike = x.shape == y.shape or (x.ndim != y.ndim and x.size == y.size and x.shape[0] == y.shape[0])
+    shape = x.shape if is_alike else tensor.common_shape(f"nl.{function.__name__}", x, y)
+    out = ndarray(shape, x.dtype if dtype is None else dtype)
+    for data, column, is_swapped in ((x, y, False), (y, x, True)):
+        if not is_alike and column.shape != shape == data.shape and math.prod(column.shape[1:]) == 1 and column.dtype == float32 and \
+                isa.ALU_OF[function] < isa._FIRST_BITWISE:
+            isa.tensor_scalar(out, data, function, column.reshape(column.shape[0], 1), reverse0=is_swapped)
+            return out
+    if x._is_psum and y._is_psum:
+        y = copy(y)
+    if not is_alike:
+        x, y = tensor.spread(x, shape), tensor.spread(y, shape)
+    isa.tensor_tensor(out, x, y, function)
+    return out
 
 
 add, subtract = _binary("add", "add"), _binary("subtract", "subtract")
@@ -268,7 +289,10 @@ def mean(x, axis, dtype=None, keepdims=False):
 
 def where(condition, x, y, dtype=None):
     like = x if isinstance(x, core.Tensor) else y if isinstance(y, core.Tensor) else None
-    out = ndarray(condition.shape, dtype or (like.dtype if like is not None else float32))
+    tiles = [z for z in (condition, x, y) if isinstance(z, core.Tensor)]
+    shape = tensor.common_shape("nl.where", *tiles)
+    condition, x, y = (tensor.spread(z, shape) if isinstance(z, core.Tensor) else z for z in (condition, x, y))
+    out = ndarray(shape, dtype or (like.dtype if like is not None else float32))
     isa.tensor_copy(out, y) if isinstance(y, core.Tensor) else isa.memset(out, y)
     if isinstance(x, core.Tensor) and x.dtype != out.dtype:
         x = copy(x, out.dtype)

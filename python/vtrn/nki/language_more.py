@@ -89,20 +89,12 @@ def _last_axes(what, x, axis):
     return tuple(axes), math.prod(x.shape[a] for a in axes)
 
 
-def _spread(row, shape):
-    """A view of a tile whose dimensions of 1 are repeated."""
-    for d, n in enumerate(shape):
-        if d and row.shape[d] == 1 and n != 1:
-            row = row.broadcast(d, n)
-    return row
-
-
 def var(x, axis, dtype=None, keepdims=False):
     """The mean square of the differences from the mean. The result keeps the dimensions, as the API page says."""
     axes, n = _last_axes("var", x, axis)
     mean = nl.mean(x, axes, _float32, keepdims=True)
     rest = ndarray(x.shape, _float32)
-    isa.tensor_tensor(rest, x, _spread(mean, x.shape), nl.subtract)
+    isa.tensor_tensor(rest, x, tensor.spread(mean, x.shape), nl.subtract)
     isa.tensor_tensor(rest, rest, rest, nl.multiply)
     return nl.multiply(nl.sum(rest, axes, keepdims=True), 1.0 / n, x.dtype if dtype is None else dtype)
 
@@ -122,11 +114,11 @@ def rms_norm(x, w, axis, n, epsilon=1e-06, dtype=None, compute_dtype=None):
     isa.tensor_scalar(scale, scale, nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
     isa.activation(scale, nl.rsqrt, scale)
     out = ndarray(x.shape, kind)
-    isa.tensor_tensor(out, x, _spread(scale, x.shape), nl.multiply)
+    isa.tensor_tensor(out, x, tensor.spread(scale, x.shape), nl.multiply)
     if w.shape[0] != x.shape[0]:
         w = nl.broadcast_to(w, (x.shape[0], *w.shape[1:]))
     result = ndarray(x.shape, x.dtype if dtype is None else dtype)
-    isa.tensor_tensor(result, out, _spread(w, x.shape), nl.multiply)
+    isa.tensor_tensor(result, out, tensor.spread(w, x.shape), nl.multiply)
     return result
 
 

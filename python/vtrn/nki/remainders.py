@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki import dtypes, isa, language as nl, operators, tensor
 from vtrn.nki._load import core
 from vtrn.nki.language_more import _narrow
 from vtrn.nki.tensor import ndarray
@@ -15,9 +15,12 @@ _EXACT = isa.engine.gpsimd  # for integers of 32 bits
 
 
 def _operands(what, x, y):
-    """Both as tiles of one shape: a number becomes one. A narrow integer beside one of 32 bits becomes one, too."""
+    """Both as tiles of one shape: a number becomes one, a column is repeated. A narrow integer beside one of 32 bits becomes one, too."""
     if not isinstance(x, core.Tensor) and not isinstance(y, core.Tensor):
         raise TypeError(f"nl.{what}: a tile and a tile or number, not two numbers")
+    for z in (x, y):
+        if not isinstance(z, core.Tensor) and not operators.is_number(z):
+            raise operators.refusal(f"nl.{what}: an operand is {operators.text_of(z)}, and no tile or number")
     like = x if isinstance(x, core.Tensor) else y
 
     def tile(z):
@@ -31,8 +34,8 @@ def _operands(what, x, y):
         return nl.full(like.shape, z, _float32)
 
     x, y = tile(x), tile(y)
-    if x.shape != y.shape:
-        raise ValueError(f"nl.{what}: x has shape {x.shape}, y {y.shape}; both are alike, or one is a number")
+    shape = tensor.common_shape(f"nl.{what}", x, y)
+    x, y = tensor.spread(x, shape), tensor.spread(y, shape)
     if dtypes.IS_FLOAT[x._dtype] or dtypes.IS_FLOAT[y._dtype]:
         return x, y
     wide = {z.dtype for z in (x, y) if dtypes.IS_32_BIT_INTEGER[z._dtype]}

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import dtypes
+from vtrn.nki import dtypes, operators
 from vtrn.nki._load import HBM, PSUM, SBUF, core
 from vtrn.nki.errors import UNINITIALISED, NkiTypeError, NkiValidationError
 
@@ -410,6 +410,9 @@ class ndarray(core.Tensor):
                                           "gave is an operand"))
 
 
+operators.refuse(ndarray, "the tensors of NKI from 0.2 on have no operators of Python", operators.OF_TILES)
+
+
 def _reshaped_steps(old_shape, old_steps, shape):
     """Steps of the new shape over the same elements; ValueError when no steps give them."""
     runs = []  # merged dimensions of the old shape: [number, step]
@@ -432,6 +435,24 @@ def _reshaped_steps(old_shape, old_steps, shape):
         steps.append(runs[i][1] * done)
         done *= n
     return steps[::-1]
+
+
+def spread(x, shape):
+    """A view of x whose free dimensions of 1 are repeated."""
+    for d, n in enumerate(shape):
+        if d and x.shape[d] == 1 and n != 1:
+            x = x.broadcast(d, n)
+    return x
+
+
+def common_shape(what, *tiles):
+    """The shape to which the tiles' free dimensions of 1 are repeated."""
+    shape = tuple(max(x.shape[d] for x in tiles) for d in range(tiles[0].ndim)) if len({x.ndim for x in tiles}) == 1 else ()
+    if any(n not in (m, 1 if d else m) for x in tiles for d, (n, m) in enumerate(zip(x.shape, shape))) or not shape:
+        raise NkiValidationError(_placed(
+            f"{what}: tiles of shapes {' and '.join(str(x.shape) for x in tiles)}: they have as many dimensions and partitions, and "
+            "a free dimension of 1, as of a column [P, 1], is repeated; nl.broadcast_to copies one to others' partitions"))
+    return shape
 
 
 def axes_of(what, x, axis):

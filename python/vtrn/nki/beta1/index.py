@@ -2,9 +2,19 @@
 
 import numpy as np
 
+from vtrn.nki import operators
+
 
 def _integer(x):
     return isinstance(x, (int, np.integer)) or (hasattr(x, "__index__") and not isinstance(x, Index))
+
+
+def _is_term(x):
+    return isinstance(x, Index) or _integer(x)
+
+
+_AFFINE = "index expressions are sums, differences and products with integers"
+_COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal"}
 
 
 class Index:
@@ -49,7 +59,7 @@ class Index:
         if _integer(other):
             return Index(self.const + other.__index__(), self.step, self.sizes)
         if not isinstance(other, Index):
-            return NotImplemented
+            return self._refused("add", other)
         step = dict(self.step)
         for a, s in other.step.items():
             step[a] = step.get(a, 0) + s
@@ -59,7 +69,7 @@ class Index:
 
     def __mul__(self, other):
         if not _integer(other):
-            return NotImplemented
+            return self._refused("mul", other)
         n = other.__index__()
         return Index(self.const * n, {a: s * n for a, s in self.step.items()}, self.sizes)
 
@@ -68,31 +78,62 @@ class Index:
     def __neg__(self):
         return self * -1
 
+    def __pos__(self):
+        return self
+
     def __sub__(self, other):
-        return self + -1 * other
+        return self + -1 * other if _is_term(other) else self._refused("sub", other)
 
     def __rsub__(self, other):
-        return -self + other
+        return -self + other if _is_term(other) else self._refused("sub", other)
 
     def __lt__(self, other):
-        return Mask([self - other + 1], (self, "less", other))
+        return self._compared("lt", other, lambda: [self - other + 1])
 
     def __le__(self, other):
-        return Mask([self - other], (self, "less_equal", other))
+        return self._compared("le", other, lambda: [self - other])
 
     def __gt__(self, other):
-        return Mask([other - self + 1], (self, "greater", other))
+        return self._compared("gt", other, lambda: [other - self + 1])
 
     def __ge__(self, other):
-        return Mask([other - self], (self, "greater_equal", other))
+        return self._compared("ge", other, lambda: [other - self])
 
     def __eq__(self, other):
-        return Mask([self - other, other - self], (self, "equal", other))
+        if other is None:
+            return False
+        return self._compared("eq", other, lambda: [self - other, other - self])
+
+    def __ne__(self, other):
+        if other is None:
+            return True
+        raise operators.refusal(f"{operators.expression('ne', self, other)}: a mask is made by <, <=, >, >= and ==; what is left by "
+                                "!= are two parts: write one instruction for each")
 
     __hash__ = None
 
+    def _refused(self, name, other):
+        if hasattr(other, "buffer"):  # a tile says what stands for the numbers
+            return NotImplemented
+        raise operators.refusal(f"{operators.expression(name, self, other)}: {_AFFINE}; nisa.iota(expression, dtype) gives the "
+                                "numbers as a tile, which takes others")
+
+    def _compared(self, name, other, terms):
+        if not _is_term(other):
+            raise operators.refusal(f"{operators.expression(name, self, other)}: {_AFFINE}; compare with an integer or another one")
+        return Mask(terms(), (self, _COMPARISONS[name], other))
+
+    def __bool__(self):
+        raise operators.refusal(f"bool({self!r}): an index expression stands for all of its numbers, and has no truth for `if`, "
+                                "`while`, `and`, `or` and `not`; compare it, for a mask, or branch on the loop's variable")
+
     def __repr__(self):
         return f"<index {self.const} + {self.step} over {self.shape}>"
+
+
+operators.refuse(Index, f"{_AFFINE}, which become steps and numbers of an access pattern",
+                 "view the tensor by more dimensions (reshape) and take an index of each, or compute the numbers in a tile "
+                 "(nisa.iota(expression, dtype))")
 
 
 def broadcast(*indices):
@@ -121,12 +162,26 @@ class Mask:
     def __and__(self, other):
         if other is True or other is None:
             return self
+        if not isinstance(other, Mask):
+            raise operators.refusal(f"{operators.expression('and', self, other)}: {_JOINED}; a tile of answers (nl.less(x, y)) is "
+                                    "no mask: nl.where and nisa.tensor_copy_predicated take it")
         return Mask(self.terms + other.terms)
 
     __rand__ = __and__
 
     def __bool__(self):
-        raise TypeError("a mask has no truth of its own: write & in the place of `and`")
+        raise operators.refusal("a mask has no truth of its own: write & in the place of `and`, (0 <= i) & (i < n) in the place of "
+                                "0 <= i < n")
+
+    def __eq__(self, other):
+        if other is None:
+            return False
+        raise operators.refusal(f"{operators.expression('eq', self, other)}: masks are not compared; {_JOINED}")
+
+    __hash__ = object.__hash__
+
+    def __repr__(self):
+        return "<mask>"
 
     def boxes(self, shape):
         """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
@@ -187,6 +242,14 @@ class Mask:
             else:
                 b[0] = max(b[0], -(term.const // s))
         return [(lo, max(lo, hi)) for lo, hi in bounds]
+
+
+_JOINED = "masks are joined by & alone, as each names a box of elements"
+operators.refuse(Mask, _JOINED, {
+    **dict.fromkeys((*operators.BINARY, *operators.UNARY), "give mask= as it is, or take nisa.affine_select"),
+    **dict.fromkeys(("or", "xor"), "write one instruction for each part, with its own mask="),
+    "invert": "write the opposite comparison: i >= n in the place of ~(i < n)"})
+operators.refuse(Mask, _JOINED, "compare index expressions, and join the masks", ("lt", "le", "gt", "ge"))
 
 
 def arange(*args):

@@ -55,6 +55,7 @@ def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused
         source = data.boxed(mask_of(mask))
         n, m = source.shape[0], source.shape[1]
         part = out.part((m, n), out.base.strides, out.base.offset, 0)
+        out.keep([((0, m), (0, n))])
     isa.nc_transpose(part.raw(), source.raw(), engine)
     return out
 
@@ -66,8 +67,7 @@ def tensor_tensor(data1, data2, op, *, dtype=None, mask=None, engine=unknown_eng
 def tensor_scalar(data, op0, operand0, reverse0=False, op1=None, operand1=None, reverse1=False, *, dtype=None, mask=None,
                   engine=unknown_engine, **unused):
     def call(d, x):
-        n = x.shape[0]
-        a, b = (raw(v)[:n] if isinstance(v, Tensor) else v for v in (operand0, operand1))
+        a, b = (old.column_part(v, mask, data) for v in (operand0, operand1))
         isa.tensor_scalar(d, x, op0, _fp32(a), reverse0, op1, _fp32(b), reverse1, engine)
 
     return old.apply(call, (old.on_chip(data),), result(data, dtype), mask)
@@ -85,7 +85,7 @@ def _fp32(x):
 def scalar_tensor_tensor(*, data, op0, operand0, op1, operand1, reverse0=False, reverse1=False, dtype=None, mask=None,
                          **unused):
     def call(d, x, y):
-        isa.scalar_tensor_tensor(d, x, op0, _fp32(raw(operand0)), op1, y, reverse0, reverse1)
+        isa.scalar_tensor_tensor(d, x, op0, _fp32(old.column_part(operand0, mask, data)), op1, y, reverse0, reverse1)
 
     if isinstance(operand1, Tensor) and not old.is_column(operand1, data):
         return old.apply(call, (data, t.broadcast_view(operand1, data.shape)), result(data, dtype), mask)
@@ -94,8 +94,8 @@ def scalar_tensor_tensor(*, data, op0, operand0, op1, operand1, reverse0=False, 
 
 def tensor_scalar_reduce(*, data, op0, operand0, reduce_op, reduce_res, reverse0=False, dtype=None, mask=None, **unused):
     def call(d, x):
-        n = x.shape[0]
-        isa.tensor_scalar_reduce(d, x, op0, _fp32(raw(operand0)), reduce_op, reduce_res.raw()[:n], reverse0)
+        isa.tensor_scalar_reduce(d, x, op0, _fp32(old.column_part(operand0, mask, data)), reduce_op,
+                                 old.column_part(reduce_res, mask, data), reverse0)
 
     return old.apply(call, (data,), result(data, dtype), mask)
 
@@ -116,7 +116,7 @@ def tensor_tensor_scan(data0, data1, initial, op0, op1, reverse0=False, reverse1
     out = like(data1.shape, dtype or old.result_type(data0, data1))
 
     def call(d, x, y):
-        isa.tensor_tensor_scan(d, x, y, raw(initial), op0, op1, reverse0, reverse1)
+        isa.tensor_tensor_scan(d, x, y, old.column_part(initial, mask, out), op0, op1, reverse0, reverse1)
 
     return old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
 
@@ -128,9 +128,7 @@ def reciprocal(data, *, dtype=None, mask=None, **unused):
 def activation(op, data, *, bias=None, scale=1.0, reduce_op=None, reduce_res=None, reduce_cmd=reduce_cmd.idle, mask=None,
                dtype=None, **unused):
     def call(d, x):
-        n = x.shape[0]
-        a, s = (raw(v)[:n] if isinstance(v, Tensor) else v for v in (bias, scale))
-        res = reduce_res.raw()[:n] if reduce_res is not None else None
+        a, s, res = (old.column_part(v, mask, data) for v in (bias, scale, reduce_res))
         isa.activation(d, op, x, a, _fp32(s), reduce_op, res, reduce_cmd)
 
     return old.apply(call, (old.on_chip(data),), result(data, dtype), mask)
@@ -152,7 +150,7 @@ def iota(expr, dtype, *, mask=None, **unused):
     out = like(expr.shape, dtype)
     offset, partition_step, pattern = _pattern(expr, expr.ndim)
     isa.iota(out.raw(), pattern, offset, partition_step)
-    return out
+    return out.keep(old.kept_by(mask, out))
 
 
 def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, **unused):
@@ -163,13 +161,14 @@ def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, 
     offset, partition_step, pattern = _pattern(padded, n)
     out = result(on_true_tile, dtype)
     isa.affine_select(out.raw(), pattern, partition_step, on_true_tile.raw(), on_false_value, getattr(nl, name), offset)
-    return out
+    return out.keep(old.kept_by(mask, out))
 
 
 def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd=reduce_cmd.reset_reduce, reduce_res=None,
                  reduce_op=None, range_start=0, on_false_value=old.fp32.min, mask=None, dtype=None, **unused):
     def call(d, x):
-        isa.range_select(d, x, comp_op0, comp_op1, bound0.raw(), bound1.raw(), reduce_cmd, raw(reduce_res), None, range_start)
+        low, high, res = (old.column_part(v, mask, on_true_tile) for v in (bound0, bound1, reduce_res))
+        isa.range_select(d, x, comp_op0, comp_op1, low, high, reduce_cmd, res, None, range_start)
 
     return old.apply(call, (on_true_tile,), result(on_true_tile, dtype), mask)
 
@@ -198,41 +197,45 @@ def bn_aggr(data, *, mask=None, dtype=None, **unused):
 
 
 def _of_rows(instruction, data, n, dtype, mask):
-    source = data.boxed(mask_of(mask))
-    out = like((data.shape[0], n), dtype or data.dtype)
-    instruction(out.raw()[:source.raw().shape[0]], source.raw())
+    out, (part, to) = like((data.shape[0], n), dtype or data.dtype), _masked_rows(data, mask)
+    if part is not None:
+        instruction(_rows_of(out, to, mask), part.raw())
     return out
+
+
+def _masked_rows(data, mask):
+    """What the mask leaves of data, or None; and its partitions."""
+    return data.boxed(mask_of(mask)), old.box_of(mask, data)[0]
+
+
+def _rows_of(out, rows, mask):
+    """The partitions of a result of a row each, which has no others where there is a mask."""
+    if mask is not None:
+        out.keep([(rows, *((0, n) for n in out.shape[1:]))])
+    return out.raw()[rows[0]:rows[1]]
 
 
 def dropout(data, prob, *, mask=None, dtype=None, **unused):
     def call(d, x):
-        isa.dropout(d, x, raw(prob)[:x.shape[0]] if isinstance(prob, Tensor) else prob)
+        isa.dropout(d, x, old.column_part(prob, mask, data))
 
     return old.apply(call, (data,), result(data, dtype), mask)
 
 
 def max8(*, src, mask=None, dtype=None, **unused):
-    out, part = like((src.shape[0], 8), dtype or src.dtype), src.boxed(mask_of(mask))
-    if part is not None:
-        isa.max8(out.raw()[:part.raw().shape[0]], part.raw())
-    return out
+    return _of_rows(isa.max8, src, 8, dtype, mask)
 
 
 def nc_find_index8(*, data, vals, mask=None, dtype=None, **unused):
-    out, part = like((data.shape[0], 8), dtype or dtypes.uint32), data.boxed(mask_of(mask))
-    if part is not None:
-        n = part.raw().shape[0]
-        isa.nc_find_index8(out.raw()[:n], part.raw(), vals.raw()[:n])
-    return out
+    return _of_rows(lambda d, x: isa.nc_find_index8(d, x, old.column_part(vals, mask, data)), data, 8, dtype or dtypes.uint32, mask)
 
 
 def nc_match_replace8(*, data, vals, imm, dst_idx=None, mask=None, dtype=None, **unused):
-    out, mask = result(data, dtype), mask_of(mask)
-    part, to = data.boxed(mask), out.boxed(mask)
-    if part is not None:
-        n = part.raw().shape[0]
-        isa.nc_match_replace8(to.raw(), part.raw(), vals.raw()[:n], imm, None if dst_idx is None else raw(dst_idx)[:n])
-    return out
+    def call(d, x):
+        found, index = (old.column_part(v, mask, data) for v in (vals, dst_idx))
+        isa.nc_match_replace8(d, x, found, imm, index)
+
+    return old.apply(call, (data,), result(data, dtype), mask)
 
 
 def sequence_bounds(*, segment_ids, dtype=None, **unused):
@@ -242,6 +245,7 @@ def sequence_bounds(*, segment_ids, dtype=None, **unused):
 
 
 def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, *, mask=None, **unused):
+    t.refuse_mask(mask, "local_gather", src_buffer)
     n = num_valid_indices or 16 * math.prod(index.shape[1:])
     out = like((src_buffer.shape[0], n * num_elem_per_idx), src_buffer.dtype)
     isa.local_gather(out.raw(), src_buffer.raw(), index.raw(), num_elem_per_idx, n)
@@ -261,6 +265,7 @@ def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, d
 
 
 def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "dma_transpose", src)
     v = src.raw()
     order = list(range(v.ndim))
     order[0], order[-1] = order[-1], order[0]

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from vtrn.nki import angles, dtypes, isa, language as nl, tensor
+from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1 import tensor as t
 from vtrn.nki.beta1.index import Index, arange, mgrid  # noqa: F401 (names of the module)
 from vtrn.nki.beta1.tensor import Product, Tensor, like, make, mask_of, par_dim  # noqa: F401
@@ -120,6 +120,7 @@ def _copy_masked(target, source, mask):
         t.move(target, source)
         return
     boxes = [b for b in mask.boxes(target.shape) if all(lo < hi for lo, hi in b)]
+    target.keep(boxes)
     for box in boxes:
         (t.move if len(boxes) == 1 else t.transfer)(target.box_part(box), source.box_part(box))
 
@@ -137,13 +138,14 @@ def store(dst, value, *, mask=None, **unused):
 
 
 def load_transpose2d(src, *, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "nl.load_transpose2d", src)
     return Tensor(nl.load_transpose2d(src.raw(), dtype))
 
 
 def gather_flattened(data, indices, *, mask=None, dtype=None, **unused):
     out = like(indices.shape, data.dtype, indices.par or 0)
     isa.nc_n_gather(out.raw(), data.raw(), indices.raw())
-    return out
+    return out.keep(kept_by(mask, out))
 
 
 def copy(src, *, mask=None, dtype=None, **unused):
@@ -173,9 +175,31 @@ def result_type(x, y):
     return kinds[0]
 
 
+def kept_by(mask, out):
+    """The boxes of a result that a mask leaves; None: all."""
+    mask = mask_of(mask)
+    return None if mask is None else mask.boxes(out.shape)
+
+
+def box_of(mask, x):
+    """The elements of x that the mask leaves."""
+    mask = mask_of(mask)
+    return [(0, n) for n in x.shape] if mask is None else mask.box(x.shape)
+
+
+def column_part(x, mask, data):
+    """Of a per-partition operand the partitions of data that the mask leaves, as instructions take it."""
+    if not isinstance(x, Tensor):
+        return x
+    lo, hi = box_of(mask, data)[data.par or 0]
+    return x.raw()[lo:hi]
+
+
 def apply(f, inputs, out, mask):
     """f(result, inputs...) on what the mask leaves of them."""
     mask = mask_of(mask)
+    if mask is not None:
+        out.keep([mask.box(out.shape)])
     boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
         if mask is not None else inputs
     part = out.boxed(mask)
@@ -190,13 +214,22 @@ def is_column(x, other):
         other.shape[1] > 1 and x.shape[0] == other.shape[0]
 
 
+def operands(name, *given):
+    """Tiles and numbers, one at least a tile; arrays become constants."""
+    found = [Tensor(nl.shared_constant(v)) if isinstance(v, np.ndarray) and v.ndim else v for v in given]
+    for v in found:
+        if not isinstance(v, Tensor) and not operators.is_number(v):
+            raise operators.refusal(f"nl.{name}: an operand is {operators.text_of(v)}, and no tile or number")
+    if not any(isinstance(v, Tensor) for v in found):
+        raise operators.refusal(f"nl.{name}: {', '.join(map(operators.text_of, found))}: one is a tile")
+    return found
+
+
 def _binary(name):
     op = getattr(nl, name)
 
     def call(x, y, *, mask=None, dtype=None, **unused):
-        x, y = (Tensor(nl.shared_constant(v)) if isinstance(v, np.ndarray) and v.ndim else v for v in (x, y))
-        if not isinstance(x, Tensor) and not isinstance(y, Tensor):
-            raise TypeError(f"nl.{name}: {x!r} and {y!r}: one is a tile")
+        x, y = operands(name, x, y)
         kind = dtype or result_type(x, y)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             data, number, reverse = (x, y, False) if isinstance(x, Tensor) else (y, x, True)
@@ -213,12 +246,13 @@ def on_chip(x):
     return x if x.base._is_on_chip else load(x)
 
 
-def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown):
+def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown, out=None):
+    """out: where the result goes, if not to a tile of its own."""
     x, y = on_chip(x), on_chip(y)
     n = builtins.max(x.ndim, y.ndim)
     x, y = (t.broadcast_view(v, (1,) * (n - v.ndim) + v.shape) if v.ndim < n else v for v in (x, y))
     shape = tuple(builtins.max(a, b) for a, b in zip(x.shape, y.shape))
-    out = like(shape, kind, x.par or 0)
+    out = like(shape, kind, x.par or 0) if out is None else out
     is_bits = isa.ALU_OF[op] >= isa._FIRST_BITWISE
     for data, column, reverse in ((x, y, False), (y, x, True)):
         if mask is None and is_column(column, data) and column.dtype == float32 and not is_bits:
@@ -236,7 +270,21 @@ for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equ
     globals()[_name] = _binary(_name)
 
 
+def update(name, x, y):
+    """x becomes name(x, y)."""
+    op, is_tile = getattr(nl, name), isinstance(y, Tensor)
+    is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept is None
+    is_direct &= not is_tile or (y.kept is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)
+    if not is_direct or isinstance(y, np.ndarray) or isinstance(x, Product):
+        t.assign(x, globals()[name](x, y, dtype=x.dtype))
+    elif is_tile:
+        binary_tiles(op, x, y, x.dtype, None, out=x)
+    else:
+        isa.tensor_scalar(x.raw(), x.raw(), op, y)
+
+
 def divide(x, y, *, mask=None, dtype=None, **unused):
+    x, y = operands("divide", x, y)
     if not isinstance(y, Tensor):
         return multiply(x, 1.0 / y, mask=mask, dtype=dtype)  # noqa: F821
     return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask,  # noqa: F821
@@ -288,11 +336,9 @@ def _composed(name):
     """Of many instructions, whose result is copied to where the mask leaves it."""
     function = getattr(nl, name)
 
-    def call(*operands, mask=None, dtype=None, **unused):
-        tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands]
-        first = next((x for x in tiles if isinstance(x, Tensor)), None)
-        if first is None:
-            raise TypeError(f"nl.{name}: {', '.join(map(repr, operands))}: one is a tile")
+    def call(*given, mask=None, dtype=None, **unused):
+        tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands(name, *given)]
+        first = next(x for x in tiles if isinstance(x, Tensor))
         kind = dtype or (result_type(*tiles) if len(tiles) == 2 else first.dtype)
         shape = np.broadcast_shapes(*(x.shape for x in tiles if isinstance(x, Tensor)))
         tiles = [t.broadcast_view(x, shape) if isinstance(x, Tensor) and x.shape != shape else x for x in tiles]
@@ -324,26 +370,26 @@ def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     axes = t.tensor.axes_of(f"a reduction by nl.{getattr(op, '__name__', op)}", x, axis)
     if x.par in axes:
         raise ValueError(f"a reduction over dimension {x.par}, which counts partitions: transpose first")
-    source = x.boxed(mask_of(mask))
-    source.check_inside()
     kept = [d for d in range(x.ndim) if d not in axes]
-    order = kept + axes
-    v = source.base
-    v = v._view([v.shape[d] for d in order], [v.strides[d] for d in order], v.offset, v._dtype)
     out = like([x.shape[d] if d in kept else 1 for d in range(x.ndim)], kind, x.par or 0)
-    part = out.boxed(None)
-    if mask is not None:
-        part = out.part([source.shape[d] if d in kept else 1 for d in range(x.ndim)], out.base.strides, out.base.offset,
-                        out.par)
-    w = part.base
-    to = w._view([w.shape[d] for d in kept] + [1] * (len(kept) < 2), [w.strides[d] for d in kept] + [1] * (len(kept) < 2),
-                 w.offset, w._dtype)
-    isa.tensor_reduce(to, op, v, tuple(range(len(kept), x.ndim)), negate=negate)
-    if keepdims or len(kept) < 2:
-        return out
-    v = out.base
-    return Tensor(v._view([v.shape[d] for d in kept], [v.strides[d] for d in kept], v.offset, v._dtype),
-                  kept.index(x.par or 0))
+    box = box_of(mask, x)
+    to_box = [ends if d in kept else (0, 1) for d, ends in enumerate(box)]
+    if all(lo < hi for lo, hi in box):
+        source = x.box_part(box)
+        source.check_inside()
+        order = kept + axes
+        v, w = source.base, out.box_part(to_box).base
+        v = v._view([v.shape[d] for d in order], [v.strides[d] for d in order], v.offset, v._dtype)
+        to = w._view([w.shape[d] for d in kept] + [1] * (len(kept) < 2), [w.strides[d] for d in kept] + [1] * (len(kept) < 2),
+                     w.offset, w._dtype)
+        isa.tensor_reduce(to, op, v, tuple(range(len(kept), x.ndim)), negate=negate)
+    else:
+        to_box = [(0, 0)] * x.ndim
+    if not keepdims and len(kept) > 1:
+        v = out.base
+        out = Tensor(v._view([v.shape[d] for d in kept], [v.strides[d] for d in kept], v.offset, v._dtype), kept.index(x.par or 0))
+        to_box = [to_box[d] for d in kept]
+    return out.keep(None if mask is None else [tuple(to_box)])
 
 
 def _reduction(name, op):
@@ -368,7 +414,8 @@ def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
 
 def where(condition, x, y, *, mask=None, dtype=None, **unused):
     parts = [v.raw() if isinstance(v, Tensor) else v for v in (condition, x, y)]
-    return Tensor(nl.where(*parts, dtype))
+    out = Tensor(nl.where(*parts, dtype))
+    return out.keep(kept_by(mask, out))
 
 
 def softmax(x, axis, *, mask=None, dtype=None, **unused):
@@ -377,6 +424,7 @@ def softmax(x, axis, *, mask=None, dtype=None, **unused):
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):
+    t.refuse_mask(mask, "nl.transpose", x)
     return Tensor(nl.transpose(x.raw(), dtype))
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vtrn.nki import dtypes, isa, language as nl, tensor
+from vtrn.nki import dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
 from vtrn.nki.errors import NkiValidationError
 
@@ -18,14 +18,15 @@ class par_dim(int):
 class Tensor:
     """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
-    their dimension, which a mask may bring back before the elements are read."""
+    their dimension, which a mask may bring back before the elements are read. kept: of the result of a masked operation,
+    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all."""
 
-    __slots__ = ("base", "par", "indirect", "beyond")
+    __slots__ = ("base", "par", "indirect", "beyond", "kept")
     __hash__ = object.__hash__
     __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
 
     def __init__(self, base, par=None, indirect=None):
-        self.base, self.indirect, self.beyond = base, indirect, ()
+        self.base, self.indirect, self.beyond, self.kept = base, indirect, (), None
         self.par = par if par is not None or not base._is_on_chip else 0
 
     shape = property(lambda self: self.base.shape)
@@ -72,7 +73,7 @@ class Tensor:
 
     def __getitem__(self, key):
         if key is Ellipsis:
-            return Tensor(self.base, self.par)
+            return Tensor(self.base, self.par).keep(self.kept)
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -166,6 +167,11 @@ class Tensor:
             raise IndexError(f"a slice to {stop} of a dimension of {n} elements")
         return start, stop, k.step or 1
 
+    def keep(self, boxes):
+        """Itself, which has the elements of boxes alone; None: all."""
+        self.kept = boxes
+        return self
+
     def boxed(self, mask):
         """The part for which the mask holds; None: nowhere."""
         if mask is None:
@@ -218,24 +224,69 @@ class Tensor:
     # -- operators
 
     def __iadd__(self, other):
+        _check_operand("add", self, other)
         accumulate(self, other)
         return self
+
+    def __neg__(self):
+        return self * -1.0
+
+    def __pos__(self):
+        return self
+
+
+def _check_operand(name, x, y):
+    """One of the two is a tile, and the other is one, an array or a number."""
+    for z in (x, y):
+        if isinstance(z, (Tensor, np.ndarray)) or operators.is_number(z):
+            continue
+        remedy = ("nisa.iota(expression, dtype) gives the numbers of an index expression as a tile" if isinstance(z, Index) else
+                  "an operation takes a mask as mask=, and nl.less(x, y) and its like give a tile of answers"
+                  if isinstance(z, Mask) else "load what is not yet a tile (nl.load)")
+        raise operators.refusal(f"{operators.expression(name, x, y)}: a tile takes a tile or a number; {remedy}")
 
 
 def _operator(name, swap=False):
     def call(self, other):
         from vtrn.nki.beta1 import language
 
-        if other is None and name in ("equal", "not_equal"):  # an optional tensor that was given
-            return name == "not_equal"
-        f = getattr(language, name)
-        found = f(other, self) if swap else f(self, other)
+        if other is None and name in ("eq", "ne"):  # an optional tensor that was given
+            return name == "ne"
+        x, y = (other, self) if swap else (self, other)
+        _check_operand(name, x, y)
+        found = getattr(language, _FUNCTIONS[name])(x, y)
         return Answers(found.base, found.par) if name in _COMPARISONS else found
 
     return call
 
 
-_COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+def _in_place(name):
+    """x -= y changes x, and what else names it, as NumPy's arrays do."""
+    def call(self, other):
+        from vtrn.nki.beta1 import language
+
+        _check_operand(name, self, other)
+        if isinstance(other, (Tensor, np.ndarray)) and np.broadcast_shapes(self.shape, other.shape) != self.shape:
+            raise operators.refusal(f"{operators.text_of(self)} {operators.SIGN_OF[name]}= {operators.text_of(other)}: the "
+                                    f"result has shape {np.broadcast_shapes(self.shape, other.shape)}, and is stored in the "
+                                    "first; give it a name of its own")
+        language.update(_FUNCTIONS[name], self, other)
+        return self
+
+    return call
+
+
+def _unary_operator(name):
+    def call(self):
+        from vtrn.nki.beta1 import language
+
+        return getattr(language, name)(self)
+
+    return call
+
+
+_COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+_FUNCTIONS = {**operators.FUNCTION_OF, **_COMPARISONS}
 
 
 class Answers(Tensor):
@@ -278,14 +329,14 @@ class Reach:
                 f"{high}, and the dimension has {n} elements; mask what is beyond, or read less")
 
 
-for _name, _function in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide"),
-                         ("lt", "less"), ("le", "less_equal"), ("gt", "greater"), ("ge", "greater_equal"),
-                         ("and", "bitwise_and"), ("or", "bitwise_or"), ("eq", "equal"), ("ne", "not_equal"),
-                         ("pow", "power")):
-    setattr(Tensor, f"__{_name}__", _operator(_function))
-    if _name in ("add", "sub", "mul", "truediv", "pow"):
-        setattr(Tensor, f"__r{_name}__", _operator(_function, True))
-Tensor.__neg__ = lambda self: self * -1.0
+for _name in _FUNCTIONS:
+    setattr(Tensor, f"__{_name}__", _operator(_name))
+    if _name not in _COMPARISONS:
+        setattr(Tensor, f"__r{_name}__", _operator(_name, True))
+        if _name != "add":
+            setattr(Tensor, f"__i{_name}__", _in_place(_name))
+Tensor.__abs__, Tensor.__invert__ = _unary_operator("abs"), _unary_operator("invert")
+operators.refuse(Tensor, "NKI has no such operation", operators.OF_TILES)
 
 
 class Product(Tensor):
@@ -295,7 +346,7 @@ class Product(Tensor):
 
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
-        self.indirect, self.par, self.beyond = None, 0, ()
+        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
 
     def into(self, target, accumulate):
         isa.nc_matmul(target.raw(), self.stationary.raw(), self.moving.raw(), accumulate=accumulate, **self.options)
@@ -488,6 +539,11 @@ def assign(target, value):
     elif isinstance(value, LoopSum):
         value.into(target)
     elif isinstance(value, Tensor):
+        if value.kept is not None:
+            for to, by in _kept_parts(target, value):
+                is_dma = any(x.base._is_on_chip and not _starts_where_engines_do(x.raw()) for x in (to, by))
+                (transfer if is_dma else move)(to, by)
+            return
         if value.shape != target.shape and value.size != target.size:
             value = broadcast_view(value, target.shape)
         move(target, value)
@@ -498,7 +554,28 @@ def assign(target, value):
         isa.dma_copy(target.raw(), nl.shared_constant(constant))
 
 
+def _kept_parts(target, value):
+    """The parts of both that the masked result has."""
+    sizes = [n for n in value.shape if n != 1]
+    for box in value.kept:
+        if len(value.shape) == len(target.shape):
+            to = [(0, n) if m == 1 and ends == (0, 1) else ends for n, m, ends in zip(target.shape, value.shape, box)]
+        elif sizes == [n for n in target.shape if n != 1]:
+            rest = iter([ends for n, ends in zip(value.shape, box) if n != 1])
+            to = [(0, 1) if n == 1 else next(rest) for n in target.shape]
+        else:
+            raise operators.refusal(f"the result of a masked operation, {operators.text_of(value)}, does not fit in "
+                                    f"{operators.text_of(target)}; store it in a tensor of its shape")
+        if all(low < high for low, high in box):
+            part = target.box_part(to)
+            yield part, broadcast_view(value.box_part(box), part.shape) if len(to) == len(box) else value.box_part(box)
+
+
 def accumulate(target, value):
+    if isinstance(value, Tensor) and value.kept is not None:
+        for to, by in _kept_parts(target, value):
+            accumulate(to, by)
+        return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, None)
         return
