@@ -1,4 +1,5 @@
 /* Gives each tile an address on the chip, by the instructions that first and last name it. */
+#include "isa/access.h"
 #include "nki/nki_session.h"
 
 #include <stdio.h>
@@ -14,7 +15,8 @@ typedef struct placing {
     nki_record **tiles; /* by first use */
     uint32_t n;
     uint64_t peak;
-    bool is_tight; /* the largest tiles first, and small ones beside each other in the partitions */
+    bool is_tight;  /* small tiles beside each other in the partitions */
+    bool may_share; /* a result has the place of an operand that is read for the last time */
 } placing;
 
 /* Tiles whose places a new one may not touch. */
@@ -57,6 +59,67 @@ static bool share_partitions(const nki_record *a, uint32_t partition, const nki_
            b->chip_partition < partition + a->storage.n_partitions;
 }
 
+/* The operand by which an instruction names the tile; -1: none, or several. */
+static int only_operand(const nki_issued *issued, const nki_record *r) {
+    int found = -1;
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (issued->operand[i] == r) {
+            if (found >= 0)
+                return -1;
+            found = i;
+        }
+    return found;
+}
+
+static bool is_elementwise(const vtrn_instr *instr) {
+    switch (instr->opcode) {
+    case VTRN_OP_TENSOR_TENSOR:
+    case VTRN_OP_TENSOR_SCALAR:
+    case VTRN_OP_TENSOR_COPY:
+    case VTRN_OP_ACTIVATE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Whether the instruction that reads `old` for the last time is the first to write `made`, element
+ * by element from the same places if `made` is by *addr bytes and *partition partitions behind
+ * `old`. */
+static bool takes_over(const placing *p, const nki_record *old, const nki_record *made,
+                       int64_t *addr, int *partition) {
+    if (!p->may_share || old->last != made->first || made->is_filled)
+        return false;
+    const nki_issued *issued = &p->s->list[made->first];
+    int from = only_operand(issued, old), to = only_operand(issued, made);
+    if (from < 0 || to < 0 || !is_elementwise(&issued->instr) ||
+        access_is_written(&issued->instr, from) || !access_is_written(&issued->instr, to) ||
+        access_is_read(&issued->instr, to))
+        return false;
+    const vtrn_ap *a = &issued->instr.ap[from], *b = &issued->instr.ap[to];
+    bool is_alike = a->n_dims == b->n_dims && a->n_partitions == b->n_partitions &&
+                    a->partition_step == 1 && b->partition_step == 1 &&
+                    dtype_size((vtrn_dtype)a->dtype) == dtype_size((vtrn_dtype)b->dtype);
+    for (int k = 0; k < a->n_dims && is_alike; k++)
+        is_alike = a->dim[k].num == b->dim[k].num &&
+                   (a->dim[k].num == 1 || a->dim[k].step == b->dim[k].step);
+    *addr = a->addr - b->addr;
+    *partition = (int)a->partition - (int)b->partition;
+    return is_alike;
+}
+
+/* Whether two tiles of the same time may lie so, as one takes the other's elements over. */
+static bool shares(const placing *p, const nki_record *tile, uint32_t partition, int64_t at,
+                   const nki_record *other) {
+    int64_t addr;
+    int rows;
+    if (takes_over(p, other, tile, &addr, &rows))
+        return at == other->chip_addr + addr && (int)partition == (int)other->chip_partition + rows;
+    if (takes_over(p, tile, other, &addr, &rows))
+        return other->chip_addr == at + addr && (int)other->chip_partition == (int)partition + rows;
+    return false;
+}
+
 /* The first place at or behind `from`, from a partition on, that no living tile has. */
 static bool find_address(const placing *p, const nki_record *tile, uint32_t partition,
                          const living *live, int64_t from, int64_t *out) {
@@ -67,7 +130,8 @@ static bool find_address(const placing *p, const nki_record *tile, uint32_t part
         for (uint32_t i = 0; i < live->n; i++) {
             const nki_record *other = live->tiles[i];
             int64_t lo = other->chip_addr, hi = lo + (int64_t)size_of(p, other);
-            if (at < hi && lo < at + size && share_partitions(tile, partition, other)) {
+            if (at < hi && lo < at + size && share_partitions(tile, partition, other) &&
+                !shares(p, tile, partition, at, other)) {
                 at = (hi + (int64_t)p->align - 1) / (int64_t)p->align * (int64_t)p->align;
                 has_moved = true;
             }
@@ -206,10 +270,14 @@ static bool put_where_placed(placing *p) {
     return has_placed;
 }
 
-/* In the order in which tiles are first used. */
+/* In the order in which tiles are first used. They take turns, so that one is written while another
+ * is read, or lie as low as there is room. */
 static vtrn_status place_by_use(placing *p, const nki_finish_options *o, living *live) {
-    int64_t cursor = 0; /* tiles take turns, so that one is written while another is read */
+    int64_t cursor = 0;
     bool has_placed = put_where_placed(p);
+    p->peak = 0;
+    live->n = 0;
+    qsort(p->tiles, p->n, sizeof *p->tiles, by_first);
     for (uint32_t i = 0; i < p->n; i++) {
         nki_record *tile = p->tiles[i];
         expire(live, tile->first);
@@ -219,11 +287,13 @@ static vtrn_status place_by_use(placing *p, const nki_finish_options *o, living 
         if (!tile->is_placed) {
             if (!find_place(p, tile, &with, cursor) && !find_place(p, tile, &with, 0))
                 return overflow(p, o, tile, &with);
-            cursor = tile->chip_addr + (int64_t)size_of(p, tile);
+            cursor = p->is_tight ? 0 : tile->chip_addr + (int64_t)size_of(p, tile);
         }
         uint64_t in_use = size_of(p, tile);
-        for (uint32_t k = 0; k < with.n; k++)
+        for (uint32_t k = 0; k < with.n && !p->is_tight; k++)
             in_use += size_of(p, with.tiles[k]);
+        if (p->is_tight)
+            in_use += (uint64_t)tile->chip_addr;
         p->peak = in_use > p->peak ? in_use : p->peak;
         if (!tile->is_placed)
             live->tiles[live->n++] = tile;
@@ -244,7 +314,6 @@ static int by_size(const void *a, const void *b) {
  */
 static bool place_by_size(placing *p, living *live) {
     put_where_placed(p);
-    p->is_tight = true;
     p->peak = 0;
     qsort(p->tiles, p->n, sizeof *p->tiles, by_size);
     for (uint32_t i = 0; i < p->n; i++) {
@@ -264,7 +333,16 @@ static bool place_by_size(placing *p, living *live) {
 /* Quickly, or where that leaves no room thoroughly. */
 static vtrn_status place_all(placing *p, const nki_finish_options *o, living *live) {
     vtrn_status status = place_by_use(p, o, live);
-    if (!status || vtrn_status_category(status) != VTRN_CAPACITY || !place_by_size(p, live))
+    if (!status || vtrn_status_category(status) != VTRN_CAPACITY)
+        return status;
+    p->is_tight = true;
+    bool is_placed = place_by_size(p, live);
+    if (!is_placed && p->may_share) {
+        vtrn_status again = place_by_use(p, o, live);
+        is_placed = !again;
+        vtrn_status_free(again);
+    }
+    if (!is_placed)
         return status;
     vtrn_status_free(status);
     return NULL;
@@ -296,10 +374,12 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
                            .align = is_psum ? chip->psum_bank_bytes : 64};
     placing p = fresh;
     vtrn_status status = place_tiles(&p, o);
-    if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+    /* What gives room: places anew of what is overwritten, then less prefetching. */
+    for (int k = 0; k < 2 && status && vtrn_status_category(status) == VTRN_CAPACITY; k++) {
         vtrn_status_free(status);
         p = fresh;
-        status = nki_split(s, space, core);
+        p.may_share = k == 1;
+        status = k ? nki_delay(s, space, core) : nki_split(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
     }

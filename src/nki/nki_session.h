@@ -122,6 +122,9 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
  * that overwrites the tile to the last before the next; the list names them. */
 vtrn_status nki_split(nki_session *s, vtrn_space space, int core);
 
+/* nki_delay.c: reorders the list, so that a core's tiles are filled when they are first used. */
+vtrn_status nki_delay(nki_session *s, vtrn_space space, int core);
+
 /* nki_race.c: around what an instruction does. *out_before: bytes that the other program knows and
  * this instruction writes, or NULL; the caller frees them. */
 vtrn_status nki_race_begin(nki_session *s, const vtrn_instr *instr, const nki_view *const *view,

@@ -165,6 +165,28 @@ static void test_tiles_that_python_still_holds_cost_no_capacity(void **state) {
     vtrn_nki_destroy(s);
 }
 
+static void test_tiles_are_filled_when_there_is_room(void **state) {
+    (void)state;
+    enum { N = 6, WIDE = 12000 };
+    nki_session *s = begin();
+    nki_view tiles[N];
+    for (int i = 0; i < N; i++) {
+        tiles[i] = make(s, VTRN_SPACE_SBUF, NKI_LOCAL, WIDE, NULL);
+        nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
+                         .view = {&tiles[i]}};
+        must(vtrn_nki_issue(s, &call));
+    }
+    for (int i = 0; i < N; i++)
+        must(add(s, &tiles[i], &tiles[i], &tiles[i]));
+    nki_finish_options o = {.name = "filled"};
+    uint64_t sbuf, psum;
+    must(vtrn_nki_place(s, &o, &sbuf, &psum));
+    assert_int_equal(sbuf, WIDE * 4);
+    must(vtrn_nki_place(s, &o, &sbuf, &psum)); /* of the list in its new order */
+    assert_int_equal(sbuf, WIDE * 4);
+    vtrn_nki_destroy(s);
+}
+
 static void test_capacity_counts_tiles_that_are_used_together(void **state) {
     (void)state;
     enum { N = 6, WIDE = 12000 }; /* 48,000 bytes a partition each */
@@ -176,8 +198,8 @@ static void test_capacity_counts_tiles_that_are_used_together(void **state) {
             nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
                              .view = {&tiles[i]}};
             must(vtrn_nki_issue(s, &call));
-            if (!together)
-                must(add(s, &tiles[i], &tiles[i], &tiles[i]));
+            must(
+                add(s, &tiles[i], &tiles[i], &tiles[i])); /* a value, which no later memset gives */
         }
         for (int i = 0; together && i < N; i++)
             must(add(s, &tiles[i], &tiles[i], &tiles[i]));
@@ -224,6 +246,7 @@ int main(void) {
         cmocka_unit_test(test_reads_are_checked_to_the_element),
         cmocka_unit_test(test_memory_that_is_given_back_is_used_again_and_unwritten),
         cmocka_unit_test(test_tiles_that_python_still_holds_cost_no_capacity),
+        cmocka_unit_test(test_tiles_are_filled_when_there_is_room),
         cmocka_unit_test(test_capacity_counts_tiles_that_are_used_together),
         cmocka_unit_test(test_a_matmul_overwrites_first_and_adds_then),
     };

@@ -295,7 +295,8 @@ def test_tiles_that_live_together_must_fit(monkeypatch):
         total, tiles = nl.zeros((128, 1), nl.float32), []
         for _ in range(6):
             tiles.append(nl.ndarray((128, 12000), nl.float32))  # 48,000 bytes a partition of 208 KiB usable
-            nisa.memset(tiles[-1], 1.0)
+            nisa.memset(tiles[-1], 0.5)
+            nisa.tensor_scalar(tiles[-1], tiles[-1], nl.multiply, 2.0)  # what a tile holds is no load that may wait
             if reads_at_once:
                 add(total, tiles[-1])
         if not reads_at_once:

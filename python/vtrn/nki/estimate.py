@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 
-from vtrn.nki import tune_command, tuner
+from vtrn.nki import language as nl, tune_command, tuner
 from vtrn.nki.errors import NkiValidationError
 
 MANY = 20_000  # instructions of one line, of which a warning says that a loop is unrolled
@@ -71,8 +71,8 @@ def main(arguments):
     for place, n in found.lines[:args.lines]:
         print(f"{n:9}  {place}")
     if not found.error:
-        print(f"a partition holds {found.sbuf_peak_bytes / 1024:.1f} KiB of SBUF and {found.psum_peak_bytes / 1024:.1f} KiB of PSUM at "
-              f"most; {found.latency_ns / 1000:.3f} us")
+        sbuf, psum = (n / nl.tile_size.pmax / 1024 for n in (found.sbuf_peak_bytes, found.psum_peak_bytes))
+        print(f"a partition holds {sbuf:.1f} KiB of SBUF and {psum:.1f} KiB of PSUM at most; {found.latency_ns / 1000:.3f} us")
     for text in found.warnings:
         print(f"warning: {text}")
     if found.error:
