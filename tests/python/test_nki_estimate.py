@@ -46,7 +46,7 @@ def test_an_estimate_counts_instructions_by_line(estimate):
     assert lines == {"8": 1, "9": 2, "11": 7, "18": 2, "19": 1} and found["n_instructions"] == 13
     assert found["latency_ns"] > 1000 and found["sbuf_peak_bytes"] >= 2 * 64 * 4 and not found["warnings"]
     text = estimate("--set", "n=7").stdout
-    assert text.startswith("13 instructions\n        7  ") and "a partition holds 1.1 KiB of SBUF" in text
+    assert text.startswith("13 instructions\n        7  ") and "a partition holds 0.6 KiB of SBUF" in text
     on_two = json.loads(estimate("--json", "--lnc", "2").stdout)
     assert on_two["n_instructions"] == 18
 
@@ -56,11 +56,13 @@ def test_a_loop_that_unrolls_to_very_many_instructions_is_told(estimate):
     assert done.returncode == 0 and "k.py:11 issues 30000 instructions: a loop of Python is unrolled" in done.stdout
 
 
-def test_tiles_that_do_not_fit_are_told_with_who_lives_where(estimate):
-    done = estimate("--set", "columns=60000")
-    assert done.returncode == 1 and "error: out of capacity: SBUF: a tile of 240000 bytes a partition does not fit" in done.stdout
-    assert "first to use it" in done.stdout and "k.py:9" in done.stdout
-    assert json.loads(estimate("--set", "columns=60000", "--json").stdout)["error"].startswith("out of capacity: SBUF")
+def test_tiles_that_do_not_fit_are_told_with_who_lives_where(estimate, tmp_path):
+    (tmp_path / "k.py").write_text(TEXT.replace("    for _ in range(n):\n", "    for k in keep:\n        nisa.tensor_scalar(k, k, nl.add, 1.0)\n"
+                                                "    for _ in range(n):\n"))
+    done = estimate("--set", "columns=40000")
+    assert done.returncode == 1 and "error: out of capacity: SBUF: a tile of 160000 bytes a partition does not fit" in done.stdout
+    assert "first used at" in done.stdout and "k.py:9" in done.stdout
+    assert json.loads(estimate("--set", "columns=40000", "--json").stdout)["error"].startswith("out of capacity: SBUF")
 
 
 def test_a_kernel_whose_loops_read_data_is_computed(estimate, tmp_path):
