@@ -193,7 +193,9 @@ static vtrn_status rule_partition_range(validation *v, int i) {
     if (ap->space == VTRN_SPACE_HBM)
         return NULL;
     if (ap->partition_step != 1 && !(ap->partition_step == 0 && v->is_dma))
-        RULE_BROKEN(v, VTRN_UNDEFINED, "let the operand span neighbouring partitions, or use DMA",
+        RULE_BROKEN(v, VTRN_UNDEFINED,
+                    v->is_dma ? "let it span neighbouring partitions, or move one at a time"
+                              : "let it span neighbouring partitions, or gather them by DMA",
                     "%s: ap%d: partition step %lld; an on-chip operand is contiguous partitions",
                     v->info->mnemonic, i, (long long)ap->partition_step);
     int rows = ap->partition_step ? ap->n_partitions : 1;

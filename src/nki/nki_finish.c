@@ -81,18 +81,58 @@ static vtrn_status add_slots(finishing *f) {
     return NULL;
 }
 
-/* The tile holds NaN, or 4 in integers, or zeros, wherever the kernel reads what nothing has
+/* A tensor in HBM is filled from a row that a constant holds. */
+static vtrn_status add_hbm_fill(finishing *f, const nki_record *r, uint32_t source) {
+    enum { MAX_ROW_BYTES = 4096 };
+    uint8_t row[MAX_ROW_BYTES] = {0};
+    vtrn_dtype type = (vtrn_dtype)r->storage.dtype;
+    const uint64_t size = dtype_size(type), n = r->storage.n_bytes / size;
+    uint64_t n_columns = MAX_ROW_BYTES / size;
+    while (n_columns > 1 && n % n_columns)
+        n_columns--;
+    if (n / n_columns > UINT16_MAX)
+        return vtrn_status_annotate(
+            VTRN_ERROR(VTRN_UNINITIALISED,
+                       "%s reads elements of a tensor of %llu bytes in HBM that nothing has "
+                       "written, which is no whole number of rows that a constant fills; write "
+                       "them before",
+                       f->options->name, (unsigned long long)r->storage.n_bytes),
+            "%s, where it is first used",
+            source < f->options->n_sources ? f->options->sources[source].place : "");
+    const float nan = NAN;
+    for (uint64_t k = 0; k < n_columns && f->s->fill != NKI_FILL_ZERO; k++) {
+        if (dtype_is_float(type))
+            dtype_store_fp32(type, &nan, row + k * size, 1);
+        else
+            row[k * size] = 4;
+    }
+    uint32_t constant;
+    VTRN_RETURN_IF_ERROR(build_constant_add(&f->build, type, row, n_columns * size, &constant));
+    vtrn_instr *fill = build_append(&f->build, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD);
+    if (!fill)
+        return VTRN_OUT_OF_MEMORY(sizeof *fill);
+    fill->source = source;
+    for (int k = 0; k < 2; k++) {
+        fill->ap[k] = (vtrn_ap){.space = VTRN_SPACE_HBM,
+                                .dtype = r->storage.dtype,
+                                .n_dims = 1,
+                                .n_partitions = (uint16_t)(n / n_columns),
+                                .slot = k ? constant : f->slot_of[r->storage.id],
+                                .partition_step = k ? 0 : (int64_t)n_columns};
+        fill->ap[k].dim[0] = (vtrn_dim){1, (uint32_t)n_columns};
+    }
+    return NULL;
+}
+
+/* The tensor holds NaN, or 4 in integers, or zeros, wherever the kernel reads what nothing has
  * written. */
 static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) {
     const nki_storage *t = &r->storage;
-    if (t->space == VTRN_SPACE_HBM)
-        return VTRN_ERROR(VTRN_UNINITIALISED,
-                          "%s reads elements of a tensor in HBM that nothing has written; write "
-                          "them before",
-                          f->options->name);
     const uint64_t element_bytes = dtype_size((vtrn_dtype)t->dtype);
     if (!element_bytes)
-        return VTRN_ERROR(VTRN_INTERNAL, "%s has a tile without a type", f->options->name);
+        return VTRN_ERROR(VTRN_INTERNAL, "%s has a tensor without a type", f->options->name);
+    if (t->space == VTRN_SPACE_HBM)
+        return add_hbm_fill(f, r, source);
     vtrn_instr *fill = build_append(&f->build, VTRN_OP_MEMSET, VTRN_ENGINE_VECTOR);
     if (!fill)
         return VTRN_OUT_OF_MEMORY(sizeof *fill);

@@ -373,6 +373,41 @@ vtrn_status vtrn_nki_issue(nki_session *s, const nki_call *call) {
     return run(&x);
 }
 
+/* Whether the operand on chip names partitions that are not neighbours; a source may repeat one. */
+static bool skips_partitions(const vtrn_ap *ap, bool is_source) {
+    return ap->space != VTRN_SPACE_HBM && ap->partition_step != 1 &&
+           !(is_source && ap->partition_step == 0);
+}
+
+/* One transfer a partition: an operand on chip names neighbouring ones. */
+static vtrn_status copy_by_partition(nki_session *s, const nki_call *call) {
+    const nki_view *dst = call->view[0], *src = call->view[1];
+    char to[200], from[200];
+    nki_view_print(dst, to, sizeof to);
+    nki_view_print(src, from, sizeof from);
+    if (dst->shape[0] != src->shape[0])
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "dst %s and src %s: one names partitions that are not neighbours, each "
+                          "of which is a transfer of its own; give both as many rows (reshape)",
+                          to, from);
+    if (dst->storage == src->storage)
+        return VTRN_ERROR(VTRN_UNSUPPORTED,
+                          "dst %s and src %s are of one tile, and partitions that are not "
+                          "neighbours are moved one after another; copy to another tile first",
+                          to, from);
+    for (int64_t r = 0; r < dst->shape[0]; r++) {
+        nki_view row[2] = {*dst, *src};
+        nki_call part = *call;
+        for (int i = 0; i < 2; i++) {
+            row[i].offset += r * row[i].step[0];
+            row[i].shape[0] = 1;
+            part.view[i] = &row[i];
+        }
+        VTRN_RETURN_IF_ERROR(vtrn_nki_dma(s, &part));
+    }
+    return NULL;
+}
+
 vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call) {
     const nki_view *dst = call->view[0], *src = call->view[1];
     issue x = {.s = s, .instr = call->instr, .view = {dst, src}};
@@ -390,6 +425,10 @@ vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call) {
     int first = is_store ? FIRST_STORE_RING : 0, n = is_store ? N_STORE_RINGS : N_LOAD_RINGS;
     x.instr.queue = (uint8_t)(first + s->next_ring++ % n);
     VTRN_RETURN_IF_ERROR(nki_dma_operands(dst, src, &x.instr.ap[0], &x.instr.ap[1]));
+    /* A step of 0 in what is written names elements twice, which the rules refuse. */
+    if (x.instr.ap[0].partition_step &&
+        (skips_partitions(&x.instr.ap[0], false) || skips_partitions(&x.instr.ap[1], true)))
+        return copy_by_partition(s, call);
     return run(&x);
 }
 

@@ -1,0 +1,80 @@
+"""Kernels and memory: what DMA reaches, what programs fill, a library that is not there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+from vtrn.nki import errors, isa as nisa, language as nl  # noqa: E402
+
+@pytest.mark.parametrize("rows", [slice(0, 128, 2), slice(1, 128, 3), slice(5, 70, 7)], ids=str)
+def test_dma_moves_partitions_that_are_not_neighbours(rows):
+    def kernel(a):
+        n, t, u = len(range(*rows.indices(128))), nl.load(a), nl.zeros((128, 8), a.dtype)
+        out = [nl.ndarray(shape, a.dtype, buffer=nl.shared_hbm) for shape in ((n, 8), (128, 8), (n, 8))]
+        nisa.dma_copy(out[0], t[rows])
+        nisa.dma_copy(u[rows], a[0:n])
+        nisa.dma_copy(out[1], u)
+        dense = nl.ndarray((n, 8), a.dtype)
+        nisa.dma_copy(dense, t[rows])
+        nisa.dma_copy(out[2], dense)
+        return tuple(out)
+
+    x = np.arange(128 * 8, dtype=np.float32).reshape(128, 8)
+    first, second, third = vtrn.nki.profile(vtrn.nki.jit(kernel), None)(x).result
+    want = np.zeros_like(x)
+    want[rows] = x[:len(first)]
+    np.testing.assert_array_equal(first, x[rows])
+    np.testing.assert_array_equal(second, want)
+    np.testing.assert_array_equal(third, x[rows])
+
+
+def test_partitions_that_are_not_neighbours_are_refused_where_their_rows_do_not_match():
+    def reshaped(a):
+        out = nl.ndarray((32, 16), a.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, nl.load(a)[0:128:2])
+
+    def inside(a):
+        t = nl.load(a)
+        nisa.dma_copy(t[0:64], t[0:128:2])
+
+    def engine(a):
+        nisa.tensor_copy(nl.ndarray((64, 8), a.dtype), nl.load(a)[0:128:2])
+
+    x = np.zeros((128, 8), np.float32)
+    for kernel, says in ((reshaped, "as many rows"), (inside, "copy to another tile first"), (engine, "gather them by DMA")):
+        with pytest.raises(errors.NkiValidationError, match=f"(?s){says}.*at {__file__}:"):
+            vtrn.nki.jit(kernel)(x)
+
+
+@pytest.mark.parametrize("policy, value", [("zero", 0), ("nan", np.nan)])
+def test_programs_fill_scratch_in_hbm_of_which_elements_are_read_that_nothing_wrote(monkeypatch, policy, value, tmp_path):
+    def kernel(a):
+        out, kept = (nl.ndarray(a.shape, a.dtype, buffer=where) for where in (nl.shared_hbm, nl.private_hbm))
+        t = nl.load(a)
+        nisa.dma_copy(kept[0:3], t[0:3])
+        nl.store(out, nl.add(t, nl.load(kept)))
+        return out
+
+    monkeypatch.setenv("VTRN_NKI_UNINITIALISED", policy)
+    x = np.arange(77, dtype=np.float32).reshape(7, 11)
+    with pytest.warns(UserWarning, match="44 elements that nothing had written were read"):
+        result = vtrn.nki.profile(vtrn.nki.jit(kernel), str(tmp_path))(x).result
+    np.testing.assert_array_equal(result, np.concatenate([x[:3] * 2, x[3:] + value]))
+
+
+def test_a_library_that_is_not_there_is_told_with_what_to_do(tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "vtrn").symlink_to(pathlib.Path(vtrn.__file__).parent)
+    for value, says in ((None, re.escape("pip install '.[nki]'")), (str(tmp_path / "no.so"), "VTRN_LIBRARY=.*there is no such file")):
+        environ.pop("VTRN_LIBRARY", None)
+        if value:
+            environ["VTRN_LIBRARY"] = value
+        done = subprocess.run([sys.executable, "-m", "vtrn.nki", "k.py"], env=environ, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode and re.search(says, done.stderr.splitlines()[-1]), done.stderr
