@@ -73,9 +73,9 @@ VTRN_API void vtrn_nki_destroy(nki_session *s); /* NULL is fine; storages die wi
 /* Tiles and instructions from now on are of that core, 0 to NKI_MAX_CORES - 1; at first 0. */
 VTRN_API vtrn_status vtrn_nki_set_core(nki_session *s, int core);
 
-/* Both cores wait for each other here: what follows in the list begins when each has done what is
- * before. */
-VTRN_API vtrn_status vtrn_nki_meet(nki_session *s);
+/* Both cores wait for each other here (core -1): what follows in the list begins when each has done
+ * what is before. Or a core waits for other ranks: -1 where it is the only one. */
+VTRN_API vtrn_status vtrn_nki_meet(nki_session *s, int core);
 
 /* Without values instructions are checked and kept, and not run: for the time of a program alone.
  * Reading a tensor is an error then. */
@@ -105,6 +105,7 @@ typedef struct nki_limits {
     const char *name;
     int gen, n_partitions;
     uint32_t sbuf_bytes, psum_bytes, psum_bank_bytes; /* a partition's; of SBUF what is usable */
+    double barrier_ns; /* that a barrier of two cores takes once both are there */
 } nki_limits;
 
 VTRN_API nki_limits vtrn_nki_limits(const nki_session *s);
@@ -148,7 +149,8 @@ typedef struct nki_finish_options {
     uint32_t n_outputs;
     const vtrn_source *sources;
     uint32_t n_sources;
-    int n_ranks; /* of the launch, for vtrn_nki_walk_begin() */
+    int n_cores; /* of all ranks of the launch, and which one of this rank: vtrn_nki_walk_begin() */
+    int core;
 } nki_finish_options;
 
 /* Gives every tile a place on the chip and checks that all fit: *sbuf_bytes, *psum_bytes of a
@@ -177,7 +179,7 @@ typedef struct nki_times {
 } nki_times;
 VTRN_API vtrn_status vtrn_nki_time_cores(nki_session *s, const nki_finish_options *options,
                                          nki_times *out);
-/* A rank's kernel on its one core, from collective to collective: vtrn_nki_meet() said where. A new
+/* A core of a rank, from collective or barrier to the next: vtrn_nki_meet() said where. A new
  * walk stands at the first, or is over. Ranks share the HBM as far as its stack's cores go. */
 typedef struct nki_walk nki_walk;
 VTRN_API vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_options *options,
@@ -186,8 +188,8 @@ VTRN_API vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_option
 VTRN_API bool vtrn_nki_walk_is_over(const nki_walk *walk, double *arrival_ns);
 /* The rank waits for the others, then the collective runs; goes on to the next one. */
 VTRN_API vtrn_status vtrn_nki_walk_meet(nki_walk *walk, double wait_ns, double run_ns);
-/* Once, of a walk that is over. */
-VTRN_API void vtrn_nki_walk_take(nki_walk *walk, nki_times *out);
+/* Once, of the walks of a rank's cores, all over. */
+VTRN_API void vtrn_nki_walk_take(nki_walk *const *walks, int n, nki_times *out);
 VTRN_API void vtrn_nki_walk_drop(nki_walk *walk); /* NULL is fine */
 /* What is issued from now on gives a rank what others sent, whose time is the collective's. */
 VTRN_API void vtrn_nki_exchanging(nki_session *s, bool is_exchanging);
@@ -197,6 +199,7 @@ typedef struct nki_exchange {
     const char *instance; /* NULL: the smallest one of the chip that has n_ranks cores */
     const char *op;       /* as collective_op_name() */
     int n_ranks;          /* of the launch */
+    int n_rank_cores;     /* NeuronCores of a rank */
     uint64_t bytes;       /* as in collective_request */
     const int *devices;   /* [n_groups][group_size]; -1 fills up */
     int n_groups, group_size;

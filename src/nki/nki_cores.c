@@ -114,12 +114,12 @@ struct nki_walk {
 vtrn_status vtrn_nki_walk_begin(nki_session *s, const nki_finish_options *options, nki_walk **out) {
     *out = NULL;
     const vtrn_chip *chip = nki_chip(s);
-    int share = options->n_ranks < chip->cores_per_stack ? options->n_ranks : chip->cores_per_stack;
+    int share = options->n_cores < chip->cores_per_stack ? options->n_cores : chip->cores_per_stack;
     nki_walk *walk = calloc(1, sizeof *walk);
     if (!walk)
         return VTRN_OUT_OF_MEMORY(sizeof *walk);
     walk->session = s;
-    vtrn_status status = start(s, options, (part){0, true, share}, &walk->core);
+    vtrn_status status = start(s, options, (part){options->core, true, share}, &walk->core);
     if (status)
         vtrn_nki_walk_drop(walk);
     else
@@ -137,9 +137,10 @@ vtrn_status vtrn_nki_walk_meet(nki_walk *walk, double wait_ns, double run_ns) {
     return timing_walk_next(walk->core.walk, &walk->core.stop);
 }
 
-void vtrn_nki_walk_take(nki_walk *walk, nki_times *out) {
-    *out = (nki_times){.peak_flops = nki_chip(walk->session)->peak_tensor_flops};
-    add(&walk->core, 1, out);
+void vtrn_nki_walk_take(nki_walk *const *walks, int n, nki_times *out) {
+    *out = (nki_times){.peak_flops = nki_chip(walks[0]->session)->peak_tensor_flops};
+    for (int i = 0; i < n; i++)
+        add(&walks[i]->core, n, out);
 }
 
 void vtrn_nki_walk_drop(nki_walk *walk) {
@@ -178,13 +179,14 @@ vtrn_status vtrn_nki_exchange_time(const nki_session *s, const nki_exchange *x,
     collective_topology *topology;
     collective_time time;
     const vtrn_chip *chip = nki_chip(s);
-    VTRN_RETURN_IF_ERROR(instance_of(chip, x->instance, x->n_ranks, &instance));
+    VTRN_RETURN_IF_ERROR(instance_of(chip, x->instance, x->n_ranks * x->n_rank_cores, &instance));
     if (strcmp(instance.chip, chip->name) != 0)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                           "instance %s has chips %s, and the kernel is for %s; name one of %s, or "
                           "none",
                           instance.name, instance.chip, chip->name, chip->name);
-    VTRN_RETURN_IF_ERROR(collective_topology_create(&instance, chip, 1, 1, &topology));
+    VTRN_RETURN_IF_ERROR(
+        collective_topology_create(&instance, chip, x->n_rank_cores, 1, &topology));
     collective_request request = {.bytes = x->bytes,
                                   .devices = x->devices,
                                   .n_groups = x->n_groups,

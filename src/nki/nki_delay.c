@@ -52,7 +52,7 @@ static void choose(delaying *d) {
 }
 
 /* Before what the instruction must be: what names its tile next, writes what it reads, or lies
- * behind the cores' next meeting. */
+ * behind the next place where a core waits. */
 static uint32_t limit_of(const delaying *d, uint32_t k, uint32_t next_meet) {
     const nki_issued *issued = &d->s->list[k];
     uint32_t limit = next_meet;
@@ -71,9 +71,9 @@ static void find_anchors(delaying *d) {
     nki_session *s = d->s;
     uint32_t meet = s->n_meets;
     for (uint32_t k = s->n_list; k-- > 0;) {
-        while (meet > 0 && s->meets[meet - 1] > k)
+        while (meet > 0 && s->meets[meet - 1].at > k)
             meet--;
-        uint32_t next_meet = meet < s->n_meets ? s->meets[meet] : UINT32_MAX;
+        uint32_t next_meet = meet < s->n_meets ? s->meets[meet].at : UINT32_MAX;
         d->anchor[k] = d->may_move[k] ? limit_of(d, k, next_meet) : k;
         const nki_issued *issued = &s->list[k];
         for (int i = 0; i < VTRN_MAX_AP; i++) {

@@ -204,13 +204,18 @@ static vtrn_status add_meeting(finishing *f) {
     return next_block(f);
 }
 
+static bool waits_there(const finishing *f, const nki_meeting *meeting) {
+    return f->core >= 0 && (meeting->core < 0 || meeting->core == f->core);
+}
+
 static vtrn_status add_instrs(finishing *f) {
     nki_session *s = f->s;
     uint32_t block, meet = 0;
     VTRN_RETURN_IF_ERROR(build_block_begin(&f->build, &block));
     for (uint32_t i = 0; i < s->n_list; i++) {
-        for (; f->core >= 0 && meet < s->n_meets && s->meets[meet] == i; meet++)
-            VTRN_RETURN_IF_ERROR(add_meeting(f));
+        for (; meet < s->n_meets && s->meets[meet].at == i; meet++)
+            if (waits_there(f, &s->meets[meet]))
+                VTRN_RETURN_IF_ERROR(add_meeting(f));
         if (f->core >= 0 && s->list[i].core != f->core)
             continue;
         if (f->is_rank && s->list[i].is_exchange)
@@ -219,8 +224,9 @@ static vtrn_status add_instrs(finishing *f) {
             VTRN_RETURN_IF_ERROR(add_fills(f, i));
         VTRN_RETURN_IF_ERROR(add_instr(f, &s->list[i]));
     }
-    for (; f->core >= 0 && meet < s->n_meets; meet++)
-        VTRN_RETURN_IF_ERROR(add_meeting(f));
+    for (; meet < s->n_meets; meet++)
+        if (waits_there(f, &s->meets[meet]))
+            VTRN_RETURN_IF_ERROR(add_meeting(f));
     build_block_end(&f->build, f->build.n_blocks - 1, VTRN_END_STOP, 0, 0, 0);
     return NULL;
 }

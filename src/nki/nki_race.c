@@ -13,7 +13,7 @@ enum { MAX_FOLLOWED_BYTES = 16 << 20 };
 struct nki_sharing {
     nki_map written[NKI_MAX_CORES], read[NKI_MAX_CORES];
     uint32_t writer[NKI_MAX_CORES], reader[NKI_MAX_CORES]; /* sources of the last */
-    uint32_t n_meets;
+    uint32_t n_barriers;
 };
 
 static void clear(nki_map *map, uint64_t n_bytes) {
@@ -43,12 +43,12 @@ static vtrn_status sharing_of(nki_session *s, const nki_view *view, struct nki_s
         r->sharing = calloc(1, sizeof *r->sharing);
     if (!r->sharing)
         return VTRN_OUT_OF_MEMORY(sizeof *r->sharing);
-    if (r->sharing->n_meets != s->n_meets || !r->sharing->written[0].n_bytes)
+    if (r->sharing->n_barriers != s->n_barriers || !r->sharing->written[0].n_bytes)
         for (int p = 0; p < NKI_MAX_CORES; p++) {
             clear(&r->sharing->written[p], r->storage.n_bytes);
             clear(&r->sharing->read[p], r->storage.n_bytes);
         }
-    r->sharing->n_meets = s->n_meets;
+    r->sharing->n_barriers = s->n_barriers;
     *out = r->sharing;
     return NULL;
 }

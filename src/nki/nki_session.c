@@ -147,10 +147,11 @@ vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
     return NULL;
 }
 
-vtrn_status vtrn_nki_meet(nki_session *s) {
+vtrn_status vtrn_nki_meet(nki_session *s, int core) {
     if (!array_grow((void **)&s->meets, s->n_meets, &s->cap_meets, sizeof *s->meets))
         return VTRN_OUT_OF_MEMORY(s->n_meets * sizeof *s->meets);
-    s->meets[s->n_meets++] = s->n_list;
+    s->meets[s->n_meets++] = (nki_meeting){.at = s->n_list, .core = (int8_t)core};
+    s->n_barriers += core < 0;
     return NULL;
 }
 
@@ -183,6 +184,7 @@ uint64_t vtrn_nki_filled(const nki_session *s, const char **first, uint32_t *sou
 
 static nki_limits limits_of(const vtrn_chip *chip) {
     return (nki_limits){.name = chip->name,
+                        .barrier_ns = chip->cost.event_semaphore_ns,
                         .gen = chip->gen,
                         .n_partitions = chip->n_partitions,
                         .sbuf_bytes =

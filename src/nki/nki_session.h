@@ -59,6 +59,13 @@ typedef struct nki_issued {
     bool is_exchange; /* gives a rank what others sent: the collective before it takes the time */
 } nki_issued;
 
+/* Where in the list a core waits: before instruction `at`, for the kernel's other core, or for
+ * other ranks. */
+typedef struct nki_meeting {
+    uint32_t at;
+    int8_t core; /* that waits; -1: both, or the only one */
+} nki_meeting;
+
 /* What a kernel runs on; kept when the kernel is over, as its memory is costly to map. */
 typedef struct nki_machine {
     vtrn_device *device;
@@ -84,8 +91,9 @@ struct nki_session {
     uint32_t n_slots, cap_slots, n_arguments;
     nki_issued *list;
     uint32_t n_list, cap_list;
-    uint32_t *meets; /* where in the list the cores meet, ascending */
+    nki_meeting *meets; /* by place in the list */
     uint32_t n_meets, cap_meets;
+    uint32_t n_barriers;             /* of them, those of both cores */
     bool is_exchanging;              /* what is issued now is_exchange */
     int core;                        /* that runs */
     int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */

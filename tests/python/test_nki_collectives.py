@@ -337,10 +337,10 @@ def busy(call, shape_of):
     return kernel
 
 
-def collective_ns(op, n_bytes, ranks, instance):
+def collective_ns(op, n_bytes, ranks, instance, lnc=1):
     """What the command says."""
     build = pathlib.Path(os.environ.get("VTRN_BUILD", "build"))
-    said = subprocess.run([build / "src/cli/vtrn", "collectives", op, "--instance", instance, "--ranks", str(ranks), "--lnc", "1",
+    said = subprocess.run([build / "src/cli/vtrn", "collectives", op, "--instance", instance, "--ranks", str(ranks), "--lnc", str(lnc),
                            "--sizes", str(n_bytes), "--json"], capture_output=True, text=True, check=True)
     return json.loads(said.stdout)["rows"][0]["time_us"] * 1000
 
@@ -394,9 +394,67 @@ def kernel_without_exchange(x):
     return out
 
 
+def test_ranks_of_two_cores_have_their_time():
+    """Core 0 has more to do, and exchanges with other ranks; both cores wait for each other before and behind."""
+    PAIR = ncc.ReplicaGroup([[0, 1]])
+
+    @nki.jit
+    def kernel(x, n):
+        me = nl.program_id(0)
+        src, dst = (nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm) for _ in range(2))
+        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        t = nl.load(x[me])
+        for _ in range(n if me == 0 else 0):
+            t = nl.abs(t)
+        nisa.dma_copy(dst=src[me], src=t)
+        nisa.core_barrier(src, (0, 1))
+        if me == 0:
+            ncc.all_reduce([src], [dst], PAIR, nl.add)
+        nisa.core_barrier(dst, (0, 1))
+        nisa.dma_copy(dst=out[me], src=nl.load(dst[me]))
+        return out
+
+    xs = [np.abs(x) for x in inputs(2, (2, 128, 512))]
+    done = vtrn.nki.profile_ranks(kernel[2], [(xs[0], 0), (xs[1], 40)])
+    quick = vtrn.nki.profile_ranks(kernel[2], [(x, 0) for x in xs])
+    for got in (*done.results, *vtrn.nki.run_ranks(kernel[2], [(x, 0) for x in xs])):
+        np.testing.assert_array_equal(got, xs[0] + xs[1])
+    (exchange,) = done.exchanges
+    assert done.instance == "trn2.3xlarge" and exchange.group == (0, 1) and exchange.n_bytes == 2 * 128 * 512 * 4
+    assert exchange.duration_ns == pytest.approx(collective_ns("all_reduce", exchange.n_bytes, 2, "trn2.3xlarge", lnc=2), rel=1e-6)
+    assert exchange.wait_ns[1] == 0 and exchange.wait_ns[0] > 10000 and done.wait_ns == (exchange.wait_ns[0] / 2, 0)
+    assert exchange.begins_ns - quick.exchanges[0].begins_ns == pytest.approx(exchange.wait_ns[0], rel=0.1)
+    # what follows begins in both cores when the collective is over
+    for mine, before in zip(done.ranks, quick.ranks):
+        assert mine.latency_ns - (exchange.begins_ns + exchange.duration_ns) == \
+            pytest.approx(before.latency_ns - (quick.exchanges[0].begins_ns + exchange.duration_ns), rel=0.01)
+        assert mine.sbuf_peak_bytes and mine.n_instructions == before.n_instructions + (40 if mine is done.ranks[1] else 0)
+
+
+def test_each_core_of_a_rank_exchanges_with_its_like():
+    @nki.jit
+    def kernel(x):
+        me = nl.program_id(0)
+        src, dst = nl.load(x[me]), nl.ndarray((4, 12), x.dtype)
+        ncc.all_gather([src], [dst], ALL, 1)
+        other = nl.ndarray((4, 12), x.dtype)
+        nisa.sendrecv(src=dst, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+        out = nl.ndarray((2, 4, 12), x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out[me], src=other)
+        return out
+
+    x = inputs(4, (2, 4, 3))
+    done = vtrn.nki.profile_ranks(kernel[2], x, instance="trn2.48xlarge")
+    for got in done.results:
+        np.testing.assert_array_equal(got, np.stack([np.concatenate([y[1 - c] for y in x], 1) for c in range(2)]))
+    assert [e.group for e in done.exchanges] == [(0, 1, 2, 3)] * 2 and len({p.latency_ns for p in done.ranks}) == 1
+    alone = vtrn.nki.profile_ranks(kernel_without_exchange[2], inputs(2, (128, 64)))
+    assert not alone.exchanges and 0 < alone.latency_ns < done.latency_ns and alone.wait_ns == (0, 0)
+
+
 def test_what_has_no_time_of_ranks_is_told(monkeypatch):
-    with pytest.raises(NotImplementedError, match="kernels of one program"):
-        vtrn.nki.profile_ranks(kernel_without_exchange[2], inputs(2, (128, 64)))
+    with pytest.raises(NotImplementedError, match="a core each, and these are one or 2"):
+        vtrn.nki.profile_ranks(kernel_without_exchange[3], inputs(2, (128, 64)))
     reduces = collective(lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([[0, 1]]), nl.add), lambda s: s)
     with pytest.raises(vtrn.nki.NkiValidationError, match="instance trn1.2xlarge has chips trn1, and the kernel is for trn2"):
         vtrn.nki.profile_ranks(reduces, inputs(2, (128, 64)), instance="trn1.2xlarge")

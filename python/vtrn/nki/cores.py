@@ -38,6 +38,7 @@ class Turns:
         self.waits, self.is_over = [None, None], [False, False]
         self.results, self.error = [None, None], None
         self.thread, self.threads = None, {threading.get_ident()}
+        self.stops = []  # where they wait: _Run.stops
 
     def run(self):
         """What program 0 returns."""
@@ -85,6 +86,7 @@ class Turns:
         if theirs.key != key:
             self._fail(f"core {me} waits in {mine}, core {other} in {theirs}: they wait for each other")
         self.session.meet()
+        self.stops.append((None, None))
         action(*((data, theirs.data) if me == 0 else (theirs.data, data)))
         self._resume(me)
         self.waits[other] = None

@@ -138,6 +138,7 @@ class _Run:
         self.session.fill_unwritten(fills_unwritten())
         self.has_values = True
         self.is_timed = False  # two programs have a core each, whether they meet or not
+        self.stops = []  # of ranks: (core or None, meeting of ranks or None, of cores) in order
         self.arguments = []  # (array, tensor, value given)
         self.make = None  # of results: what kind the arguments are
         self.outputs, self.result = [], None
@@ -250,6 +251,7 @@ class _Run:
                 return self.function(*args, **kwargs)
 
             turns = cores.Turns(self.session, programs, body, self.is_timed)
+            self.stops = turns.stops
             for registers in programs:
                 registers.turns = turns
             _owners = turns.threads

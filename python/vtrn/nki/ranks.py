@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 
-from vtrn.nki import kernel as kernels, tensor
+from vtrn.nki import cores, kernel as kernels, tensor
 from vtrn.nki._load import core
 from vtrn.nki.errors import NkiValidationError
 
@@ -58,14 +58,14 @@ class _Abandoned(BaseException):
 class _Meeting:
     """What ranks of a group come to: their data, and when all are there what each gets."""
 
-    def __init__(self, what, group, place, moves):
-        self.what, self.group, self.place, self.moves = what, group, place, moves
+    def __init__(self, what, group, place, moves, core):
+        self.what, self.group, self.place, self.moves, self.core = what, group, place, moves, core
         self.data, self.results = {}, None
 
 
 class _Ranks:
-    def __init__(self, kernel, inputs):
-        self.kernel, self.inputs, self.n = kernel, inputs, len(inputs)
+    def __init__(self, kernel, inputs, is_timed):
+        self.kernel, self.inputs, self.n, self.is_timed = kernel, inputs, len(inputs), is_timed
         self.changed = threading.Condition()
         self.turn = None
         self.rank = 0  # that runs
@@ -73,7 +73,6 @@ class _Ranks:
         self.is_over = [False] * self.n
         self.results, self.error = [None] * self.n, None
         self.runs = [None] * self.n  # kernels._Run of each
-        self.met = [[] for _ in inputs]  # meetings of each, in order
         self.meetings = {}  # group, program of the rank, number of the call -> _Meeting
         self.n_calls = {}
         self.is_abandoned = False
@@ -88,6 +87,7 @@ class _Ranks:
             grid = kernels.launch_grid(self.kernel.grid, self.kernel.func.__name__)
             run = kernels._Run(self.kernel.func, grid, kernels.chip_name(self.kernel.chip))
             self.runs[rank] = run
+            run.is_timed = self.is_timed and grid == (cores.N_CORES,)
             self.results[rank] = run._run(args, kwargs)
         except _Abandoned:
             pass
@@ -114,14 +114,15 @@ class _Ranks:
                 raise ValueError(f"{what}: the group {group} has rank {member}, and the launch {self.n} ranks")
         key = group, tensor.launch.program
         number = self.n_calls[rank, key] = self.n_calls.get((rank, key), -1) + 1
-        meeting = self.meetings.setdefault((*key, number), _Meeting(what, group, f"{what} of rank {rank}{where}", moves))
+        turns = tensor.launch.turns
+        own_core = None if turns is None else tensor.launch.program[0]  # None: the only one
+        meeting = self.meetings.setdefault((*key, number), _Meeting(what, group, f"{what} of rank {rank}{where}", moves, own_core or 0))
         if meeting.what != what:
             raise NkiValidationError(f"{what} of rank {rank}{where} meets {meeting.place}: the ranks of a group call the same "
                                      "collectives in the same order", _DEADLOCK)
         meeting.data[rank] = data
-        if tensor.launch.turns is None:  # the cores of kernel[2] are not timed with ranks
-            tensor.session().meet()
-            self.met[rank].append(meeting)
+        tensor.session().meet(-1 if own_core is None else own_core)
+        (self.runs[rank].stops if turns is None else turns.stops).append((own_core, meeting))
         if len(meeting.data) == len(group):
             meeting.results = dict(zip(group, compute([meeting.data[m] for m in group])))
             del self.meetings[(*key, number)]
@@ -209,7 +210,7 @@ def run_ranks(kernel, inputs):
     return _launch("run_ranks", kernel, inputs).results
 
 
-def _launch(what, kernel, inputs):
+def _launch(what, kernel, inputs, is_timed=False):
     global current
     kernel = kernels.jit(kernel)
     calls = [((), dict(x)) if isinstance(x, dict) else (tuple(x) if isinstance(x, (tuple, list)) else (x,), {}) for x in inputs]
@@ -219,7 +220,7 @@ def _launch(what, kernel, inputs):
         raise RuntimeError(f"{what}: a kernel is running; ranks are launched from outside of kernels")
     with kernels._turn:
         owners, launch, session = kernels._owners, tensor.launch, core.current()
-        launched = current = _Ranks(kernel, calls)
+        launched = current = _Ranks(kernel, calls, is_timed)
         try:
             launched.run()
             return launched
@@ -234,38 +235,71 @@ def _launch(what, kernel, inputs):
 
 def profile_ranks(kernel, inputs, instance=None):
     """The RanksProfile of a launch by run_ranks. instance: whose NeuronCores the ranks run on, by default the smallest one of the
-    chip that has as many; VTRN_INSTANCE names another."""
+    chip that has as many; VTRN_INSTANCE names another. A rank of kernel[2] has two."""
     grid = kernels.launch_grid(kernels.jit(kernel).grid, kernels.jit(kernel).func.__name__)
-    if grid not in ((), (1,)):
-        raise NotImplementedError(f"profile_ranks: a launch of {grid}: the time of ranks is there for kernels of one program; "
-                                  "vtrn.nki.run_ranks has their values, and vtrn.nki.profile the time of a rank of two cores alone")
-    launched = _launch("profile_ranks", kernel, inputs)
-    return _timed(launched, instance or os.environ.get("VTRN_INSTANCE"))
+    if grid not in ((), (1,), (cores.N_CORES,)):
+        raise NotImplementedError(f"profile_ranks: a launch of {grid}: a rank's programs have a core each, and these are one or "
+                                  f"{cores.N_CORES}; vtrn.nki.run_ranks has the values of others")
+    launched = _launch("profile_ranks", kernel, inputs, is_timed=True)
+    return _Timing(launched, instance or os.environ.get("VTRN_INSTANCE"), *(grid or (1,))).run()
 
 
-def _timed(launched, instance):
-    """Each rank goes on by itself until it comes to a collective, which begins when the last of its group is there."""
-    sessions, n = [run.session for run in launched.runs], launched.n
-    name = launched.kernel.func.__name__
-    walks = [run.session.walk(name, run.outputs, n) for run in launched.runs]
-    n_over, exchanges, machine = [0] * n, [], instance or ""  # collectives that a rank has behind it
-    while True:
-        stops = [core.walk_stop(walk) for walk in walks]
-        if all(is_over for is_over, _ in stops):
-            break
-        here = [None if is_over else launched.met[rank][n_over[rank]] for rank, (is_over, _) in enumerate(stops)]
-        meeting = next(m for m in here if m is not None and all(here[r] is m for r in m.group))
-        moves, begins = meeting.moves, max(stops[r][1] for r in meeting.group)
-        duration, algorithm = 0.0, "local"
-        if any(len(group) > 1 for group in moves.groups):
-            duration, algorithm, machine = sessions[0].exchange_time(moves.op, moves.n_bytes, moves.groups, moves.is_in_sbuf, n,
-                                                                     instance)
-        for rank in meeting.group:
-            core.walk_meet(walks[rank], begins - stops[rank][1], duration)
-            n_over[rank] += 1
-        exchanges.append(Exchange(meeting.what, meeting.place.partition(" at ")[2], meeting.group, moves.n_bytes, algorithm, begins,
-                                  duration, tuple(begins - stops[r][1] for r in meeting.group)))
-    figures, waits = zip(*(core.walk_take(walk, session.chip()["n_partitions"]) for walk, session in zip(walks, sessions)))
-    profiles = tuple(kernels.Profile(result=result, directory="", **f) for result, f in zip(launched.results, figures))
-    return RanksProfile(launched.results, max(p.latency_ns for p in profiles), machine, profiles, waits,
-                        tuple(sorted(exchanges, key=lambda e: e.begins_ns)))
+class _Timing:
+    """Each core of each rank goes on by itself until it comes to a collective, which begins when the last of its group is there,
+    or to a barrier of the rank's two cores."""
+
+    def __init__(self, launched, instance, n_cores):
+        self.launched, self.n_cores, self.instance, self.machine = launched, n_cores, instance, instance or ""
+        self.runs, self.exchanges = launched.runs, []
+        name, n = launched.kernel.func.__name__, launched.n
+        self.walks = {(rank, core): run.session.walk(name, run.outputs, n * n_cores, core)
+                      for rank, run in enumerate(self.runs) for core in range(n_cores)}
+        self.left = {(rank, core): [meeting for at, meeting in run.stops if at in (None, core)]
+                     for rank, run in enumerate(self.runs) for core in range(n_cores)}
+        self.waits = [0.0] * n  # of each rank for others, the mean of its cores
+
+    def run(self):
+        while self._go_on():
+            pass
+        sessions = [run.session for run in self.runs]
+        figures = [core.walk_take([self.walks[rank, c] for c in range(self.n_cores)], session.chip()["n_partitions"])
+                   for rank, session in enumerate(sessions)]
+        profiles = tuple(kernels.Profile(result=result, directory="", **f) for result, f in zip(self.launched.results, figures))
+        return RanksProfile(self.launched.results, max(p.latency_ns for p in profiles), self.machine, profiles, tuple(self.waits),
+                            tuple(sorted(self.exchanges, key=lambda e: e.begins_ns)))
+
+    def _go_on(self):
+        """One exchange or barrier more; False: all are through."""
+        arrivals = {k: ns for k, (is_over, ns) in ((k, core.walk_stop(w)) for k, w in self.walks.items()) if not is_over}
+        if not arrivals:
+            return False
+        here = {k: self.left[k][0] for k in arrivals}
+        for rank in range(self.launched.n):
+            both = [(rank, c) for c in range(self.n_cores)]
+            if all(k in here and here[k] is None for k in both):
+                last = max(arrivals[k] for k in both)
+                self._pass(both, arrivals, last, self.runs[rank].session.chip()["barrier_ns"])
+                return True
+        meeting = next(m for m in here.values() if m is not None and all(here.get((r, m.core)) is m for r in m.group))
+        members = [(r, meeting.core) for r in meeting.group]
+        begins = max(arrivals[k] for k in members)
+        duration, algorithm = self._duration(meeting.moves)
+        self._pass(members, arrivals, begins, duration)
+        waits = tuple(begins - arrivals[k] for k in members)
+        for rank, ns in zip(meeting.group, waits):
+            self.waits[rank] += ns / self.n_cores
+        self.exchanges.append(Exchange(meeting.what, meeting.place.partition(" at ")[2], meeting.group, meeting.moves.n_bytes,
+                                       algorithm, begins, duration, waits))
+        return True
+
+    def _pass(self, members, arrivals, begins, duration):
+        for k in members:
+            core.walk_meet(self.walks[k], begins - arrivals[k], duration)
+            self.left[k].pop(0)
+
+    def _duration(self, moves):
+        if all(len(group) < 2 for group in moves.groups):
+            return 0.0, "local"
+        duration, algorithm, self.machine = self.runs[0].session.exchange_time(
+            moves.op, moves.n_bytes, moves.groups, moves.is_in_sbuf, self.launched.n, self.n_cores, self.instance)
+        return duration, algorithm

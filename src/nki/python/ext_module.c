@@ -180,7 +180,7 @@ typedef PyObject *(*ending)(nki_session *session, const nki_finish_options *opti
 static PyObject *end_session(ext_session *self, PyObject *args, ending make) {
     PyObject *outputs, *texts = NULL, *result = NULL;
     nki_finish_options o = {.n_sources = self->places.n};
-    if (!PyArg_ParseTuple(args, "sO!|i", &o.name, &PyList_Type, &outputs, &o.n_ranks))
+    if (!PyArg_ParseTuple(args, "sO!|ii", &o.name, &PyList_Type, &outputs, &o.n_cores, &o.core))
         return NULL;
     nki_storage **storages = storages_of(outputs, &o.n_outputs);
     vtrn_source *sources = storages ? sources_of(self, &texts) : NULL;
@@ -224,15 +224,19 @@ static PyObject *session_time_cores(ext_session *self, PyObject *args) {
     return end_session(self, args, make_times);
 }
 
-/* walk(name, outputs, n_ranks): of a rank from collective to collective, see ext_walk.c. */
+/* walk(name, outputs, n_cores, core): a core of a rank from collective to collective, see
+ * ext_walk.c. */
 static PyObject *session_walk(ext_session *self, PyObject *args) {
     return end_session(self, args, ext_walk);
 }
 
-/* meet(): the two cores, or the ranks, wait for each other here. */
-static PyObject *session_meet(ext_session *self, PyObject *unused) {
-    (void)unused;
-    vtrn_status status = vtrn_nki_meet(self->session);
+/* meet(core=-1): the two cores, or the ranks, wait for each other here; or the core for other
+ * ranks. */
+static PyObject *session_meet(ext_session *self, PyObject *args) {
+    int core = -1;
+    if (!PyArg_ParseTuple(args, "|i", &core))
+        return NULL;
+    vtrn_status status = vtrn_nki_meet(self->session, core);
     if (status) {
         ext_raise(status, NULL);
         return NULL;
@@ -356,9 +360,10 @@ static PyObject *session_execute(ext_session *self, PyObject *args) {
 static PyObject *session_chip(ext_session *self, PyObject *unused) {
     (void)unused;
     nki_limits l = vtrn_nki_limits(self->session);
-    return Py_BuildValue("{sssisIsIsIsi}", "name", l.name, "gen", l.gen, "sbuf_bytes", l.sbuf_bytes,
-                         "psum_bytes", l.psum_bytes, "psum_bank_bytes", l.psum_bank_bytes,
-                         "n_partitions", l.n_partitions);
+    return Py_BuildValue("{sssisIsIsIsisd}", "name", l.name, "gen", l.gen, "sbuf_bytes",
+                         l.sbuf_bytes, "psum_bytes", l.psum_bytes, "psum_bank_bytes",
+                         l.psum_bank_bytes, "n_partitions", l.n_partitions, "barrier_ns",
+                         l.barrier_ns);
 }
 
 static PyObject *session_n_instrs(ext_session *self, PyObject *unused) {
@@ -492,7 +497,7 @@ static PyMethodDef session_methods[] = {
     {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
-    {"meet", (PyCFunction)session_meet, METH_NOARGS, "The cores wait for each other."},
+    {"meet", (PyCFunction)session_meet, METH_VARARGS, "The cores wait for each other."},
     {"time_cores", (PyCFunction)session_time_cores, METH_VARARGS, "What two cores take."},
     {"walk", (PyCFunction)session_walk, METH_VARARGS, "A rank from collective to collective."},
     {"exchanging", (PyCFunction)ext_exchanging, METH_O, "Whether what others sent comes now."},

@@ -66,19 +66,24 @@ static PyObject *walk_meet(PyObject *module, PyObject *args) {
     return NULL;
 }
 
-/* walk_take(walk, n_partitions): the figures, and ns that the rank waited for others. */
+/* walk_take([walk of each core], n_partitions): the rank's figures. */
 static PyObject *walk_take(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *capsule;
+    PyObject *capsules;
     int n_partitions;
-    if (!PyArg_ParseTuple(args, "Oi", &capsule, &n_partitions))
+    if (!PyArg_ParseTuple(args, "O!i", &PyList_Type, &capsules, &n_partitions))
         return NULL;
-    nki_walk *walk = PyCapsule_GetPointer(capsule, walk_name);
-    if (!walk)
-        return NULL;
+    nki_walk *walks[NKI_MAX_CORES];
+    int n = (int)PyList_GET_SIZE(capsules);
+    if (n < 1 || n > NKI_MAX_CORES)
+        return PyErr_Format(PyExc_ValueError, "%d walks; a rank has 1 to %d cores", n,
+                            NKI_MAX_CORES);
+    for (int i = 0; i < n; i++)
+        if (!(walks[i] = PyCapsule_GetPointer(PyList_GET_ITEM(capsules, i), walk_name)))
+            return NULL;
     nki_times times;
-    vtrn_nki_walk_take(walk, &times);
-    return Py_BuildValue("Nd", ext_figures(&times, n_partitions, 1), times.wait_ns);
+    vtrn_nki_walk_take(walks, n, &times);
+    return ext_figures(&times, n_partitions, n);
 }
 
 PyObject *ext_exchanging(ext_session *self, PyObject *is_exchanging) {
@@ -118,15 +123,15 @@ static int *devices_of(PyObject *groups, nki_exchange *x) {
     return devices;
 }
 
-/* exchange_time(op, bytes, groups, is_in_sbuf, n_ranks, instance or None): ns, algorithm, instance.
- */
+/* exchange_time(op, bytes, groups, is_in_sbuf, n_ranks, cores of a rank, instance or None): ns,
+ * algorithm, instance. */
 PyObject *ext_exchange_time(ext_session *self, PyObject *args) {
     nki_exchange x = {0};
     PyObject *groups;
     unsigned long long n_bytes;
     int is_in_sbuf;
-    if (!PyArg_ParseTuple(args, "sKO!piz", &x.op, &n_bytes, &PyTuple_Type, &groups, &is_in_sbuf,
-                          &x.n_ranks, &x.instance))
+    if (!PyArg_ParseTuple(args, "sKO!piiz", &x.op, &n_bytes, &PyTuple_Type, &groups, &is_in_sbuf,
+                          &x.n_ranks, &x.n_rank_cores, &x.instance))
         return NULL;
     int *devices = devices_of(groups, &x);
     if (!devices)
