@@ -173,3 +173,10 @@ def test_masked_rows_of_reductions_and_columns_stay_where_they_are(lo):
     want = x.copy()
     want[rows, :6] -= x[rows, 0:1]
     np.testing.assert_array_equal(shifted, want)
+
+
+def test_names_that_are_not_there_may_be_asked_for():
+    for module in (nl, nisa):
+        assert not hasattr(module, "no_such_name") and getattr(module, "no_such_name", 3) == 3
+        with pytest.raises(NotImplementedError, match="no_such_name is not there"):
+            module.no_such_name

@@ -14,5 +14,9 @@ class NkiValidationError(Exception):
         self.category = CATEGORIES[category]
 
 
+class NkiNameError(NotImplementedError, AttributeError):
+    """A name that a module of NKI does not have here, which hasattr() may ask for."""
+
+
 class NkiTypeError(NkiValidationError, TypeError):
     """A kernel does with a tile what Python does with numbers."""

@@ -6,6 +6,7 @@ from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
 from vtrn.nki.beta1.index import Index
 from vtrn.nki.beta1.tensor import Product, Tensor, like, mask_of
+from vtrn.nki.errors import NkiNameError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
     constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
     tensor_engine, unknown_engine, vector_engine)
@@ -277,4 +278,4 @@ def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    raise NotImplementedError(f"neuronxcc.nki.isa.{name} is not there; docs/nki.md lists what is")
+    raise NkiNameError(f"neuronxcc.nki.isa.{name} is not there; docs/nki.md lists what is")

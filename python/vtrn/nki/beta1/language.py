@@ -12,6 +12,7 @@ from vtrn.nki.beta1.tensor import Product, Tensor, like, make, mask_of, par_dim 
 from vtrn.nki.dtypes import (  # noqa: F401
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn, float8_e4m3fn_x4, float8_e5m2, float8_e5m2_x4,
     float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
+from vtrn.nki.errors import NkiNameError
 from vtrn.nki.language import (  # noqa: F401
     affine_range, device_print, ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf,
     sequential_range, shared_hbm, static_range, tile_size)
@@ -473,4 +474,4 @@ def rand(shape, dtype=float32, **unused):
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    raise NotImplementedError(f"neuronxcc.nki.language.{name} is not there; docs/nki.md lists what is")
+    raise NkiNameError(f"neuronxcc.nki.language.{name} is not there; docs/nki.md lists what is")
