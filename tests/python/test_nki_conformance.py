@@ -104,8 +104,8 @@ def pytest_addoption(parser):
     parser.addoption("--force-local-cleanup", action="store_true")
     parser.addini("artifacts_dir", "")
 
-def pytest_configure_node(node):
-    """Of pytest-xdist, which need not be installed."""
+def pytest_configure_node(node):  # of pytest-xdist, which need not be installed
+    pass
 
 def pytest_configure(config):
     for name, text in discover_pytest_test_metadata_marks(config.rootpath).items():
