@@ -2,6 +2,7 @@
 packages are made of ml_dtypes; what only talks to other machines is empty."""
 
 import dataclasses
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -76,21 +77,32 @@ def packed_name(dtype):
 def unpack(array):
     """The floats of packed elements, as fp32: four times as many in the last dimension."""
     name = packed_name(array.dtype)
-    bits = array[name][..., None]
-    width = bits.dtype.itemsize * 2
-    parts = (bits >> (np.arange(4, dtype=bits.dtype) * width)) & ((1 << width) - 1)
-    values = parts.astype(np.uint8).view(ELEMENTS[name]).astype(np.float32)
-    return values.reshape(*array.shape[:-1], 4 * array.shape[-1])
+    return _values_of_bytes(name)[_bytes_of(array[name])].view(np.float32).reshape(*array.shape[:-1], 4 * array.shape[-1])
+
+
+def _bytes_of(words):
+    """The bytes of each word, the lowest first."""
+    words = np.ascontiguousarray(words)
+    return words.astype(words.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+
+
+@functools.cache
+def _values_of_bytes(name):
+    """The bits of what each byte holds, as fp32: a float of 8 bits, or two of 4, the lower bits first."""
+    codes = np.arange(256, dtype=np.uint8)
+    if PACKED[name][name].itemsize == 2:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1)
+    values = codes.view(ELEMENTS[name]).astype(np.float32)
+    return values.view(np.uint32 if values.ndim == 1 else np.uint64).reshape(-1)
 
 
 def pack(values, name):
     """The packed elements of floats, a quarter as many in the last dimension."""
-    parts = np.ascontiguousarray(values, np.float32).astype(ELEMENTS[name]).view(np.uint8)
+    codes = np.ascontiguousarray(values, np.float32).astype(ELEMENTS[name]).view(np.uint8)
     word = PACKED[name][name]
-    width = word.itemsize * 2
-    parts = (parts & ((1 << width) - 1)).astype(word).reshape(*values.shape[:-1], values.shape[-1] // 4, 4)
-    bits = np.bitwise_or.reduce(parts << (np.arange(4, dtype=word) * width), axis=-1)
-    return bits.view(PACKED[name])
+    if word.itemsize == 2:
+        codes = (codes[..., ::2] & 15) | (codes[..., 1::2] << 4)
+    return codes.view(word.newbyteorder("<")).astype(word, copy=False).view(PACKED[name])
 
 
 def static_cast(array, dtype):
