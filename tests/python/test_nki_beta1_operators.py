@@ -94,6 +94,33 @@ def test_operators_that_are_not_there_say_so_with_their_line(text, says):
         kernel(numbers(4, 6))
 
 
+def test_operators_of_arrays_and_numpys_numbers_are_the_tiles():
+    @nki.jit
+    def kernel(x, scale):
+        t, outs = nl.load(x), []
+        for found in (np.float32(2) * t, scale_array - t, t - scale_array, np.float32(1) / t, np.float32(3) > t, scale_array <= t):
+            outs.append(nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm))
+            nl.store(outs[-1], found)
+        return tuple(outs)
+
+    x, scale_array = numbers(4, 6), numbers(4, 6)
+    wanted = 2 * x, scale_array - x, x - scale_array, 1 / x, x < 3, scale_array <= x
+    for got, want in zip(kernel(x, scale_array), wanted):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["np.exp(x)", "np.maximum(x, 0)", "np.add.reduce(x)", "np.sum(x)", "np.add(x, 1, out=x)"])
+def test_functions_of_numpy_on_tiles_are_told(text):
+    @nki.jit
+    def kernel(x):
+        t = nl.load(x)
+        assert np.asarray(t).shape == np.abs(np.asarray(t)).shape
+        eval(compile(text, "my_kernel.py", "eval"), {"x": t, "np": np})
+
+    with pytest.raises(errors.NkiTypeError, match=r"(?s)np\.\w+.*sbuf\[4, 6\] float32.*np.asarray.*at my_kernel.py:1"):
+        kernel(numbers(4, 6))
+
+
 # -- what a mask leaves
 
 

@@ -254,10 +254,10 @@ def test_tiles_that_do_not_fit_and_operands_of_no_kind_are_told():
 
 OPERATORS = ["x + 1", "1 - x", "x * x", "2 / x", "x // 2", "x % 2", "x ** 2", "x @ x", "x << 1", "x >> 1", "x & 1", "1 | x", "x ^ x",
              "-x", "+x", "~x", "abs(x)", "round(x)", "float(x)", "int(x)", "divmod(x, 2)", "np.float32(2) * x",
-             "np.ones((4, 6)) + x", "x < 2"]
+             "np.ones((4, 6)) + x", "x < 2", "np.exp(x)", "np.sum(x)", "np.float32(1) < x"]
 
 
 @pytest.mark.parametrize("text", OPERATORS)
 def test_operators_of_python_are_told_by_their_line_and_what_stands_for_them(text):
-    with pytest.raises(errors.NkiTypeError, match="(?s)(nl\\.|register|the tile itself).*\n  at my_kernel.py:1"):
+    with pytest.raises(errors.NkiTypeError, match="(?s)(nl\\.|of nl|register|the tile itself).*\n  at my_kernel.py:1"):
         run(lambda x: eval(compile(text, "my_kernel.py", "eval"), {"x": x, "np": np}), np.ones((4, 6), np.float32))

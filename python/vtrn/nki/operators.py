@@ -2,6 +2,8 @@
 the operands and what to write in its place."""
 
 import numbers
+import os
+import sys
 
 import numpy as np
 
@@ -17,10 +19,15 @@ BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "l
 UNARY = ("neg", "pos", "invert", "abs", "round", "float", "int", "complex", "trunc", "floor", "ceil")
 
 
+_FOLDERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, np.__file__))
+
+
 def refusal(text):
-    """The error with the place in the kernel."""
-    place = core.place()
-    return NkiTypeError(f"{text}\n  at {place}" if place else text)
+    """The error with the place in the kernel, which a function of NumPy may have called for."""
+    frame = sys._getframe(1) if core.current() is not None else None
+    while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
+        frame = frame.f_back
+    return NkiTypeError(f"{text}\n  at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else text)
 
 
 def text_of(x):
@@ -65,6 +72,28 @@ def refuse(cls, rule, remedies, names=(*BINARY, *UNARY)):
         for is_swapped in (False, True)[:1 + (name in BINARY)]:
             if f"__{'r' if is_swapped else ''}{name}__" not in cls.__dict__:
                 _refuse(cls, name, rule, remedies if isinstance(remedies, str) else remedies[name], is_swapped, is_binary)
+
+
+_OF_UFUNC = {np.add: "add", np.subtract: "sub", np.multiply: "mul", np.true_divide: "truediv", np.floor_divide: "floordiv",
+             np.remainder: "mod", np.power: "pow", np.matmul: "matmul", np.left_shift: "lshift", np.right_shift: "rshift",
+             np.bitwise_and: "and", np.bitwise_or: "or", np.bitwise_xor: "xor", np.less: "lt", np.less_equal: "le", np.greater: "gt",
+             np.greater_equal: "ge", np.equal: "eq", np.not_equal: "ne"}
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+
+
+def array_ufunc(self, ufunc, method, *inputs, **kwargs):
+    """A function of NumPy computes on the host, where a kernel's time would not count it. Operators between arrays or their
+    numbers and a tile are such functions, too: those are the tile's."""
+    name = _OF_UFUNC.get(ufunc)
+    if method == "__call__" and name and len(inputs) == 2 and not kwargs:
+        is_swapped = inputs[0] is not self
+        other = inputs[0 if is_swapped else 1]
+        other = other[()] if isinstance(other, np.ndarray) and not other.ndim else other  # a number
+        mirrored = _MIRRORED.get(name, f"r{name}") if is_swapped else name
+        return getattr(type(self), f"__{mirrored}__")(self, other)
+    call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    raise refusal(f"np.{call}({', '.join(map(text_of, inputs))}): NumPy computes on the host, and a kernel on the chip; the functions "
+                  "of tiles are those of nl, and np.asarray(x) the values to look at")
 
 
 FUNCTION_OF = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "mod": "mod", "pow": "power",

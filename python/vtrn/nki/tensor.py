@@ -162,7 +162,7 @@ class ndarray(core.Tensor):
             "a tile is not compared by Python: nl.greater(tile, 3) and its like give a tile of the answers; what a "
             "kernel branches on is a Python number, or a register (nisa.register_load)"))
 
-    __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
+    __array_ufunc__ = operators.array_ufunc
     __lt__ = __le__ = __gt__ = __ge__ = _compare
     __hash__ = core.Tensor.__hash__
 

@@ -23,7 +23,7 @@ class Tensor:
 
     __slots__ = ("base", "par", "indirect", "beyond", "kept")
     __hash__ = object.__hash__
-    __array_priority__ = 1000  # NumPy's numbers leave operators and comparisons to the tile
+    __array_ufunc__ = operators.array_ufunc
 
     def __init__(self, base, par=None, indirect=None):
         self.base, self.indirect, self.beyond, self.kept = base, indirect, (), None
