@@ -165,8 +165,8 @@ static void test_tiles_that_python_still_holds_cost_no_capacity(void **state) {
     vtrn_nki_destroy(s);
 }
 
-static void test_tiles_are_filled_when_there_is_room(void **state) {
-    (void)state;
+/* Six tiles are filled, then used, in between which the cores may meet. */
+static nki_session *filled_tiles(bool meets) {
     enum { N = 6, WIDE = 12000 };
     nki_session *s = begin();
     nki_view tiles[N];
@@ -176,8 +176,26 @@ static void test_tiles_are_filled_when_there_is_room(void **state) {
                          .view = {&tiles[i]}};
         must(vtrn_nki_issue(s, &call));
     }
+    if (meets)
+        must(vtrn_nki_meet(s, -1));
     for (int i = 0; i < N; i++)
         must(add(s, &tiles[i], &tiles[i], &tiles[i]));
+    return s;
+}
+
+static void test_tiles_are_not_filled_behind_a_meeting_of_the_cores(void **state) {
+    (void)state;
+    nki_session *s = filled_tiles(true);
+    nki_finish_options o = {.name = "met"};
+    uint64_t sbuf, psum;
+    fails_with(vtrn_nki_place(s, &o, &sbuf, &psum), "4 tiles live with it");
+    vtrn_nki_destroy(s);
+}
+
+static void test_tiles_are_filled_when_there_is_room(void **state) {
+    (void)state;
+    enum { WIDE = 12000 };
+    nki_session *s = filled_tiles(false);
     nki_finish_options o = {.name = "filled"};
     uint64_t sbuf, psum;
     must(vtrn_nki_place(s, &o, &sbuf, &psum));
@@ -247,6 +265,7 @@ int main(void) {
         cmocka_unit_test(test_memory_that_is_given_back_is_used_again_and_unwritten),
         cmocka_unit_test(test_tiles_that_python_still_holds_cost_no_capacity),
         cmocka_unit_test(test_tiles_are_filled_when_there_is_room),
+        cmocka_unit_test(test_tiles_are_not_filled_behind_a_meeting_of_the_cores),
         cmocka_unit_test(test_capacity_counts_tiles_that_are_used_together),
         cmocka_unit_test(test_a_matmul_overwrites_first_and_adds_then),
     };
