@@ -121,6 +121,24 @@ def test_functions_of_numpy_on_tiles_are_told(text):
         kernel(numbers(4, 6))
 
 
+@pytest.mark.parametrize("x, y, want", [
+    ("int32", "float16", "float16"), ("uint16", "tfloat32", "tfloat32"), ("float32", "bfloat16", "float32"), ("float16", "bfloat16", "float32"),
+    ("float32", "tfloat32", "float32"), ("float8_e4m3", "float16", "float16"), ("float8_e4m3", "bfloat16", "bfloat16"),
+    ("float8_e4m3", "float8_e5m2", "bfloat16"), ("int16", "int32", "int32"), ("uint8", "uint16", "uint16"), ("uint16", "int32", "int32"),
+    ("int8", "uint8", "int16"), ("int8", "uint16", "int32"), ("int32", "uint32", "float32"), ("int8", "int8", "int8")])
+def test_types_of_two_tiles_are_promoted_as_documented(x, y, want):
+    @nki.jit
+    def kernel(a):
+        tiles = [nl.copy(nl.load(a), dtype=getattr(nl, kind)) for kind in (x, y)]
+        for pair in (tiles, tiles[::-1]):
+            assert nl.add(*pair).dtype == want
+            out = nl.ndarray(a.shape, dtype=nl.float32, buffer=nl.shared_hbm)
+            nl.store(out, nl.add(*pair, dtype=nl.float32))
+        return out
+
+    np.testing.assert_array_equal(kernel(np.full((4, 6), 3.0, np.float32)), 6)
+
+
 # -- what a mask leaves
 
 

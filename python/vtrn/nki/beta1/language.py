@@ -166,14 +166,20 @@ def expand_dims(data, axis):
 # -- operations
 
 def result_type(x, y):
-    """Of two tiles or numbers."""
+    """Of two tiles, or of a tile and a number. Source: "NKI Type Promotion", nki.api.shared of the first generation; a number
+    leaves the tile's type."""
     kinds = [v.dtype for v in (x, y) if isinstance(v, Tensor)]
+    floats = [kind for kind in kinds if dtypes.IS_FLOAT[dtypes.code_of(kind)]]
     if len(set(kinds)) == 1:
         return kinds[0]
-    for kind in (float32, bfloat16, float16):
-        if kind in kinds:
-            return kind
-    return kinds[0]
+    if len(set(floats)) == 1:
+        return floats[0]
+    if not floats:
+        wide = np.promote_types(*(dtypes.numpy_of(dtypes.code_of(kind)) for kind in kinds))
+        return float32 if wide.itemsize > 4 else dtypes.by_code[dtypes.code_of(wide)]
+    if float16 in floats and bfloat16 in floats:
+        return float32
+    return next((kind for kind in (float32, tfloat32, bfloat16, float16) if kind in floats), bfloat16)
 
 
 def kept_by(mask, out):
