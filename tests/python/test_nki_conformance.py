@@ -204,6 +204,12 @@ def test_fast_tests_are_a_run_of_their_own(tmp_path):
     assert [(r["unit"], r["case"]) for r in records if "case" in r] == [("fast/test_sums.py", "test_quick")]
 
 
+def test_a_pytest_that_fails_itself_says_why(tmp_path):
+    conftest = "def pytest_collection_finish(session):\n    raise LookupError('no such plugin')\n"
+    document, _ = nkilib(tmp_path, LIBRARY | {"test/integration/nkilib/conftest.py": conftest})
+    assert document["failures"] and {r["reason"].rpartition(": ")[2] for r in document["failures"]} == {"no such plugin"}
+
+
 def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):
     large = "import time\n\ndef test_large():\n    x = bytearray(1_500_000_000)\n    time.sleep(100)\n"
     files = LIBRARY | {"test/integration/nkilib/test_sums.py": large + "\ndef test_small():\n    pass\n"}

@@ -110,6 +110,7 @@ class Plugin:
 
     def __init__(self, report, part):
         self.report, self.part, self.outcome = report, part, None
+        self.internal_error = ""
 
     def pytest_addhooks(self, pluginmanager):
         if importlib.util.find_spec("xdist") is None:
@@ -145,6 +146,9 @@ class Plugin:
         if report.failed:
             self.report.start(f"(loading) {report.nodeid}")
             self.report.result(f"(loading) {report.nodeid}", "failed", str(report.longrepr))
+
+    def pytest_internalerror(self, excrepr):
+        self.internal_error = str(excrepr).strip().rpartition("\n")[2]
 
     def pytest_runtest_logstart(self, nodeid, location):
         self.name = nodeid.partition("::")[2]
@@ -224,11 +228,12 @@ def run(path, unit, report):
     remember_pairs(name, sys.pycache_prefix)
     remember_marks(sys.pycache_prefix)
 
+    plugin = Plugin(report, tuple(int(x) for x in part.split("/")) if part else None)
     with tempfile.TemporaryDirectory() as out:
         code = pytest.main(["-c", "test/pytest.ini", "--rootdir", path, f"{TESTS}/{name}", "-q", "--tb=short", "-p", "no:cacheprovider",
                      "-o", "log_level=ERROR", "-p", "no:warnings", "--test-mode", "simulation", "--platform-target", platform(),
                      "--output-directory", out, "-o", f"artifacts_dir={out}", "--force-local-cleanup"],
-                    plugins=[Plugin(report, tuple(int(x) for x in part.split("/")) if part else None)])
+                    plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         report.start("(pytest)")
-        report.result("(pytest)", "failed", f"pytest ended with {code!r}")
+        report.result("(pytest)", "failed", f"pytest ended with {code!r}: {plugin.internal_error or 'see its output'}")
