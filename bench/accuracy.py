@@ -1,10 +1,11 @@
 """Published measurements of the hardware beside what vtrn says: a row each, then each group.
 
     bench/run accuracy [--json] [--group G]... [--family F] [--all] [--traces DIR]
-                       [--write DIR] [--read FILE]
+                       [--nki-sources DIR] [--write DIR] [--read FILE]
 
 Groups: formula, instruction, interval, dma, trace, kernel (the machine model alone), collective (the model of
-links and algorithms), compiled, model (through the compiler), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
+links and algorithms), compiled, model (through the compiler), nki (kernels from their own source, of which
+--nki-sources has the checkouts; it alone names lines that have no time, and why), mfu (shares of the tensor engine's peak). Without --all two models of each family run.
 --write DIR leaves accuracy.md and accuracy.svg there; --read FILE takes the rows from the --json of an
 earlier run.
 """
@@ -26,6 +27,8 @@ def arguments(groups):
     parser.add_argument("--family", help="only this family of models, as models.csv names it")
     parser.add_argument("--all", action="store_true", help="every model, not two of each family")
     parser.add_argument("--traces", type=pathlib.Path, help="folder of the published timelines, for the group trace")
+    parser.add_argument("--nki-sources", type=pathlib.Path, metavar="DIR",
+                        help="folder of the kernels' repositories, OWNER/NAME each, for the group nki")
     parser.add_argument("--write", type=pathlib.Path, help="folder for accuracy.md and accuracy.svg; implies --all")
     parser.add_argument("--read", type=pathlib.Path, help="the --json of an earlier run, instead of measuring")
     options = parser.parse_args()
@@ -34,8 +37,8 @@ def arguments(groups):
 
 
 def measure(options, groups):
-    """Rows of the groups, and the MFU table."""
-    from accuracy import collectives, compiled, machine, models, utilization
+    """Rows of the groups, the MFU table, and why lines of the group nki have no row."""
+    from accuracy import collectives, compiled, machine, models, nki_sources, utilization
 
     rows = machine.measure(BUILD, groups, options.traces)
     if "collective" in groups:
@@ -44,7 +47,11 @@ def measure(options, groups):
         rows += compiled.measure(BUILD)
     if "model" in groups:
         rows += models.measure(BUILD, not options.all, options.family)
-    return rows, utilization.measure(BUILD) if "mfu" in groups else []
+    missing = {}
+    if "nki" in groups and options.nki_sources:
+        found, missing = nki_sources.measure(BUILD, options.nki_sources)
+        rows += found
+    return rows, utilization.measure(BUILD) if "mfu" in groups else [], missing
 
 
 def main():
@@ -55,15 +62,17 @@ def main():
     if options.read:
         document = json.loads(options.read.read_text())
         measured = [row for row in map(rows.from_dict, document["table"]) if row.group in groups]
-        mfu = document["mfu"] if "mfu" in groups else []
+        mfu, missing = document["mfu"] if "mfu" in groups else [], document.get("nki_missing", {})
     else:
-        measured, mfu = measure(options, groups)
+        measured, mfu, missing = measure(options, groups)
     if options.json:
         document = rows.by_group(measured) | {"families": rows.by_family(measured), "instances": rows.by_instance(measured)}
-        json.dump(document | {"mfu": mfu, "table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)
+        json.dump(document | {"mfu": mfu, "nki_missing": missing, "table": [row.as_dict() for row in measured]}, sys.stdout, indent=1)
         print()
     else:
         report.print_text(measured, mfu)
+        for name, why in missing.items():
+            print(f"nki         {name}: {why}")
     if options.write:
         report.write(options.write, measured, mfu)
 

@@ -11,7 +11,7 @@ import sys
 from accuracy.rows import GROUPS, Row
 
 PROGRAM = "bench/accuracy"
-MACHINE_GROUPS = [group for group in GROUPS if group not in ("collective", "compiled", "model")]
+MACHINE_GROUPS = [group for group in GROUPS if group not in ("collective", "compiled", "model", "nki")]
 
 
 def row_of(line):

@@ -14,6 +14,7 @@ WHAT = {
     "published rows do not count and why",
     "compiled": "the function of a published kernel, written in JAX and compiled by vtrn",
     "model": "a whole model, written in JAX and compiled by vtrn",
+    "nki": "a published kernel, run from its own source; `bench/accuracy/nki_kernels.csv` says where that is",
 }
 
 

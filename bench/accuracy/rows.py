@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 
-GROUPS = ("formula", "instruction", "interval", "dma", "trace", "kernel", "collective", "compiled", "model")
+GROUPS = ("formula", "instruction", "interval", "dma", "trace", "kernel", "collective", "compiled", "model", "nki")
 HALVES = ("fitted", "unseen")
 
 

@@ -149,7 +149,9 @@ typedef struct vtrn_instr {
     } imm[2];
     int32_t arg[2];
     uint32_t source; /* index into the program's sources: the user's op that caused it */
-    uint32_t reserved;
+    /* While a program is built: not 0 where no other engine may run it (nki_issue.c); 0 in a
+     * program. */
+    uint32_t keeps_engine;
     vtrn_ap ap[VTRN_MAX_AP];
     uint8_t shuffle[32]; /* stream_shuffle only */
 } vtrn_instr;

@@ -48,6 +48,7 @@ typedef struct nki_call {
     const nki_view *scale[2]; /* matmul of MX tiles: of stationary and moving; else NULL */
     int n_inner;              /* tensor_reduce: innermost dimensions of view[1] that are reduced */
     uint32_t source;          /* number of the place in the kernel, the caller's */
+    bool is_implied;          /* a copy for which the kernel has no call: nki_copies.c */
 } nki_call;
 
 typedef enum nki_storage_kind { NKI_LOCAL, NKI_ARGUMENT, NKI_CONSTANT } nki_storage_kind;

@@ -304,6 +304,8 @@ static vtrn_status record(finishing *f, void **out, size_t *out_size) {
     VTRN_RETURN_IF_ERROR(make_list(f));
     VTRN_RETURN_IF_ERROR(record_slots(f));
     VTRN_RETURN_IF_ERROR(record_blocks(f));
+    for (uint32_t i = 0; i < b->n_list; i++)
+        b->list[i].keeps_engine = 0;
     p->instrs = b->list;
     p->n_instrs = b->n_list;
     p->sources = b->sources;

@@ -9,13 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_LOAD_RINGS = 4, FIRST_STORE_RING = 4, N_STORE_RINGS = 3 };
+/* Rings that each engine's queue feeds, as in build/twins.c. */
+static const struct {
+    uint8_t first, n;
+} RINGS[VTRN_ENGINE_COUNT] = {
+    [VTRN_ENGINE_SYNC] = {0, 4}, [VTRN_ENGINE_GPSIMD] = {4, 3}, [VTRN_ENGINE_SCALAR] = {8, 2}};
 
 /* An instruction with the views of its operands. */
 typedef struct issue {
     nki_session *s;
     vtrn_instr instr;
     const nki_view *view[VTRN_MAX_AP];
+    bool is_implied; /* as in nki_call */
 } issue;
 
 /* Inside of the tensor, which is more than inside of its memory. */
@@ -299,6 +304,7 @@ static vtrn_status keep(issue *x) {
     kept->instr = x->instr;
     kept->core = (uint8_t)s->core;
     kept->is_exchange = s->is_exchanging;
+    kept->is_implied = x->is_implied;
     for (int i = 0; i < VTRN_MAX_AP; i++)
         kept->operand[i] = x->view[i] ? nki_record_of(x->view[i]) : NULL;
     return mark(x, s->n_list++);
@@ -366,7 +372,7 @@ static vtrn_status operands(issue *x, const nki_call *call) {
 }
 
 vtrn_status vtrn_nki_issue(nki_session *s, const nki_call *call) {
-    issue x = {.s = s, .instr = call->instr};
+    issue x = {.s = s, .instr = call->instr, .is_implied = call->is_implied};
     x.instr.source = call->source;
     VTRN_RETURN_IF_ERROR(operands(&x, call));
     VTRN_RETURN_IF_ERROR(load_table(s, call));
@@ -421,9 +427,11 @@ vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call) {
                           (unsigned long long)nki_view_elements(dst), from,
                           (unsigned long long)nki_view_elements(src));
     }
-    bool is_store = dst->storage->space == VTRN_SPACE_HBM;
-    int first = is_store ? FIRST_STORE_RING : 0, n = is_store ? N_STORE_RINGS : N_LOAD_RINGS;
-    x.instr.queue = (uint8_t)(first + s->next_ring++ % n);
+    /* In published timelines of Trainium2 the loads of a kernel are on one queue, and its stores on
+     * another: bench/accuracy/nki_kernels.csv. */
+    int engine = x.instr.engine, n = nki_chip(s)->dma.uses_dge ? 1 : RINGS[engine].n;
+    x.instr.keeps_engine = nki_chip(s)->dma.uses_dge;
+    x.instr.queue = (uint8_t)(RINGS[engine].first + (n > 1 ? s->next_ring++ % n : 0));
     VTRN_RETURN_IF_ERROR(nki_dma_operands(dst, src, &x.instr.ap[0], &x.instr.ap[1]));
     /* A step of 0 in what is written names elements twice, which the rules refuse. */
     if (x.instr.ap[0].partition_step &&

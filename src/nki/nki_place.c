@@ -371,15 +371,16 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
                            .limit = is_psum ? chip->psum_partition_bytes
                                             : chip->sbuf_partition_bytes -
                                                   chip->sbuf_reserved_partition_bytes,
-                           .align = is_psum ? chip->psum_bank_bytes : 64};
+                           .align = is_psum ? chip->psum_bank_bytes : NKI_TILE_ALIGN};
     placing p = fresh;
+    VTRN_RETURN_IF_ERROR(nki_parts(s, space, core));
+    VTRN_RETURN_IF_ERROR(nki_split(s, space, core));
     vtrn_status status = place_tiles(&p, o);
-    /* What gives room: places anew of what is overwritten, then less prefetching. */
-    for (int k = 0; k < 2 && status && vtrn_status_category(status) == VTRN_CAPACITY; k++) {
+    if (status && vtrn_status_category(status) == VTRN_CAPACITY) { /* with less prefetching */
         vtrn_status_free(status);
         p = fresh;
-        p.may_share = k == 1;
-        status = k ? nki_delay(s, space, core) : nki_split(s, space, core);
+        p.may_share = true;
+        status = nki_delay(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
     }
@@ -398,6 +399,7 @@ static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtr
 
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
+    VTRN_RETURN_IF_ERROR(nki_copies(s));
     VTRN_RETURN_IF_ERROR(place_memory(s, options, VTRN_SPACE_SBUF, sbuf_bytes));
     return place_memory(s, options, VTRN_SPACE_PSUM, psum_bytes);
 }

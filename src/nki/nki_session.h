@@ -56,6 +56,7 @@ typedef struct nki_issued {
     vtrn_instr instr;
     nki_record *operand[VTRN_MAX_AP];
     uint8_t core;
+    bool is_implied;  /* as in nki_call */
     bool is_exchange; /* gives a rank what others sent: the collective before it takes the time */
 } nki_issued;
 
@@ -125,6 +126,16 @@ vtrn_status nki_own(nki_session *s, nki_record *r);
 
 /* nki_session.c: a record of nothing yet. */
 vtrn_status nki_record_add(nki_session *s, nki_record **out);
+
+enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
+
+/* nki_copies.c: drops copies for which the kernel has no call, of what an instruction has just
+ * made and nothing else reads: it writes to where the copy is. */
+vtrn_status nki_copies(nki_session *s);
+
+/* nki_parts.c: makes records of their own of the parts of a core's tiles that no instruction names
+ * together; the list names them. Before nki_split(), which finds when they are in use. */
+vtrn_status nki_parts(nki_session *s, vtrn_space space, int core);
 
 /* nki_split.c: makes records of their own of the parts of a core's tiles, each from an instruction
  * that overwrites the tile to the last before the next; the list names them. */

@@ -21,7 +21,7 @@ def scaled(x, columns, factor):
 
 def given():
     import numpy as np
-    return {"x": np.ones((128, 512), np.float32)}
+    return {"x": np.ones((128, 4096), np.float32)}
 """
 
 
@@ -31,13 +31,13 @@ def tune(tmp_path, *arguments):
                           capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("others", [("--shape", "x=128,512:float32"), ("--args", "given")])
+@pytest.mark.parametrize("others", [("--shape", "x=128,4096:float32"), ("--args", "given")])
 def test_the_fastest_variant_is_told_with_the_front(tmp_path, others):
-    done = tune(tmp_path, "--space", "columns=64,256,512", *others, "--set", "factor=2.0", "--jobs", "1", "--json")
+    done = tune(tmp_path, "--space", "columns=128,1024,4096", *others, "--set", "factor=2.0", "--jobs", "1", "--json")
     found = json.loads(done.stdout)
-    assert found["best"]["parameters"] == {"columns": 256}  # one part is loaded while another is multiplied
+    assert found["best"]["parameters"] == {"columns": 1024}  # one part is loaded while another is multiplied
     times = {v["parameters"]["columns"]: v["latency_ns"] for v in found["variants"]}
-    assert times[64] > times[512] > times[256] > 0 and len(found["pareto"]) == 2
+    assert times[128] > times[4096] > times[1024] > 0 and len(found["pareto"]) == 2
 
 
 def test_the_table_is_for_people(tmp_path):

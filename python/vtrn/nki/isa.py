@@ -108,11 +108,16 @@ def _act(op):
         raise ValueError(f"{getattr(op, '__name__', op)!r} is no function of the Scalar engine") from None
 
 
+# What the number of an engine has besides; src/nki/python/ext_call.c has the same numbers.
+_CHOSEN, _IMPLIED = 0x80, 0x40
+
+
 def _engine(given, default):
+    """The engine's number, marked where the kernel chooses it: no other engine runs the instruction then."""
     if given is engine.unknown or given is None:
         return default
     try:
-        return _ENGINES[given]
+        return _ENGINES[given] | _CHOSEN
     except (KeyError, TypeError):
         raise ValueError(f"engine {given!r}: this instruction runs on no such engine") from None
 
@@ -123,7 +128,7 @@ def _scalar(operand, alu, data_code, on):
         return operand
     if isinstance(operand, VirtualRegister):
         operand = operand.value
-    if alu >= _FIRST_BITWISE or (on == GPSIMD and dtypes.IS_32_BIT_INTEGER[data_code]):
+    if alu >= _FIRST_BITWISE or (on & ~_CHOSEN == GPSIMD and dtypes.IS_32_BIT_INTEGER[data_code]):
         return int(operand)
     return float(operand)
 
@@ -287,6 +292,14 @@ def tensor_copy(dst, src, engine=engine.unknown, name=None, dtype=None):
     return _DONE
 
 
+def implied_copy(dst, src):
+    """A copy that the kernel has no call for: the program is without it where src is made for it alone."""
+    if dtypes.IS_BITS[dst._dtype]:
+        tensor_copy(dst, src)
+        return
+    _issue(_TENSOR_COPY, VECTOR | _IMPLIED, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+
+
 _COPY_PREDICATED = OPCODE["tensor_copy_predicated"]
 
 
@@ -342,7 +355,7 @@ _PE_TRANSPOSE, _TRANSPOSE32 = OPCODE["pe_transpose"], OPCODE["transpose32"]
 
 def nc_transpose(dst, data, engine=engine.unknown, name=None):
     on = _engine(engine, TENSOR if dst._is_psum else VECTOR)
-    opcode = _PE_TRANSPOSE if on == TENSOR else _TRANSPOSE32
+    opcode = _PE_TRANSPOSE if on & ~_CHOSEN == TENSOR else _TRANSPOSE32
     _issue(opcode, on, 0, 0, 0, 0, dst, data, None, None, 0, 0, 0)
     return _DONE
 
@@ -561,7 +574,7 @@ _RNG, _SEED, _DROPOUT = OPCODE["rng"], OPCODE["set_rng_seed"], OPCODE["dropout"]
 def rng(dst, engine=engine.vector, name=None):
     """Random bits: GpSimd's and Trainium3's generators are XORWOW; docs/hardware.md says what the others are."""
     on = _engine(engine, VECTOR)
-    _issue(_RNG, on, 0, 0, 0, 0, dst, None, None, None, int(on == VECTOR and _generation() >= 4), 0, 0)
+    _issue(_RNG, on, 0, 0, 0, 0, dst, None, None, None, int(on & ~_CHOSEN == VECTOR and _generation() >= 4), 0, 0)
     return _DONE
 
 

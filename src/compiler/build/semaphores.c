@@ -165,6 +165,7 @@ static vtrn_instr *emit_instr(const schedule *s, uint32_t i, vtrn_instr *at) {
     uint32_t extra = n > VTRN_MAX_WAITS ? n - VTRN_MAX_WAITS : 0;
     vtrn_instr *target = at + n_holders(n), *holder = target;
     *target = *instr;
+    target->keeps_engine = 0;
     if (s->is_awaited[i]) {
         target->update_semaphore = s->lane[i];
         target->update_value = s->lane[i] >= VTRN_ENGINE_COUNT ? DMA_UPDATE : 1;

@@ -140,6 +140,8 @@ static int copy_twins(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_instr
 
 int twins_of(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_instr out[TWINS_MAX]) {
     int n = 0;
+    if (instr->keeps_engine)
+        return 0;
     if (instr->opcode == VTRN_OP_DMA_COPY)
         return copy_twins(chip, instr, out);
     if (!is_float_only(instr))

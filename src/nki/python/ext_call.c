@@ -18,6 +18,19 @@ enum {
     ISSUE_N_ARGS
 };
 
+/* What the number of an engine has besides. isa.py has the same numbers. */
+enum {
+    ENGINE_NUMBER = 0x3f,
+    ENGINE_IS_CHOSEN = 0x80, /* by the kernel: no other engine runs the instruction */
+    COPY_IS_IMPLIED = 0x40,  /* the kernel has no call for it */
+};
+
+static void set_engine(nki_call *call, int64_t number) {
+    call->instr.engine = (uint8_t)(number & ENGINE_NUMBER);
+    call->instr.keeps_engine = (number & ENGINE_IS_CHOSEN) != 0;
+    call->is_implied = (number & COPY_IS_IMPLIED) != 0;
+}
+
 static PyObject *bad(const char *what, PyObject *given) {
     return PyErr_Format(PyExc_TypeError, "%s: %R", what, given);
 }
@@ -107,7 +120,7 @@ static PyObject *issue_args(PyObject *immediate, PyObject *const *args, Py_ssize
     if (!info)
         return bad("no such instruction", args[ISSUE_OPCODE]);
     call.instr.opcode = (uint16_t)number[ISSUE_OPCODE];
-    call.instr.engine = (uint8_t)number[ISSUE_ENGINE];
+    set_engine(&call, number[ISSUE_ENGINE]);
     call.instr.flags = (uint32_t)number[ISSUE_FLAGS];
     call.instr.op0 = (uint8_t)number[ISSUE_OP0];
     call.instr.op1 = (uint8_t)number[ISSUE_OP1];
@@ -143,7 +156,7 @@ static PyObject *fill(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     if (n != 3 || !ext_is_tensor(args[0]))
         return PyErr_Format(PyExc_TypeError, "memset(dst, engine, value): dst is a tensor");
     nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET}, .view = {&((ext_tensor *)args[0])->view}};
-    call.instr.engine = (uint8_t)PyLong_AsLong(args[1]);
+    set_engine(&call, PyLong_AsLong(args[1]));
     if (!take_number(&call, 2, args[2]))
         return NULL;
     ext_session *s;
@@ -172,7 +185,7 @@ static PyObject *dma(PyObject *self, PyObject *const *args, Py_ssize_t n) {
         return PyErr_Format(PyExc_TypeError, "dma(dst, src, engine, flags)");
     if (!tensors(&call, args, 2, op))
         return NULL;
-    call.instr.engine = (uint8_t)PyLong_AsLong(args[2]);
+    set_engine(&call, PyLong_AsLong(args[2]));
     call.instr.flags = (uint32_t)PyLong_AsLong(args[3]);
     ext_session *s;
     if (PyErr_Occurred() || !begin(&call, op, &s))

@@ -513,7 +513,7 @@ def move(target, source):
         isa.tensor_copy(staged, by)
         by = staged
     if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
-        isa.tensor_copy(to, by)
+        isa.implied_copy(to, by)
     else:
         isa.dma_copy(to, by)
 

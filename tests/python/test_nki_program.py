@@ -1,0 +1,144 @@
+"""What a kernel's program is beside its calls: engines that the kernel chose, copies that it does not ask for, tiles that are
+placed part by part."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+
+vtrn.nki.install(force=True)
+import neuronxcc.nki as old_nki  # noqa: E402
+import neuronxcc.nki.isa as old_nisa  # noqa: E402
+import neuronxcc.nki.language as old_nl  # noqa: E402
+import nki  # noqa: E402
+import nki.isa as nisa  # noqa: E402
+import nki.language as nl  # noqa: E402
+
+RNG = np.random.default_rng(0)
+
+
+def profile(tmp_path, kernel, *arrays):
+    """The result, latency, and instructions by operation and by engine."""
+    found = vtrn.nki.profile(kernel, str(tmp_path))(*arrays)
+    with open(os.path.join(tmp_path, "profile.json")) as f:
+        written = json.load(f)
+    operations = {}
+    for row in written["top_ops"]:
+        operations[row["op"]] = operations.get(row["op"], 0) + row["n_instructions"]
+    return np.asarray(found.result), found.latency_ns, operations, {e: v["n_instructions"] for e, v in written["engines"].items()}
+
+
+@pytest.mark.parametrize("engine, name", [(nisa.engine.vector, "Vector"), (nisa.engine.scalar, "Scalar"), (nisa.engine.gpsimd, "GpSimd")])
+def test_instructions_stay_on_the_engine_that_the_kernel_chose(tmp_path, engine, name):
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((64, 128, 256), nl.bfloat16, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 256), nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(tile, x)
+        for i in range(64):
+            copy = nl.ndarray((128, 256), nl.bfloat16, buffer=nl.sbuf)
+            nisa.tensor_copy(copy, tile, engine=engine)
+            nisa.dma_copy(out[i], copy)
+        return out
+
+    x = RNG.standard_normal((128, 256)).astype(np.float32)
+    result, _, operations, engines = profile(tmp_path, kernel, x)
+    assert (result == result[0]).all() and operations["tensor_copy"] == 64
+    of_dma = {"Sync": 1, "GpSimd": 64}  # which trigger the load and the stores
+    busy = {e: n - of_dma.get(e, 0) for e, n in engines.items()}
+    assert busy[name] >= 64 and all(n <= 2 for e, n in busy.items() if e != name), engines
+
+
+def test_what_is_assigned_is_written_where_it_goes(tmp_path):
+    @old_nki.jit
+    def kernel(a, b):
+        out = old_nl.ndarray((128, 512), a.dtype, buffer=old_nl.shared_hbm)
+        tiles = old_nl.ndarray((2, old_nl.par_dim(128), 512), a.dtype, buffer=old_nl.sbuf)
+        tiles[0] = old_nl.load(a)
+        tiles[1] = old_nl.load(b)
+        tiles[0] += tiles[1]
+        tiles[1] = old_nl.multiply(tiles[1], tiles[0])
+        old_nl.store(out, tiles[1])
+        return out
+
+    a, b = (RNG.standard_normal((128, 512)).astype(np.float32) for _ in range(2))
+    result, _, operations, _ = profile(tmp_path, kernel, a, b)
+    assert np.array_equal(result, b * (a + b)) and "tensor_copy" not in operations, operations
+
+
+def test_copies_stay_that_are_needed(tmp_path):
+    @old_nki.jit
+    def kernel(a):
+        shifted = old_nl.ndarray((128, 512), a.dtype, buffer=old_nl.shared_hbm)
+        twice = old_nl.ndarray((128, 512), a.dtype, buffer=old_nl.shared_hbm)
+        x = old_nl.ndarray((old_nl.par_dim(128), 512), a.dtype, buffer=old_nl.sbuf)
+        y = old_nl.ndarray((old_nl.par_dim(128), 512), a.dtype, buffer=old_nl.sbuf)
+        x[...] = old_nl.load(a)
+        x[:, 1:512] = old_nl.add(x[:, 0:511], 1.0)  # each column from the old one before
+        t = old_nl.exp(x)
+        y[...] = t
+        x[...] = old_nisa.tensor_copy(y)  # which the kernel asks for
+        old_nl.store(shifted, x)
+        old_nl.store(twice, old_nl.add(t, y))  # t is read behind its copy
+        return shifted, twice
+
+    a = RNG.standard_normal((128, 512)).astype(np.float32)
+    want = a.copy()
+    want[:, 1:] = a[:, :511] + np.float32(1)
+    shifted, twice = kernel(a)
+    found, _, operations, _ = profile(tmp_path, kernel, a)
+    np.testing.assert_allclose(np.asarray(shifted), np.exp(want), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(twice), 2 * np.exp(want), rtol=1e-5)
+    assert operations["tensor_copy"] == 3, operations
+
+
+def test_parts_of_a_tensor_are_free_one_by_one(tmp_path):
+    """Two tensors of 128 KiB a partition do not fit; the next one's tiles have the places of those that are multiplied."""
+    def make(n_rounds):
+        @nki.jit
+        def kernel(x):
+            out = nl.ndarray((128, 512), nl.float32, buffer=nl.shared_hbm)
+            sums = nl.ndarray((128, 512), nl.float32, buffer=nl.sbuf)
+            nisa.memset(sums, 0.0)
+            for _ in range(n_rounds):
+                tiles = nl.ndarray((128, 64, 512), nl.float32, buffer=nl.sbuf)
+                for j in range(64):
+                    nisa.dma_copy(tiles[:, j], x)
+                for j in range(64):
+                    nisa.tensor_tensor(sums, sums, tiles[:, j], nl.add)
+            nisa.dma_copy(out, sums)
+            return out
+        return kernel
+
+    x = np.ones((128, 512), np.float32)
+    one, one_ns, _, _ = profile(tmp_path, make(1), x)
+    three, three_ns, _, _ = profile(tmp_path, make(3), x)
+    assert (one == 64).all() and (three == 192).all()
+    assert three_ns - one_ns < 2 * (one_ns - 15_000)  # loads of a round while the last one is summed
+
+
+def test_a_tile_that_is_overwritten_need_not_wait(tmp_path):
+    """One tile for all loads of a loop, as kernels declare it in front."""
+    def make(is_declared_inside):
+        @nki.jit
+        def kernel(x):
+            out = nl.ndarray((128, 512), nl.float32, buffer=nl.shared_hbm)
+            sums = nl.ndarray((128, 512), nl.float32, buffer=nl.sbuf)
+            nisa.memset(sums, 0.0)
+            tile = nl.ndarray((128, 512), nl.float32, buffer=nl.sbuf)
+            for _ in range(16):
+                if is_declared_inside:
+                    tile = nl.ndarray((128, 512), nl.float32, buffer=nl.sbuf)
+                nisa.dma_copy(tile, x)
+                nisa.tensor_tensor(sums, sums, tile, nl.add)
+            nisa.dma_copy(out, sums)
+            return out
+        return kernel
+
+    x = np.ones((128, 512), np.float32)
+    (inside, inside_ns, _, _), (front, front_ns, _, _) = (profile(tmp_path, make(k), x) for k in (True, False))
+    assert (inside == 16).all() and (front == 16).all() and front_ns == inside_ns
