@@ -86,6 +86,10 @@ VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executabl
                                       vtrn_buffer *const *inputs, int n_inputs,
                                       vtrn_buffer **outputs, int n_outputs);
 
+/* A load of what an earlier one has brought is no part of the program, where SBUF has room to keep
+ * it. */
+VTRN_API void vtrn_nki_reuse_loads(nki_session *s);
+
 typedef enum nki_fill { NKI_FILL_NONE, NKI_FILL_NAN, NKI_FILL_ZERO } nki_fill;
 
 /* Elements that nothing has written, when an instruction reads them: an error (NONE), or filled

@@ -105,7 +105,7 @@ static bool forward(nki_session *s, naming *names, uint32_t k) {
         s->list[a].is_exchange)
         return false;
     for (uint32_t m = 0; m < s->n_meets; m++)
-        if (s->meets[m] > a && s->meets[m] <= k)
+        if (s->meets[m].at > a && s->meets[m].at <= k)
             return false;
     int i = made_by(&s->list[a], tile, &copy->instr.ap[1]);
     if (i < 0)
@@ -132,7 +132,6 @@ vtrn_status nki_copies(nki_session *s) {
             if (r && !names[r->storage.id].n++)
                 names[r->storage.id].first = k;
         }
-    uint32_t n = 0, meet_i = 0;
     bool *is_dropped = calloc((size_t)s->n_list + 1, sizeof *is_dropped);
     if (!is_dropped) {
         free(names);
@@ -140,15 +139,7 @@ vtrn_status nki_copies(nki_session *s) {
     }
     for (uint32_t k = 0; k < s->n_list; k++)
         is_dropped[k] = forward(s, names, k);
-    for (uint32_t k = 0; k < s->n_list; k++) {
-        for (; meet_i < s->n_meets && s->meets[meet_i] == k; meet_i++)
-            s->meets[meet_i] = n;
-        if (!is_dropped[k])
-            s->list[n++] = s->list[k];
-    }
-    for (; meet_i < s->n_meets; meet_i++)
-        s->meets[meet_i] = n;
-    s->n_list = n;
+    nki_list_drop(s, is_dropped);
     free(is_dropped);
     free(names);
     return NULL;

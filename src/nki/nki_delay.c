@@ -117,7 +117,7 @@ static vtrn_status reorder(const delaying *d) {
 }
 
 /* When each tile is named first and last. */
-static void note_uses(nki_session *s) {
+void nki_note_uses(nki_session *s) {
     for (uint32_t i = 0; i < s->n_records; i++)
         s->records[i]->first = UINT32_MAX;
     for (uint32_t k = 0; k < s->n_list; k++)
@@ -147,7 +147,7 @@ vtrn_status nki_delay(nki_session *s, vtrn_space space, int core) {
         find_anchors(&d);
         status = reorder(&d);
         if (!status)
-            note_uses(s);
+            nki_note_uses(s);
     } else {
         status = VTRN_OUT_OF_MEMORY(n * sizeof *d.anchor + n_records * sizeof *d.named);
     }

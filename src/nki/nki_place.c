@@ -361,6 +361,44 @@ static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
     return status;
 }
 
+/* Places the core's tiles anew, with those of loads that need not be repeated. */
+static vtrn_status place_reused(placing *p, const nki_finish_options *o, const placing *fresh) {
+    nki_session *s = p->s;
+    uint64_t room = p->peak < p->limit ? p->limit - p->peak : 0;
+    size_t n_list = s->n_list, n_meets = s->n_meets;
+    nki_issued *list = malloc((n_list + 1) * sizeof *list);
+    nki_meeting *meets = malloc((n_meets + 1) * sizeof *meets);
+    uint32_t n = 0;
+    vtrn_status status = NULL;
+    if (!list || !meets) {
+        status = VTRN_OUT_OF_MEMORY(n_list * sizeof *list);
+    } else {
+        memcpy(list, s->list, n_list * sizeof *list);
+        if (n_meets)
+            memcpy(meets, s->meets, n_meets * sizeof *meets);
+        status = nki_loads(s, p->core, room, &n);
+    }
+    if (!status && n) {
+        placing with = *fresh;
+        status = place_tiles(&with, o);
+        if (!status)
+            *p = with;
+        if (status && vtrn_status_category(status) == VTRN_CAPACITY) { /* the room is in pieces */
+            vtrn_status_free(status);
+            memcpy(s->list, list, n_list * sizeof *list);
+            if (n_meets)
+                memcpy(s->meets, meets, n_meets * sizeof *meets);
+            s->n_list = (uint32_t)n_list;
+            nki_note_uses(s);
+            *p = *fresh;
+            status = place_tiles(p, o);
+        }
+    }
+    free(list);
+    free(meets);
+    return status;
+}
+
 static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_space space,
                               int core, uint64_t *out_peak) {
     const vtrn_chip *chip = nki_chip(s);
@@ -383,7 +421,8 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
         status = nki_delay(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
-    }
+    } else if (!status && s->reuses_loads && !is_psum)
+        status = place_reused(&p, o, &fresh);
     *out_peak = p.peak > *out_peak ? p.peak : *out_peak;
     return status;
 }

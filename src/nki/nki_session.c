@@ -172,6 +172,10 @@ vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
     return status;
 }
 
+void vtrn_nki_reuse_loads(nki_session *s) {
+    s->reuses_loads = true;
+}
+
 void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill) {
     s->fill = fill;
 }
@@ -551,4 +555,17 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
         }
     }
     return NULL;
+}
+
+void nki_list_drop(nki_session *s, const bool *is_dropped) {
+    uint32_t n = 0, meet = 0;
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        for (; meet < s->n_meets && s->meets[meet].at == k; meet++)
+            s->meets[meet].at = n;
+        if (!is_dropped[k])
+            s->list[n++] = s->list[k];
+    }
+    for (; meet < s->n_meets; meet++)
+        s->meets[meet].at = n;
+    s->n_list = n;
 }

@@ -102,6 +102,7 @@ struct nki_session {
     int next_ring;
     uint64_t flops;
     bool has_no_values;
+    bool reuses_loads; /* nki_loads.c */
     nki_fill fill;
     uint64_t n_filled;
     vtrn_status first_filled; /* owned; NULL: none */
@@ -128,6 +129,16 @@ vtrn_status nki_own(nki_session *s, nki_record *r);
 vtrn_status nki_record_add(nki_session *s, nki_record **out);
 
 enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
+
+/* nki_session.c: takes instructions out of the list. first and last of records are as they were. */
+void nki_list_drop(nki_session *s, const bool *is_dropped);
+
+/* nki_delay.c: finds first and last of all records. */
+void nki_note_uses(nki_session *s);
+
+/* nki_loads.c: drops loads of what an earlier load has brought, while the tiles that are kept for
+ * it take no more than `room` bytes a partition. *out_n: how many. */
+vtrn_status nki_loads(nki_session *s, int core, uint64_t room, uint32_t *out_n);
 
 /* nki_copies.c: drops copies for which the kernel has no call, of what an instruction has just
  * made and nothing else reads: it writes to where the copy is. */

@@ -121,6 +121,37 @@ def test_parts_of_a_tensor_are_free_one_by_one(tmp_path):
     assert three_ns - one_ns < 2 * (one_ns - 15_000)  # loads of a round while the last one is summed
 
 
+def test_the_first_generation_loads_once_what_it_loads_in_each_turn(tmp_path):
+    def sums(a, b):
+        out = old_nl.ndarray((4, 128, 512), a.dtype, buffer=old_nl.shared_hbm)
+        for i in old_nl.affine_range(4):
+            for j in old_nl.affine_range(2):
+                tile = old_nl.load(a[:, j * 256:(j + 1) * 256])
+                old_nl.store(out[i, :, j * 256:(j + 1) * 256], old_nl.add(tile, old_nl.load(b[i, :, j * 256:(j + 1) * 256])))
+        return out
+
+    a, b = RNG.standard_normal((128, 512)).astype(np.float32), RNG.standard_normal((4, 128, 512)).astype(np.float32)
+    plain = old_nki.compiler.skip_middle_end_transformations(old_nki.jit(sums))
+    for kernel, n_loads in ((old_nki.jit(sums), 10), (plain, 16)):
+        result, _, _, engines = profile(tmp_path, kernel, a, b)
+        assert np.array_equal(result, a + b) and engines["Sync"] == n_loads, engines
+
+
+def test_what_a_kernel_writes_is_loaded_again(tmp_path):
+    @old_nki.jit
+    def kernel(a):
+        first = old_nl.load(a)
+        old_nl.store(a, old_nl.add(first, 1.0))
+        out = old_nl.ndarray((128, 64), a.dtype, buffer=old_nl.shared_hbm)
+        old_nl.store(out, old_nl.add(old_nl.load(a), first))
+        return out
+
+    a = RNG.standard_normal((128, 64)).astype(np.float32)
+    want = (a + np.float32(1)) + a
+    result, _, _, engines = profile(tmp_path, kernel, a.copy())
+    assert np.array_equal(result, want) and engines["Sync"] == 2
+
+
 def test_a_tile_that_is_overwritten_need_not_wait(tmp_path):
     """One tile for all loads of a loop, as kernels declare it in front."""
     def make(is_declared_inside):

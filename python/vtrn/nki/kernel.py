@@ -136,6 +136,8 @@ class _Run:
         self.function, self.grid = function, grid
         self.session = core.Session(chip or chip_name())
         self.session.fill_unwritten(fills_unwritten())
+        if getattr(function, "reuses_loads", False):
+            self.session.reuse_loads()
         self.has_values = True
         self.is_timed = False  # two programs have a core each, whether they meet or not
         self.stops = []  # of ranks: (core or None, meeting of ranks or None, of cores) in order

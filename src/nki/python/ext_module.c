@@ -414,6 +414,13 @@ static PyObject *session_compute_values(ext_session *self, PyObject *computes) {
     Py_RETURN_NONE;
 }
 
+/* reuse_loads() */
+static PyObject *session_reuse_loads(ext_session *self, PyObject *unused) {
+    (void)unused;
+    vtrn_nki_reuse_loads(self->session);
+    Py_RETURN_NONE;
+}
+
 /* fill_unwritten(a number of nki_fill) */
 static PyObject *session_fill_unwritten(ext_session *self, PyObject *fills) {
     long fill = PyLong_AsLong(fills);
@@ -488,6 +495,7 @@ static PyObject *session_lines(ext_session *self, PyObject *unused) {
 
 static PyMethodDef session_methods[] = {
     {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
+    {"reuse_loads", (PyCFunction)session_reuse_loads, METH_NOARGS, "Load once."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
     {"lines", (PyCFunction)session_lines, METH_NOARGS, "Instructions by place in the kernel."},

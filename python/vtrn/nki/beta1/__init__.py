@@ -38,7 +38,20 @@ def _body(function):
     def body(*args, **kwargs):
         return _unwrapped(function(*_wrapped(args), **_wrapped(kwargs)))
 
+    body.reuses_loads = not getattr(function, _SKIPS, False)
     return body
+
+
+_SKIPS = "skips_middle_end_transformations"
+
+
+def _skip_middle_end_transformations(kernel):
+    """The program loads what the kernel loads, however often."""
+    if isinstance(kernel, Kernel):
+        kernel.func.reuses_loads = False
+    else:
+        setattr(kernel, _SKIPS, True)
+    return kernel
 
 
 class Kernel(core_kernel.Kernel):
@@ -164,7 +177,7 @@ def install():
     package = _module("neuronxcc")
     package.__path__ = []
     compiler = _module("neuronxcc.nki.compiler", sbuf=_Allocation(core_tensor.sbuf), psum=_Allocation(core_tensor.psum),
-                       skip_middle_end_transformations=_same, enable_stack_allocator=_same, no_reorder=_same,
+                       skip_middle_end_transformations=_skip_middle_end_transformations, enable_stack_allocator=_same, no_reorder=_same,
                        multi_buffer=_same, force_auto_alloc=_same)
     typing = _module("neuronxcc.nki.typing", tensor=_Annotation(), mutable_tensor=_Annotation())
     package.nki, this.compiler, this.typing = this, compiler, typing
