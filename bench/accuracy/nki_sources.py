@@ -159,7 +159,8 @@ def time(root, line, python_path, folder):
     except subprocess.TimeoutExpired:
         return None, f"took longer than {TIMEOUT_S} s"
     if done.returncode:
-        return None, (done.stderr.strip() or f"exit {done.returncode}").splitlines()[-1]
+        said = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return None, said[-1] if said else f"exit {done.returncode}: {done.stderr.strip()[-200:]}"
     return json.loads(done.stdout.splitlines()[-1])["ns"], ""
 
 

@@ -115,6 +115,24 @@ What families that are off by more than 30 % have in common:
   about the one millisecond, not why the deepest network lacks least.
 """
 
+# Of the same measurements as the group's rows.
+SOURCES = """
+## Kernels from their own source
+
+The vendor's compiler decides much about a kernel of the first generation (`neuronxcc.nki`) that its source leaves open, and more from one
+release to the next. What vtrn does is in `docs/nki.md`, "How it works". What its rows do not have, as far as published timelines tell:
+
+- The small fused kernels (attention of 512 and 1,024 rows, matmuls of 256 and 512) take 3 to 18 us more here. Their timelines show results of
+  four transposes leave PSUM by one copy, and a row's maxima and reciprocals of several turns in one instruction; here each call is one.
+- The tuner's candidates on Trainium1 (gemm, attention) take twice their time here: their loads of 256-byte and 1 KB rows would have to run
+  at the full rate of the DMA engines, 260 GB/s. The vendor's tutorial measured the first of them, the same code, at 51.8 ms (an older
+  release) where the tuner has 20.99; the constants follow the tutorial.
+- Vector additions of one element a tile on Trainium1 take seven times as long as here: 1.07 us a turn, which is a fixed time of static
+  rings that nothing else shows. On Trainium2 the same kernel is within 39 %.
+- `mamba_v2` and `v3` use Vector for 550 to 620 ns an instruction where `mamba_v1` has the documented 2N cycles, 914 ns, as here.
+- Two kernels take more of SBUF than there is, which the vendor's compiler spills to HBM; here that is refused.
+"""
+
 CONVERSIONS = """## How a model becomes a row
 
 - The model is written in JAX in `bench/accuracy/models_*.py` with the published configuration, lowered
@@ -158,6 +176,8 @@ def markdown(rows, mfu):
         parts += ["## Families of models\n", markdown_table(["family"] + SUMMARY_HEAD, families), ""]
     if families:
         parts += [OUTLIERS]
+    if any(row.group == "nki" for row in rows):
+        parts += [SOURCES]
     parts += ["## Rows outside half and twice\n", far_section(rows), ""]
     if mfu:
         parts += ["## MFU\n", "Useful operations of the program over what the tensor engine could do in its time.\n",
