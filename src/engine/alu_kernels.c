@@ -59,29 +59,87 @@ static inline float abs_min(float x, float y) {
     M(LOGICAL_OR, ONE_IF((x != 0.0f) | (y != 0.0f)))                                               \
     M(LOGICAL_XOR, ONE_IF((x != 0.0f) != (y != 0.0f)))
 
+/* Not copied into loops over rows: of two NaN operands the order decides whose sign stays, and
+ * copies may differ in it. */
+#define ONE_BODY __attribute__((noinline))
+
+enum { FEW = 4 }; /* elements a row: of fewer the loop over rows is the inner one */
+
+static inline void next_row(alu_rows *r) {
+    r->x += r->x_step;
+    r->y += r->y_step;
+    r->dst += r->dst_step;
+}
+
 #define FLOAT_KERNELS(E, expr)                                                                     \
-    static void tt_##E(const float *a, const float *b, float *dst, size_t n) {                     \
+    static ONE_BODY void tt_##E(const float *a, const float *b, float *dst, size_t n) {            \
         INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
             float x = a[i], y = b[i];                                                              \
             (void)y;                                                                               \
             dst[i] = (expr);                                                                       \
         }                                                                                          \
     }                                                                                              \
-    static void ts_##E(const float *a, float y, float *dst, size_t n) {                            \
+    static ONE_BODY void ts_##E(const float *a, float y, float *dst, size_t n) {                   \
         (void)y;                                                                                   \
         INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
             float x = a[i];                                                                        \
             dst[i] = (expr);                                                                       \
         }                                                                                          \
     }                                                                                              \
-    static void st_##E(const float *a, float x, float *dst, size_t n) {                            \
+    static ONE_BODY void st_##E(const float *a, float x, float *dst, size_t n) {                   \
         INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
             float y = a[i];                                                                        \
             (void)y;                                                                               \
             dst[i] = (expr);                                                                       \
         }                                                                                          \
+    }                                                                                              \
+    static void tt_rows_##E(alu_rows r) {                                                          \
+        if (r.n < FEW && r.n_rows > 1) {                                                           \
+            for (size_t i = 0; i < r.n; i++)                                                       \
+                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
+                    float x = r.x[k * r.x_step + i], y = r.y[k * r.y_step + i];                    \
+                    (void)x, (void)y;                                                              \
+                    r.dst[k * r.dst_step + i] = (expr);                                            \
+                }                                                                                  \
+            return;                                                                                \
+        }                                                                                          \
+        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
+            tt_##E(r.x, r.y, r.dst, r.n);                                                          \
+    }                                                                                              \
+    static void ts_rows_##E(alu_rows r) {                                                          \
+        if (r.n < FEW && r.n_rows > 1) {                                                           \
+            for (size_t i = 0; i < r.n; i++)                                                       \
+                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
+                    float x = r.x[k * r.x_step + i], y = r.y[k * r.y_step];                        \
+                    (void)x, (void)y;                                                              \
+                    r.dst[k * r.dst_step + i] = (expr);                                            \
+                }                                                                                  \
+            return;                                                                                \
+        }                                                                                          \
+        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
+            ts_##E(r.x, *r.y, r.dst, r.n);                                                         \
+    }                                                                                              \
+    static void st_rows_##E(alu_rows r) {                                                          \
+        if (r.n < FEW && r.n_rows > 1) {                                                           \
+            for (size_t i = 0; i < r.n; i++)                                                       \
+                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
+                    float y = r.x[k * r.x_step + i], x = r.y[k * r.y_step];                        \
+                    (void)x, (void)y;                                                              \
+                    r.dst[k * r.dst_step + i] = (expr);                                            \
+                }                                                                                  \
+            return;                                                                                \
+        }                                                                                          \
+        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
+            st_##E(r.x, *r.y, r.dst, r.n);                                                         \
     }
 FLOAT_OPS(FLOAT_KERNELS)
+
+static void int32_rows(const uint8_t *src, size_t row_bytes, size_t n_rows, size_t n, float *dst) {
+    for (; n_rows; n_rows--, src += row_bytes, dst += n) {
+        const int32_t *x = (const int32_t *)src;
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) dst[i] = (float)x[i];
+    }
+}
 
 /* Sixteen lanes as vectors that the level has: of longer ones GCC compares element by element. */
 #if defined(__AVX512F__)
@@ -255,6 +313,9 @@ SELECT(select8, uint32_t, 8)
 #define TT_ENTRY(E, expr)                          [VTRN_ALU_##E] = tt_##E,
 #define TS_ENTRY(E, expr)                          [VTRN_ALU_##E] = ts_##E,
 #define ST_ENTRY(E, expr)                          [VTRN_ALU_##E] = st_##E,
+#define TT_ROWS_ENTRY(E, expr)                     [VTRN_ALU_##E] = tt_rows_##E,
+#define TS_ROWS_ENTRY(E, expr)                     [VTRN_ALU_##E] = ts_rows_##E,
+#define ST_ROWS_ENTRY(E, expr)                     [VTRN_ALU_##E] = st_rows_##E,
 #define BEGIN_ENTRY(E, identity, lanes_expr, expr) [VTRN_ALU_##E] = reduce_begin_##E,
 #define ADD_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_add_##E,
 #define END_ENTRY(E, identity, lanes_expr, expr)   [VTRN_ALU_##E] = reduce_end_##E,
@@ -263,6 +324,10 @@ const alu_kernels VTRN_AT_LEVEL(alu_kernel_table) = {
     .tt = {FLOAT_OPS(TT_ENTRY)},
     .ts = {FLOAT_OPS(TS_ENTRY)},
     .st = {FLOAT_OPS(ST_ENTRY)},
+    .tt_rows = {FLOAT_OPS(TT_ROWS_ENTRY)},
+    .ts_rows = {FLOAT_OPS(TS_ROWS_ENTRY)},
+    .st_rows = {FLOAT_OPS(ST_ROWS_ENTRY)},
+    .int32_rows = int32_rows,
     .reduce_begin = {REDUCTIONS(BEGIN_ENTRY)},
     .reduce_add = {REDUCTIONS(ADD_ENTRY)},
     .reduce_end = {REDUCTIONS(END_ENTRY)},

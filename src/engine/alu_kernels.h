@@ -11,11 +11,25 @@ enum {
     ALU_BLOCK = 256, /* elements of a row that are reduced among themselves first */
 };
 
+/* Rows of one instruction, steps in elements. */
+typedef struct alu_rows {
+    const float *x, *y;
+    float *dst;
+    size_t x_step, y_step, dst_step;
+    size_t n_rows, n; /* n elements a row */
+} alu_rows;
+
 typedef struct alu_kernels {
     /* class A and C, fp32; ts: x op s, st: s op x */
     void (*tt[VTRN_ALU_COUNT])(const float *x, const float *y, float *dst, size_t n);
     void (*ts[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
     void (*st[VTRN_ALU_COUNT])(const float *x, float s, float *dst, size_t n);
+    /* the same row by row; ts and st: y has one number a row, which dst does not overlap */
+    void (*tt_rows[VTRN_ALU_COUNT])(alu_rows r);
+    void (*ts_rows[VTRN_ALU_COUNT])(alu_rows r);
+    void (*st_rows[VTRN_ALU_COUNT])(alu_rows r);
+    /* rows of n 32-bit integers, row_bytes apart -> dst[n_rows][n] */
+    void (*int32_rows)(const uint8_t *src, size_t row_bytes, size_t n_rows, size_t n, float *dst);
     /* Reductions; NULL where the op has none. Element i of a row belongs to lane i % ALU_LANES. Of
      * a block of ALU_BLOCK elements, or what is left of the row, a lane has four parts: its
      * elements k, k+4, k+8, k+12 are part k. Parts are joined as ((0, 2), (1, 3)), four blocks as

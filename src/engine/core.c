@@ -60,6 +60,9 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
     if (!regs->pe_weights || !regs->scratch)
         return VTRN_OUT_OF_MEMORY(weights_bytes + scratch_bytes);
     memset(regs->pe_weights, 0, weights_bytes);
+    regs->pe_ones = calloc(ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS, sizeof *regs->pe_ones);
+    if (!regs->pe_ones)
+        return VTRN_OUT_OF_MEMORY(ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * sizeof *regs->pe_ones);
     size_t mx_bytes = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_MX_PANEL_STRIDE;
     mx_bytes = (mx_bytes + ENGINE_PAGE_BYTES - 1) / ENGINE_PAGE_BYTES * ENGINE_PAGE_BYTES;
     regs->pe_mx_weights = aligned_alloc(ENGINE_PAGE_BYTES, mx_bytes);
@@ -73,6 +76,7 @@ static void registers_destroy(engine_registers *regs) {
     if (!regs)
         return;
     free(regs->pe_weights);
+    free(regs->pe_ones);
     free(regs->pe_mx_weights);
     free(regs->scratch);
     free(regs);

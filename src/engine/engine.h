@@ -65,7 +65,8 @@ typedef struct engine_registers {
     /* PE array: column m of the stationary tile, fp32, packed by tensor.c; column m is written by
      * engine_owner(core, m) */
     float *pe_weights;
-    float *pe_mx_weights; /* the same of an MX tile, which has four times the rows */
+    struct tensor_ones *pe_ones; /* of each panel of pe_weights, by its owner */
+    float *pe_mx_weights;        /* the same of an MX tile, which has four times the rows */
     struct { /* K and M of the last ldweights, as each thread saw it: threads may run ahead */
         int n_rows, n_cols;
         bool is_mx;

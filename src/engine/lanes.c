@@ -2,6 +2,7 @@
 #include "engine/lanes.h"
 
 #include "base/dtype_kernels.h"
+#include "engine/lanes_rows.h"
 #include "engine/move_short.h"
 
 #include <string.h>
@@ -525,12 +526,17 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     l.extra = extra;
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
+    engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
+    if (lanes_rows_fit(&l, spec)) {
+        while (engine_rows_next(&rows))
+            lanes_run_rows(&l, spec, rows.first, rows.end);
+        return NULL;
+    }
     row_kind kind = row_kind_of(&l, spec);
     unsigned joined = joined_streams(&l, spec, n, kind == ROWS_DENSE_FP32);
     dense_streams streams = {0};
     if (kind != ROWS_ANY)
         choose_conversions(&l, spec, &streams);
-    engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
     while (engine_rows_next(&rows)) {
         if (joined) {
             run_joined_rows(&l, spec, joined, &rows);

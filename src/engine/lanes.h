@@ -98,6 +98,15 @@ typedef struct lanes {
 
 typedef void (*lanes_fn)(lanes *l, size_t n);
 
+/* Some rows of dense streams, in place or converted. */
+typedef struct lanes_rows {
+    float *p[VTRN_MAX_AP];       /* by operand: its first row, or a number for each row */
+    size_t step[VTRN_MAX_AP];    /* floats from row to row; 0: the same for all rows */
+    bool is_number[VTRN_MAX_AP]; /* of a scalar operand, or a stream that repeats one element */
+    int n_rows;
+    size_t n; /* elements a row */
+} lanes_rows;
+
 /* Which operands go along with ap[0], and which give one value a row. Bit i is operand i; scalar
  * operand i, when absent, is imm[i - first_imm]. */
 typedef struct lanes_spec {
@@ -117,7 +126,12 @@ typedef struct lanes_spec {
     /* may be NULL: instead of chunk for joined rows of one element, where scalar operands are
      * streams too */
     lanes_fn column;
+    /* may be NULL: blocks of rows, where lanes_rows_fit(). numbers: which streams may repeat one
+     * element */
+    void (*rows)(lanes *l, const lanes_rows *r);
+    unsigned numbers;
 } lanes_spec;
+
 
 /* Checks that all streams have the shape of ap[0], that scalars are [P,1], then runs. */
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,

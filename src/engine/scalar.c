@@ -38,6 +38,13 @@ static void activate_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     a->fn(p[1], l->s[2], l->s[3], a->slope, p[0], n);
 }
 
+static void activate_rows(lanes *l, const lanes_rows *b) {
+    activation *a = l->extra;
+    for (size_t r = 0; r < (size_t)b->n_rows; r++)
+        a->fn(b->p[1] + r * b->step[1], b->p[2][r * b->step[2]], b->p[3][r * b->step[3]], a->slope,
+              b->p[0] + r * b->step[0], b->n);
+}
+
 /* What a copy of a tile from PSUM is: no conversion is needed. A bias of -0 changes nothing; one of
  * 0 would make 0 of -0. */
 static bool is_copy_of_bf16(const vtrn_instr *instr) {
@@ -65,7 +72,8 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
                        .scalars = AP2 | AP3,
                        .first_imm = 2,
                        .dense_row = a.accumulates ? NULL : activate_row,
-                       .can_join_rows = !a.accumulates};
+                       .can_join_rows = !a.accumulates,
+                       .rows = a.accumulates ? NULL : activate_rows};
     if (is_copy_of_bf16(instr))
         spec.raw_row = copy_bf16_row;
     if (a.accumulates) {

@@ -157,6 +157,17 @@ static void load_panels(const engine_core *core, const vtrn_ap *ap, const uint8_
     }
 }
 
+/* Looks for ones in the panels of columns [first, end). A column alone is no whole panel. */
+static void find_ones(engine_core *core, int n_k, int first, int end) {
+    const tensor_kernels *kernels = CPU_TABLE(tensor_kernel_table);
+    for (int m = first / BLOCK; m * BLOCK < end; m++) {
+        tensor_ones *ones = &core->regs->pe_ones[m];
+        ones->is_valid = false;
+        if (end - first > 1)
+            kernels->find_ones(core->regs->pe_weights + (size_t)m * TENSOR_PANEL_STRIDE, n_k, ones);
+    }
+}
+
 vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
                                 const uint64_t *slot_base, int thread_i) {
     const vtrn_ap *ap = &instr->ap[1];
@@ -170,9 +181,11 @@ vtrn_status engine_op_LDWEIGHTS(engine_core *core, const vtrn_instr *instr,
     core->regs->pe[thread_i].n_cols = (int)n_cols;
     core->regs->pe[thread_i].is_mx = false;
     engine_rows columns = engine_rows_at(core, 0, (int)n_cols, thread_i);
-    while (engine_rows_next(&columns))
+    while (engine_rows_next(&columns)) {
         load_panels(core, ap, engine_row(core, ap, slot_base, 0), columns.first, columns.end,
                     core->regs->pe_weights);
+        find_ones(core, ap->n_partitions, columns.first, columns.end);
+    }
     return NULL;
 }
 
@@ -188,6 +201,7 @@ typedef struct product {
     int n_blocks;              /* of rows of dst that the thread owns; at least 1 */
     bool is_adding, is_direct; /* dst takes the sums as they are */
     bool is_in_runs;           /* dst takes them a run at a time */
+    const tensor_ones *ones;   /* of each panel; NULL: not known, or the thread has none */
 } product;
 
 /* 48 columns of the moving tile (the last strip: fewer) as the blocks of a strip take them. */
@@ -199,6 +213,7 @@ typedef struct strip {
     bool is_raw_bf16;
     uint64_t from; /* first column of dst */
     int n;
+    bool adds_ones; /* b is finite, so that panels of ones only add its rows */
     tensor_coming coming;
 } strip;
 
@@ -240,6 +255,27 @@ static void store_runs(const product *p, const tensor_runs *runs, const float *s
     p->kernels->put_runs(sums, end - first, runs, to);
 }
 
+/* Rows [first, end) of dst by panels of ones, or by few columns; c is row `first`. The number of
+ * rows done: 0 if there is neither. */
+static int multiply_briefly(const product *p, const strip *s, int first, int end, tensor_sums to) {
+    const int m = first / BLOCK;
+    if (s->adds_ones && p->ones[m].is_valid) {
+        int n_rows = end - first < BLOCK ? end - first : BLOCK;
+        p->kernels->add_ones(&p->ones[m], n_rows, s->b, s->n, to);
+        return n_rows;
+    }
+    if (s->raw || s->n > TENSOR_NARROW_COLS)
+        return 0;
+    int n_blocks = (end - first + BLOCK - 1) / BLOCK;
+    for (int i = 1; s->adds_ones && i < n_blocks; i++)
+        if (p->ones[m + i].is_valid)
+            n_blocks = i;
+    int n_rows = n_blocks * BLOCK < end - first ? n_blocks * BLOCK : end - first;
+    const tensor_stationary a = {p->panels + (size_t)m * p->panel_stride, n_blocks, p->n_k};
+    p->kernels->multiply_narrow(a, n_rows, tensor_moving_of(s->b, s->b_stride), s->n, to);
+    return n_rows;
+}
+
 static void multiply_blocks(const product *p, strip *s, int m, int n_blocks, tensor_sums to) {
     const float *panels = p->panels + (size_t)(m / BLOCK) * p->panel_stride;
     const tensor_stationary a = {panels, n_blocks, p->n_k};
@@ -268,6 +304,17 @@ static void multiply_strip(const product *p, strip *s) {
     while (engine_rows_next(&rows))
         for (int r = rows.first; r < rows.end;) {
             int n_blocks = (rows.end - r) / BLOCK;
+            if (p->is_direct && r % BLOCK == 0) {
+                float *c = (float *)engine_chip_row(p->core, dst, r) + s->from;
+                int n_done =
+                    multiply_briefly(p, s, r, rows.end, (tensor_sums){c, stride, p->is_adding});
+                r += n_done;
+                if (n_done)
+                    continue;
+            }
+            for (int i = 1; s->adds_ones && i < n_blocks; i++)
+                if (p->ones[r / BLOCK + i].is_valid)
+                    n_blocks = i;
             if (is_direct && r % BLOCK == 0 && n_blocks) {
                 float *c = (float *)engine_chip_row(p->core, dst, r) + s->from;
                 multiply_blocks(p, s, r, n_blocks, (tensor_sums){c, stride, p->is_adding});
@@ -326,7 +373,10 @@ static void multiply_dense(const product *p, uint64_t first, uint64_t n_cols) {
     const uint8_t *base = engine_row(p->core, moving, p->slot_base, 0);
     size_t stride = (size_t)engine_row_stride(p->core, moving);
     float *buffer = engine_scratch(p->core, p->thread_i);
-    for (uint64_t from = first; from < n_cols; from += STRIP) {
+    for (uint64_t from = first, n; from < n_cols; from += n) {
+        n = n_cols - from < STRIP ? n_cols - from : STRIP;
+        if (n > TENSOR_VECTOR_COLS && !p->ones)
+            n -= n % TENSOR_VECTOR_COLS; /* whole vectors as they lie, then the others */
         strip s = {
             .b = buffer,
             .b_stride = STRIP,
@@ -334,18 +384,17 @@ static void multiply_dense(const product *p, uint64_t first, uint64_t n_cols) {
             .raw_row_bytes = stride,
             .is_raw_bf16 = is_bf16,
             .from = from,
-            .n = n_cols - from < STRIP ? (int)(n_cols - from) : STRIP,
+            .n = (int)n,
         };
-        bool is_last = from + STRIP >= n_cols;
-        if (is_last)
+        if (from + n >= n_cols)
             s.coming = coming_of(p);
         else
-            s.coming.moving = ahead_of(p, moving, from + STRIP, STRIP);
-        if (s.n % TENSOR_VECTOR_COLS) {
-            memset(buffer, 0, (size_t)p->n_k * STRIP * sizeof *buffer);
+            s.coming.moving = ahead_of(p, moving, from + n, STRIP);
+        if (p->ones || s.n % TENSOR_VECTOR_COLS) {
             (is_bf16 ? p->kernels->strip_bf16 : p->kernels->strip_fp32)(s.raw, stride, p->n_k, s.n,
                                                                         buffer);
             s.raw = NULL;
+            s.adds_ones = p->ones && p->kernels->is_finite(buffer, p->n_k, s.n);
         }
         multiply_strip(p, &s);
     }
@@ -370,6 +419,7 @@ static void multiply_runs(const product *p, uint64_t n_cols) {
             s.coming = coming_of(p);
         (is_bf16 ? p->kernels->runs_bf16 : p->kernels->runs_fp32)(base, stride, p->n_k, &runs,
                                                                   buffer);
+        s.adds_ones = p->ones && p->kernels->is_finite(buffer, p->n_k, s.n);
         multiply_strip(p, &s);
     }
 }
@@ -415,6 +465,17 @@ static int count_blocks(const engine_core *core, const vtrn_ap *dst, int thread_
     while (engine_rows_next(&rows))
         n_blocks += (rows.end + BLOCK - 1) / BLOCK - rows.first / BLOCK;
     return n_blocks;
+}
+
+/* Some panel of the thread's rows has only ones. Of others' panels it must not know: those threads
+ * may be ahead. */
+static bool has_ones(const engine_core *core, const vtrn_ap *dst, int thread_i) {
+    bool is_any = false;
+    engine_rows rows = engine_rows_of(core, dst, thread_i);
+    while (engine_rows_next(&rows))
+        for (int m = rows.first / BLOCK; m * BLOCK < rows.end; m++)
+            is_any = is_any || core->regs->pe_ones[m].is_valid;
+    return is_any;
 }
 
 static vtrn_status check_product(const engine_core *core, const vtrn_instr *instr, int thread_i) {
@@ -463,6 +524,8 @@ vtrn_status engine_op_MATMUL(engine_core *core, const vtrn_instr *instr, const u
     uint64_t n_cols = isa_ap_free_size(moving);
     if (!p.n_blocks)
         return NULL;
+    if (has_ones(core, &instr->ap[0], thread_i))
+        p.ones = core->regs->pe_ones;
     if (is_strippable(moving) && p.is_direct && instr->ap[0].n_partitions == 1)
         multiply_one_row(&p, 0, n_cols);
     else if (is_strippable(moving))
@@ -506,6 +569,7 @@ static void load_part(engine_core *core, const vtrn_instr *instr, const uint64_t
     load_panels(core, ap, engine_row(core, ap, slot_base, 0), 0, n_cols, panels);
     if (part->thread_i)
         return;
+    find_ones(core, part->n_k, 0, n_cols);
     core->regs->pe[0].n_rows = part->n_k;
     core->regs->pe[0].n_cols = n_cols;
     core->regs->pe[0].is_mx = false;

@@ -280,10 +280,15 @@ static inline __attribute__((always_inline)) void load_fp32(const uint8_t *restr
     static void strip_##type(const uint8_t *src, size_t row_bytes, int n_rows, int n,              \
                              float *out) {                                                         \
         for (int k = 0; k < n_rows; k++, src += row_bytes, out += TENSOR_STRIP_COLS) {             \
-            if (n == TENSOR_STRIP_COLS)                                                            \
-                load_##type(src, out, TENSOR_STRIP_COLS);                                          \
-            else                                                                                   \
-                load_##type(src, out, n);                                                          \
+            int i = 0;                                                                             \
+            __builtin_prefetch(src + ROWS_AHEAD * row_bytes);                                      \
+            __builtin_prefetch(src + ROWS_AHEAD * row_bytes + n * size - 1);                       \
+            for (; i + TENSOR_VECTOR_COLS <= n; i += TENSOR_VECTOR_COLS)                           \
+                load_##type(src + i * size, out + i, TENSOR_VECTOR_COLS);                          \
+            if (i == n)                                                                            \
+                continue;                                                                          \
+            memset(out + i, 0, TENSOR_VECTOR_COLS * sizeof *out);                                  \
+            load_##type(src + i * size, out + i, n - i);                                           \
         }                                                                                          \
     }                                                                                              \
     static void panels_##type(const uint8_t *src, size_t row_bytes, int n_rows, int n,             \
@@ -469,6 +474,209 @@ static inline tensor_sums sums_of(tensor_sums to, int first) {
     return to;
 }
 
+/* --- few columns, and few ones ---
+ *
+ * Of few moving columns the rows of a panel make the vectors. */
+
+#if defined(__AVX2__)
+
+static inline void put_sums(const float *sums, int n_rows, int n, tensor_sums to) {
+    for (int i = 0; i < n; i++, sums += ROWS)
+        for (int r = 0; r < n_rows; r++) {
+            float *c = to.c + (size_t)r * to.stride + i;
+            *c = to.is_adding ? *c + sums[r] : sums[r];
+        }
+}
+
+/* n_blocks * n sums of 8 rows. */
+static inline __attribute__((always_inline)) void multiply_columns_of(const int n_blocks,
+                                                                      tensor_stationary a,
+                                                                      int n_rows, tensor_moving b,
+                                                                      const int n, tensor_sums to) {
+    __m256 sum[4][TENSOR_NARROW_COLS];
+    _Pragma("GCC unroll 4") for (int i = 0; i < n_blocks; i++)
+        _Pragma("GCC unroll 8") for (int j = 0; j < n; j++) sum[i][j] = _mm256_setzero_ps();
+    for (int k = 0; k < a.n_k; k++, a.panels += ROWS, b.rows += b.row_bytes)
+        _Pragma("GCC unroll 4") for (int i = 0; i < n_blocks; i++) {
+            __m256 weight = _mm256_loadu_ps(a.panels + i * TENSOR_PANEL_STRIDE);
+            _Pragma("GCC unroll 8") for (int j = 0; j < n; j++) sum[i][j] =
+                _mm256_fmadd_ps(weight, _mm256_set1_ps(((const float *)b.rows)[j]), sum[i][j]);
+        }
+    _Pragma("GCC unroll 4") for (int i = 0; i < n_blocks; i++, n_rows -= ROWS) {
+        float sums[TENSOR_NARROW_COLS][ROWS];
+        _Pragma("GCC unroll 8") for (int j = 0; j < n; j++) _mm256_storeu_ps(sums[j], sum[i][j]);
+        put_sums(sums[0], n_rows < ROWS ? n_rows : ROWS, n, to);
+        to = next_rows(to);
+    }
+}
+
+/* As many blocks at once as cover the latency of a multiply-add. */
+static inline __attribute__((always_inline)) void
+multiply_columns(tensor_stationary a, int n_rows, tensor_moving b, const int n, tensor_sums to) {
+    const int n_at_once = n <= 2 ? 4 : n <= 4 ? 2 : 1;
+    for (; a.n_blocks >= n_at_once; a.n_blocks -= n_at_once) {
+        multiply_columns_of(n_at_once, a, n_rows, b, n, to);
+        a.panels += n_at_once * TENSOR_PANEL_STRIDE;
+        to.c += (size_t)(n_at_once * ROWS) * to.stride;
+        n_rows -= n_at_once * ROWS;
+    }
+    for (; n_at_once > 1 && a.n_blocks; a = next_block(a), to = next_rows(to), n_rows -= ROWS)
+        multiply_columns_of(1, a, n_rows, b, n, to);
+}
+
+static void multiply_narrow(tensor_stationary a, int n_rows, tensor_moving b, int n,
+                            tensor_sums to) {
+    switch (n) {
+#define COLUMNS(n)                                                                                 \
+    case n:                                                                                        \
+        multiply_columns(a, n_rows, b, n, to);                                                     \
+        break;
+        COLUMNS(1)
+        COLUMNS(2)
+        COLUMNS(3)
+        COLUMNS(4)
+        COLUMNS(5)
+        COLUMNS(6)
+        COLUMNS(7)
+    default:
+        multiply_columns(a, n_rows, b, TENSOR_NARROW_COLS, to);
+    }
+}
+
+/* First which elements of each row are 1, then the rows that have some: those are few, and a branch
+ * on each row would be foreseen badly. */
+static void find_ones(const float *panel, int n_k, tensor_ones *out) {
+    enum { GROUP = 8 };
+    const __m256 one = _mm256_set1_ps(1.0f);
+    _Alignas(8) uint8_t masks[TENSOR_MAX_ROWS];
+    int n_ones = 0, k = 0;
+    out->is_valid = false;
+    while (k < n_k) {
+        __m256i is_known = _mm256_set1_epi32(-1);
+        for (int end = k + GROUP < n_k ? k + GROUP : n_k; k < end; k++, panel += ROWS) {
+            __m256 x = _mm256_loadu_ps(panel);
+            __m256i is_zero = _mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+            __m256 is_one = _mm256_cmp_ps(x, one, _CMP_EQ_OQ);
+            is_known =
+                _mm256_and_si256(is_known, _mm256_or_si256(is_zero, _mm256_castps_si256(is_one)));
+            masks[k] = (uint8_t)_mm256_movemask_ps(is_one);
+        }
+        if (_mm256_movemask_ps(_mm256_castsi256_ps(is_known)) != 0xff)
+            return;
+    }
+    for (; k % GROUP; k++)
+        masks[k] = 0;
+    memset(out->n, 0, sizeof out->n);
+    for (int first = 0; first < n_k; first += GROUP) {
+        uint64_t ones;
+        memcpy(&ones, masks + first, sizeof ones);
+        for (; ones; ones &= ones - 1) {
+            int at = __builtin_ctzll(ones), m = at % ROWS;
+            if (++n_ones > n_k)
+                return;
+            out->row[m][out->n[m]++] = (uint8_t)(first + at / ROWS);
+        }
+    }
+    out->is_valid = true;
+}
+
+/* One row of sums, n_vectors of 8 columns. */
+static inline __attribute__((always_inline)) void
+add_rows(const uint8_t *row, int n_ones, const float *strip, const int n_vectors, float *out) {
+    __m256 sum[TENSOR_STRIP_COLS / 8];
+    _Pragma("GCC unroll 6") for (int v = 0; v < n_vectors; v++) sum[v] = _mm256_setzero_ps();
+    for (int i = 0; i < n_ones; i++) {
+        const float *at = strip + (size_t)row[i] * TENSOR_STRIP_COLS;
+        _Pragma("GCC unroll 6") for (int v = 0; v < n_vectors; v++) sum[v] =
+            _mm256_add_ps(_mm256_loadu_ps(at + 8 * v), sum[v]);
+    }
+    _Pragma("GCC unroll 6") for (int v = 0; v < n_vectors; v++)
+        _mm256_storeu_ps(out + 8 * v, sum[v]);
+}
+
+static void add_ones(const tensor_ones *a, int n_rows, const float *strip, int n, tensor_sums to) {
+    float sums[TENSOR_STRIP_COLS];
+    for (int r = 0; r < n_rows; r++, to.c += to.stride) {
+        bool is_straight = !to.is_adding && n % 8 == 0;
+        float *out = is_straight ? to.c : sums;
+        if (n <= 8)
+            add_rows(a->row[r], a->n[r], strip, 1, out);
+        else if (n <= 16)
+            add_rows(a->row[r], a->n[r], strip, 2, out);
+        else if (n <= 24)
+            add_rows(a->row[r], a->n[r], strip, 3, out);
+        else if (n <= 32)
+            add_rows(a->row[r], a->n[r], strip, 4, out);
+        else
+            add_rows(a->row[r], a->n[r], strip, 6, out);
+        for (int i = 0; !is_straight && i < n; i++)
+            to.c[i] = to.is_adding ? to.c[i] + sums[i] : sums[i];
+    }
+}
+
+#else
+
+static void multiply_narrow(tensor_stationary a, int n_rows, tensor_moving b, int n,
+                            tensor_sums to) {
+    for (; a.n_blocks; a = next_block(a), to = next_rows(to), n_rows -= ROWS)
+        for (int r = 0; r < ROWS && r < n_rows; r++)
+            for (int i = 0; i < n; i++) {
+                const uint8_t *at = b.rows + (size_t)i * sizeof(float);
+                float *c = to.c + (size_t)r * to.stride + i, sum = 0, x;
+                for (int k = 0; k < a.n_k; k++, at += b.row_bytes) {
+                    memcpy(&x, at, sizeof x);
+                    sum = fmaf(a.panels[k * ROWS + r], x, sum);
+                }
+                *c = to.is_adding ? *c + sum : sum;
+            }
+}
+
+static void find_ones(const float *panel, int n_k, tensor_ones *out) {
+    int n_ones = 0;
+    out->is_valid = false;
+    memset(out->n, 0, sizeof out->n);
+    for (int k = 0; k < n_k; k++)
+        for (int m = 0; m < ROWS; m++) {
+            uint32_t bits;
+            memcpy(&bits, panel + k * ROWS + m, sizeof bits);
+            if (!bits)
+                continue;
+            if (bits != 0x3f800000 || ++n_ones > n_k)
+                return;
+            out->row[m][out->n[m]++] = (uint8_t)k;
+        }
+    out->is_valid = true;
+}
+
+static void add_ones(const tensor_ones *a, int n_rows, const float *strip, int n, tensor_sums to) {
+    for (int r = 0; r < n_rows; r++, to.c += to.stride) {
+        float sum[TENSOR_STRIP_COLS] = {0};
+        for (int one = 0; one < a->n[r]; one++)
+            for (int i = 0; i < n; i++)
+                sum[i] += strip[(size_t)a->row[r][one] * TENSOR_STRIP_COLS + (size_t)i];
+        for (int i = 0; i < n; i++)
+            to.c[i] = to.is_adding ? to.c[i] + sum[i] : sum[i];
+    }
+}
+
+#endif
+
+static bool is_finite(const float *strip, int n_rows, int n) {
+    uint32_t greatest[TENSOR_VECTOR_COLS] = {0};
+    for (int k = 0; k < n_rows; k++, strip += TENSOR_STRIP_COLS)
+        for (int i = 0; i < n; i += TENSOR_VECTOR_COLS)
+            for (int j = 0; j < TENSOR_VECTOR_COLS; j++) {
+                uint32_t bits;
+                memcpy(&bits, strip + i + j, sizeof bits);
+                bits &= 0x7fffffff;
+                greatest[j] = bits > greatest[j] ? bits : greatest[j];
+            }
+    uint32_t all = 0;
+    for (int j = 0; j < TENSOR_VECTOR_COLS; j++)
+        all = greatest[j] > all ? greatest[j] : all;
+    return all < 0x7f800000;
+}
+
 MULTIPLY_ROW(fp32, 4)
 MULTIPLY_ROW(bf16, 2)
 
@@ -485,6 +693,10 @@ const tensor_kernels VTRN_AT_LEVEL(tensor_kernel_table) = {
     .multiply_bf16 = {multiply_bf16_16, multiply_bf16_32, multiply_bf16_48},
     .multiply_row_fp32 = multiply_row_fp32,
     .multiply_row_bf16 = multiply_row_bf16,
+    .multiply_narrow = multiply_narrow,
+    .find_ones = find_ones,
+    .add_ones = add_ones,
+    .is_finite = is_finite,
     .strip_bf16 = strip_bf16,
     .strip_fp32 = strip_fp32,
     .runs_bf16 = runs_bf16,

@@ -13,6 +13,8 @@
 
 enum {
     TENSOR_BLOCK_ROWS = 8,  /* of dst: columns of the stationary tile in one panel */
+    TENSOR_MAX_ROWS = 128,  /* of a stationary tile */
+    TENSOR_NARROW_COLS = 8, /* of the moving tile: so few are multiplied one by one */
     TENSOR_STRIP_COLS = 48, /* of the moving tile: 128 rows of it fit a first-level cache */
     TENSOR_VECTOR_COLS = 16,
     /* floats from panel to panel: 128 rows of 8, and a cache line more, so that the same row of all
@@ -102,6 +104,14 @@ typedef struct tensor_runs {
     int step;           /* elements from one to the next within a run */
 } tensor_runs;
 
+/* A panel of zeros and few ones, as a tile has that takes rows by their numbers: which rows of each
+ * column are 1, ascending. */
+typedef struct tensor_ones {
+    bool is_valid; /* the panel is such a one */
+    uint8_t n[TENSOR_BLOCK_ROWS];
+    uint8_t row[TENSOR_BLOCK_ROWS][TENSOR_MAX_ROWS];
+} tensor_ones;
+
 typedef void (*tensor_multiply)(tensor_stationary a, tensor_moving b, tensor_sums to);
 
 /* c[n] (+)= a[k][8]^T @ b[k][n] for the first column of a panel, any n. rows: n_k rows of numbers,
@@ -116,7 +126,19 @@ typedef struct tensor_kernels {
     /* the same with b read as fp32 or bf16, and left in the strip for blocks that follow */
     tensor_multiply multiply_fp32[3], multiply_bf16[3];
     tensor_multiply_row multiply_row_fp32, multiply_row_bf16;
-    /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48] */
+    /* c[n_rows][n] (+)= a[k][n_rows]^T @ b[k][n] for n up to TENSOR_NARROW_COLS; b is fp32, and the
+     * last block may have fewer rows than 8 */
+    void (*multiply_narrow)(tensor_stationary a, int n_rows, tensor_moving b, int n,
+                            tensor_sums to);
+    /* whether a panel is zeros and at most n_k ones */
+    void (*find_ones)(const float *panel, int n_k, tensor_ones *out);
+    /* c[n_rows][n] (+)= a^T @ strip, n_rows <= 8: the same bits as a product where the strip is
+     * finite, since a sum that begins with 0 never becomes -0 by ones, and a zero adds nothing */
+    void (*add_ones)(const tensor_ones *a, int n_rows, const float *strip, int n, tensor_sums to);
+    /* no NaN or infinity in columns up to the next multiple of 16 behind n */
+    bool (*is_finite)(const float *strip, int n_rows, int n);
+    /* n_rows rows of n bf16 or fp32 numbers, row_bytes apart -> fp32 out[n_rows][48]; columns up to
+     * the next multiple of 16 become 0 */
     void (*strip_bf16)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     void (*strip_fp32)(const uint8_t *src, size_t row_bytes, int n_rows, int n, float *out);
     /* the same of elements that lie in runs; columns up to the next multiple of 16 become 0 */

@@ -47,6 +47,15 @@ static void tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     l->alu->tt[l->instr->op0](p[1], p[2], p[0], n);
 }
 
+static void tensor_tensor_rows(lanes *l, const lanes_rows *b) {
+    const int x = b->is_number[1] ? 2 : 1, y = 3 - x;
+    const alu_rows r = {b->p[x],    b->p[y],    b->p[0],           b->step[x],
+                        b->step[y], b->step[0], (size_t)b->n_rows, b->n};
+    (b->is_number[1]   ? l->alu->st_rows
+     : b->is_number[2] ? l->alu->ts_rows
+                       : l->alu->tt_rows)[l->instr->op0](r);
+}
+
 static void tensor_tensor_int(lanes *l, size_t n) {
     const alu_path *path = l->extra;
     uint8_t op = l->instr->op0;
@@ -63,6 +72,10 @@ static void tensor_tensor_int(lanes *l, size_t n) {
     put_ints(l, n, d);
 }
 
+static bool repeats_one(const vtrn_ap *ap) {
+    return ap->n_dims == 1 && ap->dim[0].step == 0;
+}
+
 THE_OP(TENSOR_TENSOR) {
     alu_path path;
     vtrn_instr one_op = *instr; /* op1 means nothing here */
@@ -71,8 +84,11 @@ THE_OP(TENSOR_TENSOR) {
     lanes_spec spec = {.chunk = path.kind == PATH_FP32 ? tensor_tensor_fp32 : tensor_tensor_int,
                        .streams = AP0 | AP1 | AP2,
                        .can_join_rows = true};
-    if (path.kind == PATH_FP32)
+    if (path.kind == PATH_FP32) {
         spec.dense_row = tensor_tensor_row;
+        spec.rows = tensor_tensor_rows;
+        spec.numbers = repeats_one(&instr->ap[1]) ? AP1 : AP2; /* one of them has elements */
+    }
     return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 
@@ -141,6 +157,28 @@ static void tensor_scalar_row(lanes *l, float *const p[VTRN_MAX_AP], size_t n) {
     }
 }
 
+/* Operation op_i on rows and its own scalar operand. */
+static void scalar_rows(lanes *l, int op_i, alu_rows r, const lanes_rows *b) {
+    const vtrn_instr *instr = l->instr;
+    r.y = b->p[2 + op_i];
+    r.y_step = b->step[2 + op_i];
+    (is_reversed(instr, op_i) ? l->alu->st_rows : l->alu->ts_rows)[alu_op(instr, op_i)](r);
+}
+
+static void tensor_scalar_rows(lanes *l, const lanes_rows *b) {
+    alu_rows r = {.x = b->p[1],
+                  .dst = b->p[0],
+                  .x_step = b->step[1],
+                  .dst_step = b->step[0],
+                  .n_rows = (size_t)b->n_rows,
+                  .n = b->n};
+    scalar_rows(l, 0, r, b);
+    r.x = b->p[0];
+    r.x_step = b->step[0];
+    if (l->instr->op1 != VTRN_ALU_NONE)
+        scalar_rows(l, 1, r, b);
+}
+
 /* Between two bit operations a narrow value has only its own bits. */
 static void narrow(uint32_t *x, size_t n, unsigned size, bool sign_extend) {
     unsigned drop = size < 4 ? 32 - 8 * size : 0;
@@ -175,6 +213,7 @@ THE_OP(TENSOR_SCALAR) {
                        .can_join_rows = true};
     if (path.kind == PATH_FP32) {
         spec.dense_row = tensor_scalar_row;
+        spec.rows = tensor_scalar_rows;
         spec.column = tensor_scalar_column;
     }
     return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
@@ -211,6 +250,24 @@ static void scalar_tensor_tensor_row(lanes *l, float *const p[VTRN_MAX_AP], size
     }
 }
 
+static void scalar_tensor_tensor_rows(lanes *l, const lanes_rows *b) {
+    const vtrn_instr *instr = l->instr;
+    float t[OPERAND_CHUNK]; /* dst may be operand 3 */
+    const size_t n_rows = (size_t)b->n_rows;
+    scalar_rows(l, 0,
+                (alu_rows){.x = b->p[1],
+                           .dst = t,
+                           .x_step = b->step[1],
+                           .dst_step = b->n,
+                           .n_rows = n_rows,
+                           .n = b->n},
+                b);
+    alu_rows r = {t, b->p[3], b->p[0], b->n, b->step[3], b->step[0], n_rows, b->n};
+    if (instr->flags & VTRN_FLAG_REVERSE1)
+        r = (alu_rows){b->p[3], t, b->p[0], b->step[3], b->n, b->step[0], n_rows, b->n};
+    l->alu->tt_rows[instr->op1](r);
+}
+
 static void scalar_tensor_tensor_column(lanes *l, size_t n) {
     float *d = l->buf[0];
     const float *x = operand_take_fp32(&l->op[1], n, l->buf[1]), *s = take_column(l, 2, n);
@@ -233,7 +290,8 @@ THE_OP(SCALAR_TENSOR_TENSOR) {
                        .first_imm = 2,
                        .dense_row = scalar_tensor_tensor_row,
                        .can_join_rows = true,
-                       .column = scalar_tensor_tensor_column};
+                       .column = scalar_tensor_tensor_column,
+                       .rows = scalar_tensor_tensor_rows};
     return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 

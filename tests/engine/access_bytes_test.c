@@ -93,6 +93,8 @@ static bool execute(const vtrn_instr *instr, const machine *from, machine *to) {
     core.hbm = to->bytes + HBM_AT;
     engine_registers *regs = core.regs;
     memcpy(regs->pe_weights, to->weights, sizeof to->weights);
+    for (int i = 0; i < ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS; i++)
+        regs->pe_ones[i].is_valid = false; /* the weights were not loaded */
     memcpy(regs->kept.reduce_regs, to->reduce_regs, sizeof to->reduce_regs);
     memcpy(regs->kept.vector_regs, to->vector_regs, sizeof to->vector_regs);
     memcpy(regs->kept.generator, to->generators, sizeof to->generators);

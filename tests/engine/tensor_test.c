@@ -230,6 +230,63 @@ static void a_product_of_one_row_has_the_bits_of_one_of_several(void **state) {
     rig_destroy(r);
 }
 
+/* Weights of 0 and 1, about `n_ones` a column; 0: any numbers. */
+static void fill_weights(rig *r, const shape *s, uint32_t n_ones) {
+    const size_t size = dtype_size((vtrn_dtype)s->dtype);
+    for (int k = 0; k < s->k && n_ones; k++)
+        for (int m = 0; m < s->m; m++) {
+            float one = rig_below(&seed, (uint32_t)s->k) < n_ones ? 1 : 0;
+            uint8_t *at = r->core.sbuf.base + (size_t)k * r->core.sbuf.stride + (size_t)m * size;
+            dtype_store_fp32((vtrn_dtype)s->dtype, &one, at, 1);
+        }
+}
+
+/* Some numbers of the moving tile become what sums may stumble over. */
+static void fill_oddities(rig *r, const shape *s, bool has_infinite) {
+    static const float odd[] = {-0.0f, 0x1p-126f, -0x1p-126f, 0, 0x1p127f, -INFINITY, NAN};
+    const size_t size = dtype_size((vtrn_dtype)s->dtype);
+    for (int i = 0; i < 40; i++) {
+        size_t k = rig_below(&seed, (uint32_t)s->k),
+               at = MOVING_ADDR + rig_below(&seed, s->n) * size;
+        dtype_store_fp32((vtrn_dtype)s->dtype, &odd[rig_below(&seed, has_infinite ? 7 : 5)],
+                         r->core.sbuf.base + k * r->core.sbuf.stride + at, 1);
+    }
+}
+
+static void panels_of_ones_and_few_columns_give_one_chain_of_multiply_adds(void **state) {
+    (void)state;
+    cpu_level highest = cpu_level_get();
+    rig *rigs[2] = {rig_create(1), rig_create(2)};
+    for (int round = 0; round < 80; round++) {
+        rig *r = rigs[round % 2];
+        shape s = random_shape(round / 2 % 2);
+        s.n = 1 + rig_below(&seed, rig_below(&seed, 2) ? 12 : 110);
+        s.is_weights_dense = s.is_moving_dense = true;
+        cpu_level_set((cpu_level)rig_below(&seed, (uint32_t)highest + 1));
+        rig_clear(r);
+        fill_sbuf(r, s.dtype, round % 3 == 0);
+        fill_psum(r, 3);
+        fill_weights(r, &s, round / 4 % 4 ? 1u << rig_below(&seed, 6) : 0);
+        fill_oddities(r, &s, round % 5 == 0);
+        vtrn_instr *in = add_product(r, &s);
+        rig_ok(rig_run(r));
+        for (int m = 0; m < s.m; m++)
+            for (uint32_t i = 0; i < s.n; i++) {
+                float sum = 0, got = (float)element(r, &in->ap[0], m, i);
+                for (int k = 0; k < s.k; k++)
+                    sum = fmaf((float)element(r, &in[-1].ap[1], k, (uint64_t)m),
+                               (float)element(r, &in->ap[1], k, i), sum);
+                sum = s.is_adding ? 3 + sum : sum;
+                if (memcmp(&sum, &got, sizeof sum) && !(isnan(sum) && isnan(got)))
+                    fail_msg("round %d: k %d m %d n %u %s: element (%d, %u) is %a, not %a", round,
+                             s.k, s.m, s.n, dtype_name((vtrn_dtype)s.dtype), m, i, got, sum);
+            }
+    }
+    cpu_level_set(highest);
+    rig_destroy(rigs[0]);
+    rig_destroy(rigs[1]);
+}
+
 static void transposes_keep_every_bit(void **state) {
     (void)state;
     static const int dtypes[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_INT8};
@@ -283,6 +340,7 @@ int main(void) {
         cmocka_unit_test(products_match_double_precision_within_the_bound_of_fp32),
         cmocka_unit_test(levels_and_thread_numbers_give_equal_bits_and_touch_nothing_else),
         cmocka_unit_test(a_product_of_one_row_has_the_bits_of_one_of_several),
+        cmocka_unit_test(panels_of_ones_and_few_columns_give_one_chain_of_multiply_adds),
         cmocka_unit_test(transposes_keep_every_bit),
         cmocka_unit_test(a_moving_tile_that_does_not_fit_the_weights_is_refused),
     };

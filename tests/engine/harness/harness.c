@@ -48,6 +48,7 @@ engine_core *harness_core(uint8_t *sbuf, size_t sbuf_stride, uint8_t *psum, size
     core->regs->scratch = aligned_alloc(64, (size_t)ENGINE_MAX_THREADS * ENGINE_SCRATCH_BYTES);
     size_t weights = ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE * sizeof(float);
     core->regs->pe_weights = aligned_alloc(64, (weights + 63) / 64 * 64);
+    core->regs->pe_ones = calloc(ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS, sizeof *core->regs->pe_ones);
     size_t mx_weights = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_MX_PANEL_STRIDE;
     core->regs->pe_mx_weights = aligned_alloc(64, (mx_weights + 63) / 64 * 64);
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
@@ -68,6 +69,7 @@ void harness_set_hbm(engine_core *core, uint8_t *hbm) {
 void harness_core_destroy(engine_core *core) {
     free(core->regs->scratch);
     free(core->regs->pe_weights);
+    free(core->regs->pe_ones);
     free(core->regs->pe_mx_weights);
     free(core->regs);
     free(core);
