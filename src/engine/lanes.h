@@ -130,6 +130,8 @@ typedef struct lanes_spec {
      * element */
     void (*rows)(lanes *l, const lanes_rows *r);
     unsigned numbers;
+    bool takes_bits;    /* operands of 4 bytes, as they lie; the function stores the result */
+    bool gives_numbers; /* then of any type, otherwise of 4 bytes */
 } lanes_spec;
 
 

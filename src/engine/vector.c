@@ -72,6 +72,47 @@ static void tensor_tensor_int(lanes *l, size_t n) {
     put_ints(l, n, d);
 }
 
+static bool is_word(const operand *o) {
+    return o->dtype == VTRN_DTYPE_INT32 || o->dtype == VTRN_DTYPE_UINT32;
+}
+
+/* Where a row of integers is computed: what does not stay an integer of 32 bits is converted then.
+ */
+static uint32_t *room_of_row(lanes *l, void *dst) {
+    const alu_path *path = l->extra;
+    return path->kind == PATH_INT && !is_word(&l->op[0]) ? (uint32_t *)l->buf[0] : dst;
+}
+
+static void finish_row(lanes *l, const uint32_t *x, void *dst, size_t n) {
+    const alu_path *path = l->extra;
+    const dtype_kernels *kernels = CPU_TABLE(dtype_kernel_table);
+    const bool is_fp32 = l->op[0].dtype == VTRN_DTYPE_FP32;
+    if (x == dst)
+        return;
+    float *as_fp32 = is_fp32 ? dst : l->buf[1];
+    kernels->load[path->is_unsigned ? VTRN_DTYPE_UINT32 : VTRN_DTYPE_INT32](x, as_fp32, n);
+    if (!is_fp32)
+        kernels->store[l->op[0].dtype](as_fp32, dst, n);
+}
+
+static void tensor_tensor_int_rows(lanes *l, const lanes_rows *b) {
+    const alu_path *path = l->extra;
+    const int u = path->is_unsigned, op = l->instr->op0;
+    for (size_t r = 0; r < (size_t)b->n_rows; r++) {
+        const uint32_t *x = (uint32_t *)b->p[1] + r * b->step[1];
+        const uint32_t *y = (uint32_t *)b->p[2] + r * b->step[2];
+        void *dst = (uint8_t *)b->p[0] + (int64_t)r * l->op[0].row_stride;
+        uint32_t *d = room_of_row(l, dst);
+        if (b->is_number[1])
+            l->ints->st[u][op](y, *x, d, b->n);
+        else if (b->is_number[2])
+            l->ints->ts[u][op](x, *y, d, b->n);
+        else
+            l->ints->tt[u][op](x, y, d, b->n);
+        finish_row(l, d, dst, b->n);
+    }
+}
+
 static bool repeats_one(const vtrn_ap *ap) {
     return ap->n_dims == 1 && ap->dim[0].step == 0;
 }
@@ -87,8 +128,12 @@ THE_OP(TENSOR_TENSOR) {
     if (path.kind == PATH_FP32) {
         spec.dense_row = tensor_tensor_row;
         spec.rows = tensor_tensor_rows;
-        spec.numbers = repeats_one(&instr->ap[1]) ? AP1 : AP2; /* one of them has elements */
+    } else {
+        spec.rows = tensor_tensor_int_rows;
+        spec.takes_bits = true;
+        spec.gives_numbers = path.kind == PATH_INT;
     }
+    spec.numbers = repeats_one(&instr->ap[1]) ? AP1 : AP2; /* one of them has elements */
     return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }
 
@@ -203,6 +248,23 @@ static void tensor_scalar_int(lanes *l, size_t n) {
     put_ints(l, n, d);
 }
 
+static void tensor_scalar_int_rows(lanes *l, const lanes_rows *b) {
+    const alu_path *path = l->extra;
+    const vtrn_instr *instr = l->instr;
+    const int u = path->is_unsigned;
+    for (size_t r = 0; r < (size_t)b->n_rows; r++) {
+        const uint32_t *s = (uint32_t *)b->p[2] + r * b->step[2];
+        const uint32_t *t = (uint32_t *)b->p[3] + r * b->step[3];
+        void *dst = (uint8_t *)b->p[0] + (int64_t)r * l->op[0].row_stride;
+        uint32_t *d = room_of_row(l, dst);
+        (is_reversed(instr, 0) ? l->ints->st : l->ints->ts)[u][instr->op0](
+            (uint32_t *)b->p[1] + r * b->step[1], *s, d, b->n);
+        if (instr->op1 != VTRN_ALU_NONE)
+            (is_reversed(instr, 1) ? l->ints->st : l->ints->ts)[u][instr->op1](d, *t, d, b->n);
+        finish_row(l, d, dst, b->n);
+    }
+}
+
 THE_OP(TENSOR_SCALAR) {
     alu_path path;
     VTRN_RETURN_IF_ERROR(alu_path_of(instr, AP1 | AP2 | AP3, &path));
@@ -215,6 +277,10 @@ THE_OP(TENSOR_SCALAR) {
         spec.dense_row = tensor_scalar_row;
         spec.rows = tensor_scalar_rows;
         spec.column = tensor_scalar_column;
+    } else {
+        spec.rows = tensor_scalar_int_rows;
+        spec.takes_bits = true;
+        spec.gives_numbers = path.kind == PATH_INT;
     }
     return lanes_run(core, instr, slot_base, thread_i, &spec, &path);
 }

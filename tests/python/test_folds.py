@@ -404,3 +404,32 @@ def test_a_number_before_a_row_keeps_its_value(dtype):
         want = jax.jit(f)(row)
     for got, exact in zip(chip_run.run(f, row), want):
         np.testing.assert_array_equal(got, np.asarray(exact))
+
+
+def test_what_integers_give_by_constant_index_is_known_before_the_program_runs(tmp_path):
+    rng = np.random.default_rng(SEED)
+    index, table = rng.integers(-3, 110, 300), rng.integers(-9, 9, 50).astype(np.float32)
+    added = rng.integers(-5, 5, 300).astype(np.int32)
+
+    def f(x):
+        counts = jnp.zeros(100, jnp.int32).at[index].add(1, mode="drop")
+        sums = jnp.ones(100, jnp.int32).at[index].add(added, mode="drop")
+        most = jnp.zeros(100, jnp.int32).at[index].max(added, mode="drop")
+        return x * (counts + 10 * sums + 1000 * most) + jnp.asarray(table)[index[:100] % 50]
+
+    x = rng.integers(-9, 9, 100).astype(np.float32)
+    with jax.default_device(jax.devices("cpu")[0]):
+        want = np.asarray(f(x))
+    np.testing.assert_array_equal(run(f, x), want)
+    assert {"matmul", "dma_gather", "dma_scatter"}.isdisjoint(instructions(f, x, tmp_path=tmp_path))
+
+
+def test_sums_of_floats_and_rows_that_replace_keep_their_order(tmp_path):
+    index = np.array([3, 3, 1, 3], np.int32)
+
+    def f(x):
+        floats = jnp.zeros(5).at[index].add(np.array([1e8, 1, 2, -1e8], np.float32))
+        return x + floats, x + jnp.zeros(5, jnp.int32).at[index].set(np.array([1, 2, 3, 4], np.int32))
+
+    kinds = dump(f, np.ones(5, np.float32), stage="graph", tmp_path=tmp_path)
+    assert kinds.count("stablehlo.scatter") == 2

@@ -253,10 +253,21 @@ static bool is_move(const graph_op *op) {
     }
 }
 
+/* A sum, maximum or the like of integers by index, whose order changes nothing, or a gather. */
+static bool is_exact_by_index(const rewriter *r, const graph_op *op) {
+    if (op->kind == GRAPH_GATHER)
+        return true;
+    return op->kind == GRAPH_SCATTER && op->n_operands == 3 && !is_float(r, op->operands[0]) &&
+           !dtype_is_complex((vtrn_dtype)type_of(r, op->operands[0])->dtype) &&
+           op->reducer != GRAPH_REDUCER_GENERIC && op->reducer != GRAPH_REDUCER_REPLACE;
+}
+
 static void become_constant(graph_op *op, const void *data, bool is_of_one) {
     op->kind = GRAPH_CONSTANT;
     op->name = "stablehlo.constant";
     op->n_operands = 0;
+    op->n_regions = 0;
+    op->reducer = 0;
     memset(&op->attrs, 0, sizeof op->attrs);
     op->attrs.constant.data = data;
     op->attrs.constant.is_splat = is_of_one;
@@ -313,7 +324,8 @@ static vtrn_status fold_elements(rewriter *r, graph_op *op, bool *is_done) {
 
 static vtrn_status fold_constants(rewriter *r, graph_op *op, bool *is_done) {
     if (op->n_results != 1 || op->n_operands == 0 || op->n_operands > MAX_OPERANDS ||
-        (!is_elementwise(op) && !is_move(op)) || graph_type_count(type_of(r, op->results[0])) == 0)
+        (!is_elementwise(op) && !is_move(op) && !is_exact_by_index(r, op)) ||
+        graph_type_count(type_of(r, op->results[0])) == 0)
         return NULL;
     bool is_of_splats = true;
     for (uint32_t i = 0; i < op->n_operands; i++) {
@@ -323,6 +335,8 @@ static vtrn_status fold_constants(rewriter *r, graph_op *op, bool *is_done) {
         is_of_splats &=
             constant->attrs.constant.is_splat || graph_type_count(type_of(r, op->operands[i])) == 1;
     }
+    if (is_exact_by_index(r, op))
+        return fold_elements(r, op, is_done);
     if (!is_of_splats)
         return is_move(op) || is_exact(r, op) ? fold_elements(r, op, is_done) : NULL;
     if (!is_move(op))
