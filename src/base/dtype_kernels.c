@@ -3,6 +3,10 @@
 
 #include "base/dtype_bits.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #define LOAD(name, type, expr)                                                                     \
     static void load_##name(const void *src, float *restrict dst, size_t n) {                      \
         const type *restrict s = src;                                                              \
@@ -77,7 +81,33 @@ STORE(pred, uint8_t, restrict, x != 0.0f ? 1 : 0)
 STORE(int8, int8_t, restrict, small_int(x, -128.0f, 127.0f))
 STORE(int16, int16_t, restrict, small_int(x, -32768.0f, 32767.0f))
 STORE(int32, int32_t, , to_int32(x))
+#if defined(__AVX2__)
+/* Truths of comparisons are stored so. NaN is not above 0, and what is beyond the limits ends at
+ * them before it is rounded, which is to even. */
+static inline void store_8_uint8(const float *src, uint8_t *dst) {
+    __m256 x = _mm256_max_ps(_mm256_loadu_ps(src), _mm256_setzero_ps());
+    __m256i i = _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(255.0f)));
+    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    _mm_storel_epi64((__m128i *)dst, _mm_packus_epi16(half, half));
+}
+
+static void store_uint8(const float *src, void *dst, size_t n) {
+    uint8_t *d = dst, last[8];
+    float rest[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        store_8_uint8(src + i, d + i);
+    for (size_t k = i; k < n; k++)
+        rest[k - i] = src[k];
+    if (i == n)
+        return;
+    store_8_uint8(rest, last);
+    for (size_t k = i; k < n; k++)
+        d[k] = last[k - i];
+}
+#else
 STORE(uint8, uint8_t, restrict, small_int(x, 0.0f, 255.0f))
+#endif
 STORE(uint16, uint16_t, restrict, small_int(x, 0.0f, 65535.0f))
 STORE(uint32, uint32_t, , to_uint32(x))
 STORE(int64, int64_t, restrict,

@@ -305,6 +305,16 @@ static void negate(const float *x, float *dst, size_t n) {
             dst[i] = (uint##n_bits##_t)((x[i] & m) | (dst[i] & (uint##n_bits##_t) ~m));            \
         }                                                                                          \
     }
+#define SELECT_ONE(name, mask_t)                                                                   \
+    static void name(const mask_t *mask, int inverse, uint32_t x, uint32_t *dst, size_t n) {       \
+        uint32_t flip = inverse ? UINT32_MAX : 0;                                                  \
+        INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
+            uint32_t m = (mask[i] ? UINT32_MAX : 0) ^ flip;                                        \
+            dst[i] = (x & m) | (dst[i] & ~m);                                                      \
+        }                                                                                          \
+    }
+SELECT_ONE(select32_one, uint32_t)
+SELECT_ONE(select32_one_by8, uint8_t)
 SELECT(select32, uint32_t, 32)
 SELECT(select32_by8, uint8_t, 32)
 SELECT(select16, uint32_t, 16)
@@ -336,6 +346,8 @@ const alu_kernels VTRN_AT_LEVEL(alu_kernel_table) = {
     .negate = negate,
     .select32 = select32,
     .select32_by8 = select32_by8,
+    .select32_one = select32_one,
+    .select32_one_by8 = select32_one_by8,
     .select16 = select16,
     .select8 = select8,
 };

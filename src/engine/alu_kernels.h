@@ -49,6 +49,9 @@ typedef struct alu_kernels {
     void (*select32)(const uint32_t *mask, int inverse, const uint32_t *x, uint32_t *dst, size_t n);
     void (*select32_by8)(const uint8_t *mask, int inverse, const uint32_t *x, uint32_t *dst,
                          size_t n);
+    /* the same where every x[i] is one number */
+    void (*select32_one)(const uint32_t *mask, int inverse, uint32_t x, uint32_t *dst, size_t n);
+    void (*select32_one_by8)(const uint8_t *mask, int inverse, uint32_t x, uint32_t *dst, size_t n);
     void (*select16)(const uint32_t *mask, int inverse, const uint16_t *x, uint16_t *dst, size_t n);
     void (*select8)(const uint32_t *mask, int inverse, const uint8_t *x, uint8_t *dst, size_t n);
 } alu_kernels;

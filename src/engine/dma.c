@@ -357,6 +357,8 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
     bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &m);
     if (is_plain)
         move_prepare(&m);
+    const bool is_run = is_plain && m.n_levels == 1 && m.level[0].n == 1;
+    const uint8_t *table = engine_row(core, src, slot_base, 0);
     int64_t pitch = engine_row_stride(core, src);
     engine_rows rows = engine_rows_of(core, dst, thread_i);
     while (engine_rows_next(&rows))
@@ -365,9 +367,13 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
             VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
             if (i < 0)
                 continue;
-            const uint8_t *from = engine_row(core, src, slot_base, 0) + i * pitch;
+            const uint8_t *from = table + i * pitch;
             uint8_t *to = engine_row(core, dst, slot_base, r);
-            if (is_plain)
+            if (is_run && m.size == sizeof(uint32_t))
+                memcpy(to, from, sizeof(uint32_t));
+            else if (is_run)
+                memmove(to, from, m.size);
+            else if (is_plain)
                 move_run(&m, from, to);
             else
                 move_row_chunks(&copy, from, to, 0, n);

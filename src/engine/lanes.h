@@ -103,7 +103,7 @@ typedef struct lanes_rows {
     float *p[VTRN_MAX_AP];       /* by operand: its first row, or a number for each row */
     size_t step[VTRN_MAX_AP];    /* floats from row to row; 0: the same for all rows */
     bool is_number[VTRN_MAX_AP]; /* of a scalar operand, or a stream that repeats one element */
-    int n_rows;
+    int first, n_rows;
     size_t n; /* elements a row */
 } lanes_rows;
 
@@ -132,6 +132,7 @@ typedef struct lanes_spec {
     unsigned numbers;
     bool takes_bits;    /* operands of 4 bytes, as they lie; the function stores the result */
     bool gives_numbers; /* then of any type, otherwise of 4 bytes */
+    unsigned of_bytes;  /* streams of a byte an element, which the function takes */
 } lanes_spec;
 
 

@@ -24,7 +24,7 @@ static bool is_number(const operand *o) {
 static bool is_same_or_apart(const lanes *l, int ap_i) {
     const vtrn_ap *d = &l->instr->ap[0], *a = &l->instr->ap[ap_i];
     const int64_t n = (int64_t)l->op[0].n;
-    if (a->space != d->space || a->addr == d->addr)
+    if (a->space != d->space || (a->addr == d->addr && l->op[ap_i].size == l->op[0].size))
         return true;
     return a->addr + n * l->op[ap_i].size <= d->addr || d->addr + n * l->op[0].size <= a->addr;
 }
@@ -50,7 +50,7 @@ bool lanes_rows_fit(const lanes *l, const lanes_spec *spec) {
         if (!engine_are_rows_apart(l->instr, i) || (is_stream && !is_stream_fit(l, spec, i)))
             return false;
         if (spec->takes_bits && l->op[i].size != sizeof(uint32_t) &&
-            !(i == 0 && spec->gives_numbers))
+            !(i == 0 && spec->gives_numbers) && !(spec->of_bytes >> i & 1))
             return false;
         has_numbers = has_numbers || is_scalar || is_number(&l->op[i]);
         if (!is_stream)
@@ -116,8 +116,11 @@ void lanes_run_rows(lanes *l, const lanes_spec *spec, int first, int end) {
         block.step[i] = !is_immediate;
     }
     for (; first < end; first += block.n_rows) {
+        block.first = first;
         block.n_rows = end - first < most ? end - first : most;
         for (int i = 0; i < VTRN_MAX_AP; i++) {
+            if (spec->of_bytes >> i & 1)
+                continue;
             if (block.is_number[i] && block.step[i])
                 take_numbers(&l->op[i], spec->takes_bits, first, block.n_rows, numbers[i]);
             else if (!block.is_number[i] && spec->streams >> i & 1)

@@ -487,6 +487,34 @@ static void copy_predicated_row(lanes *l, uint8_t *const p[VTRN_MAX_AP], size_t 
     l->alu->select32_by8(p[2], inverse, (const uint32_t *)p[1], (uint32_t *)p[0], n);
 }
 
+/* Words by a mask of words or bytes; what is copied, or the mask, may be one element over and over.
+ */
+static void copy_predicated_rows(lanes *l, const lanes_rows *b) {
+    const int inverse = (l->instr->flags & VTRN_FLAG_REVERSE0) != 0;
+    const bool by8 = l->op[2].size == 1;
+    const uint8_t *mask = l->op[2].row_0 + b->first * l->op[2].row_stride;
+    for (size_t r = 0; r < (size_t)b->n_rows; r++, mask += l->op[2].row_stride) {
+        const uint32_t *x = (uint32_t *)b->p[1] + r * b->step[1];
+        uint32_t *d = (uint32_t *)b->p[0] + r * b->step[0];
+        if (b->is_number[2]) {
+            uint32_t bits = 0;
+            memcpy(&bits, mask, l->op[2].size);
+            if ((bits != 0) == inverse)
+                continue;
+            for (size_t i = 0; i < b->n; i++)
+                d[i] = x[b->is_number[1] ? 0 : i];
+        } else if (b->is_number[1] && by8) {
+            l->alu->select32_one_by8(mask, inverse, *x, d, b->n);
+        } else if (b->is_number[1]) {
+            l->alu->select32_one((const uint32_t *)mask, inverse, *x, d, b->n);
+        } else if (by8) {
+            l->alu->select32_by8(mask, inverse, x, d, b->n);
+        } else {
+            l->alu->select32((const uint32_t *)mask, inverse, x, d, b->n);
+        }
+    }
+}
+
 THE_OP(COPY_PREDICATED) {
     size_t size = dtype_size(instr->ap[0].dtype);
     if (size > 4 || dtype_size(instr->ap[1].dtype) != size)
@@ -496,7 +524,14 @@ THE_OP(COPY_PREDICATED) {
             "most 4 bytes",
             dtype_name(instr->ap[1].dtype), dtype_name(instr->ap[0].dtype));
     lanes_spec spec = {.chunk = copy_predicated, .streams = AP0 | AP1 | AP2, .can_join_rows = true};
-    if (size == 4 && dtype_size(instr->ap[2].dtype) == 1)
+    const size_t mask_size = dtype_size(instr->ap[2].dtype);
+    if (size == 4 && mask_size == 1)
         spec.raw_row = copy_predicated_row;
+    if (size == 4 && (mask_size == 1 || mask_size == 4)) {
+        spec.rows = copy_predicated_rows;
+        spec.numbers = AP1 | AP2;
+        spec.takes_bits = true;
+        spec.of_bytes = mask_size == 1 ? AP2 : 0;
+    }
     return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }

@@ -154,6 +154,94 @@ static void only_the_destination_is_written(void **state) {
     }
 }
 
+/* Element i of row r alone; an operand of one element a row, or that repeats one, has no other. */
+static vtrn_instr one_element(const vtrn_instr *instr, int r, uint32_t i) {
+    vtrn_instr one = *instr;
+    for (int k = 0; k < VTRN_MAX_AP; k++) {
+        vtrn_ap *ap = &one.ap[k];
+        if (ap->space == VTRN_SPACE_NONE)
+            continue;
+        ap->partition = (uint16_t)(ap->partition + r);
+        ap->n_partitions = 1;
+        if (ap->dim[0].num > 1)
+            ap->addr += (int64_t)i * ap->dim[0].step * (int64_t)dtype_size((vtrn_dtype)ap->dtype);
+        ap->dim[0] = (vtrn_dim){1, 1};
+    }
+    return one;
+}
+
+/* Streams have n elements a row or repeat one; scalar operands have one. */
+static vtrn_instr random_rows(uint32_t *seed, uint32_t n) {
+    static const vtrn_opcode some[] = {VTRN_OP_TENSOR_TENSOR, VTRN_OP_TENSOR_SCALAR,
+                                       VTRN_OP_SCALAR_TENSOR_TENSOR, VTRN_OP_ACTIVATE,
+                                       VTRN_OP_COPY_PREDICATED};
+    static const vtrn_dtype types[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_INT32, VTRN_DTYPE_BF16,
+                                       VTRN_DTYPE_UINT8};
+    static const uint8_t alu[] = {VTRN_ALU_ADD,   VTRN_ALU_SUBTRACT,    VTRN_ALU_MULTIPLY,
+                                  VTRN_ALU_MAX,   VTRN_ALU_IS_EQUAL,    VTRN_ALU_IS_GT,
+                                  VTRN_ALU_IS_LE, VTRN_ALU_BITWISE_AND, VTRN_ALU_SHIFT_LEFT};
+    vtrn_instr in = {.opcode = some[next(seed) % 5],
+                     .engine = next(seed) % 2 ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_VECTOR,
+                     .op0 = alu[next(seed) % 9],
+                     .op1 = next(seed) % 2 ? alu[next(seed) % 9] : VTRN_ALU_NONE,
+                     .func = VTRN_ACT_RELU,
+                     .flags = (next(seed) % 2 ? VTRN_FLAG_REVERSE0 : 0) |
+                              (next(seed) % 2 ? VTRN_FLAG_REVERSE1 : 0),
+                     .imm = {{.f = 0.5f}, {.f = -2}}};
+    const vtrn_dtype all = types[next(seed) % 4];
+    const bool is_mixed = next(seed) % 2;
+    const int n_ap = in.opcode == VTRN_OP_TENSOR_TENSOR || in.opcode == VTRN_OP_COPY_PREDICATED
+                         ? 3
+                         : VTRN_MAX_AP;
+    for (int k = 0; k < n_ap; k++) {
+        bool is_scalar = in.opcode == VTRN_OP_SCALAR_TENSOR_TENSOR ? k == 2 : k > 1 && n_ap > 3;
+        vtrn_dtype t = is_mixed && k ? types[next(seed) % 4] : all;
+        if (is_scalar && next(seed) % 2)
+            continue;
+        in.ap[k] = operand(t, k == 0 ? 3072 : 1024 * (k - 1), is_scalar ? 1 : n);
+        if (k && !is_scalar && next(seed) % 4 == 0)
+            in.ap[k].dim[0].step = 0;
+        else if (k && !is_scalar && t == all && next(seed) % 4 == 0)
+            in.ap[k].addr = in.ap[0].addr; /* in place */
+    }
+    return in;
+}
+
+static void rows_give_the_bits_of_their_elements_alone(void **state) {
+    (void)state;
+    static const uint32_t sizes[] = {2, 3, 5, 16, 31, 64, 130, 200};
+    uint32_t seed = 23;
+    cpu_level highest = cpu_level_get();
+    int n_legal = 0;
+    for (int turn = 0; turn < 240; turn++) {
+        const uint32_t n = sizes[turn % 8];
+        const vtrn_instr instr = random_rows(&seed, n);
+        bench_core *whole = new_core(1, 29), *apart = new_core(1, 29);
+        cpu_level_set((cpu_level)(next(&seed) % ((uint32_t)highest + 1)));
+        vtrn_status status = engine_table[instr.opcode](&whole->core, &instr, NULL, 0);
+        n_legal += status == NULL;
+        for (uint32_t i = 0; i < n && !status; i++)
+            for (int r = 0; r < instr.ap[0].n_partitions; r += 9) {
+                vtrn_instr one = one_element(&instr, r, i);
+                run(apart, &one);
+                const size_t size = dtype_size((vtrn_dtype)instr.ap[0].dtype);
+                const size_t at = (size_t)one.ap[0].partition * ROW_BYTES + (size_t)one.ap[0].addr;
+                if (memcmp(whole->sbuf + at, apart->sbuf + at, size))
+                    fail_msg("turn %d: %s.%s.%s %s <- %s %s of %u: element %u of row %d", turn,
+                             isa_op_info((vtrn_opcode)instr.opcode)->mnemonic,
+                             isa_alu_name(instr.op0), isa_alu_name(instr.op1),
+                             dtype_name((vtrn_dtype)instr.ap[0].dtype),
+                             dtype_name((vtrn_dtype)instr.ap[1].dtype),
+                             dtype_name((vtrn_dtype)instr.ap[2].dtype), n, i, r);
+            }
+        vtrn_status_free(status);
+        free_core(whole);
+        free_core(apart);
+    }
+    assert_true(n_legal > 120);
+    cpu_level_set(highest);
+}
+
 static void wrong_shapes_are_refused_before_anything_is_written(void **state) {
     (void)state;
     bench_core *c = new_core(1, 17), *fresh = new_core(1, 17);
@@ -173,6 +261,7 @@ int main(void) {
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
         cmocka_unit_test(every_level_gives_the_same_bits),
         cmocka_unit_test(only_the_destination_is_written),
+        cmocka_unit_test(rows_give_the_bits_of_their_elements_alone),
         cmocka_unit_test(wrong_shapes_are_refused_before_anything_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
