@@ -135,7 +135,6 @@ typedef struct lanes_spec {
     unsigned of_bytes;  /* streams of a byte an element, which the function takes */
 } lanes_spec;
 
-
 /* Checks that all streams have the shape of ap[0], that scalars are [P,1], then runs. */
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                       int thread_i, const lanes_spec *spec, void *extra);
