@@ -140,6 +140,7 @@ vtrn_status nki_copies(nki_session *s) {
     for (uint32_t k = 0; k < s->n_list; k++)
         is_dropped[k] = forward(s, names, k);
     nki_list_drop(s, is_dropped);
+    nki_note_uses(s); /* tiles and tensors that are filled are so before their first use */
     free(is_dropped);
     free(names);
     return NULL;

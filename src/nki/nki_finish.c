@@ -112,6 +112,7 @@ static vtrn_status add_hbm_fill(finishing *f, const nki_record *r, uint32_t sour
     if (!fill)
         return VTRN_OUT_OF_MEMORY(sizeof *fill);
     fill->source = source;
+    nki_choose_ring(f->s, fill);
     for (int k = 0; k < 2; k++) {
         fill->ap[k] = (vtrn_ap){.space = VTRN_SPACE_HBM,
                                 .dtype = r->storage.dtype,
@@ -138,10 +139,12 @@ static vtrn_status add_fill(finishing *f, const nki_record *r, uint32_t source) 
         return VTRN_OUT_OF_MEMORY(sizeof *fill);
     fill->source = source;
     bool is_zero = f->s->fill == NKI_FILL_ZERO;
-    if (dtype_is_float((vtrn_dtype)t->dtype))
-        fill->imm[0].f = is_zero ? 0.0f : NAN;
-    else
+    if (dtype_is_int((vtrn_dtype)t->dtype) && element_bytes == 4)
         fill->imm[0].bits = is_zero ? 0 : 4;
+    else if (is_zero)
+        fill->imm[0].f = 0.0f;
+    else /* narrower integers are converted from fp32 */
+        fill->imm[0].f = dtype_is_float((vtrn_dtype)t->dtype) ? NAN : 4.0f;
     fill->ap[0] = (vtrn_ap){.space = t->space,
                             .dtype = t->dtype,
                             .n_dims = 1,

@@ -15,6 +15,14 @@ static const struct {
 } RINGS[VTRN_ENGINE_COUNT] = {
     [VTRN_ENGINE_SYNC] = {0, 4}, [VTRN_ENGINE_GPSIMD] = {4, 3}, [VTRN_ENGINE_SCALAR] = {8, 2}};
 
+void nki_choose_ring(nki_session *s, vtrn_instr *dma) {
+    /* In published timelines of Trainium2 the loads of a kernel are on one queue, and its stores on
+     * another: bench/accuracy/nki_kernels.csv. */
+    int n = nki_chip(s)->dma.uses_dge ? 1 : RINGS[dma->engine].n;
+    dma->keeps_engine = nki_chip(s)->dma.uses_dge;
+    dma->queue = (uint8_t)(RINGS[dma->engine].first + (n > 1 ? s->next_ring++ % n : 0));
+}
+
 /* An instruction with the views of its operands. */
 typedef struct issue {
     nki_session *s;
@@ -374,6 +382,8 @@ static vtrn_status operands(issue *x, const nki_call *call) {
 vtrn_status vtrn_nki_issue(nki_session *s, const nki_call *call) {
     issue x = {.s = s, .instr = call->instr, .is_implied = call->is_implied};
     x.instr.source = call->source;
+    if (isa_is_dma(x.instr.opcode)) /* gathers, scatters and transposes */
+        nki_choose_ring(s, &x.instr);
     VTRN_RETURN_IF_ERROR(operands(&x, call));
     VTRN_RETURN_IF_ERROR(load_table(s, call));
     return run(&x);
@@ -427,11 +437,7 @@ vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call) {
                           (unsigned long long)nki_view_elements(dst), from,
                           (unsigned long long)nki_view_elements(src));
     }
-    /* In published timelines of Trainium2 the loads of a kernel are on one queue, and its stores on
-     * another: bench/accuracy/nki_kernels.csv. */
-    int engine = x.instr.engine, n = nki_chip(s)->dma.uses_dge ? 1 : RINGS[engine].n;
-    x.instr.keeps_engine = nki_chip(s)->dma.uses_dge;
-    x.instr.queue = (uint8_t)(RINGS[engine].first + (n > 1 ? s->next_ring++ % n : 0));
+    nki_choose_ring(s, &x.instr);
     VTRN_RETURN_IF_ERROR(nki_dma_operands(dst, src, &x.instr.ap[0], &x.instr.ap[1]));
     /* A step of 0 in what is written names elements twice, which the rules refuse. */
     if (x.instr.ap[0].partition_step &&

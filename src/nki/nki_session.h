@@ -125,6 +125,10 @@ static inline int64_t nki_element_bytes(const nki_view *view) {
 /* nki_session.c: what is written has memory of its own, and not the caller's. */
 vtrn_status nki_own(nki_session *s, nki_record *r);
 
+/* nki_issue.c: gives a transfer a ring that its engine alone feeds: two that feed one would each
+ * count the other's transfers as their own. */
+void nki_choose_ring(nki_session *s, vtrn_instr *dma);
+
 /* nki_session.c: a record of nothing yet. */
 vtrn_status nki_record_add(nki_session *s, nki_record **out);
 

@@ -173,3 +173,86 @@ def test_a_tile_that_is_overwritten_need_not_wait(tmp_path):
     x = np.ones((128, 512), np.float32)
     (inside, inside_ns, _, _), (front, front_ns, _, _) = (profile(tmp_path, make(k), x) for k in (True, False))
     assert (inside == 16).all() and (front == 16).all() and front_ns == inside_ns
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scratch_that_is_read_unwritten_is_filled_behind_copies_that_fall_away(tmp_path):
+    @old_nki.compiler.skip_middle_end_transformations
+    @old_nki.jit
+    def kernel(a):
+        x = old_nl.ndarray((old_nl.par_dim(128), 64), a.dtype, buffer=old_nl.sbuf)
+        y = old_nl.ndarray((old_nl.par_dim(128), 64), a.dtype, buffer=old_nl.sbuf)
+        x[...] = old_nl.load(a)
+        y[...] = old_nl.add(x, 1.0)
+        scratch = old_nl.ndarray((128, 64), a.dtype, buffer=old_nl.hbm)
+        old_nl.store(scratch[:, 0:32], y[:, 0:32])
+        out = old_nl.ndarray((128, 64), a.dtype, buffer=old_nl.shared_hbm)
+        old_nl.store(out, old_nl.load(scratch))
+        return out
+
+    result, _, operations, _ = profile(tmp_path, kernel, np.ones((128, 64), np.float32))
+    assert (result[:, :32] == 2).all() and np.isnan(result[:, 32:]).all() and "tensor_copy" not in operations
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
+@pytest.mark.filterwarnings("ignore")
+def test_integers_that_nothing_wrote_are_4_in_programs(tmp_path, dtype):
+    @old_nki.jit
+    def kernel(a):
+        tile = old_nl.ndarray((old_nl.par_dim(128), 64), getattr(old_nl, dtype), buffer=old_nl.sbuf)
+        tile[:, 0:32] = old_nl.load(a)
+        out = old_nl.ndarray((128, 64), old_nl.float32, buffer=old_nl.shared_hbm)
+        old_nl.store(out, tile)
+        return out
+
+    result, _, _, _ = profile(tmp_path, kernel, np.ones((128, 32), np.dtype(dtype)))
+    assert (result[:, :32] == 1).all() and (result[:, 32:] == 4).all()
+
+
+def test_gathers_have_a_ring_of_their_engine(tmp_path):
+    """A ring that two engines feed ends transfers in another order than their semaphores count them in."""
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((4, 128, 64), nl.float32, buffer=nl.shared_hbm)
+        rows = nl.ndarray((128, 1), nl.int32, buffer=nl.sbuf)
+        nisa.iota(rows, [[1, 1]], offset=0, channel_multiplier=1)
+        for i in range(4):
+            x = nl.ndarray((128, 64), nl.float32, buffer=nl.sbuf)
+            y = nl.ndarray((128, 64), nl.float32, buffer=nl.sbuf)
+            nisa.dma_copy(x, a[i])
+            nisa.dma_copy(y, b.ap([[64, 128], [1, 64]], vector_offset=rows))
+            nisa.dma_copy(x[:, 1:64], a[i, :, 0:63])
+            nisa.tensor_tensor(x, x, y, nl.add)
+            nisa.dma_copy(out[i], x)
+        return out
+
+    a, b = RNG.standard_normal((4, 128, 64)).astype(np.float32), RNG.standard_normal((128, 64)).astype(np.float32)
+    shifted = a.copy()
+    shifted[:, :, 1:] = a[:, :, :63]
+    result, _, _, _ = profile(tmp_path, kernel, a, b)
+    assert np.array_equal(result, shifted + b)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_result_has_where_nothing_wrote_is_not_compared(tmp_path):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((128, 4096), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 64), nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(tile, a)
+        nisa.dma_copy(out[:, 0:64], tile)
+        return out
+
+    @nki.jit
+    def whole(a):
+        out = nl.ndarray((128, 4096), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 4096), nl.float32, buffer=nl.sbuf)
+        nisa.memset(tile, 7.0)
+        nisa.dma_copy(out, tile)
+        return out
+
+    a = RNG.standard_normal((128, 64)).astype(np.float32)
+    for _ in range(4):  # whose memory the next program's result has
+        profile(tmp_path, whole, a)
+        result, _, _, _ = profile(tmp_path, kernel, a)
+        assert np.array_equal(result[:, :64], a) and not result[:, 64:].any()

@@ -129,6 +129,11 @@ def _check_types(what, value):
             raise ValueError(f"{what}: {error}{cast.get(array.dtype.kind, '')}") from None
 
 
+def _whole(value):
+    """The bytes of the tensor in HBM that the view is of."""
+    return value._view((value._row_bytes,), (1,), 0, dtypes.code_of("uint8"))
+
+
 class _Run:
     """One launch of a kernel."""
 
@@ -144,6 +149,7 @@ class _Run:
         self.arguments = []  # (array, tensor, value given)
         self.make = None  # of results: what kind the arguments are
         self.outputs, self.result = [], None
+        self.written = {}  # by number of a result's storage: its bytes, 0 where nothing had written and 0 is now
 
     def _take(self, value):
         array, make = _numpy(value)
@@ -198,12 +204,26 @@ class _Run:
         if n_unwritten:
             warnings.warn(f"{self.function.__name__}: nothing has written {n_unwritten} of the {value.size} elements of "
                           f"a result of shape {value.shape}; they are 0", stacklevel=5)
+            self.written.setdefault(value._storage_id, _whole(value)._written())
             value._zero_unwritten()
             array, _ = value._array()
         if all(value._storage_id != known._storage_id for known in self.outputs):
             self.outputs.append(value)
         array = array.view(dtypes.result_type(value._dtype))
         return self.make(array) if self.make else array
+
+    def _differs(self, value, data):
+        """Whether a program's output has other bytes than the kernel's, where the kernel writes: elsewhere a result has 0, and
+        an output what its memory held before."""
+        whole = _whole(value)
+        found = whole._read()[0]
+        if found == data:
+            return False
+        is_other = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
+        for written in (self.written.get(value._storage_id), whole._written()):
+            if written is not None:
+                is_other &= np.frombuffer(written, np.uint8) != 0
+        return is_other.any()
 
     def _tell_of_fills(self):
         n, first, place = self.session.filled()
@@ -435,8 +455,7 @@ class _Profiled:
         executable = run.session.finish(name, run.outputs)
         outputs, figures = run.session.execute(executable, inputs, str(directory))
         for value, data in zip(run.outputs, outputs):
-            whole = value._view((len(data),), (1,), 0, dtypes.code_of("uint8"))
-            if whole._read()[0] != data:
+            if run._differs(value, data):
                 raise NkiValidationError(f"{name}: the program gives another result than the kernel did when it was "
                                          "written; this is an error of vtrn", 11)
         return Profile(result=run.result, directory=str(directory), **figures)
