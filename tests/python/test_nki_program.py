@@ -1,14 +1,17 @@
 """What a kernel's program is beside its calls: engines that the kernel chose, copies that it does not ask for, tiles that are
 placed part by part."""
 
+import gc
 import json
 import os
+import weakref
 
 import numpy as np
 import pytest
 
 pytest.importorskip("vtrn.nki", exc_type=ImportError)
 import vtrn.nki  # noqa: E402
+from vtrn.nki import kernel as kernels  # noqa: E402
 
 vtrn.nki.install(force=True)
 import neuronxcc.nki as old_nki  # noqa: E402
@@ -237,22 +240,45 @@ def test_gathers_have_a_ring_of_their_engine(tmp_path):
 def test_what_a_result_has_where_nothing_wrote_is_not_compared(tmp_path):
     @nki.jit
     def kernel(a):
-        out = nl.ndarray((128, 4096), nl.float32, buffer=nl.shared_hbm)
-        tile = nl.ndarray((128, 64), nl.float32, buffer=nl.sbuf)
+        out = nl.ndarray((128, 64), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 32), nl.float32, buffer=nl.sbuf)
         nisa.dma_copy(tile, a)
-        nisa.dma_copy(out[:, 0:64], tile)
+        nisa.dma_copy(out[:, 0:32], tile)
         return out
 
     @nki.jit
     def whole(a):
-        out = nl.ndarray((128, 4096), nl.float32, buffer=nl.shared_hbm)
-        tile = nl.ndarray((128, 4096), nl.float32, buffer=nl.sbuf)
+        out = nl.ndarray((128, 64), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 64), nl.float32, buffer=nl.sbuf)
         nisa.memset(tile, 7.0)
         nisa.dma_copy(out, tile)
         return out
 
-    a = RNG.standard_normal((128, 64)).astype(np.float32)
-    for _ in range(4):  # whose memory the next program's result has
-        profile(tmp_path, whole, a)
+    a = RNG.standard_normal((128, 32)).astype(np.float32)
+    for _ in range(4):
+        profile(tmp_path, whole, a)  # whose memory the next program's result has
         result, _, _, _ = profile(tmp_path, kernel, a)
-        assert np.array_equal(result[:, :64], a) and not result[:, 64:].any()
+        assert np.array_equal(result[:, :32], a) and not result[:, 32:].any()
+
+
+def test_a_profile_that_is_over_keeps_no_memory_of_the_chip(tmp_path, monkeypatch):
+    """Each session has address space for the whole instance's HBM: some fourteen of Trainium3 are what a process has."""
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((128, 32), nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, a)
+        return out
+
+    runs, begin = [], kernels._Run.__init__
+
+    def noted(self, *args):
+        runs.append(weakref.ref(self))
+        begin(self, *args)
+
+    monkeypatch.setattr(kernels._Run, "__init__", noted)
+    gc.disable()
+    try:
+        profile(tmp_path, kernel, np.ones((128, 32), np.float32))
+        assert len(runs) == 1 and runs[0]() is None
+    finally:
+        gc.enable()

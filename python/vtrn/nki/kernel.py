@@ -448,7 +448,10 @@ class _Profiled:
 
         run._take = copied
         run.is_timed = self.has_cores and run.grid == (cores.N_CORES,)
-        run.run(args, kwargs)
+        try:
+            run.run(args, kwargs)
+        finally:  # no cycle keeps the session, and its memory, until Python looks for cycles
+            del run._take
         if run.is_timed:
             return Profile(result=run.result, directory="", **run.session.time_cores(name, run.outputs))
         directory = pathlib.Path(self.directory or pathlib.Path("out") / "nki" / name)
