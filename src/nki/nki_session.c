@@ -166,6 +166,9 @@ vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
     bool had_values = device->rt->has_values, was_checking = device->is_checking;
     if (s->has_no_values) /* what the checks look at is not there */
         device->rt->has_values = device->is_checking = false;
+    engine_registers *regs = device->rt->cores[0].engine.regs;
+    if (regs) /* generators are as the kernel found them, not as another program left them */
+        engine_kept_init(&regs->kept);
     vtrn_status status = vtrn_execute(executable, 0, inputs, n_inputs, NULL, outputs, n_outputs);
     device->rt->has_values = had_values;
     device->is_checking = was_checking;

@@ -282,3 +282,16 @@ def test_a_profile_that_is_over_keeps_no_memory_of_the_chip(tmp_path, monkeypatc
         assert len(runs) == 1 and runs[0]() is None
     finally:
         gc.enable()
+
+
+def test_programs_begin_with_the_generators_of_their_kernel(tmp_path):
+    @nki.jit
+    def kernel():
+        out = nl.ndarray((128, 32), nl.uint32, buffer=nl.shared_hbm)
+        tile = nl.ndarray((128, 32), nl.uint32, buffer=nl.sbuf)
+        nisa.rng(tile)
+        nisa.dma_copy(out, tile)
+        return out
+
+    first, second = (profile(tmp_path, kernel)[0] for _ in range(2))
+    assert np.array_equal(first, second)
