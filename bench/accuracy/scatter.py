@@ -20,6 +20,7 @@ MARKS = {
     "collective": ("#7a5195", "square"),
     "compiled": ("#8a6d00", "plus"),
     "model": ("#d55e00", "cross"),
+    "nki": ("#117733", "diamond"),
 }
 UNIT_NS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
 STYLE = """text { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #222 }
