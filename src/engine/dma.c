@@ -4,6 +4,7 @@
 #include "engine/move.h"
 #include "engine/plan_parts.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -214,6 +215,25 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
     return NULL;
 }
 
+/* Within a memory on chip, to a place across the source: each row is read before it is written. */
+static vtrn_status copy_across(engine_core *core, const chunked_copy *copy,
+                               const uint64_t *slot_base, share s) {
+    int64_t lo, hi;
+    isa_ap_extent(copy->src_ap, &lo, &hi);
+    uint8_t *row = malloc((size_t)(hi - lo));
+    if (!row)
+        return VTRN_OUT_OF_MEMORY((size_t)(hi - lo));
+    int64_t before = copy->src_ap->addr - lo;
+    while (share_next(&s))
+        for (int r = s.first; r < s.end; r++) {
+            memcpy(row, engine_row(core, copy->src_ap, slot_base, r) - before, (size_t)(hi - lo));
+            move_row_chunks(copy, row + before, engine_row(core, copy->dst_ap, slot_base, r), 0,
+                            isa_ap_free_size(copy->dst_ap));
+        }
+    free(row);
+    return NULL;
+}
+
 vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
                                const uint64_t *slot_base, int thread_i) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
@@ -227,6 +247,8 @@ vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
     move row_move;
     bool is_plain = is_straight(src, dst, mode, &row_move);
     share s = share_of(core, instr, thread_i);
+    if (dst->space != VTRN_SPACE_HBM && engine_crossed(instr) & 2)
+        return copy_across(core, &copy, slot_base, s);
     while (share_next(&s)) {
         if (is_plain) {
             move m = row_move;

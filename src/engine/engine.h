@@ -170,6 +170,11 @@ bool engine_ap_is_dense(const vtrn_ap *ap);
 /* Rows of operand ap_i and of dst are the same memory row by row, or never the same. */
 bool engine_are_rows_apart(const vtrn_instr *instr, int ap_i);
 
+/* Which operands ap[0] goes across, bit i for operand i: their later elements would be overwritten
+ * before they are read, unless they are copied first. Operands in ap[0]'s very place are none of
+ * them. */
+unsigned engine_crossed(const vtrn_instr *instr);
+
 /* Copies ap's free dimensions with unit dimensions dropped and mergeable neighbours merged; at
  * least one dimension comes out. Returns the number. */
 int engine_ap_merge(const vtrn_ap *ap, vtrn_dim out[VTRN_MAX_FREE_DIMS]);

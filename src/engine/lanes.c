@@ -5,6 +5,7 @@
 #include "engine/lanes_rows.h"
 #include "engine/move_short.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 void operand_bind_row(operand *o, const vtrn_ap *ap, uint8_t *row) {
@@ -515,6 +516,53 @@ static void run_joined_rows(lanes *l, const lanes_spec *spec, unsigned streams,
             l->op[i] = apart[i];
 }
 
+/* Rows of which the result goes across operands: these are copied before each row, so that the
+ * instruction reads all of a row before it writes. */
+static vtrn_status run_crossed_rows(lanes *l, const lanes_spec *spec, unsigned crossed,
+                                    engine_rows *rows) {
+    uint64_t n = isa_ap_free_size(&l->instr->ap[0]);
+    struct {
+        uint8_t *copy, *row_0;
+        int64_t stride, before; /* bytes that lie before the first element */
+        size_t size;
+    } of[VTRN_MAX_AP] = {0};
+    size_t n_bytes = 0;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        int64_t lo, hi;
+        if (!(crossed >> i & 1))
+            continue;
+        isa_ap_extent(&l->instr->ap[i], &lo, &hi);
+        of[i].before = l->instr->ap[i].addr - lo;
+        of[i].size = (size_t)(hi - lo);
+        n_bytes += of[i].size + sizeof(float);
+    }
+    uint8_t *copies = malloc(n_bytes), *next = copies;
+    if (!copies)
+        return VTRN_OUT_OF_MEMORY(n_bytes);
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!(crossed >> i & 1))
+            continue;
+        of[i].copy = next;
+        next += (of[i].size + sizeof(float) - 1) / sizeof(float) * sizeof(float);
+        of[i].row_0 = l->op[i].row_0 - of[i].before;
+        of[i].stride = l->op[i].row_stride;
+        l->op[i].row_0 = of[i].copy + of[i].before;
+        l->op[i].row_stride = 0;
+    }
+    while (engine_rows_next(rows))
+        for (l->row = rows->first; l->row < rows->end; l->row++) {
+            l->partition = l->instr->ap[0].partition + l->row;
+            for (int i = 0; i < VTRN_MAX_AP; i++)
+                if (of[i].copy)
+                    memcpy(of[i].copy, of[i].row_0 + l->row * of[i].stride, of[i].size);
+            if (spec->scalars)
+                load_scalars(l, spec, l->row);
+            run_row_in_chunks(l, spec, n);
+        }
+    free(copies);
+    return NULL;
+}
+
 vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                       int thread_i, const lanes_spec *spec, void *extra) {
     VTRN_RETURN_IF_ERROR(check_shapes(instr, spec));
@@ -527,6 +575,9 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     bind_all(&l, spec, slot_base);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
     engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
+    unsigned crossed = engine_crossed(instr) & spec->streams;
+    if (crossed)
+        return run_crossed_rows(&l, spec, crossed, &rows);
     if (lanes_rows_fit(&l, spec)) {
         while (engine_rows_next(&rows))
             lanes_run_rows(&l, spec, rows.first, rows.end);

@@ -673,32 +673,10 @@ static bool may_go_by_rows(const vtrn_instr *instr, uint64_t n, int n_rows) {
            (n_rows == 1 || n >= SMALL_LEAST_ELEMENTS || has_scalars);
 }
 
-static bool is_same_place(const vtrn_ap *a, const vtrn_ap *b) {
-    bool is_same = a->addr == b->addr && a->partition == b->partition && a->n_dims == b->n_dims &&
-                   dtype_size((vtrn_dtype)a->dtype) == dtype_size((vtrn_dtype)b->dtype);
-    for (int k = 0; k < a->n_dims && is_same; k++)
-        is_same = a->dim[k].num == b->dim[k].num && a->dim[k].step == b->dim[k].step;
-    return is_same;
-}
-
-/* Whether the result goes across an operand, whose later elements would be overwritten before they
- * are read. Copies are made by way of a buffer. */
+/* Copies are made by way of a buffer. */
 static bool is_overwritten(const vtrn_instr *instr) {
-    const vtrn_ap *to = &instr->ap[0];
-    int64_t lo, hi, to_lo, to_hi;
-    if (instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_DMA_COPY)
-        return false;
-    isa_ap_extent(to, &to_lo, &to_hi);
-    for (int i = 1; i < VTRN_MAX_AP; i++) {
-        const vtrn_ap *ap = &instr->ap[i];
-        if (ap->space != to->space || is_same_place(ap, to))
-            continue;
-        isa_ap_extent(ap, &lo, &hi);
-        if (lo < to_hi && to_lo < hi && ap->partition < to->partition + to->n_partitions &&
-            to->partition < ap->partition + ap->n_partitions)
-            return true;
-    }
-    return false;
+    bool is_copy = instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_DMA_COPY;
+    return !is_copy && engine_crossed(instr) != 0;
 }
 
 bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out) {

@@ -295,3 +295,53 @@ def test_programs_begin_with_the_generators_of_their_kernel(tmp_path):
 
     first, second = (profile(tmp_path, kernel)[0] for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def _crossing(name, dst, src, other):
+    if name == "tensor_tensor":
+        nisa.tensor_tensor(dst, src, other, nl.add)
+    elif name == "second":
+        nisa.tensor_tensor(dst, other, src, nl.subtract)
+    elif name == "tensor_scalar":
+        nisa.tensor_scalar(dst, src, nl.multiply, 3, op1=nl.add, operand1=1)
+    elif name == "activation":
+        nisa.activation(dst, nl.copy, src, scale=2.0)
+    elif name == "tensor_copy":
+        nisa.tensor_copy(dst, src)
+    elif name == "gpsimd":
+        nisa.tensor_tensor(dst, src, other, nl.add, engine=nisa.engine.gpsimd)
+    elif name == "scan":
+        nisa.tensor_tensor_scan(dst, src, other, 0.0, nl.multiply, nl.add)
+    elif name == "dma":
+        nisa.dma_copy(dst, src)
+    else:
+        nisa.scalar_tensor_tensor(dst, src, nl.multiply, 2, nl.add, other)
+
+
+@pytest.mark.parametrize("shift", [1, -1, 7])
+@pytest.mark.parametrize("dtype", [np.float32, nl.bfloat16, np.int32])
+@pytest.mark.parametrize("name", ["tensor_tensor", "second", "tensor_scalar", "activation", "tensor_copy", "gpsimd", "scan", "dma", "both"])
+def test_a_result_that_goes_across_an_operand_is_that_of_operands_read_first(tmp_path, name, dtype, shift):
+    def make(n, is_apart):
+        @nki.jit
+        def kernel(a, b):
+            out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+            x, y, old = (nl.ndarray(a.shape, a.dtype, buffer=nl.sbuf) for _ in range(3))
+            nisa.dma_copy(x, a)
+            nisa.dma_copy(y, b)
+            nisa.dma_copy(old, a)
+            low, high = slice(0, n - abs(shift)), slice(abs(shift), n)
+            to, by = (high, low) if shift > 0 else (low, high)
+            _crossing(name, x[:, to], (old if is_apart else x)[:, by], y[:, to])
+            nisa.dma_copy(out, x)
+            return out
+        return kernel
+
+    for n in (16, 512, 2048):
+        a, b = (RNG.integers(-9, 9, (128, n)).astype(np.int32 if dtype is np.int32 else np.float32) for _ in range(2))
+        if dtype is nl.bfloat16:
+            import ml_dtypes
+            a, b = a.astype(ml_dtypes.bfloat16), b.astype(ml_dtypes.bfloat16)
+        apart, across = make(n, True)(a, b), make(n, False)(a, b)
+        assert np.array_equal(np.asarray(apart), np.asarray(across), equal_nan=dtype is not np.int32), n
+        profile(tmp_path, make(n, False), a, b)  # the program gives the same, or this is an error
