@@ -92,7 +92,7 @@ static inline void store_8_uint8(const float *src, uint8_t *dst) {
 }
 
 static void store_uint8(const float *src, void *dst, size_t n) {
-    uint8_t *d = dst, last[8];
+    uint8_t *d = dst, last[8] = {0};
     float rest[8] = {0};
     size_t i = 0;
     for (; i + 8 <= n; i += 8)

@@ -220,7 +220,7 @@ static vtrn_status copy_across(engine_core *core, const chunked_copy *copy,
                                const uint64_t *slot_base, share s) {
     int64_t lo, hi;
     isa_ap_extent(copy->src_ap, &lo, &hi);
-    uint8_t *row = malloc((size_t)(hi - lo));
+    uint8_t *row = malloc((size_t)(hi - lo) + 1);
     if (!row)
         return VTRN_OUT_OF_MEMORY((size_t)(hi - lo));
     int64_t before = copy->src_ap->addr - lo;

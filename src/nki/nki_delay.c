@@ -109,10 +109,10 @@ static vtrn_status reorder(const delaying *d) {
         if (d->anchor[k] == k)
             list[at++] = s->list[k];
     }
-    VTRN_CHECK(at == n, "each instruction has one place in the list");
-    for (uint32_t k = 0; k < n; k++)
+    for (uint32_t k = 0; k < at; k++)
         s->list[k] = list[k];
     free(list), free(first), free(next);
+    VTRN_CHECK(at == n, "each instruction has one place in the list");
     return NULL;
 }
 

@@ -182,7 +182,8 @@ static uint32_t group_residents(const placing *p, const nki_finish_options *o, c
         const nki_record *r = live->tiles[i];
         const char *place = place_of(o, p->s, r);
         uint32_t k = 0;
-        while (k < n && (out[k].row_bytes != r->storage.row_bytes || strcmp(out[k].place, place)))
+        while (k < n &&
+               (out[k].row_bytes != r->storage.row_bytes || strcmp(out[k].place, place) != 0))
             k++;
         if (k == MAX_RESIDENTS)
             continue;
