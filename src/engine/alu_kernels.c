@@ -71,6 +71,22 @@ static inline void next_row(alu_rows *r) {
     r->dst += r->dst_step;
 }
 
+/* A function for blocks of rows: element i of row k from x and y, or `row` for each row. */
+#define ROWS(name, x_of, y_of, expr, row)                                                          \
+    static void name(alu_rows r) {                                                                 \
+        if (r.n < FEW && r.n_rows > 1) {                                                           \
+            for (size_t i = 0; i < r.n; i++)                                                       \
+                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
+                    float x = (x_of), y = (y_of);                                                  \
+                    (void)x, (void)y;                                                              \
+                    r.dst[k * r.dst_step + i] = (expr);                                            \
+                }                                                                                  \
+            return;                                                                                \
+        }                                                                                          \
+        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
+            row;                                                                                   \
+    }
+
 #define FLOAT_KERNELS(E, expr)                                                                     \
     static ONE_BODY void tt_##E(const float *a, const float *b, float *dst, size_t n) {            \
         INDEPENDENT_LOOP for (size_t i = 0; i < n; i++) {                                          \
@@ -93,45 +109,11 @@ static inline void next_row(alu_rows *r) {
             dst[i] = (expr);                                                                       \
         }                                                                                          \
     }                                                                                              \
-    static void tt_rows_##E(alu_rows r) {                                                          \
-        if (r.n < FEW && r.n_rows > 1) {                                                           \
-            for (size_t i = 0; i < r.n; i++)                                                       \
-                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
-                    float x = r.x[k * r.x_step + i], y = r.y[k * r.y_step + i];                    \
-                    (void)x, (void)y;                                                              \
-                    r.dst[k * r.dst_step + i] = (expr);                                            \
-                }                                                                                  \
-            return;                                                                                \
-        }                                                                                          \
-        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
-            tt_##E(r.x, r.y, r.dst, r.n);                                                          \
-    }                                                                                              \
-    static void ts_rows_##E(alu_rows r) {                                                          \
-        if (r.n < FEW && r.n_rows > 1) {                                                           \
-            for (size_t i = 0; i < r.n; i++)                                                       \
-                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
-                    float x = r.x[k * r.x_step + i], y = r.y[k * r.y_step];                        \
-                    (void)x, (void)y;                                                              \
-                    r.dst[k * r.dst_step + i] = (expr);                                            \
-                }                                                                                  \
-            return;                                                                                \
-        }                                                                                          \
-        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
-            ts_##E(r.x, *r.y, r.dst, r.n);                                                         \
-    }                                                                                              \
-    static void st_rows_##E(alu_rows r) {                                                          \
-        if (r.n < FEW && r.n_rows > 1) {                                                           \
-            for (size_t i = 0; i < r.n; i++)                                                       \
-                INDEPENDENT_LOOP for (size_t k = 0; k < r.n_rows; k++) {                           \
-                    float y = r.x[k * r.x_step + i], x = r.y[k * r.y_step];                        \
-                    (void)x, (void)y;                                                              \
-                    r.dst[k * r.dst_step + i] = (expr);                                            \
-                }                                                                                  \
-            return;                                                                                \
-        }                                                                                          \
-        for (; r.n_rows; r.n_rows--, next_row(&r))                                                 \
-            st_##E(r.x, *r.y, r.dst, r.n);                                                         \
-    }
+    ROWS(tt_rows_##E, r.x[k * r.x_step + i], r.y[k * r.y_step + i], expr,                          \
+         tt_##E(r.x, r.y, r.dst, r.n))                                                             \
+    ROWS(ts_rows_##E, r.x[k * r.x_step + i], r.y[k * r.y_step], expr,                              \
+         ts_##E(r.x, *r.y, r.dst, r.n))                                                            \
+    ROWS(st_rows_##E, r.y[k * r.y_step], r.x[k * r.x_step + i], expr, st_##E(r.x, *r.y, r.dst, r.n))
 FLOAT_OPS(FLOAT_KERNELS)
 
 static void int32_rows(const uint8_t *src, size_t row_bytes, size_t n_rows, size_t n, float *dst) {

@@ -53,14 +53,6 @@ bool engine_are_rows_apart(const vtrn_instr *instr, int ap_i) {
            d->partition + d->n_partitions <= a->partition;
 }
 
-static bool is_same_place(const vtrn_ap *a, const vtrn_ap *b) {
-    bool is_same = a->addr == b->addr && a->partition == b->partition && a->n_dims == b->n_dims &&
-                   dtype_size((vtrn_dtype)a->dtype) == dtype_size((vtrn_dtype)b->dtype);
-    for (int k = 0; k < a->n_dims && is_same; k++)
-        is_same = a->dim[k].num == b->dim[k].num && a->dim[k].step == b->dim[k].step;
-    return is_same;
-}
-
 unsigned engine_crossed(const vtrn_instr *instr) {
     const vtrn_ap *to = &instr->ap[0];
     int64_t lo, hi, to_lo, to_hi;
@@ -68,7 +60,7 @@ unsigned engine_crossed(const vtrn_instr *instr) {
     isa_ap_extent(to, &to_lo, &to_hi);
     for (int i = 1; i < VTRN_MAX_AP; i++) {
         const vtrn_ap *ap = &instr->ap[i];
-        if (ap->space != to->space || is_same_place(ap, to))
+        if (ap->space != to->space || isa_ap_is_same(ap, to))
             continue;
         isa_ap_extent(ap, &lo, &hi);
         if (lo < to_hi && to_lo < hi && ap->partition < to->partition + to->n_partitions &&

@@ -30,7 +30,7 @@ static bool is_packed(const small_op *op, int i) {
     return op->packed >> i & 1;
 }
 
-/* Operand i as it is: where it lies, or gathered in buf. */
+/* Operand i in its own type: its address, or buf once its elements are gathered there. */
 static const void *take(const small_op *op, const small_context *c, int row, int i, void *buf) {
     const uint8_t *at = address(op, c, row, i);
     if (!is_packed(op, i))
@@ -67,12 +67,12 @@ static uint32_t scalar_bits(const small_op *op, const small_context *c, int row,
     return x;
 }
 
-/* Where results are made: where dst lies, or buf. */
+/* Where a kernel writes its results: dst's own memory, or buf if dst is packed. */
 static void *space_for(const small_op *op, const small_context *c, int row, void *buf) {
     return is_packed(op, 0) ? buf : address(op, c, row, 0);
 }
 
-/* Brings results from where space_for() said. */
+/* Scatters the results in x, which space_for() gave, if dst is packed. */
 static void leave(const small_op *op, const small_context *c, int row, const void *x) {
     if (is_packed(op, 0))
         pack_scatter(&op->pack[0], address(op, c, row, 0), x);

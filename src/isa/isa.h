@@ -210,6 +210,18 @@ static inline void isa_ap_rows_extent(const vtrn_ap *ap, int64_t n_rows, int64_t
     *hi = ap->addr + (high + 1) * size;
 }
 
+/* Whether both name the same bytes of the same partitions in the same order. */
+static inline bool isa_ap_is_same(const vtrn_ap *a, const vtrn_ap *b) {
+    bool is_same = a->space == b->space && a->addr == b->addr && a->partition == b->partition &&
+                   a->n_partitions == b->n_partitions && a->partition_step == b->partition_step &&
+                   a->n_dims == b->n_dims &&
+                   dtype_size((vtrn_dtype)a->dtype) == dtype_size((vtrn_dtype)b->dtype);
+    for (int i = 0; i < a->n_dims && is_same; i++)
+        is_same = a->dim[i].num == b->dim[i].num &&
+                  (a->dim[i].num == 1 || a->dim[i].step == b->dim[i].step);
+    return is_same;
+}
+
 static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
     isa_ap_rows_extent(ap, ap->n_partitions, lo, hi);
 }

@@ -19,27 +19,11 @@ typedef struct naming {
     uint32_t first;
 } naming;
 
-static bool is_same_place(const vtrn_ap *a, const vtrn_ap *b) {
-    bool is_same = a->addr == b->addr && a->partition == b->partition &&
-                   a->n_partitions == b->n_partitions && a->partition_step == b->partition_step &&
-                   a->dtype == b->dtype && a->n_dims == b->n_dims;
-    for (int i = 0; i < a->n_dims && is_same; i++)
-        is_same = a->dim[i].num == b->dim[i].num &&
-                  (a->dim[i].step == b->dim[i].step || a->dim[i].num == 1);
-    return is_same;
-}
-
 static bool meet(const vtrn_ap *a, const vtrn_ap *b) {
     int64_t a_lo, a_hi, b_lo, b_hi;
     isa_ap_extent(a, &a_lo, &a_hi);
     isa_ap_extent(b, &b_lo, &b_hi);
     return a_lo < b_hi && b_lo < a_hi;
-}
-
-static bool is_elementwise(const vtrn_instr *instr) {
-    return instr->opcode == VTRN_OP_TENSOR_TENSOR || instr->opcode == VTRN_OP_TENSOR_SCALAR ||
-           instr->opcode == VTRN_OP_TENSOR_COPY ||
-           (instr->opcode == VTRN_OP_ACTIVATE && !instr->flags);
 }
 
 /* Whether the instruction names bytes of the place. The maker may read them where it writes each
@@ -49,8 +33,8 @@ static bool disturbs(const nki_issued *issued, const nki_record *to, const vtrn_
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (issued->operand[i] == to &&
             (access_is_table(&issued->instr, i) || meet(&issued->instr.ap[i], place)) &&
-            !(is_maker && is_elementwise(&issued->instr) && i < 3 &&
-              is_same_place(&issued->instr.ap[i], place)))
+            !(is_maker && nki_is_elementwise(&issued->instr) && i < 3 &&
+              isa_ap_is_same(&issued->instr.ap[i], place)))
             return true;
     return false;
 }
@@ -65,8 +49,9 @@ static int made_by(const nki_issued *maker, const nki_record *tile, const vtrn_a
                 return -1;
             found = i;
         }
-    bool is_whole =
-        found >= 0 && !access_keeps(&maker->instr) && is_same_place(&maker->instr.ap[found], read);
+    bool is_whole = found >= 0 && !access_keeps(&maker->instr) &&
+                    isa_ap_is_same(&maker->instr.ap[found], read) &&
+                    maker->instr.ap[found].dtype == read->dtype;
     return is_whole ? found : -1;
 }
 

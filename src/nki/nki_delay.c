@@ -51,8 +51,8 @@ static void choose(delaying *d) {
     }
 }
 
-/* Before what the instruction must be: what names its tile next, writes what it reads, or lies
- * behind the next place where a core waits. */
+/* The first instruction that the one at k has to precede: it names k's tile or writes what k reads,
+ * or a core waits right before it. */
 static uint32_t limit_of(const delaying *d, uint32_t k, uint32_t next_meet) {
     const nki_issued *issued = &d->s->list[k];
     uint32_t limit = next_meet;

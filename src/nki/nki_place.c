@@ -71,18 +71,6 @@ static int only_operand(const nki_issued *issued, const nki_record *r) {
     return found;
 }
 
-static bool is_elementwise(const vtrn_instr *instr) {
-    switch (instr->opcode) {
-    case VTRN_OP_TENSOR_TENSOR:
-    case VTRN_OP_TENSOR_SCALAR:
-    case VTRN_OP_TENSOR_COPY:
-    case VTRN_OP_ACTIVATE:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* Whether the instruction that reads `old` for the last time is the first to write `made`, element
  * by element from the same places if `made` is by *addr bytes and *partition partitions behind
  * `old`. */
@@ -92,7 +80,7 @@ static bool takes_over(const placing *p, const nki_record *old, const nki_record
         return false;
     const nki_issued *issued = &p->s->list[made->first];
     int from = only_operand(issued, old), to = only_operand(issued, made);
-    if (from < 0 || to < 0 || !is_elementwise(&issued->instr) ||
+    if (from < 0 || to < 0 || !nki_is_elementwise(&issued->instr) ||
         access_is_written(&issued->instr, from) || !access_is_written(&issued->instr, to) ||
         access_is_read(&issued->instr, to))
         return false;

@@ -134,6 +134,12 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
 
 enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
 
+/* Whether element i of the result depends on element i of each operand alone. */
+static inline bool nki_is_elementwise(const vtrn_instr *instr) {
+    return instr->opcode == VTRN_OP_TENSOR_TENSOR || instr->opcode == VTRN_OP_TENSOR_SCALAR ||
+           instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_ACTIVATE;
+}
+
 /* nki_session.c: takes instructions out of the list. first and last of records are as they were. */
 void nki_list_drop(nki_session *s, const bool *is_dropped);
 

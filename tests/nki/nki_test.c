@@ -165,16 +165,21 @@ static void test_tiles_that_python_still_holds_cost_no_capacity(void **state) {
     vtrn_nki_destroy(s);
 }
 
+static nki_view filled_tile(nki_session *s, int columns) {
+    nki_view tile = make(s, VTRN_SPACE_SBUF, NKI_LOCAL, columns, NULL);
+    nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
+                     .view = {&tile}};
+    must(vtrn_nki_issue(s, &call));
+    return tile;
+}
+
 /* Six tiles are filled, then used, in between which the cores may meet. */
 static nki_session *filled_tiles(bool meets) {
     enum { N = 6, WIDE = 12000 };
     nki_session *s = begin();
     nki_view tiles[N];
     for (int i = 0; i < N; i++) {
-        tiles[i] = make(s, VTRN_SPACE_SBUF, NKI_LOCAL, WIDE, NULL);
-        nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
-                         .view = {&tiles[i]}};
-        must(vtrn_nki_issue(s, &call));
+        tiles[i] = filled_tile(s, WIDE);
     }
     if (meets)
         must(vtrn_nki_meet(s, -1));
@@ -212,10 +217,7 @@ static void test_capacity_counts_tiles_that_are_used_together(void **state) {
         nki_session *s = begin();
         nki_view tiles[N];
         for (int i = 0; i < N; i++) {
-            tiles[i] = make(s, VTRN_SPACE_SBUF, NKI_LOCAL, WIDE, NULL);
-            nki_call call = {.instr = {.opcode = VTRN_OP_MEMSET, .engine = VTRN_ENGINE_VECTOR},
-                             .view = {&tiles[i]}};
-            must(vtrn_nki_issue(s, &call));
+            tiles[i] = filled_tile(s, WIDE);
             must(
                 add(s, &tiles[i], &tiles[i], &tiles[i])); /* a value, which no later memset gives */
         }

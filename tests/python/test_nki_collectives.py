@@ -223,20 +223,21 @@ def test_one_prepare_waits_for_its_trigger():
         kernel(x, meta, "again")
 
 
-def test_each_rank_may_have_two_cores():
-    @nki.jit
-    def kernel(x):
-        me = nl.program_id(0)
-        src, dst = nl.load(x[me]), nl.ndarray((4, 12), x.dtype)
-        ncc.all_gather([src], [dst], ALL, 1)
-        other = nl.ndarray((4, 12), x.dtype)
-        nisa.sendrecv(src=dst, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
-        out = nl.ndarray((2, 4, 12), x.dtype, buffer=nl.shared_hbm)
-        nisa.dma_copy(dst=out[me], src=other)
-        return out
+@nki.jit
+def gathered_by_two_cores(x):
+    me = nl.program_id(0)
+    src, dst = nl.load(x[me]), nl.ndarray((4, 12), x.dtype)
+    ncc.all_gather([src], [dst], ALL, 1)
+    other = nl.ndarray((4, 12), x.dtype)
+    nisa.sendrecv(src=dst, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+    out = nl.ndarray((2, 4, 12), x.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=out[me], src=other)
+    return out
 
+
+def test_each_rank_may_have_two_cores():
     x = inputs(4, (2, 4, 3))
-    for got in vtrn.nki.run_ranks(kernel[2], x):
+    for got in vtrn.nki.run_ranks(gathered_by_two_cores[2], x):
         np.testing.assert_array_equal(got, np.stack([np.concatenate([y[1 - c] for y in x], 1) for c in range(2)]))
 
 
@@ -432,19 +433,8 @@ def test_ranks_of_two_cores_have_their_time():
 
 
 def test_each_core_of_a_rank_exchanges_with_its_like():
-    @nki.jit
-    def kernel(x):
-        me = nl.program_id(0)
-        src, dst = nl.load(x[me]), nl.ndarray((4, 12), x.dtype)
-        ncc.all_gather([src], [dst], ALL, 1)
-        other = nl.ndarray((4, 12), x.dtype)
-        nisa.sendrecv(src=dst, dst=other, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
-        out = nl.ndarray((2, 4, 12), x.dtype, buffer=nl.shared_hbm)
-        nisa.dma_copy(dst=out[me], src=other)
-        return out
-
     x = inputs(4, (2, 4, 3))
-    done = vtrn.nki.profile_ranks(kernel[2], x, instance="trn2.48xlarge")
+    done = vtrn.nki.profile_ranks(gathered_by_two_cores[2], x, instance="trn2.48xlarge")
     for got in done.results:
         np.testing.assert_array_equal(got, np.stack([np.concatenate([y[1 - c] for y in x], 1) for c in range(2)]))
     assert [e.group for e in done.exchanges] == [(0, 1, 2, 3)] * 2 and len({p.latency_ns for p in done.ranks}) == 1

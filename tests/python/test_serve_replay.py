@@ -129,7 +129,7 @@ def test_a_step_of_smollm2_is_near_what_its_weights_take(batch, most_ms):
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_step_over_blocks_takes_little_longer(batch):
-    """1.22 and 1.19 of the contiguous cache's when a block was gathered into one partition, behind the token's own row."""
+    """1.08 or 1.10 of the contiguous cache's, by how the list scheduler orders the same work; 1.22 and 1.19 of the contiguous cache's when a block was gathered into one partition, behind the token's own row."""
     kinds = DecoderShapes(replay.MODELS["smollm2"], Buckets((32,), (1, 8), (128,))), PagedShapes(replay.MODELS["smollm2"], Buckets((32,), (1, 8), (128,), 0, 16))
     contiguous, paged = (time_artifact(k.decode(batch, 128, True).make_artifact(), "inf2") for k in kinds)
     assert paged["step_ns"] < 1.11 * contiguous["step_ns"] and paged["reference_ops"] == 0
