@@ -196,6 +196,19 @@ def _transposes(a):
     return out
 
 
+@pytest.mark.parametrize("chip", ["trn1", "trn2"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.int32])
+@pytest.mark.parametrize("shape", [(128, 64), (129, 127), (1030, 3), (1, 1)])
+def test_transposed_loads(monkeypatch, chip, dtype, shape):
+    """Tensor turns blocks of rows where no DMA engine does; a NaN, an infinity and integers keep their bits."""
+    monkeypatch.setenv("VTRN_CHIP", chip)
+    a = (rng.standard_normal(shape) * 100).astype(dtype)
+    if dtype is np.float32:
+        a.flat[0], a.flat[-1] = np.nan, np.inf
+    got = vtrn.nki.jit(_transposes)(a)
+    np.testing.assert_array_equal(got.view(np.uint8), np.ascontiguousarray(a.T).view(np.uint8))
+
+
 def test_tensor_copy_predicated():
     a, b, mask = numbers((64, 50)), numbers((64, 50)), rng.integers(0, 2, (64, 50)).astype(np.uint8)
 

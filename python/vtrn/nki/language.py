@@ -380,9 +380,30 @@ def store(dst, value):
 
 def load_transpose2d(src, dtype=None):
     rows, columns = src.shape
+    dtype = src.dtype if dtype is None else dtype
+    if tensor.session().chip()["gen"] < 3 and dtypes.IS_FLOAT[src._dtype]:
+        return _load_turned_by_tensor(src, dtype)
     out = ndarray((columns, rows), src.dtype)
     isa.dma_transpose(out, src)
-    return out if dtype is None or out.dtype == dtype else copy(out, dtype)
+    return out if out.dtype == dtype else copy(out, dtype)
+
+
+def _load_turned_by_tensor(src, dtype):
+    """Before NeuronCore-v3 no DMA engine transposes. Tensor turns blocks of 128 rows, and as many as a bank of PSUM holds leave
+    it by one copy. Element by element over DMA, the attention of bench/accuracy/nki_kernels.csv (ACOMP-026 to 032) would take
+    0.5 ms longer than it was measured."""
+    rows, columns = src.shape
+    out = ndarray((columns, rows), dtype)
+    width = dtypes.numpy_of(src._dtype).itemsize
+    bank = tile_size.psum_fmax * 4 // width // tile_size.pmax * tile_size.pmax  # columns of whole blocks
+    for first in range(0, rows, bank):
+        n = builtins.min(bank, rows - first)
+        turned = ndarray((columns, n), src.dtype, buffer=psum)
+        for at in range(0, n, tile_size.pmax):
+            block = load(src[first + at:first + builtins.min(at + tile_size.pmax, n), :])
+            isa.nc_transpose(turned[:, at:at + block.shape[0]], block)
+        isa.tensor_copy(out[:, first:first + n], turned)
+    return out
 
 
 def broadcast_to(x, shape, dtype=None):
