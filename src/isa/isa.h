@@ -226,6 +226,14 @@ static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
     isa_ap_rows_extent(ap, ap->n_partitions, lo, hi);
 }
 
+/* Whether what they touch of a partition, or of an HBM tensor, lies within each other's ends. */
+static inline bool isa_ap_meet(const vtrn_ap *a, const vtrn_ap *b) {
+    int64_t a_lo, a_hi, b_lo, b_hi;
+    isa_ap_extent(a, &a_lo, &a_hi);
+    isa_ap_extent(b, &b_lo, &b_hi);
+    return a_lo < b_hi && b_lo < a_hi;
+}
+
 /* Asks the host for the cache lines of the instruction that a walk over a list soon comes to; it
  * may lie beyond the list. */
 static inline void isa_ask_ahead(const vtrn_instr *instr) {

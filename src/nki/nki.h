@@ -90,6 +90,11 @@ VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executabl
  * it. */
 VTRN_API void vtrn_nki_reuse_loads(nki_session *s);
 
+/* Here a turn begins of a loop whose turns may run in any order, or the last of them ends. Where
+ * vtrn_nki_reuse_loads() is in force, what is alike in several turns may become one instruction.
+ * loop: a number that no other loop of the kernel has. */
+VTRN_API vtrn_status vtrn_nki_mark_turn(nki_session *s, uint32_t loop);
+
 typedef enum nki_fill { NKI_FILL_NONE, NKI_FILL_NAN, NKI_FILL_ZERO } nki_fill;
 
 /* Elements that nothing has written, when an instruction reads them: an error (NONE), or filled

@@ -3,7 +3,6 @@
  * makes is copied, for which the kernel has no call, and read by nothing else, the instruction
  * writes to where the copy would be. */
 #include "isa/access.h"
-#include "isa/validate.h"
 #include "nki/nki_session.h"
 
 #include <stdlib.h>
@@ -19,20 +18,13 @@ typedef struct naming {
     uint32_t first;
 } naming;
 
-static bool meet(const vtrn_ap *a, const vtrn_ap *b) {
-    int64_t a_lo, a_hi, b_lo, b_hi;
-    isa_ap_extent(a, &a_lo, &a_hi);
-    isa_ap_extent(b, &b_lo, &b_hi);
-    return a_lo < b_hi && b_lo < a_hi;
-}
-
 /* Whether the instruction names bytes of the place. The maker may read them where it writes each
  * after it has read it. */
 static bool disturbs(const nki_issued *issued, const nki_record *to, const vtrn_ap *place,
                      bool is_maker) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (issued->operand[i] == to &&
-            (access_is_table(&issued->instr, i) || meet(&issued->instr.ap[i], place)) &&
+            (access_is_table(&issued->instr, i) || isa_ap_meet(&issued->instr.ap[i], place)) &&
             !(is_maker && nki_is_elementwise(&issued->instr) && i < 3 &&
               isa_ap_is_same(&issued->instr.ap[i], place)))
             return true;
@@ -53,26 +45,6 @@ static int made_by(const nki_issued *maker, const nki_record *tile, const vtrn_a
                     isa_ap_is_same(&maker->instr.ap[found], read) &&
                     maker->instr.ap[found].dtype == read->dtype;
     return is_whole ? found : -1;
-}
-
-/* Whether the operand may be there: engines do not reach all memories and partitions. */
-static bool is_legal(const nki_session *s, const nki_issued *issued, int ap_i, const nki_record *to,
-                     const vtrn_ap *place) {
-    vtrn_instr instr = issued->instr;
-    instr.ap[ap_i] = *place;
-    for (int i = 0; i < VTRN_MAX_AP; i++) {
-        const nki_record *r = i == ap_i ? to : issued->operand[i];
-        if (r && r->storage.space != VTRN_SPACE_HBM)
-            instr.ap[i].addr += r->placed_addr;
-    }
-    const vtrn_program program = {.slots = s->slots,
-                                  .n_slots = s->n_slots,
-                                  .n_arguments = s->n_arguments,
-                                  .gen = (uint8_t)nki_chip(s)->gen};
-    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr);
-    bool is_valid = !status;
-    vtrn_status_free(status);
-    return is_valid;
 }
 
 /* Lets the tile's maker write to where the copy at k writes; false: it cannot. */
@@ -98,10 +70,12 @@ static bool forward(nki_session *s, naming *names, uint32_t k) {
     for (uint32_t b = a; b < k; b++)
         if (disturbs(&s->list[b], to, &copy->instr.ap[0], b == a))
             return false;
-    if (!is_legal(s, &s->list[a], i, to, &copy->instr.ap[0]))
+    nki_issued moved = s->list[a]; /* engines do not reach all memories and partitions */
+    moved.instr.ap[i] = copy->instr.ap[0];
+    moved.operand[i] = to;
+    if (!nki_is_legal(s, &moved))
         return false;
-    s->list[a].instr.ap[i] = copy->instr.ap[0];
-    s->list[a].operand[i] = to;
+    s->list[a] = moved;
     if (names[to->storage.id].first == k)
         names[to->storage.id].first = a;
     return true;

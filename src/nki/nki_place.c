@@ -1,5 +1,6 @@
 /* Gives each tile an address on the chip, by the instructions that first and last name it. */
 #include "isa/access.h"
+#include "isa/validate.h"
 #include "nki/nki_session.h"
 
 #include <stdio.h>
@@ -319,6 +320,21 @@ static bool place_by_size(placing *p, living *live) {
     return true;
 }
 
+bool nki_is_legal(const nki_session *s, const nki_issued *issued) {
+    vtrn_instr instr = issued->instr;
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (issued->operand[i] && issued->operand[i]->storage.space != VTRN_SPACE_HBM)
+            instr.ap[i].addr += issued->operand[i]->placed_addr;
+    const vtrn_program program = {.slots = s->slots,
+                                  .n_slots = s->n_slots,
+                                  .n_arguments = s->n_arguments,
+                                  .gen = (uint8_t)nki_chip(s)->gen};
+    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr);
+    bool is_valid = !status;
+    vtrn_status_free(status);
+    return is_valid;
+}
+
 /* Quickly, or where that leaves no room thoroughly. */
 static vtrn_status place_all(placing *p, const nki_finish_options *o, living *live) {
     vtrn_status status = place_by_use(p, o, live);
@@ -350,41 +366,74 @@ static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
     return status;
 }
 
-/* Places the core's tiles anew, with those of loads that need not be repeated. */
+/* The list before it is changed. */
+typedef struct kept_list {
+    nki_issued *list;
+    nki_meeting *meets;
+    uint32_t n_list, n_meets;
+} kept_list;
+
+static void list_free(kept_list *kept) {
+    free(kept->list);
+    free(kept->meets);
+}
+
+static vtrn_status list_keep(const nki_session *s, kept_list *kept) {
+    *kept = (kept_list){.n_list = s->n_list, .n_meets = s->n_meets};
+    kept->list = malloc(((size_t)s->n_list + 1) * sizeof *kept->list);
+    kept->meets = malloc(((size_t)s->n_meets + 1) * sizeof *kept->meets);
+    if (!kept->list || !kept->meets) {
+        list_free(kept);
+        return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *kept->list);
+    }
+    if (s->n_list)
+        memcpy(kept->list, s->list, s->n_list * sizeof *kept->list);
+    if (s->n_meets)
+        memcpy(kept->meets, s->meets, s->n_meets * sizeof *kept->meets);
+    return NULL;
+}
+
+static void list_restore(nki_session *s, const kept_list *kept) {
+    if (kept->n_list)
+        memcpy(s->list, kept->list, kept->n_list * sizeof *kept->list);
+    if (kept->n_meets)
+        memcpy(s->meets, kept->meets, kept->n_meets * sizeof *kept->meets);
+    s->n_list = kept->n_list;
+    nki_note_uses(s);
+}
+
+/* Places the core's tiles anew, with those whose making need not be repeated: as many as leave the
+ * others room to take turns, where one would wait for another's place otherwise. */
 static vtrn_status place_reused(placing *p, const nki_finish_options *o, const placing *fresh) {
     nki_session *s = p->s;
-    uint64_t room = p->peak < p->limit ? p->limit - p->peak : 0;
-    size_t n_list = s->n_list, n_meets = s->n_meets;
-    nki_issued *list = malloc((n_list + 1) * sizeof *list);
-    nki_meeting *meets = malloc((n_meets + 1) * sizeof *meets);
-    uint32_t n = 0;
+    uint64_t room = p->peak < p->limit ? (p->limit - p->peak) / 2 : 0;
+    uint32_t n = 1;
+    kept_list kept;
+    VTRN_RETURN_IF_ERROR(list_keep(s, &kept));
     vtrn_status status = NULL;
-    if (!list || !meets) {
-        status = VTRN_OUT_OF_MEMORY(n_list * sizeof *list);
-    } else {
-        memcpy(list, s->list, n_list * sizeof *list);
-        if (n_meets)
-            memcpy(meets, s->meets, n_meets * sizeof *meets);
-        status = nki_loads(s, p->core, room, &n);
-    }
-    if (!status && n) {
+    bool is_placed = false;
+    for (; !status && !is_placed && n && room >= NKI_TILE_ALIGN; room /= 2) {
+        status = nki_repeats(s, p->core, room, &n);
+        if (status || !n)
+            break;
         placing with = *fresh;
         status = place_tiles(&with, o);
-        if (!status)
+        is_placed = !status && !with.is_tight;
+        if (is_placed)
             *p = with;
-        if (status && vtrn_status_category(status) == VTRN_CAPACITY) { /* the room is in pieces */
+        else
+            list_restore(s, &kept);
+        if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
             vtrn_status_free(status);
-            memcpy(s->list, list, n_list * sizeof *list);
-            if (n_meets)
-                memcpy(s->meets, meets, n_meets * sizeof *meets);
-            s->n_list = (uint32_t)n_list;
-            nki_note_uses(s);
-            *p = *fresh;
-            status = place_tiles(p, o);
+            status = NULL;
         }
     }
-    free(list);
-    free(meets);
+    if (!status && !is_placed) {
+        list_restore(s, &kept);
+        *p = *fresh;
+        status = place_tiles(p, o);
+    }
+    list_free(&kept);
     return status;
 }
 
@@ -425,11 +474,34 @@ static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtr
     return NULL;
 }
 
+static vtrn_status place_both(nki_session *s, const nki_finish_options *o, uint64_t *sbuf_bytes,
+                              uint64_t *psum_bytes) {
+    VTRN_RETURN_IF_ERROR(place_memory(s, o, VTRN_SPACE_SBUF, sbuf_bytes));
+    return place_memory(s, o, VTRN_SPACE_PSUM, psum_bytes);
+}
+
+/* With turns of loops side by side, or where their tiles do not fit, one after another. */
+static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint64_t *sbuf_bytes,
+                               uint64_t *psum_bytes) {
+    kept_list kept;
+    VTRN_RETURN_IF_ERROR(list_keep(s, &kept));
+    vtrn_status status = nki_turns_merge(s);
+    if (!status)
+        status = place_both(s, o, sbuf_bytes, psum_bytes);
+    if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+        vtrn_status_free(status);
+        list_restore(s, &kept);
+        status = place_both(s, o, sbuf_bytes, psum_bytes);
+    }
+    list_free(&kept);
+    return status;
+}
+
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
-    VTRN_RETURN_IF_ERROR(place_memory(s, options, VTRN_SPACE_SBUF, sbuf_bytes));
-    return place_memory(s, options, VTRN_SPACE_PSUM, psum_bytes);
+    return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)
+                      : place_both(s, options, sbuf_bytes, psum_bytes);
 }
 
 vtrn_status vtrn_nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

@@ -129,6 +129,7 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->slot_base);
     free(s->list);
     free(s->meets);
+    free(s->turns);
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
     if (s->machine)
@@ -177,6 +178,15 @@ vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
 
 void vtrn_nki_reuse_loads(nki_session *s) {
     s->reuses_loads = true;
+}
+
+vtrn_status vtrn_nki_mark_turn(nki_session *s, uint32_t loop) {
+    if (!s->reuses_loads)
+        return NULL;
+    if (!array_grow((void **)&s->turns, s->n_turns, &s->cap_turns, sizeof *s->turns))
+        return VTRN_OUT_OF_MEMORY(s->n_turns * sizeof *s->turns);
+    s->turns[s->n_turns++] = (nki_turn){.at = s->n_list, .loop = loop};
+    return NULL;
 }
 
 void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill) {
@@ -561,14 +571,18 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
 }
 
 void nki_list_drop(nki_session *s, const bool *is_dropped) {
-    uint32_t n = 0, meet = 0;
+    uint32_t n = 0, meet = 0, turn = 0;
     for (uint32_t k = 0; k < s->n_list; k++) {
         for (; meet < s->n_meets && s->meets[meet].at == k; meet++)
             s->meets[meet].at = n;
+        for (; turn < s->n_turns && s->turns[turn].at == k; turn++)
+            s->turns[turn].at = n;
         if (!is_dropped[k])
             s->list[n++] = s->list[k];
     }
     for (; meet < s->n_meets; meet++)
         s->meets[meet].at = n;
+    for (; turn < s->n_turns; turn++)
+        s->turns[turn].at = n;
     s->n_list = n;
 }

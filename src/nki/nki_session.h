@@ -67,6 +67,11 @@ typedef struct nki_meeting {
     int8_t core; /* that waits; -1: both, or the only one */
 } nki_meeting;
 
+/* Where in the list a turn of a loop begins or its last one ends. */
+typedef struct nki_turn {
+    uint32_t at, loop;
+} nki_turn;
+
 /* What a kernel runs on; kept when the kernel is over, as its memory is costly to map. */
 typedef struct nki_machine {
     vtrn_device *device;
@@ -94,6 +99,8 @@ struct nki_session {
     uint32_t n_list, cap_list;
     nki_meeting *meets; /* by place in the list */
     uint32_t n_meets, cap_meets;
+    nki_turn *turns; /* by place in the list */
+    uint32_t n_turns, cap_turns;
     uint32_t n_barriers;             /* of them, those of both cores */
     bool is_exchanging;              /* what is issued now is_exchange */
     int core;                        /* that runs */
@@ -102,7 +109,7 @@ struct nki_session {
     int next_ring;
     uint64_t flops;
     bool has_no_values;
-    bool reuses_loads; /* nki_loads.c */
+    bool reuses_loads; /* nki_repeats.c, nki_turns.c */
     nki_fill fill;
     uint64_t n_filled;
     vtrn_status first_filled; /* owned; NULL: none */
@@ -146,9 +153,15 @@ void nki_list_drop(nki_session *s, const bool *is_dropped);
 /* nki_delay.c: finds first and last of all records. */
 void nki_note_uses(nki_session *s);
 
-/* nki_loads.c: drops loads of what an earlier load has brought, while the tiles that are kept for
- * it take no more than `room` bytes a partition. *out_n: how many. */
-vtrn_status nki_loads(nki_session *s, int core, uint64_t room, uint32_t *out_n);
+/* nki_repeats.c: drops loads and arithmetic that an earlier instruction has done, while the tiles
+ * that are kept for it take no more than `room` bytes a partition. *out_n: how many. */
+vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n);
+
+/* nki_place.c: whether the chip has the instruction with its operands where they are. */
+bool nki_is_legal(const nki_session *s, const nki_issued *issued);
+
+/* nki_turns.c: runs turns of loops side by side and merges what is alike in them. */
+vtrn_status nki_turns_merge(nki_session *s);
 
 /* nki_copies.c: drops copies for which the kernel has no call, of what an instruction has just
  * made and nothing else reads: it writes to where the copy is. */

@@ -421,6 +421,19 @@ static PyObject *session_reuse_loads(ext_session *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* mark_turn(loop) */
+static PyObject *session_mark_turn(ext_session *self, PyObject *loop) {
+    unsigned long number = PyLong_AsUnsignedLong(loop);
+    if (PyErr_Occurred())
+        return NULL;
+    vtrn_status status = vtrn_nki_mark_turn(self->session, (uint32_t)number);
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* fill_unwritten(a number of nki_fill) */
 static PyObject *session_fill_unwritten(ext_session *self, PyObject *fills) {
     long fill = PyLong_AsLong(fills);
@@ -495,6 +508,7 @@ static PyObject *session_lines(ext_session *self, PyObject *unused) {
 
 static PyMethodDef session_methods[] = {
     {"compute_values", (PyCFunction)session_compute_values, METH_O, "Whether instructions run."},
+    {"mark_turn", (PyCFunction)session_mark_turn, METH_O, "A turn of the loop begins."},
     {"reuse_loads", (PyCFunction)session_reuse_loads, METH_NOARGS, "Load once."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},

@@ -1,6 +1,7 @@
 """neuronxcc.nki.language: operations that return tiles, made of those of vtrn.nki."""
 
 import builtins
+import itertools
 import math
 
 import numpy as np
@@ -448,7 +449,22 @@ def _range(*bounds, **unused):
         yield t.LoopIndex(i, i == values[0])
 
 
-affine_range = sequential_range = static_range = _range
+sequential_range = static_range = _range
+_loops = itertools.count()
+
+
+def affine_range(*bounds, **unused):
+    """Turns in any order: a program may do what is alike in several at once."""
+    session, loop = tensor.core.current(), next(_loops) % 2**32
+    if session is None:
+        yield from _range(*bounds)
+        return
+    try:
+        for i in _range(*bounds):
+            session.mark_turn(loop)
+            yield i
+    finally:
+        session.mark_turn(loop)
 
 
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
