@@ -126,16 +126,15 @@ SOURCES = """
 The vendor's compiler decides much about a kernel of the first generation (`neuronxcc.nki`) that its source leaves open, and more from one
 release to the next. What vtrn does is in `docs/nki.md`, "How it works". What its rows do not have, as far as published timelines tell:
 
-- Small fused kernels (attention of 512 and 1,024 rows, matmuls of 128 to 512) take 3 to 22 us more here. Their timelines show results of
-  four transposes leave PSUM by one copy, and a row's maxima and reciprocals of several turns in one instruction; here each call is one.
-- Matmuls of 2048 x 4096 x 4096 in bf16 take 2.2 times their time here: 4,608 loads are left, as 32 MB of weights do not stay in SBUF, one each
-  0.75 us of Sync's queue; the published time has 0.34 us for each. In fp32, where the products take longer, they are within 12 %.
-- The tuner's candidates on Trainium1 (gemm, attention) take twice their time here: their loads of 256-byte and 1 KB rows would have to run
-  at the full rate of the DMA engines, 260 GB/s. The vendor's tutorial measured the first of them, the same code, at 51.8 ms (an older
-  release) where the tuner has 20.99; the constants follow the tutorial.
+- Small fused kernels (attention of 512 and 1,024 rows, matmuls of 128 to 512) take 2 to 15 us more here. Their timelines merge turns of outer
+  loops, too: a row's maxima and reciprocals of several tiles in one instruction; here turns of innermost loops are.
+- The vendor's tutorial measured its own tiled GEMM on Trainium1 at 51.8 ms; the tuner's log, of a later release, measures the same code at 20.99.
+  Both cannot hold: loads of rows far apart go at 100 GB/s in one and 250 in the other. The constants follow the later one, so that three kernels of
+  the tutorial (tiled, hoisted loads, blocked) take half of their published times here.
 - Vector additions of one element a tile on Trainium1 were measured at four to seven times the time here: 1.07 us a turn, which is a fixed time of static
   rings that nothing else shows. On Trainium2 the same kernel is within 39 %.
-- `mamba_v2` and `v3` use Vector for 550 to 620 ns an instruction where `mamba_v1` has the documented 2N cycles, 914 ns, as here.
+- `mamba_v2` and `v3` of 512 steps a tile are 20 to 30 % slower here: their rows of B and C are spread over the partitions by DMA, in SBUF, where the
+  vendor spreads them by Tensor and Vector reads them from PSUM at one element a cycle.
 - Two kernels take more of SBUF than there is, which the vendor's compiler spills to HBM; here that is refused.
 """
 
