@@ -362,18 +362,19 @@ static vtrn_status join_merged_tiles(const turns *t) {
 /* Puts the turns side by side and merges what was found. */
 static vtrn_status interleave(turns *t) {
     size_t n = (size_t)t->n_turns * t->n_instrs;
-    nki_issued *order = malloc(n * sizeof *order);
+    nki_issued *order = malloc((n + 1) * sizeof *order);
     if (!order)
         return VTRN_OUT_OF_MEMORY(n * sizeof *order);
     vtrn_status status = join_merged_tiles(t);
     uint32_t to = 0;
     for (uint32_t u = 0; u < t->n_units && !status; u++) {
         const unit *part = &t->units[u];
+        uint32_t merged = part->merged > 1 ? part->merged : 1;
         for (uint32_t turn = 0; turn < t->n_turns; turn++)
             for (uint32_t i = 0; i < part->n; i++) {
                 order[to] = *at(t, turn, part->at + i);
-                uint32_t here = t->n_turns - turn < part->merged ? t->n_turns - turn : part->merged;
-                if (turn % part->merged)
+                uint32_t here = t->n_turns - turn < merged ? t->n_turns - turn : merged;
+                if (turn % merged)
                     t->is_dropped[t->begin + to] = true;
                 else if (here > 1 && !merge(t, part->at, turn, here, &order[to]))
                     status =
@@ -387,30 +388,28 @@ static vtrn_status interleave(turns *t) {
     return status;
 }
 
-/* Turns of one loop that follow each other, between marks [first, last]. */
-static vtrn_status run_loop(nki_session *s, const nki_turn *marks, uint32_t n_turns,
-                            bool *is_dropped) {
+/* Turns of one loop that follow each other, each from its mark to the next. */
+static vtrn_status run_loop(turns *t, const nki_turn *marks, uint32_t n_turns) {
     for (uint32_t i = 0; i < n_turns;) {
-        turns t = {.s = s,
-                   .list = &s->list[marks[i].at],
-                   .begin = marks[i].at,
-                   .n_instrs = marks[i + 1].at - marks[i].at,
-                   .n_turns = 1,
-                   .is_dropped = is_dropped};
+        t->begin = marks[i].at;
+        t->list = &t->s->list[t->begin];
+        t->n_instrs = marks[i + 1].at - t->begin;
+        t->n_turns = 1;
         i++;
-        if (!t.n_instrs || t.n_instrs > MAX_TURN_INSTRS || at(&t, 0, 0)->is_exchange ||
-            !find_units(&t))
+        if (!t->n_instrs || t->n_instrs > MAX_TURN_INSTRS || at(t, 0, 0)->is_exchange ||
+            !find_units(t))
             continue;
-        while (t.n_turns < MAX_TURNS && i < n_turns &&
-               marks[i + 1].at - marks[i].at == t.n_instrs && is_alike(&t, t.n_turns)) {
-            t.n_turns++;
+        while (t->n_turns < MAX_TURNS && i < n_turns &&
+               marks[i + 1].at - marks[i].at == t->n_instrs && is_alike(t, t->n_turns)) {
+            t->n_turns++;
             i++;
         }
-        uint32_t n = width_of(&t);
-        i -= t.n_turns - (n ? n : 1);
-        t.n_turns = n ? n : 1;
-        if (t.n_turns > 1 && find_merges(&t) && may_interleave(&t))
-            VTRN_RETURN_IF_ERROR(interleave(&t));
+        uint32_t n = width_of(t);
+        n = n ? n : 1;
+        i -= t->n_turns - n;
+        t->n_turns = n;
+        if (n > 1 && find_merges(t) && may_interleave(t))
+            VTRN_RETURN_IF_ERROR(interleave(t));
     }
     return NULL;
 }
@@ -427,12 +426,13 @@ vtrn_status nki_turns_merge(nki_session *s) {
     if (!is_dropped)
         return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *is_dropped);
     nki_note_uses(s);
+    turns t = {.s = s, .is_dropped = is_dropped};
     vtrn_status status = NULL;
     for (uint32_t i = 0, end = 0; i < s->n_turns && !status; i = end) {
         for (end = i + 1; end < s->n_turns && s->turns[end].loop == s->turns[i].loop;)
             end++;
         if (end - i > 2 && !is_between(s, s->turns[i].at, s->turns[end - 1].at))
-            status = run_loop(s, &s->turns[i], end - i - 1, is_dropped);
+            status = run_loop(&t, &s->turns[i], end - i - 1);
     }
     if (!status)
         nki_list_drop(s, is_dropped);
