@@ -327,16 +327,16 @@ static bool find_merges(turns *t) {
 /* Gives the tiles that stand for each other in the turns one tile, in which they lie side by
  * side. */
 static vtrn_status join_tiles(const turns *t, uint32_t i, int k) {
-    nki_record *of[MAX_TURNS], *all;
+    nki_record *of[MAX_TURNS], *first = at(t, 0, i)->operand[k], *all;
     for (uint32_t turn = 0; turn < t->n_turns; turn++)
         of[turn] = at(t, turn, i)->operand[k];
     VTRN_RETURN_IF_ERROR(nki_record_add(t->s, &all));
     uint32_t id = all->storage.id;
-    all->storage = of[0]->storage;
+    all->storage = first->storage;
     all->storage.id = id;
     all->storage.row_bytes *= t->n_turns;
     all->storage.n_bytes *= t->n_turns;
-    all->core = of[0]->core;
+    all->core = first->core;
     all->is_released = true;
     for (uint32_t turn = 0; turn < t->n_turns; turn++) {
         all->is_contracted |= of[turn]->is_contracted;
