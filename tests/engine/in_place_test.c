@@ -144,6 +144,9 @@ static void add_columns(draft *d) {
     } else if (!rig_below(&seed, 3)) { /* bytes beside them, too */
         columns.dim[1].num += n_each < step;
         columns.addr -= 4 * (columns.addr > 0 && !rig_below(&seed, 2));
+        int64_t lo, hi;
+        isa_ap_extent(&columns, &lo, &hi);
+        columns.addr -= hi > AREA_BYTES ? 4 : 0; /* what lies beyond is of earlier rounds */
     }
     in = draft_add(d, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
     in->ap[0] = hbm_tile(2, columns.n_partitions, 4 * rig_below(&seed, 1000), 100,
