@@ -1,6 +1,6 @@
 """One process of several that run the same programs; test_jax_processes.py starts them. Usage:
-processes_worker.py CASE INDEX COUNT PORT [FOLDER]. INDEX "mpi": that of MPI's launcher. Prints what the case
-returns, as JSON, on its last line; with FOLDER into the file FOLDER/INDEX, as a launcher mixes what is printed."""
+processes_worker.py CASE[,CASE...] INDEX COUNT PORT [FOLDER]. INDEX "mpi": that of MPI's launcher. Prints what the case
+returns, of several a list, as JSON, on its last line; with FOLDER into the file FOLDER/INDEX, as a launcher mixes what is printed."""
 
 import hashlib
 import json
@@ -304,7 +304,8 @@ def opens():
 def main():
     if COUNT > 1 and "NEURON_RT_ROOT_COMM_ID" not in os.environ:
         jax.distributed.initialize(f"127.0.0.1:{PORT}", COUNT, INDEX)
-    result = CASES[sys.argv[1]]()
+    results = [CASES[name]() for name in sys.argv[1].split(",")]
+    result = results if len(results) > 1 else results[0]
     if IS_MPI:
         pathlib.Path(sys.argv[5], str(INDEX)).write_text(json.dumps(result))
     else:
