@@ -58,6 +58,15 @@ static void reseal(saved *s) {
     vtrn_status_free(status);
 }
 
+static void expect_same_slot(const vtrn_slot *a, const vtrn_slot *b) {
+    assert_int_equal(a->kind, b->kind);
+    assert_int_equal(a->dtype, b->dtype);
+    assert_int_equal(a->stays, b->stays);
+    assert_int_equal(a->index, b->index);
+    assert_int_equal(a->size_bytes, b->size_bytes);
+    assert_int_equal(a->offset, b->offset);
+}
+
 static void a_saved_program_loads_and_saves_to_the_same_bytes(void **state) {
     (void)state;
     legal_rng r = legal_rng_start();
@@ -78,7 +87,9 @@ static void a_saved_program_loads_and_saves_to_the_same_bytes(void **state) {
             assert_string_equal(p->sources[k].place, q->sources[k].place);
         }
         assert_memory_equal(p->data, q->data, p->data_size);
-        assert_memory_equal(p->slots, q->slots, p->n_slots * sizeof *p->slots);
+        assert_int_equal(p->n_slots, q->n_slots);
+        for (uint32_t k = 0; k < p->n_slots; k++) /* a slot has a byte that means nothing */
+            expect_same_slot(&p->slots[k], &q->slots[k]);
         free(a.bytes);
         free(b.bytes);
         program_destroy(p);
