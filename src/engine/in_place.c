@@ -42,14 +42,25 @@ typedef struct tile {
 
 typedef struct reader {
     uint32_t step, tile;
+    int ap_i;
 } reader;
 
 struct in_place {
     const vtrn_program *program;
     arena *memory;
     bool *is_constant; /* by slot: nothing writes it while the program runs */
+    /* By slot: what is known of the block that is looked at. */
+    struct {
+        uint32_t written; /* number of the last block that writes it, from 1 */
+        uint32_t known;   /* number of the block for which is_steady holds */
+        bool is_steady;   /* the block writes none of its bytes */
+    } * slot;
+    uint32_t *written_slots, n_written_slots, block_number;
     uint32_t n_columns;
     cell *cells; /* [n_columns][N_GROUPS] */
+    /* [n_columns][N_GROUPS] rows that some block reads before it has overwritten them: what it
+     * finds there is of a block before it. Of a program of one block nothing is. */
+    uint16_t *kept_rows;
     tile *tiles; /* tile 0 does not exist */
     reader *readers;
     uint32_t n_tiles, n_readers, cap_tiles, cap_readers;
@@ -87,11 +98,56 @@ in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip
     p->memory = a;
     p->n_columns = (chip->sbuf_partition_bytes + CELL_BYTES - 1) / CELL_BYTES;
     p->cells = ARENA_NEW(a, cell, (size_t)p->n_columns * N_GROUPS);
+    p->kept_rows = ARENA_NEW(a, uint16_t, (size_t)p->n_columns * N_GROUPS);
     p->is_constant = ARENA_NEW(a, bool, program->n_slots);
-    if (!p->cells || !p->is_constant)
+    p->slot = arena_alloc(a, program->n_slots + 1, sizeof *p->slot);
+    p->written_slots = ARENA_NEW(a, uint32_t, program->n_slots);
+    if (!p->cells || !p->kept_rows || !p->is_constant || !p->slot || !p->written_slots)
         return NULL;
     find_constants(p);
     return p;
+}
+
+/* Notes which slots the block writes. */
+static void find_written_slots(in_place *p, const engine_block_plan *block) {
+    p->block_number++;
+    p->n_written_slots = 0;
+    for (uint32_t i = 0; i < block->n_steps; i++) {
+        isa_access a;
+        const vtrn_instr *instr = &p->program->instrs[block->steps[i].instr];
+        access_walk w = access_begin(instr, p->program->customs, p->program->n_customs);
+        while (access_next(&w, &a)) {
+            if (a.space != VTRN_SPACE_HBM || !a.is_written ||
+                p->slot[a.slot].written == p->block_number)
+                continue;
+            p->slot[a.slot].written = p->block_number;
+            p->written_slots[p->n_written_slots++] = a.slot;
+        }
+    }
+}
+
+/* Whether the slot is scratch of which the block writes nothing: what an operation before a loop
+ * left for its turns. Scratch tensors may share memory. */
+static bool is_steady_scratch(const in_place *p, uint32_t slot_i) {
+    const vtrn_slot *slot = &p->program->slots[slot_i];
+    if (slot->kind != VTRN_SLOT_SCRATCH)
+        return false;
+    for (uint32_t i = 0; i < p->n_written_slots; i++) {
+        const vtrn_slot *other = &p->program->slots[p->written_slots[i]];
+        if (other->kind == VTRN_SLOT_SCRATCH && slot->offset < other->offset + other->size_bytes &&
+            other->offset < slot->offset + slot->size_bytes)
+            return false;
+    }
+    return true;
+}
+
+/* Whether the slot's bytes stay as they are while the block runs. */
+static bool is_steady(in_place *p, uint32_t slot_i) {
+    if (p->slot[slot_i].known != p->block_number) {
+        p->slot[slot_i].known = p->block_number;
+        p->slot[slot_i].is_steady = p->is_constant[slot_i] || is_steady_scratch(p, slot_i);
+    }
+    return p->slot[slot_i].is_steady;
 }
 
 static area area_of(const isa_access *a) {
@@ -184,18 +240,111 @@ static void add_hole(tile *t, const rectangle *bytes) {
         t->hole[t->n_holes++] = *bytes;
 }
 
+/* What of SBUF a block has written: cells whole, of others the bytes. */
+typedef struct written_bytes {
+    uint16_t *whole; /* [n_columns][N_GROUPS] bit r: row r */
+    uint64_t *part;  /* [n_columns][ENGINE_MAX_PARTITIONS] a bit a byte */
+    bool *has_parts; /* by column: some are not 0 */
+} written_bytes;
+
+/* The bytes of a column's cells that the area touches. */
+static uint64_t bytes_of(const area *at, uint32_t column) {
+    int64_t lo = at->bytes.lo - (int64_t)column * CELL_BYTES;
+    int64_t hi = at->bytes.hi - (int64_t)column * CELL_BYTES;
+    uint64_t up_to_hi = hi >= CELL_BYTES ? UINT64_MAX : ((uint64_t)1 << hi) - 1;
+    return lo > 0 ? up_to_hi & ~(((uint64_t)1 << lo) - 1) : up_to_hi;
+}
+_Static_assert(CELL_BYTES == 64, "a bit a byte");
+
+static void mark_written(const area *at, written_bytes *w) {
+    for (uint32_t column = at->first_column; column < at->end_column; column++) {
+        const uint64_t bytes = bytes_of(at, column);
+        for (uint32_t group = at->first_group; bytes == UINT64_MAX && group < at->end_group;
+             group++)
+            w->whole[(size_t)column * N_GROUPS + group] |= rows_of(at, group);
+        if (bytes == UINT64_MAX)
+            continue;
+        w->has_parts[column] = true;
+        for (int row = at->bytes.row; row < at->bytes.end_row; row++)
+            w->part[(size_t)column * ENGINE_MAX_PARTITIONS + (size_t)row] |= bytes;
+    }
+}
+
+/* Of a group's rows that are not written whole, those of which not all bytes are that are read. */
+static uint16_t unwritten(const written_bytes *w, uint32_t column, uint32_t group, uint16_t rows,
+                          uint64_t bytes) {
+    uint16_t out = 0;
+    for (uint32_t r = 0; r < CELL_ROWS; r++) {
+        const size_t row = group * CELL_ROWS + r;
+        if (rows >> r & 1 && bytes & ~w->part[column * (size_t)ENGINE_MAX_PARTITIONS + row])
+            out |= (uint16_t)(1u << r);
+    }
+    return out;
+}
+
+/* Adds to kept_rows what the area has of rows that the block has not written yet. */
+static void note_kept(in_place *p, const area *at, const written_bytes *w) {
+    for (uint32_t column = at->first_column; column < at->end_column; column++)
+        for (uint32_t group = at->first_group; group < at->end_group; group++) {
+            const size_t i = (size_t)column * N_GROUPS + group;
+            const uint16_t rows = (uint16_t)(rows_of(at, group) & ~w->whole[i]);
+            if (rows & ~p->kept_rows[i])
+                p->kept_rows[i] |= unwritten(w, column, group, rows, bytes_of(at, column));
+        }
+}
+
+static void find_kept_of_block(in_place *p, const engine_block_plan *block, written_bytes *w) {
+    isa_access a;
+    area part[MAX_RUNS];
+    bool is_exact;
+    for (uint32_t i = 0; i < block->n_steps; i++) {
+        const vtrn_instr *instr = &p->program->instrs[block->steps[i].instr];
+        access_walk walk = access_begin(instr, p->program->customs, p->program->n_customs);
+        while (access_next(&walk, &a))
+            if (a.space == VTRN_SPACE_SBUF && a.is_read)
+                for (int k = areas_of(&a, part, &is_exact); k-- > 0;)
+                    note_kept(p, &part[k], w);
+        walk = access_begin(instr, p->program->customs, p->program->n_customs);
+        while (access_next(&walk, &a))
+            if (a.space == VTRN_SPACE_SBUF && a.is_written)
+                for (int k = areas_of(&a, part, &is_exact); is_exact && k-- > 0;)
+                    mark_written(&part[k], w);
+    }
+}
+
+vtrn_status in_place_find_kept(in_place *p, const engine_block_plan *blocks, uint32_t n_blocks) {
+    const size_t n_cells = (size_t)p->n_columns * N_GROUPS;
+    if (n_blocks < 2)
+        return NULL;
+    written_bytes w = {ARENA_NEW(p->memory, uint16_t, n_cells),
+                       ARENA_NEW(p->memory, uint64_t, n_cells * CELL_ROWS),
+                       ARENA_NEW(p->memory, bool, p->n_columns)};
+    if (!w.whole || !w.part || !w.has_parts)
+        return VTRN_OUT_OF_MEMORY(n_cells * CELL_ROWS * sizeof *w.part);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        memset(w.whole, 0, n_cells * sizeof *w.whole);
+        for (uint32_t column = 0; column < p->n_columns; column++)
+            if (w.has_parts[column])
+                memset(w.part + (size_t)column * ENGINE_MAX_PARTITIONS, 0,
+                       ENGINE_MAX_PARTITIONS * sizeof *w.part);
+        memset(w.has_parts, 0, p->n_columns * sizeof *w.has_parts);
+        find_kept_of_block(p, &blocks[i], &w);
+    }
+    return NULL;
+}
+
 /* Whether the step brings whole cells that may be left out. */
-static bool is_candidate(const in_place *p, const engine_block_plan *block, uint32_t step_i) {
+static bool is_candidate(in_place *p, const engine_block_plan *block, uint32_t step_i) {
     const vtrn_instr *instr = &p->program->instrs[block->steps[step_i].instr];
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     if (instr->opcode != VTRN_OP_DMA_COPY || instr->flags || block->small[step_i] ||
         dst->space != VTRN_SPACE_SBUF || src->space != VTRN_SPACE_HBM || dst->dtype != src->dtype)
         return false;
     uint64_t n_bytes = isa_ap_free_size(dst) * dtype_size((vtrn_dtype)dst->dtype);
-    return p->is_constant[src->slot] && dst->n_partitions == src->n_partitions &&
+    return is_steady(p, src->slot) && dst->n_partitions == src->n_partitions &&
            isa_ap_free_size(src) == isa_ap_free_size(dst) && engine_ap_is_dense(dst) &&
            engine_ap_is_dense(src) && dst->addr % CELL_BYTES == 0 && n_bytes % CELL_BYTES == 0 &&
-           dst->partition % CELL_ROWS == 0 && dst->n_partitions % CELL_ROWS == 0;
+           dst->partition % CELL_ROWS == 0;
 }
 
 /* The tile of which the operand reads a part, as a tile of the tensor engine does; 0: none. */
@@ -244,7 +393,7 @@ static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, con
     uint32_t id = tile_read_in_place(p, instr, a, &at);
     if (id) {
         p->tiles[id].is_read = true;
-        p->readers[p->n_readers++] = (reader){step_i, id};
+        p->readers[p->n_readers++] = (reader){step_i, id, a->ap_i};
         return;
     }
     area part[MAX_RUNS];
@@ -270,7 +419,9 @@ static void write_area(in_place *p, const area *at, bool is_exact, uint32_t id) 
                 continue;
             }
             c->rows &= (uint16_t)~rows;
-            if (id) /* a copy that may be left out writes whole cells */
+            if (id && c->rows) /* a cell is of one tile */
+                old->is_needed = true;
+            if (id)
                 c->rows = rows;
             if (!c->rows || id) {
                 old->n_cells--;
@@ -320,9 +471,25 @@ static vtrn_instr reading_hbm(const vtrn_instr *instr, const vtrn_instr *copy) {
     return out;
 }
 
+/* Whether another block may read what the copy brings. */
+static bool is_kept(const in_place *p, const tile *t) {
+    isa_access a;
+    access_walk w = access_begin(t->copy, p->program->customs, p->program->n_customs);
+    while (access_next(&w, &a)) {
+        if (!a.is_written)
+            continue;
+        const area at = area_of(&a);
+        for (uint32_t column = at.first_column; column < at.end_column; column++)
+            for (uint32_t group = at.first_group; group < at.end_group; group++)
+                if (p->kept_rows[(size_t)column * N_GROUPS + group] & rows_of(&at, group))
+                    return true;
+    }
+    return false;
+}
+
 /* A copy that no instruction reads is made: a caller may read SBUF after the program. */
-static bool is_left_out(const tile *t, bool is_last_block) {
-    return t->is_read && !t->is_needed && (!t->n_cells || is_last_block);
+static bool is_left_out(const in_place *p, const tile *t, bool is_last_block) {
+    return t->is_read && !t->is_needed && (!t->n_cells || is_last_block || !is_kept(p, t));
 }
 
 static vtrn_status replace_readers(const in_place *p, engine_block_plan *block, arena *kept) {
@@ -355,6 +522,7 @@ static vtrn_status make_room(in_place *p, uint32_t n_tiles, uint32_t n_readers) 
 vtrn_status in_place_find(in_place *p, const vtrn_block *ends, engine_block_plan *block,
                           arena *kept) {
     uint32_t n_candidates = 0;
+    find_written_slots(p, block);
     for (uint32_t i = 0; i < block->n_steps; i++)
         n_candidates += is_candidate(p, block, i);
     if (!n_candidates)
@@ -368,7 +536,7 @@ vtrn_status in_place_find(in_place *p, const vtrn_block *ends, engine_block_plan
         walk_step(p, block, i);
     for (uint32_t i = 1; i < p->n_tiles; i++)
         block->steps[p->tiles[i].step].is_left_out =
-            is_left_out(&p->tiles[i], ends->end == VTRN_END_STOP);
+            is_left_out(p, &p->tiles[i], ends->end == VTRN_END_STOP);
     if (!p->n_readers)
         return NULL;
     block->in_place = ARENA_NEW(kept, const vtrn_instr *, block->n_steps);

@@ -340,16 +340,19 @@ typedef struct plan_tools {
     unsigned freedom; /* PLAN_MAY_ bits */
 } plan_tools;
 
-static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
-                            const plan_tools *tools, engine_plan *out) {
-    out->n_blocks = program->n_blocks;
-    out->blocks = ARENA_NEW(&out->arena, engine_block_plan, program->n_blocks);
-    if (!out->blocks)
-        return VTRN_OUT_OF_MEMORY(program->n_blocks * sizeof *out->blocks);
-    out->is_solo = true;
-    uint64_t team_work[N_SPLITS] = {0};
-    uint64_t n_divided_bytes = 0;
-    bool has_short_weights = false;
+static sequencer sequencer_of(const vtrn_program *program, const vtrn_chip *chip,
+                              const plan_tools *tools, engine_plan *out, uint32_t block_i) {
+    return (sequencer){.q = {.program = program, .block = &program->blocks[block_i]},
+                       .chip = chip,
+                       .barriers = tools->barriers,
+                       .plan = out,
+                       .block = &out->blocks[block_i]};
+}
+
+/* Puts the steps of all blocks in order. */
+static vtrn_status sequence_all(const vtrn_program *program, const vtrn_chip *chip,
+                                const plan_tools *tools, engine_plan *out,
+                                bool *has_short_weights) {
     for (uint32_t i = 0; i < program->n_blocks; i++) {
         VTRN_RETURN_IF_ERROR(check_block(program, i));
         uint64_t n = 0;
@@ -361,12 +364,26 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
         out->blocks[i].small = ARENA_NEW(&out->arena, const small_op *, n);
         if (!out->blocks[i].steps || !out->blocks[i].small)
             return VTRN_OUT_OF_MEMORY(n * sizeof(engine_step));
-        sequencer s = {.q = {.program = program, .block = &program->blocks[i]},
-                       .chip = chip,
-                       .barriers = tools->barriers,
-                       .plan = out,
-                       .block = &out->blocks[i]};
+        sequencer s = sequencer_of(program, chip, tools, out, i);
         VTRN_RETURN_IF_ERROR(sequence_block(&s, i));
+        *has_short_weights |= s.has_short_weights;
+    }
+    return tools->in_place ? in_place_find_kept(tools->in_place, out->blocks, out->n_blocks) : NULL;
+}
+
+static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
+                            const plan_tools *tools, engine_plan *out) {
+    out->n_blocks = program->n_blocks;
+    out->blocks = ARENA_NEW(&out->arena, engine_block_plan, program->n_blocks);
+    if (!out->blocks)
+        return VTRN_OUT_OF_MEMORY(program->n_blocks * sizeof *out->blocks);
+    out->is_solo = true;
+    uint64_t team_work[N_SPLITS] = {0};
+    uint64_t n_divided_bytes = 0;
+    bool has_short_weights = false;
+    VTRN_RETURN_IF_ERROR(sequence_all(program, chip, tools, out, &has_short_weights));
+    for (uint32_t i = 0; i < program->n_blocks; i++) {
+        sequencer s = sequencer_of(program, chip, tools, out, i);
         if (tools->in_place)
             VTRN_RETURN_IF_ERROR(
                 in_place_find(tools->in_place, &program->blocks[i], &out->blocks[i], &out->arena));
@@ -380,7 +397,6 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
                 columns_find(program, &out->blocks[i], &out->arena, &n_divided_bytes));
         for (int split = 0; split < N_SPLITS; split++)
             team_work[split] += s.team_work[split];
-        has_short_weights |= s.has_short_weights;
     }
     out->is_divided = out->is_solo && n_divided_bytes >= least_divided_bytes;
     out->owner_shift = ENGINE_OWNER_SHIFT;

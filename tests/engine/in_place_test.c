@@ -340,6 +340,53 @@ static void a_copy_is_made_where_another_block_may_read_it(void **state) {
     blocks[0].next[0] = 1;
     r->program.blocks = blocks;
     r->program.n_blocks = 2;
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1); /* nobody does */
+
+    vtrn_instr *in = &r->instrs[r->program.n_instrs++]; /* of the second block */
+    *in = (vtrn_instr){.opcode = VTRN_OP_DMA_COPY,
+                       .engine = VTRN_ENGINE_SYNC,
+                       .update_semaphore = VTRN_NO_SEMAPHORE};
+    in->ap[0] = hbm_tile(2, 1, 0, 1, 2);
+    in->ap[1] = tile_ap(VTRN_SPACE_SBUF, 127, 1, 512 + 62 * 4, 2);
+    blocks[1].first[VTRN_ENGINE_SYNC] = r->program.n_instrs - 1;
+    blocks[1].count[VTRN_ENGINE_SYNC] = 1;
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 0);
+    in->ap[1].addr = 512 + 64 * 4; /* beside it */
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1);
+
+    in->ap[1].addr = 512; /* the second block writes it first: one of the numbers, then both */
+    vtrn_instr *set = &r->instrs[r->program.n_instrs++];
+    *set = *in;
+    set->ap[0] = in->ap[1];
+    set->ap[1] = hbm_tile(0, 1, 0, 1, 1);
+    set->ap[0].dim[0].num = 1;
+    vtrn_instr first = *set;
+    *set = *in;
+    *in = first;
+    blocks[1].count[VTRN_ENGINE_SYNC] = 2;
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 0);
+    in->ap[0].dim[0].num = in->ap[1].dim[0].num = 2;
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1);
+    rig_destroy(r);
+}
+
+/* What an operation left in scratch before a loop is as good as an argument there. */
+static void a_copy_from_scratch_is_left_out_where_its_block_does_not_write_it(void **state) {
+    (void)state;
+    rig *r = new_rig(1);
+    draft d;
+    make_transpose_of_a_tile(&d);
+    draft_deal(&d, r);
+    fill(r);
+    r->slots[0] = (vtrn_slot){.kind = VTRN_SLOT_SCRATCH, .offset = 0, .size_bytes = SLOT_BYTES};
+    r->slots[1] = (vtrn_slot){.kind = VTRN_SLOT_SCRATCH, .offset = SLOT_BYTES, .size_bytes = 64};
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1);
+    vtrn_instr *in = draft_add(&d, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
+    in->ap[0] = hbm_tile(1, 1, 0, 1, 1);
+    in->ap[1] = tile_ap(VTRN_SPACE_SBUF, 0, 1, 0, 1);
+    draft_deal(&d, r);
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1);
+    r->slots[1].offset -= 4; /* they share memory */
     assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 0);
     rig_destroy(r);
 }
@@ -367,6 +414,7 @@ int main(void) {
         cmocka_unit_test(a_copy_is_made_where_its_bytes_are_needed),
         cmocka_unit_test(a_copy_is_made_where_bytes_beside_new_ones_are_needed),
         cmocka_unit_test(a_copy_is_made_where_another_block_may_read_it),
+        cmocka_unit_test(a_copy_from_scratch_is_left_out_where_its_block_does_not_write_it),
         cmocka_unit_test(a_copy_from_an_argument_that_an_output_replaces_is_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
