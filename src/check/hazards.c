@@ -46,7 +46,7 @@ typedef struct search {
 } search;
 
 static const vtrn_instr *instr_of(const search *s, uint32_t step) {
-    return &s->program->instrs[s->block->steps[step].instr];
+    return &s->program->instrs[s->block->sequence[step].instr];
 }
 
 static bool is_raiser(const vtrn_instr *instr) {
@@ -172,7 +172,7 @@ static const char *queue_name(const vtrn_instr *instr) {
 static vtrn_status describe(const search *s, uint32_t earlier, uint32_t later, const footprint *x,
                             const footprint *y) {
     const vtrn_instr *a = instr_of(s, earlier), *b = instr_of(s, later);
-    uint32_t a_i = s->block->steps[earlier].instr, b_i = s->block->steps[later].instr;
+    uint32_t a_i = s->block->sequence[earlier].instr, b_i = s->block->sequence[later].instr;
     char place[PLACE_BYTES];
     footprint_print(y, place, sizeof place);
     vtrn_status status = VTRN_ERROR(

@@ -186,7 +186,7 @@ static vtrn_status walk(const reads *r, const engine_plan *plan, const uint32_t 
     for (uint32_t i = 0; i < n && !status; i++) {
         const engine_block_plan *block = &plan->blocks[trace[i]];
         for (uint32_t s = 0; s < block->n_steps && !status && !is_checked[trace[i]]; s++)
-            status = check_instr(r, block->steps[s].instr);
+            status = check_instr(r, block->sequence[s].instr);
         is_checked[trace[i]] = true;
     }
     free(is_checked);

@@ -1,5 +1,6 @@
 /* Runs a plan: every thread walks the same steps and does its share of each. */
 #include "base/process.h"
+#include "engine/chain.h"
 #include "engine/columns.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
@@ -154,10 +155,18 @@ static vtrn_status trace_block(engine_run *run, uint32_t block_i) {
 static bool run_block(execution *x, const engine_block_plan *block, int thread_i,
                       uint64_t first_step) {
     bool has_failed = false;
+    uint32_t chain_i = 0;
     for (uint32_t i = 0; i < block->n_steps; i++) {
         const engine_step *step = &block->steps[i];
         if (step->needs_barrier && !meet(x, first_step + i))
             return false;
+        if (chain_i < block->n_chains && block->chains[chain_i].first == i) {
+            const engine_chain *c = &block->chains[chain_i++];
+            if (!has_failed)
+                chain_run(c->chain, x->core, thread_i);
+            i = c->end - 1;
+            continue;
+        }
         if (has_failed)
             continue;
         vtrn_status status = run_step(x, block, i, step->is_alone, thread_i);
@@ -178,11 +187,19 @@ static bool is_collective(const execution *x, const engine_step *step) {
 static bool run_block_alone(execution *x, const engine_block_plan *block, place *p) {
     const small_context small = small_context_of(x->core, x->run->slot_base);
     const uint32_t n_stretches = x->divided ? block->n_stretches : 0;
-    uint32_t stretch_i = 0;
+    const uint32_t n_chains = x->run->is_outline ? 0 : block->n_chains;
+    uint32_t stretch_i = 0, chain_i = 0;
+    while (chain_i < n_chains && block->chains[chain_i].first < p->at)
+        chain_i++;
     for (uint32_t i = p->at; i < block->n_steps; i++) {
         if (stretch_i < n_stretches && block->stretches[stretch_i].first == i) {
             columns_run(x->divided, block, &block->stretches[stretch_i]);
             i = block->stretches[stretch_i++].end - 1;
+            continue;
+        }
+        if (chain_i < n_chains && block->chains[chain_i].first == i) {
+            chain_run(block->chains[chain_i].chain, &x->alone, 0);
+            i = block->chains[chain_i++].end - 1;
             continue;
         }
         const small_op *op = block->small[i];

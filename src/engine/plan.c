@@ -1,6 +1,7 @@
 /* Makes the plan: in-order queues under semaphores become one order of steps. */
 #include "engine/plan.h"
 
+#include "engine/chain.h"
 #include "engine/columns.h"
 #include "engine/in_place.h"
 #include "engine/plan_parts.h"
@@ -366,6 +367,7 @@ static vtrn_status sequence_all(const vtrn_program *program, const vtrn_chip *ch
             return VTRN_OUT_OF_MEMORY(n * sizeof(engine_step));
         sequencer s = sequencer_of(program, chip, tools, out, i);
         VTRN_RETURN_IF_ERROR(sequence_block(&s, i));
+        out->blocks[i].sequence = out->blocks[i].steps;
         *has_short_weights |= s.has_short_weights;
     }
     return tools->in_place ? in_place_find_kept(tools->in_place, out->blocks, out->n_blocks) : NULL;
@@ -391,6 +393,8 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
         bool may_be_solo = tools->freedom & PLAN_MAY_BE_SOLO;
         out->blocks[i].is_solo =
             out->n_threads == 1 || (may_be_solo && s.solo_work <= s.team_work[0] + wake_work);
+        if (tools->freedom & PLAN_MAY_CHAIN)
+            VTRN_RETURN_IF_ERROR(chain_find(program, chip, &out->blocks[i], &out->arena));
         out->is_solo &= out->blocks[i].is_solo;
         if (out->n_threads > 1 && out->blocks[i].is_solo)
             VTRN_RETURN_IF_ERROR(
@@ -431,7 +435,8 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
 
 vtrn_status engine_plan_create(const vtrn_program *program, const vtrn_chip *chip, int n_threads,
                                engine_plan *out) {
-    return plan_create(program, chip, n_threads, PLAN_MAY_BE_SOLO | PLAN_MAY_SKIP_SBUF, out);
+    return plan_create(program, chip, n_threads,
+                       PLAN_MAY_BE_SOLO | PLAN_MAY_SKIP_SBUF | PLAN_MAY_CHAIN, out);
 }
 
 void engine_plan_destroy(engine_plan *plan) {

@@ -22,17 +22,30 @@ typedef struct engine_stretch {
     uint32_t first, end;
 } engine_stretch;
 
+typedef struct chain chain;
+
+/* Steps [first, end) that go through together, some rows at a time: see engine/chain.h. */
+typedef struct engine_chain {
+    uint32_t first, end;
+    const chain *chain;
+} engine_chain;
+
 /* The steps of one block, in execution order. */
 typedef struct engine_block_plan {
     uint32_t n_steps;
     bool is_solo; /* the team would not be sooner done: thread 0 does it all */
     engine_step *steps;
+    /* [n_steps] the same in an order that respects every queue and every semaphore; steps may have
+     * been moved past others with which they share no bytes */
+    const engine_step *sequence;
     const small_op **small; /* by step, for thread 0 alone; NULL: the general path */
     /* by step: what stands for an instruction that reads HBM in place; NULL: nothing. The array is
      * NULL where no step has one. */
     const vtrn_instr **in_place;
     const engine_stretch *stretches; /* [n_stretches] ascending; of solo blocks only */
     uint32_t n_stretches;
+    const engine_chain *chains; /* [n_chains] ascending */
+    uint32_t n_chains;
 } engine_block_plan;
 
 /* What a step executes. */

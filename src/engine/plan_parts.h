@@ -12,6 +12,7 @@
 enum {
     PLAN_MAY_BE_SOLO = 1 << 0,   /* not wake the team where there is little to do */
     PLAN_MAY_SKIP_SBUF = 1 << 1, /* leave out copies: SBUF is not looked at afterwards */
+    PLAN_MAY_CHAIN = 1 << 2,     /* take rows through several instructions, in another order */
 };
 
 /* engine_plan_create; freedom: PLAN_MAY_ bits, all of which engine_plan_create gives. */
