@@ -45,6 +45,15 @@ static void activate_rows(lanes *l, const lanes_rows *b) {
               b->p[0] + r * b->step[0], b->n);
 }
 
+static void activate_sum_rows(lanes *l, const lanes_rows *b) {
+    float sum[ENGINE_MAX_PARTITIONS];
+    const int partition = l->instr->ap[0].partition + b->first;
+    activate_rows(l, b);
+    l->alu->reduce_rows[VTRN_ALU_ADD](b->p[0], (size_t)b->n_rows, b->step[0], b->n, sum);
+    for (int r = 0; r < b->n_rows; r++)
+        l->core->regs->kept.reduce_regs[partition + r] += sum[r];
+}
+
 /* What a copy of a tile from PSUM is: no conversion is needed. A bias of -0 changes nothing; one of
  * 0 would make 0 of -0. */
 static bool is_copy_of_bf16(const vtrn_instr *instr) {
@@ -73,7 +82,7 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
                        .first_imm = 2,
                        .dense_row = a.accumulates ? NULL : activate_row,
                        .can_join_rows = !a.accumulates,
-                       .rows = a.accumulates ? NULL : activate_rows};
+                       .rows = a.accumulates ? activate_sum_rows : activate_rows};
     if (is_copy_of_bf16(instr))
         spec.raw_row = copy_bf16_row;
     if (a.accumulates) {
@@ -94,6 +103,16 @@ vtrn_status engine_op_ACT_READ_ACCUMULATOR(engine_core *core, const vtrn_instr *
                                            const uint64_t *slot_base, int thread_i) {
     if (isa_ap_free_size(&instr->ap[0]) != 1)
         return operand_shape_error(instr, 0, "one sum a partition comes out");
+    if (instr->ap[0].dtype == VTRN_DTYPE_FP32 && instr->ap[0].space != VTRN_SPACE_HBM) {
+        float *sums = core->regs->kept.reduce_regs + instr->ap[0].partition;
+        engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
+        while (engine_rows_next(&rows))
+            for (int r = rows.first; r < rows.end; r++) {
+                memcpy(engine_chip_row(core, &instr->ap[0], r), &sums[r], sizeof *sums);
+                sums[r] = 0.0f;
+            }
+        return NULL;
+    }
     lanes_spec spec = {.chunk = read_accumulator, .streams = AP0};
     return lanes_run(core, instr, slot_base, thread_i, &spec, NULL);
 }
