@@ -200,6 +200,7 @@ typedef struct vtrn_profile {
     double host_seconds, functional_seconds, timing_seconds; /* of the last execution */
     double dollars_per_hour; /* the instance; 0 when not published */
     int instance_cores;
+    uint64_t spill_save_bytes, spill_reload_bytes; /* of HBM's, of what SBUF has no room for */
 } vtrn_profile;
 
 VTRN_API vtrn_status vtrn_executable_profile(const vtrn_executable *executable, vtrn_profile *out);

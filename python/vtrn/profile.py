@@ -107,6 +107,9 @@ def text(p: dict, seconds_per_step: float | None = None) -> str:
             f"HBM {_bytes(p['hbm_peak_bytes'])}, {_on_chip(p, 'sbuf')}, {_on_chip(p, 'psum')}",
         ),
     ]
+    if p.get("spill_save_bytes", 0) + p.get("spill_reload_bytes", 0):
+        rows.append(("spilled", f"{_bytes(p['spill_save_bytes'])} saved to HBM and {_bytes(p['spill_reload_bytes'])} reloaded: "
+                     "SBUF has no room for all tiles that live together"))
     if p["dollars_per_million_samples"] > 0:
         rows.append(
             (

@@ -20,6 +20,8 @@ static void fill_times(const timing_summary *t, const vtrn_chip *chip, vtrn_prof
     p->mfu = share((double)t->flops, t->total_ns * 1e-9 * chip->peak_tensor_flops);
     p->hbm_read_bytes = t->hbm_read_bytes;
     p->hbm_write_bytes = t->hbm_write_bytes;
+    p->spill_save_bytes = t->spill_save_bytes;
+    p->spill_reload_bytes = t->spill_reload_bytes;
     p->n_instructions = 0; /* a DMA counts once, where it is queued */
     for (int i = 0; i < VTRN_ENGINE_COUNT; i++)
         p->n_instructions += t->n_instrs[i];

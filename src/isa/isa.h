@@ -124,6 +124,8 @@ typedef enum vtrn_instr_flag {
     /* ldweights, matmul: one of two whose fp8 rows share the array, so that both take the time of
        one */
     VTRN_FLAG_DOUBLE_ROW = 1 << 8,
+    /* dma_copy: saves to HBM, or reloads, what has no room in SBUF */
+    VTRN_FLAG_SPILL = 1 << 9,
 } vtrn_instr_flag;
 
 typedef struct vtrn_wait {

@@ -669,7 +669,7 @@ static const struct {
     [VTRN_OP_NONZERO_WITH_COUNT] = {check_nonzero, 0},
     [VTRN_OP_CUSTOM_OP] = {check_custom_op, 0},
     [VTRN_OP_COLLECTIVE] = {check_custom_op, 0},
-    [VTRN_OP_DMA_COPY] = {check_dma_copy, ACC},
+    [VTRN_OP_DMA_COPY] = {check_dma_copy, ACC | VTRN_FLAG_SPILL},
     [VTRN_OP_DMA_TRANSPOSE] = {check_dma_transpose, 0},
     [VTRN_OP_DMA_GATHER] = {check_dma_gather, OOB},
     [VTRN_OP_DMA_SCATTER] = {check_dma_scatter, ACC | OOB},

@@ -65,6 +65,10 @@ typedef struct nki_tensor_options {
     const void *data;
     bool is_placed; /* at byte `addr` of each partition, of the chip's memory */
     int64_t addr;
+    const char *name; /* the kernel's own; NULL: none */
+    uint32_t
+        n_blocks; /* equal parts of a partition's row, each of which may lie elsewhere; 0: one */
+    bool is_kept_there; /* a tile with a place of its own, which is not spilled */
 } nki_tensor_options;
 
 /* One kernel at a time on a device may be executing so. chip: NULL as vtrn_device_options. */
@@ -151,6 +155,18 @@ VTRN_API vtrn_status vtrn_nki_written(const nki_view *view, uint8_t *is_written,
 /* What nothing has written becomes 0, and counts as written: memory is used again and again. */
 VTRN_API vtrn_status vtrn_nki_zero_unwritten(const nki_view *view);
 
+/* Tiles of one line of the kernel that have been saved to HBM and reloaded since SBUF has no room
+ * for all tiles that live together. Found by vtrn_nki_place() and what makes programs. */
+typedef struct nki_spilled {
+    const char *name; /* of the first tile, "" where the kernel gives none */
+    uint32_t source;  /* where it is first used */
+    uint32_t n_saves, n_reloads;
+    uint64_t tile_bytes, save_bytes, reload_bytes; /* in all partitions; tile: the largest */
+} nki_spilled;
+VTRN_API const nki_spilled *vtrn_nki_spills(const nki_session *s, uint32_t *n);
+/* Tiles that do not fit are an error, and not spilled. */
+VTRN_API void vtrn_nki_refuse_spills(nki_session *s);
+
 /* The program of all that was issued. outputs: storages that the kernel returns, each once.
  * sources: by number, for the program to name. */
 typedef struct nki_finish_options {
@@ -184,6 +200,7 @@ typedef struct nki_times {
     double active_ns[VTRN_ENGINE_COUNT]; /* mean of the cores */
     double dma_active_ns, wait_ns;       /* mean of the cores; wait: for each other */
     uint64_t flops, hbm_read_bytes, hbm_write_bytes, n_instrs;
+    uint64_t spill_save_bytes, spill_reload_bytes;
     uint64_t sbuf_bytes, psum_bytes; /* of a partition of the fuller core */
     double peak_flops;               /* of one core, a second */
 } nki_times;

@@ -77,6 +77,8 @@ static void add(const timed_core *c, int n_cores, nki_times *out) {
     out->flops += t->flops;
     out->hbm_read_bytes += t->hbm_read_bytes;
     out->hbm_write_bytes += t->hbm_write_bytes;
+    out->spill_save_bytes += t->spill_save_bytes;
+    out->spill_reload_bytes += t->spill_reload_bytes;
     out->sbuf_bytes = c->program->sbuf_peak_bytes;
     out->psum_bytes = c->program->psum_peak_bytes;
     timing_result_free(&result);

@@ -57,7 +57,7 @@ static vtrn_status add_hbm(finishing *f, const nki_record *r) {
                               slot);
     if (r->kind == NKI_CONSTANT)
         return build_constant_add(&f->build, t, r->host, r->storage.n_bytes, slot);
-    if (f->core >= 0) /* the other core may read it */
+    if (f->core >= 0 && !r->is_spill) /* the other core may read it */
         return build_slot_add(&f->build, VTRN_SLOT_OUTPUT, t, r->storage.n_bytes,
                               (int32_t)f->n_outputs++, slot);
     return build_slot_add(&f->build, VTRN_SLOT_SCRATCH, t, r->storage.n_bytes, 0, slot);
@@ -174,6 +174,8 @@ static vtrn_status add_instr(finishing *f, const nki_issued *from) {
     if (!to)
         return VTRN_OUT_OF_MEMORY(sizeof *to);
     *to = from->instr;
+    if (to->source >= NKI_SPILL_SOURCE) /* behind the kernel's, see add_sources() */
+        to->source = f->options->n_sources + (to->source - NKI_SPILL_SOURCE);
     for (int k = 0; k < VTRN_MAX_AP; k++) {
         const nki_record *r = from->operand[k];
         if (r && r->storage.space == VTRN_SPACE_HBM)
@@ -238,7 +240,14 @@ static vtrn_status add_sources(finishing *f) {
     for (uint32_t i = 0; i < f->options->n_sources; i++)
         VTRN_RETURN_IF_ERROR(
             build_source_set(&f->build, f->options->sources[i].op, f->options->sources[i].place));
-    VTRN_CHECK(f->build.n_sources == f->options->n_sources, "places are listed once");
+    for (uint32_t i = 0; i < f->s->n_spills; i++) {
+        uint32_t source = f->s->spills[i].source;
+        const char *place = source < f->options->n_sources ? f->options->sources[source].place : "";
+        VTRN_RETURN_IF_ERROR(build_source_set(&f->build, "spill_save", place));
+        VTRN_RETURN_IF_ERROR(build_source_set(&f->build, "spill_reload", place));
+    }
+    VTRN_CHECK(f->build.n_sources == f->options->n_sources + 2 * f->s->n_spills,
+               "places are listed once");
     return NULL;
 }
 

@@ -75,6 +75,9 @@ static vtrn_status make_part(parting *p, uint32_t begin, uint32_t end, int64_t h
     part->storage = tile->storage;
     part->storage.id = id;
     part->storage.row_bytes = (uint64_t)(hi - lo);
+    part->storage.n_bytes = part->storage.row_bytes * part->storage.n_partitions;
+    part->name = tile->name;
+    part->is_kept_there = tile->is_kept_there;
     part->core = tile->core;
     part->is_released = true;
     for (uint32_t i = begin; i < end; i++) {

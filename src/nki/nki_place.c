@@ -72,14 +72,8 @@ static int only_operand(const nki_issued *issued, const nki_record *r) {
     return found;
 }
 
-/* Whether the instruction that reads `old` for the last time is the first to write `made`, element
- * by element from the same places if `made` is by *addr bytes and *partition partitions behind
- * `old`. */
-static bool takes_over(const placing *p, const nki_record *old, const nki_record *made,
-                       int64_t *addr, int *partition) {
-    if (!p->may_share || old->last != made->first || made->is_filled)
-        return false;
-    const nki_issued *issued = &p->s->list[made->first];
+bool nki_takes_over(const nki_issued *issued, const nki_record *old, const nki_record *made,
+                    int64_t *addr, int *partition) {
     int from = only_operand(issued, old), to = only_operand(issued, made);
     if (from < 0 || to < 0 || !nki_is_elementwise(&issued->instr) ||
         access_is_written(&issued->instr, from) || !access_is_written(&issued->instr, to) ||
@@ -95,6 +89,14 @@ static bool takes_over(const placing *p, const nki_record *old, const nki_record
     *addr = a->addr - b->addr;
     *partition = (int)a->partition - (int)b->partition;
     return is_alike;
+}
+
+/* Whether the instruction that reads `old` for the last time is the first to write `made`, which
+ * may have its place. */
+static bool takes_over(const placing *p, const nki_record *old, const nki_record *made,
+                       int64_t *addr, int *partition) {
+    return p->may_share && old->last == made->first && !made->is_filled &&
+           nki_takes_over(&p->s->list[made->first], old, made, addr, partition);
 }
 
 /* Whether two tiles of the same time may lie so, as one takes the other's elements over. */
@@ -151,7 +153,7 @@ static bool find_place(const placing *p, nki_record *tile, const living *live, i
 
 static const char *place_of(const nki_finish_options *o, const nki_session *s,
                             const nki_record *r) {
-    uint32_t source = s->list[r->first].instr.source;
+    uint32_t source = nki_source_of(s, &s->list[r->first]);
     return source < o->n_sources ? o->sources[source].place : "";
 }
 
@@ -366,39 +368,61 @@ static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
     return status;
 }
 
-/* The list before it is changed. */
+/* The list as it is before something is tried. */
 typedef struct kept_list {
     nki_issued *list;
     nki_meeting *meets;
-    uint32_t n_list, n_meets;
+    bool *is_filled; /* [n_records] */
+    nki_spilled *spills;
+    uint32_t n_list, n_meets, n_records, n_slots, n_spills;
 } kept_list;
 
 static void list_free(kept_list *kept) {
-    free(kept->list);
-    free(kept->meets);
+    free(kept->list), free(kept->meets), free(kept->is_filled), free(kept->spills);
+    *kept = (kept_list){0};
 }
 
-static vtrn_status list_keep(const nki_session *s, kept_list *kept) {
-    *kept = (kept_list){.n_list = s->n_list, .n_meets = s->n_meets};
-    kept->list = malloc(((size_t)s->n_list + 1) * sizeof *kept->list);
-    kept->meets = malloc(((size_t)s->n_meets + 1) * sizeof *kept->meets);
-    if (!kept->list || !kept->meets) {
-        list_free(kept);
-        return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *kept->list);
+static vtrn_status list_keep(const nki_session *s, kept_list *out) {
+    *out = (kept_list){.n_list = s->n_list,
+                       .n_meets = s->n_meets,
+                       .n_records = s->n_records,
+                       .n_slots = s->n_slots,
+                       .n_spills = s->n_spills};
+    out->list = malloc(((size_t)s->n_list + 1) * sizeof *out->list);
+    out->meets = malloc(((size_t)s->n_meets + 1) * sizeof *out->meets);
+    out->is_filled = malloc((size_t)s->n_records + 1);
+    out->spills = malloc(((size_t)s->n_spills + 1) * sizeof *out->spills);
+    if (!out->list || !out->meets || !out->is_filled || !out->spills) {
+        list_free(out);
+        return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *out->list);
     }
     if (s->n_list)
-        memcpy(kept->list, s->list, s->n_list * sizeof *kept->list);
+        memcpy(out->list, s->list, s->n_list * sizeof *out->list);
     if (s->n_meets)
-        memcpy(kept->meets, s->meets, s->n_meets * sizeof *kept->meets);
+        memcpy(out->meets, s->meets, s->n_meets * sizeof *out->meets);
+    if (s->n_spills)
+        memcpy(out->spills, s->spills, s->n_spills * sizeof *out->spills);
+    for (uint32_t i = 0; i < s->n_records; i++)
+        out->is_filled[i] = s->records[i]->is_filled;
     return NULL;
 }
 
+/* As it was: the list has room, as it was at least as long. Tensors that were added are gone. */
 static void list_restore(nki_session *s, const kept_list *kept) {
     if (kept->n_list)
         memcpy(s->list, kept->list, kept->n_list * sizeof *kept->list);
     if (kept->n_meets)
         memcpy(s->meets, kept->meets, kept->n_meets * sizeof *kept->meets);
+    if (kept->n_spills)
+        memcpy(s->spills, kept->spills, kept->n_spills * sizeof *kept->spills);
+    for (uint32_t i = kept->n_records; i < s->n_records; i++)
+        free(s->records[i]); /* of parts and scratches, which own nothing */
+    for (uint32_t i = 0; i < kept->n_records; i++)
+        s->records[i]->is_filled = kept->is_filled[i];
     s->n_list = kept->n_list;
+    s->n_records = kept->n_records;
+    s->n_slots = kept->n_slots;
+    s->n_spills = kept->n_spills;
     nki_note_uses(s);
 }
 
@@ -437,6 +461,39 @@ static vtrn_status place_reused(placing *p, const nki_finish_options *o, const p
     return status;
 }
 
+/* Places the core's tiles, some of which are in HBM for a time. Tiles that lie apart leave gaps
+ * too small for others, so that less than the whole memory may be given to them. `why`: the error
+ * of what does not fit without, which stays where this is no help. */
+static vtrn_status place_spilled(placing *p, const nki_finish_options *o, const placing *fresh,
+                                 vtrn_status why) {
+    enum { PARTS = 32, LEAST = 8 }; /* the budget's steps, in parts of the memory */
+    nki_session *s = p->s;
+    kept_list kept;
+    vtrn_status status = list_keep(s, &kept);
+    bool is_placed = false;
+    for (uint64_t n = PARTS; n >= LEAST && !status && !is_placed; n--) {
+        bool fits;
+        status = nki_spill(s, fresh->core, fresh->limit * n / PARTS, &fits);
+        *p = *fresh;
+        p->may_share = true;
+        if (!status && fits) {
+            status = place_tiles(p, o);
+            is_placed = !status;
+            if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+                vtrn_status_free(status);
+                status = NULL;
+            }
+        }
+        if (!is_placed)
+            list_restore(s, &kept);
+    }
+    list_free(&kept);
+    if (!is_placed && !status)
+        return why;
+    vtrn_status_free(why);
+    return status;
+}
+
 static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_space space,
                               int core, uint64_t *out_peak) {
     const vtrn_chip *chip = nki_chip(s);
@@ -459,6 +516,9 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
         status = nki_delay(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
+        if (status && vtrn_status_category(status) == VTRN_CAPACITY && !is_psum &&
+            !s->refuses_spills)
+            status = place_spilled(&p, o, &fresh, status);
     } else if (!status && s->reuses_loads && !is_psum)
         status = place_reused(&p, o, &fresh);
     *out_peak = p.peak > *out_peak ? p.peak : *out_peak;
@@ -485,9 +545,12 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
                                uint64_t *psum_bytes) {
     kept_list kept;
     VTRN_RETURN_IF_ERROR(list_keep(s, &kept));
+    bool refuses_spills = s->refuses_spills;
     vtrn_status status = nki_turns_merge(s);
+    s->refuses_spills = true;
     if (!status)
         status = place_both(s, o, sbuf_bytes, psum_bytes);
+    s->refuses_spills = refuses_spills;
     if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
         vtrn_status_free(status);
         list_restore(s, &kept);
@@ -500,8 +563,9 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
-    return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)
-                      : place_both(s, options, sbuf_bytes, psum_bytes);
+    bool is_placed_before = s->n_spills != 0; /* turns are no more where they were */
+    return s->n_turns && !is_placed_before ? place_turns(s, options, sbuf_bytes, psum_bytes)
+                                           : place_both(s, options, sbuf_bytes, psum_bytes);
 }
 
 vtrn_status vtrn_nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

@@ -112,6 +112,7 @@ static void forget(nki_session *s) {
         runtime_memory_release(r->memory);
         free(r->written.bytes);
         free(r->summed.bytes);
+        free(r->owned_name);
         nki_sharing_free(r->sharing);
         free(r);
     }
@@ -130,6 +131,7 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->list);
     free(s->meets);
     free(s->turns);
+    free(s->spills);
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
     if (s->machine)
@@ -187,6 +189,10 @@ vtrn_status vtrn_nki_mark_turn(nki_session *s, uint32_t loop) {
         return VTRN_OUT_OF_MEMORY(s->n_turns * sizeof *s->turns);
     s->turns[s->n_turns++] = (nki_turn){.at = s->n_list, .loop = loop};
     return NULL;
+}
+
+void vtrn_nki_refuse_spills(nki_session *s) {
+    s->refuses_spills = true;
 }
 
 void vtrn_nki_fill_unwritten(nki_session *s, nki_fill fill) {
@@ -247,7 +253,7 @@ uint32_t vtrn_nki_n_instrs(const nki_session *s) {
 }
 
 uint32_t vtrn_nki_source(const nki_session *s, uint32_t instr_i) {
-    return s->list[instr_i].instr.source;
+    return nki_source_of(s, &s->list[instr_i]);
 }
 
 vtrn_status nki_record_add(nki_session *s, nki_record **out) {
@@ -294,7 +300,7 @@ vtrn_status nki_own(nki_session *s, nki_record *r) {
     return take_hbm(s, r, r->host);
 }
 
-static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_options *o) {
+static vtrn_status grow_slots(nki_session *s) {
     if (s->n_slots == s->cap_slots) {
         uint32_t cap = s->cap_slots ? s->cap_slots * 2 : 16;
         vtrn_slot *slots = realloc(s->slots, cap * sizeof *slots);
@@ -307,6 +313,27 @@ static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_opti
             return VTRN_OUT_OF_MEMORY(cap * sizeof *slots);
         s->cap_slots = cap;
     }
+    return NULL;
+}
+
+vtrn_status nki_scratch_add(nki_session *s, const nki_storage *like, nki_record **out) {
+    VTRN_RETURN_IF_ERROR(grow_slots(s));
+    VTRN_RETURN_IF_ERROR(nki_record_add(s, out));
+    nki_record *r = *out;
+    r->storage.space = VTRN_SPACE_HBM;
+    r->storage.dtype = like->dtype;
+    r->storage.n_partitions = 1;
+    r->storage.row_bytes = r->storage.n_bytes = like->row_bytes * like->n_partitions;
+    r->is_released = r->is_spill = true;
+    r->slot = s->n_slots;
+    s->slot_base[s->n_slots] = 0;
+    s->slots[s->n_slots++] = (vtrn_slot){
+        .kind = VTRN_SLOT_SCRATCH, .dtype = like->dtype, .size_bytes = r->storage.n_bytes};
+    return NULL;
+}
+
+static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_options *o) {
+    VTRN_RETURN_IF_ERROR(grow_slots(s));
     static const uint8_t kinds[] = {[NKI_LOCAL] = VTRN_SLOT_SCRATCH,
                                     [NKI_ARGUMENT] = VTRN_SLOT_ARGUMENT,
                                     [NKI_CONSTANT] = VTRN_SLOT_CONSTANT};
@@ -324,7 +351,7 @@ static vtrn_status add_slot(nki_session *s, nki_record *r, const nki_tensor_opti
     return NULL;
 }
 
-/* Doubles SBUF or PSUM of the session's core, until a tile of row_bytes has room. */
+/* Doubles SBUF or PSUM of the session's core until a tile of row_bytes has room. */
 static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
     nki_machine *m = s->machine;
     bool is_psum = space == VTRN_SPACE_PSUM;
@@ -333,7 +360,8 @@ static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
     uint64_t chip_has =
         (uint64_t)(is_psum ? chip->psum_partition_bytes : chip->sbuf_partition_bytes);
     uint64_t before = (uint64_t)*has, after = 2 * before;
-    VTRN_CHECK(row_bytes <= before, "a tile is not larger than the chip's memory");
+    while (after - before < row_bytes && after <= MAX_ROOMY_PARTITION_BYTES)
+        after *= 2;
     if (after > MAX_ROOMY_PARTITION_BYTES)
         return VTRN_ERROR(VTRN_CAPACITY,
                           "the kernel holds %llu times the %s of %s in tiles; let go of tiles that "
@@ -372,10 +400,12 @@ static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_opt
         return VTRN_ERROR(
             VTRN_CAPACITY, "a tile of %u partitions; %s of %s has %d; split its first dimension",
             r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name, chip->n_partitions);
-    if (r->storage.row_bytes > limit)
+    uint32_t n_blocks = o->n_blocks ? o->n_blocks : 1;
+    if (r->storage.row_bytes / n_blocks > limit)
         return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile of %llu bytes a partition; %s; split its free dimensions",
-                          (unsigned long long)r->storage.row_bytes, has);
+                          "a %s of %llu bytes a partition; %s; split its free dimensions",
+                          o->n_blocks > 1 ? "block" : "tile",
+                          (unsigned long long)r->storage.row_bytes / n_blocks, has);
     r->is_placed = o->is_placed;
     r->placed_addr = o->addr;
     if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit))
@@ -435,6 +465,12 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
     r->storage.row_bytes = row;
     r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = n;
     r->kind = (uint8_t)o->kind;
+    r->is_kept_there = o->is_kept_there;
+    if (o->name && *o->name) {
+        r->name = r->owned_name = strdup(o->name);
+        if (!r->name)
+            return VTRN_OUT_OF_MEMORY(strlen(o->name) + 1);
+    }
     r->core = is_hbm ? 0 : (uint8_t)s->core;
     r->is_released = true; /* until it has memory */
     VTRN_RETURN_IF_ERROR(is_hbm ? add_slot(s, r, o) : take_tile(s, r, o));

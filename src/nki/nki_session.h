@@ -38,6 +38,11 @@ typedef struct nki_record {
     uint32_t chip_partition;
     struct nki_sharing *sharing; /* nki_race.c; NULL: one program alone has named it */
     struct nki_record *part;     /* nki_split.c: what instructions name; it or a later one */
+    const char *name;            /* the kernel's own; NULL: none */
+    char *owned_name;
+    uint32_t n_blocks; /* as in nki_tensor_options */
+    bool is_kept_there;
+    bool is_spill; /* in HBM: what tiles are saved to */
 } nki_record;
 
 /* A stretch of a partition that nothing uses. */
@@ -110,6 +115,9 @@ struct nki_session {
     uint64_t flops;
     bool has_no_values;
     bool reuses_loads; /* nki_repeats.c, nki_turns.c */
+    bool refuses_spills;
+    nki_spilled *spills; /* nki_spill.c, by line of the kernel */
+    uint32_t n_spills, cap_spills;
     nki_fill fill;
     uint64_t n_filled;
     vtrn_status first_filled; /* owned; NULL: none */
@@ -175,6 +183,18 @@ vtrn_status nki_parts(nki_session *s, vtrn_space space, int core);
  * that overwrites the tile to the last before the next; the list names them. */
 vtrn_status nki_split(nki_session *s, vtrn_space space, int core);
 
+/* nki_spill.c: a core's tiles that do not fit in `budget` bytes a partition are saved to HBM and
+ * reloaded; each part of such a tile's life is a record of its own. *out_fits: false where even so
+ * an instruction's tiles have no room; the list may be half changed then. */
+vtrn_status nki_spill(nki_session *s, int core, uint64_t budget, bool *out_fits);
+/* Of spills the source is a number of these: the group's, twice, + 1 for reloads. */
+enum { NKI_SPILL_SOURCE = 1 << 30 };
+/* The line of the kernel that an instruction is of: of a spill, where its tile is first used. */
+uint32_t nki_source_of(const nki_session *s, const nki_issued *issued);
+
+/* nki_session.c: a tensor in HBM for as many bytes as `like` has, without memory here. */
+vtrn_status nki_scratch_add(nki_session *s, const nki_storage *like, nki_record **out);
+
 /* nki_delay.c: reorders the list, so that a core's tiles are filled when they are first used. */
 vtrn_status nki_delay(nki_session *s, vtrn_space space, int core);
 
@@ -227,7 +247,11 @@ vtrn_status nki_name_operands(const vtrn_instr *instr, vtrn_status status);
 vtrn_status nki_core_program(nki_session *s, const nki_finish_options *options, int core,
                              bool is_rank, vtrn_program **out);
 
-/* nki_place.c */
+/* nki_place.c: whether the instruction, which reads `old` for the last time, writes `made` element
+ * by element from the same places if `made` is by *addr bytes and *partition partitions behind
+ * `old`. */
+bool nki_takes_over(const nki_issued *issued, const nki_record *old, const nki_record *made,
+                    int64_t *addr, int *partition);
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes);
 

@@ -46,6 +46,8 @@ static vtrn_status begin_part(nki_session *s, nki_record *tile) {
     part->storage = tile->storage;
     part->storage.id = id;
     part->core = tile->core;
+    part->name = tile->name;
+    part->is_kept_there = tile->is_kept_there;
     part->is_released = true;
     tile->part = part;
     return NULL;

@@ -148,6 +148,10 @@ static double run_dma(replay_state *r, uint32_t instr_i, int engine, double trig
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
     summary->hbm_write_bytes += transfer->hbm_write_bytes;
+    if (r->model->program->instrs[instr_i].flags & VTRN_FLAG_SPILL) {
+        summary->spill_save_bytes += transfer->hbm_write_bytes;
+        summary->spill_reload_bytes += transfer->hbm_read_bytes;
+    }
     r->dma_done_ns = later_ns(r->dma_done_ns, times.semaphore_ns);
     keep_interval(r, instr_i, TIMING_LANE_DMA + ring, times.first_byte_ns, times.last_byte_ns, 0);
     return times.semaphore_ns;

@@ -23,6 +23,7 @@ typedef struct timing_summary {
     double dma_busy_share;               /* of total_ns, mean over the core's DMA engines */
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
+    uint64_t spill_save_bytes, spill_reload_bytes; /* of them, of what SBUF has no room for */
     double custom_ns; /* spent in reference custom ops */
     uint64_t n_collectives;
     double collective_ns; /* in which they ran, from the last member's arrival on */

@@ -193,7 +193,29 @@ static void test_tiles_are_not_filled_behind_a_meeting_of_the_cores(void **state
     nki_session *s = filled_tiles(true);
     nki_finish_options o = {.name = "met"};
     uint64_t sbuf, psum;
+    vtrn_nki_refuse_spills(s);
     fails_with(vtrn_nki_place(s, &o, &sbuf, &psum), "4 tiles live with it");
+    vtrn_nki_destroy(s);
+}
+
+static void test_tiles_without_room_are_spilled_on_either_side_of_a_meeting(void **state) {
+    (void)state;
+    enum { TILE_BYTES = ROWS * 12000 * 4 };
+    nki_session *s = filled_tiles(true);
+    nki_finish_options o = {.name = "spilled"};
+    uint64_t sbuf, psum;
+    uint32_t n, n_instrs = vtrn_nki_n_instrs(s);
+    must(vtrn_nki_place(s, &o, &sbuf, &psum));
+    const nki_spilled *spills = vtrn_nki_spills(s, &n);
+    assert_int_equal(n, 1); /* all tiles are of one line */
+    assert_int_equal(spills->n_saves, spills->n_reloads);
+    assert_in_range(spills->n_saves, 2, 3); /* of six tiles four fit */
+    assert_int_equal(spills->save_bytes, spills->n_saves * TILE_BYTES);
+    assert_int_equal(spills->tile_bytes, TILE_BYTES);
+    assert_int_equal(vtrn_nki_n_instrs(s), n_instrs + 2 * spills->n_saves);
+    must(vtrn_nki_place(s, &o, &sbuf, &psum)); /* of the list with the spills */
+    assert_int_equal(vtrn_nki_n_instrs(s), n_instrs + 2 * spills->n_saves);
+    assert_in_range(sbuf, 4 * 48000, 212992);
     vtrn_nki_destroy(s);
 }
 
@@ -225,6 +247,7 @@ static void test_capacity_counts_tiles_that_are_used_together(void **state) {
             must(add(s, &tiles[i], &tiles[i], &tiles[i]));
         nki_finish_options o = {.name = "wide"};
         uint64_t sbuf, psum;
+        vtrn_nki_refuse_spills(s);
         vtrn_status status = vtrn_nki_place(s, &o, &sbuf, &psum);
         if (together) {
             fails_with(status, "4 tiles live with it");
@@ -268,6 +291,7 @@ int main(void) {
         cmocka_unit_test(test_tiles_that_python_still_holds_cost_no_capacity),
         cmocka_unit_test(test_tiles_are_filled_when_there_is_room),
         cmocka_unit_test(test_tiles_are_not_filled_behind_a_meeting_of_the_cores),
+        cmocka_unit_test(test_tiles_without_room_are_spilled_on_either_side_of_a_meeting),
         cmocka_unit_test(test_capacity_counts_tiles_that_are_used_together),
         cmocka_unit_test(test_a_matmul_overwrites_first_and_adds_then),
     };

@@ -57,7 +57,7 @@ class Profile(ct.Structure):
         ("n_reference_ops", ct.c_uint32), ("n_instructions", ct.c_uint64),
         ("host_seconds", ct.c_double), ("functional_seconds", ct.c_double),
         ("timing_seconds", ct.c_double), ("dollars_per_hour", ct.c_double),
-        ("instance_cores", ct.c_int),
+        ("instance_cores", ct.c_int), ("spill_save_bytes", ct.c_uint64), ("spill_reload_bytes", ct.c_uint64),
     ]  # fmt: skip
 
 

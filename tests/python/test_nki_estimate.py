@@ -57,8 +57,14 @@ def test_a_loop_that_unrolls_to_very_many_instructions_is_told(estimate):
 
 
 def test_tiles_that_do_not_fit_are_told_with_who_lives_where(estimate, tmp_path):
-    (tmp_path / "k.py").write_text(TEXT.replace("    for _ in range(n):\n", "    for k in keep:\n        nisa.tensor_scalar(k, k, nl.add, 1.0)\n"
-                                                "    for _ in range(n):\n"))
+    text = TEXT.replace("    for _ in range(n):\n", "    for k in keep:\n        nisa.tensor_scalar(k, k, nl.add, 1.0)\n"
+                        "    for _ in range(n):\n")
+    (tmp_path / "k.py").write_text(text)
+    done = estimate("--set", "columns=40000")
+    assert done.returncode == 0 and "warning: SBUF has no room for all tiles that live together: 40960000 bytes are saved" in done.stdout
+    assert json.loads(estimate("--set", "columns=40000", "--json").stdout)["spill_reload_bytes"] == 40960000
+    config = "@nki.jit(compile_config=nki.compiler.CompileConfig(nki_alloc_fallback=False))"
+    (tmp_path / "k.py").write_text(text.replace("@nki.jit", config).replace("import nki\n", "import nki, nki.compiler\n"))
     done = estimate("--set", "columns=40000")
     assert done.returncode == 1 and "error: out of capacity: SBUF: a tile of 160000 bytes a partition does not fit" in done.stdout
     assert "first used at" in done.stdout and "k.py:9" in done.stdout

@@ -15,6 +15,7 @@ import vtrn.nki  # noqa: E402
 
 vtrn.nki.install(force=True)
 import nki  # noqa: E402
+import nki.compiler  # noqa: E402
 import nki.isa as nisa  # noqa: E402
 import nki.language as nl  # noqa: E402
 
@@ -213,9 +214,12 @@ def test_registers_and_dynamic_loops():
     assert nki.jit(kernel)(a, np.full((1, 1), 7, np.int32))[0, 0] == 21
 
 
+NO_SPILLS = nki.compiler.CompileConfig(nki_alloc_fallback=False)
+
+
 def failure(kernel, *arrays):
     with pytest.raises(vtrn.nki.NkiValidationError) as e:
-        nki.jit(kernel)(*arrays)
+        nki.jit(kernel, compile_config=NO_SPILLS)(*arrays)
     return str(e.value)
 
 
@@ -717,7 +721,7 @@ def test_a_tile_that_is_overwritten_whole_may_be_placed_anew():
     done = vtrn.nki.profile(nki.jit(kernel), directory="out/test/split")(a, 128)
     np.testing.assert_array_equal(done.result, np.broadcast_to(7 * a + 21, (128, 8)))
     with pytest.raises(vtrn.nki.NkiValidationError, match="does not fit"):  # each write leaves something that may be read
-        nki.jit(kernel)(a, 128, part=100)
+        nki.jit(kernel, compile_config=NO_SPILLS)(a, 128, part=100)
 
 
 def test_an_empty_view_is_a_view_that_no_instruction_takes():

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("vtrn.nki", exc_type=ImportError)
 import vtrn.nki  # noqa: E402
-from vtrn.nki import errors, isa as nisa, language as nl  # noqa: E402
+from vtrn.nki import compiler, errors, isa as nisa, language as nl  # noqa: E402
 
 ROOM = 212_992  # bytes a partition
 rng = np.random.default_rng(23)
@@ -114,4 +114,38 @@ def test_what_lives_is_told_by_line_and_size():
         return out
 
     with pytest.raises(errors.NkiValidationError, match=r"(?s)2 of 80000 bytes, first used at .*, last by instruction \d+"):
-        vtrn.nki.jit(kernel)(numbers(1, 1))
+        vtrn.nki.jit(kernel, compile_config=compiler.CompileConfig(nki_alloc_fallback=False))(numbers(1, 1))
+
+
+def repeated_loads(sizes, steps):
+    """A kernel of loads (which array, how many steps later its row sums are taken) that asks for each load once, and what it
+    takes and gives. A column of size 1 is 16,000 bytes a partition."""
+    def kernel(*arrays):
+        out = nl.ndarray((len(steps), 128, 1), np.float32, buffer=nl.shared_hbm)
+        due = {}
+        for k in range(len(steps) + 3):
+            if k < len(steps):
+                which, wait = steps[k]
+                tile = nl.ndarray(arrays[which].shape, np.float32)
+                nisa.dma_copy(tile, arrays[which])
+                due.setdefault(k + wait, []).append((k, tile))
+            for step, tile in due.pop(k, ()):
+                total = nl.ndarray((128, 1), np.float32)
+                nisa.tensor_reduce(total, nl.maximum, tile, axis=1)
+                nisa.dma_copy(out[step], total)
+        return out
+
+    kernel.reuses_loads = True
+    arrays = [numbers(128, 4000 * n) for n in sizes]
+    return kernel, arrays, np.stack([arrays[which].max(axis=1, keepdims=True) for which, _ in steps])
+
+
+@pytest.mark.parametrize("is_in_pieces", [False, True])
+def test_loads_are_repeated_where_the_room_to_keep_tiles_is_in_pieces(is_in_pieces, tmp_path):
+    sizes, steps = [4, 1, 3, 5], [(3, 2), (3, 2), (1, 1), (2, 1), (0, 2), (1, 2), (0, 0)]
+    kernel, arrays, want = repeated_loads(sizes, steps if is_in_pieces else steps[:-1])
+    done = profiled(kernel, *arrays, tmp_path=tmp_path)
+    np.testing.assert_array_equal(done.result, want)
+    every = sum(arrays[which].nbytes for which, _ in steps[:len(want)])
+    assert done.hbm_read_bytes == every if is_in_pieces else done.hbm_read_bytes < every
+    assert done.sbuf_peak_bytes <= 128 * ROOM

@@ -1,7 +1,8 @@
 """nki.compiler: what nki.jit takes for a kernel. Source: API pages of nki.compiler, NKI 0.7.
 
-The virtual chip places every tile itself, keeps every dependence, and checks barriers and capacity always: of the options
-the conflicts between kernels count, the others change nothing here."""
+The virtual chip places every tile itself, keeps every dependence, and checks barriers and capacity always: and what
+does not fit in SBUF goes to HBM unless nki_alloc_fallback is off: of the options that one and the conflicts between kernels count,
+the others change nothing here."""
 
 import dataclasses
 import enum
@@ -47,6 +48,12 @@ class Configs:
         for value, kind in ((self.compile_config, CompileConfig), (self.specialization_config, SpecializationConfig)):
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"nki.jit: {value!r}; it is a nki.compiler.{kind.__name__}")
+
+    @property
+    def refuses_spills(self):
+        """Whether tiles that do not fit are an error. Without the fallback to the graph compiler's allocator NKI's own one, which
+        does not spill, has the last word."""
+        return self.compile_config is not None and not self.compile_config.nki_alloc_fallback
 
     def check_nested(self, name, inner, inner_name):
         """A kernel becomes part of another: where both say something, they say the same."""

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 
-from vtrn.nki import language as nl, tune_command, tuner
+from vtrn.nki import kernel as kernels, language as nl, tune_command, tuner
 from vtrn.nki.errors import NkiValidationError
 
 MANY = 20_000  # instructions of one line, of which a warning says that a loop is unrolled
@@ -21,7 +21,12 @@ class Estimate:
     psum_peak_bytes: int = 0
     latency_ns: float = 0.0
     warnings: tuple = ()
+    spill_save_bytes: int = 0  # to HBM, of tiles that SBUF has no room for
+    spill_reload_bytes: int = 0
     error: str = ""  # what the launch would fail with
+
+
+_FIGURES = "sbuf_peak_bytes", "psum_peak_bytes", "latency_ns", "spill_save_bytes", "spill_reload_bytes"
 
 
 def estimate(kernel, *args, **kwargs):
@@ -49,8 +54,10 @@ def estimate(kernel, *args, **kwargs):
     lines = [[place, n] for place, n in counts.most_common()]
     warnings = tuple(f"{place} issues {n} instructions: a loop of Python is unrolled; let an instruction take larger tiles, or use "
                      "nl.fori_loop" for place, n in lines if n >= MANY)
-    return Estimate(sum(counts.values()), lines, figures.get("sbuf_peak_bytes", 0), figures.get("psum_peak_bytes", 0),
-                    figures.get("latency_ns", 0.0), warnings, error)
+    if not error and run.spills:
+        warnings = (kernels.spill_text(run.spills), *warnings)
+    return Estimate(sum(counts.values()), lines, warnings=warnings, error=error,
+                    **{name: figures[name] for name in _FIGURES if name in figures})
 
 
 def main(arguments):

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from vtrn.nki import dtypes, isa, kernel as kernels, language as nl, tensor
+from vtrn.nki import compiler, dtypes, isa, kernel as kernels, language as nl, tensor
 from vtrn.nki._load import HBM
 from vtrn.nki.errors import NkiValidationError
 from vtrn.nki.tensor import ARGUMENT, ndarray
@@ -69,8 +69,8 @@ class Program:
 class _Recording(kernels._Run):
     """A launch on arguments that have shapes and no values."""
 
-    def __init__(self, function, grid):
-        super().__init__(function, grid, chip_name())
+    def __init__(self, function, grid, configs):
+        super().__init__(function, grid, chip_name(), configs)
         self.session.compute_values(False)
         self.has_values = False
         self.traced, self.structure = [], None
@@ -191,10 +191,10 @@ def _primitive():
     return p
 
 
-def call(function, grid, args, kwargs, fills=False):
+def call(function, grid, args, kwargs, fills=False, configs=compiler.Configs()):
     """The results of a kernel's function as JAX traces them. args and kwargs hold tracers, arrays and values of Python.
     fills: elements that nothing has written are read as NaN, whatever the environment says."""
-    run = _Recording(function, grid)
+    run = _Recording(function, grid, configs)
     if fills:
         run.session.fill_unwritten(True)
     program = run.record(args, kwargs)

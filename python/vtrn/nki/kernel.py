@@ -134,15 +134,40 @@ def _whole(value):
     return value._view((value._row_bytes,), (1,), 0, dtypes.code_of("uint8"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Spill:
+    """Tiles that one line of a kernel is the first to use, and that wait in HBM for a time since SBUF has no room for them."""
+
+    place: str
+    name: str  # of the first of them, where the kernel gives one
+    n_saves: int
+    n_reloads: int
+    tile_bytes: int  # of the largest
+    spill_save_bytes: int
+    spill_reload_bytes: int
+
+
+def spill_text(spills):
+    """What a launch's Spills are, in one sentence."""
+    saved, reloaded = (sum(getattr(s, f"spill_{what}_bytes") for s in spills) for what in ("save", "reload"))
+    most = "; ".join(f"{s.name or 'a tile'} of {s.tile_bytes} bytes first used at {s.place}, saved {s.n_saves} and reloaded "
+                     f"{s.n_reloads} times" for s in spills[:3])
+    more = f"; and of {len(spills) - 3} lines more" if len(spills) > 3 else ""
+    return (f"SBUF has no room for all tiles that live together: {saved} bytes are saved to HBM and {reloaded} reloaded (spill): "
+            f"{most}{more}. Smaller tiles, or reads for the last time before, would save this time")
+
+
 class _Run:
     """One launch of a kernel."""
 
-    def __init__(self, function, grid, chip=None):
+    def __init__(self, function, grid, chip=None, configs=compiler.Configs()):
         self.function, self.grid = function, grid
         self.session = core.Session(chip or chip_name())
         self.session.fill_unwritten(fills_unwritten())
         if getattr(function, "reuses_loads", False):
             self.session.reuse_loads()
+        if configs.refuses_spills:
+            self.session.refuse_spills()
         self.has_values = True
         self.is_timed = False  # two programs have a core each, whether they meet or not
         self.stops = []  # of ranks: (core or None, meeting of ranks or None, of cores) in order
@@ -232,6 +257,15 @@ class _Run:
             warnings.warn(f"{self.function.__name__}: {n} elements that nothing had written were read as {read_as}; first "
                           f"{first} at {place}", stacklevel=5)
 
+    @property
+    def spills(self):
+        """The Spills of the launch, those of most bytes first; empty where SBUF has room for all tiles."""
+        return sorted((Spill(*row) for row in self.session.spills()), key=lambda s: -(s.spill_save_bytes + s.spill_reload_bytes))
+
+    def _tell_of_spills(self):
+        if spills := self.spills:
+            warnings.warn(f"{self.function.__name__}: {spill_text(spills)}", stacklevel=5)
+
     def _tell_of_races(self):
         """Of the two programs of a launch: VTRN_NKI_RACES is "warn", the default, "error" or "ignore"."""
         policy = os.environ.get("VTRN_NKI_RACES", "warn")
@@ -302,6 +336,7 @@ class _Run:
             tensor.set_launch(launch)
             self.session.end(before)
         self.sbuf_bytes, self.psum_bytes = self.session.place(self.outputs)
+        self._tell_of_spills()
         self._tell_of_fills()
         self._tell_of_races()
         self._update_arguments()
@@ -374,8 +409,8 @@ class Kernel:
         try:
             grid = launch_grid(self.grid, self.func.__name__)
             if "jax" in sys.modules and (jax_call := _jax_call()).is_traced(args, kwargs):
-                return jax_call.call(self.func, grid, args, kwargs)
-            return _Run(self.func, grid, chip_name(self.chip)).run(args, kwargs)
+                return jax_call.call(self.func, grid, args, kwargs, configs=self.configs)
+            return _Run(self.func, grid, chip_name(self.chip), self.configs).run(args, kwargs)
         finally:
             _running = before
 
@@ -421,6 +456,8 @@ class Profile:
     psum_peak_bytes: int
     n_instructions: int
     directory: str  # of profile.html, profile.pftrace, profile.json; of two cores there are none: ""
+    spill_save_bytes: int = 0  # of hbm_write_bytes: tiles that SBUF has no room for
+    spill_reload_bytes: int = 0  # of hbm_read_bytes: the same
 
 
 class _Profiled:
@@ -434,7 +471,7 @@ class _Profiled:
     def __call__(self, *args, **kwargs):
         name = self.kernel.func.__name__
         grid = launch_grid(self.kernel.grid, name) if self.has_cores else self.kernel.grid
-        run = _Run(self.kernel.func, grid, chip_name(self.kernel.chip))
+        run = _Run(self.kernel.func, grid, chip_name(self.kernel.chip), self.kernel.configs)
         if self.fills:
             run.session.fill_unwritten(True)
         inputs = []

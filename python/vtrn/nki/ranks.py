@@ -85,7 +85,7 @@ class _Ranks:
             args, kwargs = self.inputs[rank]
             kernels._owners = {threading.get_ident()}
             grid = kernels.launch_grid(self.kernel.grid, self.kernel.func.__name__)
-            run = kernels._Run(self.kernel.func, grid, kernels.chip_name(self.kernel.chip))
+            run = kernels._Run(self.kernel.func, grid, kernels.chip_name(self.kernel.chip), self.kernel.configs)
             self.runs[rank] = run
             run.is_timed = self.is_timed and grid == (cores.N_CORES,)
             self.results[rank] = run._run(args, kwargs)

@@ -22,6 +22,8 @@ class Variant:
     psum_peak_bytes: int = 0
     n_instructions: int = 0
     error: str = ""
+    spill_save_bytes: int = 0
+    spill_reload_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Tuned:
             if v.latency_ns is None:
                 lines.append(f"{'-':>12} {'-':>9} {'-':>9} {'-':>8}  {text}: {v.error.splitlines()[0]}")
             else:
+                n_spilled = v.spill_save_bytes + v.spill_reload_bytes
+                spilled = f" (spills {n_spilled / 1024:.1f} KiB)" if n_spilled else ""
                 lines.append(f"{v.latency_ns / 1000:12.3f} {v.sbuf_peak_bytes / 1024:9.1f} {v.psum_peak_bytes / 1024:9.1f} "
-                             f"{v.n_instructions:8}  {text}")
+                             f"{v.n_instructions:8}  {text}{spilled}")
         return "\n".join(lines)
 
 
@@ -62,7 +66,7 @@ class _TimedRun(kernels._Run):
 
     def __init__(self, kernel, has_values):
         grid = kernels.launch_grid(kernel.grid, kernel.func.__name__) if kernel.has_cores else kernel.grid
-        super().__init__(kernel.func, grid, kernels.chip_name(kernel.chip))
+        super().__init__(kernel.func, grid, kernels.chip_name(kernel.chip), kernel.configs)
         if kernel.fills:
             self.session.fill_unwritten(True)
         self.session.compute_values(has_values)
@@ -84,6 +88,9 @@ class _TimedRun(kernels._Run):
     def _update_arguments(self):
         pass
 
+    def _tell_of_spills(self):
+        pass  # the figures say it
+
 
 def _time(kernel, parameters, args, kwargs, has_values=False):
     run = _TimedRun(kernel, has_values)
@@ -102,7 +109,7 @@ def _time(kernel, parameters, args, kwargs, has_values=False):
     except Exception as e:  # of the kernel: not for these parameters
         return Variant(parameters, None, error=f"{type(e).__name__}: {e}")
     return Variant(parameters, figures["latency_ns"], figures["sbuf_peak_bytes"], figures["psum_peak_bytes"],
-                   figures["n_instructions"])
+                   figures["n_instructions"], "", figures["spill_save_bytes"], figures["spill_reload_bytes"])
 
 
 def _work(kernel, points, args, kwargs, pipe):

@@ -59,9 +59,10 @@ static void session_dealloc(ext_session *self) {
 static PyObject *session_tensor(ext_session *self, PyObject *args) {
     PyTypeObject *type;
     PyObject *shape, *address, *buffer, *name, *data;
-    int dtype, space, kind;
-    if (!PyArg_ParseTuple(args, "OOiiiOOOO", &type, &shape, &dtype, &space, &kind, &data, &address,
-                          &buffer, &name))
+    int dtype, space, kind, is_kept_there = 0;
+    unsigned n_blocks = 0;
+    if (!PyArg_ParseTuple(args, "OOiiiOOOO|Ip", &type, &shape, &dtype, &space, &kind, &data,
+                          &address, &buffer, &name, &n_blocks, &is_kept_there))
         return NULL;
     int64_t dims[NKI_MAX_DIMS];
     int n = ext_integers(shape, dims, NKI_MAX_DIMS, "shape");
@@ -72,6 +73,9 @@ static PyObject *session_tensor(ext_session *self, PyObject *args) {
                             .kind = (nki_storage_kind)kind,
                             .n_dims = n,
                             .shape = dims,
+                            .name = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL,
+                            .n_blocks = n_blocks,
+                            .is_kept_there = is_kept_there,
                             .is_placed = address != Py_None};
     o.addr = o.is_placed ? PyLong_AsLongLong(address) : 0;
     Py_buffer bytes = {0};
@@ -308,13 +312,14 @@ static PyObject *profile_of(vtrn_executable *e) {
         ext_raise(status, NULL);
         return NULL;
     }
-    return Py_BuildValue("{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", p.step_ns, "tensor_active",
-                         p.tensor_active, "vector_active", p.vector_active, "scalar_active",
-                         p.scalar_active, "gpsimd_active", p.gpsimd_active, "sync_active",
-                         p.sync_active, "dma_active", p.dma_active, "mfu", p.mfu, "flops", p.flops,
-                         "hbm_read_bytes", p.hbm_read_bytes, "hbm_write_bytes", p.hbm_write_bytes,
-                         "sbuf_peak_bytes", p.sbuf_peak_bytes, "psum_peak_bytes", p.psum_peak_bytes,
-                         "n_instructions", p.n_instructions);
+    return Py_BuildValue(
+        "{sdsdsdsdsdsdsdsdsKsKsKsKsKsKsKsK}", "latency_ns", p.step_ns, "tensor_active",
+        p.tensor_active, "vector_active", p.vector_active, "scalar_active", p.scalar_active,
+        "gpsimd_active", p.gpsimd_active, "sync_active", p.sync_active, "dma_active", p.dma_active,
+        "mfu", p.mfu, "flops", p.flops, "hbm_read_bytes", p.hbm_read_bytes, "hbm_write_bytes",
+        p.hbm_write_bytes, "spill_save_bytes", p.spill_save_bytes, "spill_reload_bytes",
+        p.spill_reload_bytes, "sbuf_peak_bytes", p.sbuf_peak_bytes, "psum_peak_bytes",
+        p.psum_peak_bytes, "n_instructions", p.n_instructions);
 }
 
 /* execute(executable, inputs, directory): outputs as bytes, and the profile, which is written to
@@ -482,6 +487,36 @@ static PyObject *session_races(ext_session *self, PyObject *unused) {
     return NULL;
 }
 
+/* refuse_spills() */
+static PyObject *session_refuse_spills(ext_session *self, PyObject *unused) {
+    (void)unused;
+    vtrn_nki_refuse_spills(self->session);
+    Py_RETURN_NONE;
+}
+
+/* spills(): [(place, name, saves, reloads, bytes of a tile, of all saves, of all reloads), ...], of
+ * each line of the kernel whose tiles SBUF has no room for. */
+static PyObject *session_spills(ext_session *self, PyObject *unused) {
+    (void)unused;
+    uint32_t n;
+    const nki_spilled *spills = vtrn_nki_spills(self->session, &n);
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list && i < n; i++) {
+        const nki_spilled *t = &spills[i];
+        PyObject *place = t->source < self->places.n ? ext_place_text(&self->places.list[t->source])
+                                                     : PyUnicode_FromString("");
+        PyObject *row = place ? Py_BuildValue("NsIIKKK", place, t->name, t->n_saves, t->n_reloads,
+                                              (unsigned long long)t->tile_bytes,
+                                              (unsigned long long)t->save_bytes,
+                                              (unsigned long long)t->reload_bytes)
+                              : NULL;
+        if (!row || PyList_Append(list, row))
+            Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 /* lines(): [(place, how many instructions it has issued), ...] in the order of the places */
 static PyObject *session_lines(ext_session *self, PyObject *unused) {
     (void)unused;
@@ -512,6 +547,8 @@ static PyMethodDef session_methods[] = {
     {"reuse_loads", (PyCFunction)session_reuse_loads, METH_NOARGS, "Load once."},
     {"fill_unwritten", (PyCFunction)session_fill_unwritten, METH_O, "What is read there."},
     {"filled", (PyCFunction)session_filled, METH_NOARGS, "How many elements were, and the first."},
+    {"refuse_spills", (PyCFunction)session_refuse_spills, METH_NOARGS, "Tiles must fit."},
+    {"spills", (PyCFunction)session_spills, METH_NOARGS, "What goes to HBM for lack of SBUF."},
     {"lines", (PyCFunction)session_lines, METH_NOARGS, "Instructions by place in the kernel."},
     {"set_program", (PyCFunction)session_set_program, METH_O, "Which of two programs runs."},
     {"races", (PyCFunction)session_races, METH_NOARGS, "Accesses that nothing orders."},

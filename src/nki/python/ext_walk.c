@@ -12,17 +12,18 @@ static double share(double part, double whole) {
 PyObject *ext_figures(const nki_times *t, int n_partitions, int n_cores) {
     double ns = t->latency_ns;
     uint64_t n = (uint64_t)n_partitions;
-    return Py_BuildValue("{sdsdsdsdsdsdsdsdsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
-                         share(t->active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
-                         share(t->active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
-                         share(t->active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
-                         share(t->active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
-                         share(t->active_ns[VTRN_ENGINE_SYNC], ns), "dma_active",
-                         share(t->dma_active_ns, ns), "mfu",
-                         share((double)t->flops, n_cores * t->peak_flops * ns * 1e-9), "flops",
-                         t->flops, "hbm_read_bytes", t->hbm_read_bytes, "hbm_write_bytes",
-                         t->hbm_write_bytes, "sbuf_peak_bytes", t->sbuf_bytes * n,
-                         "psum_peak_bytes", t->psum_bytes * n, "n_instructions", t->n_instrs);
+    return Py_BuildValue(
+        "{sdsdsdsdsdsdsdsdsKsKsKsKsKsKsKsK}", "latency_ns", ns, "tensor_active",
+        share(t->active_ns[VTRN_ENGINE_TENSOR], ns), "vector_active",
+        share(t->active_ns[VTRN_ENGINE_VECTOR], ns), "scalar_active",
+        share(t->active_ns[VTRN_ENGINE_SCALAR], ns), "gpsimd_active",
+        share(t->active_ns[VTRN_ENGINE_GPSIMD], ns), "sync_active",
+        share(t->active_ns[VTRN_ENGINE_SYNC], ns), "dma_active", share(t->dma_active_ns, ns), "mfu",
+        share((double)t->flops, n_cores * t->peak_flops * ns * 1e-9), "flops", t->flops,
+        "hbm_read_bytes", t->hbm_read_bytes, "hbm_write_bytes", t->hbm_write_bytes,
+        "spill_save_bytes", t->spill_save_bytes, "spill_reload_bytes", t->spill_reload_bytes,
+        "sbuf_peak_bytes", t->sbuf_bytes * n, "psum_peak_bytes", t->psum_bytes * n,
+        "n_instructions", t->n_instrs);
 }
 
 static void walk_drop(PyObject *capsule) {

@@ -1,0 +1,406 @@
+/* Saves tiles that have no room in SBUF to HBM, and reloads them before they are named again. The
+ * list is walked once with the tiles that are there; where one more does not fit, that whose next
+ * use is farthest away leaves. It is saved behind the last instruction that wrote it, once for each
+ * of its values. Source: NKI, "Memory hierarchy": the compiler inserts spills and refills where the
+ * live data overflow a memory. */
+#include "base/array.h"
+#include "isa/access.h"
+#include "nki/nki_session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { NOT_THERE = UINT32_MAX };
+
+/* A tile while the list is walked. */
+typedef struct walked {
+    nki_record *now;     /* what instructions from here on name; NULL: not in SBUF */
+    nki_record *scratch; /* its place in HBM; NULL: none yet */
+    nki_map written;     /* elements that instructions have written so far */
+    uint32_t first_use;  /* in spilling.use */
+    uint32_t n_uses, n_used;
+    uint32_t last_write; /* instruction that changed what the scratch has; NOT_THERE: none did */
+    uint32_t there_i;    /* in spilling.there */
+} walked;
+
+/* A transfer to be inserted. */
+typedef struct edit {
+    uint64_t at; /* twice the instruction's number; + 1: behind it */
+    uint32_t seq;
+    nki_issued issued;
+} edit;
+
+typedef struct spilling {
+    nki_session *s;
+    int core;
+    uint64_t budget, in_use; /* bytes of a partition */
+    walked *tiles;           /* [n_records] */
+    uint32_t n_tiles;
+    uint32_t *use;   /* numbers of instructions, tile after tile */
+    uint32_t *there; /* tiles in SBUF */
+    uint32_t n_there;
+    nki_record **idle; /* scratches whose tiles are over, the oldest first */
+    uint32_t n_idle, first_idle, cap_idle;
+    edit *edits;
+    uint32_t n_edits, cap_edits;
+} spilling;
+
+static uint64_t size_of(const nki_record *r) {
+    return (r->storage.row_bytes + NKI_TILE_ALIGN - 1) / NKI_TILE_ALIGN * NKI_TILE_ALIGN;
+}
+
+static walked *tile_of(const spilling *p, const nki_issued *issued, int i) {
+    const nki_record *r = issued->operand[i];
+    bool is_tile = r && r->storage.space == VTRN_SPACE_SBUF && r->core == p->core;
+    return is_tile ? &p->tiles[r->storage.id] : NULL;
+}
+
+/* Whether an operand before i names the same tile. */
+static bool is_named_before(const nki_issued *issued, int i) {
+    for (int k = 0; k < i; k++)
+        if (issued->operand[k] == issued->operand[i])
+            return true;
+    return false;
+}
+
+/* The instructions that name each tile. */
+static vtrn_status find_uses(spilling *p) {
+    nki_session *s = p->s;
+    uint32_t n = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t k = 0; k < s->n_list; k++)
+            for (int i = 0; i < VTRN_MAX_AP; i++) {
+                walked *t = tile_of(p, &s->list[k], i);
+                if (!t || is_named_before(&s->list[k], i))
+                    continue;
+                if (pass)
+                    p->use[t->first_use + t->n_uses] = k;
+                t->n_uses++;
+                n++;
+            }
+        if (pass)
+            break;
+        p->use = malloc(((size_t)n + 1) * sizeof *p->use);
+        if (!p->use)
+            return VTRN_OUT_OF_MEMORY(n * sizeof *p->use);
+        for (uint32_t i = 0, at = 0; i < p->n_tiles; i++) {
+            p->tiles[i].first_use = at;
+            at += p->tiles[i].n_uses;
+            p->tiles[i].n_uses = 0;
+        }
+    }
+    return NULL;
+}
+
+static uint32_t next_use(const spilling *p, const walked *t) {
+    return t->n_used < t->n_uses ? p->use[t->first_use + t->n_used] : NOT_THERE;
+}
+
+static void enter(spilling *p, walked *t) {
+    t->there_i = p->n_there;
+    p->there[p->n_there++] = (uint32_t)(t - p->tiles);
+    p->in_use += size_of(t->now);
+}
+
+static void leave(spilling *p, walked *t) {
+    p->in_use -= size_of(t->now);
+    uint32_t moved = p->there[--p->n_there];
+    p->there[t->there_i] = moved;
+    p->tiles[moved].there_i = t->there_i;
+    t->now = NULL;
+}
+
+/* One that was used before where its size is the tile's: HBM is reused as SBUF is. The oldest,
+ * whose reload is over first. */
+static vtrn_status take_scratch(spilling *p, walked *t) {
+    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++)
+        if (p->idle[i] && p->idle[i]->storage.n_bytes == t->now->storage.n_bytes) {
+            t->scratch = p->idle[i];
+            p->idle[i] = NULL;
+        }
+    while (p->first_idle < p->n_idle && !p->idle[p->first_idle])
+        p->first_idle++;
+    return t->scratch ? NULL : nki_scratch_add(p->s, &t->now->storage, &t->scratch);
+}
+
+static vtrn_status give_scratch(spilling *p, walked *t) {
+    if (!t->scratch)
+        return NULL;
+    if (!array_grow((void **)&p->idle, p->n_idle, &p->cap_idle, sizeof *p->idle))
+        return VTRN_OUT_OF_MEMORY(p->n_idle * sizeof *p->idle);
+    p->idle[p->n_idle++] = t->scratch;
+    return NULL;
+}
+
+/* The whole of a record, a row for each partition. */
+static nki_view whole(const nki_record *r, uint32_t n_partitions) {
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)r->storage.dtype);
+    int64_t columns = (int64_t)r->storage.n_bytes / n_partitions / (size ? size : 1);
+    return (nki_view){.storage = (nki_storage *)&r->storage,
+                      .dtype = r->storage.dtype,
+                      .n_dims = 2,
+                      .shape = {n_partitions, columns},
+                      .step = {columns, 1}};
+}
+
+/* Counts the transfer of a tile that is first used at `source`, and gives it its own source. */
+static vtrn_status note(nki_session *s, uint32_t source, const nki_record *tile,
+                        nki_issued *transfer) {
+    uint32_t i = 0;
+    while (i < s->n_spills && s->spills[i].source != source)
+        i++;
+    if (i == s->n_spills) {
+        if (!array_grow((void **)&s->spills, i, &s->cap_spills, sizeof *s->spills))
+            return VTRN_OUT_OF_MEMORY(i * sizeof *s->spills);
+        s->spills[s->n_spills++] =
+            (nki_spilled){.name = tile->name ? tile->name : "", .source = source};
+    }
+    nki_spilled *group = &s->spills[i];
+    bool is_save = transfer->operand[1] == tile;
+    uint64_t n_bytes = tile->storage.row_bytes * tile->storage.n_partitions;
+    group->tile_bytes = n_bytes > group->tile_bytes ? n_bytes : group->tile_bytes;
+    *(is_save ? &group->n_saves : &group->n_reloads) += 1;
+    *(is_save ? &group->save_bytes : &group->reload_bytes) += n_bytes;
+    transfer->instr.source = NKI_SPILL_SOURCE + 2 * i + (is_save ? 0 : 1);
+    return NULL;
+}
+
+static vtrn_status add_transfer(spilling *p, const walked *t, uint64_t at, bool is_save) {
+    nki_session *s = p->s;
+    if (!array_grow((void **)&p->edits, p->n_edits, &p->cap_edits, sizeof *p->edits))
+        return VTRN_OUT_OF_MEMORY(p->n_edits * sizeof *p->edits);
+    edit *e = &p->edits[p->n_edits];
+    *e = (edit){.at = at, .seq = p->n_edits};
+    nki_record *side[2] = {is_save ? t->scratch : t->now, is_save ? t->now : t->scratch};
+    uint32_t n = t->now->storage.n_partitions;
+    nki_view view[2] = {whole(side[0], n), whole(side[1], n)};
+    e->issued = (nki_issued){.operand = {side[0], side[1]}, .core = (uint8_t)p->core};
+    vtrn_instr *dma = &e->issued.instr;
+    *dma = (vtrn_instr){.opcode = VTRN_OP_DMA_COPY,
+                        .engine = is_save ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC,
+                        .flags = VTRN_FLAG_SPILL,
+                        .update_semaphore = VTRN_NO_SEMAPHORE};
+    VTRN_RETURN_IF_ERROR(nki_dma_operands(&view[0], &view[1], &dma->ap[0], &dma->ap[1]));
+    nki_choose_ring(s, dma);
+    p->n_edits++;
+    return note(s, nki_source_of(s, &s->list[p->use[t->first_use]]), t->now, &e->issued);
+}
+
+/* The tile leaves SBUF after what has named it so far. */
+static vtrn_status evict(spilling *p, walked *t) {
+    if (t->last_write != NOT_THERE) {
+        VTRN_RETURN_IF_ERROR(take_scratch(p, t));
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)t->last_write + 1, true));
+        nki_record *first = p->s->records[t - p->tiles];
+        /* The save reads all of the tile. */
+        first->is_filled |= t->written.n_set < t->written.n_bytes;
+        t->last_write = NOT_THERE;
+    }
+    leave(p, t);
+    return NULL;
+}
+
+/* Makes room for `size` bytes: the tile whose next use is farthest away leaves, none that the
+ * instruction at k names. False: there is none. */
+static bool make_room(spilling *p, uint64_t size, uint32_t k, vtrn_status *status) {
+    while (p->in_use + size > p->budget) {
+        walked *farthest = NULL;
+        for (uint32_t i = 0; i < p->n_there; i++) {
+            walked *t = &p->tiles[p->there[i]];
+            const nki_record *r = p->s->records[p->there[i]];
+            if (r->is_placed || r->is_kept_there || next_use(p, t) == k)
+                continue;
+            if (!farthest || next_use(p, t) > next_use(p, farthest) ||
+                (next_use(p, t) == next_use(p, farthest) && t < farthest))
+                farthest = t;
+        }
+        if (!farthest)
+            return false;
+        *status = evict(p, farthest);
+        if (*status)
+            return false;
+    }
+    return true;
+}
+
+/* A part of the tile's life, from a reload on. */
+static vtrn_status begin_part(spilling *p, walked *t) {
+    const nki_record *tile = p->s->records[t - p->tiles];
+    VTRN_RETURN_IF_ERROR(nki_record_add(p->s, &t->now));
+    uint32_t id = t->now->storage.id;
+    t->now->storage = tile->storage;
+    t->now->storage.id = id;
+    t->now->core = tile->core;
+    t->now->name = tile->name;
+    t->now->is_contracted = tile->is_contracted;
+    t->now->is_released = true;
+    return NULL;
+}
+
+/* Bytes of an operand that is read for the last time at k, in the place of which a tile of `size`
+ * bytes that begins there may lie. */
+static uint64_t taken_over(const spilling *p, const nki_record *tile, uint32_t k) {
+    const nki_issued *issued = &p->s->list[k];
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const walked *t = tile_of(p, issued, i);
+        int64_t addr;
+        int partition;
+        if (t && t->now && t->n_used + 1 == t->n_uses && !issued->operand[i]->is_placed &&
+            size_of(issued->operand[i]) >= size_of(tile) &&
+            nki_takes_over(issued, issued->operand[i], tile, &addr, &partition))
+            return size_of(tile);
+    }
+    return 0;
+}
+
+/* The tile is there when the instruction at k runs. */
+static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
+    nki_record *tile = p->s->records[t - p->tiles];
+    vtrn_status status = NULL;
+    uint64_t shared = t->n_used == 0 ? taken_over(p, tile, k) : 0;
+    *has_room = make_room(p, size_of(tile) - shared, k, &status);
+    if (!*has_room)
+        return status;
+    if (t->n_used == 0) {
+        t->now = tile;
+        t->last_write = k;
+        t->written.n_bytes = tile->storage.n_bytes;
+    } else {
+        VTRN_RETURN_IF_ERROR(begin_part(p, t));
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)k, false));
+    }
+    enter(p, t);
+    return NULL;
+}
+
+static vtrn_status note_write(walked *t, const nki_record *tile, const nki_issued *issued, int i,
+                              uint32_t k) {
+    t->last_write = k;
+    const vtrn_ap *ap = &issued->instr.ap[i];
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype);
+    if (!size || t->written.n_set == t->written.n_bytes || access_keeps(&issued->instr) ||
+        access_is_table(&issued->instr, i))
+        return NULL;
+    int64_t row = (int64_t)tile->storage.row_bytes / size;
+    nki_view view = {.storage = (nki_storage *)&tile->storage,
+                     .dtype = ap->dtype,
+                     .n_dims = (uint8_t)(ap->n_dims + 1),
+                     .offset = ap->partition * row + ap->addr / size,
+                     .shape = {ap->n_partitions},
+                     .step = {ap->partition_step * row}};
+    for (int d = 0; d < ap->n_dims; d++) {
+        view.shape[ap->n_dims - d] = ap->dim[d].num;
+        view.step[ap->n_dims - d] = ap->dim[d].step;
+    }
+    return nki_map_mark(&t->written, &view);
+}
+
+/* The instruction at k names its tiles where they are now; those that it is the last to name leave.
+ */
+static vtrn_status pass(spilling *p, uint32_t k) {
+    nki_issued *issued = &p->s->list[k];
+    walked *tile[VTRN_MAX_AP];
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        tile[i] = tile_of(p, issued, i);
+        if (tile[i] && access_is_written(&issued->instr, i))
+            VTRN_RETURN_IF_ERROR(note_write(tile[i], issued->operand[i], issued, i, k));
+    }
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        bool is_again = false;
+        for (int j = 0; j < i; j++)
+            is_again |= tile[j] == tile[i];
+        if (!tile[i] || is_again)
+            continue;
+        for (int j = i + 1; j < VTRN_MAX_AP; j++)
+            if (tile[j] == tile[i])
+                issued->operand[j] = tile[i]->now;
+        issued->operand[i] = tile[i]->now;
+        if (++tile[i]->n_used < tile[i]->n_uses)
+            continue;
+        VTRN_RETURN_IF_ERROR(give_scratch(p, tile[i]));
+        leave(p, tile[i]);
+    }
+    return NULL;
+}
+
+static vtrn_status walk(spilling *p, bool *out_fits) {
+    nki_session *s = p->s;
+    *out_fits = true;
+    for (uint32_t k = 0; k < s->n_list && *out_fits; k++) {
+        for (int begins = 0; begins < 2; begins++) /* operands before results */
+            for (int i = 0; i < VTRN_MAX_AP && *out_fits; i++) {
+                walked *t = tile_of(p, &s->list[k], i);
+                if (t && !t->now && (t->n_used == 0) == begins)
+                    VTRN_RETURN_IF_ERROR(bring(p, t, k, out_fits));
+            }
+        if (*out_fits)
+            VTRN_RETURN_IF_ERROR(pass(p, k));
+    }
+    return NULL;
+}
+
+static int by_place(const void *a, const void *b) {
+    const edit *x = a, *y = b;
+    if (x->at != y->at)
+        return x->at < y->at ? -1 : 1;
+    return (x->seq > y->seq) - (x->seq < y->seq);
+}
+
+/* The list with the transfers. What waits before an instruction waits before its reloads. */
+static vtrn_status insert(spilling *p) {
+    nki_session *s = p->s;
+    uint32_t n = s->n_list + p->n_edits, at = 0, next = 0, meet = 0;
+    nki_issued *list = malloc(((size_t)n + 1) * sizeof *list);
+    if (!list)
+        return VTRN_OUT_OF_MEMORY(n * sizeof *list);
+    qsort(p->edits, p->n_edits, sizeof *p->edits, by_place);
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        for (; meet < s->n_meets && s->meets[meet].at == k; meet++)
+            s->meets[meet].at = at;
+        for (; next < p->n_edits && p->edits[next].at <= 2 * (uint64_t)k; next++)
+            list[at++] = p->edits[next].issued;
+        list[at++] = s->list[k];
+        for (; next < p->n_edits && p->edits[next].at <= 2 * (uint64_t)k + 1; next++)
+            list[at++] = p->edits[next].issued;
+    }
+    for (; meet < s->n_meets; meet++)
+        s->meets[meet].at = at;
+    free(s->list);
+    s->list = list;
+    s->n_list = n;
+    s->cap_list = n + 1;
+    nki_note_uses(s);
+    return NULL;
+}
+
+vtrn_status nki_spill(nki_session *s, int core, uint64_t budget, bool *out_fits) {
+    spilling p = {.s = s, .core = core, .budget = budget, .n_tiles = s->n_records};
+    p.tiles = calloc((size_t)p.n_tiles + 1, sizeof *p.tiles);
+    p.there = malloc(((size_t)p.n_tiles + 1) * sizeof *p.there);
+    vtrn_status status = NULL;
+    *out_fits = false;
+    if (!p.tiles || !p.there)
+        status = VTRN_OUT_OF_MEMORY(p.n_tiles * sizeof *p.tiles);
+    for (uint32_t i = 0; !status && i < p.n_tiles; i++)
+        p.tiles[i].last_write = NOT_THERE;
+    if (!status)
+        status = find_uses(&p);
+    if (!status)
+        status = walk(&p, out_fits);
+    if (!status && *out_fits)
+        status = insert(&p);
+    for (uint32_t i = 0; p.tiles && i < p.n_tiles; i++)
+        free(p.tiles[i].written.bytes);
+    free(p.tiles), free(p.there), free(p.use), free(p.idle), free(p.edits);
+    return status;
+}
+
+uint32_t nki_source_of(const nki_session *s, const nki_issued *issued) {
+    uint32_t source = issued->instr.source;
+    return source < NKI_SPILL_SOURCE ? source : s->spills[(source - NKI_SPILL_SOURCE) / 2].source;
+}
+
+const nki_spilled *vtrn_nki_spills(const nki_session *s, uint32_t *n) {
+    *n = s->n_spills;
+    return s->spills;
+}
