@@ -155,10 +155,12 @@ VTRN_API vtrn_status vtrn_nki_written(const nki_view *view, uint8_t *is_written,
 /* What nothing has written becomes 0, and counts as written: memory is used again and again. */
 VTRN_API vtrn_status vtrn_nki_zero_unwritten(const nki_view *view);
 
-/* Tiles of one line of the kernel that have been saved to HBM and reloaded since SBUF has no room
- * for all tiles that live together. Found by vtrn_nki_place() and what makes programs. */
+/* Tiles of one line of the kernel that have been saved elsewhere and reloaded since their memory
+ * has no room for all tiles that live together. Found by vtrn_nki_place() and what makes programs.
+ */
 typedef struct nki_spilled {
     const char *name; /* of the first tile, "" where the kernel gives none */
+    vtrn_space space; /* SBUF, saved to HBM, or PSUM, saved to SBUF */
     uint32_t source;  /* where it is first used */
     uint32_t n_saves, n_reloads;
     uint64_t tile_bytes, save_bytes, reload_bytes; /* in all partitions; tile: the largest */

@@ -57,7 +57,7 @@ static vtrn_status check_rules(const issue *x) {
     vtrn_instr placed = x->instr;
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
-            placed.ap[i].addr += nki_record_of(x->view[i])->placed_addr;
+            placed.ap[i].addr += nki_placed_offset(nki_record_of(x->view[i]), &placed.ap[i]);
     for (int i = 0; i < VTRN_MAX_AP; i++) /* the rules know slots, and kernels tensors */
         if (x->view[i] && x->view[i]->storage->space == VTRN_SPACE_HBM)
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));

@@ -1,4 +1,5 @@
 /* Gives each tile an address on the chip, by the instructions that first and last name it. */
+#include "base/array.h"
 #include "isa/access.h"
 #include "isa/validate.h"
 #include "nki/nki_session.h"
@@ -302,31 +303,100 @@ static int by_size(const void *a, const void *b) {
     return by_first(a, b);
 }
 
-/* The largest first, each at the lowest place that no placed tile of its time has. False: no room.
- */
-static bool place_by_size(placing *p, living *live) {
+/* Tiles by when they are in use: the list in stretches of equal length, and for each the tiles that
+ * are in use there. */
+typedef struct timetable {
+    struct stretch {
+        uint32_t *tiles; /* in placing.tiles */
+        uint32_t n, cap;
+    } * stretches;
+    uint32_t n, length;
+    uint32_t *asked_by; /* [tiles] the tile that asked for it last, + 1 */
+} timetable;
+
+static void timetable_free(timetable *table) {
+    for (uint32_t i = 0; table->stretches && i < table->n; i++)
+        free(table->stretches[i].tiles);
+    free(table->stretches);
+    free(table->asked_by);
+}
+
+static vtrn_status timetable_init(const placing *p, timetable *out) {
+    enum { MAX_STRETCHES = 1024, LEAST = 64 };
+    uint32_t n_list = p->s->n_list;
+    out->length = n_list / MAX_STRETCHES + LEAST;
+    out->n = n_list / out->length + 1;
+    out->stretches = calloc(out->n, sizeof *out->stretches);
+    out->asked_by = calloc((size_t)p->n + 1, sizeof *out->asked_by);
+    return out->stretches && out->asked_by ? NULL : VTRN_OUT_OF_MEMORY(p->n * sizeof(uint32_t));
+}
+
+static vtrn_status timetable_add(const placing *p, timetable *table, uint32_t tile_i) {
+    const nki_record *tile = p->tiles[tile_i];
+    for (uint32_t i = tile->first / table->length; i <= tile->last / table->length; i++) {
+        struct stretch *s = &table->stretches[i];
+        if (!array_grow((void **)&s->tiles, s->n, &s->cap, sizeof *s->tiles))
+            return VTRN_OUT_OF_MEMORY(s->n * sizeof *s->tiles);
+        s->tiles[s->n++] = tile_i;
+    }
+    return NULL;
+}
+
+/* Those of the table that are in use with the tile, but itself. */
+static void timetable_ask(const placing *p, timetable *table, uint32_t tile_i, living *out) {
+    const nki_record *tile = p->tiles[tile_i];
+    out->n = 0;
+    for (uint32_t i = tile->first / table->length; i <= tile->last / table->length; i++)
+        for (uint32_t k = 0; k < table->stretches[i].n; k++) {
+            uint32_t other = table->stretches[i].tiles[k];
+            if (other == tile_i || table->asked_by[other] == tile_i + 1 ||
+                !lives_with(p->tiles[other], tile))
+                continue;
+            table->asked_by[other] = tile_i + 1;
+            out->tiles[out->n++] = p->tiles[other];
+        }
+}
+
+/* The largest first, each at the lowest place that no placed tile of its time has. *out_fits:
+ * whether there is room. */
+static vtrn_status place_by_size(placing *p, timetable *table, living *live, bool *out_fits) {
     put_where_placed(p);
     p->peak = 0;
+    *out_fits = true;
     qsort(p->tiles, p->n, sizeof *p->tiles, by_size);
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->tiles[i]->is_placed)
+            VTRN_RETURN_IF_ERROR(timetable_add(p, table, i));
     for (uint32_t i = 0; i < p->n; i++) {
         nki_record *tile = p->tiles[i];
-        live->n = 0;
-        for (uint32_t k = 0; k < p->n; k++)
-            if ((k < i || p->tiles[k]->is_placed) && k != i && lives_with(p->tiles[k], tile))
-                live->tiles[live->n++] = p->tiles[k];
-        if (!tile->is_placed && !find_place(p, tile, live, 0))
-            return false;
+        if (!tile->is_placed) {
+            timetable_ask(p, table, i, live);
+            *out_fits = find_place(p, tile, live, 0);
+            if (!*out_fits)
+                return NULL;
+            VTRN_RETURN_IF_ERROR(timetable_add(p, table, i));
+        }
         uint64_t end = (uint64_t)tile->chip_addr + size_of(p, tile);
         p->peak = end > p->peak ? end : p->peak;
     }
-    return true;
+    return NULL;
+}
+
+static vtrn_status try_by_size(placing *p, living *live, bool *out_fits) {
+    timetable table = {0};
+    *out_fits = false;
+    vtrn_status status = timetable_init(p, &table);
+    if (!status)
+        status = place_by_size(p, &table, live, out_fits);
+    timetable_free(&table);
+    return status;
 }
 
 bool nki_is_legal(const nki_session *s, const nki_issued *issued) {
     vtrn_instr instr = issued->instr;
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (issued->operand[i] && issued->operand[i]->storage.space != VTRN_SPACE_HBM)
-            instr.ap[i].addr += issued->operand[i]->placed_addr;
+            instr.ap[i].addr += nki_placed_offset(issued->operand[i], &instr.ap[i]);
     const vtrn_program program = {.slots = s->slots,
                                   .n_slots = s->n_slots,
                                   .n_arguments = s->n_arguments,
@@ -343,7 +413,12 @@ static vtrn_status place_all(placing *p, const nki_finish_options *o, living *li
     if (!status || vtrn_status_category(status) != VTRN_CAPACITY)
         return status;
     p->is_tight = true;
-    bool is_placed = place_by_size(p, live);
+    bool is_placed;
+    vtrn_status failed = try_by_size(p, live, &is_placed);
+    if (failed) {
+        vtrn_status_free(status);
+        return failed;
+    }
     if (!is_placed && p->may_share) {
         vtrn_status again = place_by_use(p, o, live);
         is_placed = !again;
@@ -473,7 +548,7 @@ static vtrn_status place_spilled(placing *p, const nki_finish_options *o, const 
     bool is_placed = false;
     for (uint64_t n = PARTS; n >= LEAST && !status && !is_placed; n--) {
         bool fits;
-        status = nki_spill(s, fresh->core, fresh->limit * n / PARTS, &fits);
+        status = nki_spill(s, fresh->space, fresh->core, fresh->limit * n / PARTS, &fits);
         *p = *fresh;
         p->may_share = true;
         if (!status && fits) {
@@ -516,8 +591,7 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
         status = nki_delay(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
-        if (status && vtrn_status_category(status) == VTRN_CAPACITY && !is_psum &&
-            !s->refuses_spills)
+        if (status && vtrn_status_category(status) == VTRN_CAPACITY && !s->refuses_spills)
             status = place_spilled(&p, o, &fresh, status);
     } else if (!status && s->reuses_loads && !is_psum)
         status = place_reused(&p, o, &fresh);
@@ -537,7 +611,12 @@ static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtr
 static vtrn_status place_both(nki_session *s, const nki_finish_options *o, uint64_t *sbuf_bytes,
                               uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(place_memory(s, o, VTRN_SPACE_SBUF, sbuf_bytes));
-    return place_memory(s, o, VTRN_SPACE_PSUM, psum_bytes);
+    uint32_t n_listed = s->n_list;
+    VTRN_RETURN_IF_ERROR(place_memory(s, o, VTRN_SPACE_PSUM, psum_bytes));
+    if (s->n_list == n_listed)
+        return NULL;
+    /* What has no room in PSUM is in SBUF. */
+    return place_memory(s, o, VTRN_SPACE_SBUF, sbuf_bytes);
 }
 
 /* With turns of loops side by side, or where their tiles do not fit, one after another. */

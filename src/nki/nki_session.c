@@ -466,6 +466,7 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
     r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = n;
     r->kind = (uint8_t)o->kind;
     r->is_kept_there = o->is_kept_there;
+    r->n_blocks = o->n_blocks;
     if (o->name && *o->name) {
         r->name = r->owned_name = strdup(o->name);
         if (!r->name)

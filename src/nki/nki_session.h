@@ -149,6 +149,17 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
 
 enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
 
+/* What to add to the operand's address so that it lies as in the record's place by hand, or from the
+ * start of memory: of blocks that memory has not together, each does. */
+static inline int64_t nki_placed_offset(const nki_record *r, const vtrn_ap *ap) {
+    int64_t lo, hi;
+    if (r->n_blocks <= 1)
+        return r->placed_addr;
+    isa_ap_extent(ap, &lo, &hi);
+    int64_t block_bytes = (int64_t)r->storage.row_bytes / r->n_blocks;
+    return lo < 0 ? 0 : -(lo / block_bytes * block_bytes);
+}
+
 /* Whether element i of the result depends on element i of each operand alone. */
 static inline bool nki_is_elementwise(const vtrn_instr *instr) {
     return instr->opcode == VTRN_OP_TENSOR_TENSOR || instr->opcode == VTRN_OP_TENSOR_SCALAR ||
@@ -183,10 +194,10 @@ vtrn_status nki_parts(nki_session *s, vtrn_space space, int core);
  * that overwrites the tile to the last before the next; the list names them. */
 vtrn_status nki_split(nki_session *s, vtrn_space space, int core);
 
-/* nki_spill.c: a core's tiles that do not fit in `budget` bytes a partition are saved to HBM and
- * reloaded; each part of such a tile's life is a record of its own. *out_fits: false where even so
- * an instruction's tiles have no room; the list may be half changed then. */
-vtrn_status nki_spill(nki_session *s, int core, uint64_t budget, bool *out_fits);
+/* nki_spill.c: a core's tiles that do not fit in `budget` bytes a partition are saved to the
+ * next memory and reloaded; each part of such a tile's life is a record of its own. *out_fits:
+ * false where even so an instruction's tiles have no room; the list may be half changed then. */
+vtrn_status nki_spill(nki_session *s, vtrn_space space, int core, uint64_t budget, bool *out_fits);
 /* Of spills the source is a number of these: the group's, twice, + 1 for reloads. */
 enum { NKI_SPILL_SOURCE = 1 << 30 };
 /* The line of the kernel that an instruction is of: of a spill, where its tile is first used. */

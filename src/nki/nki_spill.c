@@ -1,8 +1,9 @@
-/* Saves tiles that have no room in SBUF to HBM, and reloads them before they are named again. The
- * list is walked once with the tiles that are there; where one more does not fit, that whose next
- * use is farthest away leaves. It is saved behind the last instruction that wrote it, once for each
- * of its values. Source: NKI, "Memory hierarchy": the compiler inserts spills and refills where the
- * live data overflow a memory. */
+/* Saves tiles that have no room to the next memory, those of SBUF to HBM by DMA and those of PSUM
+ * to SBUF, and reloads them before they are named again. The list is walked once with the tiles
+ * that are there; where one more does not fit, that whose next use is farthest away leaves. It is
+ * saved behind the last instruction that wrote it, once for each of its values. What PSUM had is
+ * read where it was saved until it is written again. Source: NKI, "Memory hierarchy": the compiler
+ * inserts spills and refills between a memory that live data overflow and the next one. */
 #include "base/array.h"
 #include "isa/access.h"
 #include "nki/nki_session.h"
@@ -32,7 +33,9 @@ typedef struct edit {
 
 typedef struct spilling {
     nki_session *s;
+    vtrn_space space;
     int core;
+    uint64_t align;
     uint64_t budget, in_use; /* bytes of a partition */
     walked *tiles;           /* [n_records] */
     uint32_t n_tiles;
@@ -45,13 +48,14 @@ typedef struct spilling {
     uint32_t n_edits, cap_edits;
 } spilling;
 
-static uint64_t size_of(const nki_record *r) {
-    return (r->storage.row_bytes + NKI_TILE_ALIGN - 1) / NKI_TILE_ALIGN * NKI_TILE_ALIGN;
+static uint64_t size_of(const spilling *p, const nki_record *r) {
+    return (r->storage.row_bytes + p->align - 1) / p->align * p->align;
 }
 
 static walked *tile_of(const spilling *p, const nki_issued *issued, int i) {
     const nki_record *r = issued->operand[i];
-    bool is_tile = r && r->storage.space == VTRN_SPACE_SBUF && r->core == p->core;
+    bool is_tile =
+        r && r->storage.id < p->n_tiles && r->storage.space == p->space && r->core == p->core;
     return is_tile ? &p->tiles[r->storage.id] : NULL;
 }
 
@@ -99,20 +103,37 @@ static uint32_t next_use(const spilling *p, const walked *t) {
 static void enter(spilling *p, walked *t) {
     t->there_i = p->n_there;
     p->there[p->n_there++] = (uint32_t)(t - p->tiles);
-    p->in_use += size_of(t->now);
+    p->in_use += size_of(p, t->now);
 }
 
 static void leave(spilling *p, walked *t) {
-    p->in_use -= size_of(t->now);
+    p->in_use -= size_of(p, t->now);
     uint32_t moved = p->there[--p->n_there];
     p->there[t->there_i] = moved;
     p->tiles[moved].there_i = t->there_i;
     t->now = NULL;
 }
 
+/* A part of the tile's life, in one of the memories on chip. */
+static vtrn_status add_part(spilling *p, const walked *t, vtrn_space space, nki_record **out) {
+    const nki_record *tile = p->s->records[t - p->tiles];
+    VTRN_RETURN_IF_ERROR(nki_record_add(p->s, out));
+    uint32_t id = (*out)->storage.id;
+    (*out)->storage = tile->storage;
+    (*out)->storage.id = id;
+    (*out)->storage.space = (uint8_t)space;
+    (*out)->core = tile->core;
+    (*out)->name = tile->name;
+    (*out)->is_contracted = tile->is_contracted;
+    (*out)->is_released = true;
+    return NULL;
+}
+
 /* One that was used before where its size is the tile's: HBM is reused as SBUF is. The oldest,
  * whose reload is over first. */
 static vtrn_status take_scratch(spilling *p, walked *t) {
+    if (p->space == VTRN_SPACE_PSUM) /* SBUF has places for each in turn */
+        return add_part(p, t, VTRN_SPACE_SBUF, &t->scratch);
     for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++)
         if (p->idle[i] && p->idle[i]->storage.n_bytes == t->now->storage.n_bytes) {
             t->scratch = p->idle[i];
@@ -124,7 +145,7 @@ static vtrn_status take_scratch(spilling *p, walked *t) {
 }
 
 static vtrn_status give_scratch(spilling *p, walked *t) {
-    if (!t->scratch)
+    if (!t->scratch || p->space == VTRN_SPACE_PSUM)
         return NULL;
     if (!array_grow((void **)&p->idle, p->n_idle, &p->cap_idle, sizeof *p->idle))
         return VTRN_OUT_OF_MEMORY(p->n_idle * sizeof *p->idle);
@@ -147,13 +168,15 @@ static nki_view whole(const nki_record *r, uint32_t n_partitions) {
 static vtrn_status note(nki_session *s, uint32_t source, const nki_record *tile,
                         nki_issued *transfer) {
     uint32_t i = 0;
-    while (i < s->n_spills && s->spills[i].source != source)
+    while (i < s->n_spills &&
+           (s->spills[i].source != source || s->spills[i].space != tile->storage.space))
         i++;
     if (i == s->n_spills) {
         if (!array_grow((void **)&s->spills, i, &s->cap_spills, sizeof *s->spills))
             return VTRN_OUT_OF_MEMORY(i * sizeof *s->spills);
-        s->spills[s->n_spills++] =
-            (nki_spilled){.name = tile->name ? tile->name : "", .source = source};
+        s->spills[s->n_spills++] = (nki_spilled){.name = tile->name ? tile->name : "",
+                                                 .source = source,
+                                                 .space = (vtrn_space)tile->storage.space};
     }
     nki_spilled *group = &s->spills[i];
     bool is_save = transfer->operand[1] == tile;
@@ -165,28 +188,38 @@ static vtrn_status note(nki_session *s, uint32_t source, const nki_record *tile,
     return NULL;
 }
 
+/* The instruction that copies one record to another. */
+static vtrn_status make_copy(const spilling *p, nki_record *to, nki_record *from,
+                             uint32_t n_partitions, vtrn_instr *out) {
+    nki_view view[2] = {whole(to, n_partitions), whole(from, n_partitions)};
+    *out = (vtrn_instr){.opcode = VTRN_OP_TENSOR_COPY,
+                        .engine = VTRN_ENGINE_VECTOR,
+                        .update_semaphore = VTRN_NO_SEMAPHORE};
+    if (p->space == VTRN_SPACE_PSUM) {
+        VTRN_RETURN_IF_ERROR(nki_operand(&view[0], 0, NULL, &out->ap[0]));
+        return nki_operand(&view[1], 0, NULL, &out->ap[1]);
+    }
+    out->opcode = VTRN_OP_DMA_COPY;
+    out->engine = to->storage.space == VTRN_SPACE_HBM ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC;
+    out->flags = VTRN_FLAG_SPILL;
+    VTRN_RETURN_IF_ERROR(nki_dma_operands(&view[0], &view[1], &out->ap[0], &out->ap[1]));
+    nki_choose_ring(p->s, out);
+    return NULL;
+}
+
 static vtrn_status add_transfer(spilling *p, const walked *t, uint64_t at, bool is_save) {
     nki_session *s = p->s;
     if (!array_grow((void **)&p->edits, p->n_edits, &p->cap_edits, sizeof *p->edits))
         return VTRN_OUT_OF_MEMORY(p->n_edits * sizeof *p->edits);
     edit *e = &p->edits[p->n_edits];
-    *e = (edit){.at = at, .seq = p->n_edits};
-    nki_record *side[2] = {is_save ? t->scratch : t->now, is_save ? t->now : t->scratch};
-    uint32_t n = t->now->storage.n_partitions;
-    nki_view view[2] = {whole(side[0], n), whole(side[1], n)};
-    e->issued = (nki_issued){.operand = {side[0], side[1]}, .core = (uint8_t)p->core};
-    vtrn_instr *dma = &e->issued.instr;
-    *dma = (vtrn_instr){.opcode = VTRN_OP_DMA_COPY,
-                        .engine = is_save ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC,
-                        .flags = VTRN_FLAG_SPILL,
-                        .update_semaphore = VTRN_NO_SEMAPHORE};
-    VTRN_RETURN_IF_ERROR(nki_dma_operands(&view[0], &view[1], &dma->ap[0], &dma->ap[1]));
-    nki_choose_ring(s, dma);
-    p->n_edits++;
+    nki_record *to = is_save ? t->scratch : t->now, *from = is_save ? t->now : t->scratch;
+    *e = (edit){
+        .at = at, .seq = p->n_edits++, .issued = {.operand = {to, from}, .core = (uint8_t)p->core}};
+    VTRN_RETURN_IF_ERROR(make_copy(p, to, from, t->now->storage.n_partitions, &e->issued.instr));
     return note(s, nki_source_of(s, &s->list[p->use[t->first_use]]), t->now, &e->issued);
 }
 
-/* The tile leaves SBUF after what has named it so far. */
+/* The tile leaves after what has named it so far. */
 static vtrn_status evict(spilling *p, walked *t) {
     if (t->last_write != NOT_THERE) {
         VTRN_RETURN_IF_ERROR(take_scratch(p, t));
@@ -223,20 +256,6 @@ static bool make_room(spilling *p, uint64_t size, uint32_t k, vtrn_status *statu
     return true;
 }
 
-/* A part of the tile's life, from a reload on. */
-static vtrn_status begin_part(spilling *p, walked *t) {
-    const nki_record *tile = p->s->records[t - p->tiles];
-    VTRN_RETURN_IF_ERROR(nki_record_add(p->s, &t->now));
-    uint32_t id = t->now->storage.id;
-    t->now->storage = tile->storage;
-    t->now->storage.id = id;
-    t->now->core = tile->core;
-    t->now->name = tile->name;
-    t->now->is_contracted = tile->is_contracted;
-    t->now->is_released = true;
-    return NULL;
-}
-
 /* Bytes of an operand that is read for the last time at k, in the place of which a tile of `size`
  * bytes that begins there may lie. */
 static uint64_t taken_over(const spilling *p, const nki_record *tile, uint32_t k) {
@@ -246,11 +265,21 @@ static uint64_t taken_over(const spilling *p, const nki_record *tile, uint32_t k
         int64_t addr;
         int partition;
         if (t && t->now && t->n_used + 1 == t->n_uses && !issued->operand[i]->is_placed &&
-            size_of(issued->operand[i]) >= size_of(tile) &&
+            size_of(p, issued->operand[i]) >= size_of(p, tile) &&
             nki_takes_over(issued, issued->operand[i], tile, &addr, &partition))
-            return size_of(tile);
+            return size_of(p, tile);
     }
     return 0;
+}
+
+/* Whether the instruction can name what was saved in the tile's place. */
+static bool reads_saved(const spilling *p, const walked *t, const nki_issued *issued) {
+    if (p->space != VTRN_SPACE_PSUM || t->n_used == 0)
+        return false;
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (tile_of(p, issued, i) == t && access_is_written(&issued->instr, i))
+            return false;
+    return true;
 }
 
 /* The tile is there when the instruction at k runs. */
@@ -258,7 +287,7 @@ static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
     nki_record *tile = p->s->records[t - p->tiles];
     vtrn_status status = NULL;
     uint64_t shared = t->n_used == 0 ? taken_over(p, tile, k) : 0;
-    *has_room = make_room(p, size_of(tile) - shared, k, &status);
+    *has_room = make_room(p, size_of(p, tile) - shared, k, &status);
     if (!*has_room)
         return status;
     if (t->n_used == 0) {
@@ -266,7 +295,7 @@ static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
         t->last_write = k;
         t->written.n_bytes = tile->storage.n_bytes;
     } else {
-        VTRN_RETURN_IF_ERROR(begin_part(p, t));
+        VTRN_RETURN_IF_ERROR(add_part(p, t, p->space, &t->now));
         VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)k, false));
     }
     enter(p, t);
@@ -295,6 +324,11 @@ static vtrn_status note_write(walked *t, const nki_record *tile, const nki_issue
     return nki_map_mark(&t->written, &view);
 }
 
+static void rename_operand(nki_issued *issued, int i, nki_record *to) {
+    issued->operand[i] = to;
+    issued->instr.ap[i].space = to->storage.space;
+}
+
 /* The instruction at k names its tiles where they are now; those that it is the last to name leave.
  */
 static vtrn_status pass(spilling *p, uint32_t k) {
@@ -311,14 +345,15 @@ static vtrn_status pass(spilling *p, uint32_t k) {
             is_again |= tile[j] == tile[i];
         if (!tile[i] || is_again)
             continue;
-        for (int j = i + 1; j < VTRN_MAX_AP; j++)
+        nki_record *named = tile[i]->now ? tile[i]->now : tile[i]->scratch;
+        for (int j = i; j < VTRN_MAX_AP; j++)
             if (tile[j] == tile[i])
-                issued->operand[j] = tile[i]->now;
-        issued->operand[i] = tile[i]->now;
+                rename_operand(issued, j, named);
         if (++tile[i]->n_used < tile[i]->n_uses)
             continue;
         VTRN_RETURN_IF_ERROR(give_scratch(p, tile[i]));
-        leave(p, tile[i]);
+        if (tile[i]->now)
+            leave(p, tile[i]);
     }
     return NULL;
 }
@@ -330,7 +365,7 @@ static vtrn_status walk(spilling *p, bool *out_fits) {
         for (int begins = 0; begins < 2; begins++) /* operands before results */
             for (int i = 0; i < VTRN_MAX_AP && *out_fits; i++) {
                 walked *t = tile_of(p, &s->list[k], i);
-                if (t && !t->now && (t->n_used == 0) == begins)
+                if (t && !t->now && (t->n_used == 0) == begins && !reads_saved(p, t, &s->list[k]))
                     VTRN_RETURN_IF_ERROR(bring(p, t, k, out_fits));
             }
         if (*out_fits)
@@ -373,8 +408,14 @@ static vtrn_status insert(spilling *p) {
     return NULL;
 }
 
-vtrn_status nki_spill(nki_session *s, int core, uint64_t budget, bool *out_fits) {
-    spilling p = {.s = s, .core = core, .budget = budget, .n_tiles = s->n_records};
+vtrn_status nki_spill(nki_session *s, vtrn_space space, int core, uint64_t budget, bool *out_fits) {
+    bool is_psum = space == VTRN_SPACE_PSUM;
+    spilling p = {.s = s,
+                  .space = space,
+                  .core = core,
+                  .align = is_psum ? nki_chip(s)->psum_bank_bytes : NKI_TILE_ALIGN,
+                  .budget = budget,
+                  .n_tiles = s->n_records};
     p.tiles = calloc((size_t)p.n_tiles + 1, sizeof *p.tiles);
     p.there = malloc(((size_t)p.n_tiles + 1) * sizeof *p.there);
     vtrn_status status = NULL;

@@ -330,9 +330,15 @@ def nc_stream_shuffle(dst, src, shuffle_mask, name=None):
 _ACCUMULATES = {None: -1, False: 0, True: 1}
 
 
+def transposes(stationary, moving):
+    """Whether a matmul with is_transpose is one with an identity. On NeuronCore-v2, which has no such mode, it says only how a
+    profiler counts the matmul. Source: nki.isa.nc_matmul, "Transpose mode"."""
+    return get_nc_version() >= nc_version.gen3 or math.prod(moving.shape[1:]) == stationary.shape[0]
+
+
 def nc_matmul(dst, stationary, moving, is_stationary_onezero=False, is_moving_onezero=False, is_transpose=False,
               accumulate=None, tile_position=(), tile_size=(), perf_mode=matmul_perf_mode.none, name=None):
-    if is_transpose:
+    if is_transpose and transposes(stationary, moving):
         return nc_transpose(dst, stationary)
     if perf_mode is not matmul_perf_mode.none and matmul_perf_mode(perf_mode) is matmul_perf_mode.double_row:
         return _double_row(dst, stationary, moving, accumulate)

@@ -136,10 +136,12 @@ def _whole(value):
 
 @dataclasses.dataclass(frozen=True)
 class Spill:
-    """Tiles that one line of a kernel is the first to use, and that wait in HBM for a time since SBUF has no room for them."""
+    """Tiles that one line of a kernel is the first to use, and that are saved elsewhere for a time since their memory has no room
+    for them."""
 
     place: str
     name: str  # of the first of them, where the kernel gives one
+    memory: str  # "SBUF": saved to HBM, or "PSUM": saved to SBUF
     n_saves: int
     n_reloads: int
     tile_bytes: int  # of the largest
@@ -148,12 +150,17 @@ class Spill:
 
 
 def spill_text(spills):
-    """What a launch's Spills are, in one sentence."""
+    """What a launch's Spills are, memory by memory."""
+    return "; ".join(_spill_text(memory, next_memory, found) for memory, next_memory in (("SBUF", "HBM"), ("PSUM", "SBUF"))
+                     if (found := [s for s in spills if s.memory == memory]))
+
+
+def _spill_text(memory, next_memory, spills):
     saved, reloaded = (sum(getattr(s, f"spill_{what}_bytes") for s in spills) for what in ("save", "reload"))
     most = "; ".join(f"{s.name or 'a tile'} of {s.tile_bytes} bytes first used at {s.place}, saved {s.n_saves} and reloaded "
                      f"{s.n_reloads} times" for s in spills[:3])
     more = f"; and of {len(spills) - 3} lines more" if len(spills) > 3 else ""
-    return (f"SBUF has no room for all tiles that live together: {saved} bytes are saved to HBM and {reloaded} reloaded (spill): "
+    return (f"{memory} has no room for all tiles that live together: {saved} bytes are saved to {next_memory} and {reloaded} reloaded (spill): "
             f"{most}{more}. Smaller tiles, or reads for the last time before, would save this time")
 
 

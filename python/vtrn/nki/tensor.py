@@ -74,6 +74,13 @@ def session():
     return found
 
 
+def blocks(shape, dtype, region, name, n_blocks, is_placed):
+    """A tile whose partitions have rows of n_blocks equal parts, each of which may lie elsewhere, as in the first generation.
+    is_placed: its place is the kernel's business, so that it stays in its memory."""
+    return session().tensor(ndarray, shape, dtypes.code_of(dtype), _SPACES[region], LOCAL, None, None, region, name, n_blocks,
+                            is_placed)
+
+
 def _shared(cls, shape, code, name):
     """Programs of a grid make the same tensors of shared_hbm in the same order: they are one."""
     if launch.n_shared == len(launch.shared):

@@ -494,8 +494,8 @@ static PyObject *session_refuse_spills(ext_session *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* spills(): [(place, name, saves, reloads, bytes of a tile, of all saves, of all reloads), ...], of
- * each line of the kernel whose tiles SBUF has no room for. */
+/* spills(): [(place, name, memory, saves, reloads, bytes of a tile, of all saves, of all reloads),
+ * ...], of each line of the kernel whose tiles have no room in their memory. */
 static PyObject *session_spills(ext_session *self, PyObject *unused) {
     (void)unused;
     uint32_t n;
@@ -505,11 +505,12 @@ static PyObject *session_spills(ext_session *self, PyObject *unused) {
         const nki_spilled *t = &spills[i];
         PyObject *place = t->source < self->places.n ? ext_place_text(&self->places.list[t->source])
                                                      : PyUnicode_FromString("");
-        PyObject *row = place ? Py_BuildValue("NsIIKKK", place, t->name, t->n_saves, t->n_reloads,
-                                              (unsigned long long)t->tile_bytes,
-                                              (unsigned long long)t->save_bytes,
-                                              (unsigned long long)t->reload_bytes)
-                              : NULL;
+        PyObject *row =
+            place ? Py_BuildValue(
+                        "NssIIKKK", place, t->name, t->space == VTRN_SPACE_PSUM ? "PSUM" : "SBUF",
+                        t->n_saves, t->n_reloads, (unsigned long long)t->tile_bytes,
+                        (unsigned long long)t->save_bytes, (unsigned long long)t->reload_bytes)
+                  : NULL;
         if (!row || PyList_Append(list, row))
             Py_CLEAR(list);
         Py_XDECREF(row);

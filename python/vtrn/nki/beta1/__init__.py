@@ -139,23 +139,26 @@ profile = baremetal
 
 class _Allocation:
     """A place that a kernel asks for by hand: the memory counts, the place is found anew. slot: what names the place of a
-    block, of allocations by which several blocks have one."""
+    block, of allocations by which several blocks have one. is_manual: the kernel says where, and the tile stays there."""
 
-    def __init__(self, region, slot=None):
-        self.region, self.slot = region, slot
+    def __init__(self, region, slot=None, is_manual=False):
+        self.region, self.slot, self.is_manual = region, slot, is_manual
 
     def __call__(self, *args, **kwargs):
         return self
 
+    def auto_alloc(self):
+        return _Allocation(self.region)
+
     def alloc(self, func=None, **unused):
-        return _Allocation(self.region, func) if callable(func) else self
+        return _Allocation(self.region, func if callable(func) else None, True)
 
     def mod_alloc(self, *, num_bank_tiles=(), num_par_tiles=(), num_free_tiles=(), **unused):
         counts = [tuple(n) for n in (num_bank_tiles, num_par_tiles, num_free_tiles) if n]
         if not counts:
-            return self
+            return _Allocation(self.region, None, True)
         turns = [math.prod(n) for n in zip(*counts)]
-        return _Allocation(self.region, lambda block, *_: tuple(i % n for i, n in zip(block, turns)))
+        return _Allocation(self.region, lambda block, *_: tuple(i % n for i, n in zip(block, turns)), True)
 
 
 def _same(function=None, **unused):

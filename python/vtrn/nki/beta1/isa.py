@@ -41,7 +41,7 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
     if mask is not None:
         raise NotImplementedError("nc_matmul: mask; mask what it reads and what is stored")
-    if is_transpose:
+    if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
         return nc_transpose(stationary)
     return Product(stationary, moving, **options)
 

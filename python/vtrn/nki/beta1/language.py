@@ -61,8 +61,8 @@ def static_cast(x, dtype):
 
 def ndarray(shape, dtype, *, buffer=None, name="", lazy_initialization=False, **unused):
     if getattr(buffer, "slot", None):
-        return t.make_blocks(shape, dtype, buffer.region, buffer.slot)
-    return make(shape, dtype, t.tensor.sbuf if buffer is None else _region(buffer))
+        return t.make_blocks(shape, dtype, buffer.region, buffer.slot, name)
+    return make(shape, dtype, t.tensor.sbuf if buffer is None else _region(buffer), name, getattr(buffer, "is_manual", False))
 
 
 def _region(buffer):
@@ -70,7 +70,7 @@ def _region(buffer):
 
 
 def full(shape, fill_value, dtype, *, buffer=None, name="", mask=None, **unused):
-    out = ndarray(shape, dtype, buffer=buffer)
+    out = ndarray(shape, dtype, buffer=buffer, name=name)
     t.assign(out, fill_value)
     return out
 

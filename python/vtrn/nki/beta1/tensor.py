@@ -404,9 +404,10 @@ class Blocks:
     """A tensor whose allocation gives blocks their places in turn: slot(block, partitions, bytes of one) names the place of
     a block, which others have before and after it. Subscripts are integers in the block dimensions."""
 
-    def __init__(self, shape, dtype, region, slot):
+    def __init__(self, shape, dtype, region, slot, name=""):
         par = next(d for d, n in enumerate(shape) if isinstance(n, par_dim))
         self.shape, self.dtype, self.buffer = tuple(int(n) for n in shape), dtypes.by_code[dtypes.code_of(dtype)], region
+        self.name = name
         self.n_blocks, self.block, self.slot, self.tiles = self.shape[:par], shape[par:], slot, {}
 
     ndim = property(lambda self: len(self.shape))
@@ -426,7 +427,7 @@ class Blocks:
         place = self.slot(index, int(self.block[0]), n_bytes)
         held, tile = self.tiles.get(place, (None, None))
         if held != index:  # what the place held is over
-            tile = make(self.block, self.dtype, self.buffer)
+            tile = make(self.block, self.dtype, self.buffer, self.name, True)
             self.tiles[place] = index, tile
         return tile, rest or (Ellipsis,)
 
@@ -439,32 +440,33 @@ class Blocks:
         tile[rest] = value
 
 
-def make_blocks(shape, dtype, buffer, slot):
+def make_blocks(shape, dtype, buffer, slot, name=""):
     """As make(), of blocks in turn where they have fewer places than there are blocks."""
     par = next((d for d, n in enumerate(shape) if isinstance(n, par_dim)), 0)
     n_bytes = math.prod(int(n) for n in shape[par + 1:]) * dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
     blocks = list(itertools.product(*(range(int(n)) for n in shape[:par])))
     if par and len({slot(block, int(shape[par]), n_bytes) for block in blocks}) < len(blocks):
-        return Blocks(shape, dtype, tensor.region_of(buffer), slot)
-    return make(shape, dtype, buffer)
+        return Blocks(shape, dtype, tensor.region_of(buffer), slot, name)
+    return make(shape, dtype, buffer, name, True)
 
 
 _BANK_BYTES = 2048
 
 
-def make(shape, dtype, buffer):
+def make(shape, dtype, buffer, name="", is_placed=False):
+    """is_placed: the kernel gives its place by hand."""
     marked = [d for d, n in enumerate(shape) if isinstance(n, par_dim)]
     shape = tuple(int(n) for n in shape)
     region = tensor.region_of(buffer)
     if region not in (tensor.sbuf, tensor.psum):
-        return Tensor(tensor.ndarray(shape, dtype, region))
+        return Tensor(tensor.ndarray(shape, dtype, region, name))
     par = marked[0] if marked else 0
     blocks, free = shape[:par], shape[par + 1:] or (1,)
     row = math.prod(free)
     size = dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
     if region is tensor.psum and blocks:  # each block from the start of a bank
         row = -(-row * size // _BANK_BYTES) * _BANK_BYTES // size
-    base = tensor.ndarray((shape[par], math.prod(blocks) * row), dtype, region)
+    base = tensor.blocks((shape[par], math.prod(blocks) * row), dtype, region, name, math.prod(blocks), is_placed)
     strides, step = [], 1
     for n in reversed(free):
         strides.insert(0, step)
@@ -548,10 +550,21 @@ def assign(target, value):
             value = broadcast_view(value, target.shape)
         move(target, value)
     elif target.base._is_on_chip and _starts_where_engines_do(target.raw()):
-        isa.memset(target.raw(), value)
+        for part in _parts_that_fit(target):
+            isa.memset(part.raw(), value)
     else:
         constant = np.full(target.shape, value, dtypes.numpy_of(target.base._dtype))
         isa.dma_copy(target.raw(), nl.shared_constant(constant))
+
+
+def _parts_that_fit(x):
+    """Itself, or its blocks where a partition has no room for all of them, which would be one tile."""
+    blocks = x.shape[:x.par]
+    chip = tensor.session().chip()
+    room = chip["psum_bytes" if x.base._is_psum else "sbuf_bytes"]
+    if not blocks or math.prod(x.shape) // x.shape[x.par] * dtypes.numpy_of(x.base._dtype).itemsize <= room:
+        return [x]
+    return [x[block] for block in itertools.product(*map(range, blocks))]
 
 
 def _kept_parts(target, value):
