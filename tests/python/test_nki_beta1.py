@@ -461,3 +461,82 @@ def test_whole_numbers_and_remainders_take_masks_and_numbers(name):
     np.testing.assert_array_equal(got[:, :30], (f(x, y) if is_remainder else f(x))[:, :30])
     assert not got[:, 30:].any()
     np.testing.assert_array_equal(numbered, f(x, np.float32(7)) if is_remainder else f(x))
+
+
+# -- quotients and remainders of index expressions
+
+
+def evaluate_quotients(index):
+    grid = np.indices(index.shape)
+    along = {a: grid[index.ndim - 1 - a] for a in range(index.ndim)}
+    found = index.const + sum(step * along[a] for a, step in index.step.items())
+    for (const, steps, n), factor in index.floors.items():
+        found = found + factor * ((const + sum(s * along[a] for a, s in steps)) // n)
+    return found + np.zeros(index.shape, int)
+
+
+@pytest.mark.parametrize("text", ["i // 4", "i % 4", "(4 * i + j) // 4", "(4 * i + j) % 4", "(8 * i + j) // 4", "(3 * i + j) % 5 + 2 * i",
+                                  "(i - 9) // 4", "(i - 9) % 4", "i // 2 // 3", "(i // 2 + 7) // 3", "2 * (i // 3) - i % 3", "i[:, :, None] // 3"])
+def test_quotients_and_remainders_are_those_of_numpy(text):
+    numbers = {"i": nl.arange(32)[:, None], "j": nl.arange(4)[None, :]}
+    arrays = {"i": np.arange(32)[:, None], "j": np.arange(4)[None, :]}
+    found, want = eval(text, numbers), eval(text, arrays)
+    np.testing.assert_array_equal(np.broadcast_to(evaluate_quotients(found), want.shape), want)
+    assert found.bounds() == (want.min(), want.max())
+
+
+def test_quotients_that_are_affine_are_known_as_such():
+    i, j = nl.arange(32)[:, None], nl.arange(4)[None, :]
+    for index in ((4 * i + j) // 4, (4 * i + j) % 4, j // 4, j % 4, i // 4 * 4 + i % 4):
+        assert not index.floors
+
+
+@pytest.mark.parametrize("term", [lambda i: i // 4 < 3, lambda i: i // 4 >= 2, lambda i: 3 > i // 4, lambda i: i // 4 == 1,
+                                  lambda i: (i + 2) // 5 <= 1, lambda i: i // 4 + 1 > 2])
+def test_masks_by_a_quotient_are_boxes(term):
+    i = nl.arange(20)[:, None]
+    (lo, hi), _ = term(i).box((20, 4))
+    np.testing.assert_array_equal(np.arange(lo, hi), np.flatnonzero(term(np.arange(20))))
+
+
+def test_a_number_of_all_elements_becomes_subscripts_by_quotient_and_remainder():
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((4, 8, 6, 5), dtype=x.dtype, buffer=nl.shared_hbm)
+        p, f = nl.arange(8)[:, None], nl.arange(30)[None, :]
+        for n in nl.affine_range(4):
+            tile = nl.load(x[n, p, f])
+            nl.store(out[n, p, f // 5, f % 5], tile)
+        return out
+
+    x = numbers(4, 8, 30)
+    np.testing.assert_array_equal(kernel(x), x.reshape(4, 8, 6, 5))
+
+
+def test_subscripts_by_a_quotient_stay_in_their_dimension():
+    @nki.jit
+    def kernel(x):
+        p, f = nl.arange(8)[:, None], nl.arange(30)[None, :]
+        return nl.load(x[p, f // 5, f % 5])
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match="dimension 1 of a tensor .* goes from 0 to 5, and the dimension has 4 elements"):
+        kernel(numbers(8, 4, 5))
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda s, x: nisa.nc_matmul(s, x), r"nc_matmul: stationary psum\[128, 128\] float32 is in psum.*nl.copy"),
+    (lambda s, x: nisa.nc_matmul(x, s), "nc_matmul: moving psum"), (lambda s, x: nl.matmul(s, x), "nl.matmul: x psum"),
+    (lambda s, x: nl.matmul(x, s, transpose_x=True), "nl.matmul: y psum"), (lambda s, x: nisa.nc_transpose(s), "nc_transpose: data psum")])
+def test_what_the_tensor_engine_reads_is_in_sbuf(call, says):
+    @nki.jit
+    def kernel(a, copies):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        x = nl.load(a)
+        first = nisa.nc_matmul(x, x)
+        nl.store(out, nl.copy(call(nl.copy(first) if copies else first, x)))
+        return out
+
+    a = rng.integers(-2, 3, (128, 128)).astype(np.float32)
+    assert kernel(a, True).shape == (128, 128)
+    with pytest.raises(vtrn.nki.NkiValidationError, match=f"(?s){says}.*test_nki_beta1.py:"):
+        kernel(a, False)

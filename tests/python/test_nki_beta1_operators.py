@@ -81,14 +81,15 @@ def test_augmented_assignment_changes_the_tile_that_others_name(text):
     ("x * i", "nisa.iota"), ("i + x", "nisa.iota"), ("x & (i < 2)", "mask="), ("nl.add(x, None)", "NoneType|None"),
     ("(i < 2) | (j < 2)", "joined by & alone.*each part"), ("(i < 2) ^ (j < 2)", "joined by &"), ("~(i < 2)", "opposite"),
     ("(i < 2) & x", "nl.where"), ("0 <= i < 2", r"\(0 <= i\) & \(i < n\)"), ("(i < 2) == (j < 2)", "not compared"),
-    ("(i < 2) + 1", "joined by &"), ("i % 2", "reshape"), ("i // 2", "steps"), ("5 % i", "steps"), ("i / 2", "reshape"), ("i ** 2", "steps"),
+    ("(i < 2) + 1", "joined by &"), ("x[i % 2, j]", "reshape"), ("x[i // 2, j]", "equal steps"), ("nisa.iota(i % 3 + j, nl.int32)", "equal steps"),
+    ("nl.exp(x, mask=i % 2 < 1)", "a box"), ("i // 0", "steps|integer"), ("i % -2", "integer"), ("i // j", "integer"), ("5 % i", "steps"), ("i / 2", "reshape"), ("i ** 2", "steps"),
     ("i @ j", "steps"), ("abs(i)", "steps"), ("i & 1", "steps"), ("i * j", "sums, differences"), ("i + 1.5", "integers"), ("i < 1.5", "integer"),
     ("i != 2", "two parts"), ("1 if i else 2", "truth")])
 def test_operators_that_are_not_there_say_so_with_their_line(text, says):
     @nki.jit
     def kernel(x):
         t, i, j = nl.load(x), nl.arange(4)[:, None], nl.arange(6)[None, :]
-        eval(compile(text, "my_kernel.py", "eval"), {"x": t, "i": i, "j": j, "nl": nl})
+        eval(compile(text, "my_kernel.py", "eval"), {"x": t, "i": i, "j": j, "nl": nl, "nisa": nisa})
 
     with pytest.raises(errors.NkiTypeError, match=f"(?s){says}.*\n  at my_kernel.py:1"):
         kernel(numbers(4, 6))

@@ -1,4 +1,5 @@
-"""Index expressions of NKI's first generation: nl.arange, nl.mgrid, and what is made of them by + - * and comparison."""
+"""Index expressions of NKI's first generation: nl.arange, nl.mgrid, and what is made of them by + - *, // and % of an integer,
+and comparison."""
 
 import numpy as np
 
@@ -13,17 +14,23 @@ def _is_term(x):
     return isinstance(x, Index) or _integer(x)
 
 
-_AFFINE = "index expressions are sums, differences and products with integers"
+_AFFINE = "index expressions are sums, differences and products with integers, and quotients and remainders of // and % by one"
+_NOT_AFFINE = ("by // and % the numbers of a subscript have equal steps only where quotient and remainder of one expression number "
+               "neighbouring dimensions, or where the expression stays within one multiple; view the tensor by more dimensions "
+               "(reshape) and take an index of each")
 _COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal"}
 
 
 class Index:
-    """const + sum of step[a] * (number along axis a). Axes count from the last one, as NumPy aligns them."""
+    """const + sum of step[a] * (number along axis a) + sum of floors[f] * (the quotient f), rounded down. Axes count from the
+    last one, as NumPy aligns them. step: {axis: step}; sizes: last axis first; floors: {(const, ((axis, step), ...), divisor):
+    factor}, of quotients that are not affine themselves. Two of them may be together: i // n * n + i % n is i."""
 
-    __slots__ = ("const", "step", "sizes")
+    __slots__ = ("const", "step", "sizes", "floors")
 
-    def __init__(self, const, step, sizes):
-        self.const, self.step, self.sizes = const, step, sizes  # step: {axis: step}; sizes: last axis first
+    def __init__(self, const, step, sizes, floors=None):
+        self.const, self.step, self.sizes = const, step, sizes
+        self.floors = {f: factor for f, factor in (floors or {}).items() if factor}
 
     @property
     def shape(self):
@@ -40,30 +47,35 @@ class Index:
             key = (*key, Ellipsis)
         at, n = key.index(Ellipsis), self.ndim - sum(k is not None for k in key) + 1
         key = (*key[:at], *[slice(None)] * n, *key[at + 1:])
-        sizes, step, old = [], {}, 0
+        sizes, step, old, moved = [], {}, 0, {}
         for k in reversed(key):
             if k is None:
                 sizes.append(1)
             elif k == slice(None) and old < self.ndim:
                 if old in self.step:
                     step[len(sizes)] = self.step[old]
+                moved[old] = len(sizes)
                 sizes.append(self.sizes[old])
                 old += 1
             else:
                 raise IndexError(f"an index expression takes : and None, not {k!r}")
         if old != self.ndim:
             raise IndexError(f"an index expression of {self.ndim} axes; the subscript names {old}")
-        return Index(self.const, step, tuple(sizes))
+        floors = {(c, tuple((moved[a], s) for a, s in steps), n): factor for (c, steps, n), factor in self.floors.items()}
+        return Index(self.const, step, tuple(sizes), floors)
 
     def __add__(self, other):
         if _integer(other):
-            return Index(self.const + other.__index__(), self.step, self.sizes)
+            return Index(self.const + other.__index__(), self.step, self.sizes, self.floors)
         if not isinstance(other, Index):
             return self._refused("add", other)
         step = dict(self.step)
         for a, s in other.step.items():
             step[a] = step.get(a, 0) + s
-        return Index(self.const + other.const, step, broadcast(self, other))
+        floors = dict(self.floors)
+        for f, factor in other.floors.items():
+            floors[f] = floors.get(f, 0) + factor
+        return Index(self.const + other.const, step, broadcast(self, other), floors)
 
     __radd__ = __add__
 
@@ -71,9 +83,65 @@ class Index:
         if not _integer(other):
             return self._refused("mul", other)
         n = other.__index__()
-        return Index(self.const * n, {a: s * n for a, s in self.step.items()}, self.sizes)
+        return Index(self.const * n, {a: s * n for a, s in self.step.items()}, self.sizes,
+                     {f: factor * n for f, factor in self.floors.items()})
 
     __rmul__ = __mul__
+
+    def __floordiv__(self, other):
+        if not _integer(other) or other.__index__() < 1:
+            return self._refused("floordiv", other)
+        n = other.__index__()
+        if self.floors:
+            return self._floor_of_floor(n)
+        outer = {a: s // n for a, s in self.step.items() if s % n == 0}
+        inner = {a: s for a, s in self.step.items() if s % n}
+        rest = Index(self.const % n, inner, self.sizes)
+        low, high = rest.bounds()
+        if low // n == high // n:
+            return Index(self.const // n + low // n, outer, self.sizes)
+        return Index(self.const // n, outer, self.sizes, {(rest.const, tuple(sorted(inner.items())), n): 1})
+
+    def _floor_of_floor(self, n):
+        (floor, factor), *others = self.floors.items()
+        if others or factor != 1 or any(self.step.values()):
+            return self._refused("floordiv", n)
+        const, steps, m = floor
+        return Index(const + self.const * m, dict(steps), self.sizes) // (m * n)
+
+    def __mod__(self, other):
+        if not _integer(other) or other.__index__() < 1:
+            return self._refused("mod", other)
+        return self - other.__index__() * (self // other)
+
+    def bounds(self):
+        """The least and the largest of its numbers."""
+        if not self.floors:
+            ends = [s * (self.sizes[a] - 1) for a, s in self.step.items()]
+            return self.const + sum(e for e in ends if e < 0), self.const + sum(e for e in ends if e > 0)
+        axes = sorted({*self.step, *(a for _, steps, _ in self.floors for a, _ in steps)})
+        along = dict(zip(axes, np.ix_(*(np.arange(self.sizes[a]) for a in axes))))
+        numbers = self.const + sum(s * along[a] for a, s in self.step.items())
+        for (const, steps, n), factor in self.floors.items():
+            numbers = numbers + factor * ((const + sum(s * along[a] for a, s in steps)) // n)
+        return int(numbers.min()), int(numbers.max())
+
+    def affine(self):
+        """Itself; an error where it has quotients."""
+        if self.floors:
+            raise operators.refusal(f"{self!r}: {_NOT_AFFINE}")
+        return self
+
+    def limit(self):
+        """An affine expression that is <= 0 where this one is."""
+        if not self.floors:
+            return self
+        ((const, steps, n), factor), *others = self.floors.items()
+        if others or factor not in (1, -1) or any(self.step.values()):
+            raise operators.refusal(f"{self!r} <= 0: a mask is a box of elements, and that of a remainder, or of a quotient beside "
+                                    "another number, is none; compare the expression that is divided, or one for each dimension")
+        expression = Index(const, dict(steps), self.sizes)
+        return expression + (self.const * n - n + 1) if factor == 1 else self.const * n - expression
 
     def __neg__(self):
         return self * -1
@@ -128,7 +196,8 @@ class Index:
                                 "`while`, `and`, `or` and `not`; compare it, for a mask, or branch on the loop's variable")
 
     def __repr__(self):
-        return f"<index {self.const} + {self.step} over {self.shape}>"
+        quotients = "".join(f" + {factor} * (({const} + {dict(steps)}) // {n})" for (const, steps, n), factor in self.floors.items())
+        return f"<index {self.const} + {self.step}{quotients} over {self.shape}>"
 
 
 operators.refuse(Index, f"{_AFFINE}, which become steps and numbers of an access pattern",
@@ -155,7 +224,7 @@ class Mask:
     __slots__ = ("terms", "comparison")
 
     def __init__(self, terms, comparison=None):
-        self.terms, self.comparison = [t for t in terms if isinstance(t, Index)], comparison
+        self.terms, self.comparison = [t.limit() for t in terms if isinstance(t, Index)], comparison
         if any(not isinstance(t, Index) and t > 0 for t in terms):
             raise ValueError("a mask that holds nowhere")
 

@@ -41,6 +41,8 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
     if mask is not None:
         raise NotImplementedError("nc_matmul: mask; mask what it reads and what is stored")
+    t.check_read_by_tensor("nc_matmul", "stationary", stationary)
+    t.check_read_by_tensor("nc_matmul", "moving", moving)
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
         return nc_transpose(stationary)
     return Product(stationary, moving, **options)
@@ -50,6 +52,8 @@ def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused
     v = data.raw()
     free = math.prod(v.shape[1:])
     on_vector = engine is isa.engine.vector
+    if not on_vector:
+        t.check_read_by_tensor("nc_transpose", "data", data)
     out = Tensor(tensor.ndarray((free, v.shape[0]), dtype or data.dtype, tensor.sbuf if on_vector else tensor.psum))
     part, source = out, data
     if mask is not None:
@@ -142,7 +146,7 @@ def activation_reduce(op, data, *, reduce_op, reduce_res, bias=None, scale=1.0, 
 
 def _pattern(expr, n_axes):
     """(offset, step of the partition, [step, number] of the free axes) of an index expression."""
-    sizes, step = expr.sizes, expr.step
+    sizes, step = expr.sizes, expr.affine().step
     free = [[step.get(a, 0), sizes[a]] for a in range(n_axes - 1)][::-1]
     return expr.const, step.get(n_axes - 1, 0), free
 
@@ -158,7 +162,7 @@ def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, 
     x, name, y = pred.comparison
     difference = x - y
     n = on_true_tile.ndim
-    padded = Index(difference.const, difference.step, on_true_tile.shape[::-1])
+    padded = Index(difference.const, difference.affine().step, on_true_tile.shape[::-1])
     offset, partition_step, pattern = _pattern(padded, n)
     out = result(on_true_tile, dtype)
     isa.affine_select(out.raw(), pattern, partition_step, on_true_tile.raw(), on_false_value, getattr(nl, name), offset)

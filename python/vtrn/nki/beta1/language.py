@@ -439,6 +439,9 @@ def transpose(x, *, mask=None, dtype=None, **unused):
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
     if mask is not None:
         raise NotImplementedError("nl.matmul: mask; mask what it reads and what is stored")
+    for name, tile in (("x", x), ("y", y)):
+        if tile.base._is_psum:
+            t.check_read_by_tensor("nl.matmul", name, tile)
     stationary = x if transpose_x else transpose(x)
     return Product(on_chip(stationary), on_chip(y))
 

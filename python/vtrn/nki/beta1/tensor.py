@@ -93,7 +93,7 @@ class Tensor:
         shape, strides, offset, d = [], [], self.base.offset, 0
         axes = None  # where the dimensions of index expressions begin
         owner = None  # dimension that counts partitions
-        indirect, is_par_dropped, reaches = None, False, []
+        indirect, is_par_dropped, reaches, floors = None, False, [], {}
         for k in key:
             if k is None:
                 shape.append(1), strides.append(1)
@@ -105,7 +105,12 @@ class Tensor:
                     shape += sizes
                     strides += [0] * len(sizes)
                 offset += k.const * s
-                reaches.append((k, d, n))
+                if k.floors:
+                    self._check_quotients(k, d)
+                    for f, factor in k.floors.items():
+                        floors[f] = floors.get(f, 0) + factor * s
+                else:
+                    reaches.append((k, d, n))
                 for a, step in k.step.items():
                     strides[axes + len(sizes) - 1 - a] += step * s
                     if d == self.par and step and sizes[len(sizes) - 1 - a] > 1:
@@ -135,6 +140,9 @@ class Tensor:
                 offset += (i + n if i < 0 else i) * s
                 is_par_dropped |= d == self.par
             d += 1
+        for k in found:
+            if any(floors.get(f) for f in k.floors):  # what quotient and remainder add to the address is no number of equal steps
+                k.affine()
         if self.par is not None and owner is None:
             is_par_dropped = True
         if is_par_dropped and owner is None:  # one partition: a dimension of 1 counts it
@@ -153,6 +161,12 @@ class Tensor:
             step = {axes + len(sizes) - 1 - a: s for a, s in k.step.items() if s}
             part.keep_beyond(Reach(k.const, step, shape, (self, d, n)))
         return part
+
+    def _check_quotients(self, k, d):
+        """Subscripts by // and % stay in their dimension: masks do not bring them back."""
+        low, high = k.bounds()
+        if low < 0 or high >= self.shape[d]:
+            raise NkiValidationError(tensor._placed(beyond_text(self, d, low, high)))
 
     def keep_beyond(self, *reaches):
         self.beyond = (*self.beyond, *(r for r in reaches if r.is_beyond()))
@@ -324,9 +338,12 @@ class Reach:
         return Reach(self.const, step, (*self.shape[:axis], 1, *self.shape[axis:]), self.of)
 
     def text(self):
-        (whole, d, n), (low, high) = self.of, self.bounds()
-        return (f"a subscript of dimension {d} of a tensor in {whole.buffer.value} of shape {whole.shape} goes from {low} to "
-                f"{high}, and the dimension has {n} elements; mask what is beyond, or read less")
+        return beyond_text(*self.of[:2], *self.bounds())
+
+
+def beyond_text(whole, d, low, high):
+    return (f"a subscript of dimension {d} of a tensor in {whole.buffer.value} of shape {whole.shape} goes from {low} to "
+            f"{high}, and the dimension has {whole.shape[d]} elements; mask what is beyond, or read less")
 
 
 for _name in _FUNCTIONS:
@@ -337,6 +354,15 @@ for _name in _FUNCTIONS:
             setattr(Tensor, f"__i{_name}__", _in_place(_name))
 Tensor.__abs__, Tensor.__invert__ = _unary_operator("abs"), _unary_operator("invert")
 operators.refuse(Tensor, "NKI has no such operation", operators.OF_TILES)
+
+
+def check_read_by_tensor(what, name, x):
+    """The Tensor engine reads SBUF alone; the vendor's compiler copies nothing. Source: neuronxcc.nki.isa.nc_matmul, "must read
+    inputs from SBUF", and its error err_unsupported_memory."""
+    if isinstance(x, Tensor) and x.buffer is not tensor.sbuf:
+        remedy = "copy it there before (nl.copy(x), nisa.tensor_copy(x))" if x.base._is_psum else "load it before (nl.load(x))"
+        raise NkiValidationError(tensor._placed(f"{what}: {name} {operators.text_of(x)} is in {x.buffer.value}, and the Tensor engine "
+                                                f"reads SBUF; {remedy}"))
 
 
 class Product(Tensor):
