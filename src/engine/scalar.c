@@ -10,7 +10,7 @@ enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
 typedef struct activation {
     void (*fn)(const float *x, float scale, float bias, float slope, float *dst, size_t n);
     float slope;
-    bool accumulates;
+    bool accumulates, resets;
     float lanes[ALU_LANES];
 } activation;
 
@@ -21,7 +21,11 @@ static void activate_row_begin(lanes *l) {
 
 static void activate_row_end(lanes *l) {
     activation *a = l->extra;
-    l->core->regs->kept.reduce_regs[l->partition] += l->alu->reduce_end[VTRN_ALU_ADD](a->lanes);
+    float *sum = &l->core->regs->kept.reduce_regs[l->partition];
+    if (a->resets)
+        *sum = 0.0f;
+    if (a->accumulates)
+        *sum += l->alu->reduce_end[VTRN_ALU_ADD](a->lanes);
 }
 
 static void activate_chunk(lanes *l, size_t n) {
@@ -46,19 +50,23 @@ static void activate_rows(lanes *l, const lanes_rows *b) {
 }
 
 static void activate_sum_rows(lanes *l, const lanes_rows *b) {
+    const activation *a = l->extra;
     float sum[ENGINE_MAX_PARTITIONS];
     const int partition = l->instr->ap[0].partition + b->first;
     activate_rows(l, b);
     l->alu->reduce_rows[VTRN_ALU_ADD](b->p[0], (size_t)b->n_rows, b->step[0], b->n, sum);
-    for (int r = 0; r < b->n_rows; r++)
-        l->core->regs->kept.reduce_regs[partition + r] += sum[r];
+    for (int r = 0; r < b->n_rows; r++) {
+        float *to = &l->core->regs->kept.reduce_regs[partition + r];
+        *to = (a->resets ? 0.0f : *to) + sum[r];
+    }
 }
 
 /* What a copy of a tile from PSUM is: no conversion is needed. A bias of -0 changes nothing; one of
  * 0 would make 0 of -0. */
 static bool is_copy_of_bf16(const vtrn_instr *instr) {
     const float bias = instr->imm[1].f;
-    return instr->func == VTRN_ACT_COPY && !(instr->flags & VTRN_FLAG_ACCUMULATE) &&
+    return instr->func == VTRN_ACT_COPY &&
+           !(instr->flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET)) &&
            instr->ap[0].dtype == VTRN_DTYPE_BF16 && instr->ap[1].dtype == VTRN_DTYPE_BF16 &&
            instr->ap[2].space == VTRN_SPACE_NONE && instr->ap[3].space == VTRN_SPACE_NONE &&
            instr->imm[0].f == 1.0f && bias == 0 && signbit(bias);
@@ -74,18 +82,22 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
     if (instr->func >= VTRN_ACT_COUNT)
         return VTRN_ERROR(VTRN_UNDEFINED, "activate: function number %u is none", instr->func);
     activation a = {.fn = CPU_TABLE(act_kernel_table)->act[instr->func],
-                    .accumulates = instr->flags & VTRN_FLAG_ACCUMULATE};
+                    .accumulates = instr->flags & VTRN_FLAG_ACCUMULATE,
+                    .resets = instr->flags & VTRN_FLAG_RESET};
+    bool has_sums = a.accumulates || a.resets;
     memcpy(&a.slope, &instr->arg[0], sizeof a.slope);
     lanes_spec spec = {.chunk = activate_chunk,
                        .streams = AP0 | AP1,
                        .scalars = AP2 | AP3,
                        .first_imm = 2,
-                       .dense_row = a.accumulates ? NULL : activate_row,
-                       .can_join_rows = !a.accumulates,
-                       .rows = a.accumulates ? activate_sum_rows : activate_rows};
+                       .dense_row = has_sums ? NULL : activate_row,
+                       .can_join_rows = !has_sums,
+                       .rows = a.accumulates ? activate_sum_rows
+                               : a.resets    ? NULL
+                                             : activate_rows};
     if (is_copy_of_bf16(instr))
         spec.raw_row = copy_bf16_row;
-    if (a.accumulates) {
+    if (has_sums) {
         spec.whole_chunks = true; /* the order of the sum depends on positions only */
         spec.row_begin = activate_row_begin;
         spec.row_end = activate_row_end;
@@ -94,9 +106,7 @@ vtrn_status engine_op_ACTIVATE(engine_core *core, const vtrn_instr *instr,
 }
 
 static void read_accumulator(lanes *l, size_t n) {
-    float *sum = &l->core->regs->kept.reduce_regs[l->partition];
-    operand_put_fp32(&l->op[0], n, sum);
-    *sum = 0.0f;
+    operand_put_fp32(&l->op[0], n, &l->core->regs->kept.reduce_regs[l->partition]);
 }
 
 vtrn_status engine_op_ACT_READ_ACCUMULATOR(engine_core *core, const vtrn_instr *instr,

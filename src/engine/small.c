@@ -535,7 +535,7 @@ static bool decode_scalar_tensor_tensor(const decoder *d) {
 static bool decode_activate(const decoder *d) {
     const vtrn_instr *instr = d->instr;
     small_op *out = d->out;
-    if (instr->func >= VTRN_ACT_COUNT || instr->flags & VTRN_FLAG_ACCUMULATE ||
+    if (instr->func >= VTRN_ACT_COUNT || instr->flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET) ||
         !take_streams(d, AP0 | AP1) || !take_scalars(d, AP2 | AP3))
         return false;
     if (is_packed(out, 2) || is_packed(out, 3))

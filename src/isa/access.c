@@ -66,14 +66,13 @@ access_states access_states_of(const vtrn_instr *instr) {
     case VTRN_OP_ACTIVATE:
         if (isa_act_table_set((vtrn_act)instr->func) != 0) /* set 0 is always there */
             s.read |= ACCESS_ACT_TABLE;
-        if (instr->flags & VTRN_FLAG_ACCUMULATE) {
-            s.read |= ACCESS_REDUCE_REGS;
+        if (instr->flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET)) {
+            s.read |= ACCESS_REDUCE_REGS; /* those of other partitions stay */
             s.written |= ACCESS_REDUCE_REGS;
         }
         break;
-    case VTRN_OP_ACT_READ_ACCUMULATOR: /* they become 0 */
+    case VTRN_OP_ACT_READ_ACCUMULATOR:
         s.read |= ACCESS_REDUCE_REGS;
-        s.written |= ACCESS_REDUCE_REGS;
         break;
     case VTRN_OP_ACT_TABLE_LOAD:
         s.written |= ACCESS_ACT_TABLE;

@@ -126,6 +126,7 @@ typedef enum vtrn_instr_flag {
     VTRN_FLAG_DOUBLE_ROW = 1 << 8,
     /* dma_copy: saves to HBM, or reloads, what has no room in SBUF */
     VTRN_FLAG_SPILL = 1 << 9,
+    VTRN_FLAG_RESET = 1 << 10, /* activate: reduce_regs become 0 before */
 } vtrn_instr_flag;
 
 typedef struct vtrn_wait {

@@ -658,7 +658,7 @@ static const struct {
     [VTRN_OP_EXPONENTIAL] = {check_exponential, ACC | SR},
     [VTRN_OP_VECTOR_READ_ACCUMULATOR] = {check_act_read, NEG | SR},
     [VTRN_OP_VECTOR_LOAD_ACCUMULATOR] = {check_vector_load, 0},
-    [VTRN_OP_ACTIVATE] = {check_activate, ACC | SR},
+    [VTRN_OP_ACTIVATE] = {check_activate, ACC | SR | VTRN_FLAG_RESET},
     [VTRN_OP_ACT_READ_ACCUMULATOR] = {check_act_read, SR},
     [VTRN_OP_ACT_TABLE_LOAD] = {check_act_table_load, 0},
     [VTRN_OP_IOTA] = {pattern_fits, SR},

@@ -26,8 +26,8 @@ PACKED = {"fp8e4m3fn_x4": np.uint32, "fp8e5m2_x4": np.uint32, "fp4e2m1fn_x4": np
 NAMES = {np.dtype(t): name for name, t in DTYPES.items() if name != "tf32"}
 SBUF, PSUM, HBM = 1, 2, 3
 ENGINES = "TVSGYC"
-ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST, DOUBLE_ROW = (
-    1 << i for i in range(9))
+ACCUMULATE, REVERSE0, REVERSE1, NEGATE, STOCHASTIC, OOB_SKIP, CLAMP_INDEX, LAST, DOUBLE_ROW, SPILL, RESET = (
+    1 << i for i in range(11))
 
 # Those that this host has and VTRN_ISA allows. The same cases run at each, so what is covered does
 # not depend on the host.

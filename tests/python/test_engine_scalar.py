@@ -181,17 +181,18 @@ def test_scale_and_bias_may_be_given_by_partition(level):
     assert m.read(d).tobytes() == np.maximum(v, 0).astype(DTYPES["bf16"]).tobytes()
 
 
-def test_accumulate_adds_row_sums_until_they_are_read(level):
+def test_accumulate_adds_row_sums_until_they_are_reset(level):
     m = Machine()
     rng = np.random.default_rng(5)
     x, d = dense("fp32", 100, 3001, 64 * 1024), dense("bf16", 100, 3001)
     total = dense("fp32", 100, 1, 128 * 1024)
     m.write(x, rng.standard_normal((100, 3001)))
     want = 2 * np.exp(m.read(x).astype(np.float64)).sum(1)
-    for _ in range(2):
-        m.run("activate", d, x, func="exp", engine="S", flags=h.ACCUMULATE, imm=(1.0, 0.0))
+    for flags in (h.ACCUMULATE | h.RESET, h.ACCUMULATE):
+        m.run("activate", d, x, func="exp", engine="S", flags=flags, imm=(1.0, 0.0))
     m.run("act_table_load", engine="S", arg=(1, 0))
     m.run("act_read_accumulator", total, engine="S", n_threads=2)
     np.testing.assert_allclose(m.read(total)[:, 0], want, rtol=2e-6)
+    m.run("activate", d, x, func="exp", engine="S", flags=h.RESET, imm=(1.0, 0.0))
     m.run("act_read_accumulator", total, engine="S")
     assert (m.read(total) == 0).all()

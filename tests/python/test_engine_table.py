@@ -160,7 +160,7 @@ def test_legal_flags_are_those_that_an_instruction_obeys(name):
     want |= {"matmul": h.ACCUMULATE | h.LAST | h.DOUBLE_ROW, "matmul_mx": h.ACCUMULATE | h.LAST, "ldweights": h.DOUBLE_ROW,
              "find_index8": h.REVERSE0, "tensor_scalar_reduce": h.REVERSE0,
              "tensor_scalar_cumulative": h.REVERSE0, "select_reduce": h.REVERSE0,
-             "vector_read_accumulator": h.NEGATE, "activate": h.ACCUMULATE, "dma_copy": h.ACCUMULATE,
+             "vector_read_accumulator": h.NEGATE, "activate": h.ACCUMULATE | h.RESET, "dma_copy": h.ACCUMULATE | h.SPILL,
              "dma_gather": h.OOB_SKIP | h.CLAMP_INDEX, "tensor_reduce": h.NEGATE,
              "dma_scatter": h.OOB_SKIP | h.CLAMP_INDEX | h.ACCUMULATE,
              "tensor_copy_predicated": h.REVERSE0}.get(name, 0)

@@ -156,6 +156,25 @@ def test_sums_of_several_activations():
     np.testing.assert_allclose(run(body, (a,), (128, 1)), a.sum(1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
+def test_sums_of_activations_go_on_after_they_are_read(tmp_path):
+    commands = nisa.reduce_cmd
+
+    @vtrn.nki.jit
+    def kernel(a):
+        out = nl.ndarray((5, 128, 1), nl.float32, buffer=nl.shared_hbm)
+        x, copy = nl.load(a), nl.ndarray(a.shape, nl.float32)
+        for i, command in enumerate((commands.reduce, commands.reduce, commands.reset_reduce, commands.reset, commands.reduce)):
+            total = nl.ndarray((128, 1), nl.float32)
+            nisa.activation(copy, nl.copy, x, reduce_op=nl.add, reduce_res=total, reduce_cmd=command)
+            nisa.memset(copy, 0.0)
+            nisa.dma_copy(out[i], total)
+        return out
+
+    a = rng.integers(-9, 9, (128, 64)).astype(np.float32)
+    done = vtrn.nki.profile(kernel, str(tmp_path))(a)
+    np.testing.assert_array_equal(done.result, np.array([1, 2, 1, 0, 1], np.float32)[:, None, None] * a.sum(1, keepdims=True))
+
+
 @pytest.mark.parametrize("k, m, n", [(128, 128, 512), (64, 128, 100), (1, 1, 1), (33, 31, 127)])
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BF16], ids=str)
 def test_nc_matmul_accumulates_until_a_new_tile(dtype, k, m, n):

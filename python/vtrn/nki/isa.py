@@ -77,7 +77,7 @@ class NkiInstruction:
 
 
 _DONE = NkiInstruction()
-_REVERSE0, _REVERSE1, _NEGATE, _ACCUMULATE, _OOB_SKIP, _DOUBLE_ROW = 2, 4, 8, 1, 32, 256
+_REVERSE0, _REVERSE1, _NEGATE, _ACCUMULATE, _OOB_SKIP, _DOUBLE_ROW, _RESET_SUMS = 2, 4, 8, 1, 32, 256, 1024
 _FIRST_BITWISE = ALU["bitwise_and"]
 
 # Filled by nki.language, whose functions name operations too.
@@ -638,13 +638,13 @@ def activate(dst, op, data, scale_and_bias, reduction, slope=0.0):
         scale = float(scale)
     flags, act = 0, _act(op)
     if cmd is not _IDLE:
-        flags = _begin_sums(data, reduce_op, cmd)
+        flags = _sum_flags(reduce_op, cmd)
     if act == _SIN:
         _warn_of_wide_angles(data, scale, bias)
     slope_bits = struct.unpack("<I", struct.pack("<f", slope))[0] if slope else 0
     _issue(_ACTIVATE, SCALAR, flags, 0, 0, act, dst, data, scale, bias, slope_bits, 0, 0)
     if reduce_res is not None:
-        _read_sums(reduce_res)
+        _issue(_READ_SUMS, SCALAR, 0, 0, 0, 0, reduce_res, None, None, None, 0, 0, 0)
 
 
 _IDLE, _RESET, _RESET_REDUCE = reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reset_reduce
@@ -670,27 +670,16 @@ def _generation():
     return tensor.session().chip()["gen"]
 
 
-def _read_sums(dst):
-    _issue(_READ_SUMS, SCALAR, 0, 0, 0, 0, dst, None, None, None, 0, 0, 0)
-    tensor.launch.scalar_sums = "read"
-
-
-def _begin_sums(data, op, cmd):
-    """Brings the registers that sum up into the state that cmd asks for; the flag to sum with."""
-    sums = tensor.launch
-    if cmd is _RESET or cmd is _RESET_REDUCE:
-        if sums.scalar_sums == "dirty":
-            _read_sums(ndarray((data.shape[0], 1), dtypes.float32))
-        sums.scalar_sums = "zero"
-        if cmd is _RESET:
-            return 0
-    elif sums.scalar_sums == "read":
-        raise NotImplementedError("activation: reduce_cmd.reduce after the sums were read; reset them, or read them "
-                                  "once at the end")
+def _sum_flags(op, cmd):
+    """What an activation does to the registers that sum up. A read leaves them: reduce goes on from there. Source:
+    nki.isa.activation, its pseudo code. At first they are 0, whatever ran before the kernel."""
+    resets = cmd is not _REDUCE or not tensor.launch.has_sums
+    tensor.launch.has_sums = True
+    if cmd is _RESET:
+        return _RESET_SUMS
     if op is None or _alu(op) != ALU["add"]:
         raise ValueError("activation: reduce_op is nl.add")
-    sums.scalar_sums = "dirty"
-    return _ACCUMULATE
+    return _ACCUMULATE | (_RESET_SUMS if resets else 0)
 
 
 def activation_reduce(dst, op, data, reduce_op, reduce_res, bias=None, scale=1.0, name=None):

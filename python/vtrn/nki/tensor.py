@@ -49,7 +49,7 @@ class Registers:
         self.grid, self.program = grid, program
         self.shared, self.n_shared = shared, 0  # tensors of shared_hbm in the order in which a program makes them
         self.turns = None  # cores.Turns, where programs may meet
-        self.scalar_sums = "zero"  # registers of the Scalar engine: zero, dirty (summed), or read
+        self.has_sums = False  # an activation has used the registers of the Scalar engine
         self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
         self.extremes = {}  # of activate2: the row of largest or smallest values that is kept

@@ -396,7 +396,7 @@ static vtrn_status emit_activation(emit_env *env, const fusion_node *node, vtrn_
     instr->ap[0] = dst;
     instr->ap[1] = src;
     if (node->sum >= 0 && env->f->nodes[node->sum].is_in_pass)
-        instr->flags = VTRN_FLAG_ACCUMULATE;
+        instr->flags = VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET;
     return set_affine(env, &a, instr);
 }
 

@@ -376,7 +376,7 @@ static vtrn_status emit_sum_on_scalar(map_work *x, const fusion_node *node, cons
     const fusion_node *from = &x->f->nodes[node->in[0].node];
     EMIT(copy, x->e, ACTIVATE, SCALAR);
     copy->func = VTRN_ACT_COPY;
-    copy->flags = VTRN_FLAG_ACCUMULATE;
+    copy->flags = VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET;
     copy->ap[0] = copy->ap[1] = columns(x, from, 0, x->env.cols);
     copy->imm[0].f = 1;
     copy->imm[1].f = -0.0f; /* the one bias that keeps the sign of a zero */
