@@ -429,3 +429,34 @@ def test_what_no_kernel_writes_of_a_result_is_zero_inside_jit():
     row = np.asarray(row.astype(jnp.float32))
     np.testing.assert_array_equal(row[1], np.asarray(a[1].astype(jnp.bfloat16).astype(jnp.float32)))
     assert not row[[0, 2, 3]].any()
+
+
+def draws(x, seeds, engine):
+    out = nl.ndarray(x.shape, np.uint32, buffer=nl.shared_hbm)
+    tile = nl.ndarray((128, 8), np.uint32)
+    if seeds is not None:
+        state = nl.load(seeds)
+        if engine is nisa.engine.vector and nisa.get_nc_version() < nisa.nc_version.gen4:
+            nisa.set_rng_seed(state)
+        else:
+            nisa.rand_set_state(state, engine)
+    nisa.rng(tile, engine)
+    nisa.dma_copy(out, tile)
+    return out
+
+
+def test_random_numbers_without_a_seed_are_told():
+    kernel = vtrn.nki.jit(draws)
+    x = np.zeros((128, 8), np.float32)
+    with pytest.warns(UserWarning, match=r"nki.isa.rng at .*test_nki_jax.py:\d+: random numbers without a seed"):
+        jax.jit(lambda x: kernel(x, None, nisa.engine.vector))(x)
+
+
+def test_random_numbers_with_a_seed_are_those_of_the_kernel_by_itself(recwarn):
+    kernel = vtrn.nki.jit(draws)
+    x, seeds = np.zeros((128, 8), np.float32), np.full((1, 1), 7, np.uint32)
+    step = jax.jit(lambda x, seeds: kernel(x, seeds, nisa.engine.vector))
+    first, second = (np.asarray(step(x, seeds)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, kernel(x, seeds, nisa.engine.vector))
+    assert not [w for w in recwarn if "without a seed" in str(w.message)]

@@ -580,17 +580,33 @@ _RNG, _SEED, _DROPOUT = OPCODE["rng"], OPCODE["set_rng_seed"], OPCODE["dropout"]
 def rng(dst, engine=engine.vector, name=None):
     """Random bits: GpSimd's and Trainium3's generators are XORWOW; docs/hardware.md says what the others are."""
     on = _engine(engine, VECTOR)
+    _note_random("rng", on)
     _issue(_RNG, on, 0, 0, 0, 0, dst, None, None, None, int(on & ~_CHOSEN == VECTOR and _generation() >= 4), 0, 0)
     return _DONE
 
 
+def _note_random(what, on):
+    """A kernel by itself begins with generators that are as new; in a jitted function they are as the programs before it left
+    them, and a kernel that seeds none of its own is told."""
+    launch, on = tensor.launch, on & ~_CHOSEN
+    if not launch.is_recorded or on in launch.seeded:
+        return
+    launch.seeded.add(on)  # as good as told
+    warnings.warn(f"nki.isa.{what} at {core.place()}: random numbers without a seed of the kernel's own: in a jitted function they go "
+                  "on from what ran before on the core, so calls differ from each other and from a call of the kernel by itself; "
+                  "seed them (nl.random_seed, nisa.set_rng_seed, nisa.rand_set_state)", stacklevel=4)
+
+
 def set_rng_seed(src_seeds, name=None):
+    tensor.launch.seeded.add(VECTOR)
     _issue(_SEED, VECTOR, 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
     return _DONE
 
 
 def rand_set_state(src_seeds, engine=engine.gpsimd, name=None):
-    _issue(OPCODE["rand_set_state"], _engine(engine, GPSIMD), 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
+    on = _engine(engine, GPSIMD)
+    tensor.launch.seeded.add(on & ~_CHOSEN)
+    _issue(OPCODE["rand_set_state"], on, 0, 0, 0, 0, None, src_seeds, None, None, 0, 0, 0)
     return _DONE
 
 
@@ -600,6 +616,7 @@ def rand_get_state(dst, engine=engine.gpsimd, name=None):
 
 
 def dropout(dst, data, prob, name=None):
+    _note_random("dropout", VECTOR)
     _issue(_DROPOUT, VECTOR, 0, 0, 0, 0, dst, data, prob if isinstance(prob, core.Tensor) else float(prob), None,
            int(_generation() >= 4), 0, 0)
     return _DONE

@@ -69,6 +69,8 @@ class Program:
 class _Recording(kernels._Run):
     """A launch on arguments that have shapes and no values."""
 
+    is_recorded = True
+
     def __init__(self, function, grid, configs):
         super().__init__(function, grid, chip_name(), configs)
         self.session.compute_values(False)

@@ -167,6 +167,8 @@ def _spill_text(memory, next_memory, spills):
 class _Run:
     """One launch of a kernel."""
 
+    is_recorded = False
+
     def __init__(self, function, grid, chip=None, configs=compiler.Configs()):
         self.function, self.grid = function, grid
         self.session = core.Session(chip or chip_name())
@@ -309,6 +311,7 @@ class _Run:
         programs = [tensor.Registers(self.grid, p, shared) for p in itertools.product(*map(range, self.grid))]
         for registers in programs:
             registers.has_values = self.has_values
+            registers.is_recorded = self.is_recorded
         if len(programs) == cores.N_CORES and len(self.grid) == 1:
             def body(i):
                 return self.function(*args, **kwargs)

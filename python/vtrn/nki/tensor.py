@@ -49,6 +49,8 @@ class Registers:
         self.grid, self.program = grid, program
         self.shared, self.n_shared = shared, 0  # tensors of shared_hbm in the order in which a program makes them
         self.turns = None  # cores.Turns, where programs may meet
+        self.is_recorded = False  # for a jitted function
+        self.seeded = set()  # engines whose random generators the kernel has given a state
         self.has_sums = False  # an activation has used the registers of the Scalar engine
         self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
