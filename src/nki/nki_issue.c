@@ -335,6 +335,7 @@ static vtrn_status run(issue *x) {
     x->instr.update_semaphore = VTRN_NO_SEMAPHORE;
     VTRN_RETURN_IF_ERROR(check_rules(x));
     VTRN_RETURN_IF_ERROR(check_written(x));
+    VTRN_RETURN_IF_ERROR(nki_race_with_itself(x->s, &x->instr, x->view));
     if (x->s->has_no_values)
         return keep(x);
     void *before = NULL;

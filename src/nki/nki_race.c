@@ -1,5 +1,6 @@
-/* What the two programs of a launch do to the same bytes of HBM between two points where they meet:
- * nothing orders them there, so that what one reads depends on who comes first. */
+/* Accesses of HBM that nothing orders: what the two programs of a launch do to the same bytes
+ * between two points where they meet, so that what one reads depends on who comes first; and what
+ * one DMA reads where it writes. */
 #include "isa/access.h"
 #include "nki/nki_session.h"
 
@@ -151,6 +152,47 @@ vtrn_status nki_race_end(nki_session *s, const vtrn_instr *instr, const nki_view
             VTRN_RETURN_IF_ERROR(nki_map_mark(&h->written[me], view[i]));
         }
     }
+    return NULL;
+}
+
+static bool is_same_view(const nki_view *a, const nki_view *b) {
+    bool is_same = a->n_dims == b->n_dims && a->offset == b->offset && a->dtype == b->dtype;
+    for (int i = 0; i < a->n_dims && is_same; i++)
+        is_same = a->shape[i] == b->shape[i] && (a->shape[i] == 1 || a->step[i] == b->step[i]);
+    return is_same;
+}
+
+vtrn_status nki_race_with_itself(nki_session *s, const vtrn_instr *instr,
+                                 const nki_view *const *view) {
+    const nki_view *dst = view[0], *src = view[1];
+    if (!isa_is_dma(instr->opcode) || !dst || !src || dst->storage != src->storage ||
+        dst->storage->space != VTRN_SPACE_HBM || dst->storage->n_bytes > MAX_FOLLOWED_BYTES ||
+        access_is_table(instr, 0) || access_is_table(instr, 1))
+        return NULL;
+    /* Each element onto itself. */
+    if (instr->opcode == VTRN_OP_DMA_COPY && is_same_view(dst, src))
+        return NULL;
+    nki_map written = {.n_bytes = dst->storage->n_bytes};
+    VTRN_RETURN_IF_ERROR(nki_view_check(dst));
+    VTRN_RETURN_IF_ERROR(nki_view_check(src));
+    vtrn_status status = nki_map_mark(&written, dst);
+    uint64_t n = status ? 0 : common(&written, src);
+    free(written.bytes);
+    if (!n)
+        return status;
+    s->n_races++;
+    if (s->first_race)
+        return NULL;
+    char to[200], from[200];
+    nki_view_print(dst, to, sizeof to);
+    nki_view_print(src, from, sizeof from);
+    s->first_race = VTRN_ERROR(
+        VTRN_HAZARD,
+        "one %s writes %s and reads %s of the same tensor, %llu bytes of which it writes "
+        "itself: its descriptors run in no defined order; copy to another tensor first, "
+        "or by way of a tile in SBUF",
+        isa_op_info((vtrn_opcode)instr->opcode)->mnemonic, to, from, (unsigned long long)n);
+    s->race_source[0] = s->race_source[1] = instr->source;
     return NULL;
 }
 

@@ -149,8 +149,8 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
 
 enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
 
-/* What to add to the operand's address so that it lies as in the record's place by hand, or from the
- * start of memory: of blocks that memory has not together, each does. */
+/* What to add to the operand's address so that it lies as in the record's place by hand, or from
+ * the start of memory: of blocks that memory has not together, each does. */
 static inline int64_t nki_placed_offset(const nki_record *r, const vtrn_ap *ap) {
     int64_t lo, hi;
     if (r->n_blocks <= 1)
@@ -215,6 +215,9 @@ vtrn_status nki_race_begin(nki_session *s, const vtrn_instr *instr, const nki_vi
                            void **out_before);
 vtrn_status nki_race_end(nki_session *s, const vtrn_instr *instr, const nki_view *const *view,
                          const void *before);
+/* A DMA within one tensor of HBM that reads what it writes is counted as a race. */
+vtrn_status nki_race_with_itself(nki_session *s, const vtrn_instr *instr,
+                                 const nki_view *const *view);
 void nki_sharing_free(struct nki_sharing *sharing); /* NULL is fine */
 
 /* nki_map.c */

@@ -81,3 +81,36 @@ def test_a_library_that_is_not_there_is_told_with_what_to_do(tmp_path):
             environ["VTRN_LIBRARY"] = value
         done = subprocess.run([sys.executable, "-m", "vtrn.nki", "k.py"], env=environ, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode and re.search(says, done.stderr.splitlines()[-1]), done.stderr
+
+
+def within_hbm(to, by, rows=256):
+    """A kernel that copies one part of a tensor in HBM to another one by one DMA."""
+    def kernel(x):
+        out = nl.ndarray((rows, 64), nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, x)
+        nisa.dma_copy(to(out), by(out))
+        return out
+
+    return vtrn.nki.jit(kernel)
+
+
+@pytest.mark.parametrize("to, by", [
+    (lambda x: x[1:], lambda x: x[:-1]), (lambda x: x[:128], lambda x: x[127:255]), (lambda x: x[:, 1:], lambda x: x[:, :-1]),
+    (lambda x: x[:, 0:33], lambda x: x[:, 31:64]), (lambda x: x.ap([[64, 64], [1, 64]]), lambda x: x.ap([[1, 64], [64, 64]]))])
+def test_a_dma_that_reads_what_it_writes_is_told(to, by, monkeypatch):
+    x = np.arange(256 * 64, dtype=np.float32).reshape(256, 64)
+    with pytest.warns(UserWarning, match=r"kernel: race: one dma_copy writes hbm.* and reads hbm.* \d+ bytes of which it writes itself: "
+                                         r".*; at .*test_nki_memory.py:\d+$"):
+        within_hbm(to, by)(x)
+    monkeypatch.setenv("VTRN_NKI_RACES", "error")
+    with pytest.raises(vtrn.nki.NkiValidationError, match="race: one dma_copy"):
+        within_hbm(to, by)(x)
+
+
+@pytest.mark.parametrize("to, by", [
+    (lambda x: x[:128], lambda x: x[128:]), (lambda x: x[:, :32], lambda x: x[:, 32:]), (lambda x: x, lambda x: x),
+    (lambda x: x.ap([[64, 256], [2, 32]]), lambda x: x.ap([[64, 256], [2, 32]], offset=1))])
+def test_a_dma_between_parts_of_a_tensor_is_no_race(to, by, monkeypatch):
+    monkeypatch.setenv("VTRN_NKI_RACES", "error")
+    x = np.arange(256 * 64, dtype=np.float32).reshape(256, 64)
+    within_hbm(to, by)(x)

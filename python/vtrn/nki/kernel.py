@@ -283,7 +283,7 @@ class _Run:
         n, first, place, before = self.session.races()
         if not n or policy == "ignore":
             return
-        text = (f"{self.function.__name__}: race: {first}; at {place}, and before at {before}"
+        text = (f"{self.function.__name__}: race: {first}; at {place}" + (f", and before at {before}" if before != place else "")
                 + (f"; {n} accesses are such" if n > 1 else ""))
         if policy == "error":
             raise NkiValidationError(text, 5)
