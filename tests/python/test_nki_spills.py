@@ -216,3 +216,39 @@ def test_a_kernel_in_a_jitted_function_spills_too():
     with jax.default_device(jax.devices("neuron")[0]), pytest.warns(UserWarning, match="SBUF has no room"):
         got = jax.jit(lambda x: kernel(x) + 1)(x)
     np.testing.assert_array_equal(np.asarray(got), sums_of(x) + 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_programs_give_what_their_kernels_gave(seed, tmp_path):
+    """Tiles of several sizes and rows, written whole and in part, by DMA and by engines."""
+    draw = np.random.default_rng(seed)
+    n_tiles = 11
+    shapes = [(int(draw.choice([128, 128, 64, 32])), int(draw.integers(4, 15)) * 1000) for _ in range(n_tiles)]
+    steps = [(draw.choice(["load", "add", "part", "double"]), *map(int, draw.integers(0, n_tiles, 2))) for _ in range(45)]
+
+    def kernel(x):
+        out = nl.ndarray((n_tiles, 128, 1), x.dtype, buffer=nl.shared_hbm)
+        tiles = [nl.ndarray(shape, x.dtype) for shape in shapes]
+        for i, tile in enumerate(tiles):
+            nisa.memset(tile, float(i))
+            nisa.tensor_scalar(tile, tile, nl.add, 0.5)
+        for what, i, j in steps:
+            a, b = tiles[i], tiles[j]
+            rows, n = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
+            if what == "load":
+                nisa.dma_copy(a, x[:a.shape[0], :a.shape[1]])
+            elif what == "double":
+                nisa.tensor_scalar(a, a, nl.multiply, 2.0)
+            elif what == "add" and i != j:
+                nisa.tensor_tensor(a[:rows, :n], a[:rows, :n], b[:rows, :n], nl.subtract)
+            elif i != j:
+                nisa.tensor_copy(a[:rows, n // 2:n], b[:rows, :n - n // 2])
+        for i, tile in enumerate(tiles):
+            total = nl.ndarray((128, 1), x.dtype)
+            nisa.memset(total, 0.0)
+            nisa.tensor_reduce(total[:tile.shape[0]], nl.add, tile, axis=1)
+            nisa.dma_copy(out[i], total)
+        return out
+
+    done = profiled(kernel, numbers(128, 15000), tmp_path=tmp_path)
+    assert done.spill_reload_bytes > 0 and done.sbuf_peak_bytes <= 128 * ROOM
