@@ -346,7 +346,7 @@ static bool decode_scalar_tensor_tensor(const decoder *d) {
 /* Of two of bf16 it may be a copy that converts nothing. */
 static bool decode_activate(const decoder *d) {
     const vtrn_instr *instr = d->instr;
-    if (instr->func >= VTRN_ACT_COUNT || instr->flags & VTRN_FLAG_ACCUMULATE ||
+    if (instr->func >= VTRN_ACT_COUNT || instr->flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET) ||
         (type_of(d, 0) == VTRN_DTYPE_BF16 && type_of(d, 1) == VTRN_DTYPE_BF16) ||
         !take_streams(d, AP0 | AP1) || !take_scalars(d, AP2 | AP3))
         return false;

@@ -117,10 +117,8 @@ vtrn_status engine_op_ACT_READ_ACCUMULATOR(engine_core *core, const vtrn_instr *
         float *sums = core->regs->kept.reduce_regs + instr->ap[0].partition;
         engine_rows rows = engine_rows_of(core, &instr->ap[0], thread_i);
         while (engine_rows_next(&rows))
-            for (int r = rows.first; r < rows.end; r++) {
+            for (int r = rows.first; r < rows.end; r++)
                 memcpy(engine_chip_row(core, &instr->ap[0], r), &sums[r], sizeof *sums);
-                sums[r] = 0.0f;
-            }
         return NULL;
     }
     lanes_spec spec = {.chunk = read_accumulator, .streams = AP0};

@@ -68,7 +68,7 @@ static bool is_load(const reusing *r, const nki_issued *issued) {
 /* Arithmetic with tiles that nothing changes. */
 static bool is_arithmetic(const reusing *r, const nki_issued *issued) {
     if (!nki_is_elementwise(&issued->instr) ||
-        (issued->instr.flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_STOCHASTIC)))
+        (issued->instr.flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET | VTRN_FLAG_STOCHASTIC)))
         return false;
     for (int i = 1; i < VTRN_MAX_AP; i++) {
         const nki_record *from = issued->operand[i];
