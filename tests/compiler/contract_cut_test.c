@@ -61,7 +61,6 @@ static void large_products_are_bound_by_the_tensor_engine(void **state) {
     assert_true(cut.n_a * cut.a_span >= 512 || cut.n_b * cut.b_span >= 512);
 }
 
-/* Rows of HBM that are a multiple of a page apart load slowly unless they are loaded whole. */
 /* A chip that loads parts of rows at less than half of the rate of whole ones. */
 static vtrn_chip slow_parts(void) {
     vtrn_chip chip = trn1();
@@ -69,6 +68,7 @@ static vtrn_chip slow_parts(void) {
     return chip;
 }
 
+/* Rows of HBM that are a multiple of a page apart load slowly unless they are loaded whole. */
 static void rows_are_loaded_whole_where_parts_of_them_are_slow(void **state) {
     (void)state;
     vtrn_chip chip = slow_parts();
