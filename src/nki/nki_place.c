@@ -636,15 +636,15 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
         status = place_both(s, o, sbuf_bytes, psum_bytes);
     }
     list_free(&kept);
+    s->n_turns = 0; /* they are no more where they were */
     return status;
 }
 
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
-    bool is_placed_before = s->n_spills != 0; /* turns are no more where they were */
-    return s->n_turns && !is_placed_before ? place_turns(s, options, sbuf_bytes, psum_bytes)
-                                           : place_both(s, options, sbuf_bytes, psum_bytes);
+    return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)
+                      : place_both(s, options, sbuf_bytes, psum_bytes);
 }
 
 vtrn_status vtrn_nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,

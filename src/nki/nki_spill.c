@@ -388,7 +388,8 @@ static vtrn_status insert(spilling *p) {
     nki_issued *list = malloc(((size_t)n + 1) * sizeof *list);
     if (!list)
         return VTRN_OUT_OF_MEMORY(n * sizeof *list);
-    qsort(p->edits, p->n_edits, sizeof *p->edits, by_place);
+    if (p->n_edits)
+        qsort(p->edits, p->n_edits, sizeof *p->edits, by_place);
     for (uint32_t k = 0; k < s->n_list; k++) {
         for (; meet < s->n_meets && s->meets[meet].at == k; meet++)
             s->meets[meet].at = at;
