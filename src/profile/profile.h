@@ -76,7 +76,7 @@ typedef struct profile_summary {
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     uint64_t spill_save_bytes, spill_reload_bytes; /* of them, of what SBUF has no room for */
-    uint64_t hbm_peak_bytes; /* of the core, as all that follow */
+    uint64_t hbm_peak_bytes;                       /* of the core, as all that follow */
     /* Up to where tiles are placed, in all partitions; 0: the program does not say. */
     uint64_t sbuf_placed_peak_bytes, psum_placed_peak_bytes;
     /* Most bytes that held values still to be read; 0: none did, or the profile has no samples. */

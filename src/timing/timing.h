@@ -24,7 +24,7 @@ typedef struct timing_summary {
     uint64_t n_instrs[VTRN_ENGINE_COUNT], n_dmas;
     uint64_t hbm_read_bytes, hbm_write_bytes;
     uint64_t spill_save_bytes, spill_reload_bytes; /* of them, of what SBUF has no room for */
-    double custom_ns; /* spent in reference custom ops */
+    double custom_ns;                              /* spent in reference custom ops */
     uint64_t n_collectives;
     double collective_ns; /* in which they ran, from the last member's arrival on */
     double skew_ns;       /* in which the core's collectives waited for other members */
