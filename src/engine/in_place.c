@@ -152,7 +152,7 @@ static bool is_steady(in_place *p, uint32_t slot_i) {
 
 static area area_of(const isa_access *a) {
     rectangle b = {.row = a->ap->partition};
-    access_extent(a, 0, &b.lo, &b.hi);
+    isa_ap_rows_extent(a->ap, a->n_rows, &b.lo, &b.hi);
     b.end_row = b.row + (a->ap->partition_step ? (int)a->n_rows : 1);
     return (area){
         .bytes = b,

@@ -179,7 +179,8 @@ static bool step_of(const turns *t, uint32_t i, int k, uint32_t first, uint32_t 
         return false;
     if (is_own)
         *step = (int64_t)a->operand[k]->storage.row_bytes;
-    return *step % (int64_t)dtype_size((vtrn_dtype)a->instr.ap[k].dtype) == 0;
+    int64_t size = (int64_t)dtype_size((vtrn_dtype)a->instr.ap[k].dtype);
+    return size && *step % size == 0;
 }
 
 /* The operand of n turns in one. */
