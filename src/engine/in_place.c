@@ -476,7 +476,7 @@ static bool is_kept(const in_place *p, const tile *t) {
     isa_access a;
     access_walk w = access_begin(t->copy, p->program->customs, p->program->n_customs);
     while (access_next(&w, &a)) {
-        if (!a.is_written)
+        if (!a.is_written || !a.ap)
             continue;
         const area at = area_of(&a);
         for (uint32_t column = at.first_column; column < at.end_column; column++)
