@@ -141,6 +141,8 @@ release to the next. What vtrn does is in `docs/nki.md`, "How it works". What it
   of them, which take 220 here, as every second one waits for what the first has made: the vendor's compiler joins or interleaves turns of the loop.
 - Attention that keeps 512 KiB a partition of scores in PSUM (its first two candidates) takes 4 times its time here: each of some 4,000 blocks of 64 KB
   goes through HBM by itself. The third candidate, which stays on chip but for spills, is within 2 %.
+- Later candidates of the convolution (ACOMP-036 to 038) were measured at five to seven times the time here: with rows of 2,048 elements they are bound
+  by their 67 MB of loads and stores, 0.3 ms, and by Vector; what else the published 5 to 8 ms have, the log does not say.
 """
 
 CONVERSIONS = """## How a model becomes a row
