@@ -14,8 +14,8 @@ enum {
 };
 
 /* A block of rows while the chain works on it: n_rows rows of row_n elements, n together. Of
- * registers that are not memory, n is a multiple of CHAIN_VECTOR: what is beyond the rows is
- * nobody's, and kernels have no rest to do one by one. */
+ * registers that are not memory, n is a multiple of CHAIN_VECTOR, so that kernels work on whole
+ * vectors: no instruction uses the elements beyond the rows. */
 typedef struct chain_frame {
     void *reg[CHAIN_MAX_REGISTERS];
     float *buffer[VTRN_MAX_AP]; /* for conversions, of CHAIN_MAX_ELEMENTS */

@@ -229,7 +229,8 @@ static inline void isa_ap_extent(const vtrn_ap *ap, int64_t *lo, int64_t *hi) {
     isa_ap_rows_extent(ap, ap->n_partitions, lo, hi);
 }
 
-/* Whether what they touch of a partition, or of an HBM tensor, lies within each other's ends. */
+/* Whether the ranges of bytes, from the first to the last that each operand touches of a partition
+ * or of an HBM tensor, overlap. Bytes between that an operand skips count as touched. */
 static inline bool isa_ap_meet(const vtrn_ap *a, const vtrn_ap *b) {
     int64_t a_lo, a_hi, b_lo, b_hi;
     isa_ap_extent(a, &a_lo, &a_hi);

@@ -149,8 +149,9 @@ vtrn_status nki_record_add(nki_session *s, nki_record **out);
 
 enum { NKI_TILE_ALIGN = 64 /* bytes of SBUF that tiles begin at multiples of */ };
 
-/* What to add to the operand's address so that it lies as in the record's place by hand, or from
- * the start of memory: of blocks that memory has not together, each does. */
+/* What to add to the operand's address to validate it before tiles are placed: the address that the
+ * kernel chose for the record, else 0. Each block of an array that is larger than its memory counts
+ * from address 0. */
 static inline int64_t nki_placed_offset(const nki_record *r, const vtrn_ap *ap) {
     int64_t lo, hi;
     if (r->n_blocks <= 1)

@@ -146,7 +146,7 @@ static void add_columns(draft *d) {
         columns.addr -= 4 * (columns.addr > 0 && !rig_below(&seed, 2));
         int64_t lo, hi;
         isa_ap_extent(&columns, &lo, &hi);
-        columns.addr -= hi > AREA_BYTES ? 4 : 0; /* what lies beyond is of earlier rounds */
+        columns.addr -= hi > AREA_BYTES ? 4 : 0; /* fill() does not set bytes beyond the area */
     }
     in = draft_add(d, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC);
     in->ap[0] = hbm_tile(2, columns.n_partitions, 4 * rig_below(&seed, 1000), 100,
@@ -248,6 +248,15 @@ static void make_transpose_of_a_tile(draft *d) {
     in->ap[1] = tile_ap(VTRN_SPACE_SBUF, 0, 128, 512, 64);
 }
 
+/* A rig on one thread that is about to run it. */
+static rig *rig_with_a_transpose(draft *d) {
+    rig *r = new_rig(1);
+    make_transpose_of_a_tile(d);
+    draft_deal(d, r);
+    fill(r);
+    return r;
+}
+
 static int left_out_of(rig *r, const draft *d) {
     draft_deal(d, r);
     fill(r);
@@ -330,17 +339,14 @@ static void a_copy_is_made_where_bytes_beside_new_ones_are_needed(void **state) 
 
 static void a_copy_is_made_where_another_block_may_read_it(void **state) {
     (void)state;
-    rig *r = new_rig(1);
     draft d;
-    make_transpose_of_a_tile(&d);
-    draft_deal(&d, r);
-    fill(r);
+    rig *r = rig_with_a_transpose(&d);
     vtrn_block blocks[2] = {r->block, {.end = VTRN_END_STOP}};
     blocks[0].end = VTRN_END_JUMP;
     blocks[0].next[0] = 1;
     r->program.blocks = blocks;
     r->program.n_blocks = 2;
-    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1); /* nobody does */
+    assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1); /* no block reads it */
 
     vtrn_instr *in = &r->instrs[r->program.n_instrs++]; /* of the second block */
     *in = (vtrn_instr){.opcode = VTRN_OP_DMA_COPY,
@@ -373,11 +379,8 @@ static void a_copy_is_made_where_another_block_may_read_it(void **state) {
 /* What an operation left in scratch before a loop is as good as an argument there. */
 static void a_copy_from_scratch_is_left_out_where_its_block_does_not_write_it(void **state) {
     (void)state;
-    rig *r = new_rig(1);
     draft d;
-    make_transpose_of_a_tile(&d);
-    draft_deal(&d, r);
-    fill(r);
+    rig *r = rig_with_a_transpose(&d);
     r->slots[0] = (vtrn_slot){.kind = VTRN_SLOT_SCRATCH, .offset = 0, .size_bytes = SLOT_BYTES};
     r->slots[1] = (vtrn_slot){.kind = VTRN_SLOT_SCRATCH, .offset = SLOT_BYTES, .size_bytes = 64};
     assert_int_equal(run(r, PLAN_MAY_SKIP_SBUF), 1);
@@ -393,11 +396,8 @@ static void a_copy_from_scratch_is_left_out_where_its_block_does_not_write_it(vo
 
 static void a_copy_from_an_argument_that_an_output_replaces_is_made(void **state) {
     (void)state;
-    rig *r = new_rig(1);
     draft d;
-    make_transpose_of_a_tile(&d);
-    draft_deal(&d, r);
-    fill(r);
+    rig *r = rig_with_a_transpose(&d);
     int32_t alias = 0;
     r->program.n_outputs = 1;
     r->program.output_alias = &alias;

@@ -8,20 +8,13 @@ import pytest
 
 pytest.importorskip("vtrn.nki", exc_type=ImportError)
 import vtrn.nki  # noqa: E402
+from test_nki_places import ROOM, numbers, profiled as profiled_quietly  # noqa: E402
 from vtrn.nki import compiler, errors, estimate, isa as nisa, language as nl  # noqa: E402
-
-ROOM = 212_992  # bytes a partition
-rng = np.random.default_rng(29)
-
-
-def numbers(*shape):
-    return rng.standard_normal(shape).astype(np.float32)
 
 
 def profiled(kernel, *arrays, tmp_path):
-    """profile() fails where the program gives other bits than the kernel did."""
     with pytest.warns(UserWarning, match="SBUF has no room for all tiles that live together"):
-        return vtrn.nki.profile(vtrn.nki.jit(kernel), str(tmp_path))(*arrays)
+        return profiled_quietly(kernel, *arrays, tmp_path=tmp_path)
 
 
 def sums(x):
