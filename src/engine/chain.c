@@ -48,15 +48,16 @@ typedef enum place_kind {
 typedef struct chain_place {
     vtrn_ap ap;
     place_kind kind;
-    bool is_loaded, is_stored; /* before and behind the instructions */
-    packing pack;              /* of block_rows rows; in place: of a part of a row */
+    bool is_loaded; /* before the instructions: the first of them that uses it reads it */
+    bool is_stored; /* behind them: some write it, and what they write may be read again */
+    packing pack;   /* of block_rows rows; in place: of a part of a row */
     rectangle bytes;
     int64_t step;  /* in place: bytes from element to element; of a number 0 */
     bool is_there; /* in place: the register is its memory */
 } chain_place;
 
 struct chain {
-    uint32_t n_ops, n_places;
+    uint32_t n_ops, n_places, n_accesses;
     bool is_in_place;
     int partition, n_rows; /* of every result */
     uint32_t row_n;        /* elements a row */
@@ -124,6 +125,8 @@ static void ask_ahead(const chain *c, const engine_core *core, int row, int end)
         const chain_place *p = &c->place[i];
         const int64_t n_bytes = p->bytes.hi - p->bytes.lo;
         const int64_t most = n_bytes < MOST_AHEAD ? n_bytes : MOST_AHEAD;
+        if (!p->is_loaded && !p->is_stored)
+            continue;
         for (int r = row; r < end; r++) {
             const uint8_t *at = engine_chip_row(core, &p->ap, r) - p->ap.addr + p->bytes.lo;
             for (int64_t k = 0; k < most; k += LINE_BYTES)
@@ -215,13 +218,16 @@ typedef struct finder {
     const vtrn_chip *chip;
     engine_block_plan *block;
     arena *kept;
+    live *live; /* NULL: all results may be read again */
+    const uint16_t *kept_rows;
     open_chain *open[MAX_OPEN]; /* the one that took an instruction last is the last */
     open_chain *idle[MAX_OPEN];
     int n_open, n_idle;
     uint32_t *order; /* of the block's steps */
     uint32_t n_ordered;
     engine_chain *chains;
-    uint32_t n_chains, cap_chains;
+    chain **found; /* [n_chains] the same, while they change */
+    uint32_t n_chains;
 } finder;
 
 static rectangle rectangle_of(const vtrn_ap *ap) {
@@ -286,36 +292,35 @@ typedef enum way { WAY_APART, WAY_IN_PLACE, WAY_IN_REGISTERS } way;
 
 /* What costs least of each row: to move its elements to registers and back, or a call of each
  * instruction, which short rows do without either way. */
-static way choose_way(const open_chain *o, uint32_t n_moves) {
-    if (o->n_ops < LEAST_OPS)
-        return WAY_APART;
-    const uint64_t move_work = n_moves * (MOVE_WORK + o->row_n);
-    const uint64_t saved_work = o->row_n < LEAST_CALLED ? o->n_accesses * (MOVE_WORK + o->row_n)
-                                                        : o->n_ops * (uint64_t)CALL_WORK;
-    if (o->row_n <= CHAIN_MAX_ELEMENTS / 2 && move_work < saved_work)
+static way choose_way(const chain *c, uint32_t n_moves) {
+    const uint64_t move_work = n_moves * (uint64_t)(MOVE_WORK + c->row_n);
+    const uint64_t saved_work = c->row_n < LEAST_CALLED
+                                    ? c->n_accesses * (uint64_t)(MOVE_WORK + c->row_n)
+                                    : c->n_ops * (uint64_t)CALL_WORK;
+    if (c->row_n <= CHAIN_MAX_ELEMENTS / 2 && move_work < saved_work)
         return WAY_IN_REGISTERS;
-    return o->row_n >= LEAST_IN_PLACE ? WAY_IN_PLACE : WAY_APART;
+    return c->row_n >= LEAST_IN_PLACE ? WAY_IN_PLACE : WAY_APART;
 }
 
 /* Decides how the chain's rows go through. False: as one after the other. */
-static bool settle(const finder *f, const open_chain *o, chain *c) {
-    const uint32_t n_registers = o->n_places + 1;
+static bool settle(const finder *f, chain *c) {
+    const uint32_t n_registers = c->n_places + 1;
     const uint32_t n = clamp(CACHE_BYTES / 4 / n_registers, LEAST_ELEMENTS, CHAIN_MAX_ELEMENTS);
     uint32_t n_moves = 0;
     c->block_rows = 1;
     c->part_n = n;
-    for (uint32_t i = 0; i < o->n_places; i++)
+    for (uint32_t i = 0; i < c->n_places; i++)
         n_moves += c->place[i].is_loaded + c->place[i].is_stored;
-    const way w = choose_way(o, n_moves);
+    const way w = choose_way(c, n_moves);
     if (w == WAY_APART)
         return false;
     c->is_in_place = w == WAY_IN_PLACE;
     if (!c->is_in_place) {
-        c->block_rows = clamp(n / (uint32_t)o->row_n, 1, (uint32_t)o->n_rows);
+        c->block_rows = clamp(n / c->row_n, 1, (uint32_t)c->n_rows);
         if (c->block_rows > ENGINE_OWNER_ROWS)
             c->block_rows -= c->block_rows % ENGINE_OWNER_ROWS;
     }
-    for (uint32_t i = 0; i < o->n_places; i++) {
+    for (uint32_t i = 0; i < c->n_places; i++) {
         chain_place *p = &c->place[i];
         if (!c->is_in_place) {
             const int64_t bytes = (int64_t)engine_memory_stride(
@@ -329,7 +334,7 @@ static bool settle(const finder *f, const open_chain *o, chain *c) {
         const size_t size = dtype_size((vtrn_dtype)p->ap.dtype);
         engine_ap_merge(&p->ap, d);
         p->step = p->kind == PLACE_ROWS ? d[0].step * (int64_t)size : 0;
-        p->is_there = p->kind == PLACE_NUMBER || d[0].step == 1;
+        p->is_there = (p->is_loaded || p->is_stored) && (p->kind == PLACE_NUMBER || d[0].step == 1);
         p->pack = (packing){
             .n_blocks = 1, .n_runs = 1, .n = c->part_n, .step = p->step, .size = (uint8_t)size};
     }
@@ -344,6 +349,7 @@ static vtrn_status keep_chain(finder *f, const open_chain *o, chain **out) {
         return VTRN_OUT_OF_MEMORY(n_bytes);
     *c = (chain){.n_ops = o->n_ops,
                  .n_places = o->n_places,
+                 .n_accesses = o->n_accesses,
                  .partition = o->partition,
                  .n_rows = o->n_rows,
                  .row_n = (uint32_t)o->row_n,
@@ -357,12 +363,11 @@ static vtrn_status keep_chain(finder *f, const open_chain *o, chain **out) {
 /* The chain's steps come next in the order. */
 static vtrn_status close_chain(finder *f, int open_i) {
     open_chain *o = f->open[open_i];
-    chain *c = NULL;
-    if (o->n_ops >= LEAST_OPS)
-        VTRN_RETURN_IF_ERROR(keep_chain(f, o, &c));
-    if (c && settle(f, o, c))
+    if (o->n_ops >= LEAST_OPS) {
+        VTRN_RETURN_IF_ERROR(keep_chain(f, o, &f->found[f->n_chains]));
         f->chains[f->n_chains++] =
-            (engine_chain){.first = f->n_ordered, .end = f->n_ordered + o->n_ops, .chain = c};
+            (engine_chain){.first = f->n_ordered, .end = f->n_ordered + o->n_ops};
+    }
     memcpy(f->order + f->n_ordered, o->step, o->n_ops * sizeof *o->step);
     f->n_ordered += o->n_ops;
     f->n_open--;
@@ -549,9 +554,36 @@ static vtrn_status reorder(finder *f) {
     b->steps = steps;
     b->small = small;
     b->in_place = in_place;
-    b->chains = f->chains;
-    b->n_chains = f->n_chains;
     return NULL;
+}
+
+/* Finds which results of chains nobody reads again. Steps are in their new order. */
+static void find_dead(finder *f) {
+    const engine_block_plan *b = f->block;
+    uint32_t chain_i = f->n_chains;
+    live_begin(f->live, f->kept_rows);
+    for (uint32_t i = b->n_steps; i-- > 0;) {
+        if (chain_i && f->chains[chain_i - 1].end == i + 1) {
+            chain *c = f->found[--chain_i];
+            for (uint32_t k = 0; k < c->n_places; k++)
+                c->place[k].is_stored &= live_is_read(f->live, &c->place[k].ap);
+        }
+        if (!b->steps[i].is_left_out)
+            live_step_back(f->live, engine_step_instr(f->program, b, i));
+    }
+}
+
+/* Keeps the chains that are worth it. */
+static void settle_all(finder *f) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < f->n_chains; i++) {
+        if (!settle(f, f->found[i]))
+            continue;
+        f->chains[n] = f->chains[i];
+        f->chains[n++].chain = f->found[i];
+    }
+    f->block->chains = f->chains;
+    f->block->n_chains = n;
 }
 
 static vtrn_status find(finder *f) {
@@ -564,25 +596,37 @@ static vtrn_status find(finder *f) {
     return close_all(f);
 }
 
-vtrn_status chain_find(const vtrn_program *program, const vtrn_chip *chip, engine_block_plan *block,
+vtrn_status chain_find(const chain_context *context, engine_block_plan *block, bool is_last,
                        arena *kept) {
     const uint32_t n = block->n_steps;
     if (n < LEAST_OPS)
         return NULL;
-    finder f = {.program = program, .chip = chip, .block = block, .kept = kept};
+    finder f = {.program = context->program,
+                .chip = context->chip,
+                .block = block,
+                .kept = kept,
+                .live = context->live,
+                .kept_rows = is_last ? NULL : context->kept_rows};
     f.order = malloc(n * sizeof *f.order);
+    f.found = malloc(n / LEAST_OPS * sizeof *f.found);
     f.chains = ARENA_NEW(kept, engine_chain, n / LEAST_OPS);
     vtrn_status status = NULL;
-    if (!f.order || !f.chains)
+    if (!f.order || !f.found || !f.chains)
         status = VTRN_OUT_OF_MEMORY(n * (sizeof *f.order + sizeof *f.chains));
     if (!status)
         status = find(&f);
     if (!status && f.n_chains)
         status = reorder(&f);
+    if (!status && f.n_chains) {
+        if (f.live)
+            find_dead(&f);
+        settle_all(&f);
+    }
     for (int i = 0; i < f.n_open; i++) /* of a failure */
         free(f.open[i]);
     for (int i = 0; i < f.n_idle; i++)
         free(f.idle[i]);
+    free(f.found);
     free(f.order);
     return status;
 }

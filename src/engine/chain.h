@@ -13,11 +13,22 @@
 #ifndef VTRN_ENGINE_CHAIN_H
 #define VTRN_ENGINE_CHAIN_H
 
+#include "engine/live.h"
 #include "engine/plan.h"
 
+/* What is the same for all blocks of a program. */
+typedef struct chain_context {
+    const vtrn_program *program;
+    const vtrn_chip *chip;
+    live *live;                /* NULL: chains write all their results to SBUF */
+    const uint16_t *kept_rows; /* see engine/cells.h */
+} chain_context;
+
 /* Finds the chains of a block whose steps are complete, in memory of `kept`. Steps of a chain come
- * to lie side by side; none crosses another on whose bytes it depends, or a barrier. */
-vtrn_status chain_find(const vtrn_program *program, const vtrn_chip *chip, engine_block_plan *block,
+ * to lie side by side; none crosses another on whose bytes it depends, or a barrier. A result that
+ * nobody reads again, behind the chain, before it is overwritten does not reach SBUF. is_last: the
+ * program ends with the block. */
+vtrn_status chain_find(const chain_context *context, engine_block_plan *block, bool is_last,
                        arena *kept);
 
 /* A thread's share of the chain. */

@@ -4,31 +4,17 @@
  * A walk over the steps sees who reads and who overwrites them. */
 #include "engine/in_place.h"
 
-#include "engine/engine.h"
-#include "isa/access.h"
+#include "engine/cells.h"
 
 #include <string.h>
 
-enum {
-    CELL_BYTES = 64,
-    CELL_ROWS = ENGINE_OWNER_ROWS,
-    N_GROUPS = ENGINE_MAX_PARTITIONS / CELL_ROWS,
-    MAX_HOLES = 4,
-    MAX_RUNS = 16, /* of an operand that does not lie in one run */
-};
+enum { MAX_HOLES = 4 };
 
 /* CELL_BYTES of CELL_ROWS partitions: what of it is a tile's. */
 typedef struct cell {
     uint32_t tile; /* 0: none */
     uint16_t rows; /* bit r: row r */
 } cell;
-_Static_assert(CELL_ROWS == 16, "a bit a row");
-
-/* Bytes of partitions [row, end_row). */
-typedef struct rectangle {
-    int64_t lo, hi;
-    int row, end_row;
-} rectangle;
 
 /* What a copy brings. */
 typedef struct tile {
@@ -37,7 +23,7 @@ typedef struct tile {
     bool is_needed; /* in SBUF */
     bool is_read;   /* by the tensor engine, in place */
     uint8_t n_holes;
-    rectangle hole[MAX_HOLES]; /* overwritten, in cells that hold other bytes of the row still */
+    cell_bytes hole[MAX_HOLES]; /* overwritten, in cells that hold other bytes of the row still */
 } tile;
 
 typedef struct reader {
@@ -57,20 +43,13 @@ struct in_place {
     } * slot;
     uint32_t *written_slots, n_written_slots, block_number;
     uint32_t n_columns;
-    cell *cells; /* [n_columns][N_GROUPS] */
-    /* [n_columns][N_GROUPS] rows that some block reads before it has overwritten them: what it
-     * finds there is of a block before it. Of a program of one block nothing is. */
-    uint16_t *kept_rows;
+    cell *cells; /* [n_columns][CELL_GROUPS] */
+    /* [n_columns][CELL_GROUPS], see cell_find_kept() */
+    const uint16_t *kept_rows;
     tile *tiles; /* tile 0 does not exist */
     reader *readers;
     uint32_t n_tiles, n_readers, cap_tiles, cap_readers;
 };
-
-/* Cells [first_column, end_column) x [first_group, end_group) that an operand touches. */
-typedef struct area {
-    rectangle bytes;
-    uint32_t first_column, end_column, first_group, end_group;
-} area;
 
 static void find_constants(in_place *p) {
     const vtrn_program *program = p->program;
@@ -90,19 +69,20 @@ static void find_constants(in_place *p) {
     }
 }
 
-in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip *chip) {
+in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip *chip,
+                          const uint16_t *kept_rows) {
     in_place *p = ARENA_NEW(a, in_place, 1);
     if (!p)
         return NULL;
     p->program = program;
     p->memory = a;
-    p->n_columns = (chip->sbuf_partition_bytes + CELL_BYTES - 1) / CELL_BYTES;
-    p->cells = ARENA_NEW(a, cell, (size_t)p->n_columns * N_GROUPS);
-    p->kept_rows = ARENA_NEW(a, uint16_t, (size_t)p->n_columns * N_GROUPS);
+    p->n_columns = cell_columns(chip);
+    p->kept_rows = kept_rows;
+    p->cells = ARENA_NEW(a, cell, (size_t)p->n_columns * CELL_GROUPS);
     p->is_constant = ARENA_NEW(a, bool, program->n_slots);
     p->slot = arena_alloc(a, program->n_slots + 1, sizeof *p->slot);
     p->written_slots = ARENA_NEW(a, uint32_t, program->n_slots);
-    if (!p->cells || !p->kept_rows || !p->is_constant || !p->slot || !p->written_slots)
+    if (!p->cells || !p->is_constant || !p->slot || !p->written_slots)
         return NULL;
     find_constants(p);
     return p;
@@ -150,187 +130,34 @@ static bool is_steady(in_place *p, uint32_t slot_i) {
     return p->slot[slot_i].is_steady;
 }
 
-static area area_of(const isa_access *a) {
-    rectangle b = {.row = a->ap->partition};
-    isa_ap_rows_extent(a->ap, a->n_rows, &b.lo, &b.hi);
-    b.end_row = b.row + (a->ap->partition_step ? (int)a->n_rows : 1);
-    return (area){
-        .bytes = b,
-        .first_column = (uint32_t)(b.lo / CELL_BYTES),
-        .end_column = (uint32_t)((b.hi + CELL_BYTES - 1) / CELL_BYTES),
-        .first_group = (uint32_t)(b.row / CELL_ROWS),
-        .end_group = (uint32_t)((b.end_row + CELL_ROWS - 1) / CELL_ROWS),
-    };
-}
-
-/* Bytes [lo, hi) of the area's rows. */
-static area narrowed(area at, int64_t lo, int64_t hi) {
-    at.bytes.lo = lo;
-    at.bytes.hi = hi;
-    at.first_column = (uint32_t)(lo / CELL_BYTES);
-    at.end_column = (uint32_t)((hi + CELL_BYTES - 1) / CELL_BYTES);
-    return at;
-}
-
-/* What an operand touches, as areas all of whose bytes it does where *is_exact; else one around
- * them. Returns how many. A column of numbers that are a tile apart is as many areas. */
-static int areas_of(const isa_access *a, area out[MAX_RUNS], bool *is_exact) {
-    const area all = area_of(a);
-    *is_exact = !a->is_table && !a->is_kept;
-    out[0] = all;
-    if (!*is_exact || engine_ap_is_dense(a->ap))
-        return 1;
-    vtrn_dim dims[VTRN_MAX_FREE_DIMS];
-    const int64_t size = (int64_t)dtype_size((vtrn_dtype)a->ap->dtype);
-    int n_dims = engine_ap_merge(a->ap, dims), n_runs = 1;
-    int64_t run_bytes = size;
-    if (dims[n_dims - 1].step == 1)
-        run_bytes *= dims[--n_dims].num;
-    for (int d = 0; d < n_dims && n_runs <= MAX_RUNS; d++)
-        n_runs *= dims[d].num < MAX_RUNS ? (int)dims[d].num : MAX_RUNS + 1;
-    if (n_runs > MAX_RUNS) {
-        *is_exact = false;
-        return 1;
-    }
-    for (int i = 0; i < n_runs; i++) {
-        int64_t lo = a->ap->addr;
-        for (int d = n_dims - 1, rest = i; d >= 0; rest /= (int)dims[d--].num)
-            lo += rest % (int64_t)dims[d].num * dims[d].step * size;
-        out[i] = narrowed(all, lo, lo + run_bytes);
-    }
-    return n_runs;
-}
-
-/* The rows of a group that an operand touches, as bits. */
-static uint16_t rows_of(const area *at, uint32_t group) {
-    int first = at->bytes.row - (int)group * CELL_ROWS;
-    int end = at->bytes.end_row - (int)group * CELL_ROWS;
-    first = first < 0 ? 0 : first;
-    end = end > CELL_ROWS ? CELL_ROWS : end;
-    return (uint16_t)((1u << end) - (1u << first));
-}
-
 static cell *cell_at(in_place *p, uint32_t column, uint32_t group) {
-    return &p->cells[(size_t)column * N_GROUPS + group];
+    return &p->cells[cell_index(column, group)];
 }
 
-static bool contains(const rectangle *outer, const rectangle *inner) {
+static bool contains(const cell_bytes *outer, const cell_bytes *inner) {
     return outer->lo <= inner->lo && inner->hi <= outer->hi && outer->row <= inner->row &&
            inner->end_row <= outer->end_row;
 }
 
-static bool meets(const rectangle *a, const rectangle *b) {
+static bool meets(const cell_bytes *a, const cell_bytes *b) {
     return a->lo < b->hi && b->lo < a->hi && a->row < b->end_row && b->row < a->end_row;
 }
 
 /* Whether all that is read was written behind the copy, by one instruction. */
-static bool is_in_a_hole(const tile *t, const rectangle *bytes) {
+static bool is_in_a_hole(const tile *t, const cell_bytes *bytes) {
     for (int i = 0; i < t->n_holes; i++)
         if (contains(&t->hole[i], bytes))
             return true;
     return false;
 }
 
-static void add_hole(tile *t, const rectangle *bytes) {
+static void add_hole(tile *t, const cell_bytes *bytes) {
     if (is_in_a_hole(t, bytes))
         return;
     if (t->n_holes == MAX_HOLES)
         t->is_needed = true;
     else
         t->hole[t->n_holes++] = *bytes;
-}
-
-/* What of SBUF a block has written: cells whole, of others the bytes. */
-typedef struct written_bytes {
-    uint16_t *whole; /* [n_columns][N_GROUPS] bit r: row r */
-    uint64_t *part;  /* [n_columns][ENGINE_MAX_PARTITIONS] a bit a byte */
-    bool *has_parts; /* by column: some are not 0 */
-} written_bytes;
-
-/* The bytes of a column's cells that the area touches. */
-static uint64_t bytes_of(const area *at, uint32_t column) {
-    int64_t lo = at->bytes.lo - (int64_t)column * CELL_BYTES;
-    int64_t hi = at->bytes.hi - (int64_t)column * CELL_BYTES;
-    uint64_t up_to_hi = hi >= CELL_BYTES ? UINT64_MAX : ((uint64_t)1 << hi) - 1;
-    return lo > 0 ? up_to_hi & ~(((uint64_t)1 << lo) - 1) : up_to_hi;
-}
-_Static_assert(CELL_BYTES == 64, "a bit a byte");
-
-static void mark_written(const area *at, written_bytes *w) {
-    for (uint32_t column = at->first_column; column < at->end_column; column++) {
-        const uint64_t bytes = bytes_of(at, column);
-        for (uint32_t group = at->first_group; bytes == UINT64_MAX && group < at->end_group;
-             group++)
-            w->whole[(size_t)column * N_GROUPS + group] |= rows_of(at, group);
-        if (bytes == UINT64_MAX)
-            continue;
-        w->has_parts[column] = true;
-        for (int row = at->bytes.row; row < at->bytes.end_row; row++)
-            w->part[(size_t)column * ENGINE_MAX_PARTITIONS + (size_t)row] |= bytes;
-    }
-}
-
-/* Of a group's rows that are not written whole, those of which not all bytes are that are read. */
-static uint16_t unwritten(const written_bytes *w, uint32_t column, uint32_t group, uint16_t rows,
-                          uint64_t bytes) {
-    uint16_t out = 0;
-    for (uint32_t r = 0; r < CELL_ROWS; r++) {
-        const size_t row = group * CELL_ROWS + r;
-        if (rows >> r & 1 && bytes & ~w->part[column * (size_t)ENGINE_MAX_PARTITIONS + row])
-            out |= (uint16_t)(1u << r);
-    }
-    return out;
-}
-
-/* Adds to kept_rows what the area has of rows that the block has not written yet. */
-static void note_kept(in_place *p, const area *at, const written_bytes *w) {
-    for (uint32_t column = at->first_column; column < at->end_column; column++)
-        for (uint32_t group = at->first_group; group < at->end_group; group++) {
-            const size_t i = (size_t)column * N_GROUPS + group;
-            const uint16_t rows = (uint16_t)(rows_of(at, group) & ~w->whole[i]);
-            if (rows & ~p->kept_rows[i])
-                p->kept_rows[i] |= unwritten(w, column, group, rows, bytes_of(at, column));
-        }
-}
-
-static void find_kept_of_block(in_place *p, const engine_block_plan *block, written_bytes *w) {
-    isa_access a;
-    area part[MAX_RUNS];
-    bool is_exact;
-    for (uint32_t i = 0; i < block->n_steps; i++) {
-        const vtrn_instr *instr = &p->program->instrs[block->steps[i].instr];
-        access_walk walk = access_begin(instr, p->program->customs, p->program->n_customs);
-        while (access_next(&walk, &a))
-            if (a.space == VTRN_SPACE_SBUF && a.is_read)
-                for (int k = areas_of(&a, part, &is_exact); k-- > 0;)
-                    note_kept(p, &part[k], w);
-        walk = access_begin(instr, p->program->customs, p->program->n_customs);
-        while (access_next(&walk, &a))
-            if (a.space == VTRN_SPACE_SBUF && a.is_written)
-                for (int k = areas_of(&a, part, &is_exact); is_exact && k-- > 0;)
-                    mark_written(&part[k], w);
-    }
-}
-
-vtrn_status in_place_find_kept(in_place *p, const engine_block_plan *blocks, uint32_t n_blocks) {
-    const size_t n_cells = (size_t)p->n_columns * N_GROUPS;
-    if (n_blocks < 2)
-        return NULL;
-    written_bytes w = {ARENA_NEW(p->memory, uint16_t, n_cells),
-                       ARENA_NEW(p->memory, uint64_t, n_cells * CELL_ROWS),
-                       ARENA_NEW(p->memory, bool, p->n_columns)};
-    if (!w.whole || !w.part || !w.has_parts)
-        return VTRN_OUT_OF_MEMORY(n_cells * CELL_ROWS * sizeof *w.part);
-    for (uint32_t i = 0; i < n_blocks; i++) {
-        memset(w.whole, 0, n_cells * sizeof *w.whole);
-        for (uint32_t column = 0; column < p->n_columns; column++)
-            if (w.has_parts[column])
-                memset(w.part + (size_t)column * ENGINE_MAX_PARTITIONS, 0,
-                       ENGINE_MAX_PARTITIONS * sizeof *w.part);
-        memset(w.has_parts, 0, p->n_columns * sizeof *w.has_parts);
-        find_kept_of_block(p, &blocks[i], &w);
-    }
-    return NULL;
 }
 
 /* Whether the step brings whole cells that may be left out. */
@@ -349,7 +176,7 @@ static bool is_candidate(in_place *p, const engine_block_plan *block, uint32_t s
 
 /* The tile of which the operand reads a part, as a tile of the tensor engine does; 0: none. */
 static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const isa_access *a,
-                                   const area *at) {
+                                   const cell_area *at) {
     bool is_tensor = instr->opcode == VTRN_OP_LDWEIGHTS || instr->opcode == VTRN_OP_MATMUL ||
                      instr->opcode == VTRN_OP_PE_TRANSPOSE;
     uint32_t id = cell_at(p, at->first_column, at->first_group)->tile;
@@ -357,7 +184,7 @@ static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const i
         return 0;
     const tile *t = &p->tiles[id];
     const vtrn_ap *dst = &t->copy->ap[0];
-    const rectangle all = {
+    const cell_bytes all = {
         .lo = dst->addr,
         .hi = dst->addr + (int64_t)(isa_ap_free_size(dst) * dtype_size((vtrn_dtype)dst->dtype)),
         .row = dst->partition,
@@ -371,45 +198,45 @@ static uint32_t tile_read_in_place(in_place *p, const vtrn_instr *instr, const i
     for (uint32_t column = at->first_column; column < at->end_column; column++)
         for (uint32_t group = at->first_group; group < at->end_group; group++) {
             const cell *c = cell_at(p, column, group);
-            if (c->tile != id || rows_of(at, group) & ~c->rows)
+            if (c->tile != id || cell_rows_of(at, group) & ~c->rows)
                 return 0;
         }
     return id;
 }
 
 /* Bytes of the area are read from SBUF. */
-static void need_tiles(in_place *p, const area *at) {
+static void need_tiles(in_place *p, const cell_area *at) {
     for (uint32_t column = at->first_column; column < at->end_column; column++)
         for (uint32_t group = at->first_group; group < at->end_group; group++) {
             const cell *c = cell_at(p, column, group);
             tile *t = &p->tiles[c->tile];
-            if ((c->rows & rows_of(at, group)) && !is_in_a_hole(t, &at->bytes))
+            if ((c->rows & cell_rows_of(at, group)) && !is_in_a_hole(t, &at->bytes))
                 t->is_needed = true;
         }
 }
 
 static void note_read(in_place *p, uint32_t step_i, const vtrn_instr *instr, const isa_access *a) {
-    area at = area_of(a);
+    cell_area at = cell_area_of(a);
     uint32_t id = tile_read_in_place(p, instr, a, &at);
     if (id) {
         p->tiles[id].is_read = true;
         p->readers[p->n_readers++] = (reader){step_i, id, a->ap_i};
         return;
     }
-    area part[MAX_RUNS];
+    cell_area part[CELL_MAX_RUNS];
     bool is_exact;
-    for (int i = areas_of(a, part, &is_exact); i-- > 0;)
+    for (int i = cell_areas_of(a, part, &is_exact); i-- > 0;)
         need_tiles(p, &part[i]);
 }
 
 /* id: the tile that is written, or 0. is_exact: all bytes of the area are. */
-static void write_area(in_place *p, const area *at, bool is_exact, uint32_t id) {
+static void write_area(in_place *p, const cell_area *at, bool is_exact, uint32_t id) {
     for (uint32_t column = at->first_column; column < at->end_column; column++) {
         bool is_whole = is_exact && at->bytes.lo <= (int64_t)column * CELL_BYTES &&
                         at->bytes.hi >= (int64_t)(column + 1) * CELL_BYTES;
         for (uint32_t group = at->first_group; group < at->end_group; group++) {
             cell *c = cell_at(p, column, group);
-            uint16_t rows = rows_of(at, group);
+            uint16_t rows = cell_rows_of(at, group);
             tile *old = &p->tiles[c->tile];
             if (!is_whole && (c->rows & rows)) {
                 if (is_exact)
@@ -433,9 +260,9 @@ static void write_area(in_place *p, const area *at, bool is_exact, uint32_t id) 
 }
 
 static void note_write(in_place *p, const isa_access *a, uint32_t id) {
-    area part[MAX_RUNS];
+    cell_area part[CELL_MAX_RUNS];
     bool is_exact;
-    for (int i = areas_of(a, part, &is_exact); i-- > 0;)
+    for (int i = cell_areas_of(a, part, &is_exact); i-- > 0;)
         write_area(p, &part[i], is_exact, id);
 }
 
@@ -478,10 +305,10 @@ static bool is_kept(const in_place *p, const tile *t) {
     while (access_next(&w, &a)) {
         if (!a.is_written || !a.ap)
             continue;
-        const area at = area_of(&a);
+        const cell_area at = cell_area_of(&a);
         for (uint32_t column = at.first_column; column < at.end_column; column++)
             for (uint32_t group = at.first_group; group < at.end_group; group++)
-                if (p->kept_rows[(size_t)column * N_GROUPS + group] & rows_of(&at, group))
+                if (p->kept_rows[cell_index(column, group)] & cell_rows_of(&at, group))
                     return true;
     }
     return false;
@@ -528,7 +355,7 @@ vtrn_status in_place_find(in_place *p, const vtrn_block *ends, engine_block_plan
     if (!n_candidates)
         return NULL;
     VTRN_RETURN_IF_ERROR(make_room(p, n_candidates + 1, block->n_steps));
-    memset(p->cells, 0, (size_t)p->n_columns * N_GROUPS * sizeof *p->cells);
+    memset(p->cells, 0, (size_t)p->n_columns * CELL_GROUPS * sizeof *p->cells);
     p->tiles[0] = (tile){0};
     p->n_tiles = 1;
     p->n_readers = 0;

@@ -6,12 +6,10 @@
 
 typedef struct in_place in_place;
 
-/* NULL when host memory is short. All memory is the arena's. */
-in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip *chip);
-
-/* To be called once, when the steps of all blocks are complete and in order, before
- * in_place_find(): what of SBUF is read in a block that did not write it. */
-vtrn_status in_place_find_kept(in_place *p, const engine_block_plan *blocks, uint32_t n_blocks);
+/* NULL when host memory is short. All memory is the arena's. kept_rows: see engine/cells.h; it may
+ * be filled later, before in_place_find(). */
+in_place *in_place_create(arena *a, const vtrn_program *program, const vtrn_chip *chip,
+                          const uint16_t *kept_rows);
 
 /* Marks the block's copies that need not run, and makes of the instructions that read what they
  * would have brought others that read HBM, in memory of `kept`. The steps are complete and in

@@ -1,6 +1,7 @@
 /* Makes the plan: in-order queues under semaphores become one order of steps. */
 #include "engine/plan.h"
 
+#include "engine/cells.h"
 #include "engine/chain.h"
 #include "engine/columns.h"
 #include "engine/in_place.h"
@@ -334,10 +335,12 @@ static vtrn_status sequence_block(sequencer *s, uint32_t block_i) {
     return NULL;
 }
 
-/* tools->in_place is NULL where all copies are made. */
 typedef struct plan_tools {
+    arena *memory;
     barriers *barriers;
-    in_place *in_place;
+    in_place *in_place;  /* NULL: all copies are made */
+    uint16_t *kept_rows; /* see engine/cells.h; NULL likewise */
+    chain_context chain;
     unsigned freedom; /* PLAN_MAY_ bits */
 } plan_tools;
 
@@ -370,7 +373,10 @@ static vtrn_status sequence_all(const vtrn_program *program, const vtrn_chip *ch
         out->blocks[i].sequence = out->blocks[i].steps;
         *has_short_weights |= s.has_short_weights;
     }
-    return tools->in_place ? in_place_find_kept(tools->in_place, out->blocks, out->n_blocks) : NULL;
+    if (!tools->kept_rows)
+        return NULL;
+    return cell_find_kept(tools->memory, program, cell_columns(chip), out->blocks,
+                          tools->kept_rows);
 }
 
 static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
@@ -394,7 +400,8 @@ static vtrn_status sequence(const vtrn_program *program, const vtrn_chip *chip,
         out->blocks[i].is_solo =
             out->n_threads == 1 || (may_be_solo && s.solo_work <= s.team_work[0] + wake_work);
         if (tools->freedom & PLAN_MAY_CHAIN)
-            VTRN_RETURN_IF_ERROR(chain_find(program, chip, &out->blocks[i], &out->arena));
+            VTRN_RETURN_IF_ERROR(chain_find(&tools->chain, &out->blocks[i],
+                                            program->blocks[i].end == VTRN_END_STOP, &out->arena));
         out->is_solo &= out->blocks[i].is_solo;
         if (out->n_threads > 1 && out->blocks[i].is_solo)
             VTRN_RETURN_IF_ERROR(
@@ -420,11 +427,19 @@ vtrn_status plan_create(const vtrn_program *program, const vtrn_chip *chip, int 
     if (!program->n_blocks)
         return VTRN_ERROR(VTRN_UNDEFINED, "a program without blocks");
     arena memory = ARENA_EMPTY;
-    plan_tools tools = {.barriers = barriers_create(&memory, program, chip), .freedom = freedom};
+    plan_tools tools = {.memory = &memory,
+                        .barriers = barriers_create(&memory, program, chip),
+                        .chain = {.program = program, .chip = chip},
+                        .freedom = freedom};
     bool may_skip = freedom & PLAN_MAY_SKIP_SBUF;
-    if (may_skip)
-        tools.in_place = in_place_create(&memory, program, chip);
-    bool is_ready = tools.barriers && (tools.in_place || !may_skip);
+    if (may_skip) {
+        tools.kept_rows = ARENA_NEW(&memory, uint16_t, (size_t)cell_columns(chip) * CELL_GROUPS);
+        tools.in_place = in_place_create(&memory, program, chip, tools.kept_rows);
+        tools.chain.live = live_create(&memory, program, chip);
+        tools.chain.kept_rows = tools.kept_rows;
+    }
+    bool is_ready =
+        tools.barriers && (!may_skip || (tools.kept_rows && tools.in_place && tools.chain.live));
     vtrn_status status =
         is_ready ? sequence(program, chip, &tools, out) : VTRN_OUT_OF_MEMORY(memory.total);
     arena_free(&memory);
