@@ -129,6 +129,7 @@ void runtime_unload(runtime_program *l) {
     free(l->output_bytes);
     free(l->argument_output);
     engine_plan_destroy(&l->plan);
+    kept_blocks_free(&l->kept_blocks);
     timing_model_destroy(l->model);
     program_destroy(l->program);
     free(l);

@@ -75,6 +75,7 @@ typedef struct runtime_program {
     vtrn_program *program; /* owned */
     engine_plan plan;
     timing_model *model; /* made by the first execution */
+    kept_blocks kept_blocks;
     engine_custom_fn custom;
     void *custom_ctx;
     engine_run run;         /* kept, so that its block trace is allocated once */

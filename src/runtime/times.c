@@ -239,10 +239,11 @@ static vtrn_status meet_group(meet_state *m, uint32_t rank, bool *has_met) {
 }
 
 static vtrn_status walk_all(meet_state *m) {
+    const timing_options options = {.kept = &m->l->kept_blocks};
     for (uint32_t r = 0; r < m->n_walks; r++) {
         const engine_run *run = ranks_run_of(m->l, r);
         VTRN_RETURN_IF_ERROR(timing_walk_begin(m->l->model, run->block_trace, run->n_block_trace,
-                                               NULL, &m->walks[r].walk));
+                                               &options, &m->walks[r].walk));
         VTRN_RETURN_IF_ERROR(timing_walk_next(m->walks[r].walk, &m->walks[r].stop));
     }
     for (;;) {
@@ -371,8 +372,9 @@ static vtrn_status time_new(runtime_program *l, const runtime_call *calls, uint3
         VTRN_RETURN_IF_ERROR(time_ranks(l, calls, n_ranks, out));
     } else {
         timing_result result = {0};
+        const timing_options options = {.kept = &l->kept_blocks};
         VTRN_RETURN_IF_ERROR(
-            timing_run(l->model, l->run.block_trace, l->run.n_block_trace, NULL, &result));
+            timing_run(l->model, l->run.block_trace, l->run.n_block_trace, &options, &result));
         out->summary = result.summary;
         timing_result_free(&result);
     }

@@ -29,6 +29,7 @@ typedef struct timing_instr {
 typedef struct timing_block {
     uint32_t n_updates; /* in all */
     uint32_t n_dmas;
+    bool is_alike; /* takes the same each time, if all is at rest when it begins */
     uint32_t first_update[VTRN_N_SEMAPHORES]; /* prefix sums: where a semaphore's history begins */
 } timing_block;
 

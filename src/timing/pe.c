@@ -61,3 +61,10 @@ double pe_run(pe_state *pe, const vtrn_chip *chip, const instr_cost *cost, doubl
         pe->load_free_ns = later_ns(pe->load_free_ns, start_ns);
     return start_ns + latency_ns;
 }
+
+void pe_shift(pe_state *pe, double ns) {
+    pe->stream_free_ns = later_ns(0, pe->stream_free_ns - ns);
+    pe->last_matmul_ns = later_ns(0, pe->last_matmul_ns - ns);
+    pe->load_free_ns = later_ns(0, pe->load_free_ns - ns);
+    pe->first_window_ns -= ns;
+}

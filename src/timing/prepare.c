@@ -105,11 +105,20 @@ static uint8_t back_mask(const vtrn_program *program, uint32_t first, uint32_t i
     return mask;
 }
 
+/* Collectives wait for others, and windows of the PE array's dI/dt limit do not begin with blocks.
+ */
+static bool is_alike(const timing_model *model, uint32_t i) {
+    const uint8_t kind = model->instrs[i].cost.kind;
+    const bool is_product = kind == COST_KIND_MATMUL || kind == COST_KIND_LDWEIGHTS;
+    return kind != COST_KIND_COLLECTIVE && (!is_product || model->chip->cost.tensor_warm_ns <= 0);
+}
+
 static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
     const vtrn_program *program = model->program;
     const vtrn_block *block = &program->blocks[block_i];
     timing_block *out = &model->blocks[block_i];
     uint32_t n_updates[VTRN_N_SEMAPHORES] = {0};
+    out->is_alike = true;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         uint64_t end = (uint64_t)block->first[e] + block->count[e];
         if (end > program->n_instrs)
@@ -123,6 +132,7 @@ static vtrn_status prepare_block(timing_model *model, uint32_t block_i) {
             if (has_update(instr))
                 n_updates[instr->update_semaphore]++;
             out->n_dmas += isa_is_dma(instr->opcode);
+            out->is_alike &= is_alike(model, i);
             model->instrs[i].back_mask = back_mask(program, block->first[e], i);
         }
     }

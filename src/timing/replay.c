@@ -1,7 +1,12 @@
 /* The replay: five queues in order, the core in order of time.
  *
+ * Blocks follow one another, each from a time when all queues and rings have come to rest, so a
+ * block is replayed in ns since its own start, and what it took is added up. That gives the same
+ * bits for a block that is replayed and for one whose result is kept (timing/kept_blocks.h).
+ *
  * At each step the queue whose head can start first runs it. Whatever happens later happens at a
  * later time, so what that head saw (semaphores, ports, the PE array, the rings) is final. */
+#include "timing/kept_blocks.h"
 #include "timing/model.h"
 #include "timing/pe.h"
 #include "timing/rings.h"
@@ -12,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Times are ns since the block began. */
 typedef struct queue_state {
     uint32_t next, end; /* of the block's stream: indices into program->instrs */
     double issue_ns;    /* the queue may look at its next instruction */
@@ -27,6 +33,8 @@ typedef struct queue_state {
 typedef struct replay_state {
     const timing_model *model;
     timing_result *out;
+    timing_summary block; /* of the block so far */
+    double block_ns;      /* since the launch: it began */
     queue_state queues[VTRN_ENGINE_COUNT];
     pe_state pe;
     rings_state rings;
@@ -41,7 +49,9 @@ struct timing_walk {
     timing_result result;
     const uint32_t *trace;
     uint32_t n_trace, at; /* blocks, and that which runs */
-    double t_ns;          /* it began */
+    double dma_busy_ns;   /* of the blocks before it, summed over DMA engines */
+    kept_blocks *kept;    /* NULL: every block is replayed */
+    kept_blocks own;
     bool is_inside, is_met;
 };
 
@@ -107,8 +117,8 @@ static void keep_interval(replay_state *r, uint32_t instr_i, int lane, double st
                           double end_ns, double wait_ns) {
     if (r->want_intervals)
         r->out->intervals[r->out->n_intervals++] = (timing_interval){
-            .start_ns = start_ns,
-            .end_ns = end_ns,
+            .start_ns = r->block_ns + start_ns,
+            .end_ns = r->block_ns + end_ns,
             .instr = instr_i,
             .lane = (uint16_t)lane,
             .wait_ns = (float)wait_ns,
@@ -144,7 +154,7 @@ static double run_dma(replay_state *r, uint32_t instr_i, int engine, double trig
     const transfer_cost *transfer = &r->model->transfers[r->model->instrs[instr_i].dma];
     int ring = r->model->instrs[instr_i].queue;
     rings_times times = rings_run(&r->rings, chip, transfer, engine, ring, trigger_end_ns);
-    timing_summary *summary = &r->out->summary;
+    timing_summary *summary = &r->block;
     summary->n_dmas++;
     summary->hbm_read_bytes += transfer->hbm_read_bytes;
     summary->hbm_write_bytes += transfer->hbm_write_bytes;
@@ -159,7 +169,7 @@ static double run_dma(replay_state *r, uint32_t instr_i, int engine, double trig
 
 static void count(replay_state *r, int engine, const timing_instr *timed, double start_ns,
                   double end_ns) {
-    timing_summary *summary = &r->out->summary;
+    timing_summary *summary = &r->block;
     queue_state *q = &r->queues[engine];
     summary->n_instrs[engine]++;
     if (timed->cost.is_setup || timed->cost.kind == COST_KIND_DMA)
@@ -172,9 +182,9 @@ static void count(replay_state *r, int engine, const timing_instr *timed, double
 
 static void count_custom(replay_state *r, const vtrn_instr *instr) {
     custom_cost cost = cost_custom(r->model->chip, r->model->program, instr);
-    r->out->summary.hbm_read_bytes += cost.read_bytes;
-    r->out->summary.hbm_write_bytes += cost.write_bytes;
-    r->out->summary.custom_ns += cost.ns;
+    r->block.hbm_read_bytes += cost.read_bytes;
+    r->block.hbm_write_bytes += cost.write_bytes;
+    r->block.custom_ns += cost.ns;
 }
 
 static void run_head(replay_state *r, int engine) {
@@ -196,9 +206,9 @@ static void run_head(replay_state *r, int engine) {
         start_ns += r->meeting.wait_ns;
         end_ns = start_ns + timed->cost.latency_ns + r->meeting.run_ns;
         q->issue_ns = end_ns; /* a stream runs one at a time */
-        r->out->summary.n_collectives++;
-        r->out->summary.collective_ns += r->meeting.run_ns;
-        r->out->summary.skew_ns += r->meeting.wait_ns;
+        r->block.n_collectives++;
+        r->block.collective_ns += r->meeting.run_ns;
+        r->block.skew_ns += r->meeting.wait_ns;
     }
     count(r, engine, timed, start_ns, end_ns);
     keep_interval(r, instr_i, engine, start_ns, end_ns, start_ns - issue_ns);
@@ -245,14 +255,16 @@ static vtrn_status deadlock(const replay_state *r, uint32_t block_i) {
                       text);
 }
 
-static void begin_block(replay_state *r, uint32_t block_i, double t_ns) {
+static void begin_block(replay_state *r, uint32_t block_i) {
     const vtrn_block *block = &r->model->program->blocks[block_i];
     semaphores_reset(&r->semaphores, &r->model->blocks[block_i]);
+    r->block = (timing_summary){.flops = block->flops};
+    r->dma_done_ns = 0;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         queue_state *q = &r->queues[e];
         q->next = block->first[e];
         q->end = block->first[e] + block->count[e];
-        q->issue_ns = q->done_ns = t_ns;
+        q->issue_ns = q->done_ns = q->active_until_ns = q->sbuf_free_ns = q->psum_free_ns = 0;
     }
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         take_head(r, e);
@@ -278,8 +290,8 @@ static bool run_heads(replay_state *r, bool *is_met) {
     return false;
 }
 
-/* out: when the next block may start. */
-static vtrn_status end_block(replay_state *r, uint32_t block_i, double *t_ns) {
+/* What the block took, to when the next one may start. */
+static vtrn_status end_block(replay_state *r, uint32_t block_i, kept_block *out) {
     double meet_ns = r->dma_done_ns;
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
         const queue_state *q = &r->queues[e];
@@ -287,35 +299,87 @@ static vtrn_status end_block(replay_state *r, uint32_t block_i, double *t_ns) {
             return deadlock(r, block_i);
         meet_ns = later_ns(meet_ns, later_ns(q->done_ns, q->issue_ns));
     }
-    *t_ns = later_ns(*t_ns, meet_ns) +
-            cost_block_end_ns(r->model->chip, r->model->program->blocks[block_i].end);
+    *out = (kept_block){.summary = r->block, .dma_busy_ns = r->rings.busy_ns};
+    out->summary.dma_active_ns = r->rings.active_ns;
+    out->summary.total_ns =
+        meet_ns + cost_block_end_ns(r->model->chip, r->model->program->blocks[block_i].end);
+    pe_shift(&r->pe, out->summary.total_ns);
+    rings_shift(&r->rings, out->summary.total_ns);
     return NULL;
+}
+
+static void add_block(timing_walk *w, const kept_block *x) {
+    timing_summary *sum = &w->result.summary;
+    const timing_summary *s = &x->summary;
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++) {
+        sum->active_ns[e] += s->active_ns[e];
+        sum->n_instrs[e] += s->n_instrs[e];
+    }
+    sum->n_dmas += s->n_dmas;
+    sum->hbm_read_bytes += s->hbm_read_bytes;
+    sum->hbm_write_bytes += s->hbm_write_bytes;
+    sum->spill_save_bytes += s->spill_save_bytes;
+    sum->spill_reload_bytes += s->spill_reload_bytes;
+    sum->custom_ns += s->custom_ns;
+    sum->n_collectives += s->n_collectives;
+    sum->collective_ns += s->collective_ns;
+    sum->skew_ns += s->skew_ns;
+    sum->flops += s->flops;
+    sum->dma_active_ns += s->dma_active_ns;
+    w->dma_busy_ns += x->dma_busy_ns;
+    w->state.block_ns += s->total_ns;
 }
 
 static void end_trace(timing_walk *w) {
     const vtrn_chip *chip = w->state.model->chip;
     timing_summary *summary = &w->result.summary;
-    summary->total_ns = w->t_ns + chip->launch.postamble_ns;
-    summary->dma_active_ns = w->state.rings.active_ns;
-    summary->dma_busy_share = w->state.rings.busy_ns / (summary->total_ns * chip->n_dma_engines);
+    summary->total_ns = w->state.block_ns + chip->launch.postamble_ns;
+    summary->dma_busy_share = w->dma_busy_ns / (summary->total_ns * chip->n_dma_engines);
+}
+
+/* Whether nothing of the blocks before changes what the next one takes, if it uses all that there
+ * is. */
+static bool is_at_rest(const replay_state *r) {
+    return pe_is_at_rest(&r->pe) && rings_are_at_rest(&r->rings);
+}
+
+/* Runs the rest of the block at which the walk is, or to its next collective, which leaves
+ * is_inside set. */
+static vtrn_status run_block(timing_walk *w, bool may_keep) {
+    replay_state *r = &w->state;
+    const uint32_t block_i = w->trace[w->at];
+    kept_block done;
+    if (!w->is_inside)
+        begin_block(r, block_i);
+    w->is_inside = run_heads(r, &w->is_met);
+    if (w->is_inside)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(end_block(r, block_i, &done));
+    add_block(w, &done);
+    if (may_keep && is_at_rest(r))
+        VTRN_RETURN_IF_ERROR(kept_blocks_add(w->kept, r->model->program->n_blocks, block_i, &done));
+    return NULL;
 }
 
 vtrn_status timing_walk_next(timing_walk *w, timing_stop *out) {
     replay_state *r = &w->state;
     const vtrn_program *program = r->model->program;
     for (; w->at < w->n_trace; w->at++) {
-        uint32_t block_i = w->trace[w->at];
-        if (!w->is_inside)
-            begin_block(r, block_i, w->t_ns);
-        w->is_inside = run_heads(r, &w->is_met);
+        const bool may_keep =
+            w->kept && !w->is_inside && r->model->blocks[w->trace[w->at]].is_alike && is_at_rest(r);
+        const kept_block *kept = may_keep ? kept_blocks_find(w->kept, w->trace[w->at]) : NULL;
+        if (kept) {
+            add_block(w, kept);
+            pe_shift(&r->pe, kept->summary.total_ns);
+            continue;
+        }
+        VTRN_RETURN_IF_ERROR(run_block(w, may_keep));
         if (w->is_inside) {
             int e = pick(r);
             *out = (timing_stop){.custom_i = program->instrs[r->queues[e].next].arg[0],
-                                 .arrival_ns = r->queues[e].start_ns};
+                                 .arrival_ns = r->block_ns + r->queues[e].start_ns};
             return NULL;
         }
-        VTRN_RETURN_IF_ERROR(end_block(r, block_i, &w->t_ns));
-        w->result.summary.flops += program->blocks[block_i].flops;
     }
     end_trace(w);
     *out = (timing_stop){.is_over = true};
@@ -369,9 +433,13 @@ vtrn_status timing_walk_begin(const timing_model *model, const uint32_t *block_t
     if (model->chip->cost.tensor_warm_ns > 0)
         r->pe.first_window_ns = fmod(options->pe_window_ns, model->chip->cost.tensor_warm_ns) -
                                 model->chip->cost.tensor_warm_ns;
+    pe_shift(&r->pe, model->chip->launch.preamble_ns);
     w->trace = block_trace;
     w->n_trace = n_block_trace;
-    w->t_ns = model->chip->launch.preamble_ns;
+    w->kept = options->kept;
+    if (!w->kept && !options->want_intervals)
+        w->kept = &w->own;
+    r->block_ns = model->chip->launch.preamble_ns;
     *out = w;
     return NULL;
 }
@@ -384,6 +452,7 @@ void timing_walk_take(timing_walk *w, timing_result *out) {
 void timing_walk_destroy(timing_walk *w) {
     if (!w)
         return;
+    kept_blocks_free(&w->own);
     free(w->state.semaphores.updates);
     free(w->result.intervals);
     free(w);

@@ -53,6 +53,7 @@ static double take_semaphore(rings_state *rings, const vtrn_chip *chip, double d
 
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
                       int issuer, int ring, double trigger_ns) {
+    rings->has_run = true;
     double issued_ns = later_ns(trigger_ns, rings->issue_free_ns[issuer]);
     rings->issue_free_ns[issuer] = issued_ns + transfer->issue_ns;
     double ready_ns = issued_ns + transfer->start_ns;
@@ -76,4 +77,20 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
     rings->active_until_ns = later_ns(rings->active_until_ns, times.last_byte_ns);
     times.semaphore_ns = take_semaphore(rings, chip, times.last_byte_ns + chip->dma.complete_ns);
     return times;
+}
+
+bool rings_are_at_rest(const rings_state *rings) {
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        if (rings->issue_free_ns[e] > 0)
+            return false;
+    return true;
+}
+
+void rings_shift(rings_state *rings, double ns) {
+    if (!rings->has_run && rings_are_at_rest(rings))
+        return;
+    rings_state next = {.hbm_ns_per_byte = rings->hbm_ns_per_byte};
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        next.issue_free_ns[e] = later_ns(0, rings->issue_free_ns[e] - ns);
+    *rings = next;
 }

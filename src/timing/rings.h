@@ -6,8 +6,9 @@
 
 enum { RINGS_MAX_ENGINES = 64 };
 
-/* Times are ns since the launch. An engine carries its transfers in the order of their triggers,
- * but for one that fits before a transfer of another ring whose descriptors take longer. */
+/* Times are ns since the block began. An engine carries its transfers in the order of their
+ * triggers, but for one that fits before a transfer of another ring whose descriptors take longer.
+ */
 typedef struct rings_state {
     double engine_free_ns[RINGS_MAX_ENGINES];
     double gap_start_ns[RINGS_MAX_ENGINES], gap_end_ns[RINGS_MAX_ENGINES]; /* its last idle time */
@@ -18,6 +19,7 @@ typedef struct rings_state {
     double semaphore_free_ns; /* updates reach the core one after the other */
     double active_until_ns, active_ns; /* any engine busy */
     double busy_ns;                    /* summed over engines */
+    bool has_run;                      /* in this block */
 } rings_state;
 
 typedef struct rings_times {
@@ -30,5 +32,11 @@ void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per
  * trigger_ns. */
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
                       int issuer, int ring, double trigger_ns);
+
+/* A block has ended, ns after it began, and all its transfers: times count from there on. */
+void rings_shift(rings_state *rings, double ns);
+
+/* Whether descriptors of nobody's next transfer are late. */
+bool rings_are_at_rest(const rings_state *rings);
 
 #endif

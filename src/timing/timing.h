@@ -48,8 +48,17 @@ typedef struct timing_meeting {
     double wait_ns, run_ns;
 } timing_meeting;
 
+/* What blocks took whose time depends on nothing before them: they need not be replayed again.
+ * Begins as all 0; of one model and one active_cores_per_stack; for one thread at a time. */
+typedef struct kept_blocks {
+    struct kept_block *blocks; /* [n_blocks] of the program; NULL: none yet */
+} kept_blocks;
+void kept_blocks_free(kept_blocks *kept);
+
 typedef struct timing_options {
     bool want_intervals;        /* keep intervals, else the summary only */
+    kept_blocks *kept;          /* to be used and added to; not with want_intervals. NULL: of this
+                                   replay alone */
     int active_cores_per_stack; /* cores that share the HBM stack's bandwidth; 0 means 1 */
     double pe_window_ns; /* since the launch: a window of the PE array's dI/dt limit begins */
     const timing_meeting *meetings; /* of the core's collectives, in order; those behind the last
