@@ -218,12 +218,12 @@ static void run_all(const linalg *la, bool is_complex) {
 
 static void factors_of_real_matrices_give_the_matrix(void **state) {
     (void)state;
-    run_all(&linalg_real, false);
+    run_all(CPU_TABLE(linalg_real), false);
 }
 
 static void factors_of_complex_matrices_give_the_matrix(void **state) {
     (void)state;
-    run_all(&linalg_complex, true);
+    run_all(CPU_TABLE(linalg_complex), true);
 }
 
 /* LU with row pivots, one column after the other. */
@@ -256,7 +256,7 @@ static void lu_by_panels_gives_the_bits_of_lu_by_columns(void **state) {
     (void)state;
     static const int64_t sizes[][2] = {{32, 32},  {33, 33},  {70, 70},
                                        {100, 37}, {37, 100}, {97, 65}};
-    maker m = {.la = &linalg_real, .state = test_seed()};
+    maker m = {.la = CPU_TABLE(linalg_real), .state = test_seed()};
     for (size_t t = 0; t < sizeof sizes / sizeof *sizes; t++) {
         const int64_t rows = sizes[t][0], n = sizes[t][1];
         double *a = random_scalars(&m, rows * n);

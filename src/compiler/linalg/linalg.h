@@ -10,6 +10,8 @@
 #ifndef VTRN_COMPILER_LINALG_LINALG_H
 #define VTRN_COMPILER_LINALG_LINALG_H
 
+#include "base/cpu.h"
+
 #include <complex.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -103,7 +105,9 @@ typedef struct linalg {
     bool (*solve_tridiagonal)(const linalg_tridiagonal *t, void *b, int64_t n_columns, void *work);
 } linalg;
 
-extern const linalg linalg_real, linalg_complex;
+/* By instruction-set level, which makes no difference to the bits: CPU_TABLE(linalg_real). */
+CPU_DECLARE_TABLES(linalg, linalg_real)
+CPU_DECLARE_TABLES(linalg, linalg_complex)
 
 static inline int64_t linalg_work(int64_t m, int64_t n) {
     return 8 * ((m > n ? m : n) + 8);

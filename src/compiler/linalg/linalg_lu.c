@@ -39,27 +39,62 @@ static void eliminate(const scalar *a, int64_t m, int64_t k, scalar *y) {
         add_scaled(m - k - 1, -y[k], a + k * m + k + 1, y + k + 1);
 }
 
-/* The same of columns k to k + GROUP, in that order for each element. */
-static void eliminate_group(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
-    scalar factor[GROUP];
-    bool is_zero = false;
-    for (int g = 0; g < GROUP; g++)
-        is_zero |= a[(k + g) * m + k + g] == 0;
-    for (int g = 0; g < GROUP && is_zero; g++)
-        eliminate(a, m, k + g, y);
-    if (is_zero)
-        return;
-    const scalar *restrict x = a + k * m;
-    for (int g = 0; g < GROUP; g++) { /* the rows of the group, which it changes itself */
+/* Rows k to k + GROUP of column y, which the columns k to k + GROUP of the panel change themselves.
+ * factor[GROUP]: what each of these columns is to be taken times. */
+static void eliminate_top(const scalar *a, int64_t m, int64_t k, scalar *y, scalar *factor) {
+    for (int g = 0; g < GROUP; g++) {
         for (int h = 0; h < g; h++)
-            y[k + g] += times(factor[h], x[h * m + k + g]);
+            y[k + g] += times(factor[h], a[(k + h) * m + k + g]);
         factor[g] = -y[k + g];
     }
+}
+
+/* Takes columns k to k + GROUP from column y, in that order for each element. */
+static void eliminate_group(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
+    scalar factor[GROUP];
+    const scalar *restrict x = a + k * m;
+    eliminate_top(a, m, k, y, factor);
     for (int64_t i = k + GROUP; i < m; i++) {
         scalar sum = y[i];
         for (int g = 0; g < GROUP; g++)
             sum += times(factor[g], x[g * m + i]);
         y[i] = sum;
+    }
+}
+
+/* The same for the columns y and the one behind it, for which elements of x are read once. */
+static void eliminate_group_of_two(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
+    scalar factor[2][GROUP];
+    const scalar *restrict x = a + k * m;
+    scalar *restrict z = y + m;
+    eliminate_top(a, m, k, y, factor[0]);
+    eliminate_top(a, m, k, z, factor[1]);
+    for (int64_t i = k + GROUP; i < m; i++) {
+        scalar sum[2] = {y[i], z[i]};
+        for (int g = 0; g < GROUP; g++) {
+            const scalar xi = x[g * m + i];
+            sum[0] += times(factor[0][g], xi);
+            sum[1] += times(factor[1][g], xi);
+        }
+        y[i] = sum[0];
+        z[i] = sum[1];
+    }
+}
+
+/* Takes columns [k, end) from n_columns columns from y on, 1 or 2. */
+static void eliminate_panel(const scalar *a, int64_t m, int64_t k, int64_t end, scalar *y,
+                            int n_columns) {
+    while (k < end) {
+        bool is_group = k + GROUP <= end;
+        for (int g = 0; g < GROUP && is_group; g++)
+            is_group = a[(k + g) * m + k + g] != 0;
+        if (is_group && n_columns == 2)
+            eliminate_group_of_two(a, m, k, y);
+        else if (is_group)
+            eliminate_group(a, m, k, y);
+        for (int c = 0; c < n_columns && !is_group; c++)
+            eliminate(a, m, k, y + c * m);
+        k += is_group ? GROUP : 1;
     }
 }
 
@@ -75,21 +110,12 @@ void LINALG(lu)(void *matrix, int64_t m, int64_t n, int64_t *pivots) {
             for (int64_t j = k + 1; j < end; j++)
                 eliminate(a, m, k, a + j * m);
         }
-        for (int64_t j = 0; j < n; j++) {
-            if (j == first)
-                j = end;
-            if (j == n)
-                break;
-            scalar *y = a + j * m;
-            for (int64_t k = first; k < end; k++)
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t k = first; (j < first || j >= end) && k < end; k++)
                 if (pivots[k] != k)
-                    swap(1, y + k, y + pivots[k]);
-            int64_t k = j < first ? end : first;
-            for (; k + GROUP <= end; k += GROUP)
-                eliminate_group(a, m, k, y);
-            for (; k < end; k++)
-                eliminate(a, m, k, y);
-        }
+                    swap(1, a + j * m + k, a + j * m + pivots[k]);
+        for (int64_t j = end; j < n; j += 2)
+            eliminate_panel(a, m, first, end, a + j * m, j + 1 < n ? 2 : 1);
     }
 }
 

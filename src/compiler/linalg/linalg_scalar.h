@@ -1,5 +1,5 @@
 /* The scalar that a file of this directory is compiled for, and loops over vectors of it. Each file
- * is compiled twice: LINALG_COMPLEX is 0 and 1. */
+ * is compiled twice for each instruction-set level (base/cpu.h): LINALG_COMPLEX is 0 and 1. */
 #ifndef VTRN_COMPILER_LINALG_LINALG_SCALAR_H
 #define VTRN_COMPILER_LINALG_LINALG_SCALAR_H
 
@@ -15,7 +15,7 @@
 
 #if LINALG_COMPLEX
 typedef double complex scalar;
-#define LINALG(name) linalg_complex_##name
+#define LINALG(name) VTRN_AT_LEVEL(linalg_complex_##name)
 static inline double real_part(scalar x) {
     return creal(x);
 }
@@ -35,7 +35,7 @@ static inline scalar times(scalar x, scalar y) {
 }
 #else
 typedef double scalar;
-#define LINALG(name) linalg_real_##name
+#define LINALG(name) VTRN_AT_LEVEL(linalg_real_##name)
 static inline double real_part(scalar x) {
     return x;
 }

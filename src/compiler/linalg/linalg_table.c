@@ -2,9 +2,9 @@
 #include "compiler/linalg/linalg_routines.h"
 
 #if LINALG_COMPLEX
-const linalg linalg_complex = {
+const linalg VTRN_AT_LEVEL(linalg_complex) = {
 #else
-const linalg linalg_real = {
+const linalg VTRN_AT_LEVEL(linalg_real) = {
 #endif
     .scalar_size = sizeof(scalar),
     .qr = LINALG(qr),

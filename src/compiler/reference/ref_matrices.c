@@ -1,6 +1,8 @@
 /* The loop over the matrices of operands, and the signatures of what works on them. */
 #include "compiler/reference/ref_matrices.h"
 
+#include "compiler/reference/ref_block.h"
+
 #include <math.h>
 
 enum { N_LETTERS = 'z' - 'a' + 1 };
@@ -117,7 +119,7 @@ static bool fit(const matrices_routine *r, const graph *g, const graph_op *op, s
     if (!match(r, g, op, s, c->size))
         return false;
     c->is_complex = is_complex(g->types[op->operands[0]].dtype);
-    c->la = c->is_complex ? &linalg_complex : &linalg_real;
+    c->la = c->is_complex ? CPU_TABLE(linalg_complex) : CPU_TABLE(linalg_real);
     return !r->fits || r->fits(c);
 }
 
@@ -150,37 +152,55 @@ static size_t element_size(const matrices_call *c, char type) {
     return type == 's' ? c->la->scalar_size : type == 'c' ? sizeof(double complex) : 8;
 }
 
+enum { TILE = 16 }; /* rows and columns that are moved together, while their lines are cached */
+
+/* Defines a function that moves src[rows][columns] to dst[columns][rows]. */
+#define DEFINE_TURN(name, from_type, to_type)                                                      \
+    static void name(const from_type *src, int64_t rows, int64_t columns, to_type *dst) {          \
+        for (int64_t i0 = 0; i0 < rows; i0 += TILE)                                                \
+            for (int64_t j0 = 0; j0 < columns; j0 += TILE)                                         \
+                for (int64_t j = j0; j < columns && j < j0 + TILE; j++)                            \
+                    for (int64_t i = i0; i < rows && i < i0 + TILE; i++)                           \
+                        dst[j * rows + i] = (to_type)src[i * columns + j];                         \
+    }
+DEFINE_TURN(turn_widening, float, double)
+DEFINE_TURN(turn_narrowing, double, float)
+DEFINE_TURN(turn_64, uint64_t, uint64_t)
+DEFINE_TURN(turn_complex, double complex, double complex)
+
+/* Whether elements lie in memory as those of their class do. */
+static bool is_of_class(vtrn_dtype t) {
+    return t == VTRN_DTYPE_FP32 || t == VTRN_DTYPE_FP64 || t == VTRN_DTYPE_C128;
+}
+
 /* Row-major elements of a data type to column-major ones; tmp holds as many. */
 static void load_matrix(vtrn_dtype t, const void *src, int64_t rows, int64_t columns, void *tmp,
                         void *dst) {
-    ref_load(t, src, tmp, rows * columns);
-    ref_class cls = ref_class_of(t);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
-            int64_t from = i * columns + j, to = j * rows + i;
-            if (cls == REF_C128)
-                ((double complex *)dst)[to] = ((double complex *)tmp)[from];
-            else if (cls == REF_F32)
-                ((double *)dst)[to] = ((float *)tmp)[from];
-            else
-                ((uint64_t *)dst)[to] = ((uint64_t *)tmp)[from];
-        }
+    const ref_class cls = ref_class_of(t);
+    if (!is_of_class(t)) {
+        ref_load(t, src, tmp, rows * columns);
+        src = tmp;
+    }
+    if (cls == REF_C128)
+        turn_complex(src, rows, columns, dst);
+    else if (cls == REF_F32)
+        turn_widening(src, rows, columns, dst);
+    else
+        turn_64(src, rows, columns, dst);
 }
 
 static void store_matrix(vtrn_dtype t, const void *src, int64_t rows, int64_t columns, void *tmp,
                          void *dst) {
-    ref_class cls = ref_class_of(t);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
-            int64_t to = i * columns + j, from = j * rows + i;
-            if (cls == REF_C128)
-                ((double complex *)tmp)[to] = ((const double complex *)src)[from];
-            else if (cls == REF_F32)
-                ((float *)tmp)[to] = (float)((const double *)src)[from];
-            else
-                ((uint64_t *)tmp)[to] = ((const uint64_t *)src)[from];
-        }
-    ref_store(t, tmp, dst, rows * columns);
+    const ref_class cls = ref_class_of(t);
+    void *to = is_of_class(t) ? dst : tmp;
+    if (cls == REF_C128)
+        turn_complex(src, columns, rows, to);
+    else if (cls == REF_F32)
+        turn_narrowing(src, columns, rows, to);
+    else
+        turn_64(src, columns, rows, to);
+    if (to == tmp)
+        ref_store(t, tmp, dst, rows * columns);
 }
 
 static bool is_finite(const void *numbers, size_t n_bytes) {
@@ -197,20 +217,30 @@ static void fill_nan(void *numbers, size_t n_bytes) {
         x[i] = NAN;
 }
 
-static vtrn_status allocate(const matrices_routine *r, ref_call *ref, const shape *s,
-                            matrices_call *c, void **tmp) {
-    uint32_t n_values = c->op->n_operands + c->op->n_results;
-    int64_t largest = 0, m = s->rows[0], n = s->columns[0];
+/* The next n_bytes of a block, or NULL for no block. *at: how many it has so far. */
+static void *part_of(char *block, size_t *at, size_t n_bytes) {
+    void *part = block ? block + *at : NULL;
+    *at += (n_bytes + 63) / 64 * 64;
+    return part;
+}
+
+/* Gives matrices and scratch their places in the block. Returns the block's bytes. */
+static size_t place(const matrices_routine *r, const shape *s, char *block, matrices_call *c,
+                    void **tmp) {
+    const uint32_t n_values = c->op->n_operands + c->op->n_results;
+    const int64_t m = s->rows[0], n = s->columns[0];
+    size_t at = 0, largest = 0;
     for (uint32_t i = 0; i < n_values; i++) {
-        int64_t count = s->rows[i] * s->columns[i];
+        const size_t count = (size_t)(s->rows[i] * s->columns[i]);
         void **p = i < c->op->n_operands ? &c->in[i] : &c->out[i - c->op->n_operands];
-        VTRN_RETURN_IF_ERROR(ref_scratch(ref, count, element_size(c, s->types[i]), p));
+        *p = part_of(block, &at, count * element_size(c, s->types[i]));
         largest = count > largest ? count : largest;
     }
-    VTRN_RETURN_IF_ERROR(ref_scratch(ref, linalg_work(m, n), c->la->scalar_size, &c->work));
-    VTRN_RETURN_IF_ERROR(
-        ref_scratch(ref, r->n_work_matrices * m * n, c->la->scalar_size, &c->work_matrices));
-    return ref_scratch(ref, largest, REF_MAX_CLASS_BYTES, tmp);
+    *tmp = part_of(block, &at, largest * REF_MAX_CLASS_BYTES);
+    c->work = part_of(block, &at, (size_t)linalg_work(m, n) * c->la->scalar_size);
+    c->work_matrices =
+        part_of(block, &at, (size_t)(r->n_work_matrices * m * n) * c->la->scalar_size);
+    return at;
 }
 
 static void run_one(const matrices_routine *r, const ref_call *ref, const shape *s,
@@ -246,9 +276,15 @@ vtrn_status matrices_run(const matrices_routine *r, ref_call *ref) {
     void *tmp;
     if (!fit(r, ref->g, ref->op, &s, &c))
         return ref_malformed(ref->op, "its types or attributes are not those of the operation");
-    VTRN_RETURN_IF_ERROR(allocate(r, ref, &s, &c, &tmp));
+    const size_t n_bytes = place(r, &s, NULL, &c, &tmp);
+    char *block = ref_block_take(n_bytes);
+    if (!block)
+        return VTRN_OUT_OF_MEMORY(n_bytes);
+    place(r, &s, block, &c, &tmp);
+    memset(c.work, 0, (size_t)(block + n_bytes - (char *)c.work));
     for (int64_t i = 0; i < s.n_matrices; i++)
         run_one(r, ref, &s, i, &c, tmp);
+    ref_block_give(block);
     return NULL;
 }
 
