@@ -133,16 +133,21 @@ enum { PIECE_BYTES = 16 };
 #endif
 enum { N_PIECES = ALU_LANES * (int)sizeof(float) / PIECE_BYTES };
 typedef float piece_f __attribute__((vector_size(PIECE_BYTES), aligned(4), may_alias));
-typedef int32_t piece_i __attribute__((vector_size(PIECE_BYTES), aligned(4), may_alias));
 typedef struct __attribute__((may_alias)) lanes_f {
     piece_f piece[N_PIECES];
 } lanes_f;
 
-#define BLEND(mask, x, y) ((piece_f)(((mask) & (piece_i)(x)) | (~(mask) & (piece_i)(y))))
-#define LANES_AND(x, m)   ((piece_f)((piece_i)(x) & (m)))
-#define LANES_OR(x, m)    ((piece_f)((piece_i)(x) | (m)))
-#define LANES_ABS(x)      ((piece_f)((piece_i)(x)&0x7fffffff))
-#define LANES_ONE_IF(m)   ((piece_f)((m)&0x3f800000))
+/* Four lanes, of which every level has vectors. */
+typedef float quad_f __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* On vectors of either length. */
+#define BITS_OF(x) ((__typeof__((x) == (x)))(x))
+#define BLEND(mask, x, y)                                                                          \
+    ((__typeof__(x))(((mask) & (__typeof__(mask))(x)) | (~(mask) & (__typeof__(mask))(y))))
+#define LANES_AND(x, m) ((__typeof__(x))(BITS_OF(x) & (m)))
+#define LANES_OR(x, m)  ((__typeof__(x))(BITS_OF(x) | (m)))
+#define LANES_ABS(x)    ((__typeof__(x))(BITS_OF(x) & 0x7fffffff))
+#define LANES_ONE_IF(m) ((__typeof__(acc))((m)&0x3f800000))
 
 /* Reductions: M(enum, identity, acc op x on lanes, x op y on one). The identity leaves every value
  * as it is, -0 and NaN included. */
@@ -150,9 +155,9 @@ typedef struct __attribute__((may_alias)) lanes_f {
     M(ADD, -0.0f, acc + v, x + y)                                                                  \
     M(MULTIPLY, 1.0f, acc *v, x *y)                                                                \
     M(MAX, -INFINITY,                                                                              \
-      LANES_AND(BLEND((acc > v) | (acc != acc), acc, v), (piece_i)acc | ~(acc == v)),              \
+      LANES_AND(BLEND((acc > v) | (acc != acc), acc, v), BITS_OF(acc) | ~(acc == v)),              \
       maximum(x, y))                                                                               \
-    M(MIN, INFINITY, LANES_OR(BLEND((acc < v) | (acc != acc), acc, v), (piece_i)acc &(acc == v)),  \
+    M(MIN, INFINITY, LANES_OR(BLEND((acc < v) | (acc != acc), acc, v), BITS_OF(acc) & (acc == v)), \
       minimum(x, y))                                                                               \
     M(ABS_MAX, 0.0f,                                                                               \
       BLEND((LANES_ABS(acc) > LANES_ABS(v)) | (acc != acc), LANES_ABS(acc), LANES_ABS(v)),         \
@@ -222,14 +227,13 @@ typedef struct __attribute__((may_alias)) lanes_f {
             JOIN(*all, *(const lanes_f *)sums[0], lanes_expr);                                     \
         }                                                                                          \
     }                                                                                              \
+    static inline quad_f quad_##E(quad_f acc, quad_f v) {                                          \
+        return lanes_expr;                                                                         \
+    }                                                                                              \
     static inline float end_##E(const float lanes[ALU_LANES]) {                                    \
-        float t[ALU_LANES / 2];                                                                    \
-        for (int l = 0; l < 8; l++)                                                                \
-            t[l] = one_##E(lanes[l], lanes[l + 8]);                                                \
-        for (int half = 4; half; half /= 2)                                                        \
-            for (int l = 0; l < half; l++)                                                         \
-                t[l] = one_##E(t[l], t[l + half]);                                                 \
-        return t[0];                                                                               \
+        const quad_f *x = (const quad_f *)lanes;                                                   \
+        const quad_f t = quad_##E(quad_##E(x[0], x[2]), quad_##E(x[1], x[3]));                     \
+        return one_##E(one_##E(t[0], t[2]), one_##E(t[1], t[3]));                                  \
     }                                                                                              \
     static void reduce_add_##E(float lanes[ALU_LANES], const float *x, size_t n) {                 \
         add_##E(lanes, x, n);                                                                      \
