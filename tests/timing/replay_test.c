@@ -627,6 +627,57 @@ static void a_replay_gives_the_same_times_each_time(void **state) {
     timing_result_free(&result);
 }
 
+/* Cuts the program's streams into three blocks, whose instructions wait for nothing. */
+static void cut_in_three(vtrn_block blocks[3]) {
+    for (uint32_t i = 0; i < t.n_added; i++)
+        t.added[i].n_waits = 0;
+    tiny_finish(&t);
+    memset(blocks, 0, 3 * sizeof *blocks);
+    for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
+        for (uint32_t b = 0, n = t.block.count[e]; b < 3; b++) {
+            blocks[b].first[e] = t.block.first[e] + b * n / 3;
+            blocks[b].count[e] = (b + 1) * n / 3 - b * n / 3;
+        }
+    t.program.blocks = blocks;
+    t.program.n_blocks = 3;
+}
+
+static void blocks_that_are_kept_take_what_they_took_to_the_last_bit(void **state) {
+    (void)state;
+    static const char *const names[] = {"trn1", "inf2", "trn2", "trn3"};
+    uint64_t seed = 0x9e3779b97f4a7c15u;
+    int n_kept = 0;
+    for (int round = 0; round < 40; round++) {
+        vtrn_chip chip;
+        assert_null(chip_load(names[round % 4], &chip));
+        random_program(&seed);
+        vtrn_block blocks[3];
+        cut_in_three(blocks);
+        if (round % 8 >= 4) /* windows of the PE array make no difference to other blocks */
+            blocks[1].count[VTRN_ENGINE_TENSOR] = 0;
+        uint32_t trace[12];
+        for (int i = 0; i < 12; i++)
+            trace[i] = random_u32(&seed) % 3;
+        timing_model *model;
+        assert_null(timing_prepare(&chip, &t.program, &model));
+        kept_blocks kept = {NULL};
+        const timing_options options[] = {
+            {.want_intervals = true}, {.kept = &kept}, {.kept = &kept}, {.kept = NULL}};
+        timing_summary first;
+        for (int i = 0; i < 4; i++) {
+            assert_null(timing_run(model, trace, 12, &options[i], &result));
+            if (i == 0)
+                first = result.summary;
+            assert_memory_equal(&first, &result.summary, sizeof first);
+            timing_result_free(&result);
+        }
+        n_kept += kept.blocks != NULL;
+        kept_blocks_free(&kept);
+        timing_model_destroy(model);
+    }
+    assert_true(n_kept > 20);
+}
+
 static void malformed_programs_and_traces_are_refused(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -736,6 +787,7 @@ int main(void) {
         cmocka_unit_test(busy_time_never_exceeds_the_total),
         cmocka_unit_test(every_queue_keeps_its_order_and_every_wait_is_kept),
         cmocka_unit_test(a_replay_gives_the_same_times_each_time),
+        cmocka_unit_test(blocks_that_are_kept_take_what_they_took_to_the_last_bit),
         cmocka_unit_test(malformed_programs_and_traces_are_refused),
         cmocka_unit_test(random_bytes_are_timed_or_refused_but_never_crash),
         cmocka_unit_test(a_chip_without_published_numbers_is_refused),
