@@ -17,11 +17,25 @@ typedef struct adder {
     tile spare[2], zero;
     int64_t first_number;
     psum_banks banks;
+    bool is_side_by_side; /* parts, and their sums in a bank, lie k->cols columns apart */
     int flip;
 } adder;
 
 static vtrn_status next_sums(adder *s, tile *psum) {
-    return psum_next(s->e, &s->banks, s->k->n_parts, psum);
+    VTRN_RETURN_IF_ERROR(psum_next(s->e, &s->banks, s->is_side_by_side ? 1 : s->k->n_parts, psum));
+    for (int i = 1; i < s->k->n_parts && s->is_side_by_side; i++) {
+        psum[i] = psum[0];
+        psum[i].addr += i * s->k->cols * (int64_t)sizeof(float);
+    }
+    return NULL;
+}
+
+/* All parts, or all their sums, of which ap is the first. */
+static vtrn_ap all_parts(const adder *s, vtrn_ap ap) {
+    ap.n_dims = 2;
+    ap.dim[1] = ap.dim[0];
+    ap.dim[0] = (vtrn_dim){(int32_t)s->k->cols, (uint32_t)s->k->n_parts};
+    return ap;
 }
 
 /* The parts of the updates in buffer b. */
@@ -48,18 +62,23 @@ typedef struct update_block {
     uint32_t rows, n_sums, n_cols;
 } update_block;
 
-/* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col]; flags of the matmuls */
+/* psum[part][m, col] (+)= sum over k of hot[k, m] * update[k, col], by one matmul where parts lie
+ * side by side; flags of the matmuls */
 static vtrn_status sum_up(adder *s, const update_block *u, const tile *psum, uint8_t flags) {
     emitter *e = s->e;
     EMIT(weights, e, LDWEIGHTS, TENSOR);
     weights->ap[1] = tile_ap(&s->hot[u->b], u->rows, u->n_sums);
     vtrn_ap moving[MAX_SUM_PARTS];
     VTRN_RETURN_IF_ERROR(split(s, u->b, u->rows, u->n_cols, moving));
-    for (int i = 0; i < s->k->n_parts; i++) {
+    for (int i = 0; i < (s->is_side_by_side ? 1 : s->k->n_parts); i++) {
         EMIT(sum, e, MATMUL, TENSOR);
         sum->ap[0] = tile_ap(&psum[i], u->n_sums, u->n_cols);
         sum->ap[1] = moving[i];
         sum->flags = flags;
+        if (!s->is_side_by_side)
+            continue;
+        sum->ap[0] = all_parts(s, sum->ap[0]);
+        sum->ap[1] = all_parts(s, sum->ap[1]);
     }
     return NULL;
 }
@@ -203,6 +222,19 @@ static tile tile_of(adder *s, uint8_t dtype, int64_t n_elements) {
     return (tile){.space = VTRN_SPACE_SBUF, .dtype = dtype, .addr = emit_sbuf_alloc(s->e, n_bytes)};
 }
 
+/* The updates of buffer b, and their parts; part 0 of floats is the updates themselves. */
+static void place_parts(adder *s, int b) {
+    const uint8_t in = s->k->moving_dtype;
+    tile all = {0};
+    if (s->is_side_by_side)
+        all = tile_of(s, in, s->k->n_parts * s->k->cols);
+    for (int i = 0; i < s->k->n_parts; i++) {
+        s->part[b][i] = s->is_side_by_side ? all : tile_of(s, in, s->k->cols);
+        all.addr += s->k->cols * (int64_t)dtype_size((vtrn_dtype)in);
+    }
+    s->update[b] = s->k->is_int ? tile_of(s, s->k->updates.dtype, s->k->cols) : s->part[b][0];
+}
+
 static vtrn_status place_tiles(adder *s) {
     const kernel_row_scatter *spec = s->k;
     VTRN_RETURN_IF_ERROR(psum_take(s->e, s->e->chip->n_psum_banks, &s->banks));
@@ -210,15 +242,14 @@ static vtrn_status place_tiles(adder *s) {
     int64_t cols = spec->cols;
     if (!spec->is_long)
         s->numbers = tile_of(s, VTRN_DTYPE_INT32, spec->n_numbers);
+    s->is_side_by_side = spec->n_parts > 1 && spec->n_parts * cols <= psum_cols(s->e->chip);
     for (int b = 0; b < 2; b++) {
         if (spec->is_long)
             s->others[b] = tile_of(s, VTRN_DTYPE_INT32, tile_max_rows(s->e->chip));
         s->index[b] = tile_of(s, VTRN_DTYPE_INT32, 1);
         s->hot[b] = tile_of(s, in, tile_max_rows(s->e->chip));
-        s->update[b] = tile_of(s, s->k->updates.dtype, cols);
         s->result[b] = tile_of(s, out, cols);
-        for (int i = 0; i < s->k->n_parts; i++)
-            s->part[b][i] = i || s->k->is_int ? tile_of(s, in, cols) : s->update[b];
+        place_parts(s, b);
     }
     if (s->k->n_parts == 1)
         return NULL;
