@@ -119,11 +119,18 @@ static inline void swap(int64_t n, scalar *restrict x, scalar *restrict y) {
     }
 }
 
+/* Of numbers, neither of which is NaN: fmax is a call. */
+static inline double larger(double x, double y) {
+    return x > y ? x : y;
+}
+
 /* The largest magnitude of a real or imaginary part. */
 static inline double largest_part(int64_t n, const scalar *x) {
     double largest = 0;
-    for (int64_t i = 0; i < n; i++)
-        largest = fmax(largest, fmax(fabs(real_part(x[i])), fabs(imag_part(x[i]))));
+    for (int64_t i = 0; i < n; i++) {
+        largest = larger(largest, fabs(real_part(x[i])));
+        largest = larger(largest, fabs(imag_part(x[i])));
+    }
     return largest;
 }
 
