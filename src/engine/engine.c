@@ -1,6 +1,7 @@
 /* The table of op functions, and what an op may rely on: row shapes. */
 #include "engine/engine.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const engine_fn engine_table[VTRN_OP_COUNT] = {
@@ -53,6 +54,48 @@ bool engine_are_rows_apart(const vtrn_instr *instr, int ap_i) {
            d->partition + d->n_partitions <= a->partition;
 }
 
+/* Bytes of a row that repeat at every multiple of `period` from `first` on: [first, first + size),
+ * if all dims are multiples of it but those of one run of adjacent elements. */
+typedef struct comb {
+    int64_t first, size;
+    uint64_t period; /* 0: there is one run */
+} comb;
+
+static uint64_t greatest_divisor(uint64_t a, uint64_t b) {
+    while (b) {
+        const uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static comb comb_of(const vtrn_ap *ap) {
+    vtrn_dim d[VTRN_MAX_FREE_DIMS];
+    int n = engine_ap_merge(ap, d);
+    comb c = {.first = ap->addr, .size = (int64_t)dtype_size(ap->dtype)};
+    const int64_t element = c.size, last_step = d[n - 1].step;
+    if (last_step == 1 || last_step == -1) {
+        c.size *= d[--n].num;
+        c.first -= last_step < 0 ? c.size - element : 0;
+    }
+    for (int i = 0; i < n; i++)
+        if (d[i].num > 1)
+            c.period = greatest_divisor(c.period, (uint64_t)llabs(d[i].step * element));
+    return c;
+}
+
+/* Whether the two lie side by side in each period, as the even and the odd elements of a row do. */
+static bool are_interleaved(const vtrn_ap *a, const vtrn_ap *b) {
+    const comb x = comb_of(a), y = comb_of(b);
+    const int64_t period = (int64_t)greatest_divisor(x.period, y.period);
+    if (period == 0)
+        return false;
+    int64_t apart = (y.first - x.first) % period;
+    apart += apart < 0 ? period : 0;
+    return x.size <= apart && apart + y.size <= period;
+}
+
 unsigned engine_crossed(const vtrn_instr *instr) {
     const vtrn_ap *to = &instr->ap[0];
     int64_t lo, hi, to_lo, to_hi;
@@ -64,7 +107,7 @@ unsigned engine_crossed(const vtrn_instr *instr) {
             continue;
         isa_ap_extent(ap, &lo, &hi);
         if (lo < to_hi && to_lo < hi && ap->partition < to->partition + to->n_partitions &&
-            to->partition < ap->partition + ap->n_partitions)
+            to->partition < ap->partition + ap->n_partitions && !are_interleaved(to, ap))
             crossed |= 1u << i;
     }
     return crossed;

@@ -267,11 +267,64 @@ static void copies_between_memories_are_the_same(void **state) {
     rig_destroy(r);
 }
 
+static vtrn_ap random_row(void) {
+    static const vtrn_dtype sizes[] = {VTRN_DTYPE_FP32, VTRN_DTYPE_BF16, VTRN_DTYPE_UINT8};
+    vtrn_ap ap = {.space = VTRN_SPACE_SBUF,
+                  .dtype = (uint8_t)sizes[rig_below(&seed, 3)],
+                  .n_dims = (uint8_t)(1 + rig_below(&seed, 3)),
+                  .n_partitions = 1,
+                  .partition_step = 1,
+                  .addr = 512 + 4 * rig_below(&seed, 8)};
+    for (int d = 0; d < ap.n_dims; d++)
+        ap.dim[d] = (vtrn_dim){(int32_t)rig_below(&seed, 13) - 4, 1 + rig_below(&seed, 4)};
+    if (rig_below(&seed, 2))
+        ap.dim[ap.n_dims - 1].step = rig_below(&seed, 4) ? 1 : -1;
+    return ap;
+}
+
+/* Sets a mark at each byte of the row that the operand names. */
+static void mark_bytes(const vtrn_ap *ap, uint8_t marks[1024]) {
+    const size_t size = dtype_size((vtrn_dtype)ap->dtype);
+    uint32_t n = 1;
+    for (int d = 0; d < ap->n_dims; d++)
+        n *= ap->dim[d].num;
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t at = ap->addr;
+        for (uint32_t d = ap->n_dims, left = i; d-- > 0; left /= ap->dim[d].num)
+            at += left % ap->dim[d].num * (int64_t)ap->dim[d].step * (int64_t)size;
+        memset(marks + at, 1, size);
+    }
+}
+
+static void operands_cross_where_they_share_bytes(void **state) {
+    (void)state;
+    int n_interleaved = 0;
+    for (int round = 0; round < 20000; round++) {
+        vtrn_instr in = {.ap = {random_row(), random_row()}};
+        uint8_t to[1024] = {0}, from[1024] = {0};
+        int64_t lo[2], hi[2];
+        bool shares = false;
+        mark_bytes(&in.ap[0], to);
+        mark_bytes(&in.ap[1], from);
+        for (int i = 0; i < 1024; i++)
+            shares |= to[i] && from[i];
+        for (int i = 0; i < 2; i++)
+            isa_ap_extent(&in.ap[i], &lo[i], &hi[i]);
+        bool crosses = engine_crossed(&in);
+        if (shares && !isa_ap_is_same(&in.ap[0], &in.ap[1]))
+            assert_true(crosses);
+        n_interleaved +=
+            !crosses && lo[0] < hi[1] && lo[1] < hi[0] && !isa_ap_is_same(&in.ap[0], &in.ap[1]);
+    }
+    assert_true(n_interleaved > 50); /* what is tested does happen */
+}
+
 int main(void) {
     seed = test_seed();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_operation_gives_the_bits_of_the_general_path),
         cmocka_unit_test(copies_between_memories_are_the_same),
+        cmocka_unit_test(operands_cross_where_they_share_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
