@@ -128,10 +128,11 @@ vtrn_status cell_find_kept(arena *a, const vtrn_program *program, uint32_t n_col
     const size_t n_cells = (size_t)n_columns * CELL_GROUPS;
     if (program->n_blocks < 2)
         return NULL;
-    kept_search s = {program,
-                     kept_rows,
-                     {ARENA_NEW(a, uint16_t, n_cells), ARENA_NEW(a, uint64_t, n_cells * CELL_ROWS),
-                      ARENA_NEW(a, bool, n_columns)}};
+    kept_search s = {.program = program};
+    s.kept_rows = kept_rows;
+    s.written = (written_bytes){.whole = ARENA_NEW(a, uint16_t, n_cells),
+                                .part = ARENA_NEW(a, uint64_t, n_cells * CELL_ROWS),
+                                .has_parts = ARENA_NEW(a, bool, n_columns)};
     written_bytes *w = &s.written;
     if (!w->whole || !w->part || !w->has_parts)
         return VTRN_OUT_OF_MEMORY(n_cells * CELL_ROWS * sizeof *w->part);

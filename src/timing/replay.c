@@ -348,7 +348,7 @@ static bool is_at_rest(const replay_state *r) {
 static vtrn_status run_block(timing_walk *w, bool may_keep) {
     replay_state *r = &w->state;
     const uint32_t block_i = w->trace[w->at];
-    kept_block done;
+    kept_block done = {.is_there = false};
     if (!w->is_inside)
         begin_block(r, block_i);
     w->is_inside = run_heads(r, &w->is_met);

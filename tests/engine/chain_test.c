@@ -317,7 +317,7 @@ static void deal_in_two(const draft *d, rig *r, vtrn_block blocks[2]) {
 static bool is_sbuf_equal(const rig *a, const rig *b) {
     for (int p = 0; p < 128; p++)
         if (memcmp(a->core.sbuf.base + (size_t)p * a->core.sbuf.stride,
-                   b->core.sbuf.base + (size_t)p * b->core.sbuf.stride, N_KINDS * AREA_BYTES))
+                   b->core.sbuf.base + (size_t)p * b->core.sbuf.stride, N_KINDS * AREA_BYTES) != 0)
             return false;
     return true;
 }
