@@ -206,8 +206,7 @@ static bool run_block_alone(execution *x, const engine_block_plan *block, place 
         if (op && x->run->is_outline && !small_is_for_outline(op))
             continue;
         if (op) {
-            for (int row = 0; row < op->n_rows; row++)
-                op->run(op, &small, row);
+            small_run(op, &small);
             continue;
         }
         if (x->run->is_outline)

@@ -13,6 +13,8 @@ enum {
     SMALL_MAX_OUTLINE_ROWS = 16,
     /* Rows of less are gathered into one where there are several of them. */
     SMALL_LEAST_ELEMENTS = 16,
+    SMALL_ROWS_AHEAD = 4,    /* rows that are asked for before their turn */
+    SMALL_MOST_ASKED = 1024, /* bytes of an operand's row */
 };
 
 /* Where memories lie in this execution, by vtrn_space. */
@@ -63,9 +65,30 @@ struct small_op {
     packing pack[VTRN_MAX_AP]; /* the last: read only where something is packed */
 };
 
+/* Asks the caches for the operands' lines of a row. */
+static inline void small_ask_for(const small_op *op, const small_context *c, int row) {
+    const int64_t n_bytes = op->n < SMALL_MOST_ASKED / 4 ? (int64_t)op->n * 4 : SMALL_MOST_ASKED;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (op->space[i] == VTRN_SPACE_NONE || op->space[i] == VTRN_SPACE_HBM)
+            continue;
+        const uint8_t *at = c->base[op->space[i]] + op->at[i] + row * op->pitch[i];
+        for (int64_t k = 0; k < n_bytes; k += 64)
+            __builtin_prefetch(at + k, 1);
+    }
+}
+
 /* What is to be kept of an op. */
 static inline size_t small_bytes(const small_op *op) {
     return op->packed ? sizeof *op : offsetof(small_op, pack);
+}
+
+/* All rows. Rows are a partition apart, too far for the host to see the next one coming. */
+static inline void small_run(const small_op *op, const small_context *c) {
+    for (int row = 0; row < op->n_rows; row++) {
+        if (row + SMALL_ROWS_AHEAD < op->n_rows)
+            small_ask_for(op, c, row + SMALL_ROWS_AHEAD);
+        op->run(op, c, row);
+    }
 }
 
 /* Work so small that counters and conditions of loops may be what it computes. */
