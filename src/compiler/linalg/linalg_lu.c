@@ -3,8 +3,9 @@
 #include "compiler/linalg/linalg_routines.h"
 
 enum {
-    PANEL = 32, /* columns whose updates a column takes while it is in the cache */
-    GROUP = 4,  /* of these at once, while an element is in a register */
+    PANEL = 32,  /* columns whose updates a column takes while it is in the cache */
+    GROUP = 4,   /* of these at once, while an element is in a register */
+    ABREAST = 4, /* columns that take them together */
 };
 
 static int64_t lesser(int64_t a, int64_t b) {
@@ -62,34 +63,33 @@ static void eliminate_group(const scalar *a, int64_t m, int64_t k, scalar *restr
     }
 }
 
-/* The same for the columns y and the one behind it, for which elements of x are read once. */
-static void eliminate_group_of_two(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
-    scalar factor[2][GROUP];
+/* The same for ABREAST columns from y on, for which elements of x are read once. */
+static void eliminate_group_abreast(const scalar *a, int64_t m, int64_t k, scalar *restrict y) {
+    scalar factor[ABREAST][GROUP];
     const scalar *restrict x = a + k * m;
-    scalar *restrict z = y + m;
-    eliminate_top(a, m, k, y, factor[0]);
-    eliminate_top(a, m, k, z, factor[1]);
+    for (int c = 0; c < ABREAST; c++)
+        eliminate_top(a, m, k, y + c * m, factor[c]);
     for (int64_t i = k + GROUP; i < m; i++) {
-        scalar sum[2] = {y[i], z[i]};
-        for (int g = 0; g < GROUP; g++) {
-            const scalar xi = x[g * m + i];
-            sum[0] += times(factor[0][g], xi);
-            sum[1] += times(factor[1][g], xi);
-        }
-        y[i] = sum[0];
-        z[i] = sum[1];
+        scalar sum[ABREAST];
+        for (int c = 0; c < ABREAST; c++)
+            sum[c] = y[c * m + i];
+        for (int g = 0; g < GROUP; g++)
+            for (int c = 0; c < ABREAST; c++)
+                sum[c] += times(factor[c][g], x[g * m + i]);
+        for (int c = 0; c < ABREAST; c++)
+            y[c * m + i] = sum[c];
     }
 }
 
-/* Takes columns [k, end) from n_columns columns from y on, 1 or 2. */
+/* Takes columns [k, end) from n_columns columns from y on, 1 or ABREAST. */
 static void eliminate_panel(const scalar *a, int64_t m, int64_t k, int64_t end, scalar *y,
                             int n_columns) {
     while (k < end) {
         bool is_group = k + GROUP <= end;
         for (int g = 0; g < GROUP && is_group; g++)
             is_group = a[(k + g) * m + k + g] != 0;
-        if (is_group && n_columns == 2)
-            eliminate_group_of_two(a, m, k, y);
+        if (is_group && n_columns == ABREAST)
+            eliminate_group_abreast(a, m, k, y);
         else if (is_group)
             eliminate_group(a, m, k, y);
         for (int c = 0; c < n_columns && !is_group; c++)
@@ -114,8 +114,11 @@ void LINALG(lu)(void *matrix, int64_t m, int64_t n, int64_t *pivots) {
             for (int64_t k = first; (j < first || j >= end) && k < end; k++)
                 if (pivots[k] != k)
                     swap(1, a + j * m + k, a + j * m + pivots[k]);
-        for (int64_t j = end; j < n; j += 2)
-            eliminate_panel(a, m, first, end, a + j * m, j + 1 < n ? 2 : 1);
+        int64_t j = end;
+        for (; j + ABREAST <= n; j += ABREAST)
+            eliminate_panel(a, m, first, end, a + j * m, ABREAST);
+        for (; j < n; j++)
+            eliminate_panel(a, m, first, end, a + j * m, 1);
     }
 }
 
