@@ -18,6 +18,10 @@ enum {
     MAX_ELEMENT_BYTES = 16,
     LINE = 64,     /* bytes that a cache takes at once */
     LEAST_RUN = 4, /* elements; of shorter runs the general way is as fast */
+    /* Elements of a stationary tile in which ones are looked for, and of a moving tile whose
+     * product takes long enough for what is behind it to be asked for. */
+    LEAST_SEARCHED = 1024,
+    LEAST_ASKING = 2048,
 };
 _Static_assert(ENGINE_PE_ROWS *CHUNK * sizeof(float) <= ENGINE_SCRATCH_BYTES, "a chunk fits");
 _Static_assert(4 * ENGINE_PE_ROWS * STRIP * sizeof(float) <= ENGINE_SCRATCH_BYTES, "an MX strip");
@@ -163,7 +167,7 @@ static void find_ones(engine_core *core, int n_k, int first, int end) {
     for (int m = first / BLOCK; m * BLOCK < end; m++) {
         tensor_ones *ones = &core->regs->pe_ones[m];
         ones->is_valid = false;
-        if (end - first > 1)
+        if (end - first > 1 && n_k * (end - first) >= LEAST_SEARCHED)
             kernels->find_ones(core->regs->pe_weights + (size_t)m * TENSOR_PANEL_STRIDE, n_k, ones);
     }
 }
@@ -349,6 +353,8 @@ static tensor_ahead ahead_of(const product *p, const vtrn_ap *tile, uint64_t fro
 static tensor_coming coming_of(const product *p) {
     const vtrn_instr *const *coming = p->core->regs->pe[p->thread_i].coming;
     tensor_coming out = {.moving.n_rows = 0};
+    if (p->n_k * isa_ap_free_size(&p->instr->ap[1]) < LEAST_ASKING)
+        return out;
     for (int i = 0; i < ENGINE_COMING && coming[i]; i++) {
         const vtrn_ap *tile = &coming[i]->ap[1];
         bool is_weights = coming[i]->opcode == VTRN_OP_LDWEIGHTS;
