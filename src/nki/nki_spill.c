@@ -385,9 +385,11 @@ static int by_place(const void *a, const void *b) {
 static vtrn_status insert(spilling *p) {
     nki_session *s = p->s;
     uint32_t n = s->n_list + p->n_edits, at = 0, next = 0, meet = 0;
-    nki_issued *list = malloc(((size_t)n + 1) * sizeof *list);
+    /* No smaller than the list that is there: what was kept of it may return (nki_place.c). */
+    uint32_t cap = n < s->cap_list ? s->cap_list : n + 1;
+    nki_issued *list = malloc((size_t)cap * sizeof *list);
     if (!list)
-        return VTRN_OUT_OF_MEMORY(n * sizeof *list);
+        return VTRN_OUT_OF_MEMORY(cap * sizeof *list);
     if (p->n_edits)
         qsort(p->edits, p->n_edits, sizeof *p->edits, by_place);
     for (uint32_t k = 0; k < s->n_list; k++) {
@@ -404,7 +406,7 @@ static vtrn_status insert(spilling *p) {
     free(s->list);
     s->list = list;
     s->n_list = n;
-    s->cap_list = n + 1;
+    s->cap_list = cap;
     nki_note_uses(s);
     return NULL;
 }

@@ -301,9 +301,27 @@ static uint32_t width_of(const turns *t) {
     return n > t->n_turns ? t->n_turns : (uint32_t)n;
 }
 
+/* Whether a turn reads elements on chip that the next one reads, too, but not the same, as a window
+ * that slides over a row. Such turns were measured as one by one (ACOMP-033 to 036: 131,072
+ * instructions of 61 ns, which is their least interval). */
+static bool slides(const turns *t) {
+    for (uint32_t i = 0; i < t->n_instrs; i++)
+        for (int k = 0; k < VTRN_MAX_AP; k++) {
+            const nki_issued *issued = at(t, 0, i);
+            int64_t step;
+            if (issued->operand[k] && issued->operand[k]->storage.space != VTRN_SPACE_HBM &&
+                access_is_read(&issued->instr, k) && step_of(t, i, k, 0, t->n_turns, &step) &&
+                step && !is_apart(&issued->instr.ap[k], step, t->n_turns))
+                return true;
+        }
+    return false;
+}
+
 /* Finds what becomes one instruction; false: nothing. */
 static bool find_merges(turns *t) {
     bool is_any = false;
+    if (slides(t))
+        return false;
     for (uint32_t u = 0; u < t->n_units; u++) {
         unit *found = &t->units[u];
         const nki_issued *issued = at(t, 0, found->at);
