@@ -20,8 +20,9 @@ typedef struct walked {
     nki_map written;     /* elements that instructions have written so far */
     uint32_t first_use;  /* in spilling.use */
     uint32_t n_uses, n_used;
-    uint32_t last_write; /* instruction that changed what the scratch has; NOT_THERE: none did */
-    uint32_t there_i;    /* in spilling.there */
+    uint32_t last_write;  /* instruction that changed what the scratch has; NOT_THERE: none did */
+    uint64_t last_reload; /* as edit.at */
+    uint32_t there_i;     /* in spilling.there */
 } walked;
 
 /* A transfer to be inserted. */
@@ -31,18 +32,25 @@ typedef struct edit {
     nki_issued issued;
 } edit;
 
+/* A place in HBM that the tile which was saved there no longer needs. */
+typedef struct idle_scratch {
+    nki_record *scratch; /* NULL: taken again */
+    uint64_t at;         /* of its last reload, as in edit */
+} idle_scratch;
+
 typedef struct spilling {
     nki_session *s;
     vtrn_space space;
     int core;
     uint64_t align;
     uint64_t budget, in_use; /* bytes of a partition */
+    uint64_t largest;        /* of the tiles that were saved */
     walked *tiles;           /* [n_records] */
     uint32_t n_tiles;
     uint32_t *use;   /* numbers of instructions, tile after tile */
     uint32_t *there; /* tiles in SBUF */
     uint32_t n_there;
-    nki_record **idle; /* scratches whose tiles are over, the oldest first */
+    idle_scratch *idle; /* whose tiles are over, the oldest first */
     uint32_t n_idle, first_idle, cap_idle;
     edit *edits;
     uint32_t n_edits, cap_edits;
@@ -130,16 +138,19 @@ static vtrn_status add_part(spilling *p, const walked *t, vtrn_space space, nki_
 }
 
 /* One that was used before where its size is the tile's: HBM is reused as SBUF is. The oldest,
- * whose reload is over first. */
-static vtrn_status take_scratch(spilling *p, walked *t) {
+ * whose reload is over first, and before what the tile now has is saved at `at`. */
+static vtrn_status take_scratch(spilling *p, walked *t, uint64_t at) {
     if (p->space == VTRN_SPACE_PSUM) /* SBUF has places for each in turn */
         return add_part(p, t, VTRN_SPACE_SBUF, &t->scratch);
-    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++)
-        if (p->idle[i] && p->idle[i]->storage.n_bytes == t->now->storage.n_bytes) {
-            t->scratch = p->idle[i];
-            p->idle[i] = NULL;
+    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++) {
+        idle_scratch *idle = &p->idle[i];
+        if (idle->scratch && idle->at < at &&
+            idle->scratch->storage.n_bytes == t->now->storage.n_bytes) {
+            t->scratch = idle->scratch;
+            idle->scratch = NULL;
         }
-    while (p->first_idle < p->n_idle && !p->idle[p->first_idle])
+    }
+    while (p->first_idle < p->n_idle && !p->idle[p->first_idle].scratch)
         p->first_idle++;
     return t->scratch ? NULL : nki_scratch_add(p->s, &t->now->storage, &t->scratch);
 }
@@ -149,7 +160,7 @@ static vtrn_status give_scratch(spilling *p, walked *t) {
         return NULL;
     if (!array_grow((void **)&p->idle, p->n_idle, &p->cap_idle, sizeof *p->idle))
         return VTRN_OUT_OF_MEMORY(p->n_idle * sizeof *p->idle);
-    p->idle[p->n_idle++] = t->scratch;
+    p->idle[p->n_idle++] = (idle_scratch){t->scratch, t->last_reload};
     return NULL;
 }
 
@@ -222,8 +233,9 @@ static vtrn_status add_transfer(spilling *p, const walked *t, uint64_t at, bool 
 /* The tile leaves after what has named it so far. */
 static vtrn_status evict(spilling *p, walked *t) {
     if (t->last_write != NOT_THERE) {
-        VTRN_RETURN_IF_ERROR(take_scratch(p, t));
-        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)t->last_write + 1, true));
+        uint64_t at = 2 * (uint64_t)t->last_write + 1;
+        VTRN_RETURN_IF_ERROR(take_scratch(p, t, at));
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, at, true));
         nki_record *first = p->s->records[t - p->tiles];
         /* The save reads all of the tile. */
         first->is_filled |= t->written.n_set < t->written.n_bytes;
@@ -296,7 +308,8 @@ static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
         t->written.n_bytes = tile->storage.n_bytes;
     } else {
         VTRN_RETURN_IF_ERROR(add_part(p, t, p->space, &t->now));
-        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)k, false));
+        t->last_reload = 2 * (uint64_t)k;
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, t->last_reload, false));
     }
     enter(p, t);
     return NULL;
