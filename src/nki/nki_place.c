@@ -549,27 +549,32 @@ static vtrn_status place_reused(placing *p, const nki_finish_options *o, const p
  * of what does not fit without, which stays where this is no help. */
 static vtrn_status place_spilled(placing *p, const nki_finish_options *o, const placing *fresh,
                                  vtrn_status why) {
-    enum { PARTS = 32, LEAST = 8 }; /* the budget's steps, in parts of the memory */
+    /* The budget's steps, in parts of the memory. With the first ones tiles have to take turns:
+     * where each lies as low as it can, one's reload waits for the last reader of another. */
+    enum { PARTS = 32, LEAST_LOOSE = 24, LEAST = 8 };
     nki_session *s = p->s;
     kept_list kept;
     vtrn_status status = list_keep(s, &kept);
     bool is_placed = false;
-    for (uint64_t n = PARTS; n >= LEAST && !status && !is_placed; n--) {
-        bool fits;
-        status = nki_spill(s, fresh->space, fresh->core, fresh->limit * n / PARTS, &fits);
-        *p = *fresh;
-        p->may_share = true;
-        if (!status && fits) {
-            status = place_tiles(p, o);
-            is_placed = !status;
-            if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
-                vtrn_status_free(status);
-                status = NULL;
+    for (int may_be_tight = 0; may_be_tight < 2; may_be_tight++)
+        for (uint64_t n = PARTS; n >= (may_be_tight ? LEAST : LEAST_LOOSE); n--) {
+            bool fits;
+            if (status || is_placed)
+                break;
+            status = nki_spill(s, fresh->space, fresh->core, fresh->limit * n / PARTS, &fits);
+            *p = *fresh;
+            p->may_share = true;
+            if (!status && fits) {
+                status = place_tiles(p, o);
+                is_placed = !status && (may_be_tight || !p->is_tight);
+                if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+                    vtrn_status_free(status);
+                    status = NULL;
+                }
             }
+            if (!is_placed)
+                list_restore(s, &kept);
         }
-        if (!is_placed)
-            list_restore(s, &kept);
-    }
     list_free(&kept);
     if (!is_placed && !status)
         return why;

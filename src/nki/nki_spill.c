@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOT_THERE = UINT32_MAX };
+enum {
+    NOT_THERE = UINT32_MAX,
+    RELOAD_AHEAD = 16 /* instructions by which a reload may be earlier than its reader */
+};
 
 /* A tile while the list is walked. */
 typedef struct walked {
@@ -44,7 +47,6 @@ typedef struct spilling {
     int core;
     uint64_t align;
     uint64_t budget, in_use; /* bytes of a partition */
-    uint64_t largest;        /* of the tiles that were saved */
     walked *tiles;           /* [n_records] */
     uint32_t n_tiles;
     uint32_t *use;   /* numbers of instructions, tile after tile */
@@ -387,6 +389,77 @@ static vtrn_status walk(spilling *p, bool *out_fits) {
     return NULL;
 }
 
+/* Bytes of a partition that the list's instructions leave, each by itself; NULL: no memory. */
+static uint64_t *find_room(const spilling *p) {
+    const nki_session *s = p->s;
+    uint64_t *free_bytes = malloc(((size_t)s->n_list + 1) * sizeof *free_bytes);
+    uint32_t *first = malloc(((size_t)s->n_records + 1) * sizeof *first);
+    uint32_t *last = calloc((size_t)s->n_records + 1, sizeof *last);
+    int64_t *change = calloc((size_t)s->n_list + 1, sizeof *change);
+    for (uint32_t i = 0; first && i < s->n_records; i++)
+        first[i] = NOT_THERE;
+    for (uint32_t e = 0; e < p->n_edits && first && last; e++)
+        for (int i = 0; i < 2; i++) {
+            uint32_t id = p->edits[e].issued.operand[i]->storage.id;
+            uint32_t k = (uint32_t)(p->edits[e].at / 2);
+            first[id] = k < first[id] ? k : first[id];
+            last[id] = k > last[id] ? k : last[id];
+        }
+    for (uint32_t k = 0; k < s->n_list && first && last; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++)
+            if (s->list[k].operand[i]) {
+                uint32_t id = s->list[k].operand[i]->storage.id;
+                first[id] = k < first[id] ? k : first[id];
+                last[id] = k > last[id] ? k : last[id];
+            }
+    if (!free_bytes || !first || !last || !change) {
+        free(free_bytes), free(first), free(last), free(change);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < s->n_records; i++) {
+        const nki_record *r = s->records[i];
+        if (r->storage.space != p->space || r->core != p->core || first[i] == NOT_THERE)
+            continue;
+        change[first[i]] += (int64_t)size_of(p, r);
+        change[last[i] + 1] -= (int64_t)size_of(p, r);
+    }
+    int64_t in_use = 0;
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        in_use += change[k];
+        free_bytes[k] = in_use < (int64_t)p->budget ? p->budget - (uint64_t)in_use : 0;
+    }
+    free(first), free(last), free(change);
+    return free_bytes;
+}
+
+/* Moves reloads up by as many instructions as leave them room, so that the first reader need not
+ * wait, but not before what they read is saved. */
+static vtrn_status reload_early(spilling *p) {
+    uint64_t *free_bytes = find_room(p);
+    uint64_t *saved_at = calloc((size_t)p->s->n_records + 1, sizeof *saved_at);
+    vtrn_status status = NULL;
+    if (!free_bytes || !saved_at)
+        status = VTRN_OUT_OF_MEMORY(p->s->n_list * sizeof *free_bytes);
+    for (uint32_t e = 0; e < p->n_edits && !status; e++) {
+        edit *reload = &p->edits[e];
+        nki_record *to = reload->issued.operand[0], *from = reload->issued.operand[1];
+        if (to->storage.space != p->space) { /* a save */
+            saved_at[to->storage.id] = reload->at;
+            continue;
+        }
+        uint32_t k = (uint32_t)(reload->at / 2), n = 0;
+        uint64_t size = size_of(p, to);
+        while (n < RELOAD_AHEAD && k && 2 * (uint64_t)(k - 1) > saved_at[from->storage.id] &&
+               free_bytes[k - 1] >= size) {
+            free_bytes[--k] -= size;
+            n++;
+        }
+        reload->at = 2 * (uint64_t)k;
+    }
+    free(free_bytes), free(saved_at);
+    return status;
+}
+
 static int by_place(const void *a, const void *b) {
     const edit *x = a, *y = b;
     if (x->at != y->at)
@@ -444,6 +517,8 @@ vtrn_status nki_spill(nki_session *s, vtrn_space space, int core, uint64_t budge
         status = find_uses(&p);
     if (!status)
         status = walk(&p, out_fits);
+    if (!status && *out_fits && !is_psum)
+        status = reload_early(&p);
     if (!status && *out_fits)
         status = insert(&p);
     for (uint32_t i = 0; p.tiles && i < p.n_tiles; i++)
