@@ -188,6 +188,11 @@ vtrn_status nki_turns_merge(nki_session *s);
  * made and nothing else reads: it writes to where the copy is. */
 vtrn_status nki_copies(nki_session *s);
 
+/* nki_copies.c: copies of sums out of PSUM, for which the kernel names no engine, become ones that
+ * the Scalar engine makes with the same bits; the scheduler takes Vector for them where it is free.
+ */
+vtrn_status nki_copies_of_sums(nki_session *s);
+
 /* nki_dead_fills.c: drops memsets of what is overwritten before anything reads it. */
 vtrn_status nki_dead_fills(nki_session *s);
 

@@ -93,12 +93,86 @@ def test_loops_over_blocks_beyond_psum_are_as_one(tmp_path, monkeypatch):
     assert found.spill_save_bytes == 0 and "spill_save" not in operations
 
 
+def test_a_row_is_spread_over_partitions_by_tensor(tmp_path):
+    """Values that a sum of products could change stay what they are; the only reader reads PSUM, two a copy."""
+    def make(n_readers):
+        @nki.jit
+        def kernel(a, b):
+            outs = [nl.ndarray((128, BANK), nl.float32, buffer=nl.shared_hbm) for _ in range(2)]
+            row = nl.broadcast_to(nl.load(b), shape=(128, BANK))
+            for out in outs[:n_readers]:
+                nl.store(out, nl.maximum(nl.load(a), row))
+            return tuple(outs[:n_readers])
+        return kernel
+
+    a, b = numbers(4, 128, BANK), numbers(5, 1, BANK)
+    b[0, :6] = np.inf, -np.inf, 1e-42, -1e-42, 3.4e38, 0.0
+    for n_readers in (1, 2):
+        found, operations = profiled(tmp_path, make(n_readers), a, b)
+        for result in found.result:
+            np.testing.assert_array_equal(result, np.maximum(a, b))
+        assert operations.get("tensor_copy", 0) + operations.get("activate", 0) == n_readers - 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32"])
+def test_rows_of_any_type_and_place_are_spread(dtype):
+    import ml_dtypes
+
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((3, 64, 1300), a.dtype, buffer=nl.shared_hbm)
+        tile = nl.load(a)
+        for i, at in enumerate((0, 3, 32)):
+            nl.store(out[i], nl.broadcast_to(tile[at:at + 1, :], shape=(64, 1300)))
+        return out
+
+    a = (100 * numbers(6, 64, 1300)).astype(getattr(ml_dtypes, dtype, dtype))
+    want = np.stack([np.broadcast_to(a[at], (64, 1300)) for at in (0, 3, 32)])
+    np.testing.assert_array_equal(kernel(a.copy()), want)
+    np.testing.assert_array_equal(vtrn.nki.profile(kernel)(a.copy()).result, want)
+
+
+def test_copies_of_sums_are_shared_by_vector_and_scalar(tmp_path):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((8, 128, BANK), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.load(a)
+        for i in nl.affine_range(8):
+            sums = nisa.nc_matmul(stationary=tile[:, 0:128], moving=tile[:, i:i + BANK])
+            kept = nisa.tensor_copy(sums)
+            nl.store(out[i], nl.add(kept, nl.multiply(kept, 0.5)))
+        return out
+
+    a = numbers(7, 128, BANK + 8)
+    found, _ = profiled(tmp_path, kernel, a)
+    want = np.stack([1.5 * (a[:, :128].T @ a[:, i:i + BANK]) for i in range(8)])
+    np.testing.assert_allclose(found.result, want, rtol=1e-3, atol=1e-3)
+    engines = json.loads((tmp_path / "profile.json").read_text())["engines"]
+    assert engines["Scalar"]["n_instructions"] > 1 and engines["Vector"]["n_instructions"] >= 8  # additions are Vector's
+
+
+def test_a_transpose_that_each_turn_repeats_is_done_once(tmp_path):
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((8, 128, 128), nl.float32, buffer=nl.shared_hbm)
+        tile = nl.load(a)
+        for i in nl.affine_range(8):
+            nl.store(out[i], nl.matmul(tile, nl.load(b[:, i * 128:(i + 1) * 128])))
+        return out
+
+    a, b = numbers(8, 128, 128), numbers(9, 128, 8 * 128)
+    found, operations = profiled(tmp_path, kernel, a, b)
+    want = np.stack([a @ b[:, i * 128:(i + 1) * 128] for i in range(8)])
+    np.testing.assert_allclose(found.result, want, rtol=1e-3, atol=1e-3)
+    assert operations["pe_transpose"] == 1
+
+
 def random_kernel(r, n_blocks):
     """Loops, each of which makes or changes the blocks of an array from those of others."""
     n_arrays = 5
     in_psum = [r.random() < 0.5 for _ in range(n_arrays)]
     turns = r.choice([[0], [0], [0, 0, 0, 1, n_blocks // 2]])
-    kinds = ["matmul", "add", "sum", "sum", "exp", "exp", "store", "reload", "clear", "part", "part"]
+    kinds = ["matmul", "add", "sum", "sum", "exp", "exp", "store", "reload", "clear", "part", "part", "turned", "row"]
     steps = [(r.choice(kinds), r.randrange(n_arrays),
               r.randrange(n_arrays), r.choice(turns)) for _ in range(r.randint(3, 18))]
 
@@ -135,6 +209,11 @@ def random_kernel(r, n_blocks):
                     nl.store(out[i], nl.copy(by[j]))
                 elif kind == "reload" and not in_psum[x]:
                     to[i] = nl.load(out[j])
+                elif kind == "turned":  # the same transpose in each turn
+                    to[i, :, 0:128] = nl.matmul(tile[:, turn:turn + 128], nl.copy(by[j, :, 0:128]))
+                elif kind == "row":
+                    row = nl.load(a[i:i + 1, 0:BANK])
+                    to[i] = nl.add(nl.copy(by[j]), nl.broadcast_to(row, shape=(128, BANK)))
                 elif kind == "part":
                     to[i, :, 0:BANK // 2] = nl.copy(by[j, :, BANK // 2:BANK])
                 elif kind == "clear":
