@@ -297,20 +297,38 @@ static uint32_t width_of(const turns *t) {
     return n > t->n_turns ? t->n_turns : (uint32_t)n;
 }
 
-/* Whether a turn reads elements on chip that the next one reads, too, but not the same, as a window
- * that slides over a row. Such turns were measured as one by one (ACOMP-033 to 036: 131,072
- * instructions of 61 ns, which is their least interval). */
-static bool slides(const turns *t) {
-    for (uint32_t i = 0; i < t->n_instrs; i++)
-        for (int k = 0; k < VTRN_MAX_AP; k++) {
-            const nki_issued *issued = at(t, 0, i);
-            int64_t step;
-            if (issued->operand[k] && issued->operand[k]->storage.space != VTRN_SPACE_HBM &&
-                access_is_read(&issued->instr, k) && step_of(t, i, k, 0, t->n_turns, &step) &&
-                step && !is_apart(&issued->instr.ap[k], step, t->n_turns))
-                return true;
-        }
+/* Whether operand k of the instruction is a window on chip that slides over a row: each turn reads
+ * elements that the next one reads, too, but not the same. */
+static bool is_window(const turns *t, uint32_t i, int k) {
+    const nki_issued *issued = at(t, 0, i);
+    int64_t step;
+    return issued->operand[k] && issued->operand[k]->storage.space != VTRN_SPACE_HBM &&
+           access_is_read(&issued->instr, k) && step_of(t, i, k, 0, t->n_turns, &step) && step &&
+           !is_apart(&issued->instr.ap[k], step, t->n_turns);
+}
+
+static bool has_window(const turns *t, uint32_t i) {
+    for (int k = 0; k < VTRN_MAX_AP; k++)
+        if (is_window(t, i, k))
+            return true;
     return false;
+}
+
+/* Whether the turns slide over a row and name SBUF alone. They are not merged at all, where with an
+ * operand in PSUM what reads no window is. No document says so; the convolutions of the tuner were
+ * measured at twice their least interval a turn (ACOMP-033 to 036), and at less where the filter or
+ * the sums are in PSUM (037, 038). */
+static bool slides(const turns *t) {
+    bool has_any = false;
+    for (uint32_t i = 0; i < t->n_instrs; i++) {
+        has_any |= has_window(t, i);
+        for (int k = 0; k < VTRN_MAX_AP; k++) {
+            const nki_record *r = at(t, 0, i)->operand[k];
+            if (r && r->storage.space == VTRN_SPACE_PSUM)
+                return false;
+        }
+    }
+    return has_any;
 }
 
 /* The unit before u that makes the tile, which each turn has one of; NULL: none. */
@@ -355,7 +373,7 @@ static bool find_merges(turns *t) {
         uint32_t n = limit_of(t, issued);
         n = n > t->n_turns ? t->n_turns : n;
         found->repeats = repeats(t, u);
-        if (found->n > 1 || states.written || found->repeats)
+        if (found->n > 1 || states.written || found->repeats || has_window(t, found->at))
             continue;
         nki_issued merged;
         bool is_found = n > 1;
