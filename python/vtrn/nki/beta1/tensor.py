@@ -550,7 +550,7 @@ def _spread_by_tensor(to, row):
     for first in range(0, n, bank):
         part = slice(first, min(first + bank, n))
         sums = tensor.ndarray((to.shape[0], part.stop - first), dtypes.by_code[dtypes.code_of(np.float32)], buffer=tensor.psum)
-        isa.nc_matmul(sums, ones[:, 0:to.shape[0]], row[:, part])
+        isa.spread_row(sums, ones[:, 0:to.shape[0]], row[:, part])
         isa.implied_copy(to[:, part], sums)
 
 
