@@ -5,6 +5,7 @@ OWNER/NAME@COMMIT where the file is not at the head any more; lines whose file i
 
 kernel: a function of the file; `a + b`: two launches, whose times add up; `score=6.96`: the candidate of a tuner's log with that
 score; `block 3`: the third code block of a text that defines a function with NKI's decorator.
+chip: its name, then what the measurement had otherwise than the chip file: `--disable-dge`, as the vendor's flag, or `KEY=VALUE`.
 arguments: `bf16[128,512]` an array, `fp32[8,8]?` one of zeros that the kernel writes, `name=VALUE`, else a Python literal;
 ` + ` between those of two launches. replace: `OLD => NEW`, a line of the source that the measurement had otherwise.
 Only the time is simulated. Each line is a process of its own, since these files have names and sizes of their own."""
@@ -24,6 +25,7 @@ import textwrap
 
 TABLE = pathlib.Path(__file__).with_name("nki_kernels.csv")
 TIMEOUT_S = 600
+OPTIONS = {"--disable-dge": "uses_dge=false"}
 PREAMBLE = """import math
 import numpy as np
 import neuronxcc.nki as nki
@@ -136,16 +138,18 @@ def work(root, name):
 
 
 def chip_file(line, folder):
-    """The chip of a line: its name, or where descriptors were made before the run, the path of a chip file that says so."""
-    name, _, option = line["chip"].partition(" ")
-    if not option:
+    """The chip of a line: its name, or where that has options, the path of a chip file with other numbers."""
+    name, *options = line["chip"].split()
+    if not options:
         return name
     text = (pathlib.Path(__file__).parents[2] / f"chips/{name}.toml").read_text()
-    changed = re.sub(r"^uses_dge = true", "uses_dge = false", text, flags=re.MULTILINE)
-    if option != "--disable-dge" or changed == text:
-        raise ValueError(f"{line['id']}: no chip {line['chip']!r}")
-    path = pathlib.Path(folder, f"{name}.toml")
-    path.write_text(changed)
+    for option in options:
+        key, _, value = OPTIONS.get(option, option).partition("=")
+        text, n = re.subn(rf"^{re.escape(key)} = [^ ]+", f"{key} = {value}", text, flags=re.MULTILINE)
+        if n != 1 or not value:
+            raise ValueError(f"{line['id']}: chips/{name}.toml has no {key!r} for {option!r}")
+    path = pathlib.Path(folder, f"{line['id']}.toml")
+    path.write_text(text)
     return str(path)
 
 

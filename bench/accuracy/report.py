@@ -126,23 +126,20 @@ SOURCES = """
 The vendor's compiler decides much about a kernel of the first generation (`neuronxcc.nki`) that its source leaves open, and more from one
 release to the next. What vtrn does is in `docs/nki.md`, "How it works". What its rows do not have, as far as published timelines tell:
 
-- Small fused kernels (attention of 512 and 1,024 rows, matmuls of 128 to 512) take 2 to 15 us more here. Their timelines merge turns of outer
-  loops, too: a row's maxima and reciprocals of several tiles in one instruction; here turns of innermost loops are.
+- Timelines of small fused kernels merge turns of outer loops, too: a row's maxima and reciprocals of several tiles in one instruction; here turns of
+  innermost loops are. Kernels on Trainium2 by the same authors are timed from 5.7 us later on than a launch takes here (`docs/hardware.md`).
 - The vendor's tutorial measured its own tiled GEMM on Trainium1 at 51.8 ms; the tuner's log, of a later release, measures the same code at 20.99.
-  Both cannot hold: loads of rows far apart go at 100 GB/s in one and 250 in the other. The constants follow the tutorial, as the published models do
-  (with 214 GB/s their mean error is two points higher), so that the tuner's six GEMMs take twice their published times here.
-- Vector additions of one element a tile on Trainium1 were measured at four to seven times the time here: 1.07 us a turn, which is a fixed time of static
+  Both cannot hold: loads of rows far apart go at 107 GB/s in one and 200 in the other. The constants follow the tutorial, as the published models do
+  (with 214 GB/s their mean error is two points higher); the tuner's lines name the rate of their release.
+- Vector additions of one element a tile on Trainium1 were measured at four to eight times the time here: 1.07 us a turn, which is a fixed time of static
   rings that nothing else shows. On Trainium2 the same kernel is within 39 %.
-- `mamba_v2` and `v3` of 512 steps a tile are 20 to 30 % slower here: their rows of B and C are spread over the partitions by DMA, in SBUF, where the
-  vendor spreads them by Tensor and Vector reads them from PSUM at one element a cycle.
+- Rows of B and C are spread over the partitions by Tensor in `mamba_v1` to `v3`, and Vector reads them in PSUM where that is a bank, else in SBUF, where
+  Scalar copies them to. `mamba_v2` of 6,144 steps has less room for that here than there, and takes 1.19 of its time.
 - Two kernels take more of SBUF than there is, which the vendor's compiler and vtrn spill to HBM, not the same tiles: the blocked matmul of the
-  optimisation guide takes 1.08 of its time here, `mamba_v2` of 8,192 steps 1.34.
-- A depthwise convolution whose loop issues 131,072 instructions of three elements each takes 3.7 times its published time here: that is 61 ns for each
-  of them, which take 220 here, as every second one waits for what the first has made: the vendor's compiler joins or interleaves turns of the loop.
-- Attention that keeps 512 KiB a partition of scores in PSUM (its first two candidates) takes 4 times its time here: each of some 4,000 blocks of 64 KB
-  goes through HBM by itself. The third candidate, which stays on chip but for spills, is within 2 %.
-- Later candidates of the convolution (ACOMP-036 to 038) were measured at five to seven times the time here: with rows of 2,048 elements they are bound
-  by their 67 MB of loads and stores, 0.3 ms, and by Vector; what else the published 5 to 8 ms have, the log does not say.
+  optimisation guide takes 1.03 of its time here, `mamba_v2` of 8,192 steps 1.10.
+- Depthwise convolutions of the tuner's log (ACOMP-033 to 038) slide over rows. Of those in SBUF alone each of 131,072 instructions took 61 ns, which is
+  its least interval; those that have the filter or the sums in PSUM took less than one interval for each of theirs, and do so here.
+- The convolution of CS149 in fp32 (CS149-009) takes 0.71 of its time here, as its weights are transposed once; in fp16 that gives 0.95.
 """
 
 CONVERSIONS = """## How a model becomes a row

@@ -2,6 +2,7 @@
  * a tile and copies it into x[i]; the vendor's compiler loads into x[i]. Where what an instruction
  * makes is copied, for which the kernel has no call, and read by nothing else, the instruction
  * writes to where the copy would be. */
+#include "compiler/build/twins.h"
 #include "isa/access.h"
 #include "nki/nki_session.h"
 
@@ -81,6 +82,79 @@ static bool forward(nki_session *s, naming *names, uint32_t k) {
     return true;
 }
 
+/* Whether the instruction does the same in the next or the last turn of its innermost loop, and
+ * reads HBM: the vendor's compiler does it once, before the loop. */
+static bool is_invariant(const nki_session *s, uint32_t k) {
+    uint32_t lo = 0, hi = s->n_turns; /* the turn that it is in begins at one of [lo, hi) */
+    while (hi - lo > 1) {
+        uint32_t middle = lo + (hi - lo) / 2;
+        *(s->turns[middle].at <= k ? &lo : &hi) = middle;
+    }
+    if (lo + 1 >= s->n_turns || s->turns[lo].at > k || s->turns[lo].loop != s->turns[lo + 1].loop)
+        return false;
+    const nki_issued *here = &s->list[k];
+    for (int before = 0; before < 2; before++) {
+        if (before && (lo == 0 || s->turns[lo - 1].loop != s->turns[lo].loop))
+            return false;
+        uint32_t begin = before ? s->turns[lo - 1].at : s->turns[lo + 1].at;
+        uint32_t at = begin + (k - s->turns[lo].at);
+        const nki_issued *there = at < s->n_list ? &s->list[at] : here;
+        if (there != here && there->instr.opcode == here->instr.opcode &&
+            there->operand[1] == here->operand[1] &&
+            isa_ap_is_same(&there->instr.ap[1], &here->instr.ap[1]))
+            return true;
+    }
+    return false;
+}
+
+/* Whether the tile is what the PE array makes of a row that the innermost loop does not change. */
+static bool is_of_invariant_row(const nki_session *s, const naming *names, const nki_record *tile) {
+    const nki_issued *maker = &s->list[names[tile->storage.id].first];
+    const nki_record *row = maker->operand[1];
+    if (maker->instr.opcode != VTRN_OP_MATMUL || !row)
+        return false;
+    uint32_t at = names[row->storage.id].first;
+    return s->list[at].instr.opcode == VTRN_OP_DMA_COPY && is_invariant(s, at);
+}
+
+/* Lets the only reader of a copy out of PSUM read PSUM itself; false: it cannot. What a loop does
+ * not change is kept in SBUF. */
+static bool read_in_psum(nki_session *s, const naming *names, uint32_t k) {
+    const nki_issued *copy = &s->list[k];
+    const nki_record *to = copy->operand[0];
+    nki_record *tile = copy->operand[1];
+    if (!copy->is_implied || copy->instr.opcode != VTRN_OP_TENSOR_COPY || copy->is_exchange ||
+        !to || !tile || to->storage.space != VTRN_SPACE_SBUF ||
+        tile->storage.space != VTRN_SPACE_PSUM || to->is_placed || tile->is_placed ||
+        to->is_filled || tile->is_filled || names[to->storage.id].n != 2 ||
+        names[to->storage.id].first != k || copy->instr.ap[0].dtype != copy->instr.ap[1].dtype ||
+        is_of_invariant_row(s, names, tile))
+        return false;
+    for (uint32_t b = k + 1; b < s->n_list && b - k <= MAX_BETWEEN; b++) {
+        nki_issued read = s->list[b];
+        for (uint32_t m = 0; m < s->n_meets; m++)
+            if (s->meets[m].at == b)
+                return false;
+        if (disturbs(&read, tile, &copy->instr.ap[1], false))
+            return false;
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            if (read.operand[i] != to)
+                continue;
+            if (read.instr.opcode == VTRN_OP_DMA_COPY || read.core != copy->core ||
+                read.is_exchange || access_is_written(&read.instr, i) ||
+                !isa_ap_is_same(&read.instr.ap[i], &copy->instr.ap[0]))
+                return false;
+            read.operand[i] = tile;
+            read.instr.ap[i] = copy->instr.ap[1];
+            if (!nki_is_legal(s, &read))
+                return false;
+            s->list[b] = read;
+            return true;
+        }
+    }
+    return false;
+}
+
 vtrn_status nki_copies(nki_session *s) {
     naming *names = calloc((size_t)s->n_records + 1, sizeof *names);
     if (!names)
@@ -97,10 +171,48 @@ vtrn_status nki_copies(nki_session *s) {
         return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *is_dropped);
     }
     for (uint32_t k = 0; k < s->n_list; k++)
-        is_dropped[k] = forward(s, names, k);
+        is_dropped[k] = forward(s, names, k) || read_in_psum(s, names, k);
     nki_list_drop(s, is_dropped);
     nki_note_uses(s); /* tiles and tensors that are filled are so before their first use */
     free(is_dropped);
     free(names);
+    return NULL;
+}
+
+/* Whether all that writes to the record are matmuls, whose sums are no signalling NaN. */
+static bool *find_sums(const nki_session *s) {
+    bool *is_sum = malloc((size_t)s->n_records + 1);
+    if (!is_sum)
+        return NULL;
+    for (uint32_t i = 0; i < s->n_records; i++)
+        is_sum[i] = s->records[i]->storage.space == VTRN_SPACE_PSUM && !s->records[i]->is_placed &&
+                    !s->records[i]->is_filled;
+    for (uint32_t k = 0; k < s->n_list; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            const nki_issued *issued = &s->list[k];
+            if (issued->operand[i] && access_is_written(&issued->instr, i) &&
+                issued->instr.opcode != VTRN_OP_MATMUL)
+                is_sum[issued->operand[i]->storage.id] = false;
+        }
+    return is_sum;
+}
+
+vtrn_status nki_copies_of_sums(nki_session *s) {
+    bool *is_sum = find_sums(s);
+    if (!is_sum)
+        return VTRN_OUT_OF_MEMORY(s->n_records);
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        vtrn_instr *instr = &s->list[k].instr;
+        const nki_record *from = s->list[k].operand[1];
+        if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
+            instr->keeps_engine || instr->flags || !from || !is_sum[from->storage.id] ||
+            instr->ap[0].dtype != VTRN_DTYPE_FP32 || instr->ap[1].dtype != VTRN_DTYPE_FP32)
+            continue;
+        nki_issued scalar = s->list[k];
+        scalar.instr = twins_scalar_copy(instr);
+        if (nki_is_legal(s, &scalar))
+            s->list[k] = scalar;
+    }
+    free(is_sum);
     return NULL;
 }

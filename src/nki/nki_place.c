@@ -447,27 +447,31 @@ static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
 typedef struct kept_list {
     nki_issued *list;
     nki_meeting *meets;
+    nki_turn *turns;
     bool *is_filled; /* [n_records] */
     nki_spilled *spills;
-    uint32_t n_list, n_meets, n_records, n_slots, n_spills;
+    uint32_t n_list, n_meets, n_turns, n_records, n_slots, n_spills;
 } kept_list;
 
 static void list_free(kept_list *kept) {
-    free(kept->list), free(kept->meets), free(kept->is_filled), free(kept->spills);
+    free(kept->list), free(kept->meets), free(kept->turns);
+    free(kept->is_filled), free(kept->spills);
     *kept = (kept_list){0};
 }
 
 static vtrn_status list_keep(const nki_session *s, kept_list *out) {
     *out = (kept_list){.n_list = s->n_list,
                        .n_meets = s->n_meets,
+                       .n_turns = s->n_turns,
                        .n_records = s->n_records,
                        .n_slots = s->n_slots,
                        .n_spills = s->n_spills};
     out->list = malloc(((size_t)s->n_list + 1) * sizeof *out->list);
     out->meets = malloc(((size_t)s->n_meets + 1) * sizeof *out->meets);
+    out->turns = malloc(((size_t)s->n_turns + 1) * sizeof *out->turns);
     out->is_filled = malloc((size_t)s->n_records + 1);
     out->spills = malloc(((size_t)s->n_spills + 1) * sizeof *out->spills);
-    if (!out->list || !out->meets || !out->is_filled || !out->spills) {
+    if (!out->list || !out->meets || !out->turns || !out->is_filled || !out->spills) {
         list_free(out);
         return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *out->list);
     }
@@ -475,6 +479,8 @@ static vtrn_status list_keep(const nki_session *s, kept_list *out) {
         memcpy(out->list, s->list, s->n_list * sizeof *out->list);
     if (s->n_meets)
         memcpy(out->meets, s->meets, s->n_meets * sizeof *out->meets);
+    if (s->n_turns)
+        memcpy(out->turns, s->turns, s->n_turns * sizeof *out->turns);
     if (s->n_spills)
         memcpy(out->spills, s->spills, s->n_spills * sizeof *out->spills);
     for (uint32_t i = 0; i < s->n_records; i++)
@@ -488,6 +494,8 @@ static void list_restore(nki_session *s, const kept_list *kept) {
         memcpy(s->list, kept->list, kept->n_list * sizeof *kept->list);
     if (kept->n_meets)
         memcpy(s->meets, kept->meets, kept->n_meets * sizeof *kept->meets);
+    if (kept->n_turns)
+        memcpy(s->turns, kept->turns, kept->n_turns * sizeof *kept->turns);
     if (kept->n_spills)
         memcpy(s->spills, kept->spills, kept->n_spills * sizeof *kept->spills);
     for (uint32_t i = kept->n_records; i < s->n_records; i++)
@@ -541,30 +549,60 @@ static vtrn_status place_reused(placing *p, const nki_finish_options *o, const p
  * of what does not fit without, which stays where this is no help. */
 static vtrn_status place_spilled(placing *p, const nki_finish_options *o, const placing *fresh,
                                  vtrn_status why) {
-    enum { PARTS = 32, LEAST = 8 }; /* the budget's steps, in parts of the memory */
+    /* The budget's steps, in parts of the memory. With the first ones tiles have to take turns:
+     * where each lies as low as it can, one's reload waits for the last reader of another. */
+    enum { PARTS = 32, LEAST_LOOSE = 24, LEAST = 8 };
     nki_session *s = p->s;
     kept_list kept;
     vtrn_status status = list_keep(s, &kept);
     bool is_placed = false;
-    for (uint64_t n = PARTS; n >= LEAST && !status && !is_placed; n--) {
-        bool fits;
-        status = nki_spill(s, fresh->space, fresh->core, fresh->limit * n / PARTS, &fits);
-        *p = *fresh;
-        p->may_share = true;
-        if (!status && fits) {
-            status = place_tiles(p, o);
-            is_placed = !status;
-            if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
-                vtrn_status_free(status);
-                status = NULL;
+    for (int may_be_tight = 0; may_be_tight < 2; may_be_tight++)
+        for (uint64_t n = PARTS; n >= (may_be_tight ? LEAST : LEAST_LOOSE); n--) {
+            bool fits;
+            if (status || is_placed)
+                break;
+            status = nki_spill(s, fresh->space, fresh->core, fresh->limit * n / PARTS, &fits);
+            *p = *fresh;
+            p->may_share = true;
+            if (!status && fits) {
+                status = place_tiles(p, o);
+                is_placed = !status && (may_be_tight || !p->is_tight);
+                if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+                    vtrn_status_free(status);
+                    status = NULL;
+                }
             }
+            if (!is_placed)
+                list_restore(s, &kept);
         }
-        if (!is_placed)
-            list_restore(s, &kept);
-    }
     list_free(&kept);
     if (!is_placed && !status)
         return why;
+    vtrn_status_free(why);
+    return status;
+}
+
+/* Places the core's tiles with the list ordered by demand. `why` as in place_spilled(). */
+static vtrn_status place_demanded(placing *p, const nki_finish_options *o, const placing *fresh,
+                                  vtrn_status why) {
+    nki_session *s = p->s;
+    kept_list kept;
+    vtrn_status status = list_keep(s, &kept);
+    if (!status)
+        status = nki_demand(s, fresh->space == VTRN_SPACE_SBUF);
+    *p = *fresh;
+    p->may_share = true;
+    if (!status)
+        status = place_tiles(p, o);
+    bool is_placed = !status;
+    s->n_orders += is_placed;
+    if (!is_placed && kept.list)
+        list_restore(s, &kept);
+    list_free(&kept);
+    if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+        vtrn_status_free(status);
+        return why;
+    }
     vtrn_status_free(why);
     return status;
 }
@@ -591,6 +629,8 @@ static vtrn_status place_core(nki_session *s, const nki_finish_options *o, vtrn_
         status = nki_delay(s, space, core);
         if (!status)
             status = place_tiles(&p, o);
+        if (status && vtrn_status_category(status) == VTRN_CAPACITY && s->reuses_loads)
+            status = place_demanded(&p, o, &fresh, status);
         if (status && vtrn_status_category(status) == VTRN_CAPACITY && !s->refuses_spills)
             status = place_spilled(&p, o, &fresh, status);
     } else if (!status && s->reuses_loads && !is_psum)
@@ -611,29 +651,45 @@ static vtrn_status place_memory(nki_session *s, const nki_finish_options *o, vtr
 static vtrn_status place_both(nki_session *s, const nki_finish_options *o, uint64_t *sbuf_bytes,
                               uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(place_memory(s, o, VTRN_SPACE_SBUF, sbuf_bytes));
-    uint32_t n_listed = s->n_list;
+    uint32_t n_listed = s->n_list, n_orders = s->n_orders;
     VTRN_RETURN_IF_ERROR(place_memory(s, o, VTRN_SPACE_PSUM, psum_bytes));
-    if (s->n_list == n_listed)
+    if (s->n_list == n_listed && s->n_orders == n_orders)
         return NULL;
-    /* What has no room in PSUM is in SBUF. */
+    /* What has no room in PSUM is in SBUF, or tiles of SBUF are in use at other times. */
     return place_memory(s, o, VTRN_SPACE_SBUF, sbuf_bytes);
 }
 
-/* With turns of loops side by side, or where their tiles do not fit, one after another. */
+/* Bytes that spills move. */
+static uint64_t spilled(const nki_session *s) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->n_spills; i++)
+        n += s->spills[i].save_bytes + s->spills[i].reload_bytes;
+    return n;
+}
+
+static vtrn_status place_side_by_side(nki_session *s, const nki_finish_options *o,
+                                      uint64_t *sbuf_bytes, uint64_t *psum_bytes) {
+    VTRN_RETURN_IF_ERROR(nki_turns_merge(s));
+    return place_both(s, o, sbuf_bytes, psum_bytes);
+}
+
+/* With turns of loops side by side, or where that moves more bytes of tiles that do not fit, one
+ * after another. */
 static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint64_t *sbuf_bytes,
                                uint64_t *psum_bytes) {
     kept_list kept;
     VTRN_RETURN_IF_ERROR(list_keep(s, &kept));
-    bool refuses_spills = s->refuses_spills;
-    vtrn_status status = nki_turns_merge(s);
-    s->refuses_spills = true;
-    if (!status)
-        status = place_both(s, o, sbuf_bytes, psum_bytes);
-    s->refuses_spills = refuses_spills;
-    if (status && vtrn_status_category(status) == VTRN_CAPACITY) {
+    vtrn_status status = place_side_by_side(s, o, sbuf_bytes, psum_bytes);
+    uint64_t n_bytes = status ? UINT64_MAX : spilled(s);
+    if (n_bytes && (!status || vtrn_status_category(status) == VTRN_CAPACITY)) {
         vtrn_status_free(status);
         list_restore(s, &kept);
         status = place_both(s, o, sbuf_bytes, psum_bytes);
+        if (n_bytes < UINT64_MAX && (status || spilled(s) >= n_bytes)) {
+            vtrn_status_free(status);
+            list_restore(s, &kept);
+            status = place_side_by_side(s, o, sbuf_bytes, psum_bytes);
+        }
     }
     list_free(&kept);
     s->n_turns = 0; /* they are no more where they were */
@@ -643,6 +699,9 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
+    VTRN_RETURN_IF_ERROR(nki_copies_of_sums(s));
+    if (s->reuses_loads)
+        VTRN_RETURN_IF_ERROR(nki_dead_fills(s));
     return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)
                       : place_both(s, options, sbuf_bytes, psum_bytes);
 }

@@ -1,6 +1,7 @@
-/* Drops loads of what an earlier load has brought, and arithmetic that an earlier instruction has
- * done with the same operands, as the vendor's compiler does with kernels of the first generation
- * whose loops do so again in each turn: the later readers read the earlier tile. */
+/* Drops loads of what an earlier load has brought, and arithmetic and transposes by Tensor that an
+ * earlier instruction has done with the same operands, as the vendor's compiler does with kernels
+ * of the first generation whose loops do so again in each turn: the later readers read the earlier
+ * tile. */
 #include "isa/access.h"
 #include "nki/nki_session.h"
 
@@ -20,6 +21,7 @@ typedef struct reusing {
     nki_session *s;
     int core;
     uint32_t *n_writes;   /* by record */
+    bool *is_final;       /* by record: nothing writes it behind its first reader */
     nki_record **instead; /* by record: the tile that has the same values */
     /* Numbers of values: two tiles of one number hold the same. */
     uint32_t *value_of; /* by record: of a settled tile; else a number that no other has */
@@ -32,12 +34,21 @@ typedef struct reusing {
     uint64_t kept_bytes, room;
 } reusing;
 
-static void count_writes(const reusing *r) {
+/* is_read: [n_records] to work in, false. */
+static void count_writes(const reusing *r, bool *is_read) {
+    for (uint32_t i = 0; i < r->s->n_records; i++)
+        r->is_final[i] = true;
     for (uint32_t k = 0; k < r->s->n_list; k++)
         for (int i = 0; i < VTRN_MAX_AP; i++) {
             const nki_issued *issued = &r->s->list[k];
-            if (issued->operand[i] && access_is_written(&issued->instr, i))
-                r->n_writes[issued->operand[i]->storage.id]++;
+            if (!issued->operand[i])
+                continue;
+            uint32_t id = issued->operand[i]->storage.id;
+            if (access_is_written(&issued->instr, i)) {
+                r->n_writes[id]++;
+                r->is_final[id] &= !is_read[id];
+            }
+            is_read[id] |= access_is_read(&issued->instr, i);
         }
 }
 
@@ -49,11 +60,11 @@ static bool fills(const vtrn_ap *ap, const nki_record *tile) {
            ap->n_partitions == tile->storage.n_partitions;
 }
 
-/* A tile in SBUF that the instruction fills and that nothing changes. */
+/* A tile on chip that the instruction fills and that nothing changes. */
 static bool is_settled(const reusing *r, const nki_issued *issued) {
     const nki_record *tile = issued->operand[0];
     return issued->core == r->core && !issued->is_exchange && tile &&
-           tile->storage.space == VTRN_SPACE_SBUF && !tile->is_placed && !tile->is_filled &&
+           tile->storage.space != VTRN_SPACE_HBM && !tile->is_placed && !tile->is_filled &&
            r->n_writes[tile->storage.id] == 1 && fills(&issued->instr.ap[0], tile);
 }
 
@@ -65,22 +76,31 @@ static bool is_load(const reusing *r, const nki_issued *issued) {
            r->n_writes[from->storage.id] == 0;
 }
 
-/* Arithmetic with tiles that nothing changes. */
+/* Arithmetic, or a transpose by Tensor, of tiles that nothing changes. In PSUM that is what a
+ * transpose has made of one. */
 static bool is_arithmetic(const reusing *r, const nki_issued *issued) {
-    if (!nki_is_elementwise(&issued->instr) ||
+    bool is_transpose = issued->instr.opcode == VTRN_OP_PE_TRANSPOSE;
+    if ((!nki_is_elementwise(&issued->instr) && !is_transpose) ||
         (issued->instr.flags & (VTRN_FLAG_ACCUMULATE | VTRN_FLAG_RESET | VTRN_FLAG_STOCHASTIC)))
         return false;
     for (int i = 1; i < VTRN_MAX_AP; i++) {
         const nki_record *from = issued->operand[i];
-        if (from && (from == issued->operand[0] || from->storage.space != VTRN_SPACE_SBUF ||
-                     from->is_placed || from->is_filled || r->n_writes[from->storage.id] != 1))
+        if (!from)
+            continue;
+        uint32_t id = from->storage.id;
+        bool is_known = from->storage.space == VTRN_SPACE_SBUF   ? r->is_final[id]
+                        : from->storage.space == VTRN_SPACE_PSUM ? r->value_of[id] != id
+                                                                 : false;
+        if (!is_known || from == issued->operand[0] || from->is_placed || from->is_filled)
             return false;
     }
     return true;
 }
 
 static bool is_reusable(const reusing *r, const nki_issued *issued) {
-    return is_settled(r, issued) && (is_load(r, issued) || is_arithmetic(r, issued));
+    return is_settled(r, issued) && (is_load(r, issued) || is_arithmetic(r, issued)) &&
+           (issued->operand[0]->storage.space == VTRN_SPACE_SBUF ||
+            issued->instr.opcode == VTRN_OP_PE_TRANSPOSE);
 }
 
 /* Whether both make the same, from operands of the same values. */
@@ -189,7 +209,7 @@ static uint32_t drop(reusing *r, bool *is_dropped) {
             if (issued->operand[i] && r->instead[issued->operand[i]->storage.id])
                 issued->operand[i] = r->instead[issued->operand[i]->storage.id];
         uint32_t value = r->makes[k];
-        if (value == NONE)
+        if (value == NONE || issued->operand[0]->storage.space == VTRN_SPACE_PSUM)
             continue;
         kept_tile *same = find(r, value);
         if (!same) {
@@ -203,6 +223,26 @@ static uint32_t drop(reusing *r, bool *is_dropped) {
         n++;
         if (r->next[k] == NONE)
             forget(r, same);
+    }
+    return n;
+}
+
+/* Drops transposes whose tile in PSUM nothing reads any more. is_read: [n_records] to work in,
+ * false. */
+static uint32_t drop_unread(const reusing *r, bool *is_dropped, bool *is_read) {
+    nki_session *s = r->s;
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < s->n_list; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++)
+            if (!is_dropped[k] && s->list[k].operand[i])
+                is_read[s->list[k].operand[i]->storage.id] |= access_is_read(&s->list[k].instr, i);
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        const nki_record *tile = s->list[k].operand[0];
+        if (r->makes[k] == NONE || tile->storage.space != VTRN_SPACE_PSUM ||
+            is_read[tile->storage.id])
+            continue;
+        is_dropped[k] = true;
+        n++;
     }
     return n;
 }
@@ -222,20 +262,24 @@ vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n
     uint32_t *next_of = malloc((n_records + n_list) * sizeof *next_of);
     r.kept = malloc((room / NKI_TILE_ALIGN + 1) * sizeof *r.kept);
     bool *is_dropped = calloc(n_list, sizeof *is_dropped);
+    bool *is_read = calloc(n_records, sizeof *is_read);
+    r.is_final = calloc(n_records, sizeof *r.is_final);
     vtrn_status status = NULL;
     *out_n = 0;
-    if (r.n_writes && r.instead && r.value_of && r.makes && r.next && r.table && next_of &&
-        r.kept && is_dropped) {
+    if (is_read && r.is_final && r.n_writes && r.instead && r.value_of && r.makes && r.next &&
+        r.table && next_of && r.kept && is_dropped) {
         memset(r.table, 0xff, n_table * sizeof *r.table);
-        count_writes(&r);
+        count_writes(&r, is_read);
         number_values(&r, next_of);
         *out_n = drop(&r, is_dropped);
+        memset(is_read, 0, n_records * sizeof *is_read);
+        *out_n += drop_unread(&r, is_dropped, is_read);
         nki_list_drop(s, is_dropped);
         nki_note_uses(s);
     } else {
         status = VTRN_OUT_OF_MEMORY(n_table * sizeof *r.table);
     }
     free(r.n_writes), free(r.instead), free(r.value_of), free(r.makes), free(r.next);
-    free(r.table), free(next_of), free(r.kept), free(is_dropped);
+    free(r.table), free(next_of), free(r.kept), free(is_dropped), free(is_read), free(r.is_final);
     return status;
 }

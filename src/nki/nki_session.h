@@ -114,8 +114,9 @@ struct nki_session {
     int next_ring;
     uint64_t flops;
     bool has_no_values;
-    bool reuses_loads; /* nki_repeats.c, nki_turns.c */
+    bool reuses_loads; /* nki_repeats.c, nki_turns.c, nki_dead_fills.c */
     bool refuses_spills;
+    uint32_t n_orders;   /* how often nki_demand() has changed it for good */
     nki_spilled *spills; /* nki_spill.c, by line of the kernel */
     uint32_t n_spills, cap_spills;
     nki_fill fill;
@@ -187,6 +188,14 @@ vtrn_status nki_turns_merge(nki_session *s);
  * made and nothing else reads: it writes to where the copy is. */
 vtrn_status nki_copies(nki_session *s);
 
+/* nki_copies.c: copies of sums out of PSUM, for which the kernel names no engine, become ones that
+ * the Scalar engine makes with the same bits; the scheduler takes Vector for them where it is free.
+ */
+vtrn_status nki_copies_of_sums(nki_session *s);
+
+/* nki_dead_fills.c: drops memsets of what is overwritten before anything reads it. */
+vtrn_status nki_dead_fills(nki_session *s);
+
 /* nki_parts.c: makes records of their own of the parts of a core's tiles that no instruction names
  * together; the list names them. Before nki_split(), which finds when they are in use. */
 vtrn_status nki_parts(nki_session *s, vtrn_space space, int core);
@@ -209,6 +218,10 @@ vtrn_status nki_scratch_add(nki_session *s, const nki_storage *like, nki_record 
 
 /* nki_delay.c: reorders the list, so that a core's tiles are filled when they are first used. */
 vtrn_status nki_delay(nki_session *s, vtrn_space space, int core);
+
+/* nki_demand.c: reorders the list, so that instructions stand right before what needs their
+ * results; loads of HBM only with delays_loads. */
+vtrn_status nki_demand(nki_session *s, bool delays_loads);
 
 /* nki_race.c: around what an instruction does. *out_before: bytes that the other program knows and
  * this instruction writes, or NULL; the caller frees them. */

@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOT_THERE = UINT32_MAX };
+enum {
+    NOT_THERE = UINT32_MAX,
+    RELOAD_AHEAD = 16 /* instructions by which a reload may be earlier than its reader */
+};
 
 /* A tile while the list is walked. */
 typedef struct walked {
@@ -20,8 +23,9 @@ typedef struct walked {
     nki_map written;     /* elements that instructions have written so far */
     uint32_t first_use;  /* in spilling.use */
     uint32_t n_uses, n_used;
-    uint32_t last_write; /* instruction that changed what the scratch has; NOT_THERE: none did */
-    uint32_t there_i;    /* in spilling.there */
+    uint32_t last_write;  /* instruction that changed what the scratch has; NOT_THERE: none did */
+    uint64_t last_reload; /* as edit.at */
+    uint32_t there_i;     /* in spilling.there */
 } walked;
 
 /* A transfer to be inserted. */
@@ -30,6 +34,12 @@ typedef struct edit {
     uint32_t seq;
     nki_issued issued;
 } edit;
+
+/* A place in HBM that the tile which was saved there no longer needs. */
+typedef struct idle_scratch {
+    nki_record *scratch; /* NULL: taken again */
+    uint64_t at;         /* of its last reload, as in edit */
+} idle_scratch;
 
 typedef struct spilling {
     nki_session *s;
@@ -42,7 +52,7 @@ typedef struct spilling {
     uint32_t *use;   /* numbers of instructions, tile after tile */
     uint32_t *there; /* tiles in SBUF */
     uint32_t n_there;
-    nki_record **idle; /* scratches whose tiles are over, the oldest first */
+    idle_scratch *idle; /* whose tiles are over, the oldest first */
     uint32_t n_idle, first_idle, cap_idle;
     edit *edits;
     uint32_t n_edits, cap_edits;
@@ -130,16 +140,19 @@ static vtrn_status add_part(spilling *p, const walked *t, vtrn_space space, nki_
 }
 
 /* One that was used before where its size is the tile's: HBM is reused as SBUF is. The oldest,
- * whose reload is over first. */
-static vtrn_status take_scratch(spilling *p, walked *t) {
+ * whose reload is over first, and before what the tile now has is saved at `at`. */
+static vtrn_status take_scratch(spilling *p, walked *t, uint64_t at) {
     if (p->space == VTRN_SPACE_PSUM) /* SBUF has places for each in turn */
         return add_part(p, t, VTRN_SPACE_SBUF, &t->scratch);
-    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++)
-        if (p->idle[i] && p->idle[i]->storage.n_bytes == t->now->storage.n_bytes) {
-            t->scratch = p->idle[i];
-            p->idle[i] = NULL;
+    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++) {
+        idle_scratch *idle = &p->idle[i];
+        if (idle->scratch && idle->at < at &&
+            idle->scratch->storage.n_bytes == t->now->storage.n_bytes) {
+            t->scratch = idle->scratch;
+            idle->scratch = NULL;
         }
-    while (p->first_idle < p->n_idle && !p->idle[p->first_idle])
+    }
+    while (p->first_idle < p->n_idle && !p->idle[p->first_idle].scratch)
         p->first_idle++;
     return t->scratch ? NULL : nki_scratch_add(p->s, &t->now->storage, &t->scratch);
 }
@@ -149,7 +162,7 @@ static vtrn_status give_scratch(spilling *p, walked *t) {
         return NULL;
     if (!array_grow((void **)&p->idle, p->n_idle, &p->cap_idle, sizeof *p->idle))
         return VTRN_OUT_OF_MEMORY(p->n_idle * sizeof *p->idle);
-    p->idle[p->n_idle++] = t->scratch;
+    p->idle[p->n_idle++] = (idle_scratch){t->scratch, t->last_reload};
     return NULL;
 }
 
@@ -222,8 +235,9 @@ static vtrn_status add_transfer(spilling *p, const walked *t, uint64_t at, bool 
 /* The tile leaves after what has named it so far. */
 static vtrn_status evict(spilling *p, walked *t) {
     if (t->last_write != NOT_THERE) {
-        VTRN_RETURN_IF_ERROR(take_scratch(p, t));
-        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)t->last_write + 1, true));
+        uint64_t at = 2 * (uint64_t)t->last_write + 1;
+        VTRN_RETURN_IF_ERROR(take_scratch(p, t, at));
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, at, true));
         nki_record *first = p->s->records[t - p->tiles];
         /* The save reads all of the tile. */
         first->is_filled |= t->written.n_set < t->written.n_bytes;
@@ -296,7 +310,8 @@ static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
         t->written.n_bytes = tile->storage.n_bytes;
     } else {
         VTRN_RETURN_IF_ERROR(add_part(p, t, p->space, &t->now));
-        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)k, false));
+        t->last_reload = 2 * (uint64_t)k;
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, t->last_reload, false));
     }
     enter(p, t);
     return NULL;
@@ -374,6 +389,77 @@ static vtrn_status walk(spilling *p, bool *out_fits) {
     return NULL;
 }
 
+/* Bytes of a partition that the list's instructions leave, each by itself; NULL: no memory. */
+static uint64_t *find_room(const spilling *p) {
+    const nki_session *s = p->s;
+    uint64_t *free_bytes = malloc(((size_t)s->n_list + 1) * sizeof *free_bytes);
+    uint32_t *first = malloc(((size_t)s->n_records + 1) * sizeof *first);
+    uint32_t *last = calloc((size_t)s->n_records + 1, sizeof *last);
+    int64_t *change = calloc((size_t)s->n_list + 1, sizeof *change);
+    for (uint32_t i = 0; first && i < s->n_records; i++)
+        first[i] = NOT_THERE;
+    for (uint32_t e = 0; e < p->n_edits && first && last; e++)
+        for (int i = 0; i < 2; i++) {
+            uint32_t id = p->edits[e].issued.operand[i]->storage.id;
+            uint32_t k = (uint32_t)(p->edits[e].at / 2);
+            first[id] = k < first[id] ? k : first[id];
+            last[id] = k > last[id] ? k : last[id];
+        }
+    for (uint32_t k = 0; k < s->n_list && first && last; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++)
+            if (s->list[k].operand[i]) {
+                uint32_t id = s->list[k].operand[i]->storage.id;
+                first[id] = k < first[id] ? k : first[id];
+                last[id] = k > last[id] ? k : last[id];
+            }
+    if (!free_bytes || !first || !last || !change) {
+        free(free_bytes), free(first), free(last), free(change);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < s->n_records; i++) {
+        const nki_record *r = s->records[i];
+        if (r->storage.space != p->space || r->core != p->core || first[i] == NOT_THERE)
+            continue;
+        change[first[i]] += (int64_t)size_of(p, r);
+        change[last[i] + 1] -= (int64_t)size_of(p, r);
+    }
+    int64_t in_use = 0;
+    for (uint32_t k = 0; k < s->n_list; k++) {
+        in_use += change[k];
+        free_bytes[k] = in_use < (int64_t)p->budget ? p->budget - (uint64_t)in_use : 0;
+    }
+    free(first), free(last), free(change);
+    return free_bytes;
+}
+
+/* Moves reloads up by as many instructions as leave them room, so that the first reader need not
+ * wait, but not before what they read is saved. */
+static vtrn_status reload_early(spilling *p) {
+    uint64_t *free_bytes = find_room(p);
+    uint64_t *saved_at = calloc((size_t)p->s->n_records + 1, sizeof *saved_at);
+    vtrn_status status = NULL;
+    if (!free_bytes || !saved_at)
+        status = VTRN_OUT_OF_MEMORY(p->s->n_list * sizeof *free_bytes);
+    for (uint32_t e = 0; e < p->n_edits && !status; e++) {
+        edit *reload = &p->edits[e];
+        nki_record *to = reload->issued.operand[0], *from = reload->issued.operand[1];
+        if (to->storage.space != p->space) { /* a save */
+            saved_at[to->storage.id] = reload->at;
+            continue;
+        }
+        uint32_t k = (uint32_t)(reload->at / 2), n = 0;
+        uint64_t size = size_of(p, to);
+        while (n < RELOAD_AHEAD && k && 2 * (uint64_t)(k - 1) > saved_at[from->storage.id] &&
+               free_bytes[k - 1] >= size) {
+            free_bytes[--k] -= size;
+            n++;
+        }
+        reload->at = 2 * (uint64_t)k;
+    }
+    free(free_bytes), free(saved_at);
+    return status;
+}
+
 static int by_place(const void *a, const void *b) {
     const edit *x = a, *y = b;
     if (x->at != y->at)
@@ -385,9 +471,11 @@ static int by_place(const void *a, const void *b) {
 static vtrn_status insert(spilling *p) {
     nki_session *s = p->s;
     uint32_t n = s->n_list + p->n_edits, at = 0, next = 0, meet = 0;
-    nki_issued *list = malloc(((size_t)n + 1) * sizeof *list);
+    /* No smaller than the list that is there: what was kept of it may return (nki_place.c). */
+    uint32_t cap = n < s->cap_list ? s->cap_list : n + 1;
+    nki_issued *list = malloc((size_t)cap * sizeof *list);
     if (!list)
-        return VTRN_OUT_OF_MEMORY(n * sizeof *list);
+        return VTRN_OUT_OF_MEMORY(cap * sizeof *list);
     if (p->n_edits)
         qsort(p->edits, p->n_edits, sizeof *p->edits, by_place);
     for (uint32_t k = 0; k < s->n_list; k++) {
@@ -404,7 +492,7 @@ static vtrn_status insert(spilling *p) {
     free(s->list);
     s->list = list;
     s->n_list = n;
-    s->cap_list = n + 1;
+    s->cap_list = cap;
     nki_note_uses(s);
     return NULL;
 }
@@ -429,6 +517,8 @@ vtrn_status nki_spill(nki_session *s, vtrn_space space, int core, uint64_t budge
         status = find_uses(&p);
     if (!status)
         status = walk(&p, out_fits);
+    if (!status && *out_fits && !is_psum)
+        status = reload_early(&p);
     if (!status && *out_fits)
         status = insert(&p);
     for (uint32_t i = 0; p.tiles && i < p.n_tiles; i++)

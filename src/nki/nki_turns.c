@@ -22,6 +22,7 @@ enum {
 typedef struct unit {
     uint32_t at, n;  /* in the turn */
     uint32_t merged; /* turns that become one instruction; 1: none */
+    bool repeats;    /* each turn makes the same: nki_repeats.c leaves one */
 } unit;
 
 /* Turns that are alike, one after another in the list. */
@@ -242,7 +243,6 @@ static bool is_apart(const vtrn_ap *ap, int64_t step, uint32_t n) {
 /* n turns of the instruction in one; false: there is no such instruction. */
 static bool merge(const turns *t, uint32_t i, uint32_t first, uint32_t n, nki_issued *out) {
     const nki_issued *one = at(t, first, i);
-    bool reads = false, repeats = true; /* what turns repeat is left to nki_repeats.c */
     *out = *one;
     for (int k = 0; k < VTRN_MAX_AP; k++) {
         const nki_record *r = one->operand[k];
@@ -252,10 +252,6 @@ static bool merge(const turns *t, uint32_t i, uint32_t first, uint32_t n, nki_is
         bool is_scalar = isa_ops[one->instr.opcode].roles[k] == 's';
         if (!step_of(t, i, k, first, n, &step) || (is_scalar && step))
             return false;
-        if (access_is_read(&one->instr, k)) {
-            reads = true;
-            repeats &= !step;
-        }
         if (is_scalar)
             continue;
         if (access_is_written(&one->instr, k) && !is_apart(&one->instr.ap[k], step, n))
@@ -264,7 +260,7 @@ static bool merge(const turns *t, uint32_t i, uint32_t first, uint32_t n, nki_is
         if (!extend(&out->instr.ap[k], step, n, may_join))
             return false;
     }
-    return !(reads && repeats) && !meets_itself(one, out) && nki_is_legal(t->s, out);
+    return !meets_itself(one, out) && nki_is_legal(t->s, out);
 }
 
 /* How many turns of the instruction one may do, by what it moves. */
@@ -301,16 +297,83 @@ static uint32_t width_of(const turns *t) {
     return n > t->n_turns ? t->n_turns : (uint32_t)n;
 }
 
+/* Whether operand k of the instruction is a window on chip that slides over a row: each turn reads
+ * elements that the next one reads, too, but not the same. */
+static bool is_window(const turns *t, uint32_t i, int k) {
+    const nki_issued *issued = at(t, 0, i);
+    int64_t step;
+    return issued->operand[k] && issued->operand[k]->storage.space != VTRN_SPACE_HBM &&
+           access_is_read(&issued->instr, k) && step_of(t, i, k, 0, t->n_turns, &step) && step &&
+           !is_apart(&issued->instr.ap[k], step, t->n_turns);
+}
+
+static bool has_window(const turns *t, uint32_t i) {
+    for (int k = 0; k < VTRN_MAX_AP; k++)
+        if (is_window(t, i, k))
+            return true;
+    return false;
+}
+
+/* Whether the turns slide over a row and name SBUF alone. They are not merged at all, where with an
+ * operand in PSUM what reads no window is. No document says so; the convolutions of the tuner were
+ * measured at twice their least interval a turn (ACOMP-033 to 036), and at less where the filter or
+ * the sums are in PSUM (037, 038). */
+static bool slides(const turns *t) {
+    bool has_any = false;
+    for (uint32_t i = 0; i < t->n_instrs; i++) {
+        has_any |= has_window(t, i);
+        for (int k = 0; k < VTRN_MAX_AP; k++) {
+            const nki_record *r = at(t, 0, i)->operand[k];
+            if (r && r->storage.space == VTRN_SPACE_PSUM)
+                return false;
+        }
+    }
+    return has_any;
+}
+
+/* The unit before u that makes the tile, which each turn has one of; NULL: none. */
+static const unit *maker_of(const turns *t, uint32_t u, const nki_record *tile) {
+    for (uint32_t v = u; v-- > 0;) {
+        const nki_issued *maker = at(t, 0, t->units[v].at + t->units[v].n - 1);
+        for (int i = 0; i < VTRN_MAX_AP; i++)
+            if (maker->operand[i] == tile && access_is_written(&maker->instr, i))
+                return &t->units[v];
+    }
+    return NULL;
+}
+
+/* Whether the unit makes the same in each turn: it reads what no turn changes. */
+static bool repeats(const turns *t, uint32_t u) {
+    const nki_issued *issued = at(t, 0, t->units[u].at), *next = at(t, 1, t->units[u].at);
+    bool reads = false;
+    if (t->units[u].n > 1)
+        return false;
+    for (int k = 0; k < VTRN_MAX_AP; k++) {
+        if (!issued->operand[k] || !access_is_read(&issued->instr, k))
+            continue;
+        const unit *maker = maker_of(t, u, issued->operand[k]);
+        bool is_same = issued->operand[k] == next->operand[k] &&
+                       issued->instr.ap[k].addr == next->instr.ap[k].addr;
+        if (maker ? !maker->repeats : !is_same)
+            return false;
+        reads = true;
+    }
+    return reads;
+}
+
 /* Finds what becomes one instruction; false: nothing. */
 static bool find_merges(turns *t) {
     bool is_any = false;
+    if (slides(t))
+        return false;
     for (uint32_t u = 0; u < t->n_units; u++) {
         unit *found = &t->units[u];
         const nki_issued *issued = at(t, 0, found->at);
         access_states states = access_states_of(&issued->instr);
         uint32_t n = limit_of(t, issued);
         n = n > t->n_turns ? t->n_turns : n;
-        if (found->n > 1 || states.written)
+        found->repeats = repeats(t, u);
+        if (found->n > 1 || states.written || found->repeats || has_window(t, found->at))
             continue;
         nki_issued merged;
         bool is_found = n > 1;

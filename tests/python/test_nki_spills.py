@@ -245,3 +245,26 @@ def test_random_programs_give_what_their_kernels_gave(seed, tmp_path):
 
     done = profiled(kernel, numbers(128, 15000), tmp_path=tmp_path)
     assert done.spill_reload_bytes > 0 and done.sbuf_peak_bytes <= 128 * ROOM
+
+
+@pytest.mark.parametrize("seed", [2, 4, 7])
+def test_a_place_in_hbm_is_taken_again_when_its_last_reload_is_over(seed, tmp_path):
+    """Tiles that are written once and read in any order: what is saved first may be over last."""
+    draw = np.random.default_rng(seed)
+    reads = [int(i) for i in draw.integers(0, 9, 40)]
+
+    def kernel(x):
+        out = nl.ndarray((len(reads), 128, 1), x.dtype, buffer=nl.shared_hbm)
+        tiles = [nl.ndarray((128, 10000), x.dtype) for _ in range(9)]
+        for i, tile in enumerate(tiles):
+            nisa.dma_copy(tile, x[i])
+            nisa.tensor_scalar(tile, tile, nl.multiply, 2.0)
+        for k, i in enumerate(reads):
+            most = nl.ndarray((128, 1), x.dtype)
+            nisa.tensor_reduce(most, nl.max, tiles[i], axis=1)
+            nisa.dma_copy(out[k], most)
+        return out
+
+    x = numbers(9, 128, 10000)
+    done = profiled(kernel, x, tmp_path=tmp_path)
+    np.testing.assert_array_equal(done.result, np.stack([2 * x[i].max(axis=1, keepdims=True) for i in reads]))

@@ -133,3 +133,20 @@ def test_a_loop_may_be_left_and_zipped():
     want[:, 192:] = a[:, 192:]
     np.testing.assert_array_equal(kernel(a), want)
     np.testing.assert_array_equal(vtrn.nki.profile(kernel)(a).result, want)
+
+
+def test_turns_of_a_sliding_window_stay_apart(tmp_path):
+    def make(turns):
+        @nki.jit
+        def kernel(a):
+            out = nl.ndarray((128, 64), nl.float32, buffer=nl.shared_hbm)
+            row, sums = nl.load(a), nl.ndarray((128, 64), nl.float32)
+            for i in turns(64):
+                product = nisa.tensor_tensor(row[:, i:i + 3], row[:, 64:67], nl.multiply)
+                sums[:, i:i + 1] = nisa.tensor_reduce(nl.add, product, axis=1)
+            nl.store(out, sums)
+            return (out,)
+        return kernel
+
+    a = np.random.default_rng(3).standard_normal((128, 67)).astype(np.float32)
+    assert profiled(tmp_path, make(nl.sequential_range), a) == profiled(tmp_path, make(nl.affine_range), a)

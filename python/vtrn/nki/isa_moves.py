@@ -1,7 +1,7 @@
 """nki.isa: what moves elements and computes nothing, by DMA and by the engines."""
 
 from vtrn.nki import dtypes, isa_mx, tensor
-from vtrn.nki._load import ALU, GPSIMD, OPCODE, SYNC, VECTOR, core
+from vtrn.nki._load import ALU, GPSIMD, OPCODE, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.isa_base import (
     _ACCUMULATE, _DONE, _IMPLIED, _OOB_SKIP, _REVERSE0, _alu, _dma, _engine, _issue, _memset, _shuffle, dge_mode,
     engine, oob_mode)
@@ -163,6 +163,15 @@ def implied_copy(dst, src):
         tensor_copy(dst, src)
         return
     _issue(_TENSOR_COPY, VECTOR | _IMPLIED, 0, 0, 0, 0, dst, src, None, None, 0, 0, 0)
+
+
+_LDWEIGHTS, _MATMUL = OPCODE["ldweights"], OPCODE["matmul"]
+
+
+def spread_row(dst, ones, row):
+    """dst[i, j] = ones[0, i] * row[0, j] by Tensor; none of the kernel's own operations, as MFU counts them."""
+    _issue(_LDWEIGHTS, TENSOR, 0, 0, 0, 0, None, ones, None, None, 0, 0, 0)
+    _issue(_MATMUL, TENSOR, 0, 0, 0, 0, dst, row, None, None, 0, 0, 0)
 
 
 _COPY_PREDICATED = OPCODE["tensor_copy_predicated"]

@@ -54,6 +54,7 @@ class Registers:
         self.has_sums = False  # an activation has used the registers of the Scalar engine
         self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
+        self.ones = {}  # by type: the row that the first generation spreads others with
         self.extremes = {}  # of activate2: the row of largest or smallest values that is kept
         self.prepared = None  # of nki.collectives: what waits for its trigger
         self.loop_sums = {}  # of the first generation's loop_reduce, by where they are stored

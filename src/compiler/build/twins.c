@@ -30,7 +30,7 @@ static bool moves_bits(const vtrn_instr *instr) {
     return instr->opcode == VTRN_OP_TENSOR_COPY && instr->ap[0].dtype == instr->ap[1].dtype;
 }
 
-static vtrn_instr scalar_copy(const vtrn_instr *instr) {
+vtrn_instr twins_scalar_copy(const vtrn_instr *instr) {
     vtrn_instr copy = *instr;
     copy.opcode = VTRN_OP_ACTIVATE;
     copy.engine = VTRN_ENGINE_SCALAR;
@@ -50,7 +50,7 @@ static bool on_scalar(const vtrn_chip *chip, const vtrn_instr *instr, vtrn_instr
     if (instr->flags || moves_bits(instr) || !is_fp32_or_absent(instr, 2) ||
         !is_fp32_or_absent(instr, 3))
         return false;
-    *out = scalar_copy(instr);
+    *out = twins_scalar_copy(instr);
     if (instr->opcode == VTRN_OP_TENSOR_COPY)
         return true;
     if (instr->opcode != VTRN_OP_TENSOR_SCALAR)

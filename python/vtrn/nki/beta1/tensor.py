@@ -506,7 +506,7 @@ def make(shape, dtype, buffer, name="", is_placed=False):
 
 
 def broadcast_view(x, shape):
-    """Dimensions of 1 grow with step 0; partitions that grow are copied by DMA."""
+    """Dimensions of 1 grow with step 0; where partitions grow the row is spread over them."""
     shape = tuple(int(n) for n in shape)
     while x.ndim < len(shape):
         x = x.expand_dims(0) if x.par is None else x.expand_dims(x.par + 1)
@@ -518,6 +518,10 @@ def broadcast_view(x, shape):
     if x.par is not None and x.shape[x.par] != shape[x.par]:
         source = x if not x.base._is_psum else binary_free_copy(x, x.dtype)
         spread = like(shape, x.dtype, x.par)
+        if _is_row_for_tensor(source, shape):
+            x.check_inside()
+            _spread_by_tensor(spread.raw(), source.raw())
+            return spread
         view = source.base._view(shape, strides, source.base.offset, source.base._dtype)
         x.check_inside()
         isa.dma_copy(spread.raw(), Tensor(view, x.par).raw())
@@ -525,6 +529,29 @@ def broadcast_view(x, shape):
     part = x.part(shape, strides, x.base.offset, x.par)
     part.beyond = x.beyond
     return part
+
+
+_SPREAD_EXACTLY = {dtypes.code_of(np.float32), dtypes.code_of(np.float16), dtypes.code_of(dtypes.bfloat16)}
+
+
+def _is_row_for_tensor(x, shape):
+    return (x.par == 0 and x.ndim == 2 and x.shape[1] == shape[1] and x.base._dtype in _SPREAD_EXACTLY
+            and _starts_where_engines_do(x.raw()))
+
+
+def _spread_by_tensor(to, row):
+    """A row over partitions: a matmul by ones, a bank of PSUM at a time. Source: the mamba tutorial, "a partition-dim broadcast
+    often requires a separate instruction on TensorE", and its timelines."""
+    ones = tensor.launch.ones.get(row._dtype)
+    if ones is None:
+        ones = tensor.launch.ones[row._dtype] = tensor.ndarray((1, nl.tile_size.pmax), row.dtype)
+        isa.memset(ones, 1.0)
+    bank, n = nl.tile_size.psum_fmax, row.shape[1]
+    for first in range(0, n, bank):
+        part = slice(first, min(first + bank, n))
+        sums = tensor.ndarray((to.shape[0], part.stop - first), dtypes.by_code[dtypes.code_of(np.float32)], buffer=tensor.psum)
+        isa.spread_row(sums, ones[:, 0:to.shape[0]], row[:, part])
+        isa.implied_copy(to[:, part], sums)
 
 
 def binary_free_copy(x, dtype):
