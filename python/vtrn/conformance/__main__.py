@@ -39,6 +39,8 @@ def arguments():
     parser.add_argument("--part", metavar="K/N", help="every Nth unit, from the Kth (1..N)")
     parser.add_argument("--fraction", type=share, default=1.0, metavar="K/N",
                         help="a sample of each unit's cases, the same each time; a larger one later goes on from it")
+    parser.add_argument("--least", type=positive, default=worker.LEAST_CASES, metavar="N",
+                        help="with --fraction: so many cases of each unit, whatever their share")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--devices", type=positive, metavar="N",
                         help="NeuronCores of each worker, of VTRN_INSTANCE or else of a trn1.32xlarge")
@@ -131,6 +133,7 @@ def main():
     if args.fresh:
         (args.out / f"{name}.jsonl").unlink(missing_ok=True)
     run = runner.Run(name, args.path, args.out, args.timeout, args.fraction, args.memory and int(args.memory * 1e9))
+    run.least = args.least
     if args.again:
         run.forget_failures(units)
     try:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import random
 import sys
 import tempfile
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import vtrn.nki
-from vtrn.conformance import nkilib_stubs
+from vtrn.conformance import nkilib_inputs, nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
 SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
@@ -98,6 +99,15 @@ def run_several_ranks(orchestrator):
     orchestrator._run_simulator_inference = inference
 
 
+def seed_generators():
+    """Inputs that a test draws without a seed are the same in each run, whatever ran before."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 class _XdistHooks:
     """What nki-library's conftest implements of pytest-xdist's hooks, which pytest refuses where nobody specifies them."""
 
@@ -121,6 +131,7 @@ class Plugin:
 
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
+        nkilib_inputs.install()
         items = session.items if not runs_slow() else [i for i in session.items if is_slow(i)]
         if kind_of_run() == "fast":
             items = [i for i in items if i.get_closest_marker("fast") and not is_slow(i)]
@@ -141,6 +152,7 @@ class Plugin:
         from test.utils.test_orchestrator import Orchestrator
 
         run_several_ranks(Orchestrator)
+        seed_generators()
 
     def pytest_collectreport(self, report):
         if report.failed:

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from vtrn.conformance.worker import LEAST_CASES
+
 PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
 MEMORY_POLL_SECONDS = 1
 LOADING_SECONDS = 300  # at least this long may a worker import and prepare: a loaded machine is slow
@@ -23,6 +25,7 @@ class Result:
     outcome: str
     reason: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of the worker's threads: what a host that does other work does not change
 
 
 def resident_bytes(pid):
@@ -37,12 +40,12 @@ def resident_bytes(pid):
 class Worker:
     """A process that runs the cases of one unit after another: worker.py tells its protocol."""
 
-    def __init__(self, suite, path, unit, done, fraction=1.0, max_bytes=None):
+    def __init__(self, suite, path, unit, done, fraction=1.0, least=LEAST_CASES, max_bytes=None):
         command = [sys.executable, "-m", "vtrn.conformance.worker", suite, path or ""]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True,
                                         env={"PYTHONHASHSEED": "0", **os.environ})  # the same cases each time
-        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), "fraction": fraction}) + "\n")
+        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), "fraction": fraction, "least": least}) + "\n")
         self.process.stdin.close()
         self.lines = queue.Queue()
         self.errors = collections.deque(maxlen=30)
@@ -88,6 +91,7 @@ class Run:
 
     def __init__(self, suite, path, out, timeout=300, fraction=1.0, max_bytes=None):
         self.max_bytes = max_bytes  # of a worker
+        self.least = LEAST_CASES  # cases of a unit that run, whatever the fraction
         self.suite, self.path, self.timeout, self.fraction = suite, path, timeout, fraction
         out.mkdir(parents=True, exist_ok=True)
         self.file = out / f"{suite}.jsonl"
@@ -116,8 +120,9 @@ class Run:
             f.write(json.dumps(record) + "\n")
             self._take(record)
 
-    def _finish(self, unit):
-        self._write({"finished": unit, "fraction": self.fraction})
+    def _finish(self, unit, cpu_seconds=0.0):
+        """cpu_seconds: of the unit's last worker."""
+        self._write({"finished": unit, "fraction": self.fraction, "cpu_seconds": cpu_seconds})
 
     def is_finished(self, unit):
         return self.fraction_run.get(unit, 0) >= self.fraction
@@ -160,7 +165,7 @@ class Run:
     def _run_unit(self, unit, progress):
         """True when the unit is finished; False when its worker ended early and another must go on."""
         done = {case for u, case in self.results if u == unit}
-        worker = Worker(self.suite, self.path, unit, done, self.fraction, self.max_bytes)
+        worker = Worker(self.suite, self.path, unit, done, self.fraction, self.least, self.max_bytes)
         current = None
         try:
             while True:
@@ -177,7 +182,7 @@ class Run:
                 if "start" in message:
                     current = message["start"]
                 elif "end" in message:
-                    self._finish(unit)
+                    self._finish(unit, message.get("cpu_seconds", 0.0))
                     return True
                 else:
                     self.add(Result(unit, **message))
@@ -207,6 +212,7 @@ def summary(run):
     return {
         "suite": run.suite, "executed": n_executed, **{o: counts[o] for o in OUTCOMES},
         "passed_share": counts[PASSED] / n_executed if n_executed else None,
+        "cpu_seconds": sum(r.cpu_seconds for r in run.results.values()),
         "units": {unit: dict(c) for unit, c in sorted(units.items())},
         "skips": dict(skips.most_common()),
         "notes": [(r.unit, r.case, r.reason) for r in run.results.values() if r.outcome == "passed" and r.reason],
@@ -237,5 +243,5 @@ def table(document):
     lines += ["", f"{document['suite']}: {document['executed']} executed, {document['passed']} passed"
               + (f" ({100 * share:.2f} %)" if share is not None else "")
               + f", {document['failed']} failed, {document['crashed']} crashed, {document['hung']} hung, "
-              f"{document['skipped']} skipped"]
+              f"{document['skipped']} skipped; {document['cpu_seconds']:.0f} s of CPU time"]
     return "\n".join(lines)
