@@ -53,7 +53,8 @@ def arguments():
                         help="nkilib: the tests that its simulation mode leaves out as too slow, instead of the others")
     parser.add_argument("--fast", action="store_true", help="nkilib: the tests that it marks as fast, instead of all")
     parser.add_argument("--memory", type=float, metavar="GB",
-                        help="a worker that uses more is ended: its case has crashed")
+                        help="a worker that uses more is ended, and its case runs again when the others are through, one at a time, with "
+                             "what the host has; one that needs more than that has crashed")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
                         help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
