@@ -1,5 +1,6 @@
 """nki-library's own tests in simulation mode: PATH is a checkout at tag 2.29. A unit is every Nth test of a file."""
 
+import contextlib
 import fcntl
 import functools
 import gc
@@ -9,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import sys
 import tempfile
 
@@ -99,6 +101,24 @@ def run_several_ranks(orchestrator):
     orchestrator._run_simulator_inference = inference
 
 
+def leave_inputs_out(orchestrator):
+    """A test writes its inputs to files, for another machine: gigabytes that a simulation does not read."""
+    orchestrator.__dump_kernel_inputs__ = lambda self, target_directory, kernel_under_test: {}
+
+
+@contextlib.contextmanager
+def output_folder(unit):
+    """An empty folder. What a worker of the unit that was ended left there is gone, too."""
+    name = f"out-{os.getppid()}-{hashlib.sha256(unit.encode()).hexdigest()[:16]}"
+    folder = os.path.join(sys.pycache_prefix, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def seed_generators():
     """Inputs that a test draws without a seed are the same in each run, whatever ran before."""
     import torch
@@ -118,8 +138,8 @@ class _XdistHooks:
 class Plugin:
     """Runs the chosen tests and passes each result on."""
 
-    def __init__(self, report, part):
-        self.report, self.part, self.outcome = report, part, None
+    def __init__(self, report, part, out):
+        self.report, self.part, self.out, self.outcome = report, part, out, None
         self.internal_error = ""
 
     def pytest_addhooks(self, pluginmanager):
@@ -129,6 +149,7 @@ class Plugin:
     def pytest_collection_finish(self, session):
         from test.utils.test_orchestrator import Orchestrator
 
+        leave_inputs_out(Orchestrator)
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
         nkilib_inputs.install()
@@ -153,6 +174,11 @@ class Plugin:
 
         run_several_ranks(Orchestrator)
         seed_generators()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self, item):
+        for folder in os.scandir(self.out):  # of this test and no other
+            shutil.rmtree(folder.path, ignore_errors=True)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -240,8 +266,8 @@ def run(path, unit, report):
     remember_pairs(name, sys.pycache_prefix)
     remember_marks(sys.pycache_prefix)
 
-    plugin = Plugin(report, tuple(int(x) for x in part.split("/")) if part else None)
-    with tempfile.TemporaryDirectory() as out:
+    with output_folder(unit) as out:
+        plugin = Plugin(report, tuple(int(x) for x in part.split("/")) if part else None, out)
         code = pytest.main(["-c", "test/pytest.ini", "--rootdir", path, f"{TESTS}/{name}", "-q", "--tb=short", "-p", "no:cacheprovider",
                      "-o", "log_level=ERROR", "-p", "no:warnings", "--test-mode", "simulation", "--platform-target", platform(),
                      "--output-directory", out, "-o", f"artifacts_dir={out}", "--force-local-cleanup"],
