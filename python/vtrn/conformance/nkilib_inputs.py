@@ -1,7 +1,7 @@
-"""Inputs of nki-library's MX tests, faster: the same values from the same states of NumPy's generator.
+"""What takes nki-library's MX tests their time, faster, with the same values: their inputs, and the floats of packed ones.
 
 The library draws one element of each 8 x 4 weights by five calls of Python; a test of a mixture of experts has hundreds of
-millions of weights. And many tests of a file have the same weights."""
+millions of weights. And many tests of a file have the same weights. Its references unpack each by some twenty passes."""
 
 import functools
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 from vtrn.conformance.nkilib_stubs import static_cast
 
 DRAW, WEIGHTS = "generate_stabilized_mx_data", "gen_moe_mx_weights"
+UNPACK = {"unpack_float8_e4m3fn_x4": np.uint32, "unpack_float8_e5m2_x4": np.uint32, "unpack_float4_x4": np.uint16}
 ROWS, COLUMNS = 8, 4  # of a block that has a scale
 WORDS = 8 / 7 + 4 / 3 + 3  # of 32 bits that a block draws on average
 
@@ -130,10 +131,29 @@ def remembered_weights(call):
     return weights
 
 
+def faster_unpack(call, word):
+    """The library's function, call, that gives the floats of words by their bytes, from a table that it fills itself."""
+    import torch
+
+    codes = np.arange(256, dtype=np.uint8)
+    table = call(codes.view(word)[None]).numpy()
+    table = np.ascontiguousarray(table.reshape(256, -1))
+
+    @functools.wraps(call)
+    def unpacked(packed):
+        words = np.ascontiguousarray(packed).view(word)
+        values = table[words.view(np.uint8)]
+        return torch.from_numpy(values.reshape(*words.shape[:-1], -1))
+
+    return unpacked
+
+
 def install():
-    """Puts both in place of the library's in all modules of tests that are loaded."""
-    loaded = [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").startswith("test.")]
-    for name, faster in ((DRAW, lambda call: faster_draw(sys.modules[call.__module__], call)), (WEIGHTS, remembered_weights)):
+    """Puts them in place of the library's in all of its modules that are loaded."""
+    loaded = [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").startswith(("test.", "nkilib"))]
+    faster_ones = {DRAW: lambda call: faster_draw(sys.modules[call.__module__], call), WEIGHTS: remembered_weights,
+                   **{name: functools.partial(faster_unpack, word=word) for name, word in UNPACK.items()}}
+    for name, faster in faster_ones.items():
         made = {}
         for module in loaded:
             if callable(call := getattr(module, name, None)):
