@@ -150,6 +150,7 @@ class Plugin:
         from test.utils.test_orchestrator import Orchestrator
 
         leave_inputs_out(Orchestrator)
+        self.kept = set(os.listdir(self.out))  # of the session; the others are of one test each
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
         nkilib_inputs.install()
@@ -177,8 +178,9 @@ class Plugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item):
-        for folder in os.scandir(self.out):  # of this test and no other
-            shutil.rmtree(folder.path, ignore_errors=True)
+        for entry in os.scandir(self.out):
+            if entry.name not in self.kept:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
     def pytest_collectreport(self, report):
         if report.failed:
