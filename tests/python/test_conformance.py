@@ -204,30 +204,6 @@ def test_a_fraction_is_a_sample_that_a_larger_one_goes_on_from(tmp_path):
     assert len(run("1")) == 40
 
 
-LARGE_TESTS = """
-import time, unittest
-import numpy as np
-
-class Large(unittest.TestCase):
-    def test_large(self):
-        kept = np.ones(1_000_000_000, np.uint8)
-        time.sleep(5)
-
-    def test_small(self):
-        pass
-"""
-
-
-def test_what_needs_more_memory_than_others_leave_runs_alone(tmp_path):
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "large_test.py").write_text(LARGE_TESTS)
-    document = json.loads(conformance(tmp_path, "jax", tmp_path, "--memory", "0.9").stdout)
-    assert outcomes(tmp_path, "jax") == {"test_large": "passed", "test_small": "passed"}
-    assert document["executed"] == document["passed"] == 2
-    lines = [json.loads(line) for line in (tmp_path / "out" / "jax.jsonl").read_text().splitlines()]
-    assert "more than 0.9 GB" in next(line["reason"] for line in lines if "deferred" in line)
-
-
 @pytest.mark.parametrize("args, said", [
     (("jax", "/no/such/folder"), "jax needs the path of a checkout: /no/such/folder is not a folder"),
     (("jax", "."), "no unit of jax is left to run"),
