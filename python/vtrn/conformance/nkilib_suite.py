@@ -108,10 +108,13 @@ def leave_inputs_out(orchestrator):
 
 @contextlib.contextmanager
 def output_folder(unit):
-    """An empty folder. What a worker of the unit that was ended left there is gone, too."""
+    """An empty folder. What workers that were ended left is gone, too: of this unit, and of runs that are over."""
     name = f"out-{os.getppid()}-{hashlib.sha256(unit.encode()).hexdigest()[:16]}"
     folder = os.path.join(sys.pycache_prefix, name)
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in pathlib.Path(sys.pycache_prefix).glob("out-*-*"):
+        run = old.name.split("-")[1]
+        if old.name == name or (os.path.isdir("/proc") and not os.path.isdir(f"/proc/{run}")):
+            shutil.rmtree(old, ignore_errors=True)
     os.makedirs(folder)
     try:
         yield folder
@@ -149,7 +152,6 @@ class Plugin:
         from test.utils.test_orchestrator import Orchestrator
 
         leave_inputs_out(Orchestrator)
-        self.kept = set(os.listdir(self.out))  # of the session; the others are of one test each
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
         nkilib_inputs.install()
@@ -177,9 +179,10 @@ class Plugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item):
-        for entry in os.scandir(self.out):
-            if entry.name not in self.kept:
-                shutil.rmtree(entry.path, ignore_errors=True)
+        for value in (getattr(item, "funcargs", None) or {}).values():  # an Orchestrator among them
+            folder = getattr(getattr(value, "fs_config", None), "artifacts_output_directory_path", None)
+            if folder and pathlib.Path(self.out) in pathlib.Path(folder).parents:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def pytest_collectreport(self, report):
         if report.failed:
