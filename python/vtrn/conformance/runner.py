@@ -15,6 +15,7 @@ from vtrn.conformance.worker import LEAST_CASES
 PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
 MEMORY_POLL_SECONDS = 1
 SPARE_BYTES = 2 << 30  # of a host's free memory, for other programs
+LEAST_FREE_BYTES = 1 << 30  # below this the host would soon end programs, other people's too
 LOADING_SECONDS = 300  # at least this long may a worker import and prepare: a loaded machine is slow
 OUTCOMES = (PASSED, FAILED, SKIPPED, CRASHED, HUNG)
 
@@ -79,6 +80,9 @@ class Worker:
             n_bytes = resident_bytes(self.process.pid)
             if n_bytes > max_bytes:
                 self.excess = f"used {n_bytes / 1e9:.1f} GB of memory, more than {max_bytes / 1e9:.1f} GB"
+            elif 0 < available_bytes() < LEAST_FREE_BYTES and n_bytes > LEAST_FREE_BYTES:
+                self.excess = f"used {n_bytes / 1e9:.1f} GB of memory and left the host less than {LEAST_FREE_BYTES / 1e9:.1f} GB"
+            if self.excess:
                 self.process.kill()
                 return
             time.sleep(MEMORY_POLL_SECONDS)
