@@ -33,8 +33,9 @@ static vtrn_status machine_init(const char *chip, nki_machine *m) {
     m->roomy = rt->chip;
     m->roomy.sbuf_partition_bytes *= ROOMY_SBUF;
     m->roomy.psum_partition_bytes *= ROOMY_PSUM;
-    return engine_core_create(&m->roomy, rt->chip_hbm[rt->cores[0].chip_i], rt->chip.hbm_bytes,
-                              rt->team, &m->core);
+    uint8_t *hbm;
+    VTRN_RETURN_IF_ERROR(runtime_hbm(rt, 0, &hbm));
+    return engine_core_create(&m->roomy, hbm, rt->chip.hbm_bytes, rt->team, &m->core);
 }
 
 /* An idle machine of the chip, not one of before a fork, or a new one. */

@@ -23,10 +23,16 @@ typedef struct walked {
     nki_map written;     /* elements that instructions have written so far */
     uint32_t first_use;  /* in spilling.use */
     uint32_t n_uses, n_used;
-    uint32_t last_write;  /* instruction that changed what the scratch has; NOT_THERE: none did */
-    uint64_t last_reload; /* as edit.at */
-    uint32_t there_i;     /* in spilling.there */
+    uint32_t last_write; /* instruction that changed what the scratch has; NOT_THERE: none did */
+    uint32_t there_i;    /* in spilling.there */
+    uint64_t scratch_at; /* edit.at of the last transfer of the scratch */
 } walked;
+
+/* A scratch whose tile is over. */
+typedef struct idle_scratch {
+    nki_record *record; /* NULL: taken */
+    uint64_t free_at;   /* edit.at of the last transfer that names it */
+} idle_scratch;
 
 /* A transfer to be inserted. */
 typedef struct edit {
@@ -34,12 +40,6 @@ typedef struct edit {
     uint32_t seq;
     nki_issued issued;
 } edit;
-
-/* A place in HBM that the tile which was saved there no longer needs. */
-typedef struct idle_scratch {
-    nki_record *scratch; /* NULL: taken again */
-    uint64_t at;         /* of its last reload, as in edit */
-} idle_scratch;
 
 typedef struct spilling {
     nki_session *s;
@@ -52,7 +52,7 @@ typedef struct spilling {
     uint32_t *use;   /* numbers of instructions, tile after tile */
     uint32_t *there; /* tiles in SBUF */
     uint32_t n_there;
-    idle_scratch *idle; /* whose tiles are over, the oldest first */
+    idle_scratch *idle; /* the oldest first */
     uint32_t n_idle, first_idle, cap_idle;
     edit *edits;
     uint32_t n_edits, cap_edits;
@@ -139,20 +139,19 @@ static vtrn_status add_part(spilling *p, const walked *t, vtrn_space space, nki_
     return NULL;
 }
 
-/* One that was used before where its size is the tile's: HBM is reused as SBUF is. The oldest,
- * whose reload is over first, and before what the tile now has is saved at `at`. */
+/* The scratch of a save at `at`: the oldest of the tile's size that is no longer used, as HBM is
+ * reused as SBUF is. A save stands behind the last write, which may be before transfers that were
+ * listed earlier: one of those may still reload what the scratch has. */
 static vtrn_status take_scratch(spilling *p, walked *t, uint64_t at) {
     if (p->space == VTRN_SPACE_PSUM) /* SBUF has places for each in turn */
         return add_part(p, t, VTRN_SPACE_SBUF, &t->scratch);
-    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++) {
-        idle_scratch *idle = &p->idle[i];
-        if (idle->scratch && idle->at < at &&
-            idle->scratch->storage.n_bytes == t->now->storage.n_bytes) {
-            t->scratch = idle->scratch;
-            idle->scratch = NULL;
+    for (uint32_t i = p->first_idle; i < p->n_idle && !t->scratch; i++)
+        if (p->idle[i].record && p->idle[i].free_at < at &&
+            p->idle[i].record->storage.n_bytes == t->now->storage.n_bytes) {
+            t->scratch = p->idle[i].record;
+            p->idle[i].record = NULL;
         }
-    }
-    while (p->first_idle < p->n_idle && !p->idle[p->first_idle].scratch)
+    while (p->first_idle < p->n_idle && !p->idle[p->first_idle].record)
         p->first_idle++;
     return t->scratch ? NULL : nki_scratch_add(p->s, &t->now->storage, &t->scratch);
 }
@@ -162,7 +161,7 @@ static vtrn_status give_scratch(spilling *p, walked *t) {
         return NULL;
     if (!array_grow((void **)&p->idle, p->n_idle, &p->cap_idle, sizeof *p->idle))
         return VTRN_OUT_OF_MEMORY(p->n_idle * sizeof *p->idle);
-    p->idle[p->n_idle++] = (idle_scratch){t->scratch, t->last_reload};
+    p->idle[p->n_idle++] = (idle_scratch){t->scratch, t->scratch_at};
     return NULL;
 }
 
@@ -220,11 +219,12 @@ static vtrn_status make_copy(const spilling *p, nki_record *to, nki_record *from
     return NULL;
 }
 
-static vtrn_status add_transfer(spilling *p, const walked *t, uint64_t at, bool is_save) {
+static vtrn_status add_transfer(spilling *p, walked *t, uint64_t at, bool is_save) {
     nki_session *s = p->s;
     if (!array_grow((void **)&p->edits, p->n_edits, &p->cap_edits, sizeof *p->edits))
         return VTRN_OUT_OF_MEMORY(p->n_edits * sizeof *p->edits);
     edit *e = &p->edits[p->n_edits];
+    t->scratch_at = at > t->scratch_at ? at : t->scratch_at;
     nki_record *to = is_save ? t->scratch : t->now, *from = is_save ? t->now : t->scratch;
     *e = (edit){
         .at = at, .seq = p->n_edits++, .issued = {.operand = {to, from}, .core = (uint8_t)p->core}};
@@ -310,8 +310,7 @@ static vtrn_status bring(spilling *p, walked *t, uint32_t k, bool *has_room) {
         t->written.n_bytes = tile->storage.n_bytes;
     } else {
         VTRN_RETURN_IF_ERROR(add_part(p, t, p->space, &t->now));
-        t->last_reload = 2 * (uint64_t)k;
-        VTRN_RETURN_IF_ERROR(add_transfer(p, t, t->last_reload, false));
+        VTRN_RETURN_IF_ERROR(add_transfer(p, t, 2 * (uint64_t)k, false));
     }
     enter(p, t);
     return NULL;

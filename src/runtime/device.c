@@ -76,6 +76,22 @@ static vtrn_status reserve_hbm(uint64_t size_bytes, uint8_t **out) {
     return NULL;
 }
 
+/* Of a chip when it is first used: a process has room for some hundred chips, and an instance of 64
+ * of them may be opened for a kernel of one core. The caller holds memory_lock. */
+static vtrn_status reserve_chip(runtime_device *d, int chip_i) {
+    uint8_t **hbm = &d->chip_hbm[chip_i];
+    return *hbm ? NULL : reserve_hbm(d->chip.hbm_bytes, hbm);
+}
+
+vtrn_status runtime_hbm(runtime_device *device, int core_i, uint8_t **out) {
+    int chip_i = device->cores[core_i].chip_i;
+    pthread_mutex_lock(&device->memory_lock);
+    vtrn_status status = reserve_chip(device, chip_i);
+    *out = device->chip_hbm[chip_i];
+    pthread_mutex_unlock(&device->memory_lock);
+    return status;
+}
+
 static vtrn_status open_memory(runtime_device *d) {
     const vtrn_chip *c = &d->chip;
     d->chip_hbm = calloc((size_t)d->n_chips, sizeof *d->chip_hbm);
@@ -83,8 +99,6 @@ static vtrn_status open_memory(runtime_device *d) {
     d->cores = calloc((size_t)d->n_cores, sizeof *d->cores);
     if (!d->chip_hbm || !d->stacks || !d->cores)
         return VTRN_OUT_OF_MEMORY(sizeof *d->cores * (size_t)d->n_cores);
-    for (int i = 0; i < d->n_chips; i++)
-        VTRN_RETURN_IF_ERROR(reserve_hbm(c->hbm_bytes, &d->chip_hbm[i]));
     uint64_t stack_bytes = c->hbm_bytes / (uint64_t)c->n_hbm_stacks;
     for (int i = 0; i < d->n_stacks; i++) {
         uint64_t base = (uint64_t)(i % c->n_hbm_stacks) * stack_bytes;
@@ -189,7 +203,9 @@ static vtrn_status memory_new(runtime_device *device, int core_i, uint64_t size_
     runtime_core *core = &device->cores[core_i];
     hbm_block *block = NULL;
     pthread_mutex_lock(&device->memory_lock);
-    vtrn_status status = hbm_alloc(device->stacks[core->stack_i], size_bytes, &block);
+    vtrn_status status = reserve_chip(device, core->chip_i);
+    if (!status)
+        status = hbm_alloc(device->stacks[core->stack_i], size_bytes, &block);
     if (!status) {
         core->in_use_bytes += hbm_block_bytes(block);
         if (core->in_use_bytes > core->peak_bytes)
@@ -312,8 +328,10 @@ vtrn_status runtime_core_ready(runtime_device *device, int core_i) {
     runtime_core *core = &device->cores[core_i];
     if (core->is_ready)
         return NULL;
-    VTRN_RETURN_IF_ERROR(engine_core_create(&device->chip, device->chip_hbm[core->chip_i],
-                                            device->chip.hbm_bytes, device->team, &core->engine));
+    uint8_t *hbm;
+    VTRN_RETURN_IF_ERROR(runtime_hbm(device, core_i, &hbm));
+    VTRN_RETURN_IF_ERROR(engine_core_create(&device->chip, hbm, device->chip.hbm_bytes,
+                                            device->team, &core->engine));
     if (device->n_ready >= MAX_LARGE_PAGED_CORES)
         engine_core_use_small_pages(&core->engine);
     device->n_ready++;

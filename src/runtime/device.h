@@ -48,7 +48,7 @@ struct runtime_device {
     bool is_timed, has_values; /* true but where the user leaves one out */
     /* Ranks whose values are computed, ascending, 0 among them; n_value_ranks 0: all of them. */
     uint32_t *value_ranks, n_value_ranks;
-    uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM, untouched until written */
+    uint8_t **chip_hbm; /* [n_chips] host address of the chip's HBM; NULL: see runtime_hbm() */
     hbm_heap **stacks;  /* [n_stacks] */
     runtime_core *cores;
     transport
@@ -67,6 +67,9 @@ struct runtime_device {
  * for a chip whose published numbers are too few. */
 vtrn_status runtime_device_open(const char *chip, const char *instance, int n_threads,
                                 runtime_device **out);
+/* *out: where the HBM of the core's chip begins on the host, reserved when it is first asked for,
+ * by an allocation or here. RESOURCE where the process has no address space left. */
+vtrn_status runtime_hbm(runtime_device *device, int core_i, uint8_t **out);
 void runtime_device_retain(runtime_device *device);
 void runtime_device_release(runtime_device *device); /* the last one frees everything */
 

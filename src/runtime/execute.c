@@ -141,11 +141,12 @@ void runtime_unload(runtime_program *l) {
 static vtrn_status bind_constants(runtime_program *l, int core_i) {
     runtime_binding *b = &l->bindings[core_i];
     const vtrn_program *p = l->program;
-    const uint8_t *hbm = l->device->chip_hbm[l->device->cores[core_i].chip_i];
     if (!p->data_size)
         return NULL;
     if (!b->constants)
         VTRN_RETURN_IF_ERROR(runtime_memory_create(l->device, core_i, p->data_size, &b->constants));
+    uint8_t *hbm;
+    VTRN_RETURN_IF_ERROR(runtime_hbm(l->device, core_i, &hbm));
     const bool is_shared = l->constants && l->constants->host >= hbm;
     const uint8_t *host = is_shared ? l->constants->host : b->constants->host;
     if (!is_shared) {

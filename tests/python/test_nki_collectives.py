@@ -94,6 +94,14 @@ def test_sums_add_in_fp32_and_round_once():
     assert vtrn.nki.run_ranks(kernel, x)[2].astype(np.float32) == 258  # in bfloat16 each 1 would be lost
 
 
+@pytest.mark.parametrize("chip", ["trn2", "trn3"])
+def test_there_may_be_as_many_ranks_as_an_instance_has_chips(chip, monkeypatch):
+    monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", chip)  # of trn3 each would reserve the memory of 64 chips
+    x = [np.full((1, 1), i, np.float32) for i in range(64)]
+    kernel = collective(lambda s, d: ncc.all_reduce([s], [d], ncc.ReplicaGroup([list(range(64))]), nl.add), lambda s: s)
+    assert [float(r[0, 0]) for r in vtrn.nki.run_ranks(kernel, x)] == [sum(range(64))] * 64
+
+
 def test_several_tensors_at_once_and_several_calls():
     @nki.jit
     def kernel(x, y):

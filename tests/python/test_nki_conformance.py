@@ -210,12 +210,67 @@ def test_a_pytest_that_fails_itself_says_why(tmp_path):
     assert document["failures"] and {r["reason"].rpartition(": ")[2] for r in document["failures"]} == {"no such plugin"}
 
 
-def test_a_worker_that_uses_too_much_memory_costs_its_test(tmp_path):
-    large = "import time\n\ndef test_large():\n    x = bytearray(1_500_000_000)\n    time.sleep(100)\n"
+def test_a_test_that_uses_too_much_memory_runs_again_alone(tmp_path):
+    large = "import time\n\ndef test_large():\n    x = bytearray(1_500_000_000)\n    time.sleep(5)\n"
     files = LIBRARY | {"test/integration/nkilib/test_sums.py": large + "\ndef test_small():\n    pass\n"}
     document, done = nkilib(tmp_path, files, "--memory", "1.2")
-    assert (document["passed"], document["crashed"]) == (1, 1), done.stdout + done.stderr
-    assert "more than 1.2 GB" in document["failures"][0]["reason"]
+    assert document["passed"] == document["executed"] == 2, done.stdout + done.stderr
+    records = [json.loads(line) for line in (tmp_path / "out/nkilib.jsonl").read_text().splitlines()]
+    assert [r.get("deferred", r.get("case")) for r in records] == ["test_large", "test_small", None, "test_large"]
+    assert "more than 1.2 GB" in records[0]["reason"]
+    assert not list((tmp_path / "tmp").glob("*/out-*"))  # nor what the ended worker had there
+
+
+def test_weights_are_drawn_as_the_library_draws_them():
+    import numpy as np
+
+    from vtrn.conformance import nkilib_inputs
+
+    def slowly():
+        return (np.random.randint(0, 7), np.random.randint(0, 3), np.random.choice([-1, 1]), np.random.random())
+
+    np.random.seed(3)
+    want = [slowly() for _ in range(3000)] + [np.random.random()]
+    np.random.seed(3)
+    got = [tuple(row) for row in zip(*nkilib_inputs.draw_blocks(3000))] + [np.random.random()]
+    assert got == want
+
+
+def test_weights_of_the_same_state_are_drawn_once():
+    import numpy as np
+
+    from vtrn.conformance import nkilib_inputs
+
+    drawn = []
+
+    def weights(shape, scale=1.0):
+        drawn.append(shape)
+        return [np.random.random(shape) * scale]
+
+    again = nkilib_inputs.remembered_weights(weights)
+    for seed, shape, n in ((1, (2, 3), 1), (1, (2, 3), 1), (2, (2, 3), 2), (2, (3, 2), 3)):
+        np.random.seed(seed)
+        got, after = again(shape, scale=2.0), np.random.random()
+        np.random.seed(seed)
+        np.testing.assert_array_equal(got[0], np.random.random(shape) * 2.0)
+        assert after == np.random.random() and len(drawn) == n and not got[0].flags.writeable
+
+
+def test_packed_floats_are_looked_up_in_a_table_of_the_librarys():
+    import numpy as np
+
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch, "from_numpy"):
+        pytest.skip("torch is a folder of that name")
+    from vtrn.conformance import nkilib_inputs
+
+    def nibbles(packed):  # four of a word, the lowest first
+        raw = packed.view(np.uint16).astype(np.int32)
+        return torch.from_numpy(np.stack([(raw >> shift) & 15 for shift in (0, 4, 8, 12)], -1).reshape(*raw.shape[:-1], -1) * 0.5)
+
+    words = np.random.default_rng(0).integers(0, 2**16, (6, 10)).astype(np.uint16)
+    for of in (words, words.T, words[:, ::3]):
+        assert torch.equal(nkilib_inputs.faster_unpack(nibbles, np.uint16)(of), nibbles(np.ascontiguousarray(of)))
 
 
 ADDITION = """import logging

@@ -268,3 +268,34 @@ def test_a_place_in_hbm_is_taken_again_when_its_last_reload_is_over(seed, tmp_pa
     x = numbers(9, 128, 10000)
     done = profiled(kernel, x, tmp_path=tmp_path)
     np.testing.assert_array_equal(done.result, np.stack([2 * x[i].max(axis=1, keepdims=True) for i in reads]))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_save_leaves_what_another_tile_is_still_reloaded_from(seed, tmp_path):
+    """Tiles of one size take each other's places in HBM. That of a tile whose last reload comes behind the save, which stands
+    where the saved tile was written, is not free."""
+    draw = np.random.default_rng(seed)
+    n_tiles, columns = 12, 8000
+    steps = [(draw.choice(["add", "fill", "subtract", "maximum"]), *map(int, draw.integers(0, n_tiles, 2))) for _ in range(40)]
+
+    def kernel():
+        out = nl.ndarray((n_tiles, 128, 1), np.float32, buffer=nl.shared_hbm)
+        tiles = [nl.ndarray((128, columns), np.float32) for _ in range(n_tiles)]
+        for i, tile in enumerate(tiles):
+            nisa.memset(tile, float(i))
+        for number, (what, i, j) in enumerate(steps):
+            if what in ("add", "fill"):  # the tile that was there is over
+                before, tiles[i] = tiles[i], nl.ndarray((128, columns), np.float32)
+                if what == "fill":
+                    nisa.memset(tiles[i], float(number))
+                else:
+                    nisa.tensor_scalar(tiles[i], before, nl.add, float(number))
+            elif i != j:
+                nisa.tensor_tensor(tiles[i], tiles[i], tiles[j], nl.subtract if what == "subtract" else nl.maximum)
+        for i, tile in enumerate(tiles):
+            total = nl.ndarray((128, 1), np.float32)
+            nisa.tensor_reduce(total, nl.add, tile, axis=1)
+            nisa.dma_copy(out[i], total)
+        return out
+
+    assert profiled(kernel, tmp_path=tmp_path).spill_reload_bytes > 0

@@ -39,6 +39,8 @@ def arguments():
     parser.add_argument("--part", metavar="K/N", help="every Nth unit, from the Kth (1..N)")
     parser.add_argument("--fraction", type=share, default=1.0, metavar="K/N",
                         help="a sample of each unit's cases, the same each time; a larger one later goes on from it")
+    parser.add_argument("--least", type=positive, default=worker.LEAST_CASES, metavar="N",
+                        help="with --fraction: so many cases of each unit, whatever their share")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--devices", type=positive, metavar="N",
                         help="NeuronCores of each worker, of VTRN_INSTANCE or else of a trn1.32xlarge")
@@ -51,7 +53,8 @@ def arguments():
                         help="nkilib: the tests that its simulation mode leaves out as too slow, instead of the others")
     parser.add_argument("--fast", action="store_true", help="nkilib: the tests that it marks as fast, instead of all")
     parser.add_argument("--memory", type=float, metavar="GB",
-                        help="a worker that uses more is ended: its case has crashed")
+                        help="a worker that uses more is ended, and its case runs again when the others are through, one at a time, with "
+                             "what the host has; one that needs more than that has crashed")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/conformance"),
                         help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
@@ -131,6 +134,7 @@ def main():
     if args.fresh:
         (args.out / f"{name}.jsonl").unlink(missing_ok=True)
     run = runner.Run(name, args.path, args.out, args.timeout, args.fraction, args.memory and int(args.memory * 1e9))
+    run.least = args.least
     if args.again:
         run.forget_failures(units)
     try:

@@ -1,5 +1,6 @@
 """nki-library's own tests in simulation mode: PATH is a checkout at tag 2.29. A unit is every Nth test of a file."""
 
+import contextlib
 import fcntl
 import functools
 import gc
@@ -8,6 +9,8 @@ import importlib.util
 import json
 import os
 import pathlib
+import random
+import shutil
 import sys
 import tempfile
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 import vtrn.nki
-from vtrn.conformance import nkilib_stubs
+from vtrn.conformance import nkilib_inputs, nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
 SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
@@ -98,6 +101,35 @@ def run_several_ranks(orchestrator):
     orchestrator._run_simulator_inference = inference
 
 
+def leave_inputs_out(orchestrator):
+    """A test writes its inputs to files, for another machine: gigabytes that a simulation does not read."""
+    orchestrator.__dump_kernel_inputs__ = lambda self, target_directory, kernel_under_test: {}
+
+
+@contextlib.contextmanager
+def output_folder(unit):
+    """An empty folder. What workers that were ended left is gone, too: of this unit, and of runs that are over."""
+    name = f"out-{os.getppid()}-{hashlib.sha256(unit.encode()).hexdigest()[:16]}"
+    folder = os.path.join(sys.pycache_prefix, name)
+    for old in pathlib.Path(sys.pycache_prefix).glob("out-*-*"):
+        run = old.name.split("-")[1]
+        if old.name == name or (os.path.isdir("/proc") and not os.path.isdir(f"/proc/{run}")):
+            shutil.rmtree(old, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seed_generators():
+    """Inputs that a test draws without a seed are the same in each run, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 class _XdistHooks:
     """What nki-library's conftest implements of pytest-xdist's hooks, which pytest refuses where nobody specifies them."""
 
@@ -108,8 +140,8 @@ class _XdistHooks:
 class Plugin:
     """Runs the chosen tests and passes each result on."""
 
-    def __init__(self, report, part):
-        self.report, self.part, self.outcome = report, part, None
+    def __init__(self, report, part, out):
+        self.report, self.part, self.out, self.outcome = report, part, out, None
         self.internal_error = ""
 
     def pytest_addhooks(self, pluginmanager):
@@ -119,8 +151,10 @@ class Plugin:
     def pytest_collection_finish(self, session):
         from test.utils.test_orchestrator import Orchestrator
 
+        leave_inputs_out(Orchestrator)
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
+        nkilib_inputs.install()
         items = session.items if not runs_slow() else [i for i in session.items if is_slow(i)]
         if kind_of_run() == "fast":
             items = [i for i in items if i.get_closest_marker("fast") and not is_slow(i)]
@@ -141,6 +175,14 @@ class Plugin:
         from test.utils.test_orchestrator import Orchestrator
 
         run_several_ranks(Orchestrator)
+        seed_generators()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self, item):
+        for value in (getattr(item, "funcargs", None) or {}).values():  # an Orchestrator among them
+            folder = getattr(getattr(value, "fs_config", None), "artifacts_output_directory_path", None)
+            if folder and pathlib.Path(self.out) in pathlib.Path(folder).parents:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -228,8 +270,8 @@ def run(path, unit, report):
     remember_pairs(name, sys.pycache_prefix)
     remember_marks(sys.pycache_prefix)
 
-    plugin = Plugin(report, tuple(int(x) for x in part.split("/")) if part else None)
-    with tempfile.TemporaryDirectory() as out:
+    with output_folder(unit) as out:
+        plugin = Plugin(report, tuple(int(x) for x in part.split("/")) if part else None, out)
         code = pytest.main(["-c", "test/pytest.ini", "--rootdir", path, f"{TESTS}/{name}", "-q", "--tb=short", "-p", "no:cacheprovider",
                      "-o", "log_level=ERROR", "-p", "no:warnings", "--test-mode", "simulation", "--platform-target", platform(),
                      "--output-directory", out, "-o", f"artifacts_dir={out}", "--force-local-cleanup"],

@@ -10,8 +10,12 @@ import sys
 import threading
 import time
 
+from vtrn.conformance.worker import LEAST_CASES
+
 PASSED, FAILED, SKIPPED, CRASHED, HUNG = "passed", "failed", "skipped", "crashed", "hung"
 MEMORY_POLL_SECONDS = 1
+SPARE_BYTES = 2 << 30  # of a host's free memory, for other programs
+LEAST_FREE_BYTES = 1 << 30  # below this the host would soon end programs, other people's too
 LOADING_SECONDS = 300  # at least this long may a worker import and prepare: a loaded machine is slow
 OUTCOMES = (PASSED, FAILED, SKIPPED, CRASHED, HUNG)
 
@@ -23,6 +27,7 @@ class Result:
     outcome: str
     reason: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of the worker's threads: what a host that does other work does not change
 
 
 def resident_bytes(pid):
@@ -34,15 +39,24 @@ def resident_bytes(pid):
         return 0
 
 
-class Worker:
-    """A process that runs the cases of one unit after another: worker.py tells its protocol."""
+def available_bytes():
+    """Memory that programs may still use; 0 where the host does not tell."""
+    try:
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 0
 
-    def __init__(self, suite, path, unit, done, fraction=1.0, max_bytes=None):
+
+class Worker:
+    """A process that runs the cases of one unit after another: worker.py tells its protocol. which: fraction, least, cases."""
+
+    def __init__(self, suite, path, unit, done, max_bytes=None, **which):
         command = [sys.executable, "-m", "vtrn.conformance.worker", suite, path or ""]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True,
                                         env={"PYTHONHASHSEED": "0", **os.environ})  # the same cases each time
-        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), "fraction": fraction}) + "\n")
+        self.process.stdin.write(json.dumps({"unit": unit, "done": sorted(done), **which}) + "\n")
         self.process.stdin.close()
         self.lines = queue.Queue()
         self.errors = collections.deque(maxlen=30)
@@ -66,6 +80,9 @@ class Worker:
             n_bytes = resident_bytes(self.process.pid)
             if n_bytes > max_bytes:
                 self.excess = f"used {n_bytes / 1e9:.1f} GB of memory, more than {max_bytes / 1e9:.1f} GB"
+            elif 0 < available_bytes() < LEAST_FREE_BYTES and n_bytes > LEAST_FREE_BYTES:
+                self.excess = f"used {n_bytes / 1e9:.1f} GB of memory and left the host less than {LEAST_FREE_BYTES / 1e9:.1f} GB"
+            if self.excess:
                 self.process.kill()
                 return
             time.sleep(MEMORY_POLL_SECONDS)
@@ -87,11 +104,13 @@ class Run:
     """The results of a suite so far, in OUT/SUITE.jsonl; one line a case."""
 
     def __init__(self, suite, path, out, timeout=300, fraction=1.0, max_bytes=None):
-        self.max_bytes = max_bytes  # of a worker
+        self.max_bytes = max_bytes  # of a worker; what needs more runs again, alone
+        self.least = LEAST_CASES  # cases of a unit that run, whatever the fraction
         self.suite, self.path, self.timeout, self.fraction = suite, path, timeout, fraction
         out.mkdir(parents=True, exist_ok=True)
         self.file = out / f"{suite}.jsonl"
         self.results = {}
+        self.deferred = {}  # (unit, case) to what is said of its memory: not run to its end beside others
         self.fraction_run = {}  # of a unit's cases, for each unit that was run to its end
         self.lock = threading.Lock()
         self.started = time.monotonic()
@@ -107,17 +126,21 @@ class Run:
             self.fraction_run.pop(record["again"], None)
             for key in self._failures_of(record["again"]):
                 del self.results[key]
+        elif "deferred" in record:
+            self.deferred[record["unit"], record["deferred"]] = record["reason"]
         else:
             result = Result(**record)
             self.results[result.unit, result.case] = result
+            self.deferred.pop((result.unit, result.case), None)
 
     def _write(self, record):
         with self.lock, self.file.open("a") as f:
             f.write(json.dumps(record) + "\n")
             self._take(record)
 
-    def _finish(self, unit):
-        self._write({"finished": unit, "fraction": self.fraction})
+    def _finish(self, unit, cpu_seconds=0.0):
+        """cpu_seconds: of the unit's last worker."""
+        self._write({"finished": unit, "fraction": self.fraction, "cpu_seconds": cpu_seconds})
 
     def is_finished(self, unit):
         return self.fraction_run.get(unit, 0) >= self.fraction
@@ -156,11 +179,24 @@ class Run:
         for thread in threads:
             while thread.is_alive():  # a join without end would not see ctrl-C
                 thread.join(0.5)
+        for unit in units:
+            while cases := [case for u, case in self.deferred if u == unit]:
+                self._run_unit(unit, lambda: progress(self, units), cases)
+                for case in self._untold(unit, cases):
+                    self.add(Result(unit, case, CRASHED, "it was not run again: its unit has it no more"))
 
-    def _run_unit(self, unit, progress):
-        """True when the unit is finished; False when its worker ended early and another must go on."""
+    def _untold(self, unit, cases):
+        """Those of the cases of which nothing was told, where the first of them was not reached."""
+        return cases if all((unit, case) in self.deferred for case in cases) else []
+
+    def _run_unit(self, unit, progress, cases=None):
+        """True when the unit is finished; False when its worker ended early and another must go on. cases: those that run
+        now, with all memory that the host has."""
         done = {case for u, case in self.results if u == unit}
-        worker = Worker(self.suite, self.path, unit, done, self.fraction, self.max_bytes)
+        if cases is None:
+            done |= {case for u, case in self.deferred if u == unit}
+        max_bytes = self.max_bytes if cases is None else max(self.max_bytes or 0, available_bytes() - SPARE_BYTES)
+        worker = Worker(self.suite, self.path, unit, done, max_bytes, fraction=self.fraction, least=self.least, cases=cases)
         current = None
         try:
             while True:
@@ -177,7 +213,8 @@ class Run:
                 if "start" in message:
                     current = message["start"]
                 elif "end" in message:
-                    self._finish(unit)
+                    if cases is None:
+                        self._finish(unit, message.get("cpu_seconds", 0.0))
                     return True
                 else:
                     self.add(Result(unit, **message))
@@ -186,6 +223,9 @@ class Run:
         finally:
             worker.process.kill()
             code = worker.process.wait()
+        if worker.excess and current and cases is None:
+            self._write({"deferred": current, "unit": unit, "reason": worker.excess})
+            return False
         self.add(Result(unit, current or "(loading)", CRASHED, f"exit {code}: {worker.last_words()}"))
         if current is None:
             self._finish(unit)
@@ -207,6 +247,7 @@ def summary(run):
     return {
         "suite": run.suite, "executed": n_executed, **{o: counts[o] for o in OUTCOMES},
         "passed_share": counts[PASSED] / n_executed if n_executed else None,
+        "cpu_seconds": sum(r.cpu_seconds for r in run.results.values()),
         "units": {unit: dict(c) for unit, c in sorted(units.items())},
         "skips": dict(skips.most_common()),
         "notes": [(r.unit, r.case, r.reason) for r in run.results.values() if r.outcome == "passed" and r.reason],
@@ -237,5 +278,5 @@ def table(document):
     lines += ["", f"{document['suite']}: {document['executed']} executed, {document['passed']} passed"
               + (f" ({100 * share:.2f} %)" if share is not None else "")
               + f", {document['failed']} failed, {document['crashed']} crashed, {document['hung']} hung, "
-              f"{document['skipped']} skipped"]
+              f"{document['skipped']} skipped; {document['cpu_seconds']:.0f} s of CPU time"]
     return "\n".join(lines)
