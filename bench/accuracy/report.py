@@ -102,7 +102,8 @@ An error is ours / published - 1. The mean, the median and the worst are of its 
 published is a geometric mean, below 1 where vtrn is too fast. Each measurement belongs to one of two
 halves: constants and decisions were chosen by looking at the fitted half alone, so the unseen half says
 what to expect of a program of your own. (Families of models with two or three rows are an exception:
-all their rows were in view.)
+all their rows were in view. So were all kernels of the group `nki` when it was decided what of the vendor's
+compiler vtrn does; they count as fitted.)
 """
 
 # Found with `vtrn explain` of the models; a change of the compiler or of a chip may make it untrue.
