@@ -105,6 +105,32 @@ def test_matmul_sums_in_psum():
     np.testing.assert_allclose(matmul(a, b), a.T @ b, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("begin", ["full", "copy", "part", "zeros again"])
+def test_matmuls_are_added_to_what_others_wrote(begin):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((64, 64), nl.float32, buffer=nl.shared_hbm)
+        x = nl.load(a)
+        sums = nl.full((64, 64), 3.0 if begin == "full" else 0.0, nl.float32, buffer=nl.psum)
+        if begin in ("copy", "zeros again"):
+            sums[...] = nl.copy(x)
+        if begin == "part":
+            sums[:, 16:32] = nl.copy(x[:, 16:32])
+        if begin == "zeros again":
+            sums[...] = nl.zeros((64, 64), nl.float32)
+        for _ in nl.affine_range(2):
+            sums += nl.matmul(x, x, transpose_x=True)
+        nl.store(out, sums)
+        return out
+
+    a = rng.integers(-2, 3, (64, 64)).astype(np.float32)
+    first = {"full": np.full_like(a, 3), "copy": a, "part": np.zeros_like(a), "zeros again": np.zeros_like(a)}[begin].copy()
+    if begin == "part":
+        first[:, 16:32] = a[:, 16:32]
+    np.testing.assert_array_equal(kernel(a), first + 2 * (a.T @ a))
+    np.testing.assert_array_equal(vtrn.nki.profile(kernel)(a).result, first + 2 * (a.T @ a))
+
+
 @nki.jit
 def softmax(a):
     out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)

@@ -643,7 +643,7 @@ def accumulate(target, value):
             accumulate(to, by)
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
-        value.into(target, None)
+        value.into(target, isa._ADDS)
         return
     if not isinstance(value, Tensor):
         isa.tensor_scalar(target.raw(), target.raw(), nl.add, value)
