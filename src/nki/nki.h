@@ -140,7 +140,9 @@ VTRN_API vtrn_status vtrn_nki_issue(nki_session *s, const nki_call *call);
 /* dst = src by DMA, whatever shapes of equal element count they have. */
 VTRN_API vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call);
 /* dst (view[0]) = or += stationary (view[1])^T moving (view[2]). accumulate 0, 1, or -1: the first
- * matmul into an element of a PSUM tensor overwrites it, later ones add. */
+ * matmul into an element of a PSUM tensor overwrites it, later ones add; or NKI_ADDS: so they do,
+ * but where another instruction has written to dst, and not zeros, the first one adds as well. */
+enum { NKI_ADDS = -2 };
 VTRN_API vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate);
 
 /* Whether an instruction has written to it. */

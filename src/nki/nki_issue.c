@@ -282,6 +282,12 @@ static vtrn_status mark_written(issue *x, int i) {
     return nki_map_mark(&r->written, &written);
 }
 
+/* Whether matmuls may begin with what the instruction leaves in PSUM: zeros are as good as none. */
+static bool gives_values(const issue *x) {
+    return !access_reads_weights(&x->instr) &&
+           !(x->instr.opcode == VTRN_OP_MEMSET && x->instr.imm[0].f == 0);
+}
+
 /* What a shuffle may keep stays unwritten. */
 static vtrn_status mark(issue *x, uint32_t list_i) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
@@ -300,6 +306,8 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
             VTRN_RETURN_IF_ERROR(mark_written(x, i));
         if (access_reads_weights(&x->instr))
             VTRN_RETURN_IF_ERROR(nki_map_mark(&r->summed, x->view[i]));
+        else if (r->storage.space == VTRN_SPACE_PSUM && gives_values(x))
+            VTRN_RETURN_IF_ERROR(nki_map_mark(&r->valued, x->view[i]));
     }
     return NULL;
 }
@@ -568,6 +576,8 @@ vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate
     if (accumulate >= 0)
         return multiply(s, call, accumulate);
     uint64_t first = 0, all = nki_view_elements(dst) * (uint64_t)nki_element_bytes(dst);
+    if (accumulate == NKI_ADDS && nki_map_count(&nki_record_of(dst)->valued, dst, &first) > 0)
+        return multiply(s, call, true);
     uint64_t n = nki_map_count(&nki_record_of(dst)->summed, dst, &first);
     return n == 0 || n == all ? multiply(s, call, n != 0) : multiply_parts(s, call);
 }

@@ -103,6 +103,17 @@ static bool is_reusable(const reusing *r, const nki_issued *issued) {
             issued->instr.opcode == VTRN_OP_PE_TRANSPOSE);
 }
 
+/* Whether all engines give the same bits: integers go through fp32 on some and not on others
+ * (compiler/build/twins.c). */
+static bool is_any_engine(const vtrn_instr *instr) {
+    if (isa_ops[instr->opcode].is_dma)
+        return true;
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (access_is_memory(instr, i) && !dtype_is_float((vtrn_dtype)instr->ap[i].dtype))
+            return false;
+    return true;
+}
+
 /* Whether both make the same, from operands of the same values. */
 static bool is_same(const reusing *r, const nki_issued *a, const nki_issued *b) {
     const vtrn_instr *x = &a->instr, *y = &b->instr;
@@ -110,6 +121,7 @@ static bool is_same(const reusing *r, const nki_issued *a, const nki_issued *b) 
                    x->func == y->func && x->flags == y->flags && x->arg[0] == y->arg[0] &&
                    x->arg[1] == y->arg[1] && x->imm[0].bits == y->imm[0].bits &&
                    x->imm[1].bits == y->imm[1].bits &&
+                   (x->engine == y->engine || is_any_engine(x)) &&
                    a->operand[0]->storage.dtype == b->operand[0]->storage.dtype &&
                    a->operand[0]->storage.row_bytes == b->operand[0]->storage.row_bytes;
     for (int i = 0; i < VTRN_MAX_AP && is_same; i++) {

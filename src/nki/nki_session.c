@@ -113,6 +113,7 @@ static void forget(nki_session *s) {
         runtime_memory_release(r->memory);
         free(r->written.bytes);
         free(r->summed.bytes);
+        free(r->valued.bytes);
         free(r->owned_name);
         nki_sharing_free(r->sharing);
         free(r);
@@ -464,7 +465,7 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
     r->storage.dtype = (uint8_t)o->dtype;
     r->storage.n_partitions = (uint32_t)n_partitions;
     r->storage.row_bytes = row;
-    r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = n;
+    r->storage.n_bytes = r->written.n_bytes = r->summed.n_bytes = r->valued.n_bytes = n;
     r->kind = (uint8_t)o->kind;
     r->is_kept_there = o->is_kept_there;
     r->n_blocks = o->n_blocks;
@@ -489,7 +490,8 @@ void vtrn_nki_release(nki_storage *storage) {
     r->is_released = true;
     free(r->written.bytes);
     free(r->summed.bytes);
-    r->written.bytes = r->summed.bytes = NULL;
+    free(r->valued.bytes);
+    r->written.bytes = r->summed.bytes = r->valued.bytes = NULL;
     if (storage->space == VTRN_SPACE_HBM) {
         if (r->kind == NKI_LOCAL) {
             runtime_memory_release(r->memory);

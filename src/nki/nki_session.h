@@ -33,6 +33,7 @@ typedef struct nki_record {
     uint8_t *host;          /* HBM: its bytes */
     nki_map written;
     nki_map summed;       /* PSUM: by matmuls */
+    nki_map valued;       /* PSUM: by others, but for memsets of 0 */
     uint32_t first, last; /* instructions that name it; first UINT32_MAX: none does */
     int64_t chip_addr;    /* found by nki_place */
     uint32_t chip_partition;

@@ -105,6 +105,70 @@ def test_matmul_sums_in_psum():
     np.testing.assert_allclose(matmul(a, b), a.T @ b, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("begin", ["full", "copy", "part", "zeros again"])
+def test_matmuls_are_added_to_what_others_wrote(begin):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((64, 64), nl.float32, buffer=nl.shared_hbm)
+        x = nl.load(a)
+        sums = nl.full((64, 64), 3.0 if begin == "full" else 0.0, nl.float32, buffer=nl.psum)
+        if begin in ("copy", "zeros again"):
+            sums[...] = nl.copy(x)
+        if begin == "part":
+            sums[:, 16:32] = nl.copy(x[:, 16:32])
+        if begin == "zeros again":
+            sums[...] = nl.zeros((64, 64), nl.float32)
+        for _ in nl.affine_range(2):
+            sums += nl.matmul(x, x, transpose_x=True)
+        nl.store(out, sums)
+        return out
+
+    a = rng.integers(-2, 3, (64, 64)).astype(np.float32)
+    first = {"full": np.full_like(a, 3), "copy": a, "part": np.zeros_like(a), "zeros again": np.zeros_like(a)}[begin].copy()
+    if begin == "part":
+        first[:, 16:32] = a[:, 16:32]
+    np.testing.assert_array_equal(kernel(a), first + 2 * (a.T @ a))
+    np.testing.assert_array_equal(vtrn.nki.profile(kernel)(a).result, first + 2 * (a.T @ a))
+
+
+@pytest.mark.parametrize("change", ["assign", "load", "in place", "add", "predicated"])
+@pytest.mark.parametrize("reads", ["sum", "assign", "store", "again"])
+def test_a_matmul_has_the_operands_that_it_was_given(change, reads):
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((64, 64), nl.float32, buffer=nl.shared_hbm)
+        x, y = nl.ndarray((64, 64), nl.float32), nl.load(b)
+        x[...] = nl.load(a)
+        product = nisa.nc_matmul(x[:, 0:64], y)
+        again = nl.zeros((64, 64), nl.float32, buffer=nl.psum)
+        if reads == "again":
+            again += product
+        if change == "assign":
+            x[...] = nl.zeros((64, 64), nl.float32)
+        elif change == "load":
+            x[0:32, :] = nl.load(b[32:64])
+        elif change == "in place":
+            x *= 2.0
+        elif change == "add":
+            x += y
+        else:
+            nisa.tensor_copy_predicated(src=y, dst=x, predicate=nl.equal(y, y, dtype=nl.uint8))
+        sums = nl.zeros((64, 64), nl.float32, buffer=nl.psum)
+        if reads == "sum":
+            sums += product
+        elif reads == "assign":
+            sums[...] = product
+        nl.store(out, sums if reads in ("sum", "assign") else product)
+        return out
+
+    a, b = (rng.integers(-2, 3, (64, 64)).astype(np.float32) for _ in range(2))
+    if reads == "again":
+        with pytest.raises(vtrn.nki.NkiValidationError, match="summed in PSUM is read once more.*nl.copy"):
+            kernel(a, b)
+    else:
+        np.testing.assert_array_equal(kernel(a, b), a.T @ b)
+
+
 @nki.jit
 def softmax(a):
     out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)

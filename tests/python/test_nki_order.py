@@ -167,6 +167,23 @@ def test_a_transpose_that_each_turn_repeats_is_done_once(tmp_path):
     assert operations["pe_transpose"] == 1
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_integers_that_another_engine_rounds_are_not_taken_from_it(tmp_path, order):
+    @nki.jit
+    def kernel(a, b):
+        outs = [nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm) for _ in range(2)]
+        x, y = nl.load(a), nl.load(b)
+        for i in order:
+            nl.store(outs[i], nisa.tensor_tensor(x, y, op=nl.add, **({"engine": nisa.vector_engine} if i else {})))
+        return outs[0], outs[1]
+
+    rng = np.random.default_rng(1)
+    a, b = (rng.integers(2**28, 2**29, (128, 64)).astype(np.int32) for _ in range(2))
+    found, _ = profiled(tmp_path, kernel, a, b)
+    np.testing.assert_array_equal(found.result[0], a + b)
+    assert (found.result[1] != a + b).any()  # Vector adds in fp32
+
+
 def random_kernel(r, n_blocks):
     """Loops, each of which makes or changes the blocks of an array from those of others."""
     n_arrays = 5

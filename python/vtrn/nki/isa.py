@@ -24,7 +24,8 @@ from vtrn.nki.tensor import VirtualRegister, ndarray
 
 # -- Tensor engine
 
-_ACCUMULATES = {None: -1, False: 0, True: 1}
+_ADDS = "adds"  # += of the first generation: to what other instructions have written, too
+_ACCUMULATES = {None: -1, False: 0, True: 1, _ADDS: -2}
 
 
 def transposes(stationary, moving):

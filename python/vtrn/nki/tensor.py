@@ -57,6 +57,7 @@ class Registers:
         self.ones = {}  # by type: the row that the first generation spreads others with
         self.extremes = {}  # of activate2: the row of largest or smallest values that is kept
         self.prepared = None  # of nki.collectives: what waits for its trigger
+        self.products = []  # of the first generation's matmuls, weak references: what has no tile yet
         self.loop_sums = {}  # of the first generation's loop_reduce, by where they are stored
 
 

@@ -3,6 +3,7 @@ a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
 import itertools
 import math
+import weakref
 
 import numpy as np
 
@@ -36,7 +37,12 @@ class Tensor:
     size = property(lambda self: math.prod(self.base.shape))
 
     def raw(self):
-        """As instructions take it: partitions first."""
+        """As instructions take it: partitions first. They may write to it: matmuls of it that wait are done before."""
+        if tensor.launch.products:
+            _finish_products(self.base._storage_id)
+        return self.raw_as_it_is()
+
+    def raw_as_it_is(self):
         self.check_inside()
         v, order = self.base, None
         if self.par:
@@ -368,19 +374,30 @@ def check_read_by_tensor(what, name, x):
 class Product(Tensor):
     """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read."""
 
-    __slots__ = ("stationary", "moving", "options", "made")
+    __slots__ = ("stationary", "moving", "options", "made", "is_summed", "is_over", "__weakref__")
 
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
+        self.is_summed = self.is_over = False  # in PSUM; and its operands are others since then
         self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
+        tensor.launch.products.append(weakref.ref(self))
 
     def into(self, target, accumulate):
-        isa.nc_matmul(target.raw(), self.stationary.raw(), self.moving.raw(), accumulate=accumulate, **self.options)
+        self.check_operands()
+        self.is_summed = True
+        isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
+                      **self.options)
+
+    def check_operands(self):
+        if self.is_over:
+            raise NkiValidationError(tensor._placed("a matmul that was summed in PSUM is read once more, and an operand of it was "
+                                                    "overwritten in between; copy its result before (nl.copy), and add the copy"))
 
     @property
     def base(self):
         if self.made is None:
-            k, free = self.stationary.raw().shape[0], self.moving.raw().shape[1:]
+            self.check_operands()
+            k, free = self.stationary.raw_as_it_is().shape[0], self.moving.raw_as_it_is().shape[1:]
             m = self.stationary.size // k
             if self.options.get("perf_mode"):  # both operands have two rows a partition
                 m, free = m // 2, free[1:]
@@ -389,6 +406,26 @@ class Product(Tensor):
             self.made = made
             self.into(made, False)
         return self.made.base
+
+
+def _finish_products(storage_id, is_written=False):
+    """Matmuls of the storage that something names and that have no tile become one. Those that were summed, which as a rule
+    nothing reads again, are over where the storage is written."""
+    waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None]
+    for product in waiting:
+        if storage_id not in (product.stationary.base._storage_id, product.moving.base._storage_id):
+            continue
+        if product.is_summed:
+            product.is_over |= is_written
+        else:
+            product.base  # noqa: B018
+    tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None and not p.is_over]
+
+
+def finish_readers(target):
+    """Before the target is written: matmuls have the operands that they were given."""
+    if tensor.launch.products:
+        _finish_products(target.base._storage_id, True)
 
 
 class LoopIndex(int):
@@ -562,6 +599,7 @@ def binary_free_copy(x, dtype):
 
 def move(target, source):
     """Whatever memories they are in."""
+    finish_readers(target)
     to, by = target.raw(), source.raw()
     if not to._is_on_chip and by._is_psum:
         staged = tensor.ndarray(by.shape, by.dtype)
@@ -589,7 +627,8 @@ def transfer(target, source):
 
 
 def assign(target, value):
-    if isinstance(value, Product) and target.base._is_psum:
+    finish_readers(target)
+    if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
     elif isinstance(value, LoopSum):
         value.into(target)
@@ -638,12 +677,13 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
+    finish_readers(target)
     if isinstance(value, Tensor) and value.kept is not None:
         for to, by in _kept_parts(target, value):
             accumulate(to, by)
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
-        value.into(target, None)
+        value.into(target, isa._ADDS)
         return
     if not isinstance(value, Tensor):
         isa.tensor_scalar(target.raw(), target.raw(), nl.add, value)
