@@ -761,11 +761,12 @@ def test_a_run_longer_than_a_size_field_is_two_dimensions(n):
     np.testing.assert_array_equal(kernel(a), a)
 
 
-def test_the_first_kernel_of_the_readme_runs(tmp_path):
+@pytest.mark.parametrize("how", [[], ["-m", "vtrn.nki"]])
+def test_the_first_kernel_of_the_readme_runs(how, tmp_path):
     with open(os.path.join(os.path.dirname(__file__), "../../README.md")) as f:
-        code = re.search(r"```python\n(import nki.*?)```", f.read(), re.S)[1]
+        code = re.search(r"```python\n(import numpy as np, vtrn.nki.*?)```", f.read(), re.S)[1]
     (tmp_path / "first.py").write_text(code)
-    done = subprocess.run([sys.executable, "-m", "vtrn.nki", "first.py"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *how, "first.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2. 2." in done.stdout and (tmp_path / "out/nki/add/profile.html").exists()
 
