@@ -145,8 +145,8 @@ VTRN_API vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call);
 enum { NKI_ADDS = -2 };
 VTRN_API vtrn_status vtrn_nki_matmul(nki_session *s, const nki_call *call, int accumulate);
 
-/* Whether an instruction has written to it. */
-VTRN_API bool vtrn_nki_is_written_to(const nki_storage *storage);
+/* How many instructions have written to it. */
+VTRN_API uint32_t vtrn_nki_n_writes(const nki_storage *storage);
 VTRN_API int64_t vtrn_nki_view_bytes(const nki_view *view);
 /* Elements in row-major order, dense, and how many of them nothing has written. */
 VTRN_API vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten);

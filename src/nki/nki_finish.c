@@ -38,7 +38,7 @@ static vtrn_status add_argument(finishing *f, const nki_record *r) {
         build_slot_add(&f->build, VTRN_SLOT_ARGUMENT, t, r->storage.n_bytes, index, slot));
     uint32_t output_i = 0;
     bool is_returned = is_output(f, r, &output_i);
-    if (!r->is_stored_to && !is_returned)
+    if (!r->n_writes && !is_returned)
         return NULL;
     if (!is_returned)
         output_i = f->n_outputs++;

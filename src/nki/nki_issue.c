@@ -301,7 +301,7 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
             access_writes_weights(&x->instr) || (access_reads_weights(&x->instr) && i >= 1);
         if (!access_is_written(&x->instr, i))
             continue;
-        r->is_stored_to = true;
+        r->n_writes++;
         if (x->instr.opcode != VTRN_OP_STREAM_SHUFFLE || !access_keeps(&x->instr))
             VTRN_RETURN_IF_ERROR(mark_written(x, i));
         if (access_reads_weights(&x->instr))

@@ -506,8 +506,8 @@ void vtrn_nki_release(nki_storage *storage) {
         nki_pool_give(&storage->session->pool[storage->space], storage->addr, storage->row_bytes));
 }
 
-bool vtrn_nki_is_written_to(const nki_storage *storage) {
-    return ((const nki_record *)storage)->is_stored_to;
+uint32_t vtrn_nki_n_writes(const nki_storage *storage) {
+    return ((const nki_record *)storage)->n_writes;
 }
 
 /* Host address of a storage's byte. */

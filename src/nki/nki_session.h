@@ -25,7 +25,8 @@ typedef struct nki_record {
     uint32_t slot;       /* HBM */
     uint8_t kind;        /* nki_storage_kind */
     uint8_t core;        /* whose tile it is; HBM: 0 */
-    bool is_released, is_placed, is_stored_to;
+    bool is_released, is_placed;
+    uint32_t n_writes; /* instructions that wrote to it so far */
     bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
     bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
     int64_t placed_addr;

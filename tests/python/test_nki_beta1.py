@@ -131,7 +131,7 @@ def test_matmuls_are_added_to_what_others_wrote(begin):
     np.testing.assert_array_equal(vtrn.nki.profile(kernel)(a).result, first + 2 * (a.T @ a))
 
 
-@pytest.mark.parametrize("change", ["assign", "load", "in place", "add", "predicated"])
+@pytest.mark.parametrize("change", ["assign", "load", "in place", "add", "predicated", "reduction"])
 @pytest.mark.parametrize("reads", ["sum", "assign", "store", "again"])
 def test_a_matmul_has_the_operands_that_it_was_given(change, reads):
     @nki.jit
@@ -151,6 +151,8 @@ def test_a_matmul_has_the_operands_that_it_was_given(change, reads):
             x *= 2.0
         elif change == "add":
             x += y
+        elif change == "reduction":
+            nisa.activation_reduce(op=nl.copy, data=y, reduce_op=nl.add, reduce_res=x[:, 0:1])
         else:
             nisa.tensor_copy_predicated(src=y, dst=x, predicate=nl.equal(y, y, dtype=nl.uint8))
         sums = nl.zeros((64, 64), nl.float32, buffer=nl.psum)

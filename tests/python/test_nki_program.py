@@ -345,3 +345,18 @@ def test_a_result_that_goes_across_an_operand_is_that_of_operands_read_first(tmp
         apart, across = make(n, True)(a, b), make(n, False)(a, b)
         assert np.array_equal(np.asarray(apart), np.asarray(across), equal_nan=dtype is not np.int32), n
         profile(tmp_path, make(n, False), a, b)  # the program gives the same, or this is an error
+
+
+@pytest.mark.parametrize("columns", [2, 512])
+def test_signs_of_nan_are_no_difference(columns, tmp_path):
+    """Which of two NaN stays is the host's (docs/decisions/0012); numbers beside them are compared all the same."""
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.multiply(nl.load(a), nl.load(b)))
+        return out
+
+    a, b = np.ones((128, columns), np.float32), np.ones((128, 1), np.float32)
+    a.reshape(-1)[::3], a.reshape(-1)[1::5] = np.nan, -np.nan
+    b[::2], b[1::2] = np.nan, -np.nan
+    assert np.isnan(vtrn.nki.profile(kernel, tmp_path)(a, b).result).all()

@@ -123,7 +123,7 @@ class _Recording(kernels._Run):
 
     def _update_arguments(self):
         for value, made in self.traced:
-            if made._is_written_to and all(made._storage_id != known._storage_id for known in self.outputs):
+            if made._n_writes and all(made._storage_id != known._storage_id for known in self.outputs):
                 raise NkiValidationError(f"{self.function.__name__} writes to an argument of shape {made.shape} and does "
                                          "not return it; JAX's arrays do not change, so return the argument", 7)
 

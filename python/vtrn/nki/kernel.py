@@ -248,12 +248,13 @@ class _Run:
 
     def _differs(self, value, data):
         """Whether a program's output has other bytes than the kernel's, where the kernel writes: elsewhere a result has 0, and
-        an output what its memory held before."""
+        an output what its memory held before. Signs and payloads of NaN do not count (docs/decisions/0012)."""
         whole = _whole(value)
         found = whole._read()[0]
         if found == data:
             return False
         is_other = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
+        is_other &= ~_are_nan(value, found, data)
         for written in (self.written.get(value._storage_id), whole._written()):
             if written is not None:
                 is_other &= np.frombuffer(written, np.uint8) != 0
@@ -292,7 +293,7 @@ class _Run:
     def _update_arguments(self):
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
-            if made._is_written_to and isinstance(value, np.ndarray):
+            if made._n_writes and isinstance(value, np.ndarray):
                 np.copyto(array, made.numpy().reshape(array.shape).view(array.dtype))
 
     def run(self, args, kwargs):
@@ -509,6 +510,17 @@ class _Profiled:
                 raise NkiValidationError(f"{name}: the program gives another result than the kernel did when it was "
                                          "written; this is an error of vtrn", 11)
         return Profile(result=run.result, directory=str(directory), **figures)
+
+
+def _are_nan(value, a, b):
+    """By byte of a and b, two contents of the memory of value: whether it is of an element that is NaN in both. False where its
+    type has none."""
+    dtype = dtypes.numpy_of(value._dtype)
+    try:
+        is_nan = np.isnan(np.frombuffer(a, dtype)) & np.isnan(np.frombuffer(b, dtype))
+    except (TypeError, ValueError):  # no floats, or a view whose elements the memory is no multiple of
+        return np.zeros(len(a), bool)
+    return np.repeat(is_nan, dtype.itemsize)
 
 
 def profile(kernel, directory=None):

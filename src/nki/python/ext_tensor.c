@@ -273,13 +273,13 @@ static PyObject *get_storage_id(ext_tensor *self, void *unused) {
     return PyLong_FromUnsignedLong(self->view.storage->id);
 }
 
-static PyObject *get_is_written_to(ext_tensor *self, void *unused) {
+static PyObject *get_n_writes(ext_tensor *self, void *unused) {
     (void)unused;
-    return PyBool_FromLong(vtrn_nki_is_written_to(self->view.storage));
+    return PyLong_FromUnsignedLong(vtrn_nki_n_writes(self->view.storage));
 }
 
 static PyGetSetDef tensor_getset[] = {
-    {"_is_written_to", (getter)get_is_written_to, NULL, "Whether an instruction wrote.", NULL},
+    {"_n_writes", (getter)get_n_writes, NULL, "Instructions that wrote to the memory.", NULL},
     {"shape", (getter)get_shape, NULL, "Elements by dimension.", NULL},
     {"strides", (getter)get_strides, NULL, "Steps by dimension, in elements.", NULL},
     {"offset", (getter)get_offset, NULL, "Of the first element, in elements.", NULL},

@@ -26,7 +26,6 @@ def tensor_copy(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
     t.refuse_mask(mask, "tensor_copy_predicated", dst)
-    t.finish_readers(dst)
     isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
     return dst
 
@@ -182,7 +181,6 @@ def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd
 def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
                   reverse_pred=False, mask=None, dtype=None, **unused):
     t.refuse_mask(mask, "select_reduce", dst)
-    t.finish_readers(dst)
     isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, None,
                       reverse_pred)
     return dst
@@ -191,7 +189,6 @@ def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_
 def tensor_scalar_cumulative(*, dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, mask=None,
                              **unused):
     t.refuse_mask(mask, "tensor_scalar_cumulative", dst)
-    t.finish_readers(dst)
     isa.tensor_scalar_cumulative(dst.raw(), src.raw(), op0, op1, raw(imm0), raw(imm1), reduce_cmd)
     return dst
 
@@ -262,13 +259,11 @@ def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, 
 
 def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused):
     t.refuse_mask(mask, "nc_stream_shuffle", dst)
-    t.finish_readers(dst)
     isa.nc_stream_shuffle(dst.raw(), src.raw(), shuffle_mask)
 
 
 def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, dge_mode=dge_mode.unknown, **unused):
     mask = mask_of(mask)
-    t.finish_readers(dst)
     to, by = dst.boxed(mask), src.boxed(mask)
     if to is not None and by is not None:
         isa.dma_copy(to.raw(), by.raw(), oob_mode=oob_mode, dst_rmw_op=dst_rmw_op)

@@ -280,7 +280,6 @@ for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equ
 
 def update(name, x, y):
     """x becomes name(x, y)."""
-    t.finish_readers(x)
     op, is_tile = getattr(nl, name), isinstance(y, Tensor)
     is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept is None
     is_direct &= not is_tile or (y.kept is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)

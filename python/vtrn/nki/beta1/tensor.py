@@ -37,7 +37,7 @@ class Tensor:
     size = property(lambda self: math.prod(self.base.shape))
 
     def raw(self):
-        """As instructions take it: partitions first. They may write to it: matmuls of it that wait are done before."""
+        """As instructions take it: partitions first. An instruction may write to it, so products of it become tiles before."""
         if tensor.launch.products:
             _finish_products(self.base._storage_id)
         return self.raw_as_it_is()
@@ -374,22 +374,25 @@ def check_read_by_tensor(what, name, x):
 class Product(Tensor):
     """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read."""
 
-    __slots__ = ("stationary", "moving", "options", "made", "is_summed", "is_over", "__weakref__")
+    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "__weakref__")
 
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
-        self.is_summed = self.is_over = False  # in PSUM; and its operands are others since then
+        self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
         self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
         tensor.launch.products.append(weakref.ref(self))
 
     def into(self, target, accumulate):
         self.check_operands()
-        self.is_summed = True
+        self.writes_before = self.writes()
         isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
                       **self.options)
 
+    def writes(self):
+        return self.stationary.base._n_writes, self.moving.base._n_writes
+
     def check_operands(self):
-        if self.is_over:
+        if self.writes_before not in (None, self.writes()):
             raise NkiValidationError(tensor._placed("a matmul that was summed in PSUM is read once more, and an operand of it was "
                                                     "overwritten in between; copy its result before (nl.copy), and add the copy"))
 
@@ -408,24 +411,14 @@ class Product(Tensor):
         return self.made.base
 
 
-def _finish_products(storage_id, is_written=False):
-    """Matmuls of the storage that something names and that have no tile become one. Those that were summed, which as a rule
-    nothing reads again, are over where the storage is written."""
-    waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None]
+def _finish_products(storage_id):
+    """Makes a tile of each matmul of the storage that is neither a tile yet nor summed: an instruction is about to name the
+    storage, and may write to it."""
+    waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None and p.writes_before is None]
     for product in waiting:
-        if storage_id not in (product.stationary.base._storage_id, product.moving.base._storage_id):
-            continue
-        if product.is_summed:
-            product.is_over |= is_written
-        else:
+        if storage_id in (product.stationary.base._storage_id, product.moving.base._storage_id):
             product.base  # noqa: B018
-    tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None and not p.is_over]
-
-
-def finish_readers(target):
-    """Before the target is written: matmuls have the operands that they were given."""
-    if tensor.launch.products:
-        _finish_products(target.base._storage_id, True)
+    tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None]
 
 
 class LoopIndex(int):
@@ -599,7 +592,6 @@ def binary_free_copy(x, dtype):
 
 def move(target, source):
     """Whatever memories they are in."""
-    finish_readers(target)
     to, by = target.raw(), source.raw()
     if not to._is_on_chip and by._is_psum:
         staged = tensor.ndarray(by.shape, by.dtype)
@@ -627,7 +619,6 @@ def transfer(target, source):
 
 
 def assign(target, value):
-    finish_readers(target)
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
     elif isinstance(value, LoopSum):
@@ -677,7 +668,6 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
-    finish_readers(target)
     if isinstance(value, Tensor) and value.kept is not None:
         for to, by in _kept_parts(target, value):
             accumulate(to, by)
