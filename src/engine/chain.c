@@ -218,7 +218,7 @@ typedef struct finder {
     const vtrn_chip *chip;
     engine_block_plan *block;
     arena *kept;
-    live *live; /* NULL: all results may be read again */
+    live *live; /* NULL: all results count as read again */
     const uint16_t *kept_rows;
     open_chain *open[MAX_OPEN]; /* the one that took an instruction last is the last */
     open_chain *idle[MAX_OPEN];
@@ -557,7 +557,8 @@ static vtrn_status reorder(finder *f) {
     return NULL;
 }
 
-/* Finds which results of chains nobody reads again. Steps are in their new order. */
+/* Clears is_stored of the results that no instruction behind the chain reads before they are
+ * overwritten. The steps are in their new order. */
 static void find_dead(finder *f) {
     const engine_block_plan *b = f->block;
     uint32_t chain_i = f->n_chains;

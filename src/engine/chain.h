@@ -25,9 +25,9 @@ typedef struct chain_context {
 } chain_context;
 
 /* Finds the chains of a block whose steps are complete, in memory of `kept`. Steps of a chain come
- * to lie side by side; none crosses another on whose bytes it depends, or a barrier. A result that
- * nobody reads again, behind the chain, before it is overwritten does not reach SBUF. is_last: the
- * program ends with the block. */
+ * to lie side by side; none crosses another on whose bytes it depends, or a barrier. A chain leaves
+ * a result out of SBUF where no instruction behind the chain reads it before another overwrites it.
+ * is_last: the program ends with the block. */
 vtrn_status chain_find(const chain_context *context, engine_block_plan *block, bool is_last,
                        arena *kept);
 

@@ -82,8 +82,8 @@ static bool forward(nki_session *s, naming *names, uint32_t k) {
     return true;
 }
 
-/* Whether the instruction does the same in the next or the last turn of its innermost loop, and
- * reads HBM: the vendor's compiler does it once, before the loop. */
+/* Whether the next or the previous turn of the innermost loop has the same instruction with the
+ * same operand 1, so that the vendor's compiler makes it once, before the loop. */
 static bool is_invariant(const nki_session *s, uint32_t k) {
     uint32_t lo = 0, hi = s->n_turns; /* the turn that it is in begins at one of [lo, hi) */
     while (hi - lo > 1) {

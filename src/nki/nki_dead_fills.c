@@ -9,52 +9,12 @@
 
 enum { MAX_PARTS = 64 /* in which a tile is overwritten; more are not looked through */ };
 
-/* Instructions that name a record: at[first .. first + n), ascending. */
-typedef struct uses {
-    uint32_t first, n;
-} uses;
-
 typedef struct fills {
     nki_session *s;
-    uses *of;     /* [n_records] */
-    uint32_t *at; /* record after record */
+    nki_uses *of; /* [n_records] */
+    uint32_t *at;
     bool *is_dropped;
 } fills;
-
-static bool is_named_before(const nki_issued *issued, int i) {
-    for (int k = 0; k < i; k++)
-        if (issued->operand[k] == issued->operand[i])
-            return true;
-    return false;
-}
-
-static vtrn_status find_uses(fills *f) {
-    uint32_t n = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t k = 0; k < f->s->n_list; k++)
-            for (int i = 0; i < VTRN_MAX_AP; i++) {
-                const nki_issued *issued = &f->s->list[k];
-                if (!issued->operand[i] || is_named_before(issued, i))
-                    continue;
-                uses *of = &f->of[issued->operand[i]->storage.id];
-                if (pass)
-                    f->at[of->first + of->n] = k;
-                of->n++;
-                n += !pass;
-            }
-        if (pass)
-            break;
-        f->at = malloc(((size_t)n + 1) * sizeof *f->at);
-        if (!f->at)
-            return VTRN_OUT_OF_MEMORY(n * sizeof *f->at);
-        for (uint32_t i = 0, first = 0; i < f->s->n_records; i++) {
-            f->of[i].first = first;
-            first += f->of[i].n;
-            f->of[i].n = 0;
-        }
-    }
-    return NULL;
-}
 
 static uint64_t bytes_of(const vtrn_ap *ap) {
     return isa_ap_free_size(ap) * dtype_size((vtrn_dtype)ap->dtype) * ap->n_partitions;
@@ -113,7 +73,7 @@ static bool is_dead(const fills *f, uint32_t k) {
     const vtrn_ap *parts[MAX_PARTS];
     uint32_t n_parts = 0;
     uint64_t missing = bytes_of(all);
-    uses of = f->of[tile->storage.id];
+    nki_uses of = f->of[tile->storage.id];
     for (uint32_t u = 0; u < of.n && missing; u++) {
         const nki_issued *issued = &f->s->list[f->at[of.first + u]];
         if (issued <= fill || leaves(issued, tile, all))
@@ -140,7 +100,7 @@ vtrn_status nki_dead_fills(nki_session *s) {
     if (!f.of || !f.is_dropped)
         status = VTRN_OUT_OF_MEMORY(s->n_records * sizeof *f.of);
     if (!status)
-        status = find_uses(&f);
+        status = nki_find_uses(s, f.of, &f.at);
     for (uint32_t k = 0; k < s->n_list && !status; k++)
         f.is_dropped[k] = is_dead(&f, k);
     if (!status) {

@@ -549,8 +549,9 @@ static vtrn_status place_reused(placing *p, const nki_finish_options *o, const p
  * of what does not fit without, which stays where this is no help. */
 static vtrn_status place_spilled(placing *p, const nki_finish_options *o, const placing *fresh,
                                  vtrn_status why) {
-    /* The budget's steps, in parts of the memory. With the first ones tiles have to take turns:
-     * where each lies as low as it can, one's reload waits for the last reader of another. */
+    /* The budget's steps, in parts of the memory. Down to LEAST_LOOSE only placements are taken in
+     * which tiles follow one another around the memory: a tile at the lowest free address would be
+     * reloaded there only after the last reader of the tile before it. */
     enum { PARTS = 32, LEAST_LOOSE = 24, LEAST = 8 };
     nki_session *s = p->s;
     kept_list kept;

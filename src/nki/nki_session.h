@@ -26,7 +26,7 @@ typedef struct nki_record {
     uint8_t kind;        /* nki_storage_kind */
     uint8_t core;        /* whose tile it is; HBM: 0 */
     bool is_released, is_placed;
-    uint32_t n_writes; /* instructions that wrote to it so far */
+    uint32_t n_writes;  /* instructions that wrote to it so far */
     bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
     bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
     int64_t placed_addr;
@@ -194,6 +194,13 @@ vtrn_status nki_copies(nki_session *s);
  * the Scalar engine makes with the same bits; the scheduler takes Vector for them where it is free.
  */
 vtrn_status nki_copies_of_sums(nki_session *s);
+
+/* nki_uses.c: instructions of the list that name a record are at[first .. first + n), ascending. */
+typedef struct nki_uses {
+    uint32_t first, n;
+} nki_uses;
+/* of: [n_records], all 0. *out_at: malloc. */
+vtrn_status nki_find_uses(const nki_session *s, nki_uses *of, uint32_t **out_at);
 
 /* nki_dead_fills.c: drops memsets of what is overwritten before anything reads it. */
 vtrn_status nki_dead_fills(nki_session *s);

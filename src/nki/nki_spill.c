@@ -69,41 +69,18 @@ static walked *tile_of(const spilling *p, const nki_issued *issued, int i) {
     return is_tile ? &p->tiles[r->storage.id] : NULL;
 }
 
-/* Whether an operand before i names the same tile. */
-static bool is_named_before(const nki_issued *issued, int i) {
-    for (int k = 0; k < i; k++)
-        if (issued->operand[k] == issued->operand[i])
-            return true;
-    return false;
-}
-
 /* The instructions that name each tile. */
 static vtrn_status find_uses(spilling *p) {
-    nki_session *s = p->s;
-    uint32_t n = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t k = 0; k < s->n_list; k++)
-            for (int i = 0; i < VTRN_MAX_AP; i++) {
-                walked *t = tile_of(p, &s->list[k], i);
-                if (!t || is_named_before(&s->list[k], i))
-                    continue;
-                if (pass)
-                    p->use[t->first_use + t->n_uses] = k;
-                t->n_uses++;
-                n++;
-            }
-        if (pass)
-            break;
-        p->use = malloc(((size_t)n + 1) * sizeof *p->use);
-        if (!p->use)
-            return VTRN_OUT_OF_MEMORY(n * sizeof *p->use);
-        for (uint32_t i = 0, at = 0; i < p->n_tiles; i++) {
-            p->tiles[i].first_use = at;
-            at += p->tiles[i].n_uses;
-            p->tiles[i].n_uses = 0;
-        }
+    nki_uses *of = calloc((size_t)p->n_tiles + 1, sizeof *of);
+    if (!of)
+        return VTRN_OUT_OF_MEMORY(p->n_tiles * sizeof *of);
+    vtrn_status status = nki_find_uses(p->s, of, &p->use);
+    for (uint32_t i = 0; i < p->n_tiles; i++) {
+        p->tiles[i].first_use = of[i].first;
+        p->tiles[i].n_uses = of[i].n;
     }
-    return NULL;
+    free(of);
+    return status;
 }
 
 static uint32_t next_use(const spilling *p, const walked *t) {

@@ -36,7 +36,7 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
 /* A block has ended, ns after it began, and all its transfers: times count from there on. */
 void rings_shift(rings_state *rings, double ns);
 
-/* Whether descriptors of nobody's next transfer are late. */
+/* Whether each queue could make descriptors of its next transfer at once. */
 bool rings_are_at_rest(const rings_state *rings);
 
 #endif

@@ -627,7 +627,7 @@ static void a_replay_gives_the_same_times_each_time(void **state) {
     timing_result_free(&result);
 }
 
-/* Cuts the program's streams into three blocks, whose instructions wait for nothing. */
+/* Removes the waits of all instructions, and cuts the program's streams into three blocks. */
 static void cut_in_three(vtrn_block blocks[3]) {
     for (uint32_t i = 0; i < t.n_added; i++)
         t.added[i].n_waits = 0;

@@ -1,9 +1,9 @@
 """python -m vtrn.conformance.worker SUITE PATH: runs one unit of a suite for the runner.
 
 One line of JSON comes in: {"unit": NAME, "done": [cases not to run again], "fraction": of the cases, "least": as many of
-them whatever the fraction, "cases": those that may run alone, where it is not null}. Lines of JSON go out: {"start": case} before a case, {"case", "outcome", "reason", "seconds",
-"cpu_seconds"} after it, {"end": true, "cpu_seconds"} when the unit is through. A worker that ends without {"end"} has
-crashed in the case that it started."""
+them whatever the fraction, "cases": null, or the only ones that may run}. Lines of JSON go out: {"start": case} before a
+case, {"case", "outcome", "reason", "seconds", "cpu_seconds"} after it, {"end": true, "cpu_seconds"} when the unit is through.
+A worker that ends without {"end"} has crashed in the case that it started."""
 
 import hashlib
 import importlib
