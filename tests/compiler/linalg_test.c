@@ -272,9 +272,93 @@ static void lu_by_panels_gives_the_bits_of_lu_by_columns(void **state) {
     }
 }
 
+/* Small integers, whose products are exact: whether one is rounded before it is added shows. */
+static void *integer_scalars(maker *m, int64_t n) {
+    double *x = scalars(m, n);
+    for (int64_t i = 0; i < n * (m->is_complex ? 2 : 1); i++)
+        x[i] = floor(3 * draw(m)) / 3;
+    return x;
+}
+
+static void add_bytes(uint64_t *digest, const void *bytes, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        *digest = (*digest ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
+}
+
+static uint64_t digest_of_solution(maker *m, int64_t n, bool is_integer, uint64_t digest) {
+    const size_t n_bytes = (size_t)(n * n) * m->la->scalar_size;
+    void *a = (is_integer ? integer_scalars : random_scalars)(m, n * n), *x = copy_of(m, a, n * n);
+    int64_t *pivots = zeros(m, n, sizeof *pivots);
+    m->la->lu(a, n, n, pivots);
+    m->la->solve_left(&(linalg_triangle){.is_lower = true, .has_unit_diagonal = true}, a, n, x, n);
+    add_bytes(&digest, a, n_bytes);
+    add_bytes(&digest, x, n_bytes);
+    release(m);
+    return digest;
+}
+
+static uint64_t digest_of_reflections(maker *m, int64_t n, bool is_integer, uint64_t digest) {
+    const size_t n_bytes = (size_t)(n * n) * m->la->scalar_size;
+    void *a = (is_integer ? integer_scalars : random_scalars)(m, n * n), *x = copy_of(m, a, n * n);
+    void *taus = scalars(m, n), *left = scalars(m, n * n), *right = scalars(m, n * n);
+    double *s = zeros(m, n, sizeof *s);
+    m->la->qr(x, n, n, taus);
+    add_bytes(&digest, x, n_bytes);
+    if (m->la->svd(a, n, n, &(linalg_vectors){left, right, n}, s, scalars(m, linalg_work(n, n))))
+        add_bytes(&digest, left, n_bytes);
+    release(m);
+    return digest;
+}
+
+static uint64_t digest_of_eigenvectors(maker *m, int64_t n, bool is_integer, uint64_t digest) {
+    const size_t n_bytes = (size_t)(n * n) * m->la->scalar_size;
+    void *a = (is_integer ? integer_scalars : random_scalars)(m, n * n), *x = copy_of(m, a, n * n);
+    void *z = scalars(m, n * n), *work = scalars(m, linalg_work(n, n));
+    double *d = zeros(m, n, sizeof *d);
+    double complex *v = zeros(m, n * n, sizeof *v);
+    if (m->la->eigh(x, n, d, work))
+        add_bytes(&digest, x, n_bytes);
+    m->la->balance(a, n, d);
+    if (m->la->schur(a, n, z, work)) {
+        m->la->eigenvectors(a, n, z, d, v, work);
+        add_bytes(&digest, v, (size_t)(n * n) * sizeof *v);
+    }
+    release(m);
+    return digest;
+}
+
+/* Of what routines make of matrices of n rows and columns. */
+static uint64_t digest_of(const linalg *la, bool is_complex, int64_t n, bool is_integer) {
+    maker m = {.la = la, .is_complex = is_complex, .state = (uint64_t)n + 7};
+    uint64_t digest = digest_of_solution(&m, n, is_integer, 0xcbf29ce484222325u);
+    digest = digest_of_reflections(&m, n, is_integer, digest);
+    return digest_of_eigenvectors(&m, n, is_integer, digest);
+}
+
+static void every_level_gives_the_same_bits(void **state) {
+    (void)state;
+    const cpu_level highest = cpu_level_get();
+    for (int kind = 0; kind < 4; kind++)
+        for (int64_t n = 1; n <= 40; n++) {
+            uint64_t first = 0;
+            for (int level = 0; level <= (int)highest; level++) {
+                cpu_level_set((cpu_level)level);
+                const linalg *la = kind & 1 ? CPU_TABLE(linalg_complex) : CPU_TABLE(linalg_real);
+                const uint64_t digest = digest_of(la, kind & 1, n, kind & 2);
+                first = level ? first : digest;
+                if (digest != first)
+                    fail_msg("%s numbers, %d rows: %s gives other bits",
+                             kind & 1 ? "complex" : "real", (int)n,
+                             cpu_level_name((cpu_level)level));
+            }
+        }
+    cpu_level_set(highest);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lu_by_panels_gives_the_bits_of_lu_by_columns),
+        cmocka_unit_test(every_level_gives_the_same_bits),
         cmocka_unit_test(factors_of_real_matrices_give_the_matrix),
         cmocka_unit_test(factors_of_complex_matrices_give_the_matrix),
     };
