@@ -222,8 +222,6 @@ def test_a_test_that_uses_too_much_memory_runs_again_alone(tmp_path):
 
 
 def test_weights_are_drawn_as_the_library_draws_them():
-    import numpy as np
-
     from vtrn.conformance import nkilib_inputs
 
     def slowly():
@@ -237,8 +235,6 @@ def test_weights_are_drawn_as_the_library_draws_them():
 
 
 def test_weights_of_the_same_state_are_drawn_once():
-    import numpy as np
-
     from vtrn.conformance import nkilib_inputs
 
     drawn = []
@@ -257,8 +253,6 @@ def test_weights_of_the_same_state_are_drawn_once():
 
 
 def test_packed_floats_are_looked_up_in_a_table_of_the_librarys():
-    import numpy as np
-
     torch = pytest.importorskip("torch")
     if not hasattr(torch, "from_numpy"):
         pytest.skip("torch is a folder of that name")
@@ -271,6 +265,86 @@ def test_packed_floats_are_looked_up_in_a_table_of_the_librarys():
     words = np.random.default_rng(0).integers(0, 2**16, (6, 10)).astype(np.uint16)
     for of in (words, words.T, words[:, ::3]):
         assert torch.equal(nkilib_inputs.faster_unpack(nibbles, np.uint16)(of), nibbles(np.ascontiguousarray(of)))
+
+
+CASTS = """import hashlib, sys
+import ml_dtypes, numpy as np
+if sys.argv[1] == "faster":
+    from vtrn.conformance import float8_casts
+    assert float8_casts.install()
+digest = hashlib.sha256()
+upper = np.arange(1 << 16, dtype=np.uint32) << 16
+wide = np.concatenate([upper, upper + 1, upper - 1, upper + 0x8000, np.random.default_rng(0).integers(0, 2**32, 1 << 16, np.uint32)])
+wide = wide.view(np.float32)
+with np.errstate(all="ignore"):
+    wider = [wide.astype(np.float64), np.nextafter(wide.astype(np.float64), 0), wide.astype(np.float64) * 1e-3]
+    for name in ("float8_e4m3", "float8_e4m3fn", "float8_e5m2"):
+        dtype = getattr(ml_dtypes, name)
+        for of in (wide, wide[::3], wide.reshape(-1, 2).T, wide[:1], wide[:0], wide.byteswap().view(">f4"), *wider):
+            narrow = of.astype(dtype)
+            digest.update(np.ascontiguousarray(narrow).view(np.uint8).tobytes())
+            digest.update(np.ascontiguousarray(narrow[::2].astype(np.float32)).view(np.uint8).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_faster_casts_give_what_those_of_the_package_give():
+    own, faster = (subprocess.run([sys.executable, "-c", CASTS, which], capture_output=True, text=True) for which in ("own", "faster"))
+    assert own.returncode == faster.returncode == 0, own.stderr + faster.stderr
+    assert own.stdout == faster.stdout and len(own.stdout) > 60
+
+
+def close_as_a_whole(a, b, rtol=1e-05, atol=1e-08, equal_nan_inf=False, verbose=0, mode="max", logfile=None, min_pass_rate=1.0):
+    """What nki-library's comparison answers and says, of the arrays as wholes."""
+    scale = np.amax(np.abs(b)[np.isfinite(b)])
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a.astype(float) - b.astype(float))
+    difference = np.where(np.isinf(a) & np.isinf(b) & (np.sign(a) == np.sign(b)), 0.0, difference)
+    close, is_finite = difference <= atol + rtol * scale, bool((np.isfinite(a) == np.isfinite(b)).all())
+    if verbose and not is_finite:
+        print("ERROR: There are indices with finite-infinite mismatches\n")
+    if verbose:
+        relative = (difference.max() - atol) / scale if difference.max() >= atol else 0.0
+        print(f"INFO: allclose comparison summary: largest abs diff = {difference.max():g}, rel diff = {relative * 100.0:g} % "
+              f"(check against current rel tolerance of {rtol * 100.0:g} %)\n")
+    if (close.all() and is_finite) or min_pass_rate >= 1.0:
+        return close.all() and is_finite
+    passed = close.mean() >= min_pass_rate and is_finite
+    if verbose:
+        print(f"INFO: pass rate = {close.mean():.2%} (required: {min_pass_rate:.2%}) - {'PASSED' if passed else 'FAILED'}\n")
+    return passed
+
+
+def test_comparison_in_blocks_answers_as_one_of_the_whole():
+    from vtrn.conformance import nkilib_compare
+
+    in_blocks = nkilib_compare.faster_close(close_as_a_whole, 10, 70)
+    want = nkilib_compare._outcomes(close_as_a_whole, True)
+    assert nkilib_compare._outcomes(in_blocks, True) == want
+    assert {answer for answer, _ in want} == {True, False} and any("FAILED" in text for _, text in want)
+    assert nkilib_compare._checked(close_as_a_whole, nkilib_compare.faster_close) is not close_as_a_whole
+    other = lambda *args, **options: True  # noqa: E731: of which the faster one would not be the same
+    assert nkilib_compare._checked(other, nkilib_compare.faster_close) is other
+
+
+def test_a_reference_of_the_same_inputs_is_computed_once():
+    from vtrn.conformance import nkilib_compare
+
+    calls = []
+
+    def reference(arrays, n):
+        calls.append(n)
+        return {"sum": sum(v.sum() for v in arrays.values() if isinstance(v, np.ndarray)) + n}
+
+    once = nkilib_compare.remembered_reference(reference)
+    a, b = np.ones(3), np.ones(3)
+    assert once({"x": a, "k": 2, "none": None}, 1).pop("sum") == 4
+    assert once({"none": None, "k": 2, "x": a}, 1) == {"sum": 4} and calls == [1]
+    for arrays, n in (({"x": b, "k": 2, "none": None}, 1), ({"x": b, "k": 3, "none": None}, 1), ({"x": b, "k": 3, "none": None}, 2)):
+        once(arrays, n)
+    assert calls == [1, 1, 1, 2]
+    nkilib_compare.forget()
+    assert not nkilib_compare._remembered
 
 
 ADDITION = """import logging

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import vtrn.nki
-from vtrn.conformance import nkilib_inputs, nkilib_stubs
+from vtrn.conformance import float8_casts, nkilib_compare, nkilib_inputs, nkilib_stubs
 
 NEEDS_PATH = SAMPLES = True
 SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
@@ -155,6 +155,7 @@ class Plugin:
         Orchestrator._compiled_kernel = None  # what the tag asks for after a simulation and never sets
         nkilib_stubs.take_numpy_types()
         nkilib_inputs.install()
+        nkilib_compare.install()
         items = session.items if not runs_slow() else [i for i in session.items if is_slow(i)]
         if kind_of_run() == "fast":
             items = [i for i in items if i.get_closest_marker("fast") and not is_slow(i)]
@@ -179,6 +180,7 @@ class Plugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item):
+        nkilib_compare.forget()
         for value in (getattr(item, "funcargs", None) or {}).values():  # an Orchestrator among them
             folder = getattr(getattr(value, "fs_config", None), "artifacts_output_directory_path", None)
             if folder and pathlib.Path(self.out) in pathlib.Path(folder).parents:
@@ -265,6 +267,7 @@ def run(path, unit, report):
     # Its kernels compute on padding that nothing wrote, and leave the results out.
     # Those with MX tiles contract it, and its scales' is compared, both as zeros.
     os.environ["VTRN_NKI_UNINITIALISED"] = "zero" if platform() == "trn3" else "nan"
+    float8_casts.install()
     nkilib_stubs.install(path)
     os.makedirs(sys.pycache_prefix, exist_ok=True)
     remember_pairs(name, sys.pycache_prefix)

@@ -637,6 +637,7 @@ static PyMethodDef module_methods[] = {
     {"setup", setup, METH_VARARGS, "Tell the module about the package."},
     {"current", current, METH_NOARGS, "The session of the kernel that runs."},
     {"tables", tables, METH_NOARGS, "Names by number."},
+    {"table_casts", ext_table_casts, METH_VARARGS, "Casts of floats of 8 bits by tables."},
     {NULL, NULL, 0, NULL},
 };
 
