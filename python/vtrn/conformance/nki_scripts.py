@@ -17,7 +17,8 @@ NEEDS_PATH = True
 
 def folders(path, suite):
     root = pathlib.Path(path)
-    parts = ("nki/examples", "nki/deep-dives/src", "nki/test") if suite == "docs" else ("src", "contributed", "test/unit")
+    parts = ("src", "contributed", "test/unit") if suite == "samples" else (
+        "nki/examples", "nki/deep-dives/src", "nki/test", "general/nki/examples", "general/nki/test")  # those of the first generation
     return [root / part for part in parts if (root / part).is_dir()]
 
 
@@ -76,6 +77,8 @@ def prepare(path, unit):
         raise Skip(f"is no Python: {e.msg}") from None
     vtrn.nki.install(force=True)
     sys.path.insert(0, str(file.parent))
+    sys.modules["neuronxcc.nki.docs"] = documentation = types.ModuleType("neuronxcc.nki.docs")  # as its scripts name its folders
+    documentation.__path__ = [str(pathlib.Path(path) / "general" / "nki")]
     if {"torch", "torch_xla"} & imports(tree):
         replace_torch_xla()
     return file, tree

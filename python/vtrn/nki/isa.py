@@ -17,7 +17,7 @@ from vtrn.nki.isa_base import (  # noqa: F401 (names of the module)
     oob_mode, reduce_cmd, scalar_engine, tensor_engine, unknown_engine, vector_engine)
 from vtrn.nki.isa_moves import (  # noqa: F401 (names of the module)
     _is_same_view, dma_compute, dma_copy, dma_transpose, implied_copy, memset, nc_stream_shuffle, spread_row, tensor_copy,
-    tensor_copy_predicated)
+    tensor_copy_dynamic_dst, tensor_copy_dynamic_src, tensor_copy_predicated)
 from vtrn.nki.isa_mx import nc_matmul_mx, quantize_mx  # noqa: F401 (names of the module)
 from vtrn.nki.tensor import VirtualRegister, ndarray
 

@@ -157,6 +157,16 @@ def tensor_copy(dst, src, engine=engine.unknown, name=None, dtype=None):
     return _DONE
 
 
+def tensor_copy_dynamic_src(dst, src, engine=engine.unknown, name=None):
+    """tensor_copy of 0.2 and 0.3 from a place that .ap(scalar_offset=) gives."""
+    return tensor_copy(dst, src, engine)
+
+
+def tensor_copy_dynamic_dst(dst, src, engine=engine.unknown, name=None):
+    """The same to such a place."""
+    return tensor_copy(dst, src, engine)
+
+
 def implied_copy(dst, src):
     """A copy that the kernel has no call for: the program is without it where src is made for it alone."""
     if dtypes.IS_BITS[dst._dtype]:

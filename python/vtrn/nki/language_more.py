@@ -125,6 +125,10 @@ def rms_norm(x, w, axis, n, epsilon=1e-06, dtype=None, compute_dtype=None):
 # -- chance
 
 def random_seed(seed):
+    """seed: a number of 32 bits, or a tile of one element."""
+    if not isinstance(seed, ndarray):
+        number, seed = seed.__index__(), ndarray((1, 1), _uint32)
+        isa.memset(seed, number % 2**32)
     isa.set_rng_seed(seed)
 
 

@@ -57,6 +57,7 @@ ROWS = (
         ("par_dim", "the first dimension of a tile counts partitions"), ("nc", "launch with the number of cores"),
         ("spmd_dim", "launch with the number of cores"), ("arange", "use slices, nl.ds or .ap()"),
         ("mgrid", "use slices, nl.ds or .ap()"), ("range", "use Python's range"), ("cast", "copy to a tile of the type"))),
+    *(Row(NISA, f"tensor_copy_dynamic_{end}", "0.2", "0.3", "use nisa.tensor_copy with .ap(scalar_offset=)") for end in ("src", "dst")),
     Row(NISA, "topk", "0.6", None, "use nisa.max8 and nisa.nc_match_replace8"),
     Row(NISA, "scalar_load", "0.7", None, "use nisa.register_load"),
     Row(NISA, "scalar_store", "0.7", None, "use nisa.register_store"),

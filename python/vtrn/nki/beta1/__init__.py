@@ -6,9 +6,12 @@ import math
 import sys
 import types
 
-from vtrn.nki import jax_call, kernel as core_kernel, tensor as core_tensor
+import numpy as np
+
+from vtrn.nki import dtypes, jax_call, kernel as core_kernel, tensor as core_tensor
 from vtrn.nki.beta1 import isa, language, masks
 from vtrn.nki.beta1.tensor import Tensor
+from vtrn.nki.errors import NkiValidationError
 
 
 def _wrapped(value):
@@ -72,6 +75,7 @@ class Kernel(core_kernel.Kernel):
     def __call__(self, *args, **kwargs):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
+        args, kwargs = _with_arrays(args), _with_arrays(kwargs)
         if "jax" in sys.modules and jax_call.is_traced(args, kwargs):
             return jax_call.call(self.func, self.grid, args, kwargs, fills=True)
         run = core_kernel._Run(self.func, self.grid)
@@ -109,23 +113,34 @@ class _Latency:
 
 
 class _Benchmarked(Kernel):
-    """Runs, and tells the time that the chip would take."""
+    """Runs, and tells the time that the chip would take. directory: where the profile goes; None: out/nki/ and the kernel's name."""
 
     def __getitem__(self, key):
-        made = _Benchmarked(self.function, super().__getitem__(key).grid)
+        made = _Benchmarked(self.function, super().__getitem__(key).grid, self.directory)
         made.benchmark_result = self.benchmark_result
         return made
 
-    def __init__(self, function, grid=()):
+    def __init__(self, function, grid=(), directory=None):
         super().__init__(function, grid)
-        self.benchmark_result = _Latency()
+        self.benchmark_result, self.directory = _Latency(), directory
 
     def __call__(self, *args, **kwargs):
         if core_kernel.is_running():
             return self.function(*args, **kwargs)
-        done = core_kernel._Profiled(self, None)(*args, **kwargs)
+        if _is_shapes(args, kwargs) and self.directory is None:
+            return self._time_of_shapes(_with_arrays(args), _with_arrays(kwargs))
+        done = core_kernel._Profiled(self, self.directory)(*_with_arrays(args), **_with_arrays(kwargs))
         self.benchmark_result.times_us.append(done.latency_ns / 1000)
         return done.result
+
+    def _time_of_shapes(self, args, kwargs):
+        """Of arguments without values, as nt.tensor[[128, 512], nl.float32]: nothing is computed, and nothing returned."""
+        from vtrn.nki import estimate
+
+        found = estimate.estimate(self, *args, **kwargs)
+        if found.error:
+            raise NkiValidationError(found.error)
+        self.benchmark_result.times_us.append(found.latency_ns / 1000)
 
 
 def benchmark(kernel=None, **unused):
@@ -134,7 +149,12 @@ def benchmark(kernel=None, **unused):
     return _Benchmarked(kernel.function if isinstance(kernel, Kernel) else kernel)
 
 
-profile = baremetal
+def profile(func=None, *, working_directory=None, **unused):
+    """A kernel whose calls write profile.html, a trace and profile.json to the directory."""
+    if func is None:
+        return functools.partial(profile, working_directory=working_directory)
+    directory = None if working_directory is None else str(working_directory)
+    return _Benchmarked(func.function if isinstance(func, Kernel) else func, (), directory)
 
 
 class _Allocation:
@@ -189,12 +209,32 @@ def install():
 
 
 class _Annotation:
-    """tensor[128, 512] and the like, which mean nothing when a kernel runs."""
+    """tensor[128, 512] and the like, which mean nothing when a kernel runs; tensor[[128, 512], nl.float32] stands for an argument
+    of that shape and type."""
 
     def __getitem__(self, key):
+        if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], (list, tuple)):
+            return _Shape(tuple(key[0]), dtypes.numpy_of(dtypes.code_of(key[1])))
         return self
 
     def __or__(self, other):
         return self
 
     __ror__ = __or__
+
+
+class _Shape(_Annotation):
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = shape, dtype
+
+
+def _is_shapes(args, kwargs):
+    return any(isinstance(v, _Shape) for v in (*args, *kwargs.values()))
+
+
+def _with_arrays(given):
+    """Arguments with zeros for those that are shapes alone."""
+    def array(v):
+        return np.zeros(v.shape, v.dtype) if isinstance(v, _Shape) else v
+
+    return {k: array(v) for k, v in given.items()} if isinstance(given, dict) else tuple(map(array, given))

@@ -24,6 +24,16 @@ def tensor_copy(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
     return old.apply(lambda d, s: isa.tensor_copy(d, s, engine), (src,), result(src, dtype), mask)
 
 
+def tensor_copy_dynamic_src(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
+    """src: a tile with a number from a tile in its subscript (beta1/dynamic.py)."""
+    return tensor_copy(src.settled(), mask=mask, dtype=dtype, engine=engine)
+
+
+def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_engine, **unused):
+    """dst: a tile with a number from a tile in its subscript."""
+    t.assign(dst.settled(), tensor_copy(src, mask=mask, dtype=dtype or dst.dtype, engine=engine))
+
+
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
     t.refuse_mask(mask, "tensor_copy_predicated", dst)
     isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)

@@ -121,7 +121,7 @@ def _copy_masked(target, source, mask):
     if mask is None:
         t.move(target, source)
         return
-    boxes = [b for b in mask.boxes(target.shape) if all(lo < hi for lo, hi in b)]
+    boxes = [b for b in mask.boxes(target.shape) if builtins.all(lo < hi for lo, hi in b)]
     target.keep(boxes)
     for box in boxes:
         (t.move if len(boxes) == 1 else t.transfer)(target.box_part(box), source.box_part(box))
@@ -321,7 +321,8 @@ def _unary(name):
 
 
 for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "gelu", "gelu_dx", "gelu_apprx_tanh", "silu",
-              "silu_dx", "softplus", "mish", "erf", "square", "abs", "sign", "arctan"):
+              "gelu_apprx_sigmoid", "gelu_apprx_sigmoid_dx", "silu_dx", "softplus", "mish", "erf", "erf_dx", "square", "abs", "sign",
+              "arctan"):
     globals()[_name] = _unary(_name)
 isa.ACT_OF[copy] = isa.ACT_OF[nl.copy]
 
@@ -373,6 +374,11 @@ def invert(x, *, mask=None, dtype=None, **unused):
     return apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
 
 
+def logical_not(x, *, mask=None, dtype=None, **unused):
+    """1 where an element is 0."""
+    return equal(x, 0.0, mask=mask, dtype=dtype)  # noqa: F821
+
+
 def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     x = on_chip(x)
     axes = t.tensor.axes_of(f"a reduction by nl.{getattr(op, '__name__', op)}", x, axis)
@@ -382,7 +388,7 @@ def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     out = like([x.shape[d] if d in kept else 1 for d in range(x.ndim)], kind, x.par or 0)
     box = box_of(mask, x)
     to_box = [ends if d in kept else (0, 1) for d, ends in enumerate(box)]
-    if all(lo < hi for lo, hi in box):
+    if builtins.all(lo < hi for lo, hi in box):
         source = x.box_part(box)
         source.check_inside()
         order = kept + axes
@@ -418,6 +424,29 @@ def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     t.refuse_mask(mask, "nl.mean", x)
     total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
     return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
+
+
+def var(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
+    """The mean square of the differences from the mean."""
+    t.refuse_mask(mask, "nl.var", x)
+    rest = subtract(x, mean(x, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
+    return mean(square(rest), axis, dtype=dtype or x.dtype, keepdims=keepdims)  # noqa: F821
+
+
+def all(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):  # noqa: A001 (its name)
+    """1 where no element along the axes is 0."""
+    return reduce(nl.minimum, not_equal(x, 0.0, mask=mask, dtype=float32), axis, dtype or x.dtype, mask,  # noqa: F821
+                  keepdims=keepdims)
+
+
+def rms_norm(x, w, axis, n, epsilon=1e-06, *, dtype=None, compute_dtype=None, mask=None, **unused):
+    """x / sqrt(sum(x^2) / n + epsilon) * w. Source: its page: compute_dtype is that of the result, too."""
+    t.refuse_mask(mask, "nl.rms_norm", x)
+    kind = compute_dtype or dtype or x.dtype
+    scale = reduce(nl.add, square(x, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
+    isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
+    isa.activation(scale.raw(), nl.rsqrt, scale.raw())
+    return multiply(multiply(x, scale, dtype=kind), w, dtype=kind)  # noqa: F821
 
 
 def where(condition, x, y, *, mask=None, dtype=None, **unused):
@@ -475,9 +504,23 @@ def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
     holds the result so far in each turn."""
     if mask is not None:
         raise NotImplementedError("nl.loop_reduce: with a mask; put the elements beyond it to 0 before")
-    if not loop_indices or not all(isinstance(i, t.LoopIndex) for i in loop_indices):
+    if not loop_indices or not builtins.all(isinstance(i, t.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
-    return t.LoopSum(x, op, all(i.is_first for i in loop_indices))
+    return t.LoopSum(x, op, builtins.all(i.is_first for i in loop_indices))
+
+
+def atomic_rmw(dst, value, op, *, mask=None, **unused):
+    """dst becomes op(dst, value): rows of a tensor in HBM that a tile names, and a sum. A row that is named twice gets both."""
+    if isa.ALU_OF.get(op) != isa.ALU_OF[nl.add]:
+        raise ValueError(f"nl.atomic_rmw: op is {operators.text_of(op)}; it is np.add")
+    if not isinstance(dst, Tensor) or dst.indirect is None:
+        raise ValueError("nl.atomic_rmw: dst is a part of a tensor in HBM whose row numbers a tile has, as x[index, j]")
+    if not isinstance(value, Tensor):
+        value = full(dst.shape, value, dst.dtype)
+    mask = mask_of(mask)
+    to, by = dst.boxed(mask), value.boxed(mask)
+    if to is not None:
+        isa.dma_copy(to.raw(), on_chip(by).raw(), dst_rmw_op=nl.add)
 
 
 def all_reduce(x, op, program_axes, **unused):
@@ -494,6 +537,18 @@ def rand(shape, dtype=float32, **unused):
     isa.tensor_scalar(bits.raw(), bits.raw(), nl.right_shift, 8)
     isa.tensor_scalar(out.raw(), bits.raw(), nl.multiply, 2.0**-24)
     return out
+
+
+def random_seed(seed, *, mask=None, **unused):
+    """seed: a number, or a tile of one element."""
+    if mask is not None:
+        raise NotImplementedError("nl.random_seed: mask; a seed is one number")
+    nl.random_seed(seed.raw() if isinstance(seed, Tensor) else seed)
+
+
+def dropout(x, rate, *, dtype=None, mask=None, **unused):
+    """x with each element 0 with probability rate; what stays is not scaled."""
+    return apply(lambda d, v: isa.dropout(d, v, column_part(rate, mask, x)), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
 
 
 def __getattr__(name):

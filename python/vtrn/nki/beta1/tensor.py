@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, operators, tensor
+from vtrn.nki.beta1 import dynamic
 from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
 from vtrn.nki.errors import NkiValidationError
 
@@ -20,14 +21,15 @@ class Tensor:
     """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
     their dimension, which a mask may bring back before the elements are read. kept: of the result of a masked operation,
-    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all."""
+    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all.
+    is_dynamic: a number in a tile says where it is."""
 
-    __slots__ = ("base", "par", "indirect", "beyond", "kept")
+    __slots__ = ("base", "par", "indirect", "beyond", "kept", "is_dynamic")
     __hash__ = object.__hash__
     __array_ufunc__ = operators.array_ufunc
 
     def __init__(self, base, par=None, indirect=None):
-        self.base, self.indirect, self.beyond, self.kept = base, indirect, (), None
+        self.base, self.indirect, self.beyond, self.kept, self.is_dynamic = base, indirect, (), None, False
         self.par = par if par is not None or not base._is_on_chip else 0
 
     shape = property(lambda self: self.base.shape)
@@ -44,6 +46,10 @@ class Tensor:
 
     def raw_as_it_is(self):
         self.check_inside()
+        if self.is_dynamic:
+            raise NkiValidationError(tensor._placed(
+                "a tile whose subscript has a number from a tile: nisa.tensor_copy_dynamic_src reads such a one and "
+                "nisa.tensor_copy_dynamic_dst writes it, other instructions take places that the compiler knows"))
         v, order = self.base, None
         if self.par:
             order = [self.par, *(d for d in range(v.ndim) if d != self.par)]
@@ -75,7 +81,9 @@ class Tensor:
             raise NkiValidationError(tensor._placed(reach.text()))
 
     def part(self, shape, strides, offset, par):
-        return Tensor(self.base._view(shape, strides, offset, self.base._dtype), par)
+        found = Tensor(self.base._view(shape, strides, offset, self.base._dtype), par)
+        found.is_dynamic = self.is_dynamic
+        return found
 
     def __getitem__(self, key):
         if key is Ellipsis:
@@ -90,7 +98,21 @@ class Tensor:
             key = (*key, *[slice(None)] * (self.ndim - n))
         if len([k for k in key if k is not None]) != self.ndim:
             raise IndexError(f"{len(key)} subscripts of a tensor of {self.ndim} dimensions")
-        return self._select(key)
+        if self.par is None or not any(map(_is_dynamic, key)):
+            return self._select(key)
+        if _is_dynamic([k for k in key if k is not None][self.par]):
+            raise NkiValidationError(tensor._placed(f"a subscript of dimension {self.par}, which counts partitions, has a number from "
+                                                    "a tile; dynamic offsets are those of free dimensions"))
+        found = self._select(tuple(dynamic.Dynamic(k, 0).subscript() if isinstance(k, Tensor) else k.subscript()
+                                   if isinstance(k, dynamic.Dynamic) else k for k in key))
+        found.is_dynamic = True
+        return found
+
+    def settled(self):
+        """The same place, for an instruction that takes one by a number in a tile."""
+        found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
+        found.beyond, found.is_dynamic = self.beyond, False
+        return found
 
     def _select(self, key):
         """Integers drop a dimension, slices keep it, index expressions together make dimensions of their own."""
@@ -255,6 +277,10 @@ class Tensor:
         return self
 
 
+def _is_dynamic(k):
+    return isinstance(k, dynamic.Dynamic) or (isinstance(k, Tensor) and k.size == 1)
+
+
 def _check_operand(name, x, y):
     """One of the two is a tile, and the other is one, an array or a number."""
     for z in (x, y):
@@ -272,6 +298,8 @@ def _operator(name, swap=False):
 
         if other is None and name in ("eq", "ne"):  # an optional tensor that was given
             return name == "ne"
+        if not (swap and name == "sub") and (place := dynamic.of(name, self, other)) is not None:
+            return place
         x, y = (other, self) if swap else (self, other)
         _check_operand(name, x, y)
         found = getattr(language, _FUNCTIONS[name])(x, y)
@@ -379,7 +407,7 @@ class Product(Tensor):
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
         self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
-        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
+        self.indirect, self.par, self.beyond, self.kept, self.is_dynamic = None, 0, (), None, False
         tensor.launch.products.append(weakref.ref(self))
 
     def into(self, target, accumulate):
