@@ -2,14 +2,18 @@
 (nki-samples). A unit is a file; the case is the script, which compares with its own reference, or each unit test."""
 
 import ast
+import builtins
 import contextlib
+import functools
 import io
+import os
 import pathlib
 import runpy
 import sys
 import types
 import unittest
 
+from vtrn.conformance import pytest_cases
 from vtrn.conformance.worker import Skip
 
 NEEDS_PATH = True
@@ -76,7 +80,7 @@ def prepare(path, unit):
     except SyntaxError as e:
         raise Skip(f"is no Python: {e.msg}") from None
     vtrn.nki.install(force=True)
-    sys.path.insert(0, str(file.parent))
+    sys.path[:0] = [str(file.parent), str(pathlib.Path(path) / "src")]
     sys.modules["neuronxcc.nki.docs"] = documentation = types.ModuleType("neuronxcc.nki.docs")  # as its scripts name its folders
     documentation.__path__ = [str(pathlib.Path(path) / "general" / "nki")]
     if {"torch", "torch_xla"} & imports(tree):
@@ -185,8 +189,33 @@ def unit_tests(path, unit, report):
             report.run(f"{cls.__name__}.{name}", lambda cls=cls, name=name: run_one(cls(name)))
 
 
+PRODUCT_NAME = "/sys/devices/virtual/dmi/id/product_name"  # by which tests ask for the instance that they run on
+
+
+def open_here(open, file, *args, **kwargs):
+    if file == PRODUCT_NAME:
+        return io.StringIO((os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or "trn2") + ".48xlarge\n")
+    return open(file, *args, **kwargs)
+
+
+def pytest_tests(path, unit, report):
+    """The tests of a file that pytest runs, those that need no device: of nki-samples' first generation."""
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        report.run("(loading)", lambda: skip("pytest is not installed"))
+        return
+    file, _ = prepare(path, unit)
+    builtins.open = functools.partial(open_here, builtins.open)
+    plugin = pytest_cases.Chosen(report)
+    plugin.check_end(pytest.main([str(file), "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings", "--rootdir", str(path),
+                                  "--simulation-only"], plugins=[plugin]))
+
+
 def run_unit(path, unit, report):
-    if pathlib.Path(unit).name.startswith("test_"):
+    if pathlib.Path(unit).name.startswith("test_") and "pytest.mark.simulation" in (pathlib.Path(path) / unit).read_text():
+        pytest_tests(path, unit, report)
+    elif pathlib.Path(unit).name.startswith("test_"):
         unit_tests(path, unit, report)
     else:
         report.run("script", lambda: run_script(path, unit))

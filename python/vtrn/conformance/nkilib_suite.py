@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import vtrn.nki
-from vtrn.conformance import float8_casts, nkilib_compare, nkilib_inputs, nkilib_stubs
+from vtrn.conformance import float8_casts, nkilib_compare, nkilib_inputs, nkilib_stubs, pytest_cases
 
 NEEDS_PATH = SAMPLES = True
 SLOW = "NKILIB_SIMULATION_RUN_ALL"  # 1: what the simulation mode leaves out as too slow is run, here without the rest
@@ -57,10 +57,6 @@ def is_slow(item):
 
     return bool(item.get_closest_marker("slow_simulation")) or any(
         text in item.name for text in simulation_setup._LARGE_SHAPE_PATTERNS)
-
-
-def name_of(item):
-    return item.nodeid.partition("::")[2]
 
 
 def _arguments(kernel, rank):
@@ -137,12 +133,12 @@ class _XdistHooks:
         pass
 
 
-class Plugin:
+class Plugin(pytest_cases.Cases):
     """Runs the chosen tests and passes each result on."""
 
     def __init__(self, report, part, out):
-        self.report, self.part, self.out, self.outcome = report, part, out, None
-        self.internal_error = ""
+        super().__init__(report)
+        self.part, self.out = part, out
 
     def pytest_addhooks(self, pluginmanager):
         if importlib.util.find_spec("xdist") is None:
@@ -166,7 +162,7 @@ class Plugin:
             items = [i for i in items if not i.get_closest_marker("skip")]
         gc.collect()
         gc.freeze()  # thousands of tests, which no collection looks through again
-        session.items[:] = self.report.left(items, name_of)
+        session.items[:] = self.report.left(items, self.name_of)
         for item in session.items:
             if item.get_closest_marker("trace_only"):
                 item.add_marker(pytest.mark.skip(reason="needs the vendor's compiler (trace_only)"))
@@ -185,29 +181,6 @@ class Plugin:
             folder = getattr(getattr(value, "fs_config", None), "artifacts_output_directory_path", None)
             if folder and pathlib.Path(self.out) in pathlib.Path(folder).parents:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self.report.start(f"(loading) {report.nodeid}")
-            self.report.result(f"(loading) {report.nodeid}", "failed", str(report.longrepr))
-
-    def pytest_internalerror(self, excrepr):
-        self.internal_error = str(excrepr).strip().rpartition("\n")[2]
-
-    def pytest_runtest_logstart(self, nodeid, location):
-        self.name = nodeid.partition("::")[2]
-        self.outcome = ("passed", "")
-        self.report.start(self.name)
-
-    def pytest_runtest_logreport(self, report):
-        if report.skipped and self.outcome[0] == "passed":
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self.outcome = ("skipped", getattr(report, "wasxfail", "") or reason)
-        elif report.failed:
-            self.outcome = ("failed", report.longreprtext)
-
-    def pytest_runtest_logfinish(self, nodeid, location):
-        self.report.result(self.name, *self.outcome)
 
 
 def remember_pairs(name, folder):
@@ -279,6 +252,4 @@ def run(path, unit, report):
                      "-o", "log_level=ERROR", "-p", "no:warnings", "--test-mode", "simulation", "--platform-target", platform(),
                      "--output-directory", out, "-o", f"artifacts_dir={out}", "--force-local-cleanup"],
                     plugins=[plugin])
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        report.start("(pytest)")
-        report.result("(pytest)", "failed", f"pytest ended with {code!r}: {plugin.internal_error or 'see its output'}")
+    plugin.check_end(code)

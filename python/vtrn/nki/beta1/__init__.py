@@ -202,10 +202,15 @@ def install():
     compiler = _module("neuronxcc.nki.compiler", sbuf=_Allocation(core_tensor.sbuf), psum=_Allocation(core_tensor.psum),
                        skip_middle_end_transformations=_skip_middle_end_transformations, enable_stack_allocator=_same, no_reorder=_same,
                        multi_buffer=_same, force_auto_alloc=_same)
-    typing = _module("neuronxcc.nki.typing", tensor=_Annotation(), mutable_tensor=_Annotation())
+    typing = _module("neuronxcc.nki.typing", tensor=_Annotation(), mutable_tensor=_Annotation(), scalar=_scalar)
     package.nki, this.compiler, this.typing = this, compiler, typing
     sys.modules.update({"neuronxcc.nki": this, "neuronxcc.nki.language": language, "neuronxcc.nki.isa": isa,
                         "neuronxcc.nki.isa.constants": isa.constants})
+
+
+def _scalar(tile):
+    """The number in a tile of one element, as a loop's bound. A kernel that asks for it runs with values."""
+    return tile.base._index("nki.typing.scalar", tile.base)
 
 
 class _Annotation:

@@ -21,7 +21,7 @@ def result(x, dtype, shape=None):
 
 
 def tensor_copy(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
-    return old.apply(lambda d, s: isa.tensor_copy(d, s, engine), (src,), result(src, dtype), mask)
+    return old.apply(lambda d, s: isa.tensor_copy(d, s, engine), (src,), result(src, dtype), mask, True)
 
 
 def tensor_copy_dynamic_src(src, *, mask=None, dtype=None, engine=unknown_engine, **unused):
@@ -49,13 +49,22 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
               tile_position=(), tile_size=(), perf_mode="none", **unused):
     mode = getattr(perf_mode, "value", perf_mode)
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
-    if mask is not None:
-        raise NotImplementedError("nc_matmul: mask; mask what it reads and what is stored")
+    is_left_out = _leaves_nothing("nc_matmul", mask)
     t.check_read_by_tensor("nc_matmul", "stationary", stationary)
     t.check_read_by_tensor("nc_matmul", "moving", moving)
+    if is_left_out:
+        return Product(stationary, moving, **options).keep([])
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
         return nc_transpose(stationary)
     return Product(stationary, moving, **options)
+
+
+def _leaves_nothing(what, mask):
+    """Of a mask that is of loops' variables alone whether it leaves nothing; others name elements, and are refused."""
+    mask = mask_of(mask)
+    if mask is not None and any(any(term.step.values()) for term in mask.terms):
+        raise NotImplementedError(f"{what}: a mask of elements; mask what it reads and what is stored")
+    return mask is not None and any(term.const > 0 for term in mask.terms)
 
 
 def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):
@@ -68,6 +77,8 @@ def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused
     part, source = out, data
     if mask is not None:
         source = data.boxed(mask_of(mask))
+        if source is None:
+            return out.keep([])
         n, m = source.shape[0], source.shape[1]
         part = out.part((m, n), out.base.strides, out.base.offset, 0)
         out.keep([((0, m), (0, n))])
@@ -175,6 +186,8 @@ def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, 
     padded = Index(difference.const, difference.affine().step, on_true_tile.shape[::-1])
     offset, partition_step, pattern = _pattern(padded, n)
     out = result(on_true_tile, dtype)
+    if on_true_tile.base._is_psum:  # which GpSimd does not read: the vendor's kernels leave the copy to its compiler
+        on_true_tile = t.binary_free_copy(on_true_tile, on_true_tile.dtype)
     isa.affine_select(out.raw(), pattern, partition_step, on_true_tile.raw(), on_false_value, getattr(nl, name), offset)
     return out.keep(old.kept_by(mask, out))
 

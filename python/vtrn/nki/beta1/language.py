@@ -4,6 +4,7 @@ import builtins
 import itertools
 import math
 
+import ml_dtypes
 import numpy as np
 
 from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
@@ -23,6 +24,11 @@ dslice = ds
 
 class fp32:
     min, max = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
+
+
+def finfo(dtype):
+    """Limits of a floating-point type: min, max, eps, tiny and the others of NumPy's."""
+    return ml_dtypes.finfo(dtypes.numpy_of(dtypes.code_of(dtype)))
 
 
 class constants:
@@ -203,8 +209,8 @@ def column_part(x, mask, data):
     return x.raw()[lo:hi]
 
 
-def apply(f, inputs, out, mask):
-    """f(result, inputs...) on what the mask leaves of them."""
+def apply(f, inputs, out, mask, is_elementwise=False):
+    """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several."""
     mask = mask_of(mask)
     if mask is not None:
         out.keep([mask.box(out.shape)])
@@ -212,7 +218,11 @@ def apply(f, inputs, out, mask):
         if mask is not None else inputs
     part = out.boxed(mask)
     if part is not None:
-        f(part.raw(), *(x.boxed(mask).raw() if isinstance(x, Tensor) else x for x in boxes))
+        parts = [x.boxed(mask).raw() if isinstance(x, Tensor) else x for x in boxes]
+        if is_elementwise:
+            t.in_patterns(f, part.raw(), *parts)
+        else:
+            f(part.raw(), *parts)
     return out
 
 
@@ -242,7 +252,7 @@ def _binary(name):
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             data, number, reverse = (x, y, False) if isinstance(x, Tensor) else (y, x, True)
             return apply(lambda d, v: isa.tensor_scalar(d, v, op, number, reverse0=reverse), (data,),
-                         like(data.shape, kind, data.par or 0), mask)
+                         like(data.shape, kind, data.par or 0), mask, True)
         return binary_tiles(op, x, y, kind, mask)
 
     call.__name__ = name
@@ -269,7 +279,7 @@ def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown, out=None):
     if x.base._is_psum and y.base._is_psum:
         y = t.binary_free_copy(y, y.dtype)
     x, y = t.broadcast_view(x, shape), t.broadcast_view(y, shape)
-    return apply(lambda d, a, b: isa.tensor_tensor(d, a, b, op, engine), (x, y), out, mask)
+    return apply(lambda d, a, b: isa.tensor_tensor(d, a, b, op, engine), (x, y), out, mask, True)
 
 
 for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal",
@@ -300,7 +310,7 @@ def divide(x, y, *, mask=None, dtype=None, **unused):
 
 
 def reciprocal(x, *, mask=None, dtype=None, **unused):
-    return apply(isa.reciprocal, (on_chip(x),), like(x.shape, dtype or x.dtype, x.par or 0), mask)
+    return apply(isa.reciprocal, (on_chip(x),), like(x.shape, dtype or x.dtype, x.par or 0), mask, True)
 
 
 isa.ACT_OF[reciprocal] = isa.ACT_OF[nl.reciprocal]
@@ -311,7 +321,7 @@ def _unary(name):
 
     def call(x, *, mask=None, dtype=None, **unused):
         x = on_chip(x)
-        return apply(lambda d, v: isa.activation(d, op, v), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
+        return apply(lambda d, v: isa.activation(d, op, v), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask, True)
 
     call.__name__ = name
     isa.ACT_OF[call] = isa.ACT_OF[op]

@@ -1,6 +1,7 @@
 """Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
 a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
+import inspect
 import itertools
 import math
 import weakref
@@ -239,8 +240,9 @@ class Tensor:
             return  # of target += ..., which has stored it
         assign(target, value)
 
-    def reshape(self, *shape):
+    def reshape(self, *sizes, shape=None):
         self.check_inside()
+        shape = sizes if shape is None else (shape,)
         shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         return Tensor(self.base.reshape(shape), self.par)
 
@@ -411,6 +413,8 @@ class Product(Tensor):
         tensor.launch.products.append(weakref.ref(self))
 
     def into(self, target, accumulate):
+        if self.kept is not None:  # a mask that leaves nothing
+            return
         self.check_operands()
         self.writes_before = self.writes()
         isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
@@ -434,7 +438,7 @@ class Product(Tensor):
                 m, free = m // 2, free[1:]
             columns = (m, *free)
             made = Tensor(tensor.ndarray(columns, dtypes.float32, tensor.psum))
-            self.made = made
+            self.made = made.keep(self.kept)
             self.into(made, False)
         return self.made.base
 
@@ -508,7 +512,7 @@ class Blocks:
             if not 0 <= i < size:
                 raise IndexError(f"index {i} of dimension {d}, which has {size} elements")
         n_bytes = math.prod(self.block[1:]) * dtypes.numpy_of(dtypes.code_of(self.dtype)).itemsize
-        place = self.slot(index, int(self.block[0]), n_bytes)
+        place = _place_of(self.slot, index, int(self.block[0]), n_bytes)
         held, tile = self.tiles.get(place, (None, None))
         if held != index:  # what the place held is over
             tile = make(self.block, self.dtype, self.buffer, self.name, True)
@@ -524,12 +528,22 @@ class Blocks:
         tile[rest] = value
 
 
+def _place_of(slot, block, n_partitions, n_bytes):
+    """What a kernel's allocation says of a block. Source: its guide calls the arguments idx, pdim_size and fdim_size; kernels bind
+    others before them by name."""
+    try:
+        inspect.signature(slot).bind(idx=block, pdim_size=n_partitions, fdim_size=n_bytes)
+    except TypeError:
+        return slot(block, n_partitions, n_bytes)
+    return slot(idx=block, pdim_size=n_partitions, fdim_size=n_bytes)
+
+
 def make_blocks(shape, dtype, buffer, slot, name=""):
     """As make(), of blocks in turn where they have fewer places than there are blocks."""
     par = next((d for d, n in enumerate(shape) if isinstance(n, par_dim)), 0)
     n_bytes = math.prod(int(n) for n in shape[par + 1:]) * dtypes.numpy_of(dtypes.code_of(dtype)).itemsize
     blocks = list(itertools.product(*(range(int(n)) for n in shape[:par])))
-    if par and len({slot(block, int(shape[par]), n_bytes) for block in blocks}) < len(blocks):
+    if par and len({_place_of(slot, block, int(shape[par]), n_bytes) for block in blocks}) < len(blocks):
         return Blocks(shape, dtype, tensor.region_of(buffer), slot, name)
     return make(shape, dtype, buffer, name, True)
 
@@ -626,9 +640,28 @@ def move(target, source):
         isa.tensor_copy(staged, by)
         by = staged
     if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
-        isa.implied_copy(to, by)
+        in_patterns(isa.implied_copy, to, by)
     else:
         isa.dma_copy(to, by)
+
+
+_FREE_DIMENSIONS = 4  # of an access pattern
+
+
+def _n_free(v):
+    """Free dimensions of a view that do not merge into one."""
+    kept = [(n, step) for n, step in zip(v.shape[1:], v.strides[1:]) if n != 1]
+    return sum(outer is None or outer[1] != n * step for outer, (n, step) in zip([None, *kept], kept))
+
+
+def in_patterns(f, *parts):
+    """f of views, one element of each giving one of the first: where a pattern has too many dimensions, an instruction for each
+    number of the outermost one, as the vendor's compiler has."""
+    if any(_n_free(v) > _FREE_DIMENSIONS for v in parts) and all(v.shape == parts[0].shape for v in parts):
+        for i in range(parts[0].shape[1]):
+            in_patterns(f, *(v[:, i] for v in parts))
+    else:
+        f(*parts)
 
 
 def _starts_where_engines_do(v):
@@ -647,6 +680,8 @@ def transfer(target, source):
 
 
 def assign(target, value):
+    if isinstance(value, Product) and value.kept is not None:
+        return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
     elif isinstance(value, LoopSum):
@@ -696,6 +731,8 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
+    if isinstance(value, Product) and value.kept is not None:
+        return
     if isinstance(value, Tensor) and value.kept is not None:
         for to, by in _kept_parts(target, value):
             accumulate(to, by)
@@ -719,8 +756,10 @@ def refuse_mask(mask, what, x):
 
 
 def mask_of(mask):
-    if mask is None or mask is True:
+    if mask is None:
         return None
+    if isinstance(mask, (bool, np.bool_)):  # of loops' variables alone
+        return None if mask else Mask([Index(1, {}, ())])
     if not isinstance(mask, Mask):
         raise TypeError(f"mask {mask!r}: a comparison of index expressions")
     return mask
