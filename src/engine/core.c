@@ -54,7 +54,8 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
     *out = regs;
     size_t weights_bytes = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE;
     weights_bytes = (weights_bytes + ENGINE_PAGE_BYTES - 1) / ENGINE_PAGE_BYTES * ENGINE_PAGE_BYTES;
-    size_t scratch_bytes = (size_t)n_threads * ENGINE_SCRATCH_BYTES;
+    int n_scratches = n_threads < ENGINE_LEAST_SCRATCHES ? ENGINE_LEAST_SCRATCHES : n_threads;
+    size_t scratch_bytes = (size_t)n_scratches * ENGINE_SCRATCH_BYTES;
     regs->pe_weights = aligned_alloc(ENGINE_PAGE_BYTES, weights_bytes);
     regs->scratch = aligned_alloc(ENGINE_PAGE_BYTES, scratch_bytes);
     if (!regs->pe_weights || !regs->scratch)

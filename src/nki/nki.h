@@ -85,6 +85,8 @@ VTRN_API vtrn_status vtrn_nki_meet(nki_session *s, int core);
 /* Without values instructions are checked and kept, and not run: for the time of a program alone.
  * Reading a tensor is an error then. */
 VTRN_API void vtrn_nki_compute_values(nki_session *s, bool computes);
+/* Carries out what was issued and waits; whatever reads values does so by itself. */
+VTRN_API vtrn_status vtrn_nki_settle(nki_session *s);
 /* vtrn_execute() on the session's device, without values where the session computes none. */
 VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
                                       vtrn_buffer *const *inputs, int n_inputs,

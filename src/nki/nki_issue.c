@@ -335,8 +335,13 @@ static vtrn_status execute(const issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             instr.ap[i].addr += x->view[i]->storage->addr;
-    return nki_name_operands(
-        &instr, engine_table[instr.opcode](&s->machine->core, &instr, s->slot_base, 0));
+    uint64_t epoch;
+    vtrn_status status =
+        nki_queue_issue(s->machine->queue, &(nki_work){&instr, s->slot_base}, &epoch);
+    for (int i = 0; i < VTRN_MAX_AP && epoch; i++)
+        if (x->view[i])
+            nki_record_of(x->view[i])->epoch = epoch;
+    return nki_name_operands(&instr, status);
 }
 
 static vtrn_status run(issue *x) {
@@ -354,6 +359,8 @@ static vtrn_status run(issue *x) {
         status = keep(x);
     if (!status)
         status = nki_race_end(x->s, &x->instr, x->view, before);
+    if (!status && x->s->program >= 0) /* the other program sees what this one wrote */
+        status = nki_settle(x->s);
     free(before);
     return status;
 }

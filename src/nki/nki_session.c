@@ -15,19 +15,23 @@ enum {
     ROOMY_PSUM = 16,
     MAX_ROOMY_PARTITION_BYTES = 32 << 20,
     MAX_IDLE = 2, /* machines that wait for the next kernel */
+    /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
+     * caches have. */
+    MAX_LATE_BYTES = 1 << 20,
 };
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
 static nki_machine *idle; /* of any chip */
 
 static void machine_destroy(nki_machine *m) {
+    nki_queue_destroy(m->queue);
     engine_core_destroy(&m->core);
     vtrn_device_close(m->device);
     free(m);
 }
 
 static vtrn_status machine_init(const char *chip, nki_machine *m) {
-    vtrn_device_options options = {.struct_size = sizeof options, .chip = chip, .n_threads = 1};
+    vtrn_device_options options = {.struct_size = sizeof options, .chip = chip};
     VTRN_RETURN_IF_ERROR(vtrn_device_open(&options, &m->device));
     runtime_device *rt = m->device->rt;
     m->roomy = rt->chip;
@@ -35,7 +39,9 @@ static vtrn_status machine_init(const char *chip, nki_machine *m) {
     m->roomy.psum_partition_bytes *= ROOMY_PSUM;
     uint8_t *hbm;
     VTRN_RETURN_IF_ERROR(runtime_hbm(rt, 0, &hbm));
-    return engine_core_create(&m->roomy, hbm, rt->chip.hbm_bytes, rt->team, &m->core);
+    VTRN_RETURN_IF_ERROR(
+        engine_core_create(&m->roomy, hbm, rt->chip.hbm_bytes, rt->team, &m->core));
+    return nki_queue_create(&m->core, &m->queue);
 }
 
 /* An idle machine of the chip, not one of before a fork, or a new one. */
@@ -107,7 +113,17 @@ vtrn_status vtrn_nki_create(const char *chip, nki_session **out) {
     return NULL;
 }
 
+vtrn_status nki_settle(nki_session *s) {
+    return nki_queue_drain(s->machine->queue);
+}
+
+vtrn_status vtrn_nki_settle(nki_session *s) {
+    return nki_settle(s);
+}
+
 static void forget(nki_session *s) {
+    if (s->machine) /* an error here is of a kernel that is given up */
+        vtrn_status_free(nki_settle(s));
     for (uint32_t i = 0; i < s->n_records; i++) {
         nki_record *r = s->records[i];
         runtime_memory_release(r->memory);
@@ -136,6 +152,7 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->spills);
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
+    free(s->late);
     if (s->machine)
         machine_give(s->machine);
     free(s);
@@ -145,6 +162,7 @@ vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
     if (core < 0 || core >= NKI_MAX_CORES)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d; a kernel runs on cores 0 to %d", core,
                           NKI_MAX_CORES - 1);
+    VTRN_RETURN_IF_ERROR(nki_settle(s));
     engine_kept *running = &s->machine->core.regs->kept;
     s->kept[s->core] = *running;
     *running = s->kept[core];
@@ -376,10 +394,48 @@ static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
     return nki_pool_give(&s->pool[space], (int64_t)before, after - before);
 }
 
+/* Gives the pools back what epochs named that are over. Without memory for the list of gaps a tile
+ * is never used again. */
+static void give_late(nki_session *s) {
+    uint32_t n = 0;
+    for (; n < s->n_late && nki_queue_is_over(s->machine->queue, s->late[n].epoch); n++) {
+        const nki_late *l = &s->late[n];
+        vtrn_status_free(nki_pool_give(&s->pool[l->space], l->addr, l->size));
+        s->late_bytes -= l->size * (uint64_t)nki_chip(s)->n_partitions;
+    }
+    s->n_late -= n;
+    memmove(s->late, s->late + n, s->n_late * sizeof *s->late);
+}
+
 static vtrn_status take(nki_session *s, vtrn_space space, uint64_t row_bytes, int64_t *out_addr) {
-    while (!nki_pool_take(&s->pool[space], row_bytes, out_addr))
-        VTRN_RETURN_IF_ERROR(grow(s, space, row_bytes));
+    give_late(s);
+    while (!nki_pool_take(&s->pool[space], row_bytes, out_addr)) {
+        VTRN_RETURN_IF_ERROR(nki_settle(s)); /* also since memory that grows moves */
+        if (s->n_late)
+            give_late(s);
+        else
+            VTRN_RETURN_IF_ERROR(grow(s, space, row_bytes));
+    }
     return NULL;
+}
+
+/* A released tile of SBUF or PSUM. Without memory for a list it is never used again. */
+static vtrn_status give_tile(nki_session *s, const nki_record *r) {
+    if (nki_queue_is_over(s->machine->queue, r->epoch))
+        return nki_pool_give(&s->pool[r->storage.space], r->storage.addr, r->storage.row_bytes);
+    if (!array_grow((void **)&s->late, s->n_late, &s->cap_late, sizeof *s->late))
+        return VTRN_OUT_OF_MEMORY(sizeof *s->late);
+    nki_late late = {r->storage.addr, r->storage.row_bytes, r->epoch, r->storage.space};
+    uint32_t i = s->n_late++;
+    for (; i > 0 && s->late[i - 1].epoch > late.epoch; i--)
+        s->late[i] = s->late[i - 1];
+    s->late[i] = late;
+    s->late_bytes += late.size * (uint64_t)nki_chip(s)->n_partitions;
+    if (s->late_bytes <= MAX_LATE_BYTES)
+        return NULL;
+    vtrn_status status = nki_queue_close(s->machine->queue);
+    give_late(s);
+    return status;
 }
 
 /* What kernels have of a partition, and as text. */
@@ -493,6 +549,8 @@ void vtrn_nki_release(nki_storage *storage) {
     free(r->valued.bytes);
     r->written.bytes = r->summed.bytes = r->valued.bytes = NULL;
     if (storage->space == VTRN_SPACE_HBM) {
+        if (!nki_queue_is_over(storage->session->machine->queue, r->epoch))
+            nki_queue_keep_error(storage->session->machine->queue, nki_settle(storage->session));
         if (r->kind == NKI_LOCAL) {
             runtime_memory_release(r->memory);
             r->memory = NULL;
@@ -501,9 +559,7 @@ void vtrn_nki_release(nki_storage *storage) {
     }
     if (r->is_placed)
         return;
-    /* Without memory for the list of gaps the tile is never used again. */
-    vtrn_status_free(
-        nki_pool_give(&storage->session->pool[storage->space], storage->addr, storage->row_bytes));
+    nki_queue_keep_error(storage->session->machine->queue, give_tile(storage->session, r));
 }
 
 uint32_t vtrn_nki_n_writes(const nki_storage *storage) {
@@ -524,6 +580,7 @@ vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled) {
     nki_record *r = nki_record_of(view);
     int64_t size = nki_element_bytes(view), index[NKI_MAX_DIMS] = {0};
     uint64_t n = nki_view_elements(view), first;
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
     bool is_zero = r->storage.session->fill == NKI_FILL_ZERO;
     uint8_t filler[16] = {is_zero ? 0 : 4};
     if (!is_zero && dtype_is_float((vtrn_dtype)view->dtype)) {
@@ -587,6 +644,7 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
                           "only its time is computed; look at it in a call of the kernel by "
                           "itself");
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
     bool is_hbm = r->storage.space == VTRN_SPACE_HBM;
     int64_t index[NKI_MAX_DIMS] = {0}, at = view->offset;

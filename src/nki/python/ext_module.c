@@ -388,11 +388,15 @@ static PyObject *session_begin(ext_session *self, PyObject *unused) {
 }
 
 static PyObject *session_end(ext_session *self, PyObject *before) {
-    (void)self;
+    vtrn_status status = vtrn_nki_settle(self->session);
     Py_CLEAR(ext_current);
     if (before != Py_None && Py_TYPE(before) == &ext_session_type) {
         Py_INCREF(before);
         ext_current = (ext_session *)before;
+    }
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
     }
     Py_RETURN_NONE;
 }

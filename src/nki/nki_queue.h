@@ -1,0 +1,40 @@
+/* Instructions of a kernel that were checked and are carried out later, several together. */
+#ifndef VTRN_NKI_NKI_QUEUE_H
+#define VTRN_NKI_NKI_QUEUE_H
+
+#include "engine/engine.h"
+
+/* Instructions gather in an epoch as long as each partition's rows can pass through all of them
+ * without those of other partitions: nothing reads across partitions what the epoch writes, or
+ * writes what it has read across. Then threads of the team take groups of partitions through the
+ * epoch, while the kernel goes on and the next epoch gathers. So a group's rows are in the cache
+ * from one instruction to the next, threads meet once an epoch, and bits are the same for any
+ * number of threads, as no row's result depends on the split.
+ *
+ * An instruction's errors are told when it is issued: it is carried out once for no rows, which
+ * does all checks. What can fail by its data, and what looks at memory otherwise, calls
+ * nki_queue_drain() before. */
+typedef struct nki_queue nki_queue;
+
+/* Memory of HBM by slot relative to core->hbm, and what executes. */
+typedef struct nki_work {
+    const vtrn_instr *instr; /* addresses count from the start of the core's memories */
+    const uint64_t *slot_base;
+} nki_work;
+
+vtrn_status nki_queue_create(engine_core *core, nki_queue **out);
+/* Nothing may be in it. */
+void nki_queue_destroy(nki_queue *q);
+
+/* Carries out the instruction now or later. *out_epoch: a number for nki_queue_is_over(). */
+vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_epoch);
+/* Begins to carry out what has gathered. */
+vtrn_status nki_queue_close(nki_queue *q);
+/* Carries out all that was issued. The first error in the order of issue. */
+vtrn_status nki_queue_drain(nki_queue *q);
+/* Takes an error that its caller cannot tell; the next call tells it. Consumes it; OK is fine. */
+void nki_queue_keep_error(nki_queue *q, vtrn_status status);
+/* Whether all of an epoch was carried out: memory that only it named may be given away. */
+bool nki_queue_is_over(const nki_queue *q, uint64_t number);
+
+#endif
