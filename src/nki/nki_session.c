@@ -18,6 +18,8 @@ enum {
     /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
      * caches have. */
     MAX_LATE_BYTES = 1 << 20,
+    /* Of a result that is not copied: fewer are copied sooner than they are let out. */
+    LEAST_KEPT_BYTES = 64 << 10,
 };
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -90,9 +92,7 @@ static void machine_give(nki_machine *m) {
 
 static vtrn_status init(nki_session *s, const char *chip) {
     VTRN_RETURN_IF_ERROR(machine_take(chip, &s->machine));
-    for (int i = 0; i < NKI_MAX_CORES; i++)
-        engine_kept_init(&s->kept[i]);
-    s->machine->core.regs->kept = s->kept[0]; /* not what another kernel left */
+    engine_kept_init(&s->machine->core.regs->kept); /* not what another kernel left */
     const vtrn_chip *roomy = &s->machine->roomy;
     VTRN_RETURN_IF_ERROR(nki_pool_init(&s->pool[VTRN_SPACE_SBUF], roomy->sbuf_partition_bytes));
     return nki_pool_init(&s->pool[VTRN_SPACE_PSUM], roomy->psum_partition_bytes);
@@ -153,6 +153,7 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
     free(s->late);
+    free(s->kept);
     if (s->machine)
         machine_give(s->machine);
     free(s);
@@ -162,7 +163,16 @@ vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
     if (core < 0 || core >= NKI_MAX_CORES)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d; a kernel runs on cores 0 to %d", core,
                           NKI_MAX_CORES - 1);
+    if (core == s->core)
+        return NULL;
     VTRN_RETURN_IF_ERROR(nki_settle(s));
+    if (!s->kept) {
+        s->kept = malloc(NKI_MAX_CORES * sizeof *s->kept);
+        if (!s->kept)
+            return VTRN_OUT_OF_MEMORY(NKI_MAX_CORES * sizeof *s->kept);
+        for (int i = 0; i < NKI_MAX_CORES; i++)
+            engine_kept_init(&s->kept[i]);
+    }
     engine_kept *running = &s->machine->core.regs->kept;
     s->kept[s->core] = *running;
     *running = s->kept[core];
@@ -666,6 +676,46 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
         }
     }
     return NULL;
+}
+
+/* Whether elements of the view are adjacent and in order. */
+static bool is_run(const nki_view *view) {
+    int64_t adjacent = 1;
+    for (int i = view->n_dims - 1; i >= 0; i--) {
+        if (view->shape[i] != 1 && view->step[i] != adjacent)
+            return false;
+        adjacent *= view->shape[i];
+    }
+    return true;
+}
+
+vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes) {
+    nki_record *r = nki_record_of(view);
+    const nki_machine *m = r->storage.session->machine;
+    const uint64_t n_bytes = (uint64_t)vtrn_nki_view_bytes(view);
+    uint64_t first = 0;
+    *out = NULL;
+    *out_bytes = NULL;
+    if (r->storage.session->has_no_values || r->kind != NKI_LOCAL || !r->memory ||
+        n_bytes < LEAST_KEPT_BYTES || 2 * n_bytes < r->storage.n_bytes || m->has_grown ||
+        !is_run(view))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
+    if (nki_map_count(&r->written, view, &first) < n_bytes)
+        return NULL;
+    hbm_stats stats;
+    runtime_memory_stats(m->device->rt, 0, &stats);
+    if (stats.in_use_bytes > stats.capacity_bytes / 4) /* the next kernel needs room, too */
+        return NULL;
+    runtime_memory_retain(r->memory);
+    *out = (nki_memory *)r->memory;
+    *out_bytes = r->host + view->offset * nki_element_bytes(view);
+    return NULL;
+}
+
+void vtrn_nki_memory_release(nki_memory *memory) {
+    runtime_memory_release((runtime_memory *)memory);
 }
 
 void nki_list_drop(nki_session *s, const bool *is_dropped) {

@@ -121,11 +121,12 @@ struct nki_session {
     uint32_t n_meets, cap_meets;
     nki_turn *turns; /* by place in the list */
     uint32_t n_turns, cap_turns;
-    uint32_t n_barriers;             /* of them, those of both cores */
-    bool is_exchanging;              /* what is issued now is_exchange */
-    int core;                        /* that runs */
-    int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
-    engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
+    uint32_t n_barriers;        /* of them, those of both cores */
+    bool is_exchanging;         /* what is issued now is_exchange */
+    int core;                   /* that runs */
+    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; -1: none */
+    engine_kept *kept;          /* [NKI_MAX_CORES] of cores that do not run; NULL: core 0 runs
+                                   alone */
     int next_ring;
     uint64_t flops;
     bool has_no_values;

@@ -651,7 +651,7 @@ PyMODINIT_FUNC PyInit__nki(void);
 
 PyMODINIT_FUNC PyInit__nki(void) {
     if (PyType_Ready(&ext_session_type) < 0 || PyType_Ready(&ext_storage_type) < 0 ||
-        PyType_Ready(&ext_tensor_type) < 0)
+        PyType_Ready(&ext_tensor_type) < 0 || PyType_Ready(&ext_memory_type) < 0)
         return NULL;
     PyObject *m = PyModule_Create(&module);
     if (!m || PyModule_AddFunctions(m, ext_call_methods) < 0 ||
