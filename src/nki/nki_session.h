@@ -14,9 +14,10 @@ typedef struct nki_range {
 
 /* Which bytes of a storage have a property: those of a few ranges, or as told byte by byte. */
 typedef struct nki_map {
-    uint8_t *bytes;   /* [n_bytes] 0 or 1; NULL: all have it, or those of the ranges */
+    uint8_t *bytes;   /* 0 or 1; NULL: all have it, or those of the ranges */
     uint64_t n_set;   /* bytes that have it */
     uint64_t n_bytes; /* in all */
+    uint32_t n_alike; /* partitions that are all alike: bytes and ranges are of one; 0: of all */
     uint32_t n_ranges;
     nki_range range[8]; /* ascending, with gaps between them */
 } nki_map;
