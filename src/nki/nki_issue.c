@@ -338,8 +338,8 @@ static vtrn_status execute(const issue *x) {
     uint64_t epoch;
     vtrn_status status =
         nki_queue_issue(s->machine->queue, &(nki_work){&instr, s->slot_base}, &epoch);
-    for (int i = 0; i < VTRN_MAX_AP && epoch; i++)
-        if (x->view[i])
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (x->view[i] && epoch > nki_record_of(x->view[i])->epoch)
             nki_record_of(x->view[i])->epoch = epoch;
     return nki_name_operands(&instr, status);
 }

@@ -11,6 +11,7 @@
 
 enum {
     MAX_INSTRS = 64, /* of an epoch */
+    N_GATHERING = 2, /* epochs: what one prepares, the other reads across partitions */
     MAX_SHARES = ENGINE_MAX_PARTITIONS / ENGINE_OWNER_ROWS,
     /* A thread with this number of so many owns no partition. */
     IDLE_THREAD = ENGINE_MAX_THREADS - 1,
@@ -24,17 +25,12 @@ _Static_assert(ENGINE_MAX_PARTITIONS / ENGINE_OWNER_ROWS < IDLE_THREAD, "no grou
 _Static_assert((int)MAX_SHARES <= (int)TEAM_MAX_SHARES, "a job has a share for each group");
 _Static_assert((int)MAX_SHARES <= (int)ENGINE_LEAST_SCRATCHES, "a share has scratch of its own");
 
-/* Bytes [lo, hi) of groups of partitions. */
-typedef struct stretch {
+/* What an instruction does to bytes [lo, hi) of groups of partitions. */
+typedef struct tile_use {
     int64_t lo, hi;
     uint32_t groups;
-    uint8_t space;
-} stretch;
-
-typedef struct stretches {
-    uint32_t n;
-    stretch at[MAX_INSTRS * VTRN_MAX_AP];
-} stretches;
+    uint8_t space, kind; /* share_kind */
+} tile_use;
 
 typedef struct hbm_use {
     uint64_t base;
@@ -47,10 +43,11 @@ typedef struct epoch {
     vtrn_instr instr[MAX_INSTRS]; /* whose slots are indices of base */
     uint64_t base[MAX_INSTRS * VTRN_MAX_AP];
     uint32_t n_bases;
-    stretches writes, crossing_reads;
+    tile_use tile[MAX_INSTRS * VTRN_MAX_AP];
     hbm_use hbm[MAX_INSTRS * VTRN_MAX_AP];
-    uint32_t n_hbm;
-    bool writes_weights, crosses_weights, multiplies;
+    uint32_t n_tiles, n_hbm;
+    access_states states;         /* of engines */
+    bool crosses_weights;         /* reads columns of the PE array that other partitions write */
     int n_partitions;             /* of its widest operand */
     uint64_t n_elements, n_bytes; /* of operands: the largest of each instruction, and all */
     engine_core core;             /* as its shares see it */
@@ -62,11 +59,13 @@ typedef struct epoch {
 
 struct nki_queue {
     engine_core *core;
-    engine_core idle;           /* the core as a thread sees it that has no rows */
-    epoch *gathering, *running; /* running->n 0: none is */
-    bool is_posted;             /* the team has the running one */
-    uint64_t n_over;            /* epochs up to this number are */
-    vtrn_status error;          /* to be told; NULL: none */
+    engine_core idle; /* the core as a thread sees it that has no rows */
+    /* In the order in which they will run: an instruction goes to the first that it may. */
+    epoch *gathering[N_GATHERING];
+    epoch *running;    /* n 0: none is */
+    bool is_posted;    /* the team has the running one */
+    uint64_t n_over;   /* epochs up to this number are */
+    vtrn_status error; /* to be told; NULL: none */
 };
 
 vtrn_status nki_queue_create(engine_core *core, nki_queue **out) {
@@ -75,13 +74,17 @@ vtrn_status nki_queue_create(engine_core *core, nki_queue **out) {
     if (!q)
         return VTRN_OUT_OF_MEMORY(sizeof *q);
     q->core = core;
-    q->gathering = calloc(1, sizeof *q->gathering);
-    q->running = calloc(1, sizeof *q->running);
-    if (!q->gathering || !q->running) {
-        nki_queue_destroy(q);
-        return VTRN_OUT_OF_MEMORY(2 * sizeof *q->gathering);
+    bool has_all = (q->running = calloc(1, sizeof *q->running)) != NULL;
+    for (int i = 0; i < N_GATHERING && has_all; i++) {
+        q->gathering[i] = calloc(1, sizeof *q->gathering[i]);
+        has_all = q->gathering[i] != NULL;
+        if (has_all)
+            q->gathering[i]->number = 1 + (uint64_t)i;
     }
-    q->gathering->number = 1;
+    if (!has_all) {
+        nki_queue_destroy(q);
+        return VTRN_OUT_OF_MEMORY((1 + N_GATHERING) * sizeof *q->running);
+    }
     *out = q;
     return NULL;
 }
@@ -90,7 +93,8 @@ void nki_queue_destroy(nki_queue *q) {
     if (!q)
         return;
     vtrn_status_free(q->error);
-    free(q->gathering);
+    for (int i = 0; i < N_GATHERING; i++)
+        free(q->gathering[i]);
     free(q->running);
     free(q);
 }
@@ -148,26 +152,14 @@ static bool may_wait(const vtrn_instr *instr) {
 
 /* --- what an instruction touches, beside what its epoch does --- */
 
-static stretch stretch_of(const vtrn_ap *ap) {
-    stretch s = {.space = ap->space,
-                 .groups =
-                     share_groups_of(ap->partition, ap->partition_step ? ap->n_partitions : 1)};
-    isa_ap_extent(ap, &s.lo, &s.hi);
-    return s;
-}
-
-static bool meets(const stretches *list, const stretch *s) {
-    for (uint32_t i = 0; i < list->n; i++) {
-        const stretch *other = &list->at[i];
-        if (s->lo < other->hi && other->lo < s->hi && s->space == other->space &&
-            (s->groups & other->groups))
-            return true;
-    }
-    return false;
-}
-
-static bool crosses_weights(const vtrn_instr *instr) {
-    return access_reads_weights(instr) && instr->ap[0].partition != 0;
+static tile_use tile_use_of(const vtrn_instr *instr, int i) {
+    const vtrn_ap *ap = &instr->ap[i];
+    int n = ap->partition_step ? ap->n_partitions : 1;
+    tile_use use = {.space = ap->space,
+                    .kind = (uint8_t)share_kind_of(instr, i),
+                    .groups = share_groups_of(ap->partition, n)};
+    isa_ap_extent(ap, &use.lo, &use.hi);
+    return use;
 }
 
 /* An operand in HBM: where its tensor begins in the host's memory, which tells tensors apart. */
@@ -175,51 +167,85 @@ static hbm_use hbm_use_of(const nki_work *work, int i) {
     return (hbm_use){work->slot_base[work->instr->ap[i].slot], share_hbm_of(work->instr, i, 0)};
 }
 
-/* Whether rows of the instruction depend on rows of others by way of the epoch. */
-static bool depends(const epoch *e, const nki_work *work) {
-    const vtrn_instr *instr = work->instr;
+static bool crosses_weights(const vtrn_instr *instr) {
+    return access_reads_weights(instr) && instr->ap[0].partition != 0;
+}
+
+/* How an instruction stands to earlier ones. */
+typedef enum relation {
+    APART,   /* it may be done before them */
+    BEHIND,  /* each of its rows depends on rows of the same partition: it may be in their epoch */
+    CROSSING /* on rows of other partitions: it is in a later epoch */
+} relation;
+
+static relation tile_relation(const tile_use *a, const tile_use *b) {
+    if (a->lo >= b->hi || b->lo >= a->hi || a->space != b->space || !(a->groups & b->groups))
+        return APART;
+    bool a_writes = a->kind == SHARE_OWNER_WRITE, b_writes = b->kind == SHARE_OWNER_WRITE;
+    if ((a_writes && b->kind == SHARE_CROSSING_READ) ||
+        (b_writes && a->kind == SHARE_CROSSING_READ))
+        return CROSSING;
+    return a_writes || b_writes ? BEHIND : APART;
+}
+
+static relation hbm_relation(const hbm_use *a, const hbm_use *b) {
+    if (a->base != b->base || (!a->access.is_write && !b->access.is_write) ||
+        a->access.base >= b->access.end || b->access.base >= a->access.end)
+        return APART;
+    return share_hbm_races(&a->access, &b->access) ? CROSSING : BEHIND;
+}
+
+static relation state_relation(const epoch *e, const vtrn_instr *instr) {
+    const access_states states = access_states_of(instr);
+    bool writes_weights = states.written & ACCESS_PE_WEIGHTS;
+    if ((writes_weights && e->crosses_weights) ||
+        (e->states.written & ACCESS_PE_WEIGHTS && crosses_weights(instr)))
+        return CROSSING;
+    uint8_t any = states.read | states.written;
+    return e->states.written & any || e->states.read & states.written ? BEHIND : APART;
+}
+
+/* What the operands of an instruction do, as an epoch keeps it. */
+typedef struct uses {
+    tile_use tile[VTRN_MAX_AP];
+    hbm_use hbm[VTRN_MAX_AP];
+    int n_tiles, n_hbm;
+} uses;
+
+static void find_uses(const nki_work *work, uses *out) {
+    out->n_tiles = out->n_hbm = 0;
     for (int i = 0; i < VTRN_MAX_AP; i++) {
-        if (!access_is_memory(instr, i))
+        if (!access_is_memory(work->instr, i))
             continue;
-        if (instr->ap[i].space == VTRN_SPACE_HBM) {
-            hbm_use use = hbm_use_of(work, i);
-            for (uint32_t k = 0; k < e->n_hbm; k++)
-                if (e->hbm[k].base == use.base && share_hbm_races(&e->hbm[k].access, &use.access))
-                    return true;
-            continue;
-        }
-        share_kind kind = share_kind_of(instr, i);
-        if (kind == SHARE_OWNER_READ)
-            continue;
-        stretch s = stretch_of(&instr->ap[i]);
-        if (meets(kind == SHARE_OWNER_WRITE ? &e->crossing_reads : &e->writes, &s))
-            return true;
+        if (work->instr->ap[i].space == VTRN_SPACE_HBM)
+            out->hbm[out->n_hbm++] = hbm_use_of(work, i);
+        else
+            out->tile[out->n_tiles++] = tile_use_of(work->instr, i);
     }
-    return (crosses_weights(instr) && e->writes_weights) ||
-           (access_writes_weights(instr) && e->crosses_weights);
+}
+
+static relation relation_to(const epoch *e, const vtrn_instr *instr, const uses *u) {
+    relation most = state_relation(e, instr);
+    for (int i = 0; i < u->n_tiles; i++)
+        for (uint32_t k = 0; k < e->n_tiles && most < CROSSING; k++) {
+            relation r = tile_relation(&u->tile[i], &e->tile[k]);
+            most = r > most ? r : most;
+        }
+    for (int i = 0; i < u->n_hbm; i++)
+        for (uint32_t k = 0; k < e->n_hbm && most < CROSSING; k++) {
+            relation r = hbm_relation(&u->hbm[i], &e->hbm[k]);
+            most = r > most ? r : most;
+        }
+    return most;
 }
 
 /* Whether rows of the instruction depend on each other: it reads across partitions what it writes,
  * or two operands in HBM meet. */
-static bool depends_on_itself(const nki_work *work) {
-    const vtrn_instr *instr = work->instr;
-    const vtrn_ap *dst = &instr->ap[0];
-    for (int i = 1; i < VTRN_MAX_AP; i++) {
-        const vtrn_ap *ap = &instr->ap[i];
-        if (!access_is_memory(instr, i) || ap->space != dst->space)
-            continue;
-        if (ap->space == VTRN_SPACE_HBM) {
-            hbm_use a = hbm_use_of(work, 0), b = hbm_use_of(work, i);
-            if (a.base == b.base && share_hbm_races(&a.access, &b.access))
-                return true;
-            continue;
-        }
-        stretch a = stretch_of(dst), b = stretch_of(ap);
-        if (share_kind_of(instr, i) == SHARE_CROSSING_READ && a.lo < b.hi && b.lo < a.hi &&
-            (a.groups & b.groups))
+static bool depends_on_itself(const uses *u) {
+    for (int i = 1; i < u->n_tiles; i++)
+        if (tile_relation(&u->tile[0], &u->tile[i]) == CROSSING)
             return true;
-    }
-    return false;
+    return u->n_hbm > 1 && hbm_relation(&u->hbm[0], &u->hbm[1]) == CROSSING;
 }
 
 /* --- an epoch --- */
@@ -238,36 +264,37 @@ static uint64_t size_of(const vtrn_instr *instr) {
     return most;
 }
 
-static void add(epoch *e, const nki_work *work) {
+static void add(epoch *e, const nki_work *work, const uses *u) {
     vtrn_instr *instr = &e->instr[e->n++];
     *instr = *work->instr;
+    memcpy(e->tile + e->n_tiles, u->tile, (size_t)u->n_tiles * sizeof *u->tile);
+    e->n_tiles += (uint32_t)u->n_tiles;
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         vtrn_ap *ap = &instr->ap[i];
         if (!access_is_memory(instr, i))
             continue;
         e->n_bytes += elements_of(ap) * dtype_size((vtrn_dtype)ap->dtype);
-        if (ap->space == VTRN_SPACE_HBM) {
-            e->hbm[e->n_hbm] = hbm_use_of(work, i);
-            e->hbm[e->n_hbm++].access.shape = ap; /* which stays */
-            ap->slot = e->n_bases;
-            e->base[e->n_bases++] = work->slot_base[work->instr->ap[i].slot];
+        if (ap->space != VTRN_SPACE_HBM) {
+            int n = ap->n_partitions;
+            e->n_partitions = n > e->n_partitions ? n : e->n_partitions;
             continue;
         }
-        e->n_partitions = ap->n_partitions > e->n_partitions ? ap->n_partitions : e->n_partitions;
-        share_kind kind = share_kind_of(instr, i);
-        stretches *list = kind == SHARE_OWNER_WRITE ? &e->writes : &e->crossing_reads;
-        if (kind != SHARE_OWNER_READ)
-            list->at[list->n++] = stretch_of(ap);
+        e->hbm[e->n_hbm] = hbm_use_of(work, i);
+        e->hbm[e->n_hbm++].access.shape = ap; /* which stays */
+        ap->slot = e->n_bases;
+        e->base[e->n_bases++] = work->slot_base[work->instr->ap[i].slot];
     }
-    e->n_elements += size_of(instr);
-    e->writes_weights |= access_writes_weights(instr);
+    const access_states states = access_states_of(instr);
+    e->states.read |= states.read;
+    e->states.written |= states.written;
     e->crosses_weights |= crosses_weights(instr);
-    e->multiplies |= access_reads_weights(instr);
+    e->n_elements += size_of(instr);
 }
 
 static void clear(epoch *e) {
-    e->n = e->n_bases = e->n_hbm = e->writes.n = e->crossing_reads.n = 0;
-    e->writes_weights = e->crosses_weights = e->multiplies = false;
+    e->n = e->n_bases = e->n_tiles = e->n_hbm = 0;
+    e->states = (access_states){0};
+    e->crosses_weights = false;
     e->n_partitions = 0;
     e->n_elements = e->n_bytes = 0;
 }
@@ -280,7 +307,8 @@ static int count_shares(const epoch *e, int n_threads) {
         return 1;
     while (n < n_threads && n < MAX_SHARES)
         n *= 2;
-    while (!e->multiplies && n < MAX_SHARES && e->n_bytes / (uint64_t)n > MAX_SHARE_BYTES)
+    bool multiplies = e->states.read & ACCESS_PE_WEIGHTS;
+    while (!multiplies && n < MAX_SHARES && e->n_bytes / (uint64_t)n > MAX_SHARE_BYTES)
         n *= 2;
     return n;
 }
@@ -341,7 +369,7 @@ static vtrn_status finish(nki_queue *q) {
         team_finish(q->core->team);
         float_env_leave(&outside);
     }
-    if (e->writes_weights)
+    if (e->states.written & ACCESS_PE_WEIGHTS)
         pass_on_weights(q->core->regs);
     q->is_posted = false;
     q->n_over = e->number;
@@ -349,14 +377,16 @@ static vtrn_status finish(nki_queue *q) {
     return first_failure(e);
 }
 
-vtrn_status nki_queue_close(nki_queue *q) {
+/* Begins to carry out the first epoch that gathers. */
+static vtrn_status run_first(nki_queue *q) {
     VTRN_RETURN_IF_ERROR(finish(q));
-    epoch *e = q->gathering;
+    epoch *e = q->gathering[0], *next = q->running;
     if (!e->n)
         return NULL;
-    q->gathering = q->running;
+    memmove(q->gathering, q->gathering + 1, (N_GATHERING - 1) * sizeof(epoch *));
+    q->gathering[N_GATHERING - 1] = next;
+    next->number = e->number + N_GATHERING;
     q->running = e;
-    q->gathering->number = e->number + 1;
     e->core = *q->core;
     e->core.n_threads = count_shares(e, team_size(q->core->team));
     e->core.owner_shift = owner_shift_of(e, e->core.n_threads);
@@ -372,9 +402,32 @@ vtrn_status nki_queue_close(nki_queue *q) {
     return finish(q);
 }
 
+vtrn_status nki_queue_close(nki_queue *q) {
+    for (int i = 0; i < N_GATHERING; i++)
+        VTRN_RETURN_IF_ERROR(run_first(q));
+    return NULL;
+}
+
 vtrn_status nki_queue_drain(nki_queue *q) {
     VTRN_RETURN_IF_ERROR(nki_queue_close(q));
     return finish(q);
+}
+
+/* The first epoch that the instruction may be in; N_GATHERING: one behind them. */
+static int place_of(const nki_queue *q, const vtrn_instr *instr, const uses *u) {
+    int first = 0;
+    for (int i = N_GATHERING - 1; i >= 0 && first == 0; i--) {
+        if (!q->gathering[i]->n)
+            continue;
+        relation r = relation_to(q->gathering[i], instr, u);
+        if (r != APART)
+            first = r == CROSSING ? i + 1 : i;
+        if (r == BEHIND)
+            break;
+    }
+    while (first < N_GATHERING && q->gathering[first]->n == MAX_INSTRS)
+        first++;
+    return first;
 }
 
 /* At once and by the caller alone, after all else. */
@@ -395,19 +448,23 @@ static vtrn_status run_alone(nki_queue *q, const nki_work *work) {
 
 vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_epoch) {
     const vtrn_instr *instr = work->instr;
+    uses u;
     *out_epoch = 0;
-    bool is_empty = !q->gathering->n && !q->running->n;
-    if (!may_wait(instr) || (is_empty && size_of(instr) < LEAST_ELEMENTS) ||
-        depends_on_itself(work))
+    bool is_empty = !q->gathering[0]->n && !q->running->n;
+    if (!may_wait(instr) || (is_empty && size_of(instr) < LEAST_ELEMENTS))
+        return run_alone(q, work);
+    find_uses(work, &u);
+    if (depends_on_itself(&u))
         return run_alone(q, work);
     q->idle = *q->core;
     q->idle.n_threads = ENGINE_MAX_THREADS;
     q->idle.owner_shift = ENGINE_OWNER_SHIFT;
     VTRN_RETURN_IF_ERROR(
         engine_table[instr->opcode](&q->idle, instr, work->slot_base, IDLE_THREAD));
-    if (q->gathering->n == MAX_INSTRS || depends(q->gathering, work))
-        VTRN_RETURN_IF_ERROR(nki_queue_close(q));
-    add(q->gathering, work);
-    *out_epoch = q->gathering->number;
+    int i = place_of(q, instr, &u);
+    for (; i == N_GATHERING; i = place_of(q, instr, &u))
+        VTRN_RETURN_IF_ERROR(run_first(q));
+    add(q->gathering[i], work, &u);
+    *out_epoch = q->gathering[i]->number;
     return NULL;
 }
