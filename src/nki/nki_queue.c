@@ -3,16 +3,14 @@
 
 #include "base/float_env.h"
 #include "engine/plan_parts.h"
-#include "engine/sharing.h"
 #include "isa/access.h"
+#include "nki/nki_epoch.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    MAX_INSTRS = 64, /* of an epoch */
     N_GATHERING = 2, /* epochs: what one prepares, the other reads across partitions */
-    MAX_SHARES = ENGINE_MAX_PARTITIONS / ENGINE_OWNER_ROWS,
     /* A thread with this number of so many owns no partition. */
     IDLE_THREAD = ENGINE_MAX_THREADS - 1,
     /* Elements of an instruction, or of an epoch, that are worth several calls of its function:
@@ -22,50 +20,19 @@ enum {
     MAX_SHARE_BYTES = 256 << 10,
 };
 _Static_assert(ENGINE_MAX_PARTITIONS / ENGINE_OWNER_ROWS < IDLE_THREAD, "no group has this owner");
-_Static_assert((int)MAX_SHARES <= (int)TEAM_MAX_SHARES, "a job has a share for each group");
-_Static_assert((int)MAX_SHARES <= (int)ENGINE_LEAST_SCRATCHES, "a share has scratch of its own");
-
-/* What an instruction does to bytes [lo, hi) of groups of partitions. */
-typedef struct tile_use {
-    int64_t lo, hi;
-    uint32_t groups;
-    uint8_t space, kind; /* share_kind */
-} tile_use;
-
-typedef struct hbm_use {
-    uint64_t base;
-    share_hbm access;
-} hbm_use;
-
-typedef struct epoch {
-    uint64_t number;
-    uint32_t n;
-    vtrn_instr instr[MAX_INSTRS]; /* whose slots are indices of base */
-    uint64_t base[MAX_INSTRS * VTRN_MAX_AP];
-    uint32_t n_bases;
-    tile_use tile[MAX_INSTRS * VTRN_MAX_AP];
-    hbm_use hbm[MAX_INSTRS * VTRN_MAX_AP];
-    uint32_t n_tiles, n_hbm;
-    access_states states;         /* of engines */
-    bool crosses_weights;         /* reads columns of the PE array that other partitions write */
-    int n_partitions;             /* of its widest operand */
-    uint64_t n_elements, n_bytes; /* of operands: the largest of each instruction, and all */
-    engine_core core;             /* as its shares see it */
-    struct {
-        uint32_t instr_i;
-        vtrn_status status;
-    } failure[MAX_SHARES];
-} epoch;
+_Static_assert((int)NKI_EPOCH_SHARES <= (int)TEAM_MAX_SHARES, "a job has a share for each group");
+_Static_assert((int)NKI_EPOCH_SHARES <= (int)ENGINE_LEAST_SCRATCHES,
+               "a share has scratch of its own");
 
 struct nki_queue {
     engine_core *core;
     engine_core idle; /* the core as a thread sees it that has no rows */
     /* In the order in which they will run: an instruction goes to the first that it may. */
-    epoch *gathering[N_GATHERING];
-    epoch *running;    /* n 0: none is */
-    bool is_posted;    /* the team has the running one */
-    uint64_t n_over;   /* epochs up to this number are */
-    vtrn_status error; /* to be told; NULL: none */
+    nki_epoch *gathering[N_GATHERING];
+    nki_epoch *running; /* n 0: none is */
+    bool is_posted;     /* the team has the running one */
+    uint64_t n_over;    /* epochs up to this number are */
+    vtrn_status error;  /* to be told; NULL: none */
 };
 
 vtrn_status nki_queue_create(engine_core *core, nki_queue **out) {
@@ -110,6 +77,14 @@ bool nki_queue_is_over(const nki_queue *q, uint64_t number) {
     return number <= q->n_over;
 }
 
+void nki_queue_release(nki_queue *q, uint64_t number, const nki_released *tile) {
+    for (int i = 0; i < N_GATHERING; i++) {
+        nki_epoch *e = q->gathering[i];
+        if (e->number == number && e->n_dead < NKI_EPOCH_INSTRS)
+            e->dead[e->n_dead++] = *tile;
+    }
+}
+
 /* Whether the function of the instruction does nothing for a thread without rows but check it, and
  * fails for no other reason afterwards. */
 static bool may_wait(const vtrn_instr *instr) {
@@ -152,19 +127,19 @@ static bool may_wait(const vtrn_instr *instr) {
 
 /* --- what an instruction touches, beside what its epoch does --- */
 
-static tile_use tile_use_of(const vtrn_instr *instr, int i) {
+static nki_tile_use tile_use_of(const vtrn_instr *instr, int i) {
     const vtrn_ap *ap = &instr->ap[i];
     int n = ap->partition_step ? ap->n_partitions : 1;
-    tile_use use = {.space = ap->space,
-                    .kind = (uint8_t)share_kind_of(instr, i),
-                    .groups = share_groups_of(ap->partition, n)};
+    nki_tile_use use = {.space = ap->space,
+                        .kind = (uint8_t)share_kind_of(instr, i),
+                        .groups = share_groups_of(ap->partition, n)};
     isa_ap_extent(ap, &use.lo, &use.hi);
     return use;
 }
 
 /* An operand in HBM: where its tensor begins in the host's memory, which tells tensors apart. */
-static hbm_use hbm_use_of(const nki_work *work, int i) {
-    return (hbm_use){work->slot_base[work->instr->ap[i].slot], share_hbm_of(work->instr, i, 0)};
+static nki_hbm_use hbm_use_of(const nki_work *work, int i) {
+    return (nki_hbm_use){work->slot_base[work->instr->ap[i].slot], share_hbm_of(work->instr, i, 0)};
 }
 
 static bool crosses_weights(const vtrn_instr *instr) {
@@ -174,11 +149,12 @@ static bool crosses_weights(const vtrn_instr *instr) {
 /* How an instruction stands to earlier ones. */
 typedef enum relation {
     APART,   /* it may be done before them */
-    BEHIND,  /* each of its rows depends on rows of the same partition: it may be in their epoch */
-    CROSSING /* on rows of other partitions: it is in a later epoch */
+    BEHIND,  /* each of its rows depends on rows of the same partition: it may be in their nki_epoch
+              */
+    CROSSING /* on rows of other partitions: it is in a later nki_epoch */
 } relation;
 
-static relation tile_relation(const tile_use *a, const tile_use *b) {
+static relation tile_relation(const nki_tile_use *a, const nki_tile_use *b) {
     if (a->lo >= b->hi || b->lo >= a->hi || a->space != b->space || !(a->groups & b->groups))
         return APART;
     bool a_writes = a->kind == SHARE_OWNER_WRITE, b_writes = b->kind == SHARE_OWNER_WRITE;
@@ -188,14 +164,14 @@ static relation tile_relation(const tile_use *a, const tile_use *b) {
     return a_writes || b_writes ? BEHIND : APART;
 }
 
-static relation hbm_relation(const hbm_use *a, const hbm_use *b) {
+static relation hbm_relation(const nki_hbm_use *a, const nki_hbm_use *b) {
     if (a->base != b->base || (!a->access.is_write && !b->access.is_write) ||
         a->access.base >= b->access.end || b->access.base >= a->access.end)
         return APART;
     return share_hbm_races(&a->access, &b->access) ? CROSSING : BEHIND;
 }
 
-static relation state_relation(const epoch *e, const vtrn_instr *instr) {
+static relation state_relation(const nki_epoch *e, const vtrn_instr *instr) {
     const access_states states = access_states_of(instr);
     bool writes_weights = states.written & ACCESS_PE_WEIGHTS;
     if ((writes_weights && e->crosses_weights) ||
@@ -207,8 +183,8 @@ static relation state_relation(const epoch *e, const vtrn_instr *instr) {
 
 /* What the operands of an instruction do, as an epoch keeps it. */
 typedef struct uses {
-    tile_use tile[VTRN_MAX_AP];
-    hbm_use hbm[VTRN_MAX_AP];
+    nki_tile_use tile[VTRN_MAX_AP];
+    nki_hbm_use hbm[VTRN_MAX_AP];
     int n_tiles, n_hbm;
 } uses;
 
@@ -224,7 +200,7 @@ static void find_uses(const nki_work *work, uses *out) {
     }
 }
 
-static relation relation_to(const epoch *e, const vtrn_instr *instr, const uses *u) {
+static relation relation_to(const nki_epoch *e, const vtrn_instr *instr, const uses *u) {
     relation most = state_relation(e, instr);
     for (int i = 0; i < u->n_tiles; i++)
         for (uint32_t k = 0; k < e->n_tiles && most < CROSSING; k++) {
@@ -264,7 +240,7 @@ static uint64_t size_of(const vtrn_instr *instr) {
     return most;
 }
 
-static void add(epoch *e, const nki_work *work, const uses *u) {
+static void add(nki_epoch *e, const nki_work *work, const uses *u) {
     vtrn_instr *instr = &e->instr[e->n++];
     *instr = *work->instr;
     memcpy(e->tile + e->n_tiles, u->tile, (size_t)u->n_tiles * sizeof *u->tile);
@@ -282,7 +258,9 @@ static void add(epoch *e, const nki_work *work, const uses *u) {
         e->hbm[e->n_hbm] = hbm_use_of(work, i);
         e->hbm[e->n_hbm++].access.shape = ap; /* which stays */
         ap->slot = e->n_bases;
-        e->base[e->n_bases++] = work->slot_base[work->instr->ap[i].slot];
+        e->base[e->n_bases] = work->slot_base[work->instr->ap[i].slot];
+        e->tensor[e->n_bases] = e->base[e->n_bases];
+        e->n_bases++;
     }
     const access_states states = access_states_of(instr);
     e->states.read |= states.read;
@@ -291,8 +269,9 @@ static void add(epoch *e, const nki_work *work, const uses *u) {
     e->n_elements += size_of(instr);
 }
 
-static void clear(epoch *e) {
-    e->n = e->n_bases = e->n_tiles = e->n_hbm = 0;
+static void clear(nki_epoch *e) {
+    e->n = e->n_bases = e->n_tiles = e->n_hbm = e->n_dead = 0;
+    memset(e->is_left_out, 0, sizeof e->is_left_out);
     e->states = (access_states){0};
     e->crosses_weights = false;
     e->n_partitions = 0;
@@ -301,20 +280,20 @@ static void clear(epoch *e) {
 
 /* In how many shares the epoch is done, a power of 2. A matmul converts the moving tile once a
  * share, so it has no more of them than there are threads for. */
-static int count_shares(const epoch *e, int n_threads) {
+static int count_shares(const nki_epoch *e, int n_threads) {
     int n = 1;
     if (e->n_elements < LEAST_ELEMENTS)
         return 1;
-    while (n < n_threads && n < MAX_SHARES)
+    while (n < n_threads && n < NKI_EPOCH_SHARES)
         n *= 2;
     bool multiplies = e->states.read & ACCESS_PE_WEIGHTS;
-    while (!multiplies && n < MAX_SHARES && e->n_bytes / (uint64_t)n > MAX_SHARE_BYTES)
+    while (!multiplies && n < NKI_EPOCH_SHARES && e->n_bytes / (uint64_t)n > MAX_SHARE_BYTES)
         n *= 2;
     return n;
 }
 
 /* Whole runs of partitions, as large as leave each share one. */
-static int owner_shift_of(const epoch *e, int n_shares) {
+static int owner_shift_of(const nki_epoch *e, int n_shares) {
     int shift = ENGINE_OWNER_SHIFT;
     while (n_shares << shift < e->n_partitions)
         shift++;
@@ -322,8 +301,10 @@ static int owner_shift_of(const epoch *e, int n_shares) {
 }
 
 static void do_share(void *arg, int share_i) {
-    epoch *e = arg;
+    nki_epoch *e = arg;
     for (uint32_t i = 0; i < e->n; i++) {
+        if (e->is_left_out[i])
+            continue;
         vtrn_status status =
             engine_table[e->instr[i].opcode](&e->core, &e->instr[i], e->base, share_i);
         if (!status)
@@ -337,19 +318,19 @@ static void do_share(void *arg, int share_i) {
 /* What a matmul checks, for shares of later epochs. That of IDLE_THREAD is of the instruction that
  * was issued last, and may be ahead. */
 static void pass_on_weights(engine_registers *regs) {
-    for (int i = 1; i < MAX_SHARES; i++)
+    for (int i = 1; i < NKI_EPOCH_SHARES; i++)
         regs->pe[i] = regs->pe[0];
 }
 
 /* The first failure in the order of issue, whatever the number of shares. */
-static vtrn_status first_failure(epoch *e) {
+static vtrn_status first_failure(nki_epoch *e) {
     int first = -1;
-    for (int i = 0; i < MAX_SHARES; i++)
+    for (int i = 0; i < NKI_EPOCH_SHARES; i++)
         if (e->failure[i].status &&
             (first < 0 || e->failure[i].instr_i < e->failure[first].instr_i))
             first = i;
     vtrn_status status = first < 0 ? NULL : e->failure[first].status;
-    for (int i = 0; i < MAX_SHARES; i++) {
+    for (int i = 0; i < NKI_EPOCH_SHARES; i++) {
         if (i != first)
             vtrn_status_free(e->failure[i].status);
         e->failure[i].status = NULL;
@@ -358,7 +339,7 @@ static vtrn_status first_failure(epoch *e) {
 }
 
 static vtrn_status finish(nki_queue *q) {
-    epoch *e = q->running;
+    nki_epoch *e = q->running;
     vtrn_status before = q->error;
     q->error = NULL;
     if (before || !e->n)
@@ -380,13 +361,14 @@ static vtrn_status finish(nki_queue *q) {
 /* Begins to carry out the first epoch that gathers. */
 static vtrn_status run_first(nki_queue *q) {
     VTRN_RETURN_IF_ERROR(finish(q));
-    epoch *e = q->gathering[0], *next = q->running;
+    nki_epoch *e = q->gathering[0], *next = q->running;
     if (!e->n)
         return NULL;
-    memmove(q->gathering, q->gathering + 1, (N_GATHERING - 1) * sizeof(epoch *));
+    memmove(q->gathering, q->gathering + 1, (N_GATHERING - 1) * sizeof(nki_epoch *));
     q->gathering[N_GATHERING - 1] = next;
     next->number = e->number + N_GATHERING;
     q->running = e;
+    nki_forward(e);
     e->core = *q->core;
     e->core.n_threads = count_shares(e, team_size(q->core->team));
     e->core.owner_shift = owner_shift_of(e, e->core.n_threads);
@@ -425,7 +407,7 @@ static int place_of(const nki_queue *q, const vtrn_instr *instr, const uses *u) 
         if (r == BEHIND)
             break;
     }
-    while (first < N_GATHERING && q->gathering[first]->n == MAX_INSTRS)
+    while (first < N_GATHERING && q->gathering[first]->n == NKI_EPOCH_INSTRS)
         first++;
     return first;
 }

@@ -28,6 +28,14 @@ void nki_queue_destroy(nki_queue *q);
 
 /* Carries out the instruction now or later. *out_epoch: a number for nki_queue_is_over(). */
 vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_epoch);
+/* A tile in [addr, addr + n_bytes) of all partitions. */
+typedef struct nki_released {
+    int64_t addr;
+    uint64_t n_bytes;
+    uint8_t space; /* vtrn_space */
+} nki_released;
+/* Nothing will read the tile any more that instructions name, the last one in this epoch. */
+void nki_queue_release(nki_queue *q, uint64_t number, const nki_released *tile);
 /* Begins to carry out what has gathered. */
 vtrn_status nki_queue_close(nki_queue *q);
 /* Carries out all that was issued. The first error in the order of issue. */

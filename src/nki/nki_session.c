@@ -435,6 +435,8 @@ static vtrn_status give_tile(nki_session *s, const nki_record *r) {
         return nki_pool_give(&s->pool[r->storage.space], r->storage.addr, r->storage.row_bytes);
     if (!array_grow((void **)&s->late, s->n_late, &s->cap_late, sizeof *s->late))
         return VTRN_OUT_OF_MEMORY(sizeof *s->late);
+    nki_released released = {r->storage.addr, r->storage.row_bytes, r->storage.space};
+    nki_queue_release(s->machine->queue, r->epoch, &released);
     nki_late late = {r->storage.addr, r->storage.row_bytes, r->epoch, r->storage.space};
     uint32_t i = s->n_late++;
     for (; i > 0 && s->late[i - 1].epoch > late.epoch; i--)
