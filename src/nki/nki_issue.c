@@ -335,13 +335,11 @@ static vtrn_status execute(const issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             instr.ap[i].addr += x->view[i]->storage->addr;
-    uint64_t epoch;
-    vtrn_status status =
-        nki_queue_issue(s->machine->queue, &(nki_work){&instr, s->slot_base}, &epoch);
+    nki_work work = {.instr = &instr, .slot_base = s->slot_base};
     for (int i = 0; i < VTRN_MAX_AP; i++)
-        if (x->view[i] && epoch > nki_record_of(x->view[i])->epoch)
-            nki_record_of(x->view[i])->epoch = epoch;
-    return nki_name_operands(&instr, status);
+        if (x->view[i])
+            work.epoch_of[i] = &nki_record_of(x->view[i])->epoch;
+    return nki_name_operands(&instr, nki_queue_issue(s->machine->queue, &work));
 }
 
 static vtrn_status run(issue *x) {

@@ -31,8 +31,14 @@ struct nki_queue {
     nki_epoch *gathering[N_GATHERING];
     nki_epoch *running; /* n 0: none is */
     bool is_posted;     /* the team has the running one */
-    uint64_t n_over;    /* epochs up to this number are */
-    vtrn_status error;  /* to be told; NULL: none */
+    struct {            /* the last instruction, a load, which may begin the next epoch */
+        bool is_there;
+        vtrn_instr instr;
+        uint64_t base[VTRN_MAX_AP]; /* by slot of instr */
+        uint64_t *epoch_of[VTRN_MAX_AP];
+    } held;
+    uint64_t n_over;   /* epochs up to this number are */
+    vtrn_status error; /* to be told; NULL: none */
 };
 
 vtrn_status nki_queue_create(engine_core *core, nki_queue **out) {
@@ -390,11 +396,6 @@ vtrn_status nki_queue_close(nki_queue *q) {
     return NULL;
 }
 
-vtrn_status nki_queue_drain(nki_queue *q) {
-    VTRN_RETURN_IF_ERROR(nki_queue_close(q));
-    return finish(q);
-}
-
 /* The first epoch that the instruction may be in; N_GATHERING: one behind them. */
 static int place_of(const nki_queue *q, const vtrn_instr *instr, const uses *u) {
     int first = 0;
@@ -410,6 +411,56 @@ static int place_of(const nki_queue *q, const vtrn_instr *instr, const uses *u) 
     while (first < N_GATHERING && q->gathering[first]->n == NKI_EPOCH_INSTRS)
         first++;
     return first;
+}
+
+/* Puts an instruction that was checked into the first epoch that it may be in. */
+static vtrn_status place(nki_queue *q, const nki_work *work, const uses *u) {
+    int i = place_of(q, work->instr, u);
+    for (; i == N_GATHERING; i = place_of(q, work->instr, u))
+        VTRN_RETURN_IF_ERROR(run_first(q));
+    add(q->gathering[i], work, u);
+    const uint64_t number = q->gathering[i]->number;
+    for (int k = 0; k < VTRN_MAX_AP; k++)
+        if (work->epoch_of[k] &&
+            (*work->epoch_of[k] == NKI_NOT_PLACED || *work->epoch_of[k] < number))
+            *work->epoch_of[k] = number;
+    return NULL;
+}
+
+/* A load is often the first instruction of a loop's turn, and what it overwrites in the kernel's
+ * variables is the tile of the turn before, which is released then. So it is held until the next
+ * instruction: an epoch that ends with that release has whole turns, and copies of nki_forward.c.
+ */
+static void hold(nki_queue *q, const nki_work *work) {
+    q->held.is_there = true;
+    q->held.instr = *work->instr;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        vtrn_ap *ap = &q->held.instr.ap[i];
+        q->held.epoch_of[i] = work->epoch_of[i];
+        if (work->epoch_of[i])
+            *work->epoch_of[i] = NKI_NOT_PLACED;
+        if (ap->space != VTRN_SPACE_HBM)
+            continue;
+        q->held.base[i] = work->slot_base[ap->slot];
+        ap->slot = (uint32_t)i;
+    }
+}
+
+vtrn_status nki_queue_place(nki_queue *q) {
+    uses u;
+    if (!q->held.is_there)
+        return NULL;
+    nki_work work = {.instr = &q->held.instr, .slot_base = q->held.base};
+    memcpy(work.epoch_of, q->held.epoch_of, sizeof work.epoch_of);
+    q->held.is_there = false;
+    find_uses(&work, &u);
+    return place(q, &work, &u);
+}
+
+vtrn_status nki_queue_drain(nki_queue *q) {
+    VTRN_RETURN_IF_ERROR(nki_queue_place(q));
+    VTRN_RETURN_IF_ERROR(nki_queue_close(q));
+    return finish(q);
 }
 
 /* At once and by the caller alone, after all else. */
@@ -428,11 +479,10 @@ static vtrn_status run_alone(nki_queue *q, const nki_work *work) {
     return status;
 }
 
-vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_epoch) {
+vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work) {
     const vtrn_instr *instr = work->instr;
     uses u;
-    *out_epoch = 0;
-    bool is_empty = !q->gathering[0]->n && !q->running->n;
+    bool is_empty = !q->gathering[0]->n && !q->running->n && !q->held.is_there;
     if (!may_wait(instr) || (is_empty && size_of(instr) < LEAST_ELEMENTS))
         return run_alone(q, work);
     find_uses(work, &u);
@@ -443,10 +493,9 @@ vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_ep
     q->idle.owner_shift = ENGINE_OWNER_SHIFT;
     VTRN_RETURN_IF_ERROR(
         engine_table[instr->opcode](&q->idle, instr, work->slot_base, IDLE_THREAD));
-    int i = place_of(q, instr, &u);
-    for (; i == N_GATHERING; i = place_of(q, instr, &u))
-        VTRN_RETURN_IF_ERROR(run_first(q));
-    add(q->gathering[i], work, &u);
-    *out_epoch = q->gathering[i]->number;
+    VTRN_RETURN_IF_ERROR(nki_queue_place(q));
+    if (instr->opcode != VTRN_OP_DMA_COPY || instr->ap[1].space != VTRN_SPACE_HBM)
+        return place(q, work, &u);
+    hold(q, work);
     return NULL;
 }

@@ -20,14 +20,22 @@ typedef struct nki_queue nki_queue;
 typedef struct nki_work {
     const vtrn_instr *instr; /* addresses count from the start of the core's memories */
     const uint64_t *slot_base;
+    /* By operand, NULL for none: a number for nki_queue_is_over(), 0 at first, that is set until
+     * the instruction is carried out. */
+    uint64_t *epoch_of[VTRN_MAX_AP];
 } nki_work;
 
 vtrn_status nki_queue_create(engine_core *core, nki_queue **out);
 /* Nothing may be in it. */
 void nki_queue_destroy(nki_queue *q);
 
-/* Carries out the instruction now or later. *out_epoch: a number for nki_queue_is_over(). */
-vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work, uint64_t *out_epoch);
+/* The number of an operand of the load that was issued last, which has no epoch yet. */
+#define NKI_NOT_PLACED UINT64_MAX
+/* Gives that load one. */
+vtrn_status nki_queue_place(nki_queue *q);
+
+/* Carries out the instruction now or later. */
+vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work);
 /* A tile in [addr, addr + n_bytes) of all partitions. */
 typedef struct nki_released {
     int64_t addr;
@@ -36,7 +44,7 @@ typedef struct nki_released {
 } nki_released;
 /* Nothing will read the tile any more that instructions name, the last one in this epoch. */
 void nki_queue_release(nki_queue *q, uint64_t number, const nki_released *tile);
-/* Begins to carry out what has gathered. */
+/* Begins to carry out what has gathered, but for a load that was issued last. */
 vtrn_status nki_queue_close(nki_queue *q);
 /* Carries out all that was issued. The first error in the order of issue. */
 vtrn_status nki_queue_drain(nki_queue *q);

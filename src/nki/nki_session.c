@@ -553,8 +553,11 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
 
 void vtrn_nki_release(nki_storage *storage) {
     nki_record *r = (nki_record *)storage;
+    nki_queue *q = storage->session->machine->queue;
     if (r->is_released)
         return;
+    if (r->epoch == NKI_NOT_PLACED)
+        nki_queue_keep_error(q, nki_queue_place(q));
     r->is_released = true;
     free(r->written.bytes);
     free(r->summed.bytes);
