@@ -11,7 +11,12 @@
 #include "engine/engine.h"
 
 /* What an operand does to memory that lies in partitions. */
-typedef enum share_kind { SHARE_OWNER_READ, SHARE_CROSSING_READ, SHARE_OWNER_WRITE } share_kind;
+typedef enum share_kind {
+    SHARE_OWNER_READ,
+    SHARE_CROSSING_READ,
+    SHARE_OWNER_WRITE,
+    SHARE_KINDS
+} share_kind;
 
 share_kind share_kind_of(const vtrn_instr *instr, int ap_i);
 

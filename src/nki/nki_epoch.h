@@ -35,9 +35,12 @@ typedef struct nki_epoch {
     bool is_left_out[NKI_EPOCH_INSTRS];
     nki_released dead[NKI_EPOCH_INSTRS]; /* tiles that nothing reads when the epoch is over */
     uint32_t n_dead;
-    nki_tile_use tile[NKI_EPOCH_INSTRS * VTRN_MAX_AP];
+    struct {
+        uint32_t n;
+        nki_tile_use of[NKI_EPOCH_INSTRS * VTRN_MAX_AP];
+    } tiles[SHARE_KINDS]; /* by share_kind */
     nki_hbm_use hbm[NKI_EPOCH_INSTRS * VTRN_MAX_AP];
-    uint32_t n_tiles, n_hbm;
+    uint32_t n_hbm;
     access_states states;         /* of engines */
     bool crosses_weights;         /* reads columns of the PE array that other partitions write */
     int n_partitions;             /* of its widest operand */

@@ -152,39 +152,25 @@ static bool crosses_weights(const vtrn_instr *instr) {
     return access_reads_weights(instr) && instr->ap[0].partition != 0;
 }
 
-/* How an instruction stands to earlier ones. */
-typedef enum relation {
-    APART,   /* it may be done before them */
-    BEHIND,  /* each of its rows depends on rows of the same partition: it may be in their nki_epoch
-              */
-    CROSSING /* on rows of other partitions: it is in a later nki_epoch */
-} relation;
-
-static relation tile_relation(const nki_tile_use *a, const nki_tile_use *b) {
-    if (a->lo >= b->hi || b->lo >= a->hi || a->space != b->space || !(a->groups & b->groups))
-        return APART;
-    bool a_writes = a->kind == SHARE_OWNER_WRITE, b_writes = b->kind == SHARE_OWNER_WRITE;
-    if ((a_writes && b->kind == SHARE_CROSSING_READ) ||
-        (b_writes && a->kind == SHARE_CROSSING_READ))
-        return CROSSING;
-    return a_writes || b_writes ? BEHIND : APART;
+static bool tiles_meet(const nki_tile_use *a, const nki_tile_use *b) {
+    return a->lo < b->hi && b->lo < a->hi && a->space == b->space && a->groups & b->groups;
 }
 
-static relation hbm_relation(const nki_hbm_use *a, const nki_hbm_use *b) {
-    if (a->base != b->base || (!a->access.is_write && !b->access.is_write) ||
-        a->access.base >= b->access.end || b->access.base >= a->access.end)
-        return APART;
-    return share_hbm_races(&a->access, &b->access) ? CROSSING : BEHIND;
+/* Whether rows of one depend on rows of the other in other partitions. */
+static bool tiles_cross(const nki_tile_use *a, const nki_tile_use *b) {
+    bool may = (a->kind == SHARE_OWNER_WRITE && b->kind == SHARE_CROSSING_READ) ||
+               (b->kind == SHARE_OWNER_WRITE && a->kind == SHARE_CROSSING_READ);
+    return may && tiles_meet(a, b);
 }
 
-static relation state_relation(const nki_epoch *e, const vtrn_instr *instr) {
-    const access_states states = access_states_of(instr);
-    bool writes_weights = states.written & ACCESS_PE_WEIGHTS;
-    if ((writes_weights && e->crosses_weights) ||
-        (e->states.written & ACCESS_PE_WEIGHTS && crosses_weights(instr)))
-        return CROSSING;
-    uint8_t any = states.read | states.written;
-    return e->states.written & any || e->states.read & states.written ? BEHIND : APART;
+/* Whether they touch the same bytes, and one writes. */
+static bool hbm_meets(const nki_hbm_use *a, const nki_hbm_use *b) {
+    return a->base == b->base && (a->access.is_write || b->access.is_write) &&
+           a->access.base < b->access.end && b->access.base < a->access.end;
+}
+
+static bool hbm_crosses(const nki_hbm_use *a, const nki_hbm_use *b) {
+    return hbm_meets(a, b) && share_hbm_races(&a->access, &b->access);
 }
 
 /* What the operands of an instruction do, as an epoch keeps it. */
@@ -206,28 +192,56 @@ static void find_uses(const nki_work *work, uses *out) {
     }
 }
 
-static relation relation_to(const nki_epoch *e, const vtrn_instr *instr, const uses *u) {
-    relation most = state_relation(e, instr);
-    for (int i = 0; i < u->n_tiles; i++)
-        for (uint32_t k = 0; k < e->n_tiles && most < CROSSING; k++) {
-            relation r = tile_relation(&u->tile[i], &e->tile[k]);
-            most = r > most ? r : most;
-        }
+static bool any_meets(const nki_epoch *e, share_kind kind, const nki_tile_use *use) {
+    for (uint32_t k = 0; k < e->tiles[kind].n; k++)
+        if (tiles_meet(&e->tiles[kind].of[k], use))
+            return true;
+    return false;
+}
+
+/* Whether rows of the instruction depend on rows of the epoch in other partitions: it is in a later
+ * one. */
+static bool crosses(const nki_epoch *e, const vtrn_instr *instr, const uses *u) {
+    if ((access_writes_weights(instr) && e->crosses_weights) ||
+        (crosses_weights(instr) && e->states.written & ACCESS_PE_WEIGHTS))
+        return true;
+    for (int i = 0; i < u->n_tiles; i++) {
+        share_kind kind = (share_kind)u->tile[i].kind;
+        if ((kind == SHARE_OWNER_WRITE && any_meets(e, SHARE_CROSSING_READ, &u->tile[i])) ||
+            (kind == SHARE_CROSSING_READ && any_meets(e, SHARE_OWNER_WRITE, &u->tile[i])))
+            return true;
+    }
     for (int i = 0; i < u->n_hbm; i++)
-        for (uint32_t k = 0; k < e->n_hbm && most < CROSSING; k++) {
-            relation r = hbm_relation(&u->hbm[i], &e->hbm[k]);
-            most = r > most ? r : most;
-        }
-    return most;
+        for (uint32_t k = 0; k < e->n_hbm; k++)
+            if (hbm_crosses(&u->hbm[i], &e->hbm[k]))
+                return true;
+    return false;
+}
+
+/* Whether rows depend on rows of the epoch in the same partitions, or on states of engines: it may
+ * be in this epoch, and in none before. */
+static bool is_behind(const nki_epoch *e, const vtrn_instr *instr, const uses *u) {
+    const access_states states = access_states_of(instr);
+    if (e->states.written & (states.read | states.written) || e->states.read & states.written)
+        return true;
+    for (int i = 0; i < u->n_tiles; i++)
+        if (any_meets(e, SHARE_OWNER_WRITE, &u->tile[i]) ||
+            (u->tile[i].kind == SHARE_OWNER_WRITE && any_meets(e, SHARE_OWNER_READ, &u->tile[i])))
+            return true;
+    for (int i = 0; i < u->n_hbm; i++)
+        for (uint32_t k = 0; k < e->n_hbm; k++)
+            if (hbm_meets(&u->hbm[i], &e->hbm[k]))
+                return true;
+    return false;
 }
 
 /* Whether rows of the instruction depend on each other: it reads across partitions what it writes,
  * or two operands in HBM meet. */
 static bool depends_on_itself(const uses *u) {
     for (int i = 1; i < u->n_tiles; i++)
-        if (tile_relation(&u->tile[0], &u->tile[i]) == CROSSING)
+        if (tiles_cross(&u->tile[0], &u->tile[i]))
             return true;
-    return u->n_hbm > 1 && hbm_relation(&u->hbm[0], &u->hbm[1]) == CROSSING;
+    return u->n_hbm > 1 && hbm_crosses(&u->hbm[0], &u->hbm[1]);
 }
 
 /* --- an epoch --- */
@@ -249,8 +263,10 @@ static uint64_t size_of(const vtrn_instr *instr) {
 static void add(nki_epoch *e, const nki_work *work, const uses *u) {
     vtrn_instr *instr = &e->instr[e->n++];
     *instr = *work->instr;
-    memcpy(e->tile + e->n_tiles, u->tile, (size_t)u->n_tiles * sizeof *u->tile);
-    e->n_tiles += (uint32_t)u->n_tiles;
+    for (int i = 0; i < u->n_tiles; i++) {
+        const share_kind kind = (share_kind)u->tile[i].kind;
+        e->tiles[kind].of[e->tiles[kind].n++] = u->tile[i];
+    }
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         vtrn_ap *ap = &instr->ap[i];
         if (!access_is_memory(instr, i))
@@ -276,7 +292,9 @@ static void add(nki_epoch *e, const nki_work *work, const uses *u) {
 }
 
 static void clear(nki_epoch *e) {
-    e->n = e->n_bases = e->n_tiles = e->n_hbm = e->n_dead = 0;
+    e->n = e->n_bases = e->n_hbm = e->n_dead = 0;
+    for (int kind = 0; kind < SHARE_KINDS; kind++)
+        e->tiles[kind].n = 0;
     memset(e->is_left_out, 0, sizeof e->is_left_out);
     e->states = (access_states){0};
     e->crosses_weights = false;
@@ -399,13 +417,11 @@ vtrn_status nki_queue_close(nki_queue *q) {
 /* The first epoch that the instruction may be in; N_GATHERING: one behind them. */
 static int place_of(const nki_queue *q, const vtrn_instr *instr, const uses *u) {
     int first = 0;
-    for (int i = N_GATHERING - 1; i >= 0 && first == 0; i--) {
+    for (int i = N_GATHERING - 1; i >= 0; i--) {
         if (!q->gathering[i]->n)
             continue;
-        relation r = relation_to(q->gathering[i], instr, u);
-        if (r != APART)
-            first = r == CROSSING ? i + 1 : i;
-        if (r == BEHIND)
+        first = crosses(q->gathering[i], instr, u) ? i + 1 : i;
+        if (first > i || (i > 0 && is_behind(q->gathering[i], instr, u)))
             break;
     }
     while (first < N_GATHERING && q->gathering[first]->n == NKI_EPOCH_INSTRS)

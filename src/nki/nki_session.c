@@ -450,39 +450,46 @@ static vtrn_status give_tile(nki_session *s, const nki_record *r) {
     return status;
 }
 
-/* What kernels have of a partition, and as text. */
-static uint64_t capacity(const vtrn_chip *chip, bool is_psum, char *text, size_t size) {
+/* What kernels have of a partition of SBUF or PSUM, bytes. */
+static uint64_t capacity(const vtrn_chip *chip, bool is_psum) {
     nki_limits l = limits_of(chip);
-    int n = snprintf(text, size, "%s of %s has %u", is_psum ? "PSUM" : "SBUF", l.name,
-                     is_psum ? l.psum_bytes : l.sbuf_bytes);
-    if (!is_psum && chip->sbuf_reserved_partition_bytes && n > 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, " for kernels, %u being reserved",
-                 chip->sbuf_reserved_partition_bytes);
     return is_psum ? l.psum_bytes : l.sbuf_bytes;
+}
+
+/* CAPACITY: what was asked for, what there is, and the remedy. */
+static vtrn_status too_much(const vtrn_chip *chip, bool is_psum, const char *asked,
+                            const char *remedy) {
+    char reserved[60] = "";
+    if (!is_psum && chip->sbuf_reserved_partition_bytes)
+        snprintf(reserved, sizeof reserved, " for kernels, %u being reserved",
+                 chip->sbuf_reserved_partition_bytes);
+    return VTRN_ERROR(VTRN_CAPACITY, "a %s bytes a partition; %s of %s has %u%s; %s", asked,
+                      is_psum ? "PSUM" : "SBUF", chip->name, (unsigned)capacity(chip, is_psum),
+                      reserved, remedy);
 }
 
 static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = o->space == VTRN_SPACE_PSUM;
-    char has[100];
-    uint64_t limit = capacity(chip, is_psum, has, sizeof has);
+    char asked[80];
+    uint64_t limit = capacity(chip, is_psum);
     if (r->storage.n_partitions > (uint32_t)chip->n_partitions)
         return VTRN_ERROR(
             VTRN_CAPACITY, "a tile of %u partitions; %s of %s has %d; split its first dimension",
             r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name, chip->n_partitions);
     uint32_t n_blocks = o->n_blocks ? o->n_blocks : 1;
-    if (r->storage.row_bytes / n_blocks > limit)
-        return VTRN_ERROR(VTRN_CAPACITY,
-                          "a %s of %llu bytes a partition; %s; split its free dimensions",
-                          o->n_blocks > 1 ? "block" : "tile",
-                          (unsigned long long)r->storage.row_bytes / n_blocks, has);
+    if (r->storage.row_bytes / n_blocks > limit) {
+        snprintf(asked, sizeof asked, "%s of %llu", o->n_blocks > 1 ? "block" : "tile",
+                 (unsigned long long)r->storage.row_bytes / n_blocks);
+        return too_much(chip, is_psum, asked, "split its free dimensions");
+    }
     r->is_placed = o->is_placed;
     r->placed_addr = o->addr;
-    if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit))
-        return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile placed at byte %lld with %llu bytes a partition; %s; place it "
-                          "lower, or make it smaller",
-                          (long long)o->addr, (unsigned long long)r->storage.row_bytes, has);
+    if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit)) {
+        snprintf(asked, sizeof asked, "tile placed at byte %lld with %llu", (long long)o->addr,
+                 (unsigned long long)r->storage.row_bytes);
+        return too_much(chip, is_psum, asked, "place it lower, or make it smaller");
+    }
     if (is_psum && o->is_placed && o->addr % chip->psum_bank_bytes)
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
