@@ -73,7 +73,8 @@ static void bn_stats_row(lanes *l, size_t n_out) {
     double mean[2], squares[2];
     CPU_TABLE(search_kernel_table)->moments(x, n, mean, squares);
     for (size_t parity = 0; parity < 2; parity++) {
-        out[3 * parity] = (float)((n + 1 - parity) / 2);
+        size_t count = (n + 1 - parity) / 2;
+        out[3 * parity] = (float)count;
         out[3 * parity + 1] = (float)mean[parity];
         out[3 * parity + 2] = (float)squares[parity];
     }

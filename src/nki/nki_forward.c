@@ -100,23 +100,27 @@ static bool is_all(const copy *c, const vtrn_ap *ap) {
            (int64_t)(isa_ap_free_size(ap) * dtype_size((vtrn_dtype)ap->dtype)) == c->hi - c->lo;
 }
 
+static int64_t element_bytes(const vtrn_ap *ap) {
+    size_t size = dtype_size((vtrn_dtype)ap->dtype);
+    return size ? (int64_t)size : 1; /* every operand has a type */
+}
+
 /* The same elements in HBM. Addresses there count from where HBM begins, so that those of two
  * tensors can be compared as those of one memory; `partition` still says whose rows they are. */
 static vtrn_ap in_hbm(const nki_epoch *e, const copy *c, const vtrn_ap *ap, uint32_t slot) {
     vtrn_ap out = *ap;
-    int64_t pitch = c->hbm->partition_step * (int64_t)dtype_size((vtrn_dtype)c->hbm->dtype);
-    int64_t size = (int64_t)dtype_size((vtrn_dtype)ap->dtype);
+    int64_t pitch = c->hbm->partition_step * element_bytes(c->hbm);
     out.space = VTRN_SPACE_HBM;
     out.slot = slot;
-    out.partition_step = pitch / size;
+    out.partition_step = pitch / element_bytes(ap);
     out.addr = (int64_t)e->base[c->hbm->slot] + c->hbm->addr + (ap->addr - c->lo) +
                (ap->partition - c->tile->partition) * pitch;
     return out;
 }
 
 static bool is_whole_step(const copy *c, const vtrn_ap *ap) {
-    int64_t pitch = c->hbm->partition_step * (int64_t)dtype_size((vtrn_dtype)c->hbm->dtype);
-    return pitch % (int64_t)dtype_size((vtrn_dtype)ap->dtype) == 0;
+    int64_t pitch = c->hbm->partition_step * element_bytes(c->hbm);
+    return pitch % element_bytes(ap) == 0;
 }
 
 /* Whether instructions [first, end) touch the memory of the copy's tensor, or only write it. */
