@@ -26,7 +26,8 @@ _Static_assert((int)NKI_EPOCH_SHARES <= (int)ENGINE_LEAST_SCRATCHES,
 
 struct nki_queue {
     engine_core *core;
-    engine_core idle; /* the core as a thread sees it that has no rows */
+    engine_core idle;  /* the core as a thread sees it that has no rows */
+    engine_core alone; /* and one that has all */
     /* In the order in which they will run: an instruction goes to the first that it may. */
     nki_epoch *gathering[N_GATHERING];
     nki_epoch *running; /* n 0: none is */
@@ -89,6 +90,28 @@ void nki_queue_release(nki_queue *q, uint64_t number, const nki_released *tile) 
         if (e->number == number && e->n_dead < NKI_EPOCH_INSTRS)
             e->dead[e->n_dead++] = *tile;
     }
+}
+
+static bool is_empty(const nki_queue *q) {
+    return !q->gathering[0]->n && !q->running->n && !q->held.is_there && !q->error;
+}
+
+/* The caller's floating-point environment, as far as it is not that of the team's threads. */
+typedef struct environment {
+    bool is_other;
+    fenv_t saved;
+} environment;
+
+static environment enter(void) {
+    environment outside = {.is_other = !float_env_is_default()};
+    if (outside.is_other)
+        float_env_enter(&outside.saved);
+    return outside;
+}
+
+static void leave(const environment *outside) {
+    if (outside->is_other)
+        float_env_leave(&outside->saved);
 }
 
 /* Whether the function of the instruction does nothing for a thread without rows but check it, and
@@ -302,15 +325,18 @@ static void clear(nki_epoch *e) {
     e->n_elements = e->n_bytes = 0;
 }
 
-/* In how many shares the epoch is done, a power of 2. A matmul converts the moving tile once a
- * share, so it has no more of them than there are threads for. */
+/* In how many shares the epoch is done, a power of 2: more than there are threads, since the caller
+ * comes late, from the kernel, and others may have a thread's core. A matmul converts the moving
+ * tile once a share, which takes 2 % of its time for two shares and 7 % for four. */
 static int count_shares(const nki_epoch *e, int n_threads) {
     int n = 1;
     if (e->n_elements < LEAST_ELEMENTS)
         return 1;
-    while (n < n_threads && n < NKI_EPOCH_SHARES)
-        n *= 2;
     bool multiplies = e->states.read & ACCESS_PE_WEIGHTS;
+    if (multiplies && n_threads == 1)
+        return 1;
+    while (n < 2 * n_threads && n < NKI_EPOCH_SHARES)
+        n *= 2;
     while (!multiplies && n < NKI_EPOCH_SHARES && e->n_bytes / (uint64_t)n > MAX_SHARE_BYTES)
         n *= 2;
     return n;
@@ -369,10 +395,9 @@ static vtrn_status finish(nki_queue *q) {
     if (before || !e->n)
         return before;
     if (q->is_posted) {
-        fenv_t outside;
-        float_env_enter(&outside);
+        environment outside = enter();
         team_finish(q->core->team);
-        float_env_leave(&outside);
+        leave(&outside);
     }
     if (e->states.written & ACCESS_PE_WEIGHTS)
         pass_on_weights(q->core->regs);
@@ -401,10 +426,9 @@ static vtrn_status run_first(nki_queue *q) {
         team_post(q->core->team, do_share, e, e->core.n_threads);
         return NULL;
     }
-    fenv_t outside;
-    float_env_enter(&outside);
+    environment outside = enter();
     do_share(e, 0);
-    float_env_leave(&outside);
+    leave(&outside);
     return finish(q);
 }
 
@@ -481,13 +505,14 @@ vtrn_status nki_queue_drain(nki_queue *q) {
 
 /* At once and by the caller alone, after all else. */
 static vtrn_status run_alone(nki_queue *q, const nki_work *work) {
-    VTRN_RETURN_IF_ERROR(nki_queue_drain(q));
-    engine_core alone = *q->core;
-    fenv_t outside;
-    alone.n_threads = 1;
-    float_env_enter(&outside);
-    vtrn_status status = engine_table[work->instr->opcode](&alone, work->instr, work->slot_base, 0);
-    float_env_leave(&outside);
+    if (!is_empty(q))
+        VTRN_RETURN_IF_ERROR(nki_queue_drain(q));
+    q->alone = *q->core; /* whose memories may have moved */
+    q->alone.n_threads = 1;
+    environment outside = enter();
+    vtrn_status status =
+        engine_table[work->instr->opcode](&q->alone, work->instr, work->slot_base, 0);
+    leave(&outside);
     if (access_writes_weights(work->instr)) {
         pass_on_weights(q->core->regs);
         q->core->regs->pe[IDLE_THREAD] = q->core->regs->pe[0];
@@ -498,8 +523,7 @@ static vtrn_status run_alone(nki_queue *q, const nki_work *work) {
 vtrn_status nki_queue_issue(nki_queue *q, const nki_work *work) {
     const vtrn_instr *instr = work->instr;
     uses u;
-    bool is_empty = !q->gathering[0]->n && !q->running->n && !q->held.is_there;
-    if (!may_wait(instr) || (is_empty && size_of(instr) < LEAST_ELEMENTS))
+    if (!may_wait(instr) || (is_empty(q) && size_of(instr) < LEAST_ELEMENTS))
         return run_alone(q, work);
     find_uses(work, &u);
     if (depends_on_itself(&u))

@@ -1,7 +1,9 @@
 """Instructions that are carried out later and together give what they give one by one, for any number of threads."""
 
+import ctypes
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ import vtrn.nki.isa as nisa
 import vtrn.nki.language as nl
 
 ROWS, COLUMNS = 128, 256
+UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}  # FE_UPWARD
 
 
 def pick(rng, options):
@@ -118,6 +121,27 @@ def test_bits_are_the_same_for_any_number_of_threads(n_threads):
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(here=os.path.dirname(__file__))], capture_output=True, text=True,
                           env={**os.environ, "VTRN_THREADS": n_threads})
     assert done.stdout.strip() == here, done.stderr
+
+
+@pytest.mark.skipif(platform.machine() not in UPWARD, reason="the number of the rounding mode is the host's")
+@pytest.mark.parametrize("rows", [1, ROWS])  # done at once by the caller, or by the team
+def test_the_callers_rounding_mode_changes_no_bits(rows):
+    @vtrn.nki.jit
+    def kernel(a):
+        x = nl.load(a)
+        out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
+        nisa.tensor_scalar(x, x, nl.multiply, 1 / 3, op1=nl.add, operand1=1e-9)
+        nl.store(out, x)
+        return out
+
+    libm = ctypes.CDLL("libm.so.6")
+    want = kernel(A[:rows])
+    try:
+        assert libm.fesetround(UPWARD[platform.machine()]) == 0
+        got = kernel(A[:rows])
+    finally:
+        libm.fesetround(0)
+    assert got.tobytes() == want.tobytes()
 
 
 def test_an_error_is_told_at_its_instruction_and_what_was_issued_before_is_done():
