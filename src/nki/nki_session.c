@@ -14,7 +14,8 @@ enum {
     ROOMY_SBUF = 4,
     ROOMY_PSUM = 16,
     MAX_ROOMY_PARTITION_BYTES = 32 << 20,
-    MAX_IDLE = 2, /* machines that wait for the next kernel */
+    MAX_IDLE = 2,    /* machines that wait for the next kernel */
+    MAX_ORPHANS = 4, /* machines that are gone whose results others hold */
     /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
      * caches have. */
     MAX_LATE_BYTES = 1 << 20,
@@ -24,8 +25,20 @@ enum {
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
 static nki_machine *idle; /* of any chip */
+static int n_machines;    /* that exist */
+static int n_orphans;     /* that are gone but for results in their HBM, at some time */
+
+static uint64_t bytes_in_use(const nki_machine *m) {
+    hbm_stats stats;
+    runtime_memory_stats(m->device->rt, 0, &stats);
+    return stats.in_use_bytes;
+}
 
 static void machine_destroy(nki_machine *m) {
+    pthread_mutex_lock(&idle_lock);
+    n_machines--;
+    n_orphans += m->device && bytes_in_use(m) > 0;
+    pthread_mutex_unlock(&idle_lock);
     nki_queue_destroy(m->queue);
     engine_core_destroy(&m->core);
     vtrn_device_close(m->device);
@@ -65,6 +78,9 @@ static vtrn_status machine_take(const char *chip, nki_machine **out) {
     nki_machine *m = calloc(1, sizeof *m);
     if (!m)
         return VTRN_OUT_OF_MEMORY(sizeof *m);
+    pthread_mutex_lock(&idle_lock);
+    n_machines++;
+    pthread_mutex_unlock(&idle_lock);
     vtrn_status status = machine_init(chip, m);
     if (status)
         machine_destroy(m);
@@ -701,6 +717,16 @@ static bool is_run(const nki_view *view) {
     return true;
 }
 
+/* Whether results may lie in the machine's HBM. A device lives as long as they do, with its threads
+ * and its address space: so only of a machine that waits for the next kernel when this one is over,
+ * and of none where that has turned out otherwise. */
+static bool may_lend(const nki_machine *m) {
+    pthread_mutex_lock(&idle_lock);
+    bool stays = !m->has_grown && n_machines <= MAX_IDLE && n_orphans < MAX_ORPHANS;
+    pthread_mutex_unlock(&idle_lock);
+    return stays;
+}
+
 vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes) {
     nki_record *r = nki_record_of(view);
     const nki_machine *m = r->storage.session->machine;
@@ -709,7 +735,7 @@ vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_byt
     *out = NULL;
     *out_bytes = NULL;
     if (r->storage.session->has_no_values || r->kind != NKI_LOCAL || !r->memory ||
-        n_bytes < LEAST_KEPT_BYTES || 2 * n_bytes < r->storage.n_bytes || m->has_grown ||
+        n_bytes < LEAST_KEPT_BYTES || 2 * n_bytes < r->storage.n_bytes || !may_lend(m) ||
         !is_run(view))
         return NULL;
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
