@@ -26,7 +26,7 @@ void team_barrier(team *t);
 enum { TEAM_MAX_SHARES = 64 };
 
 /* Begins a job: threads of the team call fn(arg, share_i) once for each share_i < n_shares, 1 to
- * TEAM_MAX_SHARES, and the caller goes on. team_finish() does what shares nobody has taken, and
+ * TEAM_MAX_SHARES, while the caller continues. team_finish() does what shares nobody has taken, and
  * returns when all are done; from then on the caller sees what they wrote. Between the two no other
  * function of the team may be called, by whatever thread. A thread that has no core is not waited
  * for, unless it has begun a share. */

@@ -10,7 +10,7 @@
 
 #include "engine/engine.h"
 
-/* What an operand does to memory that lies in partitions. */
+/* What an operand does to memory that has partitions. */
 typedef enum share_kind {
     SHARE_OWNER_READ,
     SHARE_CROSSING_READ,
@@ -20,7 +20,8 @@ typedef enum share_kind {
 
 share_kind share_kind_of(const vtrn_instr *instr, int ap_i);
 
-/* Groups of ENGINE_OWNER_ROWS partitions that n of them from `partition` on lie in, a bit each. */
+/* Groups of ENGINE_OWNER_ROWS partitions that include some of the n from `partition` on, a bit
+ * each. */
 uint32_t share_groups_of(int partition, int n);
 
 /* Bytes base + k*pitch + [0, len) for all k >= 0 below `end`; len > pitch when rows overlap. */

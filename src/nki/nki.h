@@ -88,8 +88,8 @@ VTRN_API void vtrn_nki_compute_values(nki_session *s, bool computes);
 /* Bytes of HBM that outlive the session; NULL is fine to release, by any thread. */
 typedef struct nki_memory nki_memory;
 VTRN_API void vtrn_nki_memory_release(nki_memory *memory);
-/* The view's elements where they lie, adjacent and in order: no copy of a result is needed. *out
- * NULL: they lie otherwise, are the caller's own, are few, or nothing has written some of them.
+/* The view's elements in place, adjacent and in order: no copy of a result is needed. *out
+ * NULL: they are not adjacent, are the caller's own, are few, or nothing has written some of them.
  * Whoever writes to them changes the tensor. */
 VTRN_API vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes);
 

@@ -1,5 +1,5 @@
 /* Leaves copies out of an epoch: rows that a load brings to a tile, or a store takes from one, are
- * read and written by the instructions in between where they lie in HBM. Each element passes
+ * read and written in HBM by the instructions in between. Each element passes
  * through the same kernels, so bits are the same.
  *
  *     load   HBM a -> tile x                           (left out)

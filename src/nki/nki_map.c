@@ -143,7 +143,7 @@ static vtrn_status mark_run(nki_map *map, uint64_t lo, uint64_t n) {
     return NULL;
 }
 
-/* The part of the view that lies in its first partition, as if the tile had no other; false: its
+/* The part of the view in its first partition, as if the tile had no other; false: its
  * partitions have not the same part each. */
 static bool is_alike(const nki_view *view, nki_view *part) {
     int64_t size = nki_element_bytes(view), row = (int64_t)view->storage->row_bytes / size;
@@ -242,7 +242,7 @@ static uint64_t count_described(const nki_map *map, uint64_t lo, uint64_t n, uin
     return n_set;
 }
 
-/* The same of a run that may lie in several partitions which are alike. */
+/* The same of a run that may include several partitions which are alike. */
 static uint64_t count_run(const nki_map *map, uint64_t lo, uint64_t n, uint64_t *missing) {
     uint64_t row = length_of(map), n_set = 0;
     bool has_missing = false;

@@ -28,7 +28,8 @@ struct nki_queue {
     engine_core *core;
     engine_core idle;  /* the core as a thread sees it that has no rows */
     engine_core alone; /* and one that has all */
-    /* In the order in which they will run: an instruction goes to the first that it may. */
+    /* In the order in which they will run: an instruction is added to the first that it may be in.
+     */
     nki_epoch *gathering[N_GATHERING];
     nki_epoch *running; /* n 0: none is */
     bool is_posted;     /* the team has the running one */
@@ -326,8 +327,8 @@ static void clear(nki_epoch *e) {
 }
 
 /* In how many shares the epoch is done, a power of 2: more than there are threads, since the caller
- * comes late, from the kernel, and others may have a thread's core. A matmul converts the moving
- * tile once a share, which takes 2 % of its time for two shares and 7 % for four. */
+ * joins late, from the kernel, and other processes may have a thread's core. A matmul converts the
+ * moving tile once a share, which takes 2 % of its time for two shares and 7 % for four. */
 static int count_shares(const nki_epoch *e, int n_threads) {
     int n = 1;
     if (e->n_elements < LEAST_ELEMENTS)

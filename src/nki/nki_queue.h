@@ -7,7 +7,7 @@
 /* Instructions gather in an epoch as long as each partition's rows can pass through all of them
  * without those of other partitions: nothing reads across partitions what the epoch writes, or
  * writes what it has read across. Then threads of the team take groups of partitions through the
- * epoch, while the kernel goes on and the next epoch gathers. So a group's rows are in the cache
+ * epoch, while the kernel continues and the next epoch gathers. So a group's rows are in the cache
  * from one instruction to the next, threads meet once an epoch, and bits are the same for any
  * number of threads, as no row's result depends on the split.
  *

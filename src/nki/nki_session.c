@@ -15,7 +15,7 @@ enum {
     ROOMY_PSUM = 16,
     MAX_ROOMY_PARTITION_BYTES = 32 << 20,
     MAX_IDLE = 2,    /* machines that wait for the next kernel */
-    MAX_ORPHANS = 4, /* machines that are gone whose results others hold */
+    MAX_ORPHANS = 4, /* destroyed machines whose results the user holds */
     /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
      * caches have. */
     MAX_LATE_BYTES = 1 << 20,
@@ -26,7 +26,7 @@ enum {
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
 static nki_machine *idle; /* of any chip */
 static int n_machines;    /* that exist */
-static int n_orphans;     /* that are gone but for results in their HBM, at some time */
+static int n_orphans;     /* that were destroyed while the user had results in their HBM */
 
 static uint64_t bytes_in_use(const nki_machine *m) {
     hbm_stats stats;
@@ -717,7 +717,7 @@ static bool is_run(const nki_view *view) {
     return true;
 }
 
-/* Whether results may lie in the machine's HBM. A device lives as long as they do, with its threads
+/* Whether results may be in the machine's HBM. A device exists as long as they do, with its threads
  * and its address space: so only of a machine that waits for the next kernel when this one is over,
  * and of none where that has turned out otherwise. */
 static bool may_lend(const nki_machine *m) {

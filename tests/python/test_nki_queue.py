@@ -172,7 +172,7 @@ def test_values_are_there_when_they_are_looked_at():
 
 
 def test_tiles_that_are_released_keep_their_values_until_they_were_read():
-    """A new tile may lie where an old one was that instructions still read."""
+    """A new tile may have the place of an old one that instructions still read."""
     @vtrn.nki.jit
     def kernel(a):
         out = nl.ndarray((64, ROWS, COLUMNS), nl.float32, buffer=nl.shared_hbm)
@@ -188,7 +188,7 @@ def test_tiles_that_are_released_keep_their_values_until_they_were_read():
 
 
 def test_a_result_keeps_its_memory_and_is_its_own():
-    """The array of a large result lies where the kernel wrote it."""
+    """The array of a large result is the memory that the kernel wrote."""
     @vtrn.nki.jit
     def kernel(a):
         out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)

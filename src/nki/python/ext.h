@@ -41,7 +41,7 @@ typedef struct ext_tensor {
     PyObject *indirect; /* what the view's address depends on, Python's business; or NULL */
 } ext_tensor;
 
-/* Bytes of a result, for as long as an array lies on them. */
+/* Bytes of a result, for as long as an array uses them. */
 typedef struct ext_memory {
     PyObject_HEAD nki_memory *memory;
     void *bytes;

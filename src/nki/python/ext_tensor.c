@@ -422,7 +422,7 @@ PyTypeObject ext_memory_type = {
     .tp_doc = "Memory of a result.",
 };
 
-/* _keep(): the bytes of the elements where they lie, or None: a copy is needed. */
+/* _keep(): the bytes of the elements in place, or None: a copy is needed. */
 static PyObject *tensor_keep(ext_tensor *self, PyObject *unused) {
     (void)unused;
     int64_t n = bytes_of(self);
@@ -449,7 +449,7 @@ static PyObject *tensor_keep(ext_tensor *self, PyObject *unused) {
 }
 
 static PyMethodDef tensor_methods[] = {
-    {"_keep", (PyCFunction)tensor_keep, METH_NOARGS, "The elements where they lie, or None."},
+    {"_keep", (PyCFunction)tensor_keep, METH_NOARGS, "The elements in place, or None."},
     {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
     {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
     {"_read_into", (PyCFunction)tensor_read_into, METH_O, "The same into a buffer."},
