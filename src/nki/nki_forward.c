@@ -118,9 +118,11 @@ static vtrn_ap in_hbm(const nki_epoch *e, const copy *c, const vtrn_ap *ap, uint
     return out;
 }
 
-static bool is_whole_step(const copy *c, const vtrn_ap *ap) {
+/* Whether rows of the operand's type begin at multiples of its elements there. */
+static bool is_aligned(const nki_epoch *e, const copy *c, const vtrn_ap *ap) {
     int64_t pitch = c->hbm->partition_step * element_bytes(c->hbm);
-    return pitch % element_bytes(ap) == 0;
+    int64_t start = (int64_t)e->base[c->hbm->slot] + c->hbm->addr;
+    return pitch % element_bytes(ap) == 0 && (start - c->lo) % element_bytes(ap) == 0;
 }
 
 /* Whether instructions [first, end) touch the memory of the copy's tensor, or only write it. */
@@ -155,7 +157,7 @@ static bool forward_load(nki_epoch *e, const copy *c, const uint32_t *slot) {
             is_overwritten |= is_written;
             if (is_written)
                 continue;
-            if (!may_read_hbm(instr) || !is_inside(c, ap) || !is_whole_step(c, ap) ||
+            if (!may_read_hbm(instr) || !is_inside(c, ap) || !is_aligned(e, c, ap) ||
                 share_kind_of(instr, i) != SHARE_OWNER_READ)
                 return false;
             if (slot)

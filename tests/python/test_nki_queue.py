@@ -43,10 +43,37 @@ def like(rng, view, tile):
     return tile[first:first + n, at:at + width]
 
 
+def rows_through(rng, tiles, sums, a, out):
+    """Loads rows to a tile, computes, stores them, and lets go of the tile: copies that may be left out."""
+    n = int(pick(rng, (ROWS, 64)))
+    first, at = int(pick(rng, (0, 64, 128))), int(rng.integers(0, 512 - COLUMNS))
+    fresh = nl.load(a[first:first + n, at:at + COLUMNS])
+    made = nl.ndarray((n, COLUMNS), pick(rng, (nl.float32, nl.float32, nl.bfloat16)))
+    source = pick(rng, (fresh, fresh, tiles[0][:n]))
+    if rng.integers(2):  # a part is overwritten
+        width = int(pick(rng, (32, COLUMNS)))
+        nisa.tensor_scalar(fresh[:, :width], tiles[1][:n, :width], nl.add, 0.5)
+    how = rng.integers(4)
+    if how == 0:
+        nisa.activation(made, nl.sigmoid, source, scale=0.5)
+    elif how == 1:
+        nisa.tensor_tensor(made, source, tiles[2][:n], nl.subtract)
+    elif how == 2:
+        nisa.tensor_tensor(made[:, :128], fresh[:, 128:], source[:, :128], nl.multiply)
+        nisa.tensor_scalar(made[:, 128:], fresh[:, :128], nl.minimum, 0.25)
+    else:
+        nisa.tensor_scalar(fresh, source, nl.multiply, sums[:n])
+        made = fresh
+    to = int(pick(rng, (0, 64, 128)))
+    nisa.dma_copy(dst=out[to:to + n, :COLUMNS], src=made)
+    if rng.integers(2):
+        nisa.tensor_copy(tiles[3][:n], made)
+
+
 def step(rng, tiles, sums, a, out):
     """Issues one instruction, chosen and formed at random."""
     x = pick(rng, tiles)
-    kind = rng.integers(9)
+    kind = rng.integers(11)
     dst = part(rng, x)
     if kind == 0:
         nisa.tensor_tensor(dst, like(rng, dst, pick(rng, tiles)), like(rng, dst, pick(rng, tiles)), nl.add)
@@ -68,6 +95,8 @@ def step(rng, tiles, sums, a, out):
         product = nl.ndarray((ROWS, COLUMNS), nl.float32, buffer=nl.psum)
         nisa.nc_matmul(product, pick(rng, tiles)[:, 64:64 + ROWS], pick(rng, tiles))
         nisa.tensor_scalar(x, product, nl.multiply, 1 / 64)
+    elif kind >= 9:
+        rows_through(rng, tiles, sums, a, out)
     else:
         turned = nl.ndarray((ROWS, ROWS), nl.float32, buffer=nl.psum)
         at = int(pick(rng, (0, 64, 128)))
