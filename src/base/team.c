@@ -30,19 +30,32 @@ typedef struct gate {
 
 typedef struct member {
     struct team *team;
-    int thread_i;
+    int thread_i, n_threads;
     pthread_t thread;
 } member;
+
+/* A job in shares that whoever is free takes, so a thread without a core is not waited for. Slot i
+ * of `taken` has the number of the last job whose share i was taken. */
+typedef struct job {
+    void (*fn)(void *arg, int share_i);
+    void *arg;
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t number; /* of the job that was posted last */
+    _Atomic int n_shares;
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t taken[TEAM_MAX_SHARES];
+    _Alignas(CACHE_LINE_BYTES) _Atomic int n_done; /* shares that others than the caller did */
+} job;
 
 struct team {
     int n_threads, max_spins;
     _Atomic int n_spins; /* at a barrier: fewer after waits that were longer, more after others */
     _Atomic uint32_t n_sleeps;
     uint32_t n_forks; /* of the process whose threads they are */
-    bool is_stopping;
+    atomic_bool is_stopping;
     void (*fn)(void *arg, int thread_i);
     void *arg;
-    gate start;   /* raised once a run */
+    _Atomic uint32_t n_runs;
+    job job;
+    gate start;   /* raised once a run, and once a job */
     gate barrier; /* raised when the last thread arrives */
     _Alignas(CACHE_LINE_BYTES) _Atomic int n_arrived;
     pthread_mutex_t one_run; /* callers take turns */
@@ -54,6 +67,14 @@ static void gate_init(gate *g) {
     atomic_init(&g->n_sleepers, 0);
     pthread_mutex_init(&g->mutex, NULL);
     pthread_cond_init(&g->raised, NULL);
+}
+
+static void job_init(job *j) {
+    atomic_init(&j->number, 0);
+    atomic_init(&j->n_shares, 0);
+    atomic_init(&j->n_done, 0);
+    for (int i = 0; i < TEAM_MAX_SHARES; i++)
+        atomic_init(&j->taken[i], 0);
 }
 
 static void gate_close(gate *g) {
@@ -123,16 +144,68 @@ void team_barrier(team *t) {
     adapt_spins(t, gate_wait(&t->barrier, seen, n_spins));
 }
 
+/* Does shares of job `number` until all are taken, from the thread's own part on: threads touch the
+ * same rows from job to job. Where the job is over, all of them are. Returns how many it did. */
+static int take_shares(job *j, uint32_t number, int thread_i, int n_threads) {
+    const int n = atomic_load_explicit(&j->n_shares, memory_order_relaxed);
+    int n_taken = 0;
+    for (int k = 0, i = n * thread_i / n_threads; k < n; k++, i = i + 1 < n ? i + 1 : 0) {
+        uint32_t before = number - 1;
+        if (!atomic_compare_exchange_strong(&j->taken[i], &before, number))
+            continue;
+        j->fn(j->arg, i); /* those of this job: it is not over before this share is done */
+        n_taken++;
+    }
+    return n_taken;
+}
+
 static void *member_main(void *arg) {
     member *m = arg;
     team *t = m->team;
+    uint32_t seen = 0, n_runs = 0;
     float_env_default(); /* not that of the thread that made the team */
-    for (uint32_t seen = 0;; seen++) {
+    for (;;) {
         gate_wait(&t->start, seen, t->max_spins);
-        if (t->is_stopping)
+        seen = atomic_load_explicit(&t->start.value, memory_order_acquire);
+        if (atomic_load_explicit(&t->is_stopping, memory_order_relaxed))
             return NULL;
+        uint32_t number = atomic_load_explicit(&t->job.number, memory_order_acquire);
+        int n_taken = take_shares(&t->job, number, m->thread_i, m->n_threads);
+        if (n_taken)
+            atomic_fetch_add_explicit(&t->job.n_done, n_taken, memory_order_release);
+        if (atomic_load_explicit(&t->n_runs, memory_order_acquire) == n_runs)
+            continue;
+        n_runs++; /* a run has all threads, so none is missed */
         t->fn(t->arg, m->thread_i);
         team_barrier(t);
+    }
+}
+
+void team_post(team *t, void (*fn)(void *arg, int share_i), void *arg, int n_shares) {
+    job *j = &t->job;
+    const uint32_t number = atomic_load_explicit(&j->number, memory_order_relaxed) + 1;
+    j->fn = fn;
+    j->arg = arg;
+    atomic_store_explicit(&j->n_done, 0, memory_order_relaxed);
+    atomic_store_explicit(&j->n_shares, n_shares, memory_order_relaxed);
+    for (int i = n_shares; i < TEAM_MAX_SHARES; i++)
+        atomic_store_explicit(&j->taken[i], number, memory_order_relaxed);
+    atomic_store_explicit(&j->number, number, memory_order_release);
+    if (t->n_threads > 1 && n_shares > 1)
+        gate_raise(&t->start);
+}
+
+void team_finish(team *t) {
+    job *j = &t->job;
+    const uint32_t number = atomic_load_explicit(&j->number, memory_order_relaxed);
+    const int n = atomic_load_explicit(&j->n_shares, memory_order_relaxed);
+    const int n_others = n - take_shares(j, number, 0, t->n_threads);
+    for (int n_waits = 0; atomic_load_explicit(&j->n_done, memory_order_acquire) != n_others;
+         n_waits++) {
+        if (n_waits < TEAM_SPINS)
+            pause_briefly();
+        else
+            sched_yield();
     }
 }
 
@@ -140,6 +213,7 @@ void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg) {
     pthread_mutex_lock(&t->one_run);
     t->fn = fn;
     t->arg = arg;
+    atomic_fetch_add_explicit(&t->n_runs, 1, memory_order_release);
     if (t->n_threads > 1)
         gate_raise(&t->start);
     fn(arg, 0);
@@ -187,7 +261,7 @@ static vtrn_status start_members(team *t, int n_threads) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     vtrn_status status = NULL;
     for (int i = 1; i < n_threads && !status; i++) {
-        t->members[i] = (member){.team = t, .thread_i = i};
+        t->members[i] = (member){.team = t, .thread_i = i, .n_threads = n_threads};
         int failed = pthread_create(&t->members[i].thread, NULL, member_main, &t->members[i]);
         if (failed)
             status = VTRN_ERROR(VTRN_RESOURCE, "thread team: cannot start thread %d of %d", i + 1,
@@ -216,7 +290,9 @@ vtrn_status team_create(int n_threads, team **out) {
     t->max_spins = n_threads <= team_usable_cores() ? TEAM_SPINS : 0;
     atomic_init(&t->n_spins, t->max_spins);
     atomic_init(&t->n_sleeps, 0);
-    t->is_stopping = false;
+    atomic_init(&t->is_stopping, false);
+    atomic_init(&t->n_runs, 0);
+    job_init(&t->job);
     atomic_init(&t->n_arrived, 0);
     gate_init(&t->start);
     gate_init(&t->barrier);
@@ -234,7 +310,7 @@ void team_destroy(team *t) {
     if (!t ||
         t->n_forks != process_n_forks()) /* a fork has nothing to stop, and locks as they were */
         return;
-    t->is_stopping = true;
+    atomic_store(&t->is_stopping, true);
     if (t->n_threads > 1)
         gate_raise(&t->start);
     for (int i = 1; i < t->n_threads; i++)

@@ -23,6 +23,16 @@ void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg);
 /* Inside team_run: waits until every thread of the team has arrived. Orders memory. */
 void team_barrier(team *t);
 
+enum { TEAM_MAX_SHARES = 64 };
+
+/* Begins a job: threads of the team call fn(arg, share_i) once for each share_i < n_shares, 1 to
+ * TEAM_MAX_SHARES, while the caller continues. team_finish() does what shares nobody has taken, and
+ * returns when all are done; from then on the caller sees what they wrote. Between the two no other
+ * function of the team may be called, by whatever thread. A thread that has no core is not waited
+ * for, unless it has begun a share. */
+void team_post(team *t, void (*fn)(void *arg, int share_i), void *arg, int n_shares);
+void team_finish(team *t);
+
 /* How often a thread has slept at a barrier: the others took long, or did not have a core. */
 uint32_t team_n_sleeps(team *t);
 

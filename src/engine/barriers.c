@@ -6,12 +6,12 @@
  * last write and of its last crossing read, each with the groups of partitions concerned; an epoch
  * is the time between two barriers.
  *
- * HBM is shared by rows: accesses of this epoch are kept by tensor, and two of them, one a write,
- * race unless their addresses are disjoint or they split the same addresses in the same way.
+ * Accesses to HBM of this epoch are kept by tensor: see engine/sharing.h.
  *
  * Only equal partitions count as one owner's, as if there were a thread for each group of them. So
  * what is found here holds for a team of any size. */
 #include "engine/plan_parts.h"
+#include "engine/sharing.h"
 #include "isa/access.h"
 
 #include <string.h>
@@ -26,23 +26,11 @@ typedef struct granule {
     uint32_t read_epoch, read_groups;
 } granule;
 
-/* Bytes base + k*pitch + [0, len) for all k >= 0 below `end`; len > pitch when rows overlap. */
-typedef struct hbm_access {
-    int64_t base, end, pitch, len;
-    uint32_t split;  /* equal values: equal rows go to equal threads; SPLIT_ANY equals nothing */
-    uint32_t n_rows; /* that are split: those of the side in SBUF, which a row here may serve
-                        several of */
-    bool is_write;
-    const vtrn_ap *shape; /* NULL with SPLIT_ANY: of several */
-} hbm_access;
-
-enum { SPLIT_ANY = 0 };
-
 typedef struct hbm_list {
     uint32_t epoch;
     int n;
     bool has_writes;
-    hbm_access *access; /* [MAX_ACCESSES], made when first needed */
+    share_hbm *access; /* [MAX_ACCESSES], made when first needed */
 } hbm_list;
 
 struct barriers {
@@ -108,23 +96,15 @@ void barriers_meet(barriers *b) {
     b->is_closed = false;
 }
 
-/* What an operand does to memory that lies in partitions. */
-typedef enum access_kind { OWNER_READ, CROSSING_READ, OWNER_WRITE } access_kind;
-
-static uint32_t groups_of(int partition, int n) {
-    int first = partition / ENGINE_OWNER_ROWS, last = (partition + n - 1) / ENGINE_OWNER_ROWS;
-    return (uint32_t)((UINT64_C(2) << last) - (UINT64_C(1) << first));
-}
-
-static bool granule_races(const granule *g, uint32_t epoch, uint32_t groups, access_kind kind) {
-    if (kind == CROSSING_READ)
+static bool granule_races(const granule *g, uint32_t epoch, uint32_t groups, share_kind kind) {
+    if (kind == SHARE_CROSSING_READ)
         return g->write_epoch == epoch && (g->write_groups & groups);
-    return kind == OWNER_WRITE && g->read_epoch == epoch && (g->read_groups & groups);
+    return kind == SHARE_OWNER_WRITE && g->read_epoch == epoch && (g->read_groups & groups);
 }
 
-static void granule_note(granule *g, uint32_t epoch, uint32_t groups, access_kind kind) {
-    uint32_t *last = kind == OWNER_WRITE ? &g->write_epoch : &g->read_epoch;
-    uint32_t *mask = kind == OWNER_WRITE ? &g->write_groups : &g->read_groups;
+static void granule_note(granule *g, uint32_t epoch, uint32_t groups, share_kind kind) {
+    uint32_t *last = kind == SHARE_OWNER_WRITE ? &g->write_epoch : &g->read_epoch;
+    uint32_t *mask = kind == SHARE_OWNER_WRITE ? &g->write_groups : &g->read_groups;
     *mask = *last == epoch ? *mask | groups : groups;
     *last = epoch;
 }
@@ -133,108 +113,42 @@ static void granule_note(granule *g, uint32_t epoch, uint32_t groups, access_kin
 typedef struct tile_access {
     granule *first, *end;
     uint32_t groups;
-    access_kind kind;
+    share_kind kind;
 } tile_access;
 
-static access_kind kind_of(const vtrn_instr *instr, int ap_i, bool is_written) {
-    if (is_written)
-        return OWNER_WRITE;
-    if (!access_crosses(instr, ap_i))
-        return OWNER_READ;
-    bool is_split_by_src =
-        instr->opcode == VTRN_OP_DMA_TRANSPOSE && instr->ap[0].space == VTRN_SPACE_HBM;
-    return is_split_by_src ? OWNER_READ : CROSSING_READ;
-}
-
-static tile_access tile_access_of(const barriers *b, const vtrn_ap *ap, access_kind kind) {
+static tile_access tile_access_of(const barriers *b, const vtrn_ap *ap, share_kind kind) {
     int64_t lo, hi;
     isa_ap_extent(ap, &lo, &hi);
     granule *table = b->granules[ap->space];
     return (tile_access){
         .first = table + lo / GRANULE_BYTES,
         .end = table + (hi + GRANULE_BYTES - 1) / GRANULE_BYTES,
-        .groups = groups_of(ap->partition, ap->partition_step ? ap->n_partitions : 1),
+        .groups = share_groups_of(ap->partition, ap->partition_step ? ap->n_partitions : 1),
         .kind = kind,
     };
-}
-
-/* Largest stride over all dimensions as the pitch, the reach of the others as the length. */
-static hbm_access hbm_access_of(const barriers *b, const vtrn_instr *instr, int ap_i,
-                                bool is_written) {
-    const vtrn_ap *ap = &instr->ap[ap_i];
-    const vtrn_slot *slot = &b->program->slots[ap->slot];
-    int64_t size = (int64_t)dtype_size(ap->dtype);
-    hbm_access a = {.shape = ap, .is_write = is_written, .split = SPLIT_ANY};
-    a.base = ap->addr + (slot->kind == VTRN_SLOT_SCRATCH ? (int64_t)slot->offset : 0);
-    int64_t reach = 0, widest = 0, rows = access_rows(instr, ap_i);
-    for (int i = -1; i < ap->n_dims; i++) {
-        int64_t step = i < 0 ? ap->partition_step : ap->dim[i].step;
-        int64_t span = step * ((i < 0 ? rows : (int64_t)ap->dim[i].num) - 1) * size;
-        a.base += span < 0 ? span : 0;
-        span = span < 0 ? -span : span;
-        reach += span;
-        int64_t pitch = (step < 0 ? -step : step) * size;
-        if (span && pitch > a.pitch) {
-            a.pitch = pitch;
-            widest = span;
-        }
-    }
-    a.end = a.base + reach + size;
-    a.len = reach - widest + size;
-    if (instr->opcode == VTRN_OP_DMA_COPY) {
-        dma_split split = dma_split_of(instr);
-        int partition = split == DMA_SPLIT_ROWS ? 0 : instr->ap[split == DMA_SPLIT_SRC].partition;
-        a.n_rows = instr->ap[split == DMA_SPLIT_SRC].n_partitions;
-        bool is_by_row = split != DMA_SPLIT_SRC || instr->ap[1].partition_step == 1;
-        if (is_by_row)
-            a.split = 1 + (split == DMA_SPLIT_ROWS) + 2u * (uint32_t)partition;
-    }
-    return a;
-}
-
-static bool is_same_split(const hbm_access *x, const hbm_access *y) {
-    if (x->split != y->split || x->split == SPLIT_ANY || x->n_rows != y->n_rows ||
-        x->base != y->base)
-        return false;
-    const vtrn_ap *a = x->shape, *b = y->shape;
-    if (a->partition_step != b->partition_step || a->n_partitions != b->n_partitions ||
-        a->n_dims != b->n_dims || dtype_size(a->dtype) != dtype_size(b->dtype))
-        return false;
-    return !memcmp(a->dim, b->dim, a->n_dims * sizeof a->dim[0]);
-}
-
-static bool hbm_races(const hbm_access *x, const hbm_access *y) {
-    if ((!x->is_write && !y->is_write) || x->end <= y->base || y->end <= x->base)
-        return false;
-    if (x->pitch == y->pitch && x->pitch > 0) {
-        int64_t distance = ((y->base - x->base) % x->pitch + x->pitch) % x->pitch;
-        if (distance >= x->len && distance + y->len <= x->pitch)
-            return false;
-    }
-    return !is_same_split(x, y);
 }
 
 static hbm_list *list_of(const barriers *b, uint32_t slot) {
     return &b->lists[b->root[slot]];
 }
 
-static bool list_races(const hbm_list *list, uint32_t epoch, const hbm_access *a) {
+static bool list_races(const hbm_list *list, uint32_t epoch, const share_hbm *a) {
     if (list->epoch != epoch || (!a->is_write && !list->has_writes))
         return false;
     for (int i = 0; i < list->n; i++)
-        if (hbm_races(&list->access[i], a))
+        if (share_hbm_races(&list->access[i], a))
             return true;
     return false;
 }
 
 /* One access that stands for all of the list. */
-static hbm_access cover(const hbm_list *list) {
-    hbm_access all = list->access[0];
-    all.split = SPLIT_ANY;
+static share_hbm cover(const hbm_list *list) {
+    share_hbm all = list->access[0];
+    all.split = SHARE_ANY_SPLIT;
     all.shape = NULL;
     all.pitch = 0;
     for (int i = 1; i < list->n; i++) {
-        const hbm_access *a = &list->access[i];
+        const share_hbm *a = &list->access[i];
         all.base = a->base < all.base ? a->base : all.base;
         all.end = a->end > all.end ? a->end : all.end;
         all.is_write |= a->is_write;
@@ -242,14 +156,14 @@ static hbm_access cover(const hbm_list *list) {
     return all;
 }
 
-static void list_note(barriers *b, hbm_list *list, const hbm_access *a) {
+static void list_note(barriers *b, hbm_list *list, const share_hbm *a) {
     if (list->epoch != b->epoch) {
         list->epoch = b->epoch;
         list->n = 0;
         list->has_writes = false;
     }
     if (!list->access)
-        list->access = ARENA_NEW(b->memory, hbm_access, MAX_ACCESSES);
+        list->access = ARENA_NEW(b->memory, share_hbm, MAX_ACCESSES);
     if (!list->access) {
         b->is_exhausted = true;
         return;
@@ -267,17 +181,24 @@ static void list_note(barriers *b, hbm_list *list, const hbm_access *a) {
 static bool pe_access_of(barriers *b, const vtrn_instr *instr, tile_access *out) {
     bool is_load = access_writes_weights(instr);
     bool is_crossing = access_reads_weights(instr) && instr->ap[0].partition != 0;
-    *out = (tile_access){&b->pe, &b->pe + 1, UINT32_MAX, is_load ? OWNER_WRITE : CROSSING_READ};
+    *out = (tile_access){&b->pe, &b->pe + 1, UINT32_MAX,
+                         is_load ? SHARE_OWNER_WRITE : SHARE_CROSSING_READ};
     return is_load || is_crossing;
 }
 
 /* The accesses of one instruction that concern more than their owner. */
 typedef struct accesses {
     tile_access tile[VTRN_MAX_AP + 1];
-    hbm_access hbm[VTRN_MAX_AP];
+    share_hbm hbm[VTRN_MAX_AP];
     hbm_list *list[VTRN_MAX_AP]; /* of hbm[i] */
     int n_tiles, n_hbm;
 } accesses;
+
+/* Where the tensor begins in the memory that it shares with others. */
+static int64_t offset_of(const barriers *b, uint32_t slot) {
+    const vtrn_slot *s = &b->program->slots[slot];
+    return s->kind == VTRN_SLOT_SCRATCH ? (int64_t)s->offset : 0;
+}
 
 static void collect(barriers *b, const vtrn_instr *instr, accesses *out) {
     out->n_tiles = out->n_hbm = 0;
@@ -285,14 +206,13 @@ static void collect(barriers *b, const vtrn_instr *instr, accesses *out) {
         const vtrn_ap *ap = &instr->ap[i];
         if (!access_is_memory(instr, i))
             continue;
-        bool is_written = access_is_written(instr, i);
         if (ap->space == VTRN_SPACE_HBM) {
             out->list[out->n_hbm] = list_of(b, ap->slot);
-            out->hbm[out->n_hbm++] = hbm_access_of(b, instr, i, is_written);
+            out->hbm[out->n_hbm++] = share_hbm_of(instr, i, offset_of(b, ap->slot));
             continue;
         }
-        access_kind kind = kind_of(instr, i, is_written);
-        if (kind != OWNER_READ)
+        share_kind kind = share_kind_of(instr, i);
+        if (kind != SHARE_OWNER_READ)
             out->tile[out->n_tiles++] = tile_access_of(b, ap, kind);
     }
     out->n_tiles += pe_access_of(b, instr, &out->tile[out->n_tiles]);
@@ -302,12 +222,12 @@ static void collect(barriers *b, const vtrn_instr *instr, accesses *out) {
 static bool races_itself(const accesses *a) {
     const tile_access *dst = &a->tile[0];
     for (int i = 1; i < a->n_tiles; i++)
-        if (dst->kind == OWNER_WRITE && a->tile[i].kind == CROSSING_READ &&
+        if (dst->kind == SHARE_OWNER_WRITE && a->tile[i].kind == SHARE_CROSSING_READ &&
             dst->first < a->tile[i].end && a->tile[i].first < dst->end &&
             (dst->groups & a->tile[i].groups))
             return true;
     for (int i = 1; i < a->n_hbm; i++)
-        if (a->list[0] == a->list[i] && hbm_races(&a->hbm[0], &a->hbm[i]))
+        if (a->list[0] == a->list[i] && share_hbm_races(&a->hbm[0], &a->hbm[i]))
             return true;
     return false;
 }

@@ -4,6 +4,7 @@
 #include "engine/engine.h"
 #include "engine/tensor_kernels.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,14 +38,21 @@ static void memory_destroy(engine_memory *m) {
         munmap(m->map, m->map_bytes);
 }
 
-void engine_kept_init(engine_kept *kept) {
-    memset(kept, 0, sizeof *kept);
+static engine_kept fresh; /* as engine_kept_init() gives it: seeding takes 10 times the copy */
+static pthread_once_t fresh_once = PTHREAD_ONCE_INIT;
+
+static void make_fresh(void) {
     for (int e = 0; e < VTRN_ENGINE_COUNT; e++)
         for (int p = 0; p < ENGINE_MAX_PARTITIONS; p++) {
-            engine_generator *g = &kept->generator[e][p];
+            engine_generator *g = &fresh.generator[e][p];
             g->state = 0x9e3779b97f4a7c15u * (uint64_t)(1 + e * ENGINE_MAX_PARTITIONS + p);
             engine_seed_xorwow(g, e, p, 0);
         }
+}
+
+void engine_kept_init(engine_kept *kept) {
+    pthread_once(&fresh_once, make_fresh);
+    *kept = fresh;
 }
 
 static vtrn_status registers_create(int n_threads, engine_registers **out) {
@@ -54,7 +62,8 @@ static vtrn_status registers_create(int n_threads, engine_registers **out) {
     *out = regs;
     size_t weights_bytes = sizeof(float) * ENGINE_PE_ROWS / TENSOR_BLOCK_ROWS * TENSOR_PANEL_STRIDE;
     weights_bytes = (weights_bytes + ENGINE_PAGE_BYTES - 1) / ENGINE_PAGE_BYTES * ENGINE_PAGE_BYTES;
-    size_t scratch_bytes = (size_t)n_threads * ENGINE_SCRATCH_BYTES;
+    int n_scratches = n_threads < ENGINE_LEAST_SCRATCHES ? ENGINE_LEAST_SCRATCHES : n_threads;
+    size_t scratch_bytes = (size_t)n_scratches * ENGINE_SCRATCH_BYTES;
     regs->pe_weights = aligned_alloc(ENGINE_PAGE_BYTES, weights_bytes);
     regs->scratch = aligned_alloc(ENGINE_PAGE_BYTES, scratch_bytes);
     if (!regs->pe_weights || !regs->scratch)

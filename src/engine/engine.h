@@ -37,8 +37,10 @@ enum {
     ENGINE_OWNER_SHIFT = 4,
     ENGINE_OWNER_ROWS = 1 << ENGINE_OWNER_SHIFT, /* partitions that always have the same owner */
     ENGINE_SCRATCH_BYTES = 256 * 1024,           /* a thread: room for converted strips */
-    ENGINE_PE_ROWS = 128,                        /* most K and M of the PE array */
-    ENGINE_COMING = 2,                           /* instructions that a matmul may look at */
+    /* of a core: parts of its partitions may be done one by one, as if each had a thread */
+    ENGINE_LEAST_SCRATCHES = ENGINE_MAX_PARTITIONS / ENGINE_OWNER_ROWS,
+    ENGINE_PE_ROWS = 128, /* most K and M of the PE array */
+    ENGINE_COMING = 2,    /* instructions that a matmul may look at */
 };
 
 /* What engines keep of each partition; it belongs to the owner of the partition. */

@@ -458,6 +458,55 @@ static void run_row_in_chunks(lanes *l, const lanes_spec *spec, uint64_t n) {
         spec->row_end(l);
 }
 
+/* Rows that are equal runs of adjacent numbers in all streams, as halves of heads are: a call of a
+ * kernel does the runs of a row. False: they are not. */
+static bool find_runs(const lanes *l, const lanes_spec *spec, lanes_rows *out) {
+    if (!spec->rows || spec->takes_bits || !spec->can_join_rows ||
+        l->instr->flags & VTRN_FLAG_STOCHASTIC)
+        return false;
+    *out = (lanes_rows){.n_rows = 0};
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const operand *o = &l->op[i];
+        if (!(spec->streams >> i & 1) || o->n_dims != 2)
+            continue;
+        out->n_rows = (int)o->dim[0].num;
+        out->n = o->dim[1].num;
+    }
+    if (!out->n_rows || out->n < OPERAND_SHORT_DENSE_ROW || out->n > OPERAND_CHUNK)
+        return false;
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        const operand *o = &l->op[i];
+        if (!(spec->streams >> i & 1))
+            continue;
+        bool is_dense = o->n_dims == 1;
+        if (o->dtype != VTRN_DTYPE_FP32 || o->n_dims > 2 || o->dim[o->n_dims - 1].step != 1 ||
+            o->n != out->n * (uint64_t)out->n_rows || o->dim[0].step < 0 ||
+            (!is_dense && o->dim[1].num != out->n))
+            return false;
+        out->step[i] = is_dense ? out->n : (size_t)o->dim[0].step;
+    }
+    return true;
+}
+
+static void run_row_of_runs(lanes *l, const lanes_spec *spec, const lanes_rows *all) {
+    const int most = (int)(OPERAND_CHUNK / all->n);
+    lanes_rows some = *all;
+    for (int first = 0; first < all->n_rows; first += some.n_rows) {
+        some.n_rows = all->n_rows - first < most ? all->n_rows - first : most;
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            const operand *o = &l->op[i];
+            if (spec->scalars >> i & 1) {
+                some.is_number[i] = true;
+                some.p[i] = &l->s[i];
+            } else if (spec->streams >> i & 1) {
+                some.p[i] =
+                    (float *)(o->row_0 + l->row * o->row_stride) + (size_t)first * some.step[i];
+            }
+        }
+        spec->rows(l, &some);
+    }
+}
+
 /* The streams of joined rows: scalar operands too where a column is worked on. Bit i is operand i;
  * 0: rows stay apart. */
 static unsigned joined_streams(const lanes *l, const lanes_spec *spec, uint64_t n, bool is_dense) {
@@ -588,6 +637,8 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
     dense_streams streams = {0};
     if (kind != ROWS_ANY)
         choose_conversions(&l, spec, &streams);
+    lanes_rows row_runs;
+    bool is_in_runs = kind == ROWS_ANY && !joined && find_runs(&l, spec, &row_runs);
     while (engine_rows_next(&rows)) {
         if (joined) {
             run_joined_rows(&l, spec, joined, &rows);
@@ -605,6 +656,8 @@ vtrn_status lanes_run(engine_core *core, const vtrn_instr *instr, const uint64_t
                 run_row_raw(&l, spec, &streams, (size_t)n);
             else if (kind == ROWS_DENSE)
                 run_row_converting(&l, spec, &streams, (size_t)n);
+            else if (is_in_runs)
+                run_row_of_runs(&l, spec, &row_runs);
             else
                 run_row_in_chunks(&l, spec, n);
         }

@@ -1,6 +1,7 @@
 /* Vector instructions that carry something along the row: scans and batch-norm statistics.
  * Source: docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
+#include "engine/search_kernels.h"
 
 enum { AP0 = 1, AP1 = 2, AP2 = 4, AP3 = 8 };
 
@@ -69,17 +70,13 @@ static void bn_stats_row(lanes *l, size_t n_out) {
     operand_at_row(&r->src, l->row);
     const float *x = operand_take_fp32(&r->src, n, l->buf[1]);
     float out[BN_STATS];
+    double mean[2], squares[2];
+    CPU_TABLE(search_kernel_table)->moments(x, n, mean, squares);
     for (size_t parity = 0; parity < 2; parity++) {
-        double sum = 0, squares = 0;
         size_t count = (n + 1 - parity) / 2;
-        for (size_t i = parity; i < n; i += 2)
-            sum += x[i];
-        double mean = count ? sum / (double)count : 0;
-        for (size_t i = parity; i < n; i += 2)
-            squares += (x[i] - mean) * (x[i] - mean);
         out[3 * parity] = (float)count;
-        out[3 * parity + 1] = (float)mean;
-        out[3 * parity + 2] = (float)squares;
+        out[3 * parity + 1] = (float)mean[parity];
+        out[3 * parity + 2] = (float)squares[parity];
     }
     operand_put_fp32(&l->op[0], n_out, out);
 }

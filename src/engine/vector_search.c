@@ -1,13 +1,12 @@
 /* The search instructions of the Vector engine: the eight largest, and where values are.
  * Source: docs/hardware.md, "Vector engine". */
 #include "engine/lanes.h"
+#include "engine/search_kernels.h"
 
 #include <string.h>
 
 enum {
     AP0 = 1,
-    SEARCH_N = 8,
-    SEARCH_BLOCK = 64,                             /* elements that are looked at together */
     SEARCH_MAX_ELEMENTS = ENGINE_SCRATCH_BYTES / 4 /* fp32 rows in a thread's scratch */
 };
 
@@ -27,35 +26,10 @@ static void load_row(lanes *l, search *s) {
     }
 }
 
-/* The first element from `from` on that equals value, or n. Blocks without one are passed at once:
- * a loop without an exit is what the compiler makes vectors of. */
-static uint64_t find_equal(const float *row, uint64_t from, uint64_t n, float value) {
-    for (; from + SEARCH_BLOCK <= n; from += SEARCH_BLOCK) {
-        uint32_t is_there = 0;
-        for (int i = 0; i < SEARCH_BLOCK; i++)
-            is_there |= row[from + (uint64_t)i] == value;
-        if (is_there)
-            break;
-    }
-    while (from < n && !(row[from] == value))
-        from++;
-    return from;
-}
-
-/* The first element from `from` on that is greater than value, or a few before it, or n. */
-static uint64_t pass_not_greater(const float *row, uint64_t from, uint64_t n, float value) {
-    for (; from + SEARCH_BLOCK <= n; from += SEARCH_BLOCK) {
-        uint32_t is_there = 0;
-        for (int i = 0; i < SEARCH_BLOCK; i++)
-            is_there |= row[from + (uint64_t)i] > value;
-        if (is_there)
-            break;
-    }
-    return from;
-}
-
 /* found[j] = index of values[j]: the first that no equal value before it took, or -1. */
 static void find_all(const search *s, const float values[SEARCH_N], int64_t found[SEARCH_N]) {
+    size_t (*find_equal)(const float *, size_t, size_t, float) =
+        CPU_TABLE(search_kernel_table)->find_equal;
     for (int j = 0; j < SEARCH_N; j++) {
         uint64_t from = 0;
         found[j] = -1;
@@ -72,20 +46,7 @@ static void max8_row(lanes *l, size_t n_out) {
     search *s = l->extra;
     load_row(l, s);
     float best[SEARCH_N];
-    int n_best = 0;
-    for (uint64_t i = 0; i < s->n; i++) {
-        if (n_best == SEARCH_N && i % SEARCH_BLOCK == 0)
-            i = pass_not_greater(s->row, i, s->n, best[SEARCH_N - 1]);
-        if (i == s->n)
-            break;
-        float x = s->row[i];
-        if (n_best == SEARCH_N && !(x > best[SEARCH_N - 1]))
-            continue;
-        int j = n_best < SEARCH_N ? n_best++ : SEARCH_N - 1;
-        for (; j > 0 && x > best[j - 1]; j--)
-            best[j] = best[j - 1];
-        best[j] = x;
-    }
+    CPU_TABLE(search_kernel_table)->largest(s->row, s->n, best);
     operand_put_fp32(&l->op[0], n_out, best);
 }
 

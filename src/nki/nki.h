@@ -85,6 +85,16 @@ VTRN_API vtrn_status vtrn_nki_meet(nki_session *s, int core);
 /* Without values instructions are checked and kept, and not run: for the time of a program alone.
  * Reading a tensor is an error then. */
 VTRN_API void vtrn_nki_compute_values(nki_session *s, bool computes);
+/* Bytes of HBM that outlive the session; NULL is fine to release, by any thread. */
+typedef struct nki_memory nki_memory;
+VTRN_API void vtrn_nki_memory_release(nki_memory *memory);
+/* The view's elements in place, adjacent and in order: no copy of a result is needed. *out
+ * NULL: they are not adjacent, are the caller's own, are few, or nothing has written some of them.
+ * Whoever writes to them changes the tensor. */
+VTRN_API vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes);
+
+/* Carries out what was issued and waits; whatever reads values does so by itself. */
+VTRN_API vtrn_status vtrn_nki_settle(nki_session *s);
 /* vtrn_execute() on the session's device, without values where the session computes none. */
 VTRN_API vtrn_status vtrn_nki_execute(nki_session *s, vtrn_executable *executable,
                                       vtrn_buffer *const *inputs, int n_inputs,

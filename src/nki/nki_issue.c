@@ -54,10 +54,19 @@ static vtrn_status check_bounds(const issue *x, int i) {
 /* The rules of the chip, with placed tiles where they lie and others at the start of a bank. */
 static vtrn_status check_rules(const issue *x) {
     nki_session *s = x->s;
-    vtrn_instr placed = x->instr;
-    for (int i = 0; i < VTRN_MAX_AP; i++)
-        if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
-            placed.ap[i].addr += nki_placed_offset(nki_record_of(x->view[i]), &placed.ap[i]);
+    const vtrn_instr *checked = &x->instr;
+    vtrn_instr placed; /* where an operand has another address */
+    for (int i = 0; i < VTRN_MAX_AP; i++) {
+        if (!x->view[i] || x->view[i]->storage->space == VTRN_SPACE_HBM)
+            continue;
+        int64_t offset = nki_placed_offset(nki_record_of(x->view[i]), &x->instr.ap[i]);
+        if (offset && checked != &placed) {
+            placed = x->instr;
+            checked = &placed;
+        }
+        if (offset)
+            placed.ap[i].addr += offset;
+    }
     for (int i = 0; i < VTRN_MAX_AP; i++) /* the rules know slots, and kernels tensors */
         if (x->view[i] && x->view[i]->storage->space == VTRN_SPACE_HBM)
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));
@@ -66,7 +75,7 @@ static vtrn_status check_rules(const issue *x) {
                             .n_arguments = s->n_arguments,
                             .gen = (uint8_t)s->machine->roomy.gen};
     VTRN_RETURN_IF_ERROR(
-        nki_name_operands(&placed, program_validate_lone(&program, nki_chip(s), &placed)));
+        nki_name_operands(checked, program_validate_lone(&program, nki_chip(s), checked)));
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i])
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));
@@ -335,8 +344,11 @@ static vtrn_status execute(const issue *x) {
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i] && x->view[i]->storage->space != VTRN_SPACE_HBM)
             instr.ap[i].addr += x->view[i]->storage->addr;
-    return nki_name_operands(
-        &instr, engine_table[instr.opcode](&s->machine->core, &instr, s->slot_base, 0));
+    nki_work work = {.instr = &instr, .slot_base = s->slot_base};
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (x->view[i])
+            work.epoch_of[i] = &nki_record_of(x->view[i])->epoch;
+    return nki_name_operands(&instr, nki_queue_issue(s->machine->queue, &work));
 }
 
 static vtrn_status run(issue *x) {
@@ -354,6 +366,8 @@ static vtrn_status run(issue *x) {
         status = keep(x);
     if (!status)
         status = nki_race_end(x->s, &x->instr, x->view, before);
+    if (!status && x->s->program >= 0) /* the other program sees what this one wrote */
+        status = nki_settle(x->s);
     free(before);
     return status;
 }

@@ -14,20 +14,39 @@ enum {
     ROOMY_SBUF = 4,
     ROOMY_PSUM = 16,
     MAX_ROOMY_PARTITION_BYTES = 32 << 20,
-    MAX_IDLE = 2, /* machines that wait for the next kernel */
+    MAX_IDLE = 2,    /* machines that wait for the next kernel */
+    MAX_ORPHANS = 4, /* destroyed machines whose results the user holds */
+    /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
+     * caches have. */
+    MAX_LATE_BYTES = 1 << 20,
+    /* Of a result that is not copied: fewer are copied sooner than they are let out. */
+    LEAST_KEPT_BYTES = 64 << 10,
 };
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
 static nki_machine *idle; /* of any chip */
+static int n_machines;    /* that exist */
+static int n_orphans;     /* that were destroyed while the user had results in their HBM */
+
+static uint64_t bytes_in_use(const nki_machine *m) {
+    hbm_stats stats;
+    runtime_memory_stats(m->device->rt, 0, &stats);
+    return stats.in_use_bytes;
+}
 
 static void machine_destroy(nki_machine *m) {
+    pthread_mutex_lock(&idle_lock);
+    n_machines--;
+    n_orphans += m->device && bytes_in_use(m) > 0;
+    pthread_mutex_unlock(&idle_lock);
+    nki_queue_destroy(m->queue);
     engine_core_destroy(&m->core);
     vtrn_device_close(m->device);
     free(m);
 }
 
 static vtrn_status machine_init(const char *chip, nki_machine *m) {
-    vtrn_device_options options = {.struct_size = sizeof options, .chip = chip, .n_threads = 1};
+    vtrn_device_options options = {.struct_size = sizeof options, .chip = chip};
     VTRN_RETURN_IF_ERROR(vtrn_device_open(&options, &m->device));
     runtime_device *rt = m->device->rt;
     m->roomy = rt->chip;
@@ -35,7 +54,9 @@ static vtrn_status machine_init(const char *chip, nki_machine *m) {
     m->roomy.psum_partition_bytes *= ROOMY_PSUM;
     uint8_t *hbm;
     VTRN_RETURN_IF_ERROR(runtime_hbm(rt, 0, &hbm));
-    return engine_core_create(&m->roomy, hbm, rt->chip.hbm_bytes, rt->team, &m->core);
+    VTRN_RETURN_IF_ERROR(
+        engine_core_create(&m->roomy, hbm, rt->chip.hbm_bytes, rt->team, &m->core));
+    return nki_queue_create(&m->core, &m->queue);
 }
 
 /* An idle machine of the chip, not one of before a fork, or a new one. */
@@ -57,6 +78,9 @@ static vtrn_status machine_take(const char *chip, nki_machine **out) {
     nki_machine *m = calloc(1, sizeof *m);
     if (!m)
         return VTRN_OUT_OF_MEMORY(sizeof *m);
+    pthread_mutex_lock(&idle_lock);
+    n_machines++;
+    pthread_mutex_unlock(&idle_lock);
     vtrn_status status = machine_init(chip, m);
     if (status)
         machine_destroy(m);
@@ -84,9 +108,7 @@ static void machine_give(nki_machine *m) {
 
 static vtrn_status init(nki_session *s, const char *chip) {
     VTRN_RETURN_IF_ERROR(machine_take(chip, &s->machine));
-    for (int i = 0; i < NKI_MAX_CORES; i++)
-        engine_kept_init(&s->kept[i]);
-    s->machine->core.regs->kept = s->kept[0]; /* not what another kernel left */
+    engine_kept_init(&s->machine->core.regs->kept); /* not what another kernel left */
     const vtrn_chip *roomy = &s->machine->roomy;
     VTRN_RETURN_IF_ERROR(nki_pool_init(&s->pool[VTRN_SPACE_SBUF], roomy->sbuf_partition_bytes));
     return nki_pool_init(&s->pool[VTRN_SPACE_PSUM], roomy->psum_partition_bytes);
@@ -107,7 +129,17 @@ vtrn_status vtrn_nki_create(const char *chip, nki_session **out) {
     return NULL;
 }
 
+vtrn_status nki_settle(nki_session *s) {
+    return nki_queue_drain(s->machine->queue);
+}
+
+vtrn_status vtrn_nki_settle(nki_session *s) {
+    return nki_settle(s);
+}
+
 static void forget(nki_session *s) {
+    if (s->machine) /* an error here is of a kernel that is given up */
+        vtrn_status_free(nki_settle(s));
     for (uint32_t i = 0; i < s->n_records; i++) {
         nki_record *r = s->records[i];
         runtime_memory_release(r->memory);
@@ -136,6 +168,8 @@ void vtrn_nki_destroy(nki_session *s) {
     free(s->spills);
     free(s->pool[VTRN_SPACE_SBUF].gaps);
     free(s->pool[VTRN_SPACE_PSUM].gaps);
+    free(s->late);
+    free(s->kept);
     if (s->machine)
         machine_give(s->machine);
     free(s);
@@ -145,6 +179,16 @@ vtrn_status vtrn_nki_set_core(nki_session *s, int core) {
     if (core < 0 || core >= NKI_MAX_CORES)
         return VTRN_ERROR(VTRN_BAD_ARGUMENT, "core %d; a kernel runs on cores 0 to %d", core,
                           NKI_MAX_CORES - 1);
+    if (core == s->core)
+        return NULL;
+    VTRN_RETURN_IF_ERROR(nki_settle(s));
+    if (!s->kept) {
+        s->kept = malloc(NKI_MAX_CORES * sizeof *s->kept);
+        if (!s->kept)
+            return VTRN_OUT_OF_MEMORY(NKI_MAX_CORES * sizeof *s->kept);
+        for (int i = 0; i < NKI_MAX_CORES; i++)
+            engine_kept_init(&s->kept[i]);
+    }
     engine_kept *running = &s->machine->core.regs->kept;
     s->kept[s->core] = *running;
     *running = s->kept[core];
@@ -376,45 +420,92 @@ static vtrn_status grow(nki_session *s, vtrn_space space, uint64_t row_bytes) {
     return nki_pool_give(&s->pool[space], (int64_t)before, after - before);
 }
 
+/* Gives the pools back what epochs named that are over. Without memory for the list of gaps a tile
+ * is never used again. */
+static void give_late(nki_session *s) {
+    uint32_t n = 0;
+    for (; n < s->n_late && nki_queue_is_over(s->machine->queue, s->late[n].epoch); n++) {
+        const nki_late *l = &s->late[n];
+        vtrn_status_free(nki_pool_give(&s->pool[l->space], l->addr, l->size));
+        s->late_bytes -= l->size * (uint64_t)nki_chip(s)->n_partitions;
+    }
+    s->n_late -= n;
+    memmove(s->late, s->late + n, s->n_late * sizeof *s->late);
+}
+
 static vtrn_status take(nki_session *s, vtrn_space space, uint64_t row_bytes, int64_t *out_addr) {
-    while (!nki_pool_take(&s->pool[space], row_bytes, out_addr))
-        VTRN_RETURN_IF_ERROR(grow(s, space, row_bytes));
+    give_late(s);
+    while (!nki_pool_take(&s->pool[space], row_bytes, out_addr)) {
+        VTRN_RETURN_IF_ERROR(nki_settle(s)); /* also since memory that grows moves */
+        if (s->n_late)
+            give_late(s);
+        else
+            VTRN_RETURN_IF_ERROR(grow(s, space, row_bytes));
+    }
     return NULL;
 }
 
-/* What kernels have of a partition, and as text. */
-static uint64_t capacity(const vtrn_chip *chip, bool is_psum, char *text, size_t size) {
+/* A released tile of SBUF or PSUM. Without memory for a list it is never used again. */
+static vtrn_status give_tile(nki_session *s, const nki_record *r) {
+    if (nki_queue_is_over(s->machine->queue, r->epoch))
+        return nki_pool_give(&s->pool[r->storage.space], r->storage.addr, r->storage.row_bytes);
+    if (!array_grow((void **)&s->late, s->n_late, &s->cap_late, sizeof *s->late))
+        return VTRN_OUT_OF_MEMORY(sizeof *s->late);
+    nki_released released = {r->storage.addr, r->storage.row_bytes, r->storage.space};
+    nki_queue_release(s->machine->queue, r->epoch, &released);
+    nki_late late = {r->storage.addr, r->storage.row_bytes, r->epoch, r->storage.space};
+    uint32_t i = s->n_late++;
+    for (; i > 0 && s->late[i - 1].epoch > late.epoch; i--)
+        s->late[i] = s->late[i - 1];
+    s->late[i] = late;
+    s->late_bytes += late.size * (uint64_t)nki_chip(s)->n_partitions;
+    if (s->late_bytes <= MAX_LATE_BYTES)
+        return NULL;
+    vtrn_status status = nki_queue_close(s->machine->queue);
+    give_late(s);
+    return status;
+}
+
+/* What kernels have of a partition of SBUF or PSUM, bytes. */
+static uint64_t capacity(const vtrn_chip *chip, bool is_psum) {
     nki_limits l = limits_of(chip);
-    int n = snprintf(text, size, "%s of %s has %u", is_psum ? "PSUM" : "SBUF", l.name,
-                     is_psum ? l.psum_bytes : l.sbuf_bytes);
-    if (!is_psum && chip->sbuf_reserved_partition_bytes && n > 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, " for kernels, %u being reserved",
-                 chip->sbuf_reserved_partition_bytes);
     return is_psum ? l.psum_bytes : l.sbuf_bytes;
+}
+
+/* CAPACITY: what was asked for, what there is, and the remedy. */
+static vtrn_status too_much(const vtrn_chip *chip, bool is_psum, const char *asked,
+                            const char *remedy) {
+    char reserved[60] = "";
+    if (!is_psum && chip->sbuf_reserved_partition_bytes)
+        snprintf(reserved, sizeof reserved, " for kernels, %u being reserved",
+                 chip->sbuf_reserved_partition_bytes);
+    return VTRN_ERROR(VTRN_CAPACITY, "a %s bytes a partition; %s of %s has %u%s; %s", asked,
+                      is_psum ? "PSUM" : "SBUF", chip->name, (unsigned)capacity(chip, is_psum),
+                      reserved, remedy);
 }
 
 static vtrn_status take_tile(nki_session *s, nki_record *r, const nki_tensor_options *o) {
     const vtrn_chip *chip = nki_chip(s);
     bool is_psum = o->space == VTRN_SPACE_PSUM;
-    char has[100];
-    uint64_t limit = capacity(chip, is_psum, has, sizeof has);
+    char asked[80];
+    uint64_t limit = capacity(chip, is_psum);
     if (r->storage.n_partitions > (uint32_t)chip->n_partitions)
         return VTRN_ERROR(
             VTRN_CAPACITY, "a tile of %u partitions; %s of %s has %d; split its first dimension",
             r->storage.n_partitions, is_psum ? "PSUM" : "SBUF", chip->name, chip->n_partitions);
     uint32_t n_blocks = o->n_blocks ? o->n_blocks : 1;
-    if (r->storage.row_bytes / n_blocks > limit)
-        return VTRN_ERROR(VTRN_CAPACITY,
-                          "a %s of %llu bytes a partition; %s; split its free dimensions",
-                          o->n_blocks > 1 ? "block" : "tile",
-                          (unsigned long long)r->storage.row_bytes / n_blocks, has);
+    if (r->storage.row_bytes / n_blocks > limit) {
+        snprintf(asked, sizeof asked, "%s of %llu", o->n_blocks > 1 ? "block" : "tile",
+                 (unsigned long long)r->storage.row_bytes / n_blocks);
+        return too_much(chip, is_psum, asked, "split its free dimensions");
+    }
     r->is_placed = o->is_placed;
     r->placed_addr = o->addr;
-    if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit))
-        return VTRN_ERROR(VTRN_CAPACITY,
-                          "a tile placed at byte %lld with %llu bytes a partition; %s; place it "
-                          "lower, or make it smaller",
-                          (long long)o->addr, (unsigned long long)r->storage.row_bytes, has);
+    if (o->is_placed && (o->addr < 0 || (uint64_t)o->addr + r->storage.row_bytes > limit)) {
+        snprintf(asked, sizeof asked, "tile placed at byte %lld with %llu", (long long)o->addr,
+                 (unsigned long long)r->storage.row_bytes);
+        return too_much(chip, is_psum, asked, "place it lower, or make it smaller");
+    }
     if (is_psum && o->is_placed && o->addr % chip->psum_bank_bytes)
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "a tile of PSUM placed at byte %lld; placed tiles begin at a bank, a "
@@ -485,14 +576,19 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
 
 void vtrn_nki_release(nki_storage *storage) {
     nki_record *r = (nki_record *)storage;
+    nki_queue *q = storage->session->machine->queue;
     if (r->is_released)
         return;
+    if (r->epoch == NKI_NOT_PLACED)
+        nki_queue_keep_error(q, nki_queue_place(q));
     r->is_released = true;
     free(r->written.bytes);
     free(r->summed.bytes);
     free(r->valued.bytes);
     r->written.bytes = r->summed.bytes = r->valued.bytes = NULL;
     if (storage->space == VTRN_SPACE_HBM) {
+        if (!nki_queue_is_over(storage->session->machine->queue, r->epoch))
+            nki_queue_keep_error(storage->session->machine->queue, nki_settle(storage->session));
         if (r->kind == NKI_LOCAL) {
             runtime_memory_release(r->memory);
             r->memory = NULL;
@@ -501,9 +597,7 @@ void vtrn_nki_release(nki_storage *storage) {
     }
     if (r->is_placed)
         return;
-    /* Without memory for the list of gaps the tile is never used again. */
-    vtrn_status_free(
-        nki_pool_give(&storage->session->pool[storage->space], storage->addr, storage->row_bytes));
+    nki_queue_keep_error(storage->session->machine->queue, give_tile(storage->session, r));
 }
 
 uint32_t vtrn_nki_n_writes(const nki_storage *storage) {
@@ -524,6 +618,7 @@ vtrn_status nki_view_fill(const nki_view *view, uint64_t *n_filled) {
     nki_record *r = nki_record_of(view);
     int64_t size = nki_element_bytes(view), index[NKI_MAX_DIMS] = {0};
     uint64_t n = nki_view_elements(view), first;
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
     bool is_zero = r->storage.session->fill == NKI_FILL_ZERO;
     uint8_t filler[16] = {is_zero ? 0 : 4};
     if (!is_zero && dtype_is_float((vtrn_dtype)view->dtype)) {
@@ -587,6 +682,7 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
                           "only its time is computed; look at it in a call of the kernel by "
                           "itself");
     VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
     *n_unwritten = n - nki_map_count(&r->written, view, &first) / (uint64_t)size;
     bool is_hbm = r->storage.space == VTRN_SPACE_HBM;
     int64_t index[NKI_MAX_DIMS] = {0}, at = view->offset;
@@ -608,6 +704,56 @@ vtrn_status vtrn_nki_read(const nki_view *view, void *out, uint64_t *n_unwritten
         }
     }
     return NULL;
+}
+
+/* Whether elements of the view are adjacent and in order. */
+static bool is_run(const nki_view *view) {
+    int64_t adjacent = 1;
+    for (int i = view->n_dims - 1; i >= 0; i--) {
+        if (view->shape[i] != 1 && view->step[i] != adjacent)
+            return false;
+        adjacent *= view->shape[i];
+    }
+    return true;
+}
+
+/* Whether results may be in the machine's HBM. A device exists as long as they do, with its threads
+ * and its address space: so only of a machine that waits for the next kernel when this one is over,
+ * and of none where that has turned out otherwise. */
+static bool may_lend(const nki_machine *m) {
+    pthread_mutex_lock(&idle_lock);
+    bool stays = !m->has_grown && n_machines <= MAX_IDLE && n_orphans < MAX_ORPHANS;
+    pthread_mutex_unlock(&idle_lock);
+    return stays;
+}
+
+vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes) {
+    nki_record *r = nki_record_of(view);
+    const nki_machine *m = r->storage.session->machine;
+    const uint64_t n_bytes = (uint64_t)vtrn_nki_view_bytes(view);
+    uint64_t first = 0;
+    *out = NULL;
+    *out_bytes = NULL;
+    if (r->storage.session->has_no_values || r->kind != NKI_LOCAL || !r->memory ||
+        n_bytes < LEAST_KEPT_BYTES || 2 * n_bytes < r->storage.n_bytes || !may_lend(m) ||
+        !is_run(view))
+        return NULL;
+    VTRN_RETURN_IF_ERROR(nki_view_check(view));
+    VTRN_RETURN_IF_ERROR(nki_settle(r->storage.session));
+    if (nki_map_count(&r->written, view, &first) < n_bytes)
+        return NULL;
+    hbm_stats stats;
+    runtime_memory_stats(m->device->rt, 0, &stats);
+    if (stats.in_use_bytes > stats.capacity_bytes / 4) /* the next kernel needs room, too */
+        return NULL;
+    runtime_memory_retain(r->memory);
+    *out = (nki_memory *)r->memory;
+    *out_bytes = r->host + view->offset * nki_element_bytes(view);
+    return NULL;
+}
+
+void vtrn_nki_memory_release(nki_memory *memory) {
+    runtime_memory_release((runtime_memory *)memory);
 }
 
 void nki_list_drop(nki_session *s, const bool *is_dropped) {

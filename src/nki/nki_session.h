@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "engine/engine.h"
 #include "nki/nki.h"
+#include "nki/nki_queue.h"
 
 /* Bytes [lo, hi). */
 typedef struct nki_range {
@@ -13,9 +14,10 @@ typedef struct nki_range {
 
 /* Which bytes of a storage have a property: those of a few ranges, or as told byte by byte. */
 typedef struct nki_map {
-    uint8_t *bytes;   /* [n_bytes] 0 or 1; NULL: all have it, or those of the ranges */
+    uint8_t *bytes;   /* 0 or 1; NULL: all have it, or those of the ranges */
     uint64_t n_set;   /* bytes that have it */
     uint64_t n_bytes; /* in all */
+    uint32_t n_alike; /* partitions that are all alike: bytes and ranges are of one; 0: of all */
     uint32_t n_ranges;
     nki_range range[8]; /* ascending, with gaps between them */
 } nki_map;
@@ -26,6 +28,7 @@ typedef struct nki_record {
     uint8_t kind;        /* nki_storage_kind */
     uint8_t core;        /* whose tile it is; HBM: 0 */
     bool is_released, is_placed;
+    uint64_t epoch;     /* of the last instruction that names it: nki_queue_is_over() */
     uint32_t n_writes;  /* instructions that wrote to it so far */
     bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
     bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
@@ -52,6 +55,13 @@ typedef struct nki_gap {
     int64_t addr;
     uint64_t size;
 } nki_gap;
+
+/* A tile that was released and that instructions of an epoch name. */
+typedef struct nki_late {
+    int64_t addr;
+    uint64_t size, epoch;
+    uint8_t space;
+} nki_late;
 
 typedef struct nki_pool {
     nki_gap *gaps; /* by address */
@@ -84,6 +94,7 @@ typedef struct nki_machine {
     vtrn_device *device;
     vtrn_chip roomy; /* the chip with more memory on chip */
     engine_core core;
+    nki_queue *queue;         /* of what runs on it */
     bool has_grown;           /* beyond roomy's first sizes */
     struct nki_machine *next; /* of those that no kernel has */
 } nki_machine;
@@ -91,6 +102,9 @@ typedef struct nki_machine {
 struct nki_session {
     nki_machine *machine;
     nki_pool pool[VTRN_SPACE_HBM]; /* of SBUF and PSUM */
+    nki_late *late;                /* by epoch: what the pools get back once it is over */
+    uint32_t n_late, cap_late;
+    uint64_t late_bytes; /* of the late ones, in all partitions */
     /* Memory as large as the chip's, for tiles placed by hand: a tile overwrites what was placed
      * there before, and nki_place.c refuses the kernel if both are in use. */
     struct {
@@ -108,11 +122,12 @@ struct nki_session {
     uint32_t n_meets, cap_meets;
     nki_turn *turns; /* by place in the list */
     uint32_t n_turns, cap_turns;
-    uint32_t n_barriers;             /* of them, those of both cores */
-    bool is_exchanging;              /* what is issued now is_exchange */
-    int core;                        /* that runs */
-    int act_set[NKI_MAX_CORES];      /* table of functions that is loaded; -1: none */
-    engine_kept kept[NKI_MAX_CORES]; /* of cores that do not run */
+    uint32_t n_barriers;        /* of them, those of both cores */
+    bool is_exchanging;         /* what is issued now is_exchange */
+    int core;                   /* that runs */
+    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; -1: none */
+    engine_kept *kept;          /* [NKI_MAX_CORES] of cores that do not run; NULL: core 0 runs
+                                   alone */
     int next_ring;
     uint64_t flops;
     bool has_no_values;
@@ -142,6 +157,9 @@ static inline int64_t nki_element_bytes(const nki_view *view) {
 
 /* nki_session.c: what is written has memory of its own, and not the caller's. */
 vtrn_status nki_own(nki_session *s, nki_record *r);
+
+/* nki_session.c: carries out all that was issued, so that memory has it. */
+vtrn_status nki_settle(nki_session *s);
 
 /* nki_issue.c: gives a transfer a ring that its engine alone feeds: two that feed one would each
  * count the other's transfers as their own. */

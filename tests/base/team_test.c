@@ -63,6 +63,38 @@ static void each_run_calls_each_thread_once(void **state) {
     team_destroy(t);
 }
 
+typedef struct shares {
+    team *threads;
+    int n_calls[TEAM_MAX_SHARES]; /* plain memory: a share is of one thread, and jobs are ordered */
+} shares;
+
+static void count_share(void *arg, int share_i) {
+    ((shares *)arg)->n_calls[share_i]++;
+}
+
+/* Jobs of all sizes follow each other, with runs of the team in between. */
+static void each_share_of_a_job_is_done_once(void **state) {
+    (void)state;
+    for (int n = 1; n <= MAX_THREADS; n++) {
+        shares s = {0};
+        int expected[TEAM_MAX_SHARES] = {0}, n_runs[MAX_THREADS] = {0};
+        assert_null(team_create(n, &s.threads));
+        for (int k = 0; k < 2000; k++) {
+            int n_shares = 1 + k * 7 % TEAM_MAX_SHARES;
+            team_post(s.threads, count_share, &s, n_shares);
+            team_finish(s.threads);
+            for (int i = 0; i < n_shares; i++)
+                expected[i]++;
+            assert_memory_equal(s.n_calls, expected, sizeof expected);
+            if (k % 16 == 0)
+                team_run(s.threads, count_me, n_runs);
+        }
+        for (int i = 0; i < n; i++)
+            assert_int_equal(n_runs[i], 125);
+        team_destroy(s.threads);
+    }
+}
+
 static void the_environment_decides_the_size_when_asked(void **state) {
     (void)state;
     team *t;
@@ -88,6 +120,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nobody_passes_a_barrier_before_all_arrive),
         cmocka_unit_test(each_run_calls_each_thread_once),
+        cmocka_unit_test(each_share_of_a_job_is_done_once),
         cmocka_unit_test(the_environment_decides_the_size_when_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -259,6 +259,56 @@ static void test_capacity_counts_tiles_that_are_used_together(void **state) {
     }
 }
 
+/* Turns that load, transpose, multiply and store; each gives the next its tiles' memory. looks:
+ * what was issued is carried out after each instruction. */
+static void run_turns(bool looks, float *out_values) {
+    nki_session *s = begin();
+    nki_view in = make(s, VTRN_SPACE_HBM, NKI_ARGUMENT, COLUMNS, data);
+    nki_view out = make(s, VTRN_SPACE_HBM, NKI_LOCAL, COLUMNS, NULL);
+    for (int turn = 0; turn < 40; turn++) {
+        nki_view x = tile(s), y = tile(s),
+                 sums = make(s, VTRN_SPACE_PSUM, NKI_LOCAL, COLUMNS, NULL);
+        nki_view turned = make(s, VTRN_SPACE_PSUM, NKI_LOCAL, ROWS, NULL),
+                 left = columns(x, 0, ROWS);
+        nki_call transpose = {
+            .instr = {.opcode = VTRN_OP_PE_TRANSPOSE, .engine = VTRN_ENGINE_TENSOR},
+            .view = {&turned, &left}};
+        nki_call multiply = {.view = {&sums, &left, &y}};
+        for (int step = 0; step < 6; step++) {
+            if (step == 0)
+                must(dma(s, &x, &in));
+            else if (step == 1)
+                must(add(s, &y, &x, &x));
+            else if (step == 2)
+                must(vtrn_nki_issue(s, &transpose));
+            else if (step == 3)
+                must(add(s, &left, &left, &turned));
+            else if (step == 4)
+                must(vtrn_nki_matmul(s, &multiply, 0));
+            else
+                must(add(s, &x, &y, &sums));
+            if (looks)
+                must(vtrn_nki_settle(s));
+        }
+        must(dma(s, &out, &x));
+        vtrn_nki_release(turned.storage);
+        vtrn_nki_release(sums.storage);
+        vtrn_nki_release(y.storage);
+        vtrn_nki_release(x.storage);
+    }
+    uint64_t n_unwritten;
+    must(vtrn_nki_read(&out, out_values, &n_unwritten));
+    vtrn_nki_destroy(s);
+}
+
+static void test_what_is_issued_together_gives_what_it_gives_one_by_one(void **state) {
+    (void)state;
+    static float one_by_one[ROWS * COLUMNS];
+    run_turns(true, one_by_one);
+    run_turns(false, result);
+    assert_memory_equal(result, one_by_one, sizeof result);
+}
+
 static void test_a_matmul_overwrites_first_and_adds_then(void **state) {
     (void)state;
     nki_session *s = begin();
@@ -285,6 +335,7 @@ static void test_a_matmul_overwrites_first_and_adds_then(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_is_issued_together_gives_what_it_gives_one_by_one),
         cmocka_unit_test(test_the_program_gives_what_the_kernel_gave),
         cmocka_unit_test(test_reads_are_checked_to_the_element),
         cmocka_unit_test(test_memory_that_is_given_back_is_used_again_and_unwritten),

@@ -199,3 +199,35 @@ def test_bad_shapes_are_refused():
     for name, operands, kw in cases:
         with pytest.raises(RuntimeError):
             m.run(name, *operands, **kw)
+
+
+@pytest.mark.parametrize("runs,length", [(16, 64), (20, 96), (3, 1000), (5, 33)])
+def test_rows_of_runs_are_as_rows_that_are_dense(runs, length, rng, level):
+    """Halves of heads: each row has runs at a distance, one operand repeats its run, another is dense, one is the result."""
+    m = Machine()
+    n = runs * length
+    x = h.Operand("fp32", 40, [(2 * length, runs), (1, length)], addr=4 * length)
+    y = h.Operand("fp32", 40, [(0, runs), (1, length)], addr=64 * 1024)
+    d, z, s = x, dense("fp32", 40, n, 96 * 1024), dense("fp32", 40, 1, 128 * 1024)
+
+    def fill():
+        for o, size in ((x, n), (z, n), (s, 1)):
+            m.write(o, f32(rng.standard_normal((40, size))))
+        m.write(y, np.tile(f32(rng.standard_normal((40, length))), runs))
+        return [m.read(o) for o in (x, y, z, s)]
+
+    for n_threads in (1, 2):
+        a, b, c, number = fill()
+        m.run("tensor_tensor", d, x, y, op0="multiply", n_threads=n_threads)
+        same(m.read(d), a * b)
+        m.run("tensor_tensor", z, d, z, op0="subtract", n_threads=n_threads)
+        same(m.read(z), a * b - c)
+        a, b, c, number = fill()
+        m.run("tensor_scalar", d, x, s, op0="subtract", op1="multiply", imm=(0.0, 0.5), n_threads=n_threads)
+        same(m.read(d), f32(a - number) * np.float32(0.5))
+        a, b, c, number = fill()
+        m.run("scalar_tensor_tensor", d, z, s, x, op0="multiply", op1="add", n_threads=n_threads)
+        same(m.read(d), f32(c * number) + a)
+        a, b, c, number = fill()
+        m.run("activate", d, y, s, engine="S", func="copy", imm=(0.0, 0.25), n_threads=n_threads)
+        same(m.read(d), f32(b * number) + np.float32(0.25))

@@ -58,19 +58,19 @@ class DType(str):
 
 by_code = [None] * len(DTYPE)  # DType by the chip's number
 _numpy = [None] * len(DTYPE)
-_codes = {}  # whatever names a type -> the chip's number
+codes = {}  # whatever names a type -> the chip's number
 _packed = {}  # NumPy's type of a packed one, if an array is to say which it is: a field of that name -> its name
 for _name, _chip, _type in _ROWS:
     _dtype = DType("bool" if _name == "bool_" else _name)
     globals()[_name] = _dtype
     by_code[DTYPE[_chip]] = _dtype
     _numpy[DTYPE[_chip]] = np.dtype(_type)
-    _codes[_name] = _codes[_dtype] = DTYPE[_chip]
+    codes[_name] = codes[_dtype] = DTYPE[_chip]
     if _name.endswith("_x4"):
         _fields = np.dtype([(_name, _type)])
-        _codes[_fields], _packed[_fields] = DTYPE[_chip], _dtype
+        codes[_fields], _packed[_fields] = DTYPE[_chip], _dtype
     elif _name != "tfloat32":
-        _codes[_type] = _codes[np.dtype(_type)] = DTYPE[_chip]
+        codes[_type] = codes[np.dtype(_type)] = DTYPE[_chip]
 
 X4_TYPES = tuple(d for d in by_code if d is not None and d.endswith("_x4"))
 
@@ -83,15 +83,15 @@ IS_SIGNED = [d is not None and str(d).startswith("int") for d in by_code]
 def code_of(dtype):
     """The chip's number of a type, whatever names it."""
     try:
-        return _codes[dtype]
+        return codes[dtype]
     except (KeyError, TypeError):
         pass
     try:
-        code = _codes[np.dtype(dtype)]
+        code = codes[np.dtype(dtype)]
     except (KeyError, TypeError):
         raise ValueError(f"Unsupported dtype: {dtype!r}; NKI has {', '.join(d for d in by_code if d)}") from None
     try:
-        _codes[dtype] = code
+        codes[dtype] = code
     except TypeError:
         pass
     return code

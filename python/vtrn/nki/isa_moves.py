@@ -15,6 +15,9 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
         if _alu(dst_rmw_op) != ALU["add"]:
             raise ValueError("dma_copy: dst_rmw_op is nl.add or None")
         flags = _ACCUMULATE
+    if isinstance(dst, tensor.ndarray) and isinstance(src, tensor.ndarray) and dst._indirect is src._indirect is None:
+        _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+        return _DONE
     for role, operand in (("dst", dst), ("src", src)):
         if not isinstance(operand, tensor.ndarray):
             raise TypeError(f"dma_copy: {role} is a {type(operand).__name__}, not a tensor; give the kernel an array")
@@ -22,10 +25,8 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
             return _skip("dma_copy", operand._indirect, oob_mode)
     if src._indirect is not None:
         _gather(dst, src, oob_mode)
-    elif dst._indirect is not None:
-        _scatter(dst, src, oob_mode, flags)
     else:
-        _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+        _scatter(dst, src, oob_mode, flags)
     return _DONE
 
 

@@ -234,14 +234,19 @@ class _Run:
         return value
 
     def _output(self, value):
-        array, n_unwritten = value._array()
+        is_first = all(value._storage_id != known._storage_id for known in self.outputs)
+        memory = value._keep() if is_first else None  # a second result of the same memory is an array of its own
+        if memory is not None:
+            array, n_unwritten = np.frombuffer(memory, dtypes.numpy_of(value._dtype)).reshape(value.shape), 0
+        else:
+            array, n_unwritten = value._array()
         if n_unwritten:
             warnings.warn(f"{self.function.__name__}: nothing has written {n_unwritten} of the {value.size} elements of "
                           f"a result of shape {value.shape}; they are 0", stacklevel=5)
             self.written.setdefault(value._storage_id, _whole(value)._written())
             value._zero_unwritten()
             array, _ = value._array()
-        if all(value._storage_id != known._storage_id for known in self.outputs):
+        if is_first:
             self.outputs.append(value)
         array = array.view(dtypes.result_type(value._dtype))
         return self.make(array) if self.make else array
@@ -294,7 +299,10 @@ class _Run:
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
             if made._n_writes and isinstance(value, np.ndarray):
-                np.copyto(array, made.numpy().reshape(array.shape).view(array.dtype))
+                if array.flags.c_contiguous:
+                    made._read_into(array.reshape(-1).view(np.uint8))
+                else:
+                    np.copyto(array, made.numpy().reshape(array.shape).view(array.dtype))
 
     def run(self, args, kwargs):
         global _owners

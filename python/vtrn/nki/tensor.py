@@ -27,7 +27,8 @@ class MemoryRegion(enum.Enum):
 
 sbuf, psum, private_hbm, shared_hbm = MemoryRegion
 hbm = private_hbm
-_SPACES = {sbuf: SBUF, psum: PSUM, private_hbm: HBM, shared_hbm: HBM}
+for _region, _space in ((sbuf, SBUF), (psum, PSUM), (private_hbm, HBM), (shared_hbm, HBM)):
+    _region.space = _space  # an attribute is found sooner than an entry by the hash of an Enum
 LOCAL, ARGUMENT, CONSTANT = range(3)
 
 
@@ -81,7 +82,7 @@ def session():
 def blocks(shape, dtype, region, name, n_blocks, is_placed):
     """A tile whose partitions have rows of n_blocks equal parts, each of which may lie elsewhere, as in the first generation.
     is_placed: its place is the kernel's business, so that it stays in its memory."""
-    return session().tensor(ndarray, shape, dtypes.code_of(dtype), _SPACES[region], LOCAL, None, None, region, name, n_blocks,
+    return session().tensor(ndarray, shape, dtypes.code_of(dtype), region.space, LOCAL, None, None, region, name, n_blocks,
                             is_placed)
 
 
@@ -122,6 +123,7 @@ def _placed(text):
     return f"{text}\n  at {place}" if place else text
 
 
+_code_of_known = dtypes.codes
 _NUMBERS = int, float, complex, np.generic, np.ndarray
 
 
@@ -131,8 +133,11 @@ class ndarray(core.Tensor):
     __slots__ = ()
 
     def __new__(cls, shape, dtype, buffer=sbuf, name="", address=None):
-        region = region_of(buffer)
-        code = dtypes.code_of(dtype)
+        region = buffer if type(buffer) is MemoryRegion else region_of(buffer)
+        try:
+            code = _code_of_known[dtype]
+        except (KeyError, TypeError):
+            code = dtypes.code_of(dtype)
         if region is shared_hbm and launch is not None:
             return _shared(cls, shape, code, name)
         if region is sbuf or region is psum:
@@ -142,7 +147,7 @@ class ndarray(core.Tensor):
                 if address[0]:
                     raise NotImplementedError(f"address={address}: tiles begin at partition 0")
                 address = address[1]
-        return session().tensor(cls, shape, code, _SPACES[region], LOCAL, None, address, region, name)
+        return (core.current() or session()).tensor(cls, shape, code, region.space, LOCAL, None, address, region, name)
 
     @property
     def data(self):

@@ -113,6 +113,7 @@ def _time(kernel, parameters, args, kwargs, has_values=False):
 
 
 def _work(kernel, points, args, kwargs, pipe):
+    os.environ["VTRN_THREADS"] = "1"  # the processes have all cores
     try:
         pipe.send([_time(kernel, p, args, kwargs) for p in points])
     except BaseException as e:

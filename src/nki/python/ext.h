@@ -41,7 +41,14 @@ typedef struct ext_tensor {
     PyObject *indirect; /* what the view's address depends on, Python's business; or NULL */
 } ext_tensor;
 
-extern PyTypeObject ext_session_type, ext_storage_type, ext_tensor_type;
+/* Bytes of a result, for as long as an array uses them. */
+typedef struct ext_memory {
+    PyObject_HEAD nki_memory *memory;
+    void *bytes;
+    Py_ssize_t n_bytes;
+} ext_memory;
+
+extern PyTypeObject ext_session_type, ext_storage_type, ext_tensor_type, ext_memory_type;
 extern ext_session *ext_current; /* of the kernel that runs; NULL: none does */
 extern PyObject *ext_error;      /* class of errors, called with message and category */
 extern PyObject *ext_dtypes;     /* list by vtrn_dtype */

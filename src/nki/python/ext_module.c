@@ -55,14 +55,19 @@ static void session_dealloc(ext_session *self) {
     Py_TYPE(self)->tp_free(self);
 }
 
-/* tensor(type, shape, dtype, space, kind, data, address, buffer, name) */
-static PyObject *session_tensor(ext_session *self, PyObject *args) {
-    PyTypeObject *type;
-    PyObject *shape, *address, *buffer, *name, *data;
-    int dtype, space, kind, is_kept_there = 0;
-    unsigned n_blocks = 0;
-    if (!PyArg_ParseTuple(args, "OOiiiOOOO|Ip", &type, &shape, &dtype, &space, &kind, &data,
-                          &address, &buffer, &name, &n_blocks, &is_kept_there))
+/* tensor(type, shape, dtype, space, kind, data, address, buffer, name[, n_blocks, is_kept_there])
+ */
+static PyObject *session_tensor(ext_session *self, PyObject *const *args, Py_ssize_t n_args) {
+    if (n_args != 9 && n_args != 11)
+        return PyErr_Format(PyExc_TypeError, "tensor() takes 9 or 11 arguments, not %zd", n_args);
+    PyTypeObject *type = (PyTypeObject *)args[0];
+    PyObject *shape = args[1], *data = args[5], *address = args[6], *buffer = args[7],
+             *name = args[8];
+    int dtype = (int)PyLong_AsLong(args[2]), space = (int)PyLong_AsLong(args[3]);
+    int kind = (int)PyLong_AsLong(args[4]);
+    unsigned n_blocks = n_args == 11 ? (unsigned)PyLong_AsUnsignedLong(args[9]) : 0;
+    int is_kept_there = n_args == 11 ? PyObject_IsTrue(args[10]) : 0;
+    if (PyErr_Occurred())
         return NULL;
     int64_t dims[NKI_MAX_DIMS];
     int n = ext_integers(shape, dims, NKI_MAX_DIMS, "shape");
@@ -388,11 +393,15 @@ static PyObject *session_begin(ext_session *self, PyObject *unused) {
 }
 
 static PyObject *session_end(ext_session *self, PyObject *before) {
-    (void)self;
+    vtrn_status status = vtrn_nki_settle(self->session);
     Py_CLEAR(ext_current);
     if (before != Py_None && Py_TYPE(before) == &ext_session_type) {
         Py_INCREF(before);
         ext_current = (ext_session *)before;
+    }
+    if (status) {
+        ext_raise(status, NULL);
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -554,7 +563,7 @@ static PyMethodDef session_methods[] = {
     {"set_program", (PyCFunction)session_set_program, METH_O, "Which of two programs runs."},
     {"races", (PyCFunction)session_races, METH_NOARGS, "Accesses that nothing orders."},
     {"set_core", (PyCFunction)session_set_core, METH_O, "The core that runs from now on."},
-    {"tensor", (PyCFunction)session_tensor, METH_VARARGS, "Make a tensor."},
+    {"tensor", (PyCFunction)(void (*)(void))session_tensor, METH_FASTCALL, "Make a tensor."},
     {"place", (PyCFunction)session_place, METH_VARARGS, "Find places on the chip for all tiles."},
     {"finish", (PyCFunction)session_finish, METH_VARARGS, "Make the program."},
     {"meet", (PyCFunction)session_meet, METH_VARARGS, "The cores wait for each other."},
@@ -648,7 +657,7 @@ PyMODINIT_FUNC PyInit__nki(void);
 
 PyMODINIT_FUNC PyInit__nki(void) {
     if (PyType_Ready(&ext_session_type) < 0 || PyType_Ready(&ext_storage_type) < 0 ||
-        PyType_Ready(&ext_tensor_type) < 0)
+        PyType_Ready(&ext_tensor_type) < 0 || PyType_Ready(&ext_memory_type) < 0)
         return NULL;
     PyObject *m = PyModule_Create(&module);
     if (!m || PyModule_AddFunctions(m, ext_call_methods) < 0 ||

@@ -401,7 +401,55 @@ static PyObject *tensor_read_into(ext_tensor *self, PyObject *to) {
     return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(n_unwritten);
 }
 
+static void memory_dealloc(ext_memory *self) {
+    vtrn_nki_memory_release(self->memory);
+    PyObject_Free(self);
+}
+
+static int memory_buffer(PyObject *self, Py_buffer *buffer, int flags) {
+    ext_memory *m = (ext_memory *)self;
+    return PyBuffer_FillInfo(buffer, self, m->bytes, m->n_bytes, 0, flags);
+}
+
+static PyBufferProcs memory_as_buffer = {.bf_getbuffer = memory_buffer};
+
+PyTypeObject ext_memory_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "vtrn._nki.Memory",
+    .tp_basicsize = sizeof(ext_memory),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_dealloc = (destructor)memory_dealloc,
+    .tp_as_buffer = &memory_as_buffer,
+    .tp_doc = "Memory of a result.",
+};
+
+/* _keep(): the bytes of the elements in place, or None: a copy is needed. */
+static PyObject *tensor_keep(ext_tensor *self, PyObject *unused) {
+    (void)unused;
+    int64_t n = bytes_of(self);
+    nki_memory *memory;
+    void *bytes;
+    if (n < 0)
+        return NULL;
+    vtrn_status status = vtrn_nki_keep(&self->view, &memory, &bytes);
+    if (status) {
+        ext_raise(status, "read");
+        return NULL;
+    }
+    if (!memory)
+        Py_RETURN_NONE;
+    ext_memory *m = PyObject_New(ext_memory, &ext_memory_type);
+    if (!m) {
+        vtrn_nki_memory_release(memory);
+        return NULL;
+    }
+    m->memory = memory;
+    m->bytes = bytes;
+    m->n_bytes = (Py_ssize_t)n;
+    return (PyObject *)m;
+}
+
 static PyMethodDef tensor_methods[] = {
+    {"_keep", (PyCFunction)tensor_keep, METH_NOARGS, "The elements in place, or None."},
     {"_view", (PyCFunction)tensor_view, METH_VARARGS, "Another view of the same memory."},
     {"_read", (PyCFunction)tensor_read, METH_NOARGS, "Elements, and how many are unwritten."},
     {"_read_into", (PyCFunction)tensor_read_into, METH_O, "The same into a buffer."},
