@@ -229,8 +229,10 @@ class Mask:
             raise ValueError("a mask that holds nowhere")
 
     def __and__(self, other):
-        if other is True or other is None:
+        if other is None or (isinstance(other, (bool, np.bool_)) and other):
             return self
+        if isinstance(other, (bool, np.bool_)):
+            return nowhere()
         if not isinstance(other, Mask):
             raise operators.refusal(f"{operators.expression('and', self, other)}: {_JOINED}; a tile of answers (nl.less(x, y)) is "
                                     "no mask: nl.where and nisa.tensor_copy_predicated take it")
@@ -311,6 +313,11 @@ class Mask:
             else:
                 b[0] = max(b[0], -(term.const // s))
         return [(lo, max(lo, hi)) for lo, hi in bounds]
+
+
+def nowhere():
+    """A mask that leaves no element."""
+    return Mask([Index(1, {}, ())])
 
 
 _JOINED = "masks are joined by & alone, as each names a box of elements"

@@ -50,8 +50,7 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
     mode = getattr(perf_mode, "value", perf_mode)
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
     is_left_out = _leaves_nothing("nc_matmul", mask)
-    t.check_read_by_tensor("nc_matmul", "stationary", stationary)
-    t.check_read_by_tensor("nc_matmul", "moving", moving)
+    stationary, moving = (t.read_by_tensor("nc_matmul", name, x) for name, x in (("stationary", stationary), ("moving", moving)))
     if is_left_out:
         return Product(stationary, moving, **options).keep([])
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
@@ -73,7 +72,8 @@ def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused
     on_vector = engine is isa.engine.vector
     if not on_vector:
         t.check_read_by_tensor("nc_transpose", "data", data)
-    out = Tensor(tensor.ndarray((free, v.shape[0]), dtype or data.dtype, tensor.sbuf if on_vector else tensor.psum))
+    out = (Tensor if on_vector else t.Turned)(
+        tensor.ndarray((free, v.shape[0]), dtype or data.dtype, tensor.sbuf if on_vector else tensor.psum))
     part, source = out, data
     if mask is not None:
         source = data.boxed(mask_of(mask))

@@ -413,6 +413,10 @@ def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
         v = out.base
         out = Tensor(v._view([v.shape[d] for d in kept], [v.strides[d] for d in kept], v.offset, v._dtype), kept.index(x.par or 0))
         to_box = [to_box[d] for d in kept]
+    elif not keepdims and x.ndim > 2:  # partitions alone are left, of one element each
+        v = out.base
+        out = Tensor(v._view([v.shape[kept[0]], 1], [v.strides[kept[0]], 1], v.offset, v._dtype), 0)
+        to_box = [to_box[kept[0]], (0, 1)]
     return out.keep(None if mask is None else [tuple(to_box)])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1 import dynamic
-from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
+from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast, nowhere
 from vtrn.nki.errors import NkiValidationError
 
 
@@ -153,8 +153,9 @@ class Tensor:
                 offset += start * s
             elif isinstance(k, Tensor):
                 indirect = (k.raw(), n)
-                if d != 0 or self.par is not None:
-                    raise NotImplementedError("row numbers from a tile choose dimension 0 of a tensor in HBM")
+                if self.par is not None or not all(hasattr(before, "__index__") for before in key[:d]):
+                    raise NotImplementedError("row numbers from a tile choose a dimension of a tensor in HBM that has integers alone "
+                                              "in front of it")
                 if axes is None and not found:
                     shape.append(k.shape[0]), strides.append(s)
                 else:
@@ -392,9 +393,28 @@ Tensor.__abs__, Tensor.__invert__ = _unary_operator("abs"), _unary_operator("inv
 operators.refuse(Tensor, "NKI has no such operation", operators.OF_TILES)
 
 
+class Turned(Tensor):
+    """What nc_transpose by Tensor returns, in PSUM: no tile that the kernel declared, so that the compiler may copy it."""
+
+    __slots__ = ("copy",)
+
+    def in_sbuf(self):
+        if not hasattr(self, "copy"):
+            self.copy = binary_free_copy(self, self.dtype)
+        return self.copy
+
+
+def read_by_tensor(what, name, x):
+    """The tile as the Tensor engine reads it: in SBUF alone; the vendor's compiler copies what has no place of its own, as its
+    flash attention's backward pass has it. Source: neuronxcc.nki.isa.nc_matmul, "must read inputs from SBUF", and its error
+    err_unsupported_memory."""
+    if isinstance(x, Turned):
+        return x.in_sbuf()
+    check_read_by_tensor(what, name, x)
+    return x
+
+
 def check_read_by_tensor(what, name, x):
-    """The Tensor engine reads SBUF alone; the vendor's compiler copies nothing. Source: neuronxcc.nki.isa.nc_matmul, "must read
-    inputs from SBUF", and its error err_unsupported_memory."""
     if isinstance(x, Tensor) and x.buffer is not tensor.sbuf:
         remedy = "copy it there before (nl.copy(x), nisa.tensor_copy(x))" if x.base._is_psum else "load it before (nl.load(x))"
         raise NkiValidationError(tensor._placed(f"{what}: {name} {operators.text_of(x)} is in {x.buffer.value}, and the Tensor engine "
@@ -759,7 +779,7 @@ def mask_of(mask):
     if mask is None:
         return None
     if isinstance(mask, (bool, np.bool_)):  # of loops' variables alone
-        return None if mask else Mask([Index(1, {}, ())])
+        return None if mask else nowhere()
     if not isinstance(mask, Mask):
         raise TypeError(f"mask {mask!r}: a comparison of index expressions")
     return mask
