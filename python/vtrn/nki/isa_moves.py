@@ -3,7 +3,7 @@
 from vtrn.nki import dtypes, isa_mx, tensor
 from vtrn.nki._load import ALU, GPSIMD, OPCODE, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.isa_base import (
-    _ACCUMULATE, _DONE, _IMPLIED, _OOB_SKIP, _REVERSE0, _alu, _dma, _engine, _issue, _memset, _shuffle, dge_mode,
+    _ACCUMULATE, _CHOSEN, _DONE, _IMPLIED, _OOB_SKIP, _REVERSE0, _alu, _dma, _engine, _issue, _memset, _shuffle, dge_mode,
     engine, oob_mode)
 from vtrn.nki.tensor import ndarray
 
@@ -25,8 +25,12 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
     elif dst._indirect is not None:
         _scatter(dst, src, oob_mode, flags)
     else:
-        _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+        _dma(dst, src, _engine(engine, _QUEUE_OF.get(dge_mode, SYNC if dst._is_on_chip else GPSIMD)), flags)
     return _DONE
+
+
+# Who makes descriptors where dge_mode says so; else nki_finish.c chooses.
+_QUEUE_OF = {dge_mode.hwdge: SYNC | _CHOSEN, dge_mode.swdge: GPSIMD | _CHOSEN}
 
 
 def _skip(what, outside, mode):
