@@ -45,10 +45,7 @@ static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
  * it. */
 static double take_semaphore(rings_state *rings, const vtrn_chip *chip, double done_ns) {
     double updates_ns = chip->n_dma_engines * chip->cost.semaphore_serial_ns;
-    if (done_ns <= rings->semaphore_free_ns - updates_ns)
-        return done_ns;
-    rings->semaphore_free_ns = later_ns(done_ns, rings->semaphore_free_ns + updates_ns);
-    return rings->semaphore_free_ns;
+    return take(&rings->semaphore, done_ns - updates_ns, updates_ns) + updates_ns;
 }
 
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,

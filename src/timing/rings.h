@@ -20,7 +20,7 @@ typedef struct rings_state {
     double issue_free_ns[VTRN_ENGINE_COUNT]; /* descriptors of a queue's next DMA may be made */
     rings_carrier hbm;                       /* the core's share of it */
     double hbm_ns_per_byte;                  /* of the core's share */
-    double semaphore_free_ns;                /* updates reach the core one after the other */
+    rings_carrier semaphore;                 /* updates reach the core one after the other */
     double active_until_ns, active_ns;       /* any engine busy */
     double busy_ns;                          /* summed over engines */
     bool has_run;                            /* in this block */

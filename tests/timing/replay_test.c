@@ -380,6 +380,25 @@ static void a_transfer_that_ends_first_is_seen_first(void **state) {
     timing_result_free(&result);
 }
 
+static void small_transfers_beside_a_long_one_wait_for_each_others_updates(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.hbm_bytes_per_s = 1e15;
+    chip.dma.trigger_ns = 0;
+    tiny_init(&t);
+    tiny_signal(add_load(64, 4096, 0), 1, 16); /* engines 0 to 7 */
+    for (int i = 0; i < 4; i++) {
+        vtrn_instr *small = add_load(1, 1, 1 + i);
+        small->ap[0].partition = (uint16_t)(64 + 8 * i); /* engines 8 to 11 */
+        tiny_signal(small, 2, 16);
+    }
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 2, 4 * 16);
+    replay(&chip);
+    double updates_ns = 3 * 16 * 10; /* of the other three */
+    assert_ns(interval(VTRN_ENGINE_VECTOR, 0).start_ns, 700 + 10.4 + 300 + updates_ns + 20);
+    timing_result_free(&result);
+}
+
 static void a_dge_makes_descriptors_of_one_dma_after_the_other(void **state) {
     (void)state;
     vtrn_chip chip = round_chip();
@@ -780,6 +799,7 @@ int main(void) {
         cmocka_unit_test(dma_engines_start_one_after_the_other),
         cmocka_unit_test(a_transfer_fits_before_one_of_another_ring_that_is_ready_later),
         cmocka_unit_test(a_transfer_that_ends_first_is_seen_first),
+        cmocka_unit_test(small_transfers_beside_a_long_one_wait_for_each_others_updates),
         cmocka_unit_test(a_dge_makes_descriptors_of_one_dma_after_the_other),
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),
