@@ -136,7 +136,7 @@ release to the next. What vtrn does is in `docs/nki.md`, "How it works". What it
 - Vector additions of tiles of one column on Trainium1 (CS149-001, 002) were measured at 1.6 to 2 times the time here: 1.07 us a turn of three DMAs where a tile has one row,
   0.96 where it has 128, of which the semaphores' updates explain 0.55. Tiles of two columns (CS149-003) took 0.39, so no fixed time of a DMA on static rings explains
   all three, and the matmuls of the tutorial leave 0.29 us a DMA at most. On Trainium2, without the middle end, the same kernels are within 4 %.
-- Matmuls of 2048 x 4096 x 4096 in bf16 on Trainium2 (AKC-044 to 046) take 0.68 to 0.81 of their time here: the weights do not fit in SBUF, and vtrn keeps as much of them as does.
+- Matmuls of 2048 x 4096 x 4096 in bf16 on Trainium2 (AKC-044 to 046) take 0.68 to 0.80 of their time here: the weights do not fit in SBUF, and vtrn keeps as much of them as does.
   The published times are those of loading all of them for each block of rows, at 370 GB/s. To keep the tiles that were used last would do so, with AKC-046 4 % off, but
   the tuner's GEMMs and `mamba_v3` would take 1.2 times what they took, of which vtrn's way is right.
 - Taylor GELUs (AKC-022, 028, 031, 037, 043, 046) were measured 1.8 to 3.5 us a tile above the same kernel with the table's GELU; here the arithmetic is hidden
