@@ -1,7 +1,8 @@
 /* Kernels whose source and time are published, written as the program that they compile to.
  *
  * What the source leaves to the vendor's compiler is written as its profiles show it: loads on
- * Sync, stores on GpSimd, results out of PSUM on Vector and Scalar by turns. */
+ * Sync where rings are static, else on GpSimd, as stores are in either case; results out of PSUM on
+ * Vector and Scalar by turns. */
 #include "accuracy.h"
 
 #include "chip/chip.h"
@@ -17,8 +18,13 @@ typedef struct kernel {
     vtrn_instr *instrs[VTRN_ENGINE_COUNT];
     uint32_t n[VTRN_ENGINE_COUNT], capacity[VTRN_ENGINE_COUNT];
     uint32_t raised[VTRN_N_SEMAPHORES];
+    vtrn_engine load_queue; /* of kernels that may have either kind of rings */
     bool is_out_of_memory;
 } kernel;
+
+static kernel kernel_of(const vtrn_chip *chip) {
+    return (kernel){.load_queue = chip->dma.uses_dge ? VTRN_ENGINE_GPSIMD : VTRN_ENGINE_SYNC};
+}
 
 static vtrn_instr *add(kernel *k, vtrn_opcode opcode, vtrn_engine engine) {
     static vtrn_instr spare;
@@ -124,27 +130,35 @@ enum { LOADED, ADDED, STORED, MULTIPLIED, EVICTED, TAKEN }; /* semaphores */
  * loads, an add, a store. n_buffers tiles have SBUF of their own. */
 static vtrn_status time_vector_add(const vtrn_chip *chip, int n_tiles, uint32_t n, int n_buffers,
                                    kernel_times *out) {
-    kernel k = {0};
-    for (int i = 0; i < n_tiles; i++) {
-        int64_t at = i % n_buffers * 3 * (int64_t)n * 4;
-        uint32_t before = i < n_buffers ? 0 : (uint32_t)(i - n_buffers + 1);
-        vtrn_ap hbm = tile(VTRN_SPACE_HBM, VTRN_DTYPE_FP32, 128, n, 0);
-        vtrn_ap a = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at);
-        vtrn_ap b = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 4);
+    kernel k = kernel_of(chip);
+    /* Stores that share the loads' queue stand behind the loads of later tiles. */
+    int lag = k.load_queue == VTRN_ENGINE_GPSIMD ? n_buffers / 2 : 0;
+    vtrn_ap hbm = tile(VTRN_SPACE_HBM, VTRN_DTYPE_FP32, 128, n, 0);
+    for (int i = 0; i < n_tiles + lag; i++) {
+        if (i < n_tiles) {
+            int64_t at = i % n_buffers * 3 * (int64_t)n * 4;
+            uint32_t before = i < n_buffers ? 0 : (uint32_t)(i - n_buffers + 1);
+            vtrn_ap a = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at);
+            vtrn_ap b = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 4);
+            vtrn_ap c = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 8);
+            vtrn_instr *load = copy(&k, VTRN_OP_DMA_COPY, k.load_queue, a, hbm);
+            signal(&k, load, LOADED, 16);
+            wait(load, ADDED, before);
+            load = copy(&k, VTRN_OP_DMA_COPY, k.load_queue, b, hbm);
+            uint32_t loaded = signal(&k, load, LOADED, 16);
+            vtrn_instr *sum = copy(&k, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, c, a);
+            sum->ap[2] = b;
+            sum->op0 = VTRN_ALU_ADD;
+            wait(sum, LOADED, loaded);
+            wait(sum, STORED, 16 * before);
+            signal(&k, sum, ADDED, 1);
+        }
+        if (i < lag)
+            continue;
+        int64_t at = (i - lag) % n_buffers * 3 * (int64_t)n * 4;
         vtrn_ap c = tile(VTRN_SPACE_SBUF, VTRN_DTYPE_FP32, 128, n, at + n * 8);
-        vtrn_instr *load = copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, a, hbm);
-        signal(&k, load, LOADED, 16);
-        wait(load, ADDED, before);
-        load = copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC, b, hbm);
-        uint32_t loaded = signal(&k, load, LOADED, 16);
-        vtrn_instr *sum = copy(&k, VTRN_OP_TENSOR_TENSOR, VTRN_ENGINE_VECTOR, c, a);
-        sum->ap[2] = b;
-        sum->op0 = VTRN_ALU_ADD;
-        wait(sum, LOADED, loaded);
-        wait(sum, STORED, 16 * before);
-        uint32_t added = signal(&k, sum, ADDED, 1);
         vtrn_instr *store = copy(&k, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, hbm, c);
-        wait(store, ADDED, added);
+        wait(store, ADDED, (uint32_t)(i - lag + 1));
         signal(&k, store, STORED, 16);
     }
     return time_kernel(&k, chip, out);
@@ -184,28 +198,49 @@ typedef struct matmul_case {
     int n_buffers;    /* K tiles of operands in SBUF */
 } matmul_case;
 
+enum { MAX_RESULTS = 64 /* n_m * n_n of a block at most */ };
+
+/* A result in SBUF, which EVICTED says is there. */
+typedef struct pending_store {
+    int turn;
+    uint32_t value;
+} pending_store;
+
+static int evicted_by(int turn) {
+    return EVICTED + turn % 2 * 8; /* a semaphore for each engine: their order is not fixed */
+}
+
+static vtrn_ap evicted_to(int turn, vtrn_dtype dtype) {
+    return tile(VTRN_SPACE_SBUF, dtype, 128, 512, 131072 + turn % 8 * 2048);
+}
+
 /* Vector and Scalar take turns at results. */
-static void evict(kernel *k, int turn, vtrn_dtype dtype, int64_t pitch, uint32_t multiplied) {
+static pending_store evict(kernel *k, int turn, vtrn_dtype dtype, uint32_t multiplied) {
     vtrn_engine engine = turn % 2 ? VTRN_ENGINE_SCALAR : VTRN_ENGINE_VECTOR;
     vtrn_ap psum = tile(VTRN_SPACE_PSUM, VTRN_DTYPE_FP32, 128, 512, turn % 8 * 2048);
-    vtrn_ap sbuf = tile(VTRN_SPACE_SBUF, dtype, 128, 512, 131072 + turn % 8 * 2048);
-    vtrn_instr *out = copy(k, VTRN_OP_TENSOR_COPY, engine, sbuf, psum);
+    vtrn_instr *out = copy(k, VTRN_OP_TENSOR_COPY, engine, evicted_to(turn, dtype), psum);
     wait(out, MULTIPLIED, multiplied);
-    int evicted =
-        EVICTED + turn % 2 * 8; /* a semaphore for each engine: their order is not fixed */
-    uint32_t value = signal(k, out, evicted, 1);
-    vtrn_instr *store =
-        copy(k, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, rows_of(dtype, 128, 512, pitch), sbuf);
-    wait(store, evicted, value);
+    return (pending_store){turn, signal(k, out, evicted_by(turn), 1)};
+}
+
+static void store_results(kernel *k, const pending_store *results, int *n, vtrn_dtype dtype,
+                          int64_t pitch) {
+    for (int i = 0; i < *n; i++) {
+        vtrn_instr *store =
+            copy(k, VTRN_OP_DMA_COPY, VTRN_ENGINE_GPSIMD, rows_of(dtype, 128, 512, pitch),
+                 evicted_to(results[i].turn, dtype));
+        wait(store, evicted_by(results[i].turn), results[i].value);
+    }
+    *n = 0;
 }
 
 static uint32_t load_columns(kernel *k, const matmul_case *c, uint32_t n_cols, uint32_t cols,
                              int64_t pitch, uint32_t taken) {
     uint32_t loaded = 0;
     for (uint32_t at = 0; at < n_cols; at += cols) {
-        vtrn_instr *load = copy(k, VTRN_OP_DMA_COPY, VTRN_ENGINE_SYNC,
-                                tile(VTRN_SPACE_SBUF, c->dtype, 128, cols, 0),
-                                rows_of(c->dtype, 128, cols, pitch));
+        vtrn_instr *load =
+            copy(k, VTRN_OP_DMA_COPY, k->load_queue, tile(VTRN_SPACE_SBUF, c->dtype, 128, cols, 0),
+                 rows_of(c->dtype, 128, cols, pitch));
         wait(load, TAKEN, taken);
         loaded = signal(k, load, LOADED, 16);
     }
@@ -231,9 +266,11 @@ static void multiply_tile(kernel *k, const matmul_case *c, uint32_t loaded, bool
 
 static vtrn_status time_matmul(const matmul_case *c, kernel_times *out) {
     static vtrn_chip chip;
-    kernel k = {0};
     int turn = 0;
     VTRN_RETURN_IF_ERROR(chip_load(c->chip, &chip));
+    kernel k = kernel_of(&chip);
+    pending_store results[MAX_RESULTS];
+    int n_results = 0;
     uint32_t rows = 128 * (uint32_t)c->n_m, cols = 512 * (uint32_t)c->n_n;
     for (uint32_t m = 0; m < c->m; m += rows)
         for (uint32_t n = 0; n < c->n; n += cols) {
@@ -244,11 +281,18 @@ static vtrn_status time_matmul(const matmul_case *c, kernel_times *out) {
                     load_columns(&k, c, rows, c->lhs_cols, c->m, taken);
                 uint32_t loaded = load_columns(&k, c, cols, c->rhs_cols, c->n, taken);
                 multiply_tile(&k, c, loaded, i + 128 == c->k);
+                /* Behind the loads that precede them where both are on one queue. */
+                if (i / 128 == depth || i + 128 == c->k)
+                    store_results(&k, results, &n_results, c->dtype, c->n);
             }
-            for (int t = 0; t < c->n_m * c->n_n; t++)
-                evict(&k, turn++, c->dtype, c->n,
-                      k.raised[MULTIPLIED] - (uint32_t)(c->n_m * c->n_n - 1 - t));
+            for (int t = 0; t < c->n_m * c->n_n; t++) {
+                uint32_t multiplied = k.raised[MULTIPLIED] - (uint32_t)(c->n_m * c->n_n - 1 - t);
+                results[n_results++] = evict(&k, turn++, c->dtype, multiplied);
+            }
+            if (k.load_queue != VTRN_ENGINE_GPSIMD)
+                store_results(&k, results, &n_results, c->dtype, c->n);
         }
+    store_results(&k, results, &n_results, c->dtype, c->n);
     return time_kernel(&k, &chip, out);
 }
 
@@ -412,7 +456,21 @@ static vtrn_status time_mamba(const vtrn_chip *chip, int n_channels, int n_state
     return time_kernel(&k, chip, out);
 }
 
+/* DMAs or the whole launch of a profile, or the latency of nki.benchmark. */
+typedef enum measured { SPAN, LAUNCH, BENCHMARK } measured;
+
+/* Latencies of nki.benchmark, whose clock begins later than a profile's (docs/hardware.md, "DMA
+ * rates that contradict each other"), of kernels whose descriptors the DGE makes: the course's
+ * script says --disable-dge where it makes a profile, and else nothing. */
+static vtrn_chip benchmarked(const vtrn_chip *profiled) {
+    vtrn_chip chip = *profiled;
+    chip.dma.uses_dge = true;
+    chip.launch.preamble_ns = 7400;
+    return chip;
+}
+
 static vtrn_status print_vector_adds(const vtrn_chip *chip) {
+    const vtrn_chip by_benchmark = benchmarked(chip);
     static const char profile[] = "chenhzhu/asst4-trainium2, vector add profile";
     static const char writeup[] = "xaviergonzalez/asst4-trainium2, writeup";
     static const struct {
@@ -420,27 +478,28 @@ static vtrn_status print_vector_adds(const vtrn_chip *chip) {
         int n_tiles;
         uint32_t n;
         int n_buffers;
-        bool is_span;
+        measured what;
         double published_ns;
     } adds[] = {
-        {"fitted", "vector add, 1 tile of 2000, DMA span", profile, 1, 2000, 1, true, 12890},
-        {"fitted", "vector add, 1 tile of 2000, launch", profile, 1, 2000, 1, false, 28905},
-        {"unseen", "vector add, 2 tiles of 1000, DMA span", profile, 2, 1000, 2, true, 10410},
-        {"unseen", "vector add, 2 tiles of 1000, launch", profile, 2, 1000, 2, false, 26417},
+        {"fitted", "vector add, 1 tile of 2000, DMA span", profile, 1, 2000, 1, SPAN, 12890},
+        {"fitted", "vector add, 1 tile of 2000, launch", profile, 1, 2000, 1, LAUNCH, 28905},
+        {"unseen", "vector add, 2 tiles of 1000, DMA span", profile, 2, 1000, 2, SPAN, 10410},
+        {"unseen", "vector add, 2 tiles of 1000, launch", profile, 2, 1000, 2, LAUNCH, 26417},
         {"unseen", "vector add, 1 tile of 2000, second launch", "rishic3/asst4-trainium2, profile",
-         1, 2000, 1, false, 28358},
+         1, 2000, 1, LAUNCH, 28358},
         {"unseen", "vector add, 2 tiles of 1000, second launch", "rishic3/asst4-trainium2, profile",
-         2, 1000, 2, false, 27858},
-        {"unseen", "vector add, 200 tiles of 1", writeup, 200, 1, 1, false, 378000},
-        {"unseen", "vector add, 100 tiles of 2", writeup, 100, 2, 1, false, 186000},
-        {"unseen", "vector add, 1 tile of 200, latency", writeup, 1, 200, 1, false, 15000},
-        {"unseen", "vector add, 1 tile of 2000, latency", writeup, 1, 2000, 1, false, 28000},
-        {"unseen", "vector add, 2 tiles of 1000, latency", writeup, 2, 1000, 2, false, 26000},
+         2, 1000, 2, LAUNCH, 27858},
+        {"fitted", "vector add, 200 tiles of 1", writeup, 200, 1, 8, BENCHMARK, 378000},
+        {"fitted", "vector add, 100 tiles of 2", writeup, 100, 2, 8, BENCHMARK, 186000},
+        {"fitted", "vector add, 1 tile of 200, latency", writeup, 1, 200, 1, BENCHMARK, 15000},
+        {"unseen", "vector add, 1 tile of 2000, latency", writeup, 1, 2000, 1, LAUNCH, 28000},
+        {"unseen", "vector add, 2 tiles of 1000, latency", writeup, 2, 1000, 2, LAUNCH, 26000},
     };
     for (size_t i = 0; i < sizeof adds / sizeof adds[0]; i++) {
         kernel_times times;
-        VTRN_RETURN_IF_ERROR(
-            time_vector_add(chip, adds[i].n_tiles, adds[i].n, adds[i].n_buffers, &times));
+        VTRN_RETURN_IF_ERROR(time_vector_add(adds[i].what == BENCHMARK ? &by_benchmark : chip,
+                                             adds[i].n_tiles, adds[i].n, adds[i].n_buffers,
+                                             &times));
         accuracy_row row = {"kernel",
                             adds[i].name,
                             "trn2",
@@ -448,7 +507,7 @@ static vtrn_status print_vector_adds(const vtrn_chip *chip) {
                             "ns",
                             adds[i].half,
                             adds[i].published_ns,
-                            adds[i].is_span ? times.span_ns : times.total_ns};
+                            adds[i].what == SPAN ? times.span_ns : times.total_ns};
         accuracy_print(&row);
     }
     return NULL;
@@ -502,7 +561,7 @@ static vtrn_status print_matmuls(void) {
          VTRN_DTYPE_BF16, 4096, 8192, 8192, 1, 1, 128, 512, false, 64},
         {"unseen", "trn1", "matmul 4096 x 8192 x 8192 bf16, blocked M, N", tutorial, 22.07,
          VTRN_DTYPE_BF16, 4096, 8192, 8192, 2, 2, 128, 512, false, 64},
-        {"unseen", "trn1", "matmul 4096 x 8192 x 8192 bf16, blocked M, N, K", tutorial, 6.97,
+        {"fitted", "trn1", "matmul 4096 x 8192 x 8192 bf16, blocked M, N, K", tutorial, 6.97,
          VTRN_DTYPE_BF16, 4096, 8192, 8192, 16, 2, 2048, 1024, true, 16},
         {"fitted", "trn2", "matmul 4096 x 8192 x 8192 fp32, tiled", guide, 39.895, VTRN_DTYPE_FP32,
          4096, 8192, 8192, 1, 1, 128, 512, true, 8},

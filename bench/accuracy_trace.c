@@ -6,6 +6,7 @@
  * runtime executes before and after is left out. The program's time from its first DMA's trigger to
  * the last byte of its last DMA stands beside that of the timeline. */
 #include "accuracy.h"
+#include "cost/cost.h"
 #include "tiny.h"
 
 #include <dirent.h>
@@ -202,7 +203,7 @@ static bool add_first(int engine, char *f[N_FIELDS], double delay_ns) {
     }
     /* GpSimd's DMAs appear when their descriptors have been generated. */
     if (engine == VTRN_ENGINE_GPSIMD && t.added[n + 1].opcode == VTRN_OP_DMA_COPY)
-        delay_ns = fmax(delay_ns - chip.dma.dge_gpsimd_latency_ns, 0);
+        delay_ns = fmax(delay_ns - cost_instr(&chip, &t.added[n + 1]).latency_ns, 0);
     waits[engine].flops = t.added[n + 1].n_waits ? 0 : (uint64_t)delay_ns;
     return true;
 }

@@ -128,19 +128,27 @@ The vendor's compiler decides much about a kernel of the first generation (`neur
 release to the next. What vtrn does is in `docs/nki.md`, "How it works". What its rows do not have, as far as published timelines tell:
 
 - Timelines of small fused kernels merge turns of outer loops, too: a row's maxima and reciprocals of several tiles in one instruction; here turns of
-  innermost loops are. Kernels on Trainium2 by the same authors are timed from 5.7 us later on than a launch takes here (`docs/hardware.md`).
+  innermost loops are. Kernels whose authors used nki.benchmark are timed from 3.3 (Trainium1) and 5.7 us (Trainium2) later on than a launch takes here
+  (`docs/hardware.md`); their lines name the key.
 - The vendor's tutorial measured its own tiled GEMM on Trainium1 at 51.8 ms; the tuner's log, of a later release, measures the same code at 20.99.
   Both cannot hold: loads of rows far apart go at 107 GB/s in one and 200 in the other. The constants follow the tutorial, as the published models do
   (with 214 GB/s their mean error is two points higher); the tuner's lines name the rate of their release.
-- Vector additions of one element a tile on Trainium1 were measured at four to eight times the time here: 1.07 us a turn, which is a fixed time of static
-  rings that nothing else shows. On Trainium2 the same kernel is within 39 %.
+- Vector additions of tiles of one column on Trainium1 (CS149-001, 002) were measured at 1.6 to 2 times the time here: 1.07 us a turn of three DMAs where a tile has one row,
+  0.96 where it has 128, of which the semaphores' updates explain 0.55. Tiles of two columns (CS149-003) took 0.39, so no fixed time of a DMA on static rings explains
+  all three, and the matmuls of the tutorial leave 0.29 us a DMA at most. On Trainium2, without the middle end, the same kernels are within 4 %.
+- Matmuls of 2048 x 4096 x 4096 in bf16 on Trainium2 (AKC-044 to 046) take 0.68 to 0.80 of their time here: the weights do not fit in SBUF, and vtrn keeps as much of them as does.
+  The published times are those of loading all of them for each block of rows, at 370 GB/s. To keep the tiles that were used last would do so, with AKC-046 4 % off, but
+  the tuner's GEMMs and `mamba_v3` would take 1.2 times what they took, of which vtrn's way is right.
+- Taylor GELUs (AKC-022, 028, 031, 037, 043, 046) were measured 1.8 to 3.5 us a tile above the same kernel with the table's GELU; here the arithmetic is hidden
+  behind the products, and they are 13 to 32 % too fast.
 - Rows of B and C are spread over the partitions by Tensor in `mamba_v1` to `v3`, and Vector reads them in PSUM where that is a bank, else in SBUF, where
   Scalar copies them to. `mamba_v2` of 6,144 steps has less room for that here than there, and takes 1.19 of its time.
 - Two kernels take more of SBUF than there is, which the vendor's compiler and vtrn spill to HBM, not the same tiles: the blocked matmul of the
   optimisation guide takes 1.03 of its time here, `mamba_v2` of 8,192 steps 1.10.
 - Depthwise convolutions of the tuner's log (ACOMP-033 to 038) slide over rows. Of those in SBUF alone each of 131,072 instructions took 61 ns, which is
   its least interval; those that have the filter or the sums in PSUM took less than one interval for each of theirs, and do so here.
-- The convolution of CS149 in fp32 (CS149-009) takes 0.71 of its time here, as its weights are transposed once; in fp16 that gives 0.95.
+- The convolutions of CS149 in fp32 (CS149-009, 022) take 0.71 and 0.82 of their time here, which is the tensor engine's at its documented rate; in fp16 0.95 and 1.09.
+  A third author's in fp32 has a timeline whose products start 351 ns apart, as here. What the others wait for is not known.
 """
 
 CONVERSIONS = """## How a model becomes a row

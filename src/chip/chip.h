@@ -110,27 +110,30 @@ typedef struct vtrn_chip {
         /* Descriptors are in HBM before the program runs (static rings), or are generated when the
          * queue instruction runs: by the DGE, by GpSimd for the DMAs that GpSimd triggers. */
         bool uses_dge;
-        double trigger_ns;            /* the queue instruction of a static ring */
-        double dge_trigger_ns;        /* the queue instruction that commands the DGE */
-        double dge_gpsimd_ns;         /* GpSimd takes its next DMA so much later, */
-        double dge_gpsimd_latency_ns; /* and has generated the descriptors of a DMA after so much */
-        double dge_interval_ns;       /* a DGE generates the descriptors of a DMA */
-        double dge_gpsimd_interval_ns; /* DMAs of GpSimd start so far apart at least */
-        double start_ns;               /* end of the queue instruction to a load's first byte */
-        double store_start_ns;         /* the same of a store */
-        double engine_skew_ns;         /* DMA engine i starts i times that later than engine 0 */
+        double trigger_ns;     /* the queue instruction of a static ring */
+        double dge_trigger_ns; /* the queue instruction that commands the DGE */
+        double dge_gpsimd_ns;  /* GpSimd takes its next DMA so much later, */
+        double
+            dge_gpsimd_latency_ns;  /* and has generated the descriptors of a DMA after so much, */
+        double dge_gpsimd_run_ns;   /* both longer by this for each contiguous run */
+        double dge_gpsimd_fetch_ns; /* an engine fetches the first of its descriptors */
+        double dge_interval_ns;     /* a DGE generates the descriptors of a DMA */
+        double start_ns;            /* end of the queue instruction to a load's first byte */
+        double store_start_ns;      /* the same of a store */
+        double engine_skew_ns;      /* DMA engine i starts i times that later than engine 0 */
         /* Addresses of the pages of a load are translated one after the other: the last engine
          * starts load_page_ns later for each load_page_bytes. */
         double load_page_ns, load_page_bytes;
-        double complete_ns;              /* last byte to semaphore visible */
-        double engine_bytes_per_s;       /* one DMA engine that reads SBUF */
-        double load_bytes_per_s;         /* one DMA engine that reads HBM */
-        double strided_load_bytes_per_s; /* the same of rows whose addresses in HBM... */
-        double strided_pitch_bytes;      /* ...differ by a multiple of this: they share banks */
-        double element_ns;               /* added for each contiguous element (descriptor) */
-        double load_element_ns;          /* the same where the engine reads HBM */
-        double min_element_ns;           /* the shortest one takes */
-        double max_descriptor_bytes;     /* a longer run is cut into elements of this size */
+        double complete_ns;        /* last byte to semaphore visible */
+        double engine_bytes_per_s; /* one DMA engine that reads SBUF */
+        double load_bytes_per_s;   /* one DMA engine that reads HBM */
+        /* The same of rows whose addresses in HBM differ by a multiple of strided_pitch_bytes: they
+         * share banks. A row of strided_row_bytes or more has enough of them for itself. */
+        double strided_load_bytes_per_s, strided_pitch_bytes, strided_row_bytes;
+        double element_ns;           /* added for each contiguous element (descriptor) */
+        double load_element_ns;      /* the same where the engine reads HBM */
+        double min_element_ns;       /* the shortest one takes */
+        double max_descriptor_bytes; /* a longer run is cut into elements of this size */
         double indirect_start_ns;
         /* of copy throughput; transpose 0: no hardware transpose, one element at a time */
         double transpose_factor, accumulate_factor;

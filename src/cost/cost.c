@@ -278,8 +278,9 @@ static void cost_trigger(const vtrn_chip *chip, const vtrn_instr *instr, instr_c
         return;
     out->ii_ns = out->latency_ns = chip->dma.dge_trigger_ns;
     if (instr->engine == VTRN_ENGINE_GPSIMD) {
-        out->ii_ns = chip->dma.dge_gpsimd_ns;
-        out->latency_ns = chip->dma.dge_gpsimd_latency_ns;
+        double runs_ns = cost_runs(instr) * chip->dma.dge_gpsimd_run_ns;
+        out->ii_ns = chip->dma.dge_gpsimd_ns + runs_ns;
+        out->latency_ns = chip->dma.dge_gpsimd_latency_ns + runs_ns;
     }
 }
 

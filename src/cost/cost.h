@@ -55,8 +55,11 @@ typedef struct transfer_cost {
 
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr);
 
-/* The same for a copy between HBM and n_rows partitions from 0 on: row_bytes each, which lie in HBM
- * in runs of run_bytes. All > 0. */
+/* Runs of a DMA that are contiguous on both sides: so many descriptors are generated. */
+double cost_runs(const vtrn_instr *instr);
+
+/* The same as cost_transfer() for a copy between HBM and n_rows partitions from 0 on: row_bytes
+ * each, which lie in HBM in runs of run_bytes. All > 0. */
 transfer_cost cost_tile_transfer(const vtrn_chip *chip, bool is_store, double n_rows,
                                  double row_bytes, double run_bytes);
 

@@ -43,10 +43,11 @@ double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
 }
 
 /* Rows of HBM whose addresses differ by a multiple of strided_pitch_bytes share banks. Rows that
- * follow each other do not. */
+ * follow each other do not, nor do long ones, of which each lies in several. */
 static bool is_strided(const vtrn_chip *chip, const vtrn_ap *src) {
     double pitch_bytes = fabs((double)src->partition_step) * (double)dtype_size(src->dtype);
     return src->space == VTRN_SPACE_HBM && src->n_partitions > 1 && !is_one_run(src) &&
+           run_elements(src) * (double)dtype_size(src->dtype) < chip->dma.strided_row_bytes &&
            pitch_bytes > 0 && fmod(pitch_bytes, chip->dma.strided_pitch_bytes) == 0;
 }
 
@@ -56,7 +57,7 @@ static void begin_transfer(const vtrn_chip *chip, int issuer, bool reads_hbm, do
                            transfer_cost *out) {
     out->start_ns = reads_hbm ? chip->dma.start_ns : chip->dma.store_start_ns;
     out->issue_ns = !chip->dma.uses_dge            ? chip->dma.trigger_ns
-                    : issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_interval_ns
+                    : issuer == VTRN_ENGINE_GPSIMD ? chip->dma.dge_gpsimd_ns
                                                    : chip->dma.dge_interval_ns;
     out->engine_bytes_per_s = reads_hbm ? chip->dma.load_bytes_per_s : chip->dma.engine_bytes_per_s;
     out->element_ns = reads_hbm ? chip->dma.load_element_ns : chip->dma.element_ns;
@@ -70,6 +71,39 @@ static double row_bytes(const vtrn_ap *ap) {
     return (double)isa_ap_free_size(ap) * (double)dtype_size(ap->dtype);
 }
 
+/* Of the side in SBUF, if there is one. */
+static double moved_rows(const vtrn_instr *instr) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    return dst->space == VTRN_SPACE_SBUF ? dst->n_partitions : src->n_partitions;
+}
+
+static bool is_indirect(const vtrn_instr *instr) {
+    return isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
+}
+
+/* Of the larger side: where DMA casts they differ. A gather moves one row of HBM a row of the other
+ * side, not the whole table. */
+static double moved_bytes(const vtrn_instr *instr) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    if (is_indirect(instr))
+        return fmax(row_bytes(dst), row_bytes(src)) * moved_rows(instr);
+    return fmax(row_bytes(dst) * dst->n_partitions, row_bytes(src) * src->n_partitions);
+}
+
+/* Bytes of the runs that are contiguous on both sides. */
+static double common_run_bytes(const vtrn_instr *instr) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    if (is_one_run(dst) && is_one_run(src) && !is_indirect(instr))
+        return moved_bytes(instr);
+    return fmin(run_elements(dst) * (double)dtype_size(dst->dtype),
+                run_elements(src) * (double)dtype_size(src->dtype));
+}
+
+double cost_runs(const vtrn_instr *instr) {
+    double bytes = moved_bytes(instr);
+    return bytes > 0 ? ceil(bytes / common_run_bytes(instr)) : 0;
+}
+
 /* Throughput relative to a copy. 0: each element is moved by itself. */
 static double throughput_factor(const vtrn_chip *chip, const vtrn_instr *instr) {
     double factor = 1;
@@ -80,16 +114,15 @@ static double throughput_factor(const vtrn_chip *chip, const vtrn_instr *instr) 
     return factor;
 }
 
-static void count_hbm_bytes(const vtrn_instr *instr, double bytes_out, double bytes_in,
-                            transfer_cost *out) {
+static void count_hbm_bytes(const vtrn_instr *instr, transfer_cost *out) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     /* A gather touches one HBM row a partition of the other side, not the whole table. */
     double rows = dst->n_partitions < src->n_partitions ? dst->n_partitions : src->n_partitions;
-    bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
+    bool by_index = is_indirect(instr);
     if (src->space == VTRN_SPACE_HBM)
-        out->hbm_read_bytes += (uint64_t)(is_indirect ? rows * row_bytes(src) : bytes_in);
+        out->hbm_read_bytes += (uint64_t)(row_bytes(src) * (by_index ? rows : src->n_partitions));
     if (dst->space == VTRN_SPACE_HBM) {
-        double written = is_indirect ? rows * row_bytes(dst) : bytes_out;
+        double written = row_bytes(dst) * (by_index ? rows : dst->n_partitions);
         out->hbm_write_bytes += (uint64_t)written;
         if (instr->flags & VTRN_FLAG_ACCUMULATE)
             out->hbm_read_bytes += (uint64_t)written;
@@ -126,15 +159,8 @@ static void deal_rows(const vtrn_chip *chip, double n_rows, double bytes, double
 transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
     transfer_cost out = {0};
-    bool is_indirect = isa_op_info(instr->opcode)->cost == COST_DMA_INDIRECT;
-    const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
-    double n_rows = sbuf->n_partitions;
-    double bytes_out = row_bytes(dst) * dst->n_partitions;
-    double bytes_in = row_bytes(src) * src->n_partitions;
-    if (is_indirect)
-        bytes_out = bytes_in = fmax(row_bytes(dst), row_bytes(src)) * n_rows;
-    count_hbm_bytes(instr, bytes_out, bytes_in, &out);
-    double bytes = fmax(bytes_out, bytes_in);
+    double n_rows = moved_rows(instr), bytes = moved_bytes(instr);
+    count_hbm_bytes(instr, &out);
     begin_transfer(chip, instr->engine, src->space == VTRN_SPACE_HBM, bytes, &out);
     if (is_strided(chip, src))
         out.engine_bytes_per_s = chip->dma.strided_load_bytes_per_s;
@@ -143,12 +169,10 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
         return out;
     }
     double factor = throughput_factor(chip, instr), slow_down = factor > 0 ? 1 / factor : 1;
-    double run_bytes = fmin(run_elements(dst) * (double)dtype_size(dst->dtype),
-                            run_elements(src) * (double)dtype_size(src->dtype));
+    double run_bytes = common_run_bytes(instr);
     if (instr->opcode == VTRN_OP_DMA_TRANSPOSE) /* the hardware mode works on whole tiles */
         run_bytes = factor > 0 ? bytes / n_rows : (double)dtype_size(dst->dtype);
-    if (is_one_run(dst) && is_one_run(src) && !is_indirect)
-        run_bytes = bytes;
+    const vtrn_ap *sbuf = dst->space == VTRN_SPACE_SBUF ? dst : src;
     if (sbuf->space != VTRN_SPACE_SBUF) {
         deal_evenly(chip, bytes, run_bytes, slow_down, &out);
         return out;
@@ -156,8 +180,11 @@ transfer_cost cost_transfer(const vtrn_chip *chip, const vtrn_instr *instr) {
     deal_rows(chip, n_rows, bytes / n_rows, fmin(run_bytes, bytes / n_rows), &out);
     out.first_engine =
         (uint8_t)(sbuf->partition / rows_per_engine(chip, n_rows) % chip->n_dma_engines);
-    out.engine_ns *= slow_down;
-    out.last_ns *= slow_down;
+    double fetch_ns = chip->dma.uses_dge && instr->engine == VTRN_ENGINE_GPSIMD
+                          ? chip->dma.dge_gpsimd_fetch_ns
+                          : 0;
+    out.engine_ns = out.engine_ns * slow_down + fetch_ns;
+    out.last_ns = out.last_ns * slow_down + fetch_ns;
     return out;
 }
 

@@ -112,6 +112,7 @@ static vtrn_status add_hbm_fill(finishing *f, const nki_record *r, uint32_t sour
     if (!fill)
         return VTRN_OUT_OF_MEMORY(sizeof *fill);
     fill->source = source;
+    fill->keeps_engine = 1;
     nki_choose_ring(f->s, fill);
     for (int k = 0; k < 2; k++) {
         fill->ap[k] = (vtrn_ap){.space = VTRN_SPACE_HBM,
@@ -169,6 +170,25 @@ static vtrn_status add_fills(finishing *f, uint32_t i) {
     return NULL;
 }
 
+/* The queue of a copy for which the kernel names none, where descriptors are generated. As the
+ * vendor's compiler has it in timelines of Trainium2 and in the profiles of its tutorial
+ * (docs/hardware.md, "Dynamic DMA"): GpSimd makes the descriptors of what moves arguments and
+ * results; of other tensors in HBM Scalar triggers the stores, and Sync the loads. */
+static void choose_queue(finishing *f, vtrn_instr *copy) {
+    bool is_outside = false;
+    for (int k = 0; k < 2; k++) {
+        const vtrn_ap *ap = &copy->ap[k];
+        uint8_t kind = ap->space == VTRN_SPACE_HBM ? f->build.slots[ap->slot].slot.kind : 0;
+        is_outside |=
+            ap->space == VTRN_SPACE_HBM && (kind == VTRN_SLOT_ARGUMENT || kind == VTRN_SLOT_OUTPUT);
+    }
+    copy->engine = is_outside                            ? VTRN_ENGINE_GPSIMD
+                   : copy->ap[0].space == VTRN_SPACE_HBM ? VTRN_ENGINE_SCALAR
+                                                         : VTRN_ENGINE_SYNC;
+    copy->keeps_engine = 1;
+    nki_choose_ring(f->s, copy);
+}
+
 static vtrn_status add_instr(finishing *f, const nki_issued *from) {
     vtrn_instr *to = build_append(&f->build, from->instr.opcode, from->instr.engine);
     if (!to)
@@ -185,6 +205,8 @@ static vtrn_status add_instr(finishing *f, const nki_issued *from) {
         to->ap[k].addr += r->chip_addr;
         to->ap[k].partition = (uint16_t)(to->ap[k].partition + r->chip_partition);
     }
+    if (to->opcode == VTRN_OP_DMA_COPY && !to->keeps_engine && f->build.chip->dma.uses_dge)
+        choose_queue(f, to);
     return NULL;
 }
 
@@ -371,7 +393,7 @@ static vtrn_status finish(nki_session *s, const nki_finish_options *options, int
                    .core = core,
                    .is_rank = is_rank,
                    .fills = core < 0, /* the two cores of a launch compute no values here */
-                   .build = {.chip = nki_chip(s), .program = *out}};
+                   .build = {.chip = nki_chip(s), .program = *out, .is_plain = true}};
     vtrn_status status = schedule(&f);
     end(&f);
     if (status)

@@ -16,10 +16,12 @@ static const struct {
     [VTRN_ENGINE_SYNC] = {0, 4}, [VTRN_ENGINE_GPSIMD] = {4, 3}, [VTRN_ENGINE_SCALAR] = {8, 2}};
 
 void nki_choose_ring(nki_session *s, vtrn_instr *dma) {
-    /* In published timelines of Trainium2 the loads of a kernel are on one queue, and its stores on
-     * another: bench/accuracy/nki_kernels.csv. */
-    int n = nki_chip(s)->dma.uses_dge ? 1 : RINGS[dma->engine].n;
-    dma->keeps_engine = nki_chip(s)->dma.uses_dge;
+    bool uses_dge = nki_chip(s)->dma.uses_dge;
+    int n = uses_dge ? 1 : RINGS[dma->engine].n;
+    if (!uses_dge)
+        dma->keeps_engine = 0;
+    else if (dma->opcode != VTRN_OP_DMA_COPY) /* copies: nki_finish.c */
+        dma->keeps_engine = 1;
     dma->queue = (uint8_t)(RINGS[dma->engine].first + (n > 1 ? s->next_ring++ % n : 0));
 }
 

@@ -8,6 +8,9 @@
 
 #include <stdlib.h>
 
+/* Bytes that an element takes at most: parts begin at multiples. */
+enum { LEAST_ALIGN = 8 };
+
 /* Bytes [lo, hi) of a partition that an operand names. */
 typedef struct named {
     nki_record *tile;
@@ -39,6 +42,12 @@ static int by_place(const void *a, const void *b) {
     return (x->operand > y->operand) - (x->operand < y->operand);
 }
 
+/* Whole units of the alignment. */
+static void widen(named *at, int64_t align) {
+    at->lo = at->lo / align * align;
+    at->hi = (at->hi + align - 1) / align * align;
+}
+
 static vtrn_status collect(parting *p) {
     for (uint32_t k = 0; k < p->s->n_list; k++) {
         nki_issued *issued = &p->s->list[k];
@@ -55,8 +64,7 @@ static vtrn_status collect(parting *p) {
                 at->hi = (int64_t)at->tile->storage.row_bytes;
             else
                 isa_ap_extent(at->ap, &at->lo, &at->hi);
-            at->lo = at->lo / p->align * p->align;
-            at->hi = (at->hi + p->align - 1) / p->align * p->align;
+            widen(at, p->space == VTRN_SPACE_PSUM ? p->align : LEAST_ALIGN);
         }
     }
     if (p->n)
@@ -87,12 +95,32 @@ static vtrn_status make_part(parting *p, uint32_t begin, uint32_t end, int64_t h
     return NULL;
 }
 
+/* The operands [first, *next) name a part that no other operand below `end` does. Returns its end.
+ */
+static int64_t find_part(const parting *p, uint32_t first, uint32_t end, uint32_t *next) {
+    int64_t hi = p->named[first].hi;
+    uint32_t i = first + 1;
+    for (; i < end && p->named[i].lo < hi; i++)
+        hi = p->named[i].hi > hi ? p->named[i].hi : hi;
+    *next = i;
+    return hi;
+}
+
+/* A tile begins at a multiple of the alignment: small parts would need more room than the whole. */
+static void widen_small(parting *p, uint32_t begin, uint32_t end) {
+    const int64_t LEAST_UNITS = 16; /* so that parts take a sixteenth more at most */
+    bool is_small = false;
+    for (uint32_t first = begin, next; first < end && !is_small; first = next)
+        is_small = find_part(p, first, end, &next) - p->named[first].lo < LEAST_UNITS * p->align;
+    for (uint32_t i = begin; i < end && is_small; i++)
+        widen(&p->named[i], p->align);
+}
+
 static vtrn_status part_tile(parting *p, uint32_t begin, uint32_t end) {
     bool is_one = true;
+    widen_small(p, begin, end);
     for (uint32_t first = begin, i = begin; first < end; first = i) {
-        int64_t hi = p->named[first].hi;
-        for (i = first + 1; i < end && p->named[i].lo < hi; i++)
-            hi = p->named[i].hi > hi ? p->named[i].hi : hi;
+        int64_t hi = find_part(p, first, end, &i);
         is_one &= first == begin && i == end;
         if (!is_one)
             VTRN_RETURN_IF_ERROR(make_part(p, first, i, hi));

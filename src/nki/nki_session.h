@@ -162,7 +162,7 @@ vtrn_status nki_own(nki_session *s, nki_record *r);
 vtrn_status nki_settle(nki_session *s);
 
 /* nki_issue.c: gives a transfer a ring that its engine alone feeds: two that feed one would each
- * count the other's transfers as their own. */
+ * count the other's transfers as their own. Static rings take transfers of any engine. */
 void nki_choose_ring(nki_session *s, vtrn_instr *dma);
 
 /* nki_session.c: a record of nothing yet. */

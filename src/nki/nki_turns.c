@@ -10,10 +10,12 @@
 /* Up to how much one instruction does. Source: the timelines of the attention kernels in
  * bench/accuracy/nki_kernels.csv (AKC-001 to 012): 2 loads of 256 KiB, 4 stores of 32 KiB and 8 of
  * 64 KiB are one transfer, loads of 512 KiB are not merged; four transposes of 512 B a partition,
- * a bank of PSUM, leave by one copy. Loads of one row each were measured as one by one (CS149-001).
- */
+ * a bank of PSUM, leave by one copy. Loads of one row each were measured as one by one (CS149-001),
+ * and so were those of 128 elements in as many rows (CS149-002), of which a merged transfer has as
+ * many descriptors. */
 enum {
     MAX_TRANSFER_BYTES = 512 * 1024,
+    MIN_RUN_BYTES = 64, /* assumed: runs of 4 bytes are not merged, of 256 bytes are */
     MAX_TURNS = 8,
     MAX_TURN_INSTRS = 24, /* in larger turns a fixed time of an instruction counts for little */
 };
@@ -263,6 +265,14 @@ static bool merge(const turns *t, uint32_t i, uint32_t first, uint32_t n, nki_is
     return !meets_itself(one, out) && nki_is_legal(t->s, out);
 }
 
+/* Bytes of a row that lie side by side, from its first element on. */
+static int64_t run_bytes(const vtrn_ap *ap) {
+    int64_t run = 1;
+    for (int k = ap->n_dims - 1; k >= 0 && (ap->dim[k].num == 1 || ap->dim[k].step == run); k--)
+        run *= ap->dim[k].num;
+    return run * (int64_t)dtype_size((vtrn_dtype)ap->dtype);
+}
+
 /* How many turns of the instruction one may do, by what it moves. */
 static uint32_t limit_of(const turns *t, const nki_issued *issued) {
     uint64_t widest = 1;
@@ -271,7 +281,7 @@ static uint32_t limit_of(const turns *t, const nki_issued *issued) {
             const vtrn_ap *ap = &issued->instr.ap[k];
             uint64_t n_bytes = isa_ap_free_size(ap) * dtype_size((vtrn_dtype)ap->dtype);
             if (issued->instr.opcode == VTRN_OP_DMA_COPY) {
-                if (ap->n_partitions == 1)
+                if (ap->n_partitions == 1 || run_bytes(ap) < MIN_RUN_BYTES)
                     return 1;
                 n_bytes *= ap->n_partitions;
             }

@@ -12,6 +12,22 @@ void rings_reset(rings_state *rings, const vtrn_chip *chip, int active_cores_per
     rings->hbm_ns_per_byte = 1e9 * n / chip->hbm_bytes_per_s;
 }
 
+/* When it starts on work that is ready at ready_ns. */
+static double take(rings_carrier *carrier, double ready_ns, double work_ns) {
+    double start_ns = later_ns(ready_ns, carrier->gap_start_ns);
+    if (start_ns + work_ns <= carrier->gap_end_ns) {
+        carrier->gap_start_ns = start_ns + work_ns;
+        return start_ns;
+    }
+    start_ns = later_ns(ready_ns, carrier->free_ns);
+    if (start_ns > carrier->free_ns) {
+        carrier->gap_start_ns = carrier->free_ns;
+        carrier->gap_end_ns = start_ns;
+    }
+    carrier->free_ns = start_ns + work_ns;
+    return start_ns;
+}
+
 /* A transfer that the HBM's share slows down ends later on the engine that ends last; its other
  * engines are free as if it had not, since the order of bytes between engines is not known. */
 static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
@@ -19,25 +35,9 @@ static double wait_for_hbm(rings_state *rings, const transfer_cost *transfer,
     double bytes = (double)(transfer->hbm_read_bytes + transfer->hbm_write_bytes);
     if (bytes == 0)
         return times->last_byte_ns;
-    double start_ns = later_ns(rings->hbm_free_ns, times->first_byte_ns);
-    rings->hbm_free_ns = start_ns + bytes * rings->hbm_ns_per_byte;
-    return later_ns(times->last_byte_ns, rings->hbm_free_ns);
-}
-
-/* When an engine starts on work that is ready at ready_ns. */
-static double take_engine(rings_state *rings, int engine, double ready_ns, double work_ns) {
-    double start_ns = later_ns(ready_ns, rings->gap_start_ns[engine]);
-    if (start_ns + work_ns <= rings->gap_end_ns[engine]) {
-        rings->gap_start_ns[engine] = start_ns + work_ns;
-        return start_ns;
-    }
-    start_ns = later_ns(ready_ns, rings->engine_free_ns[engine]);
-    if (start_ns > rings->engine_free_ns[engine]) {
-        rings->gap_start_ns[engine] = rings->engine_free_ns[engine];
-        rings->gap_end_ns[engine] = start_ns;
-    }
-    rings->engine_free_ns[engine] = start_ns + work_ns;
-    return start_ns;
+    double work_ns = bytes * rings->hbm_ns_per_byte;
+    return later_ns(times->last_byte_ns,
+                    take(&rings->hbm, times->first_byte_ns, work_ns) + work_ns);
 }
 
 /* Each engine of the core raises the semaphore once, also those without data, and the core takes
@@ -45,10 +45,7 @@ static double take_engine(rings_state *rings, int engine, double ready_ns, doubl
  * it. */
 static double take_semaphore(rings_state *rings, const vtrn_chip *chip, double done_ns) {
     double updates_ns = chip->n_dma_engines * chip->cost.semaphore_serial_ns;
-    if (done_ns <= rings->semaphore_free_ns - updates_ns)
-        return done_ns;
-    rings->semaphore_free_ns = later_ns(done_ns, rings->semaphore_free_ns + updates_ns);
-    return rings->semaphore_free_ns;
+    return take(&rings->semaphore, done_ns - updates_ns, updates_ns) + updates_ns;
 }
 
 rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_cost *transfer,
@@ -63,7 +60,7 @@ rings_times rings_run(rings_state *rings, const vtrn_chip *chip, const transfer_
         double work_ns = i + 1 == transfer->n_engines ? transfer->last_ns : transfer->engine_ns;
         double *behind_ns = &rings->ring_start_ns[ring][engine];
         double at_ns = later_ns(ready_ns + engine * transfer->skew_ns, *behind_ns);
-        double start_ns = *behind_ns = take_engine(rings, engine, at_ns, work_ns);
+        double start_ns = *behind_ns = take(&rings->engine[engine], at_ns, work_ns);
         double end_ns = start_ns + work_ns;
         rings->busy_ns += work_ns;
         if (start_ns < times.first_byte_ns)

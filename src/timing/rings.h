@@ -6,20 +6,24 @@
 
 enum { RINGS_MAX_ENGINES = 64 };
 
-/* Times are ns since the block began. An engine carries its transfers in the order of their
- * triggers, but for one that fits before a transfer of another ring whose descriptors take longer.
- */
+/* What carries one transfer at a time: in the order of their triggers, but for one that fits before
+ * a transfer of another ring whose descriptors take longer. */
+typedef struct rings_carrier {
+    double free_ns;
+    double gap_start_ns, gap_end_ns; /* its last idle time */
+} rings_carrier;
+
+/* Times are ns since the block began. */
 typedef struct rings_state {
-    double engine_free_ns[RINGS_MAX_ENGINES];
-    double gap_start_ns[RINGS_MAX_ENGINES], gap_end_ns[RINGS_MAX_ENGINES]; /* its last idle time */
+    rings_carrier engine[RINGS_MAX_ENGINES];
     double ring_start_ns[VTRN_N_QUEUES][RINGS_MAX_ENGINES]; /* of a ring's last transfer there */
     double issue_free_ns[VTRN_ENGINE_COUNT]; /* descriptors of a queue's next DMA may be made */
-    double hbm_free_ns;       /* when the core's share of the HBM has moved all bytes so far */
-    double hbm_ns_per_byte;   /* of the core's share */
-    double semaphore_free_ns; /* updates reach the core one after the other */
-    double active_until_ns, active_ns; /* any engine busy */
-    double busy_ns;                    /* summed over engines */
-    bool has_run;                      /* in this block */
+    rings_carrier hbm;                       /* the core's share of it */
+    double hbm_ns_per_byte;                  /* of the core's share */
+    rings_carrier semaphore;                 /* updates reach the core one after the other */
+    double active_until_ns, active_ns;       /* any engine busy */
+    double busy_ns;                          /* summed over engines */
+    bool has_run;                            /* in this block */
 } rings_state;
 
 typedef struct rings_times {

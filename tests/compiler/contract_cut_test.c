@@ -61,10 +61,17 @@ static void large_products_are_bound_by_the_tensor_engine(void **state) {
     assert_true(cut.n_a * cut.a_span >= 512 || cut.n_b * cut.b_span >= 512);
 }
 
+/* Trainium1 loads parts of 2 KiB at the full rate. */
+static vtrn_chip trn1_whose_parts_of_rows_are_slow(void) {
+    vtrn_chip chip = trn1();
+    chip.dma.strided_row_bytes = 1e9;
+    return chip;
+}
+
 /* Rows of HBM that are a multiple of a page apart load slowly unless they are loaded whole. */
 static void rows_are_loaded_whole_where_parts_of_them_are_slow(void **state) {
     (void)state;
-    vtrn_chip chip = trn1();
+    vtrn_chip chip = trn1_whose_parts_of_rows_are_slow();
     contract_shape s = product_of(4096, 4096, 4096, VTRN_DTYPE_BF16);
     contract_cut slow = contract_choose_cut(&chip, &s, 0, 0, TRN1_BYTES);
     assert_int_equal(slow.natural_cols, 4096);
@@ -89,7 +96,7 @@ static void weights_of_few_rows_are_loaded_whole(void **state) {
 /* Weights wider than PSUM, whose parts load slowly: in strips, for one row of x or for a tile. */
 static void wide_weights_are_loaded_in_strips(void **state) {
     (void)state;
-    const vtrn_chip chip = trn1();
+    const vtrn_chip chip = trn1_whose_parts_of_rows_are_slow();
     static const int64_t rows[] = {1, 31, 128}, cols[] = {8192, 16384, 18432};
     for (int i = 0; i < 9; i++) {
         contract_shape s = product_of(rows[i % 3], 2560, cols[i / 3], VTRN_DTYPE_BF16);

@@ -188,7 +188,7 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     chip.dma.dge_gpsimd_ns = 600;
     chip.dma.dge_gpsimd_latency_ns = 900;
     chip.dma.dge_interval_ns = 800;
-    chip.dma.dge_gpsimd_interval_ns = 700;
+    chip.dma.dge_gpsimd_run_ns = 0.5;
     tiny_init(&t);
     vtrn_instr *load = add_load(128, 64);
     instr_cost cost = cost_instr(&chip, load);
@@ -197,9 +197,14 @@ static void the_dge_holds_the_queue_that_commands_it(void **state) {
     assert_ns(cost_transfer(&chip, load).issue_ns, 800);
     load->engine = VTRN_ENGINE_GPSIMD;
     cost = cost_instr(&chip, load);
-    assert_ns(cost.ii_ns, 600);
-    assert_ns(cost.latency_ns, 900);
-    assert_ns(cost_transfer(&chip, load).issue_ns, 700);
+    assert_ns(cost.ii_ns, 664); /* 128 runs */
+    assert_ns(cost.latency_ns, 964);
+    assert_ns(cost_transfer(&chip, load).issue_ns, 600);
+    chip.dma.dge_gpsimd_fetch_ns = 70;
+    assert_ns(cost_transfer(&chip, load).engine_ns, 70 + 8 * (10 + 25.6));
+    load->engine = VTRN_ENGINE_SYNC;
+    assert_ns(cost_transfer(&chip, load).engine_ns, 8 * (10 + 25.6));
+    load->engine = VTRN_ENGINE_GPSIMD;
     chip.dma.uses_dge = false;
     assert_ns(cost_instr(&chip, load).ii_ns, 100);
     assert_ns(cost_transfer(&chip, load).issue_ns, 100);
@@ -239,6 +244,9 @@ static void rows_of_hbm_that_share_banks_load_slowly(void **state) {
         load->ap[1].partition_step = cases[i].step;
         assert_ns(cost_transfer(&chip, load).engine_ns, 8 * cases[i].row_ns);
     }
+    load->ap[1].partition_step = 1024;
+    chip.dma.strided_row_bytes = 1024; /* a row has enough banks for itself */
+    assert_ns(cost_transfer(&chip, load).engine_ns, 8 * (10 + 102.4));
     load->ap[0].n_partitions = load->ap[1].n_partitions = 1; /* nothing to share with */
     assert_ns(cost_transfer(&chip, load).last_ns, 10 + 102.4);
 }

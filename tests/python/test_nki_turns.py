@@ -102,6 +102,23 @@ def test_loads_copies_and_reductions_of_turns_are_one(tmp_path):
     assert apart - merged == 3 * (8 - 2)  # by fours, of which a bank of PSUM has the transposes
 
 
+@pytest.mark.parametrize("columns, is_merged", [(1, False), (15, False), (16, True)])
+def test_transfers_of_short_runs_stay_apart(tmp_path, columns, is_merged):
+    def make(turns):
+        @nki.jit
+        def kernel(a):
+            out = nl.ndarray(a.shape, nl.float32, buffer=nl.shared_hbm)
+            for i in turns(8):
+                nl.store(out[i], nl.load(a[i]))
+            return out
+        return kernel
+
+    a = np.random.default_rng(2).standard_normal((8, 128, columns)).astype(np.float32)
+    apart = profiled(tmp_path, make(nl.sequential_range), a)
+    merged = profiled(tmp_path, make(nl.affine_range), a)
+    assert (apart, merged) == (16, 2 if is_merged else 16)
+
+
 def test_turns_that_do_not_fit_side_by_side_run_one_after_another(tmp_path, monkeypatch):
     monkeypatch.setenv("VTRN_CHIP", "trn1")
 

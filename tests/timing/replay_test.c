@@ -345,7 +345,7 @@ static void a_transfer_fits_before_one_of_another_ring_that_is_ready_later(void 
     chip.dma.dge_trigger_ns = 500;
     chip.dma.dge_gpsimd_ns = 600;
     chip.dma.dge_gpsimd_latency_ns = 2000;
-    chip.dma.dge_interval_ns = chip.dma.dge_gpsimd_interval_ns = 0;
+    chip.dma.dge_interval_ns = 0;
     for (int is_same_ring = 0; is_same_ring < 2; is_same_ring++) {
         tiny_init(&t);
         add_load(128, 1, 0)->engine = VTRN_ENGINE_GPSIMD; /* ready at 2700 */
@@ -356,10 +356,11 @@ static void a_transfer_fits_before_one_of_another_ring_that_is_ready_later(void 
         replay(&chip);
         double start_ns = 40 + 500 + 700;
         assert_ns(interval(VTRN_ENGINE_SYNC, 0).start_ns, 40);
+        double end_ns = start_ns + 8 * 10.4; /* nor does it wait for the other's share of HBM */
         if (is_same_ring)
             assert_ns(interval(TIMING_LANE_DMA, 1).start_ns, 2700 + 8 * 10.4);
         else
-            assert_ns(interval(TIMING_LANE_DMA + 1, 0).start_ns, start_ns);
+            assert_interval(TIMING_LANE_DMA + 1, 0, start_ns, end_ns);
         timing_result_free(&result);
     }
 }
@@ -376,6 +377,25 @@ static void a_transfer_that_ends_first_is_seen_first(void **state) {
     tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 2, 16);
     replay(&chip);
     assert_ns(interval(VTRN_ENGINE_VECTOR, 0).start_ns, 200 + 700 + 10.4 + 300 + 20);
+    timing_result_free(&result);
+}
+
+static void small_transfers_beside_a_long_one_wait_for_each_others_updates(void **state) {
+    (void)state;
+    vtrn_chip chip = round_chip();
+    chip.hbm_bytes_per_s = 1e15;
+    chip.dma.trigger_ns = 0;
+    tiny_init(&t);
+    tiny_signal(add_load(64, 4096, 0), 1, 16); /* engines 0 to 7 */
+    for (int i = 0; i < 4; i++) {
+        vtrn_instr *small = add_load(1, 1, 1 + i);
+        small->ap[0].partition = (uint16_t)(64 + 8 * i); /* engines 8 to 11 */
+        tiny_signal(small, 2, 16);
+    }
+    tiny_wait(tiny_add(&t, VTRN_OP_EVENT_SEMAPHORE, VTRN_ENGINE_VECTOR), 2, 4 * 16);
+    replay(&chip);
+    double updates_ns = 3 * 16 * 10; /* of the other three */
+    assert_ns(interval(VTRN_ENGINE_VECTOR, 0).start_ns, 700 + 10.4 + 300 + updates_ns + 20);
     timing_result_free(&result);
 }
 
@@ -779,6 +799,7 @@ int main(void) {
         cmocka_unit_test(dma_engines_start_one_after_the_other),
         cmocka_unit_test(a_transfer_fits_before_one_of_another_ring_that_is_ready_later),
         cmocka_unit_test(a_transfer_that_ends_first_is_seen_first),
+        cmocka_unit_test(small_transfers_beside_a_long_one_wait_for_each_others_updates),
         cmocka_unit_test(a_dge_makes_descriptors_of_one_dma_after_the_other),
         cmocka_unit_test(back_to_back_dmas_approach_the_bandwidth_of_the_engines),
         cmocka_unit_test(the_hbm_share_bounds_what_the_engines_could_move),

@@ -37,6 +37,7 @@ static inline vtrn_chip round_chip(void) {
     chip.cost.tensor_warm_ns = 0;
     chip.dma.trigger_ns = 100;
     chip.dma.uses_dge = false;
+    chip.dma.dge_gpsimd_run_ns = chip.dma.dge_gpsimd_fetch_ns = 0;
     chip.dma.start_ns = chip.dma.store_start_ns = 700;
     chip.dma.engine_skew_ns = chip.dma.load_page_ns = 0;
     chip.dma.complete_ns = 300;

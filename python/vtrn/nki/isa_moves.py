@@ -3,7 +3,7 @@
 from vtrn.nki import dtypes, isa_mx, tensor
 from vtrn.nki._load import ALU, GPSIMD, OPCODE, SYNC, TENSOR, VECTOR, core
 from vtrn.nki.isa_base import (
-    _ACCUMULATE, _DONE, _IMPLIED, _OOB_SKIP, _REVERSE0, _alu, _dma, _engine, _issue, _memset, _shuffle, dge_mode,
+    _ACCUMULATE, _CHOSEN, _DONE, _IMPLIED, _OOB_SKIP, _REVERSE0, _alu, _dma, _engine, _issue, _memset, _shuffle, dge_mode,
     engine, oob_mode)
 from vtrn.nki.tensor import ndarray
 
@@ -16,7 +16,7 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
             raise ValueError("dma_copy: dst_rmw_op is nl.add or None")
         flags = _ACCUMULATE
     if isinstance(dst, tensor.ndarray) and isinstance(src, tensor.ndarray) and dst._indirect is src._indirect is None:
-        _dma(dst, src, _engine(engine, SYNC if dst._is_on_chip else GPSIMD), flags)
+        _dma(dst, src, _engine(engine, _QUEUE_OF.get(dge_mode, SYNC if dst._is_on_chip else GPSIMD)), flags)
         return _DONE
     for role, operand in (("dst", dst), ("src", src)):
         if not isinstance(operand, tensor.ndarray):
@@ -28,6 +28,10 @@ def dma_copy(dst, src, priority=None, oob_mode=oob_mode.error, dge_mode=dge_mode
     else:
         _scatter(dst, src, oob_mode, flags)
     return _DONE
+
+
+# Who makes descriptors where dge_mode says so; else nki_finish.c chooses.
+_QUEUE_OF = {dge_mode.hwdge: SYNC | _CHOSEN, dge_mode.swdge: GPSIMD | _CHOSEN}
 
 
 def _skip(what, outside, mode):

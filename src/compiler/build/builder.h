@@ -52,6 +52,9 @@ typedef struct builder {
     /* Of the machine that is to run ranks, for the times of collectives; NULL: not known. */
     const struct collective_topology *topology;
     bool keeps_order; /* build_finish leaves the list in the order in which it was appended */
+    /* Ready transfers of a queue keep their order, and no arithmetic goes to GpSimd, as in kernels
+     * that the vendor compiled (docs/hardware.md, "Dynamic DMA"). */
+    bool is_plain;
 } builder;
 
 /* Appends an instruction of the source at hand, which raises no semaphore. The pointer is valid

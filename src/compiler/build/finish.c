@@ -140,7 +140,8 @@ static vtrn_status reorder_blocks(builder *b) {
                              .n_customs = b->n_customs,
                              .output_alias = b->program->output_alias,
                              .list = list,
-                             .n = b->blocks[i].end - b->blocks[i].begin};
+                             .n = b->blocks[i].end - b->blocks[i].begin,
+                             .is_plain = b->is_plain};
         status = reorder_block(&in, b->topology, list, joins + b->blocks[i].begin);
     }
     if (!status)

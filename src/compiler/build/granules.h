@@ -21,6 +21,7 @@ typedef struct granules_input {
     /* Scratch slots have their addresses, so they may share memory; the list's order is final:
      * engines and rings complete in it. */
     bool has_addresses;
+    bool is_plain; /* as builder.is_plain */
 } granules_input;
 
 typedef struct dependence {

@@ -5,6 +5,7 @@
 #include "compiler/build/order_graph.h"
 #include "compiler/build/twins.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -338,6 +339,10 @@ static void find_options(reorderer *r, uint32_t n_on[VTRN_ENGINE_COUNT]) {
         task *t = &r->tasks[i];
         vtrn_instr as[MAX_OPTIONS] = {r->in->list[i]};
         t->n_options = (uint8_t)(1 + twins_of(chip, &as[0], &as[1]));
+        int last = t->n_options - 1;
+        if (r->in->is_plain && last > 0 && as[last].engine == VTRN_ENGINE_GPSIMD &&
+            !isa_is_dma(as[0].opcode))
+            t->n_options--;
         for (int k = 0; k < t->n_options; k++) {
             t->options[k] =
                 (option){.cost = cost_instr(chip, &as[k]), .engine = (uint8_t)as[k].engine};
@@ -387,6 +392,9 @@ static void find_priorities(reorderer *r) {
             t->priority_ns = later_of(t->priority_ns, ns);
         }
     }
+    for (uint32_t i = 0; i < r->in->n && r->in->is_plain; i++)
+        if (r->tasks[i].options[0].cost.kind == COST_KIND_DMA)
+            r->tasks[i].priority_ns = INFINITY; /* of equal ones the first in the list runs */
 }
 
 /* Instruction i as the task runs it. */
