@@ -158,3 +158,176 @@ def test_shapes_alone_are_timed_and_profiled(tmp_path):
     assert by_shape == timed.benchmark_result.nc_latency.get_latency_percentile(50) > 1
     got = nki.profile(working_directory=tmp_path, profile_nth=2)(double)(nt.tensor[[128, 512], nl.float32])
     assert (got == 0).all() and (tmp_path / "profile.html").exists()
+
+
+def attention_backward(q, k, causal):
+    """What the backward pass of a flash attention does: loops' variables make masks, transposes feed matmuls, sums over turns."""
+    out = nl.ndarray((2, 128, 64), dtype=np.float32, buffer=nl.shared_hbm)
+    for i in nl.affine_range(2):
+        total = nl.ndarray((nl.par_dim(128), 64), dtype=np.float32)
+        total[...] = 0.0
+        rows = nl.load(q[i])
+        for j in nl.affine_range(2):
+            mask = i >= j if causal else None
+            score = nl.zeros((nl.par_dim(128), 128), dtype=np.float32, buffer=nl.psum)
+            columns = nl.load(k[j])
+            turned, back = nisa.nc_transpose(rows, mask=mask), nisa.nc_transpose(columns, mask=mask)
+            score[:, :] += nisa.nc_matmul(turned, back, mask=mask)
+            product = nl.zeros((nl.par_dim(128), 64), dtype=np.float32, buffer=nl.psum)
+            product[:, :] += nisa.nc_matmul(nisa.nc_transpose(nl.copy(score)), columns, mask=mask)
+            total[:, :] = nl.loop_reduce(nl.copy(product, mask=mask), op=np.add, loop_indices=(j,), mask=mask)
+        p, f = nl.mgrid[0:128, 0:64]
+        nl.store(out[i, p, f], total, mask=(f < 64) & (i < 2))
+    return out
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_of_loops_variables_leave_turns_out(causal):
+    q, k = numbers(2, 128, 64), numbers(2, 128, 64)
+    got = nki.jit(attention_backward)(q, k, causal)
+    want = np.stack([sum(q[i] @ k[j].T @ k[j] for j in range(2) if i >= j or not causal) for i in range(2)])
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-2)
+
+
+def test_a_matmul_with_a_mask_of_elements_is_refused():
+    @nki.jit
+    def kernel(a):
+        x = nl.load(a)
+        nisa.nc_matmul(x, x, mask=nl.arange(64)[None, :] < 60)
+
+    with pytest.raises(NotImplementedError, match="a mask of elements"):
+        kernel(numbers(64, 64))
+
+
+@nki.jit
+def many_dimensions(a, b):
+    """Six free dimensions that do not merge: corners of cells, as an interpolation has them."""
+    out = nl.ndarray((16, 2, 2, 2, 3, 4, 5), dtype=a.dtype, buffer=nl.shared_hbm)
+    x, y = nl.load(a), nl.load(b)
+    found = nl.ndarray((16, 2, 2, 2, 3, 4, 5), dtype=a.dtype)
+    p, u, v, w, i, j, k = nl.mgrid[0:16, 0:2, 0:2, 0:2, 0:3, 0:4, 0:5]
+    found[p, u, v, w, i, j, k] = 2.0 * x[p, i + u, j + v, k + w] + y[p, i + 1 - u, j + v, k + w]
+    nl.store(out, nl.exp(found))
+    return out
+
+
+def test_patterns_of_many_dimensions_are_several_instructions():
+    a, b = numbers(16, 4, 5, 6), numbers(16, 4, 5, 6)
+    u, v, w, i, j, k = np.ogrid[0:2, 0:2, 0:2, 0:3, 0:4, 0:5]
+    want = np.exp(2 * a[:, i + u, j + v, k + w] + b[:, i + 1 - u, j + v, k + w])
+    np.testing.assert_allclose(many_dimensions(a, b), want, rtol=2e-5)
+
+
+@nki.jit
+def gathered_rows(a, index):
+    out = nl.ndarray((3, 16, 40), dtype=a.dtype, buffer=nl.shared_hbm)
+    rows, j = nl.load(index), nl.arange(40)[None, :]
+    for b in nl.affine_range(3):
+        nl.store(out[b], nl.load(a.reshape(shape=(3, 50, 40))[b, rows, j]))
+    return out
+
+
+def test_rows_of_a_tile_behind_an_integer():
+    a, index = numbers(3, 2000), rng.permutation(50)[:16].astype(np.int32)[:, None]
+    np.testing.assert_array_equal(gathered_rows(a, index), a.reshape(3, 50, 40)[:, index[:, 0]])
+    with pytest.raises(vtrn.nki.NkiValidationError, match="50 rows"):
+        gathered_rows(a, np.full((16, 1), 50, np.int32))
+
+
+@nki.jit
+def ragged_rows(a):
+    """Slices that end beyond a dimension, which a mask brings back."""
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    sums = nl.ndarray((a.shape[0], 1), dtype=a.dtype, buffer=nl.shared_hbm)
+    for t in nl.affine_range(3):
+        p = nl.arange(64)[:, None, None] + 64 * t
+        tile = nl.zeros((64, 5, 6), a.dtype)
+        nisa.dma_copy(dst=tile, src=a[64 * t:64 * t + 64, :, :], mask=p < a.shape[0])
+        nl.store(out[64 * t:64 * t + 64], tile, mask=p < a.shape[0])
+        total = nl.sum(tile, axis=[-2, -1])
+        nl.store(sums[64 * t:64 * t + 64, :], total + nl.zeros((64, 1), a.dtype), mask=nl.arange(64)[:, None] + 64 * t < a.shape[0])
+    return out, sums
+
+
+def test_slices_beyond_a_dimension_are_masked():
+    a = numbers(150, 5, 6)
+    out, sums = ragged_rows(a)
+    np.testing.assert_array_equal(out, a)
+    np.testing.assert_allclose(sums[:, 0], a.sum((1, 2)), rtol=1e-4, atol=1e-4)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="from 100 to 227"):
+        nki.jit(lambda a: nl.load(a[100:228]))(a)
+
+
+@nki.jit
+def placed_by_name(a):
+    def place(bank_map, idx, pdim_size, fdim_size):
+        return bank_map[idx], 0, 0
+
+    import functools
+
+    import neuronxcc.nki.compiler as ncc
+
+    out = nl.ndarray((2, 128, 128), dtype=np.float32, buffer=nl.shared_hbm)
+    sums = nl.ndarray((2, nl.par_dim(128), 128), dtype=np.float32,
+                      buffer=ncc.psum.alloc(functools.partial(place, bank_map={(0,): 1, (1,): 5})))
+    x = nl.load(a)
+    p, f = nl.mgrid[0:128, 0:128]
+    for i in nl.affine_range(2):
+        sums[i] = nisa.nc_matmul(x, x)
+        nl.store(out[i], nisa.affine_select(pred=(p >= f + i), on_true_tile=sums[i], on_false_value=nl.finfo(np.float32).min))
+    return out
+
+
+def test_allocations_by_name_and_selections_of_sums():
+    a = numbers(128, 128)
+    p, f = np.mgrid[0:128, 0:128]
+    want = np.stack([np.where(p >= f + i, a.T @ a, np.finfo(np.float32).min) for i in range(2)])
+    np.testing.assert_allclose(placed_by_name(a), want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("y", [1, 3, 38, 41, 97])
+def test_integers_are_divided_exactly(y):
+    @nki.jit
+    def kernel(a, b):
+        outs = [nl.ndarray(a.shape, dtype=dtype, buffer=nl.shared_hbm) for dtype in (np.int32, np.int32, np.float32)]
+        x = nl.load(a)
+        nl.store(outs[0], nl.floor(x / y, dtype=nl.int32))
+        nl.store(outs[1], nl.divide(x, nl.load(b)))
+        nl.store(outs[2], nl.divide(x, y, dtype=np.float32))
+        return outs
+
+    a = np.arange(128 * 400, dtype=np.int32).reshape(128, 400)
+    whole, by_tile, exact = kernel(a, np.full_like(a, y))
+    np.testing.assert_array_equal(whole, a // y)
+    np.testing.assert_array_equal(by_tile, a // y)
+    np.testing.assert_allclose(exact, a / y, rtol=2e-7)
+
+
+def test_a_number_in_a_tile_bounds_a_loop():
+    @nki.jit
+    def kernel(a, n):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        x = nl.load(a)
+        for _ in range(nt.scalar(nl.load(n))):
+            x = nl.add(x, 1.0)
+        nl.store(out, x)
+        return out
+
+    a = numbers(8, 8)
+    np.testing.assert_allclose(kernel(a, np.array([[3]], np.int32)), a + 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernel, arguments", [
+    (nki.jit(attention_backward), lambda: (numbers(2, 128, 64), numbers(2, 128, 64), True)),
+    (many_dimensions, lambda: (numbers(16, 4, 5, 6), numbers(16, 4, 5, 6))), (ragged_rows, lambda: (numbers(150, 5, 6),)),
+    (placed_by_name, lambda: (numbers(128, 128),)), (gathered_rows, lambda: (numbers(3, 2000), np.arange(16, dtype=np.int32)[:, None])),
+    (gather_columns, lambda: (numbers(128, 64), np.array([[3, 40, 7]], np.int32))),
+    (scatter_columns, lambda: (numbers(64, 16), np.array([[20, 3]], np.int32))),
+    (statistics, lambda: (numbers(64, 50), numbers(1, 50)))])
+def test_programs_give_what_the_kernels_give(kernel, arguments, tmp_path):
+    given = arguments()
+    done = vtrn.nki.profile(kernel, str(tmp_path))(*given)
+    want = kernel(*given)
+    for got, expected in zip(*((x,) if isinstance(x, np.ndarray) else x for x in (done.result, want)), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert done.latency_ns > 1000

@@ -70,6 +70,13 @@ def is_main(node):
     return isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
 
 
+def name_documentation(root):
+    """Makes packages of the folders of examples, which scripts of the first generation import so."""
+    for name, folders_of_it in (("docs", ["general/nki"]), ("docs.examples", ["general/nki/examples", "src/nki_samples/tutorials"])):
+        sys.modules["neuronxcc.nki." + name] = package = types.ModuleType("neuronxcc.nki." + name)
+        package.__path__ = [str(root / folder) for folder in folders_of_it]
+
+
 def prepare(path, unit):
     """The file's tree, with everything that it imports in place."""
     import vtrn.nki
@@ -81,8 +88,7 @@ def prepare(path, unit):
         raise Skip(f"is no Python: {e.msg}") from None
     vtrn.nki.install(force=True)
     sys.path[:0] = [str(file.parent), str(pathlib.Path(path) / "src")]
-    sys.modules["neuronxcc.nki.docs"] = documentation = types.ModuleType("neuronxcc.nki.docs")  # as its scripts name its folders
-    documentation.__path__ = [str(pathlib.Path(path) / "general" / "nki")]
+    name_documentation(pathlib.Path(path))
     if {"torch", "torch_xla"} & imports(tree):
         replace_torch_xla()
     return file, tree

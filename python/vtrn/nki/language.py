@@ -155,6 +155,11 @@ bypass = _binary("bypass", "none")
 
 
 def divide(x, y, dtype=None):
+    """x times the reciprocal of y; of integers the quotient without its fraction, or that exactly rounded to a type of dtype."""
+    if all(not dtypes.IS_FLOAT[z._dtype] for z in (x, y) if isinstance(z, core.Tensor)):
+        from vtrn.nki import language_more
+
+        return language_more.quotient(x, y, dtype)
     if not isinstance(y, core.Tensor):
         return multiply(x, 1.0 / y, dtype)
     inverse = _result(y, float32)

@@ -37,6 +37,20 @@ def _floor(x):
     return out
 
 
+def quotient(x, y, dtype=None):
+    """Of integer tiles, or of one and a number: x / y without an error where it is a whole number, as the reciprocal alone gives
+    it one. As integers without their fractions: NumPy's arrays are cast so."""
+    like = x if isinstance(x, ndarray) else y
+    x, y = (_wide(z) if isinstance(z, ndarray) else z for z in (x, y))
+    inverse = nl.reciprocal(y) if isinstance(y, ndarray) else math.inf if y == 0 else 1.0 / y
+    near = nl.multiply(x, inverse)
+    whole = _wide(nl.copy(near, _int32))
+    rest = nl.subtract(x, nl.multiply(whole, y))
+    found = nl.add(whole, nl.multiply(rest, inverse))
+    kind = like.dtype if dtype is None else dtype
+    return _narrow(found if dtypes.IS_FLOAT[dtypes.code_of(kind)] else trunc(found), like, kind)
+
+
 def floor(x, dtype=None):
     """The largest whole number that is not above x."""
     if not dtypes.IS_FLOAT[x._dtype]:

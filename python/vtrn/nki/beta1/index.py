@@ -254,6 +254,10 @@ class Mask:
     def __repr__(self):
         return "<mask>"
 
+    def is_nowhere(self):
+        """Whether a term of loops' variables alone leaves nothing."""
+        return any(term.const > 0 and not any(term.step.values()) for term in self.terms)
+
     def boxes(self, shape):
         """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
         term over two dimensions cuts the outer one into runs that have the same elements of the inner one."""

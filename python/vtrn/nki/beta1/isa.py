@@ -49,10 +49,9 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
               tile_position=(), tile_size=(), perf_mode="none", **unused):
     mode = getattr(perf_mode, "value", perf_mode)
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
-    is_left_out = _leaves_nothing("nc_matmul", mask)
-    stationary, moving = (t.read_by_tensor("nc_matmul", name, x) for name, x in (("stationary", stationary), ("moving", moving)))
-    if is_left_out:
+    if _leaves_nothing("nc_matmul", mask):
         return Product(stationary, moving, **options).keep([])
+    stationary, moving = (t.read_by_tensor("nc_matmul", name, x) for name, x in (("stationary", stationary), ("moving", moving)))
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
         return nc_transpose(stationary)
     return Product(stationary, moving, **options)
@@ -63,7 +62,7 @@ def _leaves_nothing(what, mask):
     mask = mask_of(mask)
     if mask is not None and any(any(term.step.values()) for term in mask.terms):
         raise NotImplementedError(f"{what}: a mask of elements; mask what it reads and what is stored")
-    return mask is not None and any(term.const > 0 for term in mask.terms)
+    return mask is not None and mask.is_nowhere()
 
 
 def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):

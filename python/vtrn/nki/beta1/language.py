@@ -303,6 +303,8 @@ def update(name, x, y):
 
 def divide(x, y, *, mask=None, dtype=None, **unused):
     x, y = operands("divide", x, y)
+    if builtins.all(not dtypes.IS_FLOAT[dtypes.code_of(z.dtype)] for z in (x, y) if isinstance(z, Tensor)):
+        return _quotient(x, y, mask=mask, dtype=dtype)
     if not isinstance(y, Tensor):
         return multiply(x, 1.0 / y, mask=mask, dtype=dtype)  # noqa: F821
     return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask,  # noqa: F821
@@ -373,6 +375,7 @@ def _composed(name):
     return call
 
 
+_quotient = _composed("divide")  # of integers
 floor, ceil, trunc, mod, fmod = map(_composed, ("floor", "ceil", "trunc", "mod", "fmod"))
 
 
@@ -516,11 +519,12 @@ def affine_range(*bounds, **unused):
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
     """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor, which
     holds the result so far in each turn."""
-    if mask is not None:
-        raise NotImplementedError("nl.loop_reduce: with a mask; put the elements beyond it to 0 before")
+    mask = mask_of(mask)
+    if mask is not None and not mask.is_nowhere():
+        raise NotImplementedError("nl.loop_reduce: with a mask of elements; put the elements beyond it to 0 before")
     if not loop_indices or not builtins.all(isinstance(i, t.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
-    return t.LoopSum(x, op, builtins.all(i.is_first for i in loop_indices))
+    return t.LoopSum(x, op, builtins.all(i.is_first for i in loop_indices), mask is not None)
 
 
 def atomic_rmw(dst, value, op, *, mask=None, **unused):

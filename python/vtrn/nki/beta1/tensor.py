@@ -122,7 +122,8 @@ class Tensor:
         shape, strides, offset, d = [], [], self.base.offset, 0
         axes = None  # where the dimensions of index expressions begin
         owner = None  # dimension that counts partitions
-        indirect, is_par_dropped, reaches, floors = None, False, [], {}
+        indirect, is_par_dropped, reaches, floors, sliced = None, False, [], {}, []
+        n_before = 0  # dimensions that are put in front of those
         for k in key:
             if k is None:
                 shape.append(1), strides.append(1)
@@ -147,6 +148,8 @@ class Tensor:
                 is_par_dropped |= d == self.par and owner is None
             elif isinstance(k, slice):
                 start, stop, step = self._range(k, n)
+                if stop > n:
+                    sliced.append((Index(start, {0: step}, ()), len(shape), d, n))
                 if d == self.par:
                     owner = len(shape)
                 shape.append(len(range(start, stop, step))), strides.append(s * step)
@@ -179,7 +182,7 @@ class Tensor:
             if shape and shape[0] == 1:
                 strides[0], owner = 1, 0
             else:
-                shape, strides, owner = [1, *shape], [1, *strides], 0
+                shape, strides, owner, n_before = [1, *shape], [1, *strides], 0, 1
                 axes = None if axes is None else axes + 1
         if self.par is not None and len(shape) == 1:
             shape, strides = [*shape, 1], [*strides, 1]
@@ -190,6 +193,8 @@ class Tensor:
         for k, d, n in reaches:
             step = {axes + len(sizes) - 1 - a: s for a, s in k.step.items() if s}
             part.keep_beyond(Reach(k.const, step, shape, (self, d, n)))
+        for k, at, d, n in sliced:
+            part.keep_beyond(Reach(k.const, {at + n_before: k.step[0]}, shape, (self, d, n)))
         return part
 
     def _check_quotients(self, k, d):
@@ -207,8 +212,6 @@ class Tensor:
         stop = n if k.stop is None else k.stop.__index__()
         if start < 0 or stop < 0:
             start, stop, _ = slice(start, stop).indices(n)
-        if stop > n:
-            raise IndexError(f"a slice to {stop} of a dimension of {n} elements")
         return start, stop, k.step or 1
 
     def keep(self, boxes):
@@ -484,18 +487,22 @@ class LoopIndex(int):
 
 class LoopSum(Tensor):
     """What loop_reduce returns: where it is stored, x of the first turn, then joined with each further one. Sums are
-    kept in fp32 beside what is stored."""
+    kept in fp32 beside what is stored. is_left_out: a mask leaves the turn out."""
 
-    __slots__ = ("op", "is_first")
+    __slots__ = ("op", "is_first", "is_left_out")
 
-    def __init__(self, x, op, is_first):
+    def __init__(self, x, op, is_first, is_left_out=False):
         super().__init__(x.base, x.par, x.indirect)
-        self.op, self.is_first = op, is_first
+        self.op, self.is_first, self.is_left_out = op, is_first, is_left_out
 
     def into(self, target):
         kept = tensor.launch.loop_sums
         key = target.base._storage_id, target.base.offset, target.shape, target.base._dtype
         if self.is_first:
+            kept.pop(key, None)
+        if self.is_left_out:
+            return
+        if key not in kept:
             kept[key] = like(target.shape, dtypes.float32, target.par or 0)
             move(kept[key], self)
         else:
