@@ -331,3 +331,37 @@ def test_programs_give_what_the_kernels_give(kernel, arguments, tmp_path):
     for got, expected in zip(*((x,) if isinstance(x, np.ndarray) else x for x in (done.result, want)), strict=True):
         np.testing.assert_array_equal(got, expected)
     assert done.latency_ns > 1000
+
+
+@nki.jit
+def turns_by_a_counter(a, skipped):
+    """A loop's number in a tile chooses what is loaded; numbers that the tensor has not leave what was there."""
+    out = nl.ndarray((4, 16, 8), dtype=a.dtype, buffer=nl.shared_hbm)
+    counter, held = nl.zeros((1, 1), nl.int32), nl.zeros((16, 8), a.dtype)
+    for turn in range(4):
+        held[...] = nl.load(a[counter[0, 0]], mode=nisa.oob_mode.skip if skipped else nisa.oob_mode.error)
+        nl.store(out[turn], held)
+        counter[...] = nl.add(counter[...], 1)
+    return out
+
+
+def test_numbers_in_tiles_choose_what_is_loaded():
+    a = numbers(3, 16, 8)
+    np.testing.assert_array_equal(turns_by_a_counter(a, True), np.concatenate([a, a[2:]]))
+    np.testing.assert_array_equal(turns_by_a_counter(numbers(4, 16, 8), False).shape, (4, 16, 8))
+    with pytest.raises(IndexError, match="3, and dimension 0 has 3"):
+        turns_by_a_counter(a, False)
+
+
+def test_predicates_of_columns_are_those_of_their_rows():
+    @nki.jit
+    def kernel(a, b, predicate):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        x, y = nl.load(a), nl.load(b)
+        assert x.itemsize == 4
+        nisa.tensor_copy_predicated(src=y, dst=x, predicate=nl.load(predicate))
+        nl.store(out, x)
+        return out
+
+    a, b, predicate = numbers(32, 40), numbers(32, 40), (np.arange(32) % 3 == 0).astype(np.uint8)[:, None]
+    np.testing.assert_array_equal(kernel(a, b, predicate), np.where(predicate, b, a))

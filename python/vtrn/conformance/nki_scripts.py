@@ -16,7 +16,7 @@ import unittest
 from vtrn.conformance import pytest_cases
 from vtrn.conformance.worker import Skip
 
-NEEDS_PATH = True
+NEEDS_PATH = SAMPLES = True
 
 
 def folders(path, suite):
@@ -204,8 +204,12 @@ def open_here(open, file, *args, **kwargs):
     return open(file, *args, **kwargs)
 
 
+def is_pytests(text):
+    return "import pytest" in text and "unittest.TestCase" not in text
+
+
 def pytest_tests(path, unit, report):
-    """The tests of a file that pytest runs, those that need no device: of nki-samples' first generation."""
+    """The tests of a file that pytest runs; where a checkout marks them, those that need no device."""
     try:
         import pytest
     except ModuleNotFoundError:
@@ -214,12 +218,13 @@ def pytest_tests(path, unit, report):
     file, _ = prepare(path, unit)
     builtins.open = functools.partial(open_here, builtins.open)
     plugin = pytest_cases.Chosen(report)
+    options = ["--simulation-only"] if "pytest.mark.simulation" in file.read_text() else []
     plugin.check_end(pytest.main([str(file), "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings", "--rootdir", str(path),
-                                  "--simulation-only"], plugins=[plugin]))
+                                  *options], plugins=[plugin]))
 
 
 def run_unit(path, unit, report):
-    if pathlib.Path(unit).name.startswith("test_") and "pytest.mark.simulation" in (pathlib.Path(path) / unit).read_text():
+    if pathlib.Path(unit).name.startswith("test_") and is_pytests((pathlib.Path(path) / unit).read_text()):
         pytest_tests(path, unit, report)
     elif pathlib.Path(unit).name.startswith("test_"):
         unit_tests(path, unit, report)

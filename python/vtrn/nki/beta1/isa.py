@@ -36,6 +36,7 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
     t.refuse_mask(mask, "tensor_copy_predicated", dst)
+    src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and x.size != dst.size else x for x in (src, predicate))
     isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
     return dst
 

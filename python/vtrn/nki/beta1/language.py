@@ -111,29 +111,34 @@ def shared_identity_matrix(n, dtype=uint8, **unused):
     return shared_constant(np.eye(n), dtype)
 
 
-def load(src, *, mask=None, dtype=None, **unused):
+def load(src, *, mask=None, dtype=None, mode=isa.oob_mode.error, **unused):
+    """mode: oob_mode.skip leaves rows out that the tensor has not."""
     shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
     out = like(shape, dtype or src.dtype)
-    _copy_masked(out, src, mask)
-    return out
+    _copy_masked(out, src, mask, mode)
+    return out.keep([]) if isinstance(src.indirect, tensor.Outside) else out
 
 
-def _copy_masked(target, source, mask):
+def _copy_masked(target, source, mask, mode=isa.oob_mode.error):
     mask = mask_of(mask)
     if target.ndim != source.ndim:
         if mask is not None:
             source, target = (x if x.ndim == builtins.max(source.ndim, target.ndim) else x.expand_dims(0)
                               for x in (source, target))
     if mask is None:
-        t.move(target, source)
+        t.move(target, source, mode)
         return
     boxes = [b for b in mask.boxes(target.shape) if builtins.all(lo < hi for lo, hi in b)]
     target.keep(boxes)
     for box in boxes:
-        (t.move if len(boxes) == 1 else t.transfer)(target.box_part(box), source.box_part(box))
+        if len(boxes) == 1:
+            t.move(target.box_part(box), source.box_part(box), mode)
+        else:
+            t.transfer(target.box_part(box), source.box_part(box))
 
 
-def store(dst, value, *, mask=None, **unused):
+def store(dst, value, *, mask=None, mode=isa.oob_mode.error, **unused):
+    """mode: as of load."""
     mask = mask_of(mask)
     if not isinstance(value, Tensor):
         part = dst.boxed(mask)
@@ -142,7 +147,7 @@ def store(dst, value, *, mask=None, **unused):
         return
     if mask is not None and value.shape != dst.shape:
         value = t.broadcast_view(value, dst.shape)
-    _copy_masked(dst, value, mask)
+    _copy_masked(dst, value, mask, mode)
 
 
 def load_transpose2d(src, *, mask=None, dtype=None, **unused):

@@ -38,6 +38,7 @@ class Tensor:
     buffer = property(lambda self: self.base.buffer)
     ndim = property(lambda self: self.base.ndim)
     size = property(lambda self: math.prod(self.base.shape))
+    itemsize = property(lambda self: dtypes.numpy_of(self.base._dtype).itemsize)
 
     def raw(self):
         """As instructions take it: partitions first. An instruction may write to it, so products of it become tiles before."""
@@ -99,7 +100,9 @@ class Tensor:
             key = (*key, *[slice(None)] * (self.ndim - n))
         if len([k for k in key if k is not None]) != self.ndim:
             raise IndexError(f"{len(key)} subscripts of a tensor of {self.ndim} dimensions")
-        if self.par is None or not any(map(_is_dynamic, key)):
+        if self.par is None:
+            return self._of_numbers(key) if any(map(_is_number_in_tile, key)) else self._select(key)
+        if not any(map(_is_dynamic, key)):
             return self._select(key)
         if _is_dynamic([k for k in key if k is not None][self.par]):
             raise NkiValidationError(tensor._placed(f"a subscript of dimension {self.par}, which counts partitions, has a number from "
@@ -108,6 +111,22 @@ class Tensor:
                                    if isinstance(k, dynamic.Dynamic) else k for k in key))
         found.is_dynamic = True
         return found
+
+    def _of_numbers(self, key):
+        """A part of a tensor in HBM by numbers in tiles of one element, which are no rows to gather: nothing else is an array."""
+        if any(isinstance(k, Index) for k in key):
+            return self._select(key)
+        given, outside, d = [], None, 0
+        for k in key:
+            if _is_number_in_tile(k):
+                k, n = k.base._index("a subscript", k.base), self.shape[d]
+                outside = outside if 0 <= k < n else tensor.Outside(k, d, n)
+                k = min(max(k, 0), n - 1)
+            given.append(k)
+            d += k is not None
+        part = self._select(tuple(given))
+        part.indirect = part.indirect if outside is None else outside
+        return part
 
     def settled(self):
         """The same place, for an instruction that takes one by a number in a tile."""
@@ -283,8 +302,12 @@ class Tensor:
         return self
 
 
+def _is_number_in_tile(k):
+    return isinstance(k, Tensor) and k.size == 1
+
+
 def _is_dynamic(k):
-    return isinstance(k, dynamic.Dynamic) or (isinstance(k, Tensor) and k.size == 1)
+    return isinstance(k, dynamic.Dynamic) or _is_number_in_tile(k)
 
 
 def _check_operand(name, x, y):
@@ -659,8 +682,8 @@ def binary_free_copy(x, dtype):
     return out
 
 
-def move(target, source):
-    """Whatever memories they are in."""
+def move(target, source, mode=isa.oob_mode.error):
+    """Whatever memories they are in. mode: of rows that their tensor has not."""
     to, by = target.raw(), source.raw()
     if not to._is_on_chip and by._is_psum:
         staged = tensor.ndarray(by.shape, by.dtype)
@@ -669,7 +692,7 @@ def move(target, source):
     if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
         in_patterns(isa.implied_copy, to, by)
     else:
-        isa.dma_copy(to, by)
+        isa.dma_copy(to, by, oob_mode=mode)
 
 
 _FREE_DIMENSIONS = 4  # of an access pattern
