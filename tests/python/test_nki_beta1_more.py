@@ -365,3 +365,37 @@ def test_predicates_of_columns_are_those_of_their_rows():
 
     a, b, predicate = numbers(32, 40), numbers(32, 40), (np.arange(32) % 3 == 0).astype(np.uint8)[:, None]
     np.testing.assert_array_equal(kernel(a, b, predicate), np.where(predicate, b, a))
+
+
+def test_arguments_have_the_names_and_the_meaning_of_the_page(capsys):
+    @nki.jit
+    def kernel(a, b):
+        out, whole, least = (nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm) for _ in range(3))
+        x = nl.load(a)
+        nl.store(out, nl.softmax(x, axis=[1]))
+        nl.store(whole, nl.floor(x=nl.mod(x=nl.add(x, 9.0), y=4.0)))
+        nl.device_print("tile of", x, mask=nl.program_id(0) == 0)
+        nl.device_print(prefix="nothing of", x=x, mask=nl.program_id(0) == 1)
+        filled = nl.full(x.shape, 3.0, x.dtype, mask=nl.arange(40)[None, :] < 10)
+        nl.store(least[:, 0:10], filled[:, 0:10])
+        nl.store(least[:, 10:40], nl.zeros_like(a=x)[:, 10:40])
+        return out, whole, least
+
+    a = numbers(32, 40)
+    out, whole, least = kernel(a, a)
+    np.testing.assert_allclose(out, np.exp(a) / np.exp(a).sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_array_equal(whole, np.floor((a + np.float32(9)) % 4))
+    np.testing.assert_array_equal(least, np.where(np.arange(40) < 10, 3.0, 0.0) * np.ones((32, 1)))
+    said = capsys.readouterr().out
+    assert "tile of" in said and "nothing of" not in said
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda x: nl.softmax(x, axis=0), "nl.softmax: axis="), (lambda x: nisa.dma_transpose(x, axes=(0, 1)), "change places"),
+    (lambda x: nisa.range_select(on_true_tile=x, comp_op0=np.greater, comp_op1=np.less, bound0=x[:, 0:1], bound1=x[:, 1:2],
+                                 on_false_value=0.0), "on_false_value"),
+    (lambda x: nisa.range_select(on_true_tile=x, comp_op0=np.greater, comp_op1=np.less, bound0=x[:, 0:1], bound1=x[:, 1:2],
+                                 reduce_op=np.add), "reduce_op")])
+def test_arguments_that_the_chip_has_not_are_refused(call, says):
+    with pytest.raises(ValueError, match=says):
+        nki.jit(lambda a: call(nl.load(a)))(numbers(32, 40))

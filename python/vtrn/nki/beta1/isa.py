@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
 from vtrn.nki.beta1.index import Index
@@ -192,11 +194,16 @@ def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, 
     return out.keep(old.kept_by(mask, out))
 
 
+def _maximum(op):
+    """nl.max and np.amax are reductions by nl.maximum."""
+    return None if op in (np.amax, old.max) else op
+
+
 def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd=reduce_cmd.reset_reduce, reduce_res=None,
                  reduce_op=None, range_start=0, on_false_value=old.fp32.min, mask=None, dtype=None, **unused):
     def call(d, x):
         low, high, res = (old.column_part(v, mask, on_true_tile) for v in (bound0, bound1, reduce_res))
-        isa.range_select(d, x, comp_op0, comp_op1, low, high, reduce_cmd, res, None, range_start)
+        isa.range_select(d, x, comp_op0, comp_op1, low, high, reduce_cmd, res, _maximum(reduce_op), range_start, on_false_value)
 
     return old.apply(call, (on_true_tile,), result(on_true_tile, dtype), mask)
 
@@ -204,7 +211,7 @@ def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd
 def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
                   reverse_pred=False, mask=None, dtype=None, **unused):
     t.refuse_mask(mask, "select_reduce", dst)
-    isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, None,
+    isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, _maximum(reduce_op),
                       reverse_pred)
     return dst
 
@@ -297,6 +304,8 @@ def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
     v = src.raw()
     order = list(range(v.ndim))
     order[0], order[-1] = order[-1], order[0]
+    if axes is not None and list(axes) not in (order, [3, 1, 2, 0]):
+        raise ValueError(f"dma_transpose: axes={tuple(axes)}; they are (1, 0), (2, 1, 0) or (3, 1, 2, 0): the first and the last change places")
     out = Tensor(tensor.ndarray([v.shape[d] for d in order], dtype or src.dtype))
     isa.dma_transpose(out.raw(), v, tuple(order))
     return out

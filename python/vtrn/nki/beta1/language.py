@@ -16,7 +16,7 @@ from vtrn.nki.dtypes import (  # noqa: F401
     float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
 from vtrn.nki.errors import NkiNameError
 from vtrn.nki.language import (  # noqa: F401
-    affine_range, device_print, ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf,
+    affine_range, ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf,
     sequential_range, shared_hbm, static_range, tile_size)
 
 dslice = ds
@@ -57,10 +57,16 @@ def spmd_dim(n, cores):
     return n.__index__() * cores.__index__()
 
 
-def static_cast(x, dtype):
-    if isinstance(x, Tensor):
-        return copy(x, dtype=dtype)
-    return np.asarray(x).astype(dtypes.numpy_of(dtypes.code_of(dtype)))
+def static_cast(input_data, dtype):
+    if isinstance(input_data, Tensor):
+        return copy(input_data, dtype=dtype)
+    return np.asarray(input_data).astype(dtypes.numpy_of(dtypes.code_of(dtype)))
+
+
+def device_print(prefix, x, *, mask=None, **unused):
+    """Prints a tile's values on the host; mask: of loops' variables, as those of tiles are there or not."""
+    if mask_of(mask) is None or not mask_of(mask).is_nowhere():
+        nl.device_print(prefix, x.raw() if isinstance(x, Tensor) else x)
 
 
 # -- tensors
@@ -77,7 +83,9 @@ def _region(buffer):
 
 def full(shape, fill_value, dtype, *, buffer=None, name="", mask=None, **unused):
     out = ndarray(shape, dtype, buffer=buffer, name=name)
-    t.assign(out, fill_value)
+    part = out.boxed(mask_of(mask)) if mask is not None else out
+    if part is not None:
+        t.assign(part, fill_value)
     return out
 
 
@@ -89,14 +97,14 @@ def ones(shape, dtype, *, buffer=None, name="", **unused):
     return full(shape, 1, dtype, buffer=buffer)
 
 
-def zeros_like(x, dtype=None, *, buffer=None, name="", **unused):
-    out = empty_like(x, dtype, buffer=buffer)
+def zeros_like(a, dtype=None, *, buffer=None, name="", **unused):
+    out = empty_like(a, dtype, buffer=buffer)
     t.assign(out, 0)
     return out
 
 
-def empty_like(x, dtype=None, *, buffer=None, name="", **unused):
-    return ndarray(_marked(x), dtype or x.dtype, buffer=x.buffer if buffer is None else buffer)
+def empty_like(a, dtype=None, *, buffer=None, name="", **unused):
+    return ndarray(_marked(a), dtype or a.dtype, buffer=a.buffer if buffer is None else buffer)
 
 
 def _marked(x):
@@ -158,7 +166,11 @@ def load_transpose2d(src, *, mask=None, dtype=None, **unused):
 def gather_flattened(data, indices, *, mask=None, dtype=None, **unused):
     out = like(indices.shape, data.dtype, indices.par or 0)
     isa.nc_n_gather(out.raw(), data.raw(), indices.raw())
-    return out.keep(kept_by(mask, out))
+    return _cast(out, dtype).keep(kept_by(mask, out))
+
+
+def _cast(x, dtype):
+    return x if dtype is None or dtypes.code_of(dtype) == x.base._dtype else t.binary_free_copy(x, dtype)
 
 
 def copy(src, *, mask=None, dtype=None, **unused):
@@ -362,7 +374,8 @@ def _composed(name):
     """Of many instructions, whose result is copied to where the mask leaves it."""
     function = getattr(nl, name)
 
-    def call(*given, mask=None, dtype=None, **unused):
+    def call(*given, mask=None, dtype=None, **named):
+        given = [*given, *(named[k] for k in ("x", "y") if k in named)]
         tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands(name, *given)]
         first = next(x for x in tiles if isinstance(x, Tensor))
         kind = dtype or (result_type(*tiles) if len(tiles) == 2 else first.dtype)
@@ -389,7 +402,8 @@ def negative(x, *, mask=None, dtype=None, **unused):
 
 
 def invert(x, *, mask=None, dtype=None, **unused):
-    return apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
+    found = apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
+    return _cast(found, dtype).keep(found.kept)
 
 
 def logical_not(x, *, mask=None, dtype=None, **unused):
@@ -479,7 +493,8 @@ def where(condition, x, y, *, mask=None, dtype=None, **unused):
 
 def softmax(x, axis, *, mask=None, dtype=None, **unused):
     t.refuse_mask(mask, "nl.softmax", x)
-    return Tensor(nl.softmax(x.raw(), -1, dtype))
+    axes, par = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0
+    return Tensor(nl.softmax(x.raw(), [0 if a == par else a + (a < par) for a in axes], dtype))
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):
