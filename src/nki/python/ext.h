@@ -72,8 +72,9 @@ void ext_places_free(ext_places *places);
 int ext_place_set_folder(PyObject *folder);
 
 /* ext_casts.c */
-/* Addresses of three functions as NumPy registers them: fp32 and fp64 to a float of 8 bits, and that to fp32. Of buffers: the code of each fp32 by its
- * upper 16 bits, of which the last one also says that a lower one is set; and the fp32 of each code. NULL with an exception. */
+/* Addresses of three functions as NumPy registers them: fp32 and fp64 to a float of 8 bits, and
+ * that to fp32. Of buffers: the code of each fp32 by its upper 16 bits, of which the last one also
+ * says that a lower one is set; and the fp32 of each code. NULL with an exception. */
 PyObject *ext_table_casts(PyObject *module, PyObject *args);
 
 /* ext_tensor.c */
