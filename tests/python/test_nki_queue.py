@@ -216,6 +216,24 @@ def test_tiles_that_are_released_keep_their_values_until_they_were_read():
     np.testing.assert_array_equal(kernel(A), want)
 
 
+def test_a_load_into_another_part_leaves_a_tile_to_the_epoch_that_reads_it():
+    """The matmul is in a later epoch than the last load, which nothing reads; the first load has what it reads."""
+    @vtrn.nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((ROWS, 256), nl.float32, buffer=nl.shared_hbm)
+        left, right = nl.load(b), nl.ndarray((ROWS, 512), nl.float32)
+        scaled, product = nl.ndarray((ROWS, 256), nl.float32), nl.ndarray((ROWS, 256), nl.float32, buffer=nl.psum)
+        nisa.dma_copy(right[:, :256], a[:ROWS, :256])
+        nisa.tensor_scalar(scaled, right[:, :256], nl.multiply, 2.0)
+        nisa.nc_matmul(product, left, right[:, :256])
+        nisa.dma_copy(right[:, 256:], a[:ROWS, 256:])
+        del right
+        nl.store(out, nl.copy(product, nl.float32))
+        return out
+
+    np.testing.assert_array_equal(kernel(A, np.eye(ROWS, dtype=np.float32)), A[:ROWS, :256])
+
+
 def test_a_result_keeps_its_memory_and_is_its_own():
     """The array of a large result is the memory that the kernel wrote."""
     @vtrn.nki.jit
