@@ -396,9 +396,10 @@ static vtrn_status finish(nki_queue *q) {
     q->error = NULL;
     if (before || !e->n)
         return before;
+    bool is_done = true;
     if (q->is_posted) {
         environment outside = enter();
-        team_finish(q->core->team);
+        is_done = team_finish(q->core->team);
         leave(&outside);
     }
     if (e->states.written & ACCESS_PE_WEIGHTS)
@@ -406,7 +407,14 @@ static vtrn_status finish(nki_queue *q) {
     q->is_posted = false;
     q->n_over = e->number;
     clear(e);
-    return first_failure(e);
+    vtrn_status failure = first_failure(e);
+    if (is_done)
+        return failure;
+    vtrn_status_free(failure);
+    return VTRN_ERROR(
+        VTRN_UNSUPPORTED,
+        "this process is a fork of the one that began the kernel, and has none of its "
+        "threads; fork before a kernel, or behind it");
 }
 
 /* Begins to carry out the first epoch that gathers. */

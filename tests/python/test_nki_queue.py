@@ -187,6 +187,36 @@ def test_an_error_is_told_at_its_instruction_and_what_was_issued_before_is_done(
     np.testing.assert_array_equal(kernel(A), 2 * A[:ROWS, :COLUMNS])
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_within_a_kernel_is_told_and_the_kernel_goes_on():
+    """Threads of the parent alone end what they had begun."""
+    pids = []
+
+    @vtrn.nki.jit
+    def kernel(a):
+        x, product = nl.load(a[:ROWS]), nl.ndarray((ROWS, 512), nl.float32, buffer=nl.psum)
+        out = nl.ndarray((ROWS, 512), nl.float32, buffer=nl.shared_hbm)
+        for _ in range(40):
+            nisa.activation(x, nl.gelu, x)
+        for _ in range(3):  # the first epoch is carried out, others gather
+            nisa.nc_matmul(product, x[:, :ROWS], x, accumulate=False)
+            nisa.tensor_scalar(x, product, nl.multiply, 1 / 64)
+        pids.append(os.fork())
+        nl.store(out, x)
+        return out
+
+    try:
+        got = kernel(A)
+    except BaseException as error:
+        if pids and not pids[0]:
+            os._exit(7 if "is a fork of the one that began the kernel" in str(error) else 8)
+        raise
+    if not pids[0]:
+        os._exit(7 if os.environ.get("VTRN_THREADS") == "1" or len(os.sched_getaffinity(0)) == 1 else 9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 7
+    assert np.isfinite(got).all()
+
+
 def test_values_are_there_when_they_are_looked_at():
     @vtrn.nki.jit
     def kernel(a):
