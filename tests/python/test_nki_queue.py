@@ -17,6 +17,7 @@ import vtrn.nki.language as nl
 
 ROWS, COLUMNS = 128, 256
 UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}  # FE_UPWARD
+DOWNWARD = {"x86_64": 0x400, "aarch64": 0x800000}  # FE_DOWNWARD
 
 
 def pick(rng, options):
@@ -154,19 +155,20 @@ def test_bits_are_the_same_for_any_number_of_threads(n_threads):
 
 @pytest.mark.skipif(platform.machine() not in UPWARD, reason="the number of the rounding mode is the host's")
 @pytest.mark.parametrize("rows", [1, ROWS])  # done at once by the caller, or by the team
-def test_the_callers_rounding_mode_changes_no_bits(rows):
+@pytest.mark.parametrize("mode", [UPWARD, DOWNWARD])  # the nearest of 1 / 3 is above it, of 0.7 below
+def test_the_callers_rounding_mode_changes_no_bits(rows, mode):
     @vtrn.nki.jit
     def kernel(a):
         x = nl.load(a)
         out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
-        nisa.tensor_scalar(x, x, nl.multiply, 1 / 3, op1=nl.add, operand1=1e-9)
+        nisa.tensor_scalar(x, x, nl.multiply, 1 / 3, op1=nl.add, operand1=0.7)
         nl.store(out, x)
         return out
 
     libm = ctypes.CDLL("libm.so.6")
     want = kernel(A[:rows])
     try:
-        assert libm.fesetround(UPWARD[platform.machine()]) == 0
+        assert libm.fesetround(mode[platform.machine()]) == 0
         got = kernel(A[:rows])
     finally:
         libm.fesetround(0)
