@@ -430,6 +430,8 @@ static void give_late(nki_session *s) {
         vtrn_status_free(nki_pool_give(&s->pool[l->space], l->addr, l->size));
         s->late_bytes -= l->size * (uint64_t)nki_chip(s)->n_partitions;
     }
+    if (n == 0)
+        return; /* also where there is no list */
     s->n_late -= n;
     memmove(s->late, s->late + n, s->n_late * sizeof *s->late);
 }
