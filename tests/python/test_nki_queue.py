@@ -219,6 +219,32 @@ def test_a_fork_within_a_kernel_is_told_and_the_kernel_goes_on():
     assert np.isfinite(got).all()
 
 
+def test_tensors_of_another_kernel_are_refused():
+    """Of which a place, or a number, would be that of a tensor of this kernel."""
+    others = []
+
+    @vtrn.nki.jit
+    def first(a):
+        out, x = nl.ndarray((ROWS, COLUMNS), nl.float32, buffer=nl.shared_hbm), nl.load(a[:ROWS, :COLUMNS])
+        nl.store(out, x)
+        others.extend((a[:ROWS, :COLUMNS], x, out))
+        return out
+
+    @vtrn.nki.jit
+    def second(a):
+        x = nl.load(a[:ROWS, :COLUMNS])
+        for other in others:
+            for copy in (nisa.dma_copy, nisa.tensor_copy):
+                with pytest.raises(Exception, match=r"src is a tensor of a kernel that is over\n  at .*test_nki_queue.py"):
+                    copy(x, other)
+        with pytest.raises(Exception, match="dst is a tensor of a kernel that is over"):
+            nisa.dma_copy(others[0], x)
+        return a
+
+    first(A)
+    np.testing.assert_array_equal(second(A), A)
+
+
 def test_values_are_there_when_they_are_looked_at():
     @vtrn.nki.jit
     def kernel(a):
