@@ -292,6 +292,24 @@ def test_a_load_into_another_part_leaves_a_tile_to_the_epoch_that_reads_it():
     np.testing.assert_array_equal(kernel(A, np.eye(ROWS, dtype=np.float32)), A[:ROWS, :256])
 
 
+def test_what_is_written_to_an_argument_has_its_array_whatever_its_layout():
+    @vtrn.nki.jit
+    def kernel(a):
+        nl.store(a[:ROWS], nl.add(nl.load(a[:ROWS]), 1.0))
+        return a
+
+    fixed = A.copy()
+    fixed.flags.writeable = False
+    for array in (A.copy(), np.asfortranarray(A), np.repeat(A, 2, axis=1)[:, ::2], A.copy()[::-1]):
+        want = array.copy()
+        want[:ROWS] += np.float32(1)
+        np.testing.assert_array_equal(kernel(array), want)
+        np.testing.assert_array_equal(array, want)
+    with pytest.raises(Exception, match=r"kernel has written to an argument of shape \(256, 512\), .* is read-only; give it a copy"):
+        kernel(fixed)
+    np.testing.assert_array_equal(fixed, A)
+
+
 def test_a_result_keeps_its_memory_and_is_its_own():
     """The array of a large result is the memory that the kernel wrote."""
     @vtrn.nki.jit

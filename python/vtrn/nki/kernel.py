@@ -299,6 +299,9 @@ class _Run:
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
             if made._n_writes and isinstance(value, np.ndarray):
+                if not array.flags.writeable:
+                    raise NkiValidationError(f"{self.function.__name__} has written to an argument of shape {made.shape}, and "
+                                             "the caller's array is read-only; give it a copy", 1)
                 if array.flags.c_contiguous:
                     made._read_into(array.reshape(-1).view(np.uint8))
                 else:
