@@ -4,8 +4,10 @@ import ctypes
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -217,6 +219,34 @@ def test_a_fork_within_a_kernel_is_told_and_the_kernel_goes_on():
         os._exit(7 if os.environ.get("VTRN_THREADS") == "1" or len(os.sched_getaffinity(0)) == 1 else 9)
     assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 7
     assert np.isfinite(got).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_does_not_wait_for_a_kernel_of_another_thread():
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    @vtrn.nki.jit
+    def kernel(a, waits=False):
+        x, out = nl.load(a[:ROWS]), nl.ndarray((ROWS, 512), nl.float32, buffer=nl.shared_hbm)
+        nisa.tensor_scalar(x, x, nl.multiply, 2.0)
+        if waits:
+            is_inside.set()
+            may_end.wait(60)
+        nl.store(out, x)
+        return out
+
+    got = []
+    other = threading.Thread(target=lambda: got.append(kernel(A, True)))
+    other.start()
+    is_inside.wait(60)
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)  # ends a child that waits
+        os._exit(7 if (kernel(A) == 2 * A[:ROWS]).all() else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    may_end.set()
+    other.join()
+    np.testing.assert_array_equal(got[0], 2 * A[:ROWS])
 
 
 def test_tensors_of_another_kernel_are_refused():

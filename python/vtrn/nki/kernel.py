@@ -370,6 +370,16 @@ def is_running():
     return threading.get_ident() in _owners
 
 
+def _end_turns_of_others():
+    """A fork has the thread alone that forked: kernels of others are not waited for."""
+    global _turn, _owners
+    if not is_running():
+        _turn, _owners = threading.RLock(), frozenset()
+
+
+os.register_at_fork(after_in_child=_end_turns_of_others)
+
+
 def _grid(key):
     sizes = key if isinstance(key, tuple) else (key,)
     if not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes):
