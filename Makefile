@@ -147,7 +147,7 @@ test-threads: test-tools
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan $(CHECKED) -Doptimization=1 -Db_sanitize=thread
 	ninja -j $(JOBS) -C build-tsan
 	VTRN_THREADS=4 meson test -C build-tsan --no-rebuild --print-errorlogs --timeout-multiplier 30 \
-	    --suite base --suite engine --suite runtime --suite api --suite pjrt
+	    --suite base --suite engine --suite nki --suite runtime --suite api --suite pjrt
 
 test-fuzz: build-clang
 	@printf '%s\n' build-clang/fuzz/*_fuzz | xargs -P $(JOBS) -I {} fuzz/run {} $(FUZZ_SECONDS)

@@ -195,8 +195,10 @@ void team_post(team *t, void (*fn)(void *arg, int share_i), void *arg, int n_sha
         gate_raise(&t->start);
 }
 
-void team_finish(team *t) {
+bool team_finish(team *t) {
     job *j = &t->job;
+    if (t->n_threads > 1 && t->n_forks != process_n_forks())
+        return false;
     const uint32_t number = atomic_load_explicit(&j->number, memory_order_relaxed);
     const int n = atomic_load_explicit(&j->n_shares, memory_order_relaxed);
     const int n_others = n - take_shares(j, number, 0, t->n_threads);
@@ -207,6 +209,7 @@ void team_finish(team *t) {
         else
             sched_yield();
     }
+    return true;
 }
 
 void team_run(team *t, void (*fn)(void *arg, int thread_i), void *arg) {

@@ -4,6 +4,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct team team;
@@ -29,9 +30,10 @@ enum { TEAM_MAX_SHARES = 64 };
  * TEAM_MAX_SHARES, while the caller continues. team_finish() does what shares nobody has taken, and
  * returns when all are done; from then on the caller sees what they wrote. Between the two no other
  * function of the team may be called, by whatever thread. A thread that has no core is not waited
- * for, unless it has begun a share. */
+ * for, unless it has begun a share. team_finish() returns false in a fork of the process that made
+ * the team, which has none of its threads: shares that they had begun end nowhere. */
 void team_post(team *t, void (*fn)(void *arg, int share_i), void *arg, int n_shares);
-void team_finish(team *t);
+bool team_finish(team *t);
 
 /* How often a thread has slept at a barrier: the others took long, or did not have a core. */
 uint32_t team_n_sleeps(team *t);

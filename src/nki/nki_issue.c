@@ -388,15 +388,20 @@ static vtrn_status load_table(nki_session *s, const nki_call *call) {
     return run(&x);
 }
 
+static vtrn_status check_kernel(const issue *x, int i) {
+    if (x->view[i]->storage->session == x->s && !nki_record_of(x->view[i])->is_released)
+        return NULL;
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s is a tensor of a kernel that is over",
+                      nki_operand_name(&x->instr, i));
+}
+
 static vtrn_status operands(issue *x, const nki_call *call) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         int n_inner = i == 1 ? call->n_inner : 0, merged = 0;
         x->view[i] = call->view[i];
         if (!x->view[i])
             continue;
-        if (x->view[i]->storage->session != x->s || nki_record_of(x->view[i])->is_released)
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s is a tensor of a kernel that is over",
-                              nki_operand_name(&x->instr, i));
+        VTRN_RETURN_IF_ERROR(check_kernel(x, i));
         VTRN_RETURN_IF_ERROR(nki_operand(x->view[i], n_inner, &merged, &x->instr.ap[i]));
         if (n_inner)
             x->instr.arg[0] = merged;
@@ -453,6 +458,8 @@ vtrn_status vtrn_nki_dma(nki_session *s, const nki_call *call) {
     const nki_view *dst = call->view[0], *src = call->view[1];
     issue x = {.s = s, .instr = call->instr, .view = {dst, src}};
     x.instr.source = call->source;
+    for (int i = 0; i < 2; i++)
+        VTRN_RETURN_IF_ERROR(check_kernel(&x, i));
     if (nki_view_elements(dst) != nki_view_elements(src)) {
         char to[200], from[200];
         nki_view_print(dst, to, sizeof to);

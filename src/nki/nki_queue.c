@@ -38,6 +38,7 @@ struct nki_queue {
         vtrn_instr instr;
         uint64_t base[VTRN_MAX_AP]; /* by slot of instr */
         uint64_t *epoch_of[VTRN_MAX_AP];
+        uint64_t before[VTRN_MAX_AP]; /* the numbers there */
     } held;
     uint64_t n_over;   /* epochs up to this number are */
     vtrn_status error; /* to be told; NULL: none */
@@ -395,9 +396,10 @@ static vtrn_status finish(nki_queue *q) {
     q->error = NULL;
     if (before || !e->n)
         return before;
+    bool is_done = true;
     if (q->is_posted) {
         environment outside = enter();
-        team_finish(q->core->team);
+        is_done = team_finish(q->core->team);
         leave(&outside);
     }
     if (e->states.written & ACCESS_PE_WEIGHTS)
@@ -405,7 +407,14 @@ static vtrn_status finish(nki_queue *q) {
     q->is_posted = false;
     q->n_over = e->number;
     clear(e);
-    return first_failure(e);
+    vtrn_status failure = first_failure(e);
+    if (is_done)
+        return failure;
+    vtrn_status_free(failure);
+    return VTRN_ERROR(
+        VTRN_UNSUPPORTED,
+        "this process is a fork of the one that began the kernel, and has none of its "
+        "threads; fork before a kernel, or behind it");
 }
 
 /* Begins to carry out the first epoch that gathers. */
@@ -462,8 +471,7 @@ static vtrn_status place(nki_queue *q, const nki_work *work, const uses *u) {
     add(q->gathering[i], work, u);
     const uint64_t number = q->gathering[i]->number;
     for (int k = 0; k < VTRN_MAX_AP; k++)
-        if (work->epoch_of[k] &&
-            (*work->epoch_of[k] == NKI_NOT_PLACED || *work->epoch_of[k] < number))
+        if (work->epoch_of[k] && *work->epoch_of[k] < number)
             *work->epoch_of[k] = number;
     return NULL;
 }
@@ -478,13 +486,15 @@ static void hold(nki_queue *q, const nki_work *work) {
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         vtrn_ap *ap = &q->held.instr.ap[i];
         q->held.epoch_of[i] = work->epoch_of[i];
-        if (work->epoch_of[i])
-            *work->epoch_of[i] = NKI_NOT_PLACED;
+        q->held.before[i] = work->epoch_of[i] ? *work->epoch_of[i] : 0;
         if (ap->space != VTRN_SPACE_HBM)
             continue;
         q->held.base[i] = work->slot_base[ap->slot];
         ap->slot = (uint32_t)i;
     }
+    for (int i = 0; i < VTRN_MAX_AP; i++) /* both may be of one tensor, whose number is kept */
+        if (work->epoch_of[i])
+            *work->epoch_of[i] = NKI_NOT_PLACED;
 }
 
 vtrn_status nki_queue_place(nki_queue *q) {
@@ -493,6 +503,9 @@ vtrn_status nki_queue_place(nki_queue *q) {
         return NULL;
     nki_work work = {.instr = &q->held.instr, .slot_base = q->held.base};
     memcpy(work.epoch_of, q->held.epoch_of, sizeof work.epoch_of);
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        if (work.epoch_of[i]) /* an earlier instruction may be in a later epoch */
+            *work.epoch_of[i] = q->held.before[i];
     q->held.is_there = false;
     find_uses(&work, &u);
     return place(q, &work, &u);

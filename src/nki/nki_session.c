@@ -138,8 +138,9 @@ vtrn_status vtrn_nki_settle(nki_session *s) {
 }
 
 static void forget(nki_session *s) {
-    if (s->machine) /* an error here is of a kernel that is given up */
-        vtrn_status_free(nki_settle(s));
+    vtrn_status given_up; /* each error leaves what was issued behind it to the next call */
+    while (s->machine && (given_up = nki_settle(s)))
+        vtrn_status_free(given_up);
     for (uint32_t i = 0; i < s->n_records; i++) {
         nki_record *r = s->records[i];
         runtime_memory_release(r->memory);
@@ -429,6 +430,8 @@ static void give_late(nki_session *s) {
         vtrn_status_free(nki_pool_give(&s->pool[l->space], l->addr, l->size));
         s->late_bytes -= l->size * (uint64_t)nki_chip(s)->n_partitions;
     }
+    if (n == 0)
+        return; /* also where there is no list */
     s->n_late -= n;
     memmove(s->late, s->late + n, s->n_late * sizeof *s->late);
 }

@@ -12,10 +12,17 @@
 
 #include <cmocka.h>
 
+static void wait_long(void *arg, int share_i) {
+    (void)arg, (void)share_i;
+    usleep(20000);
+}
+
 /* Exit code of a child: 0 when it counts one fork more and leaves the parent's team alone. */
 static int child(team *t, uint32_t before) {
     if (process_n_forks() != before + 1)
         return 1;
+    if (team_finish(t)) /* shares that threads of the parent have begun */
+        return 2;
     team_destroy(t);
     return 0;
 }
@@ -25,10 +32,13 @@ static void a_fork_is_counted_and_has_no_team(void **state) {
     team *t;
     assert_null(team_create(2, &t));
     uint32_t before = process_n_forks();
+    team_post(t, wait_long, NULL, 4);
+    usleep(5000);
     pid_t pid = fork();
     if (pid == 0)
         _exit(child(t, before));
     int status;
+    assert_true(team_finish(t));
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
     assert_int_equal(process_n_forks(), before);

@@ -4,8 +4,10 @@ import ctypes
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +19,7 @@ import vtrn.nki.language as nl
 
 ROWS, COLUMNS = 128, 256
 UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}  # FE_UPWARD
+DOWNWARD = {"x86_64": 0x400, "aarch64": 0x800000}  # FE_DOWNWARD
 
 
 def pick(rng, options):
@@ -154,19 +157,20 @@ def test_bits_are_the_same_for_any_number_of_threads(n_threads):
 
 @pytest.mark.skipif(platform.machine() not in UPWARD, reason="the number of the rounding mode is the host's")
 @pytest.mark.parametrize("rows", [1, ROWS])  # done at once by the caller, or by the team
-def test_the_callers_rounding_mode_changes_no_bits(rows):
+@pytest.mark.parametrize("mode", [UPWARD, DOWNWARD])  # the nearest of 1 / 3 is above it, of 0.7 below
+def test_the_callers_rounding_mode_changes_no_bits(rows, mode):
     @vtrn.nki.jit
     def kernel(a):
         x = nl.load(a)
         out = nl.ndarray(a.shape, a.dtype, buffer=nl.shared_hbm)
-        nisa.tensor_scalar(x, x, nl.multiply, 1 / 3, op1=nl.add, operand1=1e-9)
+        nisa.tensor_scalar(x, x, nl.multiply, 1 / 3, op1=nl.add, operand1=0.7)
         nl.store(out, x)
         return out
 
     libm = ctypes.CDLL("libm.so.6")
     want = kernel(A[:rows])
     try:
-        assert libm.fesetround(UPWARD[platform.machine()]) == 0
+        assert libm.fesetround(mode[platform.machine()]) == 0
         got = kernel(A[:rows])
     finally:
         libm.fesetround(0)
@@ -185,6 +189,90 @@ def test_an_error_is_told_at_its_instruction_and_what_was_issued_before_is_done(
         return out
 
     np.testing.assert_array_equal(kernel(A), 2 * A[:ROWS, :COLUMNS])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_within_a_kernel_is_told_and_the_kernel_goes_on():
+    """Threads of the parent alone end what they had begun."""
+    pids = []
+
+    @vtrn.nki.jit
+    def kernel(a):
+        x, product = nl.load(a[:ROWS]), nl.ndarray((ROWS, 512), nl.float32, buffer=nl.psum)
+        out = nl.ndarray((ROWS, 512), nl.float32, buffer=nl.shared_hbm)
+        for _ in range(40):
+            nisa.activation(x, nl.gelu, x)
+        for _ in range(3):  # the first epoch is carried out, others gather
+            nisa.nc_matmul(product, x[:, :ROWS], x, accumulate=False)
+            nisa.tensor_scalar(x, product, nl.multiply, 1 / 64)
+        pids.append(os.fork())
+        nl.store(out, x)
+        return out
+
+    try:
+        got = kernel(A)
+    except BaseException as error:
+        if pids and not pids[0]:
+            os._exit(7 if "is a fork of the one that began the kernel" in str(error) else 8)
+        raise
+    if not pids[0]:
+        os._exit(7 if os.environ.get("VTRN_THREADS") == "1" or len(os.sched_getaffinity(0)) == 1 else 9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 7
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_does_not_wait_for_a_kernel_of_another_thread():
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    @vtrn.nki.jit
+    def kernel(a, waits=False):
+        x, out = nl.load(a[:ROWS]), nl.ndarray((ROWS, 512), nl.float32, buffer=nl.shared_hbm)
+        nisa.tensor_scalar(x, x, nl.multiply, 2.0)
+        if waits:
+            is_inside.set()
+            may_end.wait(60)
+        nl.store(out, x)
+        return out
+
+    got = []
+    other = threading.Thread(target=lambda: got.append(kernel(A, True)))
+    other.start()
+    is_inside.wait(60)
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)  # ends a child that waits
+        os._exit(7 if (kernel(A) == 2 * A[:ROWS]).all() else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    may_end.set()
+    other.join()
+    np.testing.assert_array_equal(got[0], 2 * A[:ROWS])
+
+
+def test_tensors_of_another_kernel_are_refused():
+    """Of which a place, or a number, would be that of a tensor of this kernel."""
+    others = []
+
+    @vtrn.nki.jit
+    def first(a):
+        out, x = nl.ndarray((ROWS, COLUMNS), nl.float32, buffer=nl.shared_hbm), nl.load(a[:ROWS, :COLUMNS])
+        nl.store(out, x)
+        others.extend((a[:ROWS, :COLUMNS], x, out))
+        return out
+
+    @vtrn.nki.jit
+    def second(a):
+        x = nl.load(a[:ROWS, :COLUMNS])
+        for other in others:
+            for copy in (nisa.dma_copy, nisa.tensor_copy):
+                with pytest.raises(Exception, match=r"src is a tensor of a kernel that is over\n  at .*test_nki_queue.py"):
+                    copy(x, other)
+        with pytest.raises(Exception, match="dst is a tensor of a kernel that is over"):
+            nisa.dma_copy(others[0], x)
+        return a
+
+    first(A)
+    np.testing.assert_array_equal(second(A), A)
 
 
 def test_values_are_there_when_they_are_looked_at():
@@ -214,6 +302,42 @@ def test_tiles_that_are_released_keep_their_values_until_they_were_read():
 
     want = A[None, :ROWS, :COLUMNS] + np.arange(64, dtype=np.float32)[:, None, None]
     np.testing.assert_array_equal(kernel(A), want)
+
+
+def test_a_load_into_another_part_leaves_a_tile_to_the_epoch_that_reads_it():
+    """The matmul is in a later epoch than the last load, which nothing reads; the first load has what it reads."""
+    @vtrn.nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((ROWS, 256), nl.float32, buffer=nl.shared_hbm)
+        left, right = nl.load(b), nl.ndarray((ROWS, 512), nl.float32)
+        scaled, product = nl.ndarray((ROWS, 256), nl.float32), nl.ndarray((ROWS, 256), nl.float32, buffer=nl.psum)
+        nisa.dma_copy(right[:, :256], a[:ROWS, :256])
+        nisa.tensor_scalar(scaled, right[:, :256], nl.multiply, 2.0)
+        nisa.nc_matmul(product, left, right[:, :256])
+        nisa.dma_copy(right[:, 256:], a[:ROWS, 256:])
+        del right
+        nl.store(out, nl.copy(product, nl.float32))
+        return out
+
+    np.testing.assert_array_equal(kernel(A, np.eye(ROWS, dtype=np.float32)), A[:ROWS, :256])
+
+
+def test_what_is_written_to_an_argument_has_its_array_whatever_its_layout():
+    @vtrn.nki.jit
+    def kernel(a):
+        nl.store(a[:ROWS], nl.add(nl.load(a[:ROWS]), 1.0))
+        return a
+
+    fixed = A.copy()
+    fixed.flags.writeable = False
+    for array in (A.copy(), np.asfortranarray(A), np.repeat(A, 2, axis=1)[:, ::2], A.copy()[::-1]):
+        want = array.copy()
+        want[:ROWS] += np.float32(1)
+        np.testing.assert_array_equal(kernel(array), want)
+        np.testing.assert_array_equal(array, want)
+    with pytest.raises(Exception, match=r"kernel has written to an argument of shape \(256, 512\), .* is read-only; give it a copy"):
+        kernel(fixed)
+    np.testing.assert_array_equal(fixed, A)
 
 
 def test_a_result_keeps_its_memory_and_is_its_own():

@@ -299,6 +299,9 @@ class _Run:
         """What the kernel has written to an argument is seen in the caller's array."""
         for array, made, value in self.arguments:
             if made._n_writes and isinstance(value, np.ndarray):
+                if not array.flags.writeable:
+                    raise NkiValidationError(f"{self.function.__name__} has written to an argument of shape {made.shape}, and "
+                                             "the caller's array is read-only; give it a copy", 1)
                 if array.flags.c_contiguous:
                     made._read_into(array.reshape(-1).view(np.uint8))
                 else:
@@ -365,6 +368,16 @@ class _Run:
 def is_running():
     """Whether the caller is part of a kernel."""
     return threading.get_ident() in _owners
+
+
+def _end_turns_of_others():
+    """A fork has the thread alone that forked: kernels of others are not waited for."""
+    global _turn, _owners
+    if not is_running():
+        _turn, _owners = threading.RLock(), frozenset()
+
+
+os.register_at_fork(after_in_child=_end_turns_of_others)
 
 
 def _grid(key):

@@ -1,6 +1,8 @@
 /* Instructions: arguments of Python to an nki_call. */
 #include "nki/python/ext.h"
 
+#include "base/float_env.h"
+
 #include <string.h>
 
 /* Positions of issue(). */
@@ -35,6 +37,18 @@ static PyObject *bad(const char *what, PyObject *given) {
     return PyErr_Format(PyExc_TypeError, "%s: %R", what, given);
 }
 
+/* The nearest number of fp32, whatever the caller's rounding mode is. */
+static float to_fp32(double value) {
+    if (float_env_is_default())
+        return (float)value;
+    fenv_t outside;
+    volatile double given = value; /* read, and converted, between the changes of the mode */
+    float_env_enter(&outside);
+    volatile float nearest = (float)given;
+    float_env_leave(&outside);
+    return nearest;
+}
+
 /* A number where a per-partition scalar could be: a float, or the raw bits of an integer. */
 static bool take_number(nki_call *call, int i, PyObject *value) {
     if (i < 2) {
@@ -42,7 +56,7 @@ static bool take_number(nki_call *call, int i, PyObject *value) {
         return false;
     }
     if (PyFloat_Check(value)) {
-        call->instr.imm[i - 2].f = (float)PyFloat_AS_DOUBLE(value);
+        call->instr.imm[i - 2].f = to_fp32(PyFloat_AS_DOUBLE(value));
         return true;
     }
     if (PyLong_Check(value)) {
