@@ -307,8 +307,11 @@ def test_an_interrupt_ends_both_programs_wherever_it_comes():
     class Interrupt(BaseException):
         pass
 
+    is_armed = False
+
     def interrupt(*_):
-        raise Interrupt
+        if is_armed:  # it may come late, behind what it is to interrupt
+            raise Interrupt
 
     @nki.jit
     def kernel(a):
@@ -325,15 +328,19 @@ def test_an_interrupt_ends_both_programs_wherever_it_comes():
     try:
         for i in range(100):
             try:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
-                    kernel[2](a)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
+                is_armed = True
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
+                kernel[2](a)
+                is_armed = False
+            except (Interrupt, RuntimeError) as error:
+                is_armed = False
+                # Of a lock that Python had not taken yet when the interrupt came while it started a thread.
+                assert isinstance(error, Interrupt) or "release" in str(error)
                 n_ended += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
             np.testing.assert_array_equal(kernel[2](a), want)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert n_ended > 10
     np.testing.assert_array_equal(want, a[::-1])
