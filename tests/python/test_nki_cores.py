@@ -1,5 +1,6 @@
 """Two programs of a kernel on the cores of a logical NeuronCore: exchanges, barriers, and what is wrong with them."""
 
+import signal
 import threading
 
 import numpy as np
@@ -299,3 +300,47 @@ def test_accesses_of_two_cores_that_nothing_orders_are_told(body, text, monkeypa
     monkeypatch.setenv("VTRN_NKI_RACES", "often")
     with pytest.raises(ValueError, match="warn, error, ignore"):
         race_kernel(body)[2](HALF)
+
+
+def test_an_interrupt_ends_both_programs_wherever_it_comes():
+    """Also while the thread of program 1 starts, or passes the turn on: the launch ends, and later ones are right."""
+    class Interrupt(BaseException):
+        pass
+
+    is_armed = False
+
+    def interrupt(*_):
+        if is_armed:  # it may come late, behind what it is to interrupt
+            raise Interrupt
+
+    @nki.jit
+    def kernel(a):
+        me, out = nl.program_id(0), nl.ndarray((2, 128, 16), nl.float32, buffer=nl.shared_hbm)
+        x, y = nl.load(a[me]), nl.ndarray((128, 16), nl.float32)
+        for _ in range(8):
+            nisa.sendrecv(src=x, dst=y, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+        nl.store(out[me], y)
+        return out
+
+    a = np.arange(2 * 128 * 16, dtype=np.float32).reshape(2, 128, 16)
+    want, n_ended = kernel[2](a), 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(100):
+            try:
+                is_armed = True
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
+                kernel[2](a)
+                is_armed = False
+            except (Interrupt, RuntimeError) as error:
+                is_armed = False
+                # Of a lock that Python had not taken yet when the interrupt came while it started a thread.
+                assert isinstance(error, Interrupt) or "release" in str(error)
+                n_ended += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            np.testing.assert_array_equal(kernel[2](a), want)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert n_ended > 10
+    np.testing.assert_array_equal(want, a[::-1])

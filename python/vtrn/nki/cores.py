@@ -3,6 +3,7 @@
 Program 0 runs until it waits for program 1; then program 1 runs, in a thread of its own, until it waits or ends, and
 so on. One of them runs at any time and the order depends on the kernel alone, so that the values do, too."""
 
+import contextlib
 import threading
 
 from vtrn.nki import tensor
@@ -38,6 +39,7 @@ class Turns:
         self.waits, self.is_over = [None, None], [False, False]
         self.results, self.error = [None, None], None
         self.thread, self.threads = None, {threading.get_ident()}
+        self.has_begun = False  # program 1 runs in that thread
         self.stops = []  # where they wait: _Run.stops
 
     def run(self):
@@ -122,6 +124,10 @@ class Turns:
             raise self.error if threading.current_thread() is not self.thread else _Abandoned
 
     def _second(self):
+        with self.changed:
+            if self.error is not None:  # the launch was over before the thread was there
+                return
+            self.has_begun = True
         self.threads.add(threading.get_ident())
         try:
             self._resume(1)
@@ -137,9 +143,16 @@ class Turns:
         self._pass_turn(0)
 
     def _abandon(self):
-        """Program 0 has failed: program 1 ends, too."""
-        if self.thread:
+        """Program 0 has failed, or was interrupted wherever it was: program 1 ends, too."""
+        if not self.thread:
+            return
+        with contextlib.suppress(RuntimeError):  # which says that it is free: an interrupt may have left it taken
+            while True:
+                self.changed.release()
+        with self.changed:
             self.error = self.error or RuntimeError("the other program has failed")
+            has_begun = self.has_begun
+        if has_begun:
             self._pass_turn(1)
             self.thread.join()
 
