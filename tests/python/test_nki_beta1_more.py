@@ -399,3 +399,16 @@ def test_arguments_have_the_names_and_the_meaning_of_the_page(capsys):
 def test_arguments_that_the_chip_has_not_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         nki.jit(lambda a: call(nl.load(a)))(numbers(32, 40))
+
+
+def test_a_tile_of_one_row_number_gathers_a_row():
+    @nki.jit
+    def kernel(table, index):
+        out = nl.ndarray((1, 40), dtype=table.dtype, buffer=nl.shared_hbm)
+        found = nl.load(table[nl.load(index), :])
+        assert found.shape == (1, 40)
+        nl.store(out, found)
+        return out
+
+    table = numbers(50, 40)
+    np.testing.assert_array_equal(kernel(table, np.array([[7]], np.int32)), table[7:8])

@@ -23,14 +23,15 @@ class Tensor:
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
     their dimension, which a mask may bring back before the elements are read. kept: of the result of a masked operation,
     the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all.
-    is_dynamic: a number in a tile says where it is."""
+    is_dynamic: a number in a tile says where it is. is_element: integers named it, as x[0, 0]."""
 
-    __slots__ = ("base", "par", "indirect", "beyond", "kept", "is_dynamic")
+    __slots__ = ("base", "par", "indirect", "beyond", "kept", "is_dynamic", "is_element")
     __hash__ = object.__hash__
     __array_ufunc__ = operators.array_ufunc
 
     def __init__(self, base, par=None, indirect=None):
-        self.base, self.indirect, self.beyond, self.kept, self.is_dynamic = base, indirect, (), None, False
+        self.base, self.indirect, self.beyond, self.kept = base, indirect, (), None
+        self.is_dynamic = self.is_element = False
         self.par = par if par is not None or not base._is_on_chip else 0
 
     shape = property(lambda self: self.base.shape)
@@ -101,7 +102,7 @@ class Tensor:
         if len([k for k in key if k is not None]) != self.ndim:
             raise IndexError(f"{len(key)} subscripts of a tensor of {self.ndim} dimensions")
         if self.par is None:
-            return self._of_numbers(key) if any(map(_is_number_in_tile, key)) else self._select(key)
+            return self._of_numbers(key) if any(isinstance(k, Tensor) and k.is_element for k in key) else self._select(key)
         if not any(map(_is_dynamic, key)):
             return self._select(key)
         if _is_dynamic([k for k in key if k is not None][self.par]):
@@ -113,12 +114,12 @@ class Tensor:
         return found
 
     def _of_numbers(self, key):
-        """A part of a tensor in HBM by numbers in tiles of one element, which are no rows to gather: nothing else is an array."""
-        if any(isinstance(k, Index) for k in key):
+        """A part of a tensor in HBM by elements of tiles, as x[i[0, 0]]: a number, where a tile has rows to gather."""
+        if any(isinstance(k, Index) or (isinstance(k, Tensor) and not k.is_element) for k in key):
             return self._select(key)
         given, outside, d = [], None, 0
         for k in key:
-            if _is_number_in_tile(k):
+            if isinstance(k, Tensor):
                 k, n = k.base._index("a subscript", k.base), self.shape[d]
                 outside = outside if 0 <= k < n else tensor.Outside(k, d, n)
                 k = min(max(k, 0), n - 1)
@@ -208,7 +209,7 @@ class Tensor:
         if self.par is None and not shape:
             shape, strides = [1], [1]
         part = self.part(shape, strides, offset, owner)
-        part.indirect = indirect
+        part.indirect, part.is_element = indirect, all(hasattr(k, "__index__") for k in key)
         for k, d, n in reaches:
             step = {axes + len(sizes) - 1 - a: s for a, s in k.step.items() if s}
             part.keep_beyond(Reach(k.const, step, shape, (self, d, n)))
@@ -302,12 +303,8 @@ class Tensor:
         return self
 
 
-def _is_number_in_tile(k):
-    return isinstance(k, Tensor) and k.size == 1
-
-
 def _is_dynamic(k):
-    return isinstance(k, dynamic.Dynamic) or _is_number_in_tile(k)
+    return isinstance(k, dynamic.Dynamic) or (isinstance(k, Tensor) and k.size == 1)
 
 
 def _check_operand(name, x, y):
@@ -455,7 +452,8 @@ class Product(Tensor):
     def __init__(self, stationary, moving, **options):
         self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
         self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
-        self.indirect, self.par, self.beyond, self.kept, self.is_dynamic = None, 0, (), None, False
+        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
+        self.is_dynamic = self.is_element = False
         tensor.launch.products.append(weakref.ref(self))
 
     def into(self, target, accumulate):
