@@ -211,6 +211,17 @@ def many_dimensions(a, b):
     return out
 
 
+def test_a_tile_that_is_copied_to_itself_takes_one_instruction():
+    @nki.jit
+    def kernel(a):
+        x = nl.load(a)
+        p, u, v, w, i, j = nl.mgrid[0:16, 0:2, 0:2, 0:2, 0:2, 0:2]
+        x[p, 32 * u + 16 * v + 8 * w + 4 * i + 2 * j] = x[p, 1 + 2 * u + 4 * v + 8 * w + 16 * i + 32 * j]
+
+    with pytest.raises(vtrn.nki.NkiValidationError, match="5 free dimensions"):
+        kernel(numbers(16, 64))
+
+
 def test_patterns_of_many_dimensions_are_several_instructions():
     a, b = numbers(16, 4, 5, 6), numbers(16, 4, 5, 6)
     u, v, w, i, j, k = np.ogrid[0:2, 0:2, 0:2, 0:3, 0:4, 0:5]

@@ -304,8 +304,9 @@ def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
     v = src.raw()
     order = list(range(v.ndim))
     order[0], order[-1] = order[-1], order[0]
-    if axes is not None and list(axes) not in (order, [3, 1, 2, 0]):
-        raise ValueError(f"dma_transpose: axes={tuple(axes)}; they are (1, 0), (2, 1, 0) or (3, 1, 2, 0): the first and the last change places")
+    if axes is not None and list(axes) != order:
+        raise ValueError(f"dma_transpose: axes={tuple(axes)} of a tensor of {v.ndim} dimensions; they are {tuple(order)}: the first and the "
+                         "last change places")
     out = Tensor(tensor.ndarray([v.shape[d] for d in order], dtype or src.dtype))
     isa.dma_transpose(out.raw(), v, tuple(order))
     return out

@@ -704,8 +704,9 @@ def _n_free(v):
 
 def in_patterns(f, *parts):
     """f of views, one element of each giving one of the first: where a pattern has too many dimensions, an instruction for each
-    number of the outermost one, as the vendor's compiler has."""
-    if any(_n_free(v) > _FREE_DIMENSIONS for v in parts) and all(v.shape == parts[0].shape for v in parts):
+    number of the outermost one, as the vendor's compiler has; not where one might overwrite what the next reads."""
+    is_apart = all(v._storage_id != parts[0]._storage_id for v in parts[1:])
+    if is_apart and any(_n_free(v) > _FREE_DIMENSIONS for v in parts) and all(v.shape == parts[0].shape for v in parts):
         for i in range(parts[0].shape[1]):
             in_patterns(f, *(v[:, i] for v in parts))
     else:
