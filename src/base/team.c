@@ -34,8 +34,8 @@ typedef struct member {
     pthread_t thread;
 } member;
 
-/* A job in shares that whoever is free takes, so a thread without a core is not waited for. Slot i
- * of `taken` has the number of the last job whose share i was taken. */
+/* A job in shares: each idle thread of the team takes the next, so the caller does not wait for a
+ * thread that has no core. taken[i] is the number of the last job whose share i a thread took. */
 typedef struct job {
     void (*fn)(void *arg, int share_i);
     void *arg;

@@ -27,11 +27,11 @@ void team_barrier(team *t);
 enum { TEAM_MAX_SHARES = 64 };
 
 /* Begins a job: threads of the team call fn(arg, share_i) once for each share_i < n_shares, 1 to
- * TEAM_MAX_SHARES, while the caller continues. team_finish() does what shares nobody has taken, and
- * returns when all are done; from then on the caller sees what they wrote. Between the two no other
- * function of the team may be called, by whatever thread. A thread that has no core is not waited
- * for, unless it has begun a share. team_finish() returns false in a fork of the process that made
- * the team, which has none of its threads: shares that they had begun end nowhere. */
+ * TEAM_MAX_SHARES, while the caller continues. team_finish() runs the shares that no thread has
+ * taken, and returns when all are done; from then on the caller sees what they wrote. Between the
+ * two no other function of the team may be called, by whatever thread. A thread that has no core is
+ * not waited for, unless it has begun a share. team_finish() returns false in a fork of the process
+ * that made the team, which has none of its threads: shares that they had begun end nowhere. */
 void team_post(team *t, void (*fn)(void *arg, int share_i), void *arg, int n_shares);
 bool team_finish(team *t);
 

@@ -42,8 +42,9 @@ double cost_runs_ns(const vtrn_chip *chip, double n_bytes, double run_bytes) {
     return runs_ns(chip, &load, n_bytes, run_bytes);
 }
 
-/* Rows of HBM whose addresses differ by a multiple of strided_pitch_bytes share banks. Rows that
- * follow each other do not, nor do long ones, of which each lies in several. */
+/* Rows of HBM whose addresses differ by a multiple of strided_pitch_bytes share banks. Adjacent
+ * rows use different banks, and a row of strided_row_bytes or more spreads over several by itself.
+ */
 static bool is_strided(const vtrn_chip *chip, const vtrn_ap *src) {
     double pitch_bytes = fabs((double)src->partition_step) * (double)dtype_size(src->dtype);
     return src->space == VTRN_SPACE_HBM && src->n_partitions > 1 && !is_one_run(src) &&

@@ -90,7 +90,7 @@ typedef struct nki_memory nki_memory;
 VTRN_API void vtrn_nki_memory_release(nki_memory *memory);
 /* The view's elements in place, adjacent and in order: no copy of a result is needed. *out
  * NULL: they are not adjacent, are the caller's own, are few, or nothing has written some of them.
- * Whoever writes to them changes the tensor. */
+ * A write to these bytes changes the tensor. */
 VTRN_API vtrn_status vtrn_nki_keep(const nki_view *view, nki_memory **out, void **out_bytes);
 
 /* Carries out what was issued and waits; whatever reads values does so by itself. */

@@ -423,3 +423,20 @@ def test_a_tile_of_one_row_number_gathers_a_row():
 
     table = numbers(50, 40)
     np.testing.assert_array_equal(kernel(table, np.array([[7]], np.int32)), table[7:8])
+
+
+def test_a_seed_takes_masks_of_loops_alone():
+    @nki.jit
+    def draws(a, mask):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.random_seed(7)
+        nl.random_seed(8, mask=mask)
+        nl.store(out, nl.dropout(nl.load(a), 0.5))
+        return out
+
+    a = np.ones((128, 100), np.float32)
+    left_out, taken, plain = draws(a, False), draws(a, True), draws(a, None)
+    np.testing.assert_array_equal(taken, plain)
+    assert (left_out != taken).any()
+    with pytest.raises(ValueError, match="a seed is one number"):
+        draws(a, nl.arange(10)[None, :] < 5)

@@ -64,7 +64,8 @@ def _leaves_nothing(what, mask):
     """Of a mask that is of loops' variables alone whether it leaves nothing; others name elements, and are refused."""
     mask = mask_of(mask)
     if mask is not None and any(any(term.step.values()) for term in mask.terms):
-        raise NotImplementedError(f"{what}: a mask of elements; mask what it reads and what is stored")
+        raise NotImplementedError(f"{what}: a mask of elements, and a product takes one of loops' variables alone; use parts of the "
+                                  "operands, as x[0:n], and mask what is stored")
     return mask is not None and mask.is_nowhere()
 
 

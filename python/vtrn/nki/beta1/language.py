@@ -579,8 +579,11 @@ def rand(shape, dtype=float32, **unused):
 
 def random_seed(seed, *, mask=None, **unused):
     """seed: a number, or a tile of one element."""
+    mask = mask_of(mask)
+    if mask is not None and not mask.is_nowhere():
+        raise ValueError("nl.random_seed: a mask of elements, and a seed is one number; take a mask of loops' variables, or none")
     if mask is not None:
-        raise NotImplementedError("nl.random_seed: mask; a seed is one number")
+        return
     nl.random_seed(seed.raw() if isinstance(seed, Tensor) else seed)
 
 
