@@ -382,9 +382,9 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
     const bool is_run = is_plain && m.n_levels == 1 && m.level[0].n == 1;
     const uint8_t *table = engine_row(core, src, slot_base, 0);
     int64_t pitch = engine_row_stride(core, src);
-    engine_rows rows = engine_rows_of(core, dst, thread_i);
-    while (engine_rows_next(&rows))
-        for (int r = rows.first; r < rows.end; r++) {
+    share s = share_of(core, instr, thread_i);
+    while (share_next(&s))
+        for (int r = s.first; r < s.end; r++) {
             int64_t i;
             VTRN_RETURN_IF_ERROR(indexed_row(core, instr, slot_base, r, &i));
             if (i < 0)

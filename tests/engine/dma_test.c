@@ -344,15 +344,17 @@ static vtrn_instr *random_indexed(rig *r, vtrn_opcode opcode, int round) {
         *table = random_ap(VTRN_SPACE_HBM, 1, dtype, n_table, n, false);
     while (!fits(table, n_table));
     table->n_partitions = (uint16_t)n_rows;
+    const bool is_in_hbm = rig_below(&seed, 3) == 0;
     do
         *rows =
-            random_ap(VTRN_SPACE_SBUF, 0, rig_below(&seed, 3) ? dtype : dtypes[rig_below(&seed, 4)],
-                      n_rows, n, false);
+            random_ap(is_in_hbm ? VTRN_SPACE_HBM : VTRN_SPACE_SBUF, 0,
+                      rig_below(&seed, 3) ? dtype : dtypes[rig_below(&seed, 4)], n_rows, n, false);
     while (!fits(rows, n_rows));
-    rows->partition_step = 1;
-    if (rows->partition + n_rows > 128)
+    if (!is_in_hbm)
+        rows->partition_step = 1;
+    if (!is_in_hbm && rows->partition + n_rows > 128)
         rows->partition = 0;
-    if (rig_below(&seed, 2))
+    if (!is_in_hbm && rig_below(&seed, 2))
         in->ap[2] = (vtrn_ap){.space = VTRN_SPACE_HBM,
                               .dtype = VTRN_DTYPE_INT32,
                               .n_partitions = (uint16_t)n_rows,
