@@ -76,8 +76,8 @@ static vtrn_status check_rules(const issue *x) {
                             .n_slots = s->n_slots,
                             .n_arguments = s->n_arguments,
                             .gen = (uint8_t)s->machine->roomy.gen};
-    VTRN_RETURN_IF_ERROR(
-        nki_name_operands(checked, program_validate_lone(&program, nki_chip(s), checked)));
+    VTRN_RETURN_IF_ERROR(nki_name_operands(
+        checked, program_validate_lone(&program, nki_chip(s), checked, &s->stationary[s->core])));
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i])
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));

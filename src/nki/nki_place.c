@@ -401,7 +401,7 @@ bool nki_is_legal(const nki_session *s, const nki_issued *issued) {
                                   .n_slots = s->n_slots,
                                   .n_arguments = s->n_arguments,
                                   .gen = (uint8_t)nki_chip(s)->gen};
-    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr);
+    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr, NULL);
     bool is_valid = !status;
     vtrn_status_free(status);
     return is_valid;

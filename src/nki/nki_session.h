@@ -4,6 +4,7 @@
 
 #include "api/api.h"
 #include "engine/engine.h"
+#include "isa/validate.h"
 #include "nki/nki.h"
 #include "nki/nki_queue.h"
 
@@ -125,9 +126,11 @@ struct nki_session {
     uint32_t n_barriers;        /* of them, those of both cores */
     bool is_exchanging;         /* what is issued now is_exchange */
     int core;                   /* that runs */
-    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; -1: none */
+    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; 0: none is needed yet */
     engine_kept *kept;          /* [NKI_MAX_CORES] of cores that do not run; NULL: core 0 runs
                                    alone */
+    /* What the instructions issued so far leave in the PE array. */
+    program_stationary stationary[NKI_MAX_CORES];
     int next_ring;
     uint64_t flops;
     bool has_no_values;
