@@ -308,8 +308,7 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
         if (r->first == UINT32_MAX)
             r->first = list_i;
         r->last = list_i;
-        r->is_contracted |=
-            access_writes_weights(&x->instr) || (access_reads_weights(&x->instr) && i >= 1);
+        r->keeps_partition |= nki_binds_partitions(&x->instr, i);
         if (!access_is_written(&x->instr, i))
             continue;
         r->n_writes++;

@@ -139,7 +139,7 @@ static bool find_place(const placing *p, nki_record *tile, const living *live, i
     /* Where a tile may start. Source: docs/hardware.md, "Operands". */
     uint32_t grid = n > max / 2 ? max : n > max / 4 ? max / 2 : max / 4;
     bool is_found = false;
-    bool may_move = p->is_tight && p->space == VTRN_SPACE_SBUF && !tile->is_contracted;
+    bool may_move = p->is_tight && p->space == VTRN_SPACE_SBUF && !tile->keeps_partition;
     for (uint32_t partition = 0; partition + n <= (may_move ? max : n); partition += grid) {
         int64_t at;
         if (!find_address(p, tile, partition, live, from, &at) ||
