@@ -269,3 +269,19 @@ def test_rows_of_hbm_are_gathered_to_hbm_and_scattered_from_there(tmp_path):
     rows, back = vtrn.nki.profile(kernel, str(tmp_path))(table, order).result
     np.testing.assert_array_equal(rows, table[order[:, 0]])
     np.testing.assert_array_equal(back, table)
+
+
+@pytest.mark.parametrize("call, text", [
+    (lambda x: nl.ndarray((-1, 4), nl.float32), r"dimension 0 is -1: dimensions are positive.*make it smaller"),
+    (lambda x: nl.ndarray((2**30, 2**30), nl.float32, buffer=nl.hbm), r"dimension 1 is 1073741824: .* at most 2\^46 bytes; make it smaller"),
+    (lambda x: nl.ndarray((70_000, 4), nl.float32), r"a tile of 70000 partitions; SBUF of trn2 has 128; split its first dimension"),
+    (lambda x: nisa.tensor_copy(nl.load(x), 3), r"tensor_copy: src is 3, no tensor; load"),
+    (lambda x: nisa.nc_find_index8(nl.load(x), nl.load(x), "a"), r"find_index8: vals is 'a', neither a tensor nor a number; load"),
+    (lambda x: x[::0], r"a slice with step 0; a step is positive or negative"),
+    (lambda x: nl.ndarray((1,) * 9, nl.float32), r"shape: 9 dimensions > 8; merge some \(reshape\)"),
+    (lambda x: nisa.iota(nl.load(x), [[1]]), r"iota: pattern=\[\[1\]\]; it is a list of pairs \[step, number\]"),
+])
+def test_an_error_of_an_argument_says_rule_values_and_remedy(monkeypatch, call, text):
+    monkeypatch.setenv("VTRN_CHIP", "trn2")
+    with pytest.raises((NkiValidationError, TypeError, ValueError), match=text):
+        nki.jit(lambda x: call(x))(np.ones((4, 8), np.float32))

@@ -425,19 +425,22 @@ def activation_reduce(dst, op, data, reduce_op, reduce_res, bias=None, scale=1.0
 _IOTA, _AFFINE_SELECT = OPCODE["iota"], OPCODE["affine_select"]
 
 
-def _pattern(pattern):
-    return tuple((int(step), int(n)) for step, n in pattern)
+def _pattern(what, pattern):
+    try:
+        return tuple((int(step), int(n)) for step, n in pattern)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: pattern={pattern}; it is a list of pairs [step, number], one a free dimension") from None
 
 
 def iota(dst, pattern, offset=0, channel_multiplier=0, name=None):
-    _issue(_IOTA, GPSIMD, 0, 0, 0, 0, dst, None, None, _pattern(pattern), int(offset), channel_multiplier, 0)
+    _issue(_IOTA, GPSIMD, 0, 0, 0, 0, dst, None, None, _pattern("iota", pattern), int(offset), channel_multiplier, 0)
     return _DONE
 
 
 def affine_select(dst, pattern, channel_multiplier, on_true_tile, on_false_value, cmp_op=None, offset=0, name=None):
     alu = ALU["is_equal"] if cmp_op is None else _alu(cmp_op)
     core.issue_with(float(on_false_value), _AFFINE_SELECT, GPSIMD, 0, alu, 0, 0, dst, on_true_tile, None,
-                    _pattern(pattern), int(offset), int(channel_multiplier), 0)
+                    _pattern("affine_select", pattern), int(offset), int(channel_multiplier), 0)
     return _DONE
 
 
