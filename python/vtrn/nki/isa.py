@@ -126,8 +126,7 @@ def _continues(what, on, dst, goes_on):
     """Whether an instruction goes on from the registers of dst's partitions, as it is asked to: what the kernel has not begun there
     begins new, for it would hold what ran before the kernel."""
     launch = tensor.launch
-    row_elements = dst._row_bytes // dtypes.numpy_of(dst._dtype).itemsize
-    here = ((1 << dst.shape[0]) - 1) << dst.offset // row_elements
+    here = ((1 << dst.shape[0]) - 1) << dst._first_partition
     begun = launch.begun.get(on, 0)
     launch.begun[on] = begun | here
     if not goes_on or not begun & here:

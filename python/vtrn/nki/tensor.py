@@ -154,6 +154,11 @@ class ndarray(core.Tensor):
         """Itself, as the data of a grid of tiles is the tensor to compute with."""
         return self
 
+    @property
+    def _first_partition(self):
+        """Of a view on chip, counted from its tile's first."""
+        return self.offset * dtypes.numpy_of(self._dtype).itemsize // self._row_bytes
+
     # -- values
 
     @property

@@ -682,9 +682,8 @@ def in_patterns(f, *parts):
 
 def _starts_where_engines_do(v):
     """Engines begin at partitions 0, 32, 64 and 96, or 0 and 64, as their operand has up to 32 or 64; DMA anywhere."""
-    start = v.offset * dtypes.numpy_of(v._dtype).itemsize // v._row_bytes
     n = v.shape[0]
-    return start % (128 if n > 64 else 64 if n > 32 else 32) == 0
+    return v._first_partition % (128 if n > 64 else 64 if n > 32 else 32) == 0
 
 
 def transfer(target, source):
