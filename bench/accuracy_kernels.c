@@ -465,7 +465,7 @@ typedef enum measured { SPAN, LAUNCH, BENCHMARK } measured;
 static vtrn_chip benchmarked(const vtrn_chip *profiled) {
     vtrn_chip chip = *profiled;
     chip.dma.uses_dge = true;
-    chip.launch.preamble_ns = 7400;
+    chip.launch.preamble_ns = chip.launch.benchmark_preamble_ns;
     return chip;
 }
 

@@ -5,7 +5,8 @@ OWNER/NAME@COMMIT where the file is not at the head any more; lines whose file i
 
 kernel: a function of the file; `a + b`: two launches, whose times add up; `score=6.96`: the candidate of a tuner's log with that
 score; `block 3`: the third code block of a text that defines a function with NKI's decorator.
-chip: its name, then what the measurement had otherwise than the chip file: `--disable-dge`, as the vendor's flag, or `KEY=VALUE`.
+chip: its name, then what the measurement had otherwise than the chip file: `--disable-dge`, as the vendor's flag, `nki.benchmark`, whose
+clock begins later than a profile's, or `KEY=VALUE`.
 arguments: `bf16[128,512]` an array, `fp32[8,8]?` one of zeros that the kernel writes, `name=VALUE`, else a Python literal;
 ` + ` between those of two launches. replace: `OLD => NEW`, a line of the source that the measurement had otherwise.
 Only the time is simulated. Each line is a process of its own, since these files have names and sizes of their own."""
@@ -25,7 +26,7 @@ import textwrap
 
 TABLE = pathlib.Path(__file__).with_name("nki_kernels.csv")
 TIMEOUT_S = 600
-OPTIONS = {"--disable-dge": "uses_dge=false"}
+OPTIONS = {"--disable-dge": "uses_dge=false", "nki.benchmark": "preamble_ns=benchmark_preamble_ns"}
 PREAMBLE = """import math
 import numpy as np
 import neuronxcc.nki as nki
@@ -145,6 +146,8 @@ def chip_file(line, folder):
     text = (pathlib.Path(__file__).parents[2] / f"chips/{name}.toml").read_text()
     for option in options:
         key, _, value = OPTIONS.get(option, option).partition("=")
+        if other := re.search(rf"^{re.escape(value)} = ([^ ]+)", text, re.MULTILINE):  # as that key of the file says
+            value = other[1]
         text, n = re.subn(rf"^{re.escape(key)} = [^ ]+", f"{key} = {value}", text, flags=re.MULTILINE)
         if n != 1 or not value:
             raise ValueError(f"{line['id']}: chips/{name}.toml has no {key!r} for {option!r}")

@@ -151,6 +151,9 @@ typedef struct vtrn_chip {
     } custom;
     struct {
         double preamble_ns, postamble_ns; /* of a launch on the device */
+        /* What a latency of nki.benchmark has instead of preamble_ns, as its clock begins later;
+         * no program's time contains it. */
+        double benchmark_preamble_ns;
     } launch;
     struct {
         double call_ns;     /* of the runtime on the host, a call */

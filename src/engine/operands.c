@@ -112,10 +112,8 @@ static vtrn_status check_space(const vtrn_instr *instr, int ap_i) {
         allowed = SBUF | HBM;
         break;
     case VTRN_OP_DMA_GATHER:
-        allowed = ap_i == 0 ? SBUF : ap_i == 1 ? HBM : SBUF | HBM;
-        break;
     case VTRN_OP_DMA_SCATTER:
-        allowed = ap_i == 0 ? HBM : ap_i == 1 ? SBUF : SBUF | HBM;
+        allowed = access_is_table(instr, ap_i) ? HBM : SBUF | HBM;
         break;
     default:
         break;

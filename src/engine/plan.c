@@ -297,7 +297,8 @@ static vtrn_status run_queue(sequencer *s, int engine) {
             s->is_held[engine] = true;
             return NULL;
         }
-        VTRN_RETURN_IF_ERROR(decode_step(s, instr));
+        if (!is_alone) /* else it may write in HBM what it reads there, which no small form may */
+            VTRN_RETURN_IF_ERROR(decode_step(s, instr));
         take(s, engine, instr, is_alone);
     }
     return NULL;

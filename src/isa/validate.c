@@ -402,9 +402,13 @@ static vtrn_status blame(const validation *v, vtrn_status status) {
 }
 
 vtrn_status program_validate_lone(const vtrn_program *program, const vtrn_chip *chip,
-                                  const vtrn_instr *instr) {
+                                  const vtrn_instr *instr, program_stationary *stationary) {
     validation v = {.program = program, .chip = chip, .instr = instr};
+    if (stationary)
+        v.stationary = *stationary;
     vtrn_status status = validate_instr(&v);
+    if (stationary && !status)
+        *stationary = v.stationary;
     return status && v.remedy ? vtrn_status_annotate(status, " (%s)", v.remedy) : status;
 }
 
@@ -678,7 +682,7 @@ static vtrn_status validate_queue(const vtrn_program *p, uint32_t block_i, int e
 
 static vtrn_status validate_stream(validation *v, uint32_t block_i, int engine) {
     const vtrn_block *b = &v->program->blocks[block_i];
-    v->stationary_k = 0; /* what another block left in the PE array is not known here */
+    v->stationary.k = 0; /* what another block left in the PE array is not known here */
     for (uint32_t i = b->first[engine]; i < b->first[engine] + b->count[engine]; i++) {
         VTRN_RETURN_IF_ERROR(validate_queue(v->program, block_i, engine, i));
         v->instr = &v->program->instrs[i];

@@ -27,9 +27,17 @@ vtrn_status program_validate_structure(const vtrn_program *program);
 vtrn_status program_validate_instr(const vtrn_program *program, const vtrn_chip *chip,
                                    uint32_t instr_i);
 
+/* The stationary tile in the PE array, as far as the instructions of a stream tell; k 0: unknown.
+ */
+typedef struct program_stationary {
+    uint32_t k, m; /* partitions and columns */
+    vtrn_dtype dtype;
+} program_stationary;
+
 /* The same for an instruction that is not in the program yet: the message says the remedy, and its
- * place is the caller's to add. */
+ * place is the caller's to add. stationary: what the instructions before it on its core left there,
+ * which a matmul must match, and then what it leaves itself; NULL: not asked for. */
 vtrn_status program_validate_lone(const vtrn_program *program, const vtrn_chip *chip,
-                                  const vtrn_instr *instr);
+                                  const vtrn_instr *instr, program_stationary *stationary);
 
 #endif

@@ -16,9 +16,7 @@ typedef struct validation {
     int64_t low, high;  /* of the operand at hand: elements that a row reaches below, above addr */
     bool is_repeating;  /* it names an element of a row more than once */
     const char *remedy; /* set by the rule that failed */
-    /* stationary tile in the PE array, as far as this block's stream tells; k 0: unknown */
-    uint32_t stationary_k, stationary_m;
-    vtrn_dtype stationary_dtype;
+    program_stationary stationary; /* as far as this block's stream tells */
 } validation;
 
 /* Returns an error from a rule: category, remedy, then printf arguments. */

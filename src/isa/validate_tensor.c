@@ -43,9 +43,9 @@ static vtrn_status double_row(validation *v) {
 
 /* The instructions behind multiply by ap1. */
 static void keep_stationary(validation *v) {
-    v->stationary_k = AP(1)->n_partitions;
-    v->stationary_m = (uint32_t)FREE(1);
-    v->stationary_dtype = AP(1)->dtype;
+    v->stationary.k = AP(1)->n_partitions;
+    v->stationary.m = (uint32_t)FREE(1);
+    v->stationary.dtype = AP(1)->dtype;
 }
 
 vtrn_status validate_ldweights(validation *v) {
@@ -83,17 +83,17 @@ static vtrn_status psum_dtype(validation *v) {
 
 /* What a matmul needs of the weights before it. Source: docs/hardware.md, "Tensor engine" */
 static vtrn_status matches_stationary(validation *v) {
-    if (!v->stationary_k)
+    if (!v->stationary.k)
         return NULL;
-    if (v->stationary_k != AP(1)->n_partitions)
+    if (v->stationary.k != AP(1)->n_partitions)
         RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of that contraction size first",
                     "%s: contraction size %u, the stationary tile has %u", NAME,
-                    AP(1)->n_partitions, v->stationary_k);
-    if (v->stationary_m != AP(0)->n_partitions)
+                    AP(1)->n_partitions, v->stationary.k);
+    if (v->stationary.m != AP(0)->n_partitions)
         RULE_BROKEN(v, VTRN_UNDEFINED, "give the result a partition for each column of the weights",
                     "%s: ap0 has %u partitions, the stationary tile has %u columns", NAME,
-                    AP(0)->n_partitions, v->stationary_m);
-    vtrn_dtype a = v->stationary_dtype, b = AP(1)->dtype;
+                    AP(0)->n_partitions, v->stationary.m);
+    vtrn_dtype a = v->stationary.dtype, b = AP(1)->dtype;
     if ((dtype_of_packed(a) != a) != (dtype_of_packed(b) != b))
         RULE_BROKEN(v, VTRN_UNDEFINED, "load weights of the same kind first",
                     "%s: stationary %s with moving %s", NAME, dtype_name(a), dtype_name(b));
@@ -200,7 +200,7 @@ vtrn_status validate_quantize_mx(validation *v) {
 }
 
 vtrn_status validate_pe_transpose(validation *v) {
-    v->stationary_k = 0; /* the data itself is loaded as the stationary tile */
+    v->stationary.k = 0; /* the data itself is loaded as the stationary tile */
     VTRN_RETURN_IF_ERROR(matmul_dtype(v, 1));
     VTRN_RETURN_IF_ERROR(validate_transposed_shape(v, (unsigned)v->chip->tensor_max_m));
     if (AP(0)->dtype != VTRN_DTYPE_FP32)

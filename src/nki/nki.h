@@ -138,6 +138,8 @@ VTRN_API nki_limits vtrn_nki_limits(const nki_session *s);
  * functions (2) and data types (3); NULL beyond the last. */
 VTRN_API const char *vtrn_nki_name(int table, int i);
 VTRN_API const vtrn_op_info *vtrn_nki_op_info(int opcode); /* NULL: no such opcode */
+/* The operand as the kernel's call names it; of an instruction that vtrn_nki_op_info() has. */
+VTRN_API const char *vtrn_nki_operand_name(int opcode, int i);
 
 /* out: the whole tensor, dense. */
 VTRN_API vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options,

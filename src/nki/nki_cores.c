@@ -199,7 +199,9 @@ vtrn_status vtrn_nki_exchange_time(const nki_session *s, const nki_exchange *x,
         op++;
     vtrn_status status = NULL;
     if (op == COLLECTIVE_N_OPS)
-        status = VTRN_ERROR(VTRN_BAD_ARGUMENT, "no collective is named %s", x->op);
+        status = VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                            "no collective is named %s; docs/scaling.md lists those that there are",
+                            x->op);
     if (!status) {
         request.op = (collective_op)op;
         status = collective_estimate(topology, &request, &time);

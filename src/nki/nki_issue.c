@@ -40,16 +40,19 @@ static vtrn_status check_bounds(const issue *x, int i) {
     int64_t lo, hi, limit = (int64_t)t->row_bytes, size = nki_element_bytes(x->view[i]);
     isa_ap_rows_extent(ap, access_rows(&x->instr, i), &lo, &hi);
     if (lo < 0 || hi > limit)
-        return VTRN_ERROR(
-            VTRN_UNDEFINED, "%s reaches from element %lld to %lld of %s, which has %lld",
-            nki_operand_name(&x->instr, i), (long long)(lo / size), (long long)(hi / size - 1),
-            t->space == VTRN_SPACE_HBM ? "a tensor in HBM" : "a partition of a tile",
-            (long long)(limit / size));
+        return VTRN_ERROR(VTRN_UNDEFINED,
+                          "%s reaches from element %lld to %lld of %s, which has %lld; name less "
+                          "of it, or make it larger",
+                          nki_operand_name(&x->instr, i), (long long)(lo / size),
+                          (long long)(hi / size - 1),
+                          t->space == VTRN_SPACE_HBM ? "a tensor in HBM" : "a partition of a tile",
+                          (long long)(limit / size));
     int64_t last = ap->partition + ap->partition_step * (ap->n_partitions - 1);
     if (t->space != VTRN_SPACE_HBM && (last < 0 || last >= t->n_partitions))
-        return VTRN_ERROR(VTRN_UNDEFINED, "%s names partitions %u to %lld of a tile of %u",
-                          nki_operand_name(&x->instr, i), ap->partition, (long long)last,
-                          t->n_partitions);
+        return VTRN_ERROR(
+            VTRN_UNDEFINED,
+            "%s names partitions %u to %lld of a tile of %u; name fewer, or make it larger",
+            nki_operand_name(&x->instr, i), ap->partition, (long long)last, t->n_partitions);
     return NULL;
 }
 
@@ -76,8 +79,8 @@ static vtrn_status check_rules(const issue *x) {
                             .n_slots = s->n_slots,
                             .n_arguments = s->n_arguments,
                             .gen = (uint8_t)s->machine->roomy.gen};
-    VTRN_RETURN_IF_ERROR(
-        nki_name_operands(checked, program_validate_lone(&program, nki_chip(s), checked)));
+    VTRN_RETURN_IF_ERROR(nki_name_operands(
+        checked, program_validate_lone(&program, nki_chip(s), checked, &s->stationary[s->core])));
     for (int i = 0; i < VTRN_MAX_AP; i++)
         if (x->view[i])
             VTRN_RETURN_IF_ERROR(check_bounds(x, i));
@@ -308,8 +311,7 @@ static vtrn_status mark(issue *x, uint32_t list_i) {
         if (r->first == UINT32_MAX)
             r->first = list_i;
         r->last = list_i;
-        r->is_contracted |=
-            access_writes_weights(&x->instr) || (access_reads_weights(&x->instr) && i >= 1);
+        r->keeps_partition |= nki_binds_partitions(&x->instr, i);
         if (!access_is_written(&x->instr, i))
             continue;
         r->n_writes++;
@@ -391,7 +393,9 @@ static vtrn_status load_table(nki_session *s, const nki_call *call) {
 static vtrn_status check_kernel(const issue *x, int i) {
     if (x->view[i]->storage->session == x->s && !nki_record_of(x->view[i])->is_released)
         return NULL;
-    return VTRN_ERROR(VTRN_BAD_ARGUMENT, "%s is a tensor of a kernel that is over",
+    return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                      "%s is a tensor of a kernel that is over; give the kernel that runs an "
+                      "array, such as that one's result",
                       nki_operand_name(&x->instr, i));
 }
 

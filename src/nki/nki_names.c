@@ -60,6 +60,11 @@ const char *nki_operand_name(const vtrn_instr *instr, int i) {
     return name ? name : i == 0 ? "dst" : i == 1 ? "src" : "operand";
 }
 
+const char *vtrn_nki_operand_name(int opcode, int i) {
+    const vtrn_instr instr = {.opcode = (uint16_t)opcode};
+    return nki_operand_name(&instr, i);
+}
+
 /* Number of the operand that the text names here as "ap<number>"; -1: it names none. */
 static int operand_at(const char *text, const char *at) {
     bool begins = at == text || !(isalnum((unsigned char)at[-1]) || at[-1] == '_');

@@ -139,7 +139,7 @@ static bool find_place(const placing *p, nki_record *tile, const living *live, i
     /* Where a tile may start. Source: docs/hardware.md, "Operands". */
     uint32_t grid = n > max / 2 ? max : n > max / 4 ? max / 2 : max / 4;
     bool is_found = false;
-    bool may_move = p->is_tight && p->space == VTRN_SPACE_SBUF && !tile->is_contracted;
+    bool may_move = p->is_tight && p->space == VTRN_SPACE_SBUF && !tile->keeps_partition;
     for (uint32_t partition = 0; partition + n <= (may_move ? max : n); partition += grid) {
         int64_t at;
         if (!find_address(p, tile, partition, live, from, &at) ||
@@ -401,7 +401,7 @@ bool nki_is_legal(const nki_session *s, const nki_issued *issued) {
                                   .n_slots = s->n_slots,
                                   .n_arguments = s->n_arguments,
                                   .gen = (uint8_t)nki_chip(s)->gen};
-    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr);
+    vtrn_status status = program_validate_lone(&program, nki_chip(s), &instr, NULL);
     bool is_valid = !status;
     vtrn_status_free(status);
     return is_valid;

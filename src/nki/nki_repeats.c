@@ -229,7 +229,7 @@ static uint32_t drop(reusing *r, bool *is_dropped) {
             continue;
         }
         same->next = r->next[k];
-        same->tile->is_contracted |= issued->operand[0]->is_contracted;
+        same->tile->keeps_partition |= issued->operand[0]->keeps_partition;
         r->instead[issued->operand[0]->storage.id] = same->tile;
         is_dropped[k] = true;
         n++;

@@ -19,6 +19,8 @@ enum {
     /* Of released tiles that an epoch names: more would spread a loop's tiles over more memory than
      * caches have. */
     MAX_LATE_BYTES = 1 << 20,
+    MAX_ROW_SHIFT =
+        46, /* of bytes of a partition, or a tensor in HBM: sums of some stay in 64 bits */
     /* Of a result that is not copied: fewer are copied sooner than they are let out. */
     LEAST_KEPT_BYTES = 64 << 10,
 };
@@ -537,21 +539,23 @@ vtrn_status vtrn_nki_tensor(nki_session *s, const nki_tensor_options *options, n
     const nki_tensor_options *o = options;
     bool is_hbm = o->space == VTRN_SPACE_HBM;
     uint64_t row = dtype_size(o->dtype), n = 0;
-    for (int i = is_hbm ? 0 : 1; i < o->n_dims; i++)
-        if (o->shape[i] < 0 || __builtin_mul_overflow(row, (uint64_t)o->shape[i], &row) ||
-            row > (UINT64_C(1) << 46))
-            return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor whose dimension %d is %lld", i,
-                              (long long)o->shape[i]);
-    uint64_t n_partitions = is_hbm ? 1 : (uint64_t)o->shape[0];
-    for (int i = 0; i < o->n_dims; i++)
+    for (int i = 0; i < o->n_dims; i++) {
         if (!o->shape[i])
             return VTRN_ERROR(VTRN_BAD_ARGUMENT,
                               "a tensor without elements: dimension %d is 0; leave out what "
                               "computes on it",
                               i);
-    if (n_partitions > UINT16_MAX)
-        return VTRN_ERROR(VTRN_BAD_ARGUMENT, "a tensor of %llu partitions of %llu bytes",
-                          (unsigned long long)n_partitions, (unsigned long long)row);
+        bool is_row = is_hbm || i > 0;
+        if (o->shape[i] < 0 || (!is_row && o->shape[i] > UINT32_MAX) ||
+            (is_row && (__builtin_mul_overflow(row, (uint64_t)o->shape[i], &row) ||
+                        row > (UINT64_C(1) << MAX_ROW_SHIFT))))
+            return VTRN_ERROR(VTRN_BAD_ARGUMENT,
+                              "a tensor whose dimension %d is %lld: dimensions are positive, and a "
+                              "partition of a tile or a tensor in HBM has at most 2^%d bytes; make "
+                              "it smaller",
+                              i, (long long)o->shape[i], MAX_ROW_SHIFT);
+    }
+    uint64_t n_partitions = is_hbm ? 1 : (uint64_t)o->shape[0];
     n = row * n_partitions;
     nki_record *r;
     VTRN_RETURN_IF_ERROR(nki_record_add(s, &r));

@@ -4,6 +4,8 @@
 
 #include "api/api.h"
 #include "engine/engine.h"
+#include "isa/access.h"
+#include "isa/validate.h"
 #include "nki/nki.h"
 #include "nki/nki_queue.h"
 
@@ -28,10 +30,10 @@ typedef struct nki_record {
     uint8_t kind;        /* nki_storage_kind */
     uint8_t core;        /* whose tile it is; HBM: 0 */
     bool is_released, is_placed;
-    uint64_t epoch;     /* of the last instruction that names it: nki_queue_is_over() */
-    uint32_t n_writes;  /* instructions that wrote to it so far */
-    bool is_filled;     /* elements that nothing wrote are read: its program fills it first */
-    bool is_contracted; /* a matmul reads it: its partitions are rows of the PE array */
+    uint64_t epoch;       /* of the last instruction that names it: nki_queue_is_over() */
+    uint32_t n_writes;    /* instructions that wrote to it so far */
+    bool is_filled;       /* elements that nothing wrote are read: its program fills it first */
+    bool keeps_partition; /* nki_binds_partitions() of an instruction that names it */
     int64_t placed_addr;
     runtime_memory *memory; /* HBM; NULL: the caller's */
     uint8_t *host;          /* HBM: its bytes */
@@ -125,9 +127,11 @@ struct nki_session {
     uint32_t n_barriers;        /* of them, those of both cores */
     bool is_exchanging;         /* what is issued now is_exchange */
     int core;                   /* that runs */
-    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; -1: none */
+    int act_set[NKI_MAX_CORES]; /* table of functions that is loaded; 0: none is needed yet */
     engine_kept *kept;          /* [NKI_MAX_CORES] of cores that do not run; NULL: core 0 runs
                                    alone */
+    /* What the instructions issued so far leave in the PE array. */
+    program_stationary stationary[NKI_MAX_CORES];
     int next_ring;
     uint64_t flops;
     bool has_no_values;
@@ -186,6 +190,17 @@ static inline int64_t nki_placed_offset(const nki_record *r, const vtrn_ap *ap) 
 static inline bool nki_is_elementwise(const vtrn_instr *instr) {
     return instr->opcode == VTRN_OP_TENSOR_TENSOR || instr->opcode == VTRN_OP_TENSOR_SCALAR ||
            instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_ACTIVATE;
+}
+
+/* Whether the operand's partitions are rows of the PE array, or lanes whose sums or random numbers
+ * the instruction goes on from or leaves: its tile stays in them. */
+static inline bool nki_binds_partitions(const vtrn_instr *instr, int i) {
+    enum { OF_LANES = ACCESS_REDUCE_REGS | ACCESS_VECTOR_REGS | ACCESS_GENERATOR };
+    if (access_writes_weights(instr) || access_reads_weights(instr))
+        return i >= 1;
+    const access_states states = access_states_of(instr);
+    bool has_result = instr->ap[0].space != VTRN_SPACE_NONE;
+    return ((states.read | states.written) & OF_LANES) && i == !has_result;
 }
 
 /* nki_session.c: takes instructions out of the list. first and last of records are as they were. */

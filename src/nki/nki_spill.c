@@ -111,7 +111,7 @@ static vtrn_status add_part(spilling *p, const walked *t, vtrn_space space, nki_
     (*out)->storage.space = (uint8_t)space;
     (*out)->core = tile->core;
     (*out)->name = tile->name;
-    (*out)->is_contracted = tile->is_contracted;
+    (*out)->keeps_partition = tile->keeps_partition;
     (*out)->is_released = true;
     return NULL;
 }

@@ -61,7 +61,7 @@ static void use(nki_record *r, const vtrn_instr *instr, int i, uint32_t list_i) 
     if (r->first == UINT32_MAX)
         r->first = list_i;
     r->last = list_i;
-    r->is_contracted |= access_writes_weights(instr) || (access_reads_weights(instr) && i >= 1);
+    r->keeps_partition |= nki_binds_partitions(instr, i);
 }
 
 vtrn_status nki_split(nki_session *s, vtrn_space space, int core) {
@@ -69,7 +69,7 @@ vtrn_status nki_split(nki_session *s, vtrn_space space, int core) {
     for (uint32_t i = 0; i < n_before; i++) {
         s->records[i]->part = s->records[i];
         if (is_one(s->records[i], space, core))
-            s->records[i]->first = UINT32_MAX, s->records[i]->is_contracted = false;
+            s->records[i]->first = UINT32_MAX, s->records[i]->keeps_partition = false;
     }
     for (uint32_t k = 0; k < s->n_list; k++) {
         nki_issued *issued = &s->list[k];

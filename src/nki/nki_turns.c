@@ -413,7 +413,7 @@ static vtrn_status join_tiles(const turns *t, uint32_t i, int k) {
     all->core = first->core;
     all->is_released = true;
     for (uint32_t turn = 0; turn < t->n_turns; turn++) {
-        all->is_contracted |= of[turn]->is_contracted;
+        all->keeps_partition |= of[turn]->keeps_partition;
         for (uint32_t j = 0; j < t->n_instrs; j++)
             for (int m = 0; m < VTRN_MAX_AP; m++)
                 if (at(t, turn, j)->operand[m] == of[turn]) {

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import tomllib
 import sys
 
 import pytest
@@ -62,12 +63,15 @@ def test_kernels_are_found_where_they_are_and_timed(tmp_path, monkeypatch):
                  {"replace": "COLUMNS = 2 => COLUMNS = 5", "arguments": "bf16[128,256] factor=2.0", "chip": "trn1"},
                  {"chip": "trn2 --disable-dge", "half": "fitted"},
                  {"repository": "somebody/else"}, {"kernel": "score=1.5", "file": "log.py"}, {"replace": "ROWS => 1"},
-                 {"arguments": "fp32[129,256]"})
+                 {"arguments": "fp32[129,256]"}, {"chip": "trn2 nki.benchmark"}, {"chip": "trn2 preamble_ns=benchmark_preamble_ns"})
     rows, missing = nki_sources.measure(pathlib.Path(BUILD), root)
     times = {row.name.split()[0]: row.ours for row in rows}
-    assert times.keys() == {f"L-{i}" for i in range(6)}
+    assert times.keys() == {f"L-{i}" for i in (*range(6), 10, 11)}
     assert times["L-1"] == pytest.approx(2 * times["L-0"]) and times["L-2"] == times["L-3"] == times["L-0"]
     assert 10 < times["L-0"] < 40 and times["L-5"] < times["L-0"]  # the DGE takes its time
+    launch = tomllib.loads((ROOT / "chips/trn2.toml").read_text())["launch"]
+    later_us = (launch["preamble_ns"] - launch["benchmark_preamble_ns"]) / 1000
+    assert times["L-0"] - times["L-10"] == pytest.approx(later_us) and times["L-10"] == times["L-11"]
     assert [row.half for row in rows].count("fitted") == 1 and {row.chip for row in rows} == {"trn1", "trn2"}
     assert "has to be below" in missing["L-6"] and "no candidate has the score 1.5" in missing["L-7"]
     assert "'ROWS'" in missing["L-8"] and "partitions" in missing["L-9"]

@@ -11,6 +11,7 @@ import vtrn.nki  # noqa: E402
 
 vtrn.nki.install(force=True)
 import nki  # noqa: E402
+import nki.collectives as ncc  # noqa: E402
 import nki.isa as nisa  # noqa: E402
 import nki.language as nl  # noqa: E402
 
@@ -46,7 +47,10 @@ def test_a_run_is_as_any_other_and_leaves_no_thread():
     n_threads = threading.active_count()
     for _ in range(3):
         np.testing.assert_array_equal(swap[2](a)[0], first)
-    assert threading.active_count() == n_threads
+    left = [t for t in threading.enumerate() if t.is_alive() and t.name.startswith(("program", "rank"))]
+    for thread in left:  # such as were not to begin any more
+        thread.join(10)
+    assert not any(t.is_alive() for t in left)
 
 
 def kernel_of(first, second):
@@ -80,7 +84,10 @@ def test_programs_that_never_meet_are_a_deadlock(first, second, text):
     with pytest.raises(vtrn.nki.NkiValidationError, match=text) as caught:
         kernel_of(first, second)[2](np.ones((2, 2), np.float32))
     assert caught.value.category == "deadlock"
-    assert threading.active_count() == n_threads
+    left = [t for t in threading.enumerate() if t.is_alive() and t.name.startswith(("program", "rank"))]
+    for thread in left:  # such as were not to begin any more
+        thread.join(10)
+    assert not any(t.is_alive() for t in left)
 
 
 def test_an_error_of_either_program_ends_the_launch():
@@ -302,8 +309,36 @@ def test_accesses_of_two_cores_that_nothing_orders_are_told(body, text, monkeypa
         race_kernel(body)[2](HALF)
 
 
-def test_an_interrupt_ends_both_programs_wherever_it_comes():
-    """Also while the thread of program 1 starts, or passes the turn on: the launch ends, and later ones are right."""
+@nki.jit
+def exchanged_by_cores(a):
+    me, out = nl.program_id(0), nl.ndarray((2, 128, 16), nl.float32, buffer=nl.shared_hbm)
+    x, y = nl.load(a[me]), nl.ndarray((128, 16), nl.float32)
+    for _ in range(8):
+        nisa.sendrecv(src=x, dst=y, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
+    nl.store(out[me], y)
+    return out
+
+
+@nki.jit
+def exchanged_by_ranks(x):
+    out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(out, x)
+    for _ in range(9):
+        ncc.collective_permute([out], [out], [(0, 1), (1, 0)])
+    return out
+
+
+def by_cores(a):
+    return exchanged_by_cores[2](a)
+
+
+def by_ranks(a):
+    return np.stack(vtrn.nki.run_ranks(exchanged_by_ranks, list(a)))
+
+
+@pytest.mark.parametrize("exchange", [by_cores, by_ranks])
+def test_an_interrupt_ends_all_programs_wherever_it_comes(exchange):
+    """Also while a program's thread starts, or passes the turn on: the launch ends, and later ones are right."""
     class Interrupt(BaseException):
         pass
 
@@ -313,24 +348,15 @@ def test_an_interrupt_ends_both_programs_wherever_it_comes():
         if is_armed:  # it may come late, behind what it is to interrupt
             raise Interrupt
 
-    @nki.jit
-    def kernel(a):
-        me, out = nl.program_id(0), nl.ndarray((2, 128, 16), nl.float32, buffer=nl.shared_hbm)
-        x, y = nl.load(a[me]), nl.ndarray((128, 16), nl.float32)
-        for _ in range(8):
-            nisa.sendrecv(src=x, dst=y, send_to_rank=1 - me, recv_from_rank=1 - me, pipe_id=0)
-        nl.store(out[me], y)
-        return out
-
     a = np.arange(2 * 128 * 16, dtype=np.float32).reshape(2, 128, 16)
-    want, n_ended = kernel[2](a), 0
+    want, n_ended = exchange(a), 0
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for i in range(100):
             try:
                 is_armed = True
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
-                kernel[2](a)
+                exchange(a)
                 is_armed = False
             except (Interrupt, RuntimeError) as error:
                 is_armed = False
@@ -338,9 +364,13 @@ def test_an_interrupt_ends_both_programs_wherever_it_comes():
                 assert isinstance(error, Interrupt) or "release" in str(error)
                 n_ended += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
-            np.testing.assert_array_equal(kernel[2](a), want)
+            np.testing.assert_array_equal(exchange(a), want)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert n_ended > 10
+    left = [t for t in threading.enumerate() if t.is_alive() and t.name.startswith(("program", "rank"))]
+    for thread in left:  # such as were not to begin any more
+        thread.join(10)
+    assert not any(t.is_alive() for t in left)
     np.testing.assert_array_equal(want, a[::-1])

@@ -360,3 +360,32 @@ def test_searches_of_long_rows_find_each_place(n):
                 places = [i for i in np.flatnonzero(a[r] == want[r, j]) if i not in taken]
                 assert found[r, j] == (places[0] if places else 2**32 - 1)
                 taken |= set(places[:1])
+
+
+def test_results_of_rows_that_are_continued_first_begin_new(tmp_path):
+    x = -1 - np.abs(numbers((128, 40)))
+
+    def kernel(a):
+        out = nl.ndarray((2, 128, 1), nl.float32, buffer=nl.shared_hbm)
+        tile, most = nl.load(a), nl.ndarray((128, 1), nl.float32)
+        for i in range(2):
+            nisa.tensor_scalar_reduce(tile, tile, nl.add, float(i), nl.maximum, most, reduce_cmd=nisa.reduce_cmd.reduce)
+            nisa.dma_copy(out[i], most)
+        return out
+
+    most = x.max(1, keepdims=True)
+    np.testing.assert_array_equal(vtrn.nki.profile(kernel, tmp_path)(x).result, [most, most + 1])
+
+
+def test_sums_that_go_on_where_the_kernel_has_not_begun_are_told():
+    @vtrn.nki.jit
+    def kernel(a):
+        out = nl.ndarray((128, 1), nl.float32, buffer=nl.shared_hbm)
+        tile, total = nl.load(a), nl.ndarray((128, 1), nl.float32)
+        nisa.activation(tile[0:64], nl.copy, tile[0:64], reduce_op=nl.add, reduce_cmd=nisa.reduce_cmd.reset_reduce)
+        nisa.activation(tile, nl.copy, tile, reduce_op=nl.add, reduce_res=total, reduce_cmd=nisa.reduce_cmd.reduce)
+        nisa.dma_copy(out, total)
+        return out
+
+    with pytest.warns(UserWarning, match=r"activation at .*test_nki_isa_more.py:\d+: reduce_cmd.reduce goes on in 64 partitions, from number 64"):
+        kernel(numbers((128, 8)))

@@ -460,3 +460,34 @@ def test_random_numbers_with_a_seed_are_those_of_the_kernel_by_itself(recwarn):
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, kernel(x, seeds, nisa.engine.vector))
     assert not [w for w in recwarn if "without a seed" in str(w.message)]
+
+
+@pytest.mark.parametrize("what", ["activation", "read", "tensor_scalar_reduce"])
+def test_sums_that_a_kernel_goes_on_from_begin_new_in_each_call(what):
+    commands = nisa.reduce_cmd
+
+    @vtrn.nki.jit
+    def kernel(a):
+        out = nl.ndarray((128, 1), nl.float32, buffer=nl.shared_hbm)
+        tile, total = nl.load(a), nl.ndarray((128, 1), nl.float32)
+        if what == "tensor_scalar_reduce":
+            nisa.tensor_scalar_reduce(tile, tile, nl.add, 1.0, nl.add, total, reduce_cmd=commands.reduce)
+        else:
+            command = commands.idle if what == "read" else commands.reduce
+            nisa.activation(tile, nl.copy, tile, reduce_op=nl.add, reduce_res=total, reduce_cmd=command)
+        nisa.dma_copy(out, total)
+        return out
+
+    @vtrn.nki.jit
+    def before(a):
+        out = nl.ndarray((128, 1), nl.float32, buffer=nl.shared_hbm)
+        tile, total = nl.load(a), nl.ndarray((128, 1), nl.float32)
+        nisa.activation_reduce(tile, nl.copy, tile, nl.add, total)
+        nisa.tensor_scalar_reduce(tile, tile, nl.add, 1.0, nl.add, total)
+        nisa.dma_copy(out, total)
+        return out
+
+    a = np.random.default_rng(3).integers(-9, 9, (128, 32)).astype(np.float32)
+    alone, step = np.asarray(kernel(a)), jax.jit(lambda a: (before(a), kernel(a)))
+    for _ in range(2):
+        np.testing.assert_array_equal(np.asarray(step(a)[1]), alone)

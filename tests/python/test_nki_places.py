@@ -149,3 +149,32 @@ def test_loads_are_repeated_where_the_room_to_keep_tiles_is_in_pieces(is_in_piec
     every = sum(arrays[which].nbytes for which, _ in steps[:len(want)])
     assert done.hbm_read_bytes == every if is_in_pieces else done.hbm_read_bytes < every
     assert done.sbuf_peak_bytes <= 128 * ROOM
+
+
+@pytest.mark.filterwarnings("ignore:.*spill")
+@pytest.mark.parametrize("what", ["sums of Scalar", "sums of Vector", "random numbers"])
+def test_tiles_stay_in_the_lanes_whose_registers_go_on(tmp_path, what):
+    commands = nisa.reduce_cmd
+
+    def kernel(x):
+        out = nl.ndarray((32, 8), nl.float32, buffer=nl.shared_hbm)
+        tiles = [nl.ndarray(x.shape, nl.float32) for _ in range(8)]  # of 44,000 bytes a partition, side by side they fit
+        sums = nl.ndarray((32, 8), nl.float32)
+        for tile in tiles:
+            nisa.dma_copy(tile, x)
+        for i, tile in enumerate(tiles):
+            total, command = sums[:, i:i + 1], commands.reduce if i else commands.reset_reduce
+            if what == "sums of Scalar":
+                nisa.activation(tile, nl.square, tile, reduce_op=nl.add, reduce_res=total, reduce_cmd=command)
+            elif what == "sums of Vector":
+                nisa.tensor_scalar_reduce(tile, tile, nl.add, 1.0, nl.add, total, reduce_cmd=command)
+            else:
+                nisa.dropout(tile, tile, 0.5)
+                nisa.tensor_reduce(total, nl.add, tile, 1)
+        for tile in tiles:
+            nisa.tensor_tensor(tiles[0], tiles[0], tile, nl.add)
+        nisa.tensor_reduce(sums[:, 0:1], nl.add, tiles[0], 1)
+        nisa.dma_copy(out, sums)
+        return out
+
+    profiled(kernel, numbers(32, 11000), tmp_path=tmp_path)

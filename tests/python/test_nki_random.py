@@ -16,10 +16,13 @@ import nki  # noqa: E402
 import nki.isa as nisa  # noqa: E402
 import nki.language as nl  # noqa: E402
 
-N_COLUMNS = 32
+# Of 128 partitions: whole tiles below the elements from which on instructions are queued and carried out by threads
+# (LEAST_ELEMENTS in src/nki/nki_queue.c), and whole tiles above, parts of which are below.
+FEW_COLUMNS, MANY_COLUMNS = 32, 160
+N_PRODUCT = 32  # columns of a matmul's operands
 
 
-def part(r, n_columns=N_COLUMNS):
+def part(r, n_columns):
     """(Partitions, columns) of a tile, and columns as many elsewhere in it."""
     width = r.choice([n_columns, n_columns // 2, n_columns - 1, 5])
     rows = r.choice([slice(0, 128), slice(0, 128), slice(0, 64), slice(64, 128), slice(32, 64)])
@@ -27,12 +30,12 @@ def part(r, n_columns=N_COLUMNS):
     return [(rows, slice(c, c + width)) for c in (first, other, third)]
 
 
-def second_generation(r):
+def second_generation(r, n_columns):
     @nki.jit
     def kernel(a, b):
-        tiles = [nl.ndarray((128, N_COLUMNS), kind, buffer=nl.sbuf) for kind in (nl.float32, nl.float32, nl.bfloat16)]
-        outs = [nl.ndarray((128, N_COLUMNS), nl.float32, buffer=nl.shared_hbm) for _ in range(2)]
-        scratch = nl.ndarray((128, N_COLUMNS), nl.float32, buffer=nl.private_hbm)
+        tiles = [nl.ndarray((128, n_columns), kind, buffer=nl.sbuf) for kind in (nl.float32, nl.float32, nl.bfloat16)]
+        outs = [nl.ndarray((128, n_columns), nl.float32, buffer=nl.shared_hbm) for _ in range(2)]
+        scratch = nl.ndarray((128, n_columns), nl.float32, buffer=nl.private_hbm)
         sums = nl.ndarray((128, 512), nl.float32, buffer=nl.psum)
         rows = nl.ndarray((128, 1), nl.int32, buffer=nl.sbuf)
         nisa.iota(rows, [[1, 1]], offset=0, channel_multiplier=1)
@@ -41,7 +44,7 @@ def second_generation(r):
         for x, source in zip(tiles, (a, b, a)):
             nisa.dma_copy(x, source)
         for call in r.choices(range(11), k=25):
-            to, at, by = part(r)
+            to, at, by = part(r, n_columns)
             x, y, z = r.choice(tiles), r.choice(tiles), r.choice(tiles)
             if call == 0:
                 nisa.dma_copy(x[to], r.choice([a, b, scratch])[at])
@@ -56,13 +59,13 @@ def second_generation(r):
             elif call == 6:
                 nisa.memset(x[to], r.choice([0.0, 2.0]))
             elif call == 7:
-                nisa.nc_matmul(sums[0:32, 0:32], tiles[0], tiles[1], accumulate=r.choice([None, False]))
+                nisa.nc_matmul(sums[0:N_PRODUCT, 0:N_PRODUCT], tiles[0][:, 0:N_PRODUCT], tiles[1][:, 0:N_PRODUCT], accumulate=r.choice([None, False]))
             elif call == 8:
                 nisa.tensor_copy(x[to], sums[at])
             elif call == 9:
-                nisa.dma_copy(x, r.choice([b, scratch]).ap([[N_COLUMNS, 128], [1, N_COLUMNS]], vector_offset=rows))
+                nisa.dma_copy(x, r.choice([b, scratch]).ap([[n_columns, 128], [1, n_columns]], vector_offset=rows))
             else:
-                tiles[0] = nl.ndarray((128, N_COLUMNS), nl.float32, buffer=nl.sbuf)
+                tiles[0] = nl.ndarray((128, n_columns), nl.float32, buffer=nl.sbuf)
                 nisa.dma_copy(tiles[0], a)
         nisa.dma_copy(outs[0], tiles[0])
         nisa.dma_copy(outs[1], tiles[1])
@@ -72,19 +75,19 @@ def second_generation(r):
     return kernel
 
 
-def first_generation(r):
+def first_generation(r, n_columns):
     def kernel(a, b):
-        blocks = old_nl.ndarray((3, old_nl.par_dim(128), N_COLUMNS), old_nl.float32, buffer=old_nl.sbuf)
-        tiles = [old_nl.ndarray((old_nl.par_dim(128), N_COLUMNS), kind, buffer=old_nl.sbuf)
+        blocks = old_nl.ndarray((3, old_nl.par_dim(128), n_columns), old_nl.float32, buffer=old_nl.sbuf)
+        tiles = [old_nl.ndarray((old_nl.par_dim(128), n_columns), kind, buffer=old_nl.sbuf)
                  for kind in (old_nl.float32, old_nl.bfloat16, old_nl.uint8)]
-        tiles.append(old_nl.zeros((old_nl.par_dim(128), N_COLUMNS), old_nl.float32, buffer=old_nl.sbuf))
-        outs = [old_nl.ndarray((128, N_COLUMNS), old_nl.float32, buffer=old_nl.shared_hbm) for _ in range(2)]
-        scratch = old_nl.ndarray((128, N_COLUMNS), old_nl.float32, buffer=old_nl.hbm)
-        sums = old_nl.zeros((old_nl.par_dim(32), N_COLUMNS), old_nl.float32, buffer=old_nl.psum)
+        tiles.append(old_nl.zeros((old_nl.par_dim(128), n_columns), old_nl.float32, buffer=old_nl.sbuf))
+        outs = [old_nl.ndarray((128, n_columns), old_nl.float32, buffer=old_nl.shared_hbm) for _ in range(2)]
+        scratch = old_nl.ndarray((128, n_columns), old_nl.float32, buffer=old_nl.hbm)
+        sums = old_nl.zeros((old_nl.par_dim(N_PRODUCT), N_PRODUCT), old_nl.float32, buffer=old_nl.psum)
         blocks[0] = old_nl.load(a)
         kept = [old_nl.load(b)]
         for call in r.choices(range(9), k=25):
-            to, at, by = part(r)
+            to, at, by = part(r, n_columns)
             x, y, z = (r.choice([*tiles, *(blocks[i] for i in range(3)), *kept]) for _ in range(3))
             mask = r.choice([None, None, old_nl.arange(at[1].stop - at[1].start)[None, :] < 3])
             if call == 0:
@@ -101,13 +104,13 @@ def first_generation(r):
             elif call == 6:
                 x[to] = y[at]
             elif call == 7:
-                sums += old_nl.matmul(blocks[0], blocks[1], transpose_x=True)
-                x[0:32, :] = sums
+                sums += old_nl.matmul(blocks[0][:, 0:N_PRODUCT], blocks[1][:, 0:N_PRODUCT], transpose_x=True)
+                x[0:N_PRODUCT, 0:N_PRODUCT] = sums
             else:
                 kept[0] = old_nl.load(a)
                 blocks[r.randrange(3)] = kept[0]
         for i, x in enumerate((blocks[0], tiles[0], blocks[1], tiles[1], tiles[2])):
-            old_nl.store(outs[i % 2][:, 0:N_COLUMNS - 6 * (i // 2)], x[:, 6 * (i // 2):N_COLUMNS])
+            old_nl.store(outs[i % 2][:, 0:n_columns - 6 * (i // 2)], x[:, 6 * (i // 2):n_columns])
         return outs[0], outs[1], a
 
     chosen = old_nki.jit(kernel)
@@ -120,8 +123,9 @@ def first_generation(r):
 def test_programs_give_the_bits_of_their_kernels(tmp_path, monkeypatch, chip, make):
     monkeypatch.setenv("VTRN_CHIP", chip)
     for seed in range(40):
+        n_columns = FEW_COLUMNS if seed % 3 else MANY_COLUMNS
         g = np.random.default_rng(seed)
-        a, b = (g.standard_normal((128, N_COLUMNS)).astype(np.float32) for _ in range(2))
-        want = [np.array(v) for v in make(random.Random(seed))(a.copy(), b)]
-        found = vtrn.nki.profile(make(random.Random(seed)), str(tmp_path))(a.copy(), b).result  # the program's bits are compared
+        a, b = (g.standard_normal((128, n_columns)).astype(np.float32) for _ in range(2))
+        want = [np.array(v) for v in make(random.Random(seed), n_columns)(a.copy(), b)]
+        found = vtrn.nki.profile(make(random.Random(seed), n_columns), str(tmp_path))(a.copy(), b).result  # the program's bits are compared
         assert all(np.array(x).tobytes() == y.tobytes() for x, y in zip(found, want)), seed

@@ -3,19 +3,14 @@
 Program 0 runs until it waits for program 1; then program 1 runs, in a thread of its own, until it waits or ends, and
 so on. One of them runs at any time and the order depends on the kernel alone, so that the values do, too."""
 
-import contextlib
 import threading
 
-from vtrn.nki import tensor
+from vtrn.nki import tensor, turns
 from vtrn.nki._load import core
 from vtrn.nki.errors import NkiValidationError
 
 N_CORES = 2  # that share HBM. Source: NKI, "Logical NeuronCores"
 _DEADLOCK = 6  # category of errors
-
-
-class _Abandoned(BaseException):
-    """Ends the thread of a program whose launch has failed elsewhere."""
 
 
 class _Wait:
@@ -28,47 +23,43 @@ class _Wait:
         return f"{self.what}{self.place}"
 
 
-class Turns:
-    """The programs of a launch grid of two. is_timed: each has a core of its own in any case. body(i) runs program i and gives what it returns."""
+class Turns(turns.Turns):
+    """The programs of a launch grid of two, whose turns are their numbers. is_timed: each has a core of its own in any case. body(i)
+    runs program i and gives what it returns."""
 
     def __init__(self, session, registers, body, is_timed=False):
+        super().__init__(0)
         self.is_timed = is_timed  # programs that do not meet have a core each then, too
         self.session, self.registers, self.body = session, registers, body
-        self.changed = threading.Condition()
-        self.turn = 0
         self.waits, self.is_over = [None, None], [False, False]
-        self.results, self.error = [None, None], None
-        self.thread, self.threads = None, {threading.get_ident()}
-        self.has_begun = False  # program 1 runs in that thread
+        self.has_met = False  # program 1 has a thread
+        self.threads = {threading.get_ident()}
         self.stops = []  # where they wait: _Run.stops
 
     def run(self):
         """What program 0 returns."""
         try:
             self.session.set_program(0)
-            self.results[0] = self.body(0)
+            result = self.body(0)
             self.is_over[0] = True
-            if self.thread is None:  # they never met: one after the other
+            if not self.has_met:  # one after the other
                 tensor.set_launch(self.registers[1])
                 self.session.set_program(1)
                 if self.is_timed:
                     self.session.set_core(1)
                 self.body(1)
-                self.session.set_core(0)
             else:
                 if self.waits[1]:
                     self._fail(f"core 1 waits in {self.waits[1]}, and core 0 is through")
-                self._pass_turn(1)
-                self._await(lambda: self.is_over[1])
-        except BaseException:
-            self._abandon()
+                if not self.is_over[1]:
+                    self.pass_turn(1)
+                    self.await_turn(0)
+                self.join()
+        except BaseException as error:
+            self.end(error)
             raise
-        if self.thread:
-            self.thread.join()
-            if self.error:
-                raise self.error
-            self.session.set_core(0)
-        return self.results[0]
+        self.session.set_core(0)
+        return result
 
     def meet(self, what, key, data, action):
         """Waits until the other program meets with the same key; then action(data of 0, data of 1) is done once."""
@@ -82,7 +73,7 @@ class Turns:
                 self._fail(f"core {me} waits in {mine}, and core {other} is through")
             self.waits[me] = mine
             self._run_other(other)
-            self._await(lambda: self.waits[me] is None and self.turn == me)
+            self.await_turn(me)
             self._resume(me)
             return
         if theirs.key != key:
@@ -102,64 +93,26 @@ class Turns:
         self.session.set_program(me)
         self.session.set_core(me)
 
-    def _pass_turn(self, to):
-        with self.changed:
-            self.turn = to
-            self.changed.notify_all()
-
     def _run_other(self, other):
-        if self.thread is None and other == 1:
-            self.thread = threading.Thread(target=self._second, name="program 1", daemon=True)
-            self.turn = 1
-            self.thread.start()
-        else:
-            self._pass_turn(other)
-
-    def _await(self, is_true):
-        """Until is_true(); raises what ended the launch."""
-        with self.changed:
-            while not is_true() and self.error is None:
-                self.changed.wait()
-        if self.error is not None:
-            raise self.error if threading.current_thread() is not self.thread else _Abandoned
+        if other == 1 and not self.has_met:
+            self.has_met = True
+            self.start(1, self._second, "program 1")
+        self.pass_turn(other)
 
     def _second(self):
-        with self.changed:
-            if self.error is not None:  # the launch was over before the thread was there
-                return
-            self.has_begun = True
         self.threads.add(threading.get_ident())
+        self._resume(1)
         try:
-            self._resume(1)
-            self.results[1] = self.body(1)
+            self.body(1)
+        finally:
             self.is_over[1] = True
-            if self.waits[0]:
-                self._fail(f"core 0 waits in {self.waits[0]}, and core 1 is through")
-        except _Abandoned:
-            pass
-        except BaseException as error:
-            self.error = error
-        self.is_over[1] = True
-        self._pass_turn(0)
-
-    def _abandon(self):
-        """Program 0 has failed, or was interrupted wherever it was: program 1 ends, too."""
-        if not self.thread:
-            return
-        with contextlib.suppress(RuntimeError):  # which says that it is free: an interrupt may have left it taken
-            while True:
-                self.changed.release()
-        with self.changed:
-            self.error = self.error or RuntimeError("the other program has failed")
-            has_begun = self.has_begun
-        if has_begun:
-            self._pass_turn(1)
-            self.thread.join()
+        if self.waits[0]:
+            self._fail(f"core 0 waits in {self.waits[0]}, and core 1 is through")
 
 
 def meet(what, key, data, action):
-    turns = tensor.launch.turns
-    if turns is None:
+    both = tensor.launch.turns
+    if both is None:
         raise NkiValidationError(f"{what}: it needs two programs, of a launch kernel[{N_CORES}]; this launch has "
                                  f"{tensor.launch.grid or 1}", 2)
-    turns.meet(what, key, data, action)
+    both.meet(what, key, data, action)

@@ -77,7 +77,6 @@ X4_TYPES = tuple(d for d in by_code if d is not None and d.endswith("_x4"))
 IS_FLOAT = [d is not None and "float" in d and not d.endswith("_x4") for d in by_code]
 IS_32_BIT_INTEGER = [d in ("int32", "uint32") for d in by_code]
 IS_BITS = [d is not None and (d.endswith("_x4") or "e8m0" in d) for d in by_code]  # no engine computes with them
-IS_SIGNED = [d is not None and str(d).startswith("int") for d in by_code]
 
 
 def code_of(dtype):

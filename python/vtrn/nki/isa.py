@@ -122,16 +122,33 @@ def tensor_reduce(dst, op, data, axis, negate=False, keepdims=False, name=None):
 _READ, _LOAD = OPCODE["vector_read_accumulator"], OPCODE["vector_load_accumulator"]
 
 
-def _begin_row_results(what, data, cmd, init, allowed):
+def _continues(what, on, dst, goes_on):
+    """Whether an instruction goes on from the registers of dst's partitions, as it is asked to: what the kernel has not begun there
+    begins new, for it would hold what ran before the kernel."""
+    launch = tensor.launch
+    here = ((1 << dst.shape[0]) - 1) << dst._first_partition
+    begun = launch.begun.get(on, 0)
+    launch.begun[on] = begun | here
+    if not goes_on or not begun & here:
+        return False
+    if stale := here & ~begun:
+        warnings.warn(f"nki.isa.{what} at {core.place()}: reduce_cmd.reduce goes on in {stale.bit_count()} partitions, from number "
+                      f"{(stale & -stale).bit_length() - 1} of SBUF on, in which the kernel has not begun: on the chip they hold what "
+                      "ran before it; begin with reduce_cmd.reset_reduce in all partitions", stacklevel=4)
+    return True
+
+
+def _begin_row_results(what, dst, cmd, init, allowed):
     """Brings the registers of the Vector engine into the state that cmd asks for; the flag to add to them."""
     if cmd not in allowed:
         raise ValueError(f"{what}: reduce_cmd {cmd}; it takes {', '.join(c.name for c in allowed)}")
+    continues = _continues(what, VECTOR, dst, cmd is _REDUCE)
     if cmd is not _LOAD_REDUCE:
-        return _ACCUMULATE if cmd is _REDUCE else 0
+        return _ACCUMULATE if continues else 0
     if init is None:
         raise ValueError(f"{what}: reduce_cmd.load_reduce takes the initial values, too")
     if not isinstance(init, core.Tensor):
-        filled = ndarray((data.shape[0], 1), dtypes.float32)
+        filled = ndarray((dst.shape[0], 1), dtypes.float32)
         memset(filled, float(init))
         init = filled
     _issue(_LOAD, VECTOR, 0, 0, 0, 0, None, init, None, None, 0, 0, 0)
@@ -150,7 +167,7 @@ def tensor_scalar_reduce(dst, data, op0, operand0, reduce_op, reduce_res=None, r
                          reduce_cmd=reduce_cmd.reset_reduce, reduce_init=None, reduce_res_negate=False, name=None):
     if reduce_cmd is _IDLE:  # what NKI 0.2 to 0.6 meant by leaving it out
         reduce_cmd = _RESET_REDUCE
-    flags = _begin_row_results("tensor_scalar_reduce", data, reduce_cmd, reduce_init, _REDUCING)
+    flags = _begin_row_results("tensor_scalar_reduce", dst, reduce_cmd, reduce_init, _REDUCING)
     alu, operand0 = _alu_and_operand(op0, operand0)
     _issue(_TENSOR_SCALAR_REDUCE, VECTOR, flags | (_REVERSE0 if reverse0 else 0), alu, _alu(reduce_op), 0, dst, data,
            _scalar(operand0, alu, data._dtype, VECTOR), None, 0, 0, 0)
@@ -159,7 +176,7 @@ def tensor_scalar_reduce(dst, data, op0, operand0, reduce_op, reduce_res=None, r
 
 
 def tensor_scalar_cumulative(dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, name=None):
-    flags = _begin_row_results("tensor_scalar_cumulative", src, reduce_cmd, imm1, _REDUCING)
+    flags = _begin_row_results("tensor_scalar_cumulative", dst, reduce_cmd, imm1, _REDUCING)
     alu = _alu(op0)
     _issue(_CUMULATIVE, VECTOR, flags, alu, _alu(op1), 0, dst, src, _scalar(imm0, alu, src._dtype, VECTOR), None, 0, 0,
            0)
@@ -175,7 +192,7 @@ def range_select(dst, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_c
     if float(np.float32(on_false_value)) != _LEAST:
         raise ValueError(f"range_select: on_false_value={on_false_value}; the chip has the least fp32 alone, {_LEAST}")
     _only_maximum("range_select", reduce_op)
-    flags = _begin_row_results("range_select", on_true_tile, reduce_cmd, None, (_RESET_REDUCE, _REDUCE, _IDLE))
+    flags = _begin_row_results("range_select", dst, reduce_cmd, None, (_RESET_REDUCE, _REDUCE, _IDLE))
     _issue(_RANGE_SELECT, VECTOR, flags, _alu(comp_op0), _alu(comp_op1), 0, dst, on_true_tile, bound0, bound1,
            int(range_start), 0, 0)
     _end_row_results(reduce_res)
@@ -190,7 +207,7 @@ def _only_maximum(what, op):
 def select_reduce(dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
                   reverse_pred=False, name=None):
     _only_maximum("select_reduce", reduce_op)
-    flags = _begin_row_results("select_reduce", on_true, reduce_cmd, None, (_IDLE, _RESET_REDUCE, _REDUCE))
+    flags = _begin_row_results("select_reduce", dst, reduce_cmd, None, (_IDLE, _RESET_REDUCE, _REDUCE))
     if not isinstance(on_false, core.Tensor):
         on_false = float(on_false)
         core.issue_with(on_false, _SELECT_REDUCE, VECTOR, flags | (_REVERSE0 if reverse_pred else 0), 0, 0, 0, dst,
@@ -207,7 +224,7 @@ _EXPONENTIAL = OPCODE["exponential"]
 
 
 def exponential(dst, src, max_value=0.0, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_init=0.0, name=None):
-    flags = _begin_row_results("exponential", src, reduce_cmd, reduce_init, (_IDLE, *_REDUCING))
+    flags = _begin_row_results("exponential", dst, reduce_cmd, reduce_init, (_IDLE, *_REDUCING))
     if not isinstance(max_value, core.Tensor):
         max_value = float(max_value)
     _issue(_EXPONENTIAL, VECTOR, flags, 0, 0, 0, dst, src, max_value, None, 0, 0, 0)
@@ -352,8 +369,8 @@ def activate(dst, op, data, scale_and_bias, reduction, slope=0.0):
     if not isinstance(scale, core.Tensor):
         scale = float(scale)
     flags, act = 0, _act(op)
-    if cmd is not _IDLE:
-        flags = _sum_flags(reduce_op, cmd)
+    if cmd is not _IDLE or reduce_res is not None:
+        flags = _sum_flags(reduce_op, cmd, dst)
     if act == _SIN:
         _warn_of_wide_angles(data, scale, bias)
     slope_bits = struct.unpack("<I", struct.pack("<f", slope))[0] if slope else 0
@@ -385,13 +402,14 @@ def _generation():
     return tensor.session().chip()["gen"]
 
 
-def _sum_flags(op, cmd):
+def _sum_flags(op, cmd, dst):
     """What an activation does to the registers that sum up. A read leaves them: reduce goes on from there. Source:
     nki.isa.activation, its pseudo code. At first they are 0, whatever ran before the kernel."""
-    resets = cmd is not _REDUCE or not tensor.launch.has_sums
-    tensor.launch.has_sums = True
+    resets = not _continues("activation", SCALAR, dst, cmd in (_REDUCE, _IDLE))
     if cmd is _RESET:
         return _RESET_SUMS
+    if cmd is _IDLE:
+        return _RESET_SUMS if resets else 0
     if op is None or _alu(op) != ALU["add"]:
         raise ValueError("activation: reduce_op is nl.add")
     return _ACCUMULATE | (_RESET_SUMS if resets else 0)
@@ -406,19 +424,22 @@ def activation_reduce(dst, op, data, reduce_op, reduce_res, bias=None, scale=1.0
 _IOTA, _AFFINE_SELECT = OPCODE["iota"], OPCODE["affine_select"]
 
 
-def _pattern(pattern):
-    return tuple((int(step), int(n)) for step, n in pattern)
+def _pattern(what, pattern):
+    try:
+        return tuple((int(step), int(n)) for step, n in pattern)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: pattern={pattern}; it is a list of pairs [step, number], one a free dimension") from None
 
 
 def iota(dst, pattern, offset=0, channel_multiplier=0, name=None):
-    _issue(_IOTA, GPSIMD, 0, 0, 0, 0, dst, None, None, _pattern(pattern), int(offset), channel_multiplier, 0)
+    _issue(_IOTA, GPSIMD, 0, 0, 0, 0, dst, None, None, _pattern("iota", pattern), int(offset), channel_multiplier, 0)
     return _DONE
 
 
 def affine_select(dst, pattern, channel_multiplier, on_true_tile, on_false_value, cmp_op=None, offset=0, name=None):
     alu = ALU["is_equal"] if cmp_op is None else _alu(cmp_op)
     core.issue_with(float(on_false_value), _AFFINE_SELECT, GPSIMD, 0, alu, 0, 0, dst, on_true_tile, None,
-                    _pattern(pattern), int(offset), int(channel_multiplier), 0)
+                    _pattern("affine_select", pattern), int(offset), int(channel_multiplier), 0)
     return _DONE
 
 

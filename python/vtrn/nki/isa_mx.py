@@ -1,6 +1,6 @@
 """nki.isa: instructions on MX tiles, narrow floats four to an element with a scale for each 8 partitions."""
 
-from vtrn.nki import dtypes, tensor
+from vtrn.nki import dtypes
 from vtrn.nki._load import OPCODE, VECTOR, core
 
 _QUANTIZE = OPCODE["quantize_mx"]

@@ -3,10 +3,11 @@
 One rank runs at any time: the lowest that does not wait. What ranks compute depends on the kernel alone."""
 
 import dataclasses
+import functools
 import os
 import threading
 
-from vtrn.nki import cores, kernel as kernels, tensor
+from vtrn.nki import cores, kernel as kernels, tensor, turns
 from vtrn.nki._load import core
 from vtrn.nki.errors import NkiValidationError
 
@@ -51,10 +52,6 @@ class RanksProfile:
     exchanges: tuple
 
 
-class _Abandoned(BaseException):
-    """Ends the thread of a rank whose launch has failed elsewhere."""
-
-
 class _Meeting:
     """What ranks of a group come to: their data, and when all are there what each gets."""
 
@@ -63,48 +60,31 @@ class _Meeting:
         self.data, self.results = {}, None
 
 
-class _Ranks:
+class _Ranks(turns.Turns):
+    """Threads of ranks, whose turns are their numbers; the launch has it where a rank waits or is through."""
+
     def __init__(self, kernel, inputs, is_timed):
+        super().__init__(None)
         self.kernel, self.inputs, self.n, self.is_timed = kernel, inputs, len(inputs), is_timed
-        self.changed = threading.Condition()
-        self.turn = None
         self.rank = 0  # that runs
         self.waits = [None] * self.n  # (group, meeting, place) of each
         self.is_over = [False] * self.n
-        self.results, self.error = [None] * self.n, None
+        self.results = [None] * self.n
         self.runs = [None] * self.n  # kernels._Run of each
         self.meetings = {}  # group, program of the rank, number of the call -> _Meeting
         self.n_calls = {}
-        self.is_abandoned = False
 
     # -- one rank's side
 
-    def _run(self, rank):
-        try:
-            self._await_turn(rank)
-            args, kwargs = self.inputs[rank]
-            kernels._owners = {threading.get_ident()}
-            grid = kernels.launch_grid(self.kernel.grid, self.kernel.func.__name__)
-            run = kernels._Run(self.kernel.func, grid, kernels.chip_name(self.kernel.chip), self.kernel.configs)
-            self.runs[rank] = run
-            run.is_timed = self.is_timed and grid == (cores.N_CORES,)
-            self.results[rank] = run._run(args, kwargs)
-        except _Abandoned:
-            pass
-        except BaseException as error:
-            self.error = self.error or error
-        with self.changed:
-            self.is_over[rank] = True
-            self.turn = None
-            self.changed.notify_all()
-
-    def _await_turn(self, rank):
-        with self.changed:
-            while self.turn != rank:
-                self.changed.wait()
-        self.rank = rank
-        if self.is_abandoned:
-            raise _Abandoned
+    def _launch_rank(self, rank):
+        args, kwargs = self.inputs[rank]
+        self.rank, kernels._owners = rank, {threading.get_ident()}
+        grid = kernels.launch_grid(self.kernel.grid, self.kernel.func.__name__)
+        run = kernels._Run(self.kernel.func, grid, kernels.chip_name(self.kernel.chip), self.kernel.configs)
+        self.runs[rank] = run
+        run.is_timed = self.is_timed and grid == (cores.N_CORES,)
+        self.results[rank] = run._run(args, kwargs)
+        self.is_over[rank] = True
 
     def meet(self, what, group, data, compute, moves):
         rank, place = self.rank, core.place()
@@ -114,15 +94,15 @@ class _Ranks:
                 raise ValueError(f"{what}: the group {group} has rank {member}, and the launch {self.n} ranks")
         key = group, tensor.launch.program
         number = self.n_calls[rank, key] = self.n_calls.get((rank, key), -1) + 1
-        turns = tensor.launch.turns
-        own_core = None if turns is None else tensor.launch.program[0]  # None: the only one
+        both = tensor.launch.turns
+        own_core = None if both is None else tensor.launch.program[0]  # None: the only one
         meeting = self.meetings.setdefault((*key, number), _Meeting(what, group, f"{what} of rank {rank}{where}", moves, own_core or 0))
         if meeting.what != what:
             raise NkiValidationError(f"{what} of rank {rank}{where} meets {meeting.place}: the ranks of a group call the same "
                                      "collectives in the same order", _DEADLOCK)
         meeting.data[rank] = data
         tensor.session().meet(-1 if own_core is None else own_core)
-        (self.runs[rank].stops if turns is None else turns.stops).append((own_core, meeting))
+        (self.runs[rank].stops if both is None else both.stops).append((own_core, meeting))
         if len(meeting.data) == len(group):
             meeting.results = dict(zip(group, compute([meeting.data[m] for m in group])))
             del self.meetings[(*key, number)]
@@ -132,13 +112,11 @@ class _Ranks:
 
     def _wait(self, rank, group, meeting, place):
         session, launch, owners = core.current(), tensor.launch, kernels._owners
-        with self.changed:
-            self.waits[rank] = group, meeting, place
-            self.turn = None
-            self.changed.notify_all()
-        self._await_turn(rank)
+        self.waits[rank] = group, meeting, place
+        self.pass_turn(self.caller)
+        self.await_turn(rank)
         self.waits[rank] = None
-        kernels._owners = owners
+        self.rank, kernels._owners = rank, owners
         tensor.set_launch(launch)
         session.begin()
 
@@ -151,31 +129,20 @@ class _Ranks:
                 return rank
         return None
 
-    def _give_turn(self, rank):
-        with self.changed:
-            self.turn = rank
-            self.changed.notify_all()
-            while self.turn is not None:
-                self.changed.wait()
-
     def run(self):
-        threads = [threading.Thread(target=self._run, args=(r,), name=f"rank {r}", daemon=True) for r in range(self.n)]
-        for thread in threads:
-            thread.start()
-        while not all(self.is_over) and self.error is None:
-            rank = self._ready()
-            if rank is None:
-                self.error = NkiValidationError(self._deadlock(), _DEADLOCK)
-                break
-            self._give_turn(rank)
-        self.is_abandoned = True
-        for rank in range(self.n):
-            if not self.is_over[rank]:
-                self._give_turn(rank)
-        for thread in threads:
-            thread.join()
-        if self.error is not None:
-            raise self.error
+        try:
+            for rank in range(self.n):
+                self.start(rank, functools.partial(self._launch_rank, rank), f"rank {rank}")
+            while not all(self.is_over):
+                rank = self._ready()
+                if rank is None:
+                    raise NkiValidationError(self._deadlock(), _DEADLOCK)
+                self.pass_turn(rank)
+                self.await_turn(self.caller)
+            self.join()
+        except BaseException as error:
+            self.end(error)
+            raise
         return self.results
 
     def _deadlock(self):
@@ -220,8 +187,9 @@ def _launch(what, kernel, inputs, is_timed=False):
         raise RuntimeError(f"{what}: a kernel is running; ranks are launched from outside of kernels")
     with kernels._turn:
         owners, launch, session = kernels._owners, tensor.launch, core.current()
-        launched = current = _Ranks(kernel, calls, is_timed)
+        launched = _Ranks(kernel, calls, is_timed)
         try:
+            current = launched
             launched.run()
             return launched
         finally:

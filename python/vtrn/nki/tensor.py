@@ -52,7 +52,7 @@ class Registers:
         self.turns = None  # cores.Turns, where programs may meet
         self.is_recorded = False  # for a jitted function
         self.seeded = set()  # engines whose random generators the kernel has given a state
-        self.has_sums = False  # an activation has used the registers of the Scalar engine
+        self.begun = {}  # by engine: partitions whose registers of sums the kernel has set, a bit each
         self.has_values = True  # or instructions are recorded, and none runs
         self.identities = {}  # of shared_identity_matrix
         self.ones = {}  # by type: the row that the first generation spreads others with
@@ -153,6 +153,11 @@ class ndarray(core.Tensor):
     def data(self):
         """Itself, as the data of a grid of tiles is the tensor to compute with."""
         return self
+
+    @property
+    def _first_partition(self):
+        """Of a view on chip, counted from its tile's first."""
+        return self.offset * dtypes.numpy_of(self._dtype).itemsize // self._row_bytes
 
     # -- values
 

@@ -49,12 +49,16 @@ static float to_fp32(double value) {
     return nearest;
 }
 
+static bool no_operand(int opcode, int i, PyObject *given, const char *what) {
+    PyErr_Format(PyExc_TypeError, "%s: %s is %R, %s; load what is in HBM, or make a tile of it",
+                 vtrn_nki_op_info(opcode)->mnemonic, vtrn_nki_operand_name(opcode, i), given, what);
+    return false;
+}
+
 /* A number where a per-partition scalar could be: a float, or the raw bits of an integer. */
 static bool take_number(nki_call *call, int i, PyObject *value) {
-    if (i < 2) {
-        bad("a tensor is needed, not", value);
-        return false;
-    }
+    if (i < 2)
+        return no_operand(call->instr.opcode, i, value, "no tensor");
     if (PyFloat_Check(value)) {
         call->instr.imm[i - 2].f = to_fp32(PyFloat_AS_DOUBLE(value));
         return true;
@@ -63,8 +67,7 @@ static bool take_number(nki_call *call, int i, PyObject *value) {
         call->instr.imm[i - 2].bits = (uint32_t)PyLong_AsUnsignedLongLongMask(value);
         return !PyErr_Occurred();
     }
-    bad("a tensor or a number is needed, not", value);
-    return false;
+    return no_operand(call->instr.opcode, i, value, "neither a tensor nor a number");
 }
 
 /* Pairs of step and number: an operand that is a pattern and no memory. */
@@ -80,7 +83,8 @@ static bool take_pattern(vtrn_ap *ap, PyObject *pairs) {
         int64_t pair[2];
         if (ext_integers(PyTuple_GET_ITEM(pairs, i), pair, 2, "pattern") != 2) {
             if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_ValueError, "a pattern is a list of [step, number]");
+                PyErr_SetString(PyExc_ValueError, "a pattern is a list of pairs [step, number], "
+                                                  "one a free dimension; give each both");
             return false;
         }
         ap->dim[i] = (vtrn_dim){(int32_t)pair[0], (uint32_t)pair[1]};
@@ -121,8 +125,6 @@ static PyObject *issue_args(PyObject *immediate, PyObject *const *args, Py_ssize
     int64_t number[ISSUE_N_ARGS];
     if (n != ISSUE_N_ARGS)
         return PyErr_Format(PyExc_TypeError, "issue() takes %d arguments", ISSUE_N_ARGS);
-    if (immediate && !take_number(&call, 2, immediate))
-        return NULL;
     for (int i = 0; i < ISSUE_N_ARGS; i++) {
         if (i >= ISSUE_AP0 && i < ISSUE_ARG0)
             continue;
@@ -134,6 +136,8 @@ static PyObject *issue_args(PyObject *immediate, PyObject *const *args, Py_ssize
     if (!info)
         return bad("no such instruction", args[ISSUE_OPCODE]);
     call.instr.opcode = (uint16_t)number[ISSUE_OPCODE];
+    if (immediate && !take_number(&call, 2, immediate))
+        return NULL;
     set_engine(&call, number[ISSUE_ENGINE]);
     call.instr.flags = (uint32_t)number[ISSUE_FLAGS];
     call.instr.op0 = (uint8_t)number[ISSUE_OP0];
@@ -182,7 +186,9 @@ static PyObject *fill(PyObject *self, PyObject *const *args, Py_ssize_t n) {
 static bool tensors(nki_call *call, PyObject *const *args, int n, const char *op) {
     for (int i = 0; i < n; i++) {
         if (!ext_is_tensor(args[i])) {
-            PyErr_Format(PyExc_TypeError, "%s: argument %d is no tensor: %R", op, i, args[i]);
+            PyErr_Format(PyExc_TypeError,
+                         "%s: argument %d is %R, no tensor; load it, or make a tile of it", op, i,
+                         args[i]);
             return false;
         }
         call->view[i] = &((ext_tensor *)args[i])->view;

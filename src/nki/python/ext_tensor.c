@@ -47,7 +47,8 @@ int ext_integers(PyObject *sequence, int64_t *out, int max, const char *what) {
         return -1;
     Py_ssize_t n = PySequence_Fast_GET_SIZE(fast);
     if (n > max) {
-        PyErr_Format(PyExc_ValueError, "%s: %zd dimensions > %d", what, n, max);
+        PyErr_Format(PyExc_ValueError, "%s: %zd dimensions > %d; merge some (reshape)", what, n,
+                     max);
         n = -1;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -148,7 +149,9 @@ static int take_slice(subscript *s, PyObject *item) {
     if (!bound_of(slice->step, &step))
         return -1;
     if (step == 0) {
-        PyErr_SetString(PyExc_ValueError, "a slice with step 0");
+        PyErr_SetString(
+            PyExc_ValueError,
+            "a slice with step 0; a step is positive or negative, and 1 where none is given");
         return -1;
     }
     int64_t start = step > 0 ? 0 : n - 1, stop = step > 0 ? n : -1;
@@ -311,12 +314,15 @@ static PyObject *tensor_view(ext_tensor *self, PyObject *args) {
     int n = ext_integers(shape, view.shape, NKI_MAX_DIMS, "shape");
     if (n < 0 || ext_integers(strides, view.step, NKI_MAX_DIMS, "strides") != n) {
         if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "a stride for each dimension");
+            PyErr_SetString(
+                PyExc_ValueError,
+                "a view has a stride for each dimension; give as many strides as sizes");
         return NULL;
     }
     for (int i = 0; i < n; i++)
         if (view.shape[i] < 1)
-            return PyErr_Format(PyExc_ValueError, "dimension %d of a view has %lld elements", i,
+            return PyErr_Format(PyExc_ValueError,
+                                "dimension %d of a view has %lld elements; it has one at least", i,
                                 (long long)view.shape[i]);
     view.n_dims = (uint8_t)n;
     ext_tensor *out = ext_tensor_alloc(Py_TYPE(self), self);
@@ -330,7 +336,9 @@ static int64_t bytes_of(const ext_tensor *self) {
     bool is_alive = self->view.storage->session && self->storage->session->session;
     if (is_alive)
         return vtrn_nki_view_bytes(&self->view);
-    PyErr_SetString(PyExc_RuntimeError, "the kernel of this tensor is over");
+    PyErr_SetString(
+        PyExc_RuntimeError,
+        "the kernel of this tensor is over; look at it while the kernel runs, or return it");
     return -1;
 }
 

@@ -368,3 +368,20 @@ class _MakeGrid:
 
 
 mgrid = _MakeGrid()
+
+
+def refuse_mask(mask, what, x):
+    """An instruction that does not mask takes masks that leave all of x."""
+    mask = mask_of(mask)
+    if mask is not None and mask.boxes(x.shape) != [[(0, n) for n in x.shape]]:
+        raise NotImplementedError(f"{what}: a mask; use a part of its operands, as x[0:n], in its place")
+
+
+def mask_of(mask):
+    if mask is None:
+        return None
+    if isinstance(mask, (bool, np.bool_)):  # of loops' variables alone
+        return None if mask else nowhere()
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask {mask!r}: a comparison of index expressions")
+    return mask

@@ -6,8 +6,8 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
-from vtrn.nki.beta1.index import Index
-from vtrn.nki.beta1.tensor import Product, Tensor, like, mask_of
+from vtrn.nki.beta1.index import Index, mask_of, refuse_mask
+from vtrn.nki.beta1.tensor import Product, Tensor, like
 from vtrn.nki.errors import NkiNameError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
     constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
@@ -37,7 +37,7 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
-    t.refuse_mask(mask, "tensor_copy_predicated", dst)
+    refuse_mask(mask, "tensor_copy_predicated", dst)
     src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and x.size != dst.size else x for x in (src, predicate))
     isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
     return dst
@@ -134,7 +134,7 @@ def tensor_reduce(op, data, axis, *, mask=None, dtype=None, negate=False, keepdi
 
 
 def tensor_partition_reduce(op, data, *, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "tensor_partition_reduce", data)
+    refuse_mask(mask, "tensor_partition_reduce", data)
     out = like((1, *data.shape[1:]), dtype or data.dtype)
     isa.tensor_partition_reduce(out.raw(), op, data.raw())
     return out
@@ -211,7 +211,7 @@ def range_select(*, on_true_tile, comp_op0, comp_op1, bound0, bound1, reduce_cmd
 
 def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_op=None,
                   reverse_pred=False, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "select_reduce", dst)
+    refuse_mask(mask, "select_reduce", dst)
     isa.select_reduce(dst.raw(), predicate.raw(), on_true.raw(), raw(on_false), raw(reduce_res), reduce_cmd, _maximum(reduce_op),
                       reverse_pred)
     return dst
@@ -219,7 +219,7 @@ def select_reduce(*, dst, predicate, on_true, on_false, reduce_res=None, reduce_
 
 def tensor_scalar_cumulative(*, dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce, mask=None,
                              **unused):
-    t.refuse_mask(mask, "tensor_scalar_cumulative", dst)
+    refuse_mask(mask, "tensor_scalar_cumulative", dst)
     isa.tensor_scalar_cumulative(dst.raw(), src.raw(), op0, op1, raw(imm0), raw(imm1), reduce_cmd)
     return dst
 
@@ -281,7 +281,7 @@ def sequence_bounds(*, segment_ids, dtype=None, **unused):
 
 
 def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, *, mask=None, **unused):
-    t.refuse_mask(mask, "local_gather", src_buffer)
+    refuse_mask(mask, "local_gather", src_buffer)
     n = num_valid_indices or 16 * math.prod(index.shape[1:])
     out = like((src_buffer.shape[0], n * num_elem_per_idx), src_buffer.dtype)
     isa.local_gather(out.raw(), src_buffer.raw(), index.raw(), num_elem_per_idx, n)
@@ -289,7 +289,7 @@ def local_gather(src_buffer, index, num_elem_per_idx=1, num_valid_indices=None, 
 
 
 def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused):
-    t.refuse_mask(mask, "nc_stream_shuffle", dst)
+    refuse_mask(mask, "nc_stream_shuffle", dst)
     isa.nc_stream_shuffle(dst.raw(), src.raw(), shuffle_mask)
 
 
@@ -301,7 +301,7 @@ def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, d
 
 
 def dma_transpose(src, *, axes=None, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "dma_transpose", src)
+    refuse_mask(mask, "dma_transpose", src)
     v = src.raw()
     order = list(range(v.ndim))
     order[0], order[-1] = order[-1], order[0]

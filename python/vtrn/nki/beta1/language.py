@@ -9,8 +9,8 @@ import numpy as np
 
 from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1 import tensor as t
-from vtrn.nki.beta1.index import Index, arange, mgrid  # noqa: F401 (names of the module)
-from vtrn.nki.beta1.tensor import Product, Tensor, like, make, mask_of, par_dim  # noqa: F401
+from vtrn.nki.beta1.index import Index, arange, mask_of, mgrid, refuse_mask  # noqa: F401 (names of the module)
+from vtrn.nki.beta1.tensor import Product, Tensor, like, make, par_dim  # noqa: F401
 from vtrn.nki.dtypes import (  # noqa: F401
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn, float8_e4m3fn_x4, float8_e5m2, float8_e5m2_x4,
     float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
@@ -159,7 +159,7 @@ def store(dst, value, *, mask=None, mode=isa.oob_mode.error, **unused):
 
 
 def load_transpose2d(src, *, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "nl.load_transpose2d", src)
+    refuse_mask(mask, "nl.load_transpose2d", src)
     return Tensor(nl.load_transpose2d(src.raw(), dtype))
 
 
@@ -457,14 +457,14 @@ max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa:
 
 def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     axes = t.tensor.axes_of("nl.mean", x, axis)
-    t.refuse_mask(mask, "nl.mean", x)
+    refuse_mask(mask, "nl.mean", x)
     total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
     return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
 
 
 def var(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     """The mean square of the differences from the mean."""
-    t.refuse_mask(mask, "nl.var", x)
+    refuse_mask(mask, "nl.var", x)
     rest = subtract(x, mean(x, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
     return mean(square(rest), axis, dtype=dtype or x.dtype, keepdims=keepdims)  # noqa: F821
 
@@ -477,7 +477,7 @@ def all(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):  # noqa: A
 
 def rms_norm(x, w, axis, n, epsilon=1e-06, *, dtype=None, compute_dtype=None, mask=None, **unused):
     """x / sqrt(sum(x^2) / n + epsilon) * w. Source: its page: compute_dtype is that of the result, too."""
-    t.refuse_mask(mask, "nl.rms_norm", x)
+    refuse_mask(mask, "nl.rms_norm", x)
     kind = compute_dtype or dtype or x.dtype
     scale = reduce(nl.add, square(x, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
     isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
@@ -492,13 +492,13 @@ def where(condition, x, y, *, mask=None, dtype=None, **unused):
 
 
 def softmax(x, axis, *, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "nl.softmax", x)
+    refuse_mask(mask, "nl.softmax", x)
     axes, par = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0
     return Tensor(nl.softmax(x.raw(), [0 if a == par else a + (a < par) for a in axes], dtype))
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "nl.transpose", x)
+    refuse_mask(mask, "nl.transpose", x)
     return Tensor(nl.transpose(x.raw(), dtype))
 
 

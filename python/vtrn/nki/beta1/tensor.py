@@ -10,7 +10,8 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1 import dynamic
-from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast, nowhere
+from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
+from vtrn.nki.beta1.reach import Reach, beyond_text
 from vtrn.nki.errors import NkiValidationError
 
 
@@ -372,40 +373,6 @@ class Answers(Tensor):
         raise tensor.no_truth()
 
 
-class Reach:
-    """The numbers that an index expression has over a part: const and steps by dimension. of: the tensor, which of its
-    dimensions they count, and how long that is."""
-
-    __slots__ = ("const", "step", "shape", "of")
-
-    def __init__(self, const, step, shape, of):
-        self.const, self.step, self.shape, self.of = const, step, tuple(shape), of
-
-    def bounds(self):
-        ends = [s * (self.shape[d] - 1) for d, s in self.step.items()]
-        return self.const + sum(e for e in ends if e < 0), self.const + sum(e for e in ends if e > 0)
-
-    def is_beyond(self):
-        low, high = self.bounds()
-        return math.prod(self.shape) > 0 and (low < 0 or high >= self.of[2])
-
-    def boxed(self, box):
-        const = self.const + sum(s * box[d][0] for d, s in self.step.items())
-        return Reach(const, self.step, [hi - lo for lo, hi in box], self.of)
-
-    def expanded(self, axis):
-        step = {d + (axis <= d): s for d, s in self.step.items()}
-        return Reach(self.const, step, (*self.shape[:axis], 1, *self.shape[axis:]), self.of)
-
-    def text(self):
-        return beyond_text(*self.of[:2], *self.bounds())
-
-
-def beyond_text(whole, d, low, high):
-    return (f"a subscript of dimension {d} of a tensor in {whole.buffer.value} of shape {whole.shape} goes from {low} to "
-            f"{high}, and the dimension has {whole.shape[d]} elements; mask what is beyond, or read less")
-
-
 for _name in _FUNCTIONS:
     setattr(Tensor, f"__{_name}__", _operator(_name))
     if _name not in _COMPARISONS:
@@ -715,9 +682,8 @@ def in_patterns(f, *parts):
 
 def _starts_where_engines_do(v):
     """Engines begin at partitions 0, 32, 64 and 96, or 0 and 64, as their operand has up to 32 or 64; DMA anywhere."""
-    start = v.offset * dtypes.numpy_of(v._dtype).itemsize // v._row_bytes
     n = v.shape[0]
-    return start % (128 if n > 64 else 64 if n > 32 else 32) == 0
+    return v._first_partition % (128 if n > 64 else 64 if n > 32 else 32) == 0
 
 
 def transfer(target, source):
@@ -795,20 +761,3 @@ def accumulate(target, value):
     if target.base._is_psum and value.base._is_psum:
         value = binary_free_copy(value, value.dtype)
     isa.tensor_tensor(target.raw(), target.raw(), broadcast_view(value, target.shape).raw(), nl.add)
-
-
-def refuse_mask(mask, what, x):
-    """An instruction that does not mask takes masks that leave all of x."""
-    mask = mask_of(mask)
-    if mask is not None and mask.boxes(x.shape) != [[(0, n) for n in x.shape]]:
-        raise NotImplementedError(f"{what}: a mask; use a part of its operands, as x[0:n], in its place")
-
-
-def mask_of(mask):
-    if mask is None:
-        return None
-    if isinstance(mask, (bool, np.bool_)):  # of loops' variables alone
-        return None if mask else nowhere()
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask {mask!r}: a comparison of index expressions")
-    return mask
