@@ -1,6 +1,7 @@
 """Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
 a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
+import dis
 import inspect
 import itertools
 import math
@@ -507,14 +508,19 @@ class LoopIndex(int):
 
 
 class LoopSum(Tensor):
-    """What loop_reduce returns: where it is stored, x of the first turn, then joined with each further one. Sums are
-    kept in fp32 beside what is stored. is_left_out: a mask leaves the turn out."""
+    """What loop_reduce returns, for the part of a tensor that it is stored in: what that part has is the other operand of op,
+    as the API page has it; a part that nothing has written takes x of the first turn. Results are kept in fp32 beside what is
+    stored. is_left_out: a mask leaves the turn out."""
 
     __slots__ = ("op", "is_first", "is_left_out")
 
     def __init__(self, x, op, is_first, is_left_out=False):
         super().__init__(x.base, x.par, x.indirect)
         self.op, self.is_first, self.is_left_out = op, is_first, is_left_out
+
+    def raw_as_it_is(self):
+        raise operators.refusal("nl.loop_reduce: its result is read where it is not stored yet, and would be one turn's operand; store it in "
+                                "a part of a tensor (sums[...] = nl.loop_reduce(...)), or in the variable of a tile, and read that")
 
     def into(self, target):
         kept = tensor.launch.loop_sums
@@ -523,12 +529,42 @@ class LoopSum(Tensor):
             kept.pop(key, None)
         if self.is_left_out:
             return
-        if key not in kept:
-            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
-            move(kept[key], self)
+        x = broadcast_view(Tensor(self.base, self.par, self.indirect), target.shape)
+        if key in kept:
+            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), x.raw(), self.op)
+        elif _has_elements(target.base):
+            kept[key], before = like(target.shape, dtypes.float32, target.par or 0), target
+            if before.base._is_psum and x.base._is_psum:
+                before = binary_free_copy(before, before.dtype)
+            isa.tensor_tensor(kept[key].raw(), before.raw(), x.raw(), self.op)
         else:
-            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), self.raw(), self.op)
+            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
+            move(kept[key], x)
         move(target, kept[key])
+
+
+def _has_elements(v):
+    """Whether something has written elements of the view."""
+    written = v._written() if v._n_writes else b""  # None: all
+    return written is None or any(written)
+
+
+_STORES = {"STORE_FAST": "f_locals", "STORE_DEREF": "f_locals", "STORE_NAME": "f_locals", "STORE_GLOBAL": "f_globals"}
+
+
+def stored_by_name(found, frame, dtype):
+    """Of `sums = nl.loop_reduce(...)`, which the vendor's compiler takes for a store to the tile that the variable names, that
+    tile; a variable without one gets one. Anything else: as it is. frame: the caller's."""
+    after = [i for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti and i.opname != "CACHE"][:1]
+    if not after or after[0].opname not in _STORES:
+        return found
+    target = getattr(frame, _STORES[after[0].opname]).get(after[0].argval)
+    if not isinstance(target, Tensor) or isinstance(target, LoopSum):
+        if found.is_left_out:
+            return found
+        target = like(found.shape, dtype or found.dtype, found.par or 0)
+    found.into(target)
+    return target
 
 
 def like(shape, dtype, par=0, buffer=tensor.sbuf):
