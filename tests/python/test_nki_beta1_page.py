@@ -62,3 +62,134 @@ def test_a_reduction_over_a_loop_is_read_where_it_is_stored():
 
     with pytest.raises(NkiTypeError, match="would be one turn's operand; store it"):
         kernel(numbers(3, 64, 33))
+
+
+# -- types: "NKI Type Promotion" and "Weakly Typed Scalar Type Inference"
+
+
+@pytest.mark.parametrize("kind, number, want", [
+    ("int8", 2, "int32"), ("uint8", 300, "int32"), ("int16", 40000, "int32"), ("int32", 0.5, "float32"), ("uint8", -0.5, "float32"),
+    ("float16", 1.2, "float32"), ("bfloat16", 1.001, "float32"), ("bfloat16", 2, "bfloat16"), ("float16", np.float16(2), "float16"),
+    ("int8", np.int8(2), "int8"), ("float32", 3, "float32"), ("uint32", 5, "float32"), ("uint32", -5, "float32"),
+    ("float32", np.float64(2), "float32"), ("int32", True, "int32")])
+def test_a_number_counts_as_the_widest_of_its_kind(kind, number, want):
+    @nki.jit
+    def kernel(a):
+        x = nl.copy(nl.load(a), dtype=getattr(nl, kind))
+        outs = []
+        for made in (nl.add(x, number), nl.subtract(number, x), x * number, nl.maximum(x, number), nl.where(nl.greater(x, 50), x, number)):
+            assert made.dtype == want
+            outs.append(nl.ndarray(a.shape, dtype=nl.float32, buffer=nl.shared_hbm))
+            nl.store(outs[-1], made)
+        x += 1  # in its place
+        assert x.dtype == kind
+        return outs
+
+    a = rng.integers(0, 60, (5, 7)).astype(np.float32)
+    n = float(number)
+    for got, right in zip(kernel(a), (a + n, n - a, a * n, np.maximum(a, n), np.where(a > 50, a, n))):
+        np.testing.assert_allclose(got, right, rtol=2e-2 if "float" not in want or want != "float32" else 1e-6)
+
+
+def test_bits_beside_a_number_are_the_tiles():
+    @nki.jit
+    def kernel(a):
+        x = nl.load(a)
+        for made in (x >> 1, nl.bitwise_and(x, 0xF0), x ^ 3, x << 1):
+            assert made.dtype == a.dtype
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.bitwise_and(x >> 1, 0x70))
+        return out
+
+    a = rng.integers(0, 200, (5, 7)).astype(np.uint8)
+    np.testing.assert_array_equal(kernel(a), (a >> 1) & 0x70)
+
+
+def test_answers_are_booleans():
+    """As predicates, and joined and turned round by Python's operators."""
+    @nki.jit
+    def kernel(a, b):
+        x, y, outs = nl.load(a), nl.load(b), []
+        assert nl.greater(x, y).dtype == nl.logical_and(x, y).dtype == nl.all(x, axis=1).dtype == nl.bool_
+        assert nl.equal(x, y, dtype=nl.float32).dtype == nl.float32
+        copied, selected = nl.copy(y), nl.ndarray(a.shape, a.dtype)
+        nisa.tensor_copy_predicated(src=x, dst=copied, predicate=nl.greater(y, 0))
+        nisa.select_reduce(dst=selected, predicate=nl.less(x, y), on_true=x, on_false=-1.0)
+        for made in (copied, selected, nl.where((x > 0) & (y > 0), x, y), nl.where(~(x > 0), x, y), nl.where(nl.invert(x > y), x, y)):
+            outs.append(nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm))
+            nl.store(outs[-1], made)
+        for made in (nl.sum(nl.greater(x, 0), axis=1, keepdims=True), nisa.tensor_reduce(np.add, nl.greater(x, 0), axis=[1])):
+            outs.append(nl.ndarray((5, 1), dtype=nl.int32, buffer=nl.shared_hbm))
+            nl.store(outs[-1], made)
+        return outs
+
+    a, b = numbers(5, 7), numbers(5, 7)
+    n = (a > 0).sum(1, keepdims=True)
+    want = (np.where(b > 0, a, b), np.where(a < b, a, -1), np.where((a > 0) & (b > 0), a, b), np.where(a > 0, b, a),
+            np.where(a > b, b, a), n, n)
+    for got, right in zip(kernel(a, b), want):
+        np.testing.assert_array_equal(got, right)
+
+
+def test_a_mean_of_integers_is_a_float():
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((5, 1), dtype=nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, nl.mean(nl.load(a), axis=1, keepdims=True))
+        return out
+
+    a = rng.integers(-9, 9, (5, 7)).astype(np.int32)
+    np.testing.assert_allclose(kernel(a), a.mean(1, keepdims=True), rtol=1e-6)
+
+
+# -- axes and masks
+
+
+@pytest.mark.parametrize("axis", [2, (2,), -1, (1, 2), [-2, -1]])
+def test_a_softmax_takes_the_last_dimensions(axis):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=nl.bfloat16, buffer=nl.shared_hbm)
+        nl.store(out, nl.softmax(nl.load(a), axis=axis, compute_dtype=nl.bfloat16))
+        return out
+
+    a = numbers(5, 3, 7)
+    axis = tuple(axis) if isinstance(axis, list) else axis
+    powers = np.exp(a - a.max(axis, keepdims=True))
+    np.testing.assert_allclose(kernel(a).astype(np.float32), powers / powers.sum(axis, keepdims=True), rtol=1e-2)
+
+
+@pytest.mark.parametrize("rows, columns", [((0, 40), (0, 30)), ((32, 64), (7, 33)), ((0, 64), (0, 33)), ((0, 0), (0, 33))])
+def test_statistics_are_those_of_what_a_mask_leaves(rows, columns):
+    @nki.jit
+    def kernel(a, w):
+        i, j = nl.mgrid[0:64, 0:33]
+        mask = (i >= rows[0]) & (i < rows[1]) & (j >= columns[0]) & (j < columns[1])
+        x, outs = nl.load(a), []
+        for name in ("mean", "var", "all", "softmax", "rms_norm", "full", "predicated"):
+            is_column = name in ("mean", "var", "all")
+            tile = nl.zeros((64, 1) if is_column else a.shape, a.dtype)
+            out = nl.ndarray(tile.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+            if is_column:
+                tile[...] = getattr(nl, name)(x, axis=1, keepdims=True, mask=mask)
+            elif name == "predicated":
+                nisa.tensor_copy_predicated(src=x, dst=tile, predicate=nl.greater(x, 0), mask=mask)
+            else:
+                tile[i, j] = (nl.softmax(x, axis=1, mask=mask) if name == "softmax" else nl.full(a.shape, 7, a.dtype, mask=mask)
+                              if name == "full" else nl.rms_norm(x, nl.load(w), axis=1, n=columns[1] - columns[0], mask=mask))
+            nl.store(out, tile)
+            outs.append(out)
+        return outs
+
+    a, w = numbers(64, 33), numbers(1, 33)
+    a[3] = 0
+    box = slice(*rows), slice(*columns)
+    part = a[box]
+    powers = np.exp(part - part.max(1, keepdims=True)) if part.size else part
+    found = (part.mean(1, keepdims=True), part.var(1, keepdims=True), part.all(1, keepdims=True),
+             powers / powers.sum(1, keepdims=True), part / np.sqrt((part**2).mean(1, keepdims=True) + 1e-6) * w[:, box[1]],
+             np.full_like(part, 7), np.where(part > 0, part, 0))
+    for got, right in zip(kernel(a, w), found):
+        want = np.zeros(got.shape, np.float32)
+        want[box if got.shape[1] > 1 else box[0]] = right
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)

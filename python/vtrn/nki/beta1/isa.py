@@ -37,9 +37,13 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
-    t.refuse_mask(mask, "tensor_copy_predicated", dst)
-    src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and x.size != dst.size else x for x in (src, predicate))
-    isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
+    mask = mask_of(mask)
+    src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and (x.size != dst.size or mask is not None) else x
+                      for x in (src, predicate))
+    to = dst.boxed(mask)
+    if to is not None:
+        src = src.boxed(mask).raw() if isinstance(src, Tensor) else src
+        isa.tensor_copy_predicated(to.raw(), src, predicate.boxed(mask).raw(), reverse_pred)
     return dst
 
 
@@ -129,8 +133,12 @@ def tensor_scalar_reduce(*, data, op0, operand0, reduce_op, reduce_res, reverse0
     return old.apply(call, (data,), result(data, dtype), mask)
 
 
+_SUMS = isa.ALU_OF[nl.add], isa.ALU_OF[nl.multiply]
+
+
 def tensor_reduce(op, data, axis, *, mask=None, dtype=None, negate=False, keepdims=False, **unused):
-    return old.reduce(op, data, axis, dtype or data.dtype, mask, negate, True if data.ndim == 2 else keepdims)
+    kind = old.sum_type(data) if isa.ALU_OF.get(op) in _SUMS else data.dtype
+    return old.reduce(op, data, axis, dtype or kind, mask, negate, True if data.ndim == 2 else keepdims)
 
 
 def tensor_partition_reduce(op, data, *, mask=None, dtype=None, **unused):

@@ -84,10 +84,10 @@ def _region(buffer):
 
 def full(shape, fill_value, dtype, *, buffer=None, name="", mask=None, **unused):
     out = ndarray(shape, dtype, buffer=buffer, name=name)
-    part = out.boxed(mask_of(mask)) if mask is not None else out
+    part = out.boxed(mask_of(mask))
     if part is not None:
         t.assign(part, fill_value)
-    return out
+    return out.keep(kept_by(mask, out)) if mask is not None else out
 
 
 def zeros(shape, dtype, *, buffer=None, name="", **unused):
@@ -190,10 +190,18 @@ def expand_dims(data, axis):
 
 # -- operations
 
+def type_of_number(x):
+    """Source: "Weakly Typed Scalar Type Inference", nki.api.shared of the first generation: the widest type of its kind, unless
+    it is one of NumPy's."""
+    if isinstance(x, (np.generic, np.ndarray)):
+        kind = x.dtype if x.dtype.itemsize <= 4 else np.dtype(np.float32 if x.dtype.kind == "f" else np.int32)
+        return dtypes.by_code[dtypes.code_of(kind)]
+    return uint8 if isinstance(x, bool) else float32 if isinstance(x, float) else int32
+
+
 def result_type(x, y):
-    """Of two tiles, or of a tile and a number. Source: "NKI Type Promotion", nki.api.shared of the first generation; a number
-    leaves the tile's type."""
-    kinds = [v.dtype for v in (x, y) if isinstance(v, Tensor)]
+    """Of two tiles, or of a tile and a number. Source: "NKI Type Promotion", nki.api.shared of the first generation."""
+    kinds = [v.dtype if isinstance(v, Tensor) else type_of_number(v) for v in (x, y)]
     floats = [kind for kind in kinds if dtypes.IS_FLOAT[dtypes.code_of(kind)]]
     if len(set(kinds)) == 1:
         return kinds[0]
@@ -205,6 +213,15 @@ def result_type(x, y):
     if float16 in floats and bfloat16 in floats:
         return float32
     return next((kind for kind in (float32, tfloat32, bfloat16, float16) if kind in floats), bfloat16)
+
+
+def quotient_type(x, y):
+    """Of a quotient or remainder: uint32 beside a number that it holds stays, where the page's rule for int32 gives float32, which
+    holds fewer numbers."""
+    number = next((v for v in (x, y) if not isinstance(v, Tensor)), None)
+    if number is not None and type_of_number(number) == int32 and number >= 0 and (y if number is x else x).dtype == uint32:
+        return uint32
+    return result_type(x, y)
 
 
 def kept_by(mask, out):
@@ -261,12 +278,25 @@ def operands(name, *given):
     return found
 
 
+_ANSWERS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor")
+_OF_BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift")
+
+
+def _kind(name, x, y):
+    """The type of an operation's result: a boolean for answers, as their page has it; a number has the bits of the tile's type."""
+    if name in _ANSWERS:
+        return bool_
+    if name in _OF_BITS and not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return x.dtype if isinstance(x, Tensor) else y.dtype
+    return result_type(x, y)
+
+
 def _binary(name):
     op = getattr(nl, name)
 
     def call(x, y, *, mask=None, dtype=None, **unused):
         x, y = operands(name, x, y)
-        kind = dtype or result_type(x, y)
+        kind = dtype or _kind(name, x, y)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             data, number, reverse = (x, y, False) if isinstance(x, Tensor) else (y, x, True)
             return apply(lambda d, v: isa.tensor_scalar(d, v, op, number, reverse0=reverse), (data,),
@@ -321,12 +351,12 @@ def update(name, x, y):
 
 def divide(x, y, *, mask=None, dtype=None, **unused):
     x, y = operands("divide", x, y)
-    if builtins.all(not dtypes.IS_FLOAT[dtypes.code_of(z.dtype)] for z in (x, y) if isinstance(z, Tensor)):
+    kind = quotient_type(x, y)
+    if not dtypes.IS_FLOAT[dtypes.code_of(kind)]:
         return _quotient(x, y, mask=mask, dtype=dtype)
     if not isinstance(y, Tensor):
-        return multiply(x, 1.0 / y, mask=mask, dtype=dtype)  # noqa: F821
-    return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask,  # noqa: F821
-                    dtype=dtype or (result_type(x, y) if isinstance(x, Tensor) else y.dtype))
+        return multiply(x, 1.0 / y, mask=mask, dtype=dtype or kind)  # noqa: F821
+    return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask, dtype=dtype or kind)  # noqa: F821
 
 
 def reciprocal(x, *, mask=None, dtype=None, **unused):
@@ -379,7 +409,7 @@ def _composed(name):
         given = [*given, *(named[k] for k in ("x", "y") if k in named)]
         tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands(name, *given)]
         first = next(x for x in tiles if isinstance(x, Tensor))
-        kind = dtype or (result_type(*tiles) if len(tiles) == 2 else first.dtype)
+        kind = dtype or (quotient_type(*tiles) if len(tiles) == 2 else first.dtype)
         shape = np.broadcast_shapes(*(x.shape for x in tiles if isinstance(x, Tensor)))
         tiles = [t.broadcast_view(x, shape) if isinstance(x, Tensor) and x.shape != shape else x for x in tiles]
         numbers = {i: x for i, x in enumerate(tiles) if not isinstance(x, Tensor)}
@@ -399,10 +429,12 @@ floor, ceil, trunc, mod, fmod = map(_composed, ("floor", "ceil", "trunc", "mod",
 
 
 def negative(x, *, mask=None, dtype=None, **unused):
-    return multiply(x, -1.0, mask=mask, dtype=dtype)  # noqa: F821
+    return multiply(x, -1.0, mask=mask, dtype=dtype or x.dtype)  # noqa: F821
 
 
 def invert(x, *, mask=None, dtype=None, **unused):
+    if x.dtype == bool_:  # the opposite answer, as NumPy has it
+        return logical_not(x, mask=mask, dtype=dtype)
     found = apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
     return _cast(found, dtype).keep(found.kept)
 
@@ -443,9 +475,14 @@ def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     return out.keep(None if mask is None else [tuple(to_box)])
 
 
+def sum_type(x):
+    """Of the sum and the product of x: its own, but for answers, whose number no boolean holds."""
+    return int32 if x.dtype == bool_ else x.dtype
+
+
 def _reduction(name, op):
     def call(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
-        return reduce(op, x, axis, dtype or x.dtype, mask, keepdims=keepdims)
+        return reduce(op, x, axis, dtype or (sum_type(x) if name in ("sum", "prod") else x.dtype), mask, keepdims=keepdims)
 
     call.__name__ = name
     isa.ALU_OF[call] = isa.ALU_OF[op]
@@ -457,45 +494,75 @@ max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa:
 
 
 def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
+    """Of what the mask leaves. Source: its page: float32 is the type of integers' mean."""
     axes = t.tensor.axes_of("nl.mean", x, axis)
-    t.refuse_mask(mask, "nl.mean", x)
-    total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
-    return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
+    total = reduce(nl.add, x, axis, float32, mask, keepdims=keepdims)
+    out = like(total.shape, dtype or (x.dtype if dtypes.IS_FLOAT[dtypes.code_of(x.dtype)] else float32), total.par or 0)
+    ends = box_of(mask, x)
+    n = math.prod(ends[a][1] - ends[a][0] for a in axes)
+    for box in [tuple((0, n) for n in total.shape)] if total.kept is None else total.kept:
+        if builtins.all(lo < hi for lo, hi in box):
+            isa.tensor_scalar(out.box_part(box).raw(), total.box_part(box).raw(), nl.multiply, 1.0 / n)
+    return out.keep(total.kept)
 
 
 def var(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     """The mean square of the differences from the mean."""
-    t.refuse_mask(mask, "nl.var", x)
-    rest = subtract(x, mean(x, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
-    return mean(square(rest), axis, dtype=dtype or x.dtype, keepdims=keepdims)  # noqa: F821
+    rest = subtract(x, mean(x, axis, dtype=float32, mask=mask, keepdims=True), dtype=float32, mask=mask)  # noqa: F821
+    return mean(square(rest, mask=mask), axis, dtype=dtype or x.dtype, mask=mask, keepdims=keepdims)  # noqa: F821
 
 
 def all(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):  # noqa: A001 (its name)
     """1 where no element along the axes is 0."""
-    return reduce(nl.minimum, not_equal(x, 0.0, mask=mask, dtype=float32), axis, dtype or x.dtype, mask,  # noqa: F821
+    return reduce(nl.minimum, not_equal(x, 0.0, mask=mask, dtype=float32), axis, dtype or bool_, mask,  # noqa: F821
                   keepdims=keepdims)
+
+
+def _of_part(f, x, kind, mask):
+    """f of the part of x that the mask leaves, which has that part's shape."""
+    if mask_of(mask) is None:
+        return f(x)
+    out, part = like(x.shape, kind, x.par or 0), x.boxed(mask_of(mask))
+    if part is not None:
+        t.assign(out.boxed(mask_of(mask)), f(part))
+    return out.keep(kept_by(mask, out))
 
 
 def rms_norm(x, w, axis, n, epsilon=1e-06, *, dtype=None, compute_dtype=None, mask=None, **unused):
     """x / sqrt(sum(x^2) / n + epsilon) * w. Source: its page: compute_dtype is that of the result, too."""
-    t.refuse_mask(mask, "nl.rms_norm", x)
     kind = compute_dtype or dtype or x.dtype
-    scale = reduce(nl.add, square(x, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
-    isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
-    isa.activation(scale.raw(), nl.rsqrt, scale.raw())
-    return multiply(multiply(x, scale, dtype=kind), w, dtype=kind)  # noqa: F821
+
+    def of(part):
+        scale = reduce(nl.add, square(part, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
+        isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
+        isa.activation(scale.raw(), nl.rsqrt, scale.raw())
+        weights = w if mask_of(mask) is None or not isinstance(w, Tensor) else t.broadcast_view(w, x.shape).boxed(mask_of(mask))
+        return multiply(multiply(part, scale, dtype=kind), weights, dtype=kind)  # noqa: F821
+
+    return _of_part(of, x, kind, mask)
 
 
 def where(condition, x, y, *, mask=None, dtype=None, **unused):
     parts = [v.raw() if isinstance(v, Tensor) else v for v in (condition, x, y)]
-    out = Tensor(nl.where(*parts, dtype))
+    out = Tensor(nl.where(*parts, dtype or result_type(x, y)))
     return out.keep(kept_by(mask, out))
 
 
-def softmax(x, axis, *, mask=None, dtype=None, **unused):
-    t.refuse_mask(mask, "nl.softmax", x)
-    axes, par = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0
-    return Tensor(nl.softmax(x.raw(), [0 if a == par else a + (a < par) for a in axes], dtype))
+def softmax(x, axis, *, dtype=None, compute_dtype=None, mask=None, **unused):
+    """Source: its page: over the last dimensions; compute_dtype is that of the result, too."""
+    axes, par, kind = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0, dtype or compute_dtype or x.dtype
+    if par in axes:
+        raise ValueError(f"nl.softmax: axis={axis} of a tile of shape {tuple(x.shape)}, whose dimension {par} counts partitions; transpose it "
+                         "first (nl.transpose)")
+
+    def of(part):
+        if builtins.all(d in axes for d, n in enumerate(part.shape) if d != par and n != 1):
+            return Tensor(nl.softmax(part.raw(), [0 if a == par else a + (a < par) for a in axes], kind))
+        shifted = subtract(part, max(part, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
+        powers = exp(shifted)  # noqa: F821
+        return multiply(powers, reciprocal(sum(powers, axis, keepdims=True)), dtype=kind)  # noqa: F821
+
+    return _of_part(of, x, kind, mask)
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):

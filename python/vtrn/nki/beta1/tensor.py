@@ -298,7 +298,9 @@ class Tensor:
         return self
 
     def __neg__(self):
-        return self * -1.0
+        from vtrn.nki.beta1 import language
+
+        return language.negative(self)
 
     def __pos__(self):
         return self
