@@ -193,3 +193,112 @@ def test_statistics_are_those_of_what_a_mask_leaves(rows, columns):
         want = np.zeros(got.shape, np.float32)
         want[box if got.shape[1] > 1 else box[0]] = right
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+# -- rows by numbers in a tile, with masks
+
+
+@pytest.mark.parametrize("rows", [(0, 16), (3, 16), (5, 9)])
+@pytest.mark.parametrize("is_grid", [True, False])
+def test_masks_leave_the_rows_that_a_tile_names(rows, is_grid):
+    """The mask counts rows of the subscript: the numbers in the tile say which those of the tensor are."""
+    @nki.jit
+    def kernel(table, index, value):
+        i, j = nl.mgrid[0:16, 0:12] if is_grid else (nl.arange(16)[:, None], nl.arange(12)[None, :])
+        mask = (i >= rows[0]) & (i < rows[1]) & (j >= 2)
+        at, found = nl.load(index), nl.zeros((16, 12), table.dtype)
+        found[i, j] = nl.load(table[at[i, 0], j], mask=mask)
+        outs = [nl.ndarray(shape, dtype=table.dtype, buffer=nl.shared_hbm) for shape in ((16, 12), *[table.shape] * 2)]
+        for out, tile in zip(outs, (found, nl.load(table), nl.load(table))):
+            nl.store(out, tile)
+        nl.store(outs[1][at[i, 0], j], nl.load(value), mask=mask)
+        nl.atomic_rmw(outs[2][at[i, 0], j], value=nl.load(value), op=np.add, mask=mask)
+        return outs
+
+    table, value, index = numbers(64, 12), numbers(16, 12), rng.permutation(64)[:16].astype(np.int32)
+    box = slice(*rows), slice(2, 12)
+    want = np.zeros((16, 12), np.float32), table.copy(), table.copy()
+    want[0][box] = table[index][box]
+    want[1][index[box[0]], 2:] = value[box]
+    want[2][index[box[0]], 2:] += value[box]
+    for got, right in zip(kernel(table, index[:, None], value), want):
+        np.testing.assert_array_equal(got, right)
+
+
+def test_rows_that_are_not_there_are_skipped_in_each_box_of_a_mask():
+    @nki.jit
+    def kernel(table, index, value, mode):
+        out = nl.ndarray(table.shape, dtype=table.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(table))
+        i, j = nl.mgrid[0:16, 0:12]
+        nl.store(out[nl.load(index)[i, 0], j], nl.load(value), mask=j <= i, mode=mode)
+        found = nl.ndarray((16, 12), dtype=table.dtype, buffer=nl.shared_hbm)
+        tile = nl.zeros((16, 12), table.dtype)
+        tile[i, j] = nl.load(table[nl.load(index)[i, 0], j], mask=j <= i, mode=mode)
+        nl.store(found, tile)
+        return out, found
+
+    table, value, index = numbers(64, 12), numbers(16, 12), rng.permutation(64)[:16].astype(np.int32)
+    index[[5, 15]] = 64, -1
+    low = np.tril(np.ones((16, 12), bool))
+    want, there = table.copy(), np.setdiff1d(np.arange(16), [5, 15])
+    for row in there:
+        want[index[row], low[row]] = value[row, low[row]]
+    with pytest.warns(UserWarning, match="nothing had written"):
+        out, found = kernel(table, index[:, None], value, nisa.oob_mode.skip)
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(found[there], np.where(low, table[np.clip(index, 0, 63)], 0)[there])
+    with pytest.raises(vtrn.nki.NkiValidationError, match="outside of the tensor's 64 rows"):
+        kernel(table, index[:, None], value, nisa.oob_mode.error)
+
+
+def test_a_load_that_skips_rows_gives_the_same_within_a_jitted_function():
+    jax = pytest.importorskip("jax")
+
+    @nki.jit
+    def kernel(table, index):
+        out = nl.ndarray((16, 12), dtype=table.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(table[nl.load(index), nl.arange(12)[None, :]], mode=nisa.oob_mode.skip))
+        return out
+
+    table, index = numbers(64, 12), rng.integers(0, 64, (16, 1)).astype(np.int32)
+    index[3] = 77
+    with pytest.warns(UserWarning, match="nothing had written"):
+        want = kernel(table, index)
+    got = np.asarray(jax.jit(kernel)(table, index))
+    assert got.tobytes() == want.tobytes() and np.isnan(got[3]).all() and not np.isnan(got[:3]).any()
+
+
+# -- integers
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+def test_integers_of_32_bits_are_divided_exactly(kind):
+    @nki.jit
+    def kernel(a, b):
+        x, y, outs = nl.load(a), nl.load(b), []
+        for made in (nl.divide(x, y), nl.divide(x, 3), nl.divide(1000000007, y), x / y):
+            assert made.dtype == a.dtype
+            outs.append(nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm))
+            nl.store(outs[-1], made)
+        return outs
+
+    info = np.iinfo(kind)
+    a = rng.integers(info.min, info.max, (64, 33), endpoint=True).astype(kind)
+    b = np.where(rng.random((64, 33)) < 0.5, rng.integers(1, 9, (64, 33)), rng.integers(1, info.max, (64, 33))).astype(kind)
+    b = np.where(rng.random((64, 33)) < 0.5, -b.astype(np.int64), b).astype(kind) if info.min else b
+    a[0, :4], b[0, :4] = (info.max, info.max, info.min, info.min), (1, 2, 1, 2)
+    wide, by = a.astype(np.int64), b.astype(np.int64)
+
+    def quotient(x, y):
+        return (np.abs(x) // np.abs(y) * np.sign(x) * np.sign(y)).astype(kind)
+
+    want = quotient(wide, by), quotient(wide, np.int64(3)), quotient(np.int64(1000000007), by), quotient(wide, by)
+    for got, right in zip(kernel(a, b), want):
+        np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.parametrize("value, kind", [(2**40, np.int32), (-2**33, np.uint32), (float("nan"), np.int32)])
+def test_a_number_that_an_integer_does_not_hold_is_refused(value, kind):
+    with pytest.raises(ValueError, match="memset: .* which have 32 bits; give"):
+        nki.jit(lambda a: nl.full((4, 5), value, kind))(numbers(4, 5))

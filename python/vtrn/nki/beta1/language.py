@@ -124,6 +124,8 @@ def load(src, *, mask=None, dtype=None, mode=isa.oob_mode.error, **unused):
     """mode: oob_mode.skip leaves rows out that the tensor has not."""
     shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
     out = like(shape, dtype or src.dtype)
+    if mode == isa.oob_mode.skip and src.indirect is not None and not tensor.launch.has_values:
+        t.assign(out, math.nan if dtypes.IS_FLOAT[out.base._dtype] else 4)  # which rows are left out is not known: read as unwritten ones
     _copy_masked(out, src, mask, mode)
     return out.keep([]) if isinstance(src.indirect, tensor.Outside) else out
 
@@ -143,7 +145,7 @@ def _copy_masked(target, source, mask, mode=isa.oob_mode.error):
         if len(boxes) == 1:
             t.move(target.box_part(box), source.box_part(box), mode)
         else:
-            t.transfer(target.box_part(box), source.box_part(box))
+            t.transfer(target.box_part(box), source.box_part(box), mode)
 
 
 def store(dst, value, *, mask=None, mode=isa.oob_mode.error, **unused):

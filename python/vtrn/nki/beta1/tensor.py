@@ -130,6 +130,13 @@ class Tensor:
         part.indirect = part.indirect if outside is None else outside
         return part
 
+    def one_a_partition(self):
+        """The first of each partition's elements where all are that one, as those that an index expression over rows and columns
+        names, i of nl.mgrid."""
+        if self.par is None or any(step and n > 1 for d, (n, step) in enumerate(zip(self.shape, self.base.strides)) if d != self.par):
+            return self
+        return self.box_part([(0, n if d == self.par else 1) for d, n in enumerate(self.shape)])
+
     def settled(self):
         """The same place, for an instruction that takes one by a number in a tile."""
         found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
@@ -176,7 +183,7 @@ class Tensor:
                 shape.append(len(range(start, stop, step))), strides.append(s * step)
                 offset += start * s
             elif isinstance(k, Tensor):
-                indirect = (k.raw(), n)
+                indirect = (k.one_a_partition().raw() if found else k.raw(), n)
                 if self.par is not None or not all(hasattr(before, "__index__") for before in key[:d]):
                     raise NotImplementedError("row numbers from a tile choose a dimension of a tensor in HBM that has integers alone "
                                               "in front of it")
@@ -251,7 +258,8 @@ class Tensor:
 
     def box_part(self, box):
         """The elements of (start, stop) by dimension."""
-        offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, self.base.strides))
+        steps = self.base.strides if self.indirect is None else (0, *self.base.strides[1:])  # rows are where their numbers say
+        offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, steps))
         part = self.part([hi - lo for lo, hi in box], self.base.strides, offset, self.par)
         if self.indirect is not None:
             tile, n = self.indirect
@@ -758,12 +766,12 @@ def _starts_where_engines_do(v):
     return start % (128 if n > 64 else 64 if n > 32 else 32) == 0
 
 
-def transfer(target, source):
-    """By DMA, which begins at any partition."""
+def transfer(target, source, mode=isa.oob_mode.error):
+    """By DMA, which begins at any partition. mode: of rows that their tensor has not."""
     to, by = target.raw(), source.raw()
     if by._is_psum or to._is_psum:
         raise NotImplementedError("a mask over several dimensions of a tile in PSUM; copy it to SBUF before")
-    isa.dma_copy(to, by)
+    isa.dma_copy(to, by, oob_mode=mode)
 
 
 def assign(target, value):
