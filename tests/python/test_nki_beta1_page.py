@@ -302,3 +302,48 @@ def test_integers_of_32_bits_are_divided_exactly(kind):
 def test_a_number_that_an_integer_does_not_hold_is_refused(value, kind):
     with pytest.raises(ValueError, match="memset: .* which have 32 bits; give"):
         nki.jit(lambda a: nl.full((4, 5), value, kind))(numbers(4, 5))
+
+
+# -- patterns, rates, modes
+
+
+def test_transfers_of_many_dimensions_are_several():
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape[:1] + a.shape[:0:-1], dtype=a.dtype, buffer=nl.shared_hbm)
+        p, *i = nl.mgrid[0:3, 0:2, 0:3, 0:2, 0:3, 0:2]
+        nl.store(out, nl.load(a[p, i[4], i[3], i[2], i[1], i[0]]))
+        return out
+
+    a = numbers(3, 2, 3, 2, 3, 2)
+    np.testing.assert_array_equal(kernel(a), a.transpose(0, 5, 4, 3, 2, 1))
+
+
+def test_a_rate_of_dropout_may_be_a_tile_of_one_element():
+    @nki.jit
+    def kernel(a, rate):
+        nl.random_seed(7)
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.dropout(nl.load(a), nl.load(rate)))
+        return out
+
+    a = numbers(128, 512)
+    got = kernel(a, np.full((1, 1), 0.25, np.float32))
+    assert ((got == 0) | (got == a)).all() and abs((got == 0).mean() - 0.25) < 0.01
+    np.testing.assert_array_equal(kernel(a, np.full((128, 1), 0.25, np.float32)), got)
+
+
+def test_jit_takes_modes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(a))
+        return out
+
+    a = numbers(4, 5)
+    for mode in ("simulation", "baremetal", "auto"):
+        np.testing.assert_array_equal(nki.jit(mode=mode)(kernel)(a), a)
+    timed = nki.jit(kernel, mode="benchmark")
+    timed(a)
+    assert timed.benchmark_result.nc_latency.get_latency_percentile(99) > 0

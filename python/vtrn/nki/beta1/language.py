@@ -660,7 +660,9 @@ def random_seed(seed, *, mask=None, **unused):
 
 
 def dropout(x, rate, *, dtype=None, mask=None, **unused):
-    """x with each element 0 with probability rate; what stays is not scaled."""
+    """x with each element 0 with probability rate, a number or a tile of one element; what stays is not scaled."""
+    if isinstance(rate, Tensor) and rate.size == 1:
+        rate = t.broadcast_view(rate, (x.shape[x.par or 0], 1))
     return apply(lambda d, v: isa.dropout(d, v, column_part(rate, mask, x)), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
 
 

@@ -735,6 +735,8 @@ def move(target, source, mode=isa.oob_mode.error):
         by = staged
     if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
         in_patterns(isa.implied_copy, to, by)
+    elif target.indirect is None and source.indirect is None:
+        in_patterns(isa.dma_copy, to, by)
     else:
         isa.dma_copy(to, by, oob_mode=mode)
 
