@@ -347,3 +347,44 @@ def test_jit_takes_modes(tmp_path, monkeypatch):
     timed = nki.jit(kernel, mode="benchmark")
     timed(a)
     assert timed.benchmark_result.nc_latency.get_latency_percentile(99) > 0
+
+
+# -- numbers in tiles as subscripts of HBM
+
+
+_ELEMENTS = {
+    "behind an index": ((6, 9), lambda x, n: x[nl.arange(6)[:, None], n[0, 1], 1, nl.arange(9)[None, :]], lambda x: x[:, 2, 1]),
+    "two": ((6, 9), lambda x, n: x[nl.arange(6)[:, None], n[0, 1], n[0, 2], nl.arange(9)[None, :]], lambda x: x[:, 2, 5]),
+    "in front of rows": ((5, 9), lambda x, n: x[n[0, 0], nl.arange(5)[:, None], 1, nl.arange(9)[None, :]], lambda x: x[3, :, 1]),
+    "a row": ((1, 9), lambda x, n: x[1, n[0, 0], 2, nl.arange(9)[None, :]], lambda x: x[1, 3, 2][None]),
+    "between slices": ((6, 8), lambda x, n: x[0:6, n[0, 1], 0:8, 0], lambda x: x[:, 2, :, 0])}
+
+
+@pytest.mark.parametrize("name", _ELEMENTS)
+def test_an_element_of_a_tile_is_a_number_in_any_dimension(name):
+    shape, of, want = _ELEMENTS[name]
+
+    @nki.jit
+    def kernel(x, numbers):
+        out = nl.ndarray(shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(of(x, nl.load(numbers))))
+        return out
+
+    x = numbers(6, 5, 8, 9)
+    np.testing.assert_array_equal(kernel(x, np.array([[3, 2, 5]], np.int32)), want(x))
+
+
+def test_an_operand_of_a_predicated_copy_has_the_shape_of_its_destination():
+    @nki.jit
+    def kernel(a, predicate, n):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        tile, which = nl.zeros(a.shape, a.dtype), nl.load(predicate)
+        nisa.tensor_copy_predicated(src=nl.load(a), dst=tile, predicate=which.expand_dims(n) if n else which)
+        nl.store(out, tile)
+        return out
+
+    a, which = numbers(128, 8, 4), rng.integers(0, 2, (128, 8)).astype(np.uint8)
+    for axes in (2, [2], (-1,)):
+        np.testing.assert_array_equal(kernel(a, which, axes), np.where(which[:, :, None], a, 0))
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"predicate of shape \(128, 8\) has 8 elements a partition, and dst .* has 32"):
+        kernel(a, which, None)

@@ -8,7 +8,7 @@ from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
 from vtrn.nki.beta1.index import Index
 from vtrn.nki.beta1.tensor import Product, Tensor, like, mask_of
-from vtrn.nki.errors import NkiNameError
+from vtrn.nki.errors import NkiNameError, NkiValidationError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
     constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
     tensor_engine, unknown_engine, vector_engine)
@@ -38,13 +38,26 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
     mask = mask_of(mask)
-    src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and (x.size != dst.size or mask is not None) else x
-                      for x in (src, predicate))
+    src, predicate = (_spread_to(dst, "tensor_copy_predicated", name, x) if mask is not None or getattr(x, "size", dst.size) != dst.size else x
+                      for name, x in (("src", src), ("predicate", predicate)))
     to = dst.boxed(mask)
     if to is not None:
         src = src.boxed(mask).raw() if isinstance(src, Tensor) else src
         isa.tensor_copy_predicated(to.raw(), src, predicate.boxed(mask).raw(), reverse_pred)
     return dst
+
+
+def _spread_to(dst, what, name, x):
+    """An operand whose dimensions of 1 are repeated as dst has them."""
+    if not isinstance(x, Tensor):
+        return x
+    shape = x.shape[:1] + (1,) * (dst.ndim - x.ndim) + x.shape[1:]
+    if len(shape) != dst.ndim or any(n not in (1, m) for n, m in zip(shape, dst.shape)):
+        raise NkiValidationError(tensor._placed(
+            f"{what}: {name} of shape {tuple(x.shape)} has {x.size // x.shape[0]} elements a partition, and dst of shape {tuple(dst.shape)} has "
+            f"{dst.size // dst.shape[0]}; they have as many, or dimensions of 1 that are repeated: give it one for each dimension that it "
+            f"lacks (x.expand_dims), or a copy of dst's shape"))
+    return t.broadcast_view(x, dst.shape)
 
 
 def memset(shape, value, dtype, *, mask=None, engine=unknown_engine, **unused):

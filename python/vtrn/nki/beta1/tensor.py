@@ -116,11 +116,11 @@ class Tensor:
 
     def _of_numbers(self, key):
         """A part of a tensor in HBM by elements of tiles, as x[i[0, 0]]: a number, where a tile has rows to gather."""
-        if any(isinstance(k, Index) or (isinstance(k, Tensor) and not k.is_element) for k in key):
+        if _gathers_a_row(key):
             return self._select(key)
         given, outside, d = [], None, 0
         for k in key:
-            if isinstance(k, Tensor):
+            if isinstance(k, Tensor) and k.is_element:
                 k, n = k.base._index("a subscript", k.base), self.shape[d]
                 outside = outside if 0 <= k < n else tensor.Outside(k, d, n)
                 k = min(max(k, 0), n - 1)
@@ -287,6 +287,11 @@ class Tensor:
         return broadcast_view(self, shape)
 
     def expand_dims(self, axis):
+        if isinstance(axis, (list, tuple)):  # places in the result, as of np.expand_dims
+            n, found = self.ndim + len(axis), self
+            for a in sorted(a + n if a < 0 else a for a in axis):
+                found = found.expand_dims(a)
+            return found
         shape, strides = list(self.shape), list(self.base.strides)
         axis = axis + len(shape) + 1 if axis < 0 else axis
         shape.insert(axis, 1), strides.insert(axis, 1)
@@ -312,6 +317,15 @@ class Tensor:
 
     def __pos__(self):
         return self
+
+
+def _gathers_a_row(key):
+    """Whether the element of a tile in a subscript is one row number, as in x[i[0, 0], j] of a row j: a row to gather."""
+    found = [k for k in key if isinstance(k, Index)]
+    first = next(k for k in key if not hasattr(k, "__index__"))
+    if not isinstance(first, Tensor) or any(isinstance(k, Tensor) and k is not first for k in key):
+        return False
+    return bool(found) and first.is_element and (broadcast(*found)[-1] == 1 or max(k.ndim for k in found) < 2)
 
 
 def _is_dynamic(k):
