@@ -388,3 +388,43 @@ def test_an_operand_of_a_predicated_copy_has_the_shape_of_its_destination():
         np.testing.assert_array_equal(kernel(a, which, axes), np.where(which[:, :, None], a, 0))
     with pytest.raises(vtrn.nki.NkiValidationError, match=r"predicate of shape \(128, 8\) has 8 elements a partition, and dst .* has 32"):
         kernel(a, which, None)
+
+
+# -- masks as subscripts of a matmul's operands ("operand masking")
+
+
+@pytest.mark.parametrize("how", ["nl.matmul", "not transposed", "summed in PSUM", "stored in PSUM"])
+@pytest.mark.parametrize("rows, columns, depth", [(64, 256, 128), (100, 300, 128), (33, 300, 64), (0, 10, 128)])
+def test_operands_of_a_matmul_take_masks_as_subscripts(how, rows, columns, depth):
+    @nki.jit
+    def kernel(a, b):
+        x, y, found = nl.load(a), nl.load(b), nl.zeros((100, 300), nl.float32)
+        p, k, m, n = nl.arange(128)[:, None], nl.arange(128)[None, :], nl.arange(100)[None, :], nl.arange(300)[None, :]
+        if how == "not transposed":
+            i = nl.arange(100)[:, None]
+            found[...] = nl.matmul(x[i, k][(i < rows) & (k < depth)], y[p, n][n < columns])
+        elif how == "nl.matmul":
+            found[...] = nl.matmul(x[p, m][(m < rows) & (p < depth)], y[p, n][n < columns], transpose_x=True)
+        else:
+            sums = nl.zeros((100, 300), nl.float32, buffer=nl.psum)
+            for _ in nl.affine_range(2):
+                product = nisa.nc_matmul(x[p, m][m < rows], y[p, n][(n < columns) & (p < depth)])
+                if how == "summed in PSUM":
+                    sums[nl.arange(100)[:, None], n] += product
+                else:
+                    sums[...] = product
+            found[...] = nl.copy(sums)
+        out = nl.ndarray((100, 300), dtype=nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, found)
+        return out
+
+    a, b = numbers(128, 100), numbers(128, 300)
+    want = np.zeros((100, 300), np.float32)
+    want[:rows, :columns] = a[:depth, :rows].T @ b[:depth, :columns] * (2 if how == "summed in PSUM" else 1)
+    got = kernel(np.ascontiguousarray(a.T) if how == "not transposed" else a, b)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_other_instructions_take_no_mask_as_a_subscript():
+    with pytest.raises(vtrn.nki.NkiValidationError, match="other instructions have mask="):
+        nki.jit(lambda a: nl.add(nl.load(a)[nl.arange(4)[:, None] < 3], 1.0))(numbers(4, 5))

@@ -578,7 +578,12 @@ def matmul(x, y, *, transpose_x=False, mask=None, **unused):
     for name, tile in (("x", x), ("y", y)):
         if tile.base._is_psum:
             t.check_read_by_tensor("nl.matmul", name, tile)
-    stationary = x if transpose_x else transpose(x)
+    if transpose_x:
+        stationary = x
+    elif isinstance(x, t.Masked):
+        stationary = t.Masked(transpose(x.plain()), x.box[::-1])
+    else:
+        stationary = transpose(x)
     return Product(on_chip(stationary), on_chip(y))
 
 

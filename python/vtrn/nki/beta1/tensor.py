@@ -92,6 +92,8 @@ class Tensor:
     def __getitem__(self, key):
         if key is Ellipsis:
             return Tensor(self.base, self.par).keep(self.kept)
+        if isinstance(key, Mask):
+            return Masked(self, key.box(self.shape))
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -469,21 +471,60 @@ def check_read_by_tensor(what, name, x):
                                                 f"reads SBUF; {remedy}"))
 
 
-class Product(Tensor):
-    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read."""
+class Masked(Tensor):
+    """x[mask], an operand of a matmul, as both have rows and columns of their own. Source: "NKI API Masking", operand masking."""
 
-    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "__weakref__")
+    __slots__ = ("box",)
+
+    def __init__(self, x, box):
+        super().__init__(x.base, x.par, x.indirect)
+        self.beyond, self.is_dynamic, self.box = x.beyond, x.is_dynamic, box
+
+    def plain(self):
+        found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
+        found.beyond = self.beyond
+        return found
+
+    def raw_as_it_is(self):
+        raise NkiValidationError(tensor._placed(f"a mask as the subscript of {operators.text_of(self)}: operands of nl.matmul and "
+                                                "nisa.nc_matmul take one; other instructions have mask="))
+
+
+class Product(Tensor):
+    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read. kept: [] where a
+    mask of loops' variables leaves it out, a box where masks of operands leave one, whose tile has the whole shape."""
+
+    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "whole", "__weakref__")
 
     def __init__(self, stationary, moving, **options):
-        self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
+        self.options, self.made, self.whole = options, None, None
         self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
         self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
         self.is_dynamic = self.is_element = False
+        if isinstance(stationary, Masked) or isinstance(moving, Masked):
+            stationary, moving = self._masked(stationary, moving)
+        self.stationary, self.moving = stationary, moving
         tensor.launch.products.append(weakref.ref(self))
 
+    def _masked(self, stationary, moving):
+        """The operands' parts that their masks leave, of the partitions that both leave."""
+        operands = stationary, moving
+        boxes = [x.box if isinstance(x, Masked) else [(0, n) for n in x.shape] for x in operands]
+        rows = max(box[0][0] for box in boxes), min(box[0][1] for box in boxes)
+        self.whole = tuple(n for x in operands for n in x.shape[1:])
+        kept = tuple(ends for box in boxes for ends in box[1:])
+        self.kept = [kept] if all(lo < hi for lo, hi in (rows, *kept)) else []
+        plain = [x.plain() if isinstance(x, Masked) else x for x in operands]
+        return (x.box_part([rows, *box[1:]]) for x, box in zip(plain, boxes)) if self.kept else plain
+
     def into(self, target, accumulate):
-        if self.kept is not None:  # a mask that leaves nothing
+        if self.kept == []:
             return
+        if self.kept:
+            if target.shape != self.whole:
+                raise operators.refusal(f"a matmul of operands with masks has shape {self.whole}, and is stored in "
+                                        f"{operators.text_of(target)}; store it in a tile of its shape")
+            target = target.box_part(self.kept[0])
         self.check_operands()
         self.writes_before = self.writes()
         isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
@@ -505,8 +546,7 @@ class Product(Tensor):
             m = self.stationary.size // k
             if self.options.get("perf_mode"):  # both operands have two rows a partition
                 m, free = m // 2, free[1:]
-            columns = (m, *free)
-            made = Tensor(tensor.ndarray(columns, dtypes.float32, tensor.psum))
+            made = Tensor(tensor.ndarray(self.whole or (m, *free), dtypes.float32, tensor.psum))
             self.made = made.keep(self.kept)
             self.into(made, False)
         return self.made.base
@@ -791,7 +831,7 @@ def transfer(target, source, mode=isa.oob_mode.error):
 
 
 def assign(target, value):
-    if isinstance(value, Product) and value.kept is not None:
+    if isinstance(value, Product) and value.kept == []:
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
@@ -842,14 +882,14 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
-    if isinstance(value, Product) and value.kept is not None:
+    if isinstance(value, Product) and value.kept == []:
+        return
+    if isinstance(value, Product) and target.base._is_psum and value.made is None:
+        value.into(target, isa._ADDS)
         return
     if isinstance(value, Tensor) and value.kept is not None:
         for to, by in _kept_parts(target, value):
             accumulate(to, by)
-        return
-    if isinstance(value, Product) and target.base._is_psum and value.made is None:
-        value.into(target, isa._ADDS)
         return
     if not isinstance(value, Tensor):
         isa.tensor_scalar(target.raw(), target.raw(), nl.add, value)
