@@ -727,13 +727,15 @@ def make(shape, dtype, buffer, name="", is_placed=False):
 
 def broadcast_view(x, shape):
     """Dimensions of 1 grow with step 0; where partitions grow the row is spread over them."""
-    shape = tuple(int(n) for n in shape)
+    shape, given = tuple(int(n) for n in shape), x.shape
     while x.ndim < len(shape):
         x = x.expand_dims(0) if x.par is None else x.expand_dims(x.par + 1)
     if x.shape == shape:
         return x
-    if any(n not in (1, m) for n, m in zip(x.shape, shape)):
-        raise ValueError(f"broadcast: {x.shape} to {shape}")
+    if x.ndim != len(shape) or any(n not in (1, m) for n, m in zip(x.shape, shape)):
+        raise NkiValidationError(tensor._placed(
+            f"a tile of shape {tuple(given)} where one of shape {shape} is wanted: dimensions of 1 are repeated, and those that it lacks "
+            "are behind its partitions; reshape it, or give a part of the other"))
     strides = [0 if n != m else s for n, m, s in zip(x.shape, shape, x.base.strides)]
     if x.par is not None and x.shape[x.par] != shape[x.par]:
         source = x if not x.base._is_psum else binary_free_copy(x, x.dtype)
