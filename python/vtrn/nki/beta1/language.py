@@ -123,9 +123,10 @@ def shared_identity_matrix(n, dtype=uint8, **unused):
 def load(src, *, mask=None, dtype=None, mode=isa.oob_mode.error, **unused):
     """mode: oob_mode.skip leaves rows out that the tensor has not."""
     shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
+    if mode == isa.oob_mode.skip and isinstance(src.indirect, tuple):
+        return t.Skipping(src, shape, dtypes.by_code[dtypes.code_of(dtype or src.dtype)],
+                          lambda target: _copy_masked(target, src, mask, mode))
     out = like(shape, dtype or src.dtype)
-    if mode == isa.oob_mode.skip and src.indirect is not None and not tensor.launch.has_values:
-        t.assign(out, math.nan if dtypes.IS_FLOAT[out.base._dtype] else 4)  # which rows are left out is not known: read as unwritten ones
     _copy_masked(out, src, mask, mode)
     return out.keep([]) if isinstance(src.indirect, tensor.Outside) else out
 

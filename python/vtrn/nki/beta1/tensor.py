@@ -530,6 +530,9 @@ class Product(Tensor):
         isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
                       **self.options)
 
+    def storages(self):
+        return self.stationary.base._storage_id, self.moving.base._storage_id
+
     def writes(self):
         return self.stationary.base._n_writes, self.moving.base._n_writes
 
@@ -553,13 +556,56 @@ class Product(Tensor):
 
 
 def _finish_products(storage_id):
-    """Makes a tile of each matmul of the storage that is neither a tile yet nor summed: an instruction is about to name the
-    storage, and may write to it."""
+    """Makes a tile of each matmul and load of the storage that is neither a tile yet nor stored: an instruction is about to name
+    the storage, and may write to it."""
     waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None and p.writes_before is None]
     for product in waiting:
-        if storage_id in (product.stationary.base._storage_id, product.moving.base._storage_id):
+        if storage_id in product.storages():
             product.base  # noqa: B018
     tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None]
+
+
+class Skipping(Tensor):
+    """What a load returns that leaves rows out which its tensor has not: stored in a tile, it leaves those of the tile there;
+    else it becomes a tile when it is read. fill(target): loads."""
+
+    __slots__ = ("source", "own", "fill", "made", "writes_before", "__weakref__")
+
+    def __init__(self, source, shape, dtype, fill):
+        self.source, self.own, self.fill = source, (tuple(shape), dtype), fill
+        self.made = self.writes_before = None
+        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
+        self.is_dynamic = self.is_element = False
+        tensor.launch.products.append(weakref.ref(self))
+
+    shape = property(lambda self: self.own[0])
+    dtype = property(lambda self: self.own[1])
+
+    def storages(self):
+        return self.source.base._storage_id, self.source.indirect[0]._storage_id
+
+    def is_stored_in(self, target):
+        """Whether the load can write there: of this shape, without a cast between two others."""
+        return self.made is None and target.buffer is tensor.sbuf and target.indirect is None and target.shape == self.shape and \
+            self.dtype in (target.dtype, self.source.dtype)
+
+    def into(self, target):
+        before, self.made = self.made, target  # no other is made while the instruction names what it reads
+        self.fill(target)
+        self.made = before
+        if before is None:  # it may be read once more
+            tensor.launch.products.append(weakref.ref(self))
+
+    @property
+    def base(self):
+        if self.made is None:
+            out = like(*self.own)
+            if not tensor.launch.has_values:  # which rows are left out is not known: they read as unwritten ones
+                assign(out, math.nan if dtypes.IS_FLOAT[out.base._dtype] else 4)
+            self.into(out)
+            self.made = out
+            self.keep(out.kept)
+        return self.made.base
 
 
 class LoopIndex(int):
@@ -838,6 +884,8 @@ def assign(target, value):
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
     elif isinstance(value, LoopSum):
+        value.into(target)
+    elif isinstance(value, Skipping) and value.is_stored_in(target):
         value.into(target)
     elif isinstance(value, Tensor):
         if value.kept is not None:
