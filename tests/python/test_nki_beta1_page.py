@@ -288,7 +288,7 @@ def test_a_load_that_skips_rows_leaves_those_of_its_destination(tmp_path):
         return outs
 
     table, index = numbers(64, 12), rng.integers(0, 64, (16, 1)).astype(np.int32)
-    index[[5, 9]] = 64, -1
+    index[[5, 9], 0] = 64, -1
     is_there = ((index >= 0) & (index < 64))
     rows = table[np.clip(index[:, 0], 0, 63)]
     masked = np.full((16, 12), 7, np.float32)
