@@ -19,6 +19,13 @@ def numbers(*shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
+def jitted(kernel, *args):
+    """What the kernel gives within a jitted JAX function."""
+    jax = pytest.importorskip("jax")
+    with jax.default_device(jax.devices("neuron")[0]):
+        return jax.tree.map(np.asarray, jax.jit(kernel)(*args))
+
+
 # -- nl.loop_reduce: "the destination tile is also the rhs input to op"
 
 
@@ -253,8 +260,6 @@ def test_rows_that_are_not_there_are_skipped_in_each_box_of_a_mask():
 
 
 def test_a_load_that_skips_rows_gives_the_same_within_a_jitted_function():
-    jax = pytest.importorskip("jax")
-
     @nki.jit
     def kernel(table, index):
         out = nl.ndarray((16, 12), dtype=table.dtype, buffer=nl.shared_hbm)
@@ -265,7 +270,7 @@ def test_a_load_that_skips_rows_gives_the_same_within_a_jitted_function():
     index[3] = 77
     with pytest.warns(UserWarning, match="nothing had written"):
         want = kernel(table, index)
-    got = np.asarray(jax.jit(kernel)(table, index))
+    got = jitted(kernel, table, index)
     assert got.tobytes() == want.tobytes() and np.isnan(got[3]).all() and not np.isnan(got[:3]).any()
 
 
@@ -297,10 +302,9 @@ def test_a_load_that_skips_rows_leaves_those_of_its_destination(tmp_path):
     with pytest.warns(UserWarning, match="nothing had written"):
         direct = kernel(table, index)
         profiled = vtrn.nki.profile(kernel, str(tmp_path / "k"))(table, index).result
-    jax = pytest.importorskip("jax")
-    for results in (direct, profiled, jax.jit(kernel)(table, index)):
+    for results in (direct, profiled, jitted(kernel, table, index)):
         for got, right in zip(results, want):
-            np.testing.assert_array_equal(np.asarray(got), right)
+            np.testing.assert_array_equal(got, right)
 
 
 # -- integers
