@@ -466,3 +466,83 @@ def test_operands_of_a_matmul_take_masks_as_subscripts(how, rows, columns, depth
 def test_other_instructions_take_no_mask_as_a_subscript():
     with pytest.raises(vtrn.nki.NkiValidationError, match="other instructions have mask="):
         nki.jit(lambda a: nl.add(nl.load(a)[nl.arange(4)[:, None] < 3], 1.0))(numbers(4, 5))
+
+
+# -- masks and tiles of other dimensions
+
+
+_PLACED = {
+    "rows of whole columns": lambda x, r, a, p, f: r.__setitem__((p, slice(None)), nl.load(a[p, :], mask=p < 100)),
+    "an axis more": lambda x, r, a, p, f: r.__setitem__(..., nl.copy(x, mask=nl.arange(128)[:, None, None] < 100)),
+    "an axis more in both": lambda x, r, a, p, f: r.__setitem__(..., nl.add(x, 0.0, mask=(nl.arange(128)[:, None, None] < 100) & (
+        nl.arange(64)[None, None, :] < 64))),
+    "an axis less": lambda x, r, a, p, f: r.reshape((128, 4, 16)).__setitem__(..., nl.copy(x.reshape((128, 4, 16)), mask=p < 100))}
+
+
+@pytest.mark.parametrize("name", _PLACED)
+def test_masks_count_partitions_whatever_the_dimensions(name):
+    @nki.jit
+    def kernel(a):
+        out, found = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm), nl.zeros(a.shape, a.dtype)
+        _PLACED[name](nl.load(a), found, a, nl.arange(128)[:, None], nl.arange(64)[None, :])
+        nl.store(out, found)
+        return out
+
+    a = numbers(128, 64)
+    np.testing.assert_array_equal(kernel(a), np.where(np.arange(128)[:, None] < 100, a, 0))
+
+
+def test_a_mask_of_more_dimensions_than_the_tile_is_refused():
+    p, b, _ = nl.mgrid[0:128, 0:4, 0:16]
+    with pytest.raises(NkiTypeError, match=r"index expressions over \(128, 4, 16\) and a tile of shape \(128, 64\)"):
+        nki.jit(lambda a: nl.add(nl.load(a), 0.0, mask=(p < 100) & (b < 2)))(numbers(128, 64))
+
+
+@pytest.mark.parametrize("shape, of, want", [
+    ((128, 64), lambda: nl.arange(128)[:, None, None] >= nl.arange(64)[None, None, :], lambda p, f: p >= f),
+    ((128, 4, 16), lambda: nl.arange(128)[:, None] >= 100, lambda p, f: p >= 100),
+    ((128, 4, 16), lambda: nl.arange(128)[:, None] >= 16 * nl.arange(4)[None, :], lambda p, f: p >= f // 16 * 16)])
+def test_affine_select_counts_partitions_whatever_the_dimensions(shape, of, want):
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nisa.affine_select(pred=of(), on_true_tile=nl.load(a).reshape(shape), on_false_value=-1.0))
+        return out
+
+    a = numbers(128, 64)
+    np.testing.assert_array_equal(kernel(a).reshape(128, 64), np.where(want(*np.mgrid[0:128, 0:64]), a, -1).astype(np.float32))
+
+
+def test_a_matmul_takes_masks_that_its_operands_have_or_that_leave_all():
+    @nki.jit
+    def kernel(a, b, form):
+        p, f, x = nl.arange(128)[:, None], nl.arange(64)[None, :], nl.load(a)
+        sums = nl.zeros((64, 300), nl.float32, buffer=nl.psum)
+        sums += (nl.matmul(x, nl.load(b), transpose_x=True, mask=f < 64) if form == "all" else
+                 nisa.nc_matmul(x[p, f][f < 50], nl.load(b), mask=f < 50) if form == "operand" else nl.matmul(x, x, mask=f < 50))
+        out = nl.ndarray((64, 300), dtype=nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, nl.copy(sums))
+        return out
+
+    a, b = numbers(128, 64), numbers(128, 300)
+    want = a.T @ b
+    np.testing.assert_allclose(kernel(a, b, "all"), want, rtol=1e-3, atol=1e-3)
+    want[50:] = 0
+    np.testing.assert_allclose(kernel(a, b, "operand"), want, rtol=1e-3, atol=1e-3)
+    with pytest.raises(NotImplementedError, match=r"nl.matmul: a mask of elements[^\0]*\n  at .*test_nki_beta1_page.py"):
+        kernel(a, b, "other")
+
+
+@pytest.mark.parametrize("number", [2, 6, -1])
+def test_a_number_that_a_dimension_has_not_is_skipped_with_masks(number):
+    @nki.jit
+    def kernel(table, at):
+        found, out = nl.full((128, 9), 7, table.dtype), nl.ndarray((128, 9), dtype=table.dtype, buffer=nl.shared_hbm)
+        p, f = nl.mgrid[0:128, 0:9]
+        found[p, f] = nl.load(table[nl.load(at)[0, 0], p, f], mask=(p < 100) & (f <= p), mode=nisa.oob_mode.skip)
+        nl.store(out, found)
+        return out
+
+    table, (p, f) = numbers(6, 128, 9), np.mgrid[0:128, 0:9]
+    want = np.where((p < 100) & (f <= p) & (0 <= number < 6), table[min(max(number, 0), 5)], 7)
+    np.testing.assert_array_equal(kernel(table, np.array([[number]], np.int32)), want.astype(np.float32))

@@ -258,11 +258,41 @@ class Mask:
         """Whether a term of loops' variables alone leaves nothing."""
         return any(term.const > 0 and not any(term.step.values()) for term in self.terms)
 
-    def boxes(self, shape):
+    def on(self, shape, par):
+        """The mask with an axis for each dimension of shape. Index expressions of fewer axes begin with the partitions, dimension
+        par, as i[:, None] does beside x[i, :]; those of one axis count the last dimension. Of more axes those of one number drop out."""
+        terms = [t for t in self.terms if t.sizes]
+        sizes = broadcast(*terms) if terms else ()
+        n, own = len(shape), len(sizes)
+        if own in (n, 0) or own == 1:
+            return self
+        if own < n:
+            shift = n - own - (par if par + own <= n else n - own)
+            place = {a: a + shift for a in range(own)}
+        else:
+            kept = [a for a in range(own) if sizes[a] != 1]
+            if len(kept) > n:
+                raise operators.refusal(f"a mask of index expressions over {sizes[::-1]} and a tile of shape {tuple(shape)}: each of its dimensions "
+                                        "has one of theirs; give the mask index expressions of the tile's dimensions")
+            ones = [a for a in range(own) if sizes[a] == 1]
+            while len(kept) < n:  # the middle ones drop out: the outermost counts partitions, the innermost the last dimension
+                kept.append(ones.pop() if own - 1 in ones else ones.pop(0))
+            place = {a: i for i, a in enumerate(sorted(kept))}
+        return Mask([Index(t.const, {place[a]: s for a, s in t.step.items() if a in place}, (1,) * n) for t in self.terms], self.comparison)
+
+    def boxes(self, shape, par=0):
         """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
-        term over two dimensions cuts the outer one into runs that have the same elements of the inner one."""
+        term over two dimensions cuts the outer one into runs that have the same elements of the inner one. par: the dimension
+        that counts partitions."""
+        return self.on(shape, par)._boxes(shape)
+
+    def box(self, shape, par=0):
+        """(start, stop) for each dimension of shape, outermost first."""
+        return self.on(shape, par)._box(shape)
+
+    def _boxes(self, shape):
         sloped = [t for t in self.terms if self._is_sloped(t, shape)]
-        box = Mask([t for t in self.terms if not self._is_sloped(t, shape)]).box(shape)
+        box = Mask([t for t in self.terms if not self._is_sloped(t, shape)])._box(shape)
         if not sloped or any(lo >= hi for lo, hi in box):
             return [box]
         (term,), found = sloped[:1], []
@@ -296,8 +326,7 @@ class Mask:
         most = term.const + sum(max(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
         return len(moving) > 1 and least <= 0 < most
 
-    def box(self, shape):
-        """(start, stop) for each dimension of shape, outermost first."""
+    def _box(self, shape):
         bounds = [[0, n] for n in shape]
         for term in self.terms:
             moving = {a: s for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1}

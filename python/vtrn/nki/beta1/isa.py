@@ -6,7 +6,7 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
-from vtrn.nki.beta1.index import Index
+from vtrn.nki.beta1.index import Index, Mask
 from vtrn.nki.beta1.tensor import Product, Tensor, like, mask_of
 from vtrn.nki.errors import NkiNameError, NkiValidationError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
@@ -69,7 +69,7 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
               tile_position=(), tile_size=(), perf_mode="none", **unused):
     mode = getattr(perf_mode, "value", perf_mode)
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
-    if _leaves_nothing("nc_matmul", mask):
+    if leaves_nothing("nc_matmul", mask, (stationary, moving)):
         return Product(stationary, moving, **options).keep([])
     stationary, moving = (t.read_by_tensor("nc_matmul", name, x) for name, x in (("stationary", stationary), ("moving", moving)))
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
@@ -77,13 +77,20 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
     return Product(stationary, moving, **options)
 
 
-def _leaves_nothing(what, mask):
-    """Of a mask that is of loops' variables alone whether it leaves nothing; others name elements, and are refused."""
+def leaves_nothing(what, mask, operands=()):
+    """Whether a product's mask leaves nothing. A term of elements counts for neither operand alone: it is one that leaves all of
+    them, or one that an operand has as its subscript, or is refused."""
     mask = mask_of(mask)
-    if mask is not None and any(any(term.step.values()) for term in mask.terms):
-        raise NotImplementedError(f"{what}: a mask of elements, and a product takes one of loops' variables alone; use parts of the "
-                                  "operands, as x[0:n], and mask what is stored")
-    return mask is not None and mask.is_nowhere()
+    if mask is None:
+        return False
+    known = [term for x in operands if isinstance(x, t.Masked) for term in x.terms]
+    for term in mask.terms:
+        low, high = term.bounds()
+        if low <= 0 < high and not any((term.const, term.step, term.sizes) == (k.const, k.step, k.sizes) for k in known):
+            raise NotImplementedError(tensor._placed(
+                f"{what}: a mask of elements, and a product takes one of loops' variables: rows and columns of both operands have "
+                "names of their own; mask the operand (x[i < n]), and what is stored"))
+    return any(term.bounds()[0] > 0 for term in mask.terms)
 
 
 def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):
@@ -205,9 +212,9 @@ def iota(expr, dtype, *, mask=None, **unused):
 
 def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, **unused):
     x, name, y = pred.comparison
-    difference = x - y
     n = on_true_tile.ndim
-    padded = Index(difference.const, difference.affine().step, on_true_tile.shape[::-1])
+    difference, = Mask([(x - y).affine()]).on(on_true_tile.shape, on_true_tile.par or 0).terms
+    padded = Index(difference.const, difference.step, on_true_tile.shape[::-1])
     offset, partition_step, pattern = _pattern(padded, n)
     out = result(on_true_tile, dtype)
     if on_true_tile.base._is_psum:  # which GpSimd does not read: the vendor's kernels leave the copy to its compiler

@@ -140,7 +140,7 @@ def _copy_masked(target, source, mask, mode=isa.oob_mode.error):
     if mask is None:
         t.move(target, source, mode)
         return
-    boxes = [b for b in mask.boxes(target.shape) if builtins.all(lo < hi for lo, hi in b)]
+    boxes = [b for b in mask.boxes(target.shape, target.par or source.par or 0) if builtins.all(lo < hi for lo, hi in b)]
     target.keep(boxes)
     for box in boxes:
         if len(boxes) == 1:
@@ -230,13 +230,13 @@ def quotient_type(x, y):
 def kept_by(mask, out):
     """The boxes of a result that a mask leaves; None: all."""
     mask = mask_of(mask)
-    return None if mask is None else mask.boxes(out.shape)
+    return None if mask is None else mask.boxes(out.shape, out.par or 0)
 
 
 def box_of(mask, x):
     """The elements of x that the mask leaves."""
     mask = mask_of(mask)
-    return [(0, n) for n in x.shape] if mask is None else mask.box(x.shape)
+    return [(0, n) for n in x.shape] if mask is None else mask.box(x.shape, x.par or 0)
 
 
 def column_part(x, mask, data):
@@ -251,7 +251,7 @@ def apply(f, inputs, out, mask, is_elementwise=False):
     """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several."""
     mask = mask_of(mask)
     if mask is not None:
-        out.keep([mask.box(out.shape)])
+        out.keep([mask.box(out.shape, out.par or 0)])
     boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
         if mask is not None else inputs
     part = out.boxed(mask)
@@ -574,15 +574,17 @@ def transpose(x, *, mask=None, dtype=None, **unused):
 
 
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
-    if mask is not None:
-        raise NotImplementedError("nl.matmul: mask; mask what it reads and what is stored")
+    from vtrn.nki.beta1 import isa as old_isa
+
+    if old_isa.leaves_nothing("nl.matmul", mask, (x, y)):
+        return Product(x, y).keep([])
     for name, tile in (("x", x), ("y", y)):
         if tile.base._is_psum:
             t.check_read_by_tensor("nl.matmul", name, tile)
     if transpose_x:
         stationary = x
     elif isinstance(x, t.Masked):
-        stationary = t.Masked(transpose(x.plain()), x.box[::-1])
+        stationary = t.Masked(transpose(x.plain()), x.box[::-1], x.terms)
     else:
         stationary = transpose(x)
     return Product(on_chip(stationary), on_chip(y))

@@ -93,7 +93,7 @@ class Tensor:
         if key is Ellipsis:
             return Tensor(self.base, self.par).keep(self.kept)
         if isinstance(key, Mask):
-            return Masked(self, key.box(self.shape))
+            return Masked(self, key.box(self.shape, self.par or 0), key.terms)
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -253,19 +253,22 @@ class Tensor:
         """The part for which the mask holds; None: nowhere."""
         if mask is None:
             return self
-        box = mask.box(self.shape)
+        box = mask.box(self.shape, self.par or 0)
         if any(lo >= hi for lo, hi in box):
             return None
         return self.box_part(box)
 
     def box_part(self, box):
         """The elements of (start, stop) by dimension."""
-        steps = self.base.strides if self.indirect is None else (0, *self.base.strides[1:])  # rows are where their numbers say
+        has_rows = isinstance(self.indirect, tuple)
+        steps = (0, *self.base.strides[1:]) if has_rows else self.base.strides  # rows are where their numbers say
         offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, steps))
         part = self.part([hi - lo for lo, hi in box], self.base.strides, offset, self.par)
-        if self.indirect is not None:
+        if has_rows:
             tile, n = self.indirect
             part.indirect = (tile[box[0][0]:box[0][1]], n)
+        else:
+            part.indirect = self.indirect
         part.keep_beyond(*(r.boxed(box) for r in self.beyond))
         return part
 
@@ -474,11 +477,11 @@ def check_read_by_tensor(what, name, x):
 class Masked(Tensor):
     """x[mask], an operand of a matmul, as both have rows and columns of their own. Source: "NKI API Masking", operand masking."""
 
-    __slots__ = ("box",)
+    __slots__ = ("box", "terms")
 
-    def __init__(self, x, box):
+    def __init__(self, x, box, terms):
         super().__init__(x.base, x.par, x.indirect)
-        self.beyond, self.is_dynamic, self.box = x.beyond, x.is_dynamic, box
+        self.beyond, self.is_dynamic, self.box, self.terms = x.beyond, x.is_dynamic, box, terms
 
     def plain(self):
         found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
@@ -952,7 +955,7 @@ def accumulate(target, value):
 def refuse_mask(mask, what, x):
     """An instruction that does not mask takes masks that leave all of x."""
     mask = mask_of(mask)
-    if mask is not None and mask.boxes(x.shape) != [[(0, n) for n in x.shape]]:
+    if mask is not None and mask.boxes(x.shape, x.par or 0) != [[(0, n) for n in x.shape]]:
         raise NotImplementedError(f"{what}: a mask; use a part of its operands, as x[0:n], in its place")
 
 
