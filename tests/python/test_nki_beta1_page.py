@@ -463,6 +463,39 @@ def test_operands_of_a_matmul_take_masks_as_subscripts(how, rows, columns, depth
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
+def test_masks_as_subscripts_may_follow_each_other():
+    """Those of loops' variables alone are truths of Python."""
+    @nki.jit
+    def kernel(a, b):
+        x, y, sums = nl.load(a), nl.load(b), nl.zeros((100, 3, 50), nl.float32, buffer=nl.psum)
+        p, w, n = nl.arange(128)[:, None, None], nl.arange(3)[None, :, None], nl.arange(50)[None, None, :]
+        for i in nl.affine_range(3):
+            sums[nl.arange(100)[:, None, None], w, n] += nisa.nc_matmul(x[0:128, 0:100], y[p, w, n][n < 40][i < 2][w < 2])
+        out = nl.ndarray((100, 3, 50), dtype=nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, nl.copy(sums))
+        return out
+
+    a, b = numbers(128, 100), numbers(128, 3, 50)
+    want = np.zeros((100, 3, 50), np.float32)
+    want[:, :2, :40] = 2 * np.einsum("km,kwn->mwn", a, b[:, :2, :40])
+    np.testing.assert_allclose(kernel(a, b), want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_target_that_is_named_several_times_gets_its_value_once():
+    @nki.jit
+    def kernel(a):
+        x, found = nl.load(a), nl.zeros((4, 3, 5), a.dtype)
+        p, _, f = nl.mgrid[0:4, 0:7, 0:5]
+        for i in nl.affine_range(3):
+            found[p, i, f] = x.reshape((4, 1, 5))
+        out = nl.ndarray((4, 3, 5), dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, found)
+        return out
+
+    a = numbers(4, 5)
+    np.testing.assert_array_equal(kernel(a), np.repeat(a[:, None], 3, 1))
+
+
 def test_other_instructions_take_no_mask_as_a_subscript():
     with pytest.raises(vtrn.nki.NkiValidationError, match="other instructions have mask="):
         nki.jit(lambda a: nl.add(nl.load(a)[nl.arange(4)[:, None] < 3], 1.0))(numbers(4, 5))

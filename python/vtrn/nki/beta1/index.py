@@ -212,8 +212,8 @@ def broadcast(*indices):
     for i in indices:
         for a, size in enumerate(i.sizes):
             if size != 1 and sizes[a] not in (1, size):
-                raise ValueError(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not "
-                                 "broadcast")
+                raise operators.refusal(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not broadcast: each has as "
+                                        "many axes as the part has dimensions, with None for those of the others (nl.arange(n)[:, None])")
             sizes[a] = max(sizes[a], size)
     return tuple(sizes)
 

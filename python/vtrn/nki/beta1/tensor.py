@@ -92,8 +92,8 @@ class Tensor:
     def __getitem__(self, key):
         if key is Ellipsis:
             return Tensor(self.base, self.par).keep(self.kept)
-        if isinstance(key, Mask):
-            return Masked(self, key.box(self.shape, self.par or 0), key.terms)
+        if isinstance(key, (Mask, bool, np.bool_)):  # of loops' variables alone: a truth of Python
+            return Masked.of(self, mask_of(key))
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -482,6 +482,16 @@ class Masked(Tensor):
     def __init__(self, x, box, terms):
         super().__init__(x.base, x.par, x.indirect)
         self.beyond, self.is_dynamic, self.box, self.terms = x.beyond, x.is_dynamic, box, terms
+
+    @classmethod
+    def of(cls, x, mask):
+        """x[mask]; of x[first][mask] what both leave."""
+        if mask is None:
+            return x
+        box, terms = mask.box(x.shape, x.par or 0), mask.terms
+        if isinstance(x, Masked):
+            box, terms = [(max(a[0], b[0]), max(a[0], b[0], min(a[1], b[1]))) for a, b in zip(box, x.box)], [*x.terms, *terms]
+        return cls(x, box, terms)
 
     def plain(self):
         found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
@@ -881,7 +891,17 @@ def transfer(target, source, mode=isa.oob_mode.error):
     isa.dma_copy(to, by, oob_mode=mode)
 
 
+def _named_once(target, value):
+    """A target that an index expression names several times, in a dimension that the value does not have: one of them."""
+    shape = getattr(value, "shape", ())
+    shape = (1,) * (target.ndim - len(shape)) + tuple(shape)
+    box = [(0, 1) if n > 1 and s == 0 and m == 1 else (0, n) for n, s, m in zip(target.shape, target.base.strides, shape)]
+    return target if all(end == n for (_, end), n in zip(box, target.shape)) else target.box_part(box)
+
+
 def assign(target, value):
+    if len(getattr(value, "shape", ())) <= target.ndim:
+        target = _named_once(target, value)
     if isinstance(value, Product) and value.kept == []:
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
