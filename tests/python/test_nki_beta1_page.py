@@ -579,3 +579,62 @@ def test_a_number_that_a_dimension_has_not_is_skipped_with_masks(number):
     table, (p, f) = numbers(6, 128, 9), np.mgrid[0:128, 0:9]
     want = np.where((p < 100) & (f <= p) & (0 <= number < 6), table[min(max(number, 0), 5)], 7)
     np.testing.assert_array_equal(kernel(table, np.array([[number]], np.int32)), want.astype(np.float32))
+
+
+# -- programs, and turns that a mask leaves out
+
+
+@pytest.mark.parametrize("op, want", [(np.add, np.add), (np.max, np.maximum), (np.minimum, np.minimum), (nl.multiply, np.multiply)])
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_the_two_programs_of_a_launch_reduce_their_tiles(op, want, kind, tmp_path):
+    @nki.jit
+    def kernel(a):
+        i, (p, f) = nl.program_id(0), nl.mgrid[0:100, 0:33]
+        out = nl.ndarray((2, 2, 100, 33), dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out[0, i], nl.all_reduce(nl.load(a[i]), op=op, program_axes=[0]))
+        part = nl.zeros((100, 33), a.dtype)
+        part[p, f] = nl.all_reduce(nl.load(a[i]), op, i, mask=(p < 50) & (f > 3))
+        nl.store(out[1, i], part)
+        return out
+
+    a = rng.integers(-9, 9, (2, 100, 33)).astype(kind)
+    both = want(a[0], a[1])
+    part = np.zeros_like(both)
+    part[:50, 4:] = both[:50, 4:]
+    right = np.stack([both, both, part, part]).reshape(2, 2, 100, 33)
+    np.testing.assert_array_equal(kernel[2](a), right)
+    done = vtrn.nki.profile(kernel[2], str(tmp_path / "k"))(a)
+    np.testing.assert_array_equal(done.result, right)
+    assert done.latency_ns > 0
+
+
+def test_other_launches_have_no_reduction_over_programs():
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.all_reduce(nl.load(a), op=np.add, program_axes=0))
+        return out
+
+    a = numbers(4, 5)
+    np.testing.assert_array_equal(kernel(a), a)
+    with pytest.raises(NotImplementedError, match=r"launch grid \(4,\); the two programs of kernel\[2\] have it"):
+        kernel[4](a)
+
+
+def test_a_mask_leaves_turns_out_whose_subscripts_are_beyond():
+    @nki.jit
+    def kernel(a, is_masked):
+        sums, found = nl.zeros((2, nl.par_dim(64), 33), nl.float32, buffer=nl.psum), nl.zeros((2, nl.par_dim(64), 33), nl.float32)
+        out = nl.ndarray((2, 64, 33), dtype=a.dtype, buffer=nl.shared_hbm)
+        for i in nl.affine_range(4):
+            mask = i < 2 if is_masked else None
+            sums[i] += nisa.nc_matmul(nl.load(a[i, :, 0:64], mask=mask), nl.load(a[i, :, 64:97], mask=mask), mask=mask)
+        for i in nl.affine_range(4):
+            found[i] = nl.copy(sums[i], mask=mask if i >= 2 else None)
+            nl.store(out[i], found[i], mask=i < 2)
+        return out
+
+    a = numbers(2, 128, 97)
+    np.testing.assert_allclose(kernel(a, True), np.einsum("bkm,bkn->bmn", a[:, :, :64], a[:, :, 64:]), rtol=1e-3, atol=1e-3)
+    with pytest.raises(vtrn.nki.NkiValidationError, match="goes from 2 to 2, and the dimension has 2 elements; mask what is beyond"):
+        kernel(a, False)

@@ -641,8 +641,24 @@ def atomic_rmw(dst, value, op, *, mask=None, **unused):
         isa.dma_copy(to.raw(), on_chip(by).raw(), dst_rmw_op=nl.add)
 
 
-def all_reduce(x, op, program_axes, **unused):
-    raise NotImplementedError("nl.all_reduce over programs is not there")
+def all_reduce(x, op, program_axes, *, dtype=None, mask=None, parallel_reduce=True, asynchronous=False, **unused):
+    """op over the tiles of a launch's programs, which all get the result. The two of kernel[2] exchange theirs, and wait for each
+    other so; the one of a launch without a grid has its own. Kernels name the axis by its number or by the program's."""
+    grid, mask = tensor.launch.grid, mask_of(mask)
+    if math.prod(grid) == 1:
+        return copy(x, mask=mask, dtype=dtype)
+    axes = program_axes if isinstance(program_axes, (list, tuple)) else [program_axes]
+    if grid != (2,) or len(axes) != 1:
+        raise NotImplementedError(tensor._placed(
+            f"nl.all_reduce: over {program_axes} of a launch grid {grid}; the two programs of kernel[2] have it, over their only axis: launch "
+            "two, or store each program's tile in shared_hbm and add them in a kernel behind this one"))
+    if not x.base._is_on_chip or x.base._is_psum:
+        x = copy(x)
+    other, theirs = 1 - tensor.launch.program[0], like(x.shape, x.dtype, x.par or 0)
+    mine, to = x.boxed(mask), theirs.boxed(mask)
+    if to is not None:
+        isa.sendrecv(src=mine.raw(), dst=to.raw(), send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    return binary_tiles(op, x, theirs, dtype or x.dtype, mask)
 
 
 def rand(shape, dtype=float32, **unused):

@@ -198,8 +198,8 @@ class Tensor:
                     shape[axes], strides[axes] = k.shape[0], row_step
             else:
                 i = k.__index__()
-                if not -n <= i < n:
-                    raise IndexError(f"index {i} of dimension {d}, which has {n} elements")
+                if not -n <= i < n:  # a mask of loops' variables may leave out what names it
+                    reaches.append((Index(i, {}, ()), d, n))
                 offset += (i + n if i < 0 else i) * s
                 is_par_dropped |= d == self.par
             d += 1
