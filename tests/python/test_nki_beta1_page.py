@@ -638,3 +638,18 @@ def test_a_mask_leaves_turns_out_whose_subscripts_are_beyond():
     np.testing.assert_allclose(kernel(a, True), np.einsum("bkm,bkn->bmn", a[:, :, :64], a[:, :, 64:]), rtol=1e-3, atol=1e-3)
     with pytest.raises(vtrn.nki.NkiValidationError, match="goes from 2 to 2, and the dimension has 2 elements; mask what is beyond"):
         kernel(a, False)
+
+
+def test_a_number_in_a_tile_has_no_value_while_jax_traces():
+    @nki.jit
+    def kernel(a, at):
+        out = nl.ndarray((4, 3), dtype=a.dtype, buffer=nl.shared_hbm)
+        p, f = nl.mgrid[0:4, 0:3]
+        nl.store(out, nisa.tensor_copy_dynamic_src(nl.load(a)[p, nl.load(at)[0, 0] + f]))
+        return out
+
+    a, at = numbers(4, 9), np.array([[5]], np.int32)
+    np.testing.assert_array_equal(kernel(a, at), a[:, 5:8])
+    with pytest.raises(vtrn.nki.NkiValidationError, match=r"_src or _dst: a value is looked at .* give it to the kernel[^\0]*page.py:") as e:
+        jitted(kernel, a, at)
+    assert e.value.category == "unsupported"
