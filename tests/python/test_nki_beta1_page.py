@@ -653,3 +653,17 @@ def test_a_number_in_a_tile_has_no_value_while_jax_traces():
     with pytest.raises(vtrn.nki.NkiValidationError, match=r"_src or _dst: a value is looked at .* give it to the kernel[^\0]*page.py:") as e:
         jitted(kernel, a, at)
     assert e.value.category == "unsupported"
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.int16, np.bool_])
+@pytest.mark.parametrize("turn", [nl.transpose, nisa.nc_transpose], ids=["nl", "nisa"])
+def test_small_tiles_of_integers_are_transposed(turn, kind):
+    """By the Vector engine, which the instruction chooses by the shape."""
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray(a.shape[::-1], dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, turn(nl.load(a)))
+        return out
+
+    a = rng.integers(0, 2 if kind is np.bool_ else 100, (31, 7)).astype(kind)
+    np.testing.assert_array_equal(kernel(a), a.T)

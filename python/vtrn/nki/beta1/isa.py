@@ -93,9 +93,14 @@ def leaves_nothing(what, mask, operands=()):
     return any(term.bounds()[0] > 0 for term in mask.terms)
 
 
+VECTOR_TRANSPOSES = 32  # rows and columns, no more. Source: nki.isa.nc_transpose, "Vector Engine can handle shape (32, 32) or smaller"
+
+
 def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):
     v = data.raw()
     free = math.prod(v.shape[1:])
+    if engine is unknown_engine and not dtypes.IS_FLOAT[v._dtype] and max(v.shape[0], free) <= VECTOR_TRANSPOSES:
+        engine = vector_engine  # Tensor multiplies floats alone
     on_vector = engine is isa.engine.vector
     if not on_vector:
         t.check_read_by_tensor("nc_transpose", "data", data)

@@ -569,7 +569,11 @@ def softmax(x, axis, *, dtype=None, compute_dtype=None, mask=None, **unused):
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):
+    from vtrn.nki.beta1 import isa as old_isa
+
     t.refuse_mask(mask, "nl.transpose", x)
+    if not dtypes.IS_FLOAT[dtypes.code_of(x.dtype)] and builtins.max(x.shape) <= old_isa.VECTOR_TRANSPOSES:
+        return _cast(old_isa.nc_transpose(x), dtype)
     return Tensor(nl.transpose(x.raw(), dtype))
 
 
