@@ -667,3 +667,62 @@ def test_small_tiles_of_integers_are_transposed(turn, kind):
 
     a = rng.integers(0, 2 if kind is np.bool_ else 100, (31, 7)).astype(kind)
     np.testing.assert_array_equal(kernel(a), a.T)
+
+
+@pytest.mark.parametrize("holds", [lambda p, f: (f >= p) & (f < p + 10), lambda p, f: (p * 4 + f < 100) & (p * 4 + f + 100 < 190),
+                                   lambda p, f: (f <= p) & (f >= p - 5) & (f + p < 60) & (p >= 3)])
+def test_masks_of_several_terms_over_two_dimensions_are_cut_into_boxes(holds):
+    """As a search for the largest numbers has them, which folds rows that do not divide."""
+    @nki.jit
+    def kernel(a):
+        outs = [nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm) for _ in range(2)]
+        (p, f), found = nl.mgrid[0:64, 0:65], nl.zeros(a.shape, a.dtype)
+        found[p, f] = nl.load(a[p, f], mask=holds(p, f))
+        nl.store(outs[0], found)
+        nl.store(outs[1], nl.zeros(a.shape, a.dtype))
+        nl.store(outs[1][p, f], nl.load(a), mask=holds(p, f))
+        return outs
+
+    a = numbers(64, 65)
+    want = np.where(holds(*np.mgrid[0:64, 0:65]), a, 0)
+    for got in kernel(a):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_terms_over_other_dimensions_are_told():
+    p, f, g = nl.mgrid[0:8, 0:5, 0:6]
+    with pytest.raises(NotImplementedError, match=r"over dimensions \(0, 1\), \(1, 2\) of a tile together[^\0]*page.py:"):
+        nki.jit(lambda a: nl.load(a, mask=(p < f) & (f < g)))(numbers(8, 5, 6))
+
+
+@pytest.mark.parametrize("begin", [None, 1.0])
+def test_a_reduction_over_a_loop_takes_masks(begin):
+    @nki.jit
+    def kernel(a):
+        out, sums = nl.ndarray((64, 33), dtype=a.dtype, buffer=nl.shared_hbm), nl.ndarray((64, 33), nl.float32)
+        (p, f), rest = nl.mgrid[0:64, 0:33], nl.zeros((64, 33), nl.float32)
+        if begin is not None:
+            sums[...] = begin
+        for i in nl.affine_range(5):
+            sums[p, f] = nl.loop_reduce(nl.load(a[i]), op=np.add, loop_indices=[i], mask=(p < 50) & (f >= 3) & (i < 4))
+        rest[p, f] = nl.copy(sums, mask=(p < 50) & (f >= 3))
+        nl.store(out, rest)
+        return out
+
+    a, want = numbers(5, 64, 33), np.zeros((64, 33), np.float32)
+    want[:50, 3:] = a[:4, :50, 3:].sum(0) + (begin or 0)
+    np.testing.assert_allclose(kernel(a), want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_annotation_knows_tensors():
+    import neuronxcc.nki.typing as nt
+
+    @nki.jit
+    def kernel(a, n):
+        assert isinstance(a, nt.tensor) and not isinstance(n, nt.tensor)
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.load(a))
+        return out
+
+    a = numbers(4, 5)
+    np.testing.assert_array_equal(kernel(a, 3), a)

@@ -234,6 +234,10 @@ class _Annotation:
 
     __ror__ = __or__
 
+    def __instancecheck__(self, x):
+        """isinstance(x, nki.typing.tensor) asks for a tensor."""
+        return isinstance(x, Tensor)
+
 
 class _Shape(_Annotation):
     def __init__(self, shape, dtype):

@@ -281,8 +281,8 @@ class Mask:
         return Mask([Index(t.const, {place[a]: s for a, s in t.step.items() if a in place}, (1,) * n) for t in self.terms], self.comparison)
 
     def boxes(self, shape, par=0):
-        """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
-        term over two dimensions cuts the outer one into runs that have the same elements of the inner one. par: the dimension
+        """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. Terms
+        over two dimensions cut the outer one into runs that have the same elements of the inner one. par: the dimension
         that counts partitions."""
         return self.on(shape, par)._boxes(shape)
 
@@ -295,20 +295,20 @@ class Mask:
         box = Mask([t for t in self.terms if not self._is_sloped(t, shape)])._box(shape)
         if not sloped or any(lo >= hi for lo, hi in box):
             return [box]
-        (term,), found = sloped[:1], []
-        axes = sorted(a for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1)
-        if len(sloped) > 1 or len(axes) != 2:
-            raise NotImplementedError("masks over several dimensions at once: one term, over two dimensions; use "
-                                      "nisa.affine_select")
-        inner, outer = axes
+        found, axes = [], {tuple(sorted(a for a, s in t.step.items() if s and a < len(shape) and shape[-1 - a] > 1)) for t in sloped}
+        if len(axes) != 1 or len(*axes) != 2:
+            dims = sorted(tuple(sorted(len(shape) - 1 - a for a in t)) for t in axes)
+            raise NotImplementedError(operators.placed(
+                f"a mask whose terms are over dimensions {', '.join(map(str, dims))} of a tile together: those over two are cut into boxes "
+                "where all are over the same two; use nisa.affine_select"))
+        (inner, outer), = axes
         (first, end), (start, stop) = box[-1 - inner], box[-1 - outer]
-        step, last = term.step[inner], None
+        last = None
         for i in range(start, stop):
-            rest = -(term.const + term.step[outer] * i)  # step * j <= rest
-            if step > 0:
-                columns = first, min(end, rest // step + 1)
-            else:
-                columns = max(first, -(rest // -step)), end
+            columns = first, end
+            for term in sloped:
+                step, rest = term.step[inner], -(term.const + term.step[outer] * i)  # step * j <= rest
+                columns = (columns[0], min(columns[1], rest // step + 1)) if step > 0 else (max(columns[0], -(rest // -step)), columns[1])
             if columns[0] >= columns[1]:
                 last = None
             elif columns == last:
@@ -337,8 +337,8 @@ class Mask:
             if least > 0:
                 return [(0, 0)] * len(shape)
             if len(moving) > 1:
-                raise NotImplementedError("a mask over several dimensions at once is no box of elements; use "
-                                          "nisa.affine_select")
+                raise NotImplementedError(operators.placed("a mask over several dimensions at once is no box of elements, and those of loads, "
+                                                           "stores and copies alone are cut into such; use nisa.affine_select"))
             (a, s), = moving.items()
             b = bounds[-1 - a]
             if s > 0:

@@ -621,13 +621,10 @@ def affine_range(*bounds, **unused):
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
     """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor or in a variable,
     which holds the result so far in each turn."""
-    mask = mask_of(mask)
-    if mask is not None and not mask.is_nowhere():
-        raise NotImplementedError("nl.loop_reduce: with a mask of elements; put the elements beyond it to 0 before")
     loop_indices = tuple(loop_indices) if isinstance(loop_indices, (list, tuple)) else (loop_indices,)
     if not loop_indices or not builtins.all(isinstance(i, t.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
-    found = t.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask is not None)
+    found = t.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask_of(mask))
     return t.stored_by_name(found, sys._getframe(1), dtype)
 
 

@@ -633,26 +633,27 @@ class LoopIndex(int):
 class LoopSum(Tensor):
     """What loop_reduce returns, for the part of a tensor that it is stored in: what that part has is the other operand of op,
     as the API page has it; a part that nothing has written takes x of the first turn. Results are kept in fp32 beside what is
-    stored. is_left_out: a mask leaves the turn out."""
+    stored. mask: of the part's elements, or of the loops' variables."""
 
-    __slots__ = ("op", "is_first", "is_left_out")
+    __slots__ = ("op", "is_first", "mask")
 
-    def __init__(self, x, op, is_first, is_left_out=False):
+    def __init__(self, x, op, is_first, mask=None):
         super().__init__(x.base, x.par, x.indirect)
-        self.op, self.is_first, self.is_left_out = op, is_first, is_left_out
+        self.op, self.is_first, self.mask, self.beyond = op, is_first, mask, x.beyond
 
     def raw_as_it_is(self):
         raise operators.refusal("nl.loop_reduce: its result is read where it is not stored yet, and would be one turn's operand; store it in "
                                 "a part of a tensor (sums[...] = nl.loop_reduce(...)), or in the variable of a tile, and read that")
 
     def into(self, target):
-        kept = tensor.launch.loop_sums
+        kept, x = tensor.launch.loop_sums, self.part(self.shape, self.base.strides, self.base.offset, self.par)
+        x.beyond = self.beyond
+        x, target = broadcast_view(x, target.shape).boxed(self.mask), target.boxed(self.mask)
+        if target is None:
+            return
         key = target.base._storage_id, target.base.offset, target.shape, target.base._dtype
         if self.is_first:
             kept.pop(key, None)
-        if self.is_left_out:
-            return
-        x = broadcast_view(Tensor(self.base, self.par, self.indirect), target.shape)
         if key in kept:
             isa.tensor_tensor(kept[key].raw(), kept[key].raw(), x.raw(), self.op)
         elif _has_elements(target.base):
@@ -683,9 +684,10 @@ def stored_by_name(found, frame, dtype):
         return found
     target = getattr(frame, _STORES[after[0].opname]).get(after[0].argval)
     if not isinstance(target, Tensor) or isinstance(target, LoopSum):
-        if found.is_left_out:
+        if found.mask is not None and found.mask.is_nowhere():
             return found
         target = like(found.shape, dtype or found.dtype, found.par or 0)
+        target.keep(None if found.mask is None else found.mask.boxes(found.shape, found.par or 0))
     found.into(target)
     return target
 
