@@ -726,3 +726,16 @@ def test_an_annotation_knows_tensors():
 
     a = numbers(4, 5)
     np.testing.assert_array_equal(kernel(a, 3), a)
+
+
+def test_a_dma_copies_one_row_to_all_partitions():
+    @nki.jit
+    def kernel(a):
+        p, f = nl.arange(128)[:, None], nl.arange(40)[None, :]
+        out, rows, row = nl.ndarray((128, 40), dtype=a.dtype, buffer=nl.shared_hbm), nl.ndarray((128, 40), a.dtype), nl.load(a[3:4, :])
+        nisa.dma_copy(dst=rows[p, f], src=row[p * 0, f])
+        nl.store(out, rows)
+        return out
+
+    a = numbers(5, 40)
+    np.testing.assert_array_equal(kernel(a), np.repeat(a[3:4], 128, 0))

@@ -328,6 +328,8 @@ def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused
 
 def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, dge_mode=dge_mode.unknown, **unused):
     mask = mask_of(mask)
+    if src.par == dst.par == 0 and src.shape == (1, *dst.shape) and src.base.strides[1] == 0:  # x[i * 0, j]: one row, again and again
+        src = src.part(dst.shape, src.base.strides[1:], src.base.offset, 0)
     to, by = dst.boxed(mask), src.boxed(mask)
     if to is not None and by is not None:
         isa.dma_copy(to.raw(), by.raw(), oob_mode=oob_mode, dst_rmw_op=dst_rmw_op)
