@@ -739,3 +739,46 @@ def test_a_dma_copies_one_row_to_all_partitions():
 
     a = numbers(5, 40)
     np.testing.assert_array_equal(kernel(a), np.repeat(a[3:4], 128, 0))
+
+
+# -- what masked results have, and what is made of them
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, a, p, f: nl.load(a[p, f], mask=(p < 96) & (f < 20)) * 0.5, lambda x, a, p, f: 0.5 * nl.copy(x, mask=(p < 96) & (f < 20)),
+    lambda x, a, p, f: nl.multiply(nl.copy(nl.load(a[p, f], mask=(p < 96) & (f < 20))), nl.add(nl.multiply(x[:, 0:1], 0.0), 0.5)),
+    lambda x, a, p, f: nl.minimum(nl.maximum(x * 0.5, -9.0), nl.add(x, 99.0, mask=(p < 96) & (f < 20))),
+    lambda x, a, p, f: nisa.activation(nl.copy, nl.load(a[p, f], mask=(p < 96) & (f < 20)), scale=0.5)])
+def test_what_is_made_of_a_masked_result_has_its_elements(make):
+    """Stored in a part of a tensor it leaves the others there, as a backward pass of attention has it for narrow heads."""
+    @nki.jit
+    def kernel(a):
+        (p, f), found = nl.mgrid[0:128, 0:33], nl.full((128, 33), 7.0, a.dtype)
+        found[p, f] = make(nl.load(a), a, p, f)
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, found)
+        return out
+
+    a, want = numbers(128, 33), np.full((128, 33), 7, np.float32)
+    want[:96, :20] = a[:96, :20] * 0.5
+    np.testing.assert_allclose(kernel(a), want, rtol=1e-6)
+
+
+def test_a_masked_result_that_is_filled_up_has_all_elements():
+    @nki.jit
+    def kernel(a):
+        (p, f), outs = nl.mgrid[0:128, 0:33], [nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm) for _ in range(2)]
+        for out, tile in zip(outs, (nl.load(a[p, f], mask=(p < 96) & (f < 20)), nl.add(nl.load(a), 0.0, mask=(p < 96) & (f < 20)))):
+            found = nl.zeros(a.shape, a.dtype)
+            tile[96:128, :] = 5.0
+            tile[:, 20:33] = 6.0
+            found[p, f] = tile
+            found += tile
+            nl.store(out, found)
+        return outs
+
+    a = numbers(128, 33)
+    want = 2 * a
+    want[96:], want[:, 20:] = 10, 12
+    for got in kernel(a):
+        np.testing.assert_array_equal(got, want)

@@ -21,6 +21,7 @@ from vtrn.nki.language import (  # noqa: F401
     sequential_range, shared_hbm, static_range, tile_size)
 
 dslice = ds
+max_of, min_of = builtins.max, builtins.min
 
 
 class fp32:
@@ -141,12 +142,12 @@ def _copy_masked(target, source, mask, mode=isa.oob_mode.error):
         t.move(target, source, mode)
         return
     boxes = [b for b in mask.boxes(target.shape, target.par or source.par or 0) if builtins.all(lo < hi for lo, hi in b)]
-    target.keep(boxes)
     for box in boxes:
         if len(boxes) == 1:
             t.move(target.box_part(box), source.box_part(box), mode)
         else:
             t.transfer(target.box_part(box), source.box_part(box), mode)
+    target.keep(boxes)
 
 
 def store(dst, value, *, mask=None, mode=isa.oob_mode.error, **unused):
@@ -180,7 +181,7 @@ def _cast(x, dtype):
 def copy(src, *, mask=None, dtype=None, **unused):
     out = like(src.shape, dtype or src.dtype, src.par or 0)
     _copy_masked(out, src, mask)
-    return out
+    return out if mask is not None else out.keep(src.kept_now())
 
 
 def broadcast_to(src, *, shape, **unused):
@@ -248,10 +249,9 @@ def column_part(x, mask, data):
 
 
 def apply(f, inputs, out, mask, is_elementwise=False):
-    """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several."""
+    """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several, and without a mask
+    the result has what the inputs have."""
     mask = mask_of(mask)
-    if mask is not None:
-        out.keep([mask.box(out.shape, out.par or 0)])
     boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
         if mask is not None else inputs
     part = out.boxed(mask)
@@ -261,7 +261,23 @@ def apply(f, inputs, out, mask, is_elementwise=False):
             t.in_patterns(f, part.raw(), *parts)
         else:
             f(part.raw(), *parts)
-    return out
+    if mask is not None:
+        return out.keep([mask.box(out.shape, out.par or 0)])
+    return out.keep(_kept_of(inputs, out)) if is_elementwise else out
+
+
+def _kept_of(inputs, out):
+    """The box that elementwise inputs have together; None: all of them."""
+    box = whole = tuple((0, n) for n in out.shape)
+    for x in inputs:
+        boxes = x.kept_now() if isinstance(x, Tensor) and x.ndim == out.ndim else None
+        if boxes is None:
+            continue
+        if len(boxes) != 1:
+            return boxes if not boxes else None
+        own = [ends if n == x.shape[d] else (0, n) for d, (ends, n) in enumerate(zip(boxes[0], out.shape))]
+        box = tuple((max_of(a[0], b[0]), max_of(a[0], b[0], min_of(a[1], b[1]))) for a, b in zip(box, own))
+    return None if box == whole else [box]
 
 
 def is_column(x, other):
@@ -326,7 +342,7 @@ def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown, out=None):
     for data, column, reverse in ((x, y, False), (y, x, True)):
         if mask is None and is_column(column, data) and column.dtype == float32 and not is_bits:
             isa.tensor_scalar(out.raw(), data.raw(), op, column.raw(), reverse0=reverse)
-            return out
+            return out.keep(_kept_of((data, column), out))
     if x.base._is_psum and y.base._is_psum:
         y = t.binary_free_copy(y, y.dtype)
     x, y = t.broadcast_view(x, shape), t.broadcast_view(y, shape)
@@ -342,8 +358,8 @@ for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equ
 def update(name, x, y):
     """x becomes name(x, y)."""
     op, is_tile = getattr(nl, name), isinstance(y, Tensor)
-    is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept is None
-    is_direct &= not is_tile or (y.kept is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)
+    is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept_now() is None
+    is_direct &= not is_tile or (y.kept_now() is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)
     if not is_direct or isinstance(y, np.ndarray) or isinstance(x, Product):
         t.assign(x, globals()[name](x, y, dtype=x.dtype))
     elif is_tile:

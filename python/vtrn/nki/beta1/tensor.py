@@ -23,10 +23,11 @@ class Tensor:
     """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
     their dimension, which a mask may bring back before the elements are read. kept: of the result of a masked operation,
-    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all.
+    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all. kept_at:
+    instructions that wrote to it when it had no others.
     is_dynamic: a number in a tile says where it is. is_element: integers named it, as x[0, 0]."""
 
-    __slots__ = ("base", "par", "indirect", "beyond", "kept", "is_dynamic", "is_element")
+    __slots__ = ("base", "par", "indirect", "beyond", "kept", "kept_at", "is_dynamic", "is_element")
     __hash__ = object.__hash__
     __array_ufunc__ = operators.array_ufunc
 
@@ -91,7 +92,7 @@ class Tensor:
 
     def __getitem__(self, key):
         if key is Ellipsis:
-            return Tensor(self.base, self.par).keep(self.kept)
+            return Tensor(self.base, self.par).keep(self.kept_now())
         if isinstance(key, (Mask, bool, np.bool_)):  # of loops' variables alone: a truth of Python
             return Masked.of(self, mask_of(key))
         self.check_inside()
@@ -247,7 +248,17 @@ class Tensor:
     def keep(self, boxes):
         """Itself, which has the elements of boxes alone; None: all."""
         self.kept = boxes
+        if boxes is not None and not isinstance(self, (Product, Skipping)):
+            self.kept_at = self.base._n_writes
         return self
+
+    def kept_now(self):
+        """The boxes; None where something has written others since."""
+        if self.kept is None or isinstance(self, (Product, Skipping)) or self.kept_at == self.base._n_writes:
+            return self.kept
+        written = self.base._written() if self.base._n_writes else b""  # None: all
+        n = self.size if written is None else sum(written)
+        return self.keep(self.kept if n <= sum(math.prod(hi - lo for lo, hi in box) for box in self.kept) else None).kept
 
     def boxed(self, mask):
         """The part for which the mask holds; None: nowhere."""
@@ -913,7 +924,7 @@ def assign(target, value):
     elif isinstance(value, Skipping) and value.is_stored_in(target):
         value.into(target)
     elif isinstance(value, Tensor):
-        if value.kept is not None:
+        if value.kept_now() is not None:
             for to, by in _kept_parts(target, value):
                 is_dma = any(x.base._is_on_chip and not _starts_where_engines_do(x.raw()) for x in (to, by))
                 (transfer if is_dma else move)(to, by)
@@ -962,7 +973,7 @@ def accumulate(target, value):
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, isa._ADDS)
         return
-    if isinstance(value, Tensor) and value.kept is not None:
+    if isinstance(value, Tensor) and value.kept_now() is not None:
         for to, by in _kept_parts(target, value):
             accumulate(to, by)
         return
