@@ -180,7 +180,8 @@ def tensor_tensor_scan(data0, data1, initial, op0, op1, reverse0=False, reverse1
     def call(d, x, y):
         isa.tensor_tensor_scan(d, x, y, old.column_part(initial, mask, out), op0, op1, reverse0, reverse1)
 
-    return old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
+    found = old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
+    return found if mask is not None else found.keep(None)  # each element is made of those before it
 
 
 def reciprocal(data, *, dtype=None, mask=None, **unused):

@@ -249,8 +249,8 @@ def column_part(x, mask, data):
 
 
 def apply(f, inputs, out, mask, is_elementwise=False):
-    """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several, and without a mask
-    the result has what the inputs have."""
+    """f(result, inputs...) on what the mask leaves of them. Without one the result has what the inputs have.
+    is_elementwise: an instruction may become several."""
     mask = mask_of(mask)
     boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
         if mask is not None else inputs
@@ -263,7 +263,7 @@ def apply(f, inputs, out, mask, is_elementwise=False):
             f(part.raw(), *parts)
     if mask is not None:
         return out.keep([mask.box(out.shape, out.par or 0)])
-    return out.keep(_kept_of(inputs, out)) if is_elementwise else out
+    return out.keep(_kept_of(inputs, out))
 
 
 def _kept_of(inputs, out):
