@@ -782,3 +782,16 @@ def test_a_masked_result_that_is_filled_up_has_all_elements():
     want[96:], want[:, 20:] = 10, 12
     for got in kernel(a):
         np.testing.assert_array_equal(got, want)
+
+
+def test_what_is_made_of_a_triangle_has_its_elements():
+    @nki.jit
+    def kernel(a):
+        (p, f), found = nl.mgrid[0:64, 0:33], nl.full((64, 33), 7.0, a.dtype)
+        found[p, f] = nl.exp(nl.load(a[p, f], mask=f <= p)) * 2.0
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, found)
+        return out
+
+    a = numbers(64, 33)
+    np.testing.assert_allclose(kernel(a), np.where(np.tri(64, 33, dtype=bool), 2 * np.exp(a), 7), rtol=1e-4)

@@ -21,7 +21,7 @@ from vtrn.nki.language import (  # noqa: F401
     sequential_range, shared_hbm, static_range, tile_size)
 
 dslice = ds
-max_of, min_of = builtins.max, builtins.min
+_largest, _least = builtins.max, builtins.min
 
 
 class fp32:
@@ -267,17 +267,16 @@ def apply(f, inputs, out, mask, is_elementwise=False):
 
 
 def _kept_of(inputs, out):
-    """The box that elementwise inputs have together; None: all of them."""
-    box = whole = tuple((0, n) for n in out.shape)
+    """The boxes that elementwise inputs have together; None: all elements."""
+    whole = tuple((0, n) for n in out.shape)
+    found = [whole]
     for x in inputs:
         boxes = x.kept_now() if isinstance(x, Tensor) and x.ndim == out.ndim else None
-        if boxes is None:
-            continue
-        if len(boxes) != 1:
-            return boxes if not boxes else None
-        own = [ends if n == x.shape[d] else (0, n) for d, (ends, n) in enumerate(zip(boxes[0], out.shape))]
-        box = tuple((max_of(a[0], b[0]), max_of(a[0], b[0], min_of(a[1], b[1]))) for a, b in zip(box, own))
-    return None if box == whole else [box]
+        if boxes is not None:
+            spread = [[ends if n == m else (0, m) for ends, n, m in zip(box, x.shape, out.shape)] for box in boxes]
+            both = [tuple((_largest(p[0], q[0]), _least(p[1], q[1])) for p, q in zip(one, two)) for one in found for two in spread]
+            found = [box for box in both if builtins.all(lo < hi for lo, hi in box)]
+    return None if found == [whole] else found
 
 
 def is_column(x, other):
