@@ -212,8 +212,8 @@ def broadcast(*indices):
     for i in indices:
         for a, size in enumerate(i.sizes):
             if size != 1 and sizes[a] not in (1, size):
-                raise operators.refusal(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not broadcast: each has as "
-                                        "many axes as the part has dimensions, with None for those of the others (nl.arange(n)[:, None])")
+                raise operators.refusal(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not broadcast: each "
+                                        "has as many axes as the part has dimensions, None for those of the others (nl.arange(n)[:, None])")
             sizes[a] = max(sizes[a], size)
     return tuple(sizes)
 
@@ -272,8 +272,8 @@ class Mask:
         else:
             kept = [a for a in range(own) if sizes[a] != 1]
             if len(kept) > n:
-                raise operators.refusal(f"a mask of index expressions over {sizes[::-1]} and a tile of shape {tuple(shape)}: each of its dimensions "
-                                        "has one of theirs; give the mask index expressions of the tile's dimensions")
+                raise operators.refusal(f"a mask of index expressions over {sizes[::-1]} and a tile of shape {tuple(shape)}: each of its "
+                                        "dimensions has one of theirs; give the mask index expressions of the tile's dimensions")
             ones = [a for a in range(own) if sizes[a] == 1]
             while len(kept) < n:  # the middle ones drop out: the outermost counts partitions, the innermost the last dimension
                 kept.append(ones.pop() if own - 1 in ones else ones.pop(0))
@@ -337,8 +337,8 @@ class Mask:
             if least > 0:
                 return [(0, 0)] * len(shape)
             if len(moving) > 1:
-                raise NotImplementedError(operators.placed("a mask over several dimensions at once is no box of elements, and those of loads, "
-                                                           "stores and copies alone are cut into such; use nisa.affine_select"))
+                raise NotImplementedError(operators.placed("a mask over several dimensions at once is no box of elements, and those of "
+                                                           "loads, stores and copies alone are cut into such; use nisa.affine_select"))
             (a, s), = moving.items()
             b = bounds[-1 - a]
             if s > 0:

@@ -38,7 +38,8 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
     mask = mask_of(mask)
-    src, predicate = (_spread_to(dst, "tensor_copy_predicated", name, x) if mask is not None or getattr(x, "size", dst.size) != dst.size else x
+    src, predicate = (_spread_to(dst, "tensor_copy_predicated", name, x)
+                      if mask is not None or getattr(x, "size", dst.size) != dst.size else x
                       for name, x in (("src", src), ("predicate", predicate)))
     to = dst.boxed(mask)
     if to is not None:
@@ -54,8 +55,8 @@ def _spread_to(dst, what, name, x):
     shape = x.shape[:1] + (1,) * (dst.ndim - x.ndim) + x.shape[1:]
     if len(shape) != dst.ndim or any(n not in (1, m) for n, m in zip(shape, dst.shape)):
         raise NkiValidationError(tensor._placed(
-            f"{what}: {name} of shape {tuple(x.shape)} has {x.size // x.shape[0]} elements a partition, and dst of shape {tuple(dst.shape)} has "
-            f"{dst.size // dst.shape[0]}; they have as many, or dimensions of 1 that are repeated: give it one for each dimension that it "
+            f"{what}: {name} of shape {tuple(x.shape)} has {x.size // x.shape[0]} elements a partition, and dst of shape "
+            f"{tuple(dst.shape)} has {dst.size // dst.shape[0]}; they have as many, or dimensions of 1 that are repeated: give it one for each dimension that it "
             f"lacks (x.expand_dims), or a copy of dst's shape"))
     return t.broadcast_view(x, dst.shape)
 

@@ -570,8 +570,8 @@ def softmax(x, axis, *, dtype=None, compute_dtype=None, mask=None, **unused):
     """Source: its page: over the last dimensions; compute_dtype is that of the result, too."""
     axes, par, kind = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0, dtype or compute_dtype or x.dtype
     if par in axes:
-        raise ValueError(f"nl.softmax: axis={axis} of a tile of shape {tuple(x.shape)}, whose dimension {par} counts partitions; transpose it "
-                         "first (nl.transpose)")
+        raise ValueError(f"nl.softmax: axis={axis} of a tile of shape {tuple(x.shape)}, whose dimension {par} counts partitions; "
+                         "transpose it first (nl.transpose)")
 
     def of(part):
         if builtins.all(d in axes for d, n in enumerate(part.shape) if d != par and n != 1):
@@ -666,8 +666,8 @@ def all_reduce(x, op, program_axes, *, dtype=None, mask=None, parallel_reduce=Tr
     axes = program_axes if isinstance(program_axes, (list, tuple)) else [program_axes]
     if grid != (2,) or len(axes) != 1:
         raise NotImplementedError(tensor._placed(
-            f"nl.all_reduce: over {program_axes} of a launch grid {grid}; the two programs of kernel[2] have it, over their only axis: launch "
-            "two, or store each program's tile in shared_hbm and add them in a kernel behind this one"))
+            f"nl.all_reduce: over {program_axes} of a launch grid {grid}; the two programs of kernel[2] have it, over their only axis: "
+            "launch two, or store each program's tile in shared_hbm and add them in a kernel behind this one"))
     if not x.base._is_on_chip or x.base._is_psum:
         x = copy(x)
     other, theirs = 1 - tensor.launch.program[0], like(x.shape, x.dtype, x.par or 0)
