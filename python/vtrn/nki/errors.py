@@ -3,7 +3,7 @@
 CATEGORIES = ("", "bad argument", "undefined", "uninitialised", "capacity", "hazard", "deadlock", "unsupported",
               "unimplemented", "unspecified", "resource", "internal", "callback", "interrupted", "unavailable")
 
-UNINITIALISED = CATEGORIES.index("uninitialised")
+UNINITIALISED, UNSUPPORTED = CATEGORIES.index("uninitialised"), CATEGORIES.index("unsupported")
 
 
 class NkiValidationError(Exception):

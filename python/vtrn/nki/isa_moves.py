@@ -204,8 +204,10 @@ def tensor_copy_predicated(dst, src, predicate, reverse_pred=False, name=None):
 def memset(dst, value, engine=engine.unknown, name=None):
     if dtypes.IS_BITS[dst._dtype] and value == 0:
         dst = isa_mx.bits(dst)
-    number = int(value) if dtypes.IS_32_BIT_INTEGER[dst._dtype] else float(value)
-    _memset(dst, _engine(engine, VECTOR), number)
+    is_integer = dtypes.IS_32_BIT_INTEGER[dst._dtype]
+    if is_integer and not -2**31 <= value < 2**32:  # NaN, too
+        raise ValueError(tensor._placed(f"memset: {value} for elements of {dst.dtype}, which have 32 bits; give a number that they hold"))
+    _memset(dst, _engine(engine, VECTOR), int(value) if is_integer else float(value))
     return _DONE
 
 

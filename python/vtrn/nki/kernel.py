@@ -521,7 +521,7 @@ class _Profiled:
             run.run(args, kwargs)
         finally:  # no cycle keeps the session, and its memory, until Python looks for cycles
             del run._take
-        if run.is_timed:
+        if run.is_timed or (run.stops and run.grid == (cores.N_CORES,)):  # programs that met have a core each
             return Profile(result=run.result, directory="", **run.session.time_cores(name, run.outputs))
         directory = pathlib.Path(self.directory or pathlib.Path("out") / "nki" / name)
         executable = run.session.finish(name, run.outputs)

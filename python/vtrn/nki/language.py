@@ -168,6 +168,8 @@ def divide(x, y, dtype=None):
 
 
 def invert(x, dtype=None):
+    if x.dtype == bool_:  # the opposite answer, as NumPy has it
+        return logical_not(x, dtype)
     out = _result(x, dtype)
     isa.tensor_scalar(out, x, invert, 0)
     return out

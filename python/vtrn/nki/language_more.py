@@ -1,6 +1,7 @@
 """nki.language: functions of tiles that take many instructions. Source: the API pages of nki.language, NKI 0.6."""
 
 import math
+from builtins import all as all_of
 
 from vtrn.nki import angles, dtypes, isa, language as nl, tensor
 from vtrn.nki.tensor import ndarray
@@ -41,13 +42,21 @@ def quotient(x, y, dtype=None):
     """Of integer tiles, or of one and a number: x / y without an error where it is a whole number, as the reciprocal alone gives
     it one. As integers without their fractions: NumPy's arrays are cast so."""
     like = x if isinstance(x, ndarray) else y
+    kind = like.dtype if dtype is None else dtype
+    tiles = [z for z in (x, y) if isinstance(z, ndarray)]
+    wide = {z.dtype for z in tiles if dtypes.IS_32_BIT_INTEGER[z._dtype]}
+    is_whole = all_of(isinstance(z, ndarray) or float(z).is_integer() for z in (x, y))
+    if len(wide) == 1 and is_whole and not dtypes.IS_FLOAT[dtypes.code_of(kind)]:  # more digits than fp32 has
+        from vtrn.nki import remainders
+
+        x, y = (nl.copy(z, *wide) if isinstance(z, ndarray) and z.dtype not in wide else z for z in (x, y))
+        return _narrow(remainders.quotient_of_integers(x, y), like, kind)
     x, y = (_wide(z) if isinstance(z, ndarray) else z for z in (x, y))
     inverse = nl.reciprocal(y) if isinstance(y, ndarray) else math.inf if y == 0 else 1.0 / y
     near = nl.multiply(x, inverse)
     whole = _wide(nl.copy(near, _int32))
     rest = nl.subtract(x, nl.multiply(whole, y))
     found = nl.add(whole, nl.multiply(rest, inverse))
-    kind = like.dtype if dtype is None else dtype
     return _narrow(found if dtypes.IS_FLOAT[dtypes.code_of(kind)] else trunc(found), like, kind)
 
 

@@ -22,12 +22,16 @@ UNARY = ("neg", "pos", "invert", "abs", "round", "float", "int", "complex", "tru
 _FOLDERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, np.__file__))
 
 
-def refusal(text):
-    """The error with the place in the kernel, which a function of NumPy may have called for."""
+def placed(text):
+    """The text of an error with the place in the kernel, which a function of NumPy may have called for."""
     frame = sys._getframe(1) if core.current() is not None else None
     while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
         frame = frame.f_back
-    return NkiTypeError(f"{text}\n  at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else text)
+    return f"{text}\n  at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else text
+
+
+def refusal(text):
+    return NkiTypeError(placed(text))
 
 
 def text_of(x):

@@ -60,31 +60,56 @@ def _inverse(y):
     return out
 
 
-def _nearest_remainder(x, y):
-    """x less y times the nearest quotient, of int32: the quotient comes from fp32, twice, since it has 24 digits."""
+def _nearest_remainder(x, y, quotient=None):
+    """x less y times the nearest quotient, of int32: the quotient comes from fp32, twice, since it has 24 digits. quotient: a tile
+    of zeros that gets it."""
     rest, inverse = nl.copy(x), _inverse(y)
     product, whole = ndarray(x.shape, _int32), ndarray(x.shape, _int32)
     for _ in range(2):
         isa.tensor_tensor(whole, rest, inverse, nl.multiply)
         isa.tensor_tensor(product, whole, y, nl.multiply)
         isa.tensor_tensor(rest, rest, product, nl.subtract)
+        if quotient is not None:
+            isa.tensor_tensor(quotient, quotient, whole, nl.add)
     return rest
 
 
-def _remainder_of_unsigned(x, y):
+def _remainder_of_unsigned(x, y, quotient=None):
     """x less y times the floor of their quotient, of uint32: a quotient from fp32 that is not above it, twice, leaves
-    less than 2 y."""
-    rest, inverse, quotient = nl.copy(x), _inverse(y), ndarray(x.shape, _float32)
+    less than 2 y. quotient: a tile of zeros that gets it."""
+    rest, inverse, near = nl.copy(x), _inverse(y), ndarray(x.shape, _float32)
     product, whole, minus = (ndarray(x.shape, _uint32) for _ in range(3))
     for _ in range(2):
-        isa.tensor_tensor(quotient, rest, inverse, nl.multiply)
-        isa.tensor_scalar(whole, quotient, nl.multiply, 1 - 2.0**-20, op1=nl.subtract, operand1=0.5)
+        isa.tensor_tensor(near, rest, inverse, nl.multiply)
+        isa.tensor_scalar(whole, near, nl.multiply, 1 - 2.0**-20, op1=nl.subtract, operand1=0.5)
         isa.tensor_tensor(product, whole, y, nl.multiply)
         isa.tensor_tensor(rest, rest, product, nl.subtract)
+        if quotient is not None:
+            isa.tensor_tensor(quotient, quotient, whole, nl.add)
     isa.tensor_tensor(whole, rest, y, nl.greater_equal, _EXACT)
     isa.tensor_tensor(minus, rest, y, nl.subtract)
     isa.tensor_copy_predicated(rest, minus, whole)
+    if quotient is not None:
+        isa.tensor_tensor(quotient, quotient, whole, nl.add)
     return rest
+
+
+def quotient_of_integers(x, y):
+    """x / y without its fraction, exact, of int32 or uint32; x or y may be a whole number."""
+    x, y = _operands("divide", x, y)
+    _warn("divide", x, y)
+    if x.dtype == _uint32:
+        out = nl.zeros(x.shape, _uint32)
+        _remainder_of_unsigned(x, y, out)
+        return out
+    out = nl.zeros(x.shape, _int32)
+    rest = _nearest_remainder(x, y, out)
+    # The nearest quotient is one too far from 0 where the rest has the other sign than x.
+    step, is_beyond = ndarray(x.shape, _int32), _signs_differ(rest, x)
+    isa.tensor_tensor(step, nl.sign(x, _float32), nl.sign(y, _float32), nl.multiply)
+    isa.tensor_tensor(step, step, nl.copy(is_beyond, _int32), nl.multiply)
+    isa.tensor_tensor(out, out, step, nl.subtract)
+    return out
 
 
 def _signs_differ(x, y):

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtrn.nki import dtypes, operators
 from vtrn.nki._load import HBM, PSUM, SBUF, core
-from vtrn.nki.errors import UNINITIALISED, NkiTypeError, NkiValidationError
+from vtrn.nki.errors import UNINITIALISED, UNSUPPORTED, NkiTypeError, NkiValidationError
 
 
 class MemoryRegion(enum.Enum):
@@ -491,6 +491,10 @@ def axes_of(what, x, axis):
 
 def read_number(what, tile):
     """The int in a tensor of one element, by which a kernel loops or addresses."""
+    if launch is not None and not launch.has_values:
+        raise NkiValidationError(_placed(
+            f"{what}: a value is looked at where there is none: JAX traces the kernel, or only its time is computed, and the number in "
+            f"{operators.text_of(tile)} says what is done; give it to the kernel as a number of Python, or call the kernel by itself"), UNSUPPORTED)
     array, n_unwritten = tile._array()
     if array.size != 1:
         raise ValueError(f"{what} has shape {tile.shape}; it is one element")

@@ -84,8 +84,11 @@ class Kernel(core_kernel.Kernel):
 
 
 def jit(func=None, mode=None, **unused):
+    """mode: "benchmark" is nki.benchmark; all others run the kernel here."""
     if func is None:
-        return jit
+        return functools.partial(jit, mode=mode)
+    if mode == "benchmark":
+        return benchmark(func)
     return func if isinstance(func, Kernel) else Kernel(masks.joined(func))
 
 
@@ -146,7 +149,11 @@ class _Benchmarked(Kernel):
 def benchmark(kernel=None, **unused):
     if kernel is None:
         return benchmark
-    return _Benchmarked(kernel.function if isinstance(kernel, Kernel) else kernel)
+    return _Benchmarked(_function_of(kernel))
+
+
+def _function_of(kernel):
+    return kernel.function if isinstance(kernel, Kernel) else masks.joined(kernel)
 
 
 def profile(func=None, *, working_directory=None, **unused):
@@ -154,7 +161,7 @@ def profile(func=None, *, working_directory=None, **unused):
     if func is None:
         return functools.partial(profile, working_directory=working_directory)
     directory = None if working_directory is None else str(working_directory)
-    return _Benchmarked(func.function if isinstance(func, Kernel) else func, (), directory)
+    return _Benchmarked(_function_of(func), (), directory)
 
 
 class _Allocation:
@@ -226,6 +233,10 @@ class _Annotation:
         return self
 
     __ror__ = __or__
+
+    def __instancecheck__(self, x):
+        """isinstance(x, nki.typing.tensor) asks for a tensor."""
+        return isinstance(x, Tensor)
 
 
 class _Shape(_Annotation):

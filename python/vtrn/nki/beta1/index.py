@@ -212,8 +212,8 @@ def broadcast(*indices):
     for i in indices:
         for a, size in enumerate(i.sizes):
             if size != 1 and sizes[a] not in (1, size):
-                raise ValueError(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not "
-                                 "broadcast")
+                raise operators.refusal(f"index expressions of shapes {', '.join(str(i.shape) for i in indices)} do not broadcast: each "
+                                        "has as many axes as the part has dimensions, None for those of the others (nl.arange(n)[:, None])")
             sizes[a] = max(sizes[a], size)
     return tuple(sizes)
 
@@ -258,27 +258,57 @@ class Mask:
         """Whether a term of loops' variables alone leaves nothing."""
         return any(term.const > 0 and not any(term.step.values()) for term in self.terms)
 
-    def boxes(self, shape):
-        """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. A
-        term over two dimensions cuts the outer one into runs that have the same elements of the inner one."""
+    def on(self, shape, par):
+        """The mask with an axis for each dimension of shape. Index expressions of fewer axes begin with the partitions, dimension
+        par, as i[:, None] does beside x[i, :]; those of one axis count the last dimension. Of more axes those of one number drop out."""
+        terms = [t for t in self.terms if t.sizes]
+        sizes = broadcast(*terms) if terms else ()
+        n, own = len(shape), len(sizes)
+        if own in (n, 0) or own == 1:
+            return self
+        if own < n:
+            shift = n - own - (par if par + own <= n else n - own)
+            place = {a: a + shift for a in range(own)}
+        else:
+            kept = [a for a in range(own) if sizes[a] != 1]
+            if len(kept) > n:
+                raise operators.refusal(f"a mask of index expressions over {sizes[::-1]} and a tile of shape {tuple(shape)}: each of its "
+                                        "dimensions has one of theirs; give the mask index expressions of the tile's dimensions")
+            ones = [a for a in range(own) if sizes[a] == 1]
+            while len(kept) < n:  # the middle ones drop out: the outermost counts partitions, the innermost the last dimension
+                kept.append(ones.pop() if own - 1 in ones else ones.pop(0))
+            place = {a: i for i, a in enumerate(sorted(kept))}
+        return Mask([Index(t.const, {place[a]: s for a, s in t.step.items() if a in place}, (1,) * n) for t in self.terms], self.comparison)
+
+    def boxes(self, shape, par=0):
+        """The elements of shape for which the mask holds, as boxes: (start, stop) for each dimension, outermost first. Terms
+        over two dimensions cut the outer one into runs that have the same elements of the inner one. par: the dimension
+        that counts partitions."""
+        return self.on(shape, par)._boxes(shape)
+
+    def box(self, shape, par=0):
+        """(start, stop) for each dimension of shape, outermost first."""
+        return self.on(shape, par)._box(shape)
+
+    def _boxes(self, shape):
         sloped = [t for t in self.terms if self._is_sloped(t, shape)]
-        box = Mask([t for t in self.terms if not self._is_sloped(t, shape)]).box(shape)
+        box = Mask([t for t in self.terms if not self._is_sloped(t, shape)])._box(shape)
         if not sloped or any(lo >= hi for lo, hi in box):
             return [box]
-        (term,), found = sloped[:1], []
-        axes = sorted(a for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1)
-        if len(sloped) > 1 or len(axes) != 2:
-            raise NotImplementedError("masks over several dimensions at once: one term, over two dimensions; use "
-                                      "nisa.affine_select")
-        inner, outer = axes
+        found, axes = [], {tuple(sorted(a for a, s in t.step.items() if s and a < len(shape) and shape[-1 - a] > 1)) for t in sloped}
+        if len(axes) != 1 or len(*axes) != 2:
+            dims = sorted(tuple(sorted(len(shape) - 1 - a for a in t)) for t in axes)
+            raise NotImplementedError(operators.placed(
+                f"a mask whose terms are over dimensions {', '.join(map(str, dims))} of a tile together: those over two are cut into boxes "
+                "where all are over the same two; use nisa.affine_select"))
+        (inner, outer), = axes
         (first, end), (start, stop) = box[-1 - inner], box[-1 - outer]
-        step, last = term.step[inner], None
+        last = None
         for i in range(start, stop):
-            rest = -(term.const + term.step[outer] * i)  # step * j <= rest
-            if step > 0:
-                columns = first, min(end, rest // step + 1)
-            else:
-                columns = max(first, -(rest // -step)), end
+            columns = first, end
+            for term in sloped:
+                step, rest = term.step[inner], -(term.const + term.step[outer] * i)  # step * j <= rest
+                columns = (columns[0], min(columns[1], rest // step + 1)) if step > 0 else (max(columns[0], -(rest // -step)), columns[1])
             if columns[0] >= columns[1]:
                 last = None
             elif columns == last:
@@ -296,8 +326,7 @@ class Mask:
         most = term.const + sum(max(0, s * (shape[-1 - a] - 1)) for a, s in moving.items())
         return len(moving) > 1 and least <= 0 < most
 
-    def box(self, shape):
-        """(start, stop) for each dimension of shape, outermost first."""
+    def _box(self, shape):
         bounds = [[0, n] for n in shape]
         for term in self.terms:
             moving = {a: s for a, s in term.step.items() if s and a < len(shape) and shape[-1 - a] > 1}
@@ -308,8 +337,8 @@ class Mask:
             if least > 0:
                 return [(0, 0)] * len(shape)
             if len(moving) > 1:
-                raise NotImplementedError("a mask over several dimensions at once is no box of elements; use "
-                                          "nisa.affine_select")
+                raise NotImplementedError(operators.placed("a mask over several dimensions at once is no box of elements, and those of "
+                                                           "loads, stores and copies alone are cut into such; use nisa.affine_select"))
             (a, s), = moving.items()
             b = bounds[-1 - a]
             if s > 0:
@@ -373,7 +402,7 @@ mgrid = _MakeGrid()
 def refuse_mask(mask, what, x):
     """An instruction that does not mask takes masks that leave all of x."""
     mask = mask_of(mask)
-    if mask is not None and mask.boxes(x.shape) != [[(0, n) for n in x.shape]]:
+    if mask is not None and mask.boxes(x.shape, x.par or 0) != [[(0, n) for n in x.shape]]:
         raise NotImplementedError(f"{what}: a mask; use a part of its operands, as x[0:n], in its place")
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
 from vtrn.nki.beta1 import language as old, tensor as t
-from vtrn.nki.beta1.index import Index, mask_of, refuse_mask
+from vtrn.nki.beta1.index import Index, Mask, mask_of, refuse_mask
 from vtrn.nki.beta1.tensor import Product, Tensor, like
-from vtrn.nki.errors import NkiNameError
+from vtrn.nki.errors import NkiNameError, NkiValidationError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
     constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
     tensor_engine, unknown_engine, vector_engine)
@@ -37,10 +37,28 @@ def tensor_copy_dynamic_dst(*, dst, src, mask=None, dtype=None, engine=unknown_e
 
 
 def tensor_copy_predicated(*, src, dst, predicate, mask=None, dtype=None, reverse_pred=False, **unused):
-    refuse_mask(mask, "tensor_copy_predicated", dst)
-    src, predicate = (t.broadcast_view(x, dst.shape) if isinstance(x, Tensor) and x.size != dst.size else x for x in (src, predicate))
-    isa.tensor_copy_predicated(dst.raw(), raw(src), predicate.raw(), reverse_pred)
+    mask = mask_of(mask)
+    src, predicate = (_spread_to(dst, "tensor_copy_predicated", name, x)
+                      if mask is not None or getattr(x, "size", dst.size) != dst.size else x
+                      for name, x in (("src", src), ("predicate", predicate)))
+    to = dst.boxed(mask)
+    if to is not None:
+        src = src.boxed(mask).raw() if isinstance(src, Tensor) else src
+        isa.tensor_copy_predicated(to.raw(), src, predicate.boxed(mask).raw(), reverse_pred)
     return dst
+
+
+def _spread_to(dst, what, name, x):
+    """An operand whose dimensions of 1 are repeated as dst has them."""
+    if not isinstance(x, Tensor):
+        return x
+    shape = x.shape[:1] + (1,) * (dst.ndim - x.ndim) + x.shape[1:]
+    if len(shape) != dst.ndim or any(n not in (1, m) for n, m in zip(shape, dst.shape)):
+        raise NkiValidationError(tensor._placed(
+            f"{what}: {name} of shape {tuple(x.shape)} has {x.size // x.shape[0]} elements a partition, and dst of shape "
+            f"{tuple(dst.shape)} has {dst.size // dst.shape[0]}; they have as many, or dimensions of 1 that are repeated: give it one for each dimension that it "
+            f"lacks (x.expand_dims), or a copy of dst's shape"))
+    return t.broadcast_view(x, dst.shape)
 
 
 def memset(shape, value, dtype, *, mask=None, engine=unknown_engine, **unused):
@@ -52,7 +70,7 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
               tile_position=(), tile_size=(), perf_mode="none", **unused):
     mode = getattr(perf_mode, "value", perf_mode)
     options = {"perf_mode": isa.matmul_perf_mode.double_row} if "double_row" in str(mode) else {}
-    if _leaves_nothing("nc_matmul", mask):
+    if leaves_nothing("nc_matmul", mask, (stationary, moving)):
         return Product(stationary, moving, **options).keep([])
     stationary, moving = (t.read_by_tensor("nc_matmul", name, x) for name, x in (("stationary", stationary), ("moving", moving)))
     if is_transpose and isa.transposes(stationary.raw(), moving.raw()):
@@ -60,18 +78,30 @@ def nc_matmul(stationary, moving, *, is_stationary_onezero=False, is_moving_onez
     return Product(stationary, moving, **options)
 
 
-def _leaves_nothing(what, mask):
-    """Of a mask that is of loops' variables alone whether it leaves nothing; others name elements, and are refused."""
+def leaves_nothing(what, mask, operands=()):
+    """Whether a product's mask leaves nothing. A term of elements counts for neither operand alone: it is one that leaves all of
+    them, or one that an operand has as its subscript, or is refused."""
     mask = mask_of(mask)
-    if mask is not None and any(any(term.step.values()) for term in mask.terms):
-        raise NotImplementedError(f"{what}: a mask of elements, and a product takes one of loops' variables alone; use parts of the "
-                                  "operands, as x[0:n], and mask what is stored")
-    return mask is not None and mask.is_nowhere()
+    if mask is None:
+        return False
+    known = [term for x in operands if isinstance(x, t.Masked) for term in x.terms]
+    for term in mask.terms:
+        low, high = term.bounds()
+        if low <= 0 < high and not any((term.const, term.step, term.sizes) == (k.const, k.step, k.sizes) for k in known):
+            raise NotImplementedError(tensor._placed(
+                f"{what}: a mask of elements, and a product takes one of loops' variables: rows and columns of both operands have "
+                "names of their own; mask the operand (x[i < n]), and what is stored"))
+    return any(term.bounds()[0] > 0 for term in mask.terms)
+
+
+VECTOR_TRANSPOSES = 32  # rows and columns, no more. Source: nki.isa.nc_transpose, "Vector Engine can handle shape (32, 32) or smaller"
 
 
 def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused):
     v = data.raw()
     free = math.prod(v.shape[1:])
+    if engine is unknown_engine and not dtypes.IS_FLOAT[v._dtype] and max(v.shape[0], free) <= VECTOR_TRANSPOSES:
+        engine = vector_engine  # Tensor multiplies floats alone
     on_vector = engine is isa.engine.vector
     if not on_vector:
         t.check_read_by_tensor("nc_transpose", "data", data)
@@ -129,8 +159,12 @@ def tensor_scalar_reduce(*, data, op0, operand0, reduce_op, reduce_res, reverse0
     return old.apply(call, (data,), result(data, dtype), mask)
 
 
+_SUMS = isa.ALU_OF[nl.add], isa.ALU_OF[nl.multiply]
+
+
 def tensor_reduce(op, data, axis, *, mask=None, dtype=None, negate=False, keepdims=False, **unused):
-    return old.reduce(op, data, axis, dtype or data.dtype, mask, negate, True if data.ndim == 2 else keepdims)
+    kind = old.sum_type(data) if isa.ALU_OF.get(op) in _SUMS else data.dtype
+    return old.reduce(op, data, axis, dtype or kind, mask, negate, True if data.ndim == 2 else keepdims)
 
 
 def tensor_partition_reduce(op, data, *, mask=None, dtype=None, **unused):
@@ -147,7 +181,8 @@ def tensor_tensor_scan(data0, data1, initial, op0, op1, reverse0=False, reverse1
     def call(d, x, y):
         isa.tensor_tensor_scan(d, x, y, old.column_part(initial, mask, out), op0, op1, reverse0, reverse1)
 
-    return old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
+    found = old.apply(call, (t.broadcast_view(data0, out.shape), t.broadcast_view(data1, out.shape)), out, mask)
+    return found if mask is not None else found.keep(None)  # each element is made of those before it
 
 
 def reciprocal(data, *, dtype=None, mask=None, **unused):
@@ -184,9 +219,9 @@ def iota(expr, dtype, *, mask=None, **unused):
 
 def affine_select(pred, on_true_tile, on_false_value, *, mask=None, dtype=None, **unused):
     x, name, y = pred.comparison
-    difference = x - y
     n = on_true_tile.ndim
-    padded = Index(difference.const, difference.affine().step, on_true_tile.shape[::-1])
+    difference, = Mask([(x - y).affine()]).on(on_true_tile.shape, on_true_tile.par or 0).terms
+    padded = Index(difference.const, difference.step, on_true_tile.shape[::-1])
     offset, partition_step, pattern = _pattern(padded, n)
     out = result(on_true_tile, dtype)
     if on_true_tile.base._is_psum:  # which GpSimd does not read: the vendor's kernels leave the copy to its compiler
@@ -295,6 +330,8 @@ def nc_stream_shuffle(src, dst, shuffle_mask, *, dtype=None, mask=None, **unused
 
 def dma_copy(*, dst, src, mask=None, dst_rmw_op=None, oob_mode=oob_mode.error, dge_mode=dge_mode.unknown, **unused):
     mask = mask_of(mask)
+    if src.par == dst.par == 0 and src.shape == (1, *dst.shape) and src.base.strides[1] == 0:  # x[i * 0, j]: one row, again and again
+        src = src.part(dst.shape, src.base.strides[1:], src.base.offset, 0)
     to, by = dst.boxed(mask), src.boxed(mask)
     if to is not None and by is not None:
         isa.dma_copy(to.raw(), by.raw(), oob_mode=oob_mode, dst_rmw_op=dst_rmw_op)

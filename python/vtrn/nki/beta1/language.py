@@ -3,6 +3,7 @@
 import builtins
 import itertools
 import math
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +21,7 @@ from vtrn.nki.language import (  # noqa: F401
     sequential_range, shared_hbm, static_range, tile_size)
 
 dslice = ds
+_largest, _least = builtins.max, builtins.min
 
 
 class fp32:
@@ -83,10 +85,10 @@ def _region(buffer):
 
 def full(shape, fill_value, dtype, *, buffer=None, name="", mask=None, **unused):
     out = ndarray(shape, dtype, buffer=buffer, name=name)
-    part = out.boxed(mask_of(mask)) if mask is not None else out
+    part = out.boxed(mask_of(mask))
     if part is not None:
         t.assign(part, fill_value)
-    return out
+    return out.keep(kept_by(mask, out)) if mask is not None else out
 
 
 def zeros(shape, dtype, *, buffer=None, name="", **unused):
@@ -122,6 +124,9 @@ def shared_identity_matrix(n, dtype=uint8, **unused):
 def load(src, *, mask=None, dtype=None, mode=isa.oob_mode.error, **unused):
     """mode: oob_mode.skip leaves rows out that the tensor has not."""
     shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
+    if mode == isa.oob_mode.skip and isinstance(src.indirect, tuple):
+        return t.Skipping(src, shape, dtypes.by_code[dtypes.code_of(dtype or src.dtype)],
+                          lambda target: _copy_masked(target, src, mask, mode))
     out = like(shape, dtype or src.dtype)
     _copy_masked(out, src, mask, mode)
     return out.keep([]) if isinstance(src.indirect, tensor.Outside) else out
@@ -136,13 +141,13 @@ def _copy_masked(target, source, mask, mode=isa.oob_mode.error):
     if mask is None:
         t.move(target, source, mode)
         return
-    boxes = [b for b in mask.boxes(target.shape) if builtins.all(lo < hi for lo, hi in b)]
-    target.keep(boxes)
+    boxes = [b for b in mask.boxes(target.shape, target.par or source.par or 0) if builtins.all(lo < hi for lo, hi in b)]
     for box in boxes:
         if len(boxes) == 1:
             t.move(target.box_part(box), source.box_part(box), mode)
         else:
-            t.transfer(target.box_part(box), source.box_part(box))
+            t.transfer(target.box_part(box), source.box_part(box), mode)
+    target.keep(boxes)
 
 
 def store(dst, value, *, mask=None, mode=isa.oob_mode.error, **unused):
@@ -176,7 +181,7 @@ def _cast(x, dtype):
 def copy(src, *, mask=None, dtype=None, **unused):
     out = like(src.shape, dtype or src.dtype, src.par or 0)
     _copy_masked(out, src, mask)
-    return out
+    return out if mask is not None else out.keep(src.kept_now())
 
 
 def broadcast_to(src, *, shape, **unused):
@@ -189,10 +194,18 @@ def expand_dims(data, axis):
 
 # -- operations
 
+def type_of_number(x):
+    """Source: "Weakly Typed Scalar Type Inference", nki.api.shared of the first generation: the widest type of its kind, unless
+    it is one of NumPy's."""
+    if isinstance(x, (np.generic, np.ndarray)):
+        kind = x.dtype if x.dtype.itemsize <= 4 else np.dtype(np.float32 if x.dtype.kind == "f" else np.int32)
+        return dtypes.by_code[dtypes.code_of(kind)]
+    return uint8 if isinstance(x, bool) else float32 if isinstance(x, float) else int32
+
+
 def result_type(x, y):
-    """Of two tiles, or of a tile and a number. Source: "NKI Type Promotion", nki.api.shared of the first generation; a number
-    leaves the tile's type."""
-    kinds = [v.dtype for v in (x, y) if isinstance(v, Tensor)]
+    """Of two tiles, or of a tile and a number. Source: "NKI Type Promotion", nki.api.shared of the first generation."""
+    kinds = [v.dtype if isinstance(v, Tensor) else type_of_number(v) for v in (x, y)]
     floats = [kind for kind in kinds if dtypes.IS_FLOAT[dtypes.code_of(kind)]]
     if len(set(kinds)) == 1:
         return kinds[0]
@@ -206,16 +219,25 @@ def result_type(x, y):
     return next((kind for kind in (float32, tfloat32, bfloat16, float16) if kind in floats), bfloat16)
 
 
+def quotient_type(x, y):
+    """Of a quotient or remainder: uint32 beside a number that it holds stays, where the page's rule for int32 gives float32, which
+    holds fewer numbers."""
+    number = next((v for v in (x, y) if not isinstance(v, Tensor)), None)
+    if number is not None and type_of_number(number) == int32 and number >= 0 and (y if number is x else x).dtype == uint32:
+        return uint32
+    return result_type(x, y)
+
+
 def kept_by(mask, out):
     """The boxes of a result that a mask leaves; None: all."""
     mask = mask_of(mask)
-    return None if mask is None else mask.boxes(out.shape)
+    return None if mask is None else mask.boxes(out.shape, out.par or 0)
 
 
 def box_of(mask, x):
     """The elements of x that the mask leaves."""
     mask = mask_of(mask)
-    return [(0, n) for n in x.shape] if mask is None else mask.box(x.shape)
+    return [(0, n) for n in x.shape] if mask is None else mask.box(x.shape, x.par or 0)
 
 
 def column_part(x, mask, data):
@@ -227,10 +249,9 @@ def column_part(x, mask, data):
 
 
 def apply(f, inputs, out, mask, is_elementwise=False):
-    """f(result, inputs...) on what the mask leaves of them. is_elementwise: an instruction may become several."""
+    """f(result, inputs...) on what the mask leaves of them. Without one the result has what the inputs have.
+    is_elementwise: an instruction may become several."""
     mask = mask_of(mask)
-    if mask is not None:
-        out.keep([mask.box(out.shape)])
     boxes = [(t.broadcast_view(x, out.shape) if isinstance(x, Tensor) and x.shape != out.shape else x) for x in inputs] \
         if mask is not None else inputs
     part = out.boxed(mask)
@@ -240,7 +261,22 @@ def apply(f, inputs, out, mask, is_elementwise=False):
             t.in_patterns(f, part.raw(), *parts)
         else:
             f(part.raw(), *parts)
-    return out
+    if mask is not None:
+        return out.keep([mask.box(out.shape, out.par or 0)])
+    return out.keep(_kept_of(inputs, out))
+
+
+def _kept_of(inputs, out):
+    """The boxes that elementwise inputs have together; None: all elements."""
+    whole = tuple((0, n) for n in out.shape)
+    found = [whole]
+    for x in inputs:
+        boxes = x.kept_now() if isinstance(x, Tensor) and x.ndim == out.ndim else None
+        if boxes is not None:
+            spread = [[ends if n == m else (0, m) for ends, n, m in zip(box, x.shape, out.shape)] for box in boxes]
+            both = [tuple((_largest(p[0], q[0]), _least(p[1], q[1])) for p, q in zip(one, two)) for one in found for two in spread]
+            found = [box for box in both if builtins.all(lo < hi for lo, hi in box)]
+    return None if found == [whole] else found
 
 
 def is_column(x, other):
@@ -260,12 +296,25 @@ def operands(name, *given):
     return found
 
 
+_ANSWERS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor")
+_OF_BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift")
+
+
+def _kind(name, x, y):
+    """The type of an operation's result: a boolean for answers, as their page has it; a number has the bits of the tile's type."""
+    if name in _ANSWERS:
+        return bool_
+    if name in _OF_BITS and not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return x.dtype if isinstance(x, Tensor) else y.dtype
+    return result_type(x, y)
+
+
 def _binary(name):
     op = getattr(nl, name)
 
     def call(x, y, *, mask=None, dtype=None, **unused):
         x, y = operands(name, x, y)
-        kind = dtype or result_type(x, y)
+        kind = dtype or _kind(name, x, y)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             data, number, reverse = (x, y, False) if isinstance(x, Tensor) else (y, x, True)
             return apply(lambda d, v: isa.tensor_scalar(d, v, op, number, reverse0=reverse), (data,),
@@ -292,7 +341,7 @@ def binary_tiles(op, x, y, kind, mask, engine=isa.engine.unknown, out=None):
     for data, column, reverse in ((x, y, False), (y, x, True)):
         if mask is None and is_column(column, data) and column.dtype == float32 and not is_bits:
             isa.tensor_scalar(out.raw(), data.raw(), op, column.raw(), reverse0=reverse)
-            return out
+            return out.keep(_kept_of((data, column), out))
     if x.base._is_psum and y.base._is_psum:
         y = t.binary_free_copy(y, y.dtype)
     x, y = t.broadcast_view(x, shape), t.broadcast_view(y, shape)
@@ -308,8 +357,8 @@ for _name in ("add", "subtract", "multiply", "maximum", "minimum", "power", "equ
 def update(name, x, y):
     """x becomes name(x, y)."""
     op, is_tile = getattr(nl, name), isinstance(y, Tensor)
-    is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept is None
-    is_direct &= not is_tile or (y.kept is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)
+    is_direct = x.base._is_on_chip and op in isa.ALU_OF and x.kept_now() is None
+    is_direct &= not is_tile or (y.kept_now() is None and y.base._storage_id != x.base._storage_id and y.ndim <= x.ndim)
     if not is_direct or isinstance(y, np.ndarray) or isinstance(x, Product):
         t.assign(x, globals()[name](x, y, dtype=x.dtype))
     elif is_tile:
@@ -320,12 +369,12 @@ def update(name, x, y):
 
 def divide(x, y, *, mask=None, dtype=None, **unused):
     x, y = operands("divide", x, y)
-    if builtins.all(not dtypes.IS_FLOAT[dtypes.code_of(z.dtype)] for z in (x, y) if isinstance(z, Tensor)):
+    kind = quotient_type(x, y)
+    if not dtypes.IS_FLOAT[dtypes.code_of(kind)]:
         return _quotient(x, y, mask=mask, dtype=dtype)
     if not isinstance(y, Tensor):
-        return multiply(x, 1.0 / y, mask=mask, dtype=dtype)  # noqa: F821
-    return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask,  # noqa: F821
-                    dtype=dtype or (result_type(x, y) if isinstance(x, Tensor) else y.dtype))
+        return multiply(x, 1.0 / y, mask=mask, dtype=dtype or kind)  # noqa: F821
+    return multiply(x, reciprocal(y, mask=mask, dtype=float32), mask=mask, dtype=dtype or kind)  # noqa: F821
 
 
 def reciprocal(x, *, mask=None, dtype=None, **unused):
@@ -378,7 +427,7 @@ def _composed(name):
         given = [*given, *(named[k] for k in ("x", "y") if k in named)]
         tiles = [on_chip(x) if isinstance(x, Tensor) else x for x in operands(name, *given)]
         first = next(x for x in tiles if isinstance(x, Tensor))
-        kind = dtype or (result_type(*tiles) if len(tiles) == 2 else first.dtype)
+        kind = dtype or (quotient_type(*tiles) if len(tiles) == 2 else first.dtype)
         shape = np.broadcast_shapes(*(x.shape for x in tiles if isinstance(x, Tensor)))
         tiles = [t.broadcast_view(x, shape) if isinstance(x, Tensor) and x.shape != shape else x for x in tiles]
         numbers = {i: x for i, x in enumerate(tiles) if not isinstance(x, Tensor)}
@@ -398,10 +447,12 @@ floor, ceil, trunc, mod, fmod = map(_composed, ("floor", "ceil", "trunc", "mod",
 
 
 def negative(x, *, mask=None, dtype=None, **unused):
-    return multiply(x, -1.0, mask=mask, dtype=dtype)  # noqa: F821
+    return multiply(x, -1.0, mask=mask, dtype=dtype or x.dtype)  # noqa: F821
 
 
 def invert(x, *, mask=None, dtype=None, **unused):
+    if x.dtype == bool_:  # the opposite answer, as NumPy has it
+        return logical_not(x, mask=mask, dtype=dtype)
     found = apply(lambda d, v: isa.tensor_scalar(d, v, nl.invert, 0), (x,), like(x.shape, x.dtype, x.par or 0), mask)
     return _cast(found, dtype).keep(found.kept)
 
@@ -442,9 +493,14 @@ def reduce(op, x, axis, kind, mask, negate=False, keepdims=False):
     return out.keep(None if mask is None else [tuple(to_box)])
 
 
+def sum_type(x):
+    """Of the sum and the product of x: its own, but for answers, whose number no boolean holds."""
+    return int32 if x.dtype == bool_ else x.dtype
+
+
 def _reduction(name, op):
     def call(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
-        return reduce(op, x, axis, dtype or x.dtype, mask, keepdims=keepdims)
+        return reduce(op, x, axis, dtype or (sum_type(x) if name in ("sum", "prod") else x.dtype), mask, keepdims=keepdims)
 
     call.__name__ = name
     isa.ALU_OF[call] = isa.ALU_OF[op]
@@ -456,59 +512,100 @@ max, min = _reduction("max", nl.maximum), _reduction("min", nl.minimum)  # noqa:
 
 
 def mean(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
+    """Of what the mask leaves. Source: its page: float32 is the type of integers' mean."""
     axes = t.tensor.axes_of("nl.mean", x, axis)
-    refuse_mask(mask, "nl.mean", x)
-    total = reduce(nl.add, x, axis, float32, None, keepdims=keepdims)
-    return multiply(total, 1.0 / math.prod(x.shape[a] for a in axes), dtype=dtype or x.dtype)  # noqa: F821
+    total = reduce(nl.add, x, axis, float32, mask, keepdims=keepdims)
+    out = like(total.shape, dtype or (x.dtype if dtypes.IS_FLOAT[dtypes.code_of(x.dtype)] else float32), total.par or 0)
+    ends = box_of(mask, x)
+    n = math.prod(ends[a][1] - ends[a][0] for a in axes)
+    for box in [tuple((0, n) for n in total.shape)] if total.kept is None else total.kept:
+        if builtins.all(lo < hi for lo, hi in box):
+            isa.tensor_scalar(out.box_part(box).raw(), total.box_part(box).raw(), nl.multiply, 1.0 / n)
+    return out.keep(total.kept)
 
 
 def var(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):
     """The mean square of the differences from the mean."""
-    refuse_mask(mask, "nl.var", x)
-    rest = subtract(x, mean(x, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
-    return mean(square(rest), axis, dtype=dtype or x.dtype, keepdims=keepdims)  # noqa: F821
+    rest = subtract(x, mean(x, axis, dtype=float32, mask=mask, keepdims=True), dtype=float32, mask=mask)  # noqa: F821
+    return mean(square(rest, mask=mask), axis, dtype=dtype or x.dtype, mask=mask, keepdims=keepdims)  # noqa: F821
 
 
 def all(x, axis, *, mask=None, dtype=None, keepdims=False, **unused):  # noqa: A001 (its name)
     """1 where no element along the axes is 0."""
-    return reduce(nl.minimum, not_equal(x, 0.0, mask=mask, dtype=float32), axis, dtype or x.dtype, mask,  # noqa: F821
+    return reduce(nl.minimum, not_equal(x, 0.0, mask=mask, dtype=float32), axis, dtype or bool_, mask,  # noqa: F821
                   keepdims=keepdims)
+
+
+def _of_part(f, x, kind, mask):
+    """f of the part of x that the mask leaves, which has that part's shape."""
+    if mask_of(mask) is None:
+        return f(x)
+    out, part = like(x.shape, kind, x.par or 0), x.boxed(mask_of(mask))
+    if part is not None:
+        t.assign(out.boxed(mask_of(mask)), f(part))
+    return out.keep(kept_by(mask, out))
 
 
 def rms_norm(x, w, axis, n, epsilon=1e-06, *, dtype=None, compute_dtype=None, mask=None, **unused):
     """x / sqrt(sum(x^2) / n + epsilon) * w. Source: its page: compute_dtype is that of the result, too."""
-    refuse_mask(mask, "nl.rms_norm", x)
     kind = compute_dtype or dtype or x.dtype
-    scale = reduce(nl.add, square(x, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
-    isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
-    isa.activation(scale.raw(), nl.rsqrt, scale.raw())
-    return multiply(multiply(x, scale, dtype=kind), w, dtype=kind)  # noqa: F821
+
+    def of(part):
+        scale = reduce(nl.add, square(part, dtype=float32), axis, float32, None, keepdims=True)  # noqa: F821
+        isa.tensor_scalar(scale.raw(), scale.raw(), nl.multiply, 1.0 / n, op1=nl.add, operand1=float(epsilon))
+        isa.activation(scale.raw(), nl.rsqrt, scale.raw())
+        weights = w if mask_of(mask) is None or not isinstance(w, Tensor) else t.broadcast_view(w, x.shape).boxed(mask_of(mask))
+        return multiply(multiply(part, scale, dtype=kind), weights, dtype=kind)  # noqa: F821
+
+    return _of_part(of, x, kind, mask)
 
 
 def where(condition, x, y, *, mask=None, dtype=None, **unused):
     parts = [v.raw() if isinstance(v, Tensor) else v for v in (condition, x, y)]
-    out = Tensor(nl.where(*parts, dtype))
+    out = Tensor(nl.where(*parts, dtype or result_type(x, y)))
     return out.keep(kept_by(mask, out))
 
 
-def softmax(x, axis, *, mask=None, dtype=None, **unused):
-    refuse_mask(mask, "nl.softmax", x)
-    axes, par = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0
-    return Tensor(nl.softmax(x.raw(), [0 if a == par else a + (a < par) for a in axes], dtype))
+def softmax(x, axis, *, dtype=None, compute_dtype=None, mask=None, **unused):
+    """Source: its page: over the last dimensions; compute_dtype is that of the result, too."""
+    axes, par, kind = t.tensor.axes_of("nl.softmax", x, axis), x.par or 0, dtype or compute_dtype or x.dtype
+    if par in axes:
+        raise ValueError(f"nl.softmax: axis={axis} of a tile of shape {tuple(x.shape)}, whose dimension {par} counts partitions; "
+                         "transpose it first (nl.transpose)")
+
+    def of(part):
+        if builtins.all(d in axes for d, n in enumerate(part.shape) if d != par and n != 1):
+            return Tensor(nl.softmax(part.raw(), [0 if a == par else a + (a < par) for a in axes], kind))
+        shifted = subtract(part, max(part, axis, dtype=float32, keepdims=True), dtype=float32)  # noqa: F821
+        powers = exp(shifted)  # noqa: F821
+        return multiply(powers, reciprocal(sum(powers, axis, keepdims=True)), dtype=kind)  # noqa: F821
+
+    return _of_part(of, x, kind, mask)
 
 
 def transpose(x, *, mask=None, dtype=None, **unused):
+    from vtrn.nki.beta1 import isa as old_isa
+
     refuse_mask(mask, "nl.transpose", x)
+    if not dtypes.IS_FLOAT[dtypes.code_of(x.dtype)] and builtins.max(x.shape) <= old_isa.VECTOR_TRANSPOSES:
+        return _cast(old_isa.nc_transpose(x), dtype)
     return Tensor(nl.transpose(x.raw(), dtype))
 
 
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
-    if mask is not None:
-        raise NotImplementedError("nl.matmul: mask; mask what it reads and what is stored")
+    from vtrn.nki.beta1 import isa as old_isa
+
+    if old_isa.leaves_nothing("nl.matmul", mask, (x, y)):
+        return Product(x, y).keep([])
     for name, tile in (("x", x), ("y", y)):
         if tile.base._is_psum:
             t.check_read_by_tensor("nl.matmul", name, tile)
-    stationary = x if transpose_x else transpose(x)
+    if transpose_x:
+        stationary = x
+    elif isinstance(x, t.Masked):
+        stationary = t.Masked(transpose(x.plain()), x.box[::-1], x.terms)
+    else:
+        stationary = transpose(x)
     return Product(on_chip(stationary), on_chip(y))
 
 
@@ -537,14 +634,13 @@ def affine_range(*bounds, **unused):
 
 
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
-    """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor, which
-    holds the result so far in each turn."""
-    mask = mask_of(mask)
-    if mask is not None and not mask.is_nowhere():
-        raise NotImplementedError("nl.loop_reduce: with a mask of elements; put the elements beyond it to 0 before")
+    """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor or in a variable,
+    which holds the result so far in each turn."""
+    loop_indices = tuple(loop_indices) if isinstance(loop_indices, (list, tuple)) else (loop_indices,)
     if not loop_indices or not builtins.all(isinstance(i, t.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
-    return t.LoopSum(x, op, builtins.all(i.is_first for i in loop_indices), mask is not None)
+    found = t.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask_of(mask))
+    return t.stored_by_name(found, sys._getframe(1), dtype)
 
 
 def atomic_rmw(dst, value, op, *, mask=None, **unused):
@@ -561,8 +657,24 @@ def atomic_rmw(dst, value, op, *, mask=None, **unused):
         isa.dma_copy(to.raw(), on_chip(by).raw(), dst_rmw_op=nl.add)
 
 
-def all_reduce(x, op, program_axes, **unused):
-    raise NotImplementedError("nl.all_reduce over programs is not there")
+def all_reduce(x, op, program_axes, *, dtype=None, mask=None, parallel_reduce=True, asynchronous=False, **unused):
+    """op over the tiles of a launch's programs, which all get the result. The two of kernel[2] exchange theirs, and wait for each
+    other so; the one of a launch without a grid has its own. Kernels name the axis by its number or by the program's."""
+    grid, mask = tensor.launch.grid, mask_of(mask)
+    if math.prod(grid) == 1:
+        return copy(x, mask=mask, dtype=dtype)
+    axes = program_axes if isinstance(program_axes, (list, tuple)) else [program_axes]
+    if grid != (2,) or len(axes) != 1:
+        raise NotImplementedError(tensor._placed(
+            f"nl.all_reduce: over {program_axes} of a launch grid {grid}; the two programs of kernel[2] have it, over their only axis: "
+            "launch two, or store each program's tile in shared_hbm and add them in a kernel behind this one"))
+    if not x.base._is_on_chip or x.base._is_psum:
+        x = copy(x)
+    other, theirs = 1 - tensor.launch.program[0], like(x.shape, x.dtype, x.par or 0)
+    mine, to = x.boxed(mask), theirs.boxed(mask)
+    if to is not None:
+        isa.sendrecv(src=mine.raw(), dst=to.raw(), send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    return binary_tiles(op, x, theirs, dtype or x.dtype, mask)
 
 
 def rand(shape, dtype=float32, **unused):
@@ -588,7 +700,9 @@ def random_seed(seed, *, mask=None, **unused):
 
 
 def dropout(x, rate, *, dtype=None, mask=None, **unused):
-    """x with each element 0 with probability rate; what stays is not scaled."""
+    """x with each element 0 with probability rate, a number or a tile of one element; what stays is not scaled."""
+    if isinstance(rate, Tensor) and rate.size == 1:
+        rate = t.broadcast_view(rate, (x.shape[x.par or 0], 1))
     return apply(lambda d, v: isa.dropout(d, v, column_part(rate, mask, x)), (x,), like(x.shape, dtype or x.dtype, x.par or 0), mask)
 
 

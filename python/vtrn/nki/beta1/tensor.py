@@ -1,6 +1,7 @@
 """Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
 a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
+import dis
 import inspect
 import itertools
 import math
@@ -23,10 +24,11 @@ class Tensor:
     """base: the elements, dimensions in the kernel's order. par: number of its partition dimension; HBM: None.
     indirect: (tile of row numbers, number of rows) where they choose dimension 0. beyond: index expressions that leave
     their dimension, which a mask may bring back before the elements are read. kept: of the result of a masked operation,
-    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all.
+    the boxes that it has; stored in a part of a tensor, it leaves the other elements there as they are. None: all. kept_at:
+    instructions that wrote to it when it had no others.
     is_dynamic: a number in a tile says where it is. is_element: integers named it, as x[0, 0]."""
 
-    __slots__ = ("base", "par", "indirect", "beyond", "kept", "is_dynamic", "is_element")
+    __slots__ = ("base", "par", "indirect", "beyond", "kept", "kept_at", "is_dynamic", "is_element")
     __hash__ = object.__hash__
     __array_ufunc__ = operators.array_ufunc
 
@@ -91,7 +93,9 @@ class Tensor:
 
     def __getitem__(self, key):
         if key is Ellipsis:
-            return Tensor(self.base, self.par).keep(self.kept)
+            return Tensor(self.base, self.par).keep(self.kept_now())
+        if isinstance(key, (Mask, bool, np.bool_)):  # of loops' variables alone: a truth of Python
+            return Masked.of(self, mask_of(key))
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -116,11 +120,11 @@ class Tensor:
 
     def _of_numbers(self, key):
         """A part of a tensor in HBM by elements of tiles, as x[i[0, 0]]: a number, where a tile has rows to gather."""
-        if any(isinstance(k, Index) or (isinstance(k, Tensor) and not k.is_element) for k in key):
+        if _gathers_a_row(key):
             return self._select(key)
         given, outside, d = [], None, 0
         for k in key:
-            if isinstance(k, Tensor):
+            if isinstance(k, Tensor) and k.is_element:
                 k, n = k.base._index("a subscript", k.base), self.shape[d]
                 outside = outside if 0 <= k < n else tensor.Outside(k, d, n)
                 k = min(max(k, 0), n - 1)
@@ -129,6 +133,13 @@ class Tensor:
         part = self._select(tuple(given))
         part.indirect = part.indirect if outside is None else outside
         return part
+
+    def one_a_partition(self):
+        """The first of each partition's elements where all are that one, as those that an index expression over rows and columns
+        names, i of nl.mgrid."""
+        if self.par is None or any(step and n > 1 for d, (n, step) in enumerate(zip(self.shape, self.base.strides)) if d != self.par):
+            return self
+        return self.box_part([(0, n if d == self.par else 1) for d, n in enumerate(self.shape)])
 
     def settled(self):
         """The same place, for an instruction that takes one by a number in a tile."""
@@ -176,7 +187,7 @@ class Tensor:
                 shape.append(len(range(start, stop, step))), strides.append(s * step)
                 offset += start * s
             elif isinstance(k, Tensor):
-                indirect = (k.raw(), n)
+                indirect = (k.one_a_partition().raw() if found else k.raw(), n)
                 if self.par is not None or not all(hasattr(before, "__index__") for before in key[:d]):
                     raise NotImplementedError("row numbers from a tile choose a dimension of a tensor in HBM that has integers alone "
                                               "in front of it")
@@ -189,8 +200,8 @@ class Tensor:
                     shape[axes], strides[axes] = k.shape[0], row_step
             else:
                 i = k.__index__()
-                if not -n <= i < n:
-                    raise IndexError(f"index {i} of dimension {d}, which has {n} elements")
+                if not -n <= i < n:  # a mask of loops' variables may leave out what names it
+                    reaches.append((Index(i, {}, ()), d, n))
                 offset += (i + n if i < 0 else i) * s
                 is_par_dropped |= d == self.par
             d += 1
@@ -238,24 +249,38 @@ class Tensor:
     def keep(self, boxes):
         """Itself, which has the elements of boxes alone; None: all."""
         self.kept = boxes
+        if boxes is not None and not isinstance(self, (Product, Skipping)):
+            self.kept_at = self.base._n_writes
         return self
+
+    def kept_now(self):
+        """The boxes; None where something has written others since."""
+        if self.kept is None or isinstance(self, (Product, Skipping)) or self.kept_at == self.base._n_writes:
+            return self.kept
+        written = self.base._written() if self.base._n_writes else b""  # None: all
+        n = self.size if written is None else sum(written)
+        return self.keep(self.kept if n <= sum(math.prod(hi - lo for lo, hi in box) for box in self.kept) else None).kept
 
     def boxed(self, mask):
         """The part for which the mask holds; None: nowhere."""
         if mask is None:
             return self
-        box = mask.box(self.shape)
+        box = mask.box(self.shape, self.par or 0)
         if any(lo >= hi for lo, hi in box):
             return None
         return self.box_part(box)
 
     def box_part(self, box):
         """The elements of (start, stop) by dimension."""
-        offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, self.base.strides))
+        has_rows = isinstance(self.indirect, tuple)
+        steps = (0, *self.base.strides[1:]) if has_rows else self.base.strides  # rows are where their numbers say
+        offset = self.base.offset + sum(lo * s for (lo, _), s in zip(box, steps))
         part = self.part([hi - lo for lo, hi in box], self.base.strides, offset, self.par)
-        if self.indirect is not None:
+        if has_rows:
             tile, n = self.indirect
             part.indirect = (tile[box[0][0]:box[0][1]], n)
+        else:
+            part.indirect = self.indirect
         part.keep_beyond(*(r.boxed(box) for r in self.beyond))
         return part
 
@@ -279,6 +304,11 @@ class Tensor:
         return broadcast_view(self, shape)
 
     def expand_dims(self, axis):
+        if isinstance(axis, (list, tuple)):  # places in the result, as of np.expand_dims
+            n, found = self.ndim + len(axis), self
+            for a in sorted(a + n if a < 0 else a for a in axis):
+                found = found.expand_dims(a)
+            return found
         shape, strides = list(self.shape), list(self.base.strides)
         axis = axis + len(shape) + 1 if axis < 0 else axis
         shape.insert(axis, 1), strides.insert(axis, 1)
@@ -298,10 +328,21 @@ class Tensor:
         return self
 
     def __neg__(self):
-        return self * -1.0
+        from vtrn.nki.beta1 import language
+
+        return language.negative(self)
 
     def __pos__(self):
         return self
+
+
+def _gathers_a_row(key):
+    """Whether the element of a tile in a subscript is one row number, as in x[i[0, 0], j] of a row j: a row to gather."""
+    found = [k for k in key if isinstance(k, Index)]
+    first = next(k for k in key if not hasattr(k, "__index__"))
+    if not isinstance(first, Tensor) or any(isinstance(k, Tensor) and k is not first for k in key):
+        return False
+    return bool(found) and first.is_element and (broadcast(*found)[-1] == 1 or max(k.ndim for k in found) < 2)
 
 
 def _is_dynamic(k):
@@ -411,25 +452,77 @@ def check_read_by_tensor(what, name, x):
                                                 f"reads SBUF; {remedy}"))
 
 
-class Product(Tensor):
-    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read."""
+class Masked(Tensor):
+    """x[mask], an operand of a matmul, as both have rows and columns of their own. Source: "NKI API Masking", operand masking."""
 
-    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "__weakref__")
+    __slots__ = ("box", "terms")
+
+    def __init__(self, x, box, terms):
+        super().__init__(x.base, x.par, x.indirect)
+        self.beyond, self.is_dynamic, self.box, self.terms = x.beyond, x.is_dynamic, box, terms
+
+    @classmethod
+    def of(cls, x, mask):
+        """x[mask]; of x[first][mask] what both leave."""
+        if mask is None:
+            return x
+        box, terms = mask.box(x.shape, x.par or 0), mask.terms
+        if isinstance(x, Masked):
+            box, terms = [(max(a[0], b[0]), max(a[0], b[0], min(a[1], b[1]))) for a, b in zip(box, x.box)], [*x.terms, *terms]
+        return cls(x, box, terms)
+
+    def plain(self):
+        found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
+        found.beyond = self.beyond
+        return found
+
+    def raw_as_it_is(self):
+        raise NkiValidationError(tensor._placed(f"a mask as the subscript of {operators.text_of(self)}: operands of nl.matmul and "
+                                                "nisa.nc_matmul take one; other instructions have mask="))
+
+
+class Product(Tensor):
+    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read. kept: [] where a
+    mask of loops' variables leaves it out, a box where masks of operands leave one, whose tile has the whole shape."""
+
+    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "whole", "__weakref__")
 
     def __init__(self, stationary, moving, **options):
-        self.stationary, self.moving, self.options, self.made = stationary, moving, options, None
+        self.options, self.made, self.whole = options, None, None
         self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
         self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
         self.is_dynamic = self.is_element = False
+        if isinstance(stationary, Masked) or isinstance(moving, Masked):
+            stationary, moving = self._masked(stationary, moving)
+        self.stationary, self.moving = stationary, moving
         tensor.launch.products.append(weakref.ref(self))
 
+    def _masked(self, stationary, moving):
+        """The operands' parts that their masks leave, of the partitions that both leave."""
+        operands = stationary, moving
+        boxes = [x.box if isinstance(x, Masked) else [(0, n) for n in x.shape] for x in operands]
+        rows = max(box[0][0] for box in boxes), min(box[0][1] for box in boxes)
+        self.whole = tuple(n for x in operands for n in x.shape[1:])
+        kept = tuple(ends for box in boxes for ends in box[1:])
+        self.kept = [kept] if all(lo < hi for lo, hi in (rows, *kept)) else []
+        plain = [x.plain() if isinstance(x, Masked) else x for x in operands]
+        return (x.box_part([rows, *box[1:]]) for x, box in zip(plain, boxes)) if self.kept else plain
+
     def into(self, target, accumulate):
-        if self.kept is not None:  # a mask that leaves nothing
+        if self.kept == []:
             return
+        if self.kept:
+            if target.shape != self.whole:
+                raise operators.refusal(f"a matmul of operands with masks has shape {self.whole}, and is stored in "
+                                        f"{operators.text_of(target)}; store it in a tile of its shape")
+            target = target.box_part(self.kept[0])
         self.check_operands()
         self.writes_before = self.writes()
         isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
                       **self.options)
+
+    def storages(self):
+        return self.stationary.base._storage_id, self.moving.base._storage_id
 
     def writes(self):
         return self.stationary.base._n_writes, self.moving.base._n_writes
@@ -447,21 +540,63 @@ class Product(Tensor):
             m = self.stationary.size // k
             if self.options.get("perf_mode"):  # both operands have two rows a partition
                 m, free = m // 2, free[1:]
-            columns = (m, *free)
-            made = Tensor(tensor.ndarray(columns, dtypes.float32, tensor.psum))
+            made = Tensor(tensor.ndarray(self.whole or (m, *free), dtypes.float32, tensor.psum))
             self.made = made.keep(self.kept)
             self.into(made, False)
         return self.made.base
 
 
 def _finish_products(storage_id):
-    """Makes a tile of each matmul of the storage that is neither a tile yet nor summed: an instruction is about to name the
-    storage, and may write to it."""
+    """Makes a tile of each matmul and load of the storage that is neither a tile yet nor stored: an instruction is about to name
+    the storage, and may write to it."""
     waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None and p.writes_before is None]
     for product in waiting:
-        if storage_id in (product.stationary.base._storage_id, product.moving.base._storage_id):
+        if storage_id in product.storages():
             product.base  # noqa: B018
     tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None]
+
+
+class Skipping(Tensor):
+    """What a load returns that leaves rows out which its tensor has not: stored in a tile, it leaves those of the tile there;
+    else it becomes a tile when it is read. fill(target): loads."""
+
+    __slots__ = ("source", "own", "fill", "made", "writes_before", "__weakref__")
+
+    def __init__(self, source, shape, dtype, fill):
+        self.source, self.own, self.fill = source, (tuple(shape), dtype), fill
+        self.made = self.writes_before = None
+        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
+        self.is_dynamic = self.is_element = False
+        tensor.launch.products.append(weakref.ref(self))
+
+    shape = property(lambda self: self.own[0])
+    dtype = property(lambda self: self.own[1])
+
+    def storages(self):
+        return self.source.base._storage_id, self.source.indirect[0]._storage_id
+
+    def is_stored_in(self, target):
+        """Whether the load can write there: of this shape, without a cast between two others."""
+        return self.made is None and target.buffer is tensor.sbuf and target.indirect is None and target.shape == self.shape and \
+            self.dtype in (target.dtype, self.source.dtype)
+
+    def into(self, target):
+        before, self.made = self.made, target  # no other is made while the instruction names what it reads
+        self.fill(target)
+        self.made = before
+        if before is None:  # it may be read once more
+            tensor.launch.products.append(weakref.ref(self))
+
+    @property
+    def base(self):
+        if self.made is None:
+            out = like(*self.own)
+            if not tensor.launch.has_values:  # which rows are left out is not known: they read as unwritten ones
+                assign(out, math.nan if dtypes.IS_FLOAT[out.base._dtype] else 4)
+            self.into(out)
+            self.made = out
+            self.keep(out.kept)
+        return self.made.base
 
 
 class LoopIndex(int):
@@ -474,28 +609,65 @@ class LoopIndex(int):
 
 
 class LoopSum(Tensor):
-    """What loop_reduce returns: where it is stored, x of the first turn, then joined with each further one. Sums are
-    kept in fp32 beside what is stored. is_left_out: a mask leaves the turn out."""
+    """What loop_reduce returns, for the part of a tensor that it is stored in: what that part has is the other operand of op,
+    as the API page has it; a part that nothing has written takes x of the first turn. Results are kept in fp32 beside what is
+    stored. mask: of the part's elements, or of the loops' variables."""
 
-    __slots__ = ("op", "is_first", "is_left_out")
+    __slots__ = ("op", "is_first", "mask")
 
-    def __init__(self, x, op, is_first, is_left_out=False):
+    def __init__(self, x, op, is_first, mask=None):
         super().__init__(x.base, x.par, x.indirect)
-        self.op, self.is_first, self.is_left_out = op, is_first, is_left_out
+        self.op, self.is_first, self.mask, self.beyond = op, is_first, mask, x.beyond
+
+    def raw_as_it_is(self):
+        raise operators.refusal("nl.loop_reduce: its result is read where it is not stored yet, and would be one turn's operand; store it in "
+                                "a part of a tensor (sums[...] = nl.loop_reduce(...)), or in the variable of a tile, and read that")
 
     def into(self, target):
-        kept = tensor.launch.loop_sums
+        kept, x = tensor.launch.loop_sums, self.part(self.shape, self.base.strides, self.base.offset, self.par)
+        x.beyond = self.beyond
+        x, target = broadcast_view(x, target.shape).boxed(self.mask), target.boxed(self.mask)
+        if target is None:
+            return
         key = target.base._storage_id, target.base.offset, target.shape, target.base._dtype
         if self.is_first:
             kept.pop(key, None)
-        if self.is_left_out:
-            return
-        if key not in kept:
-            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
-            move(kept[key], self)
+        if key in kept:
+            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), x.raw(), self.op)
+        elif _has_elements(target.base):
+            kept[key], before = like(target.shape, dtypes.float32, target.par or 0), target
+            if before.base._is_psum and x.base._is_psum:
+                before = binary_free_copy(before, before.dtype)
+            isa.tensor_tensor(kept[key].raw(), before.raw(), x.raw(), self.op)
         else:
-            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), self.raw(), self.op)
+            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
+            move(kept[key], x)
         move(target, kept[key])
+
+
+def _has_elements(v):
+    """Whether something has written elements of the view."""
+    written = v._written() if v._n_writes else b""  # None: all
+    return written is None or any(written)
+
+
+_STORES = {"STORE_FAST": "f_locals", "STORE_DEREF": "f_locals", "STORE_NAME": "f_locals", "STORE_GLOBAL": "f_globals"}
+
+
+def stored_by_name(found, frame, dtype):
+    """Of `sums = nl.loop_reduce(...)`, which the vendor's compiler takes for a store to the tile that the variable names, that
+    tile; a variable without one gets one. Anything else: as it is. frame: the caller's."""
+    after = [i for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti and i.opname != "CACHE"][:1]
+    if not after or after[0].opname not in _STORES:
+        return found
+    target = getattr(frame, _STORES[after[0].opname]).get(after[0].argval)
+    if not isinstance(target, Tensor) or isinstance(target, LoopSum):
+        if found.mask is not None and found.mask.is_nowhere():
+            return found
+        target = like(found.shape, dtype or found.dtype, found.par or 0)
+        target.keep(None if found.mask is None else found.mask.boxes(found.shape, found.par or 0))
+    found.into(target)
+    return target
 
 
 def like(shape, dtype, par=0, buffer=tensor.sbuf):
@@ -594,13 +766,15 @@ def make(shape, dtype, buffer, name="", is_placed=False):
 
 def broadcast_view(x, shape):
     """Dimensions of 1 grow with step 0; where partitions grow the row is spread over them."""
-    shape = tuple(int(n) for n in shape)
+    shape, given = tuple(int(n) for n in shape), x.shape
     while x.ndim < len(shape):
         x = x.expand_dims(0) if x.par is None else x.expand_dims(x.par + 1)
     if x.shape == shape:
         return x
-    if any(n not in (1, m) for n, m in zip(x.shape, shape)):
-        raise ValueError(f"broadcast: {x.shape} to {shape}")
+    if x.ndim != len(shape) or any(n not in (1, m) for n, m in zip(x.shape, shape)):
+        raise NkiValidationError(tensor._placed(
+            f"a tile of shape {tuple(given)} where one of shape {shape} is wanted: dimensions of 1 are repeated, and those that it lacks "
+            "are behind its partitions; reshape it, or give a part of the other"))
     strides = [0 if n != m else s for n, m, s in zip(x.shape, shape, x.base.strides)]
     if x.par is not None and x.shape[x.par] != shape[x.par]:
         source = x if not x.base._is_psum else binary_free_copy(x, x.dtype)
@@ -656,6 +830,8 @@ def move(target, source, mode=isa.oob_mode.error):
         by = staged
     if to._is_on_chip and by._is_on_chip and target.indirect is None and source.indirect is None:
         in_patterns(isa.implied_copy, to, by)
+    elif target.indirect is None and source.indirect is None:
+        in_patterns(isa.dma_copy, to, by)
     else:
         isa.dma_copy(to, by, oob_mode=mode)
 
@@ -686,23 +862,35 @@ def _starts_where_engines_do(v):
     return v._first_partition % (128 if n > 64 else 64 if n > 32 else 32) == 0
 
 
-def transfer(target, source):
-    """By DMA, which begins at any partition."""
+def transfer(target, source, mode=isa.oob_mode.error):
+    """By DMA, which begins at any partition. mode: of rows that their tensor has not."""
     to, by = target.raw(), source.raw()
     if by._is_psum or to._is_psum:
         raise NotImplementedError("a mask over several dimensions of a tile in PSUM; copy it to SBUF before")
-    isa.dma_copy(to, by)
+    isa.dma_copy(to, by, oob_mode=mode)
+
+
+def _named_once(target, value):
+    """A target that an index expression names several times, in a dimension that the value does not have: one of them."""
+    shape = getattr(value, "shape", ())
+    shape = (1,) * (target.ndim - len(shape)) + tuple(shape)
+    box = [(0, 1) if n > 1 and s == 0 and m == 1 else (0, n) for n, s, m in zip(target.shape, target.base.strides, shape)]
+    return target if all(end == n for (_, end), n in zip(box, target.shape)) else target.box_part(box)
 
 
 def assign(target, value):
-    if isinstance(value, Product) and value.kept is not None:
+    if len(getattr(value, "shape", ())) <= target.ndim:
+        target = _named_once(target, value)
+    if isinstance(value, Product) and value.kept == []:
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, False)
     elif isinstance(value, LoopSum):
         value.into(target)
+    elif isinstance(value, Skipping) and value.is_stored_in(target):
+        value.into(target)
     elif isinstance(value, Tensor):
-        if value.kept is not None:
+        if value.kept_now() is not None:
             for to, by in _kept_parts(target, value):
                 is_dma = any(x.base._is_on_chip and not _starts_where_engines_do(x.raw()) for x in (to, by))
                 (transfer if is_dma else move)(to, by)
@@ -746,14 +934,14 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
-    if isinstance(value, Product) and value.kept is not None:
-        return
-    if isinstance(value, Tensor) and value.kept is not None:
-        for to, by in _kept_parts(target, value):
-            accumulate(to, by)
+    if isinstance(value, Product) and value.kept == []:
         return
     if isinstance(value, Product) and target.base._is_psum and value.made is None:
         value.into(target, isa._ADDS)
+        return
+    if isinstance(value, Tensor) and value.kept_now() is not None:
+        for to, by in _kept_parts(target, value):
+            accumulate(to, by)
         return
     if not isinstance(value, Tensor):
         isa.tensor_scalar(target.raw(), target.raw(), nl.add, value)
