@@ -179,40 +179,59 @@ vtrn_status nki_copies(nki_session *s) {
     return NULL;
 }
 
-/* Whether all that writes to the record are matmuls, whose sums are no signalling NaN. */
-static bool *find_sums(const nki_session *s) {
-    bool *is_sum = malloc((size_t)s->n_records + 1);
-    if (!is_sum)
-        return NULL;
-    for (uint32_t i = 0; i < s->n_records; i++)
-        is_sum[i] = s->records[i]->storage.space == VTRN_SPACE_PSUM && !s->records[i]->is_placed &&
-                    !s->records[i]->is_filled;
-    for (uint32_t k = 0; k < s->n_list; k++)
-        for (int i = 0; i < VTRN_MAX_AP; i++) {
-            const nki_issued *issued = &s->list[k];
-            if (issued->operand[i] && access_is_written(&issued->instr, i) &&
-                issued->instr.opcode != VTRN_OP_MATMUL)
-                is_sum[issued->operand[i]->storage.id] = false;
-        }
-    return is_sum;
+/* Whether what the instruction computes is never a signalling NaN: its arithmetic quiets them. */
+static bool quiets(const vtrn_instr *instr) {
+    return instr->opcode == VTRN_OP_MATMUL || instr->opcode == VTRN_OP_ACTIVATE;
 }
 
-vtrn_status nki_copies_of_sums(nki_session *s) {
-    bool *is_sum = find_sums(s);
-    if (!is_sum)
+/* Whether the instruction moves the bits of operand 1. */
+static bool moves(const vtrn_instr *instr) {
+    return instr->opcode == VTRN_OP_PE_TRANSPOSE || instr->opcode == VTRN_OP_TENSOR_COPY;
+}
+
+/* Whether no element of the record can be a signalling NaN, by all that write to it; NULL: no
+ * memory. */
+static bool *find_quiet(const nki_session *s) {
+    bool *is_quiet = malloc((size_t)s->n_records + 1);
+    if (!is_quiet)
+        return NULL;
+    for (uint32_t i = 0; i < s->n_records; i++)
+        is_quiet[i] = s->records[i]->storage.space != VTRN_SPACE_HBM && !s->records[i]->is_placed &&
+                      !s->records[i]->is_filled;
+    for (bool goes_on = true; goes_on;) { /* until what is moved is of quiet records alone */
+        goes_on = false;
+        for (uint32_t k = 0; k < s->n_list; k++)
+            for (int i = 0; i < VTRN_MAX_AP; i++) {
+                const nki_issued *issued = &s->list[k];
+                const nki_record *to = issued->operand[i], *from = issued->operand[1];
+                if (!to || !is_quiet[to->storage.id] || !access_is_written(&issued->instr, i) ||
+                    quiets(&issued->instr) ||
+                    (moves(&issued->instr) && from && is_quiet[from->storage.id]))
+                    continue;
+                is_quiet[to->storage.id] = false;
+                goes_on = true;
+            }
+    }
+    return is_quiet;
+}
+
+vtrn_status nki_copies_out_of_psum(nki_session *s) {
+    bool *is_quiet = find_quiet(s);
+    if (!is_quiet)
         return VTRN_OUT_OF_MEMORY(s->n_records);
     for (uint32_t k = 0; k < s->n_list; k++) {
         vtrn_instr *instr = &s->list[k].instr;
         const nki_record *from = s->list[k].operand[1];
         if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
-            instr->keeps_engine || instr->flags || !from || !is_sum[from->storage.id] ||
-            instr->ap[0].dtype != VTRN_DTYPE_FP32 || instr->ap[1].dtype != VTRN_DTYPE_FP32)
+            instr->keeps_engine || instr->flags || !from ||
+            from->storage.space != VTRN_SPACE_PSUM || !is_quiet[from->storage.id] ||
+            instr->ap[0].dtype != instr->ap[1].dtype || !dtype_is_float(instr->ap[0].dtype))
             continue;
         nki_issued scalar = s->list[k];
         scalar.instr = twins_scalar_copy(instr);
         if (nki_is_legal(s, &scalar))
             s->list[k] = scalar;
     }
-    free(is_sum);
+    free(is_quiet);
     return NULL;
 }

@@ -700,7 +700,7 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
-    VTRN_RETURN_IF_ERROR(nki_copies_of_sums(s));
+    VTRN_RETURN_IF_ERROR(nki_copies_out_of_psum(s));
     if (s->reuses_loads)
         VTRN_RETURN_IF_ERROR(nki_dead_fills(s));
     return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)
