@@ -179,59 +179,61 @@ vtrn_status nki_copies(nki_session *s) {
     return NULL;
 }
 
-/* Whether what the instruction computes is never a signalling NaN: its arithmetic quiets them. */
-static bool quiets(const vtrn_instr *instr) {
-    return instr->opcode == VTRN_OP_MATMUL || instr->opcode == VTRN_OP_ACTIVATE;
-}
+/* By record: whether all that writes to it are matmuls, whose sums are no signalling NaN; whether
+ * all that reads it is the PE array, whose sums of one are those of the NaN that it is quieted to.
+ */
+typedef struct copied {
+    bool *is_sum, *is_operand;
+} copied;
 
-/* Whether the instruction moves the bits of operand 1. */
-static bool moves(const vtrn_instr *instr) {
-    return instr->opcode == VTRN_OP_PE_TRANSPOSE || instr->opcode == VTRN_OP_TENSOR_COPY;
-}
-
-/* Whether no element of the record can be a signalling NaN, by all that write to it; NULL: no
- * memory. */
-static bool *find_quiet(const nki_session *s) {
-    bool *is_quiet = malloc((size_t)s->n_records + 1);
-    if (!is_quiet)
-        return NULL;
-    for (uint32_t i = 0; i < s->n_records; i++)
-        is_quiet[i] = s->records[i]->storage.space != VTRN_SPACE_HBM && !s->records[i]->is_placed &&
-                      !s->records[i]->is_filled;
-    for (bool goes_on = true; goes_on;) { /* until what is moved is of quiet records alone */
-        goes_on = false;
-        for (uint32_t k = 0; k < s->n_list; k++)
-            for (int i = 0; i < VTRN_MAX_AP; i++) {
-                const nki_issued *issued = &s->list[k];
-                const nki_record *to = issued->operand[i], *from = issued->operand[1];
-                if (!to || !is_quiet[to->storage.id] || !access_is_written(&issued->instr, i) ||
-                    quiets(&issued->instr) ||
-                    (moves(&issued->instr) && from && is_quiet[from->storage.id]))
-                    continue;
-                is_quiet[to->storage.id] = false;
-                goes_on = true;
-            }
+static void find_copied(const nki_session *s, copied *of) {
+    for (uint32_t i = 0; i < s->n_records; i++) {
+        const nki_record *r = s->records[i];
+        bool is_own = !r->is_placed && !r->is_filled;
+        of->is_sum[i] = is_own && r->storage.space == VTRN_SPACE_PSUM;
+        of->is_operand[i] = is_own && r->storage.space == VTRN_SPACE_SBUF;
     }
-    return is_quiet;
+    for (uint32_t k = 0; k < s->n_list; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            const vtrn_instr *instr = &s->list[k].instr;
+            const nki_record *r = s->list[k].operand[i];
+            if (!r)
+                continue;
+            of->is_sum[r->storage.id] &=
+                !access_is_written(instr, i) || instr->opcode == VTRN_OP_MATMUL;
+            of->is_operand[r->storage.id] &= !access_is_read(instr, i) ||
+                                             instr->opcode == VTRN_OP_LDWEIGHTS ||
+                                             instr->opcode == VTRN_OP_MATMUL;
+        }
+}
+
+/* Whether a copy on Scalar gives what the kernel's does, as far as anything can tell. */
+static bool is_same_on_scalar(const nki_issued *copy, const copied *of) {
+    const vtrn_instr *instr = &copy->instr;
+    const nki_record *to = copy->operand[0], *from = copy->operand[1];
+    if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
+        instr->keeps_engine || instr->flags || !to || !from ||
+        from->storage.space != VTRN_SPACE_PSUM || instr->ap[0].dtype != instr->ap[1].dtype)
+        return false;
+    return (of->is_sum[from->storage.id] && instr->ap[0].dtype == VTRN_DTYPE_FP32) ||
+           (of->is_operand[to->storage.id] && copy->is_implied &&
+            dtype_is_float((vtrn_dtype)instr->ap[0].dtype));
 }
 
 vtrn_status nki_copies_out_of_psum(nki_session *s) {
-    bool *is_quiet = find_quiet(s);
-    if (!is_quiet)
-        return VTRN_OUT_OF_MEMORY(s->n_records);
-    for (uint32_t k = 0; k < s->n_list; k++) {
-        vtrn_instr *instr = &s->list[k].instr;
-        const nki_record *from = s->list[k].operand[1];
-        if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
-            instr->keeps_engine || instr->flags || !from ||
-            from->storage.space != VTRN_SPACE_PSUM || !is_quiet[from->storage.id] ||
-            instr->ap[0].dtype != instr->ap[1].dtype || !dtype_is_float(instr->ap[0].dtype))
-            continue;
+    size_t n = (size_t)s->n_records + 1;
+    copied of = {.is_sum = malloc(n), .is_operand = malloc(n)};
+    bool is_ok = of.is_sum && of.is_operand;
+    if (is_ok)
+        find_copied(s, &of);
+    for (uint32_t k = 0; is_ok && k < s->n_list; k++) {
         nki_issued scalar = s->list[k];
-        scalar.instr = twins_scalar_copy(instr);
+        if (!is_same_on_scalar(&scalar, &of))
+            continue;
+        scalar.instr = twins_scalar_copy(&scalar.instr);
         if (nki_is_legal(s, &scalar))
             s->list[k] = scalar;
     }
-    free(is_quiet);
-    return NULL;
+    free(of.is_sum), free(of.is_operand);
+    return is_ok ? NULL : VTRN_OUT_OF_MEMORY(n);
 }

@@ -499,7 +499,12 @@ def softmax(x, axis, *, mask=None, dtype=None, **unused):
 
 def transpose(x, *, mask=None, dtype=None, **unused):
     t.refuse_mask(mask, "nl.transpose", x)
-    return Tensor(nl.transpose(x.raw(), dtype))
+    rows, columns = x.shape
+    turned = nl.ndarray((columns, rows), x.dtype, psum)
+    isa.nc_transpose(turned, x.raw())
+    out = nl.ndarray((columns, rows), dtype or x.dtype, sbuf)
+    (isa.implied_copy if out.dtype == turned.dtype else isa.tensor_copy)(out, turned)
+    return Tensor(out)
 
 
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
