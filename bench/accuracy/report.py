@@ -136,20 +136,19 @@ release to the next. What vtrn does is in `docs/nki.md`, "How it works". What it
 - Vector additions of tiles of one column on Trainium1 (CS149-001, 002) were measured at 1.6 to 2 times the time here: 1.07 us a turn of three DMAs where a tile has one row,
   0.96 where it has 128, of which the semaphores' updates explain 0.55. Tiles of two columns (CS149-003) took 0.39, so no fixed time of a DMA on static rings explains
   all three, and the matmuls of the tutorial leave 0.29 us a DMA at most. On Trainium2, without the middle end, the same kernels are within 4 %.
-- Matmuls of 2048 x 4096 x 4096 in bf16 on Trainium2 (AKC-044 to 046) take 0.68 to 0.80 of their time here: the weights do not fit in SBUF, and vtrn keeps as much of them as does.
-  The published times are those of loading all of them for each block of rows, at 370 GB/s. To keep the tiles that were used last would do so, with AKC-046 4 % off, but
-  the tuner's GEMMs and `mamba_v3` would take 1.2 times what they took, of which vtrn's way is right.
+- What a loop loads again in each turn is loaded once where all of it has room in SBUF, and each time where it has not: so published times of matmuls have it whose
+  weights do not fit (AKC-044 to 046, 0.84 to 1.03 of their time here), and those of the tuner's GEMMs.
 - Taylor GELUs (AKC-022, 028, 031, 037, 043, 046) were measured 1.8 to 3.5 us a tile above the same kernel with the table's GELU; here the arithmetic is hidden
-  behind the products, and they are 13 to 32 % too fast.
+  behind the products, and they are 3 to 23 % too fast.
 - Rows of B and C are spread over the partitions by Tensor in `mamba_v1` to `v3`, and Vector reads them in PSUM where that is a bank, else in SBUF, where
   Scalar copies them to. `mamba_v2` of 6,144 steps has less room for that here than there, and takes 1.19 of its time.
 - Two kernels take more of SBUF than there is, which the vendor's compiler and vtrn spill to HBM, not the same tiles: the blocked matmul of the
   optimisation guide takes 1.03 of its time here, `mamba_v2` of 8,192 steps 1.10.
 - Depthwise convolutions of the tuner's log (ACOMP-033 to 038) slide over rows. Of those in SBUF alone each of 131,072 instructions took 61 ns, which is
   its least interval; those that have the filter or the sums in PSUM took less than one interval for each of theirs, and do so here.
-- The convolutions of CS149 in fp32 (CS149-009, 022) take 0.71 and 0.82 of their time here, which is the tensor engine's at its documented rate; in fp16 0.95 and 1.09.
-  A third author's in fp32 has a timeline whose products start 351 ns apart, as here. What the others wait for is not known.
-"""
+- The convolution of CS149-022 in fp32 takes 1.22 of its time here, which is the tensor engine's at its documented rate; in fp16 0.93 (CS149-023). A third author's in
+  fp32 has a timeline whose products start 351 ns apart, as here. What the other waits for is not known. The one of Trainium1 (CS149-009, 010) turns its weights anew for
+  each row, by the times of both: without this they would take 0.71 and 0.95 of what was measured, with it 1.10 and 1.00."""
 
 CONVERSIONS = """## How a model becomes a row
 

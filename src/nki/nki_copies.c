@@ -179,40 +179,61 @@ vtrn_status nki_copies(nki_session *s) {
     return NULL;
 }
 
-/* Whether all that writes to the record are matmuls, whose sums are no signalling NaN. */
-static bool *find_sums(const nki_session *s) {
-    bool *is_sum = malloc((size_t)s->n_records + 1);
-    if (!is_sum)
-        return NULL;
-    for (uint32_t i = 0; i < s->n_records; i++)
-        is_sum[i] = s->records[i]->storage.space == VTRN_SPACE_PSUM && !s->records[i]->is_placed &&
-                    !s->records[i]->is_filled;
+/* By record: whether all that writes to it are matmuls, whose sums are no signalling NaN; whether
+ * all that reads it is the PE array, whose sums of one are those of the NaN that it is quieted to.
+ */
+typedef struct copied {
+    bool *is_sum, *is_operand;
+} copied;
+
+static void find_copied(const nki_session *s, copied *of) {
+    for (uint32_t i = 0; i < s->n_records; i++) {
+        const nki_record *r = s->records[i];
+        bool is_own = !r->is_placed && !r->is_filled;
+        of->is_sum[i] = is_own && r->storage.space == VTRN_SPACE_PSUM;
+        of->is_operand[i] = is_own && r->storage.space == VTRN_SPACE_SBUF;
+    }
     for (uint32_t k = 0; k < s->n_list; k++)
         for (int i = 0; i < VTRN_MAX_AP; i++) {
-            const nki_issued *issued = &s->list[k];
-            if (issued->operand[i] && access_is_written(&issued->instr, i) &&
-                issued->instr.opcode != VTRN_OP_MATMUL)
-                is_sum[issued->operand[i]->storage.id] = false;
+            const vtrn_instr *instr = &s->list[k].instr;
+            const nki_record *r = s->list[k].operand[i];
+            if (!r)
+                continue;
+            of->is_sum[r->storage.id] &=
+                !access_is_written(instr, i) || instr->opcode == VTRN_OP_MATMUL;
+            of->is_operand[r->storage.id] &= !access_is_read(instr, i) ||
+                                             instr->opcode == VTRN_OP_LDWEIGHTS ||
+                                             instr->opcode == VTRN_OP_MATMUL;
         }
-    return is_sum;
 }
 
-vtrn_status nki_copies_of_sums(nki_session *s) {
-    bool *is_sum = find_sums(s);
-    if (!is_sum)
-        return VTRN_OUT_OF_MEMORY(s->n_records);
-    for (uint32_t k = 0; k < s->n_list; k++) {
-        vtrn_instr *instr = &s->list[k].instr;
-        const nki_record *from = s->list[k].operand[1];
-        if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
-            instr->keeps_engine || instr->flags || !from || !is_sum[from->storage.id] ||
-            instr->ap[0].dtype != VTRN_DTYPE_FP32 || instr->ap[1].dtype != VTRN_DTYPE_FP32)
-            continue;
+/* Whether a copy on Scalar gives what the kernel's does, as far as anything can tell. */
+static bool is_same_on_scalar(const nki_issued *copy, const copied *of) {
+    const vtrn_instr *instr = &copy->instr;
+    const nki_record *to = copy->operand[0], *from = copy->operand[1];
+    if (instr->opcode != VTRN_OP_TENSOR_COPY || instr->engine != VTRN_ENGINE_VECTOR ||
+        instr->keeps_engine || instr->flags || !to || !from ||
+        from->storage.space != VTRN_SPACE_PSUM || instr->ap[0].dtype != instr->ap[1].dtype)
+        return false;
+    return (of->is_sum[from->storage.id] && instr->ap[0].dtype == VTRN_DTYPE_FP32) ||
+           (of->is_operand[to->storage.id] && copy->is_implied &&
+            dtype_is_float((vtrn_dtype)instr->ap[0].dtype));
+}
+
+vtrn_status nki_copies_out_of_psum(nki_session *s) {
+    size_t n = (size_t)s->n_records + 1;
+    copied of = {.is_sum = malloc(n), .is_operand = malloc(n)};
+    bool is_ok = of.is_sum && of.is_operand;
+    if (is_ok)
+        find_copied(s, &of);
+    for (uint32_t k = 0; is_ok && k < s->n_list; k++) {
         nki_issued scalar = s->list[k];
-        scalar.instr = twins_scalar_copy(instr);
+        if (!is_same_on_scalar(&scalar, &of))
+            continue;
+        scalar.instr = twins_scalar_copy(&scalar.instr);
         if (nki_is_legal(s, &scalar))
             s->list[k] = scalar;
     }
-    free(is_sum);
-    return NULL;
+    free(of.is_sum), free(of.is_operand);
+    return is_ok ? NULL : VTRN_OUT_OF_MEMORY(n);
 }

@@ -513,13 +513,13 @@ static void list_restore(nki_session *s, const kept_list *kept) {
  * others room to take turns, where one would wait for another's place otherwise. */
 static vtrn_status place_reused(placing *p, const nki_finish_options *o, const placing *fresh) {
     nki_session *s = p->s;
-    uint64_t room = p->peak < p->limit ? (p->limit - p->peak) / 2 : 0;
+    uint64_t room = p->peak < p->limit ? p->limit - p->peak : 0;
     uint32_t n = 1;
     kept_list kept;
     VTRN_RETURN_IF_ERROR(list_keep(s, &kept));
     vtrn_status status = NULL;
     bool is_placed = false;
-    for (; !status && !is_placed && n && room >= NKI_TILE_ALIGN; room /= 2) {
+    for (; !status && !is_placed && n && room >= NKI_TILE_ALIGN; room = room * 3 / 4) {
         status = nki_repeats(s, p->core, room, &n);
         if (status || !n)
             break;
@@ -700,7 +700,7 @@ static vtrn_status place_turns(nki_session *s, const nki_finish_options *o, uint
 vtrn_status nki_place(nki_session *s, const nki_finish_options *options, uint64_t *sbuf_bytes,
                       uint64_t *psum_bytes) {
     VTRN_RETURN_IF_ERROR(nki_copies(s));
-    VTRN_RETURN_IF_ERROR(nki_copies_of_sums(s));
+    VTRN_RETURN_IF_ERROR(nki_copies_out_of_psum(s));
     if (s->reuses_loads)
         VTRN_RETURN_IF_ERROR(nki_dead_fills(s));
     return s->n_turns ? place_turns(s, options, sbuf_bytes, psum_bytes)

@@ -2,18 +2,12 @@
  * earlier instruction has done with the same operands, as the vendor's compiler does with kernels
  * of the first generation whose loops do so again in each turn: the later readers read the earlier
  * tile. */
+#include "base/arena.h"
 #include "isa/access.h"
 #include "nki/nki_session.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* A tile that an instruction has filled, and that may serve later ones. */
-typedef struct kept_tile {
-    uint32_t value; /* its number */
-    uint32_t next;  /* the instruction that makes it again */
-    nki_record *tile;
-} kept_tile;
 
 enum { NONE = UINT32_MAX };
 
@@ -26,12 +20,10 @@ typedef struct reusing {
     /* Numbers of values: two tiles of one number hold the same. */
     uint32_t *value_of; /* by record: of a settled tile; else a number that no other has */
     uint32_t *makes;    /* by instruction: the number of what it fills; NONE: it has to stay */
-    uint32_t *next;     /* by instruction: the next that makes the same, NONE: none */
-    uint32_t *table;    /* of instructions, by what they make; NONE: empty */
+    uint32_t n_values;
+    uint32_t *table; /* of instructions, by what they make; NONE: empty */
     uint32_t table_mask;
-    kept_tile *kept;
-    uint32_t n_kept;
-    uint64_t kept_bytes, room;
+    bool *is_again; /* by instruction: what it makes is still there */
 } reusing;
 
 /* is_read: [n_records] to work in, false. */
@@ -76,6 +68,10 @@ static bool is_load(const reusing *r, const nki_issued *issued) {
            r->n_writes[from->storage.id] == 0;
 }
 
+static bool is_in_psum(const nki_issued *issued) {
+    return issued->operand[0]->storage.space == VTRN_SPACE_PSUM;
+}
+
 /* Arithmetic, or a transpose by Tensor, of tiles that nothing changes. In PSUM that is what a
  * transpose has made of one. */
 static bool is_arithmetic(const reusing *r, const nki_issued *issued) {
@@ -99,8 +95,7 @@ static bool is_arithmetic(const reusing *r, const nki_issued *issued) {
 
 static bool is_reusable(const reusing *r, const nki_issued *issued) {
     return is_settled(r, issued) && (is_load(r, issued) || is_arithmetic(r, issued)) &&
-           (issued->operand[0]->storage.space == VTRN_SPACE_SBUF ||
-            issued->instr.opcode == VTRN_OP_PE_TRANSPOSE);
+           (!is_in_psum(issued) || issued->instr.opcode == VTRN_OP_PE_TRANSPOSE);
 }
 
 /* Whether all engines give the same bits: integers go through fp32 on some and not on others
@@ -147,10 +142,10 @@ static uint32_t hash_of(const reusing *r, const nki_issued *issued) {
     return hash;
 }
 
-/* Numbers values in the order in which they are made. next_of: [values] to work in. */
-static void number_values(reusing *r, uint32_t *next_of) {
-    uint32_t n_values = r->s->n_records;
-    for (uint32_t i = 0; i < n_values; i++)
+/* Numbers values in the order in which they are made. */
+static void number_values(reusing *r) {
+    r->n_values = r->s->n_records;
+    for (uint32_t i = 0; i < r->n_values; i++)
         r->value_of[i] = i;
     for (uint32_t k = 0; k < r->s->n_list; k++) {
         const nki_issued *issued = &r->s->list[k];
@@ -162,57 +157,153 @@ static void number_values(reusing *r, uint32_t *next_of) {
             slot = (slot + 1) & r->table_mask;
         if (r->table[slot] == NONE) {
             r->table[slot] = k;
-            r->makes[k] = n_values++;
+            r->makes[k] = r->n_values++;
         } else {
             r->makes[k] = r->makes[r->table[slot]];
         }
         r->value_of[issued->operand[0]->storage.id] = r->makes[k];
     }
-    for (uint32_t i = 0; i < n_values; i++)
-        next_of[i] = NONE;
-    for (uint32_t k = r->s->n_list; k-- > 0;)
-        if (r->makes[k] != NONE) {
-            r->next[k] = next_of[r->makes[k]];
-            next_of[r->makes[k]] = k;
-        }
 }
 
 static uint64_t bytes_of(const nki_record *tile) {
     return (tile->storage.row_bytes + NKI_TILE_ALIGN - 1) / NKI_TILE_ALIGN * NKI_TILE_ALIGN;
 }
 
-static kept_tile *find(const reusing *r, uint32_t value) {
-    for (uint32_t i = 0; i < r->n_kept; i++)
-        if (r->kept[i].value == value)
-            return &r->kept[i];
-    return NULL;
+/* --- what there is room for ------------------------------------------------------------------ */
+
+/* An instruction that makes a value of a tile in SBUF. Statements (lines of the kernel) that make
+ * the same values are a group. */
+typedef struct making {
+    uint32_t group, at;
+    /* The bytes of what the group has made since it made the value before, this one included: what
+     * has to be kept so that this instruction need not make it again. 0: it is the first. */
+    uint64_t window;
+} making;
+
+static uint32_t root_of(uint32_t *group, uint32_t source) {
+    while (group[source] != source)
+        source = group[source] = group[group[source]];
+    return source;
 }
 
-static void forget(reusing *r, kept_tile *kept) {
-    r->kept_bytes -= bytes_of(kept->tile);
-    *kept = r->kept[--r->n_kept];
+static int by_group(const void *a, const void *b) {
+    const making *x = a, *y = b;
+    return x->group != y->group ? (x->group < y->group ? -1 : 1)
+                                : (x->at > y->at) - (x->at < y->at);
 }
 
-/* The tile that k fills may serve later instructions; those that are made again the latest make
- * room. */
-static void keep(reusing *r, uint32_t k, nki_record *tile) {
-    uint64_t n_bytes = bytes_of(tile);
-    if (n_bytes > r->room || r->next[k] == NONE)
-        return;
-    while (r->kept_bytes + n_bytes > r->room) {
-        kept_tile *latest = &r->kept[0];
-        for (uint32_t i = 1; i < r->n_kept; i++)
-            if (r->kept[i].next > latest->next)
-                latest = &r->kept[i];
-        if (latest->next < r->next[k])
-            return;
-        forget(r, latest);
+static int by_window(const void *a, const void *b) {
+    const making *x = a, *y = b;
+    return x->window != y->window ? (x->window < y->window ? -1 : 1)
+                                  : (x->at > y->at) - (x->at < y->at);
+}
+
+/* Adds to a tree of partial sums of n places; bytes may be negative. */
+static void add_at(int64_t *sums, uint32_t n, uint32_t place, int64_t bytes) {
+    for (uint32_t i = place + 1; i <= n; i += i & -i)
+        sums[i] += bytes;
+}
+
+static int64_t sum_before(const int64_t *sums, uint32_t place) {
+    int64_t sum = 0;
+    for (uint32_t i = place; i > 0; i -= i & -i)
+        sum += sums[i];
+    return sum;
+}
+
+/* Windows of the makings of one group, in the order of the list. last: [values] to work in, where
+ * in `all` the value was made the last time, NONE before; sums: [n + 1] of zeros. */
+static void find_windows(const reusing *r, making *all, uint32_t n, uint32_t *last, int64_t *sums) {
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t value = r->makes[all[i].at], before = last[value];
+        int64_t bytes = (int64_t)bytes_of(r->s->list[all[i].at].operand[0]);
+        if (before != NONE) {
+            all[i].window = (uint64_t)(sum_before(sums, i) - sum_before(sums, before));
+            add_at(sums, n, before, -bytes);
+        }
+        add_at(sums, n, i, bytes);
+        last[value] = i;
     }
-    r->kept[r->n_kept++] = (kept_tile){.value = r->makes[k], .next = r->next[k], .tile = tile};
-    r->kept_bytes += n_bytes;
 }
 
-static uint32_t drop(reusing *r, bool *is_dropped) {
+/* Whether the instruction reads PSUM, where what is known is what a transpose has made. */
+static bool is_of_transpose(const nki_issued *issued) {
+    for (int i = 1; i < VTRN_MAX_AP; i++)
+        if (issued->operand[i] && issued->operand[i]->storage.space == VTRN_SPACE_PSUM)
+            return true;
+    return false;
+}
+
+/* Marks what need not be made again. A loop's tiles are kept all or none: one that reads more than
+ * there is room for reads all of it again, as the vendor's compiler has it, which moves a statement
+ * out of a loop only as a whole. The smallest windows are first, those of the innermost loops.
+ * Transposes are kept where that loop makes one alone: kernels that turn several in each turn of an
+ * outer loop were measured to turn them each time (docs/accuracy.md, CS149-009 and 010). */
+static void grant(const reusing *r, making *all, uint32_t n, uint64_t *given, uint64_t room) {
+    qsort(all, n, sizeof *all, by_window);
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const nki_issued *issued = &r->s->list[all[i].at];
+        uint64_t *of_group = &given[all[i].group];
+        if (!all[i].window ||
+            (is_of_transpose(issued) && all[i].window > bytes_of(issued->operand[0])))
+            continue;
+        uint64_t more = all[i].window > *of_group ? all[i].window - *of_group : 0;
+        if (total + more > room)
+            continue;
+        total += more;
+        *of_group += more;
+        r->is_again[all[i].at] = true;
+    }
+}
+
+/* false: no memory */
+static bool choose(const reusing *r, uint64_t room) {
+    uint32_t n = 0, n_sources = 0;
+    for (uint32_t k = 0; k < r->s->n_list; k++)
+        if (r->makes[k] != NONE && r->s->list[k].instr.source >= n_sources)
+            n_sources = r->s->list[k].instr.source + 1;
+    arena tmp = ARENA_EMPTY;
+    uint32_t *group = ARENA_NEW(&tmp, uint32_t, n_sources);
+    uint32_t *last = ARENA_NEW(&tmp, uint32_t, r->n_values);
+    uint64_t *given = ARENA_NEW(&tmp, uint64_t, n_sources);
+    making *all = ARENA_NEW(&tmp, making, r->s->n_list);
+    int64_t *sums = ARENA_NEW(&tmp, int64_t, (size_t)r->s->n_list + 1);
+    bool is_ok = group && last && given && all && sums;
+    for (uint32_t i = 0; is_ok && i < n_sources; i++)
+        group[i] = i;
+    if (is_ok && r->n_values)
+        memset(last, 0xff, r->n_values * sizeof *last);
+    for (uint32_t k = 0; is_ok && k < r->s->n_list; k++) {
+        const nki_issued *issued = &r->s->list[k];
+        if (r->makes[k] == NONE || is_in_psum(issued))
+            continue;
+        uint32_t before = last[r->makes[k]];
+        if (before != NONE)
+            group[root_of(group, issued->instr.source)] = root_of(group, before);
+        last[r->makes[k]] = issued->instr.source;
+        all[n++].at = k;
+    }
+    for (uint32_t i = 0; is_ok && i < n; i++)
+        all[i].group = root_of(group, r->s->list[all[i].at].instr.source);
+    if (is_ok) {
+        qsort(all, n, sizeof *all, by_group);
+        memset(last, 0xff, r->n_values * sizeof *last);
+    }
+    for (uint32_t i = 0, end; is_ok && i < n; i = end) {
+        for (end = i; end < n && all[end].group == all[i].group;)
+            end++;
+        find_windows(r, &all[i], end - i, last, sums);
+        memset(sums, 0, ((size_t)(end - i) + 1) * sizeof *sums);
+    }
+    if (is_ok)
+        grant(r, all, n, given, room);
+    arena_free(&tmp);
+    return is_ok;
+}
+
+/* holder: [values] to work in, NULL. */
+static uint32_t drop(const reusing *r, bool *is_dropped, nki_record **holder) {
     nki_session *s = r->s;
     uint32_t n = 0;
     for (uint32_t k = 0; k < s->n_list; k++) {
@@ -221,20 +312,16 @@ static uint32_t drop(reusing *r, bool *is_dropped) {
             if (issued->operand[i] && r->instead[issued->operand[i]->storage.id])
                 issued->operand[i] = r->instead[issued->operand[i]->storage.id];
         uint32_t value = r->makes[k];
-        if (value == NONE || issued->operand[0]->storage.space == VTRN_SPACE_PSUM)
+        if (value == NONE || is_in_psum(issued))
             continue;
-        kept_tile *same = find(r, value);
-        if (!same) {
-            keep(r, k, issued->operand[0]);
+        if (!r->is_again[k]) {
+            holder[value] = issued->operand[0];
             continue;
         }
-        same->next = r->next[k];
-        same->tile->keeps_partition |= issued->operand[0]->keeps_partition;
-        r->instead[issued->operand[0]->storage.id] = same->tile;
+        holder[value]->keeps_partition |= issued->operand[0]->keeps_partition;
+        r->instead[issued->operand[0]->storage.id] = holder[value];
         is_dropped[k] = true;
         n++;
-        if (r->next[k] == NONE)
-            forget(r, same);
     }
     return n;
 }
@@ -249,9 +336,8 @@ static uint32_t drop_unread(const reusing *r, bool *is_dropped, bool *is_read) {
             if (!is_dropped[k] && s->list[k].operand[i])
                 is_read[s->list[k].operand[i]->storage.id] |= access_is_read(&s->list[k].instr, i);
     for (uint32_t k = 0; k < s->n_list; k++) {
-        const nki_record *tile = s->list[k].operand[0];
-        if (r->makes[k] == NONE || tile->storage.space != VTRN_SPACE_PSUM ||
-            is_read[tile->storage.id])
+        if (r->makes[k] == NONE || !is_in_psum(&s->list[k]) ||
+            is_read[s->list[k].operand[0]->storage.id])
             continue;
         is_dropped[k] = true;
         n++;
@@ -264,26 +350,30 @@ vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n
     size_t n_table = 2;
     while (n_table < 2 * n_list)
         n_table *= 2;
-    reusing r = {.s = s, .core = core, .room = room, .table_mask = (uint32_t)(n_table - 1)};
-    r.n_writes = calloc(n_records, sizeof *r.n_writes);
-    r.instead = calloc(n_records, sizeof *r.instead);
-    r.value_of = malloc(n_records * sizeof *r.value_of);
-    r.makes = malloc(n_list * sizeof *r.makes);
-    r.next = malloc(n_list * sizeof *r.next);
-    r.table = malloc(n_table * sizeof *r.table);
-    uint32_t *next_of = malloc((n_records + n_list) * sizeof *next_of);
-    r.kept = malloc((room / NKI_TILE_ALIGN + 1) * sizeof *r.kept);
-    bool *is_dropped = calloc(n_list, sizeof *is_dropped);
-    bool *is_read = calloc(n_records, sizeof *is_read);
-    r.is_final = calloc(n_records, sizeof *r.is_final);
+    arena tmp = ARENA_EMPTY;
+    reusing r = {.s = s, .core = core, .table_mask = (uint32_t)(n_table - 1)};
+    r.n_writes = ARENA_NEW(&tmp, uint32_t, n_records);
+    r.instead = ARENA_NEW(&tmp, nki_record *, n_records);
+    r.value_of = ARENA_NEW(&tmp, uint32_t, n_records);
+    r.is_final = ARENA_NEW(&tmp, bool, n_records);
+    r.makes = ARENA_NEW(&tmp, uint32_t, n_list);
+    r.is_again = ARENA_NEW(&tmp, bool, n_list);
+    r.table = ARENA_NEW(&tmp, uint32_t, n_table);
+    bool *is_dropped = ARENA_NEW(&tmp, bool, n_list);
+    bool *is_read = ARENA_NEW(&tmp, bool, n_records);
+    nki_record **holder = ARENA_NEW(&tmp, nki_record *, n_records + n_list);
     vtrn_status status = NULL;
     *out_n = 0;
-    if (is_read && r.is_final && r.n_writes && r.instead && r.value_of && r.makes && r.next &&
-        r.table && next_of && r.kept && is_dropped) {
+    bool is_ok = r.n_writes && r.instead && r.value_of && r.is_final && r.makes && r.is_again &&
+                 r.table && is_dropped && is_read && holder;
+    if (is_ok) {
         memset(r.table, 0xff, n_table * sizeof *r.table);
         count_writes(&r, is_read);
-        number_values(&r, next_of);
-        *out_n = drop(&r, is_dropped);
+        number_values(&r);
+        is_ok = choose(&r, room);
+    }
+    if (is_ok) {
+        *out_n = drop(&r, is_dropped, holder);
         memset(is_read, 0, n_records * sizeof *is_read);
         *out_n += drop_unread(&r, is_dropped, is_read);
         nki_list_drop(s, is_dropped);
@@ -291,7 +381,6 @@ vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n
     } else {
         status = VTRN_OUT_OF_MEMORY(n_table * sizeof *r.table);
     }
-    free(r.n_writes), free(r.instead), free(r.value_of), free(r.makes), free(r.next);
-    free(r.table), free(next_of), free(r.kept), free(is_dropped), free(is_read), free(r.is_final);
+    arena_free(&tmp);
     return status;
 }

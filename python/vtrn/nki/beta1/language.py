@@ -589,7 +589,12 @@ def transpose(x, *, mask=None, dtype=None, **unused):
     refuse_mask(mask, "nl.transpose", x)
     if not dtypes.IS_FLOAT[dtypes.code_of(x.dtype)] and builtins.max(x.shape) <= old_isa.VECTOR_TRANSPOSES:
         return _cast(old_isa.nc_transpose(x), dtype)
-    return Tensor(nl.transpose(x.raw(), dtype))
+    rows, columns = x.raw().shape
+    turned = nl.ndarray((columns, rows), x.dtype, psum)
+    isa.nc_transpose(turned, x.raw())
+    out = nl.ndarray((columns, rows), dtype or x.dtype, sbuf)
+    (isa.implied_copy if out.dtype == turned.dtype else isa.tensor_copy)(out, turned)
+    return Tensor(out)
 
 
 def matmul(x, y, *, transpose_x=False, mask=None, **unused):
