@@ -11,7 +11,7 @@ import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, operators, tensor
 from vtrn.nki.beta1 import dynamic
-from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast
+from vtrn.nki.beta1.index import Index, Mask, _Grid, broadcast, mask_of
 from vtrn.nki.beta1.reach import Reach, beyond_text
 from vtrn.nki.errors import NkiValidationError
 
