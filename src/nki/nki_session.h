@@ -223,9 +223,9 @@ vtrn_status nki_turns_merge(nki_session *s);
  * made and nothing else reads: it writes to where the copy is. */
 vtrn_status nki_copies(nki_session *s);
 
-/* nki_copies.c: copies out of PSUM, for which the kernel names no engine, of sums and of what the PE
- * array alone reads become ones that the Scalar engine makes with the same results; the scheduler
- * takes Vector for them where it is free. */
+/* nki_copies.c: copies out of PSUM, for which the kernel names no engine, of sums and of what the
+ * PE array alone reads become ones that the Scalar engine makes with the same results; the
+ * scheduler takes Vector for them where it is free. */
 vtrn_status nki_copies_out_of_psum(nki_session *s);
 
 /* nki_uses.c: instructions of the list that name a record are at[first .. first + n), ascending. */

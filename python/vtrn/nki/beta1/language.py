@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
-from vtrn.nki.beta1 import tensor as t
+from vtrn.nki.beta1 import blocks, tensor as t
 from vtrn.nki.beta1.index import Index, arange, mask_of, mgrid, refuse_mask  # noqa: F401 (names of the module)
 from vtrn.nki.beta1.tensor import Product, Tensor, like, make, par_dim  # noqa: F401
 from vtrn.nki.dtypes import (  # noqa: F401
@@ -75,7 +75,7 @@ def device_print(prefix, x, *, mask=None, **unused):
 
 def ndarray(shape, dtype, *, buffer=None, name="", lazy_initialization=False, **unused):
     if getattr(buffer, "slot", None):
-        return t.make_blocks(shape, dtype, buffer.region, buffer.slot, name)
+        return blocks.make_blocks(shape, dtype, buffer.region, buffer.slot, name)
     return make(shape, dtype, t.tensor.sbuf if buffer is None else _region(buffer), name, getattr(buffer, "is_manual", False))
 
 
