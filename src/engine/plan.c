@@ -297,8 +297,7 @@ static vtrn_status run_queue(sequencer *s, int engine) {
             s->is_held[engine] = true;
             return NULL;
         }
-        if (!is_alone) /* else it may write in HBM what it reads there, which no small form may */
-            VTRN_RETURN_IF_ERROR(decode_step(s, instr));
+        VTRN_RETURN_IF_ERROR(decode_step(s, instr));
         take(s, engine, instr, is_alone);
     }
     return NULL;

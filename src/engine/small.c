@@ -673,11 +673,17 @@ static bool may_go_by_rows(const vtrn_instr *instr, uint64_t n, int n_rows) {
            (n_rows == 1 || n >= SMALL_LEAST_ELEMENTS || has_scalars);
 }
 
+/* Copies are made by way of a buffer. */
+static bool is_overwritten(const vtrn_instr *instr) {
+    bool is_copy = instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_DMA_COPY;
+    return !is_copy && engine_crossed(instr) != 0;
+}
+
 bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out) {
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
     int n_rows = instr->ap[0].n_partitions;
     if (n_rows < 1 || n_rows > UINT8_MAX || n == 0 || instr->flags & VTRN_FLAG_STOCHASTIC ||
-        engine_crossed(instr))
+        is_overwritten(instr))
         return false;
     decoder d = {.chip = chip, .instr = instr, .out = out};
     *out = (small_op){.flags = (uint8_t)instr->flags, .n_rows = (uint8_t)n_rows};
