@@ -257,7 +257,8 @@ static void grant(const reusing *r, making *all, uint32_t n, uint64_t *given, ui
     }
 }
 
-/* false: no memory */
+/* Sets is_again, where the tiles that are kept for it take no more than `room` bytes a partition.
+ * false: the host has no memory. */
 static bool choose(const reusing *r, uint64_t room) {
     uint32_t n = 0, n_sources = 0;
     for (uint32_t k = 0; k < r->s->n_list; k++)
