@@ -3,6 +3,8 @@
 #include "engine/engine.h"
 #include "engine/move.h"
 #include "engine/plan_parts.h"
+#include "engine/sharing.h"
+#include "isa/access.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -215,23 +217,90 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
     return NULL;
 }
 
-/* Within a memory on chip, to a place across the source: each row is read before it is written. */
-static vtrn_status copy_across(engine_core *core, const chunked_copy *copy,
-                               const uint64_t *slot_base, share s) {
-    int64_t lo, hi;
-    isa_ap_extent(copy->src_ap, &lo, &hi);
-    uint8_t *row = malloc((size_t)(hi - lo) + 1);
-    if (!row)
-        return VTRN_OUT_OF_MEMORY((size_t)(hi - lo));
-    int64_t before = copy->src_ap->addr - lo;
+/* A bit for each operand of which the instruction writes bytes that it reads as others, of another
+ * row or element: of tensors in HBM by where they lie, as the plan and a kernel's queue tell it. */
+static unsigned crossed_of(const vtrn_instr *instr, const uint64_t *slot_base) {
+    const vtrn_ap *dst = &instr->ap[0];
+    if (dst->space != VTRN_SPACE_HBM)
+        return engine_crossed(instr);
+    unsigned crossed = 0;
+    const share_hbm to = share_hbm_of(instr, 0, (int64_t)slot_base[dst->slot]);
+    for (int i = 1; i < VTRN_MAX_AP; i++) {
+        if (instr->ap[i].space != VTRN_SPACE_HBM)
+            continue;
+        const share_hbm from = share_hbm_of(instr, i, (int64_t)slot_base[instr->ap[i].slot]);
+        crossed |= share_hbm_races(&to, &from) ? 1u << i : 0;
+    }
+    return crossed;
+}
+
+/* The operand as it lies in a buffer, elements and rows one after the other. */
+static vtrn_ap dense_of(const vtrn_ap *ap, int slot) {
+    vtrn_ap dense = *ap;
+    dense.space = VTRN_SPACE_HBM;
+    dense.slot = (uint32_t)slot;
+    dense.partition = 0;
+    dense.addr = 0;
+    dense.partition_step = 1;
+    for (int d = ap->n_dims - 1; d >= 0; d--) {
+        dense.dim[d].step = (int32_t)dense.partition_step;
+        dense.partition_step *= ap->dim[d].num;
+    }
+    return dense;
+}
+
+/* The rows of an operand that the thread needs, in a buffer that has room for all; of rows that an
+ * index chooses, and columns of a transpose, all. free() */
+static vtrn_status read_rows(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
+                             int thread_i, int ap_i, uint8_t **out) {
+    const vtrn_ap *ap = &instr->ap[ap_i];
+    const int64_t n_rows = access_rows(instr, ap_i);
+    const uint64_t n = isa_ap_free_size(ap), row_bytes = n * dtype_size((vtrn_dtype)ap->dtype);
+    uint8_t *rows = *out = malloc((size_t)n_rows * row_bytes + 1);
+    if (!rows)
+        return VTRN_OUT_OF_MEMORY((size_t)n_rows * row_bytes);
+    bool is_all = instr->opcode == VTRN_OP_DMA_TRANSPOSE || n_rows != instr->ap[0].n_partitions ||
+                  access_is_table(instr, ap_i) || instr->opcode == VTRN_OP_DMA_SCATTER;
+    share s =
+        is_all ? (share){.is_even = true, .end = (int)n_rows} : share_of(core, instr, thread_i);
     while (share_next(&s))
-        for (int r = s.first; r < s.end; r++) {
-            memcpy(row, engine_row(core, copy->src_ap, slot_base, r) - before, (size_t)(hi - lo));
-            move_row_chunks(copy, row + before, engine_row(core, copy->dst_ap, slot_base, r), 0,
-                            isa_ap_free_size(copy->dst_ap));
-        }
-    free(row);
+        for (int r = s.first; r < s.end; r++)
+            engine_row_gather(ap, engine_row(core, ap, slot_base, r), 0, n,
+                              rows + (uint64_t)r * row_bytes);
     return NULL;
+}
+
+/* The instruction with what it crosses read before it writes. One thread has all rows of it, but
+ * where rows stay in their partitions. */
+static vtrn_status move_across(engine_core *core, const vtrn_instr *instr,
+                               const uint64_t *slot_base, int thread_i, unsigned crossed) {
+    vtrn_instr moved = *instr;
+    uint64_t base[VTRN_MAX_AP] = {0};
+    uint8_t *rows[VTRN_MAX_AP] = {NULL};
+    vtrn_status status = NULL;
+    for (int i = 0; i < VTRN_MAX_AP && !status; i++) {
+        if (instr->ap[i].space == VTRN_SPACE_HBM) {
+            base[i] = slot_base[instr->ap[i].slot];
+            moved.ap[i].slot = (uint32_t)i;
+        }
+        if (!(crossed >> i & 1))
+            continue;
+        status = read_rows(core, instr, slot_base, thread_i, i, &rows[i]);
+        base[i] = (uint64_t)((uintptr_t)rows[i] - (uintptr_t)core->hbm);
+        moved.ap[i] = dense_of(&instr->ap[i], i);
+    }
+    if (!status)
+        status = engine_table[instr->opcode](core, &moved, base, thread_i);
+    for (int i = 0; i < VTRN_MAX_AP; i++)
+        free(rows[i]);
+    return status;
+}
+
+/* A copy onto itself that changes nothing. */
+static bool is_in_place(const vtrn_instr *instr, const uint64_t *slot_base, dma_mode mode) {
+    const vtrn_ap *dst = &instr->ap[0], *src = &instr->ap[1];
+    return mode == MODE_RAW && isa_ap_is_same(dst, src) &&
+           (dst->space != VTRN_SPACE_HBM || slot_base[dst->slot] == slot_base[src->slot]);
 }
 
 vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
@@ -243,12 +312,15 @@ vtrn_status engine_op_DMA_COPY(engine_core *core, const vtrn_instr *instr,
     dma_mode mode;
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const unsigned crossed = dst->space == src->space ? crossed_of(instr, slot_base) : 0;
+    if (crossed)
+        return move_across(core, instr, slot_base, thread_i, crossed);
+    if (is_in_place(instr, slot_base, mode))
+        return NULL;
     const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move row_move;
     bool is_plain = is_straight(src, dst, mode, &row_move);
     share s = share_of(core, instr, thread_i);
-    if (dst->space != VTRN_SPACE_HBM && engine_crossed(instr) & 2)
-        return copy_across(core, &copy, slot_base, s);
     while (share_next(&s)) {
         if (is_plain) {
             move m = row_move;
@@ -320,6 +392,9 @@ vtrn_status engine_op_DMA_TRANSPOSE(engine_core *core, const vtrn_instr *instr,
         return VTRN_ERROR(VTRN_UNDEFINED,
                           "dma_transpose: %s to %s; both sides have the same 2- or 4-byte type",
                           dtype_name((vtrn_dtype)src->dtype), dtype_name((vtrn_dtype)dst->dtype));
+    const unsigned crossed = dst->space == src->space ? crossed_of(instr, slot_base) : 0;
+    if (crossed)
+        return move_across(core, instr, slot_base, thread_i, crossed);
     bool is_split_by_src = dma_split_of(instr) == DMA_SPLIT_SRC;
     share s = share_of(core, instr, thread_i);
     while (share_next(&s))
@@ -374,6 +449,9 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", n, isa_ap_free_size(src)));
     VTRN_RETURN_IF_ERROR(check_indices(instr, dst->n_partitions));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const unsigned crossed = crossed_of(instr, slot_base);
+    if (crossed)
+        return move_across(core, instr, slot_base, thread_i, crossed);
     const chunked_copy copy = {src, dst, mode, engine_scratch(core, thread_i)};
     move m;
     bool is_plain = mode == MODE_RAW && move_of_rows(src, dst, &m);
@@ -394,7 +472,7 @@ vtrn_status engine_op_DMA_GATHER(engine_core *core, const vtrn_instr *instr,
             if (is_run && m.size == sizeof(uint32_t))
                 memcpy(to, from, sizeof(uint32_t));
             else if (is_run)
-                memmove(to, from, m.size);
+                memcpy(to, from, m.size);
             else if (is_plain)
                 move_run(&m, from, to);
             else
@@ -413,6 +491,9 @@ vtrn_status engine_op_DMA_SCATTER(engine_core *core, const vtrn_instr *instr,
     VTRN_RETURN_IF_ERROR(check_equal(instr, "elements a row", isa_ap_free_size(dst), n));
     VTRN_RETURN_IF_ERROR(check_indices(instr, src->n_partitions));
     VTRN_RETURN_IF_ERROR(mode_of(instr, &mode));
+    const unsigned crossed = crossed_of(instr, slot_base);
+    if (crossed)
+        return move_across(core, instr, slot_base, thread_i, crossed);
     uint64_t first = n * (uint64_t)thread_i / (uint64_t)core->n_threads;
     uint64_t end = n * (uint64_t)(thread_i + 1) / (uint64_t)core->n_threads;
     int64_t pitch = engine_row_stride(core, dst), i;

@@ -251,9 +251,9 @@ static void weigh_block(sequencer *s) {
 }
 
 /* The compact form of the step, where there is one. */
-static vtrn_status decode_step(sequencer *s, const vtrn_instr *instr) {
+static vtrn_status decode_step(sequencer *s, const vtrn_instr *instr, bool is_alone) {
     small_op op, *kept;
-    if (!small_decode(s->chip, instr, &op))
+    if (!small_decode(s->chip, instr, is_alone, &op))
         return NULL;
     size_t n_bytes = small_bytes(&op);
     kept = arena_alloc(&s->plan->arena, 1, n_bytes);
@@ -297,7 +297,7 @@ static vtrn_status run_queue(sequencer *s, int engine) {
             s->is_held[engine] = true;
             return NULL;
         }
-        VTRN_RETURN_IF_ERROR(decode_step(s, instr));
+        VTRN_RETURN_IF_ERROR(decode_step(s, instr, is_alone));
         take(s, engine, instr, is_alone);
     }
     return NULL;

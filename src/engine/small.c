@@ -274,19 +274,19 @@ static void run_dma(const small_op *op, const small_context *c, int row) {
     memmove(dma_address(op, c, row, 0), dma_address(op, c, row, 1), op->n_bytes);
 }
 
-/* A copy of what is packed on a side or on both. */
+/* A copy of what is packed on a side or on both. The sides may meet: all is read first. */
 static void run_copy_packed(const small_op *op, const small_context *c, int row) {
     uint64_t *buf = buffer(c, S);
     const void *x = dma_address(op, c, row, 1);
     uint8_t *d = dma_address(op, c, row, 0);
-    if (is_packed(op, 1)) {
+    if (is_packed(op, 1))
         pack_gather(&op->pack[1], x, buf);
-        x = buf;
-    }
-    if (is_packed(op, 0))
-        pack_scatter(&op->pack[0], d, x);
     else
-        memcpy(d, x, op->n_bytes);
+        memcpy(buf, x, op->n_bytes);
+    if (is_packed(op, 0))
+        pack_scatter(&op->pack[0], d, buf);
+    else
+        memcpy(d, buf, op->n_bytes);
 }
 
 /* A conversion goes through fp32. */
@@ -673,21 +673,18 @@ static bool may_go_by_rows(const vtrn_instr *instr, uint64_t n, int n_rows) {
            (n_rows == 1 || n >= SMALL_LEAST_ELEMENTS || has_scalars);
 }
 
-/* Copies are made by way of a buffer. */
-static bool is_overwritten(const vtrn_instr *instr) {
-    bool is_copy = instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_DMA_COPY;
-    return !is_copy && engine_crossed(instr) != 0;
-}
-
-bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out) {
+bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, bool may_cross, small_op *out) {
+    const bool is_copy = instr->opcode == VTRN_OP_TENSOR_COPY || instr->opcode == VTRN_OP_DMA_COPY;
+    const bool is_crossed = may_cross || engine_crossed(instr);
     uint64_t n = isa_ap_free_size(&instr->ap[0]);
     int n_rows = instr->ap[0].n_partitions;
     if (n_rows < 1 || n_rows > UINT8_MAX || n == 0 || instr->flags & VTRN_FLAG_STOCHASTIC ||
-        is_overwritten(instr))
+        (is_crossed && !is_copy))
         return false;
     decoder d = {.chip = chip, .instr = instr, .out = out};
     *out = (small_op){.flags = (uint8_t)instr->flags, .n_rows = (uint8_t)n_rows};
-    if (may_go_by_rows(instr, n, n_rows) && decode(&d))
+    bool is_read_first = n_rows == 1 || !is_crossed;
+    if (is_read_first && may_go_by_rows(instr, n, n_rows) && decode(&d))
         return true;
     if (n * (uint64_t)n_rows > PACK_MAX_ELEMENTS)
         return false;

@@ -96,8 +96,9 @@ static inline bool small_is_for_outline(const small_op *op) {
     return !op->packed && op->n_rows <= SMALL_MAX_OUTLINE_ROWS;
 }
 
-/* False: the instruction needs the general path, which also says what is wrong with it. */
-bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, small_op *out);
+/* may_cross: it may write in HBM what it reads there as others. False: the instruction needs the
+ * general path, which also says what is wrong with it. */
+bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, bool may_cross, small_op *out);
 
 small_context small_context_of(const engine_core *core, const uint64_t *slot_base);
 

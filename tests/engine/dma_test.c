@@ -182,11 +182,12 @@ typedef struct element {
     uint64_t i;
 } element;
 
+/* The source is read as it was before the instruction. */
 static void plain_copy_element(rig *r, const vtrn_instr *in, element to_element,
                                element from_element) {
     const vtrn_ap *dst = to_element.ap, *src = from_element.ap;
     uint8_t *to = at(r, dst, true, to_element.row, to_element.i);
-    const uint8_t *from = at(r, src, true, from_element.row, from_element.i);
+    const uint8_t *from = at(r, src, false, from_element.row, from_element.i);
     if (in->flags & VTRN_FLAG_ACCUMULATE)
         plain_store(to, dst->dtype, plain_load(to, dst->dtype) + plain_load(from, src->dtype));
     else if (dst->dtype == src->dtype)
@@ -414,6 +415,100 @@ static void gathers_and_scatters_match_plain_loops(void **state) {
     }
 }
 
+/* A copy, or a transpose, whose sides are in one tensor or in the same partitions and mostly meet.
+ * False: none was found. */
+static bool random_across(vtrn_instr *in, int round) {
+    const int space = rig_below(&seed, 3) ? VTRN_SPACE_HBM : VTRN_SPACE_SBUF;
+    bool is_transpose = in->opcode == VTRN_OP_DMA_TRANSPOSE;
+    int n_rows = 1 + (int)rig_below(&seed, rig_below(&seed, 2) ? 16 : 100);
+    uint32_t n = 1 + rig_below(&seed, rig_below(&seed, 2) ? 16 : 100);
+    int dtype = dtypes[round % 3], from = dtype;
+    if (dtype == VTRN_DTYPE_INT32 && !is_transpose) /* whose bits may be any, as those of int8 */
+        from = rig_below(&seed, 2) ? dtype : VTRN_DTYPE_INT8;
+    vtrn_ap *dst = &in->ap[0], *src = &in->ap[1];
+    *dst = random_ap(space, 0, dtype, is_transpose ? (int)n : n_rows,
+                     is_transpose ? (uint32_t)n_rows : n, false);
+    *src = random_ap(space, 0, from, n_rows, n, true);
+    if (rig_below(&seed, 2) && !is_transpose) { /* the same pattern, a little further */
+        *src = *dst;
+        src->addr += (int64_t)rig_below(&seed, 3 * n) * (int64_t)dtype_size((vtrn_dtype)dtype);
+        src->partition = (uint16_t)(space == VTRN_SPACE_HBM ? 0 : rig_below(&seed, 129 - n_rows));
+    }
+    return fits(dst, dst->n_partitions) && fits(src, src->n_partitions);
+}
+
+static void transfers_across_themselves_read_before_they_write(void **state) {
+    (void)state;
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        rig *r = rig_with_slots(n_threads);
+        for (int round = 0; round < 4 * N_ROUNDS; round++) {
+            rig_clear(r);
+            bool is_transpose = round % 4 == 0;
+            vtrn_instr *in = rig_add(r, is_transpose ? VTRN_OP_DMA_TRANSPOSE : VTRN_OP_DMA_COPY,
+                                     VTRN_ENGINE_SYNC);
+            while (!random_across(in, round))
+                ;
+            in->flags = is_transpose || rig_below(&seed, 4) ? 0 : VTRN_FLAG_ACCUMULATE;
+            randomise_ap(r, &in->ap[0], in->ap[0].n_partitions);
+            randomise_ap(r, &in->ap[1], in->ap[1].n_partitions);
+            take_copy(r);
+            uint64_t n = isa_ap_free_size(&in->ap[0]);
+            for (int row = 0; row < in->ap[0].n_partitions; row++)
+                for (uint64_t i = 0; i < n; i++)
+                    plain_copy_element(r, in, (element){&in->ap[0], row, i},
+                                       (element){&in->ap[1], is_transpose ? (int64_t)i : row,
+                                                 is_transpose ? (uint64_t)row : i});
+            rig_ok(rig_run(r));
+            expect_equal_memories(r, round);
+        }
+        rig_destroy(r);
+    }
+}
+
+/* Rows of one tensor, chosen by number, to others of it. */
+static void rows_of_a_tensor_are_gathered_and_scattered_within_it(void **state) {
+    (void)state;
+    enum { N_ROWS = 40, N_COLUMNS = 33, N_MOVED = 24 };
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        rig *r = rig_with_slots(n_threads);
+        for (int round = 0; round < N_ROUNDS; round++) {
+            rig_clear(r);
+            bool is_gather = round % 2;
+            vtrn_instr *in = rig_add(r, is_gather ? VTRN_OP_DMA_GATHER : VTRN_OP_DMA_SCATTER,
+                                     VTRN_ENGINE_GPSIMD);
+            vtrn_ap *table = &in->ap[is_gather], *rows = &in->ap[!is_gather];
+            *table = (vtrn_ap){.space = VTRN_SPACE_HBM,
+                               .dtype = VTRN_DTYPE_FP32,
+                               .n_dims = 1,
+                               .n_partitions = N_MOVED,
+                               .partition_step = N_COLUMNS,
+                               .dim = {{1, N_COLUMNS}}};
+            *rows = *table;
+            rows->addr = (int64_t)rig_below(&seed, N_COLUMNS * N_MOVED / 2) * 4;
+            in->ap[2] = (vtrn_ap){.space = VTRN_SPACE_SBUF,
+                                  .dtype = VTRN_DTYPE_INT32,
+                                  .n_partitions = N_MOVED,
+                                  .partition_step = 1};
+            in->arg[1] = N_ROWS;
+            randomise_ap(r, table, N_ROWS);
+            for (int row = 0; row < N_MOVED; row++) { /* a scatter to a row twice has an order */
+                int32_t index = row < 8 ? N_ROWS - 1 - row : (int32_t)rig_below(&seed, N_ROWS);
+                memcpy(at(r, &in->ap[2], false, row, 0), &index, 4);
+            }
+            take_copy(r);
+            for (int row = 0; row < N_MOVED; row++) {
+                int64_t index = plain_index(r, in, row);
+                for (uint64_t i = 0; i < N_COLUMNS; i++)
+                    plain_copy_element(r, in, (element){&in->ap[0], is_gather ? row : index, i},
+                                       (element){&in->ap[1], is_gather ? index : row, i});
+            }
+            rig_ok(rig_run(r));
+            expect_equal_memories(r, round);
+        }
+        rig_destroy(r);
+    }
+}
+
 static void an_index_out_of_bounds_is_an_error_that_names_the_place(void **state) {
     (void)state;
     rig *r = rig_with_slots(2);
@@ -452,6 +547,8 @@ int main(void) {
         cmocka_unit_test(a_row_in_hbm_may_serve_several_partitions),
         cmocka_unit_test(transposes_of_any_shape_match_plain_loops),
         cmocka_unit_test(gathers_and_scatters_match_plain_loops),
+        cmocka_unit_test(transfers_across_themselves_read_before_they_write),
+        cmocka_unit_test(rows_of_a_tensor_are_gathered_and_scattered_within_it),
         cmocka_unit_test(an_index_out_of_bounds_is_an_error_that_names_the_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

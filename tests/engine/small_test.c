@@ -99,7 +99,7 @@ static size_t first_difference(vtrn_dtype type) {
 /* False: there is no compact form. */
 static bool compare(rig *r, const vtrn_instr *instr) {
     small_op op;
-    if (!small_decode(&r->chip, instr, &op))
+    if (!small_decode(&r->chip, instr, false, &op))
         return false;
     n_packed += op.packed != 0;
     n_long += op.n_rows > 16;

@@ -107,6 +107,18 @@ def test_a_dma_that_reads_what_it_writes_is_told(to, by, monkeypatch):
         within_hbm(to, by)(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*race")
+@pytest.mark.parametrize("to, by", [(slice(1, None), slice(0, -1)), (slice(0, 128), slice(127, 255)),
+                                    ((slice(None), slice(1, None)), (slice(None), slice(0, -1)))])
+def test_a_dma_that_reads_what_it_writes_reads_first(tmp_path, to, by):
+    x = np.arange(256 * 64, dtype=np.float32).reshape(256, 64)
+    want = x.copy()
+    want[to] = x[by]
+    kernel = within_hbm(lambda a: a[to], lambda a: a[by])
+    np.testing.assert_array_equal(kernel(x), want)
+    np.testing.assert_array_equal(vtrn.nki.profile(kernel, tmp_path)(x).result, want)
+
+
 @pytest.mark.parametrize("to, by", [
     (lambda x: x[:128], lambda x: x[128:]), (lambda x: x[:, :32], lambda x: x[:, 32:]), (lambda x: x, lambda x: x),
     (lambda x: x.ap([[64, 256], [2, 32]]), lambda x: x.ap([[64, 256], [2, 32]], offset=1))])
