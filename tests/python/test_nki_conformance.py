@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("vtrn.nki", exc_type=ImportError)
 import vtrn.nki  # noqa: E402
-from vtrn.conformance import nkilib_stubs  # noqa: E402
+from vtrn.conformance import float8_casts, nkilib_stubs  # noqa: E402
 from vtrn.nki import dtypes  # noqa: E402
 
 KERNEL = """import numpy as np
@@ -289,9 +289,26 @@ print(digest.hexdigest())
 
 
 def test_faster_casts_give_what_those_of_the_package_give():
+    if float8_casts.version() >= float8_casts.FIRST_FIXED:
+        pytest.skip("ml_dtypes 0.7 and later have casts that NumPy does not replace")
     own, faster = (subprocess.run([sys.executable, "-c", CASTS, which], capture_output=True, text=True) for which in ("own", "faster"))
     assert own.returncode == faster.returncode == 0, own.stderr + faster.stderr
     assert own.stdout == faster.stdout and len(own.stdout) > 60
+
+
+def test_casts_that_numpy_does_not_replace_are_left_alone(monkeypatch):
+    monkeypatch.setattr(ml_dtypes, "__version__", "0.7.0.dev20261201")
+    monkeypatch.setattr(float8_casts, "core", None)  # it would fail where it went on
+    assert not float8_casts.install()
+
+
+def test_casts_that_were_used_are_not_replaced():
+    if float8_casts.version() >= float8_casts.FIRST_FIXED:
+        pytest.skip("ml_dtypes 0.7 and later have casts that NumPy does not replace")
+    use = "import ml_dtypes, numpy as np\nnp.ones(3, np.float32).astype(ml_dtypes.float8_e5m2)\n"
+    late = subprocess.run([sys.executable, "-c", use + "from vtrn.conformance import float8_casts\nfloat8_casts.install()"],
+                          capture_output=True, text=True)
+    assert late.returncode == 1 and "call it first" in late.stderr
 
 
 def close_as_a_whole(a, b, rtol=1e-05, atol=1e-08, equal_nan_inf=False, verbose=0, mode="max", logfile=None, min_pass_rate=1.0):
