@@ -5,9 +5,10 @@ import math
 import numpy as np
 
 from vtrn.nki import dtypes, isa, language as nl, tensor
-from vtrn.nki.beta1 import language as old, tensor as t
+from vtrn.nki.beta1 import language as old, later, tensor as t
 from vtrn.nki.beta1.index import Index, Mask, mask_of, refuse_mask
-from vtrn.nki.beta1.tensor import Product, Tensor, like
+from vtrn.nki.beta1.later import Product
+from vtrn.nki.beta1.tensor import Tensor, like
 from vtrn.nki.errors import NkiNameError, NkiValidationError
 from vtrn.nki.isa import (  # noqa: F401 (names of the module)
     constants, dge_mode, engine, get_nc_version, gpsimd_engine, nc_version, oob_mode, reduce_cmd, scalar_engine,
@@ -84,7 +85,7 @@ def leaves_nothing(what, mask, operands=()):
     mask = mask_of(mask)
     if mask is None:
         return False
-    known = [term for x in operands if isinstance(x, t.Masked) for term in x.terms]
+    known = [term for x in operands if isinstance(x, later.Masked) for term in x.terms]
     for term in mask.terms:
         low, high = term.bounds()
         if low <= 0 < high and not any((term.const, term.step, term.sizes) == (k.const, k.step, k.sizes) for k in known):

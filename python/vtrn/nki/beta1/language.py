@@ -9,9 +9,10 @@ import ml_dtypes
 import numpy as np
 
 from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
-from vtrn.nki.beta1 import blocks, tensor as t
+from vtrn.nki.beta1 import blocks, later, tensor as t
 from vtrn.nki.beta1.index import Index, arange, mask_of, mgrid, refuse_mask  # noqa: F401 (names of the module)
-from vtrn.nki.beta1.tensor import Product, Tensor, like, make, par_dim  # noqa: F401
+from vtrn.nki.beta1.later import Product
+from vtrn.nki.beta1.tensor import Tensor, like, make, par_dim  # noqa: F401
 from vtrn.nki.dtypes import (  # noqa: F401
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn, float8_e4m3fn_x4, float8_e5m2, float8_e5m2_x4,
     float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
@@ -125,7 +126,7 @@ def load(src, *, mask=None, dtype=None, mode=isa.oob_mode.error, **unused):
     """mode: oob_mode.skip leaves rows out that the tensor has not."""
     shape = src.shape if src.ndim > 1 else (src.shape[0], 1) if src.shape[0] <= tile_size.pmax else (1, *src.shape)
     if mode == isa.oob_mode.skip and isinstance(src.indirect, tuple):
-        return t.Skipping(src, shape, dtypes.by_code[dtypes.code_of(dtype or src.dtype)],
+        return later.Skipping(src, shape, dtypes.by_code[dtypes.code_of(dtype or src.dtype)],
                           lambda target: _copy_masked(target, src, mask, mode))
     out = like(shape, dtype or src.dtype)
     _copy_masked(out, src, mask, mode)
@@ -607,8 +608,8 @@ def matmul(x, y, *, transpose_x=False, mask=None, **unused):
             t.check_read_by_tensor("nl.matmul", name, tile)
     if transpose_x:
         stationary = x
-    elif isinstance(x, t.Masked):
-        stationary = t.Masked(transpose(x.plain()), x.box[::-1], x.terms)
+    elif isinstance(x, later.Masked):
+        stationary = later.Masked(transpose(x.plain()), x.box[::-1], x.terms)
     else:
         stationary = transpose(x)
     return Product(on_chip(stationary), on_chip(y))
@@ -617,7 +618,7 @@ def matmul(x, y, *, transpose_x=False, mask=None, **unused):
 def _range(*bounds, **unused):
     values = range(*(b.__index__() for b in bounds))
     for i in values:
-        yield t.LoopIndex(i, i == values[0])
+        yield later.LoopIndex(i, i == values[0])
 
 
 sequential_range = static_range = _range
@@ -642,10 +643,10 @@ def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
     """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor or in a variable,
     which holds the result so far in each turn."""
     loop_indices = tuple(loop_indices) if isinstance(loop_indices, (list, tuple)) else (loop_indices,)
-    if not loop_indices or not builtins.all(isinstance(i, t.LoopIndex) for i in loop_indices):
+    if not loop_indices or not builtins.all(isinstance(i, later.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
-    found = t.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask_of(mask))
-    return t.stored_by_name(found, sys._getframe(1), dtype)
+    found = later.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask_of(mask))
+    return later.stored_by_name(found, sys._getframe(1), dtype)
 
 
 def atomic_rmw(dst, value, op, *, mask=None, **unused):

@@ -1,7 +1,6 @@
 """Tensors of NKI's first generation: block dimensions, index expressions as subscripts, operators. Each is a view of
 a tensor of vtrn.nki whose partition dimension may stand anywhere."""
 
-import dis
 import itertools
 import math
 import weakref
@@ -30,6 +29,7 @@ class Tensor:
     __slots__ = ("base", "par", "indirect", "beyond", "kept", "kept_at", "is_dynamic", "is_element")
     __hash__ = object.__hash__
     __array_ufunc__ = operators.array_ufunc
+    is_later = False  # whether it becomes a tile when it is read (later.py)
 
     def __init__(self, base, par=None, indirect=None):
         self.base, self.indirect, self.beyond, self.kept = base, indirect, (), None
@@ -46,7 +46,7 @@ class Tensor:
     def raw(self):
         """As instructions take it: partitions first. An instruction may write to it, so products of it become tiles before."""
         if tensor.launch.products:
-            _finish_products(self.base._storage_id)
+            finish_products(self.base._storage_id)
         return self.raw_as_it_is()
 
     def raw_as_it_is(self):
@@ -94,7 +94,9 @@ class Tensor:
         if key is Ellipsis:
             return Tensor(self.base, self.par).keep(self.kept_now())
         if isinstance(key, (Mask, bool, np.bool_)):  # of loops' variables alone: a truth of Python
-            return Masked.of(self, mask_of(key))
+            from vtrn.nki.beta1 import later
+
+            return later.Masked.of(self, mask_of(key))
         self.check_inside()
         key = tuple(key) if isinstance(key, (tuple, _Grid)) else (key,)
         n = sum(k is not None for k in key if k is not Ellipsis)
@@ -248,13 +250,13 @@ class Tensor:
     def keep(self, boxes):
         """Itself, which has the elements of boxes alone; None: all."""
         self.kept = boxes
-        if boxes is not None and not isinstance(self, (Product, Skipping)):
+        if boxes is not None and not self.is_later:
             self.kept_at = self.base._n_writes
         return self
 
     def kept_now(self):
         """The boxes; None where something has written others since."""
-        if self.kept is None or isinstance(self, (Product, Skipping)) or self.kept_at == self.base._n_writes:
+        if self.kept is None or self.is_later or self.kept_at == self.base._n_writes:
             return self.kept
         written = self.base._written() if self.base._n_writes else b""  # None: all
         n = self.size if written is None else sum(written)
@@ -318,6 +320,14 @@ class Tensor:
 
     def astype(self, dtype):
         return binary_free_copy(self, dtype)
+
+    def stores_itself(self, target):
+        """Whether the instruction that makes it wrote to the target; else it is moved there as a tile is."""
+        return False
+
+    def adds_itself(self, target):
+        """Whether the instruction that makes it added to the target."""
+        return False
 
     # -- operators
 
@@ -451,101 +461,7 @@ def check_read_by_tensor(what, name, x):
                                                 f"reads SBUF; {remedy}"))
 
 
-class Masked(Tensor):
-    """x[mask], an operand of a matmul, as both have rows and columns of their own. Source: "NKI API Masking", operand masking."""
-
-    __slots__ = ("box", "terms")
-
-    def __init__(self, x, box, terms):
-        super().__init__(x.base, x.par, x.indirect)
-        self.beyond, self.is_dynamic, self.box, self.terms = x.beyond, x.is_dynamic, box, terms
-
-    @classmethod
-    def of(cls, x, mask):
-        """x[mask]; of x[first][mask] what both leave."""
-        if mask is None:
-            return x
-        box, terms = mask.box(x.shape, x.par or 0), mask.terms
-        if isinstance(x, Masked):
-            box, terms = [(max(a[0], b[0]), max(a[0], b[0], min(a[1], b[1]))) for a, b in zip(box, x.box)], [*x.terms, *terms]
-        return cls(x, box, terms)
-
-    def plain(self):
-        found = self.part(self.shape, self.base.strides, self.base.offset, self.par)
-        found.beyond = self.beyond
-        return found
-
-    def raw_as_it_is(self):
-        raise NkiValidationError(tensor._placed(f"a mask as the subscript of {operators.text_of(self)}: operands of nl.matmul and "
-                                                "nisa.nc_matmul take one; other instructions have mask="))
-
-
-class Product(Tensor):
-    """What a matmul returns: added to a PSUM tile, it is summed there; else it becomes a tile when it is read. kept: [] where a
-    mask of loops' variables leaves it out, a box where masks of operands leave one, whose tile has the whole shape."""
-
-    __slots__ = ("stationary", "moving", "options", "made", "writes_before", "whole", "__weakref__")
-
-    def __init__(self, stationary, moving, **options):
-        self.options, self.made, self.whole = options, None, None
-        self.writes_before = None  # to the operands, when it was first summed in PSUM; None: it was not
-        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
-        self.is_dynamic = self.is_element = False
-        if isinstance(stationary, Masked) or isinstance(moving, Masked):
-            stationary, moving = self._masked(stationary, moving)
-        self.stationary, self.moving = stationary, moving
-        tensor.launch.products.append(weakref.ref(self))
-
-    def _masked(self, stationary, moving):
-        """The operands' parts that their masks leave, of the partitions that both leave."""
-        operands = stationary, moving
-        boxes = [x.box if isinstance(x, Masked) else [(0, n) for n in x.shape] for x in operands]
-        rows = max(box[0][0] for box in boxes), min(box[0][1] for box in boxes)
-        self.whole = tuple(n for x in operands for n in x.shape[1:])
-        kept = tuple(ends for box in boxes for ends in box[1:])
-        self.kept = [kept] if all(lo < hi for lo, hi in (rows, *kept)) else []
-        plain = [x.plain() if isinstance(x, Masked) else x for x in operands]
-        return (x.box_part([rows, *box[1:]]) for x, box in zip(plain, boxes)) if self.kept else plain
-
-    def into(self, target, accumulate):
-        if self.kept == []:
-            return
-        if self.kept:
-            if target.shape != self.whole:
-                raise operators.refusal(f"a matmul of operands with masks has shape {self.whole}, and is stored in "
-                                        f"{operators.text_of(target)}; store it in a tile of its shape")
-            target = target.box_part(self.kept[0])
-        self.check_operands()
-        self.writes_before = self.writes()
-        isa.nc_matmul(target.raw_as_it_is(), self.stationary.raw_as_it_is(), self.moving.raw_as_it_is(), accumulate=accumulate,
-                      **self.options)
-
-    def storages(self):
-        return self.stationary.base._storage_id, self.moving.base._storage_id
-
-    def writes(self):
-        return self.stationary.base._n_writes, self.moving.base._n_writes
-
-    def check_operands(self):
-        if self.writes_before not in (None, self.writes()):
-            raise NkiValidationError(tensor._placed("a matmul that was summed in PSUM is read once more, and an operand of it was "
-                                                    "overwritten in between; copy its result before (nl.copy), and add the copy"))
-
-    @property
-    def base(self):
-        if self.made is None:
-            self.check_operands()
-            k, free = self.stationary.raw_as_it_is().shape[0], self.moving.raw_as_it_is().shape[1:]
-            m = self.stationary.size // k
-            if self.options.get("perf_mode"):  # both operands have two rows a partition
-                m, free = m // 2, free[1:]
-            made = Tensor(tensor.ndarray(self.whole or (m, *free), dtypes.float32, tensor.psum))
-            self.made = made.keep(self.kept)
-            self.into(made, False)
-        return self.made.base
-
-
-def _finish_products(storage_id):
+def finish_products(storage_id):
     """Makes a tile of each matmul and load of the storage that is neither a tile yet nor stored: an instruction is about to name
     the storage, and may write to it."""
     waiting = [p for p in (ref() for ref in tensor.launch.products) if p is not None and p.made is None and p.writes_before is None]
@@ -553,120 +469,6 @@ def _finish_products(storage_id):
         if storage_id in product.storages():
             product.base  # noqa: B018
     tensor.launch.products = [weakref.ref(p) for p in waiting if p.made is None]
-
-
-class Skipping(Tensor):
-    """What a load returns that leaves rows out which its tensor has not: stored in a tile, it leaves those of the tile there;
-    else it becomes a tile when it is read. fill(target): loads."""
-
-    __slots__ = ("source", "own", "fill", "made", "writes_before", "__weakref__")
-
-    def __init__(self, source, shape, dtype, fill):
-        self.source, self.own, self.fill = source, (tuple(shape), dtype), fill
-        self.made = self.writes_before = None
-        self.indirect, self.par, self.beyond, self.kept = None, 0, (), None
-        self.is_dynamic = self.is_element = False
-        tensor.launch.products.append(weakref.ref(self))
-
-    shape = property(lambda self: self.own[0])
-    dtype = property(lambda self: self.own[1])
-
-    def storages(self):
-        return self.source.base._storage_id, self.source.indirect[0]._storage_id
-
-    def is_stored_in(self, target):
-        """Whether the load can write there: of this shape, without a cast between two others."""
-        return self.made is None and target.buffer is tensor.sbuf and target.indirect is None and target.shape == self.shape and \
-            self.dtype in (target.dtype, self.source.dtype)
-
-    def into(self, target):
-        before, self.made = self.made, target  # no other is made while the instruction names what it reads
-        self.fill(target)
-        self.made = before
-        if before is None:  # it may be read once more
-            tensor.launch.products.append(weakref.ref(self))
-
-    @property
-    def base(self):
-        if self.made is None:
-            out = like(*self.own)
-            if not tensor.launch.has_values:  # which rows are left out is not known: they read as unwritten ones
-                assign(out, math.nan if dtypes.IS_FLOAT[out.base._dtype] else 4)
-            self.into(out)
-            self.made = out
-            self.keep(out.kept)
-        return self.made.base
-
-
-class LoopIndex(int):
-    """The value of a loop's variable; is_first in the loop's first turn."""
-
-    def __new__(cls, value, is_first):
-        self = super().__new__(cls, value)
-        self.is_first = is_first
-        return self
-
-
-class LoopSum(Tensor):
-    """What loop_reduce returns, for the part of a tensor that it is stored in: what that part has is the other operand of op,
-    as the API page has it; a part that nothing has written takes x of the first turn. Results are kept in fp32 beside what is
-    stored. mask: of the part's elements, or of the loops' variables."""
-
-    __slots__ = ("op", "is_first", "mask")
-
-    def __init__(self, x, op, is_first, mask=None):
-        super().__init__(x.base, x.par, x.indirect)
-        self.op, self.is_first, self.mask, self.beyond = op, is_first, mask, x.beyond
-
-    def raw_as_it_is(self):
-        raise operators.refusal("nl.loop_reduce: its result is read where it is not stored yet, and would be one turn's operand; store it in "
-                                "a part of a tensor (sums[...] = nl.loop_reduce(...)), or in the variable of a tile, and read that")
-
-    def into(self, target):
-        kept, x = tensor.launch.loop_sums, self.part(self.shape, self.base.strides, self.base.offset, self.par)
-        x.beyond = self.beyond
-        x, target = broadcast_view(x, target.shape).boxed(self.mask), target.boxed(self.mask)
-        if target is None:
-            return
-        key = target.base._storage_id, target.base.offset, target.shape, target.base._dtype
-        if self.is_first:
-            kept.pop(key, None)
-        if key in kept:
-            isa.tensor_tensor(kept[key].raw(), kept[key].raw(), x.raw(), self.op)
-        elif _has_elements(target.base):
-            kept[key], before = like(target.shape, dtypes.float32, target.par or 0), target
-            if before.base._is_psum and x.base._is_psum:
-                before = binary_free_copy(before, before.dtype)
-            isa.tensor_tensor(kept[key].raw(), before.raw(), x.raw(), self.op)
-        else:
-            kept[key] = like(target.shape, dtypes.float32, target.par or 0)
-            move(kept[key], x)
-        move(target, kept[key])
-
-
-def _has_elements(v):
-    """Whether something has written elements of the view."""
-    written = v._written() if v._n_writes else b""  # None: all
-    return written is None or any(written)
-
-
-_STORES = {"STORE_FAST": "f_locals", "STORE_DEREF": "f_locals", "STORE_NAME": "f_locals", "STORE_GLOBAL": "f_globals"}
-
-
-def stored_by_name(found, frame, dtype):
-    """Of `sums = nl.loop_reduce(...)`, which the vendor's compiler takes for a store to the tile that the variable names, that
-    tile; a variable without one gets one. Anything else: as it is. frame: the caller's."""
-    after = [i for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti and i.opname != "CACHE"][:1]
-    if not after or after[0].opname not in _STORES:
-        return found
-    target = getattr(frame, _STORES[after[0].opname]).get(after[0].argval)
-    if not isinstance(target, Tensor) or isinstance(target, LoopSum):
-        if found.mask is not None and found.mask.is_nowhere():
-            return found
-        target = like(found.shape, dtype or found.dtype, found.par or 0)
-        target.keep(None if found.mask is None else found.mask.boxes(found.shape, found.par or 0))
-    found.into(target)
-    return target
 
 
 def like(shape, dtype, par=0, buffer=tensor.sbuf):
@@ -820,15 +622,9 @@ def _named_once(target, value):
 def assign(target, value):
     if len(getattr(value, "shape", ())) <= target.ndim:
         target = _named_once(target, value)
-    if isinstance(value, Product) and value.kept == []:
-        return
-    if isinstance(value, Product) and target.base._is_psum and value.made is None:
-        value.into(target, False)
-    elif isinstance(value, LoopSum):
-        value.into(target)
-    elif isinstance(value, Skipping) and value.is_stored_in(target):
-        value.into(target)
-    elif isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        if value.stores_itself(target):
+            return
         if value.kept_now() is not None:
             for to, by in _kept_parts(target, value):
                 is_dma = any(x.base._is_on_chip and not _starts_where_engines_do(x.raw()) for x in (to, by))
@@ -873,10 +669,7 @@ def _kept_parts(target, value):
 
 
 def accumulate(target, value):
-    if isinstance(value, Product) and value.kept == []:
-        return
-    if isinstance(value, Product) and target.base._is_psum and value.made is None:
-        value.into(target, isa._ADDS)
+    if isinstance(value, Tensor) and value.adds_itself(target):
         return
     if isinstance(value, Tensor) and value.kept_now() is not None:
         for to, by in _kept_parts(target, value):
