@@ -1,7 +1,6 @@
 """neuronxcc.nki.language: operations that return tiles, made of those of vtrn.nki."""
 
 import builtins
-import itertools
 import math
 import sys
 
@@ -9,17 +8,17 @@ import ml_dtypes
 import numpy as np
 
 from vtrn.nki import angles, dtypes, isa, language as nl, operators, tensor
-from vtrn.nki.beta1 import blocks, later, tensor as t
+from vtrn.nki.beta1 import blocks, later, loops, tensor as t
 from vtrn.nki.beta1.index import Index, arange, mask_of, mgrid, refuse_mask  # noqa: F401 (names of the module)
 from vtrn.nki.beta1.later import Product
+from vtrn.nki.beta1.loops import affine_range, sequential_range, static_range  # noqa: F401
 from vtrn.nki.beta1.tensor import Tensor, like, make, par_dim  # noqa: F401
 from vtrn.nki.dtypes import (  # noqa: F401
     bfloat16, bool_, float4_e2m1fn_x4, float8_e4m3, float8_e4m3fn, float8_e4m3fn_x4, float8_e5m2, float8_e5m2_x4,
     float16, float32, int8, int16, int32, tfloat32, uint8, uint16, uint32)
 from vtrn.nki.errors import NkiNameError
 from vtrn.nki.language import (  # noqa: F401
-    affine_range, ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf,
-    sequential_range, shared_hbm, static_range, tile_size)
+    ds, hbm, num_programs, private_hbm, program_id, program_ndim, psum, sbuf, shared_hbm, tile_size)
 
 dslice = ds
 _largest, _least = builtins.max, builtins.min
@@ -615,35 +614,11 @@ def matmul(x, y, *, transpose_x=False, mask=None, **unused):
     return Product(on_chip(stationary), on_chip(y))
 
 
-def _range(*bounds, **unused):
-    values = range(*(b.__index__() for b in bounds))
-    for i in values:
-        yield later.LoopIndex(i, i == values[0])
-
-
-sequential_range = static_range = _range
-_loops = itertools.count()
-
-
-def affine_range(*bounds, **unused):
-    """Turns in any order: a program may do what is alike in several at once."""
-    session, loop = tensor.core.current(), next(_loops) % 2**32
-    if session is None:
-        yield from _range(*bounds)
-        return
-    try:
-        for i in _range(*bounds):
-            session.mark_turn(loop)
-            yield i
-    finally:
-        session.mark_turn(loop)
-
-
 def loop_reduce(x, op, loop_indices, mask=None, dtype=None, **unused):
     """op over the turns of the loops whose variables loop_indices names; to be stored in a part of a tensor or in a variable,
     which holds the result so far in each turn."""
     loop_indices = tuple(loop_indices) if isinstance(loop_indices, (list, tuple)) else (loop_indices,)
-    if not loop_indices or not builtins.all(isinstance(i, later.LoopIndex) for i in loop_indices):
+    if not loop_indices or not builtins.all(isinstance(i, loops.LoopIndex) for i in loop_indices):
         raise TypeError("nl.loop_reduce: loop_indices are variables of loops over nl.affine_range and its like")
     found = later.LoopSum(on_chip(x), op, builtins.all(i.is_first for i in loop_indices), mask_of(mask))
     return later.stored_by_name(found, sys._getframe(1), dtype)

@@ -165,15 +165,6 @@ class Skipping(Tensor):
         return self.made.base
 
 
-class LoopIndex(int):
-    """The value of a loop's variable; is_first in the loop's first turn."""
-
-    def __new__(cls, value, is_first):
-        self = super().__new__(cls, value)
-        self.is_first = is_first
-        return self
-
-
 class LoopSum(Tensor):
     """What loop_reduce returns, for the part of a tensor that it is stored in: what that part has is the other operand of op,
     as the API page has it; a part that nothing has written takes x of the first turn. Results are kept in fp32 beside what is

@@ -1,0 +1,89 @@
+"""Loops of NKI's first generation, whose bodies the vendor's compiler traces once."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vtrn.nki", exc_type=ImportError)
+import vtrn.nki  # noqa: E402
+
+vtrn.nki.install()
+import neuronxcc.nki as nki  # noqa: E402
+import neuronxcc.nki.language as nl  # noqa: E402
+
+LOOPS = ["affine_range", "sequential_range"]
+
+
+def run(kernel, tmp_path, *args):
+    """The result, the same of the program."""
+    got = np.asarray(nki.jit(kernel)(*args))
+    profiled = np.asarray(vtrn.nki.profile(nki.jit(kernel), tmp_path)(*args).result)
+    np.testing.assert_array_equal(got, profiled)
+    return got
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_turn_begins_with_the_index_from_before_the_loop(loop, tmp_path):
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        row, column = nl.arange(128)[:, None], nl.arange(32)[None, :]
+        for i in getattr(nl, loop)(3):
+            row = row + i * 128
+            for j in getattr(nl, loop)(4):
+                column = column + j * 32
+                nl.store(out[row, column], nl.load(a[row, column]) + 1)
+        return out
+
+    a = np.random.default_rng(0).standard_normal((384, 128)).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, tmp_path, a), a + 1)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_mask_that_the_body_narrows_is_that_of_its_turn(loop, tmp_path):
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        row, column = nl.mgrid[0:128, 0:64]
+        mask = column < 40
+        for i in getattr(nl, loop)(2):
+            mask = mask & (i * 128 + row < 200)
+            tile = nl.load(a[i * 128 + row, column], mask=mask)
+            nl.store(out[i * 128 + row, column], nl.multiply(tile, 2, mask=mask), mask=mask)
+        return out
+
+    a = np.random.default_rng(1).standard_normal((200, 40)).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, tmp_path, a), a * 2)
+
+
+def test_a_static_loop_goes_on_from_the_turn_before(tmp_path):
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        row, column = nl.arange(64)[:, None], nl.arange(16)[None, :]
+        for _ in nl.static_range(3):
+            nl.store(out[row, column], nl.load(a[row, column]) + 1)
+            row = row + 64
+        return out
+
+    a = np.random.default_rng(2).standard_normal((192, 16)).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, tmp_path, a), a + 1)
+
+
+def test_names_of_cells_and_of_tuples_are_restored_and_tiles_are_not(tmp_path):
+    def kernel(a):
+        out = nl.ndarray((128, 16), dtype=a.dtype, buffer=nl.shared_hbm)
+        row, column = nl.arange(128)[:, None], nl.arange(16)[None, :]
+        total = nl.zeros((128, 16), dtype=a.dtype)
+        n = 0
+
+        def load():
+            return nl.load(a[row, column])
+
+        for _, i in enumerate(nl.sequential_range(4)):
+            row, other = row + i * 128, column
+            total = nl.add(total, load())
+            n += 1
+        assert n == 4 and other is column
+        row = nl.arange(128)[:, None]
+        nl.store(out[row, column], total)
+        return out
+
+    a = np.random.default_rng(3).integers(0, 9, (512, 16)).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, tmp_path, a), a.reshape(4, 128, 16).sum(0))
