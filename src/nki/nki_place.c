@@ -443,19 +443,24 @@ static vtrn_status place_tiles(placing *p, const nki_finish_options *o) {
     return status;
 }
 
+/* What an attempt changes of a record. */
+typedef struct kept_record {
+    bool is_filled, keeps_partition;
+} kept_record;
+
 /* The list as it is before something is tried. */
 typedef struct kept_list {
     nki_issued *list;
     nki_meeting *meets;
     nki_turn *turns;
-    bool *is_filled; /* [n_records] */
+    kept_record *records; /* [n_records] */
     nki_spilled *spills;
     uint32_t n_list, n_meets, n_turns, n_records, n_slots, n_spills;
 } kept_list;
 
 static void list_free(kept_list *kept) {
     free(kept->list), free(kept->meets), free(kept->turns);
-    free(kept->is_filled), free(kept->spills);
+    free(kept->records), free(kept->spills);
     *kept = (kept_list){0};
 }
 
@@ -469,9 +474,9 @@ static vtrn_status list_keep(const nki_session *s, kept_list *out) {
     out->list = malloc(((size_t)s->n_list + 1) * sizeof *out->list);
     out->meets = malloc(((size_t)s->n_meets + 1) * sizeof *out->meets);
     out->turns = malloc(((size_t)s->n_turns + 1) * sizeof *out->turns);
-    out->is_filled = malloc((size_t)s->n_records + 1);
+    out->records = malloc(((size_t)s->n_records + 1) * sizeof *out->records);
     out->spills = malloc(((size_t)s->n_spills + 1) * sizeof *out->spills);
-    if (!out->list || !out->meets || !out->turns || !out->is_filled || !out->spills) {
+    if (!out->list || !out->meets || !out->turns || !out->records || !out->spills) {
         list_free(out);
         return VTRN_OUT_OF_MEMORY(s->n_list * sizeof *out->list);
     }
@@ -484,7 +489,8 @@ static vtrn_status list_keep(const nki_session *s, kept_list *out) {
     if (s->n_spills)
         memcpy(out->spills, s->spills, s->n_spills * sizeof *out->spills);
     for (uint32_t i = 0; i < s->n_records; i++)
-        out->is_filled[i] = s->records[i]->is_filled;
+        out->records[i] = (kept_record){.is_filled = s->records[i]->is_filled,
+                                        .keeps_partition = s->records[i]->keeps_partition};
     return NULL;
 }
 
@@ -500,8 +506,10 @@ static void list_restore(nki_session *s, const kept_list *kept) {
         memcpy(s->spills, kept->spills, kept->n_spills * sizeof *kept->spills);
     for (uint32_t i = kept->n_records; i < s->n_records; i++)
         free(s->records[i]); /* of parts and scratches, which own nothing */
-    for (uint32_t i = 0; i < kept->n_records; i++)
-        s->records[i]->is_filled = kept->is_filled[i];
+    for (uint32_t i = 0; i < kept->n_records; i++) {
+        s->records[i]->is_filled = kept->records[i].is_filled;
+        s->records[i]->keeps_partition = kept->records[i].keeps_partition;
+    }
     s->n_list = kept->n_list;
     s->n_records = kept->n_records;
     s->n_slots = kept->n_slots;

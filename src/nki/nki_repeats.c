@@ -14,12 +14,17 @@ enum { NONE = UINT32_MAX };
 typedef struct reusing {
     nki_session *s;
     int core;
-    uint32_t *n_writes;   /* by record */
-    bool *is_final;       /* by record: nothing writes it behind its first reader */
+    uint32_t *n_writes;  /* by record */
+    bool *is_final;      /* by record: nothing writes it behind its first reader */
+    bool *is_row;        /* by record: what writes it does so from its begin to its end */
+    uint64_t *n_filled;  /* by record: bytes of a partition that instructions so far have written */
+    uint32_t *filled_by; /* by record: the last of them; NONE: none has */
     nki_record **instead; /* by record: the tile that has the same values */
     /* Numbers of values: two tiles of one number hold the same. */
     uint32_t *value_of; /* by record: of a settled tile; else a number that no other has */
-    uint32_t *makes;    /* by instruction: the number of what it fills; NONE: it has to stay */
+    uint32_t
+        *makes; /* by instruction: the number of what its tile then has; NONE: it has to stay */
+    uint32_t *before; /* by instruction: the one that wrote the tile before it, NONE: none */
     uint32_t n_values;
     uint32_t *table; /* of instructions, by what they make; NONE: empty */
     uint32_t table_mask;
@@ -44,20 +49,59 @@ static void count_writes(const reusing *r, bool *is_read) {
         }
 }
 
-static bool fills(const vtrn_ap *ap, const nki_record *tile) {
-    uint64_t n = isa_ap_free_size(ap) * dtype_size((vtrn_dtype)ap->dtype);
-    int64_t lo, hi;
-    isa_ap_extent(ap, &lo, &hi);
-    return n == tile->storage.row_bytes && lo == 0 && hi == (int64_t)n &&
-           ap->n_partitions == tile->storage.n_partitions;
+/* Notes whether each tile is filled in a row: several instructions do so where turns of a loop have
+ * one tile together (nki_turns.c) and what makes its parts is not merged as what reads them is. */
+static void find_rows(const reusing *r) {
+    for (uint32_t i = 0; i < r->s->n_records; i++)
+        r->is_row[i] = true;
+    for (uint32_t k = 0; k < r->s->n_list; k++)
+        for (int i = 0; i < VTRN_MAX_AP; i++) {
+            const nki_issued *issued = &r->s->list[k];
+            const nki_record *tile = issued->operand[i];
+            if (!tile || !access_is_written(&issued->instr, i))
+                continue;
+            const vtrn_ap *ap = &issued->instr.ap[i];
+            uint64_t n = isa_ap_free_size(ap) * dtype_size((vtrn_dtype)ap->dtype);
+            uint64_t *n_filled = &r->n_filled[tile->storage.id];
+            int64_t lo, hi;
+            isa_ap_extent(ap, &lo, &hi);
+            r->is_row[tile->storage.id] &= i == 0 && lo == (int64_t)*n_filled &&
+                                           hi - lo == (int64_t)n && issued->core == r->core &&
+                                           !issued->is_exchange &&
+                                           ap->n_partitions == tile->storage.n_partitions;
+            *n_filled += n;
+        }
+    for (uint32_t i = 0; i < r->s->n_records; i++)
+        r->is_row[i] &= r->n_filled[i] == r->s->records[i]->storage.row_bytes;
 }
 
-/* A tile on chip that the instruction fills and that nothing changes. */
+/* A tile on chip that instructions such as this one fill and that nothing changes then. */
 static bool is_settled(const reusing *r, const nki_issued *issued) {
     const nki_record *tile = issued->operand[0];
-    return issued->core == r->core && !issued->is_exchange && tile &&
-           tile->storage.space != VTRN_SPACE_HBM && !tile->is_placed && !tile->is_filled &&
-           r->n_writes[tile->storage.id] == 1 && fills(&issued->instr.ap[0], tile);
+    if (!tile || tile->storage.space == VTRN_SPACE_HBM || tile->is_placed || tile->is_filled)
+        return false;
+    uint32_t id = tile->storage.id;
+    return r->is_row[id] && r->is_final[id] &&
+           (tile->storage.space == VTRN_SPACE_SBUF || r->n_writes[id] == 1);
+}
+
+static bool is_in_psum(const nki_issued *issued) {
+    return issued->operand[0]->storage.space == VTRN_SPACE_PSUM;
+}
+
+/* Where in its tile the part that the instruction makes ends. */
+static int64_t end_of(const nki_issued *issued) {
+    int64_t lo, hi;
+    isa_ap_extent(&issued->instr.ap[0], &lo, &hi);
+    return hi;
+}
+
+/* Whether the instruction makes the last part, or all, of a tile in SBUF whose value has a number.
+ */
+static bool makes_tile(const reusing *r, uint32_t k) {
+    const nki_issued *issued = &r->s->list[k];
+    return r->makes[k] != NONE && !is_in_psum(issued) &&
+           end_of(issued) == (int64_t)issued->operand[0]->storage.row_bytes;
 }
 
 /* A load of an argument that nothing changes. */
@@ -66,10 +110,6 @@ static bool is_load(const reusing *r, const nki_issued *issued) {
     return issued->instr.opcode == VTRN_OP_DMA_COPY && !issued->instr.flags && from &&
            from->storage.space == VTRN_SPACE_HBM && from->kind != NKI_LOCAL &&
            r->n_writes[from->storage.id] == 0;
-}
-
-static bool is_in_psum(const nki_issued *issued) {
-    return issued->operand[0]->storage.space == VTRN_SPACE_PSUM;
 }
 
 /* Arithmetic, or a transpose by Tensor, of tiles that nothing changes. In PSUM that is what a
@@ -109,13 +149,19 @@ static bool is_any_engine(const vtrn_instr *instr) {
     return true;
 }
 
+/* What the tile has when the instruction at k writes a part of it; NONE: nothing. */
+static uint32_t begun_with(const reusing *r, uint32_t k) {
+    return r->before[k] == NONE ? NONE : r->makes[r->before[k]];
+}
+
 /* Whether both make the same, from operands of the same values. */
-static bool is_same(const reusing *r, const nki_issued *a, const nki_issued *b) {
+static bool is_same(const reusing *r, uint32_t k, uint32_t other) {
+    const nki_issued *a = &r->s->list[k], *b = &r->s->list[other];
     const vtrn_instr *x = &a->instr, *y = &b->instr;
-    bool is_same = x->opcode == y->opcode && x->op0 == y->op0 && x->op1 == y->op1 &&
-                   x->func == y->func && x->flags == y->flags && x->arg[0] == y->arg[0] &&
-                   x->arg[1] == y->arg[1] && x->imm[0].bits == y->imm[0].bits &&
-                   x->imm[1].bits == y->imm[1].bits &&
+    bool is_same = begun_with(r, k) == begun_with(r, other) && x->opcode == y->opcode &&
+                   x->op0 == y->op0 && x->op1 == y->op1 && x->func == y->func &&
+                   x->flags == y->flags && x->arg[0] == y->arg[0] && x->arg[1] == y->arg[1] &&
+                   x->imm[0].bits == y->imm[0].bits && x->imm[1].bits == y->imm[1].bits &&
                    (x->engine == y->engine || is_any_engine(x)) &&
                    a->operand[0]->storage.dtype == b->operand[0]->storage.dtype &&
                    a->operand[0]->storage.row_bytes == b->operand[0]->storage.row_bytes;
@@ -131,9 +177,11 @@ static uint32_t mixed(uint32_t hash, uint64_t with) {
     return (uint32_t)(((hash ^ with) * UINT64_C(0x9e3779b97f4a7c15)) >> 29);
 }
 
-static uint32_t hash_of(const reusing *r, const nki_issued *issued) {
+static uint32_t hash_of(const reusing *r, uint32_t k) {
+    const nki_issued *issued = &r->s->list[k];
     const vtrn_instr *instr = &issued->instr;
     uint32_t hash = mixed(instr->opcode, (uint64_t)instr->imm[0].bits << 16 | instr->op0);
+    hash = mixed(hash, begun_with(r, k));
     for (int i = 0; i < VTRN_MAX_AP; i++) {
         const nki_record *from = i ? issued->operand[i] : NULL;
         hash = mixed(hash, (uint64_t)instr->ap[i].addr);
@@ -149,11 +197,18 @@ static void number_values(reusing *r) {
         r->value_of[i] = i;
     for (uint32_t k = 0; k < r->s->n_list; k++) {
         const nki_issued *issued = &r->s->list[k];
-        r->makes[k] = NONE;
+        r->makes[k] = r->before[k] = NONE;
         if (!is_reusable(r, issued))
             continue;
-        uint32_t slot = hash_of(r, issued) & r->table_mask;
-        while (r->table[slot] != NONE && !is_same(r, &r->s->list[r->table[slot]], issued))
+        uint32_t *filled_by = &r->filled_by[issued->operand[0]->storage.id];
+        int64_t lo, hi;
+        isa_ap_extent(&issued->instr.ap[0], &lo, &hi);
+        if (lo && (*filled_by == NONE || end_of(&r->s->list[*filled_by]) != lo))
+            continue; /* the part before is made by what may make anything */
+        r->before[k] = lo ? *filled_by : NONE;
+        *filled_by = k;
+        uint32_t slot = hash_of(r, k) & r->table_mask;
+        while (r->table[slot] != NONE && !is_same(r, r->table[slot], k))
             slot = (slot + 1) & r->table_mask;
         if (r->table[slot] == NONE) {
             r->table[slot] = k;
@@ -161,7 +216,8 @@ static void number_values(reusing *r) {
         } else {
             r->makes[k] = r->makes[r->table[slot]];
         }
-        r->value_of[issued->operand[0]->storage.id] = r->makes[k];
+        if (end_of(issued) == (int64_t)issued->operand[0]->storage.row_bytes)
+            r->value_of[issued->operand[0]->storage.id] = r->makes[k];
     }
 }
 
@@ -262,7 +318,7 @@ static void grant(const reusing *r, making *all, uint32_t n, uint64_t *given, ui
 static bool choose(const reusing *r, uint64_t room) {
     uint32_t n = 0, n_sources = 0;
     for (uint32_t k = 0; k < r->s->n_list; k++)
-        if (r->makes[k] != NONE && r->s->list[k].instr.source >= n_sources)
+        if (makes_tile(r, k) && r->s->list[k].instr.source >= n_sources)
             n_sources = r->s->list[k].instr.source + 1;
     arena tmp = ARENA_EMPTY;
     uint32_t *group = ARENA_NEW(&tmp, uint32_t, n_sources);
@@ -277,7 +333,7 @@ static bool choose(const reusing *r, uint64_t room) {
         memset(last, 0xff, r->n_values * sizeof *last);
     for (uint32_t k = 0; is_ok && k < r->s->n_list; k++) {
         const nki_issued *issued = &r->s->list[k];
-        if (r->makes[k] == NONE || is_in_psum(issued))
+        if (!makes_tile(r, k))
             continue;
         uint32_t before = last[r->makes[k]];
         if (before != NONE)
@@ -312,17 +368,17 @@ static uint32_t drop(const reusing *r, bool *is_dropped, nki_record **holder) {
         for (int i = 0; i < VTRN_MAX_AP; i++)
             if (issued->operand[i] && r->instead[issued->operand[i]->storage.id])
                 issued->operand[i] = r->instead[issued->operand[i]->storage.id];
-        uint32_t value = r->makes[k];
-        if (value == NONE || is_in_psum(issued))
+        if (!makes_tile(r, k))
             continue;
+        uint32_t value = r->makes[k];
         if (!r->is_again[k]) {
             holder[value] = issued->operand[0];
             continue;
         }
         holder[value]->keeps_partition |= issued->operand[0]->keeps_partition;
         r->instead[issued->operand[0]->storage.id] = holder[value];
-        is_dropped[k] = true;
-        n++;
+        for (uint32_t part = k; part != NONE; part = r->before[part], n++)
+            is_dropped[part] = true;
     }
     return n;
 }
@@ -358,6 +414,10 @@ vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n
     r.value_of = ARENA_NEW(&tmp, uint32_t, n_records);
     r.is_final = ARENA_NEW(&tmp, bool, n_records);
     r.makes = ARENA_NEW(&tmp, uint32_t, n_list);
+    r.before = ARENA_NEW(&tmp, uint32_t, n_list);
+    r.is_row = ARENA_NEW(&tmp, bool, n_records);
+    r.n_filled = ARENA_NEW(&tmp, uint64_t, n_records);
+    r.filled_by = ARENA_NEW(&tmp, uint32_t, n_records);
     r.is_again = ARENA_NEW(&tmp, bool, n_list);
     r.table = ARENA_NEW(&tmp, uint32_t, n_table);
     bool *is_dropped = ARENA_NEW(&tmp, bool, n_list);
@@ -366,10 +426,13 @@ vtrn_status nki_repeats(nki_session *s, int core, uint64_t room, uint32_t *out_n
     vtrn_status status = NULL;
     *out_n = 0;
     bool is_ok = r.n_writes && r.instead && r.value_of && r.is_final && r.makes && r.is_again &&
-                 r.table && is_dropped && is_read && holder;
+                 r.before && r.is_row && r.n_filled && r.filled_by && r.table && is_dropped &&
+                 is_read && holder;
     if (is_ok) {
         memset(r.table, 0xff, n_table * sizeof *r.table);
+        memset(r.filled_by, 0xff, n_records * sizeof *r.filled_by);
         count_writes(&r, is_read);
+        find_rows(&r);
         number_values(&r);
         is_ok = choose(&r, room);
     }

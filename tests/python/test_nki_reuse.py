@@ -91,3 +91,66 @@ def test_a_loop_keeps_all_that_it_loads_again_or_nothing(tmp_path, n_blocks, is_
     result, written = profile(tmp_path, kernel, x, y)
     np.testing.assert_array_equal(result[2], (y[:, :, :2048] + x).max(axis=2, keepdims=True) + 2)
     assert written["hbm_read_bytes"] == x.nbytes + y.nbytes * (1 if is_kept else 3)
+
+
+def test_what_is_kept_in_vain_binds_no_tile_to_its_partitions(tmp_path):
+    """320 KB of a partition's 192 KB fit as tiles of 32 rows lie beside each other. Were the second loads dropped, the first ones'
+    tiles would have to lie where the PE array reads them, which is tried and given up."""
+    n = 20
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((n, nl.par_dim(32), 4096), dtype=nl.float32, buffer=nl.shared_hbm)
+        sums = nl.ndarray((n, nl.par_dim(32), 32), dtype=nl.float32, buffer=nl.shared_hbm)
+        tiles = []
+        for i in nl.affine_range(n):
+            tiles.append(nl.load(x[i]))
+            again = nl.load(x[i])
+            nl.store(sums[i], nl.copy(nisa.nc_matmul(again[:, 0:32], again[:, 0:32])))
+        for i in nl.affine_range(n):
+            nl.store(out[i], tiles[i])
+        return out, sums
+
+    x = np.random.default_rng(0).standard_normal((n, 32, 4096)).astype(np.float32)
+    found = vtrn.nki.profile(kernel, str(tmp_path))(x)
+    np.testing.assert_array_equal(found.result[0], x)
+    np.testing.assert_allclose(found.result[1], x[:, :, :32].swapaxes(1, 2) @ x[:, :, :32], rtol=1e-4, atol=1e-4)
+    assert not found.spill_save_bytes
+
+
+@pytest.mark.parametrize("columns, is_reversed", [(8, False), (128, False), (128, True), (200, False)])
+def test_loads_are_kept_where_turns_have_their_tiles_together(tmp_path, columns, is_reversed):
+    """An addition takes several turns of the inner loop, and so do loads, or fewer, or one: of short runs, of places in falling
+    order, and of 800 bytes a partition, 5 by 5, where an addition takes 2 by 2."""
+    n = 8
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((3, n, nl.par_dim(128), columns), dtype=nl.float32, buffer=nl.shared_hbm)
+        for i in nl.affine_range(3):
+            for j in nl.affine_range(n):
+                nl.store(out[i, j], nl.add(nl.load(x[n - 1 - j if is_reversed else j]), float(i)))
+        return out
+
+    x = np.random.default_rng(0).standard_normal((n, 128, columns)).astype(np.float32)
+    result, written = profile(tmp_path, kernel, x)
+    np.testing.assert_array_equal(result[2], (x[::-1] if is_reversed else x) + 2)
+    assert written["hbm_read_bytes"] == x.nbytes
+
+
+def test_tiles_that_parts_of_other_values_fill_are_not_one(tmp_path):
+    """Each turn of the outer loop has the first blocks of the one before, and other ones behind them."""
+    n = 8
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray((3, n, nl.par_dim(128), 8), dtype=nl.float32, buffer=nl.shared_hbm)
+        for i in nl.affine_range(3):
+            for j in nl.affine_range(n):
+                nl.store(out[i, j], nl.add(nl.load(x[j if j < 6 else j + i]), 1.0))
+        return out
+
+    x = np.random.default_rng(0).standard_normal((n + 2, 128, 8)).astype(np.float32)
+    result, _ = profile(tmp_path, kernel, x)
+    for i in range(3):
+        np.testing.assert_array_equal(result[i], x[[*range(6), 6 + i, 7 + i]] + 1)
