@@ -1,5 +1,7 @@
 """Loops of NKI's first generation, whose bodies the vendor's compiler traces once."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,7 @@ def test_a_static_loop_goes_on_from_the_turn_before(tmp_path):
     np.testing.assert_array_equal(run(kernel, tmp_path, a), a + 1)
 
 
+@pytest.mark.filterwarnings("ignore:kernel. n is 0")
 def test_names_of_cells_and_of_tuples_are_restored_and_tiles_are_not(tmp_path):
     def kernel(a):
         out = nl.ndarray((128, 16), dtype=a.dtype, buffer=nl.shared_hbm)
@@ -80,10 +83,52 @@ def test_names_of_cells_and_of_tuples_are_restored_and_tiles_are_not(tmp_path):
             row, other = row + i * 128, column
             total = nl.add(total, load())
             n += 1
-        assert n == 4 and other is column
+        assert n == 4 and other is column  # numbers go on
         row = nl.arange(128)[:, None]
         nl.store(out[row, column], total)
         return out
 
     a = np.random.default_rng(3).integers(0, 9, (512, 16)).astype(np.float32)
     np.testing.assert_array_equal(run(kernel, tmp_path, a), a.reshape(4, 128, 16).sum(0))
+
+
+@pytest.mark.parametrize("loop, is_told", [("affine_range", True), ("sequential_range", True), ("static_range", False)])
+def test_a_number_that_goes_on_from_turn_to_turn_is_told(loop, is_told):
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        first, start = 0, 7
+        for i in getattr(nl, loop)(4):
+            start = i * 32
+            nl.store(out[first:first + 32], nl.load(a[start:start + 32]) + 1)
+            first += 32
+        return out
+
+    a = np.zeros((128, 16), np.float32)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        nki.jit(kernel)(a)
+    told = [w for w in found if "traces the body once" in str(w.message)]
+    assert len(told) == is_told
+    if is_told:
+        assert str(told[0].message).startswith(f"kernel: first is 0 before a loop over nl.{loop} and 32 after a turn; the vendor's")
+        assert told[0].filename == __file__
+
+
+def test_numbers_that_each_turn_binds_first_are_not_told():
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        for i in nl.affine_range(2):
+            first = i * 64
+            for j in nl.sequential_range(2):
+                at = first + j * 32
+                nl.store(out[at:at + 32], nl.load(a[at:at + 32]) + 1)
+        for i in nl.affine_range(2):
+            first = at = i * 64
+            nl.store(out[first:at + 1], nl.load(a[first:at + 1]) + 2)
+        return out
+
+    a = np.zeros((128, 16), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = np.asarray(nki.jit(kernel)(a))
+    np.testing.assert_array_equal(got[:, 0], np.where(np.arange(128) % 64 == 0, 2, 1))

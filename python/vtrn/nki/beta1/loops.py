@@ -1,16 +1,17 @@
 """Loops of NKI's first generation. The vendor's compiler traces the body of an affine or sequential loop once, so what the body
-binds a name to is an expression of the loop's variable, and each turn begins with what names had before the loop."""
+binds a name to is an expression of the loop's variable, and each turn begins with what names had before the loop. Source: the pages of
+nl.affine_range and nl.static_range, "fully unroll the loop during NKI kernel tracing" of the latter alone."""
 
 import ctypes
 import dis
 import functools
 import itertools
 import sys
+import warnings
 
 from vtrn.nki import tensor
 from vtrn.nki.beta1.index import Index, Mask
 
-_STORES = {"STORE_FAST", "STORE_DEREF"}
 _loops = itertools.count()
 
 
@@ -23,32 +24,57 @@ class LoopIndex(int):
         return self
 
 
+def _accesses(instruction):
+    """(LOAD or STORE, local name) that it makes; newer Pythons have instructions of two."""
+    name = instruction.opname
+    if not name.startswith(("LOAD_FAST", "STORE_FAST", "LOAD_DEREF", "STORE_DEREF")) or name.endswith("AND_CLEAR"):
+        return []
+    names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+    return list(zip((part for part in name.split("_") if part in ("LOAD", "STORE")), names))
+
+
 @functools.lru_cache(maxsize=1024)
-def _stored_in_body(code, at):
-    """Local names that the body of the `for` whose iterator is asked at this place stores; none where it is no such place."""
+def _bound_in_body(code, at):
+    """Local names that the body of the `for` whose iterator is asked at this place stores, and those of them that it reads before;
+    none where it is no such place."""
     instructions = list(dis.get_instructions(code))
-    head = next(k for k, i in enumerate(instructions) if i.offset == at)
+    head = max(k for k, i in enumerate(instructions) if i.offset <= at)
     if instructions[head].opname != "FOR_ITER":
-        return ()
-    body = instructions[head + 1:]
-    variable = next((k for k, i in enumerate(body) if i.opname in _STORES), 0)  # an index of another loop may have had its name
-    return tuple({i.argval for i in body[variable + 1:] if i.offset < instructions[head].argval and i.opname in _STORES})
+        return (), ()
+    accesses = [a for i in instructions[head + 1:] if i.offset < instructions[head].argval for a in _accesses(i)]
+    first, stored = {}, set()
+    for kind, name in accesses[1:]:  # behind the loop's variable, whose name may have been an index's
+        first.setdefault(name, kind)
+        if kind == "STORE":
+            stored.add(name)
+    return tuple(sorted(stored)), tuple(sorted(name for name in stored if first[name] == "LOAD"))
 
 
 class Bindings:
-    """Index expressions and masks by the names of a frame that have them before a loop, and that its body binds again."""
+    """What a frame's names have before a loop: index expressions and masks that its body binds again, and numbers that it goes on
+    from, which in the vendor's compiler are in each turn what they were in the first."""
 
-    def __init__(self, frame):
-        names = _stored_in_body(frame.f_code, frame.f_lasti)
+    def __init__(self, frame, loop):
+        names, carried = _bound_in_body(frame.f_code, frame.f_lasti)
         now = frame.f_locals if names else {}
-        self.frame, self.values = frame, {name: now[name] for name in names if isinstance(now.get(name), (Index, Mask))}
+        self.frame, self.loop = frame, loop
+        self.values = {name: now[name] for name in names if isinstance(now.get(name), (Index, Mask))}
+        self.numbers = {name: now[name] for name in carried if isinstance(now.get(name), (int, float))}
 
-    def restore(self):
-        if not self.values:
-            return
-        self.frame.f_locals.update(self.values)
-        if sys.version_info < (3, 13):  # later ones write through
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(self.frame), ctypes.c_int(0))
+    def next_turn(self):
+        if self.numbers:
+            now = self.frame.f_locals
+            for name, before in self.numbers.items():
+                if (value := now.get(name)) != before:
+                    warnings.warn_explicit(
+                        f"{self.frame.f_code.co_name}: {name} is {before} before a loop over nl.{self.loop} and {value} after a turn; the "
+                        f"vendor's compiler traces the body once, and has {before} in each turn; make it of the loop's variable, or "
+                        "loop over nl.static_range", UserWarning, self.frame.f_code.co_filename, self.frame.f_lineno)
+            self.numbers = {}
+        if self.values:
+            self.frame.f_locals.update(self.values)
+            if sys.version_info < (3, 13):  # later ones write through
+                ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(self.frame), ctypes.c_int(0))
 
 
 def static_range(*bounds, **unused):
@@ -59,21 +85,21 @@ def static_range(*bounds, **unused):
 
 
 def sequential_range(*bounds, **unused):
-    bindings = Bindings(sys._getframe(1))
+    bindings = Bindings(sys._getframe(1), "sequential_range")
     for i in static_range(*bounds):
         if not i.is_first:
-            bindings.restore()
+            bindings.next_turn()
         yield i
 
 
 def affine_range(*bounds, **unused):
     """Turns in any order: a program may do what is alike in several at once."""
     session, loop = tensor.core.current(), next(_loops) % 2**32
-    bindings = Bindings(sys._getframe(1))
+    bindings = Bindings(sys._getframe(1), "affine_range")
     try:
         for i in static_range(*bounds):
             if not i.is_first:
-                bindings.restore()
+                bindings.next_turn()
             if session is not None:
                 session.mark_turn(loop)
             yield i
