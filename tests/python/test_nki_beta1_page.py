@@ -795,3 +795,31 @@ def test_what_is_made_of_a_triangle_has_its_elements():
 
     a = numbers(64, 33)
     np.testing.assert_allclose(kernel(a), np.where(np.tri(64, 33, dtype=bool), 2 * np.exp(a), 7), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.int16])
+@pytest.mark.parametrize("shape", [(128, 64), (33, 97), (64, 32), (32, 33), (128, 128)])
+def test_vector_transposes_larger_tiles_in_blocks(shape, kind, tmp_path):
+    def kernel(a):
+        out = nl.ndarray(a.shape[::-1], dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nisa.nc_transpose(nl.load(a), engine=nisa.vector_engine))
+        return out
+
+    a = np.random.default_rng(0).integers(-30000, 30000, shape).astype(kind)
+    np.testing.assert_array_equal(nki.jit(kernel)(a), a.T)
+    np.testing.assert_array_equal(vtrn.nki.profile(nki.jit(kernel), tmp_path)(a).result, a.T)
+
+
+def test_vector_transposes_a_masked_part_in_blocks():
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((64, 128), dtype=a.dtype, buffer=nl.shared_hbm)
+        (p, f), turned = nl.mgrid[0:128, 0:64], nl.zeros((64, 128), a.dtype)
+        turned[...] = nisa.nc_transpose(nl.load(a), mask=(p < 70) & (f < 40), engine=nisa.vector_engine)
+        nl.store(out, turned)
+        return out
+
+    a = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32)
+    want = np.zeros((64, 128), np.float32)
+    want[:40, :70] = a.T[:40, :70]
+    np.testing.assert_array_equal(kernel(a), want)
