@@ -1,6 +1,7 @@
 """Loops of NKI's first generation, whose bodies the vendor's compiler traces once."""
 
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -132,3 +133,24 @@ def test_numbers_that_each_turn_binds_first_are_not_told():
         warnings.simplefilter("error")
         got = np.asarray(nki.jit(kernel)(a))
     np.testing.assert_array_equal(got[:, 0], np.where(np.arange(128) % 64 == 0, 2, 1))
+
+
+class Held:
+    """What a tile would be."""
+
+
+@pytest.mark.filterwarnings("ignore:outer. n is")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_loops_that_look_at_names_keep_nothing_alive(loop):
+    def outer():
+        row, n, gone = nl.arange(128)[:, None], 0, []
+        for i in getattr(nl, loop)(3):
+            row = row + i
+            x = Held()
+            gone.append(weakref.ref(x))
+            for _ in getattr(nl, loop)(2):
+                n, row = n + 1, row + 1
+                x = None
+                assert [at() for at in gone] == [None] * len(gone)
+
+    outer()

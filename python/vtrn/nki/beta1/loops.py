@@ -2,9 +2,11 @@
 binds a name to is an expression of the loop's variable, and each turn begins with what names had before the loop. Source: the pages of
 nl.affine_range and nl.static_range, "fully unroll the loop during NKI kernel tracing" of the latter alone."""
 
+import contextlib
 import ctypes
 import dis
 import functools
+import inspect
 import itertools
 import sys
 import warnings
@@ -50,31 +52,53 @@ def _bound_in_body(code, at):
     return tuple(sorted(stored)), tuple(sorted(name for name in stored if first[name] == "LOAD"))
 
 
+_WRITES_THROUGH = sys.version_info >= (3, 13)
+
+
+@contextlib.contextmanager
+def _locals(frame):
+    """The locals of a function's frame by name; what is set is set there. They are not kept: the tiles among them would be, which
+    have their memory as long as the kernel has them."""
+    found = frame.f_locals
+    try:
+        yield found
+    finally:
+        if not _WRITES_THROUGH:
+            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+            found.clear()
+
+
 class Bindings:
     """What a frame's names have before a loop: index expressions and masks that its body binds again, and numbers that it goes on
     from, which in the vendor's compiler are in each turn what they were in the first."""
 
     def __init__(self, frame, loop):
-        names, carried = _bound_in_body(frame.f_code, frame.f_lasti)
-        now = frame.f_locals if names else {}
-        self.frame, self.loop = frame, loop
-        self.values = {name: now[name] for name in names if isinstance(now.get(name), (Index, Mask))}
-        self.numbers = {name: now[name] for name in carried if isinstance(now.get(name), (int, float))}
+        self.values, self.numbers = {}, {}
+        names, carried = _bound_in_body(frame.f_code, frame.f_lasti) if frame.f_code.co_flags & inspect.CO_OPTIMIZED else ((), ())
+        if not names:
+            return
+        with _locals(frame) as now:
+            self.values = {name: now[name] for name in names if isinstance(now.get(name), (Index, Mask))}
+            self.numbers = {name: now[name] for name in carried if isinstance(now.get(name), (int, float))}
+        if self.values or self.numbers:
+            self.frame, self.loop = frame, loop
 
     def next_turn(self):
-        if self.numbers:
-            now = self.frame.f_locals
+        if not self.values and not self.numbers:
+            return
+        with _locals(self.frame) as now:
             for name, before in self.numbers.items():
                 if (value := now.get(name)) != before:
-                    warnings.warn_explicit(
-                        f"{self.frame.f_code.co_name}: {name} is {before} before a loop over nl.{self.loop} and {value} after a turn; the "
-                        f"vendor's compiler traces the body once, and has {before} in each turn; make it of the loop's variable, or "
-                        "loop over nl.static_range", UserWarning, self.frame.f_code.co_filename, self.frame.f_lineno)
-            self.numbers = {}
-        if self.values:
-            self.frame.f_locals.update(self.values)
-            if sys.version_info < (3, 13):  # later ones write through
-                ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(self.frame), ctypes.c_int(0))
+                    self._tell(name, before, value)
+            now.update(self.values)
+        self.numbers = {}
+
+    def _tell(self, name, before, value):
+        code = self.frame.f_code
+        warnings.warn_explicit(
+            f"{code.co_name}: {name} is {before} before a loop over nl.{self.loop} and {value} after a turn; the vendor's compiler "
+            f"traces the body once, and has {before} in each turn; make it of the loop's variable, or loop over nl.static_range",
+            UserWarning, code.co_filename, self.frame.f_lineno)
 
 
 def static_range(*bounds, **unused):
