@@ -22,9 +22,8 @@ typedef struct reusing {
     nki_record **instead; /* by record: the tile that has the same values */
     /* Numbers of values: two tiles of one number hold the same. */
     uint32_t *value_of; /* by record: of a settled tile; else a number that no other has */
-    uint32_t
-        *makes; /* by instruction: the number of what its tile then has; NONE: it has to stay */
-    uint32_t *before; /* by instruction: the one that wrote the tile before it, NONE: none */
+    uint32_t *makes;    /* by instruction: of what its tile then has; NONE: it has to stay */
+    uint32_t *before;   /* by instruction: the one that wrote the tile before it; NONE: none */
     uint32_t n_values;
     uint32_t *table; /* of instructions, by what they make; NONE: empty */
     uint32_t table_mask;
@@ -96,8 +95,7 @@ static int64_t end_of(const nki_issued *issued) {
     return hi;
 }
 
-/* Whether the instruction makes the last part, or all, of a tile in SBUF whose value has a number.
- */
+/* Whether the instruction makes the last part, or all, of a tile in SBUF that has a number. */
 static bool makes_tile(const reusing *r, uint32_t k) {
     const nki_issued *issued = &r->s->list[k];
     return r->makes[k] != NONE && !is_in_psum(issued) &&
