@@ -237,16 +237,16 @@ static double wide_to_double(const wide *w) {
     return w->kind == 'S' ? (double)w->s : w->kind == 'U' ? (double)w->u : w->re;
 }
 
-/* On the way to fp32 and narrower types. Everything rounds through fp32, as ml_dtypes does, but for
- * double to fp16, which NumPy rounds once: there the fp32's last bit is sticky (round to odd), so
- * that the second rounding sees everything. */
+/* On the way to fp32 and narrower types. Integers round through fp32, as ml_dtypes does. A double
+ * rounds once: for types narrower than fp32 the fp32's last bit is sticky (round to odd), so that
+ * the second rounding sees everything. */
 static float wide_to_float(const wide *w, vtrn_dtype to) {
     if (w->kind == 'S')
         return (float)w->s;
     if (w->kind == 'U')
         return (float)w->u;
     float f = (float)w->re;
-    if (to != VTRN_DTYPE_FP16 || f == w->re || !(fabs(w->re) < INFINITY))
+    if (to == VTRN_DTYPE_FP32 || f == w->re || !(fabs(w->re) < INFINITY))
         return f;
     uint32_t bits = float_to_bits(f);
     if (fabs((double)f) > fabs(w->re))

@@ -172,9 +172,17 @@ def test_convert_between_integers_wraps(start, to):
     assert np.array_equal(convert(start, a, to), a.astype(to))
 
 
+def rounded_to_odd(a):
+    """fp64 as the fp32 at it or beside it whose last bit is 1 unless it is exact: a narrower type's rounding of it is that of a."""
+    near = a.astype(np.float32)
+    beside = (near.view(np.int32) - (np.abs(near) > np.abs(a))) | 1
+    return np.where(np.isfinite(a) & (near != a), beside, near.view(np.int32)).astype(np.int32).view(np.float32)
+
+
 @pytest.mark.parametrize("to", [*SHORT_FLOATS, "fp32"])
 @pytest.mark.parametrize("start", ["fp64", "fp32", "int32", "int64", "bf16", "fp16"])
-def test_convert_between_floats_rounds_as_ml_dtypes_does(start, to):
+def test_convert_between_floats_rounds_once(start, to):
+    """Releases of ml_dtypes before 0.7 round fp64 twice, by way of fp32."""
     rng = np.random.default_rng(3)
     a = awkward_floats()[::5]
     a = a[~np.isnan(a)]
@@ -186,7 +194,7 @@ def test_convert_between_floats_rounds_as_ml_dtypes_does(start, to):
         a = a.astype(NUMPY[start])
         if start == "fp64":  # beyond fp32, to tell one rounding from two
             a = a * (1 + rng.choice([-1, 0, 1], a.size) * 2.0**-40)
-        want = a.astype(NUMPY[to])
+        want = (rounded_to_odd(a) if start == "fp64" and to != "fp32" else a).astype(NUMPY[to])
     got = convert(start, a, to)
     nan = np.isnan(want.astype(np.float32))
     assert np.array_equal(nan, np.isnan(got.astype(np.float32)))
