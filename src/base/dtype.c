@@ -239,7 +239,7 @@ static double wide_to_double(const wide *w) {
 
 /* On the way to fp32 and narrower types. Integers round through fp32, as ml_dtypes does. A double
  * rounds once: for types narrower than fp32 the fp32's last bit is sticky (round to odd), so that
- * the second rounding sees everything. */
+ * the second rounding depends on all bits of the double. */
 static float wide_to_float(const wide *w, vtrn_dtype to) {
     if (w->kind == 'S')
         return (float)w->s;

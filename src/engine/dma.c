@@ -217,8 +217,8 @@ static vtrn_status copy_folded(engine_core *core, const vtrn_instr *instr,
     return NULL;
 }
 
-/* A bit for each operand of which the instruction writes bytes that it reads as others, of another
- * row or element: of tensors in HBM by where they lie, as the plan and a kernel's queue tell it. */
+/* A bit for each operand whose bytes the instruction also writes, for another row or element. Of
+ * tensors in HBM their addresses decide, by the rule of the plan and of a kernel's queue. */
 static unsigned crossed_of(const vtrn_instr *instr, const uint64_t *slot_base) {
     const vtrn_ap *dst = &instr->ap[0];
     if (dst->space != VTRN_SPACE_HBM)
@@ -234,7 +234,8 @@ static unsigned crossed_of(const vtrn_instr *instr, const uint64_t *slot_base) {
     return crossed;
 }
 
-/* The operand as it lies in a buffer, elements and rows one after the other. */
+/* The access pattern of a copy of the operand in a host buffer, which stands for HBM: row after
+ * row, without gaps. */
 static vtrn_ap dense_of(const vtrn_ap *ap, int slot) {
     vtrn_ap dense = *ap;
     dense.space = VTRN_SPACE_HBM;
@@ -249,8 +250,8 @@ static vtrn_ap dense_of(const vtrn_ap *ap, int slot) {
     return dense;
 }
 
-/* The rows of an operand that the thread needs, in a buffer that has room for all; of rows that an
- * index chooses, and columns of a transpose, all. free() */
+/* Copies the rows of an operand that the thread reads into a buffer with room for all rows: all of
+ * them where an index chooses rows, and for a transpose. The caller frees *out. */
 static vtrn_status read_rows(engine_core *core, const vtrn_instr *instr, const uint64_t *slot_base,
                              int thread_i, int ap_i, uint8_t **out) {
     const vtrn_ap *ap = &instr->ap[ap_i];
@@ -270,8 +271,8 @@ static vtrn_status read_rows(engine_core *core, const vtrn_instr *instr, const u
     return NULL;
 }
 
-/* The instruction with what it crosses read before it writes. One thread has all rows of it, but
- * where rows stay in their partitions. */
+/* Executes the instruction with copies of the operands that it crosses. The plan gives all rows of
+ * such an instruction to one thread, but where each row stays in its partition. */
 static vtrn_status move_across(engine_core *core, const vtrn_instr *instr,
                                const uint64_t *slot_base, int thread_i, unsigned crossed) {
     vtrn_instr moved = *instr;

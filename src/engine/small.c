@@ -274,7 +274,7 @@ static void run_dma(const small_op *op, const small_context *c, int row) {
     memmove(dma_address(op, c, row, 0), dma_address(op, c, row, 1), op->n_bytes);
 }
 
-/* A copy of what is packed on a side or on both. The sides may meet: all is read first. */
+/* A copy with one side packed, or both. The sides may overlap, so all is read before the writes. */
 static void run_copy_packed(const small_op *op, const small_context *c, int row) {
     uint64_t *buf = buffer(c, S);
     const void *x = dma_address(op, c, row, 1);
@@ -683,8 +683,8 @@ bool small_decode(const vtrn_chip *chip, const vtrn_instr *instr, bool may_cross
         return false;
     decoder d = {.chip = chip, .instr = instr, .out = out};
     *out = (small_op){.flags = (uint8_t)instr->flags, .n_rows = (uint8_t)n_rows};
-    bool is_read_first = n_rows == 1 || !is_crossed;
-    if (is_read_first && may_go_by_rows(instr, n, n_rows) && decode(&d))
+    bool are_rows_apart = n_rows == 1 || !is_crossed; /* no row reads what another has written */
+    if (are_rows_apart && may_go_by_rows(instr, n, n_rows) && decode(&d))
         return true;
     if (n * (uint64_t)n_rows > PACK_MAX_ELEMENTS)
         return false;

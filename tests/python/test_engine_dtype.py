@@ -173,7 +173,8 @@ def test_convert_between_integers_wraps(start, to):
 
 
 def rounded_to_odd(a):
-    """fp64 as the fp32 at it or beside it whose last bit is 1 unless it is exact: a narrower type's rounding of it is that of a."""
+    """fp32 for fp64: the value itself where fp32 has it, else the neighbour whose last bit is 1. Rounded on to a narrower type, it gives
+    what one rounding of the fp64 gives."""
     near = a.astype(np.float32)
     beside = (near.view(np.int32) - (np.abs(near) > np.abs(a))) | 1
     return np.where(np.isfinite(a) & (near != a), beside, near.view(np.int32)).astype(np.int32).view(np.float32)
@@ -181,8 +182,8 @@ def rounded_to_odd(a):
 
 @pytest.mark.parametrize("to", [*SHORT_FLOATS, "fp32"])
 @pytest.mark.parametrize("start", ["fp64", "fp32", "int32", "int64", "bf16", "fp16"])
-def test_convert_between_floats_rounds_once(start, to):
-    """Releases of ml_dtypes before 0.7 round fp64 twice, by way of fp32."""
+def test_fp64_rounds_once_and_other_types_by_way_of_fp32(start, to):
+    """ml_dtypes is no reference for fp64: its releases before 0.7 round it twice."""
     rng = np.random.default_rng(3)
     a = awkward_floats()[::5]
     a = a[~np.isnan(a)]

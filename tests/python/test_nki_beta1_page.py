@@ -810,6 +810,17 @@ def test_vector_transposes_larger_tiles_in_blocks(shape, kind, tmp_path):
     np.testing.assert_array_equal(vtrn.nki.profile(nki.jit(kernel), tmp_path)(a).result, a.T)
 
 
+def test_vector_transposes_several_free_dimensions_in_blocks():
+    @nki.jit
+    def kernel(a):
+        out = nl.ndarray((96, 70), dtype=a.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nisa.nc_transpose(nl.load(a), engine=nisa.vector_engine))
+        return out
+
+    a = np.random.default_rng(0).standard_normal((70, 4, 24)).astype(np.float32)
+    np.testing.assert_array_equal(kernel(a), a.reshape(70, 96).T)
+
+
 def test_vector_transposes_a_masked_part_in_blocks():
     @nki.jit
     def kernel(a):

@@ -267,6 +267,7 @@ def test_packed_floats_are_looked_up_in_a_table_of_the_librarys():
         assert torch.equal(nkilib_inputs.faster_unpack(nibbles, np.uint16)(of), nibbles(np.ascontiguousarray(of)))
 
 
+replaces_casts = pytest.mark.skipif(not float8_casts.can_replace(), reason="NumPy does not replace casts of ml_dtypes 0.7 and later")
 CASTS = """import hashlib, sys
 import ml_dtypes, numpy as np
 if sys.argv[1] == "faster":
@@ -288,9 +289,8 @@ print(digest.hexdigest())
 """
 
 
+@replaces_casts
 def test_faster_casts_give_what_those_of_the_package_give():
-    if float8_casts.version() >= float8_casts.FIRST_FIXED:
-        pytest.skip("ml_dtypes 0.7 and later have casts that NumPy does not replace")
     own, faster = (subprocess.run([sys.executable, "-c", CASTS, which], capture_output=True, text=True) for which in ("own", "faster"))
     assert own.returncode == faster.returncode == 0, own.stderr + faster.stderr
     assert own.stdout == faster.stdout and len(own.stdout) > 60
@@ -302,9 +302,8 @@ def test_casts_that_numpy_does_not_replace_are_left_alone(monkeypatch):
     assert not float8_casts.install()
 
 
+@replaces_casts
 def test_casts_that_were_used_are_not_replaced():
-    if float8_casts.version() >= float8_casts.FIRST_FIXED:
-        pytest.skip("ml_dtypes 0.7 and later have casts that NumPy does not replace")
     use = "import ml_dtypes, numpy as np\nnp.ones(3, np.float32).astype(ml_dtypes.float8_e5m2)\n"
     late = subprocess.run([sys.executable, "-c", use + "from vtrn.conformance import float8_casts\nfloat8_casts.install()"],
                           capture_output=True, text=True)

@@ -1,8 +1,8 @@
 """Faster casts between NumPy's fp32 and fp64 and ml_dtypes' floats of 8 bits, with the same values: their own take some 6 ns an
 element, and what nki-library's tests compare has billions of them. For a process that does nothing else: they are the process's.
 
-Of ml_dtypes before 0.7 alone, whose casts NumPy takes others for until it has used them. Those of 0.7 are NumPy's from the start, and it
-crashes after it refuses others."""
+It works with ml_dtypes before 0.7: NumPy replaces its casts as long as nobody has used them. NumPy refuses to replace those of 0.7, and the
+refusal drops a reference to the old cast that NumPy still holds, so the next such cast crashes."""
 
 import ctypes
 import warnings
@@ -13,7 +13,7 @@ import numpy as np
 from vtrn.nki._load import core
 
 TYPES = ("float8_e4m3", "float8_e4m3fn", "float8_e5m2")
-FIRST_FIXED = (0, 7)  # the release of ml_dtypes whose casts NumPy has from the start
+FIRST_FIXED = (0, 7)  # the first release of ml_dtypes whose casts NumPy does not replace
 REGISTER_CAST = 193  # the place of PyArray_RegisterCastFunc in NumPy's table of its C API, which only grows
 
 
@@ -28,14 +28,14 @@ def tables(dtype):
     return rounded.view(np.uint8), values
 
 
-def version():
-    """Of ml_dtypes, (major, minor)."""
-    return tuple(int(part) for part in ml_dtypes.__version__.split(".")[:2])
+def can_replace():
+    """Whether NumPy replaces casts of this release of ml_dtypes."""
+    return tuple(int(part) for part in ml_dtypes.__version__.split(".")[:2]) < FIRST_FIXED
 
 
 def install():
-    """Whether NumPy took them. Before anything is cast to or from such a type: RuntimeError afterwards."""
-    if version() >= FIRST_FIXED:
+    """Replaces the casts. False: this release of ml_dtypes has to keep its own. RuntimeError where the process has used one already."""
+    if not can_replace():
         return False
     address = ctypes.pythonapi.PyCapsule_GetPointer
     address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -50,7 +50,7 @@ def install():
                 register(wide, dtype.num, from_wide)
                 register(wider, dtype.num, from_wider)
                 register(dtype, wide.num, to_wide)
-        except RuntimeWarning as used:  # NumPy gave up a reference here that it still has
+        except RuntimeWarning as used:  # NumPy has dropped a reference that it still holds
             raise RuntimeError("floats of 8 bits were cast before float8_casts.install(), and casts may crash from here on; call it "
                                "first") from used
     return True

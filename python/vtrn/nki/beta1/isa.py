@@ -115,17 +115,17 @@ def nc_transpose(data, *, mask=None, dtype=None, engine=unknown_engine, **unused
             return out.keep([])
         part = out.part(source.shape[1::-1], out.base.strides, out.base.offset, 0)
     to, by = part.raw(), source.raw()
-    if on_vector and max(to.shape) > VECTOR_TRANSPOSES and by.ndim == 2:
-        _transpose_blocks(to, by)
+    if on_vector and max(to.shape) > VECTOR_TRANSPOSES:
+        _transpose_blocks(to, by if by.ndim == 2 else by.reshape((by.shape[0], free)))
     else:
         isa.nc_transpose(to, by, engine)
     return out if mask is None else out.keep([tuple((0, n) for n in part.shape)])
 
 
 def _transpose_blocks(to, by):
-    """By Vector, as many rows and columns at a time as it has: the vendor's compiler takes larger tiles than the page of nc_transpose
-    has them. Source: ucb-bar/autocomp, examples/trn-tutorial/5_sd_attention_trace.py, whose candidates that transpose (128, 64) by
-    nisa.vector_engine were checked and measured on the chip."""
+    """By Vector instructions of 32 rows and columns each. The page of nc_transpose has no larger tiles, but the vendor's compiler takes
+    them. Source: ucb-bar/autocomp, examples/trn-tutorial/5_sd_attention_trace.py, whose candidates transpose (128, 64) by
+    nisa.vector_engine and were checked and measured on the chip."""
     for i in range(0, by.shape[0], VECTOR_TRANSPOSES):
         for j in range(0, by.shape[1], VECTOR_TRANSPOSES):
             rows, columns = slice(i, min(i + VECTOR_TRANSPOSES, by.shape[0])), slice(j, min(j + VECTOR_TRANSPOSES, by.shape[1]))

@@ -1,11 +1,12 @@
-"""What is no tile yet: operands with masks, results of matmuls and of loads that leave rows out, which become tiles when they are
-read, and loop_reduce's, for the tile that they are stored in."""
+"""Values of NKI's first generation that are not tiles yet: operands with masks; results of matmuls, and of loads that skip rows, which
+become tiles when an instruction reads them; results of loop_reduce, which are computed into the tile that they are stored in."""
 
 import dis
 import math
 import weakref
 
 from vtrn.nki import dtypes, isa, operators, tensor
+from vtrn.nki.beta1 import frames
 from vtrn.nki.beta1.tensor import Tensor, assign, binary_free_copy, broadcast_view, like, move
 from vtrn.nki.errors import NkiValidationError
 
@@ -212,16 +213,16 @@ def _has_elements(v):
     return written is None or any(written)
 
 
-_STORES = {"STORE_FAST": "f_locals", "STORE_DEREF": "f_locals", "STORE_NAME": "f_locals", "STORE_GLOBAL": "f_globals"}
-
-
 def stored_by_name(found, frame, dtype):
     """Of `sums = nl.loop_reduce(...)`, which the vendor's compiler takes for a store to the tile that the variable names, that
     tile; a variable without one gets one. Anything else: as it is. frame: the caller's."""
-    after = [i for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti and i.opname != "CACHE"][:1]
-    if not after or after[0].opname not in _STORES:
+    after = next((i for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti and i.opname != "CACHE"), None)
+    accesses = frames.accesses(after) if after else []
+    if not accesses or accesses[0][0] != "STORE":
         return found
-    target = getattr(frame, _STORES[after[0].opname]).get(after[0].argval)
+    _, where, name = accesses[0]
+    with frames.local_values(frame) as now:
+        target = (frame.f_globals if where == "GLOBAL" else now).get(name)
     if not isinstance(target, Tensor) or isinstance(target, LoopSum):
         if found.mask is not None and found.mask.is_nowhere():
             return found

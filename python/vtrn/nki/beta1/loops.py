@@ -1,17 +1,16 @@
-"""Loops of NKI's first generation. The vendor's compiler traces the body of an affine or sequential loop once, so what the body
-binds a name to is an expression of the loop's variable, and each turn begins with what names had before the loop. Source: the pages of
-nl.affine_range and nl.static_range, "fully unroll the loop during NKI kernel tracing" of the latter alone."""
+"""Loops of NKI's first generation. The vendor's compiler traces the body of an affine or sequential loop once: what the body binds a
+name to is an expression of the loop's variable, and each turn computes it from the values that names have before the loop. Python runs
+the body turn by turn, so those values are restored here. Source: the page of nl.static_range, the only one of which the compiler "will
+fully unroll the loop during NKI kernel tracing"."""
 
-import contextlib
-import ctypes
 import dis
 import functools
-import inspect
 import itertools
 import sys
 import warnings
 
 from vtrn.nki import tensor
+from vtrn.nki.beta1 import frames
 from vtrn.nki.beta1.index import Index, Mask
 
 _loops = itertools.count()
@@ -26,67 +25,43 @@ class LoopIndex(int):
         return self
 
 
-def _accesses(instruction):
-    """(LOAD or STORE, local name) that it makes; newer Pythons have instructions of two."""
-    name = instruction.opname
-    if not name.startswith(("LOAD_FAST", "STORE_FAST", "LOAD_DEREF", "STORE_DEREF")) or name.endswith("AND_CLEAR"):
-        return []
-    names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
-    return list(zip((part for part in name.split("_") if part in ("LOAD", "STORE")), names))
-
-
 @functools.lru_cache(maxsize=1024)
 def _bound_in_body(code, at):
-    """Local names that the body of the `for` whose iterator is asked at this place stores, and those of them that it reads before;
-    none where it is no such place."""
+    """Local names that the body of the `for` statement whose FOR_ITER is at this offset binds, and those of them that it reads first.
+    ((), ()) where there is no FOR_ITER."""
     instructions = list(dis.get_instructions(code))
     head = max(k for k, i in enumerate(instructions) if i.offset <= at)
     if instructions[head].opname != "FOR_ITER":
         return (), ()
-    accesses = [a for i in instructions[head + 1:] if i.offset < instructions[head].argval for a in _accesses(i)]
-    first, stored = {}, set()
-    for kind, name in accesses[1:]:  # behind the loop's variable, whose name may have been an index's
+    body = [a for i in instructions[head + 1:] if i.offset < instructions[head].argval for a in frames.accesses(i)]
+    first, bound = {}, set()
+    for kind, where, name in body[1:]:  # the first one binds the loop's variable
+        if where not in ("FAST", "DEREF"):
+            continue
         first.setdefault(name, kind)
         if kind == "STORE":
-            stored.add(name)
-    return tuple(sorted(stored)), tuple(sorted(name for name in stored if first[name] == "LOAD"))
-
-
-_WRITES_THROUGH = sys.version_info >= (3, 13)
-
-
-@contextlib.contextmanager
-def _locals(frame):
-    """The locals of a function's frame by name; what is set is set there. They are not kept: the tiles among them would be, which
-    have their memory as long as the kernel has them."""
-    found = frame.f_locals
-    try:
-        yield found
-    finally:
-        if not _WRITES_THROUGH:
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-            found.clear()
+            bound.add(name)
+    return tuple(sorted(bound)), tuple(sorted(name for name in bound if first[name] == "LOAD"))
 
 
 class Bindings:
-    """What a frame's names have before a loop: index expressions and masks that its body binds again, and numbers that it goes on
-    from, which in the vendor's compiler are in each turn what they were in the first."""
+    """The values that names of a frame have before a loop: index expressions and masks that its body binds again (values), and numbers
+    of Python that it reads and then binds (numbers)."""
 
     def __init__(self, frame, loop):
-        self.values, self.numbers = {}, {}
-        names, carried = _bound_in_body(frame.f_code, frame.f_lasti) if frame.f_code.co_flags & inspect.CO_OPTIMIZED else ((), ())
+        self.frame, self.loop, self.values, self.numbers = frame, loop, {}, {}
+        names, carried = _bound_in_body(frame.f_code, frame.f_lasti)
         if not names:
             return
-        with _locals(frame) as now:
+        with frames.local_values(frame) as now:
             self.values = {name: now[name] for name in names if isinstance(now.get(name), (Index, Mask))}
             self.numbers = {name: now[name] for name in carried if isinstance(now.get(name), (int, float))}
-        if self.values or self.numbers:
-            self.frame, self.loop = frame, loop
 
-    def next_turn(self):
-        if not self.values and not self.numbers:
+    def begin(self, turn):
+        """Gives the names their values back before each turn but the first; before the second it warns of numbers that have changed."""
+        if turn.is_first or not (self.values or self.numbers):
             return
-        with _locals(self.frame) as now:
+        with frames.local_values(self.frame) as now:
             for name, before in self.numbers.items():
                 if (value := now.get(name)) != before:
                     self._tell(name, before, value)
@@ -102,7 +77,7 @@ class Bindings:
 
 
 def static_range(*bounds, **unused):
-    """Unrolled: each turn goes on from the names of the one before."""
+    """The compiler unrolls it: a turn has the names' values of the turn before."""
     values = range(*(b.__index__() for b in bounds))
     for i in values:
         yield LoopIndex(i, i == values[0])
@@ -111,8 +86,7 @@ def static_range(*bounds, **unused):
 def sequential_range(*bounds, **unused):
     bindings = Bindings(sys._getframe(1), "sequential_range")
     for i in static_range(*bounds):
-        if not i.is_first:
-            bindings.next_turn()
+        bindings.begin(i)
         yield i
 
 
@@ -122,8 +96,7 @@ def affine_range(*bounds, **unused):
     bindings = Bindings(sys._getframe(1), "affine_range")
     try:
         for i in static_range(*bounds):
-            if not i.is_first:
-                bindings.next_turn()
+            bindings.begin(i)
             if session is not None:
                 session.mark_turn(loop)
             yield i
